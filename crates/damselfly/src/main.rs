@@ -1,0 +1,2 @@
+//! The `damselfly` program.
+fn main() {}
