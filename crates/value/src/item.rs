@@ -1,0 +1,1 @@
+//! Entries as items of a table.
