@@ -1,0 +1,406 @@
+//! Writes replies, in RESP2 or RESP3, to the output buffer of a connection.
+//!
+//! The kinds that only RESP3 has are written in RESP2 as Redis does:
+//!
+//! | call      | RESP3          | RESP2                 |
+//! |-----------|----------------|-----------------------|
+//! | map       | `%pairs`       | `*elements` (2 a pair)|
+//! | set, push | `~n`, `>n`     | `*n`                  |
+//! | null      | `_`            | `$-1`                 |
+//! | null array| `_`            | `*-1`                 |
+//! | double    | `,1.5`         | bulk                  |
+//! | boolean   | `#t`, `#f`     | `:1`, `:0`            |
+//! | big number| `(123`         | bulk                  |
+//! | verbatim  | `=7` `txt:abc` | bulk, without `txt:`  |
+
+use std::fmt;
+use std::io::Write as _;
+
+/// The version of the protocol that a connection chose by `HELLO`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Version {
+    /// The protocol of a new connection.
+    #[default]
+    Resp2,
+    /// The protocol after `HELLO 3`.
+    Resp3,
+}
+
+/// A collection whose length was not known when it began; see [`Reply::finish`].
+#[must_use = "a deferred length must be written with `finish`"]
+#[derive(Debug)]
+pub struct Deferred {
+    position: usize,
+    kind: u8,
+    elements_per_item: usize,
+}
+
+/// Appends replies to an output buffer.
+#[derive(Debug)]
+pub struct Reply<'a> {
+    out: &'a mut Vec<u8>,
+    version: Version,
+}
+
+impl<'a> Reply<'a> {
+    /// A writer that appends to `out`.
+    #[inline]
+    pub fn new(out: &'a mut Vec<u8>, version: Version) -> Reply<'a> {
+        Reply { out, version }
+    }
+
+    /// The protocol version in which this writes.
+    #[inline]
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// Changes the version of what is written from now on (`HELLO`).
+    pub fn set_version(&mut self, version: Version) {
+        self.version = version;
+    }
+
+    /// The length of the output buffer; see [`Reply::truncate_to`].
+    #[inline]
+    pub fn position(&self) -> usize {
+        self.out.len()
+    }
+
+    /// Removes all that was written since [`Reply::position`] returned `position`.
+    #[inline]
+    pub fn truncate_to(&mut self, position: usize) {
+        self.out.truncate(position);
+    }
+
+    /// What was written since [`Reply::position`] returned `position`.
+    pub fn written_since(&self, position: usize) -> &[u8] {
+        self.out.get(position..).unwrap_or_default()
+    }
+
+    /// `+OK`.
+    #[inline]
+    pub fn ok(&mut self) {
+        self.out.extend_from_slice(b"+OK\r\n");
+    }
+
+    /// A status: one line of text, without CR or LF.
+    #[inline]
+    pub fn simple(&mut self, text: &str) {
+        debug_assert!(!text.contains(['\r', '\n']));
+        self.out.reserve(text.len() + 3);
+        self.out.push(b'+');
+        self.out.extend_from_slice(text.as_bytes());
+        self.out.extend_from_slice(b"\r\n");
+    }
+
+    /// An error: code and text without the `-`. CR and LF at the end are left out, and within the
+    /// text each becomes a space.
+    #[cold]
+    pub fn error(&mut self, text: impl AsRef<[u8]>) {
+        let mut text = text.as_ref();
+        while let [rest @ .., b'\r' | b'\n'] = text {
+            text = rest;
+        }
+        self.out.reserve(text.len() + 3);
+        self.out.push(b'-');
+        let line = text.iter().map(|&byte| {
+            if matches!(byte, b'\r' | b'\n') {
+                b' '
+            } else {
+                byte
+            }
+        });
+        self.out.extend(line);
+        self.out.extend_from_slice(b"\r\n");
+    }
+
+    /// An integer.
+    #[inline]
+    pub fn integer(&mut self, value: i64) {
+        match u8::try_from(value) {
+            Ok(digit @ 0..=9) => self
+                .out
+                .extend_from_slice(&[b':', b'0' + digit, b'\r', b'\n']),
+            Ok(_) | Err(_) => self.line(b':', itoa::Buffer::new().format(value).as_bytes()),
+        }
+    }
+
+    /// A string of any bytes.
+    #[inline]
+    pub fn bulk(&mut self, value: &[u8]) {
+        self.out.reserve(value.len() + BULK_OVERHEAD_MAX);
+        self.header(b'$', value.len());
+        self.out.extend_from_slice(value);
+        self.out.extend_from_slice(b"\r\n");
+    }
+
+    /// The decimal text of an integer, as a bulk string.
+    #[inline]
+    pub fn bulk_integer(&mut self, value: i64) {
+        self.bulk(itoa::Buffer::new().format(value).as_bytes());
+    }
+
+    /// What `value` displays, as a bulk string.
+    pub fn bulk_display(&mut self, value: impl fmt::Display) {
+        let position = self.out.len();
+        write!(self.out, "{value}").expect("writing to a vector does not fail");
+        let len = self.out.len() - position;
+        self.out.extend_from_slice(b"\r\n");
+        self.insert_header(position, b'$', len);
+    }
+
+    /// The absence of a value: `$-1` or `_`.
+    #[inline]
+    pub fn null(&mut self) {
+        self.out.extend_from_slice(match self.version {
+            Version::Resp2 => b"$-1\r\n",
+            Version::Resp3 => b"_\r\n",
+        });
+    }
+
+    /// The absence of an array: `*-1` or `_`.
+    #[inline]
+    pub fn null_array(&mut self) {
+        self.out.extend_from_slice(match self.version {
+            Version::Resp2 => b"*-1\r\n",
+            Version::Resp3 => b"_\r\n",
+        });
+    }
+
+    /// Begins an array: `len` replies follow.
+    #[inline]
+    pub fn array(&mut self, len: usize) {
+        self.header(b'*', len);
+    }
+
+    /// Begins a map: `pairs` times a key and a value follow.
+    #[inline]
+    pub fn map(&mut self, pairs: usize) {
+        match self.version {
+            Version::Resp2 => self.header(b'*', pairs * 2),
+            Version::Resp3 => self.header(b'%', pairs),
+        }
+    }
+
+    /// Begins a set: `len` replies follow.
+    #[inline]
+    pub fn set(&mut self, len: usize) {
+        self.header(self.kind_of(b'~'), len);
+    }
+
+    /// Begins a message that answers no command: `len` replies follow.
+    #[inline]
+    pub fn push(&mut self, len: usize) {
+        self.header(self.kind_of(b'>'), len);
+    }
+
+    /// Begins the attributes of the reply that comes after them: `pairs` times a key and a value
+    /// follow. RESP2 has none: there this writes nothing and returns false, and the caller must
+    /// leave out the pairs.
+    #[must_use = "RESP2 has no attributes: leave out the pairs if this is false"]
+    pub fn attribute(&mut self, pairs: usize) -> bool {
+        match self.version {
+            Version::Resp2 => false,
+            Version::Resp3 => {
+                self.header(b'|', pairs);
+                true
+            }
+        }
+    }
+
+    /// Begins an array whose length [`Reply::finish`] will tell.
+    pub fn deferred_array(&mut self) -> Deferred {
+        self.defer(b'*', 1)
+    }
+
+    /// Begins a map whose number of pairs [`Reply::finish`] will tell.
+    pub fn deferred_map(&mut self) -> Deferred {
+        match self.version {
+            Version::Resp2 => self.defer(b'*', 2),
+            Version::Resp3 => self.defer(b'%', 1),
+        }
+    }
+
+    /// Begins a set whose length [`Reply::finish`] will tell.
+    pub fn deferred_set(&mut self) -> Deferred {
+        self.defer(self.kind_of(b'~'), 1)
+    }
+
+    /// Ends a deferred collection of `count` items (pairs for a map). What began last must end
+    /// first. Costs a move of the items' bytes if there are more than nine.
+    pub fn finish(&mut self, deferred: Deferred, count: usize) {
+        let Deferred {
+            position,
+            kind,
+            elements_per_item,
+        } = deferred;
+        let elements = count * elements_per_item;
+        debug_assert_eq!(self.out.get(position), Some(&kind));
+        match u8::try_from(elements) {
+            Ok(digit @ 0..=9) => self.out[position + 1] = b'0' + digit,
+            Ok(_) | Err(_) => {
+                let mut buffer = itoa::Buffer::new();
+                let digits = buffer.format(elements);
+                self.out.splice(position + 1..position + 2, digits.bytes());
+            }
+        }
+    }
+
+    /// A floating point number, with 17 significant digits as C's `%.17g` prints it.
+    pub fn double(&mut self, value: f64) {
+        let mut buffer = Vec::with_capacity(DOUBLE_BYTES_MAX);
+        write_double(&mut buffer, value);
+        match self.version {
+            Version::Resp2 => self.bulk(&buffer),
+            Version::Resp3 => self.line(b',', &buffer),
+        }
+    }
+
+    /// A truth value.
+    pub fn boolean(&mut self, value: bool) {
+        self.out.extend_from_slice(match (self.version, value) {
+            (Version::Resp2, true) => b":1\r\n",
+            (Version::Resp2, false) => b":0\r\n",
+            (Version::Resp3, true) => b"#t\r\n",
+            (Version::Resp3, false) => b"#f\r\n",
+        });
+    }
+
+    /// An integer of any size, given by its digits.
+    pub fn big_number(&mut self, digits: &str) {
+        match self.version {
+            Version::Resp2 => self.bulk(digits.as_bytes()),
+            Version::Resp3 => self.line(b'(', digits.as_bytes()),
+        }
+    }
+
+    /// Text for people. `format` is `txt` or `mkd`.
+    pub fn verbatim(&mut self, format: [u8; 3], text: &[u8]) {
+        match self.version {
+            Version::Resp2 => self.bulk(text),
+            Version::Resp3 => {
+                self.out.reserve(text.len() + BULK_OVERHEAD_MAX + 4);
+                self.header(b'=', text.len() + 4);
+                self.out.extend_from_slice(&format);
+                self.out.push(b':');
+                self.out.extend_from_slice(text);
+                self.out.extend_from_slice(b"\r\n");
+            }
+        }
+    }
+
+    /// The letter of a collection that RESP2 knows as an array only.
+    #[inline]
+    fn kind_of(&self, resp3: u8) -> u8 {
+        match self.version {
+            Version::Resp2 => b'*',
+            Version::Resp3 => resp3,
+        }
+    }
+
+    #[inline]
+    fn header(&mut self, kind: u8, number: usize) {
+        match u8::try_from(number) {
+            Ok(digit @ 0..=9) => self
+                .out
+                .extend_from_slice(&[kind, b'0' + digit, b'\r', b'\n']),
+            Ok(number @ 10..=99) => {
+                let (tens, ones) = (b'0' + number / 10, b'0' + number % 10);
+                self.out
+                    .extend_from_slice(&[kind, tens, ones, b'\r', b'\n']);
+            }
+            Ok(_) | Err(_) => self.line(kind, itoa::Buffer::new().format(number).as_bytes()),
+        }
+    }
+
+    fn line(&mut self, kind: u8, text: &[u8]) {
+        self.out.reserve(text.len() + 3);
+        self.out.push(kind);
+        self.out.extend_from_slice(text);
+        self.out.extend_from_slice(b"\r\n");
+    }
+
+    fn insert_header(&mut self, position: usize, kind: u8, number: usize) {
+        let end = self.out.len();
+        self.header(kind, number);
+        let header_bytes = self.out.len() - end;
+        self.out[position..].rotate_right(header_bytes);
+    }
+
+    fn defer(&mut self, kind: u8, elements_per_item: usize) -> Deferred {
+        let position = self.out.len();
+        self.header(kind, 0);
+        Deferred {
+            position,
+            kind,
+            elements_per_item,
+        }
+    }
+}
+
+/// The most bytes of a bulk string beside its value: `$`, 20 digits, two line ends.
+const BULK_OVERHEAD_MAX: usize = 25;
+
+/// The most bytes of a double's text: sign, 17 digits, point, `e-308`; rounded up.
+const DOUBLE_BYTES_MAX: usize = 32;
+
+/// Significant digits of a double: enough to tell any two apart.
+const DOUBLE_DIGITS: i32 = 17;
+
+/// Appends `value` as C's `%.17g` prints it, with `inf`, `-inf` and `nan`.
+pub fn write_double(out: &mut Vec<u8>, value: f64) {
+    /// Integers below this print all their digits, and `i64` holds them exactly.
+    const INTEGER_MAX: f64 = 1e15;
+
+    if !value.is_finite() {
+        let text = if value.is_nan() {
+            "nan"
+        } else if value > 0.0 {
+            "inf"
+        } else {
+            "-inf"
+        };
+        out.extend_from_slice(text.as_bytes());
+        return;
+    }
+    if value.trunc() == value
+        && value.abs() < INTEGER_MAX
+        && (value != 0.0 || value.is_sign_positive())
+    {
+        out.extend_from_slice(itoa::Buffer::new().format(value as i64).as_bytes());
+        return;
+    }
+    let scientific = format!("{value:.16e}");
+    let (mantissa, exponent) = scientific
+        .split_once('e')
+        .expect("the format has an exponent");
+    let exponent: i32 = exponent.parse().expect("the exponent is a number");
+    let (sign, mantissa) = match mantissa.strip_prefix('-') {
+        Some(mantissa) => ("-", mantissa),
+        None => ("", mantissa),
+    };
+    let digits = mantissa.replace('.', "");
+    let digits = digits.trim_end_matches('0');
+    let digits = if digits.is_empty() { "0" } else { digits };
+    let text = if !(-4..DOUBLE_DIGITS).contains(&exponent) {
+        let (first, rest) = digits.split_at(1);
+        let point = if rest.is_empty() { "" } else { "." };
+        let exponent_sign = if exponent < 0 { '-' } else { '+' };
+        format!(
+            "{sign}{first}{point}{rest}e{exponent_sign}{:02}",
+            exponent.abs()
+        )
+    } else if exponent < 0 {
+        let zeros = "0".repeat(exponent.unsigned_abs() as usize - 1);
+        format!("{sign}0.{zeros}{digits}")
+    } else {
+        let whole = exponent.unsigned_abs() as usize + 1;
+        if digits.len() <= whole {
+            format!("{sign}{digits:0<whole$}")
+        } else {
+            let (whole, fraction) = digits.split_at(whole);
+            format!("{sign}{whole}.{fraction}")
+        }
+    };
+    out.extend_from_slice(text.as_bytes());
+}
