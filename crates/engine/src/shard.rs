@@ -257,7 +257,7 @@ impl Engine {
     /// Hints that the lock of this hash's shard is about to be taken.
     #[inline]
     pub fn prefetch_shard(&self, hash: u64) {
-        damselfly_table::prefetch_address(self.shards[self.shard_of(hash)].0.address());
+        damselfly_table::prefetch(self.shards[self.shard_of(hash)].0.address());
     }
 
     /// Hints that the bucket of this hash is about to be read. Does nothing if the shard is busy.

@@ -101,6 +101,16 @@ impl<'a, T: Item> Vacant<'a, T> {
         self.table.would_grow(self.hash)
     }
 
+    /// Removes the marked items for which `dead` is true from the segment that [`insert`](Self::insert) would use, and
+    /// returns how many they were.
+    pub fn sweep_segment(
+        &mut self,
+        dead: impl FnMut(T::Ref<'_>) -> bool,
+        removed: impl FnMut(T),
+    ) -> usize {
+        self.table.sweep_segment_of(self.hash, dead, removed)
+    }
+
     /// Inserts the item of this key.
     #[inline]
     pub fn insert(self, item: T) -> Occupied<'a, T> {

@@ -42,5 +42,6 @@ mod walk;
 
 pub use entry::{Entry, Occupied, Vacant};
 pub use item::Item;
+pub use prefetch::prefetch;
 pub use table::{Fill, Table};
 pub use walk::POSITION_BITS;
