@@ -7,6 +7,7 @@ pub mod hash;
 pub mod heap;
 pub mod long_double;
 pub mod number;
+pub mod random;
 
 pub use error::CommandError;
 pub use hash::hash;

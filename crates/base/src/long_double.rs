@@ -9,6 +9,9 @@ use rustc_apfloat::{Float, Round};
 pub struct LongDouble(X87DoubleExtended);
 
 impl LongDouble {
+    /// Zero.
+    pub const ZERO: Self = Self(X87DoubleExtended::ZERO);
+
     /// Reads a number as INCRBYFLOAT accepts it: decimal or hexadecimal, with an optional exponent; no
     /// blanks, no NaN. Infinities are read, since only the result must be finite.
     pub fn parse(text: &[u8]) -> Option<Self> {

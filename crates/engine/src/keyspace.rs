@@ -73,11 +73,12 @@ impl Tx<'_> {
         *self.expired_mut(shard) += removed as u64;
     }
 
-    /// Takes all keys out of a database and returns them, to be freed outside the locks.
+    /// Takes all keys out of a database. Their memory is freed when this section ends: by this thread,
+    /// once the locks are released, or `later` by a thread that has nothing else to do.
     ///
     /// # Panics
     /// If not all shards are locked.
-    pub fn take_database(&mut self, db: usize) -> Vec<Database> {
+    pub fn flush(&mut self, db: usize, later: bool) {
         let engine = self.engine();
         let taken: Vec<_> = (0..engine.shards())
             .map(|shard| {
@@ -87,7 +88,11 @@ impl Tx<'_> {
             .filter(|database| !database.is_empty())
             .collect();
         self.changed_many(taken.iter().map(Database::len).sum());
-        taken
+        if later {
+            engine.free_later(taken);
+        } else {
+            self.free_at_end(taken);
+        }
     }
 
     /// Exchanges the keys of two databases.

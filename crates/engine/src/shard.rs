@@ -1,7 +1,7 @@
 //! The shards and their locks: who may touch what, and all `unsafe` code of the engine.
 
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Condvar, Mutex, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use damselfly_lock::{Lock, Waiters};
 
@@ -27,13 +27,30 @@ pub struct Rule {
 }
 
 /// What may change while the engine runs; read by every thread, written by CONFIG SET.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Settings {
     /// True while the background sweep pauses (DEBUG SET-ACTIVE-EXPIRE 0).
     pub sweep_paused: AtomicBool,
+    /// `proto-max-bulk-len`: the longest string that a command may make, in bytes.
+    pub bulk_bytes_max: AtomicUsize,
+    /// `ttl-rounding`: long deadlines are rounded to seconds, and limited to a year.
+    pub ttl_rounding: AtomicBool,
     frequency: AtomicBool,
     log_factor: AtomicU32,
     decay_minutes: AtomicU32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            sweep_paused: AtomicBool::new(false),
+            bulk_bytes_max: AtomicUsize::new(512 << 20),
+            ttl_rounding: AtomicBool::new(false),
+            frequency: AtomicBool::new(false),
+            log_factor: AtomicU32::new(10),
+            decay_minutes: AtomicU32::new(1),
+        }
+    }
 }
 
 impl Settings {
@@ -84,6 +101,9 @@ pub struct Engine {
     databases: usize,
     /// One per thread, set once when the threads start.
     wakes: OnceLock<Vec<Wake>>,
+    /// Databases to be freed by a thread of its own.
+    garbage: Mutex<Vec<Database>>,
+    garbage_waits: Condvar,
     /// Changes to the data since the start, or since the last save.
     pub changes: AtomicU64,
     /// What may change while the engine runs.
@@ -132,8 +152,32 @@ impl Engine {
             shard_bits,
             databases: rule.databases,
             wakes: OnceLock::new(),
+            garbage: Mutex::new(Vec::new()),
+            garbage_waits: Condvar::new(),
             changes: AtomicU64::new(0),
             settings: Settings::default(),
+        }
+    }
+
+    /// Hands databases over to be freed by [`Engine::free_garbage`].
+    pub(crate) fn free_later(&self, databases: Vec<Database>) {
+        if let Ok(mut garbage) = self.garbage.lock() {
+            garbage.extend(databases);
+        }
+        self.garbage_waits.notify_one();
+    }
+
+    /// Frees what was handed over, and waits for more. Never returns; for a thread that has
+    /// nothing else to do.
+    pub fn free_garbage(&self) {
+        while let Ok(mut garbage) = self.garbage.lock() {
+            let taken = std::mem::take(&mut *garbage);
+            if taken.is_empty() {
+                drop(self.garbage_waits.wait(garbage));
+            } else {
+                drop(garbage);
+                drop(taken);
+            }
         }
     }
 

@@ -67,6 +67,8 @@ pub struct Tx<'a> {
     /// False for CLIENT NO-TOUCH: reading a key then leaves its age alone.
     touches: bool,
     effects: Effects,
+    /// What to free after the locks are released: fields are dropped after `drop` has run.
+    garbage: Vec<Database>,
 }
 
 impl Drop for Tx<'_> {
@@ -84,7 +86,7 @@ impl Drop for Tx<'_> {
 impl<'a> Tx<'a> {
     #[inline]
     pub(crate) fn new(engine: &'a Engine, held: Held<'a>, db: usize, now: Now) -> Self {
-        Self { engine, held, db, now, touches: true, effects: Effects::default() }
+        Self { engine, held, db, now, touches: true, effects: Effects::default(), garbage: Vec::new() }
     }
 
     /// Makes reading leave no trace on the age of keys (CLIENT NO-TOUCH).
@@ -186,6 +188,19 @@ impl<'a> Tx<'a> {
         found
     }
 
+    /// The entry of a key, for a command that only asks what is known about it: a hit or miss is counted, but
+    /// its age stays.
+    pub fn look(&mut self, key: Key<'_>) -> Option<EntryRef<'_>> {
+        // SAFETY: bounded by the signature.
+        let shard = unsafe { self.shard(self.engine.shard_of(key.hash)) };
+        let found = shard.databases[self.db].find(key, self.now, &mut shard.expired);
+        match found {
+            Some(_) => self.effects.hits += 1,
+            None => self.effects.misses += 1,
+        }
+        found
+    }
+
     /// The entry of a key, without a trace.
     #[inline]
     pub fn peek(&mut self, key: Key<'_>) -> Option<EntryRef<'_>> {
@@ -256,6 +271,11 @@ impl<'a> Tx<'a> {
             }
             Place::Absent(_) => None,
         }
+    }
+
+    /// Frees databases after the locks are released.
+    pub(crate) fn free_at_end(&mut self, databases: Vec<Database>) {
+        self.garbage.extend(databases);
     }
 
     /// All databases of one locked shard.

@@ -537,6 +537,22 @@ impl<'a> EntryRef<'a> {
         }
     }
 
+    /// A copy under another key (or the same): value, deadline and access bits.
+    pub fn to_entry(self, key: &[u8]) -> Entry {
+        let old = self.block.shape();
+        let shape = Shape::new(old.kind, old.has_deadline, key.len(), old.value_len);
+        let block = Block::new(shape, 0);
+        block.fill(shape.key_at(), key);
+        // SAFETY: the value's part of the shape, which outlives the copy.
+        block.fill(shape.value_at(), unsafe { self.block.part(old.value_at(), old.value_len) });
+        let copy = Entry(block);
+        copy.view().set_access(self.access());
+        if let Some(deadline) = self.deadline_ms() {
+            block.write(shape.deadline_at(), deadline.to_le_bytes());
+        }
+        copy
+    }
+
     /// The bytes truly set aside for the entry.
     #[inline]
     pub fn allocated_bytes(self) -> usize {
