@@ -76,7 +76,7 @@ pub fn parse_in_pieces(
 pub fn replies(data: &[u8]) {
     let limits = DecodeLimits {
         depth_max: 5,
-        bytes_max: 1 << 16,
+        bytes_max: 200,
     };
     let (values, end) = decode_in_pieces(data, &limits, usize::MAX);
     for piece_bytes in [1, 3, 50] {
