@@ -46,7 +46,7 @@ impl Span {
 }
 
 /// What a client may send.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// The longest argument of a multibulk request, in bytes (`proto-max-bulk-len`).
     pub bulk_bytes_max: usize,
