@@ -7,7 +7,8 @@ use damselfly_engine::{Now, Place, Tx};
 use damselfly_protocol::Reply;
 
 use crate::command::{
-    Access, Arity::AtLeast, Arity::Exactly, At::One, Command, Group, Keys, Run, Trait, looks, writes,
+    Access, Arity::AtLeast, Arity::Exactly, At::One, Command, Group, KeySpec, Keys, Run, Trait,
+    looks, writes,
 };
 use crate::strings::Relative;
 use crate::{Args, KeyspaceFn, Result};
@@ -81,6 +82,9 @@ fn rounded(deadline_ms: i64, now: Now) -> i64 {
     if deadline_ms - now.0 > ROUNDED_OVER_MS { (deadline_ms + 500) / 1000 * 1000 } else { deadline_ms }
 }
 
+const CHANGED: &[KeySpec] = &[writes(One(1), Access::Update)];
+const LOOKED_AT: &[KeySpec] = &[looks(One(1))];
+
 const fn sets_deadline(
     name: &'static str,
     run: KeyspaceFn,
@@ -91,7 +95,7 @@ const fn sets_deadline(
     Command {
         name,
         arity: AtLeast(3),
-        keys: Keys::Args(&[writes(One(1), Access::Update)]),
+        keys: Keys::Args(CHANGED),
         traits: &[Trait::Fast],
         run: Run::Run(run),
         group: Group::Generic,
@@ -112,7 +116,7 @@ const fn shows_deadline(
     Command {
         name,
         arity: Exactly(2),
-        keys: Keys::Args(&[looks(One(1))]),
+        keys: Keys::Args(LOOKED_AT),
         traits: &[Trait::Fast],
         run: Run::Run(run),
         group: Group::Generic,

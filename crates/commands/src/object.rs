@@ -6,9 +6,11 @@ use damselfly_protocol::Reply;
 use damselfly_value::{EntryRef, Value};
 
 use crate::command::{
-    Arity::AtLeast, Arity::Exactly, At::One, Command, Group, Keys, Run, Trait, looks,
+    Arity::AtLeast, Arity::Exactly, At::One, Command, Group, KeySpec, Keys, Run, Trait, looks,
 };
 use crate::{Args, KeyspaceFn, Result};
+
+const LOOKED_AT: &[KeySpec] = &[looks(One(2))];
 
 const fn about_key(
     name: &'static str,
@@ -20,7 +22,7 @@ const fn about_key(
     Command {
         name,
         arity: Exactly(3),
-        keys: Keys::Args(&[looks(One(2))]),
+        keys: Keys::Args(LOOKED_AT),
         traits: &[Trait::Tip("nondeterministic_output")],
         run: Run::Run(run),
         group: Group::Generic,

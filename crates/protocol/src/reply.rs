@@ -83,6 +83,11 @@ impl<'a> Reply<'a> {
         self.out.get(position..).unwrap_or_default()
     }
 
+    /// A finished reply that was written elsewhere.
+    pub fn raw(&mut self, reply: &[u8]) {
+        self.out.extend_from_slice(reply);
+    }
+
     /// `+OK`.
     #[inline]
     pub fn ok(&mut self) {
