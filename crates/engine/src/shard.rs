@@ -1,7 +1,7 @@
 //! The shards and their locks: who may touch what, and all `unsafe` code of the engine.
 
 use std::sync::{Condvar, Mutex, OnceLock};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
 
 use damselfly_lock::{Lock, Waiters};
 
@@ -104,8 +104,6 @@ pub struct Engine {
     /// Databases to be freed by a thread of its own.
     garbage: Mutex<Vec<Database>>,
     garbage_waits: Condvar,
-    /// Changes to the data since the start, or since the last save.
-    pub changes: AtomicU64,
     /// What may change while the engine runs.
     pub settings: Settings,
 }
@@ -154,7 +152,6 @@ impl Engine {
             wakes: OnceLock::new(),
             garbage: Mutex::new(Vec::new()),
             garbage_waits: Condvar::new(),
-            changes: AtomicU64::new(0),
             settings: Settings::default(),
         }
     }
