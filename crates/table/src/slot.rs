@@ -101,6 +101,13 @@ impl<T: Item> Slot<T> {
         Some(unsafe { T::hash(raw) })
     }
 
+    /// Whether the item itself says that it is marked; the slot's own mark must agree. Nothing for an empty slot.
+    pub(crate) fn marked(&self) -> Option<bool> {
+        let raw = self.raw()?;
+        // SAFETY: as in `reference`.
+        Some(unsafe { T::marked(raw) })
+    }
+
     /// Starts loading the item's first cache line.
     pub(crate) fn prefetch(&self) {
         prefetch(ptr::without_provenance((self.0 & POINTER) as usize));

@@ -342,7 +342,7 @@ impl<T: Item> Table<T> {
         segment::place_all(&mut self.directory.take(high), &mut to, |tag| {
             tag >> 1 | 0x8000
         });
-        let entry = self.directory.merge(low, high);
+        let entry = self.directory.merge(low);
         self.directory.replace(entry, to, count);
         entry
     }
