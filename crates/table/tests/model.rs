@@ -44,7 +44,7 @@ fn small_table_checked_after_every_step() {
     for stagger in 0..8 {
         let mut model = Model::new(3, stagger, spread);
         for step in 0..3000 {
-            let key = random(step ^ u64::from(stagger) << 32) % 300;
+            let key = random(step ^ (u64::from(stagger) << 32)) % 300;
             match random(step + 1_000_000) % 8 {
                 0..5 => model.insert(key),
                 5 => model.update(key),
@@ -79,7 +79,7 @@ fn equal_hashes_behave_as_the_model() {
 #[test]
 fn hostile_hashes_behave_as_the_model() {
     // The same tag at every depth but for a few bits; the same home bucket; only the lowest bits differ.
-    churn(4, 1, |key| key % 7 << 40, 3000, 4);
+    churn(4, 1, |key| (key % 7) << 40, 3000, 4);
     churn(4, 2, |key| spread(key) | 0x0fff_0000_0000_0000, 3000, 5);
     churn(0, 3, |key| key, 3000, 6);
     churn(0, 4, |key| key << 30, 6000, 7);
@@ -193,7 +193,7 @@ fn scan_sees(
 
 #[test]
 fn scan_of_a_quiet_table_sees_each_item_once() {
-    for hashing in [spread, |key| key % 9 << 44, |_| 3, |key| key << 40] {
+    for hashing in [spread, |key| (key % 9) << 44, |_| 3, |key| key << 40] {
         let mut model = Model::new(4, 0, hashing);
         (0..5000).for_each(|key| model.insert(key));
         assert_eq!(scan_sees(&mut model, |_| true, |_, _| ()), 0);
@@ -318,7 +318,7 @@ fn sweep_removes_what_is_dead_and_touches_only_marked_items() {
         if position == 0 {
             rounds += 1;
         }
-        if random(removed.len() as u64) % 50 == 0 {
+        if random(removed.len() as u64).is_multiple_of(50) {
             model.check();
         }
     }

@@ -289,7 +289,7 @@ const HASHINGS: [fn(u64) -> u64; 5] = [
     |_| 0,
     |key| key << 44,
     |key| random(key) | 0xfff << 44,
-    |key| key % 3 << 50,
+    |key| (key % 3) << 50,
 ];
 
 /// Drives a table as the bytes say, beside its model, and checks everything: the entry point for fuzzing.
