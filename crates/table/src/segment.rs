@@ -10,40 +10,37 @@ use crate::{
 /// [`Sizing::split_at`].
 pub(crate) const BUCKETS_MAX: usize = u16::MAX as usize;
 
-/// When segments grow, split, shrink and merge. Differs from table to table, so that memory grows smoothly over many
-/// tables of like size, and their splits come at different moments.
-#[derive(Clone, Copy)]
-pub(crate) struct Sizing {
-    /// How full a segment gets before it grows, in 256ths of its slots.
-    fill: u8,
-    /// A segment of so many buckets splits rather than grow.
-    split_at: u8,
-}
-
-/// The fullest that segments get, in 256ths. The walk of a missed lookup is still short here, see the decision record.
-const FILL_MAX: u8 = 230;
+/// How full a segment gets before it grows, in 256ths of its slots. Walks are still short here, see
+/// `docs/decisions/0001-table.md`.
+const FILL_MAX: usize = 230;
 const _: () = assert!(
-    FILL_MAX as usize * SLOTS < 256 * SLOTS - 128,
+    SLOTS * FILL_MAX / 256 < SLOTS,
     "an empty slot in every segment ends the walks"
 );
 
-/// So many different values of `fill` are in use, `FILL_MAX` and those below it.
-const FILLS: u32 = 16;
+/// A segment of so many buckets splits rather than grow: sizes of [`step_after`], within one doubling.
+const SPLITS: [u8; 4] = [56, 64, 80, 96];
 
-/// The values of `split_at`: sizes of [`step_after`], within one doubling.
-const SPLITS: [u8; 4] = [112, 128, 160, 192];
+/// When segments grow, split, shrink and merge.
+///
+/// Sibling tables fill up alike and would all split at the same time; they split at different sizes instead. (Their
+/// growth in place needs no such care: the segments of a table differ enough in their counts.)
+#[derive(Clone, Copy)]
+pub(crate) struct Sizing {
+    split_at: u8,
+}
 
 impl Sizing {
     pub(crate) const fn new(stagger: u32) -> Self {
-        let split_at = SPLITS[stagger as usize % SPLITS.len()];
-        let fill = FILL_MAX - (stagger / SPLITS.len() as u32 % FILLS) as u8;
-        Self { fill, split_at }
+        Self {
+            split_at: SPLITS[stagger as usize % SPLITS.len()],
+        }
     }
 
     /// The most items in so many buckets.
     #[inline]
     pub(crate) fn items_max(self, bucket_count: usize) -> usize {
-        (bucket_count * SLOTS * usize::from(self.fill)) >> 8
+        bucket_count * SLOTS * FILL_MAX / 256
     }
 
     /// The smallest size that holds so many items and has room for another.

@@ -1,5 +1,7 @@
 //! The table: look up, grow, shrink.
 
+use std::ptr;
+
 use crate::{
     Item,
     directory::{DEPTH_MAX, Directory, Segment, home},
@@ -52,6 +54,8 @@ pub struct Fill {
     pub items: usize,
     /// Items that are not in their home bucket.
     pub displaced: usize,
+    /// Buckets that lookups of absent keys read, added up over one such lookup per bucket.
+    pub miss_buckets: usize,
 }
 
 impl<T: Item> Table<T> {
@@ -149,7 +153,7 @@ impl<T: Item> Table<T> {
         }
     }
 
-    /// Starts loading the items that might be the one of this hash. Reads the bucket, so call
+    /// Starts loading the items that might be the one of this hash, or the next bucket if it might be there. Reads the bucket, so call
     /// [`prefetch_bucket`](Self::prefetch_bucket) well before.
     #[inline]
     pub fn prefetch_item(&self, hash: u64) {
@@ -159,10 +163,14 @@ impl<T: Item> Table<T> {
         };
         let tag = segment.tag(path);
         let buckets = self.directory.buckets(segment);
-        let Some(line) = buckets.get(home(tag, buckets.len())) else {
+        let home = home(tag, buckets.len());
+        let Some(line) = buckets.get(home) else {
             return;
         };
         let mut matches = line.matches(tag);
+        if matches == 0 && line.is_full() {
+            prefetch(ptr::from_ref(&buckets[after(home, buckets.len())]).cast());
+        }
         while matches != 0 {
             line.slots()[matches.trailing_zeros() as usize % SLOTS].prefetch();
             matches &= matches - 1;
@@ -405,6 +413,9 @@ impl<T: Item> Table<T> {
             for (index, line) in buckets.iter().enumerate() {
                 let displaced =
                     |slot: &&Slot<T>| !slot.is_empty() && home(slot.tag(), buckets.len()) != index;
+                let full = (0..buckets.len())
+                    .take_while(|step| buckets[(index + step) % buckets.len()].is_full());
+                fill.miss_buckets += full.count() + 1;
                 fill.displaced += line.slots().iter().filter(displaced).count();
             }
         }
