@@ -12,7 +12,7 @@ pub(crate) const BUCKETS_MAX: usize = u16::MAX as usize;
 
 /// How full a segment gets before it grows, in 256ths of its slots. Walks are still short here, see
 /// `docs/decisions/0001-table.md`.
-const FILL_MAX: usize = 230;
+const FILL_MAX: usize = 224;
 const _: () = assert!(
     SLOTS * FILL_MAX / 256 < SLOTS,
     "an empty slot in every segment ends the walks"
@@ -92,10 +92,11 @@ pub(crate) fn allocate<T: Item>(bucket_count: usize) -> Box<[Bucket<T>]> {
     (0..bucket_count).map(|_| Bucket::EMPTY).collect()
 }
 
-/// The first bucket at or after `from`, wrapping around, that has room.
-fn with_room<T: Item>(buckets: &[Bucket<T>], from: usize) -> usize {
+/// The first bucket at or after `from`, wrapping around, that has room; those before it learn that an item passes.
+fn with_room<T: Item>(buckets: &mut [Bucket<T>], from: usize) -> usize {
     let mut index = from;
     while buckets[index].is_full() {
+        buckets[index].note_overflow();
         index = after(index, buckets.len());
     }
     index
@@ -145,13 +146,15 @@ pub(crate) fn place_all<T: Item>(
 
 /// Takes out an item and moves others back, so that none is left beyond a bucket with room.
 pub(crate) fn remove<T: Item>(buckets: &mut [Bucket<T>], bucket: usize, index: usize) -> Slot<T> {
-    let mut fills_gap = buckets[bucket].is_full();
+    let mut fills_gap = buckets[bucket].has_overflowed();
     let removed = buckets[bucket].remove(index);
     let mut hole = bucket;
     while fills_gap && let Some((from, index)) = find_displaced_over(buckets, hole) {
-        fills_gap = buckets[from].is_full();
+        fills_gap = buckets[from].has_overflowed();
         let moved = buckets[from].remove(index);
         buckets[hole].push(moved);
+        // Others may still lie beyond.
+        buckets[hole].note_overflow();
         hole = from;
     }
     removed
@@ -170,7 +173,7 @@ fn find_displaced_over<T: Item>(buckets: &[Bucket<T>], hole: usize) -> Option<(u
         if let Some(index) = buckets[bucket].slots().iter().position(displaced) {
             return Some((bucket, index));
         }
-        if !buckets[bucket].is_full() {
+        if !buckets[bucket].has_overflowed() {
             return None;
         }
         bucket = after(bucket, bucket_count);

@@ -1,12 +1,15 @@
 //! A slot: one item and 16 bits of its hash in eight bytes. A bucket: eight slots, one cache line.
 //!
 //! ```text
-//!  63          48 47                            3  2  1    0
-//! | tag (16 bits) | pointer, aligned to 8 bytes    | 0  0 | mark |
+//!  63          48 47                            3  2      1       0
+//! | tag (16 bits) | pointer, aligned to 8 bytes    | 0 | overflow | mark |
 //! ```
 //!
 //! Zero is the empty slot (no item is at the null pointer). The occupied slots of a bucket come first, so a bucket is
 //! full exactly when its last slot is occupied.
+//!
+//! The overflow bit belongs to the bucket and is in use in its last slot only: items have passed over this bucket to
+//! a later one, since it was full. It may stay when those items have gone; then a lookup walks on in vain.
 //!
 //! A non-empty slot owns its item. It is not `Copy`: it moves, and only [`Slot::into_item`] ends the ownership, so
 //! the code that shuffles slots around is safe code. A slot that is dropped leaks its item, which is safe too.
@@ -24,6 +27,7 @@ pub(crate) const SLOTS: usize = 8;
 
 const TAG_SHIFT: u32 = 48;
 const MARK: u64 = 1;
+const OVERFLOW: u64 = 2;
 const POINTER: u64 = (1 << TAG_SHIFT) - 8;
 
 /// One item and its tag, or nothing.
@@ -62,11 +66,11 @@ impl<T: Item> Slot<T> {
         self.0 & MARK != 0
     }
 
-    /// The same item under another tag. The slot must not be empty.
+    /// The same item under another tag, for another bucket. The slot must not be empty.
     pub(crate) fn with_tag(self, tag: u16) -> Self {
         debug_assert!(!self.is_empty());
         Self(
-            self.0 & !(0xffff << TAG_SHIFT) | u64::from(tag) << TAG_SHIFT,
+            self.0 & (POINTER | MARK) | u64::from(tag) << TAG_SHIFT,
             PhantomData,
         )
     }
@@ -132,6 +136,7 @@ impl<T: Item> Slot<T> {
         struct PutBack<'a, T: Item> {
             slot: &'a mut Slot<T>,
             tag: u16,
+            overflow: u64,
             item: ManuallyDrop<T>,
         }
         impl<T: Item> Drop for PutBack<'_, T> {
@@ -139,13 +144,16 @@ impl<T: Item> Slot<T> {
                 // SAFETY: the item is taken once, here, at the end of the guard's life.
                 let item = unsafe { ManuallyDrop::take(&mut self.item) };
                 *self.slot = Slot::new(item, self.tag);
+                self.slot.0 |= self.overflow;
             }
         }
         let tag = self.tag();
+        let overflow = self.0 & OVERFLOW;
         let item = ManuallyDrop::new(self.take().into_item()?);
         let mut guard = PutBack {
             slot: self,
             tag,
+            overflow,
             item,
         };
         Some(change(&mut guard.item))
@@ -173,6 +181,18 @@ impl<T: Item> Bucket<T> {
 
     pub(crate) fn is_full(&self) -> bool {
         !self.slots[SLOTS - 1].is_empty()
+    }
+
+    /// Whether items have passed over this bucket, so that a lookup has to walk on.
+    #[inline]
+    pub(crate) fn has_overflowed(&self) -> bool {
+        self.slots[SLOTS - 1].0 & OVERFLOW != 0
+    }
+
+    /// Notes that an item passes over this bucket, which must be full.
+    pub(crate) fn note_overflow(&mut self) {
+        debug_assert!(self.is_full());
+        self.slots[SLOTS - 1].0 |= OVERFLOW;
     }
 
     /// The number of occupied slots.
@@ -203,6 +223,7 @@ impl<T: Item> Bucket<T> {
     /// Takes out the occupied slot at `index`; the last occupied slot fills its place.
     pub(crate) fn remove(&mut self, index: usize) -> Slot<T> {
         let last = self.count() - 1;
+        self.slots[last].0 &= !OVERFLOW;
         self.slots.swap(index, last);
         self.slots[last].take()
     }

@@ -137,7 +137,7 @@ impl<T: Item> Table<T> {
                 }
                 matches &= matches - 1;
             }
-            if !line.is_full() {
+            if !line.has_overflowed() {
                 return None;
             }
             bucket = after(bucket, buckets.len());
@@ -168,7 +168,7 @@ impl<T: Item> Table<T> {
             return;
         };
         let mut matches = line.matches(tag);
-        if matches == 0 && line.is_full() {
+        if matches == 0 && line.has_overflowed() {
             prefetch(ptr::from_ref(&buckets[after(home, buckets.len())]).cast());
         }
         while matches != 0 {
@@ -414,7 +414,7 @@ impl<T: Item> Table<T> {
                 let displaced =
                     |slot: &&Slot<T>| !slot.is_empty() && home(slot.tag(), buckets.len()) != index;
                 let full = (0..buckets.len())
-                    .take_while(|step| buckets[(index + step) % buckets.len()].is_full());
+                    .take_while(|step| buckets[(index + step) % buckets.len()].has_overflowed());
                 fill.miss_buckets += full.count() + 1;
                 fill.displaced += line.slots().iter().filter(displaced).count();
             }
