@@ -160,6 +160,23 @@ impl<T: Item> Slot<T> {
     }
 }
 
+/// Indices of slots in a bucket: bit `2 * index + 1` for each.
+pub(crate) struct Matches(u32);
+
+impl Iterator for Matches {
+    type Item = usize;
+
+    #[inline]
+    fn next(&mut self) -> Option<usize> {
+        if self.0 == 0 {
+            return None;
+        }
+        let index = (self.0.trailing_zeros() / 2) as usize % SLOTS;
+        self.0 &= self.0 - 1;
+        Some(index)
+    }
+}
+
 /// One cache line of slots, the occupied ones first.
 #[repr(C, align(64))]
 pub(crate) struct Bucket<T> {
@@ -203,14 +220,40 @@ impl<T: Item> Bucket<T> {
             .sum()
     }
 
-    /// A bit per slot whose tag is `tag`; for tag 0 the empty slots are among them.
+    /// The indices of the slots whose tag is `tag`; for tag 0 the empty slots are among them.
     #[inline]
-    pub(crate) fn matches(&self, tag: u16) -> u32 {
-        let mut mask = 0;
-        for (index, slot) in self.slots.iter().enumerate() {
-            mask |= u32::from(slot.tag() == tag) << index;
-        }
-        mask
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn matches(&self, tag: u16) -> Matches {
+        // SAFETY: SSE2 is part of every x86-64.
+        unsafe { self.matches_sse2(tag) }
+    }
+
+    #[inline]
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "sse2")]
+    fn matches_sse2(&self, tag: u16) -> Matches {
+        use std::arch::x86_64::{
+            _mm_cmpeq_epi16, _mm_movemask_epi8, _mm_packs_epi16, _mm_packs_epi32, _mm_set_epi64x,
+            _mm_set1_epi16, _mm_srai_epi32,
+        };
+        // Each half of a slot becomes its upper 16 bits, so the upper one is the tag; packing is exact then.
+        let pair = |index: usize| {
+            let (low, high) = (self.slots[index].0, self.slots[index + 1].0);
+            _mm_srai_epi32::<16>(_mm_set_epi64x(high as i64, low as i64))
+        };
+        let tags = _mm_set1_epi16(tag as i16);
+        let first = _mm_cmpeq_epi16(_mm_packs_epi32(pair(0), pair(2)), tags);
+        let second = _mm_cmpeq_epi16(_mm_packs_epi32(pair(4), pair(6)), tags);
+        Matches(_mm_movemask_epi8(_mm_packs_epi16(first, second)) as u32 & 0xaaaa)
+    }
+
+    /// The indices of the slots whose tag is `tag`; for tag 0 the empty slots are among them.
+    #[inline]
+    #[cfg(not(target_arch = "x86_64"))]
+    pub(crate) fn matches(&self, tag: u16) -> Matches {
+        let bit =
+            |(index, slot): (usize, &Slot<T>)| u32::from(slot.tag() == tag) << (2 * index + 1);
+        Matches(self.slots.iter().enumerate().map(bit).sum())
     }
 
     /// Adds a slot and returns its index. The bucket must not be full.

@@ -121,21 +121,16 @@ impl<T: Item> Table<T> {
         let mut bucket = home(tag, buckets.len());
         loop {
             let line = buckets.get(bucket)?;
-            let mut matches = line.matches(tag);
-            while matches != 0 {
-                let index = matches.trailing_zeros() as usize % SLOTS;
+            for index in line.matches(tag) {
                 let slot = &line.slots()[index];
                 if slot.has_key(key) {
-                    return Some((
-                        slot,
-                        Place {
-                            entry,
-                            bucket,
-                            slot: index,
-                        },
-                    ));
+                    let place = Place {
+                        entry,
+                        bucket,
+                        slot: index,
+                    };
+                    return Some((slot, place));
                 }
-                matches &= matches - 1;
             }
             if !line.has_overflowed() {
                 return None;
@@ -167,13 +162,13 @@ impl<T: Item> Table<T> {
         let Some(line) = buckets.get(home) else {
             return;
         };
-        let mut matches = line.matches(tag);
-        if matches == 0 && line.has_overflowed() {
-            prefetch(ptr::from_ref(&buckets[after(home, buckets.len())]).cast());
+        let mut is_here = false;
+        for index in line.matches(tag) {
+            line.slots()[index].prefetch();
+            is_here = true;
         }
-        while matches != 0 {
-            line.slots()[matches.trailing_zeros() as usize % SLOTS].prefetch();
-            matches &= matches - 1;
+        if !is_here && line.has_overflowed() {
+            prefetch(ptr::from_ref(&buckets[after(home, buckets.len())]).cast());
         }
     }
 
