@@ -1,6 +1,6 @@
 //! Figures of the table for the decision record: bytes per item, time per lookup, the longest insertion.
 //!
-//! `cargo run --release -p damselfly-table --example measure -- memory|lookup|pause|churn ITEMS`
+//! `cargo run --release -p damselfly-table --example measure -- memory|lookup|pause|churn ITEMS [staggered]`
 
 use std::{hint::black_box, ptr::NonNull, time::Instant};
 
@@ -281,6 +281,6 @@ fn main() {
         "lookup" => lookup(items),
         "pause" => pause(items),
         "churn" => churn(items),
-        _ => eprintln!("measure memory|lookup|pause|churn ITEMS"),
+        _ => eprintln!("measure memory|lookup|pause|churn ITEMS [staggered]"),
     }
 }
