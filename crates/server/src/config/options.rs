@@ -278,7 +278,7 @@ pub static OPTIONS: &[Opt] = &[
         kind: Kind::Bool,
         changeable: Changeable::Live,
         effect: Effect::Acts,
-        summary: "Accepts only clients of this machine while no password is set and no address is bound.",
+        summary: "Accepts only clients of this machine while no password is set, whatever `bind` says.",
         access: field!(protected_mode),
     },
     Opt {

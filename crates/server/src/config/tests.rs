@@ -372,6 +372,7 @@ fn help_version_and_standard_input() {
     let asked = |args: &str| load(words(args), [], &Memory([("-", "hz 33")].into())).unwrap();
     assert!(matches!(asked("--help"), Request::Help));
     assert!(matches!(asked("-v"), Request::Version));
+    assert!(matches!(asked("--port 1 --help"), Request::Help));
     let Request::Run(loaded) = asked("--timeout 3 -") else {
         panic!()
     };
@@ -602,6 +603,24 @@ fn rewrite_keeps_what_holds_and_changes_the_rest_in_place() {
         reset.ends_with("REWRITE\nrequirepass \"\"\ntimeout 5\n"),
         "{reset}"
     );
+}
+
+/// A client that may use CONFIG could otherwise write lines of its choice into the file.
+#[test]
+fn rewrite_lets_no_value_become_a_line() {
+    for name in ["bind", "requirepass", "logfile", "unixsocket"] {
+        let mut config = Config::default();
+        let evil = "x\nhz 11\r\n\"'\\ #";
+        find(name).unwrap().write(&mut config, &[evil]).unwrap();
+        let text = config.rewrite("");
+        let set = text
+            .lines()
+            .filter(|line| !line.is_empty() && !line.starts_with('#'))
+            .count();
+        assert_eq!(set, 1, "{text}");
+        let line = words(text.lines().last().unwrap());
+        assert_eq!(load::apply_lines(&[&line]).unwrap(), config, "{text}");
+    }
 }
 
 #[test]
