@@ -120,7 +120,11 @@ mod tests {
             ("a*", "a", true),
         ];
         for (pattern, text, expected) in cases {
-            assert_eq!(matches(pattern.as_bytes(), text.as_bytes()), *expected, "{pattern} {text}");
+            assert_eq!(
+                matches(pattern.as_bytes(), text.as_bytes()),
+                *expected,
+                "{pattern} {text}"
+            );
         }
         assert!(matches_ignoring_case(b"MAX*", b"maxmemory"));
     }

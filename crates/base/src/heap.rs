@@ -130,7 +130,12 @@ pub fn allocator_name() -> String {
         // SAFETY: no conditions.
         let version = unsafe { libmimalloc_sys::mi_version() };
         let digits = if version >= 10_000 { 10_000 } else { 100 };
-        format!("mimalloc-{}.{}.{}", version / digits, version % digits / (digits / 10).max(10), version % 10)
+        format!(
+            "mimalloc-{}.{}.{}",
+            version / digits,
+            version % digits / (digits / 10).max(10),
+            version % 10
+        )
     }
     #[cfg(sanitize_address)]
     String::from("libc")

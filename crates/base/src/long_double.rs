@@ -40,7 +40,11 @@ impl LongDouble {
     /// Redis stores.
     pub fn format(self) -> String {
         let negative = self.0.is_negative() && !self.0.is_zero();
-        let magnitude = if self.0.is_negative() { -self.0 } else { self.0 };
+        let magnitude = if self.0.is_negative() {
+            -self.0
+        } else {
+            self.0
+        };
         let mut text = fixed(magnitude);
         if text.contains('.') {
             let end = text.trim_end_matches('0').trim_end_matches('.').len();
@@ -66,7 +70,13 @@ fn parse_magnitude(lower: &str) -> Option<X87DoubleExtended> {
         Some((mantissa, exponent)) => (mantissa, Some(exponent)),
         None => (body, None),
     };
-    let is_digit = |b: u8| if exponent_mark == 'p' { b.is_ascii_hexdigit() } else { b.is_ascii_digit() };
+    let is_digit = |b: u8| {
+        if exponent_mark == 'p' {
+            b.is_ascii_hexdigit()
+        } else {
+            b.is_ascii_digit()
+        }
+    };
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
     let well_formed = whole.len() + fraction.len() > 0
         && whole.bytes().chain(fraction.bytes()).all(is_digit)
@@ -110,8 +120,11 @@ fn fixed(number: X87DoubleExtended) -> String {
     let rounded = if shift >= 127 {
         0
     } else {
-        let (quotient, rest, half) =
-            (scaled >> shift, scaled & ((1 << shift) - 1), 1_u128 << (shift - 1));
+        let (quotient, rest, half) = (
+            scaled >> shift,
+            scaled & ((1 << shift) - 1),
+            1_u128 << (shift - 1),
+        );
         quotient + u128::from(rest > half || (rest == half && quotient & 1 == 1))
     };
     format!("{}.{:017}", rounded / SCALE, rounded % SCALE)
@@ -120,7 +133,10 @@ fn fixed(number: X87DoubleExtended) -> String {
 /// The decimal text of `significand × 2^doublings`.
 fn integer_text(significand: u128, doublings: u32) -> String {
     const LIMB: u64 = 1_000_000_000_000_000_000;
-    let mut limbs = vec![(significand % u128::from(LIMB)) as u64, (significand / u128::from(LIMB)) as u64];
+    let mut limbs = vec![
+        (significand % u128::from(LIMB)) as u64,
+        (significand / u128::from(LIMB)) as u64,
+    ];
     for _ in 0..doublings {
         let mut carry = 0;
         for limb in &mut limbs {
@@ -137,7 +153,11 @@ fn integer_text(significand: u128, doublings: u32) -> String {
     }
     let mut text = String::new();
     for (index, limb) in limbs.iter().rev().enumerate() {
-        text += &if index == 0 { limb.to_string() } else { format!("{limb:018}") };
+        text += &if index == 0 {
+            limb.to_string()
+        } else {
+            format!("{limb:018}")
+        };
     }
     text
 }
@@ -174,7 +194,9 @@ mod tests {
 
     #[test]
     fn what_is_no_number_is_refused() {
-        for bad in ["", " 1", "1 ", "abc", "nan", "1e", "0x", "1.2.3", "--1", "1_0", "e5", "."] {
+        for bad in [
+            "", " 1", "1 ", "abc", "nan", "1e", "0x", "1.2.3", "--1", "1_0", "e5", ".",
+        ] {
             assert!(LongDouble::parse(bad.as_bytes()).is_none(), "{bad:?}");
         }
         assert!(sum("inf", "1").is_none());

@@ -19,7 +19,11 @@ impl<'a> Args<'a> {
     /// The arguments that `spans` cut out of `input`; `first_key` is the place and hash of a key.
     #[inline]
     pub fn new(input: &'a [u8], spans: &'a [Span], first_key: Option<(usize, u64)>) -> Self {
-        Self { input, spans, first_key }
+        Self {
+            input,
+            spans,
+            first_key,
+        }
     }
 
     /// The number of arguments, the name included.
@@ -58,13 +62,18 @@ impl<'a> Args<'a> {
     #[inline]
     pub fn from(&self, first: usize) -> impl Iterator<Item = &'a [u8]> + Clone + use<'a> {
         let input = self.input;
-        self.spans.get(first..).unwrap_or_default().iter().map(move |span| span.of(input))
+        self.spans
+            .get(first..)
+            .unwrap_or_default()
+            .iter()
+            .map(move |span| span.of(input))
     }
 
     /// True if the argument is this word, in any case.
     #[inline]
     pub fn is(&self, index: usize, word: &str) -> bool {
-        self.get(index).is_some_and(|arg| arg.eq_ignore_ascii_case(word.as_bytes()))
+        self.get(index)
+            .is_some_and(|arg| arg.eq_ignore_ascii_case(word.as_bytes()))
     }
 
     /// An argument as an integer of 64 bits.

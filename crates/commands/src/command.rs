@@ -192,12 +192,18 @@ impl Access {
 
 /// A key argument that is read.
 pub const fn reads(at: At) -> KeySpec {
-    KeySpec { at, access: Access::Read }
+    KeySpec {
+        at,
+        access: Access::Read,
+    }
 }
 
 /// A key argument of which only metadata is read.
 pub const fn looks(at: At) -> KeySpec {
-    KeySpec { at, access: Access::Look }
+    KeySpec {
+        at,
+        access: Access::Look,
+    }
 }
 
 /// A key argument that is changed in the given way.
@@ -275,7 +281,9 @@ impl Trait {
             Self::SkipMonitor => "skip_monitor",
             Self::Protected => "protected",
             Self::TouchesArbitraryKeys => "touches_arbitrary_keys",
-            Self::Dangerous | Self::Sentinel | Self::Deprecated { .. } | Self::Tip(_) => return None,
+            Self::Dangerous | Self::Sentinel | Self::Deprecated { .. } | Self::Tip(_) => {
+                return None;
+            }
         })
     }
 }
@@ -353,7 +361,10 @@ impl<F: Copy> Command<F> {
             run: match self.run {
                 Run::Run(function) => Run::Run(wrap(function)),
                 Run::Subcommands(rows) => Run::Subcommands(
-                    rows.iter().map(|row| row.map(wrap)).collect::<Vec<_>>().leak(),
+                    rows.iter()
+                        .map(|row| row.map(wrap))
+                        .collect::<Vec<_>>()
+                        .leak(),
                 ),
             },
             group: self.group,

@@ -1,8 +1,8 @@
 //! Strings as counters: INCR and its relatives.
 
+use damselfly_base::CommandError;
 use damselfly_base::long_double::LongDouble;
 use damselfly_base::number::{Decimal, parse_integer};
-use damselfly_base::CommandError;
 use damselfly_engine::{Deadline, Key, Place, Tx};
 use damselfly_protocol::Reply;
 use damselfly_value::{NewValue, Value};
@@ -75,7 +75,10 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
 ];
 
 fn decrby(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    let delta = args.integer(2)?.checked_neg().ok_or(CommandError::DecrementOverflow)?;
+    let delta = args
+        .integer(2)?
+        .checked_neg()
+        .ok_or(CommandError::DecrementOverflow)?;
     add(tx, args.key(1), delta, reply)
 }
 

@@ -72,14 +72,22 @@ fn signed_deadline_in(
         .checked_mul(unit.in_ms())
         .and_then(|ms| ms.checked_add(start))
         .ok_or_else(|| CommandError::InvalidExpire(command.to_owned()))?;
-    Ok(if tx.engine().settings.ttl_rounding.load(Relaxed) { rounded(deadline, tx.now()) } else { deadline })
+    Ok(if tx.engine().settings.ttl_rounding.load(Relaxed) {
+        rounded(deadline, tx.now())
+    } else {
+        deadline
+    })
 }
 
 /// A deadline as `ttl-rounding` keeps it: an error of at most half a second in 37 hours or more,
 /// which is under 0.0004 %.
 fn rounded(deadline_ms: i64, now: Now) -> i64 {
     let deadline_ms = deadline_ms.min(now.0 + ROUNDED_MAX_MS);
-    if deadline_ms - now.0 > ROUNDED_OVER_MS { (deadline_ms + 500) / 1000 * 1000 } else { deadline_ms }
+    if deadline_ms - now.0 > ROUNDED_OVER_MS {
+        (deadline_ms + 500) / 1000 * 1000
+    } else {
+        deadline_ms
+    }
 }
 
 const CHANGED: &[KeySpec] = &[writes(One(1), Access::Update)];
@@ -144,14 +152,32 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
     ),
     sets_deadline(
         "EXPIREAT",
-        |tx, args, reply| expire(tx, args, Unit::Seconds, Relative::ToEpoch, "expireat", reply),
+        |tx, args, reply| {
+            expire(
+                tx,
+                args,
+                Unit::Seconds,
+                Relative::ToEpoch,
+                "expireat",
+                reply,
+            )
+        },
         "EXPIREAT key unix-time-seconds [NX | XX | GT | LT]",
         "Lets a key end at a Unix time in seconds.",
         "1.2.0",
     ),
     sets_deadline(
         "PEXPIREAT",
-        |tx, args, reply| expire(tx, args, Unit::Millis, Relative::ToEpoch, "pexpireat", reply),
+        |tx, args, reply| {
+            expire(
+                tx,
+                args,
+                Unit::Millis,
+                Relative::ToEpoch,
+                "pexpireat",
+                reply,
+            )
+        },
         "PEXPIREAT key unix-time-milliseconds [NX | XX | GT | LT]",
         "Lets a key end at a Unix time in milliseconds.",
         "2.6.0",
@@ -325,7 +351,10 @@ mod tests {
     #[test]
     fn rounding_keeps_short_ttls_exact_and_long_ones_within_a_second() {
         let now = Now(1_700_000_000_123);
-        assert_eq!(rounded(now.0 + ROUNDED_OVER_MS, now), now.0 + ROUNDED_OVER_MS);
+        assert_eq!(
+            rounded(now.0 + ROUNDED_OVER_MS, now),
+            now.0 + ROUNDED_OVER_MS
+        );
         let long = now.0 + 2 * ROUNDED_OVER_MS;
         assert_eq!(rounded(long, now) % 1000, 0);
         assert!((rounded(long, now) - long).abs() <= 500);

@@ -18,7 +18,10 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         name: "DEL",
         arity: AtLeast(2),
         keys: Keys::Args(&[writes(EVERY_ARGUMENT, Access::Remove)]),
-        traits: &[Trait::Tip("request_policy:multi_shard"), Trait::Tip("response_policy:agg_sum")],
+        traits: &[
+            Trait::Tip("request_policy:multi_shard"),
+            Trait::Tip("response_policy:agg_sum"),
+        ],
         run: Run::Run(del),
         group: Group::Generic,
         usage: "DEL key [key ...]",
@@ -89,7 +92,10 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
     Command {
         name: "RENAME",
         arity: Exactly(3),
-        keys: Keys::Args(&[writes(One(1), Access::Take), writes(One(2), Access::Overwrite)]),
+        keys: Keys::Args(&[
+            writes(One(1), Access::Take),
+            writes(One(2), Access::Overwrite),
+        ]),
         traits: &[],
         run: Run::Run(rename),
         group: Group::Generic,
@@ -166,7 +172,10 @@ pub(crate) fn type_name(value: Value<'_>) -> &'static str {
 }
 
 fn type_of(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    reply.simple(tx.look(args.key(1)).map_or("none", |entry| type_name(entry.value())));
+    reply.simple(
+        tx.look(args.key(1))
+            .map_or("none", |entry| type_name(entry.value())),
+    );
     Ok(())
 }
 
@@ -231,7 +240,9 @@ fn copy(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
         return Err(CommandError::SameObject.into());
     }
     let target = args.key(2);
-    let copied = tx.read(args.key(1)).map(|entry| entry.to_entry(target.bytes));
+    let copied = tx
+        .read(args.key(1))
+        .map(|entry| entry.to_entry(target.bytes));
     let done = match copied {
         None => false,
         Some(_) if !replace && matches!(tx.place_in(db, target), Place::Present(_)) => false,

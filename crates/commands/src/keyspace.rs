@@ -4,9 +4,7 @@ use damselfly_base::{CommandError, glob, number};
 use damselfly_engine::{Cursor, Tx};
 use damselfly_protocol::Reply;
 
-use crate::command::{
-    Arity::AtLeast, Arity::Exactly, Command, Group, Keys, Run, Trait,
-};
+use crate::command::{Arity::AtLeast, Arity::Exactly, Command, Group, Keys, Run, Trait};
 use crate::keys::type_name;
 use crate::{Args, KeyspaceFn, Result};
 
@@ -172,15 +170,18 @@ fn scan(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let mut list = Reply::new(&mut found, reply.version());
     let (mark, mut shown) = (list.deferred_array(), 0);
     let count = usize::try_from(count).unwrap_or(usize::MAX);
-    let next = tx.engine().scan(tx.db(), tx.now(), Cursor(cursor), count, |entry| {
-        let of_type = |name: &[u8]| name.eq_ignore_ascii_case(type_name(entry.value()).as_bytes());
-        if only_type.is_none_or(of_type)
-            && pattern.is_none_or(|pattern| glob::matches(pattern, entry.key()))
-        {
-            list.bulk(entry.key());
-            shown += 1;
-        }
-    })?;
+    let next = tx
+        .engine()
+        .scan(tx.db(), tx.now(), Cursor(cursor), count, |entry| {
+            let of_type =
+                |name: &[u8]| name.eq_ignore_ascii_case(type_name(entry.value()).as_bytes());
+            if only_type.is_none_or(of_type)
+                && pattern.is_none_or(|pattern| glob::matches(pattern, entry.key()))
+            {
+                list.bulk(entry.key());
+                shown += 1;
+            }
+        })?;
     list.finish(mark, shown);
     reply.bulk_display(next.0);
     reply.raw(&found);

@@ -70,11 +70,16 @@ struct Match {
 fn lcs(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let mut text = |at: usize| {
         let mut decimal = Decimal::new();
-        tx.read(args.key(at)).map(|entry| text_of(entry.value(), &mut decimal).to_vec())
+        tx.read(args.key(at))
+            .map(|entry| text_of(entry.value(), &mut decimal).to_vec())
     };
     let (a, b) = (text(1).unwrap_or_default(), text(2).unwrap_or_default());
     let options = Options::parse(args)?;
-    let bytes_max = tx.engine().settings.bulk_bytes_max.load(std::sync::atomic::Ordering::Relaxed);
+    let bytes_max = tx
+        .engine()
+        .settings
+        .bulk_bytes_max
+        .load(std::sync::atomic::Ordering::Relaxed);
     let cells = (a.len() + 1).saturating_mul(b.len() + 1);
     if cells.saturating_mul(size_of::<u32>()) > bytes_max {
         return Err(CommandError::err(
@@ -93,7 +98,11 @@ fn lcs(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
         reply.bulk(&common);
         return Ok(());
     }
-    let shown = || matches.iter().filter(|found| found.len as i64 >= options.match_len_min);
+    let shown = || {
+        matches
+            .iter()
+            .filter(|found| found.len as i64 >= options.match_len_min)
+    };
     reply.map(2);
     reply.bulk(b"matches");
     reply.array(shown().count());

@@ -94,7 +94,10 @@ pub(crate) fn encoding_name(value: Value<'_>) -> &'static str {
     const EMBEDDED_BYTES_MAX: usize = 44;
     match value {
         Value::Integer(_) => "int",
-        Value::Bytes { bytes, edited: false } if bytes.len() <= EMBEDDED_BYTES_MAX => "embstr",
+        Value::Bytes {
+            bytes,
+            edited: false,
+        } if bytes.len() <= EMBEDDED_BYTES_MAX => "embstr",
         Value::Bytes { .. } => "raw",
     }
 }

@@ -8,7 +8,9 @@ use damselfly_engine::{Deadline, Key, Place, Tx};
 use damselfly_protocol::Reply;
 use damselfly_value::{Entry, NewValue};
 
-use crate::command::{Access, Arity::Exactly, At::One, Command, Group, Keys, Run, Trait, reads, writes};
+use crate::command::{
+    Access, Arity::Exactly, At::One, Command, Group, Keys, Run, Trait, reads, writes,
+};
 use crate::strings::text_of;
 use crate::{Args, KeyspaceFn, Result};
 
@@ -53,7 +55,10 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         name: "SUBSTR",
         arity: Exactly(4),
         keys: Keys::Args(&[reads(One(1))]),
-        traits: &[Trait::Deprecated { since: "2.0.0", instead: "`GETRANGE`" }],
+        traits: &[Trait::Deprecated {
+            since: "2.0.0",
+            instead: "`GETRANGE`",
+        }],
         run: Run::Run(getrange),
         group: Group::String,
         usage: "SUBSTR key start end",
@@ -91,7 +96,8 @@ fn check_len(tx: &Tx<'_>, len: usize) -> Result {
 
 fn len_of(tx: &mut Tx<'_>, key: Key<'_>) -> Option<usize> {
     let mut decimal = Decimal::new();
-    tx.peek(key).map(|entry| text_of(entry.value(), &mut decimal).len())
+    tx.peek(key)
+        .map(|entry| text_of(entry.value(), &mut decimal).len())
 }
 
 fn extend(tx: &mut Tx<'_>, args: Args<'_>, end: End, reply: &mut Reply<'_>) -> Result {
@@ -134,9 +140,19 @@ fn part(text: &[u8], start: i64, end: i64) -> &[u8] {
     if start < 0 && end < 0 && start > end {
         return b"";
     }
-    let from_end = |offset: i64| if offset < 0 { offset.saturating_add(len).max(0) } else { offset };
+    let from_end = |offset: i64| {
+        if offset < 0 {
+            offset.saturating_add(len).max(0)
+        } else {
+            offset
+        }
+    };
     let (start, end) = (from_end(start), from_end(end).min(len - 1));
-    if start > end { b"" } else { &text[start as usize..=end as usize] }
+    if start > end {
+        b""
+    } else {
+        &text[start as usize..=end as usize]
+    }
 }
 
 fn getrange(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
@@ -151,8 +167,7 @@ fn getrange(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 
 fn setrange(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let (key, written) = (args.key(1), args.at(3));
-    let offset =
-        usize::try_from(args.integer(2)?).map_err(|_| CommandError::OffsetOutOfRange)?;
+    let offset = usize::try_from(args.integer(2)?).map_err(|_| CommandError::OffsetOutOfRange)?;
     let old_len = len_of(tx, key).unwrap_or(0);
     if written.is_empty() {
         reply.integer(old_len as i64);
@@ -161,7 +176,9 @@ fn setrange(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let end = offset.saturating_add(written.len());
     check_len(tx, end)?;
     let len = old_len.max(end);
-    edit(tx, key, len, |bytes| bytes[offset..end].copy_from_slice(written));
+    edit(tx, key, len, |bytes| {
+        bytes[offset..end].copy_from_slice(written)
+    });
     reply.integer(len as i64);
     Ok(())
 }

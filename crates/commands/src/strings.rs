@@ -1,7 +1,7 @@
 //! Strings as a whole: GET, SET and their relatives.
 
-use damselfly_base::number::Decimal;
 use damselfly_base::CommandError;
+use damselfly_base::number::Decimal;
 use damselfly_engine::{Deadline, Place, Tx};
 use damselfly_protocol::Reply;
 use damselfly_value::{NewValue, Value};
@@ -45,7 +45,10 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         traits: &[
             Trait::NeedsMemory,
             Trait::Fast,
-            Trait::Deprecated { since: "2.6.12", instead: "`SET` with the `NX` argument" },
+            Trait::Deprecated {
+                since: "2.6.12",
+                instead: "`SET` with the `NX` argument",
+            },
         ],
         run: Run::Run(setnx),
         group: Group::String,
@@ -60,7 +63,10 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         keys: Keys::Args(&[writes(One(1), Access::Overwrite)]),
         traits: &[
             Trait::NeedsMemory,
-            Trait::Deprecated { since: "2.6.12", instead: "`SET` with the `EX` argument" },
+            Trait::Deprecated {
+                since: "2.6.12",
+                instead: "`SET` with the `EX` argument",
+            },
         ],
         run: Run::Run(|tx, args, reply| set_with_ttl(tx, args, Unit::Seconds, "setex", reply)),
         group: Group::String,
@@ -75,7 +81,10 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         keys: Keys::Args(&[writes(One(1), Access::Overwrite)]),
         traits: &[
             Trait::NeedsMemory,
-            Trait::Deprecated { since: "2.6.12", instead: "`SET` with the `PX` argument" },
+            Trait::Deprecated {
+                since: "2.6.12",
+                instead: "`SET` with the `PX` argument",
+            },
         ],
         run: Run::Run(|tx, args, reply| set_with_ttl(tx, args, Unit::Millis, "psetex", reply)),
         group: Group::String,
@@ -91,7 +100,10 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         traits: &[
             Trait::NeedsMemory,
             Trait::Fast,
-            Trait::Deprecated { since: "6.2.0", instead: "`SET` with the `GET` argument" },
+            Trait::Deprecated {
+                since: "6.2.0",
+                instead: "`SET` with the `GET` argument",
+            },
         ],
         run: Run::Run(getset),
         group: Group::String,
@@ -272,7 +284,8 @@ impl<'a> Options<'a> {
         let Some((unit, relative, number)) = self.expiry else {
             return Ok(None);
         };
-        let number = damselfly_base::number::parse_integer(number).ok_or(CommandError::NotInteger)?;
+        let number =
+            damselfly_base::number::parse_integer(number).ok_or(CommandError::NotInteger)?;
         deadline_in(tx, number, unit, relative, command).map(Some)
     }
 }
@@ -346,7 +359,11 @@ fn set_with_ttl(
     reply: &mut Reply<'_>,
 ) -> Result {
     let moment = deadline_in(tx, args.integer(2)?, unit, Relative::ToNow, command)?;
-    tx.store(args.key(1), NewValue::compact(args.at(3)), Deadline::At(moment));
+    tx.store(
+        args.key(1),
+        NewValue::compact(args.at(3)),
+        Deadline::At(moment),
+    );
     reply.ok();
     Ok(())
 }
@@ -396,7 +413,9 @@ fn set_deadline(tx: &mut Tx<'_>, args: Args<'_>, deadline_ms: Option<i64>) {
 
 fn strlen(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let mut decimal = Decimal::new();
-    let len = tx.read(args.key(1)).map_or(0, |entry| text_of(entry.value(), &mut decimal).len());
+    let len = tx
+        .read(args.key(1))
+        .map_or(0, |entry| text_of(entry.value(), &mut decimal).len());
     reply.integer(len as i64);
     Ok(())
 }
@@ -422,7 +441,11 @@ fn check_pairs(args: Args<'_>, command: &str) -> Result {
 
 fn store_pairs(tx: &mut Tx<'_>, args: Args<'_>) {
     for place in (1..args.len()).step_by(2) {
-        tx.store(args.key(place), NewValue::compact(args.at(place + 1)), Deadline::Clear);
+        tx.store(
+            args.key(place),
+            NewValue::compact(args.at(place + 1)),
+            Deadline::Clear,
+        );
     }
 }
 
@@ -435,7 +458,9 @@ fn mset(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 
 fn msetnx(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     check_pairs(args, "msetnx")?;
-    let absent = (1..args.len()).step_by(2).all(|place| tx.peek(args.key(place)).is_none());
+    let absent = (1..args.len())
+        .step_by(2)
+        .all(|place| tx.peek(args.key(place)).is_none());
     if absent {
         store_pairs(tx, args);
     }

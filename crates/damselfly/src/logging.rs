@@ -27,7 +27,8 @@ fn open(path: &Path) -> std::io::Result<File> {
 pub fn start(config: &Config) -> Result<(), String> {
     let file = Some(PathBuf::from(&config.logfile)).filter(|path| !path.as_os_str().is_empty());
     if let Some(path) = &file {
-        open(path).map_err(|error| format!("Can't open the log file {}: {error}", path.display()))?;
+        open(path)
+            .map_err(|error| format!("Can't open the log file {}: {error}", path.display()))?;
     }
     log::set_boxed_logger(Box::new(Logger { file }))
         .map_err(|error| format!("Can't start logging: {error}"))?;

@@ -13,7 +13,10 @@ use damselfly_server::start::Server;
 static HEAP: damselfly_base::heap::Heap = damselfly_base::heap::Heap;
 
 fn main() -> ExitCode {
-    let request = config::load(std::env::args_os().skip(1), std::env::vars_os(), &Disk);
+    let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+    let args = std::env::args_os().skip(1).map(text);
+    let variables = std::env::vars_os().map(|(name, value)| (text(name), text(value)));
+    let request = config::load(args, variables, &Disk);
     let loaded = match request {
         Ok(Request::Help) => {
             print!("{}", config::help());
@@ -44,7 +47,11 @@ fn fail(why: &str) -> ExitCode {
 }
 
 fn serve(loaded: Loaded) -> Result<(), String> {
-    let Loaded { mut config, file, warnings } = loaded;
+    let Loaded {
+        mut config,
+        file,
+        warnings,
+    } = loaded;
     // The file stays where it was named from, even though the process moves to `dir`.
     let file = file.map(|path| std::path::absolute(&path).unwrap_or(path));
     enter_dir(&mut config)?;
@@ -79,7 +86,8 @@ fn serve(loaded: Loaded) -> Result<(), String> {
 fn enter_dir(config: &mut Config) -> Result<(), String> {
     std::env::set_current_dir(&config.dir)
         .map_err(|error| format!("Can't chdir to '{}': {error}", config.dir))?;
-    let dir = std::env::current_dir().map_err(|error| format!("Can't read the working directory: {error}"))?;
+    let dir = std::env::current_dir()
+        .map_err(|error| format!("Can't read the working directory: {error}"))?;
     config.dir = dir.display().to_string();
     Ok(())
 }
@@ -96,12 +104,21 @@ fn raise_file_limit(config: &mut Config) -> u64 {
         return current;
     }
     // The hard limit can only be raised with the right to do so; try that first.
-    let beyond = Rlimit { current: Some(wanted), maximum: limit.maximum.map(|max| max.max(wanted)) };
+    let beyond = Rlimit {
+        current: Some(wanted),
+        maximum: limit.maximum.map(|max| max.max(wanted)),
+    };
     if setrlimit(Resource::Nofile, beyond).is_ok() {
         return wanted;
     }
     let within = limit.maximum.unwrap_or(wanted).min(wanted);
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(within), maximum: limit.maximum });
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: Some(within),
+            maximum: limit.maximum,
+        },
+    );
     let reached = getrlimit(Resource::Nofile).current.unwrap_or(current);
     if reached < wanted {
         config.maxclients = u32::try_from(reached.saturating_sub(RESERVED).max(1)).unwrap_or(1);

@@ -93,13 +93,20 @@ mod tests {
 
     #[test]
     fn frequency_grows_slower_and_slower_and_decays() {
-        let policy = AccessPolicy::Frequency { log_factor: 10, decay_minutes: 1 };
+        let policy = AccessPolicy::Frequency {
+            log_factor: 10,
+            decay_minutes: 1,
+        };
         let mut access = policy.initial(0);
         assert_eq!(frequency(policy, access, 0), 5);
         for _ in 0..10 {
             access = policy.used(access, 0, || u32::MAX / 50);
         }
-        assert_eq!(frequency(policy, access, 0), 10, "a count of 10 grows once in 51 times");
+        assert_eq!(
+            frequency(policy, access, 0),
+            10,
+            "a count of 10 grows once in 51 times"
+        );
         assert_eq!(frequency(policy, access, 3 * 60_000), 7);
         assert_eq!(frequency(policy, access, 3600_000), 0);
     }

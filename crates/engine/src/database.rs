@@ -104,7 +104,11 @@ impl Absent<'_> {
 
 impl Database {
     pub(crate) fn new(shard_bits: u32, stagger: u32) -> Self {
-        Self { table: Table::new(shard_bits, stagger), entry_bytes: 0, sweep_position: 0 }
+        Self {
+            table: Table::new(shard_bits, stagger),
+            entry_bytes: 0,
+            sweep_position: 0,
+        }
     }
 
     /// The number of keys, those included whose end has come but that are still in memory.
@@ -151,7 +155,12 @@ impl Database {
             Slot::Occupied(slot) => return Place::Present(Present { slot, entry_bytes }),
             Slot::Vacant(slot) => Free::Vacant(slot),
         };
-        Place::Absent(Absent { slot, now, entry_bytes, expired })
+        Place::Absent(Absent {
+            slot,
+            now,
+            entry_bytes,
+            expired,
+        })
     }
 
     /// The live entry of a key; a dead one is removed first and counted in `expired`.
@@ -188,5 +197,8 @@ impl Database {
 /// True if the entry's end has come.
 #[inline]
 pub(crate) fn is_dead(entry: EntryRef<'_>, now: Now) -> bool {
-    entry.has_deadline() && entry.deadline_ms().is_some_and(|deadline| deadline <= now.0)
+    entry.has_deadline()
+        && entry
+            .deadline_ms()
+            .is_some_and(|deadline| deadline <= now.0)
 }

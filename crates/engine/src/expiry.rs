@@ -22,7 +22,10 @@ pub struct Swept {
 impl Engine {
     /// Sweeps one slice of each database of a shard. A busy shard is left for another time.
     pub fn sweep(&self, shard: usize, now: Now) -> Swept {
-        let mut swept = Swept { removed: 0, finished: true };
+        let mut swept = Swept {
+            removed: 0,
+            finished: true,
+        };
         if self.settings.sweep_paused.load(Relaxed) {
             return swept;
         }
@@ -42,7 +45,11 @@ impl Engine {
     /// Entries removed since the start because their end had come.
     pub fn expired(&self, now: Now) -> u64 {
         (0..self.shards())
-            .filter_map(|shard| self.lock_shard(shard, 0, now).ok().map(|mut tx| *tx.expired_mut(shard)))
+            .filter_map(|shard| {
+                self.lock_shard(shard, 0, now)
+                    .ok()
+                    .map(|mut tx| *tx.expired_mut(shard))
+            })
             .sum()
     }
 }

@@ -1,7 +1,7 @@
 //! The shards and their locks: who may touch what, and all `unsafe` code of the engine.
 
-use std::sync::{Condvar, Mutex, OnceLock};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Condvar, Mutex, OnceLock};
 
 use damselfly_lock::{Lock, Waiters};
 
@@ -70,7 +70,10 @@ impl Settings {
     pub fn set_access_policy(&self, policy: AccessPolicy) {
         match policy {
             AccessPolicy::Recency => self.frequency.store(false, Relaxed),
-            AccessPolicy::Frequency { log_factor, decay_minutes } => {
+            AccessPolicy::Frequency {
+                log_factor,
+                decay_minutes,
+            } => {
                 self.log_factor.store(log_factor, Relaxed);
                 self.decay_minutes.store(decay_minutes, Relaxed);
                 self.frequency.store(true, Relaxed);
@@ -136,13 +139,21 @@ impl Engine {
     /// # Panics
     /// If the number of shards is no power of two up to [`SHARDS_MAX`].
     pub fn new(rule: Rule) -> Self {
-        assert!(rule.shards.is_power_of_two() && rule.shards <= SHARDS_MAX, "{} shards", rule.shards);
+        assert!(
+            rule.shards.is_power_of_two() && rule.shards <= SHARDS_MAX,
+            "{} shards",
+            rule.shards
+        );
         let shard_bits = rule.shards.trailing_zeros();
         let shards = (0..rule.shards as u32)
             .map(|index| {
-                let databases =
-                    (0..rule.databases).map(|_| Database::new(shard_bits, index)).collect();
-                Apart(Lock::new(Shard { databases, expired: 0 }))
+                let databases = (0..rule.databases)
+                    .map(|_| Database::new(shard_bits, index))
+                    .collect();
+                Apart(Lock::new(Shard {
+                    databases,
+                    expired: 0,
+                }))
             })
             .collect();
         Self {
@@ -219,7 +230,11 @@ impl Engine {
     /// As [`Engine::lock_one`], by the shard's number.
     #[inline]
     pub fn lock_shard(&self, shard: usize, db: usize, now: Now) -> Result<Tx<'_>, Busy> {
-        if self.shards[shard].0.acquire() { Ok(Tx::new(self, Held::One(shard), db, now)) } else { Err(Busy { shard }) }
+        if self.shards[shard].0.acquire() {
+            Ok(Tx::new(self, Held::One(shard), db, now))
+        } else {
+            Err(Busy { shard })
+        }
     }
 
     /// Starts an atomic section over the shards of all `hashes`. `scratch` holds their numbers while
@@ -304,7 +319,9 @@ impl Engine {
     /// Hints that the bucket of this hash is about to be read. Does nothing if the shard is busy.
     #[inline]
     pub fn prefetch_bucket(&self, hash: u64, db: usize) {
-        self.peek(hash, |shard| shard.databases[db].table.prefetch_bucket(hash));
+        self.peek(hash, |shard| {
+            shard.databases[db].table.prefetch_bucket(hash)
+        });
     }
 
     /// Hints that the entry of this hash is about to be read. Does nothing if the shard is busy.

@@ -23,7 +23,10 @@ impl<'a> Key<'a> {
     /// Hashes the key.
     #[inline]
     pub fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, hash: damselfly_base::hash(bytes) }
+        Self {
+            bytes,
+            hash: damselfly_base::hash(bytes),
+        }
     }
 }
 
@@ -86,7 +89,15 @@ impl Drop for Tx<'_> {
 impl<'a> Tx<'a> {
     #[inline]
     pub(crate) fn new(engine: &'a Engine, held: Held<'a>, db: usize, now: Now) -> Self {
-        Self { engine, held, db, now, touches: true, effects: Effects::default(), garbage: Vec::new() }
+        Self {
+            engine,
+            held,
+            db,
+            now,
+            touches: true,
+            effects: Effects::default(),
+            garbage: Vec::new(),
+        }
     }
 
     /// Makes reading leave no trace on the age of keys (CLIENT NO-TOUCH).

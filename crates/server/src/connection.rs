@@ -87,7 +87,9 @@ impl Batch {
 
     /// Up to where the input is not needed any more.
     pub fn consumed(&self) -> usize {
-        self.requests.get(self.next).map_or(self.parsed, |request| request.start)
+        self.requests
+            .get(self.next)
+            .map_or(self.parsed, |request| request.start)
     }
 
     /// Parses the complete requests of `input` from where the last call stopped, up to
@@ -103,7 +105,13 @@ impl Batch {
                     self.parsed += consumed;
                     let spans = self.spans.len() - first_span;
                     if spans > 0 {
-                        self.requests.push(Request { start, first_span, spans, row: None, hash: 0 });
+                        self.requests.push(Request {
+                            start,
+                            first_span,
+                            spans,
+                            row: None,
+                            hash: 0,
+                        });
                     }
                 }
                 Ok(damselfly_protocol::Progress::Incomplete { wanted }) => {
@@ -218,7 +226,9 @@ impl Connection {
                 Ok(bytes) if bytes < buffer.len() => Ok((bytes, ReadEnd::Drained)),
                 Ok(bytes) => Ok((bytes, ReadEnd::More)),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok((0, ReadEnd::Drained)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    Ok((0, ReadEnd::Drained))
+                }
                 Err(error) => Err(error),
             };
         }
@@ -236,7 +246,10 @@ impl Connection {
             Some(_) | None => step,
         };
         self.input.reserve_exact(step);
-        match (&mut self.stream).take(step as u64).read_to_end(&mut self.input) {
+        match (&mut self.stream)
+            .take(step as u64)
+            .read_to_end(&mut self.input)
+        {
             Ok(bytes) if bytes < step => Ok((bytes, ReadEnd::Closed)),
             Ok(bytes) => Ok((bytes, ReadEnd::More)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

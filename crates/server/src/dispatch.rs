@@ -60,7 +60,10 @@ impl Dispatcher {
         self.prepare(batch, input, connection.session.db);
         let client = connection.session.client.clone();
         client.active_ms.store(now.0, Relaxed);
-        client.commands.store(client.commands.load(Relaxed) + batch.requests.len() as u64, Relaxed);
+        client.commands.store(
+            client.commands.load(Relaxed) + batch.requests.len() as u64,
+            Relaxed,
+        );
         let mut started = self.clock.raw();
         while let Some(request) = batch.requests.get(batch.next) {
             if connection.unsent() > OUTPUT_PAUSE_BYTES {
@@ -69,7 +72,11 @@ impl Dispatcher {
             }
             let spans = &batch.spans[request.first_span..request.first_span + request.spans];
             let (place, hash) = (first_key_place(request), request.hash);
-            let args = Args::new(&input[request.start..], spans, place.map(|place| (place, hash)));
+            let args = Args::new(
+                &input[request.start..],
+                spans,
+                place.map(|place| (place, hash)),
+            );
             connection.stall = self.run_request(connection, request.row, args, now, &mut started);
             if connection.stall.is_some() {
                 return;
@@ -201,8 +208,14 @@ impl Dispatcher {
         }
         let threshold_ms = self.config.latency_monitor_threshold_ms;
         if threshold_ms > 0 && took_ns / 1_000_000 >= threshold_ms {
-            let event = if row.command.has(damselfly_commands::Trait::Fast) { "fast-command" } else { "command" };
-            self.shared.latency.add(event, shared::now_ms() / 1000, took_ns / 1_000_000);
+            let event = if row.command.has(damselfly_commands::Trait::Fast) {
+                "fast-command"
+            } else {
+                "command"
+            };
+            self.shared
+                .latency
+                .add(event, shared::now_ms() / 1000, took_ns / 1_000_000);
         }
         if self.shared.monitors.load(Relaxed) > 0 {
             monitor::feed(&self.shared, session, row, args);
@@ -261,14 +274,25 @@ impl Dispatcher {
         if !row.command.arity.allows(args.len()) {
             return Some(CommandError::Arity(row.name.clone()));
         }
-        if row.protected && !self.config.enable_debug_command.permits(session.client.origin) {
+        if row.protected
+            && !self
+                .config
+                .enable_debug_command
+                .permits(session.client.origin)
+        {
             return Some(CommandError::err(format!(
                 "{} command not allowed. If the enable-debug-command option is set to \"local\", you can run it from a local connection, otherwise you need to set this option in the configuration file, and then restart the server.",
-                row.name.split('|').next().unwrap_or_default().to_uppercase()
+                row.name
+                    .split('|')
+                    .next()
+                    .unwrap_or_default()
+                    .to_uppercase()
             )));
         }
         if !session.authenticated && !row.no_auth {
-            return Some(CommandError::Text(String::from("NOAUTH Authentication required.")));
+            return Some(CommandError::Text(String::from(
+                "NOAUTH Authentication required.",
+            )));
         }
         if row.needs_memory && self.is_memory_short() {
             return Some(CommandError::OutOfMemory);
@@ -307,12 +331,18 @@ impl Dispatcher {
                 };
                 run(&mut context, args, reply)
             }
+            Handler::Help => {
+                self.registry.write_help(row, reply);
+                Ok(())
+            }
             Handler::Keyspace(run) => {
                 let mut tx = match row.locks {
                     Locks::One(place) => engine.lock_one(args.key(place).hash, db, now)?,
                     Locks::Many => {
-                        let hashes =
-                            row.command.key_places(args).map(|place| args.key(place).hash);
+                        let hashes = row
+                            .command
+                            .key_places(args)
+                            .map(|place| args.key(place).hash);
                         engine.lock_many(hashes, &mut self.shards, db, now)?
                     }
                     Locks::All => engine.lock_all(db, now)?,
@@ -357,7 +387,10 @@ fn unknown_command(session: &mut Session, args: Args<'_>) -> CommandError {
     /// Redis shows at most this many bytes of the name, and about as many of the arguments.
     const SHOWN_BYTES_MAX: usize = 128;
     let name = args.at(0);
-    if [b"post".as_slice(), b"host:"].iter().any(|word| name.eq_ignore_ascii_case(word)) {
+    if [b"post".as_slice(), b"host:"]
+        .iter()
+        .any(|word| name.eq_ignore_ascii_case(word))
+    {
         log::warn!(
             "Possible SECURITY ATTACK detected. It looks like somebody is sending POST or Host: commands to Damselfly. This is likely due to an attacker attempting to use Cross Protocol Scripting to compromise your instance. Connection from {} aborted.",
             session.client.address
@@ -375,7 +408,10 @@ fn unknown_command(session: &mut Session, args: Args<'_>) -> CommandError {
         let room = SHOWN_BYTES_MAX - listed.len();
         listed += &format!("'{}' ", shown(&arg[..arg.len().min(room)]));
     }
-    CommandError::err(format!("unknown command '{}', with args beginning with: {listed}", shown(name)))
+    CommandError::err(format!(
+        "unknown command '{}', with args beginning with: {listed}",
+        shown(name)
+    ))
 }
 
 #[cold]

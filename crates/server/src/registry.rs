@@ -2,7 +2,9 @@
 
 use std::sync::LazyLock;
 
-use damselfly_commands::{Args, At, Command, FAMILIES, Keys, KeyspaceFn, Result, Run, Trait};
+use damselfly_commands::{
+    Args, Arity, At, Command, FAMILIES, Group, Keys, KeyspaceFn, Result, Run, Trait,
+};
 use damselfly_protocol::Reply;
 
 use crate::session::{self, Context};
@@ -17,7 +19,23 @@ pub enum Handler {
     Keyspace(KeyspaceFn),
     /// It works on the connection or the server.
     Session(SessionFn),
+    /// It lists the subcommands of its container.
+    Help,
 }
+
+/// The subcommand that every container has.
+const HELP: Command<Handler> = Command {
+    name: "HELP",
+    arity: Arity::Exactly(2),
+    keys: Keys::None,
+    traits: &[Trait::Loading, Trait::Stale],
+    run: Run::Run(Handler::Help),
+    group: Group::Server,
+    usage: "HELP",
+    summary: "Lists the subcommands.",
+    since: "5.0.0",
+    complexity: "O(1)",
+};
 
 /// Which locks a command needs, in the form that is quickest to act upon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +97,10 @@ fn fold(name: &[u8]) -> usize {
 
 impl Registry {
     fn new() -> Self {
-        let mut registry = Self { rows: Vec::new(), slots: Box::new([0; SLOTS]) };
+        let mut registry = Self {
+            rows: Vec::new(),
+            slots: Box::new([0; SLOTS]),
+        };
         for command in FAMILIES.iter().copied().flatten() {
             registry.add(command.map(Handler::Keyspace), None);
         }
@@ -115,8 +136,15 @@ impl Registry {
             command,
         });
         if let Run::Subcommands(rows) = command.run {
-            self.rows[index].subcommands =
-                rows.iter().map(|row| self.add(*row, Some(index))).collect();
+            let help = Command {
+                group: command.group,
+                ..HELP
+            };
+            self.rows[index].subcommands = rows
+                .iter()
+                .chain([&help])
+                .map(|row| self.add(*row, Some(index)))
+                .collect();
         }
         index
     }
@@ -154,6 +182,28 @@ impl Registry {
     }
 }
 
+impl Registry {
+    /// Writes what HELP shows for the container that `row` belongs to.
+    pub fn write_help(&self, row: &Row, reply: &mut Reply<'_>) {
+        let container = row.name.split('|').next().unwrap_or_default();
+        let shown: Vec<&Command<Handler>> = self
+            .find(container.as_bytes())
+            .map_or(&[][..], |container| &container.subcommands)
+            .iter()
+            .map(|&index| &self.rows[index].command)
+            .collect();
+        let title = container.to_uppercase();
+        reply.array(1 + 2 * shown.len());
+        reply.simple(&format!(
+            "{title} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:"
+        ));
+        for command in shown {
+            reply.simple(command.usage.trim_start_matches(&*title).trim_start());
+            reply.simple(&format!("    {}", command.summary));
+        }
+    }
+}
+
 fn locks_of(command: &Command<Handler>) -> Locks {
     match command.keys {
         Keys::None => Locks::None,
@@ -178,7 +228,10 @@ mod tests {
         }
         for row in REGISTRY.top_level() {
             for name in [row.name.to_uppercase(), row.name.clone()] {
-                assert_eq!(REGISTRY.find(name.as_bytes()).map(|found| found.index), Some(row.index));
+                assert_eq!(
+                    REGISTRY.find(name.as_bytes()).map(|found| found.index),
+                    Some(row.index)
+                );
             }
         }
         assert!(REGISTRY.find(b"nosuchcommand").is_none());
@@ -191,11 +244,22 @@ mod tests {
             let command = &row.command;
             let words: Vec<_> = command.usage.split(' ').collect();
             let full_name = row.name.replace('|', " ").to_uppercase();
-            assert!(command.usage.starts_with(&full_name), "{}: {}", row.name, command.usage);
-            assert!(command.summary.ends_with('.'), "{}: {}", row.name, command.summary);
+            let is_help = matches!(command.run, Run::Run(Handler::Help));
+            assert!(
+                is_help || command.usage.starts_with(&full_name),
+                "{}: {}",
+                row.name,
+                command.usage
+            );
+            assert!(
+                command.summary.ends_with('.'),
+                "{}: {}",
+                row.name,
+                command.summary
+            );
             let required = required_words(&words);
             match command.run {
-                Run::Subcommands(_) => {}
+                Run::Subcommands(_) | Run::Run(Handler::Help) => {}
                 Run::Run(_) => assert_eq!(
                     required,
                     command.arity.signed().unsigned_abs() as usize,

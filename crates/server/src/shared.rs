@@ -56,7 +56,10 @@ impl Thread {
 
     /// Leaves a message and wakes the thread.
     pub fn send(&self, message: Message) {
-        self.inbox.lock().unwrap_or_else(PoisonError::into_inner).push(message);
+        self.inbox
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(message);
         self.wake();
     }
 
@@ -192,7 +195,10 @@ impl Shared {
 
     /// Sums one counter over all threads.
     pub fn total(&self, counter: impl Fn(&ThreadCounters) -> u64) -> u64 {
-        self.threads.iter().map(|thread| counter(&thread.counters)).sum()
+        self.threads
+            .iter()
+            .map(|thread| counter(&thread.counters))
+            .sum()
     }
 
     /// Notes how much memory is in use, and returns it, in bytes.

@@ -37,32 +37,47 @@ impl Server {
             threads => threads,
         };
         let shards = match config.shards {
-            0 => (threads * SHARDS_PER_THREAD).next_power_of_two().min(SHARDS_MAX),
+            0 => (threads * SHARDS_PER_THREAD)
+                .next_power_of_two()
+                .min(SHARDS_MAX),
             shards => shards.next_power_of_two().min(SHARDS_MAX),
         };
         let listeners = Listener::open_all(&config)?;
         let pidfile = write_pidfile(&config.pidfile)?;
-        let engine =
-            Arc::new(Engine::new(Rule { shards, databases: config.databases as usize }));
+        let engine = Arc::new(Engine::new(Rule {
+            shards,
+            databases: config.databases as usize,
+        }));
         let failed = |error: io::Error| format!("Can't set up the event loop: {error}");
         let mut polls = Vec::new();
         let mut handles = Vec::new();
         for _ in 0..threads {
             let poll = Poll::new().map_err(failed)?;
-            handles.push(Thread::new(Waker::new(poll.registry(), WAKER).map_err(failed)?));
+            handles.push(Thread::new(
+                Waker::new(poll.registry(), WAKER).map_err(failed)?,
+            ));
             polls.push(poll);
         }
         let shared = Arc::new(Shared::new(engine.clone(), handles, config, config_file));
         set_wakes(&shared);
         spawn("free", move || engine.free_garbage())?;
-        let mut server = Self { shared, threads: Vec::new(), pidfile };
+        let mut server = Self {
+            shared,
+            threads: Vec::new(),
+            pidfile,
+        };
         let mut listeners = Some(listeners);
         for (index, poll) in polls.into_iter().enumerate() {
             let own = listeners.take().unwrap_or_default();
             let worker = Worker::new(index, server.shared.clone(), poll, own).map_err(failed)?;
-            server.threads.push(spawn(&format!("worker-{index}"), move || worker.run())?);
+            server
+                .threads
+                .push(spawn(&format!("worker-{index}"), move || worker.run())?);
         }
-        server.shared.startup_bytes.store(server.shared.note_memory(), Relaxed);
+        server
+            .shared
+            .startup_bytes
+            .store(server.shared.note_memory(), Relaxed);
         Ok(server)
     }
 
@@ -84,7 +99,9 @@ impl Server {
         }
         for worker in self.threads.drain(..) {
             if worker.join().is_err() {
-                log::error!("A thread ended by a bug in Damselfly. Please report this with the lines above.");
+                log::error!(
+                    "A thread ended by a bug in Damselfly. Please report this with the lines above."
+                );
             }
         }
         if let Some(path) = &self.pidfile {
@@ -93,7 +110,10 @@ impl Server {
     }
 }
 
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<thread::JoinHandle<()>, String> {
+fn spawn(
+    name: &str,
+    run: impl FnOnce() + Send + 'static,
+) -> Result<thread::JoinHandle<()>, String> {
     thread::Builder::new()
         .name(name.to_owned())
         .spawn(run)

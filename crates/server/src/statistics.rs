@@ -54,7 +54,11 @@ impl Latencies {
     /// The largest value of a bucket, in nanoseconds.
     fn bucket_max_ns(bucket: usize) -> u64 {
         let (log2, quarter) = (bucket / 4, bucket as u64 % 4);
-        if log2 < 2 { 4 } else { ((4 + quarter + 1) << (log2 - 2)) - 1 }
+        if log2 < 2 {
+            4
+        } else {
+            ((4 + quarter + 1) << (log2 - 2)) - 1
+        }
     }
 
     #[inline]
@@ -130,8 +134,15 @@ const ERROR_WORDS_MAX: usize = 128;
 impl ThreadCounters {
     /// Counters at zero for every command there is.
     pub fn new() -> Self {
-        let commands = REGISTRY.rows().iter().map(|_| CommandCounters::default()).collect();
-        Self { commands, ..Self::default() }
+        let commands = REGISTRY
+            .rows()
+            .iter()
+            .map(|_| CommandCounters::default())
+            .collect();
+        Self {
+            commands,
+            ..Self::default()
+        }
     }
 
     /// Counts an error reply; `text` is without the leading `-`.
@@ -148,7 +159,12 @@ impl ThreadCounters {
     /// Starts all counters again at zero, as CONFIG RESETSTAT does.
     pub fn reset(&self) {
         for command in &self.commands {
-            for counter in [&command.calls, &command.ns, &command.rejected, &command.failed] {
+            for counter in [
+                &command.calls,
+                &command.ns,
+                &command.rejected,
+                &command.failed,
+            ] {
                 counter.reset();
             }
             command.latencies.0.iter().for_each(Counter::reset);
@@ -192,8 +208,13 @@ pub struct CommandTotals {
 impl CommandTotals {
     /// Sums over threads, for the command of that index.
     pub fn sum<'a>(threads: impl Iterator<Item = &'a ThreadCounters>, index: usize) -> Self {
-        let mut totals =
-            Self { calls: 0, ns: 0, rejected: 0, failed: 0, latencies: vec![0; LATENCY_BUCKETS] };
+        let mut totals = Self {
+            calls: 0,
+            ns: 0,
+            rejected: 0,
+            failed: 0,
+            latencies: vec![0; LATENCY_BUCKETS],
+        };
         for thread in threads {
             let command = &thread.commands[index];
             totals.calls += command.calls.read();
@@ -268,6 +289,9 @@ mod tests {
         assert_eq!(totals.calls, 100);
         assert!((1.0..1.3).contains(&totals.percentile_us(50.0)));
         assert!((1000.0..1300.0).contains(&totals.percentile_us(100.0)));
-        assert_eq!(totals.cumulative_us().last().map(|(_, count)| *count), Some(100));
+        assert_eq!(
+            totals.cumulative_us().last().map(|(_, count)| *count),
+            Some(100)
+        );
     }
 }

@@ -129,7 +129,11 @@ impl Worker {
         let now = Instant::now();
         let mut until = self.next_tick.min(self.next_sweep);
         for &key in &self.stalled {
-            match self.connections.get(key).and_then(|connection| connection.stall) {
+            match self
+                .connections
+                .get(key)
+                .and_then(|connection| connection.stall)
+            {
                 Some(Stall::Sleeping(end)) => until = until.min(end),
                 // Looked at again with every wake-up and tick.
                 Some(Stall::Shard(_) | Stall::Paused(_) | Stall::Output) | None => {}
@@ -245,7 +249,10 @@ impl Worker {
         let (bytes, end) = match result {
             Ok(done) => done,
             Err(error) => {
-                log::debug!("Reading from client {}: {error}", connection.session.client.address);
+                log::debug!(
+                    "Reading from client {}: {error}",
+                    connection.session.client.address
+                );
                 connection.ended = true;
                 connection.output.clear();
                 connection.sent = 0;
@@ -276,7 +283,12 @@ impl Worker {
         let mut batch = std::mem::take(&mut self.batch);
         if let Some(connection) = self.connections.get_mut(key) {
             batch.clear();
-            run_all(&mut self.dispatcher, connection, &mut batch, &mut buffer[..bytes]);
+            run_all(
+                &mut self.dispatcher,
+                connection,
+                &mut batch,
+                &mut buffer[..bytes],
+            );
             connection.keep(&buffer[..bytes], &mut batch);
         }
         self.buffer = buffer;
@@ -317,7 +329,10 @@ impl Worker {
                 connection.session.client.address,
                 config.client_query_buffer_limit_bytes
             );
-            self.shared.threads[self.index].counters.query_limit_disconnections.add(1);
+            self.shared.threads[self.index]
+                .counters
+                .query_limit_disconnections
+                .add(1);
             connection.ended = true;
             connection.output.clear();
             connection.sent = 0;
@@ -347,9 +362,13 @@ impl Worker {
         };
         let client = &connection.session.client;
         client.input_bytes.store(connection.input.len(), Relaxed);
-        client.input_capacity.store(connection.input.capacity(), Relaxed);
+        client
+            .input_capacity
+            .store(connection.input.capacity(), Relaxed);
         client.output_bytes.store(connection.unsent(), Relaxed);
-        client.output_capacity.store(connection.output.capacity(), Relaxed);
+        client
+            .output_capacity
+            .store(connection.output.capacity(), Relaxed);
     }
 
     /// Sends replies, and closes the connection if there is nothing left to do for it.
@@ -361,7 +380,10 @@ impl Worker {
         let sent_all = match connection.flush() {
             Ok(sent_all) => sent_all,
             Err(error) => {
-                log::debug!("Writing to client {}: {error}", connection.session.client.address);
+                log::debug!(
+                    "Writing to client {}: {error}",
+                    connection.session.client.address
+                );
                 self.close(key);
                 return;
             }
@@ -369,7 +391,9 @@ impl Worker {
         if before > 0 {
             let counters = &self.shared.threads[self.index].counters;
             counters.writes.add(1);
-            counters.output_bytes.add((before - connection.unsent()) as u64);
+            counters
+                .output_bytes
+                .add((before - connection.unsent()) as u64);
         }
         if sent_all {
             connection.over_soft_limit_since = None;
@@ -419,7 +443,10 @@ impl Worker {
                 "Client {} closed for overcoming of output buffer limits ({unsent} bytes unread).",
                 connection.session.client.address
             );
-            self.shared.threads[self.index].counters.output_limit_disconnections.add(1);
+            self.shared.threads[self.index]
+                .counters
+                .output_limit_disconnections
+                .add(1);
             self.close(key);
         }
     }
@@ -431,7 +458,9 @@ impl Worker {
         let client = &connection.session.client;
         crate::session::connection::stop_monitoring(&self.shared, client);
         self.shared.clients.remove(client.id);
-        self.shared.threads[self.index].connections.fetch_sub(1, Relaxed);
+        self.shared.threads[self.index]
+            .connections
+            .fetch_sub(1, Relaxed);
         self.stalled.retain(|&other| other != key);
         let _ = connection.stream.deregister(self.poll.registry());
     }
@@ -517,8 +546,12 @@ impl Worker {
     fn admit(&mut self, mut stream: Stream) {
         use std::io::Write;
         let counters = &self.shared.threads[self.index].counters;
-        let connected: usize =
-            self.shared.threads.iter().map(|thread| thread.connections.load(Relaxed)).sum();
+        let connected: usize = self
+            .shared
+            .threads
+            .iter()
+            .map(|thread| thread.connections.load(Relaxed))
+            .sum();
         let config = &self.dispatcher.config;
         if connected >= config.maxclients as usize {
             // There may be no room in the socket; the client is lost either way.
@@ -554,7 +587,9 @@ impl Worker {
         let entry = self.connections.vacant_entry();
         if let Err(error) = stream.register(self.poll.registry(), Token(entry.key())) {
             log::warn!("Serving a new connection: {error}");
-            self.shared.threads[self.index].connections.fetch_sub(1, Relaxed);
+            self.shared.threads[self.index]
+                .connections
+                .fetch_sub(1, Relaxed);
             return;
         }
         let config = &self.dispatcher.config;
@@ -595,7 +630,10 @@ impl Worker {
     /// Removes expired keys from this thread's share of the shards, for a bounded time. True if there is
     /// much left to do.
     fn sweep(&mut self, started: Instant) -> bool {
-        let (engine, counters) = (&self.shared.engine, &self.shared.threads[self.index].counters);
+        let (engine, counters) = (
+            &self.shared.engine,
+            &self.shared.threads[self.index].counters,
+        );
         let (step, now) = (self.shared.threads.len(), Now(shared::now_ms()));
         let budget = SWEEP_BUDGET * self.dispatcher.config.active_expire_effort;
         let own_shards = engine.shards().saturating_sub(self.index).div_ceil(step);
@@ -642,14 +680,17 @@ impl Worker {
         let shared = &self.shared;
         let sum = (
             shared.total(|counters| {
-                counters.commands.iter().map(|command| command.calls.read()).sum()
+                counters
+                    .commands
+                    .iter()
+                    .map(|command| command.calls.read())
+                    .sum()
             }),
             shared.total(|counters| counters.input_bytes.read()),
             shared.total(|counters| counters.output_bytes.read()),
         );
-        let per_second = |now: u64, before: u64| {
-            now.saturating_sub(before) as f64 / TICK.as_secs_f64()
-        };
+        let per_second =
+            |now: u64, before: u64| now.saturating_sub(before) as f64 / TICK.as_secs_f64();
         let latest = Rates {
             commands: per_second(sum.0, self.rates_before.0),
             input_bytes: per_second(sum.1, self.rates_before.1),

@@ -128,9 +128,7 @@ impl<'a> NewValue<'a> {
     fn len(self) -> usize {
         match self {
             Self::Bytes(bytes) => bytes.len(),
-            Self::Integer(number) => {
-                Kind::of_integer(number).integer_bytes().unwrap_or_default()
-            }
+            Self::Integer(number) => Kind::of_integer(number).integer_bytes().unwrap_or_default(),
         }
     }
 }
@@ -164,7 +162,13 @@ impl Shape {
             0x100..=0xffff => 1,
             _ => 2,
         };
-        Self { kind, width, has_deadline, key_len, value_len }
+        Self {
+            kind,
+            width,
+            has_deadline,
+            key_len,
+            value_len,
+        }
     }
 
     /// True if `len` fits in a length field of this shape.
@@ -174,7 +178,11 @@ impl Shape {
 
     #[inline]
     fn deadline_at(self) -> usize {
-        let lengths = if self.kind.integer_bytes().is_some() { 1 } else { 2 };
+        let lengths = if self.kind.integer_bytes().is_some() {
+            1
+        } else {
+            2
+        };
         LENGTHS_AT + (lengths << self.width)
     }
 
@@ -260,17 +268,30 @@ impl Block {
             Some(bytes) => bytes,
             None => self.read_length(LENGTHS_AT + (1 << width), width),
         };
-        Shape { kind, width, has_deadline: flags & DEADLINE_FLAG != 0, key_len, value_len }
+        Shape {
+            kind,
+            width,
+            has_deadline: flags & DEADLINE_FLAG != 0,
+            key_len,
+            value_len,
+        }
     }
 
     /// Writes flags and lengths, keeping the other flags and the access bits.
     fn write_shape(self, shape: Shape) {
         let kept = self.flags() & !(KIND_MASK | 3 << WIDTH_SHIFT | DEADLINE_FLAG);
         let deadline = if shape.has_deadline { DEADLINE_FLAG } else { 0 };
-        self.write(0, [kept | shape.kind as u8 | shape.width << WIDTH_SHIFT | deadline]);
+        self.write(
+            0,
+            [kept | shape.kind as u8 | shape.width << WIDTH_SHIFT | deadline],
+        );
         self.write_length(LENGTHS_AT, shape.width, shape.key_len);
         if shape.kind.integer_bytes().is_none() {
-            self.write_length(LENGTHS_AT + (1 << shape.width), shape.width, shape.value_len);
+            self.write_length(
+                LENGTHS_AT + (1 << shape.width),
+                shape.width,
+                shape.value_len,
+            );
         }
     }
 
@@ -349,7 +370,10 @@ impl Entry {
     /// If key or value exceed 4 GiB, which the protocol's limits forbid.
     #[inline]
     pub fn new(key: &[u8], value: NewValue<'_>, deadline_ms: Option<i64>) -> Self {
-        assert!(key.len().max(value.len()) <= BYTES_MAX, "key or value over 4 GiB");
+        assert!(
+            key.len().max(value.len()) <= BYTES_MAX,
+            "key or value over 4 GiB"
+        );
         let shape = Shape::new(value.kind(), deadline_ms.is_some(), key.len(), value.len());
         let block = Block::new(shape, 0);
         block.fill(shape.key_at(), key);
@@ -363,7 +387,10 @@ impl Entry {
     /// The entry, to read.
     #[inline]
     pub fn view(&self) -> EntryRef<'_> {
-        EntryRef { block: self.0, lives: PhantomData }
+        EntryRef {
+            block: self.0,
+            lives: PhantomData,
+        }
     }
 
     /// Replaces the value; the deadline and access bits stay. In place if it fits and little is
@@ -371,7 +398,11 @@ impl Entry {
     #[inline]
     pub fn set(&mut self, value: NewValue<'_>) {
         let old = self.0.shape();
-        let new = Shape { kind: value.kind(), value_len: value.len(), ..old };
+        let new = Shape {
+            kind: value.kind(),
+            value_len: value.len(),
+            ..old
+        };
         let same_layout = old.kind.integer_bytes().is_some() == new.kind.integer_bytes().is_some();
         if same_layout && new.length_fits(new.value_len) {
             let (total, room) = (new.total(), self.0.room());
@@ -390,7 +421,10 @@ impl Entry {
     /// Sets or removes the deadline, in milliseconds since the epoch.
     pub fn set_deadline_ms(&mut self, deadline_ms: Option<i64>) {
         let old = self.0.shape();
-        let new = Shape { has_deadline: deadline_ms.is_some(), ..old };
+        let new = Shape {
+            has_deadline: deadline_ms.is_some(),
+            ..old
+        };
         if new.has_deadline != old.has_deadline {
             self.reshape(new, new.total());
         }
@@ -414,7 +448,15 @@ impl Entry {
         if new.width == old.width && new.total() <= self.0.room() {
             self.0.write_shape(new);
         } else {
-            self.reshape(new, new.total() + if grown > 0 { len.min(SLACK_BYTES_MAX) } else { 0 });
+            self.reshape(
+                new,
+                new.total()
+                    + if grown > 0 {
+                        len.min(SLACK_BYTES_MAX)
+                    } else {
+                        0
+                    },
+            );
         }
         if grown > 0 {
             self.0.zero(new.value_at() + old.value_len, grown);
@@ -472,7 +514,10 @@ impl<'a> EntryRef<'a> {
     /// `raw` came from [`Entry::into_raw`] and the entry lives, unchanged, for `'a`.
     #[inline]
     pub(crate) unsafe fn from_raw(raw: NonNull<u8>) -> Self {
-        Self { block: Block(raw), lives: PhantomData }
+        Self {
+            block: Block(raw),
+            lives: PhantomData,
+        }
     }
 
     /// The key.
@@ -544,7 +589,9 @@ impl<'a> EntryRef<'a> {
         let block = Block::new(shape, 0);
         block.fill(shape.key_at(), key);
         // SAFETY: the value's part of the shape, which outlives the copy.
-        block.fill(shape.value_at(), unsafe { self.block.part(old.value_at(), old.value_len) });
+        block.fill(shape.value_at(), unsafe {
+            self.block.part(old.value_at(), old.value_len)
+        });
         let copy = Entry(block);
         copy.view().set_access(self.access());
         if let Some(deadline) = self.deadline_ms() {
@@ -584,7 +631,13 @@ mod tests {
                 for value in values {
                     let entry = Entry::new(key, NewValue::Bytes(value), deadline);
                     assert_eq!(entry.view().key(), key);
-                    assert_eq!(entry.view().value(), Value::Bytes { bytes: value, edited: false });
+                    assert_eq!(
+                        entry.view().value(),
+                        Value::Bytes {
+                            bytes: value,
+                            edited: false
+                        }
+                    );
                     assert_eq!(entry.view().deadline_ms(), deadline);
                 }
                 for bits in 0..63 {
@@ -602,11 +655,16 @@ mod tests {
     /// Random edits against a plain model.
     #[test]
     fn any_sequence_of_changes_leaves_the_same_as_a_plain_model() {
-        let seed = std::env::var("SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(0x5eed_u64);
+        let seed = std::env::var("SEED")
+            .ok()
+            .and_then(|s| s.parse().ok())
+            .unwrap_or(0x5eed_u64);
         println!("SEED={seed}");
         let mut state = seed;
         let mut random = move |below: usize| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             ((state >> 33) as usize) % below
         };
         for round in 0..200 {

@@ -66,7 +66,10 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
             ALWAYS[3],
             Trait::NoAuth,
             Trait::AllowBusy,
-            Trait::Deprecated { since: "7.2.0", instead: "just closing the connection" },
+            Trait::Deprecated {
+                since: "7.2.0",
+                instead: "just closing the connection",
+            },
         ],
         run: Run::Run(Handler::Session(quit)),
         group: Group::Connection,
@@ -119,7 +122,14 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
         name: "RESET",
         arity: Exactly(1),
         keys: Keys::None,
-        traits: &[ALWAYS[0], ALWAYS[1], ALWAYS[2], ALWAYS[3], Trait::NoAuth, Trait::AllowBusy],
+        traits: &[
+            ALWAYS[0],
+            ALWAYS[1],
+            ALWAYS[2],
+            ALWAYS[3],
+            Trait::NoAuth,
+            Trait::AllowBusy,
+        ],
         run: Run::Run(Handler::Session(reset)),
         group: Group::Connection,
         usage: "RESET",
@@ -168,7 +178,10 @@ const DEFAULT_USER: &[u8] = b"default";
 
 /// Compares without telling by its time how much of the password was right.
 fn same_secret(given: &[u8], wanted: &[u8]) -> bool {
-    let differing = given.iter().zip(wanted.iter().cycle()).fold(0, |sum, (a, b)| sum | (a ^ b));
+    let differing = given
+        .iter()
+        .zip(wanted.iter().cycle())
+        .fold(0, |sum, (a, b)| sum | (a ^ b));
     given.len() == wanted.len() && differing == 0
 }
 
@@ -237,7 +250,9 @@ fn hello(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Re
             at += 2;
         } else {
             let option = String::from_utf8_lossy(args.at(at)).into_owned();
-            return Err(CommandError::err(format!("Syntax error in HELLO option '{option}'")).into());
+            return Err(
+                CommandError::err(format!("Syntax error in HELLO option '{option}'")).into(),
+            );
         }
     }
     if let Some((user, password)) = credentials {

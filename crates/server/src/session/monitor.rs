@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use damselfly_commands::{Args, Command, Group, Keys, Result, Run, Trait};
 use damselfly_commands::Arity::Exactly;
+use damselfly_commands::{Args, Command, Group, Keys, Result, Run, Trait};
 use damselfly_protocol::Reply;
 
 use crate::registry::{Handler, Row};
@@ -42,7 +42,11 @@ pub fn feed(shared: &Shared, session: &Session, row: &Row, args: Args<'_>) {
     let now_us = shared::now_us();
     let client = &session.client;
     let from = if client.unix { "unix:" } else { "" };
-    let address = if client.unix { client.address.trim_end_matches(":0") } else { &client.address };
+    let address = if client.unix {
+        client.address.trim_end_matches(":0")
+    } else {
+        &client.address
+    };
     let mut line = format!(
         "+{}.{:06} [{} {from}{address}]",
         now_us / 1_000_000,
@@ -61,9 +65,16 @@ pub fn feed(shared: &Shared, session: &Session, row: &Row, args: Args<'_>) {
     }
     line.push_str("\r\n");
     let bytes: Arc<[u8]> = line.into_bytes().into();
-    for monitor in shared.clients.all().iter().filter(|client| client.monitor.load(Relaxed)) {
-        shared.threads[monitor.thread]
-            .send(Message::Deliver { client: monitor.id, bytes: bytes.clone() });
+    for monitor in shared
+        .clients
+        .all()
+        .iter()
+        .filter(|client| client.monitor.load(Relaxed))
+    {
+        shared.threads[monitor.thread].send(Message::Deliver {
+            client: monitor.id,
+            bytes: bytes.clone(),
+        });
     }
 }
 

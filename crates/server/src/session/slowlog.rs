@@ -56,9 +56,11 @@ pub fn shortened<'a>(args: impl ExactSizeIterator<Item = &'a [u8]>) -> Vec<Vec<u
         .take(kept)
         .map(|arg| match arg.len().checked_sub(ARG_BYTES_MAX) {
             None | Some(0) => arg.to_vec(),
-            Some(more) => {
-                [&arg[..ARG_BYTES_MAX], format!("... ({more} more bytes)").as_bytes()].concat()
-            }
+            Some(more) => [
+                &arg[..ARG_BYTES_MAX],
+                format!("... ({more} more bytes)").as_bytes(),
+            ]
+            .concat(),
         })
         .collect();
     if len > kept {
