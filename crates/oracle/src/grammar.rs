@@ -336,10 +336,7 @@ fn argument(slot: Slot, random: &mut Random) -> Vec<u8> {
         },
         Slot::Offset => match random.below(10) {
             0 => random.pick(ODD).to_vec(),
-            1 => random
-                .pick(&["536870912", "-1"])
-                .as_bytes()
-                .to_vec(),
+            1 => random.pick(&["536870912", "-1"]).as_bytes().to_vec(),
             _ => number(random.between(0, 60)),
         },
         Slot::Seconds => duration(random, 1),

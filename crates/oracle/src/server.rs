@@ -278,6 +278,14 @@ impl Server {
             id.expect("a process id is positive"),
             rustix::process::Signal::TERM,
         )?;
+        self.wait(limit)
+    }
+
+    /// Waits for the end; `None` when it still runs after `limit`.
+    ///
+    /// # Errors
+    /// The system cannot tell.
+    pub fn wait(&mut self, limit: Duration) -> io::Result<Option<ExitStatus>> {
         wait_for_end(&mut self.child, limit)
     }
 }
