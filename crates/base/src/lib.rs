@@ -1,1 +1,13 @@
-//! Damselfly: base.
+//! What every layer may use: the client's errors, numbers as Redis reads and writes them, glob
+//! patterns, the key hash, and the counted heap. No I/O, no clock, no threads.
+
+pub mod error;
+pub mod glob;
+pub mod hash;
+pub mod heap;
+pub mod long_double;
+pub mod number;
+pub mod random;
+
+pub use error::CommandError;
+pub use hash::hash;

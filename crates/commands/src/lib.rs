@@ -1,1 +1,39 @@
-//! Damselfly: commands.
+//! The commands on keys: one row and one function each, one file per family.
+
+pub mod args;
+pub mod command;
+mod counters;
+mod expiry;
+mod keys;
+mod keyspace;
+mod lcs;
+mod object;
+mod ranges;
+mod strings;
+
+pub use args::Args;
+pub use command::{
+    Access, Arity, At, Command, Group, KeySpec, Keys, Run, Stop, Trait, looks, reads,
+};
+pub use object::memory_usage;
+
+use damselfly_engine::Tx;
+use damselfly_protocol::Reply;
+
+/// What a command function returns: its reply is written, or nothing was done.
+pub type Result<T = ()> = std::result::Result<T, Stop>;
+
+/// A command on keys. The locks of the keys its row names are held.
+pub type KeyspaceFn = fn(&mut Tx<'_>, Args<'_>, &mut Reply<'_>) -> Result;
+
+/// All families.
+pub static FAMILIES: &[&[Command<KeyspaceFn>]] = &[
+    strings::COMMANDS,
+    counters::COMMANDS,
+    ranges::COMMANDS,
+    lcs::COMMANDS,
+    keys::COMMANDS,
+    keyspace::COMMANDS,
+    expiry::COMMANDS,
+    object::COMMANDS,
+];

@@ -1,1 +1,21 @@
-//! Damselfly: engine.
+//! The engine: shards that own the data, their locks, and what a command may do with them.
+//!
+//! ```text
+//! hash(key) ─ top bits ─► shard ─► database ─► table ─► entry
+//! ```
+//!
+//! A command takes the locks of exactly the shards its keys live in, in ascending order, as one [`Tx`];
+//! what it does through the `Tx` is atomic. Nothing here does I/O or knows a clock: time is an argument.
+
+mod access;
+mod database;
+mod expiry;
+mod keyspace;
+mod shard;
+mod tx;
+
+pub use access::{AccessPolicy, frequency, idle_seconds};
+pub use database::{Absent, Database, Place, Present};
+pub use keyspace::Cursor;
+pub use shard::{Busy, Engine, KeyspaceTotals, Rule, Settings, Wake};
+pub use tx::{Deadline, Effects, Key, Now, Tx};

@@ -2,6 +2,8 @@
 
 mod display;
 mod skip;
+#[cfg(test)]
+mod tests;
 mod value;
 
 pub use skip::skip_reply;

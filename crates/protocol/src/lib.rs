@@ -7,6 +7,10 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
+#[cfg(test)]
+mod random;
 pub mod reply;
 pub mod request;
 

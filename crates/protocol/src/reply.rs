@@ -16,6 +16,12 @@
 use std::fmt;
 use std::io::Write as _;
 
+mod double;
+#[cfg(test)]
+mod tests;
+
+pub use double::write_double;
+
 /// The version of the protocol that a connection chose by `HELLO`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Version {
@@ -75,6 +81,11 @@ impl<'a> Reply<'a> {
     /// What was written since [`Reply::position`] returned `position`.
     pub fn written_since(&self, position: usize) -> &[u8] {
         self.out.get(position..).unwrap_or_default()
+    }
+
+    /// A finished reply that was written elsewhere.
+    pub fn raw(&mut self, reply: &[u8]) {
+        self.out.extend_from_slice(reply);
     }
 
     /// `+OK`.
@@ -144,9 +155,7 @@ impl<'a> Reply<'a> {
     pub fn bulk_display(&mut self, value: impl fmt::Display) {
         let position = self.out.len();
         write!(self.out, "{value}").expect("writing to a vector does not fail");
-        let len = self.out.len() - position;
-        self.out.extend_from_slice(b"\r\n");
-        self.insert_header(position, b'$', len);
+        self.end_bulk(position);
     }
 
     /// The absence of a value: `$-1` or `_`.
@@ -248,11 +257,20 @@ impl<'a> Reply<'a> {
 
     /// A floating point number, with 17 significant digits as C's `%.17g` prints it.
     pub fn double(&mut self, value: f64) {
-        let mut buffer = Vec::with_capacity(DOUBLE_BYTES_MAX);
-        write_double(&mut buffer, value);
         match self.version {
-            Version::Resp2 => self.bulk(&buffer),
-            Version::Resp3 => self.line(b',', &buffer),
+            Version::Resp2 => match double::as_integer(value) {
+                Some(integer) => self.bulk_integer(integer),
+                None => {
+                    let position = self.out.len();
+                    write_double(self.out, value);
+                    self.end_bulk(position);
+                }
+            },
+            Version::Resp3 => {
+                self.out.push(b',');
+                write_double(self.out, value);
+                self.out.extend_from_slice(b"\r\n");
+            }
         }
     }
 
@@ -320,11 +338,13 @@ impl<'a> Reply<'a> {
         self.out.extend_from_slice(b"\r\n");
     }
 
-    fn insert_header(&mut self, position: usize, kind: u8, number: usize) {
+    /// Makes what was written from `position` on a bulk string.
+    fn end_bulk(&mut self, position: usize) {
         let end = self.out.len();
-        self.header(kind, number);
+        self.header(b'$', end - position);
         let header_bytes = self.out.len() - end;
         self.out[position..].rotate_right(header_bytes);
+        self.out.extend_from_slice(b"\r\n");
     }
 
     fn defer(&mut self, kind: u8, elements_per_item: usize) -> Deferred {
@@ -340,67 +360,3 @@ impl<'a> Reply<'a> {
 
 /// The most bytes of a bulk string beside its value: `$`, 20 digits, two line ends.
 const BULK_OVERHEAD_MAX: usize = 25;
-
-/// The most bytes of a double's text: sign, 17 digits, point, `e-308`; rounded up.
-const DOUBLE_BYTES_MAX: usize = 32;
-
-/// Significant digits of a double: enough to tell any two apart.
-const DOUBLE_DIGITS: i32 = 17;
-
-/// Appends `value` as C's `%.17g` prints it, with `inf`, `-inf` and `nan`.
-pub fn write_double(out: &mut Vec<u8>, value: f64) {
-    /// Integers below this print all their digits, and `i64` holds them exactly.
-    const INTEGER_MAX: f64 = 1e15;
-
-    if !value.is_finite() {
-        let text = if value.is_nan() {
-            "nan"
-        } else if value > 0.0 {
-            "inf"
-        } else {
-            "-inf"
-        };
-        out.extend_from_slice(text.as_bytes());
-        return;
-    }
-    if value.trunc() == value
-        && value.abs() < INTEGER_MAX
-        && (value != 0.0 || value.is_sign_positive())
-    {
-        out.extend_from_slice(itoa::Buffer::new().format(value as i64).as_bytes());
-        return;
-    }
-    let scientific = format!("{value:.16e}");
-    let (mantissa, exponent) = scientific
-        .split_once('e')
-        .expect("the format has an exponent");
-    let exponent: i32 = exponent.parse().expect("the exponent is a number");
-    let (sign, mantissa) = match mantissa.strip_prefix('-') {
-        Some(mantissa) => ("-", mantissa),
-        None => ("", mantissa),
-    };
-    let digits = mantissa.replace('.', "");
-    let digits = digits.trim_end_matches('0');
-    let digits = if digits.is_empty() { "0" } else { digits };
-    let text = if !(-4..DOUBLE_DIGITS).contains(&exponent) {
-        let (first, rest) = digits.split_at(1);
-        let point = if rest.is_empty() { "" } else { "." };
-        let exponent_sign = if exponent < 0 { '-' } else { '+' };
-        format!(
-            "{sign}{first}{point}{rest}e{exponent_sign}{:02}",
-            exponent.abs()
-        )
-    } else if exponent < 0 {
-        let zeros = "0".repeat(exponent.unsigned_abs() as usize - 1);
-        format!("{sign}0.{zeros}{digits}")
-    } else {
-        let whole = exponent.unsigned_abs() as usize + 1;
-        if digits.len() <= whole {
-            format!("{sign}{digits:0<whole$}")
-        } else {
-            let (whole, fraction) = digits.split_at(whole);
-            format!("{sign}{whole}.{fraction}")
-        }
-    };
-    out.extend_from_slice(text.as_bytes());
-}

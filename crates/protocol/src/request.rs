@@ -21,6 +21,8 @@ use std::borrow::Cow;
 use std::fmt;
 
 mod inline;
+#[cfg(test)]
+mod tests;
 
 /// A slice of the input: one argument of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +46,7 @@ impl Span {
 }
 
 /// What a client may send.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// The longest argument of a multibulk request, in bytes (`proto-max-bulk-len`).
     pub bulk_bytes_max: usize,
@@ -444,13 +446,16 @@ impl RequestParser {
     }
 }
 
+/// The letter, nine digits (so that a `u32` would do) and the line end.
+const HEADER_BYTES_MAX: usize = 12;
+
 /// The number in a header, and how many bytes the header takes with its end.
 struct Header {
     number: usize,
     bytes: usize,
 }
 
-/// Reads a header of up to three digits. `None` sends all else, good or bad, to the slow path.
+/// Reads a header of one to nine digits. `None` sends all else, good or bad, to the slow path.
 #[inline]
 fn short_header(input: &[u8], kind: u8) -> Option<Header> {
     let digit = |byte: u8| usize::from(byte - b'0');
@@ -463,18 +468,23 @@ fn short_header(input: &[u8], kind: u8) -> Option<Header> {
             number: digit(a) * 10 + digit(b),
             bytes: 5,
         }),
-        [
-            first,
-            a @ b'1'..=b'9',
-            b @ b'0'..=b'9',
-            c @ b'0'..=b'9',
-            b'\r',
-            _,
-            ..,
-        ] if first == kind => Some(Header {
-            number: digit(a) * 100 + digit(b) * 10 + digit(c),
-            bytes: 6,
-        }),
+        [first, b'1'..=b'9', ..] if first == kind => {
+            let end = input.len().min(HEADER_BYTES_MAX);
+            let mut number = 0;
+            for (index, &byte) in input[..end].iter().enumerate().skip(1) {
+                match byte {
+                    b'0'..=b'9' => number = number * 10 + digit(byte),
+                    b'\r' if index + 1 < end => {
+                        return Some(Header {
+                            number,
+                            bytes: index + 2,
+                        });
+                    }
+                    _ => return None,
+                }
+            }
+            None
+        }
         _ => None,
     }
 }

@@ -1,1 +1,3 @@
-//! Damselfly: server.
+//! The server: options, sessions and connections.
+
+pub mod config;

@@ -126,10 +126,10 @@ impl Decoder {
     /// On `None` its end is not there yet: keep the bytes and call again with a longer input that
     /// begins with them. After an error the rest of the input means nothing.
     pub fn decode(&mut self, input: &[u8]) -> Result<Option<(Value, usize)>, DecodeError> {
-        let complete = self.skipper.advance(input)?;
-        if self.skipper.position > self.limits.bytes_max
-            || (!complete && input.len() > self.limits.bytes_max)
-        {
+        let bytes_max = self.limits.bytes_max;
+        let window = &input[..input.len().min(bytes_max.saturating_add(1))];
+        let complete = self.skipper.advance(window)?;
+        if self.skipper.position > bytes_max || (!complete && window.len() > bytes_max) {
             return Err(DecodeError::TooLong);
         }
         if !complete {

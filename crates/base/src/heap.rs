@@ -1,0 +1,211 @@
+//! The heap: mimalloc, with every byte counted.
+//!
+//! Counting is per thread (one cache line each, written by its owner alone), so it costs a plain
+//! addition; [`used_bytes`] sums the lines. A block freed by another thread than the one that
+//! allocated it makes one line fall and the other stay: only the sum means something.
+//!
+//! Under the address sanitizer the system's allocator stands in, so that the sanitizer sees
+//! every block.
+
+use std::alloc::{GlobalAlloc, Layout};
+use std::cell::Cell;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering::Relaxed};
+
+/// Lines of the counter. Threads beyond this many share the last line.
+const LINES: usize = 128;
+
+#[repr(align(64))]
+struct Line(AtomicI64);
+
+static USED: [Line; LINES] = [const { Line(AtomicI64::new(0)) }; LINES];
+static THREADS: AtomicUsize = AtomicUsize::new(0);
+
+thread_local! {
+    /// The line of this thread; `usize::MAX` until its first allocation.
+    static LINE: Cell<usize> = const { Cell::new(usize::MAX) };
+}
+
+/// Bytes in use by the whole process, as the sum of what was asked for (and, for entries, of what
+/// was truly set aside).
+pub fn used_bytes() -> usize {
+    let sum: i64 = USED.iter().map(|line| line.0.load(Relaxed)).sum();
+    usize::try_from(sum).unwrap_or(0)
+}
+
+#[inline]
+fn count(bytes: i64) {
+    // A thread that is being torn down has no thread-locals any more: it uses the shared line.
+    let line = LINE.try_with(Cell::get).unwrap_or(LINES - 1);
+    if line < LINES - 1 {
+        let counter = &USED[line].0;
+        counter.store(counter.load(Relaxed) + bytes, Relaxed);
+    } else {
+        count_slowly(line, bytes);
+    }
+}
+
+#[cold]
+fn count_slowly(line: usize, bytes: i64) {
+    let line = if line == usize::MAX {
+        let fresh = THREADS.fetch_add(1, Relaxed).min(LINES - 1);
+        // Nothing to do if the thread-local is gone already: the next call comes here again.
+        let _ = LINE.try_with(|cell| cell.set(fresh));
+        fresh
+    } else {
+        line
+    };
+    USED[line].0.fetch_add(bytes, Relaxed);
+}
+
+/// Allocates at least `bytes` bytes, aligned to 8.
+///
+/// Aborts the process when the system has no memory left, as every Rust allocation does.
+#[inline]
+pub fn allocate(bytes: usize) -> NonNull<u8> {
+    // SAFETY: both allocators accept any size.
+    let block = unsafe { raw::malloc(bytes) };
+    let Some(block) = NonNull::new(block.cast::<u8>()) else {
+        std::alloc::handle_alloc_error(Layout::new::<u8>())
+    };
+    // SAFETY: just allocated.
+    count(unsafe { usable_bytes(block) } as i64);
+    block
+}
+
+/// Frees a block.
+///
+/// # Safety
+/// `block` came from [`allocate`] and is not used any more.
+#[inline]
+pub unsafe fn free(block: NonNull<u8>) {
+    // SAFETY: as the caller promises.
+    count(-(unsafe { usable_bytes(block) } as i64));
+    // SAFETY: as the caller promises.
+    unsafe { raw::free(block.as_ptr().cast()) }
+}
+
+/// The bytes that were truly set aside for a block: at least what was asked for, all usable.
+///
+/// # Safety
+/// `block` came from [`allocate`] and was not freed.
+#[inline]
+pub unsafe fn usable_bytes(block: NonNull<u8>) -> usize {
+    // SAFETY: as the caller promises.
+    unsafe { raw::usable(block.as_ptr().cast()) }
+}
+
+#[cfg(not(sanitize_address))]
+mod raw {
+    pub use libmimalloc_sys::{mi_free as free, mi_malloc as malloc, mi_usable_size};
+    use std::ffi::c_void;
+
+    /// # Safety
+    /// `block` is a live block.
+    #[inline]
+    pub unsafe fn usable(block: *mut c_void) -> usize {
+        // SAFETY: as the caller promises.
+        unsafe { mi_usable_size(block) }
+    }
+}
+
+#[cfg(sanitize_address)]
+mod raw {
+    pub use libc::{free, malloc, malloc_usable_size as usable};
+}
+
+/// Gives memory that is free but still held back to the operating system.
+pub fn purge() {
+    #[cfg(not(sanitize_address))]
+    // SAFETY: no conditions.
+    unsafe {
+        libmimalloc_sys::mi_collect(true);
+    }
+}
+
+/// The name and version of the allocator, for INFO.
+pub fn allocator_name() -> String {
+    #[cfg(not(sanitize_address))]
+    {
+        // SAFETY: no conditions.
+        let version = unsafe { libmimalloc_sys::mi_version() };
+        let digits = if version >= 10_000 { 10_000 } else { 100 };
+        format!(
+            "mimalloc-{}.{}.{}",
+            version / digits,
+            version % digits / (digits / 10).max(10),
+            version % 10
+        )
+    }
+    #[cfg(sanitize_address)]
+    String::from("libc")
+}
+
+/// The program's global allocator: mimalloc, counted.
+#[derive(Debug)]
+pub struct Heap;
+
+#[cfg(not(sanitize_address))]
+static INNER: mi::MiMalloc = mi::MiMalloc;
+#[cfg(sanitize_address)]
+static INNER: std::alloc::System = std::alloc::System;
+
+#[cfg(not(sanitize_address))]
+mod mi {
+    pub use mimalloc::MiMalloc;
+}
+
+// SAFETY:
+// - every call is passed on unchanged to an allocator that fulfils the contract; counting neither
+//   allocates nor unwinds.
+unsafe impl GlobalAlloc for Heap {
+    #[inline]
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout.size() as i64);
+        // SAFETY: the caller's contract is the same.
+        unsafe { INNER.alloc(layout) }
+    }
+
+    #[inline]
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        count(-(layout.size() as i64));
+        // SAFETY: the caller's contract is the same.
+        unsafe { INNER.dealloc(block, layout) }
+    }
+
+    #[inline]
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count(layout.size() as i64);
+        // SAFETY: the caller's contract is the same.
+        unsafe { INNER.alloc_zeroed(layout) }
+    }
+
+    #[inline]
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
+        count(bytes as i64 - layout.size() as i64);
+        // SAFETY: the caller's contract is the same.
+        unsafe { INNER.realloc(block, layout, bytes) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_counted_while_they_live_also_across_threads() {
+        let before = used_bytes();
+        let block = allocate(1 << 20);
+        let address = block.as_ptr() as usize;
+        assert_eq!(address % 8, 0);
+        assert!(used_bytes() >= before + (1 << 20));
+        std::thread::spawn(move || {
+            let block = NonNull::new(address as *mut u8).expect("not null");
+            // SAFETY: allocated above, used nowhere else.
+            unsafe { free(block) }
+        })
+        .join()
+        .expect("no panic");
+        assert!(used_bytes() < before + (1 << 20));
+    }
+}

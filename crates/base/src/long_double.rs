@@ -1,0 +1,205 @@
+//! The arithmetic of INCRBYFLOAT: x87 extended precision (64-bit significand), as Redis computes it
+//! with C's `long double` on x86-64, in software, so that results are the same everywhere.
+
+use rustc_apfloat::ieee::X87DoubleExtended;
+use rustc_apfloat::{Float, Round};
+
+/// An extended-precision float.
+#[derive(Clone, Copy, Debug)]
+pub struct LongDouble(X87DoubleExtended);
+
+impl LongDouble {
+    /// Zero.
+    pub const ZERO: Self = Self(X87DoubleExtended::ZERO);
+
+    /// Reads a number as INCRBYFLOAT accepts it: decimal or hexadecimal, with an optional exponent; no
+    /// blanks, no NaN. Infinities are read, since only the result must be finite.
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(text).ok()?;
+        let (negative, digits) = match text.as_bytes() {
+            [b'-', ..] => (true, &text[1..]),
+            [b'+', ..] => (false, &text[1..]),
+            _ => (false, text),
+        };
+        let lower = digits.to_ascii_lowercase();
+        let magnitude = if lower == "inf" || lower == "infinity" {
+            X87DoubleExtended::INFINITY
+        } else {
+            parse_magnitude(&lower)?
+        };
+        Some(Self(if negative { -magnitude } else { magnitude }))
+    }
+
+    /// The sum, or `None` if it is not finite.
+    pub fn add(self, other: Self) -> Option<Self> {
+        let sum = (self.0 + other.0).value;
+        sum.is_finite().then_some(Self(sum))
+    }
+
+    /// The number with at most 17 digits behind the point, without trailing zeros: the text that
+    /// Redis stores.
+    pub fn format(self) -> String {
+        let negative = self.0.is_negative() && !self.0.is_zero();
+        let magnitude = if self.0.is_negative() {
+            -self.0
+        } else {
+            self.0
+        };
+        let mut text = fixed(magnitude);
+        if text.contains('.') {
+            let end = text.trim_end_matches('0').trim_end_matches('.').len();
+            text.truncate(end);
+        }
+        if negative && text != "0" {
+            text.insert(0, '-');
+        } else if negative {
+            // C prints the sign of a number that rounds to zero, and Redis cuts it off.
+            return String::from("0");
+        }
+        text
+    }
+}
+
+/// Reads digits without a sign; `None` unless all of the text is one number.
+fn parse_magnitude(lower: &str) -> Option<X87DoubleExtended> {
+    let (body, exponent_mark) = match lower.strip_prefix("0x") {
+        Some(body) => (body, 'p'),
+        None => (lower, 'e'),
+    };
+    let (mantissa, exponent) = match body.split_once(exponent_mark) {
+        Some((mantissa, exponent)) => (mantissa, Some(exponent)),
+        None => (body, None),
+    };
+    let is_digit = |b: u8| {
+        if exponent_mark == 'p' {
+            b.is_ascii_hexdigit()
+        } else {
+            b.is_ascii_digit()
+        }
+    };
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let well_formed = whole.len() + fraction.len() > 0
+        && whole.bytes().chain(fraction.bytes()).all(is_digit)
+        && exponent.is_none_or(|exponent| {
+            let digits = exponent.strip_prefix(['+', '-']).unwrap_or(exponent);
+            !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit())
+        });
+    if !well_formed {
+        return None;
+    }
+    let whole = if whole.is_empty() { "0" } else { whole };
+    let text = match (exponent_mark, exponent) {
+        ('p', exponent) => format!("0x{whole}.{fraction}p{}", exponent.unwrap_or("0")),
+        (_, Some(exponent)) => format!("{whole}.{fraction}e{exponent}"),
+        (_, None) => format!("{whole}.{fraction}"),
+    };
+    X87DoubleExtended::from_str_r(&text, Round::NearestTiesToEven)
+        .ok()
+        .map(|parsed| parsed.value)
+        .filter(|value| !value.is_nan())
+}
+
+/// `%.17Lf` of a non-negative finite number: exact, ties to even.
+///
+/// A number is `significand × 2^exponent` with a 64-bit significand. With a fraction, the significand
+/// times 10^17 fits in 121 bits, so one shift rounds it; without one it is an integer, which
+/// doubles digit by digit.
+fn fixed(number: X87DoubleExtended) -> String {
+    const SCALE: u128 = 100_000_000_000_000_000;
+    if number.is_zero() {
+        return String::from("0");
+    }
+    let bits = number.to_bits();
+    let significand = bits & u128::from(u64::MAX);
+    let exponent = ((bits >> 64) & 0x7fff) as i32 - 16_383 - 63;
+    if exponent >= 0 {
+        return integer_text(significand, exponent.unsigned_abs());
+    }
+    let shift = exponent.unsigned_abs();
+    let scaled = significand * SCALE;
+    let rounded = if shift >= 127 {
+        0
+    } else {
+        let (quotient, rest, half) = (
+            scaled >> shift,
+            scaled & ((1 << shift) - 1),
+            1_u128 << (shift - 1),
+        );
+        quotient + u128::from(rest > half || (rest == half && quotient & 1 == 1))
+    };
+    format!("{}.{:017}", rounded / SCALE, rounded % SCALE)
+}
+
+/// The decimal text of `significand × 2^doublings`.
+fn integer_text(significand: u128, doublings: u32) -> String {
+    const LIMB: u64 = 1_000_000_000_000_000_000;
+    let mut limbs = vec![
+        (significand % u128::from(LIMB)) as u64,
+        (significand / u128::from(LIMB)) as u64,
+    ];
+    for _ in 0..doublings {
+        let mut carry = 0;
+        for limb in &mut limbs {
+            let doubled = *limb * 2 + carry;
+            carry = u64::from(doubled >= LIMB);
+            *limb = doubled - carry * LIMB;
+        }
+        if carry > 0 {
+            limbs.push(carry);
+        }
+    }
+    while limbs.len() > 1 && limbs.last() == Some(&0) {
+        limbs.pop();
+    }
+    let mut text = String::new();
+    for (index, limb) in limbs.iter().rev().enumerate() {
+        text += &if index == 0 {
+            limb.to_string()
+        } else {
+            format!("{limb:018}")
+        };
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sum(a: &str, b: &str) -> Option<String> {
+        let a = LongDouble::parse(a.as_bytes())?;
+        Some(a.add(LongDouble::parse(b.as_bytes())?)?.format())
+    }
+
+    #[test]
+    fn sums_are_those_of_a_real_server() {
+        let seen = [
+            ("0", "1.23", "1.23"),
+            ("0.1", "0.2", "0.3"),
+            ("10.5", "0.1", "10.6"),
+            ("3.0e3", "200", "3200"),
+            ("1", "-1", "0"),
+            ("17179869184", "1.5", "17179869185.5"),
+            ("1e19", "1", "10000000000000000001"),
+            ("0x10", "1", "17"),
+            (".5", "5.", "5.5"),
+            ("1e20", "0", "100000000000000000000"),
+            ("-0.5", "0.25", "-0.25"),
+            ("0", "-1e-30", "0"),
+        ];
+        for (a, b, expected) in seen {
+            assert_eq!(sum(a, b).as_deref(), Some(expected), "{a} + {b}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_is_refused() {
+        for bad in [
+            "", " 1", "1 ", "abc", "nan", "1e", "0x", "1.2.3", "--1", "1_0", "e5", ".",
+        ] {
+            assert!(LongDouble::parse(bad.as_bytes()).is_none(), "{bad:?}");
+        }
+        assert!(sum("inf", "1").is_none());
+        assert!(sum("1e4932", "1e4932").is_none(), "overflow is not finite");
+    }
+}

@@ -1,0 +1,93 @@
+//! Integers and doubles as Redis reads and writes them.
+
+/// Reads a decimal integer in its one canonical form: no sign but `-`, no leading zero, no blank,
+/// within 64 bits. This is the form in which a value may be stored as an integer and given back
+/// byte for byte.
+#[inline]
+pub fn parse_integer(text: &[u8]) -> Option<i64> {
+    let digits = match text {
+        [b'0'] => return Some(0),
+        [b'-', rest @ ..] => rest,
+        _ => text,
+    };
+    if !matches!(digits, [b'1'..=b'9', ..]) || digits.len() > 19 {
+        return None;
+    }
+    // Nineteen digits fit in u64, so no step overflows.
+    let mut magnitude = 0_u64;
+    for &byte in digits {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            return None;
+        }
+        magnitude = magnitude * 10 + u64::from(digit);
+    }
+    if digits.len() == text.len() {
+        i64::try_from(magnitude).ok()
+    } else {
+        0_i64.checked_sub_unsigned(magnitude)
+    }
+}
+
+/// Reads an unsigned integer in canonical form, as [`parse_integer`], up to `u64::MAX`.
+pub fn parse_unsigned(text: &[u8]) -> Option<u64> {
+    match text {
+        [b'0'] => Some(0),
+        [b'1'..=b'9', ..] => std::str::from_utf8(text).ok()?.parse().ok(),
+        _ => None,
+    }
+}
+
+/// An integer's decimal text, without allocating.
+#[derive(Default)]
+#[allow(missing_debug_implementations)]
+pub struct Decimal(itoa::Buffer);
+
+impl Decimal {
+    /// A scratch buffer.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The canonical text of `number`.
+    #[inline]
+    pub fn format(&mut self, number: i64) -> &[u8] {
+        self.0.format(number).as_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_canonical_integers_are_read() {
+        for good in [0, 1, -1, 10, i64::MAX, i64::MIN, i64::MAX - 1, -10] {
+            assert_eq!(parse_integer(good.to_string().as_bytes()), Some(good));
+        }
+        for bad in [
+            "",
+            "-",
+            "+1",
+            "01",
+            "-0",
+            "-01",
+            " 1",
+            "1 ",
+            "1.0",
+            "1e3",
+            "0x1",
+            "a",
+            "00",
+            "9223372036854775808",
+            "-9223372036854775809",
+            "99999999999999999999",
+            "1\0",
+        ] {
+            assert_eq!(parse_integer(bad.as_bytes()), None, "{bad:?}");
+        }
+        assert_eq!(parse_unsigned(b"18446744073709551615"), Some(u64::MAX));
+        assert_eq!(parse_unsigned(b"18446744073709551616"), None);
+        assert_eq!(parse_unsigned(b"-1"), None);
+    }
+}

@@ -1,0 +1,87 @@
+//! The arguments of one request: slices of the connection's input, nothing copied.
+
+use damselfly_base::{CommandError, number};
+use damselfly_engine::Key;
+use damselfly_protocol::request::Span;
+
+use crate::Result;
+
+/// One request. Argument 0 is the command's name.
+#[derive(Clone, Copy)]
+pub struct Args<'a> {
+    input: &'a [u8],
+    spans: &'a [Span],
+    /// The hash of the first key, if it is known already, and its place.
+    first_key: Option<(usize, u64)>,
+}
+
+impl<'a> Args<'a> {
+    /// The arguments that `spans` cut out of `input`; `first_key` is the place and hash of a key.
+    #[inline]
+    pub fn new(input: &'a [u8], spans: &'a [Span], first_key: Option<(usize, u64)>) -> Self {
+        Self {
+            input,
+            spans,
+            first_key,
+        }
+    }
+
+    /// The number of arguments, the name included.
+    #[inline]
+    #[expect(clippy::len_without_is_empty, reason = "there is always the name")]
+    pub fn len(&self) -> usize {
+        self.spans.len()
+    }
+
+    /// An argument.
+    ///
+    /// # Panics
+    /// If there are fewer; the row's arity says how many there are at least.
+    #[inline]
+    pub fn at(&self, index: usize) -> &'a [u8] {
+        self.spans[index].of(self.input)
+    }
+
+    /// An argument, or `None` behind the last.
+    #[inline]
+    pub fn get(&self, index: usize) -> Option<&'a [u8]> {
+        self.spans.get(index).map(|span| span.of(self.input))
+    }
+
+    /// An argument as a key.
+    #[inline]
+    pub fn key(&self, index: usize) -> Key<'a> {
+        let bytes = self.at(index);
+        match self.first_key {
+            Some((place, hash)) if place == index => Key { bytes, hash },
+            _ => Key::new(bytes),
+        }
+    }
+
+    /// All arguments from `first` on.
+    #[inline]
+    pub fn from(&self, first: usize) -> impl Iterator<Item = &'a [u8]> + Clone + use<'a> {
+        let input = self.input;
+        self.spans
+            .get(first..)
+            .unwrap_or_default()
+            .iter()
+            .map(move |span| span.of(input))
+    }
+
+    /// True if the argument is this word, in any case.
+    #[inline]
+    pub fn is(&self, index: usize, word: &str) -> bool {
+        self.get(index)
+            .is_some_and(|arg| arg.eq_ignore_ascii_case(word.as_bytes()))
+    }
+
+    /// An argument as an integer of 64 bits.
+    ///
+    /// # Errors
+    /// `value is not an integer or out of range`.
+    #[inline]
+    pub fn integer(&self, index: usize) -> Result<i64> {
+        Ok(number::parse_integer(self.at(index)).ok_or(CommandError::NotInteger)?)
+    }
+}

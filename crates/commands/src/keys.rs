@@ -1,0 +1,269 @@
+//! Any key, whatever it holds: DEL, EXISTS, RENAME, COPY and their relatives.
+
+use damselfly_base::CommandError;
+use damselfly_engine::{Place, Tx};
+use damselfly_protocol::Reply;
+use damselfly_value::Value;
+
+use crate::command::{
+    Access, Arity::AtLeast, Arity::Exactly, At::One, At::ToEnd, Command, Group, Keys, Run, Trait,
+    looks, reads, writes,
+};
+use crate::{Args, KeyspaceFn, Result};
+
+const EVERY_ARGUMENT: crate::At = ToEnd { first: 1, step: 1 };
+
+pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
+    Command {
+        name: "DEL",
+        arity: AtLeast(2),
+        keys: Keys::Args(&[writes(EVERY_ARGUMENT, Access::Remove)]),
+        traits: &[
+            Trait::Tip("request_policy:multi_shard"),
+            Trait::Tip("response_policy:agg_sum"),
+        ],
+        run: Run::Run(del),
+        group: Group::Generic,
+        usage: "DEL key [key ...]",
+        summary: "Removes keys and returns how many there were.",
+        since: "1.0.0",
+        complexity: "O(N) where N is the number of keys",
+    },
+    Command {
+        name: "UNLINK",
+        arity: AtLeast(2),
+        keys: Keys::Args(&[writes(EVERY_ARGUMENT, Access::Remove)]),
+        traits: &[
+            Trait::Fast,
+            Trait::Tip("request_policy:multi_shard"),
+            Trait::Tip("response_policy:agg_sum"),
+        ],
+        run: Run::Run(del),
+        group: Group::Generic,
+        usage: "UNLINK key [key ...]",
+        summary: "Removes keys and returns how many there were; large values are freed later.",
+        since: "4.0.0",
+        complexity: "O(N) where N is the number of keys",
+    },
+    Command {
+        name: "EXISTS",
+        arity: AtLeast(2),
+        keys: Keys::Args(&[looks(EVERY_ARGUMENT)]),
+        traits: &[
+            Trait::Fast,
+            Trait::Tip("request_policy:multi_shard"),
+            Trait::Tip("response_policy:agg_sum"),
+        ],
+        run: Run::Run(exists),
+        group: Group::Generic,
+        usage: "EXISTS key [key ...]",
+        summary: "Returns how many of the keys exist; a key named twice counts twice.",
+        since: "1.0.0",
+        complexity: "O(N) where N is the number of keys",
+    },
+    Command {
+        name: "TOUCH",
+        arity: AtLeast(2),
+        keys: Keys::Args(&[looks(EVERY_ARGUMENT)]),
+        traits: &[
+            Trait::Fast,
+            Trait::Tip("request_policy:multi_shard"),
+            Trait::Tip("response_policy:agg_sum"),
+        ],
+        run: Run::Run(exists),
+        group: Group::Generic,
+        usage: "TOUCH key [key ...]",
+        summary: "Marks keys as used just now and returns how many of them exist.",
+        since: "3.2.1",
+        complexity: "O(N) where N is the number of keys",
+    },
+    Command {
+        name: "TYPE",
+        arity: Exactly(2),
+        keys: Keys::Args(&[looks(One(1))]),
+        traits: &[Trait::Fast],
+        run: Run::Run(type_of),
+        group: Group::Generic,
+        usage: "TYPE key",
+        summary: "Returns the type of the value at a key, or none.",
+        since: "1.0.0",
+        complexity: "O(1)",
+    },
+    Command {
+        name: "RENAME",
+        arity: Exactly(3),
+        keys: Keys::Args(&[
+            writes(One(1), Access::Take),
+            writes(One(2), Access::Overwrite),
+        ]),
+        traits: &[],
+        run: Run::Run(rename),
+        group: Group::Generic,
+        usage: "RENAME key newkey",
+        summary: "Gives a key another name, whatever was there; its expiry stays.",
+        since: "1.0.0",
+        complexity: "O(1)",
+    },
+    Command {
+        name: "RENAMENX",
+        arity: Exactly(3),
+        keys: Keys::Args(&[writes(One(1), Access::Take), writes(One(2), Access::Insert)]),
+        traits: &[Trait::Fast],
+        run: Run::Run(renamenx),
+        group: Group::Generic,
+        usage: "RENAMENX key newkey",
+        summary: "Gives a key another name only if that name is free.",
+        since: "1.0.0",
+        complexity: "O(1)",
+    },
+    Command {
+        name: "COPY",
+        arity: AtLeast(3),
+        keys: Keys::Args(&[reads(One(1)), writes(One(2), Access::Overwrite)]),
+        traits: &[Trait::NeedsMemory],
+        run: Run::Run(copy),
+        group: Group::Generic,
+        usage: "COPY source destination [DB destination-db] [REPLACE]",
+        summary: "Copies the value and expiry of a key to another key.",
+        since: "6.2.0",
+        complexity: "O(N) where N is the size of the value",
+    },
+    Command {
+        name: "MOVE",
+        arity: Exactly(3),
+        keys: Keys::Args(&[writes(One(1), Access::Take)]),
+        traits: &[Trait::Fast],
+        run: Run::Run(move_to_db),
+        group: Group::Generic,
+        usage: "MOVE key db",
+        summary: "Moves a key to another database unless that has the key already.",
+        since: "1.0.0",
+        complexity: "O(1)",
+    },
+];
+
+fn del(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let mut removed = 0;
+    for place in 1..args.len() {
+        removed += i64::from(tx.remove(args.key(place)).is_some());
+    }
+    reply.integer(removed);
+    Ok(())
+}
+
+fn exists(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    // EXISTS leaves the age of a key alone; TOUCH, by the same function, is there to change it.
+    let touches = args.is(0, "TOUCH");
+    let mut found = 0;
+    for place in 1..args.len() {
+        let key = args.key(place);
+        let entry = if touches { tx.read(key) } else { tx.look(key) };
+        found += i64::from(entry.is_some());
+    }
+    reply.integer(found);
+    Ok(())
+}
+
+/// Redis's name for the type of a value.
+pub(crate) fn type_name(value: Value<'_>) -> &'static str {
+    match value {
+        Value::Bytes { .. } | Value::Integer(_) => "string",
+    }
+}
+
+fn type_of(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    reply.simple(
+        tx.look(args.key(1))
+            .map_or("none", |entry| type_name(entry.value())),
+    );
+    Ok(())
+}
+
+/// Moves the entry of argument 1 to the name in argument 2, which replaces what is there.
+fn move_entry(tx: &mut Tx<'_>, args: Args<'_>) {
+    if let Some(entry) = tx.remove(args.key(1)) {
+        let renamed = entry.view().to_entry(args.at(2));
+        tx.insert_in(tx.db(), args.key(2), renamed);
+    }
+}
+
+fn rename(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    if tx.peek(args.key(1)).is_none() {
+        return Err(CommandError::NoSuchKey.into());
+    }
+    if args.at(1) != args.at(2) {
+        move_entry(tx, args);
+    }
+    reply.ok();
+    Ok(())
+}
+
+fn renamenx(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    if tx.peek(args.key(1)).is_none() {
+        return Err(CommandError::NoSuchKey.into());
+    }
+    let free = tx.peek(args.key(2)).is_none();
+    if free {
+        move_entry(tx, args);
+    }
+    reply.integer(free.into());
+    Ok(())
+}
+
+/// An argument as a database index.
+pub(crate) fn database(tx: &Tx<'_>, args: Args<'_>, at: usize) -> Result<usize> {
+    let index = args.integer(at)?;
+    if i32::try_from(index).is_err() {
+        return Err(CommandError::err("value is out of range").into());
+    }
+    usize::try_from(index)
+        .ok()
+        .filter(|&index| index < tx.engine().databases())
+        .ok_or(CommandError::DatabaseOutOfRange.into())
+}
+
+fn copy(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let (mut db, mut replace) = (tx.db(), false);
+    let mut at = 3;
+    while at < args.len() {
+        if args.is(at, "REPLACE") {
+            replace = true;
+        } else if args.is(at, "DB") && at + 1 < args.len() {
+            db = database(tx, args, at + 1)?;
+            at += 1;
+        } else {
+            return Err(CommandError::Syntax.into());
+        }
+        at += 1;
+    }
+    if db == tx.db() && args.at(1) == args.at(2) {
+        return Err(CommandError::SameObject.into());
+    }
+    let target = args.key(2);
+    let copied = tx
+        .read(args.key(1))
+        .map(|entry| entry.to_entry(target.bytes));
+    let done = match copied {
+        None => false,
+        Some(_) if !replace && matches!(tx.place_in(db, target), Place::Present(_)) => false,
+        Some(entry) => {
+            tx.insert_in(db, target, entry);
+            true
+        }
+    };
+    reply.integer(done.into());
+    Ok(())
+}
+
+fn move_to_db(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let (key, db) = (args.key(1), database(tx, args, 2)?);
+    if db == tx.db() {
+        return Err(CommandError::SameObject.into());
+    }
+    let done = tx.peek(key).is_some() && matches!(tx.place_in(db, key), Place::Absent(_));
+    if done && let Some(entry) = tx.remove(key) {
+        tx.insert_in(db, key, entry);
+    }
+    reply.integer(done.into());
+    Ok(())
+}

@@ -1,0 +1,243 @@
+//! All keys at once: KEYS, SCAN, DBSIZE, FLUSHALL and their relatives.
+
+use damselfly_base::{CommandError, glob, number};
+use damselfly_engine::{Cursor, Tx};
+use damselfly_protocol::Reply;
+
+use crate::command::{Arity::AtLeast, Arity::Exactly, Command, Group, Keys, Run, Trait};
+use crate::keys::type_name;
+use crate::{Args, KeyspaceFn, Result};
+
+pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
+    Command {
+        name: "KEYS",
+        arity: Exactly(2),
+        keys: Keys::All { writes: false },
+        traits: &[
+            Trait::Dangerous,
+            Trait::Tip("request_policy:all_shards"),
+            Trait::Tip("nondeterministic_output_order"),
+        ],
+        run: Run::Run(keys),
+        group: Group::Generic,
+        usage: "KEYS pattern",
+        summary: "Returns all keys that match a glob pattern.",
+        since: "1.0.0",
+        complexity: "O(N) where N is the number of keys in the database",
+    },
+    Command {
+        name: "RANDOMKEY",
+        arity: Exactly(1),
+        keys: Keys::All { writes: false },
+        traits: &[
+            Trait::TouchesArbitraryKeys,
+            Trait::Tip("request_policy:all_shards"),
+            Trait::Tip("nondeterministic_output"),
+        ],
+        run: Run::Run(randomkey),
+        group: Group::Generic,
+        usage: "RANDOMKEY",
+        summary: "Returns a random key.",
+        since: "1.0.0",
+        complexity: "O(1)",
+    },
+    Command {
+        name: "SCAN",
+        arity: AtLeast(2),
+        keys: Keys::None,
+        traits: &[
+            Trait::ReadOnly,
+            Trait::TouchesArbitraryKeys,
+            Trait::Tip("nondeterministic_output"),
+            Trait::Tip("request_policy:special"),
+        ],
+        run: Run::Run(scan),
+        group: Group::Generic,
+        usage: "SCAN cursor [MATCH pattern] [COUNT count] [TYPE type]",
+        summary: "Walks over the keys, some at a time; start with cursor 0 and go on until 0 comes back.",
+        since: "2.8.0",
+        complexity: "O(1) for each call, O(N) for a full iteration over N keys",
+    },
+    Command {
+        name: "DBSIZE",
+        arity: Exactly(1),
+        keys: Keys::All { writes: false },
+        traits: &[
+            Trait::Fast,
+            Trait::Tip("request_policy:all_shards"),
+            Trait::Tip("response_policy:agg_sum"),
+        ],
+        run: Run::Run(dbsize),
+        group: Group::Server,
+        usage: "DBSIZE",
+        summary: "Returns the number of keys in the database.",
+        since: "1.0.0",
+        complexity: "O(1)",
+    },
+    Command {
+        name: "FLUSHDB",
+        arity: AtLeast(1),
+        keys: Keys::All { writes: true },
+        traits: &[
+            Trait::Dangerous,
+            Trait::Tip("request_policy:all_shards"),
+            Trait::Tip("response_policy:all_succeeded"),
+        ],
+        run: Run::Run(flushdb),
+        group: Group::Server,
+        usage: "FLUSHDB [ASYNC | SYNC]",
+        summary: "Removes all keys of the database.",
+        since: "1.0.0",
+        complexity: "O(N) where N is the number of keys, of which ASYNC leaves all but O(1) for later",
+    },
+    Command {
+        name: "FLUSHALL",
+        arity: AtLeast(1),
+        keys: Keys::All { writes: true },
+        traits: &[
+            Trait::Dangerous,
+            Trait::Tip("request_policy:all_shards"),
+            Trait::Tip("response_policy:all_succeeded"),
+        ],
+        run: Run::Run(flushall),
+        group: Group::Server,
+        usage: "FLUSHALL [ASYNC | SYNC]",
+        summary: "Removes all keys of all databases.",
+        since: "1.0.0",
+        complexity: "O(N) where N is the number of keys, of which ASYNC leaves all but O(1) for later",
+    },
+    Command {
+        name: "SWAPDB",
+        arity: Exactly(3),
+        keys: Keys::All { writes: true },
+        traits: &[Trait::Fast, Trait::Dangerous],
+        run: Run::Run(swapdb),
+        group: Group::Server,
+        usage: "SWAPDB index1 index2",
+        summary: "Exchanges the keys of two databases.",
+        since: "4.0.0",
+        complexity: "O(1)",
+    },
+];
+
+fn keys(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let pattern = args.at(1);
+    let all = pattern == b"*";
+    let (list, mut count) = (reply.deferred_array(), 0);
+    tx.for_each(|entry| {
+        let key = entry.key();
+        if all || glob::matches(pattern, key) {
+            reply.bulk(key);
+            count += 1;
+        }
+    });
+    reply.finish(list, count);
+    Ok(())
+}
+
+fn randomkey(tx: &mut Tx<'_>, _args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    match tx.random_key(damselfly_base::random::number) {
+        Some(key) => reply.bulk(&key),
+        None => reply.null(),
+    }
+    Ok(())
+}
+
+fn scan(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    const COUNT_DEFAULT: i64 = 10;
+    let cursor = number::parse_unsigned(args.at(1)).ok_or(CommandError::InvalidCursor)?;
+    let (mut pattern, mut count, mut only_type) = (None, COUNT_DEFAULT, None);
+    for at in (2..args.len()).step_by(2) {
+        let Some(value) = args.get(at + 1) else {
+            return Err(CommandError::Syntax.into());
+        };
+        if args.is(at, "COUNT") {
+            count = args.integer(at + 1)?;
+            if count < 1 {
+                return Err(CommandError::Syntax.into());
+            }
+        } else if args.is(at, "MATCH") {
+            pattern = Some(value).filter(|&pattern| pattern != b"*");
+        } else if args.is(at, "TYPE") {
+            only_type = Some(value);
+        } else {
+            return Err(CommandError::Syntax.into());
+        }
+    }
+    reply.array(2);
+    // The next cursor comes first in the reply but is known last: keys are collected aside.
+    let mut found = Vec::new();
+    let mut list = Reply::new(&mut found, reply.version());
+    let (mark, mut shown) = (list.deferred_array(), 0);
+    let count = usize::try_from(count).unwrap_or(usize::MAX);
+    let next = tx
+        .engine()
+        .scan(tx.db(), tx.now(), Cursor(cursor), count, |entry| {
+            let of_type =
+                |name: &[u8]| name.eq_ignore_ascii_case(type_name(entry.value()).as_bytes());
+            if only_type.is_none_or(of_type)
+                && pattern.is_none_or(|pattern| glob::matches(pattern, entry.key()))
+            {
+                list.bulk(entry.key());
+                shown += 1;
+            }
+        })?;
+    list.finish(mark, shown);
+    reply.bulk_display(next.0);
+    reply.raw(&found);
+    Ok(())
+}
+
+fn dbsize(tx: &mut Tx<'_>, _args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    reply.integer(tx.totals(tx.db()).keys as i64);
+    Ok(())
+}
+
+/// Whether freed memory is given back before the reply or later.
+fn frees_later(args: Args<'_>) -> Result<bool> {
+    match args.len() {
+        1 => Ok(false),
+        2 if args.is(1, "ASYNC") => Ok(true),
+        2 if args.is(1, "SYNC") => Ok(false),
+        _ => Err(CommandError::Syntax.into()),
+    }
+}
+
+fn flushdb(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let later = frees_later(args)?;
+    tx.flush(tx.db(), later);
+    reply.ok();
+    Ok(())
+}
+
+fn flushall(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let later = frees_later(args)?;
+    for db in 0..tx.engine().databases() {
+        tx.flush(db, later);
+    }
+    reply.ok();
+    Ok(())
+}
+
+fn swapdb(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let index = |at: usize, which: &str| -> Result<usize> {
+        let index = number::parse_integer(args.at(at))
+            .filter(|&index| i32::try_from(index).is_ok())
+            .ok_or_else(|| CommandError::err(format!("invalid {which} DB index")))?;
+        usize::try_from(index)
+            .ok()
+            .filter(|&index| index < tx.engine().databases())
+            .ok_or(CommandError::DatabaseOutOfRange.into())
+    };
+    // Both are read before either is checked against the number of databases, as Redis does.
+    let parsed = (index(1, "first"), index(2, "second"));
+    let (a, b) = match parsed {
+        (Err(crate::Stop::Error(CommandError::DatabaseOutOfRange)), Err(second)) => {
+            return Err(second);
+        }
+        (first, second) => (first?, second?),
+    };
+    tx.swap_databases(a, b);
+    reply.ok();
+    Ok(())
+}

@@ -1,0 +1,163 @@
+//! What is known about a key's value: OBJECT, and the size that MEMORY USAGE shows.
+
+use damselfly_base::CommandError;
+use damselfly_engine::{AccessPolicy, Tx, frequency, idle_seconds};
+use damselfly_protocol::Reply;
+use damselfly_value::{EntryRef, Value};
+
+use crate::command::{
+    Arity::AtLeast, Arity::Exactly, At::One, Command, Group, KeySpec, Keys, Run, Trait, looks,
+};
+use crate::{Args, KeyspaceFn, Result};
+
+const LOOKED_AT: &[KeySpec] = &[looks(One(2))];
+
+const fn about_key(
+    name: &'static str,
+    run: KeyspaceFn,
+    usage: &'static str,
+    summary: &'static str,
+    since: &'static str,
+) -> Command<KeyspaceFn> {
+    Command {
+        name,
+        arity: Exactly(3),
+        keys: Keys::Args(LOOKED_AT),
+        traits: &[Trait::Tip("nondeterministic_output")],
+        run: Run::Run(run),
+        group: Group::Generic,
+        usage,
+        summary,
+        since,
+        complexity: "O(1)",
+    }
+}
+
+pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[Command {
+    name: "OBJECT",
+    arity: AtLeast(2),
+    keys: Keys::None,
+    traits: &[],
+    run: Run::Subcommands(&[
+        about_key(
+            "ENCODING",
+            encoding,
+            "OBJECT ENCODING key",
+            "Returns how the value at a key is stored.",
+            "2.2.3",
+        ),
+        about_key(
+            "FREQ",
+            freq,
+            "OBJECT FREQ key",
+            "Returns the logarithmic count of uses of a key, under an LFU policy.",
+            "4.0.0",
+        ),
+        about_key(
+            "IDLETIME",
+            idletime,
+            "OBJECT IDLETIME key",
+            "Returns the seconds since a key was last used, unless under an LFU policy.",
+            "2.2.3",
+        ),
+        about_key(
+            "REFCOUNT",
+            refcount,
+            "OBJECT REFCOUNT key",
+            "Returns how many references the value at a key has, as Redis would count them.",
+            "2.2.3",
+        ),
+    ]),
+    group: Group::Generic,
+    usage: "OBJECT",
+    summary: "Commands that look into the value at a key.",
+    since: "2.2.3",
+    complexity: "Depends on subcommand.",
+}];
+
+fn with_entry(
+    tx: &mut Tx<'_>,
+    args: Args<'_>,
+    reply: &mut Reply<'_>,
+    show: impl FnOnce(EntryRef<'_>, &mut Reply<'_>),
+) -> Result {
+    match tx.peek(args.key(2)) {
+        Some(entry) => show(entry, reply),
+        None => reply.null(),
+    }
+    Ok(())
+}
+
+/// Redis's name of the way a value is stored.
+pub(crate) fn encoding_name(value: Value<'_>) -> &'static str {
+    /// The longest string that Redis keeps in one block with its header.
+    const EMBEDDED_BYTES_MAX: usize = 44;
+    match value {
+        Value::Integer(_) => "int",
+        Value::Bytes {
+            bytes,
+            edited: false,
+        } if bytes.len() <= EMBEDDED_BYTES_MAX => "embstr",
+        Value::Bytes { .. } => "raw",
+    }
+}
+
+fn encoding(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    with_entry(tx, args, reply, |entry, reply| {
+        reply.bulk(encoding_name(entry.value()).as_bytes());
+    })
+}
+
+/// The text that both refusals share.
+const SWITCHING: &str = "Please note that when switching between policies at runtime LRU and LFU data will take some time to adjust.";
+
+fn freq(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let (policy, now) = (tx.engine().settings.access_policy(), tx.now());
+    if policy == AccessPolicy::Recency && tx.peek(args.key(2)).is_some() {
+        let reason = "An LFU maxmemory policy is not selected, access frequency not tracked.";
+        return Err(CommandError::err(format!("{reason} {SWITCHING}")).into());
+    }
+    with_entry(tx, args, reply, |entry, reply| {
+        reply.integer(frequency(policy, entry.access(), now.0).into());
+    })
+}
+
+fn idletime(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let (policy, now) = (tx.engine().settings.access_policy(), tx.now());
+    if policy != AccessPolicy::Recency && tx.peek(args.key(2)).is_some() {
+        let reason = "An LFU maxmemory policy is selected, idle time not tracked.";
+        return Err(CommandError::err(format!("{reason} {SWITCHING}")).into());
+    }
+    with_entry(tx, args, reply, |entry, reply| {
+        reply.integer(idle_seconds(entry.access(), now.0));
+    })
+}
+
+fn refcount(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    /// Redis shares one object for each of the integers 0 to 9999 and reports this count for it.
+    const SHARED: i64 = i32::MAX as i64;
+    with_entry(tx, args, reply, |entry, reply| {
+        reply.integer(match entry.value() {
+            Value::Integer(0..=9999) => SHARED,
+            Value::Integer(_) | Value::Bytes { .. } => 1,
+        });
+    })
+}
+
+/// MEMORY USAGE: the bytes of an entry and its slot.
+pub fn memory_usage(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    /// A slot and its share of the free slots around it.
+    const SLOT_BYTES: usize = 10;
+    match args.len() {
+        3 => {}
+        5 if args.is(3, "SAMPLES") => {
+            if args.integer(4)? < 0 {
+                return Err(CommandError::Syntax.into());
+            }
+        }
+        _ => return Err(CommandError::Syntax.into()),
+    }
+    with_entry(tx, args, reply, |entry, reply| {
+        reply.integer((entry.allocated_bytes() + SLOT_BYTES) as i64);
+    })
+}

@@ -1,0 +1,203 @@
+//! Parts of strings: APPEND, GETRANGE, SETRANGE and their relatives.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use damselfly_base::CommandError;
+use damselfly_base::number::Decimal;
+use damselfly_engine::{Deadline, Key, Place, Tx};
+use damselfly_protocol::Reply;
+use damselfly_value::{Entry, NewValue};
+
+use crate::command::{
+    Access, Arity::Exactly, At::One, Command, Group, Keys, Run, Trait, reads, writes,
+};
+use crate::strings::text_of;
+use crate::{Args, KeyspaceFn, Result};
+
+pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
+    Command {
+        name: "APPEND",
+        arity: Exactly(3),
+        keys: Keys::Args(&[writes(One(1), Access::Insert)]),
+        traits: &[Trait::NeedsMemory, Trait::Fast],
+        run: Run::Run(|tx, args, reply| extend(tx, args, End::Back, reply)),
+        group: Group::String,
+        usage: "APPEND key value",
+        summary: "Adds to the end of the string at a key, and returns the new length.",
+        since: "2.0.0",
+        complexity: "O(1) amortized over the length of the value",
+    },
+    Command {
+        name: "PREPEND",
+        arity: Exactly(3),
+        keys: Keys::Args(&[writes(One(1), Access::Insert)]),
+        traits: &[Trait::NeedsMemory, Trait::Fast],
+        run: Run::Run(|tx, args, reply| extend(tx, args, End::Front, reply)),
+        group: Group::String,
+        usage: "PREPEND key value",
+        summary: "Adds to the front of the string at a key, and returns the new length.",
+        since: "7.0.0",
+        complexity: "O(N) where N is the new length",
+    },
+    Command {
+        name: "GETRANGE",
+        arity: Exactly(4),
+        keys: Keys::Args(&[reads(One(1))]),
+        traits: &[],
+        run: Run::Run(getrange),
+        group: Group::String,
+        usage: "GETRANGE key start end",
+        summary: "Returns a part of the string at a key; negative offsets count from the end.",
+        since: "2.4.0",
+        complexity: "O(N) where N is the length of the part",
+    },
+    Command {
+        name: "SUBSTR",
+        arity: Exactly(4),
+        keys: Keys::Args(&[reads(One(1))]),
+        traits: &[Trait::Deprecated {
+            since: "2.0.0",
+            instead: "`GETRANGE`",
+        }],
+        run: Run::Run(getrange),
+        group: Group::String,
+        usage: "SUBSTR key start end",
+        summary: "Returns a part of the string at a key; negative offsets count from the end.",
+        since: "1.0.0",
+        complexity: "O(N) where N is the length of the part",
+    },
+    Command {
+        name: "SETRANGE",
+        arity: Exactly(4),
+        keys: Keys::Args(&[writes(One(1), Access::Update)]),
+        traits: &[Trait::NeedsMemory],
+        run: Run::Run(setrange),
+        group: Group::String,
+        usage: "SETRANGE key offset value",
+        summary: "Overwrites a part of the string at a key, which grows with zero bytes as needed.",
+        since: "2.2.0",
+        complexity: "O(N) where N is the length of the value",
+    },
+];
+
+enum End {
+    Front,
+    Back,
+}
+
+/// Refuses strings over `proto-max-bulk-len`.
+fn check_len(tx: &Tx<'_>, len: usize) -> Result {
+    let bytes_max = tx.engine().settings.bulk_bytes_max.load(Relaxed);
+    if len > bytes_max.min(u32::MAX as usize) {
+        return Err(CommandError::StringTooLong.into());
+    }
+    Ok(())
+}
+
+fn len_of(tx: &mut Tx<'_>, key: Key<'_>) -> Option<usize> {
+    let mut decimal = Decimal::new();
+    tx.peek(key)
+        .map(|entry| text_of(entry.value(), &mut decimal).len())
+}
+
+fn extend(tx: &mut Tx<'_>, args: Args<'_>, end: End, reply: &mut Reply<'_>) -> Result {
+    let (key, added) = (args.key(1), args.at(2));
+    let Some(old_len) = len_of(tx, key) else {
+        tx.store(key, NewValue::compact(added), Deadline::Clear);
+        reply.integer(added.len() as i64);
+        return Ok(());
+    };
+    let len = old_len + added.len();
+    check_len(tx, len)?;
+    edit(tx, key, len, |bytes| match end {
+        End::Back => bytes[old_len..].copy_from_slice(added),
+        End::Front => {
+            bytes.copy_within(..old_len, added.len());
+            bytes[..added.len()].copy_from_slice(added);
+        }
+    });
+    reply.integer(len as i64);
+    Ok(())
+}
+
+/// Edits the string at a key, made `len` bytes long, in place.
+fn edit(tx: &mut Tx<'_>, key: Key<'_>, len: usize, change: impl FnOnce(&mut [u8])) {
+    match tx.place(key) {
+        Place::Present(mut present) => present.update(|entry| change(entry.edit(len))),
+        Place::Absent(absent) => {
+            let mut entry = Entry::new(key.bytes, NewValue::Bytes(b""), None);
+            change(entry.edit(len));
+            absent.insert(entry);
+        }
+    }
+    tx.changed(key);
+}
+
+/// The part of a string between two offsets, both included, of which negative ones count from the
+/// end.
+fn part(text: &[u8], start: i64, end: i64) -> &[u8] {
+    let len = text.len() as i64;
+    if start < 0 && end < 0 && start > end {
+        return b"";
+    }
+    let from_end = |offset: i64| {
+        if offset < 0 {
+            offset.saturating_add(len).max(0)
+        } else {
+            offset
+        }
+    };
+    let (start, end) = (from_end(start), from_end(end).min(len - 1));
+    if start > end {
+        b""
+    } else {
+        &text[start as usize..=end as usize]
+    }
+}
+
+fn getrange(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let (start, end) = (args.integer(2)?, args.integer(3)?);
+    let mut decimal = Decimal::new();
+    match tx.read(args.key(1)) {
+        Some(entry) => reply.bulk(part(text_of(entry.value(), &mut decimal), start, end)),
+        None => reply.bulk(b""),
+    }
+    Ok(())
+}
+
+fn setrange(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let (key, written) = (args.key(1), args.at(3));
+    let offset = usize::try_from(args.integer(2)?).map_err(|_| CommandError::OffsetOutOfRange)?;
+    let old_len = len_of(tx, key).unwrap_or(0);
+    if written.is_empty() {
+        reply.integer(old_len as i64);
+        return Ok(());
+    }
+    let end = offset.saturating_add(written.len());
+    check_len(tx, end)?;
+    let len = old_len.max(end);
+    edit(tx, key, len, |bytes| {
+        bytes[offset..end].copy_from_slice(written)
+    });
+    reply.integer(len as i64);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::part;
+
+    #[test]
+    fn offsets_count_from_either_end() {
+        let text = b"Hello World";
+        assert_eq!(part(text, 0, 3), b"Hell");
+        assert_eq!(part(text, 0, -1), text);
+        assert_eq!(part(text, -4, -1), b"orld");
+        assert_eq!(part(text, 5, 3), b"");
+        assert_eq!(part(text, 5, 5000), b" World");
+        assert_eq!(part(text, -5000, 10000), text);
+        assert_eq!(part(text, -1, -5), b"");
+        assert_eq!(part(text, i64::MIN, i64::MIN), b"H");
+        assert_eq!(part(b"", 0, -1), b"");
+    }
+}

@@ -1,0 +1,469 @@
+//! Strings as a whole: GET, SET and their relatives.
+
+use damselfly_base::CommandError;
+use damselfly_base::number::Decimal;
+use damselfly_engine::{Deadline, Place, Tx};
+use damselfly_protocol::Reply;
+use damselfly_value::{NewValue, Value};
+
+use crate::command::{
+    Access, Arity::AtLeast, Arity::Exactly, At::One, At::ToEnd, Command, Group, Keys, Run, Trait,
+    looks, reads, writes,
+};
+use crate::expiry::{Unit, deadline_in, is_past};
+use crate::{Args, KeyspaceFn, Result};
+
+pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
+    Command {
+        name: "GET",
+        arity: Exactly(2),
+        keys: Keys::Args(&[reads(One(1))]),
+        traits: &[Trait::Fast],
+        run: Run::Run(get),
+        group: Group::String,
+        usage: "GET key",
+        summary: "Returns the string at a key.",
+        since: "1.0.0",
+        complexity: "O(1)",
+    },
+    Command {
+        name: "SET",
+        arity: AtLeast(3),
+        keys: Keys::Args(&[writes(One(1), Access::Variable)]),
+        traits: &[Trait::NeedsMemory],
+        run: Run::Run(set),
+        group: Group::String,
+        usage: "SET key value [NX | XX] [GET] [EX seconds | PX milliseconds | EXAT unix-time-seconds | PXAT unix-time-milliseconds | KEEPTTL]",
+        summary: "Stores a string at a key, whatever was there, with conditions and an expiry if asked for.",
+        since: "1.0.0",
+        complexity: "O(1)",
+    },
+    Command {
+        name: "SETNX",
+        arity: Exactly(3),
+        keys: Keys::Args(&[writes(One(1), Access::Overwrite)]),
+        traits: &[
+            Trait::NeedsMemory,
+            Trait::Fast,
+            Trait::Deprecated {
+                since: "2.6.12",
+                instead: "`SET` with the `NX` argument",
+            },
+        ],
+        run: Run::Run(setnx),
+        group: Group::String,
+        usage: "SETNX key value",
+        summary: "Stores a string at a key only if the key does not exist.",
+        since: "1.0.0",
+        complexity: "O(1)",
+    },
+    Command {
+        name: "SETEX",
+        arity: Exactly(4),
+        keys: Keys::Args(&[writes(One(1), Access::Overwrite)]),
+        traits: &[
+            Trait::NeedsMemory,
+            Trait::Deprecated {
+                since: "2.6.12",
+                instead: "`SET` with the `EX` argument",
+            },
+        ],
+        run: Run::Run(|tx, args, reply| set_with_ttl(tx, args, Unit::Seconds, "setex", reply)),
+        group: Group::String,
+        usage: "SETEX key seconds value",
+        summary: "Stores a string at a key that expires after so many seconds.",
+        since: "2.0.0",
+        complexity: "O(1)",
+    },
+    Command {
+        name: "PSETEX",
+        arity: Exactly(4),
+        keys: Keys::Args(&[writes(One(1), Access::Overwrite)]),
+        traits: &[
+            Trait::NeedsMemory,
+            Trait::Deprecated {
+                since: "2.6.12",
+                instead: "`SET` with the `PX` argument",
+            },
+        ],
+        run: Run::Run(|tx, args, reply| set_with_ttl(tx, args, Unit::Millis, "psetex", reply)),
+        group: Group::String,
+        usage: "PSETEX key milliseconds value",
+        summary: "Stores a string at a key that expires after so many milliseconds.",
+        since: "2.6.0",
+        complexity: "O(1)",
+    },
+    Command {
+        name: "GETSET",
+        arity: Exactly(3),
+        keys: Keys::Args(&[writes(One(1), Access::ReadUpdate)]),
+        traits: &[
+            Trait::NeedsMemory,
+            Trait::Fast,
+            Trait::Deprecated {
+                since: "6.2.0",
+                instead: "`SET` with the `GET` argument",
+            },
+        ],
+        run: Run::Run(getset),
+        group: Group::String,
+        usage: "GETSET key value",
+        summary: "Stores a string at a key and returns the one that was there.",
+        since: "1.0.0",
+        complexity: "O(1)",
+    },
+    Command {
+        name: "GETDEL",
+        arity: Exactly(2),
+        keys: Keys::Args(&[writes(One(1), Access::Take)]),
+        traits: &[Trait::Fast],
+        run: Run::Run(getdel),
+        group: Group::String,
+        usage: "GETDEL key",
+        summary: "Returns the string at a key and removes the key.",
+        since: "6.2.0",
+        complexity: "O(1)",
+    },
+    Command {
+        name: "GETEX",
+        arity: AtLeast(2),
+        keys: Keys::Args(&[writes(One(1), Access::ReadUpdate)]),
+        traits: &[Trait::Fast],
+        run: Run::Run(getex),
+        group: Group::String,
+        usage: "GETEX key [EX seconds | PX milliseconds | EXAT unix-time-seconds | PXAT unix-time-milliseconds | PERSIST]",
+        summary: "Returns the string at a key and sets or removes the key's expiry.",
+        since: "6.2.0",
+        complexity: "O(1)",
+    },
+    Command {
+        name: "STRLEN",
+        arity: Exactly(2),
+        keys: Keys::Args(&[looks(One(1))]),
+        traits: &[Trait::Fast],
+        run: Run::Run(strlen),
+        group: Group::String,
+        usage: "STRLEN key",
+        summary: "Returns the length in bytes of the string at a key.",
+        since: "2.2.0",
+        complexity: "O(1)",
+    },
+    Command {
+        name: "MGET",
+        arity: AtLeast(2),
+        keys: Keys::Args(&[reads(ToEnd { first: 1, step: 1 })]),
+        traits: &[Trait::Fast, Trait::Tip("request_policy:multi_shard")],
+        run: Run::Run(mget),
+        group: Group::String,
+        usage: "MGET key [key ...]",
+        summary: "Returns the strings at several keys, all as of one moment.",
+        since: "1.0.0",
+        complexity: "O(N) where N is the number of keys",
+    },
+    Command {
+        name: "MSET",
+        arity: AtLeast(3),
+        keys: Keys::Args(&[writes(ToEnd { first: 1, step: 2 }, Access::Overwrite)]),
+        traits: &[
+            Trait::NeedsMemory,
+            Trait::Tip("request_policy:multi_shard"),
+            Trait::Tip("response_policy:all_succeeded"),
+        ],
+        run: Run::Run(mset),
+        group: Group::String,
+        usage: "MSET key value [key value ...]",
+        summary: "Stores several strings at their keys, all at one moment.",
+        since: "1.0.1",
+        complexity: "O(N) where N is the number of keys",
+    },
+    Command {
+        name: "MSETNX",
+        arity: AtLeast(3),
+        keys: Keys::Args(&[writes(ToEnd { first: 1, step: 2 }, Access::Overwrite)]),
+        traits: &[Trait::NeedsMemory],
+        run: Run::Run(msetnx),
+        group: Group::String,
+        usage: "MSETNX key value [key value ...]",
+        summary: "Stores several strings at their keys, only if none of the keys exists.",
+        since: "1.0.1",
+        complexity: "O(N) where N is the number of keys",
+    },
+];
+
+/// The text of a string value; `decimal` holds it if it is stored as an integer.
+#[inline]
+pub(crate) fn text_of<'a>(value: Value<'a>, decimal: &'a mut Decimal) -> &'a [u8] {
+    match value {
+        Value::Bytes { bytes, .. } => bytes,
+        Value::Integer(number) => decimal.format(number),
+    }
+}
+
+/// Writes a string value.
+#[inline]
+pub(crate) fn write(value: Value<'_>, reply: &mut Reply<'_>) {
+    match value {
+        Value::Bytes { bytes, .. } => reply.bulk(bytes),
+        Value::Integer(number) => reply.bulk_integer(number),
+    }
+}
+
+fn get(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    match tx.read(args.key(1)) {
+        Some(entry) => write(entry.value(), reply),
+        None => reply.null(),
+    }
+    Ok(())
+}
+
+/// The options of SET and GETEX.
+#[derive(Default)]
+struct Options<'a> {
+    only_if: Option<Exists>,
+    get: bool,
+    keep_ttl: bool,
+    persist: bool,
+    /// How the expiry is given, and its number as sent.
+    expiry: Option<(Unit, Relative, &'a [u8])>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Exists {
+    No,
+    Yes,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Relative {
+    ToNow,
+    ToEpoch,
+}
+
+/// Which of the two commands is parsed: each knows some words that the other refuses.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Parses {
+    Set,
+    Getex,
+}
+
+impl<'a> Options<'a> {
+    fn parse(args: Args<'a>, first: usize, parses: Parses) -> Result<Self> {
+        let mut options = Self::default();
+        let mut at = first;
+        while at < args.len() {
+            let set = parses == Parses::Set;
+            let unit = expiry_word(args, at);
+            if set && args.is(at, "NX") && options.only_if != Some(Exists::Yes) {
+                options.only_if = Some(Exists::No);
+            } else if set && args.is(at, "XX") && options.only_if != Some(Exists::No) {
+                options.only_if = Some(Exists::Yes);
+            } else if set && args.is(at, "GET") {
+                options.get = true;
+            } else if set && args.is(at, "KEEPTTL") && options.expiry.is_none() {
+                options.keep_ttl = true;
+            } else if !set && args.is(at, "PERSIST") && options.expiry.is_none() {
+                options.persist = true;
+            } else if let (Some((unit, relative)), Some(number)) = (unit, args.get(at + 1))
+                && !options.keep_ttl
+                && !options.persist
+                // The same word may come again; the last one counts.
+                && options.expiry.is_none_or(|(u, r, _)| (u, r) == (unit, relative))
+            {
+                options.expiry = Some((unit, relative, number));
+                at += 1;
+            } else {
+                return Err(CommandError::Syntax.into());
+            }
+            at += 1;
+        }
+        Ok(options)
+    }
+
+    /// The deadline that was asked for, in milliseconds since the epoch.
+    fn deadline_ms(&self, tx: &Tx<'_>, command: &str) -> Result<Option<i64>> {
+        let Some((unit, relative, number)) = self.expiry else {
+            return Ok(None);
+        };
+        let number =
+            damselfly_base::number::parse_integer(number).ok_or(CommandError::NotInteger)?;
+        deadline_in(tx, number, unit, relative, command).map(Some)
+    }
+}
+
+fn expiry_word(args: Args<'_>, at: usize) -> Option<(Unit, Relative)> {
+    [
+        ("EX", Unit::Seconds, Relative::ToNow),
+        ("PX", Unit::Millis, Relative::ToNow),
+        ("EXAT", Unit::Seconds, Relative::ToEpoch),
+        ("PXAT", Unit::Millis, Relative::ToEpoch),
+    ]
+    .into_iter()
+    .find(|(word, ..)| args.is(at, word))
+    .map(|(_, unit, relative)| (unit, relative))
+}
+
+fn set(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let (key, value) = (args.key(1), NewValue::compact(args.at(2)));
+    if args.len() == 3 {
+        tx.store(key, value, Deadline::Clear);
+        reply.ok();
+        return Ok(());
+    }
+    let options = Options::parse(args, 3, Parses::Set)?;
+    let deadline = match options.deadline_ms(tx, "set")? {
+        Some(moment) => Deadline::At(moment),
+        None if options.keep_ttl => Deadline::Keep,
+        None => Deadline::Clear,
+    };
+    let exists = if options.get {
+        match tx.read(key) {
+            Some(entry) => {
+                write(entry.value(), reply);
+                Exists::Yes
+            }
+            None => {
+                reply.null();
+                Exists::No
+            }
+        }
+    } else if options.only_if.is_some() && tx.peek(key).is_some() {
+        Exists::Yes
+    } else {
+        Exists::No
+    };
+    let allowed = options.only_if.is_none_or(|wanted| wanted == exists);
+    if allowed {
+        tx.store(key, value, deadline);
+    }
+    if !options.get {
+        if allowed { reply.ok() } else { reply.null() }
+    }
+    Ok(())
+}
+
+fn setnx(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let key = args.key(1);
+    let absent = tx.peek(key).is_none();
+    if absent {
+        tx.store(key, NewValue::compact(args.at(2)), Deadline::Clear);
+    }
+    reply.integer(absent.into());
+    Ok(())
+}
+
+fn set_with_ttl(
+    tx: &mut Tx<'_>,
+    args: Args<'_>,
+    unit: Unit,
+    command: &str,
+    reply: &mut Reply<'_>,
+) -> Result {
+    let moment = deadline_in(tx, args.integer(2)?, unit, Relative::ToNow, command)?;
+    tx.store(
+        args.key(1),
+        NewValue::compact(args.at(3)),
+        Deadline::At(moment),
+    );
+    reply.ok();
+    Ok(())
+}
+
+fn getset(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    get(tx, args, reply)?;
+    tx.store(args.key(1), NewValue::compact(args.at(2)), Deadline::Clear);
+    Ok(())
+}
+
+fn getdel(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    get(tx, args, reply)?;
+    tx.remove(args.key(1));
+    Ok(())
+}
+
+fn getex(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let key = args.key(1);
+    let options = Options::parse(args, 2, Parses::Getex)?;
+    if tx.peek(key).is_none() {
+        reply.null();
+        return Ok(());
+    }
+    let deadline_ms = options.deadline_ms(tx, "getex")?;
+    get(tx, args, reply)?;
+    let absolute = matches!(options.expiry, Some((_, Relative::ToEpoch, _)));
+    match deadline_ms {
+        Some(moment) if absolute && is_past(moment, tx.now()) => {
+            tx.remove(key);
+        }
+        Some(_) => set_deadline(tx, args, deadline_ms),
+        None if options.persist => set_deadline(tx, args, None),
+        None => {}
+    }
+    Ok(())
+}
+
+fn set_deadline(tx: &mut Tx<'_>, args: Args<'_>, deadline_ms: Option<i64>) {
+    let key = args.key(1);
+    if let Place::Present(mut present) = tx.place(key)
+        && (deadline_ms.is_some() || present.view().has_deadline())
+    {
+        present.update(|entry| entry.set_deadline_ms(deadline_ms));
+        tx.changed(key);
+    }
+}
+
+fn strlen(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let mut decimal = Decimal::new();
+    let len = tx
+        .read(args.key(1))
+        .map_or(0, |entry| text_of(entry.value(), &mut decimal).len());
+    reply.integer(len as i64);
+    Ok(())
+}
+
+fn mget(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    reply.array(args.len() - 1);
+    for place in 1..args.len() {
+        match tx.read(args.key(place)) {
+            Some(entry) => write(entry.value(), reply),
+            None => reply.null(),
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a key without a value.
+fn check_pairs(args: Args<'_>, command: &str) -> Result {
+    if args.len() % 2 == 0 {
+        return Err(CommandError::Arity(command.to_owned()).into());
+    }
+    Ok(())
+}
+
+fn store_pairs(tx: &mut Tx<'_>, args: Args<'_>) {
+    for place in (1..args.len()).step_by(2) {
+        tx.store(
+            args.key(place),
+            NewValue::compact(args.at(place + 1)),
+            Deadline::Clear,
+        );
+    }
+}
+
+fn mset(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    check_pairs(args, "mset")?;
+    store_pairs(tx, args);
+    reply.ok();
+    Ok(())
+}
+
+fn msetnx(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    check_pairs(args, "msetnx")?;
+    let absent = (1..args.len())
+        .step_by(2)
+        .all(|place| tx.peek(args.key(place)).is_none());
+    if absent {
+        store_pairs(tx, args);
+    }
+    reply.integer(absent.into());
+    Ok(())
+}

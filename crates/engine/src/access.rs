@@ -1,0 +1,113 @@
+//! The 24 access bits of an entry: when it was last used, or how often.
+//!
+//! ```text
+//! recency    | seconds since the epoch, mod 2^24                     |
+//! frequency  | minutes since the epoch, mod 2^16 | logarithmic count |
+//! ```
+//!
+//! Both as Redis keeps them, so that OBJECT IDLETIME and OBJECT FREQ mean the same. The frequency
+//! counter is a Morris counter: it grows with falling probability and loses one per
+//! `lfu-decay-time` minutes.
+
+/// What the access bits record; follows `maxmemory-policy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccessPolicy {
+    /// The time of the last use.
+    Recency,
+    /// A decaying count of uses.
+    Frequency {
+        /// `lfu-log-factor`: how slowly the count grows.
+        log_factor: u32,
+        /// `lfu-decay-time`: minutes after which the count loses one; 0 for never.
+        decay_minutes: u32,
+    },
+}
+
+/// The count that a new entry starts with, so that it is not the first to go.
+const INITIAL_COUNT: u32 = 5;
+const COUNT_MAX: u32 = 255;
+const RECENCY_MASK: i64 = 0xff_ffff;
+const MINUTES_MASK: i64 = 0xffff;
+
+impl AccessPolicy {
+    /// The access bits of an entry that is created now.
+    #[inline]
+    pub(crate) fn initial(self, now_ms: i64) -> u32 {
+        match self {
+            Self::Recency => recency_tick(now_ms),
+            Self::Frequency { .. } => minutes(now_ms) << 8 | INITIAL_COUNT,
+        }
+    }
+
+    /// The access bits after a use; `random` is any uniform 32-bit number.
+    #[inline]
+    pub(crate) fn used(self, access: u32, now_ms: i64, random: impl FnOnce() -> u32) -> u32 {
+        match self {
+            Self::Recency => recency_tick(now_ms),
+            Self::Frequency { log_factor, .. } => {
+                let count = frequency(self, access, now_ms);
+                let over = count.saturating_sub(INITIAL_COUNT);
+                let grows = count < COUNT_MAX
+                    && u64::from(random()) * u64::from(over * log_factor + 1) < 1 << 32;
+                minutes(now_ms) << 8 | (count + u32::from(grows))
+            }
+        }
+    }
+}
+
+fn recency_tick(now_ms: i64) -> u32 {
+    (now_ms / 1000 & RECENCY_MASK) as u32
+}
+
+fn minutes(now_ms: i64) -> u32 {
+    (now_ms / 60_000 & MINUTES_MASK) as u32
+}
+
+/// Whole seconds since the last use, under [`AccessPolicy::Recency`]; right up to 194 days.
+pub fn idle_seconds(access: u32, now_ms: i64) -> i64 {
+    (now_ms / 1000 - i64::from(access)) & RECENCY_MASK
+}
+
+/// The count of uses, after decay, under [`AccessPolicy::Frequency`]; 0 under the other policy.
+pub fn frequency(policy: AccessPolicy, access: u32, now_ms: i64) -> u32 {
+    match policy {
+        AccessPolicy::Recency => 0,
+        AccessPolicy::Frequency { decay_minutes, .. } => {
+            let passed = (now_ms / 60_000 - i64::from(access >> 8)) & MINUTES_MASK;
+            let lost = (passed as u32).checked_div(decay_minutes).unwrap_or(0);
+            (access & COUNT_MAX).saturating_sub(lost)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idle_time_counts_seconds_across_the_wrap() {
+        let wrap_ms = 1000 << 24;
+        let access = AccessPolicy::Recency.initial(wrap_ms - 2000);
+        assert_eq!(idle_seconds(access, wrap_ms + 3000), 5);
+    }
+
+    #[test]
+    fn frequency_grows_slower_and_slower_and_decays() {
+        let policy = AccessPolicy::Frequency {
+            log_factor: 10,
+            decay_minutes: 1,
+        };
+        let mut access = policy.initial(0);
+        assert_eq!(frequency(policy, access, 0), 5);
+        for _ in 0..10 {
+            access = policy.used(access, 0, || u32::MAX / 50);
+        }
+        assert_eq!(
+            frequency(policy, access, 0),
+            10,
+            "a count of 10 grows once in 51 times"
+        );
+        assert_eq!(frequency(policy, access, 3 * 60_000), 7);
+        assert_eq!(frequency(policy, access, 3600_000), 0);
+    }
+}

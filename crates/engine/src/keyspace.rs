@@ -1,0 +1,141 @@
+//! What concerns all keys: iterating, counting, emptying, swapping databases.
+
+use damselfly_value::EntryRef;
+
+use crate::database::is_dead;
+use crate::{Busy, Database, Engine, Now, Tx};
+
+/// A place in the order of a SCAN: the shard, then the position in hash order within it.
+///
+/// ```text
+/// | 0 ... | shard: 12 bits | position: 40 bits |
+/// ```
+///
+/// It fits in 52 bits, since some clients keep cursors in doubles. Zero is both start and end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cursor(pub u64);
+
+const POSITION_BITS: u32 = damselfly_table::POSITION_BITS;
+const POSITION_MASK: u64 = (1 << POSITION_BITS) - 1;
+const _: () = assert!(POSITION_BITS + 12 <= 52 && crate::shard::SHARDS_MAX <= 1 << 12);
+
+impl Engine {
+    /// Visits at least `count` live or dead entries from `cursor` on (fewer at the end) and returns where to go on;
+    /// zero at the end. Dead entries count but are not shown.
+    ///
+    /// An entry that is there all the time from the first call to the last is visited at least once.
+    ///
+    /// # Errors
+    /// If the first shard to look at is busy; at a later one it just stops early.
+    pub fn scan(
+        &self,
+        db: usize,
+        now: Now,
+        cursor: Cursor,
+        count: usize,
+        mut visit: impl FnMut(EntryRef<'_>),
+    ) -> Result<Cursor, Busy> {
+        let first = (cursor.0 >> POSITION_BITS) as usize;
+        let mut position = cursor.0 & POSITION_MASK;
+        let mut left = count;
+        for shard in first..self.shards() {
+            let mut tx = match self.lock_shard(shard, db, now) {
+                Ok(tx) => tx,
+                Err(busy) if shard == first => return Err(busy),
+                Err(_) => return Ok(Cursor((shard as u64) << POSITION_BITS)),
+            };
+            let table = &tx.databases(shard)[db].table;
+            loop {
+                position = table.scan(position, |entry| {
+                    left = left.saturating_sub(1);
+                    if !is_dead(entry, now) {
+                        visit(entry);
+                    }
+                });
+                if position == 0 {
+                    break;
+                }
+                if left == 0 {
+                    return Ok(Cursor((shard as u64) << POSITION_BITS | position));
+                }
+            }
+            if left == 0 && shard + 1 < self.shards() {
+                return Ok(Cursor((shard as u64 + 1) << POSITION_BITS));
+            }
+        }
+        Ok(Cursor(0))
+    }
+}
+
+impl Tx<'_> {
+    /// Counts entries that the sweep removed from a shard.
+    pub(crate) fn count_expired(&mut self, shard: usize, removed: usize) {
+        *self.expired_mut(shard) += removed as u64;
+    }
+
+    /// Takes all keys out of a database. Their memory is freed when this section ends: by this thread,
+    /// once the locks are released, or `later` by a thread that has nothing else to do.
+    ///
+    /// # Panics
+    /// If not all shards are locked.
+    pub fn flush(&mut self, db: usize, later: bool) {
+        let engine = self.engine();
+        let taken: Vec<_> = (0..engine.shards())
+            .map(|shard| {
+                let fresh = Database::new(engine.shard_bits(), shard as u32);
+                std::mem::replace(&mut self.databases(shard)[db], fresh)
+            })
+            .filter(|database| !database.is_empty())
+            .collect();
+        self.changed_many(taken.iter().map(Database::len).sum());
+        if later {
+            engine.free_later(taken);
+        } else {
+            self.free_at_end(taken);
+        }
+    }
+
+    /// Exchanges the keys of two databases.
+    ///
+    /// # Panics
+    /// If not all shards are locked.
+    pub fn swap_databases(&mut self, a: usize, b: usize) {
+        for shard in 0..self.engine().shards() {
+            self.databases(shard).swap(a, b);
+        }
+        self.changed_many(1);
+    }
+
+    /// A random live key of the selected database; `random` are uniform numbers.
+    ///
+    /// # Panics
+    /// If not all shards are locked.
+    pub fn random_key(&mut self, mut random: impl FnMut() -> u64) -> Option<Vec<u8>> {
+        /// After this many dead entries in a row, look at all keys.
+        const TRIES: usize = 100;
+        let (db, now) = (self.db(), self.now());
+        let total = self.totals(db).keys;
+        if total == 0 {
+            return None;
+        }
+        for _ in 0..TRIES {
+            let mut nth = (random() % total as u64) as usize;
+            for shard in 0..self.engine().shards() {
+                let database = &self.databases(shard)[db];
+                if nth >= database.len() {
+                    nth -= database.len();
+                    continue;
+                }
+                match database.table.random(random()) {
+                    Some(entry) if !is_dead(entry, now) => return Some(entry.key().to_vec()),
+                    Some(_) | None => break,
+                }
+            }
+        }
+        let mut live = None;
+        self.for_each(|entry| {
+            live.get_or_insert_with(|| entry.key().to_vec());
+        });
+        live
+    }
+}

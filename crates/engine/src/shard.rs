@@ -1,0 +1,345 @@
+//! The shards and their locks: who may touch what, and all `unsafe` code of the engine.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Condvar, Mutex, OnceLock};
+
+use damselfly_lock::{Lock, Waiters};
+
+use crate::{AccessPolicy, Database, Now, Tx, tx::Held};
+
+/// The most shards: their number is part of every SCAN cursor.
+pub const SHARDS_MAX: usize = 1 << 12;
+
+/// A shard is locked for longer than a thread should wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Busy {
+    /// Which shard.
+    pub shard: usize,
+}
+
+/// What is fixed for the life of an engine.
+#[derive(Clone, Copy, Debug)]
+pub struct Rule {
+    /// Number of shards: a power of two, at most [`SHARDS_MAX`].
+    pub shards: usize,
+    /// Number of databases.
+    pub databases: usize,
+}
+
+/// What may change while the engine runs; read by every thread, written by CONFIG SET.
+#[derive(Debug)]
+pub struct Settings {
+    /// True while the background sweep pauses (DEBUG SET-ACTIVE-EXPIRE 0).
+    pub sweep_paused: AtomicBool,
+    /// `proto-max-bulk-len`: the longest string that a command may make, in bytes.
+    pub bulk_bytes_max: AtomicUsize,
+    /// `ttl-rounding`: long deadlines are rounded to seconds, and limited to a year.
+    pub ttl_rounding: AtomicBool,
+    frequency: AtomicBool,
+    log_factor: AtomicU32,
+    decay_minutes: AtomicU32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            sweep_paused: AtomicBool::new(false),
+            bulk_bytes_max: AtomicUsize::new(512 << 20),
+            ttl_rounding: AtomicBool::new(false),
+            frequency: AtomicBool::new(false),
+            log_factor: AtomicU32::new(10),
+            decay_minutes: AtomicU32::new(1),
+        }
+    }
+}
+
+impl Settings {
+    /// What the access bits record.
+    #[inline]
+    pub fn access_policy(&self) -> AccessPolicy {
+        if !self.frequency.load(Relaxed) {
+            return AccessPolicy::Recency;
+        }
+        AccessPolicy::Frequency {
+            log_factor: self.log_factor.load(Relaxed),
+            decay_minutes: self.decay_minutes.load(Relaxed),
+        }
+    }
+
+    /// Changes what the access bits record.
+    pub fn set_access_policy(&self, policy: AccessPolicy) {
+        match policy {
+            AccessPolicy::Recency => self.frequency.store(false, Relaxed),
+            AccessPolicy::Frequency {
+                log_factor,
+                decay_minutes,
+            } => {
+                self.log_factor.store(log_factor, Relaxed);
+                self.decay_minutes.store(decay_minutes, Relaxed);
+                self.frequency.store(true, Relaxed);
+            }
+        }
+    }
+}
+
+/// What a lock protects.
+pub(crate) struct Shard {
+    pub(crate) databases: Vec<Database>,
+    /// Entries removed since their end had come.
+    pub(crate) expired: u64,
+}
+
+/// Keeps each lock on cache lines of its own, so that threads at neighbouring shards do not slow each other
+/// down. Two lines, since processors fetch them in pairs.
+#[repr(align(128))]
+struct Apart<T>(T);
+
+/// A function that makes one thread look at its parked connections again.
+pub type Wake = Box<dyn Fn() + Send + Sync>;
+
+/// All data of the process.
+pub struct Engine {
+    shards: Box<[Apart<Lock<Shard>>]>,
+    shard_bits: u32,
+    databases: usize,
+    /// One per thread, set once when the threads start.
+    wakes: OnceLock<Vec<Wake>>,
+    /// Databases to be freed by a thread of its own.
+    garbage: Mutex<Vec<Database>>,
+    garbage_waits: Condvar,
+    /// Changes to the data since the start, or since the last save.
+    pub changes: AtomicU64,
+    /// What may change while the engine runs.
+    pub settings: Settings,
+}
+
+/// Counts over all shards, of one database.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeyspaceTotals {
+    /// Keys.
+    pub keys: usize,
+    /// Keys with a deadline.
+    pub deadlines: usize,
+    /// Bytes of the entries.
+    pub entry_bytes: usize,
+    /// Bytes of the tables.
+    pub table_bytes: usize,
+}
+
+impl std::ops::AddAssign<&Database> for KeyspaceTotals {
+    fn add_assign(&mut self, database: &Database) {
+        self.keys += database.len();
+        self.deadlines += database.deadlines();
+        self.entry_bytes += database.entry_bytes();
+        self.table_bytes += database.table_bytes();
+    }
+}
+
+impl Engine {
+    /// An empty engine.
+    ///
+    /// # Panics
+    /// If the number of shards is no power of two up to [`SHARDS_MAX`].
+    pub fn new(rule: Rule) -> Self {
+        assert!(
+            rule.shards.is_power_of_two() && rule.shards <= SHARDS_MAX,
+            "{} shards",
+            rule.shards
+        );
+        let shard_bits = rule.shards.trailing_zeros();
+        let shards = (0..rule.shards as u32)
+            .map(|index| {
+                let databases = (0..rule.databases)
+                    .map(|_| Database::new(shard_bits, index))
+                    .collect();
+                Apart(Lock::new(Shard {
+                    databases,
+                    expired: 0,
+                }))
+            })
+            .collect();
+        Self {
+            shards,
+            shard_bits,
+            databases: rule.databases,
+            wakes: OnceLock::new(),
+            garbage: Mutex::new(Vec::new()),
+            garbage_waits: Condvar::new(),
+            changes: AtomicU64::new(0),
+            settings: Settings::default(),
+        }
+    }
+
+    /// Hands databases over to be freed by [`Engine::free_garbage`].
+    pub(crate) fn free_later(&self, databases: Vec<Database>) {
+        if let Ok(mut garbage) = self.garbage.lock() {
+            garbage.extend(databases);
+        }
+        self.garbage_waits.notify_one();
+    }
+
+    /// Frees what was handed over, and waits for more. Never returns; for a thread that has
+    /// nothing else to do.
+    pub fn free_garbage(&self) {
+        while let Ok(mut garbage) = self.garbage.lock() {
+            let taken = std::mem::take(&mut *garbage);
+            if taken.is_empty() {
+                drop(self.garbage_waits.wait(garbage));
+            } else {
+                drop(garbage);
+                drop(taken);
+            }
+        }
+    }
+
+    /// Tells how to wake each thread, by its number. Without it nobody can wait for a shard.
+    pub fn set_wakes(&self, wakes: Vec<Wake>) {
+        assert!(self.wakes.set(wakes).is_ok(), "threads start once");
+    }
+
+    /// The number of shards.
+    pub fn shards(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// log2 of the number of shards.
+    pub fn shard_bits(&self) -> u32 {
+        self.shard_bits
+    }
+
+    /// The number of databases.
+    pub fn databases(&self) -> usize {
+        self.databases
+    }
+
+    /// The shard of a hash: its top bits.
+    #[inline]
+    pub fn shard_of(&self, hash: u64) -> usize {
+        // Two shifts, since one by 64 is no shift at all.
+        (hash >> 1 >> (63 - self.shard_bits)) as usize
+    }
+
+    /// Asks that `thread` be woken when `busy` is released. True if it is free already.
+    pub fn wait(&self, busy: Busy, thread: usize) -> bool {
+        self.shards[busy.shard].0.wait(thread)
+    }
+
+    /// Starts an atomic section over one shard.
+    #[inline]
+    pub fn lock_one(&self, hash: u64, db: usize, now: Now) -> Result<Tx<'_>, Busy> {
+        self.lock_shard(self.shard_of(hash), db, now)
+    }
+
+    /// As [`Engine::lock_one`], by the shard's number.
+    #[inline]
+    pub fn lock_shard(&self, shard: usize, db: usize, now: Now) -> Result<Tx<'_>, Busy> {
+        if self.shards[shard].0.acquire() {
+            Ok(Tx::new(self, Held::One(shard), db, now))
+        } else {
+            Err(Busy { shard })
+        }
+    }
+
+    /// Starts an atomic section over the shards of all `hashes`. `scratch` holds their numbers while
+    /// the section lasts, so that no call allocates.
+    pub fn lock_many<'a>(
+        &'a self,
+        hashes: impl Iterator<Item = u64>,
+        scratch: &'a mut Vec<usize>,
+        db: usize,
+        now: Now,
+    ) -> Result<Tx<'a>, Busy> {
+        scratch.clear();
+        scratch.extend(hashes.map(|hash| self.shard_of(hash)));
+        scratch.sort_unstable();
+        scratch.dedup();
+        self.acquire_ascending(scratch.iter().copied())?;
+        Ok(Tx::new(self, Held::Many(scratch), db, now))
+    }
+
+    /// Starts an atomic section over everything.
+    pub fn lock_all(&self, db: usize, now: Now) -> Result<Tx<'_>, Busy> {
+        self.acquire_ascending(0..self.shards.len())?;
+        Ok(Tx::new(self, Held::All, db, now))
+    }
+
+    /// Starts an atomic section over nothing, for commands that lock shard by shard.
+    pub fn lock_none(&self, db: usize, now: Now) -> Tx<'_> {
+        Tx::new(self, Held::None, db, now)
+    }
+
+    /// Takes locks in ascending order, which rules out deadlock; all or none.
+    fn acquire_ascending(&self, shards: impl Iterator<Item = usize> + Clone) -> Result<(), Busy> {
+        for (taken, shard) in shards.clone().enumerate() {
+            if !self.shards[shard].0.acquire() {
+                for held in shards.take(taken) {
+                    self.release(held);
+                }
+                return Err(Busy { shard });
+            }
+        }
+        Ok(())
+    }
+
+    /// Releases a lock that a [`Tx`] (or a failed attempt at one) holds.
+    #[inline]
+    pub(crate) fn release(&self, shard: usize) {
+        // SAFETY: called once per lock taken, by the `Tx` that took it as it ends, so no reference
+        // into the shard is left.
+        let waiters = unsafe { self.shards[shard].0.release() };
+        if !waiters.is_empty() {
+            self.wake(waiters);
+        }
+    }
+
+    #[cold]
+    fn wake(&self, waiters: Waiters) {
+        for (thread, wake) in self.wakes.get().into_iter().flatten().enumerate() {
+            if waiters.contains(thread) {
+                wake();
+            }
+        }
+    }
+
+    /// The data of a shard.
+    ///
+    /// # Safety
+    /// The caller holds the shard's lock, and for as long as the reference lives it is the only
+    /// one.
+    #[inline]
+    #[expect(clippy::mut_from_ref, reason = "the lock makes it exclusive")]
+    pub(crate) unsafe fn shard_mut(&self, shard: usize) -> &mut Shard {
+        // SAFETY: as the caller promises.
+        unsafe { &mut *self.shards[shard].0.get() }
+    }
+
+    /// Hints that the lock of this hash's shard is about to be taken.
+    #[inline]
+    pub fn prefetch_shard(&self, hash: u64) {
+        damselfly_table::prefetch(self.shards[self.shard_of(hash)].0.address());
+    }
+
+    /// Hints that the bucket of this hash is about to be read. Does nothing if the shard is busy.
+    #[inline]
+    pub fn prefetch_bucket(&self, hash: u64, db: usize) {
+        self.peek(hash, |shard| {
+            shard.databases[db].table.prefetch_bucket(hash)
+        });
+    }
+
+    /// Hints that the entry of this hash is about to be read. Does nothing if the shard is busy.
+    #[inline]
+    pub fn prefetch_entry(&self, hash: u64, db: usize) {
+        self.peek(hash, |shard| shard.databases[db].table.prefetch_item(hash));
+    }
+
+    #[inline]
+    fn peek(&self, hash: u64, look: impl FnOnce(&Shard)) {
+        let shard = self.shard_of(hash);
+        if self.shards[shard].0.try_acquire() {
+            // SAFETY: the lock was just taken, and the reference ends before it is released.
+            look(unsafe { self.shard_mut(shard) });
+            self.release(shard);
+        }
+    }
+}

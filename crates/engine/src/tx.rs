@@ -1,0 +1,333 @@
+//! An atomic section: the locks one command holds, and what it may do under them.
+
+use damselfly_value::{Entry, EntryRef, NewValue};
+
+use crate::database::is_dead;
+use crate::shard::{Engine, KeyspaceTotals, Shard};
+use crate::{Database, Place};
+
+/// The time of a command: milliseconds since the epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Now(pub i64);
+
+/// A key and its hash, computed once.
+#[derive(Clone, Copy, Debug)]
+pub struct Key<'a> {
+    /// The key.
+    pub bytes: &'a [u8],
+    /// `damselfly_base::hash(bytes)`.
+    pub hash: u64,
+}
+
+impl<'a> Key<'a> {
+    /// Hashes the key.
+    #[inline]
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self {
+            bytes,
+            hash: damselfly_base::hash(bytes),
+        }
+    }
+}
+
+/// What becomes of a key's deadline when a new value is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deadline {
+    /// None from now on.
+    Clear,
+    /// As it was.
+    Keep,
+    /// This moment, in milliseconds since the epoch.
+    At(i64),
+}
+
+/// Which shards are locked.
+pub(crate) enum Held<'a> {
+    None,
+    One(usize),
+    /// Ascending, without repeats.
+    Many(&'a [usize]),
+    All,
+}
+
+/// What an atomic section did, for statistics.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Effects {
+    /// Keys that reading commands found.
+    pub hits: u64,
+    /// Keys that reading commands did not find.
+    pub misses: u64,
+    /// Changes to keys.
+    pub changes: u64,
+}
+
+/// An atomic section. Dropping it releases the locks.
+pub struct Tx<'a> {
+    engine: &'a Engine,
+    held: Held<'a>,
+    db: usize,
+    now: Now,
+    /// False for CLIENT NO-TOUCH: reading a key then leaves its age alone.
+    touches: bool,
+    effects: Effects,
+    /// What to free after the locks are released: fields are dropped after `drop` has run.
+    garbage: Vec<Database>,
+}
+
+impl Drop for Tx<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        match self.held {
+            Held::None => {}
+            Held::One(shard) => self.engine.release(shard),
+            Held::Many(shards) => shards.iter().for_each(|&shard| self.engine.release(shard)),
+            Held::All => (0..self.engine.shards()).for_each(|shard| self.engine.release(shard)),
+        }
+    }
+}
+
+impl<'a> Tx<'a> {
+    #[inline]
+    pub(crate) fn new(engine: &'a Engine, held: Held<'a>, db: usize, now: Now) -> Self {
+        Self {
+            engine,
+            held,
+            db,
+            now,
+            touches: true,
+            effects: Effects::default(),
+            garbage: Vec::new(),
+        }
+    }
+
+    /// Makes reading leave no trace on the age of keys (CLIENT NO-TOUCH).
+    pub fn leave_no_trace(&mut self) {
+        self.touches = false;
+    }
+
+    /// The time of this command.
+    #[inline]
+    pub fn now(&self) -> Now {
+        self.now
+    }
+
+    /// The selected database.
+    #[inline]
+    pub fn db(&self) -> usize {
+        self.db
+    }
+
+    /// The engine, for what needs no lock.
+    pub fn engine(&self) -> &'a Engine {
+        self.engine
+    }
+
+    /// What this section did so far.
+    #[inline]
+    pub fn effects(&self) -> Effects {
+        self.effects
+    }
+
+    /// Notes that a key was changed or removed.
+    #[inline]
+    pub fn changed(&mut self, _key: Key<'_>) {
+        self.effects.changes += 1;
+    }
+
+    /// Notes that many keys were changed or removed at once.
+    pub fn changed_many(&mut self, keys: usize) {
+        self.effects.changes += keys as u64;
+    }
+
+    /// The locked shard of that number.
+    ///
+    /// # Safety
+    /// The caller bounds the reference by an exclusive borrow of `self`.
+    #[inline]
+    unsafe fn shard<'s>(&self, index: usize) -> &'s mut Shard
+    where
+        'a: 's,
+    {
+        let held = match self.held {
+            Held::None => false,
+            Held::One(shard) => shard == index,
+            Held::Many(shards) => shards.binary_search(&index).is_ok(),
+            Held::All => true,
+        };
+        assert!(held, "shard {index} is used without its lock");
+        // SAFETY:
+        // - the lock is held, as just checked, until `self` is dropped;
+        // - it is the only reference, as the caller promises.
+        unsafe { self.engine.shard_mut(index) }
+    }
+
+    #[inline]
+    fn shard_of(&mut self, key: Key<'_>) -> &mut Shard {
+        // SAFETY: bounded by the signature.
+        unsafe { self.shard(self.engine.shard_of(key.hash)) }
+    }
+
+    /// The place of a key in the selected database.
+    #[inline]
+    pub fn place(&mut self, key: Key<'_>) -> Place<'_> {
+        self.place_in(self.db, key)
+    }
+
+    /// The place of a key in a database.
+    #[inline]
+    pub fn place_in(&mut self, db: usize, key: Key<'_>) -> Place<'_> {
+        let now = self.now;
+        let Shard { databases, expired } = self.shard_of(key);
+        databases[db].place(key, now, expired)
+    }
+
+    /// The entry of a key, for a command that uses it: its age is updated, and a hit or miss counted.
+    #[inline]
+    pub fn read(&mut self, key: Key<'_>) -> Option<EntryRef<'_>> {
+        // SAFETY: bounded by the signature.
+        let shard = unsafe { self.shard(self.engine.shard_of(key.hash)) };
+        let found = shard.databases[self.db].find(key, self.now, &mut shard.expired);
+        match found {
+            Some(entry) => {
+                self.effects.hits += 1;
+                if self.touches {
+                    self.touch(entry, key);
+                }
+            }
+            None => self.effects.misses += 1,
+        }
+        found
+    }
+
+    /// The entry of a key, for a command that only asks what is known about it: a hit or miss is counted, but
+    /// its age stays.
+    pub fn look(&mut self, key: Key<'_>) -> Option<EntryRef<'_>> {
+        // SAFETY: bounded by the signature.
+        let shard = unsafe { self.shard(self.engine.shard_of(key.hash)) };
+        let found = shard.databases[self.db].find(key, self.now, &mut shard.expired);
+        match found {
+            Some(_) => self.effects.hits += 1,
+            None => self.effects.misses += 1,
+        }
+        found
+    }
+
+    /// The entry of a key, without a trace.
+    #[inline]
+    pub fn peek(&mut self, key: Key<'_>) -> Option<EntryRef<'_>> {
+        let (db, now) = (self.db, self.now);
+        let shard = self.shard_of(key);
+        shard.databases[db].find(key, now, &mut shard.expired)
+    }
+
+    /// Counts a use in the entry's access bits.
+    #[inline]
+    fn touch(&self, entry: EntryRef<'_>, key: Key<'_>) {
+        let policy = self.engine.settings.access_policy();
+        let access = policy.used(entry.access(), self.now.0, || {
+            // The counter only needs numbers that are spread evenly, so the hash mixed with the last
+            // state will do; no key can choose it, since the hash is seeded.
+            let mixed = (key.hash ^ u64::from(entry.access()) ^ self.now.0 as u64)
+                .wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            (mixed >> 32) as u32
+        });
+        entry.set_access(access);
+    }
+
+    /// Stores a value under a key, whatever was there, and notes the change.
+    #[inline]
+    pub fn store(&mut self, key: Key<'_>, value: NewValue<'_>, deadline: Deadline) {
+        let (now, policy) = (self.now, self.engine.settings.access_policy());
+        match self.place(key) {
+            Place::Present(mut present) => present.update(|entry| {
+                match deadline {
+                    Deadline::Keep => {}
+                    Deadline::Clear if !entry.view().has_deadline() => {}
+                    Deadline::Clear => entry.set_deadline_ms(None),
+                    Deadline::At(moment) => entry.set_deadline_ms(Some(moment)),
+                }
+                entry.set(value);
+                let view = entry.view();
+                view.set_access(policy.used(view.access(), now.0, || u32::MAX));
+            }),
+            Place::Absent(absent) => {
+                let deadline_ms = match deadline {
+                    Deadline::At(moment) => Some(moment),
+                    Deadline::Clear | Deadline::Keep => None,
+                };
+                let entry = Entry::new(key.bytes, value, deadline_ms);
+                entry.view().set_access(policy.initial(now.0));
+                absent.insert(entry);
+            }
+        }
+        self.changed(key);
+    }
+
+    /// Stores a finished entry in a database, in place of any that has its key, and notes the change.
+    pub fn insert_in(&mut self, db: usize, key: Key<'_>, entry: Entry) {
+        match self.place_in(db, key) {
+            Place::Present(mut present) => present.update(|old| *old = entry),
+            Place::Absent(absent) => absent.insert(entry),
+        }
+        self.changed(key);
+    }
+
+    /// Takes a key out of the selected database and notes the change.
+    pub fn remove(&mut self, key: Key<'_>) -> Option<Entry> {
+        match self.place(key) {
+            Place::Present(present) => {
+                let entry = present.remove();
+                self.changed(key);
+                Some(entry)
+            }
+            Place::Absent(_) => None,
+        }
+    }
+
+    /// Frees databases after the locks are released.
+    pub(crate) fn free_at_end(&mut self, databases: Vec<Database>) {
+        self.garbage.extend(databases);
+    }
+
+    /// All databases of one locked shard.
+    ///
+    /// # Panics
+    /// If the shard is not locked.
+    pub fn databases(&mut self, shard: usize) -> &mut [Database] {
+        // SAFETY: bounded by the signature.
+        &mut unsafe { self.shard(shard) }.databases
+    }
+
+    /// How many entries of a locked shard were removed since their end had come.
+    pub(crate) fn expired_mut(&mut self, shard: usize) -> &mut u64 {
+        // SAFETY: bounded by the signature.
+        &mut unsafe { self.shard(shard) }.expired
+    }
+
+    /// Calls `visit` with every live entry of the selected database, in the locked shards.
+    ///
+    /// # Panics
+    /// If not all shards are locked.
+    pub fn for_each(&mut self, mut visit: impl FnMut(EntryRef<'_>)) {
+        let (db, now) = (self.db, self.now);
+        for shard in 0..self.engine.shards() {
+            self.databases(shard)[db].table.for_each(|entry| {
+                if !is_dead(entry, now) {
+                    visit(entry);
+                }
+            });
+        }
+    }
+
+    /// Sums over the locked shards, for one database.
+    ///
+    /// # Panics
+    /// If not all shards are locked.
+    pub fn totals(&mut self, db: usize) -> KeyspaceTotals {
+        let mut totals = KeyspaceTotals::default();
+        for shard in 0..self.engine.shards() {
+            totals += &self.databases(shard)[db];
+        }
+        totals
+    }
+}

@@ -1,0 +1,141 @@
+//! The grammar of one line of a configuration file: words, quotes and escapes.
+//!
+//! Words are separated by blanks. `"..."` knows `\n \r \t \b \a \xHH \" \\`; `'...'` knows only `\'`.
+//! A closing quote must be followed by a blank or the end of the line.
+
+/// The words of `line`, or `None` when its quotes are not balanced.
+pub fn split(line: &str) -> Option<Vec<String>> {
+    let mut words = Vec::new();
+    let mut rest = line.trim_start_matches(blank);
+    while !rest.is_empty() {
+        let (word, after) = first_word(rest)?;
+        words.push(word);
+        rest = after.trim_start_matches(blank);
+    }
+    Some(words)
+}
+
+/// `text` in double quotes, so that [`split`] gives back exactly `text`.
+pub fn quote(text: &str) -> String {
+    let mut quoted = String::with_capacity(text.len() + 2);
+    quoted.push('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            '\n' => quoted.push_str("\\n"),
+            '\r' => quoted.push_str("\\r"),
+            '\t' => quoted.push_str("\\t"),
+            c if c.is_ascii_control() => quoted.push_str(&format!("\\x{:02x}", u32::from(c))),
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+fn blank(c: char) -> bool {
+    // A zero byte ends a word in Redis, whose lines are C strings.
+    c.is_ascii_whitespace() || c == '\x0b' || c == '\0'
+}
+
+fn first_word(line: &str) -> Option<(String, &str)> {
+    // Bytes, because `\xHH` escapes may spell out one character byte by byte.
+    let mut word = Vec::new();
+    let mut rest = line;
+    loop {
+        let Some(c) = rest.chars().next() else {
+            return Some((text(word), rest));
+        };
+        match c {
+            c if blank(c) => return Some((text(word), rest)),
+            '"' | '\'' => {
+                rest = quoted(&rest[1..], c, &mut word)?;
+                let closed = rest.chars().next().is_none_or(blank);
+                return closed.then(|| (text(word), rest));
+            }
+            c => {
+                word.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+                rest = &rest[c.len_utf8()..];
+            }
+        }
+    }
+}
+
+/// Reads up to the closing `quote` into `word`, and returns what follows it.
+fn quoted<'a>(line: &'a str, quote: char, word: &mut Vec<u8>) -> Option<&'a str> {
+    let mut rest = line;
+    loop {
+        let c = rest.chars().next()?;
+        rest = &rest[c.len_utf8()..];
+        if c == quote {
+            return Some(rest);
+        }
+        if c != '\\' || (quote == '\'' && !rest.starts_with('\'')) {
+            word.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+            continue;
+        }
+        if let Some(byte) = hexadecimal(rest).filter(|_| quote == '"') {
+            word.push(byte);
+            rest = &rest[3..];
+            continue;
+        }
+        let escaped = rest.chars().next()?;
+        rest = &rest[escaped.len_utf8()..];
+        let meant = match escaped {
+            'n' => '\n',
+            'r' => '\r',
+            't' => '\t',
+            'b' => '\x08',
+            'a' => '\x07',
+            other => other,
+        };
+        word.extend_from_slice(meant.encode_utf8(&mut [0; 4]).as_bytes());
+    }
+}
+
+/// The byte of an escape `xHH` at the front of `rest`.
+fn hexadecimal(rest: &str) -> Option<u8> {
+    let digits = rest.strip_prefix('x')?.get(..2)?;
+    if !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return None;
+    }
+    u8::from_str_radix(digits, 16).ok()
+}
+
+fn text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes)
+        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{quote, split};
+
+    #[test]
+    fn words_quotes_and_escapes() {
+        let words = |line| split(line).unwrap();
+        assert_eq!(words("  save 900\t1 "), ["save", "900", "1"]);
+        assert_eq!(words(r#"hz "1\x30""#), ["hz", "10"]);
+        assert_eq!(
+            words(r#"requirepass "a\"b c\n""#),
+            ["requirepass", "a\"b c\n"]
+        );
+        assert_eq!(words(r"loglevel 'it\'s \n'"), ["loglevel", r"it's \n"]);
+        assert_eq!(words(r#"save """#), ["save", ""]);
+        assert_eq!(words(""), [""; 0]);
+    }
+
+    #[test]
+    fn unbalanced_quotes_are_refused() {
+        for line in [r#"hz "12"#, "hz '12", r#"hz "1"2"#, r#"hz "\"#] {
+            assert_eq!(split(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn quoting_is_undone_by_splitting() {
+        for text in ["", "a b", "\"\\'\n\r\t\x07\0", "grün"] {
+            assert_eq!(split(&quote(text)).unwrap(), [text]);
+        }
+    }
+}

@@ -1,0 +1,510 @@
+//! The configuration at start: file, then environment, then command line, each overriding the ones before.
+//!
+//! ```text
+//! damselfly [FILE] [-] [--option value ...]      FILE, `-` (standard input) and options may be absent
+//! DAMSELFLY_<OPTION>=value                       `-` in the option's name is `_` here
+//! ```
+//!
+//! The arguments are cut into the words of one line per option, as they would stand in a file. That is too
+//! little work for a parser of command lines, and one would refuse `--bind 127.0.0.1 -::1`.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use super::glob::{self, Case};
+use super::kind::{Kind, OptionError, Value};
+use super::options::{self, Effect, OPTIONS};
+use super::{Config, line, redis};
+
+/// How deep files may include files.
+const INCLUDE_DEPTH_MAX: usize = 16;
+const ENVIRONMENT_PREFIX: &str = "DAMSELFLY_";
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Request {
+    /// Run the server.
+    Run(Box<Loaded>),
+    /// Print the help.
+    Help,
+    /// Print the version.
+    Version,
+}
+
+/// A configuration to start with.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The values.
+    pub config: Config,
+    /// The file named on the command line, which CONFIG REWRITE rewrites.
+    pub file: Option<PathBuf>,
+    /// What the operator should know, one line each.
+    pub warnings: Vec<String>,
+}
+
+/// The files that hold a configuration.
+pub trait Files {
+    /// The text of a file.
+    fn read(&self, path: &Path) -> io::Result<String>;
+    /// The names of the files in a folder, in any order.
+    fn list(&self, folder: &Path) -> io::Result<Vec<String>>;
+    /// All of standard input.
+    fn standard_input(&self) -> io::Result<String>;
+}
+
+/// The real files. Text that is not UTF-8 (a comment, most likely) is read as far as it makes sense.
+#[derive(Clone, Copy, Debug)]
+pub struct Disk;
+
+impl Files for Disk {
+    fn read(&self, path: &Path) -> io::Result<String> {
+        std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
+        let entries = std::fs::read_dir(folder)?;
+        entries
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+            .collect()
+    }
+
+    fn standard_input(&self) -> io::Result<String> {
+        let mut bytes = Vec::new();
+        io::stdin().lock().read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+}
+
+/// Where an option was given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In a file.
+    File {
+        /// Its path.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+    },
+    /// In a variable of the environment.
+    Environment(String),
+    /// On the command line.
+    CommandLine,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::File { path, line } => write!(f, "{}, line {line}", path.display()),
+            Place::Environment(variable) => write!(f, "environment variable {variable}"),
+            Place::CommandLine => f.write_str("command line"),
+        }
+    }
+}
+
+/// Why the server cannot start. No text shows a value, which may be a password.
+#[derive(Debug)]
+pub enum StartError {
+    /// A file could not be read.
+    Unreadable {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// An option or its value was refused.
+    Refused {
+        /// Where it was given.
+        place: Place,
+        /// Its name, or what stands in its place.
+        option: String,
+        /// Why.
+        problem: String,
+    },
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StartError::Unreadable { path, error } => {
+                write!(
+                    f,
+                    "cannot read the configuration {}: {error}",
+                    path.display()
+                )
+            }
+            StartError::Refused {
+                place,
+                option,
+                problem,
+            } => {
+                write!(f, "{place}: option '{option}': {problem}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// Reads the configuration that `args` (without the program's name), `environment` and the files they name
+/// ask for.
+pub fn load(
+    args: impl IntoIterator<Item = String>,
+    environment: impl IntoIterator<Item = (String, String)>,
+    files: &impl Files,
+) -> Result<Request, StartError> {
+    let arguments = match Arguments::parse(args)? {
+        Asked::Start(arguments) => arguments,
+        Asked::Help => return Ok(Request::Help),
+        Asked::Version => return Ok(Request::Version),
+    };
+    let mut loader = Loader::new(files);
+    if let Some(path) = &arguments.file {
+        loader.file(path, 0)?;
+    }
+    if arguments.standard_input {
+        let path = Path::new("-");
+        let unreadable = |error| StartError::Unreadable {
+            path: path.to_owned(),
+            error,
+        };
+        let text = files.standard_input().map_err(unreadable)?;
+        loader.text(path, &text, 0)?;
+    }
+    let mut variables: Vec<(String, String)> = environment.into_iter().collect();
+    variables.sort();
+    for (variable, value) in &variables {
+        loader.variable(variable, value)?;
+    }
+    for words in &arguments.lines {
+        loader.apply(&Place::CommandLine, words, Repeated::Adds)?;
+    }
+    loader.warn_of_options_without_effect();
+    Ok(Request::Run(Box::new(Loaded {
+        config: loader.config,
+        file: arguments.file,
+        warnings: loader.warnings,
+    })))
+}
+
+/// The configuration that `lines` alone make, or `None` when one of them is refused.
+pub(super) fn apply_lines(lines: &[&[String]]) -> Option<Config> {
+    let mut loader = Loader::new(&Disk);
+    for words in lines {
+        loader
+            .apply(&Place::CommandLine, words, Repeated::Adds)
+            .ok()?;
+    }
+    Some(loader.config)
+}
+
+enum Asked {
+    Start(Arguments),
+    Help,
+    Version,
+}
+
+/// The command line, cut into lines.
+#[derive(Default)]
+struct Arguments {
+    file: Option<PathBuf>,
+    standard_input: bool,
+    lines: Vec<Vec<String>>,
+}
+
+impl Arguments {
+    fn parse(args: impl IntoIterator<Item = String>) -> Result<Asked, StartError> {
+        let mut parsed = Arguments::default();
+        let args: Vec<String> = args.into_iter().collect();
+        let last = args.len().saturating_sub(1);
+        for (index, arg) in args.into_iter().enumerate() {
+            let value_of = parsed.lines.last_mut();
+            match (arg.as_str(), value_of) {
+                ("-h" | "--help", None) => return Ok(Asked::Help),
+                ("-v" | "--version", None) => return Ok(Asked::Version),
+                ("-", _) if index == 0 || index == last => parsed.standard_input = true,
+                (option, _) if option.starts_with("--") => {
+                    let words = option[2..].splitn(2, '=').map(str::to_owned);
+                    parsed.lines.push(words.collect());
+                }
+                (_, Some(words)) => words.push(arg),
+                (path, None) if index == 0 && !path.starts_with('-') => {
+                    parsed.file = Some(PathBuf::from(arg));
+                }
+                (_, None) => {
+                    return Err(StartError::Refused {
+                        place: Place::CommandLine,
+                        option: arg,
+                        problem: "expected --option value; see --help".to_owned(),
+                    });
+                }
+            }
+        }
+        Ok(Asked::Start(parsed))
+    }
+}
+
+/// What a further line does to the lines of an option made of groups.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Repeated {
+    Adds,
+    Replaces,
+}
+
+struct Loader<'a, F> {
+    files: &'a F,
+    config: Config,
+    /// The words so far of options whose lines add up.
+    groups: HashMap<&'static str, Vec<String>>,
+    /// Names of the options that were given.
+    given: Vec<&'static str>,
+    warnings: Vec<String>,
+}
+
+impl<'a, F: Files> Loader<'a, F> {
+    fn new(files: &'a F) -> Self {
+        Self {
+            files,
+            config: Config::default(),
+            groups: HashMap::new(),
+            given: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+
+    fn file(&mut self, path: &Path, depth: usize) -> Result<(), StartError> {
+        let unreadable = |error| StartError::Unreadable {
+            path: path.to_owned(),
+            error,
+        };
+        if depth > INCLUDE_DEPTH_MAX {
+            return Err(unreadable(io::Error::other(
+                "files include one another too deeply",
+            )));
+        }
+        let text = self.files.read(path).map_err(unreadable)?;
+        self.text(path, &text, depth)
+    }
+
+    fn text(&mut self, path: &Path, text: &str, depth: usize) -> Result<(), StartError> {
+        for (index, raw) in text.lines().enumerate() {
+            let raw = raw.trim_matches([' ', '\t', '\r', '\n']);
+            if raw.is_empty() || raw.starts_with('#') {
+                continue;
+            }
+            let place = Place::File {
+                path: path.to_owned(),
+                line: index + 1,
+            };
+            let Some(words) = line::split(raw) else {
+                let option = raw.split([' ', '\t']).next().unwrap_or_default();
+                return Err(refused(
+                    place,
+                    option,
+                    "unbalanced quotes in configuration line",
+                ));
+            };
+            match words.as_slice() {
+                [] => {}
+                [name, included] if name.eq_ignore_ascii_case("include") => {
+                    self.include(Path::new(included), depth + 1)?;
+                }
+                words => self.apply(&place, words, Repeated::Adds)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the file at `path`, or every file that matches where its last part is a pattern.
+    fn include(&mut self, path: &Path, depth: usize) -> Result<(), StartError> {
+        let pattern = path
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned());
+        let Some(pattern) = pattern.filter(|name| name.contains(['*', '?', '['])) else {
+            return self.file(path, depth);
+        };
+        let folder = path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new("."));
+        // As for a pattern that nothing matches, a folder that is absent holds nothing to include.
+        let mut names = self.files.list(folder).unwrap_or_default();
+        names.retain(|name| {
+            !name.starts_with('.')
+                && glob::matches(pattern.as_bytes(), name.as_bytes(), Case::Differs)
+        });
+        names.sort();
+        names
+            .iter()
+            .try_for_each(|name| self.file(&folder.join(name), depth))
+    }
+
+    fn variable(&mut self, variable: &str, value: &str) -> Result<(), StartError> {
+        let Some(name) = variable.strip_prefix(ENVIRONMENT_PREFIX) else {
+            return Ok(());
+        };
+        let name = name.to_ascii_lowercase().replace('_', "-");
+        // Kubernetes sets DAMSELFLY_PORT=tcp://... and more in every pod beside a service called
+        // "damselfly", so what makes no sense here must not keep the server from starting.
+        if value.starts_with("tcp://") || options::find(&name).is_none() {
+            self.warnings.push(format!(
+                "environment variable {variable} is no option; ignored"
+            ));
+            return Ok(());
+        }
+        let place = Place::Environment(variable.to_owned());
+        self.apply(&place, &[name, value.to_owned()], Repeated::Replaces)
+    }
+
+    /// Applies one line: the option's name and its values.
+    fn apply(
+        &mut self,
+        place: &Place,
+        words: &[String],
+        repeated: Repeated,
+    ) -> Result<(), StartError> {
+        let [name, values @ ..] = words else {
+            return Ok(());
+        };
+        if self.apply_directive(place, name, values)? {
+            return Ok(());
+        }
+        let Some(option) = options::find(name) else {
+            if redis::lacks(name) {
+                let warning = format!(
+                    "option '{}' is not supported yet",
+                    name.to_ascii_lowercase()
+                );
+                if !self.warnings.contains(&warning) {
+                    self.warnings.push(warning);
+                }
+                return Ok(());
+            }
+            return Err(refused(place.clone(), name, &unknown(name)));
+        };
+        let values: Vec<&str> = values.iter().map(String::as_str).collect();
+        let result = match option.kind {
+            Kind::Groups(_) => self.apply_groups(option, &values, repeated),
+            Kind::Bool
+            | Kind::Integer { .. }
+            | Kind::Octal { .. }
+            | Kind::Memory { .. }
+            | Kind::MemoryOrPercent
+            | Kind::Choice(_)
+            | Kind::Text
+            | Kind::Words => option.write(&mut self.config, &values),
+        };
+        result.map_err(|why| refused(place.clone(), option.name, &why.to_string()))?;
+        self.given.push(option.name);
+        Ok(())
+    }
+
+    /// Lines of one option add up, unless they replace; a line with an empty text forgets those before.
+    fn apply_groups(
+        &mut self,
+        option: &'static options::Opt,
+        values: &[&str],
+        repeated: Repeated,
+    ) -> Result<(), OptionError> {
+        if values.is_empty() {
+            return Err(OptionError::new("wrong number of arguments"));
+        }
+        // Alone first: two halves of a group on two lines are not a group.
+        option.write(&mut self.config.clone(), values)?;
+        let new = option.kind.parse(values)?.words();
+        let all = self.groups.entry(option.name).or_default();
+        if repeated == Repeated::Replaces || new.is_empty() {
+            all.clear();
+        }
+        all.extend(new);
+        (option.access.write)(&mut self.config, Value::Words(all.clone()))
+    }
+
+    /// Applies the lines that are no options, and returns whether this was one.
+    fn apply_directive(
+        &mut self,
+        place: &Place,
+        name: &str,
+        values: &[String],
+    ) -> Result<bool, StartError> {
+        let warning = match (name.to_ascii_lowercase().as_str(), values) {
+            ("rename-command", [command, new]) => {
+                self.config
+                    .rename_commands
+                    .push((command.clone(), new.clone()));
+                return Ok(true);
+            }
+            ("user", [_, ..]) => {
+                self.config.users.push(values.to_vec());
+                "option 'user' is not supported yet: NO USER'S RIGHTS ARE LIMITED"
+            }
+            ("include" | "rename-command" | "user", _) => {
+                return Err(refused(place.clone(), name, "wrong number of arguments"));
+            }
+            _ => return Ok(false),
+        };
+        if !self.warnings.iter().any(|known| known == warning) {
+            self.warnings.push(warning.to_owned());
+        }
+        Ok(true)
+    }
+
+    fn warn_of_options_without_effect(&mut self) {
+        for option in OPTIONS
+            .iter()
+            .filter(|option| self.given.contains(&option.name))
+        {
+            let why = match option.effect {
+                Effect::Acts => continue,
+                Effect::Later(why) | Effect::Never(why) => why,
+            };
+            if (option.access.read)(&self.config) != option.default_shown() {
+                self.warnings
+                    .push(format!("option '{}' has no effect: {why}", option.name));
+            }
+        }
+    }
+}
+
+fn refused(place: Place, option: &str, problem: &str) -> StartError {
+    StartError::Refused {
+        place,
+        option: option.to_owned(),
+        problem: problem.to_owned(),
+    }
+}
+
+/// The refusal of an option that nobody knows, with the nearest name that exists.
+fn unknown(name: &str) -> String {
+    let name = name.to_ascii_lowercase();
+    let nearest = OPTIONS
+        .iter()
+        .flat_map(options::Opt::names)
+        .map(|known| (distance(&name, known), known))
+        .min()
+        .filter(|(distance, known)| *distance <= 1 + known.len() / 4);
+    match nearest {
+        Some((_, known)) => format!("unknown option; did you mean '{known}'?"),
+        None => "unknown option; see --help".to_owned(),
+    }
+}
+
+/// How many bytes must be inserted, removed or replaced to make `a` into `b` (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    // Names are short; a longer text resembles none of them.
+    if a.len() > 64 {
+        return usize::MAX;
+    }
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let replaced = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(row[j + 1] + 1);
+        }
+    }
+    row[b.len()]
+}

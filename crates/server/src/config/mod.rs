@@ -1,0 +1,107 @@
+//! Options: where they come from, and how clients see and change them.
+//!
+//! ```text
+//! file < environment < command line ──► load ──► Config ──► get, set, rewrite
+//!                                         ▲         ▲         ▲
+//!                                         └── OPTIONS: one row per option ──► help, docs
+//! ```
+//!
+//! A [`Config`] is a plain value. CONFIG SET makes a new one from it or fails as a whole, so that readers
+//! hold a snapshot that never changes under them. Nothing here does I/O but [`Disk`], which `load` is given.
+
+mod docs;
+mod glob;
+mod kind;
+mod line;
+mod load;
+mod options;
+mod redis;
+mod rewrite;
+mod settings;
+
+pub use docs::{docs, help};
+pub use kind::{Kind, OptionError, Value};
+pub use load::{Disk, Files, Loaded, Place, Request, StartError, load};
+pub use options::{Access, Changeable, Effect, OPTIONS, Opt, Section, find};
+pub use settings::{
+    Allow, ClientMemory, Config, LogLevel, MaxmemoryPolicy, Origin, OutputLimit, OutputLimits,
+    Percentiles, SavePoint, SavePoints, Supervised,
+};
+
+impl Config {
+    /// The options whose name matches one of `patterns`, each once, with their values: CONFIG GET.
+    ///
+    /// A pattern without `*`, `?` and `[` is a name. An alias is found under the name that was asked for.
+    pub fn get(&self, patterns: &[&[u8]]) -> Vec<(&'static str, String)> {
+        let asked = |name: &str| {
+            patterns.iter().any(|pattern| {
+                if pattern.iter().any(|byte| b"*?[".contains(byte)) {
+                    return glob::matches(pattern, name.as_bytes(), glob::Case::Ignored);
+                }
+                pattern.eq_ignore_ascii_case(name.as_bytes())
+            })
+        };
+        OPTIONS
+            .iter()
+            .flat_map(|option| option.names().map(move |name| (name, option)))
+            .filter(|(name, _)| asked(name))
+            .map(|(name, option)| (name, (option.access.read)(self)))
+            .collect()
+    }
+
+    /// This configuration with the options of `pairs` changed, all or none: CONFIG SET.
+    ///
+    /// The error is the text for the client. Whether the world plays along (a port that is taken, a folder
+    /// that does not exist) is for the caller to find out before it uses what comes back.
+    pub fn set(&self, pairs: &[(&[u8], &[u8])], origin: Origin) -> Result<Config, String> {
+        let mut chosen: Vec<(&'static str, &'static Opt)> = Vec::with_capacity(pairs.len());
+        for (name, _) in pairs {
+            let shown = printable(name);
+            let Some((known, option)) = by_bytes(name) else {
+                return Err(format!(
+                    "ERR Unknown option or number of arguments for CONFIG SET - '{shown}'"
+                ));
+            };
+            let refusal = match option.changeable {
+                Changeable::AtStart => Some("can't set immutable config"),
+                Changeable::Protected if !self.enable_protected_configs.permits(origin) => {
+                    Some("can't set protected config")
+                }
+                // Two names of one option are not duplicates in Redis either: the last wins.
+                Changeable::Live | Changeable::Protected => {
+                    let twice = chosen.iter().any(|(other, _)| *other == known);
+                    twice.then_some("duplicate parameter")
+                }
+            };
+            if let Some(refusal) = refusal {
+                return Err(set_failed(&shown, refusal));
+            }
+            chosen.push((known, option));
+        }
+        let mut changed = self.clone();
+        for ((name, option), (_, value)) in chosen.iter().zip(pairs) {
+            std::str::from_utf8(value)
+                .map_err(|_| OptionError::new("argument must be UTF-8 text"))
+                .and_then(|value| option.write(&mut changed, &[value]))
+                .map_err(|refusal| set_failed(name, &refusal.to_string()))?;
+        }
+        Ok(changed)
+    }
+}
+
+/// The option called `name` and the spelling of that name in the table.
+fn by_bytes(name: &[u8]) -> Option<(&'static str, &'static Opt)> {
+    OPTIONS
+        .iter()
+        .flat_map(|option| option.names().map(move |known| (known, option)))
+        .find(|(known, _)| known.as_bytes().eq_ignore_ascii_case(name))
+}
+
+fn set_failed(name: &str, why: &str) -> String {
+    format!("ERR CONFIG SET failed (possibly related to argument '{name}') - {why}")
+}
+
+/// `name` as it may stand in an error reply, which is one line.
+fn printable(name: &[u8]) -> String {
+    String::from_utf8_lossy(name).replace(['\r', '\n'], " ")
+}

@@ -1,0 +1,565 @@
+//! The configuration as plain values, and the types of those that are more than a number or a text.
+
+use super::kind::{self, OptionError, Setting, Value};
+
+/// The value of every option at one moment. [`Default`] gives the defaults.
+///
+/// Fields carry their unit as a suffix; what each means is said once, in [`super::OPTIONS`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// `port`
+    pub port: u16,
+    /// `bind`
+    pub bind: Vec<String>,
+    /// `unixsocket`
+    pub unixsocket: String,
+    /// `unixsocketperm`
+    pub unixsocket_mode: u32,
+    /// `tcp-backlog`
+    pub tcp_backlog: u32,
+    /// `tcp-keepalive`
+    pub tcp_keepalive_s: u32,
+    /// `timeout`
+    pub timeout_s: u32,
+    /// `maxclients`
+    pub maxclients: u32,
+    /// `protected-mode`
+    pub protected_mode: bool,
+    /// `socket-mark-id`
+    pub socket_mark_id: u32,
+    /// `threads`
+    pub threads: usize,
+    /// `shards`
+    pub shards: usize,
+    /// `databases`
+    pub databases: u32,
+    /// `loglevel`
+    pub loglevel: LogLevel,
+    /// `logfile`
+    pub logfile: String,
+    /// `pidfile`
+    pub pidfile: String,
+    /// `daemonize`
+    pub daemonize: bool,
+    /// `supervised`
+    pub supervised: Supervised,
+    /// `always-show-logo`
+    pub always_show_logo: bool,
+    /// `hz`
+    pub hz: u32,
+    /// `dynamic-hz`
+    pub dynamic_hz: bool,
+    /// `requirepass`
+    pub requirepass: String,
+    /// `enable-protected-configs`
+    pub enable_protected_configs: Allow,
+    /// `enable-debug-command`
+    pub enable_debug_command: Allow,
+    /// `maxmemory`
+    pub maxmemory_bytes: u64,
+    /// `maxmemory-policy`
+    pub maxmemory_policy: MaxmemoryPolicy,
+    /// `maxmemory-samples`
+    pub maxmemory_samples: u32,
+    /// `maxmemory-clients`
+    pub maxmemory_clients: ClientMemory,
+    /// `lfu-log-factor`
+    pub lfu_log_factor: u32,
+    /// `lfu-decay-time`
+    pub lfu_decay_time_min: u32,
+    /// `lazyfree-lazy-eviction`
+    pub lazyfree_lazy_eviction: bool,
+    /// `lazyfree-lazy-expire`
+    pub lazyfree_lazy_expire: bool,
+    /// `lazyfree-lazy-server-del`
+    pub lazyfree_lazy_server_del: bool,
+    /// `lazyfree-lazy-user-del`
+    pub lazyfree_lazy_user_del: bool,
+    /// `lazyfree-lazy-user-flush`
+    pub lazyfree_lazy_user_flush: bool,
+    /// `replica-lazy-flush`
+    pub replica_lazy_flush: bool,
+    /// `activedefrag`
+    pub activedefrag: bool,
+    /// `activerehashing`
+    pub activerehashing: bool,
+    /// `client-output-buffer-limit`
+    pub client_output_buffer_limit: OutputLimits,
+    /// `client-query-buffer-limit`
+    pub client_query_buffer_limit_bytes: u64,
+    /// `proto-max-bulk-len`
+    pub proto_max_bulk_len_bytes: u64,
+    /// `tracking-table-max-keys`
+    pub tracking_table_max_keys: u64,
+    /// `notify-keyspace-events`
+    pub notify_keyspace_events: String,
+    /// `active-expire-effort`
+    pub active_expire_effort: u32,
+    /// `ttl-rounding`
+    pub ttl_rounding: bool,
+    /// `slowlog-log-slower-than`
+    pub slowlog_log_slower_than_us: i64,
+    /// `slowlog-max-len`
+    pub slowlog_max_len: u64,
+    /// `latency-monitor-threshold`
+    pub latency_monitor_threshold_ms: u64,
+    /// `latency-tracking`
+    pub latency_tracking: bool,
+    /// `latency-tracking-info-percentiles`
+    pub latency_tracking_info_percentiles: Percentiles,
+    /// `dir`
+    pub dir: String,
+    /// `dbfilename`
+    pub dbfilename: String,
+    /// `save`
+    pub save: SavePoints,
+    /// `appendonly`
+    pub appendonly: bool,
+    /// `busy-reply-threshold`
+    pub busy_reply_threshold_ms: u64,
+    /// `hash-max-listpack-entries`
+    pub hash_max_listpack_entries: u64,
+    /// `hash-max-listpack-value`
+    pub hash_max_listpack_value_bytes: u64,
+    /// `list-max-listpack-size`
+    pub list_max_listpack_size: i32,
+    /// `list-compress-depth`
+    pub list_compress_depth: u32,
+    /// `set-max-intset-entries`
+    pub set_max_intset_entries: u64,
+    /// `set-max-listpack-entries`
+    pub set_max_listpack_entries: u64,
+    /// `set-max-listpack-value`
+    pub set_max_listpack_value_bytes: u64,
+    /// `zset-max-listpack-entries`
+    pub zset_max_listpack_entries: u64,
+    /// `zset-max-listpack-value`
+    pub zset_max_listpack_value_bytes: u64,
+    /// `hll-sparse-max-bytes`
+    pub hll_sparse_max_bytes: u64,
+    /// `stream-node-max-bytes`
+    pub stream_node_max_bytes: u64,
+    /// `stream-node-max-entries`
+    pub stream_node_max_entries: u64,
+    /// `rename-command`: command and its new name, which is empty when the command is to be removed.
+    pub rename_commands: Vec<(String, String)>,
+    /// `user`: the words of each line that defines a user.
+    pub users: Vec<Vec<String>>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            port: 6379,
+            bind: vec!["*".to_owned(), "-::*".to_owned()],
+            unixsocket: String::new(),
+            unixsocket_mode: 0,
+            tcp_backlog: 511,
+            tcp_keepalive_s: 300,
+            timeout_s: 0,
+            maxclients: 10_000,
+            protected_mode: true,
+            socket_mark_id: 0,
+            threads: 0,
+            shards: 0,
+            databases: 16,
+            loglevel: LogLevel::Notice,
+            logfile: String::new(),
+            pidfile: String::new(),
+            daemonize: false,
+            supervised: Supervised::No,
+            always_show_logo: false,
+            hz: 10,
+            dynamic_hz: true,
+            requirepass: String::new(),
+            enable_protected_configs: Allow::No,
+            enable_debug_command: Allow::No,
+            maxmemory_bytes: 0,
+            maxmemory_policy: MaxmemoryPolicy::Noeviction,
+            maxmemory_samples: 5,
+            maxmemory_clients: ClientMemory::Bytes(0),
+            lfu_log_factor: 10,
+            lfu_decay_time_min: 1,
+            lazyfree_lazy_eviction: false,
+            lazyfree_lazy_expire: false,
+            lazyfree_lazy_server_del: false,
+            lazyfree_lazy_user_del: false,
+            lazyfree_lazy_user_flush: false,
+            replica_lazy_flush: false,
+            activedefrag: false,
+            activerehashing: true,
+            client_output_buffer_limit: OutputLimits::default(),
+            client_query_buffer_limit_bytes: 1 << 30,
+            proto_max_bulk_len_bytes: 512 << 20,
+            tracking_table_max_keys: 1_000_000,
+            notify_keyspace_events: String::new(),
+            active_expire_effort: 1,
+            ttl_rounding: false,
+            slowlog_log_slower_than_us: 10_000,
+            slowlog_max_len: 128,
+            latency_monitor_threshold_ms: 0,
+            latency_tracking: true,
+            latency_tracking_info_percentiles: Percentiles(vec![50.0, 99.0, 99.9]),
+            dir: ".".to_owned(),
+            dbfilename: "dump.rdb".to_owned(),
+            save: SavePoints::default(),
+            appendonly: false,
+            busy_reply_threshold_ms: 5000,
+            hash_max_listpack_entries: 512,
+            hash_max_listpack_value_bytes: 64,
+            list_max_listpack_size: -2,
+            list_compress_depth: 0,
+            set_max_intset_entries: 512,
+            set_max_listpack_entries: 128,
+            set_max_listpack_value_bytes: 64,
+            zset_max_listpack_entries: 128,
+            zset_max_listpack_value_bytes: 64,
+            hll_sparse_max_bytes: 3000,
+            stream_node_max_bytes: 4096,
+            stream_node_max_entries: 100,
+            rename_commands: Vec::new(),
+            users: Vec::new(),
+        }
+    }
+}
+
+/// An enum whose variants are the words an option accepts.
+macro_rules! choice {
+    ($(#[$about:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $word:literal,)* }) => {
+        $(#[$about])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl $name {
+            /// The words, in the order in which an error lists them.
+            pub const NAMES: &'static [&'static str] = &[$($word),*];
+        }
+
+        impl Setting for $name {
+            fn show(&self) -> String {
+                match self {
+                    $(Self::$variant => $word.to_owned(),)*
+                }
+            }
+
+            fn from_value(value: Value) -> Option<Self> {
+                match value {
+                    $(Value::Choice($word) => Some(Self::$variant),)*
+                    Value::Choice(_) | Value::Bool(_) | Value::Integer(_) | Value::Octal(_)
+                    | Value::Bytes(_) | Value::Percent(_) | Value::Text(_) | Value::Words(_) => None,
+                }
+            }
+        }
+    };
+}
+
+choice! {
+    /// `loglevel`: each level logs what the later ones log, and more.
+    LogLevel {
+        /// Everything, for developers.
+        Debug = "debug",
+        /// Details of little use in production.
+        Verbose = "verbose",
+        /// What an operator wants to know.
+        Notice = "notice",
+        /// Only what needs attention.
+        Warning = "warning",
+    }
+}
+
+choice! {
+    /// `maxmemory-policy`: which keys are evicted, and by which measure.
+    MaxmemoryPolicy {
+        /// Among keys with a deadline, the least recently used.
+        VolatileLru = "volatile-lru",
+        /// Among keys with a deadline, the least often used.
+        VolatileLfu = "volatile-lfu",
+        /// Any key with a deadline.
+        VolatileRandom = "volatile-random",
+        /// The key whose deadline comes first.
+        VolatileTtl = "volatile-ttl",
+        /// Among all keys, the least recently used.
+        AllkeysLru = "allkeys-lru",
+        /// Among all keys, the least often used.
+        AllkeysLfu = "allkeys-lfu",
+        /// Any key.
+        AllkeysRandom = "allkeys-random",
+        /// None: a write that needs memory is refused.
+        Noeviction = "noeviction",
+    }
+}
+
+choice! {
+    /// `supervised`: the service manager to tell when the server is ready.
+    Supervised {
+        /// Upstart.
+        Upstart = "upstart",
+        /// systemd.
+        Systemd = "systemd",
+        /// Whichever the environment names.
+        Auto = "auto",
+        /// None.
+        No = "no",
+    }
+}
+
+choice! {
+    /// Who may use something dangerous.
+    Allow {
+        /// Nobody.
+        No = "no",
+        /// Everybody.
+        Yes = "yes",
+        /// Clients of this machine.
+        Local = "local",
+    }
+}
+
+impl Allow {
+    /// Whether a client from `origin` may use it.
+    pub fn permits(self, origin: Origin) -> bool {
+        match self {
+            Allow::No => false,
+            Allow::Yes => true,
+            Allow::Local => origin == Origin::Local,
+        }
+    }
+}
+
+/// Where a client is connected from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// This machine: a Unix socket or a loopback address.
+    Local,
+    /// Anywhere else.
+    Remote,
+}
+
+/// `maxmemory-clients`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientMemory {
+    /// So many bytes; 0 sets no limit.
+    Bytes(u64),
+    /// So many hundredths of `maxmemory`, 1 to 100.
+    Percent(u8),
+}
+
+impl Setting for ClientMemory {
+    fn show(&self) -> String {
+        match self {
+            Self::Bytes(bytes) => bytes.to_string(),
+            Self::Percent(percent) => format!("{percent}%"),
+        }
+    }
+
+    fn from_value(value: Value) -> Option<Self> {
+        match value {
+            Value::Bytes(bytes) => Some(Self::Bytes(bytes)),
+            Value::Percent(percent) => Some(Self::Percent(percent)),
+            Value::Bool(_)
+            | Value::Integer(_)
+            | Value::Octal(_)
+            | Value::Choice(_)
+            | Value::Text(_)
+            | Value::Words(_) => None,
+        }
+    }
+}
+
+/// When the replies a client leaves unread cost it the connection; 0 sets no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutputLimit {
+    /// Bytes at which it is disconnected at once.
+    pub hard_bytes: u64,
+    /// Bytes at which it is disconnected once it stayed above them for `soft_s`.
+    pub soft_bytes: u64,
+    /// Seconds it may stay above `soft_bytes`.
+    pub soft_s: u64,
+}
+
+/// `client-output-buffer-limit`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutputLimits {
+    /// Ordinary clients.
+    pub normal: OutputLimit,
+    /// Replicas.
+    pub replica: OutputLimit,
+    /// Clients that subscribe to a channel.
+    pub pubsub: OutputLimit,
+}
+
+impl Default for OutputLimits {
+    fn default() -> Self {
+        let limit = |hard_mib: u64, soft_mib: u64, soft_s| OutputLimit {
+            hard_bytes: hard_mib << 20,
+            soft_bytes: soft_mib << 20,
+            soft_s,
+        };
+        Self {
+            normal: limit(0, 0, 0),
+            replica: limit(256, 64, 60),
+            pubsub: limit(32, 8, 60),
+        }
+    }
+}
+
+impl OutputLimits {
+    pub(crate) fn show(&self) -> String {
+        // "slave" is what CONFIG GET of Redis 7 answers, and what clients parse.
+        [
+            ("normal", self.normal),
+            ("slave", self.replica),
+            ("pubsub", self.pubsub),
+        ]
+        .map(|(class, l)| format!("{class} {} {} {}", l.hard_bytes, l.soft_bytes, l.soft_s))
+        .join(" ")
+    }
+
+    /// Sets the limits of the classes that `words` names, all of them or none.
+    pub(crate) fn update(&mut self, words: &[String]) -> Result<(), OptionError> {
+        let (groups, []) = words.as_chunks::<4>() else {
+            return Err(OptionError::new(
+                "Wrong number of arguments in buffer limit configuration.",
+            ));
+        };
+        let mut limits = *self;
+        for [class, hard, soft, seconds] in groups {
+            let limit = match class.to_ascii_lowercase().as_str() {
+                "normal" => &mut limits.normal,
+                "replica" | "slave" => &mut limits.replica,
+                "pubsub" => &mut limits.pubsub,
+                _ => {
+                    return Err(OptionError::new(
+                        "Invalid client class specified in buffer limit configuration.",
+                    ));
+                }
+            };
+            let (Some(hard_bytes), Some(soft_bytes), Ok(soft_s)) = (
+                kind::memory(hard),
+                kind::memory(soft),
+                seconds.parse::<u32>(),
+            ) else {
+                return Err(OptionError::new(
+                    "Error in hard, soft or soft_seconds setting in buffer limit configuration.",
+                ));
+            };
+            *limit = OutputLimit {
+                hard_bytes,
+                soft_bytes,
+                soft_s: soft_s.into(),
+            };
+        }
+        *self = limits;
+        Ok(())
+    }
+}
+
+/// `save`: a snapshot is due when one of these holds. No point means never.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SavePoints(pub Vec<SavePoint>);
+
+/// One condition of `save`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SavePoint {
+    /// Seconds since the last snapshot, at least 1.
+    pub after_s: u64,
+    /// Changes since the last snapshot.
+    pub changes: u64,
+}
+
+impl Default for SavePoints {
+    fn default() -> Self {
+        Self(
+            [(3600, 1), (300, 100), (60, 10_000)]
+                .map(|(after_s, changes)| SavePoint { after_s, changes })
+                .to_vec(),
+        )
+    }
+}
+
+impl SavePoints {
+    pub(crate) fn show(&self) -> String {
+        let points: Vec<String> = self
+            .0
+            .iter()
+            .map(|point| format!("{} {}", point.after_s, point.changes))
+            .collect();
+        points.join(" ")
+    }
+
+    pub(crate) fn parse(words: &[String]) -> Result<Self, OptionError> {
+        let refused = || OptionError::new("Invalid save parameters");
+        let (pairs, []) = words.as_chunks::<2>() else {
+            return Err(refused());
+        };
+        let mut points = Vec::with_capacity(pairs.len());
+        for [after, changes] in pairs {
+            let after_s = after.parse().ok().filter(|s| *s >= 1).ok_or_else(refused)?;
+            let changes = changes.parse::<u32>().map_err(|_| refused())?.into();
+            points.push(SavePoint { after_s, changes });
+        }
+        Ok(Self(points))
+    }
+}
+
+/// `latency-tracking-info-percentiles`: each within 0 and 100.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Percentiles(pub Vec<f64>);
+
+impl Percentiles {
+    pub(crate) fn show(&self) -> String {
+        let shown: Vec<String> = self
+            .0
+            .iter()
+            .map(|percentile| {
+                // At most six decimals, and none that say nothing.
+                let text = format!("{percentile:.6}");
+                text.trim_end_matches('0').trim_end_matches('.').to_owned()
+            })
+            .collect();
+        shown.join(" ")
+    }
+
+    pub(crate) fn parse(words: &[String]) -> Result<Self, OptionError> {
+        let mut percentiles = Vec::with_capacity(words.len());
+        for word in words {
+            let percentile = word
+                .parse::<f64>()
+                .ok()
+                .filter(|number| !number.is_nan())
+                .ok_or(OptionError::new(
+                    "Invalid latency-tracking-info-percentiles parameters",
+                ))?;
+            if !(0.0..=100.0).contains(&percentile) {
+                return Err(OptionError::new(
+                    "latency-tracking-info-percentiles parameters should sit between [0.0,100.0]",
+                ));
+            }
+            percentiles.push(percentile);
+        }
+        Ok(Self(percentiles))
+    }
+}
+
+/// The letters of `notify-keyspace-events` in the one order and form in which Redis shows them.
+pub(crate) fn events(letters: &str) -> Result<String, OptionError> {
+    const ALL: &str = "g$lshzxetd";
+    if letters.chars().any(|c| !"Ag$lshzxeKEtmdn".contains(c)) {
+        return Err(OptionError::new(
+            "Invalid event class character. Use 'Ag$lshzxeKEtmdn'.",
+        ));
+    }
+    let has = |c| letters.contains(c);
+    let all = has('A') || ALL.chars().all(has);
+    let mut shown = String::new();
+    if all {
+        shown.push('A');
+    } else {
+        shown.extend(ALL.chars().filter(|c| has(*c)));
+    }
+    // With every class chosen, Redis does not show `n`, which it counts among them.
+    shown.extend("KEmn".chars().filter(|c| has(*c) && !(all && *c == 'n')));
+    Ok(shown)
+}

@@ -1,0 +1,182 @@
+//! Within one segment: linear probing by bucket, and how many buckets suit how many items.
+
+use crate::{
+    Item,
+    directory::home,
+    slot::{Bucket, SLOTS, Slot},
+};
+
+/// The most buckets that a segment can have. Only identical hashes, which no split can part, get it beyond
+/// [`Sizing::split_at`].
+pub(crate) const BUCKETS_MAX: usize = u16::MAX as usize;
+
+/// When segments grow, split, shrink and merge. Differs from table to table, so that memory grows smoothly over many
+/// tables of like size, and their splits come at different moments.
+#[derive(Clone, Copy)]
+pub(crate) struct Sizing {
+    /// How full a segment gets before it grows, in 256ths of its slots.
+    fill: u8,
+    /// A segment of so many buckets splits rather than grow.
+    split_at: u8,
+}
+
+/// The fullest that segments get, in 256ths. The walk of a missed lookup is still short here, see the decision record.
+const FILL_MAX: u8 = 230;
+const _: () = assert!(
+    FILL_MAX as usize * SLOTS < 256 * SLOTS - 128,
+    "an empty slot in every segment ends the walks"
+);
+
+/// So many different values of `fill` are in use, `FILL_MAX` and those below it.
+const FILLS: u32 = 16;
+
+/// The values of `split_at`: sizes of [`step_after`], within one doubling.
+const SPLITS: [u8; 4] = [112, 128, 160, 192];
+
+impl Sizing {
+    pub(crate) const fn new(stagger: u32) -> Self {
+        let split_at = SPLITS[stagger as usize % SPLITS.len()];
+        let fill = FILL_MAX - (stagger / SPLITS.len() as u32 % FILLS) as u8;
+        Self { fill, split_at }
+    }
+
+    /// The most items in so many buckets.
+    #[inline]
+    pub(crate) fn items_max(self, bucket_count: usize) -> usize {
+        (bucket_count * SLOTS * usize::from(self.fill)) >> 8
+    }
+
+    /// The smallest size that holds so many items and has room for another.
+    pub(crate) fn buckets_for(self, count: usize) -> usize {
+        let mut bucket_count = 1;
+        while self.items_max(bucket_count) <= count {
+            bucket_count = step_after(bucket_count);
+        }
+        bucket_count
+    }
+
+    /// The size to grow to in place, or nothing if the segment should rather split.
+    pub(crate) fn grown(self, bucket_count: usize) -> Option<usize> {
+        (bucket_count < usize::from(self.split_at)).then(|| step_after(bucket_count))
+    }
+
+    /// Whether a segment has become so empty that it should merge or shrink.
+    #[inline]
+    pub(crate) fn is_sparse(self, bucket_count: usize, count: usize) -> bool {
+        count * 4 < bucket_count * SLOTS
+    }
+
+    /// The size for a segment that has become sparse: half as much room again as it needs, so that it neither grows
+    /// nor shrinks again soon.
+    pub(crate) fn shrunk(self, count: usize) -> usize {
+        self.buckets_for(count + count / 2)
+    }
+
+    /// The most items that two buddies may have together to be merged: far from splitting again.
+    pub(crate) fn merge_max(self) -> usize {
+        usize::from(self.split_at) * SLOTS / 4
+    }
+}
+
+/// The next size of a segment: four sizes per doubling, as allocators have them.
+pub(crate) fn step_after(bucket_count: usize) -> usize {
+    match bucket_count {
+        0 => 1,
+        _ => bucket_count + ((1 << bucket_count.ilog2()) / 4).max(1),
+    }
+}
+
+/// So many empty buckets.
+pub(crate) fn allocate<T: Item>(bucket_count: usize) -> Box<[Bucket<T>]> {
+    assert!(
+        bucket_count <= BUCKETS_MAX,
+        "hundreds of thousands of items have the same hash"
+    );
+    (0..bucket_count).map(|_| Bucket::EMPTY).collect()
+}
+
+/// The first bucket at or after `from`, wrapping around, that has room.
+fn with_room<T: Item>(buckets: &[Bucket<T>], from: usize) -> usize {
+    let mut index = from;
+    while buckets[index].is_full() {
+        index = after(index, buckets.len());
+    }
+    index
+}
+
+/// The next bucket, wrapping around.
+#[inline]
+pub(crate) fn after(index: usize, bucket_count: usize) -> usize {
+    if index + 1 == bucket_count {
+        0
+    } else {
+        index + 1
+    }
+}
+
+/// How many steps of [`after`] lead from one bucket to the other.
+fn distance(from: usize, to: usize, bucket_count: usize) -> usize {
+    if to >= from {
+        to - from
+    } else {
+        to + bucket_count - from
+    }
+}
+
+/// Puts an item where its tag says; returns the bucket and the index in it. There must be an empty slot somewhere.
+pub(crate) fn place<T: Item>(buckets: &mut [Bucket<T>], slot: Slot<T>) -> (usize, usize) {
+    let bucket = with_room(buckets, home(slot.tag(), buckets.len()));
+    (bucket, buckets[bucket].push(slot))
+}
+
+/// Places all items of `from` in `to`, under other tags.
+pub(crate) fn place_all<T: Item>(
+    from: &mut [Bucket<T>],
+    to: &mut [Bucket<T>],
+    tag: impl Fn(u16) -> u16,
+) {
+    for slot in from
+        .iter_mut()
+        .flat_map(Bucket::slots_mut)
+        .filter(|slot| !slot.is_empty())
+    {
+        let slot = slot.take();
+        let tag = tag(slot.tag());
+        place(to, slot.with_tag(tag));
+    }
+}
+
+/// Takes out an item and moves others back, so that none is left beyond a bucket with room.
+pub(crate) fn remove<T: Item>(buckets: &mut [Bucket<T>], bucket: usize, index: usize) -> Slot<T> {
+    let mut fills_gap = buckets[bucket].is_full();
+    let removed = buckets[bucket].remove(index);
+    let mut hole = bucket;
+    while fills_gap && let Some((from, index)) = find_displaced_over(buckets, hole) {
+        fills_gap = buckets[from].is_full();
+        let moved = buckets[from].remove(index);
+        buckets[hole].push(moved);
+        hole = from;
+    }
+    removed
+}
+
+/// An item that is not in or before bucket `hole`, but would be if `hole` had not been full.
+fn find_displaced_over<T: Item>(buckets: &[Bucket<T>], hole: usize) -> Option<(usize, usize)> {
+    let bucket_count = buckets.len();
+    let mut bucket = after(hole, bucket_count);
+    while bucket != hole {
+        let beyond = distance(hole, bucket, bucket_count);
+        let displaced = |slot: &Slot<T>| {
+            !slot.is_empty()
+                && distance(home(slot.tag(), bucket_count), bucket, bucket_count) >= beyond
+        };
+        if let Some(index) = buckets[bucket].slots().iter().position(displaced) {
+            return Some((bucket, index));
+        }
+        if !buckets[bucket].is_full() {
+            return None;
+        }
+        bucket = after(bucket, bucket_count);
+    }
+    None
+}

@@ -1,0 +1,423 @@
+//! The table: look up, grow, shrink.
+
+use crate::{
+    Item,
+    directory::{DEPTH_MAX, Directory, Segment, home},
+    prefetch::prefetch,
+    segment::{self, Sizing, after},
+    slot::{Bucket, SLOTS, Slot},
+};
+
+/// While a directory has more than one entry for so many items, no split may double it: identical hashes would.
+const ITEMS_PER_ENTRY_MIN: usize = 64;
+
+/// A split starts loading the items of a bucket so many buckets before it reads them.
+const SPLIT_PREFETCH_BUCKETS: usize = 2;
+
+/// A hash table of items, see the crate's description.
+///
+/// The hashes that callers pass must be those of [`Item::hash`]. Their `prefix_bits` highest bits are ignored: they
+/// chose this table among its siblings.
+pub struct Table<T: Item> {
+    pub(crate) directory: Directory<T>,
+    len: usize,
+    marked: usize,
+    prefix_bits: u8,
+    sizing: Sizing,
+}
+
+/// Where an item is. Valid until the table changes.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    /// Of the directory.
+    pub(crate) entry: usize,
+    /// In the segment.
+    pub(crate) bucket: usize,
+    /// In the bucket.
+    pub(crate) slot: usize,
+}
+
+/// How full a table is, see [`Table::fill`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fill {
+    /// Entries of the directory.
+    pub directory: usize,
+    /// Segments, those without buckets included.
+    pub segments: usize,
+    /// Buckets of 64 bytes.
+    pub buckets: usize,
+    /// Slots of 8 bytes.
+    pub slots: usize,
+    /// Items.
+    pub items: usize,
+    /// Items that are not in their home bucket.
+    pub displaced: usize,
+}
+
+impl<T: Item> Table<T> {
+    /// An empty table; allocates nothing.
+    ///
+    /// `prefix_bits` (at most 24) of each hash are ignored. Tables of different `stagger` grow at different moments:
+    /// number the siblings from 0.
+    pub const fn new(prefix_bits: u32, stagger: u32) -> Self {
+        assert!(
+            prefix_bits <= 64 - DEPTH_MAX - 16,
+            "the deepest segment's tag must not run out of hash"
+        );
+        Self {
+            directory: Directory::new(),
+            len: 0,
+            marked: 0,
+            prefix_bits: prefix_bits as u8,
+            sizing: Sizing::new(stagger),
+        }
+    }
+
+    /// The number of items.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are no items.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The number of items that are [`marked`](Item::marked).
+    pub fn marked(&self) -> usize {
+        self.marked
+    }
+
+    /// Heap bytes of the table itself, without the items and without the allocator's overhead.
+    pub fn memory_bytes(&self) -> usize {
+        self.directory.memory_bytes()
+    }
+
+    /// The hash below the prefix, at the top.
+    #[inline]
+    pub(crate) fn path(&self, hash: u64) -> u64 {
+        hash << self.prefix_bits
+    }
+
+    /// The item with this key.
+    #[inline]
+    pub fn find(&self, hash: u64, key: &[u8]) -> Option<T::Ref<'_>> {
+        let (slot, _) = self.search(hash, key)?;
+        slot.reference()
+    }
+
+    /// The slot and the place of the item with this key.
+    #[inline(always)]
+    pub(crate) fn search(&self, hash: u64, key: &[u8]) -> Option<(&Slot<T>, Place)> {
+        let path = self.path(hash);
+        let entry = self.directory.index(path);
+        let segment = self.directory.get(entry)?;
+        let tag = segment.tag(path);
+        let buckets = self.directory.buckets(segment);
+        let mut bucket = home(tag, buckets.len());
+        loop {
+            let line = buckets.get(bucket)?;
+            let mut matches = line.matches(tag);
+            while matches != 0 {
+                let index = matches.trailing_zeros() as usize % SLOTS;
+                let slot = &line.slots()[index];
+                if slot.has_key(key) {
+                    return Some((
+                        slot,
+                        Place {
+                            entry,
+                            bucket,
+                            slot: index,
+                        },
+                    ));
+                }
+                matches &= matches - 1;
+            }
+            if !line.is_full() {
+                return None;
+            }
+            bucket = after(bucket, buckets.len());
+        }
+    }
+
+    /// Starts loading the bucket where an item of this hash would be.
+    #[inline]
+    pub fn prefetch_bucket(&self, hash: u64) {
+        let path = self.path(hash);
+        if let Some(segment) = self.directory.get(self.directory.index(path)) {
+            prefetch(segment.home_address(path));
+        }
+    }
+
+    /// Starts loading the items that might be the one of this hash. Reads the bucket, so call
+    /// [`prefetch_bucket`](Self::prefetch_bucket) well before.
+    #[inline]
+    pub fn prefetch_item(&self, hash: u64) {
+        let path = self.path(hash);
+        let Some(segment) = self.directory.get(self.directory.index(path)) else {
+            return;
+        };
+        let tag = segment.tag(path);
+        let buckets = self.directory.buckets(segment);
+        let Some(line) = buckets.get(home(tag, buckets.len())) else {
+            return;
+        };
+        let mut matches = line.matches(tag);
+        while matches != 0 {
+            line.slots()[matches.trailing_zeros() as usize % SLOTS].prefetch();
+            matches &= matches - 1;
+        }
+    }
+
+    pub(crate) fn slot(&self, place: Place) -> &Slot<T> {
+        let segment = self
+            .directory
+            .get(place.entry)
+            .expect("a place is in the directory");
+        &self.directory.buckets(segment)[place.bucket].slots()[place.slot]
+    }
+
+    pub(crate) fn slot_mut(&mut self, place: Place) -> &mut Slot<T> {
+        &mut self.directory.buckets_mut(place.entry)[place.bucket].slots_mut()[place.slot]
+    }
+
+    /// Corrects the count of marked items after a slot changed.
+    pub(crate) fn note_mark(&mut self, before: bool, after: bool) {
+        self.marked = self.marked + usize::from(after) - usize::from(before);
+    }
+
+    /// Whether inserting an item of this hash would first grow its segment.
+    #[inline]
+    pub(crate) fn would_grow(&self, hash: u64) -> bool {
+        let entry = self.directory.index(self.path(hash));
+        let Some(segment) = self.directory.get(entry) else {
+            return true;
+        };
+        self.directory.count(entry) >= self.sizing.items_max(segment.bucket_count())
+    }
+
+    /// Inserts an item that is not there yet, growing as needed.
+    #[inline]
+    pub(crate) fn insert_absent(&mut self, hash: u64, item: T) -> Place {
+        while self.would_grow(hash) {
+            self.grow(hash);
+        }
+        let path = self.path(hash);
+        let entry = self.directory.index(path);
+        let tag = self
+            .directory
+            .get(entry)
+            .expect("growing makes an entry")
+            .tag(path);
+        let slot = Slot::new(item, tag);
+        self.marked += usize::from(slot.is_marked());
+        self.len += 1;
+        *self.directory.count_mut(entry) += 1;
+        let (bucket, slot) = segment::place(self.directory.buckets_mut(entry), slot);
+        Place {
+            entry,
+            bucket,
+            slot,
+        }
+    }
+
+    /// Takes out the item at a place. Leaves the segment's size as it is; see [`tighten`](Self::tighten).
+    pub(crate) fn remove_at(&mut self, place: Place) -> T {
+        let slot = segment::remove(
+            self.directory.buckets_mut(place.entry),
+            place.bucket,
+            place.slot,
+        );
+        self.len -= 1;
+        self.marked -= usize::from(slot.is_marked());
+        *self.directory.count_mut(place.entry) -= 1;
+        slot.into_item().expect("a place is an occupied slot")
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn grow(&mut self, hash: u64) {
+        self.directory.ensure_entry();
+        let entry = self.directory.index(self.path(hash));
+        let segment = self
+            .directory
+            .get(entry)
+            .expect("there is an entry for every hash");
+        let bucket_count = segment.bucket_count();
+        match self.sizing.grown(bucket_count) {
+            Some(grown) => self.resize(entry, grown),
+            None if self.may_split(segment) => self.split(entry),
+            None => self.resize(
+                entry,
+                segment::step_after(bucket_count).min(segment::BUCKETS_MAX),
+            ),
+        }
+    }
+
+    fn may_split(&self, segment: &Segment<T>) -> bool {
+        segment.depth() < self.directory.depth()
+            || segment.depth() < DEPTH_MAX
+                && self.directory.len() * 2 * ITEMS_PER_ENTRY_MIN <= self.len
+    }
+
+    /// Gives a segment more or fewer buckets. Touches no item.
+    fn resize(&mut self, entry: usize, bucket_count: usize) {
+        let count = self.directory.count(entry);
+        let mut from = self.directory.take(entry);
+        let mut to = segment::allocate(bucket_count);
+        segment::place_all(&mut from, &mut to, |tag| tag);
+        self.directory.replace(entry, to, count);
+    }
+
+    /// Splits a segment in two. Reads every item, since the tags of both halves reach one bit further into the hash.
+    fn split(&mut self, entry: usize) {
+        let mut from = self.directory.take(entry);
+        let (low, high) = self.directory.split(entry);
+        // The bit that tells the halves apart is the tag's highest.
+        let is_high = |slot: &Slot<T>| slot.tag() >= 0x8000;
+        let slots = || {
+            from.iter()
+                .flat_map(Bucket::slots)
+                .filter(|slot| !slot.is_empty())
+        };
+        let high_count = slots().filter(|slot| is_high(slot)).count();
+        let low_count = slots().count() - high_count;
+        let mut halves = [low_count, high_count].map(|count| match count {
+            0 => Box::default(),
+            _ => segment::allocate(self.sizing.buckets_for(count)),
+        });
+        let half = *self.directory.get(low).expect("the split made it");
+        for index in 0..from.len() {
+            if let Some(ahead) = from.get(index + SPLIT_PREFETCH_BUCKETS) {
+                ahead.slots().iter().for_each(Slot::prefetch);
+            }
+            for slot in from[index].slots_mut() {
+                let Some(hash) = slot.hash() else { break };
+                let tag = half.tag(self.path(hash));
+                segment::place(
+                    &mut halves[usize::from(is_high(slot))],
+                    slot.take().with_tag(tag),
+                );
+            }
+        }
+        let [low_half, high_half] = halves;
+        self.directory.replace(low, low_half, low_count);
+        self.directory.replace(high, high_half, high_count);
+    }
+
+    /// After removals from a segment: merges it with its buddy or gives it fewer buckets, if it has become too empty.
+    #[inline]
+    pub(crate) fn tighten(&mut self, entry: usize) {
+        let bucket_count = self.directory.get(entry).map_or(0, Segment::bucket_count);
+        if self
+            .sizing
+            .is_sparse(bucket_count, self.directory.count(entry))
+        {
+            self.shrink(entry);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn shrink(&mut self, mut entry: usize) {
+        while let Some(buddy) = self.directory.buddy(entry)
+            && self.directory.count(entry) + self.directory.count(buddy) <= self.sizing.merge_max()
+        {
+            entry = self.merge(entry, buddy);
+        }
+        let bucket_count = self.directory.get(entry).map_or(0, Segment::bucket_count);
+        let shrunk = self.sizing.shrunk(self.directory.count(entry));
+        if shrunk < bucket_count {
+            self.resize(entry, shrunk);
+        }
+    }
+
+    /// Merges two buddies and returns the merged segment's entry. Touches no item: the bit that told the segments
+    /// apart moves into the tags.
+    fn merge(&mut self, entry: usize, buddy: usize) -> usize {
+        let (low, high) = (entry.min(buddy), entry.max(buddy));
+        let count = self.directory.count(low) + self.directory.count(high);
+        let mut to = segment::allocate(self.sizing.shrunk(count));
+        segment::place_all(&mut self.directory.take(low), &mut to, |tag| tag >> 1);
+        segment::place_all(&mut self.directory.take(high), &mut to, |tag| {
+            tag >> 1 | 0x8000
+        });
+        let entry = self.directory.merge(low, high);
+        self.directory.replace(entry, to, count);
+        entry
+    }
+
+    /// Removes and drops up to `limit` items, and returns how many are left: to free a huge table in slices.
+    pub fn free_some(&mut self, limit: usize) -> usize {
+        let goal = self.len.saturating_sub(limit);
+        while self.len > goal {
+            let entry = self.last_entry_with_items();
+            let bucket = self
+                .directory
+                .buckets_mut(entry)
+                .iter()
+                .rposition(|line| !line.slots()[0].is_empty());
+            let Some(bucket) = bucket else { break };
+            while self.len > goal
+                && !self
+                    .slot(Place {
+                        entry,
+                        bucket,
+                        slot: 0,
+                    })
+                    .is_empty()
+            {
+                drop(self.remove_at(Place {
+                    entry,
+                    bucket,
+                    slot: 0,
+                }));
+            }
+            self.tighten(entry);
+        }
+        self.len
+    }
+
+    /// The last entry whose segment has items; 0 if none has. Emptied segments merge, so the way there is short.
+    fn last_entry_with_items(&self) -> usize {
+        let mut entry = self.directory.len() - 1;
+        while entry > 0 && self.directory.count(entry) == 0 {
+            entry = self.directory.first(entry).saturating_sub(1);
+        }
+        entry
+    }
+
+    /// How full the table is. Walks all of it.
+    pub fn fill(&self) -> Fill {
+        let mut fill = Fill {
+            directory: self.directory.len(),
+            items: self.len,
+            ..Fill::default()
+        };
+        for entry in self.directory.groups() {
+            let buckets = self
+                .directory
+                .get(entry)
+                .map_or(&[][..], |segment| self.directory.buckets(segment));
+            fill.segments += 1;
+            fill.buckets += buckets.len();
+            fill.slots += buckets.len() * SLOTS;
+            for (index, line) in buckets.iter().enumerate() {
+                let displaced =
+                    |slot: &&Slot<T>| !slot.is_empty() && home(slot.tag(), buckets.len()) != index;
+                fill.displaced += line.slots().iter().filter(displaced).count();
+            }
+        }
+        fill
+    }
+}
+
+impl<T: Item> Drop for Table<T> {
+    fn drop(&mut self) {
+        self.directory.drain(|mut buckets| {
+            for slot in buckets.iter_mut().flat_map(Bucket::slots_mut) {
+                drop(slot.take().into_item());
+            }
+        });
+    }
+}

@@ -1,0 +1,245 @@
+//! Walks in hash order: scans, sweeps, random picks.
+//!
+//! ```text
+//! position  | directory bits (24) | tag (16) |     the 40 hash bits below the prefix
+//! ```
+//!
+//! Every bucket is home to a range of positions; the ranges of all buckets follow each other without a gap, whatever
+//! the depth and size of their segments. So a walk that goes from position to position sees everything that stays.
+
+use crate::{
+    Item, Table,
+    directory::{DEPTH_MAX, Segment, home},
+    segment::after,
+    slot::{SLOTS, Slot},
+    table::Place,
+};
+
+/// Significant bits of a position in hash order.
+pub const POSITION_BITS: u32 = DEPTH_MAX + 16;
+
+/// The end of all positions.
+const POSITION_END: u64 = 1 << POSITION_BITS;
+
+/// Tries of [`Table::random`] before it takes the next item it finds.
+const RANDOM_TRIES: u32 = 32;
+
+/// A home bucket's place in hash order.
+struct Range {
+    entry: usize,
+    bucket: usize,
+    /// The lowest tag asked for.
+    tag: u16,
+    /// Where the next bucket's range begins.
+    next: u64,
+}
+
+impl<T: Item> Table<T> {
+    /// The place in hash order of an item with this hash, as cursors of [`scan`](Self::scan) count it: below
+    /// `2^POSITION_BITS`.
+    pub fn position(&self, hash: u64) -> u64 {
+        self.path(hash) >> (64 - POSITION_BITS)
+    }
+
+    /// The home bucket of the items at a position; none at the end or in a table without memory.
+    fn range_at(&self, position: u64) -> Option<Range> {
+        if position >= POSITION_END {
+            return None;
+        }
+        let path = position << (64 - POSITION_BITS);
+        let entry = self.directory.index(path);
+        let segment = self.directory.get(entry)?;
+        let tag = segment.tag(path);
+        let tag_shift = DEPTH_MAX - segment.depth();
+        let start = position >> (tag_shift + 16) << (tag_shift + 16);
+        let bucket = home(tag, segment.bucket_count());
+        let next_tag = match segment.bucket_count() {
+            0 => 1 << 16,
+            // The lowest tag whose home is the next bucket.
+            bucket_count => ((bucket as u64 + 1) << 16).div_ceil(bucket_count as u64),
+        };
+        Some(Range {
+            entry,
+            bucket,
+            tag,
+            next: start + (next_tag << tag_shift),
+        })
+    }
+
+    fn segment(&self, entry: usize) -> &Segment<T> {
+        self.directory
+            .get(entry)
+            .expect("the entry comes from the directory")
+    }
+
+    /// Visits the items from position `cursor` on that belong to the same bucket, and returns the next cursor, or 0
+    /// at the end. Start with 0.
+    ///
+    /// Whatever happens between the calls, an item that is there all the time is visited, and a walk ends: cursors
+    /// only rise. An item may be visited twice when the table shrinks meanwhile.
+    pub fn scan(&self, cursor: u64, mut visit: impl FnMut(T::Ref<'_>)) -> u64 {
+        let Some(range) = self.range_at(cursor) else {
+            return 0;
+        };
+        let buckets = self.directory.buckets(self.segment(range.entry));
+        let belongs = |slot: &&Slot<T>| {
+            !slot.is_empty()
+                && slot.tag() >= range.tag
+                && home(slot.tag(), buckets.len()) == range.bucket
+        };
+        let mut bucket = range.bucket;
+        while let Some(line) = buckets.get(bucket) {
+            line.slots()
+                .iter()
+                .filter(belongs)
+                .filter_map(Slot::reference)
+                .for_each(&mut visit);
+            if !line.is_full() {
+                break;
+            }
+            bucket = after(bucket, buckets.len());
+        }
+        if range.next < POSITION_END {
+            range.next
+        } else {
+            0
+        }
+    }
+
+    /// Visits all items, in no particular order.
+    pub fn for_each(&self, mut visit: impl FnMut(T::Ref<'_>)) {
+        for entry in self.directory.groups() {
+            let slots = self
+                .directory
+                .buckets(self.segment(entry))
+                .iter()
+                .flat_map(|line| line.slots());
+            slots.filter_map(Slot::reference).for_each(&mut visit);
+        }
+    }
+
+    /// An item picked by a random number; none if there are none. Every item has about the same chance.
+    pub fn random(&self, random: u64) -> Option<T::Ref<'_>> {
+        if self.is_empty() {
+            return None;
+        }
+        let mut bits = random;
+        for _ in 0..RANDOM_TRIES {
+            // A step of a full-period generator; its high bits, which are the best, are the position.
+            bits = bits
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            let mixed = (bits ^ bits >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let range = self.range_at(mixed >> (64 - POSITION_BITS))?;
+            let buckets = self.directory.buckets(self.segment(range.entry));
+            let item = buckets
+                .get(range.bucket)
+                .and_then(|line| line.slots()[mixed as usize % SLOTS].reference());
+            if item.is_some() {
+                return item;
+            }
+        }
+        self.first_from(bits >> (64 - POSITION_BITS))
+            .or_else(|| self.first_from(0))
+    }
+
+    /// The first item in a bucket at or after a position.
+    fn first_from(&self, mut position: u64) -> Option<T::Ref<'_>> {
+        while let Some(range) = self.range_at(position) {
+            let line = self
+                .directory
+                .buckets(self.segment(range.entry))
+                .get(range.bucket);
+            if let Some(item) = line.and_then(|line| line.slots()[0].reference()) {
+                return Some(item);
+            }
+            position = range.next;
+        }
+        None
+    }
+
+    /// Looks at the marked items in the next `buckets` buckets from `position` on, and removes those that are `dead`.
+    ///
+    /// `position` moves along, and starts again at 0 after the last bucket: then the call ends. Returns how many items
+    /// it removed; each is handed to `removed`.
+    pub fn sweep(
+        &mut self,
+        position: &mut u64,
+        buckets: usize,
+        mut dead: impl FnMut(T::Ref<'_>) -> bool,
+        mut removed: impl FnMut(T),
+    ) -> usize {
+        let mut count = 0;
+        for _ in 0..buckets {
+            let Some(range) = self.range_at(*position) else {
+                *position = 0;
+                break;
+            };
+            count += self.sweep_bucket(range.entry, range.bucket, &mut dead, &mut removed);
+            self.tighten(range.entry);
+            *position = if range.next < POSITION_END {
+                range.next
+            } else {
+                0
+            };
+            if *position == 0 {
+                break;
+            }
+        }
+        count
+    }
+
+    /// Like [`sweep`](Self::sweep) for all buckets of the segment that an item of this hash would be in: to call
+    /// before it grows.
+    pub fn sweep_segment_of(
+        &mut self,
+        hash: u64,
+        mut dead: impl FnMut(T::Ref<'_>) -> bool,
+        mut removed: impl FnMut(T),
+    ) -> usize {
+        let entry = self.directory.index(self.path(hash));
+        let Some(segment) = self.directory.get(entry) else {
+            return 0;
+        };
+        let bucket_count = segment.bucket_count();
+        let count = (0..bucket_count)
+            .map(|bucket| self.sweep_bucket(entry, bucket, &mut dead, &mut removed))
+            .sum();
+        self.tighten(entry);
+        count
+    }
+
+    fn sweep_bucket(
+        &mut self,
+        entry: usize,
+        bucket: usize,
+        dead: &mut impl FnMut(T::Ref<'_>) -> bool,
+        removed: &mut impl FnMut(T),
+    ) -> usize {
+        let Some(line) = self.directory.buckets(self.segment(entry)).get(bucket) else {
+            return 0;
+        };
+        line.slots()
+            .iter()
+            .filter(|slot| slot.is_marked())
+            .for_each(Slot::prefetch);
+        let mut count = 0;
+        let mut index = 0;
+        while index < SLOTS {
+            let place = Place {
+                entry,
+                bucket,
+                slot: index,
+            };
+            let slot = self.slot(place);
+            if slot.is_marked() && slot.reference().is_some_and(&mut *dead) {
+                // Another item may have come into this slot: look at it again.
+                removed(self.remove_at(place));
+                count += 1;
+            } else {
+                index += 1;
+            }
+        }
+        count
+    }
+}
