@@ -4,6 +4,7 @@
 //! of a table run at once, idle but for the one being measured, and they take turns round by round; what is printed
 //! are medians over the rounds.
 
+mod machine;
 mod peers;
 mod tables;
 mod workloads;
@@ -295,10 +296,15 @@ impl Run<'_> {
                 "\n{}",
                 tables::requests_heading(base.map(|index| servers[index].name.as_str()))
             );
+            let mut others = Vec::new();
             for row in rows {
-                self.workload(row, &servers, base)?;
+                others.extend(self.workload(row, &servers, base)?);
             }
-            println!();
+            let share = others.iter().sum::<f64>() / others.len() as f64;
+            println!(
+                "\nOther programs took {:.0} % of a core meanwhile.\n",
+                100.0 * share
+            );
         }
         Ok(())
     }
@@ -308,13 +314,13 @@ impl Run<'_> {
         row.protocol == protocol && in_mode && self.options.wants_row(row.name)
     }
 
-    /// Measures the servers in turn and prints a line for each.
+    /// Measures the servers in turn and prints a line for each; returns each round's share of other programs.
     fn workload(
         &self,
         row: &Workload,
         servers: &[Server],
         base: Option<usize>,
-    ) -> Result<(), String> {
+    ) -> Result<Vec<f64>, String> {
         let mut rounds: Vec<Vec<Figures>> = vec![Vec::new(); servers.len()];
         let (depth, connections) = (row.depth.to_string(), row.connections.to_string());
         let seconds = self.options.seconds.to_string();
@@ -348,7 +354,11 @@ impl Run<'_> {
                 )
             );
         }
-        Ok(())
+        Ok(rounds
+            .iter()
+            .flatten()
+            .map(|figures| figures.others_share)
+            .collect())
     }
 
     fn memory(&self, peers: &[Peer]) -> Result<(), String> {
@@ -446,6 +456,7 @@ impl Run<'_> {
         protocol: Protocol,
         keys: u64,
     ) -> Result<Figures, String> {
+        let before = machine::Busy::now();
         let output = Command::new("taskset")
             .args(["-c", &self.options.client_cores()])
             .arg(&self.bench)
@@ -465,24 +476,27 @@ impl Run<'_> {
             .args(arguments)
             .output()
             .map_err(|error| format!("cannot start taskset: {error}"))?;
-        if output.status.success() {
-            Ok(Figures {
-                json: String::from_utf8_lossy(&output.stdout).into_owned(),
-            })
-        } else {
-            Err(format!(
-                "{}: {}",
-                server.name,
-                String::from_utf8_lossy(&output.stderr).trim()
-            ))
+        if !output.status.success() {
+            let reason = String::from_utf8_lossy(&output.stderr);
+            return Err(format!("{}: {}", server.name, reason.trim()));
         }
+        let mut figures = Figures {
+            json: String::from_utf8_lossy(&output.stdout).into_owned(),
+            others_share: 0.0,
+        };
+        let own_us = figures.number("server_cpu_us") + figures.number("client_cpu_us");
+        figures.others_share = before.others_share(own_us * figures.number("requests") / 1e6);
+        Ok(figures)
     }
 }
 
-/// What the load generator printed: one flat object of numbers.
+/// What one run of the load generator found.
 #[derive(Debug, Clone)]
 struct Figures {
+    /// What it printed: one flat object of numbers.
     json: String,
+    /// The share of one core that other programs took meanwhile.
+    others_share: f64,
 }
 
 impl Figures {
@@ -514,6 +528,7 @@ mod tests {
     fn figures_are_found_by_name() {
         let figures = Figures {
             json: "{\"p99_us\":12.5,\"errors\":0}\n".to_owned(),
+            others_share: 0.0,
         };
         assert_eq!(
             (figures.number("p99_us"), figures.number("errors")),

@@ -12,7 +12,8 @@ pub struct Tally {
     pub replies: u64,
     /// Replies that were errors.
     pub errors: u64,
-    /// Values that were asked for and were not there.
+    /// Values that were asked for and were not there. Memcached leaves them out of its reply, so there a request for
+    /// many values counts only if it brought none.
     pub misses: u64,
     /// The text of the first error.
     pub first_error: Option<String>,

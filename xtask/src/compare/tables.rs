@@ -110,6 +110,7 @@ mod tests {
     fn ratios_are_taken_round_by_round() {
         let figures = |us: f64| Figures {
             json: format!("{{\"server_cpu_us\":{us}}}"),
+            others_share: 0.0,
         };
         let line = requests_line(
             "row",
