@@ -13,7 +13,6 @@ use peers::{Peer, Protocol, Server};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 use workloads::{MEMORY_SHAPES, MemoryShape, WORKLOADS, Workload};
 
 const USAGE: &str = "\
@@ -428,14 +427,12 @@ impl Run<'_> {
                 protocol,
                 keys,
             )?;
-            // Let the server finish what it does in the background: tables to move, memory to give back.
-            std::thread::sleep(Duration::from_secs(1));
-            Ok(server.resident_bytes()? as f64)
+            server.settled_resident_bytes().map(|bytes| bytes as f64)
         };
-        let before = fill(MEMORY_KEYS_BEFORE.min(self.options.keys / 10))?;
+        let keys_before = MEMORY_KEYS_BEFORE.min(self.options.keys / 10);
+        let before = fill(keys_before)?;
         let after = fill(self.options.keys)?;
-        Ok((after - before)
-            / (self.options.keys - MEMORY_KEYS_BEFORE.min(self.options.keys / 10)) as f64)
+        Ok((after - before) / (self.options.keys - keys_before) as f64)
     }
 
     fn start(&self, peer: &Peer) -> Result<Server, String> {

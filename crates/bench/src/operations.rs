@@ -26,7 +26,7 @@ pub enum Part {
     Field,
     /// As many pairs of field (eight bytes) and value as the operation's count.
     Pairs,
-    /// As many different integers under 1000 as the operation's count.
+    /// As many different integers under a million as the operation's count: four bytes each in binary.
     Integers,
     /// Twelve bytes with the digits of a fresh key number: the members of one big collection.
     Member,

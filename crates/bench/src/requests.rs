@@ -8,7 +8,7 @@
 //! A batch is a slice of the tape that goes to the socket as it lies: no request is built or copied while measuring.
 //! Which operation comes when, and the values, are drawn once, when the tape is made.
 
-use crate::operations::{Choice, Part};
+use crate::operations::{COUNT_MAX, Choice, Part};
 use crate::options::{Protocol, ValueText};
 use crate::random::{Keys, Random};
 
@@ -34,10 +34,14 @@ const TAPE_REQUESTS_MAX: usize = 4096;
 /// Even with large values there are this many, and at least twice a batch.
 const TAPE_REQUESTS_MIN: usize = 256;
 
+/// Members of integer sets are below this.
+const INTEGERS: u64 = 1_000_000;
+
 /// Bytes of a key before its number; all prefixes of the table of operations have as many.
 const PREFIX_BYTES: usize = 4;
 
 const _: () = assert!(TAPE_REQUESTS_MIN <= TAPE_REQUESTS_MAX);
+const _: () = assert!((COUNT_MAX as u64) < INTEGERS);
 
 /// Ready-made requests in a random order of the mix.
 #[derive(Debug)]
@@ -205,9 +209,9 @@ fn arguments(choice: Choice, shape: &Shape, random: &mut Random) -> Vec<Argument
                 }
             }
             Part::Integers => {
-                let first = random.below(1000);
-                // 7 shares no factor with 1000: the integers differ as long as the count is at most 1000.
-                let integers = (0..choice.count as u64).map(|index| (first + 7 * index) % 1000);
+                let first = random.below(INTEGERS);
+                // 7 shares no factor with the range, so the integers differ.
+                let integers = (0..choice.count as u64).map(|index| (first + 7 * index) % INTEGERS);
                 arguments.extend(integers.map(|integer| Argument::fixed(integer.to_string())));
             }
             Part::Member => arguments.push(Argument::numbered("", shape.digits().max(12))),

@@ -159,6 +159,11 @@ pub(super) struct Server {
 /// A server that takes longer to accept its first connection does not start at all.
 const START_MAX: Duration = Duration::from_secs(10);
 
+/// Memory that has not fallen by a two-thousandth for this long has settled.
+const SETTLED_AFTER: Duration = Duration::from_secs(4);
+/// Memory that falls for longer is read as it is.
+const SETTLE_MAX: Duration = Duration::from_secs(25);
+
 impl Server {
     /// Starts a server on a free port, pinned to `cores`, and returns when it accepts connections.
     ///
@@ -235,8 +240,23 @@ impl Server {
         self.process.id()
     }
 
-    /// Bytes of memory resident.
-    pub fn resident_bytes(&self) -> Result<u64, String> {
+    /// Bytes of memory resident once they have stopped falling: allocators give freed memory back over some
+    /// seconds (jemalloc over ten), and tables are moved in the background.
+    pub fn settled_resident_bytes(&self) -> Result<u64, String> {
+        let start = Instant::now();
+        let mut bytes = self.resident_bytes()?;
+        let (mut mark, mut marked_at) = (bytes, start);
+        while marked_at.elapsed() < SETTLED_AFTER && start.elapsed() < SETTLE_MAX {
+            std::thread::sleep(Duration::from_millis(100));
+            bytes = self.resident_bytes()?;
+            if bytes < mark - mark / 2000 {
+                (mark, marked_at) = (bytes, Instant::now());
+            }
+        }
+        Ok(bytes)
+    }
+
+    fn resident_bytes(&self) -> Result<u64, String> {
         let path = format!("/proc/{}/status", self.pid());
         let status =
             fs::read_to_string(&path).map_err(|error| format!("cannot read {path}: {error}"))?;
