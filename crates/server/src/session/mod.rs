@@ -1,7 +1,9 @@
 //! A client's session: what a connection remembers between commands, and the commands that
 //! concern connections and the server.
 
+pub mod config;
 pub mod connection;
+pub mod debug;
 pub mod latency;
 pub mod monitor;
 pub mod pause;
@@ -22,7 +24,12 @@ use crate::shared::Shared;
 use crate::statistics::ThreadCounters;
 
 /// All families of session commands.
-pub static FAMILIES: &[&[Command<Handler>]] = &[connection::COMMANDS, monitor::COMMANDS];
+pub static FAMILIES: &[&[Command<Handler>]] = &[
+    connection::COMMANDS,
+    monitor::COMMANDS,
+    config::COMMANDS,
+    debug::COMMANDS,
+];
 
 /// Whether replies are sent (CLIENT REPLY).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
