@@ -249,10 +249,8 @@ fn hello(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Re
             name = Some(check_name(args.at(at + 1), "Client names")?);
             at += 2;
         } else {
-            let option = String::from_utf8_lossy(args.at(at)).into_owned();
-            return Err(
-                CommandError::err(format!("Syntax error in HELLO option '{option}'")).into(),
-            );
+            let error = CommandError::quoting("Syntax error in HELLO option '", args.at(at), "'");
+            return Err(error.into());
         }
     }
     if let Some((user, password)) = credentials {
