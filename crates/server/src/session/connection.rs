@@ -154,14 +154,7 @@ fn echo(_: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 }
 
 fn select(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    let index = args.integer(1)?;
-    if i32::try_from(index).is_err() {
-        return Err(CommandError::err("value is out of range").into());
-    }
-    let index = usize::try_from(index)
-        .ok()
-        .filter(|&index| index < context.shared.engine.databases())
-        .ok_or(CommandError::DatabaseOutOfRange)?;
+    let index = args.database(1, context.shared.engine.databases())?;
     context.session.select(index);
     reply.ok();
     Ok(())
