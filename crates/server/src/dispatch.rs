@@ -150,8 +150,8 @@ impl Dispatcher {
         let mut failed = None;
         match self.checked(session, row, args) {
             Err(error) => {
-                reply.error(error.to_string());
-                self.counters().count_error(error.to_string().as_bytes());
+                reply.error(error.to_bytes());
+                self.counters().count_error(&error.to_bytes());
             }
             Ok(row) => {
                 if let Some(until_ms) = self.shared.pause.holds(row.writes, now.0)
@@ -167,7 +167,7 @@ impl Dispatcher {
                     }
                     Err(Stop::Error(error)) => {
                         reply.truncate_to(mark);
-                        reply.error(error.to_string());
+                        reply.error(error.to_bytes());
                         failed = Some(error);
                     }
                 }
@@ -211,7 +211,7 @@ impl Dispatcher {
         command.record(took_ns, self.config.latency_tracking);
         if let Some(error) = failed {
             command.failed.add(1);
-            counters.count_error(error.to_string().as_bytes());
+            counters.count_error(&error.to_bytes());
         }
         session.client.last_command.store(row.index + 1, Relaxed);
         let slower_than_us = self.config.slowlog_log_slower_than_us;
@@ -411,29 +411,37 @@ fn unknown_command(session: &mut Session, args: Args<'_>) -> CommandError {
         );
         session.closing = true;
     }
-    let shown = |text: &[u8]| {
-        String::from_utf8_lossy(&text[..text.len().min(SHOWN_BYTES_MAX)]).into_owned()
-    };
-    let mut listed = String::new();
+    let mut listed = Vec::new();
     for arg in args.from(1) {
         if listed.len() >= SHOWN_BYTES_MAX {
             break;
         }
         let room = SHOWN_BYTES_MAX - listed.len();
-        listed += &format!("'{}' ", shown(&arg[..arg.len().min(room)]));
+        listed.extend_from_slice(b"'");
+        listed.extend_from_slice(c_text(arg, room));
+        listed.extend_from_slice(b"' ");
     }
-    CommandError::err(format!(
-        "unknown command '{}', with args beginning with: {listed}",
-        shown(name)
-    ))
+    let name = c_text(name, SHOWN_BYTES_MAX);
+    CommandError::quoting(
+        "unknown command '",
+        &[name, b"', with args beginning with: ", &listed].concat(),
+        "",
+    )
+}
+
+/// What C would print of these bytes: up to the first zero byte, and `bytes_max` at most.
+fn c_text(bytes: &[u8], bytes_max: usize) -> &[u8] {
+    let shown = &bytes[..bytes.len().min(bytes_max)];
+    shown.split(|&byte| byte == 0).next().unwrap_or_default()
 }
 
 #[cold]
 fn unknown_subcommand(container: &Row, name: &[u8]) -> CommandError {
     const SHOWN_BYTES_MAX: usize = 128;
-    CommandError::err(format!(
-        "unknown subcommand '{}'. Try {} HELP.",
-        String::from_utf8_lossy(&name[..name.len().min(SHOWN_BYTES_MAX)]),
-        container.command.name
-    ))
+    let container = format!("'. Try {} HELP.", container.command.name);
+    CommandError::quoting(
+        "unknown subcommand '",
+        &[c_text(name, SHOWN_BYTES_MAX), container.as_bytes()].concat(),
+        "",
+    )
 }
