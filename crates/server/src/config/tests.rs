@@ -504,6 +504,16 @@ fn variables_of_kubernetes_services_do_no_harm() {
 }
 
 #[test]
+fn definitions_of_users_keep_the_server_from_starting() {
+    for text in ["user alice on >x ~* +@all", "USER", "aclfile /users.acl"] {
+        let error = start("/r.conf", &[], &[("/r.conf", text)]).unwrap_err();
+        assert!(error.to_string().contains("not supported yet"), "{error}");
+        assert!(!error.to_string().contains(">x"), "{error}");
+    }
+    assert!(start("/r.conf", &[], &[("/r.conf", "aclfile \"\"")]).is_ok());
+}
+
+#[test]
 fn a_file_as_distributions_ship_it_loads_with_warnings() {
     let files = [
         ("/etc/r.conf", SAMPLE),
@@ -522,12 +532,10 @@ fn a_file_as_distributions_ship_it_loads_with_warnings() {
         config.rename_commands,
         [("CONFIG".to_owned(), String::new())]
     );
-    assert_eq!(config.users, [["alice", "on", ">x", "~*", "+@all"]]);
     let expected = [
         "option 'repl-diskless-sync' is not supported yet",
         "option 'appendfsync' is not supported yet",
         "option 'loadmodule' is not supported yet",
-        "option 'user' is not supported yet: NO USER'S RIGHTS ARE LIMITED",
         "option 'pidfile' has no effect: no file is written yet",
         "option 'daemonize' has no effect: the server stays in the foreground; run it under a service manager",
         "option 'save' has no effect: there are no snapshots yet",
@@ -570,7 +578,6 @@ appendonly no
 appendfsync everysec
 loadmodule /usr/lib/module.so arg
 rename-command CONFIG ""
-user alice on >x ~* +@all
 hash-max-ziplist-entries 100
 list-max-listpack-size -2
 client-output-buffer-limit normal 0 0 0

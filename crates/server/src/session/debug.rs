@@ -111,10 +111,11 @@ fn unknown(args: Args<'_>) -> damselfly_commands::Stop {
     /// Redis shows as much of the name.
     const SHOWN_BYTES_MAX: usize = 128;
     let name = args.at(1);
-    let name = String::from_utf8_lossy(&name[..name.len().min(SHOWN_BYTES_MAX)]);
-    CommandError::err(format!(
-        "unknown subcommand or wrong number of arguments for '{name}'. Try DEBUG HELP."
-    ))
+    CommandError::quoting(
+        "unknown subcommand or wrong number of arguments for '",
+        &name[..name.len().min(SHOWN_BYTES_MAX)],
+        "'. Try DEBUG HELP.",
+    )
     .into()
 }
 
@@ -222,7 +223,8 @@ fn packed_threshold(_: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) 
         b"gb" => Some(1 << 30),
         _ => None,
     };
-    let bytes = number::parse_unsigned(digits)
+    let bytes = number::parse_integer(digits)
+        .and_then(|number| u64::try_from(number).ok())
         .zip(factor)
         .and_then(|(number, factor)| number.checked_mul(factor));
     if bytes.is_none_or(|bytes| bytes > BYTES_MAX) {

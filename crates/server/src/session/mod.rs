@@ -1,12 +1,14 @@
 //! A client's session: what a connection remembers between commands, and the commands that
 //! concern connections and the server.
 
+pub mod command;
 pub mod config;
 pub mod connection;
 pub mod debug;
 pub mod latency;
 pub mod monitor;
 pub mod pause;
+pub mod server;
 pub mod slowlog;
 
 use std::sync::Arc;
@@ -27,8 +29,10 @@ use crate::statistics::ThreadCounters;
 pub static FAMILIES: &[&[Command<Handler>]] = &[
     connection::COMMANDS,
     monitor::COMMANDS,
+    command::COMMANDS,
     config::COMMANDS,
     debug::COMMANDS,
+    server::COMMANDS,
 ];
 
 /// Whether replies are sent (CLIENT REPLY).
