@@ -519,7 +519,7 @@ impl Worker {
     fn receive(&mut self) {
         for message in self.shared.threads[self.index].receive() {
             match message {
-                Message::Serve(stream) => self.add(stream),
+                Message::Serve { stream, id } => self.add(stream, id),
                 Message::Monitored { lines, from } => self.show_monitors(&lines, from),
                 Message::Look(client) => {
                     if let Some(key) = self.find(&client) {
@@ -600,14 +600,16 @@ impl Worker {
             .min_by_key(|(_, thread)| thread.connections.load(Relaxed))
             .expect("there is at least this thread");
         thread.connections.fetch_add(1, Relaxed);
+        // Given here, where connections arrive in their order.
+        let id = self.shared.clients.next_id();
         if index == self.index {
-            self.add(stream);
+            self.add(stream, id);
         } else {
-            thread.send(Message::Serve(stream));
+            thread.send(Message::Serve { stream, id });
         }
     }
 
-    fn add(&mut self, mut stream: Stream) {
+    fn add(&mut self, mut stream: Stream, id: u64) {
         let entry = self.connections.vacant_entry();
         if let Err(error) = stream.register(self.poll.registry(), Token(entry.key())) {
             log::warn!("Serving a new connection: {error}");
@@ -619,6 +621,7 @@ impl Worker {
         let config = &self.dispatcher.config;
         let (address, local_address) = stream.addresses(&config.unixsocket);
         let client = self.shared.clients.add(NewClient {
+            id,
             address,
             local_address,
             origin: stream.origin(),
