@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod ci;
+mod compare;
 mod install;
 mod steps;
 mod tcl;
@@ -17,6 +18,7 @@ Usage: cargo xtask CHORE
   tidy                    checks the project's own rules for code
   tcl [--file unit/x] [--program PATH] [--verbose]
                           runs Redis's own Tcl suite against Damselfly, or another server
+  compare [--help]        sets Damselfly and the installed peers side by side, in one run
 ";
 
 fn main() -> ExitCode {
@@ -33,6 +35,10 @@ fn main() -> ExitCode {
         ["ci"] => ci::run(),
         ["tidy"] => tidy::run(),
         ["tcl", options @ ..] => tcl::run(options),
+        ["compare", options @ ..] => {
+            let options: Vec<String> = options.iter().map(ToString::to_string).collect();
+            compare::compare(&options)
+        }
         _ => Err(USAGE.into()),
     };
     match outcome {

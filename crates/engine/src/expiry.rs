@@ -1,53 +1,55 @@
 //! The background sweep: removes entries whose end has come and that nobody looks at.
 //!
-//! Each thread sweeps its own share of the shards, in slices, and stops when its time is used up. A slice
-//! touches only entries with a deadline (the table marks their slots).
+//! Each thread sweeps its own share of the shards, slice by slice, and stops when its time is used up. A slice touches
+//! only entries with a deadline: the table marks their slots.
 
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::{Engine, Now};
 
-/// Buckets per slice: some microseconds, the longest that a sweep holds a shard's lock.
+/// Buckets per slice: some ten microseconds, the longest that a sweep holds a shard's lock.
 const BUCKETS_PER_SLICE: usize = 64;
 
-/// A share of at least one in this many dead entries, among those that a slice looked at, means that more sweeping pays.
-const DEAD_SHARE: usize = 10;
+/// What one slice found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Swept {
+    /// Entries removed.
+    pub removed: usize,
+    /// Every table of the shard was gone through to its end, or has no deadlines.
+    pub finished: bool,
+}
 
 impl Engine {
-    /// Sweeps the shards `first`, `first + step`, ... once around, or until `in_time` says stop.
-    ///
-    /// Returns true if it found so much that it should be called again soon.
-    pub fn sweep(
-        &self,
-        first: usize,
-        step: usize,
-        now: Now,
-        mut in_time: impl FnMut() -> bool,
-    ) -> bool {
+    /// Sweeps one slice of each database of a shard. A busy shard is left for another time.
+    pub fn sweep(&self, shard: usize, now: Now) -> Swept {
+        let mut swept = Swept {
+            removed: 0,
+            finished: true,
+        };
         if self.settings.sweep_paused.load(Relaxed) {
-            return false;
+            return swept;
         }
-        let mut found_much = false;
-        for shard in (first..self.shards()).step_by(step) {
-            for db in 0..self.databases() {
-                let Ok(mut tx) = self.lock_shard(shard, db, now) else {
-                    continue;
-                };
-                let database = &mut tx.databases(shard)[db];
-                let (before, deadlines) = (database.sweep_position, database.deadlines());
-                if deadlines == 0 {
-                    continue;
-                }
-                let removed = database.sweep(now, BUCKETS_PER_SLICE);
-                let wrapped = database.sweep_position <= before;
-                tx.count_expired(shard, removed);
-                drop(tx);
-                found_much |= !wrapped && removed * DEAD_SHARE >= BUCKETS_PER_SLICE;
-                if !in_time() {
-                    return found_much;
-                }
+        let Ok(mut tx) = self.lock_shard(shard, 0, now) else {
+            return swept;
+        };
+        for database in tx.databases(shard) {
+            if database.deadlines() > 0 {
+                swept.removed += database.sweep(now, BUCKETS_PER_SLICE);
+                swept.finished &= database.sweep_position == 0;
             }
         }
-        found_much
+        *tx.expired_mut(shard) += swept.removed as u64;
+        swept
+    }
+
+    /// Entries removed since the start because their end had come.
+    pub fn expired(&self, now: Now) -> u64 {
+        (0..self.shards())
+            .filter_map(|shard| {
+                self.lock_shard(shard, 0, now)
+                    .ok()
+                    .map(|mut tx| *tx.expired_mut(shard))
+            })
+            .sum()
     }
 }

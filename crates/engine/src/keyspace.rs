@@ -68,11 +68,6 @@ impl Engine {
 }
 
 impl Tx<'_> {
-    /// Counts entries that the sweep removed from a shard.
-    pub(crate) fn count_expired(&mut self, shard: usize, removed: usize) {
-        *self.expired_mut(shard) += removed as u64;
-    }
-
     /// Takes all keys out of a database. Their memory is freed when this section ends: by this thread,
     /// once the locks are released, or `later` by a thread that has nothing else to do.
     ///

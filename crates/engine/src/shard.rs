@@ -1,6 +1,6 @@
 //! The shards and their locks: who may touch what, and all `unsafe` code of the engine.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex, OnceLock};
 
 use damselfly_lock::{Lock, Waiters};
@@ -107,8 +107,6 @@ pub struct Engine {
     /// Databases to be freed by a thread of its own.
     garbage: Mutex<Vec<Database>>,
     garbage_waits: Condvar,
-    /// Changes to the data since the start, or since the last save.
-    pub changes: AtomicU64,
     /// What may change while the engine runs.
     pub settings: Settings,
 }
@@ -165,7 +163,6 @@ impl Engine {
             wakes: OnceLock::new(),
             garbage: Mutex::new(Vec::new()),
             garbage_waits: Condvar::new(),
-            changes: AtomicU64::new(0),
             settings: Settings::default(),
         }
     }

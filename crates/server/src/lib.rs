@@ -1,3 +1,24 @@
-//! The server: options, sessions and connections.
+//! The server: options, sessions, connections, and the threads that serve them.
+//!
+//! ```text
+//! Server ── owns ──► Shared: engine, configuration, clients, statistics     (all threads)
+//!    └── starts ──► Worker per thread: event loop ──► Connection ──► dispatch ──► command
+//! ```
 
+pub mod clients;
 pub mod config;
+pub mod connection;
+pub mod dispatch;
+pub mod listener;
+pub mod registry;
+pub mod session;
+pub mod shared;
+pub mod start;
+pub mod statistics;
+pub mod worker;
+
+/// The version of this program.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The Redis version whose behaviour clients may expect.
+pub const REDIS_VERSION: &str = "7.2.0";

@@ -267,21 +267,20 @@ impl<T: Item> Directory<T> {
         (self.entries[buddy].depth == depth).then_some(buddy)
     }
 
-    /// Joins the groups of two buddies without buckets, and returns the first index of the joined group.
-    pub(crate) fn merge(&mut self, index: usize, buddy: usize) -> usize {
-        assert_eq!(self.buddy(index), Some(buddy), "only buddies merge");
-        assert_eq!(
-            self.entries[index].bucket_count, 0,
-            "or its buckets would leak"
-        );
-        assert_eq!(
-            self.entries[buddy].bucket_count, 0,
-            "or its buckets would leak"
-        );
+    /// Joins the groups of a segment and its buddy, both without buckets, and returns the first index of the joined
+    /// group.
+    pub(crate) fn merge(&mut self, index: usize) -> usize {
+        let buddy = self.buddy(index).expect("only buddies merge");
+        for half in [index, buddy] {
+            assert_eq!(
+                self.entries[half].bucket_count, 0,
+                "or two groups would hold one slice"
+            );
+        }
         if self.entries[index].depth == self.depth {
             self.deepest -= 2;
         }
-        let first = index.min(buddy);
+        let first = self.first(index).min(buddy);
         let group_len = 2 * self.group_len(index);
         let depth = self.entries[index].depth - 1;
         self.entries[first..first + group_len].fill(Segment {

@@ -30,7 +30,9 @@
 //!   code that touches raw bucket memory. These three (and `prefetch.rs`) hold all `unsafe`.
 //! - `segment.rs`: placing, removing and sizing within one segment.
 //! - `table.rs`: the table. `entry.rs`: find once, then change. `walk.rs`: scans, sweeps, random picks.
+//!   `check.rs`: the invariants, for tests.
 
+mod check;
 mod directory;
 mod entry;
 mod item;

@@ -10,40 +10,37 @@ use crate::{
 /// [`Sizing::split_at`].
 pub(crate) const BUCKETS_MAX: usize = u16::MAX as usize;
 
-/// When segments grow, split, shrink and merge. Differs from table to table, so that memory grows smoothly over many
-/// tables of like size, and their splits come at different moments.
-#[derive(Clone, Copy)]
-pub(crate) struct Sizing {
-    /// How full a segment gets before it grows, in 256ths of its slots.
-    fill: u8,
-    /// A segment of so many buckets splits rather than grow.
-    split_at: u8,
-}
-
-/// The fullest that segments get, in 256ths. The walk of a missed lookup is still short here, see the decision record.
-const FILL_MAX: u8 = 230;
+/// How full a segment gets before it grows, in 256ths of its slots. Walks are still short here, see
+/// `docs/decisions/0001-table.md`.
+const FILL_MAX: usize = 224;
 const _: () = assert!(
-    FILL_MAX as usize * SLOTS < 256 * SLOTS - 128,
+    SLOTS * FILL_MAX / 256 < SLOTS,
     "an empty slot in every segment ends the walks"
 );
 
-/// So many different values of `fill` are in use, `FILL_MAX` and those below it.
-const FILLS: u32 = 16;
+/// A segment of so many buckets splits rather than grow: sizes of [`step_after`], within one doubling.
+const SPLITS: [u8; 4] = [56, 64, 80, 96];
 
-/// The values of `split_at`: sizes of [`step_after`], within one doubling.
-const SPLITS: [u8; 4] = [112, 128, 160, 192];
+/// When segments grow, split, shrink and merge.
+///
+/// Sibling tables fill up alike and would all split at the same time; they split at different sizes instead. (Their
+/// growth in place needs no such care: the segments of a table differ enough in their counts.)
+#[derive(Clone, Copy)]
+pub(crate) struct Sizing {
+    split_at: u8,
+}
 
 impl Sizing {
     pub(crate) const fn new(stagger: u32) -> Self {
-        let split_at = SPLITS[stagger as usize % SPLITS.len()];
-        let fill = FILL_MAX - (stagger / SPLITS.len() as u32 % FILLS) as u8;
-        Self { fill, split_at }
+        Self {
+            split_at: SPLITS[stagger as usize % SPLITS.len()],
+        }
     }
 
     /// The most items in so many buckets.
     #[inline]
     pub(crate) fn items_max(self, bucket_count: usize) -> usize {
-        (bucket_count * SLOTS * usize::from(self.fill)) >> 8
+        bucket_count * SLOTS * FILL_MAX / 256
     }
 
     /// The smallest size that holds so many items and has room for another.
@@ -95,10 +92,11 @@ pub(crate) fn allocate<T: Item>(bucket_count: usize) -> Box<[Bucket<T>]> {
     (0..bucket_count).map(|_| Bucket::EMPTY).collect()
 }
 
-/// The first bucket at or after `from`, wrapping around, that has room.
-fn with_room<T: Item>(buckets: &[Bucket<T>], from: usize) -> usize {
+/// The first bucket at or after `from`, wrapping around, that has room; those before it learn that an item passes.
+fn with_room<T: Item>(buckets: &mut [Bucket<T>], from: usize) -> usize {
     let mut index = from;
     while buckets[index].is_full() {
+        buckets[index].note_overflow();
         index = after(index, buckets.len());
     }
     index
@@ -148,13 +146,15 @@ pub(crate) fn place_all<T: Item>(
 
 /// Takes out an item and moves others back, so that none is left beyond a bucket with room.
 pub(crate) fn remove<T: Item>(buckets: &mut [Bucket<T>], bucket: usize, index: usize) -> Slot<T> {
-    let mut fills_gap = buckets[bucket].is_full();
+    let mut fills_gap = buckets[bucket].has_overflowed();
     let removed = buckets[bucket].remove(index);
     let mut hole = bucket;
     while fills_gap && let Some((from, index)) = find_displaced_over(buckets, hole) {
-        fills_gap = buckets[from].is_full();
+        fills_gap = buckets[from].has_overflowed();
         let moved = buckets[from].remove(index);
         buckets[hole].push(moved);
+        // Others may still lie beyond.
+        buckets[hole].note_overflow();
         hole = from;
     }
     removed
@@ -173,7 +173,7 @@ fn find_displaced_over<T: Item>(buckets: &[Bucket<T>], hole: usize) -> Option<(u
         if let Some(index) = buckets[bucket].slots().iter().position(displaced) {
             return Some((bucket, index));
         }
-        if !buckets[bucket].is_full() {
+        if !buckets[bucket].has_overflowed() {
             return None;
         }
         bucket = after(bucket, bucket_count);

@@ -1,12 +1,15 @@
 //! A slot: one item and 16 bits of its hash in eight bytes. A bucket: eight slots, one cache line.
 //!
 //! ```text
-//!  63          48 47                            3  2  1    0
-//! | tag (16 bits) | pointer, aligned to 8 bytes    | 0  0 | mark |
+//!  63          48 47                            3  2      1       0
+//! | tag (16 bits) | pointer, aligned to 8 bytes    | 0 | overflow | mark |
 //! ```
 //!
 //! Zero is the empty slot (no item is at the null pointer). The occupied slots of a bucket come first, so a bucket is
 //! full exactly when its last slot is occupied.
+//!
+//! The overflow bit belongs to the bucket and is in use in its last slot only: items have passed over this bucket to
+//! a later one, since it was full. It may stay when those items have gone; then a lookup walks on in vain.
 //!
 //! A non-empty slot owns its item. It is not `Copy`: it moves, and only [`Slot::into_item`] ends the ownership, so
 //! the code that shuffles slots around is safe code. A slot that is dropped leaks its item, which is safe too.
@@ -24,6 +27,7 @@ pub(crate) const SLOTS: usize = 8;
 
 const TAG_SHIFT: u32 = 48;
 const MARK: u64 = 1;
+const OVERFLOW: u64 = 2;
 const POINTER: u64 = (1 << TAG_SHIFT) - 8;
 
 /// One item and its tag, or nothing.
@@ -62,11 +66,11 @@ impl<T: Item> Slot<T> {
         self.0 & MARK != 0
     }
 
-    /// The same item under another tag. The slot must not be empty.
+    /// The same item under another tag, for another bucket. The slot must not be empty.
     pub(crate) fn with_tag(self, tag: u16) -> Self {
         debug_assert!(!self.is_empty());
         Self(
-            self.0 & !(0xffff << TAG_SHIFT) | u64::from(tag) << TAG_SHIFT,
+            self.0 & (POINTER | MARK) | u64::from(tag) << TAG_SHIFT,
             PhantomData,
         )
     }
@@ -101,6 +105,13 @@ impl<T: Item> Slot<T> {
         Some(unsafe { T::hash(raw) })
     }
 
+    /// Whether the item itself says that it is marked; the slot's own mark must agree. Nothing for an empty slot.
+    pub(crate) fn marked(&self) -> Option<bool> {
+        let raw = self.raw()?;
+        // SAFETY: as in `reference`.
+        Some(unsafe { T::marked(raw) })
+    }
+
     /// Starts loading the item's first cache line.
     pub(crate) fn prefetch(&self) {
         prefetch(ptr::without_provenance((self.0 & POINTER) as usize));
@@ -125,6 +136,7 @@ impl<T: Item> Slot<T> {
         struct PutBack<'a, T: Item> {
             slot: &'a mut Slot<T>,
             tag: u16,
+            overflow: u64,
             item: ManuallyDrop<T>,
         }
         impl<T: Item> Drop for PutBack<'_, T> {
@@ -132,16 +144,36 @@ impl<T: Item> Slot<T> {
                 // SAFETY: the item is taken once, here, at the end of the guard's life.
                 let item = unsafe { ManuallyDrop::take(&mut self.item) };
                 *self.slot = Slot::new(item, self.tag);
+                self.slot.0 |= self.overflow;
             }
         }
         let tag = self.tag();
+        let overflow = self.0 & OVERFLOW;
         let item = ManuallyDrop::new(self.take().into_item()?);
         let mut guard = PutBack {
             slot: self,
             tag,
+            overflow,
             item,
         };
         Some(change(&mut guard.item))
+    }
+}
+
+/// Indices of slots in a bucket: bit `2 * index + 1` for each.
+pub(crate) struct Matches(u32);
+
+impl Iterator for Matches {
+    type Item = usize;
+
+    #[inline]
+    fn next(&mut self) -> Option<usize> {
+        if self.0 == 0 {
+            return None;
+        }
+        let index = (self.0.trailing_zeros() / 2) as usize % SLOTS;
+        self.0 &= self.0 - 1;
+        Some(index)
     }
 }
 
@@ -168,6 +200,18 @@ impl<T: Item> Bucket<T> {
         !self.slots[SLOTS - 1].is_empty()
     }
 
+    /// Whether items have passed over this bucket, so that a lookup has to walk on.
+    #[inline]
+    pub(crate) fn has_overflowed(&self) -> bool {
+        self.slots[SLOTS - 1].0 & OVERFLOW != 0
+    }
+
+    /// Notes that an item passes over this bucket, which must be full.
+    pub(crate) fn note_overflow(&mut self) {
+        debug_assert!(self.is_full());
+        self.slots[SLOTS - 1].0 |= OVERFLOW;
+    }
+
     /// The number of occupied slots.
     pub(crate) fn count(&self) -> usize {
         self.slots
@@ -176,14 +220,40 @@ impl<T: Item> Bucket<T> {
             .sum()
     }
 
-    /// A bit per slot whose tag is `tag`; for tag 0 the empty slots are among them.
+    /// The indices of the slots whose tag is `tag`; for tag 0 the empty slots are among them.
     #[inline]
-    pub(crate) fn matches(&self, tag: u16) -> u32 {
-        let mut mask = 0;
-        for (index, slot) in self.slots.iter().enumerate() {
-            mask |= u32::from(slot.tag() == tag) << index;
-        }
-        mask
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn matches(&self, tag: u16) -> Matches {
+        // SAFETY: SSE2 is part of every x86-64.
+        unsafe { self.matches_sse2(tag) }
+    }
+
+    #[inline]
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "sse2")]
+    fn matches_sse2(&self, tag: u16) -> Matches {
+        use std::arch::x86_64::{
+            _mm_cmpeq_epi16, _mm_movemask_epi8, _mm_packs_epi16, _mm_packs_epi32, _mm_set_epi64x,
+            _mm_set1_epi16, _mm_srai_epi32,
+        };
+        // Each half of a slot becomes its upper 16 bits, so the upper one is the tag; packing is exact then.
+        let pair = |index: usize| {
+            let (low, high) = (self.slots[index].0, self.slots[index + 1].0);
+            _mm_srai_epi32::<16>(_mm_set_epi64x(high as i64, low as i64))
+        };
+        let tags = _mm_set1_epi16(tag as i16);
+        let first = _mm_cmpeq_epi16(_mm_packs_epi32(pair(0), pair(2)), tags);
+        let second = _mm_cmpeq_epi16(_mm_packs_epi32(pair(4), pair(6)), tags);
+        Matches(_mm_movemask_epi8(_mm_packs_epi16(first, second)) as u32 & 0xaaaa)
+    }
+
+    /// The indices of the slots whose tag is `tag`; for tag 0 the empty slots are among them.
+    #[inline]
+    #[cfg(not(target_arch = "x86_64"))]
+    pub(crate) fn matches(&self, tag: u16) -> Matches {
+        let bit =
+            |(index, slot): (usize, &Slot<T>)| u32::from(slot.tag() == tag) << (2 * index + 1);
+        Matches(self.slots.iter().enumerate().map(bit).sum())
     }
 
     /// Adds a slot and returns its index. The bucket must not be full.
@@ -196,6 +266,7 @@ impl<T: Item> Bucket<T> {
     /// Takes out the occupied slot at `index`; the last occupied slot fills its place.
     pub(crate) fn remove(&mut self, index: usize) -> Slot<T> {
         let last = self.count() - 1;
+        self.slots[last].0 &= !OVERFLOW;
         self.slots.swap(index, last);
         self.slots[last].take()
     }

@@ -1,5 +1,7 @@
 //! The table: look up, grow, shrink.
 
+use std::ptr;
+
 use crate::{
     Item,
     directory::{DEPTH_MAX, Directory, Segment, home},
@@ -52,6 +54,8 @@ pub struct Fill {
     pub items: usize,
     /// Items that are not in their home bucket.
     pub displaced: usize,
+    /// Buckets that lookups of absent keys read, added up over one such lookup per bucket.
+    pub miss_buckets: usize,
 }
 
 impl<T: Item> Table<T> {
@@ -117,23 +121,18 @@ impl<T: Item> Table<T> {
         let mut bucket = home(tag, buckets.len());
         loop {
             let line = buckets.get(bucket)?;
-            let mut matches = line.matches(tag);
-            while matches != 0 {
-                let index = matches.trailing_zeros() as usize % SLOTS;
+            for index in line.matches(tag) {
                 let slot = &line.slots()[index];
                 if slot.has_key(key) {
-                    return Some((
-                        slot,
-                        Place {
-                            entry,
-                            bucket,
-                            slot: index,
-                        },
-                    ));
+                    let place = Place {
+                        entry,
+                        bucket,
+                        slot: index,
+                    };
+                    return Some((slot, place));
                 }
-                matches &= matches - 1;
             }
-            if !line.is_full() {
+            if !line.has_overflowed() {
                 return None;
             }
             bucket = after(bucket, buckets.len());
@@ -149,7 +148,7 @@ impl<T: Item> Table<T> {
         }
     }
 
-    /// Starts loading the items that might be the one of this hash. Reads the bucket, so call
+    /// Starts loading the items that might be the one of this hash, or the next bucket if it might be there. Reads the bucket, so call
     /// [`prefetch_bucket`](Self::prefetch_bucket) well before.
     #[inline]
     pub fn prefetch_item(&self, hash: u64) {
@@ -159,13 +158,17 @@ impl<T: Item> Table<T> {
         };
         let tag = segment.tag(path);
         let buckets = self.directory.buckets(segment);
-        let Some(line) = buckets.get(home(tag, buckets.len())) else {
+        let home = home(tag, buckets.len());
+        let Some(line) = buckets.get(home) else {
             return;
         };
-        let mut matches = line.matches(tag);
-        while matches != 0 {
-            line.slots()[matches.trailing_zeros() as usize % SLOTS].prefetch();
-            matches &= matches - 1;
+        let mut is_here = false;
+        for index in line.matches(tag) {
+            line.slots()[index].prefetch();
+            is_here = true;
+        }
+        if !is_here && line.has_overflowed() {
+            prefetch(ptr::from_ref(&buckets[after(home, buckets.len())]).cast());
         }
     }
 
@@ -342,7 +345,7 @@ impl<T: Item> Table<T> {
         segment::place_all(&mut self.directory.take(high), &mut to, |tag| {
             tag >> 1 | 0x8000
         });
-        let entry = self.directory.merge(low, high);
+        let entry = self.directory.merge(low);
         self.directory.replace(entry, to, count);
         entry
     }
@@ -405,6 +408,9 @@ impl<T: Item> Table<T> {
             for (index, line) in buckets.iter().enumerate() {
                 let displaced =
                     |slot: &&Slot<T>| !slot.is_empty() && home(slot.tag(), buckets.len()) != index;
+                let full = (0..buckets.len())
+                    .take_while(|step| buckets[(index + step) % buckets.len()].has_overflowed());
+                fill.miss_buckets += full.count() + 1;
                 fill.displaced += line.slots().iter().filter(displaced).count();
             }
         }

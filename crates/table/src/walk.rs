@@ -94,7 +94,7 @@ impl<T: Item> Table<T> {
                 .filter(belongs)
                 .filter_map(Slot::reference)
                 .for_each(&mut visit);
-            if !line.is_full() {
+            if !line.has_overflowed() {
                 break;
             }
             bucket = after(bucket, buckets.len());

@@ -101,8 +101,8 @@ and appends what the file did not set.
 fn sentences(option: &Opt) -> String {
     match option.effect {
         Effect::Acts => option.summary.to_owned(),
-        Effect::Later(why) => format!("{} *No effect yet: {why}.*", option.summary),
-        Effect::Never(why) => format!("{} *No effect: {why}.*", option.summary),
+        Effect::Later(why) => format!("{} (No effect yet: {why}.)", option.summary),
+        Effect::Never(why) => format!("{} (No effect: {why}.)", option.summary),
     }
 }
 

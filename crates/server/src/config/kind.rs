@@ -112,15 +112,17 @@ impl Kind {
                     "argument must be between {min} and {max} inclusive"
                 )))
             }
-            Kind::Octal { max } => match u32::from_str_radix(word, 8) {
-                Ok(number) if number <= max => Ok(Value::Octal(number)),
-                Ok(_) => Err(OptionError::new(format!(
-                    "argument must be between 0 and {max:o} inclusive"
-                ))),
-                Err(_) => Err(OptionError::new(
-                    "argument couldn't be parsed as an octal number",
-                )),
-            },
+            Kind::Octal { max } => {
+                let number = i64::from_str_radix(word, 8).map_err(|_| {
+                    OptionError::new("argument couldn't be parsed as an octal number")
+                })?;
+                match u32::try_from(number) {
+                    Ok(number) if number <= max => Ok(Value::Octal(number)),
+                    Ok(_) | Err(_) => Err(OptionError::new(format!(
+                        "argument must be between 0 and {max:o} inclusive"
+                    ))),
+                }
+            }
             Kind::Memory { min, max } => {
                 let bytes =
                     memory(word).ok_or(OptionError::new("argument must be a memory value"))?;

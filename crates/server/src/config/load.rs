@@ -221,8 +221,8 @@ impl Arguments {
         for (index, arg) in args.into_iter().enumerate() {
             let value_of = parsed.lines.last_mut();
             match (arg.as_str(), value_of) {
-                ("-h" | "--help", None) => return Ok(Asked::Help),
-                ("-v" | "--version", None) => return Ok(Asked::Version),
+                ("-h", None) | ("--help", _) => return Ok(Asked::Help),
+                ("-v", None) | ("--version", _) => return Ok(Asked::Version),
                 ("-", _) if index == 0 || index == last => parsed.standard_input = true,
                 (option, _) if option.starts_with("--") => {
                     let words = option[2..].splitn(2, '=').map(str::to_owned);

@@ -105,3 +105,6 @@ fn set_failed(name: &str, why: &str) -> String {
 fn printable(name: &[u8]) -> String {
     String::from_utf8_lossy(name).replace(['\r', '\n'], " ")
 }
+
+#[cfg(test)]
+mod tests;

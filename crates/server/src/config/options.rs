@@ -278,7 +278,7 @@ pub static OPTIONS: &[Opt] = &[
         kind: Kind::Bool,
         changeable: Changeable::Live,
         effect: Effect::Acts,
-        summary: "Accepts only clients of this machine while no password is set and no address is bound.",
+        summary: "Accepts only clients of this machine while no password is set, whatever `bind` says.",
         access: field!(protected_mode),
     },
     Opt {
@@ -704,12 +704,12 @@ pub static OPTIONS: &[Opt] = &[
         aliases: &[],
         section: Section::Diagnosis,
         kind: Kind::Integer {
-            min: i64::MIN,
+            min: -1,
             max: i64::MAX,
         },
         changeable: Changeable::Live,
         effect: Effect::Acts,
-        summary: "Microseconds from which a command enters the slow log; 0 logs all, a negative number none.",
+        summary: "Microseconds from which a command enters the slow log; 0 logs all, -1 none.",
         access: field!(slowlog_log_slower_than_us),
     },
     Opt {

@@ -68,8 +68,22 @@ fn lines_of(option: &Opt, value: &str) -> Vec<String> {
         return one("\"\"");
     }
     match option.kind {
-        Kind::Bool | Kind::Integer { .. } | Kind::Octal { .. } | Kind::Choice(_) | Kind::Words => {
-            one(value)
+        Kind::Bool | Kind::Integer { .. } | Kind::Octal { .. } | Kind::Choice(_) => one(value),
+        // A client chose these words: a quote or a line break must not get into the file as such.
+        Kind::Words => {
+            let plain = |word: &str| {
+                word.bytes()
+                    .all(|b| b.is_ascii_graphic() && !b"\"'\\".contains(&b))
+            };
+            let words = value.split(' ');
+            let words = words.map(|w| {
+                if plain(w) && !w.is_empty() {
+                    w.to_owned()
+                } else {
+                    line::quote(w)
+                }
+            });
+            one(&words.collect::<Vec<_>>().join(" "))
         }
         Kind::Memory { .. } | Kind::MemoryOrPercent => match value.parse() {
             Ok(bytes) => one(&kind::memory_text(bytes)),

@@ -546,6 +546,7 @@ impl Percentiles {
 /// The letters of `notify-keyspace-events` in the one order and form in which Redis shows them.
 pub(crate) fn events(letters: &str) -> Result<String, OptionError> {
     const ALL: &str = "g$lshzxetd";
+    const SHOWN: &str = "g$lshzxetdnKEm";
     if letters.chars().any(|c| !"Ag$lshzxeKEtmdn".contains(c)) {
         return Err(OptionError::new(
             "Invalid event class character. Use 'Ag$lshzxeKEtmdn'.",
@@ -553,13 +554,9 @@ pub(crate) fn events(letters: &str) -> Result<String, OptionError> {
     }
     let has = |c| letters.contains(c);
     let all = has('A') || ALL.chars().all(has);
-    let mut shown = String::new();
-    if all {
-        shown.push('A');
-    } else {
-        shown.extend(ALL.chars().filter(|c| has(*c)));
-    }
-    // With every class chosen, Redis does not show `n`, which it counts among them.
-    shown.extend("KEmn".chars().filter(|c| has(*c) && !(all && *c == 'n')));
+    // `n` (a key is new) belongs to no class, but Redis does not show it beside `A`.
+    let hidden = |c: char| all && (ALL.contains(c) || c == 'n');
+    let mut shown = String::from(if all { "A" } else { "" });
+    shown.extend(SHOWN.chars().filter(|c| has(*c) && !hidden(*c)));
     Ok(shown)
 }

@@ -1,0 +1,82 @@
+//! Log lines in Redis's form, to standard output or `logfile`.
+//!
+//! ```text
+//! 4711:M 21 Nov 2026 05:39:10.123 * Ready to accept connections on port 6379
+//! ```
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use damselfly_server::config::{Config, LogLevel};
+use log::{Level, LevelFilter, Log, Metadata, Record};
+
+struct Logger {
+    /// `None` for standard output.
+    file: Option<PathBuf>,
+}
+
+fn open(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().create(true).append(true).open(path)
+}
+
+/// Starts logging as the configuration says.
+///
+/// # Errors
+/// If `logfile` can't be written.
+pub fn start(config: &Config) -> Result<(), String> {
+    let file = Some(PathBuf::from(&config.logfile)).filter(|path| !path.as_os_str().is_empty());
+    if let Some(path) = &file {
+        open(path)
+            .map_err(|error| format!("Can't open the log file {}: {error}", path.display()))?;
+    }
+    log::set_boxed_logger(Box::new(Logger { file }))
+        .map_err(|error| format!("Can't start logging: {error}"))?;
+    log::set_max_level(filter(config.loglevel));
+    std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
+    Ok(())
+}
+
+/// The levels that `loglevel` lets through.
+fn filter(level: LogLevel) -> LevelFilter {
+    match level {
+        LogLevel::Debug => LevelFilter::Trace,
+        LogLevel::Verbose => LevelFilter::Debug,
+        LogLevel::Notice => LevelFilter::Info,
+        LogLevel::Warning => LevelFilter::Warn,
+    }
+}
+
+impl Log for Logger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        // What libraries say matters only when it is a warning.
+        metadata.target().starts_with("damselfly") || metadata.level() <= Level::Warn
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let mark = match record.level() {
+            Level::Error | Level::Warn => '#',
+            Level::Info => '*',
+            Level::Debug => '-',
+            Level::Trace => '.',
+        };
+        let now = jiff::Zoned::now();
+        let line = format!(
+            "{}:M {} {mark} {}\n",
+            std::process::id(),
+            now.strftime("%d %b %Y %H:%M:%S%.3f"),
+            record.args()
+        );
+        // A line that can't be written has nowhere to be reported. The file is opened for every
+        // line, so that it can be rotated away at any time.
+        let _ = match &self.file {
+            None => std::io::stdout().lock().write_all(line.as_bytes()),
+            Some(path) => open(path).and_then(|mut file| file.write_all(line.as_bytes())),
+        };
+    }
+
+    fn flush(&self) {}
+}

@@ -1,0 +1,306 @@
+//! One connection: its bytes in, its bytes out, and where it stands.
+//!
+//! ```text
+//!              request              shard free, pause over, ...
+//!   Reading ────────────► running ◄──────────────────────────── Stalled
+//!      ▲                     │ └─ can't go on now ─────────────────▲
+//!      │    batch done       │
+//!      └─────────────────────┤ QUIT, error, limit
+//!                            ▼
+//!                         Closing: replies are sent, then it ends
+//! ```
+
+use std::io::{self, Read, Write};
+use std::time::Instant;
+
+use damselfly_engine::Busy;
+use damselfly_protocol::{Limits, ProtocolError, RequestParser, Span};
+
+use crate::config::Config;
+use crate::listener::Stream;
+use crate::registry::Row;
+use crate::session::Session;
+
+/// The most requests that are parsed, prefetched and run together.
+pub const BATCH_REQUESTS_MAX: usize = 64;
+
+/// While more bytes of replies than this wait to be sent, a connection's requests wait too.
+pub const OUTPUT_PAUSE_BYTES: usize = 1 << 20;
+
+/// Why a connection runs nothing for now although there are requests.
+#[derive(Clone, Copy, Debug)]
+pub enum Stall {
+    /// A shard that the next command needs is busy.
+    Shard(Busy),
+    /// CLIENT PAUSE; ends at this time, in milliseconds since the epoch.
+    Paused(i64),
+    /// DEBUG SLEEP.
+    Sleeping(Instant),
+    /// The client does not read its replies.
+    Output,
+}
+
+/// A request that is parsed but not run.
+#[derive(Clone, Copy)]
+pub struct Request {
+    /// Where its bytes start in the input.
+    pub start: usize,
+    /// Its first span in [`Batch::spans`], which counts from `start`.
+    pub first_span: usize,
+    /// How many spans it has.
+    pub spans: usize,
+    /// The command, if there is one of that name.
+    pub row: Option<&'static Row>,
+    /// The hash of its first key, if it has exactly one.
+    pub hash: u64,
+}
+
+/// Requests that were parsed together.
+#[derive(Default)]
+pub struct Batch {
+    /// The arguments of all requests.
+    pub spans: Vec<Span>,
+    /// The requests.
+    pub requests: Vec<Request>,
+    /// The first request that has not run.
+    pub next: usize,
+    /// Up to where the input is parsed.
+    pub parsed: usize,
+    /// What is wrong with the input behind the last request.
+    pub error: Option<ProtocolError>,
+    /// How many bytes of input the request after the last one needs, as far as that is known.
+    pub wanted: usize,
+}
+
+impl Batch {
+    /// Forgets all requests, keeping the memory.
+    pub fn clear(&mut self) {
+        self.spans.clear();
+        self.requests.clear();
+        (self.next, self.parsed, self.error, self.wanted) = (0, 0, None, 0);
+    }
+
+    /// True if a request waits to run.
+    pub fn has_next(&self) -> bool {
+        self.next < self.requests.len()
+    }
+
+    /// Up to where the input is not needed any more.
+    pub fn consumed(&self) -> usize {
+        self.requests
+            .get(self.next)
+            .map_or(self.parsed, |request| request.start)
+    }
+
+    /// Parses the complete requests of `input` from where the last call stopped, up to
+    /// [`BATCH_REQUESTS_MAX`].
+    pub fn parse(&mut self, parser: &mut RequestParser, input: &mut [u8], limits: &Limits) {
+        self.spans.clear();
+        self.requests.clear();
+        self.next = 0;
+        while self.requests.len() < BATCH_REQUESTS_MAX && self.parsed < input.len() {
+            let (start, first_span) = (self.parsed, self.spans.len());
+            match parser.parse(&mut input[start..], &mut self.spans, limits) {
+                Ok(damselfly_protocol::Progress::Complete { consumed }) => {
+                    self.parsed += consumed;
+                    let spans = self.spans.len() - first_span;
+                    if spans > 0 {
+                        self.requests.push(Request {
+                            start,
+                            first_span,
+                            spans,
+                            row: None,
+                            hash: 0,
+                        });
+                    }
+                }
+                Ok(damselfly_protocol::Progress::Incomplete { wanted }) => {
+                    self.wanted = wanted;
+                    break;
+                }
+                Err(error) => {
+                    self.error = Some(error);
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Adapts to an input whose first `bytes` bytes are gone.
+    fn rebase(&mut self, bytes: usize) {
+        self.requests.drain(..self.next);
+        self.next = 0;
+        for request in &mut self.requests {
+            request.start -= bytes;
+        }
+        self.parsed -= bytes;
+    }
+}
+
+/// One connection.
+pub struct Connection {
+    /// The socket.
+    pub stream: Stream,
+    /// What its commands remember.
+    pub session: Session,
+    /// Finds requests in the input.
+    pub parser: RequestParser,
+    /// Input that was read and not run. Empty most of the time: what arrives as whole requests runs
+    /// straight from the thread's own buffer.
+    pub input: Vec<u8>,
+    /// Requests of `input` that were parsed before the connection stalled.
+    pub waiting: Option<Box<Batch>>,
+    /// How many bytes of input the next request needs, as far as that is known.
+    pub wanted: usize,
+    /// Replies.
+    pub output: Vec<u8>,
+    /// How many bytes of `output` are sent already.
+    pub sent: usize,
+    /// Why it runs nothing for now.
+    pub stall: Option<Stall>,
+    /// The socket may have bytes to read.
+    pub readable: bool,
+    /// Nothing more will be read: the client ended its side, or the server ends the connection.
+    pub ended: bool,
+    /// It is in the thread's list of connections to be looked at this turn.
+    pub queued: bool,
+    /// Since when replies have been over the soft limit.
+    pub over_soft_limit_since: Option<Instant>,
+}
+
+/// What came of reading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadEnd {
+    /// The socket has nothing more for now.
+    Drained,
+    /// There may be more.
+    More,
+    /// The client ended its side.
+    Closed,
+}
+
+impl Connection {
+    /// A new connection.
+    pub fn new(stream: Stream, session: Session) -> Self {
+        Self {
+            stream,
+            session,
+            parser: RequestParser::new(),
+            input: Vec::new(),
+            waiting: None,
+            wanted: 0,
+            output: Vec::new(),
+            sent: 0,
+            stall: None,
+            readable: false,
+            ended: false,
+            queued: false,
+            over_soft_limit_since: None,
+        }
+    }
+
+    /// The limits on its requests.
+    pub fn limits(&self, config: &Config) -> Limits {
+        let limits = if self.session.authenticated {
+            Limits::authenticated()
+        } else {
+            Limits::unauthenticated()
+        };
+        Limits {
+            bulk_bytes_max: usize::try_from(config.proto_max_bulk_len_bytes).unwrap_or(usize::MAX),
+            ..limits
+        }
+    }
+
+    /// Bytes of replies that are not sent.
+    pub fn unsent(&self) -> usize {
+        self.output.len() - self.sent
+    }
+
+    /// Reads into the thread's buffer, which must be used up before the next call.
+    pub fn read_into(&mut self, buffer: &mut [u8]) -> io::Result<(usize, ReadEnd)> {
+        loop {
+            return match self.stream.read(buffer) {
+                Ok(0) => Ok((0, ReadEnd::Closed)),
+                // A read that does not fill the buffer has emptied the socket.
+                Ok(bytes) if bytes < buffer.len() => Ok((bytes, ReadEnd::Drained)),
+                Ok(bytes) => Ok((bytes, ReadEnd::More)),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    Ok((0, ReadEnd::Drained))
+                }
+                Err(error) => Err(error),
+            };
+        }
+    }
+
+    /// Reads behind the input it keeps. Room grows with what has truly arrived, never with what was
+    /// announced, and ends at the size of the request.
+    pub fn read_more(&mut self) -> io::Result<(usize, ReadEnd)> {
+        const STEP_BYTES_MIN: usize = 64 << 10;
+        const STEP_BYTES_MAX: usize = 16 << 20;
+        let len = self.input.len();
+        let step = len.clamp(STEP_BYTES_MIN, STEP_BYTES_MAX);
+        let step = match self.wanted.checked_sub(len) {
+            Some(missing @ 1..) if missing < step => missing.max(STEP_BYTES_MIN),
+            Some(_) | None => step,
+        };
+        self.input.reserve_exact(step);
+        match (&mut self.stream)
+            .take(step as u64)
+            .read_to_end(&mut self.input)
+        {
+            Ok(bytes) if bytes < step => Ok((bytes, ReadEnd::Closed)),
+            Ok(bytes) => Ok((bytes, ReadEnd::More)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Ok((self.input.len() - len, ReadEnd::Drained))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Keeps what `batch` has not run of `input`, to go on later.
+    pub fn keep(&mut self, input: &[u8], batch: &mut Batch) {
+        let consumed = batch.consumed();
+        self.input.extend_from_slice(&input[consumed..]);
+        self.keep_batch(consumed, batch);
+    }
+
+    /// As [`Connection::keep`], if the input is the connection's own.
+    pub fn keep_own(&mut self, mut input: Vec<u8>, batch: &mut Batch) {
+        let consumed = batch.consumed();
+        if consumed == input.len() {
+            // Long requests leave a large buffer behind: give it back.
+            input = Vec::new();
+        } else {
+            input.drain(..consumed);
+        }
+        self.input = input;
+        self.keep_batch(consumed, batch);
+    }
+
+    fn keep_batch(&mut self, consumed: usize, batch: &mut Batch) {
+        self.wanted = batch.wanted;
+        if batch.has_next() || batch.error.is_some() {
+            let mut kept = std::mem::take(batch);
+            kept.rebase(consumed);
+            self.waiting = Some(Box::new(kept));
+        }
+    }
+
+    /// Sends replies; true if all are sent.
+    pub fn flush(&mut self) -> io::Result<bool> {
+        while self.sent < self.output.len() {
+            match self.stream.write(&self.output[self.sent..]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(bytes) => self.sent += bytes,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.sent = 0;
+        self.output.clear();
+        Ok(true)
+    }
+}

@@ -1,0 +1,433 @@
+//! From requests to replies: the hot path.
+//!
+//! ```text
+//! batch ─► command rows, hashes, prefetched shards ─► prefetched buckets ─► prefetched entries ─► run, one by one
+//! ```
+//!
+//! The memory that a batch will touch is fetched while the batch is still being prepared, so
+//! that its cache misses overlap.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use damselfly_base::CommandError;
+use damselfly_commands::{Args, Run, Stop};
+use damselfly_engine::{Now, Tx};
+use damselfly_protocol::Reply;
+
+use crate::config::Config;
+use crate::connection::{Batch, Connection, OUTPUT_PAUSE_BYTES, Request, Stall};
+use crate::registry::{Handler, Locks, REGISTRY, Registry, Row};
+use crate::session::slowlog::{SlowCommand, shortened};
+use crate::session::{Context, Replies, Session, monitor};
+use crate::shared::{self, Shared};
+use crate::statistics::ThreadCounters;
+
+/// Runs batches, on one thread.
+pub struct Dispatcher {
+    shared: Arc<Shared>,
+    registry: &'static Registry,
+    /// The number of this thread.
+    thread: usize,
+    /// The configuration, as of the start of this turn.
+    pub config: Arc<Config>,
+    clock: quanta::Clock,
+    /// Shards of the command that runs.
+    shards: Vec<usize>,
+}
+
+impl Dispatcher {
+    /// A dispatcher for the thread of that number.
+    pub fn new(shared: Arc<Shared>, thread: usize) -> Self {
+        Self {
+            registry: &REGISTRY,
+            thread,
+            config: shared.config(),
+            clock: quanta::Clock::new(),
+            shards: Vec::new(),
+            shared,
+        }
+    }
+
+    fn counters(&self) -> &ThreadCounters {
+        &self.shared.threads[self.thread].counters
+    }
+
+    /// Runs the requests of `batch` until they are done or the connection stalls. `input` are the
+    /// bytes they were parsed from.
+    pub fn run(&mut self, connection: &mut Connection, batch: &mut Batch, input: &[u8]) {
+        let now = Now(shared::now_ms());
+        self.prepare(batch, input, connection.session.db);
+        let client = connection.session.client.clone();
+        client.active_ms.store(now.0, Relaxed);
+        client.commands.store(
+            client.commands.load(Relaxed) + batch.requests.len() as u64,
+            Relaxed,
+        );
+        let mut started = self.clock.raw();
+        while let Some(request) = batch.requests.get(batch.next) {
+            if connection.unsent() > OUTPUT_PAUSE_BYTES {
+                connection.stall = Some(Stall::Output);
+                return;
+            }
+            let spans = &batch.spans[request.first_span..request.first_span + request.spans];
+            let (place, hash) = (first_key_place(request), request.hash);
+            let args = Args::new(
+                &input[request.start..],
+                spans,
+                place.map(|place| (place, hash)),
+            );
+            connection.stall = self.run_request(connection, request.row, args, now, &mut started);
+            if connection.stall.is_some() {
+                return;
+            }
+            batch.next += 1;
+            if connection.session.closing {
+                return;
+            }
+            if let Some(until) = connection.session.sleeps_until {
+                connection.stall = Some(Stall::Sleeping(until));
+                return;
+            }
+        }
+    }
+
+    /// Finds commands, hashes keys, and fetches the memory that they will need.
+    fn prepare(&self, batch: &mut Batch, input: &[u8], db: usize) {
+        for request in &mut batch.requests {
+            let spans = &batch.spans[request.first_span..request.first_span + request.spans];
+            let input = &input[request.start..];
+            request.row = self.registry.find(spans[0].of(input));
+            if let Some(place) = first_key_place(request)
+                && let Some(span) = spans.get(place)
+            {
+                request.hash = damselfly_base::hash(span.of(input));
+                self.shared.engine.prefetch_shard(request.hash);
+            }
+        }
+        if batch.requests.len() < 2 {
+            return;
+        }
+        let engine = &self.shared.engine;
+        for request in &batch.requests {
+            if first_key_place(request).is_some() {
+                engine.prefetch_bucket(request.hash, db);
+            }
+        }
+        for request in &batch.requests {
+            if first_key_place(request).is_some() {
+                engine.prefetch_entry(request.hash, db);
+            }
+        }
+    }
+
+    /// Runs one request and writes its reply, unless it can't run now.
+    #[inline]
+    fn run_request(
+        &mut self,
+        connection: &mut Connection,
+        row: Option<&'static Row>,
+        args: Args<'_>,
+        now: Now,
+        started: &mut u64,
+    ) -> Option<Stall> {
+        let session = &mut connection.session;
+        let mut reply = Reply::new(&mut connection.output, session.protocol);
+        let mark = reply.position();
+        let skipped_before = session.replies;
+        let mut failed = None;
+        match self.checked(session, row, args) {
+            Err(error) => {
+                reply.error(error.to_bytes());
+                self.counters().count_error(&error.to_bytes());
+            }
+            Ok(row) => {
+                if let Some(until_ms) = self.shared.pause.holds(row.writes, now.0)
+                    && !row.no_auth
+                {
+                    return Some(Stall::Paused(until_ms));
+                }
+                match self.execute(session, row, args, now, &mut reply) {
+                    Ok(()) => {}
+                    Err(Stop::Busy(busy)) => {
+                        reply.truncate_to(mark);
+                        return Some(Stall::Shard(busy));
+                    }
+                    Err(Stop::Error(error)) => {
+                        reply.truncate_to(mark);
+                        reply.error(error.to_bytes());
+                        failed = Some(error);
+                    }
+                }
+                self.account(session, row, args, started, failed);
+            }
+        }
+        session.replies = match session.replies {
+            Replies::On => Replies::On,
+            Replies::Off => {
+                reply.truncate_to(mark);
+                Replies::Off
+            }
+            // The command that asked for the skipping, then the skipped one.
+            Replies::SkipNext if skipped_before != Replies::SkipNext => {
+                reply.truncate_to(mark);
+                Replies::SkipNext
+            }
+            Replies::SkipNext | Replies::SkipThis => {
+                reply.truncate_to(mark);
+                Replies::On
+            }
+        };
+        None
+    }
+
+    /// Counts a call, and notes it where it is to be noted.
+    #[inline]
+    fn account(
+        &self,
+        session: &Session,
+        row: &'static Row,
+        args: Args<'_>,
+        started: &mut u64,
+        failed: Option<CommandError>,
+    ) {
+        let ended = self.clock.raw();
+        let took_ns = self.clock.delta_as_nanos(*started, ended);
+        *started = ended;
+        let counters = self.counters();
+        let command = &counters.commands[row.index];
+        command.record(took_ns, self.config.latency_tracking);
+        if let Some(error) = failed {
+            command.failed.add(1);
+            counters.count_error(&error.to_bytes());
+        }
+        session.client.last_command.store(row.index + 1, Relaxed);
+        let slower_than_us = self.config.slowlog_log_slower_than_us;
+        if slower_than_us >= 0 && took_ns / 1000 >= slower_than_us.unsigned_abs() {
+            self.note_slow(session, row, args, took_ns / 1000);
+        }
+        let threshold_ms = self.config.latency_monitor_threshold_ms;
+        if threshold_ms > 0 && took_ns / 1_000_000 >= threshold_ms {
+            let event = if row.command.has(damselfly_commands::Trait::Fast) {
+                "fast-command"
+            } else {
+                "command"
+            };
+            self.shared
+                .latency
+                .add(event, shared::now_ms() / 1000, took_ns / 1_000_000);
+        }
+        if self.shared.monitors.load(Relaxed) > 0 {
+            monitor::feed(&self.shared, session, row, args);
+        }
+    }
+
+    #[cold]
+    fn note_slow(&self, session: &Session, row: &Row, args: Args<'_>, took_us: u64) {
+        if row.command.has(damselfly_commands::Trait::SkipSlowlog) {
+            return;
+        }
+        let all: Vec<_> = args.from(0).collect();
+        let command = SlowCommand {
+            id: 0,
+            at_s: shared::now_ms() / 1000,
+            took_us,
+            args: shortened(all.into_iter()),
+            address: session.client.address.clone(),
+            name: session.client.names().name.clone(),
+        };
+        let len_max = usize::try_from(self.config.slowlog_max_len).unwrap_or(usize::MAX);
+        self.shared.slowlog.add(command, len_max);
+    }
+
+    /// The row to run, or why the request is refused before it runs.
+    #[inline]
+    fn checked(
+        &self,
+        session: &mut Session,
+        row: Option<&'static Row>,
+        args: Args<'_>,
+    ) -> Result<&'static Row, CommandError> {
+        let Some(mut row) = row else {
+            return Err(unknown_command(session, args));
+        };
+        if let Run::Subcommands(_) = row.command.run
+            && args.len() > 1
+        {
+            row = self
+                .registry
+                .find_subcommand(row, args.at(1))
+                .ok_or_else(|| unknown_subcommand(row, args.at(1)))?;
+        }
+        let refused = self.refusal(session, row, args);
+        match refused {
+            None => Ok(row),
+            Some(error) => {
+                self.counters().commands[row.index].rejected.add(1);
+                Err(error)
+            }
+        }
+    }
+
+    #[inline]
+    fn refusal(&self, session: &Session, row: &Row, args: Args<'_>) -> Option<CommandError> {
+        if !row.command.arity.allows(args.len()) {
+            return Some(CommandError::Arity(row.name.clone()));
+        }
+        if row.protected
+            && !self
+                .config
+                .enable_debug_command
+                .permits(session.client.origin)
+        {
+            return Some(CommandError::err(format!(
+                "{} command not allowed. If the enable-debug-command option is set to \"local\", you can run it from a local connection, otherwise you need to set this option in the configuration file, and then restart the server.",
+                row.name
+                    .split('|')
+                    .next()
+                    .unwrap_or_default()
+                    .to_uppercase()
+            )));
+        }
+        if !session.authenticated && !row.no_auth {
+            return Some(CommandError::Text(String::from(
+                "NOAUTH Authentication required.",
+            )));
+        }
+        if row.needs_memory && self.is_memory_short() {
+            return Some(CommandError::OutOfMemory);
+        }
+        None
+    }
+
+    fn is_memory_short(&self) -> bool {
+        let limit = self.config.maxmemory_bytes;
+        limit > 0 && damselfly_base::heap::used_bytes() as u64 > limit
+    }
+
+    /// Takes the locks that the row asks for and runs it.
+    #[inline]
+    fn execute(
+        &mut self,
+        session: &mut Session,
+        row: &'static Row,
+        args: Args<'_>,
+        now: Now,
+        reply: &mut Reply<'_>,
+    ) -> damselfly_commands::Result {
+        let Run::Run(handler) = row.command.run else {
+            return Err(CommandError::Arity(row.name.clone()).into());
+        };
+        let (engine, db) = (&self.shared.engine, session.db);
+        match handler {
+            Handler::Session(run) => {
+                let mut context = Context {
+                    shared: &self.shared,
+                    config: &self.config,
+                    counters: &self.shared.threads[self.thread].counters,
+                    session,
+                    thread: self.thread,
+                    now,
+                };
+                run(&mut context, args, reply)
+            }
+            Handler::Help => {
+                self.registry.write_help(row, reply);
+                Ok(())
+            }
+            Handler::Keyspace(run) => {
+                let mut tx = match row.locks {
+                    Locks::One(place) => engine.lock_one(args.key(place).hash, db, now)?,
+                    Locks::Many => {
+                        let hashes = row
+                            .command
+                            .key_places(args)
+                            .map(|place| args.key(place).hash);
+                        engine.lock_many(hashes, &mut self.shards, db, now)?
+                    }
+                    Locks::All => engine.lock_all(db, now)?,
+                    Locks::None => engine.lock_none(db, now),
+                };
+                if session.client.no_touch.load(Relaxed) {
+                    tx.leave_no_trace();
+                }
+                let result = run(&mut tx, args, reply);
+                count_effects(&self.shared.threads[self.thread].counters, &tx);
+                result
+            }
+        }
+    }
+}
+
+#[inline]
+fn count_effects(counters: &ThreadCounters, tx: &Tx<'_>) {
+    let effects = tx.effects();
+    if effects.hits > 0 {
+        counters.hits.add(effects.hits);
+    }
+    if effects.misses > 0 {
+        counters.misses.add(effects.misses);
+    }
+    if effects.changes > 0 {
+        counters.changes.add(effects.changes);
+    }
+}
+
+/// The argument that is the only key of a request, if its command has one there.
+#[inline]
+fn first_key_place(request: &Request) -> Option<usize> {
+    match request.row?.locks {
+        Locks::One(place) => Some(place).filter(|&place| place < request.spans),
+        Locks::None | Locks::Many | Locks::All => None,
+    }
+}
+
+#[cold]
+fn unknown_command(session: &mut Session, args: Args<'_>) -> CommandError {
+    /// Redis shows at most this many bytes of the name, and about as many of the arguments.
+    const SHOWN_BYTES_MAX: usize = 128;
+    let name = args.at(0);
+    if [b"post".as_slice(), b"host:"]
+        .iter()
+        .any(|word| name.eq_ignore_ascii_case(word))
+    {
+        log::warn!(
+            "Possible SECURITY ATTACK detected. It looks like somebody is sending POST or Host: commands to Damselfly. This is likely due to an attacker attempting to use Cross Protocol Scripting to compromise your instance. Connection from {} aborted.",
+            session.client.address
+        );
+        session.closing = true;
+    }
+    let mut listed = Vec::new();
+    for arg in args.from(1) {
+        if listed.len() >= SHOWN_BYTES_MAX {
+            break;
+        }
+        let room = SHOWN_BYTES_MAX - listed.len();
+        listed.extend_from_slice(b"'");
+        listed.extend_from_slice(c_text(arg, room));
+        listed.extend_from_slice(b"' ");
+    }
+    let name = c_text(name, SHOWN_BYTES_MAX);
+    CommandError::quoting(
+        "unknown command '",
+        &[name, b"', with args beginning with: ", &listed].concat(),
+        "",
+    )
+}
+
+/// What C would print of these bytes: up to the first zero byte, and `bytes_max` at most.
+fn c_text(bytes: &[u8], bytes_max: usize) -> &[u8] {
+    let shown = &bytes[..bytes.len().min(bytes_max)];
+    shown.split(|&byte| byte == 0).next().unwrap_or_default()
+}
+
+#[cold]
+fn unknown_subcommand(container: &Row, name: &[u8]) -> CommandError {
+    const SHOWN_BYTES_MAX: usize = 128;
+    let container = format!("'. Try {} HELP.", container.command.name);
+    CommandError::quoting(
+        "unknown subcommand '",
+        &[c_text(name, SHOWN_BYTES_MAX), container.as_bytes()].concat(),
+        "",
+    )
+}

@@ -1,0 +1,296 @@
+//! One table of all commands, found by name.
+
+use std::sync::LazyLock;
+
+use damselfly_commands::{
+    Args, Arity, At, Command, FAMILIES, Group, Keys, KeyspaceFn, Result, Run, Trait,
+};
+use damselfly_protocol::Reply;
+
+use crate::session::{self, Context};
+
+/// A command that concerns the connection or the server; it takes locks itself where it needs any.
+pub type SessionFn = fn(&mut Context<'_>, Args<'_>, &mut Reply<'_>) -> Result;
+
+/// What runs a command.
+#[derive(Clone, Copy)]
+pub enum Handler {
+    /// It works on keys, under their locks.
+    Keyspace(KeyspaceFn),
+    /// It works on the connection or the server.
+    Session(SessionFn),
+    /// It lists the subcommands of its container.
+    Help,
+}
+
+/// The subcommand that every container has.
+const HELP: Command<Handler> = Command {
+    name: "HELP",
+    arity: Arity::Exactly(2),
+    keys: Keys::None,
+    traits: &[Trait::Loading, Trait::Stale],
+    run: Run::Run(Handler::Help),
+    group: Group::Server,
+    usage: "HELP",
+    summary: "Lists the subcommands.",
+    since: "5.0.0",
+    complexity: "O(1)",
+};
+
+/// Which locks a command needs, in the form that is quickest to act upon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Locks {
+    /// None, or what it takes itself.
+    None,
+    /// That of one key, at this argument.
+    One(usize),
+    /// Those of all its keys.
+    Many,
+    /// All.
+    All,
+}
+
+/// A command or subcommand, and what follows from its row.
+pub struct Row {
+    /// The row.
+    pub command: Command<Handler>,
+    /// Its name in lower case; `container|subcommand` for subcommands.
+    pub name: String,
+    /// Its place in [`Registry::rows`], by which statistics are kept.
+    pub index: usize,
+    /// The places of its subcommands' rows.
+    pub subcommands: Vec<usize>,
+    /// The locks it needs.
+    pub locks: Locks,
+    /// It is refused when memory is short.
+    pub needs_memory: bool,
+    /// It is allowed before authentication.
+    pub no_auth: bool,
+    /// It changes keys.
+    pub writes: bool,
+    /// It needs `enable-debug-command`.
+    pub protected: bool,
+}
+
+/// All commands.
+pub struct Registry {
+    rows: Vec<Row>,
+    /// Open addressing by [`fold`]: place of the row plus one, zero where there is none.
+    slots: Box<[u16; SLOTS]>,
+}
+
+const SLOTS: usize = 2048;
+
+/// The registry: the same for the whole life of the process.
+pub static REGISTRY: LazyLock<Registry> = LazyLock::new(Registry::new);
+
+/// A hash of a name that is the same for both cases of a letter.
+#[inline]
+fn fold(name: &[u8]) -> usize {
+    let mut hash = name.len() as u64;
+    for &byte in name {
+        hash = (hash ^ u64::from(byte & 0xdf)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        hash ^= hash >> 29;
+    }
+    hash as usize % SLOTS
+}
+
+impl Registry {
+    fn new() -> Self {
+        let mut registry = Self {
+            rows: Vec::new(),
+            slots: Box::new([0; SLOTS]),
+        };
+        for command in FAMILIES.iter().copied().flatten() {
+            registry.add(command.map(Handler::Keyspace), None);
+        }
+        for command in session::FAMILIES.iter().copied().flatten() {
+            registry.add(*command, None);
+        }
+        registry
+    }
+
+    fn add(&mut self, command: Command<Handler>, container: Option<usize>) -> usize {
+        let index = self.rows.len();
+        let own_name = command.name.to_ascii_lowercase();
+        let name = match container {
+            Some(container) => format!("{}|{own_name}", self.rows[container].name),
+            None => own_name,
+        };
+        if container.is_none() {
+            let mut slot = fold(name.as_bytes());
+            while self.slots[slot] != 0 {
+                slot = (slot + 1) % SLOTS;
+            }
+            self.slots[slot] = index as u16 + 1;
+        }
+        self.rows.push(Row {
+            name,
+            index,
+            subcommands: Vec::new(),
+            locks: locks_of(&command),
+            needs_memory: command.has(Trait::NeedsMemory),
+            no_auth: command.has(Trait::NoAuth),
+            writes: command.keys.writes(),
+            protected: command.has(Trait::Protected),
+            command,
+        });
+        if let Run::Subcommands(rows) = command.run {
+            let help = Command {
+                group: command.group,
+                ..HELP
+            };
+            self.rows[index].subcommands = rows
+                .iter()
+                .chain([&help])
+                .map(|row| self.add(*row, Some(index)))
+                .collect();
+        }
+        index
+    }
+
+    /// All rows, those of subcommands behind their container's.
+    pub fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    /// The rows that are no subcommands.
+    pub fn top_level(&self) -> impl Iterator<Item = &Row> {
+        self.rows.iter().filter(|row| !row.name.contains('|'))
+    }
+
+    /// The command of this name, in any case.
+    #[inline]
+    pub fn find(&self, name: &[u8]) -> Option<&Row> {
+        let mut slot = fold(name);
+        loop {
+            let row = &self.rows[usize::from(self.slots[slot]).checked_sub(1)?];
+            if row.name.as_bytes().eq_ignore_ascii_case(name) {
+                return Some(row);
+            }
+            slot = (slot + 1) % SLOTS;
+        }
+    }
+
+    /// A container's subcommand of this name, in any case.
+    pub fn find_subcommand(&self, container: &Row, name: &[u8]) -> Option<&Row> {
+        container
+            .subcommands
+            .iter()
+            .map(|&index| &self.rows[index])
+            .find(|row| row.command.name.as_bytes().eq_ignore_ascii_case(name))
+    }
+}
+
+impl Registry {
+    /// Writes what HELP shows for the container that `row` belongs to.
+    pub fn write_help(&self, row: &Row, reply: &mut Reply<'_>) {
+        let container = row.name.split('|').next().unwrap_or_default();
+        let shown: Vec<&Command<Handler>> = self
+            .find(container.as_bytes())
+            .map_or(&[][..], |container| &container.subcommands)
+            .iter()
+            .map(|&index| &self.rows[index].command)
+            .collect();
+        let title = container.to_uppercase();
+        reply.array(1 + 2 * shown.len());
+        reply.simple(&format!(
+            "{title} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:"
+        ));
+        for command in shown {
+            reply.simple(command.usage.trim_start_matches(&*title).trim_start());
+            reply.simple(&format!("    {}", command.summary));
+        }
+    }
+}
+
+fn locks_of(command: &Command<Handler>) -> Locks {
+    match command.keys {
+        Keys::None => Locks::None,
+        Keys::All { .. } => Locks::All,
+        Keys::Args([spec]) => match spec.at {
+            At::One(place) => Locks::One(place),
+            At::ToEnd { .. } => Locks::Many,
+        },
+        Keys::Args(_) => Locks::Many,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_is_found_in_any_case_and_no_name_stands_twice() {
+        let mut names = std::collections::HashSet::new();
+        for row in REGISTRY.rows() {
+            assert!(names.insert(row.name.clone()), "{} stands twice", row.name);
+        }
+        for row in REGISTRY.top_level() {
+            for name in [row.name.to_uppercase(), row.name.clone()] {
+                assert_eq!(
+                    REGISTRY.find(name.as_bytes()).map(|found| found.index),
+                    Some(row.index)
+                );
+            }
+        }
+        assert!(REGISTRY.find(b"nosuchcommand").is_none());
+        assert!(REGISTRY.find(b"").is_none());
+    }
+
+    #[test]
+    fn rows_agree_with_their_usage() {
+        for row in REGISTRY.rows() {
+            let command = &row.command;
+            let words: Vec<_> = command.usage.split(' ').collect();
+            let full_name = row.name.replace('|', " ").to_uppercase();
+            let is_help = matches!(command.run, Run::Run(Handler::Help));
+            assert!(
+                is_help || command.usage.starts_with(&full_name),
+                "{}: {}",
+                row.name,
+                command.usage
+            );
+            assert!(
+                command.summary.ends_with('.'),
+                "{}: {}",
+                row.name,
+                command.summary
+            );
+            let required = required_words(&words);
+            match command.run {
+                Run::Subcommands(_) | Run::Run(Handler::Help) => {}
+                Run::Run(_) => assert_eq!(
+                    required,
+                    command.arity.signed().unsigned_abs() as usize,
+                    "{}: arity and usage `{}` differ",
+                    row.name,
+                    command.usage
+                ),
+            }
+        }
+    }
+
+    /// Words of a usage outside of brackets; a choice of alternatives in angle brackets counts as its
+    /// first one.
+    fn required_words(words: &[&str]) -> usize {
+        let (mut depth, mut in_choice, mut skip, mut count) = (0_i32, false, false, 0);
+        for word in words {
+            let opens = word.matches('[').count() as i32;
+            let closes = word.matches(']').count() as i32;
+            if word.starts_with('<') {
+                (in_choice, skip) = (true, false);
+            }
+            if *word == "|" {
+                skip = in_choice;
+            } else if depth == 0 && opens == 0 && !skip {
+                count += 1;
+            }
+            depth += opens - closes;
+            if word.ends_with('>') {
+                (in_choice, skip) = (false, false);
+            }
+        }
+        count
+    }
+}

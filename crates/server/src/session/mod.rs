@@ -1,0 +1,103 @@
+//! A client's session: what a connection remembers between commands, and the commands that
+//! concern connections and the server.
+
+pub mod connection;
+pub mod latency;
+pub mod monitor;
+pub mod pause;
+pub mod slowlog;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+use damselfly_commands::Command;
+use damselfly_engine::Now;
+use damselfly_protocol::Version;
+
+use crate::clients::Client;
+use crate::config::Config;
+use crate::registry::Handler;
+use crate::shared::Shared;
+use crate::statistics::ThreadCounters;
+
+/// All families of session commands.
+pub static FAMILIES: &[&[Command<Handler>]] = &[connection::COMMANDS, monitor::COMMANDS];
+
+/// Whether replies are sent (CLIENT REPLY).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replies {
+    /// They are.
+    On,
+    /// Not until further notice.
+    Off,
+    /// Not that of the command that asked for it, nor the next one.
+    SkipNext,
+    /// Not that of the command that runs now.
+    SkipThis,
+}
+
+/// What a connection remembers between commands.
+pub struct Session {
+    /// What other threads see of it.
+    pub client: Arc<Client>,
+    /// The selected database.
+    pub db: usize,
+    /// The version of RESP that replies are in.
+    pub protocol: Version,
+    /// False until a password is given where one is required.
+    pub authenticated: bool,
+    /// Whether replies are sent.
+    pub replies: Replies,
+    /// Set to close the connection once its replies are sent.
+    pub closing: bool,
+    /// Set to run nothing further until then (DEBUG SLEEP).
+    pub sleeps_until: Option<Instant>,
+}
+
+impl Session {
+    /// A new session in database 0, in RESP2.
+    pub fn new(client: Arc<Client>, config: &Config) -> Self {
+        Self {
+            client,
+            db: 0,
+            protocol: Version::Resp2,
+            authenticated: config.requirepass.is_empty(),
+            replies: Replies::On,
+            closing: false,
+            sleeps_until: None,
+        }
+    }
+
+    /// Selects a database.
+    pub fn select(&mut self, db: usize) {
+        self.db = db;
+        self.client.db.store(db, Relaxed);
+    }
+
+    /// Chooses the version of RESP.
+    pub fn set_protocol(&mut self, protocol: Version) {
+        self.protocol = protocol;
+        let number = match protocol {
+            Version::Resp2 => 2,
+            Version::Resp3 => 3,
+        };
+        self.client.protocol.store(number, Relaxed);
+    }
+}
+
+/// What a session command may use.
+pub struct Context<'a> {
+    /// What all threads share.
+    pub shared: &'a Arc<Shared>,
+    /// The configuration, as of the start of this turn.
+    pub config: &'a Config,
+    /// The counters of this thread.
+    pub counters: &'a ThreadCounters,
+    /// The session of the client that asks.
+    pub session: &'a mut Session,
+    /// The number of this thread.
+    pub thread: usize,
+    /// The time.
+    pub now: Now,
+}

@@ -1,0 +1,254 @@
+//! What all threads share.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use damselfly_engine::{AccessPolicy, Engine};
+
+use crate::clients::Clients;
+use crate::config::{Config, MaxmemoryPolicy};
+use crate::listener::Stream;
+use crate::session::latency::LatencyMonitor;
+use crate::session::pause::Pause;
+use crate::session::slowlog::Slowlog;
+use crate::statistics::ThreadCounters;
+
+/// What one thread may ask of another.
+pub enum Message {
+    /// Serve this connection.
+    Serve(Stream),
+    /// Write these bytes to a client: what MONITOR shows.
+    Deliver {
+        /// Which client.
+        client: u64,
+        /// The finished reply.
+        bytes: Arc<[u8]>,
+    },
+    /// Look at the state of this client, which was changed: it may be killed or unblocked.
+    Look {
+        /// Which client.
+        client: u64,
+    },
+}
+
+/// One thread, as the others see it.
+pub struct Thread {
+    inbox: Mutex<Vec<Message>>,
+    waker: mio::Waker,
+    /// Its counters.
+    pub counters: ThreadCounters,
+    /// Its connections, those on their way included.
+    pub connections: AtomicUsize,
+}
+
+impl Thread {
+    /// A thread that the waker wakes.
+    pub fn new(waker: mio::Waker) -> Self {
+        Self {
+            inbox: Mutex::new(Vec::new()),
+            waker,
+            counters: ThreadCounters::new(),
+            connections: AtomicUsize::new(0),
+        }
+    }
+
+    /// Leaves a message and wakes the thread.
+    pub fn send(&self, message: Message) {
+        self.inbox
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(message);
+        self.wake();
+    }
+
+    /// Makes the thread take a turn.
+    pub fn wake(&self) {
+        if let Err(error) = self.waker.wake() {
+            log::warn!("can't wake a thread: {error}");
+        }
+    }
+
+    /// Takes all messages.
+    pub fn receive(&self) -> Vec<Message> {
+        std::mem::take(&mut *self.inbox.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What all threads share.
+pub struct Shared {
+    /// The data.
+    pub engine: Arc<Engine>,
+    /// The connections.
+    pub clients: Clients,
+    /// The threads.
+    pub threads: Vec<Thread>,
+    config: Mutex<Arc<Config>>,
+    /// Grows with every change of the configuration; threads compare it with that of their snapshot.
+    config_generation: AtomicU64,
+    /// The configuration file, for CONFIG REWRITE.
+    pub config_file: Option<PathBuf>,
+    /// The program, as started.
+    pub executable: String,
+    /// Random, different for every start; 40 hexadecimal digits.
+    pub run_id: String,
+    /// When the process started, in milliseconds since the epoch.
+    pub started_ms: i64,
+    /// Set when the process is to end.
+    pub stopping: AtomicBool,
+    /// How many clients watch all commands.
+    pub monitors: AtomicUsize,
+    /// CLIENT PAUSE.
+    pub pause: Pause,
+    /// SLOWLOG.
+    pub slowlog: Slowlog,
+    /// LATENCY.
+    pub latency: LatencyMonitor,
+    /// The most memory that was ever in use, in bytes.
+    pub peak_bytes: AtomicUsize,
+    /// Memory in use when the server was ready, in bytes.
+    pub startup_bytes: AtomicUsize,
+    /// Commands per second and bytes per second, sampled.
+    pub rates: Mutex<Rates>,
+    /// When the last save ended well, in seconds since the epoch.
+    pub last_save_s: AtomicI64,
+}
+
+/// Rates over the last samples, as INFO shows them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rates {
+    /// Commands per second.
+    pub commands: f64,
+    /// Bytes read per second.
+    pub input_bytes: f64,
+    /// Bytes written per second.
+    pub output_bytes: f64,
+}
+
+impl Shared {
+    /// What all threads share, with the engine set up as the configuration says.
+    pub fn new(
+        engine: Arc<Engine>,
+        threads: Vec<Thread>,
+        config: Config,
+        config_file: Option<PathBuf>,
+    ) -> Self {
+        apply(&engine, &config);
+        Self {
+            engine,
+            clients: Clients::default(),
+            threads,
+            config: Mutex::new(Arc::new(config)),
+            config_generation: AtomicU64::new(1),
+            config_file,
+            executable: std::env::current_exe()
+                .map(|path| path.display().to_string())
+                .unwrap_or_default(),
+            run_id: random_hex(),
+            started_ms: now_ms(),
+            stopping: AtomicBool::new(false),
+            monitors: AtomicUsize::new(0),
+            pause: Pause::default(),
+            slowlog: Slowlog::default(),
+            latency: LatencyMonitor::default(),
+            peak_bytes: AtomicUsize::new(0),
+            startup_bytes: AtomicUsize::new(0),
+            rates: Mutex::new(Rates::default()),
+            last_save_s: AtomicI64::new(now_ms() / 1000),
+        }
+    }
+
+    fn config_slot(&self) -> MutexGuard<'_, Arc<Config>> {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The configuration at this moment.
+    pub fn config(&self) -> Arc<Config> {
+        self.config_slot().clone()
+    }
+
+    /// A number that changes with the configuration.
+    #[inline]
+    pub fn config_generation(&self) -> u64 {
+        self.config_generation.load(Relaxed)
+    }
+
+    /// Makes a new configuration from the current one and puts it in force, or fails and changes nothing.
+    pub fn change_config<E>(
+        &self,
+        change: impl FnOnce(&Config) -> Result<Config, E>,
+    ) -> Result<(), E> {
+        let mut slot = self.config_slot();
+        let config = change(&slot)?;
+        apply(&self.engine, &config);
+        *slot = Arc::new(config);
+        self.config_generation.fetch_add(1, Relaxed);
+        Ok(())
+    }
+
+    /// Ends the process cleanly, soon.
+    pub fn stop(&self) {
+        self.stopping.store(true, Relaxed);
+        self.threads.iter().for_each(Thread::wake);
+    }
+
+    /// Sums one counter over all threads.
+    pub fn total(&self, counter: impl Fn(&ThreadCounters) -> u64) -> u64 {
+        self.threads
+            .iter()
+            .map(|thread| counter(&thread.counters))
+            .sum()
+    }
+
+    /// Notes how much memory is in use, and returns it, in bytes.
+    pub fn note_memory(&self) -> usize {
+        let used = damselfly_base::heap::used_bytes();
+        self.peak_bytes.fetch_max(used, Relaxed);
+        used
+    }
+}
+
+/// Hands the engine its part of the configuration.
+fn apply(engine: &Engine, config: &Config) {
+    let settings = &engine.settings;
+    let bulk_bytes_max = usize::try_from(config.proto_max_bulk_len_bytes).unwrap_or(usize::MAX);
+    settings.bulk_bytes_max.store(bulk_bytes_max, Relaxed);
+    settings.ttl_rounding.store(config.ttl_rounding, Relaxed);
+    settings.set_access_policy(match config.maxmemory_policy {
+        MaxmemoryPolicy::VolatileLfu | MaxmemoryPolicy::AllkeysLfu => AccessPolicy::Frequency {
+            log_factor: config.lfu_log_factor,
+            decay_minutes: config.lfu_decay_time_min,
+        },
+        MaxmemoryPolicy::VolatileLru
+        | MaxmemoryPolicy::VolatileRandom
+        | MaxmemoryPolicy::VolatileTtl
+        | MaxmemoryPolicy::AllkeysLru
+        | MaxmemoryPolicy::AllkeysRandom
+        | MaxmemoryPolicy::Noeviction => AccessPolicy::Recency,
+    });
+}
+
+/// Milliseconds since the epoch.
+#[inline]
+pub fn now_ms() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |elapsed| elapsed.as_millis() as i64)
+}
+
+/// Microseconds since the epoch.
+pub fn now_us() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |elapsed| elapsed.as_micros() as i64)
+}
+
+fn random_hex() -> String {
+    let mut text = String::new();
+    while text.len() < 40 {
+        text += &format!("{:016x}", damselfly_base::random::number());
+    }
+    text.truncate(40);
+    text
+}

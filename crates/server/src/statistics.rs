@@ -1,0 +1,297 @@
+//! What is counted: per thread, without locks, and summed when somebody asks.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::registry::REGISTRY;
+
+/// A counter with one writer, so that adding needs no atomic read-modify-write.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds; only the owning thread may call this.
+    #[inline]
+    pub fn add(&self, more: u64) {
+        self.0.store(self.0.load(Relaxed) + more, Relaxed);
+    }
+
+    /// The count; any thread may ask.
+    #[inline]
+    pub fn read(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+
+    /// Starts again at zero. An addition at the same moment may win; that is good enough for
+    /// CONFIG RESETSTAT.
+    pub fn reset(&self) {
+        self.0.store(0, Relaxed);
+    }
+}
+
+/// Buckets of a latency histogram: four per power of two nanoseconds, up to 2^40 ns (18 minutes).
+const LATENCY_BUCKETS: usize = 160;
+
+/// How long calls took: counts in buckets whose width is a quarter of a power of two.
+pub struct Latencies([Counter; LATENCY_BUCKETS]);
+
+impl Default for Latencies {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Counter::default()))
+    }
+}
+
+impl Latencies {
+    #[inline]
+    fn bucket(ns: u64) -> usize {
+        let ns = ns.max(4);
+        let log2 = ns.ilog2() as usize;
+        let quarter = (ns >> (log2 - 2)) as usize & 3;
+        (log2 * 4 + quarter).min(LATENCY_BUCKETS - 1)
+    }
+
+    /// The largest value of a bucket, in nanoseconds.
+    fn bucket_max_ns(bucket: usize) -> u64 {
+        let (log2, quarter) = (bucket / 4, bucket as u64 % 4);
+        if log2 < 2 {
+            4
+        } else {
+            ((4 + quarter + 1) << (log2 - 2)) - 1
+        }
+    }
+
+    #[inline]
+    fn record(&self, ns: u64) {
+        self.0[Self::bucket(ns)].add(1);
+    }
+}
+
+/// What is known about one command, on one thread.
+#[derive(Default)]
+pub struct CommandCounters {
+    /// Calls that ran.
+    pub calls: Counter,
+    /// Nanoseconds they took.
+    pub ns: Counter,
+    /// Calls refused before they ran.
+    pub rejected: Counter,
+    /// Calls that ran and answered an error.
+    pub failed: Counter,
+    latencies: Latencies,
+}
+
+impl CommandCounters {
+    /// Counts one call.
+    #[inline]
+    pub fn record(&self, ns: u64, track_latency: bool) {
+        self.calls.add(1);
+        self.ns.add(ns);
+        if track_latency {
+            self.latencies.record(ns);
+        }
+    }
+}
+
+/// The counters of one thread.
+#[derive(Default)]
+pub struct ThreadCounters {
+    /// Per command, by [`crate::registry::Row::index`].
+    pub commands: Vec<CommandCounters>,
+    /// Connections accepted.
+    pub connections_received: Counter,
+    /// Connections refused at `maxclients`.
+    pub connections_rejected: Counter,
+    /// Bytes read from clients.
+    pub input_bytes: Counter,
+    /// Bytes written to clients.
+    pub output_bytes: Counter,
+    /// Keys that reading commands found.
+    pub hits: Counter,
+    /// Keys that reading commands did not find.
+    pub misses: Counter,
+    /// Changes to keys. Never reset: what is not saved yet follows from it.
+    pub changes: Counter,
+    /// Reads from sockets.
+    pub reads: Counter,
+    /// Writes to sockets.
+    pub writes: Counter,
+    /// Clients closed for unread replies.
+    pub output_limit_disconnections: Counter,
+    /// Clients closed for too much unprocessed input.
+    pub query_limit_disconnections: Counter,
+    /// Microseconds spent in the expiry sweep.
+    pub sweep_us: Counter,
+    /// Times the sweep ran out of time.
+    pub sweep_out_of_time: Counter,
+    /// Error replies by their first word.
+    pub errors: Mutex<BTreeMap<String, u64>>,
+}
+
+/// The most distinct error words that are counted: they can come from clients' own texts one day.
+const ERROR_WORDS_MAX: usize = 128;
+
+impl ThreadCounters {
+    /// Counters at zero for every command there is.
+    pub fn new() -> Self {
+        let commands = REGISTRY
+            .rows()
+            .iter()
+            .map(|_| CommandCounters::default())
+            .collect();
+        Self {
+            commands,
+            ..Self::default()
+        }
+    }
+
+    /// Counts an error reply; `text` is without the leading `-`.
+    pub fn count_error(&self, text: &[u8]) {
+        let word = text.split(|&byte| byte == b' ').next().unwrap_or_default();
+        let word = String::from_utf8_lossy(word);
+        if let Ok(mut errors) = self.errors.lock()
+            && (errors.len() < ERROR_WORDS_MAX || errors.contains_key(&*word))
+        {
+            *errors.entry(word.into_owned()).or_default() += 1;
+        }
+    }
+
+    /// Starts all counters again at zero, as CONFIG RESETSTAT does.
+    pub fn reset(&self) {
+        for command in &self.commands {
+            for counter in [
+                &command.calls,
+                &command.ns,
+                &command.rejected,
+                &command.failed,
+            ] {
+                counter.reset();
+            }
+            command.latencies.0.iter().for_each(Counter::reset);
+        }
+        for counter in [
+            &self.connections_received,
+            &self.connections_rejected,
+            &self.input_bytes,
+            &self.output_bytes,
+            &self.hits,
+            &self.misses,
+            &self.reads,
+            &self.writes,
+            &self.output_limit_disconnections,
+            &self.query_limit_disconnections,
+            &self.sweep_us,
+            &self.sweep_out_of_time,
+        ] {
+            counter.reset();
+        }
+        if let Ok(mut errors) = self.errors.lock() {
+            errors.clear();
+        }
+    }
+}
+
+/// One command's counters, summed over all threads.
+#[derive(Clone, Debug)]
+pub struct CommandTotals {
+    /// Calls that ran.
+    pub calls: u64,
+    /// Nanoseconds they took.
+    pub ns: u64,
+    /// Calls refused before they ran.
+    pub rejected: u64,
+    /// Calls that answered an error.
+    pub failed: u64,
+    latencies: Vec<u64>,
+}
+
+impl CommandTotals {
+    /// Sums over threads, for the command of that index.
+    pub fn sum<'a>(threads: impl Iterator<Item = &'a ThreadCounters>, index: usize) -> Self {
+        let mut totals = Self {
+            calls: 0,
+            ns: 0,
+            rejected: 0,
+            failed: 0,
+            latencies: vec![0; LATENCY_BUCKETS],
+        };
+        for thread in threads {
+            let command = &thread.commands[index];
+            totals.calls += command.calls.read();
+            totals.ns += command.ns.read();
+            totals.rejected += command.rejected.read();
+            totals.failed += command.failed.read();
+            for (total, counter) in totals.latencies.iter_mut().zip(&command.latencies.0) {
+                *total += counter.read();
+            }
+        }
+        totals
+    }
+
+    /// The latency, in microseconds, that this percentage of calls did not exceed; right to a
+    /// quarter of a power of two.
+    pub fn percentile_us(&self, percent: f64) -> f64 {
+        let total: u64 = self.latencies.iter().sum();
+        let wanted = ((percent / 100.0 * total as f64).ceil() as u64).clamp(1, total.max(1));
+        let mut seen = 0;
+        for (bucket, count) in self.latencies.iter().enumerate() {
+            seen += count;
+            if seen >= wanted {
+                return Latencies::bucket_max_ns(bucket) as f64 / 1000.0;
+            }
+        }
+        0.0
+    }
+
+    /// For powers of two of microseconds: how many calls took at most that long. Only those at which the count grows, and none
+    /// behind the last call.
+    pub fn cumulative_us(&self) -> Vec<(u64, u64)> {
+        let mut shown = Vec::new();
+        let (mut seen, mut last) = (0, 0);
+        let mut buckets = self.latencies.iter().enumerate().peekable();
+        for log2 in 0..40 {
+            let limit_us = 1_u64 << log2;
+            while let Some((_, count)) =
+                buckets.next_if(|(bucket, _)| Latencies::bucket_max_ns(*bucket) / 1000 < limit_us)
+            {
+                seen += count;
+            }
+            if seen > last {
+                shown.push((limit_us, seen));
+                last = seen;
+            }
+        }
+        shown
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_hold_what_they_say() {
+        for ns in (0..1_000_000).step_by(7).chain([u64::MAX]) {
+            let bucket = Latencies::bucket(ns);
+            assert!(bucket == LATENCY_BUCKETS - 1 || ns <= Latencies::bucket_max_ns(bucket));
+            assert!(bucket < 9 || ns > Latencies::bucket_max_ns(bucket - 1));
+        }
+    }
+
+    #[test]
+    fn percentiles_come_from_all_threads() {
+        let threads = [ThreadCounters::new(), ThreadCounters::new()];
+        for _ in 0..99 {
+            threads[0].commands[0].record(1_000, true);
+        }
+        threads[1].commands[0].record(1_000_000, true);
+        let totals = CommandTotals::sum(threads.iter(), 0);
+        assert_eq!(totals.calls, 100);
+        assert!((1.0..1.3).contains(&totals.percentile_us(50.0)));
+        assert!((1000.0..1300.0).contains(&totals.percentile_us(100.0)));
+        assert_eq!(
+            totals.cumulative_us().last().map(|(_, count)| *count),
+            Some(100)
+        );
+    }
+}

@@ -1,0 +1,759 @@
+//! The event loop of one thread.
+//!
+//! A turn: wait for events, read and run what is ready, send all replies, do what is due. Nothing in a
+//! turn blocks; what can't go on is looked at again in a later turn.
+
+use std::collections::VecDeque;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use damselfly_engine::Now;
+use mio::{Events, Poll, Token};
+use slab::Slab;
+
+use crate::clients::NewClient;
+use crate::config::{Config, Origin};
+use crate::connection::{Batch, Connection, ReadEnd, Stall};
+use crate::dispatch::Dispatcher;
+use crate::listener::{Listener, Stream};
+use crate::session::Session;
+use crate::shared::{self, Message, Rates, Shared};
+
+/// Tokens of what is no connection.
+pub const WAKER: Token = Token(usize::MAX);
+const LISTENERS: usize = usize::MAX - 1024;
+
+/// How much is read from one connection before the next one has its turn.
+const READ_BYTES: usize = 64 << 10;
+
+/// The longest wait for events: what is due periodically is looked at this often.
+const TICK: Duration = Duration::from_millis(100);
+
+/// How soon the expiry sweep goes on if it has much to do, and how long a round may take then.
+const SWEEP_AGAIN: Duration = Duration::from_millis(4);
+const SWEEP_BUDGET: Duration = Duration::from_millis(1);
+
+/// Reply buffers that are kept for reuse, and the largest that is worth it.
+const SPARE_OUTPUTS_MAX: usize = 256;
+const SPARE_OUTPUT_BYTES_MAX: usize = 64 << 10;
+
+/// The most connections accepted in one turn.
+const ACCEPTS_MAX: usize = 256;
+
+/// One thread: its connections and its loop.
+pub struct Worker {
+    index: usize,
+    shared: Arc<Shared>,
+    dispatcher: Dispatcher,
+    config_generation: u64,
+    poll: Poll,
+    listeners: Vec<Listener>,
+    connections: Slab<Connection>,
+    /// Connections to read from or go on with, this turn.
+    ready: VecDeque<usize>,
+    /// Connections that stalled.
+    stalled: Vec<usize>,
+    /// Connections with replies to send.
+    unflushed: Vec<usize>,
+    buffer: Vec<u8>,
+    batch: Batch,
+    spare_outputs: Vec<Vec<u8>>,
+    /// The shard at which the expiry sweep goes on.
+    sweep_at: usize,
+    next_sweep: Instant,
+    next_tick: Instant,
+    next_second: Instant,
+    rates_before: (u64, u64, u64),
+}
+
+impl Worker {
+    /// The thread of that number. Only the first one has listeners.
+    pub fn new(
+        index: usize,
+        shared: Arc<Shared>,
+        poll: Poll,
+        mut listeners: Vec<Listener>,
+    ) -> io::Result<Self> {
+        for (place, listener) in listeners.iter_mut().enumerate() {
+            listener.register(poll.registry(), Token(LISTENERS + place))?;
+        }
+        let now = Instant::now();
+        Ok(Self {
+            index,
+            dispatcher: Dispatcher::new(shared.clone(), index),
+            config_generation: shared.config_generation(),
+            poll,
+            listeners,
+            connections: Slab::new(),
+            ready: VecDeque::new(),
+            stalled: Vec::new(),
+            unflushed: Vec::new(),
+            buffer: vec![0; READ_BYTES],
+            batch: Batch::default(),
+            spare_outputs: Vec::new(),
+            sweep_at: 0,
+            next_sweep: now,
+            next_tick: now,
+            next_second: now,
+            rates_before: (0, 0, 0),
+            shared,
+        })
+    }
+
+    /// Serves until the server stops.
+    pub fn run(mut self) {
+        let mut events = Events::with_capacity(1024);
+        while !self.shared.stopping.load(Relaxed) {
+            let wait = self.longest_wait();
+            match self.poll.poll(&mut events, Some(wait)) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    log::error!("Waiting for events failed, stopping: {error}");
+                    self.shared.stop();
+                    return;
+                }
+            }
+            self.turn(&events);
+        }
+        self.end();
+    }
+
+    fn longest_wait(&self) -> Duration {
+        if !self.ready.is_empty() {
+            return Duration::ZERO;
+        }
+        let now = Instant::now();
+        let mut until = self.next_tick.min(self.next_sweep);
+        for &key in &self.stalled {
+            match self
+                .connections
+                .get(key)
+                .and_then(|connection| connection.stall)
+            {
+                Some(Stall::Sleeping(end)) => until = until.min(end),
+                // Looked at again with every wake-up and tick.
+                Some(Stall::Shard(_) | Stall::Paused(_) | Stall::Output) | None => {}
+            }
+        }
+        // Rounded up: the system waits whole milliseconds, and a wait of zero would spin.
+        until.saturating_duration_since(now).min(TICK) + Duration::from_micros(999)
+    }
+
+    fn turn(&mut self, events: &Events) {
+        if self.config_generation != self.shared.config_generation() {
+            self.config_generation = self.shared.config_generation();
+            self.dispatcher.config = self.shared.config();
+        }
+        for event in events {
+            match event.token() {
+                WAKER => self.receive(),
+                Token(place) if place >= LISTENERS => self.accept(place - LISTENERS),
+                Token(key) => {
+                    if event.is_writable() {
+                        self.flush(key);
+                    }
+                    if event.is_readable() || event.is_read_closed() || event.is_error() {
+                        self.mark_readable(key);
+                    }
+                }
+            }
+        }
+        self.resume_stalled();
+        for _ in 0..self.ready.len() {
+            if let Some(key) = self.ready.pop_front() {
+                self.serve_guarded(key);
+            }
+        }
+        while let Some(key) = self.unflushed.pop() {
+            self.flush(key);
+        }
+        self.do_what_is_due();
+    }
+
+    fn mark_readable(&mut self, key: usize) {
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.readable = true;
+            self.queue(key);
+        }
+    }
+
+    fn queue(&mut self, key: usize) {
+        if let Some(connection) = self.connections.get_mut(key)
+            && !connection.queued
+        {
+            connection.queued = true;
+            self.ready.push_back(key);
+        }
+    }
+
+    /// Serves a connection; a panic costs that connection and nothing else.
+    fn serve_guarded(&mut self, key: usize) {
+        let result = catch_unwind(AssertUnwindSafe(|| self.serve(key)));
+        if result.is_err() {
+            log::error!(
+                "A command failed by a bug in Damselfly; its connection is closed. Please report this with the lines above."
+            );
+            self.batch = Batch::default();
+            self.buffer = vec![0; READ_BYTES];
+            self.close(key);
+        }
+    }
+
+    fn serve(&mut self, key: usize) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        connection.queued = false;
+        if connection.session.client.killed.load(Relaxed) {
+            self.close(key);
+            return;
+        }
+        if connection.output.capacity() == 0
+            && let Some(spare) = self.spare_outputs.pop()
+        {
+            connection.output = spare;
+        }
+        if connection.stall.is_none() && connection.waiting.is_some() {
+            self.run_own(key);
+        }
+        self.read(key);
+        self.finish(key);
+    }
+
+    /// Reads once, and runs what came.
+    fn read(&mut self, key: usize) {
+        let config = self.dispatcher.config.clone();
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        if !connection.readable || connection.ended || connection.session.closing {
+            return;
+        }
+        if connection.stall.is_some()
+            && connection.input.len() as u64 >= config.client_query_buffer_limit_bytes
+        {
+            // What came so far has to run first; the socket's own buffers hold the client back.
+            return;
+        }
+        let direct = connection.input.is_empty() && connection.stall.is_none();
+        let result = if direct {
+            connection.read_into(&mut self.buffer)
+        } else {
+            connection.read_more()
+        };
+        let counters = &self.shared.threads[self.index].counters;
+        let (bytes, end) = match result {
+            Ok(done) => done,
+            Err(error) => {
+                log::debug!(
+                    "Reading from client {}: {error}",
+                    connection.session.client.address
+                );
+                connection.ended = true;
+                connection.output.clear();
+                connection.sent = 0;
+                return;
+            }
+        };
+        counters.reads.add(1);
+        counters.input_bytes.add(bytes as u64);
+        match end {
+            ReadEnd::Drained => connection.readable = false,
+            ReadEnd::More => self.queue(key),
+            ReadEnd::Closed => connection.ended = true,
+        }
+        if bytes == 0 {
+            return;
+        }
+        if direct {
+            self.run_direct(key, bytes);
+        } else {
+            self.run_own(key);
+            self.check_query_limit(key, &config);
+        }
+    }
+
+    /// Runs what was read into the thread's buffer.
+    fn run_direct(&mut self, key: usize, bytes: usize) {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let mut batch = std::mem::take(&mut self.batch);
+        if let Some(connection) = self.connections.get_mut(key) {
+            batch.clear();
+            run_all(
+                &mut self.dispatcher,
+                connection,
+                &mut batch,
+                &mut buffer[..bytes],
+            );
+            connection.keep(&buffer[..bytes], &mut batch);
+        }
+        self.buffer = buffer;
+        self.batch = batch;
+    }
+
+    /// Runs what the connection keeps.
+    fn run_own(&mut self, key: usize) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        if connection.stall.is_some() {
+            return;
+        }
+        let mut batch = match connection.waiting.take() {
+            Some(waiting) => *waiting,
+            None => {
+                let mut batch = std::mem::take(&mut self.batch);
+                batch.clear();
+                batch
+            }
+        };
+        let mut input = std::mem::take(&mut connection.input);
+        run_all(&mut self.dispatcher, connection, &mut batch, &mut input);
+        connection.keep_own(input, &mut batch);
+        self.batch = batch;
+    }
+
+    fn check_query_limit(&mut self, key: usize, config: &Config) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        if connection.stall.is_none()
+            && connection.input.len() as u64 > config.client_query_buffer_limit_bytes
+        {
+            log::warn!(
+                "Closing client {} that reached the max query buffer length of {} bytes",
+                connection.session.client.address,
+                config.client_query_buffer_limit_bytes
+            );
+            self.shared.threads[self.index]
+                .counters
+                .query_limit_disconnections
+                .add(1);
+            connection.ended = true;
+            connection.output.clear();
+            connection.sent = 0;
+        }
+    }
+
+    /// What follows from the state of a connection that was just served.
+    fn finish(&mut self, key: usize) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        if connection.stall.is_some() {
+            if !self.stalled.contains(&key) {
+                self.stalled.push(key);
+            }
+        } else if connection.waiting.is_some() && !connection.session.closing {
+            self.queue(key);
+        }
+        self.report(key);
+        self.unflushed.push(key);
+    }
+
+    /// Keeps the figures that other threads see current.
+    fn report(&mut self, key: usize) {
+        let Some(connection) = self.connections.get(key) else {
+            return;
+        };
+        let client = &connection.session.client;
+        client.input_bytes.store(connection.input.len(), Relaxed);
+        client
+            .input_capacity
+            .store(connection.input.capacity(), Relaxed);
+        client.output_bytes.store(connection.unsent(), Relaxed);
+        client
+            .output_capacity
+            .store(connection.output.capacity(), Relaxed);
+    }
+
+    /// Sends replies, and closes the connection if there is nothing left to do for it.
+    fn flush(&mut self, key: usize) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        let before = connection.unsent();
+        let sent_all = match connection.flush() {
+            Ok(sent_all) => sent_all,
+            Err(error) => {
+                log::debug!(
+                    "Writing to client {}: {error}",
+                    connection.session.client.address
+                );
+                self.close(key);
+                return;
+            }
+        };
+        if before > 0 {
+            let counters = &self.shared.threads[self.index].counters;
+            counters.writes.add(1);
+            counters
+                .output_bytes
+                .add((before - connection.unsent()) as u64);
+        }
+        if sent_all {
+            connection.over_soft_limit_since = None;
+            let output = std::mem::take(&mut connection.output);
+            if output.capacity() > 0
+                && output.capacity() <= SPARE_OUTPUT_BYTES_MAX
+                && self.spare_outputs.len() < SPARE_OUTPUTS_MAX
+            {
+                self.spare_outputs.push(output);
+            }
+        } else {
+            self.check_output_limit(key);
+        }
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        if matches!(connection.stall, Some(Stall::Output)) && sent_all {
+            connection.stall = None;
+            self.stalled.retain(|&other| other != key);
+            self.queue(key);
+            return;
+        }
+        let done = connection.session.closing
+            || connection.ended && connection.stall.is_none() && connection.waiting.is_none();
+        if done && sent_all || connection.ended && connection.stall.is_some() {
+            self.close(key);
+        }
+    }
+
+    /// Closes a connection whose client leaves too many replies unread.
+    fn check_output_limit(&mut self, key: usize) {
+        let limit = self.dispatcher.config.client_output_buffer_limit.normal;
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        let unsent = connection.unsent() as u64;
+        let over = |bytes: u64| bytes > 0 && unsent > bytes;
+        let since = match (over(limit.soft_bytes), connection.over_soft_limit_since) {
+            (false, _) => None,
+            (true, None) => Some(Instant::now()),
+            (true, since) => since,
+        };
+        connection.over_soft_limit_since = since;
+        let too_long = since.is_some_and(|since| since.elapsed().as_secs() >= limit.soft_s);
+        if over(limit.hard_bytes) || too_long {
+            log::warn!(
+                "Client {} closed for overcoming of output buffer limits ({unsent} bytes unread).",
+                connection.session.client.address
+            );
+            self.shared.threads[self.index]
+                .counters
+                .output_limit_disconnections
+                .add(1);
+            self.close(key);
+        }
+    }
+
+    fn close(&mut self, key: usize) {
+        let Some(mut connection) = self.connections.try_remove(key) else {
+            return;
+        };
+        let client = &connection.session.client;
+        crate::session::connection::stop_monitoring(&self.shared, client);
+        self.shared.clients.remove(client.id);
+        self.shared.threads[self.index]
+            .connections
+            .fetch_sub(1, Relaxed);
+        self.stalled.retain(|&other| other != key);
+        let _ = connection.stream.deregister(self.poll.registry());
+    }
+
+    /// Goes on with connections whose reason to wait has passed.
+    fn resume_stalled(&mut self) {
+        if self.stalled.is_empty() {
+            return;
+        }
+        let now_ms = shared::now_ms();
+        for key in std::mem::take(&mut self.stalled) {
+            let Some(connection) = self.connections.get_mut(key) else {
+                continue;
+            };
+            let over = match connection.stall {
+                None => true,
+                // The wish to be woken is renewed before the lock is tried, so that no release is missed.
+                Some(Stall::Shard(busy)) => {
+                    self.shared.engine.wait(busy, self.index);
+                    true
+                }
+                Some(Stall::Paused(_)) => self.shared.pause.holds(true, now_ms).is_none(),
+                Some(Stall::Sleeping(until)) => until <= Instant::now(),
+                Some(Stall::Output) => false,
+            };
+            if over || connection.session.client.killed.load(Relaxed) {
+                if matches!(connection.stall, Some(Stall::Sleeping(_))) {
+                    connection.session.sleeps_until = None;
+                }
+                connection.stall = None;
+                self.queue(key);
+            } else {
+                self.stalled.push(key);
+            }
+        }
+    }
+
+    fn receive(&mut self) {
+        for message in self.shared.threads[self.index].receive() {
+            match message {
+                Message::Serve(stream) => self.add(stream),
+                Message::Deliver { client, bytes } => {
+                    if let Some(key) = self.find(client)
+                        && let Some(connection) = self.connections.get_mut(key)
+                    {
+                        connection.output.extend_from_slice(&bytes);
+                        self.unflushed.push(key);
+                    }
+                }
+                Message::Look { client } => {
+                    if let Some(key) = self.find(client) {
+                        self.queue(key);
+                    }
+                }
+            }
+        }
+    }
+
+    fn find(&self, client: u64) -> Option<usize> {
+        self.connections
+            .iter()
+            .find(|(_, connection)| connection.session.client.id == client)
+            .map(|(key, _)| key)
+    }
+
+    fn accept(&mut self, listener: usize) {
+        for _ in 0..ACCEPTS_MAX {
+            let keepalive_s = self.dispatcher.config.tcp_keepalive_s;
+            match self.listeners[listener].accept(keepalive_s) {
+                Ok(Some(stream)) => self.admit(stream),
+                Ok(None) => return,
+                Err(error) => {
+                    // Most likely no file descriptors are left. The events are edge-triggered, so the next
+                    // tick looks again.
+                    log::warn!("Accepting client connection: {error}");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Gives a new connection to the thread with the fewest, or refuses it.
+    fn admit(&mut self, mut stream: Stream) {
+        use std::io::Write;
+        let counters = &self.shared.threads[self.index].counters;
+        let connected: usize = self
+            .shared
+            .threads
+            .iter()
+            .map(|thread| thread.connections.load(Relaxed))
+            .sum();
+        let config = &self.dispatcher.config;
+        if connected >= config.maxclients as usize {
+            // There may be no room in the socket; the client is lost either way.
+            let _ = stream.write(b"-ERR max number of clients reached\r\n");
+            counters.connections_rejected.add(1);
+            return;
+        }
+        counters.connections_received.add(1);
+        if config.protected_mode
+            && config.requirepass.is_empty()
+            && stream.origin() == Origin::Remote
+        {
+            let _ = stream.write(PROTECTED_MODE);
+            counters.connections_rejected.add(1);
+            return;
+        }
+        let (index, thread) = self
+            .shared
+            .threads
+            .iter()
+            .enumerate()
+            .min_by_key(|(_, thread)| thread.connections.load(Relaxed))
+            .expect("there is at least this thread");
+        thread.connections.fetch_add(1, Relaxed);
+        if index == self.index {
+            self.add(stream);
+        } else {
+            thread.send(Message::Serve(stream));
+        }
+    }
+
+    fn add(&mut self, mut stream: Stream) {
+        let entry = self.connections.vacant_entry();
+        if let Err(error) = stream.register(self.poll.registry(), Token(entry.key())) {
+            log::warn!("Serving a new connection: {error}");
+            self.shared.threads[self.index]
+                .connections
+                .fetch_sub(1, Relaxed);
+            return;
+        }
+        let config = &self.dispatcher.config;
+        let (address, local_address) = stream.addresses(&config.unixsocket);
+        let client = self.shared.clients.add(NewClient {
+            address,
+            local_address,
+            origin: stream.origin(),
+            unix: stream.is_unix(),
+            fd: stream.fd(),
+            thread: self.index,
+            now_ms: shared::now_ms(),
+        });
+        entry.insert(Connection::new(stream, Session::new(client, config)));
+    }
+
+    fn do_what_is_due(&mut self) {
+        let now = Instant::now();
+        if now >= self.next_sweep {
+            self.next_sweep = now + if self.sweep(now) { SWEEP_AGAIN } else { TICK };
+        }
+        if now >= self.next_tick {
+            self.next_tick = now + TICK;
+            for listener in 0..self.listeners.len() {
+                self.accept(listener);
+            }
+            if self.index == 0 {
+                self.shared.note_memory();
+                self.sample_rates();
+            }
+        }
+        if now >= self.next_second {
+            self.next_second = now + Duration::from_secs(1);
+            self.close_idle();
+        }
+    }
+
+    /// Removes expired keys from this thread's share of the shards, for a bounded time. True if there is
+    /// much left to do.
+    fn sweep(&mut self, started: Instant) -> bool {
+        let (engine, counters) = (
+            &self.shared.engine,
+            &self.shared.threads[self.index].counters,
+        );
+        let (step, now) = (self.shared.threads.len(), Now(shared::now_ms()));
+        let budget = SWEEP_BUDGET * self.dispatcher.config.active_expire_effort;
+        let own_shards = engine.shards().saturating_sub(self.index).div_ceil(step);
+        let (mut removed, mut out_of_time) = (0, false);
+        for _ in 0..own_shards {
+            self.sweep_at = (self.sweep_at + 1) % own_shards;
+            removed += engine.sweep(self.index + self.sweep_at * step, now).removed;
+            if started.elapsed() > budget {
+                counters.sweep_out_of_time.add(1);
+                out_of_time = true;
+                break;
+            }
+        }
+        counters.sweep_us.add(started.elapsed().as_micros() as u64);
+        // A removal per shard and round is a trickle; more than that is worth another round soon.
+        out_of_time && removed > 0 || removed > own_shards
+    }
+
+    /// Closes connections that were idle for too long, or are over the soft limit for too long.
+    fn close_idle(&mut self) {
+        let timeout_s = i64::from(self.dispatcher.config.timeout_s);
+        let now_ms = shared::now_ms();
+        let keys: Vec<usize> = self.connections.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            let Some(connection) = self.connections.get(key) else {
+                continue;
+            };
+            let client = &connection.session.client;
+            let idle_s = (now_ms - client.active_ms.load(Relaxed)) / 1000;
+            if timeout_s > 0
+                && idle_s > timeout_s
+                && connection.stall.is_none()
+                && !client.monitor.load(Relaxed)
+            {
+                log::debug!("Closing idle client {}", client.address);
+                self.close(key);
+            } else if connection.over_soft_limit_since.is_some() {
+                self.check_output_limit(key);
+            }
+        }
+    }
+
+    fn sample_rates(&mut self) {
+        let shared = &self.shared;
+        let sum = (
+            shared.total(|counters| {
+                counters
+                    .commands
+                    .iter()
+                    .map(|command| command.calls.read())
+                    .sum()
+            }),
+            shared.total(|counters| counters.input_bytes.read()),
+            shared.total(|counters| counters.output_bytes.read()),
+        );
+        let per_second =
+            |now: u64, before: u64| now.saturating_sub(before) as f64 / TICK.as_secs_f64();
+        let latest = Rates {
+            commands: per_second(sum.0, self.rates_before.0),
+            input_bytes: per_second(sum.1, self.rates_before.1),
+            output_bytes: per_second(sum.2, self.rates_before.2),
+        };
+        self.rates_before = sum;
+        if let Ok(mut rates) = shared.rates.lock() {
+            // A moving average over about the last sixteen samples, as Redis shows.
+            let mix = |old: f64, new: f64| old + (new - old) / 16.0;
+            *rates = Rates {
+                commands: mix(rates.commands, latest.commands),
+                input_bytes: mix(rates.input_bytes, latest.input_bytes),
+                output_bytes: mix(rates.output_bytes, latest.output_bytes),
+            };
+        }
+    }
+
+    /// Sends what can still be sent, and ends all connections.
+    fn end(&mut self) {
+        let keys: Vec<usize> = self.connections.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            if let Some(connection) = self.connections.get_mut(key) {
+                let _ = connection.flush();
+            }
+            self.close(key);
+        }
+    }
+}
+
+/// What a client from elsewhere is told while there is no password.
+const PROTECTED_MODE: &[u8] = b"-DENIED Damselfly is running in protected mode because protected mode is enabled and no password is set for the default user. In this mode connections are only accepted from the loopback interface. To accept connections from other machines, set a password with the option requirepass, or, if the network is trusted, turn protected mode off: CONFIG SET protected-mode no from this machine, or start with --protected-mode no.\r\n";
+
+/// Parses and runs until the input is used up or the connection can't go on.
+fn run_all(
+    dispatcher: &mut Dispatcher,
+    connection: &mut Connection,
+    batch: &mut Batch,
+    input: &mut [u8],
+) {
+    loop {
+        if !batch.has_next() && batch.error.is_none() {
+            let parsed = batch.parsed;
+            let limits = connection.limits(&dispatcher.config);
+            batch.parse(&mut connection.parser, input, &limits);
+            if batch.parsed == parsed && batch.error.is_none() {
+                return;
+            }
+        }
+        dispatcher.run(connection, batch, input);
+        if connection.stall.is_some() || connection.session.closing {
+            return;
+        }
+        if let Some(error) = batch.error.take() {
+            let mut reply =
+                damselfly_protocol::Reply::new(&mut connection.output, connection.session.protocol);
+            reply.error(error.text());
+            log::debug!(
+                "Protocol error from client {}: {}",
+                connection.session.client.address,
+                String::from_utf8_lossy(&error.text())
+            );
+            connection.session.closing = true;
+            return;
+        }
+    }
+}
