@@ -1,6 +1,7 @@
 //! A client's session: what a connection remembers between commands, and the commands that
 //! concern connections and the server.
 
+pub mod client;
 pub mod connection;
 pub mod latency;
 pub mod monitor;
@@ -22,7 +23,8 @@ use crate::shared::Shared;
 use crate::statistics::ThreadCounters;
 
 /// All families of session commands.
-pub static FAMILIES: &[&[Command<Handler>]] = &[connection::COMMANDS, monitor::COMMANDS];
+pub static FAMILIES: &[&[Command<Handler>]] =
+    &[connection::COMMANDS, client::COMMANDS, monitor::COMMANDS];
 
 /// Whether replies are sent (CLIENT REPLY).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +33,7 @@ pub enum Replies {
     On,
     /// Not until further notice.
     Off,
-    /// Not that of the command that asked for it, nor the next one.
+    /// Not that of the command that runs now and asked for it, nor the next one.
     SkipNext,
     /// Not that of the command that runs now.
     SkipThis,
