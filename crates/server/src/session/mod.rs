@@ -2,7 +2,10 @@
 //! concern connections and the server.
 
 pub mod connection;
+pub mod facts;
+pub mod info;
 pub mod latency;
+pub mod memory;
 pub mod monitor;
 pub mod pause;
 pub mod slowlog;
@@ -22,7 +25,14 @@ use crate::shared::Shared;
 use crate::statistics::ThreadCounters;
 
 /// All families of session commands.
-pub static FAMILIES: &[&[Command<Handler>]] = &[connection::COMMANDS, monitor::COMMANDS];
+pub static FAMILIES: &[&[Command<Handler>]] = &[
+    connection::COMMANDS,
+    info::COMMANDS,
+    latency::COMMANDS,
+    memory::COMMANDS,
+    monitor::COMMANDS,
+    slowlog::COMMANDS,
+];
 
 /// Whether replies are sent (CLIENT REPLY).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,6 +9,7 @@ use damselfly_commands::{Args, Command, Group, Keys, Result, Run, Trait};
 use damselfly_protocol::Reply;
 
 use crate::registry::{Handler, Row};
+use crate::session::slowlog::is_secret;
 use crate::session::{Context, Session};
 use crate::shared::{self, Message, Shared};
 
@@ -54,9 +55,8 @@ pub fn feed(shared: &Shared, session: &Session, row: &Row, args: Args<'_>) {
         session.db
     );
     for (place, arg) in args.from(0).enumerate() {
-        let secret = place > 0 && row.name == "auth";
         line.push_str(" \"");
-        if secret {
+        if is_secret(row, args, place) {
             line.push_str("(redacted)");
         } else {
             quote(&mut line, arg);
