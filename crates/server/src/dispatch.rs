@@ -18,7 +18,7 @@ use damselfly_protocol::Reply;
 use crate::config::Config;
 use crate::connection::{Batch, Connection, OUTPUT_PAUSE_BYTES, Request, Stall};
 use crate::registry::{Handler, Locks, REGISTRY, Registry, Row};
-use crate::session::slowlog::{self, SlowCommand};
+use crate::session::slowlog::{SlowCommand, shortened};
 use crate::session::{Context, Replies, Session, monitor};
 use crate::shared::{self, Shared};
 use crate::statistics::ThreadCounters;
@@ -228,11 +228,12 @@ impl Dispatcher {
         if row.command.has(damselfly_commands::Trait::SkipSlowlog) {
             return;
         }
+        let all: Vec<_> = args.from(0).collect();
         let command = SlowCommand {
             id: 0,
             at_s: shared::now_ms() / 1000,
             took_us,
-            args: slowlog::shown_args(row, args),
+            args: shortened(all.into_iter()),
             address: session.client.address.clone(),
             name: session.client.names().name.clone(),
         };

@@ -198,7 +198,7 @@ fn client_facts(shared: &Shared) -> ClientFacts {
     facts
 }
 
-/// The number behind the first `fields` fields of a line.
+/// The number in a field of a line; fields count from zero.
 fn number_at(line: &str, field: usize) -> u64 {
     line.split_ascii_whitespace()
         .nth(field)

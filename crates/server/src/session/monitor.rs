@@ -9,7 +9,6 @@ use damselfly_commands::{Args, Command, Group, Keys, Result, Run, Trait};
 use damselfly_protocol::Reply;
 
 use crate::registry::{Handler, Row};
-use crate::session::slowlog::is_secret;
 use crate::session::{Context, Session};
 use crate::shared::{self, Message, Shared};
 
@@ -55,8 +54,9 @@ pub fn feed(shared: &Shared, session: &Session, row: &Row, args: Args<'_>) {
         session.db
     );
     for (place, arg) in args.from(0).enumerate() {
+        let secret = place > 0 && row.name == "auth";
         line.push_str(" \"");
-        if is_secret(row, args, place) {
+        if secret {
             line.push_str("(redacted)");
         } else {
             quote(&mut line, arg);

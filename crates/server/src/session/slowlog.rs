@@ -10,7 +10,7 @@ use damselfly_commands::Arity::{AtLeast, Exactly};
 use damselfly_commands::{Args, Command, Group, Keys, Result, Run, Trait};
 use damselfly_protocol::Reply;
 
-use crate::registry::{Handler, Row};
+use crate::registry::Handler;
 use crate::session::Context;
 
 /// One command that took long.
@@ -57,59 +57,25 @@ impl Slowlog {
     }
 }
 
-/// What stands for a secret argument wherever commands are shown.
-pub const REDACTED: &[u8] = b"(redacted)";
-
-/// True if the argument at `place` is for the server's eyes only: a password, or the rules of a user.
-pub fn is_secret(row: &Row, args: Args<'_>, place: usize) -> bool {
-    match row.name.as_str() {
-        "auth" => place >= 1,
-        "hello" => {
-            // Names are free text: only the first AUTH is the option, unless it is a client's name.
-            let option =
-                (2..args.len()).find(|&at| args.is(at, "AUTH") && !args.is(at - 1, "SETNAME"));
-            option.is_some_and(|at| at + 2 < args.len() && (at + 1..=at + 2).contains(&place))
-        }
-        "config|set" => place >= 3 && place % 2 == 1 && args.is(place - 1, "requirepass"),
-        "acl|setuser" | "acl|deluser" | "acl|getuser" => place >= 2,
-        _ => false,
-    }
-}
-
-/// The arguments as the slow log keeps them: without secrets, and shortened.
-pub fn shown_args(row: &Row, args: Args<'_>) -> Vec<Vec<u8>> {
-    let kept = if args.len() > ARGS_MAX {
-        ARGS_MAX - 1
-    } else {
-        args.len()
-    };
+/// The arguments as the slow log keeps them.
+pub fn shortened<'a>(args: impl ExactSizeIterator<Item = &'a [u8]>) -> Vec<Vec<u8>> {
+    let len = args.len();
+    let kept = if len > ARGS_MAX { ARGS_MAX - 1 } else { len };
     let mut shown: Vec<Vec<u8>> = args
-        .from(0)
         .take(kept)
-        .enumerate()
-        .map(|(place, arg)| {
-            if is_secret(row, args, place) {
-                REDACTED.to_vec()
-            } else {
-                shortened(arg)
-            }
+        .map(|arg| match arg.len().checked_sub(ARG_BYTES_MAX) {
+            None | Some(0) => arg.to_vec(),
+            Some(more) => [
+                &arg[..ARG_BYTES_MAX],
+                format!("... ({more} more bytes)").as_bytes(),
+            ]
+            .concat(),
         })
         .collect();
-    if args.len() > kept {
-        shown.push(format!("... ({} more arguments)", args.len() - kept).into_bytes());
+    if len > kept {
+        shown.push(format!("... ({} more arguments)", len - kept).into_bytes());
     }
     shown
-}
-
-fn shortened(arg: &[u8]) -> Vec<u8> {
-    match arg.len().checked_sub(ARG_BYTES_MAX) {
-        None | Some(0) => arg.to_vec(),
-        Some(more) => [
-            &arg[..ARG_BYTES_MAX],
-            format!("... ({more} more bytes)").as_bytes(),
-        ]
-        .concat(),
-    }
 }
 
 const fn subcommand(
