@@ -3,7 +3,10 @@
 
 pub mod client;
 pub mod connection;
+pub mod facts;
+pub mod info;
 pub mod latency;
+pub mod memory;
 pub mod monitor;
 pub mod pause;
 pub mod slowlog;
@@ -23,8 +26,15 @@ use crate::shared::Shared;
 use crate::statistics::ThreadCounters;
 
 /// All families of session commands.
-pub static FAMILIES: &[&[Command<Handler>]] =
-    &[connection::COMMANDS, client::COMMANDS, monitor::COMMANDS];
+pub static FAMILIES: &[&[Command<Handler>]] = &[
+    client::COMMANDS,
+    connection::COMMANDS,
+    info::COMMANDS,
+    latency::COMMANDS,
+    memory::COMMANDS,
+    monitor::COMMANDS,
+    slowlog::COMMANDS,
+];
 
 /// Whether replies are sent (CLIENT REPLY).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
