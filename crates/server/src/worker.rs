@@ -48,7 +48,6 @@ pub struct Worker {
     index: usize,
     shared: Arc<Shared>,
     dispatcher: Dispatcher,
-    config_generation: u64,
     poll: Poll,
     listeners: Vec<Listener>,
     connections: Slab<Connection>,
@@ -84,7 +83,6 @@ impl Worker {
         Ok(Self {
             index,
             dispatcher: Dispatcher::new(shared.clone(), index),
-            config_generation: shared.config_generation(),
             poll,
             listeners,
             connections: Slab::new(),
@@ -149,10 +147,7 @@ impl Worker {
     }
 
     fn turn(&mut self, events: &Events) {
-        if self.config_generation != self.shared.config_generation() {
-            self.config_generation = self.shared.config_generation();
-            self.dispatcher.config = self.shared.config();
-        }
+        self.dispatcher.refresh_config();
         for event in events {
             match event.token() {
                 WAKER => self.receive(),
@@ -382,6 +377,10 @@ impl Worker {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
+        if matches!(connection.stall, Some(Stall::Sleeping(_))) && !connection.ended {
+            // The reply to DEBUG SLEEP comes when it is over.
+            return;
+        }
         let before = connection.unsent();
         let sent_all = match connection.flush() {
             Ok(sent_all) => sent_all,

@@ -269,6 +269,18 @@ choice! {
     }
 }
 
+impl LogLevel {
+    /// What it lets through.
+    pub fn filter(self) -> log::LevelFilter {
+        match self {
+            Self::Debug => log::LevelFilter::Trace,
+            Self::Verbose => log::LevelFilter::Debug,
+            Self::Notice => log::LevelFilter::Info,
+            Self::Warning => log::LevelFilter::Warn,
+        }
+    }
+}
+
 choice! {
     /// `maxmemory-policy`: which keys are evicted, and by which measure.
     MaxmemoryPolicy {

@@ -190,7 +190,7 @@ fn client_facts(shared: &Shared) -> ClientFacts {
         let input = client.input_capacity.load(Relaxed);
         let output = client.output_capacity.load(Relaxed);
         facts.count += 1;
-        facts.blocked += usize::from(client.blocked.load(Relaxed));
+        facts.blocked += usize::from(client.is_blocked());
         facts.input_max = facts.input_max.max(input);
         facts.output_max = facts.output_max.max(output);
         facts.bytes += input + output + size_of::<Client>();

@@ -2,7 +2,9 @@
 //! concern connections and the server.
 
 pub mod client;
+pub mod config;
 pub mod connection;
+pub mod debug;
 pub mod facts;
 pub mod info;
 pub mod latency;
@@ -34,6 +36,8 @@ pub static FAMILIES: &[&[Command<Handler>]] = &[
     memory::COMMANDS,
     monitor::COMMANDS,
     slowlog::COMMANDS,
+    config::COMMANDS,
+    debug::COMMANDS,
 ];
 
 /// Whether replies are sent (CLIENT REPLY).
