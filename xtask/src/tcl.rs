@@ -209,6 +209,13 @@ fn play_file(program: &Program, suite: &Path, file: &str, skips: &Skips) -> Resu
             "\n[err]: {file} did not end within {FILE_LIMIT:?}\n"
         )),
     }
+    // A name that is no file of the suite runs nothing and succeeds.
+    let outcome = read_log(&text);
+    if outcome.count == Count::default() && outcome.skipped == 0 {
+        text.push_str(&format!(
+            "\n[err]: {file} ran no test at all; is there such a file?\n"
+        ));
+    }
     Ok(text)
 }
 

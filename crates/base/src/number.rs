@@ -30,8 +30,9 @@ pub fn parse_integer(text: &[u8]) -> Option<i64> {
 }
 
 /// Reads a cursor with the leniency of C's `strtoul`: digits after an optional sign, where a minus counts
-/// down from 2^64, and nothing at all is zero.
+/// down from 2^64, nothing at all is zero, and a zero byte ends the text.
 pub fn parse_cursor(text: &[u8]) -> Option<u64> {
+    let text = text.split(|&byte| byte == 0).next().unwrap_or_default();
     let (negative, digits) = match text {
         [b'-', digits @ ..] => (true, digits),
         [b'+', digits @ ..] => (false, digits),
@@ -105,6 +106,7 @@ mod tests {
         assert_eq!(parse_cursor(b"18446744073709551616"), None);
         assert_eq!(parse_cursor(b"-1"), Some(u64::MAX));
         assert_eq!(parse_cursor(b""), Some(0));
+        assert_eq!(parse_cursor(b"1\0x"), Some(1));
         for bad in ["-", "x", "1x", " 1", "1 "] {
             assert_eq!(parse_cursor(bad.as_bytes()), None, "{bad:?}");
         }

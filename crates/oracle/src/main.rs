@@ -13,7 +13,7 @@ use std::{fs, io};
 
 const USAGE: &str = "\
 Usage:
-  oracle run [--seed N] [--sequences N] [--length N] [--family NAME] [--threads N] [--subject ADDRESS]
+  oracle run [--seed N] [--sequences N] [--length N] [--family NAME] [--without LIST] [--threads N] [--subject ADDRESS]
       Sends random commands to redis-server and to Damselfly; their replies must agree.
   oracle transcript [--subject ADDRESS] [--threads N] FILE...
       Plays transcripts against Damselfly.
@@ -23,6 +23,7 @@ Usage:
   --subject ADDRESS   a server that runs already, such as 127.0.0.1:7000; ALL ITS KEYS ARE DELETED.
                       Without it, $DAMSELFLY_BIN or the `damselfly` beside this program is started.
   --seed N            where to start; sequence number n of a run has the seed N + n. Default: the clock.
+  --without LIST      commands to leave out, such as CLIENT,CONFIG.
   --family NAME       string, generic, connection or server. Default: all.
 ";
 
@@ -40,6 +41,7 @@ struct Options {
     sequences: usize,
     length: usize,
     family: Option<Family>,
+    without: Vec<String>,
     threads: String,
     subject: Option<SocketAddr>,
     files: Vec<String>,
@@ -73,6 +75,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Options, String> {
         sequences: 200,
         length: 200,
         family: None,
+        without: Vec::new(),
         threads: "2".into(),
         subject: None,
         files: Vec::new(),
@@ -92,6 +95,9 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Options, String> {
             "--length" => options.length = value.parse().map_err(|_| bad())?,
             "--threads" => options.threads = value.parse::<u16>().map_err(|_| bad())?.to_string(),
             "--subject" => options.subject = Some(value.parse().map_err(|_| bad())?),
+            "--without" => {
+                options.without = value.split(',').map(str::to_ascii_uppercase).collect()
+            }
             "--family" => options.family = Some(Family::named(&value).ok_or_else(bad)?),
             _ => return Err(format!("unknown option {word}\n\n{USAGE}")),
         }
@@ -118,7 +124,7 @@ fn run(options: &Options) -> io::Result<bool> {
     let reference = Server::start(&Program::reference(), &[])?;
     let (_server, subject, _) = subject(options)?;
     let pair = Pair::new(reference.address(), subject)?;
-    let generator = Generator::new(options.family);
+    let generator = Generator::new(options.family, &options.without);
     let family = FAMILIES
         .iter()
         .find(|(family, _)| Some(*family) == options.family)

@@ -53,12 +53,17 @@ pub struct Generator {
 }
 
 impl Generator {
-    /// Draws from one family, or from all.
+    /// Draws from one family, or from all, but never the commands named in `without`.
     #[must_use]
-    pub fn new(family: Option<Family>) -> Self {
+    pub fn new(family: Option<Family>, without: &[String]) -> Self {
         let wanted = ROWS
             .iter()
             .filter(|row| family.is_none_or(|family| row.family == family));
+        let wanted = wanted.filter(|row| {
+            !without
+                .iter()
+                .any(|name| row.grammar.split(' ').any(|word| word == name))
+        });
         let rows: Vec<(Row, Vec<Node>)> = wanted
             .map(|row| (*row, grammar::parse(row.grammar)))
             .collect();
@@ -422,7 +427,7 @@ mod tests {
 
     #[test]
     fn a_seed_stands_for_one_sequence() {
-        let generator = Generator::new(None);
+        let generator = Generator::new(None, &[]);
         let bytes = |seed| {
             generator
                 .sequence(seed, 100)
@@ -436,7 +441,7 @@ mod tests {
 
     #[test]
     fn batches_cover_the_sequence_and_scans_go_alone() {
-        let steps = Generator::new(None).sequence(11, 500);
+        let steps = Generator::new(None, &[]).sequence(11, 500);
         let mut first = 0;
         while first < steps.len() {
             let length = batch_length(&steps[first..]);

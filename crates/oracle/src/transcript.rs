@@ -20,6 +20,7 @@
 //! @ignore              the next reply may be anything
 //! @ours                the next command is for Damselfly only: a chosen difference from Redis
 //! @wait-gone KEY       waits until KEY of database 0 has expired
+//! @needs COMMAND       the rest of the file waits until the server knows COMMAND
 //! @closed              the server must close the first connection; a new one takes its place
 //! ```
 //!
@@ -66,6 +67,7 @@ enum Action {
     },
     Resp3,
     WaitGone(Vec<u8>),
+    Needs(String),
     Closed,
     /// A directive that belongs to the next command.
     Modifier,
@@ -280,6 +282,13 @@ impl Transcript {
                         return Err(at(io::Error::other(render(&reply))));
                     }
                 }
+                Action::Needs(name) => {
+                    let reply = first(&mut connections).call(&[name]).map_err(at)?;
+                    if like("(error) ERR unknown command *", &render(&reply)) {
+                        println!("line {}: the rest waits for {name}", step.line);
+                        return Ok(());
+                    }
+                }
                 Action::WaitGone(key) => wait_gone(address, key).map_err(at)?,
                 Action::Closed => {
                     if !first(&mut connections).closed_by_server() {
@@ -312,6 +321,7 @@ fn parse_directive(text: &str) -> Result<Directive, String> {
         "resp3" => Directive::Do(Action::Resp3),
         "closed" => Directive::Do(Action::Closed),
         "wait-gone" => Directive::Do(Action::WaitGone(split_arguments(rest)?.concat())),
+        "needs" => Directive::Do(Action::Needs(rest.into())),
         "unordered" => Directive::Check(Check::Unordered),
         "ignore" => Directive::Check(Check::Ignore),
         "like" => Directive::Check(Check::Like(rest.into())),

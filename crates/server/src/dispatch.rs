@@ -54,7 +54,8 @@ impl Dispatcher {
         }
     }
 
-    fn counters(&self) -> &ThreadCounters {
+    /// The counters of this thread.
+    pub fn counters(&self) -> &ThreadCounters {
         &self.shared.threads[self.thread].counters
     }
 

@@ -676,7 +676,12 @@ impl Worker {
                 break;
             }
         }
-        counters.sweep_us.add(started.elapsed().as_micros() as u64);
+        let took = started.elapsed();
+        counters.sweep_us.add(took.as_micros() as u64);
+        let threshold_ms = self.dispatcher.config.latency_monitor_threshold_ms;
+        self.shared
+            .latency
+            .add_if_slow("expire-cycle", now.0 / 1000, took, threshold_ms);
         // A removal per shard and round is a trickle; more than that is worth another round soon.
         out_of_time && removed > 0 || removed > own_shards
     }
@@ -778,6 +783,7 @@ fn run_all(
                 damselfly_protocol::Reply::new(&mut connection.output, protocol)
                     .error(error.text());
             }
+            dispatcher.counters().count_error(&error.text());
             log::debug!(
                 "Protocol error from client {}: {}",
                 connection.session.client.address,

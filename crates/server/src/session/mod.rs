@@ -6,7 +6,10 @@ pub mod command;
 pub mod config;
 pub mod connection;
 pub mod debug;
+pub mod facts;
+pub mod info;
 pub mod latency;
+pub mod memory;
 pub mod monitor;
 pub mod pause;
 pub mod server;
@@ -28,9 +31,13 @@ use crate::statistics::ThreadCounters;
 
 /// All families of session commands.
 pub static FAMILIES: &[&[Command<Handler>]] = &[
-    connection::COMMANDS,
     client::COMMANDS,
+    connection::COMMANDS,
+    info::COMMANDS,
+    latency::COMMANDS,
+    memory::COMMANDS,
     monitor::COMMANDS,
+    slowlog::COMMANDS,
     command::COMMANDS,
     config::COMMANDS,
     debug::COMMANDS,
