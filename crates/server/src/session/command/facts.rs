@@ -74,8 +74,8 @@ pub fn flags(command: &Command<Handler>) -> Vec<&'static str> {
 pub fn categories(command: &Command<Handler>) -> Vec<&'static str> {
     let is_container = matches!(command.run, Run::Subcommands(_));
     let of_group = match command.group {
-        // Of the server's commands only those that touch keys are about the keyspace.
-        Group::Server => command.keys.any().then_some("keyspace"),
+        // Of the commands about the server only those that touch all keys are about the keyspace.
+        Group::Server => matches!(command.keys, Keys::All { .. }).then_some("keyspace"),
         Group::String | Group::Generic | Group::Connection => command.group.category(),
     };
     let has = |category: &'static str| {
