@@ -568,6 +568,8 @@ impl Worker {
     /// Gives a new connection to the thread with the fewest, or refuses it.
     fn admit(&mut self, mut stream: Stream) {
         use std::io::Write;
+        // The client may have connected because of a change that is newer than this turn.
+        self.dispatcher.refresh_config();
         let counters = &self.shared.threads[self.index].counters;
         let connected: usize = self
             .shared
@@ -609,6 +611,8 @@ impl Worker {
     }
 
     fn add(&mut self, mut stream: Stream, id: u64) {
+        // Whether it needs a password must not depend on when this turn began.
+        self.dispatcher.refresh_config();
         let entry = self.connections.vacant_entry();
         if let Err(error) = stream.register(self.poll.registry(), Token(entry.key())) {
             log::warn!("Serving a new connection: {error}");
