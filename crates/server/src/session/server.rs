@@ -1,4 +1,6 @@
-//! The process as a whole: SHUTDOWN, TIME, LOLWUT.
+//! The process as a whole: SHUTDOWN, LASTSAVE, TIME, LOLWUT.
+
+use std::sync::atomic::Ordering::Relaxed;
 
 use damselfly_base::CommandError;
 use damselfly_commands::Arity::{AtLeast, Exactly};
@@ -29,6 +31,25 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
         summary: "Ends the server.",
         since: "1.0.0",
         complexity: "O(N) where N is the number of keys to save, otherwise O(1)",
+    },
+    Command {
+        name: "LASTSAVE",
+        arity: Exactly(1),
+        keys: Keys::None,
+        traits: &[
+            Trait::Loading,
+            Trait::Stale,
+            Trait::Fast,
+            Trait::Category("admin"),
+            Trait::Dangerous,
+            Trait::Tip("nondeterministic_output"),
+        ],
+        run: Run::Run(Handler::Session(lastsave)),
+        group: Group::Server,
+        usage: "LASTSAVE",
+        summary: "Returns the Unix time in seconds at which data was last saved, or the server started.",
+        since: "1.0.0",
+        complexity: "O(1)",
     },
     Command {
         name: "TIME",
@@ -94,6 +115,11 @@ fn shutdown(context: &mut Context<'_>, args: Args<'_>, _: &mut Reply<'_>) -> Res
     // There is no reply: the client sees the connection end.
     context.session.closing = true;
     context.shared.stop();
+    Ok(())
+}
+
+fn lastsave(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    reply.integer(context.shared.last_save_s.load(Relaxed));
     Ok(())
 }
 
