@@ -168,7 +168,7 @@ pub static OPTIONS: &[Opt] = &[
         kind: Kind::Integer { min: 0, max: 65535 },
         changeable: Changeable::Live,
         effect: Effect::Acts,
-        summary: "TCP port to listen on; 0 listens on none.",
+        summary: "TCP port to listen on; 0 listens on none. CONFIG SET refuses another port for now.",
         access: field!(port),
     },
     Opt {
@@ -178,7 +178,7 @@ pub static OPTIONS: &[Opt] = &[
         kind: Kind::Words,
         changeable: Changeable::Live,
         effect: Effect::Acts,
-        summary: "Addresses to listen on. A leading `-` allows the address to be missing; `*` means every IPv4 address and `::*` every IPv6 address.",
+        summary: "Addresses to listen on. A leading `-` allows the address to be missing; `*` means every IPv4 address and `::*` every IPv6 address. CONFIG SET refuses other addresses for now.",
         access: Access {
             read: |c| c.bind.show(),
             write: |c, value| {
