@@ -148,11 +148,18 @@ impl Worker {
         until.saturating_duration_since(now).min(TICK) + Duration::from_micros(999)
     }
 
-    fn turn(&mut self, events: &Events) {
-        if self.config_generation != self.shared.config_generation() {
-            self.config_generation = self.shared.config_generation();
+    /// Takes a new snapshot of the configuration if it has changed. Asked for before everything that
+    /// comes from a client, so that a change holds for all that follows it, whichever thread runs it.
+    fn refresh_config(&mut self) {
+        let generation = self.shared.config_generation();
+        if self.config_generation != generation {
+            self.config_generation = generation;
             self.dispatcher.config = self.shared.config();
         }
+    }
+
+    fn turn(&mut self, events: &Events) {
+        self.refresh_config();
         for event in events {
             match event.token() {
                 WAKER => self.receive(),
@@ -209,6 +216,7 @@ impl Worker {
     }
 
     fn serve(&mut self, key: usize) {
+        self.refresh_config();
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
@@ -349,6 +357,8 @@ impl Worker {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
+        let paused = matches!(connection.stall, Some(Stall::Paused(_)));
+        connection.session.client.paused.store(paused, Relaxed);
         if connection.stall.is_some() {
             if !self.stalled.contains(&key) {
                 self.stalled.push(key);
@@ -365,8 +375,6 @@ impl Worker {
             return;
         };
         let client = &connection.session.client;
-        let paused = matches!(connection.stall, Some(Stall::Paused(_)));
-        client.paused.store(paused, Relaxed);
         client.input_bytes.store(connection.input.len(), Relaxed);
         client
             .input_capacity
@@ -554,7 +562,10 @@ impl Worker {
         for _ in 0..ACCEPTS_MAX {
             let keepalive_s = self.dispatcher.config.tcp_keepalive_s;
             match self.listeners[listener].accept(keepalive_s) {
-                Ok(Some(stream)) => self.admit(stream),
+                Ok(Some(stream)) => {
+                    self.refresh_config();
+                    self.admit(stream);
+                }
                 Ok(None) => return,
                 Err(error) => {
                     // Most likely no file descriptors are left. The events are edge-triggered, so the next
