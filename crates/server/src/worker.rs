@@ -288,6 +288,13 @@ impl Worker {
             self.run_own(key);
             self.check_query_limit(key, &config);
         }
+        // A request that takes long to arrive is no idleness; running one notes the time itself.
+        if let Some(connection) = self.connections.get(key)
+            && !connection.input.is_empty()
+        {
+            let client = &connection.session.client;
+            client.active_ms.store(shared::now_ms(), Relaxed);
+        }
     }
 
     /// Runs what was read into the thread's buffer.
