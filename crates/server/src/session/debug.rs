@@ -222,7 +222,8 @@ fn packed_threshold(_: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) 
         b"gb" => Some(1 << 30),
         _ => None,
     };
-    let bytes = number::parse_unsigned(digits)
+    let bytes = number::parse_cursor(digits)
+        .filter(|_| !digits.is_empty())
         .zip(factor)
         .and_then(|(number, factor)| number.checked_mul(factor));
     if bytes.is_none_or(|bytes| bytes > BYTES_MAX) {
