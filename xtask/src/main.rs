@@ -1,2 +1,51 @@
-//! `cargo xtask`: the project's own chores.
-fn main() {}
+//! `cargo xtask`: the project's own chores, one module each.
+#![forbid(unsafe_code)]
+
+mod ci;
+mod compare;
+mod install;
+mod steps;
+mod tcl;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+Usage: cargo xtask CHORE
+  test                    installs what the tests need and runs every suite
+  ci                      what must pass before a merge: format, tidy, clippy, test, loom, sanitizer, fuzz
+  tidy                    checks the project's own rules for code
+  tcl [--file unit/x] [--program PATH] [--verbose]
+                          runs Redis's own Tcl suite against Damselfly, or another server
+  compare [--help]        sets Damselfly and the installed peers side by side, in one run
+";
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    // Everything below names files from the project's root.
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    if let Err(error) = std::env::set_current_dir(&root) {
+        eprintln!("cannot enter {}: {error}", root.display());
+        return ExitCode::FAILURE;
+    }
+    let outcome = match words.as_slice() {
+        ["test"] => test::run(),
+        ["ci"] => ci::run(),
+        ["tidy"] => tidy::run(),
+        ["tcl", options @ ..] => tcl::run(options),
+        ["compare", options @ ..] => {
+            let options: Vec<String> = options.iter().map(ToString::to_string).collect();
+            compare::compare(&options)
+        }
+        _ => Err(USAGE.into()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("{message}");
+            ExitCode::FAILURE
+        }
+    }
+}

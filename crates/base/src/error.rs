@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// Why a command was refused. `Display` gives the reply without the leading `-`.
+/// Why a command was refused. [`CommandError::to_bytes`] is the reply; `Display` is for logs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CommandError {
     /// The key holds another type.
@@ -41,12 +41,31 @@ pub enum CommandError {
     OutOfMemory,
     /// Any other text, with its leading code word.
     Text(String),
+    /// A text of the code `ERR` that quotes the client's bytes: before, quoted, after.
+    Quoting(&'static str, Vec<u8>, &'static str),
 }
 
 impl CommandError {
     /// An error of the general code `ERR`.
     pub fn err(text: impl fmt::Display) -> Self {
         Self::Text(format!("ERR {text}"))
+    }
+
+    /// An error of the code `ERR` that quotes what the client sent, as C would: up to the first zero
+    /// byte.
+    pub fn quoting(before: &'static str, quoted: &[u8], after: &'static str) -> Self {
+        let quoted = quoted.split(|&byte| byte == 0).next().unwrap_or_default();
+        Self::Quoting(before, quoted.to_vec(), after)
+    }
+
+    /// The reply without the leading `-`.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        match self {
+            Self::Quoting(before, quoted, after) => {
+                [b"ERR ", before.as_bytes(), quoted, after.as_bytes()].concat()
+            }
+            other => other.to_string().into_bytes(),
+        }
     }
 }
 
@@ -75,6 +94,9 @@ impl fmt::Display for CommandError {
             Self::InvalidCursor => "ERR invalid cursor",
             Self::OutOfMemory => "OOM command not allowed when used memory > 'maxmemory'.",
             Self::Text(text) => text,
+            Self::Quoting(before, quoted, after) => {
+                return write!(f, "ERR {before}{}{after}", quoted.escape_ascii());
+            }
         })
     }
 }

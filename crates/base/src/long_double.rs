@@ -96,7 +96,12 @@ fn parse_magnitude(lower: &str) -> Option<X87DoubleExtended> {
     X87DoubleExtended::from_str_r(&text, Round::NearestTiesToEven)
         .ok()
         .map(|parsed| parsed.value)
-        .filter(|value| !value.is_nan())
+        // Out of range at either end is no number, as it is for C's `strtold`.
+        .filter(|value| value.is_finite() && (!value.is_zero() || is_zero_text(mantissa)))
+}
+
+fn is_zero_text(mantissa: &str) -> bool {
+    mantissa.bytes().all(|byte| matches!(byte, b'0' | b'.'))
 }
 
 /// `%.17Lf` of a non-negative finite number: exact, ties to even.
@@ -200,6 +205,8 @@ mod tests {
             assert!(LongDouble::parse(bad.as_bytes()).is_none(), "{bad:?}");
         }
         assert!(sum("inf", "1").is_none());
+        assert!(LongDouble::parse(b"1e5000").is_none() && LongDouble::parse(b"1e-6000").is_none());
+        assert!(LongDouble::parse(b"0e-6000").is_some());
         assert!(sum("1e4932", "1e4932").is_none(), "overflow is not finite");
     }
 }

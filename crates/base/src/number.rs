@@ -29,13 +29,29 @@ pub fn parse_integer(text: &[u8]) -> Option<i64> {
     }
 }
 
-/// Reads an unsigned integer in canonical form, as [`parse_integer`], up to `u64::MAX`.
-pub fn parse_unsigned(text: &[u8]) -> Option<u64> {
-    match text {
-        [b'0'] => Some(0),
-        [b'1'..=b'9', ..] => std::str::from_utf8(text).ok()?.parse().ok(),
-        _ => None,
+/// Reads a cursor with the leniency of C's `strtoul`: digits after an optional sign, where a minus counts
+/// down from 2^64, nothing at all is zero, and a zero byte ends the text.
+pub fn parse_cursor(text: &[u8]) -> Option<u64> {
+    let text = text.split(|&byte| byte == 0).next().unwrap_or_default();
+    let (negative, digits) = match text {
+        [b'-', digits @ ..] => (true, digits),
+        [b'+', digits @ ..] => (false, digits),
+        digits => (false, digits),
+    };
+    if digits.is_empty() {
+        return text.is_empty().then_some(0);
     }
+    let all_digits = digits.iter().all(u8::is_ascii_digit);
+    let number: u64 = std::str::from_utf8(digits)
+        .ok()
+        .filter(|_| all_digits)?
+        .parse()
+        .ok()?;
+    Some(if negative {
+        number.wrapping_neg()
+    } else {
+        number
+    })
 }
 
 /// An integer's decimal text, without allocating.
@@ -86,8 +102,13 @@ mod tests {
         ] {
             assert_eq!(parse_integer(bad.as_bytes()), None, "{bad:?}");
         }
-        assert_eq!(parse_unsigned(b"18446744073709551615"), Some(u64::MAX));
-        assert_eq!(parse_unsigned(b"18446744073709551616"), None);
-        assert_eq!(parse_unsigned(b"-1"), None);
+        assert_eq!(parse_cursor(b"18446744073709551615"), Some(u64::MAX));
+        assert_eq!(parse_cursor(b"18446744073709551616"), None);
+        assert_eq!(parse_cursor(b"-1"), Some(u64::MAX));
+        assert_eq!(parse_cursor(b""), Some(0));
+        assert_eq!(parse_cursor(b"1\0x"), Some(1));
+        for bad in ["-", "x", "1x", " 1", "1 "] {
+            assert_eq!(parse_cursor(bad.as_bytes()), None, "{bad:?}");
+        }
     }
 }

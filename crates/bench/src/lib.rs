@@ -1,1 +1,23 @@
-//! Damselfly: bench.
+//! A load generator for servers that speak RESP or memcached's text protocol.
+//!
+//! It exists to compare servers by the CPU time they spend per request, so its own part is kept small: requests are
+//! slices of a ready-made [tape](requests::Tape), replies are [passed over](replies::Replies) rather than kept, and
+//! one thread drives its connections from one event loop.
+//!
+//! ```text
+//! options ──► run ──► worker, one per thread ──► report
+//!                       tape ─► connections ─► replies, latencies
+//! ```
+
+mod connection;
+pub mod operations;
+pub mod options;
+pub mod process;
+pub mod random;
+pub mod replies;
+pub mod report;
+pub mod requests;
+mod run;
+mod worker;
+
+pub use run::{Error, run};

@@ -84,4 +84,22 @@ impl<'a> Args<'a> {
     pub fn integer(&self, index: usize) -> Result<i64> {
         Ok(number::parse_integer(self.at(index)).ok_or(CommandError::NotInteger)?)
     }
+
+    /// An argument as a database index.
+    ///
+    /// # Errors
+    /// If it is no integer of 32 bits, or no database has that index.
+    pub fn database(&self, index: usize, databases: usize) -> Result<usize> {
+        let number = self.integer(index)?;
+        if i32::try_from(number).is_err() {
+            return Err(CommandError::err(
+                "value is out of range, value must between -2147483648 and 2147483647",
+            )
+            .into());
+        }
+        usize::try_from(number)
+            .ok()
+            .filter(|&number| number < databases)
+            .ok_or(CommandError::DatabaseOutOfRange.into())
+    }
 }

@@ -243,8 +243,8 @@ impl Conditions {
                 () if args.is(at, "GT") => &mut found.if_later,
                 () if args.is(at, "LT") => &mut found.if_sooner,
                 () => {
-                    let option = String::from_utf8_lossy(args.at(at)).into_owned();
-                    return Err(CommandError::err(format!("Unsupported option {option}")).into());
+                    let error = CommandError::quoting("Unsupported option ", args.at(at), "");
+                    return Err(error.into());
                 }
             };
             *flag = true;

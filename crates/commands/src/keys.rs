@@ -210,18 +210,6 @@ fn renamenx(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     Ok(())
 }
 
-/// An argument as a database index.
-pub(crate) fn database(tx: &Tx<'_>, args: Args<'_>, at: usize) -> Result<usize> {
-    let index = args.integer(at)?;
-    if i32::try_from(index).is_err() {
-        return Err(CommandError::err("value is out of range").into());
-    }
-    usize::try_from(index)
-        .ok()
-        .filter(|&index| index < tx.engine().databases())
-        .ok_or(CommandError::DatabaseOutOfRange.into())
-}
-
 fn copy(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let (mut db, mut replace) = (tx.db(), false);
     let mut at = 3;
@@ -229,7 +217,7 @@ fn copy(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
         if args.is(at, "REPLACE") {
             replace = true;
         } else if args.is(at, "DB") && at + 1 < args.len() {
-            db = database(tx, args, at + 1)?;
+            db = args.database(at + 1, tx.engine().databases())?;
             at += 1;
         } else {
             return Err(CommandError::Syntax.into());
@@ -256,7 +244,7 @@ fn copy(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 }
 
 fn move_to_db(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    let (key, db) = (args.key(1), database(tx, args, 2)?);
+    let (key, db) = (args.key(1), args.database(2, tx.engine().databases())?);
     if db == tx.db() {
         return Err(CommandError::SameObject.into());
     }

@@ -145,7 +145,7 @@ fn randomkey(tx: &mut Tx<'_>, _args: Args<'_>, reply: &mut Reply<'_>) -> Result 
 
 fn scan(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     const COUNT_DEFAULT: i64 = 10;
-    let cursor = number::parse_unsigned(args.at(1)).ok_or(CommandError::InvalidCursor)?;
+    let cursor = number::parse_cursor(args.at(1)).ok_or(CommandError::InvalidCursor)?;
     let (mut pattern, mut count, mut only_type) = (None, COUNT_DEFAULT, None);
     for at in (2..args.len()).step_by(2) {
         let Some(value) = args.get(at + 1) else {

@@ -29,8 +29,9 @@ pub struct Dispatcher {
     registry: &'static Registry,
     /// The number of this thread.
     thread: usize,
-    /// The configuration, as of the start of this turn.
+    /// The configuration, as of the start of this turn or the last command that may have changed it.
     pub config: Arc<Config>,
+    config_generation: u64,
     clock: quanta::Clock,
     /// Shards of the command that runs.
     shards: Vec<usize>,
@@ -44,6 +45,7 @@ impl Dispatcher {
         Self {
             registry: &REGISTRY,
             thread,
+            config_generation: shared.config_generation(),
             config: shared.config(),
             clock: quanta::Clock::new(),
             shards: Vec::new(),
@@ -52,8 +54,19 @@ impl Dispatcher {
         }
     }
 
-    fn counters(&self) -> &ThreadCounters {
+    /// The counters of this thread.
+    pub fn counters(&self) -> &ThreadCounters {
         &self.shared.threads[self.thread].counters
+    }
+
+    /// Takes the current configuration if it was changed.
+    #[inline]
+    pub fn refresh_config(&mut self) {
+        let generation = self.shared.config_generation();
+        if generation != self.config_generation {
+            self.config_generation = generation;
+            self.config = self.shared.config();
+        }
     }
 
     /// Runs the requests of `batch` until they are done or the connection stalls. `input` are the
@@ -154,8 +167,8 @@ impl Dispatcher {
         let mut failed = None;
         match self.checked(session, row, args) {
             Err(error) => {
-                reply.error(error.to_string());
-                self.counters().count_error(error.to_string().as_bytes());
+                reply.error(error.to_bytes());
+                self.counters().count_error(&error.to_bytes());
             }
             Ok(row) => {
                 session.client.last_command.store(row.index + 1, Relaxed);
@@ -172,7 +185,7 @@ impl Dispatcher {
                     }
                     Err(Stop::Error(error)) => {
                         reply.truncate_to(mark);
-                        reply.error(error.to_string());
+                        reply.error(error.to_bytes());
                         failed = Some(error);
                     }
                 }
@@ -211,7 +224,7 @@ impl Dispatcher {
         command.record(took_ns, self.config.latency_tracking);
         if let Some(error) = failed {
             command.failed.add(1);
-            counters.count_error(error.to_string().as_bytes());
+            counters.count_error(&error.to_bytes());
         }
         let slower_than_us = self.config.slowlog_log_slower_than_us;
         if slower_than_us >= 0 && took_ns / 1000 >= slower_than_us.unsigned_abs() {
@@ -297,7 +310,7 @@ impl Dispatcher {
                     .to_uppercase()
             )));
         }
-        if !session.authenticated && !row.no_auth {
+        if !session.authenticated && !row.no_auth && !self.config.requirepass.is_empty() {
             return Some(CommandError::Text(String::from(
                 "NOAUTH Authentication required.",
             )));
@@ -342,7 +355,9 @@ impl Dispatcher {
                     thread: self.thread,
                     now,
                 };
-                run(&mut context, args, reply)
+                let result = run(&mut context, args, reply);
+                self.refresh_config();
+                result
             }
             Handler::Help => {
                 self.registry.write_help(row, reply);
@@ -410,29 +425,37 @@ fn unknown_command(session: &mut Session, args: Args<'_>) -> CommandError {
         );
         session.closing = true;
     }
-    let shown = |text: &[u8]| {
-        String::from_utf8_lossy(&text[..text.len().min(SHOWN_BYTES_MAX)]).into_owned()
-    };
-    let mut listed = String::new();
+    let mut listed = Vec::new();
     for arg in args.from(1) {
         if listed.len() >= SHOWN_BYTES_MAX {
             break;
         }
         let room = SHOWN_BYTES_MAX - listed.len();
-        listed += &format!("'{}' ", shown(&arg[..arg.len().min(room)]));
+        listed.extend_from_slice(b"'");
+        listed.extend_from_slice(c_text(arg, room));
+        listed.extend_from_slice(b"' ");
     }
-    CommandError::err(format!(
-        "unknown command '{}', with args beginning with: {listed}",
-        shown(name)
-    ))
+    let name = c_text(name, SHOWN_BYTES_MAX);
+    CommandError::quoting(
+        "unknown command '",
+        &[name, b"', with args beginning with: ", &listed].concat(),
+        "",
+    )
+}
+
+/// What C would print of these bytes: up to the first zero byte, and `bytes_max` at most.
+fn c_text(bytes: &[u8], bytes_max: usize) -> &[u8] {
+    let shown = &bytes[..bytes.len().min(bytes_max)];
+    shown.split(|&byte| byte == 0).next().unwrap_or_default()
 }
 
 #[cold]
 fn unknown_subcommand(container: &Row, name: &[u8]) -> CommandError {
     const SHOWN_BYTES_MAX: usize = 128;
-    CommandError::err(format!(
-        "unknown subcommand '{}'. Try {} HELP.",
-        String::from_utf8_lossy(&name[..name.len().min(SHOWN_BYTES_MAX)]),
-        container.command.name
-    ))
+    let container = format!("'. Try {} HELP.", container.command.name);
+    CommandError::quoting(
+        "unknown subcommand '",
+        &[c_text(name, SHOWN_BYTES_MAX), container.as_bytes()].concat(),
+        "",
+    )
 }

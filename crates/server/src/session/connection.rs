@@ -154,14 +154,7 @@ fn echo(_: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 }
 
 fn select(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    let index = args.integer(1)?;
-    if i32::try_from(index).is_err() {
-        return Err(CommandError::err("value is out of range").into());
-    }
-    let index = usize::try_from(index)
-        .ok()
-        .filter(|&index| index < context.shared.engine.databases())
-        .ok_or(CommandError::DatabaseOutOfRange)?;
+    let index = args.database(1, context.shared.engine.databases())?;
     context.session.select(index);
     reply.ok();
     Ok(())
@@ -249,10 +242,8 @@ fn hello(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Re
             name = Some(check_name(args.at(at + 1), "Client names")?);
             at += 2;
         } else {
-            let option = String::from_utf8_lossy(args.at(at)).into_owned();
-            return Err(
-                CommandError::err(format!("Syntax error in HELLO option '{option}'")).into(),
-            );
+            let error = CommandError::quoting("Syntax error in HELLO option '", args.at(at), "'");
+            return Err(error.into());
         }
     }
     if let Some((user, password)) = credentials {

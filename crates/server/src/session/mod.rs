@@ -2,8 +2,13 @@
 //! concern connections and the server.
 
 pub mod client;
+pub mod config;
 pub mod connection;
+pub mod debug;
+pub mod facts;
+pub mod info;
 pub mod latency;
+pub mod memory;
 pub mod monitor;
 pub mod pause;
 pub mod slowlog;
@@ -23,8 +28,17 @@ use crate::shared::Shared;
 use crate::statistics::ThreadCounters;
 
 /// All families of session commands.
-pub static FAMILIES: &[&[Command<Handler>]] =
-    &[connection::COMMANDS, client::COMMANDS, monitor::COMMANDS];
+pub static FAMILIES: &[&[Command<Handler>]] = &[
+    client::COMMANDS,
+    connection::COMMANDS,
+    info::COMMANDS,
+    latency::COMMANDS,
+    memory::COMMANDS,
+    monitor::COMMANDS,
+    slowlog::COMMANDS,
+    config::COMMANDS,
+    debug::COMMANDS,
+];
 
 /// Whether replies are sent (CLIENT REPLY).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

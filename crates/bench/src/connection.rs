@@ -1,0 +1,223 @@
+//! One connection: its socket, the requests under way on it, and the place in its replies.
+
+use crate::options::{Address, Protocol};
+use crate::replies::{Malformed, Replies, Tally};
+use hdrhistogram::Histogram;
+use mio::event::Source;
+use mio::{Interest, Registry, Token};
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::time::{Duration, Instant};
+
+/// Why a connection is of no more use.
+#[derive(Debug)]
+pub(crate) enum Broken {
+    Socket(io::Error),
+    ClosedByServer,
+    Malformed(Malformed),
+    Unasked,
+}
+
+impl From<io::Error> for Broken {
+    fn from(error: io::Error) -> Self {
+        Self::Socket(error)
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Connection {
+    socket: Socket,
+    replies: Replies,
+    /// Requests under way, oldest first, those sent at one time together.
+    sent: VecDeque<Sent>,
+    under_way: usize,
+    /// Bytes the socket had no room for.
+    unsent: VecDeque<u8>,
+}
+
+#[derive(Debug)]
+struct Sent {
+    at: Instant,
+    count: u64,
+}
+
+#[derive(Debug)]
+enum Socket {
+    Tcp(mio::net::TcpStream),
+    Unix(mio::net::UnixStream),
+}
+
+impl Connection {
+    /// Connects, and reports readiness under `token` from then on.
+    pub fn open(
+        address: &Address,
+        protocol: Protocol,
+        registry: &Registry,
+        token: Token,
+    ) -> io::Result<Self> {
+        let mut socket = match address {
+            Address::Tcp(host, port) => {
+                let stream = std::net::TcpStream::connect((host.as_str(), *port))?;
+                stream.set_nodelay(true)?;
+                stream.set_nonblocking(true)?;
+                Socket::Tcp(mio::net::TcpStream::from_std(stream))
+            }
+            Address::Unix(path) => {
+                let stream = std::os::unix::net::UnixStream::connect(path)?;
+                stream.set_nonblocking(true)?;
+                Socket::Unix(mio::net::UnixStream::from_std(stream))
+            }
+        };
+        registry.register(
+            socket.source(),
+            token,
+            Interest::READABLE | Interest::WRITABLE,
+        )?;
+        let replies = Replies::new(protocol);
+        Ok(Self {
+            socket,
+            replies,
+            sent: VecDeque::new(),
+            under_way: 0,
+            unsent: VecDeque::new(),
+        })
+    }
+
+    /// Requests sent and not answered.
+    pub fn under_way(&self) -> usize {
+        self.under_way
+    }
+
+    /// True while the socket has no room for what was to be sent.
+    pub fn is_blocked(&self) -> bool {
+        !self.unsent.is_empty()
+    }
+
+    /// Notes `count` requests as under way since `at`.
+    pub fn note_sent(&mut self, at: Instant, count: usize) {
+        self.sent.push_back(Sent {
+            at,
+            count: count as u64,
+        });
+        self.under_way += count;
+    }
+
+    /// Sends bytes of requests; those the socket does not take wait for [`Connection::flush`].
+    pub fn send(&mut self, bytes: &[u8]) -> Result<(), Broken> {
+        let written = if self.is_blocked() {
+            0
+        } else {
+            self.write(bytes)?
+        };
+        self.unsent.extend(&bytes[written..]);
+        Ok(())
+    }
+
+    /// Sends what waits.
+    pub fn flush(&mut self) -> Result<(), Broken> {
+        if self.is_blocked() {
+            let mut unsent = std::mem::take(&mut self.unsent);
+            let written = self.write(unsent.make_contiguous())?;
+            unsent.drain(..written);
+            self.unsent = unsent;
+        }
+        Ok(())
+    }
+
+    /// Reads all that has come, counts the replies and records their latencies in nanoseconds.
+    pub fn receive(
+        &mut self,
+        buffer: &mut [u8],
+        tally: &mut Tally,
+        latencies: &mut Histogram<u64>,
+    ) -> Result<(), Broken> {
+        let before = tally.replies;
+        loop {
+            let count = match self.socket.reader().read(buffer) {
+                Ok(0) => return Err(Broken::ClosedByServer),
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error.into()),
+            };
+            self.replies
+                .feed(&buffer[..count], tally)
+                .map_err(Broken::Malformed)?;
+            // A read that leaves room in the buffer emptied the socket: epoll(7) says so of edge-triggered streams.
+            if count < buffer.len() {
+                break;
+            }
+        }
+        let answered = tally.replies - before;
+        if answered > 0 {
+            self.record(answered, Instant::now(), latencies)?;
+        }
+        Ok(())
+    }
+
+    fn record(
+        &mut self,
+        mut answered: u64,
+        now: Instant,
+        latencies: &mut Histogram<u64>,
+    ) -> Result<(), Broken> {
+        self.under_way = self
+            .under_way
+            .checked_sub(answered as usize)
+            .ok_or(Broken::Unasked)?;
+        while answered > 0 {
+            let Some(oldest) = self.sent.front_mut() else {
+                return Err(Broken::Unasked);
+            };
+            let count = oldest.count.min(answered);
+            latencies
+                .saturating_record_n(nanoseconds(now.saturating_duration_since(oldest.at)), count);
+            answered -= count;
+            oldest.count -= count;
+            if oldest.count == 0 {
+                self.sent.pop_front();
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut written = 0;
+        while written < bytes.len() {
+            match self.socket.writer().write(&bytes[written..]) {
+                Ok(count) => written += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(written)
+    }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl Socket {
+    fn source(&mut self) -> &mut dyn Source {
+        match self {
+            Self::Tcp(stream) => stream,
+            Self::Unix(stream) => stream,
+        }
+    }
+
+    fn reader(&mut self) -> &mut dyn Read {
+        match self {
+            Self::Tcp(stream) => stream,
+            Self::Unix(stream) => stream,
+        }
+    }
+
+    fn writer(&mut self) -> &mut dyn Write {
+        match self {
+            Self::Tcp(stream) => stream,
+            Self::Unix(stream) => stream,
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! The table of operations: what each one sends, in RESP and in memcached's text protocol.
+//!
+//! A new operation is a new row. Operations on different types use different key prefixes, so that any mix of them
+//! runs without a type error.
+
+use Part::{Field, Integers, Key, KeyValues, Keys, Member, Number, Pairs, Value, ValueBytes, Word};
+
+/// A piece of a request. In RESP each piece is one or more arguments; in memcached's protocol, literal text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Fixed text.
+    Word(&'static str),
+    /// The row's prefix and the digits of a fresh key number.
+    Key,
+    /// As many keys as the operation's count.
+    Keys,
+    /// As many pairs of key and value as the operation's count.
+    KeyValues,
+    /// A value of the configured size.
+    Value,
+    /// How many bytes the request's value has, in decimal.
+    ValueBytes,
+    /// A random integer of nine digits: too large for any server's table of shared small integers.
+    Number,
+    /// A field name of eight bytes, the same for every key.
+    Field,
+    /// As many pairs of field (eight bytes) and value as the operation's count.
+    Pairs,
+    /// As many different integers under a million as the operation's count: four bytes each in binary.
+    Integers,
+    /// Twelve bytes with the digits of a fresh key number: the members of one big collection.
+    Member,
+}
+
+/// One row of the table.
+#[derive(Debug)]
+pub struct Operation {
+    /// The name in `--mix` and `--fill`. A number after it sets `count`, as in `mget16`.
+    pub name: &'static str,
+    /// The first four bytes of its keys.
+    pub prefix: &'static str,
+    /// The count of keys, pairs or members when the name carries no number.
+    pub count: usize,
+    /// The arguments of the RESP command.
+    pub resp: &'static [Part],
+    /// The text of the memcached request, line ends included; empty where there is none.
+    pub memcached: &'static [Part],
+}
+
+/// All operations.
+pub const OPERATIONS: &[Operation] = &[
+    Operation {
+        name: "ping",
+        prefix: "key:",
+        count: 1,
+        resp: &[Word("PING")],
+        memcached: &[Word("mn\r\n")],
+    },
+    Operation {
+        name: "get",
+        prefix: "key:",
+        count: 1,
+        resp: &[Word("GET"), Key],
+        memcached: &[Word("get "), Key, Word("\r\n")],
+    },
+    Operation {
+        name: "set",
+        prefix: "key:",
+        count: 1,
+        resp: &[Word("SET"), Key, Value],
+        memcached: &[
+            Word("set "),
+            Key,
+            Word(" 0 0 "),
+            ValueBytes,
+            Word("\r\n"),
+            Value,
+            Word("\r\n"),
+        ],
+    },
+    Operation {
+        name: "setex",
+        prefix: "key:",
+        count: 1,
+        resp: &[Word("SETEX"), Key, Word("86400"), Value],
+        memcached: &[
+            Word("set "),
+            Key,
+            Word(" 0 86400 "),
+            ValueBytes,
+            Word("\r\n"),
+            Value,
+            Word("\r\n"),
+        ],
+    },
+    Operation {
+        name: "del",
+        prefix: "key:",
+        count: 1,
+        resp: &[Word("DEL"), Key],
+        memcached: &[Word("delete "), Key, Word("\r\n")],
+    },
+    Operation {
+        name: "mget",
+        prefix: "key:",
+        count: 10,
+        resp: &[Word("MGET"), Keys],
+        memcached: &[Word("get "), Keys, Word("\r\n")],
+    },
+    Operation {
+        name: "mset",
+        prefix: "key:",
+        count: 10,
+        resp: &[Word("MSET"), KeyValues],
+        memcached: &[],
+    },
+    Operation {
+        name: "expire",
+        prefix: "key:",
+        count: 1,
+        resp: &[Word("EXPIRE"), Key, Word("86400")],
+        memcached: &[],
+    },
+    Operation {
+        name: "incr",
+        prefix: "ctr:",
+        count: 1,
+        resp: &[Word("INCR"), Key],
+        memcached: &[],
+    },
+    Operation {
+        name: "counter",
+        prefix: "ctr:",
+        count: 1,
+        resp: &[Word("SET"), Key, Number],
+        memcached: &[Word("set "), Key, Word(" 0 0 9\r\n"), Number, Word("\r\n")],
+    },
+    Operation {
+        name: "lpush",
+        prefix: "lst:",
+        count: 1,
+        resp: &[Word("LPUSH"), Key, Value],
+        memcached: &[],
+    },
+    Operation {
+        name: "rpush",
+        prefix: "lst:",
+        count: 1,
+        resp: &[Word("RPUSH"), Key, Value],
+        memcached: &[],
+    },
+    Operation {
+        name: "lpop",
+        prefix: "lst:",
+        count: 1,
+        resp: &[Word("LPOP"), Key],
+        memcached: &[],
+    },
+    Operation {
+        name: "rpop",
+        prefix: "lst:",
+        count: 1,
+        resp: &[Word("RPOP"), Key],
+        memcached: &[],
+    },
+    Operation {
+        name: "sadd",
+        prefix: "set:",
+        count: 1,
+        resp: &[Word("SADD"), Key, Integers],
+        memcached: &[],
+    },
+    Operation {
+        name: "srem",
+        prefix: "set:",
+        count: 1,
+        resp: &[Word("SREM"), Key, Integers],
+        memcached: &[],
+    },
+    Operation {
+        name: "hset",
+        prefix: "hsh:",
+        count: 1,
+        resp: &[Word("HSET"), Key, Pairs],
+        memcached: &[],
+    },
+    Operation {
+        name: "hget",
+        prefix: "hsh:",
+        count: 1,
+        resp: &[Word("HGET"), Key, Field],
+        memcached: &[],
+    },
+    Operation {
+        name: "zadd",
+        prefix: "zst:",
+        count: 1,
+        resp: &[Word("ZADD"), Key, Number, Value],
+        memcached: &[],
+    },
+    Operation {
+        name: "zrange",
+        prefix: "zst:",
+        count: 1,
+        resp: &[Word("ZRANGE"), Key, Word("0"), Word("9")],
+        memcached: &[],
+    },
+    Operation {
+        name: "sadd-one",
+        prefix: "one:",
+        count: 1,
+        resp: &[Word("SADD"), Word("one:set"), Member],
+        memcached: &[],
+    },
+    Operation {
+        name: "zadd-one",
+        prefix: "one:",
+        count: 1,
+        resp: &[Word("ZADD"), Word("one:zset"), Number, Member],
+        memcached: &[],
+    },
+    Operation {
+        name: "hset-one",
+        prefix: "one:",
+        count: 1,
+        resp: &[Word("HSET"), Word("one:hash"), Member, Value],
+        memcached: &[],
+    },
+    Operation {
+        name: "rpush-one",
+        prefix: "one:",
+        count: 1,
+        resp: &[Word("RPUSH"), Word("one:list"), Value],
+        memcached: &[],
+    },
+];
+
+/// An operation with the count its name asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Choice {
+    /// The row.
+    pub operation: &'static Operation,
+    /// How many keys, pairs or members one request carries.
+    pub count: usize,
+}
+
+/// The most keys, pairs or members one request may carry.
+pub const COUNT_MAX: usize = 1000;
+
+impl Choice {
+    /// Finds the operation a name such as `get` or `mget16` means.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let name = text.trim_end_matches(|c: char| c.is_ascii_digit());
+        let operation = OPERATIONS
+            .iter()
+            .find(|row| row.name == name)
+            .ok_or_else(|| {
+                let names: Vec<&str> = OPERATIONS.iter().map(|row| row.name).collect();
+                format!("unknown operation '{name}'; there are {}", names.join(", "))
+            })?;
+        let digits = &text[name.len()..];
+        let count = if digits.is_empty() {
+            Ok(operation.count)
+        } else {
+            digits.parse()
+        };
+        match count {
+            Ok(count) if (1..=COUNT_MAX).contains(&count) => Ok(Self { operation, count }),
+            Ok(_) | Err(_) => Err(format!(
+                "the count of '{text}' is not between 1 and {COUNT_MAX}"
+            )),
+        }
+    }
+}
+
+/// Parses `set:1,get:10` into operations and weights; a missing weight is one.
+pub fn parse_mix(text: &str) -> Result<Vec<(Choice, u64)>, String> {
+    text.split(',')
+        .map(|item| {
+            let (name, weight) = item.split_once(':').unwrap_or((item, "1"));
+            match weight.parse() {
+                Ok(weight @ 1..=1_000_000) => Ok((Choice::parse(name)?, weight)),
+                Ok(_) | Err(_) => Err(format!(
+                    "the weight of '{item}' is not between 1 and 1000000"
+                )),
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_carry_no_digits() {
+        let mut names: Vec<&str> = OPERATIONS.iter().map(|row| row.name).collect();
+        names.sort_unstable();
+        assert!(names.windows(2).all(|pair| pair[0] != pair[1]));
+        assert!(
+            names
+                .iter()
+                .all(|name| !name.contains(|c: char| c.is_ascii_digit()))
+        );
+    }
+
+    #[test]
+    fn prefixes_have_four_bytes() {
+        assert!(OPERATIONS.iter().all(|row| row.prefix.len() == 4));
+    }
+
+    #[test]
+    fn a_mix_has_names_counts_and_weights() {
+        let mix = parse_mix("set:1,get:10,mget16").unwrap();
+        let seen: Vec<_> = mix
+            .iter()
+            .map(|(choice, weight)| (choice.operation.name, choice.count, *weight))
+            .collect();
+        assert_eq!(seen, [("set", 1, 1), ("get", 1, 10), ("mget", 16, 1)]);
+    }
+
+    #[test]
+    fn nonsense_in_a_mix_is_refused() {
+        for mix in ["", "frob", "set:0", "set:x", "mget0", "mget99999"] {
+            assert!(parse_mix(mix).is_err(), "{mix}");
+        }
+    }
+}

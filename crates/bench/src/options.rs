@@ -1,0 +1,356 @@
+//! The command line: what to send, where to, how fast and for how long.
+
+use crate::operations::{Choice, parse_mix};
+use crate::requests::Shape;
+use clap::builder::PossibleValuesParser;
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The protocol requests and replies are in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// Redis's protocol, version 2.
+    Resp,
+    /// Memcached's text protocol.
+    Memcached,
+}
+
+/// What values are made of, at random.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ValueText {
+    /// Letters and digits.
+    Alphanumeric,
+    /// The sixteen hexadecimal digits.
+    Hex,
+}
+
+/// How keys are chosen.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Distribution {
+    /// All equally often.
+    Uniform,
+    /// After Zipf's law with this exponent.
+    Zipf(f64),
+}
+
+/// Where the server listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// Host and port.
+    Tcp(String, u16),
+    /// A socket in the file system.
+    Unix(PathBuf),
+}
+
+/// When a run ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Length {
+    /// After this time; requests still under way do not count.
+    Time(Duration),
+    /// After this many requests have been answered.
+    Requests(u64),
+}
+
+/// All options of a run.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where the server listens.
+    pub address: Address,
+    /// What keys, values and requests look like.
+    pub shape: Shape,
+    /// Threads, each with its own event loop.
+    pub threads: usize,
+    /// Connections of each thread.
+    pub connections: usize,
+    /// The most requests under way on a connection.
+    pub depth: usize,
+    /// When to end.
+    pub length: Length,
+    /// How keys are chosen.
+    pub distribution: Distribution,
+    /// The operations and their weights.
+    pub mix: Vec<(Choice, u64)>,
+    /// An operation to run once for every key before measuring.
+    pub fill: Option<Choice>,
+    /// Requests per second over all threads, sent on time whatever the server does.
+    pub rate: Option<f64>,
+    /// The process whose CPU time and memory to read.
+    pub server_pid: Option<u32>,
+    /// What random numbers start from.
+    pub seed: u64,
+    /// Print one line of JSON instead of a table.
+    pub json: bool,
+}
+
+/// The most requests under way on a connection.
+const DEPTH_MAX: usize = 100_000;
+/// The longest key: memcached refuses longer ones.
+const KEY_BYTES_MAX: usize = 250;
+/// The longest value.
+const VALUE_BYTES_MAX: usize = 64 << 20;
+
+/// The command line as clap knows it.
+pub fn command() -> Command {
+    let number = |name: &'static str, default: &'static str, help: &'static str| {
+        Arg::new(name)
+            .long(name)
+            .value_name("N")
+            .default_value(default)
+            .value_parser(value_parser!(u64))
+            .help(help)
+    };
+    Command::new("damselfly-bench")
+        .about("Measures a server that speaks RESP or memcached's text protocol")
+        .version(env!("CARGO_PKG_VERSION"))
+        .arg(Arg::new("host").long("host").default_value("127.0.0.1").help("Host of the server"))
+        .arg(
+            Arg::new("port")
+                .long("port")
+                .short('p')
+                .value_parser(value_parser!(u16))
+                .default_value("6379")
+                .help("Port of the server"),
+        )
+        .arg(Arg::new("unix").long("unix").value_name("PATH").help("Unix socket of the server, instead of a port"))
+        .arg(
+            Arg::new("protocol")
+                .long("protocol")
+                .default_value("resp")
+                .value_parser(PossibleValuesParser::new(["resp", "memcached"]))
+                .help("Protocol to speak"),
+        )
+        .arg(number("threads", "1", "Threads of the load generator"))
+        .arg(number("connections", "50", "Connections of each thread").short('c'))
+        .arg(number("depth", "1", "Pipeline depth: requests under way on a connection").short('P'))
+        .arg(
+            Arg::new("duration")
+                .long("duration")
+                .value_name("SECONDS")
+                .value_parser(value_parser!(f64))
+                .conflicts_with("requests")
+                .help("Seconds to run [default: 10, without --requests]"),
+        )
+        .arg(
+            Arg::new("requests")
+                .long("requests")
+                .short('n')
+                .value_name("N")
+                .value_parser(value_parser!(u64))
+                .help("Requests to run; 0 only fills"),
+        )
+        .arg(number("keys", "1000000", "Number of keys"))
+        .arg(number("key-bytes", "16", "Bytes of a key"))
+        .arg(
+            Arg::new("value-bytes")
+                .long("value-bytes")
+                .value_name("N|MIN-MAX")
+                .default_value("64")
+                .help("Bytes of a value"),
+        )
+        .arg(
+            Arg::new("value-text")
+                .long("value-text")
+                .default_value("alphanumeric")
+                .value_parser(PossibleValuesParser::new(["alphanumeric", "hex"]))
+                .help("What values are made of"),
+        )
+        .arg(
+            Arg::new("distribution")
+                .long("distribution")
+                .value_name("uniform|zipf[:THETA]")
+                .default_value("uniform")
+                .help("How keys are chosen; THETA is 0.99 if not given"),
+        )
+        .arg(
+            Arg::new("mix")
+                .long("mix")
+                .default_value("set:1,get:10")
+                .help("Operations and weights; a number in a name is its count of keys: mget16:2"),
+        )
+        .arg(
+            Arg::new("fill")
+                .long("fill")
+                .value_name("OPERATION")
+                .num_args(0..=1)
+                .default_missing_value("set")
+                .help("Run an operation once for every key first [default operation: set]"),
+        )
+        .arg(
+            Arg::new("rate")
+                .long("rate")
+                .value_name("PER-SECOND")
+                .value_parser(value_parser!(f64))
+                .help("Offered load: latency counts from when a request was due, not from when it could be sent"),
+        )
+        .arg(
+            Arg::new("server-pid")
+                .long("server-pid")
+                .value_name("PID")
+                .value_parser(value_parser!(u32))
+                .help("Process whose CPU time and memory to report"),
+        )
+        .arg(number("seed", "1", "Seed of the random numbers"))
+        .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print one line of JSON"))
+}
+
+impl Options {
+    /// Reads the options from a parsed command line; the error is a sentence for the user.
+    pub fn from_matches(matches: &ArgMatches) -> Result<Self, String> {
+        let text = |name: &str| matches.get_one::<String>(name).map_or("", String::as_str);
+        let options = Self {
+            address: match matches.get_one::<String>("unix") {
+                Some(path) => Address::Unix(path.into()),
+                None => Address::Tcp(
+                    text("host").to_owned(),
+                    matches.get_one("port").copied().unwrap_or_default(),
+                ),
+            },
+            shape: Shape {
+                protocol: if text("protocol") == "memcached" {
+                    Protocol::Memcached
+                } else {
+                    Protocol::Resp
+                },
+                keys: number(matches, "keys", 1, 1_000_000_000_000)? as u64,
+                key_bytes: number(matches, "key-bytes", 1, KEY_BYTES_MAX)?,
+                value_bytes: parse_range(text("value-bytes"))?,
+                value_text: if text("value-text") == "hex" {
+                    ValueText::Hex
+                } else {
+                    ValueText::Alphanumeric
+                },
+            },
+            threads: number(matches, "threads", 1, 1024)?,
+            connections: number(matches, "connections", 1, 100_000)?,
+            depth: number(matches, "depth", 1, DEPTH_MAX)?,
+            length: match matches.get_one("requests") {
+                Some(&requests) => Length::Requests(requests),
+                None => Length::Time(seconds(
+                    matches.get_one("duration").copied().unwrap_or(10.0),
+                )?),
+            },
+            distribution: parse_distribution(text("distribution"))?,
+            mix: parse_mix(text("mix"))?,
+            fill: matches
+                .get_one::<String>("fill")
+                .map(|name| Choice::parse(name))
+                .transpose()?,
+            rate: matches.get_one("rate").copied(),
+            server_pid: matches.get_one("server-pid").copied(),
+            seed: matches.get_one("seed").copied().unwrap_or_default(),
+            json: matches.get_flag("json"),
+        };
+        options.check()?;
+        Ok(options)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let key_bytes_min = self.shape.key_bytes_min();
+        if self.shape.key_bytes < key_bytes_min {
+            return Err(format!(
+                "{} keys need at least {key_bytes_min} bytes each",
+                self.shape.keys
+            ));
+        }
+        if self.rate.is_some_and(|rate| !(0.001..=1e9).contains(&rate)) {
+            return Err("the rate is not between 0.001 and 1e9 per second".to_owned());
+        }
+        if self.shape.protocol == Protocol::Memcached {
+            let choices = self.mix.iter().map(|(choice, _)| choice).chain(&self.fill);
+            for choice in choices {
+                if choice.operation.memcached.is_empty() {
+                    return Err(format!(
+                        "'{}' has no memcached request",
+                        choice.operation.name
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn number(matches: &ArgMatches, name: &str, least: usize, most: usize) -> Result<usize, String> {
+    let number: u64 = matches.get_one(name).copied().unwrap_or_default();
+    match usize::try_from(number) {
+        Ok(number) if (least..=most).contains(&number) => Ok(number),
+        Ok(_) | Err(_) => Err(format!("--{name} is not between {least} and {most}")),
+    }
+}
+
+fn seconds(seconds: f64) -> Result<Duration, String> {
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(duration) if !duration.is_zero() => Ok(duration),
+        Ok(_) | Err(_) => Err("--duration is not a positive number of seconds".to_owned()),
+    }
+}
+
+/// Parses `64` or `10-100`.
+fn parse_range(text: &str) -> Result<(usize, usize), String> {
+    let (least, most) = text.split_once('-').unwrap_or((text, text));
+    match (least.parse(), most.parse()) {
+        (Ok(least), Ok(most)) if least <= most && most <= VALUE_BYTES_MAX => Ok((least, most)),
+        _ => Err(format!(
+            "--value-bytes '{text}' is neither a size nor a range of sizes up to {VALUE_BYTES_MAX}"
+        )),
+    }
+}
+
+/// Parses `uniform`, `zipf` or `zipf:THETA`.
+fn parse_distribution(text: &str) -> Result<Distribution, String> {
+    let (name, theta) = text.split_once(':').unwrap_or((text, "0.99"));
+    match (name, theta.parse()) {
+        ("uniform", _) => Ok(Distribution::Uniform),
+        ("zipf", Ok(theta)) if (0.01..=10.0).contains(&theta) => Ok(Distribution::Zipf(theta)),
+        _ => Err(format!(
+            "--distribution '{text}' is neither uniform nor zipf:THETA with THETA from 0.01 to 10"
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(arguments: &str) -> Result<Options, String> {
+        let matches = command()
+            .try_get_matches_from(["bench"].into_iter().chain(arguments.split_whitespace()))
+            .map_err(|error| error.to_string())?;
+        Options::from_matches(&matches)
+    }
+
+    #[test]
+    fn the_command_is_well_formed() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_distributions_and_lengths_are_read() {
+        let options =
+            options("--value-bytes 10-20 --distribution zipf:1.2 -n 5 --fill --unix /tmp/s")
+                .unwrap();
+        assert_eq!(options.shape.value_bytes, (10, 20));
+        assert_eq!(options.distribution, Distribution::Zipf(1.2));
+        assert_eq!(options.length, Length::Requests(5));
+        assert_eq!(options.fill.unwrap().operation.name, "set");
+        assert_eq!(options.address, Address::Unix("/tmp/s".into()));
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        for arguments in [
+            "--key-bytes 8",
+            "--keys 0",
+            "--depth 0",
+            "--value-bytes 20-10",
+            "--distribution zipf:0",
+            "--duration -1",
+            "--duration 1 -n 1",
+            "--protocol memcached --mix sadd",
+            "--rate 0",
+        ] {
+            assert!(options(arguments).is_err(), "{arguments}");
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! Reads replies without keeping them: counts the whole ones, the errors and the missing values.
+//!
+//! A parser keeps its place between reads, so the caller's buffer can serve all connections and nothing is copied
+//! but a line cut in two.
+
+use crate::options::Protocol;
+
+/// What the replies said.
+#[derive(Debug, Default, Clone)]
+pub struct Tally {
+    /// Whole replies.
+    pub replies: u64,
+    /// Replies that were errors.
+    pub errors: u64,
+    /// Values that were asked for and were not there. Memcached leaves them out of its reply, so there a request for
+    /// many values counts only if it brought none.
+    pub misses: u64,
+    /// The text of the first error.
+    pub first_error: Option<String>,
+}
+
+impl Tally {
+    fn error(&mut self, line: &[u8]) {
+        self.errors += 1;
+        self.first_error
+            .get_or_insert_with(|| String::from_utf8_lossy(line).into_owned());
+    }
+
+    /// Adds what another tally counted.
+    pub fn add(&mut self, other: Tally) {
+        self.replies += other.replies;
+        self.errors += other.errors;
+        self.misses += other.misses;
+        self.first_error = self.first_error.take().or(other.first_error);
+    }
+}
+
+/// The server sent something that is no reply.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Malformed(pub String);
+
+/// A line of a reply is never longer than this.
+const LINE_BYTES_MAX: usize = 64 << 10;
+
+/// A parser of one connection's replies.
+#[derive(Debug)]
+pub struct Replies {
+    protocol: Protocol,
+    /// Bytes of a value, with its line end, still to pass over.
+    skip: usize,
+    /// RESP: elements still missing from the reply, less one. Memcached: values the reply has brought so far.
+    elements: u64,
+    /// The beginning of a line whose end has not come.
+    line: Vec<u8>,
+}
+
+impl Replies {
+    /// A parser for a fresh connection.
+    pub fn new(protocol: Protocol) -> Self {
+        Self {
+            protocol,
+            skip: 0,
+            elements: 0,
+            line: Vec::new(),
+        }
+    }
+
+    /// Takes what one read brought.
+    ///
+    /// Fails when the bytes break the protocol; the connection is of no use then.
+    pub fn feed(&mut self, mut bytes: &[u8], tally: &mut Tally) -> Result<(), Malformed> {
+        loop {
+            if self.skip > 0 {
+                let skipped = self.skip.min(bytes.len());
+                self.skip -= skipped;
+                bytes = &bytes[skipped..];
+                if self.skip == 0 && self.protocol == Protocol::Resp {
+                    self.element_done(tally);
+                }
+            }
+            let Some(end) = bytes.iter().position(|&byte| byte == b'\n') else {
+                break;
+            };
+            let (line, rest) = bytes.split_at(end + 1);
+            bytes = rest;
+            if self.line.is_empty() {
+                self.line(line, tally)?;
+            } else {
+                let mut whole = std::mem::take(&mut self.line);
+                whole.extend_from_slice(line);
+                self.line(&whole, tally)?;
+            }
+        }
+        self.line.extend_from_slice(bytes);
+        if self.line.len() > LINE_BYTES_MAX {
+            Err(malformed(&self.line))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn line(&mut self, line: &[u8], tally: &mut Tally) -> Result<(), Malformed> {
+        let text = line.strip_suffix(b"\r\n").ok_or_else(|| malformed(line))?;
+        match self.protocol {
+            Protocol::Resp => self.resp_line(text, tally),
+            Protocol::Memcached => self.memcached_line(text, tally),
+        }
+    }
+
+    fn resp_line(&mut self, line: &[u8], tally: &mut Tally) -> Result<(), Malformed> {
+        let (kind, rest) = line.split_first().ok_or_else(|| malformed(line))?;
+        match kind {
+            b'$' if rest != b"-1" => {
+                self.skip = length(rest).ok_or_else(|| malformed(line))? + 2;
+                return Ok(());
+            }
+            b'*' if rest != b"-1" && rest != b"0" => {
+                // The array's own place is taken by its first element.
+                let elements = length(rest).ok_or_else(|| malformed(line))? as u64;
+                self.elements = self.elements.saturating_add(elements.saturating_sub(1));
+                return Ok(());
+            }
+            b'$' => tally.misses += 1,
+            b'*' => tally.misses += u64::from(rest == b"-1"),
+            b'-' => tally.error(rest),
+            b'+' | b':' => {}
+            _ => return Err(malformed(line)),
+        }
+        self.element_done(tally);
+        Ok(())
+    }
+
+    /// An element came to its end; when no other is missing, so did the reply.
+    fn element_done(&mut self, tally: &mut Tally) {
+        if self.elements > 0 {
+            self.elements -= 1;
+        } else {
+            tally.replies += 1;
+        }
+    }
+
+    fn memcached_line(&mut self, line: &[u8], tally: &mut Tally) -> Result<(), Malformed> {
+        if line.starts_with(b"VALUE ") {
+            let size = line
+                .split(|&byte| byte == b' ')
+                .nth(3)
+                .and_then(length)
+                .ok_or_else(|| malformed(line))?;
+            self.skip = size + 2;
+            self.elements += 1;
+            return Ok(());
+        }
+        if line == b"END" {
+            tally.misses += u64::from(self.elements == 0);
+            self.elements = 0;
+        } else if line == b"NOT_FOUND" {
+            tally.misses += 1;
+        } else if line.starts_with(b"ERROR")
+            || line.starts_with(b"CLIENT_ERROR")
+            || line.starts_with(b"SERVER_ERROR")
+        {
+            tally.error(line);
+        } else if !is_memcached_answer(line) {
+            return Err(malformed(line));
+        }
+        tally.replies += 1;
+        Ok(())
+    }
+}
+
+fn is_memcached_answer(line: &[u8]) -> bool {
+    matches!(
+        line,
+        b"STORED" | b"NOT_STORED" | b"DELETED" | b"TOUCHED" | b"EXISTS" | b"MN" | b"OK"
+    ) || line.first().is_some_and(u8::is_ascii_digit)
+}
+
+fn malformed(line: &[u8]) -> Malformed {
+    Malformed(String::from_utf8_lossy(&line[..line.len().min(80)]).into_owned())
+}
+
+/// A length in decimal of at most ten digits.
+fn length(digits: &[u8]) -> Option<usize> {
+    if digits.is_empty() || digits.len() > 10 {
+        return None;
+    }
+    digits.iter().try_fold(0, |length, digit| {
+        digit
+            .is_ascii_digit()
+            .then(|| length * 10 + usize::from(digit - b'0'))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Feeds the bytes whole and cut at every place, and checks that the counts agree.
+    fn tally(protocol: Protocol, bytes: &[u8]) -> (u64, u64, u64) {
+        let mut whole = Tally::default();
+        Replies::new(protocol).feed(bytes, &mut whole).unwrap();
+        for cut in 0..bytes.len() {
+            let mut parts = Tally::default();
+            let mut replies = Replies::new(protocol);
+            replies.feed(&bytes[..cut], &mut parts).unwrap();
+            replies.feed(&bytes[cut..], &mut parts).unwrap();
+            assert_eq!(
+                (parts.replies, parts.errors, parts.misses),
+                (whole.replies, whole.errors, whole.misses)
+            );
+        }
+        (whole.replies, whole.errors, whole.misses)
+    }
+
+    #[test]
+    fn resp_replies_are_counted_wherever_they_are_cut() {
+        let bytes = b"+OK\r\n$3\r\na\r\n\r\n$-1\r\n:42\r\n-ERR no\r\n$0\r\n\r\n*0\r\n*-1\r\n";
+        assert_eq!(tally(Protocol::Resp, bytes), (8, 1, 2));
+    }
+
+    #[test]
+    fn nested_arrays_are_one_reply() {
+        assert_eq!(
+            tally(Protocol::Resp, b"*3\r\n$1\r\na\r\n$-1\r\n:1\r\n+OK\r\n"),
+            (2, 0, 1)
+        );
+        assert_eq!(
+            tally(
+                Protocol::Resp,
+                b"*2\r\n*2\r\n:1\r\n:2\r\n*1\r\n:3\r\n:4\r\n"
+            ),
+            (2, 0, 0)
+        );
+        assert_eq!(
+            tally(Protocol::Resp, b"*1\r\n*1\r\n*0\r\n:4\r\n"),
+            (2, 0, 0)
+        );
+        assert_eq!(
+            tally(Protocol::Resp, b"*2\r\n*1\r\n:1\r\n$-1\r\n:9\r\n"),
+            (2, 0, 1)
+        );
+    }
+
+    #[test]
+    fn memcached_replies_are_counted_wherever_they_are_cut() {
+        let bytes =
+            b"STORED\r\nVALUE k 0 5\r\nEND\r\n\r\nEND\r\nEND\r\n7\r\nNOT_FOUND\r\nERROR\r\n";
+        assert_eq!(tally(Protocol::Memcached, bytes), (6, 1, 2));
+    }
+
+    #[test]
+    fn the_first_error_is_kept() {
+        let mut seen = Tally::default();
+        Replies::new(Protocol::Resp)
+            .feed(b"-ERR one\r\n-ERR two\r\n", &mut seen)
+            .unwrap();
+        assert_eq!(
+            (seen.errors, seen.first_error.as_deref()),
+            (2, Some("ERR one"))
+        );
+    }
+
+    #[test]
+    fn bytes_that_are_no_reply_are_refused() {
+        for bytes in [
+            b"HTTP/1.1 400\r\n".as_slice(),
+            b"$x\r\n",
+            b"*\r\n",
+            b"\r\n",
+            b"+OK\n",
+            b"$99999999999\r\n",
+        ] {
+            assert!(
+                Replies::new(Protocol::Resp)
+                    .feed(bytes, &mut Tally::default())
+                    .is_err()
+            );
+        }
+        assert!(
+            Replies::new(Protocol::Memcached)
+                .feed(b"-ERR\r\n", &mut Tally::default())
+                .is_err()
+        );
+        let endless = vec![b'+'; LINE_BYTES_MAX + 1];
+        assert!(
+            Replies::new(Protocol::Resp)
+                .feed(&endless, &mut Tally::default())
+                .is_err()
+        );
+    }
+}

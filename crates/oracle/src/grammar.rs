@@ -1,0 +1,551 @@
+//! Random arguments from a row's grammar, right ones mostly and wrong ones often enough.
+//!
+//! ```text
+//! SET        a literal            key        a slot: one random argument of that kind
+//! [ a b ]    optional             ( a | b )  a choice; [ a | b ] works too
+//! ( a b )+   once or several times
+//! ```
+//!
+//! Optional parts that follow each other come in any order. Then, now and then, the command is
+//! bent: arguments dropped, doubled, swapped, replaced; so every wrong arity, unknown option and
+//! repeated option occurs without a row having to say so.
+
+use crate::random::Random;
+
+/// A part of a grammar.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Node {
+    /// A word sent as it is.
+    Literal(String),
+    /// A random argument of a kind.
+    Slot(Slot),
+    /// May be missing; else one of the choices.
+    Optional(Vec<Vec<Node>>),
+    /// One of the choices.
+    Choice(Vec<Vec<Node>>),
+    /// One to four times.
+    Repeated(Vec<Node>),
+}
+
+/// Defines the kinds of argument together with the names that stand for them in a grammar.
+macro_rules! slots {
+    ($($(#[$doc:meta])* $slot:ident = $name:literal,)*) => {
+        /// A kind of random argument.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Slot { $($(#[$doc])* $slot,)* }
+
+        impl Slot {
+            fn named(name: &str) -> Option<Self> {
+                match name {
+                    $($name => Some(Slot::$slot),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+slots! {
+    /// One of few keys, so that commands meet.
+    Key = "key",
+    /// Any string: integers, floats, binary, empty, long.
+    Value = "value",
+    /// An integer, often at a limit of 64 bits.
+    Integer = "integer",
+    /// A floating point number.
+    Float = "float",
+    /// A position in a string; negative ones too.
+    Index = "index",
+    /// Where SETRANGE writes: near, or past the longest string (512 MB, too slow to reach here).
+    Offset = "offset",
+    /// A count of seconds that does not end during a run, or has ended before.
+    Seconds = "seconds",
+    /// The same in milliseconds.
+    Milliseconds = "milliseconds",
+    /// A Unix time in seconds, far from now.
+    SecondsAt = "seconds-at",
+    /// A Unix time in milliseconds, far from now.
+    MillisecondsAt = "milliseconds-at",
+    /// A database number.
+    Database = "database",
+    /// A glob.
+    Pattern = "pattern",
+    /// A small positive number.
+    Count = "count",
+    /// Name of a type.
+    Type = "type",
+    /// Name of a client, right or wrong.
+    Name = "name",
+    /// A configuration option that changes no reply.
+    Option = "option",
+    /// A value for such an option, right or wrong.
+    Setting = "setting",
+}
+
+/// Parses a grammar.
+///
+/// # Panics
+/// When it makes no sense: grammars are constants of this program.
+#[must_use]
+pub fn parse(grammar: &str) -> Vec<Node> {
+    let mut tokens = grammar.split_whitespace();
+    let (mut choices, end) = parse_choices(&mut tokens);
+    assert!(
+        end.is_none() && choices.len() == 1,
+        "brackets or choices out of place in {grammar:?}"
+    );
+    choices.remove(0)
+}
+
+/// Parses up to a closing bracket, which it returns.
+fn parse_choices<'a>(
+    tokens: &mut impl Iterator<Item = &'a str>,
+) -> (Vec<Vec<Node>>, Option<&'a str>) {
+    let mut choices = vec![Vec::new()];
+    while let Some(token) = tokens.next() {
+        let node = match token {
+            "[" => {
+                let (inner, end) = parse_choices(tokens);
+                assert_eq!(end, Some("]"), "[ needs ]");
+                Node::Optional(inner)
+            }
+            "(" => match parse_choices(tokens) {
+                (inner, Some(")")) => Node::Choice(inner),
+                (mut inner, Some(")+")) if inner.len() == 1 => Node::Repeated(inner.remove(0)),
+                (_, end) => panic!("( ends with {end:?}"),
+            },
+            "]" | ")" | ")+" => return (choices, Some(token)),
+            "|" => {
+                choices.push(Vec::new());
+                continue;
+            }
+            word if word.starts_with(|letter: char| letter.is_ascii_lowercase()) => {
+                Node::Slot(Slot::named(word).unwrap_or_else(|| panic!("unknown slot {word:?}")))
+            }
+            word => Node::Literal(word.into()),
+        };
+        choices
+            .last_mut()
+            .expect("begins with one and only grows")
+            .push(node);
+    }
+    (choices, None)
+}
+
+/// Random arguments that follow `grammar`, then perhaps bent.
+#[must_use]
+pub fn generate(grammar: &[Node], random: &mut Random) -> Vec<Vec<u8>> {
+    let mut arguments = Vec::new();
+    generate_into(grammar, random, &mut arguments);
+    if random.one_in(6) {
+        bend(&mut arguments, random);
+    }
+    for word in &mut arguments {
+        if random.one_in(20) && word.is_ascii() {
+            mix_case(word, random);
+        }
+    }
+    arguments
+}
+
+fn generate_into(grammar: &[Node], random: &mut Random, out: &mut Vec<Vec<u8>>) {
+    let mut at = 0;
+    while at < grammar.len() {
+        match &grammar[at] {
+            Node::Literal(word) => out.push(word.clone().into_bytes()),
+            Node::Slot(slot) => out.push(argument(*slot, random)),
+            Node::Choice(choices) => generate_into(random.pick::<Vec<Node>>(choices), random, out),
+            Node::Repeated(inner) => {
+                for _ in 0..=random.below(4) {
+                    generate_into(inner, random, out);
+                }
+            }
+            Node::Optional(_) => {
+                let run = grammar[at..]
+                    .iter()
+                    .take_while(|node| matches!(node, Node::Optional(_)));
+                let mut parts: Vec<&Node> = run.collect();
+                at += parts.len() - 1;
+                random.shuffle(&mut parts);
+                for part in parts {
+                    if let Node::Optional(choices) = part
+                        && random.one_in(3)
+                    {
+                        generate_into(random.pick::<Vec<Node>>(choices), random, out);
+                    }
+                }
+            }
+        }
+        at += 1;
+    }
+}
+
+/// Makes one or two mistakes; the command's name stays, so the row's rule of comparison still fits.
+fn bend(arguments: &mut Vec<Vec<u8>>, random: &mut Random) {
+    for _ in 0..=random.below(2) {
+        if arguments.len() < 2 {
+            arguments.push(argument(Slot::Value, random));
+            continue;
+        }
+        let at = 1 + random.below(arguments.len() - 1);
+        match random.below(6) {
+            0 => drop(arguments.remove(at)),
+            1 => arguments.push(argument(Slot::Value, random)),
+            2 => arguments.push(arguments[at].clone()),
+            3 => {
+                let other = 1 + random.below(arguments.len() - 1);
+                arguments.swap(at, other);
+            }
+            4 => arguments[at] = random.pick(ODD).to_vec(),
+            _ => {
+                let option = random.pick(&[
+                    "NX",
+                    "XX",
+                    "GT",
+                    "LT",
+                    "EX",
+                    "PX",
+                    "GET",
+                    "KEEPTTL",
+                    "REPLACE",
+                    "COUNT",
+                    "MATCH",
+                    "WITHVALUES",
+                    "ASYNC",
+                ]);
+                arguments.push(option.as_bytes().to_vec());
+            }
+        }
+    }
+}
+
+fn mix_case(word: &mut [u8], random: &mut Random) {
+    for byte in word {
+        if random.one_in(2) {
+            *byte ^= if byte.is_ascii_alphabetic() { 0x20 } else { 0 };
+        }
+    }
+}
+
+/// Integers at the edges of what parsers accept, and things that are none.
+const ODD: &[&[u8]] = &[
+    b"",
+    b" ",
+    b"0",
+    b"-0",
+    b"+1",
+    b" 1",
+    b"1 ",
+    b"01",
+    b"-01",
+    b"1.0",
+    b"1e3",
+    b"0x10",
+    b"abc",
+    b"-1",
+    b"1\0",
+    b"\xff\xfe",
+    b"2147483647",
+    b"2147483648",
+    b"-2147483648",
+    b"4294967296",
+    b"9223372036854775807",
+    b"9223372036854775808",
+    b"-9223372036854775808",
+    b"-9223372036854775809",
+    b"9223372036854775",
+    b"9223372036854776",
+    b"18446744073709551615",
+    b"18446744073709551616",
+    b"99999999999999999999999999",
+    b"nan",
+    b"inf",
+    b"-inf",
+    b"1e400",
+    b"0.1",
+    b"(integer) 1",
+    b"\r\n",
+];
+
+/// Floats as people write them, and as they should not.
+const FLOATS: &[&[u8]] = &[
+    b"0",
+    b"0.1",
+    b"-0.1",
+    b"3.0e3",
+    b"1.5",
+    b"-1.5",
+    b"1e17",
+    b"1e-17",
+    b"3.14159265358979323846",
+    b"10000000000000000000",
+    b"1e300",
+    b"-1e300",
+    b"5e-324",
+    b"1e4931",
+    b"1e5000",
+    b"0x1p3",
+    b".5",
+    b"5.",
+    b"-.5",
+    b"+2.5",
+    b"1e",
+    b"--1",
+    b"1,5",
+    b" 1.5",
+    b"inf",
+    b"-inf",
+    b"infinity",
+    b"nan",
+    b"-nan",
+    b"",
+    b"9007199254740993",
+    b"0.30000000000000004",
+    b"123456789.123456789",
+];
+
+fn argument(slot: Slot, random: &mut Random) -> Vec<u8> {
+    match slot {
+        Slot::Key => random
+            .pick(&[
+                "key", "k2", "k3", "counter", "other:1", "other:2", "a\0b", "",
+            ])
+            .as_bytes()
+            .to_vec(),
+        Slot::Value => value(random),
+        Slot::Integer => match random.below(4) {
+            0 => random.pick(ODD).to_vec(),
+            1 => random
+                .pick(&[
+                    "9223372036854775807",
+                    "-9223372036854775808",
+                    "9223372036854775800",
+                    "-9223372036854775800",
+                ])
+                .as_bytes()
+                .to_vec(),
+            _ => number(random.between(-20, 20)),
+        },
+        Slot::Float => match random.below(3) {
+            0 => number(random.between(-20, 20)),
+            _ => random.pick(FLOATS).to_vec(),
+        },
+        Slot::Index => match random.below(8) {
+            0 => random.pick(ODD).to_vec(),
+            _ => number(random.between(-12, 12)),
+        },
+        Slot::Offset => match random.below(10) {
+            0 => random.pick(ODD).to_vec(),
+            1 => random.pick(&["536870912", "-1"]).as_bytes().to_vec(),
+            _ => number(random.between(0, 60)),
+        },
+        Slot::Seconds => duration(random, 1),
+        Slot::Milliseconds => duration(random, 1000),
+        Slot::SecondsAt => deadline(random, 1),
+        Slot::MillisecondsAt => deadline(random, 1000),
+        Slot::Database => random
+            .pick(&["0", "0", "1", "2", "3", "9", "15", "16", "-1", "x", "01"])
+            .as_bytes()
+            .to_vec(),
+        Slot::Pattern => random
+            .pick(&[
+                "*",
+                "k*",
+                "k?",
+                "other:[12]",
+                "other:[^1]",
+                "[a-k]*",
+                "key",
+                "\\k*",
+                "",
+                "*\0*",
+                "o*:*2",
+                "[",
+                "nothing*",
+            ])
+            .as_bytes()
+            .to_vec(),
+        Slot::Count => match random.below(6) {
+            0 => random.pick(ODD).to_vec(),
+            _ => number(random.between(1, 20)),
+        },
+        Slot::Type => random
+            .pick(&[
+                "string", "STRING", "list", "set", "zset", "hash", "stream", "nothing",
+            ])
+            .as_bytes()
+            .to_vec(),
+        Slot::Name => random
+            .pick(&[
+                "worker-1",
+                "",
+                "two words",
+                "line\nbreak",
+                "\u{e9}",
+                "name",
+                "a_b:c",
+            ])
+            .as_bytes()
+            .to_vec(),
+        Slot::Option => random.pick(OPTIONS).as_bytes().to_vec(),
+        Slot::Setting => match random.below(3) {
+            0 => random
+                .pick(&[
+                    "yes",
+                    "no",
+                    "64mb",
+                    "1k",
+                    "1gb",
+                    "allkeys-lru",
+                    "noeviction",
+                    "volatile-ttl",
+                    "KEA",
+                    "-2",
+                    "-6",
+                ])
+                .as_bytes()
+                .to_vec(),
+            1 => random.pick(ODD).to_vec(),
+            _ => number(random.between(0, 1000)),
+        },
+    }
+}
+
+/// Options whose value changes no reply of another command; restored after each sequence.
+pub const OPTIONS: &[&str] = &[
+    "maxmemory-policy",
+    "maxmemory-samples",
+    "hash-max-listpack-entries",
+    "hash-max-listpack-value",
+    "set-max-intset-entries",
+    "zset-max-listpack-entries",
+    "zset-max-listpack-value",
+    "list-max-listpack-size",
+    "list-compress-depth",
+    "slowlog-max-len",
+    "slowlog-log-slower-than",
+    "lazyfree-lazy-expire",
+    "lazyfree-lazy-eviction",
+    "lazyfree-lazy-server-del",
+    "latency-monitor-threshold",
+    "notify-keyspace-events",
+    "lfu-log-factor",
+    "lfu-decay-time",
+    "stream-node-max-entries",
+];
+
+fn value(random: &mut Random) -> Vec<u8> {
+    match random.below(12) {
+        0 => Vec::new(),
+        1 | 2 => number(random.between(-100, 100)),
+        3 => random.pick(ODD).to_vec(),
+        4 => random.pick(FLOATS).to_vec(),
+        5 => (0..random.below(40))
+            .map(|_| random.bits().to_le_bytes()[0])
+            .collect(),
+        // 44 and 45 bytes: where Redis changes the encoding of a string.
+        6 => vec![b'x'; 40 + random.below(8)],
+        7 => (0..300 + random.below(1200))
+            .map(|_| *random.pick(b"abcd"))
+            .collect(),
+        8 => number(i64::from_le_bytes(random.bits().to_le_bytes())),
+        _ => (0..=random.below(12))
+            .map(|_| *random.pick(b"abcdefgh"))
+            .collect(),
+    }
+}
+
+/// Durations keep clear of the present, so that both servers see the same keys.
+fn duration(random: &mut Random, unit: i64) -> Vec<u8> {
+    match random.below(6) {
+        0 => random.pick(ODD_DURATIONS).to_vec(),
+        1 => number(-random.between(0, 1000)),
+        _ => number(random.between(200, 1_000_000) * unit),
+    }
+}
+
+fn deadline(random: &mut Random, unit: i64) -> Vec<u8> {
+    match random.below(6) {
+        0 => random.pick(ODD_DURATIONS).to_vec(),
+        1 => number(random.between(-10, 1_000_000) * unit),
+        // From the year 2033 on; fixed, so that a seed means the same tomorrow.
+        _ => number(random.between(2_000_000_000, 4_000_000_000) * unit),
+    }
+}
+
+/// Like [`ODD`], without the values that would expire during a run.
+const ODD_DURATIONS: &[&[u8]] = &[
+    b"",
+    b"0",
+    b"-0",
+    b"+1000",
+    b" 1000",
+    b"01000",
+    b"1000.0",
+    b"1e3",
+    b"abc",
+    b"-1",
+    b"9223372036854775807",
+    b"9223372036854775808",
+    b"-9223372036854775808",
+    b"-9223372036854775809",
+    b"9223372036854775",
+    b"9223372036854776",
+    b"9223370000000000",
+    b"99999999999999999999999999",
+    b"nan",
+];
+
+fn number(number: i64) -> Vec<u8> {
+    number.to_string().into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grammars_parse() {
+        let grammar = parse("MSET ( key value )+ [ NX | XX ] [ GET ]");
+        assert_eq!(grammar[0], Node::Literal("MSET".into()));
+        assert_eq!(
+            grammar[1],
+            Node::Repeated(vec![Node::Slot(Slot::Key), Node::Slot(Slot::Value)])
+        );
+        assert!(matches!(&grammar[2], Node::Optional(choices) if choices.len() == 2));
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_arguments() {
+        let grammar = parse("SET key value [ NX | XX ] [ GET ] [ EX seconds | KEEPTTL ]");
+        let commands = |seed| {
+            let mut random = Random::new(seed);
+            (0..50)
+                .map(|_| generate(&grammar, &mut random))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(commands(7), commands(7));
+        assert_ne!(commands(7), commands(8));
+    }
+
+    #[test]
+    fn options_come_in_any_order_and_go_wrong_now_and_then() {
+        let grammar = parse("SET key value [ NX ] [ GET ]");
+        let mut random = Random::new(1);
+        let commands: Vec<_> = (0..2000).map(|_| generate(&grammar, &mut random)).collect();
+        let ends_with = |words: [&[u8]; 2]| {
+            commands
+                .iter()
+                .any(|command| command.len() == 5 && command[3..] == words)
+        };
+        assert!(
+            ends_with([b"NX", b"GET"]) && ends_with([b"GET", b"NX"]),
+            "both orders"
+        );
+        assert!(
+            commands.iter().any(|command| command.len() < 3),
+            "a wrong arity"
+        );
+        assert!(ends_with([b"NX", b"NX"]), "an option twice");
+    }
+}

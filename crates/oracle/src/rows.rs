@@ -1,0 +1,242 @@
+//! The table of commands for random sequences: one row each, with its grammar and how its
+//! replies compare.
+
+/// How two replies are compared. Errors are always compared exactly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rule {
+    /// Byte for byte.
+    Exact,
+    /// Elements in any order: KEYS follows the table's order, which is each server's own.
+    Unordered,
+    /// Integers that may differ by this much: they depend on when the command ran.
+    Near(i64),
+    /// The same types in the same places: identifiers, times, random choices.
+    Shape,
+    /// A map without the fields that name the server: HELLO.
+    Hello,
+    /// A full iteration from cursor 0, compared as a set of keys: SCAN.
+    Scan,
+}
+
+/// A group of commands that can be tested alone with `--family`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// Commands on strings.
+    String,
+    /// Commands on keys of any type.
+    Generic,
+    /// Commands about the connection.
+    Connection,
+    /// Commands about the server.
+    Server,
+}
+
+impl Family {
+    /// The family called `name`.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        FAMILIES
+            .iter()
+            .find(|(_, known)| *known == name)
+            .map(|(family, _)| *family)
+    }
+}
+
+/// All families and their names.
+pub const FAMILIES: &[(Family, &str)] = &[
+    (Family::String, "string"),
+    (Family::Generic, "generic"),
+    (Family::Connection, "connection"),
+    (Family::Server, "server"),
+];
+
+/// One command.
+#[derive(Debug, Clone, Copy)]
+pub struct Row {
+    /// Where it belongs.
+    pub family: Family,
+    /// The whole command in the notation of [`crate::grammar`].
+    pub grammar: &'static str,
+    /// How its replies compare.
+    pub rule: Rule,
+    /// How often it is drawn, relative to the others.
+    pub weight: usize,
+}
+
+const fn row(family: Family, weight: usize, rule: Rule, grammar: &'static str) -> Row {
+    Row {
+        family,
+        grammar,
+        rule,
+        weight,
+    }
+}
+
+use Family::{Connection, Generic, Server, String};
+use Rule::{Exact, Hello, Near, Scan, Shape, Unordered};
+
+/// Every command that random sequences use.
+///
+/// Not here, because their replies are about the server itself: INFO, COMMAND, CLIENT LIST, MEMORY,
+/// LATENCY, SLOWLOG. Transcripts cover them.
+pub const ROWS: &[Row] = &[
+    row(String, 4, Exact, "APPEND key value"),
+    row(String, 4, Exact, "DECR key"),
+    row(String, 3, Exact, "DECRBY key integer"),
+    row(String, 12, Exact, "GET key"),
+    row(String, 3, Exact, "GETDEL key"),
+    row(
+        String,
+        5,
+        Exact,
+        "GETEX key [ EX seconds | PX milliseconds | EXAT seconds-at | PXAT milliseconds-at | PERSIST ] [ PERSIST ]",
+    ),
+    row(String, 5, Exact, "GETRANGE key index index"),
+    row(String, 3, Exact, "GETSET key value"),
+    row(String, 5, Exact, "INCR key"),
+    row(String, 6, Exact, "INCRBY key integer"),
+    row(String, 8, Exact, "INCRBYFLOAT key float"),
+    row(
+        String,
+        4,
+        Exact,
+        "LCS key key [ LEN ] [ IDX ] [ MINMATCHLEN count ] [ WITHMATCHLEN ]",
+    ),
+    row(String, 4, Exact, "MGET ( key )+"),
+    row(String, 4, Exact, "MSET ( key value )+"),
+    row(String, 3, Exact, "MSETNX ( key value )+"),
+    row(String, 3, Exact, "PSETEX key milliseconds value"),
+    row(String, 14, Exact, "SET key value"),
+    row(
+        String,
+        12,
+        Exact,
+        "SET key value [ EX seconds | PX milliseconds | EXAT seconds-at | PXAT milliseconds-at | KEEPTTL ] [ NX | XX ] [ GET ]",
+    ),
+    row(String, 3, Exact, "SETEX key seconds value"),
+    row(String, 3, Exact, "SETNX key value"),
+    row(String, 5, Exact, "SETRANGE key offset value"),
+    row(String, 4, Exact, "STRLEN key"),
+    row(String, 2, Exact, "SUBSTR key index index"),
+    row(
+        Generic,
+        4,
+        Exact,
+        "COPY key key [ DB database ] [ REPLACE ]",
+    ),
+    row(Generic, 5, Exact, "DEL ( key )+"),
+    row(Generic, 4, Exact, "EXISTS ( key )+"),
+    row(
+        Generic,
+        6,
+        Exact,
+        "EXPIRE key seconds [ NX | XX | GT | LT ] [ XX | GT ]",
+    ),
+    row(
+        Generic,
+        4,
+        Exact,
+        "EXPIREAT key seconds-at [ NX | XX | GT | LT ] [ XX | LT ]",
+    ),
+    row(Generic, 3, Near(1), "EXPIRETIME key"),
+    row(Generic, 3, Unordered, "KEYS pattern"),
+    row(Generic, 3, Exact, "MOVE key database"),
+    row(Generic, 5, Exact, "OBJECT ENCODING key"),
+    row(Generic, 1, Exact, "OBJECT FREQ key"),
+    row(Generic, 1, Shape, "OBJECT IDLETIME key"),
+    row(Generic, 1, Shape, "OBJECT REFCOUNT key"),
+    row(Generic, 4, Exact, "PERSIST key"),
+    row(
+        Generic,
+        4,
+        Exact,
+        "PEXPIRE key milliseconds [ NX | XX | GT | LT ]",
+    ),
+    row(
+        Generic,
+        3,
+        Exact,
+        "PEXPIREAT key milliseconds-at [ NX | XX | GT | LT ]",
+    ),
+    row(Generic, 3, Near(1000), "PEXPIRETIME key"),
+    row(Generic, 4, Near(1000), "PTTL key"),
+    row(Generic, 2, Shape, "RANDOMKEY"),
+    row(Generic, 5, Exact, "RENAME key key"),
+    row(Generic, 4, Exact, "RENAMENX key key"),
+    row(
+        Generic,
+        4,
+        Scan,
+        "SCAN 0 [ MATCH pattern ] [ COUNT count ] [ TYPE type ]",
+    ),
+    row(Generic, 3, Exact, "TOUCH ( key )+"),
+    row(Generic, 6, Near(1), "TTL key"),
+    row(Generic, 4, Exact, "TYPE key"),
+    row(Generic, 3, Exact, "UNLINK ( key )+"),
+    row(Connection, 3, Exact, "ECHO value"),
+    row(Connection, 4, Exact, "PING [ value ]"),
+    row(Connection, 4, Exact, "SELECT database"),
+    row(
+        Connection,
+        3,
+        Hello,
+        "HELLO [ 2 | 3 | 3 | integer ] [ AUTH name value ] [ SETNAME name ]",
+    ),
+    row(Connection, 2, Exact, "CLIENT GETNAME"),
+    row(Connection, 2, Exact, "CLIENT SETNAME name"),
+    row(Connection, 1, Shape, "CLIENT ID"),
+    row(Connection, 1, Exact, "CLIENT NO-EVICT ( ON | OFF | value )"),
+    row(Connection, 1, Exact, "CLIENT UNPAUSE"),
+    row(
+        Connection,
+        1,
+        Exact,
+        "CLIENT UNBLOCK integer [ TIMEOUT | ERROR ]",
+    ),
+    row(Connection, 1, Exact, "RESET"),
+    row(Connection, 2, Exact, "AUTH value [ value ]"),
+    row(Server, 3, Exact, "DBSIZE"),
+    row(Server, 1, Exact, "FLUSHDB [ ASYNC | SYNC | value ]"),
+    row(Server, 1, Exact, "FLUSHALL [ ASYNC | SYNC | value ]"),
+    row(Server, 3, Exact, "SWAPDB database database"),
+    row(Server, 3, Exact, "CONFIG GET option"),
+    row(Server, 4, Exact, "CONFIG SET ( option setting )+"),
+    row(Server, 1, Exact, "CONFIG NOTHING value"),
+    row(Server, 1, Shape, "TIME"),
+    row(Server, 1, Exact, "DEBUG ( JMAP | value )"),
+    row(Server, 1, Exact, "NOSUCHCOMMAND ( value )+"),
+    row(
+        Server,
+        1,
+        Exact,
+        "( OBJECT | CLIENT | CONFIG ) value [ key ]",
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::grammar::{generate, parse};
+    use crate::random::Random;
+
+    #[test]
+    fn every_grammar_parses_and_generates() {
+        for row in ROWS {
+            assert!(
+                !generate(&parse(row.grammar), &mut Random::new(1)).is_empty(),
+                "{}",
+                row.grammar
+            );
+            assert!(row.weight > 0, "{} would never be drawn", row.grammar);
+        }
+    }
+
+    #[test]
+    fn families_are_found_by_name() {
+        for (family, name) in FAMILIES {
+            assert_eq!(Family::named(name), Some(*family));
+            assert!(ROWS.iter().any(|row| row.family == *family));
+        }
+        assert_eq!(Family::named("fishes"), None);
+    }
+}

@@ -1,0 +1,455 @@
+//! A random sequence of commands, sent to two servers whose replies must agree.
+
+use crate::connection::{Connection, request};
+use crate::grammar::{self, Node, OPTIONS};
+use crate::random::Random;
+use crate::rows::{Family, ROWS, Row, Rule};
+use crate::text::{quote, render};
+use damselfly_protocol::client::Value;
+use std::collections::BTreeSet;
+use std::io;
+use std::net::SocketAddr;
+
+/// The most commands that go out together.
+const BATCH_COMMANDS_MAX: usize = 50;
+/// The most bytes that go out before their replies are read; the sockets' buffers hold as much,
+/// so a server that stops reading until its replies are taken never waits for us for ever.
+const BATCH_BYTES_MAX: usize = 64 * 1024;
+/// Longer commands do not go inline; servers limit the length of such a line.
+const INLINE_BYTES_MAX: usize = 1000;
+/// A full SCAN that takes more calls than this never ends.
+const SCAN_CALLS_MAX: usize = 10_000;
+
+/// One command of a sequence.
+#[derive(Debug, Clone)]
+pub struct Step {
+    /// The command.
+    pub arguments: Vec<Vec<u8>>,
+    rule: Rule,
+    /// Sent as a line of text instead of an array of strings.
+    inline: bool,
+    /// Whether replies are read before the next command is sent.
+    ends_batch: bool,
+}
+
+impl Step {
+    fn bytes(&self) -> Vec<u8> {
+        if !self.inline {
+            return request(&self.arguments);
+        }
+        let words: Vec<String> = self
+            .arguments
+            .iter()
+            .map(|argument| quote(argument))
+            .collect();
+        format!("{}\r\n", words.join(" ")).into_bytes()
+    }
+}
+
+/// Draws sequences of commands from the table.
+pub struct Generator {
+    rows: Vec<(Row, Vec<Node>)>,
+    weight_sum: usize,
+}
+
+impl Generator {
+    /// Draws from one family, or from all, but never the commands named in `without`.
+    #[must_use]
+    pub fn new(family: Option<Family>, without: &[String]) -> Self {
+        let wanted = ROWS
+            .iter()
+            .filter(|row| family.is_none_or(|family| row.family == family));
+        let wanted = wanted.filter(|row| {
+            !without
+                .iter()
+                .any(|name| row.grammar.split(' ').any(|word| word == name))
+        });
+        let rows: Vec<(Row, Vec<Node>)> = wanted
+            .map(|row| (*row, grammar::parse(row.grammar)))
+            .collect();
+        let weight_sum = rows.iter().map(|(row, _)| row.weight).sum();
+        Self { rows, weight_sum }
+    }
+
+    /// `length` commands; the same seed gives the same ones.
+    #[must_use]
+    pub fn sequence(&self, seed: u64, length: usize) -> Vec<Step> {
+        let mut random = Random::new(seed);
+        let batch_commands = 1 + random.below(BATCH_COMMANDS_MAX);
+        (0..length)
+            .map(|_| self.step(&mut random, batch_commands))
+            .collect()
+    }
+
+    fn step(&self, random: &mut Random, batch_commands: usize) -> Step {
+        let mut ticket = random.below(self.weight_sum);
+        let drawn = self.rows.iter().find(|(row, _)| {
+            let here = ticket < row.weight;
+            ticket = ticket.wrapping_sub(row.weight);
+            here
+        });
+        let (row, grammar) = drawn.expect("the ticket is below the sum of all weights");
+        let arguments = grammar::generate(grammar, random);
+        let length: usize = arguments.iter().map(Vec::len).sum();
+        Step {
+            arguments,
+            rule: row.rule,
+            inline: length < INLINE_BYTES_MAX && random.one_in(20),
+            ends_batch: random.one_in(batch_commands),
+        }
+    }
+}
+
+/// Where two servers disagree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// Index of the command in the sequence.
+    pub index: usize,
+    /// The reference's reply as text.
+    pub reference: String,
+    /// The subject's reply as text.
+    pub subject: String,
+}
+
+/// What a run of a sequence found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Comparison {
+    /// How many replies were compared; fewer than commands when both servers hung up alike.
+    pub replies: usize,
+    /// The first difference, if any.
+    pub difference: Option<Difference>,
+}
+
+/// A reference and a subject.
+pub struct Pair {
+    reference: SocketAddr,
+    subject: SocketAddr,
+    /// The options' values at the start, as CONFIG SET takes them.
+    defaults: Vec<Vec<u8>>,
+}
+
+impl Pair {
+    /// Remembers both servers, and the reference's settings, which hold at the start of every
+    /// sequence on both.
+    ///
+    /// # Errors
+    /// The reference cannot be reached.
+    pub fn new(reference: SocketAddr, subject: SocketAddr) -> io::Result<Self> {
+        let mut connection = Connection::open(reference)?;
+        let mut defaults = Vec::new();
+        for option in OPTIONS {
+            if let Value::Array(pair) = connection.call(&["CONFIG", "GET", option])? {
+                defaults.extend(pair.into_iter().filter_map(|word| {
+                    if let Value::Bulk(word) = word {
+                        Some(word)
+                    } else {
+                        None
+                    }
+                }));
+            }
+        }
+        Ok(Self {
+            reference,
+            subject,
+            defaults,
+        })
+    }
+
+    /// Runs a sequence on both, each empty at first; returns the first difference.
+    ///
+    /// # Errors
+    /// A server cannot be reached at all.
+    pub fn run(&self, steps: &[Step]) -> io::Result<Comparison> {
+        let mut reference = self.fresh(self.reference)?;
+        let mut subject = self.fresh(self.subject)?;
+        let mut first = 0;
+        while first < steps.len() {
+            let batch = &steps[first..first + batch_length(&steps[first..])];
+            let (ours, theirs) = if batch[0].rule == Rule::Scan {
+                (
+                    vec![scan(&mut subject, &batch[0])],
+                    vec![scan(&mut reference, &batch[0])],
+                )
+            } else {
+                // Both work at the same time, so that deadlines fall alike.
+                let sent = (send(&mut reference, batch), send(&mut subject, batch));
+                (
+                    receive(&mut subject, batch, sent.1),
+                    receive(&mut reference, batch, sent.0),
+                )
+            };
+            for (offset, (theirs, ours)) in theirs.iter().zip(&ours).enumerate() {
+                if !agree(batch[offset].rule, theirs, ours) {
+                    let difference = Some(Difference {
+                        index: first + offset,
+                        reference: show(theirs),
+                        subject: show(ours),
+                    });
+                    return Ok(Comparison {
+                        replies: first + offset + 1,
+                        difference,
+                    });
+                }
+                // Both failed alike: the connections are gone, and the rest with them.
+                if theirs.is_err() {
+                    return Ok(Comparison {
+                        replies: first + offset,
+                        difference: None,
+                    });
+                }
+            }
+            first += batch.len();
+        }
+        Ok(Comparison {
+            replies: first,
+            difference: None,
+        })
+    }
+
+    /// Empties a server, restores its settings, and opens a connection.
+    fn fresh(&self, address: SocketAddr) -> io::Result<Connection> {
+        let mut connection = Connection::open(address)?;
+        connection.call(&["FLUSHALL"])?;
+        // One by one: a server that lacks an option still gets the others.
+        for pair in self.defaults.chunks_exact(2) {
+            connection.send(&request(&[
+                b"CONFIG".as_slice(),
+                b"SET",
+                pair[0].as_slice(),
+                pair[1].as_slice(),
+            ]))?;
+        }
+        for _ in self.defaults.chunks_exact(2) {
+            connection.receive()?;
+        }
+        Ok(connection)
+    }
+}
+
+type Outcome = Result<Value, io::ErrorKind>;
+
+/// How many steps go out together; a SCAN goes alone.
+fn batch_length(steps: &[Step]) -> usize {
+    let mut bytes = 0;
+    for (index, step) in steps.iter().enumerate() {
+        bytes += step.bytes().len();
+        if index > 0 && (step.rule == Rule::Scan || bytes > BATCH_BYTES_MAX) {
+            return index;
+        }
+        if step.ends_batch || step.rule == Rule::Scan || index + 1 == BATCH_COMMANDS_MAX {
+            return index + 1;
+        }
+    }
+    steps.len()
+}
+
+fn send(connection: &mut Connection, batch: &[Step]) -> io::Result<()> {
+    let bytes: Vec<u8> = batch.iter().flat_map(Step::bytes).collect();
+    connection.send(&bytes)
+}
+
+fn receive(connection: &mut Connection, batch: &[Step], sent: io::Result<()>) -> Vec<Outcome> {
+    let mut outcomes: Vec<Outcome> = Vec::with_capacity(batch.len());
+    for _ in batch {
+        let outcome = match (&sent, outcomes.last()) {
+            (Err(error), _) => Err(error.kind()),
+            (Ok(()), Some(Err(kind))) => Err(*kind),
+            (Ok(()), _) => connection.receive().map_err(|error| error.kind()),
+        };
+        outcomes.push(outcome);
+    }
+    outcomes
+}
+
+/// Follows the cursor to its end and returns all keys, sorted, each once.
+fn scan(connection: &mut Connection, step: &Step) -> Outcome {
+    let mut arguments = step.arguments.clone();
+    let mut keys = BTreeSet::new();
+    for _ in 0..SCAN_CALLS_MAX {
+        let reply = connection.call(&arguments).map_err(|error| error.kind())?;
+        let Value::Array(parts) = &reply else {
+            return Ok(reply);
+        };
+        let [Value::Bulk(cursor), Value::Array(found)] = parts.as_slice() else {
+            return Ok(reply);
+        };
+        // A cursor that was not 0 at first (a bent argument) may mean anything.
+        if step.arguments[1] != b"0" {
+            return Ok(Value::Simple(b"some keys".to_vec()));
+        }
+        keys.extend(found.iter().map(render));
+        if cursor == b"0" {
+            return Ok(Value::Array(
+                keys.into_iter()
+                    .map(|key| Value::Bulk(key.into_bytes()))
+                    .collect(),
+            ));
+        }
+        arguments[1].clone_from(cursor);
+    }
+    Ok(Value::Error(
+        format!("the iteration did not end within {SCAN_CALLS_MAX} calls").into_bytes(),
+    ))
+}
+
+fn agree(rule: Rule, reference: &Outcome, subject: &Outcome) -> bool {
+    let (Ok(reference), Ok(subject)) = (reference, subject) else {
+        return reference == subject;
+    };
+    match rule {
+        Rule::Exact | Rule::Scan => reference == subject,
+        Rule::Unordered => sorted(reference) == sorted(subject),
+        Rule::Near(tolerance) => match (reference, subject) {
+            // Negative replies are answers of their own, not times.
+            (Value::Integer(theirs), Value::Integer(ours)) if *theirs >= 0 && *ours >= 0 => {
+                theirs.abs_diff(*ours) <= tolerance.unsigned_abs()
+            }
+            _ => reference == subject,
+        },
+        Rule::Shape => same_shape(reference, subject),
+        Rule::Hello => without_identity(reference) == without_identity(subject),
+    }
+}
+
+fn sorted(value: &Value) -> Value {
+    let mut value = value.clone();
+    if let Value::Array(items) | Value::Set(items) = &mut value {
+        items.sort_by_key(render);
+    }
+    value
+}
+
+fn same_shape(left: &Value, right: &Value) -> bool {
+    match (left, right) {
+        (Value::Array(left), Value::Array(right)) => {
+            left.len() == right.len()
+                && left
+                    .iter()
+                    .zip(right)
+                    .all(|(left, right)| same_shape(left, right))
+        }
+        (Value::Bulk(_), Value::Bulk(_)) | (Value::Integer(_), Value::Integer(_)) => true,
+        _ => left == right,
+    }
+}
+
+/// HELLO's fields but for the server's name and version and the connection's number.
+fn without_identity(reply: &Value) -> Vec<(Value, Value)> {
+    let pairs: Vec<(Value, Value)> = match reply {
+        Value::Map(pairs) => pairs.clone(),
+        Value::Array(items) => items
+            .chunks_exact(2)
+            .map(|pair| (pair[0].clone(), pair[1].clone()))
+            .collect(),
+        other => vec![(other.clone(), other.clone())],
+    };
+    let identity = |key: &Value| {
+        [b"server".as_slice(), b"version", b"id"]
+            .iter()
+            .any(|name| *key == Value::Bulk(name.to_vec()))
+    };
+    pairs
+        .into_iter()
+        .filter(|(key, _)| !identity(key))
+        .collect()
+}
+
+fn show(outcome: &Outcome) -> String {
+    match outcome {
+        Ok(value) => render(value),
+        Err(io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => {
+            "(connection closed)".into()
+        }
+        Err(io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => "(no reply)".into(),
+        Err(kind) => format!("({kind})"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bulk(text: &str) -> Value {
+        Value::Bulk(text.into())
+    }
+
+    #[test]
+    fn each_rule_can_fail() {
+        let differ = |rule, theirs: Value, ours: Value| !agree(rule, &Ok(theirs), &Ok(ours));
+        assert!(differ(Rule::Exact, bulk("1"), Value::Integer(1)));
+        assert!(differ(
+            Rule::Unordered,
+            Value::Array(vec![bulk("a")]),
+            Value::Array(vec![bulk("b")])
+        ));
+        assert!(!differ(
+            Rule::Unordered,
+            Value::Array(vec![bulk("a"), bulk("b")]),
+            Value::Array(vec![bulk("b"), bulk("a")])
+        ));
+        assert!(differ(
+            Rule::Near(1),
+            Value::Integer(10),
+            Value::Integer(12)
+        ));
+        assert!(!differ(
+            Rule::Near(1),
+            Value::Integer(10),
+            Value::Integer(9)
+        ));
+        assert!(differ(
+            Rule::Near(1),
+            Value::Integer(-1),
+            Value::Integer(-2)
+        ));
+        assert!(differ(Rule::Shape, Value::Integer(1), bulk("1")));
+        assert!(differ(
+            Rule::Shape,
+            Value::Error(b"ERR a".to_vec()),
+            Value::Error(b"ERR b".to_vec())
+        ));
+        assert!(differ(
+            Rule::Hello,
+            Value::Map(vec![(bulk("proto"), Value::Integer(2))]),
+            Value::Map(vec![(bulk("proto"), Value::Integer(3))])
+        ));
+        assert!(!differ(
+            Rule::Hello,
+            Value::Map(vec![(bulk("id"), Value::Integer(2))]),
+            Value::Map(vec![(bulk("id"), Value::Integer(3))])
+        ));
+        assert!(!agree(
+            Rule::Exact,
+            &Ok(Value::Integer(1)),
+            &Err(io::ErrorKind::UnexpectedEof)
+        ));
+    }
+
+    #[test]
+    fn a_seed_stands_for_one_sequence() {
+        let generator = Generator::new(None, &[]);
+        let bytes = |seed| {
+            generator
+                .sequence(seed, 100)
+                .iter()
+                .flat_map(Step::bytes)
+                .collect::<Vec<u8>>()
+        };
+        assert_eq!(bytes(3), bytes(3));
+        assert_ne!(bytes(3), bytes(4));
+    }
+
+    #[test]
+    fn batches_cover_the_sequence_and_scans_go_alone() {
+        let steps = Generator::new(None, &[]).sequence(11, 500);
+        let mut first = 0;
+        while first < steps.len() {
+            let length = batch_length(&steps[first..]);
+            assert!(length > 0);
+            let batch = &steps[first..first + length];
+            assert!(length == 1 || batch.iter().all(|step| step.rule != Rule::Scan));
+            first += length;
+        }
+        assert_eq!(first, steps.len());
+    }
+}

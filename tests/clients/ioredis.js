@@ -1,0 +1,84 @@
+// ioredis works unchanged: strings, expiry, pipelines, SCAN, big values, errors, reconnecting.
+//
+// Usage: node ioredis.js PORT, with NODE_PATH naming the folder that holds ioredis.
+// Ends with status 0 when everything works.
+"use strict";
+
+const assert = require("node:assert/strict");
+const { once } = require("node:events");
+const Redis = require("ioredis");
+
+const BIG_BYTES = 10 * 1024 * 1024;
+
+async function strings(client) {
+  assert.equal(await client.set("greeting", "grün 🐝"), "OK");
+  assert.equal(await client.get("greeting"), "grün 🐝");
+  assert.equal(await client.get("missing"), null);
+  const everything = Buffer.from(Array.from({ length: 256 }, (_, byte) => byte));
+  await client.set(everything, everything);
+  assert.deepEqual(await client.getBuffer(everything), everything);
+  assert.equal(await client.incrby("counter", 41), 41);
+  assert.equal(await client.incrbyfloat("counter", 0.5), "41.5");
+  await client.mset({ a: "1", b: "2" });
+  assert.deepEqual(await client.mget("a", "missing", "b"), ["1", null, "2"]);
+}
+
+async function expiry(client) {
+  await client.set("k", "v", "EX", 100);
+  const ttl = await client.ttl("k");
+  assert.ok(ttl >= 99 && ttl <= 100);
+  assert.equal(await client.persist("k"), 1);
+  await client.pexpireat("k", 1);
+  assert.equal(await client.ttl("k"), -2);
+}
+
+async function pipelines(client) {
+  const pipeline = client.pipeline();
+  for (let number = 0; number < 1000; number++) pipeline.set(`key:${number}`, number);
+  pipeline.incr("key:0").get("key:999");
+  const replies = await pipeline.exec();
+  assert.deepEqual(replies.slice(1000), [[null, 1], [null, "999"]]);
+  const found = new Set();
+  for await (const keys of client.scanStream({ match: "key:*", count: 37 })) keys.forEach((key) => found.add(key));
+  assert.equal(found.size, 1000);
+}
+
+async function errors(client) {
+  await client.set("text", "abc");
+  await assert.rejects(client.incr("text"), /ERR value is not an integer or out of range/);
+  await assert.rejects(client.call("NOSUCHCOMMAND", "x"), /ERR unknown command 'NOSUCHCOMMAND'/);
+  assert.equal(await client.get("text"), "abc");
+}
+
+async function bigValues(client) {
+  const big = Buffer.alloc(BIG_BYTES, "0123456789");
+  await client.set("big", big);
+  assert.ok(big.equals(await client.getBuffer("big")));
+}
+
+async function reconnect(client, killer) {
+  const own = await client.client("ID");
+  const again = once(client, "ready");
+  assert.equal(await killer.client("KILL", "ID", own), 1);
+  await again;
+  assert.notEqual(await client.client("ID"), own);
+  assert.equal(await client.client("GETNAME"), "proof");
+}
+
+async function main() {
+  const port = Number(process.argv[2]);
+  const client = new Redis({ port, connectionName: "proof", db: 2 });
+  const killer = new Redis({ port });
+  await client.flushall();
+  for (const check of [strings, expiry, pipelines, errors, bigValues, reconnect]) {
+    await check(client, killer);
+    console.log(`ioredis ${require("ioredis/package.json").version}: ${check.name}`);
+  }
+  assert.equal(await killer.get("greeting"), null, "database 0 is another");
+  await Promise.all([client.quit(), killer.quit()]);
+}
+
+main().catch((error) => {
+  console.error(error);
+  process.exit(1);
+});

@@ -1,0 +1,104 @@
+//! `cargo xtask ci`: what must pass before a change is merged.
+
+use crate::steps::{Count, Steps, cargo_test, check, command};
+use crate::{test, tidy};
+use std::path::Path;
+
+/// Crates whose `unsafe` runs under the address sanitizer.
+const SANITIZED: &[&str] = &["damselfly-table", "damselfly-value"];
+/// Seconds that each fuzz target runs.
+const FUZZ_SECONDS: &str = "20";
+
+/// Runs everything, and goes on after a failure.
+///
+/// # Errors
+/// Something failed; the text is the summary.
+pub fn run() -> Result<(), String> {
+    let mut steps = Steps::new();
+    steps.step("format", || {
+        check(&mut command(&["cargo", "fmt", "--all", "--check"]))
+    });
+    steps.step("tidy", || tidy::run().map(|()| Count::one(true)));
+    steps.step("clippy", || {
+        check(&mut command(&[
+            "cargo",
+            "clippy",
+            "--quiet",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ]))
+    });
+    steps.step("test", test::suites);
+    steps.step("loom on the lock", || {
+        let words = [
+            "cargo",
+            "test",
+            "--quiet",
+            "-p",
+            "damselfly-lock",
+            "--release",
+            "--target-dir",
+            "target/loom",
+        ];
+        cargo_test(command(&words).env("RUSTFLAGS", "--cfg loom"))
+    });
+    for package in SANITIZED {
+        steps.step(&format!("address sanitizer on {package}"), || {
+            sanitized(package)
+        });
+    }
+    if Path::new("fuzz").is_dir() {
+        steps.step("fuzz", fuzz);
+    }
+    steps.finish().map(drop)
+}
+
+fn sanitized(package: &str) -> Result<Count, String> {
+    let target = "x86_64-unknown-linux-gnu";
+    // The target is named so that build scripts and macros are built without the sanitizer.
+    let words = [
+        "cargo",
+        "test",
+        "--quiet",
+        "--lib",
+        "--tests",
+        "-p",
+        package,
+        "--target",
+        target,
+        "--target-dir",
+        "target/asan",
+    ];
+    cargo_test(
+        command(&words)
+            .env("RUSTC_BOOTSTRAP", "1")
+            .env("RUSTFLAGS", "-Zsanitizer=address --cfg sanitize_address"),
+    )
+}
+
+/// Builds each target of `fuzz/` and runs it for a while, each starting from its corpus.
+fn fuzz() -> Result<Count, String> {
+    let folder = Path::new("fuzz/fuzz_targets");
+    let entries =
+        std::fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let mut count = Count::default();
+    for entry in entries.flatten() {
+        let Some(name) = entry
+            .path()
+            .file_stem()
+            .map(|stem| stem.to_string_lossy().into_owned())
+        else {
+            continue;
+        };
+        let limit = format!("-max_total_time={FUZZ_SECONDS}");
+        let one = check(
+            command(&["cargo", "fuzz", "run", &name, "--", &limit]).env("RUSTC_BOOTSTRAP", "1"),
+        )?;
+        count.passed += one.passed;
+        count.failed += one.failed;
+    }
+    Ok(count)
+}

@@ -1,0 +1,564 @@
+//! `cargo xtask compare`: Damselfly and its peers side by side, on this machine, in one run.
+//!
+//! Figures from different machines or moments say little about each other, ratios within one run do. So all servers
+//! of a table run at once, idle but for the one being measured, and they take turns round by round; what is printed
+//! are medians over the rounds.
+
+mod machine;
+mod peers;
+mod tables;
+mod workloads;
+
+use peers::{Peer, Protocol, Server};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use workloads::{MEMORY_SHAPES, MemoryShape, WORKLOADS, Workload};
+
+const USAGE: &str = "\
+cargo xtask compare [--memory | --big] [OPTIONS]
+
+  (no mode)           CPU time per request, throughput and latency for each workload
+  --memory            resident bytes per entry for each shape of entry
+  --big               the first mode's 'mixed P30 c50' with ten million keys
+
+  --servers A,B       only these servers [default: damselfly and every peer found on PATH]
+  --peer NAME=PATH    a server elsewhere; NAME is free if the program's file name tells what it is
+  --rows TEXT,TEXT    only rows whose name contains one of the texts
+  --threads N         threads of the servers: 1 pins the server to core 0 and the load to core 1,
+                      more share the cores 0 to N-1 with the load [default: 1]
+  --server-cores SET  as taskset understands it, instead of the above
+  --client-cores SET  likewise
+  --keys N            keys or entries [default: 1000000; with --big 10000000]
+  --rounds N          rounds per row [default: 5]
+  --seconds N         seconds per round and server [default: 3]
+  --quick             3 rounds of 1 second, 100000 keys";
+
+/// What the user asked for.
+#[derive(Debug)]
+struct Options {
+    mode: Mode,
+    servers: Option<Vec<String>>,
+    peers: Vec<(String, PathBuf)>,
+    rows: Vec<String>,
+    threads: usize,
+    server_cores: Option<String>,
+    client_cores: Option<String>,
+    keys: u64,
+    rounds: usize,
+    seconds: f64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Requests,
+    Memory,
+    Big,
+}
+
+/// How many keys are filled in before the first reading of a memory shape, so that what a server allocates once is
+/// not counted as an entry's.
+const MEMORY_KEYS_BEFORE: u64 = 1000;
+
+/// Runs the command with the arguments behind `compare` and prints markdown tables.
+pub fn compare(arguments: &[String]) -> Result<(), String> {
+    if arguments
+        .iter()
+        .any(|argument| argument == "--help" || argument == "-h")
+    {
+        println!("{USAGE}");
+        return Ok(());
+    }
+    let options = Options::parse(arguments)?;
+    let bench = build("damselfly-bench")?;
+    let peers = options.find_peers()?;
+    let run = Run {
+        options: &options,
+        bench,
+    };
+    match options.mode {
+        Mode::Requests | Mode::Big => run.requests(&peers),
+        Mode::Memory => run.memory(&peers),
+    }
+}
+
+impl Options {
+    fn parse(arguments: &[String]) -> Result<Self, String> {
+        let mut options = Self {
+            mode: Mode::Requests,
+            servers: None,
+            peers: Vec::new(),
+            rows: Vec::new(),
+            threads: 1,
+            server_cores: None,
+            client_cores: None,
+            keys: 0,
+            rounds: 0,
+            seconds: 0.0,
+        };
+        let mut quick = false;
+        let mut arguments = arguments.iter();
+        while let Some(name) = arguments.next() {
+            let mut value = || {
+                arguments
+                    .next()
+                    .map(String::as_str)
+                    .ok_or(format!("{name} needs a value\n\n{USAGE}"))
+            };
+            match name.as_str() {
+                "--memory" => options.mode = Mode::Memory,
+                "--big" => options.mode = Mode::Big,
+                "--quick" => quick = true,
+                "--servers" => options.servers = Some(list(value()?)),
+                "--peer" => {
+                    let (name, path) = value()?.split_once('=').ok_or("--peer needs NAME=PATH")?;
+                    options.peers.push((name.to_owned(), path.into()));
+                }
+                "--rows" => options.rows = list(value()?),
+                "--threads" => options.threads = positive(name, value()?)? as usize,
+                "--server-cores" => options.server_cores = Some(value()?.to_owned()),
+                "--client-cores" => options.client_cores = Some(value()?.to_owned()),
+                "--keys" => options.keys = positive(name, value()?)? as u64,
+                "--rounds" => options.rounds = positive(name, value()?)? as usize,
+                "--seconds" => options.seconds = positive(name, value()?)?,
+                unknown => return Err(format!("unknown option {unknown}\n\n{USAGE}")),
+            }
+        }
+        options.set_defaults(quick);
+        Ok(options)
+    }
+
+    fn set_defaults(&mut self, quick: bool) {
+        let (keys, rounds, seconds) = if quick {
+            (100_000, 3, 1.0)
+        } else {
+            (1_000_000, 5, 3.0)
+        };
+        if self.keys == 0 {
+            self.keys = if self.mode == Mode::Big {
+                10 * keys
+            } else {
+                keys
+            };
+        }
+        if self.rounds == 0 {
+            self.rounds = rounds;
+        }
+        if self.seconds == 0.0 {
+            self.seconds = seconds;
+        }
+    }
+
+    /// The servers to compare, in the order of the table of peers, those named by `--peer` last.
+    fn find_peers(&self) -> Result<Vec<Peer>, String> {
+        let mut found = Vec::new();
+        let wanted = |name: &str| {
+            self.servers
+                .as_ref()
+                .is_none_or(|names| names.iter().any(|wanted| wanted == name))
+        };
+        for kind in peers::KINDS {
+            if !wanted(kind.name) || self.peers.iter().any(|(name, _)| name == kind.name) {
+                continue;
+            }
+            let program = if kind.name == "damselfly" {
+                Some(build("damselfly")?)
+            } else {
+                find_on_path(kind.program)
+            };
+            found.extend(program.map(|program| Peer {
+                name: kind.name.to_owned(),
+                kind,
+                program,
+            }));
+        }
+        for (name, path) in self.peers.iter().filter(|(name, _)| wanted(name)) {
+            let kind = peers::kind_of(name, path).ok_or_else(|| {
+                format!("neither {name} nor {} is a known server", path.display())
+            })?;
+            found.push(Peer {
+                name: name.clone(),
+                kind,
+                program: path.clone(),
+            });
+        }
+        for name in self.servers.iter().flatten() {
+            if !found.iter().any(|peer| peer.name == *name) {
+                return Err(format!("the server {name} is not installed"));
+            }
+        }
+        Ok(found)
+    }
+
+    fn wants_row(&self, name: &str) -> bool {
+        self.rows.is_empty() || self.rows.iter().any(|text| name.contains(text.as_str()))
+    }
+
+    fn server_cores(&self) -> String {
+        self.server_cores
+            .clone()
+            .unwrap_or_else(|| self.shared_cores("0"))
+    }
+
+    fn client_cores(&self) -> String {
+        self.client_cores
+            .clone()
+            .unwrap_or_else(|| self.shared_cores("1"))
+    }
+
+    fn shared_cores(&self, alone: &str) -> String {
+        if self.threads == 1 {
+            alone.to_owned()
+        } else {
+            format!("0-{}", self.threads - 1)
+        }
+    }
+}
+
+fn list(text: &str) -> Vec<String> {
+    text.split(',').map(str::to_owned).collect()
+}
+
+fn positive(name: &str, text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|&number| number > 0.0)
+        .ok_or_else(|| format!("{name} {text} is not a positive number"))
+}
+
+/// Builds a package's program optimised and returns its path.
+fn build(package: &str) -> Result<PathBuf, String> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .args(["build", "--quiet", "--release", "--package", package])
+        .status()
+        .map_err(|error| format!("cannot start cargo: {error}"))?;
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    if status.success() {
+        Ok(target.join("release").join(package))
+    } else {
+        Err(format!("{package} does not build"))
+    }
+}
+
+/// The folder of the workspace.
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the package lies in the workspace's folder")
+}
+
+fn find_on_path(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(program))
+        .find(|file| file.is_file())
+}
+
+/// A comparison under way.
+struct Run<'a> {
+    options: &'a Options,
+    bench: PathBuf,
+}
+
+impl Run<'_> {
+    fn requests(&self, peers: &[Peer]) -> Result<(), String> {
+        for protocol in [Protocol::Resp, Protocol::Memcached] {
+            let rows: Vec<&Workload> = WORKLOADS
+                .iter()
+                .filter(|row| self.wants(row, protocol))
+                .collect();
+            let peers: Vec<&Peer> = peers
+                .iter()
+                .filter(|peer| peer.kind.protocols.contains(&protocol))
+                .collect();
+            if rows.is_empty() || peers.is_empty() {
+                continue;
+            }
+            let mut servers = Vec::new();
+            for peer in peers {
+                let server = self.start(peer)?;
+                println!("    {}", server.command_line);
+                self.load(
+                    &server,
+                    &["--fill", "set", "--requests", "0", "--depth", "100"],
+                    protocol,
+                    self.options.keys,
+                )?;
+                servers.push(server);
+            }
+            let base = servers
+                .iter()
+                .position(|server| server.name == protocol.base());
+            println!(
+                "\n{}",
+                tables::requests_heading(base.map(|index| servers[index].name.as_str()))
+            );
+            let mut others = Vec::new();
+            for row in rows {
+                others.extend(self.workload(row, &servers, base)?);
+            }
+            let share = others.iter().sum::<f64>() / others.len() as f64;
+            println!(
+                "\nOther programs took {:.0} % of a core meanwhile.\n",
+                100.0 * share
+            );
+        }
+        Ok(())
+    }
+
+    fn wants(&self, row: &Workload, protocol: Protocol) -> bool {
+        let in_mode = self.options.mode != Mode::Big || row.is_in_big;
+        row.protocol == protocol && in_mode && self.options.wants_row(row.name)
+    }
+
+    /// Measures the servers in turn and prints a line for each; returns each round's share of other programs.
+    fn workload(
+        &self,
+        row: &Workload,
+        servers: &[Server],
+        base: Option<usize>,
+    ) -> Result<Vec<f64>, String> {
+        let mut rounds: Vec<Vec<Figures>> = vec![Vec::new(); servers.len()];
+        let (depth, connections) = (row.depth.to_string(), row.connections.to_string());
+        let seconds = self.options.seconds.to_string();
+        let arguments = [
+            "--mix",
+            row.mix,
+            "--depth",
+            &depth,
+            "--connections",
+            &connections,
+            "--duration",
+            seconds.as_str(),
+        ];
+        for _ in 0..self.options.rounds {
+            for (server, figures) in servers.iter().zip(&mut rounds) {
+                let measured = self.load(server, &arguments, row.protocol, self.options.keys)?;
+                if measured.number("errors") > 0.0 {
+                    return Err(format!("{}, {}: {}", server.name, row.name, measured.json));
+                }
+                figures.push(measured);
+            }
+        }
+        for (index, server) in servers.iter().enumerate() {
+            println!(
+                "{}",
+                tables::requests_line(
+                    row.name,
+                    &server.name,
+                    &rounds[index],
+                    base.map(|base| &*rounds[base])
+                )
+            );
+        }
+        Ok(rounds
+            .iter()
+            .flatten()
+            .map(|figures| figures.others_share)
+            .collect())
+    }
+
+    fn memory(&self, peers: &[Peer]) -> Result<(), String> {
+        let mut lines = Vec::new();
+        let mut command_lines = BTreeMap::new();
+        for shape in MEMORY_SHAPES
+            .iter()
+            .filter(|shape| self.options.wants_row(shape.name))
+        {
+            let mut cells = Vec::new();
+            for peer in peers {
+                let protocol = peer.kind.protocols[0];
+                let server = self.start(peer)?;
+                command_lines.insert(server.name.clone(), server.command_line.clone());
+                // A server without the command, or a protocol without it, leaves its cell empty.
+                let bytes = self.bytes_per_entry(shape, &server, protocol);
+                if let Err(reason) = &bytes {
+                    eprintln!("{}, {}: {reason}", peer.name, shape.name);
+                }
+                cells.push(bytes.ok());
+            }
+            lines.push(tables::memory_line(shape, &cells));
+        }
+        for line in command_lines.values() {
+            println!("    {line}");
+        }
+        println!(
+            "\n{}",
+            tables::memory_heading(peers.iter().map(|peer| peer.name.as_str()))
+        );
+        for line in lines {
+            println!("{line}");
+        }
+        Ok(())
+    }
+
+    /// Growth of the server's resident memory from 1,000 entries to all, divided by the entries added.
+    fn bytes_per_entry(
+        &self,
+        shape: &MemoryShape,
+        server: &Server,
+        protocol: Protocol,
+    ) -> Result<f64, String> {
+        let (key_bytes, value_bytes) = (shape.key_bytes.to_string(), shape.value_bytes.to_string());
+        let fill = |keys: u64| -> Result<f64, String> {
+            let arguments = [
+                "--fill",
+                shape.operation,
+                "--requests",
+                "0",
+                "--connections",
+                "4",
+                "--depth",
+                "50",
+            ];
+            let sizes = [
+                "--key-bytes",
+                &key_bytes,
+                "--value-bytes",
+                &value_bytes,
+                "--value-text",
+                shape.value_text,
+            ];
+            self.load(
+                server,
+                &[arguments.as_slice(), &sizes].concat(),
+                protocol,
+                keys,
+            )?;
+            server.settled_resident_bytes().map(|bytes| bytes as f64)
+        };
+        let keys_before = MEMORY_KEYS_BEFORE.min(self.options.keys / 10);
+        let before = fill(keys_before)?;
+        let after = fill(self.options.keys)?;
+        Ok((after - before) / (self.options.keys - keys_before) as f64)
+    }
+
+    fn start(&self, peer: &Peer) -> Result<Server, String> {
+        let folder = root().join("target").join("compare");
+        Server::start(
+            peer,
+            self.options.threads,
+            &self.options.server_cores(),
+            &folder,
+        )
+    }
+
+    /// Runs the load generator against a server.
+    fn load(
+        &self,
+        server: &Server,
+        arguments: &[&str],
+        protocol: Protocol,
+        keys: u64,
+    ) -> Result<Figures, String> {
+        let before = machine::Busy::now();
+        let output = Command::new("taskset")
+            .args(["-c", &self.options.client_cores()])
+            .arg(&self.bench)
+            .args([
+                "--json",
+                "--protocol",
+                protocol.name(),
+                "--keys",
+                &keys.to_string(),
+            ])
+            .args([
+                "--port",
+                &server.port.to_string(),
+                "--server-pid",
+                &server.pid().to_string(),
+            ])
+            .args(arguments)
+            .output()
+            .map_err(|error| format!("cannot start taskset: {error}"))?;
+        if !output.status.success() {
+            let reason = String::from_utf8_lossy(&output.stderr);
+            return Err(format!("{}: {}", server.name, reason.trim()));
+        }
+        let mut figures = Figures {
+            json: String::from_utf8_lossy(&output.stdout).into_owned(),
+            others_share: 0.0,
+        };
+        let own_us = figures.number("server_cpu_us") + figures.number("client_cpu_us");
+        figures.others_share = before.others_share(own_us * figures.number("requests") / 1e6);
+        Ok(figures)
+    }
+}
+
+/// What one run of the load generator found.
+#[derive(Debug, Clone)]
+struct Figures {
+    /// What it printed: one flat object of numbers.
+    json: String,
+    /// The share of one core that other programs took meanwhile.
+    others_share: f64,
+}
+
+impl Figures {
+    /// The number of that name; not a number if there is none.
+    fn number(&self, name: &str) -> f64 {
+        let label = format!("\"{name}\":");
+        let number = self.json.find(&label).and_then(|at| {
+            let rest = &self.json[at + label.len()..];
+            rest[..rest.find([',', '}'])?].parse().ok()
+        });
+        number.unwrap_or(f64::NAN)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(arguments: &str) -> Result<Options, String> {
+        Options::parse(
+            &arguments
+                .split_whitespace()
+                .map(str::to_owned)
+                .collect::<Vec<_>>(),
+        )
+    }
+
+    #[test]
+    fn figures_are_found_by_name() {
+        let figures = Figures {
+            json: "{\"p99_us\":12.5,\"errors\":0}\n".to_owned(),
+            others_share: 0.0,
+        };
+        assert_eq!(
+            (figures.number("p99_us"), figures.number("errors")),
+            (12.5, 0.0)
+        );
+        assert!(figures.number("us").is_nan());
+    }
+
+    #[test]
+    fn big_and_quick_change_the_defaults() {
+        assert_eq!(options("--big").unwrap().keys, 10_000_000);
+        assert_eq!(options("--quick --rounds 2").unwrap().rounds, 2);
+        assert_eq!(options("--quick --big").unwrap().keys, 1_000_000);
+    }
+
+    #[test]
+    fn more_threads_share_their_cores_with_the_load() {
+        let one = options("").unwrap();
+        assert_eq!(
+            (one.server_cores(), one.client_cores()),
+            ("0".to_owned(), "1".to_owned())
+        );
+        let two = options("--threads 2").unwrap();
+        assert_eq!(
+            (two.server_cores(), two.client_cores()),
+            ("0-1".to_owned(), "0-1".to_owned())
+        );
+    }
+
+    #[test]
+    fn unknown_options_and_missing_values_are_refused() {
+        for arguments in ["--frob", "--rounds", "--rounds 0", "--peer redis"] {
+            assert!(options(arguments).is_err(), "{arguments}");
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! The servers that can be compared, and how each is started: one row each.
+
+use std::fs::{self, File};
+use std::io;
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A protocol the load generator speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Protocol {
+    Resp,
+    Memcached,
+}
+
+impl Protocol {
+    /// The name the load generator knows it by.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Resp => "resp",
+            Self::Memcached => "memcached",
+        }
+    }
+
+    /// The server that the others' figures are divided by.
+    pub fn base(self) -> &'static str {
+        match self {
+            Self::Resp => "redis",
+            Self::Memcached => "memcached",
+        }
+    }
+}
+
+/// A kind of server.
+#[derive(Debug)]
+pub(super) struct Kind {
+    /// The name in tables and in `--servers`.
+    pub name: &'static str,
+    /// The program's file name.
+    pub program: &'static str,
+    /// What it speaks on the one port it is given.
+    pub protocols: &'static [Protocol],
+    /// Its arguments; `{port}` and `{threads}` are put in. Nothing is kept on disk.
+    pub arguments: &'static [&'static str],
+}
+
+/// All kinds.
+pub(super) const KINDS: &[Kind] = &[
+    Kind {
+        name: "damselfly",
+        program: "damselfly",
+        protocols: &[Protocol::Resp],
+        arguments: &["--port", "{port}", "--threads", "{threads}"],
+    },
+    Kind {
+        name: "redis",
+        program: "redis-server",
+        protocols: &[Protocol::Resp],
+        arguments: &[
+            "--port",
+            "{port}",
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--daemonize",
+            "no",
+        ],
+    },
+    Kind {
+        name: "valkey",
+        program: "valkey-server",
+        protocols: &[Protocol::Resp],
+        arguments: &[
+            "--port",
+            "{port}",
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--daemonize",
+            "no",
+        ],
+    },
+    Kind {
+        name: "dragonfly",
+        program: "dragonfly",
+        protocols: &[Protocol::Resp],
+        arguments: &[
+            "--port={port}",
+            "--bind=127.0.0.1",
+            "--proactor_threads={threads}",
+            "--dbfilename=",
+            "--maxmemory=16gb",
+            "--version_check=false",
+            "--logtostderr",
+        ],
+    },
+    Kind {
+        name: "pogocache",
+        program: "pogocache",
+        protocols: &[Protocol::Resp, Protocol::Memcached],
+        arguments: &["-h", "127.0.0.1", "-p", "{port}", "-t", "{threads}"],
+    },
+    Kind {
+        name: "memcached",
+        program: "memcached",
+        protocols: &[Protocol::Memcached],
+        arguments: &[
+            "-l",
+            "127.0.0.1",
+            "-p",
+            "{port}",
+            "-t",
+            "{threads}",
+            "-m",
+            "16384",
+            "-U",
+            "0",
+            "-u",
+            "nobody",
+        ],
+    },
+];
+
+/// The kind a name means, or else the file name of its program.
+pub(super) fn kind_of(name: &str, program: &Path) -> Option<&'static Kind> {
+    let by_name = KINDS.iter().find(|kind| kind.name == name);
+    by_name.or_else(|| {
+        KINDS
+            .iter()
+            .find(|kind| program.file_name().is_some_and(|file| file == kind.program))
+    })
+}
+
+/// A server to compare.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub name: String,
+    pub kind: &'static Kind,
+    pub program: PathBuf,
+}
+
+/// A server that runs until this is dropped.
+#[derive(Debug)]
+pub(super) struct Server {
+    pub name: String,
+    pub port: u16,
+    /// How it was started, as one would type it.
+    pub command_line: String,
+    process: Child,
+}
+
+/// A server that takes longer to accept its first connection does not start at all.
+const START_MAX: Duration = Duration::from_secs(10);
+
+/// Memory that has not fallen by a two-thousandth for this long has settled.
+const SETTLED_AFTER: Duration = Duration::from_secs(4);
+/// Memory that falls for longer is read as it is.
+const SETTLE_MAX: Duration = Duration::from_secs(25);
+
+impl Server {
+    /// Starts a server on a free port, pinned to `cores`, and returns when it accepts connections.
+    ///
+    /// It runs in `folder` and writes what it has to say to a file there.
+    pub fn start(peer: &Peer, threads: usize, cores: &str, folder: &Path) -> Result<Self, String> {
+        let cannot =
+            |what: &str, error: io::Error| format!("{}: cannot {what}: {error}", peer.name);
+        fs::create_dir_all(folder).map_err(|error| cannot("make its folder", error))?;
+        let log_path = folder.join(format!("{}.log", peer.name));
+        let log = File::create(&log_path).map_err(|error| cannot("write its log", error))?;
+        let log_too = log
+            .try_clone()
+            .map_err(|error| cannot("write its log", error))?;
+        // Not through symbolic links: redis-server is one, and what it does depends on the name it is called by.
+        let program = std::path::absolute(&peer.program)
+            .map_err(|error| cannot("find its program", error))?;
+        let port = free_port().map_err(|error| cannot("find a free port", error))?;
+        let arguments: Vec<String> = peer
+            .kind
+            .arguments
+            .iter()
+            .map(|text| {
+                text.replace("{port}", &port.to_string())
+                    .replace("{threads}", &threads.to_string())
+            })
+            .collect();
+        let process = Command::new("taskset")
+            .args(["-c", cores])
+            .arg(&program)
+            .args(&arguments)
+            .current_dir(folder)
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(log_too)
+            .spawn()
+            .map_err(|error| cannot("start taskset", error))?;
+        let shown: Vec<&str> = arguments
+            .iter()
+            .map(|text| if text.is_empty() { "''" } else { text })
+            .collect();
+        let command_line = format!(
+            "taskset -c {cores} {} {}",
+            peer.kind.program,
+            shown.join(" ")
+        );
+        let mut server = Self {
+            name: peer.name.clone(),
+            port,
+            command_line,
+            process,
+        };
+        server
+            .wait_until_ready()
+            .map_err(|reason| format!("{}: {reason}; see {}", peer.name, log_path.display()))?;
+        Ok(server)
+    }
+
+    fn wait_until_ready(&mut self) -> Result<(), String> {
+        let start = Instant::now();
+        while start.elapsed() < START_MAX {
+            if TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_ok() {
+                return Ok(());
+            }
+            if let Ok(Some(status)) = self.process.try_wait() {
+                return Err(format!("ended with {status} instead of listening"));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Err(format!("does not listen after {} s", START_MAX.as_secs()))
+    }
+
+    /// The process; taskset has become the server itself.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Bytes of memory resident once they have stopped falling: allocators give freed memory back over some
+    /// seconds (jemalloc over ten), and tables are moved in the background.
+    pub fn settled_resident_bytes(&self) -> Result<u64, String> {
+        let start = Instant::now();
+        let mut bytes = self.resident_bytes()?;
+        let (mut mark, mut marked_at) = (bytes, start);
+        while marked_at.elapsed() < SETTLED_AFTER && start.elapsed() < SETTLE_MAX {
+            std::thread::sleep(Duration::from_millis(100));
+            bytes = self.resident_bytes()?;
+            if bytes < mark - mark / 2000 {
+                (mark, marked_at) = (bytes, Instant::now());
+            }
+        }
+        Ok(bytes)
+    }
+
+    fn resident_bytes(&self) -> Result<u64, String> {
+        let path = format!("/proc/{}/status", self.pid());
+        let status =
+            fs::read_to_string(&path).map_err(|error| format!("cannot read {path}: {error}"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        kilobytes
+            .map(|kilobytes| kilobytes << 10)
+            .ok_or_else(|| format!("{path} has no VmRSS"))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Fails only if it has ended by itself.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A port nobody listens on; another program could still take it before the server does.
+fn free_port() -> io::Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
+        .local_addr()?
+        .port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_is_known_by_its_name_or_its_program() {
+        let name = |name, path| kind_of(name, Path::new(path)).map(|kind| kind.name);
+        assert_eq!(name("redis", "/opt/anything"), Some("redis"));
+        assert_eq!(name("before", "/opt/old/damselfly"), Some("damselfly"));
+        assert_eq!(name("before", "/opt/old/frob"), None);
+    }
+}

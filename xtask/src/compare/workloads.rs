@@ -1,0 +1,145 @@
+//! What is measured: the rows of the tables.
+
+use super::peers::Protocol;
+
+/// A row of the first table: 64-byte values, uniform keys of 16 bytes.
+#[derive(Debug)]
+pub(super) struct Workload {
+    pub name: &'static str,
+    pub protocol: Protocol,
+    /// Operations and weights, as the load generator takes them.
+    pub mix: &'static str,
+    /// Requests under way on a connection.
+    pub depth: usize,
+    pub connections: usize,
+    /// Whether `--big` measures it too.
+    pub is_in_big: bool,
+}
+
+const MIXED: &str = "set:1,get:10";
+
+/// All workloads. "mixed" is one SET to ten GETs, P the pipeline's depth, c the number of connections.
+pub(super) const WORKLOADS: &[Workload] = &[
+    Workload {
+        name: "mixed P1 c50",
+        protocol: Protocol::Resp,
+        mix: MIXED,
+        depth: 1,
+        connections: 50,
+        is_in_big: false,
+    },
+    Workload {
+        name: "mixed P30 c50",
+        protocol: Protocol::Resp,
+        mix: MIXED,
+        depth: 30,
+        connections: 50,
+        is_in_big: true,
+    },
+    Workload {
+        name: "set P30 c50",
+        protocol: Protocol::Resp,
+        mix: "set",
+        depth: 30,
+        connections: 50,
+        is_in_big: false,
+    },
+    Workload {
+        name: "mixed P200 c1",
+        protocol: Protocol::Resp,
+        mix: MIXED,
+        depth: 200,
+        connections: 1,
+        is_in_big: false,
+    },
+    Workload {
+        name: "mixed P1 c1",
+        protocol: Protocol::Resp,
+        mix: MIXED,
+        depth: 1,
+        connections: 1,
+        is_in_big: false,
+    },
+    Workload {
+        name: "memcached mixed P1 c50",
+        protocol: Protocol::Memcached,
+        mix: MIXED,
+        depth: 1,
+        connections: 50,
+        is_in_big: false,
+    },
+    Workload {
+        name: "memcached mixed P30 c50",
+        protocol: Protocol::Memcached,
+        mix: MIXED,
+        depth: 30,
+        connections: 50,
+        is_in_big: false,
+    },
+];
+
+/// A row of the memory table.
+#[derive(Debug)]
+pub(super) struct MemoryShape {
+    pub name: &'static str,
+    /// Bytes of key and value, or of what an entry of the big collection holds.
+    pub raw_bytes: usize,
+    /// The operation that makes one entry.
+    pub operation: &'static str,
+    pub key_bytes: usize,
+    pub value_bytes: usize,
+    /// What values are made of, at random.
+    pub value_text: &'static str,
+}
+
+const ALPHANUMERIC: &str = "alphanumeric";
+
+/// All shapes.
+pub(super) const MEMORY_SHAPES: &[MemoryShape] = &[
+    string("string, key 16, value 8", 16, 8, ALPHANUMERIC),
+    string("string, key 16, value 32", 16, 32, ALPHANUMERIC),
+    string("string, key 24, value 100", 24, 100, ALPHANUMERIC),
+    string("string, key 24, value 1000 of hex text", 24, 1000, "hex"),
+    // The integer itself is counted as eight bytes.
+    made_by("counter, key 16", "counter", 24, 8),
+    made_by("string with TTL, key 16, value 32", "setex", 48, 32),
+    made_by("hash of 8 fields (8 + 16), key 16", "hset8", 208, 16),
+    made_by("set of 10 small integers, key 16", "sadd10", 56, 8),
+    made_by("member of one big set, 12 bytes", "sadd-one", 12, 8),
+    made_by("member of one big sorted set, 12 bytes", "zadd-one", 20, 8),
+    made_by("field of one big hash, 12 + 16", "hset-one", 28, 16),
+    made_by("element of one big list, 16 bytes", "rpush-one", 16, 16),
+];
+
+const fn string(
+    name: &'static str,
+    key_bytes: usize,
+    value_bytes: usize,
+    value_text: &'static str,
+) -> MemoryShape {
+    MemoryShape {
+        name,
+        raw_bytes: key_bytes + value_bytes,
+        operation: "set",
+        key_bytes,
+        value_bytes,
+        value_text,
+    }
+}
+
+/// A shape of 16-byte keys.
+const fn made_by(
+    name: &'static str,
+    operation: &'static str,
+    raw_bytes: usize,
+    value_bytes: usize,
+) -> MemoryShape {
+    MemoryShape {
+        name,
+        raw_bytes,
+        operation,
+        key_bytes: 16,
+        value_bytes,
+        value_text: ALPHANUMERIC,
+    }
+}

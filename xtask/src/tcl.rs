@@ -1,0 +1,407 @@
+//! `cargo xtask tcl`: Redis's own test suite against Damselfly.
+//!
+//! The suite comes from Debian's source package, is cached in `.tools/`, and runs against a server
+//! that it did not start ("external"); so its tests that start servers of their own, with options
+//! or files, take no part. Each file runs against a fresh server. What we leave out, and why,
+//! stands in `tests/tcl/skips.txt`.
+
+use crate::steps::{Count, command, must};
+use crate::{install, test};
+use damselfly_oracle::server::{Kind, Program, Server, wait_for_end};
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// The files of the suite for what is built so far. Files whose every test needs a server of its
+/// own are not here: info, limits, maxmemory, auth, obuf-limits, client-eviction, networking.
+const FILES: &[&str] = &[
+    "unit/type/string",
+    "unit/type/incr",
+    "unit/keyspace",
+    "unit/expire",
+    "unit/scan",
+    "unit/protocol",
+    "unit/introspection",
+    "unit/introspection-2",
+    "unit/slowlog",
+    "unit/latency-monitor",
+    "unit/querybuf",
+    "unit/other",
+    "unit/lazyfree",
+    "unit/pause",
+];
+
+const SKIPS: &str = "tests/tcl/skips.txt";
+const CACHE: &str = ".tools/redis-source";
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+/// One file that takes longer hangs.
+const FILE_LIMIT: Duration = Duration::from_secs(300);
+
+/// Runs the suite, or one file of it.
+///
+/// # Errors
+/// A test failed, or the suite cannot be had.
+pub fn run(options: &[&str]) -> Result<(), String> {
+    let mut files = FILES.to_vec();
+    let mut program = None;
+    let mut verbose = false;
+    let mut words = options.iter();
+    while let Some(word) = words.next() {
+        let mut value = || {
+            words
+                .next()
+                .copied()
+                .ok_or_else(|| format!("{word} needs a value"))
+        };
+        match *word {
+            "--file" => files = vec![value()?],
+            "--program" => program = Some(Program::new(value()?)),
+            "--verbose" => verbose = true,
+            _ => {
+                return Err(format!(
+                    "unknown option {word}; there are --file unit/x, --program PATH and --verbose"
+                ));
+            }
+        }
+    }
+    install::everything()?;
+    let program = match program {
+        Some(program) => program,
+        None => {
+            must(&mut command(&[
+                "cargo",
+                "build",
+                "--quiet",
+                "-p",
+                "damselfly",
+            ]))?;
+            Program::new(test::subject())
+        }
+    };
+    let start = Instant::now();
+    let count = play(&program, &files, verbose)?;
+    let summary = format!(
+        "{} passed, {} failed, in {:.0} s",
+        count.passed,
+        count.failed,
+        start.elapsed().as_secs_f64()
+    );
+    if count.failed > 0 {
+        return Err(summary);
+    }
+    println!("{summary}");
+    Ok(())
+}
+
+/// Runs files of the suite, prints one line for each and every failure, and counts the tests.
+///
+/// # Errors
+/// The suite cannot be had or the server does not start.
+pub fn play(program: &Program, files: &[&str], verbose: bool) -> Result<Count, String> {
+    let suite = fetch()?;
+    let skips_text = fs::read_to_string(SKIPS).map_err(|error| format!("{SKIPS}: {error}"))?;
+    let skips = parse_skips(&skips_text)?;
+    let mut total = Count::default();
+    for file in files {
+        let start = Instant::now();
+        let log = play_file(program, &suite, file, &skips)?;
+        let outcome = read_log(&log);
+        println!(
+            "{file}: {} passed, {} failed, {} skipped, {:.1} s",
+            outcome.count.passed,
+            outcome.count.failed,
+            outcome.skipped,
+            start.elapsed().as_secs_f64()
+        );
+        if verbose {
+            println!("{log}");
+        } else {
+            for failure in &outcome.failures {
+                println!("{failure}");
+            }
+        }
+        total.passed += outcome.count.passed;
+        total.failed += outcome.count.failed;
+    }
+    Ok(total)
+}
+
+/// Names of tests and tags to leave out.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Skips {
+    tests: Vec<String>,
+    tags: Vec<String>,
+}
+
+/// Reads `name :: reason` and `tag:name :: reason`; a line without a reason is refused.
+fn parse_skips(text: &str) -> Result<Skips, String> {
+    let mut skips = Skips::default();
+    for (index, line) in text.lines().enumerate() {
+        if line.trim().is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let (name, reason) = line.split_once(" :: ").unwrap_or((line, ""));
+        if reason.trim().is_empty() {
+            return Err(format!(
+                "{SKIPS}, line {}: expected `test name :: reason`",
+                index + 1
+            ));
+        }
+        match name.trim().strip_prefix("tag:") {
+            Some(tag) => skips.tags.push(tag.into()),
+            None => skips.tests.push(name.trim().into()),
+        }
+    }
+    Ok(skips)
+}
+
+/// Runs one file against a fresh server; returns all that the suite printed, without colours.
+fn play_file(program: &Program, suite: &Path, file: &str, skips: &Skips) -> Result<String, String> {
+    let server = Server::start(program, arguments(program)).map_err(|error| error.to_string())?;
+    let port = server.address().port().to_string();
+    let log_path = suite.join("damselfly-run.log");
+    let log =
+        fs::File::create(&log_path).map_err(|error| format!("{}: {error}", log_path.display()))?;
+    let denied: Vec<String> = skips.tags.iter().map(|tag| format!("-{tag}")).collect();
+    let mut runner = Command::new("tclsh");
+    runner.current_dir(suite).stdin(Stdio::null());
+    runner.args([
+        "tests/test_helper.tcl",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        &port,
+        "--single",
+        file,
+    ]);
+    // Durable: an unexpected error fails its test and not the whole run.
+    runner.args(["--durable", "--no-latency", "--tags", &denied.join(" ")]);
+    for test in &skips.tests {
+        runner.args(["--skiptest", test]);
+    }
+    // A process group of its own, because the suite runs each file in a child.
+    let error_log = log.try_clone().map_err(|error| error.to_string())?;
+    let spawned = runner
+        .stdout(log)
+        .stderr(error_log)
+        .process_group(0)
+        .spawn();
+    let mut child = spawned.map_err(|error| format!("cannot run tclsh: {error}"))?;
+    let status = wait_for_end(&mut child, FILE_LIMIT).map_err(|error| error.to_string())?;
+    if status.is_none() {
+        let group = format!("-{}", child.id());
+        must(&mut command(&["kill", "-KILL", "--", &group]))?;
+        child.wait().map_err(|error| error.to_string())?;
+    }
+    let bytes = fs::read(&log_path).map_err(|error| error.to_string())?;
+    let mut text = without_colours(&String::from_utf8_lossy(&bytes));
+    match status {
+        Some(status) if status.success() => {}
+        // The suite fails without naming a test when it cannot talk to the server at all.
+        Some(_) if text.contains("[err]: ") => {}
+        Some(status) => text.push_str(&format!(
+            "\n[err]: {file} ended with {status}; the server's log:\n{}\n",
+            server.log()
+        )),
+        None => text.push_str(&format!(
+            "\n[err]: {file} did not end within {FILE_LIMIT:?}\n"
+        )),
+    }
+    // A name that is no file of the suite runs nothing and succeeds.
+    let outcome = read_log(&text);
+    if outcome.count == Count::default() && outcome.skipped == 0 {
+        text.push_str(&format!(
+            "\n[err]: {file} ran no test at all; is there such a file?\n"
+        ));
+    }
+    Ok(text)
+}
+
+fn arguments(program: &Program) -> &'static [&'static str] {
+    match program.kind() {
+        // What the suite's own configuration would set.
+        Kind::Redis => &["--enable-debug-command", "yes"],
+        Kind::Damselfly => &["--threads", "2"],
+    }
+}
+
+struct Outcome {
+    count: Count,
+    skipped: usize,
+    /// Each failure with the lines that explain it.
+    failures: Vec<String>,
+}
+
+fn read_log(log: &str) -> Outcome {
+    let mut outcome = Outcome {
+        count: Count::default(),
+        skipped: 0,
+        failures: Vec::new(),
+    };
+    let mut in_failure = false;
+    for line in log.lines() {
+        // At the end the suite repeats every failure after `***`.
+        if line.starts_with("*** ") || line.starts_with("!!! ") {
+            break;
+        }
+        if line.starts_with('[') {
+            in_failure = false;
+        }
+        if line.starts_with("[ok]: ") {
+            outcome.count.passed += 1;
+        } else if line.starts_with("[skip]: ") || line.starts_with("[ignore]: ") {
+            outcome.skipped += 1;
+        } else if line.starts_with("[err]: ") || line.starts_with("[exception]: ") {
+            outcome.count.failed += 1;
+            outcome.failures.push(line.into());
+            in_failure = true;
+        } else if in_failure && let Some(last) = outcome.failures.last_mut() {
+            last.push_str("\n    ");
+            last.push_str(line);
+        }
+    }
+    outcome
+}
+
+fn without_colours(text: &str) -> String {
+    let mut parts = text.split("\x1b[");
+    let first = parts.next().unwrap_or_default().to_string();
+    parts.fold(first, |plain, part| {
+        plain + part.split_once('m').map_or(part, |(_, rest)| rest)
+    })
+}
+
+/// The folder of the suite, fetched and unpacked on first use.
+fn fetch() -> Result<PathBuf, String> {
+    let ready = Path::new(CACHE).join("suite");
+    if ready.join("tests/test_helper.tcl").is_file() {
+        return ready.canonicalize().map_err(|error| error.to_string());
+    }
+    println!("fetching Redis's test suite from Debian's source package");
+    let fail = |error: std::io::Error| format!("{CACHE}: {error}");
+    for folder in ["lists/partial", "cache/archives/partial", "unpacked"] {
+        fs::create_dir_all(Path::new(CACHE).join(folder)).map_err(fail)?;
+    }
+    download()?;
+    let entries = fs::read_dir(CACHE).map_err(fail)?.flatten();
+    let archive = entries
+        .map(|entry| entry.path())
+        .find(|path| path.to_string_lossy().ends_with(".orig.tar.gz"));
+    let archive = archive
+        .ok_or("apt-get brought no redis_*.orig.tar.gz")?
+        .display()
+        .to_string();
+    let unpacked = format!("{CACHE}/unpacked");
+    must(&mut command(&[
+        "tar",
+        "--extract",
+        "--strip-components=1",
+        "--directory",
+        &unpacked,
+        "--file",
+        &archive,
+    ]))?;
+    allow_missing_function(Path::new(&unpacked))?;
+    // Moved last, so that the folder is there only when it is whole.
+    fs::rename(&unpacked, &ready).map_err(fail)?;
+    ready.canonicalize().map_err(fail)
+}
+
+/// Downloads the source package with lists and caches of its own; the system's stay as they are.
+fn download() -> Result<(), String> {
+    let release = fs::read_to_string("/etc/os-release")
+        .map_err(|error| format!("/etc/os-release: {error}"))?;
+    let codename = release
+        .lines()
+        .find_map(|line| line.strip_prefix("VERSION_CODENAME="));
+    let codename = codename.ok_or(
+        "this system is no Debian: put Redis's source, unpacked, into .tools/redis-source/suite",
+    )?;
+    let cache = Path::new(CACHE)
+        .canonicalize()
+        .map_err(|error| format!("{CACHE}: {error}"))?;
+    let sources = format!(
+        "deb-src [signed-by={KEYRING}] http://deb.debian.org/debian {codename} main\n\
+         deb-src [signed-by={KEYRING}] http://deb.debian.org/debian-security {codename}-security main\n"
+    );
+    let list = cache.join("deb-src.list");
+    fs::write(&list, sources).map_err(|error| format!("{}: {error}", list.display()))?;
+    let cache_text = cache.display();
+    let options = [
+        format!("Dir::Etc::sourcelist={}", list.display()),
+        "Dir::Etc::sourceparts=-".into(),
+        format!("Dir::State::lists={cache_text}/lists"),
+        format!("Dir::Cache={cache_text}/cache"),
+        "APT::Sandbox::User=root".into(),
+    ];
+    for words in [&["update"][..], &["source", "--download-only", "redis"]] {
+        let mut apt = Command::new("apt-get");
+        apt.current_dir(&cache)
+            .stdout(Stdio::null())
+            .args(["--quiet"]);
+        for option in &options {
+            apt.args(["-o", option]);
+        }
+        must(apt.args(words))?;
+    }
+    Ok(())
+}
+
+/// Before each file the suite empties the functions of the server; one without FUNCTION has none.
+fn allow_missing_function(suite: &Path) -> Result<(), String> {
+    let path = suite.join("tests/support/server.tcl");
+    let text = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let changed = text.replace("    r function flush\n", "    catch {r function flush}\n");
+    if changed == text {
+        return Err(format!(
+            "{} is not as expected: no `r function flush` in it",
+            path.display()
+        ));
+    }
+    fs::write(&path, changed).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_are_counted_and_failures_explained() {
+        let log = "Testing unit/x\n[ok]: a (1 ms)\n[err]: b in tests/x.tcl\nExpected 1\n[skip]: c\n[ignore]: d: tag\n[ok]: e (0 ms)\n*** [err]: b in tests/x.tcl\n";
+        let outcome = read_log(log);
+        assert_eq!(
+            outcome.count,
+            Count {
+                passed: 2,
+                failed: 1
+            }
+        );
+        assert_eq!(outcome.skipped, 2);
+        assert_eq!(
+            outcome.failures,
+            ["[err]: b in tests/x.tcl\n    Expected 1"]
+        );
+    }
+
+    #[test]
+    fn colours_are_removed() {
+        assert_eq!(without_colours("\x1b[1;32;49m[ok]\x1b[0m: a"), "[ok]: a");
+    }
+
+    #[test]
+    fn a_skip_needs_a_reason() {
+        let skips =
+            parse_skips("# why\ntag:needs:repl :: later\nA test, with [signs] :: later\n").unwrap();
+        assert_eq!(
+            skips,
+            Skips {
+                tests: vec!["A test, with [signs]".into()],
+                tags: vec!["needs:repl".into()]
+            }
+        );
+        assert!(parse_skips("A test").is_err());
+        assert!(parse_skips("A test :: ").is_err());
+    }
+}
