@@ -28,7 +28,8 @@ impl Worker {
                 self.shared.note_memory();
                 self.sample_rates();
                 let (config, threads) = (&self.dispatcher.config, &self.shared.threads);
-                self.shared.clients.evict(config, threads);
+                let evicted = self.shared.clients.evict(config, threads);
+                threads[self.index].counters.clients_evicted.add(evicted);
             }
         }
         if now >= self.next_second {

@@ -183,7 +183,7 @@ pub static FIELDS: &[Field] = &[
     row(Stats, "expired_time_cap_reached_count", |f| f.total(|counters| &counters.sweep_out_of_time)),
     row(Stats, "expire_cycle_cpu_milliseconds", |f| (f.shared.total(|counters| counters.sweep_us.read()) / 1000).to_string()),
     row(Stats, "evicted_keys", ZERO),
-    row(Stats, "evicted_clients", ZERO),
+    row(Stats, "evicted_clients", |f| f.total(|counters| &counters.clients_evicted)),
     row(Stats, "total_eviction_exceeded_time", ZERO),
     row(Stats, "current_eviction_exceeded_time", ZERO),
     row(Stats, "keyspace_hits", |f| f.total(|counters| &counters.hits)),
