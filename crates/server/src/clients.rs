@@ -26,7 +26,7 @@ pub struct Names {
 /// batch of requests.
 #[derive(Debug)]
 pub struct Client {
-    /// Never reused.
+    /// Never reused; the later it connected, the greater.
     pub id: u64,
     /// `ip:port`, or the path of the Unix socket.
     pub address: String,
@@ -127,6 +127,8 @@ impl Client {
 
 /// What is known of a connection when it is made.
 pub struct NewClient {
+    /// See [`Client::id`].
+    pub id: u64,
     /// See [`Client::address`].
     pub address: String,
     /// See [`Client::local_address`].
@@ -160,10 +162,15 @@ impl Clients {
         self.by_id.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The id of the next connection: greater than those of all that came before.
+    pub fn next_id(&self) -> u64 {
+        self.last_id.fetch_add(1, Relaxed) + 1
+    }
+
     /// Adds a connection.
     pub fn add(&self, new: NewClient) -> Arc<Client> {
         let client = Arc::new(Client {
-            id: self.last_id.fetch_add(1, Relaxed) + 1,
+            id: new.id,
             address: new.address,
             local_address: new.local_address,
             origin: new.origin,

@@ -200,6 +200,8 @@ impl Worker {
     }
 
     fn serve(&mut self, key: usize) {
+        // Once more, so that a change holds for all that arrives after it, whichever thread runs it.
+        self.dispatcher.refresh_config();
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
@@ -273,6 +275,13 @@ impl Worker {
             self.run_own(key);
             self.check_query_limit(key, &config);
         }
+        // A request that takes long to arrive is no idleness; running one notes the time itself.
+        if let Some(connection) = self.connections.get(key)
+            && !connection.input.is_empty()
+        {
+            let client = &connection.session.client;
+            client.active_ms.store(shared::now_ms(), Relaxed);
+        }
     }
 
     /// Runs what was read into the thread's buffer.
@@ -342,6 +351,8 @@ impl Worker {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
+        let paused = matches!(connection.stall, Some(Stall::Paused(_)));
+        connection.session.client.paused.store(paused, Relaxed);
         if connection.stall.is_some() {
             if !self.stalled.contains(&key) {
                 self.stalled.push(key);
@@ -358,8 +369,6 @@ impl Worker {
             return;
         };
         let client = &connection.session.client;
-        let paused = matches!(connection.stall, Some(Stall::Paused(_)));
-        client.paused.store(paused, Relaxed);
         client.input_bytes.store(connection.input.len(), Relaxed);
         client
             .input_capacity
@@ -516,7 +525,7 @@ impl Worker {
     fn receive(&mut self) {
         for message in self.shared.threads[self.index].receive() {
             match message {
-                Message::Serve(stream) => self.add(stream),
+                Message::Serve { stream, id } => self.add(stream, id),
                 Message::Monitored { lines, from } => self.show_monitors(&lines, from),
                 Message::Look(client) => {
                     if let Some(key) = self.find(&client) {

@@ -412,11 +412,19 @@ fn limits_that_change_while_the_server_runs_apply_at_once() {
         refused.until_closed(),
         ["(error) ERR max number of clients reached"]
     );
-    server.change(|config| config.maxclients = 2);
-    let mut watching = server.client();
+    server.change(|config| config.maxclients = 3);
+    let (mut watching, mut slow) = (server.client(), server.client());
     assert_eq!(watching.run("MONITOR"), "OK");
+    slow.send_bytes(b"ECHO ");
     server.change(|config| config.timeout_s = 1);
+    until("the idle client is closed", || {
+        slow.send_bytes(b"x");
+        !idle.has_nothing()
+    });
     assert!(idle.until_closed().is_empty());
+    slow.send_bytes(b"\r\n");
+    assert!(slow.receive().starts_with("\"xxx"));
     // Those that monitor may be silent for ever.
-    assert_eq!(watching.run("PING"), "PONG");
+    watching.send("ECHO end");
+    shown(&mut watching, "\"ECHO\" \"end\"");
 }

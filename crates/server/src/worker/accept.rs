@@ -24,7 +24,11 @@ impl Worker {
         for _ in 0..ACCEPTS_MAX {
             let keepalive_s = self.dispatcher.config.tcp_keepalive_s;
             match self.listeners[listener].accept(keepalive_s) {
-                Ok(Some(stream)) => self.admit(stream),
+                Ok(Some(stream)) => {
+                    // It may have come after a change that came after this turn began.
+                    self.dispatcher.refresh_config();
+                    self.admit(stream);
+                }
                 Ok(None) => return,
                 Err(error) => {
                     // Most likely no file descriptors are left. The events are edge-triggered, so the next
@@ -69,14 +73,16 @@ impl Worker {
             .min_by_key(|(_, thread)| thread.connections.load(Relaxed))
             .expect("there is at least this thread");
         thread.connections.fetch_add(1, Relaxed);
+        // Given here, where connections arrive in their order.
+        let id = self.shared.clients.next_id();
         if index == self.index {
-            self.add(stream);
+            self.add(stream, id);
         } else {
-            thread.send(Message::Serve(stream));
+            thread.send(Message::Serve { stream, id });
         }
     }
 
-    pub(super) fn add(&mut self, mut stream: Stream) {
+    pub(super) fn add(&mut self, mut stream: Stream, id: u64) {
         let entry = self.connections.vacant_entry();
         if let Err(error) = stream.register(self.poll.registry(), Token(entry.key())) {
             log::warn!("Serving a new connection: {error}");
@@ -88,6 +94,7 @@ impl Worker {
         let config = &self.dispatcher.config;
         let (address, local_address) = stream.addresses(&config.unixsocket);
         let client = self.shared.clients.add(NewClient {
+            id,
             address,
             local_address,
             origin: stream.origin(),
