@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{
-    AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed,
+    AtomicBool, AtomicI64, AtomicU8, AtomicU64, AtomicUsize,
+    Ordering::{AcqRel, Relaxed},
 };
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::config::Origin;
+use crate::config::{ClientMemory, Config, Origin};
+use crate::connection::Connection;
+use crate::shared::{Message, Thread};
 
 /// What CLIENT SETNAME and CLIENT SETINFO set.
 #[derive(Clone, Debug, Default)]
@@ -37,6 +40,8 @@ pub struct Client {
     pub fd: i32,
     /// The thread that serves it.
     pub thread: usize,
+    /// Its place among that thread's connections, which others have after it.
+    pub place: usize,
     /// When it connected, in milliseconds since the epoch.
     pub connected_ms: i64,
     /// When its last request arrived, likewise.
@@ -63,19 +68,60 @@ pub struct Client {
     pub no_evict: AtomicBool,
     /// It leaves no trace on the age of keys (CLIENT NO-TOUCH).
     pub no_touch: AtomicBool,
-    /// It waits for something: a pause, DEBUG SLEEP, keys.
-    pub blocked: AtomicBool,
-    /// The id of the last one, once more; changes when [`Clients::kill`] wants it gone.
+    /// A pause holds it back.
+    pub paused: AtomicBool,
+    /// It is to be closed; set by [`Clients::kill`].
     pub killed: AtomicBool,
-    /// Requests to end its waiting: 0 for none, 1 as by a timeout, 2 with an error.
-    pub unblock: AtomicU32,
+    /// One of the states of [`Waiting`].
+    waiting: AtomicU8,
     names: Mutex<Names>,
+}
+
+/// Whether a client waits for keys, and whether another one wants the waiting to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Waiting {
+    /// It does not wait.
+    No,
+    /// It waits, and nothing has ended that.
+    ForKeys,
+    /// It is to be told that its time is up.
+    TimedOut,
+    /// It is to be told that somebody wanted it so.
+    Unblocked,
 }
 
 impl Client {
     /// Its names.
     pub fn names(&self) -> MutexGuard<'_, Names> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends its waiting for keys with `end`; false if it does not wait. The thread that serves it has
+    /// to look then.
+    pub fn end_waiting(&self, end: Waiting) -> bool {
+        self.waiting
+            .compare_exchange(Waiting::ForKeys as u8, end as u8, AcqRel, Relaxed)
+            .is_ok()
+    }
+
+    /// True if it waits: for keys, or for the end of a pause.
+    pub fn is_blocked(&self) -> bool {
+        self.paused.load(Relaxed) || self.waiting.load(Relaxed) == Waiting::ForKeys as u8
+    }
+
+    /// The memory that it takes, in bytes: what is kept about it, and its buffers.
+    pub fn memory(&self) -> usize {
+        let names = self.names();
+        size_of::<Connection>()
+            + size_of::<Self>()
+            + self.address.len()
+            + self.local_address.len()
+            + names.name.len()
+            + names.library.len()
+            + names.library_version.len()
+            + self.input_capacity.load(Relaxed)
+            + self.output_capacity.load(Relaxed)
     }
 }
 
@@ -93,6 +139,8 @@ pub struct NewClient {
     pub fd: i32,
     /// See [`Client::thread`].
     pub thread: usize,
+    /// See [`Client::place`].
+    pub place: usize,
     /// See [`Client::connected_ms`].
     pub now_ms: i64,
 }
@@ -102,6 +150,9 @@ pub struct NewClient {
 pub struct Clients {
     last_id: AtomicU64,
     by_id: Mutex<BTreeMap<u64, Arc<Client>>>,
+    monitors: Mutex<Vec<Arc<Client>>>,
+    /// How many clients were disconnected for the memory that they took.
+    pub evicted: AtomicU64,
 }
 
 impl Clients {
@@ -119,6 +170,7 @@ impl Clients {
             unix: new.unix,
             fd: new.fd,
             thread: new.thread,
+            place: new.place,
             connected_ms: new.now_ms,
             active_ms: AtomicI64::new(new.now_ms),
             db: AtomicUsize::new(0),
@@ -132,9 +184,9 @@ impl Clients {
             monitor: AtomicBool::new(false),
             no_evict: AtomicBool::new(false),
             no_touch: AtomicBool::new(false),
-            blocked: AtomicBool::new(false),
+            paused: AtomicBool::new(false),
             killed: AtomicBool::new(false),
-            unblock: AtomicU32::new(0),
+            waiting: AtomicU8::new(Waiting::No as u8),
             names: Mutex::new(Names::default()),
         });
         self.by_id().insert(client.id, client.clone());
@@ -144,6 +196,76 @@ impl Clients {
     /// Removes a connection that is closed.
     pub fn remove(&self, id: u64) {
         self.by_id().remove(&id);
+    }
+
+    fn monitors_list(&self) -> MutexGuard<'_, Vec<Arc<Client>>> {
+        self.monitors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The clients that monitor.
+    pub fn monitors(&self) -> Vec<Arc<Client>> {
+        self.monitors_list().clone()
+    }
+
+    /// Lets a client monitor; false if it does already.
+    pub fn start_monitoring(&self, client: &Arc<Client>) -> bool {
+        let starts = !client.monitor.swap(true, Relaxed);
+        if starts {
+            self.monitors_list().push(client.clone());
+        }
+        starts
+    }
+
+    /// Ends that; false if it did not.
+    pub fn stop_monitoring(&self, client: &Client) -> bool {
+        let stops = client.monitor.swap(false, Relaxed);
+        if stops {
+            self.monitors_list().retain(|other| other.id != client.id);
+        }
+        stops
+    }
+
+    /// Has a connection closed by the thread that serves it; false if that was under way already.
+    pub fn kill(&self, client: &Arc<Client>, threads: &[Thread]) -> bool {
+        let kills = !client.killed.swap(true, Relaxed);
+        if kills {
+            threads[client.thread].send(Message::Look(client.clone()));
+        }
+        kills
+    }
+
+    /// Closes the largest connections, except those with CLIENT NO-EVICT, until all together take no
+    /// more than `maxmemory-clients` allows.
+    pub fn evict(&self, config: &Config, threads: &[Thread]) {
+        let bytes_max = match config.maxmemory_clients {
+            ClientMemory::Bytes(bytes) => bytes,
+            ClientMemory::Percent(percent) => config.maxmemory_bytes / 100 * u64::from(percent),
+        };
+        let bytes_max = match usize::try_from(bytes_max) {
+            Ok(0) | Err(_) => return,
+            Ok(bytes_max) => bytes_max,
+        };
+        let mut all: Vec<_> = self
+            .all()
+            .into_iter()
+            .filter(|client| !client.killed.load(Relaxed))
+            .map(|client| (client.memory(), client))
+            .collect();
+        let mut total: usize = all.iter().map(|(bytes, _)| bytes).sum();
+        if total <= bytes_max {
+            return;
+        }
+        all.sort_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
+        for (bytes, client) in all {
+            if total <= bytes_max {
+                return;
+            }
+            if !client.no_evict.load(Relaxed) && self.kill(&client, threads) {
+                log::info!("Evicting client {} of {bytes} bytes", client.address);
+                self.evicted.fetch_add(1, Relaxed);
+                total -= bytes;
+            }
+        }
     }
 
     /// All connections, oldest first.

@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::listener::Stream;
 use crate::registry::Row;
 use crate::session::Session;
+use crate::session::pause::Hold;
 
 /// The most requests that are parsed, prefetched and run together.
 pub const BATCH_REQUESTS_MAX: usize = 64;
@@ -32,8 +33,8 @@ pub const OUTPUT_PAUSE_BYTES: usize = 1 << 20;
 pub enum Stall {
     /// A shard that the next command needs is busy.
     Shard(Busy),
-    /// CLIENT PAUSE; ends at this time, in milliseconds since the epoch.
-    Paused(i64),
+    /// CLIENT PAUSE.
+    Paused(Hold),
     /// DEBUG SLEEP.
     Sleeping(Instant),
     /// The client does not read its replies.

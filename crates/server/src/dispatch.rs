@@ -19,7 +19,7 @@ use crate::config::Config;
 use crate::connection::{Batch, Connection, OUTPUT_PAUSE_BYTES, Request, Stall};
 use crate::registry::{Handler, Locks, REGISTRY, Registry, Row};
 use crate::session::slowlog::{SlowCommand, shortened};
-use crate::session::{Context, Replies, Session, monitor};
+use crate::session::{self, Context, Replies, Session, monitor};
 use crate::shared::{self, Shared};
 use crate::statistics::ThreadCounters;
 
@@ -34,6 +34,8 @@ pub struct Dispatcher {
     clock: quanta::Clock,
     /// Shards of the command that runs.
     shards: Vec<usize>,
+    /// What clients that monitor are to be shown of the batch that runs.
+    monitored: Vec<u8>,
 }
 
 impl Dispatcher {
@@ -45,6 +47,7 @@ impl Dispatcher {
             config: shared.config(),
             clock: quanta::Clock::new(),
             shards: Vec::new(),
+            monitored: Vec::new(),
             shared,
         }
     }
@@ -57,6 +60,14 @@ impl Dispatcher {
     /// Runs the requests of `batch` until they are done or the connection stalls. `input` are the
     /// bytes they were parsed from.
     pub fn run(&mut self, connection: &mut Connection, batch: &mut Batch, input: &[u8]) {
+        self.run_batch(connection, batch, input);
+        if !self.monitored.is_empty() {
+            monitor::send(&self.shared, &self.monitored, connection.session.client.id);
+            self.monitored.clear();
+        }
+    }
+
+    fn run_batch(&mut self, connection: &mut Connection, batch: &mut Batch, input: &[u8]) {
         let now = Now(shared::now_ms());
         self.prepare(batch, input, connection.session.db);
         let client = connection.session.client.clone();
@@ -65,6 +76,9 @@ impl Dispatcher {
             client.commands.load(Relaxed) + batch.requests.len() as u64,
             Relaxed,
         );
+        client
+            .input_bytes
+            .store(input.len() - batch.consumed(), Relaxed);
         let mut started = self.clock.raw();
         while let Some(request) = batch.requests.get(batch.next) {
             if connection.unsent() > OUTPUT_PAUSE_BYTES {
@@ -135,7 +149,9 @@ impl Dispatcher {
         let session = &mut connection.session;
         let mut reply = Reply::new(&mut connection.output, session.protocol);
         let mark = reply.position();
-        let skipped_before = session.replies;
+        if session.replies == Replies::SkipNext {
+            session.replies = Replies::SkipThis;
+        }
         let mut failed = None;
         match self.checked(session, row, args) {
             Err(error) => {
@@ -143,10 +159,11 @@ impl Dispatcher {
                 self.counters().count_error(&error.to_bytes());
             }
             Ok(row) => {
-                if let Some(until_ms) = self.shared.pause.holds(row.writes, now.0)
-                    && !row.no_auth
+                session.client.last_command.store(row.index + 1, Relaxed);
+                if let Some(hold) = self.shared.pause.holds(row.writes, now.0)
+                    && !session::client::runs_while_paused(session, row)
                 {
-                    return Some(Stall::Paused(until_ms));
+                    return Some(Stall::Paused(hold));
                 }
                 match self.execute(session, row, args, now, &mut reply) {
                     Ok(()) => {}
@@ -161,24 +178,19 @@ impl Dispatcher {
                     }
                 }
                 self.account(session, row, args, started, failed);
+                if self.shared.monitors.load(Relaxed) > 0 {
+                    monitor::show(&mut self.monitored, session, row, args, &mut reply);
+                }
             }
         }
-        session.replies = match session.replies {
-            Replies::On => Replies::On,
-            Replies::Off => {
+        match session.replies {
+            Replies::On => {}
+            Replies::Off | Replies::SkipNext => reply.truncate_to(mark),
+            Replies::SkipThis => {
                 reply.truncate_to(mark);
-                Replies::Off
+                session.replies = Replies::On;
             }
-            // The command that asked for the skipping, then the skipped one.
-            Replies::SkipNext if skipped_before != Replies::SkipNext => {
-                reply.truncate_to(mark);
-                Replies::SkipNext
-            }
-            Replies::SkipNext | Replies::SkipThis => {
-                reply.truncate_to(mark);
-                Replies::On
-            }
-        };
+        }
         None
     }
 
@@ -202,7 +214,6 @@ impl Dispatcher {
             command.failed.add(1);
             counters.count_error(&error.to_bytes());
         }
-        session.client.last_command.store(row.index + 1, Relaxed);
         let slower_than_us = self.config.slowlog_log_slower_than_us;
         if slower_than_us >= 0 && took_ns / 1000 >= slower_than_us.unsigned_abs() {
             self.note_slow(session, row, args, took_ns / 1000);
@@ -218,9 +229,6 @@ impl Dispatcher {
                 .latency
                 .add(event, shared::now_ms() / 1000, took_ns / 1_000_000);
         }
-        if self.shared.monitors.load(Relaxed) > 0 {
-            monitor::feed(&self.shared, session, row, args);
-        }
     }
 
     #[cold]
@@ -228,7 +236,7 @@ impl Dispatcher {
         if row.command.has(damselfly_commands::Trait::SkipSlowlog) {
             return;
         }
-        let all: Vec<_> = args.from(0).collect();
+        let all = monitor::without_secrets(row, args);
         let command = SlowCommand {
             id: 0,
             at_s: shared::now_ms() / 1000,
@@ -295,6 +303,11 @@ impl Dispatcher {
                 "NOAUTH Authentication required.",
             )));
         }
+        if session.client.monitor.load(Relaxed) && monitor::is_refused(row) {
+            return Some(CommandError::err(
+                "Replica can't interact with the keyspace",
+            ));
+        }
         if row.needs_memory && self.is_memory_short() {
             return Some(CommandError::OutOfMemory);
         }
@@ -349,7 +362,7 @@ impl Dispatcher {
                     Locks::All => engine.lock_all(db, now)?,
                     Locks::None => engine.lock_none(db, now),
                 };
-                if session.client.no_touch.load(Relaxed) {
+                if session.client.no_touch.load(Relaxed) && row.name != "touch" {
                     tx.leave_no_trace();
                 }
                 let result = run(&mut tx, args, reply);

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use damselfly_engine::{AccessPolicy, Engine};
 
-use crate::clients::Clients;
+use crate::clients::{Client, Clients};
 use crate::config::{Config, MaxmemoryPolicy};
 use crate::listener::Stream;
 use crate::session::latency::LatencyMonitor;
@@ -19,18 +19,16 @@ use crate::statistics::ThreadCounters;
 pub enum Message {
     /// Serve this connection.
     Serve(Stream),
-    /// Write these bytes to a client: what MONITOR shows.
-    Deliver {
-        /// Which client.
-        client: u64,
-        /// The finished reply.
-        bytes: Arc<[u8]>,
+    /// Write these lines to all clients that monitor, but not to the one whose commands they show: it
+    /// has them already, each behind its reply.
+    Monitored {
+        /// The finished lines.
+        lines: Arc<[u8]>,
+        /// The id of the client whose commands they show.
+        from: u64,
     },
     /// Look at the state of this client, which was changed: it may be killed or unblocked.
-    Look {
-        /// Which client.
-        client: u64,
-    },
+    Look(Arc<Client>),
 }
 
 /// One thread, as the others see it.

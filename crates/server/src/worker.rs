@@ -14,12 +14,12 @@ use damselfly_engine::Now;
 use mio::{Events, Poll, Token};
 use slab::Slab;
 
-use crate::clients::NewClient;
+use crate::clients::{Client, NewClient};
 use crate::config::{Config, Origin};
 use crate::connection::{Batch, Connection, ReadEnd, Stall};
 use crate::dispatch::Dispatcher;
 use crate::listener::{Listener, Stream};
-use crate::session::Session;
+use crate::session::{Replies, Session};
 use crate::shared::{self, Message, Rates, Shared};
 
 /// Tokens of what is no connection.
@@ -135,8 +135,13 @@ impl Worker {
                 .and_then(|connection| connection.stall)
             {
                 Some(Stall::Sleeping(end)) => until = until.min(end),
+                Some(Stall::Paused(hold)) => {
+                    let left_ms = hold.until_ms.saturating_sub(shared::now_ms()).max(0);
+                    until =
+                        until.min(now + Duration::from_millis(left_ms.unsigned_abs()).min(TICK));
+                }
                 // Looked at again with every wake-up and tick.
-                Some(Stall::Shard(_) | Stall::Paused(_) | Stall::Output) | None => {}
+                Some(Stall::Shard(_) | Stall::Output) | None => {}
             }
         }
         // Rounded up: the system waits whole milliseconds, and a wait of zero would spin.
@@ -351,7 +356,6 @@ impl Worker {
         } else if connection.waiting.is_some() && !connection.session.closing {
             self.queue(key);
         }
-        self.report(key);
         self.unflushed.push(key);
     }
 
@@ -361,6 +365,8 @@ impl Worker {
             return;
         };
         let client = &connection.session.client;
+        let paused = matches!(connection.stall, Some(Stall::Paused(_)));
+        client.paused.store(paused, Relaxed);
         client.input_bytes.store(connection.input.len(), Relaxed);
         client
             .input_capacity
@@ -405,8 +411,13 @@ impl Worker {
                 self.spare_outputs.push(output);
             }
         } else {
+            if connection.unsent() < before {
+                let now_ms = shared::now_ms();
+                connection.session.client.active_ms.store(now_ms, Relaxed);
+            }
             self.check_output_limit(key);
         }
+        self.report(key);
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
@@ -425,9 +436,16 @@ impl Worker {
 
     /// Closes a connection whose client leaves too many replies unread.
     fn check_output_limit(&mut self, key: usize) {
-        let limit = self.dispatcher.config.client_output_buffer_limit.normal;
+        let limits = self.dispatcher.config.client_output_buffer_limit;
         let Some(connection) = self.connections.get_mut(key) else {
             return;
+        };
+        // A client that monitors is sent what others do, as a subscriber is; with the usual lack of a
+        // limit for ordinary clients, one that does not read would take all memory.
+        let limit = if connection.session.client.monitor.load(Relaxed) {
+            limits.pubsub
+        } else {
+            limits.normal
         };
         let unsent = connection.unsent() as u64;
         let over = |bytes: u64| bytes > 0 && unsent > bytes;
@@ -482,7 +500,7 @@ impl Worker {
                     self.shared.engine.wait(busy, self.index);
                     true
                 }
-                Some(Stall::Paused(_)) => self.shared.pause.holds(true, now_ms).is_none(),
+                Some(Stall::Paused(hold)) => self.shared.pause.is_over(hold, now_ms),
                 Some(Stall::Sleeping(until)) => until <= Instant::now(),
                 Some(Stall::Output) => false,
             };
@@ -502,16 +520,9 @@ impl Worker {
         for message in self.shared.threads[self.index].receive() {
             match message {
                 Message::Serve(stream) => self.add(stream),
-                Message::Deliver { client, bytes } => {
-                    if let Some(key) = self.find(client)
-                        && let Some(connection) = self.connections.get_mut(key)
-                    {
-                        connection.output.extend_from_slice(&bytes);
-                        self.unflushed.push(key);
-                    }
-                }
-                Message::Look { client } => {
-                    if let Some(key) = self.find(client) {
+                Message::Monitored { lines, from } => self.show_monitors(&lines, from),
+                Message::Look(client) => {
+                    if let Some(key) = self.find(&client) {
                         self.queue(key);
                     }
                 }
@@ -519,11 +530,24 @@ impl Worker {
         }
     }
 
-    fn find(&self, client: u64) -> Option<usize> {
-        self.connections
-            .iter()
-            .find(|(_, connection)| connection.session.client.id == client)
-            .map(|(key, _)| key)
+    /// Writes lines to the clients of this thread that monitor.
+    fn show_monitors(&mut self, lines: &[u8], from: u64) {
+        for client in self.shared.clients.monitors() {
+            if client.id != from
+                && let Some(key) = self.find(&client)
+                && let Some(connection) = self.connections.get_mut(key)
+                && connection.session.replies != Replies::Off
+            {
+                connection.output.extend_from_slice(lines);
+                self.unflushed.push(key);
+            }
+        }
+    }
+
+    /// The place of a client's connection, if it is one of this thread's and still open.
+    fn find(&self, client: &Client) -> Option<usize> {
+        let found = self.connections.get(client.place)?;
+        (found.session.client.id == client.id).then_some(client.place)
     }
 
     fn accept(&mut self, listener: usize) {
@@ -601,6 +625,7 @@ impl Worker {
             unix: stream.is_unix(),
             fd: stream.fd(),
             thread: self.index,
+            place: entry.key(),
             now_ms: shared::now_ms(),
         });
         entry.insert(Connection::new(stream, Session::new(client, config)));
@@ -619,6 +644,8 @@ impl Worker {
             if self.index == 0 {
                 self.shared.note_memory();
                 self.sample_rates();
+                let (config, threads) = (&self.dispatcher.config, &self.shared.threads);
+                self.shared.clients.evict(config, threads);
             }
         }
         if now >= self.next_second {
@@ -670,7 +697,7 @@ impl Worker {
             let idle_s = (now_ms - client.active_ms.load(Relaxed)) / 1000;
             if timeout_s > 0
                 && idle_s > timeout_s
-                && connection.stall.is_none()
+                && matches!(connection.stall, None | Some(Stall::Output))
                 && !client.monitor.load(Relaxed)
             {
                 log::debug!("Closing idle client {}", client.address);
@@ -749,10 +776,12 @@ fn run_all(
             return;
         }
         if let Some(error) = batch.error.take() {
-            let mut reply =
-                damselfly_protocol::Reply::new(&mut connection.output, connection.session.protocol);
-            reply.error(error.text());
             dispatcher.counters().count_error(&error.text());
+            if connection.session.replies != Replies::Off {
+                let protocol = connection.session.protocol;
+                damselfly_protocol::Reply::new(&mut connection.output, protocol)
+                    .error(error.text());
+            }
             log::debug!(
                 "Protocol error from client {}: {}",
                 connection.session.client.address,

@@ -288,7 +288,9 @@ fn reset(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Resul
     session.client.no_touch.store(false, Relaxed);
     session.client.names().name.clear();
     session.authenticated = context.config.requirepass.is_empty();
-    session.replies = Replies::On;
+    if session.replies != Replies::SkipThis {
+        session.replies = Replies::On;
+    }
     session.select(0);
     session.set_protocol(Version::Resp2);
     reply.set_version(Version::Resp2);
@@ -298,7 +300,7 @@ fn reset(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Resul
 
 /// Ends MONITOR for a client, if it was on.
 pub(crate) fn stop_monitoring(shared: &crate::shared::Shared, client: &crate::clients::Client) {
-    if client.monitor.swap(false, Relaxed) {
+    if shared.clients.stop_monitoring(client) {
         shared.monitors.fetch_sub(1, Relaxed);
     }
 }

@@ -8,7 +8,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use damselfly_commands::Result;
 use damselfly_engine::{Cursor, KeyspaceTotals, Now};
 
-use crate::clients::Client;
 use crate::config::Config;
 use crate::session::Context;
 use crate::shared::{Rates, Shared};
@@ -190,10 +189,10 @@ fn client_facts(shared: &Shared) -> ClientFacts {
         let input = client.input_capacity.load(Relaxed);
         let output = client.output_capacity.load(Relaxed);
         facts.count += 1;
-        facts.blocked += usize::from(client.blocked.load(Relaxed));
+        facts.blocked += usize::from(client.is_blocked());
         facts.input_max = facts.input_max.max(input);
         facts.output_max = facts.output_max.max(output);
-        facts.bytes += input + output + size_of::<Client>();
+        facts.bytes += client.memory();
     }
     facts
 }

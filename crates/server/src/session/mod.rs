@@ -1,6 +1,7 @@
 //! A client's session: what a connection remembers between commands, and the commands that
 //! concern connections and the server.
 
+pub mod client;
 pub mod connection;
 pub mod facts;
 pub mod info;
@@ -27,6 +28,7 @@ use crate::statistics::ThreadCounters;
 /// All families of session commands.
 pub static FAMILIES: &[&[Command<Handler>]] = &[
     connection::COMMANDS,
+    client::COMMANDS,
     info::COMMANDS,
     latency::COMMANDS,
     memory::COMMANDS,
@@ -41,7 +43,7 @@ pub enum Replies {
     On,
     /// Not until further notice.
     Off,
-    /// Not that of the command that asked for it, nor the next one.
+    /// Not that of the command that runs now and asked for it, nor the next one.
     SkipNext,
     /// Not that of the command that runs now.
     SkipThis,

@@ -26,56 +26,110 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[Command {
 }];
 
 fn monitor(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    if !context.session.client.monitor.swap(true, Relaxed) {
+    // Redis answers nothing to one that monitors already.
+    if context
+        .shared
+        .clients
+        .start_monitoring(&context.session.client)
+    {
         context.shared.monitors.fetch_add(1, Relaxed);
+        reply.ok();
     }
-    reply.ok();
     Ok(())
 }
 
-/// Sends a command that ran to all clients that monitor.
+/// True if clients that monitor may not run the command: all that uses keys.
 #[cold]
-pub fn feed(shared: &Shared, session: &Session, row: &Row, args: Args<'_>) {
+pub fn is_refused(row: &Row) -> bool {
+    row.command.keys.any() || row.command.has(Trait::ReadOnly)
+}
+
+/// Appends a command that ran to the `lines` for clients that monitor, and shows it to the client
+/// itself if it is one of them: behind its reply.
+#[cold]
+pub fn show(
+    lines: &mut Vec<u8>,
+    session: &Session,
+    row: &Row,
+    args: Args<'_>,
+    reply: &mut Reply<'_>,
+) {
     if row.command.has(Trait::Admin) || row.command.has(Trait::SkipMonitor) {
         return;
     }
+    let line = line(session, row, args);
+    lines.extend_from_slice(format!("+{line}\r\n").as_bytes());
+    if session.client.monitor.load(Relaxed) && !session.closing {
+        reply.simple(&line);
+    }
+}
+
+/// Has lines about commands of the client `from` sent to all others that monitor.
+#[cold]
+pub fn send(shared: &Shared, lines: &[u8], from: u64) {
+    let lines: Arc<[u8]> = lines.into();
+    let monitors = shared.clients.monitors();
+    for (index, thread) in shared.threads.iter().enumerate() {
+        if monitors
+            .iter()
+            .any(|client| client.thread == index && client.id != from)
+        {
+            thread.send(Message::Monitored {
+                lines: lines.clone(),
+                from,
+            });
+        }
+    }
+}
+
+fn line(session: &Session, row: &Row, args: Args<'_>) -> String {
     let now_us = shared::now_us();
     let client = &session.client;
-    let from = if client.unix { "unix:" } else { "" };
-    let address = if client.unix {
-        client.address.trim_end_matches(":0")
+    let (kind, address) = if client.unix {
+        ("unix:", client.address.trim_end_matches(":0"))
     } else {
-        &client.address
+        ("", client.address.as_str())
     };
     let mut line = format!(
-        "+{}.{:06} [{} {from}{address}]",
+        "{}.{:06} [{} {kind}{address}]",
         now_us / 1_000_000,
         now_us % 1_000_000,
         session.db
     );
-    for (place, arg) in args.from(0).enumerate() {
-        let secret = place > 0 && row.name == "auth";
+    for arg in without_secrets(row, args) {
         line.push_str(" \"");
-        if secret {
-            line.push_str("(redacted)");
-        } else {
-            quote(&mut line, arg);
-        }
+        quote(&mut line, arg);
         line.push('"');
     }
-    line.push_str("\r\n");
-    let bytes: Arc<[u8]> = line.into_bytes().into();
-    for monitor in shared
-        .clients
-        .all()
-        .iter()
-        .filter(|client| client.monitor.load(Relaxed))
-    {
-        shared.threads[monitor.thread].send(Message::Deliver {
-            client: monitor.id,
-            bytes: bytes.clone(),
-        });
-    }
+    line
+}
+
+/// The arguments of a request, with `(redacted)` in place of passwords.
+pub fn without_secrets<'a>(row: &Row, args: Args<'a>) -> Vec<&'a [u8]> {
+    let secrets = match row.name.as_str() {
+        "auth" => 1..args.len(),
+        "hello" => {
+            let mut place = 2;
+            while args.is(place, "SETNAME") {
+                place += 2;
+            }
+            place + 1..if args.is(place, "AUTH") { place + 3 } else { 0 }
+        }
+        "config|set" => {
+            let mut options = (2..args.len()).step_by(2);
+            let password = options.find(|&place| args.is(place, "requirepass"));
+            password.map_or(0..0, |place| place + 1..place + 2)
+        }
+        "acl|setuser" | "acl|deluser" | "acl|getuser" => 2..args.len(),
+        _ => 0..0,
+    };
+    args.from(0)
+        .enumerate()
+        .map(|(place, arg)| match secrets.contains(&place) {
+            true => b"(redacted)".as_slice(),
+            false => arg,
+        })
+        .collect()
 }
 
 /// Writes bytes in the notation of redis-cli.
