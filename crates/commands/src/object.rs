@@ -89,7 +89,7 @@ fn with_entry(
 }
 
 /// Redis's name of the way a value is stored.
-pub(crate) fn encoding_name(value: Value<'_>) -> &'static str {
+pub fn encoding_name(value: Value<'_>) -> &'static str {
     /// The longest string that Redis keeps in one block with its header.
     const EMBEDDED_BYTES_MAX: usize = 44;
     match value {

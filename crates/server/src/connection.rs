@@ -161,6 +161,8 @@ pub struct Connection {
     pub stall: Option<Stall>,
     /// The socket may have bytes to read.
     pub readable: bool,
+    /// The client will send nothing behind what the socket holds now.
+    pub half_closed: bool,
     /// Nothing more will be read: the client ended its side, or the server ends the connection.
     pub ended: bool,
     /// It is in the thread's list of connections to be looked at this turn.
@@ -194,6 +196,7 @@ impl Connection {
             sent: 0,
             stall: None,
             readable: false,
+            half_closed: false,
             ended: false,
             queued: false,
             over_soft_limit_since: None,

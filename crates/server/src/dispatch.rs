@@ -30,8 +30,9 @@ pub struct Dispatcher {
     registry: &'static Registry,
     /// The number of this thread.
     thread: usize,
-    /// The configuration, as of the start of this turn.
+    /// The configuration, as of the start of this turn or the last command that may have changed it.
     pub config: Arc<Config>,
+    config_generation: u64,
     clock: quanta::Clock,
     /// Shards of the command that runs.
     shards: Vec<usize>,
@@ -45,6 +46,7 @@ impl Dispatcher {
         Self {
             registry: &REGISTRY,
             thread,
+            config_generation: shared.config_generation(),
             config: shared.config(),
             clock: quanta::Clock::new(),
             shards: Vec::new(),
@@ -56,6 +58,16 @@ impl Dispatcher {
     /// The counters of this thread.
     pub fn counters(&self) -> &ThreadCounters {
         &self.shared.threads[self.thread].counters
+    }
+
+    /// Takes the current configuration if it was changed.
+    #[inline]
+    pub fn refresh_config(&mut self) {
+        let generation = self.shared.config_generation();
+        if generation != self.config_generation {
+            self.config_generation = generation;
+            self.config = self.shared.config();
+        }
     }
 
     /// Runs the requests of `batch` until they are done or the connection stalls. `input` are the
@@ -303,7 +315,7 @@ impl Dispatcher {
                     .to_uppercase()
             )));
         }
-        if !session.authenticated && !row.no_auth {
+        if !session.authenticated && !row.no_auth && !self.config.requirepass.is_empty() {
             return Some(CommandError::Text(String::from(
                 "NOAUTH Authentication required.",
             )));
@@ -348,7 +360,9 @@ impl Dispatcher {
                     thread: self.thread,
                     now,
                 };
-                run(&mut context, args, reply)
+                let result = run(&mut context, args, reply);
+                self.refresh_config();
+                result
             }
             Handler::Help => {
                 self.registry.write_help(row, reply);

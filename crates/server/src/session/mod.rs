@@ -2,7 +2,9 @@
 //! concern connections and the server.
 
 pub mod client;
+pub mod config;
 pub mod connection;
+pub mod debug;
 pub mod facts;
 pub mod info;
 pub mod latency;
@@ -27,6 +29,7 @@ use crate::statistics::ThreadCounters;
 
 /// All families of session commands.
 pub static FAMILIES: &[&[Command<Handler>]] = &[
+    client::COMMANDS,
     connection::COMMANDS,
     client::COMMANDS,
     info::COMMANDS,
@@ -34,6 +37,8 @@ pub static FAMILIES: &[&[Command<Handler>]] = &[
     memory::COMMANDS,
     monitor::COMMANDS,
     slowlog::COMMANDS,
+    config::COMMANDS,
+    debug::COMMANDS,
 ];
 
 /// Whether replies are sent (CLIENT REPLY).

@@ -1,0 +1,422 @@
+//! CLIENT, MONITOR, and the limits on connections, over real sockets.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::{Client, TestServer, until};
+use damselfly_server::config::{ClientMemory, MaxmemoryPolicy, OutputLimit};
+
+/// The value of a field in the line about the client `id`, if that is listed.
+fn field(client: &mut Client, id: i64, name: &str) -> Option<String> {
+    let lines = client.text(&format!("CLIENT LIST ID {id}"));
+    let wanted = format!("{name}=");
+    lines
+        .split_whitespace()
+        .find_map(|word| word.strip_prefix(&wanted))
+        .map(str::to_owned)
+}
+
+fn ids(list: &str) -> Vec<i64> {
+    list.lines()
+        .map(|line| {
+            let id = line.split(' ').next().unwrap().strip_prefix("id=").unwrap();
+            id.parse().unwrap()
+        })
+        .collect()
+}
+
+fn until_blocked(observer: &mut Client, id: i64) {
+    until("the client is held back", || {
+        field(observer, id, "flags").is_some_and(|flags| flags.contains('b'))
+    });
+}
+
+#[test]
+fn clients_of_all_threads_are_killed_by_id() {
+    let server = TestServer::start();
+    let mut killer = server.client();
+    let own = killer.number("CLIENT ID");
+    for _ in 0..8 {
+        let mut victim = server.client();
+        let id = victim.number("CLIENT ID");
+        assert_eq!(killer.number(&format!("CLIENT KILL ID {id}")), 1);
+        assert_eq!(ids(&killer.text("CLIENT LIST")), [own]);
+        assert!(victim.until_closed().is_empty());
+        assert_eq!(killer.number(&format!("CLIENT KILL ID {id}")), 0);
+    }
+}
+
+#[test]
+fn a_client_that_is_held_back_is_killed_at_once() {
+    let server = TestServer::start();
+    let (mut killer, mut victim) = (server.client(), server.client());
+    let id = victim.number("CLIENT ID");
+    killer.run("CLIENT PAUSE 100000 WRITE");
+    victim.send("SET key value");
+    until_blocked(&mut killer, id);
+    assert_eq!(killer.number(&format!("CLIENT KILL ID {id}")), 1);
+    assert!(victim.until_closed().is_empty());
+    killer.run("CLIENT UNPAUSE");
+    assert_eq!(killer.number("EXISTS key"), 0);
+}
+
+#[test]
+fn a_client_that_kills_itself_gets_its_reply_and_runs_nothing_more() {
+    let server = TestServer::start();
+    let mut client = server.client();
+    client.send_bytes(b"CLIENT KILL TYPE normal SKIPME no\r\nSET key value\r\n");
+    assert_eq!(client.until_closed(), ["(integer) 1"]);
+    let mut other = server.client();
+    assert_eq!(other.number("EXISTS key"), 0);
+    let address = other.text("CLIENT INFO");
+    let address = address.split(' ').nth(1).unwrap();
+    let address = address.strip_prefix("addr=").unwrap();
+    assert_eq!(
+        other.run("CLIENT KILL 1.2.3.4:5"),
+        "(error) ERR No such client"
+    );
+    other.send(&format!("CLIENT KILL {address}"));
+    assert_eq!(other.until_closed(), ["OK"]);
+}
+
+#[test]
+fn kill_takes_those_that_match_every_filter() {
+    let server = TestServer::start();
+    let (mut killer, mut other) = (server.client(), server.client());
+    let id = other.number("CLIENT ID");
+    for none in [
+        "TYPE pubsub",
+        "TYPE master",
+        "MAXAGE 1000",
+        "ADDR 1.2.3.4:5",
+        "LADDR 1.2.3.4:5",
+    ] {
+        let command = format!("CLIENT KILL ID {id} {none}");
+        assert_eq!(killer.number(&command), 0, "{none}");
+    }
+    let command = format!("CLIENT KILL ID {id} TYPE normal USER default SKIPME yes");
+    assert_eq!(killer.number(&command), 1);
+    assert!(other.until_closed().is_empty());
+    assert_eq!(killer.number("CLIENT KILL SKIPME yes"), 0);
+    for (wrong, text) in [
+        ("ID 0", "client-id should be greater than 0"),
+        ("MAXAGE 0", "maxage should be greater than 0"),
+        ("MAXAGE x", "maxage is not an integer or out of range"),
+        ("TYPE x", "Unknown client type 'x'"),
+        ("USER x", "No such user 'x'"),
+        ("SKIPME x", "syntax error"),
+        ("ID 1 TYPE", "syntax error"),
+    ] {
+        let expected = format!("(error) ERR {text}");
+        assert_eq!(killer.run(&format!("CLIENT KILL {wrong}")), expected);
+    }
+}
+
+#[test]
+fn list_shows_all_or_those_asked_for() {
+    let server = TestServer::start();
+    let mut clients: Vec<Client> = (0..3).map(|_| server.client()).collect();
+    let all: Vec<i64> = clients
+        .iter_mut()
+        .map(|client| client.number("CLIENT ID"))
+        .collect();
+    let client = &mut clients[0];
+    assert_eq!(ids(&client.text("CLIENT LIST")), all);
+    assert_eq!(ids(&client.text("CLIENT LIST TYPE normal")), all);
+    assert_eq!(client.text("CLIENT LIST TYPE replica"), "");
+    let command = format!("CLIENT LIST ID {} 99999 {}", all[2], all[0]);
+    assert_eq!(ids(&client.text(&command)), [all[2], all[0]]);
+    assert_eq!(
+        client.run("CLIENT LIST ID x"),
+        "(error) ERR Invalid client ID"
+    );
+}
+
+#[test]
+fn info_has_the_fields_of_redis_in_their_order() {
+    let server = TestServer::start();
+    let mut client = server.client();
+    assert_eq!(client.run("CLIENT SETNAME me"), "OK");
+    assert_eq!(client.run("CLIENT SETINFO LIB-NAME lib"), "OK");
+    assert_eq!(client.run("CLIENT SETINFO lib-ver 1.2"), "OK");
+    assert_eq!(client.run("CLIENT NO-EVICT on"), "OK");
+    assert_eq!(client.run("CLIENT NO-TOUCH on"), "OK");
+    let info = client.text("CLIENT INFO");
+    let names: Vec<&str> = info
+        .split_whitespace()
+        .map(|word| word.split('=').next().unwrap())
+        .collect();
+    assert_eq!(
+        names.join(" "),
+        "id addr laddr fd name age idle flags db sub psub ssub multi qbuf qbuf-free argv-mem multi-mem rbs \
+         rbp obl oll omem tot-mem events cmd user redir resp lib-name lib-ver"
+    );
+    for part in [
+        " name=me ",
+        " flags=UeT ",
+        " qbuf=26 ",
+        " obl=0 ",
+        " events=r cmd=client|info user=default redir=-1 resp=2 lib-name=lib lib-ver=1.2\n",
+    ] {
+        assert!(info.contains(part), "{part} in {info}");
+    }
+    assert_eq!(
+        client.run("CLIENT SETINFO color red"),
+        "(error) ERR Unrecognized option 'color'"
+    );
+    client.send_bytes(b"CLIENT SETINFO lib-ver \"a b\"\r\n");
+    assert_eq!(
+        client.receive(),
+        "(error) ERR lib-ver cannot contain spaces, newlines or special characters."
+    );
+}
+
+#[test]
+fn a_pause_holds_all_commands_until_it_is_ended() {
+    let server = TestServer::start();
+    let (mut pausing, mut held) = (server.client(), server.client());
+    let mut observer = server.client();
+    let id = held.number("CLIENT ID");
+    assert_eq!(observer.run("MONITOR"), "OK");
+    assert_eq!(pausing.run("CLIENT PAUSE 100000"), "OK");
+    held.send("PING");
+    held.send("GET key");
+    // Clients that monitor are not held back, so this one can look.
+    until_blocked(&mut observer, id);
+    assert!(held.has_nothing());
+    // Refused before it would be held back.
+    assert!(pausing.run("GET").starts_with("(error) ERR wrong number"));
+    assert_eq!(pausing.run("CLIENT UNPAUSE"), "OK");
+    assert_eq!(held.receive(), "PONG");
+    assert_eq!(held.receive(), "(nil)");
+    assert!(!field(&mut pausing, id, "flags").unwrap().contains('b'));
+}
+
+#[test]
+fn a_pause_of_writes_lets_reads_through() {
+    let server = TestServer::start();
+    let (mut pausing, mut held) = (server.client(), server.client());
+    let id = held.number("CLIENT ID");
+    assert_eq!(pausing.run("CLIENT PAUSE 100000 WRITE"), "OK");
+    assert_eq!(held.run("GET key"), "(nil)");
+    held.send_bytes(b"GET key\r\nSET key value\r\nGET key\r\n");
+    assert_eq!(held.receive(), "(nil)");
+    until_blocked(&mut pausing, id);
+    assert_eq!(pausing.number(&format!("CLIENT UNBLOCK {id}")), 0);
+    assert!(held.has_nothing());
+    // What was held back by one pause stays so in the next one, and is not lost.
+    assert_eq!(pausing.run("CLIENT UNPAUSE"), "OK");
+    assert_eq!(held.receive(), "OK");
+    assert_eq!(held.receive(), "\"value\"");
+}
+
+#[test]
+fn a_pause_ends_by_itself_and_is_never_shortened() {
+    let server = TestServer::start();
+    let (mut pausing, mut held) = (server.client(), server.client());
+    let started = Instant::now();
+    assert_eq!(pausing.run("CLIENT PAUSE 150 WRITE"), "OK");
+    assert_eq!(pausing.run("CLIENT PAUSE 1 WRITE"), "OK");
+    assert_eq!(held.run("SET key value"), "OK");
+    // A millisecond less: the two clocks are not the same.
+    assert!(started.elapsed() >= Duration::from_millis(149));
+}
+
+#[test]
+fn replies_are_sent_as_asked_for() {
+    let server = TestServer::start();
+    for (commands, expected) in [
+        (
+            "CLIENT REPLY off|PING|nonsense|CLIENT REPLY on|PING",
+            "OK PONG",
+        ),
+        (
+            "CLIENT REPLY off|CLIENT REPLY nonsense|CLIENT REPLY skip|PING|CLIENT REPLY on|PING",
+            "OK PONG",
+        ),
+        ("CLIENT REPLY skip|PING|ECHO a", "\"a\""),
+        ("CLIENT REPLY skip|nonsense|ECHO a", "\"a\""),
+        ("CLIENT REPLY skip|CLIENT REPLY skip|ECHO a|ECHO b", "\"b\""),
+        ("CLIENT REPLY skip|CLIENT REPLY on|ECHO a", "OK \"a\""),
+        (
+            "CLIENT REPLY skip|CLIENT REPLY off|ECHO a|CLIENT REPLY on",
+            "OK",
+        ),
+        ("CLIENT REPLY skip|CLIENT REPLY nonsense|ECHO a", "\"a\""),
+        ("CLIENT REPLY off|RESET|PING", "RESET PONG"),
+        ("CLIENT REPLY skip|RESET|PING", "PONG"),
+        ("CLIENT REPLY skip|HELLO 3|GET key", "(nil)"),
+    ] {
+        let mut client = server.client();
+        client.send_bytes(format!("{}\r\nECHO end\r\n", commands.replace('|', "\r\n")).as_bytes());
+        let mut replies = Vec::new();
+        while replies.last().is_none_or(|last| last != "\"end\"") {
+            replies.push(client.receive());
+        }
+        replies.pop();
+        assert_eq!(replies.join(" "), expected, "{commands}");
+    }
+}
+
+#[test]
+fn unblocking_a_client_that_does_not_wait_does_nothing() {
+    let server = TestServer::start();
+    let (mut client, mut other) = (server.client(), server.client());
+    let id = other.number("CLIENT ID");
+    for reason in ["", " TIMEOUT", " error"] {
+        assert_eq!(client.number(&format!("CLIENT UNBLOCK {id}{reason}")), 0);
+    }
+    assert_eq!(client.number("CLIENT UNBLOCK 99999"), 0);
+    assert_eq!(
+        client.run("CLIENT UNBLOCK 1 x"),
+        "(error) ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR"
+    );
+    assert_eq!(other.run("PING"), "PONG");
+}
+
+#[test]
+fn a_client_with_no_touch_leaves_no_trace_but_by_touch() {
+    let server = TestServer::with(|config| {
+        config.maxmemory_policy = MaxmemoryPolicy::AllkeysLfu;
+        config.lfu_log_factor = 0;
+        config.lfu_decay_time_min = 0;
+    });
+    let mut client = server.client();
+    client.run("SET key value");
+    assert_eq!(client.run("CLIENT NO-TOUCH on"), "OK");
+    let before = client.number("OBJECT FREQ key");
+    client.run("GET key");
+    client.run("MGET key key");
+    assert_eq!(client.number("OBJECT FREQ key"), before);
+    client.run("TOUCH key");
+    let touched = client.number("OBJECT FREQ key");
+    assert!(touched > before);
+    assert_eq!(client.run("CLIENT NO-TOUCH off"), "OK");
+    client.run("GET key");
+    assert!(client.number("OBJECT FREQ key") > touched);
+}
+
+/// The lines of a client that monitors, without their time and address, up to one that ends with `last`.
+fn shown(monitor: &mut Client, last: &str) -> Vec<String> {
+    let mut lines = Vec::new();
+    loop {
+        let line = monitor.receive();
+        let (_, command) = line.split_once("] ").unwrap_or(("", &line));
+        if command == last {
+            return lines;
+        }
+        lines.push(command.to_owned());
+    }
+}
+
+#[test]
+fn monitor_shows_what_others_run_without_passwords() {
+    let server = TestServer::start();
+    let (mut monitor, mut client) = (server.client(), server.client());
+    assert_eq!(monitor.run("MONITOR"), "OK");
+    client.send_bytes(
+        b"set key \"a\\x00\\\"\"\r\nnonsense\r\nget\r\nauth secret\r\nauth default secret\r\n\
+          hello 3 setname auth auth default secret\r\nclient list\r\nclient id\r\nget key\r\necho end\r\n",
+    );
+    let lines = shown(&mut monitor, "\"echo\" \"end\"");
+    assert_eq!(
+        lines,
+        [
+            r#""set" "key" "a\x00\"""#,
+            r#""auth" "(redacted)""#,
+            r#""auth" "(redacted)" "(redacted)""#,
+            r#""hello" "3" "setname" "auth" "auth" "(redacted)" "(redacted)""#,
+            r#""client" "id""#,
+            r#""get" "key""#,
+        ]
+    );
+}
+
+#[test]
+fn a_monitor_sees_its_own_commands_behind_their_replies_and_ends_by_reset() {
+    let server = TestServer::start();
+    let (mut monitor, mut client) = (server.client(), server.client());
+    monitor.send_bytes(b"MONITOR\r\nMONITOR\r\nPING\r\nGET key\r\nECHO a\r\nRESET\r\n");
+    assert_eq!(monitor.receive(), "OK");
+    assert_eq!(monitor.receive(), "PONG");
+    assert!(monitor.receive().ends_with("] \"PING\""));
+    assert_eq!(
+        monitor.receive(),
+        "(error) ERR Replica can't interact with the keyspace"
+    );
+    assert_eq!(monitor.receive(), "\"a\"");
+    assert!(monitor.receive().ends_with("] \"ECHO\" \"a\""));
+    assert_eq!(monitor.receive(), "RESET");
+    assert_eq!(client.run("PING"), "PONG");
+    assert_eq!(monitor.run("GET key"), "(nil)");
+    assert!(monitor.has_nothing());
+}
+
+#[test]
+fn a_monitor_that_does_not_read_is_cut_off() {
+    let server = TestServer::with(|config| {
+        config.client_output_buffer_limit.pubsub = OutputLimit {
+            hard_bytes: 1 << 20,
+            soft_bytes: 0,
+            soft_s: 0,
+        };
+    });
+    let (mut monitor, mut client) = (server.client(), server.client());
+    let id = monitor.number("CLIENT ID");
+    assert_eq!(monitor.run("MONITOR"), "OK");
+    let command = format!("SET key {}", "x".repeat(100_000));
+    until("it is cut off", || {
+        assert_eq!(client.run(&command), "OK");
+        field(&mut client, id, "id").is_none()
+    });
+}
+
+/// The start of a request that takes that much memory as long as it does not end.
+fn send_start(client: &mut Client, bytes: usize) {
+    client.send_bytes(format!("*2\r\n$4\r\nECHO\r\n${}\r\n", bytes + 1).as_bytes());
+    client.send_bytes(&vec![b'x'; bytes]);
+}
+
+#[test]
+fn the_largest_clients_are_evicted_when_all_together_take_too_much() {
+    let server = TestServer::with(|config| {
+        config.maxmemory_clients = ClientMemory::Bytes(4 << 20);
+    });
+    let mut exempt = server.client();
+    assert_eq!(exempt.run("CLIENT NO-EVICT on"), "OK");
+    send_start(&mut exempt, 1_500_000);
+    let mut small = server.client();
+    assert_eq!(small.run("PING"), "PONG");
+    let mut greedy = server.client();
+    send_start(&mut greedy, 1_400_000);
+    // Together they take less than was allowed, and more than is now.
+    server.change(|config| config.maxmemory_clients = ClientMemory::Bytes(2 << 20));
+    assert!(greedy.until_closed().is_empty());
+    assert_eq!(small.run("PING"), "PONG");
+    exempt.send_bytes(b"x\r\n");
+    assert_eq!(
+        exempt.receive_value().map(|value| value.to_string().len()),
+        Some(1_500_003)
+    );
+}
+
+#[test]
+fn limits_that_change_while_the_server_runs_apply_at_once() {
+    let server = TestServer::start();
+    let mut idle = server.client();
+    assert_eq!(idle.run("PING"), "PONG");
+    server.change(|config| config.maxclients = 1);
+    let mut refused = server.client();
+    assert_eq!(
+        refused.until_closed(),
+        ["(error) ERR max number of clients reached"]
+    );
+    server.change(|config| config.maxclients = 2);
+    let mut watching = server.client();
+    assert_eq!(watching.run("MONITOR"), "OK");
+    server.change(|config| config.timeout_s = 1);
+    assert!(idle.until_closed().is_empty());
+    // Those that monitor may be silent for ever.
+    assert_eq!(watching.run("PING"), "PONG");
+}

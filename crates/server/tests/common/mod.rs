@@ -1,0 +1,200 @@
+//! A server within the test's own process, and a client that blocks.
+
+#![allow(dead_code, reason = "each test file uses its own part")]
+
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use damselfly_protocol::client::{DecodeLimits, Decoder, Value, write_command};
+use damselfly_server::config::Config;
+use damselfly_server::shared::Shared;
+use damselfly_server::start::Server;
+
+/// The longest that anything a test waits for may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits until `condition` holds.
+pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < PATIENCE, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A running server of four threads on a Unix socket; stops when dropped.
+pub struct TestServer {
+    server: Option<Server>,
+    folder: PathBuf,
+}
+
+impl TestServer {
+    /// One with default options.
+    pub fn start() -> Self {
+        Self::with(|_| {})
+    }
+
+    /// One whose options `change` has changed.
+    pub fn with(change: impl FnOnce(&mut Config)) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!(
+            "damselfly-{}-{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Relaxed)
+        );
+        let folder = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        let mut config = Config {
+            port: 0,
+            threads: 4,
+            unixsocket: folder.join("socket").display().to_string(),
+            dir: folder.display().to_string(),
+            ..Config::default()
+        };
+        change(&mut config);
+        let server = Server::start(config, None).unwrap();
+        Self {
+            server: Some(server),
+            folder,
+        }
+    }
+
+    /// What its threads share.
+    pub fn shared(&self) -> &Arc<Shared> {
+        self.server.as_ref().unwrap().shared()
+    }
+
+    /// Changes options while it runs, as CONFIG SET does.
+    pub fn change(&self, change: impl FnOnce(&mut Config)) {
+        self.shared()
+            .change_config(|config| {
+                let mut config = config.clone();
+                change(&mut config);
+                Ok::<_, ()>(config)
+            })
+            .unwrap();
+    }
+
+    /// A new connection. Each goes to the thread that has the fewest.
+    pub fn client(&self) -> Client {
+        let stream = UnixStream::connect(self.folder.join("socket")).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        Client {
+            stream,
+            input: Vec::new(),
+            decoder: Decoder::new(DecodeLimits::default()),
+        }
+    }
+}
+
+impl Drop for TestServer {
+    fn drop(&mut self) {
+        if let Some(server) = self.server.take() {
+            server.shared().stop();
+            server.wait(&AtomicBool::new(false));
+        }
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// A connection; reading from it waits.
+pub struct Client {
+    stream: UnixStream,
+    input: Vec<u8>,
+    decoder: Decoder,
+}
+
+impl Client {
+    /// Sends bytes as they are.
+    pub fn send_bytes(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
+    }
+
+    /// Sends a command of words between spaces.
+    pub fn send(&mut self, command: &str) {
+        let words: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
+        let mut request = Vec::new();
+        write_command(&mut request, &words);
+        self.send_bytes(&request);
+    }
+
+    /// The next reply; `None` if the server has closed the connection.
+    pub fn receive_value(&mut self) -> Option<Value> {
+        loop {
+            if let Some((value, bytes)) = self.decoder.decode(&self.input).unwrap() {
+                self.input.drain(..bytes);
+                return Some(value);
+            }
+            let mut buffer = [0; 16 << 10];
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return None,
+                Ok(bytes) => self.input.extend_from_slice(&buffer[..bytes]),
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return None,
+                Err(error) => panic!("reading a reply: {error}"),
+            }
+        }
+    }
+
+    /// The next reply as `redis-cli` shows it.
+    pub fn receive(&mut self) -> String {
+        match self.receive_value() {
+            Some(value) => value.to_string(),
+            None => String::from("(closed)"),
+        }
+    }
+
+    /// Sends a command and returns its reply as `redis-cli` shows it.
+    pub fn run(&mut self, command: &str) -> String {
+        self.send(command);
+        self.receive()
+    }
+
+    /// Sends a command whose reply is one of the string types, and returns its text.
+    pub fn text(&mut self, command: &str) -> String {
+        self.send(command);
+        let bytes = match self.receive_value() {
+            Some(Value::Bulk(bytes) | Value::Simple(bytes)) => bytes,
+            Some(Value::Verbatim { text, .. }) => text,
+            other => panic!("{command}: {other:?}"),
+        };
+        String::from_utf8(bytes).unwrap()
+    }
+
+    /// Sends a command and returns the number that it answers.
+    pub fn number(&mut self, command: &str) -> i64 {
+        self.send(command);
+        match self.receive_value() {
+            Some(Value::Integer(number)) => number,
+            other => panic!("{command}: {other:?}"),
+        }
+    }
+
+    /// Waits until the server closes the connection, and returns what it sent before.
+    pub fn until_closed(&mut self) -> Vec<String> {
+        let mut replies = Vec::new();
+        while let Some(value) = self.receive_value() {
+            replies.push(value.to_string());
+        }
+        replies
+    }
+
+    /// True if nothing has arrived that was not received.
+    pub fn has_nothing(&mut self) -> bool {
+        self.stream.set_nonblocking(true).unwrap();
+        let mut buffer = [0; 1024];
+        let read = self.stream.read(&mut buffer);
+        self.stream.set_nonblocking(false).unwrap();
+        match read {
+            Ok(bytes) => {
+                self.input.extend_from_slice(&buffer[..bytes]);
+                false
+            }
+            Err(error) => error.kind() == ErrorKind::WouldBlock && self.input.is_empty(),
+        }
+    }
+}
