@@ -31,7 +31,6 @@ use crate::statistics::ThreadCounters;
 pub static FAMILIES: &[&[Command<Handler>]] = &[
     client::COMMANDS,
     connection::COMMANDS,
-    client::COMMANDS,
     info::COMMANDS,
     latency::COMMANDS,
     memory::COMMANDS,
