@@ -115,6 +115,12 @@ pub fn without_secrets<'a>(row: &Row, args: Args<'a>) -> Vec<&'a [u8]> {
             }
             place + 1..if args.is(place, "AUTH") { place + 3 } else { 0 }
         }
+        "config|set" => {
+            let mut options = (2..args.len()).step_by(2);
+            let password = options.find(|&place| args.is(place, "requirepass"));
+            password.map_or(0..0, |place| place + 1..place + 2)
+        }
+        "acl|setuser" | "acl|deluser" | "acl|getuser" => 2..args.len(),
         _ => 0..0,
     };
     args.from(0)
