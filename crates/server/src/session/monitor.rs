@@ -115,6 +115,7 @@ pub fn without_secrets<'a>(row: &Row, args: Args<'a>) -> Vec<&'a [u8]> {
     };
     match row.name.as_str() {
         "auth" => hide(1..args.len()),
+        "acl|setuser" | "acl|deluser" | "acl|getuser" => hide(2..args.len()),
         "hello" => {
             let mut place = 2;
             while args.is(place, "SETNAME") {

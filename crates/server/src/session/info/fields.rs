@@ -64,7 +64,7 @@ pub static FIELDS: &[Field] = &[
     row(Server, "uptime_in_days", |f| (f.uptime_s() / 86_400).to_string()),
     row(Server, "hz", |f| f.config.hz.to_string()),
     row(Server, "configured_hz", |f| f.config.hz.to_string()),
-    row(Server, "lru_clock", |f| (f.now.0 / 1000 & LRU_CLOCK_MASK).to_string()),
+    row(Server, "lru_clock", |f| ((f.now.0 / 1000) & LRU_CLOCK_MASK).to_string()),
     row(Server, "executable", |f| f.shared.executable.clone()),
     row(Server, "config_file", |f| f.config_file()),
     row(Server, "io_threads_active", ZERO),
