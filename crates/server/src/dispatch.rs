@@ -277,9 +277,7 @@ impl Dispatcher {
         let Some(mut row) = row else {
             return Err(unknown_command(session, args));
         };
-        if let Run::Subcommands(_) = row.command.run
-            && args.len() > 1
-        {
+        if !row.subcommands.is_empty() && args.len() > 1 {
             row = self
                 .registry
                 .find_subcommand(row, args.at(1))
@@ -346,8 +344,9 @@ impl Dispatcher {
         now: Now,
         reply: &mut Reply<'_>,
     ) -> damselfly_commands::Result {
-        let Run::Run(handler) = row.command.run else {
-            return Err(CommandError::Arity(row.name.clone()).into());
+        let handler = match row.command.run {
+            Run::Run(handler) | Run::Either(handler, _) => handler,
+            Run::Subcommands(_) => return Err(CommandError::Arity(row.name.clone()).into()),
         };
         let (engine, db) = (&self.shared.engine, session.db);
         match handler {

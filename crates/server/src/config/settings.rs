@@ -145,8 +145,6 @@ pub struct Config {
     pub stream_node_max_entries: u64,
     /// `rename-command`: command and its new name, which is empty when the command is to be removed.
     pub rename_commands: Vec<(String, String)>,
-    /// `user`: the words of each line that defines a user.
-    pub users: Vec<Vec<String>>,
 }
 
 impl Default for Config {
@@ -221,7 +219,6 @@ impl Default for Config {
             stream_node_max_bytes: 4096,
             stream_node_max_entries: 100,
             rename_commands: Vec::new(),
-            users: Vec::new(),
         }
     }
 }

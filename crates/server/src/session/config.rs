@@ -61,15 +61,25 @@ static SUBCOMMANDS: &[Command<Handler>] = &[
         "2.0.0",
         "O(N) where N is the number of patterns",
     ),
-    subcommand(
-        "SET",
-        AtLeast(4),
-        set,
-        "CONFIG SET parameter value [parameter value ...]",
-        "Changes options: all of them, or none if one is refused.",
-        "2.0.0",
-        "O(N) where N is the number of options given",
-    ),
+    Command {
+        traits: &[
+            Trait::Admin,
+            Trait::NoScript,
+            Trait::Loading,
+            Trait::Stale,
+            Trait::Tip("request_policy:all_nodes"),
+            Trait::Tip("response_policy:all_succeeded"),
+        ],
+        ..subcommand(
+            "SET",
+            AtLeast(4),
+            set,
+            "CONFIG SET parameter value [parameter value ...]",
+            "Changes options: all of them, or none if one is refused.",
+            "2.0.0",
+            "O(N) where N is the number of options given",
+        )
+    },
     subcommand(
         "RESETSTAT",
         Exactly(2),

@@ -111,10 +111,11 @@ fn unknown(args: Args<'_>) -> damselfly_commands::Stop {
     /// Redis shows as much of the name.
     const SHOWN_BYTES_MAX: usize = 128;
     let name = args.at(1);
-    let name = String::from_utf8_lossy(&name[..name.len().min(SHOWN_BYTES_MAX)]);
-    CommandError::err(format!(
-        "unknown subcommand or wrong number of arguments for '{name}'. Try DEBUG HELP."
-    ))
+    CommandError::quoting(
+        "unknown subcommand or wrong number of arguments for '",
+        &name[..name.len().min(SHOWN_BYTES_MAX)],
+        "'. Try DEBUG HELP.",
+    )
     .into()
 }
 
@@ -222,8 +223,8 @@ fn packed_threshold(_: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) 
         b"gb" => Some(1 << 30),
         _ => None,
     };
-    let bytes = number::parse_cursor(digits)
-        .filter(|_| !digits.is_empty())
+    let bytes = number::parse_integer(digits)
+        .and_then(|number| u64::try_from(number).ok())
         .zip(factor)
         .and_then(|(number, factor)| number.checked_mul(factor));
     if bytes.is_none_or(|bytes| bytes > BYTES_MAX) {
@@ -540,6 +541,7 @@ fn protocol(_: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Resul
     match &name[..] {
         b"string" => reply.bulk(b"Hello World"),
         b"integer" => reply.integer(12345),
+        #[expect(clippy::approx_constant, reason = "the example that Redis gives")]
         b"double" => reply.double(3.141),
         b"null" => reply.null(),
         b"array" => {

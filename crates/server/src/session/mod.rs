@@ -2,6 +2,7 @@
 //! concern connections and the server.
 
 pub mod client;
+pub mod command;
 pub mod config;
 pub mod connection;
 pub mod debug;
@@ -11,6 +12,7 @@ pub mod latency;
 pub mod memory;
 pub mod monitor;
 pub mod pause;
+pub mod server;
 pub mod slowlog;
 
 use std::sync::Arc;
@@ -36,8 +38,10 @@ pub static FAMILIES: &[&[Command<Handler>]] = &[
     memory::COMMANDS,
     monitor::COMMANDS,
     slowlog::COMMANDS,
+    command::COMMANDS,
     config::COMMANDS,
     debug::COMMANDS,
+    server::COMMANDS,
 ];
 
 /// Whether replies are sent (CLIENT REPLY).
