@@ -440,42 +440,7 @@ impl Worker {
         }
     }
 
-    /// Closes a connection whose client leaves too many replies unread.
-    fn check_output_limit(&mut self, key: usize) {
-        let limits = self.dispatcher.config.client_output_buffer_limit;
-        let Some(connection) = self.connections.get_mut(key) else {
-            return;
-        };
-        // A client that monitors is sent what others do, as a subscriber is; with the usual lack of a
-        // limit for ordinary clients, one that does not read would take all memory.
-        let limit = if connection.session.client.monitor.load(Relaxed) {
-            limits.pubsub
-        } else {
-            limits.normal
-        };
-        let unsent = connection.unsent() as u64;
-        let over = |bytes: u64| bytes > 0 && unsent > bytes;
-        let since = match (over(limit.soft_bytes), connection.over_soft_limit_since) {
-            (false, _) => None,
-            (true, None) => Some(Instant::now()),
-            (true, since) => since,
-        };
-        connection.over_soft_limit_since = since;
-        let too_long = since.is_some_and(|since| since.elapsed().as_secs() >= limit.soft_s);
-        if over(limit.hard_bytes) || too_long {
-            log::warn!(
-                "Client {} closed for overcoming of output buffer limits ({unsent} bytes unread).",
-                connection.session.client.address
-            );
-            self.shared.threads[self.index]
-                .counters
-                .output_limit_disconnections
-                .add(1);
-            self.close(key);
-        }
-    }
-
-    fn close(&mut self, key: usize) {
+    pub(super) fn close(&mut self, key: usize) {
         let Some(mut connection) = self.connections.try_remove(key) else {
             return;
         };
