@@ -40,7 +40,7 @@ fn options_change_together_or_not_at_all() {
     );
     assert_eq!(
         items(&mut client, "CONFIG GET MAXMEMORY slowlog-max-l*"),
-        ["maxmemory", "1073741824", "slowlog-max-len", "7"]
+        ["MAXMEMORY", "1073741824", "slowlog-max-len", "7"]
     );
     for (command, error) in [
         (

@@ -1,5 +1,7 @@
 //! The process as a whole: SHUTDOWN, TIME, LOLWUT.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use damselfly_base::CommandError;
 use damselfly_commands::Arity::{AtLeast, Exactly};
 use damselfly_commands::{Args, Command, Group, Keys, Result, Run, Trait};
@@ -45,6 +47,25 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
         usage: "TIME",
         summary: "Returns the server's time: seconds since the epoch, and microseconds.",
         since: "2.6.0",
+        complexity: "O(1)",
+    },
+    Command {
+        name: "LASTSAVE",
+        arity: Exactly(1),
+        keys: Keys::None,
+        traits: &[
+            Trait::AdminCategory,
+            Trait::Dangerous,
+            Trait::Loading,
+            Trait::Stale,
+            Trait::Fast,
+            Trait::Tip("nondeterministic_output"),
+        ],
+        run: Run::Run(Handler::Session(lastsave)),
+        group: Group::Server,
+        usage: "LASTSAVE",
+        summary: "Returns the Unix time of the last save that went well, or of the start.",
+        since: "1.0.0",
         complexity: "O(1)",
     },
     Command {
@@ -119,6 +140,11 @@ const DAMSELFLY: &str = r"
                          ||
                          `'
 ";
+
+fn lastsave(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    reply.integer(context.shared.last_save_s.load(Relaxed));
+    Ok(())
+}
 
 fn lolwut(_: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     // There is one picture, but what Redis takes for no version is none here either.
