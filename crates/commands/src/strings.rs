@@ -437,7 +437,7 @@ fn mget(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 
 /// Refuses a key without a value.
 fn check_pairs(args: Args<'_>, command: &str) -> Result {
-    if args.len() % 2 == 0 {
+    if args.len().is_multiple_of(2) {
         return Err(CommandError::Arity(command.to_owned()).into());
     }
     Ok(())

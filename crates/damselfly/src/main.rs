@@ -60,6 +60,11 @@ fn serve(loaded: Loaded) -> Result<(), String> {
     for warning in &warnings {
         log::warn!("{warning}");
     }
+    if config.disable_thp
+        && let Err(error) = rustix::thread::disable_transparent_huge_pages(true)
+    {
+        log::warn!("Can't turn transparent huge pages off for this process: {error}");
+    }
     let open_files = open_files::fit(&mut config);
     let signalled = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {

@@ -9,6 +9,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
 
 use damselfly_base::CommandError;
 use damselfly_commands::{Args, Run, Stop};
@@ -217,8 +218,12 @@ impl Dispatcher {
         failed: Option<CommandError>,
     ) {
         let ended = self.clock.raw();
-        let took_ns = self.clock.delta_as_nanos(*started, ended);
+        let mut took_ns = self.clock.delta_as_nanos(*started, ended);
         *started = ended;
+        if let Some(until) = session.sleeps_until {
+            // DEBUG SLEEP stands for a command that takes that long.
+            took_ns += until.saturating_duration_since(Instant::now()).as_nanos() as u64;
+        }
         let counters = self.counters();
         let command = &counters.commands[row.index];
         command.record(took_ns, self.config.latency_tracking);

@@ -118,6 +118,8 @@ pub struct ThreadCounters {
     pub writes: Counter,
     /// Clients closed for unread replies.
     pub output_limit_disconnections: Counter,
+    /// Clients closed for the memory that all clients together took.
+    pub clients_evicted: Counter,
     /// Clients closed for too much unprocessed input.
     pub query_limit_disconnections: Counter,
     /// Microseconds spent in the expiry sweep.
@@ -182,6 +184,7 @@ impl ThreadCounters {
             &self.reads,
             &self.writes,
             &self.output_limit_disconnections,
+            &self.clients_evicted,
             &self.query_limit_disconnections,
             &self.sweep_us,
             &self.sweep_out_of_time,

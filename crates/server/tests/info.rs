@@ -1,110 +1,26 @@
 //! What the server tells about itself: INFO, MEMORY, LATENCY and SLOWLOG, asked through a socket.
 
-use std::collections::BTreeMap;
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
-use std::thread::JoinHandle;
+mod common;
 
-use damselfly_protocol::client::{Decoder, Value, write_command};
-use damselfly_server::config::Config;
+use std::collections::BTreeMap;
+
+use common::{Client, TestServer};
+use damselfly_protocol::client::Value;
 use damselfly_server::session::info::{FIELDS, Section};
-use damselfly_server::shared::Shared;
-use damselfly_server::start::Server;
 
 #[global_allocator]
 static HEAP: damselfly_base::heap::Heap = damselfly_base::heap::Heap;
 
-/// A server in this process that listens at a Unix socket of its own, and ends with the test.
-struct TestServer {
-    shared: Arc<Shared>,
-    socket: String,
-    waits: Option<JoinHandle<()>>,
+/// Sends a command and returns its reply.
+fn call(client: &mut Client, command: &str) -> Value {
+    client.send(command);
+    client.receive_value().expect("a reply")
 }
 
-impl TestServer {
-    fn start(change: impl FnOnce(&mut Config)) -> Self {
-        static STARTED: AtomicU32 = AtomicU32::new(0);
-        let name = format!(
-            "damselfly-info-{}-{}",
-            std::process::id(),
-            STARTED.fetch_add(1, Relaxed)
-        );
-        let socket = std::env::temp_dir().join(name).display().to_string();
-        let mut config = Config {
-            port: 0,
-            unixsocket: socket.clone(),
-            threads: 2,
-            ..Config::default()
-        };
-        change(&mut config);
-        let server = Server::start(config, None).expect("the server starts");
-        let shared = server.shared().clone();
-        let waits = std::thread::spawn(move || server.wait(&AtomicBool::new(false)));
-        Self {
-            shared,
-            socket,
-            waits: Some(waits),
-        }
-    }
-
-    fn client(&self) -> Client {
-        Client {
-            stream: UnixStream::connect(&self.socket).expect("the server listens"),
-            received: Vec::new(),
-        }
-    }
-}
-
-impl Drop for TestServer {
-    fn drop(&mut self) {
-        self.shared.stop();
-        if let Some(waits) = self.waits.take() {
-            let _ = waits.join();
-        }
-        let _ = std::fs::remove_file(&self.socket);
-    }
-}
-
-struct Client {
-    stream: UnixStream,
-    received: Vec<u8>,
-}
-
-impl Client {
-    /// Sends a command, given as words, and returns its reply.
-    fn call(&mut self, command: &str) -> Value {
-        let words: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
-        self.call_args(&words)
-    }
-
-    fn call_args(&mut self, args: &[&[u8]]) -> Value {
-        let mut request = Vec::new();
-        write_command(&mut request, args);
-        self.stream.write_all(&request).expect("the server reads");
-        self.receive()
-    }
-
-    fn receive(&mut self) -> Value {
-        let mut decoder = Decoder::default();
-        loop {
-            if let Some((value, bytes)) = decoder.decode(&self.received).expect("a reply") {
-                self.received.drain(..bytes);
-                return value;
-            }
-            let mut buffer = [0; 4096];
-            let bytes = self.stream.read(&mut buffer).expect("the server writes");
-            assert!(bytes > 0, "the server ended the connection");
-            self.received.extend_from_slice(&buffer[..bytes]);
-        }
-    }
-
-    /// What INFO says.
-    fn info(&mut self, sections: &str) -> Info {
-        let command = format!("INFO {sections}");
-        Info::parse(&text(&self.call(command.trim_end())))
-    }
+/// What INFO says.
+fn ask_info(client: &mut Client, sections: &str) -> Info {
+    let command = format!("INFO {sections}");
+    Info::parse(&client.text(command.trim_end()))
 }
 
 /// Headings and fields of INFO, in order.
@@ -185,8 +101,8 @@ fn ok() -> Value {
 fn every_field_that_redis_shows_by_default_is_there() {
     // Recorded from Redis 7.0.15 without keys.
     let recorded = include_str!("info_redis_7_0_15.txt");
-    let server = TestServer::start(|_| {});
-    let info = server.client().info("");
+    let server = TestServer::start();
+    let info = ask_info(&mut server.client(), "");
     let mut section = "";
     let mut titles = Vec::new();
     for line in recorded.lines() {
@@ -208,8 +124,8 @@ fn every_field_that_redis_shows_by_default_is_there() {
 fn every_row_is_shown_once_with_a_value() {
     /// Empty without a configuration file.
     const MAY_BE_EMPTY: &[&str] = &["config_file"];
-    let server = TestServer::start(|_| {});
-    let info = server.client().info("");
+    let server = TestServer::start();
+    let info = ask_info(&mut server.client(), "");
     for field in FIELDS {
         let found: Vec<_> = info
             .fields
@@ -228,9 +144,9 @@ fn every_row_is_shown_once_with_a_value() {
 
 #[test]
 fn arguments_choose_sections() {
-    let server = TestServer::start(|_| {});
+    let server = TestServer::start();
     let mut client = server.client();
-    assert_eq!(text(&client.call("INFO nosuch")), "");
+    assert_eq!(client.text("INFO nosuch"), "");
     let all: Vec<_> = Section::ALL.iter().map(|section| section.title()).collect();
     let default: Vec<_> = Section::ALL
         .iter()
@@ -248,15 +164,15 @@ fn arguments_choose_sections() {
         ("module_list", &["Modules"]),
         ("modules modules", &["Modules"]),
     ] {
-        assert_eq!(client.info(args).sections, titles, "INFO {args}");
+        assert_eq!(ask_info(&mut client, args).sections, titles, "INFO {args}");
     }
     assert_eq!(
-        text(&client.call("INFO keyspace cluster")),
+        text(&call(&mut client, "INFO keyspace cluster")),
         "# Cluster\r\ncluster_enabled:0\r\n\r\n# Keyspace\r\n"
     );
-    client.call("HELLO 3");
+    call(&mut client, "HELLO 3");
     assert_eq!(
-        client.call("INFO keyspace"),
+        call(&mut client, "INFO keyspace"),
         Value::Verbatim {
             format: *b"txt",
             text: b"# Keyspace\r\n".to_vec()
@@ -266,18 +182,18 @@ fn arguments_choose_sections() {
 
 #[test]
 fn figures_follow_what_happens() {
-    let server = TestServer::start(|_| {});
+    let server = TestServer::start();
     let (mut client, _other) = (server.client(), server.client());
-    client.call("PING");
-    let before = client.info("");
-    client.call_args(&[b"SET", b"large", &vec![b'x'; 1 << 20]]);
-    client.call("GET large");
-    client.call("GET none");
-    let after = client.info("");
+    call(&mut client, "PING");
+    let before = ask_info(&mut client, "");
+    call(&mut client, &format!("SET large {}", "x".repeat(1 << 20)));
+    call(&mut client, "GET large");
+    call(&mut client, "GET none");
+    let after = ask_info(&mut client, "");
     let grown = |name| after.number(name) as i64 - before.number(name) as i64;
     // The second connection may still be on its way to its thread.
     assert!((1..=2).contains(&after.number("connected_clients")));
-    assert_eq!(after.value("threads"), "2");
+    assert_eq!(after.value("threads"), "4");
     assert_eq!(grown("total_commands_processed"), 4);
     assert_eq!(grown("keyspace_hits"), 1);
     assert_eq!(grown("keyspace_misses"), 1);
@@ -297,13 +213,13 @@ fn figures_follow_what_happens() {
 
 #[test]
 fn keyspace_shows_databases_with_keys() {
-    let server = TestServer::start(|_| {});
+    let server = TestServer::start();
     let mut client = server.client();
-    client.call("MSET a 1 b 2");
-    client.call("SET c 3 PX 100000");
-    client.call("SELECT 5");
-    client.call("SET d 4");
-    let info = client.info("keyspace");
+    call(&mut client, "MSET a 1 b 2");
+    call(&mut client, "SET c 3 PX 100000");
+    call(&mut client, "SELECT 5");
+    call(&mut client, "SET d 4");
+    let info = ask_info(&mut client, "keyspace");
     assert_eq!(info.names(), ["db0", "db5"]);
     assert_eq!(info.value("db5"), "keys=1,expires=0,avg_ttl=0");
     let ttl_ms = info.value("db0").strip_prefix("keys=3,expires=1,avg_ttl=");
@@ -313,19 +229,19 @@ fn keyspace_shows_databases_with_keys() {
 
 #[test]
 fn errors_and_calls_are_counted_as_by_redis() {
-    let server = TestServer::start(|config| config.requirepass = String::from("secret"));
+    let server = TestServer::with(|config| config.requirepass = String::from("secret"));
     let mut client = server.client();
     for command in ["GET a", "GET", "NOSUCH", "SLOWLOG NOSUCH", "AUTH wrong"] {
-        client.call(command);
+        call(&mut client, command);
     }
-    assert_eq!(client.call("AUTH secret"), ok());
+    assert_eq!(call(&mut client, "AUTH secret"), ok());
     for command in ["PING a b", "SLOWLOG", "SLOWLOG GET x", "HELLO 9", "GET a"] {
-        client.call(command);
+        call(&mut client, command);
     }
     let mut malformed = server.client();
-    malformed.stream.write_all(b"*1\r\n$x\r\n").expect("sent");
+    malformed.send_bytes(b"*1\r\n$x\r\n");
     malformed.receive();
-    let info = client.info("commandstats errorstats stats");
+    let info = ask_info(&mut client, "commandstats errorstats stats");
     let errors: BTreeMap<_, _> = info
         .fields
         .iter()
@@ -363,10 +279,10 @@ fn errors_and_calls_are_counted_as_by_redis() {
 
 #[test]
 fn percentiles_are_those_of_the_configuration() {
-    let server = TestServer::start(|_| {});
+    let server = TestServer::start();
     let mut client = server.client();
-    client.call("GET a");
-    let info = client.info("latencystats");
+    call(&mut client, "GET a");
+    let info = ask_info(&mut client, "latencystats");
     assert_eq!(info.names(), ["latency_percentiles_usec_get"]);
     let value = info.value("latency_percentiles_usec_get");
     let names: Vec<_> = value
@@ -374,36 +290,31 @@ fn percentiles_are_those_of_the_configuration() {
         .filter_map(|part| part.split('=').next())
         .collect();
     assert_eq!(names, ["p50", "p99", "p99.9"]);
-    change_config(&server, |config| config.latency_tracking = false);
-    assert!(server.client().info("latencystats").fields.is_empty());
-}
-
-fn change_config(server: &TestServer, change: impl FnOnce(&mut Config)) {
-    let changed = server.shared.change_config(|config| {
-        let mut config = config.clone();
-        change(&mut config);
-        Ok::<_, ()>(config)
-    });
-    assert_eq!(changed, Ok(()));
+    server.change(|config| config.latency_tracking = false);
+    assert!(
+        ask_info(&mut server.client(), "latencystats")
+            .fields
+            .is_empty()
+    );
 }
 
 #[test]
 fn memory_is_told_in_figures_and_words() {
-    let server = TestServer::start(|_| {});
+    let server = TestServer::start();
     let mut client = server.client();
-    client.call("SET key value");
-    assert!(integer(&client.call("MEMORY USAGE key")) > 10);
+    call(&mut client, "SET key value");
+    assert!(integer(&call(&mut client, "MEMORY USAGE key")) > 10);
     assert_eq!(
-        client.call("MEMORY USAGE key"),
-        client.call("MEMORY USAGE key SAMPLES 0 samples 5")
+        call(&mut client, "MEMORY USAGE key"),
+        call(&mut client, "MEMORY USAGE key SAMPLES 0 samples 5")
     );
     let syntax = error("ERR syntax error");
-    assert_eq!(client.call("MEMORY USAGE key SAMPLES -1"), syntax);
-    assert_eq!(client.call("MEMORY USAGE key SAMPLES"), syntax);
-    assert_eq!(client.call("MEMORY USAGE key other 1"), syntax);
-    assert_eq!(client.call("MEMORY PURGE"), ok());
-    assert!(text(&client.call("MEMORY DOCTOR")).ends_with('\n'));
-    assert!(text(&client.call("MEMORY MALLOC-STATS")).contains("bytes in use"));
+    assert_eq!(call(&mut client, "MEMORY USAGE key SAMPLES -1"), syntax);
+    assert_eq!(call(&mut client, "MEMORY USAGE key SAMPLES"), syntax);
+    assert_eq!(call(&mut client, "MEMORY USAGE key other 1"), syntax);
+    assert_eq!(call(&mut client, "MEMORY PURGE"), ok());
+    assert!(text(&call(&mut client, "MEMORY DOCTOR")).ends_with('\n'));
+    assert!(text(&call(&mut client, "MEMORY MALLOC-STATS")).contains("bytes in use"));
     // The names that Redis 7.0.15 gives, in its order.
     let names = "peak.allocated total.allocated startup.allocated replication.backlog clients.slaves \
         clients.normal cluster.links aof.buffer lua.caches functions.caches db.0 overhead.total \
@@ -411,8 +322,8 @@ fn memory_is_told_in_figures_and_words() {
         allocator.allocated allocator.active allocator.resident allocator-fragmentation.ratio \
         allocator-fragmentation.bytes allocator-rss.ratio allocator-rss.bytes rss-overhead.ratio \
         rss-overhead.bytes fragmentation fragmentation.bytes";
-    client.call("HELLO 3");
-    let Value::Map(pairs) = client.call("MEMORY STATS") else {
+    call(&mut client, "HELLO 3");
+    let Value::Map(pairs) = call(&mut client, "MEMORY STATS") else {
         panic!("no map");
     };
     let shown: Vec<_> = pairs.iter().map(|(name, _)| text(name)).collect();
@@ -426,19 +337,22 @@ fn memory_is_told_in_figures_and_words() {
 
 #[test]
 fn latency_events_are_shown_and_forgotten() {
-    let server = TestServer::start(|config| config.latency_monitor_threshold_ms = 100);
+    let server = TestServer::with(|config| config.latency_monitor_threshold_ms = 100);
     let mut client = server.client();
-    assert_eq!(client.call("LATENCY LATEST"), Value::Array(Vec::new()));
     assert_eq!(
-        client.call("LATENCY GRAPH command"),
+        call(&mut client, "LATENCY LATEST"),
+        Value::Array(Vec::new())
+    );
+    assert_eq!(
+        call(&mut client, "LATENCY GRAPH command"),
         error("ERR No samples available for event 'command'")
     );
-    let latency = &server.shared.latency;
+    let latency = &server.shared().latency;
     for (at_s, ms) in [(1000, 300), (1001, 500), (1002, 400)] {
         latency.add("command", at_s, ms);
     }
     latency.add("expire-cycle", 1000, 200);
-    let latest = client.call("LATENCY LATEST");
+    let latest = call(&mut client, "LATENCY LATEST");
     let latest: Vec<Vec<String>> = items(&latest)
         .iter()
         .map(|event| items(event).iter().map(text).collect())
@@ -450,30 +364,30 @@ fn latency_events_are_shown_and_forgotten() {
             ["expire-cycle", "1000", "200", "200"]
         ]
     );
-    let history = client.call("LATENCY HISTORY command");
+    let history = call(&mut client, "LATENCY HISTORY command");
     assert_eq!(items(&history).len(), 3);
     assert_eq!(
         items(&history)[1],
         Value::Array(vec![Value::Integer(1001), Value::Integer(500)])
     );
     assert_eq!(
-        client.call("LATENCY HISTORY COMMAND"),
+        call(&mut client, "LATENCY HISTORY COMMAND"),
         Value::Array(Vec::new())
     );
-    let graph = text(&client.call("LATENCY GRAPH command"));
+    let graph = text(&call(&mut client, "LATENCY GRAPH command"));
     assert!(graph.starts_with("command - high 500 ms, low 300 ms (all time high 500 ms)\n-----"));
-    assert!(text(&client.call("LATENCY DOCTOR")).contains("3 latency spikes (average 400ms"));
+    assert!(text(&call(&mut client, "LATENCY DOCTOR")).contains("3 latency spikes (average 400ms"));
     assert_eq!(
-        client.call("LATENCY RESET none command command"),
+        call(&mut client, "LATENCY RESET none command command"),
         Value::Integer(1)
     );
-    assert_eq!(client.call("LATENCY RESET"), Value::Integer(1));
-    assert_eq!(client.call("LATENCY RESET"), Value::Integer(0));
+    assert_eq!(call(&mut client, "LATENCY RESET"), Value::Integer(1));
+    assert_eq!(call(&mut client, "LATENCY RESET"), Value::Integer(0));
 }
 
 #[test]
 fn histograms_are_shown_for_commands_and_subcommands() {
-    let server = TestServer::start(|_| {});
+    let server = TestServer::start();
     let mut client = server.client();
     for command in [
         "SET a 1",
@@ -482,10 +396,10 @@ fn histograms_are_shown_for_commands_and_subcommands() {
         "OBJECT ENCODING a",
         "HELLO 3",
     ] {
-        client.call(command);
+        call(&mut client, command);
     }
     let mut names = |command: &str| {
-        let Value::Map(pairs) = client.call(command) else {
+        let Value::Map(pairs) = call(&mut client, command) else {
             panic!("no map");
         };
         pairs.iter().map(|(name, _)| text(name)).collect::<Vec<_>>()
@@ -500,7 +414,7 @@ fn histograms_are_shown_for_commands_and_subcommands() {
         ["object|encoding"]
     );
     assert!(names("LATENCY HISTOGRAM").contains(&String::from("set")));
-    let Value::Map(pairs) = client.call("LATENCY HISTOGRAM set") else {
+    let Value::Map(pairs) = call(&mut client, "LATENCY HISTOGRAM set") else {
         panic!("no map");
     };
     let Value::Map(set) = &pairs[0].1 else {
@@ -518,7 +432,7 @@ fn histograms_are_shown_for_commands_and_subcommands() {
 
 /// The arguments of the entries of SLOWLOG GET, newest first, each joined with spaces.
 fn slow_commands(client: &mut Client, get: &str) -> Vec<String> {
-    let entries = client.call(get);
+    let entries = call(client, get);
     items(&entries)
         .iter()
         .map(|entry| {
@@ -530,13 +444,13 @@ fn slow_commands(client: &mut Client, get: &str) -> Vec<String> {
 
 #[test]
 fn slow_commands_are_kept_up_to_a_number() {
-    let server = TestServer::start(|config| config.slowlog_log_slower_than_us = 0);
+    let server = TestServer::with(|config| config.slowlog_log_slower_than_us = 0);
     let mut client = server.client();
-    client.call("SLOWLOG RESET");
+    call(&mut client, "SLOWLOG RESET");
     for number in 0..12 {
-        client.call(&format!("ECHO {number}"));
+        call(&mut client, &format!("ECHO {number}"));
     }
-    assert_eq!(client.call("SLOWLOG LEN"), Value::Integer(13));
+    assert_eq!(call(&mut client, "SLOWLOG LEN"), Value::Integer(13));
     assert_eq!(slow_commands(&mut client, "SLOWLOG GET").len(), 10);
     assert_eq!(slow_commands(&mut client, "SLOWLOG GET 0").len(), 0);
     assert_eq!(
@@ -546,31 +460,31 @@ fn slow_commands_are_kept_up_to_a_number() {
     assert_eq!(slow_commands(&mut client, "SLOWLOG GET -1").len(), 17);
     for count in ["-2", "x", "99999999999999999999"] {
         assert_eq!(
-            client.call(&format!("SLOWLOG GET {count}")),
+            call(&mut client, &format!("SLOWLOG GET {count}")),
             error("ERR count should be greater than or equal to -1")
         );
     }
-    change_config(&server, |config| {
+    server.change(|config| {
         config.slowlog_max_len = 2;
         config.slowlog_log_slower_than_us = -1;
     });
-    assert_eq!(server.client().call("SLOWLOG LEN"), Value::Integer(2));
-    assert_eq!(client.call("SLOWLOG RESET"), ok());
-    assert_eq!(client.call("SLOWLOG LEN"), Value::Integer(0));
+    assert_eq!(call(&mut server.client(), "SLOWLOG LEN"), Value::Integer(2));
+    assert_eq!(call(&mut client, "SLOWLOG RESET"), ok());
+    assert_eq!(call(&mut client, "SLOWLOG LEN"), Value::Integer(0));
 }
 
 #[test]
 fn slow_commands_are_shortened_and_keep_no_secrets() {
-    let server = TestServer::start(|config| config.slowlog_log_slower_than_us = 0);
+    let server = TestServer::with(|config| config.slowlog_log_slower_than_us = 0);
     let mut client = server.client();
-    let long = |len: usize| vec![b'x'; len];
-    client.call_args(&[b"ECHO", &long(128)]);
-    client.call_args(&[b"ECHO", &long(130)]);
-    client.call(&format!("DEL{}", " k".repeat(31)));
-    client.call(&format!("DEL{}", " k".repeat(32)));
-    client.call("AUTH default secret");
-    client.call("HELLO 3 SETNAME auth AUTH default secret");
-    client.call("HELLO 2 SETNAME SETNAME AUTH default secret");
+    call(&mut client, &format!("ECHO {}", "x".repeat(128)));
+    call(&mut client, &format!("ECHO {}", "x".repeat(130)));
+    call(&mut client, &format!("DEL{}", " k".repeat(31)));
+    call(&mut client, &format!("DEL{}", " k".repeat(32)));
+    call(&mut client, "AUTH default secret");
+    call(&mut client, "HELLO 3 SETNAME auth AUTH default secret");
+    call(&mut client, "HELLO 2 SETNAME SETNAME AUTH default secret");
+    call(&mut client, "CONFIG SET timeout 5 requirepass secret");
     let mut shown = slow_commands(&mut client, "SLOWLOG GET");
     shown.reverse();
     assert_eq!(
@@ -583,6 +497,7 @@ fn slow_commands_are_shortened_and_keep_no_secrets() {
             String::from("AUTH (redacted) (redacted)"),
             String::from("HELLO 3 SETNAME auth AUTH (redacted) (redacted)"),
             String::from("HELLO 2 SETNAME SETNAME AUTH (redacted) (redacted)"),
+            String::from("CONFIG SET timeout 5 requirepass (redacted)"),
         ]
     );
 }

@@ -13,10 +13,10 @@ use std::fmt;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use super::glob::{self, Case};
 use super::kind::{Kind, OptionError, Value};
 use super::options::{self, Effect, OPTIONS};
 use super::{Config, line, redis};
+use damselfly_base::glob;
 
 /// How deep files may include files.
 const INCLUDE_DEPTH_MAX: usize = 16;
@@ -331,8 +331,7 @@ impl<'a, F: Files> Loader<'a, F> {
         // As for a pattern that nothing matches, a folder that is absent holds nothing to include.
         let mut names = self.files.list(folder).unwrap_or_default();
         names.retain(|name| {
-            !name.starts_with('.')
-                && glob::matches(pattern.as_bytes(), name.as_bytes(), Case::Differs)
+            !name.starts_with('.') && glob::matches(pattern.as_bytes(), name.as_bytes())
         });
         names.sort();
         names

@@ -81,6 +81,8 @@ pub struct Config {
     pub replica_lazy_flush: bool,
     /// `activedefrag`
     pub activedefrag: bool,
+    /// `disable-thp`
+    pub disable_thp: bool,
     /// `activerehashing`
     pub activerehashing: bool,
     /// `client-output-buffer-limit`
@@ -185,6 +187,7 @@ impl Default for Config {
             lazyfree_lazy_user_flush: false,
             replica_lazy_flush: false,
             activedefrag: false,
+            disable_thp: true,
             activerehashing: true,
             client_output_buffer_limit: OutputLimits::default(),
             client_query_buffer_limit_bytes: 1 << 30,

@@ -105,11 +105,7 @@ fn get(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Resu
     let found = context.shared.config().get(&patterns);
     reply.map(found.len());
     for (name, value) in found {
-        // An option that was asked for by name is shown as it was written.
-        let asked = patterns
-            .iter()
-            .find(|pattern| pattern.eq_ignore_ascii_case(name.as_bytes()));
-        reply.bulk(asked.unwrap_or(&name.as_bytes()));
+        reply.bulk(name.as_bytes());
         reply.bulk(value.as_bytes());
     }
     Ok(())

@@ -8,7 +8,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use damselfly_commands::Result;
 use damselfly_engine::{Cursor, KeyspaceTotals, Now};
 
-use crate::clients::Client;
 use crate::config::Config;
 use crate::session::Context;
 use crate::shared::{Rates, Shared};
@@ -193,7 +192,7 @@ fn client_facts(shared: &Shared) -> ClientFacts {
         facts.blocked += usize::from(client.is_blocked());
         facts.input_max = facts.input_max.max(input);
         facts.output_max = facts.output_max.max(output);
-        facts.bytes += input + output + size_of::<Client>();
+        facts.bytes += client.memory();
     }
     facts
 }

@@ -1,4 +1,4 @@
-//! The process as a whole: SHUTDOWN, LASTSAVE, TIME, LOLWUT.
+//! The process as a whole: SHUTDOWN, TIME, LOLWUT.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -33,25 +33,6 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
         complexity: "O(N) where N is the number of keys to save, otherwise O(1)",
     },
     Command {
-        name: "LASTSAVE",
-        arity: Exactly(1),
-        keys: Keys::None,
-        traits: &[
-            Trait::Loading,
-            Trait::Stale,
-            Trait::Fast,
-            Trait::Category("admin"),
-            Trait::Dangerous,
-            Trait::Tip("nondeterministic_output"),
-        ],
-        run: Run::Run(Handler::Session(lastsave)),
-        group: Group::Server,
-        usage: "LASTSAVE",
-        summary: "Returns the Unix time in seconds at which data was last saved, or the server started.",
-        since: "1.0.0",
-        complexity: "O(1)",
-    },
-    Command {
         name: "TIME",
         arity: Exactly(1),
         keys: Keys::None,
@@ -66,6 +47,25 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
         usage: "TIME",
         summary: "Returns the server's time: seconds since the epoch, and microseconds.",
         since: "2.6.0",
+        complexity: "O(1)",
+    },
+    Command {
+        name: "LASTSAVE",
+        arity: Exactly(1),
+        keys: Keys::None,
+        traits: &[
+            Trait::AdminCategory,
+            Trait::Dangerous,
+            Trait::Loading,
+            Trait::Stale,
+            Trait::Fast,
+            Trait::Tip("nondeterministic_output"),
+        ],
+        run: Run::Run(Handler::Session(lastsave)),
+        group: Group::Server,
+        usage: "LASTSAVE",
+        summary: "Returns the Unix time of the last save that went well, or of the start.",
+        since: "1.0.0",
         complexity: "O(1)",
     },
     Command {
@@ -118,11 +118,6 @@ fn shutdown(context: &mut Context<'_>, args: Args<'_>, _: &mut Reply<'_>) -> Res
     Ok(())
 }
 
-fn lastsave(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    reply.integer(context.shared.last_save_s.load(Relaxed));
-    Ok(())
-}
-
 fn time(_: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let now_us = shared::now_us();
     reply.array(2);
@@ -145,6 +140,11 @@ const DAMSELFLY: &str = r"
                          ||
                          `'
 ";
+
+fn lastsave(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    reply.integer(context.shared.last_save_s.load(Relaxed));
+    Ok(())
+}
 
 fn lolwut(_: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     // There is one picture, but what Redis takes for no version is none here either.
