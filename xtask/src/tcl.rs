@@ -27,7 +27,6 @@ const FILES: &[&str] = &[
     "unit/introspection-2",
     "unit/slowlog",
     "unit/latency-monitor",
-    "unit/querybuf",
     "unit/other",
     "unit/lazyfree",
     "unit/pause",

@@ -240,8 +240,6 @@ pub enum Trait {
     Admin,
     /// In the ACL category `dangerous`.
     Dangerous,
-    /// In the ACL category `admin`, without the flag of that name.
-    AdminCategory,
     /// In this ACL category, which does not follow from the rest of the row.
     Category(&'static str),
     /// Not in scripts.
@@ -300,7 +298,6 @@ impl Trait {
             Self::SkipSlowlog => "skip_slowlog",
             Self::SkipMonitor => "skip_monitor",
             Self::Dangerous
-            | Self::AdminCategory
             | Self::Category(_)
             | Self::Protected
             | Self::Sentinel

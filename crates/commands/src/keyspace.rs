@@ -189,7 +189,7 @@ fn scan(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 }
 
 fn dbsize(tx: &mut Tx<'_>, _args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    reply.integer(tx.totals(tx.db()).keys as i64);
+    reply.integer(tx.count() as i64);
     Ok(())
 }
 

@@ -77,6 +77,14 @@ impl<'a> Present<'a> {
 }
 
 impl Absent<'_> {
+    /// Leaves the key absent, and frees what is still in memory of it.
+    pub(crate) fn discard(self) {
+        if let Free::Dead(slot) = self.slot {
+            *self.entry_bytes -= slot.remove().view().allocated_bytes();
+            *self.expired += 1;
+        }
+    }
+
     /// Stores an entry of this place's key. Where that would make the table grow, entries whose end
     /// has come make room first.
     #[inline]
@@ -182,11 +190,19 @@ impl Database {
         }
     }
 
-    /// Sweeps up to `buckets` buckets for entries whose end has come; returns how many it removed.
+    /// Sweeps up to `buckets` buckets for entries whose end has come, where the last call stopped; returns how many it removed.
     pub(crate) fn sweep(&mut self, now: Now, buckets: usize) -> usize {
+        let mut position = self.sweep_position;
+        let removed = self.sweep_from(&mut position, now, buckets);
+        self.sweep_position = position;
+        removed
+    }
+
+    /// As [`Database::sweep`], from a position in hash order.
+    pub(crate) fn sweep_from(&mut self, position: &mut u64, now: Now, buckets: usize) -> usize {
         let entry_bytes = &mut self.entry_bytes;
         self.table.sweep(
-            &mut self.sweep_position,
+            position,
             buckets,
             |entry| is_dead(entry, now),
             |entry| *entry_bytes -= entry.view().allocated_bytes(),

@@ -90,6 +90,26 @@ impl Tx<'_> {
         }
     }
 
+    /// How many keys the selected database has.
+    ///
+    /// Keys whose end has come are removed first, in the first buckets of each shard: all of them in a database of some
+    /// thousand keys. In a larger one, those that the background sweep has not found yet are counted.
+    ///
+    /// # Panics
+    /// If not all shards are locked.
+    pub fn count(&mut self) -> usize {
+        const BUCKETS_PER_SHARD: usize = 8;
+        let (db, now) = (self.db(), self.now());
+        for shard in 0..self.engine().shards() {
+            let database = &mut self.databases(shard)[db];
+            if database.deadlines() > 0 {
+                let removed = database.sweep_from(&mut 0, now, BUCKETS_PER_SHARD);
+                *self.expired_mut(shard) += removed as u64;
+            }
+        }
+        self.totals(db).keys
+    }
+
     /// Exchanges the keys of two databases.
     ///
     /// # Panics

@@ -280,7 +280,10 @@ impl<'a> Tx<'a> {
                 self.changed(key);
                 Some(entry)
             }
-            Place::Absent(_) => None,
+            Place::Absent(absent) => {
+                absent.discard();
+                None
+            }
         }
     }
 

@@ -95,9 +95,15 @@ impl Config {
         }
         let mut changed = self.clone();
         for ((name, option), (_, value)) in chosen.iter().zip(pairs) {
-            std::str::from_utf8(value)
-                .map_err(|_| OptionError::new("argument must be UTF-8 text"))
-                .and_then(|value| option.write(&mut changed, &[value]))
+            // Redis reads values as C strings.
+            let value = value.split(|&byte| byte == 0).next().unwrap_or_default();
+            let is_text = std::str::from_utf8(value).is_ok();
+            option
+                .write(&mut changed, &[&String::from_utf8_lossy(value)])
+                .and_then(|()| match is_text {
+                    true => Ok(()),
+                    false => Err(OptionError::new("argument must be UTF-8 text")),
+                })
                 .map_err(|refusal| set_failed(name, &refusal.to_string()))?;
         }
         Ok(changed)

@@ -54,7 +54,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
         arity: Exactly(1),
         keys: Keys::None,
         traits: &[
-            Trait::AdminCategory,
+            Trait::Category("admin"),
             Trait::Dangerous,
             Trait::Loading,
             Trait::Stale,

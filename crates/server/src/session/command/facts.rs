@@ -82,7 +82,7 @@ pub fn categories(command: &Command<Handler>) -> Vec<&'static str> {
         let derived = match category {
             "read" => only_reads(command),
             "write" => writes(command),
-            "admin" => command.has(Trait::Admin) || command.has(Trait::AdminCategory),
+            "admin" => command.has(Trait::Admin),
             "dangerous" => command.has(Trait::Admin) || command.has(Trait::Dangerous),
             "fast" => command.has(Trait::Fast),
             "slow" => !command.has(Trait::Fast),

@@ -226,9 +226,10 @@ fn info(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Res
 
 fn list(_: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     if args.len() == 2 {
-        reply.array(REGISTRY.top_level().count());
+        reply.array(REGISTRY.rows().len());
         REGISTRY
-            .top_level()
+            .rows()
+            .iter()
             .for_each(|row| reply.bulk(row.name.as_bytes()));
         return Ok(());
     }
