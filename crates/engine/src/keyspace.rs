@@ -1,5 +1,7 @@
 //! What concerns all keys: iterating, counting, emptying, swapping databases.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use damselfly_value::EntryRef;
 
 use crate::database::is_dead;
@@ -100,9 +102,10 @@ impl Tx<'_> {
     pub fn count(&mut self) -> usize {
         const BUCKETS_PER_SHARD: usize = 8;
         let (db, now) = (self.db(), self.now());
+        let paused = self.engine().settings.sweep_paused.load(Relaxed);
         for shard in 0..self.engine().shards() {
             let database = &mut self.databases(shard)[db];
-            if database.deadlines() > 0 {
+            if database.deadlines() > 0 && !paused {
                 let removed = database.sweep_from(&mut 0, now, BUCKETS_PER_SHARD);
                 *self.expired_mut(shard) += removed as u64;
             }

@@ -290,6 +290,8 @@ pub(crate) fn strict_integer(word: &str) -> Option<i64> {
 /// Bytes from digits and an optional unit. As in Redis, no digits at all count as 0, and digits
 /// beyond 64 bits as the greatest number; a unit that overflows is refused.
 pub(crate) fn memory(word: &str) -> Option<u64> {
+    // Redis reads sizes as C strings: a zero byte ends them.
+    let word = word.split('\0').next().unwrap_or_default();
     let digits = word.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = word.split_at(digits);
     let factor = match unit.to_ascii_lowercase().as_str() {

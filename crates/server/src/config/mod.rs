@@ -95,8 +95,6 @@ impl Config {
         }
         let mut changed = self.clone();
         for ((name, option), (_, value)) in chosen.iter().zip(pairs) {
-            // Redis reads values as C strings.
-            let value = value.split(|&byte| byte == 0).next().unwrap_or_default();
             let is_text = std::str::from_utf8(value).is_ok();
             option
                 .write(&mut changed, &[&String::from_utf8_lossy(value)])
