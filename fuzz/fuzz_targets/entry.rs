@@ -105,5 +105,7 @@ impl Model {
 fn bytes(source: &mut Unstructured<'_>) -> Result<Vec<u8>> {
     let len = *source.choose(&LENGTHS)?;
     let pattern: [u8; 3] = source.arbitrary()?;
-    Ok(pattern.into_iter().cycle().take(len).collect())
+    let mut bytes = pattern.repeat(len / pattern.len() + 1);
+    bytes.truncate(len);
+    Ok(bytes)
 }

@@ -129,8 +129,8 @@ impl<'a> Options<'a> {
 /// A target does not build or found something; the text says how to see it again.
 pub fn run(words: &[&str]) -> Result<(), String> {
     let options = Options::parse(words).ok_or(USAGE)?;
-    build()?;
     let targets = options.targets.iter().map(|&index| &TARGETS[index]);
+    build(targets.clone())?;
     if let Some(input) = options.input {
         return targets
             .map(|target| must(Command::new(program(target)).arg(input)))
@@ -150,11 +150,11 @@ pub fn run(words: &[&str]) -> Result<(), String> {
 pub fn short() -> Result<Count, String> {
     let manifest = ["--manifest-path", "fuzz/Cargo.toml"];
     must(command(&["cargo", "fmt", "--check"]).args(manifest))?;
-    build()?;
+    build(TARGETS.iter())?;
     fuzz(TARGETS.iter().collect(), SECONDS)
 }
 
-fn build() -> Result<(), String> {
+fn build(targets: impl Iterator<Item = &'static Target>) -> Result<(), String> {
     let words = [
         "cargo",
         "build",
@@ -168,6 +168,7 @@ fn build() -> Result<(), String> {
     ];
     must(
         command(&words)
+            .args(targets.flat_map(|target| ["--bin", target.name]))
             .env("RUSTC_BOOTSTRAP", "1")
             .env("RUSTFLAGS", RUSTFLAGS),
     )
