@@ -223,7 +223,7 @@ fn arguments(program: &Program) -> &'static [&'static str] {
     match program.kind() {
         // What the suite's own configuration would set.
         Kind::Redis => &["--enable-debug-command", "yes"],
-        Kind::Damselfly => &["--threads", "2"],
+        Kind::Damselfly => &["--enable-debug-command", "yes", "--threads", "2"],
     }
 }
 

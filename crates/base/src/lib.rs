@@ -8,6 +8,7 @@ pub mod heap;
 pub mod long_double;
 pub mod number;
 pub mod random;
+pub mod sha1;
 
 pub use error::CommandError;
 pub use hash::hash;

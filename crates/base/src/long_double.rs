@@ -31,7 +31,7 @@ impl LongDouble {
     }
 
     /// The sum, or `None` if it is not finite.
-    pub fn add(self, other: Self) -> Option<Self> {
+    pub fn checked_add(self, other: Self) -> Option<Self> {
         let sum = (self.0 + other.0).value;
         sum.is_finite().then_some(Self(sum))
     }
@@ -175,7 +175,7 @@ mod tests {
 
     fn sum(a: &str, b: &str) -> Option<String> {
         let a = LongDouble::parse(a.as_bytes())?;
-        Some(a.add(LongDouble::parse(b.as_bytes())?)?.format())
+        Some(a.checked_add(LongDouble::parse(b.as_bytes())?)?.format())
     }
 
     #[test]

@@ -38,6 +38,18 @@ pub enum Run<F: 'static> {
     Run(F),
     /// The second argument chooses one of these.
     Subcommands(&'static [Command<F>]),
+    /// The function where there is no second argument, or else the one of these that it chooses.
+    Either(F, &'static [Command<F>]),
+}
+
+impl<F> Run<F> {
+    /// The rows one level down; none for a plain function.
+    pub fn subcommands(&self) -> &'static [Command<F>] {
+        match self {
+            Self::Run(_) => &[],
+            Self::Subcommands(rows) | Self::Either(_, rows) => rows,
+        }
+    }
 }
 
 /// A number of arguments.
@@ -145,6 +157,8 @@ pub enum Access {
     Look,
     /// Overwrites it without a look.
     Overwrite,
+    /// Stores it if it is absent.
+    Create,
     /// Changes it, and may show what was there.
     ReadUpdate,
     /// Changes it.
@@ -165,6 +179,7 @@ impl Access {
         match self {
             Self::Read | Self::Look => false,
             Self::Overwrite
+            | Self::Create
             | Self::ReadUpdate
             | Self::Update
             | Self::Insert
@@ -180,6 +195,7 @@ impl Access {
             Self::Read => &["RO", "access"],
             Self::Look => &["RO"],
             Self::Overwrite => &["OW", "update"],
+            Self::Create => &["OW", "insert"],
             Self::ReadUpdate => &["RW", "access", "update"],
             Self::Update => &["RW", "update"],
             Self::Insert => &["RW", "insert"],
@@ -224,6 +240,10 @@ pub enum Trait {
     Admin,
     /// In the ACL category `dangerous`.
     Dangerous,
+    /// In the ACL category `admin`, without the flag of that name.
+    AdminCategory,
+    /// In this ACL category, which does not follow from the rest of the row.
+    Category(&'static str),
     /// Not in scripts.
     NoScript,
     /// Allowed while data is loaded.
@@ -279,11 +299,14 @@ impl Trait {
             Self::Blocking => "blocking",
             Self::SkipSlowlog => "skip_slowlog",
             Self::SkipMonitor => "skip_monitor",
-            Self::Protected => "protected",
-            Self::TouchesArbitraryKeys => "touches_arbitrary_keys",
-            Self::Dangerous | Self::Sentinel | Self::Deprecated { .. } | Self::Tip(_) => {
-                return None;
-            }
+            Self::Dangerous
+            | Self::AdminCategory
+            | Self::Category(_)
+            | Self::Protected
+            | Self::Sentinel
+            | Self::TouchesArbitraryKeys
+            | Self::Deprecated { .. }
+            | Self::Tip(_) => return None,
         })
     }
 }
@@ -344,6 +367,13 @@ impl From<Busy> for Stop {
     }
 }
 
+fn map_all<F: Copy, G: Copy>(rows: &[Command<F>], wrap: fn(F) -> G) -> &'static [Command<G>] {
+    rows.iter()
+        .map(|row| row.map(wrap))
+        .collect::<Vec<_>>()
+        .leak()
+}
+
 impl<F: Copy> Command<F> {
     /// True if it has this trait.
     pub fn has(&self, wanted: Trait) -> bool {
@@ -360,12 +390,8 @@ impl<F: Copy> Command<F> {
             traits: self.traits,
             run: match self.run {
                 Run::Run(function) => Run::Run(wrap(function)),
-                Run::Subcommands(rows) => Run::Subcommands(
-                    rows.iter()
-                        .map(|row| row.map(wrap))
-                        .collect::<Vec<_>>()
-                        .leak(),
-                ),
+                Run::Subcommands(rows) => Run::Subcommands(map_all(rows, wrap)),
+                Run::Either(function, rows) => Run::Either(wrap(function), map_all(rows, wrap)),
             },
             group: self.group,
             usage: self.usage,

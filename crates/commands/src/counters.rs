@@ -107,7 +107,10 @@ fn incrbyfloat(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result
         Place::Absent(_) => LongDouble::ZERO,
     };
     let delta = LongDouble::parse(args.at(2)).ok_or(CommandError::NotFloat)?;
-    let sum = old.add(delta).ok_or(CommandError::NotFinite)?.format();
+    let sum = old
+        .checked_add(delta)
+        .ok_or(CommandError::NotFinite)?
+        .format();
     tx.store(key, NewValue::Bytes(sum.as_bytes()), Deadline::Keep);
     reply.bulk(sum.as_bytes());
     Ok(())

@@ -8,7 +8,7 @@ use damselfly_protocol::Reply;
 
 use crate::command::{
     Access, Arity::AtLeast, Arity::Exactly, At::One, Command, Group, KeySpec, Keys, Run, Trait,
-    looks, writes,
+    reads, writes,
 };
 use crate::strings::Relative;
 use crate::{Args, KeyspaceFn, Result};
@@ -91,7 +91,7 @@ fn rounded(deadline_ms: i64, now: Now) -> i64 {
 }
 
 const CHANGED: &[KeySpec] = &[writes(One(1), Access::Update)];
-const LOOKED_AT: &[KeySpec] = &[looks(One(1))];
+const READ: &[KeySpec] = &[reads(One(1))];
 
 const fn sets_deadline(
     name: &'static str,
@@ -124,7 +124,7 @@ const fn shows_deadline(
     Command {
         name,
         arity: Exactly(2),
-        keys: Keys::Args(LOOKED_AT),
+        keys: Keys::Args(READ),
         traits: &[Trait::Fast],
         run: Run::Run(run),
         group: Group::Generic,
@@ -132,6 +132,14 @@ const fn shows_deadline(
         summary,
         since,
         complexity: "O(1)",
+    }
+}
+
+/// A command whose reply depends on when it runs.
+const fn by_the_clock(command: Command<KeyspaceFn>) -> Command<KeyspaceFn> {
+    Command {
+        traits: &[Trait::Fast, Trait::Tip("nondeterministic_output")],
+        ..command
     }
 }
 
@@ -182,20 +190,20 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         "Lets a key end at a Unix time in milliseconds.",
         "2.6.0",
     ),
-    shows_deadline(
+    by_the_clock(shows_deadline(
         "TTL",
         |tx, args, reply| ttl(tx, args, Unit::Seconds, Relative::ToNow, reply),
         "TTL key",
         "Returns the seconds until a key ends: -1 if never, -2 if there is no such key.",
         "1.0.0",
-    ),
-    shows_deadline(
+    )),
+    by_the_clock(shows_deadline(
         "PTTL",
         |tx, args, reply| ttl(tx, args, Unit::Millis, Relative::ToNow, reply),
         "PTTL key",
         "Returns the milliseconds until a key ends: -1 if never, -2 if there is no such key.",
         "2.6.0",
-    ),
+    )),
     shows_deadline(
         "EXPIRETIME",
         |tx, args, reply| ttl(tx, args, Unit::Seconds, Relative::ToEpoch, reply),

@@ -107,7 +107,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
     Command {
         name: "RENAMENX",
         arity: Exactly(3),
-        keys: Keys::Args(&[writes(One(1), Access::Take), writes(One(2), Access::Insert)]),
+        keys: Keys::Args(&[writes(One(1), Access::Take), writes(One(2), Access::Create)]),
         traits: &[Trait::Fast],
         run: Run::Run(renamenx),
         group: Group::Generic,
@@ -131,7 +131,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
     Command {
         name: "MOVE",
         arity: Exactly(3),
-        keys: Keys::Args(&[writes(One(1), Access::Take)]),
+        keys: Keys::Args(&[writes(One(1), Access::ReadUpdate)]),
         traits: &[Trait::Fast],
         run: Run::Run(move_to_db),
         group: Group::Generic,

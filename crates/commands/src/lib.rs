@@ -15,7 +15,7 @@ pub use args::Args;
 pub use command::{
     Access, Arity, At, Command, Group, KeySpec, Keys, Run, Stop, Trait, looks, reads,
 };
-pub use object::memory_usage;
+pub use object::{encoding_name, memory_usage};
 
 use damselfly_engine::Tx;
 use damselfly_protocol::Reply;

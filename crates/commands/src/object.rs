@@ -89,7 +89,7 @@ fn with_entry(
 }
 
 /// Redis's name of the way a value is stored.
-pub(crate) fn encoding_name(value: Value<'_>) -> &'static str {
+pub fn encoding_name(value: Value<'_>) -> &'static str {
     /// The longest string that Redis keeps in one block with its header.
     const EMBEDDED_BYTES_MAX: usize = 44;
     match value {
@@ -148,14 +148,11 @@ fn refcount(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 pub fn memory_usage(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     /// A slot and its share of the free slots around it.
     const SLOT_BYTES: usize = 10;
-    match args.len() {
-        3 => {}
-        5 if args.is(3, "SAMPLES") => {
-            if args.integer(4)? < 0 {
-                return Err(CommandError::Syntax.into());
-            }
+    for at in (3..args.len()).step_by(2) {
+        // An entry's size is known, so there is nothing to sample.
+        if !args.is(at, "SAMPLES") || at + 1 == args.len() || args.integer(at + 1)? < 0 {
+            return Err(CommandError::Syntax.into());
         }
-        _ => return Err(CommandError::Syntax.into()),
     }
     with_entry(tx, args, reply, |entry, reply| {
         reply.integer((entry.allocated_bytes() + SLOT_BYTES) as i64);

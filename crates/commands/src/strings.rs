@@ -41,7 +41,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
     Command {
         name: "SETNX",
         arity: Exactly(3),
-        keys: Keys::Args(&[writes(One(1), Access::Overwrite)]),
+        keys: Keys::Args(&[writes(One(1), Access::Create)]),
         traits: &[
             Trait::NeedsMemory,
             Trait::Fast,
@@ -179,8 +179,12 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
     Command {
         name: "MSETNX",
         arity: AtLeast(3),
-        keys: Keys::Args(&[writes(ToEnd { first: 1, step: 2 }, Access::Overwrite)]),
-        traits: &[Trait::NeedsMemory],
+        keys: Keys::Args(&[writes(ToEnd { first: 1, step: 2 }, Access::Create)]),
+        traits: &[
+            Trait::NeedsMemory,
+            Trait::Tip("request_policy:multi_shard"),
+            Trait::Tip("response_policy:agg_min"),
+        ],
         run: Run::Run(msetnx),
         group: Group::String,
         usage: "MSETNX key value [key value ...]",
@@ -433,7 +437,7 @@ fn mget(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 
 /// Refuses a key without a value.
 fn check_pairs(args: Args<'_>, command: &str) -> Result {
-    if args.len() % 2 == 0 {
+    if args.len().is_multiple_of(2) {
         return Err(CommandError::Arity(command.to_owned()).into());
     }
     Ok(())

@@ -8,8 +8,8 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use damselfly_server::config::{Config, LogLevel};
-use log::{Level, LevelFilter, Log, Metadata, Record};
+use damselfly_server::config::Config;
+use log::{Level, Log, Metadata, Record};
 
 struct Logger {
     /// `None` for standard output.
@@ -32,19 +32,9 @@ pub fn start(config: &Config) -> Result<(), String> {
     }
     log::set_boxed_logger(Box::new(Logger { file }))
         .map_err(|error| format!("Can't start logging: {error}"))?;
-    log::set_max_level(filter(config.loglevel));
+    log::set_max_level(config.loglevel.filter());
     std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
     Ok(())
-}
-
-/// The levels that `loglevel` lets through.
-fn filter(level: LogLevel) -> LevelFilter {
-    match level {
-        LogLevel::Debug => LevelFilter::Trace,
-        LogLevel::Verbose => LevelFilter::Debug,
-        LogLevel::Notice => LevelFilter::Info,
-        LogLevel::Warning => LevelFilter::Warn,
-    }
 }
 
 impl Log for Logger {

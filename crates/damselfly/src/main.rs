@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use damselfly_server::config::{self, Config, Disk, Loaded, Request};
+use damselfly_server::open_files;
 use damselfly_server::start::Server;
 
 #[global_allocator]
@@ -59,7 +60,12 @@ fn serve(loaded: Loaded) -> Result<(), String> {
     for warning in &warnings {
         log::warn!("{warning}");
     }
-    let open_files = raise_file_limit(&mut config);
+    if config.disable_thp
+        && let Err(error) = rustix::thread::disable_transparent_huge_pages(true)
+    {
+        log::warn!("Can't turn transparent huge pages off for this process: {error}");
+    }
+    let open_files = open_files::fit(&mut config);
     let signalled = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
         signal_hook::flag::register(signal, signalled.clone())
@@ -90,42 +96,4 @@ fn enter_dir(config: &mut Config) -> Result<(), String> {
         .map_err(|error| format!("Can't read the working directory: {error}"))?;
     config.dir = dir.display().to_string();
     Ok(())
-}
-
-/// Makes room for `maxclients` file descriptors, or lowers it to what there is room for. Returns the limit.
-fn raise_file_limit(config: &mut Config) -> u64 {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    /// For listeners, event queues, logs, files.
-    const RESERVED: u64 = 32;
-    let wanted = u64::from(config.maxclients) + RESERVED;
-    let limit = getrlimit(Resource::Nofile);
-    let current = limit.current.unwrap_or(u64::MAX);
-    if current >= wanted {
-        return current;
-    }
-    // The hard limit can only be raised with the right to do so; try that first.
-    let beyond = Rlimit {
-        current: Some(wanted),
-        maximum: limit.maximum.map(|max| max.max(wanted)),
-    };
-    if setrlimit(Resource::Nofile, beyond).is_ok() {
-        return wanted;
-    }
-    let within = limit.maximum.unwrap_or(wanted).min(wanted);
-    let _ = setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: Some(within),
-            maximum: limit.maximum,
-        },
-    );
-    let reached = getrlimit(Resource::Nofile).current.unwrap_or(current);
-    if reached < wanted {
-        config.maxclients = u32::try_from(reached.saturating_sub(RESERVED).max(1)).unwrap_or(1);
-        log::warn!(
-            "Only {reached} open files are allowed; maxclients is lowered to {}. If you need more clients, raise 'ulimit -n'.",
-            config.maxclients
-        );
-    }
-    reached
 }

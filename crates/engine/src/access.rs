@@ -56,11 +56,11 @@ impl AccessPolicy {
 }
 
 fn recency_tick(now_ms: i64) -> u32 {
-    (now_ms / 1000 & RECENCY_MASK) as u32
+    ((now_ms / 1000) & RECENCY_MASK) as u32
 }
 
 fn minutes(now_ms: i64) -> u32 {
-    (now_ms / 60_000 & MINUTES_MASK) as u32
+    ((now_ms / 60_000) & MINUTES_MASK) as u32
 }
 
 /// Whole seconds since the last use, under [`AccessPolicy::Recency`]; right up to 194 days.
@@ -108,6 +108,6 @@ mod tests {
             "a count of 10 grows once in 51 times"
         );
         assert_eq!(frequency(policy, access, 3 * 60_000), 7);
-        assert_eq!(frequency(policy, access, 3600_000), 0);
+        assert_eq!(frequency(policy, access, 3_600_000), 0);
     }
 }

@@ -308,8 +308,13 @@ impl<'a> Tx<'a> {
     ///
     /// # Panics
     /// If not all shards are locked.
-    pub fn for_each(&mut self, mut visit: impl FnMut(EntryRef<'_>)) {
-        let (db, now) = (self.db, self.now);
+    pub fn for_each(&mut self, visit: impl FnMut(EntryRef<'_>)) {
+        self.for_each_in(self.db, visit);
+    }
+
+    /// As [`Tx::for_each`], for any database.
+    pub fn for_each_in(&mut self, db: usize, mut visit: impl FnMut(EntryRef<'_>)) {
+        let now = self.now;
         for shard in 0..self.engine.shards() {
             self.databases(shard)[db].table.for_each(|entry| {
                 if !is_dead(entry, now) {

@@ -26,7 +26,7 @@ pub struct Names {
 /// batch of requests.
 #[derive(Debug)]
 pub struct Client {
-    /// Never reused.
+    /// Never reused; the later it connected, the greater.
     pub id: u64,
     /// `ip:port`, or the path of the Unix socket.
     pub address: String,
@@ -127,6 +127,8 @@ impl Client {
 
 /// What is known of a connection when it is made.
 pub struct NewClient {
+    /// See [`Client::id`].
+    pub id: u64,
     /// See [`Client::address`].
     pub address: String,
     /// See [`Client::local_address`].
@@ -151,8 +153,6 @@ pub struct Clients {
     last_id: AtomicU64,
     by_id: Mutex<BTreeMap<u64, Arc<Client>>>,
     monitors: Mutex<Vec<Arc<Client>>>,
-    /// How many clients were disconnected for the memory that they took.
-    pub evicted: AtomicU64,
 }
 
 impl Clients {
@@ -160,10 +160,15 @@ impl Clients {
         self.by_id.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The id of the next connection: greater than those of all that came before.
+    pub fn next_id(&self) -> u64 {
+        self.last_id.fetch_add(1, Relaxed) + 1
+    }
+
     /// Adds a connection.
     pub fn add(&self, new: NewClient) -> Arc<Client> {
         let client = Arc::new(Client {
-            id: self.last_id.fetch_add(1, Relaxed) + 1,
+            id: new.id,
             address: new.address,
             local_address: new.local_address,
             origin: new.origin,
@@ -235,14 +240,14 @@ impl Clients {
     }
 
     /// Closes the largest connections, except those with CLIENT NO-EVICT, until all together take no
-    /// more than `maxmemory-clients` allows.
-    pub fn evict(&self, config: &Config, threads: &[Thread]) {
+    /// more than `maxmemory-clients` allows. Returns how many it closed.
+    pub fn evict(&self, config: &Config, threads: &[Thread]) -> u64 {
         let bytes_max = match config.maxmemory_clients {
             ClientMemory::Bytes(bytes) => bytes,
             ClientMemory::Percent(percent) => config.maxmemory_bytes / 100 * u64::from(percent),
         };
         let bytes_max = match usize::try_from(bytes_max) {
-            Ok(0) | Err(_) => return,
+            Ok(0) | Err(_) => return 0,
             Ok(bytes_max) => bytes_max,
         };
         let mut all: Vec<_> = self
@@ -253,19 +258,21 @@ impl Clients {
             .collect();
         let mut total: usize = all.iter().map(|(bytes, _)| bytes).sum();
         if total <= bytes_max {
-            return;
+            return 0;
         }
         all.sort_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
+        let mut evicted = 0;
         for (bytes, client) in all {
             if total <= bytes_max {
-                return;
+                break;
             }
             if !client.no_evict.load(Relaxed) && self.kill(&client, threads) {
                 log::info!("Evicting client {} of {bytes} bytes", client.address);
-                self.evicted.fetch_add(1, Relaxed);
+                evicted += 1;
                 total -= bytes;
             }
         }
+        evicted
     }
 
     /// All connections, oldest first.

@@ -161,6 +161,8 @@ pub struct Connection {
     pub stall: Option<Stall>,
     /// The socket may have bytes to read.
     pub readable: bool,
+    /// The client will send nothing behind what the socket holds now.
+    pub half_closed: bool,
     /// Nothing more will be read: the client ended its side, or the server ends the connection.
     pub ended: bool,
     /// It is in the thread's list of connections to be looked at this turn.
@@ -194,6 +196,7 @@ impl Connection {
             sent: 0,
             stall: None,
             readable: false,
+            half_closed: false,
             ended: false,
             queued: false,
             over_soft_limit_since: None,
@@ -295,7 +298,10 @@ impl Connection {
             match self.stream.write(&self.output[self.sent..]) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(bytes) => self.sent += bytes,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.forget_sent();
+                    return Ok(false);
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
@@ -303,5 +309,14 @@ impl Connection {
         self.sent = 0;
         self.output.clear();
         Ok(true)
+    }
+
+    /// Removes what is sent, once that is most of it: a client that reads steadily but never catches
+    /// up must not have all it ever read kept for it.
+    fn forget_sent(&mut self) {
+        if self.sent > self.output.len() / 2 {
+            self.output.drain(..self.sent);
+            self.sent = 0;
+        }
     }
 }

@@ -9,6 +9,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
 
 use damselfly_base::CommandError;
 use damselfly_commands::{Args, Run, Stop};
@@ -29,8 +30,9 @@ pub struct Dispatcher {
     registry: &'static Registry,
     /// The number of this thread.
     thread: usize,
-    /// The configuration, as of the start of this turn.
+    /// The configuration, as of the start of this turn or the last command that may have changed it.
     pub config: Arc<Config>,
+    config_generation: u64,
     clock: quanta::Clock,
     /// Shards of the command that runs.
     shards: Vec<usize>,
@@ -44,6 +46,7 @@ impl Dispatcher {
         Self {
             registry: &REGISTRY,
             thread,
+            config_generation: shared.config_generation(),
             config: shared.config(),
             clock: quanta::Clock::new(),
             shards: Vec::new(),
@@ -52,8 +55,19 @@ impl Dispatcher {
         }
     }
 
-    fn counters(&self) -> &ThreadCounters {
+    /// The counters of this thread.
+    pub fn counters(&self) -> &ThreadCounters {
         &self.shared.threads[self.thread].counters
+    }
+
+    /// Takes the current configuration if it was changed.
+    #[inline]
+    pub fn refresh_config(&mut self) {
+        let generation = self.shared.config_generation();
+        if generation != self.config_generation {
+            self.config_generation = generation;
+            self.config = self.shared.config();
+        }
     }
 
     /// Runs the requests of `batch` until they are done or the connection stalls. `input` are the
@@ -204,8 +218,12 @@ impl Dispatcher {
         failed: Option<CommandError>,
     ) {
         let ended = self.clock.raw();
-        let took_ns = self.clock.delta_as_nanos(*started, ended);
+        let mut took_ns = self.clock.delta_as_nanos(*started, ended);
         *started = ended;
+        if let Some(until) = session.sleeps_until {
+            // DEBUG SLEEP stands for a command that takes that long.
+            took_ns += until.saturating_duration_since(Instant::now()).as_nanos() as u64;
+        }
         let counters = self.counters();
         let command = &counters.commands[row.index];
         command.record(took_ns, self.config.latency_tracking);
@@ -259,9 +277,7 @@ impl Dispatcher {
         let Some(mut row) = row else {
             return Err(unknown_command(session, args));
         };
-        if let Run::Subcommands(_) = row.command.run
-            && args.len() > 1
-        {
+        if !row.subcommands.is_empty() && args.len() > 1 {
             row = self
                 .registry
                 .find_subcommand(row, args.at(1))
@@ -297,7 +313,7 @@ impl Dispatcher {
                     .to_uppercase()
             )));
         }
-        if !session.authenticated && !row.no_auth {
+        if !session.authenticated && !row.no_auth && !self.config.requirepass.is_empty() {
             return Some(CommandError::Text(String::from(
                 "NOAUTH Authentication required.",
             )));
@@ -328,8 +344,9 @@ impl Dispatcher {
         now: Now,
         reply: &mut Reply<'_>,
     ) -> damselfly_commands::Result {
-        let Run::Run(handler) = row.command.run else {
-            return Err(CommandError::Arity(row.name.clone()).into());
+        let handler = match row.command.run {
+            Run::Run(handler) | Run::Either(handler, _) => handler,
+            Run::Subcommands(_) => return Err(CommandError::Arity(row.name.clone()).into()),
         };
         let (engine, db) = (&self.shared.engine, session.db);
         match handler {
@@ -342,7 +359,9 @@ impl Dispatcher {
                     thread: self.thread,
                     now,
                 };
-                run(&mut context, args, reply)
+                let result = run(&mut context, args, reply);
+                self.refresh_config();
+                result
             }
             Handler::Help => {
                 self.registry.write_help(row, reply);

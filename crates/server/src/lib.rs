@@ -10,6 +10,7 @@ pub mod config;
 pub mod connection;
 pub mod dispatch;
 pub mod listener;
+pub mod open_files;
 pub mod registry;
 pub mod session;
 pub mod shared;

@@ -1,6 +1,6 @@
 //! One table of all commands, found by name.
 
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use damselfly_commands::{
     Args, Arity, At, Command, FAMILIES, Group, Keys, KeyspaceFn, Result, Run, Trait,
@@ -56,6 +56,8 @@ pub struct Row {
     pub command: Command<Handler>,
     /// Its name in lower case; `container|subcommand` for subcommands.
     pub name: String,
+    /// What clients call it: its name, unless `rename-command` changed or (when empty) removed it.
+    pub called: String,
     /// Its place in [`Registry::rows`], by which statistics are kept.
     pub index: usize,
     /// The places of its subcommands' rows.
@@ -77,12 +79,41 @@ pub struct Registry {
     rows: Vec<Row>,
     /// Open addressing by [`fold`]: place of the row plus one, zero where there is none.
     slots: Box<[u16; SLOTS]>,
+    renames: Vec<(String, String)>,
 }
 
 const SLOTS: usize = 2048;
 
 /// The registry: the same for the whole life of the process.
-pub static REGISTRY: LazyLock<Registry> = LazyLock::new(Registry::new);
+pub static REGISTRY: LazyLock<Registry> = LazyLock::new(|| {
+    let prepared = PREPARED.lock().unwrap_or_else(PoisonError::into_inner);
+    Registry::new(&prepared).0
+});
+
+/// What `rename-command` says, for the first use of [`REGISTRY`].
+static PREPARED: Mutex<Vec<(String, String)>> = Mutex::new(Vec::new());
+
+/// Gives commands other names: each pair is a command and its new name, which is empty to remove it. To be called
+/// before anything else uses the registry.
+///
+/// # Errors
+/// If there is no such command, if the new name is taken, or if it is too late.
+pub fn rename(renames: &[(String, String)]) -> std::result::Result<(), String> {
+    if renames.is_empty() {
+        return Ok(());
+    }
+    let (_, problem) = Registry::new(renames);
+    if let Some(problem) = problem {
+        return Err(problem);
+    }
+    *PREPARED.lock().unwrap_or_else(PoisonError::into_inner) = renames.to_vec();
+    if REGISTRY.renames != renames {
+        return Err(String::from(
+            "rename-command: the names of commands are fixed when a process first starts a server",
+        ));
+    }
+    Ok(())
+}
 
 /// A hash of a name that is the same for both cases of a letter.
 #[inline]
@@ -96,10 +127,12 @@ fn fold(name: &[u8]) -> usize {
 }
 
 impl Registry {
-    fn new() -> Self {
+    /// All commands, and what is wrong with `renames`.
+    fn new(renames: &[(String, String)]) -> (Self, Option<String>) {
         let mut registry = Self {
             rows: Vec::new(),
             slots: Box::new([0; SLOTS]),
+            renames: renames.to_vec(),
         };
         for command in FAMILIES.iter().copied().flatten() {
             registry.add(command.map(Handler::Keyspace), None);
@@ -107,7 +140,42 @@ impl Registry {
         for command in session::FAMILIES.iter().copied().flatten() {
             registry.add(*command, None);
         }
-        registry
+        let problem = renames
+            .iter()
+            .find_map(|(name, new)| registry.rename_one(name, new).err());
+        registry.fill_slots();
+        (registry, problem)
+    }
+
+    fn rename_one(&mut self, name: &str, new: &str) -> std::result::Result<(), String> {
+        let (name, new) = (name.to_ascii_lowercase(), new.to_ascii_lowercase());
+        let is_called = |row: &Row, name: &str| !row.name.contains('|') && row.called == name;
+        if !new.is_empty() && self.rows.iter().any(|row| is_called(row, &new)) {
+            return Err(format!(
+                "rename-command {name}: target command name '{new}' already exists"
+            ));
+        }
+        let row = self
+            .rows
+            .iter_mut()
+            .find(|row| is_called(row, &name))
+            .ok_or_else(|| format!("rename-command {name}: no such command"))?;
+        row.called = new;
+        Ok(())
+    }
+
+    /// Makes commands be found by what they are called.
+    fn fill_slots(&mut self) {
+        for row in &self.rows {
+            if row.name.contains('|') || row.called.is_empty() {
+                continue;
+            }
+            let mut slot = fold(row.called.as_bytes());
+            while self.slots[slot] != 0 {
+                slot = (slot + 1) % SLOTS;
+            }
+            self.slots[slot] = row.index as u16 + 1;
+        }
     }
 
     fn add(&mut self, command: Command<Handler>, container: Option<usize>) -> usize {
@@ -117,14 +185,8 @@ impl Registry {
             Some(container) => format!("{}|{own_name}", self.rows[container].name),
             None => own_name,
         };
-        if container.is_none() {
-            let mut slot = fold(name.as_bytes());
-            while self.slots[slot] != 0 {
-                slot = (slot + 1) % SLOTS;
-            }
-            self.slots[slot] = index as u16 + 1;
-        }
         self.rows.push(Row {
+            called: name.clone(),
             name,
             index,
             subcommands: Vec::new(),
@@ -135,9 +197,11 @@ impl Registry {
             protected: command.has(Trait::Protected),
             command,
         });
-        if let Run::Subcommands(rows) = command.run {
+        let rows = command.run.subcommands();
+        if !rows.is_empty() {
             let help = Command {
                 group: command.group,
+                traits: help_traits(&command),
                 ..HELP
             };
             self.rows[index].subcommands = rows
@@ -154,18 +218,20 @@ impl Registry {
         &self.rows
     }
 
-    /// The rows that are no subcommands.
+    /// The rows that are no subcommands, without those that `rename-command` removed.
     pub fn top_level(&self) -> impl Iterator<Item = &Row> {
-        self.rows.iter().filter(|row| !row.name.contains('|'))
+        self.rows
+            .iter()
+            .filter(|row| !row.name.contains('|') && !row.called.is_empty())
     }
 
-    /// The command of this name, in any case.
+    /// The command that clients call by this name, in any case.
     #[inline]
     pub fn find(&self, name: &[u8]) -> Option<&Row> {
         let mut slot = fold(name);
         loop {
             let row = &self.rows[usize::from(self.slots[slot]).checked_sub(1)?];
-            if row.name.as_bytes().eq_ignore_ascii_case(name) {
+            if row.called.as_bytes().eq_ignore_ascii_case(name) {
                 return Some(row);
             }
             slot = (slot + 1) % SLOTS;
@@ -187,7 +253,9 @@ impl Registry {
     pub fn write_help(&self, row: &Row, reply: &mut Reply<'_>) {
         let container = row.name.split('|').next().unwrap_or_default();
         let shown: Vec<&Command<Handler>> = self
-            .find(container.as_bytes())
+            .rows
+            .iter()
+            .find(|row| row.name == container)
             .map_or(&[][..], |container| &container.subcommands)
             .iter()
             .map(|&index| &self.rows[index].command)
@@ -202,6 +270,21 @@ impl Registry {
             reply.simple(&format!("    {}", command.summary));
         }
     }
+}
+
+/// The traits of a container's HELP: it is in the ACL categories that the container names. Leaks a
+/// little, once per process.
+fn help_traits(container: &Command<Handler>) -> &'static [Trait] {
+    let categories = container
+        .traits
+        .iter()
+        .filter(|of_row| matches!(of_row, Trait::Category(_)));
+    HELP.traits
+        .iter()
+        .chain(categories)
+        .copied()
+        .collect::<Vec<_>>()
+        .leak()
 }
 
 fn locks_of(command: &Command<Handler>) -> Locks {
@@ -239,6 +322,31 @@ mod tests {
     }
 
     #[test]
+    fn renamed_commands_are_found_by_their_new_names_only() {
+        let renames = [("GET", "Fetch"), ("flushall", ""), ("set", "get")]
+            .map(|(name, new)| (name.to_owned(), new.to_owned()));
+        let (registry, problem) = Registry::new(&renames);
+        assert_eq!(problem, None);
+        let name_of = |called: &[u8]| registry.find(called).map(|row| row.name.as_str());
+        assert_eq!(name_of(b"fetch"), Some("get"));
+        assert_eq!(name_of(b"GET"), Some("set"));
+        assert_eq!(name_of(b"set"), None);
+        assert_eq!(name_of(b"flushall"), None);
+        assert!(registry.top_level().all(|row| row.name != "flushall"));
+        for (name, new, problem) in [
+            ("nosuch", "x", "rename-command nosuch: no such command"),
+            (
+                "get",
+                "SET",
+                "rename-command get: target command name 'set' already exists",
+            ),
+        ] {
+            let renames = [(name.to_owned(), new.to_owned())];
+            assert_eq!(Registry::new(&renames).1.as_deref(), Some(problem));
+        }
+    }
+
+    #[test]
     fn rows_agree_with_their_usage() {
         for row in REGISTRY.rows() {
             let command = &row.command;
@@ -259,7 +367,7 @@ mod tests {
             );
             let required = required_words(&words);
             match command.run {
-                Run::Subcommands(_) | Run::Run(Handler::Help) => {}
+                Run::Subcommands(_) | Run::Either(..) | Run::Run(Handler::Help) => {}
                 Run::Run(_) => assert_eq!(
                     required,
                     command.arity.signed().unsigned_abs() as usize,

@@ -18,7 +18,12 @@ use crate::statistics::ThreadCounters;
 /// What one thread may ask of another.
 pub enum Message {
     /// Serve this connection.
-    Serve(Stream),
+    Serve {
+        /// The socket.
+        stream: Stream,
+        /// Its client's id.
+        id: u64,
+    },
     /// Write these lines to all clients that monitor, but not to the one whose commands they show: it
     /// has them already, each behind its reply.
     Monitored {

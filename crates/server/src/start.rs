@@ -12,6 +12,7 @@ use mio::{Poll, Waker};
 
 use crate::config::Config;
 use crate::listener::Listener;
+use crate::registry;
 use crate::shared::{Shared, Thread};
 use crate::worker::{WAKER, Worker};
 
@@ -32,6 +33,7 @@ impl Server {
     /// # Errors
     /// One line that says what failed and what to do.
     pub fn start(config: Config, config_file: Option<PathBuf>) -> Result<Self, String> {
+        registry::rename(&config.rename_commands)?;
         let threads = match config.threads {
             0 => thread::available_parallelism().map_or(1, usize::from),
             threads => threads,

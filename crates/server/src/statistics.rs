@@ -118,12 +118,16 @@ pub struct ThreadCounters {
     pub writes: Counter,
     /// Clients closed for unread replies.
     pub output_limit_disconnections: Counter,
+    /// Clients closed for the memory that all clients together took.
+    pub clients_evicted: Counter,
     /// Clients closed for too much unprocessed input.
     pub query_limit_disconnections: Counter,
     /// Microseconds spent in the expiry sweep.
     pub sweep_us: Counter,
     /// Times the sweep ran out of time.
     pub sweep_out_of_time: Counter,
+    /// Error replies.
+    pub error_replies: Counter,
     /// Error replies by their first word.
     pub errors: Mutex<BTreeMap<String, u64>>,
 }
@@ -147,6 +151,7 @@ impl ThreadCounters {
 
     /// Counts an error reply; `text` is without the leading `-`.
     pub fn count_error(&self, text: &[u8]) {
+        self.error_replies.add(1);
         let word = text.split(|&byte| byte == b' ').next().unwrap_or_default();
         let word = String::from_utf8_lossy(word);
         if let Ok(mut errors) = self.errors.lock()
@@ -179,9 +184,11 @@ impl ThreadCounters {
             &self.reads,
             &self.writes,
             &self.output_limit_disconnections,
+            &self.clients_evicted,
             &self.query_limit_disconnections,
             &self.sweep_us,
             &self.sweep_out_of_time,
+            &self.error_replies,
         ] {
             counter.reset();
         }
@@ -243,21 +250,25 @@ impl CommandTotals {
         0.0
     }
 
-    /// For powers of two of microseconds: how many calls took at most that long. Only those at which the count grows, and none
-    /// behind the last call.
+    /// The number of calls of which the latency is known.
+    pub fn timed(&self) -> u64 {
+        self.latencies.iter().sum()
+    }
+
+    /// How many calls took at most how many microseconds, up to the last call: at Redis's limits, and
+    /// only at those where the count grows.
     pub fn cumulative_us(&self) -> Vec<(u64, u64)> {
+        /// Redis's limits are 1024 ns and its doubles, each plus what its buckets are wide.
+        const FIRST_LOG2: usize = 10;
+        const WIDTH_LOG2: usize = 7;
         let mut shown = Vec::new();
         let (mut seen, mut last) = (0, 0);
-        let mut buckets = self.latencies.iter().enumerate().peekable();
-        for log2 in 0..40 {
-            let limit_us = 1_u64 << log2;
-            while let Some((_, count)) =
-                buckets.next_if(|(bucket, _)| Latencies::bucket_max_ns(*bucket) / 1000 < limit_us)
-            {
-                seen += count;
-            }
-            if seen > last {
-                shown.push((limit_us, seen));
+        for (bucket, count) in self.latencies.iter().enumerate() {
+            seen += count;
+            // The next bucket starts with a power of two: this is the last one below it.
+            if bucket % 4 == 3 && bucket / 4 + 1 >= FIRST_LOG2 && seen > last {
+                let limit_ns = 2_u64 << (bucket / 4);
+                shown.push(((limit_ns + (limit_ns >> WIDTH_LOG2) - 1) / 1000, seen));
                 last = seen;
             }
         }
@@ -289,9 +300,6 @@ mod tests {
         assert_eq!(totals.calls, 100);
         assert!((1.0..1.3).contains(&totals.percentile_us(50.0)));
         assert!((1000.0..1300.0).contains(&totals.percentile_us(100.0)));
-        assert_eq!(
-            totals.cumulative_us().last().map(|(_, count)| *count),
-            Some(100)
-        );
+        assert_eq!(totals.cumulative_us(), [(1, 99), (1056, 100)]);
     }
 }

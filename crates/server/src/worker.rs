@@ -3,6 +3,9 @@
 //! A turn: wait for events, read and run what is ready, send all replies, do what is due. Nothing in a
 //! turn blocks; what can't go on is looked at again in a later turn.
 
+mod accept;
+mod due;
+
 use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,17 +13,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use damselfly_engine::Now;
 use mio::{Events, Poll, Token};
 use slab::Slab;
 
-use crate::clients::{Client, NewClient};
-use crate::config::{Config, Origin};
+use crate::clients::Client;
+use crate::config::Config;
 use crate::connection::{Batch, Connection, ReadEnd, Stall};
 use crate::dispatch::Dispatcher;
-use crate::listener::{Listener, Stream};
-use crate::session::{Replies, Session};
-use crate::shared::{self, Message, Rates, Shared};
+use crate::listener::Listener;
+use crate::session::Replies;
+use crate::shared::{self, Message, Shared};
 
 /// Tokens of what is no connection.
 pub const WAKER: Token = Token(usize::MAX);
@@ -32,23 +34,15 @@ const READ_BYTES: usize = 64 << 10;
 /// The longest wait for events: what is due periodically is looked at this often.
 const TICK: Duration = Duration::from_millis(100);
 
-/// How soon the expiry sweep goes on if it has much to do, and how long a round may take then.
-const SWEEP_AGAIN: Duration = Duration::from_millis(4);
-const SWEEP_BUDGET: Duration = Duration::from_millis(1);
-
 /// Reply buffers that are kept for reuse, and the largest that is worth it.
 const SPARE_OUTPUTS_MAX: usize = 256;
 const SPARE_OUTPUT_BYTES_MAX: usize = 64 << 10;
-
-/// The most connections accepted in one turn.
-const ACCEPTS_MAX: usize = 256;
 
 /// One thread: its connections and its loop.
 pub struct Worker {
     index: usize,
     shared: Arc<Shared>,
     dispatcher: Dispatcher,
-    config_generation: u64,
     poll: Poll,
     listeners: Vec<Listener>,
     connections: Slab<Connection>,
@@ -84,7 +78,6 @@ impl Worker {
         Ok(Self {
             index,
             dispatcher: Dispatcher::new(shared.clone(), index),
-            config_generation: shared.config_generation(),
             poll,
             listeners,
             connections: Slab::new(),
@@ -149,10 +142,7 @@ impl Worker {
     }
 
     fn turn(&mut self, events: &Events) {
-        if self.config_generation != self.shared.config_generation() {
-            self.config_generation = self.shared.config_generation();
-            self.dispatcher.config = self.shared.config();
-        }
+        self.dispatcher.refresh_config();
         for event in events {
             match event.token() {
                 WAKER => self.receive(),
@@ -162,7 +152,7 @@ impl Worker {
                         self.flush(key);
                     }
                     if event.is_readable() || event.is_read_closed() || event.is_error() {
-                        self.mark_readable(key);
+                        self.mark_readable(key, event.is_read_closed());
                     }
                 }
             }
@@ -179,9 +169,10 @@ impl Worker {
         self.do_what_is_due();
     }
 
-    fn mark_readable(&mut self, key: usize) {
+    fn mark_readable(&mut self, key: usize, half_closed: bool) {
         if let Some(connection) = self.connections.get_mut(key) {
             connection.readable = true;
+            connection.half_closed |= half_closed;
             self.queue(key);
         }
     }
@@ -209,6 +200,8 @@ impl Worker {
     }
 
     fn serve(&mut self, key: usize) {
+        // Once more, so that a change holds for all that arrives after it, whichever thread runs it.
+        self.dispatcher.refresh_config();
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
@@ -267,6 +260,8 @@ impl Worker {
         counters.reads.add(1);
         counters.input_bytes.add(bytes as u64);
         match end {
+            // The end of the stream comes with the same event as the last bytes: read on to it.
+            ReadEnd::Drained if connection.half_closed && bytes > 0 => self.queue(key),
             ReadEnd::Drained => connection.readable = false,
             ReadEnd::More => self.queue(key),
             ReadEnd::Closed => connection.ended = true,
@@ -279,6 +274,13 @@ impl Worker {
         } else {
             self.run_own(key);
             self.check_query_limit(key, &config);
+        }
+        // A request that takes long to arrive is no idleness; running one notes the time itself.
+        if let Some(connection) = self.connections.get(key)
+            && !connection.input.is_empty()
+        {
+            let client = &connection.session.client;
+            client.active_ms.store(shared::now_ms(), Relaxed);
         }
     }
 
@@ -349,6 +351,8 @@ impl Worker {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
+        let paused = matches!(connection.stall, Some(Stall::Paused(_)));
+        connection.session.client.paused.store(paused, Relaxed);
         if connection.stall.is_some() {
             if !self.stalled.contains(&key) {
                 self.stalled.push(key);
@@ -365,8 +369,6 @@ impl Worker {
             return;
         };
         let client = &connection.session.client;
-        let paused = matches!(connection.stall, Some(Stall::Paused(_)));
-        client.paused.store(paused, Relaxed);
         client.input_bytes.store(connection.input.len(), Relaxed);
         client
             .input_capacity
@@ -382,6 +384,10 @@ impl Worker {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
+        if matches!(connection.stall, Some(Stall::Sleeping(_))) && !connection.ended {
+            // The reply to DEBUG SLEEP comes when it is over.
+            return;
+        }
         let before = connection.unsent();
         let sent_all = match connection.flush() {
             Ok(sent_all) => sent_all,
@@ -434,42 +440,7 @@ impl Worker {
         }
     }
 
-    /// Closes a connection whose client leaves too many replies unread.
-    fn check_output_limit(&mut self, key: usize) {
-        let limits = self.dispatcher.config.client_output_buffer_limit;
-        let Some(connection) = self.connections.get_mut(key) else {
-            return;
-        };
-        // A client that monitors is sent what others do, as a subscriber is; with the usual lack of a
-        // limit for ordinary clients, one that does not read would take all memory.
-        let limit = if connection.session.client.monitor.load(Relaxed) {
-            limits.pubsub
-        } else {
-            limits.normal
-        };
-        let unsent = connection.unsent() as u64;
-        let over = |bytes: u64| bytes > 0 && unsent > bytes;
-        let since = match (over(limit.soft_bytes), connection.over_soft_limit_since) {
-            (false, _) => None,
-            (true, None) => Some(Instant::now()),
-            (true, since) => since,
-        };
-        connection.over_soft_limit_since = since;
-        let too_long = since.is_some_and(|since| since.elapsed().as_secs() >= limit.soft_s);
-        if over(limit.hard_bytes) || too_long {
-            log::warn!(
-                "Client {} closed for overcoming of output buffer limits ({unsent} bytes unread).",
-                connection.session.client.address
-            );
-            self.shared.threads[self.index]
-                .counters
-                .output_limit_disconnections
-                .add(1);
-            self.close(key);
-        }
-    }
-
-    fn close(&mut self, key: usize) {
+    pub(super) fn close(&mut self, key: usize) {
         let Some(mut connection) = self.connections.try_remove(key) else {
             return;
         };
@@ -519,7 +490,7 @@ impl Worker {
     fn receive(&mut self) {
         for message in self.shared.threads[self.index].receive() {
             match message {
-                Message::Serve(stream) => self.add(stream),
+                Message::Serve { stream, id } => self.add(stream, id),
                 Message::Monitored { lines, from } => self.show_monitors(&lines, from),
                 Message::Look(client) => {
                     if let Some(key) = self.find(&client) {
@@ -550,191 +521,6 @@ impl Worker {
         (found.session.client.id == client.id).then_some(client.place)
     }
 
-    fn accept(&mut self, listener: usize) {
-        for _ in 0..ACCEPTS_MAX {
-            let keepalive_s = self.dispatcher.config.tcp_keepalive_s;
-            match self.listeners[listener].accept(keepalive_s) {
-                Ok(Some(stream)) => self.admit(stream),
-                Ok(None) => return,
-                Err(error) => {
-                    // Most likely no file descriptors are left. The events are edge-triggered, so the next
-                    // tick looks again.
-                    log::warn!("Accepting client connection: {error}");
-                    return;
-                }
-            }
-        }
-    }
-
-    /// Gives a new connection to the thread with the fewest, or refuses it.
-    fn admit(&mut self, mut stream: Stream) {
-        use std::io::Write;
-        let counters = &self.shared.threads[self.index].counters;
-        let connected: usize = self
-            .shared
-            .threads
-            .iter()
-            .map(|thread| thread.connections.load(Relaxed))
-            .sum();
-        let config = &self.dispatcher.config;
-        if connected >= config.maxclients as usize {
-            // There may be no room in the socket; the client is lost either way.
-            let _ = stream.write(b"-ERR max number of clients reached\r\n");
-            counters.connections_rejected.add(1);
-            return;
-        }
-        counters.connections_received.add(1);
-        if config.protected_mode
-            && config.requirepass.is_empty()
-            && stream.origin() == Origin::Remote
-        {
-            let _ = stream.write(PROTECTED_MODE);
-            counters.connections_rejected.add(1);
-            return;
-        }
-        let (index, thread) = self
-            .shared
-            .threads
-            .iter()
-            .enumerate()
-            .min_by_key(|(_, thread)| thread.connections.load(Relaxed))
-            .expect("there is at least this thread");
-        thread.connections.fetch_add(1, Relaxed);
-        if index == self.index {
-            self.add(stream);
-        } else {
-            thread.send(Message::Serve(stream));
-        }
-    }
-
-    fn add(&mut self, mut stream: Stream) {
-        let entry = self.connections.vacant_entry();
-        if let Err(error) = stream.register(self.poll.registry(), Token(entry.key())) {
-            log::warn!("Serving a new connection: {error}");
-            self.shared.threads[self.index]
-                .connections
-                .fetch_sub(1, Relaxed);
-            return;
-        }
-        let config = &self.dispatcher.config;
-        let (address, local_address) = stream.addresses(&config.unixsocket);
-        let client = self.shared.clients.add(NewClient {
-            address,
-            local_address,
-            origin: stream.origin(),
-            unix: stream.is_unix(),
-            fd: stream.fd(),
-            thread: self.index,
-            place: entry.key(),
-            now_ms: shared::now_ms(),
-        });
-        entry.insert(Connection::new(stream, Session::new(client, config)));
-    }
-
-    fn do_what_is_due(&mut self) {
-        let now = Instant::now();
-        if now >= self.next_sweep {
-            self.next_sweep = now + if self.sweep(now) { SWEEP_AGAIN } else { TICK };
-        }
-        if now >= self.next_tick {
-            self.next_tick = now + TICK;
-            for listener in 0..self.listeners.len() {
-                self.accept(listener);
-            }
-            if self.index == 0 {
-                self.shared.note_memory();
-                self.sample_rates();
-                let (config, threads) = (&self.dispatcher.config, &self.shared.threads);
-                self.shared.clients.evict(config, threads);
-            }
-        }
-        if now >= self.next_second {
-            self.next_second = now + Duration::from_secs(1);
-            self.close_idle();
-        }
-    }
-
-    /// Removes expired keys from this thread's share of the shards, for a bounded time. True if there is
-    /// much left to do.
-    fn sweep(&mut self, started: Instant) -> bool {
-        let (engine, counters) = (
-            &self.shared.engine,
-            &self.shared.threads[self.index].counters,
-        );
-        let (step, now) = (self.shared.threads.len(), Now(shared::now_ms()));
-        let budget = SWEEP_BUDGET * self.dispatcher.config.active_expire_effort;
-        let own_shards = engine.shards().saturating_sub(self.index).div_ceil(step);
-        let (mut removed, mut out_of_time) = (0, false);
-        for _ in 0..own_shards {
-            self.sweep_at = (self.sweep_at + 1) % own_shards;
-            removed += engine.sweep(self.index + self.sweep_at * step, now).removed;
-            if started.elapsed() > budget {
-                counters.sweep_out_of_time.add(1);
-                out_of_time = true;
-                break;
-            }
-        }
-        counters.sweep_us.add(started.elapsed().as_micros() as u64);
-        // A removal per shard and round is a trickle; more than that is worth another round soon.
-        out_of_time && removed > 0 || removed > own_shards
-    }
-
-    /// Closes connections that were idle for too long, or are over the soft limit for too long.
-    fn close_idle(&mut self) {
-        let timeout_s = i64::from(self.dispatcher.config.timeout_s);
-        let now_ms = shared::now_ms();
-        let keys: Vec<usize> = self.connections.iter().map(|(key, _)| key).collect();
-        for key in keys {
-            let Some(connection) = self.connections.get(key) else {
-                continue;
-            };
-            let client = &connection.session.client;
-            let idle_s = (now_ms - client.active_ms.load(Relaxed)) / 1000;
-            if timeout_s > 0
-                && idle_s > timeout_s
-                && matches!(connection.stall, None | Some(Stall::Output))
-                && !client.monitor.load(Relaxed)
-            {
-                log::debug!("Closing idle client {}", client.address);
-                self.close(key);
-            } else if connection.over_soft_limit_since.is_some() {
-                self.check_output_limit(key);
-            }
-        }
-    }
-
-    fn sample_rates(&mut self) {
-        let shared = &self.shared;
-        let sum = (
-            shared.total(|counters| {
-                counters
-                    .commands
-                    .iter()
-                    .map(|command| command.calls.read())
-                    .sum()
-            }),
-            shared.total(|counters| counters.input_bytes.read()),
-            shared.total(|counters| counters.output_bytes.read()),
-        );
-        let per_second =
-            |now: u64, before: u64| now.saturating_sub(before) as f64 / TICK.as_secs_f64();
-        let latest = Rates {
-            commands: per_second(sum.0, self.rates_before.0),
-            input_bytes: per_second(sum.1, self.rates_before.1),
-            output_bytes: per_second(sum.2, self.rates_before.2),
-        };
-        self.rates_before = sum;
-        if let Ok(mut rates) = shared.rates.lock() {
-            // A moving average over about the last sixteen samples, as Redis shows.
-            let mix = |old: f64, new: f64| old + (new - old) / 16.0;
-            *rates = Rates {
-                commands: mix(rates.commands, latest.commands),
-                input_bytes: mix(rates.input_bytes, latest.input_bytes),
-                output_bytes: mix(rates.output_bytes, latest.output_bytes),
-            };
-        }
-    }
-
     /// Sends what can still be sent, and ends all connections.
     fn end(&mut self) {
         let keys: Vec<usize> = self.connections.iter().map(|(key, _)| key).collect();
@@ -746,9 +532,6 @@ impl Worker {
         }
     }
 }
-
-/// What a client from elsewhere is told while there is no password.
-const PROTECTED_MODE: &[u8] = b"-DENIED Damselfly is running in protected mode because protected mode is enabled and no password is set for the default user. In this mode connections are only accepted from the loopback interface. To accept connections from other machines, set a password with the option requirepass, or, if the network is trusted, turn protected mode off: CONFIG SET protected-mode no from this machine, or start with --protected-mode no.\r\n";
 
 /// Parses and runs until the input is used up or the connection can't go on.
 fn run_all(
@@ -776,6 +559,7 @@ fn run_all(
                 damselfly_protocol::Reply::new(&mut connection.output, protocol)
                     .error(error.text());
             }
+            dispatcher.counters().count_error(&error.text());
             log::debug!(
                 "Protocol error from client {}: {}",
                 connection.session.client.address,

@@ -372,6 +372,21 @@ fn a_monitor_that_does_not_read_is_cut_off() {
     });
 }
 
+#[test]
+fn the_slow_log_shows_no_passwords() {
+    let server = TestServer::with(|config| config.slowlog_log_slower_than_us = 0);
+    let mut client = server.client();
+    client.run("CONFIG SET hz 10 requirepass secret timeout 0");
+    assert_eq!(client.run("AUTH secret"), "OK");
+    assert_eq!(
+        client.run("HELLO 2 AUTH default secret").lines().count(),
+        14
+    );
+    let shown = client.run("SLOWLOG GET");
+    assert_eq!(shown.matches("(redacted)").count(), 4);
+    assert!(!shown.contains("secret"), "{shown}");
+}
+
 /// The start of a request that takes that much memory as long as it does not end.
 fn send_start(client: &mut Client, bytes: usize) {
     client.send_bytes(format!("*2\r\n$4\r\nECHO\r\n${}\r\n", bytes + 1).as_bytes());
@@ -393,7 +408,9 @@ fn the_largest_clients_are_evicted_when_all_together_take_too_much() {
     // Together they take less than was allowed, and more than is now.
     server.change(|config| config.maxmemory_clients = ClientMemory::Bytes(2 << 20));
     assert!(greedy.until_closed().is_empty());
-    assert_eq!(small.run("PING"), "PONG");
+    until("INFO counts it", || {
+        small.text("INFO stats").contains("\nevicted_clients:1\r\n")
+    });
     exempt.send_bytes(b"x\r\n");
     assert_eq!(
         exempt.receive_value().map(|value| value.to_string().len()),
@@ -412,11 +429,19 @@ fn limits_that_change_while_the_server_runs_apply_at_once() {
         refused.until_closed(),
         ["(error) ERR max number of clients reached"]
     );
-    server.change(|config| config.maxclients = 2);
-    let mut watching = server.client();
+    server.change(|config| config.maxclients = 3);
+    let (mut watching, mut slow) = (server.client(), server.client());
     assert_eq!(watching.run("MONITOR"), "OK");
+    slow.send_bytes(b"ECHO ");
     server.change(|config| config.timeout_s = 1);
+    until("the idle client is closed", || {
+        slow.send_bytes(b"x");
+        !idle.has_nothing()
+    });
     assert!(idle.until_closed().is_empty());
+    slow.send_bytes(b"\r\n");
+    assert!(slow.receive().starts_with("\"xxx"));
     // Those that monitor may be silent for ever.
-    assert_eq!(watching.run("PING"), "PONG");
+    watching.send("ECHO end");
+    shown(&mut watching, "\"ECHO\" \"end\"");
 }

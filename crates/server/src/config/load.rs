@@ -13,10 +13,10 @@ use std::fmt;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use super::glob::{self, Case};
 use super::kind::{Kind, OptionError, Value};
 use super::options::{self, Effect, OPTIONS};
 use super::{Config, line, redis};
+use damselfly_base::glob;
 
 /// How deep files may include files.
 const INCLUDE_DEPTH_MAX: usize = 16;
@@ -331,8 +331,7 @@ impl<'a, F: Files> Loader<'a, F> {
         // As for a pattern that nothing matches, a folder that is absent holds nothing to include.
         let mut names = self.files.list(folder).unwrap_or_default();
         names.retain(|name| {
-            !name.starts_with('.')
-                && glob::matches(pattern.as_bytes(), name.as_bytes(), Case::Differs)
+            !name.starts_with('.') && glob::matches(pattern.as_bytes(), name.as_bytes())
         });
         names.sort();
         names
@@ -428,26 +427,21 @@ impl<'a, F: Files> Loader<'a, F> {
         name: &str,
         values: &[String],
     ) -> Result<bool, StartError> {
-        let warning = match (name.to_ascii_lowercase().as_str(), values) {
+        /// To go on without the rights would let every client do everything.
+        const NO_USERS: &str = "users and their rights are not supported yet; remove the line, and protect the server by requirepass";
+        let problem = match (name.to_ascii_lowercase().as_str(), values) {
             ("rename-command", [command, new]) => {
                 self.config
                     .rename_commands
                     .push((command.clone(), new.clone()));
                 return Ok(true);
             }
-            ("user", [_, ..]) => {
-                self.config.users.push(values.to_vec());
-                "option 'user' is not supported yet: NO USER'S RIGHTS ARE LIMITED"
-            }
-            ("include" | "rename-command" | "user", _) => {
-                return Err(refused(place.clone(), name, "wrong number of arguments"));
-            }
+            ("user", _) => NO_USERS,
+            ("aclfile", [file]) if !file.is_empty() => NO_USERS,
+            ("include" | "rename-command", _) => "wrong number of arguments",
             _ => return Ok(false),
         };
-        if !self.warnings.iter().any(|known| known == warning) {
-            self.warnings.push(warning.to_owned());
-        }
-        Ok(true)
+        Err(refused(place.clone(), name, problem))
     }
 
     fn warn_of_options_without_effect(&mut self) {

@@ -10,7 +10,6 @@
 //! hold a snapshot that never changes under them. Nothing here does I/O but [`Disk`], which `load` is given.
 
 mod docs;
-mod glob;
 mod kind;
 mod line;
 mod load;
@@ -18,6 +17,8 @@ mod options;
 mod redis;
 mod rewrite;
 mod settings;
+
+use damselfly_base::glob;
 
 pub use docs::{docs, help};
 pub use kind::{Kind, OptionError, Value};
@@ -31,22 +32,36 @@ pub use settings::{
 impl Config {
     /// The options whose name matches one of `patterns`, each once, with their values: CONFIG GET.
     ///
-    /// A pattern without `*`, `?` and `[` is a name. An alias is found under the name that was asked for.
-    pub fn get(&self, patterns: &[&[u8]]) -> Vec<(&'static str, String)> {
-        let asked = |name: &str| {
-            patterns.iter().any(|pattern| {
-                if pattern.iter().any(|byte| b"*?[".contains(byte)) {
-                    return glob::matches(pattern, name.as_bytes(), glob::Case::Ignored);
-                }
-                pattern.eq_ignore_ascii_case(name.as_bytes())
-            })
+    /// A pattern without `*`, `?` and `[` is a name; it finds the option, by alias too, under the very spelling that was asked
+    /// for, as in Redis.
+    pub fn get(&self, patterns: &[&[u8]]) -> Vec<(String, String)> {
+        let names = || {
+            OPTIONS
+                .iter()
+                .flat_map(|option| option.names().map(move |name| (name, option)))
         };
-        OPTIONS
-            .iter()
-            .flat_map(|option| option.names().map(move |name| (name, option)))
-            .filter(|(name, _)| asked(name))
-            .map(|(name, option)| (name, (option.access.read)(self)))
-            .collect()
+        let mut found: Vec<(String, String)> = Vec::new();
+        for pattern in patterns {
+            let is_glob = pattern.iter().any(|byte| b"*?[".contains(byte));
+            let matching = names().filter(|(name, _)| {
+                if is_glob {
+                    glob::matches_ignoring_case(pattern, name.as_bytes())
+                } else {
+                    pattern.eq_ignore_ascii_case(name.as_bytes())
+                }
+            });
+            for (name, option) in matching {
+                let shown = if is_glob {
+                    name.into()
+                } else {
+                    String::from_utf8_lossy(pattern)
+                };
+                if found.iter().all(|(other, _)| *other != shown) {
+                    found.push((shown.into_owned(), (option.access.read)(self)));
+                }
+            }
+        }
+        found
     }
 
     /// This configuration with the options of `pairs` changed, all or none: CONFIG SET.

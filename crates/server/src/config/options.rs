@@ -600,6 +600,16 @@ pub static OPTIONS: &[Opt] = &[
         },
     },
     Opt {
+        name: "disable-thp",
+        aliases: &[],
+        section: Section::Memory,
+        kind: Kind::Bool,
+        changeable: Changeable::AtStart,
+        effect: Effect::Acts,
+        summary: "Keeps the system from backing memory with huge pages, which take more memory and can delay requests.",
+        access: field!(disable_thp),
+    },
+    Opt {
         name: "activerehashing",
         aliases: &[],
         section: Section::Memory,

@@ -54,7 +54,6 @@ static LACKING: &[&str] = &[
     "cluster-slave-validity-factor",
     "crash-log-enabled",
     "crash-memcheck-enabled",
-    "disable-thp",
     "enable-module-command",
     "gopher-enabled",
     "ignore-warnings",

@@ -81,6 +81,8 @@ pub struct Config {
     pub replica_lazy_flush: bool,
     /// `activedefrag`
     pub activedefrag: bool,
+    /// `disable-thp`
+    pub disable_thp: bool,
     /// `activerehashing`
     pub activerehashing: bool,
     /// `client-output-buffer-limit`
@@ -143,8 +145,6 @@ pub struct Config {
     pub stream_node_max_entries: u64,
     /// `rename-command`: command and its new name, which is empty when the command is to be removed.
     pub rename_commands: Vec<(String, String)>,
-    /// `user`: the words of each line that defines a user.
-    pub users: Vec<Vec<String>>,
 }
 
 impl Default for Config {
@@ -187,6 +187,7 @@ impl Default for Config {
             lazyfree_lazy_user_flush: false,
             replica_lazy_flush: false,
             activedefrag: false,
+            disable_thp: true,
             activerehashing: true,
             client_output_buffer_limit: OutputLimits::default(),
             client_query_buffer_limit_bytes: 1 << 30,
@@ -218,7 +219,6 @@ impl Default for Config {
             stream_node_max_bytes: 4096,
             stream_node_max_entries: 100,
             rename_commands: Vec::new(),
-            users: Vec::new(),
         }
     }
 }
@@ -266,6 +266,18 @@ choice! {
         Notice = "notice",
         /// Only what needs attention.
         Warning = "warning",
+    }
+}
+
+impl LogLevel {
+    /// What it lets through.
+    pub fn filter(self) -> log::LevelFilter {
+        match self {
+            Self::Debug => log::LevelFilter::Trace,
+            Self::Verbose => log::LevelFilter::Debug,
+            Self::Notice => log::LevelFilter::Info,
+            Self::Warning => log::LevelFilter::Warn,
+        }
     }
 }
 

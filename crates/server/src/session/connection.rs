@@ -232,31 +232,26 @@ fn hello(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Re
             }
         };
     }
-    let (mut credentials, mut name) = (None, None);
+    // Each option acts at once, so that those before a wrong one stay in force, as in Redis.
     let mut at = 2;
     while at < args.len() {
         if args.is(at, "AUTH") && at + 2 < args.len() {
-            credentials = Some((args.at(at + 1), args.at(at + 2)));
+            log_in(context, args.at(at + 1), args.at(at + 2))?;
             at += 3;
         } else if args.is(at, "SETNAME") && at + 1 < args.len() {
-            name = Some(check_name(args.at(at + 1), "Client names")?);
+            let name = check_name(args.at(at + 1), "Client names")?;
+            context.session.client.names().name = name;
             at += 2;
         } else {
             let error = CommandError::quoting("Syntax error in HELLO option '", args.at(at), "'");
             return Err(error.into());
         }
     }
-    if let Some((user, password)) = credentials {
-        log_in(context, user, password)?;
-    }
     if !context.session.authenticated {
         return Err(CommandError::Text(String::from(
             "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time",
         ))
         .into());
-    }
-    if let Some(name) = name {
-        context.session.client.names().name = name;
     }
     context.session.set_protocol(protocol);
     reply.set_version(protocol);

@@ -2,10 +2,17 @@
 //! concern connections and the server.
 
 pub mod client;
+pub mod command;
+pub mod config;
 pub mod connection;
+pub mod debug;
+pub mod facts;
+pub mod info;
 pub mod latency;
+pub mod memory;
 pub mod monitor;
 pub mod pause;
+pub mod server;
 pub mod slowlog;
 
 use std::sync::Arc;
@@ -23,8 +30,19 @@ use crate::shared::Shared;
 use crate::statistics::ThreadCounters;
 
 /// All families of session commands.
-pub static FAMILIES: &[&[Command<Handler>]] =
-    &[connection::COMMANDS, client::COMMANDS, monitor::COMMANDS];
+pub static FAMILIES: &[&[Command<Handler>]] = &[
+    client::COMMANDS,
+    connection::COMMANDS,
+    info::COMMANDS,
+    latency::COMMANDS,
+    memory::COMMANDS,
+    monitor::COMMANDS,
+    slowlog::COMMANDS,
+    command::COMMANDS,
+    config::COMMANDS,
+    debug::COMMANDS,
+    server::COMMANDS,
+];
 
 /// Whether replies are sent (CLIENT REPLY).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -106,24 +106,35 @@ fn line(session: &Session, row: &Row, args: Args<'_>) -> String {
 
 /// The arguments of a request, with `(redacted)` in place of passwords.
 pub fn without_secrets<'a>(row: &Row, args: Args<'a>) -> Vec<&'a [u8]> {
-    let secrets = match row.name.as_str() {
-        "auth" => 1..args.len(),
+    let mut shown: Vec<&[u8]> = args.from(0).collect();
+    let mut hide = |places: std::ops::Range<usize>| {
+        let end = places.end.min(args.len());
+        for arg in shown.iter_mut().take(end).skip(places.start) {
+            *arg = b"(redacted)";
+        }
+    };
+    match row.name.as_str() {
+        "auth" => hide(1..args.len()),
+        "acl|setuser" | "acl|deluser" | "acl|getuser" => hide(2..args.len()),
         "hello" => {
             let mut place = 2;
             while args.is(place, "SETNAME") {
                 place += 2;
             }
-            place + 1..if args.is(place, "AUTH") { place + 3 } else { 0 }
+            if args.is(place, "AUTH") {
+                hide(place + 1..place + 3);
+            }
         }
-        _ => 0..0,
-    };
-    args.from(0)
-        .enumerate()
-        .map(|(place, arg)| match secrets.contains(&place) {
-            true => b"(redacted)".as_slice(),
-            false => arg,
-        })
-        .collect()
+        "config|set" => {
+            for name in (2..args.len()).step_by(2) {
+                if args.is(name, "requirepass") {
+                    hide(name + 1..name + 2);
+                }
+            }
+        }
+        _ => {}
+    }
+    shown
 }
 
 /// Writes bytes in the notation of redis-cli.

@@ -4,7 +4,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -81,14 +81,7 @@ impl TestServer {
 
     /// A new connection. Each goes to the thread that has the fewest.
     pub fn client(&self) -> Client {
-        let stream = UnixStream::connect(self.folder.join("socket")).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_write_timeout(Some(PATIENCE)).unwrap();
-        Client {
-            stream,
-            input: Vec::new(),
-            decoder: Decoder::new(DecodeLimits::default()),
-        }
+        Client::connect(&self.folder.join("socket"))
     }
 }
 
@@ -110,6 +103,18 @@ pub struct Client {
 }
 
 impl Client {
+    /// Connects to the Unix socket at `path`.
+    pub fn connect(path: &Path) -> Self {
+        let stream = UnixStream::connect(path).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        Self {
+            stream,
+            input: Vec::new(),
+            decoder: Decoder::new(DecodeLimits::default()),
+        }
+    }
+
     /// Sends bytes as they are.
     pub fn send_bytes(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).unwrap();

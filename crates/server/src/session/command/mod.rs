@@ -1,0 +1,321 @@
+//! COMMAND: the table of commands, for clients and for people.
+
+mod docs;
+pub mod facts;
+pub mod usage;
+
+pub use docs::docs;
+
+use damselfly_base::{CommandError, glob};
+use damselfly_commands::Arity::{AtLeast, Exactly};
+use damselfly_commands::{Access, Args, Arity, Command, Group, Keys, Result, Run, Trait};
+use damselfly_protocol::Reply;
+
+use crate::registry::{Handler, REGISTRY, Row, SessionFn};
+use crate::session::Context;
+
+const IN_ANY_ORDER: Trait = Trait::Tip("nondeterministic_output_order");
+
+pub(crate) static COMMANDS: &[Command<Handler>] = &[Command {
+    name: "COMMAND",
+    arity: AtLeast(1),
+    keys: Keys::None,
+    traits: &[
+        Trait::Loading,
+        Trait::Stale,
+        Trait::Sentinel,
+        Trait::Category("connection"),
+        IN_ANY_ORDER,
+    ],
+    run: Run::Either(Handler::Session(all), SUBCOMMANDS),
+    group: Group::Server,
+    usage: "COMMAND",
+    summary: "Describes all commands, for client libraries.",
+    since: "2.8.13",
+    complexity: "O(N) where N is the number of commands",
+}];
+
+const fn subcommand(
+    name: &'static str,
+    arity: Arity,
+    run: SessionFn,
+    usage: &'static str,
+    summary: &'static str,
+    since: &'static str,
+    complexity: &'static str,
+) -> Command<Handler> {
+    Command {
+        name,
+        arity,
+        keys: Keys::None,
+        traits: &[Trait::Loading, Trait::Stale, Trait::Category("connection")],
+        run: Run::Run(Handler::Session(run)),
+        group: Group::Server,
+        usage,
+        summary,
+        since,
+        complexity,
+    }
+}
+
+const fn in_any_order(command: Command<Handler>) -> Command<Handler> {
+    Command {
+        traits: &[
+            Trait::Loading,
+            Trait::Stale,
+            Trait::Category("connection"),
+            IN_ANY_ORDER,
+        ],
+        ..command
+    }
+}
+
+static SUBCOMMANDS: &[Command<Handler>] = &[
+    subcommand(
+        "COUNT",
+        Exactly(2),
+        count,
+        "COMMAND COUNT",
+        "Returns the number of commands.",
+        "2.8.13",
+        "O(1)",
+    ),
+    in_any_order(subcommand(
+        "LIST",
+        AtLeast(2),
+        list,
+        "COMMAND LIST [FILTERBY <MODULE module-name | ACLCAT category | PATTERN pattern>]",
+        "Returns the names of all commands, or of those that a filter lets through.",
+        "7.0.0",
+        "O(N) where N is the number of commands",
+    )),
+    in_any_order(subcommand(
+        "INFO",
+        AtLeast(2),
+        info,
+        "COMMAND INFO [command-name ...]",
+        "Describes the named commands, or all, for client libraries.",
+        "2.8.13",
+        "O(N) where N is the number of commands asked for",
+    )),
+    in_any_order(subcommand(
+        "DOCS",
+        AtLeast(2),
+        docs::reply_docs,
+        "COMMAND DOCS [command-name ...]",
+        "Documents the named commands, or all.",
+        "7.0.0",
+        "O(N) where N is the number of commands asked for",
+    )),
+    subcommand(
+        "GETKEYS",
+        AtLeast(4),
+        getkeys,
+        "COMMAND GETKEYS command arg [arg ...]",
+        "Returns the keys of a whole command.",
+        "2.8.13",
+        "O(N) where N is the number of arguments of the command",
+    ),
+    subcommand(
+        "GETKEYSANDFLAGS",
+        AtLeast(4),
+        getkeysandflags,
+        "COMMAND GETKEYSANDFLAGS command arg [arg ...]",
+        "Returns the keys of a whole command, each with what the command does to it.",
+        "7.0.0",
+        "O(N) where N is the number of arguments of the command",
+    ),
+];
+
+/// The command or, where the name is of the form `container|subcommand`, the subcommand.
+fn find(name: &[u8]) -> Option<&'static Row> {
+    match name.iter().position(|&byte| byte == b'|') {
+        None => REGISTRY.find(name),
+        Some(bar) => {
+            let container = REGISTRY.find(&name[..bar])?;
+            REGISTRY.find_subcommand(container, &name[bar + 1..])
+        }
+    }
+}
+
+fn write_set(reply: &mut Reply<'_>, prefix: &str, words: &[&str]) {
+    reply.set(words.len());
+    for word in words {
+        reply.simple(&format!("{prefix}{word}"));
+    }
+}
+
+fn write_info(row: &Row, reply: &mut Reply<'_>) {
+    let command = &row.command;
+    reply.array(10);
+    reply.bulk(row.name.as_bytes());
+    reply.integer(command.arity.signed());
+    write_set(reply, "", &facts::flags(command));
+    let (first, last, step) = facts::range(command);
+    for number in [first, last, step] {
+        reply.integer(number);
+    }
+    write_set(reply, "@", &facts::categories(command));
+    let tips = facts::tips(command);
+    reply.set(tips.len());
+    tips.iter().for_each(|tip| reply.bulk(tip.as_bytes()));
+    let specs = facts::key_specs(command);
+    reply.set(specs.len());
+    for spec in &specs {
+        write_spec(spec, reply);
+    }
+    reply.array(row.subcommands.len());
+    for &index in &row.subcommands {
+        write_info(&REGISTRY.rows()[index], reply);
+    }
+}
+
+fn write_spec(spec: &facts::Range, reply: &mut Reply<'_>) {
+    reply.map(3);
+    reply.bulk(b"flags");
+    write_set(reply, "", spec.access.flags());
+    let part = |reply: &mut Reply<'_>, name: &str, kind: &str, fields: &[(&str, i64)]| {
+        reply.bulk(name.as_bytes());
+        reply.map(2);
+        reply.bulk(b"type");
+        reply.bulk(kind.as_bytes());
+        reply.bulk(b"spec");
+        reply.map(fields.len());
+        for (field, value) in fields {
+            reply.bulk(field.as_bytes());
+            reply.integer(*value);
+        }
+    };
+    part(
+        reply,
+        "begin_search",
+        "index",
+        &[("index", spec.first as i64)],
+    );
+    let step = spec.step as i64;
+    let range = [("lastkey", spec.last), ("keystep", step), ("limit", 0)];
+    part(reply, "find_keys", "range", &range);
+}
+
+fn all(_: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    reply.array(REGISTRY.top_level().count());
+    for row in REGISTRY.top_level() {
+        write_info(row, reply);
+    }
+    Ok(())
+}
+
+fn count(_: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    reply.integer(REGISTRY.top_level().count() as i64);
+    Ok(())
+}
+
+fn info(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    if args.len() == 2 {
+        return all(context, args, reply);
+    }
+    reply.array(args.len() - 2);
+    for name in args.from(2) {
+        match find(name) {
+            Some(row) => write_info(row, reply),
+            None => reply.null(),
+        }
+    }
+    Ok(())
+}
+
+fn list(_: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    if args.len() == 2 {
+        reply.array(REGISTRY.top_level().count());
+        REGISTRY
+            .top_level()
+            .for_each(|row| reply.bulk(row.name.as_bytes()));
+        return Ok(());
+    }
+    if args.len() != 5 || !args.is(2, "FILTERBY") {
+        return Err(CommandError::Syntax.into());
+    }
+    let wanted = args.at(4);
+    let passes: &dyn Fn(&Row) -> bool = if args.is(3, "ACLCAT") {
+        &|row| {
+            facts::categories(&row.command)
+                .iter()
+                .any(|category| wanted.eq_ignore_ascii_case(category.as_bytes()))
+        }
+    } else if args.is(3, "PATTERN") {
+        let pattern = wanted.to_ascii_lowercase();
+        &move |row| glob::matches(&pattern, row.name.as_bytes())
+    } else if args.is(3, "MODULE") {
+        &|_| false
+    } else {
+        return Err(CommandError::Syntax.into());
+    };
+    let (list, mut found) = (reply.deferred_array(), 0);
+    for row in REGISTRY.rows().iter().filter(|row| passes(row)) {
+        reply.bulk(row.name.as_bytes());
+        found += 1;
+    }
+    reply.finish(list, found);
+    Ok(())
+}
+
+/// The keys of the command that stands behind `COMMAND GETKEYS`, with what it does to each.
+fn keys_of<'a>(args: Args<'a>) -> Result<Vec<(&'a [u8], Access)>> {
+    let refused = |text: &str| Err(CommandError::err(text).into());
+    let len = args.len() - 2;
+    let row = match REGISTRY.find(args.at(2)) {
+        Some(container) if !container.subcommands.is_empty() => {
+            REGISTRY.find_subcommand(container, args.at(3))
+        }
+        found => found,
+    };
+    let Some(row) = row else {
+        return refused("Invalid command specified");
+    };
+    let Keys::Args(specs) = row.command.keys else {
+        return refused("The command has no key arguments");
+    };
+    if !row.command.arity.allows(len) {
+        return refused("Invalid number of arguments specified for command");
+    }
+    Ok(specs
+        .iter()
+        .flat_map(|spec| spec.at.places(len).map(|place| (place, spec.access)))
+        .map(|(place, access)| (args.at(place + 2), exactly(access, args)))
+        .collect())
+}
+
+/// What a command that may do one thing or another does with these options: SET returns the old value with GET.
+fn exactly(access: Access, args: Args<'_>) -> Access {
+    match access {
+        Access::Variable if (5..args.len()).any(|at| args.is(at, "GET")) => Access::ReadUpdate,
+        Access::Variable => Access::Overwrite,
+        Access::Read
+        | Access::Look
+        | Access::Overwrite
+        | Access::Create
+        | Access::ReadUpdate
+        | Access::Update
+        | Access::Insert
+        | Access::Take
+        | Access::Remove => access,
+    }
+}
+
+fn getkeys(_: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let keys = keys_of(args)?;
+    reply.array(keys.len());
+    keys.iter().for_each(|(key, _)| reply.bulk(key));
+    Ok(())
+}
+
+fn getkeysandflags(_: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let keys = keys_of(args)?;
+    reply.array(keys.len());
+    for (key, access) in keys {
+        reply.array(2);
+        reply.bulk(key);
+        write_set(reply, "", access.flags());
+    }
+    Ok(())
+}

@@ -1,0 +1,473 @@
+//! CONFIG, DEBUG, COMMAND, SHUTDOWN and their relatives, on a server within the test's process.
+
+mod common;
+
+use std::fs;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use common::{Client, TestServer};
+use damselfly_commands::Run;
+use damselfly_server::config::{Allow, Config};
+use damselfly_server::registry::{Handler, REGISTRY, Row};
+use damselfly_server::session::command::{docs, facts};
+use damselfly_server::start::Server;
+
+fn with_debug() -> TestServer {
+    TestServer::with(|config| config.enable_debug_command = Allow::Yes)
+}
+
+/// The lines of a reply, without the numbers and quotes that `redis-cli` shows.
+fn items(client: &mut Client, command: &str) -> Vec<String> {
+    client
+        .run(command)
+        .lines()
+        .map(|line| {
+            let line = line.trim_start();
+            let line = line.split_once(") ").map_or(line, |(_, item)| item);
+            line.trim_matches('"').to_owned()
+        })
+        .collect()
+}
+
+#[test]
+fn options_change_together_or_not_at_all() {
+    let server = TestServer::start();
+    let mut client = server.client();
+    assert_eq!(
+        client.run("CONFIG SET maxmemory 1gb slowlog-max-len 7"),
+        "OK"
+    );
+    assert_eq!(
+        items(&mut client, "CONFIG GET MAXMEMORY slowlog-max-l*"),
+        ["MAXMEMORY", "1073741824", "slowlog-max-len", "7"]
+    );
+    for (command, error) in [
+        (
+            "CONFIG SET maxmemory 2gb slowlog-max-len x",
+            "(error) ERR CONFIG SET failed (possibly related to argument 'slowlog-max-len') - argument couldn't be parsed into an integer",
+        ),
+        ("CONFIG SET maxmemory 1 foo", "(error) ERR syntax error"),
+        (
+            "CONFIG SET port 1",
+            "(error) ERR CONFIG SET failed (possibly related to argument 'port') - can't be changed while the server runs; restart it with the new value",
+        ),
+        (
+            "CONFIG SET maxmemory 3gb dir /nonexistent",
+            "(error) ERR CONFIG SET failed (possibly related to argument 'dir') - can't set protected config",
+        ),
+    ] {
+        assert_eq!(client.run(command), error, "{command}");
+    }
+    assert_eq!(
+        items(&mut client, "CONFIG GET maxmemory"),
+        ["maxmemory", "1073741824"]
+    );
+    assert_eq!(client.run("CONFIG SET port 0"), "OK");
+}
+
+#[test]
+fn more_clients_than_files_are_refused() {
+    let server = TestServer::start();
+    let mut client = server.client();
+    let refused = client.run("CONFIG SET maxclients 4000000000");
+    assert!(
+        refused.starts_with("(error) ERR CONFIG SET failed (possibly related to argument 'maxclients') - The operating system is not able to handle the specified number of clients, try with "),
+        "{refused}"
+    );
+    assert_eq!(
+        items(&mut client, "CONFIG GET maxclients"),
+        ["maxclients", "10000"]
+    );
+}
+
+#[test]
+fn a_folder_that_does_not_exist_is_refused() {
+    let server = TestServer::with(|config| config.enable_protected_configs = Allow::Yes);
+    let mut client = server.client();
+    assert_eq!(
+        client.run("CONFIG SET maxmemory 1gb dir /nonexistent"),
+        "(error) ERR CONFIG SET failed (possibly related to argument 'dir') - No such file or directory"
+    );
+    assert_eq!(
+        items(&mut client, "CONFIG GET maxmemory"),
+        ["maxmemory", "0"]
+    );
+    assert_eq!(client.run("CONFIG SET dir /"), "OK");
+    assert_eq!(items(&mut client, "CONFIG GET dir"), ["dir", "/"]);
+}
+
+#[test]
+fn an_option_holds_for_the_next_command_of_the_same_batch() {
+    let server = TestServer::start();
+    let mut client = server.client();
+    client.send_bytes(b"CONFIG SET slowlog-log-slower-than 0\r\nPING\r\nSLOWLOG LEN\r\n");
+    assert_eq!([client.receive(), client.receive()], ["OK", "PONG"]);
+    assert_ne!(client.receive(), "(integer) 0");
+}
+
+#[test]
+fn a_new_password_concerns_new_connections_only() {
+    let server = TestServer::start();
+    let mut old = server.client();
+    assert_eq!(old.run("CONFIG SET requirepass secret"), "OK");
+    let mut new = server.client();
+    assert_eq!(new.run("PING"), "(error) NOAUTH Authentication required.");
+    assert_eq!(old.run("PING"), "PONG");
+    assert_eq!(old.run("CONFIG SET requirepass "), "OK");
+    assert_eq!(new.run("PING"), "PONG");
+}
+
+#[test]
+fn rewrite_keeps_what_the_file_says_beside_the_options() {
+    let folder = std::env::temp_dir().join(format!("damselfly-rewrite-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    let file = folder.join("server.conf");
+    fs::write(&file, "# mine\nslowlog-max-len 5\n").unwrap();
+    let socket = folder.join("socket");
+    let config = Config {
+        port: 0,
+        threads: 1,
+        unixsocket: socket.display().to_string(),
+        slowlog_max_len: 5,
+        ..Config::default()
+    };
+    let server = Server::start(config, Some(file.clone())).unwrap();
+    let mut client = Client::connect(&socket);
+    assert_eq!(client.run("CONFIG SET slowlog-max-len 9 hz 33"), "OK");
+    assert_eq!(client.run("CONFIG REWRITE"), "OK");
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(text.starts_with("# mine\nslowlog-max-len 9\n"), "{text}");
+    assert!(text.contains("\nhz 33\n"), "{text}");
+    let names: Vec<_> = fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert!(
+        !names
+            .iter()
+            .any(|name| name.to_string_lossy().contains("tmp")),
+        "{names:?}"
+    );
+    client.send("SHUTDOWN NOSAVE");
+    assert_eq!(client.receive_value(), None);
+    server.wait(&AtomicBool::new(false));
+    fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn rewrite_needs_a_file() {
+    let server = TestServer::start();
+    assert_eq!(
+        server.client().run("CONFIG REWRITE"),
+        "(error) ERR The server is running without a config file"
+    );
+}
+
+#[test]
+fn resetstat_starts_counting_again() {
+    let server = TestServer::start();
+    let mut client = server.client();
+    client.run("GET a");
+    assert_eq!(server.shared().total(|counters| counters.misses.read()), 1);
+    assert_eq!(client.run("CONFIG RESETSTAT"), "OK");
+    assert_eq!(server.shared().total(|counters| counters.misses.read()), 0);
+}
+
+#[test]
+fn debug_needs_permission() {
+    let server = TestServer::start();
+    let refused = server.client().run("DEBUG SLEEP 0");
+    assert!(
+        refused.starts_with("(error) ERR DEBUG command not allowed."),
+        "{refused}"
+    );
+}
+
+#[test]
+fn the_digest_is_the_one_that_redis_computes() {
+    let server = with_debug();
+    let mut client = server.client();
+    let nothing = "0".repeat(40);
+    assert_eq!(client.run("DEBUG DIGEST"), nothing);
+    client.run("SET a hello");
+    client.run("SET b 12");
+    // As Redis 7.0.15 answered for the same two keys.
+    assert_eq!(
+        client.run("DEBUG DIGEST"),
+        "bfe194f8ec22fd65dda6d54e8c6493326ccf206d"
+    );
+    assert_eq!(
+        items(&mut client, "DEBUG DIGEST-VALUE a b nokey"),
+        [
+            "36b23a1456b2dce2c3ed252c456761301dba8060",
+            "655ac46b180ad2f61a3cee25f0b1780fa2ec879a",
+            &nothing
+        ]
+    );
+    client.run("EXPIRE a 100");
+    let with_deadline = client.run("DEBUG DIGEST");
+    client.run("EXPIRE a 200");
+    assert_eq!(client.run("DEBUG DIGEST"), with_deadline);
+    client.run("PERSIST a");
+    assert_ne!(client.run("DEBUG DIGEST"), with_deadline);
+}
+
+#[test]
+fn sleeping_holds_up_one_connection_only() {
+    let server = TestServer::with(|config| {
+        config.enable_debug_command = Allow::Yes;
+        config.threads = 1;
+    });
+    let (mut sleeper, mut other) = (server.client(), server.client());
+    let started = Instant::now();
+    sleeper.send("DEBUG SLEEP 0.3");
+    sleeper.send("PING");
+    // Served by the same thread, so the sleep has begun when this is answered, and goes on.
+    assert_eq!(other.run("PING"), "PONG");
+    assert_eq!(sleeper.receive(), "OK");
+    assert!(started.elapsed() >= Duration::from_millis(300));
+    assert_eq!(sleeper.receive(), "PONG");
+}
+
+#[test]
+fn populate_fills_in_what_is_absent() {
+    let server = with_debug();
+    let mut client = server.client();
+    client.run("SET key:1 mine");
+    assert_eq!(client.run("DEBUG POPULATE 3"), "OK");
+    assert_eq!(client.text("GET key:0"), "value:0");
+    assert_eq!(client.text("GET key:1"), "mine");
+    assert_eq!(client.run("DEBUG POPULATE 2 big 10"), "OK");
+    assert_eq!(client.text("GET big:1"), "value:1\0\0\0");
+    assert_eq!(client.run("DEBUG POPULATE 1 small 3"), "OK");
+    assert_eq!(client.text("GET small:0"), "val");
+    assert_eq!(client.number("DBSIZE"), 6);
+    let refused = "(error) ERR value is out of range, must be positive";
+    assert_eq!(client.run("DEBUG POPULATE -1"), refused);
+    assert_eq!(client.run("DEBUG POPULATE 1 a x"), refused);
+    let table = client.text("DEBUG TABLE");
+    assert!(
+        table.contains("\"databases\":{\"0\":{\"items\":6,"),
+        "{table}"
+    );
+}
+
+#[test]
+fn debug_shows_examples_of_every_type_of_reply() {
+    let server = with_debug();
+    let mut client = server.client();
+    client.run("HELLO 3");
+    for kind in [
+        "string", "integer", "double", "null", "array", "set", "map", "attrib", "push", "verbatim",
+        "true", "false", "bignum",
+    ] {
+        let reply = client.run(&format!("DEBUG PROTOCOL {kind}"));
+        assert!(!reply.starts_with("(error)"), "{kind}: {reply}");
+        if kind == "push" {
+            let behind = client.receive();
+            assert!(behind.contains("Some real reply"), "{behind}");
+        }
+    }
+    assert_eq!(client.run("DEBUG ERROR FOO"), "(error) FOO");
+    assert_eq!(
+        client.run("DEBUG NOSUCH"),
+        "(error) ERR unknown subcommand or wrong number of arguments for 'NOSUCH'. Try DEBUG HELP."
+    );
+}
+
+#[test]
+fn expired_keys_stay_while_the_sweep_is_paused() {
+    let server = with_debug();
+    let mut client = server.client();
+    assert_eq!(client.run("DEBUG SET-ACTIVE-EXPIRE 0"), "OK");
+    client.run("SET a b PX 1");
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_millis(2) {
+        std::thread::yield_now();
+    }
+    assert_eq!(client.number("DBSIZE"), 1);
+    assert_eq!(client.run("DEBUG SET-ACTIVE-EXPIRE 1"), "OK");
+    common::until("the sweep finds it", || client.number("DBSIZE") == 0);
+}
+
+#[test]
+fn keys_of_commands_are_told() {
+    let server = TestServer::start();
+    let mut client = server.client();
+    for (command, expected) in [
+        ("MSET a 1 b 2", &["a", "b"][..]),
+        ("object encoding a", &["a"]),
+        (
+            "GET",
+            &["ERR wrong number of arguments for 'command|getkeys' command"],
+        ),
+        (
+            "GET a b",
+            &["ERR Invalid number of arguments specified for command"],
+        ),
+        ("NOSUCH a", &["ERR Invalid command specified"]),
+        ("KEYS *", &["ERR The command has no key arguments"]),
+    ] {
+        let found = items(&mut client, &format!("COMMAND GETKEYS {command}"));
+        assert_eq!(found, expected, "{command}");
+    }
+    for (command, expected) in [
+        ("SET a b", "OW update"),
+        ("SET a b EX 1 GET", "RW access update"),
+        ("GET a", "RO access"),
+    ] {
+        client.send(&format!("COMMAND GETKEYSANDFLAGS {command}"));
+        let reply = client.receive_value().unwrap().to_string();
+        let words: Vec<&str> = reply
+            .split(|c: char| !c.is_ascii_alphabetic())
+            .filter(|word| word.len() > 1)
+            .collect();
+        assert_eq!(words.join(" "), expected, "{command}: {reply}");
+    }
+}
+
+#[test]
+fn commands_are_listed_and_filtered() {
+    let server = TestServer::start();
+    let mut client = server.client();
+    let count = client.number("COMMAND COUNT") as usize;
+    assert_eq!(items(&mut client, "COMMAND LIST").len(), count);
+    let filtered = items(&mut client, "COMMAND LIST FILTERBY PATTERN CONFIG|RE*");
+    assert_eq!(filtered, ["config|resetstat", "config|rewrite"]);
+    let filtered = items(&mut client, "COMMAND LIST FILTERBY ACLCAT keyspace");
+    assert!(filtered.contains(&String::from("object|encoding")));
+    assert!(!filtered.contains(&String::from("object")));
+    assert_eq!(
+        client.run("COMMAND LIST FILTERBY NOSUCH x"),
+        "(error) ERR syntax error"
+    );
+    assert_eq!(client.run("COMMAND INFO nosuch"), "1) (nil)");
+    assert_eq!(client.run("COMMAND DOCS nosuch"), "(empty array)");
+    let documented = client.run("COMMAND DOCS set");
+    assert!(documented.contains("KEEPTTL"), "{documented}");
+}
+
+#[test]
+fn the_server_ends_when_asked_but_not_when_it_should_save() {
+    let server = TestServer::start();
+    let mut client = server.client();
+    for (command, error) in [
+        (
+            "SHUTDOWN SAVE",
+            "ERR Errors trying to SHUTDOWN. Check logs.",
+        ),
+        ("SHUTDOWN SAVE NOSAVE", "ERR syntax error"),
+        ("SHUTDOWN NOW ABORT", "ERR syntax error"),
+        ("SHUTDOWN ABORT", "ERR No shutdown in progress."),
+        ("SHUTDOWN NOSUCH", "ERR syntax error"),
+    ] {
+        assert_eq!(client.run(command), format!("(error) {error}"));
+    }
+    client.send("SHUTDOWN NOSAVE NOW");
+    assert_eq!(client.receive_value(), None);
+}
+
+#[test]
+fn time_and_lolwut() {
+    let server = TestServer::start();
+    let mut client = server.client();
+    let time = items(&mut client, "TIME");
+    assert!(time[0].parse::<u64>().unwrap() > 1_700_000_000);
+    assert!(time[1].parse::<u64>().unwrap() < 1_000_000);
+    assert!(client.text("LOLWUT VERSION 5").contains("Redis ver. "));
+}
+
+#[test]
+fn the_documentation_of_commands_is_current() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/commands.md");
+    if std::env::var_os("DAMSELFLY_WRITE_DOCS").is_some() {
+        fs::write(&path, docs()).unwrap();
+    }
+    let written = fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        written == docs(),
+        "run the tests with DAMSELFLY_WRITE_DOCS=1 to renew {}",
+        path.display()
+    );
+}
+
+/// What Redis says of each command, recorded from COMMAND and COMMAND DOCS of version 7.0.15.
+const REDIS: &str = include_str!("data/redis-7.0.15-commands.tsv");
+
+/// Commands that Redis 7.0.15 does not have: newer ones, and our own.
+const NEWER: &[&str] = &["client|no-touch", "client|setinfo", "prepend"];
+
+/// The columns of [`REDIS`] from a row of ours, without those that may differ: the version that
+/// deprecated it (newer ones deprecate more), and since when a container has HELP.
+fn columns(row: &Row) -> Vec<String> {
+    let command = &row.command;
+    let (first, last, step) = facts::range(command);
+    let specs: Vec<String> = facts::key_specs(command)
+        .iter()
+        .map(|spec| {
+            let (last, step) = (spec.last, spec.step);
+            let flags = spec.access.flags().join(",");
+            format!("index:{}:range:{last}:{step}:0:{flags}", spec.first)
+        })
+        .collect();
+    let is_help = matches!(command.run, Run::Run(Handler::Help));
+    let since = if is_help { "" } else { command.since };
+    vec![
+        command.group.name().to_owned(),
+        since.to_owned(),
+        command.arity.signed().to_string(),
+        facts::flags(command).join(","),
+        format!("{first},{last},{step}"),
+        facts::categories(command).join(","),
+        sorted(&facts::tips(command).join(",")),
+        specs.join(" "),
+    ]
+}
+
+fn sorted(list: &str) -> String {
+    let mut words: Vec<&str> = list.split(',').collect();
+    words.sort_unstable();
+    words.join(",")
+}
+
+#[test]
+fn rows_say_what_redis_says_of_its_commands() {
+    let redis: std::collections::HashMap<&str, Vec<&str>> = REDIS
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .map(|line| {
+            let columns: Vec<&str> = line.split('\t').collect();
+            (columns[0], columns)
+        })
+        .collect();
+    let mut wrong = Vec::new();
+    for row in REGISTRY.rows() {
+        let Some(known) = redis.get(&*row.name) else {
+            if !NEWER.contains(&&*row.name) {
+                wrong.push(format!("{}: Redis has no such command", row.name));
+            }
+            continue;
+        };
+        let is_help = matches!(row.command.run, Run::Run(Handler::Help));
+        let since = if is_help { "" } else { known[2] };
+        let expected = [
+            known[1],
+            since,
+            known[4],
+            known[5],
+            known[6],
+            known[7],
+            &sorted(known[8]),
+            known[9],
+        ];
+        let ours = columns(row);
+        if ours != expected {
+            wrong.push(format!(
+                "{}\n  ours  {ours:?}\n  Redis {expected:?}",
+                row.name
+            ));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
