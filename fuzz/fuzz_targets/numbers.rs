@@ -35,7 +35,7 @@ fn integers(text: &[u8]) {
 fn long_doubles(data: &[u8]) {
     let mut parts = data.splitn(2, |&byte| byte == b' ');
     let numbers = [parts.next(), parts.next()]
-        .map(|text| text.and_then(|text| LongDouble::parse(text)?.add(LongDouble::ZERO)));
+        .map(|text| text.and_then(|text| LongDouble::parse(text)?.checked_add(LongDouble::ZERO)));
     for (number, text) in numbers
         .into_iter()
         .zip(data.splitn(2, |&byte| byte == b' '))
@@ -56,7 +56,7 @@ fn long_doubles(data: &[u8]) {
         }
     }
     if let [Some(a), Some(b)] = numbers {
-        let (sum, swapped) = (a.add(b), b.add(a));
+        let (sum, swapped) = (a.checked_add(b), b.checked_add(a));
         assert_eq!(sum.map(LongDouble::format), swapped.map(LongDouble::format));
         sum.map(round_trip);
     }

@@ -84,7 +84,7 @@ const RUSTFLAGS: &str = "-Cpasses=sancov-module \
 /// Seconds that each target runs, unless said otherwise.
 const SECONDS: u32 = 20;
 /// The longest input, in bytes.
-const INPUT_BYTES_MAX: usize = 4096;
+const INPUT_BYTES_MAX: usize = 1024;
 
 const USAGE: &str = "\
 Usage: cargo xtask fuzz [TARGET] [--seconds N]
@@ -129,12 +129,10 @@ impl<'a> Options<'a> {
 /// A target does not build or found something; the text says how to see it again.
 pub fn run(words: &[&str]) -> Result<(), String> {
     let options = Options::parse(words).ok_or(USAGE)?;
-    let targets = options.targets.iter().map(|&index| &TARGETS[index]);
+    let mut targets = options.targets.iter().map(|&index| &TARGETS[index]);
     build(targets.clone())?;
     if let Some(input) = options.input {
-        return targets
-            .map(|target| must(Command::new(program(target)).arg(input)))
-            .collect();
+        return targets.try_for_each(|target| must(Command::new(program(target)).arg(input)));
     }
     let count = fuzz(targets.collect(), options.seconds)?;
     match count.failed {
@@ -279,9 +277,11 @@ fn statistics(log: &str) -> String {
 /// What was found, without libFuzzer's progress before it.
 fn report(log: &str) -> String {
     const LINES_MAX: usize = 40;
-    let is_progress = |line: &&str| line.starts_with('#') || line.starts_with("INFO:");
-    let lines: Vec<&str> = log.lines().skip_while(is_progress).collect();
-    lines[..lines.len().min(LINES_MAX)].join("\n")
+    let lines: Vec<&str> = log.lines().collect();
+    let is_progress = |line: &&str| line.starts_with('#');
+    let start = lines.iter().rposition(is_progress).map_or(0, |at| at + 1);
+    let end = lines.len().min(start + LINES_MAX);
+    lines[start..end].join("\n")
 }
 
 #[cfg(test)]
