@@ -1,13 +1,10 @@
 //! `cargo xtask ci`: what must pass before a change is merged.
 
 use crate::steps::{Count, Steps, cargo_test, check, command};
-use crate::{test, tidy};
-use std::path::Path;
+use crate::{fuzz, test, tidy};
 
 /// Crates whose `unsafe` runs under the address sanitizer.
 const SANITIZED: &[&str] = &["damselfly-table", "damselfly-value"];
-/// Seconds that each fuzz target runs.
-const FUZZ_SECONDS: &str = "20";
 
 /// Runs everything, and goes on after a failure.
 ///
@@ -50,9 +47,7 @@ pub fn run() -> Result<(), String> {
             sanitized(package)
         });
     }
-    if Path::new("fuzz").is_dir() {
-        steps.step("fuzz", fuzz);
-    }
+    steps.step("short fuzz", fuzz::short);
     steps.finish().map(drop)
 }
 
@@ -77,28 +72,4 @@ fn sanitized(package: &str) -> Result<Count, String> {
             .env("RUSTC_BOOTSTRAP", "1")
             .env("RUSTFLAGS", "-Zsanitizer=address --cfg sanitize_address"),
     )
-}
-
-/// Builds each target of `fuzz/` and runs it for a while, each starting from its corpus.
-fn fuzz() -> Result<Count, String> {
-    let folder = Path::new("fuzz/fuzz_targets");
-    let entries =
-        std::fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-    let mut count = Count::default();
-    for entry in entries.flatten() {
-        let Some(name) = entry
-            .path()
-            .file_stem()
-            .map(|stem| stem.to_string_lossy().into_owned())
-        else {
-            continue;
-        };
-        let limit = format!("-max_total_time={FUZZ_SECONDS}");
-        let one = check(
-            command(&["cargo", "fuzz", "run", &name, "--", &limit]).env("RUSTC_BOOTSTRAP", "1"),
-        )?;
-        count.passed += one.passed;
-        count.failed += one.failed;
-    }
-    Ok(count)
 }

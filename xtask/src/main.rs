@@ -3,6 +3,7 @@
 
 mod ci;
 mod compare;
+mod fuzz;
 mod install;
 mod steps;
 mod tcl;
@@ -16,6 +17,8 @@ Usage: cargo xtask CHORE
   test                    installs what the tests need and runs every suite
   ci                      what must pass before a merge: format, tidy, clippy, test, loom, sanitizer, fuzz
   tidy                    checks the project's own rules for code
+  fuzz [TARGET] [--seconds N]
+                          fuzzes what parses bytes or uses unsafe, and the commands
   tcl [--file unit/x] [--program PATH] [--verbose]
                           runs Redis's own Tcl suite against Damselfly, or another server
   compare [--help]        sets Damselfly and the installed peers side by side, in one run
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
         ["test"] => test::run(),
         ["ci"] => ci::run(),
         ["tidy"] => tidy::run(),
+        ["fuzz", options @ ..] => fuzz::run(options),
         ["tcl", options @ ..] => tcl::run(options),
         ["compare", options @ ..] => {
             let options: Vec<String> = options.iter().map(ToString::to_string).collect();

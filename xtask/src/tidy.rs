@@ -25,6 +25,7 @@ const LAYERS: &[(&str, u32)] = &[
     // Tools: they may use anything, and nothing may use them.
     ("damselfly-bench", 9),
     ("damselfly-oracle", 9),
+    ("damselfly-fuzz", 9),
     ("xtask", 10),
 ];
 

@@ -149,6 +149,18 @@ impl Database {
         self.table.fill()
     }
 
+    /// Walks through everything and checks it, for tests and fuzzing.
+    ///
+    /// # Panics
+    /// If an invariant is broken.
+    pub fn assert_valid(&self) {
+        self.table.assert_valid();
+        let mut entry_bytes = 0;
+        self.table
+            .for_each(|entry| entry_bytes += entry.allocated_bytes());
+        assert_eq!(entry_bytes, self.entry_bytes, "bytes of the entries");
+    }
+
     /// The place of a key.
     #[inline]
     pub(crate) fn place<'a>(

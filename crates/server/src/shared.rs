@@ -232,9 +232,16 @@ fn apply(engine: &Engine, config: &Config) {
     });
 }
 
+/// The clock while fuzzing, so that what is found happens again. In milliseconds since the epoch.
+#[cfg(fuzzing)]
+pub static CLOCK_MS: AtomicI64 = AtomicI64::new(0);
+
 /// Milliseconds since the epoch.
 #[inline]
 pub fn now_ms() -> i64 {
+    #[cfg(fuzzing)]
+    return CLOCK_MS.load(Relaxed);
+    #[cfg(not(fuzzing))]
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |elapsed| elapsed.as_millis() as i64)

@@ -1,0 +1,316 @@
+//! Commands: any sequence of them, run as the server runs them but without a socket and with a clock of our own.
+//!
+//! Nothing panics, each request gets exactly one reply, in the protocol of its session, and the tables stay valid.
+#![no_main]
+
+use std::sync::Arc;
+use std::sync::LazyLock;
+use std::sync::atomic::Ordering::Relaxed;
+
+use damselfly_commands::{Arity, Keys};
+use damselfly_engine::{Engine, Now, Rule};
+use damselfly_protocol::Version;
+use damselfly_protocol::client::{Decoder, NullKind, Value, write_command};
+use damselfly_server::clients::NewClient;
+use damselfly_server::config::{Allow, Config, MaxmemoryPolicy, Origin};
+use damselfly_server::connection::{Batch, Connection};
+use damselfly_server::dispatch::Dispatcher;
+use damselfly_server::listener::Stream;
+use damselfly_server::registry::{REGISTRY, Row};
+use damselfly_server::session::{Replies, Session};
+use damselfly_server::shared::{CLOCK_MS, Shared, Thread, now_ms};
+use libfuzzer_sys::arbitrary::{Result, Unstructured};
+
+/// Commands that reach out of the process, or end it.
+const LEFT_OUT: &[&str] = &["config", "config|set", "config|rewrite", "shutdown"];
+/// The parts of DEBUG that cannot fill the memory.
+const DEBUG: &[&str] = &[
+    "CHANGE-REPL-ID",
+    "DIGEST",
+    "DIGEST-VALUE",
+    "ERROR",
+    "HTSTATS",
+    "HTSTATS-KEY",
+    "OBJECT",
+    "PANIC",
+    "PROTOCOL",
+    "QUICKLIST-PACKED-THRESHOLD",
+    "REPLYBUFFER",
+    "SET-ACTIVE-EXPIRE",
+    "SLEEP",
+    "STRINGMATCH-LEN",
+    "TABLE",
+];
+/// When the clock starts, in milliseconds since the epoch.
+const START_MS: i64 = 1_700_000_000_000;
+/// The longest value: enough for every width of an entry's lengths.
+const BULK_BYTES_MAX: u64 = 128 << 10;
+const DATABASES: u32 = 3;
+
+const KEYS: [&str; 8] = ["a", "b", "c", "d", "{a}b", "", "\r\n\0", "a*[?"];
+const NUMBERS: [&str; 32] = [
+    "0",
+    "1",
+    "-1",
+    "2",
+    "3",
+    "7",
+    "-2",
+    "10",
+    "100",
+    "1000",
+    "65535",
+    "65536",
+    "100000",
+    "2147483648",
+    "4294967296",
+    "17179869184",
+    "9223372036854775807",
+    "-9223372036854775808",
+    "9223372036854775808",
+    "18446744073709551615",
+    "9223372036854775",
+    "1700000000",
+    "1700000001",
+    "1700000000001",
+    "1700000060000",
+    "1.5",
+    "-0",
+    "1e300",
+    "5.0e-5",
+    "inf",
+    "nan",
+    "0x10",
+];
+const PATTERNS: [&str; 8] = ["*", "a*", "?", "[a-c]", "[^a]", "\\*", "", "*b*"];
+const STEPS_MS: [i64; 8] = [1, 10, 999, 1000, 1001, 60_000, 86_400_000, 365 * 86_400_000];
+
+static ROWS: LazyLock<Vec<&'static Row>> = LazyLock::new(|| {
+    let rows = REGISTRY.rows().iter();
+    rows.filter(|row| !LEFT_OUT.contains(&row.name.as_str()))
+        .collect()
+});
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    // The only error is that the bytes are used up.
+    let _ = drive(&mut Unstructured::new(data));
+});
+
+fn drive(source: &mut Unstructured<'_>) -> Result<()> {
+    CLOCK_MS.store(START_MS, Relaxed);
+    let mut server = Server::new(source.arbitrary()?);
+    while !source.is_empty() && server.is_open() {
+        match source.int_in_range(0..=15_u8)? {
+            0 => drop(CLOCK_MS.fetch_add(*source.choose(&STEPS_MS)?, Relaxed)),
+            1 => server.sweep(),
+            2 => server.check(),
+            _ => server.run(&arguments(source)?),
+        }
+    }
+    server.check();
+    Ok(())
+}
+
+/// A server with one connection.
+struct Server {
+    shared: Arc<Shared>,
+    dispatcher: Dispatcher,
+    connection: Connection,
+    /// The waker of the only thread is registered here.
+    _poll: mio::Poll,
+}
+
+impl Server {
+    fn new(setup: u8) -> Self {
+        let shards = [1, 2, 8, 64][usize::from(setup & 3)];
+        let config = Config {
+            databases: DATABASES,
+            proto_max_bulk_len_bytes: BULK_BYTES_MAX,
+            maxmemory_policy: if setup & 4 == 0 {
+                MaxmemoryPolicy::Noeviction
+            } else {
+                MaxmemoryPolicy::AllkeysLfu
+            },
+            enable_debug_command: Allow::Yes,
+            ttl_rounding: setup & 8 != 0,
+            ..Config::default()
+        };
+        let engine = Arc::new(Engine::new(Rule {
+            shards,
+            databases: DATABASES as usize,
+        }));
+        let poll = mio::Poll::new().expect("the system has descriptors");
+        let waker = mio::Waker::new(poll.registry(), mio::Token(0)).expect("likewise");
+        let (stream, _) = mio::net::UnixStream::pair().expect("likewise");
+        let threads = vec![Thread::new(waker)];
+        let shared = Arc::new(Shared::new(engine, threads, config.clone(), None));
+        let client = shared.clients.add(NewClient {
+            id: 1,
+            address: String::from("127.0.0.1:1"),
+            local_address: String::from("127.0.0.1:2"),
+            origin: Origin::Local,
+            unix: false,
+            fd: 0,
+            thread: 0,
+            place: 0,
+            now_ms: now_ms(),
+        });
+        let mut session = Session::new(client, &config);
+        if setup & 16 != 0 {
+            session.set_protocol(Version::Resp3);
+        }
+        Self {
+            dispatcher: Dispatcher::new(shared.clone(), 0),
+            connection: Connection::new(Stream::Unix(stream), session),
+            shared,
+            _poll: poll,
+        }
+    }
+
+    fn is_open(&self) -> bool {
+        let session = &self.connection.session;
+        self.connection.stall.is_none() && !session.closing && !session.client.killed.load(Relaxed)
+    }
+
+    /// Runs one request and checks its reply.
+    fn run(&mut self, arguments: &[Vec<u8>]) {
+        let arguments: Vec<&[u8]> = arguments.iter().map(Vec::as_slice).collect();
+        let mut input = Vec::new();
+        write_command(&mut input, &arguments);
+        let mut batch = Batch::default();
+        let limits = self.connection.limits(&self.dispatcher.config);
+        batch.parse(&mut self.connection.parser, &mut input, &limits);
+        assert_eq!(batch.requests.len(), 1, "one request");
+        self.dispatcher.config = self.shared.config();
+        let speaks = |connection: &Connection| {
+            let session = &connection.session;
+            session.replies == Replies::On && !session.client.monitor.load(Relaxed)
+        };
+        let before = speaks(&self.connection);
+        self.dispatcher
+            .run(&mut self.connection, &mut batch, &input);
+        if self.connection.stall.is_none() {
+            let replies = self.replies();
+            let shown = || String::from_utf8_lossy(&input).into_owned();
+            if before && speaks(&self.connection) {
+                assert_eq!(replies, 1, "replies to {}", shown());
+            }
+        }
+        self.connection.session.sleeps_until = None;
+        self.connection.output.clear();
+    }
+
+    /// Decodes all of the output; returns how many replies it holds.
+    fn replies(&self) -> usize {
+        let version = self.connection.session.protocol;
+        let (mut rest, mut count) = (self.connection.output.as_slice(), 0);
+        while !rest.is_empty() {
+            let (value, bytes) = Decoder::default()
+                .decode(rest)
+                .unwrap_or_else(|error| panic!("{error}: {}", rest.escape_ascii()))
+                .unwrap_or_else(|| panic!("half a reply: {}", rest.escape_ascii()));
+            assert!(is_of(version, &value), "{value} in {version:?}");
+            rest = &rest[bytes..];
+            count += 1;
+        }
+        count
+    }
+
+    fn sweep(&self) {
+        for shard in 0..self.shared.engine.shards() {
+            self.shared.engine.sweep(shard, Now(now_ms()));
+        }
+    }
+
+    /// Checks the invariants of all tables.
+    fn check(&self) {
+        let engine = &self.shared.engine;
+        for shard in 0..engine.shards() {
+            let mut tx = engine
+                .lock_shard(shard, 0, Now(now_ms()))
+                .expect("nothing holds a lock between requests");
+            for database in tx.databases(shard) {
+                database.assert_valid();
+            }
+        }
+    }
+}
+
+/// True if that version of the protocol has such a reply.
+fn is_of(version: Version, value: &Value) -> bool {
+    let is_resp3 = version == Version::Resp3;
+    let all = |values: &[Value]| values.iter().all(|value| is_of(version, value));
+    let pairs = |pairs: &[(Value, Value)]| {
+        let mut pairs = pairs.iter();
+        pairs.all(|(key, value)| is_of(version, key) && is_of(version, value))
+    };
+    match value {
+        Value::Simple(_) | Value::Error(_) | Value::Integer(_) | Value::Bulk(_) => true,
+        Value::Null(NullKind::Bulk | NullKind::Array) => !is_resp3,
+        Value::Null(NullKind::Resp3) => is_resp3,
+        Value::Array(values) => all(values),
+        Value::Set(values) | Value::Push(values) => is_resp3 && all(values),
+        Value::Map(map) => is_resp3 && pairs(map),
+        Value::Attribute {
+            pairs: attributes,
+            reply,
+        } => is_resp3 && pairs(attributes) && is_of(version, reply),
+        Value::Double(_) | Value::Boolean(_) | Value::BigNumber(_) | Value::Verbatim { .. } => {
+            is_resp3
+        }
+    }
+}
+
+/// A request: mostly of a fitting length, with keys where its row has them.
+fn arguments(source: &mut Unstructured<'_>) -> Result<Vec<Vec<u8>>> {
+    let row = *source.choose(&ROWS)?;
+    let mut arguments: Vec<Vec<u8>> = row.name.split('|').map(Vec::from).collect();
+    let (Arity::Exactly(required) | Arity::AtLeast(required)) = row.command.arity;
+    let len = match source.int_in_range(0..=9_usize)? {
+        0..=3 => required,
+        4 => required.saturating_sub(1),
+        more => required + more - 4,
+    };
+    let words: Vec<&str> = row
+        .command
+        .usage
+        .split(|c: char| !c.is_ascii_uppercase())
+        .filter(|word| !word.is_empty())
+        .collect();
+    if row.name == "debug" {
+        arguments.push(source.choose(DEBUG)?.as_bytes().to_vec());
+    }
+    for place in arguments.len()..len {
+        let is_key = match row.command.keys {
+            Keys::Args(specs) => specs
+                .iter()
+                .any(|spec| spec.at.places(len).any(|key| key == place)),
+            Keys::None | Keys::All { .. } => false,
+        };
+        arguments.push(argument(source, is_key, &words)?);
+    }
+    Ok(arguments)
+}
+
+fn argument(source: &mut Unstructured<'_>, is_key: bool, words: &[&str]) -> Result<Vec<u8>> {
+    let one_of = |source: &mut Unstructured<'_>, texts: &[&str]| {
+        source.choose(texts).map(|text| text.as_bytes().to_vec())
+    };
+    match source.int_in_range(0..=15_u8)? {
+        0..13 if is_key => one_of(source, &KEYS),
+        0..4 => one_of(source, words),
+        4..9 => one_of(source, &NUMBERS),
+        9 => one_of(source, &PATTERNS),
+        10 => one_of(source, &KEYS),
+        11 => Ok(source.arbitrary::<i16>()?.to_string().into_bytes()),
+        12 => {
+            let later_ms = source.arbitrary::<i8>()?;
+            Ok((now_ms() + i64::from(later_ms)).to_string().into_bytes())
+        }
+        13 => Ok(vec![b'x'; usize::from(source.arbitrary::<u8>()?) * 37]),
+        _ => {
+            let len = source.int_in_range(0..=20_usize)?.min(source.len());
+            Ok(source.bytes(len)?.to_vec())
+        }
+    }
+}

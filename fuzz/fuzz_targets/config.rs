@@ -1,0 +1,102 @@
+//! The configuration: any file is loaded or refused, any CONFIG SET too, and what CONFIG REWRITE then writes
+//! loads as the same configuration.
+#![no_main]
+
+use damselfly_server::config::{Config, Files, OPTIONS, Origin, Request, load};
+use std::io;
+use std::path::Path;
+
+/// A first byte from here on leaves a line as it is; below, it chooses the line's option.
+const RAW: u8 = 200;
+
+/// One file in memory.
+struct OneFile(String);
+
+impl Files for OneFile {
+    fn read(&self, path: &Path) -> io::Result<String> {
+        if path == Path::new("file") {
+            return Ok(self.0.clone());
+        }
+        Err(io::ErrorKind::NotFound.into())
+    }
+
+    fn list(&self, _: &Path) -> io::Result<Vec<String>> {
+        Ok(vec![String::from("other")])
+    }
+
+    fn standard_input(&self) -> io::Result<String> {
+        Ok(String::new())
+    }
+}
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    let Some((&mode, data)) = data.split_first() else {
+        return;
+    };
+    let lines: Vec<(Option<&str>, &[u8])> = data
+        .split(|&byte| byte == b'\n')
+        .map(option_and_value)
+        .collect();
+    if mode & 1 == 0 {
+        file(&lines);
+    } else {
+        set(&lines);
+    }
+});
+
+fn option_and_value(line: &[u8]) -> (Option<&'static str>, &[u8]) {
+    match line {
+        [index @ 0..RAW, value @ ..] => {
+            let option = &OPTIONS[usize::from(*index) % OPTIONS.len()];
+            (Some(option.name), value)
+        }
+        [_, value @ ..] => (None, value),
+        [] => (None, line),
+    }
+}
+
+fn file(lines: &[(Option<&str>, &[u8])]) {
+    let text: String = lines
+        .iter()
+        .map(|(option, value)| {
+            let value = String::from_utf8_lossy(value);
+            format!("{} {value}\n", option.unwrap_or_default())
+        })
+        .collect();
+    if let Some(config) = loaded(&text) {
+        rewrite(&config, &text);
+    }
+}
+
+fn set(pairs: &[(Option<&str>, &[u8])]) {
+    let pairs: Vec<(&[u8], &[u8])> = pairs
+        .iter()
+        .map(|(option, value)| (option.unwrap_or("nosuch\r\noption").as_bytes(), *value))
+        .collect();
+    if let Ok(config) = Config::default().set(&pairs, Origin::Local) {
+        rewrite(&config, "");
+        rewrite(&config, "# A comment\nmaxmemory 5\nsave 1 1\nsave 2 2\n");
+    }
+}
+
+fn loaded(text: &str) -> Option<Config> {
+    let files = OneFile(text.to_owned());
+    match load([String::from("file")], [], &files) {
+        Ok(Request::Run(loaded)) => Some(loaded.config),
+        Ok(Request::Help | Request::Version) | Err(_) => None,
+    }
+}
+
+/// Rewrites a file for `config` and requires that the new text makes it.
+fn rewrite(config: &Config, existing: &str) {
+    let text = config.rewrite(existing);
+    let again = loaded(&text).expect("a rewritten file loads");
+    assert_eq!(again.get(&[b"*"]), config.get(&[b"*"]), "{text}");
+    // Line ends may become plain ones.
+    let lines = |text: &str| text.replace('\r', "");
+    assert_eq!(
+        lines(&config.rewrite(&text)),
+        lines(&text),
+        "rewriting twice"
+    );
+}

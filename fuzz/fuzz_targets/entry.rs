@@ -1,0 +1,111 @@
+//! The entry: any sequence of changes leaves what plain variables would hold.
+#![no_main]
+
+use damselfly_value::{Entry, NewValue, Value};
+use libfuzzer_sys::arbitrary::{Result, Unstructured};
+
+/// Around every boundary of the layout: one, two and four bytes of length, and the slack of growing values.
+const LENGTHS: [usize; 16] = [
+    0, 1, 2, 7, 8, 9, 31, 32, 100, 254, 255, 256, 257, 65_535, 65_536, 70_000,
+];
+
+/// What an entry should hold.
+struct Model {
+    entry: Entry,
+    key: Vec<u8>,
+    text: Vec<u8>,
+    deadline_ms: Option<i64>,
+    access: u32,
+}
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    // The only error is that the bytes are used up.
+    let _ = drive(&mut Unstructured::new(data));
+});
+
+fn drive(source: &mut Unstructured<'_>) -> Result<()> {
+    let key = bytes(source)?;
+    let mut model = Model {
+        entry: Entry::new(&key, NewValue::Integer(0), None),
+        key,
+        text: b"0".to_vec(),
+        deadline_ms: None,
+        access: 0,
+    };
+    while !source.is_empty() {
+        model.change(source)?;
+        model.check();
+    }
+    Ok(())
+}
+
+impl Model {
+    fn change(&mut self, source: &mut Unstructured<'_>) -> Result<()> {
+        match source.int_in_range(0..=7_u8)? {
+            0 => {
+                self.text = bytes(source)?;
+                self.entry.set(NewValue::compact(&self.text));
+            }
+            1 => {
+                self.text = bytes(source)?;
+                self.entry.set(NewValue::Bytes(&self.text));
+            }
+            2 => {
+                let shift = source.int_in_range(0..=63)?;
+                let number = source.arbitrary::<i64>()? >> shift;
+                self.text = number.to_string().into_bytes();
+                self.entry.set(NewValue::Integer(number));
+            }
+            3 => {
+                self.deadline_ms = source.arbitrary()?;
+                self.entry.set_deadline_ms(self.deadline_ms);
+            }
+            4 => {
+                let len = *source.choose(&LENGTHS)?;
+                self.text.resize(len, 0);
+                let edited = self.entry.edit(len);
+                assert_eq!(edited, self.text);
+                if let (Some(last), byte) = (edited.last_mut(), source.arbitrary()?) {
+                    *last = byte;
+                    self.text[len - 1] = byte;
+                }
+            }
+            5 => {
+                self.key = bytes(source)?;
+                self.entry = self.entry.view().to_entry(&self.key);
+            }
+            6 => {
+                let text = std::mem::take(&mut self.text);
+                self.entry = Entry::new(&self.key, NewValue::compact(&text), self.deadline_ms);
+                (self.text, self.access) = (text, 0);
+            }
+            _ => {
+                self.access = source.arbitrary::<u32>()? >> 8;
+                self.entry.view().set_access(self.access);
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self) {
+        let view = self.entry.view();
+        assert_eq!(view.key(), self.key);
+        assert_eq!(view.deadline_ms(), self.deadline_ms);
+        assert_eq!(view.has_deadline(), self.deadline_ms.is_some());
+        assert_eq!(view.access(), self.access);
+        match view.value() {
+            Value::Integer(number) => assert_eq!(number.to_string().as_bytes(), self.text),
+            Value::Bytes { bytes, .. } => assert_eq!(bytes, self.text),
+        }
+        assert!(view.allocated_bytes() >= self.key.len());
+    }
+}
+
+/// A text of one of the lengths: a few bytes of the input over and over.
+fn bytes(source: &mut Unstructured<'_>) -> Result<Vec<u8>> {
+    let len = *source.choose(&LENGTHS)?;
+    let pattern: [u8; 3] = source.arbitrary()?;
+    let mut bytes = pattern.repeat(len / pattern.len() + 1);
+    bytes.truncate(len);
+    Ok(bytes)
+}

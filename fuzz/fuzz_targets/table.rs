@@ -1,0 +1,8 @@
+//! The table: any sequence of operations leaves what a plain map would hold, and its invariants hold.
+#![no_main]
+
+#[allow(dead_code, reason = "other tests use the rest")]
+#[path = "../../crates/table/tests/common/mod.rs"]
+mod common;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| common::drive(data));

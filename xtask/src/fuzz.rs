@@ -1,0 +1,335 @@
+//! `cargo xtask fuzz`: coverage-guided fuzzing of what parses bytes or uses `unsafe`.
+//!
+//! The targets are the programs of `fuzz/`: libFuzzer with one function each. They are built here with the
+//! compiler's own coverage and address sanitizer, on the stable toolchain. Inputs that reached something
+//! new stay in `target/fuzz/corpus`, so each run goes on where the last one ended.
+
+use crate::steps::{Count, command, must};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::thread;
+
+/// A fuzz target: its name, and some inputs to start from.
+struct Target {
+    name: &'static str,
+    seeds: &'static [&'static [u8]],
+}
+
+/// All targets, the ones that need the longest first.
+const TARGETS: &[Target] = &[
+    Target {
+        name: "commands",
+        seeds: &[b"\0\x02\x01\0\x01\x05abcdefghijklmnopqrstuvwxyz", &[0x5a; 512]],
+    },
+    Target {
+        name: "config",
+        seeds: &[
+            b"\0\xffport 1\n\xffsave 900 1\n\xffinclude other\n\xffrename-command GET \"\"",
+            b"\0\xffbind 127.0.0.1 -::1\n\xffmaxmemory 1gb\n\xffuser default on nopass",
+            b"\x01\x20yes\n\x21no\n\x2210\n\x231gb",
+        ],
+    },
+    Target {
+        name: "table",
+        seeds: &[b"\0\0\x01\0\x02\x05\x03\x0a\x01\x0c\0\x0d\xff", &[0x80; 64]],
+    },
+    Target {
+        name: "entry",
+        seeds: &[b"\x04key\0\x08val\x04\x0f\x01\x03\x01\x01\x02\x03\x04\x05\x06\x07\x08"],
+    },
+    Target {
+        name: "requests",
+        seeds: &[
+            b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$0\r\n\r\n*1\r\n$4\r\nPING\r\n",
+            b"SET k \"a\\x00\\n\" 'b'\r\nPING\r\n*-1\r\n*0\r\n",
+        ],
+    },
+    Target {
+        name: "replies",
+        seeds: &[
+            b"+OK\r\n-ERR no\r\n:1\r\n$1\r\na\r\n$-1\r\n*2\r\n:1\r\n*0\r\n*-1\r\n",
+            b"%1\r\n+a\r\n~1\r\n#t\r\n_\r\n,1.5\r\n(123\r\n=5\r\ntxt:a\r\n>1\r\n+m\r\n!3\r\nERR\r\n|1\r\n+k\r\n+v\r\n+r\r\n",
+        ],
+    },
+    Target {
+        name: "glob",
+        seeds: &[b"\x05a*[bc]aXb", b"\x08*[^a-z]\\]Q]", b"\x04a*a*aaaaaaaa"],
+    },
+    Target {
+        name: "numbers",
+        seeds: &[
+            b"9223372036854775807",
+            b"-9223372036854775808",
+            b"3.0e3 0x1.8p-3",
+            b"1e4932 1.18973149535723176502e+4932",
+            b"0.1 -inf",
+        ],
+    },
+];
+
+/// Where everything is kept.
+const FOLDER: &str = "target/fuzz";
+/// The address sanitizer needs a target named, so that build scripts are built without it.
+const TRIPLE: &str = "x86_64-unknown-linux-gnu";
+/// What the compiler is told: counters and comparisons for libFuzzer to see, and the sanitizer.
+const RUSTFLAGS: &str = "-Cpasses=sancov-module \
+    -Cllvm-args=-sanitizer-coverage-level=4 \
+    -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
+    -Cllvm-args=-sanitizer-coverage-pc-table \
+    -Cllvm-args=-sanitizer-coverage-trace-compares \
+    -Cllvm-args=-simplifycfg-branch-fold-threshold=0 \
+    -Zsanitizer=address --cfg fuzzing --cfg sanitize_address";
+/// Seconds that each target runs, unless said otherwise.
+const SECONDS: u32 = 20;
+/// The longest input, in bytes.
+const INPUT_BYTES_MAX: usize = 1024;
+
+const USAGE: &str = "\
+Usage: cargo xtask fuzz [TARGET] [--seconds N]
+       cargo xtask fuzz TARGET --input FILE     runs one input again
+Targets: commands, config, table, entry, requests, replies, glob, numbers (default: all)";
+
+/// What the command line asks for.
+#[derive(Debug, PartialEq, Eq)]
+struct Options<'a> {
+    /// Indices of [`TARGETS`].
+    targets: Vec<usize>,
+    seconds: u32,
+    input: Option<&'a str>,
+}
+
+impl<'a> Options<'a> {
+    fn parse(mut words: &[&'a str]) -> Option<Self> {
+        let mut options = Self {
+            targets: (0..TARGETS.len()).collect(),
+            seconds: SECONDS,
+            input: None,
+        };
+        if let [name, rest @ ..] = words
+            && !name.starts_with('-')
+        {
+            let chosen = TARGETS.iter().position(|target| target.name == *name)?;
+            (options.targets, words) = (vec![chosen], rest);
+        }
+        match words {
+            [] => {}
+            ["--seconds", seconds] => options.seconds = seconds.parse().ok()?,
+            ["--input", file] if options.targets.len() == 1 => options.input = Some(file),
+            _ => return None,
+        }
+        Some(options)
+    }
+}
+
+/// Runs what the words of the command line ask for.
+///
+/// # Errors
+/// A target does not build or found something; the text says how to see it again.
+pub fn run(words: &[&str]) -> Result<(), String> {
+    let options = Options::parse(words).ok_or(USAGE)?;
+    let mut targets = options.targets.iter().map(|&index| &TARGETS[index]);
+    build(targets.clone())?;
+    if let Some(input) = options.input {
+        return targets.try_for_each(|target| must(Command::new(program(target)).arg(input)));
+    }
+    let count = fuzz(targets.collect(), options.seconds)?;
+    match count.failed {
+        0 => Ok(()),
+        failed => Err(format!("{failed} of the targets found something")),
+    }
+}
+
+/// Builds everything and runs each target for a short time.
+///
+/// # Errors
+/// The build fails, or a program can't be started.
+pub fn short() -> Result<Count, String> {
+    let manifest = ["--manifest-path", "fuzz/Cargo.toml"];
+    must(command(&["cargo", "fmt", "--check"]).args(manifest))?;
+    build(TARGETS.iter())?;
+    fuzz(TARGETS.iter().collect(), SECONDS)
+}
+
+fn build(targets: impl Iterator<Item = &'static Target>) -> Result<(), String> {
+    let words = [
+        "cargo",
+        "build",
+        "--quiet",
+        "--manifest-path",
+        "fuzz/Cargo.toml",
+        "--target",
+        TRIPLE,
+        "--target-dir",
+        FOLDER,
+    ];
+    must(
+        command(&words)
+            .args(targets.flat_map(|target| ["--bin", target.name]))
+            .env("RUSTC_BOOTSTRAP", "1")
+            .env("RUSTFLAGS", RUSTFLAGS),
+    )
+}
+
+/// Runs targets, as many at a time as there are processors.
+fn fuzz(targets: Vec<&'static Target>, seconds: u32) -> Result<Count, String> {
+    let workers = thread::available_parallelism().map_or(1, usize::from);
+    let waiting = Mutex::new(targets.into_iter());
+    let next = || waiting.lock().expect("no worker panics").next();
+    let work = || -> Result<Count, String> {
+        let mut count = Count::default();
+        while let Some(target) = next() {
+            let one = Count::one(target.fuzz(seconds)?);
+            count.passed += one.passed;
+            count.failed += one.failed;
+        }
+        Ok(count)
+    };
+    let counts: Vec<_> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        let join = |worker: thread::ScopedJoinHandle<'_, _>| worker.join();
+        workers.into_iter().map(join).collect()
+    });
+    let mut total = Count::default();
+    for count in counts {
+        let count = count.map_err(|_| "a worker panicked")??;
+        total.passed += count.passed;
+        total.failed += count.failed;
+    }
+    Ok(total)
+}
+
+fn program(target: &Target) -> PathBuf {
+    Path::new(FOLDER)
+        .join(TRIPLE)
+        .join("debug")
+        .join(target.name)
+}
+
+impl Target {
+    /// Runs it; false if it found something.
+    fn fuzz(&self, seconds: u32) -> Result<bool, String> {
+        let name = self.name;
+        let corpus = self.corpus()?;
+        let finds = Path::new(FOLDER).join("finds").join(name);
+        fs::create_dir_all(&finds).map_err(failed(&finds))?;
+        let log = Path::new(FOLDER).join(format!("{name}.log"));
+        let output = File::create(&log).map_err(failed(&log))?;
+        let status = Command::new(program(self))
+            .arg(format!("-max_total_time={seconds}"))
+            .arg(format!("-max_len={INPUT_BYTES_MAX}"))
+            .arg("-timeout=20")
+            .arg("-print_final_stats=1")
+            .arg(format!("-artifact_prefix={}/", finds.display()))
+            .arg(corpus)
+            .stdout(output.try_clone().map_err(failed(&log))?)
+            .stderr(output)
+            .status()
+            .map_err(|error| format!("cannot run {name}: {error}"))?;
+        let text = fs::read(&log).map_err(failed(&log))?;
+        let text = String::from_utf8_lossy(&text);
+        if status.success() {
+            println!("{name}: {}", statistics(&text));
+            return Ok(true);
+        }
+        println!("{name}: FOUND SOMETHING\n{}", report(&text));
+        if let Some(input) = after(&text, "Test unit written to ") {
+            println!("{name}: to see it again: cargo xtask fuzz {name} --input {input}");
+        }
+        Ok(false)
+    }
+
+    /// The folder of inputs, with the seeds among them.
+    fn corpus(&self) -> Result<PathBuf, String> {
+        let corpus = Path::new(FOLDER).join("corpus").join(self.name);
+        fs::create_dir_all(&corpus).map_err(failed(&corpus))?;
+        for (index, seed) in self.seeds.iter().enumerate() {
+            let file = corpus.join(format!("seed-{index}"));
+            fs::write(&file, seed).map_err(failed(&file))?;
+        }
+        Ok(corpus)
+    }
+}
+
+fn failed(path: &Path) -> impl Fn(std::io::Error) -> String {
+    move |error| format!("{}: {error}", path.display())
+}
+
+/// The rest of the first line that has `mark`, behind it.
+fn after<'a>(log: &'a str, mark: &str) -> Option<&'a str> {
+    let (_, rest) = log.split_once(mark)?;
+    rest.lines().next().map(str::trim)
+}
+
+/// How much a run did, from libFuzzer's log.
+fn statistics(log: &str) -> String {
+    let coverage = log.lines().rev().find_map(|line| after(line, " cov: "));
+    let coverage = coverage.and_then(|rest| rest.split(' ').next());
+    format!(
+        "{} inputs, {} a second, {} places covered",
+        after(log, "stat::number_of_executed_units:").unwrap_or("?"),
+        after(log, "stat::average_exec_per_sec:").unwrap_or("?"),
+        coverage.unwrap_or("?"),
+    )
+}
+
+/// What was found, without libFuzzer's progress before it.
+fn report(log: &str) -> String {
+    const LINES_MAX: usize = 40;
+    let lines: Vec<&str> = log.lines().collect();
+    let is_progress = |line: &&str| line.starts_with('#');
+    let start = lines.iter().rposition(is_progress).map_or(0, |at| at + 1);
+    let end = lines.len().min(start + LINES_MAX);
+    lines[start..end].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_target_is_a_program_of_the_fuzz_package() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz");
+        let manifest = fs::read_to_string(folder.join("Cargo.toml")).unwrap();
+        for target in TARGETS {
+            let file = format!("fuzz_targets/{}.rs", target.name);
+            assert!(folder.join(&file).is_file(), "{file}");
+            assert!(manifest.contains(&format!("path = \"{file}\"")), "{file}");
+            assert!(USAGE.contains(target.name), "{}", target.name);
+        }
+        let files = fs::read_dir(folder.join("fuzz_targets")).unwrap();
+        assert_eq!(files.count(), TARGETS.len());
+    }
+
+    #[test]
+    fn words_choose_targets_and_time() {
+        let all = Options::parse(&[]).unwrap();
+        assert_eq!((all.targets.len(), all.seconds), (TARGETS.len(), SECONDS));
+        let one = Options::parse(&["commands", "--seconds", "5"]).unwrap();
+        assert_eq!((one.targets, one.seconds), (vec![0], 5));
+        let again = Options::parse(&["config", "--input", "x"]).unwrap();
+        assert_eq!(again.input, Some("x"));
+        for bad in [
+            &["nosuch"][..],
+            &["--input", "x"],
+            &["--seconds", "x"],
+            &["config", "x"],
+        ] {
+            assert_eq!(Options::parse(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn logs_are_read() {
+        let log = "INFO: Seed: 1\n#8\tINITED cov: 10 ft: 2\n#9\tDONE   cov: 12 ft: 3 corp: 2\n\
+            stat::number_of_executed_units: 9\nstat::average_exec_per_sec:     4\n";
+        assert_eq!(statistics(log), "9 inputs, 4 a second, 12 places covered");
+        let log = "INFO: x\n#2 INITED\n\nthread panicked\nTest unit written to target/crash-1\n";
+        assert_eq!(
+            report(log),
+            "\nthread panicked\nTest unit written to target/crash-1"
+        );
+        assert_eq!(after(log, "written to "), Some("target/crash-1"));
+    }
+}
