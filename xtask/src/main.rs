@@ -14,7 +14,7 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 Usage: cargo xtask CHORE
   test                    installs what the tests need and runs every suite
-  ci                      what must pass before a merge: format, tidy, clippy, test, loom, sanitizer, fuzz
+  ci                      what must pass before a merge: format, tidy, clippy, test, loom, broken locks, sanitizer, fuzz
   tidy                    checks the project's own rules for code
   tcl [--file unit/x] [--program PATH] [--verbose]
                           runs Redis's own Tcl suite against Damselfly, or another server
