@@ -15,7 +15,7 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 Usage: cargo xtask CHORE
   test                    installs what the tests need and runs every suite
-  ci                      what must pass before a merge: format, tidy, clippy, test, loom, sanitizer, fuzz
+  ci                      what must pass before a merge: format, tidy, clippy, test, loom, broken locks, sanitizer, fuzz
   tidy                    checks the project's own rules for code
   fuzz [TARGET] [--seconds N]
                           fuzzes what parses bytes or uses unsafe, and the commands

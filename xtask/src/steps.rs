@@ -148,7 +148,7 @@ pub fn cargo_test(command: &mut Command) -> Result<Count, String> {
 }
 
 /// Reads `test result: ok. 17 passed; 0 failed; ...`.
-fn test_result(line: &str) -> Option<Count> {
+pub fn test_result(line: &str) -> Option<Count> {
     let rest = line.strip_prefix("test result: ")?;
     let number = |word: &str| {
         rest.split(['.', ';'])

@@ -46,9 +46,9 @@ impl AccessPolicy {
             Self::Recency => recency_tick(now_ms),
             Self::Frequency { log_factor, .. } => {
                 let count = frequency(self, access, now_ms);
-                let over = count.saturating_sub(INITIAL_COUNT);
+                let over = u64::from(count.saturating_sub(INITIAL_COUNT));
                 let grows = count < COUNT_MAX
-                    && u64::from(random()) * u64::from(over * log_factor + 1) < 1 << 32;
+                    && u64::from(random()) < (1 << 32) / (over * u64::from(log_factor) + 1);
                 minutes(now_ms) << 8 | (count + u32::from(grows))
             }
         }
@@ -109,5 +109,15 @@ mod tests {
         );
         assert_eq!(frequency(policy, access, 3 * 60_000), 7);
         assert_eq!(frequency(policy, access, 3_600_000), 0);
+    }
+
+    #[test]
+    fn the_largest_log_factor_stops_growth_and_does_not_overflow() {
+        let policy = AccessPolicy::Frequency {
+            log_factor: i32::MAX as u32,
+            decay_minutes: 1,
+        };
+        let access = policy.used(200, 0, || 100);
+        assert_eq!(frequency(policy, access, 0), 200);
     }
 }

@@ -77,12 +77,7 @@ pub struct Tx<'a> {
 impl Drop for Tx<'_> {
     #[inline]
     fn drop(&mut self) {
-        match self.held {
-            Held::None => {}
-            Held::One(shard) => self.engine.release(shard),
-            Held::Many(shards) => shards.iter().for_each(|&shard| self.engine.release(shard)),
-            Held::All => (0..self.engine.shards()).for_each(|shard| self.engine.release(shard)),
-        }
+        self.release();
     }
 }
 
@@ -97,6 +92,27 @@ impl<'a> Tx<'a> {
             touches: true,
             effects: Effects::default(),
             garbage: Vec::new(),
+        }
+    }
+
+    #[inline]
+    fn release(&self) {
+        match self.held {
+            Held::None => {}
+            Held::One(shard) => self.engine.release(shard),
+            Held::Many(shards) => shards.iter().for_each(|&shard| self.engine.release(shard)),
+            Held::All => (0..self.engine.shards()).for_each(|shard| self.engine.release(shard)),
+        }
+    }
+
+    /// Lets other sections run in the middle of this one: what `tests/atomicity.rs` must notice. No memory is at
+    /// risk, since each single access is still made under the lock.
+    #[cfg(broken = "sections")]
+    fn interrupt(&self) {
+        self.release();
+        std::thread::yield_now();
+        while !self.engine.reacquire(&self.held) {
+            std::thread::yield_now();
         }
     }
 
@@ -155,6 +171,8 @@ impl<'a> Tx<'a> {
             Held::All => true,
         };
         assert!(held, "shard {index} is used without its lock");
+        #[cfg(broken = "sections")]
+        self.interrupt();
         // SAFETY:
         // - the lock is held, as just checked, until `self` is dropped;
         // - it is the only reference, as the caller promises.

@@ -1,18 +1,20 @@
 //! The oracle: proves that Damselfly answers as Redis does.
 //!
-//! Two ways, one set of tools:
+//! Three ways, one set of tools:
 //!
 //! - **Random sequences** ([`sequence`]): commands drawn from a table ([`rows`]) are sent to a
 //!   reference and a subject, and every reply is compared. A difference is made as short as
 //!   possible ([`shrink`]) and printed as a transcript.
 //! - **Transcripts** ([`transcript`]): text files of commands and replies. The expectations are
 //!   recorded from the real server and then hold for ours.
+//! - **Histories** ([`history`]): calls of many clients at once must have an order that explains them.
 //!
 //! [`server`] starts the programs, [`connection`] talks to them; the tests in `tests/` use both.
 #![forbid(unsafe_code)]
 
 pub mod connection;
 pub mod grammar;
+pub mod history;
 pub mod random;
 pub mod rows;
 pub mod sequence;

@@ -351,6 +351,13 @@ impl Worker {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
+        // The wish to be woken comes after every failed try, and for the shard of that try: a wish made earlier
+        // may have been spent. If the shard became free in between, there may be no release to wait for.
+        if let Some(Stall::Shard(busy)) = connection.stall
+            && self.shared.engine.wait(busy, self.index)
+        {
+            connection.stall = None;
+        }
         let paused = matches!(connection.stall, Some(Stall::Paused(_)));
         connection.session.client.paused.store(paused, Relaxed);
         if connection.stall.is_some() {
@@ -466,11 +473,7 @@ impl Worker {
             };
             let over = match connection.stall {
                 None => true,
-                // The wish to be woken is renewed before the lock is tried, so that no release is missed.
-                Some(Stall::Shard(busy)) => {
-                    self.shared.engine.wait(busy, self.index);
-                    true
-                }
+                Some(Stall::Shard(_)) => true,
                 Some(Stall::Paused(hold)) => self.shared.pause.is_over(hold, now_ms),
                 Some(Stall::Sleeping(until)) => until <= Instant::now(),
                 Some(Stall::Output) => false,

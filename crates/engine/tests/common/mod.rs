@@ -1,0 +1,209 @@
+//! Threads that run atomic sections as the server's do: who finds a shard busy asks to be woken and sleeps.
+#![allow(dead_code, reason = "each test uses a part")]
+
+use std::cell::Cell;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use damselfly_engine::{Busy, Deadline, Engine, Key, Now, Rule, Tx, Wake};
+use damselfly_value::{NewValue, Value};
+
+/// A sleep longer than this means that a wake-up was lost: nothing in these tests takes nearly as long.
+pub const SLEEP_MAX: Duration = Duration::from_secs(if cfg!(broken = "wakes") { 1 } else { 30 });
+
+/// How long the threads of one arrangement run: short, since each test goes through several.
+pub const RUN: Duration = Duration::from_millis(120);
+
+/// Threads and shards: one shard for all, fewer shards than keys, more shards than keys.
+pub const ARRANGEMENTS: &[(usize, usize)] = &[(2, 1), (4, 2), (3, 8), (8, 8), (4, 64)];
+
+pub const NOW: Now = Now(1_000_000);
+
+/// What one thread sleeps on.
+#[derive(Default)]
+struct Bell {
+    rung: Mutex<bool>,
+    rings: Condvar,
+}
+
+impl Bell {
+    fn ring(&self) {
+        *self.rung.lock().unwrap() = true;
+        self.rings.notify_one();
+    }
+
+    fn sleep(&self) {
+        let rung = self.rung.lock().unwrap();
+        let (mut rung, timeout) = self
+            .rings
+            .wait_timeout_while(rung, SLEEP_MAX, |rung| !*rung)
+            .unwrap();
+        assert!(!timeout.timed_out(), "a wake-up was lost");
+        *rung = false;
+    }
+}
+
+/// Where threads wait for one another. Unlike that of the standard library it gives up, since a thread that has
+/// failed never comes.
+pub struct Meeting {
+    expected: usize,
+    arrived: Mutex<usize>,
+    complete: Condvar,
+}
+
+impl Meeting {
+    pub fn new(expected: usize) -> Self {
+        Self {
+            expected,
+            arrived: Mutex::new(0),
+            complete: Condvar::new(),
+        }
+    }
+
+    /// Returns when as many threads have come as are expected; then the next meeting begins.
+    pub fn wait(&self) {
+        let mut arrived = self.arrived.lock().unwrap();
+        *arrived += 1;
+        let end = arrived.next_multiple_of(self.expected);
+        self.complete.notify_all();
+        let (_arrived, timeout) = self
+            .complete
+            .wait_timeout_while(arrived, 2 * SLEEP_MAX, |arrived| *arrived < end)
+            .unwrap();
+        assert!(!timeout.timed_out(), "a thread did not come");
+    }
+}
+
+/// An engine and the threads that share it.
+pub struct World {
+    pub engine: Arc<Engine>,
+    bells: Arc<Vec<Bell>>,
+    pub threads: usize,
+}
+
+impl World {
+    /// An empty engine of two databases.
+    pub fn new(threads: usize, shards: usize) -> Self {
+        let engine = Engine::new(Rule {
+            shards,
+            databases: 2,
+        });
+        let bells: Arc<Vec<Bell>> = Arc::new((0..threads).map(|_| Bell::default()).collect());
+        let wake = |thread: usize| -> Wake {
+            let bells = Arc::clone(&bells);
+            Box::new(move || bells[thread].ring())
+        };
+        engine.set_wakes((0..threads).map(wake).collect());
+        Self {
+            engine: Arc::new(engine),
+            bells,
+            threads,
+        }
+    }
+
+    /// Runs `work` on every thread until all return. A panic of one fails the test.
+    pub fn run(&self, work: impl Fn(&Worker<'_>) + Sync) {
+        std::thread::scope(|scope| {
+            for thread in 0..self.threads {
+                let work = &work;
+                scope.spawn(move || work(&self.worker(thread)));
+            }
+        });
+    }
+
+    pub fn worker(&self, thread: usize) -> Worker<'_> {
+        Worker {
+            world: self,
+            thread,
+            started: Instant::now(),
+            slept: Cell::new(0),
+        }
+    }
+}
+
+/// One of the threads.
+pub struct Worker<'a> {
+    world: &'a World,
+    pub thread: usize,
+    started: Instant,
+    /// How often it had to sleep.
+    pub slept: Cell<usize>,
+}
+
+impl Worker<'_> {
+    /// True until the time of the run is over.
+    pub fn goes_on(&self) -> bool {
+        self.started.elapsed() < RUN
+    }
+
+    /// A number from 0 to `end - 1`.
+    pub fn below(&self, end: usize) -> usize {
+        (damselfly_base::random::number() % end as u64) as usize
+    }
+
+    /// Two different numbers from 0 to `end - 1`.
+    pub fn two_below(&self, end: usize) -> (usize, usize) {
+        let first = self.below(end);
+        (first, (first + 1 + self.below(end - 1)) % end)
+    }
+
+    /// Tries until the locks are there. Between two tries it sleeps, unless the shard became free.
+    pub fn locked<T>(&self, mut attempt: impl FnMut() -> Result<T, Busy>) -> T {
+        loop {
+            let busy = match attempt() {
+                Ok(done) => return done,
+                Err(busy) => busy,
+            };
+            if !self.world.engine.wait(busy, self.thread) {
+                self.slept.set(self.slept.get() + 1);
+                self.world.bells[self.thread].sleep();
+            }
+        }
+    }
+
+    /// Runs an atomic section over `keys`.
+    pub fn with_keys<T>(
+        &self,
+        db: usize,
+        keys: &[&str],
+        mut section: impl FnMut(&mut Tx<'_>) -> T,
+    ) -> T {
+        let hashes = || keys.iter().map(|name| key(name).hash);
+        let mut scratch = Vec::new();
+        self.locked(|| {
+            let mut tx = self
+                .world
+                .engine
+                .lock_many(hashes(), &mut scratch, db, NOW)?;
+            Ok(section(&mut tx))
+        })
+    }
+
+    /// Runs an atomic section over everything.
+    pub fn with_all<T>(&self, db: usize, mut section: impl FnMut(&mut Tx<'_>) -> T) -> T {
+        self.locked(|| Ok(section(&mut self.world.engine.lock_all(db, NOW)?)))
+    }
+
+    /// Lets the other threads run now and then, in the middle of a section: they find the locks taken.
+    pub fn dawdle(&self) {
+        if self.below(16) == 0 {
+            std::thread::yield_now();
+        }
+    }
+}
+
+pub fn key(name: &str) -> Key<'_> {
+    Key::new(name.as_bytes())
+}
+
+/// The number stored under a key.
+pub fn number(tx: &mut Tx<'_>, name: &str) -> Option<i64> {
+    tx.read(key(name)).map(|entry| match entry.value() {
+        Value::Integer(number) => number,
+        Value::Bytes { bytes, .. } => panic!("{name} holds {bytes:?}"),
+    })
+}
+
+pub fn set_number(tx: &mut Tx<'_>, name: &str, number: i64) {
+    tx.store(key(name), NewValue::Integer(number), Deadline::Clear);
+}

@@ -1,0 +1,204 @@
+//! A thread that finds a shard busy gets its turn: wake-ups are not lost, failed tries and panics leave no lock
+//! behind, and nobody starves.
+//!
+//! `cargo xtask ci` runs these tests with `--cfg broken="wakes"`, under which a release wakes nobody; then
+//! every test of the module `woken` must fail.
+//!
+//! Seen to fail, too: if a failed `lock_many` or `lock_all` does not notice a busy shard, or `Lock::try_acquire`
+//! always says yes, then `a_try_that_fails_leaves_no_lock_behind` and `a_section_within_a_section_is_refused`.
+
+mod common;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+use common::{Meeting, NOW, World, key, number, set_number};
+use damselfly_engine::Busy;
+
+const ROUNDS: usize = 200;
+
+/// Every shard can be locked, by itself and with all others.
+fn assert_all_free(world: &World) {
+    for shard in 0..world.engine.shards() {
+        assert!(world.engine.lock_shard(shard, 0, NOW).is_ok(), "{shard}");
+    }
+    assert!(world.engine.lock_all(0, NOW).is_ok());
+}
+
+#[test]
+fn a_try_that_fails_leaves_no_lock_behind() {
+    let world = World::new(1, 8);
+    for held in 0..8 {
+        let tx = world.engine.lock_shard(held, 0, NOW).unwrap();
+        assert_eq!(
+            world.engine.lock_all(0, NOW).map(drop),
+            Err(Busy { shard: held })
+        );
+        let names: Vec<String> = (0..64).map(|number| number.to_string()).collect();
+        let hashes = names.iter().map(|name| key(name).hash);
+        let mut scratch = Vec::new();
+        let many = world.engine.lock_many(hashes, &mut scratch, 0, NOW);
+        assert_eq!(many.map(drop), Err(Busy { shard: held }));
+        for shard in (0..8).filter(|&shard| shard != held) {
+            assert!(
+                world.engine.lock_shard(shard, 0, NOW).is_ok(),
+                "{shard} is left locked"
+            );
+        }
+        drop(tx);
+        assert_all_free(&world);
+    }
+}
+
+#[test]
+fn a_panic_in_a_section_releases_its_locks() {
+    let world = World::new(1, 4);
+    let hash = key("key").hash;
+    let panics: [&dyn Fn(); 5] = [
+        &|| {
+            let _tx = world.engine.lock_one(hash, 0, NOW).unwrap();
+            panic!("in a section over one shard");
+        },
+        &|| {
+            let hashes = (0..4_u64).map(|shard| shard << 62);
+            let mut scratch = Vec::new();
+            let _tx = world
+                .engine
+                .lock_many(hashes, &mut scratch, 0, NOW)
+                .unwrap();
+            panic!("in a section over many");
+        },
+        &|| {
+            let mut tx = world.engine.lock_all(0, NOW).unwrap();
+            set_number(&mut tx, "key", 1);
+            tx.for_each(|_| panic!("while visiting all entries"));
+        },
+        &|| {
+            let _ = world
+                .engine
+                .scan(0, NOW, Default::default(), 10, |_| panic!("in a scan"));
+        },
+        &|| {
+            // No such database.
+            let mut tx = world.engine.lock_one(hash, 9, NOW).unwrap();
+            let _ = tx.peek(key("key"));
+        },
+    ];
+    for panics in panics {
+        assert!(catch_unwind(AssertUnwindSafe(panics)).is_err());
+        assert_all_free(&world);
+    }
+    let mut tx = world.engine.lock_all(0, NOW).unwrap();
+    assert_eq!(number(&mut tx, "key"), Some(1));
+}
+
+/// Fetching ahead from a database that does not exist panicked with the lock taken, so the shard stayed
+/// locked for ever.
+#[test]
+fn fetching_ahead_from_no_database_leaves_the_shard_free() {
+    let world = World::new(1, 2);
+    let hash = key("key").hash;
+    for db in [0, 9] {
+        world.engine.prefetch_shard(hash);
+        world.engine.prefetch_bucket(hash, db);
+        world.engine.prefetch_entry(hash, db);
+        assert_all_free(&world);
+    }
+}
+
+/// In a section, a second one over the same shard is refused, also on the same thread.
+#[test]
+fn a_section_within_a_section_is_refused() {
+    let world = World::new(1, 2);
+    let hash = key("key").hash;
+    let _tx = world.engine.lock_one(hash, 0, NOW).unwrap();
+    assert!(world.engine.lock_one(hash, 0, NOW).is_err());
+    assert!(world.engine.lock_all(0, NOW).is_err());
+}
+
+/// A section over all shards needs every single one of them while others take them without pause.
+#[test]
+fn a_section_over_all_shards_does_not_starve() {
+    let world = World::new(4, 64);
+    let done = AtomicBool::new(false);
+    world.run(|worker| {
+        if worker.thread == 0 {
+            for _ in 0..ROUNDS {
+                worker.with_all(0, |tx| {
+                    tx.totals(0);
+                });
+            }
+            done.store(true, SeqCst);
+            return;
+        }
+        let names: Vec<String> = (0..64).map(|number| number.to_string()).collect();
+        while !done.load(SeqCst) {
+            let name = &names[worker.below(64)];
+            worker.with_keys(0, &[name], |tx| {
+                set_number(tx, name, 1);
+                worker.dawdle();
+            });
+        }
+    });
+}
+
+mod woken {
+    use super::*;
+
+    #[test]
+    fn all_that_wait_for_a_shard_get_it_after_its_release() {
+        let world = World::new(4, 2);
+        let (start, held) = (Meeting::new(4), AtomicBool::new(false));
+        world.run(|worker| {
+            for round in 0..ROUNDS {
+                if round % 4 == worker.thread {
+                    // Holds the shard until another thread has begun to wait for it, and a little longer.
+                    let tx = worker.locked(|| world.engine.lock_all(0, NOW));
+                    held.store(true, SeqCst);
+                    start.wait();
+                    for _ in 0..worker.below(200) {
+                        std::thread::yield_now();
+                    }
+                    drop(tx);
+                } else {
+                    start.wait();
+                    assert!(held.load(SeqCst));
+                    worker.with_keys(0, &["key"], |tx| {
+                        let count = number(tx, "key").unwrap_or(0);
+                        set_number(tx, "key", count + 1);
+                    });
+                }
+                start.wait();
+            }
+        });
+        let mut tx = world.engine.lock_all(0, NOW).unwrap();
+        assert_eq!(number(&mut tx, "key"), Some(3 * ROUNDS as i64));
+    }
+
+    #[test]
+    fn who_waits_for_a_section_that_panics_is_woken() {
+        let world = World::new(2, 1);
+        let start = Meeting::new(2);
+        world.run(|worker| {
+            for _ in 0..20 {
+                if worker.thread == 0 {
+                    let tx = worker.locked(|| world.engine.lock_all(0, NOW));
+                    start.wait();
+                    // Until the other sleeps: it has spun in vain and asked to be woken.
+                    let panics = catch_unwind(AssertUnwindSafe(move || {
+                        let _tx = tx;
+                        for _ in 0..2000 {
+                            std::thread::yield_now();
+                        }
+                        panic!("in a section that another thread waits for");
+                    }));
+                    assert!(panics.is_err());
+                } else {
+                    start.wait();
+                    worker.with_keys(0, &["key"], |_| ());
+                }
+                start.wait();
+            }
+        });
+    }
+}

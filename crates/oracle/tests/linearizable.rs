@@ -1,0 +1,339 @@
+//! Many clients at once on few keys: every history that they see must have an order that explains it.
+//!
+//! Seen to fail:
+//! @@SEEN@@
+//!
+//! `DAMSELFLY_LINEARIZABLE_S` is how many seconds each test runs, `DAMSELFLY_SEED` makes it draw the same commands
+//! again; how the threads meet is chance.
+
+use damselfly_oracle::connection::{Connection, request};
+use damselfly_oracle::history::{Call, History, Model, check};
+use damselfly_oracle::random::Random;
+use damselfly_oracle::server::{Program, Server};
+use damselfly_protocol::client::{NullKind, Value};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+const KEYS: usize = 4;
+const CLIENTS: usize = 6;
+/// Calls of each client in one history.
+const CALLS: usize = 120;
+/// The most calls that a client sends at once.
+const PIPELINE_MAX: usize = 3;
+const SECONDS: u64 = 2;
+
+type Text = &'static str;
+
+#[derive(Debug, Clone)]
+enum Command {
+    Get(usize),
+    Set(usize, Text),
+    Incr(usize),
+    Append(usize, Text),
+    GetDel(usize),
+    SetNx(usize, Text),
+    MGet(Vec<usize>),
+    MSet(Vec<(usize, Text)>),
+    MSetNx(Vec<(usize, Text)>),
+    Rename(usize, usize),
+    Del(Vec<usize>),
+    Exists(Vec<usize>),
+    DbSize,
+    FlushAll,
+}
+use Command::{
+    Append, DbSize, Del, Exists, FlushAll, Get, GetDel, Incr, MGet, MSet, MSetNx, Rename, Set,
+    SetNx,
+};
+
+/// What the keys hold.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+struct Strings([Option<String>; KEYS]);
+
+fn ok() -> Value {
+    Value::Simple(b"OK".to_vec())
+}
+
+fn error(text: &str) -> Value {
+    Value::Error(text.as_bytes().to_vec())
+}
+
+fn count(number: usize) -> Value {
+    Value::Integer(i64::try_from(number).expect("there are few keys"))
+}
+
+fn bulk(text: Option<&String>) -> Value {
+    match text {
+        Some(text) => Value::Bulk(text.clone().into_bytes()),
+        None => Value::Null(NullKind::Bulk),
+    }
+}
+
+impl Strings {
+    fn set_all(&mut self, pairs: &[(usize, Text)]) {
+        for &(key, text) in pairs {
+            self.0[key] = Some(text.into());
+        }
+    }
+
+    fn incr(&mut self, key: usize) -> Value {
+        let text = self.0[key].as_deref().unwrap_or("0");
+        // Only the text that a number is printed as counts as that number.
+        let number = text
+            .parse::<i64>()
+            .ok()
+            .filter(|number| number.to_string() == text);
+        match number.map(|number| number.checked_add(1)) {
+            None => error("ERR value is not an integer or out of range"),
+            Some(None) => error("ERR increment or decrement would overflow"),
+            Some(Some(sum)) => {
+                self.0[key] = Some(sum.to_string());
+                Value::Integer(sum)
+            }
+        }
+    }
+}
+
+impl Model for Strings {
+    type Operation = Command;
+    type Reply = Value;
+
+    fn apply(&mut self, command: &Command) -> Value {
+        match command {
+            Get(key) => bulk(self.0[*key].as_ref()),
+            Set(key, text) => {
+                self.set_all(&[(*key, text)]);
+                ok()
+            }
+            Incr(key) => self.incr(*key),
+            Append(key, text) => {
+                let value = self.0[*key].get_or_insert_default();
+                value.push_str(text);
+                count(value.len())
+            }
+            GetDel(key) => bulk(self.0[*key].take().as_ref()),
+            SetNx(key, text) => {
+                let free = self.0[*key].is_none();
+                if free {
+                    self.set_all(&[(*key, text)]);
+                }
+                count(free.into())
+            }
+            MGet(keys) => {
+                Value::Array(keys.iter().map(|&key| bulk(self.0[key].as_ref())).collect())
+            }
+            MSet(pairs) => {
+                self.set_all(pairs);
+                ok()
+            }
+            MSetNx(pairs) => {
+                let free = pairs.iter().all(|&(key, _)| self.0[key].is_none());
+                if free {
+                    self.set_all(pairs);
+                }
+                count(free.into())
+            }
+            Rename(from, to) => match self.0[*from].take() {
+                None => error("ERR no such key"),
+                value => {
+                    self.0[*to] = value;
+                    ok()
+                }
+            },
+            Del(keys) => count(keys.iter().filter_map(|&key| self.0[key].take()).count()),
+            Exists(keys) => count(keys.iter().filter(|&&key| self.0[key].is_some()).count()),
+            DbSize => count(self.0.iter().flatten().count()),
+            FlushAll => {
+                *self = Self::default();
+                ok()
+            }
+        }
+    }
+
+    fn is_inert(command: &Command, reply: &Value) -> bool {
+        match command {
+            Get(_) | MGet(_) | Exists(_) | DbSize => true,
+            SetNx(..) | MSetNx(_) | Del(_) => *reply == count(0),
+            GetDel(_) => *reply == bulk(None),
+            Incr(_) | Rename(..) => matches!(reply, Value::Error(_)),
+            Set(..) | Append(..) | MSet(_) | FlushAll => false,
+        }
+    }
+
+    fn keys(command: &Command) -> Vec<usize> {
+        match command {
+            Get(key) | Set(key, _) | Incr(key) | Append(key, _) | GetDel(key) | SetNx(key, _) => {
+                vec![*key]
+            }
+            MGet(keys) | Del(keys) | Exists(keys) => keys.clone(),
+            MSet(pairs) | MSetNx(pairs) => pairs.iter().map(|&(key, _)| key).collect(),
+            Rename(from, to) => vec![*from, *to],
+            DbSize | FlushAll => (0..KEYS).collect(),
+        }
+    }
+}
+
+/// The command as a client writes it.
+fn words(command: &Command) -> Vec<String> {
+    let key = |key: usize| format!("key:{key}");
+    let keys = |name: &str, keys: &[usize]| {
+        let mut words = vec![name.to_string()];
+        words.extend(keys.iter().map(|&number| key(number)));
+        words
+    };
+    let pairs = |name: &str, pairs: &[(usize, Text)]| {
+        let mut words = vec![name.to_string()];
+        words.extend(
+            pairs
+                .iter()
+                .flat_map(|&(number, text)| [key(number), text.to_string()]),
+        );
+        words
+    };
+    match command {
+        Get(key) => keys("GET", &[*key]),
+        Set(key, text) => pairs("SET", &[(*key, text)]),
+        Incr(key) => keys("INCR", &[*key]),
+        Append(key, text) => pairs("APPEND", &[(*key, text)]),
+        GetDel(key) => keys("GETDEL", &[*key]),
+        SetNx(key, text) => pairs("SETNX", &[(*key, text)]),
+        MGet(all) => keys("MGET", all),
+        MSet(all) => pairs("MSET", all),
+        MSetNx(all) => pairs("MSETNX", all),
+        Rename(from, to) => keys("RENAME", &[*from, *to]),
+        Del(all) => keys("DEL", all),
+        Exists(all) => keys("EXISTS", all),
+        DbSize => keys("DBSIZE", &[]),
+        FlushAll => keys("FLUSHALL", &[]),
+    }
+}
+
+/// A command on one of `keys` keys.
+fn single(random: &mut Random, keys: usize) -> Command {
+    const TEXTS: &[Text] = &[
+        "",
+        "0",
+        "1",
+        "7",
+        "-3",
+        "x",
+        "42",
+        "long enough to be no number",
+    ];
+    let key = random.below(keys);
+    let (text, tail) = (*random.pick(TEXTS), *random.pick(&["1", "2", "a"]));
+    match random.below(10) {
+        0..3 => Get(key),
+        3 => Set(key, text),
+        4 | 5 => Incr(key),
+        6 | 7 => Append(key, tail),
+        8 => GetDel(key),
+        _ => SetNx(key, text),
+    }
+}
+
+/// A command on any of `keys` keys, more often than not on several.
+fn mixed(random: &mut Random, keys: usize) -> Command {
+    let mut all: Vec<usize> = (0..keys).collect();
+    random.shuffle(&mut all);
+    all.truncate(2 + random.below(keys - 1));
+    let text = *random.pick(&["1", "2", "3", "b", "c"]);
+    let pairs = || all.iter().map(|&key| (key, text)).collect();
+    match random.below(24) {
+        0..4 => MSet(pairs()),
+        4..6 => MSetNx(pairs()),
+        6..11 => MGet(all),
+        11..14 => Rename(all[0], all[1]),
+        14..16 => Del(all),
+        16 => Exists(all),
+        17 => DbSize,
+        18 if random.one_in(4) => FlushAll,
+        _ => single(random, keys),
+    }
+}
+
+/// Lets one client draw commands, send them, some at once, and note what it sees.
+fn play(
+    connection: &mut Connection,
+    random: &mut Random,
+    draw: impl Fn(&mut Random) -> Command,
+) -> Vec<Call<Strings>> {
+    let mut calls = Vec::new();
+    while calls.len() < CALLS {
+        let count = 1 + random.below(PIPELINE_MAX);
+        let commands: Vec<Command> = (0..count).map(|_| draw(random)).collect();
+        let bytes: Vec<u8> = commands
+            .iter()
+            .flat_map(|command| request(&words(command)))
+            .collect();
+        let started = Instant::now();
+        connection.send(&bytes).unwrap();
+        for operation in commands {
+            let reply = connection.receive().unwrap();
+            calls.push(Call {
+                operation,
+                reply,
+                started,
+                ended: Instant::now(),
+            });
+        }
+    }
+    calls
+}
+
+fn number_from(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
+/// Plays histories against a server of so many threads and checks each.
+fn prove(threads: &str, draw: impl Fn(&mut Random, usize) -> Command + Sync) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let seed = number_from("DAMSELFLY_SEED").unwrap_or(now.subsec_nanos().into());
+    println!("seed {seed}");
+    let mut random = Random::new(seed);
+    let seconds = number_from("DAMSELFLY_LINEARIZABLE_S").unwrap_or(SECONDS);
+    let arguments = ["--threads", threads, "--shards", "2"];
+    let server = Server::start(&Program::subject(), &arguments).unwrap();
+    let mut connections: Vec<Connection> = (0..CLIENTS).map(|_| server.connect()).collect();
+    let (start, mut histories) = (Instant::now(), 0);
+    while start.elapsed() < Duration::from_secs(seconds) {
+        let keys = 2 + random.below(KEYS - 1);
+        assert_eq!(connections[0].call(&["FLUSHALL"]).unwrap(), ok());
+        let history: History<Strings> = std::thread::scope(|scope| {
+            let clients: Vec<_> = connections
+                .iter_mut()
+                .map(|connection| {
+                    let (mut random, draw) = (Random::new(random.bits()), &draw);
+                    scope.spawn(move || play(connection, &mut random, |random| draw(random, keys)))
+                })
+                .collect();
+            let joined = clients.into_iter().map(|client| client.join());
+            joined.collect::<Result<_, _>>().unwrap()
+        });
+        if let Err(rejection) = check(&Strings::default(), &history) {
+            panic!("history {histories} of seed {seed}: {rejection}");
+        }
+        histories += 1;
+    }
+    println!("{histories} histories of {} calls", CLIENTS * CALLS);
+    assert!(histories > 0);
+}
+
+#[test]
+fn commands_on_one_key_with_two_threads() {
+    prove("2", single);
+}
+
+#[test]
+fn commands_on_one_key_with_four_threads() {
+    prove("4", single);
+}
+
+#[test]
+fn commands_on_several_keys_with_two_threads() {
+    prove("2", mixed);
+}
+
+#[test]
+fn commands_on_several_keys_with_four_threads() {
+    prove("4", mixed);
+}
