@@ -95,9 +95,18 @@ pub unsafe fn usable_bytes(block: NonNull<u8>) -> usize {
     unsafe { raw::usable(block.as_ptr().cast()) }
 }
 
+/// The bytes that [`allocate`] would set aside for a block of at least `bytes` bytes.
+#[inline]
+pub fn block_bytes(bytes: usize) -> usize {
+    // SAFETY: no conditions.
+    unsafe { raw::block_bytes(bytes) }
+}
+
 #[cfg(not(sanitize_address))]
 mod raw {
-    pub use libmimalloc_sys::{mi_free as free, mi_malloc as malloc, mi_usable_size};
+    pub use libmimalloc_sys::{
+        mi_free as free, mi_good_size as block_bytes, mi_malloc as malloc, mi_usable_size,
+    };
     use std::ffi::c_void;
 
     /// # Safety
@@ -112,6 +121,14 @@ mod raw {
 #[cfg(sanitize_address)]
 mod raw {
     pub use libc::{free, malloc, malloc_usable_size as usable};
+
+    /// The sanitizer sets aside what was asked for.
+    ///
+    /// # Safety
+    /// No conditions; unsafe as the function it stands in for.
+    pub unsafe fn block_bytes(bytes: usize) -> usize {
+        bytes
+    }
 }
 
 /// Gives memory that is free but still held back to the operating system.
@@ -191,6 +208,18 @@ unsafe impl GlobalAlloc for Heap {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn block_sizes_are_told_before_they_are_allocated() {
+        for bytes in (1..4000).chain([65_600, 1 << 20]) {
+            let block = allocate(bytes);
+            // SAFETY: just allocated.
+            let usable = unsafe { usable_bytes(block) };
+            assert_eq!(usable, block_bytes(bytes), "{bytes}");
+            // SAFETY: used nowhere else.
+            unsafe { free(block) }
+        }
+    }
 
     #[test]
     fn blocks_are_counted_while_they_live_also_across_threads() {
