@@ -182,12 +182,24 @@ fn digit(nibble: u8) -> u8 {
 fn pack_ascii(text: &[u8], packed: &mut [u8]) {
     let (body, tail) = text.split_at(packed.len());
     packed.copy_from_slice(body);
-    for_each_word(tail.len(), |at| {
-        let bits = word(tail, at);
+    if tail.len() < 2 * WORD_BYTES {
+        spread_tail::<1>(body, tail, packed);
+    } else {
+        spread_tail::<2>(body, tail, packed);
+    }
+}
+
+#[inline]
+fn spread_tail<const N: usize>(body: &[u8], tail: &[u8], packed: &mut [u8]) {
+    for_each_position::<N>(tail.len(), |at| {
+        let bits = words::<N>(tail, at);
         for stripe in 0..STRIPES {
             let at = stripe * tail.len() + at;
-            let carried = word(packed, at) | ((bits << (7 - stripe)) & TOP_BITS);
-            packed[at..at + WORD_BYTES].copy_from_slice(&carried.to_ne_bytes());
+            let plain = words::<N>(body, at);
+            let carriers = std::array::from_fn(|index| {
+                plain[index] | ((bits[index] << (7 - stripe)) & TOP_BITS)
+            });
+            write_words::<N>(packed, at, carriers);
         }
     });
 }
@@ -197,34 +209,60 @@ fn unpack_ascii(packed: &[u8], out: &mut [u8]) {
     for (to, byte) in body.iter_mut().zip(packed) {
         *to = byte & 0x7f;
     }
+    if tail.len() < 2 * WORD_BYTES {
+        gather_tail::<1>(packed, tail);
+    } else {
+        gather_tail::<2>(packed, tail);
+    }
+}
+
+#[inline]
+fn gather_tail<const N: usize>(packed: &[u8], tail: &mut [u8]) {
     let stripe_bytes = tail.len();
-    for_each_word(stripe_bytes, |at| {
-        let mut bits = 0;
+    let packed = &packed[..STRIPES * stripe_bytes];
+    for_each_position::<N>(stripe_bytes, |at| {
+        let mut bits = [0; N];
         for stripe in 0..STRIPES {
-            bits |= (word(packed, stripe * stripe_bytes + at) & TOP_BITS) >> (7 - stripe);
+            let carriers = words::<N>(packed, stripe * stripe_bytes + at);
+            for (bits, carrier) in bits.iter_mut().zip(carriers) {
+                *bits |= (carrier & TOP_BITS) >> (7 - stripe);
+            }
         }
-        tail[at..at + WORD_BYTES].copy_from_slice(&bits.to_ne_bytes());
+        write_words(tail, at, bits);
     });
 }
 
-/// Visits the positions of words that cover `len` bytes, at least a word. The last may overlap the
-/// one before it: doing a byte twice changes nothing.
+/// Visits positions of `N` words each that cover `len` bytes, which is no less than that. The last
+/// may overlap the one before it: doing a byte twice changes nothing.
 #[inline]
-fn for_each_word(len: usize, mut visit: impl FnMut(usize)) {
-    let last = len - WORD_BYTES;
+fn for_each_position<const N: usize>(len: usize, mut visit: impl FnMut(usize)) {
+    let last = len - N * WORD_BYTES;
     let mut at = 0;
     while at < last {
         visit(at);
-        at += WORD_BYTES;
+        at += N * WORD_BYTES;
     }
     visit(last);
 }
 
 #[inline]
-fn word(bytes: &[u8], at: usize) -> u64 {
-    let mut word = [0; WORD_BYTES];
-    word.copy_from_slice(&bytes[at..at + WORD_BYTES]);
-    u64::from_ne_bytes(word)
+fn words<const N: usize>(bytes: &[u8], at: usize) -> [u64; N] {
+    let bytes = &bytes[at..at + N * WORD_BYTES];
+    std::array::from_fn(|index| {
+        let mut word = [0; WORD_BYTES];
+        word.copy_from_slice(&bytes[index * WORD_BYTES..][..WORD_BYTES]);
+        u64::from_ne_bytes(word)
+    })
+}
+
+#[inline]
+fn write_words<const N: usize>(bytes: &mut [u8], at: usize, words: [u64; N]) {
+    for (to, word) in bytes[at..at + N * WORD_BYTES]
+        .chunks_exact_mut(WORD_BYTES)
+        .zip(words)
+    {
+        to.copy_from_slice(&word.to_ne_bytes());
+    }
 }
 
 #[cfg(test)]
