@@ -33,6 +33,26 @@ pub fn used_bytes() -> usize {
     usize::try_from(sum).unwrap_or(0)
 }
 
+/// How often this thread has allocated: blocks of its own and, where [`Heap`] is the global
+/// allocator, all else. For tests of what allocates nothing; counted in debug builds only.
+#[cfg(debug_assertions)]
+pub fn allocations() -> u64 {
+    ALLOCATIONS.with(Cell::get)
+}
+
+#[cfg(debug_assertions)]
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+#[inline]
+fn count_allocation(bytes: i64) {
+    #[cfg(debug_assertions)]
+    // A thread that is being torn down is not counted.
+    let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
+    count(bytes);
+}
+
 #[inline]
 fn count(bytes: i64) {
     // A thread that is being torn down has no thread-locals any more: it uses the shared line.
@@ -69,7 +89,7 @@ pub fn allocate(bytes: usize) -> NonNull<u8> {
         std::alloc::handle_alloc_error(Layout::new::<u8>())
     };
     // SAFETY: just allocated.
-    count(unsafe { usable_bytes(block) } as i64);
+    count_allocation(unsafe { usable_bytes(block) } as i64);
     block
 }
 
@@ -178,7 +198,7 @@ mod mi {
 unsafe impl GlobalAlloc for Heap {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as i64);
+        count_allocation(layout.size() as i64);
         // SAFETY: the caller's contract is the same.
         unsafe { INNER.alloc(layout) }
     }
@@ -192,14 +212,14 @@ unsafe impl GlobalAlloc for Heap {
 
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as i64);
+        count_allocation(layout.size() as i64);
         // SAFETY: the caller's contract is the same.
         unsafe { INNER.alloc_zeroed(layout) }
     }
 
     #[inline]
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
-        count(bytes as i64 - layout.size() as i64);
+        count_allocation(bytes as i64 - layout.size() as i64);
         // SAFETY: the caller's contract is the same.
         unsafe { INNER.realloc(block, layout, bytes) }
     }
