@@ -33,6 +33,26 @@ pub fn used_bytes() -> usize {
     usize::try_from(sum).unwrap_or(0)
 }
 
+/// How often this thread has allocated: blocks of its own and, where [`Heap`] is the global
+/// allocator, all else. For tests of what allocates nothing; counted in debug builds only.
+#[cfg(debug_assertions)]
+pub fn allocations() -> u64 {
+    ALLOCATIONS.with(Cell::get)
+}
+
+#[cfg(debug_assertions)]
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+#[inline]
+fn count_allocation(bytes: i64) {
+    #[cfg(debug_assertions)]
+    // A thread that is being torn down is not counted.
+    let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
+    count(bytes);
+}
+
 #[inline]
 fn count(bytes: i64) {
     // A thread that is being torn down has no thread-locals any more: it uses the shared line.
@@ -69,7 +89,7 @@ pub fn allocate(bytes: usize) -> NonNull<u8> {
         std::alloc::handle_alloc_error(Layout::new::<u8>())
     };
     // SAFETY: just allocated.
-    count(unsafe { usable_bytes(block) } as i64);
+    count_allocation(unsafe { usable_bytes(block) } as i64);
     block
 }
 
@@ -95,9 +115,18 @@ pub unsafe fn usable_bytes(block: NonNull<u8>) -> usize {
     unsafe { raw::usable(block.as_ptr().cast()) }
 }
 
+/// The bytes that [`allocate`] would set aside for a block of at least `bytes` bytes.
+#[inline]
+pub fn block_bytes(bytes: usize) -> usize {
+    // SAFETY: no conditions.
+    unsafe { raw::block_bytes(bytes) }
+}
+
 #[cfg(not(sanitize_address))]
 mod raw {
-    pub use libmimalloc_sys::{mi_free as free, mi_malloc as malloc, mi_usable_size};
+    pub use libmimalloc_sys::{
+        mi_free as free, mi_good_size as block_bytes, mi_malloc as malloc, mi_usable_size,
+    };
     use std::ffi::c_void;
 
     /// # Safety
@@ -112,6 +141,14 @@ mod raw {
 #[cfg(sanitize_address)]
 mod raw {
     pub use libc::{free, malloc, malloc_usable_size as usable};
+
+    /// The sanitizer sets aside what was asked for.
+    ///
+    /// # Safety
+    /// No conditions; unsafe as the function it stands in for.
+    pub unsafe fn block_bytes(bytes: usize) -> usize {
+        bytes
+    }
 }
 
 /// Gives memory that is free but still held back to the operating system.
@@ -161,7 +198,7 @@ mod mi {
 unsafe impl GlobalAlloc for Heap {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as i64);
+        count_allocation(layout.size() as i64);
         // SAFETY: the caller's contract is the same.
         unsafe { INNER.alloc(layout) }
     }
@@ -175,14 +212,14 @@ unsafe impl GlobalAlloc for Heap {
 
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as i64);
+        count_allocation(layout.size() as i64);
         // SAFETY: the caller's contract is the same.
         unsafe { INNER.alloc_zeroed(layout) }
     }
 
     #[inline]
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
-        count(bytes as i64 - layout.size() as i64);
+        count_allocation(bytes as i64 - layout.size() as i64);
         // SAFETY: the caller's contract is the same.
         unsafe { INNER.realloc(block, layout, bytes) }
     }
@@ -191,6 +228,18 @@ unsafe impl GlobalAlloc for Heap {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn block_sizes_are_told_before_they_are_allocated() {
+        for bytes in (1..4000).chain([65_600, 1 << 20]) {
+            let block = allocate(bytes);
+            // SAFETY: just allocated.
+            let usable = unsafe { usable_bytes(block) };
+            assert_eq!(usable, block_bytes(bytes), "{bytes}");
+            // SAFETY: used nowhere else.
+            unsafe { free(block) }
+        }
+    }
 
     #[test]
     fn blocks_are_counted_while_they_live_also_across_threads() {

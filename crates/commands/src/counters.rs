@@ -2,13 +2,13 @@
 
 use damselfly_base::CommandError;
 use damselfly_base::long_double::LongDouble;
-use damselfly_base::number::{Decimal, parse_integer};
+use damselfly_base::number::parse_integer;
 use damselfly_engine::{Deadline, Key, Place, Tx};
 use damselfly_protocol::Reply;
 use damselfly_value::{NewValue, Value};
 
 use crate::command::{Access, Arity::Exactly, At::One, Command, Group, Keys, Run, Trait, writes};
-use crate::strings::text_of;
+use crate::strings::{Scratch, text_of};
 use crate::{Args, KeyspaceFn, Result};
 
 pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
@@ -86,6 +86,7 @@ fn add(tx: &mut Tx<'_>, key: Key<'_>, delta: i64, reply: &mut Reply<'_>) -> Resu
     let old = match tx.place(key) {
         Place::Present(present) => match present.view().value() {
             Value::Integer(number) => number,
+            Value::Packed(_) => return Err(CommandError::NotInteger.into()),
             Value::Bytes { bytes, .. } => parse_integer(bytes).ok_or(CommandError::NotInteger)?,
         },
         Place::Absent(_) => 0,
@@ -98,10 +99,10 @@ fn add(tx: &mut Tx<'_>, key: Key<'_>, delta: i64, reply: &mut Reply<'_>) -> Resu
 
 fn incrbyfloat(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let key = args.key(1);
-    let mut decimal = Decimal::new();
+    let mut scratch = Scratch::default();
     let old = match tx.place(key) {
         Place::Present(present) => {
-            let text = text_of(present.view().value(), &mut decimal);
+            let text = text_of(present.view().value(), &mut scratch);
             LongDouble::parse(text).ok_or(CommandError::NotFloat)?
         }
         Place::Absent(_) => LongDouble::ZERO,

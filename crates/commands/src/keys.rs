@@ -167,7 +167,7 @@ fn exists(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 /// Redis's name for the type of a value.
 pub(crate) fn type_name(value: Value<'_>) -> &'static str {
     match value {
-        Value::Bytes { .. } | Value::Integer(_) => "string",
+        Value::Bytes { .. } | Value::Packed(_) | Value::Integer(_) => "string",
     }
 }
 

@@ -2,12 +2,11 @@
 //! (m+1) × (n+1) lengths.
 
 use damselfly_base::CommandError;
-use damselfly_base::number::Decimal;
 use damselfly_engine::Tx;
 use damselfly_protocol::Reply;
 
 use crate::command::{Arity::AtLeast, At::One, Command, Group, Keys, Run, reads};
-use crate::strings::text_of;
+use crate::strings::{Scratch, text_of};
 use crate::{Args, KeyspaceFn, Result};
 
 pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[Command {
@@ -69,9 +68,9 @@ struct Match {
 
 fn lcs(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let mut text = |at: usize| {
-        let mut decimal = Decimal::new();
+        let mut scratch = Scratch::default();
         tx.read(args.key(at))
-            .map(|entry| text_of(entry.value(), &mut decimal).to_vec())
+            .map(|entry| text_of(entry.value(), &mut scratch).to_vec())
     };
     let (a, b) = (text(1).unwrap_or_default(), text(2).unwrap_or_default());
     let options = Options::parse(args)?;

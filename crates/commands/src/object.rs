@@ -98,7 +98,7 @@ pub fn encoding_name(value: Value<'_>) -> &'static str {
             bytes,
             edited: false,
         } if bytes.len() <= EMBEDDED_BYTES_MAX => "embstr",
-        Value::Bytes { .. } => "raw",
+        Value::Bytes { .. } | Value::Packed(_) => "raw",
     }
 }
 
@@ -139,7 +139,7 @@ fn refcount(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     with_entry(tx, args, reply, |entry, reply| {
         reply.integer(match entry.value() {
             Value::Integer(0..=9999) => SHARED,
-            Value::Integer(_) | Value::Bytes { .. } => 1,
+            Value::Integer(_) | Value::Bytes { .. } | Value::Packed(_) => 1,
         });
     })
 }

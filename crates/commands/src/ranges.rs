@@ -1,17 +1,17 @@
 //! Parts of strings: APPEND, GETRANGE, SETRANGE and their relatives.
 
+use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
 
 use damselfly_base::CommandError;
 use damselfly_base::number::Decimal;
 use damselfly_engine::{Deadline, Key, Place, Tx};
 use damselfly_protocol::Reply;
-use damselfly_value::{Entry, NewValue};
+use damselfly_value::{Entry, NewValue, Value};
 
 use crate::command::{
     Access, Arity::Exactly, At::One, Command, Group, Keys, Run, Trait, reads, writes,
 };
-use crate::strings::text_of;
 use crate::{Args, KeyspaceFn, Result};
 
 pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
@@ -95,9 +95,7 @@ fn check_len(tx: &Tx<'_>, len: usize) -> Result {
 }
 
 fn len_of(tx: &mut Tx<'_>, key: Key<'_>) -> Option<usize> {
-    let mut decimal = Decimal::new();
-    tx.peek(key)
-        .map(|entry| text_of(entry.value(), &mut decimal).len())
+    tx.peek(key).map(|entry| entry.value().text_len())
 }
 
 fn extend(tx: &mut Tx<'_>, args: Args<'_>, end: End, reply: &mut Reply<'_>) -> Result {
@@ -133,12 +131,12 @@ fn edit(tx: &mut Tx<'_>, key: Key<'_>, len: usize, change: impl FnOnce(&mut [u8]
     tx.changed(key);
 }
 
-/// The part of a string between two offsets, both included, of which negative ones count from the
-/// end.
-fn part(text: &[u8], start: i64, end: i64) -> &[u8] {
-    let len = text.len() as i64;
+/// The part of a string of `len` bytes between two offsets, both included, of which negative ones
+/// count from the end.
+fn part(len: usize, start: i64, end: i64) -> Range<usize> {
+    let len = len as i64;
     if start < 0 && end < 0 && start > end {
-        return b"";
+        return 0..0;
     }
     let from_end = |offset: i64| {
         if offset < 0 {
@@ -149,18 +147,24 @@ fn part(text: &[u8], start: i64, end: i64) -> &[u8] {
     };
     let (start, end) = (from_end(start), from_end(end).min(len - 1));
     if start > end {
-        b""
+        0..0
     } else {
-        &text[start as usize..=end as usize]
+        start as usize..end as usize + 1
     }
 }
 
 fn getrange(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let (start, end) = (args.integer(2)?, args.integer(3)?);
-    let mut decimal = Decimal::new();
-    match tx.read(args.key(1)) {
-        Some(entry) => reply.bulk(part(text_of(entry.value(), &mut decimal), start, end)),
-        None => reply.bulk(b""),
+    let Some(entry) = tx.read(args.key(1)) else {
+        reply.bulk(b"");
+        return Ok(());
+    };
+    let value = entry.value();
+    let part = part(value.text_len(), start, end);
+    match value {
+        Value::Bytes { bytes, .. } => reply.bulk(&bytes[part]),
+        Value::Packed(text) => reply.bulk_with(part.len(), |out| text.unpack_range(part, out)),
+        Value::Integer(number) => reply.bulk(&Decimal::new().format(number)[part]),
     }
     Ok(())
 }
@@ -190,14 +194,15 @@ mod tests {
     #[test]
     fn offsets_count_from_either_end() {
         let text = b"Hello World";
-        assert_eq!(part(text, 0, 3), b"Hell");
-        assert_eq!(part(text, 0, -1), text);
-        assert_eq!(part(text, -4, -1), b"orld");
-        assert_eq!(part(text, 5, 3), b"");
-        assert_eq!(part(text, 5, 5000), b" World");
-        assert_eq!(part(text, -5000, 10000), text);
-        assert_eq!(part(text, -1, -5), b"");
-        assert_eq!(part(text, i64::MIN, i64::MIN), b"H");
-        assert_eq!(part(b"", 0, -1), b"");
+        let part = |start, end| &text[part(text.len(), start, end)];
+        assert_eq!(part(0, 3), b"Hell");
+        assert_eq!(part(0, -1), text);
+        assert_eq!(part(-4, -1), b"orld");
+        assert_eq!(part(5, 3), b"");
+        assert_eq!(part(5, 5000), b" World");
+        assert_eq!(part(-5000, 10000), text);
+        assert_eq!(part(-1, -5), b"");
+        assert_eq!(part(i64::MIN, i64::MIN), b"H");
+        assert!(super::part(0, 0, -1).is_empty());
     }
 }

@@ -194,12 +194,22 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
     },
 ];
 
-/// The text of a string value; `decimal` holds it if it is stored as an integer.
-#[inline]
-pub(crate) fn text_of<'a>(value: Value<'a>, decimal: &'a mut Decimal) -> &'a [u8] {
+/// Room for the text of a value that is not stored as text.
+#[derive(Default)]
+pub(crate) struct Scratch {
+    decimal: Decimal,
+    unpacked: Vec<u8>,
+}
+
+/// The text of a string value; `scratch` holds it if it is stored as an integer or packed.
+pub(crate) fn text_of<'a>(value: Value<'a>, scratch: &'a mut Scratch) -> &'a [u8] {
     match value {
         Value::Bytes { bytes, .. } => bytes,
-        Value::Integer(number) => decimal.format(number),
+        Value::Packed(text) => {
+            scratch.unpacked = text.to_vec();
+            &scratch.unpacked
+        }
+        Value::Integer(number) => scratch.decimal.format(number),
     }
 }
 
@@ -208,6 +218,7 @@ pub(crate) fn text_of<'a>(value: Value<'a>, decimal: &'a mut Decimal) -> &'a [u8
 pub(crate) fn write(value: Value<'_>, reply: &mut Reply<'_>) {
     match value {
         Value::Bytes { bytes, .. } => reply.bulk(bytes),
+        Value::Packed(text) => reply.bulk_with(text.len(), |out| text.unpack_into(out)),
         Value::Integer(number) => reply.bulk_integer(number),
     }
 }
@@ -416,10 +427,9 @@ fn set_deadline(tx: &mut Tx<'_>, args: Args<'_>, deadline_ms: Option<i64>) {
 }
 
 fn strlen(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    let mut decimal = Decimal::new();
     let len = tx
         .read(args.key(1))
-        .map_or(0, |entry| text_of(entry.value(), &mut decimal).len());
+        .map_or(0, |entry| entry.value().text_len());
     reply.integer(len as i64);
     Ok(())
 }

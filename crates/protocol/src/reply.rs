@@ -145,6 +145,17 @@ impl<'a> Reply<'a> {
         self.out.extend_from_slice(b"\r\n");
     }
 
+    /// A string of `len` bytes, which `fill` writes: it gets exactly them, as zeros.
+    #[inline]
+    pub fn bulk_with(&mut self, len: usize, fill: impl FnOnce(&mut [u8])) {
+        self.out.reserve(len + BULK_OVERHEAD_MAX);
+        self.header(b'$', len);
+        let start = self.out.len();
+        self.out.resize(start + len, 0);
+        fill(&mut self.out[start..]);
+        self.out.extend_from_slice(b"\r\n");
+    }
+
     /// The decimal text of an integer, as a bulk string.
     #[inline]
     pub fn bulk_integer(&mut self, value: i64) {

@@ -8,7 +8,7 @@
 //!         bit  6    a deadline is present
 //!         bit  7    already saved by the running snapshot
 //! access            age and frequency, as the eviction policy keeps them
-//! value length      absent for integers: their kind tells it
+//! value length      absent for integers: their kind tells it; of a packed text, before packing
 //! deadline          absent unless flagged; milliseconds since the epoch
 //! ```
 //!
@@ -19,6 +19,9 @@ use std::marker::PhantomData;
 use std::ptr::NonNull;
 
 use damselfly_base::heap;
+use damselfly_base::number::{Decimal, parse_integer};
+
+use crate::packing::{PackedText, Packing};
 
 /// Longest key and longest value, in bytes.
 pub const BYTES_MAX: usize = u32::MAX as usize;
@@ -47,6 +50,9 @@ enum Kind {
     Int3 = 3,
     Int4 = 4,
     Int8 = 5,
+    /// A text in fewer bits.
+    Ascii = 6,
+    Hex = 7,
 }
 
 impl Kind {
@@ -58,6 +64,8 @@ impl Kind {
             3 => Self::Int3,
             4 => Self::Int4,
             5 => Self::Int8,
+            6 => Self::Ascii,
+            7 => Self::Hex,
             other => unreachable!("entry of kind {other}"),
         }
     }
@@ -73,10 +81,25 @@ impl Kind {
         }
     }
 
-    /// The stored size of an integer of this kind; `None` for bytes.
+    fn of_packing(packing: Packing) -> Self {
+        match packing {
+            Packing::Ascii => Self::Ascii,
+            Packing::Hex => Self::Hex,
+        }
+    }
+
+    fn packing(self) -> Option<Packing> {
+        match self {
+            Self::Ascii => Some(Packing::Ascii),
+            Self::Hex => Some(Packing::Hex),
+            Self::Bytes | Self::Edited | Self::Int2 | Self::Int3 | Self::Int4 | Self::Int8 => None,
+        }
+    }
+
+    /// The stored size of an integer of this kind; `None` for strings.
     fn integer_bytes(self) -> Option<usize> {
         match self {
-            Self::Bytes | Self::Edited => None,
+            Self::Bytes | Self::Edited | Self::Ascii | Self::Hex => None,
             Self::Int2 => Some(2),
             Self::Int3 => Some(3),
             Self::Int4 => Some(4),
@@ -95,14 +118,28 @@ pub enum Value<'a> {
         /// True after APPEND, SETRANGE and the like.
         edited: bool,
     },
+    /// A string that is stored in fewer bits than it has; never an integer.
+    Packed(PackedText<'a>),
     /// A string that is the canonical text of an integer.
     Integer(i64),
+}
+
+impl Value<'_> {
+    /// The length of the value as a string, in bytes.
+    #[inline]
+    pub fn text_len(self) -> usize {
+        match self {
+            Self::Bytes { bytes, .. } => bytes.len(),
+            Self::Packed(text) => text.len(),
+            Self::Integer(number) => Decimal::new().format(number).len(),
+        }
+    }
 }
 
 /// What to store in an entry.
 #[derive(Clone, Copy, Debug)]
 pub enum NewValue<'a> {
-    /// Exactly these bytes.
+    /// Exactly these bytes; packed if that makes the entry's block smaller.
     Bytes(&'a [u8]),
     /// The canonical text of this integer.
     Integer(i64),
@@ -112,32 +149,18 @@ impl<'a> NewValue<'a> {
     /// The most compact way to hold `bytes`.
     #[inline]
     pub fn compact(bytes: &'a [u8]) -> Self {
-        match damselfly_base::number::parse_integer(bytes) {
+        match parse_integer(bytes) {
             Some(number) => Self::Integer(number),
             None => Self::Bytes(bytes),
         }
     }
 
-    fn kind(self) -> Kind {
-        match self {
-            Self::Bytes(_) => Kind::Bytes,
-            Self::Integer(number) => Kind::of_integer(number),
-        }
-    }
-
+    /// The length of the string, or the stored size of the integer.
+    #[inline]
     fn len(self) -> usize {
         match self {
             Self::Bytes(bytes) => bytes.len(),
             Self::Integer(number) => Kind::of_integer(number).integer_bytes().unwrap_or_default(),
-        }
-    }
-}
-
-impl<'a> From<Value<'a>> for NewValue<'a> {
-    fn from(value: Value<'a>) -> Self {
-        match value {
-            Value::Bytes { bytes, .. } => Self::Bytes(bytes),
-            Value::Integer(number) => Self::Integer(number),
         }
     }
 }
@@ -150,6 +173,7 @@ struct Shape {
     width: u8,
     has_deadline: bool,
     key_len: usize,
+    /// The length of the string, or the stored size of the integer.
     value_len: usize,
 }
 
@@ -169,6 +193,28 @@ impl Shape {
             key_len,
             value_len,
         }
+    }
+
+    /// The most compact shape for a value: packed where the allocator's block gets smaller by it.
+    #[inline]
+    fn of_value(key_len: usize, value: NewValue<'_>, has_deadline: bool) -> Self {
+        let kind = match value {
+            NewValue::Bytes(_) => Kind::Bytes,
+            NewValue::Integer(number) => Kind::of_integer(number),
+        };
+        let plain = Self::new(kind, has_deadline, key_len, value.len());
+        if let NewValue::Bytes(bytes) = value
+            && let Some(packing) = Packing::of(bytes)
+        {
+            let packed = Self {
+                kind: Kind::of_packing(packing),
+                ..plain
+            };
+            if heap::block_bytes(packed.total()) < heap::block_bytes(plain.total()) {
+                return packed;
+            }
+        }
+        plain
     }
 
     /// True if `len` fits in a length field of this shape.
@@ -196,9 +242,18 @@ impl Shape {
         self.key_at() + self.key_len
     }
 
+    /// The bytes that the value takes in the block.
+    #[inline]
+    fn value_bytes(self) -> usize {
+        match self.kind.packing() {
+            None => self.value_len,
+            Some(packing) => packing.packed_bytes(self.value_len),
+        }
+    }
+
     #[inline]
     fn total(self) -> usize {
-        self.value_at() + self.value_len
+        self.value_at() + self.value_bytes()
     }
 }
 
@@ -307,6 +362,18 @@ impl Block {
         unsafe { std::slice::from_raw_parts(from.as_ptr(), len) }
     }
 
+    /// As [`Block::part`], to write.
+    ///
+    /// # Safety
+    /// The part is initialised, lies in the block, and nothing else uses it for `'a`.
+    #[inline]
+    unsafe fn part_mut<'a>(self, at: usize, len: usize) -> &'a mut [u8] {
+        // SAFETY: within the block.
+        let from = unsafe { self.0.add(at) };
+        // SAFETY: as the caller promises.
+        unsafe { std::slice::from_raw_parts_mut(from.as_ptr(), len) }
+    }
+
     /// Copies `bytes` into the block.
     #[inline]
     fn fill(self, at: usize, bytes: &[u8]) {
@@ -335,7 +402,15 @@ impl Block {
     #[inline]
     fn write_value(self, shape: Shape, value: NewValue<'_>) {
         match value {
-            NewValue::Bytes(bytes) => self.fill(shape.value_at(), bytes),
+            NewValue::Bytes(bytes) => match shape.kind.packing() {
+                None => self.fill(shape.value_at(), bytes),
+                Some(packing) => {
+                    let (at, len) = (shape.value_at(), shape.value_bytes());
+                    self.zero(at, len);
+                    // SAFETY: the value's part, just zeroed; whoever writes an entry has it alone.
+                    packing.pack(bytes, unsafe { self.part_mut(at, len) });
+                }
+            },
             NewValue::Integer(number) => {
                 self.fill(shape.value_at(), &number.to_le_bytes()[..shape.value_len]);
             }
@@ -374,7 +449,7 @@ impl Entry {
             key.len().max(value.len()) <= BYTES_MAX,
             "key or value over 4 GiB"
         );
-        let shape = Shape::new(value.kind(), deadline_ms.is_some(), key.len(), value.len());
+        let shape = Shape::of_value(key.len(), value, deadline_ms.is_some());
         let block = Block::new(shape, 0);
         block.fill(shape.key_at(), key);
         block.write_value(shape, value);
@@ -399,9 +474,8 @@ impl Entry {
     pub fn set(&mut self, value: NewValue<'_>) {
         let old = self.0.shape();
         let new = Shape {
-            kind: value.kind(),
-            value_len: value.len(),
-            ..old
+            width: old.width,
+            ..Shape::of_value(old.key_len, value, old.has_deadline)
         };
         let same_layout = old.kind.integer_bytes().is_some() == new.kind.integer_bytes().is_some();
         if same_layout && new.length_fits(new.value_len) {
@@ -437,10 +511,7 @@ impl Entry {
     /// with zero bytes. Room for further growth is set aside if it grew.
     pub fn edit(&mut self, len: usize) -> &mut [u8] {
         assert!(len <= BYTES_MAX, "value over 4 GiB");
-        if let Value::Integer(number) = self.view().value() {
-            let mut text = damselfly_base::number::Decimal::new();
-            self.set(NewValue::Bytes(text.format(number)));
-        }
+        self.make_plain();
         let old = self.0.shape();
         let grown = len.saturating_sub(old.value_len);
         let mut new = Shape::new(Kind::Edited, old.has_deadline, old.key_len, len);
@@ -461,27 +532,55 @@ impl Entry {
         if grown > 0 {
             self.0.zero(new.value_at() + old.value_len, grown);
         }
-        // SAFETY: within the block.
-        let from = unsafe { self.0.0.add(new.value_at()) };
         // SAFETY: `len` initialised bytes of the block, borrowed with `self`.
-        unsafe { std::slice::from_raw_parts_mut(from.as_ptr(), len) }
+        unsafe { self.0.part_mut(new.value_at(), len) }
     }
 
-    /// Moves into a block of another shape, with the same key and as much of the value as fits.
-    fn reshape(&mut self, new: Shape, room: usize) {
+    /// Makes the value bytes as they are: no integer, not packed.
+    fn make_plain(&mut self) {
+        match self.view().value() {
+            Value::Bytes { .. } => {}
+            Value::Integer(number) => {
+                let mut text = Decimal::new();
+                self.set(NewValue::Bytes(text.format(number)));
+            }
+            Value::Packed(text) => {
+                let shape = Shape {
+                    kind: Kind::Edited,
+                    ..self.0.shape()
+                };
+                let plain = self.without_value(shape, shape.total());
+                plain.0.zero(shape.value_at(), text.len());
+                // SAFETY: the value's part of a new block, just zeroed.
+                text.unpack_into(unsafe { plain.0.part_mut(shape.value_at(), text.len()) });
+                *self = plain;
+            }
+        }
+    }
+
+    /// A copy in a block of another shape: key, deadline (if the shape has one) and access bits. The
+    /// value is still to be written.
+    fn without_value(&self, new: Shape, room: usize) -> Self {
         let view = self.view();
         let block = Block::new(new, room);
         block.fill(new.key_at(), view.key());
-        let old = self.0.shape();
-        let kept = old.value_len.min(new.value_len);
-        // SAFETY: within the old block, which outlives the copy.
-        block.fill(new.value_at(), unsafe { self.0.part(old.value_at(), kept) });
         if let Some(deadline) = view.deadline_ms().filter(|_| new.has_deadline) {
             block.write(new.deadline_at(), deadline.to_le_bytes());
         }
-        let replacement = Self(block);
-        replacement.view().set_access(view.access());
-        *self = replacement;
+        let copy = Self(block);
+        copy.view().set_access(view.access());
+        copy
+    }
+
+    /// Moves into a block of another shape, with the same key and as much of the stored value as fits.
+    fn reshape(&mut self, new: Shape, room: usize) {
+        let copy = self.without_value(new, room);
+        let old = self.0.shape();
+        let kept = old.value_bytes().min(new.value_bytes());
+        // SAFETY: within the old block, which outlives the copy.
+        let value = unsafe { self.0.part(old.value_at(), kept) };
+        copy.0.fill(new.value_at(), value);
+        *self = copy;
     }
 
     /// Gives up ownership; the pointer goes back to [`Entry::from_raw`].
@@ -542,6 +641,8 @@ impl<'a> EntryRef<'a> {
                     edited: shape.kind == Kind::Edited,
                 };
             }
+            Kind::Ascii => return self.packed(shape, Packing::Ascii),
+            Kind::Hex => return self.packed(shape, Packing::Hex),
             Kind::Int2 => i64::from(i16::from_le_bytes(block.read(at))),
             Kind::Int3 => {
                 let [low, middle, high] = block.read(at);
@@ -550,6 +651,13 @@ impl<'a> EntryRef<'a> {
             Kind::Int4 => i64::from(i32::from_le_bytes(block.read(at))),
             Kind::Int8 => i64::from_le_bytes(block.read(at)),
         })
+    }
+
+    #[inline]
+    fn packed(self, shape: Shape, packing: Packing) -> Value<'a> {
+        // SAFETY: the value's part of the shape, borrowed for `'a`.
+        let packed = unsafe { self.block.part(shape.value_at(), shape.value_bytes()) };
+        Value::Packed(PackedText::new(packing, packed, shape.value_len))
     }
 
     /// True if the entry has a deadline.
@@ -590,7 +698,7 @@ impl<'a> EntryRef<'a> {
         block.fill(shape.key_at(), key);
         // SAFETY: the value's part of the shape, which outlives the copy.
         block.fill(shape.value_at(), unsafe {
-            self.block.part(old.value_at(), old.value_len)
+            self.block.part(old.value_at(), old.value_bytes())
         });
         let copy = Entry(block);
         copy.view().set_access(self.access());
@@ -623,7 +731,7 @@ mod tests {
 
     #[test]
     fn what_goes_in_comes_out_in_every_shape() {
-        let long = vec![b'x'; 70_000];
+        let long = vec![0xff; 70_000];
         let keys: [&[u8]; 4] = [b"", b"k", &long[..300], &long];
         let values: [&[u8]; 4] = [b"", b"v\0", &long[..256], &long];
         for key in keys {
@@ -672,10 +780,17 @@ mod tests {
             let mut entry = Entry::new(&key, NewValue::Integer(0), None);
             let (mut bytes, mut deadline) = (b"0".to_vec(), None);
             for _ in 0..100 {
-                match random(6) {
+                match random(7) {
                     0 => {
                         let len_max = 1 << random(18);
-                        bytes = vec![random(256) as u8; random(len_max)];
+                        let alphabet: &[u8] = match random(3) {
+                            0 => b"0123456789abcdef",
+                            1 => b"The quick brown fox, and a 7.",
+                            _ => b"caf\xc3\xa9\0\xff",
+                        };
+                        bytes = (0..random(len_max))
+                            .map(|_| alphabet[random(alphabet.len())])
+                            .collect();
                         entry.set(NewValue::compact(&bytes));
                     }
                     1 => {
@@ -689,11 +804,19 @@ mod tests {
                         entry.set_deadline_ms(deadline);
                     }
                     3 => {
+                        let other = vec![b'o'; random(300)];
+                        let copy = entry.view().to_entry(&other);
+                        assert_eq!(copy.view().key(), other);
+                        assert_eq!(copy.view().deadline_ms(), deadline);
+                        assert_eq!(copy.view().value(), entry.view().value());
+                        entry = copy.view().to_entry(&key);
+                    }
+                    4 => {
                         let len = bytes.len() + random(100);
                         bytes.resize(len, 0);
                         assert_eq!(entry.edit(len), bytes);
                     }
-                    4 => {
+                    5 => {
                         let len = random(bytes.len() + 1);
                         bytes.truncate(len);
                         assert_eq!(entry.edit(len), bytes);
@@ -705,9 +828,51 @@ mod tests {
                 match entry.view().value() {
                     Value::Integer(number) => assert_eq!(number.to_string().as_bytes(), bytes),
                     Value::Bytes { bytes: stored, .. } => assert_eq!(stored, bytes),
+                    Value::Packed(text) => assert_eq!(text.to_vec(), bytes),
                 }
+                assert_eq!(entry.view().value().text_len(), bytes.len());
                 assert!(entry.view().allocated_bytes() >= key.len());
             }
+        }
+    }
+
+    #[test]
+    fn text_is_packed_only_where_the_block_gets_smaller() {
+        for len in 0..3000 {
+            let (text, binary) = (vec![b'x'; len], vec![0xff; len]);
+            let plain = Entry::new(b"key", NewValue::Bytes(&binary), None);
+            let entry = Entry::new(b"key", NewValue::Bytes(&text), None);
+            let (bytes, plain_bytes) = (
+                entry.view().allocated_bytes(),
+                plain.view().allocated_bytes(),
+            );
+            match entry.view().value() {
+                Value::Packed(_) => assert!(len > 64 && bytes < plain_bytes, "length {len}"),
+                Value::Bytes { .. } => assert_eq!(bytes, plain_bytes, "length {len}"),
+                Value::Integer(_) => panic!("no integer"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_packed_text_is_overwritten_in_place_by_one_of_like_size() {
+        let address = |entry: &Entry| entry.0.0;
+        for digit in [b'a', b'z'] {
+            let mut entry = Entry::new(b"key", NewValue::Bytes(&[digit; 1000]), Some(1));
+            let before = address(&entry);
+            for len in [1000, 999, 980, 1000] {
+                let text = vec![digit; len];
+                entry.set(NewValue::Bytes(&text));
+                assert_eq!(address(&entry), before);
+                assert!(
+                    matches!(entry.view().value(), Value::Packed(packed) if packed.to_vec() == text)
+                );
+            }
+            entry.set(NewValue::Bytes(&[digit; 100]));
+            assert!(
+                entry.view().allocated_bytes() < 200,
+                "a much smaller text gives memory back"
+            );
         }
     }
 
@@ -715,7 +880,8 @@ mod tests {
     fn access_bits_survive_every_change() {
         let mut entry = Entry::new(b"k", NewValue::Integer(1), None);
         entry.view().set_access(0xab_cdef);
-        entry.set(NewValue::Bytes(&[7; 1000]));
+        entry.set(NewValue::Bytes(&[0xff; 1000]));
+        entry.set(NewValue::Bytes(&[b'x'; 1000]));
         entry.set_deadline_ms(Some(5));
         entry.edit(5000);
         assert_eq!(entry.view().access(), 0xab_cdef);

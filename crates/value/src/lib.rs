@@ -2,5 +2,7 @@
 
 mod entry;
 mod item;
+mod packing;
 
 pub use entry::{Entry, EntryRef, NewValue, Value};
+pub use packing::PackedText;
