@@ -1,3 +1,5 @@
+//! Tests of the client side.
+
 use super::*;
 use crate::fuzz::{self, decode_in_pieces};
 use crate::random::{Random, with_seeds};

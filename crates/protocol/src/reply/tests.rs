@@ -1,3 +1,5 @@
+//! Tests of the replies.
+
 use super::*;
 use crate::random::with_seeds;
 

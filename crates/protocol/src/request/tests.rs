@@ -1,3 +1,5 @@
+//! Tests of the request parser.
+
 use super::*;
 use crate::client::write_command;
 use crate::fuzz::{self, Request, parse_in_pieces};

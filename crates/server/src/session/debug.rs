@@ -323,6 +323,7 @@ fn serialized_bytes(value: Value<'_>) -> usize {
             }
         }
         Value::Bytes { bytes, .. } => text(bytes.len()),
+        Value::Packed(packed) => text(packed.len()),
     }
 }
 
@@ -337,7 +338,7 @@ fn object(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> R
     };
     let references = match entry.value() {
         Value::Integer(0..10_000) => i32::MAX,
-        Value::Integer(_) | Value::Bytes { .. } => 1,
+        Value::Integer(_) | Value::Bytes { .. } | Value::Packed(_) => 1,
     };
     reply.simple(&format!(
         "Value at:{:p} refcount:{references} encoding:{} serializedlength:{} lru:{} lru_seconds_idle:{idle_s}",
@@ -380,6 +381,10 @@ impl Digest {
             Value::Bytes { bytes, .. } => {
                 self.mix(&STRING.to_be_bytes());
                 self.mix(bytes);
+            }
+            Value::Packed(packed) => {
+                self.mix(&STRING.to_be_bytes());
+                self.mix(&packed.to_vec());
             }
         }
         if entry.has_deadline() {
@@ -529,7 +534,7 @@ fn htstats_key(context: &mut Context<'_>, args: Args<'_>, _: &mut Reply<'_>) -> 
         .lock_one(key.hash, context.session.db, context.now)?;
     let entry = tx.peek(key).ok_or(CommandError::NoSuchKey)?;
     match entry.value() {
-        Value::Integer(_) | Value::Bytes { .. } => Err(CommandError::err(
+        Value::Integer(_) | Value::Bytes { .. } | Value::Packed(_) => Err(CommandError::err(
             "The value stored at the specified key is not represented using an hash table",
         )
         .into()),

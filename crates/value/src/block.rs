@@ -1,0 +1,358 @@
+//! The block of memory that holds an entry: its layout, and all code that reads or writes raw bytes.
+//!
+//! ```text
+//! | flags: u8 | access: u24 | key length | value length | deadline: i64 | key ... | value ... |
+//!
+//! flags   bits 0-3  kind of the value
+//!         bits 4-5  width of the two lengths: 1, 2 or 4 bytes
+//!         bit  6    a deadline is present
+//!         bit  7    already saved by the running snapshot
+//! access            age and frequency, as the eviction policy keeps them
+//! value length      absent for integers: their kind tells it; of a packed text, before packing
+//! deadline          absent unless flagged; milliseconds since the epoch
+//! ```
+//!
+//! All numbers are little-endian and unaligned. The capacity of the block is known to the
+//! allocator, so it is not stored: a value that still fits is overwritten in place.
+
+use std::ptr::NonNull;
+
+use damselfly_base::heap;
+
+use crate::packing::Packing;
+use crate::value::NewValue;
+
+/// Longest key and longest value, in bytes.
+pub const BYTES_MAX: usize = u32::MAX as usize;
+
+pub(crate) const ACCESS_AT: usize = 1;
+pub(crate) const LENGTHS_AT: usize = 4;
+pub(crate) const DEADLINE_BYTES: usize = 8;
+
+pub(crate) const KIND_MASK: u8 = 0x0f;
+pub(crate) const WIDTH_SHIFT: u8 = 4;
+pub(crate) const DEADLINE_FLAG: u8 = 1 << 6;
+
+/// How the value is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Kind {
+    /// Bytes as they were set.
+    Bytes = 0,
+    /// Bytes that were edited in place, which Redis reports as `raw` whatever their length.
+    Edited = 1,
+    /// An integer of 2, 3, 4 or 8 bytes.
+    Int2 = 2,
+    Int3 = 3,
+    Int4 = 4,
+    Int8 = 5,
+    /// A text in fewer bits.
+    Ascii = 6,
+    Hex = 7,
+}
+
+impl Kind {
+    pub(crate) fn of_flags(flags: u8) -> Self {
+        match flags & KIND_MASK {
+            0 => Self::Bytes,
+            1 => Self::Edited,
+            2 => Self::Int2,
+            3 => Self::Int3,
+            4 => Self::Int4,
+            5 => Self::Int8,
+            6 => Self::Ascii,
+            7 => Self::Hex,
+            other => unreachable!("entry of kind {other}"),
+        }
+    }
+
+    /// The narrowest kind that holds `number`.
+    pub(crate) fn of_integer(number: i64) -> Self {
+        // Bits without the sign; the sign needs one more.
+        match 64 - (number ^ (number >> 63)).leading_zeros() {
+            0..=15 => Self::Int2,
+            16..=23 => Self::Int3,
+            24..=31 => Self::Int4,
+            _ => Self::Int8,
+        }
+    }
+
+    pub(crate) fn of_packing(packing: Packing) -> Self {
+        match packing {
+            Packing::Ascii => Self::Ascii,
+            Packing::Hex => Self::Hex,
+        }
+    }
+
+    pub(crate) fn packing(self) -> Option<Packing> {
+        match self {
+            Self::Ascii => Some(Packing::Ascii),
+            Self::Hex => Some(Packing::Hex),
+            Self::Bytes | Self::Edited | Self::Int2 | Self::Int3 | Self::Int4 | Self::Int8 => None,
+        }
+    }
+
+    /// The stored size of an integer of this kind; `None` for strings.
+    pub(crate) fn integer_bytes(self) -> Option<usize> {
+        match self {
+            Self::Bytes | Self::Edited | Self::Ascii | Self::Hex => None,
+            Self::Int2 => Some(2),
+            Self::Int3 => Some(3),
+            Self::Int4 => Some(4),
+            Self::Int8 => Some(8),
+        }
+    }
+}
+
+/// Everything the header says: enough to find every part of the block.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    pub(crate) kind: Kind,
+    /// log2 of the bytes of each length field.
+    pub(crate) width: u8,
+    pub(crate) has_deadline: bool,
+    pub(crate) key_len: usize,
+    /// The length of the string, or the stored size of the integer.
+    pub(crate) value_len: usize,
+}
+
+impl Shape {
+    /// The most compact shape.
+    #[inline]
+    pub(crate) fn new(kind: Kind, has_deadline: bool, key_len: usize, value_len: usize) -> Self {
+        let width = match key_len.max(value_len) {
+            0..=0xff => 0,
+            0x100..=0xffff => 1,
+            _ => 2,
+        };
+        Self {
+            kind,
+            width,
+            has_deadline,
+            key_len,
+            value_len,
+        }
+    }
+
+    /// The most compact shape for a value: packed where the allocator's block gets smaller by it.
+    #[inline]
+    pub(crate) fn of_value(key_len: usize, value: NewValue<'_>, has_deadline: bool) -> Self {
+        let kind = match value {
+            NewValue::Bytes(_) => Kind::Bytes,
+            NewValue::Integer(number) => Kind::of_integer(number),
+        };
+        let plain = Self::new(kind, has_deadline, key_len, value.len());
+        if let NewValue::Bytes(bytes) = value
+            && let Some(packing) = Packing::of(bytes)
+        {
+            let packed = Self {
+                kind: Kind::of_packing(packing),
+                ..plain
+            };
+            if heap::block_bytes(packed.total()) < heap::block_bytes(plain.total()) {
+                return packed;
+            }
+        }
+        plain
+    }
+
+    /// True if `len` fits in a length field of this shape.
+    pub(crate) fn length_fits(self, len: usize) -> bool {
+        len < 1 << (8 << self.width)
+    }
+
+    #[inline]
+    pub(crate) fn deadline_at(self) -> usize {
+        let lengths = if self.kind.integer_bytes().is_some() {
+            1
+        } else {
+            2
+        };
+        LENGTHS_AT + (lengths << self.width)
+    }
+
+    #[inline]
+    pub(crate) fn key_at(self) -> usize {
+        self.deadline_at() + if self.has_deadline { DEADLINE_BYTES } else { 0 }
+    }
+
+    #[inline]
+    pub(crate) fn value_at(self) -> usize {
+        self.key_at() + self.key_len
+    }
+
+    /// The bytes that the value takes in the block.
+    #[inline]
+    pub(crate) fn value_bytes(self) -> usize {
+        match self.kind.packing() {
+            None => self.value_len,
+            Some(packing) => packing.packed_bytes(self.value_len),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn total(self) -> usize {
+        self.value_at() + self.value_bytes()
+    }
+}
+
+/// A block of memory that holds an entry; the only place that touches raw bytes.
+///
+/// Invariant: `0` points to a live block from `heap::allocate` whose first bytes are a header, and
+/// the block is at least as long as the header's shape says, with all those bytes initialised.
+#[derive(Clone, Copy)]
+pub(crate) struct Block(pub(crate) NonNull<u8>);
+
+impl Block {
+    /// Allocates and writes the header; key and value are zero.
+    pub(crate) fn new(shape: Shape, room: usize) -> Self {
+        let block = heap::allocate(room.max(shape.total()));
+        // SAFETY: at least `shape.total()` bytes were just allocated.
+        unsafe { block.write_bytes(0, shape.key_at()) };
+        let block = Self(block);
+        block.write_shape(shape);
+        block
+    }
+
+    #[inline]
+    pub(crate) fn read<const N: usize>(self, at: usize) -> [u8; N] {
+        // SAFETY: callers stay within the header or, for values, within the shape.
+        let from = unsafe { self.0.add(at) };
+        // SAFETY: initialised bytes of the block; a byte array has no alignment.
+        unsafe { from.cast::<[u8; N]>().read() }
+    }
+
+    #[inline]
+    pub(crate) fn write<const N: usize>(self, at: usize, bytes: [u8; N]) {
+        // SAFETY: callers stay within the block.
+        let to = unsafe { self.0.add(at) };
+        // SAFETY: as above; no reference to these bytes exists while the entry is written.
+        unsafe { to.cast::<[u8; N]>().write(bytes) }
+    }
+
+    #[inline]
+    pub(crate) fn read_length(self, at: usize, width: u8) -> usize {
+        match width {
+            0 => usize::from(self.read::<1>(at)[0]),
+            1 => usize::from(u16::from_le_bytes(self.read(at))),
+            _ => u32::from_le_bytes(self.read(at)) as usize,
+        }
+    }
+
+    pub(crate) fn write_length(self, at: usize, width: u8, len: usize) {
+        match width {
+            0 => self.write(at, (len as u8).to_le_bytes()),
+            1 => self.write(at, (len as u16).to_le_bytes()),
+            _ => self.write(at, (len as u32).to_le_bytes()),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn flags(self) -> u8 {
+        self.read::<1>(0)[0]
+    }
+
+    #[inline]
+    pub(crate) fn shape(self) -> Shape {
+        let flags = self.flags();
+        let kind = Kind::of_flags(flags);
+        let width = (flags >> WIDTH_SHIFT) & 3;
+        let key_len = self.read_length(LENGTHS_AT, width);
+        let value_len = match kind.integer_bytes() {
+            Some(bytes) => bytes,
+            None => self.read_length(LENGTHS_AT + (1 << width), width),
+        };
+        Shape {
+            kind,
+            width,
+            has_deadline: flags & DEADLINE_FLAG != 0,
+            key_len,
+            value_len,
+        }
+    }
+
+    /// Writes flags and lengths, keeping the other flags and the access bits.
+    pub(crate) fn write_shape(self, shape: Shape) {
+        let kept = self.flags() & !(KIND_MASK | 3 << WIDTH_SHIFT | DEADLINE_FLAG);
+        let deadline = if shape.has_deadline { DEADLINE_FLAG } else { 0 };
+        self.write(
+            0,
+            [kept | shape.kind as u8 | shape.width << WIDTH_SHIFT | deadline],
+        );
+        self.write_length(LENGTHS_AT, shape.width, shape.key_len);
+        if shape.kind.integer_bytes().is_none() {
+            self.write_length(
+                LENGTHS_AT + (1 << shape.width),
+                shape.width,
+                shape.value_len,
+            );
+        }
+    }
+
+    /// The bytes of a part of the block.
+    ///
+    /// # Safety
+    /// The part lies in the shape; the block lives, and the part is not written, for `'a`.
+    #[inline]
+    pub(crate) unsafe fn part<'a>(self, at: usize, len: usize) -> &'a [u8] {
+        // SAFETY: within the block.
+        let from = unsafe { self.0.add(at) };
+        // SAFETY: initialised, and as the caller promises.
+        unsafe { std::slice::from_raw_parts(from.as_ptr(), len) }
+    }
+
+    /// As [`Block::part`], to write.
+    ///
+    /// # Safety
+    /// The part is initialised, lies in the block, and nothing else uses it for `'a`.
+    #[inline]
+    pub(crate) unsafe fn part_mut<'a>(self, at: usize, len: usize) -> &'a mut [u8] {
+        // SAFETY: within the block.
+        let from = unsafe { self.0.add(at) };
+        // SAFETY: as the caller promises.
+        unsafe { std::slice::from_raw_parts_mut(from.as_ptr(), len) }
+    }
+
+    /// Copies `bytes` into the block.
+    #[inline]
+    pub(crate) fn fill(self, at: usize, bytes: &[u8]) {
+        debug_assert!(at + bytes.len() <= self.room());
+        // SAFETY: callers checked that the block is long enough.
+        let to = unsafe { self.0.add(at) };
+        // SAFETY: the source is a live slice; the target is in the block, which may be the
+        // source's own (`copy` allows overlap).
+        unsafe { to.as_ptr().copy_from(bytes.as_ptr(), bytes.len()) }
+    }
+
+    pub(crate) fn zero(self, at: usize, len: usize) {
+        debug_assert!(at + len <= self.room());
+        // SAFETY: callers checked that the block is long enough.
+        let to = unsafe { self.0.add(at) };
+        // SAFETY: as above.
+        unsafe { to.write_bytes(0, len) }
+    }
+
+    #[inline]
+    pub(crate) fn room(self) -> usize {
+        // SAFETY: the block is live.
+        unsafe { heap::usable_bytes(self.0) }
+    }
+
+    #[inline]
+    pub(crate) fn write_value(self, shape: Shape, value: NewValue<'_>) {
+        match value {
+            NewValue::Bytes(bytes) => match shape.kind.packing() {
+                None => self.fill(shape.value_at(), bytes),
+                Some(packing) => {
+                    let (at, len) = (shape.value_at(), shape.value_bytes());
+                    self.zero(at, len);
+                    // SAFETY: the value's part, just zeroed; whoever writes an entry has it alone.
+                    packing.pack(bytes, unsafe { self.part_mut(at, len) });
+                }
+            },
+            NewValue::Integer(number) => {
+                self.fill(shape.value_at(), &number.to_le_bytes()[..shape.value_len]);
+            }
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! What an entry holds, and what can be stored in one.
+
+use damselfly_base::number::{Decimal, parse_integer};
+
+use crate::block::Kind;
+use crate::packing::PackedText;
+
+/// What an entry holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Value<'a> {
+    /// A string that is no canonical integer, or was edited in place (`edited`).
+    Bytes {
+        /// The string.
+        bytes: &'a [u8],
+        /// True after APPEND, SETRANGE and the like.
+        edited: bool,
+    },
+    /// A string that is stored in fewer bits than it has; never an integer.
+    Packed(PackedText<'a>),
+    /// A string that is the canonical text of an integer.
+    Integer(i64),
+}
+
+impl Value<'_> {
+    /// The length of the value as a string, in bytes.
+    #[inline]
+    pub fn text_len(self) -> usize {
+        match self {
+            Self::Bytes { bytes, .. } => bytes.len(),
+            Self::Packed(text) => text.len(),
+            Self::Integer(number) => Decimal::new().format(number).len(),
+        }
+    }
+}
+
+/// What to store in an entry.
+#[derive(Clone, Copy, Debug)]
+pub enum NewValue<'a> {
+    /// Exactly these bytes; packed if that makes the entry's block smaller.
+    Bytes(&'a [u8]),
+    /// The canonical text of this integer.
+    Integer(i64),
+}
+
+impl<'a> NewValue<'a> {
+    /// The most compact way to hold `bytes`.
+    #[inline]
+    pub fn compact(bytes: &'a [u8]) -> Self {
+        match parse_integer(bytes) {
+            Some(number) => Self::Integer(number),
+            None => Self::Bytes(bytes),
+        }
+    }
+
+    /// The length of the string, or the stored size of the integer.
+    #[inline]
+    pub(crate) fn len(self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Integer(number) => Kind::of_integer(number).integer_bytes().unwrap_or_default(),
+        }
+    }
+}
