@@ -46,6 +46,8 @@ impl Bench {
         let shared = Arc::new(Shared::new(engine, vec![Thread::new(waker)], config, None));
         let (stream, client) = UnixStream::pair().expect("a pair of sockets");
         let seen = shared.clients.add(NewClient {
+            id: 1,
+            place: 0,
             address: String::from("test"),
             local_address: String::from("test"),
             origin: Origin::Local,
