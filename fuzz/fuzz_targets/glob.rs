@@ -28,7 +28,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     glob::matches(&long_pattern, &long_text);
     // At most so many steps, of a few nanoseconds each even with the sanitizer; a class takes one per byte of it.
     let steps = (long_pattern.len() * long_text.len()) as u64;
-    let limit = Duration::from_millis(500) + Duration::from_nanos(steps * 500);
+    let limit = Duration::from_secs(2) + Duration::from_nanos(steps * 500);
     assert!(start.elapsed() < limit, "{:?}", start.elapsed());
 });
 
