@@ -56,7 +56,7 @@ impl Config {
                 } else {
                     String::from_utf8_lossy(pattern)
                 };
-                if found.iter().all(|(other, _)| *other != shown) {
+                if found.iter().all(|(other, _)| !other.eq_ignore_ascii_case(&shown)) {
                     found.push((shown.into_owned(), (option.access.read)(self)));
                 }
             }
@@ -120,8 +120,9 @@ fn set_failed(name: &str, why: &str) -> String {
     format!("ERR CONFIG SET failed (possibly related to argument '{name}') - {why}")
 }
 
-/// `name` as it may stand in an error reply, which is one line.
+/// `name` as it may stand in an error reply: one line, and a C string, as in Redis.
 fn printable(name: &[u8]) -> String {
+    let name = name.split(|&byte| byte == 0).next().unwrap_or_default();
     String::from_utf8_lossy(name).replace(['\r', '\n'], " ")
 }
 
