@@ -277,11 +277,14 @@ mod tests {
         }
     }
 
-    /// Checks a history; each call is its operation, reply, start and end.
-    fn verdict(clients: &[&[(Operation, &[i64], u64, u64)]]) -> Result<(), Rejection> {
+    /// Operation, reply, start and end of a call.
+    type Seen = (Operation, &'static [i64], u64, u64);
+
+    /// Checks a history.
+    fn verdict(clients: &[&[Seen]]) -> Result<(), Rejection> {
         let zero = Instant::now();
         let at = |moment: &u64| zero + Duration::from_secs(*moment);
-        let call = |(operation, reply, started, ended): &(Operation, &[i64], u64, u64)| Call {
+        let call = |(operation, reply, started, ended): &Seen| Call {
             operation: operation.clone(),
             reply: reply.to_vec(),
             started: at(started),
@@ -294,7 +297,7 @@ mod tests {
         check(&Registers::default(), &history)
     }
 
-    fn rejected(clients: &[&[(Operation, &[i64], u64, u64)]]) -> String {
+    fn rejected(clients: &[&[Seen]]) -> String {
         match verdict(clients) {
             Err(Rejection::NotLinearizable(text)) => text,
             other => panic!("{other:?}"),
