@@ -345,8 +345,8 @@ impl Block {
                 None => self.fill(shape.value_at(), bytes),
                 Some(packing) => {
                     let (at, len) = (shape.value_at(), shape.value_bytes());
-                    self.zero(at, len);
-                    // SAFETY: the value's part, just zeroed; whoever writes an entry has it alone.
+                    self.fill(at, &bytes[..len]);
+                    // SAFETY: the value's part, just filled; whoever writes an entry has it alone.
                     packing.pack(bytes, unsafe { self.part_mut(at, len) });
                 }
             },

@@ -34,12 +34,14 @@ impl Packing {
     /// The tightest packing that can hold `text`.
     #[inline]
     pub(crate) fn of(text: &[u8]) -> Option<Self> {
-        if !(TEXT_BYTES_MIN..=TEXT_BYTES_MAX).contains(&text.len()) || !text.is_ascii() {
+        if !(TEXT_BYTES_MIN..=TEXT_BYTES_MAX).contains(&text.len()) {
             None
         } else if is_hex(text) {
             Some(Self::Hex)
-        } else {
+        } else if text.is_ascii() {
             Some(Self::Ascii)
+        } else {
+            None
         }
     }
 
@@ -52,7 +54,8 @@ impl Packing {
         }
     }
 
-    /// Packs a text that [`Packing::of`] accepted into `packed`, which is just as long as needed.
+    /// Packs a text that [`Packing::of`] accepted into `packed`, which is just as long as needed and
+    /// holds the beginning of the text: most of that stays.
     pub(crate) fn pack(self, text: &[u8], packed: &mut [u8]) {
         match self {
             Self::Ascii => pack_ascii(text, packed),
@@ -181,7 +184,6 @@ fn digit(nibble: u8) -> u8 {
 
 fn pack_ascii(text: &[u8], packed: &mut [u8]) {
     let (body, tail) = text.split_at(packed.len());
-    packed.copy_from_slice(body);
     if tail.len() < 2 * WORD_BYTES {
         spread_tail::<1>(body, tail, packed);
     } else {
@@ -281,7 +283,7 @@ mod tests {
 
     fn check(text: &[u8], packing: Packing) {
         assert_eq!(Packing::of(text), Some(packing));
-        let mut packed = vec![0xaa; packing.packed_bytes(text.len())];
+        let mut packed = text[..packing.packed_bytes(text.len())].to_vec();
         packing.pack(text, &mut packed);
         let packed = PackedText::new(packing, &packed, text.len());
         assert_eq!(packed.to_vec(), text);
@@ -331,7 +333,7 @@ mod tests {
         let hex = text.iter().map(|byte| digit(byte & 0xf)).collect();
         for text in [text, hex] {
             let packing = Packing::of(&text).expect("ASCII");
-            let mut packed = vec![0; packing.packed_bytes(text.len())];
+            let mut packed = text[..packing.packed_bytes(text.len())].to_vec();
             packing.pack(&text, &mut packed);
             let packed = PackedText::new(packing, &packed, text.len());
             for start in 0..text.len() {
