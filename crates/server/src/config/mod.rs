@@ -18,7 +18,7 @@ mod redis;
 mod rewrite;
 mod settings;
 
-use damselfly_base::glob;
+use damselfly_base::{CommandError, glob};
 
 pub use docs::{docs, help};
 pub use kind::{Kind, OptionError, Value};
@@ -56,7 +56,10 @@ impl Config {
                 } else {
                     String::from_utf8_lossy(pattern)
                 };
-                if found.iter().all(|(other, _)| !other.eq_ignore_ascii_case(&shown)) {
+                if found
+                    .iter()
+                    .all(|(other, _)| !other.eq_ignore_ascii_case(&shown))
+                {
                     found.push((shown.into_owned(), (option.access.read)(self)));
                 }
             }
@@ -68,13 +71,15 @@ impl Config {
     ///
     /// The error is the text for the client. Whether the world plays along (a port that is taken, a folder
     /// that does not exist) is for the caller to find out before it uses what comes back.
-    pub fn set(&self, pairs: &[(&[u8], &[u8])], origin: Origin) -> Result<Config, String> {
+    pub fn set(&self, pairs: &[(&[u8], &[u8])], origin: Origin) -> Result<Config, CommandError> {
         let mut chosen: Vec<(&'static str, &'static Opt)> = Vec::with_capacity(pairs.len());
         for (name, _) in pairs {
             let shown = printable(name);
             let Some((known, option)) = by_bytes(name) else {
-                return Err(format!(
-                    "ERR Unknown option or number of arguments for CONFIG SET - '{shown}'"
+                return Err(CommandError::quoting(
+                    "Unknown option or number of arguments for CONFIG SET - '",
+                    name,
+                    "'",
                 ));
             };
             let refusal = match option.changeable {
@@ -116,8 +121,10 @@ fn by_bytes(name: &[u8]) -> Option<(&'static str, &'static Opt)> {
         .find(|(known, _)| known.as_bytes().eq_ignore_ascii_case(name))
 }
 
-fn set_failed(name: &str, why: &str) -> String {
-    format!("ERR CONFIG SET failed (possibly related to argument '{name}') - {why}")
+fn set_failed(name: &str, why: &str) -> CommandError {
+    CommandError::err(format!(
+        "CONFIG SET failed (possibly related to argument '{name}') - {why}"
+    ))
 }
 
 /// `name` as it may stand in an error reply: one line, and a C string, as in Redis.

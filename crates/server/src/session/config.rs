@@ -120,7 +120,7 @@ fn set(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Resu
     let origin = context.session.client.origin;
     context
         .shared
-        .change_config(|old| {
+        .change_config(|old| -> std::result::Result<_, CommandError> {
             let mut new = old.set(&pairs, origin)?;
             let given = |name: &str| {
                 pairs
@@ -128,11 +128,12 @@ fn set(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Resu
                     .any(|(given, _)| given.eq_ignore_ascii_case(name.as_bytes()))
             };
             apply(old, &mut new, given("dir")).map_err(|(name, why)| {
-                format!("ERR CONFIG SET failed (possibly related to argument '{name}') - {why}")
+                CommandError::err(format!(
+                    "CONFIG SET failed (possibly related to argument '{name}') - {why}"
+                ))
             })?;
             Ok(new)
-        })
-        .map_err(CommandError::Text)?;
+        })?;
     reply.ok();
     Ok(())
 }
