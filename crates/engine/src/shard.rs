@@ -1,6 +1,6 @@
 //! The shards and their locks: who may touch what, and all `unsafe` code of the engine.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex, OnceLock};
 
 use damselfly_lock::{Lock, Waiters};
@@ -107,6 +107,8 @@ pub struct Engine {
     /// Databases to be freed by a thread of its own.
     garbage: Mutex<Vec<Database>>,
     garbage_waits: Condvar,
+    /// The highest count of expired entries that was reported.
+    pub(crate) expired_seen: AtomicU64,
     /// What may change while the engine runs.
     pub settings: Settings,
 }
@@ -163,6 +165,7 @@ impl Engine {
             wakes: OnceLock::new(),
             garbage: Mutex::new(Vec::new()),
             garbage_waits: Condvar::new(),
+            expired_seen: AtomicU64::new(0),
             settings: Settings::default(),
         }
     }

@@ -83,15 +83,7 @@ impl Dispatcher {
     fn run_batch(&mut self, connection: &mut Connection, batch: &mut Batch, input: &[u8]) {
         let now = Now(shared::now_ms());
         self.prepare(batch, input, connection.session.db);
-        let client = connection.session.client.clone();
-        client.active_ms.store(now.0, Relaxed);
-        client.commands.store(
-            client.commands.load(Relaxed) + batch.requests.len() as u64,
-            Relaxed,
-        );
-        client
-            .input_bytes
-            .store(input.len() - batch.consumed(), Relaxed);
+        note_arrival(&connection.session, batch, input, now);
         let mut started = self.clock.raw();
         while let Some(request) = batch.requests.get(batch.next) {
             if connection.unsent() > OUTPUT_PAUSE_BYTES {
@@ -389,6 +381,18 @@ impl Dispatcher {
             }
         }
     }
+}
+
+/// Keeps what other threads see of a client current.
+#[inline]
+fn note_arrival(session: &Session, batch: &Batch, input: &[u8], now: Now) {
+    let client = &session.client;
+    let commands = client.commands.load(Relaxed) + batch.requests.len() as u64;
+    client.active_ms.store(now.0, Relaxed);
+    client.commands.store(commands, Relaxed);
+    client
+        .input_bytes
+        .store(input.len() - batch.consumed(), Relaxed);
 }
 
 #[inline]

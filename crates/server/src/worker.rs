@@ -17,7 +17,6 @@ use mio::{Events, Poll, Token};
 use slab::Slab;
 
 use crate::clients::Client;
-use crate::config::Config;
 use crate::connection::{Batch, Connection, ReadEnd, Stall};
 use crate::dispatch::Dispatcher;
 use crate::listener::Listener;
@@ -224,16 +223,14 @@ impl Worker {
 
     /// Reads once, and runs what came.
     fn read(&mut self, key: usize) {
-        let config = self.dispatcher.config.clone();
+        let query_bytes_max = self.dispatcher.config.client_query_buffer_limit_bytes;
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
         if !connection.readable || connection.ended || connection.session.closing {
             return;
         }
-        if connection.stall.is_some()
-            && connection.input.len() as u64 >= config.client_query_buffer_limit_bytes
-        {
+        if connection.stall.is_some() && connection.input.len() as u64 >= query_bytes_max {
             // What came so far has to run first; the socket's own buffers hold the client back.
             return;
         }
@@ -273,7 +270,7 @@ impl Worker {
             self.run_direct(key, bytes);
         } else {
             self.run_own(key);
-            self.check_query_limit(key, &config);
+            self.check_query_limit(key, query_bytes_max);
         }
         // A request that takes long to arrive is no idleness; running one notes the time itself.
         if let Some(connection) = self.connections.get(key)
@@ -324,17 +321,15 @@ impl Worker {
         self.batch = batch;
     }
 
-    fn check_query_limit(&mut self, key: usize, config: &Config) {
+    fn check_query_limit(&mut self, key: usize, query_bytes_max: u64) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
-        if connection.stall.is_none()
-            && connection.input.len() as u64 > config.client_query_buffer_limit_bytes
-        {
+        if connection.stall.is_none() && connection.input.len() as u64 > query_bytes_max {
             log::warn!(
                 "Closing client {} that reached the max query buffer length of {} bytes",
                 connection.session.client.address,
-                config.client_query_buffer_limit_bytes
+                query_bytes_max
             );
             self.shared.threads[self.index]
                 .counters
