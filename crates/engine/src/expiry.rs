@@ -54,4 +54,14 @@ impl Engine {
             .sum();
         self.expired_seen.fetch_max(seen, Relaxed).max(seen)
     }
+
+    /// Starts the count of [`Engine::expired`] again at zero; busy shards keep theirs.
+    pub fn reset_expired(&self, now: Now) {
+        for shard in 0..self.shards() {
+            if let Ok(mut tx) = self.lock_shard(shard, 0, now) {
+                *tx.expired_mut(shard) = 0;
+            }
+        }
+        self.expired_seen.store(0, Relaxed);
+    }
 }

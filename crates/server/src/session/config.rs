@@ -190,6 +190,7 @@ fn resetstat(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> R
     for thread in &context.shared.threads {
         thread.counters.reset();
     }
+    context.shared.engine.reset_expired(context.now);
     reply.ok();
     Ok(())
 }
