@@ -10,6 +10,9 @@ use crate::{AccessPolicy, Database, Now, Tx, tx::Held};
 /// The most shards: their number is part of every SCAN cursor.
 pub const SHARDS_MAX: usize = 1 << 12;
 
+/// Room for the shards of a command that is kept for the next one; only commands on very many keys need more.
+const SCRATCH_KEPT_MAX: usize = 4096;
+
 /// A shard is locked for longer than a thread should wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Busy {
@@ -250,6 +253,7 @@ impl Engine {
         now: Now,
     ) -> Result<Tx<'a>, Busy> {
         scratch.clear();
+        scratch.shrink_to(SCRATCH_KEPT_MAX);
         scratch.extend(hashes.map(|hash| self.shard_of(hash)));
         scratch.sort_unstable();
         scratch.dedup();

@@ -74,9 +74,11 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Forgets all requests, keeping the memory.
+    /// Forgets all requests, keeping the memory unless it is unusually much.
     pub fn clear(&mut self) {
+        const SPANS_KEPT_MAX: usize = 4096;
         self.spans.clear();
+        self.spans.shrink_to(SPANS_KEPT_MAX);
         self.requests.clear();
         (self.next, self.parsed, self.error, self.wanted) = (0, 0, None, 0);
     }
@@ -238,23 +240,20 @@ impl Connection {
         }
     }
 
-    /// Reads behind the input it keeps. Room grows with what has truly arrived, never with what was
-    /// announced, and ends at the size of the request.
+    /// Reads behind the input it keeps. Room at most doubles what has truly arrived, whatever was announced, and
+    /// ends at the size of the request; so a long request is copied twice at most on its way in.
     pub fn read_more(&mut self) -> io::Result<(usize, ReadEnd)> {
         const STEP_BYTES_MIN: usize = 64 << 10;
-        const STEP_BYTES_MAX: usize = 16 << 20;
+        /// The most that is read from one connection before the next one has its turn.
+        const READ_BYTES_MAX: usize = 1 << 20;
         let len = self.input.len();
-        let step = len.clamp(STEP_BYTES_MIN, STEP_BYTES_MAX);
-        let step = match self.wanted.checked_sub(len) {
-            Some(missing @ 1..) if missing < step => missing.max(STEP_BYTES_MIN),
-            Some(_) | None => step,
-        };
-        self.input.reserve_exact(step);
-        match (&mut self.stream)
-            .take(step as u64)
-            .read_to_end(&mut self.input)
-        {
-            Ok(bytes) if bytes < step => Ok((bytes, ReadEnd::Closed)),
+        if self.input.capacity() - len < STEP_BYTES_MIN {
+            let missing = self.wanted.saturating_sub(len).max(STEP_BYTES_MIN);
+            self.input.reserve_exact(missing.min(len.max(STEP_BYTES_MIN)));
+        }
+        let room = (self.input.capacity() - len).min(READ_BYTES_MAX);
+        match (&mut self.stream).take(room as u64).read_to_end(&mut self.input) {
+            Ok(bytes) if bytes < room => Ok((bytes, ReadEnd::Closed)),
             Ok(bytes) => Ok((bytes, ReadEnd::More)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 Ok((self.input.len() - len, ReadEnd::Drained))
