@@ -54,8 +54,7 @@ impl Packing {
         }
     }
 
-    /// Packs a text that [`Packing::of`] accepted into `packed`, which is just as long as needed and
-    /// holds the beginning of the text: most of that stays.
+    /// Packs a text that [`Packing::of`] accepted into `packed`, which is just as long as needed.
     pub(crate) fn pack(self, text: &[u8], packed: &mut [u8]) {
         match self {
             Self::Ascii => pack_ascii(text, packed),
@@ -184,6 +183,8 @@ fn digit(nibble: u8) -> u8 {
 
 fn pack_ascii(text: &[u8], packed: &mut [u8]) {
     let (body, tail) = text.split_at(packed.len());
+    let rest = STRIPES * tail.len();
+    packed[rest..].copy_from_slice(&body[rest..]);
     if tail.len() < 2 * WORD_BYTES {
         spread_tail::<1>(body, tail, packed);
     } else {
@@ -283,7 +284,7 @@ mod tests {
 
     fn check(text: &[u8], packing: Packing) {
         assert_eq!(Packing::of(text), Some(packing));
-        let mut packed = text[..packing.packed_bytes(text.len())].to_vec();
+        let mut packed = vec![0xaa; packing.packed_bytes(text.len())];
         packing.pack(text, &mut packed);
         let packed = PackedText::new(packing, &packed, text.len());
         assert_eq!(packed.to_vec(), text);
@@ -333,7 +334,7 @@ mod tests {
         let hex = text.iter().map(|byte| digit(byte & 0xf)).collect();
         for text in [text, hex] {
             let packing = Packing::of(&text).expect("ASCII");
-            let mut packed = text[..packing.packed_bytes(text.len())].to_vec();
+            let mut packed = vec![0xaa; packing.packed_bytes(text.len())];
             packing.pack(&text, &mut packed);
             let packed = PackedText::new(packing, &packed, text.len());
             for start in 0..text.len() {

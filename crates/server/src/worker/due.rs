@@ -35,6 +35,7 @@ impl Worker {
         if now >= self.next_second {
             self.next_second = now + Duration::from_secs(1);
             self.close_idle();
+            damselfly_base::heap::collect();
         }
     }
 
