@@ -249,10 +249,14 @@ impl Connection {
         let len = self.input.len();
         if self.input.capacity() - len < STEP_BYTES_MIN {
             let missing = self.wanted.saturating_sub(len).max(STEP_BYTES_MIN);
-            self.input.reserve_exact(missing.min(len.max(STEP_BYTES_MIN)));
+            self.input
+                .reserve_exact(missing.min(len.max(STEP_BYTES_MIN)));
         }
         let room = (self.input.capacity() - len).min(READ_BYTES_MAX);
-        match (&mut self.stream).take(room as u64).read_to_end(&mut self.input) {
+        match (&mut self.stream)
+            .take(room as u64)
+            .read_to_end(&mut self.input)
+        {
             Ok(bytes) if bytes < room => Ok((bytes, ReadEnd::Closed)),
             Ok(bytes) => Ok((bytes, ReadEnd::More)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

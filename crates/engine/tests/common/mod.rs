@@ -200,7 +200,7 @@ pub fn key(name: &str) -> Key<'_> {
 pub fn number(tx: &mut Tx<'_>, name: &str) -> Option<i64> {
     tx.read(key(name)).map(|entry| match entry.value() {
         Value::Integer(number) => number,
-        Value::Bytes { bytes, .. } => panic!("{name} holds {bytes:?}"),
+        other @ (Value::Bytes { .. } | Value::Packed(_)) => panic!("{name} holds {other:?}"),
     })
 }
 
