@@ -96,6 +96,7 @@ impl Model {
         match view.value() {
             Value::Integer(number) => assert_eq!(number.to_string().as_bytes(), self.text),
             Value::Bytes { bytes, .. } => assert_eq!(bytes, self.text),
+            Value::Packed(packed) => assert_eq!(packed.to_vec(), self.text),
         }
         assert!(view.allocated_bytes() >= self.key.len());
     }
