@@ -473,3 +473,16 @@ fn rows_say_what_redis_says_of_its_commands() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
+
+/// A bug in a command costs the connection that ran it: no other one, and no lock.
+#[test]
+fn a_panic_costs_one_connection() {
+    let server = TestServer::with(|config| config.enable_debug_command = Allow::Yes);
+    let (mut unlucky, mut other) = (server.client(), server.client());
+    assert_eq!(other.run("SET key value"), "OK");
+    unlucky.send("DEBUG PANIC");
+    assert!(unlucky.until_closed().is_empty());
+    assert_eq!(other.text("GET key"), "value");
+    assert_eq!(other.number("DBSIZE"), 1);
+    assert_eq!(server.client().text("GET key"), "value");
+}

@@ -78,7 +78,7 @@ static SUBCOMMANDS: &[Subcommand] = &[
     subcommand("LOADAOF", 2..=2, no_persistence, "", "Is refused: there is no log on disk yet."),
     subcommand("LOG", 3..=3, log, "<message>", "Writes a message to the log."),
     subcommand("OBJECT", 3..=3, object, "<key>", "Returns how the value at a key is stored, in one line."),
-    subcommand("PANIC", 2..=2, panic, "", "Is refused: no client may end the server by a crash."),
+    subcommand("PANIC", 2..=2, panic, "", "Fails as by a bug, holding all locks: it costs this connection and nothing else."),
     subcommand("PAUSE-CRON", 3..=3, accept, "<0|1>", "Does nothing."),
     subcommand("POPULATE", 3..=5, populate, "<count> [<prefix>] [<size>]", "Stores strings at the absent ones of the keys `prefix:0`, `prefix:1` and so on."),
     subcommand("PROTOCOL", 3..=3, protocol, "<type>", "Answers with an example of a type of reply."),
@@ -154,8 +154,12 @@ fn reload(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> R
     no_persistence(context, args, reply)
 }
 
-fn panic(_: &mut Context<'_>, _: Args<'_>, _: &mut Reply<'_>) -> Result {
-    Err(CommandError::err("DEBUG PANIC is refused by this server.").into())
+fn panic(context: &mut Context<'_>, _: Args<'_>, _: &mut Reply<'_>) -> Result {
+    let _tx = context
+        .shared
+        .engine
+        .lock_all(context.session.db, context.now)?;
+    panic!("DEBUG PANIC");
 }
 
 fn client_eviction(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
