@@ -82,6 +82,9 @@ fn serve(loaded: Loaded) -> Result<(), String> {
         server.shared().engine.shards(),
         config.maxclients,
     );
+    log::warn!(
+        "This version keeps data in memory only: 'save' and 'dbfilename' have no effect yet, and when the process ends, the data is gone."
+    );
     log::info!("Ready to accept connections on port {}", config.port);
     server.wait(&signalled);
     log::warn!("Damselfly is now ready to exit, bye bye...");
