@@ -83,7 +83,7 @@ fn signed_deadline_in(
 /// which is under 0.0004 %.
 fn rounded(deadline_ms: i64, now: Now) -> i64 {
     let deadline_ms = deadline_ms.min(now.0 + ROUNDED_MAX_MS);
-    if deadline_ms - now.0 > ROUNDED_OVER_MS {
+    if deadline_ms.saturating_sub(now.0) > ROUNDED_OVER_MS {
         (deadline_ms + 500) / 1000 * 1000
     } else {
         deadline_ms
@@ -367,5 +367,6 @@ mod tests {
         assert_eq!(rounded(long, now) % 1000, 0);
         assert!((rounded(long, now) - long).abs() <= 500);
         assert!(rounded(i64::MAX, now) <= now.0 + ROUNDED_MAX_MS + 500);
+        assert_eq!(rounded(i64::MIN, now), i64::MIN);
     }
 }
