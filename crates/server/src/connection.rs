@@ -88,6 +88,11 @@ impl Batch {
         self.next < self.requests.len()
     }
 
+    /// True if a request waits to run or an error to be told.
+    pub fn is_unfinished(&self) -> bool {
+        self.has_next() || self.error.is_some()
+    }
+
     /// Up to where the input is not needed any more.
     pub fn consumed(&self) -> usize {
         self.requests
@@ -96,12 +101,18 @@ impl Batch {
     }
 
     /// Parses the complete requests of `input` from where the last call stopped, up to
-    /// [`BATCH_REQUESTS_MAX`].
+    /// [`BATCH_REQUESTS_MAX`]. Before the client has authenticated only one: if that is AUTH, other limits
+    /// hold for what follows.
     pub fn parse(&mut self, parser: &mut RequestParser, input: &mut [u8], limits: &Limits) {
         self.spans.clear();
         self.requests.clear();
         self.next = 0;
-        while self.requests.len() < BATCH_REQUESTS_MAX && self.parsed < input.len() {
+        let requests_max = if limits.authenticated {
+            BATCH_REQUESTS_MAX
+        } else {
+            1
+        };
+        while self.requests.len() < requests_max && self.parsed < input.len() {
             let (start, first_span) = (self.parsed, self.spans.len());
             match parser.parse(&mut input[start..], &mut self.spans, limits) {
                 Ok(damselfly_protocol::Progress::Complete { consumed }) => {
@@ -213,7 +224,10 @@ impl Connection {
             Limits::unauthenticated()
         };
         Limits {
-            bulk_bytes_max: usize::try_from(config.proto_max_bulk_len_bytes).unwrap_or(usize::MAX),
+            bulk_bytes_max: usize::try_from(config.proto_max_bulk_len_bytes)
+                .unwrap_or(usize::MAX)
+                // No entry holds more, whatever is configured.
+                .min(u32::MAX as usize),
             ..limits
         }
     }
@@ -276,21 +290,26 @@ impl Connection {
     /// As [`Connection::keep`], if the input is the connection's own.
     pub fn keep_own(&mut self, mut input: Vec<u8>, batch: &mut Batch) {
         let consumed = batch.consumed();
+        let mut removed = consumed;
         if consumed == input.len() {
             // Long requests leave a large buffer behind: give it back.
             input = Vec::new();
+        } else if batch.is_unfinished() && consumed < input.len() / 2 {
+            // A long pipeline stalls often: moving all that is left of it each time would take quadratic time.
+            removed = 0;
         } else {
             input.drain(..consumed);
         }
         self.input = input;
-        self.keep_batch(consumed, batch);
+        self.keep_batch(removed, batch);
     }
 
-    fn keep_batch(&mut self, consumed: usize, batch: &mut Batch) {
+    /// Keeps `batch` if it is not done, for an input that has lost its first `removed` bytes.
+    fn keep_batch(&mut self, removed: usize, batch: &mut Batch) {
         self.wanted = batch.wanted;
-        if batch.has_next() || batch.error.is_some() {
+        if batch.is_unfinished() {
             let mut kept = std::mem::take(batch);
-            kept.rebase(consumed);
+            kept.rebase(removed);
             self.waiting = Some(Box::new(kept));
         }
     }

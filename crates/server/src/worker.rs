@@ -443,7 +443,12 @@ impl Worker {
         }
         let done = connection.session.closing
             || connection.ended && connection.stall.is_none() && connection.waiting.is_none();
-        if done && sent_all || connection.ended && connection.stall.is_some() {
+        // A client that is gone needs no waiting for the clock; all else it sent runs.
+        let given_up = match connection.stall {
+            Some(Stall::Paused(_) | Stall::Sleeping(_)) => connection.ended,
+            Some(Stall::Shard(_) | Stall::Output) | None => false,
+        };
+        if done && sent_all || given_up {
             self.close(key);
         }
     }
@@ -545,7 +550,7 @@ fn run_all(
     input: &mut [u8],
 ) {
     loop {
-        if !batch.has_next() && batch.error.is_none() {
+        if !batch.is_unfinished() {
             let parsed = batch.parsed;
             let limits = connection.limits(&dispatcher.config);
             batch.parse(&mut connection.parser, input, &limits);

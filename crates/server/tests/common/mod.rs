@@ -128,6 +128,11 @@ impl Client {
         self.send_bytes(&request);
     }
 
+    /// Tells the server that nothing more will be sent; replies can still be read.
+    pub fn end_sending(&mut self) {
+        self.stream.shutdown(std::net::Shutdown::Write).unwrap();
+    }
+
     /// The next reply; `None` if the server has closed the connection.
     pub fn receive_value(&mut self) -> Option<Value> {
         loop {
