@@ -218,7 +218,7 @@ impl Connection {
 
     /// The limits on its requests.
     pub fn limits(&self, config: &Config) -> Limits {
-        let limits = if self.session.authenticated {
+        let limits = if self.session.authenticated || config.requirepass.is_empty() {
             Limits::authenticated()
         } else {
             Limits::unauthenticated()

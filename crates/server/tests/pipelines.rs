@@ -24,6 +24,17 @@ fn what_follows_auth_in_a_pipeline_may_be_long() {
     assert_eq!(client.receive().len(), 20_002);
 }
 
+/// Bug: after the password was removed, clients that had not given it were refused long requests. Cause: limits
+/// followed the client's own state alone. Fix: without a password nobody has to authenticate.
+#[test]
+fn without_a_password_any_more_requests_may_be_long() {
+    let server = TestServer::with(|config| config.requirepass = String::from("secret"));
+    let mut client = server.client();
+    assert!(client.run("PING").contains("NOAUTH"));
+    server.change(|config| config.requirepass.clear());
+    assert_eq!(client.run(&format!("MSET{}", " a".repeat(20))), "OK");
+}
+
 /// Bug: requests were lost if the client ended its side while they waited for it to read replies. Cause: a
 /// stalled connection was closed at once when its client ended. Fix: it goes on as its replies are read, unless
 /// it waits for a pause or sleep.
