@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
 
 use mio::Token;
 
@@ -38,6 +39,8 @@ impl Worker {
                 }
             }
         }
+        // More may wait, of which no further event tells: the tick looks for them, and is due at once.
+        self.next_tick = Instant::now();
     }
 
     /// Gives a new connection to the thread with the fewest, or refuses it.
