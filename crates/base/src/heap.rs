@@ -177,12 +177,12 @@ pub fn allocator_name() -> String {
     {
         // SAFETY: no conditions.
         let version = unsafe { libmimalloc_sys::mi_version() };
-        let digits = if version >= 10_000 { 10_000 } else { 100 };
+        // Major, then two digits each of minor and patch.
         format!(
             "mimalloc-{}.{}.{}",
-            version / digits,
-            version % digits / (digits / 10).max(10),
-            version % 10
+            version / 10_000,
+            version / 100 % 100,
+            version % 100
         )
     }
     #[cfg(sanitize_address)]
