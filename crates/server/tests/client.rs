@@ -4,6 +4,8 @@ mod common;
 
 use std::time::{Duration, Instant};
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use common::{Client, TestServer, until};
 use damselfly_server::config::{ClientMemory, MaxmemoryPolicy, OutputLimit};
 
@@ -444,4 +446,19 @@ fn limits_that_change_while_the_server_runs_apply_at_once() {
     // Those that monitor may be silent for ever.
     watching.send("ECHO end");
     shown(&mut watching, "\"ECHO\" \"end\"");
+}
+
+#[test]
+fn connections_spread_evenly_over_the_threads() {
+    let server = TestServer::with(|config| config.threads = 3);
+    let mut clients: Vec<_> = (0..9).map(|_| server.client()).collect();
+    for client in &mut clients {
+        assert_eq!(client.run("PING"), "PONG");
+    }
+    let connections = server
+        .shared()
+        .threads
+        .iter()
+        .map(|thread| thread.connections.load(Relaxed));
+    assert_eq!(connections.collect::<Vec<_>>(), [3, 3, 3]);
 }

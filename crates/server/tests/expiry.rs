@@ -1,0 +1,40 @@
+//! Expiry as a whole server does it: the background sweep, and the option `ttl-rounding`.
+
+mod common;
+
+use common::{TestServer, until};
+
+#[test]
+fn expired_keys_leave_memory_though_nobody_looks_at_them() {
+    let server = TestServer::start();
+    let mut client = server.client();
+    assert_eq!(client.run("SET stays value"), "OK");
+    for number in 0..5000 {
+        client.send(&format!("SET key:{number} value PX 50"));
+    }
+    for _ in 0..5000 {
+        assert_eq!(client.receive(), "OK");
+    }
+    // INFO counts what is in memory; it removes nothing itself.
+    until("the sweep has removed all that expired", || {
+        client.text("INFO keyspace").contains("keys=1,expires=0")
+    });
+    assert!(client.text("INFO stats").contains("expired_keys:5000"));
+}
+
+#[test]
+fn long_deadlines_are_whole_seconds_with_ttl_rounding_and_exact_without() {
+    let exact_ms = 4_000_000_000_123_i64;
+    let set = format!("SET key value PXAT {exact_ms}");
+    let server = TestServer::start();
+    let mut exact = server.client();
+    assert_eq!(exact.run(&set), "OK");
+    assert_eq!(exact.number("PEXPIRETIME key"), exact_ms);
+    let server = TestServer::with(|config| config.ttl_rounding = true);
+    let mut rounding = server.client();
+    assert_eq!(rounding.run("SET long value PX 200000123"), "OK");
+    assert_eq!(rounding.number("PEXPIRETIME long") % 1000, 0);
+    assert_eq!(rounding.run(&set), "OK");
+    let year_ms = 365 * 24 * 3600 * 1000;
+    assert!(rounding.number("PTTL key") <= year_ms + 500);
+}
