@@ -1,5 +1,7 @@
 //! All keys at once: KEYS, SCAN, DBSIZE, FLUSHALL and their relatives.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use damselfly_base::{CommandError, glob, number};
 use damselfly_engine::{Cursor, Tx};
 use damselfly_protocol::Reply;
@@ -194,9 +196,9 @@ fn dbsize(tx: &mut Tx<'_>, _args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 }
 
 /// Whether freed memory is given back before the reply or later.
-fn frees_later(args: Args<'_>) -> Result<bool> {
+fn frees_later(tx: &Tx<'_>, args: Args<'_>) -> Result<bool> {
     match args.len() {
-        1 => Ok(false),
+        1 => Ok(tx.engine().settings.flushes_later.load(Relaxed)),
         2 if args.is(1, "ASYNC") => Ok(true),
         2 if args.is(1, "SYNC") => Ok(false),
         _ => Err(CommandError::Syntax.into()),
@@ -204,14 +206,14 @@ fn frees_later(args: Args<'_>) -> Result<bool> {
 }
 
 fn flushdb(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    let later = frees_later(args)?;
+    let later = frees_later(tx, args)?;
     tx.flush(tx.db(), later);
     reply.ok();
     Ok(())
 }
 
 fn flushall(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    let later = frees_later(args)?;
+    let later = frees_later(tx, args)?;
     for db in 0..tx.engine().databases() {
         tx.flush(db, later);
     }

@@ -10,36 +10,23 @@ use crate::{Engine, Now};
 /// Buckets per slice: some ten microseconds, the longest that a sweep holds a shard's lock.
 const BUCKETS_PER_SLICE: usize = 64;
 
-/// What one slice found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Swept {
-    /// Entries removed.
-    pub removed: usize,
-    /// Every table of the shard was gone through to its end, or has no deadlines.
-    pub finished: bool,
-}
-
 impl Engine {
-    /// Sweeps one slice of each database of a shard. A busy shard is left for another time.
-    pub fn sweep(&self, shard: usize, now: Now) -> Swept {
-        let mut swept = Swept {
-            removed: 0,
-            finished: true,
-        };
+    /// Sweeps one slice of each database of a shard. Returns how many entries it removed. A busy shard is left for another time.
+    pub fn sweep(&self, shard: usize, now: Now) -> usize {
         if self.settings.sweep_paused.load(Relaxed) {
-            return swept;
+            return 0;
         }
         let Ok(mut tx) = self.lock_shard(shard, 0, now) else {
-            return swept;
+            return 0;
         };
+        let mut removed = 0;
         for database in tx.databases(shard) {
             if database.deadlines() > 0 {
-                swept.removed += database.sweep(now, BUCKETS_PER_SLICE);
-                swept.finished &= database.sweep_position == 0;
+                removed += database.sweep(now, BUCKETS_PER_SLICE);
             }
         }
-        *tx.expired_mut(shard) += swept.removed as u64;
-        swept
+        *tx.expired_mut(shard) += removed as u64;
+        removed
     }
 
     /// Entries removed since the start because their end had come. Never falls from one call to the next, although busy

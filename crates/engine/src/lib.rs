@@ -16,7 +16,6 @@ mod tx;
 
 pub use access::{AccessPolicy, frequency, idle_seconds};
 pub use database::{Absent, Database, Place, Present};
-pub use expiry::Swept;
 pub use keyspace::Cursor;
 pub use shard::{Busy, Engine, KeyspaceTotals, Rule, Settings, Wake};
 pub use tx::{Deadline, Effects, Key, Now, Tx};

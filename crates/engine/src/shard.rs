@@ -36,6 +36,8 @@ pub struct Settings {
     pub sweep_paused: AtomicBool,
     /// `proto-max-bulk-len`: the longest string that a command may make, in bytes.
     pub bulk_bytes_max: AtomicUsize,
+    /// `lazyfree-lazy-user-flush`: what FLUSHALL and FLUSHDB remove is freed later unless they say otherwise.
+    pub flushes_later: AtomicBool,
     /// `ttl-rounding`: long deadlines are rounded to seconds, and limited to a year.
     pub ttl_rounding: AtomicBool,
     frequency: AtomicBool,
@@ -48,6 +50,7 @@ impl Default for Settings {
         Self {
             sweep_paused: AtomicBool::new(false),
             bulk_bytes_max: AtomicUsize::new(512 << 20),
+            flushes_later: AtomicBool::new(false),
             ttl_rounding: AtomicBool::new(false),
             frequency: AtomicBool::new(false),
             log_factor: AtomicU32::new(10),

@@ -218,6 +218,9 @@ fn apply(engine: &Engine, config: &Config) {
     let settings = &engine.settings;
     let bulk_bytes_max = usize::try_from(config.proto_max_bulk_len_bytes).unwrap_or(usize::MAX);
     settings.bulk_bytes_max.store(bulk_bytes_max, Relaxed);
+    settings
+        .flushes_later
+        .store(config.lazyfree_lazy_user_flush, Relaxed);
     settings.ttl_rounding.store(config.ttl_rounding, Relaxed);
     settings.set_access_policy(match config.maxmemory_policy {
         MaxmemoryPolicy::VolatileLfu | MaxmemoryPolicy::AllkeysLfu => AccessPolicy::Frequency {

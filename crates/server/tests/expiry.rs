@@ -38,3 +38,18 @@ fn long_deadlines_are_whole_seconds_with_ttl_rounding_and_exact_without() {
     let year_ms = 365 * 24 * 3600 * 1000;
     assert!(rounding.number("PTTL key") <= year_ms + 500);
 }
+
+#[test]
+fn flushing_frees_memory_now_or_later_and_either_way_empties_the_database() {
+    for (later, command) in [
+        (false, "FLUSHALL"),
+        (true, "FLUSHALL"),
+        (false, "FLUSHDB ASYNC"),
+    ] {
+        let server = TestServer::with(|config| config.lazyfree_lazy_user_flush = later);
+        let mut client = server.client();
+        assert_eq!(client.run("SET key value"), "OK");
+        assert_eq!(client.run(command), "OK");
+        assert_eq!(client.number("DBSIZE"), 0, "{command}");
+    }
+}

@@ -52,7 +52,7 @@ impl Worker {
         let (mut removed, mut out_of_time) = (0, false);
         for _ in 0..own_shards {
             self.sweep_at = (self.sweep_at + 1) % own_shards;
-            removed += engine.sweep(self.index + self.sweep_at * step, now).removed;
+            removed += engine.sweep(self.index + self.sweep_at * step, now);
             if started.elapsed() > budget {
                 counters.sweep_out_of_time.add(1);
                 out_of_time = true;
