@@ -1,0 +1,14 @@
+//! What collections are made of: packed forms, which are one run of bytes, and large forms.
+//!
+//! | type       | packed             | large                              |
+//! |------------|--------------------|------------------------------------|
+//! | list       | `listpack`         | `chain`: a chain of listpacks      |
+//! | set        | `intset`, `listpack` | `members`: a table               |
+//! | hash       | `listpack`         | `fields`: a table                  |
+//! | sorted set | `listpack`         | `ranking`: a table and a B+ tree   |
+//!
+//! Nothing here knows a key, a clock or a command; the crate `value` chooses between the forms.
+
+mod buffer;
+
+pub use buffer::Buffer;
