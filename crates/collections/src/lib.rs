@@ -10,5 +10,13 @@
 //! Nothing here knows a key, a clock or a command; the crate `value` chooses between the forms.
 
 mod buffer;
+mod chain;
+mod fields;
+mod members;
+mod ranking;
 
 pub use buffer::Buffer;
+pub use chain::Chain;
+pub use fields::Fields;
+pub use members::Members;
+pub use ranking::Ranking;
