@@ -10,5 +10,8 @@
 //! Nothing here knows a key, a clock or a command; the crate `value` chooses between the forms.
 
 mod buffer;
+mod element;
+pub mod listpack;
 
 pub use buffer::Buffer;
+pub use element::{Element, Wanted};
