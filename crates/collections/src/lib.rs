@@ -11,7 +11,9 @@
 
 mod buffer;
 mod element;
+mod fields;
 pub mod listpack;
 
 pub use buffer::Buffer;
 pub use element::{Element, Wanted};
+pub use fields::{FieldRef, Fields};
