@@ -40,6 +40,13 @@ const TARGETS: &[Target] = &[
         seeds: &[b"\x04key\0\x08val\x04\x0f\x01\x03\x01\x01\x02\x03\x04\x05\x06\x07\x08"],
     },
     Target {
+        name: "listpack",
+        seeds: &[
+            b"\0\0\0\0\x02\x03abc\0\0\0\x03\x01\0\0\x06",
+            b"\xff\x03\0\0\0\x81a\x02\x07\x01\xdf\xff\x02",
+        ],
+    },
+    Target {
         name: "requests",
         seeds: &[
             b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$0\r\n\r\n*1\r\n$4\r\nPING\r\n",
@@ -89,7 +96,7 @@ const INPUT_BYTES_MAX: usize = 1024;
 const USAGE: &str = "\
 Usage: cargo xtask fuzz [TARGET] [--seconds N]
        cargo xtask fuzz TARGET --input FILE     runs one input again
-Targets: commands, config, table, entry, requests, replies, glob, numbers (default: all)";
+Targets: commands, config, table, entry, listpack, requests, replies, glob, numbers (default: all)";
 
 /// What the command line asks for.
 #[derive(Debug, PartialEq, Eq)]

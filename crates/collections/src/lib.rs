@@ -11,12 +11,15 @@
 
 mod buffer;
 mod chain;
+mod element;
 mod fields;
+pub mod listpack;
 mod members;
 mod ranking;
 
 pub use buffer::Buffer;
 pub use chain::Chain;
-pub use fields::Fields;
+pub use element::{Element, Wanted};
+pub use fields::{FieldRef, Fields};
 pub use members::Members;
 pub use ranking::Ranking;

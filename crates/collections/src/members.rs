@@ -1,7 +1,7 @@
 //! A large set.
 
 /// A large set.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Members(());
 
 impl Members {
@@ -18,11 +18,5 @@ impl Members {
     /// Heap bytes.
     pub fn memory_bytes(&self) -> usize {
         0
-    }
-
-    /// A copy.
-    #[must_use]
-    pub fn copy(&self) -> Self {
-        Self(())
     }
 }

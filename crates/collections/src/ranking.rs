@@ -1,7 +1,7 @@
 //! A large sorted set.
 
 /// A large sorted set.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Ranking(());
 
 impl Ranking {
@@ -18,11 +18,5 @@ impl Ranking {
     /// Heap bytes.
     pub fn memory_bytes(&self) -> usize {
         0
-    }
-
-    /// A copy.
-    #[must_use]
-    pub fn copy(&self) -> Self {
-        Self(())
     }
 }

@@ -511,7 +511,7 @@ impl<'a> EntryRef<'a> {
         let block = self.copy_block(key);
         let shape = block.shape();
         if shape.kind == Kind::Boxed {
-            let copy = Box::into_raw(Box::new(self.large().copy()));
+            let copy = Box::into_raw(Box::new(self.large().clone()));
             block.write(shape.value_at(), (copy as usize).to_le_bytes());
         }
         Entry(block)

@@ -8,7 +8,7 @@ use damselfly_collections::{Chain, Fields, Members, Ranking};
 const FREED_AT_ONCE_MAX: usize = 64;
 
 /// A large collection.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Large {
     /// A list.
     List(Chain),
@@ -53,16 +53,6 @@ impl Large {
                 Self::Hash(fields) => fields.memory_bytes(),
                 Self::SortedSet(ranking) => ranking.memory_bytes(),
             }
-    }
-
-    /// A copy of it all.
-    pub(crate) fn copy(&self) -> Self {
-        match self {
-            Self::List(chain) => Self::List(chain.copy()),
-            Self::Set(members) => Self::Set(members.copy()),
-            Self::Hash(fields) => Self::Hash(fields.copy()),
-            Self::SortedSet(ranking) => Self::SortedSet(ranking.copy()),
-        }
     }
 
     /// Frees it, or has it freed elsewhere.
