@@ -10,5 +10,8 @@
 //! Nothing here knows a key, a clock or a command; the crate `value` chooses between the forms.
 
 mod buffer;
+pub mod intset;
+mod members;
 
 pub use buffer::Buffer;
+pub use members::Members;
