@@ -13,6 +13,7 @@ mod buffer;
 mod chain;
 mod element;
 mod fields;
+pub mod intset;
 pub mod listpack;
 mod members;
 mod ranking;
