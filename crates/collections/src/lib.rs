@@ -10,5 +10,10 @@
 //! Nothing here knows a key, a clock or a command; the crate `value` chooses between the forms.
 
 mod buffer;
+mod ranking;
+mod scored;
+mod tree;
 
 pub use buffer::Buffer;
+pub use ranking::{Members, Ranking};
+pub use scored::ScoredRef;
