@@ -233,6 +233,14 @@ impl Clone for Ranking {
     }
 }
 
+impl std::fmt::Debug for Ranking {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let pair =
+            |scored: ScoredRef<'_>| (scored.member().escape_ascii().to_string(), scored.score());
+        f.debug_map().entries(self.iter().map(pair)).finish()
+    }
+}
+
 impl<'a> IntoIterator for &'a Ranking {
     type Item = ScoredRef<'a>;
     type IntoIter = Members<'a>;
