@@ -170,6 +170,17 @@ impl<'a> Tx<'a> {
         self.effects.changes += keys as u64;
     }
 
+    #[inline]
+    fn assert_held(&self, index: usize) {
+        let held = match self.held {
+            Held::None => false,
+            Held::One(shard) => shard == index,
+            Held::Many(shards) => shards.binary_search(&index).is_ok(),
+            Held::All => true,
+        };
+        assert!(held, "shard {index} is used without its lock");
+    }
+
     /// The locked shard of that number.
     ///
     /// # Safety
@@ -179,13 +190,7 @@ impl<'a> Tx<'a> {
     where
         'a: 's,
     {
-        let held = match self.held {
-            Held::None => false,
-            Held::One(shard) => shard == index,
-            Held::Many(shards) => shards.binary_search(&index).is_ok(),
-            Held::All => true,
-        };
-        assert!(held, "shard {index} is used without its lock");
+        self.assert_held(index);
         #[cfg(broken = "sections")]
         self.interrupt();
         // SAFETY:
@@ -230,6 +235,29 @@ impl<'a> Tx<'a> {
             None => self.effects.misses += 1,
         }
         found
+    }
+
+    /// The entries of several keys, as [`Tx::read`] finds each.
+    pub fn read_all<'k>(
+        &mut self,
+        keys: impl Iterator<Item = Key<'k>> + Clone,
+    ) -> Vec<Option<EntryRef<'_>>> {
+        for key in keys.clone() {
+            self.read(key);
+        }
+        let tx = &*self;
+        keys.map(|key| tx.view(key)).collect()
+    }
+
+    /// The entry of a key, without a trace; many can be looked at together.
+    fn view(&self, key: Key<'_>) -> Option<EntryRef<'_>> {
+        let index = self.engine.shard_of(key.hash);
+        self.assert_held(index);
+        // SAFETY:
+        // - the lock is held, as just checked, until `self` is dropped;
+        // - a change needs `&mut self`, which the borrow excludes.
+        let shard = unsafe { self.engine.shard_ref(index) };
+        shard.databases[self.db].view(key, self.now)
     }
 
     /// The string at a key, for a command that uses it.
