@@ -9,6 +9,7 @@ mod keyspace;
 mod lcs;
 mod object;
 mod ranges;
+mod scans;
 mod strings;
 
 pub use args::{Args, OwnedArgs};
