@@ -151,7 +151,7 @@ impl Parked {
         match (self.wait.serve)(tx, self.args.borrow(), key, &mut reply) {
             Ok(()) => End::Served(bytes),
             Err(Stop::Error(error)) => End::Failed(error),
-            Err(Stop::Busy(_) | Stop::Wait(_)) => {
+            Err(Stop::Busy(_) | Stop::Wait(_) | Stop::NeedsAllLocks) => {
                 log::error!("A client that waited was not served, by a bug in Damselfly.");
                 End::TimedOut
             }
