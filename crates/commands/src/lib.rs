@@ -9,6 +9,9 @@ mod keyspace;
 mod lcs;
 mod object;
 mod ranges;
+mod scans;
+mod set_algebra;
+mod sets;
 mod strings;
 
 pub use args::{Args, OwnedArgs};
@@ -36,4 +39,6 @@ pub static FAMILIES: &[&[Command<KeyspaceFn>]] = &[
     keyspace::COMMANDS,
     expiry::COMMANDS,
     object::COMMANDS,
+    sets::COMMANDS,
+    set_algebra::COMMANDS,
 ];

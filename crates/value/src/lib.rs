@@ -16,6 +16,8 @@ mod set;
 mod sorted_set;
 mod value;
 
+pub use damselfly_collections::{Element, Members};
+
 pub use collection::{Collection, Thresholds, Type};
 pub use entry::{Entry, EntryRef};
 pub use hash::{Hash, HashMut, HashRef};
