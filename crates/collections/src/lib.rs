@@ -10,8 +10,19 @@
 //! Nothing here knows a key, a clock or a command; the crate `value` chooses between the forms.
 
 mod buffer;
+pub mod chain;
 mod element;
 pub mod listpack;
 
 pub use buffer::Buffer;
+pub use chain::Chain;
 pub use element::{Element, Wanted};
+
+/// An end of a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The head, where index 0 is.
+    Left,
+    /// The tail.
+    Right,
+}
