@@ -12,11 +12,21 @@
 mod buffer;
 pub mod chain;
 mod element;
+mod fields;
+pub mod intset;
 pub mod listpack;
+mod members;
+mod ranking;
+mod scored;
+mod tree;
 
 pub use buffer::Buffer;
 pub use chain::Chain;
 pub use element::{Element, Wanted};
+pub use fields::{FieldRef, Fields};
+pub use members::Members;
+pub use ranking::{Members as ScoredMembers, Ranking};
+pub use scored::ScoredRef;
 
 /// An end of a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

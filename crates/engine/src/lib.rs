@@ -10,12 +10,15 @@
 mod access;
 mod database;
 mod expiry;
+pub mod garbage;
 mod keyspace;
 mod shard;
 mod tx;
+mod waiting;
 
 pub use access::{AccessPolicy, frequency, idle_seconds};
 pub use database::{Absent, Database, Place, Present};
 pub use keyspace::Cursor;
 pub use shard::{Busy, Engine, KeyspaceTotals, Rule, Settings, Wake};
-pub use tx::{Deadline, Effects, Key, Now, Tx};
+pub use tx::{Create, Deadline, Effects, Key, Now, Tx};
+pub use waiting::{Served, Ticket, Unserved, Waiter};

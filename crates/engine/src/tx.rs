@@ -1,9 +1,13 @@
 //! An atomic section: the locks one command holds, and what it may do under them.
 
-use damselfly_value::{Entry, EntryRef, NewValue};
+use std::sync::Arc;
+
+use damselfly_base::CommandError;
+use damselfly_value::{Collection, Entry, EntryRef, NewValue, Text};
 
 use crate::database::is_dead;
 use crate::shard::{Engine, KeyspaceTotals, Shard};
+use crate::waiting::{Ready, Waiter};
 use crate::{Database, Place};
 
 /// The time of a command: milliseconds since the epoch.
@@ -41,6 +45,15 @@ pub enum Deadline {
     At(i64),
 }
 
+/// What to do where a collection is to be changed and its key is absent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Create {
+    /// Nothing.
+    Never,
+    /// Make an empty one.
+    IfAbsent,
+}
+
 /// Which shards are locked.
 pub(crate) enum Held<'a> {
     None,
@@ -70,14 +83,42 @@ pub struct Tx<'a> {
     /// False for CLIENT NO-TOUCH: reading a key then leaves its age alone.
     touches: bool,
     effects: Effects,
-    /// What to free after the locks are released: fields are dropped after `drop` has run.
+    /// What few sections need.
+    aside: Option<Box<Aside>>,
+}
+
+/// What few sections need, so that the others need not even make it empty.
+#[derive(Default)]
+pub(crate) struct Aside {
+    /// What to free after the locks are released.
     garbage: Vec<Database>,
+    /// Changed keys that somebody waits for.
+    pub(crate) ready: Ready,
+    /// Who was served, to be woken after the locks are released.
+    pub(crate) served: Vec<Arc<dyn Waiter>>,
+    /// Shards that were locked later than those of `Held`.
+    included: Vec<usize>,
 }
 
 impl Drop for Tx<'_> {
     #[inline]
     fn drop(&mut self) {
         self.release();
+        if let Some(aside) = &self.aside {
+            aside.end(self.engine);
+        }
+    }
+}
+
+impl Aside {
+    #[cold]
+    fn end(&self, engine: &Engine) {
+        for &shard in &self.included {
+            engine.release(shard);
+        }
+        for waiter in &self.served {
+            waiter.wake();
+        }
     }
 }
 
@@ -91,7 +132,7 @@ impl<'a> Tx<'a> {
             now,
             touches: true,
             effects: Effects::default(),
-            garbage: Vec::new(),
+            aside: None,
         }
     }
 
@@ -127,6 +168,11 @@ impl<'a> Tx<'a> {
         self.now
     }
 
+    /// True if every shard is locked.
+    pub fn holds_all(&self) -> bool {
+        matches!(self.held, Held::All)
+    }
+
     /// The selected database.
     #[inline]
     pub fn db(&self) -> usize {
@@ -144,15 +190,75 @@ impl<'a> Tx<'a> {
         self.effects
     }
 
-    /// Notes that a key was changed or removed.
+    /// Makes another database the selected one.
+    pub(crate) fn set_db(&mut self, db: usize) {
+        self.db = db;
+    }
+
+    /// What few sections need, made when it is first used.
+    pub(crate) fn aside(&mut self) -> &mut Aside {
+        self.aside.get_or_insert_default()
+    }
+
+    /// True if keys were changed that somebody waits for.
     #[inline]
-    pub fn changed(&mut self, _key: Key<'_>) {
+    pub fn has_ready(&self) -> bool {
+        self.aside
+            .as_ref()
+            .is_some_and(|aside| !aside.ready.is_empty())
+    }
+
+    /// Notes that a key of the selected database was changed or removed.
+    #[inline]
+    pub fn changed(&mut self, key: Key<'_>) {
+        self.changed_in(self.db, key);
+    }
+
+    /// Notes that a key of a database was changed or removed.
+    #[inline]
+    pub fn changed_in(&mut self, db: usize, key: Key<'_>) {
         self.effects.changes += 1;
+        let shard = self.engine.shard_of(key.hash);
+        if !self.engine.waiting(shard).is_empty() {
+            self.note_ready(db, key);
+        }
     }
 
     /// Notes that many keys were changed or removed at once.
     pub fn changed_many(&mut self, keys: usize) {
         self.effects.changes += keys as u64;
+    }
+
+    /// True if the shard of that number is locked.
+    #[inline]
+    pub(crate) fn holds(&self, index: usize) -> bool {
+        let held = match self.held {
+            Held::None => false,
+            Held::One(shard) => shard == index,
+            Held::Many(shards) => shards.binary_search(&index).is_ok(),
+            Held::All => true,
+        };
+        held || self.includes(index)
+    }
+
+    #[cold]
+    fn includes(&self, index: usize) -> bool {
+        let aside = self.aside.as_ref();
+        aside.is_some_and(|aside| aside.included.contains(&index))
+    }
+
+    /// Locks the shard of one more key until the end of this section; false if it is busy. This is out of order, but who waits
+    /// for a few microseconds at most can be part of no deadlock.
+    pub fn include(&mut self, hash: u64) -> bool {
+        let shard = self.engine.shard_of(hash);
+        if self.holds(shard) {
+            return true;
+        }
+        let taken = self.engine.acquire(shard);
+        if taken {
+            self.aside().included.push(shard);
+        }
+        taken
     }
 
     /// The locked shard of that number.
@@ -164,13 +270,7 @@ impl<'a> Tx<'a> {
     where
         'a: 's,
     {
-        let held = match self.held {
-            Held::None => false,
-            Held::One(shard) => shard == index,
-            Held::Many(shards) => shards.binary_search(&index).is_ok(),
-            Held::All => true,
-        };
-        assert!(held, "shard {index} is used without its lock");
+        assert!(self.holds(index), "shard {index} is used without its lock");
         #[cfg(broken = "sections")]
         self.interrupt();
         // SAFETY:
@@ -215,6 +315,119 @@ impl<'a> Tx<'a> {
             None => self.effects.misses += 1,
         }
         found
+    }
+
+    /// The string at a key, for a command that uses it.
+    ///
+    /// # Errors
+    /// `WRONGTYPE` if the key holds something else.
+    #[inline]
+    pub fn read_text(&mut self, key: Key<'_>) -> Result<Option<Text<'_>>, CommandError> {
+        match self.read(key) {
+            None => Ok(None),
+            Some(entry) => entry.text().map(Some).ok_or(CommandError::WrongType),
+        }
+    }
+
+    /// The collection at a key, for a command that uses it.
+    ///
+    /// # Errors
+    /// `WRONGTYPE` if the key holds something else.
+    #[inline]
+    pub fn read_as<C: Collection>(
+        &mut self,
+        key: Key<'_>,
+    ) -> Result<Option<C::Ref<'_>>, CommandError> {
+        match self.read(key) {
+            None => Ok(None),
+            Some(entry) => C::view(entry).map(Some).ok_or(CommandError::WrongType),
+        }
+    }
+
+    /// The collection at a key, without a trace; as for a command that will change it.
+    ///
+    /// # Errors
+    /// `WRONGTYPE` if the key holds something else.
+    pub fn peek_as<C: Collection>(
+        &mut self,
+        key: Key<'_>,
+    ) -> Result<Option<C::Ref<'_>>, CommandError> {
+        match self.peek(key) {
+            None => Ok(None),
+            Some(entry) => C::view(entry).map(Some).ok_or(CommandError::WrongType),
+        }
+    }
+
+    /// Changes the collection at a key and returns what `change` returns. A key whose collection ends up empty is
+    /// removed. If the key is absent, `create` says whether an empty collection is put there first; `None` if not.
+    ///
+    /// The caller notes the change with [`Tx::changed`] if there was one.
+    ///
+    /// # Errors
+    /// `WRONGTYPE` if the key holds something else.
+    #[inline]
+    pub fn change<C: Collection, R>(
+        &mut self,
+        key: Key<'_>,
+        create: Create,
+        change: impl FnOnce(&mut C::Mut<'_>) -> R,
+    ) -> Result<Option<R>, CommandError> {
+        let (now, settings) = (self.now, &self.engine.settings);
+        let (policy, thresholds) = (settings.access_policy(), &settings.thresholds);
+        match self.place(key) {
+            Place::Present(mut present) => {
+                if C::view(present.view()).is_none() {
+                    return Err(CommandError::WrongType);
+                }
+                let (result, empty) = present.update(|entry| {
+                    let result = change(&mut C::edit(entry, thresholds));
+                    let view = entry.view();
+                    view.set_access(policy.used(view.access(), now.0, || u32::MAX));
+                    (result, view.is_empty_collection())
+                });
+                if empty {
+                    present.remove();
+                }
+                Ok(Some(result))
+            }
+            Place::Absent(absent) => match create {
+                Create::Never => {
+                    absent.discard();
+                    Ok(None)
+                }
+                Create::IfAbsent => {
+                    let mut entry = Entry::new_collection(key.bytes, C::TYPE, None);
+                    entry.view().set_access(policy.initial(now.0));
+                    let result = change(&mut C::edit(&mut entry, thresholds));
+                    if entry.view().is_empty_collection() {
+                        absent.discard();
+                    } else {
+                        absent.insert(entry);
+                    }
+                    Ok(Some(result))
+                }
+            },
+        }
+    }
+
+    /// Stores a collection that `fill` builds, in place of whatever is at the key, without a deadline; an empty one removes the
+    /// key. Notes the change if there was one.
+    pub fn store_new<C: Collection, R>(
+        &mut self,
+        key: Key<'_>,
+        fill: impl FnOnce(&mut C::Mut<'_>) -> R,
+    ) -> R {
+        let settings = &self.engine.settings;
+        let mut entry = Entry::new_collection(key.bytes, C::TYPE, None);
+        let access = settings.access_policy().initial(self.now.0);
+        entry.view().set_access(access);
+        let result = fill(&mut C::edit(&mut entry, &settings.thresholds));
+        if entry.view().is_empty_collection() {
+            self.remove(key);
+        } else {
+            self.insert_in(self.db, key, entry);
+        }
+        result
     }
 
     /// The entry of a key, for a command that only asks what is known about it: a hit or miss is counted, but
@@ -287,7 +500,7 @@ impl<'a> Tx<'a> {
             Place::Present(mut present) => present.update(|old| *old = entry),
             Place::Absent(absent) => absent.insert(entry),
         }
-        self.changed(key);
+        self.changed_in(db, key);
     }
 
     /// Takes a key out of the selected database and notes the change.
@@ -307,7 +520,7 @@ impl<'a> Tx<'a> {
 
     /// Frees databases after the locks are released.
     pub(crate) fn free_at_end(&mut self, databases: Vec<Database>) {
-        self.garbage.extend(databases);
+        self.aside().garbage.extend(databases);
     }
 
     /// All databases of one locked shard.

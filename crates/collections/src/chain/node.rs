@@ -197,7 +197,11 @@ impl Node {
 fn zeros(bytes: usize) -> Box<[u8]> {
     match bytes {
         0 => Box::default(),
-        _ => vec![0; block_bytes(bytes)].into_boxed_slice(),
+        _ => {
+            let capacity = block_bytes(bytes);
+            assert!(capacity <= u32::MAX as usize, "a node of {bytes} bytes");
+            vec![0; capacity].into_boxed_slice()
+        }
     }
 }
 

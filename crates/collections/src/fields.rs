@@ -1,0 +1,778 @@
+//! A large hash: a table of fields, one block of memory each.
+//!
+//! ```text
+//! | flags: u8 | field length | field ... | deadline: i64 | value length | value ... |
+//!
+//! flags   bits 0-1  width of the field length: 1, 2 or 4 bytes
+//!         bits 2-3  width of the value length, 1, 2 or 4 bytes; of an integer, 1, 2, 4 or 8 bytes
+//!         bit  4    the value is an integer: there is no value length
+//!         bit  5    a deadline is present; milliseconds since the epoch
+//! ```
+//!
+//! All numbers are little-endian and unaligned. The field stays where it is when its value or deadline changes, and a
+//! value that fits into the block, which the allocator makes a little larger than asked for, is overwritten in place.
+//!
+//! The deadlines stand once more in an ordered set, if there are any, so that what is due is found without a search.
+
+use std::{collections::BTreeSet, fmt, marker::PhantomData, ptr::NonNull};
+
+use damselfly_base::{hash, heap};
+use damselfly_table::{Entry, Item, Occupied, Table};
+
+use crate::Element;
+
+/// Longest field and longest value, in bytes.
+const BYTES_MAX: usize = u32::MAX as usize;
+
+const WIDTH_MASK: u8 = 3;
+const VALUE_WIDTH_SHIFT: u8 = 2;
+const INTEGER_FLAG: u8 = 1 << 4;
+const DEADLINE_FLAG: u8 = 1 << 5;
+const DEADLINE_BYTES: usize = 8;
+
+/// What an element of [`Deadlines`] takes in memory, about: 16 bytes, in nodes that are between half and quite full.
+const DEADLINE_NODE_BYTES: usize = 26;
+
+/// Where the parts of a block are.
+#[derive(Clone, Copy)]
+struct Shape {
+    flags: u8,
+    field_len: usize,
+    /// As stored.
+    value_bytes: usize,
+}
+
+impl Shape {
+    fn new(field_len: usize, value: Element<'_>, has_deadline: bool) -> Self {
+        let (form, value_bytes) = match value {
+            Element::Bytes(bytes) => (length_width(bytes.len()), bytes.len()),
+            Element::Integer(number) => {
+                let width = integer_width(number);
+                (width | INTEGER_FLAG >> VALUE_WIDTH_SHIFT, 1 << width)
+            }
+        };
+        let deadline = if has_deadline { DEADLINE_FLAG } else { 0 };
+        Self {
+            flags: length_width(field_len) | form << VALUE_WIDTH_SHIFT | deadline,
+            field_len,
+            value_bytes,
+        }
+    }
+
+    fn has_deadline(self) -> bool {
+        self.flags & DEADLINE_FLAG != 0
+    }
+
+    fn is_integer(self) -> bool {
+        self.flags & INTEGER_FLAG != 0
+    }
+
+    fn field_width(self) -> u8 {
+        self.flags & WIDTH_MASK
+    }
+
+    /// log2 of the bytes of the value's length, or of the integer.
+    fn value_width(self) -> u8 {
+        self.flags >> VALUE_WIDTH_SHIFT & WIDTH_MASK
+    }
+
+    fn field_at(self) -> usize {
+        1 + (1 << self.field_width())
+    }
+
+    fn deadline_at(self) -> usize {
+        self.field_at() + self.field_len
+    }
+
+    fn value_length_at(self) -> usize {
+        self.deadline_at()
+            + if self.has_deadline() {
+                DEADLINE_BYTES
+            } else {
+                0
+            }
+    }
+
+    fn value_at(self) -> usize {
+        self.value_length_at()
+            + if self.is_integer() {
+                0
+            } else {
+                1 << self.value_width()
+            }
+    }
+
+    fn total(self) -> usize {
+        self.value_at() + self.value_bytes
+    }
+}
+
+/// log2 of the bytes that a length needs.
+fn length_width(len: usize) -> u8 {
+    match len {
+        0..=0xff => 0,
+        0x100..=0xffff => 1,
+        _ => 2,
+    }
+}
+
+/// log2 of the bytes that an integer needs.
+fn integer_width(number: i64) -> u8 {
+    // Bits without the sign; the sign needs one more.
+    match 64 - (number ^ (number >> 63)).leading_zeros() {
+        0..=7 => 0,
+        8..=15 => 1,
+        16..=31 => 2,
+        _ => 3,
+    }
+}
+
+/// An owned block: a field, its value, and perhaps when it ends.
+///
+/// Invariant: the pointer is to a live block of `heap::allocate`, which holds all that its header tells.
+struct Field(NonNull<u8>);
+
+// SAFETY: a field owns its block alone, and the allocator frees blocks of any thread.
+unsafe impl Send for Field {}
+// SAFETY: a shared field only reads.
+unsafe impl Sync for Field {}
+
+impl Drop for Field {
+    fn drop(&mut self) {
+        // SAFETY: owned, and never used again.
+        unsafe { heap::free(self.0) }
+    }
+}
+
+impl Field {
+    fn new(field: &[u8], value: Element<'_>, deadline_ms: Option<i64>) -> Self {
+        let shape = Shape::new(field.len(), value, deadline_ms.is_some());
+        assert!(
+            field.len().max(shape.value_bytes) <= BYTES_MAX,
+            "field or value over 4 GiB"
+        );
+        let mut block = Self(heap::allocate(shape.total()));
+        block.fill(0, &[shape.flags]);
+        block.fill(1, &field.len().to_le_bytes()[..1 << shape.field_width()]);
+        block.fill(shape.field_at(), field);
+        block.write_rest(shape, value, deadline_ms);
+        block
+    }
+
+    /// Writes bytes into the block.
+    fn fill(&mut self, at: usize, bytes: &[u8]) {
+        debug_assert!(at + bytes.len() <= self.room());
+        // SAFETY: all callers stay within the shape that the block was allocated or found large enough for.
+        let to = unsafe { self.0.add(at) };
+        // SAFETY: as above; the source is none of this block's bytes, since those are borrowed with `self`.
+        unsafe { to.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) }
+    }
+
+    /// Writes what stands behind the field.
+    fn write_rest(&mut self, shape: Shape, value: Element<'_>, deadline_ms: Option<i64>) {
+        if let Some(deadline) = deadline_ms {
+            self.fill(shape.deadline_at(), &deadline.to_le_bytes());
+        }
+        match value {
+            Element::Integer(number) => {
+                self.fill(shape.value_at(), &number.to_le_bytes()[..shape.value_bytes]);
+            }
+            Element::Bytes(bytes) => {
+                let len = &bytes.len().to_le_bytes()[..1 << shape.value_width()];
+                self.fill(shape.value_length_at(), len);
+                self.fill(shape.value_at(), bytes);
+            }
+        }
+    }
+
+    fn view(&self) -> FieldRef<'_> {
+        FieldRef {
+            block: self.0,
+            lives: PhantomData,
+        }
+    }
+
+    fn room(&self) -> usize {
+        self.view().allocated_bytes()
+    }
+
+    /// Replaces value and deadline: in place if they fit and little is wasted.
+    fn set(&mut self, value: Element<'_>, deadline_ms: Option<i64>) {
+        let old = self.view().field();
+        let shape = Shape::new(old.len(), value, deadline_ms.is_some());
+        let (total, room) = (shape.total(), self.room());
+        if total <= room && room <= total + total / 4 + 16 {
+            self.fill(0, &[shape.flags]);
+            self.write_rest(shape, value, deadline_ms);
+        } else {
+            *self = Self::new(old, value, deadline_ms);
+        }
+    }
+
+    /// Replaces the deadline: in place if there was one already.
+    fn set_deadline_ms(&mut self, deadline_ms: Option<i64>) {
+        let old = self.view();
+        match (old.deadline_ms(), deadline_ms) {
+            (None, None) => {}
+            (Some(_), Some(new)) => self.fill(old.shape().deadline_at(), &new.to_le_bytes()),
+            (None, Some(_)) | (Some(_), None) => {
+                *self = Self::new(old.field(), old.value(), deadline_ms);
+            }
+        }
+    }
+}
+
+/// A borrowed field.
+#[derive(Clone, Copy)]
+pub struct FieldRef<'a> {
+    block: NonNull<u8>,
+    lives: PhantomData<&'a Field>,
+}
+
+impl<'a> FieldRef<'a> {
+    /// Borrows the field behind a pointer.
+    ///
+    /// # Safety
+    /// The pointer is that of a [`Field`], which lives, unchanged, for `'a`.
+    unsafe fn from_raw(block: NonNull<u8>) -> Self {
+        Self {
+            block,
+            lives: PhantomData,
+        }
+    }
+
+    fn part(self, at: usize, len: usize) -> &'a [u8] {
+        // SAFETY: all callers stay within the block's shape.
+        let from = unsafe { self.block.add(at) };
+        // SAFETY: initialised bytes of a block that lives, unchanged, for `'a`.
+        unsafe { NonNull::slice_from_raw_parts(from, len).as_ref() }
+    }
+
+    fn number<const N: usize>(self, at: usize) -> [u8; N] {
+        // SAFETY: all callers stay within the block's shape.
+        let from = unsafe { self.block.add(at) };
+        // SAFETY: initialised bytes; a byte array has no alignment.
+        unsafe { from.cast().read() }
+    }
+
+    fn length(self, at: usize, width: u8) -> usize {
+        match width {
+            0 => usize::from(self.number::<1>(at)[0]),
+            1 => usize::from(u16::from_le_bytes(self.number(at))),
+            _ => u32::from_le_bytes(self.number(at)) as usize,
+        }
+    }
+
+    fn flags(self) -> u8 {
+        self.number::<1>(0)[0]
+    }
+
+    fn shape(self) -> Shape {
+        let mut shape = Shape {
+            flags: self.flags(),
+            field_len: 0,
+            value_bytes: 0,
+        };
+        shape.field_len = self.length(1, shape.field_width());
+        shape.value_bytes = if shape.is_integer() {
+            1 << shape.value_width()
+        } else {
+            self.length(shape.value_length_at(), shape.value_width())
+        };
+        shape
+    }
+
+    /// The field's name.
+    #[inline]
+    pub fn field(self) -> &'a [u8] {
+        let width = self.flags() & WIDTH_MASK;
+        self.part(1 + (1 << width), self.length(1, width))
+    }
+
+    /// Its value.
+    #[inline]
+    pub fn value(self) -> Element<'a> {
+        let shape = self.shape();
+        let at = shape.value_at();
+        if !shape.is_integer() {
+            return Element::Bytes(self.part(at, shape.value_bytes));
+        }
+        Element::Integer(match shape.value_width() {
+            0 => i64::from(i8::from_le_bytes(self.number(at))),
+            1 => i64::from(i16::from_le_bytes(self.number(at))),
+            2 => i64::from(i32::from_le_bytes(self.number(at))),
+            _ => i64::from_le_bytes(self.number(at)),
+        })
+    }
+
+    /// When the field ends, in milliseconds since the epoch.
+    #[inline]
+    pub fn deadline_ms(self) -> Option<i64> {
+        (self.flags() & DEADLINE_FLAG != 0)
+            .then(|| i64::from_le_bytes(self.number(self.shape().deadline_at())))
+    }
+
+    /// The bytes truly set aside for the field.
+    #[inline]
+    pub fn allocated_bytes(self) -> usize {
+        // SAFETY: the block lives.
+        unsafe { heap::usable_bytes(self.block) }
+    }
+}
+
+impl fmt::Debug for FieldRef<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Field")
+            .field("field", &self.field().escape_ascii().to_string())
+            .field("value", &self.value())
+            .field("deadline_ms", &self.deadline_ms())
+            .finish()
+    }
+}
+
+// SAFETY:
+// - blocks come from `heap::allocate`: aligned to 8, in user space, which ends below 2^48;
+// - a field owns its block alone, may move between threads, and changes only through `&mut`.
+unsafe impl Item for Field {
+    type Ref<'a> = FieldRef<'a>;
+
+    #[inline]
+    fn into_raw(self) -> NonNull<u8> {
+        std::mem::ManuallyDrop::new(self).0
+    }
+
+    #[inline]
+    unsafe fn from_raw(raw: NonNull<u8>) -> Self {
+        Self(raw)
+    }
+
+    #[inline]
+    unsafe fn reference<'a>(raw: NonNull<u8>) -> FieldRef<'a> {
+        // SAFETY: as the caller promises.
+        unsafe { FieldRef::from_raw(raw) }
+    }
+
+    #[inline]
+    unsafe fn key<'a>(raw: NonNull<u8>) -> &'a [u8] {
+        // SAFETY: as the caller promises.
+        unsafe { FieldRef::from_raw(raw) }.field()
+    }
+
+    #[inline]
+    unsafe fn hash(raw: NonNull<u8>) -> u64 {
+        // SAFETY: as the caller promises.
+        hash(unsafe { FieldRef::from_raw(raw) }.field())
+    }
+
+    /// Never: due fields are found through [`Deadlines`].
+    #[inline]
+    unsafe fn marked(_raw: NonNull<u8>) -> bool {
+        false
+    }
+}
+
+/// The deadlines of a hash's fields, soonest first, with the addresses of the fields. Takes no memory while there are
+/// none.
+///
+/// Invariant: it holds exactly the fields of its [`Fields`] that have a deadline.
+#[derive(Default)]
+struct Deadlines(BTreeSet<(i64, usize)>);
+
+impl Deadlines {
+    fn key(field: FieldRef<'_>) -> Option<(i64, usize)> {
+        let deadline = field.deadline_ms()?;
+        Some((deadline, field.block.as_ptr().expose_provenance()))
+    }
+
+    /// Notes a field that came or was changed.
+    fn note(&mut self, field: FieldRef<'_>) {
+        if let Some(key) = Self::key(field) {
+            self.0.insert(key);
+        }
+    }
+
+    /// Forgets a field that is about to go or to be changed.
+    fn forget(&mut self, field: FieldRef<'_>) {
+        if let Some(key) = Self::key(field) {
+            self.0.remove(&key);
+        }
+    }
+
+    fn memory_bytes(&self) -> usize {
+        self.0.len() * DEADLINE_NODE_BYTES
+    }
+}
+
+/// Changes a field and what is counted about it.
+fn update(
+    mut place: Occupied<'_, Field>,
+    field_bytes: &mut usize,
+    deadlines: &mut Deadlines,
+    change: impl FnOnce(&mut Field),
+) {
+    deadlines.forget(place.get());
+    let before = place.get().allocated_bytes();
+    place.update(change);
+    *field_bytes = *field_bytes - before + place.get().allocated_bytes();
+    deadlines.note(place.get());
+}
+
+/// A hash of any size: fields, their values, and when they end. Knows no clock: what is due stays until
+/// [`remove_due`](Self::remove_due).
+pub struct Fields {
+    table: Table<Field>,
+    /// Bytes truly set aside for the fields.
+    field_bytes: usize,
+    deadlines: Deadlines,
+}
+
+impl Default for Fields {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Fields {
+    /// No fields; allocates nothing.
+    pub const fn new() -> Self {
+        Self {
+            table: Table::new(0, 0),
+            field_bytes: 0,
+            deadlines: Deadlines(BTreeSet::new()),
+        }
+    }
+
+    /// The number of fields.
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Whether there are no fields.
+    pub fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    /// Heap bytes of all this, without the size of `Fields` itself: true for the fields and their table, an estimate
+    /// for the order of the deadlines.
+    pub fn memory_bytes(&self) -> usize {
+        self.table.memory_bytes() + self.field_bytes + self.deadlines.memory_bytes()
+    }
+
+    /// A field.
+    #[inline]
+    pub fn get(&self, field: &[u8]) -> Option<FieldRef<'_>> {
+        self.table.find(hash(field), field)
+    }
+
+    /// Sets a field's value and deadline, and says whether the field is new. Values that are canonical integers are to
+    /// be given as such: they take less room.
+    #[inline]
+    pub fn set(&mut self, field: &[u8], value: Element<'_>, deadline_ms: Option<i64>) -> bool {
+        match self.table.entry(hash(field), field) {
+            Entry::Vacant(place) => {
+                let new = Field::new(field, value, deadline_ms);
+                self.field_bytes += new.room();
+                self.deadlines.note(new.view());
+                place.insert(new);
+                true
+            }
+            Entry::Occupied(place) => {
+                let (bytes, deadlines) = (&mut self.field_bytes, &mut self.deadlines);
+                update(place, bytes, deadlines, |field| {
+                    field.set(value, deadline_ms)
+                });
+                false
+            }
+        }
+    }
+
+    /// Gives a field another deadline or none. Says whether there is such a field.
+    pub fn set_deadline_ms(&mut self, field: &[u8], deadline_ms: Option<i64>) -> bool {
+        let Entry::Occupied(place) = self.table.entry(hash(field), field) else {
+            return false;
+        };
+        let (bytes, deadlines) = (&mut self.field_bytes, &mut self.deadlines);
+        update(place, bytes, deadlines, |field| {
+            field.set_deadline_ms(deadline_ms);
+        });
+        true
+    }
+
+    /// Removes a field, and says whether there was one.
+    #[inline]
+    pub fn remove(&mut self, field: &[u8]) -> bool {
+        let Entry::Occupied(place) = self.table.entry(hash(field), field) else {
+            return false;
+        };
+        let removed = place.remove();
+        self.note_removed(&removed);
+        true
+    }
+
+    fn note_removed(&mut self, removed: &Field) {
+        self.field_bytes -= removed.room();
+        self.deadlines.forget(removed.view());
+    }
+
+    /// The number of fields with a deadline.
+    pub fn deadlines(&self) -> usize {
+        self.deadlines.0.len()
+    }
+
+    /// The soonest deadline of any field.
+    pub fn first_deadline_ms(&self) -> Option<i64> {
+        self.deadlines.0.first().map(|(deadline, _)| *deadline)
+    }
+
+    /// The last deadline, if all fields have one: then nothing will be left.
+    pub fn end_ms(&self) -> Option<i64> {
+        let (last, _) = self.deadlines.0.last()?;
+        (self.deadlines() == self.len()).then_some(*last)
+    }
+
+    /// Removes up to `limit` fields whose deadline has come, the soonest first, and returns how many.
+    pub fn remove_due(&mut self, now_ms: i64, limit: usize) -> usize {
+        let mut count = 0;
+        while count < limit
+            && let Some(&(deadline, address)) = self.deadlines.0.first()
+            && deadline <= now_ms
+        {
+            let block = NonNull::new(std::ptr::with_exposed_provenance_mut(address))
+                .expect("the address of a field");
+            // SAFETY: only fields of this table are in the set (see its invariant), so it lives; the name is not used
+            // after the field has left the table.
+            let name = unsafe { FieldRef::from_raw(block) }.field();
+            let Entry::Occupied(place) = self.table.entry(hash(name), name) else {
+                unreachable!("a field with a deadline is in the table")
+            };
+            let removed = place.remove();
+            self.note_removed(&removed);
+            count += 1;
+        }
+        count
+    }
+
+    /// Visits some fields from position `cursor` on, and returns the next position, or 0 at the end. Start with 0.
+    ///
+    /// Fields that are there all the time are visited, whatever happens between the calls; while nothing changes,
+    /// exactly once.
+    pub fn scan(&self, cursor: u64, visit: impl FnMut(FieldRef<'_>)) -> u64 {
+        self.table.scan(cursor, visit)
+    }
+
+    /// Visits all fields.
+    pub fn for_each(&self, visit: impl FnMut(FieldRef<'_>)) {
+        self.table.for_each(visit);
+    }
+
+    /// A field picked by a random number; every one has about the same chance.
+    pub fn random(&self, random: u64) -> Option<FieldRef<'_>> {
+        self.table.random(random)
+    }
+}
+
+impl Clone for Fields {
+    fn clone(&self) -> Self {
+        let mut copy = Self::new();
+        self.for_each(|field| {
+            copy.set(field.field(), field.value(), field.deadline_ms());
+        });
+        copy
+    }
+}
+
+impl fmt::Debug for Fields {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut list = f.debug_list();
+        self.for_each(|field| {
+            list.entry(&field);
+        });
+        list.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// A small generator, seeded by `SEED` or by chance; the seed is printed.
+    fn random() -> impl FnMut(usize) -> usize {
+        let seed = std::env::var("SEED")
+            .ok()
+            .and_then(|seed| seed.parse().ok());
+        let mut state = seed.unwrap_or_else(damselfly_base::random::number);
+        println!("SEED={state}");
+        move |below| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % below
+        }
+    }
+
+    type Model = BTreeMap<Vec<u8>, (Vec<u8>, Option<i64>)>;
+
+    fn assert_equal(fields: &Fields, model: &Model) {
+        let mut seen = Model::new();
+        let mut bytes = 0;
+        let mut cursor = 0;
+        loop {
+            cursor = fields.scan(cursor, |field| {
+                let entry = (field.value().to_vec(), field.deadline_ms());
+                assert_eq!(seen.insert(field.field().to_vec(), entry), None);
+                bytes += field.allocated_bytes();
+            });
+            if cursor == 0 {
+                break;
+            }
+        }
+        assert_eq!(&seen, model);
+        assert_eq!(fields.len(), model.len());
+        let deadlines: Vec<i64> = model
+            .values()
+            .filter_map(|(_, deadline)| *deadline)
+            .collect();
+        assert_eq!(fields.deadlines(), deadlines.len());
+        assert_eq!(fields.first_deadline_ms(), deadlines.iter().min().copied());
+        let all = !model.is_empty() && deadlines.len() == model.len();
+        assert_eq!(
+            fields.end_ms(),
+            deadlines.iter().max().copied().filter(|_| all)
+        );
+        let counted = fields.table.memory_bytes() + bytes + deadlines.len() * DEADLINE_NODE_BYTES;
+        assert_eq!(fields.memory_bytes(), counted);
+        fields.table.assert_valid();
+    }
+
+    #[test]
+    fn any_sequence_of_changes_leaves_the_same_as_a_plain_model() {
+        let mut random = random();
+        for round in 0..60 {
+            let (mut fields, mut model) = (Fields::new(), Model::new());
+            let names = 1 << random(10);
+            for step in 0..1000 {
+                let mut name = random(names).to_string().into_bytes();
+                name.resize(
+                    name.len() + [0, 0, 0, 300, 70_000][random(4 + usize::from(round % 20 == 0))],
+                    b'n',
+                );
+                let deadline = (random(3) == 0).then(|| random(1000) as i64 - 500);
+                match random(8) {
+                    0..=3 => {
+                        let value = match random(3) {
+                            0 => ((random(1 << 30) as i64 - (1 << 29)) << random(34))
+                                .to_string()
+                                .into_bytes(),
+                            1 => vec![b'v'; random(40)],
+                            _ => {
+                                let bits = random(if step % 100 == 0 { 18 } else { 9 });
+                                vec![0xff; random(1 << bits)]
+                            }
+                        };
+                        let is_new = fields.set(&name, Element::new(&value), deadline);
+                        assert_eq!(is_new, model.insert(name, (value, deadline)).is_none());
+                    }
+                    4 => {
+                        let found = fields.set_deadline_ms(&name, deadline);
+                        let known = model.get_mut(&name);
+                        assert_eq!(found, known.is_some());
+                        if let Some(known) = known {
+                            known.1 = deadline;
+                        }
+                    }
+                    5 => assert_eq!(fields.remove(&name), model.remove(&name).is_some()),
+                    6 if random(20) == 0 => {
+                        let now = random(1000) as i64 - 500;
+                        let limit = random(10);
+                        let due = |deadline: Option<i64>| deadline.is_some_and(|at| at <= now);
+                        let mut dues: Vec<_> = model
+                            .iter()
+                            .filter(|(_, (_, deadline))| due(*deadline))
+                            .map(|(name, (_, deadline))| (deadline.unwrap(), name.clone()))
+                            .collect();
+                        dues.sort();
+                        let removed = fields.remove_due(now, limit);
+                        assert_eq!(removed, limit.min(dues.len()));
+                        // Which of several with the same deadline go first is open.
+                        model.retain(|name, _| fields.get(name).is_some());
+                        let last = removed.checked_sub(1).map_or(i64::MIN, |last| dues[last].0);
+                        assert!(
+                            dues.iter()
+                                .filter(|due| model.contains_key(&due.1))
+                                .all(|due| due.0 >= last)
+                        );
+                    }
+                    _ => {
+                        let found = fields
+                            .get(&name)
+                            .map(|field| (field.value().to_vec(), field.deadline_ms()));
+                        assert_eq!(found.as_ref(), model.get(&name));
+                    }
+                }
+                if step % 200 == 0 {
+                    assert_equal(&fields, &model);
+                }
+            }
+            assert_equal(&fields, &model);
+            let copy = fields.clone();
+            fields.remove_due(i64::MAX, usize::MAX);
+            assert_eq!((fields.deadlines(), fields.first_deadline_ms()), (0, None));
+            assert_equal(&copy, &model);
+        }
+    }
+
+    #[test]
+    fn a_value_of_like_size_is_overwritten_in_place() {
+        let mut fields = Fields::new();
+        fields.set(b"field", Element::Bytes(b"one value"), None);
+        let before = fields.get(b"field").unwrap().block;
+        for value in [&b"another"[..], b"1234567", b"a longer one"] {
+            fields.set(b"field", Element::new(value), None);
+            assert_eq!(fields.get(b"field").unwrap().block, before);
+            assert_eq!(fields.get(b"field").unwrap().value().to_vec(), value);
+        }
+        fields.set(b"field", Element::Bytes(&[b'x'; 1000]), None);
+        fields.set(b"field", Element::Bytes(b"short"), None);
+        assert!(
+            fields.memory_bytes() < 300,
+            "a much smaller value gives memory back"
+        );
+    }
+
+    #[test]
+    fn every_field_is_picked_about_as_often() {
+        let mut fields = Fields::new();
+        for name in 0..1000 {
+            fields.set(name.to_string().as_bytes(), Element::Integer(0), None);
+        }
+        for _ in 0..100_000 {
+            let picked = fields.random(damselfly_base::random::number()).unwrap();
+            let Element::Integer(count) = picked.value() else {
+                panic!("no count")
+            };
+            let name = picked.field().to_vec();
+            fields.set(&name, Element::Integer(count + 1), None);
+        }
+        fields.for_each(|field| {
+            let Element::Integer(count) = field.value() else {
+                panic!("no count")
+            };
+            assert!((40..=180).contains(&count), "{field:?} of 100 expected");
+        });
+    }
+
+    #[test]
+    fn a_field_of_12_and_16_bytes_takes_at_most_48() {
+        let mut fields = Fields::new();
+        let count = 200_000;
+        for number in 0..count {
+            let name = format!("field:{number:06}");
+            fields.set(name.as_bytes(), Element::Bytes(b"value of 16 byte"), None);
+        }
+        let bytes = fields.memory_bytes() as f64 / f64::from(count);
+        println!("{bytes:.1} bytes a field");
+        assert!(bytes <= 48.0);
+    }
+}
