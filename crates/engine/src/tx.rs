@@ -317,6 +317,29 @@ impl<'a> Tx<'a> {
         found
     }
 
+    /// The entries of several keys, as [`Tx::read`] finds each.
+    pub fn read_all<'k>(
+        &mut self,
+        keys: impl Iterator<Item = Key<'k>> + Clone,
+    ) -> Vec<Option<EntryRef<'_>>> {
+        for key in keys.clone() {
+            self.read(key);
+        }
+        let tx = &*self;
+        keys.map(|key| tx.view(key)).collect()
+    }
+
+    /// The entry of a key, without a trace; many can be looked at together.
+    fn view(&self, key: Key<'_>) -> Option<EntryRef<'_>> {
+        let index = self.engine.shard_of(key.hash);
+        assert!(self.holds(index), "shard {index} is used without its lock");
+        // SAFETY:
+        // - the lock is held, as just checked, until `self` is dropped;
+        // - a change needs `&mut self`, which the borrow excludes.
+        let shard = unsafe { self.engine.shard_ref(index) };
+        shard.databases[self.db].view(key, self.now)
+    }
+
     /// The string at a key, for a command that uses it.
     ///
     /// # Errors
