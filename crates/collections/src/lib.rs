@@ -4,7 +4,7 @@
 //! |------------|--------------------|------------------------------------|
 //! | list       | `listpack`         | `chain`: a chain of listpacks      |
 //! | set        | `intset`, `listpack` | `members`: a table               |
-//! | hash       | `listpack`         | `fields`: a table                  |
+//! | hash       | `pairs`: a listpack | `fields`: a table                  |
 //! | sorted set | `listpack`         | `ranking`: a table and a B+ tree   |
 //!
 //! Nothing here knows a key, a clock or a command; the crate `value` chooses between the forms.
@@ -13,6 +13,7 @@ mod buffer;
 mod element;
 mod fields;
 pub mod listpack;
+pub mod pairs;
 
 pub use buffer::Buffer;
 pub use element::{Element, Wanted};
