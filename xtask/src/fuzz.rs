@@ -47,6 +47,10 @@ const TARGETS: &[Target] = &[
         ],
     },
     Target {
+        name: "intset",
+        seeds: &[b"\x05\x02\x01\0\x02\0\x30\x01\x02\x03\x04\x05\x06\x07\x08\x03"],
+    },
+    Target {
         name: "requests",
         seeds: &[
             b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$0\r\n\r\n*1\r\n$4\r\nPING\r\n",
@@ -96,7 +100,7 @@ const INPUT_BYTES_MAX: usize = 1024;
 const USAGE: &str = "\
 Usage: cargo xtask fuzz [TARGET] [--seconds N]
        cargo xtask fuzz TARGET --input FILE     runs one input again
-Targets: commands, config, table, entry, listpack, requests, replies, glob, numbers (default: all)";
+Targets: commands, config, table, entry, listpack, intset, requests, replies, glob, numbers (default: all)";
 
 /// What the command line asks for.
 #[derive(Debug, PartialEq, Eq)]

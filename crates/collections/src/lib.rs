@@ -4,17 +4,24 @@
 //! |------------|--------------------|------------------------------------|
 //! | list       | `listpack`         | `chain`: a chain of listpacks      |
 //! | set        | `intset`, `listpack` | `members`: a table               |
-//! | hash       | `pairs`: a listpack | `fields`: a table                  |
+//! | hash       | `pairs`: a listpack  | `fields`: a table                 |
 //! | sorted set | `listpack`         | `ranking`: a table and a B+ tree   |
 //!
 //! Nothing here knows a key, a clock or a command; the crate `value` chooses between the forms.
 
 mod buffer;
+mod chain;
 mod element;
 mod fields;
+pub mod intset;
 pub mod listpack;
+mod members;
 pub mod pairs;
+mod ranking;
 
 pub use buffer::Buffer;
+pub use chain::Chain;
 pub use element::{Element, Wanted};
 pub use fields::{FieldRef, Fields};
+pub use members::Members;
+pub use ranking::Ranking;

@@ -281,7 +281,16 @@ impl<'b, B: Buffer> PairsMut<'b, B> {
             return false;
         };
         listpack::remove(self.buffer, at, self.layout.stride());
+        if self.view().is_empty() {
+            self.clear();
+        }
         true
+    }
+
+    /// Removes all bytes: `soonest` must not be left alone.
+    fn clear(&mut self) {
+        let len = self.buffer.bytes().len();
+        self.buffer.splice(0, len, 0);
     }
 
     /// Removes the fields whose deadline has come, and returns how many.
@@ -306,6 +315,10 @@ impl<'b, B: Buffer> PairsMut<'b, B> {
             }
         }
         let count = before - kept.len();
+        if kept.is_empty() {
+            self.clear();
+            return count;
+        }
         let fields = kept.into_iter().flat_map(|pair| {
             let deadline = deadline_element(pair.deadline_ms);
             [pair.field, pair.value, deadline]
@@ -368,7 +381,8 @@ mod tests {
 
     fn assert_equal(bytes: &[u8], layout: Layout, model: &Model) {
         let pairs = Pairs::new(bytes, layout);
-        assert!(pairs.is_valid() || pairs.is_empty());
+        assert!(pairs.is_valid());
+        assert_eq!(bytes.is_empty(), model.is_empty());
         let seen: Model = pairs
             .iter()
             .map(|pair| (pair.field.to_vec(), pair.value.to_vec(), pair.deadline_ms))

@@ -48,6 +48,15 @@ impl<'a> Args<'a> {
         self.spans.get(index).map(|span| span.of(self.input))
     }
 
+    /// The request that stands behind the first `skipped` arguments of this one.
+    pub fn behind(&self, skipped: usize) -> Self {
+        Self {
+            input: self.input,
+            spans: self.spans.get(skipped..).unwrap_or_default(),
+            first_key: None,
+        }
+    }
+
     /// An argument as a key.
     #[inline]
     pub fn key(&self, index: usize) -> Key<'a> {

@@ -2,6 +2,7 @@
 //! cluster hints all follow from it.
 
 use damselfly_base::CommandError;
+use damselfly_base::number::parse_integer;
 use damselfly_engine::Busy;
 
 use crate::Args;
@@ -134,18 +135,47 @@ pub enum At {
         /// The distance from one to the next.
         step: usize,
     },
+    /// From this one to the last but one, as those behind which a timeout stands.
+    ToLastButOne(usize),
+    /// As many as this argument says, behind it.
+    Counted(usize),
+    /// The one behind the last argument that is this word, in any case, if the word stands at `from` or later.
+    Behind {
+        /// The word.
+        word: &'static str,
+        /// The first argument that can be it.
+        from: usize,
+    },
 }
 
 impl At {
-    /// The places of the keys in a request of `len` arguments.
+    /// The places of the keys in a request. Where its arguments make no sense there are none; the command says why.
     #[inline]
-    pub fn places(self, len: usize) -> impl Iterator<Item = usize> + Clone {
-        let (first, last, step) = match self {
+    pub fn places(self, args: Args<'_>) -> impl Iterator<Item = usize> + Clone + use<> {
+        let len = args.len();
+        let (first, end, step) = match self {
             Self::One(place) => (place, place + 1, 1),
             Self::ToEnd { first, step } => (first, len, step),
+            Self::ToLastButOne(first) => (first, len - 1, 1),
+            Self::Counted(count_at) => (count_at + 1, counted_end(args, count_at), 1),
+            Self::Behind { word, from } => {
+                let found = (from..len - 1).rev().find(|&at| args.is(at, word));
+                found.map_or((0, 0, 1), |at| (at + 1, at + 2, 1))
+            }
         };
-        (first..last).step_by(step)
+        (first..end.min(len)).step_by(step)
     }
+}
+
+/// The end of the keys that the argument at `count_at` counts; there are none if it is no number, or too great.
+fn counted_end(args: Args<'_>, count_at: usize) -> usize {
+    let first = count_at + 1;
+    let count = args.get(count_at).and_then(parse_integer);
+    count
+        .and_then(|count| usize::try_from(count).ok())
+        .and_then(|count| first.checked_add(count))
+        .filter(|&end| end <= args.len())
+        .unwrap_or(first)
 }
 
 /// What a command does to a key, as Redis's key specifications name it.
@@ -165,7 +195,9 @@ pub enum Access {
     Update,
     /// Adds to it.
     Insert,
-    /// Removes it, and shows what was there.
+    /// Removes parts of it.
+    Shrink,
+    /// Removes it or parts of it, and shows what was there.
     Take,
     /// Removes it.
     Remove,
@@ -183,6 +215,7 @@ impl Access {
             | Self::ReadUpdate
             | Self::Update
             | Self::Insert
+            | Self::Shrink
             | Self::Take
             | Self::Remove
             | Self::Variable => true,
@@ -199,6 +232,7 @@ impl Access {
             Self::ReadUpdate => &["RW", "access", "update"],
             Self::Update => &["RW", "update"],
             Self::Insert => &["RW", "insert"],
+            Self::Shrink => &["RW", "delete"],
             Self::Take => &["RW", "access", "delete"],
             Self::Remove => &["RM", "delete"],
             Self::Variable => &["RW", "access", "update", "variable_flags"],
@@ -313,6 +347,14 @@ impl Trait {
 pub enum Group {
     /// Strings.
     String,
+    /// Lists.
+    List,
+    /// Sets.
+    Set,
+    /// Hashes.
+    Hash,
+    /// Sorted sets.
+    SortedSet,
     /// Any key.
     Generic,
     /// The connection.
@@ -326,6 +368,10 @@ impl Group {
     pub fn name(self) -> &'static str {
         match self {
             Self::String => "string",
+            Self::List => "list",
+            Self::Set => "set",
+            Self::Hash => "hash",
+            Self::SortedSet => "sorted-set",
             Self::Generic => "generic",
             Self::Connection => "connection",
             Self::Server => "server",
@@ -336,6 +382,10 @@ impl Group {
     pub fn category(self) -> Option<&'static str> {
         match self {
             Self::String => Some("string"),
+            Self::List => Some("list"),
+            Self::Set => Some("set"),
+            Self::Hash => Some("hash"),
+            Self::SortedSet => Some("sortedset"),
             Self::Generic => Some("keyspace"),
             Self::Connection => Some("connection"),
             Self::Server => None,
@@ -350,6 +400,8 @@ pub enum Stop {
     Error(CommandError),
     /// A shard is busy: nothing was done, and the command runs again when the shard is free.
     Busy(Busy),
+    /// It uses keys that are no arguments: nothing was done, and the command runs again under all locks.
+    NeedsAllLocks,
 }
 
 impl From<CommandError> for Stop {
@@ -400,12 +452,15 @@ impl<F: Copy> Command<F> {
 
     /// The places of all key arguments of a request, in order of the row's specifications.
     #[inline]
-    pub fn key_places(&self, args: Args<'_>) -> impl Iterator<Item = usize> + Clone + use<F> {
+    pub fn key_places<'a>(
+        &self,
+        args: Args<'a>,
+    ) -> impl Iterator<Item = usize> + Clone + use<'a, F> {
         let specs: &'static [KeySpec] = match self.keys {
             Keys::Args(specs) => specs,
             Keys::None | Keys::All { .. } => &[],
         };
-        let len = args.len();
-        specs.iter().flat_map(move |spec| spec.at.places(len))
+        let places = move |spec: &'static KeySpec| spec.at.places(args);
+        specs.iter().flat_map(places)
     }
 }

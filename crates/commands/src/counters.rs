@@ -5,7 +5,7 @@ use damselfly_base::long_double::LongDouble;
 use damselfly_base::number::parse_integer;
 use damselfly_engine::{Deadline, Key, Place, Tx};
 use damselfly_protocol::Reply;
-use damselfly_value::{NewValue, Value};
+use damselfly_value::{NewValue, Text};
 
 use crate::command::{Access, Arity::Exactly, At::One, Command, Group, Keys, Run, Trait, writes};
 use crate::strings::{Scratch, text_of};
@@ -84,10 +84,13 @@ fn decrby(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 
 fn add(tx: &mut Tx<'_>, key: Key<'_>, delta: i64, reply: &mut Reply<'_>) -> Result {
     let old = match tx.place(key) {
-        Place::Present(present) => match present.view().value() {
-            Value::Integer(number) => number,
-            Value::Packed(_) => return Err(CommandError::NotInteger.into()),
-            Value::Bytes { bytes, .. } => parse_integer(bytes).ok_or(CommandError::NotInteger)?,
+        Place::Present(present) => match present.view().text() {
+            Some(Text::Integer(number)) => number,
+            Some(Text::Packed(_)) => return Err(CommandError::NotInteger.into()),
+            Some(Text::Bytes { bytes, .. }) => {
+                parse_integer(bytes).ok_or(CommandError::NotInteger)?
+            }
+            None => return Err(CommandError::WrongType.into()),
         },
         Place::Absent(_) => 0,
     };
@@ -102,7 +105,8 @@ fn incrbyfloat(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result
     let mut scratch = Scratch::default();
     let old = match tx.place(key) {
         Place::Present(present) => {
-            let text = text_of(present.view().value(), &mut scratch);
+            let text = present.view().text().ok_or(CommandError::WrongType)?;
+            let text = text_of(text, &mut scratch);
             LongDouble::parse(text).ok_or(CommandError::NotFloat)?
         }
         Place::Absent(_) => LongDouble::ZERO,

@@ -3,7 +3,6 @@
 use damselfly_base::CommandError;
 use damselfly_engine::{Place, Tx};
 use damselfly_protocol::Reply;
-use damselfly_value::Value;
 
 use crate::command::{
     Access, Arity::AtLeast, Arity::Exactly, At::One, At::ToEnd, Command, Group, Keys, Run, Trait,
@@ -164,17 +163,10 @@ fn exists(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     Ok(())
 }
 
-/// Redis's name for the type of a value.
-pub(crate) fn type_name(value: Value<'_>) -> &'static str {
-    match value {
-        Value::Bytes { .. } | Value::Packed(_) | Value::Integer(_) => "string",
-    }
-}
-
 fn type_of(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     reply.simple(
         tx.look(args.key(1))
-            .map_or("none", |entry| type_name(entry.value())),
+            .map_or("none", |entry| entry.type_of().name()),
     );
     Ok(())
 }
@@ -182,8 +174,7 @@ fn type_of(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 /// Moves the entry of argument 1 to the name in argument 2, which replaces what is there.
 fn move_entry(tx: &mut Tx<'_>, args: Args<'_>) {
     if let Some(entry) = tx.remove(args.key(1)) {
-        let renamed = entry.view().to_entry(args.at(2));
-        tx.insert_in(tx.db(), args.key(2), renamed);
+        tx.insert_in(tx.db(), args.key(2), entry.with_key(args.at(2)));
     }
 }
 

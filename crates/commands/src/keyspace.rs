@@ -7,7 +7,6 @@ use damselfly_engine::{Cursor, Tx};
 use damselfly_protocol::Reply;
 
 use crate::command::{Arity::AtLeast, Arity::Exactly, Command, Group, Keys, Run, Trait};
-use crate::keys::type_name;
 use crate::{Args, KeyspaceFn, Result};
 
 pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
@@ -176,7 +175,7 @@ fn scan(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
         .engine()
         .scan(tx.db(), tx.now(), Cursor(cursor), count, |entry| {
             let of_type =
-                |name: &[u8]| name.eq_ignore_ascii_case(type_name(entry.value()).as_bytes());
+                |name: &[u8]| name.eq_ignore_ascii_case(entry.type_of().name().as_bytes());
             if only_type.is_none_or(of_type)
                 && pattern.is_none_or(|pattern| glob::matches(pattern, entry.key()))
             {

@@ -69,10 +69,15 @@ struct Match {
 fn lcs(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let mut text = |at: usize| {
         let mut scratch = Scratch::default();
-        tx.read(args.key(at))
-            .map(|entry| text_of(entry.value(), &mut scratch).to_vec())
+        match tx.read_text(args.key(at)) {
+            Ok(text) => Ok(text.map(|text| text_of(text, &mut scratch).to_vec())),
+            Err(_) => Err(CommandError::err(
+                "The specified keys must contain string values",
+            )),
+        }
     };
-    let (a, b) = (text(1).unwrap_or_default(), text(2).unwrap_or_default());
+    let (a, b) = (text(1)?, text(2)?);
+    let (a, b) = (a.unwrap_or_default(), b.unwrap_or_default());
     let options = Options::parse(args)?;
     let bytes_max = tx
         .engine()

@@ -3,7 +3,7 @@
 use damselfly_base::CommandError;
 use damselfly_engine::{AccessPolicy, Tx, frequency, idle_seconds};
 use damselfly_protocol::Reply;
-use damselfly_value::{EntryRef, Value};
+use damselfly_value::{EntryRef, HashRef, ListRef, SetRef, SortedSetRef, Text, Value};
 
 use crate::command::{
     Arity::AtLeast, Arity::Exactly, At::One, Command, Group, KeySpec, Keys, Run, Trait, looks,
@@ -90,15 +90,31 @@ fn with_entry(
 
 /// Redis's name of the way a value is stored.
 pub fn encoding_name(value: Value<'_>) -> &'static str {
+    match value {
+        Value::Text(text) => text_encoding(text),
+        Value::List(ListRef::Packed(_))
+        | Value::Set(SetRef::Packed(_))
+        | Value::Hash(HashRef::Packed(_))
+        | Value::SortedSet(SortedSetRef::Packed(_)) => "listpack",
+        Value::Hash(HashRef::PackedTtl(_)) => "listpackex",
+        Value::Set(SetRef::Integers(_)) => "intset",
+        Value::List(ListRef::Large(_)) => "quicklist",
+        Value::Set(SetRef::Large(_)) | Value::Hash(HashRef::Large(_)) => "hashtable",
+        // It is a B+ tree, but clients test for this name.
+        Value::SortedSet(SortedSetRef::Large(_)) => "skiplist",
+    }
+}
+
+fn text_encoding(text: Text<'_>) -> &'static str {
     /// The longest string that Redis keeps in one block with its header.
     const EMBEDDED_BYTES_MAX: usize = 44;
-    match value {
-        Value::Integer(_) => "int",
-        Value::Bytes {
+    match text {
+        Text::Integer(_) => "int",
+        Text::Bytes {
             bytes,
             edited: false,
         } if bytes.len() <= EMBEDDED_BYTES_MAX => "embstr",
-        Value::Bytes { .. } | Value::Packed(_) => "raw",
+        Text::Bytes { .. } | Text::Packed(_) => "raw",
     }
 }
 
@@ -137,10 +153,8 @@ fn refcount(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     /// Redis shares one object for each of the integers 0 to 9999 and reports this count for it.
     const SHARED: i64 = i32::MAX as i64;
     with_entry(tx, args, reply, |entry, reply| {
-        reply.integer(match entry.value() {
-            Value::Integer(0..=9999) => SHARED,
-            Value::Integer(_) | Value::Bytes { .. } | Value::Packed(_) => 1,
-        });
+        let shared = matches!(entry.text(), Some(Text::Integer(0..=9999)));
+        reply.integer(if shared { SHARED } else { 1 });
     })
 }
 

@@ -7,7 +7,7 @@ use damselfly_base::CommandError;
 use damselfly_base::number::Decimal;
 use damselfly_engine::{Deadline, Key, Place, Tx};
 use damselfly_protocol::Reply;
-use damselfly_value::{Entry, NewValue, Value};
+use damselfly_value::{Entry, NewValue, Text};
 
 use crate::command::{
     Access, Arity::Exactly, At::One, Command, Group, Keys, Run, Trait, reads, writes,
@@ -94,13 +94,19 @@ fn check_len(tx: &Tx<'_>, len: usize) -> Result {
     Ok(())
 }
 
-fn len_of(tx: &mut Tx<'_>, key: Key<'_>) -> Option<usize> {
-    tx.peek(key).map(|entry| entry.value().text_len())
+fn len_of(tx: &mut Tx<'_>, key: Key<'_>) -> Result<Option<usize>> {
+    match tx.peek(key) {
+        None => Ok(None),
+        Some(entry) => match entry.text() {
+            Some(text) => Ok(Some(text.len())),
+            None => Err(CommandError::WrongType.into()),
+        },
+    }
 }
 
 fn extend(tx: &mut Tx<'_>, args: Args<'_>, end: End, reply: &mut Reply<'_>) -> Result {
     let (key, added) = (args.key(1), args.at(2));
-    let Some(old_len) = len_of(tx, key) else {
+    let Some(old_len) = len_of(tx, key)? else {
         tx.store(key, NewValue::compact(added), Deadline::Clear);
         reply.integer(added.len() as i64);
         return Ok(());
@@ -155,16 +161,15 @@ fn part(len: usize, start: i64, end: i64) -> Range<usize> {
 
 fn getrange(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let (start, end) = (args.integer(2)?, args.integer(3)?);
-    let Some(entry) = tx.read(args.key(1)) else {
+    let Some(text) = tx.read_text(args.key(1))? else {
         reply.bulk(b"");
         return Ok(());
     };
-    let value = entry.value();
-    let part = part(value.text_len(), start, end);
-    match value {
-        Value::Bytes { bytes, .. } => reply.bulk(&bytes[part]),
-        Value::Packed(text) => reply.bulk_with(part.len(), |out| text.unpack_range(part, out)),
-        Value::Integer(number) => reply.bulk(&Decimal::new().format(number)[part]),
+    let part = part(text.len(), start, end);
+    match text {
+        Text::Bytes { bytes, .. } => reply.bulk(&bytes[part]),
+        Text::Packed(packed) => reply.bulk_with(part.len(), |out| packed.unpack_range(part, out)),
+        Text::Integer(number) => reply.bulk(&Decimal::new().format(number)[part]),
     }
     Ok(())
 }
@@ -172,7 +177,7 @@ fn getrange(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 fn setrange(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let (key, written) = (args.key(1), args.at(3));
     let offset = usize::try_from(args.integer(2)?).map_err(|_| CommandError::OffsetOutOfRange)?;
-    let old_len = len_of(tx, key).unwrap_or(0);
+    let old_len = len_of(tx, key)?.unwrap_or(0);
     if written.is_empty() {
         reply.integer(old_len as i64);
         return Ok(());

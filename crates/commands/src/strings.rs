@@ -4,7 +4,7 @@ use damselfly_base::CommandError;
 use damselfly_base::number::Decimal;
 use damselfly_engine::{Deadline, Place, Tx};
 use damselfly_protocol::Reply;
-use damselfly_value::{NewValue, Value};
+use damselfly_value::{EntryRef, NewValue, Text};
 
 use crate::command::{
     Access, Arity::AtLeast, Arity::Exactly, At::One, At::ToEnd, Command, Group, Keys, Run, Trait,
@@ -201,31 +201,31 @@ pub(crate) struct Scratch {
     unpacked: Vec<u8>,
 }
 
-/// The text of a string value; `scratch` holds it if it is stored as an integer or packed.
-pub(crate) fn text_of<'a>(value: Value<'a>, scratch: &'a mut Scratch) -> &'a [u8] {
-    match value {
-        Value::Bytes { bytes, .. } => bytes,
-        Value::Packed(text) => {
-            scratch.unpacked = text.to_vec();
+/// The bytes of a string; `scratch` holds it if it is stored as an integer or packed.
+pub(crate) fn text_of<'a>(text: Text<'a>, scratch: &'a mut Scratch) -> &'a [u8] {
+    match text {
+        Text::Bytes { bytes, .. } => bytes,
+        Text::Packed(packed) => {
+            scratch.unpacked = packed.to_vec();
             &scratch.unpacked
         }
-        Value::Integer(number) => scratch.decimal.format(number),
+        Text::Integer(number) => scratch.decimal.format(number),
     }
 }
 
 /// Writes a string value.
 #[inline]
-pub(crate) fn write(value: Value<'_>, reply: &mut Reply<'_>) {
-    match value {
-        Value::Bytes { bytes, .. } => reply.bulk(bytes),
-        Value::Packed(text) => reply.bulk_with(text.len(), |out| text.unpack_into(out)),
-        Value::Integer(number) => reply.bulk_integer(number),
+pub(crate) fn write(text: Text<'_>, reply: &mut Reply<'_>) {
+    match text {
+        Text::Bytes { bytes, .. } => reply.bulk(bytes),
+        Text::Packed(packed) => reply.bulk_with(packed.len(), |out| packed.unpack_into(out)),
+        Text::Integer(number) => reply.bulk_integer(number),
     }
 }
 
 fn get(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    match tx.read(args.key(1)) {
-        Some(entry) => write(entry.value(), reply),
+    match tx.read_text(args.key(1))? {
+        Some(text) => write(text, reply),
         None => reply.null(),
     }
     Ok(())
@@ -331,9 +331,9 @@ fn set(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
         None => Deadline::Clear,
     };
     let exists = if options.get {
-        match tx.read(key) {
-            Some(entry) => {
-                write(entry.value(), reply);
+        match tx.read_text(key)? {
+            Some(text) => {
+                write(text, reply);
                 Exists::Yes
             }
             None => {
@@ -398,9 +398,13 @@ fn getdel(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 fn getex(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let key = args.key(1);
     let options = Options::parse(args, 2, Parses::Getex)?;
-    if tx.peek(key).is_none() {
-        reply.null();
-        return Ok(());
+    match tx.peek(key).map(EntryRef::text) {
+        None => {
+            reply.null();
+            return Ok(());
+        }
+        Some(None) => return Err(CommandError::WrongType.into()),
+        Some(Some(_)) => {}
     }
     let deadline_ms = options.deadline_ms(tx, "getex")?;
     get(tx, args, reply)?;
@@ -427,9 +431,7 @@ fn set_deadline(tx: &mut Tx<'_>, args: Args<'_>, deadline_ms: Option<i64>) {
 }
 
 fn strlen(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    let len = tx
-        .read(args.key(1))
-        .map_or(0, |entry| entry.value().text_len());
+    let len = tx.read_text(args.key(1))?.map_or(0, Text::len);
     reply.integer(len as i64);
     Ok(())
 }
@@ -437,8 +439,8 @@ fn strlen(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 fn mget(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     reply.array(args.len() - 1);
     for place in 1..args.len() {
-        match tx.read(args.key(place)) {
-            Some(entry) => write(entry.value(), reply),
+        match tx.read(args.key(place)).and_then(EntryRef::text) {
+            Some(text) => write(text, reply),
             None => reply.null(),
         }
     }

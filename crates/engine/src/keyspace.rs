@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use damselfly_value::EntryRef;
 
 use crate::database::is_dead;
-use crate::{Busy, Database, Engine, Now, Tx};
+use crate::{Busy, Database, Engine, Now, Tx, garbage};
 
 /// A place in the order of a SCAN: the shard, then the position in hash order within it.
 ///
@@ -86,7 +86,7 @@ impl Tx<'_> {
             .collect();
         self.changed_many(taken.iter().map(Database::len).sum());
         if later {
-            engine.free_later(taken);
+            garbage::add_databases(taken);
         } else {
             self.free_at_end(taken);
         }

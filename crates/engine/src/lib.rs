@@ -10,6 +10,7 @@
 mod access;
 mod database;
 mod expiry;
+pub mod garbage;
 mod keyspace;
 mod shard;
 mod tx;
@@ -18,4 +19,4 @@ pub use access::{AccessPolicy, frequency, idle_seconds};
 pub use database::{Absent, Database, Place, Present};
 pub use keyspace::Cursor;
 pub use shard::{Busy, Engine, KeyspaceTotals, Rule, Settings, Wake};
-pub use tx::{Deadline, Effects, Key, Now, Tx};
+pub use tx::{Create, Deadline, Effects, Key, Now, Tx};

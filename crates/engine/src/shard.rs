@@ -1,9 +1,10 @@
 //! The shards and their locks: who may touch what, and all `unsafe` code of the engine.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Condvar, Mutex, OnceLock};
 
 use damselfly_lock::{Lock, Waiters};
+use damselfly_value::Thresholds;
 
 use crate::{AccessPolicy, Database, Now, Tx, tx::Held};
 
@@ -40,6 +41,8 @@ pub struct Settings {
     pub flushes_later: AtomicBool,
     /// `ttl-rounding`: long deadlines are rounded to seconds, and limited to a year.
     pub ttl_rounding: AtomicBool,
+    /// When collections leave their packed forms.
+    pub thresholds: Thresholds,
     frequency: AtomicBool,
     log_factor: AtomicU32,
     decay_minutes: AtomicU32,
@@ -52,6 +55,7 @@ impl Default for Settings {
             bulk_bytes_max: AtomicUsize::new(512 << 20),
             flushes_later: AtomicBool::new(false),
             ttl_rounding: AtomicBool::new(false),
+            thresholds: Thresholds::default(),
             frequency: AtomicBool::new(false),
             log_factor: AtomicU32::new(10),
             decay_minutes: AtomicU32::new(1),
@@ -110,9 +114,6 @@ pub struct Engine {
     databases: usize,
     /// One per thread, set once when the threads start.
     wakes: OnceLock<Vec<Wake>>,
-    /// Databases to be freed by a thread of its own.
-    garbage: Mutex<Vec<Database>>,
-    garbage_waits: Condvar,
     /// The highest count of expired entries that was reported.
     pub(crate) expired_seen: AtomicU64,
     /// What may change while the engine runs.
@@ -169,32 +170,8 @@ impl Engine {
             shard_bits,
             databases: rule.databases,
             wakes: OnceLock::new(),
-            garbage: Mutex::new(Vec::new()),
-            garbage_waits: Condvar::new(),
             expired_seen: AtomicU64::new(0),
             settings: Settings::default(),
-        }
-    }
-
-    /// Hands databases over to be freed by [`Engine::free_garbage`].
-    pub(crate) fn free_later(&self, databases: Vec<Database>) {
-        if let Ok(mut garbage) = self.garbage.lock() {
-            garbage.extend(databases);
-        }
-        self.garbage_waits.notify_one();
-    }
-
-    /// Frees what was handed over, and waits for more. Never returns; for a thread that has
-    /// nothing else to do.
-    pub fn free_garbage(&self) {
-        while let Ok(mut garbage) = self.garbage.lock() {
-            let taken = std::mem::take(&mut *garbage);
-            if taken.is_empty() {
-                drop(self.garbage_waits.wait(garbage));
-            } else {
-                drop(garbage);
-                drop(taken);
-            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! An atomic section: the locks one command holds, and what it may do under them.
 
-use damselfly_value::{Entry, EntryRef, NewValue};
+use damselfly_base::CommandError;
+use damselfly_value::{Collection, Entry, EntryRef, NewValue, Text};
 
 use crate::database::is_dead;
 use crate::shard::{Engine, KeyspaceTotals, Shard};
@@ -39,6 +40,15 @@ pub enum Deadline {
     Keep,
     /// This moment, in milliseconds since the epoch.
     At(i64),
+}
+
+/// What to do where a collection is to be changed and its key is absent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Create {
+    /// Nothing.
+    Never,
+    /// Make an empty one.
+    IfAbsent,
 }
 
 /// Which shards are locked.
@@ -125,6 +135,11 @@ impl<'a> Tx<'a> {
     #[inline]
     pub fn now(&self) -> Now {
         self.now
+    }
+
+    /// True if every shard is locked.
+    pub fn holds_all(&self) -> bool {
+        matches!(self.held, Held::All)
     }
 
     /// The selected database.
@@ -215,6 +230,119 @@ impl<'a> Tx<'a> {
             None => self.effects.misses += 1,
         }
         found
+    }
+
+    /// The string at a key, for a command that uses it.
+    ///
+    /// # Errors
+    /// `WRONGTYPE` if the key holds something else.
+    #[inline]
+    pub fn read_text(&mut self, key: Key<'_>) -> Result<Option<Text<'_>>, CommandError> {
+        match self.read(key) {
+            None => Ok(None),
+            Some(entry) => entry.text().map(Some).ok_or(CommandError::WrongType),
+        }
+    }
+
+    /// The collection at a key, for a command that uses it.
+    ///
+    /// # Errors
+    /// `WRONGTYPE` if the key holds something else.
+    #[inline]
+    pub fn read_as<C: Collection>(
+        &mut self,
+        key: Key<'_>,
+    ) -> Result<Option<C::Ref<'_>>, CommandError> {
+        match self.read(key) {
+            None => Ok(None),
+            Some(entry) => C::view(entry).map(Some).ok_or(CommandError::WrongType),
+        }
+    }
+
+    /// The collection at a key, without a trace; as for a command that will change it.
+    ///
+    /// # Errors
+    /// `WRONGTYPE` if the key holds something else.
+    pub fn peek_as<C: Collection>(
+        &mut self,
+        key: Key<'_>,
+    ) -> Result<Option<C::Ref<'_>>, CommandError> {
+        match self.peek(key) {
+            None => Ok(None),
+            Some(entry) => C::view(entry).map(Some).ok_or(CommandError::WrongType),
+        }
+    }
+
+    /// Changes the collection at a key and returns what `change` returns. A key whose collection ends up empty is
+    /// removed. If the key is absent, `create` says whether an empty collection is put there first; `None` if not.
+    ///
+    /// The caller notes the change with [`Tx::changed`] if there was one.
+    ///
+    /// # Errors
+    /// `WRONGTYPE` if the key holds something else.
+    #[inline]
+    pub fn change<C: Collection, R>(
+        &mut self,
+        key: Key<'_>,
+        create: Create,
+        change: impl FnOnce(&mut C::Mut<'_>) -> R,
+    ) -> Result<Option<R>, CommandError> {
+        let (now, settings) = (self.now, &self.engine.settings);
+        let (policy, thresholds) = (settings.access_policy(), &settings.thresholds);
+        match self.place(key) {
+            Place::Present(mut present) => {
+                if C::view(present.view()).is_none() {
+                    return Err(CommandError::WrongType);
+                }
+                let (result, empty) = present.update(|entry| {
+                    let result = change(&mut C::edit(entry, thresholds));
+                    let view = entry.view();
+                    view.set_access(policy.used(view.access(), now.0, || u32::MAX));
+                    (result, view.is_empty_collection())
+                });
+                if empty {
+                    present.remove();
+                }
+                Ok(Some(result))
+            }
+            Place::Absent(absent) => match create {
+                Create::Never => {
+                    absent.discard();
+                    Ok(None)
+                }
+                Create::IfAbsent => {
+                    let mut entry = Entry::new_collection(key.bytes, C::TYPE, None);
+                    entry.view().set_access(policy.initial(now.0));
+                    let result = change(&mut C::edit(&mut entry, thresholds));
+                    if entry.view().is_empty_collection() {
+                        absent.discard();
+                    } else {
+                        absent.insert(entry);
+                    }
+                    Ok(Some(result))
+                }
+            },
+        }
+    }
+
+    /// Stores a collection that `fill` builds, in place of whatever is at the key, without a deadline; an empty one removes the
+    /// key. Notes the change if there was one.
+    pub fn store_new<C: Collection, R>(
+        &mut self,
+        key: Key<'_>,
+        fill: impl FnOnce(&mut C::Mut<'_>) -> R,
+    ) -> R {
+        let settings = &self.engine.settings;
+        let mut entry = Entry::new_collection(key.bytes, C::TYPE, None);
+        let access = settings.access_policy().initial(self.now.0);
+        entry.view().set_access(access);
+        let result = fill(&mut C::edit(&mut entry, &settings.thresholds));
+        if entry.view().is_empty_collection() {
+            self.remove(key);
+        } else {
+            self.insert_in(self.db, key, entry);
+        }
+        result
     }
 
     /// The entry of a key, for a command that only asks what is known about it: a hit or miss is counted, but

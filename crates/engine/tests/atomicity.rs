@@ -15,8 +15,6 @@
 
 mod common;
 
-use std::sync::Arc;
-
 use common::{ARRANGEMENTS, World, key, number, set_number};
 use damselfly_engine::{Place, Tx};
 
@@ -168,9 +166,8 @@ fn databases_are_flushed_and_swapped_at_one_moment() {
     const KEYS: &[&str] = &["red", "green", "blue"];
     for &(threads, shards) in ARRANGEMENTS {
         let world = World::new(threads, shards);
-        let engine = Arc::clone(&world.engine);
         // It ends with the process.
-        std::thread::spawn(move || engine.free_garbage());
+        std::thread::spawn(|| damselfly_engine::garbage::free());
         world.run(|worker| {
             let mut own = worker.thread as i64;
             while worker.goes_on() {

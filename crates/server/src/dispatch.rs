@@ -172,6 +172,7 @@ impl Dispatcher {
                 }
                 match self.execute(session, row, args, now, &mut reply) {
                     Ok(()) => {}
+                    Err(Stop::NeedsAllLocks) => unreachable!("all locks are enough"),
                     Err(Stop::Busy(busy)) => {
                         reply.truncate_to(mark);
                         return Some(Stall::Shard(busy));
@@ -375,7 +376,12 @@ impl Dispatcher {
                 if session.client.no_touch.load(Relaxed) && row.name != "touch" {
                     tx.leave_no_trace();
                 }
-                let result = run(&mut tx, args, reply);
+                let mut result = run(&mut tx, args, reply);
+                if let Err(Stop::NeedsAllLocks) = result {
+                    drop(tx);
+                    tx = engine.lock_all(db, now)?;
+                    result = run(&mut tx, args, reply);
+                }
                 count_effects(&self.shared.threads[self.thread].counters, &tx);
                 result
             }

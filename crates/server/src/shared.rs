@@ -222,6 +222,46 @@ fn apply(engine: &Engine, config: &Config) {
         .flushes_later
         .store(config.lazyfree_lazy_user_flush, Relaxed);
     settings.ttl_rounding.store(config.ttl_rounding, Relaxed);
+    let thresholds = &settings.thresholds;
+    thresholds
+        .list_max_listpack_size
+        .store(config.list_max_listpack_size, Relaxed);
+    for (threshold, option) in [
+        (
+            &thresholds.list_compress_depth,
+            u64::from(config.list_compress_depth),
+        ),
+        (
+            &thresholds.hash_max_listpack_entries,
+            config.hash_max_listpack_entries,
+        ),
+        (
+            &thresholds.hash_max_listpack_value,
+            config.hash_max_listpack_value_bytes,
+        ),
+        (
+            &thresholds.set_max_intset_entries,
+            config.set_max_intset_entries,
+        ),
+        (
+            &thresholds.set_max_listpack_entries,
+            config.set_max_listpack_entries,
+        ),
+        (
+            &thresholds.set_max_listpack_value,
+            config.set_max_listpack_value_bytes,
+        ),
+        (
+            &thresholds.zset_max_listpack_entries,
+            config.zset_max_listpack_entries,
+        ),
+        (
+            &thresholds.zset_max_listpack_value,
+            config.zset_max_listpack_value_bytes,
+        ),
+    ] {
+        threshold.store(option, Relaxed);
+    }
     settings.set_access_policy(match config.maxmemory_policy {
         MaxmemoryPolicy::VolatileLfu | MaxmemoryPolicy::AllkeysLfu => AccessPolicy::Frequency {
             log_factor: config.lfu_log_factor,

@@ -62,7 +62,7 @@ impl Server {
         }
         let shared = Arc::new(Shared::new(engine.clone(), handles, config, config_file));
         set_wakes(&shared);
-        spawn("free", move || engine.free_garbage())?;
+        spawn("free", || damselfly_engine::garbage::free())?;
         let mut server = Self {
             shared,
             threads: Vec::new(),

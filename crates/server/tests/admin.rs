@@ -408,9 +408,14 @@ fn columns(row: &Row) -> Vec<String> {
     let specs: Vec<String> = facts::key_specs(command)
         .iter()
         .map(|spec| {
-            let (last, step) = (spec.last, spec.step);
             let flags = spec.access.flags().join(",");
-            format!("index:{}:range:{last}:{step}:0:{flags}", spec.first)
+            match spec.place {
+                facts::Place::Range { first, last, step } => {
+                    format!("index:{first}:range:{last}:{step}:0:{flags}")
+                }
+                facts::Place::Counted(at) => format!("index:{at}:keynum:0:1:1:{flags}"),
+                facts::Place::Unknown => format!("unknown:unknown:{flags}"),
+            }
         })
         .collect();
     let is_help = matches!(command.run, Run::Run(Handler::Help));

@@ -17,7 +17,7 @@
 
 use std::{ptr::NonNull, slice};
 
-use crate::{Item, slot::Bucket};
+use crate::{Item, segment::size_class, slot::Bucket};
 
 /// The deepest directory: with the 16 bits of the tag it makes the 40 bits of a scan position.
 pub(crate) const DEPTH_MAX: u32 = 24;
@@ -82,8 +82,8 @@ pub(crate) struct Directory<T> {
     depth: u8,
     /// How many segments are as deep as the directory: when none is, it can halve.
     deepest: u32,
-    /// The buckets of all segments.
-    bucket_count: usize,
+    /// The blocks that the allocator set aside for the buckets of all segments, in buckets.
+    block_buckets: usize,
 }
 
 // SAFETY: the raw pointers are owned boxes of slots, which own items; they are shared or sent exactly as items are.
@@ -97,7 +97,7 @@ impl<T: Item> Directory<T> {
             entries: Vec::new(),
             depth: 0,
             deepest: 0,
-            bucket_count: 0,
+            block_buckets: 0,
         }
     }
 
@@ -114,7 +114,7 @@ impl<T: Item> Directory<T> {
     /// Heap bytes of the directory and all buckets.
     pub(crate) fn memory_bytes(&self) -> usize {
         self.entries.capacity() * size_of::<Segment<T>>()
-            + self.bucket_count * size_of::<Bucket<T>>()
+            + self.block_buckets * size_of::<Bucket<T>>()
     }
 
     /// The index of the entry for a path (the hash below the prefix, at the top).
@@ -208,7 +208,8 @@ impl<T: Item> Directory<T> {
         let bucket_count =
             u16::try_from(buckets.len()).expect("the table checks BUCKETS_MAX before it allocates");
         let old = self.entries[first];
-        self.bucket_count = self.bucket_count + buckets.len() - old.bucket_count();
+        self.block_buckets =
+            self.block_buckets + size_class(buckets.len()) - size_class(old.bucket_count());
         let pointer = NonNull::from(Box::leak(buckets)).cast();
         for segment in &mut self.entries[group] {
             *segment = Segment {

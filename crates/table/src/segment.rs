@@ -10,16 +10,21 @@ use crate::{
 /// [`Sizing::split_at`].
 pub(crate) const BUCKETS_MAX: usize = u16::MAX as usize;
 
-/// How full a segment gets before it grows, in 256ths of its slots. Walks are still short here, see
-/// `docs/decisions/0001-table.md`.
-const FILL_MAX: usize = 224;
+/// How full a segment gets before it grows, in 256ths of its slots.
+#[derive(Clone, Copy)]
+pub(crate) enum Fullness {
+    /// 7/8: walks of lookups in vain are still short here, see `docs/decisions/0001-table.md`.
+    Usual = 224,
+    /// 15/16: a slot less per sixteen items, and lookups in vain read about one bucket more.
+    Dense = 240,
+}
 const _: () = assert!(
-    SLOTS * FILL_MAX / 256 < SLOTS,
+    SLOTS * (Fullness::Dense as usize) / 256 < SLOTS,
     "an empty slot in every segment ends the walks"
 );
 
 /// A segment of so many buckets splits rather than grow: sizes of [`step_after`], within one doubling.
-const SPLITS: [u8; 4] = [56, 64, 80, 96];
+const SPLITS: [u8; 4] = [55, 64, 79, 95];
 
 /// When segments grow, split, shrink and merge.
 ///
@@ -28,19 +33,26 @@ const SPLITS: [u8; 4] = [56, 64, 80, 96];
 #[derive(Clone, Copy)]
 pub(crate) struct Sizing {
     split_at: u8,
+    fullness: Fullness,
 }
 
 impl Sizing {
-    pub(crate) const fn new(stagger: u32) -> Self {
+    pub(crate) const fn new(stagger: u32, fullness: Fullness) -> Self {
         Self {
             split_at: SPLITS[stagger as usize % SPLITS.len()],
+            fullness,
         }
+    }
+
+    /// The most buckets of a segment, but for colliding hashes.
+    pub(crate) fn split_at(self) -> usize {
+        usize::from(self.split_at)
     }
 
     /// The most items in so many buckets.
     #[inline]
     pub(crate) fn items_max(self, bucket_count: usize) -> usize {
-        bucket_count * SLOTS * FILL_MAX / 256
+        bucket_count * SLOTS * (self.fullness as usize) / 256
     }
 
     /// The smallest size that holds so many items and has room for another.
@@ -75,11 +87,31 @@ impl Sizing {
     }
 }
 
-/// The next size of a segment: four sizes per doubling, as allocators have them.
+/// Powers of two up to so many buckets are blocks that the allocator aligns to a cache line anyway.
+const ALIGNED_ANYWAY_MAX: usize = 64;
+
+/// The allocator's size class of a block of so many buckets, in buckets: one more than asked for, to align it.
+pub(crate) fn size_class(bucket_count: usize) -> usize {
+    if bucket_count == 0 || bucket_count.is_power_of_two() && bucket_count <= ALIGNED_ANYWAY_MAX {
+        bucket_count
+    } else {
+        bucket_count + 1
+    }
+}
+
+/// The next size of a segment: four sizes per doubling, as the allocator has them, less the bucket that aligning costs.
 pub(crate) fn step_after(bucket_count: usize) -> usize {
-    match bucket_count {
-        0 => 1,
-        _ => bucket_count + ((1 << bucket_count.ilog2()) / 4).max(1),
+    let mut class = size_class(bucket_count);
+    loop {
+        class += ((1 << class.max(1).ilog2()) / 4).max(1);
+        let fitting = if size_class(class) == class {
+            class
+        } else {
+            class - 1
+        };
+        if fitting > bucket_count {
+            return fitting;
+        }
     }
 }
 

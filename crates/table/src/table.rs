@@ -6,7 +6,7 @@ use crate::{
     Item,
     directory::{DEPTH_MAX, Directory, Segment, home},
     prefetch::prefetch,
-    segment::{self, Sizing, after},
+    segment::{self, Fullness, Sizing, after},
     slot::{Bucket, SLOTS, Slot},
 };
 
@@ -25,7 +25,7 @@ pub struct Table<T: Item> {
     len: usize,
     marked: usize,
     prefix_bits: u8,
-    sizing: Sizing,
+    pub(crate) sizing: Sizing,
 }
 
 /// Where an item is. Valid until the table changes.
@@ -64,6 +64,15 @@ impl<T: Item> Table<T> {
     /// `prefix_bits` (at most 24) of each hash are ignored. Tables of different `stagger` grow at different moments:
     /// number the siblings from 0.
     pub const fn new(prefix_bits: u32, stagger: u32) -> Self {
+        Self::with_sizing(prefix_bits, Sizing::new(stagger, Fullness::Usual))
+    }
+
+    /// An empty table that stands alone and rather saves memory than time on lookups in vain; allocates nothing.
+    pub const fn dense() -> Self {
+        Self::with_sizing(0, Sizing::new(0, Fullness::Dense))
+    }
+
+    const fn with_sizing(prefix_bits: u32, sizing: Sizing) -> Self {
         assert!(
             prefix_bits <= 64 - DEPTH_MAX - 16,
             "the deepest segment's tag must not run out of hash"
@@ -73,7 +82,7 @@ impl<T: Item> Table<T> {
             len: 0,
             marked: 0,
             prefix_bits: prefix_bits as u8,
-            sizing: Sizing::new(stagger),
+            sizing,
         }
     }
 
@@ -92,7 +101,7 @@ impl<T: Item> Table<T> {
         self.marked
     }
 
-    /// Heap bytes of the table itself, without the items and without the allocator's overhead.
+    /// Heap bytes of the table itself, without the items.
     pub fn memory_bytes(&self) -> usize {
         self.directory.memory_bytes()
     }

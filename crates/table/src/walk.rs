@@ -22,7 +22,10 @@ pub const POSITION_BITS: u32 = DEPTH_MAX + 16;
 const POSITION_END: u64 = 1 << POSITION_BITS;
 
 /// Tries of [`Table::random`] before it takes the next item it finds.
-const RANDOM_TRIES: u32 = 32;
+const RANDOM_TRIES: u32 = 128;
+
+/// [`Table::iter`] starts loading the items of a bucket so many buckets before it visits them.
+const PREFETCH_BUCKETS: usize = 2;
 
 /// A home bucket's place in hash order.
 struct Range {
@@ -106,41 +109,60 @@ impl<T: Item> Table<T> {
         }
     }
 
-    /// Visits all items, in no particular order.
-    pub fn for_each(&self, mut visit: impl FnMut(T::Ref<'_>)) {
-        for entry in self.directory.groups() {
-            let slots = self
-                .directory
-                .buckets(self.segment(entry))
-                .iter()
-                .flat_map(|line| line.slots());
-            slots.filter_map(Slot::reference).for_each(&mut visit);
-        }
+    /// All items, in no particular order; those soon to come are loaded ahead.
+    pub fn iter(&self) -> impl Iterator<Item = T::Ref<'_>> {
+        self.directory.groups().flat_map(|entry| {
+            let buckets = self.directory.buckets(self.segment(entry));
+            buckets.iter().enumerate().flat_map(|(index, line)| {
+                if let Some(ahead) = buckets.get(index + PREFETCH_BUCKETS) {
+                    ahead.slots().iter().for_each(Slot::prefetch);
+                }
+                line.slots().iter().filter_map(Slot::reference)
+            })
+        })
     }
 
-    /// An item picked by a random number; none if there are none. Every item has about the same chance.
+    /// Visits all items, in no particular order.
+    pub fn for_each(&self, visit: impl FnMut(T::Ref<'_>)) {
+        self.iter().for_each(visit);
+    }
+
+    /// An item picked by a random number; none if there are none. Every item has the same chance, but in tables that
+    /// are almost empty or whose hashes collide.
     pub fn random(&self, random: u64) -> Option<T::Ref<'_>> {
         if self.is_empty() {
             return None;
         }
-        let mut bits = random;
+        let mut state = random;
         for _ in 0..RANDOM_TRIES {
-            // A step of a full-period generator; its high bits, which are the best, are the position.
-            bits = bits
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            let mixed = (bits ^ bits >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            let range = self.range_at(mixed >> (64 - POSITION_BITS))?;
-            let buckets = self.directory.buckets(self.segment(range.entry));
-            let item = buckets
-                .get(range.bucket)
-                .and_then(|line| line.slots()[mixed as usize % SLOTS].reference());
-            if item.is_some() {
-                return item;
+            // The finaliser of SplitMix64 (Steele, Lea, Flood 2014).
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut bits = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            bits = (bits ^ bits >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+            bits ^= bits >> 31;
+            if let Some(item) = self.try_slot(bits) {
+                return Some(item);
             }
         }
-        self.first_from(bits >> (64 - POSITION_BITS))
+        self.first_from(state >> (64 - POSITION_BITS))
             .or_else(|| self.first_from(0))
+    }
+
+    /// The item in a slot picked by random bits; none if it is empty, or just by chance, so that each slot has the
+    /// same chance whatever the size and depth of its segment.
+    fn try_slot(&self, bits: u64) -> Option<T::Ref<'_>> {
+        let entry = self.directory.index(bits);
+        let segment = self.directory.get(entry)?;
+        let buckets = self.directory.buckets(segment);
+        let bits = bits.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let (dice, pick) = (bits >> 48, bits & 0xffff_ffff);
+        // All entries of the segment's group lead here: `buckets` of `size_max` buckets each, shared by the group.
+        let size_max = self.sizing.split_at() * self.directory.group_len(entry);
+        if self.directory.depth() > 0 && dice * size_max as u64 >= (buckets.len() as u64) << 16 {
+            return None;
+        }
+        let index = ((pick * (buckets.len() * SLOTS) as u64) >> 32) as usize;
+        buckets.get(index / SLOTS)?.slots()[index % SLOTS].reference()
     }
 
     /// The first item in a bucket at or after a position.

@@ -8,7 +8,7 @@
 //!         bit  6    a deadline is present
 //!         bit  7    already saved by the running snapshot
 //! access            age and frequency, as the eviction policy keeps them
-//! value length      absent for integers: their kind tells it; of a packed text, before packing
+//! value length      absent for integers and addresses: their kind tells it; of a packed text, before packing
 //! deadline          absent unless flagged; milliseconds since the epoch
 //! ```
 //!
@@ -49,7 +49,22 @@ pub(crate) enum Kind {
     /// A text in fewer bits.
     Ascii = 6,
     Hex = 7,
+    /// A small collection, as one run of bytes.
+    ListPacked = 8,
+    SetIntegers = 9,
+    SetPacked = 10,
+    HashPacked = 11,
+    SortedSetPacked = 12,
+    /// A hash of which some fields have deadlines.
+    HashPackedTtl = 13,
+    /// The address of a large collection, which tells its own type.
+    Boxed = 14,
 }
+
+/// Flags that are not below this may have something that ends: a deadline of the entry's own, or deadlines of fields, which
+/// the last kinds can hold.
+pub(crate) const MAY_END: u8 = Kind::HashPackedTtl as u8;
+const _: () = assert!(DEADLINE_FLAG > KIND_MASK && Kind::Boxed as u8 > MAY_END);
 
 impl Kind {
     pub(crate) fn of_flags(flags: u8) -> Self {
@@ -62,6 +77,13 @@ impl Kind {
             5 => Self::Int8,
             6 => Self::Ascii,
             7 => Self::Hex,
+            8 => Self::ListPacked,
+            9 => Self::SetIntegers,
+            10 => Self::SetPacked,
+            11 => Self::HashPacked,
+            12 => Self::SortedSetPacked,
+            13 => Self::HashPackedTtl,
+            14 => Self::Boxed,
             other => unreachable!("entry of kind {other}"),
         }
     }
@@ -88,18 +110,60 @@ impl Kind {
         match self {
             Self::Ascii => Some(Packing::Ascii),
             Self::Hex => Some(Packing::Hex),
-            Self::Bytes | Self::Edited | Self::Int2 | Self::Int3 | Self::Int4 | Self::Int8 => None,
+            Self::Bytes
+            | Self::Edited
+            | Self::Int2
+            | Self::Int3
+            | Self::Int4
+            | Self::Int8
+            | Self::ListPacked
+            | Self::SetIntegers
+            | Self::SetPacked
+            | Self::HashPacked
+            | Self::HashPackedTtl
+            | Self::SortedSetPacked
+            | Self::Boxed => None,
         }
     }
 
-    /// The stored size of an integer of this kind; `None` for strings.
-    pub(crate) fn integer_bytes(self) -> Option<usize> {
+    /// True for a small collection, whose bytes are the entry's value part.
+    pub(crate) fn is_packed_collection(self) -> bool {
         match self {
-            Self::Bytes | Self::Edited | Self::Ascii | Self::Hex => None,
+            Self::ListPacked
+            | Self::SetIntegers
+            | Self::SetPacked
+            | Self::HashPacked
+            | Self::HashPackedTtl
+            | Self::SortedSetPacked => true,
+            Self::Bytes
+            | Self::Edited
+            | Self::Int2
+            | Self::Int3
+            | Self::Int4
+            | Self::Int8
+            | Self::Ascii
+            | Self::Hex
+            | Self::Boxed => false,
+        }
+    }
+
+    /// The stored size of an integer or address; `None` where the header says the length.
+    pub(crate) fn fixed_bytes(self) -> Option<usize> {
+        match self {
+            Self::Bytes
+            | Self::Edited
+            | Self::Ascii
+            | Self::Hex
+            | Self::ListPacked
+            | Self::SetIntegers
+            | Self::SetPacked
+            | Self::HashPacked
+            | Self::HashPackedTtl
+            | Self::SortedSetPacked => None,
             Self::Int2 => Some(2),
             Self::Int3 => Some(3),
             Self::Int4 => Some(4),
-            Self::Int8 => Some(8),
+            Self::Int8 | Self::Boxed => Some(8),
         }
     }
 }
@@ -112,7 +176,7 @@ pub(crate) struct Shape {
     pub(crate) width: u8,
     pub(crate) has_deadline: bool,
     pub(crate) key_len: usize,
-    /// The length of the string, or the stored size of the integer.
+    /// The length of the string or packed collection, or the stored size of the integer or address.
     pub(crate) value_len: usize,
 }
 
@@ -163,7 +227,7 @@ impl Shape {
 
     #[inline]
     pub(crate) fn deadline_at(self) -> usize {
-        let lengths = if self.kind.integer_bytes().is_some() {
+        let lengths = if self.kind.fixed_bytes().is_some() {
             1
         } else {
             2
@@ -258,7 +322,7 @@ impl Block {
         let kind = Kind::of_flags(flags);
         let width = (flags >> WIDTH_SHIFT) & 3;
         let key_len = self.read_length(LENGTHS_AT, width);
-        let value_len = match kind.integer_bytes() {
+        let value_len = match kind.fixed_bytes() {
             Some(bytes) => bytes,
             None => self.read_length(LENGTHS_AT + (1 << width), width),
         };
@@ -280,7 +344,7 @@ impl Block {
             [kept | shape.kind as u8 | shape.width << WIDTH_SHIFT | deadline],
         );
         self.write_length(LENGTHS_AT, shape.width, shape.key_len);
-        if shape.kind.integer_bytes().is_none() {
+        if shape.kind.fixed_bytes().is_none() {
             self.write_length(
                 LENGTHS_AT + (1 << shape.width),
                 shape.width,
@@ -322,6 +386,17 @@ impl Block {
         // SAFETY: the source is a live slice; the target is in the block, which may be the
         // source's own (`copy` allows overlap).
         unsafe { to.as_ptr().copy_from(bytes.as_ptr(), bytes.len()) }
+    }
+
+    /// Moves bytes within the block; the two places may overlap.
+    pub(crate) fn shift(self, from: usize, to: usize, len: usize) {
+        debug_assert!(from.max(to) + len <= self.room());
+        // SAFETY: callers checked that the block is long enough.
+        let source = unsafe { self.0.add(from) };
+        // SAFETY: as above.
+        let target = unsafe { self.0.add(to) };
+        // SAFETY: both are in the block, and `copy` allows overlap.
+        unsafe { target.as_ptr().copy_from(source.as_ptr(), len) }
     }
 
     pub(crate) fn zero(self, at: usize, len: usize) {

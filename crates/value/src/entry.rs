@@ -6,9 +6,11 @@ use std::ptr::NonNull;
 use damselfly_base::heap;
 use damselfly_base::number::Decimal;
 
-use crate::block::{ACCESS_AT, BYTES_MAX, Block, DEADLINE_FLAG, Kind, Shape};
+use crate::block::{ACCESS_AT, BYTES_MAX, Block, DEADLINE_FLAG, KIND_MASK, Kind, MAY_END, Shape};
+use crate::large::Large;
 use crate::packing::{PackedText, Packing};
-use crate::value::{NewValue, Value};
+use crate::value::{NewValue, Text, Value};
+use crate::{Collection, Hash, HashRef, ListRef, SetRef, SortedSetRef, Type};
 
 /// Growing values get room for as much again, up to this many bytes more.
 const SLACK_BYTES_MAX: usize = 1 << 20;
@@ -27,7 +29,11 @@ impl std::fmt::Debug for Entry {
 }
 
 impl Drop for Entry {
+    #[inline]
     fn drop(&mut self) {
+        if self.kind() == Kind::Boxed {
+            self.take_large().free();
+        }
         // SAFETY: owned, and never used again.
         unsafe { heap::free(self.0.0) }
     }
@@ -54,6 +60,21 @@ impl Entry {
         Self(block)
     }
 
+    /// An entry of this key and an empty collection; `deadline_ms` as for [`Entry::new`].
+    ///
+    /// # Panics
+    /// If the key exceeds 4 GiB.
+    pub fn new_collection(key: &[u8], of: Type, deadline_ms: Option<i64>) -> Self {
+        assert!(key.len() <= BYTES_MAX, "key over 4 GiB");
+        let shape = Shape::new(of.smallest_form(), deadline_ms.is_some(), key.len(), 0);
+        let block = Block::new(shape, 0);
+        block.fill(shape.key_at(), key);
+        if let Some(deadline) = deadline_ms {
+            block.write(shape.deadline_at(), deadline.to_le_bytes());
+        }
+        Self(block)
+    }
+
     /// The entry, to read.
     #[inline]
     pub fn view(&self) -> EntryRef<'_> {
@@ -72,8 +93,8 @@ impl Entry {
             width: old.width,
             ..Shape::of_value(old.key_len, value, old.has_deadline)
         };
-        let same_layout = old.kind.integer_bytes().is_some() == new.kind.integer_bytes().is_some();
-        if same_layout && new.length_fits(new.value_len) {
+        let same_layout = old.kind.fixed_bytes().is_some() == new.kind.fixed_bytes().is_some();
+        if same_layout && old.kind != Kind::Boxed && new.length_fits(new.value_len) {
             let (total, room) = (new.total(), self.0.room());
             if total <= room && room <= total + total / 4 + 16 {
                 self.0.write_shape(new);
@@ -132,14 +153,18 @@ impl Entry {
     }
 
     /// Makes the value bytes as they are: no integer, not packed.
+    ///
+    /// # Panics
+    /// If the value is a collection.
     fn make_plain(&mut self) {
-        match self.view().value() {
-            Value::Bytes { .. } => {}
-            Value::Integer(number) => {
+        let text = self.view().text().expect("only strings are edited as text");
+        match text {
+            Text::Bytes { .. } => {}
+            Text::Integer(number) => {
                 let mut text = Decimal::new();
                 self.set(NewValue::Bytes(text.format(number)));
             }
-            Value::Packed(text) => {
+            Text::Packed(text) => {
                 let shape = Shape {
                     kind: Kind::Edited,
                     ..self.0.shape()
@@ -148,7 +173,7 @@ impl Entry {
                 plain.0.zero(shape.value_at(), text.len());
                 // SAFETY: the value's part of a new block, just zeroed.
                 text.unpack_into(unsafe { plain.0.part_mut(shape.value_at(), text.len()) });
-                *self = plain;
+                self.move_to(plain);
             }
         }
     }
@@ -175,7 +200,127 @@ impl Entry {
         // SAFETY: within the old block, which outlives the copy.
         let value = unsafe { self.0.part(old.value_at(), kept) };
         copy.0.fill(new.value_at(), value);
+        self.move_to(copy);
+    }
+
+    /// The same entry under another key.
+    #[must_use]
+    pub fn with_key(self, key: &[u8]) -> Self {
+        let mut renamed = self;
+        let copy = Self(renamed.view().copy_block(key));
+        renamed.move_to(copy);
+        renamed
+    }
+
+    /// Takes over the block of `copy`, which owns what the value refers to from now on.
+    fn move_to(&mut self, copy: Self) {
+        let old = std::mem::replace(&mut self.0, Block(copy.into_raw()));
+        // SAFETY: owned until now, and never used again.
+        unsafe { heap::free(old.0) }
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::of_flags(self.0.flags())
+    }
+
+    /// The bytes of a packed collection.
+    pub(crate) fn packed(&self) -> &[u8] {
+        let shape = self.0.shape();
+        assert!(shape.kind.is_packed_collection(), "{:?}", shape.kind);
+        // SAFETY: the value's part of the shape, borrowed with `self`.
+        unsafe { self.0.part(shape.value_at(), shape.value_len) }
+    }
+
+    /// The bytes of a packed collection, to change.
+    pub(crate) fn packed_mut(&mut self) -> &mut [u8] {
+        let shape = self.0.shape();
+        assert!(shape.kind.is_packed_collection(), "{:?}", shape.kind);
+        // SAFETY: the value's part of the shape, all initialised, borrowed with `self`.
+        unsafe { self.0.part_mut(shape.value_at(), shape.value_len) }
+    }
+
+    /// Replaces `removed` bytes at `at` of a packed collection by `inserted` bytes, which the caller is to fill.
+    ///
+    /// # Panics
+    /// If the value is something else, has fewer bytes, or gets more than 4 GiB.
+    pub(crate) fn splice(&mut self, at: usize, removed: usize, inserted: usize) -> &mut [u8] {
+        let old = self.0.shape();
+        assert!(old.kind.is_packed_collection(), "{:?}", old.kind);
+        let tail = at + removed;
+        assert!(tail <= old.value_len, "{tail} of {} bytes", old.value_len);
+        let tail_len = old.value_len - tail;
+        let len = at + inserted + tail_len;
+        assert!(len <= BYTES_MAX, "value over 4 GiB");
+        let mut new = Shape::new(old.kind, old.has_deadline, old.key_len, len);
+        new.width = new.width.max(old.width);
+        let (total, room) = (new.total(), self.0.room());
+        let in_place = new.width == old.width && total <= room && room <= total + total / 4 + 16;
+        if in_place {
+            // The rest of the gap held bytes before.
+            if inserted > removed {
+                self.0
+                    .zero(old.value_at() + old.value_len, inserted - removed);
+            }
+            let value_at = old.value_at();
+            self.0
+                .shift(value_at + tail, value_at + at + inserted, tail_len);
+            self.0.write_shape(new);
+        } else {
+            let copy = self.without_value(new, total);
+            // SAFETY: within the old shape, which outlives the copy.
+            let start = unsafe { self.0.part(old.value_at(), at) };
+            copy.0.fill(new.value_at(), start);
+            copy.0.zero(new.value_at() + at, inserted);
+            // SAFETY: likewise.
+            let rest = unsafe { self.0.part(old.value_at() + tail, tail_len) };
+            copy.0.fill(new.value_at() + at + inserted, rest);
+            self.move_to(copy);
+        }
+        // SAFETY: initialised bytes of the value's part, borrowed with `self`.
+        unsafe { self.0.part_mut(new.value_at() + at, inserted) }
+    }
+
+    /// Makes the value a packed collection of this kind, with these bytes; what was there is dropped.
+    pub(crate) fn set_packed(&mut self, kind: Kind, bytes: &[u8]) {
+        assert!(kind.is_packed_collection(), "{kind:?}");
+        assert!(bytes.len() <= BYTES_MAX, "value over 4 GiB");
+        let old = self.0.shape();
+        let new = Shape::new(kind, old.has_deadline, old.key_len, bytes.len());
+        let copy = self.without_value(new, new.total());
+        copy.0.fill(new.value_at(), bytes);
         *self = copy;
+    }
+
+    /// Makes the value a large collection; what was there is dropped.
+    pub(crate) fn set_large(&mut self, large: Large) {
+        let old = self.0.shape();
+        let new = Shape::new(
+            Kind::Boxed,
+            old.has_deadline,
+            old.key_len,
+            size_of::<usize>(),
+        );
+        let copy = self.without_value(new, new.total());
+        let address = Box::into_raw(Box::new(large)) as usize;
+        copy.0.write(new.value_at(), address.to_le_bytes());
+        *self = copy;
+    }
+
+    /// The large collection of an entry of kind [`Kind::Boxed`].
+    ///
+    /// # Panics
+    /// If the value is something else.
+    pub(crate) fn large_mut(&mut self) -> &mut Large {
+        let address = self.view().large_address();
+        // SAFETY: the box is the entry's own, which is borrowed.
+        unsafe { &mut *address }
+    }
+
+    /// Takes the large collection out; the entry must not be used but to free its block.
+    fn take_large(&mut self) -> Box<Large> {
+        let address = self.view().large_address();
+        // SAFETY: `set_large` and `to_entry` made it from a box; the entry ends here.
+        unsafe { Box::from_raw(address) }
     }
 
     /// Gives up ownership; the pointer goes back to [`Entry::from_raw`].
@@ -225,19 +370,28 @@ impl<'a> EntryRef<'a> {
     /// What the entry holds.
     #[inline]
     pub fn value(self) -> Value<'a> {
+        match self.text() {
+            Some(text) => Value::Text(text),
+            None => self.collection(),
+        }
+    }
+
+    /// The string that the entry holds; `None` if it holds a collection.
+    #[inline]
+    pub fn text(self) -> Option<Text<'a>> {
         let shape = self.block.shape();
         let at = shape.value_at();
         let block = self.block;
-        Value::Integer(match shape.kind {
+        Some(Text::Integer(match shape.kind {
             Kind::Bytes | Kind::Edited => {
-                return Value::Bytes {
+                return Some(Text::Bytes {
                     // SAFETY: the value's part of the shape, borrowed for `'a`.
                     bytes: unsafe { block.part(at, shape.value_len) },
                     edited: shape.kind == Kind::Edited,
-                };
+                });
             }
-            Kind::Ascii => return self.packed(shape, Packing::Ascii),
-            Kind::Hex => return self.packed(shape, Packing::Hex),
+            Kind::Ascii => return Some(self.packed_text(shape, Packing::Ascii)),
+            Kind::Hex => return Some(self.packed_text(shape, Packing::Hex)),
             Kind::Int2 => i64::from(i16::from_le_bytes(block.read(at))),
             Kind::Int3 => {
                 let [low, middle, high] = block.read(at);
@@ -245,14 +399,81 @@ impl<'a> EntryRef<'a> {
             }
             Kind::Int4 => i64::from(i32::from_le_bytes(block.read(at))),
             Kind::Int8 => i64::from_le_bytes(block.read(at)),
-        })
+            Kind::ListPacked
+            | Kind::SetIntegers
+            | Kind::SetPacked
+            | Kind::HashPacked
+            | Kind::HashPackedTtl
+            | Kind::SortedSetPacked
+            | Kind::Boxed => return None,
+        }))
     }
 
     #[inline]
-    fn packed(self, shape: Shape, packing: Packing) -> Value<'a> {
+    fn packed_text(self, shape: Shape, packing: Packing) -> Text<'a> {
         // SAFETY: the value's part of the shape, borrowed for `'a`.
         let packed = unsafe { self.block.part(shape.value_at(), shape.value_bytes()) };
-        Value::Packed(PackedText::new(packing, packed, shape.value_len))
+        Text::Packed(PackedText::new(packing, packed, shape.value_len))
+    }
+
+    fn collection(self) -> Value<'a> {
+        let shape = self.block.shape();
+        // SAFETY: the value's part of the shape, borrowed for `'a`.
+        let packed = unsafe { self.block.part(shape.value_at(), shape.value_len) };
+        match shape.kind {
+            Kind::ListPacked => Value::List(ListRef::Packed(packed)),
+            Kind::SetIntegers => Value::Set(SetRef::Integers(packed)),
+            Kind::SetPacked => Value::Set(SetRef::Packed(packed)),
+            Kind::HashPacked => Value::Hash(HashRef::Packed(packed)),
+            Kind::HashPackedTtl => Value::Hash(HashRef::PackedTtl(packed)),
+            Kind::SortedSetPacked => Value::SortedSet(SortedSetRef::Packed(packed)),
+            Kind::Boxed => match self.large() {
+                Large::List(chain) => Value::List(ListRef::Large(chain)),
+                Large::Set(members) => Value::Set(SetRef::Large(members)),
+                Large::Hash(fields) => Value::Hash(HashRef::Large(fields)),
+                Large::SortedSet(ranking) => Value::SortedSet(SortedSetRef::Large(ranking)),
+            },
+            Kind::Bytes
+            | Kind::Edited
+            | Kind::Int2
+            | Kind::Int3
+            | Kind::Int4
+            | Kind::Int8
+            | Kind::Ascii
+            | Kind::Hex => unreachable!("strings are no collections"),
+        }
+    }
+
+    /// The type of the value.
+    pub fn type_of(self) -> Type {
+        match self.value() {
+            Value::Text(_) => Type::String,
+            Value::List(_) => Type::List,
+            Value::Set(_) => Type::Set,
+            Value::Hash(_) => Type::Hash,
+            Value::SortedSet(_) => Type::SortedSet,
+        }
+    }
+
+    /// True for a collection without elements, which must not stay under its key.
+    pub fn is_empty_collection(self) -> bool {
+        let shape = self.block.shape();
+        if shape.kind == Kind::Boxed {
+            self.large().is_empty()
+        } else {
+            shape.kind.is_packed_collection() && shape.value_len == 0
+        }
+    }
+
+    fn large_address(self) -> *mut Large {
+        let shape = self.block.shape();
+        assert_eq!(shape.kind, Kind::Boxed);
+        usize::from_le_bytes(self.block.read(shape.value_at())) as *mut Large
+    }
+
+    fn large(self) -> &'a Large {
+        // SAFETY: the box is the entry's own, which is borrowed for `'a`.
+        unsafe { &*self.large_address() }
     }
 
     /// True if the entry has a deadline.
@@ -266,6 +487,34 @@ impl<'a> EntryRef<'a> {
     pub fn deadline_ms(self) -> Option<i64> {
         self.has_deadline()
             .then(|| i64::from_le_bytes(self.block.read(self.block.shape().deadline_at())))
+    }
+
+    /// False for most entries: those that neither end nor lose a part at some moment. Reads the flags alone.
+    #[inline]
+    pub fn may_end(self) -> bool {
+        self.block.flags() & (DEADLINE_FLAG | KIND_MASK) >= MAY_END
+    }
+
+    /// The hash in an entry, if some of its fields may have deadlines.
+    fn timed_hash(self) -> Option<HashRef<'a>> {
+        if !self.may_end() {
+            return None;
+        }
+        Hash::view(self).filter(|hash| hash.soonest_ms().is_some())
+    }
+
+    /// A moment, in milliseconds since the epoch, before which no field of the entry's hash ends; `None` if none ever does.
+    pub fn fields_soonest_ms(self) -> Option<i64> {
+        self.timed_hash().and_then(HashRef::soonest_ms)
+    }
+
+    /// When nothing is left of the entry, in milliseconds since the epoch: its deadline, or that of the last field of a hash.
+    pub fn end_ms(self) -> Option<i64> {
+        let fields = self.timed_hash().and_then(HashRef::end_ms);
+        match (self.deadline_ms(), fields) {
+            (Some(own), Some(fields)) => Some(own.min(fields)),
+            (own, fields) => own.or(fields),
+        }
     }
 
     /// The 24 access bits.
@@ -287,26 +536,40 @@ impl<'a> EntryRef<'a> {
 
     /// A copy under another key (or the same): value, deadline and access bits.
     pub fn to_entry(self, key: &[u8]) -> Entry {
+        let block = self.copy_block(key);
+        let shape = block.shape();
+        if shape.kind == Kind::Boxed {
+            let copy = Box::into_raw(Box::new(self.large().clone()));
+            block.write(shape.value_at(), (copy as usize).to_le_bytes());
+        }
+        Entry(block)
+    }
+
+    /// A block with another key and all else the same, the address of a large collection included.
+    fn copy_block(self, key: &[u8]) -> Block {
         let old = self.block.shape();
         let shape = Shape::new(old.kind, old.has_deadline, key.len(), old.value_len);
         let block = Block::new(shape, 0);
         block.fill(shape.key_at(), key);
         // SAFETY: the value's part of the shape, which outlives the copy.
-        block.fill(shape.value_at(), unsafe {
-            self.block.part(old.value_at(), old.value_bytes())
-        });
-        let copy = Entry(block);
-        copy.view().set_access(self.access());
+        let value = unsafe { self.block.part(old.value_at(), old.value_bytes()) };
+        block.fill(shape.value_at(), value);
+        block.write(ACCESS_AT, self.block.read::<3>(ACCESS_AT));
         if let Some(deadline) = self.deadline_ms() {
             block.write(shape.deadline_at(), deadline.to_le_bytes());
         }
-        copy
+        block
     }
 
-    /// The bytes truly set aside for the entry.
+    /// The bytes truly set aside for the entry and what it owns.
     #[inline]
     pub fn allocated_bytes(self) -> usize {
-        self.block.room()
+        let apart = if Kind::of_flags(self.block.flags()) == Kind::Boxed {
+            self.large().memory_bytes()
+        } else {
+            0
+        };
+        self.block.room() + apart
     }
 }
 
@@ -335,11 +598,11 @@ mod tests {
                     let entry = Entry::new(key, NewValue::Bytes(value), deadline);
                     assert_eq!(entry.view().key(), key);
                     assert_eq!(
-                        entry.view().value(),
-                        Value::Bytes {
+                        entry.view().text(),
+                        Some(Text::Bytes {
                             bytes: value,
                             edited: false
-                        }
+                        })
                     );
                     assert_eq!(entry.view().deadline_ms(), deadline);
                 }
@@ -347,7 +610,7 @@ mod tests {
                     for number in [1 << bits, -(1 << bits), (1 << bits) - 1, i64::MIN, i64::MAX] {
                         let entry = Entry::new(key, NewValue::Integer(number), deadline);
                         assert_eq!(entry.view().key(), key);
-                        assert_eq!(entry.view().value(), Value::Integer(number));
+                        assert_eq!(entry.view().text(), Some(Text::Integer(number)));
                         assert_eq!(entry.view().deadline_ms(), deadline);
                     }
                 }
@@ -403,7 +666,7 @@ mod tests {
                         let copy = entry.view().to_entry(&other);
                         assert_eq!(copy.view().key(), other);
                         assert_eq!(copy.view().deadline_ms(), deadline);
-                        assert_eq!(copy.view().value(), entry.view().value());
+                        assert_eq!(copy.view().text(), entry.view().text());
                         entry = copy.view().to_entry(&key);
                     }
                     4 => {
@@ -420,12 +683,13 @@ mod tests {
                 }
                 assert_eq!(entry.view().key(), key);
                 assert_eq!(entry.view().deadline_ms(), deadline);
-                match entry.view().value() {
-                    Value::Integer(number) => assert_eq!(number.to_string().as_bytes(), bytes),
-                    Value::Bytes { bytes: stored, .. } => assert_eq!(stored, bytes),
-                    Value::Packed(text) => assert_eq!(text.to_vec(), bytes),
+                let text = entry.view().text().expect("a string");
+                match text {
+                    Text::Integer(number) => assert_eq!(number.to_string().as_bytes(), bytes),
+                    Text::Bytes { bytes: stored, .. } => assert_eq!(stored, bytes),
+                    Text::Packed(text) => assert_eq!(text.to_vec(), bytes),
                 }
-                assert_eq!(entry.view().value().text_len(), bytes.len());
+                assert_eq!(text.len(), bytes.len());
                 assert!(entry.view().allocated_bytes() >= key.len());
             }
         }
@@ -441,10 +705,10 @@ mod tests {
                 entry.view().allocated_bytes(),
                 plain.view().allocated_bytes(),
             );
-            match entry.view().value() {
-                Value::Packed(_) => assert!(len > 64 && bytes < plain_bytes, "length {len}"),
-                Value::Bytes { .. } => assert_eq!(bytes, plain_bytes, "length {len}"),
-                Value::Integer(_) => panic!("no integer"),
+            match entry.view().text().expect("a string") {
+                Text::Packed(_) => assert!(len > 64 && bytes < plain_bytes, "length {len}"),
+                Text::Bytes { .. } => assert_eq!(bytes, plain_bytes, "length {len}"),
+                Text::Integer(_) => panic!("no integer"),
             }
         }
     }
@@ -460,7 +724,7 @@ mod tests {
                 entry.set(NewValue::Bytes(&text));
                 assert_eq!(address(&entry), before);
                 assert!(
-                    matches!(entry.view().value(), Value::Packed(packed) if packed.to_vec() == text)
+                    matches!(entry.view().text(), Some(Text::Packed(packed)) if packed.to_vec() == text)
                 );
             }
             entry.set(NewValue::Bytes(&[digit; 100]));

@@ -1,11 +1,28 @@
 //! The entry: a key, what it holds, and when it ends, in one allocation.
+//!
+//! Strings and small collections lie in the entry's own block; a large collection is apart (`large.rs`). Each type of
+//! collection has a file that chooses between its forms: `list.rs`, `set.rs`, `hash.rs`, `sorted_set.rs`.
 
 mod block;
+mod collection;
 mod entry;
+mod hash;
 mod item;
+mod large;
+mod list;
+mod packed;
 mod packing;
+mod set;
+mod sorted_set;
 mod value;
 
+pub use collection::{Collection, Thresholds, Type};
 pub use entry::{Entry, EntryRef};
+pub use hash::{Hash, HashMut, HashRef};
+pub use large::{Large, free_large_with};
+pub use list::{List, ListMut, ListRef};
+pub use packed::PackedValue;
 pub use packing::PackedText;
-pub use value::{NewValue, Value};
+pub use set::{Set, SetMut, SetRef};
+pub use sorted_set::{SortedSet, SortedSetMut, SortedSetRef};
+pub use value::{NewValue, Text, Value};

@@ -4,10 +4,26 @@ use damselfly_base::number::{Decimal, parse_integer};
 
 use crate::block::Kind;
 use crate::packing::PackedText;
+use crate::{HashRef, ListRef, SetRef, SortedSetRef};
 
 /// What an entry holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub enum Value<'a> {
+    /// A string.
+    Text(Text<'a>),
+    /// A list.
+    List(ListRef<'a>),
+    /// A set.
+    Set(SetRef<'a>),
+    /// A hash.
+    Hash(HashRef<'a>),
+    /// A sorted set.
+    SortedSet(SortedSetRef<'a>),
+}
+
+/// A string, as it is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Text<'a> {
     /// A string that is no canonical integer, or was edited in place (`edited`).
     Bytes {
         /// The string.
@@ -21,10 +37,11 @@ pub enum Value<'a> {
     Integer(i64),
 }
 
-impl Value<'_> {
-    /// The length of the value as a string, in bytes.
+impl Text<'_> {
+    /// The length of the string, in bytes.
     #[inline]
-    pub fn text_len(self) -> usize {
+    #[expect(clippy::len_without_is_empty, reason = "nobody asks")]
+    pub fn len(self) -> usize {
         match self {
             Self::Bytes { bytes, .. } => bytes.len(),
             Self::Packed(text) => text.len(),
@@ -57,7 +74,7 @@ impl<'a> NewValue<'a> {
     pub(crate) fn len(self) -> usize {
         match self {
             Self::Bytes(bytes) => bytes.len(),
-            Self::Integer(number) => Kind::of_integer(number).integer_bytes().unwrap_or_default(),
+            Self::Integer(number) => Kind::of_integer(number).fixed_bytes().unwrap_or_default(),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use damselfly_engine::{Busy, Deadline, Engine, Key, Now, Rule, Tx, Wake};
-use damselfly_value::{NewValue, Value};
+use damselfly_value::{NewValue, Text};
 
 /// A sleep longer than this means that a wake-up was lost: nothing in these tests takes nearly as long.
 pub const SLEEP_MAX: Duration = Duration::from_secs(if cfg!(broken = "wakes") { 1 } else { 30 });
@@ -198,9 +198,9 @@ pub fn key(name: &str) -> Key<'_> {
 
 /// The number stored under a key.
 pub fn number(tx: &mut Tx<'_>, name: &str) -> Option<i64> {
-    tx.read(key(name)).map(|entry| match entry.value() {
-        Value::Integer(number) => number,
-        other @ (Value::Bytes { .. } | Value::Packed(_)) => panic!("{name} holds {other:?}"),
+    tx.read(key(name)).map(|entry| match entry.text() {
+        Some(Text::Integer(number)) => number,
+        other => panic!("{name} holds {other:?}"),
     })
 }
 

@@ -561,7 +561,7 @@ fn a_file_as_distributions_ship_it_loads_with_warnings() {
     }
     assert_eq!(
         loaded.warnings.len(),
-        expected.len() + 1,
+        expected.len(),
         "{:#?}",
         loaded.warnings
     );

@@ -7,16 +7,17 @@ use std::ops::RangeInclusive;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use damselfly_base::{CommandError, number, sha1};
+use damselfly_base::{CommandError, number};
 use damselfly_commands::Arity::AtLeast;
 use damselfly_commands::{Args, Command, Group, Keys, Result, Run, Trait, encoding_name};
 use damselfly_engine::{AccessPolicy, Deadline, Key, Tx, idle_seconds};
 use damselfly_protocol::{Reply, Version};
-use damselfly_value::{EntryRef, NewValue, Value};
+use damselfly_value::{NewValue, Text, Value};
 
 use crate::config::ClientMemory;
 use crate::registry::{Handler, SessionFn};
 use crate::session::Context;
+use crate::session::digest::Digest;
 
 pub(crate) static COMMANDS: &[Command<Handler>] = &[Command {
     name: "DEBUG",
@@ -307,7 +308,7 @@ fn populate(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) ->
     Ok(())
 }
 
-/// The bytes that a string takes in a snapshot, uncompressed.
+/// The bytes that a value takes in a snapshot, uncompressed.
 fn serialized_bytes(value: Value<'_>) -> usize {
     let text = |len: usize| match len {
         0..64 => 1 + len,
@@ -315,7 +316,7 @@ fn serialized_bytes(value: Value<'_>) -> usize {
         _ => 5 + len,
     };
     match value {
-        Value::Integer(number) => {
+        Value::Text(Text::Integer(number)) => {
             if i8::try_from(number).is_ok() {
                 2
             } else if i16::try_from(number).is_ok() {
@@ -326,8 +327,8 @@ fn serialized_bytes(value: Value<'_>) -> usize {
                 text(number.to_string().len())
             }
         }
-        Value::Bytes { bytes, .. } => text(bytes.len()),
-        Value::Packed(packed) => text(packed.len()),
+        Value::Text(string) => text(string.len()),
+        Value::List(_) | Value::Set(_) | Value::Hash(_) | Value::SortedSet(_) => 0,
     }
 }
 
@@ -340,10 +341,8 @@ fn object(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> R
         AccessPolicy::Recency => idle_seconds(entry.access(), now.0),
         AccessPolicy::Frequency { .. } => 0,
     };
-    let references = match entry.value() {
-        Value::Integer(0..10_000) => i32::MAX,
-        Value::Integer(_) | Value::Bytes { .. } | Value::Packed(_) => 1,
-    };
+    let shared = matches!(entry.text(), Some(Text::Integer(0..10_000)));
+    let references = if shared { i32::MAX } else { 1 };
     reply.simple(&format!(
         "Value at:{:p} refcount:{references} encoding:{} serializedlength:{} lru:{} lru_seconds_idle:{idle_s}",
         entry.key().as_ptr(),
@@ -352,49 +351,6 @@ fn object(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> R
         entry.access(),
     ));
     Ok(())
-}
-
-/// A digest in the making.
-///
-/// That of all data is the XOR of what each key gives, so that their order does not matter.
-#[derive(Default)]
-struct Digest([u8; 20]);
-
-impl Digest {
-    /// Adds bytes, regardless of order.
-    fn add(&mut self, bytes: &[u8]) {
-        for (own, other) in self.0.iter_mut().zip(sha1::sha1(bytes)) {
-            *own ^= other;
-        }
-    }
-
-    /// Adds bytes behind all that was added before.
-    fn mix(&mut self, bytes: &[u8]) {
-        self.add(bytes);
-        self.0 = sha1::sha1(&self.0);
-    }
-
-    fn add_value(&mut self, entry: EntryRef<'_>) {
-        /// Redis's number for strings.
-        const STRING: u32 = 0;
-        match entry.value() {
-            Value::Integer(number) => {
-                self.mix(&STRING.to_be_bytes());
-                self.mix(number.to_string().as_bytes());
-            }
-            Value::Bytes { bytes, .. } => {
-                self.mix(&STRING.to_be_bytes());
-                self.mix(bytes);
-            }
-            Value::Packed(packed) => {
-                self.mix(&STRING.to_be_bytes());
-                self.mix(&packed.to_vec());
-            }
-        }
-        if entry.has_deadline() {
-            self.add(b"!!expire!!");
-        }
-    }
 }
 
 fn digest(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
@@ -409,10 +365,10 @@ fn digest(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Resu
             let mut one = Digest::default();
             one.mix(entry.key());
             one.add_value(entry);
-            all.add(&one.0);
+            all.add_digest(&one);
         });
     }
-    reply.simple(&sha1::hex(&all.0));
+    reply.simple(&all.hex());
     Ok(())
 }
 
@@ -425,7 +381,7 @@ fn digest_value(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>
         if let Some(entry) = engine.lock_one(key.hash, db, context.now)?.peek(key) {
             digest.add_value(entry);
         }
-        reply.simple(&sha1::hex(&digest.0));
+        reply.simple(&digest.hex());
     }
     Ok(())
 }
@@ -530,15 +486,22 @@ fn htstats(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> 
     Ok(())
 }
 
-fn htstats_key(context: &mut Context<'_>, args: Args<'_>, _: &mut Reply<'_>) -> Result {
+fn htstats_key(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let key = args.key(2);
     let mut tx = context
         .shared
         .engine
         .lock_one(key.hash, context.session.db, context.now)?;
     let entry = tx.peek(key).ok_or(CommandError::NoSuchKey)?;
-    match entry.value() {
-        Value::Integer(_) | Value::Bytes { .. } | Value::Packed(_) => Err(CommandError::err(
+    match encoding_name(entry.value()) {
+        "hashtable" | "skiplist" => {
+            reply.verbatim(
+                *b"txt",
+                b"Tables of collections grow in small steps; there is nothing to rehash.\n",
+            );
+            Ok(())
+        }
+        _ => Err(CommandError::err(
             "The value stored at the specified key is not represented using an hash table",
         )
         .into()),

@@ -6,6 +6,7 @@ pub mod command;
 pub mod config;
 pub mod connection;
 pub mod debug;
+mod digest;
 pub mod facts;
 pub mod info;
 pub mod latency;

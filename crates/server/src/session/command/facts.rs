@@ -22,6 +22,7 @@ const FLAGS: &[&str] = &[
     "no_async_loading",
     "no_multi",
     "allow_busy",
+    "movablekeys",
 ];
 
 /// The order in which Redis lists categories; every one that there is.
@@ -62,6 +63,7 @@ pub fn flags(command: &Command<Handler>) -> Vec<&'static str> {
     let has = |flag: &str| match flag {
         "write" => writes(command),
         "readonly" => only_reads(command),
+        "movablekeys" => has_movable_keys(command),
         flag => command
             .traits
             .iter()
@@ -76,7 +78,13 @@ pub fn categories(command: &Command<Handler>) -> Vec<&'static str> {
     let of_group = match command.group {
         // Of the commands about the server only those that touch all keys are about the keyspace.
         Group::Server => matches!(command.keys, Keys::All { .. }).then_some("keyspace"),
-        Group::String | Group::Generic | Group::Connection => command.group.category(),
+        Group::String
+        | Group::List
+        | Group::Set
+        | Group::Hash
+        | Group::SortedSet
+        | Group::Generic
+        | Group::Connection => command.group.category(),
     };
     let has = |category: &'static str| {
         let derived = match category {
@@ -113,75 +121,121 @@ pub fn tips(command: &Command<Handler>) -> Vec<&'static str> {
         .collect()
 }
 
-/// A key specification as Redis writes it: keys from one argument to another.
+/// A key specification as Redis writes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Range {
+pub struct Spec {
     /// What the command does to these keys.
     pub access: Access,
-    /// The first key's argument.
-    pub first: usize,
-    /// How many arguments behind the first the last key is; -1 for the last argument.
-    pub last: i64,
-    /// From one key to the next.
-    pub step: usize,
+    /// Where they are.
+    pub place: Place,
 }
 
-impl Range {
+/// Where keys are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// From one argument to another.
+    Range {
+        /// The first key's argument.
+        first: usize,
+        /// How many arguments behind the first the last key is; from -1 on, which is the last argument, counted from the
+        /// end.
+        last: i64,
+        /// From one key to the next.
+        step: usize,
+    },
+    /// Behind the argument of this place, which says how many.
+    Counted(usize),
+    /// Anywhere.
+    Unknown,
+}
+
+impl Spec {
     /// True if the argument at `place` is the first key, or one that always follows it.
     pub fn has(&self, place: usize) -> bool {
-        let behind = place.checked_sub(self.first);
-        behind.is_some_and(|behind| behind == 0 || behind as i64 <= self.last)
+        match self.place {
+            Place::Range { first, last, .. } => {
+                let behind = place.checked_sub(first);
+                behind.is_some_and(|behind| behind == 0 || behind as i64 <= last)
+            }
+            Place::Counted(count_at) => place == count_at + 1,
+            Place::Unknown => false,
+        }
     }
 }
 
 /// The command's key specifications. Neighbours that are used alike are one.
-pub fn key_specs(command: &Command<Handler>) -> Vec<Range> {
-    let specs = match command.keys {
+pub fn key_specs(command: &Command<Handler>) -> Vec<Spec> {
+    let declared = match command.keys {
         Keys::Args(specs) => specs,
         Keys::None | Keys::All { .. } => &[],
     };
-    let mut ranges: Vec<Range> = Vec::new();
-    for spec in specs {
-        let (first, last, step) = match spec.at {
+    let mut specs: Vec<Spec> = Vec::new();
+    for declared in declared {
+        let access = declared.access;
+        let (first, last, step) = match declared.at {
             At::One(place) => (place, 0, 1),
             At::ToEnd { first, step } => (first, -1, step),
-        };
-        let access = spec.access;
-        match ranges.last_mut() {
-            Some(before)
-                if before.access == access
-                    && last == 0
-                    && before.last >= 0
-                    && before.first + before.last as usize + 1 == first =>
-            {
-                before.last += 1;
+            At::ToLastButOne(first) => (first, -2, 1),
+            At::Counted(count_at) => {
+                let place = Place::Counted(count_at);
+                specs.push(Spec { access, place });
+                continue;
             }
-            Some(_) | None => ranges.push(Range {
-                access,
-                first,
-                last,
-                step,
-            }),
+            At::Behind { .. } => {
+                let place = Place::Unknown;
+                specs.push(Spec { access, place });
+                continue;
+            }
+        };
+        if let Some(before) = specs.last_mut()
+            && before.access == access
+            && last == 0
+            && let Place::Range {
+                first: first_before,
+                last: last_before @ 0..,
+                ..
+            } = &mut before.place
+            && *first_before + *last_before as usize + 1 == first
+        {
+            *last_before += 1;
+            continue;
         }
+        let place = Place::Range { first, last, step };
+        specs.push(Spec { access, place });
     }
-    ranges
+    if command.has(Trait::TouchesArbitraryKeys) && !specs.is_empty() {
+        let spec = Spec {
+            access: Access::Read,
+            place: Place::Unknown,
+        };
+        specs.insert(1, spec);
+    }
+    specs
+}
+
+/// True if clients that know only [`range`] can't find all keys.
+fn has_movable_keys(command: &Command<Handler>) -> bool {
+    let is_range = |spec: &Spec| matches!(spec.place, Place::Range { .. });
+    !key_specs(command).iter().all(is_range)
 }
 
 /// First key, last key and step: the older notation, which knows one range only.
 pub fn range(command: &Command<Handler>) -> (i64, i64, i64) {
-    let mut specs = key_specs(command).into_iter();
-    let Some(first) = specs.next() else {
+    let mut specs = key_specs(command).into_iter().map(|spec| spec.place);
+    let Some(Place::Range { first, last, step }) = specs.next() else {
         return (0, 0, 0);
     };
-    if first.last < 0 {
-        return (first.first as i64, -1, first.step as i64);
+    if last < 0 {
+        return (first as i64, last, step as i64);
     }
-    let mut last = first.first as i64 + first.last;
-    for spec in specs {
-        if spec.first as i64 != last + 1 || spec.last < 0 {
-            break;
+    let mut end = first as i64 + last;
+    for place in specs {
+        match place {
+            Place::Range { first, last, .. } if last >= 0 && first as i64 == end + 1 => {
+                end = first as i64 + last;
+            }
+            Place::Range { .. } | Place::Counted(_) | Place::Unknown => break,
         }
-        last = spec.first as i64 + spec.last;
     }
-    (first.first as i64, last, first.step as i64)
+    (first as i64, end, step as i64)
 }

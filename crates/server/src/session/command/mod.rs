@@ -170,7 +170,7 @@ fn write_info(row: &Row, reply: &mut Reply<'_>) {
     }
 }
 
-fn write_spec(spec: &facts::Range, reply: &mut Reply<'_>) {
+fn write_spec(spec: &facts::Spec, reply: &mut Reply<'_>) {
     reply.map(3);
     reply.bulk(b"flags");
     write_set(reply, "", spec.access.flags());
@@ -186,15 +186,22 @@ fn write_spec(spec: &facts::Range, reply: &mut Reply<'_>) {
             reply.integer(*value);
         }
     };
-    part(
-        reply,
-        "begin_search",
-        "index",
-        &[("index", spec.first as i64)],
-    );
-    let step = spec.step as i64;
-    let range = [("lastkey", spec.last), ("keystep", step), ("limit", 0)];
-    part(reply, "find_keys", "range", &range);
+    match spec.place {
+        facts::Place::Range { first, last, step } => {
+            let range = [("lastkey", last), ("keystep", step as i64), ("limit", 0)];
+            part(reply, "begin_search", "index", &[("index", first as i64)]);
+            part(reply, "find_keys", "range", &range);
+        }
+        facts::Place::Counted(at) => {
+            let keys = [("keynumidx", 0), ("firstkey", 1), ("keystep", 1)];
+            part(reply, "begin_search", "index", &[("index", at as i64)]);
+            part(reply, "find_keys", "keynum", &keys);
+        }
+        facts::Place::Unknown => {
+            part(reply, "begin_search", "unknown", &[]);
+            part(reply, "find_keys", "unknown", &[]);
+        }
+    }
 }
 
 fn all(_: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
@@ -263,7 +270,7 @@ fn list(_: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 /// The keys of the command that stands behind `COMMAND GETKEYS`, with what it does to each.
 fn keys_of<'a>(args: Args<'a>) -> Result<Vec<(&'a [u8], Access)>> {
     let refused = |text: &str| Err(CommandError::err(text).into());
-    let len = args.len() - 2;
+    let request = args.behind(2);
     let row = match REGISTRY.find(args.at(2)) {
         Some(container) if !container.subcommands.is_empty() => {
             REGISTRY.find_subcommand(container, args.at(3))
@@ -276,12 +283,12 @@ fn keys_of<'a>(args: Args<'a>) -> Result<Vec<(&'a [u8], Access)>> {
     let Keys::Args(specs) = row.command.keys else {
         return refused("The command has no key arguments");
     };
-    if !row.command.arity.allows(len) {
+    if !row.command.arity.allows(request.len()) {
         return refused("Invalid number of arguments specified for command");
     }
     Ok(specs
         .iter()
-        .flat_map(|spec| spec.at.places(len).map(|place| (place, spec.access)))
+        .flat_map(|spec| spec.at.places(request).map(|place| (place, spec.access)))
         .map(|(place, access)| (args.at(place + 2), exactly(access, args)))
         .collect())
 }
@@ -298,6 +305,7 @@ fn exactly(access: Access, args: Args<'_>) -> Access {
         | Access::ReadUpdate
         | Access::Update
         | Access::Insert
+        | Access::Shrink
         | Access::Take
         | Access::Remove => access,
     }

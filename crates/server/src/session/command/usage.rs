@@ -8,7 +8,7 @@
 //!
 //! A word in capitals is a token, to be typed as it is. `[x ...]` behind `x` says that `x` may be repeated.
 
-use super::facts::Range;
+use super::facts::Spec;
 
 /// One argument.
 #[derive(Clone, Debug, PartialEq)]
@@ -69,7 +69,7 @@ impl Kind {
 
 /// The arguments that a usage line describes. `name_words` are the words of the command's own name, `specs` say
 /// which arguments are keys.
-pub fn arguments(usage: &str, name_words: usize, specs: &[Range]) -> Vec<Argument> {
+pub fn arguments(usage: &str, name_words: usize, specs: &[Spec]) -> Vec<Argument> {
     let spaced = ["[", "]", "<", ">"]
         .iter()
         .fold(usage.to_owned(), |text, mark| {
@@ -151,7 +151,7 @@ fn is_token(word: &str) -> bool {
 }
 
 struct Converter<'a> {
-    specs: &'a [Range],
+    specs: &'a [Spec],
     /// The place of the next argument in a request, as long as it is known.
     place: Option<usize>,
 }
@@ -230,7 +230,9 @@ impl Converter<'_> {
         self.advance();
         let kind = match of_place {
             Some(index) => Kind::Key(Some(index)),
-            None if word == "key" => Kind::Key(self.specs.len().checked_sub(1)),
+            None if word == "key" || word == "destination" => {
+                Kind::Key(self.specs.len().checked_sub(1))
+            }
             None => kind_of(word),
         };
         argument(word, kind)
@@ -330,13 +332,15 @@ mod tests {
 
     #[test]
     fn usage_lines_become_arguments() {
+        use super::super::facts::Place;
         use damselfly_commands::Access;
-        let first_key = [Range {
-            access: Access::Read,
+        let place = Place::Range {
             first: 1,
             last: 0,
             step: 1,
-        }];
+        };
+        let access = Access::Read;
+        let first_key = [Spec { access, place }];
         for (usage, expected) in [
             ("GET key", "key:key0"),
             (

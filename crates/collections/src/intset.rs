@@ -1,0 +1,332 @@
+//! Intset: a set of integers in one run of bytes.
+//!
+//! ```text
+//! | width: u8 | integer | integer | ...
+//! ```
+//!
+//! The integers rise, little-endian, all of the same width: 2, 4 or 8 bytes. One that does not fit widens them all;
+//! they never narrow again. No bytes at all are the empty set, and so is a width alone.
+
+use std::ops::Range;
+
+use crate::Buffer;
+
+/// A set of integers, to read.
+#[derive(Clone, Copy, Debug)]
+pub struct Intset<'a> {
+    width: usize,
+    integers: &'a [u8],
+}
+
+impl<'a> Intset<'a> {
+    /// The set in these bytes, which must be a set (see [`validate`]).
+    #[inline]
+    pub fn new(bytes: &'a [u8]) -> Self {
+        match bytes.split_first() {
+            Some((&width, integers)) => Self {
+                width: usize::from(width),
+                integers,
+            },
+            None => Self {
+                width: 2,
+                integers: &[],
+            },
+        }
+    }
+
+    /// How many integers there are.
+    #[inline]
+    pub fn len(self) -> usize {
+        self.integers.len() / self.width
+    }
+
+    /// Whether there are none.
+    #[inline]
+    pub fn is_empty(self) -> bool {
+        self.integers.is_empty()
+    }
+
+    /// The bytes of each integer: 2, 4 or 8.
+    pub fn width(self) -> usize {
+        self.width
+    }
+
+    /// The integers, little-endian.
+    pub fn bytes(self) -> &'a [u8] {
+        self.integers
+    }
+
+    /// The integer at an index in rising order.
+    #[inline]
+    pub fn get(self, index: usize) -> Option<i64> {
+        let at = index.checked_mul(self.width)?;
+        self.integers
+            .get(at..)?
+            .get(..self.width)
+            .map(|bytes| match self.width {
+                2 => integer::<2>(bytes),
+                4 => integer::<4>(bytes),
+                _ => integer::<8>(bytes),
+            })
+    }
+
+    /// All integers in rising order.
+    pub fn iter(self) -> impl ExactSizeIterator<Item = i64> + DoubleEndedIterator + 'a {
+        self.range(0..self.len())
+    }
+
+    /// The integers at these indices, which must exist.
+    pub fn range(
+        self,
+        indices: Range<usize>,
+    ) -> impl ExactSizeIterator<Item = i64> + DoubleEndedIterator + 'a {
+        indices.map(move |index| self.get(index).expect("the caller's range exists"))
+    }
+
+    /// Whether the integer is there.
+    #[inline]
+    pub fn contains(self, number: i64) -> bool {
+        self.search(number).is_ok()
+    }
+
+    /// The index of the integer, or where it would be.
+    #[inline]
+    fn search(self, number: i64) -> Result<usize, usize> {
+        match self.width {
+            2 => search::<2>(self.integers, number),
+            4 => search::<4>(self.integers, number),
+            _ => search::<8>(self.integers, number),
+        }
+    }
+}
+
+#[inline]
+fn search<const WIDTH: usize>(integers: &[u8], number: i64) -> Result<usize, usize> {
+    let (integers, _) = integers.as_chunks::<WIDTH>();
+    integers.binary_search_by_key(&number, |bytes| integer::<WIDTH>(bytes))
+}
+
+/// The little-endian integer in so many bytes.
+#[inline]
+fn integer<const WIDTH: usize>(bytes: &[u8]) -> i64 {
+    let mut word = [0; 8];
+    word[8 - WIDTH..].copy_from_slice(bytes);
+    i64::from_le_bytes(word) >> (64 - 8 * WIDTH)
+}
+
+/// The narrowest width for an integer.
+fn width_of(number: i64) -> usize {
+    if i16::try_from(number).is_ok() {
+        2
+    } else if i32::try_from(number).is_ok() {
+        4
+    } else {
+        8
+    }
+}
+
+/// Whether these bytes, from anywhere, are a set: a known width, whole integers, each above the one before.
+pub fn validate(bytes: &[u8]) -> bool {
+    let Some((width @ (2 | 4 | 8), integers)) = bytes.split_first() else {
+        return bytes.is_empty();
+    };
+    integers.len().is_multiple_of(usize::from(*width))
+        && Intset::new(bytes)
+            .iter()
+            .is_sorted_by(|low, high| low < high)
+}
+
+/// Adds an integer; false if it was there.
+pub fn insert(buffer: &mut impl Buffer, number: i64) -> bool {
+    let set = Intset::new(buffer.bytes());
+    let width = set.width;
+    if width_of(number) > width {
+        widen(buffer, width_of(number));
+        // Beyond all that fit in less.
+        let at = if number < 0 { 1 } else { buffer.bytes().len() };
+        write(buffer, at, width_of(number), number);
+        return true;
+    }
+    let Err(index) = set.search(number) else {
+        return false;
+    };
+    if buffer.bytes().is_empty() {
+        buffer.splice(0, 0, 1)[0] = width as u8;
+    }
+    write(buffer, 1 + index * width, width, number);
+    true
+}
+
+fn write(buffer: &mut impl Buffer, at: usize, width: usize, number: i64) {
+    buffer
+        .splice(at, 0, width)
+        .copy_from_slice(&number.to_le_bytes()[..width]);
+}
+
+/// Gives all integers more bytes.
+fn widen(buffer: &mut impl Buffer, width: usize) {
+    let old = Intset::new(buffer.bytes());
+    let (len, old_width) = (old.len(), old.width);
+    let end = buffer.bytes().len();
+    if end == 0 {
+        buffer.splice(0, 0, 1)[0] = width as u8;
+        return;
+    }
+    buffer.splice(end, 0, len * (width - old_width));
+    let bytes = buffer.bytes_mut();
+    // From the last on, so that none is overwritten before it is read.
+    for index in (0..len).rev() {
+        let from = 1 + index * old_width;
+        let number = match old_width {
+            2 => integer::<2>(&bytes[from..from + 2]),
+            _ => integer::<4>(&bytes[from..from + 4]),
+        };
+        let to = 1 + index * width;
+        bytes[to..to + width].copy_from_slice(&number.to_le_bytes()[..width]);
+    }
+    bytes[0] = width as u8;
+}
+
+/// Removes an integer; false if it was not there. Without its last integer the buffer is empty.
+pub fn remove(buffer: &mut impl Buffer, number: i64) -> bool {
+    let set = Intset::new(buffer.bytes());
+    match set.search(number) {
+        Ok(index) => {
+            remove_range(buffer, index..index + 1);
+            true
+        }
+        Err(_) => false,
+    }
+}
+
+/// Removes the integers at these indices, which must exist. Without its last integer the buffer is empty.
+pub fn remove_range(buffer: &mut impl Buffer, indices: Range<usize>) {
+    let Intset { width, integers } = Intset::new(buffer.bytes());
+    if indices.len() * width == integers.len() {
+        let len = buffer.bytes().len();
+        buffer.splice(0, len, 0);
+    } else {
+        buffer.splice(1 + indices.start * width, indices.len() * width, 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// Around the boundaries of the widths.
+    const EDGES: [i64; 14] = [
+        i64::MIN,
+        i64::MIN + 1,
+        i32::MIN as i64 - 1,
+        i32::MIN as i64,
+        i16::MIN as i64 - 1,
+        i16::MIN as i64,
+        -1,
+        0,
+        1,
+        i16::MAX as i64,
+        i16::MAX as i64 + 1,
+        i32::MAX as i64,
+        i32::MAX as i64 + 1,
+        i64::MAX,
+    ];
+
+    fn check(bytes: &[u8], model: &BTreeSet<i64>) {
+        assert!(validate(bytes));
+        let set = Intset::new(bytes);
+        assert_eq!(set.len(), model.len());
+        assert!(set.iter().eq(model.iter().copied()));
+        assert_eq!(bytes.is_empty(), set.is_empty());
+        assert_eq!(set.get(set.len()), None);
+        assert_eq!(set.get(usize::MAX), None);
+    }
+
+    #[test]
+    fn it_behaves_as_a_plain_set() {
+        let seed = damselfly_base::random::number();
+        println!("seed {seed}");
+        let mut state = seed;
+        for _ in 0..300 {
+            let (mut bytes, mut model) = (Vec::new(), BTreeSet::new());
+            let shift = state >> 58;
+            for _ in 0..60 {
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
+                let random = state ^ state >> 29;
+                let number = if random.is_multiple_of(8) {
+                    EDGES[(state >> 40) as usize % EDGES.len()]
+                } else {
+                    (random as i64 >> shift) % 40
+                };
+                assert_eq!(
+                    Intset::new(&bytes).contains(number),
+                    model.contains(&number)
+                );
+                if state >> 62 == 0 {
+                    assert_eq!(remove(&mut bytes, number), model.remove(&number));
+                } else {
+                    assert_eq!(insert(&mut bytes, number), model.insert(number));
+                }
+                check(&bytes, &model);
+            }
+        }
+    }
+
+    #[test]
+    fn each_width_widens_to_each_wider_one() {
+        for first in EDGES {
+            for second in EDGES {
+                let mut bytes = Vec::new();
+                insert(&mut bytes, first);
+                insert(&mut bytes, 7);
+                insert(&mut bytes, second);
+                check(&bytes, &BTreeSet::from([first, 7, second]));
+                assert_eq!(
+                    Intset::new(&bytes).width(),
+                    width_of(first).max(width_of(second))
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn ranges_of_integers_are_removed_at_once() {
+        let mut bytes = Vec::new();
+        (0..10).for_each(|number| assert!(insert(&mut bytes, number * 1000)));
+        remove_range(&mut bytes, 3..9);
+        check(&bytes, &BTreeSet::from([0, 1000, 2000, 9000]));
+        remove_range(&mut bytes, 0..4);
+        assert!(bytes.is_empty());
+    }
+
+    #[test]
+    fn hostile_bytes_are_told_from_sets() {
+        for good in [
+            &b""[..],
+            b"\x02",
+            b"\x08",
+            b"\x02\x01\x00\x02\x00",
+            b"\x02\xff\xff\x00\x00",
+            b"\x04\x01\x00\x00\x00",
+        ] {
+            assert!(validate(good), "{good:?}");
+        }
+        for bad in [
+            &b"\x00"[..],
+            b"\x01\x01",
+            b"\x03\x01\x00\x00",
+            b"\x10",
+            b"\x02\x01",
+            b"\x02\x01\x00\x01\x00",
+            b"\x02\x02\x00\x01\x00",
+            b"\x02\x00\x00\xff\xff",
+            b"\x08\x01\x00\x00\x00",
+        ] {
+            assert!(!validate(bad), "{bad:?}");
+        }
+    }
+}

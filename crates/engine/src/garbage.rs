@@ -1,0 +1,83 @@
+//! What is freed later, by a thread that has nothing else to do: flushed databases and large collections.
+//!
+//! There is one heap of garbage for the process, since a large collection that is dropped knows no engine.
+
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Condvar, Mutex, PoisonError};
+
+use damselfly_value::Large;
+
+use crate::Database;
+
+/// A part of the garbage.
+enum Part {
+    Databases { _dropped: Vec<Database> },
+    Collection { _dropped: Box<Large> },
+}
+
+static PARTS: Mutex<Vec<Part>> = Mutex::new(Vec::new());
+static ADDED: Condvar = Condvar::new();
+static PENDING: AtomicUsize = AtomicUsize::new(0);
+static FREED: AtomicUsize = AtomicUsize::new(0);
+
+thread_local! {
+    /// True in the thread that frees: what it drops it frees itself.
+    static FREES: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// How many databases and collections wait to be freed.
+pub fn pending() -> usize {
+    PENDING.load(Relaxed)
+}
+
+/// How many were freed since the start.
+pub fn freed() -> usize {
+    FREED.load(Relaxed)
+}
+
+/// Starts to count [`freed`] at zero again.
+pub fn reset_freed() {
+    FREED.store(0, Relaxed);
+}
+
+fn add(part: Part) {
+    PENDING.fetch_add(1, Relaxed);
+    PARTS
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .push(part);
+    ADDED.notify_one();
+}
+
+pub(crate) fn add_databases(databases: Vec<Database>) {
+    add(Part::Databases {
+        _dropped: databases,
+    });
+}
+
+fn add_collection(large: Box<Large>) {
+    if FREES.get() {
+        drop(large);
+    } else {
+        add(Part::Collection { _dropped: large });
+    }
+}
+
+/// Frees what is handed over, and waits for more. Never returns; for a thread that has nothing else to do. From the first
+/// call on, large collections that are dropped anywhere come here.
+pub fn free() -> ! {
+    damselfly_value::free_large_with(add_collection);
+    FREES.set(true);
+    let mut parts = PARTS.lock().unwrap_or_else(PoisonError::into_inner);
+    loop {
+        let Some(part) = parts.pop() else {
+            parts = ADDED.wait(parts).unwrap_or_else(PoisonError::into_inner);
+            continue;
+        };
+        drop(parts);
+        drop(part);
+        PENDING.fetch_sub(1, Relaxed);
+        FREED.fetch_add(1, Relaxed);
+        parts = PARTS.lock().unwrap_or_else(PoisonError::into_inner);
+    }
+}

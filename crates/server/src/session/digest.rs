@@ -1,0 +1,60 @@
+//! DEBUG DIGEST: equal to that of Redis for equal data.
+
+use damselfly_base::sha1;
+use damselfly_value::{EntryRef, Text, Type, Value};
+
+/// A digest in the making.
+///
+/// That of all data is the XOR of what each key gives, so that their order does not matter.
+#[derive(Default)]
+pub struct Digest([u8; 20]);
+
+impl Digest {
+    /// Adds bytes, regardless of order.
+    pub fn add(&mut self, bytes: &[u8]) {
+        for (own, other) in self.0.iter_mut().zip(sha1::sha1(bytes)) {
+            *own ^= other;
+        }
+    }
+
+    /// Adds what another digest has gathered, regardless of order.
+    pub fn add_digest(&mut self, other: &Self) {
+        self.add(&other.0);
+    }
+
+    /// Adds bytes behind all that was added before.
+    pub fn mix(&mut self, bytes: &[u8]) {
+        self.add(bytes);
+        self.0 = sha1::sha1(&self.0);
+    }
+
+    /// Adds what an entry holds, and whether it has a deadline.
+    pub fn add_value(&mut self, entry: EntryRef<'_>) {
+        self.mix(&redis_number(entry.type_of()).to_be_bytes());
+        match entry.value() {
+            Value::Text(Text::Integer(number)) => self.mix(number.to_string().as_bytes()),
+            Value::Text(Text::Bytes { bytes, .. }) => self.mix(bytes),
+            Value::Text(Text::Packed(packed)) => self.mix(&packed.to_vec()),
+            Value::List(_) | Value::Set(_) | Value::Hash(_) | Value::SortedSet(_) => {}
+        }
+        if entry.has_deadline() {
+            self.add(b"!!expire!!");
+        }
+    }
+
+    /// As hexadecimal digits.
+    pub fn hex(&self) -> String {
+        sha1::hex(&self.0)
+    }
+}
+
+/// Redis's number of a type.
+fn redis_number(of: Type) -> u32 {
+    match of {
+        Type::String => 0,
+        Type::List => 1,
+        Type::Set => 2,
+        Type::SortedSet => 3,
+        Type::Hash => 4,
+    }
+}
