@@ -18,10 +18,13 @@ pub mod listpack;
 mod members;
 pub mod pairs;
 mod ranking;
+mod scored;
+mod tree;
 
 pub use buffer::Buffer;
 pub use chain::Chain;
 pub use element::{Element, Wanted};
 pub use fields::{FieldRef, Fields};
 pub use members::Members;
-pub use ranking::Ranking;
+pub use ranking::{Members as ScoredMembers, Ranking};
+pub use scored::ScoredRef;

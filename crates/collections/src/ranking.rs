@@ -1,22 +1,557 @@
-//! A large sorted set.
+//! A large sorted set: a table finds members by name, a tree keeps them in order; both point to the same blocks.
+//!
+//! ```text
+//! Table<Scored> ──► block of a member: score, length, bytes ◄── Tree
+//! ```
+//!
+//! The table owns the blocks. A member leaves the tree before its score changes or its block is freed.
 
-/// A large sorted set.
-#[derive(Clone, Debug, Default)]
-pub struct Ranking(());
+use std::iter::FusedIterator;
+use std::ops::Range;
+
+use damselfly_base::hash;
+use damselfly_table::{Entry, Table};
+
+use crate::scored::{Scored, ScoredRef};
+use crate::tree::{Tree, Word};
+
+/// A walk starts loading members so many steps before it comes to them.
+const PREFETCH_STEPS: usize = 4;
+
+/// Members in the order of their scores, and of their bytes where scores are equal.
+///
+/// No score is NaN. Ranks count from 0.
+pub struct Ranking {
+    // Dropped before the table, which owns what it points to.
+    tree: Tree,
+    table: Table<Scored>,
+    block_bytes: usize,
+}
+
+impl Default for Ranking {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 impl Ranking {
-    /// How many.
+    /// A sorted set without members; allocates nothing.
+    pub fn new() -> Self {
+        Self {
+            tree: Tree::new(),
+            table: Table::new(0, 0),
+            block_bytes: 0,
+        }
+    }
+
+    /// A sorted set of these members: no two alike, ascending by score and bytes.
+    ///
+    /// # Panics
+    /// If they are not in order.
+    pub fn of_sorted<'a>(members: impl Iterator<Item = (&'a [u8], f64)>) -> Self {
+        let mut ranking = Self::new();
+        let mut last: Option<ScoredRef<'_>> = None;
+        let members = members.filter_map(|(member, score)| {
+            let scored = Scored::new(member, score);
+            // SAFETY: the table keeps the block from here on, and nothing else uses the set meanwhile.
+            let reference = unsafe { ScoredRef::at(scored.look().address()) };
+            assert!(
+                last.is_none_or(|last| last.compare(reference).is_lt()),
+                "members are in order"
+            );
+            last = Some(reference);
+            match ranking.table.entry(hash(member), member) {
+                Entry::Occupied(_) => None,
+                Entry::Vacant(vacant) => {
+                    ranking.block_bytes += scored.memory_bytes();
+                    vacant.insert(scored);
+                    Some(reference)
+                }
+            }
+        });
+        // SAFETY: the table owns the members, and every method removes them from the tree before they change or end.
+        ranking.tree = unsafe { Tree::of_sorted(members) };
+        ranking
+    }
+
+    /// The number of members.
     pub fn len(&self) -> usize {
-        0
+        self.tree.len()
     }
 
-    /// True if none.
+    /// True if there are none.
     pub fn is_empty(&self) -> bool {
-        true
+        self.len() == 0
     }
 
-    /// Heap bytes.
+    /// Heap bytes: members, table and tree.
     pub fn memory_bytes(&self) -> usize {
-        0
+        self.block_bytes + self.table.memory_bytes() + self.tree.memory_bytes()
+    }
+
+    /// The score of a member.
+    pub fn score(&self, member: &[u8]) -> Option<f64> {
+        Some(self.table.find(hash(member), member)?.score())
+    }
+
+    /// The rank of a member, and its score.
+    pub fn rank(&self, member: &[u8]) -> Option<(usize, f64)> {
+        let found = self.table.find(hash(member), member)?;
+        Some((self.tree.rank(found), found.score()))
+    }
+
+    /// Gives a member the score that `rescore` makes of the one it has; `None` if it is not there, or to leave it.
+    /// Returns both scores.
+    pub fn update(
+        &mut self,
+        member: &[u8],
+        rescore: impl FnOnce(Option<f64>) -> Option<f64>,
+    ) -> (Option<f64>, Option<f64>) {
+        match self.table.entry(hash(member), member) {
+            Entry::Vacant(vacant) => {
+                let new = rescore(None);
+                if let Some(score) = new {
+                    debug_assert!(!score.is_nan());
+                    let scored = Scored::new(member, score);
+                    self.block_bytes += scored.memory_bytes();
+                    let place = vacant.insert(scored);
+                    // SAFETY: the table owns the member now, and every method removes it from the tree before it
+                    // changes or ends.
+                    unsafe { self.tree.insert(place.get()) };
+                }
+                (None, new)
+            }
+            Entry::Occupied(mut place) => {
+                let old = place.get().score();
+                let new = rescore(Some(old));
+                if let Some(score) = new
+                    && score.to_bits() != old.to_bits()
+                {
+                    debug_assert!(!score.is_nan());
+                    self.tree.remove(place.get());
+                    place.update(|scored| scored.set_score(score));
+                    // SAFETY: as above.
+                    unsafe { self.tree.insert(place.get()) };
+                }
+                (Some(old), new)
+            }
+        }
+    }
+
+    /// Gives a member a score, and returns the one it had.
+    pub fn insert(&mut self, member: &[u8], score: f64) -> Option<f64> {
+        self.update(member, |_| Some(score)).0
+    }
+
+    /// Removes a member and returns its score.
+    pub fn remove(&mut self, member: &[u8]) -> Option<f64> {
+        match self.table.entry(hash(member), member) {
+            Entry::Vacant(_) => None,
+            Entry::Occupied(place) => {
+                self.tree.remove(place.get());
+                let scored = place.remove();
+                self.block_bytes -= scored.memory_bytes();
+                Some(scored.look().score())
+            }
+        }
+    }
+
+    /// Removes the members of these ranks.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    pub fn remove_range(&mut self, ranks: Range<usize>) {
+        let removed = self.tree.remove_range(ranks);
+        for (index, word) in removed.iter().enumerate() {
+            if let Some(ahead) = removed.get(index + PREFETCH_STEPS) {
+                ahead.prefetch();
+            }
+            let member = word.member().member();
+            if let Entry::Occupied(place) = self.table.entry(hash(member), member) {
+                self.block_bytes -= place.remove().memory_bytes();
+            }
+        }
+    }
+
+    /// How many members have a lower score, or with `or_equal` no higher one.
+    pub fn rank_of_score(&self, score: f64, or_equal: bool) -> usize {
+        self.tree.rank_of_score(score, or_equal)
+    }
+
+    /// How many members have lower bytes, or with `or_equal` no higher ones. Only meaningful if all scores are equal.
+    pub fn rank_of_member(&self, member: &[u8], or_equal: bool) -> usize {
+        self.tree.rank_of_member(member, or_equal)
+    }
+
+    /// The member of a rank.
+    pub fn at(&self, rank: usize) -> Option<ScoredRef<'_>> {
+        self.range(rank..rank.saturating_add(1)).next()
+    }
+
+    /// The members of these ranks, as far as there are so many; a walk from either end.
+    pub fn range(&self, ranks: Range<usize>) -> Members<'_> {
+        let end = ranks.end.min(self.len());
+        Members {
+            tree: &self.tree,
+            ranks: ranks.start.min(end)..end,
+            front: &[],
+            back: &[],
+        }
+    }
+
+    /// All members.
+    pub fn iter(&self) -> Members<'_> {
+        self.range(0..self.len())
+    }
+
+    /// Visits the members at a cursor and returns the next cursor, or 0 at the end; see [`Table::scan`].
+    pub fn scan(&self, cursor: u64, visit: impl FnMut(ScoredRef<'_>)) -> u64 {
+        self.table.scan(cursor, visit)
+    }
+
+    /// Checks the invariants, for tests.
+    #[cfg(test)]
+    fn assert_valid(&self) {
+        self.tree.assert_valid();
+        assert_eq!(self.table.len(), self.tree.len());
+        let mut bytes = 0;
+        self.table.for_each(|member| {
+            let rank = self.tree.rank(member);
+            assert!(std::ptr::eq(
+                self.at(rank).expect("a member").member(),
+                member.member()
+            ));
+            bytes += Scored::new(member.member(), 0.0).memory_bytes();
+        });
+        assert_eq!(bytes, self.block_bytes);
+    }
+}
+
+impl Clone for Ranking {
+    fn clone(&self) -> Self {
+        Self::of_sorted(self.iter().map(|scored| (scored.member(), scored.score())))
+    }
+}
+
+impl std::fmt::Debug for Ranking {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let pair =
+            |scored: ScoredRef<'_>| (scored.member().escape_ascii().to_string(), scored.score());
+        f.debug_map().entries(self.iter().map(pair)).finish()
+    }
+}
+
+impl<'a> IntoIterator for &'a Ranking {
+    type Item = ScoredRef<'a>;
+    type IntoIter = Members<'a>;
+
+    fn into_iter(self) -> Members<'a> {
+        self.iter()
+    }
+}
+
+/// A walk over members in order, see [`Ranking::range`].
+#[derive(Clone)]
+pub struct Members<'a> {
+    tree: &'a Tree,
+    ranks: Range<usize>,
+    /// What comes next, as far as it is in one leaf.
+    front: &'a [Word],
+    /// What comes last, as far as it is in one leaf.
+    back: &'a [Word],
+}
+
+impl<'a> Iterator for Members<'a> {
+    type Item = ScoredRef<'a>;
+
+    fn next(&mut self) -> Option<ScoredRef<'a>> {
+        let rank = self.ranks.next()?;
+        if self.front.is_empty() {
+            let (words, index) = self.tree.leaf_at(rank);
+            self.front = &words[index..];
+            self.front
+                .iter()
+                .take(PREFETCH_STEPS)
+                .for_each(Word::prefetch);
+        }
+        let (word, rest) = self.front.split_first()?;
+        self.front = rest;
+        if let Some(ahead) = rest.get(PREFETCH_STEPS - 1) {
+            ahead.prefetch();
+        }
+        Some(word.member())
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.ranks.size_hint()
+    }
+
+    fn nth(&mut self, skip: usize) -> Option<ScoredRef<'a>> {
+        self.front = self.front.get(skip..).unwrap_or_default();
+        self.ranks.start = self.ranks.end.min(self.ranks.start.saturating_add(skip));
+        self.next()
+    }
+}
+
+impl DoubleEndedIterator for Members<'_> {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        let rank = self.ranks.next_back()?;
+        if self.back.is_empty() {
+            let (words, index) = self.tree.leaf_at(rank);
+            self.back = &words[..=index];
+        }
+        let (word, rest) = self.back.split_last()?;
+        self.back = rest;
+        if let Some(index) = rest.len().checked_sub(PREFETCH_STEPS) {
+            rest[index].prefetch();
+        }
+        Some(word.member())
+    }
+}
+
+impl ExactSizeIterator for Members<'_> {}
+
+impl FusedIterator for Members<'_> {}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeSet, HashMap};
+
+    use damselfly_base::random;
+
+    use super::*;
+    use crate::scored::order_of;
+
+    /// The same set in a form that is plainly right.
+    #[derive(Default)]
+    struct Model {
+        scores: HashMap<Vec<u8>, f64>,
+        order: BTreeSet<(u64, Vec<u8>)>,
+    }
+
+    impl Model {
+        fn insert(&mut self, member: &[u8], score: f64) -> Option<f64> {
+            let old = self.scores.insert(member.to_vec(), score);
+            if let Some(old) = old {
+                self.order.remove(&(order_of(old), member.to_vec()));
+            }
+            self.order.insert((order_of(score), member.to_vec()));
+            old
+        }
+
+        fn remove(&mut self, member: &[u8]) -> Option<f64> {
+            let old = self.scores.remove(member)?;
+            self.order.remove(&(order_of(old), member.to_vec()));
+            Some(old)
+        }
+
+        fn members(&self) -> Vec<(Vec<u8>, f64)> {
+            let pair = |(_, member): &(u64, Vec<u8>)| (member.clone(), self.scores[member]);
+            self.order.iter().map(pair).collect()
+        }
+    }
+
+    struct Random(u64);
+
+    impl Random {
+        fn seeded(name: &str) -> Self {
+            let seed = std::env::var("SEED")
+                .map_or_else(|_| random::number(), |seed| seed.parse().expect("a number"));
+            println!("{name}: SEED={seed}");
+            Self(seed)
+        }
+
+        fn below(&mut self, end: usize) -> usize {
+            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            ((mixed ^ (mixed >> 31)) % end as u64) as usize
+        }
+    }
+
+    fn same(ranking: &Ranking, model: &Model) {
+        ranking.assert_valid();
+        let members = model.members();
+        let own = |scored: ScoredRef<'_>| (scored.member().to_vec(), scored.score());
+        assert_eq!(ranking.iter().map(own).collect::<Vec<_>>(), members);
+        let backward: Vec<_> = ranking.iter().rev().map(own).collect();
+        assert!(backward.iter().eq(members.iter().rev()));
+    }
+
+    /// Inserts, rescores and removes at random, with scores of a kind.
+    fn churn(random: &mut Random, size: usize, score: impl Fn(&mut Random) -> f64) {
+        let (mut ranking, mut model) = (Ranking::new(), Model::default());
+        for inserts_of_8 in [7, 4, 1, 6, 0] {
+            for step in 0..size * 2 {
+                let mut member = format!("m{}", random.below(size * 2)).into_bytes();
+                if random.below(50) == 0 {
+                    member.resize(300, b'x');
+                }
+                if random.below(8) < inserts_of_8 {
+                    let score = score(random);
+                    assert_eq!(ranking.insert(&member, score), model.insert(&member, score));
+                } else {
+                    assert_eq!(ranking.remove(&member), model.remove(&member));
+                }
+                if step % (size / 3) == 0 {
+                    same(&ranking, &model);
+                }
+            }
+            same(&ranking, &model);
+            same(&ranking.clone(), &model);
+            for _ in 0..20 {
+                let score = score(random);
+                look(random, &ranking, &model, score);
+            }
+            let (from, count) = (random.below(ranking.len() + 1), random.below(size));
+            let ranks = from..ranking.len().min(from + count);
+            for (member, _) in &model.members()[ranks.clone()] {
+                model.remove(member);
+            }
+            ranking.remove_range(ranks);
+            same(&ranking, &model);
+        }
+        ranking.remove_range(0..ranking.len());
+        assert_eq!(ranking.memory_bytes() - ranking.table.memory_bytes(), 0);
+    }
+
+    /// Compares what only looks.
+    fn look(random: &mut Random, ranking: &Ranking, model: &Model, score: f64) {
+        let members = model.members();
+        for or_equal in [false, true] {
+            let below = |other: f64| other < score || or_equal && other == score;
+            assert_eq!(
+                ranking.rank_of_score(score, or_equal),
+                members.iter().filter(|(_, score)| below(*score)).count()
+            );
+        }
+        let from = random.below(members.len() + 2);
+        let to = from + random.below(members.len() + 2);
+        let expected = members.get(from..to.min(members.len())).unwrap_or_default();
+        let own = |scored: ScoredRef<'_>| (scored.member().to_vec(), scored.score());
+        assert!(
+            ranking
+                .range(from..to)
+                .map(own)
+                .eq(expected.iter().cloned())
+        );
+        assert!(
+            ranking
+                .range(from..to)
+                .rev()
+                .map(own)
+                .eq(expected.iter().rev().cloned())
+        );
+        let skip = random.below(200);
+        assert_eq!(
+            ranking.range(from..to).nth(skip).map(own),
+            expected.get(skip).cloned()
+        );
+        let mut ends = ranking.range(from..to);
+        let mut left = expected;
+        while let [first, rest @ ..] = left {
+            assert_eq!(ends.next().map(own).as_ref(), Some(first));
+            left = rest;
+            if let [rest @ .., last] = left {
+                assert_eq!(ends.next_back().map(own).as_ref(), Some(last));
+                left = rest;
+            }
+        }
+        assert!(ends.next().is_none() && ends.next_back().is_none());
+        if let Some((member, score)) = expected.first() {
+            assert_eq!(ranking.rank(member), Some((from, *score)));
+            assert_eq!(ranking.score(member), Some(*score));
+            assert_eq!(ranking.at(from).map(own), expected.first().cloned());
+        }
+        assert_eq!(ranking.rank(b"absent"), None);
+    }
+
+    #[test]
+    fn random_scores_behave_as_the_model() {
+        let mut random = Random::seeded("random scores");
+        churn(&mut random, 20, |random| random.below(10) as f64);
+        churn(&mut random, 3000, |random| {
+            random.below(1 << 40) as f64 / 1e3 - 1e8
+        });
+    }
+
+    #[test]
+    fn extreme_and_equal_scores_behave_as_the_model() {
+        let mut random = Random::seeded("extreme scores");
+        churn(&mut random, 2000, |random| {
+            [
+                f64::INFINITY,
+                f64::NEG_INFINITY,
+                0.0,
+                -0.0,
+                f64::MAX,
+                f64::MIN,
+                5e-324,
+            ][random.below(7)]
+        });
+        churn(&mut random, 2000, |_| 7.0);
+    }
+
+    #[test]
+    fn large_trees_stay_valid() {
+        let mut random = Random::seeded("large trees");
+        let (mut ranking, mut model) = (Ranking::new(), Model::default());
+        for index in 0..60_000_u32 {
+            let score = random.below(1 << 30) as f64;
+            ranking.insert(&index.to_le_bytes(), score);
+            model.insert(&index.to_le_bytes(), score);
+        }
+        same(&ranking, &model);
+        while !ranking.is_empty() {
+            let from = random.below(ranking.len());
+            let to = ranking.len().min(from + random.below(20_000));
+            for (member, _) in &model.members()[from..to] {
+                model.remove(member);
+            }
+            ranking.remove_range(from..to);
+            same(&ranking, &model);
+        }
+    }
+
+    #[test]
+    fn members_of_equal_scores_are_ranked_by_their_bytes() {
+        let mut ranking = Ranking::new();
+        for index in 0..1000 {
+            ranking.insert(format!("m{index:04}").as_bytes(), 0.0);
+        }
+        assert_eq!(ranking.rank_of_member(b"m0500", false), 500);
+        assert_eq!(ranking.rank_of_member(b"m0500", true), 501);
+        assert_eq!(ranking.rank_of_member(b"", false), 0);
+        assert_eq!(ranking.rank_of_member(b"z", true), 1000);
+    }
+
+    #[test]
+    fn ascending_and_descending_insertions_fill_the_leaves() {
+        let bytes_per_member = |scores: &mut dyn Iterator<Item = u32>| {
+            let mut ranking = Ranking::new();
+            for score in scores {
+                ranking.insert(&score.to_le_bytes(), f64::from(score));
+            }
+            ranking.assert_valid();
+            ranking.tree.memory_bytes() as f64 / ranking.len() as f64
+        };
+        let ascending = bytes_per_member(&mut (0..50_000));
+        let descending = bytes_per_member(&mut (0..50_000).rev());
+        assert!(ascending < 9.0, "{ascending}");
+        assert!(descending < 9.0, "{descending}");
+    }
+
+    #[test]
+    fn an_update_can_decline() {
+        let mut ranking = Ranking::new();
+        assert_eq!(ranking.update(b"a", |_| None), (None, None));
+        assert!(ranking.is_empty());
+        ranking.insert(b"a", 1.0);
+        assert_eq!(ranking.update(b"a", |_| None), (Some(1.0), None));
+        assert_eq!(
+            ranking.update(b"a", |old| old.map(|old| old + 1.0)),
+            (Some(1.0), Some(2.0))
+        );
+        assert_eq!(ranking.score(b"a"), Some(2.0));
     }
 }

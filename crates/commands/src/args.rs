@@ -15,6 +15,20 @@ pub struct Args<'a> {
     first_key: Option<(usize, u64)>,
 }
 
+/// The arguments of one request, copied for later use.
+#[derive(Clone, Debug)]
+pub struct OwnedArgs {
+    input: Box<[u8]>,
+    spans: Box<[Span]>,
+}
+
+impl OwnedArgs {
+    /// The arguments.
+    pub fn borrow(&self) -> Args<'_> {
+        Args::new(&self.input, &self.spans, None)
+    }
+}
+
 impl<'a> Args<'a> {
     /// The arguments that `spans` cut out of `input`; `first_key` is the place and hash of a key.
     #[inline]
@@ -64,6 +78,22 @@ impl<'a> Args<'a> {
         match self.first_key {
             Some((place, hash)) if place == index => Key { bytes, hash },
             _ => Key::new(bytes),
+        }
+    }
+
+    /// A copy that outlives the connection's input.
+    pub fn to_owned(&self) -> OwnedArgs {
+        let (mut input, mut spans) = (Vec::new(), Vec::with_capacity(self.len()));
+        for arg in self.from(0) {
+            spans.push(Span {
+                start: input.len(),
+                len: arg.len(),
+            });
+            input.extend_from_slice(arg);
+        }
+        OwnedArgs {
+            input: input.into(),
+            spans: spans.into(),
         }
     }
 

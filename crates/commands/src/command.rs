@@ -1,11 +1,15 @@
 //! The row of a command: everything that is known about it. Permissions, locks, documentation and
 //! cluster hints all follow from it.
 
+use std::ops::Range;
+use std::sync::Arc;
+
 use damselfly_base::CommandError;
 use damselfly_base::number::parse_integer;
-use damselfly_engine::Busy;
+use damselfly_engine::{Busy, Key, Tx};
+use damselfly_protocol::Reply;
 
-use crate::Args;
+use crate::{Args, Result};
 
 /// One command or subcommand; `F` is the type of its function.
 #[derive(Clone, Copy, Debug)]
@@ -402,6 +406,25 @@ pub enum Stop {
     Busy(Busy),
     /// It uses keys that are no arguments: nothing was done, and the command runs again under all locks.
     NeedsAllLocks,
+    /// There is nothing for it yet: nothing was done, and the client waits.
+    Wait(Arc<Wait>),
+}
+
+/// What a client waits for whose command found nothing.
+#[derive(Clone, Debug)]
+pub struct Wait {
+    /// For how long, in milliseconds; `None` for as long as it takes.
+    pub timeout_ms: Option<u64>,
+    /// The arguments that are the keys to wait for.
+    pub keys: Range<usize>,
+    /// The argument that is a key which is changed, too, when one of those has something.
+    pub target: Option<usize>,
+    /// True if the key has something now.
+    pub is_ready: fn(&mut Tx<'_>, Key<'_>) -> bool,
+    /// Takes it from the key, which has something, and replies.
+    pub serve: fn(&mut Tx<'_>, Args<'_>, Key<'_>, &mut Reply<'_>) -> Result,
+    /// Replies where a client can't wait.
+    pub nothing: fn(&mut Reply<'_>),
 }
 
 impl From<CommandError> for Stop {

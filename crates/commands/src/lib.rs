@@ -11,9 +11,9 @@ mod object;
 mod ranges;
 mod strings;
 
-pub use args::Args;
+pub use args::{Args, OwnedArgs};
 pub use command::{
-    Access, Arity, At, Command, Group, KeySpec, Keys, Run, Stop, Trait, looks, reads,
+    Access, Arity, At, Command, Group, KeySpec, Keys, Run, Stop, Trait, Wait, looks, reads,
 };
 pub use object::{encoding_name, memory_usage};
 

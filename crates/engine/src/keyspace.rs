@@ -121,6 +121,9 @@ impl Tx<'_> {
         for shard in 0..self.engine().shards() {
             self.databases(shard).swap(a, b);
         }
+        for db in [a, b] {
+            self.note_all_ready(db);
+        }
         self.changed_many(1);
     }
 

@@ -14,9 +14,11 @@ pub mod garbage;
 mod keyspace;
 mod shard;
 mod tx;
+mod waiting;
 
 pub use access::{AccessPolicy, frequency, idle_seconds};
 pub use database::{Absent, Database, Place, Present};
 pub use keyspace::Cursor;
 pub use shard::{Busy, Engine, KeyspaceTotals, Rule, Settings, Wake};
 pub use tx::{Create, Deadline, Effects, Key, Now, Tx};
+pub use waiting::{Served, Ticket, Unserved, Waiter};

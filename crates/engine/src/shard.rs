@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering:
 use damselfly_lock::{Lock, Waiters};
 use damselfly_value::Thresholds;
 
-use crate::{AccessPolicy, Database, Now, Tx, tx::Held};
+use crate::{AccessPolicy, Database, Now, Tx, tx::Held, waiting::Waiting};
 
 /// The most shards: their number is part of every SCAN cursor.
 pub const SHARDS_MAX: usize = 1 << 12;
@@ -99,21 +99,26 @@ pub(crate) struct Shard {
     pub(crate) expired: u64,
 }
 
-/// Keeps each lock on cache lines of its own, so that threads at neighbouring shards do not slow each other
-/// down. Two lines, since processors fetch them in pairs.
+/// A shard with its lock, and who waits for its keys. On cache lines of its own, so that threads at neighbouring shards do not
+/// slow each other down; two lines, since processors fetch them in pairs.
 #[repr(align(128))]
-struct Apart<T>(T);
+struct Apart {
+    lock: Lock<Shard>,
+    waiting: Waiting,
+}
 
 /// A function that makes one thread look at its parked connections again.
 pub type Wake = Box<dyn Fn() + Send + Sync>;
 
 /// All data of the process.
 pub struct Engine {
-    shards: Box<[Apart<Lock<Shard>>]>,
+    shards: Box<[Apart]>,
     shard_bits: u32,
     databases: usize,
     /// One per thread, set once when the threads start.
     wakes: OnceLock<Vec<Wake>>,
+    /// Of the last client that began to wait for keys.
+    pub(crate) last_ticket: AtomicU64,
     /// The highest count of expired entries that was reported.
     pub(crate) expired_seen: AtomicU64,
     /// What may change while the engine runs.
@@ -159,10 +164,14 @@ impl Engine {
                 let databases = (0..rule.databases)
                     .map(|_| Database::new(shard_bits, index))
                     .collect();
-                Apart(Lock::new(Shard {
+                let shard = Shard {
                     databases,
                     expired: 0,
-                }))
+                };
+                Apart {
+                    lock: Lock::new(shard),
+                    waiting: Waiting::default(),
+                }
             })
             .collect();
         Self {
@@ -170,6 +179,7 @@ impl Engine {
             shard_bits,
             databases: rule.databases,
             wakes: OnceLock::new(),
+            last_ticket: AtomicU64::new(1),
             expired_seen: AtomicU64::new(0),
             settings: Settings::default(),
         }
@@ -202,9 +212,20 @@ impl Engine {
         (hash >> 1 >> (63 - self.shard_bits)) as usize
     }
 
+    /// Who waits for keys of a shard.
+    #[inline]
+    pub(crate) fn waiting(&self, shard: usize) -> &Waiting {
+        &self.shards[shard].waiting
+    }
+
+    /// Takes the lock of one shard, for a section that has others already; false if it is busy.
+    pub(crate) fn acquire(&self, shard: usize) -> bool {
+        self.shards[shard].lock.acquire()
+    }
+
     /// Asks that `thread` be woken when `busy` is released. True if it is free already.
     pub fn wait(&self, busy: Busy, thread: usize) -> bool {
-        self.shards[busy.shard].0.wait(thread)
+        self.shards[busy.shard].lock.wait(thread)
     }
 
     /// Starts an atomic section over one shard.
@@ -216,7 +237,7 @@ impl Engine {
     /// As [`Engine::lock_one`], by the shard's number.
     #[inline]
     pub fn lock_shard(&self, shard: usize, db: usize, now: Now) -> Result<Tx<'_>, Busy> {
-        if self.shards[shard].0.acquire() {
+        if self.shards[shard].lock.acquire() {
             Ok(Tx::new(self, Held::One(shard), db, now))
         } else {
             Err(Busy { shard })
@@ -255,7 +276,7 @@ impl Engine {
     /// Takes locks in ascending order, which rules out deadlock; all or none.
     fn acquire_ascending(&self, shards: impl Iterator<Item = usize> + Clone) -> Result<(), Busy> {
         for (taken, shard) in shards.clone().enumerate() {
-            if !self.shards[shard].0.acquire() {
+            if !self.shards[shard].lock.acquire() {
                 for held in shards.take(taken) {
                     self.release(held);
                 }
@@ -282,7 +303,7 @@ impl Engine {
     pub(crate) fn release(&self, shard: usize) {
         // SAFETY: called once per lock taken, by the `Tx` that took it as it ends, so no reference
         // into the shard is left.
-        let waiters = unsafe { self.shards[shard].0.release() };
+        let waiters = unsafe { self.shards[shard].lock.release() };
         if !waiters.is_empty() {
             self.wake(waiters);
         }
@@ -310,13 +331,13 @@ impl Engine {
     #[expect(clippy::mut_from_ref, reason = "the lock makes it exclusive")]
     pub(crate) unsafe fn shard_mut(&self, shard: usize) -> &mut Shard {
         // SAFETY: as the caller promises.
-        unsafe { &mut *self.shards[shard].0.get() }
+        unsafe { &mut *self.shards[shard].lock.get() }
     }
 
     /// Hints that the lock of this hash's shard is about to be taken.
     #[inline]
     pub fn prefetch_shard(&self, hash: u64) {
-        damselfly_table::prefetch(self.shards[self.shard_of(hash)].0.address());
+        damselfly_table::prefetch(self.shards[self.shard_of(hash)].lock.address());
     }
 
     /// Hints that the bucket of this hash is about to be read. Does nothing if the shard is busy.
@@ -334,7 +355,7 @@ impl Engine {
     #[inline]
     fn peek(&self, hash: u64, db: usize, look: impl FnOnce(&Database)) {
         let shard = self.shard_of(hash);
-        if self.shards[shard].0.try_acquire() {
+        if self.shards[shard].lock.try_acquire() {
             // SAFETY: the lock was just taken, and the reference ends before it is released.
             let databases = unsafe { &self.shard_mut(shard).databases };
             // A panic here would leave the lock taken for ever.

@@ -1,10 +1,13 @@
 //! An atomic section: the locks one command holds, and what it may do under them.
 
+use std::sync::Arc;
+
 use damselfly_base::CommandError;
 use damselfly_value::{Collection, Entry, EntryRef, NewValue, Text};
 
 use crate::database::is_dead;
 use crate::shard::{Engine, KeyspaceTotals, Shard};
+use crate::waiting::{Ready, Waiter};
 use crate::{Database, Place};
 
 /// The time of a command: milliseconds since the epoch.
@@ -80,14 +83,42 @@ pub struct Tx<'a> {
     /// False for CLIENT NO-TOUCH: reading a key then leaves its age alone.
     touches: bool,
     effects: Effects,
-    /// What to free after the locks are released: fields are dropped after `drop` has run.
+    /// What few sections need.
+    aside: Option<Box<Aside>>,
+}
+
+/// What few sections need, so that the others need not even make it empty.
+#[derive(Default)]
+pub(crate) struct Aside {
+    /// What to free after the locks are released.
     garbage: Vec<Database>,
+    /// Changed keys that somebody waits for.
+    pub(crate) ready: Ready,
+    /// Who was served, to be woken after the locks are released.
+    pub(crate) served: Vec<Arc<dyn Waiter>>,
+    /// Shards that were locked later than those of `Held`.
+    included: Vec<usize>,
 }
 
 impl Drop for Tx<'_> {
     #[inline]
     fn drop(&mut self) {
         self.release();
+        if let Some(aside) = &self.aside {
+            aside.end(self.engine);
+        }
+    }
+}
+
+impl Aside {
+    #[cold]
+    fn end(&self, engine: &Engine) {
+        for &shard in &self.included {
+            engine.release(shard);
+        }
+        for waiter in &self.served {
+            waiter.wake();
+        }
     }
 }
 
@@ -101,7 +132,7 @@ impl<'a> Tx<'a> {
             now,
             touches: true,
             effects: Effects::default(),
-            garbage: Vec::new(),
+            aside: None,
         }
     }
 
@@ -159,15 +190,75 @@ impl<'a> Tx<'a> {
         self.effects
     }
 
-    /// Notes that a key was changed or removed.
+    /// Makes another database the selected one.
+    pub(crate) fn set_db(&mut self, db: usize) {
+        self.db = db;
+    }
+
+    /// What few sections need, made when it is first used.
+    pub(crate) fn aside(&mut self) -> &mut Aside {
+        self.aside.get_or_insert_default()
+    }
+
+    /// True if keys were changed that somebody waits for.
     #[inline]
-    pub fn changed(&mut self, _key: Key<'_>) {
+    pub fn has_ready(&self) -> bool {
+        self.aside
+            .as_ref()
+            .is_some_and(|aside| !aside.ready.is_empty())
+    }
+
+    /// Notes that a key of the selected database was changed or removed.
+    #[inline]
+    pub fn changed(&mut self, key: Key<'_>) {
+        self.changed_in(self.db, key);
+    }
+
+    /// Notes that a key of a database was changed or removed.
+    #[inline]
+    pub fn changed_in(&mut self, db: usize, key: Key<'_>) {
         self.effects.changes += 1;
+        let shard = self.engine.shard_of(key.hash);
+        if !self.engine.waiting(shard).is_empty() {
+            self.note_ready(db, key);
+        }
     }
 
     /// Notes that many keys were changed or removed at once.
     pub fn changed_many(&mut self, keys: usize) {
         self.effects.changes += keys as u64;
+    }
+
+    /// True if the shard of that number is locked.
+    #[inline]
+    pub(crate) fn holds(&self, index: usize) -> bool {
+        let held = match self.held {
+            Held::None => false,
+            Held::One(shard) => shard == index,
+            Held::Many(shards) => shards.binary_search(&index).is_ok(),
+            Held::All => true,
+        };
+        held || self.includes(index)
+    }
+
+    #[cold]
+    fn includes(&self, index: usize) -> bool {
+        let aside = self.aside.as_ref();
+        aside.is_some_and(|aside| aside.included.contains(&index))
+    }
+
+    /// Locks the shard of one more key until the end of this section; false if it is busy. This is out of order, but who waits
+    /// for a few microseconds at most can be part of no deadlock.
+    pub fn include(&mut self, hash: u64) -> bool {
+        let shard = self.engine.shard_of(hash);
+        if self.holds(shard) {
+            return true;
+        }
+        let taken = self.engine.acquire(shard);
+        if taken {
+            self.aside().included.push(shard);
+        }
+        taken
     }
 
     /// The locked shard of that number.
@@ -179,13 +270,7 @@ impl<'a> Tx<'a> {
     where
         'a: 's,
     {
-        let held = match self.held {
-            Held::None => false,
-            Held::One(shard) => shard == index,
-            Held::Many(shards) => shards.binary_search(&index).is_ok(),
-            Held::All => true,
-        };
-        assert!(held, "shard {index} is used without its lock");
+        assert!(self.holds(index), "shard {index} is used without its lock");
         #[cfg(broken = "sections")]
         self.interrupt();
         // SAFETY:
@@ -415,7 +500,7 @@ impl<'a> Tx<'a> {
             Place::Present(mut present) => present.update(|old| *old = entry),
             Place::Absent(absent) => absent.insert(entry),
         }
-        self.changed(key);
+        self.changed_in(db, key);
     }
 
     /// Takes a key out of the selected database and notes the change.
@@ -435,7 +520,7 @@ impl<'a> Tx<'a> {
 
     /// Frees databases after the locks are released.
     pub(crate) fn free_at_end(&mut self, databases: Vec<Database>) {
-        self.garbage.extend(databases);
+        self.aside().garbage.extend(databases);
     }
 
     /// All databases of one locked shard.

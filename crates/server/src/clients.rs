@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{
-    AtomicBool, AtomicI64, AtomicU8, AtomicU64, AtomicUsize,
-    Ordering::{AcqRel, Relaxed},
+    AtomicBool, AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed,
 };
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::config::{ClientMemory, Config, Origin};
 use crate::connection::Connection;
+use crate::parked::{End, Parked};
 use crate::shared::{Message, Thread};
 
 /// What CLIENT SETNAME and CLIENT SETINFO set.
@@ -72,23 +72,9 @@ pub struct Client {
     pub paused: AtomicBool,
     /// It is to be closed; set by [`Clients::kill`].
     pub killed: AtomicBool,
-    /// One of the states of [`Waiting`].
-    waiting: AtomicU8,
+    /// The command with which it waits for keys.
+    parked: Mutex<Option<Arc<Parked>>>,
     names: Mutex<Names>,
-}
-
-/// Whether a client waits for keys, and whether another one wants the waiting to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Waiting {
-    /// It does not wait.
-    No,
-    /// It waits, and nothing has ended that.
-    ForKeys,
-    /// It is to be told that its time is up.
-    TimedOut,
-    /// It is to be told that somebody wanted it so.
-    Unblocked,
 }
 
 impl Client {
@@ -97,17 +83,24 @@ impl Client {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends its waiting for keys with `end`; false if it does not wait. The thread that serves it has
-    /// to look then.
-    pub fn end_waiting(&self, end: Waiting) -> bool {
-        self.waiting
-            .compare_exchange(Waiting::ForKeys as u8, end as u8, AcqRel, Relaxed)
-            .is_ok()
+    fn parked(&self) -> MutexGuard<'_, Option<Arc<Parked>>> {
+        self.parked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes the command with which it waits for keys from now on.
+    pub fn set_parked(&self, parked: Option<Arc<Parked>>) {
+        *self.parked() = parked;
+    }
+
+    /// Ends its waiting for keys; false if it does not wait.
+    pub fn unblock(&self, end: End) -> bool {
+        let parked = self.parked().clone();
+        parked.is_some_and(|parked| parked.unblock(end))
     }
 
     /// True if it waits: for keys, or for the end of a pause.
     pub fn is_blocked(&self) -> bool {
-        self.paused.load(Relaxed) || self.waiting.load(Relaxed) == Waiting::ForKeys as u8
+        self.paused.load(Relaxed) || self.parked().is_some()
     }
 
     /// The memory that it takes, in bytes: what is kept about it, and its buffers.
@@ -191,7 +184,7 @@ impl Clients {
             no_touch: AtomicBool::new(false),
             paused: AtomicBool::new(false),
             killed: AtomicBool::new(false),
-            waiting: AtomicU8::new(Waiting::No as u8),
+            parked: Mutex::new(None),
             names: Mutex::new(Names::default()),
         });
         self.by_id().insert(client.id, client.clone());

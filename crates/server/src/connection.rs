@@ -18,6 +18,7 @@ use damselfly_protocol::{Limits, ProtocolError, RequestParser, Span};
 
 use crate::config::Config;
 use crate::listener::Stream;
+use crate::parked::End;
 use crate::registry::Row;
 use crate::session::Session;
 use crate::session::pause::Hold;
@@ -39,6 +40,8 @@ pub enum Stall {
     Sleeping(Instant),
     /// The client does not read its replies.
     Output,
+    /// A command waits for keys: [`Session::parking`].
+    Waiting,
 }
 
 /// A request that is parsed but not run.
@@ -230,6 +233,12 @@ impl Connection {
                 .min(u32::MAX as usize),
             ..limits
         }
+    }
+
+    /// Ends the waiting of the client, which is gone; false if something else has ended it.
+    pub fn gives_up_waiting(&self) -> bool {
+        let parking = self.session.parking.as_ref();
+        parking.is_none_or(|parking| parking.end(End::TimedOut))
     }
 
     /// Bytes of replies that are not sent.

@@ -13,11 +13,12 @@ use std::time::Instant;
 
 use damselfly_base::CommandError;
 use damselfly_commands::{Args, Run, Stop};
-use damselfly_engine::{Now, Tx};
+use damselfly_engine::{Now, Tx, Unserved};
 use damselfly_protocol::Reply;
 
 use crate::config::Config;
 use crate::connection::{Batch, Connection, OUTPUT_PAUSE_BYTES, Request, Stall};
+use crate::parked::{End, Parking};
 use crate::registry::{Handler, Locks, REGISTRY, Registry, Row};
 use crate::session::slowlog::{SlowCommand, shortened};
 use crate::session::{self, Context, Replies, Session, monitor};
@@ -38,6 +39,8 @@ pub struct Dispatcher {
     shards: Vec<usize>,
     /// What clients that monitor are to be shown of the batch that runs.
     monitored: Vec<u8>,
+    /// Changed keys whose waiters could not be served at once.
+    unserved: Vec<Unserved>,
 }
 
 impl Dispatcher {
@@ -51,6 +54,7 @@ impl Dispatcher {
             clock: quanta::Clock::new(),
             shards: Vec::new(),
             monitored: Vec::new(),
+            unserved: Vec::new(),
             shared,
         }
     }
@@ -98,10 +102,17 @@ impl Dispatcher {
                 place.map(|place| (place, hash)),
             );
             connection.stall = self.run_request(connection, request.row, args, now, &mut started);
-            if connection.stall.is_some() {
-                return;
+            match connection.stall {
+                None => batch.next += 1,
+                // Its reply is all that is missing.
+                Some(Stall::Waiting) => {
+                    batch.next += 1;
+                    return;
+                }
+                Some(Stall::Shard(_) | Stall::Paused(_) | Stall::Sleeping(_) | Stall::Output) => {
+                    return;
+                }
             }
-            batch.next += 1;
             if connection.session.closing {
                 return;
             }
@@ -182,6 +193,13 @@ impl Dispatcher {
                         reply.error(error.to_bytes());
                         failed = Some(error);
                     }
+                    Err(Stop::Wait(_)) => {
+                        reply.truncate_to(mark);
+                        if self.shared.monitors.load(Relaxed) > 0 {
+                            monitor::show(&mut self.monitored, session, row, args, &mut reply);
+                        }
+                        return Some(self.park(session, started));
+                    }
                 }
                 self.account(session, row, args, started, failed);
                 if self.shared.monitors.load(Relaxed) > 0 {
@@ -189,15 +207,61 @@ impl Dispatcher {
                 }
             }
         }
-        match session.replies {
-            Replies::On => {}
-            Replies::Off | Replies::SkipNext => reply.truncate_to(mark),
-            Replies::SkipThis => {
-                reply.truncate_to(mark);
-                session.replies = Replies::On;
+        hold_back(session, &mut reply, mark);
+        None
+    }
+
+    /// Notes how long a command ran that waits now.
+    #[cold]
+    fn park(&self, session: &mut Session, started: &mut u64) -> Stall {
+        let ended = self.clock.raw();
+        if let Some(parking) = &mut session.parking {
+            parking.took_ns = self.clock.delta_as_nanos(*started, ended);
+        }
+        *started = ended;
+        Stall::Waiting
+    }
+
+    /// Writes the reply to a command that waited.
+    pub fn unpark(&self, connection: &mut Connection, end: End) {
+        connection.stall = None;
+        let session = &mut connection.session;
+        let Some(parking) = session.parking.take() else {
+            return;
+        };
+        parking.leave();
+        let mut reply = Reply::new(&mut connection.output, session.protocol);
+        let mark = reply.position();
+        let failed = end.write(&mut reply);
+        hold_back(session, &mut reply, mark);
+        let counters = self.counters();
+        let command = &counters.commands[parking.row.index];
+        command.record(parking.took_ns, self.config.latency_tracking);
+        if let Some(error) = failed {
+            command.failed.add(1);
+            counters.count_error(&error.to_bytes());
+        }
+    }
+
+    /// Serves waiters that could not be served when their keys were changed, if what they need is free now.
+    pub fn serve_unserved(&mut self) {
+        if !self.unserved.is_empty() {
+            self.serve_unserved_now();
+        }
+    }
+
+    #[cold]
+    fn serve_unserved_now(&mut self) {
+        let engine = &self.shared.engine;
+        let mut left = std::mem::take(&mut self.unserved);
+        while let Some(unserved) = left.pop() {
+            match engine.serve_waiters(&unserved, Now(shared::now_ms())) {
+                Ok(further) => left.extend(further),
+                // Became free in between: there may be no release to wait for.
+                Err(busy) if engine.wait(busy, self.thread) => left.push(unserved),
+                Err(_) => self.unserved.push(unserved),
             }
         }
-        None
     }
 
     /// Counts a call, and notes it where it is to be noted.
@@ -382,9 +446,31 @@ impl Dispatcher {
                     tx = engine.lock_all(db, now)?;
                     result = run(&mut tx, args, reply);
                 }
+                if let Err(Stop::Wait(wait)) = &result {
+                    let parking = Parking::new(&self.shared, session, row, args, wait, &mut tx);
+                    session.parking = Some(parking);
+                }
+                if tx.has_ready() {
+                    self.unserved.extend(tx.serve_waiters());
+                }
                 count_effects(&self.shared.threads[self.thread].counters, &tx);
+                drop(tx);
+                self.serve_unserved();
                 result
             }
+        }
+    }
+}
+
+/// Removes a reply that the client does not want.
+#[inline]
+fn hold_back(session: &mut Session, reply: &mut Reply<'_>, mark: usize) {
+    match session.replies {
+        Replies::On => {}
+        Replies::Off | Replies::SkipNext => reply.truncate_to(mark),
+        Replies::SkipThis => {
+            reply.truncate_to(mark);
+            session.replies = Replies::On;
         }
     }
 }

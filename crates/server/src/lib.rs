@@ -11,6 +11,7 @@ pub mod connection;
 pub mod dispatch;
 pub mod listener;
 pub mod open_files;
+pub mod parked;
 pub mod registry;
 pub mod session;
 pub mod shared;

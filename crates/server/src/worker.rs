@@ -6,7 +6,7 @@
 mod accept;
 mod due;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -20,6 +20,7 @@ use crate::clients::Client;
 use crate::connection::{Batch, Connection, ReadEnd, Stall};
 use crate::dispatch::Dispatcher;
 use crate::listener::Listener;
+use crate::parked::End;
 use crate::session::Replies;
 use crate::shared::{self, Message, Shared};
 
@@ -47,8 +48,10 @@ pub struct Worker {
     connections: Slab<Connection>,
     /// Connections to read from or go on with, this turn.
     ready: VecDeque<usize>,
-    /// Connections that stalled.
+    /// Connections that stalled, but for those that wait for keys.
     stalled: Vec<usize>,
+    /// When those that wait for keys have waited long enough.
+    deadlines: BTreeSet<(Instant, usize)>,
     /// Connections with replies to send.
     unflushed: Vec<usize>,
     buffer: Vec<u8>,
@@ -82,6 +85,7 @@ impl Worker {
             connections: Slab::new(),
             ready: VecDeque::new(),
             stalled: Vec::new(),
+            deadlines: BTreeSet::new(),
             unflushed: Vec::new(),
             buffer: vec![0; READ_BYTES],
             batch: Batch::default(),
@@ -126,6 +130,9 @@ impl Worker {
         }
         let now = Instant::now();
         let mut until = self.next_tick.min(self.next_sweep);
+        if let Some(&(deadline, _)) = self.deadlines.first() {
+            until = until.min(deadline);
+        }
         for &key in &self.stalled {
             match self
                 .connections
@@ -139,11 +146,11 @@ impl Worker {
                         until.min(now + Duration::from_millis(left_ms.unsigned_abs()).min(TICK));
                 }
                 // Looked at again with every wake-up and tick.
-                Some(Stall::Shard(_) | Stall::Output) | None => {}
+                Some(Stall::Shard(_) | Stall::Output | Stall::Waiting) | None => {}
             }
         }
-        // Rounded up: the system waits whole milliseconds, and a wait of zero would spin.
-        until.saturating_duration_since(now).min(TICK) + Duration::from_micros(999)
+        // The system waits whole milliseconds, to which this is rounded up.
+        until.saturating_duration_since(now).min(TICK)
     }
 
     /// Takes a turn; a panic outside of any command costs no connection. Since events come once, all connections are
@@ -179,7 +186,9 @@ impl Worker {
                 }
             }
         }
+        self.dispatcher.serve_unserved();
         self.resume_stalled();
+        self.end_waits();
         for _ in 0..self.ready.len() {
             if let Some(key) = self.ready.pop_front() {
                 self.serve_guarded(key);
@@ -237,6 +246,12 @@ impl Worker {
         {
             connection.output = spare;
         }
+        if matches!(connection.stall, Some(Stall::Waiting)) {
+            self.look_at_parked(key);
+        }
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
         if connection.stall.is_none() && connection.waiting.is_some() {
             self.run_own(key);
         }
@@ -378,7 +393,11 @@ impl Worker {
         }
         let paused = matches!(connection.stall, Some(Stall::Paused(_)));
         connection.session.client.paused.store(paused, Relaxed);
-        if connection.stall.is_some() {
+        if let Some(Stall::Waiting) = connection.stall {
+            let deadline = connection.session.parking.as_ref().and_then(|p| p.deadline);
+            self.deadlines
+                .extend(deadline.map(|deadline| (deadline, key)));
+        } else if connection.stall.is_some() {
             if !self.stalled.contains(&key) {
                 self.stalled.push(key);
             }
@@ -463,6 +482,8 @@ impl Worker {
         // A client that is gone needs no waiting for the clock; all else it sent runs.
         let given_up = match connection.stall {
             Some(Stall::Paused(_) | Stall::Sleeping(_)) => connection.ended,
+            // Unless it was just served: then it is closed when it has its reply.
+            Some(Stall::Waiting) => connection.ended && connection.gives_up_waiting(),
             Some(Stall::Shard(_) | Stall::Output) | None => false,
         };
         if done && sent_all || given_up {
@@ -481,6 +502,12 @@ impl Worker {
             .connections
             .fetch_sub(1, Relaxed);
         self.stalled.retain(|&other| other != key);
+        if let Some(parking) = connection.session.parking.take() {
+            parking.leave();
+            if let Some(deadline) = parking.deadline {
+                self.deadlines.remove(&(deadline, key));
+            }
+        }
         let _ = connection.stream.deregister(self.poll.registry());
     }
 
@@ -499,7 +526,7 @@ impl Worker {
                 Some(Stall::Shard(_)) => true,
                 Some(Stall::Paused(hold)) => self.shared.pause.is_over(hold, now_ms),
                 Some(Stall::Sleeping(until)) => until <= Instant::now(),
-                Some(Stall::Output) => false,
+                Some(Stall::Output | Stall::Waiting) => false,
             };
             if over || connection.session.client.killed.load(Relaxed) {
                 if matches!(connection.stall, Some(Stall::Sleeping(_))) {
@@ -510,6 +537,40 @@ impl Worker {
             } else {
                 self.stalled.push(key);
             }
+        }
+    }
+
+    /// Ends the waiting of connections that have waited long enough.
+    fn end_waits(&mut self) {
+        if self.deadlines.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        while let Some(&(deadline, key)) = self.deadlines.first()
+            && deadline <= now
+        {
+            self.deadlines.pop_first();
+            let connection = self.connections.get(key);
+            let parking = connection.and_then(|connection| connection.session.parking.as_ref());
+            if parking.is_some_and(|parking| parking.end(End::TimedOut)) {
+                self.queue(key);
+            }
+        }
+    }
+
+    /// Lets a connection go on whose waiting has ended.
+    fn look_at_parked(&mut self, key: usize) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        let Some(parking) = &connection.session.parking else {
+            return;
+        };
+        if let Some(end) = parking.parked.take_end() {
+            if let Some(deadline) = parking.deadline {
+                self.deadlines.remove(&(deadline, key));
+            }
+            self.dispatcher.unpark(connection, end);
         }
     }
 

@@ -10,11 +10,12 @@ use damselfly_base::{CommandError, number};
 use damselfly_commands::{Args, Result};
 use damselfly_protocol::Reply;
 
-use crate::clients::{Client, Waiting};
+use crate::clients::Client;
+use crate::parked::End;
 use crate::registry::{REGISTRY, Row};
 use crate::session::connection::check_name;
 use crate::session::{Context, Replies, Session};
-use crate::shared::{Message, Thread};
+use crate::shared::Thread;
 
 pub(crate) use rows::COMMANDS;
 
@@ -145,9 +146,12 @@ fn unpause(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Res
 
 fn unblock(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let end = match args.len() {
-        3 => Waiting::TimedOut,
-        4 if args.is(3, "TIMEOUT") => Waiting::TimedOut,
-        4 if args.is(3, "ERROR") => Waiting::Unblocked,
+        3 => End::TimedOut,
+        4 if args.is(3, "TIMEOUT") => End::TimedOut,
+        4 if args.is(3, "ERROR") => {
+            let text = "UNBLOCKED client unblocked via CLIENT UNBLOCK";
+            End::Failed(CommandError::Text(text.to_owned()))
+        }
         4 => {
             let text = "CLIENT UNBLOCK reason should be TIMEOUT or ERROR";
             return Err(CommandError::err(text).into());
@@ -158,11 +162,8 @@ fn unblock(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> 
     let found = u64::try_from(id)
         .ok()
         .and_then(|id| context.shared.clients.find(id));
-    let ended = found.filter(|client| client.end_waiting(end));
-    reply.integer(i64::from(ended.is_some()));
-    if let Some(client) = ended {
-        context.shared.threads[client.thread].send(Message::Look(client));
-    }
+    let ended = found.is_some_and(|client| client.unblock(end));
+    reply.integer(ended.into());
     Ok(())
 }
 

@@ -26,6 +26,7 @@ use damselfly_protocol::Version;
 
 use crate::clients::Client;
 use crate::config::Config;
+use crate::parked::Parking;
 use crate::registry::Handler;
 use crate::shared::Shared;
 use crate::statistics::ThreadCounters;
@@ -74,6 +75,8 @@ pub struct Session {
     pub closing: bool,
     /// Set to run nothing further until then (DEBUG SLEEP).
     pub sleeps_until: Option<Instant>,
+    /// The command that waits for keys.
+    pub parking: Option<Parking>,
 }
 
 impl Session {
@@ -87,6 +90,7 @@ impl Session {
             replies: Replies::On,
             closing: false,
             sleeps_until: None,
+            parking: None,
         }
     }
 

@@ -1,0 +1,272 @@
+//! Who waits for a key: BLPOP and its relatives.
+//!
+//! ```text
+//! shard ─► (database, key) ─► waiters in the order in which they came
+//! ```
+//!
+//! - A command that finds nothing puts its client's [`Waiter`] here while it still holds the locks of its keys
+//!   ([`Tx::wait`]), so no change can slip in between.
+//! - A command that changes a key that somebody waits for serves the waiters when it is done, under its own locks
+//!   ([`Tx::serve_waiters`]): in order of arrival, for as long as there is something for them.
+//! - A waiter may be ended by several things at once: a change to any of its keys, its timeout, another client, the end of
+//!   its connection. It decides itself, by one atomic claim, which of them it is.
+//!
+//! Each shard's waiters have a mutex of their own, beside the shard's lock, so that who gives up needs no shard. It is the
+//! last to be taken, and nothing else is done while it is held.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::{Busy, Engine, Key, Now, Tx};
+
+/// A client that waits for keys.
+pub trait Waiter: Send + Sync {
+    /// Serves it from `key`, which was changed and whose shard is locked, unless there is nothing for it or its waiting was
+    /// ended by something else.
+    fn serve(&self, tx: &mut Tx<'_>, key: Key<'_>) -> Served;
+
+    /// Called after it was served, once the locks are released.
+    fn wake(&self);
+}
+
+/// What came of [`Waiter::serve`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Served {
+    /// It has what it waited for.
+    Yes,
+    /// The key holds nothing for it: it goes on waiting.
+    No,
+    /// Something else has ended its waiting.
+    Gone,
+    /// It also needs the shard of this hash, which is busy.
+    Needs(u64),
+}
+
+/// A client's place in the order of arrival.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket(u64);
+
+/// A key whose waiters could not be served, since that needs the shard of another key, too: hand it to
+/// [`Engine::serve_waiters`].
+#[derive(Debug)]
+pub struct Unserved {
+    db: usize,
+    key: Box<[u8]>,
+    /// A hash of the other shard.
+    needs: u64,
+}
+
+type Queue = BTreeMap<Ticket, Arc<dyn Waiter>>;
+
+/// The waiters of one shard.
+#[derive(Default)]
+pub(crate) struct Waiting {
+    /// How many there are; one counts once for each key. It grows only under the shard's lock, so who holds that and reads
+    /// zero knows that nobody waits.
+    count: AtomicUsize,
+    by_database: Mutex<HashMap<usize, HashMap<Box<[u8]>, Queue>>>,
+}
+
+impl Waiting {
+    fn lock(&self) -> MutexGuard<'_, HashMap<usize, HashMap<Box<[u8]>, Queue>>> {
+        self.by_database
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// True if nobody waits for any key of this shard, whose lock the caller holds.
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.count.load(Relaxed) == 0
+    }
+
+    fn add(&self, db: usize, key: &[u8], ticket: Ticket, waiter: Arc<dyn Waiter>) {
+        let mut by_database = self.lock();
+        let queue = by_database.entry(db).or_default().entry(key.into());
+        // A key may be named twice.
+        if queue.or_default().insert(ticket, waiter).is_none() {
+            self.count.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn remove(&self, db: usize, key: &[u8], ticket: Ticket) {
+        let mut by_database = self.lock();
+        let Some(keys) = by_database.get_mut(&db) else {
+            return;
+        };
+        let Some(queue) = keys.get_mut(key) else {
+            return;
+        };
+        if queue.remove(&ticket).is_some() {
+            self.count.fetch_sub(1, Relaxed);
+        }
+        if queue.is_empty() {
+            keys.remove(key);
+        }
+        if keys.is_empty() {
+            by_database.remove(&db);
+        }
+    }
+
+    fn is_awaited(&self, db: usize, key: &[u8]) -> bool {
+        let by_database = self.lock();
+        by_database
+            .get(&db)
+            .is_some_and(|keys| keys.contains_key(key))
+    }
+
+    /// All keys of a database that somebody waits for.
+    fn keys(&self, db: usize) -> Vec<Box<[u8]>> {
+        let by_database = self.lock();
+        let keys = by_database.get(&db).into_iter().flat_map(HashMap::keys);
+        keys.cloned().collect()
+    }
+
+    /// The first waiter of a key that came at `from` or later.
+    fn first(&self, db: usize, key: &[u8], from: Ticket) -> Option<(Ticket, Arc<dyn Waiter>)> {
+        let by_database = self.lock();
+        let queue = by_database.get(&db)?.get(key)?;
+        let (ticket, waiter) = queue.range(from..).next()?;
+        Some((*ticket, waiter.clone()))
+    }
+}
+
+/// The changed keys of a section that somebody waits for.
+#[derive(Default)]
+pub(crate) struct Ready {
+    keys: VecDeque<(usize, Box<[u8]>)>,
+}
+
+impl Tx<'_> {
+    /// Makes `waiter` wait for `keys` of the selected database; it comes after all who do already.
+    ///
+    /// # Panics
+    /// If a key's shard is not locked.
+    pub fn wait<'k>(
+        &mut self,
+        keys: impl Iterator<Item = Key<'k>>,
+        waiter: &Arc<dyn Waiter>,
+    ) -> Ticket {
+        let engine = self.engine();
+        let ticket = Ticket(engine.last_ticket.fetch_add(1, Relaxed));
+        for key in keys {
+            let shard = engine.shard_of(key.hash);
+            assert!(self.holds(shard), "waiting for a key without its lock");
+            let waiting = engine.waiting(shard);
+            waiting.add(self.db(), key.bytes, ticket, waiter.clone());
+        }
+        ticket
+    }
+
+    /// Notes that a key was changed, if somebody waits for it.
+    #[cold]
+    pub(crate) fn note_ready(&mut self, db: usize, key: Key<'_>) {
+        let engine = self.engine();
+        let shard = engine.shard_of(key.hash);
+        if !engine.waiting(shard).is_awaited(db, key.bytes) {
+            return;
+        }
+        let ready = &mut self.aside().ready.keys;
+        // A key that is noted twice is only looked at once more.
+        let last = ready.back();
+        if last.is_none_or(|(of, last)| *of != db || **last != *key.bytes) {
+            ready.push_back((db, key.bytes.into()));
+        }
+    }
+
+    /// Notes that all keys of a database may have been changed.
+    ///
+    /// # Panics
+    /// If not all shards are locked.
+    pub(crate) fn note_all_ready(&mut self, db: usize) {
+        let engine = self.engine();
+        for shard in 0..engine.shards() {
+            assert!(self.holds(shard), "a database is changed without all locks");
+            if !engine.waiting(shard).is_empty() {
+                let keys = engine.waiting(shard).keys(db);
+                let ready = keys.into_iter().map(|key| (db, key));
+                self.aside().ready.keys.extend(ready);
+            }
+        }
+    }
+
+    /// Serves who waits for the keys that this section has changed: to be called when it has done its work.
+    ///
+    /// Serving may change further keys, whose waiters are served too. Returns the keys whose waiters are left for
+    /// [`Engine::serve_waiters`], which should follow when the locks are released.
+    pub fn serve_waiters(&mut self) -> Vec<Unserved> {
+        let (own_db, mut unserved) = (self.db(), Vec::new());
+        while let Some((db, key)) = self.next_ready() {
+            self.set_db(db);
+            let needs = self.serve_key(Key::new(&key));
+            unserved.extend(needs.map(|needs| Unserved { db, key, needs }));
+        }
+        self.set_db(own_db);
+        unserved
+    }
+
+    fn next_ready(&mut self) -> Option<(usize, Box<[u8]>)> {
+        self.has_ready()
+            .then(|| self.aside().ready.keys.pop_front())?
+    }
+
+    /// Serves who waits for one key. Returns a hash of the shard that is missing, if one is.
+    fn serve_key(&mut self, key: Key<'_>) -> Option<u64> {
+        let (engine, db) = (self.engine(), self.db());
+        let waiting = engine.waiting(engine.shard_of(key.hash));
+        let mut from = Ticket(0);
+        while self.peek(key).is_some()
+            && let Some((ticket, waiter)) = waiting.first(db, key.bytes, from)
+        {
+            from = Ticket(ticket.0 + 1);
+            match waiter.serve(self, key) {
+                Served::Yes => {
+                    waiting.remove(db, key.bytes, ticket);
+                    self.aside().served.push(waiter);
+                }
+                Served::Gone => waiting.remove(db, key.bytes, ticket),
+                Served::No => {}
+                Served::Needs(hash) => return Some(hash),
+            }
+        }
+        None
+    }
+}
+
+impl Ready {
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+}
+
+impl Engine {
+    /// Goes on where [`Tx::serve_waiters`] had to stop, with the locks that were missing.
+    ///
+    /// # Errors
+    /// If one of the shards is busy: try again when it is free.
+    pub fn serve_waiters(&self, unserved: &Unserved, now: Now) -> Result<Vec<Unserved>, Busy> {
+        let mut scratch = Vec::new();
+        let key = Key::new(&unserved.key);
+        let hashes = [key.hash, unserved.needs];
+        let mut tx = self.lock_many(hashes.into_iter(), &mut scratch, unserved.db, now)?;
+        tx.note_ready(unserved.db, key);
+        Ok(tx.serve_waiters())
+    }
+
+    /// Takes a waiter out of the queues of these keys.
+    pub fn stop_waiting<'k>(&self, ticket: Ticket, db: usize, keys: impl Iterator<Item = Key<'k>>) {
+        for key in keys {
+            let waiting = self.waiting(self.shard_of(key.hash));
+            waiting.remove(db, key.bytes, ticket);
+        }
+    }
+
+    /// How often somebody waits for a key; one who waits for several counts once for each.
+    pub fn waiting_count(&self) -> usize {
+        (0..self.shards())
+            .map(|shard| self.waiting(shard).count.load(Relaxed))
+            .sum()
+    }
+}

@@ -1,0 +1,228 @@
+//! A client that waits for keys: what BLPOP and its relatives do while there is nothing for them.
+//!
+//! ```text
+//!             claim                    end                     the thread of its connection
+//!   Waiting ─────────► claimed by ────────────► ended: how ─────────────────────────────────► its reply is written
+//!                      a change of a key, its timeout, CLIENT UNBLOCK, or the end of the connection
+//! ```
+//!
+//! Exactly one of those wins the claim, and only who has won it takes an element or decides on a reply.
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use damselfly_base::CommandError;
+use damselfly_commands::{Args, OwnedArgs, Stop, Wait};
+use damselfly_engine::{Key, Served, Ticket, Tx, Waiter};
+use damselfly_protocol::{Reply, Version};
+
+use crate::clients::Client;
+use crate::registry::Row;
+use crate::session::Session;
+use crate::shared::{Message, Shared};
+
+/// A command that waits, as all threads see it.
+pub struct Parked {
+    shared: Arc<Shared>,
+    client: Arc<Client>,
+    args: OwnedArgs,
+    wait: Arc<Wait>,
+    version: Version,
+    claimed: AtomicBool,
+    end: Mutex<Option<End>>,
+}
+
+/// How a waiting ended.
+#[derive(Debug)]
+pub enum End {
+    /// With this reply.
+    Served(Vec<u8>),
+    /// With this error.
+    Failed(CommandError),
+    /// Nothing came in time.
+    TimedOut,
+}
+
+/// A command that waits, as its connection sees it.
+pub struct Parking {
+    /// What others see of it.
+    pub parked: Arc<Parked>,
+    /// The command.
+    pub row: &'static Row,
+    /// When it ends without a result.
+    pub deadline: Option<Instant>,
+    /// How long the command ran before it began to wait, in nanoseconds.
+    pub took_ns: u64,
+    ticket: Ticket,
+    db: usize,
+}
+
+impl Parking {
+    /// Makes the client of `session` wait for the keys that `wait` names, whose locks are held.
+    pub fn new(
+        shared: &Arc<Shared>,
+        session: &Session,
+        row: &'static Row,
+        args: Args<'_>,
+        wait: &Arc<Wait>,
+        tx: &mut Tx<'_>,
+    ) -> Self {
+        let parked = Arc::new(Parked {
+            shared: shared.clone(),
+            client: session.client.clone(),
+            args: args.to_owned(),
+            wait: wait.clone(),
+            version: session.protocol,
+            claimed: AtomicBool::new(false),
+            end: Mutex::new(None),
+        });
+        session.client.set_parked(Some(parked.clone()));
+        let waiter: Arc<dyn Waiter> = parked.clone();
+        let keys = wait.keys.clone().map(|place| args.key(place));
+        let timeout = wait.timeout_ms.map(Duration::from_millis);
+        Self {
+            ticket: tx.wait(keys, &waiter),
+            db: tx.db(),
+            deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
+            took_ns: 0,
+            parked,
+            row,
+        }
+    }
+
+    /// Ends the waiting for the given reason; false if it was ended before.
+    pub fn end(&self, end: End) -> bool {
+        let wins = self.parked.claim();
+        if wins {
+            self.parked.set_end(end);
+        }
+        wins
+    }
+
+    /// Removes all traces of it, whatever ended it.
+    pub fn leave(&self) {
+        // For a connection that is closed: nobody else may serve it now.
+        let _ = self.parked.claim();
+        let (args, keys) = (self.parked.args.borrow(), self.parked.wait.keys.clone());
+        let keys = keys.map(|place| args.key(place));
+        let engine = &self.parked.shared.engine;
+        engine.stop_waiting(self.ticket, self.db, keys);
+        self.parked.client.set_parked(None);
+    }
+}
+
+impl Parked {
+    /// True for the one who may end the waiting.
+    fn claim(&self) -> bool {
+        if cfg!(broken = "claim") {
+            // For `tests/blocking.rs` of the oracle, which must notice.
+            return true;
+        }
+        !self.claimed.swap(true, Relaxed)
+    }
+
+    fn set_end(&self, end: End) {
+        *self.end.lock().unwrap_or_else(PoisonError::into_inner) = Some(end);
+    }
+
+    /// How it ended, once it has.
+    pub fn take_end(&self) -> Option<End> {
+        self.end
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+
+    /// Ends the waiting at another client's wish; false if it was ended before.
+    pub fn unblock(&self, end: End) -> bool {
+        let wins = self.claim();
+        if wins {
+            self.set_end(end);
+            self.wake();
+        }
+        wins
+    }
+
+    /// Runs the command for a key that has something for it.
+    fn run(&self, tx: &mut Tx<'_>, key: Key<'_>) -> End {
+        let mut bytes = Vec::new();
+        let mut reply = Reply::new(&mut bytes, self.version);
+        match (self.wait.serve)(tx, self.args.borrow(), key, &mut reply) {
+            Ok(()) => End::Served(bytes),
+            Err(Stop::Error(error)) => End::Failed(error),
+            Err(Stop::Busy(_) | Stop::Wait(_) | Stop::NeedsAllLocks) => {
+                log::error!("A client that waited was not served, by a bug in Damselfly.");
+                End::TimedOut
+            }
+        }
+    }
+}
+
+impl End {
+    /// Writes the reply. Returns the error that it is, if it is one.
+    pub fn write(self, reply: &mut Reply<'_>) -> Option<CommandError> {
+        match self {
+            Self::Served(bytes) => reply.raw(&bytes),
+            Self::TimedOut => reply.null_array(),
+            Self::Failed(error) => {
+                reply.error(error.to_bytes());
+                return Some(error);
+            }
+        }
+        None
+    }
+}
+
+/// Lets a client go whose command panics while it is served.
+struct Ending<'a> {
+    parked: &'a Parked,
+    end: Option<End>,
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.parked
+            .set_end(self.end.take().unwrap_or(End::TimedOut));
+        if std::thread::panicking() {
+            self.parked.wake();
+        }
+    }
+}
+
+impl Waiter for Parked {
+    fn serve(&self, tx: &mut Tx<'_>, key: Key<'_>) -> Served {
+        if self.claimed.load(Relaxed) && !cfg!(broken = "claim") {
+            return Served::Gone;
+        }
+        if !(self.wait.is_ready)(tx, key) {
+            return Served::No;
+        }
+        if let Some(target) = self.wait.target {
+            let hash = self.args.borrow().key(target).hash;
+            if !tx.include(hash) {
+                return Served::Needs(hash);
+            }
+        }
+        if !self.claim() {
+            return Served::Gone;
+        }
+        let mut ending = Ending {
+            parked: self,
+            end: None,
+        };
+        ending.end = Some(self.run(tx, key));
+        Served::Yes
+    }
+
+    fn wake(&self) {
+        let thread = &self.shared.threads[self.client.thread];
+        thread.send(Message::Look(self.client.clone()));
+    }
+}
+
+impl std::fmt::Debug for Parked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Parked").finish_non_exhaustive()
+    }
+}
