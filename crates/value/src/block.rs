@@ -55,12 +55,17 @@ pub(crate) enum Kind {
     SetIntegers = 9,
     SetPacked = 10,
     HashPacked = 11,
+    SortedSetPacked = 12,
     /// A hash of which some fields have deadlines.
-    HashPackedTtl = 12,
-    SortedSetPacked = 13,
+    HashPackedTtl = 13,
     /// The address of a large collection, which tells its own type.
     Boxed = 14,
 }
+
+/// Flags that are not below this may have something that ends: a deadline of the entry's own, or deadlines of fields, which
+/// the last kinds can hold.
+pub(crate) const MAY_END: u8 = Kind::HashPackedTtl as u8;
+const _: () = assert!(DEADLINE_FLAG > KIND_MASK && Kind::Boxed as u8 > MAY_END);
 
 impl Kind {
     pub(crate) fn of_flags(flags: u8) -> Self {
@@ -77,8 +82,8 @@ impl Kind {
             9 => Self::SetIntegers,
             10 => Self::SetPacked,
             11 => Self::HashPacked,
-            12 => Self::HashPackedTtl,
-            13 => Self::SortedSetPacked,
+            12 => Self::SortedSetPacked,
+            13 => Self::HashPackedTtl,
             14 => Self::Boxed,
             other => unreachable!("entry of kind {other}"),
         }

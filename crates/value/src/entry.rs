@@ -6,11 +6,11 @@ use std::ptr::NonNull;
 use damselfly_base::heap;
 use damselfly_base::number::Decimal;
 
-use crate::block::{ACCESS_AT, BYTES_MAX, Block, DEADLINE_FLAG, Kind, Shape};
+use crate::block::{ACCESS_AT, BYTES_MAX, Block, DEADLINE_FLAG, KIND_MASK, Kind, MAY_END, Shape};
 use crate::large::{Large, SharedLarge};
 use crate::packing::{PackedText, Packing};
 use crate::value::{NewValue, Text, Value};
-use crate::{HashRef, ListRef, SetRef, SortedSetRef, Type};
+use crate::{Collection, Hash, HashRef, ListRef, SetRef, SortedSetRef, Type};
 
 /// Growing values get room for as much again, up to this many bytes more.
 const SLACK_BYTES_MAX: usize = 1 << 20;
@@ -498,6 +498,34 @@ impl<'a> EntryRef<'a> {
     pub fn deadline_ms(self) -> Option<i64> {
         self.has_deadline()
             .then(|| i64::from_le_bytes(self.block.read(self.block.shape().deadline_at())))
+    }
+
+    /// False for most entries: those that neither end nor lose a part at some moment. Reads the flags alone.
+    #[inline]
+    pub fn may_end(self) -> bool {
+        self.block.flags() & (DEADLINE_FLAG | KIND_MASK) >= MAY_END
+    }
+
+    /// The hash in an entry, if some of its fields may have deadlines.
+    fn timed_hash(self) -> Option<HashRef<'a>> {
+        if !self.may_end() {
+            return None;
+        }
+        Hash::view(self).filter(|hash| hash.soonest_ms().is_some())
+    }
+
+    /// A moment, in milliseconds since the epoch, before which no field of the entry's hash ends; `None` if none ever does.
+    pub fn fields_soonest_ms(self) -> Option<i64> {
+        self.timed_hash().and_then(HashRef::soonest_ms)
+    }
+
+    /// When nothing is left of the entry, in milliseconds since the epoch: its deadline, or that of the last field of a hash.
+    pub fn end_ms(self) -> Option<i64> {
+        let fields = self.timed_hash().and_then(HashRef::end_ms);
+        match (self.deadline_ms(), fields) {
+            (Some(own), Some(fields)) => Some(own.min(fields)),
+            (own, fields) => own.or(fields),
+        }
     }
 
     /// The 24 access bits.
