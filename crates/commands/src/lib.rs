@@ -1,6 +1,7 @@
 //! The commands on keys: one row and one function each, one file per family.
 
 pub mod args;
+mod blocking;
 pub mod command;
 mod counters;
 mod expiry;
@@ -36,4 +37,5 @@ pub static FAMILIES: &[&[Command<KeyspaceFn>]] = &[
     keyspace::COMMANDS,
     expiry::COMMANDS,
     object::COMMANDS,
+    blocking::COMMANDS,
 ];
