@@ -8,6 +8,7 @@ mod expiry;
 mod keys;
 mod keyspace;
 mod lcs;
+mod long;
 mod object;
 mod ranges;
 mod scans;
@@ -19,6 +20,7 @@ pub use args::{Args, OwnedArgs};
 pub use command::{
     Access, Arity, At, Command, Group, KeySpec, Keys, Run, Stop, Trait, Wait, looks, reads,
 };
+pub use long::Rest;
 pub use object::{encoding_name, memory_usage};
 
 use damselfly_engine::Tx;

@@ -152,7 +152,11 @@ impl Parked {
         match (self.wait.serve)(tx, self.args.borrow(), key, &mut reply) {
             Ok(()) => End::Served(bytes),
             Err(Stop::Error(error)) => End::Failed(error),
-            Err(Stop::Busy(_) | Stop::NeedsAllLocks | Stop::Wait(_)) => {
+            Err(Stop::Rest(rest)) => {
+                rest.write_all(&mut reply);
+                End::Served(bytes)
+            }
+            Err(Stop::Busy(_) | Stop::Wait(_) | Stop::NeedsAllLocks | Stop::Long) => {
                 log::error!("A client that waited was not served, by a bug in Damselfly.");
                 End::TimedOut
             }

@@ -10,6 +10,7 @@ use damselfly_engine::{AccessPolicy, Engine};
 use crate::clients::{Client, Clients};
 use crate::config::{Config, MaxmemoryPolicy};
 use crate::listener::Stream;
+use crate::long::LongCommands;
 use crate::session::latency::LatencyMonitor;
 use crate::session::pause::Pause;
 use crate::session::slowlog::Slowlog;
@@ -103,6 +104,8 @@ pub struct Shared {
     pub stopping: AtomicBool,
     /// How many clients watch all commands.
     pub monitors: AtomicUsize,
+    /// Commands that take long.
+    pub long: LongCommands,
     /// CLIENT PAUSE.
     pub pause: Pause,
     /// SLOWLOG.
@@ -153,6 +156,7 @@ impl Shared {
             started_ms: now_ms(),
             stopping: AtomicBool::new(false),
             monitors: AtomicUsize::new(0),
+            long: LongCommands::default(),
             pause: Pause::default(),
             slowlog: Slowlog::default(),
             latency: LatencyMonitor::default(),
@@ -195,6 +199,7 @@ impl Shared {
     pub fn stop(&self) {
         self.stopping.store(true, Relaxed);
         self.threads.iter().for_each(Thread::wake);
+        self.long.look();
     }
 
     /// Sums one counter over all threads.
