@@ -1,6 +1,7 @@
 //! The commands on keys: one row and one function each, one file per family.
 
 pub mod args;
+mod blocking;
 pub mod command;
 mod counters;
 mod expiry;
@@ -41,4 +42,5 @@ pub static FAMILIES: &[&[Command<KeyspaceFn>]] = &[
     object::COMMANDS,
     sets::COMMANDS,
     set_algebra::COMMANDS,
+    blocking::COMMANDS,
 ];
