@@ -7,6 +7,8 @@ mod expiry;
 mod keys;
 mod keyspace;
 mod lcs;
+mod list_ends;
+mod lists;
 mod object;
 mod ranges;
 mod strings;
@@ -32,6 +34,8 @@ pub static FAMILIES: &[&[Command<KeyspaceFn>]] = &[
     counters::COMMANDS,
     ranges::COMMANDS,
     lcs::COMMANDS,
+    lists::COMMANDS,
+    list_ends::COMMANDS,
     keys::COMMANDS,
     keyspace::COMMANDS,
     expiry::COMMANDS,
