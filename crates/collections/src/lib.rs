@@ -4,7 +4,7 @@
 //! |------------|--------------------|------------------------------------|
 //! | list       | `listpack`         | `chain`: a chain of listpacks      |
 //! | set        | `intset`, `listpack` | `members`: a table               |
-//! | hash       | `listpack`         | `fields`: a table                  |
+//! | hash       | `pairs`: a listpack  | `fields`: a table                 |
 //! | sorted set | `listpack`         | `ranking`: a table and a B+ tree   |
 //!
 //! Nothing here knows a key, a clock or a command; the crate `value` chooses between the forms.
@@ -16,6 +16,7 @@ mod fields;
 pub mod intset;
 pub mod listpack;
 mod members;
+pub mod pairs;
 mod ranking;
 mod scored;
 mod tree;

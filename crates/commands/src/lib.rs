@@ -1,6 +1,7 @@
 //! The commands on keys: one row and one function each, one file per family.
 
 pub mod args;
+mod blocking;
 pub mod command;
 mod counters;
 mod expiry;
@@ -11,6 +12,9 @@ mod list_ends;
 mod lists;
 mod object;
 mod ranges;
+mod scans;
+mod set_algebra;
+mod sets;
 mod strings;
 
 pub use args::{Args, OwnedArgs};
@@ -40,4 +44,7 @@ pub static FAMILIES: &[&[Command<KeyspaceFn>]] = &[
     keyspace::COMMANDS,
     expiry::COMMANDS,
     object::COMMANDS,
+    sets::COMMANDS,
+    set_algebra::COMMANDS,
+    blocking::COMMANDS,
 ];
