@@ -307,20 +307,19 @@ impl Search {
             count: None,
             compared_max: u64::MAX,
         };
+        let mut is_least_rank = false;
         for at in (3..args.len()).step_by(2) {
             if at + 1 == args.len() {
                 return Err(CommandError::Syntax.into());
             }
             if args.is(at, "RANK") {
                 let rank = args.integer(at + 1)?;
-                if rank == i64::MIN {
-                    return Err(out_of_range().into());
-                }
                 if rank == 0 {
                     return Err(CommandError::err(RANK_ZERO).into());
                 }
                 search.from = if rank > 0 { Side::Left } else { Side::Right };
-                search.skipped = rank.unsigned_abs() - 1;
+                search.skipped = rank.checked_abs().map_or(0, |rank| rank as u64 - 1);
+                is_least_rank = rank == i64::MIN;
             } else if args.is(at, "COUNT") {
                 let count = not_negative(args, at + 1, "COUNT can't be negative")?;
                 search.count = Some(if count == 0 { u64::MAX } else { count });
@@ -330,6 +329,10 @@ impl Search {
             } else {
                 return Err(CommandError::Syntax.into());
             }
+        }
+        if is_least_rank {
+            // Redis can't negate it, and then passes nothing over and counts no matches.
+            search.count = search.count.map(|_| u64::MAX);
         }
         Ok(search)
     }
@@ -365,13 +368,6 @@ impl Search {
 }
 
 const RANK_ZERO: &str = "RANK can't be zero: use 1 to start from the first match, 2 from the second ... or use negative to start from the end of the list";
-
-fn out_of_range() -> CommandError {
-    let max = i64::MAX;
-    CommandError::err(format!(
-        "value is out of range, value must between -{max} and {max}"
-    ))
-}
 
 /// An argument as a number that is not negative.
 fn not_negative(args: Args<'_>, at: usize, refusal: &str) -> Result<u64> {
@@ -421,9 +417,6 @@ fn lset(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 
 fn lrem(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let (key, count) = (args.key(1), args.integer(2)?);
-    if count == i64::MIN {
-        return Err(out_of_range().into());
-    }
     let (from, limit) = match count {
         ..0 => (Side::Right, count.unsigned_abs()),
         0 => (Side::Left, u64::MAX),

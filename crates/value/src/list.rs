@@ -114,12 +114,8 @@ impl<'a> ListRef<'a> {
     /// The index of the first element that is `wanted`.
     pub fn find(self, wanted: &[u8]) -> Option<usize> {
         let (wanted, mut walk) = (Wanted::new(wanted), self.walk(0, Side::Left));
-        for index in 0..self.len() {
-            if walk.step().is_some_and(|element| wanted.is(element)) {
-                return Some(index);
-            }
-        }
-        None
+        let mut is_next = || walk.step().is_some_and(|element| wanted.is(element));
+        (0..self.len()).find(|_| is_next())
     }
 }
 
