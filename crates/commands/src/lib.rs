@@ -9,6 +9,8 @@ mod keys;
 mod keyspace;
 mod lcs;
 mod long;
+mod list_ends;
+mod lists;
 mod object;
 mod ranges;
 mod scans;
@@ -38,6 +40,8 @@ pub static FAMILIES: &[&[Command<KeyspaceFn>]] = &[
     counters::COMMANDS,
     ranges::COMMANDS,
     lcs::COMMANDS,
+    lists::COMMANDS,
+    list_ends::COMMANDS,
     keys::COMMANDS,
     keyspace::COMMANDS,
     expiry::COMMANDS,
