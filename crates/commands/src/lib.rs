@@ -4,11 +4,15 @@ pub mod args;
 pub mod command;
 mod counters;
 mod expiry;
+mod hash_expiry;
+mod hash_walks;
+mod hashes;
 mod keys;
 mod keyspace;
 mod lcs;
 mod object;
 mod ranges;
+mod scans;
 mod strings;
 
 pub use args::{Args, OwnedArgs};
@@ -36,4 +40,7 @@ pub static FAMILIES: &[&[Command<KeyspaceFn>]] = &[
     keyspace::COMMANDS,
     expiry::COMMANDS,
     object::COMMANDS,
+    hashes::COMMANDS,
+    hash_walks::COMMANDS,
+    hash_expiry::COMMANDS,
 ];
