@@ -10,7 +10,7 @@
 //! Nothing here knows a key, a clock or a command; the crate `value` chooses between the forms.
 
 mod buffer;
-mod chain;
+pub mod chain;
 mod element;
 mod fields;
 pub mod intset;
@@ -28,3 +28,12 @@ pub use fields::{FieldRef, Fields};
 pub use members::Members;
 pub use ranking::{Members as ScoredMembers, Ranking};
 pub use scored::ScoredRef;
+
+/// An end of a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The head, where index 0 is.
+    Left,
+    /// The tail.
+    Right,
+}

@@ -202,6 +202,16 @@ impl Members {
         self.table.random(random)
     }
 
+    /// Removes the member that [`random`](Self::random) would pick, after `taken` saw it.
+    pub fn take_random<R>(&mut self, random: u64, taken: impl FnOnce(&[u8]) -> R) -> Option<R> {
+        let entry = self.table.random_entry(random)?;
+        let member = entry.get();
+        self.block_bytes -= block_bytes(member.len());
+        let result = taken(member);
+        drop(entry.remove());
+        Some(result)
+    }
+
     /// Visits some members from position `cursor` on and returns the next position, or 0 at the end; start with 0.
     ///
     /// While the set does not change, each member is visited once. If it changes, each that stays is visited at least

@@ -13,6 +13,8 @@ mod lcs;
 mod object;
 mod ranges;
 mod scans;
+mod set_algebra;
+mod sets;
 mod strings;
 
 pub use args::{Args, OwnedArgs};
@@ -43,4 +45,6 @@ pub static FAMILIES: &[&[Command<KeyspaceFn>]] = &[
     hashes::COMMANDS,
     hash_walks::COMMANDS,
     hash_expiry::COMMANDS,
+    sets::COMMANDS,
+    set_algebra::COMMANDS,
 ];

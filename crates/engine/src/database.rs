@@ -239,6 +239,14 @@ impl Database {
         })
     }
 
+    /// The live entry of a key.
+    #[inline]
+    pub(crate) fn view(&self, key: Key<'_>, now: Now) -> Option<EntryRef<'_>> {
+        self.table
+            .find(key.hash, key.bytes)
+            .filter(|entry| !is_dead(*entry, now))
+    }
+
     /// The live entry of a key; a dead one is removed first and counted in `expired`.
     #[inline]
     pub(crate) fn find(

@@ -334,6 +334,15 @@ impl Engine {
         unsafe { &mut *self.shards[shard].lock.get() }
     }
 
+    /// The data of a shard, to read.
+    ///
+    /// # Safety
+    /// The caller holds the shard's lock, and for as long as the reference lives nobody changes the shard.
+    pub(crate) unsafe fn shard_ref(&self, shard: usize) -> &Shard {
+        // SAFETY: as the caller promises.
+        unsafe { &*self.shards[shard].lock.get() }
+    }
+
     /// Hints that the lock of this hash's shard is about to be taken.
     #[inline]
     pub fn prefetch_shard(&self, hash: u64) {

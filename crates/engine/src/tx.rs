@@ -317,6 +317,17 @@ impl<'a> Tx<'a> {
         found
     }
 
+    /// The entry of a key, without a trace; those of many keys can be looked at together.
+    pub fn view(&self, key: Key<'_>) -> Option<EntryRef<'_>> {
+        let index = self.engine.shard_of(key.hash);
+        assert!(self.holds(index), "shard {index} is used without its lock");
+        // SAFETY:
+        // - the lock is held, as just checked, until `self` is dropped;
+        // - a change needs `&mut self`, which the borrow excludes.
+        let shard = unsafe { self.engine.shard_ref(index) };
+        shard.databases[self.db].view(key, self.now)
+    }
+
     /// The string at a key, for a command that uses it.
     ///
     /// # Errors
@@ -417,17 +428,33 @@ impl<'a> Tx<'a> {
         key: Key<'_>,
         fill: impl FnOnce(&mut C::Mut<'_>) -> R,
     ) -> R {
+        let (entry, result) = self.build::<C, R>(key, fill);
+        self.store_built(key, entry);
+        result
+    }
+
+    /// Makes an entry of this key and a collection that `fill` builds, for [`Tx::store_built`].
+    pub fn build<C: Collection, R>(
+        &self,
+        key: Key<'_>,
+        fill: impl FnOnce(&mut C::Mut<'_>) -> R,
+    ) -> (Entry, R) {
         let settings = &self.engine.settings;
         let mut entry = Entry::new_collection(key.bytes, C::TYPE, None);
         let access = settings.access_policy().initial(self.now.0);
         entry.view().set_access(access);
         let result = fill(&mut C::edit(&mut entry, &settings.thresholds));
+        (entry, result)
+    }
+
+    /// Stores an entry with a collection in place of whatever is at its key; an empty one removes the key. Notes the change if
+    /// there was one.
+    pub fn store_built(&mut self, key: Key<'_>, entry: Entry) {
         if entry.view().is_empty_collection() {
             self.remove(key);
         } else {
             self.insert_in(self.db, key, entry);
         }
-        result
     }
 
     /// The entry of a key, for a command that only asks what is known about it: a hit or miss is counted, but

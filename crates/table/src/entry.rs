@@ -34,6 +34,11 @@ impl<T: Item> Table<T> {
 }
 
 impl<'a, T: Item> Occupied<'a, T> {
+    /// The item at a place that has one.
+    pub(crate) fn new(table: &'a mut Table<T>, place: Place) -> Self {
+        Self { table, place }
+    }
+
     /// The item.
     #[inline]
     pub fn get(&self) -> T::Ref<'_> {

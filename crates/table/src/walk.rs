@@ -8,7 +8,7 @@
 //! the depth and size of their segments. So a walk that goes from position to position sees everything that stays.
 
 use crate::{
-    Item, Table,
+    Item, Occupied, Table,
     directory::{DEPTH_MAX, Segment, home},
     segment::after,
     slot::{SLOTS, Slot},
@@ -130,6 +130,16 @@ impl<T: Item> Table<T> {
     /// An item picked by a random number; none if there are none. Every item has the same chance, but in tables that
     /// are almost empty or whose hashes collide.
     pub fn random(&self, random: u64) -> Option<T::Ref<'_>> {
+        self.slot(self.random_place(random)?).reference()
+    }
+
+    /// The same item as [`random`](Self::random), to change.
+    pub fn random_entry(&mut self, random: u64) -> Option<Occupied<'_, T>> {
+        let place = self.random_place(random)?;
+        Some(Occupied::new(self, place))
+    }
+
+    fn random_place(&self, random: u64) -> Option<Place> {
         if self.is_empty() {
             return None;
         }
@@ -140,40 +150,49 @@ impl<T: Item> Table<T> {
             let mut bits = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
             bits = (bits ^ bits >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
             bits ^= bits >> 31;
-            if let Some(item) = self.try_slot(bits) {
-                return Some(item);
+            if let Some(place) = self.try_place(bits) {
+                return Some(place);
             }
         }
         self.first_from(state >> (64 - POSITION_BITS))
             .or_else(|| self.first_from(0))
     }
 
-    /// The item in a slot picked by random bits; none if it is empty, or just by chance, so that each slot has the
+    /// The place of an item picked by random bits; none if it is empty, or just by chance, so that each slot has the
     /// same chance whatever the size and depth of its segment.
-    fn try_slot(&self, bits: u64) -> Option<T::Ref<'_>> {
+    fn try_place(&self, bits: u64) -> Option<Place> {
         let entry = self.directory.index(bits);
         let segment = self.directory.get(entry)?;
-        let buckets = self.directory.buckets(segment);
+        let bucket_count = segment.bucket_count();
         let bits = bits.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let (dice, pick) = (bits >> 48, bits & 0xffff_ffff);
-        // All entries of the segment's group lead here: `buckets` of `size_max` buckets each, shared by the group.
+        // All entries of the segment's group lead to the same buckets.
         let size_max = self.sizing.split_at() * self.directory.group_len(entry);
-        if self.directory.depth() > 0 && dice * size_max as u64 >= (buckets.len() as u64) << 16 {
+        if self.directory.depth() > 0 && dice * size_max as u64 >= (bucket_count as u64) << 16 {
             return None;
         }
-        let index = ((pick * (buckets.len() * SLOTS) as u64) >> 32) as usize;
-        buckets.get(index / SLOTS)?.slots()[index % SLOTS].reference()
+        let index = ((pick * (bucket_count * SLOTS) as u64) >> 32) as usize;
+        let place = Place {
+            entry,
+            bucket: index / SLOTS,
+            slot: index % SLOTS,
+        };
+        (bucket_count > 0 && !self.slot(place).is_empty()).then_some(place)
     }
 
     /// The first item in a bucket at or after a position.
-    fn first_from(&self, mut position: u64) -> Option<T::Ref<'_>> {
+    fn first_from(&self, mut position: u64) -> Option<Place> {
         while let Some(range) = self.range_at(position) {
-            let line = self
-                .directory
-                .buckets(self.segment(range.entry))
-                .get(range.bucket);
-            if let Some(item) = line.and_then(|line| line.slots()[0].reference()) {
-                return Some(item);
+            let buckets = self.directory.buckets(self.segment(range.entry));
+            if buckets
+                .get(range.bucket)
+                .is_some_and(|line| !line.slots()[0].is_empty())
+            {
+                return Some(Place {
+                    entry: range.entry,
+                    bucket: range.bucket,
+                    slot: 0,
+                });
             }
             position = range.next;
         }

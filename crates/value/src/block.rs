@@ -19,6 +19,7 @@ use std::ptr::NonNull;
 
 use damselfly_base::heap;
 
+use crate::large::Large;
 use crate::packing::Packing;
 use crate::value::NewValue;
 
@@ -405,6 +406,11 @@ impl Block {
         let to = unsafe { self.0.add(at) };
         // SAFETY: as above.
         unsafe { to.write_bytes(0, len) }
+    }
+
+    /// Writes the address of a large collection.
+    pub(crate) fn write_address(self, shape: Shape, address: *const Large) {
+        self.write(shape.value_at(), (address as usize).to_le_bytes());
     }
 
     #[inline]

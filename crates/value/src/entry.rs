@@ -7,7 +7,7 @@ use damselfly_base::heap;
 use damselfly_base::number::Decimal;
 
 use crate::block::{ACCESS_AT, BYTES_MAX, Block, DEADLINE_FLAG, KIND_MASK, Kind, MAY_END, Shape};
-use crate::large::Large;
+use crate::large::{Large, SharedLarge};
 use crate::packing::{PackedText, Packing};
 use crate::value::{NewValue, Text, Value};
 use crate::{Collection, Hash, HashRef, ListRef, SetRef, SortedSetRef, Type};
@@ -32,7 +32,7 @@ impl Drop for Entry {
     #[inline]
     fn drop(&mut self) {
         if self.kind() == Kind::Boxed {
-            self.take_large().free();
+            drop(self.take_large());
         }
         // SAFETY: owned, and never used again.
         unsafe { heap::free(self.0.0) }
@@ -310,8 +310,8 @@ impl Entry {
             size_of::<usize>(),
         );
         let copy = self.without_value(new, new.total());
-        let address = Box::into_raw(Box::new(large)) as usize;
-        copy.0.write(new.value_at(), address.to_le_bytes());
+        copy.0
+            .write_address(new, SharedLarge::new(large).into_raw());
         *self = copy;
     }
 
@@ -320,16 +320,24 @@ impl Entry {
     /// # Panics
     /// If the value is something else.
     pub(crate) fn large_mut(&mut self) -> &mut Large {
-        let address = self.view().large_address();
-        // SAFETY: the box is the entry's own, which is borrowed.
-        unsafe { &mut *address }
+        let mut address = self.view().large_address();
+        // SAFETY: it came from `into_raw`, and is the entry's own.
+        if !unsafe { SharedLarge::is_only_one(address) } {
+            let copy = SharedLarge::new(self.view().large().clone());
+            let others = self.take_large();
+            address = copy.into_raw();
+            self.0.write_address(self.0.shape(), address);
+            drop(others);
+        }
+        // SAFETY: nobody else refers to it, as was just made sure, and the entry is borrowed.
+        unsafe { &mut *address.cast_mut() }
     }
 
-    /// Takes the large collection out; the entry must not be used but to free its block.
-    fn take_large(&mut self) -> Box<Large> {
+    /// Takes the large collection out; the entry must not be used until it has another.
+    fn take_large(&mut self) -> SharedLarge {
         let address = self.view().large_address();
-        // SAFETY: `set_large` and `to_entry` made it from a box; the entry ends here.
-        unsafe { Box::from_raw(address) }
+        // SAFETY: it came from `into_raw`, and the entry gives it up.
+        unsafe { SharedLarge::from_raw(address) }
     }
 
     /// Gives up ownership; the pointer goes back to [`Entry::from_raw`].
@@ -436,12 +444,7 @@ impl<'a> EntryRef<'a> {
             Kind::HashPacked => Value::Hash(HashRef::Packed(packed)),
             Kind::HashPackedTtl => Value::Hash(HashRef::PackedTtl(packed)),
             Kind::SortedSetPacked => Value::SortedSet(SortedSetRef::Packed(packed)),
-            Kind::Boxed => match self.large() {
-                Large::List(chain) => Value::List(ListRef::Large(chain)),
-                Large::Set(members) => Value::Set(SetRef::Large(members)),
-                Large::Hash(fields) => Value::Hash(HashRef::Large(fields)),
-                Large::SortedSet(ranking) => Value::SortedSet(SortedSetRef::Large(ranking)),
-            },
+            Kind::Boxed => self.large().value(),
             Kind::Bytes
             | Kind::Edited
             | Kind::Int2
@@ -474,15 +477,23 @@ impl<'a> EntryRef<'a> {
         }
     }
 
-    fn large_address(self) -> *mut Large {
+    fn large_address(self) -> *const Large {
         let shape = self.block.shape();
         assert_eq!(shape.kind, Kind::Boxed);
-        usize::from_le_bytes(self.block.read(shape.value_at())) as *mut Large
+        usize::from_le_bytes(self.block.read(shape.value_at())) as *const Large
     }
 
     fn large(self) -> &'a Large {
-        // SAFETY: the box is the entry's own, which is borrowed for `'a`.
+        // SAFETY: the entry, which is borrowed for `'a`, keeps it.
         unsafe { &*self.large_address() }
+    }
+
+    /// The large collection in the entry, as it is now, to be kept: changes of the entry do not reach it. `None` if the entry
+    /// holds something smaller.
+    pub fn share_large(self) -> Option<SharedLarge> {
+        let is_large = Kind::of_flags(self.block.flags()) == Kind::Boxed;
+        // SAFETY: it came from `into_raw`, and the entry keeps it.
+        is_large.then(|| unsafe { SharedLarge::another(self.large_address()) })
     }
 
     /// True if the entry has a deadline.
@@ -548,8 +559,9 @@ impl<'a> EntryRef<'a> {
         let block = self.copy_block(key);
         let shape = block.shape();
         if shape.kind == Kind::Boxed {
-            let copy = Box::into_raw(Box::new(self.large().clone()));
-            block.write(shape.value_at(), (copy as usize).to_le_bytes());
+            // SAFETY: it came from `into_raw`, and the entry keeps it.
+            let another = unsafe { SharedLarge::another(self.large_address()) };
+            block.write_address(shape, another.into_raw());
         }
         Entry(block)
     }
