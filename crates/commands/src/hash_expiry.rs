@@ -3,18 +3,17 @@
 
 use damselfly_base::CommandError;
 use damselfly_base::number::parse_integer;
-use damselfly_collections::Element;
 use damselfly_engine::{Create, Now, Tx};
 use damselfly_protocol::Reply;
-use damselfly_value::{Hash, HashMut};
+use damselfly_value::{Element, Hash, HashMut};
 
 use crate::command::{
     Access, Arity::AtLeast, At::One, Command, Group, KeySpec, Keys, Run, Trait, reads, writes,
 };
 use crate::expiry::{Unit, is_past};
-use crate::hashes::{write_element, write_value};
+use crate::hashes::write_value;
 use crate::strings::Relative;
-use crate::{Args, KeyspaceFn, Result};
+use crate::{Args, KeyspaceFn, Result, sets};
 
 /// The last moment that a field's deadline can be, in milliseconds since the epoch: Redis keeps 46 bits.
 const DEADLINE_MAX_MS: i64 = (1 << 46) - 1;
@@ -380,7 +379,7 @@ fn take_values(
             match hash.view().value(field) {
                 None => reply.null(),
                 Some(value) => {
-                    write_element(reply, value);
+                    sets::write(value, reply);
                     changed |= change(hash, field);
                 }
             }

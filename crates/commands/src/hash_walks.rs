@@ -4,14 +4,12 @@ use std::collections::HashSet;
 
 use damselfly_base::random::number as random;
 use damselfly_base::{CommandError, number::Decimal};
-use damselfly_collections::{Fields, pairs::Pair};
 use damselfly_engine::Tx;
 use damselfly_protocol::{Reply, Version};
-use damselfly_value::{Hash, HashRef};
+use damselfly_value::{Fields, Hash, HashRef, Pair};
 
 use crate::command::{Arity::AtLeast, At::One, Command, Group, Keys, Run, Trait, reads};
-use crate::hashes::write_element;
-use crate::{Args, KeyspaceFn, Result, scans};
+use crate::{Args, KeyspaceFn, Result, scans, sets};
 
 /// The most fields that HRANDFIELD returns where they may repeat: more than any client can want, and some hundred megabytes.
 const REPEATED_MAX: u64 = 1 << 24;
@@ -64,9 +62,9 @@ impl Show {
         if self == Self::FieldsAndValues && reply.version() == Version::Resp3 {
             reply.array(2);
         }
-        write_element(reply, pair.field);
+        sets::write(pair.field, reply);
         if self == Self::FieldsAndValues {
-            write_element(reply, pair.value);
+            sets::write(pair.value, reply);
         }
     }
 }
@@ -94,7 +92,7 @@ fn hrandfield(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result 
     if args.len() == 2 {
         let hash = tx.read_as::<Hash>(args.key(1))?;
         match hash.and_then(|hash| hash.pick(random())) {
-            Some(pair) => write_element(reply, pair.field),
+            Some(pair) => sets::write(pair.field, reply),
             None => reply.null(),
         }
         return Ok(());
@@ -168,8 +166,8 @@ fn hscan(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
             cursor = hash.scan(cursor, |pair| {
                 seen += 1;
                 if options.matches(pair.field.text(&mut Decimal::new())) {
-                    write_element(list, pair.field);
-                    write_element(list, pair.value);
+                    sets::write(pair.field, list);
+                    sets::write(pair.value, list);
                     shown += 2;
                 }
             });

@@ -4,16 +4,15 @@
 use damselfly_base::CommandError;
 use damselfly_base::long_double::LongDouble;
 use damselfly_base::number::{Decimal, parse_integer};
-use damselfly_collections::Element;
 use damselfly_engine::{Create, Tx};
 use damselfly_protocol::Reply;
-use damselfly_value::{Hash, HashMut, HashRef};
+use damselfly_value::{Element, Hash, HashMut, HashRef};
 
 use crate::command::{
     Access, Arity::AtLeast, Arity::Exactly, At::One, Command, Group, KeySpec, Keys, Run, Trait,
     looks, reads, writes,
 };
-use crate::{Args, KeyspaceFn, Result};
+use crate::{Args, KeyspaceFn, Result, sets};
 
 const READ: &[KeySpec] = &[reads(One(1))];
 const LOOKED_AT: &[KeySpec] = &[looks(One(1))];
@@ -191,20 +190,11 @@ const fn lists(
     }
 }
 
-/// Writes a field or a value.
-#[inline]
-pub(crate) fn write_element(reply: &mut Reply<'_>, element: Element<'_>) {
-    match element {
-        Element::Bytes(bytes) => reply.bulk(bytes),
-        Element::Integer(number) => reply.bulk_integer(number),
-    }
-}
-
 /// Writes a value, or null where there is none.
 #[inline]
 pub(crate) fn write_value(reply: &mut Reply<'_>, value: Option<Element<'_>>) {
     match value {
-        Some(value) => write_element(reply, value),
+        Some(value) => sets::write(value, reply),
         None => reply.null(),
     }
 }
@@ -272,8 +262,8 @@ fn hgetall(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     };
     reply.map(hash.len());
     hash.for_each(|pair| {
-        write_element(reply, pair.field);
-        write_element(reply, pair.value);
+        sets::write(pair.field, reply);
+        sets::write(pair.value, reply);
     });
     Ok(())
 }
@@ -282,7 +272,7 @@ fn hkeys(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let hash = tx.read_as::<Hash>(args.key(1))?;
     reply.array(hash.map_or(0, HashRef::len));
     if let Some(hash) = hash {
-        hash.for_each(|pair| write_element(reply, pair.field));
+        hash.for_each(|pair| sets::write(pair.field, reply));
     }
     Ok(())
 }
@@ -291,7 +281,7 @@ fn hvals(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let hash = tx.read_as::<Hash>(args.key(1))?;
     reply.array(hash.map_or(0, HashRef::len));
     if let Some(hash) = hash {
-        hash.for_each(|pair| write_element(reply, pair.value));
+        hash.for_each(|pair| sets::write(pair.value, reply));
     }
     Ok(())
 }
