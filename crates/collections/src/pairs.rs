@@ -208,6 +208,9 @@ impl<'a> Pairs<'a> {
     /// The same fields as a timed hash.
     pub fn to_timed(self) -> Vec<u8> {
         let mut bytes = Vec::new();
+        if self.is_empty() {
+            return bytes;
+        }
         let fields = self.iter().flat_map(|pair| {
             let deadline = deadline_element(pair.deadline_ms);
             [pair.field, pair.value, deadline]

@@ -1,6 +1,7 @@
 //! The commands on keys: one row and one function each, one file per family.
 
 pub mod args;
+mod blocking;
 pub mod command;
 mod counters;
 mod expiry;
@@ -47,4 +48,5 @@ pub static FAMILIES: &[&[Command<KeyspaceFn>]] = &[
     hash_expiry::COMMANDS,
     sets::COMMANDS,
     set_algebra::COMMANDS,
+    blocking::COMMANDS,
 ];
