@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 const FILES: &[&str] = &[
     "unit/type/string",
     "unit/type/incr",
+    "unit/type/hash",
     "unit/keyspace",
     "unit/expire",
     "unit/scan",
