@@ -5,6 +5,9 @@ mod blocking;
 pub mod command;
 mod counters;
 mod expiry;
+mod hash_expiry;
+mod hash_walks;
+mod hashes;
 mod keys;
 mod keyspace;
 mod lcs;
@@ -46,6 +49,9 @@ pub static FAMILIES: &[&[Command<KeyspaceFn>]] = &[
     keyspace::COMMANDS,
     expiry::COMMANDS,
     object::COMMANDS,
+    hashes::COMMANDS,
+    hash_walks::COMMANDS,
+    hash_expiry::COMMANDS,
     sets::COMMANDS,
     set_algebra::COMMANDS,
     blocking::COMMANDS,
