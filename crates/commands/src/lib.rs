@@ -8,6 +8,8 @@ mod expiry;
 mod keys;
 mod keyspace;
 mod lcs;
+mod list_ends;
+mod lists;
 mod object;
 mod ranges;
 mod scans;
@@ -36,6 +38,8 @@ pub static FAMILIES: &[&[Command<KeyspaceFn>]] = &[
     counters::COMMANDS,
     ranges::COMMANDS,
     lcs::COMMANDS,
+    lists::COMMANDS,
+    list_ends::COMMANDS,
     keys::COMMANDS,
     keyspace::COMMANDS,
     expiry::COMMANDS,
