@@ -183,7 +183,6 @@ fn pop_many_or_wait(
 }
 
 fn blmpop(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    timeout_ms(args.at(1))?;
     side_and_count(args, 2)?;
     pop_many_or_wait(tx, args, reply, Type::List, |tx, args, key, reply| {
         let (side, count) = side_and_count(args, 2)?;
