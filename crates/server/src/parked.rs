@@ -123,6 +123,16 @@ impl Parked {
         !self.claimed.swap(true, Relaxed)
     }
 
+    /// True if something has ended the waiting.
+    pub fn is_claimed(&self) -> bool {
+        self.claimed.load(Relaxed)
+    }
+
+    /// True if it ends some time in any case.
+    pub fn has_timeout(&self) -> bool {
+        self.wait.timeout_ms.is_some()
+    }
+
     fn set_end(&self, end: End) {
         *self.end.lock().unwrap_or_else(PoisonError::into_inner) = Some(end);
     }

@@ -105,6 +105,7 @@ impl Worker {
     /// Serves until the server stops.
     pub fn run(mut self) {
         let mut events = Events::with_capacity(1024);
+        self.shared.threads[self.index].begin();
         while !self.shared.stopping.load(Relaxed) {
             let wait = self.longest_wait();
             match self.poll.poll(&mut events, Some(wait)) {
@@ -128,7 +129,7 @@ impl Worker {
     }
 
     fn longest_wait(&self) -> Duration {
-        if !self.ready.is_empty() {
+        if !self.ready.is_empty() || self.shared.threads[self.index].has_mail() {
             return Duration::ZERO;
         }
         let now = Instant::now();
@@ -192,18 +193,27 @@ impl Worker {
                 }
             }
         }
+        self.receive_own();
         self.dispatcher.serve_unserved();
         self.resume_stalled();
         self.end_waits();
-        for _ in 0..self.ready.len() {
-            if let Some(key) = self.ready.pop_front() {
-                self.serve_guarded(key);
-            }
+        self.serve_ready();
+        if self.receive_own() {
+            // Clients that waited were served by others of this thread: they go on in the same turn.
+            self.serve_ready();
         }
         while let Some(key) = self.unflushed.pop() {
             self.flush(key);
         }
         self.do_what_is_due();
+    }
+
+    fn serve_ready(&mut self) {
+        for _ in 0..self.ready.len() {
+            if let Some(key) = self.ready.pop_front() {
+                self.serve_guarded(key);
+            }
+        }
     }
 
     fn mark_readable(&mut self, key: usize, half_closed: bool) {
@@ -592,6 +602,15 @@ impl Worker {
             }
             self.dispatcher.unpark(connection, end);
         }
+    }
+
+    /// Receives messages that this thread has left for itself; false if there are none.
+    fn receive_own(&mut self) -> bool {
+        let has_mail = self.shared.threads[self.index].has_mail();
+        if has_mail {
+            self.receive();
+        }
+        has_mail
     }
 
     fn receive(&mut self) {
