@@ -124,8 +124,9 @@ impl Ranking {
             Entry::Occupied(mut place) => {
                 let old = place.get().score();
                 let new = rescore(Some(old));
+                // Zero and minus zero are the same score; the one that was first stays.
                 if let Some(score) = new
-                    && score.to_bits() != old.to_bits()
+                    && score != old
                 {
                     debug_assert!(!score.is_nan());
                     self.tree.remove(place.get());

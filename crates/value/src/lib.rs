@@ -24,5 +24,7 @@ pub use list::{List, ListMut, ListRef};
 pub use packed::PackedValue;
 pub use packing::PackedText;
 pub use set::{Set, SetMut, SetRef};
-pub use sorted_set::{SortedSet, SortedSetMut, SortedSetRef};
+pub use sorted_set::{
+    MemberEnd, MemberRange, ScoreRange, Scorings, SortedSet, SortedSetMut, SortedSetRef, Update,
+};
 pub use value::{NewValue, Text, Value};
