@@ -51,6 +51,13 @@ const TARGETS: &[Target] = &[
         seeds: &[b"\x05\x02\x01\0\x02\0\x30\x01\x02\x03\x04\x05\x06\x07\x08\x03"],
     },
     Target {
+        name: "chain",
+        seeds: &[
+            b"\x05\0\0\x01\0\0\0\0\0\0\0\x01\x09\0\0\x03\x01\0\0\x02\x03\x02\0\0\x02",
+            &[0x6c; 256],
+        ],
+    },
+    Target {
         name: "requests",
         seeds: &[
             b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$0\r\n\r\n*1\r\n$4\r\nPING\r\n",
@@ -100,7 +107,7 @@ const INPUT_BYTES_MAX: usize = 1024;
 const USAGE: &str = "\
 Usage: cargo xtask fuzz [TARGET] [--seconds N]
        cargo xtask fuzz TARGET --input FILE     runs one input again
-Targets: commands, config, table, entry, listpack, intset, requests, replies, glob, numbers (default: all)";
+Targets: commands, config, table, entry, listpack, intset, chain, requests, replies, glob, numbers (default: all)";
 
 /// What the command line asks for.
 #[derive(Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 //! with C's `long double` on x86-64, in software, so that results are the same everywhere.
 
 use rustc_apfloat::ieee::X87DoubleExtended;
-use rustc_apfloat::{Float, Round};
+use rustc_apfloat::{Float, Round, Status};
 
 /// An extended-precision float.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +34,15 @@ impl LongDouble {
     pub fn checked_add(self, other: Self) -> Option<Self> {
         let sum = (self.0 + other.0).value;
         sum.is_finite().then_some(Self(sum))
+    }
+
+    /// A thousand times the number, rounded up; `None` if that leaves 64 bits.
+    pub fn thousandfold(self) -> Option<i64> {
+        let thousand = X87DoubleExtended::from_u128(1000).value;
+        let product = (self.0 * thousand).value;
+        let rounded = product.to_i128_r(64, Round::TowardPositive, &mut false);
+        let fits = !rounded.status.intersects(Status::INVALID_OP);
+        fits.then(|| i64::try_from(rounded.value).ok())?
     }
 
     /// The number with at most 17 digits behind the point, without trailing zeros: the text that
@@ -172,6 +181,28 @@ fn integer_text(mut significand: u128, mut doublings: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn seconds_become_milliseconds_that_are_rounded_up() {
+        for (seconds, expected) in [
+            ("0", Some(0)),
+            ("-0", Some(0)),
+            ("-0.0001", Some(0)),
+            ("-0.5", Some(-500)),
+            ("0.001", Some(1)),
+            ("0.0011", Some(2)),
+            ("1e-400", Some(1)),
+            ("0x1p2", Some(4000)),
+            ("9223372036854775.807", Some(i64::MAX)),
+            ("9223372036854775.808", None),
+            ("1e300", None),
+            ("-1e300", None),
+            ("inf", None),
+        ] {
+            let number = LongDouble::parse(seconds.as_bytes()).unwrap();
+            assert_eq!(number.thousandfold(), expected, "{seconds}");
+        }
+    }
 
     fn sum(a: &str, b: &str) -> Option<String> {
         let a = LongDouble::parse(a.as_bytes())?;

@@ -1,22 +1,555 @@
-//! A large list.
+//! Chain: a large list, as a chain of listpacks.
+//!
+//! ```text
+//! nodes   | node 0 | node 1 | node 2 | ... | node n-1 |
+//!           plain, with room     compressed   plain, with room
+//! ```
+//!
+//! All nodes lie in one array beside their counts, so that an index is found by adding counts up from the nearer end. The nodes
+//! at the ends keep room for more elements; those between are trimmed, and compressed if the list is to be. An element
+//! too long for a node has one of its own.
+//!
+//! *Invariants*: no node is empty; `len` and `heap_bytes` are the sums over all nodes; the first and the last node
+//! are not compressed.
+
+mod node;
+mod walk;
+
+use crate::Side;
+use crate::element::{Element, Wanted};
+use crate::listpack::{self, HEADER_BYTES, Listpack, Offset};
+use damselfly_base::heap::block_bytes;
+use node::{NODE_BYTES_MAX, Node};
+use std::collections::VecDeque;
+pub use walk::Walk;
+
+const LOCATED: &str = "`locate` said that it is there";
+
+/// How large the nodes of a chain may be, and which are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    bytes_max: usize,
+    elements_max: usize,
+    /// How many nodes at each end stay uncompressed; zero if all do.
+    plain_ends: usize,
+}
+
+impl Shape {
+    /// The shape that the options `list-max-listpack-size` and `list-compress-depth` ask for: a size of -1 to -5 means nodes
+    /// of up to 4, 8, 16, 32 or 64 KiB; any other means so many elements, but not above 8 KiB either.
+    pub fn new(size: i64, compress_depth: usize) -> Self {
+        let (bytes_max, elements_max) = match size {
+            ..=-5 => (NODE_BYTES_MAX, usize::MAX),
+            -4 => (32 << 10, usize::MAX),
+            -3 => (16 << 10, usize::MAX),
+            -2 => (8 << 10, usize::MAX),
+            -1 => (4 << 10, usize::MAX),
+            // Redis counts in 15 bits here.
+            0.. => (8 << 10, size.clamp(1, 0x7fff) as usize),
+        };
+        Self {
+            bytes_max,
+            elements_max,
+            plain_ends: compress_depth,
+        }
+    }
+
+    /// Whether a listpack of so many bytes and elements keeps to the limits.
+    #[inline]
+    pub fn allows(self, bytes: usize, elements: usize) -> bool {
+        bytes <= self.bytes_max && elements <= self.elements_max
+    }
+
+    /// The shape whose limits are half as large: what a list must fall below to be packed again.
+    #[must_use]
+    pub fn halved(self) -> Self {
+        Self {
+            bytes_max: self.bytes_max / 2,
+            elements_max: self.elements_max / 2,
+            ..self
+        }
+    }
+
+    fn takes(self, node: &Node, element_bytes: usize) -> bool {
+        self.allows(node.byte_len() + element_bytes, node.count() + 1)
+    }
+
+    /// Whether two nodes become one. Not up to the limit, so that the next element does not split them again.
+    fn joins(self, left: &Node, right: &Node) -> bool {
+        let bytes = left.byte_len() + right.byte_len() - HEADER_BYTES;
+        let elements = left.count() + right.count();
+        bytes <= self.bytes_max / 4 * 3 && elements <= (self.elements_max / 4).saturating_mul(3)
+    }
+}
 
 /// A large list.
-#[derive(Clone, Debug, Default)]
-pub struct Chain(());
+#[derive(Debug, Clone)]
+pub struct Chain {
+    nodes: VecDeque<Node>,
+    len: usize,
+    heap_bytes: usize,
+    shape: Shape,
+}
 
 impl Chain {
-    /// How many.
+    /// An empty list.
+    pub fn new(shape: Shape) -> Self {
+        Self {
+            nodes: VecDeque::new(),
+            len: 0,
+            heap_bytes: 0,
+            shape,
+        }
+    }
+
+    /// A list of the elements of a listpack.
+    pub fn from_listpack(listpack: Listpack<'_>, shape: Shape) -> Self {
+        let mut chain = Self::new(shape);
+        if shape.allows(listpack.byte_len(), listpack.len()) && !listpack.is_empty() {
+            let mut node = Node::with_room(listpack.byte_len(), Side::Left);
+            let end = listpack.end();
+            node.edit(|node| {
+                listpack::append_range(node, listpack, Offset::FIRST, end, listpack.len());
+            });
+            chain.add_node(0, node);
+        } else {
+            for element in listpack {
+                chain.push(Side::Right, element);
+            }
+        }
+        chain
+    }
+
+    /// The whole list as one listpack, if that keeps to the limits of `shape`.
+    pub fn to_listpack(&self, shape: Shape) -> Option<Vec<u8>> {
+        // More nodes than two are more than the limits allow, or will soon be fewer.
+        if self.nodes.len() > 2 || !shape.allows(0, self.len) {
+            return None;
+        }
+        let bytes: usize = self.nodes.iter().map(Node::byte_len).sum();
+        if !shape.allows(bytes, self.len) {
+            return None;
+        }
+        let mut joined = Vec::with_capacity(bytes);
+        for node in &self.nodes {
+            let (listpack, end) = (node.listpack(), node.listpack().end());
+            listpack::append_range(&mut joined, listpack, Offset::FIRST, end, listpack.len());
+        }
+        Some(joined)
+    }
+
+    /// How many elements there are.
+    #[inline]
     pub fn len(&self) -> usize {
-        0
+        self.len
     }
 
-    /// True if none.
+    /// Whether there is none.
+    #[inline]
     pub fn is_empty(&self) -> bool {
-        true
+        self.len == 0
     }
 
-    /// Heap bytes.
+    /// How many nodes there are.
+    pub fn node_count(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// How many nodes are compressed.
+    pub fn compressed_count(&self) -> usize {
+        self.nodes
+            .iter()
+            .filter(|node| node.is_compressed())
+            .count()
+    }
+
+    /// How many bytes of heap it holds, besides itself.
+    #[inline]
     pub fn memory_bytes(&self) -> usize {
-        0
+        let array_bytes = self.nodes.capacity() * size_of::<Node>();
+        self.heap_bytes + block_bytes(array_bytes)
+    }
+
+    /// Adds an element at one end.
+    pub fn push(&mut self, side: Side, element: Element<'_>) {
+        let bytes = element.encoded_bytes();
+        let end = self.end_index(side);
+        let takes = |node| self.shape.takes(node, bytes);
+        let end = if self.nodes.get(end).is_some_and(takes) {
+            end
+        } else {
+            self.add_end(side, bytes)
+        };
+        self.change(end, |node| match side {
+            Side::Left => listpack::push_front(node, element),
+            Side::Right => listpack::push_back(node, element),
+        });
+    }
+
+    /// The element at one end.
+    pub fn end(&self, side: Side) -> Option<Element<'_>> {
+        let listpack = self.nodes.get(self.end_index(side))?.listpack();
+        let offset = match side {
+            Side::Left => listpack.first()?,
+            Side::Right => listpack.last()?,
+        };
+        Some(listpack.at(offset))
+    }
+
+    /// Removes up to `count` elements at one end.
+    pub fn remove_end(&mut self, side: Side, count: usize) {
+        if count == 1 && !self.is_empty() {
+            self.remove_one(side);
+            return;
+        }
+        match side {
+            Side::Left => self.remove(0, count),
+            Side::Right => self.remove(self.len.saturating_sub(count), count),
+        }
+    }
+
+    fn remove_one(&mut self, side: Side) {
+        let end = self.end_index(side);
+        if self.nodes[end].count() == 1 {
+            self.remove_nodes(end, 1);
+            self.seal_ends();
+            return;
+        }
+        self.change(end, |node| {
+            let listpack = node.listpack();
+            let offset = match side {
+                Side::Left => listpack.first(),
+                Side::Right => listpack.last(),
+            };
+            listpack::remove(node, offset.expect("no node is empty"), 1);
+        });
+    }
+
+    /// Calls `read` with the element at `index`.
+    pub fn get<R>(&self, index: usize, read: impl FnOnce(Element<'_>) -> R) -> Option<R> {
+        let (node, inner) = self.locate(index)?;
+        let bytes = self.nodes[node].listpack_bytes();
+        Listpack::new(&bytes).get(inner).map(read)
+    }
+
+    /// Adds an element before the one at `index`, or at the end.
+    pub fn insert(&mut self, index: usize, element: Element<'_>) {
+        let Some((node, inner)) = self.locate(index).filter(|_| index > 0) else {
+            let side = if index == 0 { Side::Left } else { Side::Right };
+            return self.push(side, element);
+        };
+        let bytes = element.encoded_bytes();
+        if self.shape.takes(&self.nodes[node], bytes) {
+            self.insert_in(node, inner, element);
+            self.seal(node);
+            return;
+        }
+        if inner == 0 && self.shape.takes(&self.nodes[node - 1], bytes) {
+            self.change(node - 1, |node| listpack::push_back(node, element));
+            self.seal(node - 1);
+            return;
+        }
+        let right = if inner > 0 {
+            self.split(node, inner)
+        } else {
+            node
+        };
+        let left = right - 1;
+        if self.shape.takes(&self.nodes[left], bytes) {
+            self.change(left, |node| listpack::push_back(node, element));
+        } else if self.shape.takes(&self.nodes[right], bytes) {
+            self.change(right, |node| listpack::push_front(node, element));
+        } else {
+            let mut node = Node::default();
+            node.edit(|node| listpack::push_back(node, element));
+            self.add_node(right, node);
+        }
+        self.settle(left.saturating_sub(1), right + 2);
+    }
+
+    /// Puts another element in the place of the one at `index`; nothing if there is none.
+    pub fn replace(&mut self, index: usize, element: Element<'_>) {
+        let Some((node, inner)) = self.locate(index) else {
+            return;
+        };
+        let bytes_max = self.shape.bytes_max;
+        let is_replaced = self.change(node, |node| {
+            let listpack = node.listpack();
+            let offset = listpack.seek(inner).expect(LOCATED);
+            let (before, after) = (listpack.at(offset).encoded_bytes(), element.encoded_bytes());
+            let fits = after <= before || listpack.byte_len() + after - before <= bytes_max;
+            if fits {
+                listpack::replace(node, offset, element);
+            }
+            fits
+        });
+        self.seal(node);
+        if !is_replaced {
+            self.insert(index, element);
+            self.remove(index + 1, 1);
+        }
+    }
+
+    /// Removes up to `count` elements from `index` on.
+    pub fn remove(&mut self, index: usize, count: usize) {
+        let Some((first, inner)) = self.locate(index).filter(|_| count > 0) else {
+            return;
+        };
+        let (mut at, mut left) = (first, count);
+        if inner > 0 {
+            left -= self.remove_in(at, inner, left);
+            at += 1;
+        }
+        let mut whole = 0;
+        while let Some(node) = self.nodes.get(at + whole)
+            && node.count() <= left
+        {
+            left -= node.count();
+            whole += 1;
+        }
+        self.remove_nodes(at, whole);
+        if left > 0 && at < self.nodes.len() {
+            self.remove_in(at, 0, left);
+        }
+        self.settle(first.saturating_sub(1), at + 1);
+    }
+
+    /// Removes up to `count` elements that are `wanted`, those nearest to one end, and returns how many there were.
+    pub fn remove_equal(&mut self, wanted: &Wanted<'_>, count: usize, from: Side) -> usize {
+        let mut removed = 0;
+        for step in 0..self.nodes.len() {
+            if removed == count {
+                break;
+            }
+            let at = match from {
+                Side::Left => step,
+                Side::Right => self.nodes.len() - 1 - step,
+            };
+            let bytes = self.nodes[at].listpack_bytes();
+            if !Listpack::new(&bytes).iter().any(|other| wanted.is(other)) {
+                continue;
+            }
+            removed += self.change(at, |node| {
+                listpack::remove_equal(node, wanted, count - removed, from)
+            });
+        }
+        if removed > 0 {
+            // All counts and sums are right already: an empty node has no elements, and its block goes now.
+            let empty_bytes = |node: &Node| {
+                if node.count() == 0 {
+                    node.heap_bytes()
+                } else {
+                    0
+                }
+            };
+            self.heap_bytes -= self.nodes.iter().map(empty_bytes).sum::<usize>();
+            self.nodes.retain(|node| node.count() > 0);
+            self.settle(0, self.nodes.len());
+        }
+        removed
+    }
+
+    /// A walk over the elements from `index` on, towards the end that is not `from`.
+    #[inline]
+    pub fn walk(&self, index: usize, from: Side) -> Walk<'_> {
+        Walk::over_chain(self, index, from)
+    }
+
+    /// The node that has the element at `index`, and its index there.
+    fn locate(&self, index: usize) -> Option<(usize, usize)> {
+        if index >= self.len {
+            return None;
+        }
+        if index < self.len / 2 {
+            let mut inner = index;
+            for (at, node) in self.nodes.iter().enumerate() {
+                if inner < node.count() {
+                    return Some((at, inner));
+                }
+                inner -= node.count();
+            }
+        } else {
+            let mut behind = self.len - index;
+            for (at, node) in self.nodes.iter().enumerate().rev() {
+                if behind <= node.count() {
+                    return Some((at, node.count() - behind));
+                }
+                behind -= node.count();
+            }
+        }
+        None
+    }
+
+    fn end_index(&self, side: Side) -> usize {
+        match side {
+            Side::Left => 0,
+            Side::Right => self.nodes.len().saturating_sub(1),
+        }
+    }
+
+    /// Changes a node and keeps the sums.
+    #[inline]
+    fn change<R>(&mut self, at: usize, edit: impl FnOnce(&mut Node) -> R) -> R {
+        let node = &mut self.nodes[at];
+        self.len -= node.count();
+        self.heap_bytes -= node.heap_bytes();
+        let result = node.edit(edit);
+        self.len += node.count();
+        self.heap_bytes += node.heap_bytes();
+        result
+    }
+
+    fn insert_in(&mut self, at: usize, inner: usize, element: Element<'_>) {
+        self.change(at, |node| {
+            let offset = node.listpack().seek(inner).expect(LOCATED);
+            listpack::insert(node, offset, element);
+        });
+    }
+
+    fn remove_in(&mut self, at: usize, inner: usize, count: usize) -> usize {
+        self.change(at, |node| {
+            let offset = node.listpack().seek(inner).expect(LOCATED);
+            listpack::remove(node, offset, count)
+        })
+    }
+
+    /// Adds an empty node at one end, for an element of `bytes` bytes and more; returns its index.
+    fn add_end(&mut self, side: Side, bytes: usize) -> usize {
+        // It may become as long as the one that is full now.
+        let neighbour = self.nodes.get(self.end_index(side));
+        let room = neighbour
+            .map_or(0, Node::byte_len)
+            .min(self.shape.bytes_max)
+            / 4;
+        let room = room.max(HEADER_BYTES + bytes);
+        let (at, from) = match side {
+            Side::Left => (0, Side::Right),
+            Side::Right => (self.nodes.len(), Side::Left),
+        };
+        self.add_node(at, Node::with_room(room, from));
+        self.seal_ends();
+        at
+    }
+
+    fn add_node(&mut self, at: usize, node: Node) {
+        if self.nodes.len() == self.nodes.capacity() {
+            // By less than the doubling of the standard library, for less waste.
+            self.nodes.reserve_exact(1 + self.nodes.len() / 8);
+        }
+        self.len += node.count();
+        self.heap_bytes += node.heap_bytes();
+        self.nodes.insert(at, node);
+    }
+
+    fn remove_nodes(&mut self, at: usize, count: usize) {
+        for node in self.nodes.drain(at..at + count) {
+            self.len -= node.count();
+            self.heap_bytes -= node.heap_bytes();
+        }
+        let len = self.nodes.len();
+        if self.nodes.capacity() > 8 + 2 * len {
+            self.nodes.shrink_to(len + len / 8);
+        }
+    }
+
+    /// Splits a node before its element `inner`; returns the index of the right part.
+    fn split(&mut self, at: usize, inner: usize) -> usize {
+        let right = self.change(at, |node| {
+            let offset = node.listpack().seek(inner).expect(LOCATED);
+            let count = node.count() - inner;
+            node.split_off(offset, count)
+        });
+        self.add_node(at + 1, right);
+        at + 1
+    }
+
+    /// Joins small neighbours among the nodes from `first` to `last`, and brings all of these into their final form.
+    fn settle(&mut self, first: usize, last: usize) {
+        let mut at = first;
+        let mut last = last;
+        while at < last && at + 1 < self.nodes.len() {
+            if self.shape.joins(&self.nodes[at], &self.nodes[at + 1]) {
+                let right = std::mem::take(&mut self.nodes[at + 1]);
+                self.change(at, |node| node.absorb(&right));
+                self.len -= right.count();
+                self.heap_bytes -= right.heap_bytes();
+                self.remove_nodes(at + 1, 1);
+                last -= 1;
+            } else {
+                at += 1;
+            }
+        }
+        for at in first..(last + 1).min(self.nodes.len()) {
+            self.seal(at);
+        }
+        // Any number of nodes may have come to the ends.
+        let reach = self.shape.plain_ends.min(self.nodes.len()) + 1;
+        for depth in 0..reach {
+            self.seal_at_depth(depth);
+        }
+    }
+
+    /// Brings the nodes into their final form that become inner or outer ones when one comes or goes at an end.
+    fn seal_ends(&mut self) {
+        let ends = self.shape.plain_ends.max(1);
+        self.seal_at_depth(ends - 1);
+        self.seal_at_depth(ends);
+    }
+
+    fn seal_at_depth(&mut self, depth: usize) {
+        self.seal(depth);
+        if let Some(at) = self.nodes.len().checked_sub(depth + 1) {
+            self.seal(at);
+        }
+    }
+
+    /// Brings a node into its final form: trimmed or compressed, but neither at the ends.
+    fn seal(&mut self, at: usize) {
+        let ends = self.shape.plain_ends.max(1);
+        let Some(node) = self.nodes.get_mut(at) else {
+            return;
+        };
+        self.heap_bytes -= node.heap_bytes();
+        let is_inner = at >= ends && at + ends < self.nodes.len();
+        let node = &mut self.nodes[at];
+        match (is_inner, self.shape.plain_ends) {
+            (false, _) => {
+                node.decompress();
+                if node.heap_bytes() / 4 > node.byte_len() {
+                    node.trim();
+                }
+            }
+            (true, 0) => node.trim(),
+            (true, _) => node.compress(),
+        }
+        self.heap_bytes += node.heap_bytes();
+    }
+
+    /// Panics if an invariant does not hold. For tests.
+    pub fn check(&self) {
+        let nodes = || self.nodes.iter();
+        assert!(nodes().all(|node| node.count() > 0), "an empty node");
+        assert_eq!(self.len, nodes().map(Node::count).sum::<usize>());
+        assert_eq!(
+            self.heap_bytes,
+            nodes().map(Node::heap_bytes).sum::<usize>()
+        );
+        for (at, node) in nodes().enumerate() {
+            let bytes = node.listpack_bytes();
+            let listpack = Listpack::new(&bytes);
+            assert!(listpack.is_valid(), "node {at}");
+            assert_eq!(listpack.len(), node.count(), "node {at}");
+            assert_eq!(bytes.len(), node.byte_len(), "node {at}");
+            assert!(
+                node.count() == 1 || self.shape.allows(bytes.len(), node.count()),
+                "node {at} is too large"
+            );
+            let ends = self.shape.plain_ends.max(1);
+            if at < ends || at + ends >= self.nodes.len() {
+                assert!(!node.is_compressed(), "node {at}");
+            } else if !node.is_compressed() {
+                assert_eq!(node.heap_bytes(), block_bytes(bytes.len()), "node {at}");
+            }
+        }
     }
 }

@@ -560,9 +560,9 @@ impl Fields {
         self.table.scan(cursor, visit)
     }
 
-    /// Visits all fields.
-    pub fn for_each(&self, visit: impl FnMut(FieldRef<'_>)) {
-        self.table.for_each(visit);
+    /// All fields, in no particular order.
+    pub fn iter(&self) -> impl Iterator<Item = FieldRef<'_>> {
+        self.table.iter()
     }
 
     /// A field picked by a random number; every one has about the same chance.
@@ -574,20 +574,16 @@ impl Fields {
 impl Clone for Fields {
     fn clone(&self) -> Self {
         let mut copy = Self::new();
-        self.for_each(|field| {
+        for field in self.iter() {
             copy.set(field.field(), field.value(), field.deadline_ms());
-        });
+        }
         copy
     }
 }
 
 impl fmt::Debug for Fields {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut list = f.debug_list();
-        self.for_each(|field| {
-            list.entry(&field);
-        });
-        list.finish()
+        f.debug_list().entries(self.iter()).finish()
     }
 }
 
@@ -755,12 +751,12 @@ mod tests {
             let name = picked.field().to_vec();
             fields.set(&name, Element::Integer(count + 1), None);
         }
-        fields.for_each(|field| {
+        for field in fields.iter() {
             let Element::Integer(count) = field.value() else {
                 panic!("no count")
             };
             assert!((40..=180).contains(&count), "{field:?} of 100 expected");
-        });
+        }
     }
 
     #[test]

@@ -4,19 +4,20 @@
 //! |------------|--------------------|------------------------------------|
 //! | list       | `listpack`         | `chain`: a chain of listpacks      |
 //! | set        | `intset`, `listpack` | `members`: a table               |
-//! | hash       | `listpack`         | `fields`: a table                  |
-//! | sorted set | `packed_ranking`: a listpack | `ranking`: a table and a B+ tree   |
+//! | hash       | `pairs`: a listpack  | `fields`: a table                 |
+//! | sorted set | `packed_ranking`: a listpack | `ranking`: a table and a B+ tree |
 //!
 //! Nothing here knows a key, a clock or a command; the crate `value` chooses between the forms.
 
 mod buffer;
-mod chain;
+pub mod chain;
 mod element;
 mod fields;
 pub mod intset;
 pub mod listpack;
 mod members;
 pub mod packed_ranking;
+pub mod pairs;
 mod ranking;
 mod scored;
 mod tree;
@@ -29,3 +30,12 @@ pub use members::Members;
 pub use packed_ranking::{PackedRanking, PackedScorings, Scoring};
 pub use ranking::{Members as ScoredMembers, Ranking};
 pub use scored::ScoredRef;
+
+/// An end of a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The head, where index 0 is.
+    Left,
+    /// The tail.
+    Right,
+}

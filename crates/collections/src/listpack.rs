@@ -10,8 +10,8 @@
 //! All functions but [`Listpack::is_valid`] take bytes that were made here, or that `is_valid` found good: then nothing panics.
 //! Bytes from elsewhere may make them panic, not worse.
 
-use crate::Buffer;
 use crate::element::{Element, Wanted, back_length, read_back_length, with_back_length};
+use crate::{Buffer, Side};
 
 /// Bytes in front of the elements.
 pub const HEADER_BYTES: usize = 4;
@@ -79,6 +79,12 @@ impl<'a> Listpack<'a> {
     #[inline]
     pub fn is_empty(self) -> bool {
         self.bytes.is_empty()
+    }
+
+    /// All its bytes.
+    #[inline]
+    pub fn bytes(self) -> &'a [u8] {
+        self.bytes
     }
 
     /// How many bytes it takes, all included.
@@ -217,7 +223,7 @@ impl<'a> Listpack<'a> {
 
     /// The element at `offset`, and where it ends.
     #[inline]
-    fn decode(self, offset: Offset) -> (Element<'a>, Offset) {
+    pub(crate) fn decode(self, offset: Offset) -> (Element<'a>, Offset) {
         let (element, span) = Element::decode(&self.bytes[offset.0..]).expect(BROKEN);
         (element, Offset(offset.0 + with_back_length(span)))
     }
@@ -323,6 +329,21 @@ pub fn append_many<'e>(
     insert_many(buffer, end, elements);
 }
 
+/// Adds the `count` elements between two offsets of another listpack behind all others.
+pub fn append_range(
+    buffer: &mut impl Buffer,
+    source: Listpack<'_>,
+    from: Offset,
+    to: Offset,
+    count: usize,
+) {
+    if count > 0 {
+        let end = Listpack::new(buffer.bytes()).end();
+        let bytes = &source.bytes[from.0..to.0];
+        open(buffer, end, count, bytes.len()).copy_from_slice(bytes);
+    }
+}
+
 /// Puts another element in the place of the one at `offset`.
 #[inline]
 pub fn replace<'e>(buffer: &mut impl Buffer, offset: Offset, element: impl Into<Element<'e>>) {
@@ -353,6 +374,38 @@ pub fn remove_range(buffer: &mut impl Buffer, from: Offset, to: Offset, count: u
     }
     buffer.splice(from.0, to.0 - from.0, 0);
     set_count(buffer, left);
+}
+
+/// Removes up to `limit` elements that are `wanted`, those nearest to one end, in one pass. Returns how many there were.
+pub fn remove_equal(
+    buffer: &mut impl Buffer,
+    wanted: &Wanted<'_>,
+    limit: usize,
+    from: Side,
+) -> usize {
+    let listpack = Listpack::new(buffer.bytes());
+    let all = listpack.iter().filter(|&other| wanted.is(other)).count();
+    let removed = all.min(limit);
+    let mut spared = match from {
+        Side::Left => 0,
+        Side::Right => all - removed,
+    };
+    let (mut read, mut write, mut left) = (Offset::FIRST, Offset::FIRST, removed);
+    while left > 0 {
+        let (element, after) = Listpack::new(buffer.bytes()).decode(read);
+        if !wanted.is(element) || spared > 0 {
+            spared -= usize::from(wanted.is(element));
+            buffer.bytes_mut().copy_within(read.0..after.0, write.0);
+            write.0 += after.0 - read.0;
+        } else {
+            left -= 1;
+        }
+        read = after;
+    }
+    if removed > 0 {
+        remove_range(buffer, write, read, removed);
+    }
+    removed
 }
 
 /// Makes room for `count` elements of together `bytes` bytes at `offset`, and counts them.

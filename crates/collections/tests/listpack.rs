@@ -1,5 +1,6 @@
 //! The listpack against a plain model, and against hostile bytes.
 
+#[allow(dead_code, reason = "other tests use the rest")]
 mod common;
 
 use common::listpack::{edit, read_hostile};

@@ -8,6 +8,7 @@ use damselfly_base::CommandError;
 use damselfly_base::number::parse_integer;
 use damselfly_engine::{Busy, Key, Tx};
 use damselfly_protocol::Reply;
+use damselfly_value::Type;
 
 use crate::{Args, Result};
 
@@ -417,11 +418,11 @@ pub struct Wait {
     pub timeout_ms: Option<u64>,
     /// The arguments that are the keys to wait for.
     pub keys: Range<usize>,
-    /// The argument that is a key which is changed, too, when one of those has something.
+    /// The argument that is a key which serving changes, too.
     pub target: Option<usize>,
-    /// True if the key has something now.
-    pub is_ready: fn(&mut Tx<'_>, Key<'_>) -> bool,
-    /// Takes it from the key, which has something, and replies.
+    /// What they have to hold.
+    pub of: Type,
+    /// Takes what is wanted from a key that holds such a collection, and replies.
     pub serve: fn(&mut Tx<'_>, Args<'_>, Key<'_>, &mut Reply<'_>) -> Result,
     /// Replies where a client can't wait.
     pub nothing: fn(&mut Reply<'_>),

@@ -7,7 +7,7 @@ use damselfly_engine::{Cursor, Tx};
 use damselfly_protocol::Reply;
 
 use crate::command::{Arity::AtLeast, Arity::Exactly, Command, Group, Keys, Run, Trait};
-use crate::{Args, KeyspaceFn, Result};
+use crate::{Args, KeyspaceFn, Result, scans};
 
 pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
     Command {
@@ -145,48 +145,21 @@ fn randomkey(tx: &mut Tx<'_>, _args: Args<'_>, reply: &mut Reply<'_>) -> Result 
 }
 
 fn scan(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    const COUNT_DEFAULT: i64 = 10;
-    let cursor = number::parse_cursor(args.at(1)).ok_or(CommandError::InvalidCursor)?;
-    let (mut pattern, mut count, mut only_type) = (None, COUNT_DEFAULT, None);
-    for at in (2..args.len()).step_by(2) {
-        let Some(value) = args.get(at + 1) else {
-            return Err(CommandError::Syntax.into());
-        };
-        if args.is(at, "COUNT") {
-            count = args.integer(at + 1)?;
-            if count < 1 {
-                return Err(CommandError::Syntax.into());
-            }
-        } else if args.is(at, "MATCH") {
-            pattern = Some(value).filter(|&pattern| pattern != b"*");
-        } else if args.is(at, "TYPE") {
-            only_type = Some(value);
-        } else {
-            return Err(CommandError::Syntax.into());
-        }
-    }
-    reply.array(2);
-    // The next cursor comes first in the reply but is known last: keys are collected aside.
-    let mut found = Vec::new();
-    let mut list = Reply::new(&mut found, reply.version());
-    let (mark, mut shown) = (list.deferred_array(), 0);
-    let count = usize::try_from(count).unwrap_or(usize::MAX);
-    let next = tx
-        .engine()
-        .scan(tx.db(), tx.now(), Cursor(cursor), count, |entry| {
+    let cursor = Cursor(scans::cursor(args, 1)?);
+    let options = scans::Options::parse(args, 2, true)?;
+    let (engine, db, now) = (tx.engine(), tx.db(), tx.now());
+    scans::write(reply, |list| {
+        let mut shown = 0;
+        let next = engine.scan(db, now, cursor, options.count, |entry| {
             let of_type =
                 |name: &[u8]| name.eq_ignore_ascii_case(entry.type_of().name().as_bytes());
-            if only_type.is_none_or(of_type)
-                && pattern.is_none_or(|pattern| glob::matches(pattern, entry.key()))
-            {
+            if options.only_type.is_none_or(of_type) && options.matches(entry.key()) {
                 list.bulk(entry.key());
                 shown += 1;
             }
         })?;
-    list.finish(mark, shown);
-    reply.bulk_display(next.0);
-    reply.raw(&found);
-    Ok(())
+        Ok((next.0, shown))
+    })
 }
 
 fn dbsize(tx: &mut Tx<'_>, _args: Args<'_>, reply: &mut Reply<'_>) -> Result {

@@ -1,6 +1,7 @@
 //! The commands on keys: one row and one function each, one file per family.
 
 pub mod args;
+mod blocking;
 pub mod command;
 mod counters;
 mod expiry;
@@ -9,6 +10,9 @@ mod keyspace;
 mod lcs;
 mod object;
 mod ranges;
+mod scans;
+mod set_algebra;
+mod sets;
 mod strings;
 
 pub use args::{Args, OwnedArgs};
@@ -36,4 +40,7 @@ pub static FAMILIES: &[&[Command<KeyspaceFn>]] = &[
     keyspace::COMMANDS,
     expiry::COMMANDS,
     object::COMMANDS,
+    sets::COMMANDS,
+    set_algebra::COMMANDS,
+    blocking::COMMANDS,
 ];

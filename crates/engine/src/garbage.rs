@@ -12,7 +12,7 @@ use crate::Database;
 /// A part of the garbage.
 enum Part {
     Databases { _dropped: Vec<Database> },
-    Collection { _dropped: Box<Large> },
+    Collection { _dropped: Large },
 }
 
 static PARTS: Mutex<Vec<Part>> = Mutex::new(Vec::new());
@@ -55,7 +55,7 @@ pub(crate) fn add_databases(databases: Vec<Database>) {
     });
 }
 
-fn add_collection(large: Box<Large>) {
+fn add_collection(large: Large) {
     if FREES.get() {
         drop(large);
     } else {

@@ -340,7 +340,7 @@ impl Engine {
     /// The caller holds the shard's lock, and for as long as the reference lives nobody changes the shard.
     pub(crate) unsafe fn shard_ref(&self, shard: usize) -> &Shard {
         // SAFETY: as the caller promises.
-        unsafe { &*self.shards[shard].0.get() }
+        unsafe { &*self.shards[shard].lock.get() }
     }
 
     /// Hints that the lock of this hash's shard is about to be taken.

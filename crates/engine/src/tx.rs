@@ -317,20 +317,8 @@ impl<'a> Tx<'a> {
         found
     }
 
-    /// The entries of several keys, as [`Tx::read`] finds each.
-    pub fn read_all<'k>(
-        &mut self,
-        keys: impl Iterator<Item = Key<'k>> + Clone,
-    ) -> Vec<Option<EntryRef<'_>>> {
-        for key in keys.clone() {
-            self.read(key);
-        }
-        let tx = &*self;
-        keys.map(|key| tx.view(key)).collect()
-    }
-
-    /// The entry of a key, without a trace; many can be looked at together.
-    fn view(&self, key: Key<'_>) -> Option<EntryRef<'_>> {
+    /// The entry of a key, without a trace; those of many keys can be looked at together.
+    pub fn view(&self, key: Key<'_>) -> Option<EntryRef<'_>> {
         let index = self.engine.shard_of(key.hash);
         assert!(self.holds(index), "shard {index} is used without its lock");
         // SAFETY:
@@ -440,17 +428,33 @@ impl<'a> Tx<'a> {
         key: Key<'_>,
         fill: impl FnOnce(&mut C::Mut<'_>) -> R,
     ) -> R {
+        let (entry, result) = self.build::<C, R>(key, fill);
+        self.store_built(key, entry);
+        result
+    }
+
+    /// Makes an entry of this key and a collection that `fill` builds, for [`Tx::store_built`].
+    pub fn build<C: Collection, R>(
+        &self,
+        key: Key<'_>,
+        fill: impl FnOnce(&mut C::Mut<'_>) -> R,
+    ) -> (Entry, R) {
         let settings = &self.engine.settings;
         let mut entry = Entry::new_collection(key.bytes, C::TYPE, None);
         let access = settings.access_policy().initial(self.now.0);
         entry.view().set_access(access);
         let result = fill(&mut C::edit(&mut entry, &settings.thresholds));
+        (entry, result)
+    }
+
+    /// Stores an entry with a collection in place of whatever is at its key; an empty one removes the key. Notes the change if
+    /// there was one.
+    pub fn store_built(&mut self, key: Key<'_>, entry: Entry) {
         if entry.view().is_empty_collection() {
             self.remove(key);
         } else {
             self.insert_in(self.db, key, entry);
         }
-        result
     }
 
     /// The entry of a key, for a command that only asks what is known about it: a hit or miss is counted, but

@@ -8,6 +8,10 @@
 //! "hello\n"
 //! raw> "PING\r\n"                bytes sent as they are; then one reply is read
 //! PONG
+//! second>> BLPOP list 0          a command that has to wait: its reply is read later
+//! second<                        reads it
+//! 1) "list"
+//! 2) "element"
 //! ```
 //!
 //! Directives stand on their own line and change what comes next:
@@ -31,6 +35,7 @@ use crate::server::Kind;
 use crate::text::{like, render, split_arguments};
 use damselfly_protocol::client::Value;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -38,6 +43,8 @@ use std::time::{Duration, Instant};
 
 /// How long a key may outlive its deadline before `@wait-gone` gives up.
 const GONE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a command may take to begin to wait.
+const BLOCKED_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A parsed transcript.
 #[derive(Debug, Clone)]
@@ -62,6 +69,17 @@ enum Action {
     Send {
         connection: String,
         bytes: Vec<u8>,
+        check: Check,
+        ours: bool,
+    },
+    /// Sends and waits until the server says that the client is blocked.
+    Block {
+        connection: String,
+        bytes: Vec<u8>,
+        ours: bool,
+    },
+    Receive {
+        connection: String,
         check: Check,
         ours: bool,
     },
@@ -142,6 +160,18 @@ impl Transcript {
                         Action::Modifier
                     }
                 }
+            } else if let Some((connection, arguments)) = blocking_prompt(source) {
+                Action::Block {
+                    connection: connection.into(),
+                    bytes: request(&split_arguments(arguments).map_err(fail)?),
+                    ours: std::mem::take(&mut ours),
+                }
+            } else if let Some(connection) = source.strip_suffix('<') {
+                Action::Receive {
+                    connection: connection.into(),
+                    check: std::mem::replace(&mut check, Check::Exact),
+                    ours: std::mem::take(&mut ours),
+                }
             } else if let Some((connection, arguments)) = prompt(source) {
                 let arguments = split_arguments(arguments).map_err(fail)?;
                 let bytes = if connection == "raw" {
@@ -158,9 +188,9 @@ impl Transcript {
                     ours: std::mem::take(&mut ours),
                 }
             } else {
-                let open = steps
-                    .last_mut()
-                    .filter(|step| matches!(step.action, Action::Send { .. }));
+                let open = steps.last_mut().filter(|step| {
+                    matches!(step.action, Action::Send { .. } | Action::Receive { .. })
+                });
                 let step =
                     open.ok_or_else(|| fail("a reply without a command before it".into()))?;
                 step.expected.push(source.into());
@@ -182,9 +212,9 @@ impl Transcript {
         let sent = self
             .steps
             .iter()
-            .filter(|step| matches!(step.action, Action::Send { .. }));
+            .filter(|step| matches!(step.action, Action::Send { .. } | Action::Block { .. }));
         let lines = sent
-            .filter_map(|step| prompt(&step.source))
+            .filter_map(|step| prompt(&step.source).or(blocking_prompt(&step.source)))
             .map(|(_, arguments)| arguments);
         lines
             .filter_map(|line| line.split_whitespace().next())
@@ -259,21 +289,30 @@ impl Transcript {
             };
             match &step.action {
                 Action::Nothing | Action::Modifier => {}
-                Action::Send { ours: true, .. } if kind == Kind::Redis => {}
+                Action::Send { ours: true, .. }
+                | Action::Block { ours: true, .. }
+                | Action::Receive { ours: true, .. }
+                    if kind == Kind::Redis => {}
                 Action::Send {
                     connection,
                     bytes,
                     check,
                     ..
                 } => {
-                    if !connections.contains_key(connection) {
-                        connections
-                            .insert(connection.clone(), Connection::open(address).map_err(at)?);
-                    }
-                    let connection = connections
-                        .get_mut(connection)
-                        .expect("inserted above if it was missing");
+                    let connection = named(&mut connections, connection, address).map_err(at)?;
                     connection.send(bytes).map_err(at)?;
+                    visit(step, check, &connection.receive().map_err(at)?);
+                }
+                Action::Block {
+                    connection, bytes, ..
+                } => {
+                    let connection = named(&mut connections, connection, address).map_err(at)?;
+                    block(connection, bytes, address).map_err(at)?;
+                }
+                Action::Receive {
+                    connection, check, ..
+                } => {
+                    let connection = named(&mut connections, connection, address).map_err(at)?;
                     visit(step, check, &connection.receive().map_err(at)?);
                 }
                 Action::Resp3 => {
@@ -343,6 +382,44 @@ fn prompt(line: &str) -> Option<(&str, &str)> {
     let is_prompt =
         name.chars().all(|letter| letter.is_ascii_lowercase()) && arguments.starts_with(' ');
     is_prompt.then_some((name, arguments))
+}
+
+/// As [`prompt`], for a command that has to wait.
+fn blocking_prompt(line: &str) -> Option<(&str, &str)> {
+    let (name, arguments) = line.split_once(">>")?;
+    let is_prompt =
+        name.chars().all(|letter| letter.is_ascii_lowercase()) && arguments.starts_with(' ');
+    is_prompt.then_some((name, arguments))
+}
+
+/// The connection of that name, opened when it is first used.
+fn named<'a>(
+    connections: &'a mut HashMap<String, Connection>,
+    name: &str,
+    address: SocketAddr,
+) -> io::Result<&'a mut Connection> {
+    Ok(match connections.entry(name.to_owned()) {
+        Entry::Occupied(known) => known.into_mut(),
+        Entry::Vacant(new) => new.insert(Connection::open(address)?),
+    })
+}
+
+/// Sends a command and waits until the server says that its client is blocked.
+fn block(connection: &mut Connection, bytes: &[u8], address: SocketAddr) -> io::Result<()> {
+    let Value::Integer(id) = connection.call(&["CLIENT", "ID"])? else {
+        return Err(io::Error::other("the client has no id"));
+    };
+    connection.send(bytes)?;
+    let mut probe = Connection::open(address)?;
+    let start = Instant::now();
+    let line = ["CLIENT", "LIST", "ID", &id.to_string()];
+    while !render(&probe.call(&line)?).contains(" flags=b ") {
+        if start.elapsed() > BLOCKED_TIMEOUT {
+            return Err(io::Error::other("the client does not wait"));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
 }
 
 fn first(connections: &mut HashMap<String, Connection>) -> &mut Connection {
@@ -456,7 +533,8 @@ mod tests {
     #[test]
     fn commands_are_named() {
         let transcript =
-            Transcript::parse("> set key value\nOK\nother> GET key\n\"value\"").unwrap();
-        assert_eq!(transcript.command_names(), ["SET", "GET"]);
+            Transcript::parse("> set key value\nOK\nother>> BLPOP key 0\nother<\n\"value\"")
+                .unwrap();
+        assert_eq!(transcript.command_names(), ["SET", "BLPOP"]);
     }
 }

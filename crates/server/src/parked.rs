@@ -16,6 +16,7 @@ use damselfly_base::CommandError;
 use damselfly_commands::{Args, OwnedArgs, Stop, Wait};
 use damselfly_engine::{Key, Served, Ticket, Tx, Waiter};
 use damselfly_protocol::{Reply, Version};
+use damselfly_value::EntryRef;
 
 use crate::clients::Client;
 use crate::registry::Row;
@@ -151,7 +152,7 @@ impl Parked {
         match (self.wait.serve)(tx, self.args.borrow(), key, &mut reply) {
             Ok(()) => End::Served(bytes),
             Err(Stop::Error(error)) => End::Failed(error),
-            Err(Stop::Busy(_) | Stop::Wait(_) | Stop::NeedsAllLocks) => {
+            Err(Stop::Busy(_) | Stop::NeedsAllLocks | Stop::Wait(_)) => {
                 log::error!("A client that waited was not served, by a bug in Damselfly.");
                 End::TimedOut
             }
@@ -195,7 +196,8 @@ impl Waiter for Parked {
         if self.claimed.load(Relaxed) && !cfg!(broken = "claim") {
             return Served::Gone;
         }
-        if !(self.wait.is_ready)(tx, key) {
+        let found = tx.peek(key).map(EntryRef::type_of);
+        if found != Some(self.wait.of) {
             return Served::No;
         }
         if let Some(target) = self.wait.target {

@@ -19,6 +19,7 @@ use std::ptr::NonNull;
 
 use damselfly_base::heap;
 
+use crate::large::Large;
 use crate::packing::Packing;
 use crate::value::NewValue;
 
@@ -54,12 +55,17 @@ pub(crate) enum Kind {
     SetIntegers = 9,
     SetPacked = 10,
     HashPacked = 11,
+    SortedSetPacked = 12,
     /// A hash of which some fields have deadlines.
-    HashPackedTtl = 12,
-    SortedSetPacked = 13,
+    HashPackedTtl = 13,
     /// The address of a large collection, which tells its own type.
     Boxed = 14,
 }
+
+/// Flags that are not below this may have something that ends: a deadline of the entry's own, or deadlines of fields, which
+/// the last kinds can hold.
+pub(crate) const MAY_END: u8 = Kind::HashPackedTtl as u8;
+const _: () = assert!(DEADLINE_FLAG > KIND_MASK && Kind::Boxed as u8 > MAY_END);
 
 impl Kind {
     pub(crate) fn of_flags(flags: u8) -> Self {
@@ -76,8 +82,8 @@ impl Kind {
             9 => Self::SetIntegers,
             10 => Self::SetPacked,
             11 => Self::HashPacked,
-            12 => Self::HashPackedTtl,
-            13 => Self::SortedSetPacked,
+            12 => Self::SortedSetPacked,
+            13 => Self::HashPackedTtl,
             14 => Self::Boxed,
             other => unreachable!("entry of kind {other}"),
         }
@@ -400,6 +406,11 @@ impl Block {
         let to = unsafe { self.0.add(at) };
         // SAFETY: as above.
         unsafe { to.write_bytes(0, len) }
+    }
+
+    /// Writes the address of a large collection.
+    pub(crate) fn write_address(self, shape: Shape, address: *const Large) {
+        self.write(shape.value_at(), (address as usize).to_le_bytes());
     }
 
     #[inline]

@@ -6,11 +6,11 @@ use std::ptr::NonNull;
 use damselfly_base::heap;
 use damselfly_base::number::Decimal;
 
-use crate::block::{ACCESS_AT, BYTES_MAX, Block, DEADLINE_FLAG, Kind, Shape};
-use crate::large::Large;
+use crate::block::{ACCESS_AT, BYTES_MAX, Block, DEADLINE_FLAG, KIND_MASK, Kind, MAY_END, Shape};
+use crate::large::{Large, SharedLarge};
 use crate::packing::{PackedText, Packing};
 use crate::value::{NewValue, Text, Value};
-use crate::{HashRef, ListRef, SetRef, SortedSetRef, Type};
+use crate::{Collection, Hash, HashRef, ListRef, SetRef, SortedSetRef, Type};
 
 /// Growing values get room for as much again, up to this many bytes more.
 const SLACK_BYTES_MAX: usize = 1 << 20;
@@ -32,7 +32,7 @@ impl Drop for Entry {
     #[inline]
     fn drop(&mut self) {
         if self.kind() == Kind::Boxed {
-            self.take_large().free();
+            drop(self.take_large());
         }
         // SAFETY: owned, and never used again.
         unsafe { heap::free(self.0.0) }
@@ -301,8 +301,8 @@ impl Entry {
             size_of::<usize>(),
         );
         let copy = self.without_value(new, new.total());
-        let address = Box::into_raw(Box::new(large)) as usize;
-        copy.0.write(new.value_at(), address.to_le_bytes());
+        copy.0
+            .write_address(new, SharedLarge::new(large).into_raw());
         *self = copy;
     }
 
@@ -311,16 +311,24 @@ impl Entry {
     /// # Panics
     /// If the value is something else.
     pub(crate) fn large_mut(&mut self) -> &mut Large {
-        let address = self.view().large_address();
-        // SAFETY: the box is the entry's own, which is borrowed.
-        unsafe { &mut *address }
+        let mut address = self.view().large_address();
+        // SAFETY: it came from `into_raw`, and is the entry's own.
+        if !unsafe { SharedLarge::is_only_one(address) } {
+            let copy = SharedLarge::new(self.view().large().clone());
+            let others = self.take_large();
+            address = copy.into_raw();
+            self.0.write_address(self.0.shape(), address);
+            drop(others);
+        }
+        // SAFETY: nobody else refers to it, as was just made sure, and the entry is borrowed.
+        unsafe { &mut *address.cast_mut() }
     }
 
-    /// Takes the large collection out; the entry must not be used but to free its block.
-    fn take_large(&mut self) -> Box<Large> {
+    /// Takes the large collection out; the entry must not be used until it has another.
+    fn take_large(&mut self) -> SharedLarge {
         let address = self.view().large_address();
-        // SAFETY: `set_large` and `to_entry` made it from a box; the entry ends here.
-        unsafe { Box::from_raw(address) }
+        // SAFETY: it came from `into_raw`, and the entry gives it up.
+        unsafe { SharedLarge::from_raw(address) }
     }
 
     /// Gives up ownership; the pointer goes back to [`Entry::from_raw`].
@@ -427,12 +435,7 @@ impl<'a> EntryRef<'a> {
             Kind::HashPacked => Value::Hash(HashRef::Packed(packed)),
             Kind::HashPackedTtl => Value::Hash(HashRef::PackedTtl(packed)),
             Kind::SortedSetPacked => Value::SortedSet(SortedSetRef::Packed(packed)),
-            Kind::Boxed => match self.large() {
-                Large::List(chain) => Value::List(ListRef::Large(chain)),
-                Large::Set(members) => Value::Set(SetRef::Large(members)),
-                Large::Hash(fields) => Value::Hash(HashRef::Large(fields)),
-                Large::SortedSet(ranking) => Value::SortedSet(SortedSetRef::Large(ranking)),
-            },
+            Kind::Boxed => self.large().value(),
             Kind::Bytes
             | Kind::Edited
             | Kind::Int2
@@ -465,15 +468,23 @@ impl<'a> EntryRef<'a> {
         }
     }
 
-    fn large_address(self) -> *mut Large {
+    fn large_address(self) -> *const Large {
         let shape = self.block.shape();
         assert_eq!(shape.kind, Kind::Boxed);
-        usize::from_le_bytes(self.block.read(shape.value_at())) as *mut Large
+        usize::from_le_bytes(self.block.read(shape.value_at())) as *const Large
     }
 
     fn large(self) -> &'a Large {
-        // SAFETY: the box is the entry's own, which is borrowed for `'a`.
+        // SAFETY: the entry, which is borrowed for `'a`, keeps it.
         unsafe { &*self.large_address() }
+    }
+
+    /// The large collection in the entry, as it is now, to be kept: changes of the entry do not reach it. `None` if the entry
+    /// holds something smaller.
+    pub fn share_large(self) -> Option<SharedLarge> {
+        let is_large = Kind::of_flags(self.block.flags()) == Kind::Boxed;
+        // SAFETY: it came from `into_raw`, and the entry keeps it.
+        is_large.then(|| unsafe { SharedLarge::another(self.large_address()) })
     }
 
     /// True if the entry has a deadline.
@@ -487,6 +498,34 @@ impl<'a> EntryRef<'a> {
     pub fn deadline_ms(self) -> Option<i64> {
         self.has_deadline()
             .then(|| i64::from_le_bytes(self.block.read(self.block.shape().deadline_at())))
+    }
+
+    /// False for most entries: those that neither end nor lose a part at some moment. Reads the flags alone.
+    #[inline]
+    pub fn may_end(self) -> bool {
+        self.block.flags() & (DEADLINE_FLAG | KIND_MASK) >= MAY_END
+    }
+
+    /// The hash in an entry, if some of its fields may have deadlines.
+    fn timed_hash(self) -> Option<HashRef<'a>> {
+        if !self.may_end() {
+            return None;
+        }
+        Hash::view(self).filter(|hash| hash.soonest_ms().is_some())
+    }
+
+    /// A moment, in milliseconds since the epoch, before which no field of the entry's hash ends; `None` if none ever does.
+    pub fn fields_soonest_ms(self) -> Option<i64> {
+        self.timed_hash().and_then(HashRef::soonest_ms)
+    }
+
+    /// When nothing is left of the entry, in milliseconds since the epoch: its deadline, or that of the last field of a hash.
+    pub fn end_ms(self) -> Option<i64> {
+        let fields = self.timed_hash().and_then(HashRef::end_ms);
+        match (self.deadline_ms(), fields) {
+            (Some(own), Some(fields)) => Some(own.min(fields)),
+            (own, fields) => own.or(fields),
+        }
     }
 
     /// The 24 access bits.
@@ -511,8 +550,9 @@ impl<'a> EntryRef<'a> {
         let block = self.copy_block(key);
         let shape = block.shape();
         if shape.kind == Kind::Boxed {
-            let copy = Box::into_raw(Box::new(self.large().clone()));
-            block.write(shape.value_at(), (copy as usize).to_le_bytes());
+            // SAFETY: it came from `into_raw`, and the entry keeps it.
+            let another = unsafe { SharedLarge::another(self.large_address()) };
+            block.write_address(shape, another.into_raw());
         }
         Entry(block)
     }

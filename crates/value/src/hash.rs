@@ -1,9 +1,16 @@
 //! Hashes: the choice between their forms.
+//!
+//! A small hash is a listpack, with room for deadlines only once a field got one. It becomes large when it has more
+//! fields, or a longer field or value, than the options say, and stays so.
 
-use damselfly_collections::Fields;
+use std::sync::atomic::Ordering::Relaxed;
 
+use damselfly_collections::pairs::{Layout, Pair, Pairs, PairsMut};
+use damselfly_collections::{Element, FieldRef, Fields, listpack};
+
+use crate::block::Kind;
 use crate::collection::{Collection, Thresholds, Type};
-use crate::{Entry, EntryRef, Value};
+use crate::{Entry, EntryRef, Large, PackedValue, Value};
 
 /// The type itself.
 #[derive(Debug)]
@@ -32,6 +39,7 @@ impl Collection for Hash {
     type Ref<'a> = HashRef<'a>;
     type Mut<'a> = HashMut<'a>;
 
+    #[inline]
     fn view(entry: EntryRef<'_>) -> Option<HashRef<'_>> {
         match entry.value() {
             Value::Hash(hash) => Some(hash),
@@ -42,5 +50,223 @@ impl Collection for Hash {
     fn edit<'a>(entry: &'a mut Entry, thresholds: &'a Thresholds) -> HashMut<'a> {
         assert_eq!(entry.view().type_of(), Self::TYPE);
         HashMut { entry, thresholds }
+    }
+}
+
+/// The two ways to keep a hash.
+enum Form<'a> {
+    Small(Pairs<'a>),
+    Large(&'a Fields),
+}
+
+fn pair_of(field: FieldRef<'_>) -> Pair<'_> {
+    Pair {
+        field: Element::Bytes(field.field()),
+        value: field.value(),
+        deadline_ms: field.deadline_ms(),
+    }
+}
+
+impl<'a> HashRef<'a> {
+    #[inline]
+    fn form(self) -> Form<'a> {
+        match self {
+            Self::Packed(bytes) => Form::Small(Pairs::new(bytes, Layout::Plain)),
+            Self::PackedTtl(bytes) => Form::Small(Pairs::new(bytes, Layout::Timed)),
+            Self::Large(fields) => Form::Large(fields),
+        }
+    }
+
+    /// The number of fields.
+    #[inline]
+    #[expect(clippy::len_without_is_empty, reason = "no key holds an empty one")]
+    pub fn len(self) -> usize {
+        match self.form() {
+            Form::Small(pairs) => pairs.len(),
+            Form::Large(fields) => fields.len(),
+        }
+    }
+
+    /// A field, its value and its deadline.
+    #[inline]
+    pub fn get(self, field: &[u8]) -> Option<Pair<'a>> {
+        match self.form() {
+            Form::Small(pairs) => pairs.get(field),
+            Form::Large(fields) => fields.get(field).map(pair_of),
+        }
+    }
+
+    /// A field's value.
+    #[inline]
+    pub fn value(self, field: &[u8]) -> Option<Element<'a>> {
+        match self.form() {
+            Form::Small(pairs) => pairs.get(field).map(|pair| pair.value),
+            Form::Large(fields) => fields.get(field).map(FieldRef::value),
+        }
+    }
+
+    /// Visits all fields; those of a small hash in the order in which they came.
+    pub fn for_each(self, mut visit: impl FnMut(Pair<'a>)) {
+        match self.form() {
+            Form::Small(pairs) => pairs.iter().for_each(visit),
+            Form::Large(fields) => fields.iter().for_each(|field| visit(pair_of(field))),
+        }
+    }
+
+    /// Visits some fields from position `cursor` on, and returns the next position, or 0 at the end. Start with 0.
+    ///
+    /// A field that is there all the time is visited, whatever happens between the calls.
+    pub fn scan(self, cursor: u64, mut visit: impl FnMut(Pair<'_>)) -> u64 {
+        match self.form() {
+            Form::Small(pairs) => {
+                pairs.iter().for_each(visit);
+                0
+            }
+            Form::Large(fields) => fields.scan(cursor, |field| visit(pair_of(field))),
+        }
+    }
+
+    /// A field picked by a random number; each has about the same chance.
+    pub fn pick(self, random: u64) -> Option<Pair<'a>> {
+        match self.form() {
+            Form::Small(pairs) => {
+                // The upper half of the product is uniform below the length.
+                let index = (u128::from(random) * pairs.len() as u128) >> 64;
+                pairs.nth(index as usize)
+            }
+            Form::Large(fields) => fields.random(random).map(pair_of),
+        }
+    }
+
+    /// A moment, in milliseconds since the epoch, before which no field ends; `None` if none ever does.
+    #[inline]
+    pub fn soonest_ms(self) -> Option<i64> {
+        match self.form() {
+            Form::Small(pairs) => pairs.soonest_ms(),
+            Form::Large(fields) => fields.first_deadline_ms(),
+        }
+    }
+
+    /// The last deadline, if all fields have one.
+    pub fn end_ms(self) -> Option<i64> {
+        match self.form() {
+            Form::Small(pairs) => pairs.end_ms(),
+            Form::Large(fields) => fields.end_ms(),
+        }
+    }
+}
+
+/// The two ways to change a hash.
+enum FormMut<'a> {
+    Small(Layout),
+    Large(&'a mut Fields),
+}
+
+impl HashMut<'_> {
+    fn form(&mut self) -> FormMut<'_> {
+        match self.view() {
+            HashRef::Packed(_) => FormMut::Small(Layout::Plain),
+            HashRef::PackedTtl(_) => FormMut::Small(Layout::Timed),
+            HashRef::Large(_) => match self.entry.large_mut() {
+                Large::Hash(fields) => FormMut::Large(fields),
+                Large::List(_) | Large::Set(_) | Large::SortedSet(_) => {
+                    unreachable!("`edit` checked the type")
+                }
+            },
+        }
+    }
+
+    /// The hash, to read.
+    #[inline]
+    pub fn view(&self) -> HashRef<'_> {
+        Hash::view(self.entry.view()).expect("`edit` checked the type")
+    }
+
+    /// Sets a field's value and deadline, and says whether the field is new.
+    pub fn set(&mut self, field: &[u8], value: Element<'_>, deadline_ms: Option<i64>) -> bool {
+        if deadline_ms.is_some() {
+            self.make_room_for_deadlines();
+        }
+        if self.is_too_long(field.len()) || self.is_too_long(value.len()) {
+            self.make_large();
+        }
+        let layout = match self.form() {
+            FormMut::Large(fields) => return fields.set(field, value, deadline_ms),
+            FormMut::Small(layout) => layout,
+        };
+        let mut packed = PackedValue(self.entry);
+        let is_new = PairsMut::new(&mut packed, layout).set(field, value, deadline_ms);
+        self.check_size();
+        is_new
+    }
+
+    /// Gives a field another deadline or none. Says whether there is such a field.
+    pub fn set_deadline_ms(&mut self, field: &[u8], deadline_ms: Option<i64>) -> bool {
+        if deadline_ms.is_some() {
+            self.make_room_for_deadlines();
+        }
+        let layout = match self.form() {
+            FormMut::Large(fields) => return fields.set_deadline_ms(field, deadline_ms),
+            FormMut::Small(layout) => layout,
+        };
+        PairsMut::new(&mut PackedValue(self.entry), layout).set_deadline_ms(field, deadline_ms)
+    }
+
+    /// Removes a field, and says whether there was one.
+    pub fn remove(&mut self, field: &[u8]) -> bool {
+        match self.form() {
+            FormMut::Large(fields) => fields.remove(field),
+            FormMut::Small(layout) => {
+                PairsMut::new(&mut PackedValue(self.entry), layout).remove(field)
+            }
+        }
+    }
+
+    /// Whether a field or value of this length is too long for a small hash.
+    fn is_too_long(&self, len: usize) -> bool {
+        len as u64 > self.thresholds.hash_max_listpack_value.load(Relaxed)
+    }
+
+    /// Takes the large form if there is too much for a small hash.
+    fn check_size(&mut self) {
+        let fields_max = self.thresholds.hash_max_listpack_entries.load(Relaxed);
+        let too_many = self.view().len() as u64 > fields_max;
+        if too_many || self.entry.packed().len() > listpack::BYTES_MAX / 2 {
+            self.make_large();
+        }
+    }
+
+    fn make_large(&mut self) {
+        let Form::Small(pairs) = self.view().form() else {
+            return;
+        };
+        let mut fields = Fields::new();
+        let mut scratch = damselfly_base::number::Decimal::new();
+        for pair in pairs {
+            let name = pair.field.text(&mut scratch);
+            fields.set(name, pair.value, pair.deadline_ms);
+        }
+        self.entry.set_large(Large::Hash(fields));
+    }
+
+    fn make_room_for_deadlines(&mut self) {
+        if let HashRef::Packed(bytes) = self.view() {
+            let timed = Pairs::new(bytes, Layout::Plain).to_timed();
+            self.entry.set_packed(Kind::HashPackedTtl, &timed);
+        }
+    }
+}
+
+/// Removes the fields of an entry's hash whose deadline has come, and returns how many; 0 if the entry holds something else.
+pub(crate) fn remove_due_fields(entry: &mut Entry, now_ms: i64) -> usize {
+    match Hash::view(entry.view()) {
+        Some(HashRef::PackedTtl(_)) => {
+            PairsMut::new(&mut PackedValue(entry), Layout::Timed).remove_due(now_ms)
+        }
+        Some(HashRef::Large(_)) => match entry.large_mut() {
+            Large::Hash(fields) => fields.remove_due(now_ms, usize::MAX),
+            Large::List(_) | Large::Set(_) | Large::SortedSet(_) => 0,
+        },
+        Some(HashRef::Packed(_)) | None => 0,
     }
 }

@@ -45,6 +45,7 @@ unsafe impl Item for Entry {
     #[inline]
     unsafe fn marked(raw: NonNull<u8>) -> bool {
         // SAFETY: as the caller promises.
-        unsafe { EntryRef::from_raw(raw) }.has_deadline()
+        let entry = unsafe { EntryRef::from_raw(raw) };
+        entry.may_end() && (entry.has_deadline() || entry.fields_soonest_ms().is_some())
     }
 }

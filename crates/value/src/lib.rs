@@ -16,10 +16,12 @@ mod set;
 mod sorted_set;
 mod value;
 
+pub use damselfly_collections::{Element, Members};
+
 pub use collection::{Collection, Thresholds, Type};
 pub use entry::{Entry, EntryRef};
 pub use hash::{Hash, HashMut, HashRef};
-pub use large::{Large, free_large_with};
+pub use large::{Large, SharedLarge, free_large_with};
 pub use list::{List, ListMut, ListRef};
 pub use packed::PackedValue;
 pub use packing::PackedText;

@@ -1,9 +1,20 @@
 //! Sets: the choice between their forms.
+//!
+//! A set begins as an intset. The first member that is no integer makes it a listpack; one too many, or too long for a
+//! listpack, makes it a large set. It never goes back.
 
-use damselfly_collections::Members;
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use damselfly_base::number::{Decimal, parse_integer};
+use damselfly_collections::intset::{self, Intset};
+use damselfly_collections::listpack::{self, Listpack, Offset};
+use damselfly_collections::{Element, Members, Wanted};
+
+use crate::block::Kind;
 use crate::collection::{Collection, Thresholds, Type};
-use crate::{Entry, EntryRef, Value};
+use crate::{Entry, EntryRef, Large, PackedValue, Value};
 
 /// The type itself.
 #[derive(Debug)]
@@ -20,6 +31,8 @@ pub enum SetRef<'a> {
     Large(&'a Members),
 }
 
+const NOT_EMPTY: &str = "an index below the length has a member";
+
 /// A set, to change.
 #[derive(Debug)]
 pub struct SetMut<'a> {
@@ -32,6 +45,7 @@ impl Collection for Set {
     type Ref<'a> = SetRef<'a>;
     type Mut<'a> = SetMut<'a>;
 
+    #[inline]
     fn view(entry: EntryRef<'_>) -> Option<SetRef<'_>> {
         match entry.value() {
             Value::Set(set) => Some(set),
@@ -39,8 +53,347 @@ impl Collection for Set {
         }
     }
 
+    #[inline]
     fn edit<'a>(entry: &'a mut Entry, thresholds: &'a Thresholds) -> SetMut<'a> {
         assert_eq!(entry.view().type_of(), Self::TYPE);
         SetMut { entry, thresholds }
     }
+}
+
+impl<'a> SetRef<'a> {
+    /// The number of members.
+    pub fn len(self) -> usize {
+        match self {
+            Self::Integers(bytes) => Intset::new(bytes).len(),
+            Self::Packed(bytes) => Listpack::new(bytes).len(),
+            Self::Large(members) => members.len(),
+        }
+    }
+
+    /// Whether there are none: only while a set is being made.
+    pub fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether this is a member.
+    pub fn contains(self, member: &[u8]) -> bool {
+        match self {
+            Self::Integers(bytes) => {
+                parse_integer(member).is_some_and(|number| Intset::new(bytes).contains(number))
+            }
+            Self::Packed(bytes) => find(bytes, &Wanted::new(member)).is_some(),
+            Self::Large(members) => members.contains(member),
+        }
+    }
+
+    /// Whether a member of another set is one of this, too.
+    pub fn has(self, member: Element<'_>) -> bool {
+        match (self, member) {
+            (Self::Integers(bytes), Element::Integer(number)) => {
+                Intset::new(bytes).contains(number)
+            }
+            (Self::Integers(_) | Self::Packed(_) | Self::Large(_), _) => {
+                self.contains(member.text(&mut Decimal::new()))
+            }
+        }
+    }
+
+    /// Visits members until `visit` breaks, and returns what it broke with.
+    pub fn try_for_each<B>(
+        self,
+        visit: impl FnMut(Element<'a>) -> ControlFlow<B>,
+    ) -> ControlFlow<B> {
+        match self {
+            Self::Integers(bytes) => Intset::new(bytes)
+                .iter()
+                .map(Element::Integer)
+                .try_for_each(visit),
+            Self::Packed(bytes) => Listpack::new(bytes).iter().try_for_each(visit),
+            Self::Large(members) => members.iter().map(Element::Bytes).try_for_each(visit),
+        }
+    }
+
+    /// Visits all members, those of an intset in rising order, those of a listpack in the order in which they came.
+    pub fn for_each(self, mut visit: impl FnMut(Element<'a>)) {
+        let all = self.try_for_each(|member| {
+            visit(member);
+            ControlFlow::<()>::Continue(())
+        });
+        debug_assert!(all.is_continue());
+    }
+
+    /// Visits some members from position `cursor` on and returns the next position, or 0 at the end; start with 0. Small
+    /// sets are visited at once, whatever the cursor.
+    pub fn scan(self, cursor: u64, mut visit: impl FnMut(Element<'_>)) -> u64 {
+        match self {
+            Self::Integers(_) | Self::Packed(_) => {
+                self.for_each(visit);
+                0
+            }
+            Self::Large(members) => members.scan(cursor, |member| visit(Element::Bytes(member))),
+        }
+    }
+
+    /// A member picked by a random number, each with the same chance.
+    ///
+    /// # Panics
+    /// If there are none.
+    pub fn random(self, random: u64) -> Element<'a> {
+        match self {
+            Self::Integers(bytes) => {
+                let set = Intset::new(bytes);
+                Element::Integer(set.get(below(set.len(), random)).expect(NOT_EMPTY))
+            }
+            Self::Packed(bytes) => {
+                let listpack = Listpack::new(bytes);
+                listpack
+                    .get(below(listpack.len(), random))
+                    .expect(NOT_EMPTY)
+            }
+            Self::Large(members) => Element::Bytes(members.random(random).expect(NOT_EMPTY)),
+        }
+    }
+}
+
+impl<'a> SetRef<'a> {
+    /// Visits `count` different members, all if there are not more; each choice has the same chance.
+    pub fn sample(
+        self,
+        count: usize,
+        mut random: impl FnMut() -> u64,
+        mut visit: impl FnMut(Element<'a>),
+    ) {
+        /// Picking one after the other pays while it seldom meets the same one again.
+        const PICKED_SHARE_MAX: usize = 3;
+        if let Self::Large(members) = self
+            && count.saturating_mul(PICKED_SHARE_MAX) <= members.len()
+        {
+            let mut seen = HashSet::with_capacity(count);
+            while seen.len() < count {
+                let Some(member) = members.random(random()) else {
+                    break;
+                };
+                // Each member has a block of its own.
+                if seen.insert(member.as_ptr()) {
+                    visit(Element::Bytes(member));
+                }
+            }
+            return;
+        }
+        let mut picks = Picks::new(self.len(), count);
+        self.for_each(|member| {
+            if picks.takes(&mut random) {
+                visit(member);
+            }
+        });
+    }
+}
+
+/// Chooses among things that come one after the other (Knuth's selection sampling).
+struct Picks {
+    to_come: usize,
+    wanted: usize,
+}
+
+impl Picks {
+    /// Of so many things to come, this many are wanted.
+    fn new(to_come: usize, wanted: usize) -> Self {
+        Self { to_come, wanted }
+    }
+
+    /// Whether to take the next one.
+    fn takes(&mut self, mut random: impl FnMut() -> u64) -> bool {
+        let takes = self.wanted > 0 && below(self.to_come, random()) < self.wanted;
+        self.to_come -= 1;
+        self.wanted -= usize::from(takes);
+        takes
+    }
+}
+
+fn find(bytes: &[u8], wanted: &Wanted<'_>) -> Option<Offset> {
+    Listpack::new(bytes).find(Offset::FIRST, 0, wanted)
+}
+
+/// A number below `len`, from a random one of 64 bits.
+fn below(len: usize, random: u64) -> usize {
+    ((u128::from(random) * len as u128) >> 64) as usize
+}
+
+impl SetMut<'_> {
+    /// The set, to read.
+    pub fn view(&self) -> SetRef<'_> {
+        Set::view(self.entry.view()).expect("checked by `edit`, and only sets come in its place")
+    }
+
+    /// Adds a member; false if it was there.
+    pub fn insert(&mut self, member: &[u8]) -> bool {
+        match self.view() {
+            SetRef::Integers(_) => match parse_integer(member) {
+                Some(number) => self.insert_integer(number),
+                None => {
+                    self.leave_integers(member);
+                    self.insert(member)
+                }
+            },
+            SetRef::Packed(bytes) => {
+                let wanted = Wanted::new(member);
+                if find(bytes, &wanted).is_some() {
+                    return false;
+                }
+                let (len, byte_len) = (Listpack::new(bytes).len(), bytes.len());
+                if self.packs(len, member.len(), byte_len) {
+                    listpack::push_back(&mut PackedValue(self.entry), member);
+                    true
+                } else {
+                    self.enlarge().insert(member)
+                }
+            }
+            SetRef::Large(_) => self.large().insert(member),
+        }
+    }
+
+    /// Adds a member of another set; false if it was there.
+    pub fn insert_element(&mut self, member: Element<'_>) -> bool {
+        match (self.view(), member) {
+            (SetRef::Integers(_), Element::Integer(number)) => self.insert_integer(number),
+            (SetRef::Integers(_) | SetRef::Packed(_) | SetRef::Large(_), _) => {
+                self.insert(member.text(&mut Decimal::new()))
+            }
+        }
+    }
+
+    /// Removes a member; false if it was not there.
+    pub fn remove(&mut self, member: &[u8]) -> bool {
+        match self.view() {
+            SetRef::Integers(_) => parse_integer(member)
+                .is_some_and(|number| intset::remove(&mut PackedValue(self.entry), number)),
+            SetRef::Packed(bytes) => {
+                let Some(offset) = find(bytes, &Wanted::new(member)) else {
+                    return false;
+                };
+                listpack::remove(&mut PackedValue(self.entry), offset, 1);
+                true
+            }
+            SetRef::Large(_) => self.large().remove(member),
+        }
+    }
+
+    /// Removes a member picked by a random number, after `taken` saw it. There must be one.
+    pub fn take_random<R>(&mut self, random: u64, taken: impl FnOnce(Element<'_>) -> R) -> R {
+        let index = below(self.view().len(), random);
+        match self.view() {
+            SetRef::Integers(_) => {
+                let result = taken(self.view().random(random));
+                intset::remove_range(&mut PackedValue(self.entry), index..index + 1);
+                result
+            }
+            SetRef::Packed(bytes) => {
+                let listpack = Listpack::new(bytes);
+                let offset = listpack.seek(index).expect(NOT_EMPTY);
+                let result = taken(listpack.at(offset));
+                listpack::remove(&mut PackedValue(self.entry), offset, 1);
+                result
+            }
+            SetRef::Large(_) => self
+                .large()
+                .take_random(random, |member| taken(Element::Bytes(member)))
+                .expect(NOT_EMPTY),
+        }
+    }
+
+    /// Removes `count` members, of which there must be more; each choice has the same chance. `taken` sees each one.
+    pub fn take_sample(
+        &mut self,
+        count: usize,
+        mut random: impl FnMut() -> u64,
+        mut taken: impl FnMut(Element<'_>),
+    ) {
+        let kind = match self.view() {
+            SetRef::Integers(_) => Kind::SetIntegers,
+            SetRef::Packed(_) => Kind::SetPacked,
+            SetRef::Large(_) => {
+                let members = self.large();
+                for _ in 0..count {
+                    members.take_random(random(), |member| taken(Element::Bytes(member)));
+                }
+                return;
+            }
+        };
+        let (mut kept, mut picks) = (Vec::new(), Picks::new(self.view().len(), count));
+        self.view().for_each(|member| match member {
+            member if picks.takes(&mut random) => taken(member),
+            Element::Integer(number) if kind == Kind::SetIntegers => {
+                intset::insert(&mut kept, number);
+            }
+            member => listpack::push_back(&mut kept, member),
+        });
+        self.entry.set_packed(kind, &kept);
+    }
+
+    fn insert_integer(&mut self, number: i64) -> bool {
+        let mut buffer = PackedValue(self.entry);
+        if !intset::insert(&mut buffer, number) {
+            return false;
+        }
+        // An intset in Redis counts up to 2^30 at most, whatever the option says.
+        let entries_max = load(&self.thresholds.set_max_intset_entries).min(1 << 30);
+        if self.view().len() > entries_max {
+            self.enlarge();
+        }
+        true
+    }
+
+    /// Leaves the intset, for a member that is no integer.
+    fn leave_integers(&mut self, member: &[u8]) {
+        let integers = self.view();
+        let mut longest = member.len();
+        if let SetRef::Integers(bytes) = integers {
+            let set = Intset::new(bytes);
+            let ends = [set.get(0), set.get(set.len().wrapping_sub(1))];
+            for number in ends.into_iter().flatten() {
+                longest = longest.max(Element::Integer(number).len());
+            }
+        }
+        if self.packs(integers.len(), longest, 0) {
+            let mut packed = Vec::new();
+            integers.for_each(|member| listpack::push_back(&mut packed, member));
+            self.entry.set_packed(Kind::SetPacked, &packed);
+        } else {
+            self.enlarge();
+        }
+    }
+
+    /// Whether a listpack of `len` members and `byte_len` bytes may take one more, of `member_len` bytes.
+    fn packs(&self, len: usize, member_len: usize, byte_len: usize) -> bool {
+        /// More than what an element takes beside its text.
+        const OVERHEAD: usize = 16;
+        len < load(&self.thresholds.set_max_listpack_entries)
+            && member_len <= load(&self.thresholds.set_max_listpack_value)
+            && member_len.saturating_add(byte_len) <= listpack::BYTES_MAX - OVERHEAD
+    }
+
+    /// Makes it a large set.
+    fn enlarge(&mut self) -> &mut Members {
+        let mut members = Members::new();
+        let mut scratch = Decimal::new();
+        self.view().for_each(|member| {
+            members.insert(member.text(&mut scratch));
+        });
+        self.entry.set_large(Large::Set(members));
+        self.large()
+    }
+
+    /// The large set that it is.
+    fn large(&mut self) -> &mut Members {
+        match self.entry.large_mut() {
+            Large::Set(members) => members,
+            Large::List(_) | Large::Hash(_) | Large::SortedSet(_) => {
+                unreachable!("checked by `edit`")
+            }
+        }
+    }
+}
+
+fn load(threshold: &AtomicU64) -> usize {
+    usize::try_from(threshold.load(Relaxed)).unwrap_or(usize::MAX)
 }

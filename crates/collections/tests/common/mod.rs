@@ -1,5 +1,6 @@
 //! A packed form beside a plain model, driven by bytes: random ones in the tests, a fuzzer's in `fuzz/`.
 
+pub mod chain;
 pub mod listpack;
 
 /// Takes decisions from bytes; zeros when they are used up.

@@ -1,0 +1,87 @@
+//! What SCAN, SSCAN, HSCAN and ZSCAN share: the cursor, the options, the reply.
+
+use damselfly_base::{CommandError, glob, number};
+use damselfly_protocol::Reply;
+
+use crate::{Args, Result};
+
+/// The options of a scan.
+#[derive(Clone, Copy)]
+pub(crate) struct Options<'a> {
+    /// MATCH, unless everything matches.
+    pattern: Option<&'a [u8]>,
+    /// COUNT: how many things to look at, roughly.
+    pub(crate) count: usize,
+    /// TYPE, which only SCAN has.
+    pub(crate) only_type: Option<&'a [u8]>,
+}
+
+/// The cursor in an argument.
+pub(crate) fn cursor(args: Args<'_>, at: usize) -> Result<u64> {
+    Ok(number::parse_cursor(args.at(at)).ok_or(CommandError::InvalidCursor)?)
+}
+
+impl<'a> Options<'a> {
+    /// Reads the arguments from `from` on; `has_type` says whether TYPE is an option.
+    pub(crate) fn parse(args: Args<'a>, from: usize, has_type: bool) -> Result<Self> {
+        const COUNT_DEFAULT: i64 = 10;
+        let (mut pattern, mut count, mut only_type) = (None, COUNT_DEFAULT, None);
+        for at in (from..args.len()).step_by(2) {
+            let Some(value) = args.get(at + 1) else {
+                return Err(CommandError::Syntax.into());
+            };
+            if args.is(at, "COUNT") {
+                count = args.integer(at + 1)?;
+                if count < 1 {
+                    return Err(CommandError::Syntax.into());
+                }
+            } else if args.is(at, "MATCH") {
+                pattern = Some(value).filter(|&pattern| pattern != b"*");
+            } else if has_type && args.is(at, "TYPE") {
+                only_type = Some(value);
+            } else {
+                return Err(CommandError::Syntax.into());
+            }
+        }
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        Ok(Self {
+            pattern,
+            count,
+            only_type,
+        })
+    }
+
+    /// Whether a name matches the pattern.
+    pub(crate) fn matches(&self, name: &[u8]) -> bool {
+        self.pattern
+            .is_none_or(|pattern| glob::matches(pattern, name))
+    }
+}
+
+/// Writes the reply of a scan: the next cursor, then a list. `fill` writes the list's elements, and returns the cursor and
+/// how many elements there are.
+///
+/// # Errors
+/// Those of `fill`; then nothing is written.
+pub(crate) fn write(
+    reply: &mut Reply<'_>,
+    fill: impl FnOnce(&mut Reply<'_>) -> Result<(u64, usize)>,
+) -> Result {
+    // The next cursor comes first in the reply but is known last: the elements are collected aside.
+    let mut found = Vec::new();
+    let mut list = Reply::new(&mut found, reply.version());
+    let mark = list.deferred_array();
+    let (next, count) = fill(&mut list)?;
+    list.finish(mark, count);
+    reply.array(2);
+    reply.bulk_display(next);
+    reply.raw(&found);
+    Ok(())
+}
+
+/// The reply of a scan over a key that is absent.
+pub(crate) fn write_empty(reply: &mut Reply<'_>) {
+    reply.array(2);
+    reply.bulk(b"0");
+    reply.array(0);
+}

@@ -1,0 +1,301 @@
+//! Sets together: intersection, union, difference, and storing them.
+
+use std::ops::ControlFlow::{self, Break, Continue};
+use std::ops::Range;
+
+use damselfly_base::CommandError;
+use damselfly_base::number::{Decimal, parse_integer};
+use damselfly_engine::Tx;
+use damselfly_protocol::Reply;
+use damselfly_value::{Collection, Element, Members, Set, SetRef};
+
+use crate::command::{
+    Access, Arity::AtLeast, At::Counted, At::One, At::ToEnd, Command, Group, Keys, Run, Trait,
+    reads, writes,
+};
+use crate::sets::write;
+use crate::{Args, KeyspaceFn, Result};
+
+pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
+    Command {
+        name: "SINTER",
+        arity: AtLeast(2),
+        keys: Keys::Args(&[reads(ToEnd { first: 1, step: 1 })]),
+        traits: &[Trait::Tip("nondeterministic_output_order")],
+        run: Run::Run(sinter),
+        group: Group::Set,
+        usage: "SINTER key [key ...]",
+        summary: "Returns what is a member of all sets.",
+        since: "1.0.0",
+        complexity: "O(N*M) where N is the size of the smallest set and M the number of sets",
+    },
+    Command {
+        name: "SINTERCARD",
+        arity: AtLeast(3),
+        keys: Keys::Args(&[reads(Counted(1))]),
+        traits: &[],
+        run: Run::Run(sintercard),
+        group: Group::Set,
+        usage: "SINTERCARD numkeys key [key ...] [LIMIT limit]",
+        summary: "Returns how many members all sets share, counting no further than a limit.",
+        since: "7.0.0",
+        complexity: "O(N*M) where N is the size of the smallest set and M the number of sets",
+    },
+    Command {
+        name: "SINTERSTORE",
+        arity: AtLeast(3),
+        keys: Keys::Args(&[
+            writes(One(1), Access::Update),
+            reads(ToEnd { first: 2, step: 1 }),
+        ]),
+        traits: &[Trait::NeedsMemory],
+        run: Run::Run(sinterstore),
+        group: Group::Set,
+        usage: "SINTERSTORE destination key [key ...]",
+        summary: "Stores what is a member of all sets, and returns how many that are.",
+        since: "1.0.0",
+        complexity: "O(N*M) where N is the size of the smallest set and M the number of sets",
+    },
+    Command {
+        name: "SUNION",
+        arity: AtLeast(2),
+        keys: Keys::Args(&[reads(ToEnd { first: 1, step: 1 })]),
+        traits: &[Trait::Tip("nondeterministic_output_order")],
+        run: Run::Run(sunion),
+        group: Group::Set,
+        usage: "SUNION key [key ...]",
+        summary: "Returns what is a member of any of the sets.",
+        since: "1.0.0",
+        complexity: "O(N) where N is the number of members of all sets",
+    },
+    Command {
+        name: "SUNIONSTORE",
+        arity: AtLeast(3),
+        keys: Keys::Args(&[
+            writes(One(1), Access::Overwrite),
+            reads(ToEnd { first: 2, step: 1 }),
+        ]),
+        traits: &[Trait::NeedsMemory],
+        run: Run::Run(sunionstore),
+        group: Group::Set,
+        usage: "SUNIONSTORE destination key [key ...]",
+        summary: "Stores what is a member of any of the sets, and returns how many that are.",
+        since: "1.0.0",
+        complexity: "O(N) where N is the number of members of all sets",
+    },
+    Command {
+        name: "SDIFF",
+        arity: AtLeast(2),
+        keys: Keys::Args(&[reads(ToEnd { first: 1, step: 1 })]),
+        traits: &[Trait::Tip("nondeterministic_output_order")],
+        run: Run::Run(sdiff),
+        group: Group::Set,
+        usage: "SDIFF key [key ...]",
+        summary: "Returns the members of the first set that the others lack.",
+        since: "1.0.0",
+        complexity: "O(N) where N is the number of members of all sets",
+    },
+    Command {
+        name: "SDIFFSTORE",
+        arity: AtLeast(3),
+        keys: Keys::Args(&[
+            writes(One(1), Access::Overwrite),
+            reads(ToEnd { first: 2, step: 1 }),
+        ]),
+        traits: &[Trait::NeedsMemory],
+        run: Run::Run(sdiffstore),
+        group: Group::Set,
+        usage: "SDIFFSTORE destination key [key ...]",
+        summary: "Stores the members of the first set that the others lack, and returns how many that are.",
+        since: "1.0.0",
+        complexity: "O(N) where N is the number of members of all sets",
+    },
+];
+
+/// The sets at some keys; absent ones are `None`. All can be looked at together, and with the section, as long as
+/// nothing changes.
+fn look<'t, 'a>(
+    tx: &'t mut Tx<'a>,
+    args: Args<'_>,
+    places: Range<usize>,
+) -> Result<(&'t Tx<'a>, Vec<Option<SetRef<'t>>>)> {
+    for place in places.clone() {
+        tx.read_as::<Set>(args.key(place))?;
+    }
+    let tx = &*tx;
+    let sets = places.map(|place| tx.view(args.key(place)).and_then(Set::view));
+    Ok((tx, sets.collect()))
+}
+
+/// What a combination of sets calls with each member.
+type Visit<'a> = &'a mut dyn FnMut(Element<'_>);
+
+/// A combination: visits each of its members once.
+type Combine = fn(&[Option<SetRef<'_>>], Visit<'_>);
+
+fn sinter(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    reply_with(tx, args, reply, intersect)
+}
+
+fn sinterstore(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    store_with(tx, args, reply, intersect)
+}
+
+fn sunion(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    reply_with(tx, args, reply, unite)
+}
+
+fn sunionstore(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    store_with(tx, args, reply, unite)
+}
+
+fn sdiff(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    reply_with(tx, args, reply, subtract)
+}
+
+fn sdiffstore(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    store_with(tx, args, reply, subtract)
+}
+
+fn reply_with(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, combine: Combine) -> Result {
+    let (_, sets) = look(tx, args, 1..args.len())?;
+    let (list, mut count) = (reply.deferred_set(), 0);
+    combine(&sets, &mut |member| {
+        write(member, reply);
+        count += 1;
+    });
+    reply.finish(list, count);
+    Ok(())
+}
+
+fn store_with(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, combine: Combine) -> Result {
+    let destination = args.key(1);
+    let (section, sets) = look(tx, args, 2..args.len())?;
+    let (entry, count) = section.build::<Set, _>(destination, |result| {
+        combine(&sets, &mut |member| {
+            result.insert_element(member);
+        });
+        result.view().len()
+    });
+    tx.store_built(destination, entry);
+    reply.integer(count as i64);
+    Ok(())
+}
+
+fn sintercard(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let count = parse_integer(args.at(1))
+        .and_then(|count| usize::try_from(count).ok())
+        .filter(|&count| count > 0)
+        .ok_or_else(|| CommandError::err("numkeys should be greater than 0"))?;
+    if count > args.len() - 2 {
+        let text = "Number of keys can't be greater than number of args";
+        return Err(CommandError::err(text).into());
+    }
+    let mut limit = 0;
+    for at in (2 + count..args.len()).step_by(2) {
+        if !args.is(at, "LIMIT") || at + 1 == args.len() {
+            return Err(CommandError::Syntax.into());
+        }
+        limit = parse_integer(args.at(at + 1))
+            .and_then(|limit| usize::try_from(limit).ok())
+            .ok_or_else(|| CommandError::err("LIMIT can't be negative"))?;
+    }
+    let (_, sets) = look(tx, args, 2..2 + count)?;
+    let mut found = 0;
+    let _ = try_intersect(&sets, &mut |_| {
+        found += 1;
+        if found == limit {
+            Break(())
+        } else {
+            Continue(())
+        }
+    });
+    reply.integer(found as i64);
+    Ok(())
+}
+
+fn intersect(sets: &[Option<SetRef<'_>>], visit: Visit<'_>) {
+    let all = try_intersect(sets, &mut |member| {
+        visit(member);
+        Continue(())
+    });
+    debug_assert!(all.is_continue());
+}
+
+/// Visits what is in all sets, until `visit` breaks. Goes through the smallest set.
+fn try_intersect(
+    sets: &[Option<SetRef<'_>>],
+    visit: &mut dyn FnMut(Element<'_>) -> ControlFlow<()>,
+) -> ControlFlow<()> {
+    let Some(mut sets) = sets.iter().copied().collect::<Option<Vec<_>>>() else {
+        return Continue(());
+    };
+    sets.sort_unstable_by_key(|set| set.len());
+    let Some((smallest, others)) = sets.split_first() else {
+        return Continue(());
+    };
+    smallest.try_for_each(|member| {
+        if others.iter().all(|set| set.has(member)) {
+            visit(member)
+        } else {
+            Continue(())
+        }
+    })
+}
+
+fn unite(sets: &[Option<SetRef<'_>>], visit: Visit<'_>) {
+    /// Up to so many sets, looking a member up in those before costs less than keeping what was seen.
+    const LOOKED_UP_MAX: usize = 4;
+    let sets: Vec<_> = sets.iter().flatten().collect();
+    if sets.len() <= LOOKED_UP_MAX {
+        for (index, set) in sets.iter().enumerate() {
+            set.for_each(|member| {
+                if !sets[..index].iter().any(|before| before.has(member)) {
+                    visit(member);
+                }
+            });
+        }
+        return;
+    }
+    let (mut seen, mut scratch) = (Members::new(), Decimal::new());
+    for set in sets {
+        set.for_each(|member| {
+            if seen.insert(member.text(&mut scratch)) {
+                visit(member);
+            }
+        });
+    }
+}
+
+/// Visits what is in the first set and in no other.
+fn subtract(sets: &[Option<SetRef<'_>>], visit: Visit<'_>) {
+    let Some((Some(first), others)) = sets.split_first() else {
+        return;
+    };
+    let mut others: Vec<_> = others.iter().flatten().collect();
+    let lookups = first.len().saturating_mul(others.len() + 1) / 2;
+    let members: usize = others.iter().map(|set| set.len()).sum();
+    if lookups <= first.len() + members {
+        // The larger a set, the sooner it tells that a member is not wanted.
+        others.sort_unstable_by_key(|set| std::cmp::Reverse(set.len()));
+        first.for_each(|member| {
+            if !others.iter().any(|set| set.has(member)) {
+                visit(member);
+            }
+        });
+        return;
+    }
+    let (mut rest, mut scratch) = (Members::new(), Decimal::new());
+    first.for_each(|member| {
+        rest.insert(member.text(&mut scratch));
+    });
+    for set in others {
+        if rest.is_empty() {
+            return;
+        }
+        set.for_each(|member| {
+            rest.remove(member.text(&mut scratch));
+        });
+    }
+    rest.iter().for_each(|member| visit(Element::Bytes(member)));
+}

@@ -1,0 +1,342 @@
+//! Sets, one at a time: members come, go, and are asked for. `set_algebra.rs` has unions and the like.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use damselfly_base::number::{Decimal, parse_integer};
+use damselfly_base::{CommandError, random};
+use damselfly_engine::{Create, Key, Tx};
+use damselfly_protocol::Reply;
+use damselfly_value::{Element, Set, SetRef};
+
+use crate::command::{
+    Access, Arity::AtLeast, Arity::Exactly, At::One, Command, Group, Keys, Run, Trait, looks,
+    reads, writes,
+};
+use crate::{Args, KeyspaceFn, Result, scans};
+
+pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
+    Command {
+        name: "SADD",
+        arity: AtLeast(3),
+        keys: Keys::Args(&[writes(One(1), Access::Insert)]),
+        traits: &[Trait::Fast, Trait::NeedsMemory],
+        run: Run::Run(sadd),
+        group: Group::Set,
+        usage: "SADD key member [member ...]",
+        summary: "Adds members to a set, which is made if the key is absent, and returns how many are new.",
+        since: "1.0.0",
+        complexity: "O(1) for each member",
+    },
+    Command {
+        name: "SREM",
+        arity: AtLeast(3),
+        keys: Keys::Args(&[writes(One(1), Access::Shrink)]),
+        traits: &[Trait::Fast],
+        run: Run::Run(srem),
+        group: Group::Set,
+        usage: "SREM key member [member ...]",
+        summary: "Removes members from a set, and returns how many were there.",
+        since: "1.0.0",
+        complexity: "O(1) for each member",
+    },
+    Command {
+        name: "SCARD",
+        arity: Exactly(2),
+        keys: Keys::Args(&[looks(One(1))]),
+        traits: &[Trait::Fast],
+        run: Run::Run(scard),
+        group: Group::Set,
+        usage: "SCARD key",
+        summary: "Returns how many members a set has.",
+        since: "1.0.0",
+        complexity: "O(1)",
+    },
+    Command {
+        name: "SISMEMBER",
+        arity: Exactly(3),
+        keys: Keys::Args(&[looks(One(1))]),
+        traits: &[Trait::Fast],
+        run: Run::Run(sismember),
+        group: Group::Set,
+        usage: "SISMEMBER key member",
+        summary: "Says whether this is a member of a set.",
+        since: "1.0.0",
+        complexity: "O(1)",
+    },
+    Command {
+        name: "SMISMEMBER",
+        arity: AtLeast(3),
+        keys: Keys::Args(&[reads(One(1))]),
+        traits: &[Trait::Fast],
+        run: Run::Run(smismember),
+        group: Group::Set,
+        usage: "SMISMEMBER key member [member ...]",
+        summary: "Says of each of several whether it is a member of a set.",
+        since: "6.2.0",
+        complexity: "O(N) where N is the number of members asked for",
+    },
+    Command {
+        name: "SMEMBERS",
+        arity: Exactly(2),
+        keys: Keys::Args(&[reads(One(1))]),
+        traits: &[Trait::Tip("nondeterministic_output_order")],
+        run: Run::Run(smembers),
+        group: Group::Set,
+        usage: "SMEMBERS key",
+        summary: "Returns all members of a set.",
+        since: "1.0.0",
+        complexity: "O(N) where N is the number of members",
+    },
+    Command {
+        name: "SMOVE",
+        arity: Exactly(4),
+        keys: Keys::Args(&[writes(One(1), Access::Take), writes(One(2), Access::Insert)]),
+        traits: &[Trait::Fast],
+        run: Run::Run(smove),
+        group: Group::Set,
+        usage: "SMOVE source destination member",
+        summary: "Moves a member from one set to another.",
+        since: "1.0.0",
+        complexity: "O(1)",
+    },
+    Command {
+        name: "SPOP",
+        arity: AtLeast(2),
+        keys: Keys::Args(&[writes(One(1), Access::Take)]),
+        traits: &[Trait::Fast, Trait::Tip("nondeterministic_output")],
+        run: Run::Run(spop),
+        group: Group::Set,
+        usage: "SPOP key [count]",
+        summary: "Removes one random member of a set, or several, and returns them.",
+        since: "1.0.0",
+        complexity: "O(N) where N is the count",
+    },
+    Command {
+        name: "SRANDMEMBER",
+        arity: AtLeast(2),
+        keys: Keys::Args(&[reads(One(1))]),
+        traits: &[Trait::Tip("nondeterministic_output")],
+        run: Run::Run(srandmember),
+        group: Group::Set,
+        usage: "SRANDMEMBER key [count]",
+        summary: "Returns one random member of a set, or several: different ones, or for a negative count possibly the same again.",
+        since: "1.0.0",
+        complexity: "O(N) where N is the count's size",
+    },
+    Command {
+        name: "SSCAN",
+        arity: AtLeast(3),
+        keys: Keys::Args(&[reads(One(1))]),
+        traits: &[Trait::Tip("nondeterministic_output")],
+        run: Run::Run(sscan),
+        group: Group::Set,
+        usage: "SSCAN key cursor [MATCH pattern] [COUNT count]",
+        summary: "Walks over the members of a set, some at a time; start with cursor 0 and go on until 0 comes back.",
+        since: "2.8.0",
+        complexity: "O(1) for each call, O(N) for a full iteration over N members",
+    },
+];
+
+/// Writes a member as a bulk string.
+#[inline]
+pub(crate) fn write(member: Element<'_>, reply: &mut Reply<'_>) {
+    match member {
+        Element::Integer(number) => reply.bulk_integer(number),
+        Element::Bytes(bytes) => reply.bulk(bytes),
+    }
+}
+
+fn sadd(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let key = args.key(1);
+    let added = tx.change::<Set, _>(key, Create::IfAbsent, |set| {
+        args.from(2).filter(|member| set.insert(member)).count()
+    })?;
+    write_count(tx, key, added.unwrap_or_default(), reply);
+    Ok(())
+}
+
+fn srem(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let key = args.key(1);
+    let removed = tx.change::<Set, _>(key, Create::Never, |set| {
+        args.from(2).filter(|member| set.remove(member)).count()
+    })?;
+    write_count(tx, key, removed.unwrap_or_default(), reply);
+    Ok(())
+}
+
+/// Notes a change of so many members, if there was one, and replies with the number.
+fn write_count(tx: &mut Tx<'_>, key: Key<'_>, count: usize, reply: &mut Reply<'_>) {
+    if count > 0 {
+        tx.changed(key);
+    }
+    reply.integer(count as i64);
+}
+
+fn scard(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let set = tx.read_as::<Set>(args.key(1))?;
+    reply.integer(set.map_or(0, SetRef::len) as i64);
+    Ok(())
+}
+
+fn sismember(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let set = tx.read_as::<Set>(args.key(1))?;
+    let is_member = set.is_some_and(|set| set.contains(args.at(2)));
+    reply.integer(is_member.into());
+    Ok(())
+}
+
+fn smismember(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let set = tx.read_as::<Set>(args.key(1))?;
+    reply.array(args.len() - 2);
+    for member in args.from(2) {
+        let is_member = set.is_some_and(|set| set.contains(member));
+        reply.integer(is_member.into());
+    }
+    Ok(())
+}
+
+fn smembers(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    match tx.read_as::<Set>(args.key(1))? {
+        Some(set) => write_all(set, reply),
+        None => reply.set(0),
+    }
+    Ok(())
+}
+
+fn write_all(set: SetRef<'_>, reply: &mut Reply<'_>) {
+    reply.set(set.len());
+    set.for_each(|member| write(member, reply));
+}
+
+fn smove(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let (from, to, member) = (args.key(1), args.key(2), args.at(3));
+    let Some(source) = tx.peek_as::<Set>(from)? else {
+        reply.integer(0);
+        return Ok(());
+    };
+    let is_member = source.contains(member);
+    tx.peek_as::<Set>(to)?;
+    if is_member && from.bytes != to.bytes {
+        tx.change::<Set, _>(from, Create::Never, |set| set.remove(member))?;
+        tx.changed(from);
+        let added = tx.change::<Set, _>(to, Create::IfAbsent, |set| set.insert(member))?;
+        if added == Some(true) {
+            tx.changed(to);
+        }
+    }
+    reply.integer(is_member.into());
+    Ok(())
+}
+
+fn spop(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let key = args.key(1);
+    if args.len() > 2 {
+        return spop_count(tx, args, reply);
+    }
+    let popped = tx.change::<Set, _>(key, Create::Never, |set| {
+        set.take_random(random::number(), |member| write(member, reply));
+    })?;
+    match popped {
+        Some(()) => tx.changed(key),
+        None => reply.null(),
+    }
+    Ok(())
+}
+
+fn spop_count(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    if args.len() > 3 {
+        return Err(CommandError::Syntax.into());
+    }
+    let key = args.key(1);
+    let count = parse_integer(args.at(2))
+        .and_then(|count| usize::try_from(count).ok())
+        .ok_or(CommandError::NotPositive)?;
+    match tx.peek_as::<Set>(key)? {
+        None => reply.set(0),
+        Some(_) if count == 0 => reply.set(0),
+        Some(set) if set.len() <= count => {
+            write_all(set, reply);
+            tx.remove(key);
+        }
+        Some(_) => {
+            reply.set(count);
+            tx.change::<Set, _>(key, Create::Never, |set| {
+                set.take_sample(count, random::number, |member| write(member, reply));
+            })?;
+            tx.changed(key);
+        }
+    }
+    Ok(())
+}
+
+fn srandmember(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let key = args.key(1);
+    if args.len() > 3 {
+        return Err(CommandError::Syntax.into());
+    }
+    if args.len() == 2 {
+        match tx.read_as::<Set>(key)? {
+            Some(set) => write(set.random(random::number()), reply),
+            None => reply.null(),
+        }
+        return Ok(());
+    }
+    let count = args.integer(2)?;
+    if count == i64::MIN {
+        return Err(CommandError::err(
+            "value is out of range, value must between -9223372036854775807 and 9223372036854775807",
+        )
+        .into());
+    }
+    let bytes_max = tx.engine().settings.bulk_bytes_max.load(Relaxed);
+    match tx.read_as::<Set>(key)? {
+        None => reply.array(0),
+        Some(set) if count < 0 => write_repeats(set, count.unsigned_abs(), bytes_max, reply)?,
+        Some(set) => {
+            let count = usize::try_from(count).unwrap_or(usize::MAX);
+            let count = count.min(set.len());
+            reply.array(count);
+            set.sample(count, random::number, |member| write(member, reply));
+        }
+    }
+    Ok(())
+}
+
+/// Writes random members, each chosen from all.
+fn write_repeats(set: SetRef<'_>, count: u64, bytes_max: usize, reply: &mut Reply<'_>) -> Result {
+    let start = reply.position();
+    reply.array(usize::try_from(count).unwrap_or(usize::MAX));
+    for _ in 0..count {
+        write(set.random(random::number()), reply);
+        if reply.position() - start > bytes_max {
+            reply.truncate_to(start);
+            return Err(CommandError::err("reply exceeds proto-max-bulk-len").into());
+        }
+    }
+    Ok(())
+}
+
+fn sscan(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let mut cursor = scans::cursor(args, 2)?;
+    let Some(set) = tx.read_as::<Set>(args.key(1))? else {
+        scans::write_empty(reply);
+        return Ok(());
+    };
+    let options = scans::Options::parse(args, 3, false)?;
+    scans::write(reply, |list| {
+        let (mut seen, mut shown) = (0, 0);
+        let mut scratch = Decimal::new();
+        loop {
+            cursor = set.scan(cursor, |member| {
+                seen += 1;
+                if options.matches(member.text(&mut scratch)) {
+                    write(member, list);
+                    shown += 1;
+                }
+            });
+            if cursor == 0 || seen >= options.count {
+                return Ok((cursor, shown));
+            }
+        }
+    })
+}
