@@ -29,7 +29,11 @@ pub struct Scoring<'a> {
 
 impl Scoring<'_> {
     /// The order of sorted sets: by score, then by the bytes of the member.
-    fn compare(self, score: f64, member: &[u8]) -> Ordering {
+    pub fn compare(self, other: Scoring<'_>) -> Ordering {
+        self.compare_to(other.score, other.member.text(&mut Decimal::new()))
+    }
+
+    fn compare_to(self, score: f64, member: &[u8]) -> Ordering {
         let by_score = self.score.partial_cmp(&score).unwrap_or(Ordering::Equal);
         by_score.then_with(|| self.member.text(&mut Decimal::new()).cmp(member))
     }
@@ -73,17 +77,13 @@ impl<'a> PackedRanking<'a> {
         if !scores.clone().all(|score| score_of(score).is_some()) {
             return false;
         }
-        let in_order = |a: Scoring<'_>, b: Scoring<'_>| {
-            a.compare(b.score, b.member.text(&mut Decimal::new()))
-                .is_lt()
-        };
         let set = PackedRanking(listpack);
         let mut members: Vec<_> = set.iter().map(|scoring| scoring.member.to_vec()).collect();
         members.sort_unstable();
         let before = set.iter();
         let mut after = set.iter();
         after.next();
-        before.zip(after).all(|(a, b)| in_order(a, b))
+        before.zip(after).all(|(a, b)| a.compare(b).is_lt())
             && members.windows(2).all(|pair| pair[0] != pair[1])
     }
 
@@ -172,14 +172,14 @@ impl<'a> PackedRanking<'a> {
             return Offset::FIRST;
         };
         // Ascending insertions are common.
-        if last.compare(score, member).is_lt() {
+        if last.compare_to(score, member).is_lt() {
             return self.0.end();
         }
         let mut walk = self.iter();
         loop {
             let offset = walk.elements.offset();
             match walk.next() {
-                Some(scoring) if scoring.compare(score, member).is_lt() => {}
+                Some(scoring) if scoring.compare_to(score, member).is_lt() => {}
                 Some(_) | None => return offset,
             }
         }
@@ -196,8 +196,8 @@ impl<'a> PackedRanking<'a> {
             score: self.score_at(offset),
         };
         let pair_after = || self.0.next(self.0.next(offset)?);
-        pair_before().is_none_or(|before| scoring_at(before).compare(score, member).is_lt())
-            && pair_after().is_none_or(|after| scoring_at(after).compare(score, member).is_gt())
+        pair_before().is_none_or(|before| scoring_at(before).compare_to(score, member).is_lt())
+            && pair_after().is_none_or(|after| scoring_at(after).compare_to(score, member).is_gt())
     }
 }
 
@@ -207,6 +207,13 @@ pub fn insert(buffer: &mut impl Buffer, member: &[u8], score: f64) {
     let text = DoubleText::new(score);
     let pair = [Element::new(member), Element::new(text.as_bytes())];
     listpack::insert_many(buffer, place, pair.into_iter());
+}
+
+/// Adds a member behind all others, which are below it.
+pub fn push_back(buffer: &mut impl Buffer, scoring: Scoring<'_>) {
+    let text = DoubleText::new(scoring.score);
+    let score = Element::new(text.as_bytes());
+    listpack::append_many(buffer, [scoring.member, score].into_iter());
 }
 
 /// Gives the member at an offset another score.

@@ -200,7 +200,7 @@ impl<'a> SortedSetRef<'a> {
     /// Visits some members from position `cursor` on, and returns the next position, or 0 at the end. Start with 0.
     ///
     /// A member that is there all the time is visited, whatever happens between the calls.
-    pub fn scan(self, cursor: u64, mut visit: impl FnMut(Scoring<'a>)) -> u64 {
+    pub fn scan(self, cursor: u64, mut visit: impl FnMut(Scoring<'_>)) -> u64 {
         match self {
             Self::Packed(bytes) => {
                 PackedRanking::new(bytes).iter().for_each(visit);
@@ -330,22 +330,21 @@ impl SortedSetMut<'_> {
         }
     }
 
-    /// Fills an empty sorted set with members in order, no two alike.
-    pub fn fill(&mut self, members: &[(&[u8], f64)]) {
-        let longest = members.iter().map(|(member, _)| member.len()).max();
-        let bytes: usize = members
-            .iter()
-            .map(|(member, _)| member.len() + BYTES_BESIDE_MEMBER)
-            .sum();
-        if self.packs(members.len(), longest.unwrap_or(0), bytes) {
-            let mut packed = Vec::with_capacity(bytes);
-            for &(member, score) in members {
-                packed_ranking::insert(&mut packed, member, score);
-            }
+    /// Fills an empty sorted set with members in order, no two alike. The iterator runs twice.
+    pub fn fill<'m>(&mut self, members: impl Iterator<Item = Scoring<'m>> + Clone) {
+        let (mut count, mut longest, mut bytes) = (0, 0, 0);
+        for scoring in members.clone() {
+            count += 1;
+            longest = longest.max(scoring.member.len());
+            bytes += scoring.member.len() + BYTES_BESIDE_MEMBER;
+        }
+        if self.packs(count, longest, bytes) {
+            let mut packed = Vec::new();
+            members.for_each(|scoring| packed_ranking::push_back(&mut packed, scoring));
             self.entry.set_packed(Kind::SortedSetPacked, &packed);
         } else {
-            let ranking = Ranking::of_sorted(members.iter().copied());
-            self.entry.set_large(Large::SortedSet(ranking));
+            self.entry
+                .set_large(Large::SortedSet(Ranking::of_sorted(members)));
         }
     }
 
@@ -361,10 +360,7 @@ impl SortedSetMut<'_> {
         let SortedSetRef::Packed(bytes) = self.view() else {
             return;
         };
-        let mut ranking = Ranking::new();
-        for scoring in PackedRanking::new(bytes).iter() {
-            ranking.insert(scoring.member.text(&mut Decimal::new()), scoring.score);
-        }
+        let ranking = Ranking::of_sorted(PackedRanking::new(bytes).iter());
         self.entry.set_large(Large::SortedSet(ranking));
     }
 
