@@ -52,6 +52,11 @@ impl<'a> From<ScoredRef<'a>> for Scoring<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct PackedRanking<'a>(Listpack<'a>);
 
+/// The text of a score. Minus zero loses its sign, as it does in the listpacks of Redis.
+fn text_of(score: f64) -> DoubleText {
+    DoubleText::new(if score == 0.0 { 0.0 } else { score })
+}
+
 /// The score that an element stands for.
 fn score_of(element: Element<'_>) -> Option<f64> {
     match element {
@@ -204,14 +209,14 @@ impl<'a> PackedRanking<'a> {
 /// Adds a member that is not there.
 pub fn insert(buffer: &mut impl Buffer, member: &[u8], score: f64) {
     let place = PackedRanking::new(buffer.bytes()).place_of(score, member);
-    let text = DoubleText::new(score);
+    let text = text_of(score);
     let pair = [Element::new(member), Element::new(text.as_bytes())];
     listpack::insert_many(buffer, place, pair.into_iter());
 }
 
 /// Adds a member behind all others, which are below it.
 pub fn push_back(buffer: &mut impl Buffer, scoring: Scoring<'_>) {
-    let text = DoubleText::new(scoring.score);
+    let text = text_of(scoring.score);
     let score = Element::new(text.as_bytes());
     listpack::append_many(buffer, [scoring.member, score].into_iter());
 }
@@ -221,7 +226,7 @@ pub fn rescore(buffer: &mut impl Buffer, offset: Offset, member: &[u8], score: f
     let set = PackedRanking::new(buffer.bytes());
     if set.stays(offset, score, member) {
         let at = set.0.after(offset);
-        listpack::replace(buffer, at, Element::new(DoubleText::new(score).as_bytes()));
+        listpack::replace(buffer, at, Element::new(text_of(score).as_bytes()));
     } else {
         remove(buffer, offset);
         insert(buffer, member, score);

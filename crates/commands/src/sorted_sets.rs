@@ -452,7 +452,8 @@ fn zrandmember(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result
         return write_repeats(set, magnitude, with_scores, bytes_max, reply);
     }
     if magnitude >= set.len() {
-        write_list(set.iter(), with_scores, reply);
+        // All of them, from the highest score down as Redis does.
+        write_list(set.iter().rev(), with_scores, reply);
         return Ok(());
     }
     begin_list(magnitude, with_scores, reply);
