@@ -20,6 +20,7 @@ const FILES: &[&str] = &[
     "unit/type/string",
     "unit/type/incr",
     "unit/type/set",
+    "unit/type/hash",
     "unit/keyspace",
     "unit/expire",
     "unit/scan",
