@@ -128,6 +128,27 @@ impl Worker {
         }
     }
 
+    /// Closes a connection that sends a request too long.
+    pub(super) fn check_query_limit(&mut self, key: usize, query_bytes_max: u64) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        if connection.stall.is_none() && connection.input.len() as u64 > query_bytes_max {
+            log::warn!(
+                "Closing client {} that reached the max query buffer length of {} bytes",
+                connection.session.client.address,
+                query_bytes_max
+            );
+            self.shared.threads[self.index]
+                .counters
+                .query_limit_disconnections
+                .add(1);
+            connection.ended = true;
+            connection.output.clear();
+            connection.sent = 0;
+        }
+    }
+
     pub(super) fn sample_rates(&mut self) {
         let shared = &self.shared;
         let sum = (
