@@ -202,10 +202,11 @@ impl Dispatcher {
                         if self.shared.monitors.load(Relaxed) > 0 {
                             monitor::show(&mut self.monitored, session, row, args, &mut reply);
                         }
-                        return Some(match stop {
-                            Stop::Long => Stall::Long,
-                            _ => self.park(session, started),
-                        });
+                        let Stop::Wait(_) = stop else {
+                            return Some(Stall::Long);
+                        };
+                        self.count_waiting(row, started);
+                        return Some(Stall::Waiting);
                     }
                     Err(Stop::Rest(rest)) => session.rest = Some(rest),
                 }
@@ -219,15 +220,14 @@ impl Dispatcher {
         session.rest.is_some().then_some(Stall::Rest)
     }
 
-    /// Notes how long a command ran that waits now.
+    /// Counts a call that waits now.
     #[cold]
-    fn park(&self, session: &mut Session, started: &mut u64) -> Stall {
+    fn count_waiting(&self, row: &Row, started: &mut u64) {
         let ended = self.clock.raw();
-        if let Some(parking) = &mut session.parking {
-            parking.took_ns = self.clock.delta_as_nanos(*started, ended);
-        }
+        let took_ns = self.clock.delta_as_nanos(*started, ended);
         *started = ended;
-        Stall::Waiting
+        let command = &self.counters().commands[row.index];
+        command.record(took_ns, self.config.latency_tracking);
     }
 
     /// Writes the reply to a command that waited.
@@ -242,11 +242,9 @@ impl Dispatcher {
         let mark = reply.position();
         let failed = end.write(&mut reply);
         hold_back(session, &mut reply, mark);
-        let counters = self.counters();
-        let command = &counters.commands[parking.row.index];
-        command.record(parking.took_ns, self.config.latency_tracking);
         if let Some(error) = failed {
-            command.failed.add(1);
+            let counters = self.counters();
+            counters.commands[parking.row.index].failed.add(1);
             counters.count_error(&error.to_bytes());
         }
     }
