@@ -20,6 +20,7 @@ use damselfly_engine::{Busy, Engine, Now, Tx, Unserved};
 use damselfly_protocol::Reply;
 
 use self::account::count_effects;
+pub use self::late::REST_SLICE_BYTES;
 use self::unknown::{unknown_command, unknown_subcommand};
 use crate::config::Config;
 use crate::connection::{Batch, Connection, OUTPUT_PAUSE_BYTES, Request, Stall};

@@ -13,7 +13,7 @@ use crate::registry::Row;
 use crate::shared;
 
 /// How much of a long reply is written at once, in bytes.
-const REST_SLICE_BYTES: usize = 128 << 10;
+pub const REST_SLICE_BYTES: usize = 128 << 10;
 
 impl Dispatcher {
     /// Counts a call that waits now.
