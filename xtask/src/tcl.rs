@@ -21,6 +21,7 @@ const FILES: &[&str] = &[
     "unit/type/incr",
     "unit/type/set",
     "unit/type/hash",
+    "unit/type/zset",
     "unit/keyspace",
     "unit/expire",
     "unit/scan",
