@@ -24,6 +24,7 @@ const FILES: &[&str] = &[
     "unit/type/list-3",
     "unit/type/set",
     "unit/type/hash",
+    "unit/type/zset",
     "unit/keyspace",
     "unit/expire",
     "unit/scan",
