@@ -14,9 +14,9 @@ use std::io::{self, Read, Write};
 use std::time::Instant;
 
 use damselfly_engine::Busy;
-use damselfly_protocol::{Limits, ProtocolError, RequestParser, Span};
+use damselfly_protocol::{Limits, ProtocolError, RequestParser, Span, Version};
 
-use crate::config::Config;
+use crate::config::{Config, OutputLimit};
 use crate::listener::Stream;
 use crate::parked::End;
 use crate::registry::Row;
@@ -42,6 +42,8 @@ pub enum Stall {
     Output,
     /// A command waits for keys: [`Session::parking`].
     Waiting,
+    /// It has published more to the thread of that number than that can deliver soon.
+    Congested(usize),
 }
 
 /// A request that is parsed but not run.
@@ -340,6 +342,32 @@ impl Connection {
         self.sent = 0;
         self.output.clear();
         Ok(true)
+    }
+
+    /// Appends a message that answers no request: its head, but for the first byte, and its text.
+    pub fn push_message(&mut self, head: &[u8], text: &[u8]) {
+        let kind = match self.session.protocol {
+            Version::Resp2 => b'*',
+            Version::Resp3 => b'>',
+        };
+        self.output.reserve(1 + head.len() + text.len());
+        self.output.push(kind);
+        self.output.extend_from_slice(head);
+        self.output.extend_from_slice(text);
+    }
+
+    /// True if the client leaves too much unread, by the limit of its class. Notes since when it is over the soft one.
+    pub fn exceeds_output_limit(&mut self, limit: OutputLimit) -> bool {
+        let unsent = self.unsent() as u64;
+        let over = |bytes: u64| bytes > 0 && unsent > bytes;
+        let since = match (over(limit.soft_bytes), self.over_soft_limit_since) {
+            (false, _) => None,
+            (true, None) => Some(Instant::now()),
+            (true, since) => since,
+        };
+        self.over_soft_limit_since = since;
+        let too_long = since.is_some_and(|since| since.elapsed().as_secs() >= limit.soft_s);
+        over(limit.hard_bytes) || too_long
     }
 
     /// Removes what is sent, once that is most of it: a client that reads steadily but never catches

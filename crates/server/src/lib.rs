@@ -12,6 +12,7 @@ pub mod dispatch;
 pub mod listener;
 pub mod open_files;
 pub mod parked;
+pub mod pubsub;
 pub mod registry;
 pub mod session;
 pub mod shared;

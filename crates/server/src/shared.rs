@@ -10,6 +10,8 @@ use damselfly_engine::{AccessPolicy, Engine};
 use crate::clients::{Client, Clients};
 use crate::config::{Config, MaxmemoryPolicy};
 use crate::listener::Stream;
+use crate::pubsub::PubSub;
+use crate::pubsub::mail::Mail;
 use crate::session::latency::LatencyMonitor;
 use crate::session::pause::Pause;
 use crate::session::slowlog::Slowlog;
@@ -32,14 +34,29 @@ pub enum Message {
         /// The id of the client whose commands they show.
         from: u64,
     },
+    /// Deliver these published messages.
+    Mail {
+        /// The messages, in order.
+        mail: Vec<Mail>,
+        /// What they were counted as.
+        bytes: usize,
+    },
     /// Look at the state of this client, which was changed: it may be killed or unblocked.
     Look(Arc<Client>),
+}
+
+/// Messages for a thread.
+#[derive(Default)]
+struct Inbox {
+    messages: Vec<Message>,
+    /// How many were taken before them.
+    taken: u64,
 }
 
 /// One thread, as the others see it. On cache lines of its own, since its counters change with every request.
 #[repr(align(128))]
 pub struct Thread {
-    inbox: Mutex<Vec<Message>>,
+    inbox: Mutex<Inbox>,
     waker: mio::Waker,
     /// Its counters.
     pub counters: ThreadCounters,
@@ -51,20 +68,26 @@ impl Thread {
     /// A thread that the waker wakes.
     pub fn new(waker: mio::Waker) -> Self {
         Self {
-            inbox: Mutex::new(Vec::new()),
+            inbox: Mutex::default(),
             waker,
             counters: ThreadCounters::new(),
             connections: AtomicUsize::new(0),
         }
     }
 
-    /// Leaves a message and wakes the thread.
+    fn inbox(&self) -> MutexGuard<'_, Inbox> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Leaves a message and wakes the thread, unless one that it has not taken yet did so.
     pub fn send(&self, message: Message) {
-        self.inbox
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(message);
-        self.wake();
+        let mut inbox = self.inbox();
+        let wakes = inbox.messages.is_empty();
+        inbox.messages.push(message);
+        drop(inbox);
+        if wakes {
+            self.wake();
+        }
     }
 
     /// Makes the thread take a turn.
@@ -74,9 +97,19 @@ impl Thread {
         }
     }
 
-    /// Takes all messages.
-    pub fn receive(&self) -> Vec<Message> {
-        std::mem::take(&mut *self.inbox.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Takes all messages; the first of them has the number that is returned.
+    pub fn receive(&self) -> (u64, Vec<Message>) {
+        let mut inbox = self.inbox();
+        let first = inbox.taken;
+        let messages = std::mem::take(&mut inbox.messages);
+        inbox.taken += messages.len() as u64;
+        (first, messages)
+    }
+
+    /// How many messages have arrived: the number of the next one.
+    pub fn messages_arrived(&self) -> u64 {
+        let inbox = self.inbox();
+        inbox.taken + inbox.messages.len() as u64
     }
 }
 
@@ -103,6 +136,8 @@ pub struct Shared {
     pub stopping: AtomicBool,
     /// How many clients watch all commands.
     pub monitors: AtomicUsize,
+    /// Subscriptions.
+    pub pubsub: PubSub,
     /// CLIENT PAUSE.
     pub pause: Pause,
     /// SLOWLOG.
@@ -138,9 +173,11 @@ impl Shared {
         config: Config,
         config_file: Option<PathBuf>,
     ) -> Self {
-        apply(&engine, &config);
+        let pubsub = PubSub::new(threads.len());
+        apply(&engine, &pubsub, &config);
         Self {
             engine,
+            pubsub,
             clients: Clients::default(),
             threads,
             config: Mutex::new(Arc::new(config)),
@@ -185,7 +222,7 @@ impl Shared {
     ) -> Result<(), E> {
         let mut slot = self.config_slot();
         let config = change(&slot)?;
-        apply(&self.engine, &config);
+        apply(&self.engine, &self.pubsub, &config);
         *slot = Arc::new(config);
         self.config_generation.fetch_add(1, Relaxed);
         Ok(())
@@ -213,8 +250,9 @@ impl Shared {
     }
 }
 
-/// Hands the engine its part of the configuration.
-fn apply(engine: &Engine, config: &Config) {
+/// Hands others their parts of the configuration.
+fn apply(engine: &Engine, pubsub: &PubSub, config: &Config) {
+    pubsub.set_output_limit(config.client_output_buffer_limit.pubsub.hard_bytes);
     let settings = &engine.settings;
     let bulk_bytes_max = usize::try_from(config.proto_max_bulk_len_bytes).unwrap_or(usize::MAX);
     settings.bulk_bytes_max.store(bulk_bytes_max, Relaxed);

@@ -5,6 +5,7 @@
 
 mod accept;
 mod due;
+mod mail;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
@@ -146,7 +147,11 @@ impl Worker {
                         until.min(now + Duration::from_millis(left_ms.unsigned_abs()).min(TICK));
                 }
                 // Looked at again with every wake-up and tick.
-                Some(Stall::Shard(_) | Stall::Output | Stall::Waiting) | None => {}
+                Some(Stall::Congested(to)) if !self.shared.pubsub.is_congested(self.index, to) => {
+                    return Duration::ZERO;
+                }
+                Some(Stall::Shard(_) | Stall::Output | Stall::Waiting | Stall::Congested(_))
+                | None => {}
             }
         }
         // The system waits whole milliseconds, to which this is rounded up.
@@ -192,12 +197,18 @@ impl Worker {
         for _ in 0..self.ready.len() {
             if let Some(key) = self.ready.pop_front() {
                 self.serve_guarded(key);
+                self.exchange_much_mail();
             }
         }
+        self.exchange_mail();
+        self.flush_all();
+        self.do_what_is_due();
+    }
+
+    fn flush_all(&mut self) {
         while let Some(key) = self.unflushed.pop() {
             self.flush(key);
         }
-        self.do_what_is_due();
     }
 
     fn mark_readable(&mut self, key: usize, half_closed: bool) {
@@ -294,6 +305,7 @@ impl Worker {
         };
         counters.reads.add(1);
         counters.input_bytes.add(bytes as u64);
+        let subscribes = connection.session.subscriptions.is_some();
         match end {
             // The end of the stream comes with the same event as the last bytes: read on to it.
             ReadEnd::Drained if connection.half_closed && bytes > 0 => self.queue(key),
@@ -303,6 +315,11 @@ impl Worker {
         }
         if bytes == 0 {
             return;
+        }
+        if subscribes {
+            // Messages that were published before these requests were sent come before the replies to them.
+            self.receive();
+            self.exchange_mail();
         }
         if direct {
             self.run_direct(key, bytes);
@@ -484,7 +501,7 @@ impl Worker {
             Some(Stall::Paused(_) | Stall::Sleeping(_)) => connection.ended,
             // Unless it was just served: then it is closed when it has its reply.
             Some(Stall::Waiting) => connection.ended && connection.gives_up_waiting(),
-            Some(Stall::Shard(_) | Stall::Output) | None => false,
+            Some(Stall::Shard(_) | Stall::Output | Stall::Congested(_)) | None => false,
         };
         if done && sent_all || given_up {
             self.close(key);
@@ -497,6 +514,8 @@ impl Worker {
         };
         let client = &connection.session.client;
         crate::session::connection::stop_monitoring(&self.shared, client);
+        crate::session::pubsub::leave(&self.shared, &mut connection.session);
+        let client = &connection.session.client;
         self.shared.clients.remove(client.id);
         self.shared.threads[self.index]
             .connections
@@ -526,6 +545,7 @@ impl Worker {
                 Some(Stall::Shard(_)) => true,
                 Some(Stall::Paused(hold)) => self.shared.pause.is_over(hold, now_ms),
                 Some(Stall::Sleeping(until)) => until <= Instant::now(),
+                Some(Stall::Congested(to)) => !self.shared.pubsub.is_congested(self.index, to),
                 Some(Stall::Output | Stall::Waiting) => false,
             };
             if over || connection.session.client.killed.load(Relaxed) {
@@ -575,10 +595,12 @@ impl Worker {
     }
 
     fn receive(&mut self) {
-        for message in self.shared.threads[self.index].receive() {
+        let (first, messages) = self.shared.threads[self.index].receive();
+        for (number, message) in (first..).zip(messages) {
             match message {
                 Message::Serve { stream, id } => self.add(stream, id),
                 Message::Monitored { lines, from } => self.show_monitors(&lines, from),
+                Message::Mail { mail, bytes } => self.receive_mail(number, &mail, bytes),
                 Message::Look(client) => {
                     if let Some(key) = self.find(&client) {
                         self.queue(key);
