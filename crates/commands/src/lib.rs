@@ -5,20 +5,31 @@ mod blocking;
 pub mod command;
 mod counters;
 mod expiry;
+mod hash_expiry;
+mod hash_walks;
+mod hashes;
 mod keys;
 mod keyspace;
 mod lcs;
+mod list_ends;
+mod lists;
+mod long;
 mod object;
 mod ranges;
 mod scans;
 mod set_algebra;
 mod sets;
+mod sorted_set_algebra;
+mod sorted_set_pops;
+mod sorted_set_ranges;
+mod sorted_sets;
 mod strings;
 
 pub use args::{Args, OwnedArgs};
 pub use command::{
     Access, Arity, At, Command, Group, KeySpec, Keys, Run, Stop, Trait, Wait, looks, reads,
 };
+pub use long::Rest;
 pub use object::{encoding_name, memory_usage};
 
 use damselfly_engine::Tx;
@@ -36,11 +47,20 @@ pub static FAMILIES: &[&[Command<KeyspaceFn>]] = &[
     counters::COMMANDS,
     ranges::COMMANDS,
     lcs::COMMANDS,
+    lists::COMMANDS,
+    list_ends::COMMANDS,
     keys::COMMANDS,
     keyspace::COMMANDS,
     expiry::COMMANDS,
     object::COMMANDS,
+    hashes::COMMANDS,
+    hash_walks::COMMANDS,
+    hash_expiry::COMMANDS,
     sets::COMMANDS,
     set_algebra::COMMANDS,
+    sorted_sets::COMMANDS,
+    sorted_set_ranges::COMMANDS,
+    sorted_set_pops::COMMANDS,
+    sorted_set_algebra::COMMANDS,
     blocking::COMMANDS,
 ];

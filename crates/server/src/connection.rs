@@ -44,6 +44,10 @@ pub enum Stall {
     Waiting,
     /// It has published more to the thread of that number than that can deliver soon.
     Congested(usize),
+    /// A command runs elsewhere: [`Session::long`].
+    Long,
+    /// A reply is written in slices: [`Session::rest`].
+    Rest,
 }
 
 /// A request that is parsed but not run.
@@ -173,6 +177,8 @@ pub struct Connection {
     pub wanted: usize,
     /// Replies.
     pub output: Vec<u8>,
+    /// What follows when the reply is whole that is written in slices.
+    pub delayed: Vec<u8>,
     /// How many bytes of `output` are sent already.
     pub sent: usize,
     /// Why it runs nothing for now.
@@ -211,6 +217,7 @@ impl Connection {
             waiting: None,
             wanted: 0,
             output: Vec::new(),
+            delayed: Vec::new(),
             sent: 0,
             stall: None,
             readable: false,
@@ -350,16 +357,42 @@ impl Connection {
             Version::Resp2 => b'*',
             Version::Resp3 => b'>',
         };
-        self.output.reserve(1 + head.len() + text.len());
-        self.output.push(kind);
-        self.output.extend_from_slice(head);
-        self.output.extend_from_slice(text);
+        let output = self.behind_replies();
+        output.reserve(1 + head.len() + text.len());
+        output.push(kind);
+        output.extend_from_slice(head);
+        output.extend_from_slice(text);
+    }
+
+    /// Appends what answers no request.
+    pub fn append(&mut self, bytes: &[u8]) {
+        self.behind_replies().extend_from_slice(bytes);
+    }
+
+    /// Where that belongs: not into the middle of a reply.
+    fn behind_replies(&mut self) -> &mut Vec<u8> {
+        if self.session.rest.is_some() {
+            &mut self.delayed
+        } else {
+            &mut self.output
+        }
+    }
+
+    /// Lets what was delayed by a reply follow it.
+    pub fn give_delayed(&mut self) {
+        self.output.append(&mut self.delayed);
+        self.delayed = Vec::new();
+    }
+
+    /// Bytes that the client has not read, as far as that is known here.
+    pub fn unread(&self) -> usize {
+        self.unsent() + self.delayed.len()
     }
 
     /// True if the client leaves too much unread, by the limit of its class. Notes since when it is over the soft one.
     pub fn exceeds_output_limit(&mut self, limit: OutputLimit) -> bool {
-        let unsent = self.unsent() as u64;
-        let over = |bytes: u64| bytes > 0 && unsent > bytes;
+        let unread = self.unread() as u64;
+        let over = |bytes: u64| bytes > 0 && unread > bytes;
         let since = match (over(limit.soft_bytes), self.over_soft_limit_since) {
             (false, _) => None,
             (true, None) => Some(Instant::now()),

@@ -7,20 +7,25 @@
 //! The memory that a batch will touch is fetched while the batch is still being prepared, so
 //! that its cache misses overlap.
 
+mod account;
+mod late;
+mod unknown;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
 
 use damselfly_base::CommandError;
 use damselfly_commands::{Args, Run, Stop};
-use damselfly_engine::{Now, Tx, Unserved};
+use damselfly_engine::{Busy, Engine, Now, Tx, Unserved};
 use damselfly_protocol::Reply;
 
+use self::account::count_effects;
+use self::unknown::{unknown_command, unknown_subcommand};
 use crate::config::Config;
 use crate::connection::{Batch, Connection, OUTPUT_PAUSE_BYTES, Request, Stall};
-use crate::parked::{End, Parking};
+use crate::long::LongCommand;
+use crate::parked::Parking;
 use crate::registry::{Handler, Locks, REGISTRY, Registry, Row};
-use crate::session::slowlog::{SlowCommand, shortened};
 use crate::session::{self, Context, Replies, Session, monitor};
 use crate::shared::{self, Shared};
 use crate::statistics::ThreadCounters;
@@ -112,7 +117,7 @@ impl Dispatcher {
             match connection.stall {
                 None => batch.next += 1,
                 // Its reply is all that is missing.
-                Some(Stall::Waiting) => {
+                Some(Stall::Waiting | Stall::Long | Stall::Rest) => {
                     batch.next += 1;
                     return;
                 }
@@ -204,13 +209,17 @@ impl Dispatcher {
                         reply.error(error.to_bytes());
                         failed = Some(error);
                     }
-                    Err(Stop::Wait(_)) => {
+                    Err(stop @ (Stop::Wait(_) | Stop::Long)) => {
                         reply.truncate_to(mark);
                         if self.shared.monitors.load(Relaxed) > 0 {
                             monitor::show(&mut self.monitored, session, row, args, &mut reply);
                         }
-                        return Some(self.park(session, started));
+                        return Some(match stop {
+                            Stop::Long => Stall::Long,
+                            _ => self.park(session, started),
+                        });
                     }
+                    Err(Stop::Rest(rest)) => session.rest = Some(rest),
                 }
                 self.account(session, row, args, started, failed);
                 if self.shared.monitors.load(Relaxed) > 0 {
@@ -222,119 +231,7 @@ impl Dispatcher {
         if !session.pushes.is_empty() {
             session::pubsub::give_pushes(session, row, mark, &mut reply);
         }
-        None
-    }
-
-    /// Notes how long a command ran that waits now.
-    #[cold]
-    fn park(&self, session: &mut Session, started: &mut u64) -> Stall {
-        let ended = self.clock.raw();
-        if let Some(parking) = &mut session.parking {
-            parking.took_ns = self.clock.delta_as_nanos(*started, ended);
-        }
-        *started = ended;
-        Stall::Waiting
-    }
-
-    /// Writes the reply to a command that waited.
-    pub fn unpark(&self, connection: &mut Connection, end: End) {
-        connection.stall = None;
-        let session = &mut connection.session;
-        let Some(parking) = session.parking.take() else {
-            return;
-        };
-        parking.leave();
-        let mut reply = Reply::new(&mut connection.output, session.protocol);
-        let mark = reply.position();
-        let failed = end.write(&mut reply);
-        hold_back(session, &mut reply, mark);
-        let counters = self.counters();
-        let command = &counters.commands[parking.row.index];
-        command.record(parking.took_ns, self.config.latency_tracking);
-        if let Some(error) = failed {
-            command.failed.add(1);
-            counters.count_error(&error.to_bytes());
-        }
-    }
-
-    /// Serves waiters that could not be served when their keys were changed, if what they need is free now.
-    pub fn serve_unserved(&mut self) {
-        if !self.unserved.is_empty() {
-            self.serve_unserved_now();
-        }
-    }
-
-    #[cold]
-    fn serve_unserved_now(&mut self) {
-        let engine = &self.shared.engine;
-        let mut left = std::mem::take(&mut self.unserved);
-        while let Some(unserved) = left.pop() {
-            match engine.serve_waiters(&unserved, Now(shared::now_ms())) {
-                Ok(further) => left.extend(further),
-                // Became free in between: there may be no release to wait for.
-                Err(busy) if engine.wait(busy, self.thread) => left.push(unserved),
-                Err(_) => self.unserved.push(unserved),
-            }
-        }
-    }
-
-    /// Counts a call, and notes it where it is to be noted.
-    #[inline]
-    fn account(
-        &self,
-        session: &Session,
-        row: &'static Row,
-        args: Args<'_>,
-        started: &mut u64,
-        failed: Option<CommandError>,
-    ) {
-        let ended = self.clock.raw();
-        let mut took_ns = self.clock.delta_as_nanos(*started, ended);
-        *started = ended;
-        if let Some(until) = session.sleeps_until {
-            // DEBUG SLEEP stands for a command that takes that long.
-            took_ns += until.saturating_duration_since(Instant::now()).as_nanos() as u64;
-        }
-        let counters = self.counters();
-        let command = &counters.commands[row.index];
-        command.record(took_ns, self.config.latency_tracking);
-        if let Some(error) = failed {
-            command.failed.add(1);
-            counters.count_error(&error.to_bytes());
-        }
-        let slower_than_us = self.config.slowlog_log_slower_than_us;
-        if slower_than_us >= 0 && took_ns / 1000 >= slower_than_us.unsigned_abs() {
-            self.note_slow(session, row, args, took_ns / 1000);
-        }
-        let threshold_ms = self.config.latency_monitor_threshold_ms;
-        if threshold_ms > 0 && took_ns / 1_000_000 >= threshold_ms {
-            let event = if row.command.has(damselfly_commands::Trait::Fast) {
-                "fast-command"
-            } else {
-                "command"
-            };
-            self.shared
-                .latency
-                .add(event, shared::now_ms() / 1000, took_ns / 1_000_000);
-        }
-    }
-
-    #[cold]
-    fn note_slow(&self, session: &Session, row: &Row, args: Args<'_>, took_us: u64) {
-        if row.command.has(damselfly_commands::Trait::SkipSlowlog) {
-            return;
-        }
-        let all = monitor::without_secrets(row, args);
-        let command = SlowCommand {
-            id: 0,
-            at_s: shared::now_ms() / 1000,
-            took_us,
-            args: shortened(all.into_iter()),
-            address: session.client.address.clone(),
-            name: session.client.names().name.clone(),
-        };
-        let len_max = usize::try_from(self.config.slowlog_max_len).unwrap_or(usize::MAX);
-        self.shared.slowlog.add(command, len_max);
+        session.rest.is_some().then_some(Stall::Rest)
     }
 
     /// The row to run, or why the request is refused before it runs.
@@ -442,26 +339,25 @@ impl Dispatcher {
                 Ok(())
             }
             Handler::Keyspace(run) => {
-                let mut tx = match row.locks {
-                    Locks::One(place) => engine.lock_one(args.key(place).hash, db, now)?,
-                    Locks::Many => {
-                        let hashes = row
-                            .command
-                            .key_places(args)
-                            .map(|place| args.key(place).hash);
-                        engine.lock_many(hashes, &mut self.shards, db, now)?
-                    }
-                    Locks::All => engine.lock_all(db, now)?,
-                    Locks::None => engine.lock_none(db, now),
-                };
-                if session.client.no_touch.load(Relaxed) && row.name != "touch" {
+                let mut tx = lock(engine, row, args, db, now, &mut self.shards)?;
+                tx.let_others_wait();
+                if leaves_no_trace(session, row) {
                     tx.leave_no_trace();
                 }
                 let mut result = run(&mut tx, args, reply);
                 if let Err(Stop::NeedsAllLocks) = result {
                     drop(tx);
                     tx = engine.lock_all(db, now)?;
+                    tx.let_others_wait();
                     result = run(&mut tx, args, reply);
+                }
+                if let Err(Stop::Long) = result {
+                    drop(tx);
+                    let command = LongCommand::new(session, row, run, args.to_owned());
+                    let command = Arc::new(command);
+                    session.long = Some(command.clone());
+                    self.shared.long.add(command);
+                    return result;
                 }
                 if let Err(Stop::Wait(wait)) = &result {
                     let parking = Parking::new(&self.shared, session, row, args, wait, &mut tx);
@@ -470,7 +366,7 @@ impl Dispatcher {
                 if tx.has_ready() {
                     self.unserved.extend(tx.serve_waiters());
                 }
-                count_effects(&self.shared.threads[self.thread].counters, &tx);
+                count_effects(&self.shared.threads[self.thread].counters, tx.effects());
                 drop(tx);
                 self.serve_unserved();
                 result
@@ -479,17 +375,43 @@ impl Dispatcher {
     }
 }
 
+/// Takes the locks that a row asks for.
+#[inline]
+pub fn lock<'a>(
+    engine: &'a Engine,
+    row: &'static Row,
+    args: Args<'a>,
+    db: usize,
+    now: Now,
+    shards: &'a mut Vec<usize>,
+) -> Result<Tx<'a>, Busy> {
+    match row.locks {
+        Locks::One(place) => engine.lock_one(args.key(place).hash, db, now),
+        Locks::Many => {
+            let places = row.command.key_places(args);
+            engine.lock_many(places.map(|place| args.key(place).hash), shards, db, now)
+        }
+        Locks::All => engine.lock_all(db, now),
+        Locks::None => Ok(engine.lock_none(db, now)),
+    }
+}
+
+/// True for a command of a client that wants the age of keys left alone (CLIENT NO-TOUCH).
+#[inline]
+pub fn leaves_no_trace(session: &Session, row: &Row) -> bool {
+    session.client.no_touch.load(Relaxed) && row.name != "touch"
+}
+
 /// Removes a reply that the client does not want.
 #[inline]
 fn hold_back(session: &mut Session, reply: &mut Reply<'_>, mark: usize) {
     match session.replies {
-        Replies::On => {}
-        Replies::Off | Replies::SkipNext => reply.truncate_to(mark),
-        Replies::SkipThis => {
-            reply.truncate_to(mark);
-            session.replies = Replies::On;
-        }
+        Replies::On => return,
+        Replies::Off | Replies::SkipNext => {}
+        Replies::SkipThis => session.replies = Replies::On,
     }
+    reply.truncate_to(mark);
+    session.rest = None;
 }
 
 /// Keeps what other threads see of a client current.
@@ -504,20 +426,6 @@ fn note_arrival(session: &Session, batch: &Batch, input: &[u8], now: Now) {
         .store(input.len() - batch.consumed(), Relaxed);
 }
 
-#[inline]
-fn count_effects(counters: &ThreadCounters, tx: &Tx<'_>) {
-    let effects = tx.effects();
-    if effects.hits > 0 {
-        counters.hits.add(effects.hits);
-    }
-    if effects.misses > 0 {
-        counters.misses.add(effects.misses);
-    }
-    if effects.changes > 0 {
-        counters.changes.add(effects.changes);
-    }
-}
-
 /// The argument that is the only key of a request, if its command has one there.
 #[inline]
 fn first_key_place(request: &Request) -> Option<usize> {
@@ -525,54 +433,4 @@ fn first_key_place(request: &Request) -> Option<usize> {
         Locks::One(place) => Some(place).filter(|&place| place < request.spans),
         Locks::None | Locks::Many | Locks::All => None,
     }
-}
-
-#[cold]
-fn unknown_command(session: &mut Session, args: Args<'_>) -> CommandError {
-    /// Redis shows at most this many bytes of the name, and about as many of the arguments.
-    const SHOWN_BYTES_MAX: usize = 128;
-    let name = args.at(0);
-    if [b"post".as_slice(), b"host:"]
-        .iter()
-        .any(|word| name.eq_ignore_ascii_case(word))
-    {
-        log::warn!(
-            "Possible SECURITY ATTACK detected. It looks like somebody is sending POST or Host: commands to Damselfly. This is likely due to an attacker attempting to use Cross Protocol Scripting to compromise your instance. Connection from {} aborted.",
-            session.client.address
-        );
-        session.closing = true;
-    }
-    let mut listed = Vec::new();
-    for arg in args.from(1) {
-        if listed.len() >= SHOWN_BYTES_MAX {
-            break;
-        }
-        let room = SHOWN_BYTES_MAX - listed.len();
-        listed.extend_from_slice(b"'");
-        listed.extend_from_slice(c_text(arg, room));
-        listed.extend_from_slice(b"' ");
-    }
-    let name = c_text(name, SHOWN_BYTES_MAX);
-    CommandError::quoting(
-        "unknown command '",
-        &[name, b"', with args beginning with: ", &listed].concat(),
-        "",
-    )
-}
-
-/// What C would print of these bytes: up to the first zero byte, and `bytes_max` at most.
-fn c_text(bytes: &[u8], bytes_max: usize) -> &[u8] {
-    let shown = &bytes[..bytes.len().min(bytes_max)];
-    shown.split(|&byte| byte == 0).next().unwrap_or_default()
-}
-
-#[cold]
-fn unknown_subcommand(container: &Row, name: &[u8]) -> CommandError {
-    const SHOWN_BYTES_MAX: usize = 128;
-    let container = format!("'. Try {} HELP.", container.command.name);
-    CommandError::quoting(
-        "unknown subcommand '",
-        &[c_text(name, SHOWN_BYTES_MAX), container.as_bytes()].concat(),
-        "",
-    )
 }

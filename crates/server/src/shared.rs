@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::ThreadId;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use damselfly_engine::{AccessPolicy, Engine};
@@ -10,6 +11,7 @@ use damselfly_engine::{AccessPolicy, Engine};
 use crate::clients::{Client, Clients};
 use crate::config::{Config, MaxmemoryPolicy};
 use crate::listener::Stream;
+use crate::long::LongCommands;
 use crate::pubsub::PubSub;
 use crate::pubsub::mail::Mail;
 use crate::session::latency::LatencyMonitor;
@@ -57,7 +59,11 @@ struct Inbox {
 #[repr(align(128))]
 pub struct Thread {
     inbox: Mutex<Inbox>,
+    /// There are messages.
+    has_mail: AtomicBool,
     waker: mio::Waker,
+    /// Which of the process's threads it is.
+    id: OnceLock<ThreadId>,
     /// Its counters.
     pub counters: ThreadCounters,
     /// Its connections, those on their way included.
@@ -69,7 +75,9 @@ impl Thread {
     pub fn new(waker: mio::Waker) -> Self {
         Self {
             inbox: Mutex::default(),
+            has_mail: AtomicBool::new(false),
             waker,
+            id: OnceLock::new(),
             counters: ThreadCounters::new(),
             connections: AtomicUsize::new(0),
         }
@@ -79,15 +87,29 @@ impl Thread {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Leaves a message and wakes the thread, unless one that it has not taken yet did so.
+    /// To be called by the thread itself when it starts.
+    pub fn begin(&self) {
+        let known = self.id.set(std::thread::current().id());
+        assert!(known.is_ok(), "a thread starts once");
+    }
+
+    /// Leaves a message, and wakes the thread unless it is awake.
     pub fn send(&self, message: Message) {
         let mut inbox = self.inbox();
-        let wakes = inbox.messages.is_empty();
+        let was_empty = inbox.messages.is_empty();
         inbox.messages.push(message);
+        self.has_mail.store(true, Relaxed);
         drop(inbox);
-        if wakes {
+        // Who left the first message has woken it. It looks itself for its own before it sleeps.
+        if was_empty && self.id.get() != Some(&std::thread::current().id()) {
             self.wake();
         }
+    }
+
+    /// True if there are messages. A false is certain only to the thread itself about its own; others wake it.
+    #[inline]
+    pub fn has_mail(&self) -> bool {
+        self.has_mail.load(Relaxed)
     }
 
     /// Makes the thread take a turn.
@@ -101,6 +123,7 @@ impl Thread {
     pub fn receive(&self) -> (u64, Vec<Message>) {
         let mut inbox = self.inbox();
         let first = inbox.taken;
+        self.has_mail.store(false, Relaxed);
         let messages = std::mem::take(&mut inbox.messages);
         inbox.taken += messages.len() as u64;
         (first, messages)
@@ -138,6 +161,8 @@ pub struct Shared {
     pub monitors: AtomicUsize,
     /// Subscriptions.
     pub pubsub: PubSub,
+    /// Commands that take long.
+    pub long: LongCommands,
     /// CLIENT PAUSE.
     pub pause: Pause,
     /// SLOWLOG.
@@ -190,6 +215,7 @@ impl Shared {
             started_ms: now_ms(),
             stopping: AtomicBool::new(false),
             monitors: AtomicUsize::new(0),
+            long: LongCommands::default(),
             pause: Pause::default(),
             slowlog: Slowlog::default(),
             latency: LatencyMonitor::default(),
@@ -232,6 +258,7 @@ impl Shared {
     pub fn stop(&self) {
         self.stopping.store(true, Relaxed);
         self.threads.iter().for_each(Thread::wake);
+        self.long.look();
     }
 
     /// Sums one counter over all threads.

@@ -5,6 +5,7 @@
 
 mod accept;
 mod due;
+mod late;
 mod mail;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -21,7 +22,6 @@ use crate::clients::Client;
 use crate::connection::{Batch, Connection, ReadEnd, Stall};
 use crate::dispatch::Dispatcher;
 use crate::listener::Listener;
-use crate::parked::End;
 use crate::session::Replies;
 use crate::shared::{self, Message, Shared};
 
@@ -38,6 +38,9 @@ const TICK: Duration = Duration::from_millis(100);
 /// Reply buffers that are kept for reuse, and the largest that is worth it.
 const SPARE_OUTPUTS_MAX: usize = 256;
 const SPARE_OUTPUT_BYTES_MAX: usize = 64 << 10;
+
+/// What the log says of a panic.
+const BUG: &str = "A command failed by a bug in Damselfly; its connection is closed. Please report this with the lines above.";
 
 /// One thread: its connections and its loop.
 pub struct Worker {
@@ -103,6 +106,7 @@ impl Worker {
     /// Serves until the server stops.
     pub fn run(mut self) {
         let mut events = Events::with_capacity(1024);
+        self.shared.threads[self.index].begin();
         while !self.shared.stopping.load(Relaxed) {
             let wait = self.longest_wait();
             match self.poll.poll(&mut events, Some(wait)) {
@@ -123,39 +127,6 @@ impl Worker {
             }
         }
         self.end();
-    }
-
-    fn longest_wait(&self) -> Duration {
-        if !self.ready.is_empty() {
-            return Duration::ZERO;
-        }
-        let now = Instant::now();
-        let mut until = self.next_tick.min(self.next_sweep);
-        if let Some(&(deadline, _)) = self.deadlines.first() {
-            until = until.min(deadline);
-        }
-        for &key in &self.stalled {
-            match self
-                .connections
-                .get(key)
-                .and_then(|connection| connection.stall)
-            {
-                Some(Stall::Sleeping(end)) => until = until.min(end),
-                Some(Stall::Paused(hold)) => {
-                    let left_ms = hold.until_ms.saturating_sub(shared::now_ms()).max(0);
-                    until =
-                        until.min(now + Duration::from_millis(left_ms.unsigned_abs()).min(TICK));
-                }
-                // Looked at again with every wake-up and tick.
-                Some(Stall::Congested(to)) if !self.shared.pubsub.is_congested(self.index, to) => {
-                    return Duration::ZERO;
-                }
-                Some(Stall::Shard(_) | Stall::Output | Stall::Waiting | Stall::Congested(_))
-                | None => {}
-            }
-        }
-        // The system waits whole milliseconds, to which this is rounded up.
-        until.saturating_duration_since(now).min(TICK)
     }
 
     /// Takes a turn; a panic outside of any command costs no connection. Since events come once, all connections are
@@ -191,16 +162,17 @@ impl Worker {
                 }
             }
         }
+        self.receive_own();
         self.dispatcher.serve_unserved();
         self.resume_stalled();
         self.end_waits();
-        for _ in 0..self.ready.len() {
-            if let Some(key) = self.ready.pop_front() {
-                self.serve_guarded(key);
-                self.exchange_much_mail();
-            }
+        self.serve_ready();
+        self.send_mail();
+        if self.receive_own() {
+            // Clients that waited were served by others of this thread: they go on in the same turn.
+            self.serve_ready();
+            self.send_mail();
         }
-        self.exchange_mail();
         self.flush_all();
         self.do_what_is_due();
     }
@@ -208,6 +180,15 @@ impl Worker {
     fn flush_all(&mut self) {
         while let Some(key) = self.unflushed.pop() {
             self.flush(key);
+        }
+    }
+
+    fn serve_ready(&mut self) {
+        for _ in 0..self.ready.len() {
+            if let Some(key) = self.ready.pop_front() {
+                self.serve_guarded(key);
+                self.send_much_mail();
+            }
         }
     }
 
@@ -232,9 +213,7 @@ impl Worker {
     fn serve_guarded(&mut self, key: usize) {
         let result = catch_unwind(AssertUnwindSafe(|| self.serve(key)));
         if result.is_err() {
-            log::error!(
-                "A command failed by a bug in Damselfly; its connection is closed. Please report this with the lines above."
-            );
+            log::error!("{BUG}");
             self.batch = Batch::default();
             self.buffer = vec![0; READ_BYTES];
             self.close(key);
@@ -257,8 +236,18 @@ impl Worker {
         {
             connection.output = spare;
         }
-        if matches!(connection.stall, Some(Stall::Waiting)) {
-            self.look_at_parked(key);
+        match connection.stall {
+            Some(Stall::Waiting) => self.look_at_parked(key),
+            Some(Stall::Long) => {
+                if !self.dispatcher.end_long(connection) {
+                    log::error!("{BUG}");
+                    self.close(key);
+                }
+            }
+            Some(Stall::Rest) if connection.unsent() == 0 => {
+                self.dispatcher.write_rest(connection);
+            }
+            Some(_) | None => {}
         }
         let Some(connection) = self.connections.get_mut(key) else {
             return;
@@ -318,8 +307,8 @@ impl Worker {
         }
         if subscribes {
             // Messages that were published before these requests were sent come before the replies to them.
-            self.receive();
-            self.exchange_mail();
+            self.send_mail();
+            self.receive_own();
         }
         if direct {
             self.run_direct(key, bytes);
@@ -376,26 +365,6 @@ impl Worker {
         self.batch = batch;
     }
 
-    fn check_query_limit(&mut self, key: usize, query_bytes_max: u64) {
-        let Some(connection) = self.connections.get_mut(key) else {
-            return;
-        };
-        if connection.stall.is_none() && connection.input.len() as u64 > query_bytes_max {
-            log::warn!(
-                "Closing client {} that reached the max query buffer length of {} bytes",
-                connection.session.client.address,
-                query_bytes_max
-            );
-            self.shared.threads[self.index]
-                .counters
-                .query_limit_disconnections
-                .add(1);
-            connection.ended = true;
-            connection.output.clear();
-            connection.sent = 0;
-        }
-    }
-
     /// What follows from the state of a connection that was just served.
     fn finish(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else {
@@ -414,6 +383,8 @@ impl Worker {
             let deadline = connection.session.parking.as_ref().and_then(|p| p.deadline);
             self.deadlines
                 .extend(deadline.map(|deadline| (deadline, key)));
+        } else if matches!(connection.stall, Some(Stall::Long | Stall::Rest)) {
+            // What ends these makes the thread look.
         } else if connection.stall.is_some() {
             if !self.stalled.contains(&key) {
                 self.stalled.push(key);
@@ -494,6 +465,10 @@ impl Worker {
             self.queue(key);
             return;
         }
+        if matches!(connection.stall, Some(Stall::Rest)) && sent_all {
+            self.queue(key);
+            return;
+        }
         let done = connection.session.closing
             || connection.ended && connection.stall.is_none() && connection.waiting.is_none();
         // A client that is gone needs no waiting for the clock; all else it sent runs.
@@ -501,7 +476,10 @@ impl Worker {
             Some(Stall::Paused(_) | Stall::Sleeping(_)) => connection.ended,
             // Unless it was just served: then it is closed when it has its reply.
             Some(Stall::Waiting) => connection.ended && connection.gives_up_waiting(),
-            Some(Stall::Shard(_) | Stall::Output | Stall::Congested(_)) | None => false,
+            Some(
+                Stall::Shard(_) | Stall::Output | Stall::Long | Stall::Rest | Stall::Congested(_),
+            )
+            | None => false,
         };
         if done && sent_all || given_up {
             self.close(key);
@@ -530,68 +508,13 @@ impl Worker {
         let _ = connection.stream.deregister(self.poll.registry());
     }
 
-    /// Goes on with connections whose reason to wait has passed.
-    fn resume_stalled(&mut self) {
-        if self.stalled.is_empty() {
-            return;
+    /// Receives messages that this thread has left for itself; false if there are none.
+    fn receive_own(&mut self) -> bool {
+        let has_mail = self.shared.threads[self.index].has_mail();
+        if has_mail {
+            self.receive();
         }
-        let now_ms = shared::now_ms();
-        for key in std::mem::take(&mut self.stalled) {
-            let Some(connection) = self.connections.get_mut(key) else {
-                continue;
-            };
-            let over = match connection.stall {
-                None => true,
-                Some(Stall::Shard(_)) => true,
-                Some(Stall::Paused(hold)) => self.shared.pause.is_over(hold, now_ms),
-                Some(Stall::Sleeping(until)) => until <= Instant::now(),
-                Some(Stall::Congested(to)) => !self.shared.pubsub.is_congested(self.index, to),
-                Some(Stall::Output | Stall::Waiting) => false,
-            };
-            if over || connection.session.client.killed.load(Relaxed) {
-                if matches!(connection.stall, Some(Stall::Sleeping(_))) {
-                    connection.session.sleeps_until = None;
-                }
-                connection.stall = None;
-                self.queue(key);
-            } else {
-                self.stalled.push(key);
-            }
-        }
-    }
-
-    /// Ends the waiting of connections that have waited long enough.
-    fn end_waits(&mut self) {
-        if self.deadlines.is_empty() {
-            return;
-        }
-        let now = Instant::now();
-        while let Some(&(deadline, key)) = self.deadlines.first()
-            && deadline <= now
-        {
-            self.deadlines.pop_first();
-            let connection = self.connections.get(key);
-            let parking = connection.and_then(|connection| connection.session.parking.as_ref());
-            if parking.is_some_and(|parking| parking.end(End::TimedOut)) {
-                self.queue(key);
-            }
-        }
-    }
-
-    /// Lets a connection go on whose waiting has ended.
-    fn look_at_parked(&mut self, key: usize) {
-        let Some(connection) = self.connections.get_mut(key) else {
-            return;
-        };
-        let Some(parking) = &connection.session.parking else {
-            return;
-        };
-        if let Some(end) = parking.parked.take_end() {
-            if let Some(deadline) = parking.deadline {
-                self.deadlines.remove(&(deadline, key));
-            }
-            self.dispatcher.unpark(connection, end);
-        }
+        has_mail
     }
 
     fn receive(&mut self) {
@@ -618,7 +541,7 @@ impl Worker {
                 && let Some(connection) = self.connections.get_mut(key)
                 && connection.session.replies != Replies::Off
             {
-                connection.output.extend_from_slice(lines);
+                connection.append(lines);
                 self.unflushed.push(key);
             }
         }

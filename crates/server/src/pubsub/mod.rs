@@ -62,7 +62,7 @@ impl Topic {
 #[repr(align(128))]
 struct Desk {
     own: Mutex<Own>,
-    /// Bytes of messages that other threads have sent to this one and that it has not delivered.
+    /// Bytes of messages that were sent to this thread and that it has not delivered.
     arriving_bytes: AtomicUsize,
     /// Somebody waits for fewer.
     awaited: AtomicBool,
@@ -249,19 +249,14 @@ impl PubSub {
         own.outboxes.iter().map(|outbox| outbox.bytes).sum()
     }
 
-    /// Takes what a thread has published for its own receivers, which it must deliver before it calls
-    /// [`PubSub::send`].
-    pub fn take_own(&self, thread: usize) -> Vec<Mail> {
-        let outbox = &mut self.own(thread).outboxes[thread];
-        outbox.bytes = 0;
-        std::mem::take(&mut outbox.mail)
-    }
-
     /// Sends what a thread has published.
     pub fn send(&self, thread: usize, threads: &[Thread]) {
         let own = &mut *self.own(thread);
         self.desks[thread].has_outgoing.store(false, Relaxed);
-        for (to, outbox) in own.outboxes.iter_mut().enumerate() {
+        // The thread's own receivers first, so that they get no answer to a message before it.
+        let others = (0..threads.len()).filter(|&to| to != thread);
+        for to in std::iter::once(thread).chain(others) {
+            let outbox = &mut own.outboxes[to];
             if outbox.mail.is_empty() {
                 continue;
             }

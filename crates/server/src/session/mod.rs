@@ -21,12 +21,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use damselfly_commands::Command;
+use damselfly_commands::{Command, Rest};
 use damselfly_engine::Now;
 use damselfly_protocol::Version;
 
 use crate::clients::Client;
 use crate::config::Config;
+use crate::long::LongCommand;
 use crate::parked::Parking;
 use crate::registry::Handler;
 use crate::session::pubsub::Subscriptions;
@@ -86,6 +87,10 @@ pub struct Session {
     pub pushes: Vec<u8>,
     /// A thread to which it has published more than that can deliver soon.
     pub congested: Option<usize>,
+    /// Its command that runs elsewhere.
+    pub long: Option<Arc<LongCommand>>,
+    /// What is still to be written of the last reply.
+    pub rest: Option<Rest>,
 }
 
 impl Session {
@@ -103,6 +108,8 @@ impl Session {
             subscriptions: None,
             pushes: Vec::new(),
             congested: None,
+            long: None,
+            rest: None,
         }
     }
 

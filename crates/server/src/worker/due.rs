@@ -122,10 +122,31 @@ impl Worker {
         log::warn!(
             "Client {} closed for overcoming of output buffer limits ({} bytes unread).",
             connection.session.client.address,
-            connection.unsent()
+            connection.unread()
         );
         let counters = &self.shared.threads[self.index].counters;
         counters.output_limit_disconnections.add(1);
+    }
+
+    /// Closes a connection that sends a request too long.
+    pub(super) fn check_query_limit(&mut self, key: usize, query_bytes_max: u64) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        if connection.stall.is_none() && connection.input.len() as u64 > query_bytes_max {
+            log::warn!(
+                "Closing client {} that reached the max query buffer length of {} bytes",
+                connection.session.client.address,
+                query_bytes_max
+            );
+            self.shared.threads[self.index]
+                .counters
+                .query_limit_disconnections
+                .add(1);
+            connection.ended = true;
+            connection.output.clear();
+            connection.sent = 0;
+        }
     }
 
     pub(super) fn sample_rates(&mut self) {

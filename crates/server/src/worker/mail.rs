@@ -12,30 +12,25 @@ use crate::shared::Thread;
 const SEND_BYTES: usize = 64 << 10;
 
 impl Worker {
-    /// Delivers what connections of this thread have published to its own receivers, and sends it to other threads.
-    /// To be called before any reply of the turn is sent.
-    pub(super) fn exchange_mail(&mut self) {
-        if !self.shared.pubsub.has_outgoing(self.index) {
-            return;
+    /// Sends what connections of this thread have published, to its own receivers too. To be called before any reply of
+    /// the turn is sent.
+    pub(super) fn send_mail(&mut self) {
+        if self.shared.pubsub.has_outgoing(self.index) {
+            self.shared.pubsub.send(self.index, &self.shared.threads);
         }
-        // First what came from other threads, to which this may be the answer; other threads get it last, so that
-        // nobody here gets an answer before it.
-        self.receive();
-        let own = self.shared.pubsub.take_own(self.index);
-        self.deliver(u64::MAX, &own);
-        self.shared.pubsub.send(self.index, &self.shared.threads);
     }
 
-    /// The same, and sends replies, if much was published since.
-    pub(super) fn exchange_much_mail(&mut self) {
+    /// The same, if that is much; then this thread's receivers get theirs at once.
+    pub(super) fn send_much_mail(&mut self) {
         let pubsub = &self.shared.pubsub;
         if pubsub.has_outgoing(self.index) && pubsub.outgoing_bytes(self.index) > MAIL_BYTES_MAX {
-            self.exchange_mail();
+            self.send_mail();
+            self.receive_own();
             self.flush_all();
         }
     }
 
-    /// Delivers messages that came from another thread as the thread message of that number.
+    /// Delivers messages that came as the thread's message of that number.
     pub(super) fn receive_mail(&mut self, number: u64, mail: &[Mail], bytes: usize) {
         self.deliver(number, mail);
         if self.shared.pubsub.note_delivered(self.index, bytes) {
@@ -72,12 +67,12 @@ impl Worker {
                 {
                     connection.output = spare;
                 }
-                let before = connection.unsent();
+                let before = connection.unread();
                 connection.push_message(head, &mail.text);
                 if before == 0 {
                     self.unflushed.push(place);
                 }
-                if before / send_bytes == connection.unsent() / send_bytes {
+                if before / send_bytes == connection.unread() / send_bytes {
                     return;
                 }
                 let before = connection.unsent();
