@@ -78,6 +78,7 @@ impl Dispatcher {
         }
         session.rest = None;
         connection.stall = None;
+        connection.give_delayed();
     }
 
     /// Serves waiters that could not be served when their keys were changed, if what they need is free now.
