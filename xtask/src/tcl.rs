@@ -9,6 +9,7 @@ use crate::steps::{Count, command, must};
 use crate::{install, test};
 use damselfly_oracle::server::{Kind, Program, Server, wait_for_end};
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -186,6 +187,8 @@ fn play_file(program: &Program, suite: &Path, file: &str, skips: &Skips) -> Resu
         // The suite is of Redis 7.0, where every list is a quicklist; since 7.2 a small one is a listpack.
         runner.arg("--ignore-encoding");
     }
+    let base = base_port().map_err(|error| error.to_string())?;
+    runner.args(["--baseport", &base.to_string()]);
     for test in &skips.tests {
         runner.args(["--skiptest", test]);
     }
@@ -225,6 +228,18 @@ fn play_file(program: &Program, suite: &Path, file: &str, skips: &Skips) -> Resu
         ));
     }
     Ok(text)
+}
+
+/// Where the suite looks for ports of its own: 32 below the base, and 10,000 above that. It would not notice that another run
+/// of the suite has taken them.
+fn base_port() -> std::io::Result<u16> {
+    const HIGHEST: u16 = u16::MAX - 10_000;
+    loop {
+        let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
+        if port < HIGHEST - 64 {
+            return Ok(port + 32);
+        }
+    }
 }
 
 fn arguments(program: &Program) -> &'static [&'static str] {
