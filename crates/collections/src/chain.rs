@@ -515,7 +515,8 @@ impl Chain {
         match (is_inner, self.shape.plain_ends) {
             (false, _) => {
                 node.decompress();
-                if node.heap_bytes() / 4 > node.byte_len() {
+                // An empty one was made for an element that comes now.
+                if node.count() > 0 && node.heap_bytes() / 4 > node.byte_len() {
                     node.trim();
                 }
             }
