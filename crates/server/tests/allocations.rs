@@ -172,3 +172,35 @@ fn a_new_key_allocates_its_entry_and_nothing_else() {
         assert_eq!(allocated, 0, "DEL");
     }
 }
+
+#[test]
+fn the_ends_of_lists_come_and_go_without_allocations() {
+    let element = [b'e'; 16];
+    // Ten are a listpack, six hundred a chain.
+    for count in [10, 600] {
+        let mut bench = Bench::new();
+        bench.run(&mut requests("RPUSH", "key", &vec![&element[..]; count]));
+        // A chain begins a node for the first element that does not fit; the next find room in it.
+        bench.run(&mut requests("LPUSH", "key", &[&element]));
+        let longer = format!(":{}\r\n", count + 2);
+        let popped = [b"$16\r\n", &element[..], b"\r\n"].concat();
+        for warm in [false, true] {
+            let allocated = [
+                bench.expect(
+                    &mut requests("LPUSH", "key", &[&element]),
+                    longer.as_bytes(),
+                ),
+                bench.expect(&mut requests("RPOP", "key", &[]), &popped),
+                bench.expect(
+                    &mut requests("RPUSH", "key", &[&element]),
+                    longer.as_bytes(),
+                ),
+                bench.expect(&mut requests("LPOP", "key", &[]), &popped),
+                bench.expect(&mut requests("LINDEX", "key", &[b"5"]), &popped),
+                bench.run(&mut requests("LRANGE", "key", &[b"2", b"7"])),
+                bench.run(&mut requests("LPOS", "key", &[b"f", b"MAXLEN", b"100"])),
+            ];
+            assert!(!warm || allocated == [0; 7], "{count}: {allocated:?}");
+        }
+    }
+}
