@@ -204,3 +204,30 @@ fn the_ends_of_lists_come_and_go_without_allocations() {
         }
     }
 }
+
+#[test]
+fn sets_allocate_their_members_and_nothing_else() {
+    for member in [&b"12"[..], b"member", &[b'x'; 100]] {
+        let mut bench = Bench::new();
+        // Each form has room for another member, or has made it by removing one.
+        bench.run(&mut requests("SADD", "set", &[b"3", member]));
+        bench.run(&mut requests("SREM", "set", &[member]));
+        // The output buffer gets its size.
+        bench.run(&mut requests("SMEMBERS", "set", &[]));
+        let allocated = [
+            bench.expect(&mut requests("SADD", "set", &[b"3"]), b":0\r\n"),
+            bench.expect(&mut requests("SISMEMBER", "set", &[member]), b":0\r\n"),
+            bench.expect(&mut requests("SCARD", "set", &[]), b":1\r\n"),
+            bench.expect(&mut requests("SMEMBERS", "set", &[]), b"*1\r\n$1\r\n3\r\n"),
+            bench.expect(&mut requests("SRANDMEMBER", "set", &[]), b"$1\r\n3\r\n"),
+            bench.expect(&mut requests("SREM", "set", &[member]), b":0\r\n"),
+        ];
+        assert_eq!(allocated, [0; 6], "{}", member.escape_ascii());
+        let allocated = bench.expect(&mut requests("SADD", "set", &[member]), b":1\r\n");
+        assert!(
+            allocated <= KEYS as u64,
+            "{allocated} for {}",
+            member.escape_ascii()
+        );
+    }
+}
