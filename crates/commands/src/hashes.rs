@@ -6,13 +6,13 @@ use damselfly_base::long_double::LongDouble;
 use damselfly_base::number::{Decimal, parse_integer};
 use damselfly_engine::{Create, Tx};
 use damselfly_protocol::Reply;
-use damselfly_value::{Element, Hash, HashMut, HashRef};
+use damselfly_value::{Collection, Element, Hash, HashMut, HashRef, Pair, SharedLarge, Value};
 
 use crate::command::{
     Access, Arity::AtLeast, Arity::Exactly, At::One, Command, Group, KeySpec, Keys, Run, Trait,
     looks, reads, writes,
 };
-use crate::{Args, KeyspaceFn, Result, sets};
+use crate::{Args, KeyspaceFn, Rest, Result, Stop, long, sets};
 
 const READ: &[KeySpec] = &[reads(One(1))];
 const LOOKED_AT: &[KeySpec] = &[looks(One(1))];
@@ -89,12 +89,22 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
     },
     lists(
         "HGETALL",
-        hgetall,
+        |tx, args, reply| list(tx, args, reply, Parts::Both),
         "HGETALL key",
         "Returns all fields of a hash and their values.",
     ),
-    lists("HKEYS", hkeys, "HKEYS key", "Returns all fields of a hash."),
-    lists("HVALS", hvals, "HVALS key", "Returns all values of a hash."),
+    lists(
+        "HKEYS",
+        |tx, args, reply| list(tx, args, reply, Parts::Fields),
+        "HKEYS key",
+        "Returns all fields of a hash.",
+    ),
+    lists(
+        "HVALS",
+        |tx, args, reply| list(tx, args, reply, Parts::Values),
+        "HVALS key",
+        "Returns all values of a hash.",
+    ),
     Command {
         name: "HLEN",
         arity: Exactly(2),
@@ -255,35 +265,57 @@ fn hmget(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     Ok(())
 }
 
-fn hgetall(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    let Some(hash) = tx.read_as::<Hash>(args.key(1))? else {
-        reply.map(0);
+/// What is shown of each field.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Parts {
+    Fields,
+    Values,
+    Both,
+}
+
+impl Parts {
+    fn begin(self, reply: &mut Reply<'_>, fields: usize) {
+        match self {
+            Self::Both => reply.map(fields),
+            Self::Fields | Self::Values => reply.array(fields),
+        }
+    }
+
+    fn write(self, reply: &mut Reply<'_>, pair: Pair<'_>) {
+        if self != Self::Values {
+            sets::write(pair.field, reply);
+        }
+        if self != Self::Fields {
+            sets::write(pair.value, reply);
+        }
+    }
+}
+
+/// Shows all fields of a hash; many of them slice by slice.
+fn list(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, parts: Parts) -> Result {
+    let Some(entry) = tx.read(args.key(1)) else {
+        parts.begin(reply, 0);
         return Ok(());
     };
-    reply.map(hash.len());
-    hash.for_each(|pair| {
-        sets::write(pair.field, reply);
-        sets::write(pair.value, reply);
-    });
+    let hash = Hash::view(entry).ok_or(CommandError::WrongType)?;
+    parts.begin(reply, hash.len());
+    if hash.len() > long::SLICED_MIN
+        && let Some(shared) = entry.share_large()
+    {
+        return Err(Stop::Rest(rest(shared, parts)));
+    }
+    hash.for_each(|pair| parts.write(reply, pair));
     Ok(())
 }
 
-fn hkeys(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    let hash = tx.read_as::<Hash>(args.key(1))?;
-    reply.array(hash.map_or(0, HashRef::len));
-    if let Some(hash) = hash {
-        hash.for_each(|pair| sets::write(pair.field, reply));
-    }
-    Ok(())
-}
-
-fn hvals(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    let hash = tx.read_as::<Hash>(args.key(1))?;
-    reply.array(hash.map_or(0, HashRef::len));
-    if let Some(hash) = hash {
-        hash.for_each(|pair| sets::write(pair.value, reply));
-    }
-    Ok(())
+fn rest(shared: SharedLarge, parts: Parts) -> Rest {
+    let mut position = 0;
+    Rest::new(move |reply| {
+        if let Value::Hash(hash) = shared.value() {
+            position = hash.scan(position, |pair| parts.write(reply, pair));
+        }
+        position != 0
+    })
 }
 
 fn hlen(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {

@@ -483,7 +483,26 @@ impl<'a> EntryRef<'a> {
         usize::from_le_bytes(self.block.read(shape.value_at())) as *const Large
     }
 
-    fn large(self) -> &'a Large {
+    /// How the value is stored.
+    #[inline]
+    pub(crate) fn kind(self) -> Kind {
+        Kind::of_flags(self.block.flags())
+    }
+
+    /// The value as it lies in the entry; of a large collection, its address.
+    #[inline]
+    pub(crate) fn stored(self) -> &'a [u8] {
+        let shape = self.block.shape();
+        // SAFETY: the value's part of the shape, borrowed for `'a`.
+        unsafe { self.block.part(shape.value_at(), shape.value_bytes()) }
+    }
+
+    /// The large collection of an entry of kind [`Kind::Boxed`].
+    ///
+    /// # Panics
+    /// If the value is something else.
+    #[inline]
+    pub(crate) fn large(self) -> &'a Large {
         // SAFETY: the entry, which is borrowed for `'a`, keeps it.
         unsafe { &*self.large_address() }
     }

@@ -6,11 +6,11 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use damselfly_collections::pairs::{Layout, Pair, Pairs, PairsMut};
-use damselfly_collections::{Element, FieldRef, Fields, listpack};
+use damselfly_collections::{Buffer, Element, FieldRef, Fields, listpack};
 
 use crate::block::Kind;
 use crate::collection::{Collection, Thresholds, Type};
-use crate::{Entry, EntryRef, Large, PackedValue, Value};
+use crate::{Entry, EntryRef, Large, PackedValue};
 
 /// The type itself.
 #[derive(Debug)]
@@ -41,14 +41,30 @@ impl Collection for Hash {
 
     #[inline]
     fn view(entry: EntryRef<'_>) -> Option<HashRef<'_>> {
-        match entry.value() {
-            Value::Hash(hash) => Some(hash),
-            Value::Text(_) | Value::List(_) | Value::Set(_) | Value::SortedSet(_) => None,
+        match entry.kind() {
+            Kind::HashPacked => Some(HashRef::Packed(entry.stored())),
+            Kind::HashPackedTtl => Some(HashRef::PackedTtl(entry.stored())),
+            Kind::Boxed => match entry.large() {
+                Large::Hash(fields) => Some(HashRef::Large(fields)),
+                Large::List(_) | Large::Set(_) | Large::SortedSet(_) => None,
+            },
+            Kind::Bytes
+            | Kind::Edited
+            | Kind::Int2
+            | Kind::Int3
+            | Kind::Int4
+            | Kind::Int8
+            | Kind::Ascii
+            | Kind::Hex
+            | Kind::ListPacked
+            | Kind::SetIntegers
+            | Kind::SetPacked
+            | Kind::SortedSetPacked => None,
         }
     }
 
     fn edit<'a>(entry: &'a mut Entry, thresholds: &'a Thresholds) -> HashMut<'a> {
-        assert_eq!(entry.view().type_of(), Self::TYPE);
+        assert!(Self::view(entry.view()).is_some(), "no hash");
         HashMut { entry, thresholds }
     }
 }
@@ -187,8 +203,13 @@ impl HashMut<'_> {
             FormMut::Small(layout) => layout,
         };
         let mut packed = PackedValue(self.entry);
-        let is_new = PairsMut::new(&mut packed, layout).set(field, value, deadline_ms);
-        self.check_size();
+        let mut pairs = PairsMut::new(&mut packed, layout);
+        let is_new = pairs.set(field, value, deadline_ms);
+        let (len, bytes) = (pairs.view().len(), packed.bytes().len());
+        let fields_max = self.thresholds.hash_max_listpack_entries.load(Relaxed);
+        if len as u64 > fields_max || bytes > listpack::BYTES_MAX / 2 {
+            self.make_large();
+        }
         is_new
     }
 
@@ -217,15 +238,6 @@ impl HashMut<'_> {
     /// Whether a field or value of this length is too long for a small hash.
     fn is_too_long(&self, len: usize) -> bool {
         len as u64 > self.thresholds.hash_max_listpack_value.load(Relaxed)
-    }
-
-    /// Takes the large form if there is too much for a small hash.
-    fn check_size(&mut self) {
-        let fields_max = self.thresholds.hash_max_listpack_entries.load(Relaxed);
-        let too_many = self.view().len() as u64 > fields_max;
-        if too_many || self.entry.packed().len() > listpack::BYTES_MAX / 2 {
-            self.make_large();
-        }
     }
 
     fn make_large(&mut self) {
