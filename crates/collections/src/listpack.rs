@@ -199,22 +199,39 @@ impl<'a> Listpack<'a> {
     /// with 1, fields are found and values are not.
     #[inline]
     pub fn find(self, from: Offset, skip: usize, wanted: &Wanted<'_>) -> Option<Offset> {
-        let (mut offset, tag) = (from, wanted.tag());
-        while let Some(&first) = self.bytes.get(offset.0) {
-            let found = match tag {
-                Some(tag) => first == tag && self.bytes[offset.0 + 1..].starts_with(wanted.text()),
-                None => wanted.is(self.at(offset)),
+        let mut offset = from;
+        while offset.0 < self.bytes.len() {
+            let (is_wanted, after) = match self.short_text(offset) {
+                Some((text, after)) => (wanted.is(Element::Bytes(text)), after),
+                None => {
+                    let (element, after) = self.decode(offset);
+                    (wanted.is(element), after)
+                }
             };
-            if found {
+            if is_wanted {
                 return Some(offset);
             }
-            for _ in 0..skip + 1 {
+            offset = after;
+            for _ in 0..skip {
                 if offset.0 < self.bytes.len() {
                     offset = self.after(offset);
                 }
             }
         }
         None
+    }
+
+    /// The text at `offset` and where its element ends, if it is one of less than 64 bytes: the most common elements, whose
+    /// back-lengths take a byte.
+    #[inline(always)]
+    fn short_text(self, offset: Offset) -> Option<(&'a [u8], Offset)> {
+        let tag = self.bytes[offset.0];
+        if tag & 0xc0 != 0x80 {
+            return None;
+        }
+        let start = offset.0 + 1;
+        let end = start + usize::from(tag & 0x3f);
+        Some((self.bytes.get(start..end)?, Offset(end + 1)))
     }
 
     /// Where the element at `offset` ends.

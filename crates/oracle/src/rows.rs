@@ -33,6 +33,8 @@ pub enum Family {
     Set,
     /// Commands on hashes.
     Hash,
+    /// Commands on sorted sets.
+    SortedSet,
     /// Commands on keys of any type.
     Generic,
     /// Commands about the connection.
@@ -57,6 +59,7 @@ pub const FAMILIES: &[(Family, &str)] = &[
     (Family::String, "string"),
     (Family::Set, "set"),
     (Family::Hash, "hash"),
+    (Family::SortedSet, "sorted-set"),
     (Family::Generic, "generic"),
     (Family::Connection, "connection"),
     (Family::Server, "server"),
@@ -84,7 +87,7 @@ const fn row(family: Family, weight: usize, rule: Rule, grammar: &'static str) -
     }
 }
 
-use Family::{Connection, Generic, Hash, Server, Set, String};
+use Family::{Connection, Generic, Hash, Server, Set, SortedSet, String};
 use Rule::{AtMost, Encoding, Exact, Hello, Near, Scan, Shape, Take, Unordered};
 
 /// Every command that random sequences use.
@@ -176,6 +179,167 @@ pub const ROWS: &[Row] = &[
         3,
         Scan,
         "HSCAN key 0 [ MATCH pattern ] [ COUNT count ]",
+    ),
+    row(
+        SortedSet,
+        30,
+        Exact,
+        "ZADD key [ NX | XX ] [ GT | LT ] [ CH ] ( score member )+",
+    ),
+    row(
+        SortedSet,
+        6,
+        Exact,
+        "ZADD key [ NX | XX | GT | LT ] INCR score member",
+    ),
+    row(SortedSet, 6, Exact, "ZINCRBY key score member"),
+    row(SortedSet, 8, Exact, "ZREM key ( member )+"),
+    row(SortedSet, 4, Exact, "ZCARD key"),
+    row(SortedSet, 6, Exact, "ZSCORE key member"),
+    row(SortedSet, 4, Exact, "ZMSCORE key ( member )+"),
+    row(SortedSet, 6, Exact, "ZRANK key member"),
+    row(SortedSet, 4, Exact, "ZREVRANK key member"),
+    row(
+        SortedSet,
+        8,
+        Exact,
+        "ZRANGE key index index [ REV ] [ WITHSCORES ]",
+    ),
+    row(
+        SortedSet,
+        4,
+        Exact,
+        "ZREVRANGE key index index [ WITHSCORES ]",
+    ),
+    row(
+        SortedSet,
+        8,
+        Exact,
+        "ZRANGE key score-end score-end BYSCORE [ REV ] [ WITHSCORES ] [ LIMIT index index ]",
+    ),
+    row(
+        SortedSet,
+        6,
+        Exact,
+        "ZRANGEBYSCORE key score-end score-end [ WITHSCORES ] [ LIMIT index index ]",
+    ),
+    row(
+        SortedSet,
+        6,
+        Exact,
+        "ZREVRANGEBYSCORE key score-end score-end [ WITHSCORES ] [ LIMIT index index ]",
+    ),
+    row(
+        SortedSet,
+        5,
+        Exact,
+        "ZRANGESTORE key key index index [ REV ] [ LIMIT index index ]",
+    ),
+    row(
+        SortedSet,
+        5,
+        Exact,
+        "ZRANGESTORE key key score-end score-end BYSCORE [ REV ] [ LIMIT index index ]",
+    ),
+    row(SortedSet, 6, Exact, "ZCOUNT key score-end score-end"),
+    row(SortedSet, 2, Exact, "ZREMRANGEBYRANK key index index"),
+    row(
+        SortedSet,
+        2,
+        Exact,
+        "ZREMRANGEBYSCORE key score-end score-end",
+    ),
+    row(SortedSet, 10, Exact, "ZADD lex-key ( 0 lex-member )+"),
+    row(SortedSet, 5, Exact, "ZREM lex-key ( lex-member )+"),
+    row(
+        SortedSet,
+        5,
+        Exact,
+        "ZRANGE lex-key lex-end lex-end BYLEX [ REV ] [ LIMIT index index ] [ WITHSCORES ]",
+    ),
+    row(
+        SortedSet,
+        5,
+        Exact,
+        "ZRANGEBYLEX lex-key lex-end lex-end [ LIMIT index index ]",
+    ),
+    row(
+        SortedSet,
+        5,
+        Exact,
+        "ZREVRANGEBYLEX lex-key lex-end lex-end [ LIMIT index index ]",
+    ),
+    row(
+        SortedSet,
+        3,
+        Exact,
+        "ZRANGESTORE lex-key lex-key lex-end lex-end BYLEX [ REV ] [ LIMIT index index ]",
+    ),
+    row(SortedSet, 4, Exact, "ZLEXCOUNT lex-key lex-end lex-end"),
+    row(
+        SortedSet,
+        3,
+        Exact,
+        "ZREMRANGEBYLEX lex-key lex-end lex-end",
+    ),
+    row(SortedSet, 4, Exact, "ZPOPMIN key [ count ]"),
+    row(SortedSet, 4, Exact, "ZPOPMAX key [ count ]"),
+    row(
+        SortedSet,
+        4,
+        Exact,
+        "ZMPOP 2 key key ( MIN | MAX ) [ COUNT count ]",
+    ),
+    row(
+        SortedSet,
+        2,
+        Exact,
+        "ZMPOP count ( key )+ ( MIN | MAX ) [ COUNT integer ]",
+    ),
+    row(
+        SortedSet,
+        4,
+        Shape,
+        "ZRANDMEMBER key [ index [ WITHSCORES ] ]",
+    ),
+    row(
+        SortedSet,
+        4,
+        Scan,
+        "ZSCAN key 0 [ MATCH pattern ] [ COUNT count ]",
+    ),
+    row(
+        SortedSet,
+        8,
+        Exact,
+        "ZUNION 2 key key [ WEIGHTS score score ] [ AGGREGATE ( SUM | MIN | MAX ) ] [ WITHSCORES ]",
+    ),
+    row(
+        SortedSet,
+        6,
+        Exact,
+        "ZUNIONSTORE key 3 key key key [ WEIGHTS score score score ] [ AGGREGATE ( SUM | MIN | MAX ) ]",
+    ),
+    row(
+        SortedSet,
+        8,
+        Exact,
+        "ZINTER 2 key key [ WEIGHTS score score ] [ AGGREGATE ( SUM | MIN | MAX ) ] [ WITHSCORES ]",
+    ),
+    row(
+        SortedSet,
+        5,
+        Exact,
+        "ZINTERSTORE key 2 key key [ WEIGHTS score score ] [ AGGREGATE ( SUM | MIN | MAX ) ]",
+    ),
+    row(SortedSet, 4, Exact, "ZINTERCARD 2 key key [ LIMIT count ]"),
+    row(SortedSet, 6, Exact, "ZDIFF 2 key key [ WITHSCORES ]"),
+    row(SortedSet, 4, Exact, "ZDIFFSTORE key 2 key key"),
+    row(
+        SortedSet,
+        3,
+        Exact,
+        "( ZUNION | ZINTER | ZDIFF | ZINTERCARD ) count ( key )+ [ WITHSCORES ] [ LIMIT integer ]",
     ),
     row(
         Generic,

@@ -203,10 +203,11 @@ impl Dispatcher {
                         if self.shared.monitors.load(Relaxed) > 0 {
                             monitor::show(&mut self.monitored, session, row, args, &mut reply);
                         }
-                        return Some(match stop {
-                            Stop::Long => Stall::Long,
-                            _ => self.park(session, started),
-                        });
+                        let Stop::Wait(_) = stop else {
+                            return Some(Stall::Long);
+                        };
+                        self.count_waiting(row, started);
+                        return Some(Stall::Waiting);
                     }
                     Err(Stop::Rest(rest)) => session.rest = Some(rest),
                 }
