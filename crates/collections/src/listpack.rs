@@ -10,7 +10,7 @@
 //! All functions but [`Listpack::is_valid`] take bytes that were made here, or that `is_valid` found good: then nothing panics.
 //! Bytes from elsewhere may make them panic, not worse.
 
-use crate::element::{Element, Wanted, back_length, read_back_length, with_back_length};
+use crate::element::{Element, Wanted, back_length, read_back_length, span_at, with_back_length};
 use crate::{Buffer, Side};
 
 /// Bytes in front of the elements.
@@ -231,7 +231,13 @@ impl<'a> Listpack<'a> {
     /// Where the element at `offset` ends.
     #[inline]
     pub fn after(self, offset: Offset) -> Offset {
-        self.decode(offset).1
+        let bytes = match self.bytes[offset.0] {
+            0..=0x7f => 2,
+            // Up to 64 bytes, so that one byte is enough for the back-length.
+            tag @ 0x80..=0xbf => 2 + usize::from(tag & 0x3f),
+            _ => with_back_length(span_at(&self.bytes[offset.0..]).expect(BROKEN)),
+        };
+        Offset(offset.0 + bytes)
     }
 
     /// The element at `offset`, and where it ends.
@@ -365,7 +371,12 @@ pub fn append_range(
 pub fn replace<'e>(buffer: &mut impl Buffer, offset: Offset, element: impl Into<Element<'e>>) {
     let element = element.into();
     let after = Listpack::new(buffer.bytes()).after(offset);
-    let target = buffer.splice(offset.0, after.0 - offset.0, element.encoded_bytes());
+    let (removed, inserted) = (after.0 - offset.0, element.encoded_bytes());
+    let target = if removed == inserted {
+        &mut buffer.bytes_mut()[offset.0..after.0]
+    } else {
+        buffer.splice(offset.0, removed, inserted)
+    };
     element.encode(target);
 }
 
