@@ -247,6 +247,17 @@ fn a_subscriber_that_does_not_read_is_cut_and_others_receive_all() {
 }
 
 #[test]
+fn who_can_not_be_sent_a_message_is_cut() {
+    let server = with_limit(1 << 20, 0, 0);
+    let (mut subscriber, mut publisher) = (server.client(), server.client());
+    subscribe(&mut subscriber, "SUBSCRIBE news");
+    let payload = "x".repeat(100 << 20);
+    assert_eq!(publisher.number(&format!("PUBLISH news {payload}")), 1);
+    assert!(subscriber.until_closed().is_empty());
+    assert!(cuts(&mut publisher));
+}
+
+#[test]
 fn a_subscriber_that_is_over_the_soft_limit_for_too_long_is_cut() {
     let server = with_limit(0, 1 << 20, 1);
     let (mut slow, mut publisher) = (server.client(), server.client());
