@@ -29,8 +29,6 @@ use std::sync::atomic::{
 };
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use damselfly_base::glob;
-
 use crate::shared::{Message, Thread};
 use index::{Count, Counts, Index, Known, Names, Pattern, Patterns, shrink};
 use mail::{Mail, Scope};
@@ -185,7 +183,7 @@ impl PubSub {
         let mut matching: Vec<Arc<Pattern>> = Vec::new();
         if has_patterns {
             for subscribed in self.patterns.list(&mut own.patterns) {
-                if glob::matches(&subscribed.pattern.name, channel) {
+                if index::matches(&subscribed.pattern.name, channel) {
                     note(&subscribed.counts);
                     matching.push(subscribed.pattern.clone());
                 }
