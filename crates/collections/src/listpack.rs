@@ -215,6 +215,19 @@ impl<'a> Listpack<'a> {
         None
     }
 
+    /// The text at `offset` and where its element ends, if it is one of less than 64 bytes: the most common elements, whose
+    /// back-lengths take a byte.
+    #[inline(always)]
+    fn short_text(self, offset: Offset) -> Option<(&'a [u8], Offset)> {
+        let tag = self.bytes[offset.0];
+        if tag & 0xc0 != 0x80 {
+            return None;
+        }
+        let start = offset.0 + 1;
+        let end = start + usize::from(tag & 0x3f);
+        Some((self.bytes.get(start..end)?, Offset(end + 1)))
+    }
+
     /// Where the element at `offset` ends.
     #[inline]
     pub fn after(self, offset: Offset) -> Offset {
@@ -224,6 +237,9 @@ impl<'a> Listpack<'a> {
     /// The element at `offset`, and where it ends.
     #[inline]
     pub(crate) fn decode(self, offset: Offset) -> (Element<'a>, Offset) {
+        if let Some((text, after)) = self.short_text(offset) {
+            return (Element::Bytes(text), after);
+        }
         let (element, span) = Element::decode(&self.bytes[offset.0..]).expect(BROKEN);
         (element, Offset(offset.0 + with_back_length(span)))
     }
@@ -384,11 +400,13 @@ pub fn remove_equal(
     from: Side,
 ) -> usize {
     let listpack = Listpack::new(buffer.bytes());
-    let all = listpack.iter().filter(|&other| wanted.is(other)).count();
-    let removed = all.min(limit);
-    let mut spared = match from {
-        Side::Left => 0,
-        Side::Right => all - removed,
+    let all = listpack.iter().filter(|&other| wanted.is(other));
+    let (removed, mut spared) = match from {
+        Side::Left => (all.take(limit).count(), 0),
+        Side::Right => {
+            let all = all.count();
+            (all.min(limit), all.saturating_sub(limit))
+        }
     };
     let (mut read, mut write, mut left) = (Offset::FIRST, Offset::FIRST, removed);
     while left > 0 {

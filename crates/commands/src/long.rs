@@ -13,14 +13,29 @@ const STEPS_MAX: usize = 1 << 14;
 /// A reply over more elements than this is written in slices.
 pub(crate) const SLICED_MIN: usize = 1 << 12;
 
+/// True for a command that takes so many steps that it should hold no lock meanwhile, if it only reads.
+pub(crate) fn is_long(steps: usize) -> bool {
+    steps > STEPS_MAX
+}
+
 /// Sends the command to another thread if it is about to take that many steps: it starts again there. To be called before
 /// anything is done.
 #[inline]
 pub(crate) fn check(tx: &Tx<'_>, steps: usize) -> Result {
-    if steps > STEPS_MAX && tx.others_wait() {
+    if steps > steps_max(tx) {
         return Err(Stop::Long);
     }
     Ok(())
+}
+
+/// The most steps that a command may take where it runs, for one that learns too late for [`check`] how many they are.
+#[inline]
+pub(crate) fn steps_max(tx: &Tx<'_>) -> usize {
+    if tx.others_wait() {
+        STEPS_MAX
+    } else {
+        usize::MAX
+    }
 }
 
 /// The rest of a reply, whose beginning is written. It holds no lock: what it shows stays as it was when the command ran.
@@ -33,6 +48,17 @@ impl Rest {
     /// A rest that `write` writes, a few elements a call, until it returns false.
     pub fn new(write: impl FnMut(&mut Reply<'_>) -> bool + Send + 'static) -> Self {
         Self(Box::new(write))
+    }
+
+    /// A rest that `write` writes at once.
+    pub fn once(write: impl FnOnce(&mut Reply<'_>) + Send + 'static) -> Self {
+        let mut write = Some(write);
+        Self::new(move |reply| {
+            if let Some(write) = write.take() {
+                write(reply);
+            }
+            false
+        })
     }
 
     /// Writes about `bytes` more, and some in any case. False if that was all.

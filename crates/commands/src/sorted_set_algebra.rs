@@ -16,7 +16,7 @@ use crate::command::{
     Access, Arity::AtLeast, At::Counted, At::One, Command, Group, Keys, Run, Trait, reads, writes,
 };
 use crate::sorted_sets::write_list;
-use crate::{Args, KeyspaceFn, Result};
+use crate::{Args, KeyspaceFn, Result, long};
 
 const UNION: &str = "O(N)+O(M*log(M)) where N is the number of members of all sorted sets and M the number in the result";
 const INTERSECTION: &str = "O(N*K)+O(M*log(M)) where N is the size of the smallest sorted set, K the number of sorted sets and M the number of members in the result";
@@ -228,14 +228,14 @@ fn key_count(args: Args<'_>, at: usize, command: &str) -> Result<usize> {
         .ok_or(CommandError::Syntax.into())
 }
 
-/// Notes that the keys are read, and refuses those that hold something else.
-fn check_keys(tx: &mut Tx<'_>, args: Args<'_>, first: usize, count: usize) -> Result {
+/// Notes that the keys are read, refuses those that hold something else, and returns how many members they have.
+fn check_keys(tx: &mut Tx<'_>, args: Args<'_>, first: usize, count: usize) -> Result<usize> {
+    let mut members = 0;
     for place in first..first + count {
-        if Members::of(tx.read(args.key(place))).is_none() {
-            return Err(CommandError::WrongType.into());
-        }
+        let found = Members::of(tx.read(args.key(place))).ok_or(CommandError::WrongType)?;
+        members += found.len();
     }
-    Ok(())
+    Ok(members)
 }
 
 /// The sets at the keys, with their weights.
@@ -374,8 +374,9 @@ fn show(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, operation: Opera
         Operation::Difference => "zdiff",
     };
     let keys = key_count(args, 1, command)?;
-    check_keys(tx, args, 2, keys)?;
+    let members = check_keys(tx, args, 2, keys)?;
     let request = Request::parse(args, 2 + keys, keys, Parses::Shown(operation))?;
+    long::check(tx, members)?;
     let result = combine(
         operation,
         sources(tx, args, 2, &request.weights),
@@ -392,8 +393,9 @@ fn store(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, operation: Oper
         Operation::Difference => "zdiffstore",
     };
     let keys = key_count(args, 2, command)?;
-    check_keys(tx, args, 3, keys)?;
+    let members = check_keys(tx, args, 3, keys)?;
     let request = Request::parse(args, 3 + keys, keys, Parses::Stored(operation))?;
+    long::check(tx, members)?;
     let destination = args.key(1);
     let section = &*tx;
     let (entry, count) = section.build::<SortedSet, _>(destination, |stored| {
@@ -409,7 +411,7 @@ fn store(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, operation: Oper
 
 fn zintercard(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let keys = key_count(args, 1, "zintercard")?;
-    check_keys(tx, args, 2, keys)?;
+    let members = check_keys(tx, args, 2, keys)?;
     let mut limit = 0;
     for at in (2 + keys..args.len()).step_by(2) {
         if !args.is(at, "LIMIT") || at + 1 == args.len() {
@@ -419,6 +421,7 @@ fn zintercard(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result 
             .and_then(|limit| usize::try_from(limit).ok())
             .ok_or_else(|| CommandError::err("LIMIT can't be negative"))?;
     }
+    long::check(tx, members)?;
     let mut sources = sources(tx, args, 2, &vec![1.0; keys]);
     sources.sort_by_key(|source| source.members.len());
     let mut count = 0;

@@ -11,7 +11,7 @@ use damselfly_value::{Scoring, SortedSet};
 use crate::command::{
     Access, Arity::AtLeast, At::Counted, At::One, Command, Group, Keys, Run, Trait, writes,
 };
-use crate::{Args, KeyspaceFn, Result, sets};
+use crate::{Args, KeyspaceFn, Result, Stop, long, sets};
 
 pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
     Command {
@@ -62,7 +62,7 @@ pub(crate) enum End {
 }
 
 /// Takes up to `count` members, which is not 0, from an end of the sorted set at a key. `begin` learns how many there are
-/// before `each` gets them. False if the key is absent.
+/// before `each` gets them. False, and nothing is written, if the key is absent.
 fn take(
     tx: &mut Tx<'_>,
     key: Key<'_>,
@@ -72,9 +72,13 @@ fn take(
     begin: impl FnOnce(usize, &mut Reply<'_>),
     each: impl Fn(Scoring<'_>, &mut Reply<'_>),
 ) -> Result<bool> {
+    let steps_max = long::steps_max(tx);
     let taken = tx.change::<SortedSet, _>(key, Create::Never, |set| {
         let len = set.view().len();
         let count = count.min(len);
+        if count > steps_max {
+            return Err(Stop::Long);
+        }
         begin(count, reply);
         let ranks = match end {
             End::Min => 0..count,
@@ -86,11 +90,13 @@ fn take(
             End::Max => members.rev().for_each(|scoring| each(scoring, reply)),
         }
         set.remove_range(ranks);
+        Ok(())
     })?;
-    if taken.is_some() {
+    let taken = taken.transpose()?.is_some();
+    if taken {
         tx.changed(key);
     }
-    Ok(taken.is_some())
+    Ok(taken)
 }
 
 fn write_flat(scoring: Scoring<'_>, reply: &mut Reply<'_>) {

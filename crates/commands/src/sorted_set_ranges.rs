@@ -5,14 +5,16 @@ use std::ops::Range;
 use damselfly_base::{CommandError, double};
 use damselfly_engine::{Create, Tx};
 use damselfly_protocol::Reply;
-use damselfly_value::{Collection, MemberEnd, MemberRange, ScoreRange, SortedSet, SortedSetRef};
+use damselfly_value::{
+    Collection, MemberEnd, MemberRange, ScoreRange, SharedLarge, SortedSet, SortedSetRef, Value,
+};
 
 use crate::command::{
     Access, Arity::AtLeast, Arity::Exactly, At::One, Command, Group, Keys, Run, Trait, reads,
     writes,
 };
-use crate::sorted_sets::write_list;
-use crate::{Args, KeyspaceFn, Result};
+use crate::sorted_sets::{begin_list, write_one};
+use crate::{Args, KeyspaceFn, Rest, Result, Stop, long};
 
 const RANGE: &str =
     "O(log(N)+M) where N is the size of the sorted set and M the number of members in the range";
@@ -378,23 +380,86 @@ impl<'a> Query<'a> {
 /// Replies with a range.
 fn show(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, form: Form) -> Result {
     let query = Query::parse(args, 2, form, false)?;
-    let Some(set) = tx.read_as::<SortedSet>(args.key(1))? else {
+    let Some(entry) = tx.read(args.key(1)) else {
         reply.array(0);
         return Ok(());
     };
-    let members = set.range(query.ranks(set));
-    if query.reverse {
-        write_list(members.rev(), query.with_scores, reply);
-    } else {
-        write_list(members, query.with_scores, reply);
+    let set = SortedSet::view(entry).ok_or(CommandError::WrongType)?;
+    let ranks = query.ranks(set);
+    if ranks.len() > long::SLICED_MIN
+        && let Some(shared) = entry.share_large()
+    {
+        begin_list(ranks.len(), query.with_scores, reply);
+        let slices = Slices {
+            shared,
+            ranks,
+            reverse: query.reverse,
+            with_scores: query.with_scores,
+        };
+        return Err(Stop::Rest(slices.into_rest()));
     }
+    begin_list(ranks.len(), query.with_scores, reply);
+    write_range(set, ranks, query.reverse, query.with_scores, reply);
     Ok(())
+}
+
+/// Writes the members of these ranks, without the head of the list.
+fn write_range(
+    set: SortedSetRef<'_>,
+    ranks: Range<usize>,
+    reverse: bool,
+    with_scores: bool,
+    reply: &mut Reply<'_>,
+) {
+    let members = set.range(ranks);
+    if reverse {
+        members
+            .rev()
+            .for_each(|scoring| write_one(scoring, with_scores, reply));
+    } else {
+        members.for_each(|scoring| write_one(scoring, with_scores, reply));
+    }
+}
+
+/// A long reply, of a large sorted set as it was.
+struct Slices {
+    shared: SharedLarge,
+    /// What is left of it.
+    ranks: Range<usize>,
+    reverse: bool,
+    with_scores: bool,
+}
+
+impl Slices {
+    fn into_rest(mut self) -> Rest {
+        Rest::new(move |reply| self.write_some(reply))
+    }
+
+    /// Writes the next members; false if there were none left.
+    fn write_some(&mut self, reply: &mut Reply<'_>) -> bool {
+        const MEMBERS: usize = 128;
+        let Value::SortedSet(set) = self.shared.value() else {
+            return false;
+        };
+        let count = self.ranks.len().min(MEMBERS);
+        let slice = if self.reverse {
+            self.ranks.end -= count;
+            self.ranks.end..self.ranks.end + count
+        } else {
+            self.ranks.start += count;
+            self.ranks.start - count..self.ranks.start
+        };
+        write_range(set, slice, self.reverse, self.with_scores, reply);
+        count > 0
+    }
 }
 
 fn zrangestore(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let query = Query::parse(args, 3, Form::ANY, true)?;
     let (destination, source) = (args.key(1), args.key(2));
-    tx.read_as::<SortedSet>(source)?;
+    let steps = tx.read_as::<SortedSet>(source)?;
+    let steps = steps.map_or(0, |set| query.ranks(set).len());
+    long::check(tx, steps)?;
     let section = &*tx;
     let set = section.view(source).and_then(SortedSet::view);
     let (entry, count) = section.build::<SortedSet, _>(destination, |result| {
@@ -420,16 +485,19 @@ fn count(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, by: By) -> Resu
 /// Removes a range.
 fn remove(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, by: By) -> Result {
     let ends = Ends::parse(by, args.at(2), args.at(3))?;
-    let key = args.key(1);
+    let (key, steps_max) = (args.key(1), long::steps_max(tx));
     let removed = tx.change::<SortedSet, _>(key, Create::Never, |set| {
         let ranks = ends.ranks(set.view(), false);
         let count = ranks.len();
+        if count > steps_max {
+            return Err(Stop::Long);
+        }
         if count > 0 {
             set.remove_range(ranks);
         }
-        count
+        Ok(count)
     })?;
-    let removed = removed.unwrap_or_default();
+    let removed = removed.transpose()?.unwrap_or_default();
     if removed > 0 {
         tx.changed(key);
     }

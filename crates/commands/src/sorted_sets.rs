@@ -12,7 +12,7 @@ use crate::command::{
     Access, Arity::AtLeast, Arity::Exactly, At::One, Command, Group, Keys, Run, Trait, looks,
     reads, writes,
 };
-use crate::{Args, KeyspaceFn, Result, scans, sets};
+use crate::{Args, KeyspaceFn, Result, Stop, long, scans, sets};
 
 pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
     Command {
@@ -164,7 +164,8 @@ pub(crate) fn write_list<'a>(
     members.for_each(|scoring| write_one(scoring, with_scores, reply));
 }
 
-fn write_one(scoring: Scoring<'_>, with_scores: bool, reply: &mut Reply<'_>) {
+/// Writes an element of a list of members, with or without scores.
+pub(crate) fn write_one(scoring: Scoring<'_>, with_scores: bool, reply: &mut Reply<'_>) {
     if with_scores {
         write_pair(scoring, reply);
     } else {
@@ -294,6 +295,7 @@ fn add(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, increments: bool)
         many = texts.map(score).collect::<Result<Vec<_>>>()?;
         &many
     };
+    long::check(tx, scores.len())?;
     let create = match options.only_present {
         true => Create::Never,
         false => Create::IfAbsent,
@@ -372,7 +374,11 @@ fn rank(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, reverse: bool) -
     let with_score = match args.len() {
         3 => false,
         4 if args.is(3, "WITHSCORE") => true,
-        _ => return Err(CommandError::Syntax.into()),
+        // As in Redis 7.0, which has no such option.
+        _ => {
+            let command = if reverse { "zrevrank" } else { "zrank" };
+            return Err(CommandError::Arity(command.into()).into());
+        }
     };
     let set = tx.read_as::<SortedSet>(args.key(1))?;
     let found = set.and_then(|set| Some((set, set.rank(args.at(2))?)));
@@ -442,12 +448,23 @@ fn zrandmember(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result
     if with_scores && count.unsigned_abs() > i64::MAX as u64 / 2 {
         return Err(CommandError::err("value is out of range").into());
     }
-    let bytes_max = tx.engine().settings.bulk_bytes_max.load(Relaxed);
+    let (bytes_max, steps_max) = (
+        tx.engine().settings.bulk_bytes_max.load(Relaxed),
+        long::steps_max(tx),
+    );
     let Some(set) = tx.read_as::<SortedSet>(key)? else {
         reply.array(0);
         return Ok(());
     };
     let magnitude = usize::try_from(count.unsigned_abs()).unwrap_or(usize::MAX);
+    let steps = if count < 0 {
+        magnitude
+    } else {
+        magnitude.min(set.len())
+    };
+    if steps > steps_max {
+        return Err(Stop::Long);
+    }
     if count < 0 {
         return write_repeats(set, magnitude, with_scores, bytes_max, reply);
     }
@@ -491,11 +508,15 @@ fn write_repeats(
 
 fn zscan(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let mut cursor = scans::cursor(args, 2)?;
+    let steps_max = long::steps_max(tx);
     let Some(set) = tx.read_as::<SortedSet>(args.key(1))? else {
         scans::write_empty(reply);
         return Ok(());
     };
     let options = scans::Options::parse(args, 3, false)?;
+    if options.count.min(set.len()) > steps_max {
+        return Err(Stop::Long);
+    }
     scans::write(reply, |list| {
         let (mut seen, mut shown) = (0, 0);
         let mut scratch = Decimal::new();
@@ -504,7 +525,11 @@ fn zscan(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
                 seen += 1;
                 if options.matches(scoring.member.text(&mut scratch)) {
                     sets::write(scoring.member, list);
-                    list.bulk_double(scoring.score);
+                    // As in Redis, scores show here as they are stored.
+                    match set.stored_integer(scoring.score) {
+                        Some(integer) => list.bulk_integer(integer),
+                        None => list.bulk_double(scoring.score),
+                    }
                     shown += 2;
                 }
             });

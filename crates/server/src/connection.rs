@@ -173,6 +173,8 @@ pub struct Connection {
     pub input: Vec<u8>,
     /// Requests of `input` that were parsed before the connection stalled.
     pub waiting: Option<Box<Batch>>,
+    /// Part of `input` came while the connection was stalled, and was not looked at.
+    pub unparsed: bool,
     /// How many bytes of input the next request needs, as far as that is known.
     pub wanted: usize,
     /// Replies.
@@ -215,6 +217,7 @@ impl Connection {
             parser: RequestParser::new(),
             input: Vec::new(),
             waiting: None,
+            unparsed: false,
             wanted: 0,
             output: Vec::new(),
             delayed: Vec::new(),

@@ -20,6 +20,7 @@ use damselfly_engine::{Busy, Engine, Now, Tx, Unserved};
 use damselfly_protocol::Reply;
 
 use self::account::count_effects;
+pub use self::late::REST_SLICE_BYTES;
 use self::unknown::{unknown_command, unknown_subcommand};
 use crate::config::Config;
 use crate::connection::{Batch, Connection, OUTPUT_PAUSE_BYTES, Request, Stall};
@@ -214,10 +215,11 @@ impl Dispatcher {
                         if self.shared.monitors.load(Relaxed) > 0 {
                             monitor::show(&mut self.monitored, session, row, args, &mut reply);
                         }
-                        return Some(match stop {
-                            Stop::Long => Stall::Long,
-                            _ => self.park(session, started),
-                        });
+                        let Stop::Wait(_) = stop else {
+                            return Some(Stall::Long);
+                        };
+                        self.count_waiting(row, started);
+                        return Some(Stall::Waiting);
                     }
                     Err(Stop::Rest(rest)) => session.rest = Some(rest),
                 }

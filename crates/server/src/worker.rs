@@ -252,7 +252,7 @@ impl Worker {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
-        if connection.stall.is_none() && connection.waiting.is_some() {
+        if connection.stall.is_none() && (connection.waiting.is_some() || connection.unparsed) {
             self.run_own(key);
         }
         self.read(key);
@@ -348,7 +348,8 @@ impl Worker {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
-        if connection.stall.is_some() {
+        connection.unparsed = connection.stall.is_some();
+        if connection.unparsed {
             return;
         }
         let mut batch = match connection.waiting.take() {

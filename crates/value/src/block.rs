@@ -19,6 +19,7 @@ use std::ptr::NonNull;
 
 use damselfly_base::heap;
 
+use crate::collection::Type;
 use crate::large::Large;
 use crate::packing::Packing;
 use crate::value::NewValue;
@@ -125,6 +126,32 @@ impl Kind {
             | Self::SortedSetPacked
             | Self::Boxed => None,
         }
+    }
+
+    /// The type of the value; `None` if a large collection knows it.
+    #[inline]
+    pub(crate) fn type_of(self) -> Option<Type> {
+        Some(match self {
+            Self::Bytes
+            | Self::Edited
+            | Self::Int2
+            | Self::Int3
+            | Self::Int4
+            | Self::Int8
+            | Self::Ascii
+            | Self::Hex => Type::String,
+            Self::ListPacked => Type::List,
+            Self::SetIntegers | Self::SetPacked => Type::Set,
+            Self::HashPacked | Self::HashPackedTtl => Type::Hash,
+            Self::SortedSetPacked => Type::SortedSet,
+            Self::Boxed => return None,
+        })
+    }
+
+    /// True if it is no string.
+    #[inline]
+    pub(crate) fn is_collection(self) -> bool {
+        self.type_of() != Some(Type::String)
     }
 
     /// True for a small collection, whose bytes are the entry's value part.
