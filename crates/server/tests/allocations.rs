@@ -154,6 +154,14 @@ fn counting_allocates_nothing() {
 }
 
 #[test]
+fn publishing_to_nobody_allocates_nothing() {
+    let mut bench = Bench::new();
+    let mut publish = requests("PUBLISH", "channel", &[b"message"]);
+    bench.expect(&mut publish, b":0\r\n");
+    assert_eq!(bench.expect(&mut publish, b":0\r\n"), 0);
+}
+
+#[test]
 fn a_new_key_allocates_its_entry_and_nothing_else() {
     for value in values() {
         let mut bench = Bench::new();
