@@ -11,7 +11,7 @@
 //! A hash becomes timed when a field first gets a deadline. Deadlines that may be stored are positive.
 
 use crate::listpack::{self, Iter, Listpack, Offset};
-use crate::{Buffer, Element, Wanted};
+use crate::{Buffer, Element, FieldRef, Wanted};
 
 /// Whether fields can have deadlines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +40,7 @@ impl Layout {
     }
 }
 
-/// A field of a small hash.
+/// A field, as every form of a hash shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pair<'a> {
     /// The field's name.
@@ -49,6 +49,17 @@ pub struct Pair<'a> {
     pub value: Element<'a>,
     /// When it ends, in milliseconds since the epoch.
     pub deadline_ms: Option<i64>,
+}
+
+impl<'a> From<FieldRef<'a>> for Pair<'a> {
+    #[inline]
+    fn from(field: FieldRef<'a>) -> Self {
+        Self {
+            field: Element::Bytes(field.field()),
+            value: field.value(),
+            deadline_ms: field.deadline_ms(),
+        }
+    }
 }
 
 /// A small hash, to read.

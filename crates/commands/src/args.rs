@@ -99,7 +99,10 @@ impl<'a> Args<'a> {
 
     /// All arguments from `first` on.
     #[inline]
-    pub fn from(&self, first: usize) -> impl Iterator<Item = &'a [u8]> + Clone + use<'a> {
+    pub fn from(
+        &self,
+        first: usize,
+    ) -> impl DoubleEndedIterator<Item = &'a [u8]> + Clone + use<'a> {
         let input = self.input;
         self.spans
             .get(first..)

@@ -3,26 +3,31 @@
 //! Each of these does what a command without the leading B does if one of its keys has something, and waits otherwise. Then the
 //! same function serves it, as soon as a key has something.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use damselfly_base::CommandError;
 use damselfly_base::long_double::LongDouble;
+use damselfly_collections::Side;
 use damselfly_engine::{Key, Tx};
 use damselfly_protocol::Reply;
 use damselfly_value::{EntryRef, Type};
 
 use crate::command::{
     Access, Arity::AtLeast, Arity::Exactly, At::Counted, At::One, At::ToLastButOne, Command, Group,
-    Keys, Run, Trait, Wait, writes,
+    KeySpec, Keys, Run, Trait, Wait, writes,
 };
+use crate::list_ends::{move_one, pop_many_named, pop_one, side_and_count, side_of};
 use crate::{Args, KeyspaceFn, Result, Stop};
+
+const TAKEN_FROM: &[KeySpec] = &[writes(ToLastButOne(1), Access::Take)];
+const COUNTED: &[KeySpec] = &[writes(Counted(2), Access::Take)];
+const MOVED_BETWEEN: &[KeySpec] = &[writes(One(1), Access::Take), writes(One(2), Access::Insert)];
 
 pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
     Command {
         name: "BLPOP",
         arity: AtLeast(3),
-        keys: Keys::Args(&[writes(ToLastButOne(1), Access::Take)]),
+        keys: Keys::Args(TAKEN_FROM),
         traits: &[Trait::NoScript, Trait::Blocking],
         run: Run::Run(blpop),
         group: Group::List,
@@ -34,7 +39,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
     Command {
         name: "BRPOP",
         arity: AtLeast(3),
-        keys: Keys::Args(&[writes(ToLastButOne(1), Access::Take)]),
+        keys: Keys::Args(TAKEN_FROM),
         traits: &[Trait::NoScript, Trait::Blocking],
         run: Run::Run(brpop),
         group: Group::List,
@@ -42,6 +47,50 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         summary: "Takes the last element of the first list that has any, or waits for one.",
         since: "2.0.0",
         complexity: "O(N) where N is the number of keys",
+    },
+    Command {
+        name: "BLMPOP",
+        arity: AtLeast(5),
+        keys: Keys::Args(COUNTED),
+        traits: &[Trait::Blocking],
+        run: Run::Run(blmpop),
+        group: Group::List,
+        usage: "BLMPOP timeout numkeys key [key ...] <LEFT | RIGHT> [COUNT count]",
+        summary: "Takes elements of the first list that has any, or waits for some.",
+        since: "7.0.0",
+        complexity: "O(N+M) where N is the number of keys and M the number of elements returned",
+    },
+    Command {
+        name: "BLMOVE",
+        arity: Exactly(6),
+        keys: Keys::Args(MOVED_BETWEEN),
+        traits: &[Trait::NeedsMemory, Trait::NoScript, Trait::Blocking],
+        run: Run::Run(blmove),
+        group: Group::List,
+        usage: "BLMOVE source destination <LEFT | RIGHT> <LEFT | RIGHT> timeout",
+        summary: "Moves an element from an end of a list to an end of another and returns it, or waits for one.",
+        since: "6.2.0",
+        complexity: "O(1)",
+    },
+    Command {
+        name: "BRPOPLPUSH",
+        arity: Exactly(4),
+        keys: Keys::Args(MOVED_BETWEEN),
+        traits: &[
+            Trait::NeedsMemory,
+            Trait::NoScript,
+            Trait::Blocking,
+            Trait::Deprecated {
+                since: "6.2.0",
+                instead: "`BLMOVE` with the `RIGHT` and `LEFT` arguments",
+            },
+        ],
+        run: Run::Run(brpoplpush),
+        group: Group::List,
+        usage: "BRPOPLPUSH source destination timeout",
+        summary: "Moves the last element of a list to the head of another and returns it, or waits for one.",
+        since: "2.2.0",
+        complexity: "O(1)",
     },
 ];
 
@@ -95,23 +144,76 @@ fn pop_or_wait(
 }
 
 fn blpop(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    pop_or_wait(tx, args, reply, Type::String, |tx, _, key, reply| {
-        pop(tx, key, reply)
+    pop_or_wait(tx, args, reply, Type::List, |tx, _, key, reply| {
+        pop_named(tx, key, Side::Left, reply)
     })
 }
 
 fn brpop(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    pop_or_wait(tx, args, reply, Type::String, |tx, _, key, reply| {
-        pop(tx, key, reply)
+    pop_or_wait(tx, args, reply, Type::List, |tx, _, key, reply| {
+        pop_named(tx, key, Side::Right, reply)
     })
 }
 
-fn pop(tx: &mut Tx<'_>, key: Key<'_>, reply: &mut Reply<'_>) -> Result {
+fn pop_named(tx: &mut Tx<'_>, key: Key<'_>, side: Side, reply: &mut Reply<'_>) -> Result {
     reply.array(2);
     reply.bulk(key.bytes);
-    if let Some(text) = tx.read_text(key)? {
-        crate::strings::write(text, reply);
-    }
-    tx.remove(key);
-    Ok(())
+    pop_one(tx, key, side, reply).map(drop)
+}
+
+/// For commands of the form `NAME timeout numkeys key [key ...] ...`.
+fn pop_many_or_wait(
+    tx: &mut Tx<'_>,
+    args: Args<'_>,
+    reply: &mut Reply<'_>,
+    of: Type,
+    serve: Serve,
+) -> Result {
+    const COUNT_AT: usize = 2;
+    let keys = Counted(COUNT_AT).places(args).count();
+    let wait = Wait {
+        timeout_ms: timeout_ms(args.at(1))?,
+        keys: COUNT_AT + 1..COUNT_AT + 1 + keys,
+        target: None,
+        of,
+        serve,
+        nothing: |reply| reply.null_array(),
+    };
+    serve_or_wait(tx, args, reply, wait)
+}
+
+fn blmpop(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    side_and_count(args, 2)?;
+    pop_many_or_wait(tx, args, reply, Type::List, |tx, args, key, reply| {
+        let (side, count) = side_and_count(args, 2)?;
+        pop_many_named(tx, key, side, count, reply).map(drop)
+    })
+}
+
+/// For commands that take from argument 1, give to argument 2 and end with the timeout.
+fn move_or_wait(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, serve: Serve) -> Result {
+    let wait = Wait {
+        timeout_ms: timeout_ms(args.at(args.len() - 1))?,
+        keys: 1..2,
+        target: Some(2),
+        of: Type::List,
+        serve,
+        nothing: |reply| reply.null(),
+    };
+    serve_or_wait(tx, args, reply, wait)
+}
+
+fn blmove(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    side_of(args, 3)?;
+    side_of(args, 4)?;
+    move_or_wait(tx, args, reply, |tx, args, key, reply| {
+        let (from, to) = (side_of(args, 3)?, side_of(args, 4)?);
+        move_one(tx, (key, from), (args.key(2), to), reply).map(drop)
+    })
+}
+
+fn brpoplpush(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    move_or_wait(tx, args, reply, |tx, args, key, reply| {
+        move_one(tx, (key, Side::Right), (args.key(2), Side::Left), reply).map(drop)
+    })
 }

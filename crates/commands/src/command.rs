@@ -10,7 +10,7 @@ use damselfly_engine::{Busy, Key, Tx};
 use damselfly_protocol::Reply;
 use damselfly_value::Type;
 
-use crate::{Args, Result};
+use crate::{Args, Rest, Result};
 
 /// One command or subcommand; `F` is the type of its function.
 #[derive(Clone, Copy, Debug)]
@@ -409,6 +409,11 @@ pub enum Stop {
     NeedsAllLocks,
     /// There is nothing for it yet: nothing was done, and the client waits.
     Wait(Arc<Wait>),
+    /// It would take long: nothing was done, and the command runs again where no other client waits for its thread. Only where
+    /// [`Tx::others_wait`].
+    Long,
+    /// All is done and the reply begun; this writes the rest of it.
+    Rest(Rest),
 }
 
 /// What a client waits for whose command found nothing.

@@ -21,7 +21,8 @@ pub(crate) enum Unit {
 }
 
 impl Unit {
-    fn in_ms(self) -> i64 {
+    /// Milliseconds.
+    pub(crate) fn in_ms(self) -> i64 {
         match self {
             Self::Seconds => 1000,
             Self::Millis => 1,

@@ -7,7 +7,7 @@ use damselfly_engine::{Cursor, Tx};
 use damselfly_protocol::Reply;
 
 use crate::command::{Arity::AtLeast, Arity::Exactly, Command, Group, Keys, Run, Trait};
-use crate::{Args, KeyspaceFn, Result, scans};
+use crate::{Args, KeyspaceFn, Result, long, scans};
 
 pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
     Command {
@@ -122,6 +122,8 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
 ];
 
 fn keys(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let steps = tx.totals(tx.db()).keys;
+    long::check(tx, steps)?;
     let pattern = args.at(1);
     let all = pattern == b"*";
     let (list, mut count) = (reply.deferred_array(), 0);

@@ -5,9 +5,15 @@ mod blocking;
 pub mod command;
 mod counters;
 mod expiry;
+mod hash_expiry;
+mod hash_walks;
+mod hashes;
 mod keys;
 mod keyspace;
 mod lcs;
+mod long;
+mod list_ends;
+mod lists;
 mod object;
 mod ranges;
 mod scans;
@@ -19,6 +25,7 @@ pub use args::{Args, OwnedArgs};
 pub use command::{
     Access, Arity, At, Command, Group, KeySpec, Keys, Run, Stop, Trait, Wait, looks, reads,
 };
+pub use long::Rest;
 pub use object::{encoding_name, memory_usage};
 
 use damselfly_engine::Tx;
@@ -36,10 +43,15 @@ pub static FAMILIES: &[&[Command<KeyspaceFn>]] = &[
     counters::COMMANDS,
     ranges::COMMANDS,
     lcs::COMMANDS,
+    lists::COMMANDS,
+    list_ends::COMMANDS,
     keys::COMMANDS,
     keyspace::COMMANDS,
     expiry::COMMANDS,
     object::COMMANDS,
+    hashes::COMMANDS,
+    hash_walks::COMMANDS,
+    hash_expiry::COMMANDS,
     sets::COMMANDS,
     set_algebra::COMMANDS,
     blocking::COMMANDS,

@@ -106,9 +106,9 @@ impl Tx<'_> {
         let paused = self.engine().settings.sweep_paused.load(Relaxed);
         for shard in 0..self.engine().shards() {
             let database = &mut self.databases(shard)[db];
-            if database.deadlines() > 0 && !paused {
-                let removed = database.sweep_from(&mut 0, now, BUCKETS_PER_SHARD);
-                *self.expired_mut(shard) += removed as u64;
+            if database.may_end() && !paused {
+                let swept = database.sweep_from(&mut 0, now, BUCKETS_PER_SHARD);
+                *self.expired_mut(shard) += swept.entries as u64;
             }
         }
         self.totals(db).keys

@@ -84,6 +84,8 @@ pub struct Tx<'a> {
     now: Now,
     /// False for CLIENT NO-TOUCH: reading a key then leaves its age alone.
     touches: bool,
+    /// True if other clients wait for this thread.
+    others_wait: bool,
     effects: Effects,
     /// What few sections need.
     aside: Option<Box<Aside>>,
@@ -133,6 +135,7 @@ impl<'a> Tx<'a> {
             db,
             now,
             touches: true,
+            others_wait: false,
             effects: Effects::default(),
             aside: None,
         }
@@ -168,6 +171,17 @@ impl<'a> Tx<'a> {
     #[inline]
     pub fn now(&self) -> Now {
         self.now
+    }
+
+    /// Notes that the thread of this section serves other clients, too.
+    pub fn let_others_wait(&mut self) {
+        self.others_wait = true;
+    }
+
+    /// True if other clients wait for the thread of this section.
+    #[inline]
+    pub fn others_wait(&self) -> bool {
+        self.others_wait
     }
 
     /// True if every shard is locked.

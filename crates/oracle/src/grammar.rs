@@ -50,6 +50,8 @@ slots! {
     Key = "key",
     /// Any string: integers, floats, binary, empty, long.
     Value = "value",
+    /// A member of a set or a field of a hash: mostly one of few, so that collections have some in common.
+    Member = "member",
     /// An integer, often at a limit of 64 bits.
     Integer = "integer",
     /// A floating point number.
@@ -140,6 +142,7 @@ pub fn generate(grammar: &[Node], random: &mut Random) -> Vec<Vec<u8>> {
     if random.one_in(6) {
         bend(&mut arguments, random);
     }
+    tame(&mut arguments);
     for word in &mut arguments {
         if random.one_in(20) && word.is_ascii() {
             mix_case(word, random);
@@ -214,6 +217,22 @@ fn bend(arguments: &mut Vec<Vec<u8>>, random: &mut Random) {
                     "ASYNC",
                 ]);
                 arguments.push(option.as_bytes().to_vec());
+            }
+        }
+    }
+}
+
+/// Makes large negative counts small ones: Redis would really send a billion random members.
+fn tame(arguments: &mut [Vec<u8>]) {
+    const COUNT_MIN: i64 = -1000;
+    let Some((name, rest)) = arguments.split_first_mut() else {
+        return;
+    };
+    if name.windows(4).any(|part| part == b"RAND") {
+        for argument in rest {
+            let count = std::str::from_utf8(argument).map(str::parse::<i64>);
+            if matches!(count, Ok(Ok(count)) if count < COUNT_MIN) {
+                *argument = number(-7);
             }
         }
     }
@@ -313,6 +332,24 @@ fn argument(slot: Slot, random: &mut Random) -> Vec<u8> {
             .as_bytes()
             .to_vec(),
         Slot::Value => value(random),
+        Slot::Member => match random.below(4) {
+            0 => value(random),
+            1 => number(random.between(-3, 12)),
+            _ => random
+                .pick(&[
+                    "a",
+                    "b",
+                    "c",
+                    "member",
+                    "1",
+                    "2",
+                    "3",
+                    "40000",
+                    "-3000000000",
+                ])
+                .as_bytes()
+                .to_vec(),
+        },
         Slot::Integer => match random.below(4) {
             0 => random.pick(ODD).to_vec(),
             1 => random

@@ -16,8 +16,12 @@ pub enum Rule {
     Shape,
     /// A map without the fields that name the server: HELLO.
     Hello,
-    /// A full iteration from cursor 0, compared as a set of keys: SCAN.
+    /// A full iteration from cursor 0, compared as a set of keys or members: SCAN, SSCAN.
     Scan,
+    /// Random members are taken out: as `Shape`; then the key is removed, since each server took others.
+    Take,
+    /// Byte for byte, but a listpack of ours may be a hash table there: Redis 7.0 has no listpacks for sets.
+    Encoding,
 }
 
 /// A group of commands that can be tested alone with `--family`.
@@ -25,6 +29,8 @@ pub enum Rule {
 pub enum Family {
     /// Commands on strings.
     String,
+    /// Commands on sets.
+    Set,
     /// Commands on keys of any type.
     Generic,
     /// Commands about the connection.
@@ -47,6 +53,7 @@ impl Family {
 /// All families and their names.
 pub const FAMILIES: &[(Family, &str)] = &[
     (Family::String, "string"),
+    (Family::Set, "set"),
     (Family::Generic, "generic"),
     (Family::Connection, "connection"),
     (Family::Server, "server"),
@@ -74,8 +81,8 @@ const fn row(family: Family, weight: usize, rule: Rule, grammar: &'static str) -
     }
 }
 
-use Family::{Connection, Generic, Server, String};
-use Rule::{AtMost, Exact, Hello, Near, Scan, Shape, Unordered};
+use Family::{Connection, Generic, Server, Set, String};
+use Rule::{AtMost, Encoding, Exact, Hello, Near, Scan, Shape, Take, Unordered};
 
 /// Every command that random sequences use.
 ///
@@ -120,6 +127,31 @@ pub const ROWS: &[Row] = &[
     row(String, 5, Exact, "SETRANGE key offset value"),
     row(String, 4, Exact, "STRLEN key"),
     row(String, 2, Exact, "SUBSTR key index index"),
+    row(Set, 20, Exact, "SADD key ( member )+"),
+    row(Set, 8, Exact, "SREM key ( member )+"),
+    row(Set, 4, Exact, "SCARD key"),
+    row(Set, 6, Exact, "SISMEMBER key member"),
+    row(Set, 4, Exact, "SMISMEMBER key ( member )+"),
+    row(Set, 6, Unordered, "SMEMBERS key"),
+    row(Set, 6, Exact, "SMOVE key key member"),
+    row(Set, 3, Take, "SPOP key [ count ]"),
+    row(Set, 3, Take, "SPOP key 9223372036854775807"),
+    row(Set, 4, Shape, "SRANDMEMBER key [ index ]"),
+    row(
+        Set,
+        4,
+        Scan,
+        "SSCAN key 0 [ MATCH pattern ] [ COUNT count ]",
+    ),
+    row(Set, 6, Unordered, "SINTER ( key )+"),
+    row(Set, 4, Exact, "SINTERCARD 1 key [ LIMIT count ]"),
+    row(Set, 4, Exact, "SINTERCARD 2 key key [ LIMIT count ]"),
+    row(Set, 2, Exact, "SINTERCARD count ( key )+ [ LIMIT integer ]"),
+    row(Set, 5, Exact, "SINTERSTORE key ( key )+"),
+    row(Set, 6, Unordered, "SUNION ( key )+"),
+    row(Set, 5, Exact, "SUNIONSTORE key ( key )+"),
+    row(Set, 6, Unordered, "SDIFF ( key )+"),
+    row(Set, 5, Exact, "SDIFFSTORE key ( key )+"),
     row(
         Generic,
         4,
@@ -143,7 +175,7 @@ pub const ROWS: &[Row] = &[
     row(Generic, 3, Near(1), "EXPIRETIME key"),
     row(Generic, 3, Unordered, "KEYS pattern"),
     row(Generic, 3, Exact, "MOVE key database"),
-    row(Generic, 5, Exact, "OBJECT ENCODING key"),
+    row(Generic, 5, Encoding, "OBJECT ENCODING key"),
     row(Generic, 1, Exact, "OBJECT FREQ key"),
     row(Generic, 1, Shape, "OBJECT IDLETIME key"),
     row(Generic, 1, Shape, "OBJECT REFCOUNT key"),

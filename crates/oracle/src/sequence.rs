@@ -165,10 +165,10 @@ impl Pair {
         let mut first = 0;
         while first < steps.len() {
             let batch = &steps[first..first + batch_length(&steps[first..])];
-            let (ours, theirs) = if batch[0].rule == Rule::Scan {
+            let (ours, theirs) = if goes_alone(&batch[0]) {
                 (
-                    vec![scan(&mut subject, &batch[0])],
-                    vec![scan(&mut reference, &batch[0])],
+                    vec![run_alone(&mut subject, &batch[0])],
+                    vec![run_alone(&mut reference, &batch[0])],
                 )
             } else {
                 // Both work at the same time, so that deadlines fall alike.
@@ -228,19 +228,32 @@ impl Pair {
 
 type Outcome = Result<Value, io::ErrorKind>;
 
-/// How many steps go out together; a SCAN goes alone.
+/// How many steps go out together.
 fn batch_length(steps: &[Step]) -> usize {
     let mut bytes = 0;
     for (index, step) in steps.iter().enumerate() {
         bytes += step.bytes().len();
-        if index > 0 && (step.rule == Rule::Scan || bytes > BATCH_BYTES_MAX) {
+        if index > 0 && (goes_alone(step) || bytes > BATCH_BYTES_MAX) {
             return index;
         }
-        if step.ends_batch || step.rule == Rule::Scan || index + 1 == BATCH_COMMANDS_MAX {
+        if step.ends_batch || goes_alone(step) || index + 1 == BATCH_COMMANDS_MAX {
             return index + 1;
         }
     }
     steps.len()
+}
+
+/// Whether the step is more than one command.
+fn goes_alone(step: &Step) -> bool {
+    matches!(step.rule, Rule::Scan | Rule::Take)
+}
+
+fn run_alone(connection: &mut Connection, step: &Step) -> Outcome {
+    if step.rule == Rule::Take {
+        take(connection, step)
+    } else {
+        scan(connection, step)
+    }
 }
 
 fn send(connection: &mut Connection, batch: &[Step]) -> io::Result<()> {
@@ -261,9 +274,24 @@ fn receive(connection: &mut Connection, batch: &[Step], sent: io::Result<()>) ->
     outcomes
 }
 
+/// Sends the command, then removes its key.
+fn take(connection: &mut Connection, step: &Step) -> Outcome {
+    let reply = connection.call(&step.arguments);
+    if let Some(key) = step.arguments.get(1) {
+        let removed = connection.call(&[b"DEL".as_slice(), key]);
+        removed.map_err(|error| error.kind())?;
+    }
+    reply.map_err(|error| error.kind())
+}
+
 /// Follows the cursor to its end and returns all keys, sorted, each once.
 fn scan(connection: &mut Connection, step: &Step) -> Outcome {
     let mut arguments = step.arguments.clone();
+    let cursor_at = if arguments[0].eq_ignore_ascii_case(b"SCAN") {
+        1
+    } else {
+        2
+    };
     let mut keys = BTreeSet::new();
     for _ in 0..SCAN_CALLS_MAX {
         let reply = connection.call(&arguments).map_err(|error| error.kind())?;
@@ -274,7 +302,7 @@ fn scan(connection: &mut Connection, step: &Step) -> Outcome {
             return Ok(reply);
         };
         // A cursor that was not 0 at first (a bent argument) may mean anything.
-        if step.arguments[1] != b"0" {
+        if step.arguments[cursor_at] != b"0" {
             return Ok(Value::Simple(b"some keys".to_vec()));
         }
         keys.extend(found.iter().map(render));
@@ -285,7 +313,7 @@ fn scan(connection: &mut Connection, step: &Step) -> Outcome {
                     .collect(),
             ));
         }
-        arguments[1].clone_from(cursor);
+        arguments[cursor_at].clone_from(cursor);
     }
     Ok(Value::Error(
         format!("the iteration did not end within {SCAN_CALLS_MAX} calls").into_bytes(),
@@ -310,7 +338,12 @@ fn agree(rule: Rule, reference: &Outcome, subject: &Outcome) -> bool {
             (Value::Integer(theirs), Value::Integer(ours)) => (0..=*theirs).contains(ours),
             _ => reference == subject,
         },
-        Rule::Shape => same_shape(reference, subject),
+        Rule::Shape | Rule::Take => same_shape(reference, subject),
+        Rule::Encoding => {
+            reference == subject
+                || *reference == Value::Bulk(b"hashtable".to_vec())
+                    && *subject == Value::Bulk(b"listpack".to_vec())
+        }
         Rule::Hello => without_identity(reference) == without_identity(subject),
     }
 }
@@ -325,7 +358,7 @@ fn sorted(value: &Value) -> Value {
 
 fn same_shape(left: &Value, right: &Value) -> bool {
     match (left, right) {
-        (Value::Array(left), Value::Array(right)) => {
+        (Value::Array(left), Value::Array(right)) | (Value::Set(left), Value::Set(right)) => {
             left.len() == right.len()
                 && left
                     .iter()
@@ -451,7 +484,7 @@ mod tests {
             let length = batch_length(&steps[first..]);
             assert!(length > 0);
             let batch = &steps[first..first + length];
-            assert!(length == 1 || batch.iter().all(|step| step.rule != Rule::Scan));
+            assert!(length == 1 || !batch.iter().any(goes_alone));
             first += length;
         }
         assert_eq!(first, steps.len());

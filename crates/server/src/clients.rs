@@ -98,9 +98,14 @@ impl Client {
         parked.is_some_and(|parked| parked.unblock(end))
     }
 
+    /// The command with which it waits for keys, if nothing has ended that.
+    pub fn waits_with(&self) -> Option<Arc<Parked>> {
+        self.parked().clone().filter(|parked| !parked.is_claimed())
+    }
+
     /// True if it waits: for keys, or for the end of a pause.
     pub fn is_blocked(&self) -> bool {
-        self.paused.load(Relaxed) || self.parked().is_some()
+        self.paused.load(Relaxed) || self.waits_with().is_some()
     }
 
     /// The memory that it takes, in bytes: what is kept about it, and its buffers.

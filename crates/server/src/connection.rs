@@ -42,6 +42,10 @@ pub enum Stall {
     Output,
     /// A command waits for keys: [`Session::parking`].
     Waiting,
+    /// A command runs elsewhere: [`Session::long`].
+    Long,
+    /// A reply is written in slices: [`Session::rest`].
+    Rest,
 }
 
 /// A request that is parsed but not run.

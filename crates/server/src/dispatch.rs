@@ -13,17 +13,21 @@ use std::time::Instant;
 
 use damselfly_base::CommandError;
 use damselfly_commands::{Args, Run, Stop};
-use damselfly_engine::{Now, Tx, Unserved};
+use damselfly_engine::{Busy, Effects, Engine, Now, Tx, Unserved};
 use damselfly_protocol::Reply;
 
 use crate::config::Config;
 use crate::connection::{Batch, Connection, OUTPUT_PAUSE_BYTES, Request, Stall};
+use crate::long::LongCommand;
 use crate::parked::{End, Parking};
 use crate::registry::{Handler, Locks, REGISTRY, Registry, Row};
 use crate::session::slowlog::{SlowCommand, shortened};
 use crate::session::{self, Context, Replies, Session, monitor};
 use crate::shared::{self, Shared};
 use crate::statistics::ThreadCounters;
+
+/// How much of a long reply is written at once, in bytes.
+const REST_SLICE_BYTES: usize = 128 << 10;
 
 /// Runs batches, on one thread.
 pub struct Dispatcher {
@@ -105,7 +109,7 @@ impl Dispatcher {
             match connection.stall {
                 None => batch.next += 1,
                 // Its reply is all that is missing.
-                Some(Stall::Waiting) => {
+                Some(Stall::Waiting | Stall::Long | Stall::Rest) => {
                     batch.next += 1;
                     return;
                 }
@@ -193,13 +197,17 @@ impl Dispatcher {
                         reply.error(error.to_bytes());
                         failed = Some(error);
                     }
-                    Err(Stop::Wait(_)) => {
+                    Err(stop @ (Stop::Wait(_) | Stop::Long)) => {
                         reply.truncate_to(mark);
                         if self.shared.monitors.load(Relaxed) > 0 {
                             monitor::show(&mut self.monitored, session, row, args, &mut reply);
                         }
-                        return Some(self.park(session, started));
+                        return Some(match stop {
+                            Stop::Long => Stall::Long,
+                            _ => self.park(session, started),
+                        });
                     }
+                    Err(Stop::Rest(rest)) => session.rest = Some(rest),
                 }
                 self.account(session, row, args, started, failed);
                 if self.shared.monitors.load(Relaxed) > 0 {
@@ -208,7 +216,7 @@ impl Dispatcher {
             }
         }
         hold_back(session, &mut reply, mark);
-        None
+        session.rest.is_some().then_some(Stall::Rest)
     }
 
     /// Notes how long a command ran that waits now.
@@ -241,6 +249,41 @@ impl Dispatcher {
             command.failed.add(1);
             counters.count_error(&error.to_bytes());
         }
+    }
+
+    /// Writes the reply of a command that ran elsewhere, if it has; false if it failed by a bug.
+    pub fn end_long(&self, connection: &mut Connection) -> bool {
+        let session = &mut connection.session;
+        let Some(command) = &session.long else {
+            return true;
+        };
+        let Some(outcome) = command.take_outcome() else {
+            return !command.panicked.load(Relaxed);
+        };
+        let command = command.clone();
+        (session.long, session.rest, connection.stall) = (None, outcome.rest, None);
+        let mut reply = Reply::new(&mut connection.output, session.protocol);
+        let mark = reply.position();
+        reply.raw(&outcome.reply);
+        count_effects(self.counters(), outcome.effects);
+        let args = command.args.borrow();
+        self.account_for(session, command.row, args, outcome.took_ns, outcome.failed);
+        hold_back(session, &mut reply, mark);
+        connection.stall = session.rest.is_some().then_some(Stall::Rest);
+        true
+    }
+
+    /// Writes a slice of a reply; the connection goes on when that was the last.
+    pub fn write_rest(&self, connection: &mut Connection) {
+        let session = &mut connection.session;
+        let mut reply = Reply::new(&mut connection.output, session.protocol);
+        if let Some(rest) = &mut session.rest
+            && rest.write(&mut reply, REST_SLICE_BYTES)
+        {
+            return;
+        }
+        session.rest = None;
+        connection.stall = None;
     }
 
     /// Serves waiters that could not be served when their keys were changed, if what they need is free now.
@@ -281,6 +324,19 @@ impl Dispatcher {
             // DEBUG SLEEP stands for a command that takes that long.
             took_ns += until.saturating_duration_since(Instant::now()).as_nanos() as u64;
         }
+        self.account_for(session, row, args, took_ns, failed);
+    }
+
+    /// As `account`, for a command that took so long.
+    #[inline]
+    fn account_for(
+        &self,
+        session: &Session,
+        row: &'static Row,
+        args: Args<'_>,
+        took_ns: u64,
+        failed: Option<CommandError>,
+    ) {
         let counters = self.counters();
         let command = &counters.commands[row.index];
         command.record(took_ns, self.config.latency_tracking);
@@ -425,26 +481,25 @@ impl Dispatcher {
                 Ok(())
             }
             Handler::Keyspace(run) => {
-                let mut tx = match row.locks {
-                    Locks::One(place) => engine.lock_one(args.key(place).hash, db, now)?,
-                    Locks::Many => {
-                        let hashes = row
-                            .command
-                            .key_places(args)
-                            .map(|place| args.key(place).hash);
-                        engine.lock_many(hashes, &mut self.shards, db, now)?
-                    }
-                    Locks::All => engine.lock_all(db, now)?,
-                    Locks::None => engine.lock_none(db, now),
-                };
-                if session.client.no_touch.load(Relaxed) && row.name != "touch" {
+                let mut tx = lock(engine, row, args, db, now, &mut self.shards)?;
+                tx.let_others_wait();
+                if leaves_no_trace(session, row) {
                     tx.leave_no_trace();
                 }
                 let mut result = run(&mut tx, args, reply);
                 if let Err(Stop::NeedsAllLocks) = result {
                     drop(tx);
                     tx = engine.lock_all(db, now)?;
+                    tx.let_others_wait();
                     result = run(&mut tx, args, reply);
+                }
+                if let Err(Stop::Long) = result {
+                    drop(tx);
+                    let command = LongCommand::new(session, row, run, args.to_owned());
+                    let command = Arc::new(command);
+                    session.long = Some(command.clone());
+                    self.shared.long.add(command);
+                    return result;
                 }
                 if let Err(Stop::Wait(wait)) = &result {
                     let parking = Parking::new(&self.shared, session, row, args, wait, &mut tx);
@@ -453,7 +508,7 @@ impl Dispatcher {
                 if tx.has_ready() {
                     self.unserved.extend(tx.serve_waiters());
                 }
-                count_effects(&self.shared.threads[self.thread].counters, &tx);
+                count_effects(&self.shared.threads[self.thread].counters, tx.effects());
                 drop(tx);
                 self.serve_unserved();
                 result
@@ -462,17 +517,43 @@ impl Dispatcher {
     }
 }
 
+/// Takes the locks that a row asks for.
+#[inline]
+pub fn lock<'a>(
+    engine: &'a Engine,
+    row: &'static Row,
+    args: Args<'a>,
+    db: usize,
+    now: Now,
+    shards: &'a mut Vec<usize>,
+) -> Result<Tx<'a>, Busy> {
+    match row.locks {
+        Locks::One(place) => engine.lock_one(args.key(place).hash, db, now),
+        Locks::Many => {
+            let places = row.command.key_places(args);
+            engine.lock_many(places.map(|place| args.key(place).hash), shards, db, now)
+        }
+        Locks::All => engine.lock_all(db, now),
+        Locks::None => Ok(engine.lock_none(db, now)),
+    }
+}
+
+/// True for a command of a client that wants the age of keys left alone (CLIENT NO-TOUCH).
+#[inline]
+pub fn leaves_no_trace(session: &Session, row: &Row) -> bool {
+    session.client.no_touch.load(Relaxed) && row.name != "touch"
+}
+
 /// Removes a reply that the client does not want.
 #[inline]
 fn hold_back(session: &mut Session, reply: &mut Reply<'_>, mark: usize) {
     match session.replies {
-        Replies::On => {}
-        Replies::Off | Replies::SkipNext => reply.truncate_to(mark),
-        Replies::SkipThis => {
-            reply.truncate_to(mark);
-            session.replies = Replies::On;
-        }
+        Replies::On => return,
+        Replies::Off | Replies::SkipNext => {}
+        Replies::SkipThis => session.replies = Replies::On,
     }
+    reply.truncate_to(mark);
+    session.rest = None;
 }
 
 /// Keeps what other threads see of a client current.
@@ -488,8 +569,7 @@ fn note_arrival(session: &Session, batch: &Batch, input: &[u8], now: Now) {
 }
 
 #[inline]
-fn count_effects(counters: &ThreadCounters, tx: &Tx<'_>) {
-    let effects = tx.effects();
+fn count_effects(counters: &ThreadCounters, effects: Effects) {
     if effects.hits > 0 {
         counters.hits.add(effects.hits);
     }

@@ -123,6 +123,16 @@ impl Parked {
         !self.claimed.swap(true, Relaxed)
     }
 
+    /// True if something has ended the waiting.
+    pub fn is_claimed(&self) -> bool {
+        self.claimed.load(Relaxed)
+    }
+
+    /// True if it ends some time in any case.
+    pub fn has_timeout(&self) -> bool {
+        self.wait.timeout_ms.is_some()
+    }
+
     fn set_end(&self, end: End) {
         *self.end.lock().unwrap_or_else(PoisonError::into_inner) = Some(end);
     }
@@ -152,7 +162,11 @@ impl Parked {
         match (self.wait.serve)(tx, self.args.borrow(), key, &mut reply) {
             Ok(()) => End::Served(bytes),
             Err(Stop::Error(error)) => End::Failed(error),
-            Err(Stop::Busy(_) | Stop::NeedsAllLocks | Stop::Wait(_)) => {
+            Err(Stop::Rest(rest)) => {
+                rest.write_all(&mut reply);
+                End::Served(bytes)
+            }
+            Err(Stop::Busy(_) | Stop::Wait(_) | Stop::NeedsAllLocks | Stop::Long) => {
                 log::error!("A client that waited was not served, by a bug in Damselfly.");
                 End::TimedOut
             }

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::ThreadId;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use damselfly_engine::{AccessPolicy, Engine};
@@ -10,6 +11,7 @@ use damselfly_engine::{AccessPolicy, Engine};
 use crate::clients::{Client, Clients};
 use crate::config::{Config, MaxmemoryPolicy};
 use crate::listener::Stream;
+use crate::long::LongCommands;
 use crate::session::latency::LatencyMonitor;
 use crate::session::pause::Pause;
 use crate::session::slowlog::Slowlog;
@@ -40,7 +42,11 @@ pub enum Message {
 #[repr(align(128))]
 pub struct Thread {
     inbox: Mutex<Vec<Message>>,
+    /// There are messages.
+    has_mail: AtomicBool,
     waker: mio::Waker,
+    /// Which of the process's threads it is.
+    id: OnceLock<ThreadId>,
     /// Its counters.
     pub counters: ThreadCounters,
     /// Its connections, those on their way included.
@@ -52,19 +58,37 @@ impl Thread {
     pub fn new(waker: mio::Waker) -> Self {
         Self {
             inbox: Mutex::new(Vec::new()),
+            has_mail: AtomicBool::new(false),
             waker,
+            id: OnceLock::new(),
             counters: ThreadCounters::new(),
             connections: AtomicUsize::new(0),
         }
     }
 
-    /// Leaves a message and wakes the thread.
+    /// To be called by the thread itself when it starts.
+    pub fn begin(&self) {
+        let known = self.id.set(std::thread::current().id());
+        assert!(known.is_ok(), "a thread starts once");
+    }
+
+    /// Leaves a message, and wakes the thread unless it is awake.
     pub fn send(&self, message: Message) {
-        self.inbox
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(message);
-        self.wake();
+        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        let was_empty = inbox.is_empty();
+        inbox.push(message);
+        self.has_mail.store(true, Relaxed);
+        drop(inbox);
+        // Who left the first message has woken it. It looks itself for its own before it sleeps.
+        if was_empty && self.id.get() != Some(&std::thread::current().id()) {
+            self.wake();
+        }
+    }
+
+    /// True if there are messages. A false is certain only to the thread itself about its own; others wake it.
+    #[inline]
+    pub fn has_mail(&self) -> bool {
+        self.has_mail.load(Relaxed)
     }
 
     /// Makes the thread take a turn.
@@ -76,7 +100,9 @@ impl Thread {
 
     /// Takes all messages.
     pub fn receive(&self) -> Vec<Message> {
-        std::mem::take(&mut *self.inbox.lock().unwrap_or_else(PoisonError::into_inner))
+        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        self.has_mail.store(false, Relaxed);
+        std::mem::take(&mut inbox)
     }
 }
 
@@ -103,6 +129,8 @@ pub struct Shared {
     pub stopping: AtomicBool,
     /// How many clients watch all commands.
     pub monitors: AtomicUsize,
+    /// Commands that take long.
+    pub long: LongCommands,
     /// CLIENT PAUSE.
     pub pause: Pause,
     /// SLOWLOG.
@@ -153,6 +181,7 @@ impl Shared {
             started_ms: now_ms(),
             stopping: AtomicBool::new(false),
             monitors: AtomicUsize::new(0),
+            long: LongCommands::default(),
             pause: Pause::default(),
             slowlog: Slowlog::default(),
             latency: LatencyMonitor::default(),
@@ -195,6 +224,7 @@ impl Shared {
     pub fn stop(&self) {
         self.stopping.store(true, Relaxed);
         self.threads.iter().for_each(Thread::wake);
+        self.long.look();
     }
 
     /// Sums one counter over all threads.

@@ -76,6 +76,16 @@ impl Server {
                 .threads
                 .push(spawn(&format!("worker-{index}"), move || worker.run())?);
         }
+        let mut long = Vec::new();
+        for index in 0..server.shared.threads.len() {
+            let shared = server.shared.clone();
+            let thread = spawn(&format!("long-{index}"), move || {
+                crate::long::run(&shared, index);
+            })?;
+            long.push(thread.thread().clone());
+            server.threads.push(thread);
+        }
+        server.shared.long.set_threads(long);
         server
             .shared
             .startup_bytes
@@ -124,13 +134,18 @@ fn spawn(
 
 /// Lets the engine wake threads that wait for a shard.
 fn set_wakes(shared: &Arc<Shared>) {
-    let wakes = (0..shared.threads.len())
+    let threads = shared.threads.len();
+    // Behind the threads that serve connections come as many for long commands.
+    let wakes = (0..2 * threads)
         .map(|index| {
             // Weak, since the engine is itself part of what is shared.
             let shared = Arc::downgrade(shared);
             Box::new(move || {
                 if let Some(shared) = shared.upgrade() {
-                    shared.threads[index].wake();
+                    match index.checked_sub(threads) {
+                        None => shared.threads[index].wake(),
+                        Some(index) => shared.long.wake(index),
+                    }
                 }
             }) as Wake
         })

@@ -38,6 +38,9 @@ const TICK: Duration = Duration::from_millis(100);
 const SPARE_OUTPUTS_MAX: usize = 256;
 const SPARE_OUTPUT_BYTES_MAX: usize = 64 << 10;
 
+/// What the log says of a panic.
+const BUG: &str = "A command failed by a bug in Damselfly; its connection is closed. Please report this with the lines above.";
+
 /// One thread: its connections and its loop.
 pub struct Worker {
     index: usize,
@@ -102,6 +105,7 @@ impl Worker {
     /// Serves until the server stops.
     pub fn run(mut self) {
         let mut events = Events::with_capacity(1024);
+        self.shared.threads[self.index].begin();
         while !self.shared.stopping.load(Relaxed) {
             let wait = self.longest_wait();
             match self.poll.poll(&mut events, Some(wait)) {
@@ -125,7 +129,7 @@ impl Worker {
     }
 
     fn longest_wait(&self) -> Duration {
-        if !self.ready.is_empty() {
+        if !self.ready.is_empty() || self.shared.threads[self.index].has_mail() {
             return Duration::ZERO;
         }
         let now = Instant::now();
@@ -146,7 +150,10 @@ impl Worker {
                         until.min(now + Duration::from_millis(left_ms.unsigned_abs()).min(TICK));
                 }
                 // Looked at again with every wake-up and tick.
-                Some(Stall::Shard(_) | Stall::Output | Stall::Waiting) | None => {}
+                Some(
+                    Stall::Shard(_) | Stall::Output | Stall::Waiting | Stall::Long | Stall::Rest,
+                )
+                | None => {}
             }
         }
         // The system waits whole milliseconds, to which this is rounded up.
@@ -186,18 +193,27 @@ impl Worker {
                 }
             }
         }
+        self.receive_own();
         self.dispatcher.serve_unserved();
         self.resume_stalled();
         self.end_waits();
-        for _ in 0..self.ready.len() {
-            if let Some(key) = self.ready.pop_front() {
-                self.serve_guarded(key);
-            }
+        self.serve_ready();
+        if self.receive_own() {
+            // Clients that waited were served by others of this thread: they go on in the same turn.
+            self.serve_ready();
         }
         while let Some(key) = self.unflushed.pop() {
             self.flush(key);
         }
         self.do_what_is_due();
+    }
+
+    fn serve_ready(&mut self) {
+        for _ in 0..self.ready.len() {
+            if let Some(key) = self.ready.pop_front() {
+                self.serve_guarded(key);
+            }
+        }
     }
 
     fn mark_readable(&mut self, key: usize, half_closed: bool) {
@@ -221,9 +237,7 @@ impl Worker {
     fn serve_guarded(&mut self, key: usize) {
         let result = catch_unwind(AssertUnwindSafe(|| self.serve(key)));
         if result.is_err() {
-            log::error!(
-                "A command failed by a bug in Damselfly; its connection is closed. Please report this with the lines above."
-            );
+            log::error!("{BUG}");
             self.batch = Batch::default();
             self.buffer = vec![0; READ_BYTES];
             self.close(key);
@@ -246,8 +260,18 @@ impl Worker {
         {
             connection.output = spare;
         }
-        if matches!(connection.stall, Some(Stall::Waiting)) {
-            self.look_at_parked(key);
+        match connection.stall {
+            Some(Stall::Waiting) => self.look_at_parked(key),
+            Some(Stall::Long) => {
+                if !self.dispatcher.end_long(connection) {
+                    log::error!("{BUG}");
+                    self.close(key);
+                }
+            }
+            Some(Stall::Rest) if connection.unsent() == 0 => {
+                self.dispatcher.write_rest(connection);
+            }
+            Some(_) | None => {}
         }
         let Some(connection) = self.connections.get_mut(key) else {
             return;
@@ -397,6 +421,8 @@ impl Worker {
             let deadline = connection.session.parking.as_ref().and_then(|p| p.deadline);
             self.deadlines
                 .extend(deadline.map(|deadline| (deadline, key)));
+        } else if matches!(connection.stall, Some(Stall::Long | Stall::Rest)) {
+            // What ends these makes the thread look.
         } else if connection.stall.is_some() {
             if !self.stalled.contains(&key) {
                 self.stalled.push(key);
@@ -477,6 +503,10 @@ impl Worker {
             self.queue(key);
             return;
         }
+        if matches!(connection.stall, Some(Stall::Rest)) && sent_all {
+            self.queue(key);
+            return;
+        }
         let done = connection.session.closing
             || connection.ended && connection.stall.is_none() && connection.waiting.is_none();
         // A client that is gone needs no waiting for the clock; all else it sent runs.
@@ -484,7 +514,7 @@ impl Worker {
             Some(Stall::Paused(_) | Stall::Sleeping(_)) => connection.ended,
             // Unless it was just served: then it is closed when it has its reply.
             Some(Stall::Waiting) => connection.ended && connection.gives_up_waiting(),
-            Some(Stall::Shard(_) | Stall::Output) | None => false,
+            Some(Stall::Shard(_) | Stall::Output | Stall::Long | Stall::Rest) | None => false,
         };
         if done && sent_all || given_up {
             self.close(key);
@@ -526,7 +556,7 @@ impl Worker {
                 Some(Stall::Shard(_)) => true,
                 Some(Stall::Paused(hold)) => self.shared.pause.is_over(hold, now_ms),
                 Some(Stall::Sleeping(until)) => until <= Instant::now(),
-                Some(Stall::Output | Stall::Waiting) => false,
+                Some(Stall::Output | Stall::Waiting | Stall::Long | Stall::Rest) => false,
             };
             if over || connection.session.client.killed.load(Relaxed) {
                 if matches!(connection.stall, Some(Stall::Sleeping(_))) {
@@ -572,6 +602,15 @@ impl Worker {
             }
             self.dispatcher.unpark(connection, end);
         }
+    }
+
+    /// Receives messages that this thread has left for itself; false if there are none.
+    fn receive_own(&mut self) -> bool {
+        let has_mail = self.shared.threads[self.index].has_mail();
+        if has_mail {
+            self.receive();
+        }
+        has_mail
     }
 
     fn receive(&mut self) {

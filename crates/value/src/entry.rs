@@ -280,6 +280,15 @@ impl Entry {
         unsafe { self.0.part_mut(new.value_at() + at, inserted) }
     }
 
+    /// Removes up to `limit` fields (all of a small hash) whose deadline has come, and returns how many; 0 if the entry holds no
+    /// hash. The hash may end up empty.
+    pub fn remove_due_fields(&mut self, now_ms: i64, limit: usize) -> usize {
+        match self.view().timed_hash() {
+            None => 0,
+            Some(_) => crate::hash::remove_due_fields(self, now_ms, limit),
+        }
+    }
+
     /// Makes the value a packed collection of this kind, with these bytes; what was there is dropped.
     pub(crate) fn set_packed(&mut self, kind: Kind, bytes: &[u8]) {
         assert!(kind.is_packed_collection(), "{kind:?}");
@@ -500,13 +509,13 @@ impl<'a> EntryRef<'a> {
             .then(|| i64::from_le_bytes(self.block.read(self.block.shape().deadline_at())))
     }
 
-    /// False for most entries: those that neither end nor lose a part at some moment. Reads the flags alone.
+    /// False for most entries: those that surely neither end nor lose a field at some moment. Reads the flags alone.
     #[inline]
     pub fn may_end(self) -> bool {
         self.block.flags() & (DEADLINE_FLAG | KIND_MASK) >= MAY_END
     }
 
-    /// The hash in an entry, if some of its fields may have deadlines.
+    /// The entry's hash, if some of its fields may have deadlines.
     fn timed_hash(self) -> Option<HashRef<'a>> {
         if !self.may_end() {
             return None;

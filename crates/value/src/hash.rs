@@ -59,14 +59,6 @@ enum Form<'a> {
     Large(&'a Fields),
 }
 
-fn pair_of(field: FieldRef<'_>) -> Pair<'_> {
-    Pair {
-        field: Element::Bytes(field.field()),
-        value: field.value(),
-        deadline_ms: field.deadline_ms(),
-    }
-}
-
 impl<'a> HashRef<'a> {
     #[inline]
     fn form(self) -> Form<'a> {
@@ -92,7 +84,7 @@ impl<'a> HashRef<'a> {
     pub fn get(self, field: &[u8]) -> Option<Pair<'a>> {
         match self.form() {
             Form::Small(pairs) => pairs.get(field),
-            Form::Large(fields) => fields.get(field).map(pair_of),
+            Form::Large(fields) => fields.get(field).map(Pair::from),
         }
     }
 
@@ -109,7 +101,7 @@ impl<'a> HashRef<'a> {
     pub fn for_each(self, mut visit: impl FnMut(Pair<'a>)) {
         match self.form() {
             Form::Small(pairs) => pairs.iter().for_each(visit),
-            Form::Large(fields) => fields.iter().for_each(|field| visit(pair_of(field))),
+            Form::Large(fields) => fields.iter().for_each(|field| visit(field.into())),
         }
     }
 
@@ -122,7 +114,7 @@ impl<'a> HashRef<'a> {
                 pairs.iter().for_each(visit);
                 0
             }
-            Form::Large(fields) => fields.scan(cursor, |field| visit(pair_of(field))),
+            Form::Large(fields) => fields.scan(cursor, |field| visit(field.into())),
         }
     }
 
@@ -134,7 +126,7 @@ impl<'a> HashRef<'a> {
                 let index = (u128::from(random) * pairs.len() as u128) >> 64;
                 pairs.nth(index as usize)
             }
-            Form::Large(fields) => fields.random(random).map(pair_of),
+            Form::Large(fields) => fields.random(random).map(Pair::from),
         }
     }
 
@@ -257,14 +249,14 @@ impl HashMut<'_> {
     }
 }
 
-/// Removes the fields of an entry's hash whose deadline has come, and returns how many; 0 if the entry holds something else.
-pub(crate) fn remove_due_fields(entry: &mut Entry, now_ms: i64) -> usize {
+/// What [`Entry::remove_due_fields`] does to a hash.
+pub(crate) fn remove_due_fields(entry: &mut Entry, now_ms: i64, limit: usize) -> usize {
     match Hash::view(entry.view()) {
         Some(HashRef::PackedTtl(_)) => {
             PairsMut::new(&mut PackedValue(entry), Layout::Timed).remove_due(now_ms)
         }
         Some(HashRef::Large(_)) => match entry.large_mut() {
-            Large::Hash(fields) => fields.remove_due(now_ms, usize::MAX),
+            Large::Hash(fields) => fields.remove_due(now_ms, limit),
             Large::List(_) | Large::Set(_) | Large::SortedSet(_) => 0,
         },
         Some(HashRef::Packed(_)) | None => 0,

@@ -397,3 +397,180 @@ impl SetMut<'_> {
 fn load(threshold: &AtomicU64) -> usize {
     usize::try_from(threshold.load(Relaxed)).unwrap_or(usize::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn thresholds(integers: u64, entries: u64, value: u64) -> Thresholds {
+        let thresholds = Thresholds::default();
+        thresholds.set_max_intset_entries.store(integers, Relaxed);
+        thresholds.set_max_listpack_entries.store(entries, Relaxed);
+        thresholds.set_max_listpack_value.store(value, Relaxed);
+        thresholds
+    }
+
+    fn form(entry: &Entry) -> &'static str {
+        match Set::view(entry.view()).expect("a set") {
+            SetRef::Integers(_) => "integers",
+            SetRef::Packed(_) => "packed",
+            SetRef::Large(_) => "large",
+        }
+    }
+
+    fn members(entry: &Entry) -> BTreeSet<Vec<u8>> {
+        let (set, mut members) = (Set::view(entry.view()).expect("a set"), BTreeSet::new());
+        set.for_each(|member| assert!(members.insert(member.to_vec()), "{member:?} twice"));
+        assert_eq!(members.len(), set.len());
+        members
+    }
+
+    #[test]
+    fn each_form_is_left_at_its_threshold() {
+        let thresholds = thresholds(3, 4, 5);
+        let after = |members: &[&str]| {
+            let mut entry = Entry::new_collection(b"key", Type::Set, None);
+            for member in members {
+                assert!(Set::edit(&mut entry, &thresholds).insert(member.as_bytes()));
+            }
+            form(&entry)
+        };
+        assert_eq!(after(&["1", "2", "3"]), "integers");
+        assert_eq!(after(&["1", "2", "3", "4"]), "large");
+        assert_eq!(after(&["1", "2", "3", "a"]), "packed");
+        assert_eq!(after(&["1", "2", "3", "a", "b"]), "large");
+        assert_eq!(after(&["a", "b", "c", "d"]), "packed");
+        assert_eq!(after(&["12345"]), "integers");
+        assert_eq!(after(&["a", "12345"]), "packed");
+        assert_eq!(after(&["a", "123456"]), "large");
+        // The integer would be too long for a listpack.
+        assert_eq!(after(&["123456", "a"]), "large");
+        assert_eq!(after(&["-12345", "1", "a"]), "large");
+        assert_eq!(after(&["01", "+1", ""]), "packed");
+        assert_eq!(after(&["abcdef"]), "large");
+    }
+
+    #[test]
+    fn any_changes_leave_what_a_plain_set_would_hold() {
+        let mut state = damselfly_base::random::number();
+        println!("seed {state}");
+        let mut random = move || {
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mixed = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            mixed ^ mixed >> 31
+        };
+        let mut seen = BTreeSet::new();
+        for round in 0..200 {
+            let thresholds = thresholds(random() % 40, random() % 40, random() % 12);
+            let mut entry = Entry::new_collection(b"key", Type::Set, (round % 2 == 0).then_some(7));
+            let mut model = BTreeSet::new();
+            let mut integers_only = true;
+            for _ in 0..100 {
+                let number = (random() % 60) as i64 - 30;
+                let member = match random() % 16 {
+                    0 if !integers_only => b"a long member, longer than most".to_vec(),
+                    0..4 if !integers_only => format!("m{number}").into_bytes(),
+                    4 => (number << (random() % 57)).to_string().into_bytes(),
+                    _ => number.to_string().into_bytes(),
+                };
+                integers_only &= random() % 30 > 0;
+                let mut set = Set::edit(&mut entry, &thresholds);
+                assert_eq!(set.view().contains(&member), model.contains(&member));
+                match random() % 16 {
+                    0..9 => assert_eq!(set.insert(&member), model.insert(member)),
+                    9 => {
+                        assert_eq!(
+                            set.insert_element((&member[..]).into()),
+                            model.insert(member)
+                        );
+                    }
+                    10..13 => assert_eq!(set.remove(&member), model.remove(&member)),
+                    13 if !model.is_empty() => {
+                        let taken = set.take_random(random(), |member| member.to_vec());
+                        assert!(model.remove(&taken));
+                    }
+                    14 if model.len() > 2 => {
+                        let count = random() as usize % (model.len() - 1) + 1;
+                        let mut taken = BTreeSet::new();
+                        set.take_sample(count, &mut random, |member| {
+                            taken.insert(member.to_vec());
+                        });
+                        assert_eq!(taken.len(), count);
+                        taken
+                            .iter()
+                            .for_each(|member| assert!(model.remove(member)));
+                    }
+                    _ => {
+                        let count = random() as usize % (model.len() + 1);
+                        let mut picked = BTreeSet::new();
+                        set.view().sample(count, &mut random, |member| {
+                            picked.insert(member.to_vec());
+                        });
+                        assert_eq!(picked.len(), count);
+                        assert!(picked.is_subset(&model));
+                    }
+                }
+                assert_eq!(members(&entry), model);
+                assert_eq!(entry.view().is_empty_collection(), model.is_empty());
+                let (set, mut cursor, mut scanned) =
+                    (Set::view(entry.view()).expect("a set"), 0, BTreeSet::new());
+                loop {
+                    cursor = set.scan(cursor, |member| {
+                        scanned.insert(member.to_vec());
+                    });
+                    if cursor == 0 {
+                        break;
+                    }
+                }
+                assert_eq!(scanned, model);
+                if !model.is_empty() {
+                    let member = set.random(random());
+                    assert!(model.contains(&member.to_vec()) && set.has(member));
+                }
+                seen.insert(form(&entry));
+            }
+            let copy = entry.view().to_entry(b"copy");
+            assert_eq!(members(&copy), model);
+            assert_eq!(form(&copy), form(&entry));
+        }
+        assert_eq!(seen.len(), 3, "every form occurs");
+    }
+
+    #[test]
+    fn samples_are_uniform() {
+        let mut state = damselfly_base::random::number();
+        println!("seed {state}");
+        let mut random = move || {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            (state ^ state >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        };
+        for (thresholds, count) in [
+            (thresholds(512, 128, 64), 3),
+            (thresholds(0, 128, 64), 7),
+            (thresholds(0, 0, 0), 2),
+            (thresholds(0, 0, 0), 9),
+        ] {
+            let mut entry = Entry::new_collection(b"key", Type::Set, None);
+            for number in 0..10 {
+                Set::edit(&mut entry, &thresholds).insert(format!("{number}").as_bytes());
+            }
+            let mut counts = [0_usize; 10];
+            for _ in 0..10_000 {
+                Set::view(entry.view())
+                    .expect("a set")
+                    .sample(count, &mut random, |member| {
+                        let text = String::from_utf8(member.to_vec()).expect("digits");
+                        counts[text.parse::<usize>().expect("a digit")] += 1;
+                    });
+            }
+            // Ten deviations.
+            for times in counts {
+                assert!(times.abs_diff(count * 1000) < 500, "{count}: {counts:?}");
+            }
+        }
+    }
+}

@@ -35,7 +35,13 @@ impl Digest {
             Value::Text(Text::Integer(number)) => self.mix(number.to_string().as_bytes()),
             Value::Text(Text::Bytes { bytes, .. }) => self.mix(bytes),
             Value::Text(Text::Packed(packed)) => self.mix(&packed.to_vec()),
-            Value::List(_) | Value::Set(_) | Value::Hash(_) | Value::SortedSet(_) => {}
+            Value::Hash(hash) => hash.for_each(|pair| {
+                let mut field = Self::default();
+                field.mix(&pair.field.to_vec());
+                field.mix(&pair.value.to_vec());
+                self.add_digest(&field);
+            }),
+            Value::List(_) | Value::Set(_) | Value::SortedSet(_) => {}
         }
         if entry.has_deadline() {
             self.add(b"!!expire!!");

@@ -45,6 +45,8 @@ pub struct ClientFacts {
     pub count: usize,
     /// How many of them wait for something.
     pub blocked: usize,
+    /// How many wait for keys, but not for ever.
+    pub with_timeout: usize,
     /// The largest input buffer, in bytes.
     pub input_max: usize,
     /// The largest output buffer, in bytes.
@@ -193,6 +195,8 @@ fn client_facts(shared: &Shared) -> ClientFacts {
         let output = client.output_capacity.load(Relaxed);
         facts.count += 1;
         facts.blocked += usize::from(client.is_blocked());
+        let parked = client.waits_with();
+        facts.with_timeout += usize::from(parked.is_some_and(|parked| parked.has_timeout()));
         facts.input_max = facts.input_max.max(input);
         facts.output_max = facts.output_max.max(output);
         facts.bytes += client.memory();

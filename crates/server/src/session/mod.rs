@@ -20,12 +20,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use damselfly_commands::Command;
+use damselfly_commands::{Command, Rest};
 use damselfly_engine::Now;
 use damselfly_protocol::Version;
 
 use crate::clients::Client;
 use crate::config::Config;
+use crate::long::LongCommand;
 use crate::parked::Parking;
 use crate::registry::Handler;
 use crate::shared::Shared;
@@ -77,6 +78,10 @@ pub struct Session {
     pub sleeps_until: Option<Instant>,
     /// The command that waits for keys.
     pub parking: Option<Parking>,
+    /// Its command that runs elsewhere.
+    pub long: Option<Arc<LongCommand>>,
+    /// What is still to be written of the last reply.
+    pub rest: Option<Rest>,
 }
 
 impl Session {
@@ -91,6 +96,8 @@ impl Session {
             closing: false,
             sleeps_until: None,
             parking: None,
+            long: None,
+            rest: None,
         }
     }
 

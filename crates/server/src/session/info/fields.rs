@@ -78,7 +78,7 @@ pub static FIELDS: &[Field] = &[
     row(Clients, "client_recent_max_output_buffer", |f| f.clients.output_max.to_string()),
     row(Clients, "blocked_clients", |f| f.clients.blocked.to_string()),
     row(Clients, "tracking_clients", ZERO),
-    row(Clients, "clients_in_timeout_table", ZERO),
+    row(Clients, "clients_in_timeout_table", |f| f.clients.with_timeout.to_string()),
 
     row(Memory, "used_memory", |f| f.used.to_string()),
     row(Memory, "used_memory_human", |f| human(f.used)),

@@ -1,0 +1,180 @@
+//! Hashes: picking fields at random, and walking over them: HRANDFIELD and HSCAN.
+
+use std::collections::HashSet;
+
+use damselfly_base::random::number as random;
+use damselfly_base::{CommandError, number::Decimal};
+use damselfly_engine::Tx;
+use damselfly_protocol::{Reply, Version};
+use damselfly_value::{Fields, Hash, HashRef, Pair};
+
+use crate::command::{Arity::AtLeast, At::One, Command, Group, Keys, Run, Trait, reads};
+use crate::{Args, KeyspaceFn, Result, scans, sets};
+
+/// The most fields that HRANDFIELD returns where they may repeat: more than any client can want, and some hundred megabytes.
+const REPEATED_MAX: u64 = 1 << 24;
+
+pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
+    Command {
+        name: "HRANDFIELD",
+        arity: AtLeast(2),
+        keys: Keys::Args(&[reads(One(1))]),
+        traits: &[Trait::Tip("nondeterministic_output")],
+        run: Run::Run(hrandfield),
+        group: Group::Hash,
+        usage: "HRANDFIELD key [count [WITHVALUES]]",
+        summary: "Returns fields of a hash picked at random: different ones, or with a negative count any.",
+        since: "6.2.0",
+        complexity: "O(N) where N is the number of fields that are returned",
+    },
+    Command {
+        name: "HSCAN",
+        arity: AtLeast(3),
+        keys: Keys::Args(&[reads(One(1))]),
+        traits: &[Trait::Tip("nondeterministic_output")],
+        run: Run::Run(hscan),
+        group: Group::Hash,
+        usage: "HSCAN key cursor [MATCH pattern] [COUNT count]",
+        summary: "Walks over the fields of a hash, some at a time; start with cursor 0 and go on until 0 comes back.",
+        since: "2.8.0",
+        complexity: "O(1) for each call, O(N) for a full iteration over N fields",
+    },
+];
+
+/// How HRANDFIELD shows a field.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Show {
+    Fields,
+    FieldsAndValues,
+}
+
+impl Show {
+    /// Begins a list of so many fields.
+    fn begin(self, reply: &mut Reply<'_>, count: usize) {
+        let elements = match (self, reply.version()) {
+            (Self::FieldsAndValues, Version::Resp2) => count * 2,
+            (Self::FieldsAndValues, Version::Resp3) | (Self::Fields, _) => count,
+        };
+        reply.array(elements);
+    }
+
+    fn write(self, reply: &mut Reply<'_>, pair: Pair<'_>) {
+        if self == Self::FieldsAndValues && reply.version() == Version::Resp3 {
+            reply.array(2);
+        }
+        sets::write(pair.field, reply);
+        if self == Self::FieldsAndValues {
+            sets::write(pair.value, reply);
+        }
+    }
+}
+
+/// The count of HRANDFIELD: how many fields, and whether they may repeat.
+fn count_in(args: Args<'_>) -> Result<(i64, Show)> {
+    let count = args.integer(2)?;
+    if count == i64::MIN {
+        let limits = "value must between -9223372036854775807 and 9223372036854775807";
+        return Err(CommandError::err(format!("value is out of range, {limits}")).into());
+    }
+    let show = match args.len() {
+        3 => Show::Fields,
+        4 if args.is(3, "WITHVALUES") => Show::FieldsAndValues,
+        _ => return Err(CommandError::Syntax.into()),
+    };
+    let too_many = show == Show::FieldsAndValues && count.unsigned_abs() > i64::MAX as u64 / 2;
+    if too_many || count < 0 && count.unsigned_abs() > REPEATED_MAX {
+        return Err(CommandError::err("value is out of range").into());
+    }
+    Ok((count, show))
+}
+
+fn hrandfield(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    if args.len() == 2 {
+        let hash = tx.read_as::<Hash>(args.key(1))?;
+        match hash.and_then(|hash| hash.pick(random())) {
+            Some(pair) => sets::write(pair.field, reply),
+            None => reply.null(),
+        }
+        return Ok(());
+    }
+    let (count, show) = count_in(args)?;
+    let Some(hash) = tx.read_as::<Hash>(args.key(1))? else {
+        reply.array(0);
+        return Ok(());
+    };
+    let wanted = usize::try_from(count.unsigned_abs()).unwrap_or(usize::MAX);
+    if count < 0 {
+        show.begin(reply, wanted);
+        for _ in 0..wanted {
+            if let Some(pair) = hash.pick(random()) {
+                show.write(reply, pair);
+            }
+        }
+        return Ok(());
+    }
+    let wanted = wanted.min(hash.len());
+    show.begin(reply, wanted);
+    let write = |pair: Pair<'_>| show.write(reply, pair);
+    match hash {
+        HashRef::Large(fields) if wanted < hash.len() / 3 => pick_different(fields, wanted, write),
+        HashRef::Packed(_) | HashRef::PackedTtl(_) | HashRef::Large(_) => {
+            sample(hash, wanted, write);
+        }
+    }
+    Ok(())
+}
+
+/// Passes by all fields and visits `wanted` of them, each set of so many with the same chance: selection sampling (Knuth,
+/// The Art of Computer Programming 2, 3.4.2, algorithm S).
+fn sample(hash: HashRef<'_>, wanted: usize, mut visit: impl FnMut(Pair<'_>)) {
+    let (mut wanted, mut left) = (wanted as u128, hash.len() as u128);
+    hash.for_each(|pair| {
+        // The upper half of the product is uniform below `left`.
+        if (u128::from(random()) * left) >> 64 < wanted {
+            visit(pair);
+            wanted -= 1;
+        }
+        left -= 1;
+    });
+}
+
+/// Picks fields until `wanted` different ones were visited; for a small part of a hash.
+fn pick_different(fields: &Fields, wanted: usize, mut visit: impl FnMut(Pair<'_>)) {
+    let mut seen = HashSet::with_capacity(wanted);
+    while seen.len() < wanted {
+        let Some(field) = fields.random(random()) else {
+            return;
+        };
+        if seen.insert(field.field()) {
+            visit(field.into());
+        }
+    }
+}
+
+fn hscan(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    /// A call looks at so many buckets for each field it is asked for: a hash that has shrunk may have many empty ones.
+    const BUCKETS_PER_FIELD: usize = 10;
+    let cursor = scans::cursor(args, 2)?;
+    let Some(hash) = tx.read_as::<Hash>(args.key(1))? else {
+        scans::write_empty(reply);
+        return Ok(());
+    };
+    let options = scans::Options::parse(args, 3, false)?;
+    scans::write(reply, |list| {
+        let (mut cursor, mut seen, mut shown) = (cursor, 0, 0);
+        for _ in 0..options.count.saturating_mul(BUCKETS_PER_FIELD) {
+            cursor = hash.scan(cursor, |pair| {
+                seen += 1;
+                if options.matches(pair.field.text(&mut Decimal::new())) {
+                    sets::write(pair.field, list);
+                    sets::write(pair.value, list);
+                    shown += 2;
+                }
+            });
+            if cursor == 0 || seen >= options.count {
+                break;
+            }
+        }
+        Ok((cursor, shown))
+    })
+}

@@ -1,0 +1,285 @@
+//! Lists: taking elements off an end, and moving them to another list.
+
+use damselfly_base::CommandError;
+use damselfly_base::number::parse_integer;
+use damselfly_collections::Side;
+use damselfly_engine::{Create, Key, Tx};
+use damselfly_protocol::Reply;
+use damselfly_value::List;
+
+use crate::command::{
+    Access, Arity::AtLeast, Arity::Exactly, At::Counted, At::One, Command, Group, KeySpec, Keys,
+    Run, Trait, writes,
+};
+use crate::lists::{reply_element, reply_elements};
+use crate::{Args, KeyspaceFn, Result};
+
+const TAKEN_FROM: &[KeySpec] = &[writes(One(1), Access::Take)];
+const MOVED_BETWEEN: &[KeySpec] = &[writes(One(1), Access::Take), writes(One(2), Access::Insert)];
+
+pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
+    Command {
+        name: "LPOP",
+        arity: AtLeast(2),
+        keys: Keys::Args(TAKEN_FROM),
+        traits: &[Trait::Fast],
+        run: Run::Run(|tx, args, reply| pop(tx, args, Side::Left, reply)),
+        group: Group::List,
+        usage: "LPOP key [count]",
+        summary: "Removes and returns the first element of a list, or as many as asked for.",
+        since: "1.0.0",
+        complexity: "O(N) where N is the number of elements returned",
+    },
+    Command {
+        name: "RPOP",
+        arity: AtLeast(2),
+        keys: Keys::Args(TAKEN_FROM),
+        traits: &[Trait::Fast],
+        run: Run::Run(|tx, args, reply| pop(tx, args, Side::Right, reply)),
+        group: Group::List,
+        usage: "RPOP key [count]",
+        summary: "Removes and returns the last element of a list, or as many as asked for.",
+        since: "1.0.0",
+        complexity: "O(N) where N is the number of elements returned",
+    },
+    Command {
+        name: "LMPOP",
+        arity: AtLeast(4),
+        keys: Keys::Args(&[writes(Counted(1), Access::Take)]),
+        traits: &[],
+        run: Run::Run(lmpop),
+        group: Group::List,
+        usage: "LMPOP numkeys key [key ...] <LEFT | RIGHT> [COUNT count]",
+        summary: "Removes and returns elements of the first of several lists that has any.",
+        since: "7.0.0",
+        complexity: "O(N+M) where N is the number of keys and M the number of elements returned",
+    },
+    Command {
+        name: "LMOVE",
+        arity: Exactly(5),
+        keys: Keys::Args(MOVED_BETWEEN),
+        traits: &[Trait::NeedsMemory],
+        run: Run::Run(lmove),
+        group: Group::List,
+        usage: "LMOVE source destination <LEFT | RIGHT> <LEFT | RIGHT>",
+        summary: "Moves an element from an end of a list to an end of another, or of the same, and returns it.",
+        since: "6.2.0",
+        complexity: "O(1)",
+    },
+    Command {
+        name: "RPOPLPUSH",
+        arity: Exactly(3),
+        keys: Keys::Args(MOVED_BETWEEN),
+        traits: &[
+            Trait::NeedsMemory,
+            Trait::Deprecated {
+                since: "6.2.0",
+                instead: "`LMOVE` with the `RIGHT` and `LEFT` arguments",
+            },
+        ],
+        run: Run::Run(rpoplpush),
+        group: Group::List,
+        usage: "RPOPLPUSH source destination",
+        summary: "Moves the last element of a list to the head of another, or of the same, and returns it.",
+        since: "1.2.0",
+        complexity: "O(1)",
+    },
+];
+
+/// Takes an element off a list and writes it. False, and nothing written, if there is no list.
+///
+/// # Errors
+/// `WRONGTYPE` if the key holds something else.
+pub(crate) fn pop_one(
+    tx: &mut Tx<'_>,
+    key: Key<'_>,
+    side: Side,
+    reply: &mut Reply<'_>,
+) -> Result<bool> {
+    let popped = tx.change::<List, _>(key, Create::Never, |list| {
+        if let Some(element) = list.view().end(side) {
+            reply_element(element, reply);
+            list.remove_end(side, 1);
+        }
+    })?;
+    if popped.is_some() {
+        tx.changed(key);
+    }
+    Ok(popped.is_some())
+}
+
+/// Takes up to `count` elements off a list and writes them as an array. False, and nothing written, if there is no list.
+///
+/// # Errors
+/// `WRONGTYPE` if the key holds something else.
+pub(crate) fn pop_many(
+    tx: &mut Tx<'_>,
+    key: Key<'_>,
+    side: Side,
+    count: usize,
+    reply: &mut Reply<'_>,
+) -> Result<bool> {
+    let popped = tx.change::<List, _>(key, Create::Never, |list| {
+        let len = list.view().len();
+        let count = count.min(len);
+        let index = match side {
+            Side::Left => 0,
+            Side::Right => len - 1,
+        };
+        reply_elements(list.view(), index, side, count, reply);
+        list.remove_end(side, count);
+        count
+    })?;
+    if popped.is_some_and(|count| count > 0) {
+        tx.changed(key);
+    }
+    Ok(popped.is_some())
+}
+
+/// The same as [`pop_many`], but writes the key and the elements: the reply of LMPOP and BLMPOP.
+///
+/// # Errors
+/// `WRONGTYPE` if the key holds something else.
+pub(crate) fn pop_many_named(
+    tx: &mut Tx<'_>,
+    key: Key<'_>,
+    side: Side,
+    count: usize,
+    reply: &mut Reply<'_>,
+) -> Result<bool> {
+    if tx.peek_as::<List>(key)?.is_none() {
+        return Ok(false);
+    }
+    reply.array(2);
+    reply.bulk(key.bytes);
+    pop_many(tx, key, side, count, reply)
+}
+
+/// Moves an element from an end of one list to an end of another, and writes it. False, and nothing written, if the first is
+/// absent.
+///
+/// # Errors
+/// `WRONGTYPE` if one of the keys holds something else.
+pub(crate) fn move_one(
+    tx: &mut Tx<'_>,
+    (source, from): (Key<'_>, Side),
+    (target, to): (Key<'_>, Side),
+    reply: &mut Reply<'_>,
+) -> Result<bool> {
+    let Some(list) = tx.peek_as::<List>(source)? else {
+        return Ok(false);
+    };
+    let Some(element) = list.end(from) else {
+        return Ok(false);
+    };
+    // The element is pushed from where it stands in the reply: no copy of it is needed otherwise.
+    let (start, len) = (reply.position(), element.len());
+    reply_element(element, reply);
+    if let Err(error) = tx.peek_as::<List>(target) {
+        reply.truncate_to(start);
+        return Err(error.into());
+    }
+    let written = reply.written_since(start);
+    let end = written.len() - "\r\n".len();
+    let text = std::iter::once(&written[end - len..end]);
+    if source.bytes == target.bytes {
+        tx.change::<List, _>(source, Create::Never, |list| {
+            list.remove_end(from, 1);
+            list.push(to, text);
+        })?;
+    } else {
+        tx.change::<List, _>(target, Create::IfAbsent, |list| list.push(to, text))?;
+        tx.change::<List, _>(source, Create::Never, |list| list.remove_end(from, 1))?;
+        tx.changed(source);
+    }
+    tx.changed(target);
+    Ok(true)
+}
+
+/// The end of a list that an argument names.
+///
+/// # Errors
+/// If it is neither.
+pub(crate) fn side_of(args: Args<'_>, at: usize) -> Result<Side> {
+    if args.is(at, "LEFT") {
+        Ok(Side::Left)
+    } else if args.is(at, "RIGHT") {
+        Ok(Side::Right)
+    } else {
+        Err(CommandError::Syntax.into())
+    }
+}
+
+/// What LMPOP and BLMPOP say behind the keys, which are counted by the argument at `count_at`: the end, and how many elements.
+///
+/// # Errors
+/// If a number is not positive, or the rest makes no sense.
+pub(crate) fn side_and_count(args: Args<'_>, count_at: usize) -> Result<(Side, usize)> {
+    let keys = positive(args, count_at, "numkeys should be greater than 0")?;
+    let side_at = (count_at + 1).saturating_add(keys);
+    if side_at >= args.len() {
+        return Err(CommandError::Syntax.into());
+    }
+    let side = side_of(args, side_at)?;
+    match args.len() - side_at {
+        1 => Ok((side, 1)),
+        3 if args.is(side_at + 1, "COUNT") => {
+            let count = positive(args, side_at + 2, "count should be greater than 0")?;
+            Ok((side, count))
+        }
+        _ => Err(CommandError::Syntax.into()),
+    }
+}
+
+fn positive(args: Args<'_>, at: usize, refusal: &str) -> Result<usize> {
+    let number = parse_integer(args.at(at)).and_then(|number| usize::try_from(number).ok());
+    let number = number.filter(|&number| number > 0);
+    Ok(number.ok_or_else(|| CommandError::err(refusal))?)
+}
+
+fn pop(tx: &mut Tx<'_>, args: Args<'_>, side: Side, reply: &mut Reply<'_>) -> Result {
+    if args.len() > 3 {
+        let name = args.at(0).to_ascii_lowercase();
+        return Err(CommandError::Arity(String::from_utf8_lossy(&name).into()).into());
+    }
+    let key = args.key(1);
+    if args.len() == 2 {
+        if !pop_one(tx, key, side, reply)? {
+            reply.null();
+        }
+        return Ok(());
+    }
+    let count = parse_integer(args.at(2)).and_then(|count| usize::try_from(count).ok());
+    let count = count.ok_or(CommandError::NotPositive)?;
+    if !pop_many(tx, key, side, count, reply)? {
+        reply.null_array();
+    }
+    Ok(())
+}
+
+fn lmpop(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let (side, count) = side_and_count(args, 1)?;
+    for place in Counted(1).places(args) {
+        if pop_many_named(tx, args.key(place), side, count, reply)? {
+            return Ok(());
+        }
+    }
+    reply.null_array();
+    Ok(())
+}
+
+fn lmove(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let (from, to) = (side_of(args, 3)?, side_of(args, 4)?);
+    if !move_one(tx, (args.key(1), from), (args.key(2), to), reply)? {
+        reply.null();
+    }
+    Ok(())
+}
+
+fn rpoplpush(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let (source, target) = ((args.key(1), Side::Right), (args.key(2), Side::Left));
+    if !move_one(tx, source, target, reply)? {
+        reply.null();
+    }
+    Ok(())
+}

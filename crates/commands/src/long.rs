@@ -1,0 +1,59 @@
+//! Commands that would keep others waiting: those with much to do go to a thread of their own, and long replies are written
+//! in slices.
+
+use damselfly_engine::Tx;
+use damselfly_protocol::Reply;
+
+use crate::{Result, Stop};
+
+/// Steps that a command may take on a thread that serves other clients, too: about a millisecond. A step is what is done for
+/// one element, member, field or key.
+const STEPS_MAX: usize = 1 << 14;
+
+/// A reply over more elements than this is written in slices.
+pub(crate) const SLICED_MIN: usize = 1 << 12;
+
+/// Sends the command to another thread if it is about to take that many steps: it starts again there. To be called before
+/// anything is done.
+#[inline]
+pub(crate) fn check(tx: &Tx<'_>, steps: usize) -> Result {
+    if steps > STEPS_MAX && tx.others_wait() {
+        return Err(Stop::Long);
+    }
+    Ok(())
+}
+
+/// The rest of a reply, whose beginning is written. It holds no lock: what it shows stays as it was when the command ran.
+pub struct Rest(Box<WriteSome>);
+
+/// Writes the next element or a few; false if there is none left.
+type WriteSome = dyn FnMut(&mut Reply<'_>) -> bool + Send;
+
+impl Rest {
+    /// A rest that `write` writes, a few elements a call, until it returns false.
+    pub fn new(write: impl FnMut(&mut Reply<'_>) -> bool + Send + 'static) -> Self {
+        Self(Box::new(write))
+    }
+
+    /// Writes about `bytes` more, and some in any case. False if that was all.
+    pub fn write(&mut self, reply: &mut Reply<'_>, bytes: usize) -> bool {
+        let start = reply.position();
+        while (self.0)(reply) {
+            if reply.position() - start >= bytes {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Writes all of it.
+    pub fn write_all(mut self, reply: &mut Reply<'_>) {
+        while self.write(reply, usize::MAX) {}
+    }
+}
+
+impl std::fmt::Debug for Rest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rest").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,184 @@
+//! Hashes whose fields end: whoever looks sees none that has ended, and what nobody looks at is swept.
+
+use std::collections::BTreeMap;
+
+use damselfly_engine::{Create, Engine, Key, Now, Place, Rule};
+use damselfly_value::{Element, Hash};
+
+/// So many keys and fields at most, in a random run.
+const KEYS: usize = 20;
+const FIELDS: usize = 30;
+
+fn engine() -> Engine {
+    Engine::new(Rule {
+        shards: 1,
+        databases: 1,
+    })
+}
+
+/// Sets fields of one key, each with its deadline.
+fn set(engine: &Engine, now: Now, key: &str, fields: impl Iterator<Item = (String, Option<i64>)>) {
+    let key = Key::new(key.as_bytes());
+    let mut tx = engine.lock_all(0, now).unwrap();
+    tx.change::<Hash, _>(key, Create::IfAbsent, |hash| {
+        for (name, deadline) in fields {
+            hash.set(name.as_bytes(), Element::Bytes(b"value"), deadline);
+        }
+    })
+    .unwrap();
+}
+
+fn check(engine: &Engine, now: Now) {
+    let mut tx = engine.lock_all(0, now).unwrap();
+    tx.databases(0)[0].assert_valid();
+}
+
+/// Sweeps until a whole round finds nothing.
+fn sweep_all(engine: &Engine, now: Now) -> usize {
+    let mut removed = 0;
+    let mut idle = 0;
+    while idle < 100 {
+        let found = engine.sweep(0, now);
+        removed += found;
+        idle = if found == 0 { idle + 1 } else { 0 };
+    }
+    check(engine, now);
+    removed
+}
+
+#[test]
+fn the_sweep_removes_fields_and_hashes_of_which_none_is_left() {
+    for count in [10, 2000] {
+        let engine = engine();
+        let name = |index: usize| format!("field:{index}");
+        let all = |deadline: i64| (0..count).map(move |index| (name(index), Some(deadline)));
+        set(&engine, Now(0), "ends", all(100));
+        let some = all(100)
+            .map(|(name, deadline)| (name.clone(), deadline.filter(|_| name.ends_with('0'))));
+        set(&engine, Now(0), "loses", some);
+        set(
+            &engine,
+            Now(0),
+            "stays",
+            (0..count).map(|index| (name(index), None)),
+        );
+        let totals = |now| engine.lock_all(0, now).unwrap().totals(0);
+        assert_eq!((totals(Now(0)).keys, totals(Now(0)).deadlines), (3, 0));
+        assert_eq!(sweep_all(&engine, Now(99)), 0);
+        // The hash as a whole counts as one.
+        assert_eq!(sweep_all(&engine, Now(100)), 1 + count / 10);
+        assert_eq!(totals(Now(100)).keys, 2);
+        assert_eq!(engine.expired(Now(100)), 1);
+        let mut tx = engine.lock_all(0, Now(100)).unwrap();
+        let hash = tx.peek_as::<Hash>(Key::new(b"loses")).unwrap().unwrap();
+        assert_eq!((hash.len(), hash.soonest_ms()), (count - count / 10, None));
+    }
+}
+
+#[test]
+fn a_deadline_of_the_key_and_those_of_its_fields_act_side_by_side() {
+    let engine = engine();
+    let key = Key::new(b"key");
+    set(
+        &engine,
+        Now(0),
+        "key",
+        [("a".to_owned(), Some(50)), ("b".to_owned(), None)].into_iter(),
+    );
+    let mut tx = engine.lock_all(0, Now(10)).unwrap();
+    if let Place::Present(mut present) = tx.place(key) {
+        present.update(|entry| entry.set_deadline_ms(Some(100)));
+    }
+    assert_eq!(tx.totals(0).deadlines, 1);
+    drop(tx);
+    check(&engine, Now(10));
+    let len = |now| {
+        let mut tx = engine.lock_all(0, now).unwrap();
+        let hash = tx.peek_as::<Hash>(key).unwrap();
+        hash.map(|hash| hash.len())
+    };
+    assert_eq!(len(Now(49)), Some(2));
+    assert_eq!(len(Now(50)), Some(1));
+    assert_eq!(len(Now(99)), Some(1));
+    assert_eq!(len(Now(100)), None);
+    check(&engine, Now(100));
+}
+
+/// Random changes, with the clock going on and sweeps in between, against a plain model.
+#[test]
+fn no_field_is_seen_after_its_end_and_none_is_lost_before() {
+    let seed = std::env::var("SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok());
+    let mut state: u64 = seed.unwrap_or_else(damselfly_base::random::number);
+    println!("SEED={state}");
+    let mut random = move |below: usize| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % below
+    };
+    for round in 0..20 {
+        let engine = engine();
+        let entries_max = if round % 2 == 0 { 512 } else { 10 };
+        let thresholds = &engine.settings.thresholds;
+        thresholds
+            .hash_max_listpack_entries
+            .store(entries_max, std::sync::atomic::Ordering::Relaxed);
+        let mut model: BTreeMap<(usize, usize), Option<i64>> = BTreeMap::new();
+        let mut now = Now(0);
+        for _ in 0..1000 {
+            now.0 += random(5) as i64;
+            model.retain(|_, deadline| deadline.is_none_or(|deadline| deadline > now.0));
+            let (key, field) = (random(KEYS), random(FIELDS));
+            let name = field.to_string();
+            let key_name = key.to_string();
+            let bytes = Key::new(key_name.as_bytes());
+            let deadline = (random(2) == 0).then(|| now.0 + 1 + random(200) as i64);
+            let known = model.get(&(key, field)).copied();
+            let mut tx = engine.lock_all(0, now).unwrap();
+            match random(8) {
+                0..3 => {
+                    let is_new = tx.change::<Hash, _>(bytes, Create::IfAbsent, |hash| {
+                        hash.set(name.as_bytes(), Element::Integer(7), deadline)
+                    });
+                    assert_eq!(is_new, Ok(Some(known.is_none())));
+                    model.insert((key, field), deadline);
+                }
+                3 => {
+                    let found = tx.change::<Hash, _>(bytes, Create::Never, |hash| {
+                        hash.set_deadline_ms(name.as_bytes(), deadline)
+                    });
+                    assert_eq!(found.unwrap().unwrap_or(false), known.is_some());
+                    model
+                        .entry((key, field))
+                        .and_modify(|known| *known = deadline);
+                }
+                4 => {
+                    let found = tx.change::<Hash, _>(bytes, Create::Never, |hash| {
+                        hash.remove(name.as_bytes())
+                    });
+                    assert_eq!(found.unwrap().unwrap_or(false), known.is_some());
+                    model.remove(&(key, field));
+                }
+                5 => {
+                    drop(tx);
+                    engine.sweep(0, now);
+                    continue;
+                }
+                _ => {
+                    let hash = tx.read_as::<Hash>(bytes).unwrap();
+                    let found = hash.and_then(|hash| hash.get(name.as_bytes()));
+                    assert_eq!(found.map(|pair| pair.deadline_ms), known);
+                    let len = model.range((key, 0)..(key + 1, 0)).count();
+                    assert_eq!(hash.map_or(0, |hash| hash.len()), len);
+                }
+            }
+        }
+        check(&engine, now);
+        sweep_all(&engine, now);
+        let keys: std::collections::BTreeSet<_> = model.keys().map(|(key, _)| key).collect();
+        let mut tx = engine.lock_all(0, now).unwrap();
+        assert_eq!(tx.totals(0).keys, keys.len());
+    }
+}

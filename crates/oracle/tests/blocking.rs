@@ -1,0 +1,479 @@
+//! Clients that wait: each element goes to exactly one of them or stays in its list, and who came first is served first.
+//!
+//! Producers and consumers of all kinds share a few lists, while waits time out, are ended by CLIENT UNBLOCK, and connections go
+//! away. `cargo xtask ci` runs this with a server built with `--cfg broken="claim"`, where more than one may end a wait; then the
+//! tests of the module `counted` must fail.
+//!
+//! `DAMSELFLY_BLOCKING_S` is how many seconds each of those tests runs, `DAMSELFLY_SEED` makes it draw the same commands again;
+//! how the threads meet is chance.
+
+use damselfly_oracle::connection::{Connection, request};
+use damselfly_oracle::random::Random;
+use damselfly_oracle::server::{Kind, Program, Server};
+use damselfly_protocol::client::Value;
+use std::collections::{HashMap, HashSet};
+use std::net::Shutdown;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Lists whose elements come and go in order.
+const QUEUES: usize = 6;
+/// Lists that elements are moved to, from the queue of the same number.
+const TARGETS: usize = 3;
+/// Lists that are filled and emptied at both ends.
+const STACKS: usize = 2;
+const PRODUCERS: usize = 60;
+const CONSUMERS: usize = 140;
+/// Producers hold back while their server has so many elements that nobody has taken.
+const BACKLOG_MAX: usize = 300;
+const SECONDS: u64 = 2;
+
+fn number_from(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
+fn start(threads: &str, shards: &str) -> Server {
+    let program = Program::subject();
+    let arguments: &[&str] = match program.kind() {
+        Kind::Redis => &[],
+        Kind::Damselfly => &["--threads", threads, "--shards", shards],
+    };
+    Server::start(&program, arguments).unwrap()
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::Bulk(bytes) => String::from_utf8(bytes.clone()).unwrap(),
+        other => panic!("{other:?} is no element"),
+    }
+}
+
+/// The elements in a reply to any of the commands that consumers send; none if the wait ended without.
+fn elements(reply: &Value) -> Vec<String> {
+    match reply {
+        Value::Null(_) => Vec::new(),
+        Value::Error(error) if error.starts_with(b"UNBLOCKED") => Vec::new(),
+        Value::Bulk(_) => vec![text(reply)],
+        Value::Array(pair) => match &pair[1] {
+            Value::Array(several) => several.iter().map(text).collect(),
+            one => vec![text(one)],
+        },
+        other => panic!("{other:?} is no reply to a consumer"),
+    }
+}
+
+/// What happens in one run.
+struct Run {
+    server: Server,
+    /// Producers have stopped.
+    over: AtomicBool,
+    consumers_left: AtomicUsize,
+    /// Elements that were pushed and not taken yet, roughly.
+    backlog: AtomicUsize,
+    /// The ids of clients that may be unblocked.
+    ids: Mutex<Vec<i64>>,
+    pushed: Mutex<Vec<String>>,
+    taken: Mutex<Vec<String>>,
+}
+
+/// An element: who made it, for which key, and which it is in that order.
+fn element(producer: usize, key: &str, number: usize) -> String {
+    format!("{producer}:{key}:{number}")
+}
+
+impl Run {
+    fn new(server: Server) -> Self {
+        Self {
+            server,
+            over: AtomicBool::new(false),
+            consumers_left: AtomicUsize::new(CONSUMERS),
+            backlog: AtomicUsize::new(0),
+            ids: Mutex::new(Vec::new()),
+            pushed: Mutex::new(Vec::new()),
+            taken: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// Pushes elements, one or several at once, some commands at once.
+    fn produce(&self, producer: usize, random: &mut Random) {
+        let mut connection = self.server.connect();
+        let mut numbers: HashMap<String, usize> = HashMap::new();
+        let mut pushed = Vec::new();
+        while !self.over.load(SeqCst) {
+            if self.backlog.load(SeqCst) > BACKLOG_MAX {
+                std::thread::sleep(Duration::from_millis(1));
+                continue;
+            }
+            let (mut bytes, commands) = (Vec::new(), 1 + random.below(3));
+            for _ in 0..commands {
+                let key = match random.below(4) {
+                    0 => format!("stack{}", random.below(STACKS)),
+                    _ => format!("queue{}", random.below(QUEUES)),
+                };
+                let side = if key.starts_with("stack") && random.one_in(2) {
+                    "LPUSH"
+                } else {
+                    "RPUSH"
+                };
+                let number = numbers.entry(key.clone()).or_default();
+                let mut words = vec![side.to_owned(), key.clone()];
+                for _ in 0..[1, 1, 1, 2, 5][random.below(5)] {
+                    words.push(element(producer, &key, *number));
+                    *number += 1;
+                }
+                self.backlog.fetch_add(words.len() - 2, SeqCst);
+                pushed.extend_from_slice(&words[2..]);
+                bytes.extend(request(&words));
+            }
+            connection.send(&bytes).unwrap();
+            for _ in 0..commands {
+                let reply = connection.receive().unwrap();
+                assert!(matches!(reply, Value::Integer(_)), "{reply:?}");
+            }
+        }
+        self.pushed.lock().unwrap().extend(pushed);
+    }
+
+    /// Draws what a consumer sends: keys of one kind, so that order can be checked.
+    fn draw(&self, random: &mut Random) -> Vec<String> {
+        let timeout = *random.pick(&["0", "0.001", "0.002", "0.005", "0.02", "0.1"]);
+        let queue = random.below(QUEUES);
+        let mut words: Vec<String> = match random.below(10) {
+            0..3 => vec!["BLPOP".into(), format!("queue{queue}")],
+            3..5 => {
+                let mut words = vec!["BLPOP".into()];
+                for _ in 0..1 + random.below(4) {
+                    words.push(match random.below(3) {
+                        0 => format!("target{}", random.below(TARGETS)),
+                        _ => format!("queue{}", random.below(QUEUES)),
+                    });
+                }
+                words
+            }
+            5 => vec![
+                if random.one_in(2) { "BLPOP" } else { "BRPOP" }.into(),
+                format!("stack{}", random.below(STACKS)),
+            ],
+            6 => {
+                return [
+                    "BLMPOP",
+                    timeout,
+                    "2",
+                    &format!("queue{queue}"),
+                    &format!("target{}", random.below(TARGETS)),
+                    "LEFT",
+                    "COUNT",
+                    "3",
+                ]
+                .map(str::to_owned)
+                .to_vec();
+            }
+            7 | 8 => vec!["BLPOP".into(), format!("target{}", random.below(TARGETS))],
+            _ => {
+                let number = random.below(TARGETS);
+                let (from, to) = (format!("queue{number}"), format!("target{number}"));
+                vec!["BLMOVE".into(), from, to, "LEFT".into(), "RIGHT".into()]
+            }
+        };
+        words.push(timeout.into());
+        words
+    }
+
+    /// Takes elements, and goes away now and then.
+    fn consume(&self, random: &mut Random) {
+        let (mut taken, mut last) = (Vec::new(), HashMap::new());
+        let mut note = |command: &[String], reply: &Value| {
+            if command[0] == "BLMOVE" {
+                // It is still there, in another list.
+                elements(reply);
+                return;
+            }
+            for element in elements(reply) {
+                self.backlog.fetch_sub(1, SeqCst);
+                let (origin, number) = element.rsplit_once(':').unwrap();
+                let number: usize = number.parse().unwrap();
+                let before = last.insert(origin.to_owned(), number);
+                assert!(
+                    origin.contains("stack") || before.is_none_or(|before| before < number),
+                    "{element} was taken after number {before:?}"
+                );
+                taken.push(element);
+            }
+        };
+        let (mut connection, mut id) = self.enter();
+        while !self.over.load(SeqCst) {
+            if random.one_in(50) {
+                // Ends its side while it waits; what it was given until then still comes.
+                let command = self.draw(random);
+                connection.send(&request(&command)).unwrap();
+                for _ in 0..random.below(50) {
+                    std::thread::yield_now();
+                }
+                connection.stream().shutdown(Shutdown::Write).unwrap();
+                if let Ok(reply) = connection.receive() {
+                    note(&command, &reply);
+                }
+                self.ids.lock().unwrap().retain(|&other| other != id);
+                (connection, id) = self.enter();
+                continue;
+            }
+            let commands: Vec<_> = (0..1 + random.below(3))
+                .map(|_| self.draw(random))
+                .collect();
+            let bytes: Vec<u8> = commands
+                .iter()
+                .flat_map(|command| request(command))
+                .collect();
+            connection.send(&bytes).unwrap();
+            for command in commands {
+                note(&command, &connection.receive().unwrap());
+            }
+        }
+        self.taken.lock().unwrap().extend(taken);
+        self.consumers_left.fetch_sub(1, SeqCst);
+    }
+
+    /// A new connection that may be unblocked.
+    fn enter(&self) -> (Connection, i64) {
+        let mut connection = self.server.connect();
+        let Value::Integer(id) = connection.call(&["CLIENT", "ID"]).unwrap() else {
+            panic!("an id is a number");
+        };
+        self.ids.lock().unwrap().push(id);
+        (connection, id)
+    }
+
+    /// Unblocks clients until none is left. Returns how often one was.
+    fn unblock(&self, random: &mut Random) -> usize {
+        let (mut connection, mut unblocked) = (self.server.connect(), 0);
+        while self.consumers_left.load(SeqCst) > 0 {
+            let id = {
+                let ids = self.ids.lock().unwrap();
+                ids.get(random.below(ids.len().max(1))).copied()
+            };
+            let reason = *random.pick(&["TIMEOUT", "ERROR"]);
+            let id = id.unwrap_or_default().to_string();
+            let reply = connection.call(&["CLIENT", "UNBLOCK", &id, reason]);
+            unblocked += usize::from(reply.unwrap() == Value::Integer(1));
+        }
+        unblocked
+    }
+
+    /// What is left in the lists.
+    fn left(&self) -> Vec<String> {
+        let mut connection = self.server.connect();
+        let Value::Array(keys) = connection.call(&["KEYS", "*"]).unwrap() else {
+            panic!("KEYS replies with an array");
+        };
+        let lists = keys.iter().map(|key| {
+            let range = ["LRANGE", &text(key), "0", "-1"].map(str::to_owned);
+            connection.call(&range).unwrap()
+        });
+        let lists: Vec<Value> = lists.collect();
+        let elements = lists.iter().flat_map(|list| match list {
+            Value::Array(elements) => elements.iter().map(text).collect::<Vec<_>>(),
+            other => panic!("{other:?} is no list"),
+        });
+        elements.collect()
+    }
+}
+
+/// Runs producers and consumers against a server of so many threads and shards, and counts every element.
+fn prove(threads: &str, shards: &str) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let seed = number_from("DAMSELFLY_SEED").unwrap_or(now.subsec_nanos().into());
+    println!("seed {seed}");
+    let mut random = Random::new(seed);
+    let seconds = number_from("DAMSELFLY_BLOCKING_S").unwrap_or(SECONDS);
+    let run = Run::new(start(threads, shards));
+    let unblocked = std::thread::scope(|scope| {
+        let (run, started) = (&run, Instant::now());
+        let mut workers = Vec::new();
+        for producer in 0..PRODUCERS {
+            let mut random = Random::new(random.bits());
+            workers.push(scope.spawn(move || run.produce(producer, &mut random)));
+        }
+        for _ in 0..CONSUMERS {
+            let mut random = Random::new(random.bits());
+            workers.push(scope.spawn(move || run.consume(&mut random)));
+        }
+        let mut random = Random::new(random.bits());
+        let unblocker = scope.spawn(move || run.unblock(&mut random));
+        let is_over = || started.elapsed() >= Duration::from_secs(seconds);
+        while !is_over() && workers.iter().all(|worker| !worker.is_finished()) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        run.over.store(true, SeqCst);
+        let failed: Vec<_> = workers
+            .into_iter()
+            .filter_map(|worker| worker.join().err())
+            .collect();
+        // Those that failed did not sign off.
+        run.consumers_left.store(0, SeqCst);
+        let unblocked = unblocker.join().unwrap();
+        assert!(failed.is_empty(), "{} clients failed", failed.len());
+        unblocked
+    });
+    let left = run.left();
+    let (pushed, taken) = (
+        run.pushed.into_inner().unwrap(),
+        run.taken.into_inner().unwrap(),
+    );
+    println!(
+        "{} elements, {} left, {unblocked} waits ended by another client",
+        pushed.len(),
+        left.len()
+    );
+    let mut found = HashSet::new();
+    for element in taken.iter().chain(&left) {
+        assert!(found.insert(element), "{element} is there twice");
+    }
+    let lost: Vec<_> = pushed
+        .iter()
+        .filter(|element| !found.contains(element))
+        .collect();
+    assert!(lost.is_empty(), "{} are lost: {lost:?}", lost.len());
+    assert_eq!(found.len(), pushed.len(), "an element came from nowhere");
+    assert!(taken.len() > 100 && unblocked > 0);
+}
+
+mod counted {
+    use super::*;
+
+    #[test]
+    fn every_element_with_one_thread() {
+        prove("1", "4");
+    }
+
+    #[test]
+    fn every_element_with_two_threads() {
+        prove("2", "128");
+    }
+
+    #[test]
+    fn every_element_with_four_threads_and_two_shards() {
+        prove("4", "2");
+    }
+}
+
+/// Waits until the server says that so many clients are blocked.
+fn until_blocked(probe: &mut Connection, count: usize) {
+    let started = Instant::now();
+    let wanted = format!("blocked_clients:{count}\r\n");
+    loop {
+        let info = probe.call(&["INFO", "clients"]).unwrap();
+        if text(&info).contains(&wanted) {
+            return;
+        }
+        assert!(started.elapsed() < Duration::from_secs(10), "{info:?}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn clients_are_served_in_the_order_in_which_they_came() {
+    const CLIENTS: usize = 60;
+    let server = start("4", "8");
+    let mut probe = server.connect();
+    let mut random = Random::new(number_from("DAMSELFLY_SEED").unwrap_or(1));
+    let mut clients: Vec<Connection> = (0..CLIENTS).map(|_| server.connect()).collect();
+    let mut producers: Vec<Connection> = (0..3).map(|_| server.connect()).collect();
+    for round in 0..4 {
+        random.shuffle(&mut clients);
+        for (number, client) in clients.iter_mut().enumerate() {
+            // Each other one waits for further keys, too, which never come.
+            let further = format!("none{number}");
+            let words: &[&str] = if number % 2 == 0 {
+                &["BLPOP", "key", "0"]
+            } else {
+                &["BLPOP", &further, "key", "none", "0"]
+            };
+            client.send(&request(words)).unwrap();
+            until_blocked(&mut probe, number + 1);
+        }
+        // Some leave before it is their turn.
+        let leaves: Vec<bool> = (0..CLIENTS).map(|_| random.one_in(4)).collect();
+        for (client, _) in clients
+            .iter_mut()
+            .zip(&leaves)
+            .filter(|(_, leaves)| **leaves)
+        {
+            client.stream().shutdown(Shutdown::Write).unwrap();
+            assert!(client.closed_by_server());
+            *client = server.connect();
+        }
+        let stayed = leaves.iter().filter(|leaves| !**leaves).count();
+        until_blocked(&mut probe, stayed);
+        // Each producer's elements come in its order, so the clients must see that order, too.
+        std::thread::scope(|scope| {
+            for (producer, connection) in producers.iter_mut().enumerate() {
+                scope.spawn(move || {
+                    for number in 0..CLIENTS / 3 {
+                        let element = element(producer, "key", number);
+                        connection.call(&["RPUSH", "key", &element]).unwrap();
+                    }
+                });
+            }
+        });
+        let mut last = HashMap::new();
+        for (client, _) in clients
+            .iter_mut()
+            .zip(&leaves)
+            .filter(|(_, leaves)| !**leaves)
+        {
+            let reply = elements(&client.receive().unwrap());
+            let (producer, number) = reply[0].split_once(":key:").unwrap();
+            let number: usize = number.parse().unwrap();
+            let before = last.insert(producer.to_owned(), number);
+            assert!(
+                before.is_none_or(|before| before + 1 == number)
+                    && (before.is_some() || number == 0),
+                "round {round}: {} came after number {before:?}",
+                reply[0]
+            );
+        }
+        probe.call(&["DEL", "key"]).unwrap();
+    }
+}
+
+#[test]
+fn no_wait_ends_before_its_time() {
+    const CLIENTS: usize = 40;
+    const EACH: usize = 25;
+    let server = start("2", "8");
+    let late: Vec<Duration> = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|number| {
+                let server = &server;
+                scope.spawn(move || {
+                    let mut connection = server.connect();
+                    let mut late = Vec::new();
+                    for round in 0..EACH {
+                        let timeout =
+                            Duration::from_millis(20 + (number * 7 + round * 13) as u64 % 50);
+                        let seconds = timeout.as_secs_f64().to_string();
+                        let started = Instant::now();
+                        let reply = connection.call(&["BLPOP", "none", &seconds]).unwrap();
+                        assert!(matches!(reply, Value::Null(_)), "{reply:?}");
+                        late.push(started.elapsed().checked_sub(timeout).expect("too early"));
+                    }
+                    late
+                })
+            })
+            .collect();
+        clients
+            .into_iter()
+            .flat_map(|client| client.join().unwrap())
+            .collect()
+    });
+    let mut late = late;
+    late.sort_unstable();
+    println!(
+        "half are late by less than {:?}, the last by {:?}",
+        late[late.len() / 2],
+        late[late.len() - 1]
+    );
+    // Other tests may keep the machine busy.
+    assert!(late[late.len() / 2] < Duration::from_secs(1));
+}
