@@ -362,6 +362,8 @@ pub enum Group {
     SortedSet,
     /// Any key.
     Generic,
+    /// Several commands as one.
+    Transactions,
     /// The connection.
     Connection,
     /// The server.
@@ -378,6 +380,7 @@ impl Group {
             Self::Hash => "hash",
             Self::SortedSet => "sorted-set",
             Self::Generic => "generic",
+            Self::Transactions => "transactions",
             Self::Connection => "connection",
             Self::Server => "server",
         }
@@ -392,6 +395,7 @@ impl Group {
             Self::Hash => Some("hash"),
             Self::SortedSet => Some("sortedset"),
             Self::Generic => Some("keyspace"),
+            Self::Transactions => Some("transaction"),
             Self::Connection => Some("connection"),
             Self::Server => None,
         }

@@ -284,6 +284,19 @@ impl<'a> Tx<'a> {
         taken
     }
 
+    /// Hints that the entries of these hashes are about to be used, in the selected database. Their shards are locked.
+    pub fn prefetch(&mut self, hashes: &[u64]) {
+        let (engine, db) = (self.engine, self.db);
+        for &hash in hashes {
+            let database = &self.databases(engine.shard_of(hash))[db];
+            database.table.prefetch_bucket(hash);
+        }
+        for &hash in hashes {
+            let database = &self.databases(engine.shard_of(hash))[db];
+            database.table.prefetch_item(hash);
+        }
+    }
+
     /// A section over the same locks, for a command that is a part of this one and would take locks itself.
     ///
     /// # Panics

@@ -59,14 +59,16 @@ pub struct Unserved {
 
 type Queue = BTreeMap<Ticket, Arc<dyn Waiter>>;
 
+type ByDatabase = HashMap<usize, HashMap<Box<[u8]>, Queue>>;
+
 /// The waiters of one shard.
 #[derive(Default)]
 pub(crate) struct Waiting {
-    by_database: Mutex<HashMap<usize, HashMap<Box<[u8]>, Queue>>>,
+    by_database: Mutex<ByDatabase>,
 }
 
 impl Waiting {
-    fn lock(&self) -> MutexGuard<'_, HashMap<usize, HashMap<Box<[u8]>, Queue>>> {
+    fn lock(&self) -> MutexGuard<'_, ByDatabase> {
         self.by_database
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -20,9 +20,10 @@ use crate::config::Config;
 use crate::connection::{Batch, Connection, OUTPUT_PAUSE_BYTES, Request, Stall};
 use crate::long::LongCommand;
 use crate::parked::{End, Parking};
-use crate::registry::{Handler, Locks, REGISTRY, Registry, Row};
+use crate::registry::{Handler, Locks, REGISTRY, Registry, Row, WithinMulti};
 use crate::session::slowlog::{SlowCommand, shortened};
-use crate::session::{self, Context, Replies, Session, monitor};
+use crate::session::transaction::SpareQueues;
+use crate::session::{self, Context, Replies, Session, monitor, transaction};
 use crate::shared::{self, Shared};
 use crate::statistics::ThreadCounters;
 
@@ -31,20 +32,24 @@ const REST_SLICE_BYTES: usize = 128 << 10;
 
 /// Runs batches, on one thread.
 pub struct Dispatcher {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     registry: &'static Registry,
     /// The number of this thread.
-    thread: usize,
+    pub(crate) thread: usize,
     /// The configuration, as of the start of this turn or the last command that may have changed it.
     pub config: Arc<Config>,
     config_generation: u64,
-    clock: quanta::Clock,
+    pub(crate) clock: quanta::Clock,
     /// Shards of the command that runs.
-    shards: Vec<usize>,
+    pub(crate) shards: Vec<usize>,
     /// What clients that monitor are to be shown of the batch that runs.
-    monitored: Vec<u8>,
+    pub(crate) monitored: Vec<u8>,
     /// Changed keys whose waiters could not be served at once.
-    unserved: Vec<Unserved>,
+    pub(crate) unserved: Vec<Unserved>,
+    /// The number of the batch that runs.
+    pub(crate) batch: u64,
+    /// For transactions that begin.
+    pub(crate) spare_queues: SpareQueues,
 }
 
 impl Dispatcher {
@@ -59,6 +64,8 @@ impl Dispatcher {
             shards: Vec::new(),
             monitored: Vec::new(),
             unserved: Vec::new(),
+            batch: 0,
+            spare_queues: SpareQueues::default(),
             shared,
         }
     }
@@ -90,6 +97,7 @@ impl Dispatcher {
 
     fn run_batch(&mut self, connection: &mut Connection, batch: &mut Batch, input: &[u8]) {
         let now = Now(shared::now_ms());
+        self.batch += 1;
         self.prepare(batch, input, connection.session.db);
         note_arrival(&connection.session, batch, input, now);
         let mut started = self.clock.raw();
@@ -168,24 +176,41 @@ impl Dispatcher {
     ) -> Option<Stall> {
         let session = &mut connection.session;
         let mut reply = Reply::new(&mut connection.output, session.protocol);
-        let mark = reply.position();
+        let mut mark = reply.position();
         if session.replies == Replies::SkipNext {
             session.replies = Replies::SkipThis;
         }
         let mut failed = None;
         match self.checked(session, row, args) {
             Err(error) => {
+                session.transaction.fail();
                 reply.error(error.to_bytes());
                 self.counters().count_error(&error.to_bytes());
+                if self.shared.monitors.load(Relaxed) > 0
+                    && let Some(row) = row
+                    && row.within_multi == WithinMulti::Executes
+                {
+                    monitor::show(&mut self.monitored, session, row, args, &mut reply);
+                }
             }
             Ok(row) => {
                 session.client.last_command.store(row.index + 1, Relaxed);
-                if let Some(hold) = self.shared.pause.holds(row.writes, now.0)
+                let is_exec = row.within_multi == WithinMulti::Executes;
+                let writes = row.writes || is_exec && session.transaction.writes();
+                if let Some(hold) = self.shared.pause.holds(writes, now.0)
                     && !session::client::runs_while_paused(session, row)
                 {
                     return Some(Stall::Paused(hold));
                 }
+                if session.transaction.is_open() && row.within_multi == WithinMulti::Queued {
+                    session.transaction.push(row, args, &session.client);
+                    reply.simple("QUEUED");
+                    hold_back(session, &mut reply, mark);
+                    return None;
+                }
                 match self.execute(session, row, args, now, &mut reply) {
+                    // EXEC holds back itself, since it may run CLIENT REPLY.
+                    Ok(()) if is_exec => mark = reply.position(),
                     Ok(()) => {}
                     Err(Stop::NeedsAllLocks) => unreachable!("all locks are enough"),
                     Err(Stop::Busy(busy)) => {
@@ -309,7 +334,7 @@ impl Dispatcher {
 
     /// Counts a call, and notes it where it is to be noted.
     #[inline]
-    fn account(
+    pub(crate) fn account(
         &self,
         session: &Session,
         row: &'static Row,
@@ -401,7 +426,15 @@ impl Dispatcher {
             None => Ok(row),
             Some(error) => {
                 self.counters().commands[row.index].rejected.add(1);
-                Err(error)
+                Err(match row.within_multi {
+                    WithinMulti::Executes => {
+                        transaction::abort(session, &self.shared.engine, &error)
+                    }
+                    WithinMulti::Queued
+                    | WithinMulti::Refused
+                    | WithinMulti::Runs
+                    | WithinMulti::Leaves => error,
+                })
             }
         }
     }
@@ -430,6 +463,12 @@ impl Dispatcher {
             return Some(CommandError::Text(String::from(
                 "NOAUTH Authentication required.",
             )));
+        }
+        if session.transaction.is_open() {
+            let refusal = session.transaction.refusal(row, || self.is_memory_short());
+            if refusal.is_some() {
+                return refusal;
+            }
         }
         if session.client.monitor.load(Relaxed) && monitor::is_refused(row) {
             return Some(CommandError::err(
@@ -471,11 +510,14 @@ impl Dispatcher {
                     session,
                     thread: self.thread,
                     now,
+                    lent: None,
                 };
                 let result = run(&mut context, args, reply);
+                drop(context);
                 self.refresh_config();
                 result
             }
+            Handler::Dispatch(run) => run(self, session, args, now, reply),
             Handler::Help => {
                 self.registry.write_help(row, reply);
                 Ok(())
@@ -483,9 +525,7 @@ impl Dispatcher {
             Handler::Keyspace(run) => {
                 let mut tx = lock(engine, row, args, db, now, &mut self.shards)?;
                 tx.let_others_wait();
-                if leaves_no_trace(session, row) {
-                    tx.leave_no_trace();
-                }
+                tx.set_touches(!leaves_no_trace(session, row));
                 let mut result = run(&mut tx, args, reply);
                 if let Err(Stop::NeedsAllLocks) = result {
                     drop(tx);
@@ -569,7 +609,7 @@ fn note_arrival(session: &Session, batch: &Batch, input: &[u8], now: Now) {
 }
 
 #[inline]
-fn count_effects(counters: &ThreadCounters, effects: Effects) {
+pub(crate) fn count_effects(counters: &ThreadCounters, effects: Effects) {
     if effects.hits > 0 {
         counters.hits.add(effects.hits);
     }

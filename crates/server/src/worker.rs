@@ -332,8 +332,8 @@ impl Worker {
             self.run_direct(key, bytes);
         } else {
             self.run_own(key);
-            self.check_query_limit(key, query_bytes_max);
         }
+        self.check_query_limit(key, query_bytes_max);
         // A request that takes long to arrive is no idleness; running one notes the time itself.
         if let Some(connection) = self.connections.get(key)
             && !connection.input.is_empty()
@@ -387,7 +387,9 @@ impl Worker {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
-        if connection.stall.is_none() && connection.input.len() as u64 > query_bytes_max {
+        let queued_bytes = connection.session.transaction.queued_bytes();
+        let bytes = (connection.input.len() + queued_bytes) as u64;
+        if connection.stall.is_none() && bytes > query_bytes_max {
             log::warn!(
                 "Closing client {} that reached the max query buffer length of {} bytes",
                 connection.session.client.address,
@@ -527,6 +529,8 @@ impl Worker {
         };
         let client = &connection.session.client;
         crate::session::connection::stop_monitoring(&self.shared, client);
+        let engine = &self.shared.engine;
+        connection.session.transaction.end(engine, client);
         self.shared.clients.remove(client.id);
         self.shared.threads[self.index]
             .connections

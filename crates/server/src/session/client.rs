@@ -365,8 +365,8 @@ fn describe(lines: &mut String, client: &Client, now_ms: i64) {
     // Writing to a string does not fail.
     let _ = writeln!(
         lines,
-        "id={} addr={} laddr={} fd={} name={} age={} idle={} flags={} db={} sub=0 psub=0 ssub=0 multi=-1 \
-         qbuf={input_bytes} qbuf-free={} argv-mem=0 multi-mem=0 rbs={output_capacity} \
+        "id={} addr={} laddr={} fd={} name={} age={} idle={} flags={} db={} sub=0 psub=0 ssub=0 multi={} \
+         qbuf={input_bytes} qbuf-free={} argv-mem=0 multi-mem={} rbs={output_capacity} \
          rbp={output_capacity} obl={in_fixed} oll={listed} omem={listed_bytes} tot-mem={} events={} cmd={} \
          user=default redir=-1 resp={} lib-name={} lib-ver={}",
         client.id,
@@ -378,10 +378,12 @@ fn describe(lines: &mut String, client: &Client, now_ms: i64) {
         (now_ms - client.active_ms.load(Relaxed)).max(0) / 1000,
         flags(client),
         client.db.load(Relaxed),
+        client.queued.load(Relaxed),
         client
             .input_capacity
             .load(Relaxed)
             .saturating_sub(input_bytes),
+        client.transaction_bytes.load(Relaxed),
         client.memory(),
         if output_bytes > 0 { "rw" } else { "r" },
         last_command.map_or("NULL", |index| REGISTRY.rows()[index].name.as_str()),
@@ -395,7 +397,9 @@ fn describe(lines: &mut String, client: &Client, now_ms: i64) {
 fn flags(client: &Client) -> String {
     let letters = [
         ('O', client.monitor.load(Relaxed)),
+        ('x', client.queued.load(Relaxed) >= 0),
         ('b', client.is_blocked()),
+        ('d', client.watch_broken.load(Relaxed)),
         ('U', client.unix),
         ('e', client.no_evict.load(Relaxed)),
         ('T', client.no_touch.load(Relaxed)),

@@ -6,7 +6,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering::Relaxed;
 
 use damselfly_commands::Result;
-use damselfly_engine::{Cursor, KeyspaceTotals, Now};
+use damselfly_engine::{Cursor, KeyspaceTotals, Now, Tx};
 
 use crate::config::Config;
 use crate::session::Context;
@@ -30,6 +30,8 @@ pub struct Facts<'a> {
     pub resident: usize,
     /// Per database.
     pub databases: Vec<KeyspaceTotals>,
+    /// Entries removed since their end had come.
+    pub expired: u64,
     /// About connections.
     pub clients: ClientFacts,
     /// Processor time.
