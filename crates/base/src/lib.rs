@@ -1,6 +1,7 @@
 //! What every layer may use: the client's errors, numbers as Redis reads and writes them, glob
 //! patterns, the key hash, and the counted heap. No I/O, no clock, no threads.
 
+pub mod double;
 pub mod error;
 pub mod glob;
 pub mod hash;

@@ -18,7 +18,7 @@
 use damselfly_base::number::{Decimal, parse_integer};
 
 /// An element: a text, or an integer that stands for its decimal text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Element<'a> {
     /// An integer.
     Integer(i64),

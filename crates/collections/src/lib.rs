@@ -5,7 +5,7 @@
 //! | list       | `listpack`         | `chain`: a chain of listpacks      |
 //! | set        | `intset`, `listpack` | `members`: a table               |
 //! | hash       | `pairs`: a listpack  | `fields`: a table                 |
-//! | sorted set | `listpack`         | `ranking`: a table and a B+ tree   |
+//! | sorted set | `packed_ranking`: a listpack | `ranking`: a table and a B+ tree |
 //!
 //! Nothing here knows a key, a clock or a command; the crate `value` chooses between the forms.
 
@@ -16,6 +16,7 @@ mod fields;
 pub mod intset;
 pub mod listpack;
 mod members;
+pub mod packed_ranking;
 pub mod pairs;
 mod ranking;
 mod scored;
@@ -26,6 +27,7 @@ pub use chain::Chain;
 pub use element::{Element, Wanted};
 pub use fields::{FieldRef, Fields};
 pub use members::Members;
+pub use packed_ranking::{PackedRanking, PackedScorings, Scoring};
 pub use ranking::{Members as ScoredMembers, Ranking};
 pub use scored::ScoredRef;
 

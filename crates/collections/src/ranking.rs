@@ -10,8 +10,10 @@ use std::iter::FusedIterator;
 use std::ops::Range;
 
 use damselfly_base::hash;
+use damselfly_base::number::Decimal;
 use damselfly_table::{Entry, Table};
 
+use crate::packed_ranking::Scoring;
 use crate::scored::{Scored, ScoredRef};
 use crate::tree::{Tree, Word};
 
@@ -48,11 +50,13 @@ impl Ranking {
     ///
     /// # Panics
     /// If they are not in order.
-    pub fn of_sorted<'a>(members: impl Iterator<Item = (&'a [u8], f64)>) -> Self {
+    pub fn of_sorted<'a>(members: impl Iterator<Item = Scoring<'a>>) -> Self {
         let mut ranking = Self::new();
         let mut last: Option<ScoredRef<'_>> = None;
-        let members = members.filter_map(|(member, score)| {
-            let scored = Scored::new(member, score);
+        let mut scratch = Decimal::new();
+        let members = members.filter_map(|scoring| {
+            let member = scoring.member.text(&mut scratch);
+            let scored = Scored::new(member, scoring.score);
             // SAFETY: the table keeps the block from here on, and nothing else uses the set meanwhile.
             let reference = unsafe { ScoredRef::at(scored.look().address()) };
             assert!(
@@ -124,8 +128,9 @@ impl Ranking {
             Entry::Occupied(mut place) => {
                 let old = place.get().score();
                 let new = rescore(Some(old));
+                // Zero and minus zero are the same score; the one that was first stays.
                 if let Some(score) = new
-                    && score.to_bits() != old.to_bits()
+                    && score != old
                 {
                     debug_assert!(!score.is_nan());
                     self.tree.remove(place.get());
@@ -229,7 +234,7 @@ impl Ranking {
 
 impl Clone for Ranking {
     fn clone(&self) -> Self {
-        Self::of_sorted(self.iter().map(|scored| (scored.member(), scored.score())))
+        Self::of_sorted(self.iter().map(Scoring::from))
     }
 }
 

@@ -19,6 +19,10 @@ mod ranges;
 mod scans;
 mod set_algebra;
 mod sets;
+mod sorted_set_algebra;
+mod sorted_set_pops;
+mod sorted_set_ranges;
+mod sorted_sets;
 mod strings;
 
 pub use args::{Args, OwnedArgs};
@@ -54,5 +58,9 @@ pub static FAMILIES: &[&[Command<KeyspaceFn>]] = &[
     hash_expiry::COMMANDS,
     sets::COMMANDS,
     set_algebra::COMMANDS,
+    sorted_sets::COMMANDS,
+    sorted_set_ranges::COMMANDS,
+    sorted_set_pops::COMMANDS,
+    sorted_set_algebra::COMMANDS,
     blocking::COMMANDS,
 ];

@@ -17,10 +17,20 @@ pub(crate) const SLICED_MIN: usize = 1 << 12;
 /// anything is done.
 #[inline]
 pub(crate) fn check(tx: &Tx<'_>, steps: usize) -> Result {
-    if steps > STEPS_MAX && tx.others_wait() {
+    if steps > steps_max(tx) {
         return Err(Stop::Long);
     }
     Ok(())
+}
+
+/// The most steps that a command may take where it runs, for one that learns too late for [`check`] how many they are.
+#[inline]
+pub(crate) fn steps_max(tx: &Tx<'_>) -> usize {
+    if tx.others_wait() {
+        STEPS_MAX
+    } else {
+        usize::MAX
+    }
 }
 
 /// The rest of a reply, whose beginning is written. It holds no lock: what it shows stays as it was when the command ran.

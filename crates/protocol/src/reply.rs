@@ -16,11 +16,10 @@
 use std::fmt;
 use std::io::Write as _;
 
-mod double;
+use damselfly_base::double::{self, DoubleText};
+
 #[cfg(test)]
 mod tests;
-
-pub use double::write_double;
 
 /// The version of the protocol that a connection chose by `HELLO`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -269,19 +268,16 @@ impl<'a> Reply<'a> {
     /// A floating point number, with 17 significant digits as C's `%.17g` prints it.
     pub fn double(&mut self, value: f64) {
         match self.version {
-            Version::Resp2 => match double::as_integer(value) {
-                Some(integer) => self.bulk_integer(integer),
-                None => {
-                    let position = self.out.len();
-                    write_double(self.out, value);
-                    self.end_bulk(position);
-                }
-            },
-            Version::Resp3 => {
-                self.out.push(b',');
-                write_double(self.out, value);
-                self.out.extend_from_slice(b"\r\n");
-            }
+            Version::Resp2 => self.bulk_double(value),
+            Version::Resp3 => self.line(b',', DoubleText::new(value).as_bytes()),
+        }
+    }
+
+    /// The text of a floating point number, as a bulk string.
+    pub fn bulk_double(&mut self, value: f64) {
+        match double::as_integer(value) {
+            Some(integer) => self.bulk_integer(integer),
+            None => self.bulk(DoubleText::new(value).as_bytes()),
         }
     }
 

@@ -7,49 +7,51 @@
 //! The memory that a batch will touch is fetched while the batch is still being prepared, so
 //! that its cache misses overlap.
 
+mod account;
+pub mod exec;
+mod late;
+mod unknown;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
 
 use damselfly_base::CommandError;
 use damselfly_commands::{Args, Run, Stop};
-use damselfly_engine::{Busy, Effects, Engine, Now, Tx, Unserved};
+use damselfly_engine::{Busy, Engine, Now, Tx, Unserved};
 use damselfly_protocol::Reply;
 
+use self::account::count_effects;
+use self::unknown::{unknown_command, unknown_subcommand};
 use crate::config::Config;
 use crate::connection::{Batch, Connection, OUTPUT_PAUSE_BYTES, Request, Stall};
 use crate::long::LongCommand;
-use crate::parked::{End, Parking};
+use crate::parked::Parking;
 use crate::registry::{Handler, Locks, REGISTRY, Registry, Row, WithinMulti};
-use crate::session::slowlog::{SlowCommand, shortened};
-use crate::session::transaction::SpareQueues;
-use crate::session::{self, Context, Replies, Session, monitor, transaction};
+use crate::session::transaction::{self, SpareQueues};
+use crate::session::{self, Context, Replies, Session, monitor};
 use crate::shared::{self, Shared};
 use crate::statistics::ThreadCounters;
 
-/// How much of a long reply is written at once, in bytes.
-const REST_SLICE_BYTES: usize = 128 << 10;
-
 /// Runs batches, on one thread.
 pub struct Dispatcher {
-    pub(crate) shared: Arc<Shared>,
+    shared: Arc<Shared>,
     registry: &'static Registry,
     /// The number of this thread.
-    pub(crate) thread: usize,
+    thread: usize,
     /// The configuration, as of the start of this turn or the last command that may have changed it.
     pub config: Arc<Config>,
     config_generation: u64,
-    pub(crate) clock: quanta::Clock,
+    clock: quanta::Clock,
     /// Shards of the command that runs.
-    pub(crate) shards: Vec<usize>,
+    shards: Vec<usize>,
     /// What clients that monitor are to be shown of the batch that runs.
-    pub(crate) monitored: Vec<u8>,
+    monitored: Vec<u8>,
     /// Changed keys whose waiters could not be served at once.
-    pub(crate) unserved: Vec<Unserved>,
+    unserved: Vec<Unserved>,
     /// The number of the batch that runs.
-    pub(crate) batch: u64,
+    batch: u64,
     /// For transactions that begin.
-    pub(crate) spare_queues: SpareQueues,
+    spare_queues: SpareQueues,
 }
 
 impl Dispatcher {
@@ -242,166 +244,6 @@ impl Dispatcher {
         }
         hold_back(session, &mut reply, mark);
         session.rest.is_some().then_some(Stall::Rest)
-    }
-
-    /// Notes how long a command ran that waits now.
-    #[cold]
-    fn park(&self, session: &mut Session, started: &mut u64) -> Stall {
-        let ended = self.clock.raw();
-        if let Some(parking) = &mut session.parking {
-            parking.took_ns = self.clock.delta_as_nanos(*started, ended);
-        }
-        *started = ended;
-        Stall::Waiting
-    }
-
-    /// Writes the reply to a command that waited.
-    pub fn unpark(&self, connection: &mut Connection, end: End) {
-        connection.stall = None;
-        let session = &mut connection.session;
-        let Some(parking) = session.parking.take() else {
-            return;
-        };
-        parking.leave();
-        let mut reply = Reply::new(&mut connection.output, session.protocol);
-        let mark = reply.position();
-        let failed = end.write(&mut reply);
-        hold_back(session, &mut reply, mark);
-        let counters = self.counters();
-        let command = &counters.commands[parking.row.index];
-        command.record(parking.took_ns, self.config.latency_tracking);
-        if let Some(error) = failed {
-            command.failed.add(1);
-            counters.count_error(&error.to_bytes());
-        }
-    }
-
-    /// Writes the reply of a command that ran elsewhere, if it has; false if it failed by a bug.
-    pub fn end_long(&self, connection: &mut Connection) -> bool {
-        let session = &mut connection.session;
-        let Some(command) = &session.long else {
-            return true;
-        };
-        let Some(outcome) = command.take_outcome() else {
-            return !command.panicked.load(Relaxed);
-        };
-        let command = command.clone();
-        (session.long, session.rest, connection.stall) = (None, outcome.rest, None);
-        let mut reply = Reply::new(&mut connection.output, session.protocol);
-        let mark = reply.position();
-        reply.raw(&outcome.reply);
-        count_effects(self.counters(), outcome.effects);
-        let args = command.args.borrow();
-        self.account_for(session, command.row, args, outcome.took_ns, outcome.failed);
-        hold_back(session, &mut reply, mark);
-        connection.stall = session.rest.is_some().then_some(Stall::Rest);
-        true
-    }
-
-    /// Writes a slice of a reply; the connection goes on when that was the last.
-    pub fn write_rest(&self, connection: &mut Connection) {
-        let session = &mut connection.session;
-        let mut reply = Reply::new(&mut connection.output, session.protocol);
-        if let Some(rest) = &mut session.rest
-            && rest.write(&mut reply, REST_SLICE_BYTES)
-        {
-            return;
-        }
-        session.rest = None;
-        connection.stall = None;
-    }
-
-    /// Serves waiters that could not be served when their keys were changed, if what they need is free now.
-    pub fn serve_unserved(&mut self) {
-        if !self.unserved.is_empty() {
-            self.serve_unserved_now();
-        }
-    }
-
-    #[cold]
-    fn serve_unserved_now(&mut self) {
-        let engine = &self.shared.engine;
-        let mut left = std::mem::take(&mut self.unserved);
-        while let Some(unserved) = left.pop() {
-            match engine.serve_waiters(&unserved, Now(shared::now_ms())) {
-                Ok(further) => left.extend(further),
-                // Became free in between: there may be no release to wait for.
-                Err(busy) if engine.wait(busy, self.thread) => left.push(unserved),
-                Err(_) => self.unserved.push(unserved),
-            }
-        }
-    }
-
-    /// Counts a call, and notes it where it is to be noted.
-    #[inline]
-    pub(crate) fn account(
-        &self,
-        session: &Session,
-        row: &'static Row,
-        args: Args<'_>,
-        started: &mut u64,
-        failed: Option<CommandError>,
-    ) {
-        let ended = self.clock.raw();
-        let mut took_ns = self.clock.delta_as_nanos(*started, ended);
-        *started = ended;
-        if let Some(until) = session.sleeps_until {
-            // DEBUG SLEEP stands for a command that takes that long.
-            took_ns += until.saturating_duration_since(Instant::now()).as_nanos() as u64;
-        }
-        self.account_for(session, row, args, took_ns, failed);
-    }
-
-    /// As `account`, for a command that took so long.
-    #[inline]
-    fn account_for(
-        &self,
-        session: &Session,
-        row: &'static Row,
-        args: Args<'_>,
-        took_ns: u64,
-        failed: Option<CommandError>,
-    ) {
-        let counters = self.counters();
-        let command = &counters.commands[row.index];
-        command.record(took_ns, self.config.latency_tracking);
-        if let Some(error) = failed {
-            command.failed.add(1);
-            counters.count_error(&error.to_bytes());
-        }
-        let slower_than_us = self.config.slowlog_log_slower_than_us;
-        if slower_than_us >= 0 && took_ns / 1000 >= slower_than_us.unsigned_abs() {
-            self.note_slow(session, row, args, took_ns / 1000);
-        }
-        let threshold_ms = self.config.latency_monitor_threshold_ms;
-        if threshold_ms > 0 && took_ns / 1_000_000 >= threshold_ms {
-            let event = if row.command.has(damselfly_commands::Trait::Fast) {
-                "fast-command"
-            } else {
-                "command"
-            };
-            self.shared
-                .latency
-                .add(event, shared::now_ms() / 1000, took_ns / 1_000_000);
-        }
-    }
-
-    #[cold]
-    fn note_slow(&self, session: &Session, row: &Row, args: Args<'_>, took_us: u64) {
-        if row.command.has(damselfly_commands::Trait::SkipSlowlog) {
-            return;
-        }
-        let all = monitor::without_secrets(row, args);
-        let command = SlowCommand {
-            id: 0,
-            at_s: shared::now_ms() / 1000,
-            took_us,
-            args: shortened(all.into_iter()),
-            address: session.client.address.clone(),
-            name: session.client.names().name.clone(),
-        };
-        let len_max = usize::try_from(self.config.slowlog_max_len).unwrap_or(usize::MAX);
-        self.shared.slowlog.add(command, len_max);
     }
 
     /// The row to run, or why the request is refused before it runs.
@@ -608,19 +450,6 @@ fn note_arrival(session: &Session, batch: &Batch, input: &[u8], now: Now) {
         .store(input.len() - batch.consumed(), Relaxed);
 }
 
-#[inline]
-pub(crate) fn count_effects(counters: &ThreadCounters, effects: Effects) {
-    if effects.hits > 0 {
-        counters.hits.add(effects.hits);
-    }
-    if effects.misses > 0 {
-        counters.misses.add(effects.misses);
-    }
-    if effects.changes > 0 {
-        counters.changes.add(effects.changes);
-    }
-}
-
 /// The argument that is the only key of a request, if its command has one there.
 #[inline]
 fn first_key_place(request: &Request) -> Option<usize> {
@@ -628,54 +457,4 @@ fn first_key_place(request: &Request) -> Option<usize> {
         Locks::One(place) => Some(place).filter(|&place| place < request.spans),
         Locks::None | Locks::Many | Locks::All => None,
     }
-}
-
-#[cold]
-fn unknown_command(session: &mut Session, args: Args<'_>) -> CommandError {
-    /// Redis shows at most this many bytes of the name, and about as many of the arguments.
-    const SHOWN_BYTES_MAX: usize = 128;
-    let name = args.at(0);
-    if [b"post".as_slice(), b"host:"]
-        .iter()
-        .any(|word| name.eq_ignore_ascii_case(word))
-    {
-        log::warn!(
-            "Possible SECURITY ATTACK detected. It looks like somebody is sending POST or Host: commands to Damselfly. This is likely due to an attacker attempting to use Cross Protocol Scripting to compromise your instance. Connection from {} aborted.",
-            session.client.address
-        );
-        session.closing = true;
-    }
-    let mut listed = Vec::new();
-    for arg in args.from(1) {
-        if listed.len() >= SHOWN_BYTES_MAX {
-            break;
-        }
-        let room = SHOWN_BYTES_MAX - listed.len();
-        listed.extend_from_slice(b"'");
-        listed.extend_from_slice(c_text(arg, room));
-        listed.extend_from_slice(b"' ");
-    }
-    let name = c_text(name, SHOWN_BYTES_MAX);
-    CommandError::quoting(
-        "unknown command '",
-        &[name, b"', with args beginning with: ", &listed].concat(),
-        "",
-    )
-}
-
-/// What C would print of these bytes: up to the first zero byte, and `bytes_max` at most.
-fn c_text(bytes: &[u8], bytes_max: usize) -> &[u8] {
-    let shown = &bytes[..bytes.len().min(bytes_max)];
-    shown.split(|&byte| byte == 0).next().unwrap_or_default()
-}
-
-#[cold]
-fn unknown_subcommand(container: &Row, name: &[u8]) -> CommandError {
-    const SHOWN_BYTES_MAX: usize = 128;
-    let container = format!("'. Try {} HELP.", container.command.name);
-    CommandError::quoting(
-        "unknown subcommand '",
-        &[c_text(name, SHOWN_BYTES_MAX), container.as_bytes()].concat(),
-        "",
-    )
 }

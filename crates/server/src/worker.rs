@@ -5,6 +5,7 @@
 
 mod accept;
 mod due;
+mod late;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
@@ -20,7 +21,6 @@ use crate::clients::Client;
 use crate::connection::{Batch, Connection, ReadEnd, Stall};
 use crate::dispatch::Dispatcher;
 use crate::listener::Listener;
-use crate::parked::End;
 use crate::session::Replies;
 use crate::shared::{self, Message, Shared};
 
@@ -126,38 +126,6 @@ impl Worker {
             }
         }
         self.end();
-    }
-
-    fn longest_wait(&self) -> Duration {
-        if !self.ready.is_empty() || self.shared.threads[self.index].has_mail() {
-            return Duration::ZERO;
-        }
-        let now = Instant::now();
-        let mut until = self.next_tick.min(self.next_sweep);
-        if let Some(&(deadline, _)) = self.deadlines.first() {
-            until = until.min(deadline);
-        }
-        for &key in &self.stalled {
-            match self
-                .connections
-                .get(key)
-                .and_then(|connection| connection.stall)
-            {
-                Some(Stall::Sleeping(end)) => until = until.min(end),
-                Some(Stall::Paused(hold)) => {
-                    let left_ms = hold.until_ms.saturating_sub(shared::now_ms()).max(0);
-                    until =
-                        until.min(now + Duration::from_millis(left_ms.unsigned_abs()).min(TICK));
-                }
-                // Looked at again with every wake-up and tick.
-                Some(
-                    Stall::Shard(_) | Stall::Output | Stall::Waiting | Stall::Long | Stall::Rest,
-                )
-                | None => {}
-            }
-        }
-        // The system waits whole milliseconds, to which this is rounded up.
-        until.saturating_duration_since(now).min(TICK)
     }
 
     /// Takes a turn; a panic outside of any command costs no connection. Since events come once, all connections are
@@ -383,28 +351,6 @@ impl Worker {
         self.batch = batch;
     }
 
-    fn check_query_limit(&mut self, key: usize, query_bytes_max: u64) {
-        let Some(connection) = self.connections.get_mut(key) else {
-            return;
-        };
-        let queued_bytes = connection.session.transaction.queued_bytes();
-        let bytes = (connection.input.len() + queued_bytes) as u64;
-        if connection.stall.is_none() && bytes > query_bytes_max {
-            log::warn!(
-                "Closing client {} that reached the max query buffer length of {} bytes",
-                connection.session.client.address,
-                query_bytes_max
-            );
-            self.shared.threads[self.index]
-                .counters
-                .query_limit_disconnections
-                .add(1);
-            connection.ended = true;
-            connection.output.clear();
-            connection.sent = 0;
-        }
-    }
-
     /// What follows from the state of a connection that was just served.
     fn finish(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else {
@@ -543,69 +489,6 @@ impl Worker {
             }
         }
         let _ = connection.stream.deregister(self.poll.registry());
-    }
-
-    /// Goes on with connections whose reason to wait has passed.
-    fn resume_stalled(&mut self) {
-        if self.stalled.is_empty() {
-            return;
-        }
-        let now_ms = shared::now_ms();
-        for key in std::mem::take(&mut self.stalled) {
-            let Some(connection) = self.connections.get_mut(key) else {
-                continue;
-            };
-            let over = match connection.stall {
-                None => true,
-                Some(Stall::Shard(_)) => true,
-                Some(Stall::Paused(hold)) => self.shared.pause.is_over(hold, now_ms),
-                Some(Stall::Sleeping(until)) => until <= Instant::now(),
-                Some(Stall::Output | Stall::Waiting | Stall::Long | Stall::Rest) => false,
-            };
-            if over || connection.session.client.killed.load(Relaxed) {
-                if matches!(connection.stall, Some(Stall::Sleeping(_))) {
-                    connection.session.sleeps_until = None;
-                }
-                connection.stall = None;
-                self.queue(key);
-            } else {
-                self.stalled.push(key);
-            }
-        }
-    }
-
-    /// Ends the waiting of connections that have waited long enough.
-    fn end_waits(&mut self) {
-        if self.deadlines.is_empty() {
-            return;
-        }
-        let now = Instant::now();
-        while let Some(&(deadline, key)) = self.deadlines.first()
-            && deadline <= now
-        {
-            self.deadlines.pop_first();
-            let connection = self.connections.get(key);
-            let parking = connection.and_then(|connection| connection.session.parking.as_ref());
-            if parking.is_some_and(|parking| parking.end(End::TimedOut)) {
-                self.queue(key);
-            }
-        }
-    }
-
-    /// Lets a connection go on whose waiting has ended.
-    fn look_at_parked(&mut self, key: usize) {
-        let Some(connection) = self.connections.get_mut(key) else {
-            return;
-        };
-        let Some(parking) = &connection.session.parking else {
-            return;
-        };
-        if let Some(end) = parking.parked.take_end() {
-            if let Some(deadline) = parking.deadline {
-                self.deadlines.remove(&(deadline, key));
-            }
-            self.dispatcher.unpark(connection, end);
-        }
     }
 
     /// Receives messages that this thread has left for itself; false if there are none.

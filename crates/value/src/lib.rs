@@ -16,7 +16,7 @@ mod set;
 mod sorted_set;
 mod value;
 
-pub use damselfly_collections::{Element, Fields, Members, pairs::Pair};
+pub use damselfly_collections::{Element, Fields, Members, Scoring, pairs::Pair};
 
 pub use collection::{Collection, Thresholds, Type};
 pub use entry::{Entry, EntryRef};
@@ -26,5 +26,7 @@ pub use list::{List, ListMut, ListRef};
 pub use packed::PackedValue;
 pub use packing::PackedText;
 pub use set::{Set, SetMut, SetRef};
-pub use sorted_set::{SortedSet, SortedSetMut, SortedSetRef};
+pub use sorted_set::{
+    MemberEnd, MemberRange, ScoreRange, Scorings, SortedSet, SortedSetMut, SortedSetRef, Update,
+};
 pub use value::{NewValue, Text, Value};

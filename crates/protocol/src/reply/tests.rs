@@ -135,9 +135,8 @@ fn what_was_written_can_be_taken_back() {
 }
 
 fn double(value: f64) -> String {
-    let mut out = Vec::new();
-    write_double(&mut out, value);
-    String::from_utf8(out).expect("a number is text")
+    let text = DoubleText::new(value);
+    String::from_utf8(text.as_bytes().to_vec()).expect("a number is text")
 }
 
 #[test]

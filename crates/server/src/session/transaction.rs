@@ -15,26 +15,20 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use damselfly_base::CommandError;
 use damselfly_commands::Arity::{AtLeast, Exactly};
-use damselfly_commands::{
-    Args, At, Command, Group, KeySpec, Keys, Result, Run, Stop, Trait, looks,
-};
-use damselfly_engine::{Engine, Now, Tx, Unserved, Watched, Watcher};
+use damselfly_commands::{Args, At, Command, Group, KeySpec, Keys, Result, Run, Trait, looks};
+use damselfly_engine::{Engine, Now, Watched, Watcher};
 use damselfly_protocol::{Reply, Span};
 
 use crate::clients::Client;
-use crate::config::Config;
-use crate::dispatch::{Dispatcher, count_effects, leaves_no_trace};
-use crate::registry::{Handler, Locks, REGISTRY, Row, SessionFn, WithinMulti};
-use crate::session::{Context, Replies, Session, monitor};
+use crate::dispatch::exec;
+use crate::registry::{Handler, Locks, Row, WithinMulti};
+use crate::session::{Context, Session};
 
 /// Room that the queue of a client keeps for its next transaction.
 const KEPT_BYTES_MAX: usize = 16 << 10;
 
 /// How many queues without a transaction a thread keeps.
 const SPARE_QUEUES_MAX: usize = 64;
-
-/// Keys beyond so many are not fetched ahead: the first would be gone again before they are used.
-const PREFETCHED_MAX: usize = 256;
 
 const TRAITS: &[Trait] = &[
     Trait::NoScript,
@@ -52,7 +46,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
         arity: Exactly(1),
         keys: Keys::None,
         traits: TRAITS,
-        run: Run::Run(Handler::Dispatch(multi)),
+        run: Run::Run(Handler::Dispatch(exec::multi)),
         group: Group::Transactions,
         usage: "MULTI",
         summary: "Begins a transaction: the commands that follow are queued until EXEC.",
@@ -69,7 +63,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
             Trait::Stale,
             Trait::SkipSlowlog,
         ],
-        run: Run::Run(Handler::Dispatch(exec)),
+        run: Run::Run(Handler::Dispatch(exec::exec)),
         group: Group::Transactions,
         usage: "EXEC",
         summary: "Runs the queued commands as one, unless a watched key was changed.",
@@ -176,13 +170,37 @@ impl Queue {
         self.needs_all_locks |= row.needs_all_locks;
     }
 
-    fn args(&self, queued: &Queued) -> Args<'_> {
-        let first_key = match queued.row.locks {
-            Locks::One(place) => Some((place, queued.hash)),
-            Locks::None | Locks::Many | Locks::All => None,
-        };
-        let spans = queued.first_span..queued.first_span + queued.spans;
-        Args::new(&self.bytes, &self.spans[spans], first_key)
+    /// The commands.
+    pub fn commands(&self) -> impl ExactSizeIterator<Item = (&'static Row, Args<'_>)> {
+        self.commands.iter().map(|queued| {
+            let first_key = match queued.row.locks {
+                Locks::One(place) => Some((place, queued.hash)),
+                Locks::None | Locks::Many | Locks::All => None,
+            };
+            let spans = queued.first_span..queued.first_span + queued.spans;
+            let args = Args::new(&self.bytes, &self.spans[spans], first_key);
+            (queued.row, args)
+        })
+    }
+
+    /// The hashes of all keys that they name.
+    pub fn hashes(&self) -> &[u64] {
+        &self.hashes
+    }
+
+    /// True if a command could not be queued, so that none may run.
+    pub fn has_failed(&self) -> bool {
+        self.has_failed
+    }
+
+    /// True if a command needs all locks.
+    pub fn needs_all_locks(&self) -> bool {
+        self.needs_all_locks
+    }
+
+    /// The number of the batch of requests in which it began.
+    pub fn batch(&self) -> u64 {
+        self.batch
     }
 
     fn memory(&self) -> usize {
@@ -205,14 +223,19 @@ impl Queue {
 
 /// Queues of no transaction, for those to come.
 #[derive(Default)]
+#[expect(clippy::vec_box, reason = "sessions hold them in boxes")]
 pub struct SpareQueues(Vec<Box<Queue>>);
 
 impl SpareQueues {
-    fn take(&mut self) -> Box<Queue> {
-        self.0.pop().unwrap_or_default()
+    /// An empty queue that begins in the batch of that number.
+    pub fn take(&mut self, batch: u64) -> Box<Queue> {
+        let mut queue = self.0.pop().unwrap_or_default();
+        queue.batch = batch;
+        queue
     }
 
-    fn put(&mut self, mut queue: Box<Queue>) {
+    /// Takes a queue back.
+    pub fn put(&mut self, mut queue: Box<Queue>) {
         if self.0.len() < SPARE_QUEUES_MAX && queue.memory() <= KEPT_BYTES_MAX {
             queue.clear();
             self.0.push(queue);
@@ -231,6 +254,22 @@ impl Transaction {
     #[inline]
     pub fn is_open(&self) -> bool {
         self.queue.is_some()
+    }
+
+    /// Begins a transaction, or goes on with one.
+    pub fn open(&mut self, queue: Box<Queue>, client: &Client) {
+        client.queued.store(queue.commands.len() as isize, Relaxed);
+        self.queue = Some(queue);
+    }
+
+    /// The queue, to be run.
+    pub fn take_queue(&mut self) -> Option<Box<Queue>> {
+        self.queue.take()
+    }
+
+    /// The hashes of the watched keys.
+    pub fn watched_hashes(&self) -> impl Iterator<Item = u64> {
+        self.watched.iter().map(|watched| watched.hash)
     }
 
     /// Bytes of the arguments of all queued commands.
@@ -289,9 +328,8 @@ impl Transaction {
 
     /// Forgets the queued commands and the watched keys.
     pub fn end(&mut self, engine: &Engine, client: &Client) {
-        if self.queue.take().is_some() {
-            client.queued.store(-1, Relaxed);
-        }
+        self.queue = None;
+        client.queued.store(-1, Relaxed);
         self.unwatch(engine, client);
     }
 
@@ -300,7 +338,8 @@ impl Transaction {
         self.note_memory(client);
     }
 
-    fn forget_watched(&mut self, engine: &Engine, client: &Client) {
+    /// Forgets the watched keys, for now uncounted.
+    pub fn forget_watched(&mut self, engine: &Engine, client: &Client) {
         for watched in self.watched.drain(..) {
             engine.unwatch(&watched, client.id);
         }
@@ -312,7 +351,7 @@ impl Transaction {
     }
 
     /// True if a watched key was changed or has ended. If it is to stay false, the shards of the watched keys are locked.
-    fn is_broken(&self, client: &Client, now: Now) -> bool {
+    pub fn is_broken(&self, client: &Client, now: Now) -> bool {
         client.watch_broken.load(Relaxed) || self.watched.iter().any(|watched| watched.is_over(now))
     }
 }
@@ -327,24 +366,6 @@ pub fn abort(session: &mut Session, engine: &Engine, error: &CommandError) -> Co
     CommandError::Text(format!(
         "EXECABORT Transaction discarded because of: {text}"
     ))
-}
-
-fn multi(
-    dispatcher: &mut Dispatcher,
-    session: &mut Session,
-    _: Args<'_>,
-    _: Now,
-    reply: &mut Reply<'_>,
-) -> Result {
-    if session.transaction.is_open() {
-        return Err(CommandError::err("MULTI calls can not be nested").into());
-    }
-    let mut queue = dispatcher.spare_queues.take();
-    queue.batch = dispatcher.batch;
-    session.transaction.queue = Some(queue);
-    session.client.queued.store(0, Relaxed);
-    reply.ok();
-    Ok(())
 }
 
 fn discard(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
@@ -391,222 +412,4 @@ fn unwatch(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Res
         .unwatch(&context.shared.engine, &session.client);
     reply.ok();
     Ok(())
-}
-
-/// What EXEC uses of the thread's dispatcher, which it can't change meanwhile.
-struct Scratch {
-    shards: Vec<usize>,
-    monitored: Vec<u8>,
-    unserved: Vec<Unserved>,
-}
-
-fn exec(
-    dispatcher: &mut Dispatcher,
-    session: &mut Session,
-    _: Args<'_>,
-    now: Now,
-    reply: &mut Reply<'_>,
-) -> Result {
-    let Some(queue) = session.transaction.queue.take() else {
-        return Err(CommandError::err("EXEC without MULTI").into());
-    };
-    let mut scratch = Scratch {
-        shards: std::mem::take(&mut dispatcher.shards),
-        monitored: std::mem::take(&mut dispatcher.monitored),
-        unserved: std::mem::take(&mut dispatcher.unserved),
-    };
-    let result = run_queue(dispatcher, session, &queue, now, reply, &mut scratch);
-    dispatcher.shards = scratch.shards;
-    dispatcher.monitored = scratch.monitored;
-    dispatcher.unserved = scratch.unserved;
-    if let Err(Stop::Busy(_)) = result {
-        session.transaction.queue = Some(queue);
-        return result;
-    }
-    dispatcher.spare_queues.put(queue);
-    let engine = &dispatcher.shared.engine;
-    session.transaction.unwatch(engine, &session.client);
-    session.client.queued.store(-1, Relaxed);
-    dispatcher.refresh_config();
-    dispatcher.serve_unserved();
-    result
-}
-
-/// Runs the queued commands in one section, and writes what the client wants to see of the reply.
-///
-/// # Errors
-/// If a command could not be queued, or a shard is busy; then nothing was done.
-fn run_queue(
-    dispatcher: &Dispatcher,
-    session: &mut Session,
-    queue: &Queue,
-    now: Now,
-    reply: &mut Reply<'_>,
-    scratch: &mut Scratch,
-) -> Result {
-    if queue.has_failed {
-        let text = "EXECABORT Transaction discarded because of previous errors.";
-        return Err(CommandError::Text(text.to_owned()).into());
-    }
-    let engine = &dispatcher.shared.engine;
-    let is_new = queue.batch != dispatcher.batch;
-    let first_hashes = &queue.hashes[..queue.hashes.len().min(PREFETCHED_MAX)];
-    if is_new {
-        first_hashes
-            .iter()
-            .for_each(|&hash| engine.prefetch_shard(hash));
-    }
-    let mut tx = if queue.needs_all_locks {
-        engine.lock_all(session.db, now)?
-    } else {
-        let watched = session.transaction.watched.iter();
-        let hashes = watched
-            .map(|watched| watched.hash)
-            .chain(queue.hashes.iter().copied());
-        engine.lock_many(hashes, &mut scratch.shards, session.db, now)?
-    };
-    // To nobody but MULTI's own client do replies matter that it has switched off before.
-    let is_hidden = session.replies != Replies::On;
-    if session.transaction.is_broken(&session.client, now) {
-        if !is_hidden {
-            reply.null_array();
-        }
-        return Ok(());
-    }
-    // What the commands themselves change is not to be told.
-    session.transaction.forget_watched(engine, &session.client);
-    if is_new {
-        tx.prefetch(first_hashes);
-    }
-    if !is_hidden {
-        reply.array(queue.commands.len());
-    }
-    let mut runner = Runner {
-        dispatcher,
-        config: None,
-        skips_next: false,
-        started: dispatcher.clock.raw(),
-    };
-    for queued in &queue.commands {
-        let args = queue.args(queued);
-        runner.run(&mut tx, session, queued.row, args, reply);
-        if dispatcher.shared.monitors.load(Relaxed) > 0 {
-            monitor::show(&mut scratch.monitored, session, queued.row, args, reply);
-        }
-    }
-    if runner.skips_next && session.replies == Replies::On {
-        session.replies = Replies::SkipNext;
-    }
-    if tx.has_ready() {
-        scratch.unserved.extend(tx.serve_waiters());
-    }
-    count_effects(dispatcher.counters(), tx.effects());
-    Ok(())
-}
-
-/// Runs queued commands one by one.
-struct Runner<'a> {
-    dispatcher: &'a Dispatcher,
-    /// The configuration, if one of the commands has changed it.
-    config: Option<Arc<Config>>,
-    /// One of the commands was CLIENT REPLY SKIP, which is for what comes after EXEC.
-    skips_next: bool,
-    /// When the command began.
-    started: u64,
-}
-
-impl Runner<'_> {
-    /// Runs one command and writes its reply, which may be an error, as far as the client wants to see it.
-    fn run(
-        &mut self,
-        tx: &mut Tx<'_>,
-        session: &mut Session,
-        row: &'static Row,
-        args: Args<'_>,
-        reply: &mut Reply<'_>,
-    ) {
-        let (mark, mut failed) = (reply.position(), None);
-        match self.call(tx, session, row, args, reply) {
-            Ok(()) => {}
-            Err(Stop::Rest(rest)) => rest.write_all(reply),
-            Err(Stop::Wait(wait)) => {
-                reply.truncate_to(mark);
-                (wait.nothing)(reply);
-            }
-            Err(Stop::Error(error)) => {
-                reply.truncate_to(mark);
-                reply.error(error.to_bytes());
-                failed = Some(error);
-            }
-            Err(Stop::Busy(_) | Stop::NeedsAllLocks | Stop::Long) => {
-                unreachable!("{} has all the locks it needs", row.name)
-            }
-        }
-        match session.replies {
-            Replies::On => {}
-            Replies::Off | Replies::SkipThis => reply.truncate_to(mark),
-            Replies::SkipNext => {
-                reply.truncate_to(mark);
-                (self.skips_next, session.replies) = (true, Replies::On);
-            }
-        }
-        let dispatcher = self.dispatcher;
-        dispatcher.account(session, row, args, &mut self.started, failed);
-    }
-
-    #[inline]
-    fn call(
-        &mut self,
-        tx: &mut Tx<'_>,
-        session: &mut Session,
-        row: &'static Row,
-        args: Args<'_>,
-        reply: &mut Reply<'_>,
-    ) -> Result {
-        let handler = match row.command.run {
-            Run::Run(handler) | Run::Either(handler, _) => handler,
-            Run::Subcommands(_) => return Err(CommandError::Arity(row.name.clone()).into()),
-        };
-        match handler {
-            Handler::Keyspace(run) => {
-                tx.set_db(session.db);
-                tx.set_touches(!leaves_no_trace(session, row));
-                run(tx, args, reply)
-            }
-            Handler::Session(run) => self.call_session(run, tx, session, args, reply),
-            Handler::Help => {
-                REGISTRY.write_help(row, reply);
-                Ok(())
-            }
-            Handler::Dispatch(_) => unreachable!("{} is never queued", row.name),
-        }
-    }
-
-    fn call_session(
-        &mut self,
-        run: SessionFn,
-        tx: &mut Tx<'_>,
-        session: &mut Session,
-        args: Args<'_>,
-        reply: &mut Reply<'_>,
-    ) -> Result {
-        let (shared, thread) = (&self.dispatcher.shared, self.dispatcher.thread);
-        let config = self.config.as_deref().unwrap_or(&self.dispatcher.config);
-        let generation = shared.config_generation();
-        let mut context = Context {
-            shared,
-            config,
-            counters: &shared.threads[thread].counters,
-            now: tx.now(),
-            lent: tx.holds_all().then(|| tx.lend()),
-            session,
-            thread,
-        };
-        let result = run(&mut context, args, reply);
-        drop(context);
-        if shared.config_generation() != generation {
-            self.config = Some(shared.config());
-        }
-        result
-    }
 }

@@ -128,6 +128,29 @@ impl Worker {
         }
     }
 
+    /// Closes a connection that sends a request too long.
+    pub(super) fn check_query_limit(&mut self, key: usize, query_bytes_max: u64) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        let queued_bytes = connection.session.transaction.queued_bytes();
+        let bytes = (connection.input.len() + queued_bytes) as u64;
+        if connection.stall.is_none() && bytes > query_bytes_max {
+            log::warn!(
+                "Closing client {} that reached the max query buffer length of {} bytes",
+                connection.session.client.address,
+                query_bytes_max
+            );
+            self.shared.threads[self.index]
+                .counters
+                .query_limit_disconnections
+                .add(1);
+            connection.ended = true;
+            connection.output.clear();
+            connection.sent = 0;
+        }
+    }
+
     pub(super) fn sample_rates(&mut self) {
         let shared = &self.shared;
         let sum = (

@@ -234,7 +234,11 @@ pub fn range(command: &Command<Handler>) -> (i64, i64, i64) {
     let mut end = first as i64 + last;
     for place in specs {
         match place {
-            Place::Range { first, last, .. } if last >= 0 && first as i64 == end + 1 => {
+            Place::Range { first, last, .. } if first as i64 == end + 1 => {
+                if last < 0 {
+                    end = last;
+                    break;
+                }
                 end = first as i64 + last;
             }
             Place::Range { .. } | Place::Counted(_) | Place::Unknown => break,

@@ -8,7 +8,9 @@ pub use docs::docs;
 
 use damselfly_base::{CommandError, glob};
 use damselfly_commands::Arity::{AtLeast, Exactly};
-use damselfly_commands::{Access, Args, Arity, Command, Group, Keys, Result, Run, Trait};
+use damselfly_commands::{
+    Access, Args, Arity, At, Command, Group, KeySpec, Keys, Result, Run, Trait,
+};
 use damselfly_protocol::Reply;
 
 use crate::registry::{Handler, REGISTRY, Row, SessionFn};
@@ -285,6 +287,13 @@ fn keys_of<'a>(args: Args<'a>) -> Result<Vec<(&'a [u8], Access)>> {
     };
     if !row.command.arity.allows(request.len()) {
         return refused("Invalid number of arguments specified for command");
+    }
+    let is_wrong_count = |spec: &KeySpec| match spec.at {
+        At::Counted(_) => spec.at.places(request).next().is_none(),
+        At::One(_) | At::ToEnd { .. } | At::ToLastButOne(_) | At::Behind { .. } => false,
+    };
+    if specs.iter().any(is_wrong_count) {
+        return refused("Invalid arguments specified for command");
     }
     Ok(specs
         .iter()

@@ -1,0 +1,390 @@
+//! A small sorted set: a listpack of members and scores, in order.
+//!
+//! ```text
+//! | member | score | member | score | ...       ascending by score, then by the bytes of the member
+//! ```
+//!
+//! A score is its text of 17 significant digits, or an integer where that is the same: what Redis stores.
+
+use std::cmp::Ordering;
+use std::iter::FusedIterator;
+use std::ops::Range;
+
+use damselfly_base::double::{self, DoubleText};
+use damselfly_base::number::Decimal;
+
+use crate::listpack::{self, Listpack, Offset};
+use crate::{Buffer, Element, ScoredRef, Wanted};
+
+const PAIRS: &str = "a sorted set's listpack has a score for each member";
+
+/// A member of a sorted set, and its score.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scoring<'a> {
+    /// The member.
+    pub member: Element<'a>,
+    /// The score; never NaN.
+    pub score: f64,
+}
+
+impl Scoring<'_> {
+    /// The order of sorted sets: by score, then by the bytes of the member.
+    pub fn compare(self, other: Scoring<'_>) -> Ordering {
+        self.compare_to(other.score, other.member.text(&mut Decimal::new()))
+    }
+
+    fn compare_to(self, score: f64, member: &[u8]) -> Ordering {
+        let by_score = self.score.partial_cmp(&score).unwrap_or(Ordering::Equal);
+        by_score.then_with(|| self.member.text(&mut Decimal::new()).cmp(member))
+    }
+}
+
+impl<'a> From<ScoredRef<'a>> for Scoring<'a> {
+    fn from(scored: ScoredRef<'a>) -> Self {
+        Self {
+            member: Element::Bytes(scored.member()),
+            score: scored.score(),
+        }
+    }
+}
+
+/// A small sorted set, to read.
+#[derive(Clone, Copy, Debug)]
+pub struct PackedRanking<'a>(Listpack<'a>);
+
+/// The text of a score. Minus zero loses its sign, as it does in the listpacks of Redis.
+fn text_of(score: f64) -> DoubleText {
+    DoubleText::new(if score == 0.0 { 0.0 } else { score })
+}
+
+/// The score that an element stands for.
+fn score_of(element: Element<'_>) -> Option<f64> {
+    match element {
+        Element::Integer(number) => Some(number as f64),
+        Element::Bytes(text) => double::parse(text),
+    }
+}
+
+impl<'a> PackedRanking<'a> {
+    /// The sorted set that these bytes are.
+    #[inline]
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self(Listpack::new(bytes))
+    }
+
+    /// Whether the bytes are a sorted set; for bytes from outside: members and scores, in order, no member twice.
+    pub fn is_valid(bytes: &[u8]) -> bool {
+        let listpack = Listpack::new(bytes);
+        if !listpack.is_valid() || !listpack.len().is_multiple_of(2) {
+            return false;
+        }
+        let scores = listpack.iter().skip(1).step_by(2);
+        if !scores.clone().all(|score| score_of(score).is_some()) {
+            return false;
+        }
+        let set = PackedRanking(listpack);
+        let mut members: Vec<_> = set.iter().map(|scoring| scoring.member.to_vec()).collect();
+        members.sort_unstable();
+        let before = set.iter();
+        let mut after = set.iter();
+        after.next();
+        before.zip(after).all(|(a, b)| a.compare(b).is_lt())
+            && members.windows(2).all(|pair| pair[0] != pair[1])
+    }
+
+    /// The number of members.
+    #[inline]
+    pub fn len(self) -> usize {
+        self.0.len() / 2
+    }
+
+    /// True if there are none.
+    pub fn is_empty(self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Bytes that it takes.
+    pub fn byte_len(self) -> usize {
+        self.0.byte_len()
+    }
+
+    /// Where a member stands.
+    #[inline]
+    pub fn find(self, member: &[u8]) -> Option<Offset> {
+        self.0.find(Offset::FIRST, 1, &Wanted::new(member))
+    }
+
+    /// The score of the member at an offset.
+    pub fn score_at(self, offset: Offset) -> f64 {
+        score_of(self.0.at(self.0.after(offset))).expect(PAIRS)
+    }
+
+    /// The score of a member.
+    pub fn score(self, member: &[u8]) -> Option<f64> {
+        Some(self.score_at(self.find(member)?))
+    }
+
+    /// The rank of a member, and its score.
+    pub fn rank(self, member: &[u8]) -> Option<(usize, f64)> {
+        let found = self.find(member)?;
+        let before = self.0.range(Offset::FIRST, found).count() / 2;
+        Some((before, self.score_at(found)))
+    }
+
+    /// The members of these ranks, as far as there are so many; a walk from either end.
+    pub fn range(self, ranks: Range<usize>) -> PackedScorings<'a> {
+        let end = ranks.end.min(self.len());
+        let start = ranks.start.min(end);
+        let offset = |rank: usize| self.0.seek(rank * 2).unwrap_or(self.0.end());
+        PackedScorings {
+            elements: self.0.range(offset(start), offset(end)),
+            len: end - start,
+        }
+    }
+
+    /// All members.
+    #[inline]
+    pub fn iter(self) -> PackedScorings<'a> {
+        PackedScorings {
+            elements: self.0.iter(),
+            len: self.len(),
+        }
+    }
+
+    /// The ranks behind those that are `below`, up to the first that is `above`.
+    pub fn ranks_where(
+        self,
+        below: impl Fn(Scoring<'a>) -> bool,
+        above: impl Fn(Scoring<'a>) -> bool,
+    ) -> Range<usize> {
+        let mut rank = 0;
+        let mut start = None;
+        for scoring in self.iter() {
+            if start.is_none() && !below(scoring) {
+                start = Some(rank);
+            }
+            if start.is_some() && above(scoring) {
+                break;
+            }
+            rank += 1;
+        }
+        start.unwrap_or(rank)..rank
+    }
+
+    /// Where a member of this score would stand.
+    fn place_of(self, score: f64, member: &[u8]) -> Offset {
+        let Some(last) = self.iter().next_back() else {
+            return Offset::FIRST;
+        };
+        // Ascending insertions are common.
+        if last.compare_to(score, member).is_lt() {
+            return self.0.end();
+        }
+        let mut walk = self.iter();
+        loop {
+            let offset = walk.elements.offset();
+            match walk.next() {
+                Some(scoring) if scoring.compare_to(score, member).is_lt() => {}
+                Some(_) | None => return offset,
+            }
+        }
+    }
+
+    /// Whether the member at an offset would stay where it is with another score.
+    fn stays(self, offset: Offset, score: f64, member: &[u8]) -> bool {
+        let pair_before = || {
+            let score = self.0.previous(offset)?;
+            self.0.previous(score)
+        };
+        let scoring_at = |offset: Offset| Scoring {
+            member: self.0.at(offset),
+            score: self.score_at(offset),
+        };
+        let pair_after = || self.0.next(self.0.next(offset)?);
+        pair_before().is_none_or(|before| scoring_at(before).compare_to(score, member).is_lt())
+            && pair_after().is_none_or(|after| scoring_at(after).compare_to(score, member).is_gt())
+    }
+}
+
+/// Adds a member that is not there.
+pub fn insert(buffer: &mut impl Buffer, member: &[u8], score: f64) {
+    let place = PackedRanking::new(buffer.bytes()).place_of(score, member);
+    let text = text_of(score);
+    let pair = [Element::new(member), Element::new(text.as_bytes())];
+    listpack::insert_many(buffer, place, pair.into_iter());
+}
+
+/// Adds a member behind all others, which are below it.
+pub fn push_back(buffer: &mut impl Buffer, scoring: Scoring<'_>) {
+    let text = text_of(scoring.score);
+    let score = Element::new(text.as_bytes());
+    listpack::append_many(buffer, [scoring.member, score].into_iter());
+}
+
+/// Gives the member at an offset another score.
+pub fn rescore(buffer: &mut impl Buffer, offset: Offset, member: &[u8], score: f64) {
+    let set = PackedRanking::new(buffer.bytes());
+    if set.stays(offset, score, member) {
+        let at = set.0.after(offset);
+        listpack::replace(buffer, at, Element::new(text_of(score).as_bytes()));
+    } else {
+        remove(buffer, offset);
+        insert(buffer, member, score);
+    }
+}
+
+/// Removes the member at an offset.
+pub fn remove(buffer: &mut impl Buffer, offset: Offset) {
+    listpack::remove(buffer, offset, 2);
+}
+
+/// Removes the members of these ranks, which are there.
+pub fn remove_range(buffer: &mut impl Buffer, ranks: Range<usize>) {
+    let set = PackedRanking::new(buffer.bytes());
+    if let Some(offset) = set.0.seek(ranks.start * 2) {
+        listpack::remove(buffer, offset, ranks.len() * 2);
+    }
+}
+
+/// A walk over members in order, see [`PackedRanking::range`].
+#[derive(Clone, Debug)]
+pub struct PackedScorings<'a> {
+    elements: listpack::Iter<'a>,
+    len: usize,
+}
+
+impl<'a> Iterator for PackedScorings<'a> {
+    type Item = Scoring<'a>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Scoring<'a>> {
+        let member = self.elements.next()?;
+        let score = self.elements.next().and_then(score_of).expect(PAIRS);
+        self.len -= 1;
+        Some(Scoring { member, score })
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.len, Some(self.len))
+    }
+}
+
+impl DoubleEndedIterator for PackedScorings<'_> {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        let score = self.elements.next_back().map(score_of)?.expect(PAIRS);
+        let member = self.elements.next_back().expect(PAIRS);
+        self.len -= 1;
+        Some(Scoring { member, score })
+    }
+}
+
+impl ExactSizeIterator for PackedScorings<'_> {}
+
+impl FusedIterator for PackedScorings<'_> {}
+
+#[cfg(test)]
+mod tests {
+    use damselfly_base::random;
+
+    use super::*;
+    use crate::Ranking;
+
+    #[test]
+    fn any_changes_leave_the_same_as_in_a_large_one() {
+        const SCORES: [f64; 8] = [
+            0.0,
+            1.0,
+            1.0,
+            -3.5,
+            0.1,
+            1e20,
+            f64::INFINITY,
+            f64::NEG_INFINITY,
+        ];
+        let seed = std::env::var("SEED")
+            .map_or_else(|_| random::number(), |seed| seed.parse().expect("a number"));
+        println!("SEED={seed}");
+        let mut state = seed;
+        let mut next = |below: usize| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % below
+        };
+        let (mut bytes, mut model) = (Vec::new(), Ranking::new());
+        for _ in 0..5000 {
+            let member = match next(3) {
+                0 => next(60).to_string().into_bytes(),
+                _ => vec![b'a' + next(26) as u8; next(70)],
+            };
+            let set = PackedRanking::new(&bytes);
+            match (next(5), set.find(&member)) {
+                (0, _) => {
+                    let start = next(set.len() + 1);
+                    let ranks = start..set.len().min(start + next(4));
+                    model.remove_range(ranks.clone());
+                    remove_range(&mut bytes, ranks);
+                }
+                (1, Some(found)) => {
+                    assert_eq!(Some(set.score_at(found)), model.remove(&member));
+                    remove(&mut bytes, found);
+                }
+                (1, None) => assert_eq!(model.remove(&member), None),
+                (_, found) => {
+                    let score = SCORES[next(SCORES.len())];
+                    assert_eq!(model.insert(&member, score), set.score(&member));
+                    match found {
+                        Some(found) => rescore(&mut bytes, found, &member, score),
+                        None => insert(&mut bytes, &member, score),
+                    }
+                }
+            }
+            let set = PackedRanking::new(&bytes);
+            assert_eq!(set.len(), model.len());
+            let own = |scoring: Scoring<'_>| (scoring.member.to_vec(), scoring.score);
+            let theirs = |scored: ScoredRef<'_>| (scored.member().to_vec(), scored.score());
+            assert!(set.iter().map(own).eq(model.iter().map(theirs)));
+            let start = next(set.len() + 2);
+            let ranks = start..start + next(9);
+            assert!(
+                set.range(ranks.clone())
+                    .rev()
+                    .map(own)
+                    .eq(model.range(ranks.clone()).rev().map(theirs))
+            );
+            assert_eq!(set.rank(&member), model.rank(&member));
+            let score = SCORES[next(SCORES.len())];
+            let ranks = set.ranks_where(|other| other.score < score, |other| other.score > score);
+            assert_eq!(
+                ranks,
+                model.rank_of_score(score, false)..model.rank_of_score(score, true)
+            );
+            assert!(PackedRanking::is_valid(&bytes));
+        }
+    }
+
+    #[test]
+    fn what_is_no_sorted_set_is_found_out() {
+        let bytes = |elements: &[&[u8]]| {
+            let mut bytes = Vec::new();
+            listpack::append_many(&mut bytes, elements.iter().map(|text| Element::new(text)));
+            bytes
+        };
+        assert!(PackedRanking::is_valid(&bytes(&[b"a", b"1", b"b", b"1.5"])));
+        assert!(PackedRanking::is_valid(&bytes(&[
+            b"a", b"-inf", b"b", b"-inf"
+        ])));
+        for broken in [
+            &[&b"a"[..]][..],
+            &[b"a", b"1", b"b"],
+            &[b"a", b"nan"],
+            &[b"a", b""],
+            &[b"a", b"2", b"b", b"1"],
+            &[b"b", b"1", b"a", b"1"],
+            &[b"a", b"1", b"a", b"2"],
+            &[b"a", b"1", b"a", b"1"],
+        ] {
+            assert!(!PackedRanking::is_valid(&bytes(broken)), "{broken:?}");
+        }
+    }
+}

@@ -1,0 +1,441 @@
+//! Sorted sets together: union, intersection, difference, and storing them. Plain sets take part; their members have the
+//! score 1.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow::{self, Break, Continue};
+
+use damselfly_base::number::{Decimal, parse_integer};
+use damselfly_base::{CommandError, double};
+use damselfly_engine::Tx;
+use damselfly_protocol::Reply;
+use damselfly_value::{
+    Collection, Element, EntryRef, Scoring, Set, SetRef, SortedSet, SortedSetRef,
+};
+
+use crate::command::{
+    Access, Arity::AtLeast, At::Counted, At::One, Command, Group, Keys, Run, Trait, reads, writes,
+};
+use crate::sorted_sets::write_list;
+use crate::{Args, KeyspaceFn, Result, long};
+
+const UNION: &str = "O(N)+O(M*log(M)) where N is the number of members of all sorted sets and M the number in the result";
+const INTERSECTION: &str = "O(N*K)+O(M*log(M)) where N is the size of the smallest sorted set, K the number of sorted sets and M the number of members in the result";
+const DIFFERENCE: &str = "O(N*K)+O(M*log(M)) where N is the size of the first sorted set, K the number of sorted sets and M the number of members in the result";
+
+pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
+    Command {
+        name: "ZUNION",
+        arity: AtLeast(3),
+        keys: Keys::Args(&[reads(Counted(1))]),
+        traits: &[],
+        run: Run::Run(|tx, args, reply| show(tx, args, reply, Operation::Union)),
+        group: Group::SortedSet,
+        usage: "ZUNION numkeys key [key ...] [WEIGHTS weight [weight ...]] [AGGREGATE <SUM | MIN | MAX>] [WITHSCORES]",
+        summary: "Returns what is a member of any of the sorted sets.",
+        since: "6.2.0",
+        complexity: UNION,
+    },
+    Command {
+        name: "ZUNIONSTORE",
+        arity: AtLeast(4),
+        keys: Keys::Args(&[writes(One(1), Access::Overwrite), reads(Counted(2))]),
+        traits: &[Trait::NeedsMemory],
+        run: Run::Run(|tx, args, reply| store(tx, args, reply, Operation::Union)),
+        group: Group::SortedSet,
+        usage: "ZUNIONSTORE destination numkeys key [key ...] [WEIGHTS weight [weight ...]] [AGGREGATE <SUM | MIN | MAX>]",
+        summary: "Stores what is a member of any of the sorted sets, and returns how many that are.",
+        since: "2.0.0",
+        complexity: UNION,
+    },
+    Command {
+        name: "ZINTER",
+        arity: AtLeast(3),
+        keys: Keys::Args(&[reads(Counted(1))]),
+        traits: &[],
+        run: Run::Run(|tx, args, reply| show(tx, args, reply, Operation::Intersection)),
+        group: Group::SortedSet,
+        usage: "ZINTER numkeys key [key ...] [WEIGHTS weight [weight ...]] [AGGREGATE <SUM | MIN | MAX>] [WITHSCORES]",
+        summary: "Returns what is a member of all sorted sets.",
+        since: "6.2.0",
+        complexity: INTERSECTION,
+    },
+    Command {
+        name: "ZINTERSTORE",
+        arity: AtLeast(4),
+        keys: Keys::Args(&[writes(One(1), Access::Overwrite), reads(Counted(2))]),
+        traits: &[Trait::NeedsMemory],
+        run: Run::Run(|tx, args, reply| store(tx, args, reply, Operation::Intersection)),
+        group: Group::SortedSet,
+        usage: "ZINTERSTORE destination numkeys key [key ...] [WEIGHTS weight [weight ...]] [AGGREGATE <SUM | MIN | MAX>]",
+        summary: "Stores what is a member of all sorted sets, and returns how many that are.",
+        since: "2.0.0",
+        complexity: INTERSECTION,
+    },
+    Command {
+        name: "ZINTERCARD",
+        arity: AtLeast(3),
+        keys: Keys::Args(&[reads(Counted(1))]),
+        traits: &[],
+        run: Run::Run(zintercard),
+        group: Group::SortedSet,
+        usage: "ZINTERCARD numkeys key [key ...] [LIMIT limit]",
+        summary: "Returns how many members all sorted sets share, counting no further than a limit.",
+        since: "7.0.0",
+        complexity: "O(N*K) where N is the size of the smallest sorted set and K the number of sorted sets",
+    },
+    Command {
+        name: "ZDIFF",
+        arity: AtLeast(3),
+        keys: Keys::Args(&[reads(Counted(1))]),
+        traits: &[],
+        run: Run::Run(|tx, args, reply| show(tx, args, reply, Operation::Difference)),
+        group: Group::SortedSet,
+        usage: "ZDIFF numkeys key [key ...] [WITHSCORES]",
+        summary: "Returns the members of the first sorted set that the others lack.",
+        since: "6.2.0",
+        complexity: DIFFERENCE,
+    },
+    Command {
+        name: "ZDIFFSTORE",
+        arity: AtLeast(4),
+        keys: Keys::Args(&[writes(One(1), Access::Overwrite), reads(Counted(2))]),
+        traits: &[Trait::NeedsMemory],
+        run: Run::Run(|tx, args, reply| store(tx, args, reply, Operation::Difference)),
+        group: Group::SortedSet,
+        usage: "ZDIFFSTORE destination numkeys key [key ...]",
+        summary: "Stores the members of the first sorted set that the others lack, and returns how many that are.",
+        since: "6.2.0",
+        complexity: DIFFERENCE,
+    },
+];
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Operation {
+    Union,
+    Intersection,
+    Difference,
+}
+
+/// What becomes of the scores of a member that several sets have.
+#[derive(Clone, Copy)]
+enum Aggregate {
+    Sum,
+    Min,
+    Max,
+}
+
+impl Aggregate {
+    /// What is no number counts as zero.
+    fn of(self, a: f64, b: f64) -> f64 {
+        match self {
+            Self::Sum => zero_if_nan(a + b),
+            Self::Min if b < a => b,
+            Self::Max if b > a => b,
+            Self::Min | Self::Max => a,
+        }
+    }
+}
+
+fn zero_if_nan(score: f64) -> f64 {
+    if score.is_nan() { 0.0 } else { score }
+}
+
+/// A set or a sorted set that takes part; nothing if the key is absent.
+#[derive(Clone, Copy)]
+enum Members<'a> {
+    None,
+    Plain(SetRef<'a>),
+    Sorted(SortedSetRef<'a>),
+}
+
+impl<'a> Members<'a> {
+    /// What an entry holds; `None` if that is neither.
+    fn of(entry: Option<EntryRef<'a>>) -> Option<Self> {
+        let Some(entry) = entry else {
+            return Some(Self::None);
+        };
+        let sorted = SortedSet::view(entry).map(Self::Sorted);
+        sorted.or_else(|| Set::view(entry).map(Self::Plain))
+    }
+
+    fn len(self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Plain(set) => set.len(),
+            Self::Sorted(set) => set.len(),
+        }
+    }
+
+    fn score(self, member: Element<'_>) -> Option<f64> {
+        match self {
+            Self::None => None,
+            Self::Plain(set) => set.has(member).then_some(1.0),
+            Self::Sorted(set) => set.score(member.text(&mut Decimal::new())),
+        }
+    }
+
+    fn try_for_each(
+        self,
+        mut visit: impl FnMut(Scoring<'a>) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        match self {
+            Self::None => Continue(()),
+            Self::Plain(set) => set.try_for_each(|member| visit(Scoring { member, score: 1.0 })),
+            Self::Sorted(set) => set.iter().try_for_each(visit),
+        }
+    }
+
+    fn for_each(self, mut visit: impl FnMut(Scoring<'a>)) {
+        let all = self.try_for_each(|scoring| {
+            visit(scoring);
+            Continue(())
+        });
+        debug_assert!(all.is_continue());
+    }
+}
+
+/// A set that takes part, and by what its scores are multiplied.
+#[derive(Clone, Copy)]
+struct Source<'a> {
+    members: Members<'a>,
+    weight: f64,
+}
+
+/// What is wanted of the sets.
+struct Request {
+    weights: Vec<f64>,
+    aggregate: Aggregate,
+    with_scores: bool,
+}
+
+/// Which of the commands is parsed: each knows some words that others refuse.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Parses {
+    Shown(Operation),
+    Stored(Operation),
+}
+
+/// The number of keys, in the argument at `at`, which they follow.
+fn key_count(args: Args<'_>, at: usize, command: &str) -> Result<usize> {
+    let count = args.integer(at)?;
+    if count < 1 {
+        let text = format!("at least 1 input key is needed for '{command}' command");
+        return Err(CommandError::err(text).into());
+    }
+    usize::try_from(count)
+        .ok()
+        .filter(|&count| count < args.len() - at)
+        .ok_or(CommandError::Syntax.into())
+}
+
+/// Notes that the keys are read, refuses those that hold something else, and returns how many members they have.
+fn check_keys(tx: &mut Tx<'_>, args: Args<'_>, first: usize, count: usize) -> Result<usize> {
+    let mut members = 0;
+    for place in first..first + count {
+        let found = Members::of(tx.read(args.key(place))).ok_or(CommandError::WrongType)?;
+        members += found.len();
+    }
+    Ok(members)
+}
+
+/// The sets at the keys, with their weights.
+fn sources<'t>(tx: &'t Tx<'_>, args: Args<'_>, first: usize, weights: &[f64]) -> Vec<Source<'t>> {
+    let source = |(place, &weight)| Source {
+        members: Members::of(tx.view(args.key(place))).unwrap_or(Members::None),
+        weight,
+    };
+    (first..).zip(weights).map(source).collect()
+}
+
+impl Request {
+    /// Reads the arguments from `at` on, behind `keys` keys.
+    fn parse(args: Args<'_>, mut at: usize, keys: usize, parses: Parses) -> Result<Self> {
+        let mut request = Self {
+            weights: vec![1.0; keys],
+            aggregate: Aggregate::Sum,
+            with_scores: false,
+        };
+        let (operation, is_shown) = match parses {
+            Parses::Shown(operation) => (operation, true),
+            Parses::Stored(operation) => (operation, false),
+        };
+        let has_scores = operation != Operation::Difference;
+        while at < args.len() {
+            if has_scores && at + keys < args.len() && args.is(at, "WEIGHTS") {
+                for (weight, text) in request.weights.iter_mut().zip(args.from(at + 1)) {
+                    *weight = double::parse(text)
+                        .ok_or_else(|| CommandError::err("weight value is not a float"))?;
+                }
+                at += 1 + keys;
+            } else if has_scores && at + 1 < args.len() && args.is(at, "AGGREGATE") {
+                request.aggregate = if args.is(at + 1, "SUM") {
+                    Aggregate::Sum
+                } else if args.is(at + 1, "MIN") {
+                    Aggregate::Min
+                } else if args.is(at + 1, "MAX") {
+                    Aggregate::Max
+                } else {
+                    return Err(CommandError::Syntax.into());
+                };
+                at += 2;
+            } else if is_shown && args.is(at, "WITHSCORES") {
+                request.with_scores = true;
+                at += 1;
+            } else {
+                return Err(CommandError::Syntax.into());
+            }
+        }
+        Ok(request)
+    }
+}
+
+/// The result of an operation, in order.
+fn combine<'a>(
+    operation: Operation,
+    mut sources: Vec<Source<'a>>,
+    aggregate: Aggregate,
+) -> Vec<Scoring<'a>> {
+    let mut result = match operation {
+        Operation::Union => {
+            // The order of sums decides how they are rounded: Redis adds from the smallest set to the largest.
+            sources.sort_by_key(|source| source.members.len());
+            unite(&sources, aggregate)
+        }
+        Operation::Intersection => {
+            sources.sort_by_key(|source| source.members.len());
+            intersect(&sources, aggregate)
+        }
+        Operation::Difference => subtract(&sources),
+    };
+    result.sort_unstable_by(|a, b| a.compare(*b));
+    result
+}
+
+fn unite<'a>(sources: &[Source<'a>], aggregate: Aggregate) -> Vec<Scoring<'a>> {
+    let largest = sources.last().map_or(0, |source| source.members.len());
+    let mut result: Vec<Scoring<'a>> = Vec::with_capacity(largest);
+    let mut places = HashMap::with_capacity(largest);
+    for source in sources {
+        source.members.for_each(|Scoring { member, score }| {
+            // A member must look the same whatever form of set it comes from.
+            let member = match member {
+                Element::Bytes(text) => Element::new(text),
+                Element::Integer(_) => member,
+            };
+            let score = zero_if_nan(source.weight * score);
+            let place = *places.entry(member).or_insert(result.len());
+            match result.get_mut(place) {
+                Some(found) => found.score = aggregate.of(found.score, score),
+                None => result.push(Scoring { member, score }),
+            }
+        });
+    }
+    result
+}
+
+/// What is in all sets, the smallest of which comes first.
+fn intersect<'a>(sources: &[Source<'a>], aggregate: Aggregate) -> Vec<Scoring<'a>> {
+    let mut result = Vec::new();
+    let Some((smallest, others)) = sources.split_first() else {
+        return result;
+    };
+    smallest.members.for_each(|Scoring { member, score }| {
+        let first = Some(zero_if_nan(smallest.weight * score));
+        let score = others.iter().try_fold(first, |score, other| {
+            let theirs = other.members.score(member)?;
+            Some(score.map(|score| aggregate.of(score, other.weight * theirs)))
+        });
+        if let Some(Some(score)) = score {
+            result.push(Scoring { member, score });
+        }
+    });
+    result
+}
+
+/// What is in the first set and in no other.
+fn subtract<'a>(sources: &[Source<'a>]) -> Vec<Scoring<'a>> {
+    let mut result = Vec::new();
+    let Some((first, others)) = sources.split_first() else {
+        return result;
+    };
+    first.members.for_each(|scoring| {
+        let is_in = |other: &Source<'_>| other.members.score(scoring.member).is_some();
+        if !others.iter().any(is_in) {
+            result.push(scoring);
+        }
+    });
+    result
+}
+
+fn show(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, operation: Operation) -> Result {
+    let command = match operation {
+        Operation::Union => "zunion",
+        Operation::Intersection => "zinter",
+        Operation::Difference => "zdiff",
+    };
+    let keys = key_count(args, 1, command)?;
+    let members = check_keys(tx, args, 2, keys)?;
+    let request = Request::parse(args, 2 + keys, keys, Parses::Shown(operation))?;
+    long::check(tx, members)?;
+    let result = combine(
+        operation,
+        sources(tx, args, 2, &request.weights),
+        request.aggregate,
+    );
+    write_list(result.into_iter(), request.with_scores, reply);
+    Ok(())
+}
+
+fn store(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, operation: Operation) -> Result {
+    let command = match operation {
+        Operation::Union => "zunionstore",
+        Operation::Intersection => "zinterstore",
+        Operation::Difference => "zdiffstore",
+    };
+    let keys = key_count(args, 2, command)?;
+    let members = check_keys(tx, args, 3, keys)?;
+    let request = Request::parse(args, 3 + keys, keys, Parses::Stored(operation))?;
+    long::check(tx, members)?;
+    let destination = args.key(1);
+    let section = &*tx;
+    let (entry, count) = section.build::<SortedSet, _>(destination, |stored| {
+        let sources = sources(section, args, 3, &request.weights);
+        let result = combine(operation, sources, request.aggregate);
+        stored.fill(result.iter().copied());
+        result.len()
+    });
+    tx.store_built(destination, entry);
+    reply.integer(count as i64);
+    Ok(())
+}
+
+fn zintercard(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let keys = key_count(args, 1, "zintercard")?;
+    let members = check_keys(tx, args, 2, keys)?;
+    let mut limit = 0;
+    for at in (2 + keys..args.len()).step_by(2) {
+        if !args.is(at, "LIMIT") || at + 1 == args.len() {
+            return Err(CommandError::Syntax.into());
+        }
+        limit = parse_integer(args.at(at + 1))
+            .and_then(|limit| usize::try_from(limit).ok())
+            .ok_or_else(|| CommandError::err("LIMIT can't be negative"))?;
+    }
+    long::check(tx, members)?;
+    let mut sources = sources(tx, args, 2, &vec![1.0; keys]);
+    sources.sort_by_key(|source| source.members.len());
+    let mut count = 0;
+    if let Some((smallest, others)) = sources.split_first() {
+        let _ = smallest.members.try_for_each(|scoring| {
+            let is_in = |other: &Source<'_>| other.members.score(scoring.member).is_some();
+            count += usize::from(others.iter().all(is_in));
+            if count == limit && limit > 0 {
+                Break(())
+            } else {
+                Continue(())
+            }
+        });
+    }
+    reply.integer(count as i64);
+    Ok(())
+}

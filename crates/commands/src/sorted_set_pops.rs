@@ -1,0 +1,219 @@
+//! Taking members from the ends of sorted sets.
+
+use std::ops::Range;
+
+use damselfly_base::CommandError;
+use damselfly_base::number::parse_integer;
+use damselfly_engine::{Create, Key, Tx};
+use damselfly_protocol::{Reply, Version};
+use damselfly_value::{Scoring, SortedSet};
+
+use crate::command::{
+    Access, Arity::AtLeast, At::Counted, At::One, Command, Group, Keys, Run, Trait, writes,
+};
+use crate::{Args, KeyspaceFn, Result, Stop, long, sets};
+
+pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
+    Command {
+        name: "ZPOPMIN",
+        arity: AtLeast(2),
+        keys: Keys::Args(&[writes(One(1), Access::Take)]),
+        traits: &[Trait::Fast],
+        run: Run::Run(|tx, args, reply| pop(tx, args, reply, End::Min)),
+        group: Group::SortedSet,
+        usage: "ZPOPMIN key [count]",
+        summary: "Takes the members of the lowest scores from a sorted set.",
+        since: "5.0.0",
+        complexity: "O(log(N)*M) where N is the size of the sorted set and M the number of members taken",
+    },
+    Command {
+        name: "ZPOPMAX",
+        arity: AtLeast(2),
+        keys: Keys::Args(&[writes(One(1), Access::Take)]),
+        traits: &[Trait::Fast],
+        run: Run::Run(|tx, args, reply| pop(tx, args, reply, End::Max)),
+        group: Group::SortedSet,
+        usage: "ZPOPMAX key [count]",
+        summary: "Takes the members of the highest scores from a sorted set.",
+        since: "5.0.0",
+        complexity: "O(log(N)*M) where N is the size of the sorted set and M the number of members taken",
+    },
+    Command {
+        name: "ZMPOP",
+        arity: AtLeast(4),
+        keys: Keys::Args(&[writes(Counted(1), Access::Take)]),
+        traits: &[],
+        run: Run::Run(zmpop),
+        group: Group::SortedSet,
+        usage: "ZMPOP numkeys key [key ...] <MIN | MAX> [COUNT count]",
+        summary: "Takes the members of the lowest or highest scores from the first sorted set that has any.",
+        since: "7.0.0",
+        complexity: "O(K)+O(M*log(N)) where K is the number of keys, N the size of the sorted set and M the number of members taken",
+    },
+];
+
+/// An end of a sorted set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The lowest scores.
+    Min,
+    /// The highest scores.
+    Max,
+}
+
+/// Takes up to `count` members, which is not 0, from an end of the sorted set at a key. `begin` learns how many there are
+/// before `each` gets them. False, and nothing is written, if the key is absent.
+fn take(
+    tx: &mut Tx<'_>,
+    key: Key<'_>,
+    end: End,
+    count: usize,
+    reply: &mut Reply<'_>,
+    begin: impl FnOnce(usize, &mut Reply<'_>),
+    each: impl Fn(Scoring<'_>, &mut Reply<'_>),
+) -> Result<bool> {
+    let steps_max = long::steps_max(tx);
+    let taken = tx.change::<SortedSet, _>(key, Create::Never, |set| {
+        let len = set.view().len();
+        let count = count.min(len);
+        if count > steps_max {
+            return Err(Stop::Long);
+        }
+        begin(count, reply);
+        let ranks = match end {
+            End::Min => 0..count,
+            End::Max => len - count..len,
+        };
+        let members = set.view().range(ranks.clone());
+        match end {
+            End::Min => members.for_each(|scoring| each(scoring, reply)),
+            End::Max => members.rev().for_each(|scoring| each(scoring, reply)),
+        }
+        set.remove_range(ranks);
+        Ok(())
+    })?;
+    let taken = taken.transpose()?.is_some();
+    if taken {
+        tx.changed(key);
+    }
+    Ok(taken)
+}
+
+fn write_flat(scoring: Scoring<'_>, reply: &mut Reply<'_>) {
+    sets::write(scoring.member, reply);
+    reply.double(scoring.score);
+}
+
+fn write_nested(scoring: Scoring<'_>, reply: &mut Reply<'_>) {
+    reply.array(2);
+    write_flat(scoring, reply);
+}
+
+/// Takes a member from an end of the sorted set at a key and replies with key, member and score, as BZPOPMIN does; false, and
+/// no reply, if the key is absent.
+pub(crate) fn pop_one(
+    tx: &mut Tx<'_>,
+    key: Key<'_>,
+    end: End,
+    reply: &mut Reply<'_>,
+) -> Result<bool> {
+    let begin = |_, reply: &mut Reply<'_>| {
+        reply.array(3);
+        reply.bulk(key.bytes);
+    };
+    take(tx, key, end, 1, reply, begin, write_flat)
+}
+
+/// What ZMPOP and BZMPOP ask for.
+pub(crate) struct MultiPop {
+    /// The arguments that are keys.
+    pub(crate) keys: Range<usize>,
+    pub(crate) end: End,
+    pub(crate) count: usize,
+}
+
+impl MultiPop {
+    /// Reads the arguments from `numkeys` on, which is at `first`.
+    pub(crate) fn parse(args: Args<'_>, first: usize) -> Result<Self> {
+        let positive = |at: usize, text: &'static str| {
+            parse_integer(args.at(at))
+                .filter(|&number| number > 0)
+                .and_then(|number| usize::try_from(number).ok())
+                .ok_or_else(|| CommandError::err(text))
+        };
+        let keys = positive(first, "numkeys should be greater than 0")?;
+        let end_at = first.saturating_add(keys).saturating_add(1);
+        let end = if args.is(end_at, "MIN") {
+            End::Min
+        } else if args.is(end_at, "MAX") {
+            End::Max
+        } else {
+            return Err(CommandError::Syntax.into());
+        };
+        let count = match args.len() - end_at {
+            1 => 1,
+            3 if args.is(end_at + 1, "COUNT") => {
+                positive(end_at + 2, "count should be greater than 0")?
+            }
+            // What stands behind a good COUNT is only looked at after its number.
+            more if more > 3 && args.is(end_at + 1, "COUNT") => {
+                positive(end_at + 2, "count should be greater than 0")?;
+                return Err(CommandError::Syntax.into());
+            }
+            _ => return Err(CommandError::Syntax.into()),
+        };
+        Ok(Self {
+            keys: first + 1..end_at,
+            end,
+            count,
+        })
+    }
+
+    /// Takes members from a key and replies; false, and no reply, if the key is absent.
+    pub(crate) fn pop(&self, tx: &mut Tx<'_>, key: Key<'_>, reply: &mut Reply<'_>) -> Result<bool> {
+        let begin = |count, reply: &mut Reply<'_>| {
+            reply.array(2);
+            reply.bulk(key.bytes);
+            reply.array(count);
+        };
+        take(tx, key, self.end, self.count, reply, begin, write_nested)
+    }
+}
+
+fn pop(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, end: End) -> Result {
+    if args.len() > 3 {
+        return Err(CommandError::Syntax.into());
+    }
+    let key = args.key(1);
+    let count = match args.get(2).map(parse_integer) {
+        None => None,
+        Some(count) => Some(
+            count
+                .and_then(|count| usize::try_from(count).ok())
+                .ok_or(CommandError::NotPositive)?,
+        ),
+    };
+    if count == Some(0) {
+        tx.peek_as::<SortedSet>(key)?;
+        reply.array(0);
+        return Ok(());
+    }
+    let nests = count.is_some() && reply.version() == Version::Resp3;
+    let begin = |count, reply: &mut Reply<'_>| reply.array(if nests { count } else { count * 2 });
+    let write = if nests { write_nested } else { write_flat };
+    if !take(tx, key, end, count.unwrap_or(1), reply, begin, write)? {
+        reply.array(0);
+    }
+    Ok(())
+}
+
+fn zmpop(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let wanted = MultiPop::parse(args, 1)?;
+    for place in wanted.keys.clone() {
+        if wanted.pop(tx, args.key(place), reply)? {
+            return Ok(());
+        }
+    }
+    reply.null_array();
+    Ok(())
+}

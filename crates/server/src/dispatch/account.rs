@@ -1,0 +1,101 @@
+//! What is counted and noted of a command that has run.
+
+use std::time::Instant;
+
+use damselfly_base::CommandError;
+use damselfly_commands::Args;
+use damselfly_engine::Effects;
+
+use super::Dispatcher;
+use crate::registry::Row;
+use crate::session::slowlog::{SlowCommand, shortened};
+use crate::session::{Session, monitor};
+use crate::shared;
+use crate::statistics::ThreadCounters;
+
+impl Dispatcher {
+    /// Counts a call, and notes it where it is to be noted.
+    #[inline]
+    pub(super) fn account(
+        &self,
+        session: &Session,
+        row: &'static Row,
+        args: Args<'_>,
+        started: &mut u64,
+        failed: Option<CommandError>,
+    ) {
+        let ended = self.clock.raw();
+        let mut took_ns = self.clock.delta_as_nanos(*started, ended);
+        *started = ended;
+        if let Some(until) = session.sleeps_until {
+            // DEBUG SLEEP stands for a command that takes that long.
+            took_ns += until.saturating_duration_since(Instant::now()).as_nanos() as u64;
+        }
+        self.account_for(session, row, args, took_ns, failed);
+    }
+
+    /// As `account`, for a command that took so long.
+    #[inline]
+    pub(super) fn account_for(
+        &self,
+        session: &Session,
+        row: &'static Row,
+        args: Args<'_>,
+        took_ns: u64,
+        failed: Option<CommandError>,
+    ) {
+        let counters = self.counters();
+        let command = &counters.commands[row.index];
+        command.record(took_ns, self.config.latency_tracking);
+        if let Some(error) = failed {
+            command.failed.add(1);
+            counters.count_error(&error.to_bytes());
+        }
+        let slower_than_us = self.config.slowlog_log_slower_than_us;
+        if slower_than_us >= 0 && took_ns / 1000 >= slower_than_us.unsigned_abs() {
+            self.note_slow(session, row, args, took_ns / 1000);
+        }
+        let threshold_ms = self.config.latency_monitor_threshold_ms;
+        if threshold_ms > 0 && took_ns / 1_000_000 >= threshold_ms {
+            let event = if row.command.has(damselfly_commands::Trait::Fast) {
+                "fast-command"
+            } else {
+                "command"
+            };
+            self.shared
+                .latency
+                .add(event, shared::now_ms() / 1000, took_ns / 1_000_000);
+        }
+    }
+
+    #[cold]
+    pub(super) fn note_slow(&self, session: &Session, row: &Row, args: Args<'_>, took_us: u64) {
+        if row.command.has(damselfly_commands::Trait::SkipSlowlog) {
+            return;
+        }
+        let all = monitor::without_secrets(row, args);
+        let command = SlowCommand {
+            id: 0,
+            at_s: shared::now_ms() / 1000,
+            took_us,
+            args: shortened(all.into_iter()),
+            address: session.client.address.clone(),
+            name: session.client.names().name.clone(),
+        };
+        let len_max = usize::try_from(self.config.slowlog_max_len).unwrap_or(usize::MAX);
+        self.shared.slowlog.add(command, len_max);
+    }
+}
+
+#[inline]
+pub(super) fn count_effects(counters: &ThreadCounters, effects: Effects) {
+    if effects.hits > 0 {
+        counters.hits.add(effects.hits);
+    }
+    if effects.misses > 0 {
+        counters.misses.add(effects.misses);
+    }
+    if effects.changes > 0 {
+        counters.changes.add(effects.changes);
+    }
+}

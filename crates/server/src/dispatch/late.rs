@@ -1,0 +1,106 @@
+//! Replies that come later than their turn: of commands that wait for keys or run elsewhere, and of those written in slices.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use damselfly_engine::Now;
+use damselfly_protocol::Reply;
+
+use super::account::count_effects;
+use super::{Dispatcher, hold_back};
+use crate::connection::{Connection, Stall};
+use crate::parked::End;
+use crate::session::Session;
+use crate::shared;
+
+/// How much of a long reply is written at once, in bytes.
+const REST_SLICE_BYTES: usize = 128 << 10;
+
+impl Dispatcher {
+    /// Notes how long a command ran that waits now.
+    #[cold]
+    pub(super) fn park(&self, session: &mut Session, started: &mut u64) -> Stall {
+        let ended = self.clock.raw();
+        if let Some(parking) = &mut session.parking {
+            parking.took_ns = self.clock.delta_as_nanos(*started, ended);
+        }
+        *started = ended;
+        Stall::Waiting
+    }
+
+    /// Writes the reply to a command that waited.
+    pub fn unpark(&self, connection: &mut Connection, end: End) {
+        connection.stall = None;
+        let session = &mut connection.session;
+        let Some(parking) = session.parking.take() else {
+            return;
+        };
+        parking.leave();
+        let mut reply = Reply::new(&mut connection.output, session.protocol);
+        let mark = reply.position();
+        let failed = end.write(&mut reply);
+        hold_back(session, &mut reply, mark);
+        let counters = self.counters();
+        let command = &counters.commands[parking.row.index];
+        command.record(parking.took_ns, self.config.latency_tracking);
+        if let Some(error) = failed {
+            command.failed.add(1);
+            counters.count_error(&error.to_bytes());
+        }
+    }
+
+    /// Writes the reply of a command that ran elsewhere, if it has; false if it failed by a bug.
+    pub fn end_long(&self, connection: &mut Connection) -> bool {
+        let session = &mut connection.session;
+        let Some(command) = &session.long else {
+            return true;
+        };
+        let Some(outcome) = command.take_outcome() else {
+            return !command.panicked.load(Relaxed);
+        };
+        let command = command.clone();
+        (session.long, session.rest, connection.stall) = (None, outcome.rest, None);
+        let mut reply = Reply::new(&mut connection.output, session.protocol);
+        let mark = reply.position();
+        reply.raw(&outcome.reply);
+        count_effects(self.counters(), outcome.effects);
+        let args = command.args.borrow();
+        self.account_for(session, command.row, args, outcome.took_ns, outcome.failed);
+        hold_back(session, &mut reply, mark);
+        connection.stall = session.rest.is_some().then_some(Stall::Rest);
+        true
+    }
+
+    /// Writes a slice of a reply; the connection goes on when that was the last.
+    pub fn write_rest(&self, connection: &mut Connection) {
+        let session = &mut connection.session;
+        let mut reply = Reply::new(&mut connection.output, session.protocol);
+        if let Some(rest) = &mut session.rest
+            && rest.write(&mut reply, REST_SLICE_BYTES)
+        {
+            return;
+        }
+        session.rest = None;
+        connection.stall = None;
+    }
+
+    /// Serves waiters that could not be served when their keys were changed, if what they need is free now.
+    pub fn serve_unserved(&mut self) {
+        if !self.unserved.is_empty() {
+            self.serve_unserved_now();
+        }
+    }
+
+    #[cold]
+    pub(super) fn serve_unserved_now(&mut self) {
+        let engine = &self.shared.engine;
+        let mut left = std::mem::take(&mut self.unserved);
+        while let Some(unserved) = left.pop() {
+            match engine.serve_waiters(&unserved, Now(shared::now_ms())) {
+                Ok(further) => left.extend(further),
+                // Became free in between: there may be no release to wait for.
+                Err(busy) if engine.wait(busy, self.thread) => left.push(unserved),
+                Err(_) => self.unserved.push(unserved),
+            }
+        }
+    }
+}
