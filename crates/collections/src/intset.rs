@@ -139,6 +139,10 @@ pub fn validate(bytes: &[u8]) -> bool {
 /// Adds an integer; false if it was there.
 pub fn insert(buffer: &mut impl Buffer, number: i64) -> bool {
     let set = Intset::new(buffer.bytes());
+    if set.is_empty() {
+        begin(buffer, number);
+        return true;
+    }
     let width = set.width;
     if width_of(number) > width {
         widen(buffer, width_of(number));
@@ -150,11 +154,16 @@ pub fn insert(buffer: &mut impl Buffer, number: i64) -> bool {
     let Err(index) = set.search(number) else {
         return false;
     };
-    if buffer.bytes().is_empty() {
-        buffer.splice(0, 0, 1)[0] = width as u8;
-    }
     write(buffer, 1 + index * width, width, number);
     true
+}
+
+/// Makes it the set of this integer.
+fn begin(buffer: &mut impl Buffer, number: i64) {
+    let (len, width) = (buffer.bytes().len(), width_of(number));
+    let bytes = buffer.splice(0, len, 1 + width);
+    bytes[0] = width as u8;
+    bytes[1..].copy_from_slice(&number.to_le_bytes()[..width]);
 }
 
 fn write(buffer: &mut impl Buffer, at: usize, width: usize, number: i64) {
@@ -168,10 +177,6 @@ fn widen(buffer: &mut impl Buffer, width: usize) {
     let old = Intset::new(buffer.bytes());
     let (len, old_width) = (old.len(), old.width);
     let end = buffer.bytes().len();
-    if end == 0 {
-        buffer.splice(0, 0, 1)[0] = width as u8;
-        return;
-    }
     buffer.splice(end, 0, len * (width - old_width));
     let bytes = buffer.bytes_mut();
     // From the last on, so that none is overwritten before it is read.

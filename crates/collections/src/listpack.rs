@@ -201,8 +201,14 @@ impl<'a> Listpack<'a> {
     pub fn find(self, from: Offset, skip: usize, wanted: &Wanted<'_>) -> Option<Offset> {
         let mut offset = from;
         while offset.0 < self.bytes.len() {
-            let (element, after) = self.decode(offset);
-            if wanted.is(element) {
+            let (is_wanted, after) = match self.short_text(offset) {
+                Some((text, after)) => (wanted.is(Element::Bytes(text)), after),
+                None => {
+                    let (element, after) = self.decode(offset);
+                    (wanted.is(element), after)
+                }
+            };
+            if is_wanted {
                 return Some(offset);
             }
             offset = after;
@@ -213,6 +219,19 @@ impl<'a> Listpack<'a> {
             }
         }
         None
+    }
+
+    /// The text at `offset` and where its element ends, if it is one of less than 64 bytes: the most common elements, whose
+    /// back-lengths take a byte.
+    #[inline(always)]
+    fn short_text(self, offset: Offset) -> Option<(&'a [u8], Offset)> {
+        let tag = self.bytes[offset.0];
+        if tag & 0xc0 != 0x80 {
+            return None;
+        }
+        let start = offset.0 + 1;
+        let end = start + usize::from(tag & 0x3f);
+        Some((self.bytes.get(start..end)?, Offset(end + 1)))
     }
 
     /// Where the element at `offset` ends.

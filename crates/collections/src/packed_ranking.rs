@@ -4,7 +4,7 @@
 //! | member | score | member | score | ...       ascending by score, then by the bytes of the member
 //! ```
 //!
-//! A score is its text of 17 significant digits, or an integer where that is the same: what Redis stores.
+//! A score that is whole is an integer, any other its text of 17 significant digits: what Redis stores.
 
 use std::cmp::Ordering;
 use std::iter::FusedIterator;
@@ -52,9 +52,18 @@ impl<'a> From<ScoredRef<'a>> for Scoring<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct PackedRanking<'a>(Listpack<'a>);
 
-/// The text of a score. Minus zero loses its sign, as it does in the listpacks of Redis.
-fn text_of(score: f64) -> DoubleText {
-    DoubleText::new(if score == 0.0 { 0.0 } else { score })
+/// The integer that a score is stored as, if it is: all that are whole, up to 2^62. Minus zero loses its sign.
+pub fn stored_integer(score: f64) -> Option<i64> {
+    const WHOLE_MAX: f64 = (1_u64 << 62) as f64;
+    (score.abs() <= WHOLE_MAX && score.trunc() == score).then_some(score as i64)
+}
+
+/// Calls `with` with the element that stands for a score.
+fn with_element<R>(score: f64, with: impl FnOnce(Element<'_>) -> R) -> R {
+    match stored_integer(score) {
+        Some(integer) => with(Element::Integer(integer)),
+        None => with(Element::new(DoubleText::new(score).as_bytes())),
+    }
 }
 
 /// The score that an element stands for.
@@ -209,16 +218,17 @@ impl<'a> PackedRanking<'a> {
 /// Adds a member that is not there.
 pub fn insert(buffer: &mut impl Buffer, member: &[u8], score: f64) {
     let place = PackedRanking::new(buffer.bytes()).place_of(score, member);
-    let text = text_of(score);
-    let pair = [Element::new(member), Element::new(text.as_bytes())];
-    listpack::insert_many(buffer, place, pair.into_iter());
+    with_element(score, |score| {
+        let pair = [Element::new(member), score];
+        listpack::insert_many(buffer, place, pair.into_iter());
+    });
 }
 
 /// Adds a member behind all others, which are below it.
 pub fn push_back(buffer: &mut impl Buffer, scoring: Scoring<'_>) {
-    let text = text_of(scoring.score);
-    let score = Element::new(text.as_bytes());
-    listpack::append_many(buffer, [scoring.member, score].into_iter());
+    with_element(scoring.score, |score| {
+        listpack::append_many(buffer, [scoring.member, score].into_iter());
+    });
 }
 
 /// Gives the member at an offset another score.
@@ -226,7 +236,7 @@ pub fn rescore(buffer: &mut impl Buffer, offset: Offset, member: &[u8], score: f
     let set = PackedRanking::new(buffer.bytes());
     if set.stays(offset, score, member) {
         let at = set.0.after(offset);
-        listpack::replace(buffer, at, Element::new(text_of(score).as_bytes()));
+        with_element(score, |score| listpack::replace(buffer, at, score));
     } else {
         remove(buffer, offset);
         insert(buffer, member, score);

@@ -9,7 +9,7 @@ use damselfly_protocol::{Reply, Version};
 use damselfly_value::{Fields, Hash, HashRef, Pair};
 
 use crate::command::{Arity::AtLeast, At::One, Command, Group, Keys, Run, Trait, reads};
-use crate::{Args, KeyspaceFn, Result, scans, sets};
+use crate::{Args, KeyspaceFn, Result, Stop, long, scans, sets};
 
 /// The most fields that HRANDFIELD returns where they may repeat: more than any client can want, and some hundred megabytes.
 const REPEATED_MAX: u64 = 1 << 24;
@@ -98,11 +98,20 @@ fn hrandfield(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result 
         return Ok(());
     }
     let (count, show) = count_in(args)?;
+    let steps_max = long::steps_max(tx);
     let Some(hash) = tx.read_as::<Hash>(args.key(1))? else {
         reply.array(0);
         return Ok(());
     };
     let wanted = usize::try_from(count.unsigned_abs()).unwrap_or(usize::MAX);
+    let steps = if count < 0 {
+        wanted
+    } else {
+        wanted.min(hash.len())
+    };
+    if steps > steps_max {
+        return Err(Stop::Long);
+    }
     if count < 0 {
         show.begin(reply, wanted);
         for _ in 0..wanted {

@@ -6,13 +6,13 @@ use damselfly_base::long_double::LongDouble;
 use damselfly_base::number::{Decimal, parse_integer};
 use damselfly_engine::{Create, Tx};
 use damselfly_protocol::Reply;
-use damselfly_value::{Element, Hash, HashMut, HashRef};
+use damselfly_value::{Collection, Element, Hash, HashMut, HashRef, Pair, Value};
 
 use crate::command::{
     Access, Arity::AtLeast, Arity::Exactly, At::One, Command, Group, KeySpec, Keys, Run, Trait,
     looks, reads, writes,
 };
-use crate::{Args, KeyspaceFn, Result, sets};
+use crate::{Args, KeyspaceFn, Rest, Result, Stop, long, sets};
 
 const READ: &[KeySpec] = &[reads(One(1))];
 const LOOKED_AT: &[KeySpec] = &[looks(One(1))];
@@ -256,34 +256,70 @@ fn hmget(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 }
 
 fn hgetall(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    let Some(hash) = tx.read_as::<Hash>(args.key(1))? else {
-        reply.map(0);
+    write_all(
+        tx,
+        args,
+        reply,
+        |reply, len| reply.map(len),
+        |pair, reply| {
+            sets::write(pair.field, reply);
+            sets::write(pair.value, reply);
+        },
+    )
+}
+
+/// Writes something of every field: of a large hash, slice by slice.
+fn write_all(
+    tx: &mut Tx<'_>,
+    args: Args<'_>,
+    reply: &mut Reply<'_>,
+    begin: fn(&mut Reply<'_>, usize),
+    write: fn(Pair<'_>, &mut Reply<'_>),
+) -> Result {
+    let Some(entry) = tx.read(args.key(1)) else {
+        begin(reply, 0);
         return Ok(());
     };
-    reply.map(hash.len());
-    hash.for_each(|pair| {
-        sets::write(pair.field, reply);
-        sets::write(pair.value, reply);
-    });
+    let hash = Hash::view(entry).ok_or(CommandError::WrongType)?;
+    begin(reply, hash.len());
+    if hash.len() > long::SLICED_MIN
+        && let Some(shared) = entry.share_large()
+    {
+        let mut cursor = 0;
+        return Err(Stop::Rest(Rest::new(move |reply| {
+            let Value::Hash(hash) = shared.value() else {
+                return false;
+            };
+            cursor = hash.scan(cursor, |pair| write(pair, reply));
+            cursor != 0
+        })));
+    }
+    hash.for_each(|pair| write(pair, reply));
     Ok(())
 }
 
 fn hkeys(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    let hash = tx.read_as::<Hash>(args.key(1))?;
-    reply.array(hash.map_or(0, HashRef::len));
-    if let Some(hash) = hash {
-        hash.for_each(|pair| sets::write(pair.field, reply));
-    }
-    Ok(())
+    write_all(
+        tx,
+        args,
+        reply,
+        |reply, len| reply.array(len),
+        |pair, reply| {
+            sets::write(pair.field, reply);
+        },
+    )
 }
 
 fn hvals(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    let hash = tx.read_as::<Hash>(args.key(1))?;
-    reply.array(hash.map_or(0, HashRef::len));
-    if let Some(hash) = hash {
-        hash.for_each(|pair| sets::write(pair.value, reply));
-    }
-    Ok(())
+    write_all(
+        tx,
+        args,
+        reply,
+        |reply, len| reply.array(len),
+        |pair, reply| {
+            sets::write(pair.value, reply);
+        },
+    )
 }
 
 fn hlen(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {

@@ -374,7 +374,11 @@ fn rank(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, reverse: bool) -
     let with_score = match args.len() {
         3 => false,
         4 if args.is(3, "WITHSCORE") => true,
-        _ => return Err(CommandError::Syntax.into()),
+        // As in Redis 7.0, which has no such option.
+        _ => {
+            let command = if reverse { "zrevrank" } else { "zrank" };
+            return Err(CommandError::Arity(command.into()).into());
+        }
     };
     let set = tx.read_as::<SortedSet>(args.key(1))?;
     let found = set.and_then(|set| Some((set, set.rank(args.at(2))?)));
@@ -521,7 +525,11 @@ fn zscan(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
                 seen += 1;
                 if options.matches(scoring.member.text(&mut scratch)) {
                     sets::write(scoring.member, list);
-                    list.bulk_double(scoring.score);
+                    // As in Redis, scores show here as they are stored.
+                    match set.stored_integer(scoring.score) {
+                        Some(integer) => list.bulk_integer(integer),
+                        None => list.bulk_double(scoring.score),
+                    }
                     shown += 2;
                 }
             });

@@ -56,6 +56,16 @@ slots! {
     Integer = "integer",
     /// A floating point number.
     Float = "float",
+    /// The score of a member of a sorted set, right mostly.
+    Score = "score",
+    /// An end of a range of scores.
+    ScoreEnd = "score-end",
+    /// One of few keys of sorted sets whose scores are all equal: only then ranges of members have a meaning.
+    LexKey = "lex-key",
+    /// A member of those.
+    LexMember = "lex-member",
+    /// An end of a range of members.
+    LexEnd = "lex-end",
     /// A position in a string; negative ones too.
     Index = "index",
     /// Where SETRANGE writes: near, or past the longest string (512 MB, too slow to reach here).
@@ -139,7 +149,9 @@ fn parse_choices<'a>(
 pub fn generate(grammar: &[Node], random: &mut Random) -> Vec<Vec<u8>> {
     let mut arguments = Vec::new();
     generate_into(grammar, random, &mut arguments);
-    if random.one_in(6) {
+    // A bent ZADD could spoil a sorted set of equal scores.
+    let is_lex = arguments.iter().any(|word| word.starts_with(LEX_PREFIX));
+    if random.one_in(6) && !is_lex {
         bend(&mut arguments, random);
     }
     tame(&mut arguments);
@@ -245,6 +257,14 @@ fn mix_case(word: &mut [u8], random: &mut Random) {
         }
     }
 }
+
+/// What the keys of sorted sets of equal scores begin with.
+const LEX_PREFIX: &[u8] = b"lex:";
+
+/// Members whose order tells much.
+const LEX_MEMBERS: &[&str] = &[
+    "", "a", "aa", "ab", "b", "ba", "c", "d", "\0", "a\0", "\u{ff}", "0", "1", "10", "9", "-1",
+];
 
 /// Integers at the edges of what parsers accept, and things that are none.
 const ODD: &[&[u8]] = &[
@@ -366,6 +386,42 @@ fn argument(slot: Slot, random: &mut Random) -> Vec<u8> {
         Slot::Float => match random.below(3) {
             0 => number(random.between(-20, 20)),
             _ => random.pick(FLOATS).to_vec(),
+        },
+        Slot::Score => match random.below(12) {
+            0 => random.pick(FLOATS).to_vec(),
+            1 => random
+                .pick(&["inf", "-inf", "-0", "0.1", "0.2", "1e20"])
+                .as_bytes()
+                .to_vec(),
+            2 | 3 => format!("{}.5", random.between(-5, 15)).into_bytes(),
+            _ => number(random.between(-5, 15)),
+        },
+        Slot::ScoreEnd => {
+            let mut end = match random.below(3) {
+                0 => b"(".to_vec(),
+                _ => Vec::new(),
+            };
+            end.extend(match random.below(8) {
+                0 => random.pick(ODD).to_vec(),
+                1 => b"-inf".to_vec(),
+                2 => b"+inf".to_vec(),
+                _ => argument(Slot::Score, random),
+            });
+            end
+        }
+        Slot::LexKey => random
+            .pick(&["lex:1", "lex:2", "lex:3"])
+            .as_bytes()
+            .to_vec(),
+        Slot::LexMember => random.pick(LEX_MEMBERS).as_bytes().to_vec(),
+        Slot::LexEnd => match random.below(8) {
+            0 => b"-".to_vec(),
+            1 => b"+".to_vec(),
+            2 => argument(Slot::Value, random),
+            _ => {
+                let bracket = vec![*random.pick(b"[(")];
+                [bracket, argument(Slot::LexMember, random)].concat()
+            }
         },
         Slot::Index => match random.below(8) {
             0 => random.pick(ODD).to_vec(),

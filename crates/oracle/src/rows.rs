@@ -20,7 +20,8 @@ pub enum Rule {
     Scan,
     /// Random members are taken out: as `Shape`; then the key is removed, since each server took others.
     Take,
-    /// Byte for byte, but a listpack of ours may be a hash table there: Redis 7.0 has no listpacks for sets.
+    /// Byte for byte, but a listpack of ours may be a hash table or a quicklist there: Redis 7.0 has no listpacks for sets and
+    /// lists.
     Encoding,
 }
 
@@ -29,8 +30,12 @@ pub enum Rule {
 pub enum Family {
     /// Commands on strings.
     String,
+    /// Commands on lists.
+    List,
     /// Commands on sets.
     Set,
+    /// Commands on sorted sets.
+    SortedSet,
     /// Commands on keys of any type.
     Generic,
     /// Commands about the connection.
@@ -53,7 +58,9 @@ impl Family {
 /// All families and their names.
 pub const FAMILIES: &[(Family, &str)] = &[
     (Family::String, "string"),
+    (Family::List, "list"),
     (Family::Set, "set"),
+    (Family::SortedSet, "sorted-set"),
     (Family::Generic, "generic"),
     (Family::Connection, "connection"),
     (Family::Server, "server"),
@@ -81,7 +88,7 @@ const fn row(family: Family, weight: usize, rule: Rule, grammar: &'static str) -
     }
 }
 
-use Family::{Connection, Generic, Server, Set, String};
+use Family::{Connection, Generic, List, Server, Set, SortedSet, String};
 use Rule::{AtMost, Encoding, Exact, Hello, Near, Scan, Shape, Take, Unordered};
 
 /// Every command that random sequences use.
@@ -127,6 +134,56 @@ pub const ROWS: &[Row] = &[
     row(String, 5, Exact, "SETRANGE key offset value"),
     row(String, 4, Exact, "STRLEN key"),
     row(String, 2, Exact, "SUBSTR key index index"),
+    row(List, 8, Exact, "LPUSH key ( member )+"),
+    row(List, 8, Exact, "RPUSH key ( member )+"),
+    row(List, 3, Exact, "LPUSHX key ( member )+"),
+    row(List, 3, Exact, "RPUSHX key ( member )+"),
+    row(
+        List,
+        5,
+        Exact,
+        "LINSERT key ( BEFORE | AFTER ) member member",
+    ),
+    row(List, 3, Exact, "LLEN key"),
+    row(List, 4, Exact, "LINDEX key index"),
+    row(List, 6, Exact, "LRANGE key index index"),
+    row(List, 6, Exact, "LRANGE key 0 -1"),
+    row(
+        List,
+        6,
+        Exact,
+        "LPOS key member [ RANK index | RANK integer ] [ COUNT index | COUNT integer ] [ MAXLEN index | MAXLEN integer ]",
+    ),
+    row(List, 5, Exact, "LSET key index member"),
+    row(List, 5, Exact, "LREM key ( index | integer ) member"),
+    row(List, 3, Exact, "LTRIM key index index"),
+    row(List, 4, Exact, "LPOP key [ index | integer ]"),
+    row(List, 4, Exact, "RPOP key [ index | integer ]"),
+    row(
+        List,
+        3,
+        Exact,
+        "LMPOP count ( key )+ ( LEFT | RIGHT ) [ COUNT count ]",
+    ),
+    row(
+        List,
+        2,
+        Exact,
+        "LMPOP 1 key ( LEFT | RIGHT ) [ COUNT integer ]",
+    ),
+    row(
+        List,
+        2,
+        Exact,
+        "LMPOP 2 key key ( LEFT | RIGHT ) [ COUNT index ]",
+    ),
+    row(
+        List,
+        5,
+        Exact,
+        "LMOVE key key ( LEFT | RIGHT ) ( LEFT | RIGHT )",
+    ),
+    row(List, 3, Exact, "RPOPLPUSH key key"),
     row(Set, 20, Exact, "SADD key ( member )+"),
     row(Set, 8, Exact, "SREM key ( member )+"),
     row(Set, 4, Exact, "SCARD key"),
@@ -152,6 +209,167 @@ pub const ROWS: &[Row] = &[
     row(Set, 5, Exact, "SUNIONSTORE key ( key )+"),
     row(Set, 6, Unordered, "SDIFF ( key )+"),
     row(Set, 5, Exact, "SDIFFSTORE key ( key )+"),
+    row(
+        SortedSet,
+        30,
+        Exact,
+        "ZADD key [ NX | XX ] [ GT | LT ] [ CH ] ( score member )+",
+    ),
+    row(
+        SortedSet,
+        6,
+        Exact,
+        "ZADD key [ NX | XX | GT | LT ] INCR score member",
+    ),
+    row(SortedSet, 6, Exact, "ZINCRBY key score member"),
+    row(SortedSet, 8, Exact, "ZREM key ( member )+"),
+    row(SortedSet, 4, Exact, "ZCARD key"),
+    row(SortedSet, 6, Exact, "ZSCORE key member"),
+    row(SortedSet, 4, Exact, "ZMSCORE key ( member )+"),
+    row(SortedSet, 6, Exact, "ZRANK key member"),
+    row(SortedSet, 4, Exact, "ZREVRANK key member"),
+    row(
+        SortedSet,
+        8,
+        Exact,
+        "ZRANGE key index index [ REV ] [ WITHSCORES ]",
+    ),
+    row(
+        SortedSet,
+        4,
+        Exact,
+        "ZREVRANGE key index index [ WITHSCORES ]",
+    ),
+    row(
+        SortedSet,
+        8,
+        Exact,
+        "ZRANGE key score-end score-end BYSCORE [ REV ] [ WITHSCORES ] [ LIMIT index index ]",
+    ),
+    row(
+        SortedSet,
+        6,
+        Exact,
+        "ZRANGEBYSCORE key score-end score-end [ WITHSCORES ] [ LIMIT index index ]",
+    ),
+    row(
+        SortedSet,
+        6,
+        Exact,
+        "ZREVRANGEBYSCORE key score-end score-end [ WITHSCORES ] [ LIMIT index index ]",
+    ),
+    row(
+        SortedSet,
+        5,
+        Exact,
+        "ZRANGESTORE key key index index [ REV ] [ LIMIT index index ]",
+    ),
+    row(
+        SortedSet,
+        5,
+        Exact,
+        "ZRANGESTORE key key score-end score-end BYSCORE [ REV ] [ LIMIT index index ]",
+    ),
+    row(SortedSet, 6, Exact, "ZCOUNT key score-end score-end"),
+    row(SortedSet, 2, Exact, "ZREMRANGEBYRANK key index index"),
+    row(
+        SortedSet,
+        2,
+        Exact,
+        "ZREMRANGEBYSCORE key score-end score-end",
+    ),
+    row(SortedSet, 10, Exact, "ZADD lex-key ( 0 lex-member )+"),
+    row(SortedSet, 5, Exact, "ZREM lex-key ( lex-member )+"),
+    row(
+        SortedSet,
+        5,
+        Exact,
+        "ZRANGE lex-key lex-end lex-end BYLEX [ REV ] [ LIMIT index index ] [ WITHSCORES ]",
+    ),
+    row(
+        SortedSet,
+        5,
+        Exact,
+        "ZRANGEBYLEX lex-key lex-end lex-end [ LIMIT index index ]",
+    ),
+    row(
+        SortedSet,
+        5,
+        Exact,
+        "ZREVRANGEBYLEX lex-key lex-end lex-end [ LIMIT index index ]",
+    ),
+    row(
+        SortedSet,
+        3,
+        Exact,
+        "ZRANGESTORE lex-key lex-key lex-end lex-end BYLEX [ REV ] [ LIMIT index index ]",
+    ),
+    row(SortedSet, 4, Exact, "ZLEXCOUNT lex-key lex-end lex-end"),
+    row(
+        SortedSet,
+        3,
+        Exact,
+        "ZREMRANGEBYLEX lex-key lex-end lex-end",
+    ),
+    row(SortedSet, 4, Exact, "ZPOPMIN key [ count ]"),
+    row(SortedSet, 4, Exact, "ZPOPMAX key [ count ]"),
+    row(
+        SortedSet,
+        4,
+        Exact,
+        "ZMPOP 2 key key ( MIN | MAX ) [ COUNT count ]",
+    ),
+    row(
+        SortedSet,
+        2,
+        Exact,
+        "ZMPOP count ( key )+ ( MIN | MAX ) [ COUNT integer ]",
+    ),
+    row(
+        SortedSet,
+        4,
+        Shape,
+        "ZRANDMEMBER key [ index [ WITHSCORES ] ]",
+    ),
+    row(
+        SortedSet,
+        4,
+        Scan,
+        "ZSCAN key 0 [ MATCH pattern ] [ COUNT count ]",
+    ),
+    row(
+        SortedSet,
+        8,
+        Exact,
+        "ZUNION 2 key key [ WEIGHTS score score ] [ AGGREGATE ( SUM | MIN | MAX ) ] [ WITHSCORES ]",
+    ),
+    row(
+        SortedSet,
+        6,
+        Exact,
+        "ZUNIONSTORE key 3 key key key [ WEIGHTS score score score ] [ AGGREGATE ( SUM | MIN | MAX ) ]",
+    ),
+    row(
+        SortedSet,
+        8,
+        Exact,
+        "ZINTER 2 key key [ WEIGHTS score score ] [ AGGREGATE ( SUM | MIN | MAX ) ] [ WITHSCORES ]",
+    ),
+    row(
+        SortedSet,
+        5,
+        Exact,
+        "ZINTERSTORE key 2 key key [ WEIGHTS score score ] [ AGGREGATE ( SUM | MIN | MAX ) ]",
+    ),
+    row(SortedSet, 4, Exact, "ZINTERCARD 2 key key [ LIMIT count ]"),
+    row(SortedSet, 6, Exact, "ZDIFF 2 key key [ WITHSCORES ]"),
+    row(SortedSet, 4, Exact, "ZDIFFSTORE key 2 key key"),
+    row(
+        SortedSet,
+        3,
+        Exact,
+        "( ZUNION | ZINTER | ZDIFF | ZINTERCARD ) count ( key )+ [ WITHSCORES ] [ LIMIT integer ]",
+    ),
     row(
         Generic,
         4,

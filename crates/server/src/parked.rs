@@ -53,8 +53,6 @@ pub struct Parking {
     pub row: &'static Row,
     /// When it ends without a result.
     pub deadline: Option<Instant>,
-    /// How long the command ran before it began to wait, in nanoseconds.
-    pub took_ns: u64,
     ticket: Ticket,
     db: usize,
 }
@@ -86,7 +84,6 @@ impl Parking {
             ticket: tx.wait(keys, &waiter),
             db: tx.db(),
             deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
-            took_ns: 0,
             parked,
             row,
         }

@@ -90,8 +90,10 @@ pub struct Row {
     pub needs_memory: bool,
     /// It is allowed before authentication.
     pub no_auth: bool,
-    /// It changes keys.
+    /// It changes keys, or what it does may have to be known elsewhere.
     pub writes: bool,
+    /// A client of RESP2 may use it although it has subscriptions.
+    pub for_subscribers: bool,
     /// It needs `enable-debug-command`.
     pub protected: bool,
     /// What becomes of it between MULTI and EXEC.
@@ -219,7 +221,8 @@ impl Registry {
             locks: locks_of(&command),
             needs_memory: command.has(Trait::NeedsMemory),
             no_auth: command.has(Trait::NoAuth),
-            writes: command.keys.writes(),
+            writes: command.keys.writes() || command.has(Trait::MayReplicate),
+            for_subscribers: session::pubsub::FOR_SUBSCRIBERS.contains(&command.name),
             protected: command.has(Trait::Protected),
             within_multi: within_multi(&command, container.is_some()),
             needs_all_locks: needs_all_locks(&command),
@@ -317,7 +320,7 @@ fn help_traits(container: &Command<Handler>) -> &'static [Trait] {
 
 fn locks_of(command: &Command<Handler>) -> Locks {
     match command.keys {
-        Keys::None => Locks::None,
+        Keys::None | Keys::Slots(_) => Locks::None,
         Keys::All { .. } => Locks::All,
         Keys::Args([spec]) => match spec.at {
             At::One(place) => Locks::One(place),

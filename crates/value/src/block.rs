@@ -127,6 +127,11 @@ impl Kind {
         }
     }
 
+    /// True if it is no string.
+    pub(crate) fn is_collection(self) -> bool {
+        self.is_packed_collection() || self == Self::Boxed
+    }
+
     /// True for a small collection, whose bytes are the entry's value part.
     pub(crate) fn is_packed_collection(self) -> bool {
         match self {

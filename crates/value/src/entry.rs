@@ -294,6 +294,10 @@ impl Entry {
         assert!(kind.is_packed_collection(), "{kind:?}");
         assert!(bytes.len() <= BYTES_MAX, "value over 4 GiB");
         let old = self.0.shape();
+        if old.kind.is_packed_collection() && old.value_len == 0 && bytes.is_empty() {
+            self.0.write_shape(Shape { kind, ..old });
+            return;
+        }
         let new = Shape::new(kind, old.has_deadline, old.key_len, bytes.len());
         let copy = self.without_value(new, new.total());
         copy.0.fill(new.value_at(), bytes);
@@ -387,10 +391,10 @@ impl<'a> EntryRef<'a> {
     /// What the entry holds.
     #[inline]
     pub fn value(self) -> Value<'a> {
-        match self.text() {
-            Some(text) => Value::Text(text),
-            None => self.collection(),
+        if Kind::of_flags(self.block.flags()).is_collection() {
+            return self.collection();
         }
+        Value::Text(self.text().expect("what is no collection is a string"))
     }
 
     /// The string that the entry holds; `None` if it holds a collection.
@@ -457,13 +461,27 @@ impl<'a> EntryRef<'a> {
     }
 
     /// The type of the value.
+    #[inline]
     pub fn type_of(self) -> Type {
-        match self.value() {
-            Value::Text(_) => Type::String,
-            Value::List(_) => Type::List,
-            Value::Set(_) => Type::Set,
-            Value::Hash(_) => Type::Hash,
-            Value::SortedSet(_) => Type::SortedSet,
+        match Kind::of_flags(self.block.flags()) {
+            Kind::Bytes
+            | Kind::Edited
+            | Kind::Int2
+            | Kind::Int3
+            | Kind::Int4
+            | Kind::Int8
+            | Kind::Ascii
+            | Kind::Hex => Type::String,
+            Kind::ListPacked => Type::List,
+            Kind::SetIntegers | Kind::SetPacked => Type::Set,
+            Kind::HashPacked | Kind::HashPackedTtl => Type::Hash,
+            Kind::SortedSetPacked => Type::SortedSet,
+            Kind::Boxed => match self.large() {
+                Large::List(_) => Type::List,
+                Large::Set(_) => Type::Set,
+                Large::Hash(_) => Type::Hash,
+                Large::SortedSet(_) => Type::SortedSet,
+            },
         }
     }
 

@@ -197,6 +197,14 @@ impl<'a> SortedSetRef<'a> {
         }
     }
 
+    /// The integer that a score is stored as, if this form of sorted set stores integers and it is one.
+    pub fn stored_integer(self, score: f64) -> Option<i64> {
+        match self {
+            Self::Packed(_) => packed_ranking::stored_integer(score),
+            Self::Large(_) => None,
+        }
+    }
+
     /// Visits some members from position `cursor` on, and returns the next position, or 0 at the end. Start with 0.
     ///
     /// A member that is there all the time is visited, whatever happens between the calls.

@@ -9,22 +9,21 @@ use super::account::count_effects;
 use super::{Dispatcher, hold_back};
 use crate::connection::{Connection, Stall};
 use crate::parked::End;
-use crate::session::Session;
+use crate::registry::Row;
 use crate::shared;
 
 /// How much of a long reply is written at once, in bytes.
-const REST_SLICE_BYTES: usize = 128 << 10;
+pub const REST_SLICE_BYTES: usize = 128 << 10;
 
 impl Dispatcher {
-    /// Notes how long a command ran that waits now.
+    /// Counts a call that waits now.
     #[cold]
-    pub(super) fn park(&self, session: &mut Session, started: &mut u64) -> Stall {
+    pub(super) fn count_waiting(&self, row: &Row, started: &mut u64) {
         let ended = self.clock.raw();
-        if let Some(parking) = &mut session.parking {
-            parking.took_ns = self.clock.delta_as_nanos(*started, ended);
-        }
+        let took_ns = self.clock.delta_as_nanos(*started, ended);
         *started = ended;
-        Stall::Waiting
+        let command = &self.counters().commands[row.index];
+        command.record(took_ns, self.config.latency_tracking);
     }
 
     /// Writes the reply to a command that waited.
@@ -39,11 +38,9 @@ impl Dispatcher {
         let mark = reply.position();
         let failed = end.write(&mut reply);
         hold_back(session, &mut reply, mark);
-        let counters = self.counters();
-        let command = &counters.commands[parking.row.index];
-        command.record(parking.took_ns, self.config.latency_tracking);
         if let Some(error) = failed {
-            command.failed.add(1);
+            let counters = self.counters();
+            counters.commands[parking.row.index].failed.add(1);
             counters.count_error(&error.to_bytes());
         }
     }
@@ -81,6 +78,7 @@ impl Dispatcher {
         }
         session.rest = None;
         connection.stall = None;
+        connection.give_delayed();
     }
 
     /// Serves waiters that could not be served when their keys were changed, if what they need is free now.
