@@ -106,6 +106,8 @@ fn run_queue(
         engine.lock_all(session.db, now)?
     } else {
         let watched = session.transaction.watched_hashes();
+        // For `tests/transactions.rs` of the oracle, which must notice.
+        let watched = watched.filter(|_| !cfg!(broken = "watches"));
         let hashes = watched.chain(all.iter().copied());
         engine.lock_many(hashes, &mut scratch.shards, session.db, now)?
     };
