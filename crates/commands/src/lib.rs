@@ -23,6 +23,7 @@ mod sorted_set_algebra;
 mod sorted_set_pops;
 mod sorted_set_ranges;
 mod sorted_sets;
+mod sort;
 mod strings;
 
 pub use args::{Args, OwnedArgs};
@@ -53,6 +54,7 @@ pub static FAMILIES: &[&[Command<KeyspaceFn>]] = &[
     keyspace::COMMANDS,
     expiry::COMMANDS,
     object::COMMANDS,
+    sort::COMMANDS,
     hashes::COMMANDS,
     hash_walks::COMMANDS,
     hash_expiry::COMMANDS,
