@@ -17,6 +17,7 @@ use crate::command::{
     KeySpec, Keys, Run, Trait, Wait, writes,
 };
 use crate::list_ends::{move_one, pop_many_named, pop_one, side_and_count, side_of};
+use crate::sorted_set_pops::{self, End, MultiPop};
 use crate::{Args, KeyspaceFn, Result, Stop};
 
 const TAKEN_FROM: &[KeySpec] = &[writes(ToLastButOne(1), Access::Take)];
@@ -92,6 +93,42 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         since: "2.2.0",
         complexity: "O(1)",
     },
+    Command {
+        name: "BZPOPMIN",
+        arity: AtLeast(3),
+        keys: Keys::Args(TAKEN_FROM),
+        traits: &[Trait::NoScript, Trait::Blocking, Trait::Fast],
+        run: Run::Run(bzpopmin),
+        group: Group::SortedSet,
+        usage: "BZPOPMIN key [key ...] timeout",
+        summary: "Takes the member of the lowest score from the first sorted set that has any, or waits for one.",
+        since: "5.0.0",
+        complexity: "O(log(N)) where N is the size of the sorted set",
+    },
+    Command {
+        name: "BZPOPMAX",
+        arity: AtLeast(3),
+        keys: Keys::Args(TAKEN_FROM),
+        traits: &[Trait::NoScript, Trait::Blocking, Trait::Fast],
+        run: Run::Run(bzpopmax),
+        group: Group::SortedSet,
+        usage: "BZPOPMAX key [key ...] timeout",
+        summary: "Takes the member of the highest score from the first sorted set that has any, or waits for one.",
+        since: "5.0.0",
+        complexity: "O(log(N)) where N is the size of the sorted set",
+    },
+    Command {
+        name: "BZMPOP",
+        arity: AtLeast(5),
+        keys: Keys::Args(COUNTED),
+        traits: &[Trait::Blocking],
+        run: Run::Run(bzmpop),
+        group: Group::SortedSet,
+        usage: "BZMPOP timeout numkeys key [key ...] <MIN | MAX> [COUNT count]",
+        summary: "Takes the members of the lowest or highest scores from the first sorted set that has any, or waits for some.",
+        since: "7.0.0",
+        complexity: "O(K)+O(M*log(N)) where K is the number of keys, N the size of the sorted set and M the number of members taken",
+    },
 ];
 
 /// What serves a client from a key that has something.
@@ -161,6 +198,9 @@ fn pop_named(tx: &mut Tx<'_>, key: Key<'_>, side: Side, reply: &mut Reply<'_>) -
     pop_one(tx, key, side, reply).map(drop)
 }
 
+/// Where the number of keys stands in commands that say it.
+const COUNT_AT: usize = 2;
+
 /// For commands of the form `NAME timeout numkeys key [key ...] ...`.
 fn pop_many_or_wait(
     tx: &mut Tx<'_>,
@@ -169,7 +209,6 @@ fn pop_many_or_wait(
     of: Type,
     serve: Serve,
 ) -> Result {
-    const COUNT_AT: usize = 2;
     let keys = Counted(COUNT_AT).places(args).count();
     let wait = Wait {
         timeout_ms: timeout_ms(args.at(1))?,
@@ -183,9 +222,9 @@ fn pop_many_or_wait(
 }
 
 fn blmpop(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    side_and_count(args, 2)?;
+    side_and_count(args, COUNT_AT)?;
     pop_many_or_wait(tx, args, reply, Type::List, |tx, args, key, reply| {
-        let (side, count) = side_and_count(args, 2)?;
+        let (side, count) = side_and_count(args, COUNT_AT)?;
         pop_many_named(tx, key, side, count, reply).map(drop)
     })
 }
@@ -215,5 +254,26 @@ fn blmove(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 fn brpoplpush(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     move_or_wait(tx, args, reply, |tx, args, key, reply| {
         move_one(tx, (key, Side::Right), (args.key(2), Side::Left), reply).map(drop)
+    })
+}
+
+fn bzpopmin(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    pop_or_wait(tx, args, reply, Type::SortedSet, |tx, _, key, reply| {
+        sorted_set_pops::pop_one(tx, key, End::Min, reply).map(drop)
+    })
+}
+
+fn bzpopmax(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    pop_or_wait(tx, args, reply, Type::SortedSet, |tx, _, key, reply| {
+        sorted_set_pops::pop_one(tx, key, End::Max, reply).map(drop)
+    })
+}
+
+fn bzmpop(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    MultiPop::parse(args, COUNT_AT)?;
+    pop_many_or_wait(tx, args, reply, Type::SortedSet, |tx, args, key, reply| {
+        MultiPop::parse(args, COUNT_AT)?
+            .pop(tx, key, reply)
+            .map(drop)
     })
 }

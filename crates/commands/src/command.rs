@@ -93,6 +93,8 @@ pub enum Keys {
     None,
     /// Arguments are keys.
     Args(&'static [KeySpec]),
+    /// None, but in a cluster these arguments choose a slot as keys do: channels.
+    Slots(At),
     /// All keys: it runs alone.
     All {
         /// Whether it changes them.
@@ -104,7 +106,7 @@ impl Keys {
     /// True if the command changes keys.
     pub fn writes(self) -> bool {
         match self {
-            Self::None => false,
+            Self::None | Self::Slots(_) => false,
             Self::Args(specs) => specs.iter().any(|spec| spec.access.writes()),
             Self::All { writes } => writes,
         }
@@ -113,7 +115,7 @@ impl Keys {
     /// True if the command uses keys.
     pub fn any(self) -> bool {
         match self {
-            Self::None => false,
+            Self::None | Self::Slots(_) => false,
             Self::Args(_) | Self::All { .. } => true,
         }
     }
@@ -208,13 +210,15 @@ pub enum Access {
     Remove,
     /// As the options say: SET.
     Variable,
+    /// Nothing: it is no key.
+    NotKey,
 }
 
 impl Access {
     /// True if the key is changed or removed.
     pub fn writes(self) -> bool {
         match self {
-            Self::Read | Self::Look => false,
+            Self::Read | Self::Look | Self::NotKey => false,
             Self::Overwrite
             | Self::Create
             | Self::ReadUpdate
@@ -241,6 +245,7 @@ impl Access {
             Self::Take => &["RW", "access", "delete"],
             Self::Remove => &["RM", "delete"],
             Self::Variable => &["RW", "access", "update", "variable_flags"],
+            Self::NotKey => &["not_key"],
         }
     }
 }
@@ -281,6 +286,10 @@ pub enum Trait {
     Dangerous,
     /// In this ACL category, which does not follow from the rest of the row.
     Category(&'static str),
+    /// Publishes or subscribes.
+    PubSub,
+    /// Replicas may have to learn of it although no argument is a key that it changes.
+    MayReplicate,
     /// Not in scripts.
     NoScript,
     /// Allowed while data is loaded.
@@ -326,6 +335,7 @@ impl Trait {
             Self::ReadOnly => "readonly",
             Self::NeedsMemory => "denyoom",
             Self::Admin => "admin",
+            Self::PubSub => "pubsub",
             Self::NoScript => "noscript",
             Self::Loading => "loading",
             Self::NoAsyncLoading => "no_async_loading",
@@ -338,6 +348,7 @@ impl Trait {
             Self::SkipMonitor => "skip_monitor",
             Self::Dangerous
             | Self::Category(_)
+            | Self::MayReplicate
             | Self::Protected
             | Self::Sentinel
             | Self::TouchesArbitraryKeys
@@ -362,6 +373,8 @@ pub enum Group {
     SortedSet,
     /// Any key.
     Generic,
+    /// Channels.
+    PubSub,
     /// The connection.
     Connection,
     /// The server.
@@ -378,6 +391,7 @@ impl Group {
             Self::Hash => "hash",
             Self::SortedSet => "sorted-set",
             Self::Generic => "generic",
+            Self::PubSub => "pubsub",
             Self::Connection => "connection",
             Self::Server => "server",
         }
@@ -393,7 +407,7 @@ impl Group {
             Self::SortedSet => Some("sortedset"),
             Self::Generic => Some("keyspace"),
             Self::Connection => Some("connection"),
-            Self::Server => None,
+            Self::PubSub | Self::Server => None,
         }
     }
 }
@@ -487,7 +501,7 @@ impl<F: Copy> Command<F> {
     ) -> impl Iterator<Item = usize> + Clone + use<'a, F> {
         let specs: &'static [KeySpec] = match self.keys {
             Keys::Args(specs) => specs,
-            Keys::None | Keys::All { .. } => &[],
+            Keys::None | Keys::Slots(_) | Keys::All { .. } => &[],
         };
         let places = move |spec: &'static KeySpec| spec.at.places(args);
         specs.iter().flat_map(places)

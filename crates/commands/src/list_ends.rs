@@ -5,13 +5,14 @@ use damselfly_base::number::parse_integer;
 use damselfly_collections::Side;
 use damselfly_engine::{Create, Key, Tx};
 use damselfly_protocol::Reply;
-use damselfly_value::List;
+use damselfly_value::{List, ListRef};
 
 use crate::command::{
     Access, Arity::AtLeast, Arity::Exactly, At::Counted, At::One, Command, Group, KeySpec, Keys,
     Run, Trait, writes,
 };
 use crate::lists::{reply_element, reply_elements};
+use crate::long::{self, SLICED_MIN};
 use crate::{Args, KeyspaceFn, Result};
 
 const TAKEN_FROM: &[KeySpec] = &[writes(One(1), Access::Take)];
@@ -126,6 +127,7 @@ pub(crate) fn pop_many(
             Side::Left => 0,
             Side::Right => len - 1,
         };
+        reply.array(count);
         reply_elements(list.view(), index, side, count, reply);
         list.remove_end(side, count);
         count
@@ -221,20 +223,30 @@ pub(crate) fn side_and_count(args: Args<'_>, count_at: usize) -> Result<(Side, u
         return Err(CommandError::Syntax.into());
     }
     let side = side_of(args, side_at)?;
-    match args.len() - side_at {
-        1 => Ok((side, 1)),
-        3 if args.is(side_at + 1, "COUNT") => {
-            let count = positive(args, side_at + 2, "count should be greater than 0")?;
-            Ok((side, count))
+    let (mut count, mut at) = (None, side_at + 1);
+    while at < args.len() {
+        if count.is_some() || !args.is(at, "COUNT") || at + 1 == args.len() {
+            return Err(CommandError::Syntax.into());
         }
-        _ => Err(CommandError::Syntax.into()),
+        count = Some(positive(args, at + 1, "count should be greater than 0")?);
+        at += 2;
     }
+    Ok((side, count.unwrap_or(1)))
 }
 
 fn positive(args: Args<'_>, at: usize, refusal: &str) -> Result<usize> {
     let number = parse_integer(args.at(at)).and_then(|number| usize::try_from(number).ok());
     let number = number.filter(|&number| number > 0);
     Ok(number.ok_or_else(|| CommandError::err(refusal))?)
+}
+
+/// Sends a command to another thread that takes many elements off.
+fn check_count(tx: &mut Tx<'_>, key: Key<'_>, count: usize) -> Result {
+    if count <= SLICED_MIN {
+        return Ok(());
+    }
+    let len = tx.peek_as::<List>(key)?.map_or(0, ListRef::len);
+    long::check(tx, count.min(len))
 }
 
 fn pop(tx: &mut Tx<'_>, args: Args<'_>, side: Side, reply: &mut Reply<'_>) -> Result {
@@ -251,6 +263,7 @@ fn pop(tx: &mut Tx<'_>, args: Args<'_>, side: Side, reply: &mut Reply<'_>) -> Re
     }
     let count = parse_integer(args.at(2)).and_then(|count| usize::try_from(count).ok());
     let count = count.ok_or(CommandError::NotPositive)?;
+    check_count(tx, key, count)?;
     if !pop_many(tx, key, side, count, reply)? {
         reply.null_array();
     }
@@ -260,6 +273,7 @@ fn pop(tx: &mut Tx<'_>, args: Args<'_>, side: Side, reply: &mut Reply<'_>) -> Re
 fn lmpop(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let (side, count) = side_and_count(args, 1)?;
     for place in Counted(1).places(args) {
+        check_count(tx, args.key(place), count)?;
         if pop_many_named(tx, args.key(place), side, count, reply)? {
             return Ok(());
         }

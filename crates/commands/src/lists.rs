@@ -4,15 +4,16 @@ use std::ops::Range;
 
 use damselfly_base::CommandError;
 use damselfly_collections::{Element, Side, Wanted};
-use damselfly_engine::{Create, Tx};
+use damselfly_engine::{Create, Key, Tx};
 use damselfly_protocol::Reply;
-use damselfly_value::{List, ListRef};
+use damselfly_value::{Collection, List, ListRef, SharedLarge, Value};
 
 use crate::command::{
     Access, Arity::AtLeast, Arity::Exactly, At::One, Command, Group, KeySpec, Keys, Run, Trait,
     looks, reads, writes,
 };
-use crate::{Args, KeyspaceFn, Result};
+use crate::long::{self, SLICED_MIN};
+use crate::{Args, KeyspaceFn, Rest, Result, Stop};
 
 const ADDED_TO: &[KeySpec] = &[writes(One(1), Access::Insert)];
 
@@ -172,7 +173,7 @@ pub(crate) fn reply_element(element: Element<'_>, reply: &mut Reply<'_>) {
     }
 }
 
-/// Writes the next `count` elements from `index` on, towards the end that is not `from`, as an array.
+/// Writes the next `count` elements from `index` on, towards the end that is not `from`.
 pub(crate) fn reply_elements(
     list: ListRef<'_>,
     index: usize,
@@ -180,7 +181,6 @@ pub(crate) fn reply_elements(
     count: usize,
     reply: &mut Reply<'_>,
 ) {
-    reply.array(count);
     let mut walk = list.walk(index, from);
     for _ in 0..count {
         match walk.step() {
@@ -211,6 +211,12 @@ fn range_of(start: i64, stop: i64, len: usize) -> Range<usize> {
     start as usize..end.max(start) as usize
 }
 
+/// Sends a command to another thread that looks at all elements, if these are many.
+fn check_walk(tx: &mut Tx<'_>, key: Key<'_>) -> Result {
+    let steps = tx.peek_as::<List>(key)?.map_or(0, ListRef::len);
+    long::check(tx, steps)
+}
+
 fn push(
     tx: &mut Tx<'_>,
     args: Args<'_>,
@@ -239,6 +245,7 @@ fn linsert(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
         return Err(CommandError::Syntax.into());
     };
     let key = args.key(1);
+    check_walk(tx, key)?;
     let len = tx.change::<List, _>(key, Create::Never, |list| {
         let index = list.view().find(args.at(3))?;
         list.insert(index + behind, args.at(4));
@@ -278,14 +285,34 @@ fn lindex(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 
 fn lrange(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let (start, stop) = (args.integer(2)?, args.integer(3)?);
-    match tx.read_as::<List>(args.key(1))? {
-        Some(list) => {
-            let range = range_of(start, stop, list.len());
-            reply_elements(list, range.start, Side::Left, range.len(), reply);
-        }
-        None => reply.array(0),
+    let Some(entry) = tx.read(args.key(1)) else {
+        reply.array(0);
+        return Ok(());
+    };
+    let list = List::view(entry).ok_or(CommandError::WrongType)?;
+    let range = range_of(start, stop, list.len());
+    reply.array(range.len());
+    if range.len() > SLICED_MIN
+        && let Some(large) = entry.share_large()
+    {
+        return Err(Stop::Rest(rest_of(large, range)));
     }
+    reply_elements(list, range.start, Side::Left, range.len(), reply);
     Ok(())
+}
+
+/// Writes the elements of a range, some at a time.
+fn rest_of(large: SharedLarge, mut range: Range<usize>) -> Rest {
+    const AT_ONCE: usize = 256;
+    Rest::new(move |reply| {
+        let Value::List(list) = large.value() else {
+            return false;
+        };
+        let count = range.len().min(AT_ONCE);
+        reply_elements(list, range.start, Side::Left, count, reply);
+        range.start += count;
+        !range.is_empty()
+    })
 }
 
 /// What LPOS looks for.
@@ -378,6 +405,7 @@ fn not_negative(args: Args<'_>, at: usize, refusal: &str) -> Result<u64> {
 
 fn lpos(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let search = Search::parse(args)?;
+    check_walk(tx, args.key(1))?;
     let list = tx.read_as::<List>(args.key(1))?;
     if search.count.is_none() {
         let mut index = None;
@@ -423,6 +451,7 @@ fn lrem(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
         1.. => (Side::Left, count.unsigned_abs()),
     };
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    check_walk(tx, key)?;
     let removed = tx.change::<List, _>(key, Create::Never, |list| {
         list.remove_equal(args.at(3), limit, from)
     })?;

@@ -13,6 +13,11 @@ const STEPS_MAX: usize = 1 << 14;
 /// A reply over more elements than this is written in slices.
 pub(crate) const SLICED_MIN: usize = 1 << 12;
 
+/// True for a command that takes so many steps that it should hold no lock meanwhile, if it only reads.
+pub(crate) fn is_long(steps: usize) -> bool {
+    steps > STEPS_MAX
+}
+
 /// Sends the command to another thread if it is about to take that many steps: it starts again there. To be called before
 /// anything is done.
 #[inline]
@@ -43,6 +48,17 @@ impl Rest {
     /// A rest that `write` writes, a few elements a call, until it returns false.
     pub fn new(write: impl FnMut(&mut Reply<'_>) -> bool + Send + 'static) -> Self {
         Self(Box::new(write))
+    }
+
+    /// A rest that `write` writes at once.
+    pub fn once(write: impl FnOnce(&mut Reply<'_>) + Send + 'static) -> Self {
+        let mut write = Some(write);
+        Self::new(move |reply| {
+            if let Some(write) = write.take() {
+                write(reply);
+            }
+            false
+        })
     }
 
     /// Writes about `bytes` more, and some in any case. False if that was all.

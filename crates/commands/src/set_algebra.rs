@@ -14,7 +14,7 @@ use crate::command::{
     reads, writes,
 };
 use crate::sets::write;
-use crate::{Args, KeyspaceFn, Result};
+use crate::{Args, KeyspaceFn, Rest, Result, Stop, long};
 
 pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
     Command {
@@ -158,19 +158,42 @@ fn sdiffstore(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result 
 }
 
 fn reply_with(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, combine: Combine) -> Result {
-    let (_, sets) = look(tx, args, 1..args.len())?;
+    let (section, sets) = look(tx, args, 1..args.len())?;
+    let steps = steps(&sets);
+    if !long::is_long(steps) {
+        write_combined(&sets, combine, reply);
+        return Ok(());
+    }
+    long::check(section, steps)?;
+    // The copies take no time where it matters: of large sets, they are references.
+    let copies = (1..args.len()).map(|place| section.view(args.key(place)));
+    let copies: Vec<_> = copies
+        .map(|entry| entry.map(|entry| entry.to_entry(b"")))
+        .collect();
+    Err(Stop::Rest(Rest::once(move |reply| {
+        let views = copies.iter().map(|copy| Set::view(copy.as_ref()?.view()));
+        write_combined(&views.collect::<Vec<_>>(), combine, reply);
+    })))
+}
+
+fn write_combined(sets: &[Option<SetRef<'_>>], combine: Combine, reply: &mut Reply<'_>) {
     let (list, mut count) = (reply.deferred_set(), 0);
-    combine(&sets, &mut |member| {
+    combine(sets, &mut |member| {
         write(member, reply);
         count += 1;
     });
     reply.finish(list, count);
-    Ok(())
+}
+
+/// How many members there are to look at.
+fn steps(sets: &[Option<SetRef<'_>>]) -> usize {
+    sets.iter().flatten().map(|set| set.len()).sum()
 }
 
 fn store_with(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, combine: Combine) -> Result {
     let destination = args.key(1);
     let (section, sets) = look(tx, args, 2..args.len())?;
+    long::check(section, steps(&sets))?;
     let (entry, count) = section.build::<Set, _>(destination, |result| {
         combine(&sets, &mut |member| {
             result.insert_element(member);
@@ -200,7 +223,8 @@ fn sintercard(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result 
             .and_then(|limit| usize::try_from(limit).ok())
             .ok_or_else(|| CommandError::err("LIMIT can't be negative"))?;
     }
-    let (_, sets) = look(tx, args, 2..2 + count)?;
+    let (section, sets) = look(tx, args, 2..2 + count)?;
+    long::check(section, steps(&sets))?;
     let mut found = 0;
     let _ = try_intersect(&sets, &mut |_| {
         found += 1;

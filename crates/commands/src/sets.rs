@@ -6,13 +6,13 @@ use damselfly_base::number::{Decimal, parse_integer};
 use damselfly_base::{CommandError, random};
 use damselfly_engine::{Create, Key, Tx};
 use damselfly_protocol::Reply;
-use damselfly_value::{Element, Set, SetRef};
+use damselfly_value::{Collection, Element, Set, SetRef, SharedLarge, Value};
 
 use crate::command::{
     Access, Arity::AtLeast, Arity::Exactly, At::One, Command, Group, Keys, Run, Trait, looks,
     reads, writes,
 };
-use crate::{Args, KeyspaceFn, Result, scans};
+use crate::{Args, KeyspaceFn, Rest, Result, Stop, long, scans};
 
 pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
     Command {
@@ -196,11 +196,31 @@ fn smismember(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result 
 }
 
 fn smembers(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    match tx.read_as::<Set>(args.key(1))? {
-        Some(set) => write_all(set, reply),
-        None => reply.set(0),
+    let Some(entry) = tx.read(args.key(1)) else {
+        reply.set(0);
+        return Ok(());
+    };
+    let set = Set::view(entry).ok_or(CommandError::WrongType)?;
+    if set.len() > long::SLICED_MIN
+        && let Some(shared) = entry.share_large()
+    {
+        reply.set(set.len());
+        return Err(Stop::Rest(rest_of(shared)));
     }
+    write_all(set, reply);
     Ok(())
+}
+
+/// The members of a large set, slice by slice.
+fn rest_of(shared: SharedLarge) -> Rest {
+    let mut cursor = 0;
+    Rest::new(move |reply| {
+        let Value::Set(set) = shared.value() else {
+            return false;
+        };
+        cursor = set.scan(cursor, |member| write(member, reply));
+        cursor != 0
+    })
 }
 
 fn write_all(set: SetRef<'_>, reply: &mut Reply<'_>) {
@@ -251,9 +271,11 @@ fn spop_count(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result 
     let count = parse_integer(args.at(2))
         .and_then(|count| usize::try_from(count).ok())
         .ok_or(CommandError::NotPositive)?;
+    let steps_max = long::steps_max(tx);
     match tx.peek_as::<Set>(key)? {
         None => reply.set(0),
         Some(_) if count == 0 => reply.set(0),
+        Some(set) if count.min(set.len()) > steps_max => return Err(Stop::Long),
         Some(set) if set.len() <= count => {
             write_all(set, reply);
             tx.remove(key);
@@ -289,12 +311,19 @@ fn srandmember(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result
         .into());
     }
     let bytes_max = tx.engine().settings.bulk_bytes_max.load(Relaxed);
+    let steps_max = long::steps_max(tx);
     match tx.read_as::<Set>(key)? {
         None => reply.array(0),
+        Some(_) if count < 0 && count.unsigned_abs() > steps_max as u64 => {
+            return Err(Stop::Long);
+        }
         Some(set) if count < 0 => write_repeats(set, count.unsigned_abs(), bytes_max, reply)?,
         Some(set) => {
             let count = usize::try_from(count).unwrap_or(usize::MAX);
             let count = count.min(set.len());
+            if count > steps_max {
+                return Err(Stop::Long);
+            }
             reply.array(count);
             set.sample(count, random::number, |member| write(member, reply));
         }

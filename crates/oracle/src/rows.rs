@@ -20,7 +20,8 @@ pub enum Rule {
     Scan,
     /// Random members are taken out: as `Shape`; then the key is removed, since each server took others.
     Take,
-    /// Byte for byte, but a listpack of ours may be a hash table there: Redis 7.0 has no listpacks for sets.
+    /// Byte for byte, but a listpack of ours may be a hash table or a quicklist there: Redis 7.0 has no listpacks for sets and
+    /// lists.
     Encoding,
 }
 
@@ -29,6 +30,8 @@ pub enum Rule {
 pub enum Family {
     /// Commands on strings.
     String,
+    /// Commands on lists.
+    List,
     /// Commands on sets.
     Set,
     /// Commands on hashes.
@@ -57,6 +60,7 @@ impl Family {
 /// All families and their names.
 pub const FAMILIES: &[(Family, &str)] = &[
     (Family::String, "string"),
+    (Family::List, "list"),
     (Family::Set, "set"),
     (Family::Hash, "hash"),
     (Family::SortedSet, "sorted-set"),
@@ -87,7 +91,7 @@ const fn row(family: Family, weight: usize, rule: Rule, grammar: &'static str) -
     }
 }
 
-use Family::{Connection, Generic, Hash, Server, Set, SortedSet, String};
+use Family::{Connection, Generic, Hash, List, Server, Set, SortedSet, String};
 use Rule::{AtMost, Encoding, Exact, Hello, Near, Scan, Shape, Take, Unordered};
 
 /// Every command that random sequences use.
@@ -133,6 +137,56 @@ pub const ROWS: &[Row] = &[
     row(String, 5, Exact, "SETRANGE key offset value"),
     row(String, 4, Exact, "STRLEN key"),
     row(String, 2, Exact, "SUBSTR key index index"),
+    row(List, 8, Exact, "LPUSH key ( member )+"),
+    row(List, 8, Exact, "RPUSH key ( member )+"),
+    row(List, 3, Exact, "LPUSHX key ( member )+"),
+    row(List, 3, Exact, "RPUSHX key ( member )+"),
+    row(
+        List,
+        5,
+        Exact,
+        "LINSERT key ( BEFORE | AFTER ) member member",
+    ),
+    row(List, 3, Exact, "LLEN key"),
+    row(List, 4, Exact, "LINDEX key index"),
+    row(List, 6, Exact, "LRANGE key index index"),
+    row(List, 6, Exact, "LRANGE key 0 -1"),
+    row(
+        List,
+        6,
+        Exact,
+        "LPOS key member [ RANK index | RANK integer ] [ COUNT index | COUNT integer ] [ MAXLEN index | MAXLEN integer ]",
+    ),
+    row(List, 5, Exact, "LSET key index member"),
+    row(List, 5, Exact, "LREM key ( index | integer ) member"),
+    row(List, 3, Exact, "LTRIM key index index"),
+    row(List, 4, Exact, "LPOP key [ index | integer ]"),
+    row(List, 4, Exact, "RPOP key [ index | integer ]"),
+    row(
+        List,
+        3,
+        Exact,
+        "LMPOP count ( key )+ ( LEFT | RIGHT ) [ COUNT count ]",
+    ),
+    row(
+        List,
+        2,
+        Exact,
+        "LMPOP 1 key ( LEFT | RIGHT ) [ COUNT integer ]",
+    ),
+    row(
+        List,
+        2,
+        Exact,
+        "LMPOP 2 key key ( LEFT | RIGHT ) [ COUNT index ]",
+    ),
+    row(
+        List,
+        5,
+        Exact,
+        "LMOVE key key ( LEFT | RIGHT ) ( LEFT | RIGHT )",
+    ),
+    row(List, 3, Exact, "RPOPLPUSH key key"),
     row(Set, 20, Exact, "SADD key ( member )+"),
     row(Set, 8, Exact, "SREM key ( member )+"),
     row(Set, 4, Exact, "SCARD key"),

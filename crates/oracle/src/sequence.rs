@@ -341,7 +341,9 @@ fn agree(rule: Rule, reference: &Outcome, subject: &Outcome) -> bool {
         Rule::Shape | Rule::Take => same_shape(reference, subject),
         Rule::Encoding => {
             reference == subject
-                || *reference == Value::Bulk(b"hashtable".to_vec())
+                || [&b"hashtable"[..], b"quicklist"]
+                    .map(|name| Value::Bulk(name.to_vec()))
+                    .contains(reference)
                     && *subject == Value::Bulk(b"listpack".to_vec())
         }
         Rule::Hello => without_identity(reference) == without_identity(subject),

@@ -189,11 +189,17 @@ impl Run {
                 elements(reply);
                 return;
             }
+            let list = match reply {
+                Value::Array(pair) => text(&pair[0]),
+                _ => String::new(),
+            };
             for element in elements(reply) {
                 self.backlog.fetch_sub(1, SeqCst);
                 let (origin, number) = element.rsplit_once(':').unwrap();
                 let number: usize = number.parse().unwrap();
-                let before = last.insert(origin.to_owned(), number);
+                // In order within each list: what was moved to another may be taken there after what followed it.
+                let from = (list.clone(), origin.to_owned());
+                let before = last.insert(from, number);
                 assert!(
                     origin.contains("stack") || before.is_none_or(|before| before < number),
                     "{element} was taken after number {before:?}"

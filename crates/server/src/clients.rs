@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::config::{ClientMemory, Config, Origin};
 use crate::connection::Connection;
 use crate::parked::{End, Parked};
+#[cfg(doc)]
+use crate::pubsub::Topic;
 use crate::shared::{Message, Thread};
 
 /// What CLIENT SETNAME and CLIENT SETINFO set.
@@ -62,6 +64,10 @@ pub struct Client {
     pub protocol: AtomicU8,
     /// Commands executed.
     pub commands: AtomicU64,
+    /// Its subscriptions, by [`Topic`].
+    pub subscriptions: [AtomicUsize; 3],
+    /// What those take, in bytes.
+    pub subscription_bytes: AtomicUsize,
     /// It watches all commands (MONITOR).
     pub monitor: AtomicBool,
     /// It is exempt from eviction (CLIENT NO-EVICT).
@@ -108,6 +114,13 @@ impl Client {
         self.paused.load(Relaxed) || self.waits_with().is_some()
     }
 
+    /// True if it has subscriptions.
+    pub fn is_subscriber(&self) -> bool {
+        self.subscriptions
+            .iter()
+            .any(|count| count.load(Relaxed) > 0)
+    }
+
     /// The memory that it takes, in bytes: what is kept about it, and its buffers.
     pub fn memory(&self) -> usize {
         let names = self.names();
@@ -118,6 +131,7 @@ impl Client {
             + names.name.len()
             + names.library.len()
             + names.library_version.len()
+            + self.subscription_bytes.load(Relaxed)
             + self.input_capacity.load(Relaxed)
             + self.output_capacity.load(Relaxed)
     }
@@ -184,6 +198,8 @@ impl Clients {
             output_capacity: AtomicUsize::new(0),
             protocol: AtomicU8::new(2),
             commands: AtomicU64::new(0),
+            subscriptions: Default::default(),
+            subscription_bytes: AtomicUsize::new(0),
             monitor: AtomicBool::new(false),
             no_evict: AtomicBool::new(false),
             no_touch: AtomicBool::new(false),

@@ -14,9 +14,9 @@ use std::io::{self, Read, Write};
 use std::time::Instant;
 
 use damselfly_engine::Busy;
-use damselfly_protocol::{Limits, ProtocolError, RequestParser, Span};
+use damselfly_protocol::{Limits, ProtocolError, RequestParser, Span, Version};
 
-use crate::config::Config;
+use crate::config::{Config, OutputLimit};
 use crate::listener::Stream;
 use crate::parked::End;
 use crate::registry::Row;
@@ -42,6 +42,8 @@ pub enum Stall {
     Output,
     /// A command waits for keys: [`Session::parking`].
     Waiting,
+    /// It has published more to the thread of that number than that can deliver soon.
+    Congested(usize),
     /// A command runs elsewhere: [`Session::long`].
     Long,
     /// A reply is written in slices: [`Session::rest`].
@@ -177,6 +179,8 @@ pub struct Connection {
     pub wanted: usize,
     /// Replies.
     pub output: Vec<u8>,
+    /// What follows when the reply is whole that is written in slices.
+    pub delayed: Vec<u8>,
     /// How many bytes of `output` are sent already.
     pub sent: usize,
     /// Why it runs nothing for now.
@@ -216,6 +220,7 @@ impl Connection {
             unparsed: false,
             wanted: 0,
             output: Vec::new(),
+            delayed: Vec::new(),
             sent: 0,
             stall: None,
             readable: false,
@@ -347,6 +352,58 @@ impl Connection {
         self.sent = 0;
         self.output.clear();
         Ok(true)
+    }
+
+    /// Appends a message that answers no request: its head, but for the first byte, and its text.
+    pub fn push_message(&mut self, head: &[u8], text: &[u8]) {
+        let kind = match self.session.protocol {
+            Version::Resp2 => b'*',
+            Version::Resp3 => b'>',
+        };
+        let output = self.behind_replies();
+        output.reserve(1 + head.len() + text.len());
+        output.push(kind);
+        output.extend_from_slice(head);
+        output.extend_from_slice(text);
+    }
+
+    /// Appends what answers no request.
+    pub fn append(&mut self, bytes: &[u8]) {
+        self.behind_replies().extend_from_slice(bytes);
+    }
+
+    /// Where that belongs: not into the middle of a reply.
+    fn behind_replies(&mut self) -> &mut Vec<u8> {
+        if self.session.rest.is_some() {
+            &mut self.delayed
+        } else {
+            &mut self.output
+        }
+    }
+
+    /// Lets what was delayed by a reply follow it.
+    pub fn give_delayed(&mut self) {
+        self.output.append(&mut self.delayed);
+        self.delayed = Vec::new();
+    }
+
+    /// Bytes that the client has not read, as far as that is known here.
+    pub fn unread(&self) -> usize {
+        self.unsent() + self.delayed.len()
+    }
+
+    /// True if the client leaves too much unread, by the limit of its class. Notes since when it is over the soft one.
+    pub fn exceeds_output_limit(&mut self, limit: OutputLimit) -> bool {
+        let unread = self.unread() as u64;
+        let over = |bytes: u64| bytes > 0 && unread > bytes;
+        let since = match (over(limit.soft_bytes), self.over_soft_limit_since) {
+            (false, _) => None,
+            (true, None) => Some(Instant::now()),
+            (true, since) => since,
+        };
+        self.over_soft_limit_since = since;
+        let too_long = since.is_some_and(|since| since.elapsed().as_secs() >= limit.soft_s);
+        over(limit.hard_bytes) || too_long
     }
 
     /// Removes what is sent, once that is most of it: a client that reads steadily but never catches

@@ -20,6 +20,7 @@ use damselfly_engine::{Busy, Engine, Now, Tx, Unserved};
 use damselfly_protocol::Reply;
 
 use self::account::count_effects;
+pub use self::late::REST_SLICE_BYTES;
 use self::unknown::{unknown_command, unknown_subcommand};
 use crate::config::Config;
 use crate::connection::{Batch, Connection, OUTPUT_PAUSE_BYTES, Request, Stall};
@@ -99,6 +100,13 @@ impl Dispatcher {
                 connection.stall = Some(Stall::Output);
                 return;
             }
+            if let Some(to) = connection.session.congested.take()
+                && self.shared.pubsub.is_congested(self.thread, to)
+            {
+                connection.session.congested = Some(to);
+                connection.stall = Some(Stall::Congested(to));
+                return;
+            }
             let spans = &batch.spans[request.first_span..request.first_span + request.spans];
             let (place, hash) = (first_key_place(request), request.hash);
             let args = Args::new(
@@ -114,9 +122,13 @@ impl Dispatcher {
                     batch.next += 1;
                     return;
                 }
-                Some(Stall::Shard(_) | Stall::Paused(_) | Stall::Sleeping(_) | Stall::Output) => {
-                    return;
-                }
+                Some(
+                    Stall::Shard(_)
+                    | Stall::Paused(_)
+                    | Stall::Sleeping(_)
+                    | Stall::Output
+                    | Stall::Congested(_),
+                ) => return,
             }
             if connection.session.closing {
                 return;
@@ -218,6 +230,9 @@ impl Dispatcher {
             }
         }
         hold_back(session, &mut reply, mark);
+        if !session.pushes.is_empty() {
+            session::pubsub::give_pushes(session, row, mark, &mut reply);
+        }
         session.rest.is_some().then_some(Stall::Rest)
     }
 
@@ -272,6 +287,9 @@ impl Dispatcher {
             return Some(CommandError::Text(String::from(
                 "NOAUTH Authentication required.",
             )));
+        }
+        if session.awaits_messages_only() && !row.for_subscribers {
+            return Some(session::pubsub::refusal(row));
         }
         if session.client.monitor.load(Relaxed) && monitor::is_refused(row) {
             return Some(CommandError::err(

@@ -13,6 +13,7 @@ pub mod listener;
 mod long;
 pub mod open_files;
 pub mod parked;
+pub mod pubsub;
 pub mod registry;
 pub mod session;
 pub mod shared;

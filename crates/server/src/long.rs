@@ -154,10 +154,10 @@ impl LongCommand {
             tx.leave_no_trace();
         }
         let started = Instant::now();
-        let mut reply = Reply::new(&mut outcome.reply, self.version);
+        let (mut reply, mut rest) = (Reply::new(&mut outcome.reply, self.version), None);
         match (self.run)(&mut tx, args, &mut reply) {
             Ok(()) => {}
-            Err(Stop::Rest(rest)) => outcome.rest = Some(rest),
+            Err(Stop::Rest(begun)) => rest = Some(begun),
             Err(Stop::Error(error)) => {
                 reply.truncate_to(0);
                 reply.error(error.to_bytes());
@@ -171,8 +171,14 @@ impl LongCommand {
         if tx.has_ready() {
             unserved.extend(tx.serve_waiters());
         }
-        outcome.took_ns = started.elapsed().as_nanos() as u64;
         outcome.effects = tx.effects();
+        drop(tx);
+        // What holds no lock is the longest part of some commands.
+        outcome.rest = rest.and_then(|mut rest: Rest| {
+            let goes_on = rest.write(&mut reply, dispatch::REST_SLICE_BYTES);
+            goes_on.then_some(rest)
+        });
+        outcome.took_ns = started.elapsed().as_nanos() as u64;
         Ok(outcome)
     }
 }

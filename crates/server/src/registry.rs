@@ -68,8 +68,10 @@ pub struct Row {
     pub needs_memory: bool,
     /// It is allowed before authentication.
     pub no_auth: bool,
-    /// It changes keys.
+    /// It changes keys, or what it does may have to be known elsewhere.
     pub writes: bool,
+    /// A client of RESP2 may use it although it has subscriptions.
+    pub for_subscribers: bool,
     /// It needs `enable-debug-command`.
     pub protected: bool,
 }
@@ -193,7 +195,8 @@ impl Registry {
             locks: locks_of(&command),
             needs_memory: command.has(Trait::NeedsMemory),
             no_auth: command.has(Trait::NoAuth),
-            writes: command.keys.writes(),
+            writes: command.keys.writes() || command.has(Trait::MayReplicate),
+            for_subscribers: session::pubsub::FOR_SUBSCRIBERS.contains(&command.name),
             protected: command.has(Trait::Protected),
             command,
         });
@@ -289,7 +292,7 @@ fn help_traits(container: &Command<Handler>) -> &'static [Trait] {
 
 fn locks_of(command: &Command<Handler>) -> Locks {
     match command.keys {
-        Keys::None => Locks::None,
+        Keys::None | Keys::Slots(_) => Locks::None,
         Keys::All { .. } => Locks::All,
         Keys::Args([spec]) => match spec.at {
             At::One(place) => Locks::One(place),

@@ -12,6 +12,8 @@ use crate::clients::{Client, Clients};
 use crate::config::{Config, MaxmemoryPolicy};
 use crate::listener::Stream;
 use crate::long::LongCommands;
+use crate::pubsub::PubSub;
+use crate::pubsub::mail::Mail;
 use crate::session::latency::LatencyMonitor;
 use crate::session::pause::Pause;
 use crate::session::slowlog::Slowlog;
@@ -34,14 +36,29 @@ pub enum Message {
         /// The id of the client whose commands they show.
         from: u64,
     },
+    /// Deliver these published messages.
+    Mail {
+        /// The messages, in order.
+        mail: Vec<Mail>,
+        /// What they were counted as.
+        bytes: usize,
+    },
     /// Look at the state of this client, which was changed: it may be killed or unblocked.
     Look(Arc<Client>),
+}
+
+/// Messages for a thread.
+#[derive(Default)]
+struct Inbox {
+    messages: Vec<Message>,
+    /// How many were taken before them.
+    taken: u64,
 }
 
 /// One thread, as the others see it. On cache lines of its own, since its counters change with every request.
 #[repr(align(128))]
 pub struct Thread {
-    inbox: Mutex<Vec<Message>>,
+    inbox: Mutex<Inbox>,
     /// There are messages.
     has_mail: AtomicBool,
     waker: mio::Waker,
@@ -57,13 +74,17 @@ impl Thread {
     /// A thread that the waker wakes.
     pub fn new(waker: mio::Waker) -> Self {
         Self {
-            inbox: Mutex::new(Vec::new()),
+            inbox: Mutex::default(),
             has_mail: AtomicBool::new(false),
             waker,
             id: OnceLock::new(),
             counters: ThreadCounters::new(),
             connections: AtomicUsize::new(0),
         }
+    }
+
+    fn inbox(&self) -> MutexGuard<'_, Inbox> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// To be called by the thread itself when it starts.
@@ -74,9 +95,9 @@ impl Thread {
 
     /// Leaves a message, and wakes the thread unless it is awake.
     pub fn send(&self, message: Message) {
-        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
-        let was_empty = inbox.is_empty();
-        inbox.push(message);
+        let mut inbox = self.inbox();
+        let was_empty = inbox.messages.is_empty();
+        inbox.messages.push(message);
         self.has_mail.store(true, Relaxed);
         drop(inbox);
         // Who left the first message has woken it. It looks itself for its own before it sleeps.
@@ -98,11 +119,20 @@ impl Thread {
         }
     }
 
-    /// Takes all messages.
-    pub fn receive(&self) -> Vec<Message> {
-        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Takes all messages; the first of them has the number that is returned.
+    pub fn receive(&self) -> (u64, Vec<Message>) {
+        let mut inbox = self.inbox();
+        let first = inbox.taken;
         self.has_mail.store(false, Relaxed);
-        std::mem::take(&mut inbox)
+        let messages = std::mem::take(&mut inbox.messages);
+        inbox.taken += messages.len() as u64;
+        (first, messages)
+    }
+
+    /// How many messages have arrived: the number of the next one.
+    pub fn messages_arrived(&self) -> u64 {
+        let inbox = self.inbox();
+        inbox.taken + inbox.messages.len() as u64
     }
 }
 
@@ -129,6 +159,8 @@ pub struct Shared {
     pub stopping: AtomicBool,
     /// How many clients watch all commands.
     pub monitors: AtomicUsize,
+    /// Subscriptions.
+    pub pubsub: PubSub,
     /// Commands that take long.
     pub long: LongCommands,
     /// CLIENT PAUSE.
@@ -166,9 +198,11 @@ impl Shared {
         config: Config,
         config_file: Option<PathBuf>,
     ) -> Self {
-        apply(&engine, &config);
+        let pubsub = PubSub::new(threads.len());
+        apply(&engine, &pubsub, &config);
         Self {
             engine,
+            pubsub,
             clients: Clients::default(),
             threads,
             config: Mutex::new(Arc::new(config)),
@@ -214,7 +248,7 @@ impl Shared {
     ) -> Result<(), E> {
         let mut slot = self.config_slot();
         let config = change(&slot)?;
-        apply(&self.engine, &config);
+        apply(&self.engine, &self.pubsub, &config);
         *slot = Arc::new(config);
         self.config_generation.fetch_add(1, Relaxed);
         Ok(())
@@ -243,8 +277,9 @@ impl Shared {
     }
 }
 
-/// Hands the engine its part of the configuration.
-fn apply(engine: &Engine, config: &Config) {
+/// Hands others their parts of the configuration.
+fn apply(engine: &Engine, pubsub: &PubSub, config: &Config) {
+    pubsub.set_output_limit(config.client_output_buffer_limit.pubsub.hard_bytes);
     let settings = &engine.settings;
     let bulk_bytes_max = usize::try_from(config.proto_max_bulk_len_bytes).unwrap_or(usize::MAX);
     settings.bulk_bytes_max.store(bulk_bytes_max, Relaxed);

@@ -6,6 +6,7 @@
 mod accept;
 mod due;
 mod late;
+mod mail;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
@@ -166,20 +167,27 @@ impl Worker {
         self.resume_stalled();
         self.end_waits();
         self.serve_ready();
+        self.send_mail();
         if self.receive_own() {
             // Clients that waited were served by others of this thread: they go on in the same turn.
             self.serve_ready();
+            self.send_mail();
         }
+        self.flush_all();
+        self.do_what_is_due();
+    }
+
+    fn flush_all(&mut self) {
         while let Some(key) = self.unflushed.pop() {
             self.flush(key);
         }
-        self.do_what_is_due();
     }
 
     fn serve_ready(&mut self) {
         for _ in 0..self.ready.len() {
             if let Some(key) = self.ready.pop_front() {
                 self.serve_guarded(key);
+                self.send_much_mail();
             }
         }
     }
@@ -286,6 +294,7 @@ impl Worker {
         };
         counters.reads.add(1);
         counters.input_bytes.add(bytes as u64);
+        let subscribes = connection.session.subscriptions.is_some();
         match end {
             // The end of the stream comes with the same event as the last bytes: read on to it.
             ReadEnd::Drained if connection.half_closed && bytes > 0 => self.queue(key),
@@ -295,6 +304,11 @@ impl Worker {
         }
         if bytes == 0 {
             return;
+        }
+        if subscribes {
+            // Messages that were published before these requests were sent come before the replies to them.
+            self.send_mail();
+            self.receive_own();
         }
         if direct {
             self.run_direct(key, bytes);
@@ -463,7 +477,10 @@ impl Worker {
             Some(Stall::Paused(_) | Stall::Sleeping(_)) => connection.ended,
             // Unless it was just served: then it is closed when it has its reply.
             Some(Stall::Waiting) => connection.ended && connection.gives_up_waiting(),
-            Some(Stall::Shard(_) | Stall::Output | Stall::Long | Stall::Rest) | None => false,
+            Some(
+                Stall::Shard(_) | Stall::Output | Stall::Long | Stall::Rest | Stall::Congested(_),
+            )
+            | None => false,
         };
         if done && sent_all || given_up {
             self.close(key);
@@ -476,6 +493,8 @@ impl Worker {
         };
         let client = &connection.session.client;
         crate::session::connection::stop_monitoring(&self.shared, client);
+        crate::session::pubsub::leave(&self.shared, &mut connection.session);
+        let client = &connection.session.client;
         self.shared.clients.remove(client.id);
         self.shared.threads[self.index]
             .connections
@@ -500,10 +519,12 @@ impl Worker {
     }
 
     fn receive(&mut self) {
-        for message in self.shared.threads[self.index].receive() {
+        let (first, messages) = self.shared.threads[self.index].receive();
+        for (number, message) in (first..).zip(messages) {
             match message {
                 Message::Serve { stream, id } => self.add(stream, id),
                 Message::Monitored { lines, from } => self.show_monitors(&lines, from),
+                Message::Mail { mail, bytes } => self.receive_mail(number, &mail, bytes),
                 Message::Look(client) => {
                     if let Some(key) = self.find(&client) {
                         self.queue(key);
@@ -521,7 +542,7 @@ impl Worker {
                 && let Some(connection) = self.connections.get_mut(key)
                 && connection.session.replies != Replies::Off
             {
-                connection.output.extend_from_slice(lines);
+                connection.append(lines);
                 self.unflushed.push(key);
             }
         }

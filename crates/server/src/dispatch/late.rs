@@ -13,7 +13,7 @@ use crate::registry::Row;
 use crate::shared;
 
 /// How much of a long reply is written at once, in bytes.
-const REST_SLICE_BYTES: usize = 128 << 10;
+pub const REST_SLICE_BYTES: usize = 128 << 10;
 
 impl Dispatcher {
     /// Counts a call that waits now.
@@ -78,6 +78,7 @@ impl Dispatcher {
         }
         session.rest = None;
         connection.stall = None;
+        connection.give_delayed();
     }
 
     /// Serves waiters that could not be served when their keys were changed, if what they need is free now.

@@ -12,6 +12,7 @@ use damselfly_protocol::Reply;
 
 use crate::clients::Client;
 use crate::parked::End;
+use crate::pubsub::Topic;
 use crate::registry::{REGISTRY, Row};
 use crate::session::connection::check_name;
 use crate::session::{Context, Replies, Session};
@@ -194,9 +195,13 @@ impl ClientType {
         })
     }
 
-    /// The type of a client. There are only ordinary ones yet; those that monitor are among them.
-    fn of(_: &Client) -> Self {
-        Self::Normal
+    /// The type of a client; those that monitor are ordinary ones.
+    fn of(client: &Client) -> Self {
+        if client.is_subscriber() {
+            Self::PubSub
+        } else {
+            Self::Normal
+        }
     }
 }
 
@@ -365,7 +370,7 @@ fn describe(lines: &mut String, client: &Client, now_ms: i64) {
     // Writing to a string does not fail.
     let _ = writeln!(
         lines,
-        "id={} addr={} laddr={} fd={} name={} age={} idle={} flags={} db={} sub=0 psub=0 ssub=0 multi=-1 \
+        "id={} addr={} laddr={} fd={} name={} age={} idle={} flags={} db={} sub={} psub={} ssub={} multi=-1 \
          qbuf={input_bytes} qbuf-free={} argv-mem=0 multi-mem=0 rbs={output_capacity} \
          rbp={output_capacity} obl={in_fixed} oll={listed} omem={listed_bytes} tot-mem={} events={} cmd={} \
          user=default redir=-1 resp={} lib-name={} lib-ver={}",
@@ -378,6 +383,9 @@ fn describe(lines: &mut String, client: &Client, now_ms: i64) {
         (now_ms - client.active_ms.load(Relaxed)).max(0) / 1000,
         flags(client),
         client.db.load(Relaxed),
+        client.subscriptions[Topic::Channel as usize].load(Relaxed),
+        client.subscriptions[Topic::Pattern as usize].load(Relaxed),
+        client.subscriptions[Topic::ShardChannel as usize].load(Relaxed),
         client
             .input_capacity
             .load(Relaxed)
@@ -395,6 +403,7 @@ fn describe(lines: &mut String, client: &Client, now_ms: i64) {
 fn flags(client: &Client) -> String {
     let letters = [
         ('O', client.monitor.load(Relaxed)),
+        ('P', client.is_subscriber()),
         ('b', client.is_blocked()),
         ('U', client.unix),
         ('e', client.no_evict.load(Relaxed)),

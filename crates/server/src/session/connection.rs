@@ -8,7 +8,7 @@ use damselfly_commands::{Args, Command, Group, Keys, Result, Run, Trait};
 use damselfly_protocol::{Reply, Version};
 
 use crate::registry::Handler;
-use crate::session::{Context, Replies};
+use crate::session::{Context, Replies, pubsub};
 
 /// Traits that most of them share: always allowed, and quick.
 const ALWAYS: [Trait; 4] = [Trait::NoScript, Trait::Loading, Trait::Stale, Trait::Fast];
@@ -139,8 +139,13 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
     },
 ];
 
-fn ping(_: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+fn ping(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     match args.len() {
+        1 | 2 if context.session.awaits_messages_only() => {
+            reply.array(2);
+            reply.bulk(b"pong");
+            reply.bulk(args.get(1).unwrap_or_default());
+        }
         1 => reply.simple("PONG"),
         2 => reply.bulk(args.at(1)),
         _ => return Err(CommandError::Arity(String::from("ping")).into()),
@@ -279,6 +284,7 @@ fn hello(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Re
 fn reset(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let session = &mut *context.session;
     stop_monitoring(context.shared, &session.client);
+    pubsub::leave(context.shared, session);
     session.client.no_evict.store(false, Relaxed);
     session.client.no_touch.store(false, Relaxed);
     session.client.names().name.clear();

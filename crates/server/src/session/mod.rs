@@ -13,6 +13,7 @@ pub mod latency;
 pub mod memory;
 pub mod monitor;
 pub mod pause;
+pub mod pubsub;
 pub mod server;
 pub mod slowlog;
 
@@ -29,6 +30,7 @@ use crate::config::Config;
 use crate::long::LongCommand;
 use crate::parked::Parking;
 use crate::registry::Handler;
+use crate::session::pubsub::Subscriptions;
 use crate::shared::Shared;
 use crate::statistics::ThreadCounters;
 
@@ -40,6 +42,7 @@ pub static FAMILIES: &[&[Command<Handler>]] = &[
     latency::COMMANDS,
     memory::COMMANDS,
     monitor::COMMANDS,
+    pubsub::COMMANDS,
     slowlog::COMMANDS,
     command::COMMANDS,
     config::COMMANDS,
@@ -78,6 +81,12 @@ pub struct Session {
     pub sleeps_until: Option<Instant>,
     /// The command that waits for keys.
     pub parking: Option<Parking>,
+    /// What it has subscribed to, if to anything.
+    pub subscriptions: Option<Box<Subscriptions>>,
+    /// Messages that its own command has caused, to be sent whether or not replies are.
+    pub pushes: Vec<u8>,
+    /// A thread to which it has published more than that can deliver soon.
+    pub congested: Option<usize>,
     /// Its command that runs elsewhere.
     pub long: Option<Arc<LongCommand>>,
     /// What is still to be written of the last reply.
@@ -96,6 +105,9 @@ impl Session {
             closing: false,
             sleeps_until: None,
             parking: None,
+            subscriptions: None,
+            pushes: Vec::new(),
+            congested: None,
             long: None,
             rest: None,
         }

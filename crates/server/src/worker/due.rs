@@ -84,6 +84,7 @@ impl Worker {
                 && idle_s > timeout_s
                 && matches!(connection.stall, None | Some(Stall::Output))
                 && !client.monitor.load(Relaxed)
+                && connection.session.subscriptions.is_none()
             {
                 log::debug!("Closing idle client {}", client.address);
                 self.close(key);
@@ -101,31 +102,30 @@ impl Worker {
         };
         // A client that monitors is sent what others do, as a subscriber is; with the usual lack of a
         // limit for ordinary clients, one that does not read would take all memory.
-        let limit = if connection.session.client.monitor.load(Relaxed) {
+        let session = &connection.session;
+        let limit = if session.subscriptions.is_some() || session.client.monitor.load(Relaxed) {
             limits.pubsub
         } else {
             limits.normal
         };
-        let unsent = connection.unsent() as u64;
-        let over = |bytes: u64| bytes > 0 && unsent > bytes;
-        let since = match (over(limit.soft_bytes), connection.over_soft_limit_since) {
-            (false, _) => None,
-            (true, None) => Some(Instant::now()),
-            (true, since) => since,
-        };
-        connection.over_soft_limit_since = since;
-        let too_long = since.is_some_and(|since| since.elapsed().as_secs() >= limit.soft_s);
-        if over(limit.hard_bytes) || too_long {
-            log::warn!(
-                "Client {} closed for overcoming of output buffer limits ({unsent} bytes unread).",
-                connection.session.client.address
-            );
-            self.shared.threads[self.index]
-                .counters
-                .output_limit_disconnections
-                .add(1);
+        if connection.exceeds_output_limit(limit) {
+            self.note_unread(key);
             self.close(key);
         }
+    }
+
+    /// Logs and counts that a connection is closed for what its client leaves unread.
+    pub(super) fn note_unread(&self, key: usize) {
+        let Some(connection) = self.connections.get(key) else {
+            return;
+        };
+        log::warn!(
+            "Client {} closed for overcoming of output buffer limits ({} bytes unread).",
+            connection.session.client.address,
+            connection.unread()
+        );
+        let counters = &self.shared.threads[self.index].counters;
+        counters.output_limit_disconnections.add(1);
     }
 
     /// Closes a connection that sends a request too long.

@@ -30,9 +30,17 @@ impl Worker {
                     until =
                         until.min(now + Duration::from_millis(left_ms.unsigned_abs()).min(TICK));
                 }
+                Some(Stall::Congested(to)) if !self.shared.pubsub.is_congested(self.index, to) => {
+                    return Duration::ZERO;
+                }
                 // Looked at again with every wake-up and tick.
                 Some(
-                    Stall::Shard(_) | Stall::Output | Stall::Waiting | Stall::Long | Stall::Rest,
+                    Stall::Shard(_)
+                    | Stall::Output
+                    | Stall::Waiting
+                    | Stall::Long
+                    | Stall::Rest
+                    | Stall::Congested(_),
                 )
                 | None => {}
             }
@@ -56,6 +64,7 @@ impl Worker {
                 Some(Stall::Shard(_)) => true,
                 Some(Stall::Paused(hold)) => self.shared.pause.is_over(hold, now_ms),
                 Some(Stall::Sleeping(until)) => until <= Instant::now(),
+                Some(Stall::Congested(to)) => !self.shared.pubsub.is_congested(self.index, to),
                 Some(Stall::Output | Stall::Waiting | Stall::Long | Stall::Rest) => false,
             };
             if over || connection.session.client.killed.load(Relaxed) {

@@ -157,13 +157,14 @@ Each behaves as in Redis, from the version given on. `COMMAND DOCS` says the sam
 `<container> HELP` lists subcommands.
 ";
 
-const GROUPS: [(Group, &str); 8] = [
+const GROUPS: [(Group, &str); 9] = [
     (Group::String, "Strings"),
     (Group::List, "Lists"),
     (Group::Set, "Sets"),
     (Group::Hash, "Hashes"),
     (Group::SortedSet, "Sorted sets"),
     (Group::Generic, "Keys"),
+    (Group::PubSub, "Publish and subscribe"),
     (Group::Connection, "Connections"),
     (Group::Server, "Server"),
 ];

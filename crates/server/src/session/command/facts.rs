@@ -1,7 +1,7 @@
 //! What COMMAND tells of a row that the row does not say in so many words: flags, ACL categories, and
 //! where keys are in Redis's two notations.
 
-use damselfly_commands::{Access, At, Command, Group, Keys, Run, Trait};
+use damselfly_commands::{Access, At, Command, Group, KeySpec, Keys, Run, Trait};
 
 use crate::registry::Handler;
 
@@ -11,6 +11,7 @@ const FLAGS: &[&str] = &[
     "readonly",
     "denyoom",
     "admin",
+    "pubsub",
     "noscript",
     "blocking",
     "loading",
@@ -84,12 +85,14 @@ pub fn categories(command: &Command<Handler>) -> Vec<&'static str> {
         | Group::Hash
         | Group::SortedSet
         | Group::Generic
+        | Group::PubSub
         | Group::Connection => command.group.category(),
     };
     let has = |category: &'static str| {
         let derived = match category {
             "read" => only_reads(command),
             "write" => writes(command),
+            "pubsub" => command.has(Trait::PubSub),
             "admin" => command.has(Trait::Admin),
             "dangerous" => command.has(Trait::Admin) || command.has(Trait::Dangerous),
             "fast" => command.has(Trait::Fast),
@@ -165,8 +168,14 @@ impl Spec {
 
 /// The command's key specifications. Neighbours that are used alike are one.
 pub fn key_specs(command: &Command<Handler>) -> Vec<Spec> {
+    let slots;
     let declared = match command.keys {
         Keys::Args(specs) => specs,
+        Keys::Slots(at) => {
+            let access = Access::NotKey;
+            slots = [KeySpec { at, access }];
+            &slots[..]
+        }
         Keys::None | Keys::All { .. } => &[],
     };
     let mut specs: Vec<Spec> = Vec::new();

@@ -316,7 +316,8 @@ fn exactly(access: Access, args: Args<'_>) -> Access {
         | Access::Insert
         | Access::Shrink
         | Access::Take
-        | Access::Remove => access,
+        | Access::Remove
+        | Access::NotKey => access,
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::Section::{
     self, Clients, Cluster, Cpu, Memory, Persistence, Replication, Server, Stats,
 };
+use crate::pubsub::Topic;
 use crate::session::facts::{self, Facts, ratio};
 use crate::shared;
 use crate::statistics::{Counter, ThreadCounters};
@@ -188,9 +189,9 @@ pub static FIELDS: &[Field] = &[
     row(Stats, "current_eviction_exceeded_time", ZERO),
     row(Stats, "keyspace_hits", |f| f.total(|counters| &counters.hits)),
     row(Stats, "keyspace_misses", |f| f.total(|counters| &counters.misses)),
-    row(Stats, "pubsub_channels", ZERO),
-    row(Stats, "pubsub_patterns", ZERO),
-    row(Stats, "pubsubshard_channels", ZERO),
+    row(Stats, "pubsub_channels", |f| f.shared.pubsub.names(Topic::Channel).to_string()),
+    row(Stats, "pubsub_patterns", |f| f.shared.pubsub.names(Topic::Pattern).to_string()),
+    row(Stats, "pubsubshard_channels", |f| f.shared.pubsub.names(Topic::ShardChannel).to_string()),
     row(Stats, "latest_fork_usec", ZERO),
     row(Stats, "total_forks", ZERO),
     row(Stats, "migrate_cached_sockets", ZERO),

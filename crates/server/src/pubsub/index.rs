@@ -1,0 +1,348 @@
+//! Which threads have subscribers, and how many: all that a publisher needs to know.
+//!
+//! ```text
+//! Index:    name ─► hash ─► shard (a short lock) ─► name ─► [(thread, subscriptions)]
+//! Patterns: a list with a generation; each thread publishes by a copy that it renews when the generation has changed
+//! ```
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::atomic::{
+    AtomicU64, AtomicUsize,
+    Ordering::{Acquire, Release},
+};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use damselfly_base::glob;
+use damselfly_protocol::{Reply, Version};
+
+/// Shards of an index: many more than there are threads, so that publishers rarely meet.
+const SHARDS: usize = 256;
+
+/// A table that was this large, and is mostly empty now, gives memory back.
+const CAPACITY_KEPT: usize = 64;
+
+/// Hashes names as keys are hashed, so that nobody can choose names that collide.
+#[derive(Default)]
+pub struct NameHasher(u64);
+
+impl Hasher for NameHasher {
+    fn write(&mut self, name: &[u8]) {
+        self.0 = self.0.rotate_left(8) ^ damselfly_base::hash(name);
+    }
+
+    fn write_usize(&mut self, len: usize) {
+        self.0 ^= len as u64;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+/// A table by the names of channels or patterns.
+pub type Names<T> = HashMap<Arc<[u8]>, T, BuildHasherDefault<NameHasher>>;
+
+/// Gives memory back that a table does not need any more.
+pub fn shrink<T>(names: &mut Names<T>) {
+    if names.capacity() > CAPACITY_KEPT && names.len() < names.capacity() / 8 {
+        names.shrink_to(2 * names.len());
+    }
+}
+
+/// Subscriptions to one name on one thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Count {
+    /// The thread's number.
+    pub thread: usize,
+    /// How many.
+    pub subscriptions: usize,
+}
+
+/// Subscriptions to one name, by thread; never empty while anybody sees it.
+#[derive(Clone, Debug, Default)]
+pub struct Counts(Vec<Count>);
+
+impl Counts {
+    fn add(&mut self, thread: usize) {
+        match self.0.iter_mut().find(|count| count.thread == thread) {
+            Some(count) => count.subscriptions += 1,
+            None => {
+                self.0.reserve_exact(1);
+                self.0.push(Count {
+                    thread,
+                    subscriptions: 1,
+                });
+            }
+        }
+    }
+
+    fn remove(&mut self, thread: usize) {
+        if let Some(place) = self.0.iter().position(|count| count.thread == thread) {
+            self.0[place].subscriptions -= 1;
+            if self.0[place].subscriptions == 0 {
+                self.0.swap_remove(place);
+            }
+        }
+    }
+
+    /// The threads that have subscriptions.
+    pub fn by_thread(&self) -> &[Count] {
+        &self.0
+    }
+
+    /// How many there are on all threads.
+    pub fn total(&self) -> usize {
+        self.0.iter().map(|count| count.subscriptions).sum()
+    }
+}
+
+/// Channels and who has subscribed to them.
+pub struct Index {
+    shards: Box<[RwLock<Names<Counts>>]>,
+    channels: AtomicUsize,
+}
+
+impl Default for Index {
+    fn default() -> Self {
+        Self {
+            shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
+            channels: AtomicUsize::new(0),
+        }
+    }
+}
+
+impl Index {
+    fn shard(&self, name: &[u8]) -> &RwLock<Names<Counts>> {
+        // Tables use the hash's other end.
+        let shard = damselfly_base::hash(name) >> 32;
+        &self.shards[shard as usize % SHARDS]
+    }
+
+    /// Counts a subscription of a thread; returns the name as it is shared.
+    pub fn add(&self, name: &[u8], thread: usize) -> Arc<[u8]> {
+        let mut shard = self
+            .shard(name)
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let name = match shard.get_key_value(name) {
+            Some((name, _)) => name.clone(),
+            None => {
+                self.channels.fetch_add(1, Release);
+                Arc::from(name)
+            }
+        };
+        shard.entry(name.clone()).or_default().add(thread);
+        name
+    }
+
+    /// Takes a subscription of a thread back.
+    pub fn remove(&self, name: &[u8], thread: usize) {
+        let mut shard = self
+            .shard(name)
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let Some(counts) = shard.get_mut(name) else {
+            return;
+        };
+        counts.remove(thread);
+        if counts.by_thread().is_empty() {
+            shard.remove(name);
+            shrink(&mut shard);
+            self.channels.fetch_sub(1, Release);
+        }
+    }
+
+    /// How many channels have subscribers.
+    pub fn channels(&self) -> usize {
+        self.channels.load(Acquire)
+    }
+
+    /// Shows who has subscribed to a channel, if anybody has.
+    pub fn look<T>(&self, name: &[u8], look: impl FnOnce(&Counts) -> T) -> Option<T> {
+        let shard = self
+            .shard(name)
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        shard.get(name).map(look)
+    }
+
+    /// The names of all channels that have subscribers and match the pattern, if there is one.
+    pub fn names(&self, pattern: Option<&[u8]>) -> Vec<Arc<[u8]>> {
+        let mut names = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
+            let matches =
+                |name: &&Arc<[u8]>| pattern.is_none_or(|pattern| glob::matches(pattern, name));
+            names.extend(shard.keys().filter(matches).cloned());
+        }
+        names
+    }
+}
+
+/// A pattern, and the first part of what its subscribers are sent.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Pattern {
+    /// The pattern.
+    pub name: Arc<[u8]>,
+    /// What stands in a message before the channel, without the first byte, which depends on the protocol.
+    pub head: Box<[u8]>,
+}
+
+impl Pattern {
+    fn new(name: Arc<[u8]>) -> Self {
+        let mut head = Vec::new();
+        let mut reply = Reply::new(&mut head, Version::Resp2);
+        reply.push(4);
+        reply.bulk(b"pmessage");
+        reply.bulk(&name);
+        head.remove(0);
+        Self {
+            name,
+            head: head.into(),
+        }
+    }
+}
+
+/// A pattern and who has subscribed to it.
+#[derive(Clone, Debug)]
+pub struct Subscribed {
+    /// The pattern.
+    pub pattern: Arc<Pattern>,
+    /// Who has subscribed.
+    pub counts: Counts,
+}
+
+/// All patterns.
+#[derive(Default)]
+pub struct Patterns {
+    by_name: Mutex<BTreeMap<Arc<[u8]>, Subscribed>>,
+    /// How many there are.
+    len: AtomicUsize,
+    /// Grows with every change.
+    generation: AtomicU64,
+}
+
+/// The patterns as one thread knows them.
+#[derive(Default)]
+pub struct Known {
+    generation: u64,
+    list: Vec<Subscribed>,
+}
+
+impl Patterns {
+    fn by_name(&self) -> MutexGuard<'_, BTreeMap<Arc<[u8]>, Subscribed>> {
+        self.by_name.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a subscription of a thread; returns the pattern as it is shared.
+    pub fn add(&self, name: &[u8], thread: usize) -> Arc<[u8]> {
+        let mut by_name = self.by_name();
+        if !by_name.contains_key(name) {
+            let name: Arc<[u8]> = Arc::from(name);
+            let new = Subscribed {
+                pattern: Arc::new(Pattern::new(name.clone())),
+                counts: Counts::default(),
+            };
+            by_name.insert(name, new);
+        }
+        let subscribed = by_name.get_mut(name).expect("inserted if it was missing");
+        subscribed.counts.add(thread);
+        let name = subscribed.pattern.name.clone();
+        self.note_change(by_name.len());
+        name
+    }
+
+    /// Takes a subscription of a thread back.
+    pub fn remove(&self, name: &[u8], thread: usize) {
+        let mut by_name = self.by_name();
+        let Some(subscribed) = by_name.get_mut(name) else {
+            return;
+        };
+        subscribed.counts.remove(thread);
+        if subscribed.counts.by_thread().is_empty() {
+            by_name.remove(name);
+        }
+        self.note_change(by_name.len());
+    }
+
+    /// To be called under the lock.
+    fn note_change(&self, len: usize) {
+        self.len.store(len, Release);
+        self.generation.fetch_add(1, Release);
+    }
+
+    /// How many different patterns have subscribers.
+    pub fn count(&self) -> usize {
+        self.len.load(Acquire)
+    }
+
+    /// All patterns, by way of a thread's copy.
+    pub fn list<'a>(&self, known: &'a mut Known) -> &'a [Subscribed] {
+        if known.generation != self.generation.load(Acquire) {
+            let by_name = self.by_name();
+            known.generation = self.generation.load(Acquire);
+            known.list.clear();
+            known.list.extend(by_name.values().cloned());
+        }
+        &known.list
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_channel_is_there_while_any_thread_has_subscribers() {
+        let index = Index::default();
+        let first = index.add(b"news", 1);
+        let second = index.add(b"news", 0);
+        assert!(Arc::ptr_eq(&first, &second), "a name is stored once");
+        index.add(b"news", 1);
+        assert_eq!(index.channels(), 1);
+        assert_eq!(index.look(b"news", Counts::total), Some(3));
+        index.remove(b"news", 1);
+        index.remove(b"news", 0);
+        let left = index.look(b"news", |counts| counts.by_thread().to_vec());
+        let expected = Count {
+            thread: 1,
+            subscriptions: 1,
+        };
+        assert_eq!(left, Some(vec![expected]));
+        index.remove(b"news", 1);
+        assert_eq!((index.channels(), index.names(None).len()), (0, 0));
+    }
+
+    #[test]
+    fn a_thread_knows_a_change_of_the_patterns_at_once() {
+        let (patterns, mut known) = (Patterns::default(), Known::default());
+        assert!(patterns.list(&mut known).is_empty());
+        patterns.add(b"n*", 0);
+        assert_eq!(patterns.list(&mut known).len(), 1);
+        patterns.add(b"n*", 2);
+        assert_eq!(patterns.list(&mut known)[0].counts.total(), 2);
+        assert_eq!(patterns.count(), 1);
+        patterns.remove(b"n*", 0);
+        patterns.remove(b"n*", 2);
+        assert!(patterns.list(&mut known).is_empty());
+    }
+
+    #[test]
+    fn an_index_that_was_large_gives_memory_back() {
+        let index = Index::default();
+        let names: Vec<String> = (0..100_000).map(|number| number.to_string()).collect();
+        for name in &names {
+            index.add(name.as_bytes(), 0);
+        }
+        for name in &names {
+            index.remove(name.as_bytes(), 0);
+        }
+        let capacity: usize = index
+            .shards
+            .iter()
+            .map(|shard| shard.read().unwrap().capacity())
+            .sum();
+        assert!(capacity <= 2 * SHARDS * CAPACITY_KEPT, "{capacity}");
+    }
+}

@@ -1,0 +1,362 @@
+//! Publish and subscribe: who receives what, and how messages get from thread to thread.
+//!
+//! ```text
+//!   publisher's thread                                            receivers' thread
+//!     PUBLISH ─► index: which threads, how many ─► outbox          inbox ─► its own receivers ─► their outputs
+//!        └─ the reply: how many                      └─ once a turn ─┘
+//! ```
+//!
+//! A publisher learns from the index which threads have receivers and leaves one message for each; those threads know
+//! which of their connections are meant. No lock is held but short ones that nothing else is taken under, so all of
+//! this may be called under the locks of keys too.
+//!
+//! What must be true:
+//! - Messages of one publisher arrive in their order: a thread's outbox is sent before any reply of the same turn, and
+//!   inboxes keep their order.
+//! - Who subscribes receives no message published before that: subscriptions note the number of the next message that
+//!   their thread will get ([`receivers`]).
+//! - Memory is bounded: who publishes to a thread for which more than [`MAIL_BYTES_MAX`] are on their way runs nothing
+//!   further for now. What one request publishes beyond the limit for subscribers' output is lost, and those who
+//!   should have received it are disconnected, so that nobody misses a message unknowingly.
+
+pub mod index;
+pub mod mail;
+pub mod receivers;
+
+use std::sync::atomic::{
+    AtomicBool, AtomicUsize,
+    Ordering::{Acquire, Relaxed, Release},
+};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use damselfly_base::glob;
+
+use crate::shared::{Message, Thread};
+use index::{Count, Counts, Index, Known, Names, Pattern, Patterns, shrink};
+use mail::{Mail, Scope};
+use receivers::Receivers;
+
+/// While more bytes of messages than this are on their way to a thread, those who publish to it wait.
+pub const MAIL_BYTES_MAX: usize = 1 << 20;
+
+/// Messages of a single request are lost beyond at least this many bytes on their way to a thread.
+const LOSS_BYTES_MIN: usize = 64 << 20;
+
+/// What one can subscribe to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Topic {
+    /// A channel.
+    Channel,
+    /// All channels whose names match a pattern.
+    Pattern,
+    /// A channel of [`Scope::Slot`].
+    ShardChannel,
+}
+
+impl Topic {
+    /// All.
+    pub const ALL: [Self; 3] = [Self::Channel, Self::Pattern, Self::ShardChannel];
+}
+
+/// One thread's part.
+#[repr(align(128))]
+struct Desk {
+    own: Mutex<Own>,
+    /// Bytes of messages that were sent to this thread and that it has not delivered.
+    arriving_bytes: AtomicUsize,
+    /// Somebody waits for fewer.
+    awaited: AtomicBool,
+    /// There is something to send.
+    has_outgoing: AtomicBool,
+}
+
+/// What only the thread itself uses.
+struct Own {
+    /// By topic: the receivers of each name.
+    receivers: [Names<Receivers>; 3],
+    /// By thread: what is to be sent to it.
+    outboxes: Vec<Outbox>,
+    patterns: Known,
+    /// The threads that receive the message at hand.
+    receiving: Vec<usize>,
+    buffer: Vec<u8>,
+}
+
+#[derive(Default)]
+struct Outbox {
+    mail: Vec<Mail>,
+    bytes: usize,
+}
+
+/// What came of publishing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Published {
+    /// Subscriptions that the message goes to.
+    pub receivers: usize,
+    /// A thread that has more on its way than it should: who published waits for [`PubSub::is_congested`].
+    pub congested: Option<usize>,
+}
+
+/// All subscriptions.
+pub struct PubSub {
+    channels: Index,
+    shard_channels: Index,
+    patterns: Patterns,
+    desks: Box<[Desk]>,
+    loss_bytes: AtomicUsize,
+}
+
+impl PubSub {
+    /// No subscriptions, for so many threads.
+    pub fn new(threads: usize) -> Self {
+        let own = || Own {
+            receivers: Default::default(),
+            outboxes: (0..threads).map(|_| Outbox::default()).collect(),
+            patterns: Known::default(),
+            receiving: Vec::new(),
+            buffer: Vec::new(),
+        };
+        let desk = || Desk {
+            own: Mutex::new(own()),
+            arriving_bytes: AtomicUsize::new(0),
+            awaited: AtomicBool::new(false),
+            has_outgoing: AtomicBool::new(false),
+        };
+        Self {
+            channels: Index::default(),
+            shard_channels: Index::default(),
+            patterns: Patterns::default(),
+            desks: (0..threads).map(|_| desk()).collect(),
+            loss_bytes: AtomicUsize::new(LOSS_BYTES_MIN),
+        }
+    }
+
+    /// Sets the limit for what a subscriber leaves unread, in bytes; zero for none.
+    pub fn set_output_limit(&self, bytes: u64) {
+        let bytes = match usize::try_from(bytes) {
+            Ok(0) | Err(_) => usize::MAX,
+            Ok(bytes) => bytes.max(LOSS_BYTES_MIN),
+        };
+        self.loss_bytes.store(bytes, Relaxed);
+    }
+
+    fn own(&self, thread: usize) -> MutexGuard<'_, Own> {
+        let own = self.desks[thread].own.lock();
+        own.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn index(&self, scope: Scope) -> &Index {
+        match scope {
+            Scope::Cluster => &self.channels,
+            Scope::Slot => &self.shard_channels,
+        }
+    }
+
+    /// Publishes a message on behalf of a thread, to be called by that thread only. `from` is the id of a client that
+    /// gets the message by other means, or zero.
+    pub fn publish(
+        &self,
+        thread: usize,
+        scope: Scope,
+        channel: &[u8],
+        payload: &[u8],
+        from: u64,
+    ) -> Published {
+        let has_patterns = scope == Scope::Cluster && self.patterns.count() > 0;
+        if !has_patterns && self.index(scope).channels() == 0 {
+            return Published::default();
+        }
+        let own = &mut *self.own(thread);
+        own.receiving.clear();
+        let mut receivers = 0;
+        let mut note = |counts: &Counts| {
+            for &Count {
+                thread,
+                subscriptions,
+            } in counts.by_thread()
+            {
+                receivers += subscriptions;
+                if !own.receiving.contains(&thread) {
+                    own.receiving.push(thread);
+                }
+            }
+        };
+        self.index(scope).look(channel, &mut note);
+        let mut matching: Vec<Arc<Pattern>> = Vec::new();
+        if has_patterns {
+            for subscribed in self.patterns.list(&mut own.patterns) {
+                if glob::matches(&subscribed.pattern.name, channel) {
+                    note(&subscribed.counts);
+                    matching.push(subscribed.pattern.clone());
+                }
+            }
+        }
+        if receivers == 0 {
+            return Published::default();
+        }
+        let mut mail = Mail::new(&mut own.buffer, scope, channel, payload, from);
+        mail.patterns = (!matching.is_empty()).then(|| matching.into());
+        let congested = self.leave(own, mail);
+        self.desks[thread].has_outgoing.store(true, Relaxed);
+        Published {
+            receivers,
+            congested,
+        }
+    }
+
+    /// Puts a message into the outboxes of the threads that receive it; returns one that has too much on its way.
+    fn leave(&self, own: &mut Own, mail: Mail) -> Option<usize> {
+        let mut congested = None;
+        for &thread in &own.receiving {
+            let outbox = &mut own.outboxes[thread];
+            let on_way = self.desks[thread].arriving_bytes.load(Relaxed) + outbox.bytes;
+            let mut mail = mail.clone();
+            if on_way > MAIL_BYTES_MAX {
+                congested = Some(thread);
+            }
+            if on_way.saturating_add(mail.bytes()) > self.loss_bytes.load(Relaxed) {
+                mail = mail.as_lost(&mut own.buffer);
+                if outbox.mail.last().is_some_and(|last| last.covers(&mail)) {
+                    continue;
+                }
+            }
+            outbox.bytes += mail.bytes();
+            outbox.mail.push(mail);
+        }
+        congested
+    }
+
+    /// True while too much is on its way from `from` to `to` for another message.
+    pub fn is_congested(&self, from: usize, to: usize) -> bool {
+        let on_way = || self.desks[to].arriving_bytes.load(Acquire);
+        if on_way() + self.own(from).outboxes[to].bytes <= MAIL_BYTES_MAX {
+            return false;
+        }
+        // Asked for first, so that no end goes unnoticed.
+        self.desks[to].awaited.store(true, Release);
+        on_way() + self.own(from).outboxes[to].bytes > MAIL_BYTES_MAX
+    }
+
+    /// True if a thread has published what is not sent yet.
+    #[inline]
+    pub fn has_outgoing(&self, thread: usize) -> bool {
+        self.desks[thread].has_outgoing.load(Relaxed)
+    }
+
+    /// How many bytes those messages are.
+    pub fn outgoing_bytes(&self, thread: usize) -> usize {
+        let own = self.own(thread);
+        own.outboxes.iter().map(|outbox| outbox.bytes).sum()
+    }
+
+    /// Sends what a thread has published.
+    pub fn send(&self, thread: usize, threads: &[Thread]) {
+        let own = &mut *self.own(thread);
+        self.desks[thread].has_outgoing.store(false, Relaxed);
+        // The thread's own receivers first, so that they get no answer to a message before it.
+        let others = (0..threads.len()).filter(|&to| to != thread);
+        for to in std::iter::once(thread).chain(others) {
+            let outbox = &mut own.outboxes[to];
+            if outbox.mail.is_empty() {
+                continue;
+            }
+            let bytes = std::mem::take(&mut outbox.bytes);
+            self.desks[to].arriving_bytes.fetch_add(bytes, Relaxed);
+            let mail = std::mem::take(&mut outbox.mail);
+            threads[to].send(Message::Mail { mail, bytes });
+        }
+    }
+
+    /// Notes that a thread has delivered so many bytes that were sent to it; true if others are to be woken.
+    pub fn note_delivered(&self, thread: usize, bytes: usize) -> bool {
+        let desk = &self.desks[thread];
+        desk.arriving_bytes.fetch_sub(bytes, Release);
+        desk.awaited.swap(false, Acquire)
+    }
+
+    /// Calls `give` for every receiver of a message on a thread: with the place of its connection and the head of what
+    /// it gets. `number` is the message's.
+    pub fn deliver(
+        &self,
+        thread: usize,
+        mail: &Mail,
+        number: u64,
+        mut give: impl FnMut(usize, &[u8]),
+    ) {
+        let own = self.own(thread);
+        let topic = match mail.scope {
+            Scope::Cluster => Topic::Channel,
+            Scope::Slot => Topic::ShardChannel,
+        };
+        if let Some(receivers) = own.receivers[topic as usize].get(mail.channel()) {
+            receivers.each(number, |place| give(place, mail.scope.head()));
+        }
+        for pattern in mail.patterns.iter().flat_map(|patterns| patterns.iter()) {
+            if let Some(receivers) = own.receivers[Topic::Pattern as usize].get(&pattern.name) {
+                receivers.each(number, |place| give(place, &pattern.head));
+            }
+        }
+    }
+
+    /// Makes a connection of a thread receive what concerns a name, which it does not yet. Returns the name as it is
+    /// shared.
+    pub fn subscribe(
+        &self,
+        threads: &[Thread],
+        thread: usize,
+        place: usize,
+        topic: Topic,
+        name: &[u8],
+    ) -> Arc<[u8]> {
+        // All that was published on this thread before gets a number, so that this subscription can be told from it.
+        if self.has_outgoing(thread) {
+            self.send(thread, threads);
+        }
+        let since = threads[thread].messages_arrived();
+        let name = match topic {
+            Topic::Channel => self.channels.add(name, thread),
+            Topic::Pattern => self.patterns.add(name, thread),
+            Topic::ShardChannel => self.shard_channels.add(name, thread),
+        };
+        let receivers = &mut self.own(thread).receivers[topic as usize];
+        receivers.entry(name.clone()).or_default().add(place, since);
+        name
+    }
+
+    /// Ends that.
+    pub fn unsubscribe(&self, thread: usize, place: usize, topic: Topic, name: &[u8]) {
+        match topic {
+            Topic::Channel => self.channels.remove(name, thread),
+            Topic::Pattern => self.patterns.remove(name, thread),
+            Topic::ShardChannel => self.shard_channels.remove(name, thread),
+        }
+        let names = &mut self.own(thread).receivers[topic as usize];
+        if let Some(receivers) = names.get_mut(name) {
+            receivers.remove(place);
+            if receivers.is_empty() {
+                names.remove(name);
+                shrink(names);
+            }
+        }
+    }
+
+    /// How many subscriptions a channel has.
+    pub fn subscriptions(&self, scope: Scope, channel: &[u8]) -> usize {
+        let total = self.index(scope).look(channel, Counts::total);
+        total.unwrap_or_default()
+    }
+
+    /// The channels that have subscribers and match the pattern, if there is one.
+    pub fn channels(&self, scope: Scope, pattern: Option<&[u8]>) -> Vec<Arc<[u8]>> {
+        self.index(scope).names(pattern)
+    }
+
+    /// How many different names of a topic have subscribers.
+    pub fn names(&self, topic: Topic) -> usize {
+        match topic {
+            Topic::Channel => self.channels.channels(),
+            Topic::Pattern => self.patterns.count(),
+            Topic::ShardChannel => self.shard_channels.channels(),
+        }
+    }
+}

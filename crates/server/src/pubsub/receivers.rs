@@ -1,0 +1,95 @@
+//! The subscribers to one name on one thread.
+
+use std::collections::BTreeMap;
+
+/// Up to so many are in an array, more in a tree, so that a crowd that leaves takes no quadratic time.
+const FEW_MAX: usize = 32;
+
+/// Subscribers: the places of their connections, each with the number of the first of the thread's messages that
+/// came after it had subscribed.
+pub enum Receivers {
+    /// In no order.
+    Few(Vec<(usize, u64)>),
+    /// By place.
+    Many(BTreeMap<usize, u64>),
+}
+
+impl Default for Receivers {
+    fn default() -> Self {
+        Self::Few(Vec::new())
+    }
+}
+
+impl Receivers {
+    /// Adds one that is not there.
+    pub fn add(&mut self, place: usize, since: u64) {
+        match self {
+            Self::Few(few) if few.len() < FEW_MAX => {
+                if few.is_empty() {
+                    few.reserve_exact(1);
+                }
+                few.push((place, since));
+            }
+            Self::Few(few) => {
+                let mut many: BTreeMap<_, _> = few.drain(..).collect();
+                many.insert(place, since);
+                *self = Self::Many(many);
+            }
+            Self::Many(many) => {
+                many.insert(place, since);
+            }
+        }
+    }
+
+    /// Removes one.
+    pub fn remove(&mut self, place: usize) {
+        match self {
+            Self::Few(few) => few.retain(|&(other, _)| other != place),
+            Self::Many(many) => {
+                many.remove(&place);
+            }
+        }
+    }
+
+    /// True if there are none.
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Self::Few(few) => few.is_empty(),
+            Self::Many(many) => many.is_empty(),
+        }
+    }
+
+    /// Calls `give` with the place of each that had subscribed before the message of that number came.
+    pub fn each(&self, number: u64, mut give: impl FnMut(usize)) {
+        let mut give = |place, since| {
+            if since <= number {
+                give(place);
+            }
+        };
+        match self {
+            Self::Few(few) => few.iter().for_each(|&(place, since)| give(place, since)),
+            Self::Many(many) => many.iter().for_each(|(&place, &since)| give(place, since)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_and_many_hold_the_same() {
+        let mut receivers = Receivers::default();
+        for place in 0..3 * FEW_MAX {
+            receivers.add(place, place as u64);
+            receivers.remove(place.wrapping_sub(FEW_MAX));
+        }
+        let mut seen = Vec::new();
+        receivers.each(u64::MAX, |place| seen.push(place));
+        seen.sort_unstable();
+        assert_eq!(seen, (2 * FEW_MAX..3 * FEW_MAX).collect::<Vec<_>>());
+        receivers.each(2 * FEW_MAX as u64 - 1, |place| panic!("{place} came later"));
+        seen.iter().for_each(|&place| receivers.remove(place));
+        assert!(receivers.is_empty());
+    }
+}

@@ -1,0 +1,356 @@
+//! SUBSCRIBE, PUBLISH, PUBSUB and their relatives.
+//!
+//! The answers to subscribing are messages, as those that are published are: a client gets them whatever CLIENT REPLY
+//! says. A client's own messages stand before the reply to the command that published them, but behind that of EXEC,
+//! which would not be well-formed with messages in it.
+
+mod rows;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use damselfly_base::{CommandError, glob};
+use damselfly_commands::{Args, Result};
+use damselfly_protocol::{Reply, Version};
+
+use crate::pubsub::Topic;
+use crate::pubsub::mail::Scope;
+use crate::registry::Row;
+use crate::session::{Context, Replies, Session};
+use crate::shared::Shared;
+
+pub(crate) use rows::COMMANDS;
+
+/// The commands that a client of RESP2 may use while it has subscriptions: in RESP2, replies to others could not be
+/// told from messages.
+pub const FOR_SUBSCRIBERS: [&str; 9] = [
+    "SUBSCRIBE",
+    "UNSUBSCRIBE",
+    "PSUBSCRIBE",
+    "PUNSUBSCRIBE",
+    "SSUBSCRIBE",
+    "SUNSUBSCRIBE",
+    "PING",
+    "QUIT",
+    "RESET",
+];
+
+/// About what a subscription takes beside its name, in bytes.
+const SUBSCRIPTION_BYTES: usize = 192;
+
+/// What a client has subscribed to.
+#[derive(Default)]
+pub struct Subscriptions {
+    /// By topic.
+    names: [BTreeSet<Arc<[u8]>>; 3],
+}
+
+impl Subscriptions {
+    /// What is counted together in the answers to subscribing.
+    fn count_with(&self, topic: Topic) -> usize {
+        let of = |topic: Topic| self.names[topic as usize].len();
+        match topic {
+            Topic::Channel | Topic::Pattern => of(Topic::Channel) + of(Topic::Pattern),
+            Topic::ShardChannel => of(topic),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.names.iter().all(BTreeSet::is_empty)
+    }
+}
+
+impl Session {
+    /// True if all that the client may get are messages, since it has subscriptions and RESP2 can't tell them from
+    /// replies.
+    #[inline]
+    pub fn awaits_messages_only(&self) -> bool {
+        self.subscriptions.is_some() && self.protocol == Version::Resp2
+    }
+
+    fn subscriptions(&mut self) -> &mut Subscriptions {
+        self.subscriptions.get_or_insert_default()
+    }
+
+    /// What is counted together with `topic` in the answers to subscribing.
+    fn count_with(&self, topic: Topic) -> usize {
+        let subscriptions = self.subscriptions.as_ref();
+        subscriptions.map_or(0, |subscriptions| subscriptions.count_with(topic))
+    }
+}
+
+/// What a client is told that wants something else than messages.
+#[cold]
+pub fn refusal(row: &Row) -> CommandError {
+    CommandError::err(format!(
+        "Can't execute '{}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context",
+        row.name
+    ))
+}
+
+/// Ends all subscriptions of a client without telling it.
+pub fn leave(shared: &Shared, session: &mut Session) {
+    let Some(subscriptions) = session.subscriptions.take() else {
+        return;
+    };
+    let client = &session.client;
+    for topic in Topic::ALL {
+        for name in &subscriptions.names[topic as usize] {
+            let pubsub = &shared.pubsub;
+            pubsub.unsubscribe(client.thread, client.place, topic, name);
+        }
+        client.subscriptions[topic as usize].store(0, Relaxed);
+    }
+    client.subscription_bytes.store(0, Relaxed);
+}
+
+/// Adds a client's own messages to the reply of its command, which was written from `mark` on.
+#[cold]
+pub fn give_pushes(session: &mut Session, row: Option<&Row>, mark: usize, reply: &mut Reply<'_>) {
+    let pushes = std::mem::take(&mut session.pushes);
+    if row.is_some_and(|row| row.name == "exec") {
+        reply.raw(&pushes);
+        return;
+    }
+    let own = reply.written_since(mark).to_vec();
+    reply.truncate_to(mark);
+    reply.raw(&pushes);
+    reply.raw(&own);
+}
+
+/// Answers that the client has, or has not any more, a subscription.
+fn answer(
+    session: &mut Session,
+    reply: &mut Reply<'_>,
+    event: &str,
+    name: Option<&[u8]>,
+    topic: Topic,
+) {
+    let count = session.count_with(topic);
+    let write = |reply: &mut Reply<'_>| {
+        reply.push(3);
+        reply.bulk(event.as_bytes());
+        match name {
+            Some(name) => reply.bulk(name),
+            None => reply.null(),
+        }
+        reply.integer(count as i64);
+    };
+    match session.replies {
+        Replies::On => write(reply),
+        Replies::Off | Replies::SkipNext | Replies::SkipThis => {
+            write(&mut Reply::new(&mut session.pushes, session.protocol));
+        }
+    }
+}
+
+/// Adds to what is known of a client: `more` subscriptions of `bytes` each.
+fn note(session: &Session, topic: Topic, name: &[u8], adds: bool) {
+    let client = &session.client;
+    let bytes = SUBSCRIPTION_BYTES + name.len();
+    let subscriptions = &client.subscriptions[topic as usize];
+    if adds {
+        subscriptions.fetch_add(1, Relaxed);
+        client.subscription_bytes.fetch_add(bytes, Relaxed);
+    } else {
+        subscriptions.fetch_sub(1, Relaxed);
+        client.subscription_bytes.fetch_sub(bytes, Relaxed);
+    }
+}
+
+fn subscribe_to(
+    context: &mut Context<'_>,
+    args: Args<'_>,
+    reply: &mut Reply<'_>,
+    topic: Topic,
+    event: &str,
+) -> Result {
+    let shared = context.shared;
+    let session = &mut *context.session;
+    let place = session.client.place;
+    for name in args.from(1) {
+        let names = &mut session.subscriptions().names[topic as usize];
+        if !names.contains(name) {
+            let (pubsub, threads) = (&shared.pubsub, &shared.threads);
+            names.insert(pubsub.subscribe(threads, context.thread, place, topic, name));
+            note(session, topic, name, true);
+        }
+        answer(session, reply, event, Some(name), topic);
+    }
+    Ok(())
+}
+
+fn unsubscribe_from(
+    context: &mut Context<'_>,
+    args: Args<'_>,
+    reply: &mut Reply<'_>,
+    topic: Topic,
+    event: &str,
+) -> Result {
+    let shared = context.shared;
+    let session = &mut *context.session;
+    let place = session.client.place;
+    let mut end = |session: &mut Session, name: &[u8]| {
+        if let Some(subscriptions) = &mut session.subscriptions
+            && subscriptions.names[topic as usize].remove(name)
+        {
+            let ends = subscriptions.is_empty();
+            let pubsub = &shared.pubsub;
+            pubsub.unsubscribe(context.thread, place, topic, name);
+            note(session, topic, name, false);
+            if ends {
+                session.subscriptions = None;
+            }
+        }
+        answer(session, reply, event, Some(name), topic);
+    };
+    if args.len() > 1 {
+        args.from(1).for_each(|name| end(session, name));
+        return Ok(());
+    }
+    let subscriptions = session.subscriptions.as_ref();
+    let all: Vec<Arc<[u8]>> = subscriptions.map_or_else(Vec::new, |subscriptions| {
+        subscriptions.names[topic as usize]
+            .iter()
+            .cloned()
+            .collect()
+    });
+    all.iter().for_each(|name| end(session, name));
+    if all.is_empty() {
+        answer(session, reply, event, None, topic);
+    }
+    Ok(())
+}
+
+fn subscribe(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    subscribe_to(context, args, reply, Topic::Channel, "subscribe")
+}
+
+fn unsubscribe(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    unsubscribe_from(context, args, reply, Topic::Channel, "unsubscribe")
+}
+
+fn psubscribe(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    subscribe_to(context, args, reply, Topic::Pattern, "psubscribe")
+}
+
+fn punsubscribe(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    unsubscribe_from(context, args, reply, Topic::Pattern, "punsubscribe")
+}
+
+fn ssubscribe(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    subscribe_to(context, args, reply, Topic::ShardChannel, "ssubscribe")
+}
+
+fn sunsubscribe(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    unsubscribe_from(context, args, reply, Topic::ShardChannel, "sunsubscribe")
+}
+
+fn publish(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    publish_in(context, args, reply, Scope::Cluster)
+}
+
+fn spublish(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    publish_in(context, args, reply, Scope::Slot)
+}
+
+fn publish_in(
+    context: &mut Context<'_>,
+    args: Args<'_>,
+    reply: &mut Reply<'_>,
+    scope: Scope,
+) -> Result {
+    let (channel, payload) = (args.at(1), args.at(2));
+    let session = &mut *context.session;
+    let subscriptions = session.subscriptions.as_deref();
+    let from = subscriptions.map_or(0, |_| session.client.id);
+    let pubsub = &context.shared.pubsub;
+    let published = pubsub.publish(context.thread, scope, channel, payload, from);
+    session.congested = published.congested.or(session.congested);
+    if let Some(subscriptions) = subscriptions {
+        let mut own = Reply::new(&mut session.pushes, session.protocol);
+        write_own(&mut own, subscriptions, scope, channel, payload);
+    }
+    reply.integer(published.receivers as i64);
+    Ok(())
+}
+
+/// Writes a message to the client that has published it, if it receives it, which might else come behind the replies
+/// to its next commands.
+fn write_own(
+    own: &mut Reply<'_>,
+    subscriptions: &Subscriptions,
+    scope: Scope,
+    channel: &[u8],
+    payload: &[u8],
+) {
+    let mut write = |words: &[&[u8]]| {
+        own.push(words.len());
+        words.iter().for_each(|word| own.bulk(word));
+    };
+    let has = |topic: Topic| subscriptions.names[topic as usize].contains(channel);
+    match scope {
+        Scope::Slot if has(Topic::ShardChannel) => write(&[b"smessage", channel, payload]),
+        Scope::Slot => {}
+        Scope::Cluster => {
+            if has(Topic::Channel) {
+                write(&[b"message", channel, payload]);
+            }
+            for pattern in &subscriptions.names[Topic::Pattern as usize] {
+                if glob::matches(pattern, channel) {
+                    write(&[b"pmessage", pattern, channel, payload]);
+                }
+            }
+        }
+    }
+}
+
+/// What Redis answers to a subcommand of a known name but with too many arguments.
+fn malformed(args: Args<'_>) -> CommandError {
+    let name = String::from_utf8_lossy(args.at(1));
+    CommandError::err(format!(
+        "unknown subcommand or wrong number of arguments for '{name}'. Try PUBSUB HELP."
+    ))
+}
+
+fn list(context: &Context<'_>, args: Args<'_>, reply: &mut Reply<'_>, scope: Scope) -> Result {
+    if args.len() > 3 {
+        return Err(malformed(args).into());
+    }
+    let names = context.shared.pubsub.channels(scope, args.get(2));
+    reply.array(names.len());
+    names.iter().for_each(|name| reply.bulk(name));
+    Ok(())
+}
+
+fn count(context: &Context<'_>, args: Args<'_>, reply: &mut Reply<'_>, scope: Scope) -> Result {
+    reply.array(2 * (args.len() - 2));
+    for channel in args.from(2) {
+        reply.bulk(channel);
+        let subscriptions = context.shared.pubsub.subscriptions(scope, channel);
+        reply.integer(subscriptions as i64);
+    }
+    Ok(())
+}
+
+fn channels(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    list(context, args, reply, Scope::Cluster)
+}
+
+fn shard_channels(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    list(context, args, reply, Scope::Slot)
+}
+
+fn num_sub(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    count(context, args, reply, Scope::Cluster)
+}
+
+fn shard_num_sub(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    count(context, args, reply, Scope::Slot)
+}
+
+fn num_pat(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    reply.integer(context.shared.pubsub.names(Topic::Pattern) as i64);
+    Ok(())
+}

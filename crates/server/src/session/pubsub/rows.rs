@@ -1,0 +1,212 @@
+//! The rows of publishing and subscribing.
+
+use damselfly_commands::Arity::{AtLeast, Exactly};
+use damselfly_commands::{Arity, At, Command, Group, Keys, Run, Trait};
+
+use super::{
+    channels, num_pat, num_sub, psubscribe, publish, punsubscribe, shard_channels, shard_num_sub,
+    spublish, ssubscribe, subscribe, sunsubscribe, unsubscribe,
+};
+use crate::registry::{Handler, SessionFn};
+
+const SUBSCRIBING: &[Trait] = &[
+    Trait::PubSub,
+    Trait::NoScript,
+    Trait::Loading,
+    Trait::Stale,
+    Trait::Sentinel,
+];
+const PUBLISHING: &[Trait] = &[
+    Trait::PubSub,
+    Trait::Loading,
+    Trait::Stale,
+    Trait::Fast,
+    Trait::Sentinel,
+    Trait::MayReplicate,
+];
+const LOOKING: &[Trait] = &[Trait::PubSub, Trait::Loading, Trait::Stale];
+
+/// Channels that a slot has, in a cluster.
+const SHARD_CHANNELS: Keys = Keys::Slots(At::ToEnd { first: 1, step: 1 });
+
+pub(crate) static COMMANDS: &[Command<Handler>] = &[
+    Command {
+        name: "SUBSCRIBE",
+        arity: AtLeast(2),
+        keys: Keys::None,
+        traits: SUBSCRIBING,
+        run: Run::Run(Handler::Session(subscribe)),
+        group: Group::PubSub,
+        usage: "SUBSCRIBE channel [channel ...]",
+        summary: "Receives what is published to the channels from now on.",
+        since: "2.0.0",
+        complexity: "O(N) where N is the number of channels",
+    },
+    Command {
+        name: "UNSUBSCRIBE",
+        arity: AtLeast(1),
+        keys: Keys::None,
+        traits: SUBSCRIBING,
+        run: Run::Run(Handler::Session(unsubscribe)),
+        group: Group::PubSub,
+        usage: "UNSUBSCRIBE [channel [channel ...]]",
+        summary: "Receives no more from the channels, or from all.",
+        since: "2.0.0",
+        complexity: "O(N) where N is the number of channels",
+    },
+    Command {
+        name: "PSUBSCRIBE",
+        arity: AtLeast(2),
+        keys: Keys::None,
+        traits: SUBSCRIBING,
+        run: Run::Run(Handler::Session(psubscribe)),
+        group: Group::PubSub,
+        usage: "PSUBSCRIBE pattern [pattern ...]",
+        summary: "Receives what is published to channels whose names match the patterns.",
+        since: "2.0.0",
+        complexity: "O(N log M) where N is the number of patterns and M how many there are in all",
+    },
+    Command {
+        name: "PUNSUBSCRIBE",
+        arity: AtLeast(1),
+        keys: Keys::None,
+        traits: SUBSCRIBING,
+        run: Run::Run(Handler::Session(punsubscribe)),
+        group: Group::PubSub,
+        usage: "PUNSUBSCRIBE [pattern [pattern ...]]",
+        summary: "Receives no more because of the patterns, or of all.",
+        since: "2.0.0",
+        complexity: "O(N log M) where N is the number of patterns and M how many there are in all",
+    },
+    Command {
+        name: "SSUBSCRIBE",
+        arity: AtLeast(2),
+        keys: SHARD_CHANNELS,
+        traits: SUBSCRIBING,
+        run: Run::Run(Handler::Session(ssubscribe)),
+        group: Group::PubSub,
+        usage: "SSUBSCRIBE shardchannel [shardchannel ...]",
+        summary: "Receives what is published to the shard channels from now on.",
+        since: "7.0.0",
+        complexity: "O(N) where N is the number of shard channels",
+    },
+    Command {
+        name: "SUNSUBSCRIBE",
+        arity: AtLeast(1),
+        keys: SHARD_CHANNELS,
+        traits: SUBSCRIBING,
+        run: Run::Run(Handler::Session(sunsubscribe)),
+        group: Group::PubSub,
+        usage: "SUNSUBSCRIBE [shardchannel [shardchannel ...]]",
+        summary: "Receives no more from the shard channels, or from all.",
+        since: "7.0.0",
+        complexity: "O(N) where N is the number of shard channels",
+    },
+    Command {
+        name: "PUBLISH",
+        arity: Exactly(3),
+        keys: Keys::None,
+        traits: PUBLISHING,
+        run: Run::Run(Handler::Session(publish)),
+        group: Group::PubSub,
+        usage: "PUBLISH channel message",
+        summary: "Sends a message to all who have subscribed to the channel, and returns how many they are.",
+        since: "2.0.0",
+        complexity: "O(N+M) where N is the number of the channel's subscribers and M how many patterns there are in all",
+    },
+    Command {
+        name: "SPUBLISH",
+        arity: Exactly(3),
+        keys: Keys::Slots(At::One(1)),
+        traits: PUBLISHING,
+        run: Run::Run(Handler::Session(spublish)),
+        group: Group::PubSub,
+        usage: "SPUBLISH shardchannel message",
+        summary: "Sends a message to all who have subscribed to the shard channel, and returns how many they are.",
+        since: "7.0.0",
+        complexity: "O(N) where N is the number of the shard channel's subscribers",
+    },
+    Command {
+        name: "PUBSUB",
+        arity: AtLeast(2),
+        keys: Keys::None,
+        traits: &[],
+        run: Run::Subcommands(SUBCOMMANDS),
+        group: Group::PubSub,
+        usage: "PUBSUB",
+        summary: "Shows who has subscribed to what.",
+        since: "2.8.0",
+        complexity: "Depends on subcommand",
+    },
+];
+
+const fn subcommand(
+    name: &'static str,
+    arity: Arity,
+    run: SessionFn,
+    usage: &'static str,
+    summary: &'static str,
+    since: &'static str,
+    complexity: &'static str,
+) -> Command<Handler> {
+    Command {
+        name,
+        arity,
+        keys: Keys::None,
+        traits: LOOKING,
+        run: Run::Run(Handler::Session(run)),
+        group: Group::PubSub,
+        usage,
+        summary,
+        since,
+        complexity,
+    }
+}
+
+const SUBCOMMANDS: &[Command<Handler>] = &[
+    subcommand(
+        "CHANNELS",
+        AtLeast(2),
+        channels,
+        "PUBSUB CHANNELS [pattern]",
+        "Lists the channels that have subscribers, or those of them that match the pattern.",
+        "2.8.0",
+        "O(N) where N is the number of channels that have subscribers",
+    ),
+    subcommand(
+        "NUMSUB",
+        AtLeast(2),
+        num_sub,
+        "PUBSUB NUMSUB [channel [channel ...]]",
+        "Returns for each channel how many have subscribed to it; patterns do not count.",
+        "2.8.0",
+        "O(N) where N is the number of channels asked for",
+    ),
+    subcommand(
+        "NUMPAT",
+        Exactly(2),
+        num_pat,
+        "PUBSUB NUMPAT",
+        "Returns how many different patterns have subscribers.",
+        "2.8.0",
+        "O(1)",
+    ),
+    subcommand(
+        "SHARDCHANNELS",
+        AtLeast(2),
+        shard_channels,
+        "PUBSUB SHARDCHANNELS [pattern]",
+        "Lists the shard channels that have subscribers, or those of them that match the pattern.",
+        "7.0.0",
+        "O(N) where N is the number of shard channels that have subscribers",
+    ),
+    subcommand(
+        "SHARDNUMSUB",
+        AtLeast(2),
+        shard_num_sub,
+        "PUBSUB SHARDNUMSUB [shardchannel [shardchannel ...]]",
+        "Returns for each shard channel how many have subscribed to it.",
+        "7.0.0",
+        "O(N) where N is the number of shard channels asked for",
+    ),
+];
