@@ -201,14 +201,8 @@ impl<'a> Listpack<'a> {
     pub fn find(self, from: Offset, skip: usize, wanted: &Wanted<'_>) -> Option<Offset> {
         let mut offset = from;
         while offset.0 < self.bytes.len() {
-            let (is_wanted, after) = match self.short_text(offset) {
-                Some((text, after)) => (wanted.is(Element::Bytes(text)), after),
-                None => {
-                    let (element, after) = self.decode(offset);
-                    (wanted.is(element), after)
-                }
-            };
-            if is_wanted {
+            let (element, after) = self.decode(offset);
+            if wanted.is(element) {
                 return Some(offset);
             }
             offset = after;
@@ -249,6 +243,9 @@ impl<'a> Listpack<'a> {
     /// The element at `offset`, and where it ends.
     #[inline]
     pub(crate) fn decode(self, offset: Offset) -> (Element<'a>, Offset) {
+        if let Some((text, after)) = self.short_text(offset) {
+            return (Element::Bytes(text), after);
+        }
         let (element, span) = Element::decode(&self.bytes[offset.0..]).expect(BROKEN);
         (element, Offset(offset.0 + with_back_length(span)))
     }
@@ -414,11 +411,13 @@ pub fn remove_equal(
     from: Side,
 ) -> usize {
     let listpack = Listpack::new(buffer.bytes());
-    let all = listpack.iter().filter(|&other| wanted.is(other)).count();
-    let removed = all.min(limit);
-    let mut spared = match from {
-        Side::Left => 0,
-        Side::Right => all - removed,
+    let all = listpack.iter().filter(|&other| wanted.is(other));
+    let (removed, mut spared) = match from {
+        Side::Left => (all.take(limit).count(), 0),
+        Side::Right => {
+            let all = all.count();
+            (all.min(limit), all.saturating_sub(limit))
+        }
     };
     let (mut read, mut write, mut left) = (Offset::FIRST, Offset::FIRST, removed);
     while left > 0 {

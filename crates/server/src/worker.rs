@@ -178,9 +178,9 @@ impl Worker {
     }
 
     fn flush_all(&mut self) {
-        while let Some(key) = self.unflushed.pop() {
-            self.flush(key);
-        }
+        let mut keys = std::mem::take(&mut self.unflushed);
+        keys.drain(..).for_each(|key| self.flush(key));
+        self.unflushed = keys;
     }
 
     fn serve_ready(&mut self) {
@@ -314,8 +314,8 @@ impl Worker {
             self.run_direct(key, bytes);
         } else {
             self.run_own(key);
-            self.check_query_limit(key, query_bytes_max);
         }
+        self.check_query_limit(key, query_bytes_max);
         // A request that takes long to arrive is no idleness; running one notes the time itself.
         if let Some(connection) = self.connections.get(key)
             && !connection.input.is_empty()
@@ -493,6 +493,8 @@ impl Worker {
         };
         let client = &connection.session.client;
         crate::session::connection::stop_monitoring(&self.shared, client);
+        let engine = &self.shared.engine;
+        connection.session.transaction.end(engine, client);
         crate::session::pubsub::leave(&self.shared, &mut connection.session);
         let client = &connection.session.client;
         self.shared.clients.remove(client.id);

@@ -36,10 +36,14 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
+        Self::with_shards(1)
+    }
+
+    fn with_shards(shards: usize) -> Self {
         let poll = Poll::new().expect("an event queue");
         let waker = Waker::new(poll.registry(), Token(0)).expect("a waker");
         let engine = Arc::new(Engine::new(Rule {
-            shards: 1,
+            shards,
             databases: 1,
         }));
         let config = Config::default();
@@ -154,6 +158,14 @@ fn counting_allocates_nothing() {
 }
 
 #[test]
+fn publishing_to_nobody_allocates_nothing() {
+    let mut bench = Bench::new();
+    let mut publish = requests("PUBLISH", "channel", &[b"message"]);
+    bench.expect(&mut publish, b":0\r\n");
+    assert_eq!(bench.expect(&mut publish, b":0\r\n"), 0);
+}
+
+#[test]
 fn a_new_key_allocates_its_entry_and_nothing_else() {
     for value in values() {
         let mut bench = Bench::new();
@@ -193,5 +205,89 @@ fn reading_and_overwriting_fields_allocates_nothing() {
         }
         let allocated = bench.run(&mut requests("HINCRBY", "counts", &[b"n", b"1"]));
         assert_eq!(allocated, 0);
+    }
+}
+
+#[test]
+fn the_ends_of_lists_come_and_go_without_allocations() {
+    let element = [b'e'; 16];
+    // Ten are a listpack, six hundred a chain.
+    for count in [10, 600] {
+        let mut bench = Bench::new();
+        bench.run(&mut requests("RPUSH", "key", &vec![&element[..]; count]));
+        // A chain begins a node for the first element that does not fit; the next find room in it.
+        bench.run(&mut requests("LPUSH", "key", &[&element]));
+        let longer = format!(":{}\r\n", count + 2);
+        let popped = [b"$16\r\n", &element[..], b"\r\n"].concat();
+        for warm in [false, true] {
+            let allocated = [
+                bench.expect(
+                    &mut requests("LPUSH", "key", &[&element]),
+                    longer.as_bytes(),
+                ),
+                bench.expect(&mut requests("RPOP", "key", &[]), &popped),
+                bench.expect(
+                    &mut requests("RPUSH", "key", &[&element]),
+                    longer.as_bytes(),
+                ),
+                bench.expect(&mut requests("LPOP", "key", &[]), &popped),
+                bench.expect(&mut requests("LINDEX", "key", &[b"5"]), &popped),
+                bench.run(&mut requests("LRANGE", "key", &[b"2", b"7"])),
+                bench.run(&mut requests("LPOS", "key", &[b"f", b"MAXLEN", b"100"])),
+            ];
+            assert!(!warm || allocated == [0; 7], "{count}: {allocated:?}");
+        }
+    }
+}
+
+#[test]
+fn sets_allocate_their_members_and_nothing_else() {
+    for member in [&b"12"[..], b"member", &[b'x'; 100]] {
+        let mut bench = Bench::new();
+        // Each form has room for another member, or has made it by removing one.
+        bench.run(&mut requests("SADD", "set", &[b"3", member]));
+        bench.run(&mut requests("SREM", "set", &[member]));
+        // The output buffer gets its size.
+        bench.run(&mut requests("SMEMBERS", "set", &[]));
+        let allocated = [
+            bench.expect(&mut requests("SADD", "set", &[b"3"]), b":0\r\n"),
+            bench.expect(&mut requests("SISMEMBER", "set", &[member]), b":0\r\n"),
+            bench.expect(&mut requests("SCARD", "set", &[]), b":1\r\n"),
+            bench.expect(&mut requests("SMEMBERS", "set", &[]), b"*1\r\n$1\r\n3\r\n"),
+            bench.expect(&mut requests("SRANDMEMBER", "set", &[]), b"$1\r\n3\r\n"),
+            bench.expect(&mut requests("SREM", "set", &[member]), b":0\r\n"),
+        ];
+        assert_eq!(allocated, [0; 6], "{}", member.escape_ascii());
+        let allocated = bench.expect(&mut requests("SADD", "set", &[member]), b":1\r\n");
+        assert!(
+            allocated <= KEYS as u64,
+            "{allocated} for {}",
+            member.escape_ascii()
+        );
+    }
+}
+
+/// MULTI, so many commands on keys of the given prefix, EXEC.
+fn transaction(command: &str, prefix: &str, more: &[&[u8]]) -> Vec<u8> {
+    let multi = b"*1\r\n$5\r\nMULTI\r\n".to_vec();
+    let exec = b"*1\r\n$4\r\nEXEC\r\n".to_vec();
+    [multi, requests(command, prefix, more), exec].concat()
+}
+
+#[test]
+fn a_transaction_allocates_nothing_but_new_entries() {
+    for shards in [1, 64] {
+        let mut bench = Bench::with_shards(shards);
+        for warm in [false, true] {
+            let allocated = [
+                bench.run(&mut transaction("SET", "key", &[b"value"])),
+                bench.run(&mut transaction("GET", "key", &[])),
+                bench.run(&mut transaction("INCRBY", "number", &[b"12"])),
+            ];
+            assert!(!warm || allocated == [0; 3], "{allocated:?}");
+        }
+        let new = bench.run(&mut transaction("SET", "new", &[b"value"]));
+        // The table may grow, too.
+        assert!(new < KEYS as u64 * 3 / 2, "{new}");
     }
 }

@@ -19,6 +19,7 @@ use std::ptr::NonNull;
 
 use damselfly_base::heap;
 
+use crate::collection::Type;
 use crate::large::Large;
 use crate::packing::Packing;
 use crate::value::NewValue;
@@ -129,9 +130,30 @@ impl Kind {
         }
     }
 
+    /// The type of the value; `None` if a large collection knows it.
+    #[inline]
+    pub(crate) fn type_of(self) -> Option<Type> {
+        Some(match self {
+            Self::Bytes
+            | Self::Edited
+            | Self::Int2
+            | Self::Int3
+            | Self::Int4
+            | Self::Int8
+            | Self::Ascii
+            | Self::Hex => Type::String,
+            Self::ListPacked => Type::List,
+            Self::SetIntegers | Self::SetPacked => Type::Set,
+            Self::HashPacked | Self::HashPackedTtl | Self::HashBoxedTtl => Type::Hash,
+            Self::SortedSetPacked => Type::SortedSet,
+            Self::Boxed => return None,
+        })
+    }
+
     /// True if it is no string.
+    #[inline]
     pub(crate) fn is_collection(self) -> bool {
-        self.is_packed_collection() || self.is_boxed()
+        self.type_of() != Some(Type::String)
     }
 
     /// True for a large collection, of which the entry has the address.

@@ -462,26 +462,8 @@ impl<'a> EntryRef<'a> {
     /// The type of the value.
     #[inline]
     pub fn type_of(self) -> Type {
-        match Kind::of_flags(self.block.flags()) {
-            Kind::Bytes
-            | Kind::Edited
-            | Kind::Int2
-            | Kind::Int3
-            | Kind::Int4
-            | Kind::Int8
-            | Kind::Ascii
-            | Kind::Hex => Type::String,
-            Kind::ListPacked => Type::List,
-            Kind::SetIntegers | Kind::SetPacked => Type::Set,
-            Kind::HashPacked | Kind::HashPackedTtl | Kind::HashBoxedTtl => Type::Hash,
-            Kind::SortedSetPacked => Type::SortedSet,
-            Kind::Boxed => match self.large() {
-                Large::List(_) => Type::List,
-                Large::Set(_) => Type::Set,
-                Large::Hash(_) => Type::Hash,
-                Large::SortedSet(_) => Type::SortedSet,
-            },
-        }
+        let kind = Kind::of_flags(self.block.flags());
+        kind.type_of().unwrap_or_else(|| self.large().type_of())
     }
 
     /// True for a collection without elements, which must not stay under its key.
