@@ -437,10 +437,8 @@ impl<'a> EntryRef<'a> {
     }
 
     fn collection(self) -> Value<'a> {
-        let shape = self.block.shape();
-        // SAFETY: the value's part of the shape, borrowed for `'a`.
-        let packed = unsafe { self.block.part(shape.value_at(), shape.value_len) };
-        match shape.kind {
+        let packed = self.stored();
+        match self.kind() {
             Kind::ListPacked => Value::List(ListRef::Packed(packed)),
             Kind::SetIntegers => Value::Set(SetRef::Integers(packed)),
             Kind::SetPacked => Value::Set(SetRef::Packed(packed)),
