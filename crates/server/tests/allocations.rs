@@ -185,6 +185,29 @@ fn a_new_key_allocates_its_entry_and_nothing_else() {
     }
 }
 
+/// In the small form and in the large one.
+#[test]
+fn reading_and_overwriting_fields_allocates_nothing() {
+    let value = vec![0xff; 40];
+    let reply = [b"$40\r\n".as_slice(), &value, b"\r\n"].concat();
+    for more in [&b"short"[..], &[b'x'; 200]] {
+        let mut bench = Bench::new();
+        for warm in [false, true] {
+            let allocated = [
+                bench.run(&mut requests("HSET", "hash", &[b"a", &value, b"b", more])),
+                bench.expect(&mut requests("HGET", "hash", &[b"a"]), &reply),
+                bench.expect(&mut requests("HSET", "hash", &[b"a", &value]), b":0\r\n"),
+                bench.expect(&mut requests("HLEN", "hash", &[]), b":2\r\n"),
+                bench.run(&mut requests("HGETALL", "hash", &[])),
+                bench.run(&mut requests("HINCRBY", "counts", &[b"n", b"1000"])),
+            ];
+            assert!(!warm || allocated == [0; 6], "{allocated:?}");
+        }
+        let allocated = bench.run(&mut requests("HINCRBY", "counts", &[b"n", b"1"]));
+        assert_eq!(allocated, 0);
+    }
+}
+
 #[test]
 fn the_ends_of_lists_come_and_go_without_allocations() {
     let element = [b'e'; 16];
