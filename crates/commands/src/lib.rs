@@ -19,11 +19,11 @@ mod ranges;
 mod scans;
 mod set_algebra;
 mod sets;
+mod sort;
 mod sorted_set_algebra;
 mod sorted_set_pops;
 mod sorted_set_ranges;
 mod sorted_sets;
-mod sort;
 mod strings;
 
 pub use args::{Args, OwnedArgs};

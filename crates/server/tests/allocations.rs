@@ -291,3 +291,37 @@ fn a_transaction_allocates_nothing_but_new_entries() {
         assert!(new < KEYS as u64 * 3 / 2, "{new}");
     }
 }
+
+#[test]
+fn sorted_sets_allocate_their_members_and_nothing_else() {
+    // With the second member, the sorted set is a large one.
+    for member in [&b"member"[..], &[b'x'; 100]] {
+        let mut bench = Bench::new();
+        bench.run(&mut requests("ZADD", "key", &[b"1.5", b"a", b"2", member]));
+        bench.run(&mut requests("ZREM", "key", &[b"a"]));
+        bench.run(&mut requests("ZADD", "key", &[b"1", b"a"]));
+        bench.run(&mut requests("ZRANGE", "key", &[b"0", b"-1"]));
+        let allocated = [
+            bench.expect(&mut requests("ZADD", "key", &[b"3.25", member]), b":0\r\n"),
+            bench.expect(
+                &mut requests("ZINCRBY", "key", &[b"1", b"a"]),
+                b"$1\r\n2\r\n",
+            ),
+            bench.expect(&mut requests("ZSCORE", "key", &[b"a"]), b"$1\r\n2\r\n"),
+            bench.expect(&mut requests("ZRANK", "key", &[b"a"]), b":0\r\n"),
+            bench.expect(&mut requests("ZCARD", "key", &[]), b":2\r\n"),
+            bench.expect(&mut requests("ZCOUNT", "key", &[b"(2", b"inf"]), b":1\r\n"),
+            bench.run(&mut requests("ZRANGE", "key", &[b"0", b"0", b"WITHSCORES"])),
+            bench.run(&mut requests(
+                "ZRANGEBYSCORE",
+                "key",
+                &[b"0", b"2", b"LIMIT", b"0", b"1"],
+            )),
+            bench.expect(&mut requests("ZREM", "key", &[b"other"]), b":0\r\n"),
+        ];
+        assert_eq!(allocated, [0; 9], "{}", member.escape_ascii());
+        let allocated = bench.expect(&mut requests("ZADD", "key", &[b"2", b"new"]), b":1\r\n");
+        let member = member.escape_ascii();
+        assert!(allocated <= KEYS as u64, "{allocated} for {member}");
+    }
+}
