@@ -45,6 +45,22 @@ pub(super) const WORKLOADS: &[Workload] = &[
         is_in_big: false,
     },
     Workload {
+        name: "4 SETs together c50, per SET",
+        protocol: Protocol::Resp,
+        mix: "set",
+        depth: 4,
+        connections: 50,
+        is_in_big: false,
+    },
+    Workload {
+        name: "MULTI of 4 SETs c50, per MULTI",
+        protocol: Protocol::Resp,
+        mix: "multi4",
+        depth: 1,
+        connections: 50,
+        is_in_big: false,
+    },
+    Workload {
         name: "mixed P200 c1",
         protocol: Protocol::Resp,
         mix: MIXED,
