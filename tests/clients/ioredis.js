@@ -1,4 +1,5 @@
-// ioredis works unchanged: strings, expiry, pipelines, SCAN, big values, errors, reconnecting.
+// ioredis works unchanged: strings, expiry, pipelines, SCAN, big values, errors, reconnecting,
+// publish and subscribe.
 //
 // Usage: node ioredis.js PORT, with NODE_PATH naming the folder that holds ioredis.
 // Ends with status 0 when everything works.
@@ -65,12 +66,44 @@ async function reconnect(client, killer) {
   assert.equal(await client.client("GETNAME"), "proof");
 }
 
+async function pubsub(client, publisher) {
+  const subscriber = client.duplicate();
+  const received = [];
+  const all = new Promise((resolve) => {
+    const note = (...message) => received.push(message) === 4 && resolve();
+    subscriber.on("message", (channel, text) => note("message", channel, text));
+    subscriber.on("pmessage", (pattern, channel, text) => note("pmessage", pattern, channel, text));
+    subscriber.on("smessage", (channel, text) => note("smessage", channel, text));
+  });
+  assert.equal(await subscriber.subscribe("news", "sport"), 2);
+  assert.equal(await subscriber.psubscribe("n*"), 3);
+  assert.equal(await subscriber.ssubscribe("shard"), 1);
+  assert.equal(await publisher.publish("news", "grün 🐝"), 2);
+  assert.equal(await publisher.publish("sport", "second"), 1);
+  assert.equal(await publisher.spublish("shard", "third"), 1);
+  await all;
+  assert.deepEqual(received, [
+    ["message", "news", "grün 🐝"],
+    ["pmessage", "n*", "news", "grün 🐝"],
+    ["message", "sport", "second"],
+    ["smessage", "shard", "third"],
+  ]);
+  // It subscribes again when it has lost its connection.
+  const [line] = (await publisher.client("LIST", "TYPE", "pubsub")).split("\n");
+  const again = once(subscriber, "ready");
+  assert.equal(await publisher.client("KILL", "ID", line.match(/id=(\d+)/)[1]), 1);
+  await again;
+  while ((await publisher.publish("sport", "again")) === 0);
+  assert.equal(await subscriber.unsubscribe("news"), 2);
+  await subscriber.quit();
+}
+
 async function main() {
   const port = Number(process.argv[2]);
   const client = new Redis({ port, connectionName: "proof", db: 2 });
   const killer = new Redis({ port });
   await client.flushall();
-  for (const check of [strings, expiry, pipelines, errors, bigValues, reconnect]) {
+  for (const check of [strings, expiry, pipelines, errors, bigValues, reconnect, pubsub]) {
     await check(client, killer);
     console.log(`ioredis ${require("ioredis/package.json").version}: ${check.name}`);
   }

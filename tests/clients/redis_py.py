@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""redis-py works unchanged: strings, expiry, pipelines, SCAN, RESP3, big values, reconnecting.
+"""redis-py works unchanged: strings, expiry, pipelines, SCAN, RESP3, big values, reconnecting,
+publish and subscribe.
 
 Usage: redis_py.py PORT. Ends with status 0 when everything works.
 """
@@ -74,6 +75,41 @@ def reconnect(client):
     assert client.client_getname() in ("second-life", b"second-life")
 
 
+def pubsub(client):
+    known = client.connection_pool.connection_kwargs
+    subscriber = redis.Redis(port=known["port"], protocol=known["protocol"]).pubsub()
+    subscriber.subscribe("news", "sport")
+    subscriber.psubscribe("n?ws")
+    answers = [subscriber.get_message(timeout=5) for _ in range(3)]
+    assert [answer["type"] for answer in answers] == ["subscribe", "subscribe", "psubscribe"]
+    assert [answer["data"] for answer in answers] == [1, 2, 3]
+    for number in range(100):
+        assert client.publish("news", f"message {number}") == 2
+    for number in range(100):
+        data = f"message {number}".encode()
+        message, by_pattern = (subscriber.get_message(timeout=5) for _ in range(2))
+        assert message == {"type": "message", "pattern": None, "channel": b"news", "data": data}
+        assert by_pattern == {"type": "pmessage", "pattern": b"n?ws", "channel": b"news", "data": data}
+    subscriber.ping()
+    assert subscriber.get_message(timeout=5)["type"] == "pong"
+    subscriber.ssubscribe("shard")
+    assert subscriber.get_message(timeout=5)["type"] == "ssubscribe"
+    assert client.execute_command("SPUBLISH", "shard", "x") == 1
+    assert subscriber.get_sharded_message(timeout=5)["data"] == b"x"
+    assert client.pubsub_numsub("news", "none") == [(b"news", 1), (b"none", 0)]
+    assert sorted(client.pubsub_channels()) == [b"news", b"sport"] and client.pubsub_numpat() == 1
+    subscriber.close()
+    handled = []
+    subscriber.subscribe(**{"handled": handled.append})
+    worker = subscriber.run_in_thread(sleep_time=0.01)
+    while not handled:
+        client.publish("handled", "by a thread")
+    worker.stop()
+    worker.join()
+    assert handled[0]["data"] == b"by a thread"
+    subscriber.close()
+
+
 def server(client):
     assert client.ping() is True
     assert client.info("server")["redis_version"]
@@ -89,7 +125,7 @@ def main():
         options = {"port": port, "protocol": protocol, "client_name": "proof", "single_connection_client": False}
         client = redis.Redis(**options, max_connections=1)
         client.flushall()
-        for check in (strings, expiry, pipelines, errors, big_values, reconnect, server):
+        for check in (strings, expiry, pipelines, errors, big_values, reconnect, pubsub, server):
             check(client)
             print(f"redis-py {redis.__version__}, RESP{protocol}: {check.__name__}")
     other = redis.Redis(port=port, db=5)

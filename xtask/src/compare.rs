@@ -322,6 +322,7 @@ impl Run<'_> {
     ) -> Result<Vec<f64>, String> {
         let mut rounds: Vec<Vec<Figures>> = vec![Vec::new(); servers.len()];
         let (depth, connections) = (row.depth.to_string(), row.connections.to_string());
+        let subscribers = row.subscribers.to_string();
         let seconds = self.options.seconds.to_string();
         let arguments = [
             "--mix",
@@ -330,6 +331,8 @@ impl Run<'_> {
             &depth,
             "--connections",
             &connections,
+            "--subscribers",
+            &subscribers,
             "--duration",
             seconds.as_str(),
         ];

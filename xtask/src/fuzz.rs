@@ -58,6 +58,14 @@ const TARGETS: &[Target] = &[
         ],
     },
     Target {
+        name: "hash",
+        seeds: &[
+            b"\0\x80\x01\xa0\0\0\0\0\0\0\0\x01\x03\x01\xf3\x01\x85\x01\x07\x01",
+            b"\xc0\x02\0\0\0\x81a\x02\x01\x01",
+            b"\xe0\x04\0\0\0\x07\x01\x81a\x02\x01\x01\x07\x01",
+        ],
+    },
+    Target {
         name: "requests",
         seeds: &[
             b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$0\r\n\r\n*1\r\n$4\r\nPING\r\n",
@@ -107,7 +115,7 @@ const INPUT_BYTES_MAX: usize = 1024;
 const USAGE: &str = "\
 Usage: cargo xtask fuzz [TARGET] [--seconds N]
        cargo xtask fuzz TARGET --input FILE     runs one input again
-Targets: commands, config, table, entry, listpack, intset, chain, requests, replies, glob, numbers (default: all)";
+Targets: commands, config, table, entry, listpack, intset, chain, hash, requests, replies, glob, numbers (default: all)";
 
 /// What the command line asks for.
 #[derive(Debug, PartialEq, Eq)]

@@ -18,6 +18,7 @@ pub mod replies;
 pub mod report;
 pub mod requests;
 mod run;
+mod subscribers;
 mod worker;
 
 pub use run::{Error, run};

@@ -52,6 +52,9 @@ pub struct Operation {
     pub memcached: &'static [Part],
 }
 
+/// The channel of the operation `publish`.
+pub const CHANNEL: &str = "chn:one";
+
 /// All operations.
 pub const OPERATIONS: &[Operation] = &[
     Operation {
@@ -243,6 +246,13 @@ pub const OPERATIONS: &[Operation] = &[
         prefix: "one:",
         count: 1,
         resp: &[Word("RPUSH"), Word("one:list"), Value],
+        memcached: &[],
+    },
+    Operation {
+        name: "publish",
+        prefix: "chn:",
+        count: 1,
+        resp: &[Word("PUBLISH"), Word(CHANNEL), Value],
         memcached: &[],
     },
 ];

@@ -65,6 +65,8 @@ pub struct Options {
     pub connections: usize,
     /// The most requests under way on a connection.
     pub depth: usize,
+    /// Connections that read what the operation `publish` publishes.
+    pub subscribers: usize,
     /// When to end.
     pub length: Length,
     /// How keys are chosen.
@@ -122,6 +124,7 @@ pub fn command() -> Command {
         )
         .arg(number("threads", "1", "Threads of the load generator"))
         .arg(number("connections", "50", "Connections of each thread").short('c'))
+        .arg(number("subscribers", "0", "Connections that read what the operation publish publishes"))
         .arg(number("depth", "1", "Pipeline depth: requests under way on a connection").short('P'))
         .arg(
             Arg::new("duration")
@@ -224,6 +227,7 @@ impl Options {
             threads: number(matches, "threads", 1, 1024)?,
             connections: number(matches, "connections", 1, 100_000)?,
             depth: number(matches, "depth", 1, DEPTH_MAX)?,
+            subscribers: number(matches, "subscribers", 0, 100_000)?,
             length: match matches.get_one("requests") {
                 Some(&requests) => Length::Requests(requests),
                 None => Length::Time(seconds(
@@ -255,6 +259,9 @@ impl Options {
         }
         if self.rate.is_some_and(|rate| !(0.001..=1e9).contains(&rate)) {
             return Err("the rate is not between 0.001 and 1e9 per second".to_owned());
+        }
+        if self.shape.protocol == Protocol::Memcached && self.subscribers > 0 {
+            return Err("memcached knows no subscribers".to_owned());
         }
         if self.shape.protocol == Protocol::Memcached {
             let choices = self.mix.iter().map(|(choice, _)| choice).chain(&self.fill);
@@ -356,6 +363,7 @@ mod tests {
             "--duration 1 -n 1",
             "--protocol memcached --mix sadd",
             "--mix multi4,set",
+            "--protocol memcached --subscribers 1",
             "--rate 0",
         ] {
             assert!(options(arguments).is_err(), "{arguments}");

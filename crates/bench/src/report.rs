@@ -10,6 +10,8 @@ use std::fmt::Write;
 pub struct Report {
     /// How long it took.
     pub seconds: f64,
+    /// Messages that subscribers have read.
+    pub messages: u64,
     /// Counts of replies, errors and misses.
     pub tally: Tally,
     /// Latencies in nanoseconds.
@@ -79,6 +81,7 @@ impl Report {
             ("max_us", self.latency_us(1.0), 1),
             ("errors", self.tally.errors as f64, 0),
             ("misses", self.tally.misses as f64, 0),
+            ("messages", self.messages as f64, 0),
         ]);
         figures
     }
@@ -135,6 +138,7 @@ mod tests {
     fn cpu_time_is_divided_by_the_requests() {
         let report = Report {
             seconds: 2.0,
+            messages: 0,
             tally: Tally {
                 replies: 1000,
                 ..Tally::default()

@@ -7,6 +7,7 @@ use crate::random::Random;
 use crate::replies::{Malformed, Tally};
 use crate::report::Report;
 use crate::requests::Tape;
+use crate::subscribers::Subscribers;
 use crate::worker::{Outcome, Plan, Until, Worker, fill_plan, keys};
 use hdrhistogram::Histogram;
 use std::fmt;
@@ -102,6 +103,7 @@ pub fn run(options: &Options) -> Result<Report, Error> {
             )
         })
         .collect();
+    let subscribers = Subscribers::start(options)?;
     let client_before = usage(std::process::id())?;
     let server_before = options.server_pid.map(usage).transpose()?;
     let start = Instant::now();
@@ -119,8 +121,10 @@ pub fn run(options: &Options) -> Result<Report, Error> {
     let elapsed = start.elapsed();
     let server_after = options.server_pid.map(usage).transpose()?;
     let client_after = usage(std::process::id())?;
+    let messages = subscribers.end()?;
     Ok(Report {
         seconds: elapsed.as_secs_f64(),
+        messages,
         tally: outcome.tally,
         latencies: outcome.latencies,
         client_cpu_s: client_after.cpu_s_since(&client_before),

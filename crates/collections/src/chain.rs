@@ -317,6 +317,8 @@ impl Chain {
     /// Removes up to `count` elements that are `wanted`, those nearest to one end, and returns how many there were.
     pub fn remove_equal(&mut self, wanted: &Wanted<'_>, count: usize, from: Side) -> usize {
         let mut removed = 0;
+        // The first and the last node that change.
+        let mut changed: Option<(usize, usize)> = None;
         for step in 0..self.nodes.len() {
             if removed == count {
                 break;
@@ -326,27 +328,31 @@ impl Chain {
                 Side::Right => self.nodes.len() - 1 - step,
             };
             let bytes = self.nodes[at].listpack_bytes();
-            if !Listpack::new(&bytes).iter().any(|other| wanted.is(other)) {
+            let found = Listpack::new(&bytes).find(Offset::FIRST, 0, wanted);
+            if found.is_none() {
                 continue;
             }
             removed += self.change(at, |node| {
                 listpack::remove_equal(node, wanted, count - removed, from)
             });
+            let (first, last) = changed.unwrap_or((at, at));
+            changed = Some((first.min(at), last.max(at)));
         }
-        if removed > 0 {
-            // All counts and sums are right already: an empty node has no elements, and its block goes now.
-            let empty_bytes = |node: &Node| {
-                if node.count() == 0 {
-                    node.heap_bytes()
-                } else {
-                    0
-                }
-            };
-            self.heap_bytes -= self.nodes.iter().map(empty_bytes).sum::<usize>();
-            self.nodes.retain(|node| node.count() > 0);
-            self.settle(0, self.nodes.len());
+        if let Some((first, last)) = changed {
+            let empty = self.remove_empty_nodes();
+            self.settle(first.saturating_sub(1), last + 1 - empty.min(last));
         }
         removed
+    }
+
+    /// Removes the nodes that have become empty, and returns how many.
+    fn remove_empty_nodes(&mut self) -> usize {
+        let empty = self.nodes.iter().filter(|node| node.count() == 0);
+        let empty_bytes: usize = empty.map(Node::heap_bytes).sum();
+        let before = self.nodes.len();
+        self.heap_bytes -= empty_bytes;
+        self.nodes.retain(|node| node.count() > 0);
+        before - self.nodes.len()
     }
 
     /// A walk over the elements from `index` on, towards the end that is not `from`.
@@ -482,8 +488,8 @@ impl Chain {
         for at in first..(last + 1).min(self.nodes.len()) {
             self.seal(at);
         }
-        // Any number of nodes may have come to the ends.
-        let reach = self.shape.plain_ends.min(self.nodes.len()) + 1;
+        // Any number of nodes may have come to the ends, and a split may have pushed two away from them.
+        let reach = self.shape.plain_ends.max(1).min(self.nodes.len()) + 2;
         for depth in 0..reach {
             self.seal_at_depth(depth);
         }
@@ -515,7 +521,8 @@ impl Chain {
         match (is_inner, self.shape.plain_ends) {
             (false, _) => {
                 node.decompress();
-                if node.heap_bytes() / 4 > node.byte_len() {
+                // An empty one was made for an element that comes now.
+                if node.count() > 0 && node.heap_bytes() / 4 > node.byte_len() {
                     node.trim();
                 }
             }

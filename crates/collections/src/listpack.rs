@@ -10,7 +10,7 @@
 //! All functions but [`Listpack::is_valid`] take bytes that were made here, or that `is_valid` found good: then nothing panics.
 //! Bytes from elsewhere may make them panic, not worse.
 
-use crate::element::{Element, Wanted, back_length, read_back_length, with_back_length};
+use crate::element::{Element, Wanted, back_length, read_back_length, span_at, with_back_length};
 use crate::{Buffer, Side};
 
 /// Bytes in front of the elements.
@@ -201,14 +201,8 @@ impl<'a> Listpack<'a> {
     pub fn find(self, from: Offset, skip: usize, wanted: &Wanted<'_>) -> Option<Offset> {
         let mut offset = from;
         while offset.0 < self.bytes.len() {
-            let (is_wanted, after) = match self.short_text(offset) {
-                Some((text, after)) => (wanted.is(Element::Bytes(text)), after),
-                None => {
-                    let (element, after) = self.decode(offset);
-                    (wanted.is(element), after)
-                }
-            };
-            if is_wanted {
+            let (element, after) = self.decode(offset);
+            if wanted.is(element) {
                 return Some(offset);
             }
             offset = after;
@@ -237,12 +231,21 @@ impl<'a> Listpack<'a> {
     /// Where the element at `offset` ends.
     #[inline]
     pub fn after(self, offset: Offset) -> Offset {
-        self.decode(offset).1
+        let bytes = match self.bytes[offset.0] {
+            0..=0x7f => 2,
+            // Up to 64 bytes, so that one byte is enough for the back-length.
+            tag @ 0x80..=0xbf => 2 + usize::from(tag & 0x3f),
+            _ => with_back_length(span_at(&self.bytes[offset.0..]).expect(BROKEN)),
+        };
+        Offset(offset.0 + bytes)
     }
 
     /// The element at `offset`, and where it ends.
     #[inline]
     pub(crate) fn decode(self, offset: Offset) -> (Element<'a>, Offset) {
+        if let Some((text, after)) = self.short_text(offset) {
+            return (Element::Bytes(text), after);
+        }
         let (element, span) = Element::decode(&self.bytes[offset.0..]).expect(BROKEN);
         (element, Offset(offset.0 + with_back_length(span)))
     }
@@ -368,7 +371,12 @@ pub fn append_range(
 pub fn replace<'e>(buffer: &mut impl Buffer, offset: Offset, element: impl Into<Element<'e>>) {
     let element = element.into();
     let after = Listpack::new(buffer.bytes()).after(offset);
-    let target = buffer.splice(offset.0, after.0 - offset.0, element.encoded_bytes());
+    let (removed, inserted) = (after.0 - offset.0, element.encoded_bytes());
+    let target = if removed == inserted {
+        &mut buffer.bytes_mut()[offset.0..after.0]
+    } else {
+        buffer.splice(offset.0, removed, inserted)
+    };
     element.encode(target);
 }
 
@@ -403,11 +411,13 @@ pub fn remove_equal(
     from: Side,
 ) -> usize {
     let listpack = Listpack::new(buffer.bytes());
-    let all = listpack.iter().filter(|&other| wanted.is(other)).count();
-    let removed = all.min(limit);
-    let mut spared = match from {
-        Side::Left => 0,
-        Side::Right => all - removed,
+    let all = listpack.iter().filter(|&other| wanted.is(other));
+    let (removed, mut spared) = match from {
+        Side::Left => (all.take(limit).count(), 0),
+        Side::Right => {
+            let all = all.count();
+            (all.min(limit), all.saturating_sub(limit))
+        }
     };
     let (mut read, mut write, mut left) = (Offset::FIRST, Offset::FIRST, removed);
     while left > 0 {

@@ -143,7 +143,10 @@ fn no_field_is_seen_after_its_end_and_none_is_lost_before() {
             match random(8) {
                 0..3 => {
                     let is_new = tx.change::<Hash, _>(bytes, Create::IfAbsent, |hash| {
-                        hash.set(name.as_bytes(), Element::Integer(7), deadline)
+                        // Now and then too long for a small hash.
+                        let value = [b'v'; 100];
+                        let value = &value[..if random(30) == 0 { 100 } else { 5 }];
+                        hash.set(name.as_bytes(), Element::Bytes(value), deadline)
                     });
                     assert_eq!(is_new, Ok(Some(known.is_none())));
                     model.insert((key, field), deadline);

@@ -178,9 +178,9 @@ impl Worker {
     }
 
     fn flush_all(&mut self) {
-        while let Some(key) = self.unflushed.pop() {
-            self.flush(key);
-        }
+        let mut keys = std::mem::take(&mut self.unflushed);
+        keys.drain(..).for_each(|key| self.flush(key));
+        self.unflushed = keys;
     }
 
     fn serve_ready(&mut self) {

@@ -158,6 +158,14 @@ fn counting_allocates_nothing() {
 }
 
 #[test]
+fn publishing_to_nobody_allocates_nothing() {
+    let mut bench = Bench::new();
+    let mut publish = requests("PUBLISH", "channel", &[b"message"]);
+    bench.expect(&mut publish, b":0\r\n");
+    assert_eq!(bench.expect(&mut publish, b":0\r\n"), 0);
+}
+
+#[test]
 fn a_new_key_allocates_its_entry_and_nothing_else() {
     for value in values() {
         let mut bench = Bench::new();
@@ -174,6 +182,65 @@ fn a_new_key_allocates_its_entry_and_nothing_else() {
         );
         let allocated = bench.expect(&mut requests("DEL", "key", &[]), b":1\r\n");
         assert_eq!(allocated, 0, "DEL");
+    }
+}
+
+#[test]
+fn the_ends_of_lists_come_and_go_without_allocations() {
+    let element = [b'e'; 16];
+    // Ten are a listpack, six hundred a chain.
+    for count in [10, 600] {
+        let mut bench = Bench::new();
+        bench.run(&mut requests("RPUSH", "key", &vec![&element[..]; count]));
+        // A chain begins a node for the first element that does not fit; the next find room in it.
+        bench.run(&mut requests("LPUSH", "key", &[&element]));
+        let longer = format!(":{}\r\n", count + 2);
+        let popped = [b"$16\r\n", &element[..], b"\r\n"].concat();
+        for warm in [false, true] {
+            let allocated = [
+                bench.expect(
+                    &mut requests("LPUSH", "key", &[&element]),
+                    longer.as_bytes(),
+                ),
+                bench.expect(&mut requests("RPOP", "key", &[]), &popped),
+                bench.expect(
+                    &mut requests("RPUSH", "key", &[&element]),
+                    longer.as_bytes(),
+                ),
+                bench.expect(&mut requests("LPOP", "key", &[]), &popped),
+                bench.expect(&mut requests("LINDEX", "key", &[b"5"]), &popped),
+                bench.run(&mut requests("LRANGE", "key", &[b"2", b"7"])),
+                bench.run(&mut requests("LPOS", "key", &[b"f", b"MAXLEN", b"100"])),
+            ];
+            assert!(!warm || allocated == [0; 7], "{count}: {allocated:?}");
+        }
+    }
+}
+
+#[test]
+fn sets_allocate_their_members_and_nothing_else() {
+    for member in [&b"12"[..], b"member", &[b'x'; 100]] {
+        let mut bench = Bench::new();
+        // Each form has room for another member, or has made it by removing one.
+        bench.run(&mut requests("SADD", "set", &[b"3", member]));
+        bench.run(&mut requests("SREM", "set", &[member]));
+        // The output buffer gets its size.
+        bench.run(&mut requests("SMEMBERS", "set", &[]));
+        let allocated = [
+            bench.expect(&mut requests("SADD", "set", &[b"3"]), b":0\r\n"),
+            bench.expect(&mut requests("SISMEMBER", "set", &[member]), b":0\r\n"),
+            bench.expect(&mut requests("SCARD", "set", &[]), b":1\r\n"),
+            bench.expect(&mut requests("SMEMBERS", "set", &[]), b"*1\r\n$1\r\n3\r\n"),
+            bench.expect(&mut requests("SRANDMEMBER", "set", &[]), b"$1\r\n3\r\n"),
+            bench.expect(&mut requests("SREM", "set", &[member]), b":0\r\n"),
+        ];
+        assert_eq!(allocated, [0; 6], "{}", member.escape_ascii());
+        let allocated = bench.expect(&mut requests("SADD", "set", &[member]), b":1\r\n");
+        assert!(
+            allocated <= KEYS as u64,
+            "{allocated} for {}",
+            member.escape_ascii()
+        );
     }
 }
 

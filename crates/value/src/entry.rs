@@ -31,7 +31,7 @@ impl std::fmt::Debug for Entry {
 impl Drop for Entry {
     #[inline]
     fn drop(&mut self) {
-        if self.kind() == Kind::Boxed {
+        if self.kind().is_boxed() {
             drop(self.take_large());
         }
         // SAFETY: owned, and never used again.
@@ -94,7 +94,7 @@ impl Entry {
             ..Shape::of_value(old.key_len, value, old.has_deadline)
         };
         let same_layout = old.kind.fixed_bytes().is_some() == new.kind.fixed_bytes().is_some();
-        if same_layout && old.kind != Kind::Boxed && new.length_fits(new.value_len) {
+        if same_layout && !old.kind.is_boxed() && new.length_fits(new.value_len) {
             let (total, room) = (new.total(), self.0.room());
             if total <= room && room <= total + total / 4 + 16 {
                 self.0.write_shape(new);
@@ -319,7 +319,17 @@ impl Entry {
         *self = copy;
     }
 
-    /// The large collection of an entry of kind [`Kind::Boxed`].
+    /// Notes that fields of a large hash may have deadlines.
+    pub(crate) fn note_timed_fields(&mut self) {
+        if self.kind() == Kind::Boxed {
+            self.0.write_shape(Shape {
+                kind: Kind::HashBoxedTtl,
+                ..self.0.shape()
+            });
+        }
+    }
+
+    /// The entry's large collection.
     ///
     /// # Panics
     /// If the value is something else.
@@ -426,7 +436,8 @@ impl<'a> EntryRef<'a> {
             | Kind::HashPacked
             | Kind::HashPackedTtl
             | Kind::SortedSetPacked
-            | Kind::Boxed => return None,
+            | Kind::Boxed
+            | Kind::HashBoxedTtl => return None,
         }))
     }
 
@@ -448,7 +459,7 @@ impl<'a> EntryRef<'a> {
             Kind::HashPacked => Value::Hash(HashRef::Packed(packed)),
             Kind::HashPackedTtl => Value::Hash(HashRef::PackedTtl(packed)),
             Kind::SortedSetPacked => Value::SortedSet(SortedSetRef::Packed(packed)),
-            Kind::Boxed => self.large().value(),
+            Kind::Boxed | Kind::HashBoxedTtl => self.large().value(),
             Kind::Bytes
             | Kind::Edited
             | Kind::Int2
@@ -463,32 +474,14 @@ impl<'a> EntryRef<'a> {
     /// The type of the value.
     #[inline]
     pub fn type_of(self) -> Type {
-        match Kind::of_flags(self.block.flags()) {
-            Kind::Bytes
-            | Kind::Edited
-            | Kind::Int2
-            | Kind::Int3
-            | Kind::Int4
-            | Kind::Int8
-            | Kind::Ascii
-            | Kind::Hex => Type::String,
-            Kind::ListPacked => Type::List,
-            Kind::SetIntegers | Kind::SetPacked => Type::Set,
-            Kind::HashPacked | Kind::HashPackedTtl => Type::Hash,
-            Kind::SortedSetPacked => Type::SortedSet,
-            Kind::Boxed => match self.large() {
-                Large::List(_) => Type::List,
-                Large::Set(_) => Type::Set,
-                Large::Hash(_) => Type::Hash,
-                Large::SortedSet(_) => Type::SortedSet,
-            },
-        }
+        let kind = Kind::of_flags(self.block.flags());
+        kind.type_of().unwrap_or_else(|| self.large().type_of())
     }
 
     /// True for a collection without elements, which must not stay under its key.
     pub fn is_empty_collection(self) -> bool {
         let shape = self.block.shape();
-        if shape.kind == Kind::Boxed {
+        if shape.kind.is_boxed() {
             self.large().is_empty()
         } else {
             shape.kind.is_packed_collection() && shape.value_len == 0
@@ -497,11 +490,30 @@ impl<'a> EntryRef<'a> {
 
     fn large_address(self) -> *const Large {
         let shape = self.block.shape();
-        assert_eq!(shape.kind, Kind::Boxed);
+        assert!(shape.kind.is_boxed(), "{:?}", shape.kind);
         usize::from_le_bytes(self.block.read(shape.value_at())) as *const Large
     }
 
-    fn large(self) -> &'a Large {
+    /// How the value is stored.
+    #[inline]
+    pub(crate) fn kind(self) -> Kind {
+        Kind::of_flags(self.block.flags())
+    }
+
+    /// The value as it lies in the entry; of a large collection, its address.
+    #[inline]
+    pub(crate) fn stored(self) -> &'a [u8] {
+        let shape = self.block.shape();
+        // SAFETY: the value's part of the shape, borrowed for `'a`.
+        unsafe { self.block.part(shape.value_at(), shape.value_bytes()) }
+    }
+
+    /// The entry's large collection.
+    ///
+    /// # Panics
+    /// If the value is something else.
+    #[inline]
+    pub(crate) fn large(self) -> &'a Large {
         // SAFETY: the entry, which is borrowed for `'a`, keeps it.
         unsafe { &*self.large_address() }
     }
@@ -509,7 +521,7 @@ impl<'a> EntryRef<'a> {
     /// The large collection in the entry, as it is now, to be kept: changes of the entry do not reach it. `None` if the entry
     /// holds something smaller.
     pub fn share_large(self) -> Option<SharedLarge> {
-        let is_large = Kind::of_flags(self.block.flags()) == Kind::Boxed;
+        let is_large = self.kind().is_boxed();
         // SAFETY: it came from `into_raw`, and the entry keeps it.
         is_large.then(|| unsafe { SharedLarge::another(self.large_address()) })
     }
@@ -576,7 +588,7 @@ impl<'a> EntryRef<'a> {
     pub fn to_entry(self, key: &[u8]) -> Entry {
         let block = self.copy_block(key);
         let shape = block.shape();
-        if shape.kind == Kind::Boxed {
+        if shape.kind.is_boxed() {
             // SAFETY: it came from `into_raw`, and the entry keeps it.
             let another = unsafe { SharedLarge::another(self.large_address()) };
             block.write_address(shape, another.into_raw());
@@ -603,7 +615,7 @@ impl<'a> EntryRef<'a> {
     /// The bytes truly set aside for the entry and what it owns.
     #[inline]
     pub fn allocated_bytes(self) -> usize {
-        let apart = if Kind::of_flags(self.block.flags()) == Kind::Boxed {
+        let apart = if self.kind().is_boxed() {
             self.large().memory_bytes()
         } else {
             0

@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use damselfly_collections::{Chain, Fields, Members, Ranking};
 
+use crate::collection::Type;
 use crate::{HashRef, ListRef, SetRef, SortedSetRef, Value};
 
 /// Members of a collection that are freed at once; more are left to another thread, see [`free_large_with`].
@@ -35,6 +36,16 @@ pub fn free_large_with(free: fn(Large)) {
 }
 
 impl Large {
+    /// The type.
+    pub(crate) fn type_of(&self) -> Type {
+        match self {
+            Self::List(_) => Type::List,
+            Self::Set(_) => Type::Set,
+            Self::Hash(_) => Type::Hash,
+            Self::SortedSet(_) => Type::SortedSet,
+        }
+    }
+
     /// The number of elements, members or fields.
     pub fn len(&self) -> usize {
         match self {

@@ -12,6 +12,8 @@ pub(super) struct Workload {
     /// Requests under way on a connection.
     pub depth: usize,
     pub connections: usize,
+    /// Connections that subscribe to what is published.
+    pub subscribers: usize,
     /// Whether `--big` measures it too.
     pub is_in_big: bool,
 }
@@ -26,6 +28,7 @@ pub(super) const WORKLOADS: &[Workload] = &[
         mix: MIXED,
         depth: 1,
         connections: 50,
+        subscribers: 0,
         is_in_big: false,
     },
     Workload {
@@ -34,6 +37,7 @@ pub(super) const WORKLOADS: &[Workload] = &[
         mix: MIXED,
         depth: 30,
         connections: 50,
+        subscribers: 0,
         is_in_big: true,
     },
     Workload {
@@ -42,6 +46,7 @@ pub(super) const WORKLOADS: &[Workload] = &[
         mix: "set",
         depth: 30,
         connections: 50,
+        subscribers: 0,
         is_in_big: false,
     },
     Workload {
@@ -51,6 +56,7 @@ pub(super) const WORKLOADS: &[Workload] = &[
         depth: 4,
         connections: 50,
         is_in_big: false,
+        subscribers: 0,
     },
     Workload {
         name: "MULTI of 4 SETs c50, per MULTI",
@@ -59,6 +65,7 @@ pub(super) const WORKLOADS: &[Workload] = &[
         depth: 1,
         connections: 50,
         is_in_big: false,
+        subscribers: 0,
     },
     Workload {
         name: "mixed P200 c1",
@@ -66,6 +73,7 @@ pub(super) const WORKLOADS: &[Workload] = &[
         mix: MIXED,
         depth: 200,
         connections: 1,
+        subscribers: 0,
         is_in_big: false,
     },
     Workload {
@@ -74,14 +82,21 @@ pub(super) const WORKLOADS: &[Workload] = &[
         mix: MIXED,
         depth: 1,
         connections: 1,
+        subscribers: 0,
         is_in_big: false,
     },
+    publish("publish P1 c50, no subscriber", 1, 0),
+    publish("publish P1 c50, 1 subscriber", 1, 1),
+    publish("publish P1 c50, 50 subscribers", 1, 50),
+    publish("publish P30 c50, no subscriber", 30, 0),
+    publish("publish P30 c50, 1 subscriber", 30, 1),
     Workload {
         name: "memcached mixed P1 c50",
         protocol: Protocol::Memcached,
         mix: MIXED,
         depth: 1,
         connections: 50,
+        subscribers: 0,
         is_in_big: false,
     },
     Workload {
@@ -90,9 +105,23 @@ pub(super) const WORKLOADS: &[Workload] = &[
         mix: MIXED,
         depth: 30,
         connections: 50,
+        subscribers: 0,
         is_in_big: false,
     },
 ];
+
+/// Fifty clients that publish to one channel.
+const fn publish(name: &'static str, depth: usize, subscribers: usize) -> Workload {
+    Workload {
+        name,
+        protocol: Protocol::Resp,
+        mix: "publish",
+        depth,
+        connections: 50,
+        subscribers,
+        is_in_big: false,
+    }
+}
 
 /// A row of the memory table.
 #[derive(Debug)]

@@ -22,6 +22,14 @@ const SHARDS: usize = 256;
 /// A table that was this large, and is mostly empty now, gives memory back.
 const CAPACITY_KEPT: usize = 64;
 
+/// True if a pattern matches the name of a channel. As in Redis, no `*` matches the empty name.
+pub fn matches(pattern: &[u8], channel: &[u8]) -> bool {
+    if channel.is_empty() {
+        return pattern.is_empty();
+    }
+    glob::matches(pattern, channel)
+}
+
 /// Hashes names as keys are hashed, so that nobody can choose names that collide.
 #[derive(Default)]
 pub struct NameHasher(u64);
@@ -172,8 +180,7 @@ impl Index {
         let mut names = Vec::new();
         for shard in &self.shards {
             let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
-            let matches =
-                |name: &&Arc<[u8]>| pattern.is_none_or(|pattern| glob::matches(pattern, name));
+            let matches = |name: &&Arc<[u8]>| pattern.is_none_or(|pattern| matches(pattern, name));
             names.extend(shard.keys().filter(matches).cloned());
         }
         names

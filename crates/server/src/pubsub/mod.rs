@@ -29,8 +29,6 @@ use std::sync::atomic::{
 };
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use damselfly_base::glob;
-
 use crate::shared::{Message, Thread};
 use index::{Count, Counts, Index, Known, Names, Pattern, Patterns, shrink};
 use mail::{Mail, Scope};
@@ -185,7 +183,7 @@ impl PubSub {
         let mut matching: Vec<Arc<Pattern>> = Vec::new();
         if has_patterns {
             for subscribed in self.patterns.list(&mut own.patterns) {
-                if glob::matches(&subscribed.pattern.name, channel) {
+                if index::matches(&subscribed.pattern.name, channel) {
                     note(&subscribed.counts);
                     matching.push(subscribed.pattern.clone());
                 }
@@ -358,5 +356,101 @@ impl PubSub {
             Topic::Pattern => self.patterns.count(),
             Topic::ShardChannel => self.shard_channels.channels(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mio::{Poll, Token, Waker};
+
+    const PUBLISHER: usize = 0;
+    const RECEIVER: usize = 1;
+    const PLACE: usize = 7;
+
+    fn two_threads() -> (Vec<Poll>, Vec<Thread>) {
+        let polls: Vec<Poll> = (0..2).map(|_| Poll::new().unwrap()).collect();
+        let waker = |poll: &Poll| Waker::new(poll.registry(), Token(0)).unwrap();
+        let threads = polls.iter().map(|poll| Thread::new(waker(poll))).collect();
+        (polls, threads)
+    }
+
+    fn publish(pubsub: &PubSub, payload: &[u8]) -> Published {
+        pubsub.publish(PUBLISHER, Scope::Cluster, b"news", payload, 0)
+    }
+
+    /// Takes all that has arrived at the receiver's thread.
+    fn arrived(pubsub: &PubSub, threads: &[Thread]) -> Vec<Mail> {
+        let (_, messages) = threads[RECEIVER].receive();
+        let mail = messages.into_iter().map(|message| match message {
+            Message::Mail { mail, bytes } => {
+                pubsub.note_delivered(RECEIVER, bytes);
+                mail
+            }
+            Message::Serve { .. } | Message::Monitored { .. } | Message::Look(_) => Vec::new(),
+        });
+        mail.flatten().collect()
+    }
+
+    #[test]
+    fn one_message_goes_to_a_thread_however_many_subscribe_there() {
+        let (_polls, threads) = two_threads();
+        let pubsub = PubSub::new(2);
+        pubsub.subscribe(&threads, RECEIVER, PLACE, Topic::Channel, b"news");
+        pubsub.subscribe(&threads, RECEIVER, PLACE, Topic::Pattern, b"n*");
+        pubsub.subscribe(&threads, RECEIVER, PLACE + 1, Topic::Pattern, b"n*");
+        pubsub.subscribe(&threads, RECEIVER, PLACE, Topic::ShardChannel, b"news");
+        assert_eq!(publish(&pubsub, b"x").receivers, 3);
+        pubsub.send(PUBLISHER, &threads);
+        let mail = arrived(&pubsub, &threads);
+        assert_eq!(mail.len(), 1);
+        let mut given = Vec::new();
+        pubsub.deliver(RECEIVER, &mail[0], u64::MAX, |place, head| {
+            given.push((place, head.len()));
+        });
+        let message = Scope::Cluster.head().len();
+        let pmessage = b"4\r\n$8\r\npmessage\r\n$2\r\nn*\r\n".len();
+        assert_eq!(
+            given,
+            [(PLACE, message), (PLACE, pmessage), (PLACE + 1, pmessage)]
+        );
+    }
+
+    #[test]
+    fn publishers_wait_while_much_is_on_its_way() {
+        let (_polls, threads) = two_threads();
+        let pubsub = PubSub::new(2);
+        pubsub.subscribe(&threads, RECEIVER, PLACE, Topic::Channel, b"news");
+        let payload = vec![b'x'; MAIL_BYTES_MAX];
+        assert_eq!(publish(&pubsub, &payload).congested, None);
+        assert_eq!(publish(&pubsub, b"x").congested, Some(RECEIVER));
+        pubsub.send(PUBLISHER, &threads);
+        assert!(pubsub.is_congested(PUBLISHER, RECEIVER));
+        assert_eq!(arrived(&pubsub, &threads).len(), 2);
+        assert!(!pubsub.is_congested(PUBLISHER, RECEIVER));
+    }
+
+    /// What a script or a transaction publishes can't wait for anything.
+    #[test]
+    fn what_one_request_publishes_takes_no_memory_without_bound() {
+        const ROUNDS: usize = 1000;
+        let (_polls, threads) = two_threads();
+        let pubsub = PubSub::new(2);
+        pubsub.set_output_limit(1 << 20);
+        pubsub.subscribe(&threads, RECEIVER, PLACE, Topic::Channel, b"news");
+        let payload = vec![b'x'; 1 << 20];
+        for _ in 0..ROUNDS {
+            assert_eq!(publish(&pubsub, &payload).receivers, 1);
+        }
+        assert!(pubsub.outgoing_bytes(PUBLISHER) <= LOSS_BYTES_MIN + (1 << 20));
+        pubsub.send(PUBLISHER, &threads);
+        let mail = arrived(&pubsub, &threads);
+        assert!(mail.last().is_some_and(|mail| mail.lost));
+        assert_eq!(mail.iter().filter(|mail| mail.lost).count(), 1);
+        pubsub.set_output_limit(0);
+        for _ in 0..100 {
+            publish(&pubsub, &payload);
+        }
+        assert!(pubsub.outgoing_bytes(PUBLISHER) > 100 << 20);
     }
 }

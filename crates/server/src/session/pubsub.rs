@@ -10,12 +10,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use damselfly_base::{CommandError, glob};
+use damselfly_base::CommandError;
 use damselfly_commands::{Args, Result};
 use damselfly_protocol::{Reply, Version};
 
-use crate::pubsub::Topic;
 use crate::pubsub::mail::Scope;
+use crate::pubsub::{Topic, index};
 use crate::registry::Row;
 use crate::session::{Context, Replies, Session};
 use crate::shared::Shared;
@@ -298,7 +298,7 @@ fn write_own(
                 write(&[b"message", channel, payload]);
             }
             for pattern in &subscriptions.names[Topic::Pattern as usize] {
-                if glob::matches(pattern, channel) {
+                if index::matches(pattern, channel) {
                     write(&[b"pmessage", pattern, channel, payload]);
                 }
             }

@@ -136,11 +136,15 @@ impl Client {
     /// The next reply; `None` if the server has closed the connection.
     pub fn receive_value(&mut self) -> Option<Value> {
         loop {
-            if let Some((value, bytes)) = self.decoder.decode(&self.input).unwrap() {
+            // Long replies are decoded from their start again with every try, so one that can't succeed is spared.
+            let may_be_complete = self.input.ends_with(b"\r\n");
+            if may_be_complete
+                && let Some((value, bytes)) = self.decoder.decode(&self.input).unwrap()
+            {
                 self.input.drain(..bytes);
                 return Some(value);
             }
-            let mut buffer = [0; 16 << 10];
+            let mut buffer = [0; 64 << 10];
             match self.stream.read(&mut buffer) {
                 Ok(0) => return None,
                 Ok(bytes) => self.input.extend_from_slice(&buffer[..bytes]),

@@ -1,0 +1,177 @@
+//! Commands on very large collections: what they cost other clients, and how much memory their replies take.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+use common::{Client, TestServer, until};
+use damselfly_protocol::client::Value;
+
+const COUNT: usize = 200_000;
+
+/// Sends one command many times with numbered members, some at once.
+fn fill(client: &mut Client, command: &str, member: impl Fn(usize) -> String) {
+    const AT_ONCE: usize = 1000;
+    for start in (0..COUNT).step_by(AT_ONCE) {
+        let members: Vec<String> = (start..start + AT_ONCE).map(&member).collect();
+        client.run(&format!("{command} {}", members.join(" ")));
+    }
+}
+
+/// A member of some length, so that all together are many times what a reply may take.
+fn member(number: usize) -> String {
+    format!("member:{number:0>60}")
+}
+
+fn texts(value: Value) -> Vec<String> {
+    let text = |value: &Value| match value {
+        Value::Bulk(bytes) => String::from_utf8(bytes.clone()).unwrap(),
+        other => panic!("{other:?} is no text"),
+    };
+    match value {
+        Value::Array(values) | Value::Set(values) => values.iter().map(text).collect(),
+        other => panic!("{other:?} is no list"),
+    }
+}
+
+/// Bytes of replies that wait for the client of that name.
+fn waiting_bytes(client: &mut Client, name: &str) -> usize {
+    let list = client.text("CLIENT LIST");
+    let line = list.lines().find(|line| line.contains(name)).unwrap();
+    let field = line.split(' ').find(|field| field.starts_with("omem="));
+    field.unwrap()["omem=".len()..].parse().unwrap()
+}
+
+#[test]
+fn long_replies_take_little_memory_and_show_one_moment() {
+    let server = TestServer::with(|config| config.threads = 1);
+    let mut client = server.client();
+    fill(&mut client, "SADD set", member);
+    fill(&mut client, "RPUSH list", member);
+    fill(&mut client, "HSET hash", |n| format!("{} {n}", member(n)));
+    fill(&mut client, "ZADD sorted", |n| format!("{n} {}", member(n)));
+    let all: Vec<String> = (0..COUNT).map(member).collect();
+    for (name, command, in_order) in [
+        ("reader1", "SMEMBERS set", false),
+        ("reader2", "HKEYS hash", false),
+        ("reader3", "LRANGE list 0 -1", true),
+        ("reader4", "ZRANGE sorted 0 -1", true),
+    ] {
+        let mut reader = server.client();
+        assert_eq!(reader.run(&format!("CLIENT SETNAME {name}")), "OK");
+        let before = client.number("MEMORY USAGE set");
+        assert!(before > 10_000_000);
+        reader.send(command);
+        until("the reply has begun", || {
+            waiting_bytes(&mut client, name) > 0
+        });
+        // The reply as a whole is more than ten million bytes.
+        assert!(waiting_bytes(&mut client, name) < 1_000_000, "{command}");
+        // None of this shows in a reply that has begun.
+        client.run("SREM set member:0");
+        fill(&mut client, "SREM set", member);
+        client.run("HDEL hash f");
+        client.run(&format!("HDEL hash {}", member(7)));
+        client.run("LSET list 1000 other");
+        client.run("LPOP list 10");
+        client.run(&format!("ZREM sorted {}", member(9)));
+        let mut seen = texts(reader.receive_value().unwrap());
+        if !in_order {
+            seen.sort();
+        }
+        assert!(seen == all, "{command}");
+        assert_eq!(reader.run("PING"), "PONG");
+        fill(&mut client, "SADD set", member);
+        client.run("DEL list");
+        client.run(&format!("HSET hash {} 7", member(7)));
+        fill(&mut client, "RPUSH list", member);
+        client.run(&format!("ZADD sorted 9 {}", member(9)));
+    }
+}
+
+#[test]
+fn a_long_command_keeps_no_client_of_its_thread_waiting() {
+    let server = TestServer::with(|config| {
+        config.threads = 1;
+        config.shards = 64;
+    });
+    let mut client = server.client();
+    fill(&mut client, "SADD {a}set", |n| format!("a{n}"));
+    fill(&mut client, "SADD {b}set", |n| format!("b{n}"));
+    fill(&mut client, "RPUSH list", |n| format!("element{n}"));
+    fill(&mut client, "ZADD sorted", |n| format!("{n} a{n}"));
+    for command in [
+        "SUNION {a}set {b}set",
+        "SUNIONSTORE union {a}set {b}set",
+        "SINTERCARD 2 {a}set {b}set",
+        "ZUNIONSTORE union 2 sorted {a}set",
+        "LREM list 0 nothing",
+        "LPOS list nothing",
+        "SRANDMEMBER {a}set -100000",
+    ] {
+        let mut other = server.client();
+        other.send(command);
+        let done = AtomicBool::new(false);
+        let answered = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                other.receive_value().unwrap();
+                done.store(true, SeqCst);
+            });
+            let mut answered = 0;
+            while !done.load(SeqCst) {
+                assert_eq!(client.run("PING"), "PONG");
+                answered += 1;
+            }
+            answered
+        });
+        // With the thread held up, one would be answered before the command and one after it.
+        assert!(answered > 10, "{command}: {answered}");
+    }
+}
+
+#[test]
+fn what_changes_a_collection_while_a_long_command_reads_it_waits_for_its_lock_only() {
+    let server = TestServer::with(|config| config.threads = 2);
+    let mut client = server.client();
+    fill(&mut client, "SADD a", |n| format!("a{n}"));
+    fill(&mut client, "SADD b", |n| format!("b{n}"));
+    let mut reader = server.client();
+    for round in 0..5 {
+        reader.send("SUNION a b");
+        client.run(&format!("SADD a more{round}"));
+        let seen: BTreeSet<String> = texts(reader.receive_value().unwrap()).into_iter().collect();
+        let len = seen.len();
+        assert!(
+            len == 2 * COUNT + round || len == 2 * COUNT + round + 1,
+            "{len} members in round {round}"
+        );
+    }
+}
+
+#[test]
+fn freeing_a_large_collection_is_left_to_another_thread() {
+    let server = TestServer::with(|config| config.threads = 1);
+    let mut client = server.client();
+    for end in [
+        "UNLINK set",
+        "DEL set",
+        "SET set text",
+        "PEXPIRE set 1",
+        "FLUSHALL ASYNC",
+    ] {
+        client.run("DEL set");
+        fill(&mut client, "SADD set", member);
+        let full = client.number("MEMORY USAGE set");
+        assert!(full > 10_000_000);
+        client.run(end);
+        until("its memory is free", || {
+            let used = client.text("INFO memory");
+            let used = used.lines().find(|line| line.starts_with("used_memory:"));
+            used.unwrap()["used_memory:".len()..]
+                .parse::<i64>()
+                .unwrap()
+                < full
+        });
+    }
+}

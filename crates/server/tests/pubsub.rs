@@ -1,0 +1,419 @@
+//! Publishing and subscribing over several threads: order, completeness, limits, and what is left behind.
+
+mod common;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
+
+use common::{Client, TestServer, until};
+use damselfly_protocol::client::{Value, write_command};
+use damselfly_server::config::OutputLimit;
+use damselfly_server::pubsub::Topic;
+
+const CHANNELS: usize = 3;
+
+fn words(value: &Value) -> Vec<String> {
+    let text = |value: &Value| match value {
+        Value::Bulk(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+        other => other.to_string(),
+    };
+    match value {
+        Value::Array(items) | Value::Push(items) => items.iter().map(text).collect(),
+        other => vec![text(other)],
+    }
+}
+
+/// The words of the next message or reply.
+fn next(client: &mut Client) -> Vec<String> {
+    words(&client.receive_value().expect("a message"))
+}
+
+fn subscribe(client: &mut Client, command: &str) {
+    client.send(command);
+    for _ in command.split(' ').skip(1) {
+        assert!(next(client)[0].ends_with("subscribe"));
+    }
+}
+
+/// Waits until nobody has any subscription.
+fn until_nothing_is_left(server: &TestServer) {
+    until("no subscription is left", || {
+        Topic::ALL
+            .iter()
+            .all(|&topic| server.shared().pubsub.names(topic) == 0)
+    });
+}
+
+/// Publishes numbered messages on every channel, `window` requests at a time; returns how often they were received.
+fn publish(mut client: Client, publisher: usize, rounds: usize, window: usize) -> i64 {
+    let payload = "x".repeat(100);
+    let (mut received, mut open) = (0, 0);
+    let mut receive = |client: &mut Client| match client.receive_value() {
+        Some(Value::Integer(receivers)) => received += receivers,
+        other => panic!("{other:?}"),
+    };
+    for round in 0..rounds {
+        for channel in 0..CHANNELS {
+            client.send(&format!(
+                "PUBLISH channel:{channel} {publisher}:{round}:{payload}"
+            ));
+            open += 1;
+        }
+        while open >= window {
+            receive(&mut client);
+            open -= 1;
+        }
+    }
+    (0..open).for_each(|_| receive(&mut client));
+    received
+}
+
+/// Receives so many messages, and checks that those of each publisher and channel come in order and that none is missing.
+fn check_order(client: &mut Client, messages: usize) {
+    let mut seen: HashMap<(String, String), usize> = HashMap::new();
+    for _ in 0..messages {
+        let message = next(client);
+        let [.., channel, payload] = &message[..] else {
+            panic!("{message:?}");
+        };
+        let mut parts = payload.split(':');
+        let publisher = parts.next().unwrap().to_owned();
+        let round: usize = parts.next().unwrap().parse().unwrap();
+        let expected = seen.entry((publisher, channel.clone())).or_default();
+        assert_eq!(round, *expected, "{message:?}");
+        *expected += 1;
+    }
+}
+
+/// Publishers and subscribers on all threads; `window` is how far a publisher runs ahead of its replies.
+fn order_is_kept(publishers: usize, rounds: usize, window: usize) {
+    let server = TestServer::with(|config| {
+        config.client_output_buffer_limit.pubsub = OutputLimit {
+            hard_bytes: 0,
+            soft_bytes: 0,
+            soft_s: 0,
+        };
+    });
+    let all = "SUBSCRIBE channel:0 channel:1 channel:2";
+    let messages = publishers * rounds * CHANNELS;
+    // What each subscribes to, and how many messages that is worth.
+    let subscribers: Vec<(Client, usize)> = [
+        (all, messages),
+        ("PSUBSCRIBE channel:*", messages),
+        ("SUBSCRIBE channel:1", messages / CHANNELS),
+        (all, messages),
+        ("PSUBSCRIBE channel:[12] other", 2 * messages / CHANNELS),
+    ]
+    .map(|(command, messages)| {
+        let mut client = server.client();
+        subscribe(&mut client, command);
+        (client, messages)
+    })
+    .into();
+    let expected: usize = subscribers.iter().map(|(_, messages)| messages).sum();
+    let received: i64 = thread::scope(|scope| {
+        for (mut client, messages) in subscribers {
+            scope.spawn(move || {
+                check_order(&mut client, messages);
+                assert!(client.has_nothing());
+            });
+        }
+        let publishing: Vec<_> = (0..publishers)
+            .map(|publisher| {
+                let client = server.client();
+                scope.spawn(move || publish(client, publisher, rounds, window))
+            })
+            .collect();
+        publishing
+            .into_iter()
+            .map(|publisher| publisher.join().unwrap())
+            .sum()
+    });
+    assert_eq!(received, expected as i64, "replies count the receivers");
+    until_nothing_is_left(&server);
+}
+
+#[test]
+fn messages_of_a_publisher_arrive_in_order_and_none_is_lost() {
+    order_is_kept(5, 1000, 1);
+    order_is_kept(4, 3000, 100);
+}
+
+/// Far more is published than may be on its way: publishers wait, and nobody is cut.
+#[test]
+fn publishers_that_do_not_wait_for_replies_lose_nothing() {
+    order_is_kept(3, 20_000, usize::MAX / 2);
+}
+
+/// Bug that this is to prevent: a message that waited in the thread's inbox came behind the reply to a command that
+/// was sent after it had been published.
+#[test]
+fn a_message_comes_before_the_reply_to_a_later_command() {
+    let server = TestServer::start();
+    let (mut subscriber, mut publisher) = (server.client(), server.client());
+    subscriber.run("HELLO 3");
+    subscribe(&mut subscriber, "SUBSCRIBE news");
+    for round in 0..2000 {
+        assert_eq!(publisher.number(&format!("PUBLISH news {round}")), 1);
+        subscriber.send("PING");
+        assert_eq!(
+            next(&mut subscriber),
+            ["message", "news", &round.to_string()]
+        );
+        assert_eq!(subscriber.receive(), "PONG");
+    }
+    // What is published before a subscription ends is received.
+    for round in 0..500 {
+        assert_eq!(publisher.number(&format!("PUBLISH news {round}")), 1);
+        subscriber.send("UNSUBSCRIBE");
+        assert_eq!(
+            next(&mut subscriber),
+            ["message", "news", &round.to_string()]
+        );
+        assert_eq!(next(&mut subscriber)[0], "unsubscribe");
+        subscribe(&mut subscriber, "SUBSCRIBE news");
+    }
+}
+
+/// Bug that this is to prevent: who subscribed on a thread that had other subscribers received what had been published
+/// before and was still on its way.
+#[test]
+fn a_new_subscriber_receives_nothing_older() {
+    let server = TestServer::with(|config| config.threads = 2);
+    let (mut publisher, _other) = (server.client(), server.client());
+    let mut steady: Vec<Client> = (0..4).map(|_| server.client()).collect();
+    steady
+        .iter_mut()
+        .for_each(|client| subscribe(client, "SUBSCRIBE news"));
+    let mut newer = server.client();
+    for round in 0..2000 {
+        publisher.send(&format!("PUBLISH news old:{round}"));
+        assert_eq!(publisher.receive(), "(integer) 4");
+        subscribe(&mut newer, "SUBSCRIBE news");
+        assert_eq!(publisher.number(&format!("PUBLISH news new:{round}")), 5);
+        assert_eq!(next(&mut newer)[2], format!("new:{round}"));
+        assert_eq!(newer.run("RESET"), "RESET");
+    }
+    // The same within one pipeline of one client.
+    publisher.run("HELLO 3");
+    for command in [
+        "PUBLISH news before",
+        "SUBSCRIBE news",
+        "PUBLISH news after",
+    ] {
+        publisher.send(command);
+    }
+    assert_eq!(publisher.receive(), "(integer) 4");
+    assert_eq!(next(&mut publisher)[0], "subscribe");
+    assert_eq!(next(&mut publisher)[2], "after");
+    assert_eq!(publisher.receive(), "(integer) 5");
+    assert!(publisher.has_nothing());
+}
+
+fn with_limit(hard_bytes: u64, soft_bytes: u64, soft_s: u64) -> TestServer {
+    TestServer::with(|config| {
+        config.client_output_buffer_limit.pubsub = OutputLimit {
+            hard_bytes,
+            soft_bytes,
+            soft_s,
+        };
+    })
+}
+
+fn cuts(client: &mut Client) -> bool {
+    let stats = client.text("INFO stats");
+    stats.contains("client_output_buffer_limit_disconnections:1\r\n")
+}
+
+#[test]
+fn a_subscriber_that_does_not_read_is_cut_and_others_receive_all() {
+    const ROUNDS: usize = 300;
+    let server = with_limit(1 << 20, 0, 0);
+    let (mut slow, mut fast, mut publisher) = (server.client(), server.client(), server.client());
+    subscribe(&mut slow, "SUBSCRIBE news");
+    subscribe(&mut fast, "SUBSCRIBE news");
+    let payload = "x".repeat(100_000);
+    for round in 0..ROUNDS {
+        let receivers = publisher.number(&format!("PUBLISH news {round}:{payload}"));
+        assert!(receivers == 1 || receivers == 2);
+        assert!(next(&mut fast)[2].starts_with(&format!("{round}:")));
+    }
+    until("the slow one is cut", || {
+        publisher.number("PUBLISH news x") == 1
+    });
+    assert!(cuts(&mut publisher));
+    assert!(slow.until_closed().len() < ROUNDS);
+}
+
+#[test]
+fn who_can_not_be_sent_a_message_is_cut() {
+    let server = with_limit(1 << 20, 0, 0);
+    let (mut subscriber, mut publisher) = (server.client(), server.client());
+    subscribe(&mut subscriber, "SUBSCRIBE news");
+    let payload = "x".repeat(100 << 20);
+    assert_eq!(publisher.number(&format!("PUBLISH news {payload}")), 1);
+    assert!(subscriber.until_closed().is_empty());
+    assert!(cuts(&mut publisher));
+}
+
+#[test]
+fn a_subscriber_that_is_over_the_soft_limit_for_too_long_is_cut() {
+    let server = with_limit(0, 1 << 20, 1);
+    let (mut slow, mut publisher) = (server.client(), server.client());
+    subscribe(&mut slow, "SUBSCRIBE news");
+    let payload = "x".repeat(100_000);
+    for _ in 0..100 {
+        assert_eq!(publisher.number(&format!("PUBLISH news {payload}")), 1);
+    }
+    until("it is cut", || publisher.number("PUBLISH news x") == 0);
+    assert!(cuts(&mut publisher));
+}
+
+#[test]
+fn what_subscribers_leave_behind_is_nothing() {
+    let server = TestServer::start();
+    let ends = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let publishers: Vec<_> = (0..2)
+            .map(|_| {
+                let (mut client, ends) = (server.client(), &ends);
+                scope.spawn(move || {
+                    while !ends.load(Relaxed) {
+                        client.number("PUBLISH a x");
+                        client.number("SPUBLISH a x");
+                    }
+                })
+            })
+            .collect();
+        let churning: Vec<_> = (0..4)
+            .map(|kind| {
+                let server = &server;
+                scope.spawn(move || {
+                    for round in 0..200 {
+                        let mut client = server.client();
+                        let place = round % 7;
+                        subscribe(&mut client, &format!("SUBSCRIBE own:{kind}:{place}"));
+                        client.send("SUBSCRIBE a b");
+                        client.send("PSUBSCRIBE a* b*");
+                        client.send("SSUBSCRIBE a b");
+                        match kind {
+                            0 => client.send("RESET"),
+                            1 => client.send("QUIT"),
+                            2 => client.end_sending(),
+                            _ => {}
+                        }
+                    }
+                })
+            })
+            .collect();
+        churning
+            .into_iter()
+            .for_each(|thread| thread.join().unwrap());
+        ends.store(true, Relaxed);
+        publishers
+            .into_iter()
+            .for_each(|thread| thread.join().unwrap());
+    });
+    until_nothing_is_left(&server);
+    let mut client = server.client();
+    assert_eq!(client.run("PUBSUB CHANNELS"), "(empty array)");
+    assert_eq!(client.number("PUBLISH a x"), 0);
+    let stats = client.text("INFO stats");
+    for field in ["pubsub_channels", "pubsub_patterns", "pubsubshard_channels"] {
+        assert!(stats.contains(&format!("{field}:0\r\n")), "{stats}");
+    }
+}
+
+#[test]
+fn subscribers_may_be_idle_for_ever() {
+    let server = TestServer::with(|config| config.timeout_s = 1);
+    let (mut subscriber, mut idle) = (server.client(), server.client());
+    subscribe(&mut subscriber, "PSUBSCRIBE *");
+    assert_eq!(idle.run("PING"), "PONG");
+    assert!(idle.until_closed().is_empty());
+    assert_eq!(server.client().number("PUBLISH news x"), 1);
+    assert_eq!(next(&mut subscriber)[3], "x");
+}
+
+#[test]
+fn a_client_that_waits_for_keys_receives_messages() {
+    let server = TestServer::start();
+    let (mut subscriber, mut other) = (server.client(), server.client());
+    subscriber.run("HELLO 3");
+    subscribe(&mut subscriber, "SUBSCRIBE news");
+    subscriber.send("BLPOP list 0");
+    until("it waits", || {
+        other.text("CLIENT LIST").contains("flags=PbU ")
+    });
+    assert_eq!(other.number("PUBLISH news x"), 1);
+    assert_eq!(next(&mut subscriber), ["message", "news", "x"]);
+    assert_eq!(other.number("RPUSH list element"), 1);
+    assert_eq!(next(&mut subscriber), ["list", "element"]);
+}
+
+/// Long replies are written in slices; what comes meanwhile must not come in between.
+#[test]
+fn no_message_comes_in_the_middle_of_a_reply() {
+    const MEMBERS: usize = 100_000;
+    let server = TestServer::start();
+    let (mut subscriber, mut publisher) = (server.client(), server.client());
+    let mut request = Vec::new();
+    let members: Vec<String> = (0..MEMBERS).map(|number| format!("m{number}")).collect();
+    let words: Vec<&[u8]> = [&b"RPUSH"[..], b"list"]
+        .into_iter()
+        .chain(members.iter().map(String::as_bytes))
+        .collect();
+    write_command(&mut request, &words);
+    publisher.send_bytes(&request);
+    assert_eq!(publisher.receive(), format!("(integer) {MEMBERS}"));
+    subscriber.run("HELLO 3");
+    subscribe(&mut subscriber, "SUBSCRIBE news");
+    for _ in 0..5 {
+        subscriber.send("LRANGE list 0 -1");
+        let mut messages = 200;
+        (0..messages).for_each(|_| publisher.send("PUBLISH news x"));
+        (0..messages).for_each(|_| assert_eq!(publisher.receive(), "(integer) 1"));
+        let mut replied = false;
+        while messages > 0 || !replied {
+            match subscriber.receive_value() {
+                Some(Value::Push(message)) => {
+                    assert_eq!(message.len(), 3);
+                    messages -= 1;
+                }
+                Some(Value::Array(items)) => {
+                    assert_eq!(items.len(), MEMBERS);
+                    replied = true;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_crowd_is_served_by_one_message() {
+    const CROWD: usize = 300;
+    let server = TestServer::start();
+    let mut crowd: Vec<Client> = (0..CROWD).map(|_| server.client()).collect();
+    for (number, client) in crowd.iter_mut().enumerate() {
+        if number % 2 == 0 {
+            client.run("HELLO 3");
+        }
+        subscribe(client, "SUBSCRIBE news");
+    }
+    let mut publisher = server.client();
+    assert_eq!(publisher.number("PUBLISH news x"), CROWD as i64);
+    for (number, client) in crowd.iter_mut().enumerate() {
+        let message = client.receive_value().unwrap();
+        assert_eq!(matches!(message, Value::Push(_)), number % 2 == 0);
+        assert_eq!(words(&message), ["message", "news", "x"]);
+    }
+    let left = crowd.split_off(CROWD / 2);
+    drop(crowd);
+    until("half of them are gone", || {
+        publisher.number("PUBLISH news y") == left.len() as i64
+    });
+    drop(left);
+    until_nothing_is_left(&server);
+}
