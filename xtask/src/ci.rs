@@ -4,7 +4,11 @@ use crate::steps::{Count, Steps, cargo_test, check, command, must, test_result};
 use crate::{fuzz, test, tidy};
 
 /// Crates whose `unsafe` runs under the address sanitizer.
-const SANITIZED: &[&str] = &["damselfly-table", "damselfly-value"];
+const SANITIZED: &[&str] = &[
+    "damselfly-table",
+    "damselfly-collections",
+    "damselfly-value",
+];
 /// What `--cfg broken=` breaks on purpose, the package and the tests that must notice, and which of them.
 const BROKEN: &[(&str, &str, &str, &str)] = &[
     ("sections", "damselfly-engine", "atomicity", ""),

@@ -51,6 +51,13 @@ const TARGETS: &[Target] = &[
         seeds: &[b"\x05\x02\x01\0\x02\0\x30\x01\x02\x03\x04\x05\x06\x07\x08\x03"],
     },
     Target {
+        name: "sorted_set",
+        seeds: &[
+            b"\x08\x02\0\0\0\x81a\x02\x05\x01\x02bc\x03\x01\x02\x03\x04\x05\x06\x07\x01",
+            &[0x82; 200],
+        ],
+    },
+    Target {
         name: "chain",
         seeds: &[
             b"\x05\0\0\x01\0\0\0\0\0\0\0\x01\x09\0\0\x03\x01\0\0\x02\x03\x02\0\0\x02",
