@@ -31,7 +31,7 @@ const DEADLINE_FLAG: u8 = 1 << 5;
 const DEADLINE_BYTES: usize = 8;
 
 /// What an element of [`Deadlines`] takes in memory, about: 16 bytes, in nodes that are between half and quite full.
-const DEADLINE_NODE_BYTES: usize = 26;
+const DEADLINE_NODE_BYTES: usize = 28;
 
 /// Where the parts of a block are.
 #[derive(Clone, Copy)]

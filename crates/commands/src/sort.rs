@@ -15,6 +15,7 @@ use crate::command::{
     Access, Arity::AtLeast, At::Behind, At::One, Command, Group, KeySpec, Keys, Run, Trait, reads,
     writes,
 };
+use crate::expiry::is_past;
 use crate::strings::{Scratch, text_of};
 use crate::{Args, KeyspaceFn, Result, Stop, long};
 
@@ -303,7 +304,12 @@ fn look_up(tx: &Tx<'_>, pattern: &[u8], element: &[u8]) -> Option<Vec<u8>> {
             let mut scratch = Scratch::default();
             Some(text_of(entry.text()?, &mut scratch).to_vec())
         }
-        Some(field) => Some(Hash::view(entry)?.value(field)?.to_vec()),
+        Some(field) => {
+            let pair = Hash::view(entry)?.get(field)?;
+            // A mere view leaves fields in place that have ended.
+            let has_ended = pair.deadline_ms.is_some_and(|end| is_past(end, tx.now()));
+            (!has_ended).then(|| pair.value.to_vec())
+        }
     }
 }
 

@@ -378,7 +378,8 @@ impl<'a> Tx<'a> {
         found
     }
 
-    /// The entry of a key, without a trace; those of many keys can be looked at together.
+    /// The entry of a key, without a trace; those of many keys can be looked at together. Fields of a hash that have ended may
+    /// still be in it.
     pub fn view(&self, key: Key<'_>) -> Option<EntryRef<'_>> {
         let index = self.engine.shard_of(key.hash);
         assert!(self.holds(index), "shard {index} is used without its lock");
