@@ -14,6 +14,8 @@ const BROKEN: &[(&str, &str, &str, &str)] = &[
     ("sections", "damselfly-engine", "atomicity", ""),
     ("wakes", "damselfly-engine", "waiting", "woken::"),
     ("claim", "damselfly-oracle", "blocking", "counted::"),
+    ("sections", "damselfly-oracle", "transactions", "money_"),
+    ("watches", "damselfly-oracle", "transactions", "switches"),
 ];
 
 /// Runs everything, and goes on after a failure.

@@ -36,10 +36,14 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
+        Self::with_shards(1)
+    }
+
+    fn with_shards(shards: usize) -> Self {
         let poll = Poll::new().expect("an event queue");
         let waker = Waker::new(poll.registry(), Token(0)).expect("a waker");
         let engine = Arc::new(Engine::new(Rule {
-            shards: 1,
+            shards,
             databases: 1,
         }));
         let config = Config::default();
@@ -271,5 +275,30 @@ fn sorted_sets_allocate_their_members_and_nothing_else() {
         let allocated = bench.expect(&mut requests("ZADD", "key", &[b"2", b"new"]), b":1\r\n");
         let member = member.escape_ascii();
         assert!(allocated <= KEYS as u64, "{allocated} for {member}");
+    }
+}
+
+/// MULTI, so many commands on keys of the given prefix, EXEC.
+fn transaction(command: &str, prefix: &str, more: &[&[u8]]) -> Vec<u8> {
+    let multi = b"*1\r\n$5\r\nMULTI\r\n".to_vec();
+    let exec = b"*1\r\n$4\r\nEXEC\r\n".to_vec();
+    [multi, requests(command, prefix, more), exec].concat()
+}
+
+#[test]
+fn a_transaction_allocates_nothing_but_new_entries() {
+    for shards in [1, 64] {
+        let mut bench = Bench::with_shards(shards);
+        for warm in [false, true] {
+            let allocated = [
+                bench.run(&mut transaction("SET", "key", &[b"value"])),
+                bench.run(&mut transaction("GET", "key", &[])),
+                bench.run(&mut transaction("INCRBY", "number", &[b"12"])),
+            ];
+            assert!(!warm || allocated == [0; 3], "{allocated:?}");
+        }
+        let new = bench.run(&mut transaction("SET", "new", &[b"value"]));
+        // The table may grow, too.
+        assert!(new < KEYS as u64 * 3 / 2, "{new}");
     }
 }
