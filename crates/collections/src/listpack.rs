@@ -241,11 +241,16 @@ impl<'a> Listpack<'a> {
     }
 
     /// The element at `offset`, and where it ends.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn decode(self, offset: Offset) -> (Element<'a>, Offset) {
-        if let Some((text, after)) = self.short_text(offset) {
-            return (Element::Bytes(text), after);
+        match self.short_text(offset) {
+            Some((text, after)) => (Element::Bytes(text), after),
+            None => self.decode_any(offset),
         }
+    }
+
+    #[inline]
+    fn decode_any(self, offset: Offset) -> (Element<'a>, Offset) {
         let (element, span) = Element::decode(&self.bytes[offset.0..]).expect(BROKEN);
         (element, Offset(offset.0 + with_back_length(span)))
     }
@@ -393,14 +398,14 @@ pub fn remove(buffer: &mut impl Buffer, offset: Offset, count: usize) -> usize {
 
 /// Removes the `count` elements between two offsets.
 pub fn remove_range(buffer: &mut impl Buffer, from: Offset, to: Offset, count: usize) {
-    let left = Listpack::new(buffer.bytes()).len() - count;
+    let listpack = Listpack::new(buffer.bytes());
+    let (bytes, left) = (listpack.byte_len(), listpack.len() - count);
     if left == 0 {
-        let len = buffer.bytes().len();
-        buffer.splice(0, len, 0);
+        buffer.splice(0, bytes, 0);
         return;
     }
-    buffer.splice(from.0, to.0 - from.0, 0);
     set_count(buffer, left);
+    buffer.splice(from.0, to.0 - from.0, 0);
 }
 
 /// Removes up to `limit` elements that are `wanted`, those nearest to one end, in one pass. Returns how many there were.
@@ -440,8 +445,9 @@ pub fn remove_equal(
 /// Makes room for `count` elements of together `bytes` bytes at `offset`, and counts them.
 #[inline]
 fn open(buffer: &mut impl Buffer, offset: Offset, count: usize, bytes: usize) -> &mut [u8] {
-    let count = Listpack::new(buffer.bytes()).len() + count;
-    if buffer.bytes().is_empty() {
+    let listpack = Listpack::new(buffer.bytes());
+    let (is_empty, count) = (listpack.is_empty(), listpack.len() + count);
+    if is_empty {
         let target = buffer.splice(0, 0, HEADER_BYTES + bytes);
         target[..HEADER_BYTES].copy_from_slice(&(count as u32).to_le_bytes());
         return &mut target[HEADER_BYTES..];

@@ -9,7 +9,7 @@ use damselfly_protocol::{Reply, Version};
 use damselfly_value::{Fields, Hash, HashRef, Pair};
 
 use crate::command::{Arity::AtLeast, At::One, Command, Group, Keys, Run, Trait, reads};
-use crate::{Args, KeyspaceFn, Result, long, scans, sets};
+use crate::{Args, KeyspaceFn, Result, Stop, long, scans, sets};
 
 /// The most fields that HRANDFIELD returns where they may repeat: more than any client can want, and some hundred megabytes.
 const REPEATED_MAX: u64 = 1 << 24;
@@ -98,15 +98,20 @@ fn hrandfield(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result 
         return Ok(());
     }
     let (count, show) = count_in(args)?;
-    let wanted = usize::try_from(count.unsigned_abs()).unwrap_or(usize::MAX);
-    if wanted > long::SLICED_MIN {
-        let len = tx.peek_as::<Hash>(args.key(1))?.map_or(0, HashRef::len);
-        long::check(tx, if count < 0 { wanted } else { wanted.min(len) })?;
-    }
+    let steps_max = long::steps_max(tx);
     let Some(hash) = tx.read_as::<Hash>(args.key(1))? else {
         reply.array(0);
         return Ok(());
     };
+    let wanted = usize::try_from(count.unsigned_abs()).unwrap_or(usize::MAX);
+    let steps = if count < 0 {
+        wanted
+    } else {
+        wanted.min(hash.len())
+    };
+    if steps > steps_max {
+        return Err(Stop::Long);
+    }
     if count < 0 {
         show.begin(reply, wanted);
         for _ in 0..wanted {
@@ -158,17 +163,15 @@ fn pick_different(fields: &Fields, wanted: usize, mut visit: impl FnMut(Pair<'_>
 fn hscan(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     /// A call looks at so many buckets for each field it is asked for: a hash that has shrunk may have many empty ones.
     const BUCKETS_PER_FIELD: usize = 10;
-    let (key, cursor) = (args.key(1), scans::cursor(args, 2)?);
-    let Some(len) = tx.peek_as::<Hash>(key)?.map(HashRef::len) else {
-        tx.read(key);
+    let (cursor, steps_max) = (scans::cursor(args, 2)?, long::steps_max(tx));
+    let Some(hash) = tx.read_as::<Hash>(args.key(1))? else {
         scans::write_empty(reply);
         return Ok(());
     };
     let options = scans::Options::parse(args, 3, false)?;
-    long::check(tx, options.count.min(len))?;
-    let Some(hash) = tx.read_as::<Hash>(key)? else {
-        return Ok(());
-    };
+    if options.count.min(hash.len()) > steps_max {
+        return Err(Stop::Long);
+    }
     scans::write(reply, |list| {
         let (mut cursor, mut seen, mut shown) = (cursor, 0, 0);
         for _ in 0..options.count.saturating_mul(BUCKETS_PER_FIELD) {

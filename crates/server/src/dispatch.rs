@@ -388,30 +388,35 @@ impl Dispatcher {
                 tx.let_others_wait();
                 tx.set_touches(!leaves_no_trace(session, row));
                 let mut result = run(&mut tx, args, reply);
-                if let Err(Stop::NeedsAllLocks) = result {
-                    drop(tx);
-                    tx = engine.lock_all(db, now)?;
-                    tx.let_others_wait();
-                    result = run(&mut tx, args, reply);
+                if result.is_err() {
+                    if let Err(Stop::NeedsAllLocks) = result {
+                        drop(tx);
+                        tx = engine.lock_all(db, now)?;
+                        tx.let_others_wait();
+                        result = run(&mut tx, args, reply);
+                    }
+                    if let Err(Stop::Long) = result {
+                        drop(tx);
+                        let command = LongCommand::new(session, row, run, args.to_owned());
+                        let command = Arc::new(command);
+                        session.long = Some(command.clone());
+                        self.shared.long.add(command);
+                        return result;
+                    }
+                    if let Err(Stop::Wait(wait)) = &result {
+                        let parking = Parking::new(&self.shared, session, row, args, wait, &mut tx);
+                        session.parking = Some(parking);
+                    }
                 }
-                if let Err(Stop::Long) = result {
-                    drop(tx);
-                    let command = LongCommand::new(session, row, run, args.to_owned());
-                    let command = Arc::new(command);
-                    session.long = Some(command.clone());
-                    self.shared.long.add(command);
-                    return result;
-                }
-                if let Err(Stop::Wait(wait)) = &result {
-                    let parking = Parking::new(&self.shared, session, row, args, wait, &mut tx);
-                    session.parking = Some(parking);
-                }
-                if tx.has_ready() {
+                let has_ready = tx.has_ready();
+                if has_ready {
                     self.unserved.extend(tx.serve_waiters());
                 }
                 count_effects(&self.shared.threads[self.thread].counters, tx.effects());
                 drop(tx);
-                self.serve_unserved();
+                if has_ready {
+                    self.serve_unserved();
+                }
                 result
             }
         }

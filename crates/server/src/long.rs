@@ -153,7 +153,13 @@ impl LongCommand {
         tx.set_touches(!self.leaves_no_trace);
         let started = Instant::now();
         let (mut reply, mut rest) = (Reply::new(&mut outcome.reply, self.version), None);
-        match (self.run)(&mut tx, args, &mut reply) {
+        let mut result = (self.run)(&mut tx, args, &mut reply);
+        if let Err(Stop::NeedsAllLocks) = result {
+            drop(tx);
+            tx = engine.lock_all(self.db, now)?;
+            result = (self.run)(&mut tx, args, &mut reply);
+        }
+        match result {
             Ok(()) => {}
             Err(Stop::Rest(begun)) => rest = Some(begun),
             Err(Stop::Error(error)) => {

@@ -536,20 +536,6 @@ impl Worker {
         }
     }
 
-    /// Writes lines to the clients of this thread that monitor.
-    fn show_monitors(&mut self, lines: &[u8], from: u64) {
-        for client in self.shared.clients.monitors() {
-            if client.id != from
-                && let Some(key) = self.find(&client)
-                && let Some(connection) = self.connections.get_mut(key)
-                && connection.session.replies != Replies::Off
-            {
-                connection.append(lines);
-                self.unflushed.push(key);
-            }
-        }
-    }
-
     /// The place of a client's connection, if it is one of this thread's and still open.
     fn find(&self, client: &Client) -> Option<usize> {
         let found = self.connections.get(client.place)?;

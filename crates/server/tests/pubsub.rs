@@ -143,7 +143,7 @@ fn messages_of_a_publisher_arrive_in_order_and_none_is_lost() {
 /// Far more is published than may be on its way: publishers wait, and nobody is cut.
 #[test]
 fn publishers_that_do_not_wait_for_replies_lose_nothing() {
-    order_is_kept(3, 20_000, usize::MAX / 2);
+    order_is_kept(3, 5_000, usize::MAX / 2);
 }
 
 /// Bug that this is to prevent: a message that waited in the thread's inbox came behind the reply to a command that

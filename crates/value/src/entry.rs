@@ -10,7 +10,7 @@ use crate::block::{ACCESS_AT, BYTES_MAX, Block, DEADLINE_FLAG, KIND_MASK, Kind, 
 use crate::large::{Large, SharedLarge};
 use crate::packing::{PackedText, Packing};
 use crate::value::{NewValue, Text, Value};
-use crate::{Collection, Hash, HashRef, ListRef, SetRef, SortedSetRef, Type};
+use crate::{HashRef, ListRef, SetRef, SortedSetRef, Type};
 
 /// Growing values get room for as much again, up to this many bytes more.
 const SLACK_BYTES_MAX: usize = 1 << 20;
@@ -280,15 +280,6 @@ impl Entry {
         unsafe { self.0.part_mut(new.value_at() + at, inserted) }
     }
 
-    /// Removes up to `limit` fields (all of a small hash) whose deadline has come, and returns how many; 0 if the entry holds no
-    /// hash. The hash may end up empty.
-    pub fn remove_due_fields(&mut self, now_ms: i64, limit: usize) -> usize {
-        match self.view().timed_hash() {
-            None => 0,
-            Some(_) => crate::hash::remove_due_fields(self, now_ms, limit),
-        }
-    }
-
     /// Makes the value a packed collection of this kind, with these bytes; what was there is dropped.
     pub(crate) fn set_packed(&mut self, kind: Kind, bytes: &[u8]) {
         assert!(kind.is_packed_collection(), "{kind:?}");
@@ -304,6 +295,13 @@ impl Entry {
         *self = copy;
     }
 
+    /// Changes the kind to one whose values are stored alike.
+    pub(crate) fn set_kind(&mut self, kind: Kind) {
+        let shape = self.0.shape();
+        debug_assert_eq!(shape.kind.fixed_bytes(), kind.fixed_bytes());
+        self.0.write_shape(Shape { kind, ..shape });
+    }
+
     /// Makes the value a large collection; what was there is dropped.
     pub(crate) fn set_large(&mut self, large: Large) {
         let old = self.0.shape();
@@ -317,16 +315,6 @@ impl Entry {
         copy.0
             .write_address(new, SharedLarge::new(large).into_raw());
         *self = copy;
-    }
-
-    /// Notes that fields of a large hash may have deadlines.
-    pub(crate) fn note_timed_fields(&mut self) {
-        if self.kind() == Kind::Boxed {
-            self.0.write_shape(Shape {
-                kind: Kind::HashBoxedTtl,
-                ..self.0.shape()
-            });
-        }
     }
 
     /// The entry's large collection.
@@ -449,10 +437,8 @@ impl<'a> EntryRef<'a> {
     }
 
     fn collection(self) -> Value<'a> {
-        let shape = self.block.shape();
-        // SAFETY: the value's part of the shape, borrowed for `'a`.
-        let packed = unsafe { self.block.part(shape.value_at(), shape.value_len) };
-        match shape.kind {
+        let packed = self.stored();
+        match self.kind() {
             Kind::ListPacked => Value::List(ListRef::Packed(packed)),
             Kind::SetIntegers => Value::Set(SetRef::Integers(packed)),
             Kind::SetPacked => Value::Set(SetRef::Packed(packed)),
@@ -543,28 +529,6 @@ impl<'a> EntryRef<'a> {
     #[inline]
     pub fn may_end(self) -> bool {
         self.block.flags() & (DEADLINE_FLAG | KIND_MASK) >= MAY_END
-    }
-
-    /// The entry's hash, if some of its fields may have deadlines.
-    fn timed_hash(self) -> Option<HashRef<'a>> {
-        if !self.may_end() {
-            return None;
-        }
-        Hash::view(self).filter(|hash| hash.soonest_ms().is_some())
-    }
-
-    /// A moment, in milliseconds since the epoch, before which no field of the entry's hash ends; `None` if none ever does.
-    pub fn fields_soonest_ms(self) -> Option<i64> {
-        self.timed_hash().and_then(HashRef::soonest_ms)
-    }
-
-    /// When nothing is left of the entry, in milliseconds since the epoch: its deadline, or that of the last field of a hash.
-    pub fn end_ms(self) -> Option<i64> {
-        let fields = self.timed_hash().and_then(HashRef::end_ms);
-        match (self.deadline_ms(), fields) {
-            (Some(own), Some(fields)) => Some(own.min(fields)),
-            (own, fields) => own.or(fields),
-        }
     }
 
     /// The 24 access bits.

@@ -246,7 +246,7 @@ impl HashMut<'_> {
         let is_timed = matches!(self.view(), HashRef::PackedTtl(_));
         self.entry.set_large(Large::Hash(fields));
         if is_timed {
-            self.entry.note_timed_fields();
+            self.entry.set_kind(Kind::HashBoxedTtl);
         }
         self.fields()
     }
@@ -268,21 +268,61 @@ impl HashMut<'_> {
                 self.entry.set_packed(Kind::HashPackedTtl, &timed);
             }
             HashRef::PackedTtl(_) => {}
-            HashRef::Large(_) => self.entry.note_timed_fields(),
+            HashRef::Large(_) => self.entry.set_kind(Kind::HashBoxedTtl),
         }
     }
 }
 
-/// What [`Entry::remove_due_fields`] does to a hash.
-pub(crate) fn remove_due_fields(entry: &mut Entry, now_ms: i64, limit: usize) -> usize {
-    match Hash::view(entry.view()) {
-        Some(HashRef::PackedTtl(_)) => {
-            PairsMut::new(&mut PackedValue(entry), Layout::Timed).remove_due(now_ms)
+impl Entry {
+    /// Removes up to `limit` fields (all of a small hash) whose deadline has come, and returns how many; 0 if the entry holds no
+    /// hash. The hash may end up empty.
+    pub fn remove_due_fields(&mut self, now_ms: i64, limit: usize) -> usize {
+        match self.view().timed_hash() {
+            Some(HashRef::PackedTtl(_)) => {
+                PairsMut::new(&mut PackedValue(self), Layout::Timed).remove_due(now_ms)
+            }
+            Some(HashRef::Large(_)) => match self.large_mut() {
+                Large::Hash(fields) => fields.remove_due(now_ms, limit),
+                Large::List(_) | Large::Set(_) | Large::SortedSet(_) => 0,
+            },
+            Some(HashRef::Packed(_)) | None => 0,
         }
-        Some(HashRef::Large(_)) => match entry.large_mut() {
-            Large::Hash(fields) => fields.remove_due(now_ms, limit),
-            Large::List(_) | Large::Set(_) | Large::SortedSet(_) => 0,
-        },
-        Some(HashRef::Packed(_)) | None => 0,
+    }
+}
+
+impl<'a> EntryRef<'a> {
+    /// The entry's hash, if some of its fields may have deadlines.
+    fn timed_hash(self) -> Option<HashRef<'a>> {
+        match self.kind() {
+            Kind::HashPackedTtl | Kind::HashBoxedTtl => Hash::view(self),
+            Kind::Bytes
+            | Kind::Edited
+            | Kind::Int2
+            | Kind::Int3
+            | Kind::Int4
+            | Kind::Int8
+            | Kind::Ascii
+            | Kind::Hex
+            | Kind::ListPacked
+            | Kind::SetIntegers
+            | Kind::SetPacked
+            | Kind::HashPacked
+            | Kind::SortedSetPacked
+            | Kind::Boxed => None,
+        }
+    }
+
+    /// A moment, in milliseconds since the epoch, before which no field of the entry's hash ends; `None` if none ever does.
+    pub fn fields_soonest_ms(self) -> Option<i64> {
+        self.timed_hash().and_then(HashRef::soonest_ms)
+    }
+
+    /// When nothing is left of the entry, in milliseconds since the epoch: its deadline, or that of the last field of a hash.
+    pub fn end_ms(self) -> Option<i64> {
+        let fields = self.timed_hash().and_then(HashRef::end_ms);
+        match (self.deadline_ms(), fields) {
+            (Some(own), Some(fields)) => Some(own.min(fields)),
+            (own, fields) => own.or(fields),
+        }
     }
 }

@@ -1,10 +1,11 @@
-//! Delivering what was published to the connections that receive it.
+//! Delivering what other connections cause: messages to those that subscribe, and lines to those that monitor.
 
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::Worker;
 use crate::pubsub::MAIL_BYTES_MAX;
 use crate::pubsub::mail::Mail;
+use crate::session::Replies;
 use crate::shared::Thread;
 
 /// Whenever so many bytes more wait for a receiver, they are sent, so that a burst of messages to many receivers is not
@@ -92,6 +93,20 @@ impl Worker {
             self.note_unread(place);
             // It is closed when it is its turn: it may be the connection that is being served.
             self.queue(place);
+        }
+    }
+
+    /// Writes lines to the clients of this thread that monitor.
+    pub(super) fn show_monitors(&mut self, lines: &[u8], from: u64) {
+        for client in self.shared.clients.monitors() {
+            if client.id != from
+                && let Some(key) = self.find(&client)
+                && let Some(connection) = self.connections.get_mut(key)
+                && connection.session.replies != Replies::Off
+            {
+                connection.append(lines);
+                self.unflushed.push(key);
+            }
         }
     }
 }
