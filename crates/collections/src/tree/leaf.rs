@@ -111,13 +111,14 @@ pub(super) fn make_room<T>(vec: &mut Vec<T>) {
     }
 }
 
-/// Moves what is left to a smaller block if more than half of the room is unused. (Shrinking in place would leave the
-/// allocator's block as it is.)
+/// Moves what is left to a smaller block if much of the room is unused. (Shrinking in place would leave the allocator's
+/// block as it is.)
 pub(super) fn tighten<T>(vec: &mut Vec<T>) {
     if vec.is_empty() {
         *vec = Vec::new();
-    } else if vec.len() * 2 < vec.capacity() && vec.capacity() > 8 {
-        let mut tight = Vec::with_capacity((vec.len() + vec.len() / 4).max(8));
+    } else if vec.len() * 8 < vec.capacity() * 5 && vec.capacity() > 8 {
+        let wanted = (vec.len() + vec.len() / 8).max(8);
+        let mut tight = Vec::with_capacity(bytes_for::<T>(wanted) / size_of::<T>());
         tight.append(vec);
         *vec = tight;
     }
