@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use damselfly_value::EntryRef;
 
 use crate::database::is_dead;
-use crate::{Busy, Database, Tx, garbage};
+use crate::{Busy, Database, KeyspaceTotals, Tx, garbage};
 
 /// A place in the order of a SCAN: the shard, then the position in hash order within it.
 ///
@@ -163,5 +163,37 @@ impl Tx<'_> {
             live.get_or_insert_with(|| entry.key().to_vec());
         });
         live
+    }
+
+    /// Calls `visit` with every live entry of the selected database, in the locked shards.
+    ///
+    /// # Panics
+    /// If not all shards are locked.
+    pub fn for_each(&mut self, visit: impl FnMut(EntryRef<'_>)) {
+        self.for_each_in(self.db(), visit);
+    }
+
+    /// As [`Tx::for_each`], for any database.
+    pub fn for_each_in(&mut self, db: usize, mut visit: impl FnMut(EntryRef<'_>)) {
+        let now = self.now();
+        for shard in 0..self.engine().shards() {
+            self.databases(shard)[db].table.for_each(|entry| {
+                if !is_dead(entry, now) {
+                    visit(entry);
+                }
+            });
+        }
+    }
+
+    /// Sums over the locked shards, for one database.
+    ///
+    /// # Panics
+    /// If not all shards are locked.
+    pub fn totals(&mut self, db: usize) -> KeyspaceTotals {
+        let mut totals = KeyspaceTotals::default();
+        for shard in 0..self.engine().shards() {
+            totals += &self.databases(shard)[db];
+        }
+        totals
     }
 }

@@ -8,6 +8,7 @@
 //! what it does through the `Tx` is atomic. Nothing here does I/O or knows a clock: time is an argument.
 
 mod access;
+mod aside;
 mod database;
 mod expiry;
 pub mod garbage;

@@ -1,13 +1,10 @@
 //! An atomic section: the locks one command holds, and what it may do under them.
 
-use std::sync::Arc;
-
 use damselfly_base::CommandError;
 use damselfly_value::{Collection, Entry, EntryRef, NewValue, Text};
 
-use crate::database::is_dead;
-use crate::shard::{Busy, Engine, KeyspaceTotals, Shard};
-use crate::waiting::{Ready, Waiter};
+use crate::aside::Aside;
+use crate::shard::{Busy, Engine, Shard};
 use crate::{Database, Place};
 
 /// The time of a command: milliseconds since the epoch.
@@ -88,20 +85,7 @@ pub struct Tx<'a> {
     others_wait: bool,
     effects: Effects,
     /// What few sections need.
-    aside: Option<Box<Aside>>,
-}
-
-/// What few sections need, so that the others need not even make it empty.
-#[derive(Default)]
-pub(crate) struct Aside {
-    /// What to free after the locks are released.
-    garbage: Vec<Database>,
-    /// Changed keys that somebody waits for.
-    pub(crate) ready: Ready,
-    /// Who was served, to be woken after the locks are released.
-    pub(crate) served: Vec<Arc<dyn Waiter>>,
-    /// Shards that were locked later than those of `Held`.
-    included: Vec<usize>,
+    pub(crate) aside: Option<Box<Aside>>,
 }
 
 impl Drop for Tx<'_> {
@@ -110,18 +94,6 @@ impl Drop for Tx<'_> {
         self.release();
         if let Some(aside) = &self.aside {
             aside.end(self.engine);
-        }
-    }
-}
-
-impl Aside {
-    #[cold]
-    fn end(&self, engine: &Engine) {
-        for &shard in &self.included {
-            engine.release(shard);
-        }
-        for waiter in &self.served {
-            waiter.wake();
         }
     }
 }
@@ -216,14 +188,6 @@ impl<'a> Tx<'a> {
         self.aside.get_or_insert_default()
     }
 
-    /// True if keys were changed that somebody waits for.
-    #[inline]
-    pub fn has_ready(&self) -> bool {
-        self.aside
-            .as_ref()
-            .is_some_and(|aside| !aside.ready.is_empty())
-    }
-
     /// Notes that a key of the selected database was changed or removed.
     #[inline]
     pub fn changed(&mut self, key: Key<'_>) {
@@ -268,20 +232,6 @@ impl<'a> Tx<'a> {
     fn includes(&self, index: usize) -> bool {
         let aside = self.aside.as_ref();
         aside.is_some_and(|aside| aside.included.contains(&index))
-    }
-
-    /// Locks the shard of one more key until the end of this section; false if it is busy. This is out of order, but who waits
-    /// for a few microseconds at most can be part of no deadlock.
-    pub fn include(&mut self, hash: u64) -> bool {
-        let shard = self.engine.shard_of(hash);
-        if self.holds(shard) {
-            return true;
-        }
-        let taken = self.engine.acquire(shard);
-        if taken {
-            self.aside().included.push(shard);
-        }
-        taken
     }
 
     /// Hints that the entries of these hashes are about to be used, in the selected database. Their shards are locked.
@@ -625,37 +575,5 @@ impl<'a> Tx<'a> {
     pub fn expired_mut(&mut self, shard: usize) -> &mut u64 {
         // SAFETY: bounded by the signature.
         &mut unsafe { self.shard(shard) }.expired
-    }
-
-    /// Calls `visit` with every live entry of the selected database, in the locked shards.
-    ///
-    /// # Panics
-    /// If not all shards are locked.
-    pub fn for_each(&mut self, visit: impl FnMut(EntryRef<'_>)) {
-        self.for_each_in(self.db, visit);
-    }
-
-    /// As [`Tx::for_each`], for any database.
-    pub fn for_each_in(&mut self, db: usize, mut visit: impl FnMut(EntryRef<'_>)) {
-        let now = self.now;
-        for shard in 0..self.engine.shards() {
-            self.databases(shard)[db].table.for_each(|entry| {
-                if !is_dead(entry, now) {
-                    visit(entry);
-                }
-            });
-        }
-    }
-
-    /// Sums over the locked shards, for one database.
-    ///
-    /// # Panics
-    /// If not all shards are locked.
-    pub fn totals(&mut self, db: usize) -> KeyspaceTotals {
-        let mut totals = KeyspaceTotals::default();
-        for shard in 0..self.engine.shards() {
-            totals += &self.databases(shard)[db];
-        }
-        totals
     }
 }

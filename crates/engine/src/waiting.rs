@@ -158,6 +158,28 @@ impl Tx<'_> {
         ticket
     }
 
+    /// True if keys were changed that somebody waits for.
+    #[inline]
+    pub fn has_ready(&self) -> bool {
+        self.aside
+            .as_ref()
+            .is_some_and(|aside| !aside.ready.is_empty())
+    }
+
+    /// Locks the shard of one more key until the end of this section; false if it is busy. This is out of order, but who waits
+    /// for a few microseconds at most can be part of no deadlock.
+    pub fn include(&mut self, hash: u64) -> bool {
+        let shard = self.engine().shard_of(hash);
+        if self.holds(shard) {
+            return true;
+        }
+        let taken = self.engine().acquire(shard);
+        if taken {
+            self.aside().included.push(shard);
+        }
+        taken
+    }
+
     /// Notes that a key was changed, if somebody waits for it.
     pub(crate) fn note_ready(&mut self, db: usize, key: Key<'_>) {
         let engine = self.engine();

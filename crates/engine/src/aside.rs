@@ -1,0 +1,32 @@
+//! What few sections need beside their locks.
+
+use std::sync::Arc;
+
+use crate::waiting::{Ready, Waiter};
+use crate::{Database, Engine};
+
+/// What few sections need, so that the others need not even make it empty.
+#[derive(Default)]
+pub(crate) struct Aside {
+    /// What to free after the locks are released.
+    pub(crate) garbage: Vec<Database>,
+    /// Changed keys that somebody waits for.
+    pub(crate) ready: Ready,
+    /// Who was served, to be woken after the locks are released.
+    pub(crate) served: Vec<Arc<dyn Waiter>>,
+    /// Shards that were locked later than those of `Held`.
+    pub(crate) included: Vec<usize>,
+}
+
+impl Aside {
+    /// To be called when the other locks are released.
+    #[cold]
+    pub(crate) fn end(&self, engine: &Engine) {
+        for &shard in &self.included {
+            engine.release(shard);
+        }
+        for waiter in &self.served {
+            waiter.wake();
+        }
+    }
+}
