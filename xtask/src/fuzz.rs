@@ -51,10 +51,25 @@ const TARGETS: &[Target] = &[
         seeds: &[b"\x05\x02\x01\0\x02\0\x30\x01\x02\x03\x04\x05\x06\x07\x08\x03"],
     },
     Target {
+        name: "sorted_set",
+        seeds: &[
+            b"\x08\x02\0\0\0\x81a\x02\x05\x01\x02bc\x03\x01\x02\x03\x04\x05\x06\x07\x01",
+            &[0x82; 200],
+        ],
+    },
+    Target {
         name: "chain",
         seeds: &[
             b"\x05\0\0\x01\0\0\0\0\0\0\0\x01\x09\0\0\x03\x01\0\0\x02\x03\x02\0\0\x02",
             &[0x6c; 256],
+        ],
+    },
+    Target {
+        name: "hash",
+        seeds: &[
+            b"\0\x80\x01\xa0\0\0\0\0\0\0\0\x01\x03\x01\xf3\x01\x85\x01\x07\x01",
+            b"\xc0\x02\0\0\0\x81a\x02\x01\x01",
+            b"\xe0\x04\0\0\0\x07\x01\x81a\x02\x01\x01\x07\x01",
         ],
     },
     Target {
@@ -107,7 +122,7 @@ const INPUT_BYTES_MAX: usize = 1024;
 const USAGE: &str = "\
 Usage: cargo xtask fuzz [TARGET] [--seconds N]
        cargo xtask fuzz TARGET --input FILE     runs one input again
-Targets: commands, config, table, entry, listpack, intset, chain, requests, replies, glob, numbers (default: all)";
+Targets: commands, config, table, entry, listpack, intset, chain, hash, requests, replies, glob, numbers (default: all)";
 
 /// What the command line asks for.
 #[derive(Debug, PartialEq, Eq)]

@@ -154,6 +154,22 @@ impl From<i64> for Element<'_> {
     }
 }
 
+/// How many bytes the element at the front of `bytes` takes without its back-length. `None` if they are not the beginning of
+/// an element.
+#[inline]
+pub(crate) fn span_at(bytes: &[u8]) -> Option<usize> {
+    Some(match *bytes {
+        [0..=0x7f, ..] => 1,
+        [tag @ 0x80..=0xbf, ..] => 1 + usize::from(tag & 0x3f),
+        [0xc0..=0xdf, ..] => 2,
+        [tag @ 0xe0..=0xef, low, ..] => 2 + usize::from(u16::from_be_bytes([tag & 0x0f, low])),
+        [0xf0, a, b, c, d, ..] => 5 + u32::from_le_bytes([a, b, c, d]) as usize,
+        [tag @ 0xf1..=0xf3, ..] => usize::from(tag - 0xf1) + 3,
+        [0xf4, ..] => 9,
+        _ => return None,
+    })
+}
+
 /// A text to look for, read as an integer once instead of for every element.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted<'a> {
@@ -320,6 +336,7 @@ mod tests {
             assert_eq!(&target[..len], *bytes, "{text:?}");
             assert_eq!(element.encoded_bytes(), len);
             assert_eq!(Element::decode(bytes), Some((element, element.span())));
+            assert_eq!(span_at(bytes), Some(element.span()));
         }
         // Sixteen thousand bytes, where the back-length of Redis grows one earlier than it could.
         for (len, back) in [(16_377, &b"\x7f\xfe"[..]), (16_378, b"\x00\xff\xff")] {
@@ -360,6 +377,7 @@ mod tests {
         assert_eq!(element.encode(&mut bytes), bytes.len());
         let span = element.span();
         assert_eq!(Element::decode(&bytes), Some((element, span)));
+        assert_eq!(span_at(&bytes), Some(span));
         assert_eq!(read_back_length(&bytes), Some(span));
         assert_eq!(Element::decode(&bytes[..span - 1]), None);
         assert!(Wanted::new(&element.to_vec()).is(element));

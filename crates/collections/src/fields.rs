@@ -436,7 +436,7 @@ impl Fields {
     /// No fields; allocates nothing.
     pub const fn new() -> Self {
         Self {
-            table: Table::new(0, 0),
+            table: Table::dense(),
             field_bytes: 0,
             deadlines: Deadlines(BTreeSet::new()),
         }

@@ -10,7 +10,7 @@
 //! All functions but [`Listpack::is_valid`] take bytes that were made here, or that `is_valid` found good: then nothing panics.
 //! Bytes from elsewhere may make them panic, not worse.
 
-use crate::element::{Element, Wanted, back_length, read_back_length, with_back_length};
+use crate::element::{Element, Wanted, back_length, read_back_length, span_at, with_back_length};
 use crate::{Buffer, Side};
 
 /// Bytes in front of the elements.
@@ -231,15 +231,26 @@ impl<'a> Listpack<'a> {
     /// Where the element at `offset` ends.
     #[inline]
     pub fn after(self, offset: Offset) -> Offset {
-        self.decode(offset).1
+        let bytes = match self.bytes[offset.0] {
+            0..=0x7f => 2,
+            // Up to 64 bytes, so that one byte is enough for the back-length.
+            tag @ 0x80..=0xbf => 2 + usize::from(tag & 0x3f),
+            _ => with_back_length(span_at(&self.bytes[offset.0..]).expect(BROKEN)),
+        };
+        Offset(offset.0 + bytes)
     }
 
     /// The element at `offset`, and where it ends.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn decode(self, offset: Offset) -> (Element<'a>, Offset) {
-        if let Some((text, after)) = self.short_text(offset) {
-            return (Element::Bytes(text), after);
+        match self.short_text(offset) {
+            Some((text, after)) => (Element::Bytes(text), after),
+            None => self.decode_any(offset),
         }
+    }
+
+    #[inline]
+    fn decode_any(self, offset: Offset) -> (Element<'a>, Offset) {
         let (element, span) = Element::decode(&self.bytes[offset.0..]).expect(BROKEN);
         (element, Offset(offset.0 + with_back_length(span)))
     }
@@ -365,7 +376,12 @@ pub fn append_range(
 pub fn replace<'e>(buffer: &mut impl Buffer, offset: Offset, element: impl Into<Element<'e>>) {
     let element = element.into();
     let after = Listpack::new(buffer.bytes()).after(offset);
-    let target = buffer.splice(offset.0, after.0 - offset.0, element.encoded_bytes());
+    let (removed, inserted) = (after.0 - offset.0, element.encoded_bytes());
+    let target = if removed == inserted {
+        &mut buffer.bytes_mut()[offset.0..after.0]
+    } else {
+        buffer.splice(offset.0, removed, inserted)
+    };
     element.encode(target);
 }
 
@@ -382,14 +398,14 @@ pub fn remove(buffer: &mut impl Buffer, offset: Offset, count: usize) -> usize {
 
 /// Removes the `count` elements between two offsets.
 pub fn remove_range(buffer: &mut impl Buffer, from: Offset, to: Offset, count: usize) {
-    let left = Listpack::new(buffer.bytes()).len() - count;
+    let listpack = Listpack::new(buffer.bytes());
+    let (bytes, left) = (listpack.byte_len(), listpack.len() - count);
     if left == 0 {
-        let len = buffer.bytes().len();
-        buffer.splice(0, len, 0);
+        buffer.splice(0, bytes, 0);
         return;
     }
-    buffer.splice(from.0, to.0 - from.0, 0);
     set_count(buffer, left);
+    buffer.splice(from.0, to.0 - from.0, 0);
 }
 
 /// Removes up to `limit` elements that are `wanted`, those nearest to one end, in one pass. Returns how many there were.
@@ -429,8 +445,9 @@ pub fn remove_equal(
 /// Makes room for `count` elements of together `bytes` bytes at `offset`, and counts them.
 #[inline]
 fn open(buffer: &mut impl Buffer, offset: Offset, count: usize, bytes: usize) -> &mut [u8] {
-    let count = Listpack::new(buffer.bytes()).len() + count;
-    if buffer.bytes().is_empty() {
+    let listpack = Listpack::new(buffer.bytes());
+    let (is_empty, count) = (listpack.is_empty(), listpack.len() + count);
+    if is_empty {
         let target = buffer.splice(0, 0, HEADER_BYTES + bytes);
         target[..HEADER_BYTES].copy_from_slice(&(count as u32).to_le_bytes());
         return &mut target[HEADER_BYTES..];

@@ -41,7 +41,7 @@ impl Ranking {
     pub fn new() -> Self {
         Self {
             tree: Tree::new(),
-            table: Table::new(0, 0),
+            table: Table::dense(),
             block_bytes: 0,
         }
     }

@@ -97,6 +97,21 @@ impl<'a> Args<'a> {
         }
     }
 
+    /// Appends a copy to these two, which [`Args::new`] takes later.
+    #[inline]
+    pub fn copy_to(&self, bytes: &mut Vec<u8>, spans: &mut Vec<Span>) {
+        let (Some(first), Some(last)) = (self.spans.first(), self.spans.last()) else {
+            return;
+        };
+        // Arguments stand in order, so what is between them comes along: that is cheaper than to copy one by one.
+        let (from, start) = (first.start, bytes.len());
+        bytes.extend_from_slice(&self.input[from..last.start + last.len]);
+        spans.extend(self.spans.iter().map(|span| Span {
+            start: span.start - from + start,
+            len: span.len,
+        }));
+    }
+
     /// All arguments from `first` on.
     #[inline]
     pub fn from(

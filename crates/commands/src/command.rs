@@ -373,6 +373,8 @@ pub enum Group {
     SortedSet,
     /// Any key.
     Generic,
+    /// Several commands as one.
+    Transactions,
     /// Channels.
     PubSub,
     /// The connection.
@@ -391,6 +393,7 @@ impl Group {
             Self::Hash => "hash",
             Self::SortedSet => "sorted-set",
             Self::Generic => "generic",
+            Self::Transactions => "transactions",
             Self::PubSub => "pubsub",
             Self::Connection => "connection",
             Self::Server => "server",
@@ -406,6 +409,7 @@ impl Group {
             Self::Hash => Some("hash"),
             Self::SortedSet => Some("sortedset"),
             Self::Generic => Some("keyspace"),
+            Self::Transactions => Some("transaction"),
             Self::Connection => Some("connection"),
             Self::PubSub | Self::Server => None,
         }

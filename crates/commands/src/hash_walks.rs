@@ -163,12 +163,15 @@ fn pick_different(fields: &Fields, wanted: usize, mut visit: impl FnMut(Pair<'_>
 fn hscan(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     /// A call looks at so many buckets for each field it is asked for: a hash that has shrunk may have many empty ones.
     const BUCKETS_PER_FIELD: usize = 10;
-    let cursor = scans::cursor(args, 2)?;
+    let (cursor, steps_max) = (scans::cursor(args, 2)?, long::steps_max(tx));
     let Some(hash) = tx.read_as::<Hash>(args.key(1))? else {
         scans::write_empty(reply);
         return Ok(());
     };
     let options = scans::Options::parse(args, 3, false)?;
+    if options.count.min(hash.len()) > steps_max {
+        return Err(Stop::Long);
+    }
     scans::write(reply, |list| {
         let (mut cursor, mut seen, mut shown) = (cursor, 0, 0);
         for _ in 0..options.count.saturating_mul(BUCKETS_PER_FIELD) {

@@ -6,7 +6,7 @@ use damselfly_base::long_double::LongDouble;
 use damselfly_base::number::{Decimal, parse_integer};
 use damselfly_engine::{Create, Tx};
 use damselfly_protocol::Reply;
-use damselfly_value::{Collection, Element, Hash, HashMut, HashRef, Pair, Value};
+use damselfly_value::{Collection, Element, Hash, HashMut, HashRef, Pair, SharedLarge, Value};
 
 use crate::command::{
     Access, Arity::AtLeast, Arity::Exactly, At::One, Command, Group, KeySpec, Keys, Run, Trait,
@@ -89,12 +89,22 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
     },
     lists(
         "HGETALL",
-        hgetall,
+        |tx, args, reply| list(tx, args, reply, Parts::Both),
         "HGETALL key",
         "Returns all fields of a hash and their values.",
     ),
-    lists("HKEYS", hkeys, "HKEYS key", "Returns all fields of a hash."),
-    lists("HVALS", hvals, "HVALS key", "Returns all values of a hash."),
+    lists(
+        "HKEYS",
+        |tx, args, reply| list(tx, args, reply, Parts::Fields),
+        "HKEYS key",
+        "Returns all fields of a hash.",
+    ),
+    lists(
+        "HVALS",
+        |tx, args, reply| list(tx, args, reply, Parts::Values),
+        "HVALS key",
+        "Returns all values of a hash.",
+    ),
     Command {
         name: "HLEN",
         arity: Exactly(2),
@@ -255,71 +265,57 @@ fn hmget(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     Ok(())
 }
 
-fn hgetall(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    write_all(
-        tx,
-        args,
-        reply,
-        |reply, len| reply.map(len),
-        |pair, reply| {
-            sets::write(pair.field, reply);
-            sets::write(pair.value, reply);
-        },
-    )
+/// What is shown of each field.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Parts {
+    Fields,
+    Values,
+    Both,
 }
 
-/// Writes something of every field: of a large hash, slice by slice.
-fn write_all(
-    tx: &mut Tx<'_>,
-    args: Args<'_>,
-    reply: &mut Reply<'_>,
-    begin: fn(&mut Reply<'_>, usize),
-    write: fn(Pair<'_>, &mut Reply<'_>),
-) -> Result {
+impl Parts {
+    fn begin(self, reply: &mut Reply<'_>, fields: usize) {
+        match self {
+            Self::Both => reply.map(fields),
+            Self::Fields | Self::Values => reply.array(fields),
+        }
+    }
+
+    fn write(self, reply: &mut Reply<'_>, pair: Pair<'_>) {
+        if self != Self::Values {
+            sets::write(pair.field, reply);
+        }
+        if self != Self::Fields {
+            sets::write(pair.value, reply);
+        }
+    }
+}
+
+/// Shows all fields of a hash; many of them slice by slice.
+fn list(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, parts: Parts) -> Result {
     let Some(entry) = tx.read(args.key(1)) else {
-        begin(reply, 0);
+        parts.begin(reply, 0);
         return Ok(());
     };
     let hash = Hash::view(entry).ok_or(CommandError::WrongType)?;
-    begin(reply, hash.len());
+    parts.begin(reply, hash.len());
     if hash.len() > long::SLICED_MIN
         && let Some(shared) = entry.share_large()
     {
-        let mut cursor = 0;
-        return Err(Stop::Rest(Rest::new(move |reply| {
-            let Value::Hash(hash) = shared.value() else {
-                return false;
-            };
-            cursor = hash.scan(cursor, |pair| write(pair, reply));
-            cursor != 0
-        })));
+        return Err(Stop::Rest(rest(shared, parts)));
     }
-    hash.for_each(|pair| write(pair, reply));
+    hash.for_each(|pair| parts.write(reply, pair));
     Ok(())
 }
 
-fn hkeys(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    write_all(
-        tx,
-        args,
-        reply,
-        |reply, len| reply.array(len),
-        |pair, reply| {
-            sets::write(pair.field, reply);
-        },
-    )
-}
-
-fn hvals(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    write_all(
-        tx,
-        args,
-        reply,
-        |reply, len| reply.array(len),
-        |pair, reply| {
-            sets::write(pair.value, reply);
-        },
-    )
+fn rest(shared: SharedLarge, parts: Parts) -> Rest {
+    let mut position = 0;
+    Rest::new(move |reply| {
+        if let Value::Hash(hash) = shared.value() {
+            position = hash.scan(position, |pair| parts.write(reply, pair));
+        }
+        position != 0
+    })
 }
 
 fn hlen(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {

@@ -149,10 +149,9 @@ fn randomkey(tx: &mut Tx<'_>, _args: Args<'_>, reply: &mut Reply<'_>) -> Result 
 fn scan(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let cursor = Cursor(scans::cursor(args, 1)?);
     let options = scans::Options::parse(args, 2, true)?;
-    let (engine, db, now) = (tx.engine(), tx.db(), tx.now());
     scans::write(reply, |list| {
         let mut shown = 0;
-        let next = engine.scan(db, now, cursor, options.count, |entry| {
+        let next = tx.scan(tx.db(), cursor, options.count, |entry| {
             let of_type =
                 |name: &[u8]| name.eq_ignore_ascii_case(entry.type_of().name().as_bytes());
             if options.only_type.is_none_or(of_type) && options.matches(entry.key()) {

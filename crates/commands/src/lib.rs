@@ -19,6 +19,7 @@ mod ranges;
 mod scans;
 mod set_algebra;
 mod sets;
+mod sort;
 mod sorted_set_algebra;
 mod sorted_set_pops;
 mod sorted_set_ranges;
@@ -53,6 +54,7 @@ pub static FAMILIES: &[&[Command<KeyspaceFn>]] = &[
     keyspace::COMMANDS,
     expiry::COMMANDS,
     object::COMMANDS,
+    sort::COMMANDS,
     hashes::COMMANDS,
     hash_walks::COMMANDS,
     hash_expiry::COMMANDS,

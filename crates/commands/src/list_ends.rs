@@ -98,10 +98,7 @@ pub(crate) fn pop_one(
     reply: &mut Reply<'_>,
 ) -> Result<bool> {
     let popped = tx.change::<List, _>(key, Create::Never, |list| {
-        if let Some(element) = list.view().end(side) {
-            reply_element(element, reply);
-            list.remove_end(side, 1);
-        }
+        list.pop(side, |element| reply_element(element, reply));
     })?;
     if popped.is_some() {
         tx.changed(key);
@@ -187,7 +184,7 @@ pub(crate) fn move_one(
     if source.bytes == target.bytes {
         tx.change::<List, _>(source, Create::Never, |list| {
             list.remove_end(from, 1);
-            list.push(to, text);
+            list.push(to, text)
         })?;
     } else {
         tx.change::<List, _>(target, Create::IfAbsent, |list| list.push(to, text))?;

@@ -225,10 +225,7 @@ fn push(
     reply: &mut Reply<'_>,
 ) -> Result {
     let key = args.key(1);
-    let len = tx.change::<List, _>(key, create, |list| {
-        list.push(side, args.from(2));
-        list.view().len()
-    })?;
+    let len = tx.change::<List, _>(key, create, |list| list.push(side, args.from(2)))?;
     if len.is_some() {
         tx.changed(key);
     }

@@ -31,27 +31,4 @@ impl Engine {
         *tx.expired_mut(shard) += entries as u64;
         entries + fields
     }
-
-    /// Entries removed since the start because their end had come. Never falls from one call to the next, although busy
-    /// shards are left out.
-    pub fn expired(&self, now: Now) -> u64 {
-        let seen: u64 = (0..self.shards())
-            .filter_map(|shard| {
-                self.lock_shard(shard, 0, now)
-                    .ok()
-                    .map(|mut tx| *tx.expired_mut(shard))
-            })
-            .sum();
-        self.expired_seen.fetch_max(seen, Relaxed).max(seen)
-    }
-
-    /// Starts the count of [`Engine::expired`] again at zero; busy shards keep theirs.
-    pub fn reset_expired(&self, now: Now) {
-        for shard in 0..self.shards() {
-            if let Ok(mut tx) = self.lock_shard(shard, 0, now) {
-                *tx.expired_mut(shard) = 0;
-            }
-        }
-        self.expired_seen.store(0, Relaxed);
-    }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use damselfly_value::EntryRef;
 
 use crate::database::is_dead;
-use crate::{Busy, Database, Engine, Now, Tx, garbage};
+use crate::{Busy, Database, Tx, garbage};
 
 /// A place in the order of a SCAN: the shard, then the position in hash order within it.
 ///
@@ -21,61 +21,62 @@ const POSITION_BITS: u32 = damselfly_table::POSITION_BITS;
 const POSITION_MASK: u64 = (1 << POSITION_BITS) - 1;
 const _: () = assert!(POSITION_BITS + 12 <= 52 && crate::shard::SHARDS_MAX <= 1 << 12);
 
-impl Engine {
+impl Tx<'_> {
     /// Visits at least `count` live or dead entries from `cursor` on (fewer at the end) and returns where to go on;
-    /// zero at the end. Dead entries count but are not shown.
+    /// zero at the end. Dead entries count but are not shown. Shards that are not locked are locked one by one.
     ///
     /// An entry that is there all the time from the first call to the last is visited at least once.
     ///
     /// # Errors
     /// If the first shard to look at is busy; at a later one it just stops early.
     pub fn scan(
-        &self,
+        &mut self,
         db: usize,
-        now: Now,
         cursor: Cursor,
         count: usize,
         mut visit: impl FnMut(EntryRef<'_>),
     ) -> Result<Cursor, Busy> {
+        let (shards, now) = (self.engine().shards(), self.now());
         let first = (cursor.0 >> POSITION_BITS) as usize;
         let mut position = cursor.0 & POSITION_MASK;
         let mut left = count;
-        for shard in first..self.shards() {
-            let mut tx = match self.lock_shard(shard, db, now) {
-                Ok(tx) => tx,
+        for shard in first..shards {
+            let scanned = self.with_shard(shard, |tx| {
+                let table = &tx.databases(shard)[db].table;
+                loop {
+                    position = table.scan(position, |entry| {
+                        left = left.saturating_sub(1);
+                        if !is_dead(entry, now) {
+                            visit(entry);
+                        }
+                    });
+                    if position == 0 || left == 0 {
+                        return;
+                    }
+                }
+            });
+            match scanned {
+                Ok(()) => {}
                 Err(busy) if shard == first => return Err(busy),
                 Err(_) => return Ok(Cursor((shard as u64) << POSITION_BITS)),
-            };
-            let table = &tx.databases(shard)[db].table;
-            loop {
-                position = table.scan(position, |entry| {
-                    left = left.saturating_sub(1);
-                    if !is_dead(entry, now) {
-                        visit(entry);
-                    }
-                });
-                if position == 0 {
-                    break;
-                }
-                if left == 0 {
-                    return Ok(Cursor((shard as u64) << POSITION_BITS | position));
-                }
             }
-            if left == 0 && shard + 1 < self.shards() {
+            if position > 0 {
+                return Ok(Cursor((shard as u64) << POSITION_BITS | position));
+            }
+            if left == 0 && shard + 1 < shards {
                 return Ok(Cursor((shard as u64 + 1) << POSITION_BITS));
             }
         }
         Ok(Cursor(0))
     }
-}
 
-impl Tx<'_> {
     /// Takes all keys out of a database. Their memory is freed when this section ends: by this thread,
     /// once the locks are released, or `later` by a thread that has nothing else to do.
     ///
     /// # Panics
     /// If not all shards are locked.
     pub fn flush(&mut self, db: usize, later: bool) {
+        self.tell_watchers(db, None);
         let engine = self.engine();
         let taken: Vec<_> = (0..engine.shards())
             .map(|shard| {
@@ -118,6 +119,10 @@ impl Tx<'_> {
     /// # Panics
     /// If not all shards are locked.
     pub fn swap_databases(&mut self, a: usize, b: usize) {
+        if a != b {
+            self.tell_watchers(a, Some(b));
+            self.tell_watchers(b, Some(a));
+        }
         for shard in 0..self.engine().shards() {
             self.databases(shard).swap(a, b);
         }

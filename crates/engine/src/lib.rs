@@ -15,6 +15,7 @@ mod keyspace;
 mod shard;
 mod tx;
 mod waiting;
+mod watching;
 
 pub use access::{AccessPolicy, frequency, idle_seconds};
 pub use database::{Absent, Database, Place, Present};
@@ -22,3 +23,4 @@ pub use keyspace::Cursor;
 pub use shard::{Busy, Engine, KeyspaceTotals, Rule, Settings, Wake};
 pub use tx::{Create, Deadline, Effects, Key, Now, Tx};
 pub use waiting::{Served, Ticket, Unserved, Waiter};
+pub use watching::{Watched, Watcher};

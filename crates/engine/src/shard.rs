@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering:
 use damselfly_lock::{Lock, Waiters};
 use damselfly_value::Thresholds;
 
-use crate::{AccessPolicy, Database, Now, Tx, tx::Held, waiting::Waiting};
+use crate::{AccessPolicy, Database, Now, Tx, tx::Held, waiting::Waiting, watching::Watching};
 
 /// The most shards: their number is part of every SCAN cursor.
 pub const SHARDS_MAX: usize = 1 << 12;
@@ -99,12 +99,17 @@ pub(crate) struct Shard {
     pub(crate) expired: u64,
 }
 
-/// A shard with its lock, and who waits for its keys. On cache lines of its own, so that threads at neighbouring shards do not
-/// slow each other down; two lines, since processors fetch them in pairs.
-#[repr(align(128))]
+/// A shard with its lock, and who waits for or watches its keys. On cache lines of its own, so that threads at neighbouring
+/// shards do not slow each other down; pairs of lines, since processors fetch them so. The first line has all that commands
+/// look at while nobody waits or watches.
+#[repr(C, align(128))]
 struct Apart {
     lock: Lock<Shard>,
+    /// How many wait for or watch its keys; one counts once for each key. It grows only under the shard's lock, so who holds
+    /// that and reads zero knows that nobody does.
+    observers: AtomicUsize,
     waiting: Waiting,
+    watching: Watching,
 }
 
 /// A function that makes one thread look at its parked connections again.
@@ -119,8 +124,6 @@ pub struct Engine {
     wakes: OnceLock<Vec<Wake>>,
     /// Of the last client that began to wait for keys.
     pub(crate) last_ticket: AtomicU64,
-    /// The highest count of expired entries that was reported.
-    pub(crate) expired_seen: AtomicU64,
     /// What may change while the engine runs.
     pub settings: Settings,
 }
@@ -170,7 +173,9 @@ impl Engine {
                 };
                 Apart {
                     lock: Lock::new(shard),
+                    observers: AtomicUsize::new(0),
                     waiting: Waiting::default(),
+                    watching: Watching::default(),
                 }
             })
             .collect();
@@ -180,7 +185,6 @@ impl Engine {
             databases: rule.databases,
             wakes: OnceLock::new(),
             last_ticket: AtomicU64::new(1),
-            expired_seen: AtomicU64::new(0),
             settings: Settings::default(),
         }
     }
@@ -216,6 +220,27 @@ impl Engine {
     #[inline]
     pub(crate) fn waiting(&self, shard: usize) -> &Waiting {
         &self.shards[shard].waiting
+    }
+
+    /// Who watches keys of a shard.
+    pub(crate) fn watching(&self, shard: usize) -> &Watching {
+        &self.shards[shard].watching
+    }
+
+    /// True if somebody waits for or watches a key of this shard, whose lock the caller holds.
+    #[inline]
+    pub(crate) fn is_observed(&self, shard: usize) -> bool {
+        self.shards[shard].observers.load(Relaxed) != 0
+    }
+
+    /// Counts one more who waits for or watches a key of this shard, whose lock the caller holds.
+    pub(crate) fn add_observer(&self, shard: usize) {
+        self.shards[shard].observers.fetch_add(1, Relaxed);
+    }
+
+    /// Counts one less.
+    pub(crate) fn remove_observer(&self, shard: usize) {
+        self.shards[shard].observers.fetch_sub(1, Relaxed);
     }
 
     /// Takes the lock of one shard, for a section that has others already; false if it is busy.
@@ -290,7 +315,7 @@ impl Engine {
     #[cfg(broken = "sections")]
     pub(crate) fn reacquire(&self, held: &Held<'_>) -> bool {
         let taken = match held {
-            Held::None => Ok(()),
+            Held::None | Held::Lent => Ok(()),
             Held::One(shard) => self.acquire_ascending(std::iter::once(*shard)),
             Held::Many(shards) => self.acquire_ascending(shards.iter().copied()),
             Held::All => self.acquire_ascending(0..self.shards.len()),

@@ -6,7 +6,7 @@ use damselfly_base::CommandError;
 use damselfly_value::{Collection, Entry, EntryRef, NewValue, Text};
 
 use crate::database::is_dead;
-use crate::shard::{Engine, KeyspaceTotals, Shard};
+use crate::shard::{Busy, Engine, KeyspaceTotals, Shard};
 use crate::waiting::{Ready, Waiter};
 use crate::{Database, Place};
 
@@ -61,6 +61,8 @@ pub(crate) enum Held<'a> {
     /// Ascending, without repeats.
     Many(&'a [usize]),
     All,
+    /// All, on loan from the section that holds them.
+    Lent,
 }
 
 /// What an atomic section did, for statistics.
@@ -142,7 +144,7 @@ impl<'a> Tx<'a> {
     #[inline]
     fn release(&self) {
         match self.held {
-            Held::None => {}
+            Held::None | Held::Lent => {}
             Held::One(shard) => self.engine.release(shard),
             Held::Many(shards) => shards.iter().for_each(|&shard| self.engine.release(shard)),
             Held::All => (0..self.engine.shards()).for_each(|shard| self.engine.release(shard)),
@@ -160,9 +162,9 @@ impl<'a> Tx<'a> {
         }
     }
 
-    /// Makes reading leave no trace on the age of keys (CLIENT NO-TOUCH).
-    pub fn leave_no_trace(&mut self) {
-        self.touches = false;
+    /// Makes reading leave a trace on the age of keys, or (CLIENT NO-TOUCH) none.
+    pub fn set_touches(&mut self, touches: bool) {
+        self.touches = touches;
     }
 
     /// The time of this command.
@@ -184,7 +186,7 @@ impl<'a> Tx<'a> {
 
     /// True if every shard is locked.
     pub fn holds_all(&self) -> bool {
-        matches!(self.held, Held::All)
+        matches!(self.held, Held::All | Held::Lent)
     }
 
     /// The selected database.
@@ -205,7 +207,7 @@ impl<'a> Tx<'a> {
     }
 
     /// Makes another database the selected one.
-    pub(crate) fn set_db(&mut self, db: usize) {
+    pub fn set_db(&mut self, db: usize) {
         self.db = db;
     }
 
@@ -233,9 +235,16 @@ impl<'a> Tx<'a> {
     pub fn changed_in(&mut self, db: usize, key: Key<'_>) {
         self.effects.changes += 1;
         let shard = self.engine.shard_of(key.hash);
-        if !self.engine.waiting(shard).is_empty() {
-            self.note_ready(db, key);
+        if self.engine.is_observed(shard) {
+            self.tell_change(db, key);
         }
+    }
+
+    #[cold]
+    fn tell_change(&mut self, db: usize, key: Key<'_>) {
+        let watching = self.engine.watching(self.engine.shard_of(key.hash));
+        watching.tell(db, key.hash);
+        self.note_ready(db, key);
     }
 
     /// Notes that many keys were changed or removed at once.
@@ -250,7 +259,7 @@ impl<'a> Tx<'a> {
             Held::None => false,
             Held::One(shard) => shard == index,
             Held::Many(shards) => shards.binary_search(&index).is_ok(),
-            Held::All => true,
+            Held::All | Held::Lent => true,
         };
         held || self.includes(index)
     }
@@ -273,6 +282,44 @@ impl<'a> Tx<'a> {
             self.aside().included.push(shard);
         }
         taken
+    }
+
+    /// Hints that the entries of these hashes are about to be used, in the selected database. Their shards are locked.
+    pub fn prefetch(&mut self, hashes: &[u64]) {
+        let (engine, db) = (self.engine, self.db);
+        for &hash in hashes {
+            let database = &self.databases(engine.shard_of(hash))[db];
+            database.table.prefetch_bucket(hash);
+        }
+        for &hash in hashes {
+            let database = &self.databases(engine.shard_of(hash))[db];
+            database.table.prefetch_item(hash);
+        }
+    }
+
+    /// A section over the same locks, for a command that is a part of this one and would take locks itself.
+    ///
+    /// # Panics
+    /// If not all shards are locked.
+    pub fn lend(&mut self) -> Tx<'_> {
+        assert!(self.holds_all(), "a part of the locks can't be lent");
+        Tx::new(self.engine, Held::Lent, self.db, self.now)
+    }
+
+    /// Lets `visit` have a shard under its lock: that of this section, or else one taken for as long as `visit` runs.
+    ///
+    /// # Errors
+    /// If the shard is busy.
+    pub fn with_shard<R>(
+        &mut self,
+        shard: usize,
+        visit: impl FnOnce(&mut Tx<'_>) -> R,
+    ) -> Result<R, Busy> {
+        if self.holds(shard) {
+            return Ok(visit(self));
+        }
+        let mut tx = self.engine.lock_shard(shard, self.db, self.now)?;
+        Ok(visit(&mut tx))
     }
 
     /// The locked shard of that number.
@@ -573,8 +620,8 @@ impl<'a> Tx<'a> {
         &mut unsafe { self.shard(shard) }.databases
     }
 
-    /// How many entries of a locked shard were removed since their end had come.
-    pub(crate) fn expired_mut(&mut self, shard: usize) -> &mut u64 {
+    /// How many entries of a locked shard were removed since their end had come, as counted since the start or a reset.
+    pub fn expired_mut(&mut self, shard: usize) -> &mut u64 {
         // SAFETY: bounded by the signature.
         &mut unsafe { self.shard(shard) }.expired
     }

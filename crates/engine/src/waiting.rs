@@ -15,7 +15,7 @@
 //! last to be taken, and nothing else is done while it is held.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::{Busy, Engine, Key, Now, Tx};
@@ -59,54 +59,51 @@ pub struct Unserved {
 
 type Queue = BTreeMap<Ticket, Arc<dyn Waiter>>;
 
+type ByDatabase = HashMap<usize, HashMap<Box<[u8]>, Queue>>;
+
 /// The waiters of one shard.
 #[derive(Default)]
 pub(crate) struct Waiting {
-    /// How many there are; one counts once for each key. It grows only under the shard's lock, so who holds that and reads
-    /// zero knows that nobody waits.
-    count: AtomicUsize,
-    by_database: Mutex<HashMap<usize, HashMap<Box<[u8]>, Queue>>>,
+    by_database: Mutex<ByDatabase>,
 }
 
 impl Waiting {
-    fn lock(&self) -> MutexGuard<'_, HashMap<usize, HashMap<Box<[u8]>, Queue>>> {
+    fn lock(&self) -> MutexGuard<'_, ByDatabase> {
         self.by_database
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// True if nobody waits for any key of this shard, whose lock the caller holds.
-    #[inline]
-    pub(crate) fn is_empty(&self) -> bool {
-        self.count.load(Relaxed) == 0
-    }
-
-    fn add(&self, db: usize, key: &[u8], ticket: Ticket, waiter: Arc<dyn Waiter>) {
+    /// False if the waiter is there already: a key may be named twice.
+    fn add(&self, db: usize, key: &[u8], ticket: Ticket, waiter: Arc<dyn Waiter>) -> bool {
         let mut by_database = self.lock();
         let queue = by_database.entry(db).or_default().entry(key.into());
-        // A key may be named twice.
-        if queue.or_default().insert(ticket, waiter).is_none() {
-            self.count.fetch_add(1, Relaxed);
-        }
+        queue.or_default().insert(ticket, waiter).is_none()
     }
 
-    fn remove(&self, db: usize, key: &[u8], ticket: Ticket) {
+    /// False if there is no such waiter.
+    fn remove(&self, db: usize, key: &[u8], ticket: Ticket) -> bool {
         let mut by_database = self.lock();
         let Some(keys) = by_database.get_mut(&db) else {
-            return;
+            return false;
         };
         let Some(queue) = keys.get_mut(key) else {
-            return;
+            return false;
         };
-        if queue.remove(&ticket).is_some() {
-            self.count.fetch_sub(1, Relaxed);
-        }
+        let removed = queue.remove(&ticket).is_some();
         if queue.is_empty() {
             keys.remove(key);
         }
         if keys.is_empty() {
             by_database.remove(&db);
         }
+        removed
+    }
+
+    fn count(&self) -> usize {
+        let by_database = self.lock();
+        let queues = by_database.values().flat_map(HashMap::values);
+        queues.map(BTreeMap::len).sum()
     }
 
     fn is_awaited(&self, db: usize, key: &[u8]) -> bool {
@@ -154,13 +151,14 @@ impl Tx<'_> {
             let shard = engine.shard_of(key.hash);
             assert!(self.holds(shard), "waiting for a key without its lock");
             let waiting = engine.waiting(shard);
-            waiting.add(self.db(), key.bytes, ticket, waiter.clone());
+            if waiting.add(self.db(), key.bytes, ticket, waiter.clone()) {
+                engine.add_observer(shard);
+            }
         }
         ticket
     }
 
     /// Notes that a key was changed, if somebody waits for it.
-    #[cold]
     pub(crate) fn note_ready(&mut self, db: usize, key: Key<'_>) {
         let engine = self.engine();
         let shard = engine.shard_of(key.hash);
@@ -183,7 +181,7 @@ impl Tx<'_> {
         let engine = self.engine();
         for shard in 0..engine.shards() {
             assert!(self.holds(shard), "a database is changed without all locks");
-            if !engine.waiting(shard).is_empty() {
+            if engine.is_observed(shard) {
                 let keys = engine.waiting(shard).keys(db);
                 let ready = keys.into_iter().map(|key| (db, key));
                 self.aside().ready.keys.extend(ready);
@@ -214,7 +212,8 @@ impl Tx<'_> {
     /// Serves who waits for one key. Returns a hash of the shard that is missing, if one is.
     fn serve_key(&mut self, key: Key<'_>) -> Option<u64> {
         let (engine, db) = (self.engine(), self.db());
-        let waiting = engine.waiting(engine.shard_of(key.hash));
+        let shard = engine.shard_of(key.hash);
+        let waiting = engine.waiting(shard);
         let mut from = Ticket(0);
         while self.peek(key).is_some()
             && let Some((ticket, waiter)) = waiting.first(db, key.bytes, from)
@@ -222,10 +221,10 @@ impl Tx<'_> {
             from = Ticket(ticket.0 + 1);
             match waiter.serve(self, key) {
                 Served::Yes => {
-                    waiting.remove(db, key.bytes, ticket);
+                    engine.forget_waiter(shard, db, key, ticket);
                     self.aside().served.push(waiter);
                 }
-                Served::Gone => waiting.remove(db, key.bytes, ticket),
+                Served::Gone => engine.forget_waiter(shard, db, key, ticket),
                 Served::No => {}
                 Served::Needs(hash) => return Some(hash),
             }
@@ -258,15 +257,20 @@ impl Engine {
     /// Takes a waiter out of the queues of these keys.
     pub fn stop_waiting<'k>(&self, ticket: Ticket, db: usize, keys: impl Iterator<Item = Key<'k>>) {
         for key in keys {
-            let waiting = self.waiting(self.shard_of(key.hash));
-            waiting.remove(db, key.bytes, ticket);
+            self.forget_waiter(self.shard_of(key.hash), db, key, ticket);
+        }
+    }
+
+    fn forget_waiter(&self, shard: usize, db: usize, key: Key<'_>, ticket: Ticket) {
+        if self.waiting(shard).remove(db, key.bytes, ticket) {
+            self.remove_observer(shard);
         }
     }
 
     /// How often somebody waits for a key; one who waits for several counts once for each.
     pub fn waiting_count(&self) -> usize {
         (0..self.shards())
-            .map(|shard| self.waiting(shard).count.load(Relaxed))
+            .map(|shard| self.waiting(shard).count())
             .sum()
     }
 }

@@ -74,9 +74,8 @@ fn a_panic_in_a_section_releases_its_locks() {
             tx.for_each(|_| panic!("while visiting all entries"));
         },
         &|| {
-            let _ = world
-                .engine
-                .scan(0, NOW, Default::default(), 10, |_| panic!("in a scan"));
+            let mut tx = world.engine.lock_none(0, NOW);
+            let _ = tx.scan(0, Default::default(), 10, |_| panic!("in a scan"));
         },
         &|| {
             // No such database.

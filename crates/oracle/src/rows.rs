@@ -34,6 +34,8 @@ pub enum Family {
     List,
     /// Commands on sets.
     Set,
+    /// Commands on hashes.
+    Hash,
     /// Commands on sorted sets.
     SortedSet,
     /// Commands on keys of any type.
@@ -60,6 +62,7 @@ pub const FAMILIES: &[(Family, &str)] = &[
     (Family::String, "string"),
     (Family::List, "list"),
     (Family::Set, "set"),
+    (Family::Hash, "hash"),
     (Family::SortedSet, "sorted-set"),
     (Family::Generic, "generic"),
     (Family::Connection, "connection"),
@@ -88,7 +91,7 @@ const fn row(family: Family, weight: usize, rule: Rule, grammar: &'static str) -
     }
 }
 
-use Family::{Connection, Generic, List, Server, Set, SortedSet, String};
+use Family::{Connection, Generic, Hash, List, Server, Set, SortedSet, String};
 use Rule::{AtMost, Encoding, Exact, Hello, Near, Scan, Shape, Take, Unordered};
 
 /// Every command that random sequences use.
@@ -209,6 +212,28 @@ pub const ROWS: &[Row] = &[
     row(Set, 5, Exact, "SUNIONSTORE key ( key )+"),
     row(Set, 6, Unordered, "SDIFF ( key )+"),
     row(Set, 5, Exact, "SDIFFSTORE key ( key )+"),
+    row(Hash, 20, Exact, "HSET key ( member value )+"),
+    row(Hash, 5, Exact, "HSET key ( member integer )+"),
+    row(Hash, 3, Exact, "HMSET key ( member value )+"),
+    row(Hash, 4, Exact, "HSETNX key member value"),
+    row(Hash, 8, Exact, "HGET key member"),
+    row(Hash, 4, Exact, "HMGET key ( member )+"),
+    row(Hash, 5, Unordered, "HGETALL key"),
+    row(Hash, 3, Unordered, "HKEYS key"),
+    row(Hash, 3, Unordered, "HVALS key"),
+    row(Hash, 4, Exact, "HLEN key"),
+    row(Hash, 3, Exact, "HEXISTS key member"),
+    row(Hash, 3, Exact, "HSTRLEN key member"),
+    row(Hash, 8, Exact, "HDEL key ( member )+"),
+    row(Hash, 6, Exact, "HINCRBY key member integer"),
+    row(Hash, 6, Exact, "HINCRBYFLOAT key member float"),
+    row(Hash, 3, Shape, "HRANDFIELD key [ index [ WITHVALUES ] ]"),
+    row(
+        Hash,
+        3,
+        Scan,
+        "HSCAN key 0 [ MATCH pattern ] [ COUNT count ]",
+    ),
     row(
         SortedSet,
         30,

@@ -352,8 +352,10 @@ fn agree(rule: Rule, reference: &Outcome, subject: &Outcome) -> bool {
 
 fn sorted(value: &Value) -> Value {
     let mut value = value.clone();
-    if let Value::Array(items) | Value::Set(items) = &mut value {
-        items.sort_by_key(render);
+    match &mut value {
+        Value::Array(items) | Value::Set(items) => items.sort_by_key(render),
+        Value::Map(pairs) => pairs.sort_by_key(|(key, _)| render(key)),
+        _ => {}
     }
     value
 }

@@ -95,7 +95,7 @@ impl Run {
         }
     }
 
-    /// Pushes elements, one or several at once, some commands at once.
+    /// Pushes elements, one or several at once, some commands at once, some of them in one transaction.
     fn produce(&self, producer: usize, random: &mut Random) {
         let mut connection = self.server.connect();
         let mut numbers: HashMap<String, usize> = HashMap::new();
@@ -106,6 +106,10 @@ impl Run {
                 continue;
             }
             let (mut bytes, commands) = (Vec::new(), 1 + random.below(3));
+            let at_once = random.one_in(4);
+            if at_once {
+                bytes.extend(request(&["MULTI"]));
+            }
             for _ in 0..commands {
                 let key = match random.below(4) {
                     0 => format!("stack{}", random.below(STACKS)),
@@ -126,11 +130,25 @@ impl Run {
                 pushed.extend_from_slice(&words[2..]);
                 bytes.extend(request(&words));
             }
-            connection.send(&bytes).unwrap();
-            for _ in 0..commands {
-                let reply = connection.receive().unwrap();
-                assert!(matches!(reply, Value::Integer(_)), "{reply:?}");
+            if at_once {
+                bytes.extend(request(&["EXEC"]));
             }
+            connection.send(&bytes).unwrap();
+            let mut lens = Vec::new();
+            if at_once {
+                for _ in 0..=commands {
+                    let reply = connection.receive().unwrap();
+                    assert!(matches!(reply, Value::Simple(_)), "{reply:?}");
+                }
+                match connection.receive().unwrap() {
+                    Value::Array(replies) => lens = replies,
+                    other => panic!("{other:?} is no reply to EXEC"),
+                }
+            } else {
+                lens.extend((0..commands).map(|_| connection.receive().unwrap()));
+            }
+            let all_pushed = lens.iter().all(|len| matches!(len, Value::Integer(_)));
+            assert!(lens.len() == commands && all_pushed, "{lens:?}");
         }
         self.pushed.lock().unwrap().extend(pushed);
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{
-    AtomicBool, AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed,
+    AtomicBool, AtomicI64, AtomicIsize, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed,
 };
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -74,6 +74,12 @@ pub struct Client {
     pub no_evict: AtomicBool,
     /// It leaves no trace on the age of keys (CLIENT NO-TOUCH).
     pub no_touch: AtomicBool,
+    /// How many commands it has queued since MULTI; -1 outside of a transaction.
+    pub queued: AtomicIsize,
+    /// Memory for them and for the keys that it watches, in bytes.
+    pub transaction_bytes: AtomicUsize,
+    /// A key that it watches was changed.
+    pub watch_broken: AtomicBool,
     /// A pause holds it back.
     pub paused: AtomicBool,
     /// It is to be closed; set by [`Clients::kill`].
@@ -134,6 +140,7 @@ impl Client {
             + self.subscription_bytes.load(Relaxed)
             + self.input_capacity.load(Relaxed)
             + self.output_capacity.load(Relaxed)
+            + self.transaction_bytes.load(Relaxed)
     }
 }
 
@@ -203,6 +210,9 @@ impl Clients {
             monitor: AtomicBool::new(false),
             no_evict: AtomicBool::new(false),
             no_touch: AtomicBool::new(false),
+            queued: AtomicIsize::new(-1),
+            transaction_bytes: AtomicUsize::new(0),
+            watch_broken: AtomicBool::new(false),
             paused: AtomicBool::new(false),
             killed: AtomicBool::new(false),
             parked: Mutex::new(None),

@@ -8,6 +8,7 @@
 //! that its cache misses overlap.
 
 mod account;
+pub mod exec;
 mod late;
 mod unknown;
 
@@ -26,7 +27,8 @@ use crate::config::Config;
 use crate::connection::{Batch, Connection, OUTPUT_PAUSE_BYTES, Request, Stall};
 use crate::long::LongCommand;
 use crate::parked::Parking;
-use crate::registry::{Handler, Locks, REGISTRY, Registry, Row};
+use crate::registry::{Handler, Locks, REGISTRY, Registry, Row, WithinMulti};
+use crate::session::transaction::{self, SpareQueues};
 use crate::session::{self, Context, Replies, Session, monitor};
 use crate::shared::{self, Shared};
 use crate::statistics::ThreadCounters;
@@ -47,6 +49,10 @@ pub struct Dispatcher {
     monitored: Vec<u8>,
     /// Changed keys whose waiters could not be served at once.
     unserved: Vec<Unserved>,
+    /// The number of the batch that runs.
+    batch: u64,
+    /// For transactions that begin.
+    spare_queues: SpareQueues,
 }
 
 impl Dispatcher {
@@ -61,6 +67,8 @@ impl Dispatcher {
             shards: Vec::new(),
             monitored: Vec::new(),
             unserved: Vec::new(),
+            batch: 0,
+            spare_queues: SpareQueues::default(),
             shared,
         }
     }
@@ -92,6 +100,7 @@ impl Dispatcher {
 
     fn run_batch(&mut self, connection: &mut Connection, batch: &mut Batch, input: &[u8]) {
         let now = Now(shared::now_ms());
+        self.batch += 1;
         self.prepare(batch, input, connection.session.db);
         note_arrival(&connection.session, batch, input, now);
         let mut started = self.clock.raw();
@@ -181,24 +190,41 @@ impl Dispatcher {
     ) -> Option<Stall> {
         let session = &mut connection.session;
         let mut reply = Reply::new(&mut connection.output, session.protocol);
-        let mark = reply.position();
+        let mut mark = reply.position();
         if session.replies == Replies::SkipNext {
             session.replies = Replies::SkipThis;
         }
         let mut failed = None;
         match self.checked(session, row, args) {
             Err(error) => {
+                session.transaction.fail();
                 reply.error(error.to_bytes());
                 self.counters().count_error(&error.to_bytes());
+                if self.shared.monitors.load(Relaxed) > 0
+                    && let Some(row) = row
+                    && row.within_multi == WithinMulti::Executes
+                {
+                    monitor::show(&mut self.monitored, session, row, args, &mut reply);
+                }
             }
             Ok(row) => {
                 session.client.last_command.store(row.index + 1, Relaxed);
-                if let Some(hold) = self.shared.pause.holds(row.writes, now.0)
+                let is_exec = row.within_multi == WithinMulti::Executes;
+                let writes = row.writes || is_exec && session.transaction.writes();
+                if let Some(hold) = self.shared.pause.holds(writes, now.0)
                     && !session::client::runs_while_paused(session, row)
                 {
                     return Some(Stall::Paused(hold));
                 }
+                if session.transaction.is_open() && row.within_multi == WithinMulti::Queued {
+                    session.transaction.push(row, args, &session.client);
+                    reply.simple("QUEUED");
+                    hold_back(session, &mut reply, mark);
+                    return None;
+                }
                 match self.execute(session, row, args, now, &mut reply) {
+                    // EXEC holds back itself, since it may run CLIENT REPLY.
+                    Ok(()) if is_exec => mark = reply.position(),
                     Ok(()) => {}
                     Err(Stop::NeedsAllLocks) => unreachable!("all locks are enough"),
                     Err(Stop::Busy(busy)) => {
@@ -258,7 +284,15 @@ impl Dispatcher {
             None => Ok(row),
             Some(error) => {
                 self.counters().commands[row.index].rejected.add(1);
-                Err(error)
+                Err(match row.within_multi {
+                    WithinMulti::Executes => {
+                        transaction::abort(session, &self.shared.engine, &error)
+                    }
+                    WithinMulti::Queued
+                    | WithinMulti::Refused
+                    | WithinMulti::Runs
+                    | WithinMulti::Leaves => error,
+                })
             }
         }
     }
@@ -287,6 +321,12 @@ impl Dispatcher {
             return Some(CommandError::Text(String::from(
                 "NOAUTH Authentication required.",
             )));
+        }
+        if session.transaction.is_open() {
+            let refusal = session.transaction.refusal(row, || self.is_memory_short());
+            if refusal.is_some() {
+                return refusal;
+            }
         }
         if session.awaits_messages_only() && !row.for_subscribers {
             return Some(session::pubsub::refusal(row));
@@ -331,11 +371,14 @@ impl Dispatcher {
                     session,
                     thread: self.thread,
                     now,
+                    lent: None,
                 };
                 let result = run(&mut context, args, reply);
+                drop(context);
                 self.refresh_config();
                 result
             }
+            Handler::Dispatch(run) => run(self, session, args, now, reply),
             Handler::Help => {
                 self.registry.write_help(row, reply);
                 Ok(())
@@ -343,34 +386,37 @@ impl Dispatcher {
             Handler::Keyspace(run) => {
                 let mut tx = lock(engine, row, args, db, now, &mut self.shards)?;
                 tx.let_others_wait();
-                if leaves_no_trace(session, row) {
-                    tx.leave_no_trace();
-                }
+                tx.set_touches(!leaves_no_trace(session, row));
                 let mut result = run(&mut tx, args, reply);
-                if let Err(Stop::NeedsAllLocks) = result {
-                    drop(tx);
-                    tx = engine.lock_all(db, now)?;
-                    tx.let_others_wait();
-                    result = run(&mut tx, args, reply);
+                if result.is_err() {
+                    if let Err(Stop::NeedsAllLocks) = result {
+                        drop(tx);
+                        tx = engine.lock_all(db, now)?;
+                        tx.let_others_wait();
+                        result = run(&mut tx, args, reply);
+                    }
+                    if let Err(Stop::Long) = result {
+                        drop(tx);
+                        let command = LongCommand::new(session, row, run, args.to_owned());
+                        let command = Arc::new(command);
+                        session.long = Some(command.clone());
+                        self.shared.long.add(command);
+                        return result;
+                    }
+                    if let Err(Stop::Wait(wait)) = &result {
+                        let parking = Parking::new(&self.shared, session, row, args, wait, &mut tx);
+                        session.parking = Some(parking);
+                    }
                 }
-                if let Err(Stop::Long) = result {
-                    drop(tx);
-                    let command = LongCommand::new(session, row, run, args.to_owned());
-                    let command = Arc::new(command);
-                    session.long = Some(command.clone());
-                    self.shared.long.add(command);
-                    return result;
-                }
-                if let Err(Stop::Wait(wait)) = &result {
-                    let parking = Parking::new(&self.shared, session, row, args, wait, &mut tx);
-                    session.parking = Some(parking);
-                }
-                if tx.has_ready() {
+                let has_ready = tx.has_ready();
+                if has_ready {
                     self.unserved.extend(tx.serve_waiters());
                 }
                 count_effects(&self.shared.threads[self.thread].counters, tx.effects());
                 drop(tx);
-                self.serve_unserved();
+                if has_ready {
+                    self.serve_unserved();
+                }
                 result
             }
         }

@@ -150,12 +150,16 @@ impl LongCommand {
         let (engine, mut shards) = (&shared.engine, Vec::new());
         let mut outcome = Outcome::default();
         let mut tx = dispatch::lock(engine, self.row, args, self.db, now, &mut shards)?;
-        if self.leaves_no_trace {
-            tx.leave_no_trace();
-        }
+        tx.set_touches(!self.leaves_no_trace);
         let started = Instant::now();
         let (mut reply, mut rest) = (Reply::new(&mut outcome.reply, self.version), None);
-        match (self.run)(&mut tx, args, &mut reply) {
+        let mut result = (self.run)(&mut tx, args, &mut reply);
+        if let Err(Stop::NeedsAllLocks) = result {
+            drop(tx);
+            tx = engine.lock_all(self.db, now)?;
+            result = (self.run)(&mut tx, args, &mut reply);
+        }
+        match result {
             Ok(()) => {}
             Err(Stop::Rest(begun)) => rest = Some(begun),
             Err(Stop::Error(error)) => {

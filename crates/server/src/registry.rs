@@ -5,12 +5,17 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 use damselfly_commands::{
     Args, Arity, At, Command, FAMILIES, Group, Keys, KeyspaceFn, Result, Run, Trait,
 };
+use damselfly_engine::Now;
 use damselfly_protocol::Reply;
 
-use crate::session::{self, Context};
+use crate::dispatch::Dispatcher;
+use crate::session::{self, Context, Session};
 
 /// A command that concerns the connection or the server; it takes locks itself where it needs any.
 pub type SessionFn = fn(&mut Context<'_>, Args<'_>, &mut Reply<'_>) -> Result;
+
+/// A command that has to do with how others run.
+pub type DispatchFn = fn(&mut Dispatcher, &mut Session, Args<'_>, Now, &mut Reply<'_>) -> Result;
 
 /// What runs a command.
 #[derive(Clone, Copy)]
@@ -19,6 +24,8 @@ pub enum Handler {
     Keyspace(KeyspaceFn),
     /// It works on the connection or the server.
     Session(SessionFn),
+    /// It has to do with how others run.
+    Dispatch(DispatchFn),
     /// It lists the subcommands of its container.
     Help,
 }
@@ -50,6 +57,21 @@ pub enum Locks {
     All,
 }
 
+/// What becomes of a command between MULTI and EXEC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WithinMulti {
+    /// It is queued.
+    Queued,
+    /// It is refused, and so is EXEC.
+    Refused,
+    /// It runs at once: MULTI and WATCH, to complain.
+    Runs,
+    /// It runs at once and ends the transaction, or the connection.
+    Leaves,
+    /// It is EXEC.
+    Executes,
+}
+
 /// A command or subcommand, and what follows from its row.
 pub struct Row {
     /// The row.
@@ -74,6 +96,10 @@ pub struct Row {
     pub for_subscribers: bool,
     /// It needs `enable-debug-command`.
     pub protected: bool,
+    /// What becomes of it between MULTI and EXEC.
+    pub within_multi: WithinMulti,
+    /// As a part of a transaction it needs all locks, since it uses more keys than its arguments name, or takes locks itself.
+    pub needs_all_locks: bool,
 }
 
 /// All commands.
@@ -198,6 +224,8 @@ impl Registry {
             writes: command.keys.writes() || command.has(Trait::MayReplicate),
             for_subscribers: session::pubsub::FOR_SUBSCRIBERS.contains(&command.name),
             protected: command.has(Trait::Protected),
+            within_multi: within_multi(&command, container.is_some()),
+            needs_all_locks: needs_all_locks(&command),
             command,
         });
         let rows = command.run.subcommands();
@@ -301,6 +329,32 @@ fn locks_of(command: &Command<Handler>) -> Locks {
             }
         },
         Keys::Args(_) => Locks::Many,
+    }
+}
+
+fn within_multi(command: &Command<Handler>, is_subcommand: bool) -> WithinMulti {
+    match command.name {
+        _ if command.has(Trait::NoMulti) => WithinMulti::Refused,
+        _ if is_subcommand => WithinMulti::Queued,
+        "EXEC" => WithinMulti::Executes,
+        "DISCARD" | "RESET" | "QUIT" => WithinMulti::Leaves,
+        "MULTI" | "WATCH" => WithinMulti::Runs,
+        _ => WithinMulti::Queued,
+    }
+}
+
+fn needs_all_locks(command: &Command<Handler>) -> bool {
+    let (Run::Run(handler) | Run::Either(handler, _)) = command.run else {
+        return false;
+    };
+    match handler {
+        Handler::Keyspace(_) => match locks_of(command) {
+            Locks::One(_) | Locks::Many => command.has(Trait::TouchesArbitraryKeys),
+            Locks::None | Locks::All => true,
+        },
+        // Those about connections have nothing to do with keys.
+        Handler::Session(_) => command.group == Group::Server,
+        Handler::Dispatch(_) | Handler::Help => false,
     }
 }
 

@@ -314,8 +314,8 @@ impl Worker {
             self.run_direct(key, bytes);
         } else {
             self.run_own(key);
-            self.check_query_limit(key, query_bytes_max);
         }
+        self.check_query_limit(key, query_bytes_max);
         // A request that takes long to arrive is no idleness; running one notes the time itself.
         if let Some(connection) = self.connections.get(key)
             && !connection.input.is_empty()
@@ -493,6 +493,8 @@ impl Worker {
         };
         let client = &connection.session.client;
         crate::session::connection::stop_monitoring(&self.shared, client);
+        let engine = &self.shared.engine;
+        connection.session.transaction.end(engine, client);
         crate::session::pubsub::leave(&self.shared, &mut connection.session);
         let client = &connection.session.client;
         self.shared.clients.remove(client.id);

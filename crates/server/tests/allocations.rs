@@ -36,10 +36,14 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
+        Self::with_shards(1)
+    }
+
+    fn with_shards(shards: usize) -> Self {
         let poll = Poll::new().expect("an event queue");
         let waker = Waker::new(poll.registry(), Token(0)).expect("a waker");
         let engine = Arc::new(Engine::new(Rule {
-            shards: 1,
+            shards,
             databases: 1,
         }));
         let config = Config::default();
@@ -181,6 +185,29 @@ fn a_new_key_allocates_its_entry_and_nothing_else() {
     }
 }
 
+/// In the small form and in the large one.
+#[test]
+fn reading_and_overwriting_fields_allocates_nothing() {
+    let value = vec![0xff; 40];
+    let reply = [b"$40\r\n".as_slice(), &value, b"\r\n"].concat();
+    for more in [&b"short"[..], &[b'x'; 200]] {
+        let mut bench = Bench::new();
+        for warm in [false, true] {
+            let allocated = [
+                bench.run(&mut requests("HSET", "hash", &[b"a", &value, b"b", more])),
+                bench.expect(&mut requests("HGET", "hash", &[b"a"]), &reply),
+                bench.expect(&mut requests("HSET", "hash", &[b"a", &value]), b":0\r\n"),
+                bench.expect(&mut requests("HLEN", "hash", &[]), b":2\r\n"),
+                bench.run(&mut requests("HGETALL", "hash", &[])),
+                bench.run(&mut requests("HINCRBY", "counts", &[b"n", b"1000"])),
+            ];
+            assert!(!warm || allocated == [0; 6], "{allocated:?}");
+        }
+        let allocated = bench.run(&mut requests("HINCRBY", "counts", &[b"n", b"1"]));
+        assert_eq!(allocated, 0);
+    }
+}
+
 #[test]
 fn the_ends_of_lists_come_and_go_without_allocations() {
     let element = [b'e'; 16];
@@ -237,5 +264,64 @@ fn sets_allocate_their_members_and_nothing_else() {
             "{allocated} for {}",
             member.escape_ascii()
         );
+    }
+}
+
+/// MULTI, so many commands on keys of the given prefix, EXEC.
+fn transaction(command: &str, prefix: &str, more: &[&[u8]]) -> Vec<u8> {
+    let multi = b"*1\r\n$5\r\nMULTI\r\n".to_vec();
+    let exec = b"*1\r\n$4\r\nEXEC\r\n".to_vec();
+    [multi, requests(command, prefix, more), exec].concat()
+}
+
+#[test]
+fn a_transaction_allocates_nothing_but_new_entries() {
+    for shards in [1, 64] {
+        let mut bench = Bench::with_shards(shards);
+        for warm in [false, true] {
+            let allocated = [
+                bench.run(&mut transaction("SET", "key", &[b"value"])),
+                bench.run(&mut transaction("GET", "key", &[])),
+                bench.run(&mut transaction("INCRBY", "number", &[b"12"])),
+            ];
+            assert!(!warm || allocated == [0; 3], "{allocated:?}");
+        }
+        let new = bench.run(&mut transaction("SET", "new", &[b"value"]));
+        // The table may grow, too.
+        assert!(new < KEYS as u64 * 3 / 2, "{new}");
+    }
+}
+
+#[test]
+fn sorted_sets_allocate_their_members_and_nothing_else() {
+    // With the second member, the sorted set is a large one.
+    for member in [&b"member"[..], &[b'x'; 100]] {
+        let mut bench = Bench::new();
+        bench.run(&mut requests("ZADD", "key", &[b"1.5", b"a", b"2", member]));
+        bench.run(&mut requests("ZREM", "key", &[b"a"]));
+        bench.run(&mut requests("ZADD", "key", &[b"1", b"a"]));
+        bench.run(&mut requests("ZRANGE", "key", &[b"0", b"-1"]));
+        let allocated = [
+            bench.expect(&mut requests("ZADD", "key", &[b"3.25", member]), b":0\r\n"),
+            bench.expect(
+                &mut requests("ZINCRBY", "key", &[b"1", b"a"]),
+                b"$1\r\n2\r\n",
+            ),
+            bench.expect(&mut requests("ZSCORE", "key", &[b"a"]), b"$1\r\n2\r\n"),
+            bench.expect(&mut requests("ZRANK", "key", &[b"a"]), b":0\r\n"),
+            bench.expect(&mut requests("ZCARD", "key", &[]), b":2\r\n"),
+            bench.expect(&mut requests("ZCOUNT", "key", &[b"(2", b"inf"]), b":1\r\n"),
+            bench.run(&mut requests("ZRANGE", "key", &[b"0", b"0", b"WITHSCORES"])),
+            bench.run(&mut requests(
+                "ZRANGEBYSCORE",
+                "key",
+                &[b"0", b"2", b"LIMIT", b"0", b"1"],
+            )),
+            bench.expect(&mut requests("ZREM", "key", &[b"other"]), b":0\r\n"),
+        ];
+        assert_eq!(allocated, [0; 9], "{}", member.escape_ascii());
+        let allocated = bench.expect(&mut requests("ZADD", "key", &[b"2", b"new"]), b":1\r\n");
+        let member = member.escape_ascii();
+        assert!(allocated <= KEYS as u64, "{allocated} for {member}");
     }
 }

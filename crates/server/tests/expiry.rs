@@ -23,6 +23,24 @@ fn expired_keys_leave_memory_though_nobody_looks_at_them() {
 }
 
 #[test]
+fn expired_fields_leave_memory_though_nobody_looks_at_them() {
+    let server = TestServer::start();
+    let mut client = server.client();
+    for number in 0..500 {
+        client.send(&format!("HSETEX hash:{number} PX 50 FIELDS 2 a 1 b 2"));
+    }
+    for _ in 0..500 {
+        assert_eq!(client.receive(), "(integer) 1");
+    }
+    assert_eq!(client.number("HSETEX stays PX 50 FIELDS 1 a 1"), 1);
+    assert_eq!(client.number("HSET stays b 2"), 1);
+    until("the sweep has removed all that expired", || {
+        client.text("INFO keyspace").contains("keys=1,expires=0")
+    });
+    assert_eq!(client.text("HGET stays b"), "2");
+}
+
+#[test]
 fn long_deadlines_are_whole_seconds_with_ttl_rounding_and_exact_without() {
     let exact_ms = 4_000_000_000_123_i64;
     let set = format!("SET key value PXAT {exact_ms}");

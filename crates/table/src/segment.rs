@@ -25,6 +25,8 @@ const _: () = assert!(
 
 /// A segment of so many buckets splits rather than grow: sizes of [`step_after`], within one doubling.
 const SPLITS: [u8; 4] = [55, 64, 79, 95];
+/// The same for a table that stands alone: there, longer splits hold up one collection instead of a shard.
+const SPLIT_ALONE: u8 = 127;
 
 /// When segments grow, split, shrink and merge.
 ///
@@ -37,10 +39,19 @@ pub(crate) struct Sizing {
 }
 
 impl Sizing {
-    pub(crate) const fn new(stagger: u32, fullness: Fullness) -> Self {
+    /// For one of several tables that fill up alike.
+    pub(crate) const fn of_sibling(stagger: u32) -> Self {
         Self {
             split_at: SPLITS[stagger as usize % SPLITS.len()],
-            fullness,
+            fullness: Fullness::Usual,
+        }
+    }
+
+    /// For a table that stands alone.
+    pub(crate) const fn alone() -> Self {
+        Self {
+            split_at: SPLIT_ALONE,
+            fullness: Fullness::Dense,
         }
     }
 

@@ -6,7 +6,7 @@ use crate::{
     Item,
     directory::{DEPTH_MAX, Directory, Segment, home},
     prefetch::prefetch,
-    segment::{self, Fullness, Sizing, after},
+    segment::{self, Sizing, after},
     slot::{Bucket, SLOTS, Slot},
 };
 
@@ -64,12 +64,12 @@ impl<T: Item> Table<T> {
     /// `prefix_bits` (at most 24) of each hash are ignored. Tables of different `stagger` grow at different moments:
     /// number the siblings from 0.
     pub const fn new(prefix_bits: u32, stagger: u32) -> Self {
-        Self::with_sizing(prefix_bits, Sizing::new(stagger, Fullness::Usual))
+        Self::with_sizing(prefix_bits, Sizing::of_sibling(stagger))
     }
 
     /// An empty table that stands alone and rather saves memory than time on lookups in vain; allocates nothing.
     pub const fn dense() -> Self {
-        Self::with_sizing(0, Sizing::new(0, Fullness::Dense))
+        Self::with_sizing(0, Sizing::alone())
     }
 
     const fn with_sizing(prefix_bits: u32, sizing: Sizing) -> Self {

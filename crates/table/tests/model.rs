@@ -13,7 +13,10 @@ fn spread(key: u64) -> u64 {
 /// Every walk of operations for one way of hashing: grow to `size`, then churn, then empty the table.
 fn churn(prefix_bits: u32, stagger: u32, hashing: fn(u64) -> u64, size: u64, seed: u64) {
     println!("churn: prefix {prefix_bits}, stagger {stagger}, size {size}, seed {seed}");
-    let mut model = Model::new(prefix_bits, stagger, hashing);
+    churn_in(Model::new(prefix_bits, stagger, hashing), size, seed);
+}
+
+fn churn_in(mut model: Model, size: u64, seed: u64) {
     let mut state = seed;
     let mut next = || {
         state = state.wrapping_add(1);
@@ -67,6 +70,12 @@ fn spread_hashes_behave_as_the_model() {
             0x5eed + u64::from(stagger),
         );
     }
+}
+
+#[test]
+fn dense_tables_behave_as_the_model() {
+    churn_in(Model::with(Table::dense(), spread), 20_000, 11);
+    churn_in(Model::with(Table::dense(), |key| key % 3), 1500, 12);
 }
 
 #[test]

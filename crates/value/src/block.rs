@@ -57,16 +57,17 @@ pub(crate) enum Kind {
     SetPacked = 10,
     HashPacked = 11,
     SortedSetPacked = 12,
-    /// A hash of which some fields have deadlines.
-    HashPackedTtl = 13,
     /// The address of a large collection, which tells its own type.
-    Boxed = 14,
+    Boxed = 13,
+    /// Small and large hashes of which some fields may have deadlines.
+    HashPackedTtl = 14,
+    HashBoxedTtl = 15,
 }
 
-/// Flags that are not below this may have something that ends: a deadline of the entry's own, or deadlines of fields, which
-/// the last kinds can hold.
+/// Entries whose flags are not below this have something that may end: a deadline of their own, or deadlines of fields, for
+/// which there are the last two kinds.
 pub(crate) const MAY_END: u8 = Kind::HashPackedTtl as u8;
-const _: () = assert!(DEADLINE_FLAG > KIND_MASK && Kind::Boxed as u8 > MAY_END);
+const _: () = assert!(DEADLINE_FLAG > KIND_MASK && Kind::HashBoxedTtl as u8 == KIND_MASK);
 
 impl Kind {
     pub(crate) fn of_flags(flags: u8) -> Self {
@@ -84,9 +85,9 @@ impl Kind {
             10 => Self::SetPacked,
             11 => Self::HashPacked,
             12 => Self::SortedSetPacked,
-            13 => Self::HashPackedTtl,
-            14 => Self::Boxed,
-            other => unreachable!("entry of kind {other}"),
+            13 => Self::Boxed,
+            14 => Self::HashPackedTtl,
+            _ => Self::HashBoxedTtl,
         }
     }
 
@@ -124,7 +125,8 @@ impl Kind {
             | Self::HashPacked
             | Self::HashPackedTtl
             | Self::SortedSetPacked
-            | Self::Boxed => None,
+            | Self::Boxed
+            | Self::HashBoxedTtl => None,
         }
     }
 
@@ -142,7 +144,7 @@ impl Kind {
             | Self::Hex => Type::String,
             Self::ListPacked => Type::List,
             Self::SetIntegers | Self::SetPacked => Type::Set,
-            Self::HashPacked | Self::HashPackedTtl => Type::Hash,
+            Self::HashPacked | Self::HashPackedTtl | Self::HashBoxedTtl => Type::Hash,
             Self::SortedSetPacked => Type::SortedSet,
             Self::Boxed => return None,
         })
@@ -152,6 +154,12 @@ impl Kind {
     #[inline]
     pub(crate) fn is_collection(self) -> bool {
         self.type_of() != Some(Type::String)
+    }
+
+    /// True for a large collection, of which the entry has the address.
+    #[inline]
+    pub(crate) fn is_boxed(self) -> bool {
+        matches!(self, Self::Boxed | Self::HashBoxedTtl)
     }
 
     /// True for a small collection, whose bytes are the entry's value part.
@@ -171,7 +179,8 @@ impl Kind {
             | Self::Int8
             | Self::Ascii
             | Self::Hex
-            | Self::Boxed => false,
+            | Self::Boxed
+            | Self::HashBoxedTtl => false,
         }
     }
 
@@ -191,7 +200,7 @@ impl Kind {
             Self::Int2 => Some(2),
             Self::Int3 => Some(3),
             Self::Int4 => Some(4),
-            Self::Int8 | Self::Boxed => Some(8),
+            Self::Int8 | Self::Boxed | Self::HashBoxedTtl => Some(8),
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::block::{ACCESS_AT, BYTES_MAX, Block, DEADLINE_FLAG, KIND_MASK, Kind, 
 use crate::large::{Large, SharedLarge};
 use crate::packing::{PackedText, Packing};
 use crate::value::{NewValue, Text, Value};
-use crate::{Collection, Hash, HashRef, ListRef, SetRef, SortedSetRef, Type};
+use crate::{HashRef, ListRef, SetRef, SortedSetRef, Type};
 
 /// Growing values get room for as much again, up to this many bytes more.
 const SLACK_BYTES_MAX: usize = 1 << 20;
@@ -31,7 +31,7 @@ impl std::fmt::Debug for Entry {
 impl Drop for Entry {
     #[inline]
     fn drop(&mut self) {
-        if self.kind() == Kind::Boxed {
+        if self.kind().is_boxed() {
             drop(self.take_large());
         }
         // SAFETY: owned, and never used again.
@@ -94,7 +94,7 @@ impl Entry {
             ..Shape::of_value(old.key_len, value, old.has_deadline)
         };
         let same_layout = old.kind.fixed_bytes().is_some() == new.kind.fixed_bytes().is_some();
-        if same_layout && old.kind != Kind::Boxed && new.length_fits(new.value_len) {
+        if same_layout && !old.kind.is_boxed() && new.length_fits(new.value_len) {
             let (total, room) = (new.total(), self.0.room());
             if total <= room && room <= total + total / 4 + 16 {
                 self.0.write_shape(new);
@@ -280,15 +280,6 @@ impl Entry {
         unsafe { self.0.part_mut(new.value_at() + at, inserted) }
     }
 
-    /// Removes up to `limit` fields (all of a small hash) whose deadline has come, and returns how many; 0 if the entry holds no
-    /// hash. The hash may end up empty.
-    pub fn remove_due_fields(&mut self, now_ms: i64, limit: usize) -> usize {
-        match self.view().timed_hash() {
-            None => 0,
-            Some(_) => crate::hash::remove_due_fields(self, now_ms, limit),
-        }
-    }
-
     /// Makes the value a packed collection of this kind, with these bytes; what was there is dropped.
     pub(crate) fn set_packed(&mut self, kind: Kind, bytes: &[u8]) {
         assert!(kind.is_packed_collection(), "{kind:?}");
@@ -302,6 +293,13 @@ impl Entry {
         let copy = self.without_value(new, new.total());
         copy.0.fill(new.value_at(), bytes);
         *self = copy;
+    }
+
+    /// Changes the kind to one whose values are stored alike.
+    pub(crate) fn set_kind(&mut self, kind: Kind) {
+        let shape = self.0.shape();
+        debug_assert_eq!(shape.kind.fixed_bytes(), kind.fixed_bytes());
+        self.0.write_shape(Shape { kind, ..shape });
     }
 
     /// Makes the value a large collection; what was there is dropped.
@@ -319,7 +317,7 @@ impl Entry {
         *self = copy;
     }
 
-    /// The large collection of an entry of kind [`Kind::Boxed`].
+    /// The entry's large collection.
     ///
     /// # Panics
     /// If the value is something else.
@@ -426,7 +424,8 @@ impl<'a> EntryRef<'a> {
             | Kind::HashPacked
             | Kind::HashPackedTtl
             | Kind::SortedSetPacked
-            | Kind::Boxed => return None,
+            | Kind::Boxed
+            | Kind::HashBoxedTtl => return None,
         }))
     }
 
@@ -438,17 +437,15 @@ impl<'a> EntryRef<'a> {
     }
 
     fn collection(self) -> Value<'a> {
-        let shape = self.block.shape();
-        // SAFETY: the value's part of the shape, borrowed for `'a`.
-        let packed = unsafe { self.block.part(shape.value_at(), shape.value_len) };
-        match shape.kind {
+        let packed = self.stored();
+        match self.kind() {
             Kind::ListPacked => Value::List(ListRef::Packed(packed)),
             Kind::SetIntegers => Value::Set(SetRef::Integers(packed)),
             Kind::SetPacked => Value::Set(SetRef::Packed(packed)),
             Kind::HashPacked => Value::Hash(HashRef::Packed(packed)),
             Kind::HashPackedTtl => Value::Hash(HashRef::PackedTtl(packed)),
             Kind::SortedSetPacked => Value::SortedSet(SortedSetRef::Packed(packed)),
-            Kind::Boxed => self.large().value(),
+            Kind::Boxed | Kind::HashBoxedTtl => self.large().value(),
             Kind::Bytes
             | Kind::Edited
             | Kind::Int2
@@ -470,7 +467,7 @@ impl<'a> EntryRef<'a> {
     /// True for a collection without elements, which must not stay under its key.
     pub fn is_empty_collection(self) -> bool {
         let shape = self.block.shape();
-        if shape.kind == Kind::Boxed {
+        if shape.kind.is_boxed() {
             self.large().is_empty()
         } else {
             shape.kind.is_packed_collection() && shape.value_len == 0
@@ -479,11 +476,30 @@ impl<'a> EntryRef<'a> {
 
     fn large_address(self) -> *const Large {
         let shape = self.block.shape();
-        assert_eq!(shape.kind, Kind::Boxed);
+        assert!(shape.kind.is_boxed(), "{:?}", shape.kind);
         usize::from_le_bytes(self.block.read(shape.value_at())) as *const Large
     }
 
-    fn large(self) -> &'a Large {
+    /// How the value is stored.
+    #[inline]
+    pub(crate) fn kind(self) -> Kind {
+        Kind::of_flags(self.block.flags())
+    }
+
+    /// The value as it lies in the entry; of a large collection, its address.
+    #[inline]
+    pub(crate) fn stored(self) -> &'a [u8] {
+        let shape = self.block.shape();
+        // SAFETY: the value's part of the shape, borrowed for `'a`.
+        unsafe { self.block.part(shape.value_at(), shape.value_bytes()) }
+    }
+
+    /// The entry's large collection.
+    ///
+    /// # Panics
+    /// If the value is something else.
+    #[inline]
+    pub(crate) fn large(self) -> &'a Large {
         // SAFETY: the entry, which is borrowed for `'a`, keeps it.
         unsafe { &*self.large_address() }
     }
@@ -491,7 +507,7 @@ impl<'a> EntryRef<'a> {
     /// The large collection in the entry, as it is now, to be kept: changes of the entry do not reach it. `None` if the entry
     /// holds something smaller.
     pub fn share_large(self) -> Option<SharedLarge> {
-        let is_large = Kind::of_flags(self.block.flags()) == Kind::Boxed;
+        let is_large = self.kind().is_boxed();
         // SAFETY: it came from `into_raw`, and the entry keeps it.
         is_large.then(|| unsafe { SharedLarge::another(self.large_address()) })
     }
@@ -515,28 +531,6 @@ impl<'a> EntryRef<'a> {
         self.block.flags() & (DEADLINE_FLAG | KIND_MASK) >= MAY_END
     }
 
-    /// The entry's hash, if some of its fields may have deadlines.
-    fn timed_hash(self) -> Option<HashRef<'a>> {
-        if !self.may_end() {
-            return None;
-        }
-        Hash::view(self).filter(|hash| hash.soonest_ms().is_some())
-    }
-
-    /// A moment, in milliseconds since the epoch, before which no field of the entry's hash ends; `None` if none ever does.
-    pub fn fields_soonest_ms(self) -> Option<i64> {
-        self.timed_hash().and_then(HashRef::soonest_ms)
-    }
-
-    /// When nothing is left of the entry, in milliseconds since the epoch: its deadline, or that of the last field of a hash.
-    pub fn end_ms(self) -> Option<i64> {
-        let fields = self.timed_hash().and_then(HashRef::end_ms);
-        match (self.deadline_ms(), fields) {
-            (Some(own), Some(fields)) => Some(own.min(fields)),
-            (own, fields) => own.or(fields),
-        }
-    }
-
     /// The 24 access bits.
     #[inline]
     pub fn access(self) -> u32 {
@@ -558,7 +552,7 @@ impl<'a> EntryRef<'a> {
     pub fn to_entry(self, key: &[u8]) -> Entry {
         let block = self.copy_block(key);
         let shape = block.shape();
-        if shape.kind == Kind::Boxed {
+        if shape.kind.is_boxed() {
             // SAFETY: it came from `into_raw`, and the entry keeps it.
             let another = unsafe { SharedLarge::another(self.large_address()) };
             block.write_address(shape, another.into_raw());
@@ -585,7 +579,7 @@ impl<'a> EntryRef<'a> {
     /// The bytes truly set aside for the entry and what it owns.
     #[inline]
     pub fn allocated_bytes(self) -> usize {
-        let apart = if Kind::of_flags(self.block.flags()) == Kind::Boxed {
+        let apart = if self.kind().is_boxed() {
             self.large().memory_bytes()
         } else {
             0

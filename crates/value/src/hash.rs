@@ -5,12 +5,13 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
+use damselfly_base::number::Decimal;
 use damselfly_collections::pairs::{Layout, Pair, Pairs, PairsMut};
-use damselfly_collections::{Element, FieldRef, Fields, listpack};
+use damselfly_collections::{Buffer, Element, FieldRef, Fields, listpack};
 
 use crate::block::Kind;
 use crate::collection::{Collection, Thresholds, Type};
-use crate::{Entry, EntryRef, Large, PackedValue, Value};
+use crate::{Entry, EntryRef, Large, PackedValue};
 
 /// The type itself.
 #[derive(Debug)]
@@ -41,14 +42,30 @@ impl Collection for Hash {
 
     #[inline]
     fn view(entry: EntryRef<'_>) -> Option<HashRef<'_>> {
-        match entry.value() {
-            Value::Hash(hash) => Some(hash),
-            Value::Text(_) | Value::List(_) | Value::Set(_) | Value::SortedSet(_) => None,
+        match entry.kind() {
+            Kind::HashPacked => Some(HashRef::Packed(entry.stored())),
+            Kind::HashPackedTtl => Some(HashRef::PackedTtl(entry.stored())),
+            Kind::Boxed | Kind::HashBoxedTtl => match entry.large() {
+                Large::Hash(fields) => Some(HashRef::Large(fields)),
+                Large::List(_) | Large::Set(_) | Large::SortedSet(_) => None,
+            },
+            Kind::Bytes
+            | Kind::Edited
+            | Kind::Int2
+            | Kind::Int3
+            | Kind::Int4
+            | Kind::Int8
+            | Kind::Ascii
+            | Kind::Hex
+            | Kind::ListPacked
+            | Kind::SetIntegers
+            | Kind::SetPacked
+            | Kind::SortedSetPacked => None,
         }
     }
 
     fn edit<'a>(entry: &'a mut Entry, thresholds: &'a Thresholds) -> HashMut<'a> {
-        assert_eq!(entry.view().type_of(), Self::TYPE);
+        assert!(Self::view(entry.view()).is_some(), "no hash");
         HashMut { entry, thresholds }
     }
 }
@@ -159,12 +176,7 @@ impl HashMut<'_> {
         match self.view() {
             HashRef::Packed(_) => FormMut::Small(Layout::Plain),
             HashRef::PackedTtl(_) => FormMut::Small(Layout::Timed),
-            HashRef::Large(_) => match self.entry.large_mut() {
-                Large::Hash(fields) => FormMut::Large(fields),
-                Large::List(_) | Large::Set(_) | Large::SortedSet(_) => {
-                    unreachable!("`edit` checked the type")
-                }
-            },
+            HashRef::Large(_) => FormMut::Large(self.fields()),
         }
     }
 
@@ -179,16 +191,21 @@ impl HashMut<'_> {
         if deadline_ms.is_some() {
             self.make_room_for_deadlines();
         }
-        if self.is_too_long(field.len()) || self.is_too_long(value.len()) {
-            self.make_large();
-        }
         let layout = match self.form() {
             FormMut::Large(fields) => return fields.set(field, value, deadline_ms),
             FormMut::Small(layout) => layout,
         };
+        if self.is_too_long(field.len()) || self.is_too_long(value.len()) {
+            return self.make_large().set(field, value, deadline_ms);
+        }
         let mut packed = PackedValue(self.entry);
-        let is_new = PairsMut::new(&mut packed, layout).set(field, value, deadline_ms);
-        self.check_size();
+        let mut pairs = PairsMut::new(&mut packed, layout);
+        let is_new = pairs.set(field, value, deadline_ms);
+        let (len, bytes) = (pairs.view().len(), packed.bytes().len());
+        let fields_max = self.thresholds.hash_max_listpack_entries.load(Relaxed);
+        if len as u64 > fields_max || bytes > listpack::BYTES_MAX / 2 {
+            self.make_large();
+        }
         is_new
     }
 
@@ -219,46 +236,93 @@ impl HashMut<'_> {
         len as u64 > self.thresholds.hash_max_listpack_value.load(Relaxed)
     }
 
-    /// Takes the large form if there is too much for a small hash.
-    fn check_size(&mut self) {
-        let fields_max = self.thresholds.hash_max_listpack_entries.load(Relaxed);
-        let too_many = self.view().len() as u64 > fields_max;
-        if too_many || self.entry.packed().len() > listpack::BYTES_MAX / 2 {
-            self.make_large();
-        }
-    }
-
-    fn make_large(&mut self) {
-        let Form::Small(pairs) = self.view().form() else {
-            return;
-        };
+    fn make_large(&mut self) -> &mut Fields {
         let mut fields = Fields::new();
-        let mut scratch = damselfly_base::number::Decimal::new();
-        for pair in pairs {
+        let mut scratch = Decimal::new();
+        self.view().for_each(|pair| {
             let name = pair.field.text(&mut scratch);
             fields.set(name, pair.value, pair.deadline_ms);
-        }
+        });
+        let is_timed = matches!(self.view(), HashRef::PackedTtl(_));
         self.entry.set_large(Large::Hash(fields));
+        if is_timed {
+            self.entry.set_kind(Kind::HashBoxedTtl);
+        }
+        self.fields()
+    }
+
+    /// The fields of a large hash.
+    fn fields(&mut self) -> &mut Fields {
+        match self.entry.large_mut() {
+            Large::Hash(fields) => fields,
+            Large::List(_) | Large::Set(_) | Large::SortedSet(_) => {
+                unreachable!("`edit` checked the type")
+            }
+        }
     }
 
     fn make_room_for_deadlines(&mut self) {
-        if let HashRef::Packed(bytes) = self.view() {
-            let timed = Pairs::new(bytes, Layout::Plain).to_timed();
-            self.entry.set_packed(Kind::HashPackedTtl, &timed);
+        match self.view() {
+            HashRef::Packed(bytes) => {
+                let timed = Pairs::new(bytes, Layout::Plain).to_timed();
+                self.entry.set_packed(Kind::HashPackedTtl, &timed);
+            }
+            HashRef::PackedTtl(_) => {}
+            HashRef::Large(_) => self.entry.set_kind(Kind::HashBoxedTtl),
         }
     }
 }
 
-/// What [`Entry::remove_due_fields`] does to a hash.
-pub(crate) fn remove_due_fields(entry: &mut Entry, now_ms: i64, limit: usize) -> usize {
-    match Hash::view(entry.view()) {
-        Some(HashRef::PackedTtl(_)) => {
-            PairsMut::new(&mut PackedValue(entry), Layout::Timed).remove_due(now_ms)
+impl Entry {
+    /// Removes up to `limit` fields (all of a small hash) whose deadline has come, and returns how many; 0 if the entry holds no
+    /// hash. The hash may end up empty.
+    pub fn remove_due_fields(&mut self, now_ms: i64, limit: usize) -> usize {
+        match self.view().timed_hash() {
+            Some(HashRef::PackedTtl(_)) => {
+                PairsMut::new(&mut PackedValue(self), Layout::Timed).remove_due(now_ms)
+            }
+            Some(HashRef::Large(_)) => match self.large_mut() {
+                Large::Hash(fields) => fields.remove_due(now_ms, limit),
+                Large::List(_) | Large::Set(_) | Large::SortedSet(_) => 0,
+            },
+            Some(HashRef::Packed(_)) | None => 0,
         }
-        Some(HashRef::Large(_)) => match entry.large_mut() {
-            Large::Hash(fields) => fields.remove_due(now_ms, limit),
-            Large::List(_) | Large::Set(_) | Large::SortedSet(_) => 0,
-        },
-        Some(HashRef::Packed(_)) | None => 0,
+    }
+}
+
+impl<'a> EntryRef<'a> {
+    /// The entry's hash, if some of its fields may have deadlines.
+    fn timed_hash(self) -> Option<HashRef<'a>> {
+        match self.kind() {
+            Kind::HashPackedTtl | Kind::HashBoxedTtl => Hash::view(self),
+            Kind::Bytes
+            | Kind::Edited
+            | Kind::Int2
+            | Kind::Int3
+            | Kind::Int4
+            | Kind::Int8
+            | Kind::Ascii
+            | Kind::Hex
+            | Kind::ListPacked
+            | Kind::SetIntegers
+            | Kind::SetPacked
+            | Kind::HashPacked
+            | Kind::SortedSetPacked
+            | Kind::Boxed => None,
+        }
+    }
+
+    /// A moment, in milliseconds since the epoch, before which no field of the entry's hash ends; `None` if none ever does.
+    pub fn fields_soonest_ms(self) -> Option<i64> {
+        self.timed_hash().and_then(HashRef::soonest_ms)
+    }
+
+    /// When nothing is left of the entry, in milliseconds since the epoch: its deadline, or that of the last field of a hash.
+    pub fn end_ms(self) -> Option<i64> {
+        let fields = self.timed_hash().and_then(HashRef::end_ms);
+        match (self.deadline_ms(), fields) {
+            (Some(own), Some(fields)) => Some(own.min(fields)),
+            (own, fields) => own.or(fields),
+        }
     }
 }

@@ -16,6 +16,8 @@ use crate::{Entry, EntryRef, Large, PackedValue, Value};
 /// What Redis's listpack has more than ours, so that a list changes its form where Redis's does.
 const REDIS_EXTRA_BYTES: usize = 3;
 
+const A_LIST: &str = "what is edited as a list is one";
+
 /// The type itself.
 #[derive(Debug)]
 pub enum List {}
@@ -57,7 +59,7 @@ impl Collection for List {
 
     #[inline]
     fn edit<'a>(entry: &'a mut Entry, thresholds: &'a Thresholds) -> ListMut<'a> {
-        assert_eq!(entry.view().type_of(), Self::TYPE);
+        debug_assert_eq!(entry.view().type_of(), Self::TYPE);
         ListMut { entry, thresholds }
     }
 }
@@ -123,26 +125,57 @@ impl ListMut<'_> {
     /// The list, to read.
     #[inline]
     pub fn view(&self) -> ListRef<'_> {
-        List::view(self.entry.view()).expect("a list, as `edit` checked")
+        List::view(self.entry.view()).expect(A_LIST)
     }
 
-    /// Adds elements at one end, one after the other.
+    /// Adds elements at one end, one after the other, and returns how many there are then.
     pub fn push<'e>(
         &mut self,
         side: Side,
         texts: impl DoubleEndedIterator<Item = &'e [u8]> + Clone,
-    ) {
+    ) -> usize {
         self.make_room_for(texts.clone());
-        match (self.form(), side) {
-            (Form::Packed(mut packed), Side::Left) => {
-                let elements = texts.rev().map(Element::new);
-                listpack::insert_many(&mut packed, Offset::FIRST, elements);
+        match self.form() {
+            Form::Packed(mut packed) => {
+                match side {
+                    Side::Left => {
+                        let elements = texts.rev().map(Element::new);
+                        listpack::insert_many(&mut packed, Offset::FIRST, elements);
+                    }
+                    Side::Right => {
+                        listpack::append_many(&mut packed, texts.map(Element::new));
+                    }
+                }
+                Listpack::new(packed.bytes()).len()
             }
-            (Form::Packed(mut packed), Side::Right) => {
-                listpack::append_many(&mut packed, texts.map(Element::new));
-            }
-            (Form::Large(chain), _) => {
+            Form::Large(chain) => {
                 texts.for_each(|text| chain.push(side, Element::new(text)));
+                chain.len()
+            }
+        }
+    }
+
+    /// Calls `read` with the first or the last element and removes it. `None` if there is none.
+    pub fn pop<R>(&mut self, side: Side, read: impl FnOnce(Element<'_>) -> R) -> Option<R> {
+        match self.form() {
+            Form::Packed(mut packed) => {
+                let listpack = Listpack::new(packed.bytes());
+                let (offset, end) = match side {
+                    Side::Left => {
+                        let first = listpack.first()?;
+                        (first, listpack.after(first))
+                    }
+                    Side::Right => (listpack.last()?, listpack.end()),
+                };
+                let result = read(listpack.at(offset));
+                listpack::remove_range(&mut packed, offset, end, 1);
+                Some(result)
+            }
+            Form::Large(chain) => {
+                let result = read(chain.end(side)?);
+                chain.remove_end(side, 1);
+                self.pack_if_small();
+                Some(result)
             }
         }
     }
@@ -212,14 +245,12 @@ impl ListMut<'_> {
 
     #[inline]
     fn form(&mut self) -> Form<'_> {
-        if matches!(self.view(), ListRef::Packed(_)) {
+        if self.entry.view().kind() == Kind::ListPacked {
             return Form::Packed(PackedValue(self.entry));
         }
         match self.entry.large_mut() {
             Large::List(chain) => Form::Large(chain),
-            Large::Set(_) | Large::Hash(_) | Large::SortedSet(_) => {
-                unreachable!("a list, as `edit` checked")
-            }
+            Large::Set(_) | Large::Hash(_) | Large::SortedSet(_) => unreachable!("{A_LIST}"),
         }
     }
 
@@ -232,10 +263,10 @@ impl ListMut<'_> {
     /// Makes a listpack a chain if these elements would make it too large.
     #[inline]
     fn make_room_for<'e>(&mut self, texts: impl Iterator<Item = &'e [u8]>) {
-        let ListRef::Packed(bytes) = self.view() else {
+        if self.entry.view().kind() != Kind::ListPacked {
             return;
-        };
-        let (shape, listpack) = (self.shape(), Listpack::new(bytes));
+        }
+        let (shape, listpack) = (self.shape(), Listpack::new(self.entry.packed()));
         let (mut bytes, mut elements) = (listpack.byte_len() + REDIS_EXTRA_BYTES, listpack.len());
         for text in texts {
             bytes = bytes.saturating_add(text.len());
@@ -249,8 +280,9 @@ impl ListMut<'_> {
 
     /// Makes a chain a listpack if it is small enough.
     fn pack_if_small(&mut self) {
-        if let ListRef::Large(chain) = self.view()
-            && let Some(bytes) = chain.to_listpack(self.shape().halved())
+        let shape = self.shape().halved();
+        if let Form::Large(chain) = self.form()
+            && let Some(bytes) = chain.to_listpack(shape)
         {
             self.entry.set_packed(Kind::ListPacked, &bytes);
         }

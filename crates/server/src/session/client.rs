@@ -370,8 +370,8 @@ fn describe(lines: &mut String, client: &Client, now_ms: i64) {
     // Writing to a string does not fail.
     let _ = writeln!(
         lines,
-        "id={} addr={} laddr={} fd={} name={} age={} idle={} flags={} db={} sub={} psub={} ssub={} multi=-1 \
-         qbuf={input_bytes} qbuf-free={} argv-mem=0 multi-mem=0 rbs={output_capacity} \
+        "id={} addr={} laddr={} fd={} name={} age={} idle={} flags={} db={} sub={} psub={} ssub={} multi={} \
+         qbuf={input_bytes} qbuf-free={} argv-mem=0 multi-mem={} rbs={output_capacity} \
          rbp={output_capacity} obl={in_fixed} oll={listed} omem={listed_bytes} tot-mem={} events={} cmd={} \
          user=default redir=-1 resp={} lib-name={} lib-ver={}",
         client.id,
@@ -386,10 +386,12 @@ fn describe(lines: &mut String, client: &Client, now_ms: i64) {
         client.subscriptions[Topic::Channel as usize].load(Relaxed),
         client.subscriptions[Topic::Pattern as usize].load(Relaxed),
         client.subscriptions[Topic::ShardChannel as usize].load(Relaxed),
+        client.queued.load(Relaxed),
         client
             .input_capacity
             .load(Relaxed)
             .saturating_sub(input_bytes),
+        client.transaction_bytes.load(Relaxed),
         client.memory(),
         if output_bytes > 0 { "rw" } else { "r" },
         last_command.map_or("NULL", |index| REGISTRY.rows()[index].name.as_str()),
@@ -404,7 +406,9 @@ fn flags(client: &Client) -> String {
     let letters = [
         ('O', client.monitor.load(Relaxed)),
         ('P', client.is_subscriber()),
+        ('x', client.queued.load(Relaxed) >= 0),
         ('b', client.is_blocked()),
+        ('d', client.watch_broken.load(Relaxed)),
         ('U', client.unix),
         ('e', client.no_evict.load(Relaxed)),
         ('T', client.no_touch.load(Relaxed)),

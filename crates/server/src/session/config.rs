@@ -190,7 +190,11 @@ fn resetstat(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> R
     for thread in &context.shared.threads {
         thread.counters.reset();
     }
-    context.shared.engine.reset_expired(context.now);
+    let mut tx = context.section();
+    for shard in 0..tx.engine().shards() {
+        tx.with_shard(shard, |tx| *tx.expired_mut(shard) = 0)?;
+    }
+    drop(tx);
     reply.ok();
     Ok(())
 }

@@ -284,6 +284,8 @@ fn hello(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Re
 fn reset(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let session = &mut *context.session;
     stop_monitoring(context.shared, &session.client);
+    let engine = &context.shared.engine;
+    session.transaction.end(engine, &session.client);
     pubsub::leave(context.shared, session);
     session.client.no_evict.store(false, Relaxed);
     session.client.no_touch.store(false, Relaxed);

@@ -156,10 +156,7 @@ fn reload(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> R
 }
 
 fn panic(context: &mut Context<'_>, _: Args<'_>, _: &mut Reply<'_>) -> Result {
-    let _tx = context
-        .shared
-        .engine
-        .lock_all(context.session.db, context.now)?;
+    let _tx = context.lock_all()?;
     panic!("DEBUG PANIC");
 }
 
@@ -282,7 +279,7 @@ fn populate(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) ->
     if size.is_some_and(|size| size > context.config.proto_max_bulk_len_bytes) {
         return Err(CommandError::StringTooLong.into());
     }
-    let (engine, db, now) = (&context.shared.engine, context.session.db, context.now);
+    let counters = context.counters;
     let (mut key, mut value) = (Vec::new(), Vec::new());
     for number in 0..count {
         key.clear();
@@ -295,11 +292,12 @@ fn populate(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) ->
         }
         let key = Key::new(&key);
         // Where this stops for a busy shard, the command starts again later and passes over what it has done.
-        let mut tx = engine.lock_one(key.hash, db, now)?;
+        let mut tx = context.lock_one(key.hash)?;
         if tx.peek(key).is_none() {
             tx.store(key, NewValue::compact(&value), Deadline::Clear);
-            context.counters.changes.add(1);
+            counters.changes.add(1);
         }
+        drop(tx);
         if context.shared.stopping.load(Relaxed) {
             break;
         }
@@ -333,9 +331,10 @@ fn serialized_bytes(value: Value<'_>) -> usize {
 }
 
 fn object(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    let (engine, now) = (&context.shared.engine, context.now);
+    let now = context.now;
     let key = args.key(2);
-    let mut tx = engine.lock_one(key.hash, context.session.db, now)?;
+    let mut tx = context.lock_one(key.hash)?;
+    let engine = tx.engine();
     let entry = tx.peek(key).ok_or(CommandError::NoSuchKey)?;
     let idle_s = match engine.settings.access_policy() {
         AccessPolicy::Recency => idle_seconds(entry.access(), now.0),
@@ -354,10 +353,9 @@ fn object(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> R
 }
 
 fn digest(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    let engine = &context.shared.engine;
-    let mut tx = engine.lock_all(context.session.db, context.now)?;
+    let mut tx = context.lock_all()?;
     let mut all = Digest::default();
-    for db in 0..engine.databases() {
+    for db in 0..tx.engine().databases() {
         if tx.totals(db).keys > 0 {
             all.mix(&(db as u32).to_be_bytes());
         }
@@ -373,12 +371,11 @@ fn digest(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Resu
 }
 
 fn digest_value(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    let (engine, db) = (&context.shared.engine, context.session.db);
     reply.array(args.len() - 2);
     for at in 2..args.len() {
         let key = args.key(at);
         let mut digest = Digest::default();
-        if let Some(entry) = engine.lock_one(key.hash, db, context.now)?.peek(key) {
+        if let Some(entry) = context.lock_one(key.hash)?.peek(key) {
             digest.add_value(entry);
         }
         reply.simple(&digest.hex());
@@ -425,8 +422,8 @@ impl Fill {
 }
 
 fn table(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    let engine = &context.shared.engine;
-    let mut tx = engine.lock_all(0, context.now)?;
+    let mut tx = context.lock_all()?;
+    let engine = tx.engine();
     let mut databases = Vec::new();
     for db in 0..engine.databases() {
         let fill = Fill::of(&mut tx, db);
@@ -461,7 +458,7 @@ fn htstats(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> 
         .ok()
         .filter(|&db| db < engine.databases())
         .ok_or_else(|| CommandError::err("Out of range database"))?;
-    let fill = Fill::of(&mut engine.lock_all(db, context.now)?, db);
+    let fill = Fill::of(&mut context.lock_all()?, db);
     let mut text = String::from("[Dictionary HT]\n");
     if fill.keys == 0 {
         text += "No stats available for empty dictionaries\n";
@@ -488,10 +485,7 @@ fn htstats(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> 
 
 fn htstats_key(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let key = args.key(2);
-    let mut tx = context
-        .shared
-        .engine
-        .lock_one(key.hash, context.session.db, context.now)?;
+    let mut tx = context.lock_one(key.hash)?;
     let entry = tx.peek(key).ok_or(CommandError::NoSuchKey)?;
     match encoding_name(entry.value()) {
         "hashtable" | "skiplist" => {

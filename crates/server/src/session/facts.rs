@@ -6,7 +6,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering::Relaxed;
 
 use damselfly_commands::Result;
-use damselfly_engine::{Cursor, KeyspaceTotals, Now};
+use damselfly_engine::{Cursor, KeyspaceTotals, Now, Tx};
 
 use crate::config::Config;
 use crate::session::Context;
@@ -30,6 +30,8 @@ pub struct Facts<'a> {
     pub resident: usize,
     /// Per database.
     pub databases: Vec<KeyspaceTotals>,
+    /// Entries removed since their end had come.
+    pub expired: u64,
     /// About connections.
     pub clients: ClientFacts,
     /// Processor time.
@@ -77,8 +79,9 @@ impl<'a> Facts<'a> {
     ///
     /// # Errors
     /// If a shard is busy.
-    pub fn gather(context: &Context<'a>) -> Result<Self> {
+    pub fn gather(context: &mut Context<'a>) -> Result<Self> {
         let shared: &'a Shared = context.shared;
+        let (databases, expired) = databases(&mut context.section())?;
         let used = shared.note_memory();
         Ok(Self {
             shared,
@@ -88,7 +91,8 @@ impl<'a> Facts<'a> {
             peak: shared.peak_bytes.load(Relaxed),
             startup: shared.startup_bytes.load(Relaxed),
             resident: resident_bytes(),
-            databases: databases(shared, context.now)?,
+            databases,
+            expired,
             clients: client_facts(shared),
             cpu: Cpu::read(),
             rates: *shared.rates.lock().unwrap_or_else(PoisonError::into_inner),
@@ -124,7 +128,7 @@ impl<'a> Facts<'a> {
     ///
     /// # Errors
     /// If a shard is busy.
-    pub fn ttl_ms(&self, db: usize) -> Result<i64> {
+    pub fn ttl_ms(&self, tx: &mut Tx<'_>, db: usize) -> Result<i64> {
         /// Enough for a mean right to a few percent, and few enough for a millisecond.
         const SAMPLES: usize = 64;
         const VISITS_MAX: usize = 4096;
@@ -139,10 +143,7 @@ impl<'a> Facts<'a> {
                     count += 1;
                 }
             };
-            cursor = self
-                .shared
-                .engine
-                .scan(db, self.now, cursor, STEP, scanned)?;
+            cursor = tx.scan(db, cursor, STEP, scanned)?;
             if cursor == Cursor::default() {
                 break;
             }
@@ -173,16 +174,20 @@ pub fn ratio(part: usize, whole: usize) -> f64 {
     }
 }
 
-fn databases(shared: &Shared, now: Now) -> Result<Vec<KeyspaceTotals>> {
-    let engine = &shared.engine;
+/// Counts over all shards, by database, and how many entries were removed since their end had come.
+fn databases(tx: &mut Tx<'_>) -> Result<(Vec<KeyspaceTotals>, u64)> {
+    let engine = tx.engine();
     let mut databases = vec![KeyspaceTotals::default(); engine.databases()];
+    let mut expired = 0;
     for shard in 0..engine.shards() {
-        let mut tx = engine.lock_shard(shard, 0, now)?;
-        for (totals, database) in databases.iter_mut().zip(tx.databases(shard)) {
-            *totals += &*database;
-        }
+        tx.with_shard(shard, |tx| {
+            for (totals, database) in databases.iter_mut().zip(tx.databases(shard)) {
+                *totals += &*database;
+            }
+            expired += *tx.expired_mut(shard);
+        })?;
     }
-    Ok(databases)
+    Ok((databases, expired))
 }
 
 fn client_facts(shared: &Shared) -> ClientFacts {

@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 
 use damselfly_commands::Arity::AtLeast;
 use damselfly_commands::{Args, Command, Group, Keys, Result, Run, Trait};
+use damselfly_engine::Tx;
 use damselfly_protocol::Reply;
 
 use crate::registry::{Handler, REGISTRY};
@@ -122,12 +123,12 @@ impl Section {
             || is("module_list") && self == Self::Modules
     }
 
-    fn write(self, facts: &Facts<'_>, text: &mut String) -> Result {
+    fn write(self, facts: &Facts<'_>, tx: &mut Tx<'_>, text: &mut String) -> Result {
         match self {
             Self::Commandstats => write_commandstats(facts, text),
             Self::Errorstats => write_errorstats(facts, text),
             Self::Latencystats => write_latencystats(facts, text),
-            Self::Keyspace => write_keyspace(facts, text)?,
+            Self::Keyspace => write_keyspace(facts, tx, text)?,
             Self::Server
             | Self::Clients
             | Self::Memory
@@ -148,6 +149,7 @@ impl Section {
 
 fn info(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let facts = Facts::gather(context)?;
+    let mut tx = context.section();
     let asked = |section: Section| match args.len() {
         1 => section.is_default(),
         _ => args.from(1).any(|arg| section.is_asked_by(arg)),
@@ -157,7 +159,7 @@ fn info(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Res
         if asked(section) {
             let gap = if text.is_empty() { "" } else { "\r\n" };
             let _ = write!(text, "{gap}# {}\r\n", section.title());
-            section.write(&facts, &mut text)?;
+            section.write(&facts, &mut tx, &mut text)?;
         }
     }
     reply.verbatim(*b"txt", text.as_bytes());
@@ -213,13 +215,13 @@ fn write_latencystats(facts: &Facts<'_>, text: &mut String) {
     }
 }
 
-fn write_keyspace(facts: &Facts<'_>, text: &mut String) -> Result {
+fn write_keyspace(facts: &Facts<'_>, tx: &mut Tx<'_>, text: &mut String) -> Result {
     for (db, totals) in facts.databases.iter().enumerate() {
         if totals.keys == 0 {
             continue;
         }
         let ttl_ms = if totals.deadlines > 0 {
-            facts.ttl_ms(db)?
+            facts.ttl_ms(tx, db)?
         } else {
             0
         };

@@ -16,13 +16,14 @@ pub mod pause;
 pub mod pubsub;
 pub mod server;
 pub mod slowlog;
+pub mod transaction;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use damselfly_commands::{Command, Rest};
-use damselfly_engine::Now;
+use damselfly_engine::{Busy, Now, Tx};
 use damselfly_protocol::Version;
 
 use crate::clients::Client;
@@ -31,6 +32,7 @@ use crate::long::LongCommand;
 use crate::parked::Parking;
 use crate::registry::Handler;
 use crate::session::pubsub::Subscriptions;
+use crate::session::transaction::Transaction;
 use crate::shared::Shared;
 use crate::statistics::ThreadCounters;
 
@@ -48,6 +50,7 @@ pub static FAMILIES: &[&[Command<Handler>]] = &[
     config::COMMANDS,
     debug::COMMANDS,
     server::COMMANDS,
+    transaction::COMMANDS,
 ];
 
 /// Whether replies are sent (CLIENT REPLY).
@@ -91,6 +94,8 @@ pub struct Session {
     pub long: Option<Arc<LongCommand>>,
     /// What is still to be written of the last reply.
     pub rest: Option<Rest>,
+    /// MULTI and WATCH.
+    pub transaction: Transaction,
 }
 
 impl Session {
@@ -110,6 +115,7 @@ impl Session {
             congested: None,
             long: None,
             rest: None,
+            transaction: Transaction::default(),
         }
     }
 
@@ -144,4 +150,38 @@ pub struct Context<'a> {
     pub thread: usize,
     /// The time.
     pub now: Now,
+    /// All locks, if the command is part of a transaction that uses keys.
+    pub lent: Option<Tx<'a>>,
+}
+
+impl Context<'_> {
+    /// A section over nothing, for a look at shards one by one; within a transaction over all.
+    pub fn section(&mut self) -> Tx<'_> {
+        match &mut self.lent {
+            Some(tx) => tx.lend(),
+            None => self.shared.engine.lock_none(self.session.db, self.now),
+        }
+    }
+
+    /// A section over one shard at least.
+    ///
+    /// # Errors
+    /// If it is busy.
+    pub fn lock_one(&mut self, hash: u64) -> std::result::Result<Tx<'_>, Busy> {
+        match &mut self.lent {
+            Some(tx) => Ok(tx.lend()),
+            None => self.shared.engine.lock_one(hash, self.session.db, self.now),
+        }
+    }
+
+    /// A section over everything.
+    ///
+    /// # Errors
+    /// If a shard is busy.
+    pub fn lock_all(&mut self) -> std::result::Result<Tx<'_>, Busy> {
+        match &mut self.lent {
+            Some(tx) => Ok(tx.lend()),
+            None => self.shared.engine.lock_all(self.session.db, self.now),
+        }
+    }
 }

@@ -133,7 +133,9 @@ impl Worker {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
-        if connection.stall.is_none() && connection.input.len() as u64 > query_bytes_max {
+        let queued_bytes = connection.session.transaction.queued_bytes();
+        let bytes = (connection.input.len() + queued_bytes) as u64;
+        if connection.stall.is_none() && bytes > query_bytes_max {
             log::warn!(
                 "Closing client {} that reached the max query buffer length of {} bytes",
                 connection.session.client.address,

@@ -127,7 +127,10 @@ pub struct Model {
 
 impl Model {
     pub fn new(prefix_bits: u32, stagger: u32, hashing: fn(u64) -> u64) -> Self {
-        let table = Table::new(prefix_bits, stagger);
+        Self::with(Table::new(prefix_bits, stagger), hashing)
+    }
+
+    pub fn with(table: Table<Key>, hashing: fn(u64) -> u64) -> Self {
         Self {
             table,
             expected: HashMap::new(),
@@ -298,7 +301,10 @@ pub fn drive(bytes: &[u8]) {
         return;
     };
     let hashing = HASHINGS[usize::from(setup) % HASHINGS.len()];
-    let mut model = Model::new(u32::from(setup) % 25, u32::from(setup) / 3, hashing);
+    let mut model = match setup {
+        224.. => Model::with(Table::dense(), hashing),
+        _ => Model::new(u32::from(setup) % 25, u32::from(setup) / 3, hashing),
+    };
     let (mut cursor, mut position) = (0, 0);
     for pair in operations.chunks_exact(2) {
         let key = u64::from(pair[1]);

@@ -56,7 +56,9 @@ fn writes(command: &Command<Handler>) -> bool {
 }
 
 fn only_reads(command: &Command<Handler>) -> bool {
-    !writes(command) && (command.keys.any() || command.has(Trait::ReadOnly))
+    // WATCH names keys but reads nothing.
+    let uses_keys = command.keys.any() && command.group != Group::Transactions;
+    !writes(command) && (uses_keys || command.has(Trait::ReadOnly))
 }
 
 /// The command's flags.
@@ -85,6 +87,7 @@ pub fn categories(command: &Command<Handler>) -> Vec<&'static str> {
         | Group::Hash
         | Group::SortedSet
         | Group::Generic
+        | Group::Transactions
         | Group::PubSub
         | Group::Connection => command.group.category(),
     };

@@ -179,7 +179,7 @@ pub static FIELDS: &[Field] = &[
     row(Stats, "sync_full", ZERO),
     row(Stats, "sync_partial_ok", ZERO),
     row(Stats, "sync_partial_err", ZERO),
-    row(Stats, "expired_keys", |f| f.shared.engine.expired(f.now).to_string()),
+    row(Stats, "expired_keys", |f| f.expired.to_string()),
     row(Stats, "expired_stale_perc", |_| two_digits(0.0)),
     row(Stats, "expired_time_cap_reached_count", |f| f.total(|counters| &counters.sweep_out_of_time)),
     row(Stats, "expire_cycle_cpu_milliseconds", |f| (f.shared.total(|counters| counters.sweep_us.read()) / 1000).to_string()),

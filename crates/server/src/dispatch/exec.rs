@@ -1,0 +1,254 @@
+//! MULTI and EXEC: a transaction's queue begins, and its commands run in one section.
+//!
+//! What is queued, and what is watched, is in `session/transaction.rs`.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use damselfly_base::CommandError;
+use damselfly_commands::{Args, Result, Run, Stop};
+use damselfly_engine::{Now, Tx, Unserved};
+use damselfly_protocol::Reply;
+
+use super::account::count_effects;
+use super::{Dispatcher, leaves_no_trace};
+use crate::config::Config;
+use crate::registry::{Handler, REGISTRY, Row, SessionFn};
+use crate::session::transaction::Queue;
+use crate::session::{Context, Replies, Session, monitor};
+
+/// Keys beyond so many are not fetched ahead: the first would be gone again before they are used.
+const PREFETCHED_MAX: usize = 256;
+
+/// MULTI.
+pub fn multi(
+    dispatcher: &mut Dispatcher,
+    session: &mut Session,
+    _: Args<'_>,
+    _: Now,
+    reply: &mut Reply<'_>,
+) -> Result {
+    if session.transaction.is_open() {
+        return Err(CommandError::err("MULTI calls can not be nested").into());
+    }
+    let queue = dispatcher.spare_queues.take(dispatcher.batch);
+    session.transaction.open(queue, &session.client);
+    reply.ok();
+    Ok(())
+}
+
+/// What EXEC uses of the thread's dispatcher, which it can't change meanwhile.
+struct Scratch {
+    shards: Vec<usize>,
+    monitored: Vec<u8>,
+    unserved: Vec<Unserved>,
+}
+
+/// EXEC.
+pub fn exec(
+    dispatcher: &mut Dispatcher,
+    session: &mut Session,
+    _: Args<'_>,
+    now: Now,
+    reply: &mut Reply<'_>,
+) -> Result {
+    let Some(queue) = session.transaction.take_queue() else {
+        return Err(CommandError::err("EXEC without MULTI").into());
+    };
+    let mut scratch = Scratch {
+        shards: std::mem::take(&mut dispatcher.shards),
+        monitored: std::mem::take(&mut dispatcher.monitored),
+        unserved: std::mem::take(&mut dispatcher.unserved),
+    };
+    let result = run_queue(dispatcher, session, &queue, now, reply, &mut scratch);
+    dispatcher.shards = scratch.shards;
+    dispatcher.monitored = scratch.monitored;
+    dispatcher.unserved = scratch.unserved;
+    if let Err(Stop::Busy(_)) = result {
+        session.transaction.open(queue, &session.client);
+        return result;
+    }
+    dispatcher.spare_queues.put(queue);
+    let engine = &dispatcher.shared.engine;
+    session.transaction.end(engine, &session.client);
+    dispatcher.refresh_config();
+    dispatcher.serve_unserved();
+    result
+}
+
+/// Runs the queued commands in one section, and writes what the client wants to see of the reply.
+///
+/// # Errors
+/// If a command could not be queued, or a shard is busy; then nothing was done.
+fn run_queue(
+    dispatcher: &Dispatcher,
+    session: &mut Session,
+    queue: &Queue,
+    now: Now,
+    reply: &mut Reply<'_>,
+    scratch: &mut Scratch,
+) -> Result {
+    if queue.has_failed() {
+        let text = "EXECABORT Transaction discarded because of previous errors.";
+        return Err(CommandError::Text(text.to_owned()).into());
+    }
+    let engine = &dispatcher.shared.engine;
+    let all = queue.hashes();
+    // What came in this batch was fetched ahead with the batch.
+    let to_fetch = match queue.batch() == dispatcher.batch {
+        true => &[],
+        false => &all[..all.len().min(PREFETCHED_MAX)],
+    };
+    for &hash in to_fetch {
+        engine.prefetch_shard(hash);
+    }
+    let mut tx = if queue.needs_all_locks() {
+        engine.lock_all(session.db, now)?
+    } else {
+        let watched = session.transaction.watched_hashes();
+        // For `tests/transactions.rs` of the oracle, which must notice.
+        let watched = watched.filter(|_| !cfg!(broken = "watches"));
+        let hashes = watched.chain(all.iter().copied());
+        engine.lock_many(hashes, &mut scratch.shards, session.db, now)?
+    };
+    let is_hidden = session.replies != Replies::On;
+    if session.transaction.is_broken(&session.client, now) {
+        if !is_hidden {
+            reply.null_array();
+        }
+        return Ok(());
+    }
+    // What the commands themselves change is not to be told.
+    session.transaction.forget_watched(engine, &session.client);
+    tx.prefetch(to_fetch);
+    if !is_hidden {
+        reply.array(queue.commands().len());
+    }
+    let mut runner = Runner {
+        dispatcher,
+        config: None,
+        skips_next: false,
+        started: dispatcher.clock.raw(),
+    };
+    for (row, args) in queue.commands() {
+        runner.run(&mut tx, session, row, args, reply);
+        if dispatcher.shared.monitors.load(Relaxed) > 0 {
+            monitor::show(&mut scratch.monitored, session, row, args, reply);
+        }
+    }
+    if runner.skips_next && session.replies == Replies::On {
+        session.replies = Replies::SkipNext;
+    }
+    if tx.has_ready() {
+        scratch.unserved.extend(tx.serve_waiters());
+    }
+    count_effects(dispatcher.counters(), tx.effects());
+    Ok(())
+}
+
+/// Runs queued commands one by one.
+struct Runner<'a> {
+    dispatcher: &'a Dispatcher,
+    /// The configuration, if one of the commands has changed it.
+    config: Option<Arc<Config>>,
+    /// One of the commands was CLIENT REPLY SKIP, which is for what comes after EXEC.
+    skips_next: bool,
+    /// When the command began.
+    started: u64,
+}
+
+impl Runner<'_> {
+    /// Runs one command and writes its reply, which may be an error, as far as the client wants to see it.
+    fn run(
+        &mut self,
+        tx: &mut Tx<'_>,
+        session: &mut Session,
+        row: &'static Row,
+        args: Args<'_>,
+        reply: &mut Reply<'_>,
+    ) {
+        let (mark, mut failed) = (reply.position(), None);
+        match self.call(tx, session, row, args, reply) {
+            Ok(()) => {}
+            Err(Stop::Rest(rest)) => rest.write_all(reply),
+            Err(Stop::Wait(wait)) => {
+                reply.truncate_to(mark);
+                (wait.nothing)(reply);
+            }
+            Err(Stop::Error(error)) => {
+                reply.truncate_to(mark);
+                reply.error(error.to_bytes());
+                failed = Some(error);
+            }
+            Err(Stop::Busy(_) | Stop::NeedsAllLocks | Stop::Long) => {
+                unreachable!("{} has all the locks it needs", row.name)
+            }
+        }
+        match session.replies {
+            Replies::On => {}
+            Replies::Off | Replies::SkipThis => reply.truncate_to(mark),
+            Replies::SkipNext => {
+                reply.truncate_to(mark);
+                (self.skips_next, session.replies) = (true, Replies::On);
+            }
+        }
+        let dispatcher = self.dispatcher;
+        dispatcher.account(session, row, args, &mut self.started, failed);
+    }
+
+    #[inline]
+    fn call(
+        &mut self,
+        tx: &mut Tx<'_>,
+        session: &mut Session,
+        row: &'static Row,
+        args: Args<'_>,
+        reply: &mut Reply<'_>,
+    ) -> Result {
+        let handler = match row.command.run {
+            Run::Run(handler) | Run::Either(handler, _) => handler,
+            Run::Subcommands(_) => return Err(CommandError::Arity(row.name.clone()).into()),
+        };
+        match handler {
+            Handler::Keyspace(run) => {
+                tx.set_db(session.db);
+                tx.set_touches(!leaves_no_trace(session, row));
+                run(tx, args, reply)
+            }
+            Handler::Session(run) => self.call_session(run, tx, session, args, reply),
+            Handler::Help => {
+                REGISTRY.write_help(row, reply);
+                Ok(())
+            }
+            Handler::Dispatch(_) => unreachable!("{} is never queued", row.name),
+        }
+    }
+
+    fn call_session(
+        &mut self,
+        run: SessionFn,
+        tx: &mut Tx<'_>,
+        session: &mut Session,
+        args: Args<'_>,
+        reply: &mut Reply<'_>,
+    ) -> Result {
+        let (shared, thread) = (&self.dispatcher.shared, self.dispatcher.thread);
+        let config = self.config.as_deref().unwrap_or(&self.dispatcher.config);
+        let generation = shared.config_generation();
+        let mut context = Context {
+            shared,
+            config,
+            counters: &shared.threads[thread].counters,
+            now: tx.now(),
+            lent: tx.holds_all().then(|| tx.lend()),
+            session,
+            thread,
+        };
+        let result = run(&mut context, args, reply);
+        drop(context);
+        if shared.config_generation() != generation {
+            self.config = Some(shared.config());
+        }
+        result
+    }
+}

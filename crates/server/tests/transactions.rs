@@ -1,0 +1,323 @@
+//! MULTI, EXEC and WATCH as far as they concern the server: what it counts, shows and limits, and who else is affected.
+
+mod common;
+
+use common::{TestServer, until};
+
+use damselfly_commands::Run;
+use damselfly_protocol::client::Value;
+use damselfly_server::config::Allow;
+use damselfly_server::registry::{REGISTRY, WithinMulti};
+
+const QUEUED: &str = "QUEUED";
+
+/// The value of a field in the line that CLIENT LIST shows about a client.
+fn field(list: &str, id: i64, name: &str) -> String {
+    let line = list
+        .lines()
+        .find(|line| line.starts_with(&format!("id={id} ")))
+        .unwrap();
+    let found = line
+        .split(' ')
+        .find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+    found.unwrap().to_owned()
+}
+
+#[test]
+fn others_see_what_is_queued_and_what_it_takes() {
+    let server = TestServer::start();
+    let (mut client, mut observer) = (server.client(), server.client());
+    let id = client.number("CLIENT ID");
+    let mut shown = |name: &str| field(&observer.text("CLIENT LIST"), id, name);
+    let before: usize = shown("tot-mem").parse().unwrap();
+    assert_eq!((shown("multi"), shown("flags")), ("-1".into(), "U".into()));
+    assert_eq!(client.run("MULTI"), "OK");
+    assert_eq!((shown("multi"), shown("flags")), ("0".into(), "xU".into()));
+    let value = "v".repeat(1000);
+    for count in 1..=20 {
+        assert_eq!(client.run(&format!("SET key {value}")), QUEUED);
+        assert_eq!(shown("multi"), count.to_string());
+    }
+    let taken: usize = shown("multi-mem").parse().unwrap();
+    assert!((20_000..60_000).contains(&taken), "{taken}");
+    let with: usize = shown("tot-mem").parse().unwrap();
+    assert!(with >= before + taken, "{before} {with} {taken}");
+    assert_eq!(client.run("DISCARD"), "OK");
+    assert_eq!(
+        (shown("multi"), shown("multi-mem")),
+        ("-1".into(), "0".into())
+    );
+    assert_eq!(client.run("WATCH key"), "OK");
+    assert_ne!(shown("multi-mem"), "0");
+    assert_eq!(client.run("UNWATCH"), "OK");
+    assert_eq!(
+        (shown("multi-mem"), shown("flags")),
+        ("0".into(), "U".into())
+    );
+}
+
+#[test]
+fn a_transaction_that_grows_past_the_limit_of_queries_ends_the_connection() {
+    let server = TestServer::with(|config| config.client_query_buffer_limit_bytes = 1 << 20);
+    let mut client = server.client();
+    assert_eq!(client.run("MULTI"), "OK");
+    let set = format!("SET key {}", "v".repeat(100_000));
+    for _ in 0..10 {
+        assert_eq!(client.run(&set), QUEUED);
+    }
+    client.send(&set);
+    // Whether it is told of the last one or not.
+    assert!(client.until_closed().len() <= 1);
+    let mut other = server.client();
+    let info = other.text("INFO stats");
+    assert!(info.contains("client_query_buffer_limit_disconnections:1\r\n"));
+    assert_eq!(other.run("GET key"), "(nil)");
+}
+
+#[test]
+fn clients_with_large_transactions_are_evicted() {
+    let server = TestServer::start();
+    let (mut client, mut other) = (server.client(), server.client());
+    assert_eq!(client.run("MULTI"), "OK");
+    let set = format!("SET key {}", "v".repeat(100_000));
+    for _ in 0..20 {
+        assert_eq!(client.run(&set), QUEUED);
+    }
+    assert_eq!(other.run("CONFIG SET maxmemory-clients 1mb"), "OK");
+    assert_eq!(client.until_closed(), [""; 0]);
+    assert!(other.text("INFO stats").contains("evicted_clients:1\r\n"));
+}
+
+#[test]
+fn who_leaves_watches_nothing_any_more() {
+    let server = TestServer::start();
+    let watched = || server.shared().engine.watched_count();
+    for end in ["UNWATCH", "EXEC", "DISCARD", "RESET", "QUIT", "", "EXEC 1"] {
+        let (mut client, mut other) = (server.client(), server.client());
+        assert_eq!(client.run("WATCH a b c a"), "OK");
+        assert_eq!(watched(), 3);
+        // One that is changed is watched on, like the others.
+        assert_eq!(other.run("SET b 1"), "OK");
+        if matches!(end, "EXEC" | "DISCARD" | "EXEC 1") {
+            client.run("MULTI");
+        }
+        if end.is_empty() {
+            drop(client);
+        } else {
+            client.run(end);
+        }
+        until("nobody watches", || watched() == 0);
+    }
+}
+
+#[test]
+fn queued_commands_are_counted_when_they_run() {
+    let server = TestServer::start();
+    let mut client = server.client();
+    for command in [
+        "CONFIG RESETSTAT",
+        "MULTI",
+        "SET a b",
+        "INCR a",
+        "NOSUCH",
+        "EXEC",
+    ] {
+        client.run(command);
+    }
+    for command in [
+        "MULTI", "SET a b", "INCR a", "GET a", "EXEC", "EXEC 1", "DISCARD",
+    ] {
+        client.run(command);
+    }
+    let stats = client.text("INFO commandstats");
+    let counts = |name: &str| {
+        let line = stats
+            .lines()
+            .find_map(|line| line.strip_prefix(&format!("cmdstat_{name}:")));
+        let numbers = line.into_iter().flat_map(|line| line.split(','));
+        let wanted = ["calls", "rejected_calls", "failed_calls"];
+        let of_name = |word: &str| {
+            let (name, number) = word.split_once('=').unwrap();
+            wanted.contains(&name).then(|| number.parse().unwrap())
+        };
+        numbers.filter_map(of_name).collect::<Vec<u64>>()
+    };
+    assert_eq!(counts("multi"), [2, 0, 0]);
+    assert_eq!(counts("set"), [1, 0, 0]);
+    assert_eq!(counts("incr"), [1, 0, 1]);
+    assert_eq!(counts("get"), [1, 0, 0]);
+    assert_eq!(counts("exec"), [2, 1, 1]);
+    assert_eq!(counts("discard"), [1, 0, 1]);
+    let errors = client.text("INFO errorstats");
+    assert!(errors.contains("errorstat_ERR:count=3\r\n"), "{errors}");
+    assert!(
+        errors.contains("errorstat_EXECABORT:count=2\r\n"),
+        "{errors}"
+    );
+}
+
+#[test]
+fn the_slow_log_shows_what_ran_and_not_exec() {
+    let server = TestServer::with(|config| config.slowlog_log_slower_than_us = 0);
+    let mut client = server.client();
+    for command in ["SLOWLOG RESET", "MULTI", "SET a b", "GET a", "EXEC"] {
+        client.run(command);
+    }
+    let shown = client.run("SLOWLOG GET");
+    let place = |word: &str| shown.find(&format!("{word}\"")).unwrap();
+    assert!(
+        place("GET") < place("SET") && place("SET") < place("MULTI"),
+        "{shown}"
+    );
+    assert!(!shown.contains("EXEC"), "{shown}");
+}
+
+#[test]
+fn a_monitor_sees_commands_in_the_order_in_which_they_run() {
+    let server = TestServer::start();
+    let (mut client, mut monitor) = (server.client(), server.client());
+    assert_eq!(monitor.run("MONITOR"), "OK");
+    for command in [
+        "MULTI",
+        "SET a b",
+        "CONFIG GET port",
+        "INCR a",
+        "EXEC",
+        "MULTI",
+        "GET",
+    ] {
+        client.run(command);
+    }
+    for command in ["EXEC", "EXEC 1", "PING"] {
+        client.run(command);
+    }
+    let mut seen = Vec::new();
+    while seen.last().map(String::as_str) != Some("\"PING\"") {
+        let line = monitor.receive();
+        seen.push(line.split_once("] ").unwrap().1.to_owned());
+    }
+    let wanted = [
+        "\"MULTI\"",
+        "\"SET\" \"a\" \"b\"",
+        "\"INCR\" \"a\"",
+        "\"EXEC\"",
+        "\"MULTI\"",
+        "\"EXEC\"",
+        "\"EXEC\" \"1\"",
+        "\"PING\"",
+    ];
+    assert_eq!(seen, wanted);
+}
+
+#[test]
+fn a_pause_of_writes_holds_exec_back_if_it_writes() {
+    let server = TestServer::start();
+    let (mut writer, mut reader, mut other) = (server.client(), server.client(), server.client());
+    writer.run("MULTI");
+    writer.run("SET a 1");
+    reader.run("MULTI");
+    reader.run("GET a");
+    assert_eq!(other.run("CLIENT PAUSE 100000 WRITE"), "OK");
+    writer.send("EXEC");
+    assert_eq!(reader.run("EXEC"), "1) (nil)");
+    assert_eq!(reader.run("MULTI"), "OK");
+    assert_eq!(reader.run("EXEC"), "(empty array)");
+    assert!(writer.has_nothing());
+    assert_eq!(other.run("CLIENT UNPAUSE"), "OK");
+    assert_eq!(writer.receive(), "1) OK");
+}
+
+/// Every command is queued or refused, and what is queued runs within the transaction, whatever locks it takes elsewhere.
+#[test]
+fn every_command_runs_within_a_transaction() {
+    // What has to wait, or ends more than the transaction.
+    const LEFT_OUT: &[&str] = &[
+        "shutdown",
+        "debug|segfault",
+        "debug|panic",
+        "debug|sleep",
+        "client|pause",
+    ];
+    let server = TestServer::with(|config| {
+        config.enable_debug_command = Allow::Yes;
+    });
+    let mut observer = server.client();
+    for row in REGISTRY.rows() {
+        let is_container = matches!(row.command.run, Run::Subcommands(_));
+        if is_container || LEFT_OUT.contains(&row.name.as_str()) {
+            continue;
+        }
+        let mut client = server.client();
+        let mut words: Vec<String> = row.name.split('|').map(str::to_owned).collect();
+        let arity = row.command.arity.signed().unsigned_abs() as usize;
+        while words.len() < arity {
+            words.push("1".to_owned());
+        }
+        client.run("MULTI");
+        client.run("SET before 1");
+        let queued = client.run(&words.join(" "));
+        match row.within_multi {
+            WithinMulti::Queued => assert_eq!(queued, QUEUED, "{}", row.name),
+            WithinMulti::Refused => assert!(queued.contains("not allowed inside"), "{queued}"),
+            WithinMulti::Runs | WithinMulti::Leaves | WithinMulti::Executes => continue,
+        }
+        client.run("SET behind 1");
+        client.send("EXEC");
+        let reply = client.receive_value();
+        match (row.within_multi, reply) {
+            (WithinMulti::Queued, Some(Value::Array(replies))) => {
+                assert_eq!(replies.len(), 3, "{}", row.name);
+            }
+            (WithinMulti::Refused, Some(Value::Error(error))) => {
+                assert!(error.starts_with(b"EXECABORT"));
+            }
+            (_, reply) => panic!("{}: {reply:?}", row.name),
+        }
+        // All locks are free again.
+        observer.number("DBSIZE");
+        observer.run("FLUSHALL");
+    }
+}
+
+#[test]
+fn a_panic_within_a_transaction_costs_its_connection_and_no_lock() {
+    let server = TestServer::with(|config| {
+        config.enable_debug_command = Allow::Yes;
+    });
+    let mut client = server.client();
+    for command in ["WATCH a", "MULTI", "SET a 1", "DEBUG PANIC", "SET b 1"] {
+        client.run(command);
+    }
+    client.send("EXEC");
+    assert_eq!(client.until_closed(), [""; 0]);
+    let mut other = server.client();
+    assert_eq!(other.number("DBSIZE"), 1);
+    assert_eq!(other.run("FLUSHALL"), "OK");
+    assert_eq!(server.shared().engine.watched_count(), 0);
+}
+
+#[test]
+fn replies_of_any_length_stand_in_that_of_exec() {
+    let server = TestServer::start();
+    let mut client = server.client();
+    for number in 0..100 {
+        let members: Vec<String> = (0..100)
+            .map(|index| format!("{}", number * 100 + index))
+            .collect();
+        client.run(&format!("SADD set {}", members.join(" ")));
+    }
+    client.run("MULTI");
+    client.run("SMEMBERS set");
+    client.run("SCARD set");
+    client.send("EXEC");
+    let Some(Value::Array(replies)) = client.receive_value() else {
+        panic!("no array");
+    };
+    let Value::Array(members) = &replies[0] else {
+        panic!("no array in the array");
+    };
+    assert_eq!(
+        (members.len(), &replies[1]),
+        (10_000, &Value::Integer(10_000))
+    );
+}
