@@ -36,6 +36,7 @@ const FILES: &[&str] = &[
     "unit/other",
     "unit/lazyfree",
     "unit/pause",
+    "unit/multi",
     "unit/pubsub",
     "unit/pubsubshard",
 ];

@@ -93,6 +93,11 @@ impl Connection {
         !self.unsent.is_empty()
     }
 
+    /// Counts so many replies as that to one request, from now on.
+    pub fn expect(&mut self, replies: u64) {
+        self.replies.expect(replies);
+    }
+
     /// Notes `count` requests as under way since `at`.
     pub fn note_sent(&mut self, at: Instant, count: usize) {
         self.sent.push_back(Sent {

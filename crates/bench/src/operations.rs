@@ -3,7 +3,10 @@
 //! A new operation is a new row. Operations on different types use different key prefixes, so that any mix of them
 //! runs without a type error.
 
-use Part::{Field, Integers, Key, KeyValues, Keys, Member, Number, Pairs, Value, ValueBytes, Word};
+use Part::{
+    Field, Integers, Key, KeyValues, Keys, Member, Number, Pairs, Transaction, Value, ValueBytes,
+    Word,
+};
 
 /// A piece of a request. In RESP each piece is one or more arguments; in memcached's protocol, literal text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +33,8 @@ pub enum Part {
     Integers,
     /// Twelve bytes with the digits of a fresh key number: the members of one big collection.
     Member,
+    /// Stands first: the rest is one of as many requests as the operation's count, between MULTI and EXEC.
+    Transaction,
 }
 
 /// One row of the table.
@@ -115,6 +120,13 @@ pub const OPERATIONS: &[Operation] = &[
         prefix: "key:",
         count: 10,
         resp: &[Word("MSET"), KeyValues],
+        memcached: &[],
+    },
+    Operation {
+        name: "multi",
+        prefix: "key:",
+        count: 4,
+        resp: &[Transaction, Word("SET"), Key, Value],
         memcached: &[],
     },
     Operation {
@@ -258,6 +270,14 @@ pub struct Choice {
 pub const COUNT_MAX: usize = 1000;
 
 impl Choice {
+    /// How many replies it gets in RESP.
+    pub fn replies(self) -> u64 {
+        match self.operation.resp.first() {
+            Some(Transaction) => self.count as u64 + 2,
+            _ => 1,
+        }
+    }
+
     /// Finds the operation a name such as `get` or `mget16` means.
     pub fn parse(text: &str) -> Result<Self, String> {
         let name = text.trim_end_matches(|c: char| c.is_ascii_digit());
@@ -327,6 +347,12 @@ mod tests {
             .map(|(choice, weight)| (choice.operation.name, choice.count, *weight))
             .collect();
         assert_eq!(seen, [("set", 1, 1), ("get", 1, 10), ("mget", 16, 1)]);
+    }
+
+    #[test]
+    fn a_transaction_gets_a_reply_to_each_of_its_requests() {
+        assert_eq!(Choice::parse("multi4").unwrap().replies(), 6);
+        assert_eq!(Choice::parse("mset4").unwrap().replies(), 1);
     }
 
     #[test]

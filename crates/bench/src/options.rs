@@ -274,6 +274,13 @@ impl Options {
                 }
             }
         }
+        let mut replies = self.mix.iter().map(|(choice, _)| choice.replies());
+        let first = replies.next();
+        if replies.any(|other| Some(other) != first) {
+            return Err(
+                "transactions can only be mixed with others that get as many replies".to_owned(),
+            );
+        }
         Ok(())
     }
 }
@@ -355,6 +362,7 @@ mod tests {
             "--duration -1",
             "--duration 1 -n 1",
             "--protocol memcached --mix sadd",
+            "--mix multi4,set",
             "--protocol memcached --subscribers 1",
             "--rate 0",
         ] {

@@ -52,6 +52,10 @@ pub struct Replies {
     elements: u64,
     /// The beginning of a line whose end has not come.
     line: Vec<u8>,
+    /// How many replies count as one.
+    each: u64,
+    /// How many of those have come.
+    part: u64,
 }
 
 impl Replies {
@@ -62,7 +66,14 @@ impl Replies {
             skip: 0,
             elements: 0,
             line: Vec::new(),
+            each: 1,
+            part: 0,
         }
+    }
+
+    /// Counts so many replies as one from now on. A change is for when all have come.
+    pub fn expect(&mut self, each: u64) {
+        self.each = each;
     }
 
     /// Takes what one read brought.
@@ -134,7 +145,11 @@ impl Replies {
     fn element_done(&mut self, tally: &mut Tally) {
         if self.elements > 0 {
             self.elements -= 1;
-        } else {
+            return;
+        }
+        self.part += 1;
+        if self.part >= self.each {
+            self.part = 0;
             tally.replies += 1;
         }
     }

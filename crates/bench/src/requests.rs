@@ -125,6 +125,17 @@ impl Tape {
 
     fn push(&mut self, choice: Choice, shape: &Shape, random: &mut Random) {
         self.mark_start();
+        if choice.replies() == 1 {
+            return self.push_request(choice, shape, random);
+        }
+        self.bytes.extend_from_slice(b"*1\r\n$5\r\nMULTI\r\n");
+        for _ in 0..choice.count {
+            self.push_request(choice, shape, random);
+        }
+        self.bytes.extend_from_slice(b"*1\r\n$4\r\nEXEC\r\n");
+    }
+
+    fn push_request(&mut self, choice: Choice, shape: &Shape, random: &mut Random) {
         let arguments = arguments(choice, shape, random);
         if shape.protocol == Protocol::Resp {
             self.bytes
@@ -214,6 +225,8 @@ fn arguments(choice: Choice, shape: &Shape, random: &mut Random) -> Vec<Argument
                 let integers = (0..choice.count as u64).map(|index| (first + 7 * index) % INTEGERS);
                 arguments.extend(integers.map(|integer| Argument::fixed(integer.to_string())));
             }
+            // What it means is done around the request.
+            Part::Transaction => {}
             Part::Member => arguments.push(Argument::numbered("", shape.digits().max(12))),
         }
     }
@@ -343,6 +356,19 @@ mod tests {
             .batch(1, &mut Keys::rising(1000, 0))
             .to_vec();
         assert_eq!(batch, b"get key:000000 key:000001 key:000002\r\n");
+    }
+
+    #[test]
+    fn a_transaction_is_one_request() {
+        let batch = tape("multi2", Protocol::Resp)
+            .batch(1, &mut Keys::rising(1000, 41))
+            .to_vec();
+        let text = String::from_utf8(batch).unwrap();
+        let words: Vec<_> = text.split("\r\n").filter(|word| word.len() > 2).collect();
+        assert_eq!((words[0], words[1]), ("MULTI", "SET"));
+        assert_eq!((words[2], words[6]), ("$10", "$10"));
+        assert!(text.contains("key:000041") && text.contains("key:000042"));
+        assert!(text.ends_with("EXEC\r\n"), "{text}");
     }
 
     #[test]

@@ -111,6 +111,7 @@ pub fn run(options: &Options) -> Result<Report, Error> {
         .into_iter()
         .zip(ends(options, start))
         .map(|((tape, random), until)| Plan {
+            replies: options.mix[0].0.replies(),
             tape,
             keys: keys(options, random),
             until,

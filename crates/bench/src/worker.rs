@@ -62,6 +62,8 @@ pub(crate) struct Worker {
 pub(crate) struct Plan {
     pub tape: Tape,
     pub keys: Keys,
+    /// How many replies each request gets.
+    pub replies: u64,
     pub until: Until,
     /// Requests per second of this thread; as fast as answers come if `None`.
     pub rate: Option<f64>,
@@ -105,6 +107,9 @@ impl Worker {
             tape: plan.tape,
             keys: plan.keys,
         };
+        for connection in &mut self.connections {
+            connection.expect(plan.replies);
+        }
         match plan.rate {
             None => self.run_closed(&mut load, plan.until)?,
             Some(rate) => self.run_open(&mut load, plan.until, rate)?,
@@ -306,6 +311,7 @@ pub(crate) fn fill_plan(
     Plan {
         tape: Tape::new(&[(choice, 1)], &options.shape, options.depth, random),
         keys: Keys::rising(options.shape.keys, first),
+        replies: choice.replies(),
         until: Until::Requests(count),
         rate: None,
     }

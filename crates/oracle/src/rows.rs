@@ -16,6 +16,8 @@ pub enum Rule {
     Shape,
     /// A map without the fields that name the server: HELLO.
     Hello,
+    /// Each element by the rule of the command that was queued for it: EXEC.
+    Queued,
     /// A full iteration from cursor 0, compared as a set of keys or members: SCAN, SSCAN.
     Scan,
     /// Random members are taken out: as `Shape`; then the key is removed, since each server took others.
@@ -40,6 +42,8 @@ pub enum Family {
     SortedSet,
     /// Commands on keys of any type.
     Generic,
+    /// Transactions: MULTI and its relatives, mixed with commands of all other families.
+    Transactions,
     /// Commands about the connection.
     Connection,
     /// Commands about the server.
@@ -65,6 +69,7 @@ pub const FAMILIES: &[(Family, &str)] = &[
     (Family::Hash, "hash"),
     (Family::SortedSet, "sorted-set"),
     (Family::Generic, "generic"),
+    (Family::Transactions, "transactions"),
     (Family::Connection, "connection"),
     (Family::Server, "server"),
 ];
@@ -91,8 +96,8 @@ const fn row(family: Family, weight: usize, rule: Rule, grammar: &'static str) -
     }
 }
 
-use Family::{Connection, Generic, Hash, List, Server, Set, SortedSet, String};
-use Rule::{AtMost, Encoding, Exact, Hello, Near, Scan, Shape, Take, Unordered};
+use Family::{Connection, Generic, Hash, List, Server, Set, SortedSet, String, Transactions};
+use Rule::{AtMost, Encoding, Exact, Hello, Near, Queued, Scan, Shape, Take, Unordered};
 
 /// Every command that random sequences use.
 ///
@@ -450,6 +455,11 @@ pub const ROWS: &[Row] = &[
     row(Generic, 6, Near(1), "TTL key"),
     row(Generic, 4, Exact, "TYPE key"),
     row(Generic, 3, Exact, "UNLINK ( key )+"),
+    row(Transactions, 8, Exact, "MULTI"),
+    row(Transactions, 8, Queued, "EXEC"),
+    row(Transactions, 1, Exact, "DISCARD"),
+    row(Transactions, 8, Exact, "WATCH ( key )+"),
+    row(Transactions, 1, Exact, "UNWATCH"),
     row(Connection, 3, Exact, "ECHO value"),
     row(Connection, 4, Exact, "PING [ value ]"),
     row(Connection, 4, Exact, "SELECT database"),

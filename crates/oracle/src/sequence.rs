@@ -33,6 +33,11 @@ pub struct Step {
 }
 
 impl Step {
+    /// True for a command of this name.
+    fn is(&self, name: &str) -> bool {
+        self.arguments[0].eq_ignore_ascii_case(name.as_bytes())
+    }
+
     fn bytes(&self) -> Vec<u8> {
         if !self.inline {
             return request(&self.arguments);
@@ -49,26 +54,36 @@ impl Step {
 /// Draws sequences of commands from the table.
 pub struct Generator {
     rows: Vec<(Row, Vec<Node>)>,
-    weight_sum: usize,
+    /// Of those, the rows of transactions.
+    transactions: Vec<(Row, Vec<Node>)>,
+    /// How many commands stand between two of transactions, on average.
+    distance: usize,
 }
 
 impl Generator {
     /// Draws from one family, or from all, but never the commands named in `without`.
     #[must_use]
     pub fn new(family: Option<Family>, without: &[String]) -> Self {
-        let wanted = ROWS
-            .iter()
-            .filter(|row| family.is_none_or(|family| row.family == family));
+        let wanted = ROWS.iter().filter(|row| match family {
+            None | Some(Family::Transactions) => true,
+            Some(family) => row.family == family,
+        });
         let wanted = wanted.filter(|row| {
             !without
                 .iter()
                 .any(|name| row.grammar.split(' ').any(|word| word == name))
         });
-        let rows: Vec<(Row, Vec<Node>)> = wanted
+        let (transactions, rows) = wanted
             .map(|row| (*row, grammar::parse(row.grammar)))
-            .collect();
-        let weight_sum = rows.iter().map(|(row, _)| row.weight).sum();
-        Self { rows, weight_sum }
+            .partition(|(row, _)| row.family == Family::Transactions);
+        Self {
+            rows,
+            transactions,
+            distance: match family {
+                Some(Family::Transactions) => 4,
+                _ => 40,
+            },
+        }
     }
 
     /// `length` commands; the same seed gives the same ones.
@@ -76,27 +91,40 @@ impl Generator {
     pub fn sequence(&self, seed: u64, length: usize) -> Vec<Step> {
         let mut random = Random::new(seed);
         let batch_commands = 1 + random.below(BATCH_COMMANDS_MAX);
+        let mut is_open = false;
         (0..length)
-            .map(|_| self.step(&mut random, batch_commands))
+            .map(|_| {
+                // Long transactions fail too often: most have a mistake in them somewhere.
+                let distance = if is_open { 4 } else { self.distance };
+                let rows = match !self.transactions.is_empty() && random.one_in(distance) {
+                    true => &self.transactions,
+                    false => &self.rows,
+                };
+                let step = step(rows, &mut random, batch_commands);
+                is_open = step.is("MULTI") || is_open && !step.is("EXEC");
+                step
+            })
             .collect()
     }
+}
 
-    fn step(&self, random: &mut Random, batch_commands: usize) -> Step {
-        let mut ticket = random.below(self.weight_sum);
-        let drawn = self.rows.iter().find(|(row, _)| {
-            let here = ticket < row.weight;
-            ticket = ticket.wrapping_sub(row.weight);
-            here
-        });
-        let (row, grammar) = drawn.expect("the ticket is below the sum of all weights");
-        let arguments = grammar::generate(grammar, random);
-        let length: usize = arguments.iter().map(Vec::len).sum();
-        Step {
-            arguments,
-            rule: row.rule,
-            inline: length < INLINE_BYTES_MAX && random.one_in(20),
-            ends_batch: random.one_in(batch_commands),
-        }
+/// Draws a command.
+fn step(rows: &[(Row, Vec<Node>)], random: &mut Random, batch_commands: usize) -> Step {
+    let weight_sum = rows.iter().map(|(row, _)| row.weight).sum();
+    let mut ticket = random.below(weight_sum);
+    let drawn = rows.iter().find(|(row, _)| {
+        let here = ticket < row.weight;
+        ticket = ticket.wrapping_sub(row.weight);
+        here
+    });
+    let (row, grammar) = drawn.expect("the ticket is below the sum of all weights");
+    let arguments = grammar::generate(grammar, random);
+    let length: usize = arguments.iter().map(Vec::len).sum();
+    Step {
+        arguments,
+        rule: row.rule,
+        inline: length < INLINE_BYTES_MAX && random.one_in(20),
+        ends_batch: random.one_in(batch_commands),
     }
 }
 
@@ -163,6 +191,7 @@ impl Pair {
         let mut reference = self.fresh(self.reference)?;
         let mut subject = self.fresh(self.subject)?;
         let mut first = 0;
+        let mut queued = Vec::new();
         while first < steps.len() {
             let batch = &steps[first..first + batch_length(&steps[first..])];
             let (ours, theirs) = if goes_alone(&batch[0]) {
@@ -179,7 +208,13 @@ impl Pair {
                 )
             };
             for (offset, (theirs, ours)) in theirs.iter().zip(&ours).enumerate() {
-                if !agree(batch[offset].rule, theirs, ours) {
+                let step = &batch[offset];
+                let agrees = match step.rule {
+                    Rule::Queued => agree_all(&queued, theirs, ours),
+                    rule => agree(rule, theirs, ours),
+                };
+                note_queued(&mut queued, step, theirs);
+                if !agrees {
                     let difference = Some(Difference {
                         index: first + offset,
                         reference: show(theirs),
@@ -320,12 +355,43 @@ fn scan(connection: &mut Connection, step: &Step) -> Outcome {
     ))
 }
 
+/// Remembers how the replies of the transaction that is open are to be compared.
+fn note_queued(queued: &mut Vec<Rule>, step: &Step, reply: &Outcome) {
+    if *reply != Ok(Value::Simple(b"QUEUED".to_vec())) {
+        let begins = step.is("MULTI") && *reply == Ok(Value::Simple(b"OK".to_vec()));
+        let ends = ["EXEC", "DISCARD", "RESET"];
+        if begins || ends.iter().any(|name| step.is(name)) {
+            queued.clear();
+        }
+        return;
+    }
+    queued.push(step.rule);
+    if step.rule == Rule::Take {
+        // The removal that follows it.
+        queued.push(Rule::Exact);
+    }
+}
+
+/// Compares replies to EXEC.
+fn agree_all(queued: &[Rule], reference: &Outcome, subject: &Outcome) -> bool {
+    let (Ok(Value::Array(theirs)), Ok(Value::Array(ours))) = (reference, subject) else {
+        return reference == subject;
+    };
+    let agrees = |((theirs, ours), rule): ((&Value, &Value), &Rule)| {
+        // One step of an iteration: each server shows other keys.
+        *rule == Rule::Scan || agree(*rule, &Ok(theirs.clone()), &Ok(ours.clone()))
+    };
+    theirs.len() == ours.len()
+        && theirs.len() == queued.len()
+        && theirs.iter().zip(ours).zip(queued).all(agrees)
+}
+
 fn agree(rule: Rule, reference: &Outcome, subject: &Outcome) -> bool {
     let (Ok(reference), Ok(subject)) = (reference, subject) else {
         return reference == subject;
     };
     match rule {
-        Rule::Exact | Rule::Scan => reference == subject,
+        Rule::Exact | Rule::Scan | Rule::Queued => reference == subject,
         Rule::Unordered => sorted(reference) == sorted(subject),
         Rule::Near(tolerance) => match (reference, subject) {
             // Negative replies are answers of their own, not times.
