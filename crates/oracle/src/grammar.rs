@@ -232,6 +232,11 @@ fn bend(arguments: &mut Vec<Vec<u8>>, random: &mut Random) {
             }
         }
     }
+    // Redis 7.2 gave these an option, so that 7.0 refuses a fourth argument sooner.
+    let name = arguments[0].to_ascii_uppercase();
+    if [&b"ZRANK"[..], b"ZREVRANK"].contains(&&name[..]) {
+        arguments.truncate(3);
+    }
 }
 
 /// Makes large negative counts small ones: Redis would really send a billion random members.

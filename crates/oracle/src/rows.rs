@@ -14,6 +14,9 @@ pub enum Rule {
     AtMost,
     /// The same types in the same places: identifiers, times, random choices.
     Shape,
+    /// Byte for byte, but Redis may complain of a score that is fine: it looks at an error number that an earlier command may have
+    /// left behind.
+    Sorted,
     /// A map without the fields that name the server: HELLO.
     Hello,
     /// Each element by the rule of the command that was queued for it: EXEC.
@@ -22,8 +25,8 @@ pub enum Rule {
     Scan,
     /// Random members are taken out: as `Shape`; then the key is removed, since each server took others.
     Take,
-    /// Byte for byte, but a listpack of ours may be a hash table or a quicklist there: Redis 7.0 has no listpacks for sets and
-    /// lists.
+    /// Byte for byte, but a listpack of ours may be a hash table, a quicklist or a skiplist there: Redis 7.0 has no listpacks for
+    /// sets and lists, and its SORT makes skiplists of sorted sets.
     Encoding,
 }
 
@@ -97,7 +100,7 @@ const fn row(family: Family, weight: usize, rule: Rule, grammar: &'static str) -
 }
 
 use Family::{Connection, Generic, Hash, List, Server, Set, SortedSet, String, Transactions};
-use Rule::{AtMost, Encoding, Exact, Hello, Near, Queued, Scan, Shape, Take, Unordered};
+use Rule::{AtMost, Encoding, Exact, Hello, Near, Queued, Scan, Shape, Sorted, Take, Unordered};
 
 /// Every command that random sequences use.
 ///
@@ -400,6 +403,39 @@ pub const ROWS: &[Row] = &[
         Exact,
         "( ZUNION | ZINTER | ZDIFF | ZINTERCARD ) count ( key )+ [ WITHSCORES ] [ LIMIT integer ]",
     ),
+    row(
+        Generic,
+        4,
+        Sorted,
+        "SORT key [ ASC | DESC ] [ LIMIT index count ]",
+    ),
+    row(
+        Generic,
+        1,
+        Sorted,
+        "SORT_RO key [ ASC | DESC ] [ LIMIT index count ]",
+    ),
+    // Without STORE, texts are compared up to a zero byte only.
+    row(
+        Generic,
+        3,
+        Exact,
+        "SORT key ALPHA [ ASC | DESC ] [ LIMIT index count ] STORE key",
+    ),
+    row(
+        Generic,
+        2,
+        Sorted,
+        "SORT key BY * [ ASC | DESC ] [ GET # ] [ GET * ]",
+    ),
+    row(
+        Generic,
+        1,
+        Sorted,
+        "SORT key BY *->1 GET *->1 GET # [ STORE key ]",
+    ),
+    row(Generic, 2, Unordered, "SORT key BY NOSORT [ GET # ]"),
+    row(Generic, 1, Exact, "SORT key BY NOSORT ALPHA STORE key"),
     row(
         Generic,
         4,

@@ -405,9 +405,13 @@ fn agree(rule: Rule, reference: &Outcome, subject: &Outcome) -> bool {
             _ => reference == subject,
         },
         Rule::Shape | Rule::Take => same_shape(reference, subject),
+        Rule::Sorted => {
+            let complaint = b"ERR One or more scores can't be converted into double";
+            reference == subject || *reference == Value::Error(complaint.to_vec())
+        }
         Rule::Encoding => {
             reference == subject
-                || [&b"hashtable"[..], b"quicklist"]
+                || [&b"hashtable"[..], b"quicklist", b"skiplist"]
                     .map(|name| Value::Bulk(name.to_vec()))
                     .contains(reference)
                     && *subject == Value::Bulk(b"listpack".to_vec())
