@@ -352,6 +352,34 @@ fn a_client_that_waits_for_keys_receives_messages() {
     assert_eq!(next(&mut subscriber), ["list", "element"]);
 }
 
+/// Redis sends them in the middle of EXEC's reply, which is then not well-formed.
+#[test]
+fn own_messages_of_a_transaction_come_behind_its_reply() {
+    let server = TestServer::start();
+    let mut client = server.client();
+    client.run("HELLO 3");
+    subscribe(&mut client, "SUBSCRIBE news");
+    assert_eq!(client.run("MULTI"), "OK");
+    for command in ["PUBLISH news x", "PSUBSCRIBE n*", "PUBLISH news y"] {
+        assert_eq!(client.run(command), "QUEUED");
+    }
+    client.send("EXEC");
+    match client.receive_value() {
+        Some(Value::Array(items)) => {
+            assert_eq!(
+                (&items[0], &items[2]),
+                (&Value::Integer(1), &Value::Integer(2))
+            );
+            assert!(matches!(items[1], Value::Push(_)));
+        }
+        other => panic!("{other:?}"),
+    }
+    for message in ["message news x", "message news y", "pmessage n* news y"] {
+        assert_eq!(next(&mut client).join(" "), message);
+    }
+    assert_eq!(client.run("PING"), "PONG");
+}
+
 /// Long replies are written in slices; what comes meanwhile must not come in between.
 #[test]
 fn no_message_comes_in_the_middle_of_a_reply() {

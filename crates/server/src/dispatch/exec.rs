@@ -215,6 +215,11 @@ impl Runner<'_> {
                 tx.set_touches(!leaves_no_trace(session, row));
                 run(tx, args, reply)
             }
+            // Redis allows the other kinds of subscribing.
+            Handler::Session(_) if row.name == "ssubscribe" => {
+                let text = "SSUBSCRIBE isn't allowed for a DENY BLOCKING client";
+                Err(CommandError::err(text).into())
+            }
             Handler::Session(run) => self.call_session(run, tx, session, args, reply),
             Handler::Help => {
                 REGISTRY.write_help(row, reply);
