@@ -75,6 +75,31 @@ fn a_transaction_that_grows_past_the_limit_of_queries_ends_the_connection() {
 }
 
 #[test]
+fn a_transaction_that_can_not_run_any_more_takes_no_memory() {
+    let server = TestServer::start();
+    let (mut client, mut other) = (server.client(), server.client());
+    let id = client.number("CLIENT ID");
+    let set = format!("SET key {}", "v".repeat(10_000));
+    for breaks in ["NOSUCH", "other"] {
+        client.run("WATCH key");
+        client.run("MULTI");
+        client.run("GET key");
+        match breaks {
+            "other" => other.run("SET key 1"),
+            command => client.run(command),
+        };
+        for _ in 0..10 {
+            assert_eq!(client.run(&set), QUEUED);
+        }
+        let list = other.text("CLIENT LIST");
+        assert_eq!(field(&list, id, "multi"), "1");
+        assert!(field(&list, id, "multi-mem").parse::<usize>().unwrap() < 10_000);
+        let reply = client.run("EXEC");
+        assert!(reply == "(nil)" || reply.contains("EXECABORT"), "{reply}");
+    }
+}
+
+#[test]
 fn clients_with_large_transactions_are_evicted() {
     let server = TestServer::start();
     let (mut client, mut other) = (server.client(), server.client());

@@ -290,9 +290,12 @@ impl Transaction {
         }
     }
 
-    /// Queues a command.
+    /// Queues a command. One that will never run takes no memory.
     pub fn push(&mut self, row: &'static Row, args: Args<'_>, client: &Client) {
-        if let Some(queue) = &mut self.queue {
+        if let Some(queue) = &mut self.queue
+            && !queue.has_failed
+            && !client.watch_broken.load(Relaxed)
+        {
             queue.push(row, args);
             client.queued.store(queue.commands.len() as isize, Relaxed);
             self.note_memory(client);
