@@ -17,6 +17,7 @@ use damselfly_server::config::{Allow, Config, MaxmemoryPolicy, Origin};
 use damselfly_server::connection::{Batch, Connection};
 use damselfly_server::dispatch::Dispatcher;
 use damselfly_server::listener::Stream;
+use damselfly_server::parked::End;
 use damselfly_server::registry::{REGISTRY, Row};
 use damselfly_server::session::{Replies, Session};
 use damselfly_server::shared::{CLOCK_MS, Shared, Thread, now_ms};
@@ -207,6 +208,7 @@ impl Server {
         let before = speaks(&self.connection);
         self.dispatcher
             .run(&mut self.connection, &mut batch, &input);
+        self.end_waiting();
         if self.connection.stall.is_none() {
             let replies = self.replies();
             let shown = || String::from_utf8_lossy(&input).into_owned();
@@ -216,6 +218,17 @@ impl Server {
         }
         self.connection.session.sleeps_until = None;
         self.connection.output.clear();
+    }
+
+    /// Ends the waiting for keys of a command that found nothing, since there is nobody to serve it.
+    fn end_waiting(&mut self) {
+        let Some(parking) = &self.connection.session.parking else {
+            return;
+        };
+        assert!(parking.end(End::TimedOut), "nothing else can have ended it");
+        let end = parking.parked.take_end().expect("it was just set");
+        self.dispatcher.unpark(&mut self.connection, end);
+        assert_eq!(self.shared.engine.waiting_count(), 0);
     }
 
     /// Decodes all of the output; returns how many replies it holds.
