@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::LazyLock;
 use std::sync::atomic::Ordering::Relaxed;
 
-use damselfly_commands::{Arity, Keys};
+use damselfly_commands::{Arity, At, Keys, Trait};
 use damselfly_engine::{Engine, Now, Rule};
 use damselfly_protocol::Version;
 use damselfly_protocol::client::{Decoder, NullKind, Value, write_command};
@@ -17,13 +17,27 @@ use damselfly_server::config::{Allow, Config, MaxmemoryPolicy, Origin};
 use damselfly_server::connection::{Batch, Connection};
 use damselfly_server::dispatch::Dispatcher;
 use damselfly_server::listener::Stream;
+use damselfly_server::parked::End;
 use damselfly_server::registry::{REGISTRY, Row};
 use damselfly_server::session::{Replies, Session};
 use damselfly_server::shared::{CLOCK_MS, Shared, Thread, now_ms};
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 
-/// Commands that reach out of the process, or end it.
-const LEFT_OUT: &[&str] = &["config", "config|set", "config|rewrite", "shutdown"];
+/// Commands that reach out of the process or end it, and those that leave a connection known elsewhere (which would have to
+/// be closed as the loop closes it) or get other than one reply.
+const LEFT_OUT: &[&str] = &[
+    "config",
+    "config|set",
+    "config|rewrite",
+    "shutdown",
+    "watch",
+    "subscribe",
+    "psubscribe",
+    "ssubscribe",
+    "unsubscribe",
+    "punsubscribe",
+    "sunsubscribe",
+];
 /// The parts of DEBUG that cannot fill the memory.
 const DEBUG: &[&str] = &[
     "CHANGE-REPL-ID",
@@ -90,6 +104,8 @@ const STEPS_MS: [i64; 8] = [1, 10, 999, 1000, 1001, 60_000, 86_400_000, 365 * 86
 static ROWS: LazyLock<Vec<&'static Row>> = LazyLock::new(|| {
     let rows = REGISTRY.rows().iter();
     rows.filter(|row| !LEFT_OUT.contains(&row.name.as_str()))
+        // These park the connection.
+        .filter(|row| !row.command.has(Trait::Blocking))
         .flat_map(|row| repeat_n(row, if row.command.keys.any() { 4 } else { 1 }))
         .collect()
 });
@@ -192,6 +208,7 @@ impl Server {
         let before = speaks(&self.connection);
         self.dispatcher
             .run(&mut self.connection, &mut batch, &input);
+        self.end_waiting();
         if self.connection.stall.is_none() {
             let replies = self.replies();
             let shown = || String::from_utf8_lossy(&input).into_owned();
@@ -201,6 +218,17 @@ impl Server {
         }
         self.connection.session.sleeps_until = None;
         self.connection.output.clear();
+    }
+
+    /// Ends the waiting for keys of a command that found nothing, since there is nobody to serve it.
+    fn end_waiting(&mut self) {
+        let Some(parking) = &self.connection.session.parking else {
+            return;
+        };
+        assert!(parking.end(End::TimedOut), "nothing else can have ended it");
+        let end = parking.parked.take_end().expect("it was just set");
+        self.dispatcher.unpark(&mut self.connection, end);
+        assert_eq!(self.shared.engine.waiting_count(), 0);
     }
 
     /// Decodes all of the output; returns how many replies it holds.
@@ -285,14 +313,24 @@ fn arguments(source: &mut Unstructured<'_>) -> Result<Vec<Vec<u8>>> {
     }
     for place in arguments.len()..len {
         let is_key = match row.command.keys {
-            Keys::Args(specs) => specs
-                .iter()
-                .any(|spec| spec.at.places(len).any(|key| key == place)),
+            Keys::Args(specs) => specs.iter().any(|spec| may_be_key(spec.at, place, len)),
+            Keys::Slots(at) => may_be_key(at, place, len),
             Keys::None | Keys::All { .. } => false,
         };
         arguments.push(argument(source, is_key, &words)?);
     }
     Ok(arguments)
+}
+
+/// Whether the argument at `place` of `len` may be a key.
+fn may_be_key(at: At, place: usize, len: usize) -> bool {
+    match at {
+        At::One(key) => place == key,
+        At::ToEnd { first, step } => place >= first && (place - first).is_multiple_of(step),
+        At::ToLastButOne(first) => place >= first && place + 1 < len,
+        At::Counted(count_at) => place > count_at,
+        At::Behind { from, .. } => place > from,
+    }
 }
 
 fn argument(source: &mut Unstructured<'_>, is_key: bool, words: &[&str]) -> Result<Vec<u8>> {
