@@ -14,7 +14,7 @@ const BROKEN: &[(&str, &str, &str, &str)] = &[
     ("sections", "damselfly-engine", "atomicity", ""),
     ("wakes", "damselfly-engine", "waiting", "woken::"),
     ("claim", "damselfly-oracle", "blocking", "counted::"),
-    ("sections", "damselfly-oracle", "transactions", "money_"),
+    ("sections", "damselfly-oracle", "transactions", "two_threads"),
     ("watches", "damselfly-oracle", "transactions", "switches"),
 ];
 
