@@ -14,7 +14,12 @@ const BROKEN: &[(&str, &str, &str, &str)] = &[
     ("sections", "damselfly-engine", "atomicity", ""),
     ("wakes", "damselfly-engine", "waiting", "woken::"),
     ("claim", "damselfly-oracle", "blocking", "counted::"),
-    ("sections", "damselfly-oracle", "transactions", "two_threads"),
+    (
+        "sections",
+        "damselfly-oracle",
+        "transactions",
+        "two_threads",
+    ),
     ("watches", "damselfly-oracle", "transactions", "switches"),
 ];
 
