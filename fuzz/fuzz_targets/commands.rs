@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::LazyLock;
 use std::sync::atomic::Ordering::Relaxed;
 
-use damselfly_commands::{Arity, Keys};
+use damselfly_commands::{Arity, At, Keys};
 use damselfly_engine::{Engine, Now, Rule};
 use damselfly_protocol::Version;
 use damselfly_protocol::client::{Decoder, NullKind, Value, write_command};
@@ -23,8 +23,19 @@ use damselfly_server::session::{Replies, Session};
 use damselfly_server::shared::{CLOCK_MS, Shared, Thread, now_ms};
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 
-/// Commands that reach out of the process, or end it.
-const LEFT_OUT: &[&str] = &["config", "config|set", "config|rewrite", "shutdown"];
+/// Commands that reach out of the process or end it, and those that reply any number of times.
+const LEFT_OUT: &[&str] = &[
+    "config",
+    "config|set",
+    "config|rewrite",
+    "shutdown",
+    "subscribe",
+    "psubscribe",
+    "ssubscribe",
+    "unsubscribe",
+    "punsubscribe",
+    "sunsubscribe",
+];
 /// The parts of DEBUG that cannot fill the memory.
 const DEBUG: &[&str] = &[
     "CHANGE-REPL-ID",
@@ -298,14 +309,24 @@ fn arguments(source: &mut Unstructured<'_>) -> Result<Vec<Vec<u8>>> {
     }
     for place in arguments.len()..len {
         let is_key = match row.command.keys {
-            Keys::Args(specs) => specs
-                .iter()
-                .any(|spec| spec.at.places(len).any(|key| key == place)),
+            Keys::Args(specs) => specs.iter().any(|spec| may_be_key(spec.at, place, len)),
+            Keys::Slots(at) => may_be_key(at, place, len),
             Keys::None | Keys::All { .. } => false,
         };
         arguments.push(argument(source, is_key, &words)?);
     }
     Ok(arguments)
+}
+
+/// True if the argument at `place` of `len` is a key, or may be one as others say that are not drawn yet.
+fn may_be_key(at: At, place: usize, len: usize) -> bool {
+    match at {
+        At::One(key) => place == key,
+        At::ToEnd { first, step } => place >= first && (place - first) % step == 0,
+        At::ToLastButOne(first) => (first..len - 1).contains(&place),
+        At::Counted(count) => (count + 1..count + 3).contains(&place),
+        At::Behind { from, .. } => place > from && (place - from) % 2 == 1,
+    }
 }
 
 fn argument(source: &mut Unstructured<'_>, is_key: bool, words: &[&str]) -> Result<Vec<u8>> {
