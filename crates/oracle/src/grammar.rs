@@ -239,9 +239,10 @@ fn bend(arguments: &mut Vec<Vec<u8>>, random: &mut Random) {
     }
 }
 
-/// Makes large negative counts small ones: Redis would really send a billion random members.
+/// Makes large negative counts small ones, since Redis would really send a billion random members, and long timeouts short.
 fn tame(arguments: &mut [Vec<u8>]) {
     const COUNT_MIN: i64 = -1000;
+    shorten_timeout(arguments);
     let Some((name, rest)) = arguments.split_first_mut() else {
         return;
     };
@@ -252,6 +253,31 @@ fn tame(arguments: &mut [Vec<u8>]) {
                 *argument = number(-7);
             }
         }
+    }
+}
+
+/// Lets no command wait for longer than a few milliseconds.
+fn shorten_timeout(arguments: &mut [Vec<u8>]) {
+    const SECONDS_MAX: f64 = 0.005;
+    let name = arguments.first().map(|name| name.to_ascii_uppercase());
+    let at = match name.as_deref() {
+        Some(b"BLMPOP" | b"BZMPOP") => 1,
+        Some(b"BLPOP" | b"BRPOP" | b"BLMOVE" | b"BRPOPLPUSH" | b"BZPOPMIN" | b"BZPOPMAX") => {
+            arguments.len() - 1
+        }
+        _ => return,
+    };
+    let Some(timeout) = arguments.get_mut(at).filter(|_| at > 0) else {
+        return;
+    };
+    let text = String::from_utf8_lossy(timeout);
+    let is_long = match text.parse::<f64>() {
+        // What rounds to no milliseconds means forever.
+        Ok(seconds) => seconds > SECONDS_MAX || seconds > -0.001 && seconds <= 0.0,
+        Err(_) => text.contains(['x', 'X']),
+    };
+    if is_long {
+        *timeout = b"0.001".to_vec();
     }
 }
 
