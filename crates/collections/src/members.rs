@@ -151,6 +151,14 @@ impl Members {
         }
     }
 
+    /// An empty set with room for about `len` members.
+    pub fn with_room(len: usize) -> Self {
+        Self {
+            table: Table::dense_for(len),
+            block_bytes: 0,
+        }
+    }
+
     /// How many members there are.
     pub fn len(&self) -> usize {
         self.table.len()
@@ -228,7 +236,7 @@ impl Members {
 
 impl Clone for Members {
     fn clone(&self) -> Self {
-        let mut copy = Self::new();
+        let mut copy = Self::with_room(self.len());
         for member in self.iter() {
             copy.insert(member);
         }

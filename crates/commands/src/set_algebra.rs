@@ -138,7 +138,7 @@ fn sinter(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 }
 
 fn sinterstore(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    store_with(tx, args, reply, intersect)
+    store_with(tx, args, reply, intersect, |_| 0)
 }
 
 fn sunion(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
@@ -146,7 +146,7 @@ fn sunion(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 }
 
 fn sunionstore(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    store_with(tx, args, reply, unite)
+    store_with(tx, args, reply, unite, largest)
 }
 
 fn sdiff(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
@@ -154,7 +154,7 @@ fn sdiff(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 }
 
 fn sdiffstore(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    store_with(tx, args, reply, subtract)
+    store_with(tx, args, reply, subtract, |_| 0)
 }
 
 fn reply_with(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, combine: Combine) -> Result {
@@ -190,11 +190,28 @@ fn steps(sets: &[Option<SetRef<'_>>]) -> usize {
     sets.iter().flatten().map(|set| set.len()).sum()
 }
 
-fn store_with(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, combine: Combine) -> Result {
+/// The size of the largest set.
+fn largest(sets: &[Option<SetRef<'_>>]) -> usize {
+    sets.iter()
+        .flatten()
+        .map(|set| set.len())
+        .max()
+        .unwrap_or(0)
+}
+
+/// Stores a combination, which has `least` members or more.
+fn store_with(
+    tx: &mut Tx<'_>,
+    args: Args<'_>,
+    reply: &mut Reply<'_>,
+    combine: Combine,
+    least: fn(&[Option<SetRef<'_>>]) -> usize,
+) -> Result {
     let destination = args.key(1);
     let (section, sets) = look(tx, args, 2..args.len())?;
     long::check(section, steps(&sets))?;
     let (entry, count) = section.build::<Set, _>(destination, |result| {
+        result.expect(least(&sets));
         combine(&sets, &mut |member| {
             result.insert_element(member);
         });

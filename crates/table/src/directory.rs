@@ -191,6 +191,17 @@ impl<T: Item> Directory<T> {
         }
     }
 
+    /// Makes an empty directory one of `2^depth` segments without buckets.
+    pub(crate) fn deepen(&mut self, depth: u32) {
+        self.ensure_entry();
+        for level in 0..depth {
+            // The first split doubles the directory, so that each group has two entries then.
+            for group in 0..1 << level {
+                self.split(2 * group);
+            }
+        }
+    }
+
     /// Takes the buckets out of the segment at `index` and leaves it without any.
     pub(crate) fn take(&mut self, index: usize) -> Box<[Bucket<T>]> {
         self.replace(index, Box::new([]), 0)

@@ -72,6 +72,26 @@ impl<T: Item> Table<T> {
         Self::with_sizing(0, Sizing::alone())
     }
 
+    /// As [`dense`](Self::dense), with room for about `len` items, so that inserting them seldom makes it grow.
+    pub fn dense_for(len: usize) -> Self {
+        let mut table = Self::dense();
+        let mut depth = 0;
+        while depth < DEPTH_MAX && table.sizing.buckets_for(len >> depth) > table.sizing.split_at()
+        {
+            depth += 1;
+        }
+        if len > 0 {
+            let bucket_count = table.sizing.buckets_for(len >> depth);
+            table.directory.deepen(depth);
+            for entry in 0..table.directory.len() {
+                table
+                    .directory
+                    .replace(entry, segment::allocate(bucket_count), 0);
+            }
+        }
+        table
+    }
+
     const fn with_sizing(prefix_bits: u32, sizing: Sizing) -> Self {
         assert!(
             prefix_bits <= 64 - DEPTH_MAX - 16,

@@ -76,6 +76,21 @@ fn spread_hashes_behave_as_the_model() {
 fn dense_tables_behave_as_the_model() {
     churn_in(Model::with(Table::dense(), spread), 20_000, 11);
     churn_in(Model::with(Table::dense(), |key| key % 3), 1500, 12);
+    for room in [1, 7, 900, 1000, 30_000, 100_000] {
+        let mut model = Model::with(Table::dense_for(room), spread);
+        model.check();
+        let before = model.table.memory_bytes();
+        for key in 0..room as u64 {
+            model.insert(key);
+        }
+        model.check();
+        let after = model.table.memory_bytes();
+        assert!(
+            after < before + before / 4 + 1000,
+            "{room}: {before}, {after}"
+        );
+        model.remove_all();
+    }
 }
 
 #[test]

@@ -252,6 +252,15 @@ impl SetMut<'_> {
         }
     }
 
+    /// Prepares an empty set for so many members or more, which are sure to come.
+    pub fn expect(&mut self, len: usize) {
+        let packed_max = load(&self.thresholds.set_max_intset_entries)
+            .max(load(&self.thresholds.set_max_listpack_entries));
+        if self.view().is_empty() && len > packed_max {
+            self.entry.set_large(Large::Set(Members::with_room(len)));
+        }
+    }
+
     /// Adds a member of another set; false if it was there.
     pub fn insert_element(&mut self, member: Element<'_>) -> bool {
         match (self.view(), member) {
@@ -374,7 +383,7 @@ impl SetMut<'_> {
 
     /// Makes it a large set.
     fn enlarge(&mut self) -> &mut Members {
-        let mut members = Members::new();
+        let mut members = Members::with_room(self.view().len() + 1);
         let mut scratch = Decimal::new();
         self.view().for_each(|member| {
             members.insert(member.text(&mut scratch));
