@@ -1,0 +1,98 @@
+//! Arguments bent after they were drawn: mistakes, words in mixed case, and what would take too long made short.
+
+use super::{ODD, Slot, argument, number};
+use crate::random::Random;
+
+/// Makes one or two mistakes; the command's name stays, so the row's rule of comparison still fits.
+pub(super) fn bend(arguments: &mut Vec<Vec<u8>>, random: &mut Random) {
+    for _ in 0..=random.below(2) {
+        if arguments.len() < 2 {
+            arguments.push(argument(Slot::Value, random));
+            continue;
+        }
+        let at = 1 + random.below(arguments.len() - 1);
+        match random.below(6) {
+            0 => drop(arguments.remove(at)),
+            1 => arguments.push(argument(Slot::Value, random)),
+            2 => arguments.push(arguments[at].clone()),
+            3 => {
+                let other = 1 + random.below(arguments.len() - 1);
+                arguments.swap(at, other);
+            }
+            4 => arguments[at] = random.pick(ODD).to_vec(),
+            _ => {
+                let option = random.pick(&[
+                    "NX",
+                    "XX",
+                    "GT",
+                    "LT",
+                    "EX",
+                    "PX",
+                    "GET",
+                    "KEEPTTL",
+                    "REPLACE",
+                    "COUNT",
+                    "MATCH",
+                    "WITHVALUES",
+                    "ASYNC",
+                ]);
+                arguments.push(option.as_bytes().to_vec());
+            }
+        }
+    }
+    // Redis 7.2 gave these an option, so that 7.0 refuses a fourth argument sooner.
+    let name = arguments[0].to_ascii_uppercase();
+    if [&b"ZRANK"[..], b"ZREVRANK"].contains(&&name[..]) {
+        arguments.truncate(3);
+    }
+}
+
+/// Makes large negative counts small ones, since Redis would really send a billion random members, and long timeouts short.
+pub(super) fn tame(arguments: &mut [Vec<u8>]) {
+    const COUNT_MIN: i64 = -1000;
+    shorten_timeout(arguments);
+    let Some((name, rest)) = arguments.split_first_mut() else {
+        return;
+    };
+    if name.windows(4).any(|part| part == b"RAND") {
+        for argument in rest {
+            let count = std::str::from_utf8(argument).map(str::parse::<i64>);
+            if matches!(count, Ok(Ok(count)) if count < COUNT_MIN) {
+                *argument = number(-7);
+            }
+        }
+    }
+}
+
+/// Lets no command wait for longer than a few milliseconds.
+fn shorten_timeout(arguments: &mut [Vec<u8>]) {
+    const SECONDS_MAX: f64 = 0.005;
+    let name = arguments.first().map(|name| name.to_ascii_uppercase());
+    let at = match name.as_deref() {
+        Some(b"BLMPOP" | b"BZMPOP") => 1,
+        Some(b"BLPOP" | b"BRPOP" | b"BLMOVE" | b"BRPOPLPUSH" | b"BZPOPMIN" | b"BZPOPMAX") => {
+            arguments.len() - 1
+        }
+        _ => return,
+    };
+    let Some(timeout) = arguments.get_mut(at).filter(|_| at > 0) else {
+        return;
+    };
+    let text = String::from_utf8_lossy(timeout);
+    let is_long = match text.parse::<f64>() {
+        // What rounds to no milliseconds means forever.
+        Ok(seconds) => seconds > SECONDS_MAX || seconds > -0.001 && seconds <= 0.0,
+        Err(_) => text.contains(['x', 'X']),
+    };
+    if is_long {
+        *timeout = b"0.001".to_vec();
+    }
+}
+
+pub(super) fn mix_case(word: &mut [u8], random: &mut Random) {
+    for byte in word {
+        if random.one_in(2) {
+            *byte ^= if byte.is_ascii_alphabetic() { 0x20 } else { 0 };
+        }
+    }
+}
