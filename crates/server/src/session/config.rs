@@ -195,6 +195,7 @@ fn resetstat(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> R
         tx.with_shard(shard, |tx| *tx.expired_mut(shard) = 0)?;
     }
     drop(tx);
+    damselfly_engine::garbage::reset_freed();
     reply.ok();
     Ok(())
 }

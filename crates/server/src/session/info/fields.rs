@@ -130,8 +130,8 @@ pub static FIELDS: &[Field] = &[
     row(Memory, "mem_aof_buffer", ZERO),
     row(Memory, "mem_allocator", |_| damselfly_base::heap::allocator_name()),
     row(Memory, "active_defrag_running", ZERO),
-    row(Memory, "lazyfree_pending_objects", ZERO),
-    row(Memory, "lazyfreed_objects", ZERO),
+    row(Memory, "lazyfree_pending_objects", |_| garbage::pending().to_string()),
+    row(Memory, "lazyfreed_objects", |_| garbage::freed().to_string()),
 
     row(Persistence, "loading", ZERO),
     row(Persistence, "async_loading", ZERO),
