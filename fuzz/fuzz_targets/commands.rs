@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::LazyLock;
 use std::sync::atomic::Ordering::Relaxed;
 
-use damselfly_commands::{Arity, At, Keys, Trait};
+use damselfly_commands::{Arity, At, Keys};
 use damselfly_engine::{Engine, Now, Rule};
 use damselfly_protocol::Version;
 use damselfly_protocol::client::{Decoder, NullKind, Value, write_command};
@@ -104,8 +104,6 @@ const STEPS_MS: [i64; 8] = [1, 10, 999, 1000, 1001, 60_000, 86_400_000, 365 * 86
 static ROWS: LazyLock<Vec<&'static Row>> = LazyLock::new(|| {
     let rows = REGISTRY.rows().iter();
     rows.filter(|row| !LEFT_OUT.contains(&row.name.as_str()))
-        // These park the connection.
-        .filter(|row| !row.command.has(Trait::Blocking))
         .flat_map(|row| repeat_n(row, if row.command.keys.any() { 4 } else { 1 }))
         .collect()
 });
