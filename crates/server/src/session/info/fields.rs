@@ -1,5 +1,6 @@
 //! The fields of INFO, one row each.
 
+use damselfly_engine::garbage;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::Section::{
