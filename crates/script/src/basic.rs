@@ -24,7 +24,10 @@ fn load_string(stack: &mut Stack<'_>) -> Outcome {
 fn load(stack: &mut Stack<'_>) -> Outcome {
     if stack.kind(1) != Kind::Function {
         let found = stack.type_name(1);
-        return Err(Raise::Argument(1, format!("function expected, got {found}")));
+        return Err(Raise::Argument(
+            1,
+            format!("function expected, got {found}"),
+        ));
     }
     let name = match stack.kind(2) {
         Kind::None | Kind::Nil => b"=(load)".to_vec(),

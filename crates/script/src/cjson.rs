@@ -5,8 +5,7 @@ mod encode;
 
 use crate::lua::{Function, Kind, Outcome, Raise, Stack};
 
-const CONVERSIONS: &[(&str, Function)] =
-    &[("encode", encode::encode), ("decode", decode::decode)];
+const CONVERSIONS: &[(&str, Function)] = &[("encode", encode::encode), ("decode", decode::decode)];
 
 const SETTINGS: &[(&str, Function)] = &[
     ("encode_sparse_array", encode_sparse_array),
@@ -101,8 +100,9 @@ fn integer_option(
     if stack.kind(argument) != Kind::Nil {
         let value = i64::from(stack.check_integer(argument)? as i32);
         if !(min..=max).contains(&value) {
+            // Redis names the first argument, whichever is wrong.
             return Err(Raise::Argument(
-                argument,
+                1,
                 format!("expected integer between {min} and {max}"),
             ));
         }

@@ -238,6 +238,11 @@ fn missing() -> Raise {
     Raise::here("Missing bytes in input.")
 }
 
+fn without_position(stack: &mut Stack<'_>, text: &str) -> Raise {
+    stack.push_bytes(text.as_bytes());
+    Raise::Value
+}
+
 impl<'d> Reader<'d> {
     fn take(&mut self, len: usize) -> Result<&'d [u8], Raise> {
         let (taken, rest) = self.rest.split_at_checked(len).ok_or_else(missing)?;
@@ -280,20 +285,21 @@ impl<'d> Reader<'d> {
             0xcc => stack.push_number(f64::from(u8::from_be_bytes(self.bytes()?))),
             0xcd => stack.push_number(f64::from(u16::from_be_bytes(self.bytes()?))),
             0xce => stack.push_number(f64::from(u32::from_be_bytes(self.bytes()?))),
-            0xcf => stack.push_number(u64::from_be_bytes(self.bytes()?) as f64),
+            // Beyond 63 bits it turns negative, as in Redis.
+            0xcf => stack.push_number(i64::from_be_bytes(self.bytes()?) as f64),
             0xd0 => stack.push_number(f64::from(i8::from_be_bytes(self.bytes()?))),
             0xd1 => stack.push_number(f64::from(i16::from_be_bytes(self.bytes()?))),
             0xd2 => stack.push_number(f64::from(i32::from_be_bytes(self.bytes()?))),
             0xd3 => stack.push_number(i64::from_be_bytes(self.bytes()?) as f64),
-            0xc4 | 0xd9 => {
+            0xd9 => {
                 let len = self.len_u8()?;
                 stack.push_bytes(self.take(len)?);
             }
-            0xc5 | 0xda => {
+            0xda => {
                 let len = self.len_u16()?;
                 stack.push_bytes(self.take(len)?);
             }
-            0xc6 | 0xdb => {
+            0xdb => {
                 let len = self.len_u32()?;
                 stack.push_bytes(self.take(len)?);
             }
@@ -313,24 +319,24 @@ impl<'d> Reader<'d> {
                 let len = self.len_u32()?;
                 return self.map(stack, len, depth);
             }
-            0xc1 | 0xc7..=0xc9 | 0xd4..=0xd8 => {
+            0xc1 | 0xc4..=0xc9 | 0xd4..=0xd8 => {
                 return Err(Raise::here("Bad data format in input."));
             }
         }
         Ok(())
     }
 
-    fn descend(&self, stack: &mut Stack<'_>, depth: usize) -> Result<(), Raise> {
+    fn descend(&self, stack: &mut Stack<'_>, depth: usize, what: &str) -> Result<(), Raise> {
         if depth >= UNPACK_DEPTH_MAX || !stack.reserve(4) {
-            return Err(Raise::here(
-                "stack overflow (in function mp_decode_to_lua_type)",
-            ));
+            return Err(Raise::here(format!(
+                "stack overflow (in function mp_decode_to_lua_{what})"
+            )));
         }
         Ok(())
     }
 
     fn array(&mut self, stack: &mut Stack<'_>, len: usize, depth: usize) -> Result<(), Raise> {
-        self.descend(stack, depth)?;
+        self.descend(stack, depth, "array")?;
         // An item has at least one byte.
         stack.push_table(len.min(self.rest.len()), 0);
         for item in 1..=len {
@@ -341,16 +347,16 @@ impl<'d> Reader<'d> {
     }
 
     fn map(&mut self, stack: &mut Stack<'_>, len: usize, depth: usize) -> Result<(), Raise> {
-        self.descend(stack, depth)?;
+        self.descend(stack, depth, "hash")?;
         stack.push_table(0, 0);
         for _ in 0..len {
             self.value(stack, depth + 1)?;
             self.value(stack, depth + 1)?;
             if stack.kind(-2) == Kind::Nil {
-                return Err(Raise::here("table index is nil"));
+                return Err(without_position(stack, "table index is nil"));
             }
             if stack.number(-2).is_some_and(f64::is_nan) {
-                return Err(Raise::here("table index is NaN"));
+                return Err(without_position(stack, "table index is NaN"));
             }
             stack.set(-3);
         }

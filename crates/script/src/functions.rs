@@ -81,12 +81,16 @@ pub(crate) fn parse_first_line(text: &[u8]) -> Result<(String, usize), CommandEr
         match word.split_at_checked(5) {
             Some((prefix, value)) if prefix.eq_ignore_ascii_case(b"name=") => {
                 if name.replace(value).is_some() {
-                    return error(
-                        "Invalid metadata value, name argument was given multiple times",
-                    );
+                    return error("Invalid metadata value, name argument was given multiple times");
                 }
             }
-            _ => return Err(CommandError::quoting("Invalid metadata value given: ", word, "")),
+            _ => {
+                return Err(CommandError::quoting(
+                    "Invalid metadata value given: ",
+                    word,
+                    "",
+                ));
+            }
         }
     }
     let Some(name) = name else {
@@ -145,10 +149,7 @@ pub(crate) fn register_function(stack: &mut Stack<'_>) -> Outcome {
     };
     let is_known = |known: &Function| known.name == function.name;
     if registration.functions.iter().any(is_known) {
-        return Err(raised(
-            stack,
-            "ERR Function already exists in the library",
-        ));
+        return Err(raised(stack, "ERR Function already exists in the library"));
     }
     registration.functions.push(function);
     let index = i32::try_from(registration.functions.len()).unwrap_or(i32::MAX);

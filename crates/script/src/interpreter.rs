@@ -11,7 +11,7 @@ use damselfly_protocol::{Reply, Version};
 use crate::functions::{Library, Registration, parse_first_line};
 use crate::host::{Called, Host, LogLevel, Tick};
 use crate::lua::{Failure, Kind, Stack, State, Stop};
-use crate::random::Random;
+use crate::number::up_to_zero;
 use crate::sandbox::{self, slots};
 use crate::script::{CHUNK_NAME, Script};
 use crate::to_reply;
@@ -80,8 +80,6 @@ pub struct Interpreter {
     runs: u64,
     /// The environment that new code gets, as its slot.
     environment: i32,
-    /// The generator that functions share; scripts each begin anew.
-    function_random: Random,
 }
 
 impl std::fmt::Debug for Interpreter {
@@ -117,7 +115,6 @@ impl Interpreter {
             next_slot: slots::FIRST_FREE,
             runs: 0,
             environment: 0,
-            function_random: Random::new(0),
         };
         interpreter.use_environment(slots::SCRIPT_ENVIRONMENT);
         Ok(interpreter)
@@ -165,7 +162,6 @@ impl Interpreter {
             Err(error) => return failed(reply, &error),
         };
         self.use_environment(slots::SCRIPT_ENVIRONMENT);
-        self.state.context().random.replace(Random::new(0));
         let mut stack = self.state.stack();
         stack.get_index(Stack::REGISTRY, slots::HANDLER);
         stack.get_index(Stack::REGISTRY, slots::SCRIPT_GLOBALS);
@@ -203,8 +199,6 @@ impl Interpreter {
             return failed(reply, &CommandError::err("Function not found"));
         };
         self.use_environment(slots::FUNCTION_ENVIRONMENT);
-        let random = std::mem::replace(&mut self.function_random, Random::new(0));
-        self.state.context().random.replace(random);
         let mut stack = self.state.stack();
         stack.get_index(Stack::REGISTRY, slots::HANDLER);
         stack.get_index(Stack::REGISTRY, slot);
@@ -212,9 +206,7 @@ impl Interpreter {
         stack.remove(-2);
         push_strings(&mut stack, keys);
         push_strings(&mut stack, arguments);
-        let ended = self.run(&|| function.name.clone(), 2, host, reply);
-        self.function_random = self.state.context().random.replace(Random::new(0));
-        ended
+        self.run(&|| function.name.clone(), 2, host, reply)
     }
 
     /// Runs a library's text so that it registers its functions (FUNCTION LOAD). `id` must differ from
@@ -342,7 +334,7 @@ impl Interpreter {
             Err(failure) => write_failure(&mut stack, failure, name, reply),
         };
         stack.set_top(0);
-        if result.is_err() {
+        if result.is_err() || self.state.context().stop.get() != Stop::No {
             self.end_run();
         }
         ended
@@ -471,7 +463,7 @@ fn write_failure(
     let is_counted = to_reply::is_counted(stack);
     stack.get_field(-1, "err");
     let mut text = match stack.bytes(-1) {
-        Some(text) => text.to_vec(),
+        Some(text) => up_to_zero(text).to_vec(),
         None => b"ERR unknown error".to_vec(),
     };
     stack.pop(1);

@@ -1,5 +1,5 @@
-//! `math.random` and `math.randomseed`, from a generator of our own: a script sees the same numbers in
-//! every run.
+//! `math.random` and `math.randomseed`, from a generator of our own, so that no script reaches the
+//! system's.
 
 use crate::lua::{Function, Outcome, Raise, Stack};
 use crate::random::Random;

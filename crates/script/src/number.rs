@@ -1,10 +1,15 @@
-//! Numbers as C's `printf` writes them.
+//! Numbers as C's `printf` writes them, and strings as C sees them.
 
 /// `number` as `%.{precision}g` writes it.
 pub(crate) fn general(number: f64, precision: usize) -> String {
     if number.is_nan() {
         // The sign of a NaN shows in C.
-        return if number.is_sign_negative() { "-nan" } else { "nan" }.into();
+        return if number.is_sign_negative() {
+            "-nan"
+        } else {
+            "nan"
+        }
+        .into();
     }
     if number.is_infinite() {
         return if number > 0.0 { "inf" } else { "-inf" }.into();
@@ -35,10 +40,17 @@ fn without_zeros(digits: &str) -> &str {
     digits.trim_end_matches('0').trim_end_matches('.')
 }
 
+/// What C sees of a string: up to the first zero byte.
+pub(crate) fn up_to_zero(text: &[u8]) -> &[u8] {
+    text.split(|&byte| byte == 0).next().unwrap_or_default()
+}
+
 /// Appends `number` as an argument of a command: `%.17g`.
 pub(crate) fn push_argument(out: &mut Vec<u8>, number: f64) {
     const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
-    if number.fract() == 0.0 && number.abs() < EXACT_MAX && (number != 0.0 || number.is_sign_positive())
+    if number.fract() == 0.0
+        && number.abs() < EXACT_MAX
+        && (number != 0.0 || number.is_sign_positive())
     {
         out.extend_from_slice(itoa::Buffer::new().format(number as i64).as_bytes());
         return;

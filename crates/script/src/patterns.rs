@@ -8,6 +8,7 @@ mod matching;
 pub(crate) mod substitute;
 
 use crate::lua::{Function, Outcome, Raise, Stack};
+use crate::number::up_to_zero;
 use matching::{Matcher, Problem};
 
 pub(crate) const FUNCTIONS: &[(&str, Function)] = &[
@@ -37,7 +38,7 @@ fn find(stack: &mut Stack<'_>) -> Outcome {
     let start = start(stack)?;
     let has_plain = stack.top() >= 4 && stack.boolean(4);
     let (text, pattern) = (argument(stack, 1), argument(stack, 2));
-    let before_zero = matching::up_to_zero(pattern);
+    let before_zero = up_to_zero(pattern);
     if has_plain || !before_zero.iter().any(|byte| SPECIALS.contains(byte)) {
         let found = position(&text[start..], pattern);
         let end = found.map(|at| start + at + pattern.len());

@@ -1,4 +1,4 @@
-//! The generator behind `math.random`: the same numbers for every run of a script, as in Redis.
+//! The generator behind `math.random`: begins with the same number in every server, as in Redis.
 //!
 //! It is POSIX's `lrand48`: X ← (0x5DEECE66D · X + 0xB) mod 2^48, of which the upper 31 bits count.
 
@@ -13,6 +13,9 @@ const SEED_LOW: u64 = 0x330E;
 pub(crate) struct Random(u64);
 
 impl Random {
+    /// What an interpreter begins with.
+    pub const START: Random = Random(0x1234_ABCD_330E);
+
     pub fn new(seed: u32) -> Random {
         Random(u64::from(seed) << 16 | SEED_LOW)
     }

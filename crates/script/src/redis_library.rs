@@ -6,7 +6,7 @@ use damselfly_protocol::Version;
 use crate::from_reply;
 use crate::host::{Called, LogLevel};
 use crate::lua::{Function, Kind, Outcome, Raise, Stack, Stop};
-use crate::number::push_argument;
+use crate::number::{push_argument, up_to_zero};
 
 /// The version that scripts are told; ours does not matter to them.
 const REDIS_VERSION: &str = "7.0.15";
@@ -176,7 +176,7 @@ pub(crate) fn log(stack: &mut Stack<'_>) -> Outcome {
             "ERR redis.log() requires two arguments or more.",
         ));
     }
-    let Some(level) = stack.number(1) else {
+    let Some(level) = stack.to_number(1) else {
         return Err(raised(
             stack,
             "ERR First argument must be a number (log level).",
@@ -228,7 +228,7 @@ fn error_reply(stack: &mut Stack<'_>) -> Outcome {
 
 /// An error with a code word: its own, or `ERR` if it has but one word. Up to the first zero byte.
 fn error_text(text: &[u8]) -> Vec<u8> {
-    let text = text.split(|&byte| byte == 0).next().unwrap_or_default();
+    let text = up_to_zero(text);
     let text = text.strip_prefix(b"-").unwrap_or(text);
     let (code, message) = match text.iter().position(|&byte| byte == b' ') {
         Some(space) => (&text[..space], &text[space + 1..]),
@@ -267,7 +267,10 @@ fn sha1_hex(stack: &mut Stack<'_>) -> Outcome {
 
 fn set_replication(stack: &mut Stack<'_>) -> Outcome {
     if stack.top() != 1 {
-        return Err(raised(stack, "ERR redis.set_repl() requires two arguments."));
+        return Err(raised(
+            stack,
+            "ERR redis.set_repl() requires two arguments.",
+        ));
     }
     let targets = stack.to_number(1).unwrap_or_default() as i32;
     let Ok(targets @ 0..=3) = u8::try_from(targets) else {

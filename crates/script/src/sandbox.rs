@@ -181,7 +181,15 @@ fn protect_string_metatable(stack: &mut Stack<'_>) {
 /// Pushes a table of the globals that scripts and functions share, with room for more.
 fn push_globals(stack: &mut Stack<'_>) {
     stack.push_table(0, 48);
-    let functions = ["rawset", "setmetatable", "getmetatable", "rawget", "next", "pairs", "pcall"];
+    let functions = [
+        "rawset",
+        "setmetatable",
+        "getmetatable",
+        "rawget",
+        "next",
+        "pairs",
+        "pcall",
+    ];
     let replaced = basic::FUNCTIONS.iter().map(|(name, _)| *name);
     let names = BUILTINS.iter().chain(LIBRARIES).copied();
     for name in names.chain(functions).chain(replaced) {
@@ -206,10 +214,7 @@ fn script_environment(stack: &mut Stack<'_>) {
     stack.set_field(-2, "__redis__err__handler");
     redis_library::push(
         stack,
-        &[
-            redis_library::FUNCTIONS,
-            redis_library::SCRIPT_FUNCTIONS,
-        ],
+        &[redis_library::FUNCTIONS, redis_library::SCRIPT_FUNCTIONS],
     );
     push_proxy(stack);
     stack.set_field(-2, "redis");
@@ -266,10 +271,12 @@ fn refuse_write(_: &mut Stack<'_>) -> Outcome {
 
 /// `__index` of the globals.
 fn missing_global(stack: &mut Stack<'_>) -> Outcome {
-    let name = match stack.text(2) {
-        Some(name) => String::from_utf8_lossy(name).into_owned(),
-        None => stack.type_name(2).to_string(),
+    let Some(name) = stack.text(2) else {
+        return Err(Raise::here(
+            "Second argument to luaProtectedTableError must be a string or number",
+        ));
     };
+    let name = String::from_utf8_lossy(name);
     Err(Raise::here(format!(
         "Script attempted to access nonexistent global variable '{name}'"
     )))

@@ -135,7 +135,9 @@ fn shebang(body: &[u8]) -> Result<(usize, Flags), CommandError> {
         .iter()
         .position(|&byte| byte == b'\n')
         .ok_or_else(|| CommandError::err("Invalid script shebang"))?;
-    let mut words = body[..len].split(|&byte| byte == b' ').filter(|word| !word.is_empty());
+    let mut words = body[..len]
+        .split(|&byte| byte == b' ')
+        .filter(|word| !word.is_empty());
     let engine = words.next().unwrap_or_default();
     if engine != b"#!lua" {
         return Err(CommandError::quoting(
@@ -153,7 +155,10 @@ fn shebang(body: &[u8]) -> Result<(usize, Flags), CommandError> {
                 "",
             ));
         };
-        for name in names.split(|&byte| byte == b',').filter(|name| !name.is_empty()) {
+        if names.is_empty() {
+            continue;
+        }
+        for name in names.split(|&byte| byte == b',') {
             let flag = Flags::named(name).ok_or_else(|| {
                 CommandError::quoting("Unexpected flag in script shebang: ", name, "")
             })?;

@@ -12,6 +12,7 @@
 
 use crate::buffer::Buffer;
 use crate::lua::{Function, Outcome, Raise, Stack};
+use crate::number::up_to_zero;
 use crate::sandbox::set_functions;
 
 const FUNCTIONS: &[(&str, Function)] = &[("pack", pack), ("unpack", unpack), ("size", size)];
@@ -44,7 +45,7 @@ impl Format {
     /// The format that is the first argument. It ends at a zero byte.
     fn new(stack: &mut Stack<'_>) -> Result<Format, Raise> {
         let text = stack.check_text(1)?;
-        let text = text.split(|&byte| byte == 0).next().unwrap_or_default();
+        let text = up_to_zero(text);
         Ok(Format {
             rest: text.to_vec().into_iter(),
             is_big_endian: cfg!(target_endian = "big"),
@@ -152,6 +153,8 @@ fn is_integer(option: u8) -> bool {
 fn pack(stack: &mut Stack<'_>) -> Outcome {
     let mut format = Format::new(stack)?;
     let mut out = Buffer::new(stack);
+    // Messages about an argument that is missing call it nil.
+    stack.push_nil();
     let mut argument = 2;
     while let Some(item) = format.next()? {
         for _ in 0..format.padding(out.bytes().len(), &item) {
@@ -181,7 +184,11 @@ fn pack(stack: &mut Stack<'_>) -> Outcome {
             b'c' | b's' => {
                 let text = stack.check_text(argument)?;
                 argument += 1;
-                let size = if item.size == 0 { text.len() } else { item.size };
+                let size = if item.size == 0 {
+                    text.len()
+                } else {
+                    item.size
+                };
                 let Some(text) = text.get(..size) else {
                     return Err(Raise::Argument(argument, "string too short".into()));
                 };
@@ -212,7 +219,11 @@ fn integer_bytes(number: f64, size: usize) -> Vec<u8> {
 /// A double as x86 casts it to an unsigned 64-bit integer.
 fn unsigned(number: f64) -> u64 {
     const HALF: f64 = 9_223_372_036_854_775_808.0;
-    if number < HALF {
+    // NaN takes the same way as what fits.
+    if number
+        .partial_cmp(&HALF)
+        .is_none_or(std::cmp::Ordering::is_lt)
+    {
         return crate::lua::truncated(number).cast_unsigned();
     }
     crate::lua::truncated(number - HALF).cast_unsigned() ^ (1 << 63)
@@ -223,10 +234,11 @@ fn unpack(stack: &mut Stack<'_>) -> Outcome {
     let mut format = Format::new(stack)?;
     let data = stack.check_text(2)?.to_vec();
     let start = stack.optional_integer(3, 1)?;
-    if start < 1 {
+    if start == 0 {
         return Err(Raise::Argument(3, "offset must be 1 or greater".into()));
     }
-    let mut position = usize::try_from(start - 1).unwrap_or(usize::MAX);
+    // A negative position is far behind the end.
+    let mut position = start.wrapping_sub(1).cast_unsigned() as usize;
     let mut results = 0_usize;
     let too_short = || Raise::Argument(2, "data string too short".into());
     while let Some(item) = format.next()? {
@@ -280,9 +292,10 @@ fn unpack(stack: &mut Stack<'_>) -> Outcome {
             }
             option => format.control(option)?,
         }
-        position += size;
+        position = position.wrapping_add(size);
     }
-    stack.push_number((position + 1) as f64);
+    let next = (position as u64).wrapping_add(1).cast_signed();
+    stack.push_number(next as f64);
     Ok(results + 1)
 }
 

@@ -6,6 +6,7 @@
 use damselfly_protocol::{Reply, Version};
 
 use crate::lua::{Kind, Stack, truncated};
+use crate::number::up_to_zero;
 
 /// How deep tables may be nested: as deep as in Redis, which is what Lua's stack allows.
 const DEPTH_MAX: usize = 2000;
@@ -129,7 +130,15 @@ impl Writer {
             stack.pop(1);
             return;
         }
-        for (name, open) in [("map", Open::Map { is_value_next: false }), ("set", Open::Set)] {
+        for (name, open) in [
+            (
+                "map",
+                Open::Map {
+                    is_value_next: false,
+                },
+            ),
+            ("set", Open::Set),
+        ] {
             stack.get_field(-1, name);
             if stack.kind(-1) == Kind::Table {
                 stack.remove(-2);
@@ -154,14 +163,14 @@ impl Writer {
 fn special(stack: &mut Stack<'_>, reply: &mut Reply<'_>) -> bool {
     stack.get_field(-1, "err");
     if let Some(text) = stack.bytes(-1) {
-        reply.error(text);
+        reply.error(up_to_zero(text));
         stack.pop(1);
         return true;
     }
     stack.pop(1);
     stack.get_field(-1, "ok");
     if let Some(text) = stack.bytes(-1) {
-        write_status(reply, text);
+        write_status(reply, up_to_zero(text));
         stack.pop(1);
         return true;
     }

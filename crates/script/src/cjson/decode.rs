@@ -47,9 +47,7 @@ pub(super) fn decode(stack: &mut Stack<'_>) -> Outcome {
     }
     let text = stack.check_text(1)?.to_vec();
     if text.len() >= 2 && (text[0] == 0 || text[1] == 0) {
-        return Err(Raise::here(
-            "JSON parser does not support UTF-16 or UTF-32",
-        ));
+        return Err(Raise::here("JSON parser does not support UTF-16 or UTF-32"));
     }
     let mut decoder = Decoder {
         text: &text,
@@ -106,9 +104,9 @@ impl Decoder<'_> {
     fn descend(&mut self, stack: &mut Stack<'_>) -> Result<(), Raise> {
         self.depth += 1;
         if self.depth > self.depth_max.min(DEPTH_MAX) || !stack.reserve(4) {
-            let depth = self.depth;
+            let (depth, at) = (self.depth, self.position);
             return Err(Raise::here(format!(
-                "Found too many nested data structures ({depth})"
+                "Found too many nested data structures ({depth}) at character {at}"
             )));
         }
         Ok(())
@@ -312,7 +310,11 @@ impl Decoder<'_> {
 /// The number that `text` begins with, as C's `strtod` reads it, and its length.
 fn c_double(text: &[u8]) -> Option<(f64, usize)> {
     let sign_len = usize::from(matches!(text.first(), Some(b'-' | b'+')));
-    let sign = if text.first() == Some(&b'-') { -1.0 } else { 1.0 };
+    let sign = if text.first() == Some(&b'-') {
+        -1.0
+    } else {
+        1.0
+    };
     let rest = &text[sign_len..];
     let starts_with = |word: &[u8]| {
         rest.get(..word.len())
@@ -325,7 +327,10 @@ fn c_double(text: &[u8]) -> Option<(f64, usize)> {
         return Some((sign * f64::INFINITY, sign_len + 3));
     }
     if starts_with(b"nan") {
-        return Some((f64::NAN.copysign(sign), sign_len + 3 + nan_payload_len(&rest[3..])));
+        return Some((
+            f64::NAN.copysign(sign),
+            sign_len + 3 + nan_payload_len(&rest[3..]),
+        ));
     }
     if starts_with(b"0x")
         && let Some((number, len)) = hex_double(&rest[2..])
@@ -369,7 +374,11 @@ fn nan_payload_len(rest: &[u8]) -> usize {
         return 0;
     };
     let len = inner.iter().take_while(|byte| is_letter(byte)).count();
-    if inner.get(len) == Some(&b')') { len + 2 } else { 0 }
+    if inner.get(len) == Some(&b')') {
+        len + 2
+    } else {
+        0
+    }
 }
 
 /// A hexadecimal number behind its `0x`, and the length of that; `None` without a digit.

@@ -44,11 +44,9 @@ impl Encoder {
             Kind::Nil => self.out.extend(b"null"),
             Kind::LightUserdata if stack.is_null_pointer(-1) => self.out.extend(b"null"),
             Kind::Table => self.table(stack, depth + 1),
-            Kind::None
-            | Kind::LightUserdata
-            | Kind::Userdata
-            | Kind::Function
-            | Kind::Thread => Err(cannot(stack, -1, "type not supported")),
+            Kind::None | Kind::LightUserdata | Kind::Userdata | Kind::Function | Kind::Thread => {
+                Err(cannot(stack, -1, "type not supported"))
+            }
         }
     }
 
@@ -56,7 +54,7 @@ impl Encoder {
         let number = stack.number(index).unwrap_or_default();
         if !number.is_finite() {
             match self.invalid_numbers {
-                0 => return Err(cannot(stack, index, "must not be NaN or Infinity")),
+                0 => return Err(cannot(stack, index, "must not be NaN or Inf")),
                 2 => return self.out.extend(b"null"),
                 _ if number.is_nan() => return self.out.extend(b"nan"),
                 _ => {}
@@ -96,7 +94,7 @@ impl Encoder {
     fn table(&mut self, stack: &mut Stack<'_>, depth: i64) -> Result<(), Raise> {
         if depth > self.depth_max.min(DEPTH_MAX) || !stack.reserve(4) {
             return Err(Raise::here(format!(
-                "Cannot serialise, excessive depth ({depth})"
+                "Cannot serialise, excessive nesting ({depth})"
             )));
         }
         match array_len(stack)? {
@@ -138,11 +136,7 @@ impl Encoder {
                     self.out.push(b':')?;
                 }
                 _ => {
-                    return Err(cannot(
-                        stack,
-                        -2,
-                        "table key must be a number or string",
-                    ));
+                    return Err(cannot(stack, -2, "table key must be a number or string"));
                 }
             }
             self.value(stack, depth)?;

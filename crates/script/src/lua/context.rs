@@ -8,9 +8,9 @@ use damselfly_protocol::Version;
 use mlua_sys::lua_State;
 
 use super::heap::Heap;
+use crate::functions::Registration;
 use crate::host::{Host, Tick};
 use crate::random::Random;
-use crate::functions::Registration;
 
 /// Whether a script must end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +48,7 @@ impl Context {
             heap: Heap::new(limit_bytes),
             main: Cell::new(std::ptr::null_mut()),
             stop: Cell::new(Stop::No),
-            random: RefCell::new(Random::new(0)),
+            random: RefCell::new(Random::START),
             version: Cell::new(Version::Resp2),
             registration: RefCell::new(None),
             reply: RefCell::new(Vec::new()),
@@ -69,7 +69,8 @@ impl Context {
         let host: NonNull<dyn Host + 'h> = NonNull::from(host);
         // SAFETY: only the lifetime changes. The pointer is used only by `with_host`, and `Leave` removes
         // it before `'h` ends.
-        let host = unsafe { std::mem::transmute::<NonNull<dyn Host + 'h>, NonNull<dyn Host>>(host) };
+        let host =
+            unsafe { std::mem::transmute::<NonNull<dyn Host + 'h>, NonNull<dyn Host>>(host) };
         self.host.set(Some(host));
         let _leave = Leave(self);
         body()

@@ -9,6 +9,7 @@ use mlua_sys::lua_State;
 use super::context::Context;
 use super::state::Failure;
 use super::trampoline::{Function, Raise, trampoline};
+use crate::number::up_to_zero;
 
 /// What a value is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -422,21 +423,6 @@ impl<'a> Stack<'a> {
         unsafe { lua::lua_setmetatable(self.state, index) };
     }
 
-    /// Takes the table on top to be the environment of the function at `index`.
-    pub fn set_environment(&mut self, index: i32) {
-        let index = self.absolute(index);
-        self.table(-1);
-        // SAFETY: the index is valid and a table on top.
-        unsafe { lua::lua_setfenv(self.state, index) };
-    }
-
-    /// Whether the values at both indexes are the same.
-    pub fn raw_equal(&self, left: i32, right: i32) -> bool {
-        let [left, right] = [left, right].map(|index| self.absolute(index));
-        // SAFETY: both indexes are valid.
-        unsafe { lua::lua_rawequal(self.state, left, right) != 0 }
-    }
-
     /// What `level` of the calls is: its kind, source and line; `None` above the outermost. 0 is the
     /// running function.
     pub fn caller(&self, level: i32) -> Option<Caller> {
@@ -470,7 +456,7 @@ impl<'a> Stack<'a> {
         } else {
             code
         };
-        let name = name.split(|&byte| byte == 0).next().unwrap_or_default();
+        let name = up_to_zero(name);
         // Lua's parser relies on somebody else to keep the name alive.
         self.push_bytes(name);
         self.room();
@@ -478,9 +464,8 @@ impl<'a> Stack<'a> {
         let name = unsafe { lua::lua_tostring(self.state, -1) };
         let was_lenient = self.context.heap.set_lenient(false);
         // SAFETY: there is room; the parser catches its own errors; code and name outlive the call.
-        let status = unsafe {
-            lua::luaL_loadbuffer(self.state, code.as_ptr().cast(), code.len(), name)
-        };
+        let status =
+            unsafe { lua::luaL_loadbuffer(self.state, code.as_ptr().cast(), code.len(), name) };
         self.context.heap.set_lenient(was_lenient);
         self.remove(-2);
         status == lua::LUA_OK
@@ -492,7 +477,11 @@ impl<'a> Stack<'a> {
     pub fn call(&mut self, arguments: i32, results: i32, handler: i32) -> Result<(), Failure> {
         assert!(arguments >= 0 && arguments < self.top());
         assert!(self.reserve(results.max(1)));
-        let handler = if handler == 0 { 0 } else { self.absolute(handler) };
+        let handler = if handler == 0 {
+            0
+        } else {
+            self.absolute(handler)
+        };
         let was_lenient = self.context.heap.set_lenient(false);
         // SAFETY: function and arguments are on the stack; whatever they raise ends here.
         let status = unsafe { lua::lua_pcall(self.state, arguments, results, handler) };
@@ -564,14 +553,6 @@ impl<'a> Stack<'a> {
         match self.kind(argument) {
             Kind::Table => Ok(()),
             _ => Err(self.wrong_type(argument, "table")),
-        }
-    }
-
-    /// There must be an argument `argument`.
-    pub fn check_any(&self, argument: i32) -> Result<(), Raise> {
-        match self.kind(argument) {
-            Kind::None => Err(Raise::Argument(argument, "value expected".into())),
-            _ => Ok(()),
         }
     }
 }

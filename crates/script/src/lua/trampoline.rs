@@ -3,8 +3,9 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use mlua_sys::{
-    LUA_GCCOLLECT, lua_concat, lua_error, lua_gc, lua_gettop, lua_pushlstring_,
-    lua_State, lua_touserdata, lua_tostring, lua_upvalueindex, luaL_argerror, luaL_where,
+    LUA_GCCOLLECT, lua_State, lua_checkstack, lua_concat, lua_error, lua_gc, lua_gettop,
+    lua_pushlstring_, lua_settop, lua_tostring, lua_touserdata, lua_upvalueindex, luaL_argerror,
+    luaL_where,
 };
 
 use super::context::Stop;
@@ -38,6 +39,8 @@ impl Raise {
 }
 
 const RAISE_VALUE: i32 = -1;
+/// Values on the stack that raising takes.
+const RAISE_ROOM: i32 = 10;
 /// Below this: `bad argument` with the number `RAISE_ARGUMENT - code`.
 const RAISE_ARGUMENT: i32 = -100;
 
@@ -111,6 +114,13 @@ pub(super) unsafe fn guarded(
         }
         Ok(_) | Err(_) => outcome,
     };
+    if !matches!(outcome, Ok(_) | Err(Raise::Value)) {
+        // SAFETY: memory is lenient, so that this returns 0 rather than raising.
+        if unsafe { lua_checkstack(state, RAISE_ROOM) } == 0 {
+            // SAFETY: what a function has pushed is of no use any more.
+            unsafe { lua_settop(state, 0) };
+        }
+    }
     let code = match outcome {
         // SAFETY: reads a number.
         Ok(results) => i32::try_from(results)

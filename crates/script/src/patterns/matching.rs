@@ -1,6 +1,7 @@
 //! The matcher: backtracking over pattern items, as Lua 5.1 defines them.
 
 use crate::lua::{Raise, Stack};
+use crate::number::up_to_zero;
 
 /// How many captures a pattern may have.
 const CAPTURES_MAX: usize = 32;
@@ -102,11 +103,6 @@ fn push_range(stack: &mut Stack<'_>, index: i32, from: usize, to: usize) {
     stack.push_bytes(&piece);
 }
 
-/// Patterns end at a zero byte.
-pub(crate) fn up_to_zero(pattern: &[u8]) -> &[u8] {
-    pattern.split(|&byte| byte == 0).next().unwrap_or_default()
-}
-
 /// A text and a pattern.
 pub(crate) struct Matcher<'m> {
     text: &'m [u8],
@@ -121,6 +117,7 @@ impl<'m> Matcher<'m> {
     pub fn new(text: &'m [u8], pattern: &'m [u8], may_go_on: &'m dyn Fn() -> bool) -> Self {
         Matcher {
             text,
+            // Patterns end at a zero byte.
             pattern: up_to_zero(pattern),
             captures: Captures {
                 items: [Capture::Position(0); CAPTURES_MAX],
