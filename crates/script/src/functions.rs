@@ -64,18 +64,18 @@ fn checked_name(name: &[u8]) -> Option<String> {
 /// line.
 pub(crate) fn parse_first_line(text: &[u8]) -> Result<(String, usize), CommandError> {
     let error = |text: &str| Err(CommandError::err(text));
-    let Some(rest) = text.strip_prefix(b"#!") else {
+    if !text.starts_with(b"#!") {
         return error("Missing library metadata");
-    };
-    let Some(len) = rest.iter().position(|&byte| byte == b'\n') else {
+    }
+    let Some(len) = text.iter().position(|&byte| byte == b'\n') else {
         return error("Invalid library metadata");
     };
-    let mut words = rest[..len]
-        .split(u8::is_ascii_whitespace)
-        .filter(|word| !word.is_empty());
-    let Some(engine) = words.next() else {
+    let Some(words) = split_words(&text[..len]) else {
         return error("Invalid library metadata");
     };
+    let mut words = words.iter().map(Vec::as_slice);
+    let engine = words.next().unwrap_or_default();
+    let engine = engine.strip_prefix(b"#!").unwrap_or_default();
     let mut name = None;
     for word in words {
         match word.split_at_checked(5) {
@@ -102,7 +102,28 @@ pub(crate) fn parse_first_line(text: &[u8]) -> Result<(String, usize), CommandEr
     if !engine.eq_ignore_ascii_case(b"lua") {
         return Err(CommandError::quoting("Engine '", engine, "' not found"));
     }
-    Ok((name, len + 2))
+    Ok((name, len))
+}
+
+/// The words of a line. Quotes keep spaces together and vanish; `None` if one is not closed.
+fn split_words(line: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let mut words = Vec::new();
+    let mut word: Option<Vec<u8>> = None;
+    let mut quote = None;
+    for &byte in line {
+        match quote {
+            Some(end) if byte == end => quote = None,
+            Some(_) => word.get_or_insert_default().push(byte),
+            None if byte == b'"' || byte == b'\'' => {
+                quote = Some(byte);
+                word.get_or_insert_default();
+            }
+            None if byte.is_ascii_whitespace() => words.extend(word.take()),
+            None => word.get_or_insert_default().push(byte),
+        }
+    }
+    words.extend(word);
+    quote.is_none().then_some(words)
 }
 
 /// What the library that is being loaded has registered so far.
@@ -279,6 +300,8 @@ mod tests {
             ("return 1", "ERR Missing library metadata"),
             ("#!lua name=a", "ERR Invalid library metadata"),
             ("#!lua\n", "ERR Library name was not given"),
+            ("#!\n", "ERR Library name was not given"),
+            ("#!lua name=\"a\n", "ERR Invalid library metadata"),
             ("#!lua name=\n", BAD_NAME),
             ("#!lua name=a-b\n", BAD_NAME),
             ("#!foo name=a\n", "ERR Engine 'foo' not found"),

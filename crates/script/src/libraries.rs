@@ -35,7 +35,7 @@ pub enum RestorePolicy {
 #[derive(Clone, Debug, Default)]
 pub struct Libraries {
     libraries: BTreeMap<String, Arc<Library>>,
-    /// Where each function is: its library, and its index there.
+    /// Where each function is, by its name in lower case: its library, and its index there.
     functions: HashMap<String, (Arc<Library>, usize)>,
     next_id: u64,
 }
@@ -72,7 +72,7 @@ impl Libraries {
     /// The reply if another library has a function of the same name; nothing has changed then.
     pub fn insert(&mut self, library: Library) -> Result<(), CommandError> {
         for function in &library.functions {
-            if let Some((other, _)) = self.functions.get(&function.name)
+            if let Some((other, _)) = self.functions.get(&function.name.to_ascii_lowercase())
                 && other.name != library.name
             {
                 let name = &function.name;
@@ -83,7 +83,8 @@ impl Libraries {
         let library = Arc::new(library);
         for (index, function) in library.functions.iter().enumerate() {
             let place = (Arc::clone(&library), index);
-            self.functions.insert(function.name.clone(), place);
+            let name = function.name.to_ascii_lowercase();
+            self.functions.insert(name, place);
         }
         self.libraries.insert(library.name.clone(), library);
         Ok(())
@@ -105,7 +106,7 @@ impl Libraries {
             return false;
         };
         for function in &library.functions {
-            self.functions.remove(&function.name);
+            self.functions.remove(&function.name.to_ascii_lowercase());
         }
         true
     }
@@ -116,9 +117,12 @@ impl Libraries {
         self.functions.clear();
     }
 
-    /// The library that has a function, and the function's index there. Names have upper and lower case.
+    /// The library that has a function, and the function's index there. Upper and lower case
+    /// are the same.
     pub fn function(&self, name: &[u8]) -> Option<(&Arc<Library>, usize)> {
-        let (library, index) = self.functions.get(str::from_utf8(name).ok()?)?;
+        let (library, index) = self
+            .functions
+            .get(&str::from_utf8(name).ok()?.to_ascii_lowercase())?;
         Some((library, *index))
     }
 

@@ -25,7 +25,14 @@ pub(crate) fn write(stack: &mut Stack<'_>, reply: &mut Reply<'_>) -> bool {
         tables: Vec::new(),
         version: stack.version(),
     };
-    writer.write(stack, reply);
+    let bottom = stack.top() - 1;
+    let start = reply.position();
+    if !writer.write(stack, reply) {
+        stack.set_top(bottom);
+        reply.truncate_to(start);
+        reply.error("ERR the reply of the script is larger than its limit of memory");
+        return true;
+    }
     is_uncounted_error
 }
 
@@ -52,9 +59,15 @@ struct Writer {
 
 impl Writer {
     /// Writes the value on top, with all that is in it, without recursion: scripts decide how deep.
-    fn write(&mut self, stack: &mut Stack<'_>, reply: &mut Reply<'_>) {
+    /// False if it got too long: a table may hold another one many times.
+    fn write(&mut self, stack: &mut Stack<'_>, reply: &mut Reply<'_>) -> bool {
+        let limit = stack.context().heap.limit_bytes();
+        let start = reply.position();
         self.value(stack, reply);
         while let Some(open) = self.tables.last_mut() {
+            if reply.position() - start > limit {
+                return false;
+            }
             match open {
                 Open::Array { next, len } if *next <= *len => {
                     stack.get_index(-1, *next);
@@ -94,6 +107,7 @@ impl Writer {
                 }
             }
         }
+        true
     }
 
     /// Writes the value on top and removes it; a table with items stays there, and is open then.
