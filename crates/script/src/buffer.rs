@@ -1,19 +1,25 @@
 //! Bytes that a library function builds for a script, within the interpreter's limit of memory.
 
-use crate::lua::{Raise, Stack};
+use crate::lua::{Context, Raise, Stack};
+
+/// Additions between two questions whether the script may go on: a table that holds another one many times
+/// makes a text without end.
+const ADDITIONS_PER_QUESTION: u32 = 10_000;
 
 /// A growing result.
-pub(crate) struct Buffer {
+pub(crate) struct Buffer<'c> {
     bytes: Vec<u8>,
-    limit_bytes: usize,
+    context: &'c Context,
+    additions: u32,
 }
 
-impl Buffer {
+impl<'c> Buffer<'c> {
     /// An empty buffer that may grow as large as the interpreter.
-    pub fn new(stack: &Stack<'_>) -> Buffer {
+    pub fn new(stack: &Stack<'c>) -> Buffer<'c> {
         Buffer {
             bytes: Vec::new(),
-            limit_bytes: stack.context().heap.limit_bytes(),
+            context: stack.context(),
+            additions: 0,
         }
     }
 
@@ -27,8 +33,15 @@ impl Buffer {
     }
 
     pub fn extend(&mut self, bytes: &[u8]) -> Result<(), Raise> {
-        if bytes.len() > self.limit_bytes - self.bytes.len() {
+        if bytes.len() > self.context.heap.limit_bytes() - self.bytes.len() {
             return Err(Raise::Memory);
+        }
+        self.additions += 1;
+        if self.additions >= ADDITIONS_PER_QUESTION {
+            self.additions = 0;
+            if !self.context.may_go_on() {
+                return Err(Raise::Stopped);
+            }
         }
         self.bytes.extend_from_slice(bytes);
         Ok(())

@@ -49,7 +49,7 @@ fn pack(stack: &mut Stack<'_>) -> Outcome {
 }
 
 /// Writes the value on top and removes it.
-fn pack_value(stack: &mut Stack<'_>, out: &mut Buffer, depth: usize) -> Result<(), Raise> {
+fn pack_value(stack: &mut Stack<'_>, out: &mut Buffer<'_>, depth: usize) -> Result<(), Raise> {
     match stack.kind(-1) {
         Kind::String => {
             let bytes = stack.bytes(-1).unwrap_or_default();
@@ -76,7 +76,7 @@ fn pack_value(stack: &mut Stack<'_>, out: &mut Buffer, depth: usize) -> Result<(
 }
 
 /// A length of 16 bits after `code`, or of 32 after the next.
-fn pack_len(out: &mut Buffer, len: usize, code: u8) -> Result<(), Raise> {
+fn pack_len(out: &mut Buffer<'_>, len: usize, code: u8) -> Result<(), Raise> {
     match u16::try_from(len) {
         Ok(len) => {
             out.push(code)?;
@@ -89,7 +89,7 @@ fn pack_len(out: &mut Buffer, len: usize, code: u8) -> Result<(), Raise> {
     }
 }
 
-fn pack_number(out: &mut Buffer, number: f64) -> Result<(), Raise> {
+fn pack_number(out: &mut Buffer<'_>, number: f64) -> Result<(), Raise> {
     let integer = crate::lua::truncated(number);
     if integer as f64 == number && number.is_finite() {
         return pack_integer(out, integer);
@@ -103,7 +103,7 @@ fn pack_number(out: &mut Buffer, number: f64) -> Result<(), Raise> {
     out.extend(&number.to_be_bytes())
 }
 
-fn pack_integer(out: &mut Buffer, integer: i64) -> Result<(), Raise> {
+fn pack_integer(out: &mut Buffer<'_>, integer: i64) -> Result<(), Raise> {
     let bytes = integer.to_be_bytes();
     match integer {
         -32..=127 => out.push(bytes[7]),
@@ -130,7 +130,7 @@ fn pack_integer(out: &mut Buffer, integer: i64) -> Result<(), Raise> {
     }
 }
 
-fn pack_table(stack: &mut Stack<'_>, out: &mut Buffer, depth: usize) -> Result<(), Raise> {
+fn pack_table(stack: &mut Stack<'_>, out: &mut Buffer<'_>, depth: usize) -> Result<(), Raise> {
     let (count, is_array) = survey(stack);
     if is_array {
         match count {

@@ -14,7 +14,7 @@ use crate::lua::{Failure, Kind, Stack, State, Stop};
 use crate::number::up_to_zero;
 use crate::sandbox::{self, slots};
 use crate::script::{CHUNK_NAME, Script};
-use crate::to_reply;
+use crate::to_reply::{self, Written};
 
 const FUNCTION_CHUNK_NAME: &[u8] = b"@user_function";
 /// How long a library may take to load.
@@ -326,12 +326,26 @@ impl Interpreter {
         let context = stack.context();
         context.stop.set(Stop::No);
         context.version.set(Version::Resp2);
-        let result = context.enter(host, || stack.call(arguments, 1, 1));
-        let ended = match result {
+        let (result, written) = context.enter(host, || {
+            let result = stack.call(arguments, 1, 1);
+            let written = match result {
+                Ok(()) if context.stop.get() != Stop::Aborted => to_reply::write(&mut stack, reply),
+                Ok(()) | Err(_) => Written::Not,
+            };
+            (result, written)
+        });
+        let ended = match (result, written) {
             _ if context.stop.get() == Stop::Aborted => Ended::Aborted,
-            Ok(()) if to_reply::write(&mut stack, reply) => Ended::Failed { is_counted: false },
-            Ok(()) => Ended::Replied,
-            Err(failure) => write_failure(&mut stack, failure, name, reply),
+            (Ok(()), Written::Reply) => Ended::Replied,
+            (Ok(()), Written::Error) => Ended::Failed { is_counted: false },
+            (Ok(()), Written::Not) => {
+                let text = match context.stop.get() {
+                    Stop::Killed(text) => text,
+                    Stop::No | Stop::Aborted => "ERR The script's reply is too large",
+                };
+                failed(reply, &CommandError::Text(text.into()))
+            }
+            (Err(failure), _) => write_failure(&mut stack, failure, name, reply),
         };
         stack.set_top(0);
         if result.is_err() || self.state.context().stop.get() != Stop::No {

@@ -21,7 +21,7 @@ mod state;
 mod trampoline;
 
 pub(crate) use calling::{GSUB, PCALL};
-pub(crate) use context::Stop;
+pub(crate) use context::{Context, Stop};
 pub(crate) use guard::{GETMETATABLE, GUARDED_READ, GUARDED_WRITE, PAIRS, PROXY_MARK};
 pub(crate) use stack::{Kind, Stack, truncated};
 pub(crate) use state::{Failure, State};

@@ -22,11 +22,12 @@ pub(crate) const FUNCTIONS: &[(&str, Function)] = &[
 /// What makes a pattern more than a text.
 const SPECIALS: &[u8] = b"^$*+?.([%-";
 
-/// Turns a problem of the matcher into what the script gets.
-fn raise(stack: &mut Stack<'_>, problem: Problem) -> Raise {
-    match problem {
-        Problem::Text(text) => Raise::here(text),
-        Problem::Interrupted => stack.stopped(),
+impl From<Problem> for Raise {
+    fn from(problem: Problem) -> Raise {
+        match problem {
+            Problem::Text(text) => Raise::here(text),
+            Problem::Interrupted => Raise::Stopped,
+        }
     }
 }
 
@@ -50,30 +51,28 @@ fn find(stack: &mut Stack<'_>) -> Outcome {
         stack.push_number(end as f64);
         return Ok(2);
     }
-    match search(stack, start) {
-        Ok(Some((from, to, captures))) => {
+    match search(stack, start)? {
+        Some((from, to, captures)) => {
             stack.push_number((from + 1) as f64);
             stack.push_number(to as f64);
             Ok(2 + captures.push(stack, 1, None)?)
         }
-        Ok(None) => {
+        None => {
             stack.push_nil();
             Ok(1)
         }
-        Err(problem) => Err(raise(stack, problem)),
     }
 }
 
 /// `string.match(text, pattern [, start])`
 fn match_(stack: &mut Stack<'_>) -> Outcome {
     let start = start(stack)?;
-    match search(stack, start) {
-        Ok(Some((from, to, captures))) => captures.push(stack, 1, Some((from, to))),
-        Ok(None) => {
+    match search(stack, start)? {
+        Some((from, to, captures)) => captures.push(stack, 1, Some((from, to))),
+        None => {
             stack.push_nil();
             Ok(1)
         }
-        Err(problem) => Err(raise(stack, problem)),
     }
 }
 
@@ -140,16 +139,15 @@ fn iterate_next(stack: &mut Stack<'_>) -> Outcome {
         argument(stack, pattern_at),
         &may_go_on,
     );
-    match matcher.search(start, false) {
-        Ok(Some((from, to, captures))) => {
+    match matcher.search(start, false)? {
+        Some((from, to, captures)) => {
             // After an empty match, go on one byte further.
             let next = if to == from { to + 1 } else { to };
             stack.push_number(next as f64);
             stack.replace(start_at);
             captures.push(stack, text_at, Some((from, to)))
         }
-        Ok(None) => Ok(0),
-        Err(problem) => Err(raise(stack, problem)),
+        None => Ok(0),
     }
 }
 

@@ -76,7 +76,7 @@ fn call(stack: &mut Stack<'_>) -> Outcome {
 
 fn protected_call(stack: &mut Stack<'_>) -> Outcome {
     match run_command(stack) {
-        Err(Raise::Value) if stack.context().stop.get() == Stop::No => Ok(1),
+        Err(Raise::Value) => Ok(1),
         Err(raise) => Err(raise),
         Ok(_) => Ok(1),
     }
@@ -106,7 +106,7 @@ fn run_command(stack: &mut Stack<'_>) -> Result<bool, Raise> {
         }
         Some(Called::Abort) => {
             context.stop.set(Stop::Aborted);
-            Err(stack.stopped())
+            Err(Raise::Stopped)
         }
         None => Err(raised(
             stack,

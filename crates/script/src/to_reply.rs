@@ -12,9 +12,22 @@ use crate::number::up_to_zero;
 const DEPTH_MAX: usize = 2000;
 const TOO_DEEP: &str = "ERR reached lua stack limit";
 
-/// Writes the value on top of the stack and removes it. True if it was an error that still has to be
-/// counted.
-pub(crate) fn write(stack: &mut Stack<'_>, reply: &mut Reply<'_>) -> bool {
+/// What [`write`] wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Written {
+    /// A reply, or an error that a command has been counted for.
+    Reply,
+    /// An error that still has to be counted.
+    Error,
+    /// Nothing: it is too long, or the script has to stop. A table may hold another one many times.
+    Not,
+}
+
+/// Values between two questions whether to go on.
+const VALUES_PER_QUESTION: u32 = 10_000;
+
+/// Writes the value on top of the stack and removes it.
+pub(crate) fn write(stack: &mut Stack<'_>, reply: &mut Reply<'_>) -> Written {
     let is_uncounted_error = stack.kind(-1) == Kind::Table && {
         stack.get_field(-1, "err");
         let is_error = stack.kind(-1) == Kind::String;
@@ -23,17 +36,20 @@ pub(crate) fn write(stack: &mut Stack<'_>, reply: &mut Reply<'_>) -> bool {
     };
     let mut writer = Writer {
         tables: Vec::new(),
-        version: stack.version(),
+        version: stack.context().version.get(),
     };
     let bottom = stack.top() - 1;
     let start = reply.position();
     if !writer.write(stack, reply) {
         stack.set_top(bottom);
         reply.truncate_to(start);
-        reply.error("ERR the reply of the script is larger than its limit of memory");
-        return true;
+        return Written::Not;
     }
-    is_uncounted_error
+    if is_uncounted_error {
+        Written::Error
+    } else {
+        Written::Reply
+    }
 }
 
 /// Whether the error on top is of a command, which was counted when the command failed.
@@ -59,13 +75,17 @@ struct Writer {
 
 impl Writer {
     /// Writes the value on top, with all that is in it, without recursion: scripts decide how deep.
-    /// False if it got too long: a table may hold another one many times.
+    /// False if it has to stop before the end.
     fn write(&mut self, stack: &mut Stack<'_>, reply: &mut Reply<'_>) -> bool {
         let limit = stack.context().heap.limit_bytes();
         let start = reply.position();
+        let mut values = 0_u32;
         self.value(stack, reply);
         while let Some(open) = self.tables.last_mut() {
-            if reply.position() - start > limit {
+            values += 1;
+            if values.is_multiple_of(VALUES_PER_QUESTION)
+                && (reply.position() - start > limit || !stack.context().may_go_on())
+            {
                 return false;
             }
             match open {

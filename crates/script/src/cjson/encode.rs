@@ -6,8 +6,8 @@ use crate::lua::{Kind, Outcome, Raise, Stack};
 use crate::number::general;
 
 /// Number settings of one call.
-struct Encoder {
-    out: Buffer,
+struct Encoder<'c> {
+    out: Buffer<'c>,
     depth_max: i64,
     precision: usize,
     invalid_numbers: i64,
@@ -33,7 +33,7 @@ fn cannot(stack: &Stack<'_>, index: i32, reason: &str) -> Raise {
     Raise::here(format!("Cannot serialise {kind}: {reason}"))
 }
 
-impl Encoder {
+impl Encoder<'_> {
     /// Writes the value on top, which stays.
     fn value(&mut self, stack: &mut Stack<'_>, depth: i64) -> Result<(), Raise> {
         match stack.kind(-1) {

@@ -2,7 +2,6 @@
 
 use std::ffi::CStr;
 
-use damselfly_protocol::Version;
 use mlua_sys as lua;
 use mlua_sys::lua_State;
 
@@ -58,11 +57,6 @@ impl<'a> Stack<'a> {
     /// What the interpreter holds beside Lua.
     pub fn context(&self) -> &'a Context {
         self.context
-    }
-
-    /// The protocol in which the script wants replies.
-    pub fn version(&self) -> Version {
-        self.context.version.get()
     }
 
     /// How many values there are.

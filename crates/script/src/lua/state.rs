@@ -102,18 +102,18 @@ unsafe extern "C-unwind" fn hook(state: *mut lua_State, _: *mut lua::lua_Debug) 
 }
 
 /// Asks the host whether the script may go on; raises if not.
-fn tick(stack: &mut Stack<'_>) -> Result<(), Raise> {
+fn tick(stack: &Stack<'_>) -> Result<(), Raise> {
     let context = stack.context();
     if context.stop.get() == Stop::No && context.may_go_on() {
         return Ok(());
     }
-    Err(stack.stopped())
+    Err(Raise::Stopped)
 }
 
 impl Stack<'_> {
-    /// What a script raises that must stop. From now on, every instruction raises it again, so that no
+    /// Pushes what a script raises that must stop. From now on, every instruction raises it again, so that no
     /// `pcall` saves the script.
-    pub fn stopped(&mut self) -> Raise {
+    pub(super) fn push_stopped(&mut self) {
         for state in [self.state(), self.context().main.get()] {
             // SAFETY: both are live coroutines; a hook may be set at any time.
             unsafe { lua::lua_sethook(state, Some(hook), lua::LUA_MASKCOUNT, 1) };
@@ -125,6 +125,5 @@ impl Stack<'_> {
         self.push_table(0, 1);
         self.push_bytes(text.as_bytes());
         self.set_field(-2, "err");
-        Raise::Value
     }
 }

@@ -29,6 +29,8 @@ pub(crate) enum Raise {
     Value,
     /// That memory is used up.
     Memory,
+    /// That the host wants the script to end.
+    Stopped,
 }
 
 impl Raise {
@@ -100,7 +102,7 @@ pub(super) unsafe fn guarded(
     let outcome = outcome.unwrap_or_else(|panic| {
         stack.context().stop.set(Stop::Aborted);
         stack.context().panic.replace(Some(panic));
-        Err(stack.stopped())
+        Err(Raise::Stopped)
     });
     let outcome = match outcome {
         Ok(_) if !was_lenient && heap.is_over_limit() => {
@@ -127,6 +129,10 @@ pub(super) unsafe fn guarded(
             .unwrap_or(0)
             .min(unsafe { lua_gettop(state) }),
         Err(Raise::Value) => RAISE_VALUE,
+        Err(Raise::Stopped) => {
+            stack.push_stopped();
+            RAISE_VALUE
+        }
         Err(Raise::Memory) => {
             push(state, b"not enough memory");
             RAISE_VALUE

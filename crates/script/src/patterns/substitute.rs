@@ -5,8 +5,8 @@
 //! 1 text | 2 pattern | 3 function or table | 4 pieces of the result | 5 numbers
 //! ```
 
+use super::argument;
 use super::matching::{Captured, Captures, Matcher};
-use super::{argument, raise};
 use crate::buffer::Buffer;
 use crate::lua::{Kind, Outcome, Raise, Stack};
 
@@ -85,19 +85,18 @@ impl Progress {
         let len = stack.length(1);
         let found = Matcher::new(argument(stack, 1), pattern, &may_go_on)
             .search(self.position, is_anchored);
-        match found {
-            Ok(Some((from, to, captures))) => {
+        match found? {
+            Some((from, to, captures)) => {
                 self.matched = (from, to);
                 self.count += 1;
                 self.advance(len);
                 self.is_done |= is_anchored;
                 Ok(Some(captures))
             }
-            Ok(None) => {
+            None => {
                 self.is_done = true;
                 Ok(None)
             }
-            Err(problem) => Err(raise(stack, problem)),
         }
     }
 }
