@@ -18,6 +18,8 @@ mod cjson;
 mod cmsgpack;
 mod from_reply;
 mod functions;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod host;
 mod interpreter;
 mod libraries;

@@ -15,6 +15,11 @@ pub(crate) fn general(number: f64, precision: usize) -> String {
         return if number > 0.0 { "inf" } else { "-inf" }.into();
     }
     let precision = precision.max(1);
+    if let Some(integer) = exact_integer(number)
+        && integer.unsigned_abs() < 10_u64.pow(precision.min(15) as u32)
+    {
+        return itoa::Buffer::new().format(integer).into();
+    }
     let scientific = format!("{number:.*e}", precision - 1);
     let (digits, exponent) = scientific
         .split_once('e')
@@ -32,6 +37,15 @@ pub(crate) fn general(number: f64, precision: usize) -> String {
     without_zeros(&format!("{number:.decimals$}")).to_string()
 }
 
+/// The integer that `number` is, if it is one that a double holds exactly; not for -0.
+fn exact_integer(number: f64) -> Option<i64> {
+    const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+    let is_exact = number.fract() == 0.0
+        && number.abs() < EXACT_MAX
+        && (number != 0.0 || number.is_sign_positive());
+    is_exact.then_some(number as i64)
+}
+
 /// Without zeros at the end of the fraction.
 fn without_zeros(digits: &str) -> &str {
     if !digits.contains('.') {
@@ -47,12 +61,8 @@ pub(crate) fn up_to_zero(text: &[u8]) -> &[u8] {
 
 /// Appends `number` as an argument of a command: `%.17g`.
 pub(crate) fn push_argument(out: &mut Vec<u8>, number: f64) {
-    const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
-    if number.fract() == 0.0
-        && number.abs() < EXACT_MAX
-        && (number != 0.0 || number.is_sign_positive())
-    {
-        out.extend_from_slice(itoa::Buffer::new().format(number as i64).as_bytes());
+    if let Some(integer) = exact_integer(number) {
+        out.extend_from_slice(itoa::Buffer::new().format(integer).as_bytes());
         return;
     }
     out.extend_from_slice(general(number, 17).as_bytes());

@@ -44,10 +44,10 @@ struct Item {
 impl Format {
     /// The format that is the first argument. It ends at a zero byte.
     fn new(stack: &mut Stack<'_>) -> Result<Format, Raise> {
-        let text = stack.check_text(1)?;
-        let text = up_to_zero(text);
+        // A copy, because the stack changes while it is read.
+        let text = up_to_zero(stack.check_text(1)?).to_vec();
         Ok(Format {
-            rest: text.to_vec().into_iter(),
+            rest: text.into_iter(),
             is_big_endian: cfg!(target_endian = "big"),
             alignment: 1,
         })

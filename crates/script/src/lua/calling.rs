@@ -47,12 +47,11 @@ unsafe extern "C-unwind" fn gsub(state: *mut lua_State) -> i32 {
     // frame owns is skipped when `raise` jumps.
     let results = unsafe { guarded(state, substitute::begin) };
     if results != 0 {
+        if results > 0 {
+            return results;
+        }
         // SAFETY: as above.
-        return if results > 0 {
-            results
-        } else {
-            unsafe { raise(state, results) }
-        };
+        return unsafe { raise(state, results) };
     }
     loop {
         // SAFETY: as above.
