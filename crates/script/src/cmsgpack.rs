@@ -23,6 +23,9 @@ const PACK_DEPTH_MAX: usize = 16;
 /// How deep data may be nested.
 const UNPACK_DEPTH_MAX: usize = 1000;
 
+/// Items that an array gets room for before they are there: nested arrays would multiply it.
+const RESERVED_MAX: usize = 1024;
+
 /// Pushes the table.
 pub(crate) fn push(stack: &mut Stack<'_>) {
     stack.push_table(0, FUNCTIONS.len() + TEXTS.len());
@@ -270,6 +273,7 @@ impl<'d> Reader<'d> {
 
     /// Pushes the next value.
     fn value(&mut self, stack: &mut Stack<'_>, depth: usize) -> Result<(), Raise> {
+        stack.check_memory()?;
         let [code] = self.bytes()?;
         match code {
             0x00..=0x7f => stack.push_number(f64::from(code)),
@@ -338,7 +342,7 @@ impl<'d> Reader<'d> {
     fn array(&mut self, stack: &mut Stack<'_>, len: usize, depth: usize) -> Result<(), Raise> {
         self.descend(stack, depth, "array")?;
         // An item has at least one byte.
-        stack.push_table(len.min(self.rest.len()), 0);
+        stack.push_table(len.min(self.rest.len()).min(RESERVED_MAX), 0);
         for item in 1..=len {
             self.value(stack, depth + 1)?;
             stack.set_index(-2, i32::try_from(item).unwrap_or(i32::MAX));

@@ -16,17 +16,22 @@
 //! | big number       | `{big_number = digits}`                                      |
 //! | verbatim         | `{verbatim_string = {string = text, format = three letters}}` |
 
-use crate::lua::{Kind, Stack};
+use crate::lua::{Kind, Raise, Stack};
 
 /// How deep a reply may be nested; what is deeper becomes nil.
 const DEPTH_MAX: usize = 128;
 
 /// Pushes the value of the reply that `bytes` begins with. Nil for what is no reply.
-pub(crate) fn push(stack: &mut Stack<'_>, bytes: &[u8]) {
+///
+/// # Errors
+/// It is more than the interpreter may hold.
+pub(crate) fn push(stack: &mut Stack<'_>, bytes: &[u8]) -> Result<(), Raise> {
     let mut reader = Reader { rest: bytes };
     if reader.push(stack, 0).is_none() {
+        stack.check_memory()?;
         stack.push_nil();
     }
+    Ok(())
 }
 
 /// Whether `reply` is an error.
@@ -56,6 +61,7 @@ impl<'b> Reader<'b> {
 
     /// Pushes one value; on `None` nothing is pushed.
     fn push(&mut self, stack: &mut Stack<'_>, depth: usize) -> Option<()> {
+        stack.check_memory().ok()?;
         let (&kind, rest) = self.rest.split_first()?;
         self.rest = rest;
         let line = self.line()?;
@@ -117,7 +123,7 @@ impl<'b> Reader<'b> {
             return None;
         }
         // An item has at least 3 bytes, so that no more is reserved than has arrived.
-        stack.push_table(len.min(self.rest.len()), 0);
+        stack.push_table(len.min(self.rest.len() / 3), 0);
         for index in 1..=len {
             if self.push(stack, depth + 1).is_none() {
                 stack.pop(1);
@@ -141,7 +147,7 @@ impl<'b> Reader<'b> {
         }
         let bottom = stack.top();
         stack.push_table(0, 1);
-        stack.push_table(0, len.min(self.rest.len()));
+        stack.push_table(0, len.min(self.rest.len() / 3));
         for _ in 0..len {
             let mut pushed = self.push(stack, depth + 1);
             if pushed.is_some() {

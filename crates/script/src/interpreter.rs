@@ -68,7 +68,7 @@ struct Loaded {
     slot: i32,
 }
 
-/// Lua for one thread.
+/// Lua for one thread at a time. Texts are compiled when they first run here.
 pub struct Interpreter {
     state: State,
     limits: Limits,
@@ -187,7 +187,7 @@ impl Interpreter {
     ) -> Ended {
         let slot = match self.libraries.get(&library.name) {
             Some(loaded) if loaded.id == library.id => loaded.slot,
-            Some(_) | None => match self.load(&library.name, &library.code, host) {
+            Some(_) | None => match self.load(&library.code, host) {
                 Ok((slot, _)) => {
                     self.keep(library, slot);
                     slot
@@ -221,7 +221,7 @@ impl Interpreter {
         host: &mut dyn Host,
     ) -> Result<Library, CommandError> {
         let (name, _) = parse_first_line(code)?;
-        let (slot, registration) = self.load(&name, code, host)?;
+        let (slot, registration) = self.load(code, host)?;
         let library = Library {
             name,
             code: code.to_vec(),
@@ -257,7 +257,6 @@ impl Interpreter {
 
     fn load(
         &mut self,
-        _name: &str,
         text: &[u8],
         host: &mut dyn Host,
     ) -> Result<(i32, Registration), CommandError> {

@@ -97,7 +97,7 @@ fn run_command(stack: &mut Stack<'_>) -> Result<bool, Raise> {
     });
     match called {
         Some(Called::Replied) => {
-            from_reply::push(stack, &reply);
+            from_reply::push(stack, &reply)?;
             let is_error = from_reply::is_error(&reply);
             if reply.capacity() <= REPLY_KEPT_BYTES_MAX {
                 context.reply.replace(reply);

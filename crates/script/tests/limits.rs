@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use damselfly_protocol::{Reply, Version};
 use damselfly_script::{Called, Ended, Host, Interpreter, Limits, LogLevel, Script, Tick};
 
-const MEMORY_BYTES: usize = 32 * 1024 * 1024;
+const MEMORY_BYTES: usize = 16 * 1024 * 1024;
 const KILLED: &str = "ERR Script killed by user with SCRIPT KILL.";
 
 /// A host that answers every command with `+OK`, and kills after a deadline.
@@ -345,4 +345,11 @@ fn a_limit_that_is_too_small_is_an_error() {
             );
         }
     }
+}
+
+#[test]
+fn an_interpreter_can_be_made_for_another_thread() {
+    let mut interpreter = interpreter();
+    let thread = std::thread::spawn(move || assert_usable(&mut interpreter, "the move"));
+    thread.join().unwrap();
 }

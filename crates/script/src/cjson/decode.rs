@@ -84,6 +84,7 @@ impl Decoder<'_> {
     }
 
     fn value(&mut self, stack: &mut Stack<'_>, token: Token) -> Result<(), Raise> {
+        stack.check_memory()?;
         match token {
             Token::String(bytes) => stack.push_bytes(&bytes),
             Token::Number(number) => stack.push_number(number),

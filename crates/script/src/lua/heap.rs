@@ -2,9 +2,9 @@
 //!
 //! Strict, while Lua runs: beyond the limit there is no memory, and Lua raises "not enough memory".
 //! Lenient, while Rust runs: there is always memory, because a jump out of Rust would not be sound; the
-//! trampoline checks the limit when Rust is done.
+//! trampoline checks the limit when Rust is done, and functions that build much check it as they go.
 
-use std::alloc::{Layout, alloc, dealloc, realloc};
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error, realloc};
 use std::cell::Cell;
 use std::ffi::c_void;
 use std::ptr;
@@ -13,6 +13,10 @@ use super::context::Context;
 
 /// What Lua may assume of every block.
 const ALIGNMENT: usize = 16;
+
+/// The highest limit: a table of as many bytes is still smaller than the largest that Lua can make, beyond
+/// which it raises an error.
+const LIMIT_BYTES_MAX: usize = 2 << 30;
 
 /// Counts the bytes of one interpreter.
 #[derive(Debug)]
@@ -26,7 +30,7 @@ impl Heap {
     pub fn new(limit_bytes: usize) -> Heap {
         Heap {
             used_bytes: Cell::new(0),
-            limit_bytes,
+            limit_bytes: limit_bytes.min(LIMIT_BYTES_MAX),
             lenient: Cell::new(true),
         }
     }
@@ -79,6 +83,11 @@ pub(super) unsafe extern "C" fn allocate(
         return ptr::null_mut();
     }
     let (Some(old), Some(new)) = (layout(old_bytes), layout(new_bytes)) else {
+        // Lua itself asks for no more than an address space; but it must not raise below Rust.
+        assert!(
+            !heap.lenient.get(),
+            "a block for Lua has an impossible size"
+        );
         return ptr::null_mut();
     };
     let result = match (old_bytes, new_bytes) {
@@ -93,6 +102,10 @@ pub(super) unsafe extern "C" fn allocate(
         // SAFETY: as above, and the new size is not 0 and fits a layout.
         (_, _) => unsafe { realloc(block, old, new_bytes) },
     };
+    if result.is_null() && new_bytes > 0 && heap.lenient.get() {
+        // The system's memory is used up, as it may be anywhere in Rust.
+        handle_alloc_error(new);
+    }
     if new_bytes == 0 || !result.is_null() {
         heap.used_bytes
             .set(heap.used_bytes.get() - old_bytes + new_bytes);

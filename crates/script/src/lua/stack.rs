@@ -487,6 +487,14 @@ impl<'a> Stack<'a> {
         }
     }
 
+    /// For functions that push much: an error once that is more than the interpreter may hold.
+    pub fn check_memory(&self) -> Result<(), Raise> {
+        if self.context.heap.is_over_limit() {
+            return Err(Raise::Memory);
+        }
+        Ok(())
+    }
+
     /// Collects all garbage.
     pub fn collect_garbage(&mut self) {
         // SAFETY: a collection raises nothing: no object has a finalizer in Lua.
