@@ -353,3 +353,17 @@ fn an_interpreter_can_be_made_for_another_thread() {
     let thread = std::thread::spawn(move || assert_usable(&mut interpreter, "the move"));
     thread.join().unwrap();
 }
+
+#[test]
+fn libraries_have_little_time_to_load() {
+    let mut interpreter = interpreter();
+    let mut host = Simple::new();
+    host.deadline = None;
+    let code = b"#!lua name=slow\nwhile true do end";
+    let error = interpreter.load_library(code, 1, &mut host).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "ERR Error registering functions: ERR FUNCTION LOAD timeout"
+    );
+    assert_usable(&mut interpreter, "a slow library");
+}
