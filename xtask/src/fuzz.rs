@@ -91,6 +91,28 @@ const TARGETS: &[Target] = &[
         seeds: &[b"\x05a*[bc]aXb", b"\x08*[^a-z]\\]Q]", b"\x04a*a*aaaaaaaa"],
     },
     Target {
+        name: "decoders",
+        seeds: &[
+            b"\x00\x00{\"a\":[1,2.5e3,\"x\\u00e9\",null,true,{}]}",
+            b"\x01\x00\x93\x01\xa1a\x82\xa1b\xcb\x3f\xf8\0\0\0\0\0\0\xa1c\xc0",
+            b"\x04\x08>hBc0!4dabcdefghijklmnopqrstuvwx",
+            b"\x06\x0e^(%a+)%s-(%d?)[a-z]hello 1x",
+            b"\x08\x08(.)(%w*)key:123",
+            b"\x0a\x00%d %5s %.3f",
+            b"\x0b\x04=abcreturn 1 + f(x)",
+        ],
+    },
+    Target {
+        name: "scripts",
+        seeds: &[
+            b"#!lua flags=no-writes\nreturn redis.call('get', KEYS[1])",
+            b"local t = {} for i = 1, 10 do t[i] = i end return {map = t}",
+            b"return {pcall(string.gsub, 'abc', '%w', function(c) return c .. c end)}",
+            b"local co = coroutine.wrap(function() coroutine.yield(1) end) return {co(), co(), pcall(co)}",
+            b"redis.setresp(3) return redis.call('x', '%1\\r\\n+a\\r\\n:1\\r\\n')",
+        ],
+    },
+    Target {
         name: "numbers",
         seeds: &[
             b"9223372036854775807",

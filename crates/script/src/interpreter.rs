@@ -1,0 +1,531 @@
+//! Runs scripts and functions.
+
+use std::collections::HashMap;
+use std::panic::resume_unwind;
+use std::time::{Duration, Instant};
+
+use damselfly_base::CommandError;
+use damselfly_base::sha1::hex;
+use damselfly_protocol::{Reply, Version};
+
+use crate::functions::{Library, Registration, parse_first_line};
+use crate::host::{Called, Host, LogLevel, Tick};
+use crate::lua::{Failure, Kind, Stack, State, Stop};
+use crate::number::up_to_zero;
+use crate::sandbox::{self, slots};
+use crate::script::{CHUNK_NAME, Script};
+use crate::to_reply::{self, Written};
+
+const FUNCTION_CHUNK_NAME: &[u8] = b"@user_function";
+/// How long a library may take to load.
+const LOAD_TIME_MAX: Duration = Duration::from_millis(500);
+
+/// What an interpreter may use.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of all scripts and their data together. Beyond them a script fails.
+    pub memory_bytes: usize,
+    /// Scripts that stay compiled; beyond them, the one that ran longest ago is forgotten, and
+    /// compiled again when it runs again.
+    pub compiled_scripts: usize,
+    /// How many instructions of Lua are between two calls of [`Host::tick`].
+    pub instructions_per_tick: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            memory_bytes: 256 * 1024 * 1024,
+            compiled_scripts: 1000,
+            instructions_per_tick: 10_000,
+        }
+    }
+}
+
+/// How a script or function ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It wrote a reply that is no error.
+    Replied,
+    /// It wrote an error. `is_counted`: a command failed with it, which the host has seen.
+    Failed {
+        /// Whether the error needs no counting any more.
+        is_counted: bool,
+    },
+    /// The host ended it by [`Called::Abort`]; nothing was written.
+    Aborted,
+}
+
+/// A compiled script.
+struct Compiled {
+    slot: i32,
+    last_run: u64,
+}
+
+/// A library whose functions are in this interpreter.
+struct Loaded {
+    id: u64,
+    slot: i32,
+}
+
+/// Lua for one thread at a time. Texts are compiled when they first run here.
+pub struct Interpreter {
+    state: State,
+    limits: Limits,
+    scripts: HashMap<[u8; 20], Compiled>,
+    libraries: HashMap<String, Loaded>,
+    /// Places in Lua's registry that are free again.
+    free_slots: Vec<i32>,
+    next_slot: i32,
+    runs: u64,
+    /// The environment that new code gets, as its slot.
+    environment: i32,
+}
+
+impl std::fmt::Debug for Interpreter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Interpreter")
+            .field("scripts", &self.scripts.len())
+            .field("libraries", &self.libraries.len())
+            .field("used_bytes", &self.used_bytes())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Interpreter {
+    /// An interpreter with nothing loaded.
+    ///
+    /// # Errors
+    /// The system has no memory, or the limit is too small for Lua itself (about 200 KiB).
+    pub fn new(limits: Limits) -> Result<Interpreter, CommandError> {
+        let out_of_memory = || CommandError::err("not enough memory for Lua");
+        let instructions = i32::try_from(limits.instructions_per_tick).unwrap_or(i32::MAX);
+        let mut state =
+            State::new(limits.memory_bytes, instructions.max(1)).ok_or_else(out_of_memory)?;
+        sandbox::build(&mut state.stack());
+        if state.context().heap.is_over_limit() {
+            return Err(out_of_memory());
+        }
+        let mut interpreter = Interpreter {
+            state,
+            limits,
+            scripts: HashMap::new(),
+            libraries: HashMap::new(),
+            free_slots: Vec::new(),
+            next_slot: slots::FIRST_FREE,
+            runs: 0,
+            environment: 0,
+        };
+        interpreter.use_environment(slots::SCRIPT_ENVIRONMENT);
+        Ok(interpreter)
+    }
+
+    /// Bytes that Lua uses in this interpreter.
+    pub fn used_bytes(&self) -> usize {
+        self.state.context().heap.used_bytes()
+    }
+
+    /// Forgets all scripts and libraries and what they hold (SCRIPT FLUSH, FUNCTION FLUSH). Texts that
+    /// are still used are compiled again.
+    pub fn clear(&mut self) {
+        let scripts = std::mem::take(&mut self.scripts);
+        let libraries = std::mem::take(&mut self.libraries);
+        let compiled = scripts.into_values().map(|compiled| compiled.slot);
+        let loaded = libraries.into_values().map(|loaded| loaded.slot);
+        for slot in compiled.chain(loaded).collect::<Vec<_>>() {
+            self.release(slot);
+        }
+        self.state.stack().collect_garbage();
+    }
+
+    /// Compiles a script, if it isn't yet (SCRIPT LOAD).
+    ///
+    /// # Errors
+    /// The reply if it does not compile.
+    pub fn compile(&mut self, script: &Script) -> Result<(), CommandError> {
+        self.compiled(script).map(|_| ())
+    }
+
+    /// Runs a script and writes its reply, also if it fails or does not compile.
+    ///
+    /// A panic of `host` ends the script and then goes on here.
+    pub fn eval(
+        &mut self,
+        script: &Script,
+        keys: &[&[u8]],
+        arguments: &[&[u8]],
+        host: &mut dyn Host,
+        reply: &mut Reply<'_>,
+    ) -> Ended {
+        let slot = match self.compiled(script) {
+            Ok(slot) => slot,
+            Err(error) => return failed(reply, &error),
+        };
+        self.use_environment(slots::SCRIPT_ENVIRONMENT);
+        let mut stack = self.state.stack();
+        stack.get_index(Stack::REGISTRY, slots::HANDLER);
+        stack.get_index(Stack::REGISTRY, slots::SCRIPT_GLOBALS);
+        for (name, values) in [("KEYS", keys), ("ARGV", arguments)] {
+            push_strings(&mut stack, values);
+            stack.set_field(-2, name);
+        }
+        stack.pop(1);
+        stack.get_index(Stack::REGISTRY, slot);
+        self.run(&|| hex(script.digest()), 0, host, reply)
+    }
+
+    /// Calls function `index` of a library and writes its reply, also if it fails. Loads the library
+    /// here first if this interpreter has another text of this name or none.
+    pub fn call_function(
+        &mut self,
+        library: &Library,
+        index: usize,
+        keys: &[&[u8]],
+        arguments: &[&[u8]],
+        host: &mut dyn Host,
+        reply: &mut Reply<'_>,
+    ) -> Ended {
+        let slot = match self.libraries.get(&library.name) {
+            Some(loaded) if loaded.id == library.id => loaded.slot,
+            Some(_) | None => match self.load(&library.code, host) {
+                Ok((slot, _)) => {
+                    self.keep(library, slot);
+                    slot
+                }
+                Err(error) => return failed(reply, &error),
+            },
+        };
+        let Some(function) = library.functions.get(index) else {
+            return failed(reply, &CommandError::err("Function not found"));
+        };
+        self.use_environment(slots::FUNCTION_ENVIRONMENT);
+        let mut stack = self.state.stack();
+        stack.get_index(Stack::REGISTRY, slots::HANDLER);
+        stack.get_index(Stack::REGISTRY, slot);
+        stack.get_index(-1, i32::try_from(index + 1).unwrap_or(i32::MAX));
+        stack.remove(-2);
+        push_strings(&mut stack, keys);
+        push_strings(&mut stack, arguments);
+        self.run(&|| function.name.clone(), 2, host, reply)
+    }
+
+    /// Runs a library's text so that it registers its functions (FUNCTION LOAD). `id` must differ from
+    /// those of all other texts.
+    ///
+    /// # Errors
+    /// The reply if its first line or its code is wrong, takes too long, or registers nothing.
+    pub fn load_library(
+        &mut self,
+        code: &[u8],
+        id: u64,
+        host: &mut dyn Host,
+    ) -> Result<Library, CommandError> {
+        let (name, _) = parse_first_line(code)?;
+        let (slot, registration) = self.load(code, host)?;
+        let library = Library {
+            name,
+            code: code.to_vec(),
+            functions: registration.functions,
+            id,
+        };
+        self.keep(&library, slot);
+        Ok(library)
+    }
+
+    fn keep(&mut self, library: &Library, slot: i32) {
+        let loaded = Loaded {
+            id: library.id,
+            slot,
+        };
+        if let Some(old) = self.libraries.insert(library.name.clone(), loaded) {
+            self.release(old.slot);
+        }
+    }
+
+    /// Forgets libraries for which `is_current` is false: those that were deleted or replaced.
+    pub fn retain_libraries(&mut self, mut is_current: impl FnMut(&str, u64) -> bool) {
+        let mut released = Vec::new();
+        self.libraries.retain(|name, loaded| {
+            let keep = is_current(name, loaded.id);
+            if !keep {
+                released.push(loaded.slot);
+            }
+            keep
+        });
+        released.into_iter().for_each(|slot| self.release(slot));
+    }
+
+    fn load(
+        &mut self,
+        text: &[u8],
+        host: &mut dyn Host,
+    ) -> Result<(i32, Registration), CommandError> {
+        let (_, code_start) = parse_first_line(text)?;
+        self.use_environment(slots::FUNCTION_ENVIRONMENT);
+        let slot = self.take_slot();
+        let mut stack = self.state.stack();
+        stack.get_index(Stack::REGISTRY, slots::HANDLER);
+        if !stack.load(&text[code_start..], FUNCTION_CHUNK_NAME) {
+            let message = String::from_utf8_lossy(stack.text(-1).unwrap_or_default()).into_owned();
+            stack.set_top(0);
+            self.release(slot);
+            return Err(CommandError::err(format!(
+                "Error compiling function: {message}"
+            )));
+        }
+        stack.push_table(0, 0);
+        stack.set_index(Stack::REGISTRY, slot);
+        set_visible(&mut stack, slots::LOAD_GLOBALS);
+        let context = stack.context();
+        context.registration.replace(Some(Registration {
+            slot,
+            functions: Vec::new(),
+        }));
+        context.stop.set(Stop::No);
+        let mut host = LoadHost {
+            host,
+            started: Instant::now(),
+        };
+        let result = context.enter(&mut host, || stack.call(0, 0, 1));
+        set_visible(&mut stack, slots::FUNCTION_GLOBALS);
+        let registration = context.registration.take();
+        let message = result.is_err().then(|| {
+            if stack.kind(-1) == Kind::Table {
+                stack.get_field(-1, "err");
+            }
+            String::from_utf8_lossy(stack.text(-1).unwrap_or_default()).into_owned()
+        });
+        stack.set_top(0);
+        self.end_run();
+        let registration = match (message, registration) {
+            (None, Some(registration)) if !registration.functions.is_empty() => registration,
+            (None, _) => {
+                self.release(slot);
+                return Err(CommandError::err("No functions registered"));
+            }
+            (Some(message), _) => {
+                self.release(slot);
+                return Err(CommandError::err(format!(
+                    "Error registering functions: {message}"
+                )));
+            }
+        };
+        Ok((slot, registration))
+    }
+
+    /// Calls the function below `arguments` values, with the handler below it, and writes the reply.
+    fn run(
+        &mut self,
+        name: &dyn Fn() -> String,
+        arguments: i32,
+        host: &mut dyn Host,
+        reply: &mut Reply<'_>,
+    ) -> Ended {
+        let mut stack = self.state.stack();
+        let context = stack.context();
+        context.stop.set(Stop::No);
+        context.version.set(Version::Resp2);
+        let (result, written) = context.enter(host, || {
+            let result = stack.call(arguments, 1, 1);
+            let written = match result {
+                Ok(()) if context.stop.get() != Stop::Aborted => to_reply::write(&mut stack, reply),
+                Ok(()) | Err(_) => Written::Not,
+            };
+            (result, written)
+        });
+        let ended = match (result, written) {
+            _ if context.stop.get() == Stop::Aborted => Ended::Aborted,
+            (Ok(()), Written::Reply) => Ended::Replied,
+            (Ok(()), Written::Error) => Ended::Failed { is_counted: false },
+            (Ok(()), Written::Not) => {
+                let text = match context.stop.get() {
+                    Stop::Killed(text) => text,
+                    Stop::No | Stop::Aborted => "ERR The script's reply is too large",
+                };
+                failed(reply, &CommandError::Text(text.into()))
+            }
+            (Err(failure), _) => write_failure(&mut stack, failure, name, reply),
+        };
+        stack.set_top(0);
+        if result.is_err() || self.state.context().stop.get() != Stop::No {
+            self.end_run();
+        }
+        ended
+    }
+
+    /// Puts right what a failed run may have left.
+    fn end_run(&mut self) {
+        let context = self.state.context();
+        let is_stopped = context.stop.replace(Stop::No) != Stop::No;
+        let panic = context.panic.take();
+        if context.heap.used_bytes() > self.limits.memory_bytes / 2 {
+            self.state.stack().collect_garbage();
+        }
+        if is_stopped {
+            let instructions = i32::try_from(self.limits.instructions_per_tick).unwrap_or(i32::MAX);
+            self.state.reset_hook(instructions.max(1));
+        }
+        if let Some(panic) = panic {
+            resume_unwind(panic);
+        }
+    }
+
+    /// The slot of a script's function, compiled now if need be.
+    fn compiled(&mut self, script: &Script) -> Result<i32, CommandError> {
+        self.runs += 1;
+        if let Some(compiled) = self.scripts.get_mut(script.digest()) {
+            compiled.last_run = self.runs;
+            return Ok(compiled.slot);
+        }
+        if self.scripts.len() >= self.limits.compiled_scripts.max(1) {
+            self.forget_oldest();
+        }
+        self.use_environment(slots::SCRIPT_ENVIRONMENT);
+        let slot = self.take_slot();
+        let mut stack = self.state.stack();
+        if !stack.load(script.code(), CHUNK_NAME) {
+            let message = stack.text(-1).unwrap_or_default().to_vec();
+            stack.set_top(0);
+            self.release(slot);
+            return Err(CommandError::quoting(
+                "Error compiling script (new function): ",
+                &message,
+                "",
+            ));
+        }
+        stack.set_index(Stack::REGISTRY, slot);
+        let compiled = Compiled {
+            slot,
+            last_run: self.runs,
+        };
+        self.scripts.insert(*script.digest(), compiled);
+        Ok(slot)
+    }
+
+    fn forget_oldest(&mut self) {
+        let oldest = self
+            .scripts
+            .iter()
+            .min_by_key(|(_, compiled)| compiled.last_run)
+            .map(|(digest, _)| *digest);
+        if let Some(compiled) = oldest.and_then(|digest| self.scripts.remove(&digest)) {
+            self.release(compiled.slot);
+        }
+    }
+
+    fn take_slot(&mut self) -> i32 {
+        self.free_slots.pop().unwrap_or_else(|| {
+            self.next_slot += 1;
+            self.next_slot - 1
+        })
+    }
+
+    fn release(&mut self, slot: i32) {
+        let mut stack = self.state.stack();
+        stack.push_nil();
+        stack.set_index(Stack::REGISTRY, slot);
+        self.free_slots.push(slot);
+    }
+
+    /// Sets the globals of code that is compiled from now on, also by scripts themselves.
+    fn use_environment(&mut self, slot: i32) {
+        if self.environment == slot {
+            return;
+        }
+        self.environment = slot;
+        let mut stack = self.state.stack();
+        stack.get_index(Stack::REGISTRY, slot);
+        stack.replace(Stack::GLOBALS);
+    }
+}
+
+/// Decides what functions see.
+fn set_visible(stack: &mut Stack<'_>, globals: i32) {
+    stack.get_index(Stack::REGISTRY, slots::FUNCTION_METATABLE);
+    stack.get_index(Stack::REGISTRY, globals);
+    stack.set_field(-2, "__index");
+    stack.pop(1);
+}
+
+fn push_strings(stack: &mut Stack<'_>, values: &[&[u8]]) {
+    stack.push_table(values.len(), 0);
+    for (index, value) in (1..).zip(values) {
+        stack.push_bytes(value);
+        stack.set_index(-2, index);
+    }
+}
+
+fn failed(reply: &mut Reply<'_>, error: &CommandError) -> Ended {
+    reply.error(error.to_bytes());
+    Ended::Failed { is_counted: false }
+}
+
+/// Writes the error on top of the stack.
+fn write_failure(
+    stack: &mut Stack<'_>,
+    failure: Failure,
+    name: &dyn Fn() -> String,
+    reply: &mut Reply<'_>,
+) -> Ended {
+    if failure == Failure::Memory || stack.kind(-1) != Kind::Table {
+        let text = stack.text(-1).unwrap_or(b"execution failure");
+        let text = String::from_utf8_lossy(text).into_owned();
+        reply.error(format!("ERR Error running script {}, {text}", name()));
+        return Ended::Failed { is_counted: false };
+    }
+    let is_counted = to_reply::is_counted(stack);
+    stack.get_field(-1, "err");
+    let mut text = match stack.bytes(-1) {
+        Some(text) => up_to_zero(text).to_vec(),
+        None => b"ERR unknown error".to_vec(),
+    };
+    stack.pop(1);
+    stack.get_field(-1, "source");
+    stack.get_field(-2, "line");
+    if stack.text(-1).is_some()
+        && stack.kind(-2) == Kind::String
+        && let (Some(source), Some(line)) = (stack.bytes(-2), stack.bytes(-1))
+    {
+        text.extend_from_slice(b" script: ");
+        text.extend_from_slice(name().as_bytes());
+        text.extend_from_slice(b", on ");
+        text.extend_from_slice(source);
+        text.push(b':');
+        text.extend_from_slice(line);
+        text.push(b'.');
+    }
+    reply.error(text);
+    Ended::Failed { is_counted }
+}
+
+/// The host while a library loads: no commands, and little time.
+struct LoadHost<'h> {
+    host: &'h mut dyn Host,
+    started: Instant,
+}
+
+impl Host for LoadHost<'_> {
+    fn call(&mut self, _: &[&[u8]], _: Version, reply: &mut Vec<u8>) -> Called {
+        reply.extend_from_slice(
+            b"-ERR redis.call/pcall can only be called inside a script invocation\r\n",
+        );
+        Called::Replied
+    }
+
+    fn tick(&mut self) -> Tick {
+        if self.started.elapsed() > LOAD_TIME_MAX {
+            return Tick::Kill("ERR FUNCTION LOAD timeout");
+        }
+        Tick::Continue
+    }
+
+    fn log(&mut self, level: LogLevel, text: &[u8]) {
+        self.host.log(level, text);
+    }
+
+    fn is_allowed(&mut self, _: &[&[u8]]) -> Option<bool> {
+        None
+    }
+
+    fn set_replication(&mut self, _: u8) {}
+}

@@ -1,0 +1,42 @@
+//! Lua for EVAL and FUNCTION: the interpreter, its sandbox and its libraries, equal to those of Redis 7.0.
+//!
+//! Knows no connection, shard or command: what a script does by `redis.call` goes through [`Host`].
+//!
+//! - [`Script`]: a text with its SHA-1 and flags. [`ScriptCache`]: those that EVALSHA finds.
+//! - [`Library`]: a text that registers functions. [`Libraries`]: those that are loaded, with the payload
+//!   of FUNCTION DUMP.
+//! - [`Interpreter`]: runs both. One per thread; it compiles a text when it first runs it.
+//!
+//! What keeps scripts in: `sandbox` (what they see), `lua` (memory, errors, time), `patterns` (matching that can
+//! be interrupted).
+
+mod basic;
+mod bits;
+mod buffer;
+mod cache;
+mod cjson;
+mod cmsgpack;
+mod from_reply;
+mod functions;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
+mod host;
+mod interpreter;
+mod libraries;
+mod lua;
+mod mathematics;
+mod number;
+mod patterns;
+mod random;
+mod redis_library;
+mod sandbox;
+mod script;
+mod structs;
+mod to_reply;
+
+pub use cache::ScriptCache;
+pub use functions::{Function, Library};
+pub use host::{Called, Host, LogLevel, Tick};
+pub use interpreter::{Ended, Interpreter, Limits};
+pub use libraries::{Libraries, RestorePolicy};
+pub use script::{Flags, Script, parse_digest};

@@ -1,0 +1,162 @@
+//! Calls Rust functions from Lua, and raises their errors when Rust has let go of everything.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use mlua_sys::{
+    LUA_GCCOLLECT, lua_State, lua_checkstack, lua_concat, lua_error, lua_gc, lua_gettop,
+    lua_pushlstring_, lua_settop, lua_tostring, lua_touserdata, lua_upvalueindex, luaL_argerror,
+    luaL_where,
+};
+
+use super::context::Stop;
+use super::stack::Stack;
+
+/// A function that Lua calls: its arguments are on the stack, it pushes its results and returns how
+/// many.
+pub(crate) type Function = fn(&mut Stack<'_>) -> Outcome;
+
+/// The number of results, or what to raise.
+pub(crate) type Outcome = Result<usize, Raise>;
+
+/// An error for Lua.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Raise {
+    /// A text, with the caller's script and line before it.
+    Here(String),
+    /// `bad argument` number so-and-so, with the reason.
+    Argument(i32, String),
+    /// The value on top of the stack.
+    Value,
+    /// That memory is used up.
+    Memory,
+    /// That the host wants the script to end.
+    Stopped,
+}
+
+impl Raise {
+    /// A text with the position of the caller.
+    pub fn here(text: impl Into<String>) -> Raise {
+        Raise::Here(text.into())
+    }
+}
+
+const RAISE_VALUE: i32 = -1;
+/// Values on the stack that raising takes.
+const RAISE_ROOM: i32 = 10;
+/// Below this: `bad argument` with the number `RAISE_ARGUMENT - code`.
+const RAISE_ARGUMENT: i32 = -100;
+
+/// The C function of every [`Function`], which is its first upvalue.
+///
+/// # Safety
+/// Called by Lua, with a closure that [`Stack::push_function`] made.
+pub(super) unsafe extern "C-unwind" fn trampoline(state: *mut lua_State) -> i32 {
+    // SAFETY: as the caller's.
+    let code = unsafe { run(state) };
+    if code >= 0 {
+        return code;
+    }
+    // SAFETY: `run` has returned, so this frame owns nothing that a jump could skip; the value or the
+    // text is on top of the stack.
+    unsafe { raise(state, code) }
+}
+
+/// Raises what `code` says.
+///
+/// # Safety
+/// No frame between here and Lua owns anything; `code` came from [`guarded`] with this state.
+pub(super) unsafe fn raise(state: *mut lua_State, code: i32) -> i32 {
+    if code == RAISE_VALUE {
+        // SAFETY: the caller's promise.
+        unsafe { lua_error(state) }
+    }
+    // SAFETY: `guarded` left the text on top.
+    let text = unsafe { lua_tostring(state, -1) };
+    // SAFETY: the text stays alive on the stack; the caller's promise.
+    unsafe { luaL_argerror(state, RAISE_ARGUMENT - code, text) }
+}
+
+unsafe fn run(state: *mut lua_State) -> i32 {
+    // SAFETY: the first upvalue is the pointer that `push_function` stored.
+    let pointer = unsafe { lua_touserdata(state, lua_upvalueindex(1)) };
+    // SAFETY: it was made from a `Function`; both are one pointer.
+    let function = unsafe { std::mem::transmute::<*mut std::ffi::c_void, Function>(pointer) };
+    // SAFETY: `state` is running and belongs to this crate.
+    unsafe { guarded(state, function) }
+}
+
+/// Runs Rust on behalf of Lua: with memory, without panics. The number of results, or a code for
+/// [`raise`].
+///
+/// # Safety
+/// `state` is a live coroutine of a [`super::State`].
+pub(super) unsafe fn guarded(
+    state: *mut lua_State,
+    function: impl FnOnce(&mut Stack<'_>) -> Outcome,
+) -> i32 {
+    // SAFETY: the caller's promise.
+    let mut stack = unsafe { Stack::new(state) };
+    let heap = &stack.context().heap;
+    let was_lenient = heap.set_lenient(true);
+    let outcome = catch_unwind(AssertUnwindSafe(|| function(&mut stack)));
+    let outcome = outcome.unwrap_or_else(|panic| {
+        stack.context().stop.set(Stop::Aborted);
+        stack.context().panic.replace(Some(panic));
+        Err(Raise::Stopped)
+    });
+    let outcome = match outcome {
+        Ok(_) if !was_lenient && heap.is_over_limit() => {
+            // SAFETY: a collection raises nothing: no object has a finalizer in Lua.
+            unsafe { lua_gc(state, LUA_GCCOLLECT, 0) };
+            if heap.is_over_limit() {
+                Err(Raise::Memory)
+            } else {
+                outcome
+            }
+        }
+        Ok(_) | Err(_) => outcome,
+    };
+    if !matches!(outcome, Ok(_) | Err(Raise::Value)) {
+        // SAFETY: memory is lenient, so that this returns 0 rather than raising.
+        if unsafe { lua_checkstack(state, RAISE_ROOM) } == 0 {
+            // SAFETY: what a function has pushed is of no use any more.
+            unsafe { lua_settop(state, 0) };
+        }
+    }
+    let code = match outcome {
+        // SAFETY: reads a number.
+        Ok(results) => i32::try_from(results)
+            .unwrap_or(0)
+            .min(unsafe { lua_gettop(state) }),
+        Err(Raise::Value) => RAISE_VALUE,
+        Err(Raise::Stopped) => {
+            stack.push_stopped();
+            RAISE_VALUE
+        }
+        Err(Raise::Memory) => {
+            push(state, b"not enough memory");
+            RAISE_VALUE
+        }
+        Err(Raise::Here(text)) => {
+            // SAFETY: memory is lenient, and a C function has room for 20 values.
+            unsafe { luaL_where(state, 1) };
+            push(state, text.as_bytes());
+            // SAFETY: as above; both are strings.
+            unsafe { lua_concat(state, 2) };
+            RAISE_VALUE
+        }
+        Err(Raise::Argument(number, text)) => {
+            push(state, text.as_bytes());
+            RAISE_ARGUMENT - number
+        }
+    };
+    heap.set_lenient(was_lenient);
+    code
+}
+
+/// Pushes a string where the heap is lenient and the stack has room.
+fn push(state: *mut lua_State, text: &[u8]) {
+    // SAFETY: C functions have room for 20 values, and functions of this crate reserve what they use
+    // beyond that; the heap is lenient.
+    unsafe { lua_pushlstring_(state, text.as_ptr().cast(), text.len()) };
+}

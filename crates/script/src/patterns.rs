@@ -1,0 +1,165 @@
+//! Lua's patterns, and the functions of `string` that use them.
+//!
+//! Written anew because Lua's own matcher can neither be interrupted nor bounds its recursion: a script could
+//! hold the server for years, or overflow the thread's stack. This one asks the host now and then
+//! whether the script may go on.
+
+mod matching;
+pub(crate) mod substitute;
+
+use crate::lua::{Function, Outcome, Raise, Stack};
+use crate::number::up_to_zero;
+use matching::{Matcher, Problem};
+
+pub(crate) const FUNCTIONS: &[(&str, Function)] = &[
+    ("find", find),
+    ("match", match_),
+    ("gmatch", iterate),
+    ("gfind", iterate),
+    ("rep", repeat),
+];
+
+/// What makes a pattern more than a text.
+const SPECIALS: &[u8] = b"^$*+?.([%-";
+
+impl From<Problem> for Raise {
+    fn from(problem: Problem) -> Raise {
+        match problem {
+            Problem::Text(text) => Raise::here(text),
+            Problem::Interrupted => Raise::Stopped,
+        }
+    }
+}
+
+/// What a match captured, and where it was.
+type Found = Option<(usize, usize, matching::Captures)>;
+
+/// `string.find(text, pattern [, start [, plain]])`
+fn find(stack: &mut Stack<'_>) -> Outcome {
+    let start = start(stack)?;
+    let has_plain = stack.top() >= 4 && stack.boolean(4);
+    let (text, pattern) = (argument(stack, 1), argument(stack, 2));
+    let before_zero = up_to_zero(pattern);
+    if has_plain || !before_zero.iter().any(|byte| SPECIALS.contains(byte)) {
+        let found = position(&text[start..], pattern);
+        let end = found.map(|at| start + at + pattern.len());
+        let Some((at, end)) = found.zip(end) else {
+            stack.push_nil();
+            return Ok(1);
+        };
+        stack.push_number((start + at + 1) as f64);
+        stack.push_number(end as f64);
+        return Ok(2);
+    }
+    match search(stack, start)? {
+        Some((from, to, captures)) => {
+            stack.push_number((from + 1) as f64);
+            stack.push_number(to as f64);
+            Ok(2 + captures.push(stack, 1, None)?)
+        }
+        None => {
+            stack.push_nil();
+            Ok(1)
+        }
+    }
+}
+
+/// `string.match(text, pattern [, start])`
+fn match_(stack: &mut Stack<'_>) -> Outcome {
+    let start = start(stack)?;
+    match search(stack, start)? {
+        Some((from, to, captures)) => captures.push(stack, 1, Some((from, to))),
+        None => {
+            stack.push_nil();
+            Ok(1)
+        }
+    }
+}
+
+/// Checks the arguments of `find` and `match`; where in the text to begin.
+fn start(stack: &mut Stack<'_>) -> Result<usize, Raise> {
+    let len = stack.check_text(1)?.len();
+    stack.check_text(2)?;
+    let start = match stack.optional_integer(3, 1)? {
+        // Counted from the end.
+        start @ ..0 => start.saturating_add_unsigned(len as u64),
+        start => start - 1,
+    };
+    Ok(usize::try_from(start).unwrap_or(0).min(len))
+}
+
+/// Argument `index`, which was checked to be a string.
+fn argument<'s>(stack: &'s Stack<'_>, index: i32) -> &'s [u8] {
+    stack.bytes(index).unwrap_or_default()
+}
+
+fn search(stack: &Stack<'_>, start: usize) -> Result<Found, Problem> {
+    let context = stack.context();
+    let may_go_on = || context.may_go_on();
+    let (pattern, is_anchored) = match argument(stack, 2).strip_prefix(b"^") {
+        Some(rest) => (rest, true),
+        None => (argument(stack, 2), false),
+    };
+    let mut matcher = Matcher::new(argument(stack, 1), pattern, &may_go_on);
+    matcher.search(start, is_anchored)
+}
+
+/// Where `needle` first is.
+fn position(text: &[u8], needle: &[u8]) -> Option<usize> {
+    let Some((&first, rest)) = needle.split_first() else {
+        return Some(0);
+    };
+    let mut from = 0;
+    loop {
+        let at = from + text.get(from..)?.iter().position(|&byte| byte == first)?;
+        if text[at + 1..].starts_with(rest) {
+            return Some(at);
+        }
+        from = at + 1;
+    }
+}
+
+/// `string.gmatch(text, pattern)`: an iterator over the matches.
+fn iterate(stack: &mut Stack<'_>) -> Outcome {
+    stack.check_text(1)?;
+    stack.check_text(2)?;
+    stack.set_top(2);
+    stack.push_number(0.0);
+    stack.push_function(iterate_next, 3);
+    Ok(1)
+}
+
+fn iterate_next(stack: &mut Stack<'_>) -> Outcome {
+    let [text_at, pattern_at, start_at] = [1, 2, 3].map(Stack::upvalue);
+    let start = stack.number(start_at).unwrap_or_default() as usize;
+    let context = stack.context();
+    let may_go_on = || context.may_go_on();
+    let mut matcher = Matcher::new(
+        argument(stack, text_at),
+        argument(stack, pattern_at),
+        &may_go_on,
+    );
+    match matcher.search(start, false)? {
+        Some((from, to, captures)) => {
+            // After an empty match, go on one byte further.
+            let next = if to == from { to + 1 } else { to };
+            stack.push_number(next as f64);
+            stack.replace(start_at);
+            captures.push(stack, text_at, Some((from, to)))
+        }
+        None => Ok(0),
+    }
+}
+
+/// `string.rep(text, count)`
+fn repeat(stack: &mut Stack<'_>) -> Outcome {
+    let len = stack.check_text(1)?.len();
+    let count = usize::try_from(stack.check_integer(2)? as i32).unwrap_or(0);
+    let limit = stack.context().heap.limit_bytes();
+    if len.checked_mul(count).is_none_or(|total| total > limit) {
+        return Err(Raise::Memory);
+    }
+    let repeated = argument(stack, 1).repeat(count);
+    stack.push_bytes(&repeated);
+    Ok(1)
+}

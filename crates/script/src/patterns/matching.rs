@@ -1,0 +1,511 @@
+//! The matcher: backtracking over pattern items, as Lua 5.1 defines them.
+
+use crate::lua::{Raise, Stack};
+use crate::number::up_to_zero;
+
+/// How many captures a pattern may have.
+const CAPTURES_MAX: usize = 32;
+/// How deep matching may recurse: once for every repeated item or capture that has matched. A frame has a
+/// few hundred bytes.
+const DEPTH_MAX: u32 = 2000;
+/// Steps between two questions whether to go on.
+const STEPS_PER_QUESTION: u32 = 100_000;
+const ESCAPE: u8 = b'%';
+
+/// Why a match could not be tried to its end.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Problem {
+    /// The pattern is wrong.
+    Text(&'static str),
+    /// The script has to stop.
+    Interrupted,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Capture {
+    /// Its end is still to come.
+    Open(usize),
+    Text(usize, usize),
+    Position(usize),
+}
+
+/// What a match captured.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Captures {
+    items: [Capture; CAPTURES_MAX],
+    count: usize,
+}
+
+impl Captures {
+    /// Pushes all captures of the text at `index`; if there are none, `whole`, if given. How many were
+    /// pushed.
+    pub fn push(
+        &self,
+        stack: &mut Stack<'_>,
+        index: i32,
+        whole: Option<(usize, usize)>,
+    ) -> Result<usize, Raise> {
+        if self.count == 0 {
+            let Some((from, to)) = whole else {
+                return Ok(0);
+            };
+            push_range(stack, index, from, to);
+            return Ok(1);
+        }
+        for number in 0..self.count {
+            self.push_one(stack, index, number, (0, 0))?;
+        }
+        Ok(self.count)
+    }
+
+    /// Pushes capture `number` from 0; number 0 of none is `whole`.
+    pub fn push_one(
+        &self,
+        stack: &mut Stack<'_>,
+        index: i32,
+        number: usize,
+        whole: (usize, usize),
+    ) -> Result<(), Raise> {
+        match self.get(number, whole)? {
+            Captured::Text(from, to) => push_range(stack, index, from, to),
+            Captured::Position(position) => stack.push_number(position as f64),
+        }
+        Ok(())
+    }
+
+    /// Capture `number` from 0; number 0 of none is `whole`.
+    pub fn get(&self, number: usize, whole: (usize, usize)) -> Result<Captured, Raise> {
+        if number >= self.count {
+            if number == 0 {
+                return Ok(Captured::Text(whole.0, whole.1));
+            }
+            return Err(Raise::here("invalid capture index"));
+        }
+        match self.items[number] {
+            Capture::Text(from, to) => Ok(Captured::Text(from, to)),
+            Capture::Position(at) => Ok(Captured::Position(at + 1)),
+            Capture::Open(_) => Err(Raise::here("unfinished capture")),
+        }
+    }
+}
+
+/// A finished capture.
+pub(crate) enum Captured {
+    /// A range of the text.
+    Text(usize, usize),
+    /// A position, from 1.
+    Position(usize),
+}
+
+fn push_range(stack: &mut Stack<'_>, index: i32, from: usize, to: usize) {
+    let text = stack.bytes(index).unwrap_or_default();
+    let piece = text.get(from..to).unwrap_or_default().to_vec();
+    stack.push_bytes(&piece);
+}
+
+/// A text and a pattern.
+pub(crate) struct Matcher<'m> {
+    text: &'m [u8],
+    pattern: &'m [u8],
+    captures: Captures,
+    depth: u32,
+    steps: u32,
+    may_go_on: &'m dyn Fn() -> bool,
+}
+
+impl<'m> Matcher<'m> {
+    pub fn new(text: &'m [u8], pattern: &'m [u8], may_go_on: &'m dyn Fn() -> bool) -> Self {
+        Matcher {
+            text,
+            // Patterns end at a zero byte.
+            pattern: up_to_zero(pattern),
+            captures: Captures {
+                items: [Capture::Position(0); CAPTURES_MAX],
+                count: 0,
+            },
+            depth: 0,
+            steps: 0,
+            may_go_on,
+        }
+    }
+
+    /// The first match at or, unless anchored, after `start`: its range and captures.
+    pub fn search(
+        &mut self,
+        start: usize,
+        is_anchored: bool,
+    ) -> Result<Option<(usize, usize, Captures)>, Problem> {
+        let mut from = start;
+        while from <= self.text.len() {
+            self.captures.count = 0;
+            if let Some(to) = self.match_at(from, 0)? {
+                return Ok(Some((from, to, self.captures)));
+            }
+            if is_anchored {
+                break;
+            }
+            from += 1;
+        }
+        Ok(None)
+    }
+
+    fn byte(&self, pattern_at: usize) -> u8 {
+        // Past the end is what C has there.
+        self.pattern.get(pattern_at).copied().unwrap_or(0)
+    }
+
+    fn step(&mut self) -> Result<(), Problem> {
+        self.steps += 1;
+        if self.steps >= STEPS_PER_QUESTION {
+            self.steps = 0;
+            if !(self.may_go_on)() {
+                return Err(Problem::Interrupted);
+            }
+        }
+        Ok(())
+    }
+
+    /// The end of the match of the pattern from `p` at `s`.
+    fn match_at(&mut self, s: usize, p: usize) -> Result<Option<usize>, Problem> {
+        self.depth += 1;
+        if self.depth > DEPTH_MAX {
+            return Err(Problem::Text("pattern too complex"));
+        }
+        let result = self.match_items(s, p);
+        self.depth -= 1;
+        result
+    }
+
+    fn match_items(&mut self, mut s: usize, mut p: usize) -> Result<Option<usize>, Problem> {
+        loop {
+            self.step()?;
+            let next = self.byte(p + 1);
+            match self.byte(p) {
+                0 => return Ok(Some(s)),
+                b'(' if next == b')' => return self.open(s, p + 2, Capture::Position(s)),
+                b'(' => return self.open(s, p + 1, Capture::Open(s)),
+                b')' => return self.close(s, p + 1),
+                ESCAPE if next == b'b' => {
+                    let Some(end) = self.balanced(s, p + 2)? else {
+                        return Ok(None);
+                    };
+                    s = end;
+                    p += 4;
+                    continue;
+                }
+                ESCAPE if next == b'f' => {
+                    p += 2;
+                    if self.byte(p) != b'[' {
+                        return Err(Problem::Text("missing '[' after '%f' in pattern"));
+                    }
+                    let end = self.item_end(p)?;
+                    let before = s.checked_sub(1).map_or(0, |at| self.text[at]);
+                    let after = self.text.get(s).copied().unwrap_or(0);
+                    if self.in_set(before, p, end - 1) || !self.in_set(after, p, end - 1) {
+                        return Ok(None);
+                    }
+                    p = end;
+                    continue;
+                }
+                ESCAPE if next.is_ascii_digit() => {
+                    let Some(end) = self.again(s, next)? else {
+                        return Ok(None);
+                    };
+                    s = end;
+                    p += 2;
+                    continue;
+                }
+                b'$' if next == 0 => return Ok((s == self.text.len()).then_some(s)),
+                _ => {}
+            }
+            let end = self.item_end(p)?;
+            let is_match = self.is_single_match(s, p, end);
+            match self.byte(end) {
+                b'?' => {
+                    if is_match && let Some(found) = self.match_at(s + 1, end + 1)? {
+                        return Ok(Some(found));
+                    }
+                    p = end + 1;
+                }
+                b'*' => return self.most(s, 0, p, end),
+                b'+' if is_match => return self.most(s + 1, 0, p, end),
+                b'+' => return Ok(None),
+                b'-' => return self.least(s, p, end),
+                _ if !is_match => return Ok(None),
+                _ => {
+                    s += 1;
+                    p = end;
+                }
+            }
+        }
+    }
+
+    /// As many repetitions as possible, then fewer until the rest matches.
+    fn most(
+        &mut self,
+        s: usize,
+        least: usize,
+        p: usize,
+        end: usize,
+    ) -> Result<Option<usize>, Problem> {
+        let mut count = least;
+        while self.is_single_match(s + count, p, end) {
+            self.step()?;
+            count += 1;
+        }
+        loop {
+            if let Some(found) = self.match_at(s + count, end + 1)? {
+                return Ok(Some(found));
+            }
+            if count == least {
+                return Ok(None);
+            }
+            count -= 1;
+        }
+    }
+
+    /// As few repetitions as possible, then more until the rest matches.
+    fn least(&mut self, mut s: usize, p: usize, end: usize) -> Result<Option<usize>, Problem> {
+        loop {
+            if let Some(found) = self.match_at(s, end + 1)? {
+                return Ok(Some(found));
+            }
+            if !self.is_single_match(s, p, end) {
+                return Ok(None);
+            }
+            s += 1;
+        }
+    }
+
+    fn open(&mut self, s: usize, p: usize, capture: Capture) -> Result<Option<usize>, Problem> {
+        let number = self.captures.count;
+        if number >= CAPTURES_MAX {
+            return Err(Problem::Text("too many captures"));
+        }
+        self.captures.items[number] = capture;
+        self.captures.count = number + 1;
+        let found = self.match_at(s, p)?;
+        if found.is_none() {
+            self.captures.count -= 1;
+        }
+        Ok(found)
+    }
+
+    fn close(&mut self, s: usize, p: usize) -> Result<Option<usize>, Problem> {
+        let count = self.captures.count;
+        let open = self.captures.items[..count]
+            .iter()
+            .rposition(|capture| matches!(capture, Capture::Open(_)));
+        let Some(number) = open else {
+            return Err(Problem::Text("invalid pattern capture"));
+        };
+        let was = self.captures.items[number];
+        if let Capture::Open(from) = was {
+            self.captures.items[number] = Capture::Text(from, s);
+        }
+        let found = self.match_at(s, p)?;
+        if found.is_none() {
+            self.captures.items[number] = was;
+        }
+        Ok(found)
+    }
+
+    /// `%1`: the same text again.
+    fn again(&self, s: usize, digit: u8) -> Result<Option<usize>, Problem> {
+        let number = usize::from(digit).wrapping_sub(usize::from(b'1'));
+        let captures = &self.captures.items[..self.captures.count];
+        let range = match captures.get(number) {
+            Some(Capture::Text(from, to)) => *from..*to,
+            // A position compares as an impossibly long text in C.
+            Some(Capture::Position(_)) => return Ok(None),
+            Some(Capture::Open(_)) | None => return Err(Problem::Text("invalid capture index")),
+        };
+        let len = range.len();
+        let is_same = self.text[s..].starts_with(&self.text[range]);
+        Ok(is_same.then_some(s + len))
+    }
+
+    /// `%bxy`: from an x to the y that closes it.
+    fn balanced(&mut self, s: usize, p: usize) -> Result<Option<usize>, Problem> {
+        let (open, close) = (self.byte(p), self.byte(p + 1));
+        if open == 0 || close == 0 {
+            return Err(Problem::Text("unbalanced pattern"));
+        }
+        if self.text.get(s) != Some(&open) {
+            return Ok(None);
+        }
+        let mut depth = 1_usize;
+        for at in s + 1..self.text.len() {
+            self.step()?;
+            let byte = self.text[at];
+            if byte == close {
+                depth -= 1;
+                if depth == 0 {
+                    return Ok(Some(at + 1));
+                }
+            } else if byte == open {
+                depth += 1;
+            }
+        }
+        Ok(None)
+    }
+
+    /// Where the item that begins at `p` ends.
+    fn item_end(&self, mut p: usize) -> Result<usize, Problem> {
+        let first = self.byte(p);
+        p += 1;
+        if first == ESCAPE {
+            if self.byte(p) == 0 {
+                return Err(Problem::Text("malformed pattern (ends with '%')"));
+            }
+            return Ok(p + 1);
+        }
+        if first != b'[' {
+            return Ok(p);
+        }
+        if self.byte(p) == b'^' {
+            p += 1;
+        }
+        loop {
+            // The first byte is a member even if it is the bracket.
+            if self.byte(p) == 0 {
+                return Err(Problem::Text("malformed pattern (missing ']')"));
+            }
+            let byte = self.byte(p);
+            p += 1;
+            if byte == ESCAPE && self.byte(p) != 0 {
+                p += 1;
+            }
+            if self.byte(p) == b']' {
+                return Ok(p + 1);
+            }
+        }
+    }
+
+    fn is_single_match(&self, s: usize, p: usize, end: usize) -> bool {
+        let Some(&byte) = self.text.get(s) else {
+            return false;
+        };
+        match self.byte(p) {
+            b'.' => true,
+            ESCAPE => is_in_class(byte, self.byte(p + 1)),
+            b'[' => self.in_set(byte, p, end - 1),
+            literal => literal == byte,
+        }
+    }
+
+    /// Whether `byte` is in the set between the brackets at `p` and `end`.
+    fn in_set(&self, byte: u8, mut p: usize, end: usize) -> bool {
+        let mut is_member = true;
+        if self.byte(p + 1) == b'^' {
+            is_member = false;
+            p += 1;
+        }
+        loop {
+            p += 1;
+            if p >= end {
+                return !is_member;
+            }
+            let first = self.byte(p);
+            if first == ESCAPE {
+                p += 1;
+                if is_in_class(byte, self.byte(p)) {
+                    return is_member;
+                }
+            } else if self.byte(p + 1) == b'-' && p + 2 < end {
+                if (first..=self.byte(p + 2)).contains(&byte) {
+                    return is_member;
+                }
+                p += 2;
+            } else if first == byte {
+                return is_member;
+            }
+        }
+    }
+}
+
+/// Whether `byte` is in the class that a letter names; an upper-case letter names the complement.
+fn is_in_class(byte: u8, class: u8) -> bool {
+    let is_in = match class.to_ascii_lowercase() {
+        b'a' => byte.is_ascii_alphabetic(),
+        b'c' => byte.is_ascii_control(),
+        b'd' => byte.is_ascii_digit(),
+        b'l' => byte.is_ascii_lowercase(),
+        b'p' => byte.is_ascii_punctuation(),
+        b's' => matches!(byte, b' ' | 9..=13),
+        b'u' => byte.is_ascii_uppercase(),
+        b'w' => byte.is_ascii_alphanumeric(),
+        b'x' => byte.is_ascii_hexdigit(),
+        b'z' => byte == 0,
+        _ => return class == byte,
+    };
+    is_in != class.is_ascii_uppercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    fn find(text: &str, pattern: &str) -> Result<Option<(usize, usize)>, Problem> {
+        Matcher::new(text.as_bytes(), pattern.as_bytes(), &|| true)
+            .search(0, false)
+            .map(|found| found.map(|(from, to, _)| (from, to)))
+    }
+
+    #[test]
+    fn items_match_as_documented() {
+        for (text, pattern, expected) in [
+            ("hello world", "o w", Some((4, 7))),
+            ("hello", "l+", Some((2, 4))),
+            ("hello", "l-o", Some((2, 5))),
+            ("hello", "xl?", None),
+            ("a1b2", "%d%a", Some((1, 3))),
+            ("f(a(b)c)d", "%b()", Some((1, 8))),
+            ("THE (quick) fox", "%f[%a]%a+%f[%A]", Some((0, 3))),
+            ("abcabc", "(abc)%1", Some((0, 6))),
+            ("a]b", "[]]", Some((1, 2))),
+            ("a-b", "[a%-]+", Some((0, 2))),
+            ("xyz", "[^x]+", Some((1, 3))),
+            ("abc", "c$", Some((2, 3))),
+            ("", "", Some((0, 0))),
+        ] {
+            assert_eq!(find(text, pattern), Ok(expected), "{text} {pattern}");
+        }
+    }
+
+    #[test]
+    fn wrong_patterns_are_named() {
+        for (pattern, error) in [
+            ("%", "malformed pattern (ends with '%')"),
+            ("[a", "malformed pattern (missing ']')"),
+            ("%b", "unbalanced pattern"),
+            ("%f", "missing '[' after '%f' in pattern"),
+            ("a)", "invalid pattern capture"),
+            ("%1", "invalid capture index"),
+        ] {
+            assert_eq!(find("aaa", pattern), Err(Problem::Text(error)), "{pattern}");
+        }
+    }
+
+    #[test]
+    fn long_patterns_neither_overflow_the_stack_nor_run_for_ever() {
+        let text = "x".repeat(100_000);
+        let deep = find(&text, &"x?".repeat(100_000));
+        assert_eq!(deep, Err(Problem::Text("pattern too complex")));
+
+        let questions = Cell::new(0);
+        let may_go_on = || {
+            questions.set(questions.get() + 1);
+            questions.get() < 10
+        };
+        let pattern = "x-".repeat(50) + "y";
+        let text = "x".repeat(1000);
+        let mut matcher = Matcher::new(text.as_bytes(), pattern.as_bytes(), &may_go_on);
+        assert_eq!(
+            matcher.search(0, false).map(|_| ()),
+            Err(Problem::Interrupted)
+        );
+        assert_eq!(questions.get(), 10);
+    }
+}

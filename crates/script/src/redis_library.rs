@@ -1,0 +1,321 @@
+//! The table `redis`: what a script calls to reach the server.
+
+use damselfly_base::sha1::{hex, sha1};
+use damselfly_protocol::Version;
+
+use crate::from_reply;
+use crate::host::{Called, LogLevel};
+use crate::lua::{Function, Kind, Outcome, Raise, Stack, Stop};
+use crate::number::{push_argument, up_to_zero};
+
+/// The version that scripts are told; ours does not matter to them.
+const REDIS_VERSION: &str = "7.0.15";
+const REDIS_VERSION_NUMBER: f64 = 458_767.0;
+
+/// Functions that scripts and libraries have.
+pub(crate) const FUNCTIONS: &[(&str, Function)] = &[
+    ("call", call),
+    ("pcall", protected_call),
+    ("log", log),
+    ("setresp", set_version),
+    ("error_reply", error_reply),
+    ("status_reply", status_reply),
+    ("sha1hex", sha1_hex),
+    ("set_repl", set_replication),
+    ("acl_check_cmd", is_allowed),
+];
+
+/// Functions that only scripts have.
+pub(crate) const SCRIPT_FUNCTIONS: &[(&str, Function)] = &[
+    ("replicate_commands", replicate_commands),
+    ("breakpoint", breakpoint),
+    ("debug", debug),
+];
+
+/// Numbers by name.
+pub(crate) const NUMBERS: &[(&str, f64)] = &[
+    ("LOG_DEBUG", 0.0),
+    ("LOG_VERBOSE", 1.0),
+    ("LOG_NOTICE", 2.0),
+    ("LOG_WARNING", 3.0),
+    ("REPL_NONE", 0.0),
+    ("REPL_AOF", 1.0),
+    ("REPL_SLAVE", 2.0),
+    ("REPL_REPLICA", 2.0),
+    ("REPL_ALL", 3.0),
+    ("REDIS_VERSION_NUM", REDIS_VERSION_NUMBER),
+];
+
+/// Pushes a table with `functions` and all that every `redis` table has.
+pub(crate) fn push(stack: &mut Stack<'_>, functions: &[&[(&str, Function)]]) {
+    stack.push_table(0, 32);
+    for (name, function) in functions.iter().copied().flatten() {
+        stack.push_function(*function, 0);
+        stack.set_field(-2, name);
+    }
+    for (name, number) in NUMBERS {
+        stack.push_number(*number);
+        stack.set_field(-2, name);
+    }
+    stack.push_bytes(REDIS_VERSION.as_bytes());
+    stack.set_field(-2, "REDIS_VERSION");
+}
+
+/// The error that this library's functions raise: a table, so that no position is added.
+pub(crate) fn raised(stack: &mut Stack<'_>, text: &str) -> Raise {
+    from_reply::push_field(stack, "err", text.as_bytes());
+    Raise::Value
+}
+
+fn call(stack: &mut Stack<'_>) -> Outcome {
+    if run_command(stack)? {
+        return Err(Raise::Value);
+    }
+    Ok(1)
+}
+
+fn protected_call(stack: &mut Stack<'_>) -> Outcome {
+    match run_command(stack) {
+        Err(Raise::Value) => Ok(1),
+        Err(raise) => Err(raise),
+        Ok(_) => Ok(1),
+    }
+}
+
+/// Most arguments of a call that are gathered without allocation.
+const ARGUMENTS_INLINE: usize = 16;
+
+/// Runs the command that the arguments name and pushes its reply; whether that is an error.
+fn run_command(stack: &mut Stack<'_>) -> Result<bool, Raise> {
+    arguments_as_text(stack)?;
+    let context = stack.context();
+    // Taken, not borrowed: while the host runs, no Lua does, but a panic must leave it usable.
+    let mut reply = context.reply.take();
+    reply.clear();
+    let called = with_arguments(stack, |arguments| {
+        context.with_host(|host| host.call(arguments, context.version.get(), &mut reply))
+    });
+    match called {
+        Some(Called::Replied) => {
+            from_reply::push(stack, &reply)?;
+            let is_error = from_reply::is_error(&reply);
+            if reply.capacity() <= REPLY_KEPT_BYTES_MAX {
+                context.reply.replace(reply);
+            }
+            Ok(is_error)
+        }
+        Some(Called::Abort) => {
+            context.stop.set(Stop::Aborted);
+            Err(Raise::Stopped)
+        }
+        None => Err(raised(
+            stack,
+            "ERR redis.call/pcall can only be called inside a script invocation",
+        )),
+    }
+}
+
+/// The largest reply whose buffer is kept for the next command.
+const REPLY_KEPT_BYTES_MAX: usize = 64 * 1024;
+
+/// Turns numbers among the arguments into text.
+fn arguments_as_text(stack: &mut Stack<'_>) -> Result<(), Raise> {
+    let count = stack.top();
+    if count == 0 {
+        return Err(raised(
+            stack,
+            "ERR Please specify at least one argument for this redis lib call",
+        ));
+    }
+    for index in 1..=count {
+        match stack.kind(index) {
+            Kind::String => {}
+            Kind::Number => {
+                let mut text = Vec::with_capacity(24);
+                push_argument(&mut text, stack.number(index).unwrap_or_default());
+                stack.push_bytes(&text);
+                stack.replace(index);
+            }
+            Kind::None
+            | Kind::Nil
+            | Kind::Boolean
+            | Kind::LightUserdata
+            | Kind::Userdata
+            | Kind::Table
+            | Kind::Function
+            | Kind::Thread => {
+                return Err(raised(
+                    stack,
+                    "ERR Lua redis lib command arguments must be strings or integers",
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Calls `body` with all arguments, which are strings.
+fn with_arguments<R>(stack: &Stack<'_>, body: impl FnOnce(&[&[u8]]) -> R) -> R {
+    let argument = |index: usize| stack.bytes(index as i32 + 1).unwrap_or_default();
+    let count = stack.top() as usize;
+    let mut inline = [&[][..]; ARGUMENTS_INLINE];
+    if let Some(inline) = inline.get_mut(..count) {
+        for (index, place) in inline.iter_mut().enumerate() {
+            *place = argument(index);
+        }
+        return body(inline);
+    }
+    body(&(0..count).map(argument).collect::<Vec<_>>())
+}
+
+pub(crate) fn log(stack: &mut Stack<'_>) -> Outcome {
+    let count = stack.top();
+    if count < 2 {
+        return Err(raised(
+            stack,
+            "ERR redis.log() requires two arguments or more.",
+        ));
+    }
+    let Some(level) = stack.to_number(1) else {
+        return Err(raised(
+            stack,
+            "ERR First argument must be a number (log level).",
+        ));
+    };
+    let level = match level as i32 {
+        0 => LogLevel::Debug,
+        1 => LogLevel::Verbose,
+        2 => LogLevel::Notice,
+        3 => LogLevel::Warning,
+        _ => return Err(raised(stack, "ERR Invalid debug level.")),
+    };
+    let mut line = Vec::new();
+    for index in 2..=count {
+        if let Some(text) = stack.text(index) {
+            if index > 2 {
+                line.push(b' ');
+            }
+            line.extend_from_slice(text);
+        }
+    }
+    stack.context().with_host(|host| host.log(level, &line));
+    Ok(0)
+}
+
+fn set_version(stack: &mut Stack<'_>) -> Outcome {
+    if stack.top() != 1 {
+        return Err(raised(stack, "ERR redis.setresp() requires one argument."));
+    }
+    let version = match stack.to_number(1).unwrap_or_default() as i64 {
+        2 => Version::Resp2,
+        3 => Version::Resp3,
+        _ => return Err(raised(stack, "ERR RESP version must be 2 or 3.")),
+    };
+    stack.context().version.set(version);
+    Ok(0)
+}
+
+const WRONG_ARGUMENTS: &[u8] = b"ERR wrong number or type of arguments";
+
+fn error_reply(stack: &mut Stack<'_>) -> Outcome {
+    let text = match stack.bytes(1) {
+        Some(text) if stack.top() == 1 => error_text(text),
+        _ => WRONG_ARGUMENTS.to_vec(),
+    };
+    from_reply::push_field(stack, "err", &text);
+    Ok(1)
+}
+
+/// An error with a code word: its own, or `ERR` if it has but one word. Up to the first zero byte.
+fn error_text(text: &[u8]) -> Vec<u8> {
+    let text = up_to_zero(text);
+    let text = text.strip_prefix(b"-").unwrap_or(text);
+    let (code, message) = match text.iter().position(|&byte| byte == b' ') {
+        Some(space) => (&text[..space], &text[space + 1..]),
+        None => (&b"ERR"[..], text),
+    };
+    let is_end = |byte: &u8| matches!(byte, b'\r' | b'\n');
+    let start = message.iter().position(|byte| !is_end(byte));
+    let end = message.iter().rposition(|byte| !is_end(byte));
+    let message = match (start, end) {
+        (Some(start), Some(end)) => &message[start..=end],
+        _ => &[],
+    };
+    [code, b" ", message].concat()
+}
+
+fn status_reply(stack: &mut Stack<'_>) -> Outcome {
+    match stack.bytes(1) {
+        Some(_) if stack.top() == 1 => {
+            stack.push_table(0, 1);
+            stack.insert(1);
+            stack.set_field(1, "ok");
+        }
+        _ => from_reply::push_field(stack, "err", WRONG_ARGUMENTS),
+    }
+    Ok(1)
+}
+
+fn sha1_hex(stack: &mut Stack<'_>) -> Outcome {
+    if stack.top() != 1 {
+        return Err(raised(stack, "ERR wrong number of arguments"));
+    }
+    let digest = sha1(stack.text(1).unwrap_or_default());
+    stack.push_bytes(hex(&digest).as_bytes());
+    Ok(1)
+}
+
+fn set_replication(stack: &mut Stack<'_>) -> Outcome {
+    if stack.top() != 1 {
+        return Err(raised(
+            stack,
+            "ERR redis.set_repl() requires two arguments.",
+        ));
+    }
+    let targets = stack.to_number(1).unwrap_or_default() as i32;
+    let Ok(targets @ 0..=3) = u8::try_from(targets) else {
+        return Err(raised(
+            stack,
+            "ERR Invalid replication flags. Use REPL_AOF, REPL_REPLICA, REPL_ALL or REPL_NONE.",
+        ));
+    };
+    stack
+        .context()
+        .with_host(|host| host.set_replication(targets));
+    Ok(0)
+}
+
+fn is_allowed(stack: &mut Stack<'_>) -> Outcome {
+    arguments_as_text(stack)?;
+    let context = stack.context();
+    let allowed = with_arguments(stack, |arguments| {
+        context.with_host(|host| host.is_allowed(arguments))
+    });
+    match allowed.flatten() {
+        Some(allowed) => {
+            stack.push_boolean(allowed);
+            Ok(1)
+        }
+        None => Err(raised(
+            stack,
+            "ERR Invalid command passed to redis.acl_check_cmd()",
+        )),
+    }
+}
+
+/// Effects, never scripts, are replicated; this is what older scripts ask for.
+fn replicate_commands(stack: &mut Stack<'_>) -> Outcome {
+    stack.push_boolean(true);
+    Ok(1)
+}
+
+/// Without a debugger there is nothing to stop at.
+fn breakpoint(stack: &mut Stack<'_>) -> Outcome {
+    stack.push_boolean(false);
+    Ok(1)
+}
+
+/// Without a debugger nobody reads this.
+fn debug(_: &mut Stack<'_>) -> Outcome {
+    Ok(0)
+}

@@ -1,0 +1,318 @@
+//! What scripts and functions see: the globals, read-only, and nothing of the machine outside.
+//!
+//! There are three environments. Each is a proxy (see [`crate::lua`]) for a table of globals:
+//!
+//! | environment          | `redis` has                            | and                                   |
+//! |----------------------|----------------------------------------|---------------------------------------|
+//! | of scripts           | all                                    | the libraries, `KEYS`, `ARGV`         |
+//! | of functions         | all but what only old scripts need     | the libraries                         |
+//! | of functions at load | `register_function`, `log` and numbers | nothing                               |
+//!
+//! Functions keep the environment they were born in, so the last two are one proxy, which is switched.
+
+use crate::functions::register_function;
+use crate::lua::{
+    Function, GETMETATABLE, GSUB, GUARDED_READ, GUARDED_WRITE, Kind, Outcome, PAIRS, PCALL,
+    PROXY_MARK, Raise, Stack,
+};
+use crate::patterns;
+use crate::{basic, bits, cjson, cmsgpack, mathematics, redis_library, structs};
+
+/// Where the interpreter finds what it made, in Lua's registry.
+pub(crate) mod slots {
+    /// The message handler of every run.
+    pub const HANDLER: i32 = 1;
+    /// The environment of scripts.
+    pub const SCRIPT_ENVIRONMENT: i32 = 2;
+    /// The table of globals behind it, into which `KEYS` and `ARGV` go.
+    pub const SCRIPT_GLOBALS: i32 = 3;
+    /// The environment of functions.
+    pub const FUNCTION_ENVIRONMENT: i32 = 4;
+    /// Its metatable: field `__index` decides what functions see.
+    pub const FUNCTION_METATABLE: i32 = 5;
+    /// What functions see when they run.
+    pub const FUNCTION_GLOBALS: i32 = 6;
+    /// What they see while their library loads.
+    pub const LOAD_GLOBALS: i32 = 7;
+    /// The first that is free for compiled code.
+    pub const FIRST_FREE: i32 = 8;
+}
+
+/// Lua's own functions that are harmless as they are.
+const BUILTINS: &[&str] = &[
+    "_VERSION",
+    "assert",
+    "coroutine",
+    "error",
+    "gcinfo",
+    "ipairs",
+    "rawequal",
+    "select",
+    "tonumber",
+    "tostring",
+    "type",
+    "xpcall",
+];
+
+/// Builds all environments. Called once, with the globals of Lua's libraries in place.
+pub(crate) fn build(stack: &mut Stack<'_>) {
+    replace_functions(stack);
+    stack.push_function(handle_error, 0);
+    stack.set_index(Stack::REGISTRY, slots::HANDLER);
+    for name in ["math", "string", "table", "coroutine"] {
+        stack.get_field(Stack::GLOBALS, name);
+        push_proxy(stack);
+        stack.set_field(Stack::GLOBALS, name);
+    }
+    protect_string_metatable(stack);
+    for (name, push) in [
+        ("bit", bits::push as fn(&mut Stack<'_>)),
+        ("cjson", cjson::push),
+        ("cmsgpack", cmsgpack::push),
+        ("struct", structs::push),
+    ] {
+        push(stack);
+        push_proxy(stack);
+        stack.set_field(Stack::GLOBALS, name);
+    }
+    script_environment(stack);
+    function_environment(stack);
+}
+
+/// The libraries that are tables.
+const LIBRARIES: &[&str] = &[
+    "bit", "cjson", "cmsgpack", "math", "string", "struct", "table",
+];
+
+/// Replaces those of Lua's functions that could do harm, or that must know proxies.
+fn replace_functions(stack: &mut Stack<'_>) {
+    let globals = Stack::GLOBALS;
+    for (name, wrapper) in [
+        ("rawset", GUARDED_WRITE),
+        ("setmetatable", GUARDED_WRITE),
+        ("getmetatable", GETMETATABLE),
+        ("rawget", GUARDED_READ),
+    ] {
+        stack.get_field(globals, name);
+        stack.push_raw_function(wrapper, 1);
+        stack.set_field(globals, name);
+    }
+    // `pairs` gives Lua's own `next` for what is no proxy.
+    stack.get_field(globals, "next");
+    stack.copy(-1);
+    stack.push_raw_function(GUARDED_READ, 1);
+    stack.copy(-1);
+    stack.set_field(globals, "next");
+    stack.push_raw_function(PAIRS, 2);
+    stack.set_field(globals, "pairs");
+    stack.push_raw_function(PCALL, 0);
+    stack.set_field(globals, "pcall");
+    set_functions(stack, globals, basic::FUNCTIONS);
+
+    stack.get_field(globals, "table");
+    for (name, wrapper) in [("insert", GUARDED_WRITE), ("foreach", GUARDED_READ)] {
+        stack.get_field(-1, name);
+        stack.push_raw_function(wrapper, 1);
+        stack.set_field(-2, name);
+    }
+    stack.pop(1);
+    stack.get_field(globals, "string");
+    set_functions(stack, -1, patterns::FUNCTIONS);
+    stack.push_raw_function(GSUB, 0);
+    stack.set_field(-2, "gsub");
+    stack.pop(1);
+    stack.get_field(globals, "math");
+    set_functions(stack, -1, mathematics::FUNCTIONS);
+    stack.pop(1);
+}
+
+/// Puts functions into the table at `index`.
+pub(crate) fn set_functions(stack: &mut Stack<'_>, index: i32, functions: &[(&str, Function)]) {
+    let index = stack.absolute(index);
+    for (name, function) in functions {
+        stack.push_function(*function, 0);
+        stack.set_field(index, name);
+    }
+}
+
+/// Replaces the table on top by a proxy for it.
+fn push_proxy(stack: &mut Stack<'_>) {
+    stack.push_boolean(false);
+    push_proxy_showing(stack);
+}
+
+/// Replaces a table and, above it, what `getmetatable` shows (false for nothing) by a proxy.
+fn push_proxy_showing(stack: &mut Stack<'_>) {
+    let shown = stack.top();
+    let real = shown - 1;
+    stack.push_table(0, 0);
+    stack.push_table(0, 4);
+    stack.copy(real);
+    stack.set_field(-2, "__index");
+    stack.push_function(refuse_write, 0);
+    stack.set_field(-2, "__newindex");
+    stack.copy(shown);
+    stack.set_field(-2, "__metatable");
+    stack.push_mark(&PROXY_MARK);
+    stack.copy(real);
+    stack.set(-3);
+    stack.set_metatable(-2);
+    stack.replace(real);
+    stack.pop(1);
+}
+
+/// Methods of strings come from the table `string`; scripts see the metatable, and cannot change it.
+fn protect_string_metatable(stack: &mut Stack<'_>) {
+    stack.push_bytes(b"");
+    if !stack.get_metatable(-1) {
+        stack.pop(1);
+        return;
+    }
+    stack.get_field(Stack::GLOBALS, "string");
+    stack.set_field(-2, "__index");
+    stack.push_table(0, 1);
+    stack.get_field(Stack::GLOBALS, "string");
+    stack.set_field(-2, "__index");
+    push_proxy(stack);
+    stack.set_field(-2, "__metatable");
+    stack.pop(2);
+}
+
+/// Pushes a table of the globals that scripts and functions share, with room for more.
+fn push_globals(stack: &mut Stack<'_>) {
+    stack.push_table(0, 48);
+    let functions = [
+        "rawset",
+        "setmetatable",
+        "getmetatable",
+        "rawget",
+        "next",
+        "pairs",
+        "pcall",
+    ];
+    let replaced = basic::FUNCTIONS.iter().map(|(name, _)| *name);
+    let names = BUILTINS.iter().chain(LIBRARIES).copied();
+    for name in names.chain(functions).chain(replaced) {
+        stack.get_field(Stack::GLOBALS, name);
+        stack.set_field(-2, name);
+    }
+}
+
+/// Makes reading what is not in the table on top an error, and pushes the proxy of its metatable.
+fn complain_of_missing(stack: &mut Stack<'_>) {
+    stack.push_table(0, 1);
+    stack.push_function(missing_global, 0);
+    stack.set_field(-2, "__index");
+    stack.copy(-1);
+    stack.set_metatable(-3);
+    push_proxy(stack);
+}
+
+fn script_environment(stack: &mut Stack<'_>) {
+    push_globals(stack);
+    stack.push_function(handle_error, 0);
+    stack.set_field(-2, "__redis__err__handler");
+    redis_library::push(
+        stack,
+        &[redis_library::FUNCTIONS, redis_library::SCRIPT_FUNCTIONS],
+    );
+    push_proxy(stack);
+    stack.set_field(-2, "redis");
+    stack.copy(-1);
+    stack.set_index(Stack::REGISTRY, slots::SCRIPT_GLOBALS);
+    stack.copy(-1);
+    complain_of_missing(stack);
+    push_proxy_showing(stack);
+    stack.copy(-1);
+    stack.set_field(-3, "_G");
+    stack.set_index(Stack::REGISTRY, slots::SCRIPT_ENVIRONMENT);
+    stack.pop(1);
+}
+
+fn function_environment(stack: &mut Stack<'_>) {
+    push_globals(stack);
+    redis_library::push(stack, &[redis_library::FUNCTIONS]);
+    push_proxy(stack);
+    stack.set_field(-2, "redis");
+    stack.copy(-1);
+    stack.set_index(Stack::REGISTRY, slots::FUNCTION_GLOBALS);
+    stack.copy(-1);
+    complain_of_missing(stack);
+    push_proxy_showing(stack);
+    stack.copy(-1);
+    stack.set_field(-3, "_G");
+    if stack.get_metatable(-1) {
+        stack.set_index(Stack::REGISTRY, slots::FUNCTION_METATABLE);
+    }
+    stack.set_index(Stack::REGISTRY, slots::FUNCTION_ENVIRONMENT);
+    stack.pop(1);
+
+    stack.push_table(0, 1);
+    redis_library::push(
+        stack,
+        &[&[
+            ("log", redis_library::log),
+            ("register_function", register_function),
+        ]],
+    );
+    complain_of_missing(stack);
+    stack.pop(1);
+    push_proxy(stack);
+    stack.set_field(-2, "redis");
+    complain_of_missing(stack);
+    stack.pop(1);
+    stack.set_index(Stack::REGISTRY, slots::LOAD_GLOBALS);
+}
+
+/// `__newindex` of every proxy.
+fn refuse_write(_: &mut Stack<'_>) -> Outcome {
+    Err(Raise::here("Attempt to modify a readonly table"))
+}
+
+/// `__index` of the globals.
+fn missing_global(stack: &mut Stack<'_>) -> Outcome {
+    let Some(name) = stack.text(2) else {
+        return Err(Raise::here(
+            "Second argument to luaProtectedTableError must be a string or number",
+        ));
+    };
+    let name = String::from_utf8_lossy(name);
+    Err(Raise::here(format!(
+        "Script attempted to access nonexistent global variable '{name}'"
+    )))
+}
+
+/// Sees every error that ends a script, where it is raised: makes it a table, and notes source and
+/// line.
+fn handle_error(stack: &mut Stack<'_>) -> Outcome {
+    stack.set_top(1);
+    if stack.kind(1) != Kind::Table {
+        let mut text = b"ERR ".to_vec();
+        match stack.kind(1) {
+            Kind::String | Kind::Number => {
+                text.extend_from_slice(stack.text(1).unwrap_or_default());
+            }
+            Kind::Boolean => {
+                let name: &[u8] = if stack.boolean(1) { b"true" } else { b"false" };
+                text.extend_from_slice(name);
+            }
+            _ => text.extend_from_slice(stack.type_name(1).as_bytes()),
+        }
+        crate::from_reply::push_field(stack, "err", &text);
+        stack.replace(1);
+    }
+    // Level 0 is this function, level 1 what raised; a function of the server has no line.
+    let raised_by = stack.caller(1);
+    let caller = match raised_by {
+        Some(caller) if caller.is_native => stack.caller(2),
+        other => other,
+    };
+    if let Some(caller) = caller {
+        stack.push_bytes(&caller.source);
+        stack.set_field(1, "source");
+        stack.push_number(f64::from(caller.line));
+        stack.set_field(1, "line");
+    }
+    stack.set_top(1);
+    Ok(1)
+}

@@ -1,0 +1,286 @@
+//! A value of Lua becomes the reply of a script.
+//!
+//! The reverse of [`crate::from_reply`]. A number loses its fraction, an array ends at its first nil, and
+//! what has no counterpart is a null.
+
+use damselfly_protocol::{Reply, Version};
+
+use crate::lua::{Kind, Stack, truncated};
+use crate::number::up_to_zero;
+
+/// How deep tables may be nested: as deep as in Redis, which is what Lua's stack allows.
+const DEPTH_MAX: usize = 2000;
+const TOO_DEEP: &str = "ERR reached lua stack limit";
+
+/// What [`write`] wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Written {
+    /// A reply, or an error that a command has been counted for.
+    Reply,
+    /// An error that still has to be counted.
+    Error,
+    /// Nothing: it is too long, or the script has to stop. A table may hold another one many times.
+    Not,
+}
+
+/// Values between two questions whether to go on.
+const VALUES_PER_QUESTION: u32 = 10_000;
+
+/// Writes the value on top of the stack and removes it.
+pub(crate) fn write(stack: &mut Stack<'_>, reply: &mut Reply<'_>) -> Written {
+    let is_uncounted_error = stack.kind(-1) == Kind::Table && {
+        stack.get_field(-1, "err");
+        let is_error = stack.kind(-1) == Kind::String;
+        stack.pop(1);
+        is_error && !is_counted(stack)
+    };
+    let mut writer = Writer {
+        tables: Vec::new(),
+        version: stack.context().version.get(),
+    };
+    let bottom = stack.top() - 1;
+    let start = reply.position();
+    if !writer.write(stack, reply) {
+        stack.set_top(bottom);
+        reply.truncate_to(start);
+        return Written::Not;
+    }
+    if is_uncounted_error {
+        Written::Error
+    } else {
+        Written::Reply
+    }
+}
+
+/// Whether the error on top is of a command, which was counted when the command failed.
+pub(crate) fn is_counted(stack: &mut Stack<'_>) -> bool {
+    stack.get_field(-1, "ignore_error_stats_update");
+    let is_counted = stack.boolean(-1);
+    stack.pop(1);
+    is_counted
+}
+
+/// A table whose items are being written. It is on Lua's stack, for a map with the current key above it.
+enum Open {
+    Array { next: i32, len: i32 },
+    Map { is_value_next: bool },
+    Set,
+}
+
+struct Writer {
+    tables: Vec<Open>,
+    /// What the script chose by `redis.setresp`.
+    version: Version,
+}
+
+impl Writer {
+    /// Writes the value on top, with all that is in it, without recursion: scripts decide how deep.
+    /// False if it has to stop before the end.
+    fn write(&mut self, stack: &mut Stack<'_>, reply: &mut Reply<'_>) -> bool {
+        let limit = stack.context().heap.limit_bytes();
+        let start = reply.position();
+        let mut values = 0_u32;
+        self.value(stack, reply);
+        while let Some(open) = self.tables.last_mut() {
+            values += 1;
+            if values.is_multiple_of(VALUES_PER_QUESTION)
+                && (reply.position() - start > limit || !stack.context().may_go_on())
+            {
+                return false;
+            }
+            match open {
+                Open::Array { next, len } if *next <= *len => {
+                    stack.get_index(-1, *next);
+                    *next += 1;
+                    self.value(stack, reply);
+                }
+                Open::Array { .. } => {
+                    stack.pop(1);
+                    self.tables.pop();
+                }
+                Open::Set => {
+                    if stack.next(-2) {
+                        stack.pop(1);
+                        stack.copy(-1);
+                        self.value(stack, reply);
+                    } else {
+                        stack.pop(1);
+                        self.tables.pop();
+                    }
+                }
+                Open::Map { is_value_next } if *is_value_next => {
+                    *is_value_next = false;
+                    stack.copy(-1);
+                    stack.get(-3);
+                    self.value(stack, reply);
+                }
+                Open::Map { is_value_next } => {
+                    if stack.next(-2) {
+                        *is_value_next = true;
+                        stack.pop(1);
+                        stack.copy(-1);
+                        self.value(stack, reply);
+                    } else {
+                        stack.pop(1);
+                        self.tables.pop();
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    /// Writes the value on top and removes it; a table with items stays there, and is open then.
+    fn value(&mut self, stack: &mut Stack<'_>, reply: &mut Reply<'_>) {
+        match stack.kind(-1) {
+            Kind::String => reply.bulk(stack.bytes(-1).unwrap_or_default()),
+            Kind::Number => reply.integer(truncated(stack.number(-1).unwrap_or_default())),
+            Kind::Boolean => {
+                let value = stack.boolean(-1);
+                match self.version {
+                    Version::Resp3 => reply.boolean(value),
+                    Version::Resp2 if value => reply.integer(1),
+                    Version::Resp2 => reply.null(),
+                }
+            }
+            Kind::Table => return self.table(stack, reply),
+            Kind::None
+            | Kind::Nil
+            | Kind::LightUserdata
+            | Kind::Userdata
+            | Kind::Function
+            | Kind::Thread => reply.null(),
+        }
+        stack.pop(1);
+    }
+
+    fn table(&mut self, stack: &mut Stack<'_>, reply: &mut Reply<'_>) {
+        if self.tables.len() >= DEPTH_MAX || !stack.reserve(8) {
+            stack.pop(1);
+            reply.error(TOO_DEEP);
+            return;
+        }
+        if special(stack, reply) {
+            stack.pop(1);
+            return;
+        }
+        for (name, open) in [
+            (
+                "map",
+                Open::Map {
+                    is_value_next: false,
+                },
+            ),
+            ("set", Open::Set),
+        ] {
+            stack.get_field(-1, name);
+            if stack.kind(-1) == Kind::Table {
+                stack.remove(-2);
+                let count = count(stack);
+                match open {
+                    Open::Map { .. } => reply.map(count),
+                    Open::Set | Open::Array { .. } => reply.set(count),
+                }
+                stack.push_nil();
+                self.tables.push(open);
+                return;
+            }
+            stack.pop(1);
+        }
+        let len = array_len(stack);
+        reply.array(usize::try_from(len).unwrap_or_default());
+        self.tables.push(Open::Array { next: 1, len });
+    }
+}
+
+/// Writes the table on top if it stands for one reply that is no collection.
+fn special(stack: &mut Stack<'_>, reply: &mut Reply<'_>) -> bool {
+    stack.get_field(-1, "err");
+    if let Some(text) = stack.bytes(-1) {
+        reply.error(up_to_zero(text));
+        stack.pop(1);
+        return true;
+    }
+    stack.pop(1);
+    stack.get_field(-1, "ok");
+    if let Some(text) = stack.bytes(-1) {
+        write_status(reply, up_to_zero(text));
+        stack.pop(1);
+        return true;
+    }
+    stack.pop(1);
+    stack.get_field(-1, "double");
+    if let Some(number) = stack.number(-1) {
+        reply.double(number);
+        stack.pop(1);
+        return true;
+    }
+    stack.pop(1);
+    stack.get_field(-1, "big_number");
+    if let Some(digits) = stack.bytes(-1) {
+        let digits = one_line(digits);
+        reply.big_number(&String::from_utf8_lossy(&digits));
+        stack.pop(1);
+        return true;
+    }
+    stack.pop(1);
+    stack.get_field(-1, "verbatim_string");
+    if stack.kind(-1) == Kind::Table {
+        stack.get_field(-1, "format");
+        stack.get_field(-2, "string");
+        if let (Some(format), Some(text)) = (stack.bytes(-2), stack.bytes(-1)) {
+            let mut letters = [b' '; 3];
+            letters
+                .iter_mut()
+                .zip(format)
+                .for_each(|(letter, byte)| *letter = *byte);
+            reply.verbatim(letters, text);
+            stack.pop(3);
+            return true;
+        }
+        stack.pop(2);
+    }
+    stack.pop(1);
+    false
+}
+
+fn one_line(text: &[u8]) -> Vec<u8> {
+    text.iter()
+        .map(|&byte| match byte {
+            b'\r' | b'\n' => b' ',
+            other => other,
+        })
+        .collect()
+}
+
+/// A status of any bytes.
+fn write_status(reply: &mut Reply<'_>, text: &[u8]) {
+    reply.raw(b"+");
+    reply.raw(&one_line(text));
+    reply.raw(b"\r\n");
+}
+
+/// How many items the table on top has before the first nil.
+fn array_len(stack: &mut Stack<'_>) -> i32 {
+    let mut len = 0;
+    loop {
+        stack.get_index(-1, len + 1);
+        let is_end = stack.kind(-1) == Kind::Nil;
+        stack.pop(1);
+        if is_end {
+            return len;
+        }
+        len += 1;
+    }
+}
+
+/// How many pairs the table on top has.
+fn count(stack: &mut Stack<'_>) -> usize {
+    let mut count = 0;
+    stack.push_nil();
+    while stack.next(-2) {
+        stack.pop(1);
+        count += 1;
+    }
+    count
+}
