@@ -279,8 +279,10 @@ fn every_number_is_taken_once() {
             let (one, other) = worker.two_below(names.len());
             if worker.below(2) == 0 {
                 let value = set.fetch_add(1, SeqCst) as i64;
-                let mut waits = true;
-                while waits {
+                let (mut waits, mut tries_left) = (true, 100);
+                // Gives up at some point: if all threads wanted to set, none would take.
+                while waits && tries_left > 0 {
+                    tries_left -= 1;
                     worker.with_keys(0, &[names[one]], |tx| {
                         waits = number(tx, names[one]).is_some();
                         if !waits {
