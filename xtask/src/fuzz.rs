@@ -144,7 +144,7 @@ const INPUT_BYTES_MAX: usize = 1024;
 const USAGE: &str = "\
 Usage: cargo xtask fuzz [TARGET] [--seconds N]
        cargo xtask fuzz TARGET --input FILE     runs one input again
-Targets: commands, config, table, entry, listpack, intset, chain, hash, sorted_set, requests, replies, glob, numbers (default: all)";
+Targets: commands, config, table, entry, listpack, intset, chain, hash, sorted_set, requests, replies, glob, decoders, scripts, numbers (default: all)";
 
 /// What the command line asks for.
 #[derive(Debug, PartialEq, Eq)]

@@ -118,11 +118,13 @@ pub fn parse_leniently(text: &[u8]) -> Option<f64> {
     (read.used == text.len() && !read.value.is_nan()).then_some(read.value)
 }
 
-/// As [`parse_leniently`], but `None` also for what is out of range at either end: what Redis takes as a weight to sort by.
+/// As [`parse_leniently`], but `None` also for what is out of range at either end, as are numbers too small for all their digits:
+/// what Redis takes as a weight to sort by.
 pub fn parse_in_range(text: &[u8]) -> Option<f64> {
     let text = text.split(|&byte| byte == 0).next().unwrap_or_default();
     let read = read(text);
-    (read.used == text.len() && !read.is_out_of_range && !read.value.is_nan()).then_some(read.value)
+    let is_in_range = !read.is_out_of_range && !read.value.is_subnormal();
+    (read.used == text.len() && is_in_range && !read.value.is_nan()).then_some(read.value)
 }
 
 const VERTICAL_TAB: u8 = 0x0b;

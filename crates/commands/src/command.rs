@@ -146,12 +146,14 @@ pub enum At {
     ToLastButOne(usize),
     /// As many as this argument says, behind it.
     Counted(usize),
-    /// The one behind the last argument that is this word, in any case, if the word stands at `from` or later.
+    /// The one behind the last option that is this word, in any case.
     Behind {
         /// The word.
         word: &'static str,
         /// The first argument that can be it.
         from: usize,
+        /// Options, and how many arguments behind each belong to it, so that none of them can be the word.
+        skipping: &'static [(&'static str, usize)],
     },
 }
 
@@ -165,13 +167,35 @@ impl At {
             Self::ToEnd { first, step } => (first, len, step),
             Self::ToLastButOne(first) => (first, len - 1, 1),
             Self::Counted(count_at) => (count_at + 1, counted_end(args, count_at), 1),
-            Self::Behind { word, from } => {
-                let found = (from..len - 1).rev().find(|&at| args.is(at, word));
+            Self::Behind {
+                word,
+                from,
+                skipping,
+            } => {
+                let found = last_option(args, word, from, skipping);
                 found.map_or((0, 0, 1), |at| (at + 1, at + 2, 1))
             }
         };
         (first..end.min(len)).step_by(step)
     }
+}
+
+/// The last option that is `word` and has something behind it.
+fn last_option(
+    args: Args<'_>,
+    word: &str,
+    from: usize,
+    skipping: &[(&str, usize)],
+) -> Option<usize> {
+    let (mut at, mut found) = (from, None);
+    while at + 1 < args.len() {
+        if args.is(at, word) {
+            found = Some(at);
+        }
+        let option = skipping.iter().find(|(option, _)| args.is(at, option));
+        at += 1 + option.map_or(0, |(_, count)| *count);
+    }
+    found
 }
 
 /// The end of the keys that the argument at `count_at` counts; there are none if it is no number, or too great.
@@ -474,6 +498,12 @@ impl<F: Copy> Command<F> {
     /// True if it has this trait.
     pub fn has(&self, wanted: Trait) -> bool {
         self.traits.contains(&wanted)
+    }
+
+    /// True if it names ACL categories.
+    pub fn has_category(&self) -> bool {
+        let is_category = |of_row: &Trait| matches!(of_row, Trait::Category(_));
+        self.traits.iter().any(is_category)
     }
 
     /// The same row with its function wrapped, as one table of several kinds of functions needs

@@ -32,6 +32,7 @@ const STORED: KeySpec = writes(
     Behind {
         word: "STORE",
         from: 2,
+        skipping: &[("LIMIT", 2), ("BY", 1), ("GET", 1), ("STORE", 1)],
     },
     Access::Overwrite,
 );
@@ -81,6 +82,8 @@ struct Options<'a> {
     /// Offset and count as sent.
     limit: Option<(i64, i64)>,
     by: Option<&'a [u8]>,
+    /// True if the elements stay as they are: a pattern of BY names no other keys, even if a later one does.
+    keeps_order: bool,
     get: Vec<&'a [u8]>,
     /// The argument that is the destination.
     store: Option<usize>,
@@ -104,7 +107,9 @@ impl<'a> Options<'a> {
                 options.store = Some(at + 1);
                 at += 1;
             } else if args.is(at, "BY") && at + 1 < args.len() {
-                options.by = Some(args.at(at + 1));
+                let pattern = args.at(at + 1);
+                options.by = Some(pattern);
+                options.keeps_order |= !pattern.contains(&b'*');
                 at += 1;
             } else if args.is(at, "GET") && at + 1 < args.len() {
                 options.get.push(args.at(at + 1));
@@ -115,11 +120,6 @@ impl<'a> Options<'a> {
             at += 1;
         }
         Ok(options)
-    }
-
-    /// True if the order of the elements is to stay as it is: the pattern of BY names no other keys.
-    fn keeps_order(&self) -> bool {
-        self.by.is_some_and(|pattern| !pattern.contains(&b'*'))
     }
 
     fn reads_other_keys(&self) -> bool {
@@ -156,22 +156,24 @@ fn sort(tx: &mut Tx<'_>, args: Args<'_>, may_store: bool, reply: &mut Reply<'_>)
         return Err(Stop::NeedsAllLocks);
     }
     let steps_max = long::steps_max(tx);
-    let mut keeps_order = options.keeps_order();
     let elements = match tx.read(args.key(1)) {
         None => Vec::new(),
         Some(entry) => {
-            if keeps_order && matches!(entry.value(), Value::Set(_)) && options.store.is_some() {
+            if options.keeps_order
+                && matches!(entry.value(), Value::Set(_))
+                && options.store.is_some()
+            {
                 // A set has no order to keep, and what is stored must not depend on chance.
-                (keeps_order, options.alpha, options.by) = (false, true, None);
+                (options.keeps_order, options.alpha, options.by) = (false, true, None);
             }
             if len_of(entry)? > steps_max {
                 return Err(Stop::Long);
             }
-            elements_of(entry, keeps_order && options.descending)
+            elements_of(entry, options.keeps_order && options.descending)
         }
     };
-    let mut sorted = with_weights(tx, elements, &options, keeps_order)?;
-    if !keeps_order {
+    let mut sorted = with_weights(tx, elements, &options)?;
+    if !options.keeps_order {
         sorted.sort_by(|a, b| {
             let order = compare(a, b, &options);
             if options.descending {
@@ -199,21 +201,24 @@ fn len_of(entry: EntryRef<'_>) -> Result<usize> {
     }
 }
 
-/// All elements: those of a sorted set by ascending or descending score.
+/// All elements; if `descending`, those of a list and of a sorted set from the last to the first.
 fn elements_of(entry: EntryRef<'_>, descending: bool) -> Vec<Vec<u8>> {
     match entry.value() {
-        Value::List(list) => of_list(list),
+        Value::List(list) => of_list(list, descending),
         Value::Set(set) => of_set(set),
         Value::SortedSet(set) => of_sorted_set(set, descending),
         Value::Text(_) | Value::Hash(_) => Vec::new(),
     }
 }
 
-fn of_list(list: ListRef<'_>) -> Vec<Vec<u8>> {
+fn of_list(list: ListRef<'_>, descending: bool) -> Vec<Vec<u8>> {
     let mut elements = Vec::with_capacity(list.len());
     let mut walk = list.walk(0, Side::Left);
     while let Some(element) = walk.step() {
         elements.push(element.to_vec());
+    }
+    if descending {
+        elements.reverse();
     }
     elements
 }
@@ -238,7 +243,6 @@ fn with_weights(
     tx: &Tx<'_>,
     elements: Vec<Vec<u8>>,
     options: &Options<'_>,
-    keeps_order: bool,
 ) -> Result<Vec<Sortable>> {
     let sortable = |element: Vec<u8>| {
         let mut sortable = Sortable {
@@ -246,7 +250,7 @@ fn with_weights(
             score: 0.0,
             text: None,
         };
-        if keeps_order {
+        if options.keeps_order {
             return Ok(sortable);
         }
         let weight = match options.by {

@@ -16,7 +16,7 @@ mod set;
 mod sorted_set;
 mod value;
 
-pub use damselfly_collections::{Element, Fields, Members, Scoring, pairs::Pair};
+pub use damselfly_collections::{Element, Fields, Members, Scoring, Side, pairs::Pair};
 
 pub use collection::{Collection, Thresholds, Type};
 pub use entry::{Entry, EntryRef};

@@ -12,7 +12,7 @@ use damselfly_commands::Arity::AtLeast;
 use damselfly_commands::{Args, Command, Group, Keys, Result, Run, Trait, encoding_name};
 use damselfly_engine::{AccessPolicy, Deadline, Key, Tx, idle_seconds};
 use damselfly_protocol::{Reply, Version};
-use damselfly_value::{NewValue, Text, Value};
+use damselfly_value::{Element, NewValue, Side, Text, Value};
 
 use crate::config::ClientMemory;
 use crate::registry::{Handler, SessionFn};
@@ -306,27 +306,67 @@ fn populate(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) ->
     Ok(())
 }
 
-/// The bytes that a value takes in a snapshot, uncompressed.
+/// The bytes that a value takes in a snapshot, uncompressed and element by element.
 fn serialized_bytes(value: Value<'_>) -> usize {
-    let text = |len: usize| match len {
-        0..64 => 1 + len,
-        64..16384 => 2 + len,
-        _ => 5 + len,
-    };
     match value {
-        Value::Text(Text::Integer(number)) => {
-            if i8::try_from(number).is_ok() {
-                2
-            } else if i16::try_from(number).is_ok() {
-                3
-            } else if i32::try_from(number).is_ok() {
-                5
-            } else {
-                text(number.to_string().len())
+        Value::Text(Text::Integer(number)) => serialized_integer(number),
+        Value::Text(string) => serialized_text(string.len()),
+        Value::List(list) => {
+            let mut bytes = serialized_count(list.len());
+            let mut walk = list.walk(0, Side::Left);
+            while let Some(element) = walk.step() {
+                bytes += serialized_element(element);
             }
+            bytes
         }
-        Value::Text(string) => text(string.len()),
-        Value::List(_) | Value::Set(_) | Value::Hash(_) | Value::SortedSet(_) => 0,
+        Value::Set(set) => {
+            let mut bytes = serialized_count(set.len());
+            set.for_each(|member| bytes += serialized_element(member));
+            bytes
+        }
+        Value::Hash(hash) => {
+            let mut bytes = serialized_count(hash.len());
+            hash.for_each(|pair| {
+                bytes += serialized_element(pair.field) + serialized_element(pair.value);
+            });
+            bytes
+        }
+        Value::SortedSet(set) => {
+            let members = set.iter().map(|scoring| serialized_element(scoring.member));
+            serialized_count(set.len())
+                + members.map(|bytes| bytes + size_of::<f64>()).sum::<usize>()
+        }
+    }
+}
+
+fn serialized_element(element: Element<'_>) -> usize {
+    match element {
+        Element::Integer(number) => serialized_integer(number),
+        Element::Bytes(bytes) => serialized_text(bytes.len()),
+    }
+}
+
+fn serialized_integer(number: i64) -> usize {
+    if i8::try_from(number).is_ok() {
+        2
+    } else if i16::try_from(number).is_ok() {
+        3
+    } else if i32::try_from(number).is_ok() {
+        5
+    } else {
+        serialized_text(number.to_string().len())
+    }
+}
+
+fn serialized_text(len: usize) -> usize {
+    serialized_count(len) + len
+}
+
+fn serialized_count(count: usize) -> usize {
+    match count {
+        0..64 => 1,
+        64..16384 => 2,
+        _ => 5,
     }
 }
 

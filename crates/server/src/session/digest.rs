@@ -1,7 +1,8 @@
 //! DEBUG DIGEST: equal to that of Redis for equal data.
 
+use damselfly_base::double::DoubleText;
 use damselfly_base::sha1;
-use damselfly_value::{EntryRef, Text, Type, Value};
+use damselfly_value::{EntryRef, Side, Text, Type, Value};
 
 /// A digest in the making.
 ///
@@ -41,7 +42,19 @@ impl Digest {
                 field.mix(&pair.value.to_vec());
                 self.add_digest(&field);
             }),
-            Value::List(_) | Value::Set(_) | Value::SortedSet(_) => {}
+            Value::List(list) => {
+                let mut walk = list.walk(0, Side::Left);
+                while let Some(element) = walk.step() {
+                    self.mix(&element.to_vec());
+                }
+            }
+            Value::Set(set) => set.for_each(|member| self.add(&member.to_vec())),
+            Value::SortedSet(set) => set.iter().for_each(|scoring| {
+                let mut member = Self::default();
+                member.mix(&scoring.member.to_vec());
+                member.mix(DoubleText::new(scoring.score).as_bytes());
+                self.add_digest(&member);
+            }),
         }
         if entry.has_deadline() {
             self.add(b"!!expire!!");

@@ -81,13 +81,8 @@ pub fn categories(command: &Command<Handler>) -> Vec<&'static str> {
     let of_group = match command.group {
         // Of the commands about the server only those that touch all keys are about the keyspace.
         Group::Server => matches!(command.keys, Keys::All { .. }).then_some("keyspace"),
-        // What reads keys that are no arguments is about more than its key.
-        Group::Generic
-            if command.has(Trait::TouchesArbitraryKeys)
-                && matches!(command.keys, Keys::Args(_)) =>
-        {
-            None
-        }
+        // SORT names the families that it is of, and is then of no other.
+        Group::Generic if command.has_category() => None,
         Group::String
         | Group::List
         | Group::Set
