@@ -1,7 +1,7 @@
 //! The entry: any sequence of changes leaves what plain variables would hold.
 #![no_main]
 
-use damselfly_value::{Entry, NewValue, Value};
+use damselfly_value::{Entry, NewValue, Text};
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 
 /// Around every boundary of the layout: one, two and four bytes of length, and the slack of growing values.
@@ -93,10 +93,10 @@ impl Model {
         assert_eq!(view.deadline_ms(), self.deadline_ms);
         assert_eq!(view.has_deadline(), self.deadline_ms.is_some());
         assert_eq!(view.access(), self.access);
-        match view.value() {
-            Value::Integer(number) => assert_eq!(number.to_string().as_bytes(), self.text),
-            Value::Bytes { bytes, .. } => assert_eq!(bytes, self.text),
-            Value::Packed(packed) => assert_eq!(packed.to_vec(), self.text),
+        match view.text().expect("a string") {
+            Text::Integer(number) => assert_eq!(number.to_string().as_bytes(), self.text),
+            Text::Bytes { bytes, .. } => assert_eq!(bytes, self.text),
+            Text::Packed(packed) => assert_eq!(packed.to_vec(), self.text),
         }
         assert!(view.allocated_bytes() >= self.key.len());
     }

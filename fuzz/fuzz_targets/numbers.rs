@@ -71,9 +71,8 @@ fn round_trip(number: LongDouble) -> String {
 }
 
 fn doubles(double: f64) {
-    let mut shown = Vec::new();
-    damselfly_protocol::reply::write_double(&mut shown, double);
-    let shown = String::from_utf8(shown).expect("a number is ASCII");
+    let text = damselfly_base::double::DoubleText::new(double);
+    let shown = std::str::from_utf8(text.as_bytes()).expect("a number is ASCII");
     let again: f64 = shown.parse().expect("what is shown is a number");
     assert!(
         again == double || double.is_nan() && again.is_nan(),
