@@ -323,6 +323,7 @@ impl Run<'_> {
         let mut rounds: Vec<Vec<Figures>> = vec![Vec::new(); servers.len()];
         let (depth, connections) = (row.depth.to_string(), row.connections.to_string());
         let subscribers = row.subscribers.to_string();
+        let keys = self.options.keys.min(row.keys_max);
         let seconds = self.options.seconds.to_string();
         let arguments = [
             "--mix",
@@ -338,7 +339,7 @@ impl Run<'_> {
         ];
         for _ in 0..self.options.rounds {
             for (server, figures) in servers.iter().zip(&mut rounds) {
-                let measured = self.load(server, &arguments, row.protocol, self.options.keys)?;
+                let measured = self.load(server, &arguments, row.protocol, keys)?;
                 if measured.number("errors") > 0.0 {
                     return Err(format!("{}, {}: {}", server.name, row.name, measured.json));
                 }

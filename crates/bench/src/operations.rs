@@ -179,6 +179,13 @@ pub const OPERATIONS: &[Operation] = &[
         memcached: &[],
     },
     Operation {
+        name: "lrange",
+        prefix: "lst:",
+        count: 1,
+        resp: &[Word("LRANGE"), Key, Word("0"), Word("9")],
+        memcached: &[],
+    },
+    Operation {
         name: "sadd",
         prefix: "set:",
         count: 1,

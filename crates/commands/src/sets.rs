@@ -346,12 +346,15 @@ fn write_repeats(set: SetRef<'_>, count: u64, bytes_max: usize, reply: &mut Repl
 }
 
 fn sscan(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    let mut cursor = scans::cursor(args, 2)?;
+    let (mut cursor, steps_max) = (scans::cursor(args, 2)?, long::steps_max(tx));
     let Some(set) = tx.read_as::<Set>(args.key(1))? else {
         scans::write_empty(reply);
         return Ok(());
     };
     let options = scans::Options::parse(args, 3, false)?;
+    if options.count.min(set.len()) > steps_max {
+        return Err(Stop::Long);
+    }
     scans::write(reply, |list| {
         let (mut seen, mut shown) = (0, 0);
         let mut scratch = Decimal::new();

@@ -16,6 +16,8 @@ pub(super) struct Workload {
     pub subscribers: usize,
     /// Whether `--big` measures it too.
     pub is_in_big: bool,
+    /// It uses at most so many keys, whatever `--keys` says: collections are to have some elements each.
+    pub keys_max: u64,
 }
 
 const MIXED: &str = "set:1,get:10";
@@ -30,6 +32,7 @@ pub(super) const WORKLOADS: &[Workload] = &[
         connections: 50,
         subscribers: 0,
         is_in_big: false,
+        keys_max: u64::MAX,
     },
     Workload {
         name: "mixed P30 c50",
@@ -39,6 +42,7 @@ pub(super) const WORKLOADS: &[Workload] = &[
         connections: 50,
         subscribers: 0,
         is_in_big: true,
+        keys_max: u64::MAX,
     },
     Workload {
         name: "set P30 c50",
@@ -48,6 +52,7 @@ pub(super) const WORKLOADS: &[Workload] = &[
         connections: 50,
         subscribers: 0,
         is_in_big: false,
+        keys_max: u64::MAX,
     },
     Workload {
         name: "4 SETs together c50, per SET",
@@ -56,6 +61,7 @@ pub(super) const WORKLOADS: &[Workload] = &[
         depth: 4,
         connections: 50,
         is_in_big: false,
+        keys_max: u64::MAX,
         subscribers: 0,
     },
     Workload {
@@ -65,6 +71,7 @@ pub(super) const WORKLOADS: &[Workload] = &[
         depth: 1,
         connections: 50,
         is_in_big: false,
+        keys_max: u64::MAX,
         subscribers: 0,
     },
     Workload {
@@ -75,6 +82,7 @@ pub(super) const WORKLOADS: &[Workload] = &[
         connections: 1,
         subscribers: 0,
         is_in_big: false,
+        keys_max: u64::MAX,
     },
     Workload {
         name: "mixed P1 c1",
@@ -84,7 +92,15 @@ pub(super) const WORKLOADS: &[Workload] = &[
         connections: 1,
         subscribers: 0,
         is_in_big: false,
+        keys_max: u64::MAX,
     },
+    collection("lpush, lpop P30 c50", "lpush,lpop"),
+    collection("lrange of 10 P30 c50", "rpush:1,lpop:1,lrange:8"),
+    collection("sadd, srem of 10 P30 c50", "sadd,srem"),
+    collection("hset of 8 fields P30 c50", "hset"),
+    collection("hget P30 c50", "hset:1,hget:10"),
+    collection("zadd P30 c50", "zadd"),
+    collection("zrange of 10 P30 c50", "zadd:1,zrange:10"),
     publish("publish P1 c50, no subscriber", 1, 0),
     publish("publish P1 c50, 1 subscriber", 1, 1),
     publish("publish P1 c50, 50 subscribers", 1, 50),
@@ -98,6 +114,7 @@ pub(super) const WORKLOADS: &[Workload] = &[
         connections: 50,
         subscribers: 0,
         is_in_big: false,
+        keys_max: u64::MAX,
     },
     Workload {
         name: "memcached mixed P30 c50",
@@ -107,8 +124,23 @@ pub(super) const WORKLOADS: &[Workload] = &[
         connections: 50,
         subscribers: 0,
         is_in_big: false,
+        keys_max: u64::MAX,
     },
 ];
+
+/// Commands on ten thousand collections.
+const fn collection(name: &'static str, mix: &'static str) -> Workload {
+    Workload {
+        name,
+        protocol: Protocol::Resp,
+        mix,
+        depth: 30,
+        connections: 50,
+        subscribers: 0,
+        is_in_big: false,
+        keys_max: 10_000,
+    }
+}
 
 /// Fifty clients that publish to one channel.
 const fn publish(name: &'static str, depth: usize, subscribers: usize) -> Workload {
@@ -120,6 +152,7 @@ const fn publish(name: &'static str, depth: usize, subscribers: usize) -> Worklo
         connections: 50,
         subscribers,
         is_in_big: false,
+        keys_max: u64::MAX,
     }
 }
 
