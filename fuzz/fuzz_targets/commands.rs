@@ -47,7 +47,6 @@ const DEBUG: &[&str] = &[
     "HTSTATS",
     "HTSTATS-KEY",
     "OBJECT",
-    "PANIC",
     "PROTOCOL",
     "QUICKLIST-PACKED-THRESHOLD",
     "REPLYBUFFER",
