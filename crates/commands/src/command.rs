@@ -312,6 +312,8 @@ pub enum Trait {
     Category(&'static str),
     /// Publishes or subscribes.
     PubSub,
+    /// Changes what is kept, though that is no key.
+    Writes,
     /// Replicas may have to learn of it although no argument is a key that it changes.
     MayReplicate,
     /// Not in scripts.
@@ -372,6 +374,7 @@ impl Trait {
             Self::SkipMonitor => "skip_monitor",
             Self::Dangerous
             | Self::Category(_)
+            | Self::Writes
             | Self::MayReplicate
             | Self::Protected
             | Self::Sentinel
@@ -401,6 +404,8 @@ pub enum Group {
     Transactions,
     /// Channels.
     PubSub,
+    /// Scripts.
+    Scripting,
     /// The connection.
     Connection,
     /// The server.
@@ -419,6 +424,7 @@ impl Group {
             Self::Generic => "generic",
             Self::Transactions => "transactions",
             Self::PubSub => "pubsub",
+            Self::Scripting => "scripting",
             Self::Connection => "connection",
             Self::Server => "server",
         }
@@ -434,6 +440,7 @@ impl Group {
             Self::SortedSet => Some("sortedset"),
             Self::Generic => Some("keyspace"),
             Self::Transactions => Some("transaction"),
+            Self::Scripting => Some("scripting"),
             Self::Connection => Some("connection"),
             Self::PubSub | Self::Server => None,
         }

@@ -52,7 +52,7 @@ pub const CATEGORIES: &[&str] = &[
 ];
 
 fn writes(command: &Command<Handler>) -> bool {
-    command.keys.writes()
+    command.keys.writes() || command.has(Trait::Writes)
 }
 
 fn only_reads(command: &Command<Handler>) -> bool {
@@ -91,6 +91,7 @@ pub fn categories(command: &Command<Handler>) -> Vec<&'static str> {
         | Group::Generic
         | Group::Transactions
         | Group::PubSub
+        | Group::Scripting
         | Group::Connection => command.group.category(),
     };
     let has = |category: &'static str| {
