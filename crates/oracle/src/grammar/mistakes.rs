@@ -4,7 +4,7 @@ use super::{ODD, Slot, argument, number};
 use crate::random::Random;
 
 /// Makes one or two mistakes; the command's name stays, so the row's rule of comparison still fits.
-pub(super) fn bend(arguments: &mut Vec<Vec<u8>>, random: &mut Random) {
+pub(crate) fn bend(arguments: &mut Vec<Vec<u8>>, random: &mut Random) {
     for _ in 0..=random.below(2) {
         if arguments.len() < 2 {
             arguments.push(argument(Slot::Value, random));
