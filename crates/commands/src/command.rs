@@ -332,6 +332,8 @@ pub enum Trait {
     NoMulti,
     /// May wait.
     Blocking,
+    /// Its keys are counted, and may be none.
+    NoMandatoryKeys,
     /// Never in the slow log.
     SkipSlowlog,
     /// Not shown by MONITOR.
@@ -372,6 +374,7 @@ impl Trait {
             Self::Blocking => "blocking",
             Self::SkipSlowlog => "skip_slowlog",
             Self::SkipMonitor => "skip_monitor",
+            Self::NoMandatoryKeys => "no_mandatory_keys",
             Self::Dangerous
             | Self::Category(_)
             | Self::Writes

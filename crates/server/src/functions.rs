@@ -7,11 +7,61 @@
 //!
 //! The libraries themselves never change: who changes something puts another set in their place.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use damselfly_base::CommandError;
-use damselfly_script::Libraries;
+use damselfly_script::{Libraries, Library};
+
+/// The libraries as a thread knows them.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    libraries: Arc<Libraries>,
+    generation: u64,
+    /// Functions that were called, by the names that they were called by.
+    called: HashMap<Vec<u8>, Function>,
+}
+
+/// A function. Only one thread counts who holds on to it, so that calls by several do not slow each other down.
+pub type Function = (Arc<Arc<Library>>, usize);
+
+impl Snapshot {
+    /// Takes the libraries anew if they have changed. True if they have.
+    #[inline]
+    pub fn refresh(&mut self, functions: &Functions) -> bool {
+        let generation = functions.generation();
+        if generation == self.generation {
+            return false;
+        }
+        // What changes between these two lines is seen next time.
+        self.generation = generation;
+        self.libraries = functions.libraries();
+        self.called.clear();
+        true
+    }
+
+    /// Whether this library is loaded.
+    pub fn contains(&self, name: &str, id: u64) -> bool {
+        self.libraries.contains(name, id)
+    }
+
+    /// The function of this name, in any case.
+    pub fn find(&mut self, name: &[u8]) -> Option<Function> {
+        /// More than that are many ways to write the same names.
+        const CALLED_MAX: usize = 1000;
+        if let Some((library, index)) = self.called.get(name) {
+            return Some((library.clone(), *index));
+        }
+        let (library, index) = self.libraries.function(name)?;
+        let library = Arc::new(library.clone());
+        if self.called.len() >= CALLED_MAX {
+            self.called.clear();
+        }
+        self.called.insert(name.to_vec(), (library.clone(), index));
+        Some((library, index))
+    }
+}
 
 /// The libraries that are loaded.
 #[derive(Debug, Default)]

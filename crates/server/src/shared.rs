@@ -15,6 +15,7 @@ use crate::listener::Stream;
 use crate::long::LongCommands;
 use crate::pubsub::PubSub;
 use crate::pubsub::mail::Mail;
+use crate::scripts::Scripts;
 use crate::session::latency::LatencyMonitor;
 use crate::session::pause::Pause;
 use crate::session::slowlog::Slowlog;
@@ -166,6 +167,8 @@ pub struct Shared {
     pub functions: Functions,
     /// Commands that take long.
     pub long: LongCommands,
+    /// Scripts.
+    pub scripts: Scripts,
     /// CLIENT PAUSE.
     pub pause: Pause,
     /// SLOWLOG.
@@ -220,6 +223,7 @@ impl Shared {
             monitors: AtomicUsize::new(0),
             functions: Functions::default(),
             long: LongCommands::default(),
+            scripts: Scripts::default(),
             pause: Pause::default(),
             slowlog: Slowlog::default(),
             latency: LatencyMonitor::default(),

@@ -2,13 +2,51 @@
 
 mod rows;
 
+use damselfly_base::number::parse_integer;
 use damselfly_base::{CommandError, glob};
 use damselfly_commands::{Args, Result};
 use damselfly_protocol::{Reply, Version};
-use damselfly_script::{Called, Host, Interpreter, Library, Limits, LogLevel, RestorePolicy, Tick};
+use damselfly_script::{
+    Called, Flags, Host, Interpreter, Library, Limits, LogLevel, RestorePolicy, Tick,
+};
 
 pub(crate) use self::rows::COMMANDS;
+use crate::scripts::{Finder, Program, Room};
 use crate::session::Context;
+use crate::shared::Shared;
+
+/// Finds what FCALL calls.
+static BY_NAME: Finder = Finder {
+    find: find_by_name,
+    flags: flags_by_name,
+};
+
+fn find_by_name(
+    room: &mut Room,
+    _: &Shared,
+    args: Args<'_>,
+) -> std::result::Result<(Program, usize), CommandError> {
+    let (library, index) = room
+        .functions
+        .find(args.at(1))
+        .ok_or_else(|| CommandError::err("Function not found"))?;
+    let keys = parse_integer(args.at(2))
+        .ok_or_else(|| CommandError::err("Bad number of keys provided"))?;
+    let Ok(keys) = usize::try_from(keys) else {
+        return Err(CommandError::err("Number of keys can't be negative"));
+    };
+    if keys > args.len() - 3 {
+        let text = "Number of keys can't be greater than number of args";
+        return Err(CommandError::err(text));
+    }
+    Ok((Program::Function { library, index }, keys))
+}
+
+fn flags_by_name(shared: &Shared, args: Args<'_>) -> Option<Flags> {
+    let libraries = shared.functions.libraries();
+    let (library, index) = libraries.function(args.at(1))?;
+    Some(library.functions().get(index)?.flags)
+}
 
 /// What libraries may want while they load: only the log.
 struct LoadHost;
