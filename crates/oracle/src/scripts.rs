@@ -302,7 +302,7 @@ impl Scripts {
         let body = random.pick(BODIES);
         let mut head = self.head(body, random);
         let (tail, rule) = self.tail(body, random);
-        if random.one_in(12) && !tail.iter().any(is_longer_now) {
+        if random.one_in(12) && !tail.iter().any(|word| is_longer_now(word)) {
             grammar::bend(&mut head, random);
         }
         head.extend(tail);
@@ -390,7 +390,7 @@ impl Scripts {
 }
 
 /// True for commands that newer versions gave an option, so that 7.0 refuses too many arguments sooner.
-fn is_longer_now(word: &Vec<u8>) -> bool {
+fn is_longer_now(word: &[u8]) -> bool {
     [&b"ZRANK"[..], b"ZREVRANK"].contains(&&word.to_ascii_uppercase()[..])
 }
 
