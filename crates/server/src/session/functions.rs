@@ -119,7 +119,7 @@ fn flush(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Re
             let text = "FUNCTION FLUSH only supports SYNC|ASYNC option";
             return Err(CommandError::err(text).into());
         }
-        _ => return Err(wrong_use("FLUSH")),
+        _ => return Err(wrong_use(args)),
     }
     context.shared.functions.change(|libraries| {
         libraries.clear();
@@ -145,7 +145,7 @@ fn restore(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> 
                 "Wrong restore policy given, value should be either FLUSH, APPEND or REPLACE.";
             return Err(CommandError::err(text).into());
         }
-        _ => return Err(wrong_use("RESTORE")),
+        _ => return Err(wrong_use(args)),
     };
     let functions = &context.shared.functions;
     functions.change(|libraries| libraries.restore(args.at(2), policy, load_once))?;
@@ -153,10 +153,12 @@ fn restore(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> 
     Ok(())
 }
 
-fn wrong_use(subcommand: &str) -> damselfly_commands::Stop {
-    CommandError::err(format!(
-        "unknown subcommand or wrong number of arguments for '{subcommand}'. Try FUNCTION HELP."
-    ))
+fn wrong_use(args: Args<'_>) -> damselfly_commands::Stop {
+    CommandError::quoting(
+        "unknown subcommand or wrong number of arguments for '",
+        args.at(1),
+        "'. Try FUNCTION HELP.",
+    )
     .into()
 }
 
