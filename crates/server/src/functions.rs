@@ -12,7 +12,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use damselfly_base::CommandError;
-use damselfly_script::{Libraries, Library};
+use damselfly_script::{Function, Libraries, Library};
+
+use crate::scripts::Memory;
 
 /// The libraries as a thread knows them.
 #[derive(Debug, Default)]
@@ -20,11 +22,26 @@ pub struct Snapshot {
     libraries: Arc<Libraries>,
     generation: u64,
     /// Functions that were called, by the names that they were called by.
-    called: HashMap<Vec<u8>, Function>,
+    called: HashMap<Vec<u8>, Arc<KnownFunction>>,
 }
 
-/// A function. Only one thread counts who holds on to it, so that calls by several do not slow each other down.
-pub type Function = (Arc<Arc<Library>>, usize);
+/// A function as a thread knows it. No other thread counts or changes this one.
+#[derive(Debug)]
+pub struct KnownFunction {
+    /// Its library.
+    pub library: Arc<Library>,
+    /// Its place among the library's functions.
+    pub index: usize,
+    /// What is remembered of its need for locks.
+    pub memory: Memory,
+}
+
+impl KnownFunction {
+    /// The function.
+    pub fn function(&self) -> &Function {
+        &self.library.functions()[self.index]
+    }
+}
 
 impl Snapshot {
     /// Takes the libraries anew if they have changed. True if they have.
@@ -47,19 +64,23 @@ impl Snapshot {
     }
 
     /// The function of this name, in any case.
-    pub fn find(&mut self, name: &[u8]) -> Option<Function> {
+    pub fn find(&mut self, name: &[u8]) -> Option<Arc<KnownFunction>> {
         /// More than that are many ways to write the same names.
         const CALLED_MAX: usize = 1000;
-        if let Some((library, index)) = self.called.get(name) {
-            return Some((library.clone(), *index));
+        if let Some(known) = self.called.get(name) {
+            return Some(known.clone());
         }
         let (library, index) = self.libraries.function(name)?;
-        let library = Arc::new(library.clone());
+        let known = Arc::new(KnownFunction {
+            library: library.clone(),
+            index,
+            memory: Memory::default(),
+        });
         if self.called.len() >= CALLED_MAX {
             self.called.clear();
         }
-        self.called.insert(name.to_vec(), (library.clone(), index));
-        Some((library, index))
+        self.called.insert(name.to_vec(), known.clone());
+        Some(known)
     }
 }
 

@@ -11,7 +11,7 @@ use damselfly_script::{
 };
 
 pub(crate) use self::rows::COMMANDS;
-use crate::scripts::{Finder, Program, Room};
+use crate::scripts::{Finder, Kind, Program, Room, Slow};
 use crate::session::Context;
 use crate::shared::Shared;
 
@@ -26,7 +26,7 @@ fn find_by_name(
     _: &Shared,
     args: Args<'_>,
 ) -> std::result::Result<(Program, usize), CommandError> {
-    let (library, index) = room
+    let function = room
         .functions
         .find(args.at(1))
         .ok_or_else(|| CommandError::err("Function not found"))?;
@@ -39,7 +39,7 @@ fn find_by_name(
         let text = "Number of keys can't be greater than number of args";
         return Err(CommandError::err(text));
     }
-    Ok((Program::Function { library, index }, keys))
+    Ok((Program::Function(function), keys))
 }
 
 fn flags_by_name(shared: &Shared, args: Args<'_>) -> Option<Flags> {
@@ -222,9 +222,17 @@ fn write_library(library: &Library, with_code: bool, reply: &mut Reply<'_>) {
 
 fn stats(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let libraries = context.shared.functions.libraries();
+    let slow = context.shared.scripts.slow();
+    let running = slow.iter().find(|slow| slow.kind == Kind::Function);
+    if running.is_none() && !slow.is_empty() {
+        return Err(Kind::Script.busy().into());
+    }
     reply.map(2);
     reply.bulk(b"running_script");
-    reply.null();
+    match running {
+        Some(slow) => write_running(slow, reply),
+        None => reply.null(),
+    }
     reply.bulk(b"engines");
     reply.map(1);
     reply.bulk(b"LUA");
@@ -236,7 +244,21 @@ fn stats(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Resul
     Ok(())
 }
 
-fn kill(_: &mut Context<'_>, _: Args<'_>, _: &mut Reply<'_>) -> Result {
-    let text = "NOTBUSY No scripts in execution right now.";
-    Err(CommandError::Text(text.to_owned()).into())
+fn write_running(slow: &Slow, reply: &mut Reply<'_>) {
+    reply.map(3);
+    reply.bulk(b"name");
+    reply.bulk(slow.name.as_bytes());
+    reply.bulk(b"command");
+    reply.array(slow.command.len());
+    for argument in &slow.command {
+        reply.bulk(argument);
+    }
+    reply.bulk(b"duration_ms");
+    reply.integer(slow.started.elapsed().as_millis() as i64);
+}
+
+fn kill(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    context.shared.scripts.kill(Kind::Function)?;
+    reply.ok();
+    Ok(())
 }
