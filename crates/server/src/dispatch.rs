@@ -95,6 +95,22 @@ impl Dispatcher {
         }
     }
 
+    /// Forgets scripts that were flushed.
+    pub fn refresh_scripts(&mut self) {
+        self.scripts.refresh(&self.shared);
+        self.note_scripts();
+        if let Some(bytes) = self.scripts.library_bytes() {
+            self.counters().vm_functions_bytes.store(bytes, Relaxed);
+        }
+    }
+
+    /// Lets others know what the interpreter takes.
+    pub fn note_scripts(&self) {
+        if let Some(bytes) = self.scripts.vm_bytes() {
+            self.counters().vm_bytes.store(bytes, Relaxed);
+        }
+    }
+
     /// Runs the requests of `batch` until they are done or the connection stalls. `input` are the
     /// bytes they were parsed from.
     pub fn run(&mut self, connection: &mut Connection, batch: &mut Batch, input: &[u8]) {

@@ -4,7 +4,7 @@ mod common;
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use common::{Client, TestServer};
+use common::{Client, TestServer, until};
 use damselfly_protocol::client::{Value, write_command};
 
 /// More connections than threads.
@@ -205,4 +205,56 @@ fn info_counts_libraries_and_their_bytes() {
     assert_eq!(client.run("FUNCTION FLUSH"), "OK");
     assert_eq!(field(&mut client, "number_of_libraries"), 0);
     assert_eq!(field(&mut client, "used_memory_functions"), empty);
+}
+
+/// Loads functions that never end: one that has written before, and one that has not.
+fn load_endless(client: &mut Client) {
+    let code = "#!lua name=endless\nredis.register_function('reads', function(keys) redis.call('GET', keys[1]) while true do end end)\nredis.register_function('writes', function(keys, args) redis.call('SET', keys[1], 1) for i = 1, args[1] do end return 'done' end)";
+    let loaded = load(client, code);
+    assert_eq!(loaded, Value::Bulk(b"endless".to_vec()));
+}
+
+#[test]
+fn a_function_that_runs_for_too_long_is_shown_and_can_be_killed() {
+    let server = TestServer::with(|config| config.busy_reply_threshold_ms = 10);
+    let (mut slow, mut other) = (server.client(), server.client());
+    load_endless(&mut other);
+    slow.send("FCALL reads 1 key");
+    until("the function is slow", || {
+        other.run("FUNCTION STATS").contains("duration_ms")
+    });
+    let stats = other.run("FUNCTION STATS");
+    for part in ["\"reads\"", "\"FCALL\"", "\"key\""] {
+        assert!(stats.contains(part), "{part} in {stats}");
+    }
+    let busy = "(error) BUSY Redis is busy running a script. You can only call FUNCTION KILL or SHUTDOWN NOSAVE.";
+    assert_eq!(other.run("SCRIPT KILL"), busy);
+    assert_eq!(other.run("SET key value"), busy);
+    assert_eq!(other.run("FUNCTION KILL"), "OK");
+    let killed = slow.receive();
+    assert!(
+        killed.starts_with("(error) ERR Script killed by user with FUNCTION KILL..."),
+        "{killed}"
+    );
+    until("nothing runs", || {
+        !other.run("FUNCTION STATS").contains("duration_ms")
+    });
+    assert_eq!(other.run("SET key value"), "OK");
+    let nothing = "(error) NOTBUSY No scripts in execution right now.";
+    assert_eq!(other.run("FUNCTION KILL"), nothing);
+}
+
+#[test]
+fn a_function_that_has_written_is_not_killed() {
+    let server = TestServer::with(|config| config.busy_reply_threshold_ms = 10);
+    let (mut slow, mut other) = (server.client(), server.client());
+    load_endless(&mut other);
+    slow.send("FCALL writes 1 key 100000000");
+    until("the function is slow", || {
+        other.run("FUNCTION STATS").contains("duration_ms")
+    });
+    let reply = other.run("FUNCTION KILL");
+    assert!(reply.starts_with("(error) UNKILLABLE"), "{reply}");
+    assert_eq!(slow.receive(), "\"done\"");
+    assert_eq!(other.text("GET key"), "1");
 }
