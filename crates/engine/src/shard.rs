@@ -7,7 +7,7 @@ use damselfly_lock::{Lock, Waiters};
 use damselfly_value::Thresholds;
 
 use crate::events::AtomicWanted;
-use crate::{AccessPolicy, Database, Listener, Now, Tx};
+use crate::{AccessPolicy, Audience, Database, Now, Tx};
 use crate::{tx::Held, waiting::Waiting, watching::Watching};
 
 /// The most shards: their number is part of every SCAN cursor.
@@ -127,7 +127,7 @@ pub struct Engine {
     databases: usize,
     /// One per thread, set once when the threads start.
     wakes: OnceLock<Vec<Wake>>,
-    listener: OnceLock<Box<dyn Listener>>,
+    audience: OnceLock<Box<dyn Audience>>,
     /// Of the last client that began to wait for keys.
     pub(crate) last_ticket: AtomicU64,
     /// What may change while the engine runs.
@@ -190,7 +190,7 @@ impl Engine {
             shard_bits,
             databases: rule.databases,
             wakes: OnceLock::new(),
-            listener: OnceLock::new(),
+            audience: OnceLock::new(),
             last_ticket: AtomicU64::new(1),
             settings: Settings::default(),
         }
@@ -202,12 +202,12 @@ impl Engine {
     }
 
     /// Tells who is told of events. Without it nobody is.
-    pub fn set_listener(&self, listener: Box<dyn Listener>) {
-        assert!(self.listener.set(listener).is_ok(), "threads start once");
+    pub fn set_audience(&self, audience: Box<dyn Audience>) {
+        assert!(self.audience.set(audience).is_ok(), "threads start once");
     }
 
-    pub(crate) fn listener(&self) -> Option<&dyn Listener> {
-        self.listener.get().map(|listener| &**listener)
+    pub(crate) fn audience(&self) -> Option<&dyn Audience> {
+        self.audience.get().map(|audience| &**audience)
     }
 
     /// The number of shards.

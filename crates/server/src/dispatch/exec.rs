@@ -73,6 +73,7 @@ pub fn exec(
     session.transaction.end(engine, &session.client);
     dispatcher.refresh_config();
     dispatcher.serve_unserved();
+    dispatcher.note_congested(session);
     result
 }
 
