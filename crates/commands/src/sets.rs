@@ -230,6 +230,8 @@ fn write_all(set: SetRef<'_>, reply: &mut Reply<'_>) {
 
 fn smove(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let (from, to, member) = (args.key(1), args.key(2), args.at(3));
+    // Looked at even if there is nothing to move: its end may have come.
+    tx.peek(to);
     let Some(source) = tx.peek_as::<Set>(from)? else {
         reply.integer(0);
         return Ok(());

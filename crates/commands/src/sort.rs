@@ -269,7 +269,9 @@ fn with_weights(
         }
         Ok(sortable)
     };
-    elements.into_iter().map(sortable).collect()
+    // All are looked up, even if one of the first is refused.
+    let all: Vec<Result<Sortable>> = elements.into_iter().map(sortable).collect();
+    all.into_iter().collect()
 }
 
 fn compare(a: &Sortable, b: &Sortable, options: &Options<'_>) -> Ordering {

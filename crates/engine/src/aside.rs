@@ -23,6 +23,7 @@ pub(crate) struct Aside {
 
 impl Aside {
     /// To be called when the other locks are released.
+    #[cold]
     pub(crate) fn end(&self, engine: &Engine) {
         for &shard in &self.included {
             engine.release(shard);

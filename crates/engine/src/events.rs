@@ -386,6 +386,7 @@ impl Tx<'_> {
     }
 
     /// Tells the events so far; what comes now is not kept any more.
+    #[cold]
     pub fn tell_events(&mut self) {
         let engine = self.engine();
         if let Some(aside) = &mut self.aside {

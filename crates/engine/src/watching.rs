@@ -136,7 +136,7 @@ impl Tx<'_> {
                 };
                 let mut is_in = |db| {
                     self.set_db(db);
-                    self.peek(key).is_some()
+                    self.view(key).is_some()
                 };
                 if is_in(db) || other.is_some_and(is_in) {
                     watch.watcher.key_changed();

@@ -103,8 +103,10 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Options, String> {
             "--subject" => options.subject = Some(value.parse().map_err(|_| bad())?),
             "--events" => {
                 options.events = value == "yes";
-                // A failed CONFIG SET makes Redis forget the letter `n`.
-                options.without.extend(["DEBUG".into(), "CONFIG".into()]);
+                // A failed CONFIG SET makes Redis forget the letter `n`, and its SCAN notices the ends of keys.
+                options
+                    .without
+                    .extend(["DEBUG", "CONFIG", "SCAN"].map(String::from));
             }
             "--without" => {
                 let names = value.split(',').map(str::to_ascii_uppercase);
