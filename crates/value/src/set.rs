@@ -409,6 +409,7 @@ fn load(threshold: &AtomicU64) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use damselfly_base::random::Random;
     use std::collections::BTreeSet;
 
     use super::*;
@@ -463,13 +464,8 @@ mod tests {
 
     #[test]
     fn any_changes_leave_what_a_plain_set_would_hold() {
-        let mut state = damselfly_base::random::number();
-        println!("seed {state}");
-        let mut random = move || {
-            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mixed = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            mixed ^ mixed >> 31
-        };
+        let mut random = Random::for_test();
+        let mut random = move || random.number();
         let mut seen = BTreeSet::new();
         for round in 0..200 {
             let thresholds = thresholds(random() % 40, random() % 40, random() % 12);
@@ -549,14 +545,8 @@ mod tests {
 
     #[test]
     fn samples_are_uniform() {
-        let mut state = damselfly_base::random::number();
-        println!("seed {state}");
-        let mut random = move || {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
-            (state ^ state >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-        };
+        let mut random = Random::for_test();
+        let mut random = move || random.number();
         for (thresholds, count) in [
             (thresholds(512, 128, 64), 3),
             (thresholds(0, 128, 64), 7),
