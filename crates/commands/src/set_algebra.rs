@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use damselfly_base::CommandError;
 use damselfly_base::number::parse_integer;
-use damselfly_engine::Tx;
+use damselfly_engine::{Event, Tx};
 use damselfly_protocol::Reply;
 use damselfly_value::{Collection, Element, Set, SetRef};
 
@@ -142,7 +142,7 @@ fn sinter(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 }
 
 fn sinterstore(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    store_with(tx, args, reply, intersect)
+    store_with(tx, args, reply, Event::Sinterstore, intersect)
 }
 
 fn sunion(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
@@ -150,7 +150,7 @@ fn sunion(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 }
 
 fn sunionstore(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    store_with(tx, args, reply, unite)
+    store_with(tx, args, reply, Event::Sunionstore, unite)
 }
 
 fn sdiff(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
@@ -158,7 +158,7 @@ fn sdiff(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 }
 
 fn sdiffstore(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    store_with(tx, args, reply, subtract)
+    store_with(tx, args, reply, Event::Sdiffstore, subtract)
 }
 
 fn reply_with(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, combine: Combine) -> Result {
@@ -194,7 +194,13 @@ fn steps(sets: &[Option<SetRef<'_>>]) -> usize {
     sets.iter().flatten().map(|set| set.len()).sum()
 }
 
-fn store_with(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, combine: Combine) -> Result {
+fn store_with(
+    tx: &mut Tx<'_>,
+    args: Args<'_>,
+    reply: &mut Reply<'_>,
+    event: Event,
+    combine: Combine,
+) -> Result {
     let destination = args.key(1);
     let (section, sets) = look(tx, args, 2..args.len())?;
     long::check(section, steps(&sets))?;
@@ -202,7 +208,7 @@ fn store_with(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, combine: C
     combine(&sets, &mut |member| members.push(member));
     let (entry, ()) = section.build::<Set, _>(destination, |set| set.fill(&members));
     let count = members.len();
-    tx.store_built(destination, entry);
+    tx.store_built(destination, entry, event);
     reply.integer(count as i64);
     Ok(())
 }
