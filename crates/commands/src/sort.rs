@@ -18,8 +18,9 @@ use crate::command::{
 use crate::strings::{Scratch, text_of};
 use crate::{Args, KeyspaceFn, Result, Stop, long};
 
-/// What both commands have in common.
+/// What is special about SORT; all but the first of these also about SORT_RO.
 const TRAITS: &[Trait] = &[
+    Trait::NeedsMemory,
     Trait::TouchesArbitraryKeys,
     Trait::Dangerous,
     Trait::Category("list"),
@@ -44,14 +45,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         name: "SORT",
         arity: AtLeast(2),
         keys: Keys::Args(&[reads(One(1)), STORED]),
-        traits: &[
-            Trait::NeedsMemory,
-            Trait::TouchesArbitraryKeys,
-            Trait::Dangerous,
-            Trait::Category("list"),
-            Trait::Category("set"),
-            Trait::Category("sortedset"),
-        ],
+        traits: TRAITS,
         run: Run::Run(|tx, args, reply| sort(tx, args, true, reply)),
         group: Group::Generic,
         usage: "SORT key [BY pattern] [LIMIT offset count] [GET pattern [GET pattern ...]] [ASC | DESC] [ALPHA] [STORE destination]",
@@ -63,7 +57,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         name: "SORT_RO",
         arity: AtLeast(2),
         keys: Keys::Args(&[reads(One(1))]),
-        traits: TRAITS,
+        traits: TRAITS.split_at(1).1,
         run: Run::Run(|tx, args, reply| sort(tx, args, false, reply)),
         group: Group::Generic,
         usage: "SORT_RO key [BY pattern] [LIMIT offset count] [GET pattern [GET pattern ...]] [ASC | DESC] [ALPHA]",

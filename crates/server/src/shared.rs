@@ -14,6 +14,7 @@ use crate::listener::Stream;
 use crate::long::LongCommands;
 use crate::pubsub::PubSub;
 use crate::pubsub::mail::Mail;
+use crate::scripts::Scripts;
 use crate::session::latency::LatencyMonitor;
 use crate::session::pause::Pause;
 use crate::session::slowlog::Slowlog;
@@ -168,6 +169,8 @@ pub struct Shared {
     pub pubsub: PubSub,
     /// Commands that take long.
     pub long: LongCommands,
+    /// Scripts.
+    pub scripts: Scripts,
     /// CLIENT PAUSE.
     pub pause: Pause,
     /// SLOWLOG.
@@ -221,6 +224,7 @@ impl Shared {
             stopping: AtomicBool::new(false),
             monitors: AtomicUsize::new(0),
             long: LongCommands::default(),
+            scripts: Scripts::default(),
             pause: Pause::default(),
             slowlog: Slowlog::default(),
             latency: LatencyMonitor::default(),
