@@ -15,6 +15,7 @@ pub mod garbage;
 mod keyspace;
 mod shard;
 mod tx;
+mod undo;
 mod waiting;
 mod watching;
 

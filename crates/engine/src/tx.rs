@@ -178,6 +178,32 @@ impl<'a> Tx<'a> {
         self.effects
     }
 
+    /// Notes that all shards are locked now.
+    pub(crate) fn set_whole(&mut self) {
+        if !self.holds_all() {
+            self.held = Held::All;
+        }
+    }
+
+    /// Goes back to what was done before.
+    pub(crate) fn set_effects(&mut self, effects: Effects) {
+        self.effects = effects;
+    }
+
+    /// The shards that are locked, if not all are.
+    pub fn locked_shards(&self) -> Option<Vec<usize>> {
+        let mut shards = match self.held {
+            Held::None => Vec::new(),
+            Held::One(shard) => vec![shard],
+            Held::Many(shards) => shards.to_vec(),
+            Held::All | Held::Lent => return None,
+        };
+        if let Some(aside) = &self.aside {
+            shards.extend(&aside.included);
+        }
+        Some(shards)
+    }
+
     /// Makes another database the selected one.
     pub fn set_db(&mut self, db: usize) {
         self.db = db;
@@ -205,7 +231,11 @@ impl<'a> Tx<'a> {
     }
 
     #[cold]
-    fn tell_change(&mut self, db: usize, key: Key<'_>) {
+    pub(crate) fn tell_change(&mut self, db: usize, key: Key<'_>) {
+        if let Some(undo) = self.aside.as_mut().and_then(|aside| aside.undo.as_mut()) {
+            undo.note_untold(db, key);
+            return;
+        }
         let watching = self.engine.watching(self.engine.shard_of(key.hash));
         watching.tell(db, key.hash);
         self.note_ready(db, key);
@@ -218,7 +248,7 @@ impl<'a> Tx<'a> {
 
     /// True if the shard of that number is locked.
     #[inline]
-    pub(crate) fn holds(&self, index: usize) -> bool {
+    pub fn holds(&self, index: usize) -> bool {
         let held = match self.held {
             Held::None => false,
             Held::One(shard) => shard == index,
@@ -305,6 +335,9 @@ impl<'a> Tx<'a> {
     /// The place of a key in a database.
     #[inline]
     pub fn place_in(&mut self, db: usize, key: Key<'_>) -> Place<'_> {
+        if self.aside.is_some() {
+            self.save(db, key);
+        }
         let now = self.now;
         let Shard { databases, expired } = self.shard_of(key);
         databases[db].place(key, now, expired)
@@ -331,13 +364,18 @@ impl<'a> Tx<'a> {
     /// The entry of a key, without a trace; those of many keys can be looked at together. Fields of a hash that have ended may
     /// still be in it.
     pub fn view(&self, key: Key<'_>) -> Option<EntryRef<'_>> {
+        self.view_in(self.db, key)
+    }
+
+    /// As [`Tx::view`], in any database.
+    pub fn view_in(&self, db: usize, key: Key<'_>) -> Option<EntryRef<'_>> {
         let index = self.engine.shard_of(key.hash);
         assert!(self.holds(index), "shard {index} is used without its lock");
         // SAFETY:
         // - the lock is held, as just checked, until `self` is dropped;
         // - a change needs `&mut self`, which the borrow excludes.
         let shard = unsafe { self.engine.shard_ref(index) };
-        shard.databases[self.db].view(key, self.now)
+        shard.databases[db].view(key, self.now)
     }
 
     /// The string at a key, for a command that uses it.

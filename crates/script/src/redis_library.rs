@@ -108,6 +108,10 @@ fn run_command(stack: &mut Stack<'_>) -> Result<bool, Raise> {
             context.stop.set(Stop::Aborted);
             Err(Raise::Stopped)
         }
+        Some(Called::Kill(text)) => {
+            context.stop.set(Stop::Killed(text));
+            Err(Raise::Stopped)
+        }
         None => Err(raised(
             stack,
             "ERR redis.call/pcall can only be called inside a script invocation",
