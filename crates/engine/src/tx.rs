@@ -83,6 +83,8 @@ pub struct Tx<'a> {
     touches: bool,
     /// True if other clients wait for this thread.
     others_wait: bool,
+    /// True for the section of a script.
+    is_script: bool,
     effects: Effects,
     /// What few sections need.
     pub(crate) aside: Option<Box<Aside>>,
@@ -108,6 +110,7 @@ impl<'a> Tx<'a> {
             now,
             touches: true,
             others_wait: false,
+            is_script: false,
             effects: Effects::default(),
             aside: None,
         }
@@ -154,6 +157,16 @@ impl<'a> Tx<'a> {
     #[inline]
     pub fn others_wait(&self) -> bool {
         self.others_wait
+    }
+
+    /// Notes that this is the section of a script.
+    pub fn set_script(&mut self, is_script: bool) {
+        self.is_script = is_script;
+    }
+
+    /// True for the section of a script.
+    pub fn is_script(&self) -> bool {
+        self.is_script
     }
 
     /// True if every shard is locked.

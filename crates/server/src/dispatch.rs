@@ -95,6 +95,19 @@ impl Dispatcher {
         }
     }
 
+    /// Forgets scripts that were flushed.
+    pub fn refresh_scripts(&mut self) {
+        self.scripts.refresh(&self.shared.scripts);
+        self.note_scripts();
+    }
+
+    /// Lets others know what the interpreter takes.
+    pub fn note_scripts(&self) {
+        if let Some(bytes) = self.scripts.vm_bytes() {
+            self.counters().vm_bytes.store(bytes, Relaxed);
+        }
+    }
+
     /// Runs the requests of `batch` until they are done or the connection stalls. `input` are the
     /// bytes they were parsed from.
     pub fn run(&mut self, connection: &mut Connection, batch: &mut Batch, input: &[u8]) {

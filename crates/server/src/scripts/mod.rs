@@ -136,6 +136,8 @@ pub struct Scripts {
     slow: SlowScripts,
     /// How often scripts met what is rare.
     pub counts: Counts,
+    /// Scripts may call commands about server and connection that they may not call otherwise, for tests.
+    pub allows_denied: AtomicBool,
 }
 
 /// How often scripts met what is rare.
@@ -153,6 +155,14 @@ impl Scripts {
     /// The texts that EVALSHA finds.
     pub fn cache(&self) -> MutexGuard<'_, ScriptCache> {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes of the texts and of what is kept about them.
+    pub fn bytes(&self) -> usize {
+        /// About what an entry of the cache takes.
+        const ENTRY_BYTES: usize = 128;
+        let cache = self.cache();
+        cache.body_bytes() + cache.len() * ENTRY_BYTES
     }
 
     /// A script with this text, which compiles.
@@ -209,7 +219,8 @@ impl ThreadScripts {
 
     /// Bytes of the interpreter, unless it is in use.
     pub fn vm_bytes(&self) -> Option<usize> {
-        self.room.as_ref().map(|room| room.interpreter.used_bytes())
+        let room = self.room.as_ref()?;
+        Some(room.interpreter.used_bytes())
     }
 }
 

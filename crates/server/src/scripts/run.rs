@@ -193,7 +193,9 @@ fn with_room(
 ) -> Result {
     let mut room = around.dispatcher().scripts.take(shared)?;
     let result = body(around, &mut room);
-    around.dispatcher().scripts.put(room);
+    let dispatcher = around.dispatcher();
+    dispatcher.scripts.put(room);
+    dispatcher.note_scripts();
     result
 }
 
@@ -255,6 +257,7 @@ fn run_once<'s>(
         memory_is_short: None,
         job,
     };
+    host.tx.set_script(true);
     let ended = with_slices(job.args, |values| {
         let (keys, arguments) = values.split_at(job.keys.min(values.len()));
         match job.program {
@@ -266,6 +269,7 @@ fn run_once<'s>(
             }
         }
     });
+    host.tx.set_script(false);
     if let Some(lack) = host.lack {
         reply.truncate_to(mark);
         host.forget();
