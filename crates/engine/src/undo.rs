@@ -70,6 +70,7 @@ impl Tx<'_> {
     pub fn begin_undo(&mut self) {
         assert!(!self.holds_all(), "changes to all keys are not saved");
         let before = self.effects();
+        self.keep_events();
         self.aside().undo.get_or_insert_with(|| Undo {
             saved: Vec::with_capacity(4),
             bytes: 0,
@@ -131,7 +132,7 @@ impl Tx<'_> {
                 }
                 (Place::Present(present), None) => drop(present.remove()),
                 (Place::Absent(absent), Some(entry)) => absent.insert(entry),
-                (Place::Absent(absent), None) => absent.discard(),
+                (Place::Absent(_), None) => {}
             };
             match was {
                 Was::Present(entry) => {
@@ -142,6 +143,7 @@ impl Tx<'_> {
             }
         }
         self.set_effects(undo.before);
+        self.forget_events();
     }
 
     /// Lets all changes stay, those to come included, and tells who watches or waits for the keys.
@@ -150,7 +152,8 @@ impl Tx<'_> {
             return;
         };
         for (db, key) in undo.untold {
-            self.tell_change(db, Key::new(&key));
+            self.tell_observers(db, Key::new(&key));
         }
+        self.tell_events();
     }
 }

@@ -482,6 +482,9 @@ impl Dispatcher {
                     }
                     if let Err(Stop::Long) = result {
                         drop(tx);
+                        // Before what the command itself publishes.
+                        let (pubsub, threads) = (&self.shared.pubsub, &self.shared.threads);
+                        pubsub.send(self.thread, threads);
                         let command = LongCommand::new(session, row, run, args.to_owned());
                         let command = Arc::new(command);
                         session.long = Some(command.clone());
@@ -493,14 +496,14 @@ impl Dispatcher {
                         session.parking = Some(parking);
                     }
                 }
-                let has_ready = tx.has_ready();
-                if has_ready {
+                let has_aside = tx.has_aside();
+                if has_aside {
                     self.unserved.extend(tx.serve_waiters());
                 }
                 count_effects(&self.shared.threads[self.thread].counters, tx.effects());
                 drop(tx);
-                if has_ready {
-                    self.serve_unserved();
+                if has_aside {
+                    self.end_aside(session);
                 }
                 result
             }

@@ -86,6 +86,7 @@ pub fn exec_around<A: Around>(
     session.transaction.end(engine, &session.client);
     dispatcher.refresh_config();
     dispatcher.serve_unserved();
+    dispatcher.note_congested(session);
     result
 }
 
