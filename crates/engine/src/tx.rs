@@ -77,7 +77,7 @@ pub struct Effects {
 /// An atomic section. Dropping it releases the locks.
 pub struct Tx<'a> {
     engine: &'a Engine,
-    held: Held<'a>,
+    pub(crate) held: Held<'a>,
     db: usize,
     now: Now,
     /// False for CLIENT NO-TOUCH: reading a key then leaves its age alone.
@@ -85,8 +85,8 @@ pub struct Tx<'a> {
     /// True if other clients wait for this thread.
     others_wait: bool,
     /// True for the section of a script.
-    is_script: bool,
-    effects: Effects,
+    pub(crate) is_script: bool,
+    pub(crate) effects: Effects,
     /// What few sections need.
     pub(crate) aside: Option<Box<Aside>>,
 }
@@ -163,16 +163,6 @@ impl<'a> Tx<'a> {
         self.others_wait
     }
 
-    /// Notes that this is the section of a script.
-    pub fn set_script(&mut self, is_script: bool) {
-        self.is_script = is_script;
-    }
-
-    /// True for the section of a script.
-    pub fn is_script(&self) -> bool {
-        self.is_script
-    }
-
     /// True if every shard is locked.
     pub fn holds_all(&self) -> bool {
         matches!(self.held, Held::All | Held::Lent)
@@ -193,32 +183,6 @@ impl<'a> Tx<'a> {
     #[inline]
     pub fn effects(&self) -> Effects {
         self.effects
-    }
-
-    /// Notes that all shards are locked now.
-    pub(crate) fn set_whole(&mut self) {
-        if !self.holds_all() {
-            self.held = Held::All;
-        }
-    }
-
-    /// Goes back to what was done before.
-    pub(crate) fn set_effects(&mut self, effects: Effects) {
-        self.effects = effects;
-    }
-
-    /// The shards that are locked, if not all are.
-    pub fn locked_shards(&self) -> Option<Vec<usize>> {
-        let mut shards = match self.held {
-            Held::None => Vec::new(),
-            Held::One(shard) => vec![shard],
-            Held::Many(shards) => shards.to_vec(),
-            Held::All | Held::Lent => return None,
-        };
-        if let Some(aside) = &self.aside {
-            shards.extend(&aside.included);
-        }
-        Some(shards)
     }
 
     /// Makes another database the selected one.

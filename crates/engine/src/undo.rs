@@ -1,4 +1,5 @@
-//! Undoing what a section did: for scripts that find out late that they need a lock which somebody else holds.
+//! What sections of scripts can do beside: above all, undo what they did when they find out late that they need a lock which
+//! somebody else holds.
 //!
 //! From [`Tx::begin_undo`] on, every entry is saved before it is first changed, whichever way: all changes go through
 //! [`Tx::place_in`], or need all locks, with which nothing has to be undone. Who watches or waits for keys is told when it is
@@ -6,7 +7,7 @@
 
 use damselfly_value::Entry;
 
-use crate::tx::Effects;
+use crate::tx::{Effects, Held};
 use crate::{Key, Place, Tx};
 
 /// What a section has to do to undo its changes.
@@ -63,6 +64,45 @@ impl Undo {
 }
 
 impl Tx<'_> {
+    /// Notes that this is the section of a script.
+    pub fn set_script(&mut self, is_script: bool) {
+        self.is_script = is_script;
+    }
+
+    /// True for the section of a script.
+    pub fn is_script(&self) -> bool {
+        self.is_script
+    }
+
+    /// The shards that are locked, if not all are.
+    pub fn locked_shards(&self) -> Option<Vec<usize>> {
+        let mut shards = match self.held {
+            Held::None => Vec::new(),
+            Held::One(shard) => vec![shard],
+            Held::Many(shards) => shards.to_vec(),
+            Held::All | Held::Lent => return None,
+        };
+        if let Some(aside) = &self.aside {
+            shards.extend(&aside.included);
+        }
+        Some(shards)
+    }
+
+    /// Makes this a section over everything, whose locks it has all included one by one.
+    ///
+    /// # Panics
+    /// If a lock is missing.
+    pub fn become_whole(&mut self) {
+        let mut shards = 0..self.engine().shards();
+        assert!(shards.all(|shard| self.holds(shard)), "a lock is missing");
+        if let Some(aside) = &mut self.aside {
+            aside.included.clear();
+        }
+        if !self.holds_all() {
+            self.held = Held::All;
+        }
+    }
+
     /// From now on all changes can be undone.
     ///
     /// # Panics
@@ -142,7 +182,7 @@ impl Tx<'_> {
                 Was::Absent(key) => place(self, &key, None),
             }
         }
-        self.set_effects(undo.before);
+        self.effects = undo.before;
         self.forget_events();
     }
 

@@ -190,19 +190,6 @@ impl Tx<'_> {
         taken
     }
 
-    /// Makes this a section over everything, whose locks it has all included one by one.
-    ///
-    /// # Panics
-    /// If a lock is missing.
-    pub fn become_whole(&mut self) {
-        let mut shards = 0..self.engine().shards();
-        assert!(shards.all(|shard| self.holds(shard)), "a lock is missing");
-        if let Some(aside) = &mut self.aside {
-            aside.included.clear();
-        }
-        self.set_whole();
-    }
-
     /// Notes that a key was changed, if somebody waits for it.
     pub(crate) fn note_ready(&mut self, db: usize, key: Key<'_>) {
         let engine = self.engine();

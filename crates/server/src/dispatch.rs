@@ -57,6 +57,7 @@ pub struct Dispatcher {
     /// What this thread's scripts use.
     pub scripts: ThreadScripts,
     /// The same as `shared`, but counted by this thread alone: quick to hold on to.
+    #[expect(clippy::redundant_allocation, reason = "others do not count it")]
     pub(crate) keeper: Arc<Arc<Shared>>,
 }
 

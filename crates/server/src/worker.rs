@@ -7,6 +7,7 @@ mod accept;
 mod due;
 mod late;
 mod mail;
+mod requests;
 mod script;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -23,7 +24,6 @@ use crate::clients::Client;
 use crate::connection::{Batch, Connection, ReadEnd, Stall};
 use crate::dispatch::Dispatcher;
 use crate::listener::Listener;
-use crate::session::Replies;
 use crate::shared::{self, Message, Shared};
 
 /// Tokens of what is no connection.
@@ -374,19 +374,6 @@ impl Worker {
         self.batch = batch;
     }
 
-    /// Parses and runs until the input is used up or the connection can't go on.
-    fn run_all(&mut self, key: usize, batch: &mut Batch, input: &mut [u8]) {
-        while let Some(connection) = self.connections.get_mut(key) {
-            run_all(&mut self.dispatcher, connection, batch, input);
-            if !matches!(connection.stall, Some(Stall::Script)) {
-                return;
-            }
-            if !self.run_script(key, batch, input) {
-                return;
-            }
-        }
-    }
-
     /// What follows from the state of a connection that was just served.
     fn finish(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else {
@@ -586,44 +573,6 @@ impl Worker {
                 let _ = connection.flush();
             }
             self.close(key);
-        }
-    }
-}
-
-/// The same, but stops at scripts.
-fn run_all(
-    dispatcher: &mut Dispatcher,
-    connection: &mut Connection,
-    batch: &mut Batch,
-    input: &mut [u8],
-) {
-    loop {
-        if !batch.is_unfinished() {
-            let parsed = batch.parsed;
-            let limits = connection.limits(&dispatcher.config);
-            batch.parse(&mut connection.parser, input, &limits);
-            if batch.parsed == parsed && batch.error.is_none() {
-                return;
-            }
-        }
-        dispatcher.run(connection, batch, input);
-        if connection.stall.is_some() || connection.session.closing {
-            return;
-        }
-        if let Some(error) = batch.error.take() {
-            if connection.session.replies != Replies::Off {
-                let protocol = connection.session.protocol;
-                damselfly_protocol::Reply::new(&mut connection.output, protocol)
-                    .error(error.text());
-            }
-            dispatcher.counters().count_error(&error.text());
-            log::debug!(
-                "Protocol error from client {}: {}",
-                connection.session.client.address,
-                String::from_utf8_lossy(&error.text())
-            );
-            connection.session.closing = true;
-            return;
         }
     }
 }

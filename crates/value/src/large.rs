@@ -152,3 +152,10 @@ impl SharedLarge {
         Arc::get_mut(&mut counted).is_some()
     }
 }
+
+impl crate::EntryRef<'_> {
+    /// True if it is a large collection, which copies share until one of them is changed.
+    pub fn is_large(self) -> bool {
+        self.kind().is_boxed()
+    }
+}

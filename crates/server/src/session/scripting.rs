@@ -1,5 +1,7 @@
 //! EVAL and its relatives, and SCRIPT.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use damselfly_base::CommandError;
 use damselfly_base::number::parse_integer;
 use damselfly_base::sha1::{hex, sha1};
@@ -289,6 +291,14 @@ fn flush(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Re
 
 fn kill(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
     context.shared.scripts.kill(Kind::Script)?;
+    reply.ok();
+    Ok(())
+}
+
+/// DEBUG SET-DISABLE-DENY-SCRIPTS: lets scripts call commands that they may not call otherwise.
+pub(super) fn set_deny(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let allowed = &context.shared.scripts.allows_denied;
+    allowed.store(!args.is(2, "0"), Relaxed);
     reply.ok();
     Ok(())
 }
