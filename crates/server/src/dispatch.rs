@@ -57,7 +57,10 @@ pub struct Dispatcher {
     /// What this thread's scripts use.
     pub scripts: ThreadScripts,
     /// The same as `shared`, but counted by this thread alone: quick to hold on to.
-    #[expect(clippy::redundant_allocation, reason = "others do not count it")]
+    #[expect(
+        clippy::redundant_allocation,
+        reason = "its counter is no other thread's"
+    )]
     pub(crate) keeper: Arc<Arc<Shared>>,
 }
 

@@ -40,13 +40,13 @@ pub use locks::{Memory, Plan};
 pub use run::{run, run_within};
 pub use slow::{Kind, Slow};
 
-/// What is to run, and how many keys it declares.
-pub type Found = Result<(Program, usize), CommandError>;
+/// Finds a program, and how many keys it declares.
+type Find = fn(&mut Room, &Shared, Args<'_>) -> Result<(Program, usize), CommandError>;
 
 /// A command that runs scripts or functions.
 pub struct Finder {
     /// Finds what is to run, and how many keys it declares: its arguments begin with the keys, at the fourth argument.
-    pub find: fn(&mut Room, &Shared, Args<'_>) -> Found,
+    pub find: Find,
     /// What the script or function says about itself; `None` if it says nothing or there is none.
     pub flags: fn(&Shared, Args<'_>) -> Option<Flags>,
 }

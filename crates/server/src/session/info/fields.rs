@@ -99,7 +99,7 @@ pub static FIELDS: &[Field] = &[
     row(Memory, "total_system_memory", |_| facts::system_bytes().to_string()),
     row(Memory, "total_system_memory_human", |_| human(facts::system_bytes() as usize)),
     row(Memory, "used_memory_lua", |f| f.vm_bytes().to_string()),
-    row(Memory, "used_memory_vm_eval", |f| (f.vm_bytes() - f.vm_functions_bytes()).to_string()),
+    row(Memory, "used_memory_vm_eval", |f| f.vm_bytes().saturating_sub(f.vm_functions_bytes()).to_string()),
     row(Memory, "used_memory_lua_human", |f| human(f.vm_bytes())),
     row(Memory, "used_memory_scripts_eval", |f| f.shared.scripts.bytes().to_string()),
     row(Memory, "number_of_cached_scripts", |f| f.shared.scripts.cache().len().to_string()),
@@ -300,7 +300,7 @@ impl Facts<'_> {
     /// Bytes of them that hold libraries of functions.
     fn vm_functions_bytes(&self) -> usize {
         let bytes = |counters: &ThreadCounters| counters.vm_functions_bytes.load(Relaxed) as u64;
-        (self.shared.total(bytes) as usize).min(self.vm_bytes())
+        self.shared.total(bytes) as usize
     }
 
     /// Bytes of the texts of scripts and functions.
