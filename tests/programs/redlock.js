@@ -25,6 +25,12 @@ async function locked(redlock, key, work) {
   }
 }
 
+/** Redlock is content with two nodes of three; the third may follow later, or not. */
+async function most(nodes, check) {
+  const answers = await Promise.all(nodes.map(check));
+  assert.ok(answers.filter((answer) => answer).length >= 2, `on the nodes: ${answers}`);
+}
+
 async function exclusion({ nodes, once, store }) {
   await store.set("balance", 0);
   let inside = 0;
@@ -46,7 +52,7 @@ async function exclusion({ nodes, once, store }) {
 async function several({ nodes, redlock, once }) {
   assert.equal(await redlock.using(["left"], 5_000, () => redlock.using(["right"], 5_000, async () => 42)), 42);
   const both = await redlock.acquire(["left", "right"], 5_000);
-  for (const key of ["left", "right"]) assert.equal(await nodes[1].get(key), both.value);
+  for (const key of ["left", "right"]) await most(nodes, async (node) => (await node.get(key)) === both.value);
   await assert.rejects(once.acquire(["right", "other"], 5_000), ExecutionError);
   for (const node of nodes) assert.equal(await node.exists("other"), 0, "all or none of the keys");
   await both.release();
@@ -58,7 +64,7 @@ async function extension({ nodes, redlock, once }) {
   let lock = await redlock.acquire(["short"], 200);
   assert.ok((await nodes[0].pttl("short")) <= 200);
   lock = await lock.extend(60_000);
-  for (const node of nodes) assert.ok((await node.pttl("short")) > 50_000);
+  await most(nodes, async (node) => (await node.pttl("short")) > 50_000);
   await assert.rejects(once.acquire(["short"], 100), ExecutionError);
   await lock.release();
   // One that ran out belongs to who takes it next; its first owner can do nothing to it.
@@ -66,7 +72,7 @@ async function extension({ nodes, redlock, once }) {
   const second = await redlock.acquire(["brief"], 60_000);
   await assert.rejects(first.extend(60_000));
   await assert.rejects(first.release(), ExecutionError);
-  for (const node of nodes) assert.equal(await node.get("brief"), second.value);
+  await most(nodes, async (node) => (await node.get("brief")) === second.value);
   await second.release();
 }
 
