@@ -16,6 +16,7 @@ pub mod garbage;
 mod keyspace;
 mod shard;
 mod tx;
+mod undo;
 mod waiting;
 mod watching;
 

@@ -84,6 +84,8 @@ pub struct Tx<'a> {
     touches: bool,
     /// True if other clients wait for this thread.
     others_wait: bool,
+    /// True for the section of a script.
+    is_script: bool,
     effects: Effects,
     /// What few sections need.
     pub(crate) aside: Option<Box<Aside>>,
@@ -112,6 +114,7 @@ impl<'a> Tx<'a> {
             now,
             touches: true,
             others_wait: false,
+            is_script: false,
             effects: Effects::default(),
             aside: None,
         }
@@ -160,6 +163,16 @@ impl<'a> Tx<'a> {
         self.others_wait
     }
 
+    /// Notes that this is the section of a script.
+    pub fn set_script(&mut self, is_script: bool) {
+        self.is_script = is_script;
+    }
+
+    /// True for the section of a script.
+    pub fn is_script(&self) -> bool {
+        self.is_script
+    }
+
     /// True if every shard is locked.
     pub fn holds_all(&self) -> bool {
         matches!(self.held, Held::All | Held::Lent)
@@ -180,6 +193,32 @@ impl<'a> Tx<'a> {
     #[inline]
     pub fn effects(&self) -> Effects {
         self.effects
+    }
+
+    /// Notes that all shards are locked now.
+    pub(crate) fn set_whole(&mut self) {
+        if !self.holds_all() {
+            self.held = Held::All;
+        }
+    }
+
+    /// Goes back to what was done before.
+    pub(crate) fn set_effects(&mut self, effects: Effects) {
+        self.effects = effects;
+    }
+
+    /// The shards that are locked, if not all are.
+    pub fn locked_shards(&self) -> Option<Vec<usize>> {
+        let mut shards = match self.held {
+            Held::None => Vec::new(),
+            Held::One(shard) => vec![shard],
+            Held::Many(shards) => shards.to_vec(),
+            Held::All | Held::Lent => return None,
+        };
+        if let Some(aside) = &self.aside {
+            shards.extend(&aside.included);
+        }
+        Some(shards)
     }
 
     /// Makes another database the selected one.
@@ -211,15 +250,23 @@ impl<'a> Tx<'a> {
 
     #[cold]
     fn tell_change(&mut self, db: usize, key: Key<'_>, event: Option<Event>) {
-        let watching = self.engine.watching(self.engine.shard_of(key.hash));
-        watching.tell(db, key.hash);
-        self.note_ready(db, key);
+        match self.aside.as_mut().and_then(|aside| aside.undo.as_mut()) {
+            Some(undo) => undo.note_untold(db, key),
+            None => self.tell_observers(db, key),
+        }
         if let Some(event) = event {
             self.raise(db, key, event);
             if event != Event::Del && !self.is_there(db, key) {
                 self.raise(db, key, Event::Del);
             }
         }
+    }
+
+    /// Tells who watches a key or waits for it.
+    pub(crate) fn tell_observers(&mut self, db: usize, key: Key<'_>) {
+        let watching = self.engine.watching(self.engine.shard_of(key.hash));
+        watching.tell(db, key.hash);
+        self.note_ready(db, key);
     }
 
     /// True if a key has an entry, even one whose end has come.
@@ -235,7 +282,7 @@ impl<'a> Tx<'a> {
 
     /// True if the shard of that number is locked.
     #[inline]
-    pub(crate) fn holds(&self, index: usize) -> bool {
+    pub fn holds(&self, index: usize) -> bool {
         let held = match self.held {
             Held::None => false,
             Held::One(shard) => shard == index,
@@ -333,6 +380,9 @@ impl<'a> Tx<'a> {
     /// The place of a key in a database.
     #[inline]
     pub fn place_in(&mut self, db: usize, key: Key<'_>) -> Place<'_> {
+        if self.aside.is_some() {
+            self.save(db, key);
+        }
         let (engine, now, index) = (self.engine, self.now, self.engine.shard_of(key.hash));
         // SAFETY: bounded by the signature.
         let Shard { databases, expired } = unsafe { self.shard(index) };
@@ -394,13 +444,18 @@ impl<'a> Tx<'a> {
     /// The entry of a key, without a trace; those of many keys can be looked at together. Fields of a hash that have ended may
     /// still be in it.
     pub fn view(&self, key: Key<'_>) -> Option<EntryRef<'_>> {
+        self.view_in(self.db, key)
+    }
+
+    /// As [`Tx::view`], in any database.
+    pub fn view_in(&self, db: usize, key: Key<'_>) -> Option<EntryRef<'_>> {
         let index = self.engine.shard_of(key.hash);
         assert!(self.holds(index), "shard {index} is used without its lock");
         // SAFETY:
         // - the lock is held, as just checked, until `self` is dropped;
         // - a change needs `&mut self`, which the borrow excludes.
         let shard = unsafe { self.engine.shard_ref(index) };
-        shard.databases[self.db].view(key, self.now)
+        shard.databases[db].view(key, self.now)
     }
 
     /// The string at a key, for a command that uses it.

@@ -64,6 +64,8 @@ pub struct Worker {
     spare_outputs: Vec<Vec<u8>>,
     /// Room for the replies of scripts.
     script_reply: Vec<u8>,
+    /// How many turns took place while a script ran.
+    nested_turns: u64,
     /// The shard at which the expiry sweep goes on.
     sweep_at: usize,
     next_sweep: Instant,
@@ -98,6 +100,7 @@ impl Worker {
             batch: Batch::default(),
             spare_outputs: Vec::new(),
             script_reply: Vec::new(),
+            nested_turns: 0,
             sweep_at: 0,
             next_sweep: now,
             next_tick: now,
@@ -435,6 +438,9 @@ impl Worker {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
+        if matches!(connection.stall, Some(Stall::Script)) {
+            return;
+        }
         if matches!(connection.stall, Some(Stall::Sleeping(_))) && !connection.ended {
             // The reply to DEBUG SLEEP comes when it is over.
             return;
@@ -511,6 +517,13 @@ impl Worker {
     }
 
     pub(super) fn close(&mut self, key: usize) {
+        if let Some(connection) = self.connections.get(key)
+            && matches!(connection.stall, Some(Stall::Script))
+        {
+            // When its script has ended.
+            connection.session.client.killed.store(true, Relaxed);
+            return;
+        }
         let Some(mut connection) = self.connections.try_remove(key) else {
             return;
         };

@@ -87,7 +87,7 @@ static SUBCOMMANDS: &[Subcommand] = &[
     subcommand("RELOAD", 2..=ANY, reload, "[MERGE] [NOFLUSH] [NOSAVE]", "Is refused: there are no snapshots yet."),
     subcommand("REPLYBUFFER", 4..=4, replybuffer, "PEAK-RESET-TIME <NEVER|RESET|milliseconds>", "Does nothing: reply buffers follow their use."),
     subcommand("SET-ACTIVE-EXPIRE", 3..=3, set_active_expire, "<0|1>", "Ends or resumes the background removal of expired keys."),
-    subcommand("SET-DISABLE-DENY-SCRIPTS", 3..=3, accept, "<0|1>", "Does nothing: there are no scripts yet."),
+    subcommand("SET-DISABLE-DENY-SCRIPTS", 3..=3, set_deny, "<0|1>", "Lets scripts call commands about server and connection that they may not call otherwise."),
     subcommand("SET-SKIP-CHECKSUM-VALIDATION", 3..=3, accept, "<0|1>", "Does nothing: there are no snapshots yet."),
     subcommand("SLEEP", 3..=3, sleep, "<seconds>", "Answers after that time; only this connection waits."),
     subcommand("STRINGMATCH-LEN", 4..=4, stringmatch_len, "<len> <pattern>", "Matches a text of that many letters `a` against a pattern."),
@@ -540,6 +540,13 @@ fn htstats_key(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>)
         )
         .into()),
     }
+}
+
+fn set_deny(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let allowed = &context.shared.scripts.allows_denied;
+    allowed.store(!args.is(2, "0"), Relaxed);
+    reply.ok();
+    Ok(())
 }
 
 fn protocol(_: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {

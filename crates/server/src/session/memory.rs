@@ -127,7 +127,7 @@ fn stats(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Resul
         ("clients.normal", Integer(facts.clients.bytes)),
         ("cluster.links", Integer(0)),
         ("aof.buffer", Integer(0)),
-        ("lua.caches", Integer(0)),
+        ("lua.caches", Integer(context.shared.scripts.bytes())),
         ("functions.caches", Integer(0)),
     ];
     let free = facts.resident.saturating_sub(facts.used);

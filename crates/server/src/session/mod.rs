@@ -32,6 +32,7 @@ use crate::config::Config;
 use crate::long::LongCommand;
 use crate::parked::Parking;
 use crate::registry::Handler;
+use crate::scripts::Plan;
 use crate::session::pubsub::Subscriptions;
 use crate::session::transaction::Transaction;
 use crate::shared::Shared;
@@ -98,6 +99,8 @@ pub struct Session {
     pub rest: Option<Rest>,
     /// MULTI and WATCH.
     pub transaction: Transaction,
+    /// Which locks its script needs that waits for some.
+    pub script_plan: Option<Box<Plan>>,
 }
 
 impl Session {
@@ -118,6 +121,7 @@ impl Session {
             long: None,
             rest: None,
             transaction: Transaction::default(),
+            script_plan: None,
         }
     }
 

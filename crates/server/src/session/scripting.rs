@@ -11,7 +11,7 @@ use damselfly_protocol::Reply;
 use damselfly_script::{Flags, Script, parse_digest};
 
 use crate::registry::Handler;
-use crate::scripts::{Finder, Program, Room};
+use crate::scripts::{Finder, Kind, Program, Room};
 use crate::session::Context;
 use crate::shared::Shared;
 
@@ -287,9 +287,10 @@ fn flush(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Re
     Ok(())
 }
 
-fn kill(_: &mut Context<'_>, _: Args<'_>, _: &mut Reply<'_>) -> Result {
-    let text = "NOTBUSY No scripts in execution right now.";
-    Err(CommandError::Text(text.to_owned()).into())
+fn kill(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    context.shared.scripts.kill(Kind::Script)?;
+    reply.ok();
+    Ok(())
 }
 
 fn debug(_: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
