@@ -197,7 +197,7 @@ impl Tx<'_> {
     pub fn become_whole(&mut self) {
         let mut shards = 0..self.engine().shards();
         assert!(shards.all(|shard| self.holds(shard)), "a lock is missing");
-        if let Some(aside) = &mut self.aside {
+        if let Some(aside) = self.aside.as_mut() {
             aside.included.clear();
         }
         self.set_whole();

@@ -119,15 +119,20 @@ fn events_of_changes_that_are_undone_are_forgotten() {
     let witness = Witness::of(&world, "KA");
     let mut tx = world.engine.lock_all(0, NOW).unwrap();
     set_number(&mut tx, "before", 1);
+    ends_soon(&mut tx, "ends");
+    drop(tx);
+    assert_eq!(witness.told(), ["set before 0", "set ends 0"]);
+    let mut tx = world.engine.lock_all(0, LATER).unwrap();
     tx.keep_events();
+    assert!(tx.read(key("ends")).is_none());
     for number in 0..1000 {
         set_number(&mut tx, "undone", number);
     }
     tx.forget_events();
     set_number(&mut tx, "again", 1);
-    assert_eq!(witness.told(), ["set before 0"]);
+    assert!(witness.told().is_empty());
     drop(tx);
-    assert_eq!(witness.told(), ["set again 0"]);
+    assert_eq!(witness.told(), ["expired ends 0", "set again 0"]);
 }
 
 #[test]
