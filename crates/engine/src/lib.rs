@@ -9,6 +9,7 @@
 
 mod access;
 mod aside;
+mod changes;
 mod database;
 mod events;
 mod expiry;

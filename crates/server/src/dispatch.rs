@@ -57,6 +57,10 @@ pub struct Dispatcher {
     /// What this thread's scripts use.
     pub scripts: ThreadScripts,
     /// The same as `shared`, but counted by this thread alone: quick to hold on to.
+    #[expect(
+        clippy::redundant_allocation,
+        reason = "its counter is no other thread's"
+    )]
     pub(crate) keeper: Arc<Arc<Shared>>,
 }
 
@@ -97,7 +101,7 @@ impl Dispatcher {
 
     /// Forgets scripts that were flushed.
     pub fn refresh_scripts(&mut self) {
-        self.scripts.refresh(&self.shared.scripts);
+        self.scripts.refresh(&self.shared);
         self.note_scripts();
     }
 

@@ -19,12 +19,11 @@ use std::time::{Duration, Instant};
 use mio::{Events, Poll, Token};
 use slab::Slab;
 
-use crate::clients::Client;
 use crate::connection::{Batch, Connection, ReadEnd, Stall};
 use crate::dispatch::Dispatcher;
 use crate::listener::Listener;
 use crate::session::Replies;
-use crate::shared::{self, Message, Shared};
+use crate::shared::{self, Shared};
 
 /// Tokens of what is no connection.
 pub const WAKER: Token = Token(usize::MAX);
@@ -545,37 +544,6 @@ impl Worker {
             }
         }
         let _ = connection.stream.deregister(self.poll.registry());
-    }
-
-    /// Receives messages that this thread has left for itself; false if there are none.
-    fn receive_own(&mut self) -> bool {
-        let has_mail = self.shared.threads[self.index].has_mail();
-        if has_mail {
-            self.receive();
-        }
-        has_mail
-    }
-
-    fn receive(&mut self) {
-        let (first, messages) = self.shared.threads[self.index].receive();
-        for (number, message) in (first..).zip(messages) {
-            match message {
-                Message::Serve { stream, id } => self.add(stream, id),
-                Message::Monitored { lines, from } => self.show_monitors(&lines, from),
-                Message::Mail { mail, bytes } => self.receive_mail(number, &mail, bytes),
-                Message::Look(client) => {
-                    if let Some(key) = self.find(&client) {
-                        self.queue(key);
-                    }
-                }
-            }
-        }
-    }
-
-    /// The place of a client's connection, if it is one of this thread's and still open.
-    fn find(&self, client: &Client) -> Option<usize> {
-        let found = self.connections.get(client.place)?;
-        (found.session.client.id == client.id).then_some(client.place)
     }
 
     /// Sends what can still be sent, and ends all connections.

@@ -504,11 +504,6 @@ impl<'a> EntryRef<'a> {
         unsafe { &*self.large_address() }
     }
 
-    /// True if it is a large collection, which copies share until one of them is changed.
-    pub fn is_large(self) -> bool {
-        self.kind().is_boxed()
-    }
-
     /// The large collection in the entry, as it is now, to be kept: changes of the entry do not reach it. `None` if the entry
     /// holds something smaller.
     pub fn share_large(self) -> Option<SharedLarge> {

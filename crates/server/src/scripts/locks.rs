@@ -69,7 +69,7 @@ pub enum Lack {
 
 /// What is remembered of a script's need for locks.
 #[derive(Debug, Default)]
-pub(super) struct Memory {
+pub struct Memory {
     /// Grows when it is undone and falls when it is not.
     score: AtomicU32,
     /// So many times more it takes all locks at once.

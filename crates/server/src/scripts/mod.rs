@@ -27,23 +27,26 @@ use damselfly_base::CommandError;
 use damselfly_base::sha1::hex;
 use damselfly_commands::{Args, Run};
 use damselfly_protocol::Span;
-use damselfly_script::{Flags, Interpreter, Library, Limits, Script, ScriptCache};
+use damselfly_script::{Flags, Interpreter, Limits, Script, ScriptCache};
 
 use self::host::HeldBack;
-use self::locks::Memory;
 use self::slow::SlowScripts;
 use crate::dispatch::Dispatcher;
+use crate::functions::{KnownFunction, Snapshot};
 use crate::registry::{Handler, Row};
 use crate::shared::Shared;
 
-pub use locks::Plan;
+pub use locks::{Memory, Plan};
 pub use run::{run, run_within};
 pub use slow::{Kind, Slow};
+
+/// Finds a program, and how many keys it declares.
+type Find = fn(&mut Room, &Shared, Args<'_>) -> Result<(Program, usize), CommandError>;
 
 /// A command that runs scripts or functions.
 pub struct Finder {
     /// Finds what is to run, and how many keys it declares: its arguments begin with the keys, at the fourth argument.
-    pub find: fn(&mut Room, &Shared, Args<'_>) -> Result<(Program, usize), CommandError>,
+    pub find: Find,
     /// What the script or function says about itself; `None` if it says nothing or there is none.
     pub flags: fn(&Shared, Args<'_>) -> Option<Flags>,
 }
@@ -93,12 +96,7 @@ pub enum Program {
     /// A script.
     Script(Arc<Known>),
     /// A function.
-    Function {
-        /// Its library.
-        library: Arc<Library>,
-        /// Its place among the library's functions.
-        index: usize,
-    },
+    Function(Arc<KnownFunction>),
 }
 
 impl Program {
@@ -106,10 +104,7 @@ impl Program {
     pub fn flags(&self) -> Option<Flags> {
         match self {
             Self::Script(known) => known.script.flags(),
-            Self::Function { library, index } => {
-                let function = library.functions().get(*index);
-                Some(function.map_or(Flags::default(), |function| function.flags))
-            }
+            Self::Function(known) => Some(known.function().flags),
         }
     }
 
@@ -117,10 +112,7 @@ impl Program {
     pub fn name(&self) -> String {
         match self {
             Self::Script(known) => hex(known.script.digest()),
-            Self::Function { library, index } => {
-                let function = library.functions().get(*index);
-                function.map_or(String::new(), |function| function.name.clone())
-            }
+            Self::Function(known) => known.function().name.clone(),
         }
     }
 }
@@ -201,7 +193,7 @@ impl ThreadScripts {
             Some(room) => room,
             None => Box::new(Room::new()?),
         };
-        room.refresh(&shared.scripts);
+        room.refresh(shared);
         Ok(room)
     }
 
@@ -211,9 +203,9 @@ impl ThreadScripts {
     }
 
     /// Forgets what was flushed.
-    pub fn refresh(&mut self, scripts: &Scripts) {
+    pub fn refresh(&mut self, shared: &Shared) {
         if let Some(room) = &mut self.room {
-            room.refresh(scripts);
+            room.refresh(shared);
         }
     }
 
@@ -238,10 +230,10 @@ pub struct Room {
     /// The interpreter.
     pub interpreter: Interpreter,
     known: HashMap<[u8; 20], Arc<Known>>,
-    /// What is remembered of functions, by their names.
-    functions: HashMap<String, Arc<Memory>>,
     /// See [`Scripts::flushes`].
     flushes: u64,
+    /// The functions that it can call.
+    pub functions: Snapshot,
     scratch: Scratch,
 }
 
@@ -262,18 +254,23 @@ impl Room {
         Ok(Self {
             interpreter: Interpreter::new(Limits::default())?,
             known: HashMap::new(),
-            functions: HashMap::new(),
             flushes: 0,
+            functions: Snapshot::default(),
             scratch: Scratch::default(),
         })
     }
 
-    fn refresh(&mut self, scripts: &Scripts) {
-        let flushes = scripts.flushes.load(Relaxed);
+    fn refresh(&mut self, shared: &Shared) {
+        let flushes = shared.scripts.flushes.load(Relaxed);
         if flushes != self.flushes {
             self.flushes = flushes;
             self.known.clear();
-            self.interpreter.clear();
+            self.interpreter.clear_scripts();
+        }
+        if self.functions.refresh(&shared.functions) {
+            let functions = &self.functions;
+            self.interpreter
+                .retain_libraries(|name, id| functions.contains(name, id));
         }
     }
 
@@ -306,19 +303,6 @@ impl Room {
         });
         self.known.insert(digest, known.clone());
         known
-    }
-
-    /// What is remembered of a function.
-    fn memory_of_function(&mut self, name: &str) -> Arc<Memory> {
-        if let Some(memory) = self.functions.get(name) {
-            return memory.clone();
-        }
-        if self.functions.len() >= KNOWN_MAX {
-            self.functions.clear();
-        }
-        let memory = Arc::new(Memory::default());
-        self.functions.insert(name.to_owned(), memory.clone());
-        memory
     }
 
     /// The script with this text, which is compiled now if no thread knows it.

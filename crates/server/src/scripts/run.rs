@@ -42,7 +42,7 @@ impl Job<'_> {
     pub fn slow(&self, started: Instant) -> Slow {
         let kind = match self.program {
             Program::Script(_) => Kind::Script,
-            Program::Function { .. } => Kind::Function,
+            Program::Function(_) => Kind::Function,
         };
         let command = shortened(self.args.from(0).collect::<Vec<_>>().into_iter());
         Slow::new(kind, self.program.name(), command, started)
@@ -76,13 +76,9 @@ pub fn run(
             keys,
         };
         check(&job)?;
-        let memory_of_function;
         let memory = match &program {
             Program::Script(known) => &known.memory,
-            Program::Function { .. } => {
-                memory_of_function = room.memory_of_function(&program.name());
-                &*memory_of_function
-            }
+            Program::Function(known) => &known.memory,
         };
         if plan.is_none() && memory.begins_whole() {
             plan.get_or_insert_default().all = true;
@@ -268,8 +264,9 @@ fn run_once<'s>(
             Program::Script(known) => {
                 interpreter.eval(&known.script, keys, arguments, &mut host, reply)
             }
-            Program::Function { library, index } => {
-                interpreter.call_function(library, *index, keys, arguments, &mut host, reply)
+            Program::Function(known) => {
+                let (library, index) = (&known.library, known.index);
+                interpreter.call_function(library, index, keys, arguments, &mut host, reply)
             }
         }
     });

@@ -1,6 +1,5 @@
-//! DEBUG: looking into the server, and making it misbehave, for tests.
-//!
-//! To Redis it is one command without subcommands, so it has a table of its own.
+//! DEBUG: looking into the server, and making it misbehave, for tests. To Redis it is one command without
+//! subcommands, so it has a table of its own.
 
 use std::fmt::Write as _;
 use std::ops::RangeInclusive;
@@ -591,8 +590,7 @@ fn protocol(_: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Resul
             reply.bulk(b"Some real reply following the push reply");
         }
         b"verbatim" => reply.verbatim(*b"txt", b"This is a verbatim\nstring"),
-        b"true" => reply.boolean(true),
-        b"false" => reply.boolean(false),
+        name @ (b"true" | b"false") => reply.boolean(name == b"true"),
         b"bignum" => reply.big_number("1234567999999999999999999999999999999"),
         _ => {
             return Err(CommandError::err("Wrong protocol type name. Please use one of the following: string|integer|double|bignum|null|array|set|map|attrib|push|verbatim|true|false").into());

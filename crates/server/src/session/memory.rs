@@ -128,7 +128,7 @@ fn stats(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Resul
         ("cluster.links", Integer(0)),
         ("aof.buffer", Integer(0)),
         ("lua.caches", Integer(context.shared.scripts.bytes())),
-        ("functions.caches", Integer(0)),
+        ("functions.caches", Integer(facts.libraries.bytes())),
     ];
     let free = facts.resident.saturating_sub(facts.used);
     let per_key = facts.since_startup().checked_div(facts.keys());

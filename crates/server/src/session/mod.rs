@@ -8,6 +8,7 @@ pub mod connection;
 pub mod debug;
 mod digest;
 pub mod facts;
+pub mod functions;
 pub mod info;
 pub mod latency;
 pub mod memory;
@@ -52,6 +53,7 @@ pub static FAMILIES: &[&[Command<Handler>]] = &[
     command::COMMANDS,
     config::COMMANDS,
     debug::COMMANDS,
+    functions::COMMANDS,
     server::COMMANDS,
     transaction::COMMANDS,
 ];

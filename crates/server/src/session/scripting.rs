@@ -15,7 +15,7 @@ use crate::scripts::{Finder, Kind, Program, Room};
 use crate::session::Context;
 use crate::shared::Shared;
 
-const RUNNING: &[Trait] = &[
+pub(super) const RUNNING: &[Trait] = &[
     Trait::NoScript,
     Trait::Stale,
     Trait::SkipMonitor,
@@ -23,7 +23,7 @@ const RUNNING: &[Trait] = &[
     Trait::NoMandatoryKeys,
 ];
 
-const RUNNING_READ_ONLY: &[Trait] = &[
+pub(super) const RUNNING_READ_ONLY: &[Trait] = &[
     Trait::NoScript,
     Trait::Stale,
     Trait::SkipMonitor,
@@ -31,11 +31,11 @@ const RUNNING_READ_ONLY: &[Trait] = &[
 ];
 
 /// What a script does to its keys is not known.
-const KEYS: &[KeySpec] = &[KeySpec {
+pub(super) const KEYS: &[KeySpec] = &[KeySpec {
     at: At::Counted(2),
     access: Access::ReadUpdate,
 }];
-const READ_KEYS: &[KeySpec] = &[reads(At::Counted(2))];
+pub(super) const READ_KEYS: &[KeySpec] = &[reads(At::Counted(2))];
 
 static BY_TEXT: Finder = Finder {
     find: find_by_text,

@@ -103,14 +103,14 @@ pub static FIELDS: &[Field] = &[
     row(Memory, "used_memory_lua_human", |f| human(f.vm_bytes())),
     row(Memory, "used_memory_scripts_eval", |f| f.shared.scripts.bytes().to_string()),
     row(Memory, "number_of_cached_scripts", |f| f.shared.scripts.cache().len().to_string()),
-    row(Memory, "number_of_functions", ZERO),
-    row(Memory, "number_of_libraries", ZERO),
+    row(Memory, "number_of_functions", |f| f.libraries.functions_len().to_string()),
+    row(Memory, "number_of_libraries", |f| f.libraries.len().to_string()),
     row(Memory, "used_memory_vm_functions", ZERO),
     row(Memory, "used_memory_vm_total", |f| f.vm_bytes().to_string()),
     row(Memory, "used_memory_vm_total_human", |f| human(f.vm_bytes())),
-    row(Memory, "used_memory_functions", ZERO),
-    row(Memory, "used_memory_scripts", |f| f.shared.scripts.bytes().to_string()),
-    row(Memory, "used_memory_scripts_human", |f| human(f.shared.scripts.bytes())),
+    row(Memory, "used_memory_functions", |f| f.libraries.bytes().to_string()),
+    row(Memory, "used_memory_scripts", |f| f.script_bytes().to_string()),
+    row(Memory, "used_memory_scripts_human", |f| human(f.script_bytes())),
     row(Memory, "maxmemory", |f| f.config.maxmemory_bytes.to_string()),
     row(Memory, "maxmemory_human", |f| human(f.config.maxmemory_bytes as usize)),
     row(Memory, "maxmemory_policy", |f| f.option("maxmemory-policy")),
@@ -292,6 +292,10 @@ impl Facts<'_> {
     }
 
     /// Bytes of the interpreters of all threads, which run scripts and functions.
+    fn script_bytes(&self) -> usize {
+        self.shared.scripts.bytes() + self.libraries.bytes()
+    }
+
     fn vm_bytes(&self) -> usize {
         let bytes = |counters: &ThreadCounters| counters.vm_bytes.load(Relaxed) as u64;
         self.shared.total(bytes) as usize
