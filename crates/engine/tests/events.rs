@@ -5,7 +5,7 @@ mod common;
 use std::sync::{Arc, Mutex};
 
 use common::{NOW, World, key, set_number};
-use damselfly_engine::{Audience, Deadline, Event, KeyEvent, Now, Tx, Wanted};
+use damselfly_engine::{Audience, Deadline, Event, KeyEvent, Now, Place, Tx, Wanted};
 use damselfly_value::NewValue;
 
 /// Remembers what it is told.
@@ -68,17 +68,16 @@ fn the_end_of_a_key_is_told_however_it_is_found() {
     let world = World::new(1, 1);
     let witness = Witness::of(&world, "KA");
     for find in [
-        |tx: &mut Tx<'_>| drop(tx.read(key("key")).is_some()),
-        |tx: &mut Tx<'_>| drop(tx.place(key("key"))),
-        |tx: &mut Tx<'_>| drop(tx.count()),
+        |tx: &mut Tx<'_>| tx.read(key("key")).is_none(),
+        |tx: &mut Tx<'_>| matches!(tx.place(key("key")), Place::Absent(_)),
+        |tx: &mut Tx<'_>| tx.count() == 0,
     ] {
         let mut tx = world.engine.lock_all(1, NOW).unwrap();
         ends_soon(&mut tx, "key");
         drop(tx);
         assert_eq!(witness.told(), ["set key 1"]);
         let mut tx = world.engine.lock_all(1, LATER).unwrap();
-        find(&mut tx);
-        find(&mut tx);
+        assert!(find(&mut tx) && find(&mut tx));
         drop(tx);
         assert_eq!(witness.told(), ["expired key 1"]);
     }
