@@ -273,6 +273,17 @@ impl Database {
         }
     }
 
+    /// Removes the entry of a key, even one whose end has come; false if there is none.
+    pub(crate) fn clear(&mut self, key: Key<'_>) -> bool {
+        match self.table.entry(key.hash, key.bytes) {
+            Slot::Vacant(_) => false,
+            Slot::Occupied(slot) => {
+                self.counts.subtract(slot.remove().view());
+                true
+            }
+        }
+    }
+
     /// Sweeps up to `buckets` buckets for what has ended, where the last call stopped. Returns how many entries and fields it
     /// removed.
     pub(crate) fn sweep(&mut self, mut ends: Ends<'_>, buckets: usize) -> usize {

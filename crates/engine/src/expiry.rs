@@ -58,11 +58,8 @@ impl Ends<'_> {
     /// A key that was not there was given an entry.
     #[cold]
     pub(crate) fn entry_begins(&mut self, key: &[u8]) {
-        self.raise(key, Event::New);
-    }
-
-    fn raise(&mut self, key: &[u8], event: Event) {
-        self.engine.raise(self.aside, event, self.db, key);
+        let (aside, db) = (&mut *self.aside, self.db);
+        self.engine.raise(aside, Event::New, db, key, false);
     }
 
     /// Tells of a key, or a part of it, that has come to its end, however this was found: by a look at the key, by the sweep,
@@ -70,7 +67,7 @@ impl Ends<'_> {
     #[cold]
     fn tell(&mut self, key: &[u8], events: &[Event]) {
         for &event in events {
-            self.raise(key, event);
+            self.engine.raise(self.aside, event, self.db, key, true);
         }
     }
 }

@@ -92,7 +92,7 @@ impl Dispatcher {
     }
 
     /// Lets a client wait whose command has caused more messages than can be delivered soon.
-    pub(super) fn note_congested(&self, session: &mut Session) {
+    pub(crate) fn note_congested(&self, session: &mut Session) {
         let congested = self.shared.pubsub.take_congested(self.thread);
         session.congested = congested.or(session.congested);
     }

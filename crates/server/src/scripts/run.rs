@@ -114,6 +114,7 @@ pub fn run(
         };
         around.dispatcher().shards = shards;
         around.dispatcher().serve_unserved();
+        around.dispatcher().note_congested(session);
         result
     });
     if let Err(Stop::Busy(_)) = result {
