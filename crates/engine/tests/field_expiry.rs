@@ -111,6 +111,32 @@ fn a_deadline_of_the_key_and_those_of_its_fields_act_side_by_side() {
     check(&engine, Now(100));
 }
 
+/// The limit of what a slice removes was one of each hash, not of all in its buckets: the shard stayed locked for 20 ms.
+#[test]
+fn a_slice_of_the_sweep_removes_few_fields_however_many_hashes_lose_some() {
+    /// Those of a bucket more than enough.
+    const SLICE_MAX: usize = 99 + 8 * 20;
+    for entries_max in [512, 0] {
+        let engine = engine();
+        let thresholds = &engine.settings.thresholds;
+        thresholds
+            .hash_max_listpack_entries
+            .store(entries_max, std::sync::atomic::Ordering::Relaxed);
+        for number in 0..500 {
+            let fields = (0..21).map(|field| (field.to_string(), (field > 0).then_some(100)));
+            set(&engine, Now(0), &number.to_string(), fields);
+        }
+        let (mut removed, mut slices) = (0, 0);
+        while removed < 500 * 20 {
+            let found = engine.sweep(0, Now(100));
+            assert!(found <= SLICE_MAX, "{found}");
+            (removed, slices) = (removed + found, slices + 1);
+            assert!(slices < 10_000, "only {removed}");
+        }
+        assert_eq!(sweep_all(&engine, Now(100)), 0);
+    }
+}
+
 /// Remembers what it was told.
 #[derive(Clone, Default)]
 struct Listener(Arc<Mutex<Vec<Event>>>);
