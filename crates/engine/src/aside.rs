@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::tracking::Changes;
 use crate::waiting::{Ready, Waiter};
 use crate::{Database, Engine};
 
@@ -12,6 +13,8 @@ pub(crate) struct Aside {
     pub(crate) garbage: Vec<Database>,
     /// Changed keys that somebody waits for.
     pub(crate) ready: Ready,
+    /// What trackers are to be told.
+    pub(crate) changes: Changes,
     /// Who was served, to be woken after the locks are released.
     pub(crate) served: Vec<Arc<dyn Waiter>>,
     /// Shards that were locked later than those of `Held`.
@@ -21,10 +24,11 @@ pub(crate) struct Aside {
 impl Aside {
     /// To be called when the other locks are released.
     #[cold]
-    pub(crate) fn end(&self, engine: &Engine) {
+    pub(crate) fn end(self, engine: &Engine, actor: u64) {
         for &shard in &self.included {
             engine.release(shard);
         }
+        self.changes.tell(engine, actor);
         for waiter in &self.served {
             waiter.wake();
         }

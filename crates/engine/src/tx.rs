@@ -84,6 +84,8 @@ pub struct Tx<'a> {
     /// True if other clients wait for this thread.
     others_wait: bool,
     effects: Effects,
+    /// See [`Tx::set_actor`].
+    pub(crate) actor: u64,
     /// What few sections need.
     pub(crate) aside: Option<Box<Aside>>,
 }
@@ -92,8 +94,8 @@ impl Drop for Tx<'_> {
     #[inline]
     fn drop(&mut self) {
         self.release();
-        if let Some(aside) = &self.aside {
-            aside.end(self.engine);
+        if let Some(aside) = self.aside.take() {
+            aside.end(self.engine, self.actor);
         }
     }
 }
@@ -109,6 +111,7 @@ impl<'a> Tx<'a> {
             touches: true,
             others_wait: false,
             effects: Effects::default(),
+            actor: 0,
             aside: None,
         }
     }
@@ -125,8 +128,8 @@ impl<'a> Tx<'a> {
 
     /// Lets other sections run in the middle of this one: what `tests/atomicity.rs` must notice. No memory is at
     /// risk, since each single access is still made under the lock.
-    #[cfg(broken = "sections")]
-    fn interrupt(&self) {
+    #[cfg(any(broken = "sections", broken = "tracking"))]
+    pub(crate) fn interrupt(&self) {
         self.release();
         std::thread::yield_now();
         while !self.engine.reacquire(&self.held) {
@@ -183,6 +186,12 @@ impl<'a> Tx<'a> {
         self.db = db;
     }
 
+    /// True if something is left to be done beside what the section itself does: others may have to go on, or be told.
+    #[inline]
+    pub fn has_more(&self) -> bool {
+        self.aside.is_some()
+    }
+
     /// What few sections need, made when it is first used.
     pub(crate) fn aside(&mut self) -> &mut Aside {
         self.aside.get_or_insert_default()
@@ -206,9 +215,10 @@ impl<'a> Tx<'a> {
 
     #[cold]
     fn tell_change(&mut self, db: usize, key: Key<'_>) {
-        let watching = self.engine.watching(self.engine.shard_of(key.hash));
-        watching.tell(db, key.hash);
+        let shard = self.engine.shard_of(key.hash);
+        self.engine.watching(shard).tell(db, key.hash);
         self.note_ready(db, key);
+        self.engine.note_change(shard, key, &mut self.aside);
     }
 
     /// Notes that many keys were changed or removed at once.
@@ -253,7 +263,9 @@ impl<'a> Tx<'a> {
     /// If not all shards are locked.
     pub fn lend(&mut self) -> Tx<'_> {
         assert!(self.holds_all(), "a part of the locks can't be lent");
-        Tx::new(self.engine, Held::Lent, self.db, self.now)
+        let mut lent = Tx::new(self.engine, Held::Lent, self.db, self.now);
+        lent.actor = self.actor;
+        lent
     }
 
     /// Lets `visit` have a shard under its lock: that of this section, or else one taken for as long as `visit` runs.
