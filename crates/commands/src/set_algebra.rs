@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use damselfly_base::CommandError;
 use damselfly_base::number::{Decimal, parse_integer};
-use damselfly_engine::Tx;
+use damselfly_engine::{Event, Tx};
 use damselfly_protocol::Reply;
 use damselfly_value::{Collection, Element, Members, Set, SetRef};
 
@@ -138,7 +138,7 @@ fn sinter(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 }
 
 fn sinterstore(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    store_with(tx, args, reply, intersect, |_| 0)
+    store_with(tx, args, reply, Event::Sinterstore, intersect, |_| 0)
 }
 
 fn sunion(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
@@ -146,7 +146,7 @@ fn sunion(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 }
 
 fn sunionstore(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    store_with(tx, args, reply, unite, largest)
+    store_with(tx, args, reply, Event::Sunionstore, unite, largest)
 }
 
 fn sdiff(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
@@ -154,7 +154,7 @@ fn sdiff(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 }
 
 fn sdiffstore(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    store_with(tx, args, reply, subtract, |_| 0)
+    store_with(tx, args, reply, Event::Sdiffstore, subtract, |_| 0)
 }
 
 fn reply_with(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, combine: Combine) -> Result {
@@ -204,6 +204,7 @@ fn store_with(
     tx: &mut Tx<'_>,
     args: Args<'_>,
     reply: &mut Reply<'_>,
+    event: Event,
     combine: Combine,
     least: fn(&[Option<SetRef<'_>>]) -> usize,
 ) -> Result {
@@ -217,7 +218,7 @@ fn store_with(
         });
         result.view().len()
     });
-    tx.store_built(destination, entry);
+    tx.store_built(destination, entry, event);
     reply.integer(count as i64);
     Ok(())
 }

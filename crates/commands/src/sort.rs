@@ -7,7 +7,7 @@ use std::cmp::Ordering;
 use damselfly_base::CommandError;
 use damselfly_base::double::parse_in_range;
 use damselfly_collections::Side;
-use damselfly_engine::{Key, Tx};
+use damselfly_engine::{Event, Key, Tx};
 use damselfly_protocol::Reply;
 use damselfly_value::{Collection, EntryRef, Hash, List, ListRef, SetRef, SortedSetRef, Value};
 
@@ -352,6 +352,6 @@ fn store(
         }
         list.view().len()
     });
-    tx.store_built(destination, entry);
+    tx.store_built(destination, entry, Event::Sortstore);
     reply.integer(len as i64);
 }

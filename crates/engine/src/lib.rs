@@ -10,6 +10,7 @@
 mod access;
 mod aside;
 mod database;
+mod events;
 mod expiry;
 pub mod garbage;
 mod keyspace;
@@ -21,6 +22,7 @@ mod watching;
 
 pub use access::{AccessPolicy, frequency, idle_seconds};
 pub use database::{Absent, Database, Place, Present};
+pub use events::{Event, KeyEvent, Listener, Wanted};
 pub use keyspace::Cursor;
 pub use shard::{Busy, Engine, KeyspaceTotals, Rule, Settings, Wake};
 pub use tracking::{Change, Invalidate, Tracker};

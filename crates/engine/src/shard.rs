@@ -6,8 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering:
 use damselfly_lock::{Lock, Waiters};
 use damselfly_value::Thresholds;
 
+use crate::events::AtomicWanted;
 use crate::tracking::{Invalidate, TrackedCounts, Tracking};
-use crate::{AccessPolicy, Database, Now, Tx, tx::Held, waiting::Waiting, watching::Watching};
+use crate::{AccessPolicy, Database, Listener, Now, Tx};
+use crate::{tx::Held, waiting::Waiting, watching::Watching};
 
 /// The most shards: their number is part of every SCAN cursor.
 pub const SHARDS_MAX: usize = 1 << 12;
@@ -46,6 +48,8 @@ pub struct Settings {
     pub thresholds: Thresholds,
     /// `tracking-table-max-keys`: how many keys are tracked at most; zero for any number.
     pub tracked_keys_max: AtomicUsize,
+    /// `notify-keyspace-events`; see [`Engine::set_events`].
+    pub(crate) events: AtomicWanted,
     frequency: AtomicBool,
     log_factor: AtomicU32,
     decay_minutes: AtomicU32,
@@ -60,6 +64,7 @@ impl Default for Settings {
             ttl_rounding: AtomicBool::new(false),
             thresholds: Thresholds::default(),
             tracked_keys_max: AtomicUsize::new(0),
+            events: AtomicWanted::default(),
             frequency: AtomicBool::new(false),
             log_factor: AtomicU32::new(10),
             decay_minutes: AtomicU32::new(1),
@@ -109,9 +114,9 @@ pub(crate) struct Shard {
 #[repr(C, align(128))]
 struct Apart {
     lock: Lock<Shard>,
-    /// How many wait for or watch its keys, where one counts once for each key; one more while any is tracked, and one while
-    /// all changes are asked about. For single keys it grows only under the shard's lock, so who holds that and reads zero
-    /// knows that nobody is there.
+    /// How many wait for or watch its keys, where one counts once for each key; one more while any is tracked, one while all
+    /// changes are of concern to trackers, and one while events are told. For single keys it grows only under the shard's lock,
+    /// so who holds that and reads zero knows that nobody is there.
     observers: AtomicUsize,
     waiting: Waiting,
     watching: Watching,
@@ -130,6 +135,7 @@ pub struct Engine {
     wakes: OnceLock<Vec<Wake>>,
     pub(crate) invalidate: OnceLock<Box<dyn Invalidate>>,
     pub(crate) tracked: TrackedCounts,
+    listener: OnceLock<Box<dyn Listener>>,
     /// Of the last client that began to wait for keys.
     pub(crate) last_ticket: AtomicU64,
     /// What may change while the engine runs.
@@ -195,6 +201,7 @@ impl Engine {
             wakes: OnceLock::new(),
             invalidate: OnceLock::new(),
             tracked: TrackedCounts::default(),
+            listener: OnceLock::new(),
             last_ticket: AtomicU64::new(1),
             settings: Settings::default(),
         }
@@ -203,6 +210,15 @@ impl Engine {
     /// Tells how to wake each thread, by its number. Without it nobody can wait for a shard.
     pub fn set_wakes(&self, wakes: Vec<Wake>) {
         assert!(self.wakes.set(wakes).is_ok(), "threads start once");
+    }
+
+    /// Tells who is told of events. Without it nobody is.
+    pub fn set_listener(&self, listener: Box<dyn Listener>) {
+        assert!(self.listener.set(listener).is_ok(), "threads start once");
+    }
+
+    pub(crate) fn listener(&self) -> Option<&dyn Listener> {
+        self.listener.get().map(|listener| &**listener)
     }
 
     /// The number of shards.

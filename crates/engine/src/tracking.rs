@@ -255,7 +255,7 @@ impl Engine {
     }
 
     /// Notes the change of a key of a locked and observed shard.
-    pub(crate) fn note_change(&self, shard: usize, key: Key<'_>, aside: &mut Option<Box<Aside>>) {
+    pub(crate) fn note_tracked(&self, shard: usize, key: Key<'_>, aside: &mut Option<Box<Aside>>) {
         let trackers = self.take_trackers(shard, key);
         let concerns_others = self
             .invalidate()

@@ -4,7 +4,7 @@
 //! shard ─► (hash of the key, database, watcher's number) ─► key, watcher
 //! ```
 //!
-//! - A watcher is told, under the lock of the shard, of every change to a key it watches ([`Tx::changed_in`]).
+//! - A watcher is told, under the lock of the shard, of every change to a key it watches ([`Tx::changed`]).
 //! - The end of a key is no change that anybody makes: it may be noticed late, or never. So [`Watched`] remembers when the
 //!   key ends, and [`Watched::is_over`] compares that with the clock.
 //! - Who decides by what it was told holds the locks of the watched keys meanwhile. Then nothing is on its way.
