@@ -70,7 +70,7 @@ impl Ends<'_> {
     #[cold]
     fn tell(&mut self, key: &[u8], events: &[Event]) {
         self.engine
-            .note_change(self.shard, Key::new(key), self.aside);
+            .note_tracked(self.shard, Key::new(key), self.aside);
         for &event in events {
             self.raise(key, event);
         }

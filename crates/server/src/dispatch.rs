@@ -256,8 +256,8 @@ impl Dispatcher {
             }
         }
         hold_back(session, &mut reply, mark);
-        if !session.pushes.is_empty() {
-            session::pubsub::give_pushes(session, row, mark, &mut reply);
+        if session.follow_up {
+            session::follow_up(session, row, mark, &mut reply, &mut connection.delayed);
         }
         session.rest.is_some().then_some(Stall::Rest)
     }
@@ -408,14 +408,17 @@ impl Dispatcher {
                         session.parking = Some(parking);
                     }
                 }
-                let has_ready = tx.has_ready();
-                if has_ready {
+                if let Some(tracked) = &session.tracked {
+                    tracked.reader(&session.client).note(&mut tx, row, args);
+                }
+                let has_more = tx.has_more();
+                if has_more {
                     self.unserved.extend(tx.serve_waiters());
                 }
                 count_effects(&self.shared.threads[self.thread].counters, tx.effects());
                 drop(tx);
-                if has_ready {
-                    self.serve_unserved();
+                if has_more {
+                    self.do_more(session);
                 }
                 result
             }

@@ -92,6 +92,8 @@ pub struct Row {
     pub no_auth: bool,
     /// It changes keys, or what it does may have to be known elsewhere.
     pub writes: bool,
+    /// It reads keys and changes none.
+    pub only_reads: bool,
     /// A client of RESP2 may use it although it has subscriptions.
     pub for_subscribers: bool,
     /// It needs `enable-debug-command`.
@@ -222,6 +224,7 @@ impl Registry {
             needs_memory: command.has(Trait::NeedsMemory),
             no_auth: command.has(Trait::NoAuth),
             writes: command.keys.writes() || command.has(Trait::MayReplicate),
+            only_reads: session::command::facts::only_reads(&command),
             for_subscribers: session::pubsub::FOR_SUBSCRIBERS.contains(&command.name),
             protected: command.has(Trait::Protected),
             within_multi: within_multi(&command, container.is_some()),

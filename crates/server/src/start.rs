@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::listener::Listener;
 use crate::registry;
 use crate::shared::{Shared, Thread};
+use crate::tracking::Teller;
 use crate::worker::{WAKER, Worker};
 
 /// Shards per thread: enough that two threads rarely meet.
@@ -62,6 +63,7 @@ impl Server {
         }
         let shared = Arc::new(Shared::new(engine.clone(), handles, config, config_file));
         set_wakes(&shared);
+        shared.engine.set_invalidate(Box::new(Teller::new(&shared)));
         spawn("free", || damselfly_engine::garbage::free())?;
         let mut server = Self {
             shared,

@@ -7,6 +7,7 @@ mod accept;
 mod due;
 mod late;
 mod mail;
+mod tracking;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
@@ -24,6 +25,7 @@ use crate::dispatch::Dispatcher;
 use crate::listener::Listener;
 use crate::session::Replies;
 use crate::shared::{self, Message, Shared};
+use tracking::Prefixed;
 
 /// Tokens of what is no connection.
 pub const WAKER: Token = Token(usize::MAX);
@@ -294,7 +296,8 @@ impl Worker {
         };
         counters.reads.add(1);
         counters.input_bytes.add(bytes as u64);
-        let subscribes = connection.session.subscriptions.is_some();
+        let session = &connection.session;
+        let is_told = session.subscriptions.is_some() || session.tracked.is_some();
         match end {
             // The end of the stream comes with the same event as the last bytes: read on to it.
             ReadEnd::Drained if connection.half_closed && bytes > 0 => self.queue(key),
@@ -305,8 +308,8 @@ impl Worker {
         if bytes == 0 {
             return;
         }
-        if subscribes {
-            // Messages that were published before these requests were sent come before the replies to them.
+        if is_told {
+            // Messages whose cause came before these requests were sent come before the replies to them.
             self.send_mail();
             self.receive_own();
         }
@@ -442,6 +445,7 @@ impl Worker {
         }
         if sent_all {
             connection.over_soft_limit_since = None;
+            connection.pushed_bytes = 0;
             let output = std::mem::take(&mut connection.output);
             if output.capacity() > 0
                 && output.capacity() <= SPARE_OUTPUT_BYTES_MAX
@@ -496,6 +500,7 @@ impl Worker {
         let engine = &self.shared.engine;
         connection.session.transaction.end(engine, client);
         crate::session::pubsub::leave(&self.shared, &mut connection.session);
+        crate::session::tracking::stop(&self.shared, &mut connection.session);
         let client = &connection.session.client;
         self.shared.clients.remove(client.id);
         self.shared.threads[self.index]
@@ -522,11 +527,16 @@ impl Worker {
 
     fn receive(&mut self) {
         let (first, messages) = self.shared.threads[self.index].receive();
+        let mut prefixed = Prefixed::new();
         for (number, message) in (first..).zip(messages) {
             match message {
                 Message::Serve { stream, id } => self.add(stream, id),
                 Message::Monitored { lines, from } => self.show_monitors(&lines, from),
                 Message::Mail { mail, bytes } => self.receive_mail(number, &mail, bytes),
+                Message::Invalidations { list, bytes } => {
+                    self.invalidate(list, bytes, &mut prefixed);
+                }
+                Message::Redirected { client, text } => self.tell_redirected(&client, &text),
                 Message::Look(client) => {
                     if let Some(key) = self.find(&client) {
                         self.queue(key);
@@ -534,6 +544,7 @@ impl Worker {
                 }
             }
         }
+        self.tell_prefixed(&prefixed);
     }
 
     /// The place of a client's connection, if it is one of this thread's and still open.

@@ -42,6 +42,8 @@ struct Scratch {
     shards: Vec<usize>,
     monitored: Vec<u8>,
     unserved: Vec<Unserved>,
+    /// See [`Tx::has_more`].
+    has_more: bool,
 }
 
 /// EXEC.
@@ -59,6 +61,7 @@ pub fn exec(
         shards: std::mem::take(&mut dispatcher.shards),
         monitored: std::mem::take(&mut dispatcher.monitored),
         unserved: std::mem::take(&mut dispatcher.unserved),
+        has_more: false,
     };
     let result = run_queue(dispatcher, session, &queue, now, reply, &mut scratch);
     dispatcher.shards = scratch.shards;
@@ -72,7 +75,9 @@ pub fn exec(
     let engine = &dispatcher.shared.engine;
     session.transaction.end(engine, &session.client);
     dispatcher.refresh_config();
-    dispatcher.serve_unserved();
+    if scratch.has_more {
+        dispatcher.do_more(session);
+    }
     result
 }
 
@@ -143,7 +148,8 @@ fn run_queue(
     if runner.skips_next && session.replies == Replies::On {
         session.replies = Replies::SkipNext;
     }
-    if tx.has_ready() {
+    scratch.has_more = tx.has_more();
+    if scratch.has_more {
         scratch.unserved.extend(tx.serve_waiters());
     }
     count_effects(dispatcher.counters(), tx.effects());
@@ -217,7 +223,11 @@ impl Runner<'_> {
             Handler::Keyspace(run) => {
                 tx.set_db(session.db);
                 tx.set_touches(!leaves_no_trace(session, row));
-                run(tx, args, reply)
+                let result = run(tx, args, reply);
+                if let Some(tracked) = &session.tracked {
+                    tracked.reader(&session.client).note(tx, row, args);
+                }
+                result
             }
             // Redis allows the other kinds of subscribing.
             Handler::Session(_) if row.name == "ssubscribe" => {

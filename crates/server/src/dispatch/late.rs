@@ -10,6 +10,7 @@ use super::{Dispatcher, hold_back};
 use crate::connection::{Connection, Stall};
 use crate::parked::End;
 use crate::registry::Row;
+use crate::session::{self, Session};
 use crate::shared;
 
 /// How much of a long reply is written at once, in bytes.
@@ -38,6 +39,10 @@ impl Dispatcher {
         let mark = reply.position();
         let failed = end.write(&mut reply);
         hold_back(session, &mut reply, mark);
+        if session.follow_up {
+            let delayed = &mut connection.delayed;
+            session::follow_up(session, Some(parking.row), mark, &mut reply, delayed);
+        }
         if let Some(error) = failed {
             let counters = self.counters();
             counters.commands[parking.row.index].failed.add(1);
@@ -63,7 +68,15 @@ impl Dispatcher {
         let args = command.args.borrow();
         self.account_for(session, command.row, args, outcome.took_ns, outcome.failed);
         hold_back(session, &mut reply, mark);
+        session::tracking::take_own_news(&self.shared, session);
+        if session.follow_up {
+            let delayed = &mut connection.delayed;
+            session::follow_up(session, Some(command.row), mark, &mut reply, delayed);
+        }
         connection.stall = session.rest.is_some().then_some(Stall::Rest);
+        if connection.stall.is_none() {
+            connection.give_delayed();
+        }
         true
     }
 
@@ -79,6 +92,14 @@ impl Dispatcher {
         session.rest = None;
         connection.stall = None;
         connection.give_delayed();
+    }
+
+    /// What remains to be done when a section has ended of which others may be told.
+    #[cold]
+    pub(super) fn do_more(&mut self, session: &mut Session) {
+        self.serve_unserved();
+        session.congested = self.shared.pubsub.congested().or(session.congested);
+        session::tracking::take_own_news(&self.shared, session);
     }
 
     /// Serves waiters that could not be served when their keys were changed, if what they need is free now.
