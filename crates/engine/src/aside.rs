@@ -27,11 +27,11 @@ pub(crate) struct Aside {
 impl Aside {
     /// To be called when the other locks are released.
     #[cold]
-    pub(crate) fn end(self, engine: &Engine, actor: u64) {
+    pub(crate) fn end(self, engine: &Engine) {
         for &shard in &self.included {
             engine.release(shard);
         }
-        self.changes.tell(engine, actor);
+        self.changes.tell(engine);
         for waiter in &self.served {
             waiter.wake();
         }

@@ -62,14 +62,16 @@ pub trait Invalidate: Send + Sync {
     /// True if a change to this key is of concern to anybody, whoever has read it. Its shard is locked.
     fn concerns(&self, key: &[u8]) -> bool;
 
-    /// Tells what was changed by the tracker of the id `actor` (zero for others), in order.
-    fn invalidate(&self, actor: u64, changes: Vec<Change>);
+    /// Tells what was changed, in order, and by whom: the id of a tracker, or zero.
+    fn invalidate(&self, changes: Vec<(Change, u64)>);
 }
 
 /// The changes of a section.
 #[derive(Default)]
 pub(crate) struct Changes {
-    list: Vec<Change>,
+    list: Vec<(Change, u64)>,
+    /// How many of them are ascribed to somebody.
+    ascribed: usize,
     bytes: usize,
 }
 
@@ -78,26 +80,28 @@ impl Changes {
         self.bytes += CHANGE_BYTES + key.len();
         if self.bytes > CHANGES_BYTES_MAX {
             self.list.clear();
+            self.ascribed = 0;
             self.add_everything();
             return;
         }
-        self.list.push(Change::Key {
+        let change = Change::Key {
             key: key.into(),
             trackers: trackers.map(Trackers::into_list).unwrap_or_default(),
             concerns_others,
-        });
+        };
+        self.list.push((change, 0));
     }
 
     fn add_everything(&mut self) {
-        self.list.push(Change::Everything);
+        self.list.push((Change::Everything, 0));
     }
 
     /// Tells all, if there is something to tell.
-    pub(crate) fn tell(self, engine: &Engine, actor: u64) {
+    pub(crate) fn tell(self, engine: &Engine) {
         if !self.list.is_empty()
             && let Some(invalidate) = engine.invalidate()
         {
-            invalidate.invalidate(actor, self.list);
+            invalidate.invalidate(self.list);
         }
     }
 }
@@ -185,10 +189,17 @@ pub(crate) struct TrackedCounts {
 }
 
 impl Tx<'_> {
-    /// Tells whose section this is: the id of a tracker, which may not want to hear of its own changes.
+    /// Tells whose the changes are that were made since the last call: those of the tracker of this id, which may not want to
+    /// hear of its own, or nobody's (zero).
     #[inline]
-    pub fn set_actor(&mut self, id: u64) {
-        self.actor = id;
+    pub fn ascribe_changes(&mut self, id: u64) {
+        if let Some(aside) = &mut self.aside {
+            let changes = &mut aside.changes;
+            for (_, actor) in &mut changes.list[changes.ascribed..] {
+                *actor = id;
+            }
+            changes.ascribed = changes.list.len();
+        }
     }
 
     /// Lets a tracker hear of the next change to a key, which this section has read.
@@ -337,7 +348,7 @@ impl Engine {
         for dropped in (0..limit).map_while(|_| self.drop_excess()) {
             changes.add(&dropped.key, Some(dropped.trackers), false);
         }
-        changes.tell(self, 0);
+        changes.tell(self);
     }
 
     /// Forgets all keys, and tells nobody.

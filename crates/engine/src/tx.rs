@@ -85,8 +85,6 @@ pub struct Tx<'a> {
     /// True if other clients wait for this thread.
     others_wait: bool,
     effects: Effects,
-    /// See [`Tx::set_actor`].
-    pub(crate) actor: u64,
     /// What few sections need.
     pub(crate) aside: Option<Box<Aside>>,
 }
@@ -112,7 +110,6 @@ impl<'a> Tx<'a> {
             touches: true,
             others_wait: false,
             effects: Effects::default(),
-            actor: 0,
             aside: None,
         }
     }
@@ -134,7 +131,7 @@ impl<'a> Tx<'a> {
         }
         self.release();
         if let Some(aside) = self.aside.take() {
-            aside.end(self.engine, self.actor);
+            aside.end(self.engine);
         }
     }
 
@@ -290,9 +287,7 @@ impl<'a> Tx<'a> {
         assert!(self.holds_all(), "a part of the locks can't be lent");
         // Before those of the other section.
         self.tell_events();
-        let mut lent = Tx::new(self.engine, Held::Lent, self.db, self.now);
-        lent.actor = self.actor;
-        lent
+        Tx::new(self.engine, Held::Lent, self.db, self.now)
     }
 
     /// Lets `visit` have a shard under its lock: that of this section, or else one taken for as long as `visit` runs.

@@ -20,6 +20,9 @@ use crate::session::slowlog::Slowlog;
 use crate::statistics::ThreadCounters;
 use crate::tracking::{Invalidation, Tracking};
 
+/// How many tracked keys are dropped at most per tick, if they are too many since `tracking-table-max-keys` was lowered.
+pub const TRACKED_PER_TICK: usize = 10_000;
+
 /// What one thread may ask of another.
 pub enum Message {
     /// Serve this connection.
@@ -270,6 +273,8 @@ impl Shared {
         apply(&self.engine, &self.pubsub, &config);
         *slot = Arc::new(config);
         self.config_generation.fetch_add(1, Relaxed);
+        drop(slot);
+        self.engine.drop_excess_tracked(TRACKED_PER_TICK);
         Ok(())
     }
 

@@ -285,13 +285,13 @@ impl Invalidate for Teller {
         self.tracking.concerns(key)
     }
 
-    fn invalidate(&self, actor: u64, changes: Vec<Change>) {
+    fn invalidate(&self, changes: Vec<(Change, u64)>) {
         let Some(shared) = self.shared.upgrade() else {
             return;
         };
-        let mut letters = Letters::new(&shared, actor);
-        for change in changes {
-            letters.add(change);
+        let mut letters = Letters::new(&shared);
+        for (change, actor) in changes {
+            letters.add(change, actor);
         }
         letters.send();
     }
@@ -300,29 +300,28 @@ impl Invalidate for Teller {
 /// The invalidations of one section.
 struct Letters<'a> {
     shared: &'a Shared,
-    actor: u64,
     by_thread: Vec<Vec<Invalidation>>,
-    /// For the client itself whose section it was, which gets them behind its reply.
-    own: Vec<News>,
 }
 
 impl<'a> Letters<'a> {
-    fn new(shared: &'a Shared, actor: u64) -> Self {
+    fn new(shared: &'a Shared) -> Self {
         Self {
             shared,
-            actor,
             by_thread: shared.threads.iter().map(|_| Vec::new()).collect(),
-            own: Vec::new(),
         }
     }
 
-    fn add(&mut self, change: Change) {
-        let actor = self.actor;
+    /// Leaves news for the client itself that has caused them, which gets them behind its reply.
+    fn add_own(&self, actor: u64, news: News) {
+        if let Some(client) = self.shared.clients.find(actor) {
+            client.own_news().push(news);
+        }
+    }
+
+    fn add(&mut self, change: Change, actor: u64) {
         match change {
             Change::Everything => {
-                if actor != 0 {
-                    self.own.push(News::Everything);
-                }
+                self.add_own(actor, News::Everything);
                 for (list, counts) in self.by_thread.iter_mut().zip(&self.shared.tracking.threads) {
                     if counts.trackers.load(Relaxed) > 0 {
                         list.push(Invalidation::Everything { but: actor });
@@ -339,7 +338,7 @@ impl<'a> Letters<'a> {
                     let others = of_thread.iter().filter(|tracker| tracker.id != actor);
                     let others: Vec<Tracker> = others.copied().collect();
                     if others.len() < of_thread.len() {
-                        self.own.push(News::of(std::iter::once(&*key)));
+                        self.add_own(actor, News::of(std::iter::once(&*key)));
                     }
                     if !others.is_empty() {
                         self.by_thread[of_thread[0].thread as usize].push(Invalidation::Read {
@@ -365,11 +364,6 @@ impl<'a> Letters<'a> {
 
     fn send(self) {
         let shared = self.shared;
-        if !self.own.is_empty()
-            && let Some(client) = shared.clients.find(self.actor)
-        {
-            client.own_news().extend(self.own);
-        }
         for (to, mut list) in self.by_thread.into_iter().enumerate() {
             if list.is_empty() {
                 continue;

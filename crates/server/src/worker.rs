@@ -539,6 +539,7 @@ impl Worker {
                 Message::Redirected { client, text } => self.tell_redirected(&client, &text),
                 Message::Look(client) => {
                     if let Some(key) = self.find(&client) {
+                        self.tell_own(key);
                         self.queue(key);
                     }
                 }

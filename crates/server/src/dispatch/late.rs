@@ -39,6 +39,7 @@ impl Dispatcher {
         let mark = reply.position();
         let failed = end.write(&mut reply);
         hold_back(session, &mut reply, mark);
+        session::tracking::take_own_news(&self.shared, session);
         if session.follow_up {
             let delayed = &mut connection.delayed;
             session::follow_up(session, Some(parking.row), mark, &mut reply, delayed);

@@ -60,14 +60,14 @@ pub struct Reader {
 impl Reader {
     /// To be called when a command has run, in its section: the keys that it has read are tracked from now on.
     pub fn note(self, tx: &mut Tx<'_>, row: &'static Row, args: Args<'_>) {
-        tx.set_actor(self.tracker.id);
+        tx.ascribe_changes(self.tracker.id);
         if self.remembers && row.only_reads {
             let places = row.command.key_places(args);
             self.remember(tx, places.map(|place| args.key(place)));
         }
     }
 
-    /// The same for keys that are known otherwise: those of a script that has read anything.
+    /// Tracks keys that are known otherwise: those of a script that has read anything.
     pub fn remember<'k>(self, tx: &mut Tx<'_>, keys: impl Iterator<Item = Key<'k>>) {
         if self.remembers {
             keys.for_each(|key| tx.track(key, self.tracker));
@@ -157,18 +157,24 @@ pub fn redirected_head(session: &Session) -> Option<&'static [u8]> {
     }
 }
 
-/// Takes what a client's own command has invalidated, to be told behind the reply.
+/// Takes what a client has invalidated itself and wants to hear of.
+pub fn take_own(session: &Session) -> Vec<News> {
+    let mut own = std::mem::take(&mut *session.client.own_news());
+    let wants_keys = |tracked: &Tracked| tracked.hears_of_reads() && !tracked.no_loop;
+    if !session.tracked.as_deref().is_some_and(wants_keys) {
+        own.retain(|news| matches!(news, News::Everything));
+    }
+    own
+}
+
+/// Prepares what a client is told behind the reply of its command of what that has invalidated.
 #[cold]
 pub fn take_own_news(shared: &Shared, session: &mut Session) {
-    let Some(tracked) = &session.tracked else {
+    if session.tracked.is_none() {
         return;
-    };
-    let own = std::mem::take(&mut *session.client.own_news());
+    }
     let mut pushes = Vec::new();
-    for news in &own {
-        if matches!(news, News::Keys(_)) && (tracked.no_loop || !tracked.hears_of_reads()) {
-            continue;
-        }
+    for news in &take_own(session) {
         tell(shared, session, news, |head, text| {
             pushes.push(b'>');
             pushes.extend_from_slice(head);

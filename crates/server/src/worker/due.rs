@@ -13,9 +13,6 @@ use crate::shared::{self, Rates};
 const SWEEP_AGAIN: Duration = Duration::from_millis(4);
 const SWEEP_BUDGET: Duration = Duration::from_millis(1);
 
-/// How many tracked keys are dropped at most per tick, if they are too many since `tracking-table-max-keys` was lowered.
-const TRACKED_PER_TICK: usize = 10_000;
-
 impl Worker {
     pub(super) fn do_what_is_due(&mut self) {
         let now = Instant::now();
@@ -29,7 +26,9 @@ impl Worker {
             }
             if self.index == 0 {
                 self.shared.note_memory();
-                self.shared.engine.drop_excess_tracked(TRACKED_PER_TICK);
+                self.shared
+                    .engine
+                    .drop_excess_tracked(shared::TRACKED_PER_TICK);
                 self.sample_rates();
                 let (config, threads) = (&self.dispatcher.config, &self.shared.threads);
                 let evicted = self.shared.clients.evict(config, threads);

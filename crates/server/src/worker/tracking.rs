@@ -8,7 +8,7 @@ use damselfly_engine::Tracker;
 
 use super::Worker;
 use crate::clients::Client;
-use crate::session::tracking::{redirected_head, tell};
+use crate::session::tracking::{redirected_head, take_own, tell};
 use crate::shared::Thread;
 use crate::tracking::{Invalidation, News};
 
@@ -94,6 +94,18 @@ impl Worker {
         });
         if let Some((head, text)) = message {
             self.push_to(place, &head, &text);
+        }
+    }
+
+    /// Tells a client that waited for keys what it has invalidated when it was served, unless it is told with the reply.
+    pub(super) fn tell_own(&mut self, place: usize) {
+        let session = &self.connections[place].session;
+        if session.tracked.is_none() || session.parking.is_some() {
+            return;
+        }
+        let (tracker, own) = (session.client.tracker(), take_own(session));
+        for news in &own {
+            self.push(tracker, news);
         }
     }
 
