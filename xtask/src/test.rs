@@ -62,6 +62,9 @@ pub fn suites() -> Result<Count, String> {
     steps.step("client redis-py", || {
         client(&program, &[PYTHON, "tests/clients/redis_py.py"])
     });
+    steps.step("client redis-py, with its cache", || {
+        client(&program, &[PYTHON, "tests/clients/redis_py_cache.py"])
+    });
     steps.step("client ioredis", || {
         client(&program, &["node", "tests/clients/ioredis.js"])
     });
