@@ -589,24 +589,10 @@ impl fmt::Debug for Fields {
 
 #[cfg(test)]
 mod tests {
+    use damselfly_base::random::Random;
     use std::collections::BTreeMap;
 
     use super::*;
-
-    /// A small generator, seeded by `SEED` or by chance; the seed is printed.
-    fn random() -> impl FnMut(usize) -> usize {
-        let seed = std::env::var("SEED")
-            .ok()
-            .and_then(|seed| seed.parse().ok());
-        let mut state = seed.unwrap_or_else(damselfly_base::random::number);
-        println!("SEED={state}");
-        move |below| {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            (state >> 33) as usize % below
-        }
-    }
 
     type Model = BTreeMap<Vec<u8>, (Vec<u8>, Option<i64>)>;
 
@@ -644,7 +630,8 @@ mod tests {
 
     #[test]
     fn any_sequence_of_changes_leaves_the_same_as_a_plain_model() {
-        let mut random = random();
+        let mut random = Random::for_test();
+        let mut random = |below: usize| random.below(below);
         for round in 0..60 {
             let (mut fields, mut model) = (Fields::new(), Model::new());
             let names = 1 << random(10);

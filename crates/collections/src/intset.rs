@@ -217,6 +217,7 @@ pub fn remove_range(buffer: &mut impl Buffer, indices: Range<usize>) {
 
 #[cfg(test)]
 mod tests {
+    use damselfly_base::random::Random;
     use std::collections::BTreeSet;
 
     use super::*;
@@ -251,27 +252,20 @@ mod tests {
 
     #[test]
     fn it_behaves_as_a_plain_set() {
-        let seed = damselfly_base::random::number();
-        println!("seed {seed}");
-        let mut state = seed;
+        let mut random = Random::for_test();
         for _ in 0..300 {
             let (mut bytes, mut model) = (Vec::new(), BTreeSet::new());
-            let shift = state >> 58;
+            let shift = random.below(64);
             for _ in 0..60 {
-                state = state
-                    .wrapping_mul(6_364_136_223_846_793_005)
-                    .wrapping_add(1);
-                let random = state ^ state >> 29;
-                let number = if random.is_multiple_of(8) {
-                    EDGES[(state >> 40) as usize % EDGES.len()]
-                } else {
-                    (random as i64 >> shift) % 40
+                let number = match random.below(8) {
+                    0 => EDGES[random.below(EDGES.len())],
+                    _ => (random.number() as i64 >> shift) % 40,
                 };
                 assert_eq!(
                     Intset::new(&bytes).contains(number),
                     model.contains(&number)
                 );
-                if state >> 62 == 0 {
+                if random.below(4) == 0 {
                     assert_eq!(remove(&mut bytes, number), model.remove(&number));
                 } else {
                     assert_eq!(insert(&mut bytes, number), model.insert(number));

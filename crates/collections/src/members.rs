@@ -246,6 +246,7 @@ impl Clone for Members {
 
 #[cfg(test)]
 mod tests {
+    use damselfly_base::random::Random;
     use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
@@ -268,20 +269,15 @@ mod tests {
 
     #[test]
     fn members_behave_as_a_plain_set() {
-        let seed = damselfly_base::random::number();
-        println!("seed {seed}");
+        let mut random = Random::for_test();
         let mut members = Members::new();
         let mut model = BTreeSet::new();
         assert_eq!(members.memory_bytes(), 0);
-        let mut state = seed;
         for step in 0..20_000 {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
-            let member = key(state >> 33 & 0x3ff);
+            let member = key(random.number() % 1024);
             assert_eq!(members.contains(&member), model.contains(&member));
             // Mostly insertions, then mostly removals.
-            if state >> 60 < (if step < 10_000 { 11 } else { 5 }) {
+            if random.below(16) < (if step < 10_000 { 11 } else { 5 }) {
                 assert_eq!(members.insert(&member), model.insert(member));
             } else {
                 assert_eq!(members.remove(&member), model.remove(&member));
@@ -291,9 +287,8 @@ mod tests {
         members.table.assert_valid();
         assert_eq!(members.memory_bytes(), true_bytes(&members));
         let copy = members.clone();
-        while let Some(member) = members.random(state).map(<[u8]>::to_vec) {
+        while let Some(member) = members.random(random.number()).map(<[u8]>::to_vec) {
             assert!(members.remove(&member));
-            state = state.wrapping_add(1);
         }
         assert!(members.is_empty());
         assert_eq!(members.block_bytes, 0);
@@ -324,16 +319,15 @@ mod tests {
 
     #[test]
     fn random_members_are_uniform() {
-        let seed = damselfly_base::random::number();
-        println!("seed {seed}");
+        let mut random = Random::for_test();
         for len in [1, 2, 10, 200, 3000] {
             let mut members = Members::new();
             for number in 0..len as u64 {
                 members.insert(&number.to_le_bytes());
             }
             let mut counts = BTreeMap::new();
-            for draw in 0..len as u64 * 100 {
-                let member = members.random(seed ^ draw << 20).expect("not empty");
+            for _ in 0..len * 100 {
+                let member = members.random(random.number()).expect("not empty");
                 *counts.entry(member.to_vec()).or_insert(0_i32) += 1;
             }
             assert_eq!(counts.len(), len);

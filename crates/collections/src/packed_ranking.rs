@@ -294,7 +294,7 @@ impl FusedIterator for PackedScorings<'_> {}
 
 #[cfg(test)]
 mod tests {
-    use damselfly_base::random;
+    use damselfly_base::random::Random;
 
     use super::*;
     use crate::Ranking;
@@ -311,16 +311,8 @@ mod tests {
             f64::INFINITY,
             f64::NEG_INFINITY,
         ];
-        let seed = std::env::var("SEED")
-            .map_or_else(|_| random::number(), |seed| seed.parse().expect("a number"));
-        println!("SEED={seed}");
-        let mut state = seed;
-        let mut next = |below: usize| {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            (state >> 33) as usize % below
-        };
+        let mut random = Random::for_test();
+        let mut next = move |below: usize| random.below(below);
         let (mut bytes, mut model) = (Vec::new(), Ranking::new());
         for _ in 0..5000 {
             let member = match next(3) {

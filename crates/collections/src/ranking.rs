@@ -320,9 +320,8 @@ impl FusedIterator for Members<'_> {}
 
 #[cfg(test)]
 mod tests {
+    use damselfly_base::random::Random;
     use std::collections::{BTreeSet, HashMap};
-
-    use damselfly_base::random;
 
     use super::*;
     use crate::scored::order_of;
@@ -353,24 +352,6 @@ mod tests {
         fn members(&self) -> Vec<(Vec<u8>, f64)> {
             let pair = |(_, member): &(u64, Vec<u8>)| (member.clone(), self.scores[member]);
             self.order.iter().map(pair).collect()
-        }
-    }
-
-    struct Random(u64);
-
-    impl Random {
-        fn seeded(name: &str) -> Self {
-            let seed = std::env::var("SEED")
-                .map_or_else(|_| random::number(), |seed| seed.parse().expect("a number"));
-            println!("{name}: SEED={seed}");
-            Self(seed)
-        }
-
-        fn below(&mut self, end: usize) -> usize {
-            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            ((mixed ^ (mixed >> 31)) % end as u64) as usize
         }
     }
 
@@ -473,7 +454,7 @@ mod tests {
 
     #[test]
     fn random_scores_behave_as_the_model() {
-        let mut random = Random::seeded("random scores");
+        let mut random = Random::for_test();
         churn(&mut random, 20, |random| random.below(10) as f64);
         churn(&mut random, 3000, |random| {
             random.below(1 << 40) as f64 / 1e3 - 1e8
@@ -482,7 +463,7 @@ mod tests {
 
     #[test]
     fn extreme_and_equal_scores_behave_as_the_model() {
-        let mut random = Random::seeded("extreme scores");
+        let mut random = Random::for_test();
         churn(&mut random, 2000, |random| {
             [
                 f64::INFINITY,
@@ -499,7 +480,7 @@ mod tests {
 
     #[test]
     fn large_trees_stay_valid() {
-        let mut random = Random::seeded("large trees");
+        let mut random = Random::for_test();
         let (mut ranking, mut model) = (Ranking::new(), Model::default());
         for index in 0..60_000_u32 {
             let score = random.below(1 << 30) as f64;

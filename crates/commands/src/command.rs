@@ -330,6 +330,8 @@ pub enum Trait {
     NoMulti,
     /// May wait.
     Blocking,
+    /// Its keys are counted, and may be none.
+    NoMandatoryKeys,
     /// Never in the slow log.
     SkipSlowlog,
     /// Not shown by MONITOR.
@@ -370,6 +372,7 @@ impl Trait {
             Self::Blocking => "blocking",
             Self::SkipSlowlog => "skip_slowlog",
             Self::SkipMonitor => "skip_monitor",
+            Self::NoMandatoryKeys => "no_mandatory_keys",
             Self::Dangerous
             | Self::Category(_)
             | Self::MayReplicate
@@ -401,6 +404,8 @@ pub enum Group {
     Transactions,
     /// Channels.
     PubSub,
+    /// Scripts.
+    Scripting,
     /// The connection.
     Connection,
     /// The server.
@@ -419,6 +424,7 @@ impl Group {
             Self::Generic => "generic",
             Self::Transactions => "transactions",
             Self::PubSub => "pubsub",
+            Self::Scripting => "scripting",
             Self::Connection => "connection",
             Self::Server => "server",
         }
@@ -434,6 +440,7 @@ impl Group {
             Self::SortedSet => Some("sortedset"),
             Self::Generic => Some("keyspace"),
             Self::Transactions => Some("transaction"),
+            Self::Scripting => Some("scripting"),
             Self::Connection => Some("connection"),
             Self::PubSub | Self::Server => None,
         }

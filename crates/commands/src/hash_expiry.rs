@@ -291,22 +291,33 @@ fn hexpire(
     };
     let bad_count = "Parameter `numFields` should be greater than 0";
     let first = fields_at(args, at, command, bad_count)?;
+    change_each(tx, args, first, reply, |hash, field, event| {
+        let old = hash.view().get(field).map(|pair| pair.deadline_ms);
+        match old {
+            None => NO_FIELD,
+            Some(old_ms) if !condition.allows(old_ms, deadline) => NOT_ALLOWED,
+            Some(_) if end_at(hash, field, deadline, now, event) => SET,
+            Some(_) => REMOVED,
+        }
+    })
+}
+
+/// Writes what `change` returns for each field from argument `first` on; it notes the event if it changed something.
+fn change_each(
+    tx: &mut Tx<'_>,
+    args: Args<'_>,
+    first: usize,
+    reply: &mut Reply<'_>,
+    mut change: impl FnMut(&mut HashMut<'_>, &[u8], &mut Option<Event>) -> i64,
+) -> Result {
+    let key = args.key(1);
     reply.array(args.len() - first);
     let changed = tx.change::<Hash, _>(key, Create::Never, |hash| {
-        let mut changed = None;
+        let mut event = None;
         for field in args.from(first) {
-            let old = hash.view().get(field).map(|pair| pair.deadline_ms);
-            let code = match old {
-                None => NO_FIELD,
-                Some(old_ms) if !condition.allows(old_ms, deadline) => NOT_ALLOWED,
-                Some(_) => match end_at(hash, field, deadline, now, &mut changed) {
-                    true => SET,
-                    false => REMOVED,
-                },
-            };
-            reply.integer(code);
+            reply.integer(change(hash, field, &mut event));
         }
-        changed
+        event
     })?;
     match changed {
         Some(Some(event)) => tx.changed(key, event),
@@ -347,29 +358,17 @@ fn hpersist(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let key = args.key(1);
     tx.peek_as::<Hash>(key)?;
     let first = fields_at(args, 2, "hpersist", BAD_COUNT)?;
-    reply.array(args.len() - first);
-    let changed = tx.change::<Hash, _>(key, Create::Never, |hash| {
-        let mut changed = false;
-        for field in args.from(first) {
-            let code = match hash.view().get(field).map(|pair| pair.deadline_ms) {
-                None => NO_FIELD,
-                Some(None) => NO_DEADLINE,
-                Some(Some(_)) => {
-                    hash.set_deadline_ms(field, None);
-                    REMOVED
-                }
-            };
-            changed |= code > 0;
-            reply.integer(code);
+    change_each(tx, args, first, reply, |hash, field, event| {
+        match hash.view().get(field).map(|pair| pair.deadline_ms) {
+            None => NO_FIELD,
+            Some(None) => NO_DEADLINE,
+            Some(Some(_)) => {
+                *event = Some(Event::Hpersist);
+                hash.set_deadline_ms(field, None);
+                REMOVED
+            }
         }
-        changed
-    })?;
-    match changed {
-        Some(true) => tx.changed(key, Event::Hpersist),
-        Some(false) => {}
-        None => args.from(first).for_each(|_| reply.integer(NO_FIELD)),
-    }
-    Ok(())
+    })
 }
 
 /// Writes the values of all fields from argument `first` on, and lets `change` do something to those that exist; it notes the

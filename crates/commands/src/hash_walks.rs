@@ -2,8 +2,8 @@
 
 use std::collections::HashSet;
 
+use damselfly_base::CommandError;
 use damselfly_base::random::number as random;
-use damselfly_base::{CommandError, number::Decimal};
 use damselfly_engine::Tx;
 use damselfly_protocol::{Reply, Version};
 use damselfly_value::{Fields, Hash, HashRef, Pair};
@@ -161,32 +161,18 @@ fn pick_different(fields: &Fields, wanted: usize, mut visit: impl FnMut(Pair<'_>
 }
 
 fn hscan(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    /// A call looks at so many buckets for each field it is asked for: a hash that has shrunk may have many empty ones.
-    const BUCKETS_PER_FIELD: usize = 10;
-    let (cursor, steps_max) = (scans::cursor(args, 2)?, long::steps_max(tx));
-    let Some(hash) = tx.read_as::<Hash>(args.key(1))? else {
-        scans::write_empty(reply);
-        return Ok(());
-    };
-    let options = scans::Options::parse(args, 3, false)?;
-    if options.count.min(hash.len()) > steps_max {
-        return Err(Stop::Long);
-    }
-    scans::write(reply, |list| {
-        let (mut cursor, mut seen, mut shown) = (cursor, 0, 0);
-        for _ in 0..options.count.saturating_mul(BUCKETS_PER_FIELD) {
-            cursor = hash.scan(cursor, |pair| {
-                seen += 1;
-                if options.matches(pair.field.text(&mut Decimal::new())) {
-                    sets::write(pair.field, list);
-                    sets::write(pair.value, list);
-                    shown += 2;
-                }
-            });
-            if cursor == 0 || seen >= options.count {
-                break;
-            }
-        }
-        Ok((cursor, shown))
-    })
+    scans::scan::<Hash>(
+        tx,
+        args,
+        reply,
+        |hash| hash.len(),
+        |hash, cursor, found| {
+            hash.scan(cursor, |pair| {
+                found.take(pair.field, 2, |reply| {
+                    sets::write(pair.field, reply);
+                    sets::write(pair.value, reply);
+                });
+            })
+        },
+    )
 }

@@ -1,9 +1,12 @@
 //! What SCAN, SSCAN, HSCAN and ZSCAN share: the cursor, the options, the reply.
 
+use damselfly_base::number::Decimal;
 use damselfly_base::{CommandError, glob, number};
+use damselfly_engine::Tx;
 use damselfly_protocol::Reply;
+use damselfly_value::{Collection, Element};
 
-use crate::{Args, Result};
+use crate::{Args, Result, Stop, long};
 
 /// The options of a scan.
 #[derive(Clone, Copy)]
@@ -79,9 +82,67 @@ pub(crate) fn write(
     Ok(())
 }
 
-/// The reply of a scan over a key that is absent.
-pub(crate) fn write_empty(reply: &mut Reply<'_>) {
-    reply.array(2);
-    reply.bulk(b"0");
-    reply.array(0);
+/// What a scan over a collection has found so far.
+pub(crate) struct Found<'l, 'o, 'r> {
+    options: Options<'o>,
+    list: &'l mut Reply<'r>,
+    seen: usize,
+    shown: usize,
+    scratch: Decimal,
+}
+
+impl Found<'_, '_, '_> {
+    /// Takes an element; where its name matches, `write` writes it, as so many elements of the reply.
+    pub(crate) fn take(
+        &mut self,
+        name: Element<'_>,
+        elements: usize,
+        write: impl FnOnce(&mut Reply<'_>),
+    ) {
+        self.seen += 1;
+        if self.options.matches(name.text(&mut self.scratch)) {
+            write(self.list);
+            self.shown += elements;
+        }
+    }
+}
+
+/// SSCAN, HSCAN and ZSCAN over a collection of so many elements as `len` says. `step` has [`Found`] take what is at a cursor and
+/// returns the next cursor.
+pub(crate) fn scan<C: Collection>(
+    tx: &mut Tx<'_>,
+    args: Args<'_>,
+    reply: &mut Reply<'_>,
+    len: impl FnOnce(C::Ref<'_>) -> usize,
+    step: impl Fn(C::Ref<'_>, u64, &mut Found<'_, '_, '_>) -> u64,
+) -> Result {
+    /// A call looks at so many buckets for each element it is asked for: a collection that has shrunk may have many empty ones.
+    const BUCKETS_PER_ELEMENT: usize = 10;
+    let (mut cursor, steps_max) = (cursor(args, 2)?, long::steps_max(tx));
+    let Some(collection) = tx.read_as::<C>(args.key(1))? else {
+        reply.array(2);
+        reply.bulk(b"0");
+        reply.array(0);
+        return Ok(());
+    };
+    let options = Options::parse(args, 3, false)?;
+    if options.count.min(len(collection)) > steps_max {
+        return Err(Stop::Long);
+    }
+    write(reply, |list| {
+        let mut found = Found {
+            options,
+            list,
+            seen: 0,
+            shown: 0,
+            scratch: Decimal::new(),
+        };
+        for _ in 0..options.count.saturating_mul(BUCKETS_PER_ELEMENT) {
+            cursor = step(collection, cursor, &mut found);
+            if cursor == 0 || found.seen >= options.count {
+                break;
+            }
+        }
+        Ok((cursor, found.shown))
+    })
 }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use damselfly_base::number::{Decimal, parse_integer};
+use damselfly_base::number::parse_integer;
 use damselfly_base::{CommandError, random};
 use damselfly_engine::{Create, Event, Key, Tx};
 use damselfly_protocol::Reply;
@@ -230,6 +230,8 @@ fn write_all(set: SetRef<'_>, reply: &mut Reply<'_>) {
 
 fn smove(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let (from, to, member) = (args.key(1), args.key(2), args.at(3));
+    // Looked at even if there is nothing to move: its end may have come.
+    tx.peek(to);
     let Some(source) = tx.peek_as::<Set>(from)? else {
         reply.integer(0);
         return Ok(());
@@ -348,29 +350,15 @@ fn write_repeats(set: SetRef<'_>, count: u64, bytes_max: usize, reply: &mut Repl
 }
 
 fn sscan(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    let (mut cursor, steps_max) = (scans::cursor(args, 2)?, long::steps_max(tx));
-    let Some(set) = tx.read_as::<Set>(args.key(1))? else {
-        scans::write_empty(reply);
-        return Ok(());
-    };
-    let options = scans::Options::parse(args, 3, false)?;
-    if options.count.min(set.len()) > steps_max {
-        return Err(Stop::Long);
-    }
-    scans::write(reply, |list| {
-        let (mut seen, mut shown) = (0, 0);
-        let mut scratch = Decimal::new();
-        loop {
-            cursor = set.scan(cursor, |member| {
-                seen += 1;
-                if options.matches(member.text(&mut scratch)) {
-                    write(member, list);
-                    shown += 1;
-                }
-            });
-            if cursor == 0 || seen >= options.count {
-                return Ok((cursor, shown));
-            }
-        }
-    })
+    scans::scan::<Set>(
+        tx,
+        args,
+        reply,
+        |set| set.len(),
+        |set, cursor, found| {
+            set.scan(cursor, |member| {
+                found.take(member, 1, |reply| write(member, reply));
+            })
+        },
+    )
 }

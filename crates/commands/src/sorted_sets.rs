@@ -2,7 +2,6 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use damselfly_base::number::Decimal;
 use damselfly_base::{CommandError, double, random};
 use damselfly_engine::{Create, Event, Tx};
 use damselfly_protocol::{Reply, Version};
@@ -511,35 +510,22 @@ fn write_repeats(
 }
 
 fn zscan(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    let mut cursor = scans::cursor(args, 2)?;
-    let steps_max = long::steps_max(tx);
-    let Some(set) = tx.read_as::<SortedSet>(args.key(1))? else {
-        scans::write_empty(reply);
-        return Ok(());
-    };
-    let options = scans::Options::parse(args, 3, false)?;
-    if options.count.min(set.len()) > steps_max {
-        return Err(Stop::Long);
-    }
-    scans::write(reply, |list| {
-        let (mut seen, mut shown) = (0, 0);
-        let mut scratch = Decimal::new();
-        loop {
-            cursor = set.scan(cursor, |scoring| {
-                seen += 1;
-                if options.matches(scoring.member.text(&mut scratch)) {
-                    sets::write(scoring.member, list);
+    scans::scan::<SortedSet>(
+        tx,
+        args,
+        reply,
+        |set| set.len(),
+        |set, cursor, found| {
+            set.scan(cursor, |scoring| {
+                found.take(scoring.member, 2, |reply| {
+                    sets::write(scoring.member, reply);
                     // As in Redis, scores show here as they are stored.
                     match set.stored_integer(scoring.score) {
-                        Some(integer) => list.bulk_integer(integer),
-                        None => list.bulk_double(scoring.score),
+                        Some(integer) => reply.bulk_integer(integer),
+                        None => reply.bulk_double(scoring.score),
                     }
-                    shown += 2;
-                }
-            });
-            if cursor == 0 || seen >= options.count {
-                return Ok((cursor, shown));
-            }
-        }
-    })
+                });
+            })
+        },
+    )
 }

@@ -400,10 +400,7 @@ fn getex(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let key = args.key(1);
     let options = Options::parse(args, 2, Parses::Getex)?;
     match tx.peek(key).map(EntryRef::text) {
-        None => {
-            reply.null();
-            return Ok(());
-        }
+        None => return get(tx, args, reply),
         Some(None) => return Err(CommandError::WrongType.into()),
         Some(Some(_)) => {}
     }

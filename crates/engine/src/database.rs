@@ -93,9 +93,26 @@ impl<'a> Present<'a> {
 
     /// Removes the fields that have ended, of a hash of which some stay.
     #[cold]
-    fn remove_due_fields(&mut self, ends: &mut Ends<'_>) {
+    fn without_due_fields(mut self, ends: &mut Ends<'_>) -> Self {
         self.update(|entry| entry.remove_due_fields(ends.now.0, usize::MAX));
         ends.fields_ended(self.view().key());
+        self
+    }
+
+    /// Removes the entry, whose end has come.
+    #[cold]
+    fn end<'e>(self, hash: u64, mut ends: Ends<'e>) -> Absent<'e>
+    where
+        'a: 'e,
+    {
+        let (entry, slot) = self.slot.vacate(hash);
+        self.counts.subtract(entry.view());
+        ends.entry_ended(entry.view());
+        Absent {
+            slot,
+            counts: self.counts,
+            ends,
+        }
     }
 
     /// Takes the entry out.
@@ -189,28 +206,34 @@ impl Database {
         assert_eq!(counts, self.counts);
     }
 
-    /// The place of a key; a dead entry is removed first.
+    /// The place of a key; what has ended of it is removed first. `ends` makes what is needed only for that, and for an absent
+    /// key.
     #[inline]
-    pub(crate) fn place<'a>(&'a mut self, key: Key<'_>, mut ends: Ends<'a>) -> Place<'a> {
+    pub(crate) fn place<'a>(
+        &'a mut self,
+        key: Key<'_>,
+        now: Now,
+        ends: impl FnOnce() -> Ends<'a>,
+    ) -> Place<'a> {
         let counts = &mut self.counts;
-        let slot = match self.table.entry(key.hash, key.bytes) {
-            Slot::Vacant(slot) => slot,
-            Slot::Occupied(slot) => match age(slot.get(), ends.now) {
-                Age::Live => return Place::Present(Present { slot, counts }),
+        match self.table.entry(key.hash, key.bytes) {
+            Slot::Vacant(slot) => Place::Absent(Absent {
+                slot,
+                counts,
+                ends: ends(),
+            }),
+            Slot::Occupied(slot) => match age(slot.get(), now) {
+                Age::Live => Place::Present(Present { slot, counts }),
                 Age::LosesFields => {
-                    let mut present = Present { slot, counts };
-                    present.remove_due_fields(&mut ends);
-                    return Place::Present(present);
+                    let present = Present { slot, counts };
+                    Place::Present(present.without_due_fields(&mut ends()))
                 }
                 Age::Dead => {
-                    let (entry, slot) = slot.vacate(key.hash);
-                    counts.subtract(entry.view());
-                    ends.entry_ended(entry.view());
-                    slot
+                    let present = Present { slot, counts };
+                    Place::Absent(present.end(key.hash, ends()))
                 }
             },
-        };
-        Place::Absent(Absent { slot, counts, ends })
+        }
     }
 
     /// The live entry of a key.
@@ -221,25 +244,30 @@ impl Database {
             .filter(|entry| !is_dead(*entry, now))
     }
 
-    /// The live entry of a key; a dead one is removed first.
+    /// The live entry of a key; what has ended of it is removed first. `ends` makes what is needed only for that.
     #[inline]
-    pub(crate) fn find<'a>(&'a mut self, key: Key<'_>, mut ends: Ends<'_>) -> Option<EntryRef<'a>> {
+    pub(crate) fn find<'a, 'e>(
+        &'a mut self,
+        key: Key<'_>,
+        now: Now,
+        ends: impl FnOnce() -> Ends<'e>,
+    ) -> Option<EntryRef<'a>>
+    where
+        'a: 'e,
+    {
         let slot = match self.table.entry(key.hash, key.bytes) {
             Slot::Occupied(slot) => slot,
             Slot::Vacant(_) => return None,
         };
-        match age(slot.get(), ends.now) {
+        let counts = &mut self.counts;
+        match age(slot.get(), now) {
             Age::Live => Some(slot.into_ref()),
             Age::LosesFields => {
-                let counts = &mut self.counts;
-                let mut present = Present { slot, counts };
-                present.remove_due_fields(&mut ends);
-                Some(present.into_view())
+                let present = Present { slot, counts };
+                Some(present.without_due_fields(&mut ends()).into_view())
             }
             Age::Dead => {
-                let entry = slot.remove();
-                self.counts.subtract(entry.view());
-                ends.entry_ended(entry.view());
+                Present { slot, counts }.end(key.hash, ends());
                 None
             }
         }

@@ -1,7 +1,7 @@
 //! Keyspace notifications: what happens to keys, told to whoever asked for it.
 //!
 //! ```text
-//!   a command ─► Tx::changed(key, event) ─► kept in the section ─► Listener, in order, before the locks are released
+//!   a command ─► Tx::changed(key, event) ─► kept in the section ─► Audience, in order, before the locks are released
 //!   a key that has ended ─► the same
 //! ```
 //!
@@ -289,7 +289,7 @@ pub struct KeyEvent {
 }
 
 /// Who is told of events.
-pub trait Listener: Send + Sync {
+pub trait Audience: Send + Sync {
     /// These events have happened, in this order. Called under the locks of their keys: it must take none of a shard, and be
     /// quick.
     fn tell(&self, wanted: Wanted, events: &[KeyEvent]);
@@ -312,8 +312,8 @@ impl Kept {
         if self.events.is_empty() {
             return;
         }
-        if let Some(listener) = engine.listener() {
-            listener.tell(engine.settings.events.load(), &self.events);
+        if let Some(audience) = engine.audience() {
+            audience.tell(engine.settings.events.load(), &self.events);
         }
         self.events.clear();
     }
@@ -386,6 +386,7 @@ impl Tx<'_> {
     }
 
     /// Tells the events so far; what comes now is not kept any more.
+    #[cold]
     pub fn tell_events(&mut self) {
         let engine = self.engine();
         if let Some(aside) = &mut self.aside {

@@ -22,7 +22,7 @@ mod watching;
 
 pub use access::{AccessPolicy, frequency, idle_seconds};
 pub use database::{Absent, Database, Place, Present};
-pub use events::{Event, KeyEvent, Listener, Wanted};
+pub use events::{Audience, Event, KeyEvent, Wanted};
 pub use keyspace::Cursor;
 pub use shard::{Busy, Engine, KeyspaceTotals, Rule, Settings, Wake};
 pub use tracking::{Change, Invalidate, Tracker};

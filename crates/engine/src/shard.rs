@@ -8,7 +8,7 @@ use damselfly_value::Thresholds;
 
 use crate::events::AtomicWanted;
 use crate::tracking::{Invalidate, TrackedCounts, Tracking};
-use crate::{AccessPolicy, Database, Listener, Now, Tx};
+use crate::{AccessPolicy, Audience, Database, Now, Tx};
 use crate::{tx::Held, waiting::Waiting, watching::Watching};
 
 /// The most shards: their number is part of every SCAN cursor.
@@ -133,9 +133,9 @@ pub struct Engine {
     databases: usize,
     /// One per thread, set once when the threads start.
     wakes: OnceLock<Vec<Wake>>,
+    audience: OnceLock<Box<dyn Audience>>,
     pub(crate) invalidate: OnceLock<Box<dyn Invalidate>>,
     pub(crate) tracked: TrackedCounts,
-    listener: OnceLock<Box<dyn Listener>>,
     /// Of the last client that began to wait for keys.
     pub(crate) last_ticket: AtomicU64,
     /// What may change while the engine runs.
@@ -199,9 +199,9 @@ impl Engine {
             shard_bits,
             databases: rule.databases,
             wakes: OnceLock::new(),
+            audience: OnceLock::new(),
             invalidate: OnceLock::new(),
             tracked: TrackedCounts::default(),
-            listener: OnceLock::new(),
             last_ticket: AtomicU64::new(1),
             settings: Settings::default(),
         }
@@ -213,12 +213,12 @@ impl Engine {
     }
 
     /// Tells who is told of events. Without it nobody is.
-    pub fn set_listener(&self, listener: Box<dyn Listener>) {
-        assert!(self.listener.set(listener).is_ok(), "threads start once");
+    pub fn set_audience(&self, audience: Box<dyn Audience>) {
+        assert!(self.audience.set(audience).is_ok(), "threads start once");
     }
 
-    pub(crate) fn listener(&self) -> Option<&dyn Listener> {
-        self.listener.get().map(|listener| &**listener)
+    pub(crate) fn audience(&self) -> Option<&dyn Audience> {
+        self.audience.get().map(|audience| &**audience)
     }
 
     /// The number of shards.

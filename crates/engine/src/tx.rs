@@ -92,9 +92,12 @@ pub struct Tx<'a> {
 impl Drop for Tx<'_> {
     #[inline]
     fn drop(&mut self) {
-        match self.aside {
-            None => self.release(),
-            Some(_) => self.end_aside(),
+        if self.aside.is_some() {
+            self.tell_events();
+        }
+        self.release();
+        if let Some(aside) = self.aside.take() {
+            aside.end(self.engine);
         }
     }
 }
@@ -121,17 +124,6 @@ impl<'a> Tx<'a> {
             Held::One(shard) => self.engine.release(shard),
             Held::Many(shards) => shards.iter().for_each(|&shard| self.engine.release(shard)),
             Held::All => (0..self.engine.shards()).for_each(|shard| self.engine.release(shard)),
-        }
-    }
-
-    #[cold]
-    fn end_aside(&mut self) {
-        if let Some(aside) = &mut self.aside {
-            aside.kept.tell(self.engine);
-        }
-        self.release();
-        if let Some(aside) = self.aside.take() {
-            aside.end(self.engine);
         }
     }
 
@@ -193,12 +185,6 @@ impl<'a> Tx<'a> {
     /// Makes another database the selected one.
     pub fn set_db(&mut self, db: usize) {
         self.db = db;
-    }
-
-    /// True if something is left to be done beside what the section itself does: others may have to go on, or be told.
-    #[inline]
-    pub fn has_more(&self) -> bool {
-        self.aside.is_some()
     }
 
     /// What few sections need, made when it is first used.
@@ -351,15 +337,14 @@ impl<'a> Tx<'a> {
         let (engine, now, index) = (self.engine, self.now, self.engine.shard_of(key.hash));
         // SAFETY: bounded by the signature.
         let Shard { databases, expired } = unsafe { self.shard(index) };
-        let ends = Ends {
+        databases[db].place(key, now, || Ends {
             engine,
             shard: index,
             db,
             now,
             expired,
             aside: &mut self.aside,
-        };
-        databases[db].place(key, ends)
+        })
     }
 
     /// The live entry of a key in a database; one whose end has come is removed.
@@ -371,18 +356,17 @@ impl<'a> Tx<'a> {
     where
         'a: 's,
     {
-        let index = self.engine.shard_of(key.hash);
+        let (engine, now, index) = (self.engine, self.now, self.engine.shard_of(key.hash));
         // SAFETY: as the caller promises.
         let Shard { databases, expired } = unsafe { self.shard(index) };
-        let ends = Ends {
-            engine: self.engine,
+        databases[db].find(key, now, || Ends {
+            engine,
             shard: index,
             db,
-            now: self.now,
+            now,
             expired,
             aside: &mut self.aside,
-        };
-        databases[db].find(key, ends)
+        })
     }
 
     #[inline]

@@ -1,5 +1,6 @@
 //! Hashes whose fields end: whoever looks sees none that has ended, and what nobody looks at is swept.
 
+use damselfly_base::random::Random;
 use std::collections::BTreeMap;
 
 use damselfly_engine::{Create, Engine, Key, Now, Place, Rule};
@@ -110,17 +111,8 @@ fn a_deadline_of_the_key_and_those_of_its_fields_act_side_by_side() {
 /// Random changes, with the clock going on and sweeps in between, against a plain model.
 #[test]
 fn no_field_is_seen_after_its_end_and_none_is_lost_before() {
-    let seed = std::env::var("SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok());
-    let mut state: u64 = seed.unwrap_or_else(damselfly_base::random::number);
-    println!("SEED={state}");
-    let mut random = move |below: usize| {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) as usize % below
-    };
+    let mut random = Random::for_test();
+    let mut random = move |below: usize| random.below(below);
     for round in 0..20 {
         let engine = engine();
         let entries_max = if round % 2 == 0 { 512 } else { 10 };

@@ -1,5 +1,11 @@
 //! A small seeded generator of random numbers: the same seed gives the same run on every machine.
 
+/// The number in an environment variable, as seeds and durations are given to tests.
+#[must_use]
+pub fn number_from(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
 /// `SplitMix64` (Steele, Lea, Flood 2014): one word of state, no bad seeds.
 #[derive(Debug, Clone)]
 pub struct Random {

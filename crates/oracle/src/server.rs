@@ -152,6 +152,20 @@ impl Server {
         Err(last)
     }
 
+    /// Starts the server that is tested, with so many threads and shards if it is Damselfly.
+    ///
+    /// # Panics
+    /// As [`Server::start`] fails.
+    #[must_use]
+    pub fn subject(threads: &str, shards: &str) -> Self {
+        let program = Program::subject();
+        let arguments: &[&str] = match program.kind() {
+            Kind::Redis => &[],
+            Kind::Damselfly => &["--threads", threads, "--shards", shards],
+        };
+        Self::start(&program, arguments).unwrap_or_else(|error| panic!("{error}"))
+    }
+
     fn try_start(program: &Program, arguments: &[&str]) -> io::Result<Self> {
         let folder = ScratchFolder::create()?;
         let port = free_port()?;

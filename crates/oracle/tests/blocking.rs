@@ -8,8 +8,8 @@
 //! how the threads meet is chance.
 
 use damselfly_oracle::connection::{Connection, request};
-use damselfly_oracle::random::Random;
-use damselfly_oracle::server::{Kind, Program, Server};
+use damselfly_oracle::random::{self, Random};
+use damselfly_oracle::server::Server;
 use damselfly_protocol::client::Value;
 use std::collections::{HashMap, HashSet};
 use std::net::Shutdown;
@@ -28,19 +28,6 @@ const CONSUMERS: usize = 140;
 /// Producers hold back while their server has so many elements that nobody has taken.
 const BACKLOG_MAX: usize = 300;
 const SECONDS: u64 = 2;
-
-fn number_from(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok()?.parse().ok()
-}
-
-fn start(threads: &str, shards: &str) -> Server {
-    let program = Program::subject();
-    let arguments: &[&str] = match program.kind() {
-        Kind::Redis => &[],
-        Kind::Damselfly => &["--threads", threads, "--shards", shards],
-    };
-    Server::start(&program, arguments).unwrap()
-}
 
 fn text(value: &Value) -> String {
     match value {
@@ -306,11 +293,11 @@ impl Run {
 /// Runs producers and consumers against a server of so many threads and shards, and counts every element.
 fn prove(threads: &str, shards: &str) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    let seed = number_from("DAMSELFLY_SEED").unwrap_or(now.subsec_nanos().into());
+    let seed = random::number_from("DAMSELFLY_SEED").unwrap_or(now.subsec_nanos().into());
     println!("seed {seed}");
     let mut random = Random::new(seed);
-    let seconds = number_from("DAMSELFLY_BLOCKING_S").unwrap_or(SECONDS);
-    let run = Run::new(start(threads, shards));
+    let seconds = random::number_from("DAMSELFLY_BLOCKING_S").unwrap_or(SECONDS);
+    let run = Run::new(Server::subject(threads, shards));
     let unblocked = std::thread::scope(|scope| {
         let (run, started) = (&run, Instant::now());
         let mut workers = Vec::new();
@@ -398,9 +385,9 @@ fn until_blocked(probe: &mut Connection, count: usize) {
 #[test]
 fn clients_are_served_in_the_order_in_which_they_came() {
     const CLIENTS: usize = 60;
-    let server = start("4", "8");
+    let server = Server::subject("4", "8");
     let mut probe = server.connect();
-    let mut random = Random::new(number_from("DAMSELFLY_SEED").unwrap_or(1));
+    let mut random = Random::new(random::number_from("DAMSELFLY_SEED").unwrap_or(1));
     let mut clients: Vec<Connection> = (0..CLIENTS).map(|_| server.connect()).collect();
     let mut producers: Vec<Connection> = (0..3).map(|_| server.connect()).collect();
     for round in 0..4 {
@@ -465,7 +452,7 @@ fn clients_are_served_in_the_order_in_which_they_came() {
 fn no_wait_ends_before_its_time() {
     const CLIENTS: usize = 40;
     const EACH: usize = 25;
-    let server = start("2", "8");
+    let server = Server::subject("2", "8");
     let late: Vec<Duration> = std::thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS)
             .map(|number| {

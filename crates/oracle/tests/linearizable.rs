@@ -12,7 +12,7 @@
 
 use damselfly_oracle::connection::{Connection, request};
 use damselfly_oracle::history::{Call, History, Model, check};
-use damselfly_oracle::random::Random;
+use damselfly_oracle::random::{self, Random};
 use damselfly_oracle::server::{Program, Server};
 use damselfly_protocol::client::{NullKind, Value};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -312,17 +312,13 @@ fn play(
     calls
 }
 
-fn number_from(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok()?.parse().ok()
-}
-
 /// Plays histories against a server of so many threads and checks each.
 fn prove(threads: &str, draw: impl Fn(&mut Random, usize) -> Command + Sync) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    let seed = number_from("DAMSELFLY_SEED").unwrap_or(now.subsec_nanos().into());
+    let seed = random::number_from("DAMSELFLY_SEED").unwrap_or(now.subsec_nanos().into());
     println!("seed {seed}");
     let mut random = Random::new(seed);
-    let seconds = number_from("DAMSELFLY_LINEARIZABLE_S").unwrap_or(SECONDS);
+    let seconds = random::number_from("DAMSELFLY_LINEARIZABLE_S").unwrap_or(SECONDS);
     let arguments = ["--threads", threads, "--shards", "2"];
     let server = Server::start(&Program::subject(), &arguments).unwrap();
     let mut connections: Vec<Connection> = (0..CLIENTS).map(|_| server.connect()).collect();

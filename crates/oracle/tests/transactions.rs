@@ -8,8 +8,8 @@
 //! threads meet is chance.
 
 use damselfly_oracle::connection::{Connection, request};
-use damselfly_oracle::random::Random;
-use damselfly_oracle::server::{Kind, Program, Server};
+use damselfly_oracle::random::{self, Random};
+use damselfly_oracle::server::Server;
 use damselfly_protocol::client::Value;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -19,19 +19,6 @@ const ACCOUNTS: usize = 8;
 const BALANCE: i64 = 1000;
 const CLIENTS: usize = 8;
 const SECONDS: u64 = 2;
-
-fn number_from(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok()?.parse().ok()
-}
-
-fn start(threads: &str, shards: &str) -> Server {
-    let program = Program::subject();
-    let arguments: &[&str] = match program.kind() {
-        Kind::Redis => &[],
-        Kind::Damselfly => &["--threads", threads, "--shards", shards],
-    };
-    Server::start(&program, arguments).unwrap()
-}
 
 fn account(number: usize) -> String {
     format!("account:{number}")
@@ -170,9 +157,9 @@ impl Client {
 /// Runs `work` on many clients until the time is over.
 fn many_clients(server: &Server, work: impl Fn(usize, &mut Client) + Sync) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    let seed = number_from("DAMSELFLY_SEED").unwrap_or(now.subsec_nanos().into());
+    let seed = random::number_from("DAMSELFLY_SEED").unwrap_or(now.subsec_nanos().into());
     println!("seed {seed}");
-    let seconds = number_from("DAMSELFLY_TRANSACTIONS_S").unwrap_or(SECONDS);
+    let seconds = random::number_from("DAMSELFLY_TRANSACTIONS_S").unwrap_or(SECONDS);
     let (started, failed) = (Instant::now(), AtomicBool::new(false));
     let goes_on = || started.elapsed() < Duration::from_secs(seconds) && !failed.load(Relaxed);
     std::thread::scope(|scope| {
@@ -197,7 +184,7 @@ fn many_clients(server: &Server, work: impl Fn(usize, &mut Client) + Sync) {
 }
 
 fn money_is_neither_made_nor_lost(threads: &str, shards: &str) {
-    let server = start(threads, shards);
+    let server = Server::subject(threads, shards);
     let mut connection = server.connect();
     for number in 0..ACCOUNTS {
         let words = ["SET", &account(number), &BALANCE.to_string()];
@@ -246,7 +233,7 @@ fn money_is_neither_made_nor_lost_with_four_threads() {
 /// wrong unless EXEC locks the keys that it only watches.
 #[test]
 fn of_two_switches_one_stays_off() {
-    let server = start("4", "64");
+    let server = Server::subject("4", "64");
     let turned_on = AtomicUsize::new(0);
     many_clients(&server, |number, client| {
         let (own, other) = match number % 2 {

@@ -182,7 +182,7 @@ impl LongCommand {
         if let Some(reader) = self.reader {
             reader.note(&mut tx, self.row, args);
         }
-        if tx.has_more() {
+        if tx.has_aside() {
             unserved.extend(tx.serve_waiters());
         }
         outcome.effects = tx.effects();

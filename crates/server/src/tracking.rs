@@ -26,6 +26,7 @@ use std::sync::{
 use damselfly_engine::{Change, Engine, Invalidate, Tracker};
 use damselfly_protocol::{Reply, Version};
 
+use crate::pubsub::PubSub;
 use crate::shared::{Message, Shared};
 
 /// While more bytes than this are on their way to a thread, no single keys are sent to it any more.
@@ -215,6 +216,14 @@ impl Tracking {
     /// How many different prefixes are tracked.
     pub fn prefix_count(&self) -> usize {
         self.read().len()
+    }
+
+    /// A thread to which more is on its way than it should be. What was read can't be too much: it must have been read.
+    pub fn congested(&self, pubsub: &PubSub) -> Option<usize> {
+        match self.prefixes.load(Relaxed) {
+            0 => None,
+            _ => pubsub.congested(),
+        }
     }
 
     fn concerns(&self, key: &[u8]) -> bool {

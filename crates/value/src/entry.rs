@@ -600,6 +600,8 @@ impl std::fmt::Debug for EntryRef<'_> {
 
 #[cfg(test)]
 mod tests {
+    use damselfly_base::random::Random;
+
     use super::*;
 
     #[test]
@@ -636,18 +638,8 @@ mod tests {
     /// Random edits against a plain model.
     #[test]
     fn any_sequence_of_changes_leaves_the_same_as_a_plain_model() {
-        let seed = std::env::var("SEED")
-            .ok()
-            .and_then(|s| s.parse().ok())
-            .unwrap_or(0x5eed_u64);
-        println!("SEED={seed}");
-        let mut state = seed;
-        let mut random = move |below: usize| {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            ((state >> 33) as usize) % below
-        };
+        let mut random = Random::for_test();
+        let mut random = move |below: usize| random.below(below);
         for round in 0..200 {
             let key = vec![b'k'; if round % 10 == 0 { 400 } else { random(40) }];
             let mut entry = Entry::new(&key, NewValue::Integer(0), None);

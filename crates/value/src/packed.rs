@@ -24,24 +24,16 @@ impl Buffer for PackedValue<'_> {
 
 #[cfg(test)]
 mod tests {
+    use damselfly_base::random::Random;
+
     use super::*;
     use crate::Type;
 
     /// Random splices against a plain vector, with keys and deadlines of every width.
     #[test]
     fn any_splices_leave_the_same_as_in_a_plain_vector() {
-        let seed = std::env::var("SEED")
-            .ok()
-            .and_then(|s| s.parse().ok())
-            .unwrap_or(0x5eed_u64);
-        println!("SEED={seed}");
-        let mut state = seed;
-        let mut random = move |below: usize| {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            ((state >> 33) as usize) % below
-        };
+        let mut random = Random::for_test();
+        let mut random = move |below: usize| random.below(below);
         for round in 0..100 {
             let key = vec![b'k'; if round % 10 == 0 { 300 } else { random(40) }];
             let mut deadline = (round % 2 == 0).then_some(7);

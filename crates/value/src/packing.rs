@@ -270,17 +270,9 @@ fn write_words<const N: usize>(bytes: &mut [u8], at: usize, words: [u64; N]) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use damselfly_base::random::Random;
 
-    fn random_numbers(seed: u64) -> impl FnMut(usize) -> usize {
-        let mut state = seed;
-        move |below| {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            (state >> 33) as usize % below
-        }
-    }
+    use super::*;
 
     fn check(text: &[u8], packing: Packing) {
         assert_eq!(Packing::of(text), Some(packing));
@@ -295,12 +287,8 @@ mod tests {
 
     #[test]
     fn texts_of_every_length_come_back() {
-        let seed = std::env::var("SEED")
-            .ok()
-            .and_then(|seed| seed.parse().ok())
-            .unwrap_or(0xca5e_u64);
-        println!("SEED={seed}");
-        let mut random = random_numbers(seed);
+        let mut random = Random::for_test();
+        let mut random = |below: usize| random.below(below);
         for len in (TEXT_BYTES_MIN..600).chain(TEXT_BYTES_MAX - 20..=TEXT_BYTES_MAX) {
             let mut ascii: Vec<_> = (0..len).map(|_| random(128) as u8).collect();
             ascii[random(len)] = b'g';

@@ -31,6 +31,9 @@ pub enum SetRef<'a> {
     Large(&'a Members),
 }
 
+/// An intset in Redis has at most so many members, whatever the option says.
+const INTSET_MAX: usize = 1 << 30;
+
 const NOT_EMPTY: &str = "an index below the length has a member";
 
 /// A set, to change.
@@ -252,23 +255,43 @@ impl SetMut<'_> {
         }
     }
 
-    /// Prepares an empty set for so many members or more, which are sure to come.
-    pub fn expect(&mut self, len: usize) {
-        let packed_max = load(&self.thresholds.set_max_intset_entries)
-            .max(load(&self.thresholds.set_max_listpack_entries));
-        if self.view().is_empty() && len > packed_max {
-            self.entry.set_large(Large::Set(Members::with_room(len)));
-        }
-    }
-
-    /// Adds a member of another set; false if it was there.
-    pub fn insert_element(&mut self, member: Element<'_>) -> bool {
-        match (self.view(), member) {
-            (SetRef::Integers(_), Element::Integer(number)) => self.insert_integer(number),
-            (SetRef::Integers(_) | SetRef::Packed(_) | SetRef::Large(_), _) => {
-                self.insert(member.text(&mut Decimal::new()))
+    /// Fills an empty set with members of other sets, all different.
+    pub fn fill(&mut self, members: &[Element<'_>]) {
+        let shortest = |member: &Element<'_>| match *member {
+            Element::Integer(number) => Some(number),
+            Element::Bytes(text) => parse_integer(text),
+        };
+        let integers_max = load(&self.thresholds.set_max_intset_entries);
+        if members.len() <= integers_max.min(INTSET_MAX)
+            && let Some(mut integers) = members.iter().map(shortest).collect::<Option<Vec<_>>>()
+        {
+            integers.sort_unstable();
+            let mut packed = Vec::new();
+            for integer in integers {
+                intset::insert(&mut packed, integer);
             }
+            self.entry.set_packed(Kind::SetIntegers, &packed);
+            return;
         }
+        let mut byte_len = 0;
+        let packs = members.iter().enumerate().all(|(len, member)| {
+            byte_len += member.encoded_bytes();
+            self.packs(len, member.len(), byte_len)
+        });
+        if packs {
+            let mut packed = Vec::with_capacity(byte_len);
+            for member in members {
+                let number = shortest(member).map(Element::Integer);
+                listpack::push_back(&mut packed, number.unwrap_or(*member));
+            }
+            self.entry.set_packed(Kind::SetPacked, &packed);
+            return;
+        }
+        let (mut large, mut scratch) = (Members::with_room(members.len()), Decimal::new());
+        for member in members {
+            large.insert(member.text(&mut scratch));
+        }
+        self.entry.set_large(Large::Set(large));
     }
 
     /// Removes a member; false if it was not there.
@@ -344,8 +367,7 @@ impl SetMut<'_> {
         if !intset::insert(&mut buffer, number) {
             return false;
         }
-        // An intset in Redis counts up to 2^30 at most, whatever the option says.
-        let entries_max = load(&self.thresholds.set_max_intset_entries).min(1 << 30);
+        let entries_max = load(&self.thresholds.set_max_intset_entries).min(INTSET_MAX);
         if self.view().len() > entries_max {
             self.enlarge();
         }
@@ -409,6 +431,7 @@ fn load(threshold: &AtomicU64) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use damselfly_base::random::Random;
     use std::collections::BTreeSet;
 
     use super::*;
@@ -463,13 +486,8 @@ mod tests {
 
     #[test]
     fn any_changes_leave_what_a_plain_set_would_hold() {
-        let mut state = damselfly_base::random::number();
-        println!("seed {state}");
-        let mut random = move || {
-            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mixed = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            mixed ^ mixed >> 31
-        };
+        let mut random = Random::for_test();
+        let mut random = move || random.number();
         let mut seen = BTreeSet::new();
         for round in 0..200 {
             let thresholds = thresholds(random() % 40, random() % 40, random() % 12);
@@ -490,10 +508,10 @@ mod tests {
                 match random() % 16 {
                     0..9 => assert_eq!(set.insert(&member), model.insert(member)),
                     9 => {
-                        assert_eq!(
-                            set.insert_element((&member[..]).into()),
-                            model.insert(member)
-                        );
+                        model.insert(member);
+                        entry = Entry::new_collection(b"key", Type::Set, None);
+                        let members: Vec<_> = model.iter().map(|m| Element::Bytes(m)).collect();
+                        Set::edit(&mut entry, &thresholds).fill(&members);
                     }
                     10..13 => assert_eq!(set.remove(&member), model.remove(&member)),
                     13 if !model.is_empty() => {
@@ -549,14 +567,8 @@ mod tests {
 
     #[test]
     fn samples_are_uniform() {
-        let mut state = damselfly_base::random::number();
-        println!("seed {state}");
-        let mut random = move || {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
-            (state ^ state >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-        };
+        let mut random = Random::for_test();
+        let mut random = move || random.number();
         for (thresholds, count) in [
             (thresholds(512, 128, 64), 3),
             (thresholds(0, 128, 64), 7),

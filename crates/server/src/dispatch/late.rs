@@ -41,8 +41,7 @@ impl Dispatcher {
         hold_back(session, &mut reply, mark);
         session::tracking::take_own_news(&self.shared, session);
         if session.follow_up {
-            let delayed = &mut connection.delayed;
-            session::follow_up(session, Some(parking.row), mark, &mut reply, delayed);
+            session::follow_up(session, Some(parking.row), mark, &mut reply);
         }
         if let Some(error) = failed {
             let counters = self.counters();
@@ -61,6 +60,8 @@ impl Dispatcher {
             return !command.panicked.load(Relaxed);
         };
         let command = command.clone();
+        let congested = self.shared.pubsub.take_congested(self.shared.threads.len());
+        session.congested = congested.or(session.congested);
         (session.long, session.rest, connection.stall) = (None, outcome.rest, None);
         let mut reply = Reply::new(&mut connection.output, session.protocol);
         let mark = reply.position();
@@ -71,8 +72,7 @@ impl Dispatcher {
         hold_back(session, &mut reply, mark);
         session::tracking::take_own_news(&self.shared, session);
         if session.follow_up {
-            let delayed = &mut connection.delayed;
-            session::follow_up(session, Some(command.row), mark, &mut reply, delayed);
+            session::follow_up(session, Some(command.row), mark, &mut reply);
         }
         connection.stall = session.rest.is_some().then_some(Stall::Rest);
         if connection.stall.is_none() {
@@ -91,16 +91,28 @@ impl Dispatcher {
             return;
         }
         session.rest = None;
+        if session.follow_up {
+            let mark = reply.position();
+            session::follow_up(session, None, mark, &mut reply);
+        }
         connection.stall = None;
         connection.give_delayed();
     }
 
-    /// What remains to be done when a section has ended of which others may be told.
+    /// What follows from a section that served others or told of changes.
     #[cold]
-    pub(super) fn do_more(&mut self, session: &mut Session) {
+    pub(super) fn end_aside(&mut self, session: &mut Session) {
         self.serve_unserved();
-        session.congested = self.shared.pubsub.congested().or(session.congested);
+        self.note_congested(session);
         session::tracking::take_own_news(&self.shared, session);
+    }
+
+    /// Lets a client wait whose command has caused more messages than can be delivered soon.
+    pub(crate) fn note_congested(&self, session: &mut Session) {
+        let (pubsub, tracking) = (&self.shared.pubsub, &self.shared.tracking);
+        let congested = pubsub.take_congested(self.thread);
+        let congested = congested.or_else(|| tracking.congested(pubsub));
+        session.congested = congested.or(session.congested);
     }
 
     /// Serves waiters that could not be served when their keys were changed, if what they need is free now.

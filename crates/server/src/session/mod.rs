@@ -14,6 +14,7 @@ pub mod memory;
 pub mod monitor;
 pub mod pause;
 pub mod pubsub;
+pub mod scripting;
 pub mod server;
 pub mod slowlog;
 pub mod tracking;
@@ -47,6 +48,7 @@ pub static FAMILIES: &[&[Command<Handler>]] = &[
     memory::COMMANDS,
     monitor::COMMANDS,
     pubsub::COMMANDS,
+    scripting::COMMANDS,
     slowlog::COMMANDS,
     command::COMMANDS,
     config::COMMANDS,
@@ -146,18 +148,12 @@ impl Session {
 
 /// Adds what goes with the reply of a command, which was written from `mark` on: messages that the client has caused to itself.
 #[cold]
-pub fn follow_up(
-    session: &mut Session,
-    row: Option<&Row>,
-    mark: usize,
-    reply: &mut Reply<'_>,
-    delayed: &mut Vec<u8>,
-) {
+pub fn follow_up(session: &mut Session, row: Option<&Row>, mark: usize, reply: &mut Reply<'_>) {
     session.follow_up = false;
     if !session.pushes.is_empty() {
         pubsub::give_pushes(session, row, mark, reply);
     }
-    tracking::follow_up(session, row, reply, delayed);
+    tracking::follow_up(session, row, reply);
 }
 
 /// What a session command may use.

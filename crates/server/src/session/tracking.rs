@@ -67,8 +67,20 @@ impl Reader {
         }
     }
 
-    /// Tracks keys that are known otherwise: those of a script that has read anything.
-    pub fn remember<'k>(self, tx: &mut Tx<'_>, keys: impl Iterator<Item = Key<'k>>) {
+    /// As [`Reader::note`], for a script: if any of its commands has read, all keys that it was given are tracked.
+    pub fn note_script<'k>(
+        self,
+        tx: &mut Tx<'_>,
+        has_read: bool,
+        keys: impl Iterator<Item = Key<'k>>,
+    ) {
+        tx.ascribe_changes(self.tracker.id);
+        if has_read {
+            self.remember(tx, keys);
+        }
+    }
+
+    fn remember<'k>(self, tx: &mut Tx<'_>, keys: impl Iterator<Item = Key<'k>>) {
         if self.remembers {
             keys.for_each(|key| tx.track(key, self.tracker));
         }
@@ -189,26 +201,21 @@ pub fn take_own_news(shared: &Shared, session: &mut Session) {
     }
 }
 
-/// What follows a command of a client that tracks: its own messages, if there are any, and the end of CLIENT CACHING. They go
-/// to `delayed` if the reply is not complete.
-pub fn follow_up(
-    session: &mut Session,
-    row: Option<&Row>,
-    reply: &mut Reply<'_>,
-    delayed: &mut Vec<u8>,
-) {
-    let is_whole = session.rest.is_none();
+/// What follows a command of a client that tracks, once its reply is whole: its own messages, if there are any, and the end of
+/// CLIENT CACHING.
+pub fn follow_up(session: &mut Session, row: Option<&Row>, reply: &mut Reply<'_>) {
     let within_multi = session.transaction.is_open();
     let Some(tracked) = &mut session.tracked else {
         return;
     };
-    let pushes = std::mem::take(&mut tracked.pushes);
-    if is_whole {
-        reply.raw(&pushes);
-    } else {
-        delayed.extend_from_slice(&pushes);
+    if session.rest.is_some() {
+        session.follow_up = true;
+        return;
     }
-    let is_about_client = row.is_some_and(|row| row.name == "client");
+    reply.raw(&std::mem::take(&mut tracked.pushes));
+    // The row of a request that was refused may be that of the container.
+    let is_about_client =
+        row.is_some_and(|row| row.name == "client" || row.name.starts_with("client|"));
     if !within_multi && !is_about_client {
         tracked.caching = false;
     }

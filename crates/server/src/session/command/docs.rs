@@ -157,7 +157,7 @@ Each behaves as in Redis, from the version given on. `COMMAND DOCS` says the sam
 `<container> HELP` lists subcommands.
 ";
 
-const GROUPS: [(Group, &str); 9] = [
+const GROUPS: [(Group, &str); 10] = [
     (Group::String, "Strings"),
     (Group::List, "Lists"),
     (Group::Set, "Sets"),
@@ -165,6 +165,7 @@ const GROUPS: [(Group, &str); 9] = [
     (Group::SortedSet, "Sorted sets"),
     (Group::Generic, "Keys"),
     (Group::PubSub, "Publish and subscribe"),
+    (Group::Scripting, "Scripts"),
     (Group::Connection, "Connections"),
     (Group::Server, "Server"),
 ];
