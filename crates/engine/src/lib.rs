@@ -9,6 +9,7 @@
 
 mod access;
 mod aside;
+mod changes;
 mod database;
 mod events;
 mod expiry;
@@ -17,6 +18,7 @@ mod keyspace;
 mod shard;
 mod tracking;
 mod tx;
+mod undo;
 mod waiting;
 mod watching;
 

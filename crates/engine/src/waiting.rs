@@ -175,7 +175,11 @@ impl Tx<'_> {
     /// Locks the shard of one more key until the end of this section; false if it is busy. This is out of order, but who waits
     /// for a few microseconds at most can be part of no deadlock.
     pub fn include(&mut self, hash: u64) -> bool {
-        let shard = self.engine().shard_of(hash);
+        self.include_shard(self.engine().shard_of(hash))
+    }
+
+    /// As [`Tx::include`], by the shard's number.
+    pub fn include_shard(&mut self, shard: usize) -> bool {
         if self.holds(shard) {
             return true;
         }
@@ -184,6 +188,19 @@ impl Tx<'_> {
             self.aside().included.push(shard);
         }
         taken
+    }
+
+    /// Makes this a section over everything, whose locks it has all included one by one.
+    ///
+    /// # Panics
+    /// If a lock is missing.
+    pub fn become_whole(&mut self) {
+        let mut shards = 0..self.engine().shards();
+        assert!(shards.all(|shard| self.holds(shard)), "a lock is missing");
+        if let Some(aside) = &mut self.aside {
+            aside.included.clear();
+        }
+        self.set_whole();
     }
 
     /// Notes that a key was changed, if somebody waits for it.

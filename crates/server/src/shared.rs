@@ -10,6 +10,7 @@ use damselfly_engine::{AccessPolicy, Engine, Wanted};
 
 use crate::clients::{Client, Clients};
 use crate::config::{Config, MaxmemoryPolicy};
+use crate::functions::Functions;
 use crate::listener::Stream;
 use crate::long::LongCommands;
 use crate::pubsub::PubSub;
@@ -187,6 +188,8 @@ pub struct Shared {
     pub pubsub: PubSub,
     /// Who tracks keys.
     pub tracking: Arc<Tracking>,
+    /// Libraries of functions.
+    pub functions: Functions,
     /// Commands that take long.
     pub long: LongCommands,
     /// Scripts.
@@ -245,6 +248,7 @@ impl Shared {
             started_ms: now_ms(),
             stopping: AtomicBool::new(false),
             monitors: AtomicUsize::new(0),
+            functions: Functions::default(),
             long: LongCommands::default(),
             scripts: Scripts::default(),
             pause: Pause::default(),

@@ -20,13 +20,11 @@ use std::time::{Duration, Instant};
 use mio::{Events, Poll, Token};
 use slab::Slab;
 
-use crate::clients::Client;
 use crate::connection::{Batch, Connection, ReadEnd, Stall};
 use crate::dispatch::Dispatcher;
 use crate::listener::Listener;
 use crate::session::Replies;
-use crate::shared::{self, Message, Shared};
-use tracking::Prefixed;
+use crate::shared::{self, Shared};
 
 /// Tokens of what is no connection.
 pub const WAKER: Token = Token(usize::MAX);
@@ -66,6 +64,8 @@ pub struct Worker {
     spare_outputs: Vec<Vec<u8>>,
     /// Room for the replies of scripts.
     script_reply: Vec<u8>,
+    /// How many turns took place while a script ran.
+    nested_turns: u64,
     /// The shard at which the expiry sweep goes on.
     sweep_at: usize,
     next_sweep: Instant,
@@ -100,6 +100,7 @@ impl Worker {
             batch: Batch::default(),
             spare_outputs: Vec::new(),
             script_reply: Vec::new(),
+            nested_turns: 0,
             sweep_at: 0,
             next_sweep: now,
             next_tick: now,
@@ -438,6 +439,9 @@ impl Worker {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
+        if matches!(connection.stall, Some(Stall::Script)) {
+            return;
+        }
         if matches!(connection.stall, Some(Stall::Sleeping(_))) && !connection.ended {
             // The reply to DEBUG SLEEP comes when it is over.
             return;
@@ -515,6 +519,13 @@ impl Worker {
     }
 
     pub(super) fn close(&mut self, key: usize) {
+        if let Some(connection) = self.connections.get(key)
+            && matches!(connection.stall, Some(Stall::Script))
+        {
+            // When its script has ended.
+            connection.session.client.killed.store(true, Relaxed);
+            return;
+        }
         let Some(mut connection) = self.connections.try_remove(key) else {
             return;
         };
@@ -537,44 +548,6 @@ impl Worker {
             }
         }
         let _ = connection.stream.deregister(self.poll.registry());
-    }
-
-    /// Receives messages that this thread has left for itself; false if there are none.
-    fn receive_own(&mut self) -> bool {
-        let has_mail = self.shared.threads[self.index].has_mail();
-        if has_mail {
-            self.receive();
-        }
-        has_mail
-    }
-
-    fn receive(&mut self) {
-        let (first, messages) = self.shared.threads[self.index].receive();
-        let mut prefixed = Prefixed::new();
-        for (number, message) in (first..).zip(messages) {
-            match message {
-                Message::Serve { stream, id } => self.add(stream, id),
-                Message::Monitored { lines, from } => self.show_monitors(&lines, from),
-                Message::Mail { mail, bytes } => self.receive_mail(number, &mail, bytes),
-                Message::Invalidations { list, bytes } => {
-                    self.invalidate(list, bytes, &mut prefixed);
-                }
-                Message::Redirected { client, text } => self.tell_redirected(&client, &text),
-                Message::Look(client) => {
-                    if let Some(key) = self.find(&client) {
-                        self.tell_own(key);
-                        self.queue(key);
-                    }
-                }
-            }
-        }
-        self.tell_prefixed(&prefixed);
-    }
-
-    /// The place of a client's connection, if it is one of this thread's and still open.
-    fn find(&self, client: &Client) -> Option<usize> {
-        let found = self.connections.get(client.place)?;
-        (found.session.client.id == client.id).then_some(client.place)
     }
 
     /// Sends what can still be sent, and ends all connections.

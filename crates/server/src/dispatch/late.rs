@@ -101,7 +101,7 @@ impl Dispatcher {
 
     /// What follows from a section that served others or told of changes.
     #[cold]
-    pub(super) fn end_aside(&mut self, session: &mut Session) {
+    pub(crate) fn end_aside(&mut self, session: &mut Session) {
         self.serve_unserved();
         self.note_congested(session);
         session::tracking::take_own_news(&self.shared, session);

@@ -11,11 +11,11 @@ use damselfly_protocol::Reply;
 use damselfly_script::{Flags, Script, parse_digest};
 
 use crate::registry::Handler;
-use crate::scripts::{Finder, Program, Room};
+use crate::scripts::{Finder, Kind, Program, Room};
 use crate::session::Context;
 use crate::shared::Shared;
 
-const RUNNING: &[Trait] = &[
+pub(super) const RUNNING: &[Trait] = &[
     Trait::NoScript,
     Trait::Stale,
     Trait::SkipMonitor,
@@ -23,7 +23,7 @@ const RUNNING: &[Trait] = &[
     Trait::NoMandatoryKeys,
 ];
 
-const RUNNING_READ_ONLY: &[Trait] = &[
+pub(super) const RUNNING_READ_ONLY: &[Trait] = &[
     Trait::NoScript,
     Trait::Stale,
     Trait::SkipMonitor,
@@ -31,11 +31,11 @@ const RUNNING_READ_ONLY: &[Trait] = &[
 ];
 
 /// What a script does to its keys is not known.
-const KEYS: &[KeySpec] = &[KeySpec {
+pub(super) const KEYS: &[KeySpec] = &[KeySpec {
     at: At::Counted(2),
     access: Access::ReadUpdate,
 }];
-const READ_KEYS: &[KeySpec] = &[reads(At::Counted(2))];
+pub(super) const READ_KEYS: &[KeySpec] = &[reads(At::Counted(2))];
 
 static BY_TEXT: Finder = Finder {
     find: find_by_text,
@@ -287,9 +287,10 @@ fn flush(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Re
     Ok(())
 }
 
-fn kill(_: &mut Context<'_>, _: Args<'_>, _: &mut Reply<'_>) -> Result {
-    let text = "NOTBUSY No scripts in execution right now.";
-    Err(CommandError::Text(text.to_owned()).into())
+fn kill(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    context.shared.scripts.kill(Kind::Script)?;
+    reply.ok();
+    Ok(())
 }
 
 fn debug(_: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {

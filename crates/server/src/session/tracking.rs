@@ -102,6 +102,18 @@ impl Tracked {
         }
     }
 
+    /// What tells of changes while the session itself is aside.
+    pub fn stand_in(&self) -> Self {
+        Self {
+            mode: self.mode,
+            no_loop: self.no_loop,
+            caching: false,
+            redirect: self.redirect,
+            prefixes: BTreeSet::new(),
+            pushes: Vec::new(),
+        }
+    }
+
     /// False if news of keys that it has read do not concern it any more, since it tracks prefixes now.
     pub fn hears_of_reads(&self) -> bool {
         self.mode != Mode::Broadcast

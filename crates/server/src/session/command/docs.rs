@@ -165,7 +165,7 @@ const GROUPS: [(Group, &str); 10] = [
     (Group::SortedSet, "Sorted sets"),
     (Group::Generic, "Keys"),
     (Group::PubSub, "Publish and subscribe"),
-    (Group::Scripting, "Scripts"),
+    (Group::Scripting, "Scripts and functions"),
     (Group::Connection, "Connections"),
     (Group::Server, "Server"),
 ];
