@@ -329,13 +329,8 @@ fn the_table_is_bounded_and_tells_of_what_it_drops() {
     let mut dropped = std::collections::HashSet::new();
     for number in 0..KEYS {
         client.send(&format!("GET {number}"));
-        loop {
-            match client.receive_value().unwrap() {
-                Value::Push(message) => {
-                    dropped.extend(words(&Value::Push(message)).split_off(1));
-                }
-                _ => break,
-            }
+        while let message @ Value::Push(_) = client.receive_value().unwrap() {
+            dropped.extend(words(&message).split_off(1));
         }
         assert!(server.shared().engine.tracked_keys() <= KEYS_MAX);
     }
@@ -625,5 +620,69 @@ fn nothing_is_left_of_those_who_track_no_more() {
             client.run(end);
             until_nothing_is_left(&server);
         }
+    }
+}
+
+mod scripts {
+    use super::*;
+
+    #[test]
+    fn a_script_that_reads_tracks_the_keys_that_it_is_given() {
+        let server = TestServer::start();
+        let (mut client, mut writer) = (tracker(&server, ""), server.client());
+        let eval = |client: &mut Client, script: &str| {
+            send(client, &["EVAL", script, "2", "a", "b"]);
+            text(&client.receive_value().unwrap())
+        };
+        eval(&mut client, "return redis.call('set', 'c', 1)");
+        assert_eq!(server.shared().engine.tracked_keys(), 0);
+        eval(&mut client, "return redis.call('get', 'c')");
+        assert_eq!(server.shared().engine.tracked_keys(), 2);
+        assert_eq!(writer.run("MSET b 1 a 1"), "OK");
+        assert_eq!(next(&mut client), ["invalidate", "b"]);
+        assert_eq!(next(&mut client), ["invalidate", "a"]);
+        // What it changes itself comes behind its reply, also if it did not declare it.
+        client.run("MGET a c");
+        eval(
+            &mut client,
+            "redis.call('set', 'c', 2) return redis.call('incr', KEYS[1])",
+        );
+        assert_eq!(next(&mut client), ["invalidate", "c"]);
+        assert_eq!(next(&mut client), ["invalidate", "a"]);
+        assert_eq!(client.run("PING"), "PONG");
+    }
+
+    /// While a script is slow, its thread serves others, with the session of its client taken aside.
+    #[test]
+    fn a_client_hears_of_changes_while_its_script_runs() {
+        let server = TestServer::with(|config| {
+            config.threads = 1;
+            config.busy_reply_threshold_ms = 1;
+        });
+        let (mut client, mut writer) = (tracker(&server, "NOLOOP"), server.client());
+        let mut hearer = tracker(&server, "BCAST");
+        client.run("GET k");
+        send(
+            &mut client,
+            &[
+                "EVAL",
+                "while true do redis.call('get', KEYS[1]) end",
+                "1",
+                "x",
+            ],
+        );
+        until("it is slow", || !server.shared().scripts.slow().is_empty());
+        // It fails in the rare case that both keys are in one shard, which is locked.
+        let mut is_set = writer.run("SET k 1") == "OK";
+        assert_eq!(writer.run("SCRIPT KILL"), "OK");
+        while !is_set {
+            is_set = writer.run("SET k 1") == "OK";
+        }
+        let mut got = vec![next(&mut client), next(&mut client)];
+        got.sort_by_key(|words| words[0] != "invalidate");
+        assert_eq!(got[0], ["invalidate", "k"]);
+        assert!(got[1][0].contains("Script killed"), "{got:?}");
+        assert_eq!(next(&mut hearer), ["invalidate", "k"]);
+        assert_eq!(client.run("PING"), "PONG");
     }
 }
