@@ -10,7 +10,7 @@ use damselfly_value::EntryRef;
 
 use crate::aside::Aside;
 use crate::shard::Shard;
-use crate::{Database, Engine, Event, Now, Tx};
+use crate::{Database, Engine, Event, Key, Now, Tx};
 
 /// Buckets per slice: some ten microseconds, the longest that a sweep holds a shard's lock.
 const BUCKETS_PER_SLICE: usize = 64;
@@ -66,6 +66,8 @@ impl Ends<'_> {
     /// or as room was needed. Its shard is locked.
     #[cold]
     fn tell(&mut self, key: &[u8], events: &[Event]) {
+        self.engine
+            .note_tracked(self.shard, Key::new(key), self.aside);
         for &event in events {
             self.engine.raise(self.aside, event, self.db, key, true);
         }

@@ -144,8 +144,8 @@ impl<'a> Tx<'a> {
 
     /// Lets other sections run in the middle of this one: what `tests/atomicity.rs` must notice. No memory is at
     /// risk, since each single access is still made under the lock.
-    #[cfg(broken = "sections")]
-    fn interrupt(&self) {
+    #[cfg(any(broken = "sections", broken = "tracking"))]
+    pub(crate) fn interrupt(&self) {
         self.release();
         std::thread::yield_now();
         while !self.engine.reacquire(&self.held) {
@@ -238,11 +238,12 @@ impl<'a> Tx<'a> {
         }
     }
 
-    /// Tells who watches a key or waits for it.
+    /// Tells who watches a key, waits for it or caches it.
     pub(crate) fn tell_observers(&mut self, db: usize, key: Key<'_>) {
-        let watching = self.engine.watching(self.engine.shard_of(key.hash));
-        watching.tell(db, key.hash);
+        let shard = self.engine.shard_of(key.hash);
+        self.engine.watching(shard).tell(db, key.hash);
         self.note_ready(db, key);
+        self.engine.note_tracked(shard, key, &mut self.aside);
     }
 
     /// True if a key has an entry, even one whose end has come.
