@@ -24,6 +24,10 @@ mod sorted_set_algebra;
 mod sorted_set_pops;
 mod sorted_set_ranges;
 mod sorted_sets;
+mod stream_ids;
+mod stream_ranges;
+mod stream_reads;
+mod streams;
 mod strings;
 
 pub use args::{Args, OwnedArgs};
@@ -65,4 +69,7 @@ pub static FAMILIES: &[&[Command<KeyspaceFn>]] = &[
     sorted_set_pops::COMMANDS,
     sorted_set_algebra::COMMANDS,
     blocking::COMMANDS,
+    streams::COMMANDS,
+    stream_ranges::COMMANDS,
+    stream_reads::COMMANDS,
 ];

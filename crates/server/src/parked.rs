@@ -70,7 +70,7 @@ impl Parking {
         let parked = Arc::new(Parked {
             shared: shared.clone(),
             client: session.client.clone(),
-            args: args.to_owned(),
+            args: wait.args.clone().unwrap_or_else(|| args.to_owned()),
             wait: wait.clone(),
             version: session.protocol,
             claimed: AtomicBool::new(false),
@@ -209,6 +209,9 @@ impl Waiter for Parked {
         }
         let found = tx.peek(key).map(EntryRef::type_of);
         if found != Some(self.wait.of) {
+            return Served::No;
+        }
+        if !(self.wait.has)(tx, self.args.borrow(), key) {
             return Served::No;
         }
         if let Some(target) = self.wait.target {

@@ -69,6 +69,10 @@ impl Entry {
         let shape = Shape::new(of.smallest_form(), deadline_ms.is_some(), key.len(), 0);
         let block = Block::new(shape, 0);
         block.fill(shape.key_at(), key);
+        if of == Type::Stream {
+            let large = SharedLarge::new(Large::Stream(Box::default()));
+            block.write_address(shape, large.into_raw());
+        }
         if let Some(deadline) = deadline_ms {
             block.write(shape.deadline_at(), deadline.to_le_bytes());
         }

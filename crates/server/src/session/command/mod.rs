@@ -199,6 +199,20 @@ fn write_spec(spec: &facts::Spec, reply: &mut Reply<'_>) {
             part(reply, "begin_search", "index", &[("index", at as i64)]);
             part(reply, "find_keys", "keynum", &keys);
         }
+        facts::Place::HalfBehind { word, from } => {
+            reply.bulk(b"begin_search");
+            reply.map(2);
+            reply.bulk(b"type");
+            reply.bulk(b"keyword");
+            reply.bulk(b"spec");
+            reply.map(2);
+            reply.bulk(b"keyword");
+            reply.bulk(word.as_bytes());
+            reply.bulk(b"startfrom");
+            reply.integer(from as i64);
+            let range = [("lastkey", -1), ("keystep", 1), ("limit", 2)];
+            part(reply, "find_keys", "range", &range);
+        }
         facts::Place::Unknown => {
             part(reply, "begin_search", "unknown", &[]);
             part(reply, "find_keys", "unknown", &[]);
@@ -290,7 +304,11 @@ fn keys_of<'a>(args: Args<'a>) -> Result<Vec<(&'a [u8], Access)>> {
     }
     let is_wrong_count = |spec: &KeySpec| match spec.at {
         At::Counted(_) => spec.at.places(request).next().is_none(),
-        At::One(_) | At::ToEnd { .. } | At::ToLastButOne(_) | At::Behind { .. } => false,
+        At::One(_)
+        | At::ToEnd { .. }
+        | At::ToLastButOne(_)
+        | At::HalfBehind { .. }
+        | At::Behind { .. } => false,
     };
     if specs.iter().any(is_wrong_count) {
         return refused("Invalid arguments specified for command");
@@ -308,6 +326,7 @@ fn exactly(access: Access, args: Args<'_>) -> Access {
         Access::Variable if (5..args.len()).any(|at| args.is(at, "GET")) => Access::ReadUpdate,
         Access::Variable => Access::Overwrite,
         Access::Read
+        | Access::ReadNoting
         | Access::Look
         | Access::Overwrite
         | Access::Create

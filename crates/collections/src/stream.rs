@@ -1,0 +1,265 @@
+//! Stream: entries in the order of their ids, each of them names and values.
+//!
+//! ```text
+//! node ─ node ─ ... ─ node       packed entries, see `stream/node.rs`; added behind the last, trimmed from the first on
+//! ```
+//!
+//! An entry that is deleted is only marked; a node goes with its last entry. A copy of a stream shares its nodes until they
+//! change, so that it costs a count for each.
+
+use std::collections::VecDeque;
+
+mod id;
+mod node;
+mod walk;
+
+pub use id::StreamId;
+pub use node::{ENTRY_BYTES_MAX, NodeLimits, Pairs, StreamEntry};
+pub use walk::Walk;
+
+use node::Node;
+
+/// Room that is set aside for the first entries.
+const FIRST_ROOM_BYTES: usize = 64;
+
+/// A stream.
+#[derive(Clone, Debug, Default)]
+pub struct Stream {
+    /// Ascending; none is empty but those that a trim has emptied.
+    nodes: VecDeque<Node>,
+    len: u64,
+    node_bytes: usize,
+    last_id: StreamId,
+    deleted_max: StreamId,
+    added: u64,
+}
+
+/// Which entries are removed from the front.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trim {
+    /// All but so many.
+    Length(u64),
+    /// Those with lower ids.
+    Ids(StreamId),
+}
+
+/// How exactly a trim is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exactness {
+    /// To the entry.
+    Exact,
+    /// Whole nodes, of together no more than so many entries; 0 for any number.
+    Nodes(u64),
+}
+
+impl Stream {
+    /// How many entries there are.
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The highest id that was ever given to an entry, or that was set.
+    pub fn last_id(&self) -> StreamId {
+        self.last_id
+    }
+
+    /// The highest id of an entry that was deleted other than by a trim.
+    pub fn deleted_max(&self) -> StreamId {
+        self.deleted_max
+    }
+
+    /// How many entries were ever added.
+    pub fn added(&self) -> u64 {
+        self.added
+    }
+
+    /// How many nodes there are.
+    pub fn nodes(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// How many blocks of memory it consists of, about.
+    pub fn parts(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// The id of the first entry; the lowest id if there is none.
+    pub fn first_id(&self) -> StreamId {
+        let first = self.walk(StreamId::MIN, StreamId::MAX).next();
+        first.map_or(StreamId::MIN, |entry| entry.id)
+    }
+
+    /// The id of the last entry, if there is any.
+    pub fn top_id(&self) -> Option<StreamId> {
+        let last = self.walk(StreamId::MIN, StreamId::MAX).next_back();
+        last.map(|entry| entry.id)
+    }
+
+    /// The bytes that it takes on the heap.
+    pub fn memory_bytes(&self) -> usize {
+        self.node_bytes + self.nodes.capacity() * size_of::<Node>()
+    }
+
+    /// Sets what else is known about it.
+    pub fn set_history(&mut self, last_id: StreamId, deleted_max: StreamId, added: u64) {
+        (self.last_id, self.deleted_max, self.added) = (last_id, deleted_max, added);
+    }
+
+    /// Adds an entry behind all others.
+    ///
+    /// # Panics
+    /// If `id` is not higher than the last, or the texts have more than [`ENTRY_BYTES_MAX`] bytes.
+    pub fn push<'e>(
+        &mut self,
+        id: StreamId,
+        pairs: impl ExactSizeIterator<Item = (&'e [u8], &'e [u8])> + Clone,
+        limits: NodeLimits,
+    ) {
+        assert!(id > self.last_id, "{id} after {}", self.last_id);
+        let text_bytes = pairs
+            .clone()
+            .map(|(name, value)| name.len() + value.len())
+            .sum();
+        assert!(text_bytes <= ENTRY_BYTES_MAX, "{text_bytes} bytes");
+        let is_full = |node: &Node| node.is_full(text_bytes, limits);
+        if self.nodes.back().is_none_or(is_full) {
+            let room = match self.nodes.back_mut() {
+                None => FIRST_ROOM_BYTES,
+                Some(last) => {
+                    let before = last.heap_bytes();
+                    last.seal();
+                    self.node_bytes = self.node_bytes - before + last.heap_bytes();
+                    last.byte_len()
+                }
+            };
+            let names = pairs.clone().map(|(name, _)| name);
+            let node = Node::new(id, names, room);
+            self.node_bytes += node.heap_bytes();
+            self.nodes.push_back(node);
+        }
+        if let Some(last) = self.nodes.back_mut() {
+            let before = last.heap_bytes();
+            last.push(id, pairs);
+            self.node_bytes = self.node_bytes - before + last.heap_bytes();
+        }
+        self.len += 1;
+        self.added += 1;
+        self.last_id = id;
+    }
+
+    /// The index of the node that has `id`, if any has.
+    fn node_of(&self, id: StreamId) -> Option<usize> {
+        self.nodes
+            .partition_point(|node| node.id <= id)
+            .checked_sub(1)
+    }
+
+    /// The entry with this id.
+    pub fn get(&self, id: StreamId) -> Option<StreamEntry<'_>> {
+        let node = &self.nodes[self.node_of(id)?];
+        node.find(id).map(|head| node.entry(head).0)
+    }
+
+    /// Removes an entry; false if there is none.
+    pub fn remove(&mut self, id: StreamId) -> bool {
+        let Some(index) = self.node_of(id) else {
+            return false;
+        };
+        let Some(head) = self.nodes[index].find(id) else {
+            return false;
+        };
+        if self.nodes[index].live == 1 {
+            self.remove_node(index);
+        } else {
+            self.nodes[index].delete(head);
+        }
+        self.len -= 1;
+        self.deleted_max = self.deleted_max.max(id);
+        true
+    }
+
+    fn remove_node(&mut self, index: usize) {
+        if let Some(node) = self.nodes.remove(index) {
+            self.node_bytes -= node.heap_bytes();
+        }
+        if self.nodes.len() < self.nodes.capacity() / 4 {
+            self.nodes.shrink_to(self.nodes.len() * 2);
+        }
+    }
+
+    /// Removes entries from the front and returns how many.
+    pub fn trim(&mut self, by: Trim, exactness: Exactness) -> u64 {
+        let before = self.len;
+        while let Some(node) = self.nodes.front() {
+            let live = u64::from(node.live);
+            if let Trim::Length(max) = by
+                && self.len <= max
+            {
+                break;
+            }
+            if let Exactness::Nodes(limit @ 1..) = exactness
+                && before - self.len + live > limit
+            {
+                break;
+            }
+            let is_to_go = match by {
+                Trim::Length(max) => self.len - live >= max,
+                Trim::Ids(min) => node.last_id() < min,
+            };
+            if is_to_go {
+                self.remove_node(0);
+                self.len -= live;
+                continue;
+            }
+            if exactness == Exactness::Exact {
+                self.trim_first_node(by);
+            }
+            break;
+        }
+        before - self.len
+    }
+
+    fn trim_first_node(&mut self, by: Trim) {
+        let node = &mut self.nodes[0];
+        let mut at = node.first();
+        while at < node.end() {
+            let head = node.head(at);
+            let is_to_stay = match by {
+                Trim::Length(max) => self.len <= max,
+                Trim::Ids(min) => head.id >= min,
+            };
+            if is_to_stay {
+                break;
+            }
+            at = node.entry(head).1;
+            if !head.is_deleted() {
+                node.delete(head);
+                self.len -= 1;
+            }
+        }
+    }
+
+    /// The entries from one id to another, both included.
+    pub fn walk(&self, start: StreamId, end: StreamId) -> Walk<'_> {
+        Walk::new(self, start, end)
+    }
+
+    /// How many entries there are from one id to another, both included; `max` if there are more.
+    pub fn count(&self, start: StreamId, end: StreamId, max: usize) -> usize {
+        let mut walk = self.walk(start, end);
+        let mut count = 0;
+        while count < max {
+            let skipped = walk.skip_node(max - count);
+            if skipped == 0 && walk.next().is_none() {
+                break;
+            }
+            count += skipped.max(1);
+        }
+        count
+    }
+}
