@@ -368,6 +368,8 @@ pub enum Trait {
     NoMulti,
     /// May wait.
     Blocking,
+    /// Its keys are counted, and may be none.
+    NoMandatoryKeys,
     /// Never in the slow log.
     SkipSlowlog,
     /// Not shown by MONITOR.
@@ -408,6 +410,7 @@ impl Trait {
             Self::Blocking => "blocking",
             Self::SkipSlowlog => "skip_slowlog",
             Self::SkipMonitor => "skip_monitor",
+            Self::NoMandatoryKeys => "no_mandatory_keys",
             Self::Dangerous
             | Self::Category(_)
             | Self::MayReplicate
@@ -441,6 +444,8 @@ pub enum Group {
     Transactions,
     /// Channels.
     PubSub,
+    /// Scripts.
+    Scripting,
     /// The connection.
     Connection,
     /// The server.
@@ -460,6 +465,7 @@ impl Group {
             Self::Generic => "generic",
             Self::Transactions => "transactions",
             Self::PubSub => "pubsub",
+            Self::Scripting => "scripting",
             Self::Connection => "connection",
             Self::Server => "server",
         }
@@ -476,6 +482,7 @@ impl Group {
             Self::Stream => Some("stream"),
             Self::Generic => Some("keyspace"),
             Self::Transactions => Some("transaction"),
+            Self::Scripting => Some("scripting"),
             Self::Connection => Some("connection"),
             Self::PubSub | Self::Server => None,
         }

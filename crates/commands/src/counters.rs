@@ -3,7 +3,7 @@
 use damselfly_base::CommandError;
 use damselfly_base::long_double::LongDouble;
 use damselfly_base::number::parse_integer;
-use damselfly_engine::{Deadline, Key, Place, Tx};
+use damselfly_engine::{Deadline, Event, Key, Place, Tx};
 use damselfly_protocol::Reply;
 use damselfly_value::{NewValue, Text};
 
@@ -95,7 +95,7 @@ fn add(tx: &mut Tx<'_>, key: Key<'_>, delta: i64, reply: &mut Reply<'_>) -> Resu
         Place::Absent(_) => 0,
     };
     let sum = old.checked_add(delta).ok_or(CommandError::Overflow)?;
-    tx.store(key, NewValue::Integer(sum), Deadline::Keep);
+    tx.store_as(key, NewValue::Integer(sum), Deadline::Keep, Event::Incrby);
     reply.integer(sum);
     Ok(())
 }
@@ -116,7 +116,8 @@ fn incrbyfloat(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result
         .checked_add(delta)
         .ok_or(CommandError::NotFinite)?
         .format();
-    tx.store(key, NewValue::Bytes(sum.as_bytes()), Deadline::Keep);
+    let value = NewValue::Bytes(sum.as_bytes());
+    tx.store_as(key, value, Deadline::Keep, Event::Incrbyfloat);
     reply.bulk(sum.as_bytes());
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use damselfly_base::CommandError;
-use damselfly_engine::{Now, Place, Tx};
+use damselfly_engine::{Event, Now, Place, Tx};
 use damselfly_protocol::Reply;
 
 use crate::command::{
@@ -292,21 +292,21 @@ fn expire(
     let new_ms = signed_deadline_in(tx, args.integer(2)?, unit, relative, command)?;
     let (key, now) = (args.key(1), tx.now());
     let done = match tx.place(key) {
-        Place::Absent(_) => false,
-        Place::Present(present) if !conditions.allow(present.view().deadline_ms(), new_ms) => false,
+        Place::Absent(_) => None,
+        Place::Present(present) if !conditions.allow(present.view().deadline_ms(), new_ms) => None,
         Place::Present(present) if is_past(new_ms, now) => {
             present.remove();
-            true
+            Some(Event::Del)
         }
         Place::Present(mut present) => {
             present.update(|entry| entry.set_deadline_ms(Some(new_ms)));
-            true
+            Some(Event::Expire)
         }
     };
-    if done {
-        tx.changed(key);
+    if let Some(event) = done {
+        tx.changed(key, event);
     }
-    reply.integer(done.into());
+    reply.integer(done.is_some().into());
     Ok(())
 }
 
@@ -319,7 +319,7 @@ fn ttl(
 ) -> Result {
     const NO_KEY: i64 = -2;
     const NO_DEADLINE: i64 = -1;
-    let deadline = tx.peek(args.key(1)).map(|entry| entry.deadline_ms());
+    let deadline = tx.look(args.key(1)).map(|entry| entry.deadline_ms());
     let now = tx.now();
     reply.integer(match (deadline, relative) {
         (None, _) => NO_KEY,
@@ -347,7 +347,7 @@ fn persist(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
         Place::Present(_) | Place::Absent(_) => false,
     };
     if done {
-        tx.changed(key);
+        tx.changed(key, Event::Persist);
     }
     reply.integer(done.into());
     Ok(())

@@ -3,7 +3,7 @@
 
 use damselfly_base::CommandError;
 use damselfly_base::number::parse_integer;
-use damselfly_engine::{Create, Now, Tx};
+use damselfly_engine::{Create, Event, Now, Tx};
 use damselfly_protocol::Reply;
 use damselfly_value::{Element, Hash, HashMut};
 
@@ -248,12 +248,21 @@ impl Condition {
     }
 }
 
-/// Gives a field, which exists, a deadline; it is removed if that has passed. Returns whether it stays.
-fn end_at(hash: &mut HashMut<'_>, field: &[u8], deadline_ms: i64, now: Now) -> bool {
+/// Gives a field, which exists, a deadline; it is removed if that has passed. Returns whether it stays, and notes the event of
+/// all fields of a command together.
+fn end_at(
+    hash: &mut HashMut<'_>,
+    field: &[u8],
+    deadline_ms: i64,
+    now: Now,
+    event: &mut Option<Event>,
+) -> bool {
     if is_past(deadline_ms, now) {
         hash.remove(field);
+        *event = Some(Event::Hdel);
         false
     } else {
+        event.get_or_insert(Event::Hexpire);
         hash.set_deadline_ms(field, Some(deadline_ms))
     }
 }
@@ -282,39 +291,37 @@ fn hexpire(
     };
     let bad_count = "Parameter `numFields` should be greater than 0";
     let first = fields_at(args, at, command, bad_count)?;
-    change_each(tx, args, first, reply, |hash, field| {
+    change_each(tx, args, first, reply, |hash, field, event| {
         let old = hash.view().get(field).map(|pair| pair.deadline_ms);
         match old {
             None => NO_FIELD,
             Some(old_ms) if !condition.allows(old_ms, deadline) => NOT_ALLOWED,
-            Some(_) if end_at(hash, field, deadline, now) => SET,
+            Some(_) if end_at(hash, field, deadline, now, event) => SET,
             Some(_) => REMOVED,
         }
     })
 }
 
-/// Writes what `change` returns for each field from argument `first` on; it is above zero if it changed something.
+/// Writes what `change` returns for each field from argument `first` on; it notes the event if it changed something.
 fn change_each(
     tx: &mut Tx<'_>,
     args: Args<'_>,
     first: usize,
     reply: &mut Reply<'_>,
-    mut change: impl FnMut(&mut HashMut<'_>, &[u8]) -> i64,
+    mut change: impl FnMut(&mut HashMut<'_>, &[u8], &mut Option<Event>) -> i64,
 ) -> Result {
     let key = args.key(1);
     reply.array(args.len() - first);
     let changed = tx.change::<Hash, _>(key, Create::Never, |hash| {
-        let mut changed = false;
+        let mut event = None;
         for field in args.from(first) {
-            let code = change(hash, field);
-            changed |= code > 0;
-            reply.integer(code);
+            reply.integer(change(hash, field, &mut event));
         }
-        changed
+        event
     })?;
     match changed {
-        Some(true) => tx.changed(key),
-        Some(false) => {}
+        Some(Some(event)) => tx.changed(key, event),
+        Some(None) => {}
         None => args.from(first).for_each(|_| reply.integer(NO_FIELD)),
     }
     Ok(())
@@ -351,11 +358,12 @@ fn hpersist(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let key = args.key(1);
     tx.peek_as::<Hash>(key)?;
     let first = fields_at(args, 2, "hpersist", BAD_COUNT)?;
-    change_each(tx, args, first, reply, |hash, field| {
+    change_each(tx, args, first, reply, |hash, field, event| {
         match hash.view().get(field).map(|pair| pair.deadline_ms) {
             None => NO_FIELD,
             Some(None) => NO_DEADLINE,
             Some(Some(_)) => {
+                *event = Some(Event::Hpersist);
                 hash.set_deadline_ms(field, None);
                 REMOVED
             }
@@ -363,33 +371,33 @@ fn hpersist(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     })
 }
 
-/// Writes the values of all fields from argument `first` on, and lets `change` do something to those that exist; it returns
-/// whether it did.
+/// Writes the values of all fields from argument `first` on, and lets `change` do something to those that exist; it notes the
+/// event if it did.
 fn take_values(
     tx: &mut Tx<'_>,
     args: Args<'_>,
     first: usize,
     reply: &mut Reply<'_>,
-    mut change: impl FnMut(&mut HashMut<'_>, &[u8]) -> bool,
+    mut change: impl FnMut(&mut HashMut<'_>, &[u8], &mut Option<Event>),
 ) -> Result {
     let key = args.key(1);
     reply.array(args.len() - first);
     let changed = tx.change::<Hash, _>(key, Create::Never, |hash| {
-        let mut changed = false;
+        let mut event = None;
         for field in args.from(first) {
             match hash.view().value(field) {
                 None => reply.null(),
                 Some(value) => {
                     sets::write(value, reply);
-                    changed |= change(hash, field);
+                    change(hash, field, &mut event);
                 }
             }
         }
-        changed
+        event
     })?;
     match changed {
-        Some(true) => tx.changed(key),
-        Some(false) => {}
+        Some(Some(event)) => tx.changed(key, event),
+        Some(None) => {}
         None => args.from(first).for_each(|_| write_value(reply, None)),
     }
     Ok(())
@@ -398,7 +406,10 @@ fn take_values(
 fn hgetdel(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     tx.peek_as::<Hash>(args.key(1))?;
     let first = fields_at(args, 2, "hgetdel", BAD_COUNT)?;
-    take_values(tx, args, first, reply, |hash, field| hash.remove(field))
+    take_values(tx, args, first, reply, |hash, field, event| {
+        hash.remove(field);
+        *event = Some(Event::Hdel);
+    })
 }
 
 /// The unit of EX, PX, EXAT and PXAT, if the argument is one of these.
@@ -419,20 +430,22 @@ fn hgetex(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     if let Some((unit, relative)) = deadline_option(args, 2) {
         let deadline = deadline_in(args, 3, now, unit, relative, NAME)?;
         let first = fields_at(args, 4, NAME, BAD_COUNT)?;
-        return take_values(tx, args, first, reply, |hash, field| {
-            end_at(hash, field, deadline, now);
-            true
+        return take_values(tx, args, first, reply, |hash, field, event| {
+            end_at(hash, field, deadline, now, event);
         });
     }
     if args.is(2, "PERSIST") {
         let first = fields_at(args, 3, NAME, BAD_COUNT)?;
-        return take_values(tx, args, first, reply, |hash, field| {
+        return take_values(tx, args, first, reply, |hash, field, event| {
             let pair = hash.view().get(field);
-            pair.is_some_and(|pair| pair.deadline_ms.is_some()) && hash.set_deadline_ms(field, None)
+            if pair.is_some_and(|pair| pair.deadline_ms.is_some()) {
+                hash.set_deadline_ms(field, None);
+                *event = Some(Event::Hpersist);
+            }
         });
     }
     let first = fields_at(args, 2, NAME, BAD_COUNT)?;
-    take_values(tx, args, first, reply, |_, _| false)
+    take_values(tx, args, first, reply, |_, _, _| {})
 }
 
 /// What HSETEX does to the deadlines of the fields that it sets.
@@ -530,7 +543,15 @@ fn hsetex(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     })?;
     let done = done.unwrap_or_default();
     if done {
-        tx.changed(key);
+        let event = match options.deadline {
+            NewDeadline::None | NewDeadline::Keep => Event::Hset,
+            NewDeadline::At(deadline) if is_past(deadline, now) => Event::Hdel,
+            NewDeadline::At(_) => Event::Hexpire,
+        };
+        if event != Event::Hset {
+            tx.event(key, Event::Hset);
+        }
+        tx.changed(key, event);
     }
     reply.integer(done.into());
     Ok(())

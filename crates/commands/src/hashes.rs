@@ -4,7 +4,7 @@
 use damselfly_base::CommandError;
 use damselfly_base::long_double::LongDouble;
 use damselfly_base::number::{Decimal, parse_integer};
-use damselfly_engine::{Create, Tx};
+use damselfly_engine::{Create, Event, Tx};
 use damselfly_protocol::Reply;
 use damselfly_value::{Collection, Element, Hash, HashMut, HashRef, Pair, SharedLarge, Value};
 
@@ -222,7 +222,7 @@ fn set_all(tx: &mut Tx<'_>, args: Args<'_>, command: &str) -> Result<i64> {
         }
         added
     })?;
-    tx.changed(key);
+    tx.changed(key, Event::Hset);
     Ok(added.unwrap_or_default())
 }
 
@@ -244,7 +244,7 @@ fn hsetnx(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     })?;
     let is_new = is_new.unwrap_or_default();
     if is_new {
-        tx.changed(key);
+        tx.changed(key, Event::Hset);
     }
     reply.integer(is_new.into());
     Ok(())
@@ -346,7 +346,7 @@ fn hdel(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     })?;
     let removed = removed.unwrap_or_default();
     if removed > 0 {
-        tx.changed(key);
+        tx.changed(key, Event::Hdel);
     }
     reply.integer(removed as i64);
     Ok(())
@@ -356,6 +356,7 @@ fn hdel(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 fn change_value<R>(
     tx: &mut Tx<'_>,
     args: Args<'_>,
+    event: Event,
     count: impl FnOnce(Option<Element<'_>>) -> std::result::Result<R, CommandError>,
     store: impl FnOnce(&mut HashMut<'_>, &R, Option<i64>),
 ) -> Result<R> {
@@ -368,7 +369,7 @@ fn change_value<R>(
         Ok::<_, CommandError>(new)
     })?;
     let new = counted.expect("an absent hash is created")?;
-    tx.changed(key);
+    tx.changed(key, event);
     Ok(new)
 }
 
@@ -383,7 +384,7 @@ fn hincrby(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
         };
         old.checked_add(delta).ok_or(CommandError::Overflow)
     };
-    let sum = change_value(tx, args, add, |hash, &sum, deadline| {
+    let sum = change_value(tx, args, Event::Hincrby, add, |hash, &sum, deadline| {
         hash.set(args.at(2), Element::Integer(sum), deadline);
     })?;
     reply.integer(sum);
@@ -405,7 +406,7 @@ fn hincrbyfloat(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Resul
         let sum = old.checked_add(delta).ok_or(CommandError::NotFinite)?;
         Ok(sum.format())
     };
-    let sum = change_value(tx, args, add, |hash, sum, deadline| {
+    let sum = change_value(tx, args, Event::Hincrbyfloat, add, |hash, sum, deadline| {
         hash.set(args.at(2), Element::new(sum.as_bytes()), deadline);
     })?;
     reply.bulk(sum.as_bytes());

@@ -1,7 +1,7 @@
 //! Any key, whatever it holds: DEL, EXISTS, RENAME, COPY and their relatives.
 
 use damselfly_base::CommandError;
-use damselfly_engine::{Place, Tx};
+use damselfly_engine::{Event, Place, Tx};
 use damselfly_protocol::Reply;
 
 use crate::command::{
@@ -173,8 +173,11 @@ fn type_of(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 
 /// Moves the entry of argument 1 to the name in argument 2, which replaces what is there.
 fn move_entry(tx: &mut Tx<'_>, args: Args<'_>) {
-    if let Some(entry) = tx.remove(args.key(1)) {
-        tx.insert_in(tx.db(), args.key(2), entry.with_key(args.at(2)));
+    let (from, to) = (args.key(1), args.key(2));
+    if let Some(entry) = tx.take(from) {
+        tx.insert_in(tx.db(), to, entry.with_key(to.bytes));
+        tx.event(from, Event::RenameFrom);
+        tx.event(to, Event::RenameTo);
     }
 }
 
@@ -227,6 +230,7 @@ fn copy(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
         Some(_) if !replace && matches!(tx.place_in(db, target), Place::Present(_)) => false,
         Some(entry) => {
             tx.insert_in(db, target, entry);
+            tx.event_in(db, target, Event::CopyTo);
             true
         }
     };
@@ -240,8 +244,10 @@ fn move_to_db(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result 
         return Err(CommandError::SameObject.into());
     }
     let done = tx.peek(key).is_some() && matches!(tx.place_in(db, key), Place::Absent(_));
-    if done && let Some(entry) = tx.remove(key) {
+    if done && let Some(entry) = tx.take(key) {
         tx.insert_in(db, key, entry);
+        tx.event(key, Event::MoveFrom);
+        tx.event_in(db, key, Event::MoveTo);
     }
     reply.integer(done.into());
     Ok(())

@@ -76,8 +76,9 @@ fn lcs(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
             )),
         }
     };
-    let (a, b) = (text(1)?, text(2)?);
-    let (a, b) = (a.unwrap_or_default(), b.unwrap_or_default());
+    // Both are looked up before either is refused.
+    let (a, b) = (text(1), text(2));
+    let (a, b) = (a?.unwrap_or_default(), b?.unwrap_or_default());
     let options = Options::parse(args)?;
     let bytes_max = tx
         .engine()

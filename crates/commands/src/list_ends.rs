@@ -3,7 +3,7 @@
 use damselfly_base::CommandError;
 use damselfly_base::number::parse_integer;
 use damselfly_collections::Side;
-use damselfly_engine::{Create, Key, Tx};
+use damselfly_engine::{Create, Event, Key, Tx};
 use damselfly_protocol::Reply;
 use damselfly_value::{List, ListRef};
 
@@ -87,6 +87,21 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
     },
 ];
 
+fn popped_from(side: Side) -> Event {
+    match side {
+        Side::Left => Event::Lpop,
+        Side::Right => Event::Rpop,
+    }
+}
+
+/// The event of elements that were added at an end of a list.
+pub(crate) fn pushed_to(side: Side) -> Event {
+    match side {
+        Side::Left => Event::Lpush,
+        Side::Right => Event::Rpush,
+    }
+}
+
 /// Takes an element off a list and writes it. False, and nothing written, if there is no list.
 ///
 /// # Errors
@@ -101,7 +116,7 @@ pub(crate) fn pop_one(
         list.pop(side, |element| reply_element(element, reply));
     })?;
     if popped.is_some() {
-        tx.changed(key);
+        tx.changed(key, popped_from(side));
     }
     Ok(popped.is_some())
 }
@@ -130,7 +145,7 @@ pub(crate) fn pop_many(
         count
     })?;
     if popped.is_some_and(|count| count > 0) {
-        tx.changed(key);
+        tx.changed(key, popped_from(side));
     }
     Ok(popped.is_some())
 }
@@ -189,9 +204,9 @@ pub(crate) fn move_one(
     } else {
         tx.change::<List, _>(target, Create::IfAbsent, |list| list.push(to, text))?;
         tx.change::<List, _>(source, Create::Never, |list| list.remove_end(from, 1))?;
-        tx.changed(source);
     }
-    tx.changed(target);
+    tx.changed(target, pushed_to(to));
+    tx.changed(source, popped_from(from));
     Ok(true)
 }
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use damselfly_base::CommandError;
 use damselfly_collections::{Element, Side, Wanted};
-use damselfly_engine::{Create, Key, Tx};
+use damselfly_engine::{Create, Event, Key, Tx};
 use damselfly_protocol::Reply;
 use damselfly_value::{Collection, List, ListRef, SharedLarge, Value};
 
@@ -12,6 +12,7 @@ use crate::command::{
     Access, Arity::AtLeast, Arity::Exactly, At::One, Command, Group, KeySpec, Keys, Run, Trait,
     looks, reads, writes,
 };
+use crate::list_ends::pushed_to;
 use crate::long::{self, SLICED_MIN};
 use crate::{Args, KeyspaceFn, Rest, Result, Stop};
 
@@ -227,7 +228,7 @@ fn push(
     let key = args.key(1);
     let len = tx.change::<List, _>(key, create, |list| list.push(side, args.from(2)))?;
     if len.is_some() {
-        tx.changed(key);
+        tx.changed(key, pushed_to(side));
     }
     reply.integer(len.unwrap_or(0) as i64);
     Ok(())
@@ -252,7 +253,7 @@ fn linsert(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
         None => reply.integer(0),
         Some(None) => reply.integer(-1),
         Some(Some(len)) => {
-            tx.changed(key);
+            tx.changed(key, Event::Linsert);
             reply.integer(len as i64);
         }
     }
@@ -435,7 +436,7 @@ fn lset(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
         return Err(CommandError::err("index out of range").into());
     };
     tx.change::<List, _>(key, Create::Never, |list| list.replace(index, args.at(3)))?;
-    tx.changed(key);
+    tx.changed(key, Event::Lset);
     reply.ok();
     Ok(())
 }
@@ -454,7 +455,7 @@ fn lrem(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     })?;
     let removed = removed.unwrap_or(0);
     if removed > 0 {
-        tx.changed(key);
+        tx.changed(key, Event::Lrem);
     }
     reply.integer(removed as i64);
     Ok(())
@@ -469,7 +470,7 @@ fn ltrim(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
         list.remove_end(Side::Left, kept.start);
     })?;
     if trimmed.is_some() {
-        tx.changed(key);
+        tx.changed(key, Event::Ltrim);
     }
     reply.ok();
     Ok(())

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use damselfly_base::CommandError;
 use damselfly_base::number::Decimal;
-use damselfly_engine::{Deadline, Key, Place, Tx};
+use damselfly_engine::{Deadline, Event, Key, Place, Tx};
 use damselfly_protocol::Reply;
 use damselfly_value::{Entry, NewValue, Text};
 
@@ -80,9 +80,19 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
     },
 ];
 
+#[derive(Clone, Copy)]
 enum End {
     Front,
     Back,
+}
+
+impl End {
+    fn event(self) -> Event {
+        match self {
+            Self::Front => Event::Prepend,
+            Self::Back => Event::Append,
+        }
+    }
 }
 
 /// Refuses strings over `proto-max-bulk-len`.
@@ -107,13 +117,13 @@ fn len_of(tx: &mut Tx<'_>, key: Key<'_>) -> Result<Option<usize>> {
 fn extend(tx: &mut Tx<'_>, args: Args<'_>, end: End, reply: &mut Reply<'_>) -> Result {
     let (key, added) = (args.key(1), args.at(2));
     let Some(old_len) = len_of(tx, key)? else {
-        tx.store(key, NewValue::compact(added), Deadline::Clear);
+        tx.store_as(key, NewValue::compact(added), Deadline::Clear, end.event());
         reply.integer(added.len() as i64);
         return Ok(());
     };
     let len = old_len + added.len();
     check_len(tx, len)?;
-    edit(tx, key, len, |bytes| match end {
+    edit(tx, key, len, end.event(), |bytes| match end {
         End::Back => bytes[old_len..].copy_from_slice(added),
         End::Front => {
             bytes.copy_within(..old_len, added.len());
@@ -125,7 +135,7 @@ fn extend(tx: &mut Tx<'_>, args: Args<'_>, end: End, reply: &mut Reply<'_>) -> R
 }
 
 /// Edits the string at a key, made `len` bytes long, in place.
-fn edit(tx: &mut Tx<'_>, key: Key<'_>, len: usize, change: impl FnOnce(&mut [u8])) {
+fn edit(tx: &mut Tx<'_>, key: Key<'_>, len: usize, event: Event, change: impl FnOnce(&mut [u8])) {
     match tx.place(key) {
         Place::Present(mut present) => present.update(|entry| change(entry.edit(len))),
         Place::Absent(absent) => {
@@ -134,7 +144,7 @@ fn edit(tx: &mut Tx<'_>, key: Key<'_>, len: usize, change: impl FnOnce(&mut [u8]
             absent.insert(entry);
         }
     }
-    tx.changed(key);
+    tx.changed(key, event);
 }
 
 /// The part of a string of `len` bytes between two offsets, both included, of which negative ones
@@ -185,7 +195,7 @@ fn setrange(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let end = offset.saturating_add(written.len());
     check_len(tx, end)?;
     let len = old_len.max(end);
-    edit(tx, key, len, |bytes| {
+    edit(tx, key, len, Event::Setrange, |bytes| {
         bytes[offset..end].copy_from_slice(written)
     });
     reply.integer(len as i64);

@@ -1,13 +1,14 @@
 //! Sets together: intersection, union, difference, and storing them.
 
+use std::collections::HashSet;
 use std::ops::ControlFlow::{self, Break, Continue};
 use std::ops::Range;
 
 use damselfly_base::CommandError;
-use damselfly_base::number::{Decimal, parse_integer};
-use damselfly_engine::Tx;
+use damselfly_base::number::parse_integer;
+use damselfly_engine::{Event, Tx};
 use damselfly_protocol::Reply;
-use damselfly_value::{Collection, Element, Members, Set, SetRef};
+use damselfly_value::{Collection, Element, Set, SetRef};
 
 use crate::command::{
     Access, Arity::AtLeast, At::Counted, At::One, At::ToEnd, Command, Group, Keys, Run, Trait,
@@ -128,17 +129,20 @@ fn look<'t, 'a>(
 }
 
 /// What a combination of sets calls with each member.
-type Visit<'a> = &'a mut dyn FnMut(Element<'_>);
+type Visit<'v, 's> = &'v mut dyn FnMut(Element<'s>);
 
 /// A combination: visits each of its members once.
-type Combine = fn(&[Option<SetRef<'_>>], Visit<'_>);
+type Combine = for<'s> fn(&[Option<SetRef<'s>>], Visit<'_, 's>);
+
+/// Members, in the shortest form that each can have, so that equal ones are alike.
+type Found<'s> = HashSet<Element<'s>, ahash::RandomState>;
 
 fn sinter(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     reply_with(tx, args, reply, intersect)
 }
 
 fn sinterstore(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    store_with(tx, args, reply, intersect, |_| 0)
+    store_with(tx, args, reply, Event::Sinterstore, intersect)
 }
 
 fn sunion(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
@@ -146,7 +150,7 @@ fn sunion(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 }
 
 fn sunionstore(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    store_with(tx, args, reply, unite, largest)
+    store_with(tx, args, reply, Event::Sunionstore, unite)
 }
 
 fn sdiff(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
@@ -154,7 +158,7 @@ fn sdiff(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 }
 
 fn sdiffstore(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    store_with(tx, args, reply, subtract, |_| 0)
+    store_with(tx, args, reply, Event::Sdiffstore, subtract)
 }
 
 fn reply_with(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, combine: Combine) -> Result {
@@ -190,34 +194,21 @@ fn steps(sets: &[Option<SetRef<'_>>]) -> usize {
     sets.iter().flatten().map(|set| set.len()).sum()
 }
 
-/// The size of the largest set.
-fn largest(sets: &[Option<SetRef<'_>>]) -> usize {
-    sets.iter()
-        .flatten()
-        .map(|set| set.len())
-        .max()
-        .unwrap_or(0)
-}
-
-/// Stores a combination, which has `least` members or more.
 fn store_with(
     tx: &mut Tx<'_>,
     args: Args<'_>,
     reply: &mut Reply<'_>,
+    event: Event,
     combine: Combine,
-    least: fn(&[Option<SetRef<'_>>]) -> usize,
 ) -> Result {
     let destination = args.key(1);
     let (section, sets) = look(tx, args, 2..args.len())?;
     long::check(section, steps(&sets))?;
-    let (entry, count) = section.build::<Set, _>(destination, |result| {
-        result.expect(least(&sets));
-        combine(&sets, &mut |member| {
-            result.insert_element(member);
-        });
-        result.view().len()
-    });
-    tx.store_built(destination, entry);
+    let mut members = Vec::new();
+    combine(&sets, &mut |member| members.push(member));
+    let (entry, ()) = section.build::<Set, _>(destination, |set| set.fill(&members));
+    let count = members.len();
+    tx.store_built(destination, entry, event);
     reply.integer(count as i64);
     Ok(())
 }
@@ -255,7 +246,48 @@ fn sintercard(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result 
     Ok(())
 }
 
-fn intersect(sets: &[Option<SetRef<'_>>], visit: Visit<'_>) {
+/// A set in which many members are looked up.
+struct Sought<'a> {
+    set: SetRef<'a>,
+    /// The members of a packed set, where each look-up would go through them all.
+    index: Option<Found<'a>>,
+}
+
+impl<'a> Sought<'a> {
+    /// A set in which so many members are to be looked up.
+    fn new(set: SetRef<'a>, lookups: usize) -> Self {
+        /// For fewer members, and for fewer look-ups, going through them all costs less.
+        const INDEXED_MIN: usize = 16;
+        const LOOKUPS_MIN: usize = 8;
+        let is_packed = matches!(set, SetRef::Packed(_));
+        let is_indexed = is_packed && set.len() >= INDEXED_MIN && lookups >= LOOKUPS_MIN;
+        let index = is_indexed.then(|| {
+            let mut index = Found::with_capacity_and_hasher(set.len(), Default::default());
+            set.for_each(|member| {
+                index.insert(shortest(member));
+            });
+            index
+        });
+        Self { set, index }
+    }
+
+    fn has(&self, member: Element<'_>) -> bool {
+        match &self.index {
+            Some(index) => index.contains(&shortest(member)),
+            None => self.set.has(member),
+        }
+    }
+}
+
+/// A member in the one form that all sets can compare.
+fn shortest(member: Element<'_>) -> Element<'_> {
+    match member {
+        Element::Integer(_) => member,
+        Element::Bytes(text) => Element::new(text),
+    }
+}
+
+fn intersect<'s>(sets: &[Option<SetRef<'s>>], visit: Visit<'_, 's>) {
     let all = try_intersect(sets, &mut |member| {
         visit(member);
         Continue(())
@@ -264,9 +296,9 @@ fn intersect(sets: &[Option<SetRef<'_>>], visit: Visit<'_>) {
 }
 
 /// Visits what is in all sets, until `visit` breaks. Goes through the smallest set.
-fn try_intersect(
-    sets: &[Option<SetRef<'_>>],
-    visit: &mut dyn FnMut(Element<'_>) -> ControlFlow<()>,
+fn try_intersect<'s>(
+    sets: &[Option<SetRef<'s>>],
+    visit: &mut dyn FnMut(Element<'s>) -> ControlFlow<()>,
 ) -> ControlFlow<()> {
     let Some(mut sets) = sets.iter().copied().collect::<Option<Vec<_>>>() else {
         return Continue(());
@@ -275,6 +307,10 @@ fn try_intersect(
     let Some((smallest, others)) = sets.split_first() else {
         return Continue(());
     };
+    let others: Vec<_> = others
+        .iter()
+        .map(|set| Sought::new(*set, smallest.len()))
+        .collect();
     smallest.try_for_each(|member| {
         if others.iter().all(|set| set.has(member)) {
             visit(member)
@@ -284,24 +320,28 @@ fn try_intersect(
     })
 }
 
-fn unite(sets: &[Option<SetRef<'_>>], visit: Visit<'_>) {
+fn unite<'s>(sets: &[Option<SetRef<'s>>], visit: Visit<'_, 's>) {
     /// Up to so many sets, looking a member up in those before costs less than keeping what was seen.
     const LOOKED_UP_MAX: usize = 4;
-    let sets: Vec<_> = sets.iter().flatten().collect();
+    let sets: Vec<_> = sets.iter().flatten().copied().collect();
     if sets.len() <= LOOKED_UP_MAX {
+        let mut before = Vec::new();
         for (index, set) in sets.iter().enumerate() {
             set.for_each(|member| {
-                if !sets[..index].iter().any(|before| before.has(member)) {
+                if !before.iter().any(|before: &Sought<'_>| before.has(member)) {
                     visit(member);
                 }
             });
+            if let Some(next) = sets.get(index + 1) {
+                before.push(Sought::new(*set, next.len()));
+            }
         }
         return;
     }
-    let (mut seen, mut scratch) = (Members::new(), Decimal::new());
+    let mut seen = Found::default();
     for set in sets {
         set.for_each(|member| {
-            if seen.insert(member.text(&mut scratch)) {
+            if seen.insert(shortest(member)) {
                 visit(member);
             }
         });
@@ -309,7 +349,7 @@ fn unite(sets: &[Option<SetRef<'_>>], visit: Visit<'_>) {
 }
 
 /// Visits what is in the first set and in no other.
-fn subtract(sets: &[Option<SetRef<'_>>], visit: Visit<'_>) {
+fn subtract<'s>(sets: &[Option<SetRef<'s>>], visit: Visit<'_, 's>) {
     let Some((Some(first), others)) = sets.split_first() else {
         return;
     };
@@ -319,6 +359,10 @@ fn subtract(sets: &[Option<SetRef<'_>>], visit: Visit<'_>) {
     if lookups <= first.len() + members {
         // The larger a set, the sooner it tells that a member is not wanted.
         others.sort_unstable_by_key(|set| std::cmp::Reverse(set.len()));
+        let others: Vec<_> = others
+            .into_iter()
+            .map(|set| Sought::new(*set, first.len()))
+            .collect();
         first.for_each(|member| {
             if !others.iter().any(|set| set.has(member)) {
                 visit(member);
@@ -326,17 +370,17 @@ fn subtract(sets: &[Option<SetRef<'_>>], visit: Visit<'_>) {
         });
         return;
     }
-    let (mut rest, mut scratch) = (Members::new(), Decimal::new());
+    let mut rest = Found::default();
     first.for_each(|member| {
-        rest.insert(member.text(&mut scratch));
+        rest.insert(shortest(member));
     });
     for set in others {
         if rest.is_empty() {
             return;
         }
         set.for_each(|member| {
-            rest.remove(member.text(&mut scratch));
+            rest.remove(&shortest(member));
         });
     }
-    rest.iter().for_each(|member| visit(Element::Bytes(member)));
+    rest.into_iter().for_each(visit);
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use damselfly_base::number::parse_integer;
 use damselfly_base::{CommandError, random};
-use damselfly_engine::{Create, Key, Tx};
+use damselfly_engine::{Create, Event, Key, Tx};
 use damselfly_protocol::Reply;
 use damselfly_value::{Collection, Element, Set, SetRef, SharedLarge, Value};
 
@@ -151,7 +151,7 @@ fn sadd(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let added = tx.change::<Set, _>(key, Create::IfAbsent, |set| {
         args.from(2).filter(|member| set.insert(member)).count()
     })?;
-    write_count(tx, key, added.unwrap_or_default(), reply);
+    write_count(tx, key, Event::Sadd, added.unwrap_or_default(), reply);
     Ok(())
 }
 
@@ -160,14 +160,14 @@ fn srem(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let removed = tx.change::<Set, _>(key, Create::Never, |set| {
         args.from(2).filter(|member| set.remove(member)).count()
     })?;
-    write_count(tx, key, removed.unwrap_or_default(), reply);
+    write_count(tx, key, Event::Srem, removed.unwrap_or_default(), reply);
     Ok(())
 }
 
 /// Notes a change of so many members, if there was one, and replies with the number.
-fn write_count(tx: &mut Tx<'_>, key: Key<'_>, count: usize, reply: &mut Reply<'_>) {
+fn write_count(tx: &mut Tx<'_>, key: Key<'_>, event: Event, count: usize, reply: &mut Reply<'_>) {
     if count > 0 {
-        tx.changed(key);
+        tx.changed(key, event);
     }
     reply.integer(count as i64);
 }
@@ -230,6 +230,8 @@ fn write_all(set: SetRef<'_>, reply: &mut Reply<'_>) {
 
 fn smove(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let (from, to, member) = (args.key(1), args.key(2), args.at(3));
+    // Looked at even if there is nothing to move: its end may have come.
+    tx.peek(to);
     let Some(source) = tx.peek_as::<Set>(from)? else {
         reply.integer(0);
         return Ok(());
@@ -238,10 +240,10 @@ fn smove(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     tx.peek_as::<Set>(to)?;
     if is_member && from.bytes != to.bytes {
         tx.change::<Set, _>(from, Create::Never, |set| set.remove(member))?;
-        tx.changed(from);
+        tx.changed(from, Event::Srem);
         let added = tx.change::<Set, _>(to, Create::IfAbsent, |set| set.insert(member))?;
         if added == Some(true) {
-            tx.changed(to);
+            tx.changed(to, Event::Sadd);
         }
     }
     reply.integer(is_member.into());
@@ -257,7 +259,7 @@ fn spop(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
         set.take_random(random::number(), |member| write(member, reply));
     })?;
     match popped {
-        Some(()) => tx.changed(key),
+        Some(()) => tx.changed(key, Event::Spop),
         None => reply.null(),
     }
     Ok(())
@@ -278,14 +280,16 @@ fn spop_count(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result 
         Some(set) if count.min(set.len()) > steps_max => return Err(Stop::Long),
         Some(set) if set.len() <= count => {
             write_all(set, reply);
-            tx.remove(key);
+            tx.take(key);
+            tx.event(key, Event::Spop);
+            tx.event(key, Event::Del);
         }
         Some(_) => {
             reply.set(count);
             tx.change::<Set, _>(key, Create::Never, |set| {
                 set.take_sample(count, random::number, |member| write(member, reply));
             })?;
-            tx.changed(key);
+            tx.changed(key, Event::Spop);
         }
     }
     Ok(())

@@ -7,7 +7,7 @@ use std::cmp::Ordering;
 use damselfly_base::CommandError;
 use damselfly_base::double::parse_in_range;
 use damselfly_collections::Side;
-use damselfly_engine::{Key, Tx};
+use damselfly_engine::{Event, Key, Tx};
 use damselfly_protocol::Reply;
 use damselfly_value::{Collection, EntryRef, Hash, List, ListRef, SetRef, SortedSetRef, Value};
 
@@ -15,7 +15,6 @@ use crate::command::{
     Access, Arity::AtLeast, At::Behind, At::One, Command, Group, KeySpec, Keys, Run, Trait, reads,
     writes,
 };
-use crate::expiry::is_past;
 use crate::strings::{Scratch, text_of};
 use crate::{Args, KeyspaceFn, Result, Stop, long};
 
@@ -234,7 +233,7 @@ fn of_sorted_set(set: SortedSetRef<'_>, descending: bool) -> Vec<Vec<u8>> {
 
 /// Looks up what the elements are compared by.
 fn with_weights(
-    tx: &Tx<'_>,
+    tx: &mut Tx<'_>,
     elements: Vec<Vec<u8>>,
     options: &Options<'_>,
 ) -> Result<Vec<Sortable>> {
@@ -264,7 +263,9 @@ fn with_weights(
         }
         Ok(sortable)
     };
-    elements.into_iter().map(sortable).collect()
+    // All are looked up, even if one of the first is refused.
+    let all: Vec<Result<Sortable>> = elements.into_iter().map(sortable).collect();
+    all.into_iter().collect()
 }
 
 fn compare(a: &Sortable, b: &Sortable, options: &Options<'_>) -> Ordering {
@@ -284,7 +285,7 @@ fn compare(a: &Sortable, b: &Sortable, options: &Options<'_>) -> Ordering {
 
 /// The string that a pattern stands for: that of the key, or of the field of a hash, whose name has `element` in place of the
 /// star.
-fn look_up(tx: &Tx<'_>, pattern: &[u8], element: &[u8]) -> Option<Vec<u8>> {
+fn look_up(tx: &mut Tx<'_>, pattern: &[u8], element: &[u8]) -> Option<Vec<u8>> {
     if pattern == b"#" {
         return Some(element.to_vec());
     }
@@ -296,22 +297,17 @@ fn look_up(tx: &Tx<'_>, pattern: &[u8], element: &[u8]) -> Option<Vec<u8>> {
         Some(_) | None => (behind, None),
     };
     let name = [before, element, behind].concat();
-    let entry = tx.view(Key::new(&name))?;
+    let entry = tx.read(Key::new(&name))?;
     match field {
         None => {
             let mut scratch = Scratch::default();
             Some(text_of(entry.text()?, &mut scratch).to_vec())
         }
-        Some(field) => {
-            let pair = Hash::view(entry)?.get(field)?;
-            // A mere view leaves fields in place that have ended.
-            let has_ended = pair.deadline_ms.is_some_and(|end| is_past(end, tx.now()));
-            (!has_ended).then(|| pair.value.to_vec())
-        }
+        Some(field) => Some(Hash::view(entry)?.value(field)?.to_vec()),
     }
 }
 
-fn write(tx: &Tx<'_>, shown: &[Sortable], get: &[&[u8]], reply: &mut Reply<'_>) {
+fn write(tx: &mut Tx<'_>, shown: &[Sortable], get: &[&[u8]], reply: &mut Reply<'_>) {
     reply.array(shown.len() * get.len().max(1));
     for sortable in shown {
         if get.is_empty() {
@@ -333,19 +329,21 @@ fn store(
     destination: Key<'_>,
     reply: &mut Reply<'_>,
 ) {
-    let section = &*tx;
-    let (entry, len) = section.build::<List, _>(destination, |list| {
-        for sortable in shown {
-            if get.is_empty() {
-                list.push(Side::Right, std::iter::once(&sortable.element[..]));
-            }
-            for pattern in get {
-                let text = look_up(section, pattern, &sortable.element).unwrap_or_default();
-                list.push(Side::Right, std::iter::once(&text[..]));
-            }
-        }
+    let looked_up: Vec<Vec<u8>> = shown
+        .iter()
+        .flat_map(|sortable| get.iter().map(|pattern| (pattern, &sortable.element)))
+        .map(|(pattern, element)| look_up(tx, pattern, element).unwrap_or_default())
+        .collect();
+    let (entry, len) = tx.build::<List, _>(destination, |list| {
+        match get.is_empty() {
+            true => list.push(
+                Side::Right,
+                shown.iter().map(|sortable| &sortable.element[..]),
+            ),
+            false => list.push(Side::Right, looked_up.iter().map(|text| &text[..])),
+        };
         list.view().len()
     });
-    tx.store_built(destination, entry);
+    tx.store_built(destination, entry, Event::Sortstore);
     reply.integer(len as i64);
 }

@@ -6,7 +6,7 @@ use std::ops::ControlFlow::{self, Break, Continue};
 
 use damselfly_base::number::{Decimal, parse_integer};
 use damselfly_base::{CommandError, double};
-use damselfly_engine::Tx;
+use damselfly_engine::{Event, Tx};
 use damselfly_protocol::Reply;
 use damselfly_value::{
     Collection, Element, EntryRef, Scoring, Set, SetRef, SortedSet, SortedSetRef,
@@ -387,10 +387,10 @@ fn show(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, operation: Opera
 }
 
 fn store(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, operation: Operation) -> Result {
-    let command = match operation {
-        Operation::Union => "zunionstore",
-        Operation::Intersection => "zinterstore",
-        Operation::Difference => "zdiffstore",
+    let (command, event) = match operation {
+        Operation::Union => ("zunionstore", Event::Zunionstore),
+        Operation::Intersection => ("zinterstore", Event::Zinterstore),
+        Operation::Difference => ("zdiffstore", Event::Zdiffstore),
     };
     let keys = key_count(args, 2, command)?;
     let members = check_keys(tx, args, 3, keys)?;
@@ -404,7 +404,7 @@ fn store(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, operation: Oper
         stored.fill(result.iter().copied());
         result.len()
     });
-    tx.store_built(destination, entry);
+    tx.store_built(destination, entry, event);
     reply.integer(count as i64);
     Ok(())
 }

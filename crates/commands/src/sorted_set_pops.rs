@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use damselfly_base::CommandError;
 use damselfly_base::number::parse_integer;
-use damselfly_engine::{Create, Key, Tx};
+use damselfly_engine::{Create, Event, Key, Tx};
 use damselfly_protocol::{Reply, Version};
 use damselfly_value::{Scoring, SortedSet};
 
@@ -94,7 +94,11 @@ fn take(
     })?;
     let taken = taken.transpose()?.is_some();
     if taken {
-        tx.changed(key);
+        let event = match end {
+            End::Min => Event::Zpopmin,
+            End::Max => Event::Zpopmax,
+        };
+        tx.changed(key, event);
     }
     Ok(taken)
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use damselfly_base::{CommandError, double};
-use damselfly_engine::{Create, Tx};
+use damselfly_engine::{Create, Event, Tx};
 use damselfly_protocol::Reply;
 use damselfly_value::{
     Collection, MemberEnd, MemberRange, ScoreRange, SharedLarge, SortedSet, SortedSetRef, Value,
@@ -468,7 +468,7 @@ fn zrangestore(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result
         result.fill(set.range(ranks.clone()));
         ranks.len()
     });
-    tx.store_built(destination, entry);
+    tx.store_built(destination, entry, Event::Zrangestore);
     reply.integer(count as i64);
     Ok(())
 }
@@ -485,6 +485,11 @@ fn count(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, by: By) -> Resu
 /// Removes a range.
 fn remove(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, by: By) -> Result {
     let ends = Ends::parse(by, args.at(2), args.at(3))?;
+    let event = match by {
+        By::Rank => Event::Zremrangebyrank,
+        By::Score => Event::Zremrangebyscore,
+        By::Member => Event::Zremrangebylex,
+    };
     let (key, steps_max) = (args.key(1), long::steps_max(tx));
     let removed = tx.change::<SortedSet, _>(key, Create::Never, |set| {
         let ranks = ends.ranks(set.view(), false);
@@ -499,7 +504,7 @@ fn remove(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, by: By) -> Res
     })?;
     let removed = removed.transpose()?.unwrap_or_default();
     if removed > 0 {
-        tx.changed(key);
+        tx.changed(key, event);
     }
     reply.integer(removed as i64);
     Ok(())

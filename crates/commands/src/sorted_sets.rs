@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use damselfly_base::{CommandError, double, random};
-use damselfly_engine::{Create, Tx};
+use damselfly_engine::{Create, Event, Tx};
 use damselfly_protocol::{Reply, Version};
 use damselfly_value::{Scoring, SortedSet, SortedSetMut, SortedSetRef};
 
@@ -308,7 +308,11 @@ fn add(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, increments: bool)
     })?;
     let done = done.unwrap_or_default();
     if done.added + done.updated > 0 {
-        tx.changed(key);
+        let event = match options.increments {
+            true => Event::Zincr,
+            false => Event::Zadd,
+        };
+        tx.changed(key, event);
     }
     if done.is_nan {
         return Err(CommandError::err("resulting score is not a number (NaN)").into());
@@ -335,7 +339,7 @@ fn zrem(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     })?;
     let removed = removed.unwrap_or_default();
     if removed > 0 {
-        tx.changed(key);
+        tx.changed(key, Event::Zrem);
     }
     reply.integer(removed as i64);
     Ok(())

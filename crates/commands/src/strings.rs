@@ -2,7 +2,7 @@
 
 use damselfly_base::CommandError;
 use damselfly_base::number::Decimal;
-use damselfly_engine::{Deadline, Place, Tx};
+use damselfly_engine::{Deadline, Event, Place, Tx};
 use damselfly_protocol::Reply;
 use damselfly_value::{EntryRef, NewValue, Text};
 
@@ -349,6 +349,9 @@ fn set(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let allowed = options.only_if.is_none_or(|wanted| wanted == exists);
     if allowed {
         tx.store(key, value, deadline);
+        if options.expiry.is_some() {
+            tx.event(key, Event::Expire);
+        }
     }
     if !options.get {
         if allowed { reply.ok() } else { reply.null() }
@@ -374,11 +377,9 @@ fn set_with_ttl(
     reply: &mut Reply<'_>,
 ) -> Result {
     let moment = deadline_in(tx, args.integer(2)?, unit, Relative::ToNow, command)?;
-    tx.store(
-        args.key(1),
-        NewValue::compact(args.at(3)),
-        Deadline::At(moment),
-    );
+    let key = args.key(1);
+    tx.store(key, NewValue::compact(args.at(3)), Deadline::At(moment));
+    tx.event(key, Event::Expire);
     reply.ok();
     Ok(())
 }
@@ -399,10 +400,7 @@ fn getex(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let key = args.key(1);
     let options = Options::parse(args, 2, Parses::Getex)?;
     match tx.peek(key).map(EntryRef::text) {
-        None => {
-            reply.null();
-            return Ok(());
-        }
+        None => return get(tx, args, reply),
         Some(None) => return Err(CommandError::WrongType.into()),
         Some(Some(_)) => {}
     }
@@ -426,7 +424,11 @@ fn set_deadline(tx: &mut Tx<'_>, args: Args<'_>, deadline_ms: Option<i64>) {
         && (deadline_ms.is_some() || present.view().has_deadline())
     {
         present.update(|entry| entry.set_deadline_ms(deadline_ms));
-        tx.changed(key);
+        let event = match deadline_ms {
+            Some(_) => Event::Expire,
+            None => Event::Persist,
+        };
+        tx.changed(key, event);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::events::Kept;
 use crate::waiting::{Ready, Waiter};
 use crate::{Database, Engine};
 
@@ -10,6 +11,8 @@ use crate::{Database, Engine};
 pub(crate) struct Aside {
     /// What to free after the locks are released.
     pub(crate) garbage: Vec<Database>,
+    /// Events that are not told yet.
+    pub(crate) kept: Kept,
     /// Changed keys that somebody waits for.
     pub(crate) ready: Ready,
     /// Who was served, to be woken after the locks are released.

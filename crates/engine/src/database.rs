@@ -3,6 +3,7 @@
 use damselfly_table::{Entry as Slot, Occupied, Table, Vacant};
 use damselfly_value::{Entry, EntryRef};
 
+use crate::expiry::Ends;
 use crate::{Key, Now};
 
 /// The most fields of one large hash that a slice of the sweep removes: about as much work as a slice is otherwise.
@@ -44,15 +45,6 @@ fn is_timed_hash(entry: EntryRef<'_>) -> bool {
     entry.may_end() && !entry.has_deadline() && entry.fields_soonest_ms().is_some()
 }
 
-/// What a sweep removed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Swept {
-    /// Entries whose end had come.
-    pub(crate) entries: usize,
-    /// Fields whose end had come, of entries that stay.
-    pub(crate) fields: usize,
-}
-
 /// Where a key is, or would be.
 pub enum Place<'a> {
     /// The key exists.
@@ -69,17 +61,9 @@ pub struct Present<'a> {
 
 /// The place for a new entry.
 pub struct Absent<'a> {
-    slot: Free<'a>,
-    now: Now,
+    slot: Vacant<'a, Entry>,
     counts: &'a mut Counts,
-    expired: &'a mut u64,
-}
-
-enum Free<'a> {
-    /// No such key.
-    Vacant(Vacant<'a, Entry>),
-    /// The key's end has come; its entry is still in memory.
-    Dead(Occupied<'a, Entry>),
+    ends: Ends<'a>,
 }
 
 impl<'a> Present<'a> {
@@ -109,8 +93,26 @@ impl<'a> Present<'a> {
 
     /// Removes the fields that have ended, of a hash of which some stay.
     #[cold]
-    fn remove_due_fields(&mut self, now: Now) {
-        self.update(|entry| entry.remove_due_fields(now.0, usize::MAX));
+    fn without_due_fields(mut self, ends: &mut Ends<'_>) -> Self {
+        self.update(|entry| entry.remove_due_fields(ends.now.0, usize::MAX));
+        ends.fields_ended(self.view().key());
+        self
+    }
+
+    /// Removes the entry, whose end has come.
+    #[cold]
+    fn end<'e>(self, hash: u64, mut ends: Ends<'e>) -> Absent<'e>
+    where
+        'a: 'e,
+    {
+        let (entry, slot) = self.slot.vacate(hash);
+        self.counts.subtract(entry.view());
+        ends.entry_ended(entry.view());
+        Absent {
+            slot,
+            counts: self.counts,
+            ends,
+        }
     }
 
     /// Takes the entry out.
@@ -122,35 +124,29 @@ impl<'a> Present<'a> {
 }
 
 impl Absent<'_> {
-    /// Leaves the key absent, and frees what is still in memory of it.
-    pub(crate) fn discard(self) {
-        if let Free::Dead(slot) = self.slot {
-            self.counts.subtract(slot.remove().view());
-            *self.expired += 1;
-        }
-    }
-
     /// Stores an entry of this place's key. Where that would make the table grow, entries whose end
     /// has come make room first.
     #[inline]
     pub fn insert(self, entry: Entry) {
-        let counts = self.counts;
+        let Self {
+            mut slot,
+            counts,
+            mut ends,
+        } = self;
         counts.add(entry.view());
-        match self.slot {
-            Free::Dead(mut slot) => {
-                counts.subtract(slot.replace(entry).view());
-                *self.expired += 1;
-            }
-            Free::Vacant(mut slot) => {
-                if slot.would_grow() {
-                    let now = self.now;
-                    *self.expired += slot.sweep_segment(
-                        |entry| is_dead(entry, now),
-                        |entry| counts.subtract(entry.view()),
-                    ) as u64;
-                }
-                slot.insert(entry);
-            }
+        if slot.would_grow() {
+            let now = ends.now;
+            slot.sweep_segment(
+                |entry| is_dead(entry, now),
+                |entry| {
+                    counts.subtract(entry.view());
+                    ends.entry_ended(entry.view());
+                },
+            );
+        }
+        let slot = slot.insert(entry);
+        if ends.are_observed() {
+            ends.entry_begins(slot.get().key());
         }
     }
 }
@@ -210,33 +206,34 @@ impl Database {
         assert_eq!(counts, self.counts);
     }
 
-    /// The place of a key.
+    /// The place of a key; what has ended of it is removed first. `ends` makes what is needed only for that, and for an absent
+    /// key.
     #[inline]
     pub(crate) fn place<'a>(
         &'a mut self,
         key: Key<'_>,
         now: Now,
-        expired: &'a mut u64,
+        ends: impl FnOnce() -> Ends<'a>,
     ) -> Place<'a> {
         let counts = &mut self.counts;
-        let slot = match self.table.entry(key.hash, key.bytes) {
-            Slot::Vacant(slot) => Free::Vacant(slot),
+        match self.table.entry(key.hash, key.bytes) {
+            Slot::Vacant(slot) => Place::Absent(Absent {
+                slot,
+                counts,
+                ends: ends(),
+            }),
             Slot::Occupied(slot) => match age(slot.get(), now) {
-                Age::Live => return Place::Present(Present { slot, counts }),
+                Age::Live => Place::Present(Present { slot, counts }),
                 Age::LosesFields => {
-                    let mut present = Present { slot, counts };
-                    present.remove_due_fields(now);
-                    return Place::Present(present);
+                    let present = Present { slot, counts };
+                    Place::Present(present.without_due_fields(&mut ends()))
                 }
-                Age::Dead => Free::Dead(slot),
+                Age::Dead => {
+                    let present = Present { slot, counts };
+                    Place::Absent(present.end(key.hash, ends()))
+                }
             },
-        };
-        Place::Absent(Absent {
-            slot,
-            now,
-            counts,
-            expired,
-        })
+        }
     }
 
     /// The live entry of a key.
@@ -247,45 +244,52 @@ impl Database {
             .filter(|entry| !is_dead(*entry, now))
     }
 
-    /// The live entry of a key; a dead one is removed first and counted in `expired`.
+    /// The live entry of a key; what has ended of it is removed first. `ends` makes what is needed only for that.
     #[inline]
-    pub(crate) fn find(
-        &mut self,
+    pub(crate) fn find<'a, 'e>(
+        &'a mut self,
         key: Key<'_>,
         now: Now,
-        expired: &mut u64,
-    ) -> Option<EntryRef<'_>> {
+        ends: impl FnOnce() -> Ends<'e>,
+    ) -> Option<EntryRef<'a>>
+    where
+        'a: 'e,
+    {
         let slot = match self.table.entry(key.hash, key.bytes) {
             Slot::Occupied(slot) => slot,
             Slot::Vacant(_) => return None,
         };
+        let counts = &mut self.counts;
         match age(slot.get(), now) {
             Age::Live => Some(slot.into_ref()),
             Age::LosesFields => {
-                let counts = &mut self.counts;
-                let mut present = Present { slot, counts };
-                present.remove_due_fields(now);
-                Some(present.into_view())
+                let present = Present { slot, counts };
+                Some(present.without_due_fields(&mut ends()).into_view())
             }
             Age::Dead => {
-                self.counts.subtract(slot.remove().view());
-                *expired += 1;
+                Present { slot, counts }.end(key.hash, ends());
                 None
             }
         }
     }
 
-    /// Sweeps up to `buckets` buckets for what has ended, where the last call stopped.
-    pub(crate) fn sweep(&mut self, now: Now, buckets: usize) -> Swept {
+    /// Sweeps up to `buckets` buckets for what has ended, where the last call stopped. Returns how many entries and fields it
+    /// removed.
+    pub(crate) fn sweep(&mut self, mut ends: Ends<'_>, buckets: usize) -> usize {
         let mut position = self.sweep_position;
-        let swept = self.sweep_from(&mut position, now, buckets);
+        let removed = self.sweep_from(&mut position, &mut ends, buckets);
         self.sweep_position = position;
-        swept
+        removed
     }
 
     /// As [`Database::sweep`], from a position in hash order.
-    pub(crate) fn sweep_from(&mut self, position: &mut u64, now: Now, buckets: usize) -> Swept {
-        let (counts, mut losing) = (&mut self.counts, Vec::new());
+    pub(crate) fn sweep_from(
+        &mut self,
+        position: &mut u64,
+        ends: &mut Ends<'_>,
+        buckets: usize,
+    ) -> usize {
+        let (counts, now, mut losing) = (&mut self.counts, ends.now, Vec::new());
         let entries = self.table.sweep(
             position,
             buckets,
@@ -297,7 +301,10 @@ impl Database {
                     false
                 }
             },
-            |entry| counts.subtract(entry.view()),
+            |entry| {
+                counts.subtract(entry.view());
+                ends.entry_ended(entry.view());
+            },
         );
         let mut fields = 0;
         for key in &losing {
@@ -306,9 +313,10 @@ impl Database {
                 let counts = &mut self.counts;
                 fields += Present { slot, counts }
                     .update(|entry| entry.remove_due_fields(now.0, FIELDS_PER_SWEEP));
+                ends.fields_ended(key.bytes);
             }
         }
-        Swept { entries, fields }
+        entries + fields
     }
 }
 

@@ -1,14 +1,79 @@
-//! The background sweep: removes entries, and fields of hashes, whose end has come and that nobody looks at.
+//! The ends of keys: who is told of them, and the background sweep, which removes entries, and fields of hashes, whose end has
+//! come and that nobody looks at.
 //!
 //! Each thread sweeps its own share of the shards, slice by slice, and stops when its time is used up. A slice touches
 //! only entries with a deadline, or with fields that have one: the table marks their slots.
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::{Engine, Now};
+use damselfly_value::EntryRef;
+
+use crate::aside::Aside;
+use crate::shard::Shard;
+use crate::{Database, Engine, Event, Now, Tx};
 
 /// Buckets per slice: some ten microseconds, the longest that a sweep holds a shard's lock.
 const BUCKETS_PER_SLICE: usize = 64;
+
+/// What whoever finds entries whose end has come needs to tell of them.
+pub(crate) struct Ends<'a> {
+    pub(crate) engine: &'a Engine,
+    pub(crate) shard: usize,
+    pub(crate) db: usize,
+    pub(crate) now: Now,
+    /// Entries removed since their end had come.
+    pub(crate) expired: &'a mut u64,
+    /// That of the section that holds the lock of the shard.
+    pub(crate) aside: &'a mut Option<Box<Aside>>,
+}
+
+impl Ends<'_> {
+    /// An entry was removed since its end had come.
+    pub(crate) fn entry_ended(&mut self, entry: EntryRef<'_>) {
+        *self.expired += 1;
+        if self.are_observed() {
+            let by_deadline = entry.deadline_ms().is_some_and(|end| end <= self.now.0);
+            let events: &[Event] = match by_deadline {
+                true => &[Event::Expired],
+                // Its last field has ended.
+                false => &[Event::Hexpired, Event::Del],
+            };
+            self.tell(entry.key(), events);
+        }
+    }
+
+    /// Fields of a hash were removed since their end had come; others stay.
+    pub(crate) fn fields_ended(&mut self, key: &[u8]) {
+        if self.are_observed() {
+            self.tell(key, &[Event::Hexpired]);
+        }
+    }
+
+    /// True if somebody may want to hear of keys of this shard.
+    #[inline]
+    pub(crate) fn are_observed(&self) -> bool {
+        self.engine.is_observed(self.shard)
+    }
+
+    /// A key that was not there was given an entry.
+    #[cold]
+    pub(crate) fn entry_begins(&mut self, key: &[u8]) {
+        self.raise(key, Event::New);
+    }
+
+    fn raise(&mut self, key: &[u8], event: Event) {
+        self.engine.raise(self.aside, event, self.db, key);
+    }
+
+    /// Tells of a key, or a part of it, that has come to its end, however this was found: by a look at the key, by the sweep,
+    /// or as room was needed. Its shard is locked.
+    #[cold]
+    fn tell(&mut self, key: &[u8], events: &[Event]) {
+        for &event in events {
+            self.raise(key, event);
+        }
+    }
+}
 
 impl Engine {
     /// Sweeps one slice of each database of a shard. Returns how many entries and fields it removed. A busy shard is left for
@@ -20,15 +85,37 @@ impl Engine {
         let Ok(mut tx) = self.lock_shard(shard, 0, now) else {
             return 0;
         };
-        let (mut entries, mut fields) = (0, 0);
-        for database in tx.databases(shard) {
-            if database.may_end() {
-                let swept = database.sweep(now, BUCKETS_PER_SLICE);
-                entries += swept.entries;
-                fields += swept.fields;
-            }
+        (0..self.databases())
+            .map(|db| {
+                tx.sweep(shard, db, |database, ends| {
+                    database.sweep(ends, BUCKETS_PER_SLICE)
+                })
+            })
+            .sum()
+    }
+}
+
+impl Tx<'_> {
+    /// Lets `sweep` remove what has ended from a database of a locked shard, if there is anything that may end.
+    pub(crate) fn sweep(
+        &mut self,
+        shard: usize,
+        db: usize,
+        sweep: impl FnOnce(&mut Database, Ends<'_>) -> usize,
+    ) -> usize {
+        let (engine, now) = (self.engine(), self.now());
+        let (Shard { databases, expired }, aside) = self.shard_and_aside(shard);
+        if !databases[db].may_end() {
+            return 0;
         }
-        *tx.expired_mut(shard) += entries as u64;
-        entries + fields
+        let ends = Ends {
+            engine,
+            shard,
+            db,
+            now,
+            expired,
+            aside,
+        };
+        sweep(&mut databases[db], ends)
     }
 }

@@ -102,13 +102,13 @@ impl Tx<'_> {
     /// If not all shards are locked.
     pub fn count(&mut self) -> usize {
         const BUCKETS_PER_SHARD: usize = 8;
-        let (db, now) = (self.db(), self.now());
+        let db = self.db();
         let paused = self.engine().settings.sweep_paused.load(Relaxed);
         for shard in 0..self.engine().shards() {
-            let database = &mut self.databases(shard)[db];
-            if database.may_end() && !paused {
-                let swept = database.sweep_from(&mut 0, now, BUCKETS_PER_SHARD);
-                *self.expired_mut(shard) += swept.entries as u64;
+            if !paused {
+                self.sweep(shard, db, |database, mut ends| {
+                    database.sweep_from(&mut 0, &mut ends, BUCKETS_PER_SHARD)
+                });
             }
         }
         self.totals(db).keys

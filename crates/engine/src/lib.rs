@@ -10,6 +10,7 @@
 mod access;
 mod aside;
 mod database;
+mod events;
 mod expiry;
 pub mod garbage;
 mod keyspace;
@@ -20,6 +21,7 @@ mod watching;
 
 pub use access::{AccessPolicy, frequency, idle_seconds};
 pub use database::{Absent, Database, Place, Present};
+pub use events::{Audience, Event, KeyEvent, Wanted};
 pub use keyspace::Cursor;
 pub use shard::{Busy, Engine, KeyspaceTotals, Rule, Settings, Wake};
 pub use tx::{Create, Deadline, Effects, Key, Now, Tx};

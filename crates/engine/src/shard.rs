@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering:
 use damselfly_lock::{Lock, Waiters};
 use damselfly_value::Thresholds;
 
-use crate::{AccessPolicy, Database, Now, Tx, tx::Held, waiting::Waiting, watching::Watching};
+use crate::events::AtomicWanted;
+use crate::{AccessPolicy, Audience, Database, Now, Tx};
+use crate::{tx::Held, waiting::Waiting, watching::Watching};
 
 /// The most shards: their number is part of every SCAN cursor.
 pub const SHARDS_MAX: usize = 1 << 12;
@@ -43,6 +45,8 @@ pub struct Settings {
     pub ttl_rounding: AtomicBool,
     /// When collections leave their packed forms.
     pub thresholds: Thresholds,
+    /// `notify-keyspace-events`; see [`Engine::set_events`].
+    pub(crate) events: AtomicWanted,
     frequency: AtomicBool,
     log_factor: AtomicU32,
     decay_minutes: AtomicU32,
@@ -56,6 +60,7 @@ impl Default for Settings {
             flushes_later: AtomicBool::new(false),
             ttl_rounding: AtomicBool::new(false),
             thresholds: Thresholds::default(),
+            events: AtomicWanted::default(),
             frequency: AtomicBool::new(false),
             log_factor: AtomicU32::new(10),
             decay_minutes: AtomicU32::new(1),
@@ -105,8 +110,8 @@ pub(crate) struct Shard {
 #[repr(C, align(128))]
 struct Apart {
     lock: Lock<Shard>,
-    /// How many wait for or watch its keys; one counts once for each key. It grows only under the shard's lock, so who holds
-    /// that and reads zero knows that nobody does.
+    /// How many wait for or watch its keys, where one counts once for each key, and one more while events are told. Of those
+    /// who wait or watch it grows only under the shard's lock, so who holds that and reads zero knows that nobody does.
     observers: AtomicUsize,
     waiting: Waiting,
     watching: Watching,
@@ -122,6 +127,7 @@ pub struct Engine {
     databases: usize,
     /// One per thread, set once when the threads start.
     wakes: OnceLock<Vec<Wake>>,
+    audience: OnceLock<Box<dyn Audience>>,
     /// Of the last client that began to wait for keys.
     pub(crate) last_ticket: AtomicU64,
     /// What may change while the engine runs.
@@ -184,6 +190,7 @@ impl Engine {
             shard_bits,
             databases: rule.databases,
             wakes: OnceLock::new(),
+            audience: OnceLock::new(),
             last_ticket: AtomicU64::new(1),
             settings: Settings::default(),
         }
@@ -192,6 +199,15 @@ impl Engine {
     /// Tells how to wake each thread, by its number. Without it nobody can wait for a shard.
     pub fn set_wakes(&self, wakes: Vec<Wake>) {
         assert!(self.wakes.set(wakes).is_ok(), "threads start once");
+    }
+
+    /// Tells who is told of events. Without it nobody is.
+    pub fn set_audience(&self, audience: Box<dyn Audience>) {
+        assert!(self.audience.set(audience).is_ok(), "threads start once");
+    }
+
+    pub(crate) fn audience(&self) -> Option<&dyn Audience> {
+        self.audience.get().map(|audience| &**audience)
     }
 
     /// The number of shards.
@@ -227,13 +243,13 @@ impl Engine {
         &self.shards[shard].watching
     }
 
-    /// True if somebody waits for or watches a key of this shard, whose lock the caller holds.
+    /// True if somebody waits for or watches a key of this shard, whose lock the caller holds, or is told of events.
     #[inline]
     pub(crate) fn is_observed(&self, shard: usize) -> bool {
         self.shards[shard].observers.load(Relaxed) != 0
     }
 
-    /// Counts one more who waits for or watches a key of this shard, whose lock the caller holds.
+    /// Counts one more who waits for or watches a key of this shard, whose lock the caller holds, or is told of events.
     pub(crate) fn add_observer(&self, shard: usize) {
         self.shards[shard].observers.fetch_add(1, Relaxed);
     }

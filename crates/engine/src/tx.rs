@@ -4,8 +4,9 @@ use damselfly_base::CommandError;
 use damselfly_value::{Collection, Entry, EntryRef, NewValue, Text};
 
 use crate::aside::Aside;
+use crate::expiry::Ends;
 use crate::shard::{Busy, Engine, Shard};
-use crate::{Database, Place};
+use crate::{Database, Event, Place};
 
 /// The time of a command: milliseconds since the epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -91,6 +92,9 @@ pub struct Tx<'a> {
 impl Drop for Tx<'_> {
     #[inline]
     fn drop(&mut self) {
+        if self.aside.is_some() {
+            self.tell_events();
+        }
         self.release();
         if let Some(aside) = &self.aside {
             aside.end(self.engine);
@@ -188,27 +192,40 @@ impl<'a> Tx<'a> {
         self.aside.get_or_insert_default()
     }
 
-    /// Notes that a key of the selected database was changed or removed.
+    /// Notes that a key of the selected database was changed or removed, and how. If the key is gone by any other event than
+    /// [`Event::Del`], since its last element was taken, that is told, too.
     #[inline]
-    pub fn changed(&mut self, key: Key<'_>) {
-        self.changed_in(self.db, key);
+    pub fn changed(&mut self, key: Key<'_>, event: Event) {
+        self.note_change(self.db, key, Some(event));
     }
 
-    /// Notes that a key of a database was changed or removed.
+    /// Notes that a key of a database was changed or removed. Its events, if there are any, are raised apart.
     #[inline]
-    pub fn changed_in(&mut self, db: usize, key: Key<'_>) {
+    fn note_change(&mut self, db: usize, key: Key<'_>, event: Option<Event>) {
         self.effects.changes += 1;
         let shard = self.engine.shard_of(key.hash);
         if self.engine.is_observed(shard) {
-            self.tell_change(db, key);
+            self.tell_change(db, key, event);
         }
     }
 
     #[cold]
-    fn tell_change(&mut self, db: usize, key: Key<'_>) {
+    fn tell_change(&mut self, db: usize, key: Key<'_>, event: Option<Event>) {
         let watching = self.engine.watching(self.engine.shard_of(key.hash));
         watching.tell(db, key.hash);
         self.note_ready(db, key);
+        if let Some(event) = event {
+            self.raise(db, key, event);
+            if event != Event::Del && !self.is_there(db, key) {
+                self.raise(db, key, Event::Del);
+            }
+        }
+    }
+
+    /// True if a key has an entry, even one whose end has come.
+    fn is_there(&mut self, db: usize, key: Key<'_>) -> bool {
+        let database = &self.shard_of(key).databases[db];
+        database.table.find(key.hash, key.bytes).is_some()
     }
 
     /// Notes that many keys were changed or removed at once.
@@ -253,6 +270,8 @@ impl<'a> Tx<'a> {
     /// If not all shards are locked.
     pub fn lend(&mut self) -> Tx<'_> {
         assert!(self.holds_all(), "a part of the locks can't be lent");
+        // Before those of the other section.
+        self.tell_events();
         Tx::new(self.engine, Held::Lent, self.db, self.now)
     }
 
@@ -290,6 +309,15 @@ impl<'a> Tx<'a> {
         unsafe { self.engine.shard_mut(index) }
     }
 
+    /// A locked shard, and what this section keeps beside.
+    pub(crate) fn shard_and_aside(
+        &mut self,
+        index: usize,
+    ) -> (&mut Shard, &mut Option<Box<Aside>>) {
+        // SAFETY: bounded by the signature.
+        (unsafe { self.shard(index) }, &mut self.aside)
+    }
+
     #[inline]
     fn shard_of(&mut self, key: Key<'_>) -> &mut Shard {
         // SAFETY: bounded by the signature.
@@ -305,17 +333,52 @@ impl<'a> Tx<'a> {
     /// The place of a key in a database.
     #[inline]
     pub fn place_in(&mut self, db: usize, key: Key<'_>) -> Place<'_> {
-        let now = self.now;
-        let Shard { databases, expired } = self.shard_of(key);
-        databases[db].place(key, now, expired)
+        let (engine, now, index) = (self.engine, self.now, self.engine.shard_of(key.hash));
+        // SAFETY: bounded by the signature.
+        let Shard { databases, expired } = unsafe { self.shard(index) };
+        databases[db].place(key, now, || Ends {
+            engine,
+            shard: index,
+            db,
+            now,
+            expired,
+            aside: &mut self.aside,
+        })
+    }
+
+    /// The live entry of a key in a database; one whose end has come is removed.
+    ///
+    /// # Safety
+    /// The caller bounds the reference by an exclusive borrow of `self`.
+    #[inline]
+    unsafe fn find<'s>(&mut self, db: usize, key: Key<'_>) -> Option<EntryRef<'s>>
+    where
+        'a: 's,
+    {
+        let (engine, now, index) = (self.engine, self.now, self.engine.shard_of(key.hash));
+        // SAFETY: as the caller promises.
+        let Shard { databases, expired } = unsafe { self.shard(index) };
+        databases[db].find(key, now, || Ends {
+            engine,
+            shard: index,
+            db,
+            now,
+            expired,
+            aside: &mut self.aside,
+        })
+    }
+
+    #[inline]
+    fn count_miss(&mut self, key: Key<'_>) {
+        self.effects.misses += 1;
+        self.event(key, Event::Keymiss);
     }
 
     /// The entry of a key, for a command that uses it: its age is updated, and a hit or miss counted.
     #[inline]
     pub fn read(&mut self, key: Key<'_>) -> Option<EntryRef<'_>> {
         // SAFETY: bounded by the signature.
-        let shard = unsafe { self.shard(self.engine.shard_of(key.hash)) };
-        let found = shard.databases[self.db].find(key, self.now, &mut shard.expired);
+        let found = unsafe { self.find(self.db, key) };
         match found {
             Some(entry) => {
                 self.effects.hits += 1;
@@ -323,7 +386,7 @@ impl<'a> Tx<'a> {
                     self.touch(entry, key);
                 }
             }
-            None => self.effects.misses += 1,
+            None => self.count_miss(key),
         }
         found
     }
@@ -414,17 +477,12 @@ impl<'a> Tx<'a> {
                 Ok(Some(result))
             }
             Place::Absent(absent) => match create {
-                Create::Never => {
-                    absent.discard();
-                    Ok(None)
-                }
+                Create::Never => Ok(None),
                 Create::IfAbsent => {
                     let mut entry = Entry::new_collection(key.bytes, C::TYPE, None);
                     entry.view().set_access(policy.initial(now.0));
                     let result = change(&mut C::edit(&mut entry, thresholds));
-                    if entry.view().is_empty_collection() {
-                        absent.discard();
-                    } else {
+                    if !entry.view().is_empty_collection() {
                         absent.insert(entry);
                     }
                     Ok(Some(result))
@@ -438,10 +496,11 @@ impl<'a> Tx<'a> {
     pub fn store_new<C: Collection, R>(
         &mut self,
         key: Key<'_>,
+        event: Event,
         fill: impl FnOnce(&mut C::Mut<'_>) -> R,
     ) -> R {
         let (entry, result) = self.build::<C, R>(key, fill);
-        self.store_built(key, entry);
+        self.store_built(key, entry, event);
         result
     }
 
@@ -461,23 +520,26 @@ impl<'a> Tx<'a> {
 
     /// Stores an entry with a collection in place of whatever is at its key; an empty one removes the key. Notes the change if
     /// there was one.
-    pub fn store_built(&mut self, key: Key<'_>, entry: Entry) {
+    pub fn store_built(&mut self, key: Key<'_>, entry: Entry, event: Event) {
         if entry.view().is_empty_collection() {
             self.remove(key);
-        } else {
-            self.insert_in(self.db, key, entry);
+            return;
         }
+        match self.place(key) {
+            Place::Present(mut present) => present.update(|old| *old = entry),
+            Place::Absent(absent) => absent.insert(entry),
+        }
+        self.changed(key, event);
     }
 
     /// The entry of a key, for a command that only asks what is known about it: a hit or miss is counted, but
     /// its age stays.
     pub fn look(&mut self, key: Key<'_>) -> Option<EntryRef<'_>> {
         // SAFETY: bounded by the signature.
-        let shard = unsafe { self.shard(self.engine.shard_of(key.hash)) };
-        let found = shard.databases[self.db].find(key, self.now, &mut shard.expired);
+        let found = unsafe { self.find(self.db, key) };
         match found {
             Some(_) => self.effects.hits += 1,
-            None => self.effects.misses += 1,
+            None => self.count_miss(key),
         }
         found
     }
@@ -485,9 +547,8 @@ impl<'a> Tx<'a> {
     /// The entry of a key, without a trace.
     #[inline]
     pub fn peek(&mut self, key: Key<'_>) -> Option<EntryRef<'_>> {
-        let (db, now) = (self.db, self.now);
-        let shard = self.shard_of(key);
-        shard.databases[db].find(key, now, &mut shard.expired)
+        // SAFETY: bounded by the signature.
+        unsafe { self.find(self.db, key) }
     }
 
     /// Counts a use in the entry's access bits.
@@ -507,6 +568,18 @@ impl<'a> Tx<'a> {
     /// Stores a value under a key, whatever was there, and notes the change.
     #[inline]
     pub fn store(&mut self, key: Key<'_>, value: NewValue<'_>, deadline: Deadline) {
+        self.store_as(key, value, deadline, Event::Set);
+    }
+
+    /// As [`Tx::store`], by another event than [`Event::Set`].
+    #[inline]
+    pub fn store_as(
+        &mut self,
+        key: Key<'_>,
+        value: NewValue<'_>,
+        deadline: Deadline,
+        event: Event,
+    ) {
         let (now, policy) = (self.now, self.engine.settings.access_policy());
         match self.place(key) {
             Place::Present(mut present) => present.update(|entry| {
@@ -530,30 +603,40 @@ impl<'a> Tx<'a> {
                 absent.insert(entry);
             }
         }
-        self.changed(key);
+        self.changed(key, event);
     }
 
-    /// Stores a finished entry in a database, in place of any that has its key, and notes the change.
+    /// Stores a finished entry in a database and notes the change, but raises no event except that the key is new, even if it
+    /// was there: it is as if that had been removed before.
     pub fn insert_in(&mut self, db: usize, key: Key<'_>, entry: Entry) {
         match self.place_in(db, key) {
-            Place::Present(mut present) => present.update(|old| *old = entry),
+            Place::Present(mut present) => {
+                present.update(|old| *old = entry);
+                self.event_in(db, key, Event::New);
+            }
             Place::Absent(absent) => absent.insert(entry),
         }
-        self.changed_in(db, key);
+        self.note_change(db, key, None);
     }
 
     /// Takes a key out of the selected database and notes the change.
     pub fn remove(&mut self, key: Key<'_>) -> Option<Entry> {
+        self.take_out(key, Some(Event::Del))
+    }
+
+    /// As [`Tx::remove`], but raises no event.
+    pub fn take(&mut self, key: Key<'_>) -> Option<Entry> {
+        self.take_out(key, None)
+    }
+
+    fn take_out(&mut self, key: Key<'_>, event: Option<Event>) -> Option<Entry> {
         match self.place(key) {
             Place::Present(present) => {
                 let entry = present.remove();
-                self.changed(key);
+                self.note_change(self.db, key, event);
                 Some(entry)
             }
-            Place::Absent(absent) => {
-                absent.discard();
-                None
-            }
+            Place::Absent(_) => None,
         }
     }
 

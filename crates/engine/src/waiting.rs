@@ -166,6 +166,12 @@ impl Tx<'_> {
             .is_some_and(|aside| !aside.ready.is_empty())
     }
 
+    /// True if this section has something to do beside its work, once that is done: to serve those who wait, or to tell events.
+    #[inline]
+    pub fn has_aside(&self) -> bool {
+        self.aside.is_some()
+    }
+
     /// Locks the shard of one more key until the end of this section; false if it is busy. This is out of order, but who waits
     /// for a few microseconds at most can be part of no deadlock.
     pub fn include(&mut self, hash: u64) -> bool {

@@ -4,7 +4,7 @@
 //! shard ─► (hash of the key, database, watcher's number) ─► key, watcher
 //! ```
 //!
-//! - A watcher is told, under the lock of the shard, of every change to a key it watches ([`Tx::changed_in`]).
+//! - A watcher is told, under the lock of the shard, of every change to a key it watches ([`Tx::changed`]).
 //! - The end of a key is no change that anybody makes: it may be noticed late, or never. So [`Watched`] remembers when the
 //!   key ends, and [`Watched::is_over`] compares that with the clock.
 //! - Who decides by what it was told holds the locks of the watched keys meanwhile. Then nothing is on its way.
@@ -86,7 +86,10 @@ impl Tx<'_> {
     ) -> Option<Watched> {
         let (engine, db, now) = (self.engine(), self.db(), self.now());
         let shard = engine.shard_of(key.hash);
-        let ends_ms = self.peek(key).and_then(|entry| {
+        // An end that has come already is left for others to notice.
+        let is_there = self.view(key).is_some();
+        let entry = is_there.then(|| self.peek(key)).flatten();
+        let ends_ms = entry.and_then(|entry| {
             // A field that has ended already is no change to come.
             let field_ms = entry.fields_soonest_ms().filter(|&moment| moment > now.0);
             entry.end_ms().into_iter().chain(field_ms).min()
@@ -133,7 +136,7 @@ impl Tx<'_> {
                 };
                 let mut is_in = |db| {
                     self.set_db(db);
-                    self.peek(key).is_some()
+                    self.view(key).is_some()
                 };
                 if is_in(db) || other.is_some_and(is_in) {
                     watch.watcher.key_changed();

@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 pub mod connection;
+pub mod events;
 pub mod grammar;
 pub mod history;
 pub mod random;

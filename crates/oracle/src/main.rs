@@ -13,8 +13,9 @@ use std::{fs, io};
 
 const USAGE: &str = "\
 Usage:
-  oracle run [--seed N] [--sequences N] [--length N] [--family NAME] [--without LIST] [--threads N] [--subject ADDRESS]
-      Sends random commands to redis-server and to Damselfly; their replies must agree.
+  oracle run [--events yes] [--seed N] [--sequences N] [--length N] [--family NAME] [--without LIST] [--threads N] [--subject ADDRESS]
+      Sends random commands to redis-server and to Damselfly; their replies must agree, and with --events yes their keyspace
+      notifications, too.
   oracle transcript [--subject ADDRESS] [--threads N] FILE...
       Plays transcripts against Damselfly.
   oracle record FILE...
@@ -34,6 +35,8 @@ const SHRINK_TRIES: usize = 2000;
 const DIFFERENCES_MAX: usize = 5;
 /// How often a difference must come back to count; else a deadline fell between two commands.
 const CONFIRMATIONS: usize = 2;
+/// Allows DEBUG, with which servers are made to leave the ends of keys alone.
+const DEBUG: [&str; 2] = ["--enable-debug-command", "yes"];
 /// Time between two lines of progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -45,6 +48,7 @@ struct Options {
     without: Vec<String>,
     threads: String,
     subject: Option<SocketAddr>,
+    events: bool,
     files: Vec<String>,
 }
 
@@ -79,6 +83,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Options, String> {
         without: Vec::new(),
         threads: "2".into(),
         subject: None,
+        events: false,
         files: Vec::new(),
     };
     while let Some(word) = words.next() {
@@ -96,8 +101,16 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Options, String> {
             "--length" => options.length = value.parse().map_err(|_| bad())?,
             "--threads" => options.threads = value.parse::<u16>().map_err(|_| bad())?.to_string(),
             "--subject" => options.subject = Some(value.parse().map_err(|_| bad())?),
+            "--events" => {
+                options.events = value == "yes";
+                // A failed CONFIG SET makes Redis forget the letter `n`, and its SCAN notices the ends of keys.
+                options
+                    .without
+                    .extend(["DEBUG", "CONFIG", "SCAN"].map(String::from));
+            }
             "--without" => {
-                options.without = value.split(',').map(str::to_ascii_uppercase).collect()
+                let names = value.split(',').map(str::to_ascii_uppercase);
+                options.without.extend(names);
             }
             "--family" => options.family = Some(Family::named(&value).ok_or_else(bad)?),
             _ => return Err(format!("unknown option {word}\n\n{USAGE}")),
@@ -113,7 +126,9 @@ fn subject(options: &Options) -> io::Result<(Option<Server>, SocketAddr, Kind)> 
     }
     let program = Program::subject();
     let arguments: &[&str] = match program.kind() {
+        Kind::Redis if options.events => &DEBUG,
         Kind::Redis => &[],
+        Kind::Damselfly if options.events => &["--threads", &options.threads, DEBUG[0], DEBUG[1]],
         Kind::Damselfly => &["--threads", &options.threads],
     };
     let server = Server::start(&program, arguments)?;
@@ -122,9 +137,13 @@ fn subject(options: &Options) -> io::Result<(Option<Server>, SocketAddr, Kind)> 
 }
 
 fn run(options: &Options) -> io::Result<bool> {
-    let reference = Server::start(&Program::reference(), &[])?;
+    let debug = if options.events { &DEBUG[..] } else { &[] };
+    let reference = Server::start(&Program::reference(), debug)?;
     let (_server, subject, _) = subject(options)?;
-    let pair = Pair::new(reference.address(), subject)?;
+    let mut pair = Pair::new(reference.address(), subject)?;
+    if options.events {
+        pair = pair.hearing();
+    }
     let generator = Generator::new(options.family, &options.without);
     let family = FAMILIES
         .iter()

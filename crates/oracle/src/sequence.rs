@@ -1,6 +1,7 @@
 //! A random sequence of commands, sent to two servers whose replies must agree.
 
 use crate::connection::{Connection, request};
+use crate::events::Ear;
 use crate::grammar::{self, Node, OPTIONS};
 use crate::random::Random;
 use crate::rows::{Family, ROWS, Row, Rule};
@@ -154,6 +155,8 @@ pub struct Pair {
     subject: SocketAddr,
     /// The options' values at the start, as CONFIG SET takes them.
     defaults: Vec<Vec<u8>>,
+    /// True to compare keyspace notifications, too.
+    hears: bool,
 }
 
 impl Pair {
@@ -180,7 +183,17 @@ impl Pair {
             reference,
             subject,
             defaults,
+            hears: false,
         })
+    }
+
+    /// Compares the keyspace notifications of each command, too. The servers must allow DEBUG.
+    #[must_use]
+    pub fn hearing(self) -> Self {
+        Self {
+            hears: true,
+            ..self
+        }
     }
 
     /// Runs a sequence on both, each empty at first; returns the first difference.
@@ -190,10 +203,18 @@ impl Pair {
     pub fn run(&self, steps: &[Step]) -> io::Result<Comparison> {
         let mut reference = self.fresh(self.reference)?;
         let mut subject = self.fresh(self.subject)?;
+        let mut ears = match self.hears {
+            true => Some((Ear::open(self.reference)?, Ear::open(self.subject)?)),
+            false => None,
+        };
         let mut first = 0;
         let mut queued = Vec::new();
         while first < steps.len() {
-            let batch = &steps[first..first + batch_length(&steps[first..])];
+            let length = match ears {
+                None => batch_length(&steps[first..]),
+                Some(_) => 1,
+            };
+            let batch = &steps[first..first + length];
             let (ours, theirs) = if goes_alone(&batch[0]) {
                 (
                     vec![run_alone(&mut subject, &batch[0])],
@@ -230,6 +251,20 @@ impl Pair {
                     return Ok(Comparison {
                         replies: first + offset,
                         difference: None,
+                    });
+                }
+            }
+            if let Some((reference, subject)) = &mut ears {
+                let (theirs, ours) = (reference.hear()?, subject.hear()?);
+                if theirs != ours {
+                    let difference = Some(Difference {
+                        index: first,
+                        reference: theirs.join("\n"),
+                        subject: ours.join("\n"),
+                    });
+                    return Ok(Comparison {
+                        replies: first + 1,
+                        difference,
                     });
                 }
             }

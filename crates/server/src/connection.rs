@@ -48,6 +48,8 @@ pub enum Stall {
     Long,
     /// A reply is written in slices: [`Session::rest`].
     Rest,
+    /// A script is next: the worker runs it itself.
+    Script,
 }
 
 /// A request that is parsed but not run.
@@ -80,6 +82,8 @@ pub struct Batch {
     pub error: Option<ProtocolError>,
     /// How many bytes of input the request after the last one needs, as far as that is known.
     pub wanted: usize,
+    /// The requests were looked at: their rows and hashes are known.
+    pub prepared: bool,
 }
 
 impl Batch {
@@ -90,6 +94,7 @@ impl Batch {
         self.spans.shrink_to(SPANS_KEPT_MAX);
         self.requests.clear();
         (self.next, self.parsed, self.error, self.wanted) = (0, 0, None, 0);
+        self.prepared = false;
     }
 
     /// True if a request waits to run.
@@ -115,7 +120,7 @@ impl Batch {
     pub fn parse(&mut self, parser: &mut RequestParser, input: &mut [u8], limits: &Limits) {
         self.spans.clear();
         self.requests.clear();
-        self.next = 0;
+        (self.next, self.prepared) = (0, false);
         let requests_max = if limits.authenticated {
             BATCH_REQUESTS_MAX
         } else {
@@ -152,7 +157,7 @@ impl Batch {
     /// Adapts to an input whose first `bytes` bytes are gone.
     fn rebase(&mut self, bytes: usize) {
         self.requests.drain(..self.next);
-        self.next = 0;
+        (self.next, self.prepared) = (0, false);
         for request in &mut self.requests {
             request.start -= bytes;
         }

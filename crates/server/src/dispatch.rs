@@ -20,7 +20,7 @@ use damselfly_commands::{Args, Run, Stop};
 use damselfly_engine::{Busy, Engine, Now, Tx, Unserved};
 use damselfly_protocol::Reply;
 
-use self::account::count_effects;
+pub(crate) use self::account::count_effects;
 pub use self::late::REST_SLICE_BYTES;
 use self::unknown::{unknown_command, unknown_subcommand};
 use crate::config::Config;
@@ -28,6 +28,7 @@ use crate::connection::{Batch, Connection, OUTPUT_PAUSE_BYTES, Request, Stall};
 use crate::long::LongCommand;
 use crate::parked::Parking;
 use crate::registry::{Handler, Locks, REGISTRY, Registry, Row, WithinMulti};
+use crate::scripts::ThreadScripts;
 use crate::session::transaction::{self, SpareQueues};
 use crate::session::{self, Context, Replies, Session, monitor};
 use crate::shared::{self, Shared};
@@ -35,24 +36,28 @@ use crate::statistics::ThreadCounters;
 
 /// Runs batches, on one thread.
 pub struct Dispatcher {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     registry: &'static Registry,
     /// The number of this thread.
-    thread: usize,
+    pub(crate) thread: usize,
     /// The configuration, as of the start of this turn or the last command that may have changed it.
     pub config: Arc<Config>,
     config_generation: u64,
-    clock: quanta::Clock,
+    pub(crate) clock: quanta::Clock,
     /// Shards of the command that runs.
     shards: Vec<usize>,
     /// What clients that monitor are to be shown of the batch that runs.
-    monitored: Vec<u8>,
+    pub(crate) monitored: Vec<u8>,
     /// Changed keys whose waiters could not be served at once.
-    unserved: Vec<Unserved>,
+    pub(crate) unserved: Vec<Unserved>,
     /// The number of the batch that runs.
     batch: u64,
     /// For transactions that begin.
     spare_queues: SpareQueues,
+    /// What this thread's scripts use.
+    pub scripts: ThreadScripts,
+    /// The same as `shared`, but counted by this thread alone: quick to hold on to.
+    pub(crate) keeper: Arc<Arc<Shared>>,
 }
 
 impl Dispatcher {
@@ -69,6 +74,8 @@ impl Dispatcher {
             unserved: Vec::new(),
             batch: 0,
             spare_queues: SpareQueues::default(),
+            scripts: ThreadScripts::default(),
+            keeper: Arc::new(shared.clone()),
             shared,
         }
     }
@@ -92,17 +99,33 @@ impl Dispatcher {
     /// bytes they were parsed from.
     pub fn run(&mut self, connection: &mut Connection, batch: &mut Batch, input: &[u8]) {
         self.run_batch(connection, batch, input);
+        self.send_monitored(connection.session.client.id);
+    }
+
+    /// Sends what others have to be shown of the commands of the client `from`.
+    #[inline]
+    pub fn send_monitored(&mut self, from: u64) {
         if !self.monitored.is_empty() {
-            monitor::send(&self.shared, &self.monitored, connection.session.client.id);
+            monitor::send(&self.shared, &self.monitored, from);
             self.monitored.clear();
+        }
+    }
+
+    /// Shows a command that runs a script to clients that monitor, before the commands that the script calls.
+    pub fn show_script(&mut self, session: &Session, row: &'static Row, args: Args<'_>) {
+        if self.shared.monitors.load(Relaxed) > 0 {
+            monitor::show_script(&mut self.monitored, session, row, args);
         }
     }
 
     fn run_batch(&mut self, connection: &mut Connection, batch: &mut Batch, input: &[u8]) {
         let now = Now(shared::now_ms());
         self.batch += 1;
-        self.prepare(batch, input, connection.session.db);
-        note_arrival(&connection.session, batch, input, now);
+        if !batch.prepared {
+            batch.prepared = true;
+            self.prepare(batch, input, connection.session.db);
+            note_arrival(&connection.session, batch, input, now);
+        }
         let mut started = self.clock.raw();
         while let Some(request) = batch.requests.get(batch.next) {
             if connection.unsent() > OUTPUT_PAUSE_BYTES {
@@ -136,7 +159,8 @@ impl Dispatcher {
                     | Stall::Paused(_)
                     | Stall::Sleeping(_)
                     | Stall::Output
-                    | Stall::Congested(_),
+                    | Stall::Congested(_)
+                    | Stall::Script,
                 ) => return,
             }
             if connection.session.closing {
@@ -190,22 +214,14 @@ impl Dispatcher {
     ) -> Option<Stall> {
         let session = &mut connection.session;
         let mut reply = Reply::new(&mut connection.output, session.protocol);
-        let mut mark = reply.position();
+        let mark = reply.position();
         if session.replies == Replies::SkipNext {
             session.replies = Replies::SkipThis;
         }
-        let mut failed = None;
         match self.checked(session, row, args) {
             Err(error) => {
-                session.transaction.fail();
-                reply.error(error.to_bytes());
-                self.counters().count_error(&error.to_bytes());
-                if self.shared.monitors.load(Relaxed) > 0
-                    && let Some(row) = row
-                    && row.within_multi == WithinMulti::Executes
-                {
-                    monitor::show(&mut self.monitored, session, row, args, &mut reply);
-                }
+                self.refuse(session, row, args, &error, &mut reply);
+                finish(session, row, &mut reply, mark)
             }
             Ok(row) => {
                 session.client.last_command.store(row.index + 1, Relaxed);
@@ -222,44 +238,80 @@ impl Dispatcher {
                     hold_back(session, &mut reply, mark);
                     return None;
                 }
-                match self.execute(session, row, args, now, &mut reply) {
-                    // EXEC holds back itself, since it may run CLIENT REPLY.
-                    Ok(()) if is_exec => mark = reply.position(),
-                    Ok(()) => {}
-                    Err(Stop::NeedsAllLocks) => unreachable!("all locks are enough"),
-                    Err(Stop::Busy(busy)) => {
-                        reply.truncate_to(mark);
-                        return Some(Stall::Shard(busy));
-                    }
-                    Err(Stop::Error(error)) => {
-                        reply.truncate_to(mark);
-                        reply.error(error.to_bytes());
-                        failed = Some(error);
-                    }
-                    Err(stop @ (Stop::Wait(_) | Stop::Long)) => {
-                        reply.truncate_to(mark);
-                        if self.shared.monitors.load(Relaxed) > 0 {
-                            monitor::show(&mut self.monitored, session, row, args, &mut reply);
-                        }
-                        let Stop::Wait(_) = stop else {
-                            return Some(Stall::Long);
-                        };
-                        self.count_waiting(row, started);
-                        return Some(Stall::Waiting);
-                    }
-                    Err(Stop::Rest(rest)) => session.rest = Some(rest),
+                if row.runs_script || is_exec && session.transaction.runs_scripts() {
+                    return Some(Stall::Script);
                 }
-                self.account(session, row, args, started, failed);
-                if self.shared.monitors.load(Relaxed) > 0 {
-                    monitor::show(&mut self.monitored, session, row, args, &mut reply);
-                }
+                let result = self.execute(session, row, args, now, &mut reply);
+                self.settle(session, (row, args), result, started, &mut reply, mark)
             }
         }
-        hold_back(session, &mut reply, mark);
-        if !session.pushes.is_empty() {
-            session::pubsub::give_pushes(session, row, mark, &mut reply);
+    }
+
+    /// Answers a request that is refused before it runs.
+    #[cold]
+    fn refuse(
+        &mut self,
+        session: &mut Session,
+        row: Option<&'static Row>,
+        args: Args<'_>,
+        error: &CommandError,
+        reply: &mut Reply<'_>,
+    ) {
+        session.transaction.fail();
+        reply.error(error.to_bytes());
+        self.counters().count_error(&error.to_bytes());
+        if self.shared.monitors.load(Relaxed) > 0
+            && let Some(row) = row
+            && row.within_multi == WithinMulti::Executes
+        {
+            monitor::show(&mut self.monitored, session, row, args, reply);
         }
-        session.rest.is_some().then_some(Stall::Rest)
+    }
+
+    /// What follows from how a request that ran has ended: its reply, which begins at `mark`, is finished, counted and shown.
+    #[inline]
+    pub fn settle(
+        &mut self,
+        session: &mut Session,
+        (row, args): (&'static Row, Args<'_>),
+        result: damselfly_commands::Result,
+        started: &mut u64,
+        reply: &mut Reply<'_>,
+        mut mark: usize,
+    ) -> Option<Stall> {
+        let mut failed = None;
+        match result {
+            // EXEC holds back itself, since it may run CLIENT REPLY.
+            Ok(()) if row.within_multi == WithinMulti::Executes => mark = reply.position(),
+            Ok(()) => {}
+            Err(Stop::NeedsAllLocks) => unreachable!("all locks are enough"),
+            Err(Stop::Busy(busy)) => {
+                reply.truncate_to(mark);
+                return Some(Stall::Shard(busy));
+            }
+            Err(Stop::Error(error)) => {
+                reply.truncate_to(mark);
+                reply.error(error.to_bytes());
+                failed = Some(error);
+            }
+            Err(stop @ (Stop::Wait(_) | Stop::Long)) => {
+                reply.truncate_to(mark);
+                if self.shared.monitors.load(Relaxed) > 0 {
+                    monitor::show(&mut self.monitored, session, row, args, reply);
+                }
+                let Stop::Wait(_) = stop else {
+                    return Some(Stall::Long);
+                };
+                self.count_waiting(row, started);
+                return Some(Stall::Waiting);
+            }
+            Err(Stop::Rest(rest)) => session.rest = Some(rest),
+        }
+        self.account(session, row, args, started, failed);
+        if self.shared.monitors.load(Relaxed) > 0 {
+            monitor::show(&mut self.monitored, session, row, args, reply);
+        }
+        finish(session, Some(row), reply, mark)
     }
 
     /// The row to run, or why the request is refused before it runs.
@@ -342,7 +394,7 @@ impl Dispatcher {
         None
     }
 
-    fn is_memory_short(&self) -> bool {
+    pub(crate) fn is_memory_short(&self) -> bool {
         let limit = self.config.maxmemory_bytes;
         limit > 0 && damselfly_base::heap::used_bytes() as u64 > limit
     }
@@ -379,6 +431,7 @@ impl Dispatcher {
                 result
             }
             Handler::Dispatch(run) => run(self, session, args, now, reply),
+            Handler::Script(_) => unreachable!("the worker runs scripts itself"),
             Handler::Help => {
                 self.registry.write_help(row, reply);
                 Ok(())
@@ -397,6 +450,9 @@ impl Dispatcher {
                     }
                     if let Err(Stop::Long) = result {
                         drop(tx);
+                        // Before what the command itself publishes.
+                        let (pubsub, threads) = (&self.shared.pubsub, &self.shared.threads);
+                        pubsub.send(self.thread, threads);
                         let command = LongCommand::new(session, row, run, args.to_owned());
                         let command = Arc::new(command);
                         session.long = Some(command.clone());
@@ -408,14 +464,14 @@ impl Dispatcher {
                         session.parking = Some(parking);
                     }
                 }
-                let has_ready = tx.has_ready();
-                if has_ready {
+                let has_aside = tx.has_aside();
+                if has_aside {
                     self.unserved.extend(tx.serve_waiters());
                 }
                 count_effects(&self.shared.threads[self.thread].counters, tx.effects());
                 drop(tx);
-                if has_ready {
-                    self.serve_unserved();
+                if has_aside {
+                    self.end_aside(session);
                 }
                 result
             }
@@ -448,6 +504,21 @@ pub fn lock<'a>(
 #[inline]
 pub fn leaves_no_trace(session: &Session, row: &Row) -> bool {
     session.client.no_touch.load(Relaxed) && row.name != "touch"
+}
+
+/// Ends a reply that begins at `mark`.
+#[inline]
+fn finish(
+    session: &mut Session,
+    row: Option<&'static Row>,
+    reply: &mut Reply<'_>,
+    mark: usize,
+) -> Option<Stall> {
+    hold_back(session, reply, mark);
+    if !session.pushes.is_empty() {
+        session::pubsub::give_pushes(session, row, mark, reply);
+    }
+    session.rest.is_some().then_some(Stall::Rest)
 }
 
 /// Removes a reply that the client does not want.

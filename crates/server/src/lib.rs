@@ -15,6 +15,7 @@ pub mod open_files;
 pub mod parked;
 pub mod pubsub;
 pub mod registry;
+pub mod scripts;
 pub mod session;
 pub mod shared;
 pub mod start;

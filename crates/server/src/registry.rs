@@ -9,6 +9,7 @@ use damselfly_engine::Now;
 use damselfly_protocol::Reply;
 
 use crate::dispatch::Dispatcher;
+use crate::scripts::Finder;
 use crate::session::{self, Context, Session};
 
 /// A command that concerns the connection or the server; it takes locks itself where it needs any.
@@ -26,6 +27,8 @@ pub enum Handler {
     Session(SessionFn),
     /// It has to do with how others run.
     Dispatch(DispatchFn),
+    /// It runs the script or function that this finds.
+    Script(&'static Finder),
     /// It lists the subcommands of its container.
     Help,
 }
@@ -96,8 +99,12 @@ pub struct Row {
     pub for_subscribers: bool,
     /// It needs `enable-debug-command`.
     pub protected: bool,
+    /// Scripts may not call it.
+    pub not_in_scripts: bool,
     /// What becomes of it between MULTI and EXEC.
     pub within_multi: WithinMulti,
+    /// It runs a script or function.
+    pub runs_script: bool,
     /// As a part of a transaction it needs all locks, since it uses more keys than its arguments name, or takes locks itself.
     pub needs_all_locks: bool,
 }
@@ -224,7 +231,9 @@ impl Registry {
             writes: command.keys.writes() || command.has(Trait::MayReplicate),
             for_subscribers: session::pubsub::FOR_SUBSCRIBERS.contains(&command.name),
             protected: command.has(Trait::Protected),
+            not_in_scripts: command.has(Trait::NoScript),
             within_multi: within_multi(&command, container.is_some()),
+            runs_script: matches!(command.run, Run::Run(Handler::Script(_))),
             needs_all_locks: needs_all_locks(&command),
             command,
         });
@@ -345,6 +354,9 @@ fn within_multi(command: &Command<Handler>, is_subcommand: bool) -> WithinMulti 
     }
 }
 
+/// Commands about the server that have nothing to do with keys.
+const LOCKLESS: &[&str] = &["TIME", "LASTSAVE", "LOLWUT"];
+
 fn needs_all_locks(command: &Command<Handler>) -> bool {
     let (Run::Run(handler) | Run::Either(handler, _)) = command.run else {
         return false;
@@ -355,7 +367,8 @@ fn needs_all_locks(command: &Command<Handler>) -> bool {
             Locks::None | Locks::All => true,
         },
         // Those about connections have nothing to do with keys.
-        Handler::Session(_) => command.group == Group::Server,
+        Handler::Session(_) => command.group == Group::Server && !LOCKLESS.contains(&command.name),
+        Handler::Script(_) => true,
         Handler::Dispatch(_) | Handler::Help => false,
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::ThreadId;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use damselfly_engine::{AccessPolicy, Engine};
+use damselfly_engine::{AccessPolicy, Engine, Wanted};
 
 use crate::clients::{Client, Clients};
 use crate::config::{Config, MaxmemoryPolicy};
@@ -14,6 +14,7 @@ use crate::listener::Stream;
 use crate::long::LongCommands;
 use crate::pubsub::PubSub;
 use crate::pubsub::mail::Mail;
+use crate::scripts::Scripts;
 use crate::session::latency::LatencyMonitor;
 use crate::session::pause::Pause;
 use crate::session::slowlog::Slowlog;
@@ -93,6 +94,11 @@ impl Thread {
         assert!(known.is_ok(), "a thread starts once");
     }
 
+    /// True if it is the thread that asks.
+    pub fn is_current(&self) -> bool {
+        self.id.get() == Some(&std::thread::current().id())
+    }
+
     /// Leaves a message, and wakes the thread unless it is awake.
     pub fn send(&self, message: Message) {
         let mut inbox = self.inbox();
@@ -101,7 +107,7 @@ impl Thread {
         self.has_mail.store(true, Relaxed);
         drop(inbox);
         // Who left the first message has woken it. It looks itself for its own before it sleeps.
-        if was_empty && self.id.get() != Some(&std::thread::current().id()) {
+        if was_empty && !self.is_current() {
             self.wake();
         }
     }
@@ -163,6 +169,8 @@ pub struct Shared {
     pub pubsub: PubSub,
     /// Commands that take long.
     pub long: LongCommands,
+    /// Scripts.
+    pub scripts: Scripts,
     /// CLIENT PAUSE.
     pub pause: Pause,
     /// SLOWLOG.
@@ -216,6 +224,7 @@ impl Shared {
             stopping: AtomicBool::new(false),
             monitors: AtomicUsize::new(0),
             long: LongCommands::default(),
+            scripts: Scripts::default(),
             pause: Pause::default(),
             slowlog: Slowlog::default(),
             latency: LatencyMonitor::default(),
@@ -280,6 +289,7 @@ impl Shared {
 /// Hands others their parts of the configuration.
 fn apply(engine: &Engine, pubsub: &PubSub, config: &Config) {
     pubsub.set_output_limit(config.client_output_buffer_limit.pubsub.hard_bytes);
+    engine.set_events(Wanted::from_letters(&config.notify_keyspace_events));
     let settings = &engine.settings;
     let bulk_bytes_max = usize::try_from(config.proto_max_bulk_len_bytes).unwrap_or(usize::MAX);
     settings.bulk_bytes_max.store(bulk_bytes_max, Relaxed);

@@ -12,6 +12,7 @@ use mio::{Poll, Waker};
 
 use crate::config::Config;
 use crate::listener::Listener;
+use crate::pubsub::events::Events;
 use crate::registry;
 use crate::shared::{Shared, Thread};
 use crate::worker::{WAKER, Worker};
@@ -62,6 +63,7 @@ impl Server {
         }
         let shared = Arc::new(Shared::new(engine.clone(), handles, config, config_file));
         set_wakes(&shared);
+        engine.set_audience(Box::new(Events::new(&shared)));
         spawn("free", || damselfly_engine::garbage::free())?;
         let mut server = Self {
             shared,

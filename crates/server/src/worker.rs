@@ -7,6 +7,7 @@ mod accept;
 mod due;
 mod late;
 mod mail;
+mod script;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
@@ -61,6 +62,8 @@ pub struct Worker {
     buffer: Vec<u8>,
     batch: Batch,
     spare_outputs: Vec<Vec<u8>>,
+    /// Room for the replies of scripts.
+    script_reply: Vec<u8>,
     /// The shard at which the expiry sweep goes on.
     sweep_at: usize,
     next_sweep: Instant,
@@ -94,6 +97,7 @@ impl Worker {
             buffer: vec![0; READ_BYTES],
             batch: Batch::default(),
             spare_outputs: Vec::new(),
+            script_reply: Vec::new(),
             sweep_at: 0,
             next_sweep: now,
             next_tick: now,
@@ -227,6 +231,10 @@ impl Worker {
             return;
         };
         connection.queued = false;
+        if matches!(connection.stall, Some(Stall::Script)) {
+            // Its script has let this turn take place.
+            return;
+        }
         if connection.session.client.killed.load(Relaxed) {
             self.close(key);
             return;
@@ -329,14 +337,9 @@ impl Worker {
     fn run_direct(&mut self, key: usize, bytes: usize) {
         let mut buffer = std::mem::take(&mut self.buffer);
         let mut batch = std::mem::take(&mut self.batch);
+        batch.clear();
+        self.run_all(key, &mut batch, &mut buffer[..bytes]);
         if let Some(connection) = self.connections.get_mut(key) {
-            batch.clear();
-            run_all(
-                &mut self.dispatcher,
-                connection,
-                &mut batch,
-                &mut buffer[..bytes],
-            );
             connection.keep(&buffer[..bytes], &mut batch);
         }
         self.buffer = buffer;
@@ -361,9 +364,24 @@ impl Worker {
             }
         };
         let mut input = std::mem::take(&mut connection.input);
-        run_all(&mut self.dispatcher, connection, &mut batch, &mut input);
-        connection.keep_own(input, &mut batch);
+        self.run_all(key, &mut batch, &mut input);
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.keep_own(input, &mut batch);
+        }
         self.batch = batch;
+    }
+
+    /// Parses and runs until the input is used up or the connection can't go on.
+    fn run_all(&mut self, key: usize, batch: &mut Batch, input: &mut [u8]) {
+        while let Some(connection) = self.connections.get_mut(key) {
+            run_all(&mut self.dispatcher, connection, batch, input);
+            if !matches!(connection.stall, Some(Stall::Script)) {
+                return;
+            }
+            if !self.run_script(key, batch, input) {
+                return;
+            }
+        }
     }
 
     /// What follows from the state of a connection that was just served.
@@ -478,7 +496,12 @@ impl Worker {
             // Unless it was just served: then it is closed when it has its reply.
             Some(Stall::Waiting) => connection.ended && connection.gives_up_waiting(),
             Some(
-                Stall::Shard(_) | Stall::Output | Stall::Long | Stall::Rest | Stall::Congested(_),
+                Stall::Shard(_)
+                | Stall::Output
+                | Stall::Long
+                | Stall::Rest
+                | Stall::Congested(_)
+                | Stall::Script,
             )
             | None => false,
         };
@@ -554,7 +577,7 @@ impl Worker {
     }
 }
 
-/// Parses and runs until the input is used up or the connection can't go on.
+/// The same, but stops at scripts.
 fn run_all(
     dispatcher: &mut Dispatcher,
     connection: &mut Connection,

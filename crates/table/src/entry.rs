@@ -97,6 +97,14 @@ impl<'a, T: Item> Occupied<'a, T> {
         self.table.tighten(self.place.entry);
         item
     }
+
+    /// Takes the item, whose key has this hash, out of the table, and returns also where it would be.
+    pub fn vacate(self, hash: u64) -> (T, Vacant<'a, T>) {
+        let item = self.table.remove_at(self.place);
+        self.table.tighten(self.place.entry);
+        let table = self.table;
+        (item, Vacant { table, hash })
+    }
 }
 
 impl<'a, T: Item> Vacant<'a, T> {

@@ -31,6 +31,9 @@ pub enum SetRef<'a> {
     Large(&'a Members),
 }
 
+/// An intset in Redis has at most so many members, whatever the option says.
+const INTSET_MAX: usize = 1 << 30;
+
 const NOT_EMPTY: &str = "an index below the length has a member";
 
 /// A set, to change.
@@ -256,23 +259,43 @@ impl SetMut<'_> {
         }
     }
 
-    /// Prepares an empty set for so many members or more, which are sure to come.
-    pub fn expect(&mut self, len: usize) {
-        let packed_max = load(&self.thresholds.set_max_intset_entries)
-            .max(load(&self.thresholds.set_max_listpack_entries));
-        if self.view().is_empty() && len > packed_max {
-            self.entry.set_large(Large::Set(Members::with_room(len)));
-        }
-    }
-
-    /// Adds a member of another set; false if it was there.
-    pub fn insert_element(&mut self, member: Element<'_>) -> bool {
-        match (self.view(), member) {
-            (SetRef::Integers(_), Element::Integer(number)) => self.insert_integer(number),
-            (SetRef::Integers(_) | SetRef::Packed(_) | SetRef::Large(_), _) => {
-                self.insert(member.text(&mut Decimal::new()))
+    /// Fills an empty set with members of other sets, all different.
+    pub fn fill(&mut self, members: &[Element<'_>]) {
+        let shortest = |member: &Element<'_>| match *member {
+            Element::Integer(number) => Some(number),
+            Element::Bytes(text) => parse_integer(text),
+        };
+        let integers_max = load(&self.thresholds.set_max_intset_entries);
+        if members.len() <= integers_max.min(INTSET_MAX)
+            && let Some(mut integers) = members.iter().map(shortest).collect::<Option<Vec<_>>>()
+        {
+            integers.sort_unstable();
+            let mut packed = Vec::new();
+            for integer in integers {
+                intset::insert(&mut packed, integer);
             }
+            self.entry.set_packed(Kind::SetIntegers, &packed);
+            return;
         }
+        let mut byte_len = 0;
+        let packs = members.iter().enumerate().all(|(len, member)| {
+            byte_len += member.encoded_bytes();
+            self.packs(len, member.len(), byte_len)
+        });
+        if packs {
+            let mut packed = Vec::with_capacity(byte_len);
+            for member in members {
+                let number = shortest(member).map(Element::Integer);
+                listpack::push_back(&mut packed, number.unwrap_or(*member));
+            }
+            self.entry.set_packed(Kind::SetPacked, &packed);
+            return;
+        }
+        let (mut large, mut scratch) = (Members::with_room(members.len()), Decimal::new());
+        for member in members {
+            large.insert(member.text(&mut scratch));
+        }
+        self.entry.set_large(Large::Set(large));
     }
 
     /// Removes a member; false if it was not there.
@@ -348,8 +371,7 @@ impl SetMut<'_> {
         if !intset::insert(&mut buffer, number) {
             return false;
         }
-        // An intset in Redis counts up to 2^30 at most, whatever the option says.
-        let entries_max = load(&self.thresholds.set_max_intset_entries).min(1 << 30);
+        let entries_max = load(&self.thresholds.set_max_intset_entries).min(INTSET_MAX);
         if self.view().len() > entries_max {
             self.enlarge();
         }
@@ -490,10 +512,10 @@ mod tests {
                 match random() % 16 {
                     0..9 => assert_eq!(set.insert(&member), model.insert(member)),
                     9 => {
-                        assert_eq!(
-                            set.insert_element((&member[..]).into()),
-                            model.insert(member)
-                        );
+                        model.insert(member);
+                        entry = Entry::new_collection(b"key", Type::Set, None);
+                        let members: Vec<_> = model.iter().map(|m| Element::Bytes(m)).collect();
+                        Set::edit(&mut entry, &thresholds).fill(&members);
                     }
                     10..13 => assert_eq!(set.remove(&member), model.remove(&member)),
                     13 if !model.is_empty() => {

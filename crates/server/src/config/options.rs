@@ -679,14 +679,19 @@ pub static OPTIONS: &[Opt] = &[
         section: Section::Clients,
         kind: Kind::Text,
         changeable: Changeable::Live,
-        effect: Effect::Later("nothing is published yet"),
+        effect: Effect::Acts,
         summary: "Which changes of keys are published: `K` and `E` choose the channels, the other letters the events.",
         access: Access {
-            read: |c| c.notify_keyspace_events.show(),
+            read: |c| {
+                let shown = events(&c.notify_keyspace_events);
+                shown.unwrap_or_default().show()
+            },
             write: |c, value| {
                 let mut letters = String::new();
                 value.store(&mut letters)?;
-                c.notify_keyspace_events = events(&letters)?;
+                events(&letters)?;
+                // As given: `A` hides a letter that it does not stand for.
+                c.notify_keyspace_events = letters;
                 Ok(())
             },
         },

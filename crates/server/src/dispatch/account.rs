@@ -16,7 +16,7 @@ use crate::statistics::ThreadCounters;
 impl Dispatcher {
     /// Counts a call, and notes it where it is to be noted.
     #[inline]
-    pub(super) fn account(
+    pub(crate) fn account(
         &self,
         session: &Session,
         row: &'static Row,
@@ -36,7 +36,7 @@ impl Dispatcher {
 
     /// As `account`, for a command that took so long.
     #[inline]
-    pub(super) fn account_for(
+    pub(crate) fn account_for(
         &self,
         session: &Session,
         row: &'static Row,
@@ -88,7 +88,7 @@ impl Dispatcher {
 }
 
 #[inline]
-pub(super) fn count_effects(counters: &ThreadCounters, effects: Effects) {
+pub(crate) fn count_effects(counters: &ThreadCounters, effects: Effects) {
     if effects.hits > 0 {
         counters.hits.add(effects.hits);
     }

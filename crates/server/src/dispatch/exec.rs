@@ -14,6 +14,7 @@ use super::account::count_effects;
 use super::{Dispatcher, leaves_no_trace};
 use crate::config::Config;
 use crate::registry::{Handler, REGISTRY, Row, SessionFn};
+use crate::scripts::{self, Around};
 use crate::session::transaction::Queue;
 use crate::session::{Context, Replies, Session, monitor};
 
@@ -52,15 +53,27 @@ pub fn exec(
     now: Now,
     reply: &mut Reply<'_>,
 ) -> Result {
+    exec_around(dispatcher, session, now, reply)
+}
+
+/// EXEC, in the middle of what its scripts, if it has any, let go on.
+pub fn exec_around<A: Around>(
+    around: &mut A,
+    session: &mut Session,
+    now: Now,
+    reply: &mut Reply<'_>,
+) -> Result {
     let Some(queue) = session.transaction.take_queue() else {
         return Err(CommandError::err("EXEC without MULTI").into());
     };
+    let dispatcher = around.dispatcher();
     let mut scratch = Scratch {
         shards: std::mem::take(&mut dispatcher.shards),
         monitored: std::mem::take(&mut dispatcher.monitored),
         unserved: std::mem::take(&mut dispatcher.unserved),
     };
-    let result = run_queue(dispatcher, session, &queue, now, reply, &mut scratch);
+    let result = run_queue(around, session, &queue, now, reply, &mut scratch);
+    let dispatcher = around.dispatcher();
     dispatcher.shards = scratch.shards;
     dispatcher.monitored = scratch.monitored;
     dispatcher.unserved = scratch.unserved;
@@ -73,6 +86,7 @@ pub fn exec(
     session.transaction.end(engine, &session.client);
     dispatcher.refresh_config();
     dispatcher.serve_unserved();
+    dispatcher.note_congested(session);
     result
 }
 
@@ -80,8 +94,8 @@ pub fn exec(
 ///
 /// # Errors
 /// If a command could not be queued, or a shard is busy; then nothing was done.
-fn run_queue(
-    dispatcher: &Dispatcher,
+fn run_queue<A: Around>(
+    around: &mut A,
     session: &mut Session,
     queue: &Queue,
     now: Now,
@@ -92,10 +106,11 @@ fn run_queue(
         let text = "EXECABORT Transaction discarded because of previous errors.";
         return Err(CommandError::Text(text.to_owned()).into());
     }
-    let engine = &dispatcher.shared.engine;
+    let shared = around.dispatcher().keeper.clone();
+    let engine = &shared.engine;
     let all = queue.hashes();
     // What came in this batch was fetched ahead with the batch.
-    let to_fetch = match queue.batch() == dispatcher.batch {
+    let to_fetch = match queue.batch() == around.dispatcher().batch {
         true => &[],
         false => &all[..all.len().min(PREFETCHED_MAX)],
     };
@@ -129,14 +144,20 @@ fn run_queue(
         reply.array(queue.commands().len());
     }
     let mut runner = Runner {
-        dispatcher,
+        started: around.dispatcher().clock.raw(),
+        around,
         config: None,
         skips_next: false,
-        started: dispatcher.clock.raw(),
     };
     for (row, args) in queue.commands() {
+        if row.runs_script && shared.monitors.load(Relaxed) > 0 {
+            monitor::show_script(&mut scratch.monitored, session, row, args);
+        }
         runner.run(&mut tx, session, row, args, reply);
-        if dispatcher.shared.monitors.load(Relaxed) > 0 {
+        scratch
+            .monitored
+            .append(&mut runner.around.dispatcher().monitored);
+        if shared.monitors.load(Relaxed) > 0 {
             monitor::show(&mut scratch.monitored, session, row, args, reply);
         }
     }
@@ -146,13 +167,13 @@ fn run_queue(
     if tx.has_ready() {
         scratch.unserved.extend(tx.serve_waiters());
     }
-    count_effects(dispatcher.counters(), tx.effects());
+    count_effects(around.dispatcher().counters(), tx.effects());
     Ok(())
 }
 
 /// Runs queued commands one by one.
-struct Runner<'a> {
-    dispatcher: &'a Dispatcher,
+struct Runner<'a, A> {
+    around: &'a mut A,
     /// The configuration, if one of the commands has changed it.
     config: Option<Arc<Config>>,
     /// One of the commands was CLIENT REPLY SKIP, which is for what comes after EXEC.
@@ -161,7 +182,7 @@ struct Runner<'a> {
     started: u64,
 }
 
-impl Runner<'_> {
+impl<A: Around> Runner<'_, A> {
     /// Runs one command and writes its reply, which may be an error, as far as the client wants to see it.
     fn run(
         &mut self,
@@ -196,7 +217,7 @@ impl Runner<'_> {
                 (self.skips_next, session.replies) = (true, Replies::On);
             }
         }
-        let dispatcher = self.dispatcher;
+        let dispatcher = self.around.dispatcher();
         dispatcher.account(session, row, args, &mut self.started, failed);
     }
 
@@ -229,6 +250,7 @@ impl Runner<'_> {
                 REGISTRY.write_help(row, reply);
                 Ok(())
             }
+            Handler::Script(_) => scripts::run_within(self.around, session, tx, row, args, reply),
             Handler::Dispatch(_) => unreachable!("{} is never queued", row.name),
         }
     }
@@ -241,8 +263,9 @@ impl Runner<'_> {
         args: Args<'_>,
         reply: &mut Reply<'_>,
     ) -> Result {
-        let (shared, thread) = (&self.dispatcher.shared, self.dispatcher.thread);
-        let config = self.config.as_deref().unwrap_or(&self.dispatcher.config);
+        let dispatcher = self.around.dispatcher();
+        let (shared, thread) = (&dispatcher.shared, dispatcher.thread);
+        let config = self.config.as_deref().unwrap_or(&dispatcher.config);
         let generation = shared.config_generation();
         let mut context = Context {
             shared,

@@ -10,6 +10,7 @@ use super::{Dispatcher, hold_back};
 use crate::connection::{Connection, Stall};
 use crate::parked::End;
 use crate::registry::Row;
+use crate::session::Session;
 use crate::shared;
 
 /// How much of a long reply is written at once, in bytes.
@@ -55,6 +56,8 @@ impl Dispatcher {
             return !command.panicked.load(Relaxed);
         };
         let command = command.clone();
+        let congested = self.shared.pubsub.take_congested(self.shared.threads.len());
+        session.congested = congested.or(session.congested);
         (session.long, session.rest, connection.stall) = (None, outcome.rest, None);
         let mut reply = Reply::new(&mut connection.output, session.protocol);
         let mark = reply.position();
@@ -79,6 +82,19 @@ impl Dispatcher {
         session.rest = None;
         connection.stall = None;
         connection.give_delayed();
+    }
+
+    /// What follows from a section that served others or told events.
+    #[cold]
+    pub(super) fn end_aside(&mut self, session: &mut Session) {
+        self.serve_unserved();
+        self.note_congested(session);
+    }
+
+    /// Lets a client wait whose command has caused more messages than can be delivered soon.
+    pub(super) fn note_congested(&self, session: &mut Session) {
+        let congested = self.shared.pubsub.take_congested(self.thread);
+        session.congested = congested.or(session.congested);
     }
 
     /// Serves waiters that could not be served when their keys were changed, if what they need is free now.

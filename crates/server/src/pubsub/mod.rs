@@ -13,12 +13,14 @@
 //! What must be true:
 //! - Messages of one publisher arrive in their order: a thread's outbox is sent before any reply of the same turn, and
 //!   inboxes keep their order.
+//! - Messages about one key arrive in the order of its changes: they are sent before its lock is released ([`events`]).
 //! - Who subscribes receives no message published before that: subscriptions note the number of the next message that
 //!   their thread will get ([`receivers`]).
 //! - Memory is bounded: who publishes to a thread for which more than [`MAIL_BYTES_MAX`] are on their way runs nothing
 //!   further for now. What one request publishes beyond the limit for subscribers' output is lost, and those who
 //!   should have received it are disconnected, so that nobody misses a message unknowingly.
 
+pub mod events;
 pub mod index;
 pub mod mail;
 pub mod receivers;
@@ -66,6 +68,8 @@ struct Desk {
     awaited: AtomicBool,
     /// There is something to send.
     has_outgoing: AtomicBool,
+    /// One more than the number of a thread for which events of this one have congested the way.
+    congested: AtomicUsize,
 }
 
 /// What only the thread itself uses.
@@ -109,7 +113,7 @@ impl PubSub {
     pub fn new(threads: usize) -> Self {
         let own = || Own {
             receivers: Default::default(),
-            outboxes: (0..threads).map(|_| Outbox::default()).collect(),
+            outboxes: (0..=threads).map(|_| Outbox::default()).collect(),
             patterns: Known::default(),
             receiving: Vec::new(),
             buffer: Vec::new(),
@@ -119,12 +123,14 @@ impl PubSub {
             arriving_bytes: AtomicUsize::new(0),
             awaited: AtomicBool::new(false),
             has_outgoing: AtomicBool::new(false),
+            congested: AtomicUsize::new(0),
         };
         Self {
             channels: Index::default(),
             shard_channels: Index::default(),
             patterns: Patterns::default(),
-            desks: (0..threads).map(|_| desk()).collect(),
+            // The last is for publishers that serve no connections.
+            desks: (0..=threads).map(|_| desk()).collect(),
             loss_bytes: AtomicUsize::new(LOSS_BYTES_MIN),
         }
     }
@@ -150,6 +156,12 @@ impl PubSub {
         }
     }
 
+    /// False if nobody has subscribed to anything that a message could be published to.
+    pub fn may_receive(&self, scope: Scope) -> bool {
+        let has_patterns = scope == Scope::Cluster && self.patterns.count() > 0;
+        has_patterns || self.index(scope).channels() > 0
+    }
+
     /// Publishes a message on behalf of a thread, to be called by that thread only. `from` is the id of a client that
     /// gets the message by other means, or zero.
     pub fn publish(
@@ -160,8 +172,7 @@ impl PubSub {
         payload: &[u8],
         from: u64,
     ) -> Published {
-        let has_patterns = scope == Scope::Cluster && self.patterns.count() > 0;
-        if !has_patterns && self.index(scope).channels() == 0 {
+        if !self.may_receive(scope) {
             return Published::default();
         }
         let own = &mut *self.own(thread);
@@ -181,7 +192,7 @@ impl PubSub {
         };
         self.index(scope).look(channel, &mut note);
         let mut matching: Vec<Arc<Pattern>> = Vec::new();
-        if has_patterns {
+        if scope == Scope::Cluster && self.patterns.count() > 0 {
             for subscribed in self.patterns.list(&mut own.patterns) {
                 if index::matches(&subscribed.pattern.name, channel) {
                     note(&subscribed.counts);
@@ -233,6 +244,20 @@ impl PubSub {
         // Asked for first, so that no end goes unnoticed.
         self.desks[to].awaited.store(true, Release);
         on_way() + self.own(from).outboxes[to].bytes > MAIL_BYTES_MAX
+    }
+
+    /// Notes that events on behalf of `from` have left more on its way to `to` than should be.
+    fn note_congested(&self, from: usize, to: usize) {
+        self.desks[from].congested.store(to + 1, Relaxed);
+    }
+
+    /// A thread to which events on behalf of `from`, since this was last asked, have left more than should be on its way.
+    pub fn take_congested(&self, from: usize) -> Option<usize> {
+        let congested = &self.desks[from].congested;
+        if congested.load(Relaxed) == 0 {
+            return None;
+        }
+        congested.swap(0, Relaxed).checked_sub(1)
     }
 
     /// True if a thread has published what is not sent yet.

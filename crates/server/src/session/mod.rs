@@ -14,6 +14,7 @@ pub mod memory;
 pub mod monitor;
 pub mod pause;
 pub mod pubsub;
+pub mod scripting;
 pub mod server;
 pub mod slowlog;
 pub mod transaction;
@@ -45,6 +46,7 @@ pub static FAMILIES: &[&[Command<Handler>]] = &[
     memory::COMMANDS,
     monitor::COMMANDS,
     pubsub::COMMANDS,
+    scripting::COMMANDS,
     slowlog::COMMANDS,
     command::COMMANDS,
     config::COMMANDS,

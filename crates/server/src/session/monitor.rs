@@ -82,19 +82,40 @@ pub fn send(shared: &Shared, lines: &[u8], from: u64) {
     }
 }
 
+/// Appends a command that runs a script to the `lines` for clients that monitor.
+#[cold]
+pub fn show_script(lines: &mut Vec<u8>, session: &Session, row: &Row, args: Args<'_>) {
+    lines.push(b'+');
+    lines.extend_from_slice(line(session, row, args).as_bytes());
+    lines.extend_from_slice(b"\r\n");
+}
+
+/// Appends a command that a script has called to the `lines` for clients that monitor.
+#[cold]
+pub fn show_called(lines: &mut Vec<u8>, db: usize, row: &Row, args: Args<'_>) {
+    if !row.command.has(Trait::Admin) && !row.command.has(Trait::SkipMonitor) {
+        lines.push(b'+');
+        lines.extend_from_slice(line_of(db, "lua", row, args).as_bytes());
+        lines.extend_from_slice(b"\r\n");
+    }
+}
+
 fn line(session: &Session, row: &Row, args: Args<'_>) -> String {
-    let now_us = shared::now_us();
     let client = &session.client;
     let (kind, address) = if client.unix {
         ("unix:", client.address.trim_end_matches(":0"))
     } else {
         ("", client.address.as_str())
     };
+    line_of(session.db, &format!("{kind}{address}"), row, args)
+}
+
+fn line_of(db: usize, from: &str, row: &Row, args: Args<'_>) -> String {
+    let now_us = shared::now_us();
     let mut line = format!(
-        "{}.{:06} [{} {kind}{address}]",
+        "{}.{:06} [{db} {from}]",
         now_us / 1_000_000,
-        now_us % 1_000_000,
-        session.db
+        now_us % 1_000_000
     );
     for arg in without_secrets(row, args) {
         line.push_str(" \"");

@@ -135,6 +135,8 @@ pub struct Queue {
     needs_memory: bool,
     /// One needs all locks.
     needs_all_locks: bool,
+    /// One runs a script.
+    runs_scripts: bool,
     /// The batch of requests in which it began.
     batch: u64,
 }
@@ -168,6 +170,7 @@ impl Queue {
         self.writes |= row.writes;
         self.needs_memory |= row.needs_memory;
         self.needs_all_locks |= row.needs_all_locks;
+        self.runs_scripts |= row.runs_script;
     }
 
     /// The commands.
@@ -218,6 +221,7 @@ impl Queue {
         self.hashes.clear();
         (self.has_failed, self.writes) = (false, false);
         (self.needs_memory, self.needs_all_locks) = (false, false);
+        self.runs_scripts = false;
     }
 }
 
@@ -280,6 +284,11 @@ impl Transaction {
     /// True if EXEC would change keys.
     pub fn writes(&self) -> bool {
         self.queue.as_ref().is_some_and(|queue| queue.writes)
+    }
+
+    /// True if EXEC would run scripts.
+    pub fn runs_scripts(&self) -> bool {
+        self.queue.as_ref().is_some_and(|queue| queue.runs_scripts)
     }
 
     /// Lets EXEC run nothing, since a command can't be queued.

@@ -53,6 +53,10 @@ impl Worker {
         for _ in 0..own_shards {
             self.sweep_at = (self.sweep_at + 1) % own_shards;
             removed += engine.sweep(self.index + self.sweep_at * step, now);
+            // Who hears of the ends of keys must keep up.
+            if self.shared.pubsub.take_congested(self.index).is_some() {
+                break;
+            }
             if started.elapsed() > budget {
                 counters.sweep_out_of_time.add(1);
                 out_of_time = true;

@@ -40,7 +40,8 @@ impl Worker {
                     | Stall::Waiting
                     | Stall::Long
                     | Stall::Rest
-                    | Stall::Congested(_),
+                    | Stall::Congested(_)
+                    | Stall::Script,
                 )
                 | None => {}
             }
@@ -65,7 +66,9 @@ impl Worker {
                 Some(Stall::Paused(hold)) => self.shared.pause.is_over(hold, now_ms),
                 Some(Stall::Sleeping(until)) => until <= Instant::now(),
                 Some(Stall::Congested(to)) => !self.shared.pubsub.is_congested(self.index, to),
-                Some(Stall::Output | Stall::Waiting | Stall::Long | Stall::Rest) => false,
+                Some(
+                    Stall::Output | Stall::Waiting | Stall::Long | Stall::Rest | Stall::Script,
+                ) => false,
             };
             if over || connection.session.client.killed.load(Relaxed) {
                 if matches!(connection.stall, Some(Stall::Sleeping(_))) {

@@ -166,6 +166,7 @@ const GROUPS: [(Group, &str); 10] = [
     (Group::Stream, "Streams"),
     (Group::Generic, "Keys"),
     (Group::PubSub, "Publish and subscribe"),
+    (Group::Scripting, "Scripts"),
     (Group::Connection, "Connections"),
     (Group::Server, "Server"),
 ];

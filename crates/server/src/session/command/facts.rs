@@ -23,6 +23,7 @@ const FLAGS: &[&str] = &[
     "no_async_loading",
     "no_multi",
     "allow_busy",
+    "no_mandatory_keys",
     "movablekeys",
 ];
 
@@ -52,13 +53,14 @@ pub const CATEGORIES: &[&str] = &[
 ];
 
 fn writes(command: &Command<Handler>) -> bool {
-    command.keys.writes()
+    // Scripts write by the commands that they call.
+    command.keys.writes() && command.group != Group::Scripting
 }
 
 fn only_reads(command: &Command<Handler>) -> bool {
     // WATCH names keys but reads nothing.
     let uses_keys = command.keys.any() && command.group != Group::Transactions;
-    !writes(command) && (uses_keys || command.has(Trait::ReadOnly))
+    !command.keys.writes() && (uses_keys || command.has(Trait::ReadOnly))
 }
 
 /// The command's flags.
@@ -92,11 +94,12 @@ pub fn categories(command: &Command<Handler>) -> Vec<&'static str> {
         | Group::Generic
         | Group::Transactions
         | Group::PubSub
+        | Group::Scripting
         | Group::Connection => command.group.category(),
     };
     let has = |category: &'static str| {
         let derived = match category {
-            "read" => only_reads(command),
+            "read" => only_reads(command) && command.group != Group::Scripting,
             "write" => writes(command),
             "pubsub" => command.has(Trait::PubSub),
             "admin" => command.has(Trait::Admin),
