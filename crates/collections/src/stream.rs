@@ -7,12 +7,16 @@
 //! An entry that is deleted is only marked; a node goes with its last entry. A copy of a stream shares its nodes until they
 //! change, so that it costs a count for each.
 
-use std::collections::VecDeque;
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
+mod group;
 mod id;
 mod node;
 mod walk;
 
+pub use group::{Consumer, ConsumerIndex, Group, Pending};
 pub use id::StreamId;
 pub use node::{ENTRY_BYTES_MAX, NodeLimits, Pairs, StreamEntry};
 pub use walk::Walk;
@@ -32,6 +36,9 @@ pub struct Stream {
     last_id: StreamId,
     deleted_max: StreamId,
     added: u64,
+    /// By their names. A copy shares each until it changes.
+    groups: BTreeMap<Box<[u8]>, Arc<Group>>,
+    group_bytes: usize,
 }
 
 /// Which entries are removed from the front.
@@ -85,7 +92,8 @@ impl Stream {
 
     /// How many blocks of memory it consists of, about.
     pub fn parts(&self) -> usize {
-        self.nodes.len()
+        let groups = self.groups.values().map(|group| 1 + group.parts());
+        self.nodes.len() + groups.sum::<usize>()
     }
 
     /// The id of the first entry; the lowest id if there is none.
@@ -102,7 +110,7 @@ impl Stream {
 
     /// The bytes that it takes on the heap.
     pub fn memory_bytes(&self) -> usize {
-        self.node_bytes + self.nodes.capacity() * size_of::<Node>()
+        self.node_bytes + self.nodes.capacity() * size_of::<Node>() + self.group_bytes
     }
 
     /// Sets what else is known about it.
@@ -262,4 +270,102 @@ impl Stream {
         }
         count
     }
+
+    /// All groups, by their names.
+    pub fn groups(&self) -> impl ExactSizeIterator<Item = (&[u8], &Group)> {
+        self.groups.iter().map(|(name, group)| (&**name, &**group))
+    }
+
+    /// The group of this name.
+    pub fn group(&self, name: &[u8]) -> Option<&Group> {
+        self.groups.get(name).map(|group| &**group)
+    }
+
+    /// Adds a group; false if there is one of that name.
+    pub fn add_group(&mut self, name: &[u8], last_id: StreamId, entries_read: Option<u64>) -> bool {
+        if self.groups.contains_key(name) {
+            return false;
+        }
+        let mut group = Group::default();
+        (group.last_id, group.entries_read) = (last_id, entries_read);
+        self.groups.insert(name.into(), Arc::new(group));
+        self.group_bytes += group_bytes(name);
+        true
+    }
+
+    /// Removes a group; false if there is none of that name.
+    pub fn remove_group(&mut self, name: &[u8]) -> bool {
+        let Some(group) = self.groups.remove(name) else {
+            return false;
+        };
+        self.group_bytes -= group_bytes(name) + group.memory_bytes();
+        true
+    }
+
+    /// Lets `change` have the group of this name; `None` if there is none. If others read it, a copy takes its place first.
+    pub fn change_group<R>(
+        &mut self,
+        name: &[u8],
+        change: impl FnOnce(&mut Group) -> R,
+    ) -> Option<R> {
+        let group = Arc::make_mut(self.groups.get_mut(name)?);
+        let before = group.memory_bytes();
+        let result = change(group);
+        self.group_bytes = self.group_bytes - before + group.memory_bytes();
+        Some(result)
+    }
+
+    /// True if an entry was deleted, other than by a trim, whose id is `start` or higher.
+    fn has_gaps_from(&self, start: StreamId) -> bool {
+        self.len > 0 && self.deleted_max != StreamId::MIN && start <= self.deleted_max
+    }
+
+    /// How many entries were ever added up to this one; `None` if that can't be told.
+    fn position(&self, id: StreamId) -> Option<u64> {
+        if self.added == 0 {
+            return Some(0);
+        }
+        if id == self.last_id || self.len == 0 && id < self.last_id {
+            return Some(self.added);
+        }
+        if id > self.last_id {
+            return None;
+        }
+        let first = self.first_id();
+        let before_first = self.added.wrapping_sub(self.len);
+        if self.deleted_max >= first && self.deleted_max != StreamId::MIN {
+            return None;
+        }
+        match id.cmp(&first) {
+            Ordering::Less => Some(before_first),
+            Ordering::Equal => Some(before_first.wrapping_add(1)),
+            Ordering::Greater => None,
+        }
+    }
+
+    /// How many entries a group has still to read; `None` if that can't be told.
+    pub fn lag(&self, group: &Group) -> Option<i64> {
+        let read = match group.entries_read {
+            _ if self.added == 0 => return Some(0),
+            Some(read) if !self.has_gaps_from(group.last_id) => read,
+            Some(_) | None => self.position(group.last_id)?,
+        };
+        Some(self.added.wrapping_sub(read).cast_signed())
+    }
+
+    /// How many entries a group has read with the entry of this id, if it had read so many before.
+    pub fn entries_read_with(&self, before: Option<u64>, id: StreamId) -> Option<u64> {
+        match before {
+            Some(read) if !self.has_gaps_from(id) => Some(read.wrapping_add(1)),
+            read if self.added == 0 => read,
+            Some(_) | None => self.position(id),
+        }
+    }
+}
+
+/// What a group takes on the heap beside what it holds.
+fn group_bytes(name: &[u8]) -> usize {
+    const COUNTED: usize = size_of::<Group>() + 2 * size_of::<usize>();
+    const IN_TREE: usize = size_of::<(Box<[u8]>, Arc<Group>)>() * 4 / 3;
+    COUNTED + IN_TREE + name.len()
 }

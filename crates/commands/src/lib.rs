@@ -24,7 +24,11 @@ mod sorted_set_algebra;
 mod sorted_set_pops;
 mod sorted_set_ranges;
 mod sorted_sets;
+mod stream_claims;
+mod stream_group_reads;
+mod stream_groups;
 mod stream_ids;
+mod stream_info;
 mod stream_ranges;
 mod stream_reads;
 mod streams;
@@ -72,4 +76,8 @@ pub static FAMILIES: &[&[Command<KeyspaceFn>]] = &[
     streams::COMMANDS,
     stream_ranges::COMMANDS,
     stream_reads::COMMANDS,
+    stream_group_reads::COMMANDS,
+    stream_groups::COMMANDS,
+    stream_claims::COMMANDS,
+    stream_info::COMMANDS,
 ];

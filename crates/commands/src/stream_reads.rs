@@ -1,4 +1,4 @@
-//! What is behind some id in streams, for those who wait, too: XREAD.
+//! What is behind some id in streams, for those who wait, too: XREAD. XREADGROUP, in a file of its own, is written alike.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::stream_ranges::{Direction, Part};
 use crate::{Args, KeyspaceFn, OwnedArgs, Rest, Result};
 
 /// Options with something behind them that can't be the word STREAMS.
-const OPTIONS: &[(&str, usize)] = &[("BLOCK", 1), ("COUNT", 1), ("GROUP", 2)];
+pub(crate) const OPTIONS: &[(&str, usize)] = &[("BLOCK", 1), ("COUNT", 1), ("GROUP", 2)];
 
 pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[Command {
     name: "XREAD",
@@ -41,22 +41,28 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[Command {
 }];
 
 /// How many entries a client gets that had to wait and names no number.
-const COUNT_AFTER_WAIT: usize = 1000;
+pub(crate) const COUNT_AFTER_WAIT: usize = 1000;
 
-/// A request of XREAD.
+/// A request of XREAD or XREADGROUP.
 pub(crate) struct Request {
     /// How long to wait; `None` not at all, 0 for as long as it takes.
-    block_ms: Option<u64>,
+    pub(crate) block_ms: Option<u64>,
     /// How many entries of each stream at most.
-    count: Option<usize>,
+    pub(crate) count: Option<usize>,
     /// The places of the keys. As many ids follow.
-    keys: Range<usize>,
+    pub(crate) keys: Range<usize>,
+    /// Where the group's name is; its consumer's follows. Not for XREAD.
+    pub(crate) group_at: Option<usize>,
+    /// Nothing of what is read has to be acknowledged.
+    pub(crate) is_acknowledged: bool,
 }
 
 impl Request {
-    pub(crate) fn parse(args: Args<'_>) -> Result<Self> {
+    /// Reads the request; `of_group` for XREADGROUP.
+    pub(crate) fn parse(args: Args<'_>, of_group: bool) -> Result<Self> {
         let refused = |text: &str| Err(CommandError::err(text).into());
         let (mut block_ms, mut count, mut first, mut at) = (None, None, None, 1);
+        let (mut group_at, mut is_acknowledged) = (None, false);
         while at < args.len() && first.is_none() {
             let more = args.len() - at - 1;
             if more > 0 && args.is(at, "BLOCK") {
@@ -73,6 +79,12 @@ impl Request {
                     );
                 }
                 first = Some(at + 1);
+            } else if of_group && more > 1 && args.is(at, "GROUP") {
+                group_at = Some(at + 1);
+                at += 3;
+            } else if of_group && args.is(at, "NOACK") {
+                is_acknowledged = true;
+                at += 1;
             } else if more > 1 && args.is(at, "GROUP") {
                 return refused(
                     "The GROUP option is only supported by XREADGROUP. You called XREAD instead.",
@@ -86,15 +98,20 @@ impl Request {
             }
         }
         let first = first.ok_or(CommandError::Syntax)?;
+        if of_group && group_at.is_none() {
+            return refused("Missing GROUP option for XREADGROUP");
+        }
         Ok(Self {
             block_ms,
             count,
             keys: first..first + (args.len() - first) / 2,
+            group_at,
+            is_acknowledged,
         })
     }
 
     /// The place of a key's id.
-    fn id_at(&self, key_at: usize) -> usize {
+    pub(crate) fn id_at(&self, key_at: usize) -> usize {
         key_at + self.keys.len()
     }
 }
@@ -125,7 +142,7 @@ fn resolve(tx: &mut Tx<'_>, args: Args<'_>, request: &Request) -> Result<Vec<Str
 }
 
 /// The entries behind an id.
-fn part_behind(stream: &Stream, id: StreamId, count: Option<usize>) -> Option<Part> {
+pub(crate) fn part_behind(stream: &Stream, id: StreamId, count: Option<usize>) -> Option<Part> {
     let (start, end) = (id.next()?, StreamId::MAX);
     let count = stream.count(start, end, count.unwrap_or(usize::MAX));
     (count > 0).then_some(Part {
@@ -154,7 +171,7 @@ pub(crate) fn reply_stream(key: &[u8], entries: usize, reply: &mut Reply<'_>) {
 }
 
 fn xread(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    let request = Request::parse(args)?;
+    let request = Request::parse(args, false)?;
     let ids = resolve(tx, args, &request)?;
     let mut parts = Vec::new();
     for (key_at, &id) in request.keys.clone().zip(&ids) {
@@ -198,7 +215,7 @@ fn with_ids(args: Args<'_>, request: &Request, ids: &[StreamId]) -> OwnedArgs {
 
 /// What a client that waits gets of a key, and where the key stands in its request.
 fn awaited(tx: &mut Tx<'_>, args: Args<'_>, key: Key<'_>) -> Result<Option<(usize, Part)>> {
-    let request = Request::parse(args)?;
+    let request = Request::parse(args, false)?;
     let Some(stream) = tx.peek_as::<Stream>(key)? else {
         return Ok(None);
     };

@@ -2,7 +2,7 @@
 
 use damselfly_base::CommandError;
 use damselfly_collections::stream::{ENTRY_BYTES_MAX, Exactness, Trim};
-use damselfly_engine::{Create, Tx};
+use damselfly_engine::{Create, Event, Tx};
 use damselfly_protocol::Reply;
 use damselfly_value::{Stream, StreamId};
 use std::sync::atomic::Ordering::Relaxed;
@@ -223,16 +223,18 @@ fn xadd(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
             return Err(TOO_LARGE);
         }
         stream.push(id, pairs);
-        if let Some((by, exactness)) = options.trim {
-            stream.change().trim(by, exactness);
-        }
-        Ok(id)
+        let trim = options.trim;
+        let trimmed = trim.map_or(0, |(by, exactness)| stream.change().trim(by, exactness));
+        Ok((id, trimmed))
     })?;
     match added {
         None => reply.null(),
         Some(Err(refusal)) => return Err(CommandError::err(refusal).into()),
-        Some(Ok(id)) => {
-            tx.changed(key);
+        Some(Ok((id, trimmed))) => {
+            tx.changed(key, Event::Xadd);
+            if trimmed > 0 {
+                tx.event(key, Event::Xtrim);
+            }
             reply_id(id, reply);
         }
     }
@@ -261,7 +263,7 @@ fn xdel(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     })?;
     let removed = removed.unwrap_or(0);
     if removed > 0 {
-        tx.changed(key);
+        tx.changed(key, Event::Xdel);
     }
     reply.integer(removed as i64);
     Ok(())
@@ -278,7 +280,7 @@ fn xtrim(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     })?;
     let trimmed = trimmed.unwrap_or(0);
     if trimmed > 0 {
-        tx.changed(key);
+        tx.changed(key, Event::Xtrim);
     }
     reply.integer(trimmed as i64);
     Ok(())
@@ -312,9 +314,6 @@ fn xsetid(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     }
     let key = args.key(1);
     let stream = tx.peek_as::<Stream>(key)?.ok_or(CommandError::NoSuchKey)?;
-    if last < stream.deleted_max() {
-        return refused("The ID specified in XSETID is smaller than current max_deleted_entry_id");
-    }
     if stream.top_id().is_some_and(|top| last < top) {
         return refused("The ID specified in XSETID is smaller than the target stream top item");
     }
@@ -329,7 +328,9 @@ fn xsetid(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
         let added = added.unwrap_or(stream.added());
         stream.set_history(last, deleted_max, added);
     })?;
-    tx.changed(key);
+    // No change to who watches the key, or waits for it.
+    tx.changed_many(1);
+    tx.event(key, Event::Xsetid);
     reply.ok();
     Ok(())
 }

@@ -157,7 +157,7 @@ Each behaves as in Redis, from the version given on. `COMMAND DOCS` says the sam
 `<container> HELP` lists subcommands.
 ";
 
-const GROUPS: [(Group, &str); 10] = [
+const GROUPS: [(Group, &str); 11] = [
     (Group::String, "Strings"),
     (Group::List, "Lists"),
     (Group::Set, "Sets"),
