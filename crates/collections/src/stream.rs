@@ -315,9 +315,15 @@ impl Stream {
         Some(result)
     }
 
-    /// True if an entry was deleted, other than by a trim, whose id is `start` or higher.
+    /// True if an entry behind the first was deleted, other than by a trim.
+    fn has_gaps(&self) -> bool {
+        let is_possible = self.len > 0 && self.deleted_max != StreamId::MIN;
+        is_possible && self.deleted_max >= self.first_id()
+    }
+
+    /// True if such an entry's id may be `start` or higher.
     fn has_gaps_from(&self, start: StreamId) -> bool {
-        self.len > 0 && self.deleted_max != StreamId::MIN && start <= self.deleted_max
+        self.has_gaps() && start <= self.deleted_max
     }
 
     /// How many entries were ever added up to this one; `None` if that can't be told.
@@ -333,7 +339,7 @@ impl Stream {
         }
         let first = self.first_id();
         let before_first = self.added.wrapping_sub(self.len);
-        if self.deleted_max >= first && self.deleted_max != StreamId::MIN {
+        if self.has_gaps() {
             return None;
         }
         match id.cmp(&first) {
