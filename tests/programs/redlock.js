@@ -1,4 +1,4 @@
-// Redlock works: a lock on three nodes keeps sixteen clerks from losing each other's changes, runs out, is extended, and
+// Redlock works: a lock on three nodes keeps eight clerks from losing each other's changes, runs out, is extended, and
 // needs a majority. The nodes are three databases of one server.
 //
 // Usage: node redlock.js HOST PORT, with NODE_PATH naming the folder that holds redlock and ioredis. Empties the server.
@@ -6,18 +6,37 @@
 "use strict";
 
 const assert = require("node:assert/strict");
+const { setTimeout } = require("node:timers/promises");
 const Redis = require("ioredis");
 const { default: Redlock, ExecutionError, ResourceLockedError } = require("redlock");
 
 const PATIENCE_MS = 30_000;
 const [host, port] = [process.argv[2], Number(process.argv[3])];
 
-async function exclusion({ nodes, redlock, store }) {
+/** Runs `work` with the lock. One that lost is to give back its votes before it tries again, which Redlock's own retries don't. */
+async function locked(redlock, key, work) {
+  for (;;) {
+    const lock = await redlock.acquire([key], 10_000).catch((error) => assert.ok(error instanceof ExecutionError, error));
+    if (lock) {
+      await work();
+      return lock.release();
+    }
+    await setTimeout(10 * Math.random());
+  }
+}
+
+/** Redlock is content with two nodes of three; the third may follow later, or not. */
+async function most(nodes, check) {
+  const answers = await Promise.all(nodes.map(check));
+  assert.ok(answers.filter((answer) => answer).length >= 2, `on the nodes: ${answers}`);
+}
+
+async function exclusion({ nodes, once, store }) {
   await store.set("balance", 0);
   let inside = 0;
   const clerk = async (amount) => {
     for (let round = 0; round < 5; round++) {
-      await redlock.using(["account"], 10_000, async () => {
+      await locked(once, "account", async () => {
         assert.equal(++inside, 1, "two clerks hold the lock");
         const balance = Number(await store.get("balance"));
         await store.set("balance", balance + amount);
@@ -25,14 +44,15 @@ async function exclusion({ nodes, redlock, store }) {
       });
     }
   };
-  await Promise.all(Array.from({ length: 16 }, (_, amount) => clerk(amount)));
-  assert.equal(await store.get("balance"), String((5 * 16 * 15) / 2));
+  await Promise.all(Array.from({ length: 8 }, (_, amount) => clerk(amount)));
+  assert.equal(await store.get("balance"), String((5 * 8 * 7) / 2));
   for (const node of nodes) assert.equal(await node.exists("account"), 0, "released everywhere");
 }
 
 async function several({ nodes, redlock, once }) {
+  assert.equal(await redlock.using(["left"], 5_000, () => redlock.using(["right"], 5_000, async () => 42)), 42);
   const both = await redlock.acquire(["left", "right"], 5_000);
-  for (const key of ["left", "right"]) assert.equal(await nodes[1].get(key), both.value);
+  for (const key of ["left", "right"]) await most(nodes, async (node) => (await node.get(key)) === both.value);
   await assert.rejects(once.acquire(["right", "other"], 5_000), ExecutionError);
   for (const node of nodes) assert.equal(await node.exists("other"), 0, "all or none of the keys");
   await both.release();
@@ -44,7 +64,7 @@ async function extension({ nodes, redlock, once }) {
   let lock = await redlock.acquire(["short"], 200);
   assert.ok((await nodes[0].pttl("short")) <= 200);
   lock = await lock.extend(60_000);
-  for (const node of nodes) assert.ok((await node.pttl("short")) > 50_000);
+  await most(nodes, async (node) => (await node.pttl("short")) > 50_000);
   await assert.rejects(once.acquire(["short"], 100), ExecutionError);
   await lock.release();
   // One that ran out belongs to who takes it next; its first owner can do nothing to it.
@@ -52,7 +72,7 @@ async function extension({ nodes, redlock, once }) {
   const second = await redlock.acquire(["brief"], 60_000);
   await assert.rejects(first.extend(60_000));
   await assert.rejects(first.release(), ExecutionError);
-  for (const node of nodes) assert.equal(await node.get("brief"), second.value);
+  await most(nodes, async (node) => (await node.get("brief")) === second.value);
   await second.release();
 }
 
@@ -77,7 +97,7 @@ async function main() {
   const all = {
     nodes,
     store,
-    redlock: new Redlock(nodes, { retryCount: 10_000, retryDelay: 5, retryJitter: 5 }),
+    redlock: new Redlock(nodes, { retryCount: 1000, retryDelay: 5, retryJitter: 5 }),
     once: new Redlock(nodes, { retryCount: 0 }),
   };
   for (const check of [exclusion, several, extension, majority]) {
@@ -88,10 +108,10 @@ async function main() {
   await Promise.all([store, ...nodes].map((client) => client.quit()));
 }
 
-setTimeout(() => {
+setTimeout(PATIENCE_MS, null, { ref: false }).then(() => {
   console.error(`not done after ${PATIENCE_MS} ms`);
   process.exit(1);
-}, PATIENCE_MS).unref();
+});
 main().catch((error) => {
   console.error(error);
   process.exit(1);

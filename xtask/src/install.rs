@@ -3,7 +3,7 @@
 //! Debian packages go into the system; everything else into `.venv` and `.tools`.
 
 use crate::steps::{command, must};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 /// Programs the tests run, and the Debian packages that have them.
@@ -22,8 +22,21 @@ const SERVICES: &[&str] = &["redis-server", "memcached"];
 
 /// The folder in which Node finds the packages of the tests.
 pub const NODE_PATH: &str = ".tools/node/node_modules";
-/// The Python that has redis-py.
+/// The Python that has the packages of the tests.
 pub const PYTHON: &str = ".venv/bin/python";
+
+/// What the tests import, in versions that they were written for.
+const PYTHON_PACKAGES: &[&str] = &["redis==8.1.0", "rq==3.0.0", "celery[redis]==5.7.0"];
+const NODE_PACKAGES: &[&str] = &[
+    "ioredis@6.0.0",
+    "redis@6.3.1",
+    "bullmq@6.7.0",
+    "bull@4.16.5",
+    "redlock@5.0.0-beta.2",
+];
+/// Where it is written down which of them are installed.
+const PYTHON_INSTALLED: &str = ".venv/installed-for-tests";
+const NODE_INSTALLED: &str = ".tools/node/installed-for-tests";
 
 /// Installs all that is missing; does nothing, at once, when nothing is.
 ///
@@ -88,32 +101,27 @@ fn debian_packages() -> Result<(), String> {
 }
 
 fn python() -> Result<(), String> {
-    let works = Command::new(PYTHON)
-        .args(["-c", "import redis"])
-        .stderr(Stdio::null())
-        .status();
-    if works.is_ok_and(|status| status.success()) {
+    if is_installed(PYTHON_INSTALLED, PYTHON_PACKAGES) {
         return Ok(());
     }
-    println!("installing redis-py into .venv");
+    println!("installing {} into .venv", PYTHON_PACKAGES.join(" "));
     if must(&mut command(&["python3", "-m", "venv", ".venv"])).is_err() {
         // Debian keeps venv in a package of its own.
         must(as_root(&["apt-get", "install", "--yes", "python3-venv"]).stdout(Stdio::null()))?;
         must(&mut command(&["python3", "-m", "venv", ".venv"]))?;
     }
-    must(&mut command(&[
-        PYTHON, "-m", "pip", "install", "--quiet", "redis",
-    ]))
+    must(command(&[PYTHON, "-m", "pip", "install", "--quiet"]).args(PYTHON_PACKAGES))?;
+    write_down(PYTHON_INSTALLED, PYTHON_PACKAGES)
 }
 
 fn node() -> Result<(), String> {
-    if Path::new(NODE_PATH).join("ioredis").is_dir() {
+    if is_installed(NODE_INSTALLED, NODE_PACKAGES) {
         return Ok(());
     }
-    println!("installing ioredis into .tools/node");
+    println!("installing {} into .tools/node", NODE_PACKAGES.join(" "));
     std::fs::create_dir_all(".tools/node")
         .map_err(|error| format!("cannot create .tools/node: {error}"))?;
-    must(&mut command(&[
+    let install = [
         "npm",
         "install",
         "--no-audit",
@@ -121,6 +129,16 @@ fn node() -> Result<(), String> {
         "--silent",
         "--prefix",
         ".tools/node",
-        "ioredis",
-    ]))
+    ];
+    must(command(&install).args(NODE_PACKAGES))?;
+    write_down(NODE_INSTALLED, NODE_PACKAGES)
+}
+
+fn is_installed(file: &str, packages: &[&str]) -> bool {
+    std::fs::read_to_string(file).is_ok_and(|text| text.lines().eq(packages.iter().copied()))
+}
+
+fn write_down(file: &str, packages: &[&str]) -> Result<(), String> {
+    std::fs::write(file, packages.join("\n"))
+        .map_err(|error| format!("cannot write {file}: {error}"))
 }

@@ -15,6 +15,7 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 Usage: cargo xtask CHORE
   test                    installs what the tests need and runs every suite
+  programs [NAME]         only its programs that do real work through BullMQ, Celery and others
   ci                      what must pass before a merge: format, tidy, clippy, test, loom, broken locks, sanitizer, fuzz
   tidy                    checks the project's own rules for code
   fuzz [TARGET] [--seconds N]
@@ -35,6 +36,8 @@ fn main() -> ExitCode {
     }
     let outcome = match words.as_slice() {
         ["test"] => test::run(),
+        ["programs"] => test::programs(""),
+        ["programs", name] => test::programs(name),
         ["ci"] => ci::run(),
         ["tidy"] => tidy::run(),
         ["fuzz", options @ ..] => fuzz::run(options),

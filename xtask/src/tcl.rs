@@ -40,6 +40,7 @@ const FILES: &[&str] = &[
     "unit/multi",
     "unit/pubsub",
     "unit/pubsubshard",
+    "unit/functions",
 ];
 
 const SKIPS: &str = "tests/tcl/skips.txt";
@@ -328,7 +329,6 @@ fn fetch() -> Result<PathBuf, String> {
         "--file",
         &archive,
     ]))?;
-    allow_missing_function(Path::new(&unpacked))?;
     // Moved last, so that the folder is there only when it is whole.
     fs::rename(&unpacked, &ready).map_err(fail)?;
     ready.canonicalize().map_err(fail)
@@ -372,20 +372,6 @@ fn download() -> Result<(), String> {
         must(apt.args(words))?;
     }
     Ok(())
-}
-
-/// Before each file the suite empties the functions of the server; one without FUNCTION has none.
-fn allow_missing_function(suite: &Path) -> Result<(), String> {
-    let path = suite.join("tests/support/server.tcl");
-    let text = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let changed = text.replace("    r function flush\n", "    catch {r function flush}\n");
-    if changed == text {
-        return Err(format!(
-            "{} is not as expected: no `r function flush` in it",
-            path.display()
-        ));
-    }
-    fs::write(&path, changed).map_err(|error| format!("{}: {error}", path.display()))
 }
 
 /// Files that need no server of their own although they say so.

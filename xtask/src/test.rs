@@ -5,6 +5,7 @@ use crate::steps::{Count, Steps, cargo_test, check, command, must};
 use crate::tcl;
 use damselfly_oracle::server::{Program, Server};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Random sequences of the oracle in a short run, and how long each is.
 const ORACLE_SEQUENCES: &str = "300";
@@ -15,6 +16,19 @@ const TCL_FILES: &[&str] = &[
     "unit/keyspace",
     "unit/protocol",
     "unit/scan",
+];
+
+/// Small programs in `tests/programs/` that do real work through a framework and check what comes out.
+///
+/// Each takes a host and a port, and runs against a real `redis-server` first: that shows that the program is right.
+const PROGRAMS: &[&str] = &[
+    "bull.js",
+    "bullmq.js",
+    "celery_tasks.py",
+    "node_redis.js",
+    "redis_py_helpers.py",
+    "redlock.js",
+    "rq_queue.py",
 ];
 
 /// Installs what is missing and runs all suites.
@@ -59,16 +73,52 @@ pub fn suites() -> Result<Count, String> {
         ];
         check(command(&words).env("DAMSELFLY_BIN", &program))
     });
-    steps.step("client redis-py", || {
-        client(&program, &[PYTHON, "tests/clients/redis_py.py"])
-    });
-    steps.step("client ioredis", || {
-        client(&program, &["node", "tests/clients/ioredis.js"])
-    });
+    let subject = Program::new(&program);
+    for client in ["redis_py.py", "ioredis.js"] {
+        steps.step(&format!("client {client}"), || {
+            let (server, mut command) = against(&subject, &format!("tests/clients/{client}"))?;
+            check(command.arg(server.address().port().to_string()))
+        });
+    }
+    play_programs(&mut steps, &subject, "");
     steps.step("Redis's Tcl suite, short", || {
-        tcl::play(&Program::new(&program), TCL_FILES, false)
+        tcl::play(&subject, TCL_FILES, false)
     });
     steps.finish()
+}
+
+/// Runs those of the programs whose name contains `name`.
+///
+/// # Errors
+/// One failed; the text is the summary.
+pub fn programs(name: &str) -> Result<(), String> {
+    install::everything()?;
+    must(&mut command(&[
+        "cargo",
+        "build",
+        "--quiet",
+        "-p",
+        "damselfly",
+    ]))?;
+    let mut steps = Steps::new();
+    play_programs(&mut steps, &Program::new(subject()), name);
+    steps.finish().map(drop)
+}
+
+fn play_programs(steps: &mut Steps, subject: &Program, name: &str) {
+    let servers = [
+        ("redis-server", &Program::reference()),
+        ("damselfly", subject),
+    ];
+    for program in PROGRAMS.iter().filter(|program| program.contains(name)) {
+        for (kind, server) in servers {
+            steps.step(&format!("program {program} on {kind}"), || {
+                let (server, mut command) = against(server, &format!("tests/programs/{program}"))?;
+                let address = server.address();
+                check(command.args([address.ip().to_string(), address.port().to_string()]))
+            });
+        }
+    }
 }
 
 /// The server under test: `$DAMSELFLY_BIN`, else what this project builds.
@@ -81,13 +131,20 @@ pub fn subject() -> PathBuf {
     std::env::var_os("DAMSELFLY_BIN").map_or_else(built, PathBuf::from)
 }
 
-/// Runs a client's program against a fresh server.
-fn client(program: &Path, words: &[&str]) -> Result<Count, String> {
-    let server = Server::start(&Program::new(program), &[]).map_err(|error| error.to_string())?;
-    let node_path = Path::new(NODE_PATH).canonicalize().unwrap_or_default();
-    check(
-        command(words)
-            .arg(server.address().port().to_string())
-            .env("NODE_PATH", node_path),
-    )
+/// A fresh server, and the command that runs the script at `path`, still without its arguments.
+fn against(program: &Program, path: &str) -> Result<(Server, Command), String> {
+    let server = Server::start(program, &[]).map_err(|error| error.to_string())?;
+    let interpreter = if path.ends_with(".js") {
+        "node"
+    } else {
+        PYTHON
+    };
+    let mut command = command(&[interpreter, path]);
+    command
+        .env(
+            "NODE_PATH",
+            Path::new(NODE_PATH).canonicalize().unwrap_or_default(),
+        )
+        .env("PYTHONDONTWRITEBYTECODE", "1");
+    Ok((server, command))
 }

@@ -4,15 +4,19 @@
 //! runs without a type error.
 
 use Part::{
-    Field, Integers, Key, KeyValues, Keys, Member, Number, Pairs, Transaction, Value, ValueBytes,
-    Word,
+    Count, Field, Integers, Key, KeyValues, Keys, Member, Number, Pairs, Sha, Transaction, Value,
+    ValueBytes, Word,
 };
 
 /// A piece of a request. In RESP each piece is one or more arguments; in memcached's protocol, literal text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub enum Part {
     /// Fixed text.
     Word(&'static str),
+    /// The operation's count, in decimal.
+    Count,
+    /// The hash of a script, which the server is given before.
+    Sha(&'static Script),
     /// The row's prefix and the digits of a fresh key number.
     Key,
     /// As many keys as the operation's count.
@@ -37,6 +41,15 @@ pub enum Part {
     Transaction,
 }
 
+/// A script in Lua.
+#[derive(Debug)]
+pub struct Script {
+    /// SHA-1 of the text, in hexadecimal.
+    pub sha1: &'static str,
+    /// The operation that loads it.
+    pub load: Operation,
+}
+
 /// One row of the table.
 #[derive(Debug)]
 pub struct Operation {
@@ -54,6 +67,49 @@ pub struct Operation {
 
 /// The channel of the operation `publish`.
 pub const CHANNEL: &str = "chn:one";
+
+/// Reads one declared key.
+static GET: Script = script(
+    "d3c21d0c2b9ca22f82737626a27bcaf5d288f99f",
+    &[
+        Word("SCRIPT"),
+        Word("LOAD"),
+        Word("return redis.call('GET', KEYS[1])"),
+    ],
+);
+
+/// Sets all declared keys to one value.
+static SET_DECLARED: Script = script(
+    "1da8110273a937cf2dd25023d7e62f0075cbe501",
+    &[
+        Word("SCRIPT"),
+        Word("LOAD"),
+        Word("for _, key in ipairs(KEYS) do redis.call('SET', key, ARGV[1]) end"),
+    ],
+);
+
+/// Sets all keys behind the value to it, none of which is declared.
+static SET_UNDECLARED: Script = script(
+    "545fd06fccf63a1fee3354fdb7ed684c9486bd42",
+    &[
+        Word("SCRIPT"),
+        Word("LOAD"),
+        Word("for i = 2, #ARGV do redis.call('SET', ARGV[i], ARGV[1]) end"),
+    ],
+);
+
+const fn script(sha1: &'static str, load: &'static [Part]) -> Script {
+    Script {
+        sha1,
+        load: Operation {
+            name: "script-load",
+            prefix: "key:",
+            count: 1,
+            resp: load,
+            memcached: &[],
+        },
+    }
+}
 
 /// All operations.
 pub const OPERATIONS: &[Operation] = &[
@@ -127,6 +183,33 @@ pub const OPERATIONS: &[Operation] = &[
         prefix: "key:",
         count: 4,
         resp: &[Transaction, Word("SET"), Key, Value],
+        memcached: &[],
+    },
+    Operation {
+        name: "script",
+        prefix: "key:",
+        count: 4,
+        resp: &[Word("EVALSHA"), Sha(&SET_DECLARED), Count, Keys, Value],
+        memcached: &[],
+    },
+    Operation {
+        name: "script-undeclared",
+        prefix: "key:",
+        count: 4,
+        resp: &[
+            Word("EVALSHA"),
+            Sha(&SET_UNDECLARED),
+            Word("0"),
+            Value,
+            Keys,
+        ],
+        memcached: &[],
+    },
+    Operation {
+        name: "script-get",
+        prefix: "key:",
+        count: 1,
+        resp: &[Word("EVALSHA"), Sha(&GET), Word("1"), Key],
         memcached: &[],
     },
     Operation {
@@ -283,6 +366,18 @@ impl Choice {
             Some(Transaction) => self.count as u64 + 2,
             _ => 1,
         }
+    }
+
+    /// What must have run once before, for its scripts.
+    pub fn loads(self) -> impl Iterator<Item = Self> {
+        self.operation.resp.iter().filter_map(|part| match *part {
+            Sha(script) => Some(Self {
+                operation: &script.load,
+                count: 1,
+            }),
+            Word(_) | Count | Key | Keys | KeyValues | Value | ValueBytes | Number | Field
+            | Pairs | Integers | Member | Transaction => None,
+        })
     }
 
     /// Finds the operation a name such as `get` or `mget16` means.

@@ -192,6 +192,8 @@ fn arguments(choice: Choice, shape: &Shape, random: &mut Random) -> Vec<Argument
     for part in parts {
         match *part {
             Part::Word(text) => arguments.push(Argument::fixed(text)),
+            Part::Count => arguments.push(Argument::fixed(choice.count.to_string())),
+            Part::Sha(script) => arguments.push(Argument::fixed(script.sha1)),
             Part::Key => arguments.push(key()),
             Part::Keys => {
                 for index in 0..choice.count {
@@ -369,6 +371,17 @@ mod tests {
         assert_eq!((words[2], words[6]), ("$10", "$10"));
         assert!(text.contains("key:000041") && text.contains("key:000042"));
         assert!(text.ends_with("EXEC\r\n"), "{text}");
+    }
+
+    #[test]
+    fn a_script_declares_as_many_keys_as_it_names() {
+        let batch = tape("script2", Protocol::Resp)
+            .batch(1, &mut Keys::rising(1000, 41))
+            .to_vec();
+        let text = String::from_utf8(batch).unwrap();
+        let words: Vec<_> = text.split("\r\n").skip(2).step_by(2).collect();
+        assert_eq!((words[0], words[1].len(), words[2]), ("EVALSHA", 40, "2"));
+        assert_eq!(words[3..5], ["key:000041", "key:000042"]);
     }
 
     #[test]

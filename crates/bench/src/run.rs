@@ -1,6 +1,7 @@
 //! A whole run: connect, fill, measure, sum up.
 
 use crate::connection::Broken;
+use crate::operations::Choice;
 use crate::options::{Address, Length, Options};
 use crate::process::Usage;
 use crate::random::Random;
@@ -32,6 +33,8 @@ pub enum Error {
     Process(u32, io::Error),
     /// A request of the fill was answered with this error.
     Fill(String),
+    /// A script was refused with this error.
+    Load(String),
 }
 
 impl fmt::Display for Error {
@@ -51,6 +54,7 @@ impl fmt::Display for Error {
                 write!(f, "cannot read the usage of process {pid}: {error}")
             }
             Self::Fill(error) => write!(f, "the fill was refused: {error}"),
+            Self::Load(error) => write!(f, "a script was refused: {error}"),
         }
     }
 }
@@ -68,8 +72,17 @@ impl From<Broken> for Error {
     }
 }
 
-/// Connects, fills if asked to, and measures.
+/// Connects, gives the server the scripts, fills if asked to, and measures.
 pub fn run(options: &Options) -> Result<Report, Error> {
+    let mix = options.mix.iter().map(|(choice, _)| *choice);
+    for load in mix.chain(options.fill).flat_map(Choice::loads) {
+        let mut workers = connect(options)?;
+        workers.truncate(1);
+        let plan = fill_plan(options, load, 0, 1, &mut Random::new(options.seed));
+        if let Some(error) = carry_out(&mut workers, vec![plan])?.tally.first_error {
+            return Err(Error::Load(error));
+        }
+    }
     if let Some(choice) = options.fill {
         let mut workers = connect(options)?;
         let shares = shares(options.shape.keys, options.threads);

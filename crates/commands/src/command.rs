@@ -350,6 +350,8 @@ pub enum Trait {
     Category(&'static str),
     /// Publishes or subscribes.
     PubSub,
+    /// Changes what is kept, though that is no key.
+    Writes,
     /// Replicas may have to learn of it although no argument is a key that it changes.
     MayReplicate,
     /// Not in scripts.
@@ -413,6 +415,7 @@ impl Trait {
             Self::NoMandatoryKeys => "no_mandatory_keys",
             Self::Dangerous
             | Self::Category(_)
+            | Self::Writes
             | Self::MayReplicate
             | Self::Protected
             | Self::Sentinel

@@ -148,15 +148,15 @@ fn sort(tx: &mut Tx<'_>, args: Args<'_>, may_store: bool, reply: &mut Reply<'_>)
     if options.reads_other_keys() && !tx.holds_all() {
         return Err(Stop::NeedsAllLocks);
     }
-    let steps_max = long::steps_max(tx);
+    let (steps_max, is_script) = (long::steps_max(tx), tx.is_script());
     let elements = match tx.read(args.key(1)) {
         None => Vec::new(),
         Some(entry) => {
             if options.keeps_order
                 && matches!(entry.value(), Value::Set(_))
-                && options.store.is_some()
+                && (options.store.is_some() || is_script)
             {
-                // A set has no order to keep, and what is stored must not depend on chance.
+                // A set has no order to keep, and what is stored, or what a script does, must not depend on chance.
                 (options.keeps_order, options.alpha, options.by) = (false, true, None);
             }
             if len_of(entry)? > steps_max {

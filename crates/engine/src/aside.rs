@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::events::Kept;
+use crate::undo::Undo;
 use crate::waiting::{Ready, Waiter};
 use crate::{Database, Engine};
 
@@ -19,6 +20,8 @@ pub(crate) struct Aside {
     pub(crate) served: Vec<Arc<dyn Waiter>>,
     /// Shards that were locked later than those of `Held`.
     pub(crate) included: Vec<usize>,
+    /// How to undo what it does, if it may have to.
+    pub(crate) undo: Option<Undo>,
 }
 
 impl Aside {

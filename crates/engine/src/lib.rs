@@ -9,6 +9,7 @@
 
 mod access;
 mod aside;
+mod changes;
 mod database;
 mod events;
 mod expiry;
@@ -16,6 +17,7 @@ pub mod garbage;
 mod keyspace;
 mod shard;
 mod tx;
+mod undo;
 mod waiting;
 mod watching;
 

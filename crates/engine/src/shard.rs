@@ -297,10 +297,20 @@ impl Engine {
         scratch.clear();
         scratch.shrink_to(SCRATCH_KEPT_MAX);
         scratch.extend(hashes.map(|hash| self.shard_of(hash)));
-        scratch.sort_unstable();
-        scratch.dedup();
-        self.acquire_ascending(scratch.iter().copied())?;
-        Ok(Tx::new(self, Held::Many(scratch), db, now))
+        self.lock_shards(scratch, db, now)
+    }
+
+    /// Starts an atomic section over these shards, in whatever order they are.
+    pub fn lock_shards<'a>(
+        &'a self,
+        shards: &'a mut Vec<usize>,
+        db: usize,
+        now: Now,
+    ) -> Result<Tx<'a>, Busy> {
+        shards.sort_unstable();
+        shards.dedup();
+        self.acquire_ascending(shards.iter().copied())?;
+        Ok(Tx::new(self, Held::Many(shards), db, now))
     }
 
     /// Starts an atomic section over everything.

@@ -1,7 +1,7 @@
 //! An atomic section: the locks one command holds, and what it may do under them.
 
 use damselfly_base::CommandError;
-use damselfly_value::{Collection, Entry, EntryRef, NewValue, Text};
+use damselfly_value::{Collection, EntryRef, Text};
 
 use crate::aside::Aside;
 use crate::expiry::Ends;
@@ -77,14 +77,16 @@ pub struct Effects {
 /// An atomic section. Dropping it releases the locks.
 pub struct Tx<'a> {
     engine: &'a Engine,
-    held: Held<'a>,
+    pub(crate) held: Held<'a>,
     db: usize,
     now: Now,
     /// False for CLIENT NO-TOUCH: reading a key then leaves its age alone.
     touches: bool,
     /// True if other clients wait for this thread.
     others_wait: bool,
-    effects: Effects,
+    /// True for the section of a script.
+    pub(crate) is_script: bool,
+    pub(crate) effects: Effects,
     /// What few sections need.
     pub(crate) aside: Option<Box<Aside>>,
 }
@@ -112,6 +114,7 @@ impl<'a> Tx<'a> {
             now,
             touches: true,
             others_wait: false,
+            is_script: false,
             effects: Effects::default(),
             aside: None,
         }
@@ -201,7 +204,7 @@ impl<'a> Tx<'a> {
 
     /// Notes that a key of a database was changed or removed. Its events, if there are any, are raised apart.
     #[inline]
-    fn note_change(&mut self, db: usize, key: Key<'_>, event: Option<Event>) {
+    pub(crate) fn note_change(&mut self, db: usize, key: Key<'_>, event: Option<Event>) {
         self.effects.changes += 1;
         let shard = self.engine.shard_of(key.hash);
         if self.engine.is_observed(shard) {
@@ -211,15 +214,23 @@ impl<'a> Tx<'a> {
 
     #[cold]
     fn tell_change(&mut self, db: usize, key: Key<'_>, event: Option<Event>) {
-        let watching = self.engine.watching(self.engine.shard_of(key.hash));
-        watching.tell(db, key.hash);
-        self.note_ready(db, key);
+        match self.aside.as_mut().and_then(|aside| aside.undo.as_mut()) {
+            Some(undo) => undo.note_untold(db, key),
+            None => self.tell_observers(db, key),
+        }
         if let Some(event) = event {
             self.raise(db, key, event);
             if event != Event::Del && !self.is_there(db, key) {
                 self.raise(db, key, Event::Del);
             }
         }
+    }
+
+    /// Tells who watches a key or waits for it.
+    pub(crate) fn tell_observers(&mut self, db: usize, key: Key<'_>) {
+        let watching = self.engine.watching(self.engine.shard_of(key.hash));
+        watching.tell(db, key.hash);
+        self.note_ready(db, key);
     }
 
     /// True if a key has an entry, even one whose end has come.
@@ -235,7 +246,7 @@ impl<'a> Tx<'a> {
 
     /// True if the shard of that number is locked.
     #[inline]
-    pub(crate) fn holds(&self, index: usize) -> bool {
+    pub fn holds(&self, index: usize) -> bool {
         let held = match self.held {
             Held::None => false,
             Held::One(shard) => shard == index,
@@ -333,6 +344,9 @@ impl<'a> Tx<'a> {
     /// The place of a key in a database.
     #[inline]
     pub fn place_in(&mut self, db: usize, key: Key<'_>) -> Place<'_> {
+        if self.aside.is_some() {
+            self.save(db, key);
+        }
         let (engine, now, index) = (self.engine, self.now, self.engine.shard_of(key.hash));
         // SAFETY: bounded by the signature.
         let Shard { databases, expired } = unsafe { self.shard(index) };
@@ -394,13 +408,18 @@ impl<'a> Tx<'a> {
     /// The entry of a key, without a trace; those of many keys can be looked at together. Fields of a hash that have ended may
     /// still be in it.
     pub fn view(&self, key: Key<'_>) -> Option<EntryRef<'_>> {
+        self.view_in(self.db, key)
+    }
+
+    /// As [`Tx::view`], in any database.
+    pub fn view_in(&self, db: usize, key: Key<'_>) -> Option<EntryRef<'_>> {
         let index = self.engine.shard_of(key.hash);
         assert!(self.holds(index), "shard {index} is used without its lock");
         // SAFETY:
         // - the lock is held, as just checked, until `self` is dropped;
         // - a change needs `&mut self`, which the borrow excludes.
         let shard = unsafe { self.engine.shard_ref(index) };
-        shard.databases[self.db].view(key, self.now)
+        shard.databases[db].view(key, self.now)
     }
 
     /// The string at a key, for a command that uses it.
@@ -444,94 +463,6 @@ impl<'a> Tx<'a> {
         }
     }
 
-    /// Changes the collection at a key and returns what `change` returns. A key whose collection ends up empty is
-    /// removed. If the key is absent, `create` says whether an empty collection is put there first; `None` if not.
-    ///
-    /// The caller notes the change with [`Tx::changed`] if there was one.
-    ///
-    /// # Errors
-    /// `WRONGTYPE` if the key holds something else.
-    #[inline]
-    pub fn change<C: Collection, R>(
-        &mut self,
-        key: Key<'_>,
-        create: Create,
-        change: impl FnOnce(&mut C::Mut<'_>) -> R,
-    ) -> Result<Option<R>, CommandError> {
-        let (now, settings) = (self.now, &self.engine.settings);
-        let (policy, thresholds) = (settings.access_policy(), &settings.thresholds);
-        match self.place(key) {
-            Place::Present(mut present) => {
-                if C::view(present.view()).is_none() {
-                    return Err(CommandError::WrongType);
-                }
-                let (result, empty) = present.update(|entry| {
-                    let result = change(&mut C::edit(entry, thresholds));
-                    let view = entry.view();
-                    view.set_access(policy.used(view.access(), now.0, || u32::MAX));
-                    (result, view.is_empty_collection())
-                });
-                if empty {
-                    present.remove();
-                }
-                Ok(Some(result))
-            }
-            Place::Absent(absent) => match create {
-                Create::Never => Ok(None),
-                Create::IfAbsent => {
-                    let mut entry = Entry::new_collection(key.bytes, C::TYPE, None);
-                    entry.view().set_access(policy.initial(now.0));
-                    let result = change(&mut C::edit(&mut entry, thresholds));
-                    if !entry.view().is_empty_collection() {
-                        absent.insert(entry);
-                    }
-                    Ok(Some(result))
-                }
-            },
-        }
-    }
-
-    /// Stores a collection that `fill` builds, in place of whatever is at the key, without a deadline; an empty one removes the
-    /// key. Notes the change if there was one.
-    pub fn store_new<C: Collection, R>(
-        &mut self,
-        key: Key<'_>,
-        event: Event,
-        fill: impl FnOnce(&mut C::Mut<'_>) -> R,
-    ) -> R {
-        let (entry, result) = self.build::<C, R>(key, fill);
-        self.store_built(key, entry, event);
-        result
-    }
-
-    /// Makes an entry of this key and a collection that `fill` builds, for [`Tx::store_built`].
-    pub fn build<C: Collection, R>(
-        &self,
-        key: Key<'_>,
-        fill: impl FnOnce(&mut C::Mut<'_>) -> R,
-    ) -> (Entry, R) {
-        let settings = &self.engine.settings;
-        let mut entry = Entry::new_collection(key.bytes, C::TYPE, None);
-        let access = settings.access_policy().initial(self.now.0);
-        entry.view().set_access(access);
-        let result = fill(&mut C::edit(&mut entry, &settings.thresholds));
-        (entry, result)
-    }
-
-    /// Stores an entry with a collection in place of whatever is at its key; an empty one removes the key. Notes the change if
-    /// there was one.
-    pub fn store_built(&mut self, key: Key<'_>, entry: Entry, event: Event) {
-        if entry.view().is_empty_collection() {
-            self.remove(key);
-            return;
-        }
-        match self.place(key) {
-            Place::Present(mut present) => present.update(|old| *old = entry),
-            Place::Absent(absent) => absent.insert(entry),
-        }
-        self.changed(key, event);
-    }
-
     /// The entry of a key, for a command that only asks what is known about it: a hit or miss is counted, but
     /// its age stays.
     pub fn look(&mut self, key: Key<'_>) -> Option<EntryRef<'_>> {
@@ -563,81 +494,6 @@ impl<'a> Tx<'a> {
             (mixed >> 32) as u32
         });
         entry.set_access(access);
-    }
-
-    /// Stores a value under a key, whatever was there, and notes the change.
-    #[inline]
-    pub fn store(&mut self, key: Key<'_>, value: NewValue<'_>, deadline: Deadline) {
-        self.store_as(key, value, deadline, Event::Set);
-    }
-
-    /// As [`Tx::store`], by another event than [`Event::Set`].
-    #[inline]
-    pub fn store_as(
-        &mut self,
-        key: Key<'_>,
-        value: NewValue<'_>,
-        deadline: Deadline,
-        event: Event,
-    ) {
-        let (now, policy) = (self.now, self.engine.settings.access_policy());
-        match self.place(key) {
-            Place::Present(mut present) => present.update(|entry| {
-                match deadline {
-                    Deadline::Keep => {}
-                    Deadline::Clear if !entry.view().has_deadline() => {}
-                    Deadline::Clear => entry.set_deadline_ms(None),
-                    Deadline::At(moment) => entry.set_deadline_ms(Some(moment)),
-                }
-                entry.set(value);
-                let view = entry.view();
-                view.set_access(policy.used(view.access(), now.0, || u32::MAX));
-            }),
-            Place::Absent(absent) => {
-                let deadline_ms = match deadline {
-                    Deadline::At(moment) => Some(moment),
-                    Deadline::Clear | Deadline::Keep => None,
-                };
-                let entry = Entry::new(key.bytes, value, deadline_ms);
-                entry.view().set_access(policy.initial(now.0));
-                absent.insert(entry);
-            }
-        }
-        self.changed(key, event);
-    }
-
-    /// Stores a finished entry in a database and notes the change, but raises no event except that the key is new, even if it
-    /// was there: it is as if that had been removed before.
-    pub fn insert_in(&mut self, db: usize, key: Key<'_>, entry: Entry) {
-        match self.place_in(db, key) {
-            Place::Present(mut present) => {
-                present.update(|old| *old = entry);
-                self.event_in(db, key, Event::New);
-            }
-            Place::Absent(absent) => absent.insert(entry),
-        }
-        self.note_change(db, key, None);
-    }
-
-    /// Takes a key out of the selected database and notes the change.
-    pub fn remove(&mut self, key: Key<'_>) -> Option<Entry> {
-        self.take_out(key, Some(Event::Del))
-    }
-
-    /// As [`Tx::remove`], but raises no event.
-    pub fn take(&mut self, key: Key<'_>) -> Option<Entry> {
-        self.take_out(key, None)
-    }
-
-    fn take_out(&mut self, key: Key<'_>, event: Option<Event>) -> Option<Entry> {
-        match self.place(key) {
-            Place::Present(present) => {
-                let entry = present.remove();
-                self.note_change(self.db, key, event);
-                Some(entry)
-            }
-            Place::Absent(_) => None,
-        }
     }
 
     /// Frees databases after the locks are released.

@@ -175,7 +175,11 @@ impl Tx<'_> {
     /// Locks the shard of one more key until the end of this section; false if it is busy. This is out of order, but who waits
     /// for a few microseconds at most can be part of no deadlock.
     pub fn include(&mut self, hash: u64) -> bool {
-        let shard = self.engine().shard_of(hash);
+        self.include_shard(self.engine().shard_of(hash))
+    }
+
+    /// As [`Tx::include`], by the shard's number.
+    pub fn include_shard(&mut self, shard: usize) -> bool {
         if self.holds(shard) {
             return true;
         }

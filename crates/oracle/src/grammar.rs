@@ -12,7 +12,8 @@
 
 mod mistakes;
 
-use self::mistakes::{bend, mix_case, tame};
+pub(crate) use self::mistakes::bend;
+use self::mistakes::{mix_case, tame};
 use crate::random::Random;
 
 /// A part of a grammar.
@@ -293,7 +294,8 @@ const FLOATS: &[&[u8]] = &[
     b"123456789.123456789",
 ];
 
-fn argument(slot: Slot, random: &mut Random) -> Vec<u8> {
+/// A random argument of a kind.
+pub(crate) fn argument(slot: Slot, random: &mut Random) -> Vec<u8> {
     match slot {
         Slot::Key => random
             .pick(&[

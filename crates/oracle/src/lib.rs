@@ -18,6 +18,7 @@ pub mod grammar;
 pub mod history;
 pub mod random;
 pub mod rows;
+pub mod scripts;
 pub mod sequence;
 pub mod server;
 pub mod shrink;

@@ -5,6 +5,7 @@ use crate::events::Ear;
 use crate::grammar::{self, Node, OPTIONS};
 use crate::random::Random;
 use crate::rows::{self, Family, Row, Rule};
+use crate::scripts::Scripts;
 use crate::text::{quote, render};
 use damselfly_protocol::client::Value;
 use std::collections::BTreeSet;
@@ -39,6 +40,15 @@ impl Step {
         self.arguments[0].eq_ignore_ascii_case(name.as_bytes())
     }
 
+    fn plain(arguments: Vec<Vec<u8>>) -> Self {
+        Self {
+            arguments,
+            rule: Rule::Exact,
+            inline: false,
+            ends_batch: false,
+        }
+    }
+
     fn bytes(&self) -> Vec<u8> {
         if !self.inline {
             return request(&self.arguments);
@@ -59,6 +69,9 @@ pub struct Generator {
     transactions: Vec<(Row, Vec<Node>)>,
     /// How many commands stand between two of transactions, on average.
     distance: usize,
+    scripts: Option<Scripts>,
+    /// One of so many commands is a script.
+    script_distance: usize,
 }
 
 impl Generator {
@@ -66,7 +79,7 @@ impl Generator {
     #[must_use]
     pub fn new(family: Option<Family>, without: &[String]) -> Self {
         let wanted = rows::all().filter(|row| match family {
-            None | Some(Family::Transactions) => true,
+            None | Some(Family::Transactions | Family::Script) => true,
             Some(family) => row.family == family,
         });
         let wanted = wanted.filter(|row| {
@@ -74,10 +87,17 @@ impl Generator {
                 .iter()
                 .any(|name| row.grammar.split(' ').any(|word| word == name))
         });
-        let (transactions, rows) = wanted
+        let (transactions, rows): (Vec<_>, Vec<_>) = wanted
             .map(|row| (*row, grammar::parse(row.grammar)))
             .partition(|(row, _)| row.family == Family::Transactions);
+        let with_scripts = matches!(family, None | Some(Family::Script))
+            && !without.iter().any(|name| name == "EVAL");
         Self {
+            scripts: with_scripts.then(|| Scripts::new(&rows)),
+            script_distance: match family {
+                Some(Family::Script) => 2,
+                _ => 12,
+            },
             rows,
             transactions,
             distance: match family {
@@ -93,24 +113,34 @@ impl Generator {
         let mut random = Random::new(seed);
         let batch_commands = 1 + random.below(BATCH_COMMANDS_MAX);
         let mut is_open = false;
-        (0..length)
-            .map(|_| {
-                // Long transactions fail too often: most have a mistake in them somewhere.
-                let distance = if is_open { 4 } else { self.distance };
-                let rows = match !self.transactions.is_empty() && random.one_in(distance) {
-                    true => &self.transactions,
-                    false => &self.rows,
-                };
-                let step = step(rows, &mut random, batch_commands);
-                is_open = step.is("MULTI") || is_open && !step.is("EXEC");
-                step
-            })
-            .collect()
+        let mut steps = Vec::new();
+        if self.scripts.is_some() {
+            steps.extend(Scripts::preparation().into_iter().map(Step::plain));
+        }
+        let drawn = (0..length).map(|_| {
+            if let Some(scripts) = &self.scripts
+                && random.one_in(self.script_distance)
+            {
+                let (arguments, rule) = scripts.draw(&mut random);
+                return finish(arguments, rule, &mut random, batch_commands);
+            }
+            // Long transactions fail too often: most have a mistake in them somewhere.
+            let distance = if is_open { 4 } else { self.distance };
+            let rows = match !self.transactions.is_empty() && random.one_in(distance) {
+                true => &self.transactions,
+                false => &self.rows,
+            };
+            let step = step(rows, &mut random, batch_commands);
+            is_open = step.is("MULTI") || is_open && !step.is("EXEC");
+            step
+        });
+        steps.extend(drawn);
+        steps
     }
 }
 
-/// Draws a command.
-fn step(rows: &[(Row, Vec<Node>)], random: &mut Random, batch_commands: usize) -> Step {
+/// Draws a row.
+pub(crate) fn pick<'r>(rows: &'r [(Row, Vec<Node>)], random: &mut Random) -> &'r (Row, Vec<Node>) {
     let weight_sum = rows.iter().map(|(row, _)| row.weight).sum();
     let mut ticket = random.below(weight_sum);
     let drawn = rows.iter().find(|(row, _)| {
@@ -118,12 +148,22 @@ fn step(rows: &[(Row, Vec<Node>)], random: &mut Random, batch_commands: usize) -
         ticket = ticket.wrapping_sub(row.weight);
         here
     });
-    let (row, grammar) = drawn.expect("the ticket is below the sum of all weights");
+    drawn.expect("the ticket is below the sum of all weights")
+}
+
+/// Draws a command.
+fn step(rows: &[(Row, Vec<Node>)], random: &mut Random, batch_commands: usize) -> Step {
+    let (row, grammar) = pick(rows, random);
     let arguments = grammar::generate(grammar, random);
+    finish(arguments, row.rule, random, batch_commands)
+}
+
+/// Decides how a command is sent.
+fn finish(arguments: Vec<Vec<u8>>, rule: Rule, random: &mut Random, batch_commands: usize) -> Step {
     let length: usize = arguments.iter().map(Vec::len).sum();
     Step {
         arguments,
-        rule: row.rule,
+        rule,
         inline: length < INLINE_BYTES_MAX && random.one_in(20),
         ends_batch: random.one_in(batch_commands),
     }

@@ -45,11 +45,48 @@ enum Command {
     FlushAll,
     /// A transaction.
     Multi(Vec<Command>),
+    /// A script of several commands, some of whose keys it declares.
+    Script {
+        by: By,
+        commands: Vec<Command>,
+        declared: Vec<usize>,
+    },
+    /// A script that increments the key that the length of a value chooses, out of so many.
+    Follow {
+        by: By,
+        from: usize,
+        keys: usize,
+        declared: Vec<usize>,
+    },
 }
 use Command::{
-    Append, DbSize, Del, Exists, FlushAll, Get, GetDel, Incr, MGet, MSet, MSetNx, Multi, Rename,
-    Set, SetNx,
+    Append, DbSize, Del, Exists, FlushAll, Follow, Get, GetDel, Incr, MGet, MSet, MSetNx, Multi,
+    Rename, Script, Set, SetNx,
 };
+
+/// How a script runs.
+#[derive(Debug, Clone, Copy)]
+enum By {
+    Eval,
+    Function,
+}
+
+/// Runs the commands that the first argument lists. The pauses let others come between.
+const RUN: &str = "local replies = {}
+for i, words in ipairs(cjson.decode(ARGV[1])) do
+  replies[i] = redis.pcall(unpack(words))
+  for pause = 1, 300 do end
+end
+return replies";
+const FOLLOW: &str = "local value = redis.call('GET', 'key:' .. ARGV[1]) or ''
+for pause = 1, 300 do end
+return redis.pcall('INCR', 'key:' .. #value % tonumber(ARGV[2]))";
+
+fn library() -> String {
+    format!(
+        "#!lua name=scripts\nredis.register_function('run', function(KEYS, ARGV) {RUN} end)\nredis.register_function('follow', function(KEYS, ARGV) {FOLLOW} end)"
+    )
+}
 
 /// What the keys hold.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
@@ -152,7 +189,11 @@ impl Model for Strings {
                 *self = Self::default();
                 ok()
             }
-            Multi(commands) => {
+            Follow { from, keys, .. } => {
+                let len = self.0[*from].as_ref().map_or(0, String::len);
+                self.incr(len % keys)
+            }
+            Multi(commands) | Script { commands, .. } => {
                 Value::Array(commands.iter().map(|command| self.apply(command)).collect())
             }
         }
@@ -163,9 +204,9 @@ impl Model for Strings {
             Get(_) | MGet(_) | Exists(_) | DbSize => true,
             SetNx(..) | MSetNx(_) | Del(_) => *reply == count(0),
             GetDel(_) => *reply == bulk(None),
-            Incr(_) | Rename(..) => matches!(reply, Value::Error(_)),
+            Incr(_) | Rename(..) | Follow { .. } => matches!(reply, Value::Error(_)),
             Set(..) | Append(..) | MSet(_) | FlushAll => false,
-            Multi(commands) => match reply {
+            Multi(commands) | Script { commands, .. } => match reply {
                 Value::Array(replies) => commands
                     .iter()
                     .zip(replies)
@@ -183,8 +224,11 @@ impl Model for Strings {
             MGet(keys) | Del(keys) | Exists(keys) => keys.clone(),
             MSet(pairs) | MSetNx(pairs) => pairs.iter().map(|&(key, _)| key).collect(),
             Rename(from, to) => vec![*from, *to],
+            Follow { from, keys, .. } => (0..*keys).chain([*from]).collect(),
             DbSize | FlushAll => (0..KEYS).collect(),
-            Multi(commands) => commands.iter().flat_map(Self::keys).collect(),
+            Multi(commands) | Script { commands, .. } => {
+                commands.iter().flat_map(Self::keys).collect()
+            }
         }
     }
 }
@@ -231,8 +275,40 @@ fn words(command: &Command) -> Vec<String> {
         Exists(all) => keys("EXISTS", all),
         DbSize => keys("DBSIZE", &[]),
         FlushAll => keys("FLUSHALL", &[]),
+        Script {
+            by,
+            commands,
+            declared,
+        } => {
+            let listed = commands.iter().map(|command| {
+                let quoted = words(command).into_iter().map(|word| format!("{word:?}"));
+                format!("[{}]", quoted.collect::<Vec<_>>().join(","))
+            });
+            let listed = format!("[{}]", listed.collect::<Vec<_>>().join(","));
+            script(*by, ("run", RUN), declared, &[listed])
+        }
+        Follow {
+            by,
+            from,
+            keys,
+            declared,
+        } => {
+            let arguments = [from.to_string(), keys.to_string()];
+            script(*by, ("follow", FOLLOW), declared, &arguments)
+        }
         Multi(_) => panic!("a transaction in a transaction"),
     }
+}
+
+fn script(by: By, (name, code): (&str, &str), keys: &[usize], arguments: &[String]) -> Vec<String> {
+    let mut words: Vec<String> = match by {
+        By::Eval => vec!["EVAL".into(), code.into()],
+        By::Function => vec!["FCALL".into(), name.into()],
+    };
+    words.push(keys.len().to_string());
+    words.extend(keys.iter().map(|key| format!("key:{key}")));
+    words.extend_from_slice(arguments);
+    words
 }
 
 /// A command on one of `keys` keys.
@@ -322,6 +398,8 @@ fn prove(threads: &str, draw: impl Fn(&mut Random, usize) -> Command + Sync) {
     let arguments = ["--threads", threads, "--shards", "2"];
     let server = Server::start(&Program::subject(), &arguments).unwrap();
     let mut connections: Vec<Connection> = (0..CLIENTS).map(|_| server.connect()).collect();
+    let loaded = connections[0].call(&["FUNCTION", "LOAD", &library()]);
+    assert_eq!(loaded.unwrap(), Value::Bulk(b"scripts".to_vec()));
     let (start, mut histories) = (Instant::now(), 0);
     while start.elapsed() < Duration::from_secs(seconds) {
         let keys = 2 + random.below(KEYS - 1);
@@ -355,6 +433,51 @@ fn transactions(random: &mut Random, keys: usize) -> Command {
     Multi((0..count).map(|_| mixed(random, keys)).collect())
 }
 
+/// A script on any of `keys` keys that declares all of them, some, none, or others.
+fn script_on(random: &mut Random, keys: usize) -> Command {
+    let by = *random.pick(&[By::Eval, By::Function]);
+    let mut declared: Vec<usize> = (0..keys).collect();
+    random.shuffle(&mut declared);
+    if random.one_in(4) {
+        declared.truncate(random.below(2));
+        let from = random.below(keys);
+        return Follow {
+            by,
+            from,
+            keys,
+            declared,
+        };
+    }
+    let count = 1 + random.below(4);
+    let commands: Vec<Command> = (0..count).map(|_| mixed(random, keys)).collect();
+    if random.one_in(3) {
+        declared = commands.iter().flat_map(Strings::keys).collect();
+    } else {
+        declared.truncate(random.below(keys + 1));
+    }
+    Script {
+        by,
+        commands,
+        declared,
+    }
+}
+
+/// Scripts, alone and in transactions, among other commands.
+fn scripts(random: &mut Random, keys: usize) -> Command {
+    match random.below(8) {
+        0..4 => script_on(random, keys),
+        4 => {
+            let command = |random: &mut Random| match random.below(2) {
+                0 => script_on(random, keys),
+                _ => mixed(random, keys),
+            };
+            Multi((0..random.below(4)).map(|_| command(random)).collect())
+        }
+        5 => transactions(random, keys),
+        _ => mixed(random, keys),
+    }
+}
+
 #[test]
 fn commands_on_one_key_with_two_threads() {
     prove("2", single);
@@ -383,4 +506,14 @@ fn transactions_with_two_threads() {
 #[test]
 fn transactions_with_four_threads() {
     prove("4", transactions);
+}
+
+#[test]
+fn scripts_with_two_threads() {
+    prove("2", scripts);
+}
+
+#[test]
+fn scripts_with_four_threads() {
+    prove("4", scripts);
 }

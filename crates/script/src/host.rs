@@ -30,6 +30,8 @@ pub enum Called {
     Replied,
     /// The script must end here, without a reply: the host undoes it and runs it again.
     Abort,
+    /// The script ends with this error, as by [`Tick::Kill`].
+    Kill(&'static str),
 }
 
 /// Whether a script may go on.

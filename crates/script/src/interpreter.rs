@@ -66,6 +66,8 @@ struct Compiled {
 struct Loaded {
     id: u64,
     slot: i32,
+    /// What it took.
+    bytes: usize,
 }
 
 /// Lua for one thread at a time. Texts are compiled when they first run here.
@@ -125,15 +127,15 @@ impl Interpreter {
         self.state.context().heap.used_bytes()
     }
 
-    /// Forgets all scripts and libraries and what they hold (SCRIPT FLUSH, FUNCTION FLUSH). Texts that
-    /// are still used are compiled again.
-    pub fn clear(&mut self) {
-        let scripts = std::mem::take(&mut self.scripts);
-        let libraries = std::mem::take(&mut self.libraries);
-        let compiled = scripts.into_values().map(|compiled| compiled.slot);
-        let loaded = libraries.into_values().map(|loaded| loaded.slot);
-        for slot in compiled.chain(loaded).collect::<Vec<_>>() {
-            self.release(slot);
+    /// Bytes that libraries took when they were loaded; a part of those used.
+    pub fn library_bytes(&self) -> usize {
+        self.libraries.values().map(|loaded| loaded.bytes).sum()
+    }
+
+    /// Forgets all scripts and what they hold (SCRIPT FLUSH). Texts that are still used are compiled again.
+    pub fn clear_scripts(&mut self) {
+        for compiled in std::mem::take(&mut self.scripts).into_values() {
+            self.release(compiled.slot);
         }
         self.state.stack().collect_garbage();
     }
@@ -187,13 +189,16 @@ impl Interpreter {
     ) -> Ended {
         let slot = match self.libraries.get(&library.name) {
             Some(loaded) if loaded.id == library.id => loaded.slot,
-            Some(_) | None => match self.load(&library.code, host) {
-                Ok((slot, _)) => {
-                    self.keep(library, slot);
-                    slot
+            Some(_) | None => {
+                let before = self.used_bytes();
+                match self.load(&library.code, host) {
+                    Ok((slot, _)) => {
+                        self.keep(library, slot, before);
+                        slot
+                    }
+                    Err(error) => return failed(reply, &error),
                 }
-                Err(error) => return failed(reply, &error),
-            },
+            }
         };
         let Some(function) = library.functions.get(index) else {
             return failed(reply, &CommandError::err("Function not found"));
@@ -221,6 +226,7 @@ impl Interpreter {
         host: &mut dyn Host,
     ) -> Result<Library, CommandError> {
         let (name, _) = parse_first_line(code)?;
+        let before = self.used_bytes();
         let (slot, registration) = self.load(code, host)?;
         let library = Library {
             name,
@@ -228,14 +234,16 @@ impl Interpreter {
             functions: registration.functions,
             id,
         };
-        self.keep(&library, slot);
+        self.keep(&library, slot, before);
         Ok(library)
     }
 
-    fn keep(&mut self, library: &Library, slot: i32) {
+    /// Remembers a library that was just loaded; so many bytes were used before that.
+    fn keep(&mut self, library: &Library, slot: i32, before: usize) {
         let loaded = Loaded {
             id: library.id,
             slot,
+            bytes: self.used_bytes().saturating_sub(before),
         };
         if let Some(old) = self.libraries.insert(library.name.clone(), loaded) {
             self.release(old.slot);
@@ -252,7 +260,11 @@ impl Interpreter {
             }
             keep
         });
+        if released.is_empty() {
+            return;
+        }
         released.into_iter().for_each(|slot| self.release(slot));
+        self.state.stack().collect_garbage();
     }
 
     fn load(

@@ -1,7 +1,9 @@
 //! The libraries that are loaded, for the whole server, and their payload for DUMP and RESTORE:
 //!
 //! ```text
-//! ( 0xf5 | string: code ) for each library | format version: u16 LE | CRC-64 of all before: u64 LE
+//! library... | format version: u16 LE | CRC-64 of all before: u64 LE
+//! library: 0xf5 | string: code
+//!       or, before Redis 7.0 was finished, 0xf6 | strings: name, engine | 0, or 1 and string: description | string: code
 //! string: length, 6 bits | 01 and 14 bits | 0x80 and u32 BE | 0x81 and u64 BE; then the bytes
 //!         or 0xc3, compressed length, length, then bytes compressed by LZF
 //! ```
@@ -11,13 +13,14 @@ use std::sync::Arc;
 
 use damselfly_base::CommandError;
 
-use crate::functions::{Library, parse_first_line};
+use crate::functions::{Function, Library, parse_first_line};
 
 const LIBRARY_OPCODE: u8 = 0xf5;
-/// Libraries as they were before Redis 7.0 was finished.
 const OLD_LIBRARY_OPCODE: u8 = 0xf6;
 /// The version of the format that we write, and the newest that we read.
 const FORMAT_VERSION: u16 = 10;
+/// What one function takes in the table of all functions.
+const FUNCTION_SLOT_BYTES: usize = size_of::<(String, (Arc<Library>, usize))>();
 const FOOTER_BYTES: usize = 10;
 
 /// What FUNCTION RESTORE does with libraries that are there already.
@@ -70,7 +73,8 @@ impl Libraries {
     ///
     /// # Errors
     /// The reply if another library has a function of the same name; nothing has changed then.
-    pub fn insert(&mut self, library: Library) -> Result<(), CommandError> {
+    pub fn insert(&mut self, library: impl Into<Arc<Library>>) -> Result<(), CommandError> {
+        let library = library.into();
         for function in &library.functions {
             if let Some((other, _)) = self.functions.get(&function.name.to_ascii_lowercase())
                 && other.name != library.name
@@ -80,7 +84,6 @@ impl Libraries {
             }
         }
         self.forget(&library.name);
-        let library = Arc::new(library);
         for (index, function) in library.functions.iter().enumerate() {
             let place = (Arc::clone(&library), index);
             let name = function.name.to_ascii_lowercase();
@@ -153,6 +156,20 @@ impl Libraries {
         self.functions.len()
     }
 
+    /// Bytes that they take, without what interpreters make of them.
+    pub fn bytes(&self) -> usize {
+        let of_library = |library: &Arc<Library>| {
+            let names = library.functions.iter().map(|function| {
+                let description = function.description.as_ref().map_or(0, Vec::len);
+                // Each name stands in the library and in the table of all functions.
+                2 * function.name.len() + description + size_of::<Function>() + FUNCTION_SLOT_BYTES
+            });
+            let own = library.code.len() + library.name.len();
+            own + size_of::<Library>() + names.sum::<usize>()
+        };
+        size_of::<Self>() + self.libraries.values().map(of_library).sum::<usize>()
+    }
+
     /// The payload of all libraries (FUNCTION DUMP).
     pub fn dump(&self) -> Vec<u8> {
         let mut payload = Vec::new();
@@ -179,32 +196,37 @@ impl Libraries {
         policy: RestorePolicy,
         mut load: impl FnMut(&[u8], u64) -> Result<Library, CommandError>,
     ) -> Result<(), CommandError> {
-        let codes = parse(payload)?;
-        // All or nothing: the new state is made beside the old one.
-        let mut restored = self.clone();
-        if policy == RestorePolicy::Flush {
-            restored.clear();
+        let mut rest = checked(payload)?;
+        let mut loaded = Self {
+            next_id: self.next_id,
+            ..Self::default()
+        };
+        while let Some(code) = take_library(&mut rest)? {
+            loaded.check(&code, false)?;
+            let id = loaded.next_id();
+            loaded.insert(load(&code, id)?)?;
         }
-        let mut added: Vec<String> = Vec::new();
-        for code in codes {
-            let id = restored.next_id();
-            let library = load(&code, id)?;
-            let name = library.name.clone();
-            let is_taken = added.contains(&name)
-                || policy != RestorePolicy::Replace && restored.libraries.contains_key(&name);
-            if is_taken {
+        // All or nothing: the new state is made beside the old one.
+        let mut restored = match policy {
+            RestorePolicy::Flush => Self::default(),
+            RestorePolicy::Append | RestorePolicy::Replace => self.clone(),
+        };
+        restored.next_id = loaded.next_id;
+        for name in loaded.libraries.keys() {
+            if restored.forget(name) && policy == RestorePolicy::Append {
                 return Err(CommandError::err(format!("Library {name} already exists")));
             }
+        }
+        for library in loaded.libraries.into_values() {
             restored.insert(library)?;
-            added.push(name);
         }
         *self = restored;
         Ok(())
     }
 }
 
-/// The texts of a payload.
-fn parse(payload: &[u8]) -> Result<Vec<Vec<u8>>, CommandError> {
+/// A payload without its footer, if that is right.
+fn checked(payload: &[u8]) -> Result<&[u8], CommandError> {
     let wrong = || CommandError::err("DUMP payload version or checksum are wrong");
     let body_len = payload.len().checked_sub(FOOTER_BYTES).ok_or_else(wrong)?;
     let (checked, checksum) = payload
@@ -216,22 +238,35 @@ fn parse(payload: &[u8]) -> Result<Vec<Vec<u8>>, CommandError> {
     if version > FORMAT_VERSION || crc64(checked) != checksum {
         return Err(wrong());
     }
-    let mut codes = Vec::new();
-    let mut rest = body;
-    while let Some((&opcode, after)) = rest.split_first() {
-        rest = after;
-        match opcode {
-            LIBRARY_OPCODE => {}
-            OLD_LIBRARY_OPCODE => {
-                return Err(CommandError::err("Pre-GA function format not supported"));
-            }
-            _ => return Err(CommandError::err("given type is not a function")),
+    Ok(body)
+}
+
+/// The text of the next library; `None` at the end.
+fn take_library(rest: &mut &[u8]) -> Result<Option<Vec<u8>>, CommandError> {
+    let Some((&opcode, after)) = rest.split_first() else {
+        return Ok(None);
+    };
+    *rest = after;
+    let failed = |what: &str| CommandError::err(format!("Failed loading library {what}"));
+    match opcode {
+        LIBRARY_OPCODE => {
+            let code = take_string(rest).ok_or_else(|| failed("payload"))?;
+            Ok(Some(code))
         }
-        let code = take_string(&mut rest)
-            .ok_or_else(|| CommandError::err("Failed loading library code"))?;
-        codes.push(code);
+        OLD_LIBRARY_OPCODE => {
+            let name = take_string(rest).ok_or_else(|| failed("name"))?;
+            let engine =
+                take_string(rest).ok_or_else(|| CommandError::err("Failed loading engine name"))?;
+            let described = take_len(rest).ok_or_else(|| failed("description indicator"))?;
+            if described != 0 {
+                take_string(rest).ok_or_else(|| failed("description"))?;
+            }
+            let code = take_string(rest).ok_or_else(|| failed("blob"))?;
+            let parts: [&[u8]; 6] = [b"#!", &engine, b" name=", &name, b"\n", &code];
+            Ok(Some(parts.concat()))
+        }
+        _ => Err(CommandError::err("given type is not a function")),
     }
-    Ok(codes)
 }
 
 fn push_len(out: &mut Vec<u8>, len: usize) {
@@ -321,7 +356,6 @@ fn crc64(bytes: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::functions::Function;
     use crate::script::Flags;
 
     fn library(name: &str, functions: &[&str]) -> Library {
@@ -397,8 +431,8 @@ mod tests {
         for at in 0..payload.len() {
             let mut damaged = payload.clone();
             damaged[at] ^= 1;
-            assert!(parse(&damaged).is_err(), "{at}");
-            assert!(parse(&payload[..at]).is_err(), "{at}");
+            assert!(checked(&damaged).is_err(), "{at}");
+            assert!(checked(&payload[..at]).is_err(), "{at}");
         }
     }
 

@@ -87,7 +87,7 @@ const ARGUMENTS_INLINE: usize = 16;
 
 /// Runs the command that the arguments name and pushes its reply; whether that is an error.
 fn run_command(stack: &mut Stack<'_>) -> Result<bool, Raise> {
-    arguments_as_text(stack)?;
+    check_arguments(stack)?;
     let context = stack.context();
     // Taken, not borrowed: while the host runs, no Lua does, but a panic must leave it usable.
     let mut reply = context.reply.take();
@@ -95,6 +95,7 @@ fn run_command(stack: &mut Stack<'_>) -> Result<bool, Raise> {
     let called = with_arguments(stack, |arguments| {
         context.with_host(|host| host.call(arguments, context.version.get(), &mut reply))
     });
+    stack.set_top(0);
     match called {
         Some(Called::Replied) => {
             from_reply::push(stack, &reply)?;
@@ -108,6 +109,10 @@ fn run_command(stack: &mut Stack<'_>) -> Result<bool, Raise> {
             context.stop.set(Stop::Aborted);
             Err(Raise::Stopped)
         }
+        Some(Called::Kill(text)) => {
+            context.stop.set(Stop::Killed(text));
+            Err(Raise::Stopped)
+        }
         None => Err(raised(
             stack,
             "ERR redis.call/pcall can only be called inside a script invocation",
@@ -118,46 +123,52 @@ fn run_command(stack: &mut Stack<'_>) -> Result<bool, Raise> {
 /// The largest reply whose buffer is kept for the next command.
 const REPLY_KEPT_BYTES_MAX: usize = 64 * 1024;
 
-/// Turns numbers among the arguments into text.
-fn arguments_as_text(stack: &mut Stack<'_>) -> Result<(), Raise> {
+/// Makes sure that there are arguments, all of them strings or numbers.
+fn check_arguments(stack: &mut Stack<'_>) -> Result<(), Raise> {
     let count = stack.top();
-    if count == 0 {
-        return Err(raised(
-            stack,
-            "ERR Please specify at least one argument for this redis lib call",
-        ));
-    }
-    for index in 1..=count {
-        match stack.kind(index) {
-            Kind::String => {}
-            Kind::Number => {
-                let mut text = Vec::with_capacity(24);
-                push_argument(&mut text, stack.number(index).unwrap_or_default());
-                stack.push_bytes(&text);
-                stack.replace(index);
-            }
-            Kind::None
-            | Kind::Nil
-            | Kind::Boolean
-            | Kind::LightUserdata
-            | Kind::Userdata
-            | Kind::Table
-            | Kind::Function
-            | Kind::Thread => {
-                return Err(raised(
-                    stack,
-                    "ERR Lua redis lib command arguments must be strings or integers",
-                ));
-            }
-        }
-    }
-    Ok(())
+    let is_allowed = |index| matches!(stack.kind(index), Kind::String | Kind::Number);
+    let problem = if count == 0 {
+        "ERR Please specify at least one argument for this redis lib call"
+    } else if !(1..=count).all(is_allowed) {
+        "ERR Lua redis lib command arguments must be strings or integers"
+    } else {
+        return Ok(());
+    };
+    // So many may be there that nothing more has room.
+    stack.set_top(0);
+    Err(raised(stack, problem))
 }
 
-/// Calls `body` with all arguments, which are strings.
+/// Calls `body` with all arguments, which are strings or numbers, as texts. Needs no room on the stack.
 fn with_arguments<R>(stack: &Stack<'_>, body: impl FnOnce(&[&[u8]]) -> R) -> R {
-    let argument = |index: usize| stack.bytes(index as i32 + 1).unwrap_or_default();
     let count = stack.top() as usize;
+    // The texts of all numbers, one behind the other, and where each ends.
+    let (mut numbers, mut ends) = (Vec::new(), Vec::new());
+    for index in 1..=count as i32 {
+        if stack.kind(index) == Kind::Number {
+            push_argument(&mut numbers, stack.number(index).unwrap_or_default());
+            ends.push(numbers.len());
+        }
+    }
+    let mut ends = ends.into_iter();
+    let mut start = 0;
+    let mut argument = |index: usize| match stack.kind(index as i32 + 1) {
+        Kind::Number => {
+            let end = ends.next().unwrap_or(start);
+            let text = &numbers[start..end];
+            start = end;
+            text
+        }
+        Kind::None
+        | Kind::Nil
+        | Kind::Boolean
+        | Kind::LightUserdata
+        | Kind::String
+        | Kind::Userdata
+        | Kind::Table
+        | Kind::Function
+        | Kind::Thread => stack.bytes(index as i32 + 1).unwrap_or_default(),
+    };
     let mut inline = [&[][..]; ARGUMENTS_INLINE];
     if let Some(inline) = inline.get_mut(..count) {
         for (index, place) in inline.iter_mut().enumerate() {
@@ -286,11 +297,12 @@ fn set_replication(stack: &mut Stack<'_>) -> Outcome {
 }
 
 fn is_allowed(stack: &mut Stack<'_>) -> Outcome {
-    arguments_as_text(stack)?;
+    check_arguments(stack)?;
     let context = stack.context();
     let allowed = with_arguments(stack, |arguments| {
         context.with_host(|host| host.is_allowed(arguments))
     });
+    stack.set_top(0);
     match allowed.flatten() {
         Some(allowed) => {
             stack.push_boolean(allowed);

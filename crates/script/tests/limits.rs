@@ -326,8 +326,8 @@ fn compiled_scripts_are_bounded() {
         assert!(reply.contains(&number.to_string()));
     }
     assert!(interpreter.used_bytes() < 2 * 1024 * 1024);
-    interpreter.clear();
-    assert_usable(&mut interpreter, "clear");
+    interpreter.clear_scripts();
+    assert_usable(&mut interpreter, "clear_scripts");
 }
 
 #[test]

@@ -28,7 +28,7 @@ use crate::connection::{Batch, Connection, OUTPUT_PAUSE_BYTES, Request, Stall};
 use crate::long::LongCommand;
 use crate::parked::Parking;
 use crate::registry::{Handler, Locks, REGISTRY, Registry, Row, WithinMulti};
-use crate::scripts::ThreadScripts;
+use crate::scripts::{self, ThreadScripts};
 use crate::session::transaction::{self, SpareQueues};
 use crate::session::{self, Context, Replies, Session, monitor};
 use crate::shared::{self, Shared};
@@ -45,7 +45,7 @@ pub struct Dispatcher {
     config_generation: u64,
     pub(crate) clock: quanta::Clock,
     /// Shards of the command that runs.
-    shards: Vec<usize>,
+    pub(crate) shards: Vec<usize>,
     /// What clients that monitor are to be shown of the batch that runs.
     pub(crate) monitored: Vec<u8>,
     /// Changed keys whose waiters could not be served at once.
@@ -57,6 +57,10 @@ pub struct Dispatcher {
     /// What this thread's scripts use.
     pub scripts: ThreadScripts,
     /// The same as `shared`, but counted by this thread alone: quick to hold on to.
+    #[expect(
+        clippy::redundant_allocation,
+        reason = "its counter is no other thread's"
+    )]
     pub(crate) keeper: Arc<Arc<Shared>>,
 }
 
@@ -92,6 +96,22 @@ impl Dispatcher {
         if generation != self.config_generation {
             self.config_generation = generation;
             self.config = self.shared.config();
+        }
+    }
+
+    /// Forgets scripts that were flushed.
+    pub fn refresh_scripts(&mut self) {
+        self.scripts.refresh(&self.shared);
+        self.note_scripts();
+        if let Some(bytes) = self.scripts.library_bytes() {
+            self.counters().vm_functions_bytes.store(bytes, Relaxed);
+        }
+    }
+
+    /// Lets others know what the interpreter takes.
+    pub fn note_scripts(&self) {
+        if let Some(bytes) = self.scripts.vm_bytes() {
+            self.counters().vm_bytes.store(bytes, Relaxed);
         }
     }
 
@@ -229,11 +249,14 @@ impl Dispatcher {
                 let writes = row.writes || is_exec && session.transaction.writes();
                 if let Some(hold) = self.shared.pause.holds(writes, now.0)
                     && !session::client::runs_while_paused(session, row)
+                    && !(hold.writes_only && scripts::only_reads(&self.shared, row, args))
                 {
                     return Some(Stall::Paused(hold));
                 }
                 if session.transaction.is_open() && row.within_multi == WithinMulti::Queued {
-                    session.transaction.push(row, args, &session.client);
+                    let writes = row.writes
+                        && !(row.runs_script && scripts::only_reads(&self.shared, row, args));
+                    session.transaction.push(row, args, writes, &session.client);
                     reply.simple("QUEUED");
                     hold_back(session, &mut reply, mark);
                     return None;
@@ -287,7 +310,17 @@ impl Dispatcher {
             Err(Stop::NeedsAllLocks) => unreachable!("all locks are enough"),
             Err(Stop::Busy(busy)) => {
                 reply.truncate_to(mark);
-                return Some(Stall::Shard(busy));
+                let Some(mut error) = self.shared.scripts.busy(busy.shard) else {
+                    return Some(Stall::Shard(busy));
+                };
+                // A slow script has it: nobody should wait for that long.
+                if row.within_multi == WithinMulti::Executes {
+                    error = transaction::abort(session, &self.shared.engine, &error);
+                }
+                self.counters().commands[row.index].rejected.add(1);
+                self.counters().count_error(&error.to_bytes());
+                reply.error(error.to_bytes());
+                return finish(session, Some(row), reply, mark);
             }
             Err(Stop::Error(error)) => {
                 reply.truncate_to(mark);
@@ -388,7 +421,10 @@ impl Dispatcher {
                 "Replica can't interact with the keyspace",
             ));
         }
-        if row.needs_memory && self.is_memory_short() {
+        if (row.needs_memory || row.runs_script)
+            && self.is_memory_short()
+            && (row.needs_memory || scripts::needs_memory(&self.shared, row, args))
+        {
             return Some(CommandError::OutOfMemory);
         }
         None

@@ -9,6 +9,7 @@ pub mod clients;
 pub mod config;
 pub mod connection;
 pub mod dispatch;
+pub mod functions;
 pub mod listener;
 mod long;
 pub mod open_files;

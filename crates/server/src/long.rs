@@ -89,6 +89,15 @@ impl LongCommands {
         }
     }
 
+    /// Makes all threads look at the shards they wait for.
+    pub fn look_at_shards(&self) {
+        self.threads
+            .get()
+            .into_iter()
+            .flatten()
+            .for_each(Thread::unpark);
+    }
+
     /// Has a command run.
     pub fn add(&self, command: Arc<LongCommand>) {
         self.queue().push_back(command);
@@ -144,6 +153,23 @@ impl LongCommand {
         self.outcome().take()
     }
 
+    /// Runs it, once its locks are free. Refuses if a slow script has one.
+    fn try_run_or_refuse(
+        &self,
+        shared: &Shared,
+        unserved: &mut Vec<Unserved>,
+    ) -> Result<Outcome, Busy> {
+        let busy = match self.try_run(shared, unserved) {
+            Ok(outcome) => return Ok(outcome),
+            Err(busy) => busy,
+        };
+        let error = shared.scripts.busy(busy.shard).ok_or(busy)?;
+        let mut outcome = Outcome::default();
+        Reply::new(&mut outcome.reply, self.version).error(error.to_bytes());
+        outcome.failed = Some(error);
+        Ok(outcome)
+    }
+
     /// Runs it, once its locks are free.
     fn try_run(&self, shared: &Shared, unserved: &mut Vec<Unserved>) -> Result<Outcome, Busy> {
         let (args, now) = (self.args.borrow(), Now(shared::now_ms()));
@@ -192,7 +218,9 @@ pub fn run(shared: &Shared, index: usize) {
     while let Some(command) = shared.long.next(&shared.stopping) {
         let mut unserved = Vec::new();
         let ran = catch_unwind(AssertUnwindSafe(|| {
-            patiently(shared, index, || command.try_run(shared, &mut unserved))
+            patiently(shared, index, || {
+                command.try_run_or_refuse(shared, &mut unserved)
+            })
         }));
         match ran {
             Ok(outcome) => *command.outcome() = outcome,

@@ -228,7 +228,9 @@ impl Registry {
             locks: locks_of(&command),
             needs_memory: command.has(Trait::NeedsMemory),
             no_auth: command.has(Trait::NoAuth),
-            writes: command.keys.writes() || command.has(Trait::MayReplicate),
+            writes: command.keys.writes()
+                || command.has(Trait::Writes)
+                || command.has(Trait::MayReplicate),
             for_subscribers: session::pubsub::FOR_SUBSCRIBERS.contains(&command.name),
             protected: command.has(Trait::Protected),
             not_in_scripts: command.has(Trait::NoScript),

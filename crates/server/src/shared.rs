@@ -10,6 +10,7 @@ use damselfly_engine::{AccessPolicy, Engine, Wanted};
 
 use crate::clients::{Client, Clients};
 use crate::config::{Config, MaxmemoryPolicy};
+use crate::functions::Functions;
 use crate::listener::Stream;
 use crate::long::LongCommands;
 use crate::pubsub::PubSub;
@@ -167,6 +168,8 @@ pub struct Shared {
     pub monitors: AtomicUsize,
     /// Subscriptions.
     pub pubsub: PubSub,
+    /// Libraries of functions.
+    pub functions: Functions,
     /// Commands that take long.
     pub long: LongCommands,
     /// Scripts.
@@ -223,6 +226,7 @@ impl Shared {
             started_ms: now_ms(),
             stopping: AtomicBool::new(false),
             monitors: AtomicUsize::new(0),
+            functions: Functions::default(),
             long: LongCommands::default(),
             scripts: Scripts::default(),
             pause: Pause::default(),

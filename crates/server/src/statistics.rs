@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use crate::registry::REGISTRY;
 
@@ -126,6 +126,10 @@ pub struct ThreadCounters {
     pub sweep_us: Counter,
     /// Times the sweep ran out of time.
     pub sweep_out_of_time: Counter,
+    /// Bytes of the interpreter.
+    pub vm_bytes: AtomicUsize,
+    /// Bytes of it that hold libraries of functions.
+    pub vm_functions_bytes: AtomicUsize,
     /// Error replies.
     pub error_replies: Counter,
     /// Error replies by their first word.

@@ -7,6 +7,7 @@ mod accept;
 mod due;
 mod late;
 mod mail;
+mod requests;
 mod script;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -19,12 +20,10 @@ use std::time::{Duration, Instant};
 use mio::{Events, Poll, Token};
 use slab::Slab;
 
-use crate::clients::Client;
 use crate::connection::{Batch, Connection, ReadEnd, Stall};
 use crate::dispatch::Dispatcher;
 use crate::listener::Listener;
-use crate::session::Replies;
-use crate::shared::{self, Message, Shared};
+use crate::shared::{self, Shared};
 
 /// Tokens of what is no connection.
 pub const WAKER: Token = Token(usize::MAX);
@@ -64,6 +63,8 @@ pub struct Worker {
     spare_outputs: Vec<Vec<u8>>,
     /// Room for the replies of scripts.
     script_reply: Vec<u8>,
+    /// How many turns took place while a script ran.
+    nested_turns: u64,
     /// The shard at which the expiry sweep goes on.
     sweep_at: usize,
     next_sweep: Instant,
@@ -98,6 +99,7 @@ impl Worker {
             batch: Batch::default(),
             spare_outputs: Vec::new(),
             script_reply: Vec::new(),
+            nested_turns: 0,
             sweep_at: 0,
             next_sweep: now,
             next_tick: now,
@@ -371,19 +373,6 @@ impl Worker {
         self.batch = batch;
     }
 
-    /// Parses and runs until the input is used up or the connection can't go on.
-    fn run_all(&mut self, key: usize, batch: &mut Batch, input: &mut [u8]) {
-        while let Some(connection) = self.connections.get_mut(key) {
-            run_all(&mut self.dispatcher, connection, batch, input);
-            if !matches!(connection.stall, Some(Stall::Script)) {
-                return;
-            }
-            if !self.run_script(key, batch, input) {
-                return;
-            }
-        }
-    }
-
     /// What follows from the state of a connection that was just served.
     fn finish(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else {
@@ -435,6 +424,9 @@ impl Worker {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
+        if matches!(connection.stall, Some(Stall::Script)) {
+            return;
+        }
         if matches!(connection.stall, Some(Stall::Sleeping(_))) && !connection.ended {
             // The reply to DEBUG SLEEP comes when it is over.
             return;
@@ -511,6 +503,13 @@ impl Worker {
     }
 
     pub(super) fn close(&mut self, key: usize) {
+        if let Some(connection) = self.connections.get(key)
+            && matches!(connection.stall, Some(Stall::Script))
+        {
+            // When its script has ended.
+            connection.session.client.killed.store(true, Relaxed);
+            return;
+        }
         let Some(mut connection) = self.connections.try_remove(key) else {
             return;
         };
@@ -534,37 +533,6 @@ impl Worker {
         let _ = connection.stream.deregister(self.poll.registry());
     }
 
-    /// Receives messages that this thread has left for itself; false if there are none.
-    fn receive_own(&mut self) -> bool {
-        let has_mail = self.shared.threads[self.index].has_mail();
-        if has_mail {
-            self.receive();
-        }
-        has_mail
-    }
-
-    fn receive(&mut self) {
-        let (first, messages) = self.shared.threads[self.index].receive();
-        for (number, message) in (first..).zip(messages) {
-            match message {
-                Message::Serve { stream, id } => self.add(stream, id),
-                Message::Monitored { lines, from } => self.show_monitors(&lines, from),
-                Message::Mail { mail, bytes } => self.receive_mail(number, &mail, bytes),
-                Message::Look(client) => {
-                    if let Some(key) = self.find(&client) {
-                        self.queue(key);
-                    }
-                }
-            }
-        }
-    }
-
-    /// The place of a client's connection, if it is one of this thread's and still open.
-    fn find(&self, client: &Client) -> Option<usize> {
-        let found = self.connections.get(client.place)?;
-        (found.session.client.id == client.id).then_some(client.place)
-    }
-
     /// Sends what can still be sent, and ends all connections.
     fn end(&mut self) {
         let keys: Vec<usize> = self.connections.iter().map(|(key, _)| key).collect();
@@ -573,44 +541,6 @@ impl Worker {
                 let _ = connection.flush();
             }
             self.close(key);
-        }
-    }
-}
-
-/// The same, but stops at scripts.
-fn run_all(
-    dispatcher: &mut Dispatcher,
-    connection: &mut Connection,
-    batch: &mut Batch,
-    input: &mut [u8],
-) {
-    loop {
-        if !batch.is_unfinished() {
-            let parsed = batch.parsed;
-            let limits = connection.limits(&dispatcher.config);
-            batch.parse(&mut connection.parser, input, &limits);
-            if batch.parsed == parsed && batch.error.is_none() {
-                return;
-            }
-        }
-        dispatcher.run(connection, batch, input);
-        if connection.stall.is_some() || connection.session.closing {
-            return;
-        }
-        if let Some(error) = batch.error.take() {
-            if connection.session.replies != Replies::Off {
-                let protocol = connection.session.protocol;
-                damselfly_protocol::Reply::new(&mut connection.output, protocol)
-                    .error(error.text());
-            }
-            dispatcher.counters().count_error(&error.text());
-            log::debug!(
-                "Protocol error from client {}: {}",
-                connection.session.client.address,
-                String::from_utf8_lossy(&error.text())
-            );
-            connection.session.closing = true;
-            return;
         }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use damselfly_collections::{Chain, Fields, Members, Ranking, Stream};
 
 use crate::collection::Type;
-use crate::{HashRef, ListRef, SetRef, SortedSetRef, Value};
+use crate::{EntryRef, HashRef, ListRef, SetRef, SortedSetRef, Value};
 
 /// Members of a collection that are freed at once; more are left to another thread, see [`free_large_with`].
 const FREED_AT_ONCE_MAX: usize = 64;
@@ -167,5 +167,12 @@ impl SharedLarge {
         // SAFETY: as the caller promises; the reference is not counted down.
         let mut counted = ManuallyDrop::new(unsafe { Arc::from_raw(raw) });
         Arc::get_mut(&mut counted).is_some()
+    }
+}
+
+impl EntryRef<'_> {
+    /// True if it is a large collection, which copies share until one of them is changed.
+    pub fn is_large(self) -> bool {
+        self.kind().is_boxed()
     }
 }

@@ -74,6 +74,18 @@ pub(super) const WORKLOADS: &[Workload] = &[
         keys_max: u64::MAX,
         subscribers: 0,
     },
+    script(
+        "EVALSHA of 4 SETs, keys declared, c50, per EVALSHA",
+        "script4",
+        1,
+    ),
+    script(
+        "EVALSHA of 4 SETs, keys not declared, c50, per EVALSHA",
+        "script-undeclared4",
+        1,
+    ),
+    script("EVALSHA of a GET P1 c50", "script-get", 1),
+    script("EVALSHA of a GET P30 c50", "script-get", 30),
     Workload {
         name: "mixed P200 c1",
         protocol: Protocol::Resp,
@@ -139,6 +151,20 @@ const fn collection(name: &'static str, mix: &'static str) -> Workload {
         subscribers: 0,
         is_in_big: false,
         keys_max: 10_000,
+    }
+}
+
+/// Fifty clients that run a script.
+const fn script(name: &'static str, mix: &'static str, depth: usize) -> Workload {
+    Workload {
+        name,
+        protocol: Protocol::Resp,
+        mix,
+        depth,
+        connections: 50,
+        subscribers: 0,
+        is_in_big: false,
+        keys_max: u64::MAX,
     }
 }
 

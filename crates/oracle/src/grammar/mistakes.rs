@@ -4,7 +4,11 @@ use super::{ODD, Slot, argument, number};
 use crate::random::Random;
 
 /// Makes one or two mistakes; the command's name stays, so the row's rule of comparison still fits.
-pub(super) fn bend(arguments: &mut Vec<Vec<u8>>, random: &mut Random) {
+pub(crate) fn bend(arguments: &mut Vec<Vec<u8>>, random: &mut Random) {
+    // Sorted by something without a `*`, elements come in an order that is each server's own.
+    if arguments[0].starts_with(b"SORT") && arguments.iter().any(|word| word == b"BY") {
+        return;
+    }
     for _ in 0..=random.below(2) {
         if arguments.len() < 2 {
             arguments.push(argument(Slot::Value, random));

@@ -51,8 +51,7 @@ impl Dispatcher {
             command.failed.add(1);
             counters.count_error(&error.to_bytes());
         }
-        let slower_than_us = self.config.slowlog_log_slower_than_us;
-        if slower_than_us >= 0 && took_ns / 1000 >= slower_than_us.unsigned_abs() {
+        if self.is_slow(took_ns) {
             self.note_slow(session, row, args, took_ns / 1000);
         }
         let threshold_ms = self.config.latency_monitor_threshold_ms;
@@ -66,6 +65,12 @@ impl Dispatcher {
                 .latency
                 .add(event, shared::now_ms() / 1000, took_ns / 1_000_000);
         }
+    }
+
+    /// True if what took so long belongs into the slow log.
+    pub(crate) fn is_slow(&self, took_ns: u64) -> bool {
+        let slower_than_us = self.config.slowlog_log_slower_than_us;
+        slower_than_us >= 0 && took_ns / 1000 >= slower_than_us.unsigned_abs()
     }
 
     #[cold]

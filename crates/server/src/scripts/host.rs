@@ -1,33 +1,95 @@
 //! What a running script reaches of the server: `redis.call` and its relatives.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
 
 use damselfly_base::CommandError;
-use damselfly_commands::{Args, Run, Stop};
+use damselfly_commands::{Args, Group, OwnedArgs, Run, Stop};
 use damselfly_engine::Tx;
 use damselfly_protocol::{Reply, Span, Version};
 use damselfly_script::{Called, Host, LogLevel, Tick};
 
+use super::locks::{Lack, Standing};
+use super::run::Job;
+use super::slow::{Kind, Listed};
 use super::{Around, Scratch};
-use crate::dispatch::leaves_no_trace;
+use crate::dispatch::{Dispatcher, leaves_no_trace};
 use crate::registry::{Handler, REGISTRY, Row, SessionFn};
 use crate::session::{Context, Session, monitor};
+use crate::shared::{Shared, Thread};
+
+/// While more calls than this are held back, further ones are not.
+const CALLS_HELD_BACK_MAX: usize = 1024;
+
+/// At most so often other clients have a turn while a script is slow.
+const BREATH: Duration = Duration::from_millis(1);
+
+/// What of a script's calls is to be seen only if it is not undone.
+#[derive(Default)]
+pub(super) struct HeldBack {
+    calls: Vec<Call>,
+    /// For clients that monitor.
+    lines: Vec<u8>,
+    logged: Vec<(log::Level, String)>,
+}
+
+/// A command that a script has called.
+struct Call {
+    row: &'static Row,
+    took_ns: u64,
+    failed: Option<CommandError>,
+    /// If it was slow.
+    args: Option<OwnedArgs>,
+}
 
 /// A running script's server.
 pub(super) struct ScriptHost<'h, 't> {
     pub around: &'h mut dyn Around,
+    pub shared: &'h Shared,
     pub session: &'h mut Session,
     pub tx: &'h mut Tx<'t>,
     pub scratch: &'h mut Scratch,
+    pub standing: Standing<'h>,
+    /// Why it has to be undone.
+    pub lack: Option<Lack>,
     /// The database that the script has selected.
     pub db: usize,
     pub is_read_only: bool,
     /// Commands that need memory may run although it is short.
     pub allows_oom: bool,
-    /// A command that writes has run.
+    /// A command that writes was called.
     pub has_written: bool,
     /// Whether memory was short before the first command that needs some.
     pub memory_is_short: Option<bool>,
+    pub timing: Timing<'h>,
+    pub job: &'h Job<'h>,
+}
+
+/// How long a script has run.
+pub(super) struct Timing<'t> {
+    started: Instant,
+    /// The same, as the dispatcher's clock shows it.
+    started_raw: u64,
+    /// `busy-reply-threshold`, unless that is never.
+    threshold: Option<Duration>,
+    last_breath: Instant,
+    slow: Option<Listed<'t>>,
+}
+
+impl Timing<'_> {
+    /// One that begins now.
+    pub fn begin(dispatcher: &Dispatcher) -> Self {
+        let threshold_ms = dispatcher.config.busy_reply_threshold_ms;
+        let now = Instant::now();
+        Self {
+            started: now,
+            started_raw: dispatcher.clock.raw(),
+            threshold: (threshold_ms > 0).then(|| Duration::from_millis(threshold_ms)),
+            last_breath: now,
+            slow: None,
+        }
+    }
 }
 
 /// Why a command does not run.
@@ -57,7 +119,12 @@ impl Host for ScriptHost<'_, '_> {
     }
 
     fn tick(&mut self) -> Tick {
-        Tick::Continue
+        self.look_at_clock();
+        self.breathe_if_slow();
+        match self.ending() {
+            Some(text) => Tick::Kill(text),
+            None => Tick::Continue,
+        }
     }
 
     fn log(&mut self, level: LogLevel, text: &[u8]) {
@@ -67,7 +134,9 @@ impl Host for ScriptHost<'_, '_> {
             LogLevel::Notice => log::Level::Info,
             LogLevel::Warning => log::Level::Warn,
         };
-        log::log!(level, "{}", String::from_utf8_lossy(text));
+        let text = String::from_utf8_lossy(text).into_owned();
+        self.scratch.held_back.logged.push((level, text));
+        self.let_go_unless_revocable();
     }
 
     fn is_allowed(&mut self, arguments: &[&[u8]]) -> Option<bool> {
@@ -99,10 +168,8 @@ impl ScriptHost<'_, '_> {
         let row = match self.allowed(args) {
             Ok(row) => row,
             Err(refusal) => {
-                let (counters, text) = (
-                    self.around.dispatcher().counters(),
-                    refusal.error.to_bytes(),
-                );
+                let text = refusal.error.to_bytes();
+                let counters = self.around.dispatcher().counters();
                 if let Some(row) = refusal.row {
                     counters.commands[row.index].rejected.add(1);
                 }
@@ -111,33 +178,146 @@ impl ScriptHost<'_, '_> {
                 return Called::Replied;
             }
         };
-        if row.writes {
+        if row.writes && !self.has_written {
             self.has_written = true;
+            if let Some(listed) = &self.timing.slow {
+                listed.slow.has_written.store(true, Relaxed);
+            }
         }
-        let mut started = self.around.dispatcher().clock.raw();
-        let mut failed = None;
+        let started = self.around.dispatcher().clock.raw();
         match self.run(row, args, reply) {
-            Ok(()) => {}
-            Err(Stop::Rest(rest)) => rest.write_all(reply),
-            Err(Stop::Wait(wait)) => {
-                reply.truncate_to(0);
-                (wait.nothing)(reply);
-            }
-            Err(Stop::Error(error)) => {
-                reply.truncate_to(0);
-                reply.error(error.to_bytes());
-                failed = Some(error);
-            }
-            Err(Stop::Busy(_) | Stop::NeedsAllLocks | Stop::Long) => {
-                unreachable!("{} has all the locks it needs", row.name)
+            Ok(failed) => self.note_call(row, args, started, failed),
+            Err(lack) => {
+                self.lack = Some(lack);
+                Called::Abort
             }
         }
+    }
+
+    /// Counts a command, and sees to others if the script has run for long.
+    fn note_call(
+        &mut self,
+        row: &'static Row,
+        args: Args<'_>,
+        started: u64,
+        failed: Option<CommandError>,
+    ) -> Called {
         let dispatcher = self.around.dispatcher();
-        dispatcher.account(self.session, row, args, &mut started, failed);
-        if dispatcher.shared.monitors.load(Relaxed) > 0 {
-            monitor::show_called(&mut dispatcher.monitored, self.db, row, args);
+        let ended = dispatcher.clock.raw();
+        let took_ns = dispatcher.clock.delta_as_nanos(started, ended);
+        let ran_ns = dispatcher
+            .clock
+            .delta_as_nanos(self.timing.started_raw, ended);
+        let is_slow = dispatcher.is_slow(took_ns);
+        let is_monitored = dispatcher.shared.monitors.load(Relaxed) > 0;
+        let held_back = &mut self.scratch.held_back;
+        held_back.calls.push(Call {
+            row,
+            took_ns,
+            failed,
+            args: is_slow.then(|| args.to_owned()),
+        });
+        if is_monitored {
+            monitor::show_called(&mut held_back.lines, self.db, row, args);
+        }
+        self.let_go_unless_revocable();
+        let threshold = self.timing.threshold;
+        if threshold.is_some_and(|threshold| u128::from(ran_ns) > threshold.as_nanos()) {
+            self.look_at_clock();
+            self.breathe_if_slow();
+            if let Some(text) = self.ending() {
+                return Called::Kill(text);
+            }
         }
         Called::Replied
+    }
+
+    fn let_go_unless_revocable(&mut self) {
+        let held_back = &self.scratch.held_back;
+        let count = held_back.calls.len() + held_back.logged.len();
+        match self.standing {
+            Standing::Revocable if count < CALLS_HELD_BACK_MAX => {}
+            Standing::Revocable | Standing::Irrevocable { .. } | Standing::Whole => self.let_go(),
+        }
+    }
+
+    /// Counts and shows what was held back.
+    pub fn let_go(&mut self) {
+        let held_back = &mut self.scratch.held_back;
+        let dispatcher = self.around.dispatcher();
+        for call in held_back.calls.drain(..) {
+            let args = call.args.as_ref().map(OwnedArgs::borrow);
+            let args = args.unwrap_or(Args::new(&[], &[], None));
+            dispatcher.account_for(self.session, call.row, args, call.took_ns, call.failed);
+        }
+        dispatcher.monitored.append(&mut held_back.lines);
+        for (level, text) in held_back.logged.drain(..) {
+            log::log!(level, "{text}");
+        }
+    }
+
+    /// Forgets what was held back, since the script is undone.
+    pub fn forget(&mut self) {
+        let held_back = &mut self.scratch.held_back;
+        held_back.calls.clear();
+        held_back.lines.clear();
+        held_back.logged.clear();
+    }
+
+    /// True if it has run for longer than others are to stand.
+    pub fn is_slow(&self) -> bool {
+        self.timing.slow.is_some()
+    }
+
+    /// Makes the script known as a slow one once it is.
+    pub fn look_at_clock(&mut self) {
+        let timing = &self.timing;
+        let is_late = |threshold| timing.started.elapsed() > threshold;
+        if timing.slow.is_some() || !timing.threshold.is_some_and(is_late) {
+            return;
+        }
+        let slow = Arc::new(self.job.slow(timing.started));
+        slow.has_written.store(self.has_written, Relaxed);
+        slow.set_locks(self.tx.locked_shards());
+        log::warn!(
+            "Slow script detected: still in execution after {} milliseconds. You can try killing the script using the {} command. Script name is: {}.",
+            timing.started.elapsed().as_millis(),
+            match slow.kind {
+                Kind::Script => "SCRIPT KILL",
+                Kind::Function => "FUNCTION KILL",
+            },
+            slow.name
+        );
+        self.timing.slow = Some(Listed::new(&self.shared.scripts, slow));
+        // Those who wait for its locks are told.
+        self.shared.threads.iter().for_each(Thread::wake);
+        self.shared.long.look_at_shards();
+    }
+
+    /// Notes that the script holds more locks, for those who meet them.
+    pub fn note_locks(&self) {
+        if let Some(listed) = &self.timing.slow {
+            listed.slow.set_locks(self.tx.locked_shards());
+        }
+    }
+
+    fn breathe_if_slow(&mut self) {
+        if self.is_slow() && self.timing.last_breath.elapsed() > BREATH {
+            self.around.breathe(Duration::ZERO);
+            self.timing.last_breath = Instant::now();
+        }
+    }
+
+    /// The error with which the script has to end, if it has to.
+    fn ending(&self) -> Option<&'static str> {
+        if self.shared.stopping.load(Relaxed) {
+            return Some("ERR The server is shutting down");
+        }
+        let slow = &self.timing.slow.as_ref()?.slow;
+        slow.killed.load(Relaxed).then_some(match slow.kind {
+            Kind::Script => "ERR Script killed by user with SCRIPT KILL...",
+            Kind::Function => "ERR Script killed by user with FUNCTION KILL...",
+        })
     }
 
     /// The row of a command that the script may run now.
@@ -162,12 +342,13 @@ impl ScriptHost<'_, '_> {
     }
 
     fn refusal(&mut self, row: &Row, args: Args<'_>) -> Option<CommandError> {
-        if !row.command.arity.allows(args.len()) {
+        let is_container = matches!(row.command.run, Run::Subcommands(_));
+        if is_container || !row.command.arity.allows(args.len()) {
             return Some(CommandError::err(
                 "Wrong number of args calling Redis command from script",
             ));
         }
-        if row.not_in_scripts {
+        if row.not_in_scripts && !self.allows_denied(row) {
             return Some(CommandError::err(
                 "This Redis command is not allowed from script",
             ));
@@ -183,28 +364,35 @@ impl ScriptHost<'_, '_> {
         None
     }
 
+    /// True if a command is allowed for tests that scripts may not call otherwise.
+    #[cold]
+    fn allows_denied(&self, row: &Row) -> bool {
+        let group = row.command.group;
+        let takes_no_locks = matches!(group, Group::Server | Group::Connection);
+        takes_no_locks && self.shared.scripts.allows_denied.load(Relaxed)
+    }
+
     fn is_memory_short(&mut self) -> bool {
         *self
             .memory_is_short
             .get_or_insert_with(|| self.around.dispatcher().is_memory_short())
     }
 
+    /// Runs a command and writes its reply. Returns the error that it is, if it is one.
     fn run(
         &mut self,
         row: &'static Row,
         args: Args<'_>,
         reply: &mut Reply<'_>,
-    ) -> damselfly_commands::Result {
+    ) -> Result<Option<CommandError>, Lack> {
         let handler = match row.command.run {
             Run::Run(handler) | Run::Either(handler, _) => handler,
-            Run::Subcommands(_) => {
-                let text = "Wrong number of args calling Redis command from script";
-                return Err(CommandError::err(text).into());
-            }
+            Run::Subcommands(_) => unreachable!("{} was refused", row.name),
         };
-        match handler {
+        self.tx.set_db(self.db);
+        self.reach(row, handler, args)?;
+        let result = match handler {
             Handler::Keyspace(run) => {
-                self.tx.set_db(self.db);
                 self.tx.set_touches(!leaves_no_trace(self.session, row));
                 run(self.tx, args, reply)
             }
@@ -216,7 +404,31 @@ impl ScriptHost<'_, '_> {
             Handler::Dispatch(_) | Handler::Script(_) => {
                 unreachable!("{} is not allowed in scripts", row.name)
             }
+        };
+        match result {
+            Ok(()) => {}
+            Err(Stop::Rest(rest)) => rest.write_all(reply),
+            Err(Stop::Wait(wait)) => {
+                reply.truncate_to(0);
+                (wait.nothing)(reply);
+            }
+            Err(Stop::Error(error)) => {
+                reply.truncate_to(0);
+                reply.error(error.to_bytes());
+                return Ok(Some(error));
+            }
+            Err(Stop::Busy(busy)) if matches!(self.standing, Standing::Revocable) => {
+                return Err(Lack::Shard(busy.shard));
+            }
+            Err(Stop::Busy(_) | Stop::NeedsAllLocks) => {
+                let is_whole = matches!(self.standing, Standing::Whole);
+                assert!(!is_whole, "{} has all the locks it needs", row.name);
+                self.reach_all()?;
+                return self.run(row, args, reply);
+            }
+            Err(Stop::Long) => unreachable!("nobody else waits for a script's section"),
         }
+        Ok(None)
     }
 
     /// Runs a command about connection or server. What it selects is selected for the rest of the script only.

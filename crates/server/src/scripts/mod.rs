@@ -7,35 +7,68 @@
 //! ```
 //!
 //! - `run.rs`: the locks that a script runs under, and what happens if they are not enough.
-//! - `host.rs`: `redis.call` and its relatives.
+//! - `host.rs`: `redis.call` and its relatives; `locks.rs`: how it gets to the keys of a command.
+//! - `slow.rs`: scripts that run for long, and those who meet them.
 //!
 //! Each thread has an interpreter, which compiles a text when it first runs it, and remembers the scripts that it ran
 //! ([`Room`]); the texts themselves belong to all threads ([`Scripts`]).
 
 mod host;
+mod locks;
 mod run;
+mod slow;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use damselfly_base::CommandError;
 use damselfly_base::sha1::hex;
-use damselfly_commands::Args;
+use damselfly_commands::{Args, Run};
 use damselfly_protocol::Span;
-use damselfly_script::{Flags, Interpreter, Library, Limits, Script, ScriptCache};
+use damselfly_script::{Flags, Interpreter, Limits, Script, ScriptCache};
 
+use self::host::HeldBack;
+use self::slow::SlowScripts;
 use crate::dispatch::Dispatcher;
+use crate::functions::{KnownFunction, Snapshot};
+use crate::registry::{Handler, Row};
 use crate::shared::Shared;
 
+pub use locks::{Memory, Plan};
 pub use run::{run, run_within};
+pub use slow::{Kind, Slow};
+
+/// Finds a program, and how many keys it declares.
+type Find = fn(&mut Room, &Shared, Args<'_>) -> Result<(Program, usize), CommandError>;
 
 /// A command that runs scripts or functions.
 pub struct Finder {
     /// Finds what is to run, and how many keys it declares: its arguments begin with the keys, at the fourth argument.
-    pub find: fn(&mut Room, &Shared, Args<'_>) -> Result<(Program, usize), CommandError>,
+    pub find: Find,
     /// What the script or function says about itself; `None` if it says nothing or there is none.
     pub flags: fn(&Shared, Args<'_>) -> Option<Flags>,
+}
+
+/// True if a request runs a script that says of itself that it writes nothing.
+pub fn only_reads(shared: &Shared, row: &Row, args: Args<'_>) -> bool {
+    let flags = flags(shared, row, args);
+    flags.is_some_and(|flags| flags.contains(Flags::NO_WRITES))
+}
+
+/// True if a request runs a script that says something of itself, but not that it may run when memory is short.
+pub fn needs_memory(shared: &Shared, row: &Row, args: Args<'_>) -> bool {
+    let may_run =
+        |flags: Flags| flags.contains(Flags::NO_WRITES) || flags.contains(Flags::ALLOW_OOM);
+    flags(shared, row, args).is_some_and(|flags| !may_run(flags))
+}
+
+fn flags(shared: &Shared, row: &Row, args: Args<'_>) -> Option<Flags> {
+    match row.command.run {
+        Run::Run(Handler::Script(finder)) => (finder.flags)(shared, args),
+        Run::Run(_) | Run::Either(..) | Run::Subcommands(_) => None,
+    }
 }
 
 /// What a script runs in the middle of.
@@ -43,8 +76,8 @@ pub trait Around {
     /// The dispatcher of the thread.
     fn dispatcher(&mut self) -> &mut Dispatcher;
 
-    /// Lets other clients of the thread have a turn.
-    fn breathe(&mut self);
+    /// Lets other clients of the thread have a turn; waits that long for one of them.
+    fn breathe(&mut self, wait: Duration);
 }
 
 /// A transaction without scripts runs in the middle of nothing else.
@@ -54,43 +87,32 @@ impl Around for Dispatcher {
         self
     }
 
-    fn breathe(&mut self) {}
+    fn breathe(&mut self, _: Duration) {}
 }
 
 /// What is to run.
 #[derive(Clone, Debug)]
 pub enum Program {
     /// A script.
-    Script(Arc<Script>),
+    Script(Arc<Known>),
     /// A function.
-    Function {
-        /// Its library.
-        library: Arc<Library>,
-        /// Its place among the library's functions.
-        index: usize,
-    },
+    Function(Arc<KnownFunction>),
 }
 
 impl Program {
     /// What it says about itself; `None` for a script that says nothing.
     pub fn flags(&self) -> Option<Flags> {
         match self {
-            Self::Script(script) => script.flags(),
-            Self::Function { library, index } => {
-                let function = library.functions().get(*index);
-                Some(function.map_or(Flags::default(), |function| function.flags))
-            }
+            Self::Script(known) => known.script.flags(),
+            Self::Function(known) => Some(known.function().flags),
         }
     }
 
     /// The name that errors give it.
     pub fn name(&self) -> String {
         match self {
-            Self::Script(script) => hex(script.digest()),
-            Self::Function { library, index } => {
-                let function = library.functions().get(*index);
-                function.map_or(String::new(), |function| function.name.clone())
-            }
+            Self::Script(known) => hex(known.script.digest()),
+            Self::Function(known) => known.function().name.clone(),
         }
     }
 }
@@ -101,12 +123,38 @@ pub struct Scripts {
     cache: Mutex<ScriptCache>,
     /// Grows with every SCRIPT FLUSH.
     flushes: AtomicU64,
+    /// Held by the one script that may wait for locks.
+    token: AtomicBool,
+    slow: SlowScripts,
+    /// How often scripts met what is rare.
+    pub counts: Counts,
+    /// Scripts may call commands about server and connection that they may not call otherwise, for tests.
+    pub allows_denied: AtomicBool,
+}
+
+/// How often scripts met what is rare.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// A script was undone, to run again with more locks.
+    pub undone: AtomicU64,
+    /// A script could not be undone any more and so had to wait for locks.
+    pub irrevocable: AtomicU64,
+    /// A script ran under all locks.
+    pub whole: AtomicU64,
 }
 
 impl Scripts {
     /// The texts that EVALSHA finds.
     pub fn cache(&self) -> MutexGuard<'_, ScriptCache> {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes of the texts and of what is kept about them.
+    pub fn bytes(&self) -> usize {
+        /// About what an entry of the cache takes.
+        const ENTRY_BYTES: usize = 128;
+        let cache = self.cache();
+        cache.body_bytes() + cache.len() * ENTRY_BYTES
     }
 
     /// A script with this text, which compiles.
@@ -145,7 +193,7 @@ impl ThreadScripts {
             Some(room) => room,
             None => Box::new(Room::new()?),
         };
-        room.refresh(&shared.scripts);
+        room.refresh(shared);
         Ok(room)
     }
 
@@ -155,40 +203,56 @@ impl ThreadScripts {
     }
 
     /// Forgets what was flushed.
-    pub fn refresh(&mut self, scripts: &Scripts) {
+    pub fn refresh(&mut self, shared: &Shared) {
         if let Some(room) = &mut self.room {
-            room.refresh(scripts);
+            room.refresh(shared);
         }
     }
 
     /// Bytes of the interpreter, unless it is in use.
     pub fn vm_bytes(&self) -> Option<usize> {
-        self.room.as_ref().map(|room| room.interpreter.used_bytes())
+        let room = self.room.as_ref()?;
+        Some(room.interpreter.used_bytes())
+    }
+
+    /// Bytes of it that hold libraries of functions.
+    pub fn library_bytes(&self) -> Option<usize> {
+        let room = self.room.as_ref()?;
+        Some(room.interpreter.library_bytes())
     }
 }
 
-/// A script as its thread knows it.
-struct Known {
-    script: Arc<Script>,
-    uses: u32,
+/// A script as its thread knows it. No other thread counts or changes this one.
+#[derive(Debug)]
+pub struct Known {
+    /// The script.
+    pub script: Arc<Script>,
+    uses: AtomicU64,
+    memory: Memory,
 }
 
 /// An interpreter, and room for what its scripts pass on.
 pub struct Room {
     /// The interpreter.
     pub interpreter: Interpreter,
-    known: HashMap<[u8; 20], Known>,
+    known: HashMap<[u8; 20], Arc<Known>>,
     /// See [`Scripts::flushes`].
     flushes: u64,
+    /// The functions that it can call.
+    pub functions: Snapshot,
     scratch: Scratch,
 }
+
+/// As many scripts as an interpreter keeps compiled.
+const KNOWN_MAX: usize = 1000;
 
 /// Room for the arguments of a command and the like, kept for the next one.
 #[derive(Default)]
 struct Scratch {
     bytes: Vec<u8>,
     spans: Vec<Span>,
-    shards: Vec<usize>,
+    /// What is to be counted and shown of commands if the script is not undone.
+    held_back: HeldBack,
 }
 
 impl Room {
@@ -197,58 +261,61 @@ impl Room {
             interpreter: Interpreter::new(Limits::default())?,
             known: HashMap::new(),
             flushes: 0,
+            functions: Snapshot::default(),
             scratch: Scratch::default(),
         })
     }
 
-    fn refresh(&mut self, scripts: &Scripts) {
-        let flushes = scripts.flushes.load(Relaxed);
+    fn refresh(&mut self, shared: &Shared) {
+        let flushes = shared.scripts.flushes.load(Relaxed);
         if flushes != self.flushes {
             self.flushes = flushes;
             self.known.clear();
-            self.interpreter.clear();
+            self.interpreter.clear_scripts();
+        }
+        if self.functions.refresh(&shared.functions) {
+            let functions = &self.functions;
+            self.interpreter
+                .retain_libraries(|name, id| functions.contains(name, id));
         }
     }
 
     /// The script of this digest, if this thread or another knows it.
-    pub fn find(&mut self, scripts: &Scripts, digest: &[u8; 20]) -> Option<Arc<Script>> {
+    pub fn find(&mut self, scripts: &Scripts, digest: &[u8; 20]) -> Option<Arc<Known>> {
         /// After so many uses by one thread the others are told that the script is still used.
-        const TOLD_EVERY: u32 = 64;
-        if let Some(known) = self.known.get_mut(digest) {
-            known.uses += 1;
-            if known.uses.is_multiple_of(TOLD_EVERY) {
+        const TOLD_EVERY: u64 = 64;
+        if let Some(known) = self.known.get(digest) {
+            let uses = known.uses.load(Relaxed) + 1;
+            known.uses.store(uses, Relaxed);
+            if uses.is_multiple_of(TOLD_EVERY) {
                 scripts.cache().insert_evaluated(known.script.clone());
             }
-            return Some(known.script.clone());
+            return Some(known.clone());
         }
         let script = scripts.cache().get(digest)?;
-        self.note(script.clone());
-        Some(script)
+        Some(self.note(script))
     }
 
     /// Remembers a script.
-    fn note(&mut self, script: Arc<Script>) {
-        /// As many as the interpreter keeps compiled.
-        const KNOWN_MAX: usize = 1000;
+    fn note(&mut self, script: Arc<Script>) -> Arc<Known> {
         if self.known.len() >= KNOWN_MAX {
             self.known.clear();
         }
-        let known = Known {
-            script: script.clone(),
-            uses: 0,
-        };
-        self.known.insert(*script.digest(), known);
+        let digest = *script.digest();
+        let known = Arc::new(Known {
+            script,
+            uses: AtomicU64::new(0),
+            memory: Memory::default(),
+        });
+        self.known.insert(digest, known.clone());
+        known
     }
 
     /// The script with this text, which is compiled now if no thread knows it.
     ///
     /// # Errors
     /// Its first line is wrong, or it does not compile.
-    pub fn evaluate(
-        &mut self,
-        scripts: &Scripts,
-        text: &[u8],
-    ) -> Result<Arc<Script>, CommandError> {
+    pub fn evaluate(&mut self, scripts: &Scripts, text: &[u8]) -> Result<Arc<Known>, CommandError> {
         let digest = damselfly_base::sha1::sha1(text);
         if let Some(script) = self.find(scripts, &digest) {
             return Ok(script);
@@ -256,7 +323,6 @@ impl Room {
         let script = Arc::new(Script::parse(text)?);
         self.interpreter.compile(&script)?;
         scripts.cache().insert_evaluated(script.clone());
-        self.note(script.clone());
-        Ok(script)
+        Ok(self.note(script))
     }
 }

@@ -1,23 +1,29 @@
 //! Running a script: the checks before it, its locks, and its reply.
 
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
 use damselfly_base::CommandError;
-use damselfly_commands::{Args, Result, Run};
-use damselfly_engine::{Now, Tx};
+use damselfly_commands::{Args, Result, Run, Stop};
+use damselfly_engine::{Busy, Key, Now, Tx};
 use damselfly_protocol::Reply;
 use damselfly_script::{Ended, Flags};
 
-use super::host::ScriptHost;
+use super::host::{ScriptHost, Timing};
+use super::locks::{Lack, Plan, Standing};
+use super::slow::{Kind, Slow};
 use super::{Around, Finder, Program, Room};
 use crate::dispatch::count_effects;
 use crate::registry::{Handler, Row};
 use crate::session::Session;
+use crate::session::slowlog::shortened;
 use crate::shared::Shared;
 
 /// Where the keys begin in the arguments of all commands that run scripts.
 const FIRST_KEY: usize = 3;
 
 /// A script that is to run.
-struct Job<'j> {
+pub(super) struct Job<'j> {
     program: &'j Program,
     row: &'static Row,
     args: Args<'j>,
@@ -30,6 +36,20 @@ impl Job<'_> {
         let flags = self.program.flags();
         !self.row.command.keys.writes()
             || flags.is_some_and(|flags| flags.contains(Flags::NO_WRITES))
+    }
+
+    /// The script, as one that has become slow.
+    pub fn slow(&self, started: Instant) -> Slow {
+        let kind = match self.program {
+            Program::Script(_) => Kind::Script,
+            Program::Function(_) => Kind::Function,
+        };
+        let command = shortened(self.args.from(0).collect::<Vec<_>>().into_iter());
+        Slow::new(kind, self.program.name(), command, started)
+    }
+
+    fn declared_keys(&self) -> impl Iterator<Item = Key<'_>> {
+        (FIRST_KEY..FIRST_KEY + self.keys).map(|place| self.args.key(place))
     }
 }
 
@@ -46,7 +66,8 @@ pub fn run(
     reply: &mut Reply<'_>,
 ) -> Result {
     let shared = around.dispatcher().keeper.clone();
-    with_room(around, &shared, |around, room| {
+    let mut plan = session.script_plan.take();
+    let result = with_room(around, &shared, |around, room| {
         let (program, keys) = (finder(row).find)(room, &shared, args)?;
         let job = Job {
             program: &program,
@@ -55,19 +76,81 @@ pub fn run(
             keys,
         };
         check(&job)?;
-        let mut tx = shared.engine.lock_all(session.db, now)?;
-        run_once(&job, room, around, session, &mut tx, reply);
-        let unserved = match tx.has_ready() {
-            true => tx.serve_waiters(),
-            false => Vec::new(),
+        let memory = match &program {
+            Program::Script(known) => &known.memory,
+            Program::Function(known) => &known.memory,
         };
-        let dispatcher = around.dispatcher();
-        count_effects(dispatcher.counters(), tx.effects());
-        drop(tx);
-        dispatcher.unserved.extend(unserved);
-        dispatcher.serve_unserved();
-        Ok(())
-    })
+        if plan.is_none() && memory.begins_whole() {
+            plan.get_or_insert_default().all = true;
+        }
+        let mut shards = std::mem::take(&mut around.dispatcher().shards);
+        let result = loop {
+            let locked = lock(&job, plan.as_deref(), &shared, session.db, now, &mut shards);
+            let mut tx = match locked {
+                Ok(tx) => tx,
+                Err(busy) => break Err(busy.into()),
+            };
+            let standing = match tx.holds_all() {
+                true => Standing::Whole,
+                false => Standing::Revocable,
+            };
+            let Some(lack) = run_once(
+                &job, room, around, &shared, session, &mut tx, standing, reply,
+            ) else {
+                if plan.as_ref().is_none_or(|plan| !plan.all) {
+                    memory.note_done();
+                }
+                end(around, tx);
+                break Ok(());
+            };
+            let plan = plan.get_or_insert_default();
+            plan.learn(lack, tx.locked_shards());
+            memory.note_undone(lack);
+            shared.scripts.counts.undone.fetch_add(1, Relaxed);
+            // For `tests/scripts.rs`, which must notice.
+            if !cfg!(broken = "scripts") {
+                tx.undo();
+            }
+        };
+        around.dispatcher().shards = shards;
+        around.dispatcher().serve_unserved();
+        result
+    });
+    if let Err(Stop::Busy(_)) = result {
+        session.script_plan = plan;
+    }
+    result
+}
+
+/// Takes the locks with which a script begins.
+fn lock<'a>(
+    job: &Job<'_>,
+    plan: Option<&Plan>,
+    shared: &'a Shared,
+    db: usize,
+    now: Now,
+    shards: &'a mut Vec<usize>,
+) -> std::result::Result<Tx<'a>, Busy> {
+    let engine = &shared.engine;
+    if plan.is_some_and(|plan| plan.all) {
+        shared.scripts.counts.whole.fetch_add(1, Relaxed);
+        return engine.lock_all(db, now);
+    }
+    shards.clear();
+    let declared = job.declared_keys().map(|key| engine.shard_of(key.hash));
+    shards.extend(declared);
+    shards.extend(plan.iter().flat_map(|plan| &plan.shards));
+    engine.lock_shards(shards, db, now)
+}
+
+/// Ends the section of a script that was not undone.
+fn end(around: &mut dyn Around, mut tx: Tx<'_>) {
+    tx.forget_undo();
+    let dispatcher = around.dispatcher();
+    if tx.has_ready() {
+        dispatcher.unserved.extend(tx.serve_waiters());
+    }
+    count_effects(dispatcher.counters(), tx.effects());
 }
 
 /// Runs the script or function that a request asks for as a part of `tx`, which holds all locks, and writes the reply.
@@ -93,7 +176,9 @@ pub fn run_within(
         };
         check(&job)?;
         tx.set_db(session.db);
-        run_once(&job, room, around, session, tx, reply);
+        let standing = Standing::Whole;
+        let lack = run_once(&job, room, around, &shared, session, tx, standing, reply);
+        assert!(lack.is_none(), "all locks are enough");
         tx.set_db(session.db);
         Ok(())
     })
@@ -107,7 +192,9 @@ fn with_room(
 ) -> Result {
     let mut room = around.dispatcher().scripts.take(shared)?;
     let result = body(around, &mut room);
-    around.dispatcher().scripts.put(room);
+    let dispatcher = around.dispatcher();
+    dispatcher.scripts.put(room);
+    dispatcher.note_scripts();
     result
 }
 
@@ -133,55 +220,72 @@ fn check(job: &Job<'_>) -> std::result::Result<(), CommandError> {
     Ok(())
 }
 
-/// Runs the script to its end, and counts an error that it returns.
-fn run_once(
+/// Runs the script to its end, and counts an error that it returns; or returns why it has to be undone.
+#[expect(clippy::too_many_arguments, reason = "it is what a script needs")]
+fn run_once<'s>(
     job: &Job<'_>,
     room: &mut Room,
     around: &mut dyn Around,
+    shared: &'s Shared,
     session: &mut Session,
     tx: &mut Tx<'_>,
+    standing: Standing<'s>,
     reply: &mut Reply<'_>,
-) {
+) -> Option<Lack> {
     let mark = reply.position();
     let flags = job.program.flags();
+    let allows = |flag| flags.is_some_and(|flags| flags.contains(flag));
     let Room {
         interpreter,
         scratch,
         ..
     } = room;
     let mut host = ScriptHost {
+        timing: Timing::begin(around.dispatcher()),
+        around,
+        shared,
         db: session.db,
         session,
         tx,
         scratch,
+        standing,
+        lack: None,
         is_read_only: job.is_read_only(),
-        allows_oom: flags.is_some_and(|flags| {
-            flags.contains(Flags::ALLOW_OOM) || flags.contains(Flags::NO_WRITES)
-        }),
+        allows_oom: allows(Flags::ALLOW_OOM) || allows(Flags::NO_WRITES),
         has_written: false,
         memory_is_short: None,
-        around,
+        job,
     };
+    host.tx.set_script(true);
     let ended = with_slices(job.args, |values| {
         let (keys, arguments) = values.split_at(job.keys.min(values.len()));
         match job.program {
-            Program::Script(script) => interpreter.eval(script, keys, arguments, &mut host, reply),
-            Program::Function { library, index } => {
-                interpreter.call_function(library, *index, keys, arguments, &mut host, reply)
+            Program::Script(known) => {
+                interpreter.eval(&known.script, keys, arguments, &mut host, reply)
+            }
+            Program::Function(known) => {
+                let (library, index) = (&known.library, known.index);
+                interpreter.call_function(library, index, keys, arguments, &mut host, reply)
             }
         }
     });
-    match ended {
-        Ended::Replied | Ended::Aborted => {}
-        Ended::Failed { is_counted } => {
-            let counters = host.around.dispatcher().counters();
-            counters.commands[job.row.index].failed.add(1);
-            let text = reply.written_since(mark).strip_prefix(b"-");
-            if let Some(text) = text.filter(|_| !is_counted) {
-                counters.count_error(text.trim_ascii_end());
-            }
+    host.tx.set_script(false);
+    if let Some(lack) = host.lack {
+        reply.truncate_to(mark);
+        host.forget();
+        return Some(lack);
+    }
+    host.let_go();
+    let text = reply.written_since(mark).strip_prefix(b"-");
+    if let Some(text) = text {
+        let counters = host.around.dispatcher().counters();
+        counters.commands[job.row.index].failed.add(1);
+        match ended {
+            Ended::Failed { is_counted: false } => counters.count_error(text.trim_ascii_end()),
+            Ended::Failed { is_counted: true } | Ended::Replied | Ended::Aborted => {}
         }
     }
+    None
 }
 
 /// Calls `body` with the arguments behind the number of keys.

@@ -1,6 +1,5 @@
-//! DEBUG: looking into the server, and making it misbehave, for tests.
-//!
-//! To Redis it is one command without subcommands, so it has a table of its own.
+//! DEBUG: looking into the server, and making it misbehave, for tests. To Redis it is one command without
+//! subcommands, so it has a table of its own.
 
 use std::fmt::Write as _;
 use std::ops::RangeInclusive;
@@ -18,6 +17,7 @@ use crate::config::ClientMemory;
 use crate::registry::{Handler, SessionFn};
 use crate::session::Context;
 use crate::session::digest::Digest;
+use crate::session::scripting;
 
 pub(crate) static COMMANDS: &[Command<Handler>] = &[Command {
     name: "DEBUG",
@@ -87,7 +87,7 @@ static SUBCOMMANDS: &[Subcommand] = &[
     subcommand("RELOAD", 2..=ANY, reload, "[MERGE] [NOFLUSH] [NOSAVE]", "Is refused: there are no snapshots yet."),
     subcommand("REPLYBUFFER", 4..=4, replybuffer, "PEAK-RESET-TIME <NEVER|RESET|milliseconds>", "Does nothing: reply buffers follow their use."),
     subcommand("SET-ACTIVE-EXPIRE", 3..=3, set_active_expire, "<0|1>", "Ends or resumes the background removal of expired keys."),
-    subcommand("SET-DISABLE-DENY-SCRIPTS", 3..=3, accept, "<0|1>", "Does nothing: there are no scripts yet."),
+    subcommand("SET-DISABLE-DENY-SCRIPTS", 3..=3, scripting::set_deny, "<0|1>", "Lets scripts call commands about server and connection that they may not call otherwise."),
     subcommand("SET-SKIP-CHECKSUM-VALIDATION", 3..=3, accept, "<0|1>", "Does nothing: there are no snapshots yet."),
     subcommand("SLEEP", 3..=3, sleep, "<seconds>", "Answers after that time; only this connection waits."),
     subcommand("STRINGMATCH-LEN", 4..=4, stringmatch_len, "<len> <pattern>", "Matches a text of that many letters `a` against a pattern."),
@@ -586,8 +586,7 @@ fn protocol(_: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Resul
             reply.bulk(b"Some real reply following the push reply");
         }
         b"verbatim" => reply.verbatim(*b"txt", b"This is a verbatim\nstring"),
-        b"true" => reply.boolean(true),
-        b"false" => reply.boolean(false),
+        name @ (b"true" | b"false") => reply.boolean(name == b"true"),
         b"bignum" => reply.big_number("1234567999999999999999999999999999999"),
         _ => {
             return Err(CommandError::err("Wrong protocol type name. Please use one of the following: string|integer|double|bignum|null|array|set|map|attrib|push|verbatim|true|false").into());

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, PoisonError};
 
 use damselfly_commands::Result;
 use damselfly_engine::{Cursor, KeyspaceTotals, Now, Tx};
+use damselfly_script::Libraries;
 
 use crate::config::Config;
 use crate::session::Context;
@@ -34,6 +35,8 @@ pub struct Facts<'a> {
     pub expired: u64,
     /// About connections.
     pub clients: ClientFacts,
+    /// Libraries of functions.
+    pub libraries: Arc<Libraries>,
     /// Processor time.
     pub cpu: Cpu,
     /// Rates over the last samples.
@@ -94,6 +97,7 @@ impl<'a> Facts<'a> {
             databases,
             expired,
             clients: client_facts(shared),
+            libraries: shared.functions.libraries(),
             cpu: Cpu::read(),
             rates: *shared.rates.lock().unwrap_or_else(PoisonError::into_inner),
         })

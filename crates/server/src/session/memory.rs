@@ -127,8 +127,8 @@ fn stats(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Resul
         ("clients.normal", Integer(facts.clients.bytes)),
         ("cluster.links", Integer(0)),
         ("aof.buffer", Integer(0)),
-        ("lua.caches", Integer(0)),
-        ("functions.caches", Integer(0)),
+        ("lua.caches", Integer(context.shared.scripts.bytes())),
+        ("functions.caches", Integer(facts.libraries.bytes())),
     ];
     let free = facts.resident.saturating_sub(facts.used);
     let per_key = facts.since_startup().checked_div(facts.keys());

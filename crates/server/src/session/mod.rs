@@ -8,6 +8,7 @@ pub mod connection;
 pub mod debug;
 mod digest;
 pub mod facts;
+pub mod functions;
 pub mod info;
 pub mod latency;
 pub mod memory;
@@ -32,6 +33,7 @@ use crate::config::Config;
 use crate::long::LongCommand;
 use crate::parked::Parking;
 use crate::registry::Handler;
+use crate::scripts::Plan;
 use crate::session::pubsub::Subscriptions;
 use crate::session::transaction::Transaction;
 use crate::shared::Shared;
@@ -51,6 +53,7 @@ pub static FAMILIES: &[&[Command<Handler>]] = &[
     command::COMMANDS,
     config::COMMANDS,
     debug::COMMANDS,
+    functions::COMMANDS,
     server::COMMANDS,
     transaction::COMMANDS,
 ];
@@ -98,6 +101,8 @@ pub struct Session {
     pub rest: Option<Rest>,
     /// MULTI and WATCH.
     pub transaction: Transaction,
+    /// Which locks its script needs that waits for some.
+    pub script_plan: Option<Box<Plan>>,
 }
 
 impl Session {
@@ -118,6 +123,7 @@ impl Session {
             long: None,
             rest: None,
             transaction: Transaction::default(),
+            script_plan: None,
         }
     }
 

@@ -20,6 +20,8 @@ pub struct Pause {
 pub struct Hold {
     /// When the pause ends, in milliseconds since the epoch.
     pub until_ms: i64,
+    /// Commands that write nothing are not held back.
+    pub writes_only: bool,
     /// How many pauses had been ended early.
     ended: u64,
 }
@@ -57,8 +59,13 @@ impl Pause {
         // Read first, so that an end that comes in between is noticed by `is_over`.
         let ended = self.ended.load(Acquire);
         let until_ms = self.until_ms.load(Relaxed);
-        let holds = until_ms > now_ms && (writes || !self.writes_only.load(Relaxed));
-        holds.then_some(Hold { until_ms, ended })
+        let writes_only = self.writes_only.load(Relaxed);
+        let holds = until_ms > now_ms && (writes || !writes_only);
+        holds.then_some(Hold {
+            until_ms,
+            writes_only,
+            ended,
+        })
     }
 
     /// True if a command that was held back is worth another try.

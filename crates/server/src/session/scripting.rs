@@ -1,5 +1,7 @@
 //! EVAL and its relatives, and SCRIPT.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use damselfly_base::CommandError;
 use damselfly_base::number::parse_integer;
 use damselfly_base::sha1::{hex, sha1};
@@ -11,11 +13,11 @@ use damselfly_protocol::Reply;
 use damselfly_script::{Flags, Script, parse_digest};
 
 use crate::registry::Handler;
-use crate::scripts::{Finder, Program, Room};
+use crate::scripts::{Finder, Kind, Program, Room};
 use crate::session::Context;
 use crate::shared::Shared;
 
-const RUNNING: &[Trait] = &[
+pub(super) const RUNNING: &[Trait] = &[
     Trait::NoScript,
     Trait::Stale,
     Trait::SkipMonitor,
@@ -23,7 +25,7 @@ const RUNNING: &[Trait] = &[
     Trait::NoMandatoryKeys,
 ];
 
-const RUNNING_READ_ONLY: &[Trait] = &[
+pub(super) const RUNNING_READ_ONLY: &[Trait] = &[
     Trait::NoScript,
     Trait::Stale,
     Trait::SkipMonitor,
@@ -31,11 +33,11 @@ const RUNNING_READ_ONLY: &[Trait] = &[
 ];
 
 /// What a script does to its keys is not known.
-const KEYS: &[KeySpec] = &[KeySpec {
+pub(super) const KEYS: &[KeySpec] = &[KeySpec {
     at: At::Counted(2),
     access: Access::ReadUpdate,
 }];
-const READ_KEYS: &[KeySpec] = &[reads(At::Counted(2))];
+pub(super) const READ_KEYS: &[KeySpec] = &[reads(At::Counted(2))];
 
 static BY_TEXT: Finder = Finder {
     find: find_by_text,
@@ -287,9 +289,18 @@ fn flush(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Re
     Ok(())
 }
 
-fn kill(_: &mut Context<'_>, _: Args<'_>, _: &mut Reply<'_>) -> Result {
-    let text = "NOTBUSY No scripts in execution right now.";
-    Err(CommandError::Text(text.to_owned()).into())
+fn kill(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    context.shared.scripts.kill(Kind::Script)?;
+    reply.ok();
+    Ok(())
+}
+
+/// DEBUG SET-DISABLE-DENY-SCRIPTS: lets scripts call commands that they may not call otherwise.
+pub(super) fn set_deny(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let allowed = &context.shared.scripts.allows_denied;
+    allowed.store(!args.is(2, "0"), Relaxed);
+    reply.ok();
+    Ok(())
 }
 
 fn debug(_: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {

@@ -150,7 +150,7 @@ struct Queued {
 }
 
 impl Queue {
-    fn push(&mut self, row: &'static Row, args: Args<'_>) {
+    fn push(&mut self, row: &'static Row, args: Args<'_>, writes: bool) {
         let (first_span, first_hash) = (self.spans.len(), self.hashes.len());
         args.copy_to(&mut self.bytes, &mut self.spans);
         match row.locks {
@@ -167,7 +167,7 @@ impl Queue {
             spans: args.len(),
             hash: self.hashes.get(first_hash).copied().unwrap_or(0),
         });
-        self.writes |= row.writes;
+        self.writes |= writes;
         self.needs_memory |= row.needs_memory;
         self.needs_all_locks |= row.needs_all_locks;
         self.runs_scripts |= row.runs_script;
@@ -299,13 +299,13 @@ impl Transaction {
         }
     }
 
-    /// Queues a command. One that will never run takes no memory.
-    pub fn push(&mut self, row: &'static Row, args: Args<'_>, client: &Client) {
+    /// Queues a command; `writes` says whether it may change keys. One that will never run takes no memory.
+    pub fn push(&mut self, row: &'static Row, args: Args<'_>, writes: bool, client: &Client) {
         if let Some(queue) = &mut self.queue
             && !queue.has_failed
             && !client.watch_broken.load(Relaxed)
         {
-            queue.push(row, args);
+            queue.push(row, args, writes);
             client.queued.store(queue.commands.len() as isize, Relaxed);
             self.note_memory(client);
         }

@@ -21,6 +21,7 @@ impl Worker {
         }
         if now >= self.next_tick {
             self.next_tick = now + TICK;
+            self.dispatcher.refresh_scripts();
             for listener in 0..self.listeners.len() {
                 self.accept(listener);
             }

@@ -3,16 +3,48 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::Worker;
+use crate::clients::Client;
 use crate::pubsub::MAIL_BYTES_MAX;
 use crate::pubsub::mail::Mail;
 use crate::session::Replies;
-use crate::shared::Thread;
+use crate::shared::{Message, Thread};
 
 /// Whenever so many bytes more wait for a receiver, they are sent, so that a burst of messages to many receivers is not
 /// in memory once for each of them.
 const SEND_BYTES: usize = 64 << 10;
 
 impl Worker {
+    /// Receives messages that this thread has left for itself; false if there are none.
+    pub(super) fn receive_own(&mut self) -> bool {
+        let has_mail = self.shared.threads[self.index].has_mail();
+        if has_mail {
+            self.receive();
+        }
+        has_mail
+    }
+
+    pub(super) fn receive(&mut self) {
+        let (first, messages) = self.shared.threads[self.index].receive();
+        for (number, message) in (first..).zip(messages) {
+            match message {
+                Message::Serve { stream, id } => self.add(stream, id),
+                Message::Monitored { lines, from } => self.show_monitors(&lines, from),
+                Message::Mail { mail, bytes } => self.receive_mail(number, &mail, bytes),
+                Message::Look(client) => {
+                    if let Some(key) = self.find(&client) {
+                        self.queue(key);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The place of a client's connection, if it is one of this thread's and still open.
+    pub(super) fn find(&self, client: &Client) -> Option<usize> {
+        let found = self.connections.get(client.place)?;
+        (found.session.client.id == client.id).then_some(client.place)
+    }
+
     /// Sends what connections of this thread have published, to its own receivers too. To be called before any reply of
     /// the turn is sent.
     pub(super) fn send_mail(&mut self) {

@@ -1,25 +1,43 @@
 //! Scripts run from here, so that nothing of the thread's is in use meanwhile.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
+use damselfly_base::CommandError;
 use damselfly_commands::Args;
 use damselfly_engine::Now;
 use damselfly_protocol::Reply;
+use mio::Events;
 
-use super::Worker;
+use super::{READ_BYTES, Worker};
 use crate::connection::{Batch, Stall};
 use crate::dispatch::{Dispatcher, exec};
-use crate::registry::WithinMulti;
-use crate::scripts::{self, Around};
-use crate::session::Session;
+use crate::registry::{Row, WithinMulti};
+use crate::scripts::{self, Around, Kind};
+use crate::session::{Session, transaction};
 use crate::shared;
+
+/// How many events a nested turn takes at most; what is left comes with the next.
+const EVENTS_MAX: usize = 256;
 
 impl Around for Worker {
     fn dispatcher(&mut self) -> &mut Dispatcher {
         &mut self.dispatcher
     }
 
-    fn breathe(&mut self) {}
+    fn breathe(&mut self, wait: Duration) {
+        self.nested_turns += 1;
+        if self.buffer.is_empty() {
+            // The one that there was holds the request that runs the script.
+            self.buffer = vec![0; READ_BYTES];
+        }
+        let mut events = Events::with_capacity(EVENTS_MAX);
+        // If it fails, so does the next turn that is no nested one, and says so.
+        if self.poll.poll(&mut events, Some(wait)).is_ok() {
+            self.turn_guarded(&events);
+        }
+    }
 }
 
 impl Worker {
@@ -35,6 +53,7 @@ impl Worker {
         placeholder.replies = connection.session.replies;
         let mut session = std::mem::replace(&mut connection.session, placeholder);
         let mut bytes = std::mem::take(&mut self.script_reply);
+        let nested_turns = self.nested_turns;
         let ran = catch_unwind(AssertUnwindSafe(|| {
             self.run_aside(&mut session, batch, input, &mut bytes)
         }));
@@ -43,9 +62,13 @@ impl Worker {
             .get_mut(key)
             .expect("nobody closes a connection whose script runs");
         connection.session = session;
+        connection.stall = None;
         let stall = match ran {
             Ok(stall) => stall,
-            Err(panic) => resume_unwind(panic),
+            Err(panic) => {
+                self.dispatcher.scripts.running = false;
+                resume_unwind(panic)
+            }
         };
         connection.output.extend_from_slice(&bytes);
         bytes.clear();
@@ -58,8 +81,27 @@ impl Worker {
                 connection.stall = Some(Stall::Sleeping(until));
             }
         }
-        // What came meanwhile.
-        connection.stall.is_none() && !connection.session.closing
+        if connection.session.client.killed.load(Relaxed) {
+            connection.session.closing = true;
+        }
+        let goes_on = connection.stall.is_none() && !connection.session.closing;
+        if self.nested_turns > nested_turns {
+            // What has come for it meanwhile was not looked at.
+            self.queue(key);
+        }
+        goes_on
+    }
+
+    fn refusal_while_busy(&self, session: &mut Session, row: &Row) -> CommandError {
+        let slow = self.shared.scripts.slow();
+        let kind = slow.first().map_or(Kind::Script, |slow| slow.kind);
+        match row.within_multi {
+            WithinMulti::Executes => transaction::abort(session, &self.shared.engine, &kind.busy()),
+            WithinMulti::Queued
+            | WithinMulti::Refused
+            | WithinMulti::Runs
+            | WithinMulti::Leaves => kind.busy(),
+        }
     }
 
     fn run_aside(
@@ -76,13 +118,18 @@ impl Worker {
         let mut started = self.dispatcher.clock.raw();
         let now = Now(shared::now_ms());
         let mut reply = Reply::new(bytes, session.protocol);
-        let result = if row.within_multi == WithinMulti::Executes {
+        let runs_already = std::mem::replace(&mut self.dispatcher.scripts.running, true);
+        let result = if runs_already {
+            // This is a turn in the middle of a slow script.
+            Err(self.refusal_while_busy(session, row).into())
+        } else if row.within_multi == WithinMulti::Executes {
             exec::exec_around(self, session, now, &mut reply)
         } else {
             self.dispatcher.show_script(session, row, args);
             scripts::run(self, session, row, args, now, &mut reply)
         };
         let dispatcher = &mut self.dispatcher;
+        dispatcher.scripts.running = runs_already;
         let stall = dispatcher.settle(session, (row, args), result, &mut started, &mut reply, 0);
         dispatcher.refresh_config();
         dispatcher.send_monitored(session.client.id);

@@ -128,6 +128,20 @@ impl Client {
         self.send_bytes(&request);
     }
 
+    /// Sends a command of words that may have spaces.
+    pub fn send_words(&mut self, words: &[&str]) {
+        let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+        let mut request = Vec::new();
+        write_command(&mut request, &words);
+        self.send_bytes(&request);
+    }
+
+    /// Sends a command of words that may have spaces, and returns its reply as `redis-cli` shows it.
+    pub fn run_words(&mut self, words: &[&str]) -> String {
+        self.send_words(words);
+        self.receive()
+    }
+
     /// Tells the server that nothing more will be sent; replies can still be read.
     pub fn end_sending(&mut self) {
         self.stream.shutdown(std::net::Shutdown::Write).unwrap();

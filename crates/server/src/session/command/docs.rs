@@ -166,7 +166,7 @@ const GROUPS: [(Group, &str); 11] = [
     (Group::Stream, "Streams"),
     (Group::Generic, "Keys"),
     (Group::PubSub, "Publish and subscribe"),
-    (Group::Scripting, "Scripts"),
+    (Group::Scripting, "Scripts and functions"),
     (Group::Connection, "Connections"),
     (Group::Server, "Server"),
 ];

@@ -54,7 +54,7 @@ pub const CATEGORIES: &[&str] = &[
 
 fn writes(command: &Command<Handler>) -> bool {
     // Scripts write by the commands that they call.
-    command.keys.writes() && command.group != Group::Scripting
+    command.keys.writes() && command.group != Group::Scripting || command.has(Trait::Writes)
 }
 
 fn only_reads(command: &Command<Handler>) -> bool {

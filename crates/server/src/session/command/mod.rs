@@ -303,6 +303,7 @@ fn keys_of<'a>(args: Args<'a>) -> Result<Vec<(&'a [u8], Access)>> {
         return refused("Invalid number of arguments specified for command");
     }
     let is_wrong_count = |spec: &KeySpec| match spec.at {
+        At::Counted(_) if row.command.has(Trait::NoMandatoryKeys) => false,
         At::Counted(_) => spec.at.places(request).next().is_none(),
         At::One(_)
         | At::ToEnd { .. }

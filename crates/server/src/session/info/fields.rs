@@ -98,19 +98,19 @@ pub static FIELDS: &[Field] = &[
     row(Memory, "allocator_resident", |f| f.resident.to_string()),
     row(Memory, "total_system_memory", |_| facts::system_bytes().to_string()),
     row(Memory, "total_system_memory_human", |_| human(facts::system_bytes() as usize)),
-    row(Memory, "used_memory_lua", ZERO),
-    row(Memory, "used_memory_vm_eval", ZERO),
-    row(Memory, "used_memory_lua_human", |_| human(0)),
-    row(Memory, "used_memory_scripts_eval", ZERO),
-    row(Memory, "number_of_cached_scripts", ZERO),
-    row(Memory, "number_of_functions", ZERO),
-    row(Memory, "number_of_libraries", ZERO),
-    row(Memory, "used_memory_vm_functions", ZERO),
-    row(Memory, "used_memory_vm_total", ZERO),
-    row(Memory, "used_memory_vm_total_human", |_| human(0)),
-    row(Memory, "used_memory_functions", ZERO),
-    row(Memory, "used_memory_scripts", ZERO),
-    row(Memory, "used_memory_scripts_human", |_| human(0)),
+    row(Memory, "used_memory_lua", |f| f.vm_bytes().to_string()),
+    row(Memory, "used_memory_vm_eval", |f| f.vm_bytes().saturating_sub(f.vm_functions_bytes()).to_string()),
+    row(Memory, "used_memory_lua_human", |f| human(f.vm_bytes())),
+    row(Memory, "used_memory_scripts_eval", |f| f.shared.scripts.bytes().to_string()),
+    row(Memory, "number_of_cached_scripts", |f| f.shared.scripts.cache().len().to_string()),
+    row(Memory, "number_of_functions", |f| f.libraries.functions_len().to_string()),
+    row(Memory, "number_of_libraries", |f| f.libraries.len().to_string()),
+    row(Memory, "used_memory_vm_functions", |f| f.vm_functions_bytes().to_string()),
+    row(Memory, "used_memory_vm_total", |f| f.vm_bytes().to_string()),
+    row(Memory, "used_memory_vm_total_human", |f| human(f.vm_bytes())),
+    row(Memory, "used_memory_functions", |f| f.libraries.bytes().to_string()),
+    row(Memory, "used_memory_scripts", |f| f.script_bytes().to_string()),
+    row(Memory, "used_memory_scripts_human", |f| human(f.script_bytes())),
     row(Memory, "maxmemory", |f| f.config.maxmemory_bytes.to_string()),
     row(Memory, "maxmemory_human", |f| human(f.config.maxmemory_bytes as usize)),
     row(Memory, "maxmemory_policy", |f| f.option("maxmemory-policy")),
@@ -289,6 +289,23 @@ impl Facts<'_> {
         self.shared
             .total(|counters| counter(counters).read())
             .to_string()
+    }
+
+    /// Bytes of the interpreters of all threads, which run scripts and functions.
+    fn vm_bytes(&self) -> usize {
+        let bytes = |counters: &ThreadCounters| counters.vm_bytes.load(Relaxed) as u64;
+        self.shared.total(bytes) as usize
+    }
+
+    /// Bytes of them that hold libraries of functions.
+    fn vm_functions_bytes(&self) -> usize {
+        let bytes = |counters: &ThreadCounters| counters.vm_functions_bytes.load(Relaxed) as u64;
+        self.shared.total(bytes) as usize
+    }
+
+    /// Bytes of the texts of scripts and functions.
+    fn script_bytes(&self) -> usize {
+        self.shared.scripts.bytes() + self.libraries.bytes()
     }
 
     fn calls(&self) -> u64 {

@@ -1,0 +1,171 @@
+//! What a section does to the entries of keys.
+
+use damselfly_base::CommandError;
+use damselfly_value::{Collection, Entry, NewValue};
+
+use crate::{Create, Deadline, Event, Key, Place, Tx};
+
+impl Tx<'_> {
+    /// Changes the collection at a key and returns what `change` returns. A key whose collection ends up empty is
+    /// removed. If the key is absent, `create` says whether an empty collection is put there first; `None` if not.
+    ///
+    /// The caller notes the change with [`Tx::changed`] if there was one.
+    ///
+    /// # Errors
+    /// `WRONGTYPE` if the key holds something else.
+    #[inline]
+    pub fn change<C: Collection, R>(
+        &mut self,
+        key: Key<'_>,
+        create: Create,
+        change: impl FnOnce(&mut C::Mut<'_>) -> R,
+    ) -> Result<Option<R>, CommandError> {
+        let (now, settings) = (self.now(), &self.engine().settings);
+        let (policy, thresholds) = (settings.access_policy(), &settings.thresholds);
+        match self.place(key) {
+            Place::Present(mut present) => {
+                if C::view(present.view()).is_none() {
+                    return Err(CommandError::WrongType);
+                }
+                let (result, empty) = present.update(|entry| {
+                    let result = change(&mut C::edit(entry, thresholds));
+                    let view = entry.view();
+                    view.set_access(policy.used(view.access(), now.0, || u32::MAX));
+                    (result, view.is_empty_collection())
+                });
+                if empty {
+                    present.remove();
+                }
+                Ok(Some(result))
+            }
+            Place::Absent(absent) => match create {
+                Create::Never => Ok(None),
+                Create::IfAbsent => {
+                    let mut entry = Entry::new_collection(key.bytes, C::TYPE, None);
+                    entry.view().set_access(policy.initial(now.0));
+                    let result = change(&mut C::edit(&mut entry, thresholds));
+                    if !entry.view().is_empty_collection() {
+                        absent.insert(entry);
+                    }
+                    Ok(Some(result))
+                }
+            },
+        }
+    }
+
+    /// Stores a collection that `fill` builds, in place of whatever is at the key, without a deadline; an empty one removes the
+    /// key. Notes the change if there was one.
+    pub fn store_new<C: Collection, R>(
+        &mut self,
+        key: Key<'_>,
+        event: Event,
+        fill: impl FnOnce(&mut C::Mut<'_>) -> R,
+    ) -> R {
+        let (entry, result) = self.build::<C, R>(key, fill);
+        self.store_built(key, entry, event);
+        result
+    }
+
+    /// Makes an entry of this key and a collection that `fill` builds, for [`Tx::store_built`].
+    pub fn build<C: Collection, R>(
+        &self,
+        key: Key<'_>,
+        fill: impl FnOnce(&mut C::Mut<'_>) -> R,
+    ) -> (Entry, R) {
+        let settings = &self.engine().settings;
+        let mut entry = Entry::new_collection(key.bytes, C::TYPE, None);
+        let access = settings.access_policy().initial(self.now().0);
+        entry.view().set_access(access);
+        let result = fill(&mut C::edit(&mut entry, &settings.thresholds));
+        (entry, result)
+    }
+
+    /// Stores an entry with a collection in place of whatever is at its key; an empty one removes the key. Notes the change if
+    /// there was one.
+    pub fn store_built(&mut self, key: Key<'_>, entry: Entry, event: Event) {
+        if entry.view().is_empty_collection() {
+            self.remove(key);
+            return;
+        }
+        match self.place(key) {
+            Place::Present(mut present) => present.update(|old| *old = entry),
+            Place::Absent(absent) => absent.insert(entry),
+        }
+        self.changed(key, event);
+    }
+
+    /// Stores a value under a key, whatever was there, and notes the change.
+    #[inline]
+    pub fn store(&mut self, key: Key<'_>, value: NewValue<'_>, deadline: Deadline) {
+        self.store_as(key, value, deadline, Event::Set);
+    }
+
+    /// As [`Tx::store`], by another event than [`Event::Set`].
+    #[inline]
+    pub fn store_as(
+        &mut self,
+        key: Key<'_>,
+        value: NewValue<'_>,
+        deadline: Deadline,
+        event: Event,
+    ) {
+        let (now, policy) = (self.now(), self.engine().settings.access_policy());
+        match self.place(key) {
+            Place::Present(mut present) => present.update(|entry| {
+                match deadline {
+                    Deadline::Keep => {}
+                    Deadline::Clear if !entry.view().has_deadline() => {}
+                    Deadline::Clear => entry.set_deadline_ms(None),
+                    Deadline::At(moment) => entry.set_deadline_ms(Some(moment)),
+                }
+                entry.set(value);
+                let view = entry.view();
+                view.set_access(policy.used(view.access(), now.0, || u32::MAX));
+            }),
+            Place::Absent(absent) => {
+                let deadline_ms = match deadline {
+                    Deadline::At(moment) => Some(moment),
+                    Deadline::Clear | Deadline::Keep => None,
+                };
+                let entry = Entry::new(key.bytes, value, deadline_ms);
+                entry.view().set_access(policy.initial(now.0));
+                absent.insert(entry);
+            }
+        }
+        self.changed(key, event);
+    }
+
+    /// Stores a finished entry in a database and notes the change, but raises no event except that the key is new, even if it
+    /// was there: it is as if that had been removed before.
+    pub fn insert_in(&mut self, db: usize, key: Key<'_>, entry: Entry) {
+        match self.place_in(db, key) {
+            Place::Present(mut present) => {
+                present.update(|old| *old = entry);
+                self.event_in(db, key, Event::New);
+            }
+            Place::Absent(absent) => absent.insert(entry),
+        }
+        self.note_change(db, key, None);
+    }
+
+    /// Takes a key out of the selected database and notes the change.
+    pub fn remove(&mut self, key: Key<'_>) -> Option<Entry> {
+        self.take_out(key, Some(Event::Del))
+    }
+
+    /// As [`Tx::remove`], but raises no event.
+    pub fn take(&mut self, key: Key<'_>) -> Option<Entry> {
+        self.take_out(key, None)
+    }
+
+    fn take_out(&mut self, key: Key<'_>, event: Option<Event>) -> Option<Entry> {
+        match self.place(key) {
+            Place::Present(present) => {
+                let entry = present.remove();
+                self.note_change(self.db(), key, event);
+                Some(entry)
+            }
+            Place::Absent(_) => None,
+        }
+    }
+}

@@ -1,0 +1,500 @@
+//! Scripts of many clients at once: they are atomic, whichever keys they declare, and never wait for each other for ever.
+//!
+//! `cargo xtask ci` runs this with `--cfg broken="scripts"`, too, where what a script did is not undone before it runs again; then
+//! the tests of money must fail.
+//!
+//! `DAMSELFLY_SCRIPTS_S` is how many seconds each of them runs.
+
+mod common;
+
+use common::{Client, TestServer, until};
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use damselfly_protocol::client::Value;
+
+const ACCOUNTS: usize = 8;
+const BALANCE: i64 = 1000;
+const CLIENTS: usize = 8;
+
+/// Takes about as long as a lock is waited for, so that others come in between.
+const DAWDLE: &str =
+    "local function dawdle() local n = 0; for i = 1, 3000 do n = n + i % 7 end; return n end; ";
+
+/// Moves ARGV[3] from ARGV[1] to ARGV[2].
+const TRANSFER: &str = "redis.call('DECRBY', ARGV[1], ARGV[3]); dawdle(); redis.call('INCRBY', ARGV[2], ARGV[3]); return 'moved'";
+/// Reads one and writes the other.
+const COPY: &str = "local seen = redis.call('GET', ARGV[1]); dawdle(); \
+    if seen ~= redis.call('GET', ARGV[2]) then return redis.error_reply('ERR they differ') end; \
+    redis.call('SET', ARGV[2], ARGV[3]); dawdle(); redis.call('SET', ARGV[1], ARGV[3]); return 'copied'";
+/// Moves a field from one large hash to another.
+const MOVE_FIELD: &str = "local value = redis.call('HGET', ARGV[1], ARGV[3]); dawdle(); \
+    if not value then return 'not there' end; redis.call('HDEL', ARGV[1], ARGV[3]); dawdle(); \
+    redis.call('HSET', ARGV[2], ARGV[3], value); return 'moved'";
+/// Sums up all accounts.
+const SUM: &str = "local sum = 0; for i = 0, ARGV[1] - 1 do sum = sum + redis.call('GET', 'account:' .. i) end; \
+    return sum";
+const FIELDS: &str = "return redis.call('HLEN', ARGV[1]) + redis.call('HLEN', ARGV[2])";
+
+/// A generator of numbers that need not be good.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 20) as usize % bound
+    }
+}
+
+fn account(number: usize) -> String {
+    format!("account:{number}")
+}
+
+fn eval(client: &mut Client, script: &str, keys: &[&str], arguments: &[&str]) -> String {
+    let (script, count) = (format!("{DAWDLE}{script}"), keys.len().to_string());
+    let words = [&["EVAL", &script, &count], keys, arguments].concat();
+    client.run_words(&words)
+}
+
+/// Runs `work` on many clients until the time is over; says how often.
+fn many_clients(server: &TestServer, work: impl Fn(usize, &mut Client, &mut Random) + Sync) -> u64 {
+    let seconds = std::env::var("DAMSELFLY_SCRIPTS_S").ok();
+    let seconds = seconds.and_then(|text| text.parse().ok()).unwrap_or(2);
+    let seed = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .subsec_nanos();
+    println!("seed {seed}");
+    let (started, failed, count) = (Instant::now(), AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for number in 0..CLIENTS {
+            let mut client = server.client();
+            let (work, failed, count) = (&work, &failed, &count);
+            scope.spawn(move || {
+                let mut random = Random(u64::from(seed) * 31 + number as u64 + 1);
+                while started.elapsed() < Duration::from_secs(seconds) && !failed.load(Relaxed) {
+                    let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                        work(number, &mut client, &mut random);
+                    }));
+                    if let Err(panic) = ran {
+                        failed.store(true, Relaxed);
+                        std::panic::resume_unwind(panic);
+                    }
+                    count.fetch_add(1, Relaxed);
+                }
+            });
+        }
+    });
+    count.into_inner()
+}
+
+fn two(random: &mut Random, count: usize) -> (usize, usize) {
+    let first = random.below(count);
+    (first, (first + 1 + random.below(count - 1)) % count)
+}
+
+fn money_is_neither_made_nor_lost(threads: usize, shards: usize) {
+    let server = TestServer::with(|config| (config.threads, config.shards) = (threads, shards));
+    let mut client = server.client();
+    for number in 0..ACCOUNTS {
+        client.run(&format!("SET account:{number} {BALANCE}"));
+        client.run(&format!("SET account:{number}:log x"));
+    }
+    let total = (BALANCE * ACCOUNTS as i64).to_string();
+    let ran = many_clients(&server, |number, client, random| {
+        let (from, to) = two(random, ACCOUNTS);
+        let (from, to) = (account(from), account(to));
+        let amount = random.below(50).to_string();
+        let arguments = [&*from, &*to, &*amount];
+        match (number % 4, random.below(40)) {
+            (3, _) => {
+                let sum = eval(client, SUM, &[], &[&ACCOUNTS.to_string()]);
+                assert_eq!(sum, format!("(integer) {total}"));
+            }
+            (2, 0..20) => {
+                let names: Vec<String> = (0..ACCOUNTS).map(account).collect();
+                client.send(&format!("MGET {}", names.join(" ")));
+                let Some(Value::Array(values)) = client.receive_value() else {
+                    panic!("no array");
+                };
+                let number = |value: &Value| value.to_string().trim_matches('"').parse::<i64>();
+                let sum: i64 = values.iter().map(|value| number(value).unwrap()).sum();
+                assert_eq!(sum.to_string(), total);
+            }
+            (_, 0) => {
+                let counts = format!("{TRANSFER}, redis.call('DBSIZE')");
+                assert_eq!(eval(client, &counts, &[], &arguments), "\"moved\"");
+            }
+            (_, 1) => {
+                let publishes = format!("redis.call('PUBLISH', 'news', 'moved'); {TRANSFER}");
+                assert_eq!(eval(client, &publishes, &[], &arguments), "\"moved\"");
+            }
+            (_, 2) => {
+                assert_eq!(client.run("MULTI"), "OK");
+                let script = format!("{DAWDLE}{TRANSFER}");
+                client.send_words(&["EVAL", &script, "1", &from, &from, &to, &amount]);
+                assert_eq!(client.receive(), "QUEUED");
+                assert_eq!(client.run("EXEC"), "1) \"moved\"");
+            }
+            (_, 3..10) => assert_eq!(eval(client, TRANSFER, &[&from], &arguments), "\"moved\""),
+            (_, 10..20) => {
+                let keys = [&*from, &*to];
+                assert_eq!(eval(client, TRANSFER, &keys, &arguments), "\"moved\"");
+            }
+            _ => assert_eq!(eval(client, TRANSFER, &[], &arguments), "\"moved\""),
+        }
+    });
+    let counts = &server.shared().scripts.counts;
+    println!("{ran} ran, {counts:?}");
+    let sum = eval(&mut client, SUM, &[], &[&ACCOUNTS.to_string()]);
+    assert_eq!(sum, format!("(integer) {total}"));
+    assert!(counts.undone.load(Relaxed) > 0, "none was ever undone");
+    assert!(
+        counts.irrevocable.load(Relaxed) > 0,
+        "none ever had to wait"
+    );
+    assert!(counts.whole.load(Relaxed) > 0, "none ever had all locks");
+}
+
+#[test]
+fn money_is_neither_made_nor_lost_with_two_threads() {
+    money_is_neither_made_nor_lost(2, 4);
+}
+
+#[test]
+fn money_is_neither_made_nor_lost_with_four_threads() {
+    money_is_neither_made_nor_lost(4, 64);
+}
+
+/// Some read the left one and write the right one, others the other way round.
+#[test]
+fn scripts_that_cross_neither_interleave_nor_wait_for_ever() {
+    let server = TestServer::start();
+    let mut client = server.client();
+    client.run("MSET left 0 right 0");
+    many_clients(&server, |number, client, random| {
+        let value = random.below(1 << 30).to_string();
+        let (one, other) = match number % 2 {
+            0 => ("left", "right"),
+            _ => ("right", "left"),
+        };
+        let keys: &[&str] = match random.below(3) {
+            0 => &[one],
+            _ => &[],
+        };
+        let reply = eval(client, COPY, keys, &[one, other, &value]);
+        assert_eq!(reply, "\"copied\"");
+    });
+    let counts = &server.shared().scripts.counts;
+    println!("{counts:?}");
+    assert!(counts.undone.load(Relaxed) > 0, "none was ever undone");
+}
+
+/// Large collections are not copied to undo what was done to them: their scripts have to wait for locks.
+#[test]
+fn fields_of_large_hashes_are_neither_made_nor_lost() {
+    const COUNT: usize = 2000;
+    let server = TestServer::start();
+    let mut client = server.client();
+    for field in 0..COUNT {
+        client.run(&format!("HSET hash:{} f{field} {field}", field % 3));
+    }
+    many_clients(&server, |number, client, random| {
+        let (from, to) = two(random, 3);
+        let (from, to) = (format!("hash:{from}"), format!("hash:{to}"));
+        let field = format!("f{}", random.below(COUNT));
+        if number % 4 == 3 {
+            let all = "return redis.call('HLEN', 'hash:0') + redis.call('HLEN', 'hash:1') + redis.call('HLEN', 'hash:2')";
+            assert_eq!(eval(client, all, &[], &[]), format!("(integer) {COUNT}"));
+            return;
+        }
+        let reply = eval(client, MOVE_FIELD, &[], &[&from, &to, &field]);
+        assert!(reply == "\"moved\"" || reply == "\"not there\"", "{reply}");
+    });
+    let counts = &server.shared().scripts.counts;
+    println!("{counts:?}");
+    let two_hashes = eval(&mut client, FIELDS, &[], &["hash:0", "hash:1"]);
+    let last = client.number("HLEN hash:2");
+    assert_eq!(two_hashes, format!("(integer) {}", COUNT as i64 - last));
+    assert!(
+        counts.irrevocable.load(Relaxed) > 0,
+        "none ever had to wait"
+    );
+    assert!(counts.undone.load(Relaxed) > 0, "none was ever undone");
+}
+
+/// True once the client of that id runs a script.
+fn runs_script(observer: &mut Client, id: i64) -> bool {
+    let list = observer.text("CLIENT LIST");
+    let line = list
+        .lines()
+        .find(|line| line.starts_with(&format!("id={id} ")));
+    line.is_some_and(|line| line.contains(" cmd=eval "))
+}
+
+/// Two keys in different shards.
+fn keys_apart(server: &TestServer) -> (String, String) {
+    let engine = &server.shared().engine;
+    let shard = |key: &str| engine.shard_of(damselfly_base::hash(key.as_bytes()));
+    let first = String::from("key");
+    let other = (0..).map(|number| format!("other{number}"));
+    let other = other.into_iter().find(|key| shard(key) != shard(&first));
+    (first, other.unwrap())
+}
+
+#[test]
+fn scripts_on_other_keys_run_meanwhile() {
+    let server = TestServer::start();
+    let (first, other) = keys_apart(&server);
+    let (mut long, mut short) = (server.client(), server.client());
+    let id = long.number("CLIENT ID");
+    let waits = "local function now() local t = redis.call('TIME'); return t[1] * 1000 + t[2] / 1000 end; \
+        redis.call('SET', KEYS[1], 1); local start = now(); while now() < start + 300 do end; return 'over'";
+    long.send_words(&["EVAL", waits, "1", &first]);
+    until("it runs", || runs_script(&mut short, id));
+    let script = "redis.call('SET', KEYS[1], 'x'); return redis.call('GET', KEYS[1])";
+    for _ in 0..10 {
+        assert_eq!(short.run_words(&["EVAL", script, "1", &other]), "\"x\"");
+    }
+    assert!(long.has_nothing(), "the other one ended before");
+    assert_eq!(long.receive(), "\"over\"");
+    assert_eq!(server.shared().scripts.counts.undone.load(Relaxed), 0);
+}
+
+const BUSY: &str = "(error) BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.";
+
+/// A server with a slow script on a key, and its client.
+fn with_slow_script(threads: usize, script: &str) -> (TestServer, Client, String, String) {
+    let server = TestServer::with(|config| {
+        config.threads = threads;
+        config.busy_reply_threshold_ms = 20;
+    });
+    let (key, other) = keys_apart(&server);
+    let mut slow = server.client();
+    slow.send_words(&["EVAL", script, "1", &key]);
+    until("it is slow", || server.shared().scripts.slow().len() == 1);
+    (server, slow, key, other)
+}
+
+fn others_are_served(server: &TestServer, key: &str, other: &str) {
+    let (mut client, mut second) = (server.client(), server.client());
+    assert_eq!(client.run("PING"), "PONG");
+    assert_eq!(client.run(&format!("SET {other} 1")), "OK");
+    assert_eq!(second.run(&format!("INCR {other}")), "(integer) 2");
+    assert_eq!(client.run(&format!("GET {key}")), BUSY);
+    assert_eq!(client.run("DBSIZE"), BUSY);
+    assert_eq!(client.run(&format!("WATCH {key}")), BUSY);
+    for command in ["MULTI", "DBSIZE"] {
+        client.run(command);
+    }
+    let aborted = BUSY.replace(
+        "BUSY Redis",
+        "EXECABORT Transaction discarded because of: BUSY Redis",
+    );
+    assert_eq!(client.run("EXEC"), aborted);
+    assert_eq!(client.run("EXEC"), "(error) ERR EXEC without MULTI");
+    // One that publishes and one that waits.
+    assert_eq!(second.run("SUBSCRIBE news").lines().count(), 3);
+    assert_eq!(client.run("PUBLISH news x"), "(integer) 1");
+    assert!(second.receive().contains("message"));
+}
+
+fn slow_scripts_let_others_go_on_and_are_killed(threads: usize) {
+    let (server, mut slow, key, other) = with_slow_script(threads, "while true do end");
+    others_are_served(&server, &key, &other);
+    let mut client = server.client();
+    assert_eq!(client.run("SCRIPT KILL"), "OK");
+    let reply = slow.receive();
+    assert!(
+        reply.starts_with("(error) ERR Script killed by user with SCRIPT KILL... script: "),
+        "{reply}"
+    );
+    until("it has ended", || server.shared().scripts.slow().is_empty());
+    assert_eq!(client.run(&format!("GET {key}")), "(nil)");
+    let error = "(error) NOTBUSY No scripts in execution right now.";
+    assert_eq!(client.run("SCRIPT KILL"), error);
+    // What came while it ran is run now.
+    slow.send("PING");
+    assert_eq!(slow.receive(), "PONG");
+}
+
+#[test]
+fn slow_scripts_let_others_of_the_only_thread_go_on_and_are_killed() {
+    slow_scripts_let_others_go_on_and_are_killed(1);
+}
+
+#[test]
+fn slow_scripts_let_others_of_four_threads_go_on_and_are_killed() {
+    slow_scripts_let_others_go_on_and_are_killed(4);
+}
+
+fn slow_scripts_that_have_written_are_not_killed(threads: usize) {
+    let script = "redis.call('SET', KEYS[1], 1); while true do redis.pcall('GET', KEYS[1]) end";
+    let (server, mut slow, key, other) = with_slow_script(threads, script);
+    others_are_served(&server, &key, &other);
+    let mut client = server.client();
+    assert!(client.run("SCRIPT KILL").starts_with("(error) UNKILLABLE "));
+    assert_eq!(client.run(&format!("GET {key}")), BUSY);
+    assert!(slow.has_nothing());
+    // The client of the script is not closed before that has ended.
+    assert_eq!(
+        client
+            .run("CLIENT KILL TYPE normal SKIPME yes")
+            .split(' ')
+            .count(),
+        2
+    );
+    client.send("SHUTDOWN NOSAVE");
+    assert_eq!(client.until_closed(), [""; 0]);
+    until("all end", || server.shared().scripts.slow().is_empty());
+}
+
+#[test]
+fn slow_scripts_that_have_written_end_with_the_server_of_one_thread() {
+    slow_scripts_that_have_written_are_not_killed(1);
+}
+
+#[test]
+fn slow_scripts_that_have_written_end_with_the_server_of_four_threads() {
+    slow_scripts_that_have_written_are_not_killed(4);
+}
+
+/// Who meets a script that is not slow yet waits; once it is, nobody does.
+#[test]
+fn who_waited_for_a_script_before_it_was_slow_is_told() {
+    let server = TestServer::with(|config| config.busy_reply_threshold_ms = 300);
+    let (mut slow, mut observer) = (server.client(), server.client());
+    let id = slow.number("CLIENT ID");
+    slow.send_words(&["EVAL", "while true do end", "1", "key"]);
+    until("it runs", || runs_script(&mut observer, id));
+    let mut waiting: Vec<Client> = (0..8).map(|_| server.client()).collect();
+    for client in &mut waiting {
+        client.send("GET key");
+    }
+    for client in &mut waiting {
+        assert_eq!(client.receive(), BUSY);
+    }
+    assert_eq!(observer.run("SCRIPT KILL"), "OK");
+    assert!(slow.receive().contains("killed"));
+    for client in &mut waiting {
+        assert_eq!(client.run("GET key"), "(nil)");
+    }
+}
+
+/// A pipeline behind a slow script, and what is published to its client meanwhile, are not lost.
+#[test]
+fn what_comes_while_a_script_runs_is_served_afterwards() {
+    let server = TestServer::with(|config| {
+        config.threads = 1;
+        config.busy_reply_threshold_ms = 10;
+    });
+    let (mut client, mut other) = (server.client(), server.client());
+    client.send_words(&["EVAL", "while true do end", "0"]);
+    until("it is slow", || server.shared().scripts.slow().len() == 1);
+    let echo = |number| format!("ECHO {number}\r\n");
+    let pipeline: String = (0..1000).map(echo).collect();
+    client.send_bytes(pipeline.as_bytes());
+    assert_eq!(other.run("PING"), "PONG");
+    assert_eq!(other.run("SCRIPT KILL"), "OK");
+    assert!(client.receive().contains("killed"));
+    for number in 0..1000 {
+        assert_eq!(client.receive(), format!("\"{number}\""));
+    }
+}
+
+#[test]
+fn one_who_watches_is_told_of_what_stays_only() {
+    let server = TestServer::start();
+    let (mut watcher, mut client) = (server.client(), server.client());
+    let script = "redis.call('SET', KEYS[1], 1); redis.call('SET', ARGV[1], 1); return 1";
+    assert_eq!(watcher.run("WATCH a b"), "OK");
+    assert_eq!(
+        client.run_words(&["EVAL", script, "1", "a", "b"]),
+        "(integer) 1"
+    );
+    watcher.run("MULTI");
+    watcher.run("PING");
+    assert_eq!(watcher.run("EXEC"), "(nil)");
+    let mut waiter = server.client();
+    waiter.send("BLPOP list 0");
+    until("it waits", || server.shared().engine.waiting_count() == 1);
+    let push = "redis.call('RPUSH', ARGV[1], 'x'); return 1";
+    assert_eq!(
+        client.run_words(&["EVAL", push, "0", "list"]),
+        "(integer) 1"
+    );
+    assert_eq!(waiter.receive(), "1) \"list\"\n2) \"x\"");
+}
+
+fn info(client: &mut Client, name: &str) -> usize {
+    let text = client.text("INFO memory");
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.unwrap().parse().unwrap()
+}
+
+#[test]
+fn scripts_that_were_only_run_are_forgotten_in_the_end_but_loaded_ones_are_not() {
+    let server = TestServer::start();
+    let mut client = server.client();
+    let loaded = client.run_words(&["SCRIPT", "LOAD", "return 'loaded'"]);
+    let loaded = loaded.trim_matches('"');
+    for number in 0..2000 {
+        let script = format!("return {number}");
+        assert_eq!(
+            client.run_words(&["EVAL", &script, "0"]),
+            format!("(integer) {number}")
+        );
+    }
+    let cached = info(&mut client, "number_of_cached_scripts");
+    assert!((100..=1000).contains(&cached), "{cached}");
+    for _ in 0..8 {
+        // On every thread.
+        let mut client = server.client();
+        assert_eq!(client.run(&format!("EVALSHA {loaded} 0")), "\"loaded\"");
+    }
+    assert_eq!(client.run("SCRIPT FLUSH"), "OK");
+    assert_eq!(info(&mut client, "number_of_cached_scripts"), 0);
+    for _ in 0..8 {
+        let reply = server.client().run(&format!("EVALSHA {loaded} 0"));
+        assert_eq!(
+            reply,
+            "(error) NOSCRIPT No matching script. Please use EVAL."
+        );
+    }
+}
+
+/// An interpreter whose scripts were flushed gives back what they held, also on threads that run no more of them.
+#[test]
+fn a_flush_reaches_the_interpreters_of_all_threads() {
+    let server = TestServer::start();
+    let mut clients: Vec<Client> = (0..8).map(|_| server.client()).collect();
+    for client in &mut clients {
+        for number in 0..200 {
+            let script = format!("local t = '{}'; return #t", "x".repeat(1000 + number));
+            client.run_words(&["EVAL", &script, "0"]);
+        }
+    }
+    let before = info(&mut clients[0], "used_memory_vm_eval");
+    assert_eq!(clients[0].run("SCRIPT FLUSH ASYNC"), "OK");
+    until("all have forgotten", || {
+        info(&mut clients[0], "used_memory_vm_eval") < before / 2
+    });
+}
+
+#[test]
+fn a_script_that_wants_too_much_memory_fails_alone() {
+    let server = TestServer::with(|config| config.threads = 1);
+    let mut client = server.client();
+    let greedy = "local t = {}; for i = 1, 1e9 do t[i] = string.rep('x', 1e6) .. i end";
+    let reply = client.run_words(&["EVAL", greedy, "0"]);
+    assert!(reply.contains("not enough memory"), "{reply}");
+    assert_eq!(
+        client.run_words(&["EVAL", "return 'fine'", "0"]),
+        "\"fine\""
+    );
+}
