@@ -25,6 +25,8 @@ const FILES: &[&str] = &[
     "unit/type/set",
     "unit/type/hash",
     "unit/type/zset",
+    "unit/type/stream",
+    "unit/type/stream-cgroups",
     "unit/keyspace",
     "unit/expire",
     "unit/scan",

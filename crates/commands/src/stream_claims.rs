@@ -387,6 +387,8 @@ const CLAIMED_DEFAULT: usize = 100;
 const LOOKED_AT_PER_CLAIM: usize = 10;
 /// Redis's limit: what an array of ids may have in bytes.
 const CLAIMED_MAX: usize = i64::MAX as usize / 16;
+/// Redis sets memory aside for as many ids; for so many no machine has the addresses.
+const CLAIMED_TOO_MANY: usize = 1 << 43;
 
 fn xautoclaim(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let now_ms = tx.now().0;
@@ -413,6 +415,10 @@ fn xautoclaim(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result 
     let Some(group) = stream.and_then(|stream| stream.group(name)) else {
         return Err(no_key_or_group(key, name).into());
     };
+    if count >= CLAIMED_TOO_MANY {
+        let text = "Insufficient memory, failed allocating transient memory, COUNT too high.";
+        return Err(CommandError::err(text).into());
+    }
     let steps = count
         .saturating_mul(LOOKED_AT_PER_CLAIM)
         .min(group.pending().len());
