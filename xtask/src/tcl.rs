@@ -42,6 +42,7 @@ const FILES: &[&str] = &[
     "unit/multi",
     "unit/pubsub",
     "unit/pubsubshard",
+    "unit/tracking",
     "unit/functions",
 ];
 

@@ -74,7 +74,7 @@ pub fn suites() -> Result<Count, String> {
         check(command(&words).env("DAMSELFLY_BIN", &program))
     });
     let subject = Program::new(&program);
-    for client in ["redis_py.py", "ioredis.js"] {
+    for client in ["redis_py.py", "redis_py_cache.py", "ioredis.js"] {
         steps.step(&format!("client {client}"), || {
             let (server, mut command) = against(&subject, &format!("tests/clients/{client}"))?;
             check(command.arg(server.address().port().to_string()))

@@ -471,21 +471,23 @@ impl Chain {
 
     /// Joins small neighbours among the nodes from `first` to `last`, and brings all of these into their final form.
     fn settle(&mut self, first: usize, last: usize) {
-        let mut at = first;
-        let mut last = last;
-        while at < last && at + 1 < self.nodes.len() {
-            if self.shape.joins(&self.nodes[at], &self.nodes[at + 1]) {
-                let right = std::mem::take(&mut self.nodes[at + 1]);
+        let (mut at, behind) = (first, (last + 1).min(self.nodes.len()));
+        for next in first + 1..behind {
+            if self.shape.joins(&self.nodes[at], &self.nodes[next]) {
+                let right = std::mem::take(&mut self.nodes[next]);
                 self.change(at, |node| node.absorb(&right));
                 self.len -= right.count();
                 self.heap_bytes -= right.heap_bytes();
-                self.remove_nodes(at + 1, 1);
-                last -= 1;
             } else {
                 at += 1;
+                self.nodes.swap(at, next);
             }
         }
-        for at in first..(last + 1).min(self.nodes.len()) {
+        // The empty ones have gathered behind the last that stays, so that closing up moves no node twice.
+        if at + 1 < behind {
+            self.remove_nodes(at + 1, behind - at - 1);
+        }
+        for at in first..=at {
             self.seal(at);
         }
         // Any number of nodes may have come to the ends, and a split may have pushed two away from them.

@@ -46,7 +46,7 @@ impl Ranking {
         }
     }
 
-    /// A sorted set of these members: no two alike, ascending by score and bytes.
+    /// A sorted set of these members, ascending by score and bytes. Of two that are alike the first stays.
     ///
     /// # Panics
     /// If they are not in order.
@@ -56,22 +56,20 @@ impl Ranking {
         let mut scratch = Decimal::new();
         let members = members.filter_map(|scoring| {
             let member = scoring.member.text(&mut scratch);
+            let Entry::Vacant(vacant) = ranking.table.entry(hash(member), member) else {
+                return None;
+            };
             let scored = Scored::new(member, scoring.score);
+            ranking.block_bytes += scored.memory_bytes();
+            let address = vacant.insert(scored).get().address();
             // SAFETY: the table keeps the block from here on, and nothing else uses the set meanwhile.
-            let reference = unsafe { ScoredRef::at(scored.look().address()) };
+            let reference = unsafe { ScoredRef::at(address) };
             assert!(
                 last.is_none_or(|last| last.compare(reference).is_lt()),
                 "members are in order"
             );
             last = Some(reference);
-            match ranking.table.entry(hash(member), member) {
-                Entry::Occupied(_) => None,
-                Entry::Vacant(vacant) => {
-                    ranking.block_bytes += scored.memory_bytes();
-                    vacant.insert(scored);
-                    Some(reference)
-                }
-            }
+            Some(reference)
         });
         // SAFETY: the table owns the members, and every method removes them from the tree before they change or end.
         ranking.tree = unsafe { Tree::of_sorted(members) };
@@ -324,6 +322,7 @@ mod tests {
     use std::collections::{BTreeSet, HashMap};
 
     use super::*;
+    use crate::Element;
     use crate::scored::order_of;
 
     /// The same set in a form that is plainly right.
@@ -525,6 +524,26 @@ mod tests {
         let descending = bytes_per_member(&mut (0..50_000).rev());
         assert!(ascending < 9.0, "{ascending}");
         assert!(descending < 9.0, "{descending}");
+    }
+
+    /// The second block of a member that came twice was freed, and then still compared with the next one: `last` was set
+    /// before the table had refused it.
+    #[test]
+    fn of_a_member_that_comes_twice_the_first_stays() {
+        let scoring = |member, score| Scoring {
+            member: Element::Bytes(member),
+            score,
+        };
+        let members = [
+            scoring(b"twice", -3.0),
+            scoring(b"twice", -2.0),
+            scoring(b"other", -1.0),
+        ];
+        let ranking = Ranking::of_sorted(members.into_iter());
+        ranking.assert_valid();
+        let own = |scored: ScoredRef<'_>| (scored.member().to_vec(), scored.score());
+        let expected = [(b"twice".to_vec(), -3.0), (b"other".to_vec(), -1.0)];
+        assert!(ranking.iter().map(own).eq(expected));
     }
 
     #[test]

@@ -6,7 +6,8 @@ mod common;
 use common::chain::edit;
 use common::random_bytes;
 use damselfly_collections::chain::Shape;
-use damselfly_collections::{Chain, Element, Side};
+use damselfly_collections::{Chain, Element, Side, Wanted};
+use std::time::{Duration, Instant};
 
 #[test]
 fn any_sequence_of_edits_leaves_what_a_deque_would_hold() {
@@ -102,4 +103,25 @@ fn a_queue_gives_its_memory_back() {
     chain.remove_end(Side::Right, 1000);
     assert!(chain.is_empty());
     assert!(chain.memory_bytes() < 1000, "{}", chain.memory_bytes());
+}
+
+/// Each of 400,000 joins moved all nodes on one side of it, half a minute under the lock of the list's shard, since what was
+/// joined was taken out at once. Now all is taken out together.
+#[test]
+fn what_is_left_of_many_nodes_is_joined_in_one_pass() {
+    const NODES: usize = 600_000;
+    let (kept, removed) = (Element::Integer(1), Element::Integer(2));
+    let mut chain = Chain::new(Shape::new(4, 0));
+    for _ in 0..NODES {
+        for element in [kept, removed, removed, removed] {
+            chain.push(Side::Right, element);
+        }
+    }
+    let started = Instant::now();
+    let count = chain.remove_equal(&Wanted::new(b"2"), usize::MAX, Side::Left);
+    assert_eq!((count, chain.len()), (3 * NODES, NODES));
+    assert_eq!(chain.node_count(), NODES.div_ceil(3));
+    chain.check();
+    // It takes some tenths of a second.
+    assert!(started.elapsed() < Duration::from_secs(5));
 }

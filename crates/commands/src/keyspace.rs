@@ -181,6 +181,7 @@ fn frees_later(tx: &Tx<'_>, args: Args<'_>) -> Result<bool> {
 fn flushdb(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let later = frees_later(tx, args)?;
     tx.flush(tx.db(), later);
+    tx.invalidate_all();
     reply.ok();
     Ok(())
 }
@@ -190,6 +191,7 @@ fn flushall(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     for db in 0..tx.engine().databases() {
         tx.flush(db, later);
     }
+    tx.invalidate_all();
     reply.ok();
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::events::Kept;
+use crate::tracking::Changes;
 use crate::undo::Undo;
 use crate::waiting::{Ready, Waiter};
 use crate::{Database, Engine};
@@ -16,6 +17,8 @@ pub(crate) struct Aside {
     pub(crate) kept: Kept,
     /// Changed keys that somebody waits for.
     pub(crate) ready: Ready,
+    /// What trackers are to be told.
+    pub(crate) changes: Changes,
     /// Who was served, to be woken after the locks are released.
     pub(crate) served: Vec<Arc<dyn Waiter>>,
     /// Shards that were locked later than those of `Held`.
@@ -27,10 +30,11 @@ pub(crate) struct Aside {
 impl Aside {
     /// To be called when the other locks are released.
     #[cold]
-    pub(crate) fn end(&self, engine: &Engine) {
+    pub(crate) fn end(self, engine: &Engine) {
         for &shard in &self.included {
             engine.release(shard);
         }
+        self.changes.tell(engine);
         for waiter in &self.served {
             waiter.wake();
         }

@@ -84,7 +84,7 @@ impl Tx<'_> {
     /// there was one.
     pub fn store_built(&mut self, key: Key<'_>, entry: Entry, event: Event) {
         if entry.view().is_empty_collection() {
-            self.remove(key);
+            self.clear(key);
             return;
         }
         match self.place(key) {
@@ -151,6 +151,15 @@ impl Tx<'_> {
     /// Takes a key out of the selected database and notes the change.
     pub fn remove(&mut self, key: Key<'_>) -> Option<Entry> {
         self.take_out(key, Some(Event::Del))
+    }
+
+    /// Removes a key from the selected database, even if its end has come.
+    fn clear(&mut self, key: Key<'_>) {
+        let db = self.db();
+        self.save(db, key);
+        if self.shard_of(key).databases[db].clear(key) {
+            self.changed(key, Event::Del);
+        }
     }
 
     /// As [`Tx::remove`], but raises no event.

@@ -6,7 +6,8 @@ use damselfly_value::{Entry, EntryRef};
 use crate::expiry::Ends;
 use crate::{Key, Now};
 
-/// The most fields of one large hash that a slice of the sweep removes: about as much work as a slice is otherwise.
+/// A slice of the sweep ends with the bucket in which it has removed so many fields, and removes no more of one large hash:
+/// about as much work as a slice is otherwise.
 const FIELDS_PER_SWEEP: usize = 100;
 
 /// The entries of one database in one shard.
@@ -273,6 +274,17 @@ impl Database {
         }
     }
 
+    /// Removes the entry of a key, even one whose end has come; false if there is none.
+    pub(crate) fn clear(&mut self, key: Key<'_>) -> bool {
+        match self.table.entry(key.hash, key.bytes) {
+            Slot::Vacant(_) => false,
+            Slot::Occupied(slot) => {
+                self.counts.subtract(slot.remove().view());
+                true
+            }
+        }
+    }
+
     /// Sweeps up to `buckets` buckets for what has ended, where the last call stopped. Returns how many entries and fields it
     /// removed.
     pub(crate) fn sweep(&mut self, mut ends: Ends<'_>, buckets: usize) -> usize {
@@ -289,10 +301,30 @@ impl Database {
         ends: &mut Ends<'_>,
         buckets: usize,
     ) -> usize {
-        let (counts, now, mut losing) = (&mut self.counts, ends.now, Vec::new());
-        let entries = self.table.sweep(
+        let (mut entries, mut fields, mut losing) = (0, 0, Vec::new());
+        for _ in 0..buckets {
+            entries += self.sweep_bucket(position, ends, &mut losing);
+            for key in losing.drain(..) {
+                fields += self.sweep_fields(&key, ends);
+            }
+            if *position == 0 || fields >= FIELDS_PER_SWEEP {
+                break;
+            }
+        }
+        entries + fields
+    }
+
+    /// Removes the dead entries of one bucket, and notes the keys of hashes that lose fields.
+    fn sweep_bucket(
+        &mut self,
+        position: &mut u64,
+        ends: &mut Ends<'_>,
+        losing: &mut Vec<Vec<u8>>,
+    ) -> usize {
+        let (counts, now) = (&mut self.counts, ends.now);
+        self.table.sweep(
             position,
-            buckets,
+            1,
             |entry| match age(entry, now) {
                 Age::Live => false,
                 Age::Dead => true,
@@ -305,18 +337,19 @@ impl Database {
                 counts.subtract(entry.view());
                 ends.entry_ended(entry.view());
             },
-        );
-        let mut fields = 0;
-        for key in &losing {
-            let key = Key::new(key);
-            if let Slot::Occupied(slot) = self.table.entry(key.hash, key.bytes) {
-                let counts = &mut self.counts;
-                fields += Present { slot, counts }
-                    .update(|entry| entry.remove_due_fields(now.0, FIELDS_PER_SWEEP));
-                ends.fields_ended(key.bytes);
-            }
-        }
-        entries + fields
+        )
+    }
+
+    fn sweep_fields(&mut self, key: &[u8], ends: &mut Ends<'_>) -> usize {
+        let key = Key::new(key);
+        let Slot::Occupied(slot) = self.table.entry(key.hash, key.bytes) else {
+            return 0;
+        };
+        let counts = &mut self.counts;
+        let removed = Present { slot, counts }
+            .update(|entry| entry.remove_due_fields(ends.now.0, FIELDS_PER_SWEEP));
+        ends.fields_ended(key.bytes);
+        removed
     }
 }
 

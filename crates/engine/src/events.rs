@@ -304,6 +304,8 @@ pub struct KeyEvent {
     pub db: usize,
     /// The key.
     pub key: Box<[u8]>,
+    /// It is not undone with the changes of its section: the key has come to its end.
+    lasts: bool,
 }
 
 /// Who is told of events.
@@ -350,20 +352,25 @@ impl Engine {
         }
     }
 
-    /// Raises an event of a key whose shard is locked and observed.
+    /// Raises an event of a key whose shard is locked and observed. `lasts` says that it can't be undone.
     pub(crate) fn raise(
         &self,
         aside: &mut Option<Box<Aside>>,
         event: Event,
         db: usize,
         key: &[u8],
+        lasts: bool,
     ) {
         if !self.settings.events.load().has(event.class()) {
             return;
         }
         let kept = &mut aside.get_or_insert_default().kept;
-        let key = key.into();
-        kept.events.push(KeyEvent { event, db, key });
+        kept.events.push(KeyEvent {
+            event,
+            db,
+            key: key.into(),
+            lasts,
+        });
         if kept.events.len() >= KEPT_MAX && !kept.may_be_forgotten {
             kept.tell(self);
         }
@@ -388,7 +395,7 @@ impl Tx<'_> {
     #[cold]
     pub(crate) fn raise(&mut self, db: usize, key: Key<'_>, event: Event) {
         let engine = self.engine();
-        engine.raise(&mut self.aside, event, db, key.bytes);
+        engine.raise(&mut self.aside, event, db, key.bytes, false);
     }
 
     /// Tells no events before this section ends, or [`Tx::tell_events`] is called, so that [`Tx::forget_events`] forgets them
@@ -398,16 +405,16 @@ impl Tx<'_> {
         self.aside().kept.may_be_forgotten = true;
     }
 
-    /// Forgets the events since [`Tx::keep_events`], for changes that were undone.
+    /// Forgets the events since [`Tx::keep_events`], for changes that were undone; but what came to its end has ended.
     pub fn forget_events(&mut self) {
-        self.aside().kept.events.clear();
+        self.aside().kept.events.retain(|event| event.lasts);
     }
 
     /// Tells the events so far; what comes now is not kept any more.
     #[cold]
     pub fn tell_events(&mut self) {
         let engine = self.engine();
-        if let Some(aside) = &mut self.aside {
+        if let Some(aside) = self.aside.as_mut() {
             aside.kept.may_be_forgotten = false;
             aside.kept.tell(engine);
         }

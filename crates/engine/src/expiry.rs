@@ -10,7 +10,7 @@ use damselfly_value::EntryRef;
 
 use crate::aside::Aside;
 use crate::shard::Shard;
-use crate::{Database, Engine, Event, Now, Tx};
+use crate::{Database, Engine, Event, Key, Now, Tx};
 
 /// Buckets per slice: some ten microseconds, the longest that a sweep holds a shard's lock.
 const BUCKETS_PER_SLICE: usize = 64;
@@ -58,19 +58,18 @@ impl Ends<'_> {
     /// A key that was not there was given an entry.
     #[cold]
     pub(crate) fn entry_begins(&mut self, key: &[u8]) {
-        self.raise(key, Event::New);
-    }
-
-    fn raise(&mut self, key: &[u8], event: Event) {
-        self.engine.raise(self.aside, event, self.db, key);
+        let (aside, db) = (&mut *self.aside, self.db);
+        self.engine.raise(aside, Event::New, db, key, false);
     }
 
     /// Tells of a key, or a part of it, that has come to its end, however this was found: by a look at the key, by the sweep,
     /// or as room was needed. Its shard is locked.
     #[cold]
     fn tell(&mut self, key: &[u8], events: &[Event]) {
+        self.engine
+            .note_tracked(self.shard, Key::new(key), self.aside);
         for &event in events {
-            self.raise(key, event);
+            self.engine.raise(self.aside, event, self.db, key, true);
         }
     }
 }

@@ -122,6 +122,8 @@ impl Tx<'_> {
         if a != b {
             self.tell_watchers(a, Some(b));
             self.tell_watchers(b, Some(a));
+            // Redis does not, so that its clients go on with what they have read in the other database.
+            self.invalidate_all();
         }
         for shard in 0..self.engine().shards() {
             self.databases(shard).swap(a, b);

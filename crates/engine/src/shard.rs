@@ -7,6 +7,7 @@ use damselfly_lock::{Lock, Waiters};
 use damselfly_value::Thresholds;
 
 use crate::events::AtomicWanted;
+use crate::tracking::{Invalidate, TrackedCounts, Tracking};
 use crate::{AccessPolicy, Audience, Database, Now, Tx};
 use crate::{tx::Held, waiting::Waiting, watching::Watching};
 
@@ -45,6 +46,8 @@ pub struct Settings {
     pub ttl_rounding: AtomicBool,
     /// When collections leave their packed forms.
     pub thresholds: Thresholds,
+    /// `tracking-table-max-keys`: how many keys are tracked at most; zero for any number.
+    pub tracked_keys_max: AtomicUsize,
     /// `notify-keyspace-events`; see [`Engine::set_events`].
     pub(crate) events: AtomicWanted,
     frequency: AtomicBool,
@@ -60,6 +63,7 @@ impl Default for Settings {
             flushes_later: AtomicBool::new(false),
             ttl_rounding: AtomicBool::new(false),
             thresholds: Thresholds::default(),
+            tracked_keys_max: AtomicUsize::new(0),
             events: AtomicWanted::default(),
             frequency: AtomicBool::new(false),
             log_factor: AtomicU32::new(10),
@@ -104,17 +108,19 @@ pub(crate) struct Shard {
     pub(crate) expired: u64,
 }
 
-/// A shard with its lock, and who waits for or watches its keys. On cache lines of its own, so that threads at neighbouring
+/// A shard with its lock, and who waits for, watches or tracks its keys. On cache lines of its own, so that threads at neighbouring
 /// shards do not slow each other down; pairs of lines, since processors fetch them so. The first line has all that commands
-/// look at while nobody waits or watches.
+/// look at while nobody does.
 #[repr(C, align(128))]
 struct Apart {
     lock: Lock<Shard>,
-    /// How many wait for or watch its keys, where one counts once for each key, and one more while events are told. Of those
-    /// who wait or watch it grows only under the shard's lock, so who holds that and reads zero knows that nobody does.
+    /// How many wait for or watch its keys, where one counts once for each key; one more while any is tracked, one while all
+    /// changes are of concern to trackers, and one while events are told. For single keys it grows only under the shard's lock,
+    /// so who holds that and reads zero knows that nobody is there.
     observers: AtomicUsize,
     waiting: Waiting,
     watching: Watching,
+    tracking: Tracking,
 }
 
 /// A function that makes one thread look at its parked connections again.
@@ -128,6 +134,8 @@ pub struct Engine {
     /// One per thread, set once when the threads start.
     wakes: OnceLock<Vec<Wake>>,
     audience: OnceLock<Box<dyn Audience>>,
+    pub(crate) invalidate: OnceLock<Box<dyn Invalidate>>,
+    pub(crate) tracked: TrackedCounts,
     /// Of the last client that began to wait for keys.
     pub(crate) last_ticket: AtomicU64,
     /// What may change while the engine runs.
@@ -182,6 +190,7 @@ impl Engine {
                     observers: AtomicUsize::new(0),
                     waiting: Waiting::default(),
                     watching: Watching::default(),
+                    tracking: Tracking::default(),
                 }
             })
             .collect();
@@ -191,6 +200,8 @@ impl Engine {
             databases: rule.databases,
             wakes: OnceLock::new(),
             audience: OnceLock::new(),
+            invalidate: OnceLock::new(),
+            tracked: TrackedCounts::default(),
             last_ticket: AtomicU64::new(1),
             settings: Settings::default(),
         }
@@ -243,13 +254,18 @@ impl Engine {
         &self.shards[shard].watching
     }
 
-    /// True if somebody waits for or watches a key of this shard, whose lock the caller holds, or is told of events.
+    /// Who tracks keys of a shard.
+    pub(crate) fn tracking(&self, shard: usize) -> &Tracking {
+        &self.shards[shard].tracking
+    }
+
+    /// True if anybody is to hear of changes to keys of this shard, whose lock the caller holds.
     #[inline]
     pub(crate) fn is_observed(&self, shard: usize) -> bool {
         self.shards[shard].observers.load(Relaxed) != 0
     }
 
-    /// Counts one more who waits for or watches a key of this shard, whose lock the caller holds, or is told of events.
+    /// Counts one more who is to hear of changes to keys of this shard, whose lock the caller holds if it is about one key.
     pub(crate) fn add_observer(&self, shard: usize) {
         self.shards[shard].observers.fetch_add(1, Relaxed);
     }
@@ -338,7 +354,7 @@ impl Engine {
     }
 
     /// Takes the locks again that a section has let go.
-    #[cfg(broken = "sections")]
+    #[cfg(any(broken = "sections", broken = "tracking"))]
     pub(crate) fn reacquire(&self, held: &Held<'_>) -> bool {
         let taken = match held {
             Held::None | Held::Lent => Ok(()),

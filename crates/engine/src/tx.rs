@@ -1,5 +1,7 @@
 //! An atomic section: the locks one command holds, and what it may do under them.
 
+use std::mem::ManuallyDrop;
+
 use damselfly_base::CommandError;
 use damselfly_value::{Collection, EntryRef, Text};
 
@@ -87,19 +89,17 @@ pub struct Tx<'a> {
     /// True for the section of a script.
     pub(crate) is_script: bool,
     pub(crate) effects: Effects,
-    /// What few sections need.
-    pub(crate) aside: Option<Box<Aside>>,
+    /// What few sections need. Dropped by hand, since those that have none should not even ask whether they do once more.
+    pub(crate) aside: ManuallyDrop<Option<Box<Aside>>>,
 }
 
 impl Drop for Tx<'_> {
     #[inline]
     fn drop(&mut self) {
         if self.aside.is_some() {
-            self.tell_events();
-        }
-        self.release();
-        if let Some(aside) = &self.aside {
-            aside.end(self.engine);
+            self.end_aside();
+        } else {
+            self.release();
         }
     }
 }
@@ -116,7 +116,7 @@ impl<'a> Tx<'a> {
             others_wait: false,
             is_script: false,
             effects: Effects::default(),
-            aside: None,
+            aside: ManuallyDrop::new(None),
         }
     }
 
@@ -130,10 +130,22 @@ impl<'a> Tx<'a> {
         }
     }
 
+    /// The end of a section that has something aside.
+    #[cold]
+    fn end_aside(&mut self) {
+        self.tell_events();
+        self.release();
+        // SAFETY: called once, as the section is dropped; nothing uses it afterwards.
+        let aside = unsafe { ManuallyDrop::take(&mut self.aside) };
+        if let Some(aside) = aside {
+            aside.end(self.engine);
+        }
+    }
+
     /// Lets other sections run in the middle of this one: what `tests/atomicity.rs` must notice. No memory is at
     /// risk, since each single access is still made under the lock.
-    #[cfg(broken = "sections")]
-    fn interrupt(&self) {
+    #[cfg(any(broken = "sections", broken = "tracking"))]
+    pub(crate) fn interrupt(&self) {
         self.release();
         std::thread::yield_now();
         while !self.engine.reacquire(&self.held) {
@@ -226,11 +238,12 @@ impl<'a> Tx<'a> {
         }
     }
 
-    /// Tells who watches a key or waits for it.
+    /// Tells who watches a key, waits for it or caches it.
     pub(crate) fn tell_observers(&mut self, db: usize, key: Key<'_>) {
-        let watching = self.engine.watching(self.engine.shard_of(key.hash));
-        watching.tell(db, key.hash);
+        let shard = self.engine.shard_of(key.hash);
+        self.engine.watching(shard).tell(db, key.hash);
         self.note_ready(db, key);
+        self.engine.note_tracked(shard, key, &mut self.aside);
     }
 
     /// True if a key has an entry, even one whose end has come.
@@ -330,7 +343,7 @@ impl<'a> Tx<'a> {
     }
 
     #[inline]
-    fn shard_of(&mut self, key: Key<'_>) -> &mut Shard {
+    pub(crate) fn shard_of(&mut self, key: Key<'_>) -> &mut Shard {
         // SAFETY: bounded by the signature.
         unsafe { self.shard(self.engine.shard_of(key.hash)) }
     }

@@ -82,7 +82,7 @@ impl Tx<'_> {
             Held::Many(shards) => shards.to_vec(),
             Held::All | Held::Lent => return None,
         };
-        if let Some(aside) = &self.aside {
+        if let Some(aside) = self.aside.as_ref() {
             shards.extend(&aside.included);
         }
         Some(shards)
@@ -95,7 +95,7 @@ impl Tx<'_> {
     pub fn become_whole(&mut self) {
         let mut shards = 0..self.engine().shards();
         assert!(shards.all(|shard| self.holds(shard)), "a lock is missing");
-        if let Some(aside) = &mut self.aside {
+        if let Some(aside) = self.aside.as_mut() {
             aside.included.clear();
         }
         if !self.holds_all() {

@@ -166,7 +166,7 @@ impl Tx<'_> {
             .is_some_and(|aside| !aside.ready.is_empty())
     }
 
-    /// True if this section has something to do beside its work, once that is done: to serve those who wait, or to tell events.
+    /// True if this section has something to do beside its work, once that is done: to serve those who wait, or to tell others.
     #[inline]
     pub fn has_aside(&self) -> bool {
         self.aside.is_some()

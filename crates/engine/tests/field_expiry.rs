@@ -2,9 +2,12 @@
 
 use damselfly_base::random::Random;
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
-use damselfly_engine::{Create, Engine, Key, Now, Place, Rule};
-use damselfly_value::{Element, Hash};
+use damselfly_engine::{
+    Audience, Create, Engine, Event, Key, KeyEvent, Now, Place, Rule, Wanted, Watcher,
+};
+use damselfly_value::{Element, Hash, HashMut};
 
 /// So many keys and fields at most, in a random run.
 const KEYS: usize = 20;
@@ -106,6 +109,87 @@ fn a_deadline_of_the_key_and_those_of_its_fields_act_side_by_side() {
     assert_eq!(len(Now(99)), Some(1));
     assert_eq!(len(Now(100)), None);
     check(&engine, Now(100));
+}
+
+/// The limit of what a slice removes was one of each hash, not of all in its buckets: the shard stayed locked for 20 ms.
+#[test]
+fn a_slice_of_the_sweep_removes_few_fields_however_many_hashes_lose_some() {
+    /// Those of a bucket more than enough.
+    const SLICE_MAX: usize = 99 + 8 * 20;
+    for entries_max in [512, 0] {
+        let engine = engine();
+        let thresholds = &engine.settings.thresholds;
+        thresholds
+            .hash_max_listpack_entries
+            .store(entries_max, std::sync::atomic::Ordering::Relaxed);
+        for number in 0..500 {
+            let fields = (0..21).map(|field| (field.to_string(), (field > 0).then_some(100)));
+            set(&engine, Now(0), &number.to_string(), fields);
+        }
+        let (mut removed, mut slices) = (0, 0);
+        while removed < 500 * 20 {
+            let found = engine.sweep(0, Now(100));
+            assert!(found <= SLICE_MAX, "{found}");
+            (removed, slices) = (removed + found, slices + 1);
+            assert!(slices < 10_000, "only {removed}");
+        }
+        assert_eq!(sweep_all(&engine, Now(100)), 0);
+    }
+}
+
+/// Remembers what it was told.
+#[derive(Clone, Default)]
+struct Listener(Arc<Mutex<Vec<Event>>>);
+
+impl Audience for Listener {
+    fn tell(&self, _: Wanted, events: &[KeyEvent]) {
+        let mut told = self.0.lock().unwrap();
+        told.extend(events.iter().map(|event| event.event));
+    }
+}
+
+struct Idle;
+
+impl Watcher for Idle {
+    fn key_changed(&self) {}
+}
+
+/// A small hash remembered the soonest deadline that it ever had, even after HPERSIST or HDEL. When that moment came, who
+/// watched the key was refused its EXEC, and an event told of fields that had ended.
+#[test]
+fn a_deadline_that_was_taken_back_ends_nothing() {
+    let taken_back: [fn(&mut HashMut<'_>); 4] = [
+        |hash| assert!(hash.set_deadline_ms(b"a", None)),
+        |hash| assert!(hash.remove(b"a")),
+        |hash| assert!(!hash.set(b"a", Element::Bytes(b"value"), None)),
+        |hash| assert!(hash.set_deadline_ms(b"a", Some(900))),
+    ];
+    for entries_max in [512, 0] {
+        for take_back in taken_back {
+            let (engine, told) = (engine(), Listener::default());
+            let thresholds = &engine.settings.thresholds;
+            thresholds
+                .hash_max_listpack_entries
+                .store(entries_max, std::sync::atomic::Ordering::Relaxed);
+            engine.set_audience(Box::new(told.clone()));
+            engine.set_events(Wanted::from_letters("KA"));
+            let key = Key::new(b"key");
+            let fields = [("a", Some(100)), ("b", Some(800)), ("c", None)];
+            let fields = fields.map(|(name, deadline)| (name.to_owned(), deadline));
+            set(&engine, Now(0), "key", fields.into_iter());
+            let mut tx = engine.lock_all(0, Now(10)).unwrap();
+            tx.change::<Hash, _>(key, Create::Never, take_back).unwrap();
+            let watcher: Arc<dyn Watcher> = Arc::new(Idle);
+            let watched = tx.watch(key, 1, &watcher).unwrap();
+            drop(tx);
+            assert!(!watched.is_over(Now(799)) && watched.is_over(Now(800)));
+            assert_eq!(sweep_all(&engine, Now(799)), 0);
+            assert!(engine.lock_all(0, Now(799)).unwrap().peek(key).is_some());
+            assert_eq!(told.0.lock().unwrap()[..], []);
+            assert_eq!(sweep_all(&engine, Now(800)), 1);
+            assert_eq!(told.0.lock().unwrap()[..], [Event::Hexpired]);
+        }
+    }
 }
 
 /// Random changes, with the clock going on and sweeps in between, against a plain model.

@@ -12,6 +12,8 @@
 //! second<                        reads it
 //! 1) "list"
 //! 2) "element"
+//! > CLIENT KILL ID @id:second    the id of that connection's client
+//! (integer) 1
 //! ```
 //!
 //! Directives stand on their own line and change what comes next:
@@ -68,7 +70,7 @@ enum Action {
     Nothing,
     Send {
         connection: String,
-        bytes: Vec<u8>,
+        text: Text,
         check: Check,
         ours: bool,
     },
@@ -89,6 +91,37 @@ enum Action {
     Closed,
     /// A directive that belongs to the next command.
     Modifier,
+}
+
+/// What is sent.
+#[derive(Debug, Clone)]
+enum Text {
+    /// These bytes.
+    Raw(Vec<u8>),
+    /// A request of these arguments.
+    Request(Vec<Vec<u8>>),
+}
+
+impl Text {
+    /// Its bytes, with the ids of connections in place of their names.
+    fn bytes(
+        &self,
+        connections: &mut HashMap<String, Connection>,
+        address: SocketAddr,
+    ) -> io::Result<Vec<u8>> {
+        let mut arguments = match self {
+            Self::Raw(bytes) => return Ok(bytes.clone()),
+            Self::Request(arguments) => arguments.clone(),
+        };
+        for argument in &mut arguments {
+            if let Some(name) = argument.strip_prefix(b"@id:") {
+                let name = String::from_utf8_lossy(name).into_owned();
+                let id = client_id(named(connections, &name, address)?)?;
+                *argument = id.to_string().into_bytes();
+            }
+        }
+        Ok(request(&arguments))
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -174,16 +207,16 @@ impl Transcript {
                 }
             } else if let Some((connection, arguments)) = prompt(source) {
                 let arguments = split_arguments(arguments).map_err(fail)?;
-                let bytes = if connection == "raw" {
-                    arguments.concat()
+                let text = if connection == "raw" {
+                    Text::Raw(arguments.concat())
                 } else {
-                    request(&arguments)
+                    Text::Request(arguments)
                 };
                 let check = std::mem::replace(&mut check, Check::Exact);
                 let connection = if connection == "raw" { "" } else { connection };
                 Action::Send {
                     connection: connection.into(),
-                    bytes,
+                    text,
                     check,
                     ours: std::mem::take(&mut ours),
                 }
@@ -295,12 +328,13 @@ impl Transcript {
                     if kind == Kind::Redis => {}
                 Action::Send {
                     connection,
-                    bytes,
+                    text,
                     check,
                     ..
                 } => {
+                    let bytes = text.bytes(&mut connections, address).map_err(at)?;
                     let connection = named(&mut connections, connection, address).map_err(at)?;
-                    connection.send(bytes).map_err(at)?;
+                    connection.send(&bytes).map_err(at)?;
                     visit(step, check, &connection.receive().map_err(at)?);
                 }
                 Action::Block {
@@ -404,11 +438,19 @@ fn named<'a>(
     })
 }
 
+fn client_id(connection: &mut Connection) -> io::Result<i64> {
+    match connection.call(&["CLIENT", "ID"])? {
+        Value::Integer(id) => Ok(id),
+        other => Err(io::Error::other(format!(
+            "the client has no id: {}",
+            render(&other)
+        ))),
+    }
+}
+
 /// Sends a command and waits until the server says that its client is blocked.
 fn block(connection: &mut Connection, bytes: &[u8], address: SocketAddr) -> io::Result<()> {
-    let Value::Integer(id) = connection.call(&["CLIENT", "ID"])? else {
-        return Err(io::Error::other("the client has no id"));
-    };
+    let id = client_id(connection)?;
     connection.send(bytes)?;
     let mut probe = Connection::open(address)?;
     let start = Instant::now();

@@ -6,12 +6,15 @@ use std::sync::atomic::{
 };
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use damselfly_engine::Tracker;
+
 use crate::config::{ClientMemory, Config, Origin};
 use crate::connection::Connection;
 use crate::parked::{End, Parked};
 #[cfg(doc)]
 use crate::pubsub::Topic;
 use crate::shared::{Message, Thread};
+use crate::tracking::News;
 
 /// What CLIENT SETNAME and CLIENT SETINFO set.
 #[derive(Clone, Debug, Default)]
@@ -74,6 +77,14 @@ pub struct Client {
     pub no_evict: AtomicBool,
     /// It leaves no trace on the age of keys (CLIENT NO-TOUCH).
     pub no_touch: AtomicBool,
+    /// It tracks keys (CLIENT TRACKING).
+    pub tracks: AtomicBool,
+    /// It tracks all keys with certain prefixes.
+    pub tracks_prefixes: AtomicBool,
+    /// The id of the client that gets its invalidations, or zero.
+    pub redirect: AtomicU64,
+    /// That client was gone when there was one.
+    pub redirect_broken: AtomicBool,
     /// How many commands it has queued since MULTI; -1 outside of a transaction.
     pub queued: AtomicIsize,
     /// Memory for them and for the keys that it watches, in bytes.
@@ -87,9 +98,24 @@ pub struct Client {
     /// The command with which it waits for keys.
     parked: Mutex<Option<Arc<Parked>>>,
     names: Mutex<Names>,
+    own_news: Mutex<Vec<News>>,
 }
 
 impl Client {
+    /// What it is as one who tracks keys.
+    pub fn tracker(&self) -> Tracker {
+        Tracker {
+            thread: self.thread as u32,
+            place: self.place as u32,
+            id: self.id,
+        }
+    }
+
+    /// What its own command has invalidated of the keys that it tracks, until it is told.
+    pub fn own_news(&self) -> MutexGuard<'_, Vec<News>> {
+        self.own_news.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Its names.
     pub fn names(&self) -> MutexGuard<'_, Names> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
@@ -210,6 +236,10 @@ impl Clients {
             monitor: AtomicBool::new(false),
             no_evict: AtomicBool::new(false),
             no_touch: AtomicBool::new(false),
+            tracks: AtomicBool::new(false),
+            tracks_prefixes: AtomicBool::new(false),
+            redirect: AtomicU64::new(0),
+            redirect_broken: AtomicBool::new(false),
             queued: AtomicIsize::new(-1),
             transaction_bytes: AtomicUsize::new(0),
             watch_broken: AtomicBool::new(false),
@@ -217,6 +247,7 @@ impl Clients {
             killed: AtomicBool::new(false),
             parked: Mutex::new(None),
             names: Mutex::new(Names::default()),
+            own_news: Mutex::default(),
         });
         self.by_id().insert(client.id, client.clone());
         client

@@ -184,10 +184,12 @@ pub struct Connection {
     pub wanted: usize,
     /// Replies.
     pub output: Vec<u8>,
-    /// What follows when the reply is whole that is written in slices.
+    /// What follows when the reply is whole that is written in slices, or comes from another thread.
     pub delayed: Vec<u8>,
     /// How many bytes of `output` are sent already.
     pub sent: usize,
+    /// Bytes of invalidations among what the client has not read, at least.
+    pub pushed_bytes: usize,
     /// Why it runs nothing for now.
     pub stall: Option<Stall>,
     /// The socket may have bytes to read.
@@ -227,6 +229,7 @@ impl Connection {
             output: Vec::new(),
             delayed: Vec::new(),
             sent: 0,
+            pushed_bytes: 0,
             stall: None,
             readable: false,
             half_closed: false,
@@ -379,7 +382,7 @@ impl Connection {
 
     /// Where that belongs: not into the middle of a reply.
     fn behind_replies(&mut self) -> &mut Vec<u8> {
-        if self.session.rest.is_some() {
+        if self.session.rest.is_some() || self.session.long.is_some() {
             &mut self.delayed
         } else {
             &mut self.output

@@ -500,6 +500,9 @@ impl Dispatcher {
                         session.parking = Some(parking);
                     }
                 }
+                if let Some(tracked) = &session.tracked {
+                    tracked.reader(&session.client).note(&mut tx, row, args);
+                }
                 let has_aside = tx.has_aside();
                 if has_aside {
                     self.unserved.extend(tx.serve_waiters());
@@ -551,8 +554,8 @@ fn finish(
     mark: usize,
 ) -> Option<Stall> {
     hold_back(session, reply, mark);
-    if !session.pushes.is_empty() {
-        session::pubsub::give_pushes(session, row, mark, reply);
+    if session.follow_up {
+        session::follow_up(session, row, mark, reply);
     }
     session.rest.is_some().then_some(Stall::Rest)
 }

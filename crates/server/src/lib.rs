@@ -21,6 +21,7 @@ pub mod session;
 pub mod shared;
 pub mod start;
 pub mod statistics;
+pub mod tracking;
 pub mod worker;
 
 /// The version of this program.

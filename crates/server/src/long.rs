@@ -23,6 +23,7 @@ use damselfly_protocol::{Reply, Version};
 use crate::clients::Client;
 use crate::dispatch;
 use crate::registry::Row;
+use crate::session::tracking::Reader;
 use crate::shared::{self, Message, Shared};
 
 /// How soon a thread that waits looks again, should it not be woken.
@@ -44,6 +45,8 @@ pub struct LongCommand {
     pub version: Version,
     /// True to leave the age of keys alone.
     pub leaves_no_trace: bool,
+    /// What the client wants to hear of the keys that are read.
+    reader: Option<Reader>,
     outcome: Mutex<Option<Outcome>>,
     /// True if it ended by a bug.
     pub panicked: AtomicBool,
@@ -139,6 +142,10 @@ impl LongCommand {
             db: session.db,
             version: session.protocol,
             leaves_no_trace: dispatch::leaves_no_trace(session, row),
+            reader: session
+                .tracked
+                .as_ref()
+                .map(|tracked| tracked.reader(&session.client)),
             outcome: Mutex::default(),
             panicked: AtomicBool::new(false),
         }
@@ -198,7 +205,10 @@ impl LongCommand {
                 unreachable!("{} can't stop for that here", self.row.name)
             }
         }
-        if tx.has_ready() {
+        if let Some(reader) = self.reader {
+            reader.note(&mut tx, self.row, args);
+        }
+        if tx.has_aside() {
             unserved.extend(tx.serve_waiters());
         }
         outcome.effects = tx.effects();

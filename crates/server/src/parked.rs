@@ -30,6 +30,8 @@ pub struct Parked {
     args: OwnedArgs,
     wait: Arc<Wait>,
     version: Version,
+    /// The client's id if it tracks keys, or else zero.
+    tracker_id: u64,
     claimed: AtomicBool,
     end: Mutex<Option<End>>,
 }
@@ -73,6 +75,7 @@ impl Parking {
             args: wait.args.clone().unwrap_or_else(|| args.to_owned()),
             wait: wait.clone(),
             version: session.protocol,
+            tracker_id: session.tracked.as_ref().map_or(0, |_| session.client.id),
             claimed: AtomicBool::new(false),
             end: Mutex::new(None),
         });
@@ -154,6 +157,14 @@ impl Parked {
 
     /// Runs the command for a key that has something for it.
     fn run(&self, tx: &mut Tx<'_>, key: Key<'_>) -> End {
+        // What led to this was done by somebody else.
+        tx.ascribe_changes(0);
+        let end = self.run_command(tx, key);
+        tx.ascribe_changes(self.tracker_id);
+        end
+    }
+
+    fn run_command(&self, tx: &mut Tx<'_>, key: Key<'_>) -> End {
         let mut bytes = Vec::new();
         let mut reply = Reply::new(&mut bytes, self.version);
         match (self.wait.serve)(tx, self.args.borrow(), key, &mut reply) {

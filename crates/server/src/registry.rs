@@ -95,6 +95,8 @@ pub struct Row {
     pub no_auth: bool,
     /// It changes keys, or what it does may have to be known elsewhere.
     pub writes: bool,
+    /// It reads keys and changes none.
+    pub only_reads: bool,
     /// A client of RESP2 may use it although it has subscriptions.
     pub for_subscribers: bool,
     /// It needs `enable-debug-command`.
@@ -228,6 +230,7 @@ impl Registry {
             locks: locks_of(&command),
             needs_memory: command.has(Trait::NeedsMemory),
             no_auth: command.has(Trait::NoAuth),
+            only_reads: session::command::facts::only_reads(&command),
             writes: command.keys.writes()
                 || command.has(Trait::Writes)
                 || command.has(Trait::MayReplicate),

@@ -20,6 +20,10 @@ use crate::session::latency::LatencyMonitor;
 use crate::session::pause::Pause;
 use crate::session::slowlog::Slowlog;
 use crate::statistics::ThreadCounters;
+use crate::tracking::{Invalidation, Tracking};
+
+/// How many tracked keys are dropped at most per tick, if they are too many since `tracking-table-max-keys` was lowered.
+pub const TRACKED_PER_TICK: usize = 10_000;
 
 /// What one thread may ask of another.
 pub enum Message {
@@ -44,6 +48,20 @@ pub enum Message {
         mail: Vec<Mail>,
         /// What they were counted as.
         bytes: usize,
+    },
+    /// Tell clients that track keys.
+    Invalidations {
+        /// What they are told, in order.
+        list: Vec<Invalidation>,
+        /// What that was counted as.
+        bytes: usize,
+    },
+    /// Tell a client what another one redirects to it.
+    Redirected {
+        /// The client.
+        client: Arc<Client>,
+        /// The keys, as they are written.
+        text: Arc<[u8]>,
     },
     /// Look at the state of this client, which was changed: it may be killed or unblocked.
     Look(Arc<Client>),
@@ -168,6 +186,8 @@ pub struct Shared {
     pub monitors: AtomicUsize,
     /// Subscriptions.
     pub pubsub: PubSub,
+    /// Who tracks keys.
+    pub tracking: Arc<Tracking>,
     /// Libraries of functions.
     pub functions: Functions,
     /// Commands that take long.
@@ -210,10 +230,12 @@ impl Shared {
         config_file: Option<PathBuf>,
     ) -> Self {
         let pubsub = PubSub::new(threads.len());
+        let tracking = Arc::new(Tracking::new(threads.len()));
         apply(&engine, &pubsub, &config);
         Self {
             engine,
             pubsub,
+            tracking,
             clients: Clients::default(),
             threads,
             config: Mutex::new(Arc::new(config)),
@@ -264,6 +286,8 @@ impl Shared {
         apply(&self.engine, &self.pubsub, &config);
         *slot = Arc::new(config);
         self.config_generation.fetch_add(1, Relaxed);
+        drop(slot);
+        self.engine.drop_excess_tracked(TRACKED_PER_TICK);
         Ok(())
     }
 
@@ -297,6 +321,8 @@ fn apply(engine: &Engine, pubsub: &PubSub, config: &Config) {
     let settings = &engine.settings;
     let bulk_bytes_max = usize::try_from(config.proto_max_bulk_len_bytes).unwrap_or(usize::MAX);
     settings.bulk_bytes_max.store(bulk_bytes_max, Relaxed);
+    let tracked_keys_max = usize::try_from(config.tracking_table_max_keys).unwrap_or(usize::MAX);
+    settings.tracked_keys_max.store(tracked_keys_max, Relaxed);
     settings
         .flushes_later
         .store(config.lazyfree_lazy_user_flush, Relaxed);

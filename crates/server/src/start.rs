@@ -15,6 +15,7 @@ use crate::listener::Listener;
 use crate::pubsub::events::Events;
 use crate::registry;
 use crate::shared::{Shared, Thread};
+use crate::tracking::Teller;
 use crate::worker::{WAKER, Worker};
 
 /// Shards per thread: enough that two threads rarely meet.
@@ -63,6 +64,7 @@ impl Server {
         }
         let shared = Arc::new(Shared::new(engine.clone(), handles, config, config_file));
         set_wakes(&shared);
+        shared.engine.set_invalidate(Box::new(Teller::new(&shared)));
         engine.set_audience(Box::new(Events::new(&shared)));
         spawn("free", || damselfly_engine::garbage::free())?;
         let mut server = Self {

@@ -9,6 +9,7 @@ mod late;
 mod mail;
 mod requests;
 mod script;
+mod tracking;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
@@ -304,7 +305,8 @@ impl Worker {
         };
         counters.reads.add(1);
         counters.input_bytes.add(bytes as u64);
-        let subscribes = connection.session.subscriptions.is_some();
+        let session = &connection.session;
+        let is_told = session.subscriptions.is_some() || session.tracked.is_some();
         match end {
             // The end of the stream comes with the same event as the last bytes: read on to it.
             ReadEnd::Drained if connection.half_closed && bytes > 0 => self.queue(key),
@@ -315,8 +317,8 @@ impl Worker {
         if bytes == 0 {
             return;
         }
-        if subscribes {
-            // Messages that were published before these requests were sent come before the replies to them.
+        if is_told {
+            // Messages whose cause came before these requests were sent come before the replies to them.
             self.send_mail();
             self.receive_own();
         }
@@ -452,6 +454,7 @@ impl Worker {
         }
         if sent_all {
             connection.over_soft_limit_since = None;
+            connection.pushed_bytes = 0;
             let output = std::mem::take(&mut connection.output);
             if output.capacity() > 0
                 && output.capacity() <= SPARE_OUTPUT_BYTES_MAX
@@ -518,6 +521,7 @@ impl Worker {
         let engine = &self.shared.engine;
         connection.session.transaction.end(engine, client);
         crate::session::pubsub::leave(&self.shared, &mut connection.session);
+        crate::session::tracking::stop(&self.shared, &mut connection.session);
         let client = &connection.session.client;
         self.shared.clients.remove(client.id);
         self.shared.threads[self.index]

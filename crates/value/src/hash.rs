@@ -147,7 +147,7 @@ impl<'a> HashRef<'a> {
         }
     }
 
-    /// A moment, in milliseconds since the epoch, before which no field ends; `None` if none ever does.
+    /// The soonest deadline of any field, in milliseconds since the epoch.
     #[inline]
     pub fn soonest_ms(self) -> Option<i64> {
         match self.form() {
@@ -312,7 +312,7 @@ impl<'a> EntryRef<'a> {
         }
     }
 
-    /// A moment, in milliseconds since the epoch, before which no field of the entry's hash ends; `None` if none ever does.
+    /// The soonest deadline of any field of the entry's hash, in milliseconds since the epoch.
     pub fn fields_soonest_ms(self) -> Option<i64> {
         self.timed_hash().and_then(HashRef::soonest_ms)
     }

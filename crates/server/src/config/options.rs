@@ -669,7 +669,7 @@ pub static OPTIONS: &[Opt] = &[
             max: i64::MAX,
         },
         changeable: Changeable::Live,
-        effect: Effect::Later("there is no client-side caching yet"),
+        effect: Effect::Acts,
         summary: "Most keys remembered for client-side caching; 0 sets no limit.",
         access: field!(tracking_table_max_keys),
     },

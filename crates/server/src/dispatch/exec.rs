@@ -15,6 +15,7 @@ use super::{Dispatcher, leaves_no_trace};
 use crate::config::Config;
 use crate::registry::{Handler, REGISTRY, Row, SessionFn};
 use crate::scripts::{self, Around};
+use crate::session::tracking;
 use crate::session::transaction::Queue;
 use crate::session::{Context, Replies, Session, monitor};
 
@@ -87,6 +88,7 @@ pub fn exec_around<A: Around>(
     dispatcher.refresh_config();
     dispatcher.serve_unserved();
     dispatcher.note_congested(session);
+    tracking::take_own_news(&dispatcher.shared, session);
     result
 }
 
@@ -238,7 +240,11 @@ impl<A: Around> Runner<'_, A> {
             Handler::Keyspace(run) => {
                 tx.set_db(session.db);
                 tx.set_touches(!leaves_no_trace(session, row));
-                run(tx, args, reply)
+                let result = run(tx, args, reply);
+                if let Some(tracked) = &session.tracked {
+                    tracked.reader(&session.client).note(tx, row, args);
+                }
+                result
             }
             // Redis allows the other kinds of subscribing.
             Handler::Session(_) if row.name == "ssubscribe" => {

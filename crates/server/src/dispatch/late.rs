@@ -10,7 +10,7 @@ use super::{Dispatcher, hold_back};
 use crate::connection::{Connection, Stall};
 use crate::parked::End;
 use crate::registry::Row;
-use crate::session::Session;
+use crate::session::{self, Session};
 use crate::shared;
 
 /// How much of a long reply is written at once, in bytes.
@@ -39,6 +39,10 @@ impl Dispatcher {
         let mark = reply.position();
         let failed = end.write(&mut reply);
         hold_back(session, &mut reply, mark);
+        session::tracking::take_own_news(&self.shared, session);
+        if session.follow_up {
+            session::follow_up(session, Some(parking.row), mark, &mut reply);
+        }
         if let Some(error) = failed {
             let counters = self.counters();
             counters.commands[parking.row.index].failed.add(1);
@@ -66,7 +70,14 @@ impl Dispatcher {
         let args = command.args.borrow();
         self.account_for(session, command.row, args, outcome.took_ns, outcome.failed);
         hold_back(session, &mut reply, mark);
+        session::tracking::take_own_news(&self.shared, session);
+        if session.follow_up {
+            session::follow_up(session, Some(command.row), mark, &mut reply);
+        }
         connection.stall = session.rest.is_some().then_some(Stall::Rest);
+        if connection.stall.is_none() {
+            connection.give_delayed();
+        }
         true
     }
 
@@ -80,20 +91,27 @@ impl Dispatcher {
             return;
         }
         session.rest = None;
+        if session.follow_up {
+            let mark = reply.position();
+            session::follow_up(session, None, mark, &mut reply);
+        }
         connection.stall = None;
         connection.give_delayed();
     }
 
-    /// What follows from a section that served others or told events.
+    /// What follows from a section that served others or told of changes.
     #[cold]
-    pub(super) fn end_aside(&mut self, session: &mut Session) {
+    pub(crate) fn end_aside(&mut self, session: &mut Session) {
         self.serve_unserved();
         self.note_congested(session);
+        session::tracking::take_own_news(&self.shared, session);
     }
 
     /// Lets a client wait whose command has caused more messages than can be delivered soon.
-    pub(super) fn note_congested(&self, session: &mut Session) {
-        let congested = self.shared.pubsub.take_congested(self.thread);
+    pub(crate) fn note_congested(&self, session: &mut Session) {
+        let (pubsub, tracking) = (&self.shared.pubsub, &self.shared.tracking);
+        let congested = pubsub.take_congested(self.thread);
+        let congested = congested.or_else(|| tracking.congested(pubsub));
         session.congested = congested.or(session.congested);
     }
 

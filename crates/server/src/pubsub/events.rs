@@ -49,7 +49,7 @@ impl Audience for Events {
             congested = published.congested.or(congested);
         };
         let mut channel = Vec::new();
-        for KeyEvent { event, db, key } in events {
+        for KeyEvent { event, db, key, .. } in events {
             let name = event.name().as_bytes();
             if wanted.by_key() {
                 write_channel(&mut channel, "keyspace", *db, key);

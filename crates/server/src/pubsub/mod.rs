@@ -290,6 +290,21 @@ impl PubSub {
         }
     }
 
+    /// How many bytes are on their way to a thread.
+    pub fn arriving_bytes(&self, thread: usize) -> usize {
+        self.desks[thread].arriving_bytes.load(Relaxed)
+    }
+
+    /// Notes that so many bytes are sent to a thread by other means than [`PubSub::send`]: they count with the others.
+    pub fn note_arriving(&self, thread: usize, bytes: usize) {
+        self.desks[thread].arriving_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    /// A thread that has more on its way than it should: who caused it waits for [`PubSub::is_congested`].
+    pub fn congested(&self) -> Option<usize> {
+        (0..self.desks.len()).find(|&thread| self.arriving_bytes(thread) > MAIL_BYTES_MAX)
+    }
+
     /// Notes that a thread has delivered so many bytes that were sent to it; true if others are to be woken.
     pub fn note_delivered(&self, thread: usize, bytes: usize) -> bool {
         let desk = &self.desks[thread];
@@ -412,7 +427,11 @@ mod tests {
                 pubsub.note_delivered(RECEIVER, bytes);
                 mail
             }
-            Message::Serve { .. } | Message::Monitored { .. } | Message::Look(_) => Vec::new(),
+            Message::Serve { .. }
+            | Message::Monitored { .. }
+            | Message::Invalidations { .. }
+            | Message::Redirected { .. }
+            | Message::Look(_) => Vec::new(),
         });
         mail.flatten().collect()
     }

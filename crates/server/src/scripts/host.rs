@@ -60,6 +60,8 @@ pub(super) struct ScriptHost<'h, 't> {
     pub allows_oom: bool,
     /// A command that writes was called.
     pub has_written: bool,
+    /// A command that reads keys and changes none was called.
+    pub has_read: bool,
     /// Whether memory was short before the first command that needs some.
     pub memory_is_short: Option<bool>,
     pub timing: Timing<'h>,
@@ -184,6 +186,7 @@ impl ScriptHost<'_, '_> {
                 listed.slow.has_written.store(true, Relaxed);
             }
         }
+        self.has_read |= row.only_reads;
         let started = self.around.dispatcher().clock.raw();
         match self.run(row, args, reply) {
             Ok(failed) => self.note_call(row, args, started, failed),

@@ -113,7 +113,7 @@ pub fn run(
             }
         };
         around.dispatcher().shards = shards;
-        around.dispatcher().serve_unserved();
+        around.dispatcher().end_aside(session);
         result
     });
     if let Err(Stop::Busy(_)) = result {
@@ -253,6 +253,7 @@ fn run_once<'s>(
         is_read_only: job.is_read_only(),
         allows_oom: allows(Flags::ALLOW_OOM) || allows(Flags::NO_WRITES),
         has_written: false,
+        has_read: false,
         memory_is_short: None,
         job,
     };
@@ -276,6 +277,12 @@ fn run_once<'s>(
         return Some(lack);
     }
     host.let_go();
+    if let Some(tracked) = &host.session.tracked {
+        // Now it is certain what the script has changed.
+        host.tx.forget_undo();
+        let reader = tracked.reader(&host.session.client);
+        reader.note_script(host.tx, host.has_read, job.declared_keys());
+    }
     let text = reply.written_since(mark).strip_prefix(b"-");
     if let Some(text) = text {
         let counters = host.around.dispatcher().counters();

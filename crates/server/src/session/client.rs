@@ -15,7 +15,7 @@ use crate::parked::End;
 use crate::pubsub::Topic;
 use crate::registry::{REGISTRY, Row};
 use crate::session::connection::check_name;
-use crate::session::{Context, Replies, Session};
+use crate::session::{Context, Replies, Session, tracking};
 use crate::shared::Thread;
 
 pub(crate) use rows::COMMANDS;
@@ -63,11 +63,6 @@ fn set_info(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) ->
         names.library_version = value;
     }
     reply.ok();
-    Ok(())
-}
-
-fn get_redirection(_: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    reply.integer(-1);
     Ok(())
 }
 
@@ -373,7 +368,7 @@ fn describe(lines: &mut String, client: &Client, now_ms: i64) {
         "id={} addr={} laddr={} fd={} name={} age={} idle={} flags={} db={} sub={} psub={} ssub={} multi={} \
          qbuf={input_bytes} qbuf-free={} argv-mem=0 multi-mem={} rbs={output_capacity} \
          rbp={output_capacity} obl={in_fixed} oll={listed} omem={listed_bytes} tot-mem={} events={} cmd={} \
-         user=default redir=-1 resp={} lib-name={} lib-ver={}",
+         user=default redir={} resp={} lib-name={} lib-ver={}",
         client.id,
         client.address,
         client.local_address,
@@ -395,6 +390,7 @@ fn describe(lines: &mut String, client: &Client, now_ms: i64) {
         client.memory(),
         if output_bytes > 0 { "rw" } else { "r" },
         last_command.map_or("NULL", |index| REGISTRY.rows()[index].name.as_str()),
+        tracking::redirection(client),
         client.protocol.load(Relaxed),
         names.library,
         names.library_version,
@@ -408,6 +404,9 @@ fn flags(client: &Client) -> String {
         ('P', client.is_subscriber()),
         ('x', client.queued.load(Relaxed) >= 0),
         ('b', client.is_blocked()),
+        ('t', client.tracks.load(Relaxed)),
+        ('R', client.redirect_broken.load(Relaxed)),
+        ('B', client.tracks_prefixes.load(Relaxed)),
         ('d', client.watch_broken.load(Relaxed)),
         ('U', client.unix),
         ('e', client.no_evict.load(Relaxed)),

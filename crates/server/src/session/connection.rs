@@ -8,7 +8,7 @@ use damselfly_commands::{Args, Command, Group, Keys, Result, Run, Trait};
 use damselfly_protocol::{Reply, Version};
 
 use crate::registry::Handler;
-use crate::session::{Context, Replies, pubsub};
+use crate::session::{Context, Replies, pubsub, tracking};
 
 /// Traits that most of them share: always allowed, and quick.
 const ALWAYS: [Trait; 4] = [Trait::NoScript, Trait::Loading, Trait::Stale, Trait::Fast];
@@ -287,6 +287,7 @@ fn reset(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Resul
     let engine = &context.shared.engine;
     session.transaction.end(engine, &session.client);
     pubsub::leave(context.shared, session);
+    tracking::stop(context.shared, session);
     session.client.no_evict.store(false, Relaxed);
     session.client.no_touch.store(false, Relaxed);
     session.client.names().name.clear();

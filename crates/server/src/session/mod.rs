@@ -18,6 +18,7 @@ pub mod pubsub;
 pub mod scripting;
 pub mod server;
 pub mod slowlog;
+pub mod tracking;
 pub mod transaction;
 
 use std::sync::Arc;
@@ -26,15 +27,16 @@ use std::time::Instant;
 
 use damselfly_commands::{Command, Rest};
 use damselfly_engine::{Busy, Now, Tx};
-use damselfly_protocol::Version;
+use damselfly_protocol::{Reply, Version};
 
 use crate::clients::Client;
 use crate::config::Config;
 use crate::long::LongCommand;
 use crate::parked::Parking;
-use crate::registry::Handler;
+use crate::registry::{Handler, Row};
 use crate::scripts::Plan;
 use crate::session::pubsub::Subscriptions;
+use crate::session::tracking::Tracked;
 use crate::session::transaction::Transaction;
 use crate::shared::Shared;
 use crate::statistics::ThreadCounters;
@@ -93,6 +95,10 @@ pub struct Session {
     pub subscriptions: Option<Box<Subscriptions>>,
     /// Messages that its own command has caused, to be sent whether or not replies are.
     pub pushes: Vec<u8>,
+    /// Something follows the reply of the command that runs: see [`follow_up`].
+    pub follow_up: bool,
+    /// What it has asked for with CLIENT TRACKING, if it tracks keys.
+    pub tracked: Option<Box<Tracked>>,
     /// A thread to which it has published more than that can deliver soon.
     pub congested: Option<usize>,
     /// Its command that runs elsewhere.
@@ -119,6 +125,8 @@ impl Session {
             parking: None,
             subscriptions: None,
             pushes: Vec::new(),
+            follow_up: false,
+            tracked: None,
             congested: None,
             long: None,
             rest: None,
@@ -142,6 +150,16 @@ impl Session {
         };
         self.client.protocol.store(number, Relaxed);
     }
+}
+
+/// Adds what goes with the reply of a command, which was written from `mark` on: messages that the client has caused to itself.
+#[cold]
+pub fn follow_up(session: &mut Session, row: Option<&Row>, mark: usize, reply: &mut Reply<'_>) {
+    session.follow_up = false;
+    if !session.pushes.is_empty() {
+        pubsub::give_pushes(session, row, mark, reply);
+    }
+    tracking::follow_up(session, row, reply);
 }
 
 /// What a session command may use.

@@ -106,7 +106,6 @@ pub fn leave(shared: &Shared, session: &mut Session) {
 }
 
 /// Adds a client's own messages to the reply of its command, which was written from `mark` on.
-#[cold]
 pub fn give_pushes(session: &mut Session, row: Option<&Row>, mark: usize, reply: &mut Reply<'_>) {
     let pushes = std::mem::take(&mut session.pushes);
     if row.is_some_and(|row| row.name == "exec") {
@@ -141,6 +140,7 @@ fn answer(
         Replies::On => write(reply),
         Replies::Off | Replies::SkipNext | Replies::SkipThis => {
             write(&mut Reply::new(&mut session.pushes, session.protocol));
+            session.follow_up = true;
         }
     }
 }
@@ -269,6 +269,7 @@ fn publish_in(
     let published = pubsub.publish(context.thread, scope, channel, payload, from);
     session.congested = published.congested.or(session.congested);
     if let Some(subscriptions) = subscriptions {
+        session.follow_up = true;
         let mut own = Reply::new(&mut session.pushes, session.protocol);
         write_own(&mut own, subscriptions, scope, channel, payload);
     }

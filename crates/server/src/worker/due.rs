@@ -27,6 +27,9 @@ impl Worker {
             }
             if self.index == 0 {
                 self.shared.note_memory();
+                self.shared
+                    .engine
+                    .drop_excess_tracked(shared::TRACKED_PER_TICK);
                 self.sample_rates();
                 let (config, threads) = (&self.dispatcher.config, &self.shared.threads);
                 let evicted = self.shared.clients.evict(config, threads);

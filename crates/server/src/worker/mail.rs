@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::Worker;
+use super::tracking::Prefixed;
 use crate::clients::Client;
 use crate::pubsub::MAIL_BYTES_MAX;
 use crate::pubsub::mail::Mail;
@@ -25,18 +26,25 @@ impl Worker {
 
     pub(super) fn receive(&mut self) {
         let (first, messages) = self.shared.threads[self.index].receive();
+        let mut prefixed = Prefixed::new();
         for (number, message) in (first..).zip(messages) {
             match message {
                 Message::Serve { stream, id } => self.add(stream, id),
                 Message::Monitored { lines, from } => self.show_monitors(&lines, from),
                 Message::Mail { mail, bytes } => self.receive_mail(number, &mail, bytes),
+                Message::Invalidations { list, bytes } => {
+                    self.invalidate(list, bytes, &mut prefixed);
+                }
+                Message::Redirected { client, text } => self.tell_redirected(&client, &text),
                 Message::Look(client) => {
                     if let Some(key) = self.find(&client) {
+                        self.tell_own(key);
                         self.queue(key);
                     }
                 }
             }
         }
+        self.tell_prefixed(&prefixed);
     }
 
     /// The place of a client's connection, if it is one of this thread's and still open.

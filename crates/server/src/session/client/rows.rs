@@ -4,10 +4,11 @@ use damselfly_commands::Arity::{AtLeast, Exactly};
 use damselfly_commands::{Command, Group, Keys, Run, Trait};
 
 use super::{
-    get_name, get_redirection, id, info, kill, list, no_evict, no_touch, pause, set_info, set_name,
-    set_replies, unblock, unpause,
+    get_name, id, info, kill, list, no_evict, no_touch, pause, set_info, set_name, set_replies,
+    unblock, unpause,
 };
 use crate::registry::Handler;
+use crate::session::tracking;
 
 /// Of subcommands that concern the connection itself.
 const PLAIN: &[Trait] = &[
@@ -203,11 +204,47 @@ const SUBCOMMANDS: &[Command<Handler>] = &[
         arity: Exactly(2),
         keys: Keys::None,
         traits: PLAIN,
-        run: Run::Run(Handler::Session(get_redirection)),
+        run: Run::Run(Handler::Session(tracking::get_redirection)),
         group: Group::Connection,
         usage: "CLIENT GETREDIR",
         summary: "Returns the id of the client that invalidations of the connection's keys go to.",
         since: "6.0.0",
+        complexity: "O(1)",
+    },
+    Command {
+        name: "TRACKING",
+        arity: AtLeast(3),
+        keys: Keys::None,
+        traits: PLAIN,
+        run: Run::Run(Handler::Session(tracking::tracking)),
+        group: Group::Connection,
+        usage: "CLIENT TRACKING <ON | OFF> [REDIRECT client-id] [PREFIX prefix [PREFIX prefix ...]] [BCAST] [OPTIN] [OPTOUT] [NOLOOP]",
+        summary: "Has the server tell the connection when keys change whose values it may have cached.",
+        since: "6.0.0",
+        complexity: "O(1). Some options may introduce additional complexity.",
+    },
+    Command {
+        name: "CACHING",
+        arity: Exactly(3),
+        keys: Keys::None,
+        traits: PLAIN,
+        run: Run::Run(Handler::Session(tracking::caching)),
+        group: Group::Connection,
+        usage: "CLIENT CACHING <YES | NO>",
+        summary: "Chooses whether the keys of the next command are tracked, for OPTIN and OPTOUT.",
+        since: "6.0.0",
+        complexity: "O(1)",
+    },
+    Command {
+        name: "TRACKINGINFO",
+        arity: Exactly(2),
+        keys: Keys::None,
+        traits: PLAIN,
+        run: Run::Run(Handler::Session(tracking::info)),
+        group: Group::Connection,
+        usage: "CLIENT TRACKINGINFO",
+        summary: "Returns what the connection tracks, and how.",
+        since: "6.2.0",
         complexity: "O(1)",
     },
 ];

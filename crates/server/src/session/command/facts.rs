@@ -57,7 +57,8 @@ fn writes(command: &Command<Handler>) -> bool {
     command.keys.writes() && command.group != Group::Scripting || command.has(Trait::Writes)
 }
 
-fn only_reads(command: &Command<Handler>) -> bool {
+/// True if it reads keys and changes none.
+pub fn only_reads(command: &Command<Handler>) -> bool {
     // WATCH names keys but reads nothing.
     let uses_keys = command.keys.any() && command.group != Group::Transactions;
     !command.keys.writes() && (uses_keys || command.has(Trait::ReadOnly))

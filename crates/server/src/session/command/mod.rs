@@ -311,7 +311,8 @@ fn keys_of<'a>(args: Args<'a>) -> Result<Vec<(&'a [u8], Access)>> {
         | At::HalfBehind { .. }
         | At::Behind { .. } => false,
     };
-    if specs.iter().any(is_wrong_count) {
+    let needs_keys = !row.command.has(Trait::NoMandatoryKeys);
+    if needs_keys && specs.iter().any(is_wrong_count) {
         return refused("Invalid arguments specified for command");
     }
     Ok(specs

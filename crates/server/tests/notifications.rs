@@ -1,0 +1,111 @@
+//! Keyspace notifications of what Redis 7.0 does not have, and of what nobody asks for; the rest is compared with the real server
+//! by `crates/oracle/tests/notifications.rs`.
+
+mod common;
+
+use common::{Client, TestServer};
+
+/// A server that publishes events by their names, and a client that hears all of them.
+fn listening(letters: &str) -> (TestServer, Client) {
+    let server = TestServer::start();
+    let mut ear = server.client();
+    ear.run(&format!("CONFIG SET notify-keyspace-events {letters}"));
+    ear.run("PSUBSCRIBE __key*");
+    (server, ear)
+}
+
+/// The next event, as its channel and what is published there.
+fn heard(ear: &mut Client) -> String {
+    let text = ear.receive();
+    let words: Vec<&str> = text.lines().skip(2).collect();
+    words
+        .iter()
+        .map(|word| word[3..].trim().trim_matches('"'))
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+#[test]
+fn fields_of_hashes_that_end() {
+    let (server, mut ear) = listening("EA");
+    let mut client = server.client();
+    for (command, events) in [
+        ("HSET h a 1 b 2 c 3", &["hset"][..]),
+        ("HEXPIRE h 100 FIELDS 1 nosuch", &[]),
+        ("HEXPIRE h 100 FIELDS 2 a b", &["hexpire"]),
+        ("HEXPIRE h 100 NX FIELDS 1 a", &[]),
+        ("HPERSIST h FIELDS 2 a c", &["hpersist"]),
+        ("HPERSIST h FIELDS 1 a", &[]),
+        ("HPEXPIRE h 0 FIELDS 1 a", &["hdel"]),
+        ("HGETEX h PERSIST FIELDS 1 b", &["hpersist"]),
+        ("HGETEX h EX 100 FIELDS 2 b c", &["hexpire"]),
+        ("HGETEX h FIELDS 1 b", &[]),
+        ("HGETDEL h FIELDS 2 nosuch b", &["hdel"]),
+        ("HGETDEL h FIELDS 1 c", &["hdel", "del"]),
+        ("HSETEX h EX 100 FIELDS 1 a 1", &["hset", "hexpire"]),
+        ("HSETEX h FNX FIELDS 1 a 1", &[]),
+        ("HSETEX h KEEPTTL FIELDS 1 a 2", &["hset"]),
+        ("HEXPIREAT h 1 FIELDS 1 a", &["hdel", "del"]),
+        ("HSETEX h PXAT 1 FIELDS 1 a 1", &["hset", "hdel", "del"]),
+    ] {
+        client.run(command);
+        // Nothing else comes before what comes now.
+        client.run("SADD end 1");
+        client.run("DEL end");
+        for event in events {
+            let expected = format!("__keyevent@0__:{event} h");
+            assert_eq!(heard(&mut ear), expected, "{command}");
+        }
+        for event in ["sadd", "del"] {
+            let expected = format!("__keyevent@0__:{event} end");
+            assert_eq!(heard(&mut ear), expected, "{command}");
+        }
+    }
+}
+
+#[test]
+fn what_ends_is_told_without_a_look_at_it() {
+    let (server, mut ear) = listening("Ehxg");
+    let mut client = server.client();
+    client.run("SELECT 2");
+    client.run("SET key value PX 1");
+    assert_eq!(heard(&mut ear), "__keyevent@2__:expire key");
+    assert_eq!(heard(&mut ear), "__keyevent@2__:expired key");
+    client.run("HSETEX hash PX 1 FIELDS 1 ends 1");
+    for event in ["hset", "hexpire", "hexpired", "del"] {
+        assert_eq!(heard(&mut ear), format!("__keyevent@2__:{event} hash"));
+    }
+    client.run("HSETEX hash FIELDS 1 stays 1");
+    client.run("HSETEX hash PX 1 FIELDS 1 ends 1");
+    for event in ["hset", "hset", "hexpire", "hexpired"] {
+        assert_eq!(heard(&mut ear), format!("__keyevent@2__:{event} hash"));
+    }
+    assert!(ear.has_nothing());
+}
+
+/// Far more than may be on its way to a thread: those who cause events wait for those who hear them.
+#[test]
+fn no_event_of_many_is_lost() {
+    const ROUNDS: usize = 5;
+    const KEYS: usize = 12_000;
+    let (server, mut ear) = listening("K$");
+    let name = |number: usize| format!("key:{number:060}");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut client = server.client();
+            for round in 0..ROUNDS {
+                let set = |number: usize| {
+                    let key = name(round * KEYS + number);
+                    format!("*3\r\n$3\r\nSET\r\n${}\r\n{key}\r\n$1\r\nx\r\n", key.len())
+                };
+                let requests: String = (0..KEYS).map(set).collect();
+                client.send_bytes(requests.as_bytes());
+                (0..KEYS).for_each(|_| assert_eq!(client.receive(), "OK"));
+            }
+        });
+        for number in 0..ROUNDS * KEYS {
+            let expected = format!("__keyspace@0__:{} set", name(number));
+            assert_eq!(heard(&mut ear), expected);
+        }
+    });
+}

@@ -1,0 +1,688 @@
+//! Client-side caching over several threads: no cache holds what is out of date once that could have been known, memory stays
+//! bounded, and nothing is left behind.
+//!
+//! `cargo xtask ci` runs the tests of `coherent` with `--cfg broken="tracking"`, which registers a reader of a key only after
+//! it has let go of the locks under which it has read; then they must fail. They also fail if the invalidations of a client do
+//! not wait for its reply that another thread writes (`behind_long`), or for the one that is written in slices.
+//!
+//! Picks are random and so is the order in which threads run, so no seed could repeat a failure.
+
+mod common;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::thread;
+
+use common::{Client, TestServer, until};
+use damselfly_protocol::client::{Value, write_command};
+use damselfly_server::config::OutputLimit;
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::Bulk(bytes) | Value::Simple(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// The words of a message; keys of an invalidation stand one by one, and no keys mean all of them.
+fn words(value: &Value) -> Vec<String> {
+    let (Value::Push(items) | Value::Array(items)) = value else {
+        return vec![text(value)];
+    };
+    let words = items.iter().flat_map(|item| match item {
+        Value::Array(keys) => keys.iter().map(text).collect(),
+        Value::Null(_) => Vec::new(),
+        other => vec![text(other)],
+    });
+    words.collect()
+}
+
+fn next(client: &mut Client) -> Vec<String> {
+    words(&client.receive_value().expect("a message"))
+}
+
+/// A client of RESP3 that tracks as `options` say.
+fn tracker(server: &TestServer, options: &str) -> Client {
+    let mut client = server.client();
+    client.run("HELLO 3");
+    assert_eq!(
+        client.run(format!("CLIENT TRACKING ON {options}").trim()),
+        "OK"
+    );
+    client
+}
+
+fn send(client: &mut Client, words: &[&str]) {
+    let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+    let mut request = Vec::new();
+    write_command(&mut request, &words);
+    client.send_bytes(&request);
+}
+
+/// Waits until the server keeps nothing of those who tracked.
+fn until_nothing_is_left(server: &TestServer) {
+    let shared = server.shared();
+    until("nothing is tracked", || {
+        let (engine, tracking) = (&shared.engine, &shared.tracking);
+        let left = [engine.tracked_keys(), engine.tracked_items()];
+        left == [0, 0] && tracking.count() == 0 && tracking.prefix_count() == 0
+    });
+}
+
+mod coherent {
+    use super::*;
+
+    const KEYS: usize = 12;
+    const WRITERS: usize = 3;
+    const ROUNDS: u64 = 4000;
+
+    /// What writers have done.
+    struct World {
+        /// By key: the latest version that its writer has been told is stored.
+        stored: [AtomicU64; KEYS],
+        writing: AtomicUsize,
+    }
+
+    /// What a request of a reader expects.
+    enum Expected {
+        Value(usize),
+        Values(usize, usize),
+        Any,
+        /// An answer behind which nothing older than these versions may be cached.
+        Pong([u64; KEYS]),
+    }
+
+    struct Reader<'a> {
+        client: Client,
+        world: &'a World,
+        cache: HashMap<usize, u64>,
+        expected: VecDeque<Expected>,
+        hits: usize,
+        invalidated: usize,
+        opts_in: bool,
+    }
+
+    fn name(key: usize) -> String {
+        format!("key:{key}")
+    }
+
+    fn version(value: &Value) -> u64 {
+        match value {
+            Value::Bulk(bytes) => String::from_utf8_lossy(bytes).parse().unwrap(),
+            Value::Null(_) => 0,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    impl Reader<'_> {
+        fn below(&self, end: usize) -> usize {
+            (damselfly_base::random::number() % end as u64) as usize
+        }
+
+        fn request(&mut self, words: &[&str], expected: Expected) {
+            if self.opts_in && matches!(expected, Expected::Value(_) | Expected::Values(..)) {
+                send(&mut self.client, &["CLIENT", "CACHING", "YES"]);
+                self.expected.push_back(Expected::Any);
+            }
+            send(&mut self.client, words);
+            self.expected.push_back(expected);
+        }
+
+        /// Reads a few keys at once, those that are not cached, and receives all answers.
+        fn go(&mut self) {
+            for _ in 0..1 + self.below(6) {
+                let (key, other) = (self.below(KEYS), self.below(KEYS));
+                if self.cache.contains_key(&key) {
+                    self.hits += 1;
+                } else if self.below(4) == 0 {
+                    let words = ["MGET", &name(key), &name(other)];
+                    self.request(&words, Expected::Values(key, other));
+                } else {
+                    self.request(&["GET", &name(key)], Expected::Value(key));
+                }
+            }
+            self.look();
+        }
+
+        fn look(&mut self) {
+            let stored = std::array::from_fn(|key| self.world.stored[key].load(SeqCst));
+            self.request(&["PING"], Expected::Pong(stored));
+            while !self.expected.is_empty() {
+                self.receive();
+            }
+        }
+
+        fn receive(&mut self) {
+            let value = self.client.receive_value().unwrap();
+            if let Value::Push(_) = value {
+                self.invalidate(&words(&value));
+                return;
+            }
+            match self.expected.pop_front().unwrap() {
+                Expected::Any => assert_eq!(text(&value), "OK"),
+                Expected::Value(key) => {
+                    self.cache.insert(key, version(&value));
+                }
+                Expected::Values(key, other) => {
+                    let Value::Array(items) = value else {
+                        panic!("{value:?}");
+                    };
+                    self.cache.insert(key, version(&items[0]));
+                    self.cache.insert(other, version(&items[1]));
+                }
+                Expected::Pong(stored) => {
+                    assert_eq!(text(&value), "PONG");
+                    for (&key, &cached) in &self.cache {
+                        assert!(
+                            cached >= stored[key],
+                            "{} is cached in version {cached}, but {} was stored before",
+                            name(key),
+                            stored[key]
+                        );
+                    }
+                }
+            }
+        }
+
+        fn invalidate(&mut self, words: &[String]) {
+            assert_eq!(words[0], "invalidate");
+            self.invalidated += 1;
+            if words.len() == 1 {
+                self.cache.clear();
+            }
+            for word in &words[1..] {
+                let key: usize = word["key:".len()..].parse().unwrap();
+                self.cache.remove(&key);
+            }
+        }
+    }
+
+    /// Changes its share of the keys: by single commands, several keys at once, in transactions, or not at all.
+    fn write(world: &World, writer: usize, client: &mut Client) {
+        for round in 1..=ROUNDS {
+            let share = KEYS / WRITERS;
+            let key = writer + WRITERS * (damselfly_base::random::number() as usize % share);
+            let other = writer + WRITERS * (damselfly_base::random::number() as usize % share);
+            let value = round.to_string();
+            match round % 16 {
+                0 => {
+                    send(client, &["MSET", &name(key), &value, &name(other), &value]);
+                    assert_eq!(client.receive(), "OK");
+                    world.stored[other].store(round, SeqCst);
+                }
+                1 => {
+                    client.run("MULTI");
+                    client.run(&format!("INCR {}", name(key)));
+                    client.run(&format!("SET {} {value}", name(key)));
+                    client.run("EXEC");
+                }
+                _ => assert_eq!(client.run(&format!("SET {} {value}", name(key))), "OK"),
+            }
+            world.stored[key].store(round, SeqCst);
+        }
+        world.writing.fetch_sub(1, SeqCst);
+    }
+
+    /// Readers with these options of CLIENT TRACKING cache what writers on other threads change.
+    fn check(options: &[&str], keys_max: u64) {
+        let server = TestServer::with(|config| config.tracking_table_max_keys = keys_max);
+        let world = World {
+            stored: Default::default(),
+            writing: AtomicUsize::new(WRITERS),
+        };
+        let mut caches = Vec::new();
+        thread::scope(|scope| {
+            let (server, world) = (&server, &world);
+            for writer in 0..WRITERS {
+                let mut client = server.client();
+                scope.spawn(move || write(world, writer, &mut client));
+            }
+            let readers = options.iter().map(|options| {
+                let mut reader = Reader {
+                    client: tracker(server, options),
+                    world,
+                    cache: HashMap::new(),
+                    expected: VecDeque::new(),
+                    hits: 0,
+                    invalidated: 0,
+                    opts_in: options.contains("OPTIN"),
+                };
+                scope.spawn(move || {
+                    while world.writing.load(SeqCst) > 0 {
+                        reader.go();
+                    }
+                    reader.look();
+                    assert!(reader.invalidated > 0);
+                    (reader.cache, reader.hits)
+                })
+            });
+            let readers: Vec<_> = readers.collect();
+            caches.extend(readers.into_iter().map(|reader| reader.join().unwrap()));
+        });
+        let mut client = server.client();
+        for (cache, hits) in caches {
+            println!("{hits} hits, {} keys cached at the end", cache.len());
+            for (key, cached) in cache {
+                let stored = client.text(&format!("GET {}", name(key)));
+                assert_eq!(stored, cached.to_string(), "{}", name(key));
+            }
+        }
+        until_nothing_is_left(&server);
+    }
+
+    #[test]
+    fn caches_of_what_was_read() {
+        check(&["", "NOLOOP", "OPTOUT"], 0);
+    }
+
+    #[test]
+    fn caches_of_what_was_chosen() {
+        check(&["OPTIN", "OPTIN NOLOOP"], 0);
+    }
+
+    #[test]
+    fn caches_beyond_the_size_of_the_table() {
+        check(&["", "OPTIN"], 3);
+    }
+}
+
+#[test]
+fn those_who_track_prefixes_hear_of_every_change() {
+    const CHANGES: usize = 2000;
+    let server = TestServer::start();
+    let mut hearers: Vec<Client> = ["BCAST", "BCAST PREFIX a: PREFIX b:"]
+        .map(|options| tracker(&server, options))
+        .into();
+    thread::scope(|scope| {
+        for writer in ["a", "b", "c"] {
+            let mut client = server.client();
+            scope.spawn(move || {
+                for number in 0..CHANGES {
+                    client.run(&format!("SET {writer}:{number} x"));
+                }
+            });
+        }
+    });
+    for (hearer, expected) in hearers.iter_mut().zip([3 * CHANGES, 2 * CHANGES]) {
+        hearer.send("PING");
+        let mut heard = std::collections::HashSet::new();
+        loop {
+            let words = next(hearer);
+            if words == ["PONG"] {
+                break;
+            }
+            assert_eq!(words[0], "invalidate");
+            heard.extend(words[1..].iter().cloned());
+        }
+        assert_eq!(heard.len(), expected);
+    }
+    drop(hearers);
+    until_nothing_is_left(&server);
+}
+
+#[test]
+fn the_table_is_bounded_and_tells_of_what_it_drops() {
+    const KEYS: usize = 20_000;
+    const KEYS_MAX: usize = 500;
+    let server = TestServer::with(|config| config.tracking_table_max_keys = KEYS_MAX as u64);
+    let mut client = tracker(&server, "");
+    let mut dropped = std::collections::HashSet::new();
+    for number in 0..KEYS {
+        client.send(&format!("GET {number}"));
+        while let message @ Value::Push(_) = client.receive_value().unwrap() {
+            dropped.extend(words(&message).split_off(1));
+        }
+        assert!(server.shared().engine.tracked_keys() <= KEYS_MAX);
+    }
+    client.send("PING");
+    let mut words = next(&mut client);
+    while words != ["PONG"] {
+        dropped.extend(words.split_off(1));
+        words = next(&mut client);
+    }
+    assert_eq!(dropped.len() + server.shared().engine.tracked_keys(), KEYS);
+    // Lowering the limit drops more; zero lifts it.
+    server.change(|config| config.tracking_table_max_keys = 100);
+    until("keys are dropped", || {
+        server.shared().engine.tracked_keys() == 100
+    });
+    server.change(|config| config.tracking_table_max_keys = 0);
+    for number in 0..1000 {
+        client.send(&format!("GET more:{number}"));
+    }
+    until("all are tracked", || {
+        server.shared().engine.tracked_keys() == 1100
+    });
+}
+
+#[test]
+fn a_client_that_reads_nothing_costs_bounded_memory() {
+    const HARD_BYTES: u64 = 1 << 20;
+    let server = TestServer::with(|config| {
+        config.client_output_buffer_limit.pubsub = OutputLimit {
+            hard_bytes: HARD_BYTES,
+            soft_bytes: 0,
+            soft_s: 0,
+        };
+    });
+    let mut deaf = tracker(&server, "BCAST");
+    assert_eq!(deaf.run("CLIENT SETNAME deaf"), "OK");
+    let mut writer = server.client();
+    let key = "k".repeat(10_000);
+    let disconnected = || {
+        server
+            .shared()
+            .total(|counters| counters.output_limit_disconnections.read())
+    };
+    let mut rounds = 0;
+    while disconnected() == 0 {
+        assert_eq!(writer.run(&format!("SET {key} x")), "OK");
+        rounds += 1;
+        assert!(rounds < 10_000, "nobody is disconnected");
+    }
+    until_nothing_is_left(&server);
+    deaf.until_closed();
+    // What a client wants to read itself may be more than that.
+    let mut reader = tracker(&server, "");
+    assert_eq!(
+        writer.run(&format!("SET big {}", "x".repeat(4 << 20))),
+        "OK"
+    );
+    reader.send("GET big");
+    assert_eq!(writer.run("SET big x"), "OK");
+    assert_eq!(text(&reader.receive_value().unwrap()).len(), 4 << 20);
+    assert_eq!(next(&mut reader), ["invalidate", "big"]);
+}
+
+#[test]
+fn a_transaction_that_changes_very_much_invalidates_everything() {
+    const KEYS: usize = 300;
+    let server = TestServer::start();
+    let mut hearer = tracker(&server, "BCAST");
+    let mut writer = server.client();
+    writer.run("MULTI");
+    for number in 0..KEYS {
+        writer.run(&format!("SET {number}{} x", "k".repeat(100_000)));
+    }
+    writer.send("EXEC");
+    assert!(writer.receive_value().is_some());
+    assert_eq!(next(&mut hearer), ["invalidate"]);
+    assert_eq!(hearer.run("PING"), "PONG");
+}
+
+#[test]
+fn invalidations_are_redirected_across_threads() {
+    let server = TestServer::start();
+    let mut subscribers: Vec<Client> = (0..4).map(|_| server.client()).collect();
+    let mut trackers = Vec::new();
+    for (number, subscriber) in subscribers.iter_mut().enumerate() {
+        let id = subscriber.number("CLIENT ID");
+        if number % 2 == 0 {
+            subscriber.run("HELLO 3");
+        } else {
+            subscriber.run("SUBSCRIBE __redis__:invalidate");
+        }
+        // Of either version, and on whichever thread.
+        for protocol in [2, 3] {
+            let mut client = server.client();
+            client.run(&format!("HELLO {protocol}"));
+            let command = format!("CLIENT TRACKING ON REDIRECT {id}");
+            assert_eq!(client.run(&command), "OK");
+            assert_eq!(client.number("CLIENT GETREDIR"), id);
+            trackers.push(client);
+        }
+    }
+    let mut writer = server.client();
+    for round in 0..50 {
+        for client in &mut trackers {
+            client.run("GET key");
+        }
+        assert_eq!(writer.run(&format!("SET key {round}")), "OK");
+        for (number, subscriber) in subscribers.iter_mut().enumerate() {
+            for _ in 0..2 {
+                let words = next(subscriber);
+                if number % 2 == 0 {
+                    assert_eq!(words, ["invalidate", "key"]);
+                } else {
+                    assert_eq!(words, ["message", "__redis__:invalidate", "key"]);
+                }
+            }
+        }
+    }
+    // Those who redirect get nothing themselves, but for the news that nobody is there any more.
+    drop(subscribers);
+    until("they are gone", || {
+        writer.text("CLIENT LIST").lines().count() == trackers.len() + 1
+    });
+    for client in &mut trackers {
+        client.run("GET key");
+    }
+    assert_eq!(writer.run("SET key x"), "OK");
+    for (number, client) in trackers.iter_mut().enumerate() {
+        if number % 2 == 1 {
+            assert_eq!(next(client)[0], "tracking-redir-broken");
+        }
+        assert_eq!(client.run("PING"), "PONG");
+        assert!(client.text("CLIENT INFO").contains(" flags=tRU "));
+    }
+    drop(trackers);
+    until_nothing_is_left(&server);
+}
+
+/// Long replies are written by other threads, or in slices; an invalidation that came before them would be lost on the client.
+#[test]
+fn invalidations_come_behind_the_replies_that_they_concern() {
+    const MEMBERS: usize = 100_000;
+    let server = TestServer::start();
+    let mut writer = server.client();
+    let members: Vec<String> = (0..MEMBERS).map(|number| format!("m{number}")).collect();
+    for command in ["RPUSH list", "SADD set", "SADD other"] {
+        writer.run(&format!("{command} {}", members.join(" ")));
+    }
+    let mut reader = tracker(&server, "");
+    let writing = AtomicBool::new(true);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while writing.load(SeqCst) {
+                writer.run("RPUSH list x");
+                writer.run("RPOP list");
+                writer.run("SADD set x");
+                writer.run("SREM set x");
+            }
+        });
+        for round in 0..60 {
+            let command = ["LRANGE list 0 -1", "SINTER set other"][round % 2];
+            reader.send(command);
+            let mut replied = false;
+            // Once it has read the key it hears of one of the next changes, and not before.
+            loop {
+                match reader.receive_value().unwrap() {
+                    Value::Push(_) => {
+                        assert!(replied, "{command}: invalidated before it was read");
+                        break;
+                    }
+                    Value::Array(items) | Value::Set(items) => {
+                        assert!(items.len() >= MEMBERS);
+                        replied = true;
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        writing.store(false, SeqCst);
+    });
+}
+
+#[test]
+fn keys_that_end_are_invalidated_even_if_nobody_looks_at_them() {
+    let server = TestServer::start();
+    let mut writer = server.client();
+    let mut reader = tracker(&server, "");
+    let mut hearer = tracker(&server, "BCAST PREFIX h");
+    assert_eq!(writer.run("SET k v PX 20"), "OK");
+    assert_eq!(writer.number("HSET h f v"), 1);
+    assert_eq!(next(&mut hearer), ["invalidate", "h"]);
+    writer.run("HPEXPIRE h 20 FIELDS 1 f");
+    assert_eq!(next(&mut hearer), ["invalidate", "h"]);
+    // The key may have ended before it is read, which is as good as a change.
+    reader.run("GET k");
+    assert_eq!(next(&mut hearer), ["invalidate", "h"]);
+    until("both have ended", || writer.number("DBSIZE") == 0);
+    reader.send("PING");
+    let mut words = next(&mut reader);
+    if words[0] == "invalidate" {
+        assert_eq!(words[1], "k");
+        words = next(&mut reader);
+    }
+    assert_eq!(words, ["PONG"]);
+    assert_eq!(server.shared().engine.tracked_keys(), 0);
+}
+
+/// Redis tells of FLUSHALL and FLUSHDB only, so that its clients go on with the values of another database.
+#[test]
+fn what_changes_all_keys_invalidates_all() {
+    let server = TestServer::start();
+    let mut trackers: Vec<Client> = ["", "NOLOOP", "BCAST PREFIX other:"]
+        .map(|options| tracker(&server, options))
+        .into();
+    let mut writer = server.client();
+    for command in ["FLUSHALL", "FLUSHDB ASYNC", "SWAPDB 0 1"] {
+        trackers[0].run("GET key");
+        assert_eq!(server.shared().engine.tracked_keys(), 1);
+        assert_eq!(writer.run(command), "OK");
+        assert_eq!(server.shared().engine.tracked_keys(), 0);
+        for client in &mut trackers {
+            assert_eq!(next(client), ["invalidate"]);
+        }
+    }
+    // Its own, too.
+    for place in 0..trackers.len() {
+        assert_eq!(trackers[place].run("FLUSHALL"), "OK");
+        for client in &mut trackers {
+            assert_eq!(next(client), ["invalidate"]);
+        }
+    }
+}
+
+/// Their own changes come behind the replies that they belong to, wherever those are written.
+#[test]
+fn own_changes_come_behind_their_replies() {
+    let server = TestServer::start();
+    let mut writer = server.client();
+    let mut client = tracker(&server, "");
+    let mut requests = Vec::new();
+    for command in [
+        "GET a", "SET a 1", "GET a", "MULTI", "SET a 2", "GET a", "INCR a", "EXEC", "PING",
+    ] {
+        let words: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
+        write_command(&mut requests, &words);
+    }
+    client.send_bytes(&requests);
+    let mut got = Vec::new();
+    while got.last().is_none_or(|last| last != "PONG") {
+        got.push(next(&mut client).join(" "));
+    }
+    let expected = [
+        "(nil)",
+        "OK",
+        "invalidate a",
+        "1",
+        "OK",
+        "QUEUED",
+        "QUEUED",
+        "QUEUED",
+        "OK 2 (integer) 3",
+        "invalidate a",
+        "invalidate a",
+        "PONG",
+    ];
+    assert_eq!(got, expected);
+    // Served while it waits, by another thread.
+    assert_eq!(client.run("LRANGE to 0 -1"), "(empty array)");
+    client.send("BLMOVE from to LEFT LEFT 0");
+    until("it waits", || {
+        writer.text("CLIENT LIST").contains("flags=btU ")
+    });
+    assert_eq!(writer.number("RPUSH from x"), 1);
+    assert_eq!(next(&mut client), ["x"]);
+    assert_eq!(next(&mut client), ["invalidate", "to"]);
+    assert_eq!(client.run("PING"), "PONG");
+}
+
+#[test]
+fn nothing_is_left_of_those_who_track_no_more() {
+    let server = TestServer::start();
+    for end in ["CLIENT TRACKING OFF", "RESET", "QUIT"] {
+        for options in ["", "OPTOUT NOLOOP", "BCAST PREFIX a PREFIX b"] {
+            let mut client = tracker(&server, options);
+            client.run("MGET a b c");
+            assert_eq!(server.shared().tracking.count(), 1);
+            client.run(end);
+            until_nothing_is_left(&server);
+        }
+    }
+}
+
+mod scripts {
+    use super::*;
+
+    #[test]
+    fn a_script_that_reads_tracks_the_keys_that_it_is_given() {
+        let server = TestServer::start();
+        let (mut client, mut writer) = (tracker(&server, ""), server.client());
+        let eval = |client: &mut Client, script: &str| {
+            send(client, &["EVAL", script, "2", "a", "b"]);
+            text(&client.receive_value().unwrap())
+        };
+        eval(&mut client, "return redis.call('set', 'c', 1)");
+        assert_eq!(server.shared().engine.tracked_keys(), 0);
+        eval(&mut client, "return redis.call('get', 'c')");
+        assert_eq!(server.shared().engine.tracked_keys(), 2);
+        assert_eq!(writer.run("MSET b 1 a 1"), "OK");
+        assert_eq!(next(&mut client), ["invalidate", "b"]);
+        assert_eq!(next(&mut client), ["invalidate", "a"]);
+        // What it changes itself comes behind its reply, also if it did not declare it.
+        client.run("MGET a c");
+        eval(
+            &mut client,
+            "redis.call('set', 'c', 2) return redis.call('incr', KEYS[1])",
+        );
+        assert_eq!(next(&mut client), ["invalidate", "c"]);
+        assert_eq!(next(&mut client), ["invalidate", "a"]);
+        assert_eq!(client.run("PING"), "PONG");
+    }
+
+    /// While a script is slow, its thread serves others, with the session of its client taken aside.
+    #[test]
+    fn a_client_hears_of_changes_while_its_script_runs() {
+        let server = TestServer::with(|config| {
+            config.threads = 1;
+            config.busy_reply_threshold_ms = 1;
+        });
+        let (mut client, mut writer) = (tracker(&server, "NOLOOP"), server.client());
+        let mut hearer = tracker(&server, "BCAST");
+        client.run("GET k");
+        send(
+            &mut client,
+            &[
+                "EVAL",
+                "while true do redis.call('get', KEYS[1]) end",
+                "1",
+                "x",
+            ],
+        );
+        until("it is slow", || !server.shared().scripts.slow().is_empty());
+        // It fails in the rare case that both keys are in one shard, which is locked.
+        let mut is_set = writer.run("SET k 1") == "OK";
+        assert_eq!(writer.run("SCRIPT KILL"), "OK");
+        while !is_set {
+            is_set = writer.run("SET k 1") == "OK";
+        }
+        let mut got = vec![next(&mut client), next(&mut client)];
+        got.sort_by_key(|words| words[0] != "invalidate");
+        assert_eq!(got[0], ["invalidate", "k"]);
+        assert!(got[1][0].contains("Script killed"), "{got:?}");
+        assert_eq!(next(&mut hearer), ["invalidate", "k"]);
+        assert_eq!(client.run("PING"), "PONG");
+    }
+}

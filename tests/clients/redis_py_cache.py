@@ -1,0 +1,122 @@
+#!/usr/bin/env python3
+"""redis-py's client-side cache works unchanged: hits ask the server nothing, changes by others invalidate, and at the end
+every cache agrees with the server.
+
+Usage: redis_py_cache.py PORT. Ends with status 0 when everything works.
+"""
+
+import random
+import sys
+import threading
+import time
+
+import redis
+from redis.cache import CacheConfig
+from redis.connection import CacheProxyConnection
+
+# It refuses servers that call themselves older than 7.4, although what it uses is there since 6.0.
+CacheProxyConnection.MIN_ALLOWED_VERSION = "6.0.0"
+KEYS = [f"cached:{number}" for number in range(20)]
+PATIENCE_S = 20
+
+
+def until(what, condition):
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain until {what}"
+
+
+def caching(port, **options):
+    return redis.Redis(port=port, protocol=3, cache_config=CacheConfig(), **options)
+
+
+def calls(plain, command):
+    return plain.info("commandstats").get(f"cmdstat_{command}", {"calls": 0})["calls"]
+
+
+def hits_and_invalidations(port, plain):
+    client = caching(port)
+    plain.set("k", "1")
+    plain.hset("h", mapping={"a": "1", "b": "2"})
+    assert client.get("k") == b"1" and client.hgetall("h") == {b"a": b"1", b"b": b"2"}
+    assert client.mget("k", "missing") == [b"1", None]
+    before = [calls(plain, command) for command in ("get", "hgetall", "mget")]
+    for _ in range(100):
+        assert client.get("k") == b"1" and client.hgetall("h")[b"a"] == b"1"
+        assert client.mget("k", "missing") == [b"1", None]
+    after = [calls(plain, command) for command in ("get", "hgetall", "mget")]
+    assert after == before, "hits come from the cache"
+    plain.set("k", "2")
+    until("it is invalidated", lambda: client.get("k") == b"2")
+    until("it is invalidated, too", lambda: client.mget("k", "missing") == [b"2", None])
+    plain.hset("h", "a", "3")
+    until("the hash is invalidated", lambda: client.hgetall("h")[b"a"] == b"3")
+    # Its own changes, in whichever way.
+    client.set("k", "4")
+    until("its own change is seen", lambda: client.get("k") == b"4")
+    with client.pipeline() as pipeline:
+        pipeline.incr("k").incr("k")
+        assert pipeline.execute() == [5, 6]
+    until("its transaction is seen", lambda: client.get("k") == b"6")
+    # A key that ends, and all at once.
+    plain.set("k", "7", px=50)
+    until("the key has ended", lambda: client.get("k") is None)
+    plain.set("k", "8")
+    until("it is there again", lambda: client.get("k") == b"8")
+    plain.flushall()
+    until("nothing is left", lambda: client.get("k") is None and client.hgetall("h") == {})
+    assert plain.info("clients")["tracking_clients"] >= 1
+    client.close()
+
+
+def write(port, done):
+    client = redis.Redis(port=port)
+    for number in range(3000):
+        key = random.choice(KEYS)
+        if number % 10 == 0:
+            client.delete(key)
+        elif number % 10 == 1:
+            client.mset({key: number, random.choice(KEYS): number})
+        else:
+            client.set(key, number)
+    client.close()
+    done.release()
+
+
+def many_threads(port, plain):
+    """Writers and caching readers at once."""
+    writers, done = 3, threading.Semaphore(0)
+    clients = [caching(port) for _ in range(3)]
+
+    def read(client):
+        while plain.get("stop") is None:
+            for key in random.choices(KEYS, k=50):
+                client.get(key)
+
+    threads = [threading.Thread(target=write, args=(port, done)) for _ in range(writers)]
+    threads += [threading.Thread(target=read, args=(client,)) for client in clients]
+    for thread in threads:
+        thread.start()
+    for _ in range(writers):
+        done.acquire()
+    plain.set("stop", "1")
+    for thread in threads:
+        thread.join()
+    for client in clients:
+        assert client.get_cache().size > 0
+        for key in KEYS:
+            stored = plain.get(key)
+            until(f"{key} is what is stored", lambda: client.get(key) == stored)
+        client.close()
+
+
+def main():
+    port = int(sys.argv[1])
+    plain = redis.Redis(port=port)
+    hits_and_invalidations(port, plain)
+    many_threads(port, plain)
+    until("nobody tracks", lambda: plain.info("clients")["tracking_clients"] == 0)
+    print("redis-py's cache: everything works")
+
+
+main()
