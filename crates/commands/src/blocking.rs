@@ -176,6 +176,7 @@ fn pop_or_wait(
         of,
         has: |_, _, _| true,
         serve,
+        gone: None,
         nothing: |reply| reply.null_array(),
         args: None,
     };
@@ -219,6 +220,7 @@ fn pop_many_or_wait(
         of,
         has: |_, _, _| true,
         serve,
+        gone: None,
         nothing: |reply| reply.null_array(),
         args: None,
     };
@@ -242,6 +244,7 @@ fn move_or_wait(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, serve: S
         of: Type::List,
         has: |_, _, _| true,
         serve,
+        gone: None,
         nothing: |reply| reply.null(),
         args: None,
     };

@@ -525,6 +525,8 @@ pub struct Wait {
     pub has: fn(&mut Tx<'_>, Args<'_>, Key<'_>) -> bool,
     /// Takes what is wanted from a key that [has](Wait::has) it, and replies.
     pub serve: fn(&mut Tx<'_>, Args<'_>, Key<'_>, &mut Reply<'_>) -> Result,
+    /// The error that ends the waiting if a key is gone or holds something else; `None` if that ends nothing.
+    pub gone: Option<&'static str>,
     /// Replies where a client can't wait.
     pub nothing: fn(&mut Reply<'_>),
     /// The request to serve later, where that is not the one that was made: some arguments mean what was there then.

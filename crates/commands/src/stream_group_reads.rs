@@ -287,6 +287,7 @@ fn xreadgroup(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result 
         of: Type::Stream,
         has,
         serve,
+        gone: Some("UNBLOCKED the stream key no longer exists"),
         nothing: |reply| reply.null_array(),
         args: None,
     })))

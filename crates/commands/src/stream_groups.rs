@@ -10,7 +10,7 @@ use crate::command::{
     Access, Arity, Arity::AtLeast, Arity::Exactly, At::One, Command, Group, KeySpec, Keys, Run,
     Trait, writes,
 };
-use crate::stream_ids::parse_exact;
+use crate::stream_ids::{parse, parse_exact};
 use crate::{Args, KeyspaceFn, Result};
 
 const INSERTED: &[KeySpec] = &[writes(One(2), Access::Insert)];
@@ -200,11 +200,15 @@ fn needed_with_group<'t>(tx: &'t mut Tx<'_>, key: Key<'_>, group: &[u8]) -> Resu
     }
 }
 
-/// The id behind which a group reads.
-fn start_of(stream: Option<&Stream>, text: &[u8]) -> Result<StreamId> {
+/// The id behind which a group reads, as `parse_id` reads it if it is one.
+fn start_of(
+    stream: Option<&Stream>,
+    text: &[u8],
+    parse_id: fn(&[u8], u64) -> Result<StreamId>,
+) -> Result<StreamId> {
     match text {
         b"$" => Ok(stream.map_or(StreamId::MIN, Stream::last_id)),
-        text => parse_exact(text, 0),
+        text => parse_id(text, 0),
     }
 }
 
@@ -254,7 +258,7 @@ fn create(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
         true => tx.peek_as::<Stream>(key)?,
         false => Some(needed(tx, key)?),
     };
-    let (start, is_new) = (start_of(stream, args.at(4))?, stream.is_none());
+    let (start, is_new) = (start_of(stream, args.at(4), parse_exact)?, stream.is_none());
     let added = tx.change::<Stream, _>(key, Create::IfAbsent, |stream| {
         stream
             .change()
@@ -276,7 +280,7 @@ fn set_id(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let options = Options::parse(args, false)?;
     let (key, group) = (args.key(2), args.at(3));
     let stream = needed_with_group(tx, key, group)?;
-    let start = start_of(Some(stream), args.at(4))?;
+    let start = start_of(Some(stream), args.at(4), parse)?;
     change_group(tx, key, group, |group| {
         (group.last_id, group.entries_read) = (start, options.entries_read);
     })?;

@@ -201,6 +201,7 @@ fn xread(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
             reply_streams(1, reply);
             reply_parts(tx, args, vec![(key_at, part)], reply)
         },
+        gone: None,
         nothing: |reply| reply.null_array(),
         args: Some(with_ids(args, &request, &ids)),
     })))
