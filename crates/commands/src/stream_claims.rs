@@ -350,7 +350,7 @@ fn note_claim(tx: &mut Tx<'_>, args: Args<'_>, done: &Done) {
 
 fn xclaim(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let (key, name, now_ms) = (args.key(1), args.at(2), tx.now().0);
-    let stream = tx.peek_as::<Stream>(key)?;
+    let stream = tx.read_as::<Stream>(key)?;
     if stream.and_then(|stream| stream.group(name)).is_none() {
         return Err(no_key_or_group(key, name).into());
     }
@@ -391,7 +391,9 @@ const CLAIMED_MAX: usize = i64::MAX as usize / 16;
 const CLAIMED_TOO_MANY: usize = 1 << 43;
 
 fn xautoclaim(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    let now_ms = tx.now().0;
+    let (key, name, now_ms) = (args.key(1), args.at(2), tx.now().0);
+    // Whether there is one is noted first of all.
+    tx.read(key);
     let idle_min_ms = parse_integer(args.at(4))
         .ok_or_else(|| CommandError::err("Invalid min-idle-time argument for XAUTOCLAIM"))?;
     let start = interval_start(args.at(5))?;
@@ -410,7 +412,6 @@ fn xautoclaim(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result 
             return Err(CommandError::Syntax.into());
         }
     }
-    let (key, name) = (args.key(1), args.at(2));
     let stream = tx.peek_as::<Stream>(key)?;
     let Some(group) = stream.and_then(|stream| stream.group(name)) else {
         return Err(no_key_or_group(key, name).into());

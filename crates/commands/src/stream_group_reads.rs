@@ -16,7 +16,7 @@ use crate::stream_groups::{noted, refusal, see_consumer};
 use crate::stream_ids::{parse_exact, reply_id};
 use crate::stream_ranges::{Part, reply_entry};
 use crate::stream_reads::{
-    COUNT_AFTER_WAIT, OPTIONS, Request, part_behind, reply_stream, reply_streams,
+    By, COUNT_AFTER_WAIT, OPTIONS, Request, part_behind, reply_stream, reply_streams,
 };
 use crate::{Args, KeyspaceFn, Result, long};
 
@@ -193,7 +193,7 @@ fn sources(
     let mut sources = Vec::with_capacity(request.keys.len());
     for key_at in request.keys.clone() {
         let key = args.key(key_at);
-        let stream = tx.peek_as::<Stream>(key)?;
+        let stream = tx.read_as::<Stream>(key)?;
         if stream.and_then(|stream| stream.group(group)).is_none() {
             let before = b"NOGROUP No such key '";
             let between = b"' or consumer group '";
@@ -253,7 +253,7 @@ fn steps(tx: &mut Tx<'_>, key: Key<'_>, reader: &Reader<'_>, source: Source) -> 
 }
 
 fn xreadgroup(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    let request = Request::parse(args, true)?;
+    let request = Request::parse(args, true, By::of(tx))?;
     let reader = Reader::new(tx, args, &request);
     let sources = sources(tx, args, &request, reader.group)?;
     let mut all_steps = 0;
@@ -303,7 +303,7 @@ fn reply_deferred_streams(reply: &mut Reply<'_>) -> Deferred {
 
 /// True if there is something to be told to a client that waits: entries, or that its group is gone.
 fn has(tx: &mut Tx<'_>, args: Args<'_>, key: Key<'_>) -> bool {
-    let Ok(request) = Request::parse(args, true) else {
+    let Ok(request) = Request::parse(args, true, By::Client) else {
         return false;
     };
     let reader = Reader::new(tx, args, &request);
@@ -314,7 +314,7 @@ fn has(tx: &mut Tx<'_>, args: Args<'_>, key: Key<'_>) -> bool {
 }
 
 fn serve(tx: &mut Tx<'_>, args: Args<'_>, key: Key<'_>, reply: &mut Reply<'_>) -> Result {
-    let request = Request::parse(args, true)?;
+    let request = Request::parse(args, true, By::Client)?;
     let mut reader = Reader::new(tx, args, &request);
     reader.count = Some(request.count.unwrap_or(COUNT_AFTER_WAIT));
     let stream = tx.peek_as::<Stream>(key)?;

@@ -170,12 +170,7 @@ impl Options {
                 };
                 at += 2;
             } else {
-                return Err(CommandError::quoting(
-                    "unknown subcommand or wrong number of arguments for '",
-                    args.at(1),
-                    "'. Try XGROUP HELP.",
-                )
-                .into());
+                return Err(wrong_number(args).into());
             }
         }
         Ok(Self {
@@ -183,6 +178,19 @@ impl Options {
             entries_read,
         })
     }
+}
+
+fn wrong_number(args: Args<'_>) -> CommandError {
+    let before = "unknown subcommand or wrong number of arguments for '";
+    CommandError::quoting(before, args.at(1), "'. Try XGROUP HELP.")
+}
+
+/// Refuses a request that names options twice, for which it is otherwise fine.
+fn check_count(args: Args<'_>, max: usize) -> Result {
+    if args.len() > max {
+        return Err(wrong_number(args).into());
+    }
+    Ok(())
 }
 
 /// The stream of a subcommand that needs one.
@@ -258,6 +266,7 @@ fn create(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
         true => tx.peek_as::<Stream>(key)?,
         false => Some(needed(tx, key)?),
     };
+    check_count(args, 8)?;
     let (start, is_new) = (start_of(stream, args.at(4), parse_exact)?, stream.is_none());
     let added = tx.change::<Stream, _>(key, Create::IfAbsent, |stream| {
         stream
@@ -280,6 +289,7 @@ fn set_id(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let options = Options::parse(args, false)?;
     let (key, group) = (args.key(2), args.at(3));
     let stream = needed_with_group(tx, key, group)?;
+    check_count(args, 7)?;
     let start = start_of(Some(stream), args.at(4), parse)?;
     change_group(tx, key, group, |group| {
         (group.last_id, group.entries_read) = (start, options.entries_read);
@@ -329,7 +339,7 @@ fn delete_consumer(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Re
 
 fn xack(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let (key, group) = (args.key(1), args.at(2));
-    let stream = tx.peek_as::<Stream>(key)?;
+    let stream = tx.read_as::<Stream>(key)?;
     if stream.and_then(|stream| stream.group(group)).is_none() {
         reply.integer(0);
         return Ok(());

@@ -57,15 +57,36 @@ pub(crate) struct Request {
     pub(crate) is_acknowledged: bool,
 }
 
+/// Who makes a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum By {
+    Client,
+    Script,
+}
+
+impl By {
+    pub(crate) fn of(tx: &Tx<'_>) -> Self {
+        if tx.is_script() {
+            Self::Script
+        } else {
+            Self::Client
+        }
+    }
+}
+
 impl Request {
     /// Reads the request; `of_group` for XREADGROUP.
-    pub(crate) fn parse(args: Args<'_>, of_group: bool) -> Result<Self> {
+    pub(crate) fn parse(args: Args<'_>, of_group: bool, by: By) -> Result<Self> {
         let refused = |text: &str| Err(CommandError::err(text).into());
         let (mut block_ms, mut count, mut first, mut at) = (None, None, None, 1);
         let (mut group_at, mut is_acknowledged) = (None, false);
         while at < args.len() && first.is_none() {
             let more = args.len() - at - 1;
             if more > 0 && args.is(at, "BLOCK") {
+                if by == By::Script {
+                    let text = " command is not allowed with BLOCK option from scripts";
+                    return Err(CommandError::quoting("", args.at(0), text).into());
+                }
                 block_ms = Some(timeout_ms(args.at(at + 1))?);
                 at += 2;
             } else if more > 0 && args.is(at, "COUNT") {
@@ -127,7 +148,7 @@ fn timeout_ms(text: &[u8]) -> Result<u64> {
 fn resolve(tx: &mut Tx<'_>, args: Args<'_>, request: &Request) -> Result<Vec<StreamId>> {
     let mut ids = Vec::with_capacity(request.keys.len());
     for key_at in request.keys.clone() {
-        let stream = tx.peek_as::<Stream>(args.key(key_at))?;
+        let stream = tx.read_as::<Stream>(args.key(key_at))?;
         let id = match args.at(request.id_at(key_at)) {
             b"$" => stream.map_or(StreamId::MIN, Stream::last_id),
             b">" => {
@@ -171,7 +192,7 @@ pub(crate) fn reply_stream(key: &[u8], entries: usize, reply: &mut Reply<'_>) {
 }
 
 fn xread(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    let request = Request::parse(args, false)?;
+    let request = Request::parse(args, false, By::of(tx))?;
     let ids = resolve(tx, args, &request)?;
     let mut parts = Vec::new();
     for (key_at, &id) in request.keys.clone().zip(&ids) {
@@ -216,7 +237,7 @@ fn with_ids(args: Args<'_>, request: &Request, ids: &[StreamId]) -> OwnedArgs {
 
 /// What a client that waits gets of a key, and where the key stands in its request.
 fn awaited(tx: &mut Tx<'_>, args: Args<'_>, key: Key<'_>) -> Result<Option<(usize, Part)>> {
-    let request = Request::parse(args, false)?;
+    let request = Request::parse(args, false, By::Client)?;
     let Some(stream) = tx.peek_as::<Stream>(key)? else {
         return Ok(None);
     };
