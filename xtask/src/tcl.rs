@@ -44,6 +44,7 @@ const FILES: &[&str] = &[
     "unit/pubsubshard",
     "unit/tracking",
     "unit/functions",
+    "unit/scripting",
 ];
 
 const SKIPS: &str = "tests/tcl/skips.txt";

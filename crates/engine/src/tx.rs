@@ -276,13 +276,13 @@ impl<'a> Tx<'a> {
     }
 
     /// Hints that the entries of these hashes are about to be used, in the selected database. Their shards are locked.
-    pub fn prefetch(&mut self, hashes: &[u64]) {
+    pub fn prefetch(&mut self, hashes: impl Iterator<Item = u64> + Clone) {
         let (engine, db) = (self.engine, self.db);
-        for &hash in hashes {
+        for hash in hashes.clone() {
             let database = &self.databases(engine.shard_of(hash))[db];
             database.table.prefetch_bucket(hash);
         }
-        for &hash in hashes {
+        for hash in hashes {
             let database = &self.databases(engine.shard_of(hash))[db];
             database.table.prefetch_item(hash);
         }

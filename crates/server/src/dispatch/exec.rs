@@ -20,7 +20,7 @@ use crate::session::transaction::Queue;
 use crate::session::{Context, Replies, Session, monitor};
 
 /// Keys beyond so many are not fetched ahead: the first would be gone again before they are used.
-const PREFETCHED_MAX: usize = 256;
+pub(crate) const PREFETCHED_MAX: usize = 256;
 
 /// MULTI.
 pub fn multi(
@@ -141,7 +141,7 @@ fn run_queue<A: Around>(
     }
     // What the commands themselves change is not to be told.
     session.transaction.forget_watched(engine, &session.client);
-    tx.prefetch(to_fetch);
+    tx.prefetch(to_fetch.iter().copied());
     if !is_hidden {
         reply.array(queue.commands().len());
     }

@@ -14,6 +14,7 @@ use super::locks::{Lack, Plan, Standing};
 use super::slow::{Kind, Slow};
 use super::{Around, Finder, Program, Room};
 use crate::dispatch::count_effects;
+use crate::dispatch::exec::PREFETCHED_MAX;
 use crate::registry::{Handler, Row};
 use crate::session::Session;
 use crate::session::slowlog::shortened;
@@ -48,7 +49,7 @@ impl Job<'_> {
         Slow::new(kind, self.program.name(), command, started)
     }
 
-    fn declared_keys(&self) -> impl Iterator<Item = Key<'_>> {
+    fn declared_keys(&self) -> impl Iterator<Item = Key<'_>> + Clone {
         (FIRST_KEY..FIRST_KEY + self.keys).map(|place| self.args.key(place))
     }
 }
@@ -137,10 +138,12 @@ fn lock<'a>(
         return engine.lock_all(db, now);
     }
     shards.clear();
-    let declared = job.declared_keys().map(|key| engine.shard_of(key.hash));
-    shards.extend(declared);
+    let declared = job.declared_keys().map(|key| key.hash);
+    shards.extend(declared.clone().map(|hash| engine.shard_of(hash)));
     shards.extend(plan.iter().flat_map(|plan| &plan.shards));
-    engine.lock_shards(shards, db, now)
+    let mut tx = engine.lock_shards(shards, db, now)?;
+    tx.prefetch(declared.take(PREFETCHED_MAX));
+    Ok(tx)
 }
 
 /// Ends the section of a script that was not undone.
