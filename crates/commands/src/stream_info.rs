@@ -181,7 +181,7 @@ fn stream(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
         true => full_count(args)?,
         false => None,
     };
-    if full_count == Some(usize::MAX) {
+    if full_count.is_some_and(|count| count > SHOWN_DEFAULT) {
         long::check(tx, all)?;
     }
     let stream = found(tx, args)?;

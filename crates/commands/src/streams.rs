@@ -147,6 +147,10 @@ impl Options {
             )
             .into());
         }
+        if !adds && trim.is_none() {
+            let text = "syntax error, XTRIM must be called with a trimming strategy";
+            return Err(CommandError::err(text).into());
+        }
         if limit.is_some() && !is_rough {
             return Err(CommandError::err(
                 "syntax error, LIMIT cannot be used without the special ~ option",
