@@ -24,7 +24,7 @@ pub use walk::Walk;
 use node::Node;
 
 /// Room that is set aside for the first entries.
-const FIRST_ROOM_BYTES: usize = 64;
+const FIRST_ROOM_BYTES: usize = 32;
 
 /// A stream.
 #[derive(Clone, Debug, Default)]
@@ -136,28 +136,34 @@ impl Stream {
         assert!(text_bytes <= ENTRY_BYTES_MAX, "{text_bytes} bytes");
         let is_full = |node: &Node| node.is_full(text_bytes, limits);
         if self.nodes.back().is_none_or(is_full) {
-            let room = match self.nodes.back_mut() {
+            let room = match self.nodes.back() {
                 None => FIRST_ROOM_BYTES,
-                Some(last) => {
-                    let before = last.heap_bytes();
-                    last.seal();
-                    self.node_bytes = self.node_bytes - before + last.heap_bytes();
-                    last.byte_len()
-                }
+                Some(last) => last.byte_len(),
             };
+            if let Some(last) = self.nodes.len().checked_sub(1) {
+                self.change_node(last, Node::seal);
+            }
             let names = pairs.clone().map(|(name, _)| name);
             let node = Node::new(id, names, room);
+            if self.nodes.is_empty() {
+                // Most streams of many are small.
+                self.nodes.reserve_exact(1);
+            }
             self.node_bytes += node.heap_bytes();
             self.nodes.push_back(node);
         }
-        if let Some(last) = self.nodes.back_mut() {
-            let before = last.heap_bytes();
-            last.push(id, pairs);
-            self.node_bytes = self.node_bytes - before + last.heap_bytes();
-        }
+        self.change_node(self.nodes.len() - 1, |last| last.push(id, pairs));
         self.len += 1;
         self.added += 1;
         self.last_id = id;
+    }
+
+    /// Changes a node, which may be copied for that, and keeps account of its bytes.
+    fn change_node(&mut self, index: usize, change: impl FnOnce(&mut Node)) {
+        let node = &mut self.nodes[index];
+        let before = node.heap_bytes();
+        change(node);
+        self.node_bytes = self.node_bytes - before + node.heap_bytes();
     }
 
     /// The index of the node that has `id`, if any has.
@@ -184,7 +190,7 @@ impl Stream {
         if self.nodes[index].live == 1 {
             self.remove_node(index);
         } else {
-            self.nodes[index].delete(head);
+            self.change_node(index, |node| node.delete(head));
         }
         self.len -= 1;
         self.deleted_max = self.deleted_max.max(id);
@@ -233,9 +239,9 @@ impl Stream {
     }
 
     fn trim_first_node(&mut self, by: Trim) {
-        let node = &mut self.nodes[0];
-        let mut at = node.first();
-        while at < node.end() {
+        let mut at = self.nodes[0].first();
+        while at < self.nodes[0].end() {
+            let node = &self.nodes[0];
             let head = node.head(at);
             let is_to_stay = match by {
                 Trim::Length(max) => self.len <= max,
@@ -246,7 +252,7 @@ impl Stream {
             }
             at = node.entry(head).1;
             if !head.is_deleted() {
-                node.delete(head);
+                self.change_node(0, |node| node.delete(head));
                 self.len -= 1;
             }
         }
@@ -313,6 +319,20 @@ impl Stream {
         let result = change(group);
         self.group_bytes = self.group_bytes - before + group.memory_bytes();
         Some(result)
+    }
+
+    /// Panics if an invariant does not hold. For tests.
+    pub fn check(&self) {
+        let nodes = || self.nodes.iter();
+        let live = nodes().map(|node| u64::from(node.live)).sum::<u64>();
+        assert_eq!(self.len, live);
+        let bytes = nodes().map(Node::heap_bytes).sum::<usize>();
+        assert_eq!(self.node_bytes, bytes);
+        let ends = nodes().flat_map(|node| [node.id, node.last_id()]);
+        assert!(ends.is_sorted(), "nodes out of order");
+        let groups = self.groups.iter();
+        let groups = groups.map(|(name, group)| group_bytes(name) + group.memory_bytes());
+        assert_eq!(self.group_bytes, groups.sum::<usize>());
     }
 
     /// True if an entry behind the first was deleted, other than by a trim.

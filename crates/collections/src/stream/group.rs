@@ -61,6 +61,8 @@ pub struct Group {
     pub entries_read: Option<u64>,
     pending: BTreeMap<StreamId, Pending>,
     consumers: Vec<Option<Consumer>>,
+    /// Places in `consumers` without one.
+    free: Vec<ConsumerIndex>,
     by_name: BTreeMap<Box<[u8]>, ConsumerIndex>,
     name_bytes: usize,
 }
@@ -106,13 +108,11 @@ impl Group {
             seen_ms,
             pending: BTreeSet::new(),
         };
-        let free = self.consumers.iter().position(Option::is_none);
-        let at = free.unwrap_or_else(|| {
+        let index = self.free.pop().unwrap_or_else(|| {
             self.consumers.push(None);
-            self.consumers.len() - 1
+            ConsumerIndex(self.consumers.len() as u32 - 1)
         });
-        self.consumers[at] = Some(consumer);
-        let index = ConsumerIndex(at as u32);
+        self.consumers[index.0 as usize] = Some(consumer);
         self.by_name.insert(name.into(), index);
         self.name_bytes += name.len();
         Some(index)
@@ -122,6 +122,7 @@ impl Group {
     pub fn remove_consumer(&mut self, name: &[u8]) -> Option<usize> {
         let index = self.by_name.remove(name)?;
         let consumer = self.consumers[index.0 as usize].take().expect(KNOWN);
+        self.free.push(index);
         self.name_bytes -= name.len();
         for id in &consumer.pending {
             self.pending.remove(id);
