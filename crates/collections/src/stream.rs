@@ -206,6 +206,17 @@ impl Stream {
         }
     }
 
+    /// About how many nodes a trim removes.
+    pub fn trimmed_nodes(&self, by: Trim) -> usize {
+        match by {
+            Trim::Length(max) => {
+                let entries = u128::from(self.len.saturating_sub(max));
+                (entries * self.nodes.len() as u128 / u128::from(self.len.max(1))) as usize
+            }
+            Trim::Ids(min) => self.node_of(min).unwrap_or(0),
+        }
+    }
+
     /// Removes entries from the front and returns how many.
     pub fn trim(&mut self, by: Trim, exactness: Exactness) -> u64 {
         let before = self.len;

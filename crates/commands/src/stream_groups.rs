@@ -11,7 +11,7 @@ use crate::command::{
     Trait, writes,
 };
 use crate::stream_ids::{parse, parse_exact};
-use crate::{Args, KeyspaceFn, Result};
+use crate::{Args, KeyspaceFn, Result, long};
 
 const INSERTED: &[KeySpec] = &[writes(One(2), Access::Insert)];
 const SHRUNK: &[KeySpec] = &[writes(One(2), Access::Shrink)];
@@ -299,9 +299,15 @@ fn set_id(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     Ok(())
 }
 
+fn pending_count(group: &ReadingGroup) -> usize {
+    group.pending().len()
+}
+
 fn destroy(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let (key, group) = (args.key(2), args.at(3));
-    let is_there = needed(tx, key)?.group(group).is_some();
+    let group_there = needed(tx, key)?.group(group);
+    let (is_there, pending) = (group_there.is_some(), group_there.map_or(0, pending_count));
+    long::check(tx, pending)?;
     if is_there {
         tx.change::<Stream, _>(key, Create::Never, |stream| {
             stream.change().remove_group(group)
@@ -328,7 +334,9 @@ fn create_consumer(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Re
 
 fn delete_consumer(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let (key, group) = (args.key(2), args.at(3));
-    needed_with_group(tx, key, group)?;
+    let stream = needed_with_group(tx, key, group)?;
+    let pending = stream.group(group).map_or(0, pending_count);
+    long::check(tx, pending)?;
     let pending = change_group(tx, key, group, |group| group.remove_consumer(args.at(4)))?;
     if pending.is_some() {
         noted(tx, key, Some(Event::XgroupDelconsumer));

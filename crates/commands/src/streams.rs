@@ -2,7 +2,7 @@
 
 use damselfly_base::CommandError;
 use damselfly_collections::stream::{ENTRY_BYTES_MAX, Exactness, Trim};
-use damselfly_engine::{Create, Event, Tx};
+use damselfly_engine::{Create, Event, Key, Tx};
 use damselfly_protocol::Reply;
 use damselfly_value::{Stream, StreamId};
 use std::sync::atomic::Ordering::Relaxed;
@@ -168,6 +168,20 @@ impl Options {
             end: at,
         })
     }
+
+    /// Sends the command elsewhere if it has much to trim.
+    fn check(&self, tx: &mut Tx<'_>, key: Key<'_>) -> Result {
+        let Some((by, exactness)) = self.trim else {
+            return Ok(());
+        };
+        let stream = tx.peek_as::<Stream>(key)?;
+        let nodes = stream.map_or(0, |stream| stream.trimmed_nodes(by));
+        let nodes_max = match exactness {
+            Exactness::Exact | Exactness::Nodes(0) => usize::MAX,
+            Exactness::Nodes(limit) => usize::try_from(limit).unwrap_or(usize::MAX),
+        };
+        long::check(tx, nodes.min(nodes_max))
+    }
 }
 
 fn not_negative(args: Args<'_>, at: usize, option: &str) -> Result<u64> {
@@ -216,6 +230,7 @@ fn xadd(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     });
     let text_bytes: usize = args.from(fields_at).map(<[u8]>::len).sum();
     let (key, now_ms) = (args.key(1), tx.now().0);
+    options.check(tx, key)?;
     let create = if options.only_existing {
         Create::Never
     } else {
@@ -276,8 +291,7 @@ fn xdel(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 fn xtrim(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let options = Options::parse(tx, args, false)?;
     let key = args.key(1);
-    let nodes = tx.peek_as::<Stream>(key)?.map_or(0, Stream::nodes);
-    long::check(tx, nodes)?;
+    options.check(tx, key)?;
     let trimmed = tx.change::<Stream, _>(key, Create::Never, |stream| {
         let trim = options.trim;
         trim.map_or(0, |(by, exactness)| stream.change().trim(by, exactness))
