@@ -70,12 +70,11 @@ pub(super) struct ScriptHost<'h, 't> {
 
 /// How long a script has run.
 pub(super) struct Timing<'t> {
-    started: Instant,
-    /// The same, as the dispatcher's clock shows it.
-    started_raw: u64,
+    /// When it began, as the dispatcher's clock shows it.
+    started: u64,
     /// `busy-reply-threshold`, unless that is never.
     threshold: Option<Duration>,
-    last_breath: Instant,
+    last_breath: Option<Instant>,
     slow: Option<Listed<'t>>,
 }
 
@@ -83,12 +82,10 @@ impl Timing<'_> {
     /// One that begins now.
     pub fn begin(dispatcher: &Dispatcher) -> Self {
         let threshold_ms = dispatcher.config.busy_reply_threshold_ms;
-        let now = Instant::now();
         Self {
-            started: now,
-            started_raw: dispatcher.clock.raw(),
+            started: dispatcher.clock.raw(),
             threshold: (threshold_ms > 0).then(|| Duration::from_millis(threshold_ms)),
-            last_breath: now,
+            last_breath: None,
             slow: None,
         }
     }
@@ -208,9 +205,7 @@ impl ScriptHost<'_, '_> {
         let dispatcher = self.around.dispatcher();
         let ended = dispatcher.clock.raw();
         let took_ns = dispatcher.clock.delta_as_nanos(started, ended);
-        let ran_ns = dispatcher
-            .clock
-            .delta_as_nanos(self.timing.started_raw, ended);
+        let ran_ns = dispatcher.clock.delta_as_nanos(self.timing.started, ended);
         let is_slow = dispatcher.is_slow(took_ns);
         let is_monitored = dispatcher.shared.monitors.load(Relaxed) > 0;
         let held_back = &mut self.scratch.held_back;
@@ -274,17 +269,19 @@ impl ScriptHost<'_, '_> {
 
     /// Makes the script known as a slow one once it is.
     pub fn look_at_clock(&mut self) {
-        let timing = &self.timing;
-        let is_late = |threshold| timing.started.elapsed() > threshold;
-        if timing.slow.is_some() || !timing.threshold.is_some_and(is_late) {
+        let clock = &self.around.dispatcher().clock;
+        let elapsed = Duration::from_nanos(clock.delta_as_nanos(self.timing.started, clock.raw()));
+        let is_late = |threshold| elapsed > threshold;
+        if self.is_slow() || !self.timing.threshold.is_some_and(is_late) {
             return;
         }
-        let slow = Arc::new(self.job.slow(timing.started));
+        let now = Instant::now();
+        let slow = Arc::new(self.job.slow(now.checked_sub(elapsed).unwrap_or(now)));
         slow.has_written.store(self.has_written, Relaxed);
         slow.set_locks(self.tx.locked_shards());
         log::warn!(
             "Slow script detected: still in execution after {} milliseconds. You can try killing the script using the {} command. Script name is: {}.",
-            timing.started.elapsed().as_millis(),
+            elapsed.as_millis(),
             match slow.kind {
                 Kind::Script => "SCRIPT KILL",
                 Kind::Function => "FUNCTION KILL",
@@ -305,9 +302,10 @@ impl ScriptHost<'_, '_> {
     }
 
     fn breathe_if_slow(&mut self) {
-        if self.is_slow() && self.timing.last_breath.elapsed() > BREATH {
+        let is_due = |last: Instant| last.elapsed() > BREATH;
+        if self.is_slow() && self.timing.last_breath.is_none_or(is_due) {
             self.around.breathe(Duration::ZERO);
-            self.timing.last_breath = Instant::now();
+            self.timing.last_breath = Some(Instant::now());
         }
     }
 
