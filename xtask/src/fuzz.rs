@@ -65,6 +65,13 @@ const TARGETS: &[Target] = &[
         ],
     },
     Target {
+        name: "stream",
+        seeds: &[
+            b"\0\x04\0\0\x03\0\0\x05\0\0\0\0\0\x01\0\0\x01\0\0\x03\0\0\0\x05\0\0\0\x04\x07",
+            &[0x6c; 256],
+        ],
+    },
+    Target {
         name: "hash",
         seeds: &[
             b"\0\x80\x01\xa0\0\0\0\0\0\0\0\x01\x03\x01\xf3\x01\x85\x01\x07\x01",
@@ -144,7 +151,7 @@ const INPUT_BYTES_MAX: usize = 1024;
 const USAGE: &str = "\
 Usage: cargo xtask fuzz [TARGET] [--seconds N]
        cargo xtask fuzz TARGET --input FILE     runs one input again
-Targets: commands, config, table, entry, listpack, intset, chain, hash, sorted_set, requests, replies, glob, decoders, scripts, numbers (default: all)";
+Targets: commands, config, table, entry, listpack, intset, chain, stream, hash, sorted_set, requests, replies, glob, decoders, scripts, numbers (default: all)";
 
 /// What the command line asks for.
 #[derive(Debug, PartialEq, Eq)]

@@ -43,6 +43,8 @@ pub enum CommandError {
     Text(String),
     /// A text of the code `ERR` that quotes the client's bytes: before, quoted, after.
     Quoting(&'static str, Vec<u8>, &'static str),
+    /// Any other text, of the client's bytes in part, with its leading code word.
+    Bytes(Vec<u8>),
 }
 
 impl CommandError {
@@ -64,6 +66,7 @@ impl CommandError {
             Self::Quoting(before, quoted, after) => {
                 [b"ERR ", before.as_bytes(), quoted, after.as_bytes()].concat()
             }
+            Self::Bytes(text) => text.clone(),
             other => other.to_string().into_bytes(),
         }
     }
@@ -97,6 +100,7 @@ impl fmt::Display for CommandError {
             Self::Quoting(before, quoted, after) => {
                 return write!(f, "ERR {before}{}{after}", quoted.escape_ascii());
             }
+            Self::Bytes(text) => return write!(f, "{}", text.escape_ascii()),
         })
     }
 }

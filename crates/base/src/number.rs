@@ -70,6 +70,12 @@ impl Decimal {
     pub fn format(&mut self, number: i64) -> &[u8] {
         self.0.format(number).as_bytes()
     }
+
+    /// The canonical text of `number`, which may need all 64 bits.
+    #[inline]
+    pub fn format_unsigned(&mut self, number: u64) -> &[u8] {
+        self.0.format(number).as_bytes()
+    }
 }
 
 #[cfg(test)]

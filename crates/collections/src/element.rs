@@ -78,7 +78,8 @@ impl<'a> Element<'a> {
     }
 
     /// How many bytes it takes without the back-length.
-    fn span(self) -> usize {
+    #[inline]
+    pub(crate) fn span(self) -> usize {
         match self {
             Self::Integer(number) => integer_span(number),
             Self::Bytes(bytes) => match bytes.len() {
@@ -92,13 +93,19 @@ impl<'a> Element<'a> {
     /// Writes it to the front of `target`, and returns how many bytes it takes.
     #[inline]
     pub(crate) fn encode(self, target: &mut [u8]) -> usize {
-        let span = match self {
-            Self::Integer(number) => encode_integer(number, target),
-            Self::Bytes(bytes) => encode_bytes(bytes, target),
-        };
+        let span = self.encode_span(target);
         let (back, back_bytes) = back_length(span);
         target[span..span + back_bytes].copy_from_slice(&back[..back_bytes]);
         span + back_bytes
+    }
+
+    /// As [`Element::encode`], without the back-length.
+    #[inline]
+    pub(crate) fn encode_span(self, target: &mut [u8]) -> usize {
+        match self {
+            Self::Integer(number) => encode_integer(number, target),
+            Self::Bytes(bytes) => encode_bytes(bytes, target),
+        }
     }
 
     /// Reads the element at the front of `bytes`, and tells how many bytes it takes without its back-length. `None` if they

@@ -6,6 +6,7 @@
 //! | set        | `intset`, `listpack` | `members`: a table               |
 //! | hash       | `pairs`: a listpack  | `fields`: a table                 |
 //! | sorted set | `packed_ranking`: a listpack | `ranking`: a table and a B+ tree |
+//! | stream     |                    | `stream`: nodes of packed entries  |
 //!
 //! Nothing here knows a key, a clock or a command; the crate `value` chooses between the forms.
 
@@ -20,6 +21,7 @@ pub mod packed_ranking;
 pub mod pairs;
 mod ranking;
 mod scored;
+pub mod stream;
 mod tree;
 
 pub use buffer::Buffer;
@@ -30,6 +32,7 @@ pub use members::Members;
 pub use packed_ranking::{PackedRanking, PackedScorings, Scoring};
 pub use ranking::{Members as ScoredMembers, Ranking};
 pub use scored::ScoredRef;
+pub use stream::{Stream, StreamEntry, StreamId};
 
 /// An end of a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

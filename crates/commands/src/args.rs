@@ -23,6 +23,22 @@ pub struct OwnedArgs {
 }
 
 impl OwnedArgs {
+    /// Copies arguments.
+    pub fn copy<'a>(args: impl Iterator<Item = &'a [u8]>) -> Self {
+        let (mut input, mut spans) = (Vec::new(), Vec::with_capacity(args.size_hint().0));
+        for arg in args {
+            spans.push(Span {
+                start: input.len(),
+                len: arg.len(),
+            });
+            input.extend_from_slice(arg);
+        }
+        Self {
+            input: input.into(),
+            spans: spans.into(),
+        }
+    }
+
     /// The arguments.
     pub fn borrow(&self) -> Args<'_> {
         Args::new(&self.input, &self.spans, None)
@@ -83,18 +99,7 @@ impl<'a> Args<'a> {
 
     /// A copy that outlives the connection's input.
     pub fn to_owned(&self) -> OwnedArgs {
-        let (mut input, mut spans) = (Vec::new(), Vec::with_capacity(self.len()));
-        for arg in self.from(0) {
-            spans.push(Span {
-                start: input.len(),
-                len: arg.len(),
-            });
-            input.extend_from_slice(arg);
-        }
-        OwnedArgs {
-            input: input.into(),
-            spans: spans.into(),
-        }
+        OwnedArgs::copy(self.from(0))
     }
 
     /// Appends a copy to these two, which [`Args::new`] takes later.

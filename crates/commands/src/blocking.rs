@@ -174,8 +174,11 @@ fn pop_or_wait(
         keys: 1..last,
         target: None,
         of,
+        has: |_, _, _| true,
         serve,
+        gone: None,
         nothing: |reply| reply.null_array(),
+        args: None,
     };
     serve_or_wait(tx, args, reply, wait)
 }
@@ -215,8 +218,11 @@ fn pop_many_or_wait(
         keys: COUNT_AT + 1..COUNT_AT + 1 + keys,
         target: None,
         of,
+        has: |_, _, _| true,
         serve,
+        gone: None,
         nothing: |reply| reply.null_array(),
+        args: None,
     };
     serve_or_wait(tx, args, reply, wait)
 }
@@ -236,8 +242,11 @@ fn move_or_wait(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, serve: S
         keys: 1..2,
         target: Some(2),
         of: Type::List,
+        has: |_, _, _| true,
         serve,
+        gone: None,
         nothing: |reply| reply.null(),
+        args: None,
     };
     serve_or_wait(tx, args, reply, wait)
 }

@@ -10,7 +10,7 @@ use damselfly_engine::{Busy, Key, Tx};
 use damselfly_protocol::Reply;
 use damselfly_value::Type;
 
-use crate::{Args, Rest, Result};
+use crate::{Args, OwnedArgs, Rest, Result};
 
 /// One command or subcommand; `F` is the type of its function.
 #[derive(Clone, Copy, Debug)]
@@ -146,6 +146,15 @@ pub enum At {
     ToLastButOne(usize),
     /// As many as this argument says, behind it.
     Counted(usize),
+    /// The first half of what stands behind the first argument that is this word, in any case.
+    HalfBehind {
+        /// The word.
+        word: &'static str,
+        /// The first argument that can be it.
+        from: usize,
+        /// Options, and how many arguments behind each belong to it, so that none of them can be the word.
+        skipping: &'static [(&'static str, usize)],
+    },
     /// The one behind the last option that is this word, in any case.
     Behind {
         /// The word.
@@ -167,6 +176,14 @@ impl At {
             Self::ToEnd { first, step } => (first, len, step),
             Self::ToLastButOne(first) => (first, len - 1, 1),
             Self::Counted(count_at) => (count_at + 1, counted_end(args, count_at), 1),
+            Self::HalfBehind {
+                word,
+                from,
+                skipping,
+            } => {
+                let found = first_option(args, word, from, skipping);
+                found.map_or((0, 0, 1), |at| (at + 1, at + 1 + (len - at - 1) / 2, 1))
+            }
             Self::Behind {
                 word,
                 from,
@@ -178,6 +195,24 @@ impl At {
         };
         (first..end.min(len)).step_by(step)
     }
+}
+
+/// The first option that is `word`.
+fn first_option(
+    args: Args<'_>,
+    word: &str,
+    from: usize,
+    skipping: &[(&str, usize)],
+) -> Option<usize> {
+    let mut at = from;
+    while at < args.len() {
+        if args.is(at, word) {
+            return Some(at);
+        }
+        let option = skipping.iter().find(|(option, _)| args.is(at, option));
+        at += 1 + option.map_or(0, |(_, count)| *count);
+    }
+    None
 }
 
 /// The last option that is `word` and has something behind it.
@@ -214,6 +249,8 @@ fn counted_end(args: Args<'_>, count_at: usize) -> usize {
 pub enum Access {
     /// Reads the value.
     Read,
+    /// Reads the value, and notes in it who has read what.
+    ReadNoting,
     /// Reads what is known about it: existence, type, TTL, length.
     Look,
     /// Overwrites it without a look.
@@ -243,7 +280,8 @@ impl Access {
     pub fn writes(self) -> bool {
         match self {
             Self::Read | Self::Look | Self::NotKey => false,
-            Self::Overwrite
+            Self::ReadNoting
+            | Self::Overwrite
             | Self::Create
             | Self::ReadUpdate
             | Self::Update
@@ -258,7 +296,7 @@ impl Access {
     /// Redis's flags of a key specification.
     pub fn flags(self) -> &'static [&'static str] {
         match self {
-            Self::Read => &["RO", "access"],
+            Self::Read | Self::ReadNoting => &["RO", "access"],
             Self::Look => &["RO"],
             Self::Overwrite => &["OW", "update"],
             Self::Create => &["OW", "insert"],
@@ -401,6 +439,8 @@ pub enum Group {
     Hash,
     /// Sorted sets.
     SortedSet,
+    /// Streams.
+    Stream,
     /// Any key.
     Generic,
     /// Several commands as one.
@@ -424,6 +464,7 @@ impl Group {
             Self::Set => "set",
             Self::Hash => "hash",
             Self::SortedSet => "sorted-set",
+            Self::Stream => "stream",
             Self::Generic => "generic",
             Self::Transactions => "transactions",
             Self::PubSub => "pubsub",
@@ -441,6 +482,7 @@ impl Group {
             Self::Set => Some("set"),
             Self::Hash => Some("hash"),
             Self::SortedSet => Some("sortedset"),
+            Self::Stream => Some("stream"),
             Self::Generic => Some("keyspace"),
             Self::Transactions => Some("transaction"),
             Self::Scripting => Some("scripting"),
@@ -479,10 +521,16 @@ pub struct Wait {
     pub target: Option<usize>,
     /// What they have to hold.
     pub of: Type,
-    /// Takes what is wanted from a key that holds such a collection, and replies.
+    /// True if a key that holds such a collection has what is wanted.
+    pub has: fn(&mut Tx<'_>, Args<'_>, Key<'_>) -> bool,
+    /// Takes what is wanted from a key that [has](Wait::has) it, and replies.
     pub serve: fn(&mut Tx<'_>, Args<'_>, Key<'_>, &mut Reply<'_>) -> Result,
+    /// The error that ends the waiting if a key is gone or holds something else; `None` if that ends nothing.
+    pub gone: Option<&'static str>,
     /// Replies where a client can't wait.
     pub nothing: fn(&mut Reply<'_>),
+    /// The request to serve later, where that is not the one that was made: some arguments mean what was there then.
+    pub args: Option<OwnedArgs>,
 }
 
 impl From<CommandError> for Stop {

@@ -24,6 +24,14 @@ mod sorted_set_algebra;
 mod sorted_set_pops;
 mod sorted_set_ranges;
 mod sorted_sets;
+mod stream_claims;
+mod stream_group_reads;
+mod stream_groups;
+mod stream_ids;
+mod stream_info;
+mod stream_ranges;
+mod stream_reads;
+mod streams;
 mod strings;
 
 pub use args::{Args, OwnedArgs};
@@ -65,4 +73,11 @@ pub static FAMILIES: &[&[Command<KeyspaceFn>]] = &[
     sorted_set_pops::COMMANDS,
     sorted_set_algebra::COMMANDS,
     blocking::COMMANDS,
+    streams::COMMANDS,
+    stream_ranges::COMMANDS,
+    stream_reads::COMMANDS,
+    stream_group_reads::COMMANDS,
+    stream_groups::COMMANDS,
+    stream_claims::COMMANDS,
+    stream_info::COMMANDS,
 ];

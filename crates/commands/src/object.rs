@@ -102,6 +102,7 @@ pub fn encoding_name(value: Value<'_>) -> &'static str {
         Value::Set(SetRef::Large(_)) | Value::Hash(HashRef::Large(_)) => "hashtable",
         // It is a B+ tree, but clients test for this name.
         Value::SortedSet(SortedSetRef::Large(_)) => "skiplist",
+        Value::Stream(_) => "stream",
     }
 }
 

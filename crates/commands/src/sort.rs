@@ -190,7 +190,7 @@ fn len_of(entry: EntryRef<'_>) -> Result<usize> {
         Value::List(list) => Ok(list.len()),
         Value::Set(set) => Ok(set.len()),
         Value::SortedSet(set) => Ok(set.len()),
-        Value::Text(_) | Value::Hash(_) => Err(CommandError::WrongType.into()),
+        Value::Text(_) | Value::Hash(_) | Value::Stream(_) => Err(CommandError::WrongType.into()),
     }
 }
 
@@ -200,7 +200,7 @@ fn elements_of(entry: EntryRef<'_>, descending: bool) -> Vec<Vec<u8>> {
         Value::List(list) => of_list(list, descending),
         Value::Set(set) => of_set(set),
         Value::SortedSet(set) => of_sorted_set(set, descending),
-        Value::Text(_) | Value::Hash(_) => Vec::new(),
+        Value::Text(_) | Value::Hash(_) | Value::Stream(_) => Vec::new(),
     }
 }
 

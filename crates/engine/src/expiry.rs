@@ -39,6 +39,8 @@ impl Ends<'_> {
                 false => &[Event::Hexpired, Event::Del],
             };
             self.tell(entry.key(), events);
+            let (engine, aside) = (self.engine, &mut *self.aside);
+            engine.note_ready(aside, self.shard, self.db, entry.key());
         }
     }
 
@@ -84,13 +86,17 @@ impl Engine {
         let Ok(mut tx) = self.lock_shard(shard, 0, now) else {
             return 0;
         };
-        (0..self.databases())
-            .map(|db| {
-                tx.sweep(shard, db, |database, ends| {
-                    database.sweep(ends, BUCKETS_PER_SLICE)
-                })
+        let sweep_one = |db| {
+            tx.sweep(shard, db, |database, ends| {
+                database.sweep(ends, BUCKETS_PER_SLICE)
             })
-            .sum()
+        };
+        let removed = (0..self.databases()).map(sweep_one).sum();
+        if tx.has_ready() {
+            // Nobody needs a further shard to hear that a key is gone.
+            tx.serve_waiters();
+        }
+        removed
     }
 }
 

@@ -91,6 +91,7 @@ impl Tx<'_> {
         } else {
             self.free_at_end(taken);
         }
+        self.note_all_ready(db);
     }
 
     /// How many keys the selected database has.

@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::aside::Aside;
 use crate::{Busy, Engine, Key, Now, Tx};
 
 /// A client that waits for keys.
@@ -28,6 +29,11 @@ pub trait Waiter: Send + Sync {
 
     /// Called after it was served, once the locks are released.
     fn wake(&self);
+
+    /// True if a key that is gone matters to it: it is asked to serve from that, too.
+    fn minds_absence(&self) -> bool {
+        false
+    }
 }
 
 /// What came of [`Waiter::serve`].
@@ -57,7 +63,31 @@ pub struct Unserved {
     needs: u64,
 }
 
-type Queue = BTreeMap<Ticket, Arc<dyn Waiter>>;
+/// Who waits for one key.
+#[derive(Default)]
+struct Queue {
+    waiters: BTreeMap<Ticket, Arc<dyn Waiter>>,
+    /// How many of them mind it if the key is gone.
+    minding: usize,
+}
+
+impl Queue {
+    fn add(&mut self, ticket: Ticket, waiter: Arc<dyn Waiter>) -> bool {
+        let minds = waiter.minds_absence();
+        let is_new = self.waiters.insert(ticket, waiter).is_none();
+        self.minding += usize::from(is_new && minds);
+        is_new
+    }
+
+    fn remove(&mut self, ticket: Ticket) -> bool {
+        let removed = self.waiters.remove(&ticket);
+        let minded = removed
+            .as_ref()
+            .is_some_and(|waiter| waiter.minds_absence());
+        self.minding -= usize::from(minded);
+        removed.is_some()
+    }
+}
 
 type ByDatabase = HashMap<usize, HashMap<Box<[u8]>, Queue>>;
 
@@ -78,7 +108,7 @@ impl Waiting {
     fn add(&self, db: usize, key: &[u8], ticket: Ticket, waiter: Arc<dyn Waiter>) -> bool {
         let mut by_database = self.lock();
         let queue = by_database.entry(db).or_default().entry(key.into());
-        queue.or_default().insert(ticket, waiter).is_none()
+        queue.or_default().add(ticket, waiter)
     }
 
     /// False if there is no such waiter.
@@ -90,8 +120,8 @@ impl Waiting {
         let Some(queue) = keys.get_mut(key) else {
             return false;
         };
-        let removed = queue.remove(&ticket).is_some();
-        if queue.is_empty() {
+        let removed = queue.remove(ticket);
+        if queue.waiters.is_empty() {
             keys.remove(key);
         }
         if keys.is_empty() {
@@ -103,7 +133,7 @@ impl Waiting {
     fn count(&self) -> usize {
         let by_database = self.lock();
         let queues = by_database.values().flat_map(HashMap::values);
-        queues.map(BTreeMap::len).sum()
+        queues.map(|queue| queue.waiters.len()).sum()
     }
 
     fn is_awaited(&self, db: usize, key: &[u8]) -> bool {
@@ -120,11 +150,21 @@ impl Waiting {
         keys.cloned().collect()
     }
 
-    /// The first waiter of a key that came at `from` or later.
-    fn first(&self, db: usize, key: &[u8], from: Ticket) -> Option<(Ticket, Arc<dyn Waiter>)> {
+    /// The first waiter of a key that came at `from` or later and minds whether the key `is_there`.
+    fn first(
+        &self,
+        db: usize,
+        key: &[u8],
+        is_there: bool,
+        from: Ticket,
+    ) -> Option<(Ticket, Arc<dyn Waiter>)> {
         let by_database = self.lock();
         let queue = by_database.get(&db)?.get(key)?;
-        let (ticket, waiter) = queue.range(from..).next()?;
+        let minds = |(_, waiter): &(_, &Arc<dyn Waiter>)| is_there || waiter.minds_absence();
+        if !is_there && queue.minding == 0 {
+            return None;
+        }
+        let (ticket, waiter) = queue.waiters.range(from..).find(minds)?;
         Some((*ticket, waiter.clone()))
     }
 }
@@ -194,15 +234,7 @@ impl Tx<'_> {
     pub(crate) fn note_ready(&mut self, db: usize, key: Key<'_>) {
         let engine = self.engine();
         let shard = engine.shard_of(key.hash);
-        if !engine.waiting(shard).is_awaited(db, key.bytes) {
-            return;
-        }
-        let ready = &mut self.aside().ready.keys;
-        // A key that is noted twice is only looked at once more.
-        let last = ready.back();
-        if last.is_none_or(|(of, last)| *of != db || **last != *key.bytes) {
-            ready.push_back((db, key.bytes.into()));
-        }
+        engine.note_ready(&mut self.aside, shard, db, key.bytes);
     }
 
     /// Notes that all keys of a database may have been changed.
@@ -247,9 +279,11 @@ impl Tx<'_> {
         let shard = engine.shard_of(key.hash);
         let waiting = engine.waiting(shard);
         let mut from = Ticket(0);
-        while self.peek(key).is_some()
-            && let Some((ticket, waiter)) = waiting.first(db, key.bytes, from)
-        {
+        loop {
+            let is_there = self.peek(key).is_some();
+            let Some((ticket, waiter)) = waiting.first(db, key.bytes, is_there, from) else {
+                break;
+            };
             from = Ticket(ticket.0 + 1);
             match waiter.serve(self, key) {
                 Served::Yes => {
@@ -273,6 +307,25 @@ impl Ready {
 }
 
 impl Engine {
+    /// Notes in a section that a key of a shard was changed, if somebody waits for it.
+    pub(crate) fn note_ready(
+        &self,
+        aside: &mut Option<Box<Aside>>,
+        shard: usize,
+        db: usize,
+        key: &[u8],
+    ) {
+        if !self.waiting(shard).is_awaited(db, key) {
+            return;
+        }
+        let ready = &mut aside.get_or_insert_default().ready.keys;
+        // A key that is noted twice is only looked at once more.
+        let last = ready.back();
+        if last.is_none_or(|(of, last)| *of != db || **last != *key) {
+            ready.push_back((db, key.into()));
+        }
+    }
+
     /// Goes on where [`Tx::serve_waiters`] had to stop, with the locks that were missing.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
 use common::{NOW, World, key, number, set_number};
-use damselfly_engine::{Deadline, Engine, Key, Served, Ticket, Tx, Waiter};
+use damselfly_engine::{Deadline, Engine, Key, Now, Served, Ticket, Tx, Waiter};
 use damselfly_value::NewValue;
 
 /// Waits for a number.
@@ -209,6 +209,75 @@ fn swapping_databases_serves_who_waits_in_either() {
     tx.serve_waiters();
     drop(tx);
     assert_eq!(consumer.taken(), Some(1));
+}
+
+/// Waits until a key is gone.
+#[derive(Default)]
+struct Mourner {
+    heard: AtomicUsize,
+}
+
+impl Waiter for Mourner {
+    fn serve(&self, tx: &mut Tx<'_>, key: Key<'_>) -> Served {
+        if tx.peek(key).is_some() {
+            return Served::No;
+        }
+        self.heard.fetch_add(1, SeqCst);
+        Served::Yes
+    }
+
+    fn wake(&self) {}
+
+    fn minds_absence(&self) -> bool {
+        true
+    }
+}
+
+/// Lets somebody wait for a key that is there, then ends it; who minds must hear of it once, and nobody else.
+fn mourn(end: impl FnOnce(&World)) {
+    let world = World::new(1, 4);
+    push(&world, 0, "key", 1);
+    let (mourner, consumer) = (Arc::new(Mourner::default()), Consumer::new(&world, None));
+    let waiter: Arc<dyn Waiter> = mourner.clone();
+    let mut tx = world.engine.lock_all(0, NOW).unwrap();
+    tx.wait([key("key")].into_iter(), &waiter);
+    drop(tx);
+    consumer.wait(&world, 0, &["key"]);
+    end(&world);
+    assert_eq!(mourner.heard.load(SeqCst), 1);
+    assert_eq!(consumer.taken(), None);
+    assert_eq!(world.engine.waiting_count(), 1, "the other waits on");
+}
+
+#[test]
+fn who_minds_hears_that_a_key_is_removed() {
+    mourn(|world| {
+        let mut tx = world.engine.lock_one(key("key").hash, 0, NOW).unwrap();
+        tx.remove(key("key"));
+        assert!(tx.serve_waiters().is_empty());
+    });
+}
+
+#[test]
+fn who_minds_hears_that_a_database_is_flushed() {
+    mourn(|world| {
+        let mut tx = world.engine.lock_all(0, NOW).unwrap();
+        tx.flush(0, false);
+        assert!(tx.serve_waiters().is_empty());
+    });
+}
+
+#[test]
+fn who_minds_hears_from_the_sweep_that_a_key_has_ended() {
+    mourn(|world| {
+        let mut tx = world.engine.lock_one(key("key").hash, 0, NOW).unwrap();
+        let value = NewValue::Integer(2);
+        tx.store(key("key"), value, Deadline::At(NOW.0 + 1));
+        drop(tx);
+        for shard in 0..world.engine.shards() {
+            world.engine.sweep(shard, Now(NOW.0 + 2));
+        }
+    });
 }
 
 /// The names of two keys of different shards.

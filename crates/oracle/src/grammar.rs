@@ -70,6 +70,16 @@ slots! {
     LexMember = "lex-member",
     /// An end of a range of members.
     LexEnd = "lex-end",
+    /// An id of a stream's entry, right or wrong.
+    StreamId = "stream-id",
+    /// An id for a new entry: higher than others mostly, and never one that the server's clock chooses.
+    NewId = "new-id",
+    /// An end of an interval of ids.
+    IntervalId = "interval-id",
+    /// A group of a stream's consumers.
+    Group = "group",
+    /// A consumer of a group.
+    Consumer = "consumer",
     /// A position in a string; negative ones too.
     Index = "index",
     /// Where SETRANGE writes: near, or past the longest string (512 MB, too slow to reach here).
@@ -365,6 +375,27 @@ pub(crate) fn argument(slot: Slot, random: &mut Random) -> Vec<u8> {
                 [bracket, argument(Slot::LexMember, random)].concat()
             }
         },
+        Slot::StreamId => match random.below(16) {
+            0 => random.pick(ODD).to_vec(),
+            1 => random.pick(ODD_IDS).to_vec(),
+            2 => number(random.between(0, 40)),
+            _ => stream_id(random, 40),
+        },
+        Slot::NewId => match random.below(60) {
+            0 => random.pick(ODD).to_vec(),
+            1 => random.pick(ODD_IDS).to_vec(),
+            2..12 => format!("{}-*", random.between(0, 40)).into_bytes(),
+            12..24 => number(random.between(0, 40)),
+            _ => stream_id(random, 40),
+        },
+        Slot::IntervalId => match random.below(6) {
+            0 => b"-".to_vec(),
+            1 => b"+".to_vec(),
+            2 => [b"(".to_vec(), argument(Slot::StreamId, random)].concat(),
+            _ => argument(Slot::StreamId, random),
+        },
+        Slot::Group => random.pick(&["g", "g", "g", "h", ""]).as_bytes().to_vec(),
+        Slot::Consumer => random.pick(&["c", "c", "d", "e", ""]).as_bytes().to_vec(),
         Slot::Index => match random.below(8) {
             0 => random.pick(ODD).to_vec(),
             _ => number(random.between(-12, 12)),
@@ -466,8 +497,37 @@ pub const OPTIONS: &[&str] = &[
     "notify-keyspace-events",
     "lfu-log-factor",
     "lfu-decay-time",
+    "stream-node-max-bytes",
     "stream-node-max-entries",
 ];
+
+/// Ids at the edges of what parsers accept.
+const ODD_IDS: &[&[u8]] = &[
+    b"0-0",
+    b"0-1",
+    b"-",
+    b"+",
+    b"(",
+    b"(5",
+    b"5-",
+    b"-5",
+    b"5--5",
+    b"5--05",
+    b" 5-+6",
+    b"05-06",
+    b"5-6-7",
+    b"5\0-x",
+    b"18446744073709551615-18446744073709551615",
+    b"18446744073709551615-0",
+    b"18446744073709551614-18446744073709551615",
+    b"9223372036854775807-9223372036854775808",
+    b"18446744073709551616-0",
+    b"00000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000001",
+];
+
+fn stream_id(random: &mut Random, ms_max: i64) -> Vec<u8> {
+    format!("{}-{}", random.between(0, ms_max), random.between(0, 3)).into_bytes()
+}
 
 fn value(random: &mut Random) -> Vec<u8> {
     match random.below(12) {

@@ -25,7 +25,7 @@ Usage:
                       Without it, $DAMSELFLY_BIN or the `damselfly` beside this program is started.
   --seed N            where to start; sequence number n of a run has the seed N + n. Default: the clock.
   --without LIST      commands to leave out, such as CLIENT,CONFIG.
-  --family NAME       string, list, set, hash, sorted-set, generic, transactions, script, connection or server.
+  --family NAME       string, list, set, hash, sorted-set, stream, generic, transactions, script, connection or server.
                       Default: all.
 ";
 

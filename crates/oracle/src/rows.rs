@@ -1,6 +1,8 @@
 //! The table of commands for random sequences: one row each, with its grammar and how its
 //! replies compare.
 
+mod streams;
+
 /// How two replies are compared. Errors are always compared exactly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rule {
@@ -14,6 +16,9 @@ pub enum Rule {
     AtMost,
     /// The same types in the same places: identifiers, times, random choices.
     Shape,
+    /// Byte for byte, but for times, which may differ a little, and the number of nodes of Redis's own tree: what XINFO and
+    /// XPENDING show.
+    Idle,
     /// Byte for byte, but Redis may complain of a score that is fine: it looks at an error number that an earlier command may have
     /// left behind.
     Sorted,
@@ -43,6 +48,8 @@ pub enum Family {
     Hash,
     /// Commands on sorted sets.
     SortedSet,
+    /// Commands on streams.
+    Stream,
     /// Commands on keys of any type.
     Generic,
     /// Transactions: MULTI and its relatives, mixed with commands of all other families.
@@ -73,6 +80,7 @@ pub const FAMILIES: &[(Family, &str)] = &[
     (Family::Set, "set"),
     (Family::Hash, "hash"),
     (Family::SortedSet, "sorted-set"),
+    (Family::Stream, "stream"),
     (Family::Generic, "generic"),
     (Family::Transactions, "transactions"),
     (Family::Script, "script"),
@@ -105,7 +113,12 @@ const fn row(family: Family, weight: usize, rule: Rule, grammar: &'static str) -
 use Family::{Connection, Generic, Hash, List, Server, Set, SortedSet, String, Transactions};
 use Rule::{AtMost, Encoding, Exact, Hello, Near, Queued, Scan, Shape, Sorted, Take, Unordered};
 
-/// Every command that random sequences use.
+/// Every command that random sequences use: [`ROWS`], and the rows of families that have a file.
+pub fn all() -> impl Iterator<Item = &'static Row> {
+    ROWS.iter().chain(streams::ROWS)
+}
+
+/// Commands that random sequences use.
 ///
 /// Not here, because their replies are about the server itself: INFO, COMMAND, CLIENT LIST, MEMORY,
 /// LATENCY, SLOWLOG. Transcripts cover them.
@@ -583,7 +596,7 @@ mod tests {
 
     #[test]
     fn every_grammar_parses_and_generates() {
-        for row in ROWS {
+        for row in all() {
             assert!(
                 !generate(&parse(row.grammar), &mut Random::new(1)).is_empty(),
                 "{}",
@@ -597,7 +610,7 @@ mod tests {
     fn families_are_found_by_name() {
         for (family, name) in FAMILIES {
             assert_eq!(Family::named(name), Some(*family));
-            let has_rows = ROWS.iter().any(|row| row.family == *family);
+            let has_rows = all().any(|row| row.family == *family);
             assert!(has_rows || *family == Family::Script);
         }
         assert_eq!(Family::named("fishes"), None);

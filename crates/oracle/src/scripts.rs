@@ -271,7 +271,9 @@ impl Scripts {
             | Rule::Shape
             | Rule::Encoding => true,
             // They take more than one command, or a look at what they complain of.
-            Rule::Sorted | Rule::Hello | Rule::Queued | Rule::Scan | Rule::Take => false,
+            Rule::Idle | Rule::Sorted | Rule::Hello | Rule::Queued | Rule::Scan | Rule::Take => {
+                false
+            }
         };
         let commands: Vec<_> = commands.iter().filter(can_run).cloned().collect();
         let exact = |(row, _): &&(Row, Vec<Node>)| row.rule == Rule::Exact;
@@ -455,8 +457,7 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), BODIES.len());
-        let rows: Vec<_> = crate::rows::ROWS
-            .iter()
+        let rows: Vec<_> = crate::rows::all()
             .map(|row| (*row, grammar::parse(row.grammar)))
             .collect();
         let scripts = Scripts::new(&rows);

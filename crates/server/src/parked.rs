@@ -72,7 +72,7 @@ impl Parking {
         let parked = Arc::new(Parked {
             shared: shared.clone(),
             client: session.client.clone(),
-            args: args.to_owned(),
+            args: wait.args.clone().unwrap_or_else(|| args.to_owned()),
             wait: wait.clone(),
             version: session.protocol,
             tracker_id: session.tracked.as_ref().map_or(0, |_| session.client.id),
@@ -155,6 +155,19 @@ impl Parked {
         wins
     }
 
+    /// Ends the waiting as `run` says; false if it was ended before.
+    fn finish(&self, run: impl FnOnce() -> End) -> bool {
+        let wins = self.claim();
+        if wins {
+            let mut ending = Ending {
+                parked: self,
+                end: None,
+            };
+            ending.end = Some(run());
+        }
+        wins
+    }
+
     /// Runs the command for a key that has something for it.
     fn run(&self, tx: &mut Tx<'_>, key: Key<'_>) -> End {
         // What led to this was done by somebody else.
@@ -220,6 +233,16 @@ impl Waiter for Parked {
         }
         let found = tx.peek(key).map(EntryRef::type_of);
         if found != Some(self.wait.of) {
+            let Some(text) = self.wait.gone else {
+                return Served::No;
+            };
+            let error = CommandError::Text(text.to_owned());
+            return match self.finish(|| End::Failed(error)) {
+                true => Served::Yes,
+                false => Served::Gone,
+            };
+        }
+        if !(self.wait.has)(tx, self.args.borrow(), key) {
             return Served::No;
         }
         if let Some(target) = self.wait.target {
@@ -228,15 +251,14 @@ impl Waiter for Parked {
                 return Served::Needs(hash);
             }
         }
-        if !self.claim() {
-            return Served::Gone;
+        match self.finish(|| self.run(tx, key)) {
+            true => Served::Yes,
+            false => Served::Gone,
         }
-        let mut ending = Ending {
-            parked: self,
-            end: None,
-        };
-        ending.end = Some(self.run(tx, key));
-        Served::Yes
+    }
+
+    fn minds_absence(&self) -> bool {
+        self.wait.gone.is_some()
     }
 
     fn wake(&self) {

@@ -338,9 +338,11 @@ fn locks_of(command: &Command<Handler>) -> Locks {
         Keys::All { .. } => Locks::All,
         Keys::Args([spec]) => match spec.at {
             At::One(place) => Locks::One(place),
-            At::ToEnd { .. } | At::ToLastButOne(_) | At::Counted(_) | At::Behind { .. } => {
-                Locks::Many
-            }
+            At::ToEnd { .. }
+            | At::ToLastButOne(_)
+            | At::Counted(_)
+            | At::HalfBehind { .. }
+            | At::Behind { .. } => Locks::Many,
         },
         Keys::Args(_) => Locks::Many,
     }

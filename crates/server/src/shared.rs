@@ -364,6 +364,14 @@ fn apply(engine: &Engine, pubsub: &PubSub, config: &Config) {
             &thresholds.zset_max_listpack_value,
             config.zset_max_listpack_value_bytes,
         ),
+        (
+            &thresholds.stream_node_max_bytes,
+            config.stream_node_max_bytes,
+        ),
+        (
+            &thresholds.stream_node_max_entries,
+            config.stream_node_max_entries,
+        ),
     ] {
         threshold.store(option, Relaxed);
     }

@@ -433,6 +433,9 @@ fn columns(row: &Row) -> Vec<String> {
                     format!("index:{first}:range:{last}:{step}:0:{flags}")
                 }
                 facts::Place::Counted(at) => format!("index:{at}:keynum:0:1:1:{flags}"),
+                facts::Place::HalfBehind { word, from } => {
+                    format!("keyword:{word}:{from}:range:-1:1:2:{flags}")
+                }
                 facts::Place::Unknown => format!("unknown:unknown:{flags}"),
             }
         })

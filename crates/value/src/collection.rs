@@ -18,6 +18,8 @@ pub enum Type {
     Hash,
     /// A sorted set.
     SortedSet,
+    /// A stream.
+    Stream,
 }
 
 impl Type {
@@ -29,6 +31,7 @@ impl Type {
             Self::Set => "set",
             Self::Hash => "hash",
             Self::SortedSet => "zset",
+            Self::Stream => "stream",
         }
     }
 
@@ -40,6 +43,7 @@ impl Type {
             Self::Set => Kind::SetIntegers,
             Self::Hash => Kind::HashPacked,
             Self::SortedSet => Kind::SortedSetPacked,
+            Self::Stream => Kind::Boxed,
         }
     }
 }
@@ -84,6 +88,10 @@ pub struct Thresholds {
     pub zset_max_listpack_entries: AtomicU64,
     /// `zset-max-listpack-value`, in bytes.
     pub zset_max_listpack_value: AtomicU64,
+    /// `stream-node-max-bytes`; 0 for any number.
+    pub stream_node_max_bytes: AtomicU64,
+    /// `stream-node-max-entries`; 0 for any number.
+    pub stream_node_max_entries: AtomicU64,
 }
 
 impl Default for Thresholds {
@@ -98,6 +106,8 @@ impl Default for Thresholds {
             set_max_listpack_value: AtomicU64::new(64),
             zset_max_listpack_entries: AtomicU64::new(128),
             zset_max_listpack_value: AtomicU64::new(64),
+            stream_node_max_bytes: AtomicU64::new(4096),
+            stream_node_max_entries: AtomicU64::new(100),
         }
     }
 }

@@ -66,9 +66,15 @@ impl Entry {
     /// If the key exceeds 4 GiB.
     pub fn new_collection(key: &[u8], of: Type, deadline_ms: Option<i64>) -> Self {
         assert!(key.len() <= BYTES_MAX, "key over 4 GiB");
-        let shape = Shape::new(of.smallest_form(), deadline_ms.is_some(), key.len(), 0);
+        let kind = of.smallest_form();
+        let value_bytes = kind.fixed_bytes().unwrap_or(0);
+        let shape = Shape::new(kind, deadline_ms.is_some(), key.len(), value_bytes);
         let block = Block::new(shape, 0);
         block.fill(shape.key_at(), key);
+        if of == Type::Stream {
+            let large = SharedLarge::new(Large::Stream(Box::default()));
+            block.write_address(shape, large.into_raw());
+        }
         if let Some(deadline) = deadline_ms {
             block.write(shape.deadline_at(), deadline.to_le_bytes());
         }

@@ -47,7 +47,7 @@ impl Collection for Hash {
             Kind::HashPackedTtl => Some(HashRef::PackedTtl(entry.stored())),
             Kind::Boxed | Kind::HashBoxedTtl => match entry.large() {
                 Large::Hash(fields) => Some(HashRef::Large(fields)),
-                Large::List(_) | Large::Set(_) | Large::SortedSet(_) => None,
+                Large::List(_) | Large::Set(_) | Large::SortedSet(_) | Large::Stream(_) => None,
             },
             Kind::Bytes
             | Kind::Edited
@@ -255,7 +255,7 @@ impl HashMut<'_> {
     fn fields(&mut self) -> &mut Fields {
         match self.entry.large_mut() {
             Large::Hash(fields) => fields,
-            Large::List(_) | Large::Set(_) | Large::SortedSet(_) => {
+            Large::List(_) | Large::Set(_) | Large::SortedSet(_) | Large::Stream(_) => {
                 unreachable!("`edit` checked the type")
             }
         }
@@ -283,7 +283,7 @@ impl Entry {
             }
             Some(HashRef::Large(_)) => match self.large_mut() {
                 Large::Hash(fields) => fields.remove_due(now_ms, limit),
-                Large::List(_) | Large::Set(_) | Large::SortedSet(_) => 0,
+                Large::List(_) | Large::Set(_) | Large::SortedSet(_) | Large::Stream(_) => 0,
             },
             Some(HashRef::Packed(_)) | None => 0,
         }

@@ -6,7 +6,7 @@
 use std::mem::ManuallyDrop;
 use std::sync::{Arc, OnceLock};
 
-use damselfly_collections::{Chain, Fields, Members, Ranking};
+use damselfly_collections::{Chain, Fields, Members, Ranking, Stream};
 
 use crate::collection::Type;
 use crate::{EntryRef, HashRef, ListRef, SetRef, SortedSetRef, Value};
@@ -25,6 +25,8 @@ pub enum Large {
     Hash(Fields),
     /// A sorted set.
     SortedSet(Ranking),
+    /// A stream, whatever its size.
+    Stream(Box<Stream>),
 }
 
 static FREE: OnceLock<fn(Large)> = OnceLock::new();
@@ -43,6 +45,7 @@ impl Large {
             Self::Set(_) => Type::Set,
             Self::Hash(_) => Type::Hash,
             Self::SortedSet(_) => Type::SortedSet,
+            Self::Stream(_) => Type::Stream,
         }
     }
 
@@ -53,12 +56,16 @@ impl Large {
             Self::Set(members) => members.len(),
             Self::Hash(fields) => fields.len(),
             Self::SortedSet(ranking) => ranking.len(),
+            Self::Stream(stream) => stream.len(),
         }
     }
 
-    /// True if there are none.
+    /// True if there is nothing left to keep: a stream without entries still has a history.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        match self {
+            Self::List(_) | Self::Set(_) | Self::Hash(_) | Self::SortedSet(_) => self.len() == 0,
+            Self::Stream(_) => false,
+        }
     }
 
     /// The bytes that it takes on the heap, itself included.
@@ -69,6 +76,7 @@ impl Large {
                 Self::Set(members) => members.memory_bytes(),
                 Self::Hash(fields) => fields.memory_bytes(),
                 Self::SortedSet(ranking) => ranking.memory_bytes(),
+                Self::Stream(stream) => size_of::<Stream>() + stream.memory_bytes(),
             }
     }
 
@@ -79,13 +87,22 @@ impl Large {
             Self::Set(members) => Value::Set(SetRef::Large(members)),
             Self::Hash(fields) => Value::Hash(HashRef::Large(fields)),
             Self::SortedSet(ranking) => Value::SortedSet(SortedSetRef::Large(ranking)),
+            Self::Stream(stream) => Value::Stream(stream),
+        }
+    }
+
+    /// How many parts are to be freed with it, about.
+    fn parts(&self) -> usize {
+        match self {
+            Self::List(_) | Self::Set(_) | Self::Hash(_) | Self::SortedSet(_) => self.len(),
+            Self::Stream(stream) => stream.parts(),
         }
     }
 
     /// Frees it, or has it freed elsewhere.
     fn free(self) {
         match FREE.get() {
-            Some(free) if self.len() > FREED_AT_ONCE_MAX => free(self),
+            Some(free) if self.parts() > FREED_AT_ONCE_MAX => free(self),
             Some(_) | None => drop(self),
         }
     }

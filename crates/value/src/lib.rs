@@ -1,7 +1,7 @@
 //! The entry: a key, what it holds, and when it ends, in one allocation.
 //!
 //! Strings and small collections lie in the entry's own block; a large collection is apart (`large.rs`). Each type of
-//! collection has a file that chooses between its forms: `list.rs`, `set.rs`, `hash.rs`, `sorted_set.rs`.
+//! collection has a file that chooses between its forms: `list.rs`, `set.rs`, `hash.rs`, `sorted_set.rs`, `stream.rs`.
 
 mod block;
 mod collection;
@@ -14,9 +14,12 @@ mod packed;
 mod packing;
 mod set;
 mod sorted_set;
+mod stream;
 mod value;
 
-pub use damselfly_collections::{Element, Fields, Members, Scoring, Side, pairs::Pair};
+pub use damselfly_collections::{
+    Element, Fields, Members, Scoring, Side, Stream, StreamId, pairs::Pair,
+};
 
 pub use collection::{Collection, Thresholds, Type};
 pub use entry::{Entry, EntryRef};
@@ -29,4 +32,5 @@ pub use set::{Set, SetMut, SetRef};
 pub use sorted_set::{
     MemberEnd, MemberRange, ScoreRange, Scorings, SortedSet, SortedSetMut, SortedSetRef, Update,
 };
+pub use stream::StreamMut;
 pub use value::{NewValue, Text, Value};

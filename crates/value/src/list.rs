@@ -53,7 +53,11 @@ impl Collection for List {
     fn view(entry: EntryRef<'_>) -> Option<ListRef<'_>> {
         match entry.value() {
             Value::List(list) => Some(list),
-            Value::Text(_) | Value::Set(_) | Value::Hash(_) | Value::SortedSet(_) => None,
+            Value::Text(_)
+            | Value::Set(_)
+            | Value::Hash(_)
+            | Value::SortedSet(_)
+            | Value::Stream(_) => None,
         }
     }
 
@@ -250,7 +254,9 @@ impl ListMut<'_> {
         }
         match self.entry.large_mut() {
             Large::List(chain) => Form::Large(chain),
-            Large::Set(_) | Large::Hash(_) | Large::SortedSet(_) => unreachable!("{A_LIST}"),
+            Large::Set(_) | Large::Hash(_) | Large::SortedSet(_) | Large::Stream(_) => {
+                unreachable!("{A_LIST}")
+            }
         }
     }
 

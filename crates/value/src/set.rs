@@ -52,7 +52,11 @@ impl Collection for Set {
     fn view(entry: EntryRef<'_>) -> Option<SetRef<'_>> {
         match entry.value() {
             Value::Set(set) => Some(set),
-            Value::Text(_) | Value::List(_) | Value::Hash(_) | Value::SortedSet(_) => None,
+            Value::Text(_)
+            | Value::List(_)
+            | Value::Hash(_)
+            | Value::SortedSet(_)
+            | Value::Stream(_) => None,
         }
     }
 
@@ -418,7 +422,7 @@ impl SetMut<'_> {
     fn large(&mut self) -> &mut Members {
         match self.entry.large_mut() {
             Large::Set(members) => members,
-            Large::List(_) | Large::Hash(_) | Large::SortedSet(_) => {
+            Large::List(_) | Large::Hash(_) | Large::SortedSet(_) | Large::Stream(_) => {
                 unreachable!("checked by `edit`")
             }
         }

@@ -45,7 +45,9 @@ impl Collection for SortedSet {
     fn view(entry: EntryRef<'_>) -> Option<SortedSetRef<'_>> {
         match entry.value() {
             Value::SortedSet(sorted_set) => Some(sorted_set),
-            Value::Text(_) | Value::List(_) | Value::Set(_) | Value::Hash(_) => None,
+            Value::Text(_) | Value::List(_) | Value::Set(_) | Value::Hash(_) | Value::Stream(_) => {
+                None
+            }
         }
     }
 
@@ -376,7 +378,7 @@ impl SortedSetMut<'_> {
     fn large(&mut self) -> &mut Ranking {
         match self.entry.large_mut() {
             Large::SortedSet(ranking) => ranking,
-            Large::List(_) | Large::Set(_) | Large::Hash(_) => {
+            Large::List(_) | Large::Set(_) | Large::Hash(_) | Large::Stream(_) => {
                 unreachable!("`edit` checked the type")
             }
         }

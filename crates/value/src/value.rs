@@ -2,6 +2,8 @@
 
 use damselfly_base::number::{Decimal, parse_integer};
 
+use damselfly_collections::Stream;
+
 use crate::block::Kind;
 use crate::packing::PackedText;
 use crate::{HashRef, ListRef, SetRef, SortedSetRef};
@@ -19,6 +21,8 @@ pub enum Value<'a> {
     Hash(HashRef<'a>),
     /// A sorted set.
     SortedSet(SortedSetRef<'a>),
+    /// A stream.
+    Stream(&'a Stream),
 }
 
 /// A string, as it is stored.

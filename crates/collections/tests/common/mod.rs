@@ -2,6 +2,7 @@
 
 pub mod chain;
 pub mod listpack;
+pub mod stream;
 
 /// Takes decisions from bytes; zeros when they are used up.
 #[derive(Debug)]

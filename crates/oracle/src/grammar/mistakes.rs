@@ -71,6 +71,7 @@ pub(super) fn tame(arguments: &mut [Vec<u8>]) {
 /// Lets no command wait for longer than a few milliseconds.
 fn shorten_timeout(arguments: &mut [Vec<u8>]) {
     const SECONDS_MAX: f64 = 0.005;
+    shorten_block(arguments);
     let name = arguments.first().map(|name| name.to_ascii_uppercase());
     let at = match name.as_deref() {
         Some(b"BLMPOP" | b"BZMPOP") => 1,
@@ -90,6 +91,18 @@ fn shorten_timeout(arguments: &mut [Vec<u8>]) {
     };
     if is_long {
         *timeout = b"0.001".to_vec();
+    }
+}
+
+/// The same for the option BLOCK.
+fn shorten_block(arguments: &mut [Vec<u8>]) {
+    for at in 1..arguments.len() {
+        if arguments[at - 1].eq_ignore_ascii_case(b"BLOCK") {
+            let number = std::str::from_utf8(&arguments[at]).map(str::parse::<i64>);
+            if matches!(number, Ok(Ok(0 | 6..))) {
+                arguments[at] = b"1".to_vec();
+            }
+        }
     }
 }
 

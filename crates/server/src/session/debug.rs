@@ -336,6 +336,8 @@ fn serialized_bytes(value: Value<'_>) -> usize {
             serialized_count(set.len())
                 + members.map(|bytes| bytes + size_of::<f64>()).sum::<usize>()
         }
+        // Its nodes are saved as they are, nearly.
+        Value::Stream(stream) => stream.memory_bytes(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use damselfly_base::double::DoubleText;
 use damselfly_base::sha1;
-use damselfly_value::{EntryRef, Side, Text, Type, Value};
+use damselfly_value::{EntryRef, Side, StreamId, Text, Type, Value};
 
 /// A digest in the making.
 ///
@@ -55,6 +55,15 @@ impl Digest {
                 member.mix(DoubleText::new(scoring.score).as_bytes());
                 self.add_digest(&member);
             }),
+            Value::Stream(stream) => {
+                for entry in stream.walk(StreamId::MIN, StreamId::MAX) {
+                    self.mix(format!("{}.{}", entry.id.ms, entry.id.seq).as_bytes());
+                    for (name, value) in entry.pairs() {
+                        self.mix(&name.to_vec());
+                        self.mix(&value.to_vec());
+                    }
+                }
+            }
         }
         if entry.has_deadline() {
             self.add(b"!!expire!!");
@@ -75,5 +84,6 @@ fn redis_number(of: Type) -> u32 {
         Type::Set => 2,
         Type::SortedSet => 3,
         Type::Hash => 4,
+        Type::Stream => 6,
     }
 }

@@ -157,12 +157,13 @@ Each behaves as in Redis, from the version given on. `COMMAND DOCS` says the sam
 `<container> HELP` lists subcommands.
 ";
 
-const GROUPS: [(Group, &str); 10] = [
+const GROUPS: [(Group, &str); 11] = [
     (Group::String, "Strings"),
     (Group::List, "Lists"),
     (Group::Set, "Sets"),
     (Group::Hash, "Hashes"),
     (Group::SortedSet, "Sorted sets"),
+    (Group::Stream, "Streams"),
     (Group::Generic, "Keys"),
     (Group::PubSub, "Publish and subscribe"),
     (Group::Scripting, "Scripts and functions"),

@@ -91,6 +91,7 @@ pub fn categories(command: &Command<Handler>) -> Vec<&'static str> {
         | Group::Set
         | Group::Hash
         | Group::SortedSet
+        | Group::Stream
         | Group::Generic
         | Group::Transactions
         | Group::PubSub
@@ -157,6 +158,13 @@ pub enum Place {
     },
     /// Behind the argument of this place, which says how many.
     Counted(usize),
+    /// The first half of what stands behind this word, which is at that argument or behind it.
+    HalfBehind {
+        /// The word.
+        word: &'static str,
+        /// The first argument that can be it.
+        from: usize,
+    },
     /// Anywhere.
     Unknown,
 }
@@ -170,7 +178,7 @@ impl Spec {
                 behind.is_some_and(|behind| behind == 0 || behind as i64 <= last)
             }
             Place::Counted(count_at) => place == count_at + 1,
-            Place::Unknown => false,
+            Place::HalfBehind { .. } | Place::Unknown => false,
         }
     }
 }
@@ -196,6 +204,11 @@ pub fn key_specs(command: &Command<Handler>) -> Vec<Spec> {
             At::ToLastButOne(first) => (first, -2, 1),
             At::Counted(count_at) => {
                 let place = Place::Counted(count_at);
+                specs.push(Spec { access, place });
+                continue;
+            }
+            At::HalfBehind { word, from, .. } => {
+                let place = Place::HalfBehind { word, from };
                 specs.push(Spec { access, place });
                 continue;
             }
@@ -256,7 +269,9 @@ pub fn range(command: &Command<Handler>) -> (i64, i64, i64) {
                 }
                 end = first as i64 + last;
             }
-            Place::Range { .. } | Place::Counted(_) | Place::Unknown => break,
+            Place::Range { .. } | Place::Counted(_) | Place::HalfBehind { .. } | Place::Unknown => {
+                break;
+            }
         }
     }
     (first as i64, end, step as i64)

@@ -199,6 +199,20 @@ fn write_spec(spec: &facts::Spec, reply: &mut Reply<'_>) {
             part(reply, "begin_search", "index", &[("index", at as i64)]);
             part(reply, "find_keys", "keynum", &keys);
         }
+        facts::Place::HalfBehind { word, from } => {
+            reply.bulk(b"begin_search");
+            reply.map(2);
+            reply.bulk(b"type");
+            reply.bulk(b"keyword");
+            reply.bulk(b"spec");
+            reply.map(2);
+            reply.bulk(b"keyword");
+            reply.bulk(word.as_bytes());
+            reply.bulk(b"startfrom");
+            reply.integer(from as i64);
+            let range = [("lastkey", -1), ("keystep", 1), ("limit", 2)];
+            part(reply, "find_keys", "range", &range);
+        }
         facts::Place::Unknown => {
             part(reply, "begin_search", "unknown", &[]);
             part(reply, "find_keys", "unknown", &[]);
@@ -291,7 +305,11 @@ fn keys_of<'a>(args: Args<'a>) -> Result<Vec<(&'a [u8], Access)>> {
     let is_wrong_count = |spec: &KeySpec| match spec.at {
         At::Counted(_) if row.command.has(Trait::NoMandatoryKeys) => false,
         At::Counted(_) => spec.at.places(request).next().is_none(),
-        At::One(_) | At::ToEnd { .. } | At::ToLastButOne(_) | At::Behind { .. } => false,
+        At::One(_)
+        | At::ToEnd { .. }
+        | At::ToLastButOne(_)
+        | At::HalfBehind { .. }
+        | At::Behind { .. } => false,
     };
     let needs_keys = !row.command.has(Trait::NoMandatoryKeys);
     if needs_keys && specs.iter().any(is_wrong_count) {
@@ -310,6 +328,7 @@ fn exactly(access: Access, args: Args<'_>) -> Access {
         Access::Variable if (5..args.len()).any(|at| args.is(at, "GET")) => Access::ReadUpdate,
         Access::Variable => Access::Overwrite,
         Access::Read
+        | Access::ReadNoting
         | Access::Look
         | Access::Overwrite
         | Access::Create

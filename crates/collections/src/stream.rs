@@ -1,0 +1,408 @@
+//! Stream: entries in the order of their ids, each of them names and values.
+//!
+//! ```text
+//! node ─ node ─ ... ─ node       packed entries, see `stream/node.rs`; added behind the last, trimmed from the first on
+//! ```
+//!
+//! An entry that is deleted is only marked; a node goes with its last entry. A copy of a stream shares its nodes until they
+//! change, so that it costs a count for each.
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+mod group;
+mod id;
+mod node;
+mod walk;
+
+pub use group::{Consumer, ConsumerIndex, Group, Pending};
+pub use id::StreamId;
+pub use node::{ENTRY_BYTES_MAX, NodeLimits, Pairs, StreamEntry};
+pub use walk::Walk;
+
+use node::Node;
+
+/// Room that is set aside for the first entries.
+const FIRST_ROOM_BYTES: usize = 32;
+
+/// A stream.
+#[derive(Clone, Debug, Default)]
+pub struct Stream {
+    /// Ascending; none is empty but those that a trim has emptied.
+    nodes: VecDeque<Node>,
+    len: u64,
+    node_bytes: usize,
+    last_id: StreamId,
+    deleted_max: StreamId,
+    added: u64,
+    /// By their names. A copy shares each until it changes.
+    groups: BTreeMap<Box<[u8]>, Arc<Group>>,
+    group_bytes: usize,
+}
+
+/// Which entries are removed from the front.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trim {
+    /// All but so many.
+    Length(u64),
+    /// Those with lower ids.
+    Ids(StreamId),
+}
+
+/// How exactly a trim is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exactness {
+    /// To the entry.
+    Exact,
+    /// Whole nodes, of together no more than so many entries; 0 for any number.
+    Nodes(u64),
+}
+
+impl Stream {
+    /// How many entries there are.
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The highest id that was ever given to an entry, or that was set.
+    pub fn last_id(&self) -> StreamId {
+        self.last_id
+    }
+
+    /// The highest id of an entry that was deleted other than by a trim.
+    pub fn deleted_max(&self) -> StreamId {
+        self.deleted_max
+    }
+
+    /// How many entries were ever added.
+    pub fn added(&self) -> u64 {
+        self.added
+    }
+
+    /// How many nodes there are.
+    pub fn nodes(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// How many blocks of memory it consists of, about.
+    pub fn parts(&self) -> usize {
+        let groups = self.groups.values().map(|group| 1 + group.parts());
+        self.nodes.len() + groups.sum::<usize>()
+    }
+
+    /// The id of the first entry; the lowest id if there is none.
+    pub fn first_id(&self) -> StreamId {
+        let first = self.walk(StreamId::MIN, StreamId::MAX).next();
+        first.map_or(StreamId::MIN, |entry| entry.id)
+    }
+
+    /// The id of the last entry, if there is any.
+    pub fn top_id(&self) -> Option<StreamId> {
+        let last = self.walk(StreamId::MIN, StreamId::MAX).next_back();
+        last.map(|entry| entry.id)
+    }
+
+    /// The bytes that it takes on the heap.
+    pub fn memory_bytes(&self) -> usize {
+        self.node_bytes + self.nodes.capacity() * size_of::<Node>() + self.group_bytes
+    }
+
+    /// Sets what else is known about it.
+    pub fn set_history(&mut self, last_id: StreamId, deleted_max: StreamId, added: u64) {
+        (self.last_id, self.deleted_max, self.added) = (last_id, deleted_max, added);
+    }
+
+    /// Adds an entry behind all others.
+    ///
+    /// # Panics
+    /// If `id` is not higher than the last, or the texts have more than [`ENTRY_BYTES_MAX`] bytes.
+    pub fn push<'e>(
+        &mut self,
+        id: StreamId,
+        pairs: impl ExactSizeIterator<Item = (&'e [u8], &'e [u8])> + Clone,
+        limits: NodeLimits,
+    ) {
+        assert!(id > self.last_id, "{id} after {}", self.last_id);
+        let text_bytes = pairs
+            .clone()
+            .map(|(name, value)| name.len() + value.len())
+            .sum();
+        assert!(text_bytes <= ENTRY_BYTES_MAX, "{text_bytes} bytes");
+        let is_full = |node: &Node| node.is_full(text_bytes, limits);
+        if self.nodes.back().is_none_or(is_full) {
+            let room = match self.nodes.back() {
+                None => FIRST_ROOM_BYTES,
+                Some(last) => last.byte_len(),
+            };
+            if let Some(last) = self.nodes.len().checked_sub(1) {
+                self.change_node(last, Node::seal);
+            }
+            let names = pairs.clone().map(|(name, _)| name);
+            let node = Node::new(id, names, room);
+            if self.nodes.is_empty() {
+                // Most streams of many are small.
+                self.nodes.reserve_exact(1);
+            }
+            self.node_bytes += node.heap_bytes();
+            self.nodes.push_back(node);
+        }
+        self.change_node(self.nodes.len() - 1, |last| last.push(id, pairs));
+        self.len += 1;
+        self.added += 1;
+        self.last_id = id;
+    }
+
+    /// Changes a node, which may be copied for that, and keeps account of its bytes.
+    fn change_node(&mut self, index: usize, change: impl FnOnce(&mut Node)) {
+        let node = &mut self.nodes[index];
+        let before = node.heap_bytes();
+        change(node);
+        self.node_bytes = self.node_bytes - before + node.heap_bytes();
+    }
+
+    /// The index of the node that has `id`, if any has.
+    fn node_of(&self, id: StreamId) -> Option<usize> {
+        self.nodes
+            .partition_point(|node| node.id <= id)
+            .checked_sub(1)
+    }
+
+    /// The entry with this id.
+    pub fn get(&self, id: StreamId) -> Option<StreamEntry<'_>> {
+        let node = &self.nodes[self.node_of(id)?];
+        node.find(id).map(|head| node.entry(head).0)
+    }
+
+    /// Removes an entry; false if there is none.
+    pub fn remove(&mut self, id: StreamId) -> bool {
+        let Some(index) = self.node_of(id) else {
+            return false;
+        };
+        let Some(head) = self.nodes[index].find(id) else {
+            return false;
+        };
+        if self.nodes[index].live == 1 {
+            self.remove_node(index);
+        } else {
+            self.change_node(index, |node| node.delete(head));
+        }
+        self.len -= 1;
+        self.deleted_max = self.deleted_max.max(id);
+        true
+    }
+
+    fn remove_node(&mut self, index: usize) {
+        if let Some(node) = self.nodes.remove(index) {
+            self.node_bytes -= node.heap_bytes();
+        }
+        if self.nodes.len() < self.nodes.capacity() / 4 {
+            self.nodes.shrink_to(self.nodes.len() * 2);
+        }
+    }
+
+    /// About how many nodes a trim removes.
+    pub fn trimmed_nodes(&self, by: Trim) -> usize {
+        match by {
+            Trim::Length(max) => {
+                let entries = u128::from(self.len.saturating_sub(max));
+                (entries * self.nodes.len() as u128 / u128::from(self.len.max(1))) as usize
+            }
+            Trim::Ids(min) => self.node_of(min).unwrap_or(0),
+        }
+    }
+
+    /// Removes entries from the front and returns how many.
+    pub fn trim(&mut self, by: Trim, exactness: Exactness) -> u64 {
+        let before = self.len;
+        while let Some(node) = self.nodes.front() {
+            let live = u64::from(node.live);
+            if let Trim::Length(max) = by
+                && self.len <= max
+            {
+                break;
+            }
+            if let Exactness::Nodes(limit @ 1..) = exactness
+                && before - self.len + live > limit
+            {
+                break;
+            }
+            let is_to_go = match by {
+                Trim::Length(max) => self.len - live >= max,
+                Trim::Ids(min) => node.last_id() < min,
+            };
+            if is_to_go {
+                self.remove_node(0);
+                self.len -= live;
+                continue;
+            }
+            if exactness == Exactness::Exact {
+                self.trim_first_node(by);
+            }
+            break;
+        }
+        before - self.len
+    }
+
+    fn trim_first_node(&mut self, by: Trim) {
+        let mut at = self.nodes[0].first();
+        while at < self.nodes[0].end() {
+            let node = &self.nodes[0];
+            let head = node.head(at);
+            let is_to_stay = match by {
+                Trim::Length(max) => self.len <= max,
+                Trim::Ids(min) => head.id >= min,
+            };
+            if is_to_stay {
+                break;
+            }
+            at = node.entry(head).1;
+            if !head.is_deleted() {
+                self.change_node(0, |node| node.delete(head));
+                self.len -= 1;
+            }
+        }
+    }
+
+    /// The entries from one id to another, both included.
+    pub fn walk(&self, start: StreamId, end: StreamId) -> Walk<'_> {
+        Walk::new(self, start, end)
+    }
+
+    /// How many entries there are from one id to another, both included; `max` if there are more.
+    pub fn count(&self, start: StreamId, end: StreamId, max: usize) -> usize {
+        let mut walk = self.walk(start, end);
+        let mut count = 0;
+        while count < max {
+            let skipped = walk.skip_node(max - count);
+            if skipped == 0 && walk.next().is_none() {
+                break;
+            }
+            count += skipped.max(1);
+        }
+        count
+    }
+
+    /// All groups, by their names.
+    pub fn groups(&self) -> impl ExactSizeIterator<Item = (&[u8], &Group)> {
+        self.groups.iter().map(|(name, group)| (&**name, &**group))
+    }
+
+    /// The group of this name.
+    pub fn group(&self, name: &[u8]) -> Option<&Group> {
+        self.groups.get(name).map(|group| &**group)
+    }
+
+    /// Adds a group; false if there is one of that name.
+    pub fn add_group(&mut self, name: &[u8], last_id: StreamId, entries_read: Option<u64>) -> bool {
+        if self.groups.contains_key(name) {
+            return false;
+        }
+        let mut group = Group::default();
+        (group.last_id, group.entries_read) = (last_id, entries_read);
+        self.groups.insert(name.into(), Arc::new(group));
+        self.group_bytes += group_bytes(name);
+        true
+    }
+
+    /// Removes a group; false if there is none of that name.
+    pub fn remove_group(&mut self, name: &[u8]) -> bool {
+        let Some(group) = self.groups.remove(name) else {
+            return false;
+        };
+        self.group_bytes -= group_bytes(name) + group.memory_bytes();
+        true
+    }
+
+    /// Lets `change` have the group of this name; `None` if there is none. If others read it, a copy takes its place first.
+    pub fn change_group<R>(
+        &mut self,
+        name: &[u8],
+        change: impl FnOnce(&mut Group) -> R,
+    ) -> Option<R> {
+        let group = Arc::make_mut(self.groups.get_mut(name)?);
+        let before = group.memory_bytes();
+        let result = change(group);
+        self.group_bytes = self.group_bytes - before + group.memory_bytes();
+        Some(result)
+    }
+
+    /// Panics if an invariant does not hold. For tests.
+    pub fn check(&self) {
+        let nodes = || self.nodes.iter();
+        let live = nodes().map(|node| u64::from(node.live)).sum::<u64>();
+        assert_eq!(self.len, live);
+        let bytes = nodes().map(Node::heap_bytes).sum::<usize>();
+        assert_eq!(self.node_bytes, bytes);
+        let ends = nodes().flat_map(|node| [node.id, node.last_id()]);
+        assert!(ends.is_sorted(), "nodes out of order");
+        let groups = self.groups.iter();
+        let groups = groups.map(|(name, group)| group_bytes(name) + group.memory_bytes());
+        assert_eq!(self.group_bytes, groups.sum::<usize>());
+    }
+
+    /// True if an entry behind the first was deleted, other than by a trim.
+    fn has_gaps(&self) -> bool {
+        let is_possible = self.len > 0 && self.deleted_max != StreamId::MIN;
+        is_possible && self.deleted_max >= self.first_id()
+    }
+
+    /// True if such an entry's id may be `start` or higher.
+    fn has_gaps_from(&self, start: StreamId) -> bool {
+        self.has_gaps() && start <= self.deleted_max
+    }
+
+    /// How many entries were ever added up to this one; `None` if that can't be told.
+    fn position(&self, id: StreamId) -> Option<u64> {
+        if self.added == 0 {
+            return Some(0);
+        }
+        if id == self.last_id || self.len == 0 && id < self.last_id {
+            return Some(self.added);
+        }
+        if id > self.last_id {
+            return None;
+        }
+        let first = self.first_id();
+        let before_first = self.added.wrapping_sub(self.len);
+        if self.has_gaps() {
+            return None;
+        }
+        match id.cmp(&first) {
+            Ordering::Less => Some(before_first),
+            Ordering::Equal => Some(before_first.wrapping_add(1)),
+            Ordering::Greater => None,
+        }
+    }
+
+    /// How many entries a group has still to read; `None` if that can't be told.
+    pub fn lag(&self, group: &Group) -> Option<i64> {
+        let read = match group.entries_read {
+            _ if self.added == 0 => return Some(0),
+            Some(read) if !self.has_gaps_from(group.last_id) => read,
+            Some(_) | None => self.position(group.last_id)?,
+        };
+        Some(self.added.wrapping_sub(read).cast_signed())
+    }
+
+    /// How many entries a group has read with the entry of this id, if it had read so many before.
+    pub fn entries_read_with(&self, before: Option<u64>, id: StreamId) -> Option<u64> {
+        match before {
+            Some(read) if !self.has_gaps_from(id) => Some(read.wrapping_add(1)),
+            read if self.added == 0 => read,
+            Some(_) | None => self.position(id),
+        }
+    }
+}
+
+/// What a group takes on the heap beside what it holds.
+fn group_bytes(name: &[u8]) -> usize {
+    const COUNTED: usize = size_of::<Group>() + 2 * size_of::<usize>();
+    const IN_TREE: usize = size_of::<(Box<[u8]>, Arc<Group>)>() * 4 / 3;
+    COUNTED + IN_TREE + name.len()
+}

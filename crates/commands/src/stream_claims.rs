@@ -1,0 +1,473 @@
+//! What was delivered to a group and is not acknowledged: XPENDING shows it; XCLAIM and XAUTOCLAIM give it to other consumers.
+
+use damselfly_base::CommandError;
+use damselfly_base::number::parse_integer;
+use damselfly_collections::stream::{ConsumerIndex, Group as ReadingGroup, Pending};
+use damselfly_engine::{Create, Event, Tx};
+use damselfly_protocol::Reply;
+use damselfly_value::{Stream, StreamId, StreamMut};
+
+use crate::command::{
+    Access, Arity::AtLeast, At::One, Command, Group, Keys, Run, Trait, reads, writes,
+};
+use crate::stream_groups::{no_key_or_group, noted, see_consumer};
+use crate::stream_ids::{interval_end, interval_start, parse_exact, reply_id};
+use crate::stream_ranges::reply_entry;
+use crate::{Args, KeyspaceFn, Result, long};
+
+const NONDETERMINISTIC: Trait = Trait::Tip("nondeterministic_output");
+
+pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
+    Command {
+        name: "XPENDING",
+        arity: AtLeast(3),
+        keys: Keys::Args(&[reads(One(1))]),
+        traits: &[NONDETERMINISTIC],
+        run: Run::Run(xpending),
+        group: Group::Stream,
+        usage: "XPENDING key group [[IDLE min-idle-time] start end count [consumer]]",
+        summary: "Shows what was delivered to a group and is not acknowledged.",
+        since: "5.0.0",
+        complexity: "O(log(N)+M) where N is how many entries are pending and M how many are looked at",
+    },
+    Command {
+        name: "XCLAIM",
+        arity: AtLeast(6),
+        keys: Keys::Args(&[writes(One(1), Access::Update)]),
+        traits: &[Trait::Fast, NONDETERMINISTIC],
+        run: Run::Run(xclaim),
+        group: Group::Stream,
+        usage: "XCLAIM key group consumer min-idle-time id [id ...] [IDLE ms] [TIME unix-time-milliseconds] [RETRYCOUNT count] [FORCE] [JUSTID] [LASTID lastid]",
+        summary: "Gives entries that are pending to another consumer, as if they had been delivered to it, and returns them.",
+        since: "5.0.0",
+        complexity: "O(log(N)) for each id, where N is how many entries are pending",
+    },
+    Command {
+        name: "XAUTOCLAIM",
+        arity: AtLeast(6),
+        keys: Keys::Args(&[writes(One(1), Access::Shrink)]),
+        traits: &[Trait::Fast, NONDETERMINISTIC],
+        run: Run::Run(xautoclaim),
+        group: Group::Stream,
+        usage: "XAUTOCLAIM key group consumer min-idle-time start [COUNT count] [JUSTID]",
+        summary: "Gives entries that are pending for long to another consumer, and returns them and where to go on.",
+        since: "6.2.0",
+        complexity: "O(1) if COUNT is small",
+    },
+];
+
+/// What XPENDING shows of single entries.
+struct Shown<'a> {
+    start: StreamId,
+    end: StreamId,
+    count: usize,
+    idle_min_ms: i64,
+    consumer: Option<&'a [u8]>,
+}
+
+impl<'a> Shown<'a> {
+    /// `None` for a summary.
+    fn parse(args: Args<'a>) -> Result<Option<Self>> {
+        if args.len() == 3 {
+            return Ok(None);
+        }
+        if !(6..=9).contains(&args.len()) {
+            return Err(CommandError::Syntax.into());
+        }
+        let (mut idle_min_ms, mut at) = (0, 3);
+        if args.is(3, "IDLE") {
+            idle_min_ms = args.integer(4)?;
+            if args.len() < 8 {
+                return Err(CommandError::Syntax.into());
+            }
+            at = 5;
+        }
+        Ok(Some(Self {
+            count: usize::try_from(args.integer(at + 2)?).unwrap_or(0),
+            start: interval_start(args.at(at))?,
+            end: interval_end(args.at(at + 1))?,
+            idle_min_ms,
+            consumer: args.get(at + 3),
+        }))
+    }
+
+    /// Calls `show` with all that is to be shown.
+    fn run(&self, group: &ReadingGroup, now_ms: i64, mut show: impl FnMut(StreamId, &Pending)) {
+        if self.start > self.end {
+            return;
+        }
+        let range = self.start..=self.end;
+        let is_idle = |pending: &Pending| now_ms - pending.delivered_ms >= self.idle_min_ms;
+        match self.consumer {
+            None => {
+                let all = group.pending().range(range);
+                let idle = all.filter(|(_, pending)| is_idle(pending));
+                idle.take(self.count)
+                    .for_each(|(&id, pending)| show(id, pending));
+            }
+            Some(name) => {
+                let Some(consumer) = group.find_consumer(name) else {
+                    return;
+                };
+                let ids = group.consumer(consumer).pending().range(range);
+                let all = ids.filter_map(|id| group.pending().get_key_value(id));
+                let idle = all.filter(|(_, pending)| is_idle(pending));
+                idle.take(self.count)
+                    .for_each(|(&id, pending)| show(id, pending));
+            }
+        }
+    }
+}
+
+fn xpending(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let (key, name) = (args.key(1), args.at(2));
+    let (shown, now_ms) = (Shown::parse(args)?, tx.now().0);
+    let pending = tx
+        .peek_as::<Stream>(key)?
+        .and_then(|stream| stream.group(name));
+    let steps = pending.map_or(0, |group| group.pending().len());
+    if shown
+        .as_ref()
+        .is_some_and(|shown| shown.count.min(steps) > 0)
+    {
+        long::check(tx, steps)?;
+    }
+    let stream = tx.read_as::<Stream>(key)?;
+    let Some(group) = stream.and_then(|stream| stream.group(name)) else {
+        return Err(no_key_or_group(key, name).into());
+    };
+    let Some(shown) = shown else {
+        reply_summary(group, reply);
+        return Ok(());
+    };
+    let (deferred, mut count) = (reply.deferred_array(), 0);
+    shown.run(group, now_ms, |id, pending| {
+        reply.array(4);
+        reply_id(id, reply);
+        reply.bulk(group.consumer(pending.consumer).name());
+        reply.integer((now_ms - pending.delivered_ms).max(0));
+        reply.integer(pending.deliveries.cast_signed());
+        count += 1;
+    });
+    reply.finish(deferred, count);
+    Ok(())
+}
+
+fn reply_summary(group: &ReadingGroup, reply: &mut Reply<'_>) {
+    reply.array(4);
+    reply.integer(group.pending().len() as i64);
+    let ends = (
+        group.pending().first_key_value(),
+        group.pending().last_key_value(),
+    );
+    let (Some((&first, _)), Some((&last, _))) = ends else {
+        reply.null();
+        reply.null();
+        reply.null_array();
+        return;
+    };
+    reply_id(first, reply);
+    reply_id(last, reply);
+    let (deferred, mut count) = (reply.deferred_array(), 0);
+    for (_, consumer) in group.consumers() {
+        if !consumer.pending().is_empty() {
+            reply.array(2);
+            reply.bulk(consumer.name());
+            reply.bulk_integer(consumer.pending().len() as i64);
+            count += 1;
+        }
+    }
+    reply.finish(deferred, count);
+}
+
+/// How entries are given to a consumer.
+#[derive(Clone, Copy)]
+struct Claim {
+    idle_min_ms: i64,
+    delivered_ms: i64,
+    /// How often the entries count as delivered; `None` for once more than before.
+    deliveries: Option<u64>,
+    /// Only their ids are shown, and it does not count as a delivery.
+    only_ids: bool,
+    now_ms: i64,
+}
+
+impl Claim {
+    /// What becomes of a pending entry if it may be given to someone: it is pending, or `is_forced`, and was so for long
+    /// enough. The consumer is still to be changed.
+    fn of(self, group: &ReadingGroup, id: StreamId, is_forced: bool) -> Option<Claimed> {
+        let before = group.pending().get(&id);
+        let deliveries = match before {
+            None if !is_forced => return None,
+            None => 1,
+            Some(before) => {
+                let idle_ms = self.now_ms - before.delivered_ms;
+                if self.idle_min_ms > 0 && idle_ms < self.idle_min_ms {
+                    return None;
+                }
+                before.deliveries
+            }
+        };
+        let once_more = deliveries.wrapping_add(u64::from(!self.only_ids));
+        Some(Claimed {
+            delivered_ms: self.delivered_ms,
+            deliveries: self.deliveries.unwrap_or(once_more),
+        })
+    }
+
+    fn reply(self, stream: &Stream, id: StreamId, reply: &mut Reply<'_>) {
+        if self.only_ids {
+            reply_id(id, reply);
+        } else if let Some(entry) = stream.get(id) {
+            reply_entry(&entry, reply);
+        }
+    }
+}
+
+/// Options of XCLAIM.
+struct Claiming {
+    claim: Claim,
+    ids: Vec<StreamId>,
+    is_forced: bool,
+    last_id: StreamId,
+}
+
+impl Claiming {
+    fn parse(args: Args<'_>, now_ms: i64) -> Result<Self> {
+        let number = |at: usize, option: &str| {
+            let invalid = || CommandError::err(format!("Invalid {option} argument for XCLAIM"));
+            parse_integer(args.at(at)).ok_or_else(invalid)
+        };
+        let idle_min_ms = number(4, "min-idle-time")?;
+        let ids = args.from(5).map_while(|id| parse_exact(id, 0).ok());
+        let ids: Vec<_> = ids.collect();
+        let (mut delivered_ms, mut deliveries, mut last_id) = (now_ms, None, StreamId::MIN);
+        let (mut is_forced, mut only_ids) = (false, false);
+        let mut at = 5 + ids.len();
+        while at < args.len() {
+            let has_more = at + 1 < args.len();
+            if args.is(at, "FORCE") {
+                is_forced = true;
+            } else if args.is(at, "JUSTID") {
+                only_ids = true;
+            } else if has_more && args.is(at, "IDLE") {
+                at += 1;
+                delivered_ms = now_ms.wrapping_sub(number(at, "IDLE option")?);
+            } else if has_more && args.is(at, "TIME") {
+                at += 1;
+                delivered_ms = number(at, "TIME option")?;
+            } else if has_more && args.is(at, "RETRYCOUNT") {
+                at += 1;
+                deliveries = u64::try_from(number(at, "RETRYCOUNT option")?).ok();
+            } else if has_more && args.is(at, "LASTID") {
+                at += 1;
+                last_id = parse_exact(args.at(at), 0)?;
+            } else {
+                let option = args.at(at);
+                return Err(
+                    CommandError::quoting("Unrecognized XCLAIM option '", option, "'").into(),
+                );
+            }
+            at += 1;
+        }
+        if !(0..=now_ms).contains(&delivered_ms) {
+            delivered_ms = now_ms;
+        }
+        Ok(Self {
+            claim: Claim {
+                idle_min_ms,
+                delivered_ms,
+                deliveries,
+                only_ids,
+                now_ms,
+            },
+            ids,
+            is_forced,
+            last_id,
+        })
+    }
+}
+
+/// What a delivery is after a claim.
+struct Claimed {
+    delivered_ms: i64,
+    deliveries: u64,
+}
+
+/// What a claim has done.
+#[derive(Default)]
+struct Done {
+    /// Who claims, once something was claimed.
+    consumer: Option<ConsumerIndex>,
+    has_new_consumer: bool,
+    claimed: Vec<StreamId>,
+    /// Entries that were pending and are gone.
+    gone: Vec<StreamId>,
+}
+
+impl Done {
+    /// Gives an entry to the consumer of this name, who is only seen, or added, if there is one to be given.
+    fn claim(
+        &mut self,
+        group: &mut ReadingGroup,
+        id: StreamId,
+        consumer: &[u8],
+        claim: Claim,
+        is_forced: bool,
+    ) {
+        let Some(claimed) = claim.of(group, id, is_forced) else {
+            return;
+        };
+        let index = self.consumer.unwrap_or_else(|| {
+            let (index, is_new) = see_consumer(group, consumer, claim.now_ms);
+            self.has_new_consumer = is_new;
+            index
+        });
+        self.consumer = Some(index);
+        let pending = Pending {
+            consumer: index,
+            delivered_ms: claimed.delivered_ms,
+            deliveries: claimed.deliveries,
+        };
+        group.note(id, pending);
+        self.claimed.push(id);
+    }
+
+    /// Forgets an entry that is gone.
+    fn forget(&mut self, group: &mut ReadingGroup, id: StreamId) {
+        if group.acknowledge(id) {
+            self.gone.push(id);
+        }
+    }
+}
+
+fn note_claim(tx: &mut Tx<'_>, args: Args<'_>, done: &Done) {
+    if done.has_new_consumer {
+        noted(tx, args.key(1), Some(Event::XgroupCreateconsumer));
+    }
+    tx.changed_many(done.claimed.len() + done.gone.len());
+}
+
+fn xclaim(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let (key, name, now_ms) = (args.key(1), args.at(2), tx.now().0);
+    let stream = tx.read_as::<Stream>(key)?;
+    if stream.and_then(|stream| stream.group(name)).is_none() {
+        return Err(no_key_or_group(key, name).into());
+    }
+    let claiming = Claiming::parse(args, now_ms)?;
+    let change = |stream: &mut StreamMut<'_>| {
+        let is_there = |id: &StreamId| stream.view().get(*id).is_some();
+        let there: Vec<bool> = claiming.ids.iter().map(is_there).collect();
+        let done = stream.change().change_group(name, |group| {
+            group.last_id = group.last_id.max(claiming.last_id);
+            let mut done = Done::default();
+            for (&id, is_there) in claiming.ids.iter().zip(there) {
+                match is_there {
+                    true => done.claim(group, id, args.at(3), claiming.claim, claiming.is_forced),
+                    false => done.forget(group, id),
+                }
+            }
+            done
+        })?;
+        reply.array(done.claimed.len());
+        for &id in &done.claimed {
+            claiming.claim.reply(stream.view(), id, reply);
+        }
+        Some(done)
+    };
+    if let Some(Some(done)) = tx.change::<Stream, _>(key, Create::Never, change)? {
+        note_claim(tx, args, &done);
+    }
+    Ok(())
+}
+
+/// How many entries XAUTOCLAIM returns where it is not told.
+const CLAIMED_DEFAULT: usize = 100;
+/// How many entries it looks at for each that it may return.
+const LOOKED_AT_PER_CLAIM: usize = 10;
+/// Redis's limit: what an array of ids may have in bytes.
+const CLAIMED_MAX: usize = i64::MAX as usize / 16;
+/// Redis sets memory aside for as many ids; for so many no machine has the addresses.
+const CLAIMED_TOO_MANY: usize = 1 << 43;
+
+fn xautoclaim(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let (key, name, now_ms) = (args.key(1), args.at(2), tx.now().0);
+    // Whether there is one is noted first of all.
+    tx.read(key);
+    let idle_min_ms = parse_integer(args.at(4))
+        .ok_or_else(|| CommandError::err("Invalid min-idle-time argument for XAUTOCLAIM"))?;
+    let start = interval_start(args.at(5))?;
+    let (mut count, mut only_ids, mut at) = (CLAIMED_DEFAULT, false, 6);
+    while at < args.len() {
+        if args.is(at, "COUNT") && at + 1 < args.len() {
+            let number =
+                parse_integer(args.at(at + 1)).and_then(|count| usize::try_from(count).ok());
+            let number = number.filter(|count| (1..=CLAIMED_MAX).contains(count));
+            count = number.ok_or_else(|| CommandError::err("COUNT must be > 0"))?;
+            at += 2;
+        } else if args.is(at, "JUSTID") {
+            only_ids = true;
+            at += 1;
+        } else {
+            return Err(CommandError::Syntax.into());
+        }
+    }
+    let stream = tx.peek_as::<Stream>(key)?;
+    let Some(group) = stream.and_then(|stream| stream.group(name)) else {
+        return Err(no_key_or_group(key, name).into());
+    };
+    if count >= CLAIMED_TOO_MANY {
+        let text = "Insufficient memory, failed allocating transient memory, COUNT too high.";
+        return Err(CommandError::err(text).into());
+    }
+    let steps = count
+        .saturating_mul(LOOKED_AT_PER_CLAIM)
+        .min(group.pending().len());
+    long::check(tx, steps)?;
+    let claim = Claim {
+        idle_min_ms,
+        delivered_ms: now_ms,
+        deliveries: None,
+        only_ids,
+        now_ms,
+    };
+    let change = |stream: &mut StreamMut<'_>| {
+        let view = stream.view();
+        let pending = view.group(name)?.pending().range(start..);
+        let mut looked_at = Vec::new();
+        let (mut left, mut next) = (count, None);
+        for (&id, pending) in pending {
+            if left == 0 || looked_at.len() == count.saturating_mul(LOOKED_AT_PER_CLAIM) {
+                next = Some(id);
+                break;
+            }
+            let is_there = view.get(id).is_some();
+            let is_idle = idle_min_ms <= 0 || now_ms - pending.delivered_ms >= idle_min_ms;
+            left -= usize::from(!is_there || is_idle);
+            looked_at.push((id, is_there));
+        }
+        let done = stream.change().change_group(name, |group| {
+            let mut done = Done::default();
+            for (id, is_there) in looked_at {
+                match is_there {
+                    true => done.claim(group, id, args.at(3), claim, false),
+                    false => done.forget(group, id),
+                }
+            }
+            done
+        })?;
+        reply.array(3);
+        reply_id(next.unwrap_or(StreamId::MIN), reply);
+        reply.array(done.claimed.len());
+        for &id in &done.claimed {
+            claim.reply(stream.view(), id, reply);
+        }
+        reply.array(done.gone.len());
+        done.gone.iter().for_each(|&id| reply_id(id, reply));
+        Some(done)
+    };
+    if let Some(Some(done)) = tx.change::<Stream, _>(key, Create::Never, change)? {
+        note_claim(tx, args, &done);
+    }
+    Ok(())
+}

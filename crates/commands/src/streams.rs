@@ -1,0 +1,354 @@
+//! Streams: what adds entries and removes them, XADD, XDEL, XTRIM and their relatives.
+
+use damselfly_base::CommandError;
+use damselfly_collections::stream::{ENTRY_BYTES_MAX, Exactness, Trim};
+use damselfly_engine::{Create, Event, Key, Tx};
+use damselfly_protocol::Reply;
+use damselfly_value::{Stream, StreamId};
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::command::{
+    Access, Arity::AtLeast, Arity::Exactly, At::One, Command, Group, Keys, Run, Trait, looks,
+    writes,
+};
+use crate::stream_ids::{NewId, parse_exact, reply_id};
+use crate::{Args, KeyspaceFn, Result, long};
+
+const NONDETERMINISTIC: Trait = Trait::Tip("nondeterministic_output");
+
+pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
+    Command {
+        name: "XADD",
+        arity: AtLeast(5),
+        keys: Keys::Args(&[writes(One(1), Access::Update)]),
+        traits: &[Trait::NeedsMemory, Trait::Fast, NONDETERMINISTIC],
+        run: Run::Run(xadd),
+        group: Group::Stream,
+        usage: "XADD key [NOMKSTREAM] [<MAXLEN | MINID> [= | ~] threshold [LIMIT count]] <* | id> field value [field value ...]",
+        summary: "Adds an entry behind all others of a stream, creating it if the key is absent, and returns its id.",
+        since: "5.0.0",
+        complexity: "O(1) to add, O(N) to trim where N is the number of entries removed",
+    },
+    Command {
+        name: "XLEN",
+        arity: Exactly(2),
+        keys: Keys::Args(&[looks(One(1))]),
+        traits: &[Trait::Fast],
+        run: Run::Run(xlen),
+        group: Group::Stream,
+        usage: "XLEN key",
+        summary: "Returns how many entries a stream has.",
+        since: "5.0.0",
+        complexity: "O(1)",
+    },
+    Command {
+        name: "XDEL",
+        arity: AtLeast(3),
+        keys: Keys::Args(&[writes(One(1), Access::Shrink)]),
+        traits: &[Trait::Fast],
+        run: Run::Run(xdel),
+        group: Group::Stream,
+        usage: "XDEL key id [id ...]",
+        summary: "Removes entries from a stream and returns how many there were.",
+        since: "5.0.0",
+        complexity: "O(log(N)) for each id, where N is the number of nodes",
+    },
+    Command {
+        name: "XTRIM",
+        arity: AtLeast(4),
+        keys: Keys::Args(&[writes(One(1), Access::Shrink)]),
+        traits: &[NONDETERMINISTIC],
+        run: Run::Run(xtrim),
+        group: Group::Stream,
+        usage: "XTRIM key <MAXLEN | MINID> [= | ~] threshold [LIMIT count]",
+        summary: "Removes the first entries of a stream: all but so many, or those with lower ids.",
+        since: "5.0.0",
+        complexity: "O(N) where N is the number of entries removed",
+    },
+    Command {
+        name: "XSETID",
+        arity: AtLeast(3),
+        keys: Keys::Args(&[writes(One(1), Access::Update)]),
+        traits: &[Trait::NeedsMemory, Trait::Fast],
+        run: Run::Run(xsetid),
+        group: Group::Stream,
+        usage: "XSETID key last-id [ENTRIESADDED entries-added] [MAXDELETEDID max-deleted-id]",
+        summary: "Sets the id behind which a stream goes on, for internal use.",
+        since: "5.0.0",
+        complexity: "O(1)",
+    },
+];
+
+/// What XADD and XTRIM have in common.
+struct Options {
+    trim: Option<(Trim, Exactness)>,
+    /// Nothing is added to a key that is absent.
+    only_existing: bool,
+    /// The place behind the last option.
+    end: usize,
+}
+
+/// Trims that say no limit have this one where nodes have none.
+const TRIMMED_DEFAULT: u64 = 10_000;
+/// The highest limit that is chosen for trims that say none.
+const TRIMMED_DEFAULT_MAX: u64 = 1_000_000;
+
+fn trimmed_default(tx: &Tx<'_>) -> u64 {
+    let entries_max = &tx.engine().settings.thresholds.stream_node_max_entries;
+    match entries_max.load(Relaxed).saturating_mul(100) {
+        0 => TRIMMED_DEFAULT,
+        limit => limit.min(TRIMMED_DEFAULT_MAX),
+    }
+}
+
+impl Options {
+    /// Reads options from argument 2 on: up to the id if `adds`, or else to the end.
+    fn parse(tx: &Tx<'_>, args: Args<'_>, adds: bool) -> Result<Self> {
+        let (mut trim, mut is_rough, mut limit) = (None, false, None);
+        let (mut at, mut only_existing) = (2, false);
+        while at < args.len() {
+            let has_more = at + 1 < args.len();
+            if adds && args.at(at) == b"*" {
+                break;
+            }
+            if has_more && (args.is(at, "MAXLEN") || args.is(at, "MINID")) {
+                if trim.is_some() {
+                    return Err(CommandError::err("syntax error, MAXLEN and MINID options at the same time are not compatible").into());
+                }
+                let is_length = args.is(at, "MAXLEN");
+                is_rough = false;
+                if at + 2 < args.len() && matches!(args.at(at + 1), b"~" | b"=") {
+                    is_rough = args.at(at + 1) == b"~";
+                    at += 1;
+                }
+                trim = Some(if is_length {
+                    Trim::Length(not_negative(args, at + 1, "MAXLEN")?)
+                } else {
+                    Trim::Ids(parse_exact(args.at(at + 1), 0)?)
+                });
+                at += 2;
+            } else if has_more && args.is(at, "LIMIT") {
+                limit = Some(not_negative(args, at + 1, "LIMIT")?);
+                at += 2;
+            } else if adds && args.is(at, "NOMKSTREAM") {
+                only_existing = true;
+                at += 1;
+            } else if adds {
+                // It has to be an id.
+                NewId::parse(args.at(at))?;
+                break;
+            } else {
+                return Err(CommandError::Syntax.into());
+            }
+        }
+        if trim.is_none() && limit.is_some_and(|limit| limit > 0) {
+            return Err(CommandError::err(
+                "syntax error, LIMIT cannot be used without specifying a trimming strategy",
+            )
+            .into());
+        }
+        if !adds && trim.is_none() {
+            let text = "syntax error, XTRIM must be called with a trimming strategy";
+            return Err(CommandError::err(text).into());
+        }
+        if limit.is_some() && !is_rough {
+            return Err(CommandError::err(
+                "syntax error, LIMIT cannot be used without the special ~ option",
+            )
+            .into());
+        }
+        let exactness = if is_rough {
+            Exactness::Nodes(limit.unwrap_or_else(|| trimmed_default(tx)))
+        } else {
+            Exactness::Exact
+        };
+        Ok(Self {
+            trim: trim.map(|by| (by, exactness)),
+            only_existing,
+            end: at,
+        })
+    }
+
+    /// Sends the command elsewhere if it has much to trim.
+    fn check(&self, tx: &mut Tx<'_>, key: Key<'_>) -> Result {
+        let Some((by, exactness)) = self.trim else {
+            return Ok(());
+        };
+        let stream = tx.peek_as::<Stream>(key)?;
+        let nodes = stream.map_or(0, |stream| stream.trimmed_nodes(by));
+        let nodes_max = match exactness {
+            Exactness::Exact | Exactness::Nodes(0) => usize::MAX,
+            Exactness::Nodes(limit) => usize::try_from(limit).unwrap_or(usize::MAX),
+        };
+        long::check(tx, nodes.min(nodes_max))
+    }
+}
+
+fn not_negative(args: Args<'_>, at: usize, option: &str) -> Result<u64> {
+    let number = u64::try_from(args.integer(at)?);
+    let refused = |_| CommandError::err(format!("The {option} argument must be >= 0."));
+    Ok(number.map_err(refused)?)
+}
+
+const EXHAUSTED: &str = "The stream has exhausted the last possible ID, unable to add more items";
+const TOO_LARGE: &str = "Elements are too large to be stored";
+const NOT_HIGHER: &str =
+    "The ID specified in XADD is equal or smaller than the target stream top item";
+
+/// The id of an entry that is added behind `last`.
+fn id_after(
+    last: StreamId,
+    wanted: NewId,
+    now_ms: i64,
+) -> std::result::Result<StreamId, &'static str> {
+    let next = last.next().ok_or(EXHAUSTED)?;
+    let id = match wanted {
+        NewId::Now => next.max(StreamId::new(now_ms as u64, 0)),
+        NewId::At(ms) if ms == last.ms && next.ms != ms => return Err(TOO_LARGE),
+        NewId::At(ms) if ms == last.ms => next,
+        NewId::At(ms) => StreamId::new(ms, 0),
+        NewId::Exactly(id) => id,
+    };
+    if id > last { Ok(id) } else { Err(NOT_HIGHER) }
+}
+
+fn xadd(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let options = Options::parse(tx, args, true)?;
+    let fields_at = options.end + 1;
+    let texts = args.len().saturating_sub(fields_at);
+    if texts < 2 || texts % 2 == 1 {
+        return Err(CommandError::Arity("xadd".to_owned()).into());
+    }
+    let wanted = NewId::parse(args.at(options.end))?;
+    if wanted == NewId::Exactly(StreamId::MIN) {
+        let text = "The ID specified in XADD must be greater than 0-0";
+        return Err(CommandError::err(text).into());
+    }
+    let pairs = (0..texts / 2).map(|pair| {
+        let at = fields_at + 2 * pair;
+        (args.at(at), args.at(at + 1))
+    });
+    let text_bytes: usize = args.from(fields_at).map(<[u8]>::len).sum();
+    let (key, now_ms) = (args.key(1), tx.now().0);
+    options.check(tx, key)?;
+    let create = if options.only_existing {
+        Create::Never
+    } else {
+        Create::IfAbsent
+    };
+    let added = tx.change::<Stream, _>(key, create, |stream| {
+        let id = id_after(stream.view().last_id(), wanted, now_ms)?;
+        if text_bytes > ENTRY_BYTES_MAX {
+            return Err(TOO_LARGE);
+        }
+        stream.push(id, pairs);
+        let trim = options.trim;
+        let trimmed = trim.map_or(0, |(by, exactness)| stream.change().trim(by, exactness));
+        Ok((id, trimmed))
+    })?;
+    match added {
+        None => reply.null(),
+        Some(Err(refusal)) => return Err(CommandError::err(refusal).into()),
+        Some(Ok((id, trimmed))) => {
+            tx.changed(key, Event::Xadd);
+            if trimmed > 0 {
+                tx.event(key, Event::Xtrim);
+            }
+            reply_id(id, reply);
+        }
+    }
+    Ok(())
+}
+
+fn xlen(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let stream = tx.read_as::<Stream>(args.key(1))?;
+    reply.integer(stream.map_or(0, Stream::len) as i64);
+    Ok(())
+}
+
+fn xdel(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let key = args.key(1);
+    if tx.peek_as::<Stream>(key)?.is_none() {
+        reply.integer(0);
+        return Ok(());
+    }
+    for id in args.from(2) {
+        parse_exact(id, 0)?;
+    }
+    let removed = tx.change::<Stream, _>(key, Create::Never, |stream| {
+        let ids = args.from(2).filter_map(|id| parse_exact(id, 0).ok());
+        let stream = stream.change();
+        ids.filter(|&id| stream.remove(id)).count()
+    })?;
+    let removed = removed.unwrap_or(0);
+    if removed > 0 {
+        tx.changed(key, Event::Xdel);
+    }
+    reply.integer(removed as i64);
+    Ok(())
+}
+
+fn xtrim(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let options = Options::parse(tx, args, false)?;
+    let key = args.key(1);
+    options.check(tx, key)?;
+    let trimmed = tx.change::<Stream, _>(key, Create::Never, |stream| {
+        let trim = options.trim;
+        trim.map_or(0, |(by, exactness)| stream.change().trim(by, exactness))
+    })?;
+    let trimmed = trimmed.unwrap_or(0);
+    if trimmed > 0 {
+        tx.changed(key, Event::Xtrim);
+    }
+    reply.integer(trimmed as i64);
+    Ok(())
+}
+
+fn xsetid(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let refused = |text: &str| Err(CommandError::err(text).into());
+    let last = parse_exact(args.at(2), 0)?;
+    let (mut added, mut deleted_max, mut at) = (None, None, 3);
+    while at < args.len() {
+        if at + 1 == args.len() {
+            return Err(CommandError::Syntax.into());
+        }
+        if args.is(at, "ENTRIESADDED") {
+            let Ok(count) = u64::try_from(args.integer(at + 1)?) else {
+                return refused("entries_added must be positive");
+            };
+            added = Some(count);
+        } else if args.is(at, "MAXDELETEDID") {
+            let id = parse_exact(args.at(at + 1), 0)?;
+            if last < id {
+                return refused(
+                    "The ID specified in XSETID is smaller than the provided max_deleted_entry_id",
+                );
+            }
+            deleted_max = Some(id).filter(|&id| id != StreamId::MIN);
+        } else {
+            return Err(CommandError::Syntax.into());
+        }
+        at += 2;
+    }
+    let key = args.key(1);
+    let stream = tx.peek_as::<Stream>(key)?.ok_or(CommandError::NoSuchKey)?;
+    if stream.top_id().is_some_and(|top| last < top) {
+        return refused("The ID specified in XSETID is smaller than the target stream top item");
+    }
+    if !stream.is_empty() && added.is_some_and(|added| added < stream.len() as u64) {
+        return refused(
+            "The entries_added specified in XSETID is smaller than the target stream length",
+        );
+    }
+    tx.change::<Stream, _>(key, Create::Never, |stream| {
+        let stream = stream.change();
+        let deleted_max = deleted_max.unwrap_or(stream.deleted_max());
+        let added = added.unwrap_or(stream.added());
+        stream.set_history(last, deleted_max, added);
+    })?;
+    // No change to who watches the key, or waits for it.
+    tx.changed_many(1);
+    tx.event(key, Event::Xsetid);
+    reply.ok();
+    Ok(())
+}

@@ -1,0 +1,8 @@
+//! The stream: any sequence of edits leaves what ordered maps would hold, and its invariants hold.
+#![no_main]
+
+#[allow(dead_code, reason = "other tests use the rest")]
+#[path = "../../crates/collections/tests/common/mod.rs"]
+mod common;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| common::stream::edit(data));
