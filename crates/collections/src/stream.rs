@@ -113,6 +113,11 @@ impl Stream {
         self.node_bytes + self.nodes.capacity() * size_of::<Node>() + self.group_bytes
     }
 
+    /// The bytes that a copy and the first change to it take: its nodes stay shared but for one, its groups until they change.
+    pub fn copied_bytes(&self) -> usize {
+        self.nodes.len() * size_of::<Node>() + self.group_bytes
+    }
+
     /// Sets what else is known about it.
     pub fn set_history(&mut self, last_id: StreamId, deleted_max: StreamId, added: u64) {
         (self.last_id, self.deleted_max, self.added) = (last_id, deleted_max, added);

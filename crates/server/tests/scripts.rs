@@ -22,6 +22,20 @@ const CLIENTS: usize = 8;
 const DAWDLE: &str =
     "local function dawdle() local n = 0; for i = 1, 3000 do n = n + i % 7 end; return n end; ";
 
+/// Moves the first entry of one stream to another.
+const MOVE_ENTRY: &str = "
+    local first = redis.call('XRANGE', ARGV[1], '-', '+', 'COUNT', 1)[1]
+    if not first then return 'empty' end
+    redis.call('XDEL', ARGV[1], first[1])
+    redis.call('XADD', ARGV[2], '*', unpack(first[2]))
+    return 'moved'";
+
+/// The entries of all streams.
+const ENTRIES: &str = "
+    local count = 0
+    for number = 0, 2 do count = count + redis.call('XLEN', 'stream:' .. number) end
+    return count";
+
 /// Moves ARGV[3] from ARGV[1] to ARGV[2].
 const TRANSFER: &str = "redis.call('DECRBY', ARGV[1], ARGV[3]); dawdle(); redis.call('INCRBY', ARGV[2], ARGV[3]); return 'moved'";
 /// Reads one and writes the other.
@@ -223,6 +237,34 @@ fn fields_of_large_hashes_are_neither_made_nor_lost() {
         counts.irrevocable.load(Relaxed) > 0,
         "none ever had to wait"
     );
+    assert!(counts.undone.load(Relaxed) > 0, "none was ever undone");
+}
+
+/// A stream that is changed shares its nodes with what was saved of it, so its scripts can be undone.
+#[test]
+fn entries_of_streams_are_neither_made_nor_lost() {
+    const COUNT: usize = 2000;
+    let server = TestServer::start();
+    let mut client = server.client();
+    for entry in 0..COUNT {
+        client.run(&format!("XADD stream:{} * number {entry}", entry % 3));
+    }
+    many_clients(&server, |number, client, random| {
+        if number % 4 == 3 {
+            let reply = eval(client, ENTRIES, &[], &[]);
+            assert_eq!(reply, format!("(integer) {COUNT}"));
+            return;
+        }
+        let (from, to) = two(random, 3);
+        let (from, to) = (format!("stream:{from}"), format!("stream:{to}"));
+        let reply = eval(client, MOVE_ENTRY, &[], &[&from, &to]);
+        assert!(reply == "\"moved\"" || reply == "\"empty\"", "{reply}");
+    });
+    let counts = &server.shared().scripts.counts;
+    println!("{counts:?}");
+    let reply = eval(&mut client, ENTRIES, &[], &[]);
+    assert_eq!(reply, format!("(integer) {COUNT}"));
+    assert_eq!(counts.irrevocable.load(Relaxed), 0, "some had to wait");
     assert!(counts.undone.load(Relaxed) > 0, "none was ever undone");
 }
 

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use damselfly_commands::{Access, Args, Keys};
 use damselfly_engine::Key;
+use damselfly_value::{EntryRef, Value};
 
 use super::Scripts;
 use super::host::ScriptHost;
@@ -127,6 +128,16 @@ impl Drop for Token<'_> {
         self.0
             .token
             .store(false, std::sync::atomic::Ordering::Release);
+    }
+}
+
+/// True if an entry costs more to copy, before it is changed, than is gained if that can be undone.
+fn costs_much(entry: EntryRef<'_>) -> bool {
+    match entry.value() {
+        Value::Stream(stream) => stream.copied_bytes() > COPIED_BYTES_MAX,
+        Value::Text(_) | Value::List(_) | Value::Set(_) | Value::Hash(_) | Value::SortedSet(_) => {
+            entry.is_large() || entry.allocated_bytes() > COPIED_BYTES_MAX
+        }
     }
 }
 
@@ -250,11 +261,10 @@ impl ScriptHost<'_, '_> {
             return Ok(());
         }
         if let Some(entry) = self.tx.view_in(self.db, key) {
-            let is_large = entry.is_large();
             // The old one of these is not changed but dropped, and so need not be copied.
             let is_replaced = matches!(access, Access::Overwrite | Access::Remove);
-            let copies_much = !is_large && entry.allocated_bytes() > COPIED_BYTES_MAX;
-            if is_large && !is_replaced || copies_much {
+            let is_shared = entry.is_large() && is_replaced;
+            if !is_shared && costs_much(entry) {
                 return self.become_irrevocable();
             }
         }
