@@ -14,11 +14,11 @@ use damselfly_value::{EntryRef, Type};
 
 use crate::command::{
     Access, Arity::AtLeast, Arity::Exactly, At::Counted, At::One, At::ToLastButOne, Command, Group,
-    KeySpec, Keys, Run, Trait, Wait, writes,
+    KeySpec, Keys, Run, Trait, writes,
 };
 use crate::list_ends::{move_one, pop_many_named, pop_one, side_and_count, side_of};
 use crate::sorted_set_pops::{self, End, MultiPop};
-use crate::{Args, KeyspaceFn, Result, Stop};
+use crate::{Args, KeyspaceFn, Result, Stop, Wait};
 
 const TAKEN_FROM: &[KeySpec] = &[writes(ToLastButOne(1), Access::Take)];
 const COUNTED: &[KeySpec] = &[writes(Counted(2), Access::Take)];

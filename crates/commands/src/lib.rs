@@ -24,6 +24,7 @@ mod sorted_set_algebra;
 mod sorted_set_pops;
 mod sorted_set_ranges;
 mod sorted_sets;
+mod stop;
 mod stream_claims;
 mod stream_group_reads;
 mod stream_groups;
@@ -35,11 +36,10 @@ mod streams;
 mod strings;
 
 pub use args::{Args, OwnedArgs};
-pub use command::{
-    Access, Arity, At, Command, Group, KeySpec, Keys, Run, Stop, Trait, Wait, looks, reads,
-};
+pub use command::{Access, Arity, At, Command, Group, KeySpec, Keys, Run, Trait, looks, reads};
 pub use long::Rest;
 pub use object::{encoding_name, memory_usage};
+pub use stop::{Stop, Wait};
 
 use damselfly_engine::Tx;
 use damselfly_protocol::Reply;

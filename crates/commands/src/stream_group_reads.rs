@@ -9,16 +9,14 @@ use damselfly_protocol::reply::Deferred;
 use damselfly_protocol::{Reply, Version};
 use damselfly_value::{Stream, StreamId, StreamMut, Type};
 
-use crate::command::{
-    Access, Arity::AtLeast, At, Command, Group, KeySpec, Keys, Run, Stop, Trait, Wait,
-};
+use crate::command::{Access, Arity::AtLeast, At, Command, Group, KeySpec, Keys, Run, Trait};
 use crate::stream_groups::{noted, refusal, see_consumer};
 use crate::stream_ids::{parse_exact, reply_id};
 use crate::stream_ranges::{Part, reply_entry};
 use crate::stream_reads::{
     By, COUNT_AFTER_WAIT, OPTIONS, Request, part_behind, reply_stream, reply_streams,
 };
-use crate::{Args, KeyspaceFn, Result, long};
+use crate::{Args, KeyspaceFn, Result, Stop, Wait, long};
 
 pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[Command {
     name: "XREADGROUP",

@@ -6,11 +6,11 @@ use damselfly_engine::Tx;
 use damselfly_protocol::Reply;
 use damselfly_value::{Collection, SharedLarge, Stream, StreamId, Value};
 
-use crate::command::{Arity::AtLeast, At::One, Command, Group, Keys, Run, Stop, reads};
+use crate::command::{Arity::AtLeast, At::One, Command, Group, Keys, Run, reads};
 use crate::lists::reply_element;
 use crate::long::SLICED_MIN;
 use crate::stream_ids::{interval_end, interval_start, reply_id};
-use crate::{Args, KeyspaceFn, Rest, Result};
+use crate::{Args, KeyspaceFn, Rest, Result, Stop};
 
 pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
     Command {

@@ -9,13 +9,11 @@ use damselfly_engine::{Key, Tx};
 use damselfly_protocol::{Reply, Version};
 use damselfly_value::{SharedLarge, Stream, StreamId, Type, Value};
 
-use crate::command::{
-    Access, Arity::AtLeast, At, Command, Group, KeySpec, Keys, Run, Stop, Trait, Wait,
-};
+use crate::command::{Access, Arity::AtLeast, At, Command, Group, KeySpec, Keys, Run, Trait};
 use crate::long::SLICED_MIN;
 use crate::stream_ids::{IdText, parse_exact};
 use crate::stream_ranges::{Direction, Part};
-use crate::{Args, KeyspaceFn, OwnedArgs, Rest, Result};
+use crate::{Args, KeyspaceFn, OwnedArgs, Rest, Result, Stop, Wait};
 
 /// Options with something behind them that can't be the word STREAMS.
 pub(crate) const OPTIONS: &[(&str, usize)] = &[("BLOCK", 1), ("COUNT", 1), ("GROUP", 2)];

@@ -22,12 +22,6 @@ pub struct Entry(Block);
 // - an entry owns its block alone, and the allocator frees blocks of any thread.
 unsafe impl Send for Entry {}
 
-impl std::fmt::Debug for Entry {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.view().fmt(f)
-    }
-}
-
 impl Drop for Entry {
     #[inline]
     fn drop(&mut self) {
@@ -591,16 +585,6 @@ impl<'a> EntryRef<'a> {
             0
         };
         self.block.room() + apart
-    }
-}
-
-impl std::fmt::Debug for EntryRef<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Entry")
-            .field("key", &self.key().escape_ascii().to_string())
-            .field("value", &self.value())
-            .field("deadline_ms", &self.deadline_ms())
-            .finish()
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod block;
 mod collection;
+mod debug;
 mod entry;
 mod hash;
 mod item;
