@@ -153,7 +153,10 @@ fn run_queue<A: Around>(
     };
     for (row, args) in queue.commands() {
         if row.runs_script && shared.monitors.load(Relaxed) > 0 {
-            monitor::show_script(&mut scratch.monitored, session, row, args);
+            // While a slow script runs, what was shown so far is sent.
+            let shown = &mut runner.around.dispatcher().monitored;
+            shown.append(&mut scratch.monitored);
+            monitor::show_script(shown, session, row, args);
         }
         runner.run(&mut tx, session, row, args, reply);
         scratch

@@ -29,6 +29,7 @@ const BREATH: Duration = Duration::from_millis(1);
 #[derive(Default)]
 pub(super) struct HeldBack {
     calls: Vec<Call>,
+    refused: Vec<Refusal>,
     /// For clients that monitor.
     lines: Vec<u8>,
     logged: Vec<(log::Level, String)>,
@@ -94,7 +95,7 @@ impl Timing<'_> {
     }
 }
 
-/// Why a command does not run.
+/// A command that does not run, and why.
 struct Refusal {
     row: Option<&'static Row>,
     error: CommandError,
@@ -170,13 +171,9 @@ impl ScriptHost<'_, '_> {
         let row = match self.allowed(args) {
             Ok(row) => row,
             Err(refusal) => {
-                let text = refusal.error.to_bytes();
-                let counters = self.around.dispatcher().counters();
-                if let Some(row) = refusal.row {
-                    counters.commands[row.index].rejected.add(1);
-                }
-                counters.count_error(&text);
-                reply.error(text);
+                reply.error(refusal.error.to_bytes());
+                self.scratch.held_back.refused.push(refusal);
+                self.let_go_unless_revocable();
                 return Called::Replied;
             }
         };
@@ -237,7 +234,7 @@ impl ScriptHost<'_, '_> {
 
     fn let_go_unless_revocable(&mut self) {
         let held_back = &self.scratch.held_back;
-        let count = held_back.calls.len() + held_back.logged.len();
+        let count = held_back.calls.len() + held_back.refused.len() + held_back.logged.len();
         match self.standing {
             Standing::Revocable if count < CALLS_HELD_BACK_MAX => {}
             Standing::Revocable | Standing::Irrevocable { .. } | Standing::Whole => self.let_go(),
@@ -253,6 +250,13 @@ impl ScriptHost<'_, '_> {
             let args = args.unwrap_or(Args::new(&[], &[], None));
             dispatcher.account_for(self.session, call.row, args, call.took_ns, call.failed);
         }
+        for refusal in held_back.refused.drain(..) {
+            let counters = dispatcher.counters();
+            if let Some(row) = refusal.row {
+                counters.commands[row.index].rejected.add(1);
+            }
+            counters.count_error(&refusal.error.to_bytes());
+        }
         dispatcher.monitored.append(&mut held_back.lines);
         for (level, text) in held_back.logged.drain(..) {
             log::log!(level, "{text}");
@@ -263,6 +267,7 @@ impl ScriptHost<'_, '_> {
     pub fn forget(&mut self) {
         let held_back = &mut self.scratch.held_back;
         held_back.calls.clear();
+        held_back.refused.clear();
         held_back.lines.clear();
         held_back.logged.clear();
     }
@@ -304,9 +309,18 @@ impl ScriptHost<'_, '_> {
         }
     }
 
+    /// Lets other clients have a turn; waits that long for one of them.
+    pub fn breathe(&mut self, wait: Duration) {
+        // Else they would be taken for lines about commands of those others.
+        self.around
+            .dispatcher()
+            .send_monitored(self.session.client.id);
+        self.around.breathe(wait);
+    }
+
     fn breathe_if_slow(&mut self) {
         if self.is_slow() && self.timing.last_breath.elapsed() > BREATH {
-            self.around.breathe(Duration::ZERO);
+            self.breathe(Duration::ZERO);
             self.timing.last_breath = Instant::now();
         }
     }
