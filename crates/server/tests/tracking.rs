@@ -686,3 +686,26 @@ mod scripts {
         assert_eq!(client.run("PING"), "PONG");
     }
 }
+
+/// The bug: what a transaction dropped from the table as it read further keys was taken for a change by its client, which was
+/// not told of it if it wants to hear of no changes of its own. So it kept values that nobody would invalidate.
+#[test]
+fn one_who_hears_of_no_own_changes_is_told_of_keys_that_its_transaction_drops() {
+    let server = TestServer::with(|config| config.tracking_table_max_keys = 1);
+    let mut client = tracker(&server, "NOLOOP");
+    for command in ["MULTI", "GET a", "GET b", "GET c", "EXEC"] {
+        client.run(command);
+    }
+    client.send("PING over");
+    let mut told = Vec::new();
+    loop {
+        let message = next(&mut client);
+        match &message[..] {
+            [first, key] if first == "invalidate" => told.push(key.clone()),
+            [word] if word == "over" => break,
+            _ => {}
+        }
+    }
+    // Which ones it drops is its own affair.
+    assert_eq!(told.len(), 2, "{told:?}");
+}
