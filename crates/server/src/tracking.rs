@@ -275,16 +275,23 @@ impl Tracking {
 
 /// True if a key begins with any of the prefixes. This is done under the lock of its shard, so it takes no look at each of them.
 fn has_prefix_of(prefixes: &ByPrefix, key: &[u8]) -> bool {
+    let last = |start: &[u8]| {
+        let up_to = (Bound::Unbounded, Bound::Included(start));
+        let mut found = prefixes.range::<[u8], _>(up_to);
+        Some(&**found.next_back()?.0)
+    };
+    begins_with_any(key, last)
+}
+
+/// True if a key begins with any of some names, of which `last` returns the greatest that is not greater than what it is given.
+pub fn begins_with_any<'n>(key: &[u8], last: impl Fn(&[u8]) -> Option<&'n [u8]>) -> bool {
     let mut start = key;
     // All names between a prefix of the key and the key itself begin with that prefix; so must what is found here.
-    while let Some((prefix, _)) = prefixes
-        .range::<[u8], _>((Bound::Unbounded, Bound::Included(start)))
-        .next_back()
-    {
-        if key.starts_with(prefix) {
+    while let Some(name) = last(start) {
+        if key.starts_with(name) {
             return true;
         }
-        let common = std::iter::zip(&**prefix, key).take_while(|(a, b)| a == b);
+        let common = std::iter::zip(name, key).take_while(|(a, b)| a == b);
         start = &key[..common.count()];
     }
     false

@@ -709,3 +709,29 @@ fn one_who_hears_of_no_own_changes_is_told_of_keys_that_its_transaction_drops() 
     // Which ones it drops is its own affair.
     assert_eq!(told.len(), 2, "{told:?}");
 }
+
+/// The bug: prefixes were compared each with each, so one request took its thread for minutes.
+#[test]
+fn a_client_may_track_very_many_prefixes() {
+    const COUNT: usize = 200_000;
+    let server = TestServer::start();
+    let mut client = server.client();
+    client.run("HELLO 3");
+    let prefixes: Vec<String> = (0..COUNT).map(|number| format!("{number}:")).collect();
+    let mut words = vec!["CLIENT", "TRACKING", "ON", "BCAST"];
+    words.extend(prefixes.iter().flat_map(|prefix| ["PREFIX", prefix]));
+    words.extend(["PREFIX", "199999"]);
+    send(&mut client, &words);
+    let refusal = "(error) ERR Prefix '199999:' overlaps with another provided prefix '199999'. Prefixes for a single client must not overlap.";
+    assert_eq!(client.receive(), refusal);
+    words.truncate(words.len() - 2);
+    send(&mut client, &words);
+    assert_eq!(client.receive(), "OK");
+    send(
+        &mut client,
+        &["CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", "4711:x"],
+    );
+    assert!(client.receive().contains("an existing prefix '4711:'"));
+    server.client().run("SET 4711:x 1");
+    assert_eq!(next(&mut client), ["invalidate", "4711:x"]);
+}
