@@ -179,8 +179,11 @@ impl ScriptHost<'_, '_> {
         };
         if row.writes && !self.has_written {
             self.has_written = true;
-            if let Some(listed) = &self.timing.slow {
-                listed.slow.has_written.store(true, Relaxed);
+            let slow = self.timing.slow.as_ref().map(|listed| &listed.slow);
+            if slow.is_some_and(|slow| !slow.begin_writing())
+                && let Some(text) = self.ending()
+            {
+                return Called::Kill(text);
             }
         }
         self.has_read |= row.only_reads;
@@ -285,7 +288,9 @@ impl ScriptHost<'_, '_> {
             return;
         }
         let slow = Arc::new(self.job.slow(timing.started));
-        slow.has_written.store(self.has_written, Relaxed);
+        if self.has_written {
+            slow.begin_writing();
+        }
         slow.set_locks(self.tx.locked_shards());
         log::warn!(
             "Slow script detected: still in execution after {} milliseconds. You can try killing the script using the {} command. Script name is: {}.",
@@ -331,7 +336,7 @@ impl ScriptHost<'_, '_> {
             return Some("ERR The server is shutting down");
         }
         let slow = &self.timing.slow.as_ref()?.slow;
-        slow.killed.load(Relaxed).then_some(match slow.kind {
+        slow.is_killed().then_some(match slow.kind {
             Kind::Script => "ERR Script killed by user with SCRIPT KILL...",
             Kind::Function => "ERR Script killed by user with FUNCTION KILL...",
         })
