@@ -142,9 +142,12 @@ fn run_queue<A: Around>(
     // What the commands themselves change is not to be told.
     session.transaction.forget_watched(engine, &session.client);
     tx.prefetch(to_fetch);
+    let start = reply.position();
     if !is_hidden {
         reply.array(queue.commands().len());
     }
+    let hard_bytes = session.output_limit(&around.dispatcher().config).hard_bytes;
+    let mut is_too_long = false;
     let mut runner = Runner {
         started: around.dispatcher().clock.raw(),
         around,
@@ -165,6 +168,20 @@ fn run_queue<A: Around>(
         if shared.monitors.load(Relaxed) > 0 {
             monitor::show(&mut scratch.monitored, session, row, args, reply);
         }
+        is_too_long |= hard_bytes > 0 && (reply.position() - start) as u64 > hard_bytes;
+        if is_too_long {
+            // It would be closed for that anyway: the commands are done, but no more replies are kept meanwhile.
+            reply.truncate_to(start);
+        }
+    }
+    if is_too_long {
+        session.closing = true;
+        log::warn!(
+            "Client {} closed for overcoming of output buffer limits (by a transaction).",
+            session.client.address
+        );
+        let counters = runner.around.dispatcher().counters();
+        counters.output_limit_disconnections.add(1);
     }
     if runner.skips_next && session.replies == Replies::On {
         session.replies = Replies::SkipNext;
