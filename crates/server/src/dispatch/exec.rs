@@ -146,27 +146,54 @@ fn run_queue<A: Around>(
     if !is_hidden {
         reply.array(queue.commands().len());
     }
-    let hard_bytes = session.output_limit(&around.dispatcher().config).hard_bytes;
-    let mut is_too_long = false;
     let mut runner = Runner {
         started: around.dispatcher().clock.raw(),
         around,
         config: None,
         skips_next: false,
     };
+    run_commands(
+        &mut runner,
+        &mut tx,
+        session,
+        queue,
+        (reply, start),
+        &mut scratch.monitored,
+    );
+    if runner.skips_next && session.replies == Replies::On {
+        session.replies = Replies::SkipNext;
+    }
+    if tx.has_ready() {
+        scratch.unserved.extend(tx.serve_waiters());
+    }
+    count_effects(around.dispatcher().counters(), tx.effects());
+    Ok(())
+}
+
+/// Runs the queued commands one by one. Their replies begin at `start`.
+fn run_commands<A: Around>(
+    runner: &mut Runner<'_, A>,
+    tx: &mut Tx<'_>,
+    session: &mut Session,
+    queue: &Queue,
+    (reply, start): (&mut Reply<'_>, usize),
+    monitored: &mut Vec<u8>,
+) {
+    let shared = runner.around.dispatcher().keeper.clone();
+    let limit = session.output_limit(&runner.around.dispatcher().config);
+    let hard_bytes = limit.hard_bytes;
+    let mut is_too_long = false;
     for (row, args) in queue.commands() {
         if row.runs_script && shared.monitors.load(Relaxed) > 0 {
             // While a slow script runs, what was shown so far is sent.
             let shown = &mut runner.around.dispatcher().monitored;
-            shown.append(&mut scratch.monitored);
+            shown.append(monitored);
             monitor::show_script(shown, session, row, args);
         }
-        runner.run(&mut tx, session, row, args, reply);
-        scratch
-            .monitored
-            .append(&mut runner.around.dispatcher().monitored);
+        runner.run(tx, session, row, args, reply);
+        monitored.append(&mut runner.around.dispatcher().monitored);
         if shared.monitors.load(Relaxed) > 0 {
-            monitor::show(&mut scratch.monitored, session, row, args, reply);
+            monitor::show(monitored, session, row, args, reply);
         }
         is_too_long |= hard_bytes > 0 && (reply.position() - start) as u64 > hard_bytes;
         if is_too_long {
@@ -183,14 +210,6 @@ fn run_queue<A: Around>(
         let counters = runner.around.dispatcher().counters();
         counters.output_limit_disconnections.add(1);
     }
-    if runner.skips_next && session.replies == Replies::On {
-        session.replies = Replies::SkipNext;
-    }
-    if tx.has_ready() {
-        scratch.unserved.extend(tx.serve_waiters());
-    }
-    count_effects(around.dispatcher().counters(), tx.effects());
-    Ok(())
 }
 
 /// Runs queued commands one by one.
