@@ -312,6 +312,8 @@ impl<A: Around> Runner<'_, A> {
         let (shared, thread) = (&dispatcher.shared, dispatcher.thread);
         let config = self.config.as_deref().unwrap_or(&dispatcher.config);
         let generation = shared.config_generation();
+        // Before what it publishes itself.
+        tx.tell_events();
         let mut context = Context {
             shared,
             config,

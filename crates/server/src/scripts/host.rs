@@ -463,6 +463,12 @@ impl ScriptHost<'_, '_> {
         let dispatcher = self.around.dispatcher();
         let own_db = self.session.db;
         self.session.db = self.db;
+        match self.standing {
+            // What is published can't be undone.
+            Standing::Revocable => {}
+            // Before what it publishes itself.
+            Standing::Irrevocable { .. } | Standing::Whole => self.tx.tell_events(),
+        }
         let mut context = Context {
             shared: &dispatcher.shared,
             config: &dispatcher.config,
