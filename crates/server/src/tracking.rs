@@ -167,6 +167,15 @@ impl Tracking {
         }
     }
 
+    /// To be called when a command has run of which it is not certain that its client still tracks.
+    pub fn end_late(&self, engine: &Engine) {
+        let trackers = self.trackers();
+        if *trackers == 0 {
+            // It was the last one: see `remove`.
+            engine.forget_tracked();
+        }
+    }
+
     /// Lets a client that tracks hear of all keys with a prefix. Returns the prefix as it is shared, or `None` if the client
     /// does so already.
     pub fn add_prefix(

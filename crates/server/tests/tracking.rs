@@ -735,3 +735,31 @@ fn a_client_may_track_very_many_prefixes() {
     server.client().run("SET 4711:x 1");
     assert_eq!(next(&mut client), ["invalidate", "4711:x"]);
 }
+
+/// The bug: a command that runs elsewhere noted what its client had read although that was gone, and it stayed in the table.
+#[test]
+fn a_client_that_goes_while_its_long_command_runs_leaves_nothing_behind() {
+    let server = TestServer::start();
+    let mut other = server.client();
+    for chunk in 0..60 {
+        let numbers: Vec<String> = (0..1000)
+            .map(|number| (number * 7919 + chunk).to_string())
+            .collect();
+        other.run(&format!("RPUSH list {}", numbers.join(" ")));
+    }
+    for _ in 0..8 {
+        let mut client = tracker(&server, "");
+        let id = client.number("CLIENT ID");
+        client.send("SORT_RO list");
+        until("it runs", || {
+            let list = other.text(&format!("CLIENT LIST ID {id}"));
+            list.contains("cmd=sort_ro")
+        });
+        assert_eq!(other.number(&format!("CLIENT KILL ID {id}")), 1);
+    }
+    // These begin later than those, so they end later.
+    for _ in 0..4 {
+        other.run("SORT_RO list LIMIT 0 1");
+    }
+    until_nothing_is_left(&server);
+}
