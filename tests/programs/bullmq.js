@@ -3,9 +3,6 @@
 //
 // Usage: node bullmq.js HOST PORT, with NODE_PATH naming the folder that holds bullmq and ioredis. Empties the server.
 // Ends with status 0 when everything is as computed.
-//
-// BullMQ reports what happens through streams. For a server without XADD its scripts are told to leave that out, and what
-// listens to streams is not checked; everything else is.
 "use strict";
 
 const assert = require("node:assert/strict");
@@ -266,30 +263,14 @@ async function events() {
   await heard.trimEvents(0);
 }
 
-/** Makes each script take its calls of commands on streams as done. */
-function leaveOutStreams() {
-  const define = Redis.prototype.defineCommand;
-  const prologue = `local redis = setmetatable({ call = function(name, ...)
-    if string.upper(string.sub(name, 1, 1)) == "X" then return 0 end
-    return redis.call(name, ...)
-  end }, { __index = redis })\n`;
-  Redis.prototype.defineCommand = function (name, definition) {
-    define.call(this, name, { ...definition, lua: prologue + definition.lua });
-  };
-}
-
 async function main() {
   const client = new Redis({ host, port });
   await client.flushall();
-  const [hasStreams] = await client.command("INFO", "XADD");
-  const checks = [manyJobs, delays, priorities, retries, schedules, flows, limits, duplicates, stalled];
-  if (hasStreams) checks.push(events);
-  else leaveOutStreams();
-  const mode = hasStreams ? "" : " (the server has no streams)";
+  const checks = [manyJobs, delays, priorities, retries, schedules, flows, limits, duplicates, stalled, events];
   for (const check of checks) {
     const start = Date.now();
     await check();
-    console.log(`BullMQ ${require("bullmq/package.json").version}${mode}: ${check.name}, ${Date.now() - start} ms`);
+    console.log(`BullMQ ${require("bullmq/package.json").version}: ${check.name}, ${Date.now() - start} ms`);
   }
   const queues = opened.filter((thing) => thing instanceof Queue);
   await Promise.all(opened.filter((thing) => !queues.includes(thing)).map((thing) => thing.close()));

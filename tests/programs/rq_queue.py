@@ -2,9 +2,6 @@
 """RQ works: jobs, dependencies, groups, retries, schedules, rate limits, failures and stopping, with workers that fork.
 
 Usage: rq_queue.py HOST PORT. Empties the server. Ends with status 0 when everything is as computed.
-
-RQ keeps results in streams. For a server without XADD it is told to leave them out, and they are not checked; what the
-jobs did is.
 """
 
 import logging
@@ -94,7 +91,7 @@ def notes(client):
     return found
 
 
-def many_jobs(client, jobs, has_streams):
+def many_jobs(client, jobs):
     queue = rq.Queue("squares", connection=client)
     data = [rq.Queue.prepare_data(jobs.square, (number,)) for number in range(50)]
     made = queue.enqueue_many(data)
@@ -105,21 +102,19 @@ def many_jobs(client, jobs, has_streams):
     assert all(job.get_status() == JobStatus.FINISHED for job in made)
     worker.refresh()
     assert worker.successful_job_count == 50 and worker.failed_job_count == 0
-    if has_streams:
-        assert [job.return_value() for job in made] == [number**2 for number in range(50)]
+    assert [job.return_value() for job in made] == [number**2 for number in range(50)]
 
 
-def forked_worker(client, jobs, has_streams):
+def forked_worker(client, jobs):
     queue = rq.Queue("forked", connection=client)
     made = [queue.enqueue(jobs.square, number) for number in (100, 101)]
     burst(client, "forked", kind=ForkingWorker)
     assert client.hmget("runs", 100, 101) == [b"1", b"1"]
     assert [job.get_status(refresh=True) for job in made] == [JobStatus.FINISHED] * 2
-    if has_streams:
-        assert [job.latest_result().return_value for job in made] == [10000, 10201]
+    assert [job.latest_result().return_value for job in made] == [10000, 10201]
 
 
-def order(client, jobs, has_streams):
+def order(client, jobs):
     high, low = (rq.Queue(name, connection=client) for name in ("high", "low"))
     low.enqueue(jobs.note, "3")
     low.enqueue(jobs.note, "2", at_front=True)
@@ -139,7 +134,7 @@ def order(client, jobs, has_streams):
     assert unique.is_finished
 
 
-def dependencies(client, jobs, has_streams):
+def dependencies(client, jobs):
     queue = rq.Queue("dependent", connection=client)
     first = queue.enqueue(jobs.note, "first")
     second = queue.enqueue(jobs.note, "second")
@@ -160,7 +155,7 @@ def dependencies(client, jobs, has_streams):
     assert {job.id for job in fetched} == {job.id for job in members} and all(job.is_finished for job in fetched)
 
 
-def retries(client, jobs, has_streams):
+def retries(client, jobs):
     queue = rq.Queue("shaky", connection=client)
     job = queue.enqueue(jobs.shaky, retry=rq.Retry(max=3), on_success=Callback(jobs.noted_success))
     lost = queue.enqueue(jobs.hopeless, retry=rq.Retry(max=1), on_failure=Callback(jobs.noted_failure))
@@ -170,9 +165,8 @@ def retries(client, jobs, has_streams):
     assert sorted(notes(client)) == ["again"] * 3 + ["failure no hope"] * 2 + ["success 3"]
     failed = FailedJobRegistry(queue=queue)
     assert failed.get_job_ids() == [lost.id] and repeated.is_finished
-    if has_streams:
-        assert "no hope" in lost.latest_result().exc_string
-        assert job.latest_result().type == Result.Type.SUCCESSFUL and job.return_value() == 3
+    assert "no hope" in lost.latest_result().exc_string
+    assert job.latest_result().type == Result.Type.SUCCESSFUL and job.return_value() == 3
     again = failed.requeue(lost.id)
     assert len(failed) == 0 and again.get_status() == JobStatus.QUEUED
     burst(client, "shaky")
@@ -181,7 +175,7 @@ def retries(client, jobs, has_streams):
     assert not rq.job.Job.exists(lost.id, connection=client)
 
 
-def schedules(client, jobs, has_streams):
+def schedules(client, jobs):
     queue = rq.Queue("later", connection=client)
     moment = datetime.now(timezone.utc)
     due = queue.enqueue_at(moment - timedelta(seconds=1), jobs.note, "due")
@@ -193,7 +187,7 @@ def schedules(client, jobs, has_streams):
     assert notes(client) == ["due"] and registry.get_job_ids() == [far.id]
 
 
-def rate_limits(client, jobs, has_streams):
+def rate_limits(client, jobs):
     queue = rq.Queue("limited", connection=client)
     limit = RateLimit(key="door", concurrency=2)
     made = [queue.enqueue(jobs.note, str(number), rate_limit=limit) for number in range(5)]
@@ -210,7 +204,7 @@ def long_worker(host, port, name):
     worker.work(logging_level=logging.CRITICAL)
 
 
-def stopping(client, jobs, has_streams):
+def stopping(client, jobs):
     known = client.connection_pool.connection_kwargs
     queue = rq.Queue("stopped", connection=client)
     job = queue.enqueue(jobs.endless, on_stopped=Callback(jobs.noted_stop))
@@ -245,15 +239,11 @@ def main():
     host, port = sys.argv[1], int(sys.argv[2])
     client = redis.Redis(host, port)
     client.flushall()
-    has_streams = b"xadd" in client.command_list()
-    if not has_streams:
-        Result.save = lambda self, ttl, pipeline=None: None
-    mode = "" if has_streams else " (the server has no streams)"
     signal.alarm(2 * PATIENCE_SECONDS)
     for check in (many_jobs, forked_worker, order, dependencies, retries, schedules, rate_limits, stopping):
         start = time.monotonic()
-        check(client, jobs, has_streams)
-        print(f"RQ {rq.__version__}{mode}: {check.__name__}, {1000 * (time.monotonic() - start):.0f} ms", flush=True)
+        check(client, jobs)
+        print(f"RQ {rq.__version__}: {check.__name__}, {1000 * (time.monotonic() - start):.0f} ms", flush=True)
 
 
 if __name__ == "__main__":
