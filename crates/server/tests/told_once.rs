@@ -143,3 +143,19 @@ fn a_script_that_causes_many_events_does_not_keep_them_all() {
         client.run("DEL key");
     }
 }
+
+/// The bug: until it was certain that a script's calls stay, the arguments of a thousand of them were kept for the slow log,
+/// however long they were.
+#[test]
+fn long_arguments_of_a_script_are_not_kept_for_the_slow_log_until_it_ends() {
+    const SLOW: &str = "for i = 1, 4 do redis.call('SET', KEYS[1] .. i, string.rep('x', 1e6)) end; while true do end";
+    let server = TestServer::with(|config| {
+        config.busy_reply_threshold_ms = 20;
+        config.slowlog_log_slower_than_us = 0;
+    });
+    let (mut client, mut other) = (server.client(), server.client());
+    client.send_words(&["EVAL", SLOW, "1", "key"]);
+    until("it is slow", || server.shared().scripts.slow().len() == 1);
+    let log = other.run("SLOWLOG GET");
+    assert!(log.matches("\"SET\"").count() >= 2, "{log}");
+}

@@ -19,8 +19,9 @@ use crate::registry::{Handler, REGISTRY, Row, SessionFn};
 use crate::session::{Context, Session, monitor};
 use crate::shared::{Shared, Thread};
 
-/// While more calls than this are held back, further ones are not.
+/// While more calls than this are held back, or more bytes of what is to be seen of them, further ones are not.
 const CALLS_HELD_BACK_MAX: usize = 1024;
+const BYTES_HELD_BACK_MAX: usize = 1 << 20;
 
 /// At most so often other clients have a turn while a script is slow.
 const BREATH: Duration = Duration::from_millis(1);
@@ -33,6 +34,8 @@ pub(super) struct HeldBack {
     /// For clients that monitor.
     lines: Vec<u8>,
     logged: Vec<(log::Level, String)>,
+    /// Bytes of the arguments of slow calls and of what is logged.
+    bytes: usize,
 }
 
 /// A command that a script has called.
@@ -135,6 +138,7 @@ impl Host for ScriptHost<'_, '_> {
             LogLevel::Warning => log::Level::Warn,
         };
         let text = String::from_utf8_lossy(text).into_owned();
+        self.scratch.held_back.bytes += text.len();
         self.scratch.held_back.logged.push((level, text));
         self.let_go_unless_revocable();
     }
@@ -209,6 +213,9 @@ impl ScriptHost<'_, '_> {
         let is_slow = dispatcher.is_slow(took_ns);
         let is_monitored = dispatcher.shared.monitors.load(Relaxed) > 0;
         let held_back = &mut self.scratch.held_back;
+        if is_slow {
+            held_back.bytes += args.from(0).map(<[u8]>::len).sum::<usize>();
+        }
         held_back.calls.push(Call {
             row,
             took_ns,
@@ -233,8 +240,9 @@ impl ScriptHost<'_, '_> {
     fn let_go_unless_revocable(&mut self) {
         let held_back = &self.scratch.held_back;
         let count = held_back.calls.len() + held_back.refused.len() + held_back.logged.len();
+        let bytes = held_back.bytes + held_back.lines.len();
         match self.standing {
-            Standing::Revocable if count < CALLS_HELD_BACK_MAX => {}
+            Standing::Revocable if count < CALLS_HELD_BACK_MAX && bytes < BYTES_HELD_BACK_MAX => {}
             Standing::Revocable | Standing::Irrevocable { .. } | Standing::Whole => self.let_go(),
         }
     }
@@ -242,6 +250,7 @@ impl ScriptHost<'_, '_> {
     /// Counts and shows what was held back.
     pub fn let_go(&mut self) {
         let held_back = &mut self.scratch.held_back;
+        held_back.bytes = 0;
         let dispatcher = self.around.dispatcher();
         for call in held_back.calls.drain(..) {
             let args = call.args.as_ref().map(OwnedArgs::borrow);
@@ -268,6 +277,7 @@ impl ScriptHost<'_, '_> {
         held_back.refused.clear();
         held_back.lines.clear();
         held_back.logged.clear();
+        held_back.bytes = 0;
     }
 
     /// True if it has run for longer than others are to stand.
