@@ -352,6 +352,11 @@ impl Engine {
         }
     }
 
+    /// True if any events are told.
+    pub fn tells_events(&self) -> bool {
+        self.settings.events.load().is_any()
+    }
+
     /// Raises an event of a key whose shard is locked and observed. `lasts` says that it can't be undone.
     pub(crate) fn raise(
         &self,
@@ -399,15 +404,26 @@ impl Tx<'_> {
     }
 
     /// Tells no events before this section ends, or [`Tx::tell_events`] is called, so that [`Tx::forget_events`] forgets them
-    /// all.
+    /// all. Does nothing if that is so already.
     pub fn keep_events(&mut self) {
-        self.tell_events();
-        self.aside().kept.may_be_forgotten = true;
+        let is_kept = |aside: &Aside| aside.kept.may_be_forgotten;
+        if !self.aside.as_deref().is_some_and(is_kept) {
+            self.tell_events();
+            self.aside().kept.may_be_forgotten = true;
+        }
+    }
+
+    /// How many events are kept.
+    pub fn kept_events(&self) -> usize {
+        let aside = self.aside.as_ref();
+        aside.map_or(0, |aside| aside.kept.events.len())
     }
 
     /// Forgets the events since [`Tx::keep_events`], for changes that were undone; but what came to its end has ended.
     pub fn forget_events(&mut self) {
-        self.aside().kept.events.retain(|event| event.lasts);
+        if let Some(aside) = self.aside.as_mut() {
+            aside.kept.events.retain(|event| event.lasts);
+        }
     }
 
     /// Tells the events so far; what comes now is not kept any more.

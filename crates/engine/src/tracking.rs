@@ -202,7 +202,7 @@ impl Tx<'_> {
         }
     }
 
-    /// Lets a tracker hear of the next change to a key, which this section has read.
+    /// Lets a tracker hear of the next change to a key, which this section has read. All changes so far are ascribed.
     ///
     /// # Panics
     /// If the key's shard is not locked.
@@ -227,6 +227,8 @@ impl Tx<'_> {
     fn tell_dropped(&mut self, dropped: Tracked) {
         let changes = &mut self.aside().changes;
         changes.add(&dropped.key, Some(dropped.trackers), false);
+        // It is nobody's change, whoever makes the next one.
+        changes.ascribed = changes.list.len();
     }
 
     /// Tells all trackers to forget every key, of all databases.

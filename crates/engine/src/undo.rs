@@ -157,8 +157,13 @@ impl Tx<'_> {
         }
     }
 
-    /// Undoes all that was done since [`Tx::begin_undo`].
+    /// Undoes all that was done since [`Tx::begin_undo`], and forgets the events since [`Tx::keep_events`].
     pub fn undo(&mut self) {
+        self.restore();
+        self.forget_events();
+    }
+
+    fn restore(&mut self) {
         let Some(undo) = self.aside.as_mut().and_then(|aside| aside.undo.take()) else {
             return;
         };
@@ -183,15 +188,12 @@ impl Tx<'_> {
             }
         }
         self.effects = undo.before;
-        self.forget_events();
     }
 
     /// Lets all changes stay, those to come included, and tells who watches or waits for the keys.
     pub fn forget_undo(&mut self) {
-        let Some(undo) = self.aside.as_mut().and_then(|aside| aside.undo.take()) else {
-            return;
-        };
-        for (db, key) in undo.untold {
+        let undo = self.aside.as_mut().and_then(|aside| aside.undo.take());
+        for (db, key) in undo.into_iter().flat_map(|undo| undo.untold) {
             self.tell_observers(db, Key::new(&key));
         }
         self.tell_events();

@@ -3,7 +3,7 @@
 //! Three ways, one set of tools:
 //!
 //! - **Random sequences** ([`sequence`]): commands drawn from a table ([`rows`]) are sent to a
-//!   reference and a subject, and every reply is compared. A difference is made as short as
+//!   reference and a subject, and every reply is compared (`agreement.rs`). A difference is made as short as
 //!   possible ([`shrink`]) and printed as a transcript.
 //! - **Transcripts** ([`transcript`]): text files of commands and replies. The expectations are
 //!   recorded from the real server and then hold for ours.
@@ -12,6 +12,7 @@
 //! [`server`] starts the programs, [`connection`] talks to them; the tests in `tests/` use both.
 #![forbid(unsafe_code)]
 
+mod agreement;
 pub mod connection;
 pub mod events;
 pub mod grammar;

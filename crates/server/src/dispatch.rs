@@ -281,6 +281,8 @@ impl Dispatcher {
         reply: &mut Reply<'_>,
     ) {
         session.transaction.fail();
+        // A script that waited for a lock does not run any more.
+        session.script_plan = None;
         reply.error(error.to_bytes());
         self.counters().count_error(&error.to_bytes());
         if self.shared.monitors.load(Relaxed) > 0

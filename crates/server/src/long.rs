@@ -236,6 +236,9 @@ pub fn run(shared: &Shared, index: usize) {
             Ok(outcome) => *command.outcome() = outcome,
             Err(_) => command.panicked.store(true, Relaxed),
         }
+        if command.reader.is_some() {
+            shared.tracking.end_late(&shared.engine);
+        }
         shared.threads[command.client.thread].send(Message::Look(command.client.clone()));
         while let Some(next) = unserved.pop() {
             let serve = || shared.engine.serve_waiters(&next, Now(shared::now_ms()));

@@ -18,6 +18,7 @@
 //!   [`LOSS_BYTES`] on their way to a thread, its trackers are told to forget everything instead.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
@@ -166,6 +167,15 @@ impl Tracking {
         }
     }
 
+    /// To be called when a command has run of which it is not certain that its client still tracks.
+    pub fn end_late(&self, engine: &Engine) {
+        let trackers = self.trackers();
+        if *trackers == 0 {
+            // It was the last one: see `remove`.
+            engine.forget_tracked();
+        }
+    }
+
     /// Lets a client that tracks hear of all keys with a prefix. Returns the prefix as it is shared, or `None` if the client
     /// does so already.
     pub fn add_prefix(
@@ -227,7 +237,7 @@ impl Tracking {
     }
 
     fn concerns(&self, key: &[u8]) -> bool {
-        self.prefixes.load(Relaxed) > 0 && self.read().keys().any(|prefix| key.starts_with(prefix))
+        self.prefixes.load(Relaxed) > 0 && has_prefix_of(&self.read(), key)
     }
 
     /// What those of a thread's clients are told who track prefixes: in the order of the prefixes, all `keys` that have one.
@@ -270,6 +280,30 @@ impl Tracking {
         }
         news
     }
+}
+
+/// True if a key begins with any of the prefixes. This is done under the lock of its shard, so it takes no look at each of them.
+fn has_prefix_of(prefixes: &ByPrefix, key: &[u8]) -> bool {
+    let last = |start: &[u8]| {
+        let up_to = (Bound::Unbounded, Bound::Included(start));
+        let mut found = prefixes.range::<[u8], _>(up_to);
+        Some(&**found.next_back()?.0)
+    };
+    begins_with_any(key, last)
+}
+
+/// True if a key begins with any of some names, of which `last` returns the greatest that is not greater than what it is given.
+pub fn begins_with_any<'n>(key: &[u8], last: impl Fn(&[u8]) -> Option<&'n [u8]>) -> bool {
+    let mut start = key;
+    // All names between a prefix of the key and the key itself begin with that prefix; so must what is found here.
+    while let Some(name) = last(start) {
+        if key.starts_with(name) {
+            return true;
+        }
+        let common = std::iter::zip(name, key).take_while(|(a, b)| a == b);
+        start = &key[..common.count()];
+    }
+    false
 }
 
 /// Takes changes from the engine to the threads of those who track.
@@ -383,6 +417,55 @@ impl<'a> Letters<'a> {
             let bytes = list.iter().map(Invalidation::bytes).sum();
             shared.pubsub.note_arriving(to, bytes);
             shared.threads[to].send(Message::Invalidations { list, bytes });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_found_by_any_of_its_prefixes() {
+        let names = [
+            &b""[..],
+            b"a",
+            b"ab",
+            b"abc",
+            b"ac",
+            b"b",
+            b"ba",
+            b"c",
+            b"aab",
+        ];
+        for chosen in 0..1 << names.len() {
+            let is_chosen = |place: &usize| chosen & 1 << place != 0;
+            let prefixes: Vec<&[u8]> = (0..names.len())
+                .filter(is_chosen)
+                .map(|place| names[place])
+                .collect();
+            let by_prefix: ByPrefix = prefixes
+                .iter()
+                .map(|&prefix| (Arc::from(prefix), BTreeSet::new()))
+                .collect();
+            for key in [
+                &b""[..],
+                b"a",
+                b"aa",
+                b"aabb",
+                b"abb",
+                b"abcd",
+                b"acb",
+                b"bb",
+                b"d",
+            ] {
+                let expected = prefixes.iter().any(|prefix| key.starts_with(prefix));
+                assert_eq!(
+                    has_prefix_of(&by_prefix, key),
+                    expected,
+                    "{key:?} {prefixes:?}"
+                );
+            }
         }
     }
 }

@@ -109,3 +109,31 @@ fn no_event_of_many_is_lost() {
         }
     });
 }
+
+/// The bug: what a transaction or a script published came before the events of changes that it had made earlier.
+#[test]
+fn what_is_published_between_changes_comes_between_their_events() {
+    let server = TestServer::with(|config| config.notify_keyspace_events = "E$".into());
+    let (mut client, mut hears) = (server.client(), server.client());
+    hears.run("SUBSCRIBE news");
+    hears.run("SUBSCRIBE __keyevent@0__:set");
+    let script = "for i = 1, 3 do redis.call('SET', 'set' .. i, 1); redis.call('PUBLISH', 'news', 'published' .. i) end";
+    for is_script in [false, true] {
+        if is_script {
+            client.run_words(&["EVAL", script, "0"]);
+        } else {
+            client.run("MULTI");
+            for number in 1..=3 {
+                client.run(&format!("SET set{number} 1"));
+                client.run(&format!("PUBLISH news published{number}"));
+            }
+            client.run("EXEC");
+        }
+        for number in 1..=3 {
+            for what in ["set", "published"] {
+                let (message, wanted) = (hears.receive(), format!("\"{what}{number}\""));
+                assert!(message.ends_with(&wanted), "{message} instead of {wanted}");
+            }
+        }
+    }
+}

@@ -686,3 +686,80 @@ mod scripts {
         assert_eq!(client.run("PING"), "PONG");
     }
 }
+
+/// The bug: what a transaction dropped from the table as it read further keys was taken for a change by its client, which was
+/// not told of it if it wants to hear of no changes of its own. So it kept values that nobody would invalidate.
+#[test]
+fn one_who_hears_of_no_own_changes_is_told_of_keys_that_its_transaction_drops() {
+    let server = TestServer::with(|config| config.tracking_table_max_keys = 1);
+    let mut client = tracker(&server, "NOLOOP");
+    for command in ["MULTI", "GET a", "GET b", "GET c", "EXEC"] {
+        client.run(command);
+    }
+    client.send("PING over");
+    let mut told = Vec::new();
+    loop {
+        let message = next(&mut client);
+        match &message[..] {
+            [first, key] if first == "invalidate" => told.push(key.clone()),
+            [word] if word == "over" => break,
+            _ => {}
+        }
+    }
+    // Which ones it drops is its own affair.
+    assert_eq!(told.len(), 2, "{told:?}");
+}
+
+/// The bug: prefixes were compared each with each, so one request took its thread for minutes.
+#[test]
+fn a_client_may_track_very_many_prefixes() {
+    const COUNT: usize = 200_000;
+    let server = TestServer::start();
+    let mut client = server.client();
+    client.run("HELLO 3");
+    let prefixes: Vec<String> = (0..COUNT).map(|number| format!("{number}:")).collect();
+    let mut words = vec!["CLIENT", "TRACKING", "ON", "BCAST"];
+    words.extend(prefixes.iter().flat_map(|prefix| ["PREFIX", prefix]));
+    words.extend(["PREFIX", "199999"]);
+    send(&mut client, &words);
+    let refusal = "(error) ERR Prefix '199999:' overlaps with another provided prefix '199999'. Prefixes for a single client must not overlap.";
+    assert_eq!(client.receive(), refusal);
+    words.truncate(words.len() - 2);
+    send(&mut client, &words);
+    assert_eq!(client.receive(), "OK");
+    send(
+        &mut client,
+        &["CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", "4711:x"],
+    );
+    assert!(client.receive().contains("an existing prefix '4711:'"));
+    server.client().run("SET 4711:x 1");
+    assert_eq!(next(&mut client), ["invalidate", "4711:x"]);
+}
+
+/// The bug: a command that runs elsewhere noted what its client had read although that was gone, and it stayed in the table.
+#[test]
+fn a_client_that_goes_while_its_long_command_runs_leaves_nothing_behind() {
+    let server = TestServer::start();
+    let mut other = server.client();
+    for chunk in 0..60 {
+        let numbers: Vec<String> = (0..1000)
+            .map(|number| (number * 7919 + chunk).to_string())
+            .collect();
+        other.run(&format!("RPUSH list {}", numbers.join(" ")));
+    }
+    for _ in 0..8 {
+        let mut client = tracker(&server, "");
+        let id = client.number("CLIENT ID");
+        client.send("SORT_RO list");
+        until("it runs", || {
+            let list = other.text(&format!("CLIENT LIST ID {id}"));
+            list.contains("cmd=sort_ro")
+        });
+        assert_eq!(other.number(&format!("CLIENT KILL ID {id}")), 1);
+    }
+    // These begin later than those, so they end later.
+    for _ in 0..4 {
+        other.run("SORT_RO list LIMIT 0 1");
+    }
+    until_nothing_is_left(&server);
+}

@@ -346,3 +346,35 @@ fn replies_of_any_length_stand_in_that_of_exec() {
         (10_000, &Value::Integer(10_000))
     );
 }
+
+/// The bug: all replies of a transaction were in memory before its client was disconnected for them.
+#[test]
+fn replies_of_a_transaction_that_its_client_may_not_leave_unread_are_not_kept() {
+    let server = TestServer::with(|config| {
+        config.client_output_buffer_limit.normal.hard_bytes = 4 << 20;
+    });
+    let (mut client, mut other) = (server.client(), server.client());
+    other.run(&format!("SET key {}", "x".repeat(1 << 20)));
+    client.run("MULTI");
+    for _ in 0..64 {
+        client.run("GET key");
+    }
+    client.run("INCR count");
+    let sent = || {
+        server
+            .shared()
+            .total(|counters| counters.output_bytes.read())
+    };
+    let before = sent();
+    client.send("EXEC");
+    assert_eq!(client.until_closed(), [""; 0]);
+    assert!(sent() - before < 4096, "{}", sent() - before);
+    assert_eq!(other.run("GET count"), "\"1\"");
+    let info = other.text("INFO stats");
+    assert!(info.contains("client_output_buffer_limit_disconnections:1"));
+    for _ in 0..3 {
+        assert_eq!(other.run("MULTI"), "OK");
+        other.run("GET key");
+        assert_eq!(other.run("EXEC").len(), (1 << 20) + "1) \"\"".len());
+    }
+}

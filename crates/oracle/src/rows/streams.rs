@@ -2,7 +2,7 @@
 
 use super::Family::Stream;
 use super::Row;
-use super::Rule::{Exact, Idle};
+use super::Rule::{Encoding, Exact, Idle};
 use super::row;
 
 /// Commands on streams. None lets the server choose an id by its clock.
@@ -117,7 +117,7 @@ pub const ROWS: &[Row] = &[
     row(Stream, 2, Exact, "COPY key key [ REPLACE ]"),
     row(Stream, 2, Exact, "RENAME key key"),
     row(Stream, 1, Exact, "TYPE key"),
-    row(Stream, 1, Exact, "OBJECT ENCODING key"),
+    row(Stream, 1, Encoding, "OBJECT ENCODING key"),
     row(Stream, 1, Exact, "DEBUG DIGEST-VALUE key"),
     row(
         Stream,

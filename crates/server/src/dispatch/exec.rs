@@ -142,6 +142,7 @@ fn run_queue<A: Around>(
     // What the commands themselves change is not to be told.
     session.transaction.forget_watched(engine, &session.client);
     tx.prefetch(to_fetch.iter().copied());
+    let start = reply.position();
     if !is_hidden {
         reply.array(queue.commands().len());
     }
@@ -151,18 +152,14 @@ fn run_queue<A: Around>(
         config: None,
         skips_next: false,
     };
-    for (row, args) in queue.commands() {
-        if row.runs_script && shared.monitors.load(Relaxed) > 0 {
-            monitor::show_script(&mut scratch.monitored, session, row, args);
-        }
-        runner.run(&mut tx, session, row, args, reply);
-        scratch
-            .monitored
-            .append(&mut runner.around.dispatcher().monitored);
-        if shared.monitors.load(Relaxed) > 0 {
-            monitor::show(&mut scratch.monitored, session, row, args, reply);
-        }
-    }
+    run_commands(
+        &mut runner,
+        &mut tx,
+        session,
+        queue,
+        (reply, start),
+        &mut scratch.monitored,
+    );
     if runner.skips_next && session.replies == Replies::On {
         session.replies = Replies::SkipNext;
     }
@@ -171,6 +168,48 @@ fn run_queue<A: Around>(
     }
     count_effects(around.dispatcher().counters(), tx.effects());
     Ok(())
+}
+
+/// Runs the queued commands one by one. Their replies begin at `start`.
+fn run_commands<A: Around>(
+    runner: &mut Runner<'_, A>,
+    tx: &mut Tx<'_>,
+    session: &mut Session,
+    queue: &Queue,
+    (reply, start): (&mut Reply<'_>, usize),
+    monitored: &mut Vec<u8>,
+) {
+    let shared = runner.around.dispatcher().keeper.clone();
+    let limit = session.output_limit(&runner.around.dispatcher().config);
+    let hard_bytes = limit.hard_bytes;
+    let mut is_too_long = false;
+    for (row, args) in queue.commands() {
+        if row.runs_script && shared.monitors.load(Relaxed) > 0 {
+            // While a slow script runs, what was shown so far is sent.
+            let shown = &mut runner.around.dispatcher().monitored;
+            shown.append(monitored);
+            monitor::show_script(shown, session, row, args);
+        }
+        runner.run(tx, session, row, args, reply);
+        monitored.append(&mut runner.around.dispatcher().monitored);
+        if shared.monitors.load(Relaxed) > 0 {
+            monitor::show(monitored, session, row, args, reply);
+        }
+        is_too_long |= hard_bytes > 0 && (reply.position() - start) as u64 > hard_bytes;
+        if is_too_long {
+            // It would be closed for that anyway: the commands are done, but no more replies are kept meanwhile.
+            reply.truncate_to(start);
+        }
+    }
+    if is_too_long {
+        session.closing = true;
+        log::warn!(
+            "Client {} closed for overcoming of output buffer limits (by a transaction).",
+            session.client.address
+        );
+        let counters = runner.around.dispatcher().counters();
+        counters.output_limit_disconnections.add(1);
+    }
 }
 
 /// Runs queued commands one by one.
@@ -273,6 +312,8 @@ impl<A: Around> Runner<'_, A> {
         let (shared, thread) = (&dispatcher.shared, dispatcher.thread);
         let config = self.config.as_deref().unwrap_or(&dispatcher.config);
         let generation = shared.config_generation();
+        // Before what it publishes itself.
+        tx.tell_events();
         let mut context = Context {
             shared,
             config,

@@ -29,6 +29,7 @@ const BREATH: Duration = Duration::from_millis(1);
 #[derive(Default)]
 pub(super) struct HeldBack {
     calls: Vec<Call>,
+    refused: Vec<Refusal>,
     /// For clients that monitor.
     lines: Vec<u8>,
     logged: Vec<(log::Level, String)>,
@@ -91,7 +92,7 @@ impl Timing<'_> {
     }
 }
 
-/// Why a command does not run.
+/// A command that does not run, and why.
 struct Refusal {
     row: Option<&'static Row>,
     error: CommandError,
@@ -167,20 +168,19 @@ impl ScriptHost<'_, '_> {
         let row = match self.allowed(args) {
             Ok(row) => row,
             Err(refusal) => {
-                let text = refusal.error.to_bytes();
-                let counters = self.around.dispatcher().counters();
-                if let Some(row) = refusal.row {
-                    counters.commands[row.index].rejected.add(1);
-                }
-                counters.count_error(&text);
-                reply.error(text);
+                reply.error(refusal.error.to_bytes());
+                self.scratch.held_back.refused.push(refusal);
+                self.let_go_unless_revocable();
                 return Called::Replied;
             }
         };
         if row.writes && !self.has_written {
             self.has_written = true;
-            if let Some(listed) = &self.timing.slow {
-                listed.slow.has_written.store(true, Relaxed);
+            let slow = self.timing.slow.as_ref().map(|listed| &listed.slow);
+            if slow.is_some_and(|slow| !slow.begin_writing())
+                && let Some(text) = self.ending()
+            {
+                return Called::Kill(text);
             }
         }
         self.has_read |= row.only_reads;
@@ -232,7 +232,7 @@ impl ScriptHost<'_, '_> {
 
     fn let_go_unless_revocable(&mut self) {
         let held_back = &self.scratch.held_back;
-        let count = held_back.calls.len() + held_back.logged.len();
+        let count = held_back.calls.len() + held_back.refused.len() + held_back.logged.len();
         match self.standing {
             Standing::Revocable if count < CALLS_HELD_BACK_MAX => {}
             Standing::Revocable | Standing::Irrevocable { .. } | Standing::Whole => self.let_go(),
@@ -248,6 +248,13 @@ impl ScriptHost<'_, '_> {
             let args = args.unwrap_or(Args::new(&[], &[], None));
             dispatcher.account_for(self.session, call.row, args, call.took_ns, call.failed);
         }
+        for refusal in held_back.refused.drain(..) {
+            let counters = dispatcher.counters();
+            if let Some(row) = refusal.row {
+                counters.commands[row.index].rejected.add(1);
+            }
+            counters.count_error(&refusal.error.to_bytes());
+        }
         dispatcher.monitored.append(&mut held_back.lines);
         for (level, text) in held_back.logged.drain(..) {
             log::log!(level, "{text}");
@@ -258,6 +265,7 @@ impl ScriptHost<'_, '_> {
     pub fn forget(&mut self) {
         let held_back = &mut self.scratch.held_back;
         held_back.calls.clear();
+        held_back.refused.clear();
         held_back.lines.clear();
         held_back.logged.clear();
     }
@@ -277,7 +285,9 @@ impl ScriptHost<'_, '_> {
         }
         let now = Instant::now();
         let slow = Arc::new(self.job.slow(now.checked_sub(elapsed).unwrap_or(now)));
-        slow.has_written.store(self.has_written, Relaxed);
+        if self.has_written {
+            slow.begin_writing();
+        }
         slow.set_locks(self.tx.locked_shards());
         log::warn!(
             "Slow script detected: still in execution after {} milliseconds. You can try killing the script using the {} command. Script name is: {}.",
@@ -301,10 +311,19 @@ impl ScriptHost<'_, '_> {
         }
     }
 
+    /// Lets other clients have a turn; waits that long for one of them.
+    pub fn breathe(&mut self, wait: Duration) {
+        // Else they would be taken for lines about commands of those others.
+        self.around
+            .dispatcher()
+            .send_monitored(self.session.client.id);
+        self.around.breathe(wait);
+    }
+
     fn breathe_if_slow(&mut self) {
         let is_due = |last: Instant| last.elapsed() > BREATH;
         if self.is_slow() && self.timing.last_breath.is_none_or(is_due) {
-            self.around.breathe(Duration::ZERO);
+            self.breathe(Duration::ZERO);
             self.timing.last_breath = Some(Instant::now());
         }
     }
@@ -315,7 +334,7 @@ impl ScriptHost<'_, '_> {
             return Some("ERR The server is shutting down");
         }
         let slow = &self.timing.slow.as_ref()?.slow;
-        slow.killed.load(Relaxed).then_some(match slow.kind {
+        slow.is_killed().then_some(match slow.kind {
             Kind::Script => "ERR Script killed by user with SCRIPT KILL...",
             Kind::Function => "ERR Script killed by user with FUNCTION KILL...",
         })
@@ -442,6 +461,12 @@ impl ScriptHost<'_, '_> {
         let dispatcher = self.around.dispatcher();
         let own_db = self.session.db;
         self.session.db = self.db;
+        match self.standing {
+            // What is published can't be undone.
+            Standing::Revocable => {}
+            // Before what it publishes itself.
+            Standing::Irrevocable { .. } | Standing::Whole => self.tx.tell_events(),
+        }
         let mut context = Context {
             shared: &dispatcher.shared,
             config: &dispatcher.config,

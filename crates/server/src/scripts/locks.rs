@@ -32,6 +32,8 @@ const ATTEMPTS_MAX: u32 = 2;
 /// A script that has changed more keys, or more bytes, can't be undone any more.
 const SAVED_KEYS_MAX: usize = 256;
 const SAVED_BYTES_MAX: usize = 1 << 20;
+/// The same for one with more events that nobody was told of.
+const KEPT_EVENTS_MAX: usize = 4096;
 /// What is larger is not copied to be able to undo its change.
 const COPIED_BYTES_MAX: usize = 64 << 10;
 
@@ -42,6 +44,8 @@ pub struct Plan {
     pub shards: Vec<usize>,
     /// All shards.
     pub all: bool,
+    /// The script was shown to clients that monitor.
+    pub is_shown: bool,
     attempts: u32,
 }
 
@@ -200,6 +204,9 @@ impl ScriptHost<'_, '_> {
     }
 
     fn reach_keys(&mut self, row: &'static Row, args: Args<'_>) -> Result<(), Lack> {
+        if self.tx.kept_events() > KEPT_EVENTS_MAX {
+            self.become_irrevocable()?;
+        }
         if row.command.keys.writes() {
             self.begin_writing(row, args)?;
         }
@@ -248,7 +255,7 @@ impl ScriptHost<'_, '_> {
         /// Who holds a lock for long is a script; nobody else has to be hurried for.
         const WAIT: Duration = Duration::from_micros(100);
         if self.is_slow() {
-            self.around.breathe(WAIT);
+            self.breathe(WAIT);
         } else {
             std::thread::yield_now();
         }

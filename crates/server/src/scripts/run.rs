@@ -68,15 +68,21 @@ pub fn run(
 ) -> Result {
     let shared = around.dispatcher().keeper.clone();
     let mut plan = session.script_plan.take();
+    let mut is_shown = plan.as_ref().is_some_and(|plan| plan.is_shown);
+    let mut show = |around: &mut dyn Around, session: &Session| {
+        if !std::mem::replace(&mut is_shown, true) {
+            around.dispatcher().show_script(session, row, args);
+        }
+    };
     let result = with_room(around, &shared, |around, room| {
-        let (program, keys) = (finder(row).find)(room, &shared, args)?;
+        let begun = begin(row, args, room, &shared);
+        let (program, keys) = begun.inspect_err(|_| show(around, session))?;
         let job = Job {
             program: &program,
             row,
             args,
             keys,
         };
-        check(&job)?;
         let memory = match &program {
             Program::Script(known) => &known.memory,
             Program::Function(known) => &known.memory,
@@ -91,6 +97,7 @@ pub fn run(
                 Ok(tx) => tx,
                 Err(busy) => break Err(busy.into()),
             };
+            show(around, session);
             let standing = match tx.holds_all() {
                 true => Standing::Whole,
                 false => Standing::Revocable,
@@ -106,6 +113,7 @@ pub fn run(
             };
             let plan = plan.get_or_insert_default();
             plan.learn(lack, tx.locked_shards());
+            plan.is_shown = true;
             memory.note_undone(lack);
             shared.scripts.counts.undone.fetch_add(1, Relaxed);
             // For `tests/scripts.rs`, which must notice.
@@ -170,14 +178,13 @@ pub fn run_within(
 ) -> Result {
     let shared = around.dispatcher().keeper.clone();
     with_room(around, &shared, |around, room| {
-        let (program, keys) = (finder(row).find)(room, &shared, args)?;
+        let (program, keys) = begin(row, args, room, &shared)?;
         let job = Job {
             program: &program,
             row,
             args,
             keys,
         };
-        check(&job)?;
         tx.set_db(session.db);
         let standing = Standing::Whole;
         let lack = run_once(&job, room, around, &shared, session, tx, standing, reply);
@@ -210,17 +217,21 @@ fn finder(row: &Row) -> &'static Finder {
     }
 }
 
-/// Whether the script may begin.
-fn check(job: &Job<'_>) -> std::result::Result<(), CommandError> {
-    let flags = job.program.flags();
-    if !job.row.command.keys.writes()
-        && flags.is_some_and(|flags| !flags.contains(Flags::NO_WRITES))
-    {
+/// The script or function that a request asks for, if it may begin, and how many keys the request declares.
+fn begin(
+    row: &'static Row,
+    args: Args<'_>,
+    room: &mut Room,
+    shared: &Shared,
+) -> std::result::Result<(Program, usize), CommandError> {
+    let (program, keys) = (finder(row).find)(room, shared, args)?;
+    let flags = program.flags();
+    if !row.command.keys.writes() && flags.is_some_and(|flags| !flags.contains(Flags::NO_WRITES)) {
         return Err(CommandError::err(
             "Can not execute a script with write flag using *_ro command.",
         ));
     }
-    Ok(())
+    Ok((program, keys))
 }
 
 /// Runs the script to its end, and counts an error that it returns; or returns why it has to be undone.
@@ -261,6 +272,11 @@ fn run_once<'s>(
         job,
     };
     host.tx.set_script(true);
+    if let Standing::Revocable = host.standing
+        && shared.engine.tells_events()
+    {
+        host.tx.keep_events();
+    }
     let ended = with_slices(job.args, |values| {
         let (keys, arguments) = values.split_at(job.keys.min(values.len()));
         match job.program {

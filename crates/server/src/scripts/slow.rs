@@ -3,7 +3,7 @@
 //! Their own thread goes on serving other clients, between instructions of the script; all threads go on with whatever
 //! needs none of the locks that the script holds. Who needs one is told that the server is busy.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -33,6 +33,11 @@ impl Kind {
     }
 }
 
+/// What [`Slow::fate`] is: nothing is decided, it has written, or it is to end.
+const OPEN: u8 = 0;
+const WRITES: u8 = 1;
+const KILLED: u8 = 2;
+
 /// A slow script, as all threads see it.
 #[derive(Debug)]
 pub struct Slow {
@@ -44,10 +49,8 @@ pub struct Slow {
     pub command: Vec<Vec<u8>>,
     /// When it began.
     pub started: Instant,
-    /// It has called a command that writes.
-    pub has_written: AtomicBool,
-    /// It is to end.
-    pub killed: AtomicBool,
+    /// Whether it has written or is to end, of which only one can be.
+    fate: AtomicU8,
     /// The shards that it holds; `None` for all.
     locks: Mutex<Option<Vec<usize>>>,
 }
@@ -60,10 +63,30 @@ impl Slow {
             name,
             command,
             started,
-            has_written: AtomicBool::new(false),
-            killed: AtomicBool::new(false),
+            fate: AtomicU8::new(OPEN),
             locks: Mutex::new(Some(Vec::new())),
         }
+    }
+
+    /// False if it has decided otherwise before.
+    fn decide(&self, fate: u8) -> bool {
+        let decided = self.fate.compare_exchange(OPEN, fate, Relaxed, Relaxed);
+        decided.is_ok() || decided == Err(fate)
+    }
+
+    /// To be called before it first calls a command that writes. False if it may not any more, since it is to end.
+    pub fn begin_writing(&self) -> bool {
+        self.decide(WRITES)
+    }
+
+    /// Lets it end. False if it has written: then it can't.
+    pub fn kill(&self) -> bool {
+        self.decide(KILLED)
+    }
+
+    /// True if it is to end.
+    pub fn is_killed(&self) -> bool {
+        self.fate.load(Relaxed) == KILLED
     }
 
     fn locks(&self) -> MutexGuard<'_, Option<Vec<usize>>> {
@@ -147,10 +170,7 @@ impl Scripts {
         }
         let mut killed = false;
         for slow in of_kind {
-            if !slow.has_written.load(Relaxed) {
-                slow.killed.store(true, Relaxed);
-                killed = true;
-            }
+            killed |= slow.kill();
         }
         if !killed {
             return Err(CommandError::Text(String::from(
@@ -158,5 +178,26 @@ impl Scripts {
             )));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The bug: who killed a script looked whether it had written, and told it to end a moment later; in between it could
+    /// write, and then it ended half done.
+    #[test]
+    fn a_script_that_is_killed_does_not_write() {
+        for _ in 0..1000 {
+            let slow = Slow::new(Kind::Script, String::new(), Vec::new(), Instant::now());
+            let (writes, kills) = std::thread::scope(|scope| {
+                let kills = scope.spawn(|| slow.kill());
+                (slow.begin_writing(), kills.join().unwrap())
+            });
+            assert_ne!(writes, kills);
+            assert_eq!((slow.begin_writing(), slow.kill()), (writes, kills));
+            assert_eq!(slow.is_killed(), kills);
+        }
     }
 }

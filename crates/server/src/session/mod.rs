@@ -30,7 +30,7 @@ use damselfly_engine::{Busy, Now, Tx};
 use damselfly_protocol::{Reply, Version};
 
 use crate::clients::Client;
-use crate::config::Config;
+use crate::config::{Config, OutputLimit};
 use crate::long::LongCommand;
 use crate::parked::Parking;
 use crate::registry::{Handler, Row};
@@ -132,6 +132,18 @@ impl Session {
             rest: None,
             transaction: Transaction::default(),
             script_plan: None,
+        }
+    }
+
+    /// How much the client may leave unread.
+    pub fn output_limit(&self, config: &Config) -> OutputLimit {
+        let limits = config.client_output_buffer_limit;
+        // A client that monitors is sent what others do, as a subscriber is; with the usual lack of a
+        // limit for ordinary clients, one that does not read would take all memory.
+        if self.subscriptions.is_some() || self.client.monitor.load(Relaxed) {
+            limits.pubsub
+        } else {
+            limits.normal
         }
     }
 

@@ -15,7 +15,7 @@ use crate::clients::Client;
 use crate::registry::Row;
 use crate::session::{Context, Session};
 use crate::shared::{Message, Shared};
-use crate::tracking::News;
+use crate::tracking::{News, begins_with_any};
 
 /// What stands before the keys in a message to who tracks them, without its first byte.
 const HEAD: &[u8] = b"2\r\n$10\r\ninvalidate\r\n";
@@ -333,7 +333,21 @@ impl<'a> Wish<'a> {
 
     /// Refuses prefixes of which one would begin with another.
     fn check_prefixes(&self, tracked: Option<&Tracked>) -> Result {
-        for (place, prefix) in self.prefixes.iter().enumerate() {
+        let existing = tracked.into_iter().flat_map(|tracked| &tracked.prefixes);
+        let mut all: Vec<&[u8]> = existing.map(|existing| &**existing).collect();
+        all.extend(&self.prefixes);
+        all.sort_unstable();
+        // There may be very many: only one that overlaps is compared with each of them.
+        let first = self
+            .prefixes
+            .iter()
+            .position(|prefix| overlaps_another(prefix, &all));
+        for (place, prefix) in self
+            .prefixes
+            .iter()
+            .enumerate()
+            .skip(first.unwrap_or(usize::MAX))
+        {
             let existing = tracked.into_iter().flat_map(|tracked| &tracked.prefixes);
             let mut existing = existing.map(|existing| ("an existing", &**existing));
             let mut others = self.prefixes[place + 1..]
@@ -356,6 +370,17 @@ impl<'a> Wish<'a> {
         }
         Ok(())
     }
+}
+
+/// True if a prefix, which is one of `all` in their order, begins with another one of them or the other way round.
+fn overlaps_another(prefix: &[u8], all: &[&[u8]]) -> bool {
+    let before = all.partition_point(|other| *other < prefix);
+    let next = all.get(before + 1);
+    let last = |start: &[u8]| {
+        let end = all[..before].partition_point(|other| *other <= start);
+        all[..end].last().copied()
+    };
+    next.is_some_and(|next| next.starts_with(prefix)) || begins_with_any(prefix, last)
 }
 
 /// CLIENT TRACKING.

@@ -104,18 +104,10 @@ impl Worker {
 
     /// Closes a connection whose client leaves too many replies unread.
     pub(super) fn check_output_limit(&mut self, key: usize) {
-        let limits = self.dispatcher.config.client_output_buffer_limit;
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
-        // A client that monitors is sent what others do, as a subscriber is; with the usual lack of a
-        // limit for ordinary clients, one that does not read would take all memory.
-        let session = &connection.session;
-        let limit = if session.subscriptions.is_some() || session.client.monitor.load(Relaxed) {
-            limits.pubsub
-        } else {
-            limits.normal
-        };
+        let limit = connection.session.output_limit(&self.dispatcher.config);
         if connection.exceeds_output_limit(limit) {
             self.note_unread(key);
             self.close(key);

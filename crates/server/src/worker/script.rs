@@ -78,6 +78,10 @@ impl Worker {
         bytes.shrink_to(super::SPARE_OUTPUT_BYTES_MAX);
         self.script_reply = bytes;
         connection.stall = stall;
+        if !matches!(stall, Some(Stall::Shard(_))) {
+            // It is no other script's.
+            connection.session.script_plan = None;
+        }
         if stall.is_none() {
             batch.next += 1;
             if let Some(until) = connection.session.sleeps_until {
@@ -128,7 +132,6 @@ impl Worker {
         } else if row.within_multi == WithinMulti::Executes {
             exec::exec_around(self, session, now, &mut reply)
         } else {
-            self.dispatcher.show_script(session, row, args);
             scripts::run(self, session, row, args, now, &mut reply)
         };
         let dispatcher = &mut self.dispatcher;

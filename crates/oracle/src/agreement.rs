@@ -1,0 +1,246 @@
+//! When two replies agree.
+
+use crate::rows::Rule;
+use crate::sequence::Step;
+use crate::text::render;
+use damselfly_protocol::client::Value;
+use std::io;
+
+/// A reply, or why none came.
+pub(crate) type Outcome = Result<Value, io::ErrorKind>;
+
+/// Remembers how the replies of the transaction that is open are to be compared.
+pub(crate) fn note_queued(queued: &mut Vec<Rule>, step: &Step, reply: &Outcome) {
+    if *reply != Ok(Value::Simple(b"QUEUED".to_vec())) {
+        let begins = step.is("MULTI") && *reply == Ok(Value::Simple(b"OK".to_vec()));
+        let ends = ["EXEC", "DISCARD", "RESET"];
+        if begins || ends.iter().any(|name| step.is(name)) {
+            queued.clear();
+        }
+        return;
+    }
+    queued.push(step.rule);
+    if step.rule == Rule::Take {
+        // The removal that follows it.
+        queued.push(Rule::Exact);
+    }
+}
+
+/// Compares replies to EXEC.
+pub(crate) fn agree_all(queued: &[Rule], reference: &Outcome, subject: &Outcome) -> bool {
+    let (Ok(Value::Array(theirs)), Ok(Value::Array(ours))) = (reference, subject) else {
+        return reference == subject;
+    };
+    let agrees = |((theirs, ours), rule): ((&Value, &Value), &Rule)| {
+        // One step of an iteration: each server shows other keys.
+        *rule == Rule::Scan || agree(*rule, &Ok(theirs.clone()), &Ok(ours.clone()))
+    };
+    theirs.len() == ours.len()
+        && theirs.len() == queued.len()
+        && theirs.iter().zip(ours).zip(queued).all(agrees)
+}
+
+/// Whether a reply of ours is what the reference's is, by the rule of its command.
+pub(crate) fn agree(rule: Rule, reference: &Outcome, subject: &Outcome) -> bool {
+    let (Ok(reference), Ok(subject)) = (reference, subject) else {
+        return reference == subject;
+    };
+    match rule {
+        Rule::Exact | Rule::Scan | Rule::Queued => reference == subject,
+        Rule::Unordered => sorted(reference) == sorted(subject),
+        Rule::Near(tolerance) => match (reference, subject) {
+            // Negative replies are answers of their own, not times.
+            (Value::Integer(theirs), Value::Integer(ours)) if *theirs >= 0 && *ours >= 0 => {
+                theirs.abs_diff(*ours) <= tolerance.unsigned_abs()
+            }
+            _ => reference == subject,
+        },
+        Rule::AtMost => match (reference, subject) {
+            (Value::Integer(theirs), Value::Integer(ours)) => (0..=*theirs).contains(ours),
+            _ => reference == subject,
+        },
+        Rule::Shape | Rule::Take => same_shape(reference, subject),
+        Rule::Idle => same_but_for_times(reference, subject),
+        Rule::Sorted => {
+            let complaint = b"ERR One or more scores can't be converted into double";
+            reference == subject || *reference == Value::Error(complaint.to_vec())
+        }
+        Rule::Encoding => {
+            reference == subject
+                || [&b"hashtable"[..], b"quicklist", b"skiplist"]
+                    .map(|name| Value::Bulk(name.to_vec()))
+                    .contains(reference)
+                    && *subject == Value::Bulk(b"listpack".to_vec())
+        }
+        Rule::Hello => without_identity(reference) == without_identity(subject),
+    }
+}
+
+/// A reply with every negative zero as a plain one. Redis's SORT makes a skiplist of a sorted set, which keeps the sign of a score
+/// of zero where a listpack does not.
+pub(crate) fn plain_zeros(outcome: &Outcome) -> String {
+    let text = show(outcome).replace("\"-0\"", "\"0\"");
+    text.replace("(double) -0", "(double) 0")
+}
+
+fn sorted(value: &Value) -> Value {
+    let mut value = value.clone();
+    match &mut value {
+        Value::Array(items) | Value::Set(items) => items.sort_by_key(render),
+        Value::Map(pairs) => pairs.sort_by_key(|(key, _)| render(key)),
+        _ => {}
+    }
+    value
+}
+
+fn same_shape(left: &Value, right: &Value) -> bool {
+    match (left, right) {
+        (Value::Array(left), Value::Array(right)) | (Value::Set(left), Value::Set(right)) => {
+            left.len() == right.len()
+                && left
+                    .iter()
+                    .zip(right)
+                    .all(|(left, right)| same_shape(left, right))
+        }
+        (Value::Bulk(_), Value::Bulk(_)) | (Value::Integer(_), Value::Integer(_)) => true,
+        _ => left == right,
+    }
+}
+
+/// True if two replies differ in nothing but numbers that are times, and the number of nodes of a tree.
+fn same_but_for_times(left: &Value, right: &Value) -> bool {
+    const TOLERANCE_MS: u64 = 2000;
+    /// Times since the epoch, and idle times of what claims to be that old, are far above all counts.
+    const TIME_MIN: i64 = 1 << 40;
+    /// An entry of those that wait for their acknowledgement: id, consumer, idle time, count.
+    const PENDING: usize = 4;
+    let all = |left: &[Value], right: &[Value]| {
+        let pending = left.len() == PENDING && matches!(left[2], Value::Integer(_));
+        let is_named = |at: usize, names: &[&str]| {
+            let name = at.checked_sub(1).and_then(|at| left.get(at));
+            names
+                .iter()
+                .any(|known| name == Some(&Value::Bulk(known.as_bytes().to_vec())))
+        };
+        let same = |at: usize| {
+            if is_named(at, &["radix-tree-nodes"]) {
+                return true;
+            }
+            match (&left[at], &right[at]) {
+                (Value::Integer(theirs), Value::Integer(ours)) => {
+                    let is_time = is_named(at, &["idle", "seen-time"])
+                        || pending && at == 2
+                        || theirs.unsigned_abs() > TIME_MIN as u64;
+                    theirs == ours || is_time && theirs.abs_diff(*ours) < TOLERANCE_MS
+                }
+                (theirs, ours) => same_but_for_times(theirs, ours),
+            }
+        };
+        left.len() == right.len() && (0..left.len()).all(same)
+    };
+    match (left, right) {
+        (Value::Array(left), Value::Array(right)) => all(left, right),
+        (Value::Map(left), Value::Map(right)) => {
+            let flat = |pairs: &[(Value, Value)]| -> Vec<Value> {
+                let pairs = pairs.iter().cloned();
+                pairs.flat_map(|(name, value)| [name, value]).collect()
+            };
+            all(&flat(left), &flat(right))
+        }
+        _ => left == right,
+    }
+}
+
+/// HELLO's fields but for the server's name and version and the connection's number.
+fn without_identity(reply: &Value) -> Vec<(Value, Value)> {
+    let pairs: Vec<(Value, Value)> = match reply {
+        Value::Map(pairs) => pairs.clone(),
+        Value::Array(items) => items
+            .chunks_exact(2)
+            .map(|pair| (pair[0].clone(), pair[1].clone()))
+            .collect(),
+        other => vec![(other.clone(), other.clone())],
+    };
+    let identity = |key: &Value| {
+        [b"server".as_slice(), b"version", b"id"]
+            .iter()
+            .any(|name| *key == Value::Bulk(name.to_vec()))
+    };
+    pairs
+        .into_iter()
+        .filter(|(key, _)| !identity(key))
+        .collect()
+}
+
+/// What came, for people to read.
+pub(crate) fn show(outcome: &Outcome) -> String {
+    match outcome {
+        Ok(value) => render(value),
+        Err(io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => {
+            "(connection closed)".into()
+        }
+        Err(io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => "(no reply)".into(),
+        Err(kind) => format!("({kind})"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bulk(text: &str) -> Value {
+        Value::Bulk(text.into())
+    }
+
+    #[test]
+    fn each_rule_can_fail() {
+        let differ = |rule, theirs: Value, ours: Value| !agree(rule, &Ok(theirs), &Ok(ours));
+        assert!(differ(Rule::Exact, bulk("1"), Value::Integer(1)));
+        assert!(differ(
+            Rule::Unordered,
+            Value::Array(vec![bulk("a")]),
+            Value::Array(vec![bulk("b")])
+        ));
+        assert!(!differ(
+            Rule::Unordered,
+            Value::Array(vec![bulk("a"), bulk("b")]),
+            Value::Array(vec![bulk("b"), bulk("a")])
+        ));
+        assert!(differ(
+            Rule::Near(1),
+            Value::Integer(10),
+            Value::Integer(12)
+        ));
+        assert!(!differ(
+            Rule::Near(1),
+            Value::Integer(10),
+            Value::Integer(9)
+        ));
+        assert!(differ(
+            Rule::Near(1),
+            Value::Integer(-1),
+            Value::Integer(-2)
+        ));
+        assert!(differ(Rule::Shape, Value::Integer(1), bulk("1")));
+        assert!(differ(
+            Rule::Shape,
+            Value::Error(b"ERR a".to_vec()),
+            Value::Error(b"ERR b".to_vec())
+        ));
+        assert!(differ(
+            Rule::Hello,
+            Value::Map(vec![(bulk("proto"), Value::Integer(2))]),
+            Value::Map(vec![(bulk("proto"), Value::Integer(3))])
+        ));
+        assert!(!differ(
+            Rule::Hello,
+            Value::Map(vec![(bulk("id"), Value::Integer(2))]),
+            Value::Map(vec![(bulk("id"), Value::Integer(3))])
+        ));
+        assert!(!agree(
+            Rule::Exact,
+            &Ok(Value::Integer(1)),
+            &Err(io::ErrorKind::UnexpectedEof)
+        ));
+    }
+}

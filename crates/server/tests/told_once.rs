@@ -1,0 +1,145 @@
+//! A script that has to wait for a lock, or is undone and runs again, is told of once: to those who monitor, who hear events,
+//! and in statistics.
+
+mod common;
+
+use common::{Client, TestServer, until};
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use damselfly_engine::{Key, Now, Tx};
+
+/// Takes the lock of a key's shard.
+fn lock<'s>(server: &'s TestServer, key: &str) -> Tx<'s> {
+    let engine = &server.shared().engine;
+    let tx = engine.lock_one(Key::new(key.as_bytes()).hash, 0, Now(0));
+    tx.expect("nobody else uses it")
+}
+
+/// Two keys in different shards.
+fn keys_apart(server: &TestServer) -> (String, String) {
+    let engine = &server.shared().engine;
+    let shard = |key: &str| engine.shard_of(damselfly_base::hash(key.as_bytes()));
+    let mut others = (0..).map(|number| format!("other{number}"));
+    let other = others.find(|other| shard(other) != shard("key"));
+    (String::from("key"), other.unwrap())
+}
+
+/// What a client that monitors is shown before the command `last`.
+fn shown_before(monitor: &mut Client, last: &str) -> Vec<String> {
+    let lines = std::iter::from_fn(|| Some(monitor.receive()));
+    lines.take_while(|line| !line.contains(last)).collect()
+}
+
+/// The bug: a script was shown with every try to take its locks.
+#[test]
+fn a_script_that_waits_for_a_lock_is_shown_once_to_those_who_monitor() {
+    let server = TestServer::start();
+    let (mut client, mut monitor) = (server.client(), server.client());
+    let id = client.number("CLIENT ID");
+    monitor.run("MONITOR");
+    let held = lock(&server, "key");
+    client.send_words(&["EVAL", "return redis.call('GET', KEYS[1])", "1", "key"]);
+    let mut observer = server.client();
+    until("it waits", || {
+        let list = observer.text(&format!("CLIENT LIST ID {id}"));
+        list.contains(" cmd=eval ")
+    });
+    drop(held);
+    assert_eq!(client.receive(), "(nil)");
+    client.run("ECHO over");
+    let shown = shown_before(&mut monitor, "over");
+    let of_script: Vec<_> = shown.iter().filter(|line| line.contains("GET")).collect();
+    assert_eq!(of_script.len(), 2, "{shown:?}");
+    assert!(of_script[0].contains("EVAL") && of_script[1].contains("lua"));
+}
+
+/// The bugs: what a script had read before its first change, or without any, was told again when it ran again, and so was what
+/// it was refused.
+#[test]
+fn a_script_that_is_undone_is_told_of_once() {
+    for writes in ["", "redis.call('SET', KEYS[1], 1); "] {
+        let server = TestServer::with(|config| config.notify_keyspace_events = "Em".into());
+        let (first, other) = keys_apart(&server);
+        let (mut client, mut monitor, mut hears) =
+            (server.client(), server.client(), server.client());
+        monitor.run("MONITOR");
+        hears.run("SUBSCRIBE __keyevent@0__:keymiss");
+        let script = format!(
+            "redis.call('GET', KEYS[1]); redis.pcall('GET'); {writes}return redis.call('GET', ARGV[1])"
+        );
+        let held = lock(&server, &other);
+        client.send_words(&["EVAL", &script, "1", &first, &other]);
+        let undone = &server.shared().scripts.counts.undone;
+        until("it is undone", || undone.load(Relaxed) == 1);
+        drop(held);
+        assert_eq!(client.receive(), "(nil)");
+        client.run("GET last");
+        let messages: Vec<String> = std::iter::from_fn(|| Some(hears.receive()))
+            .take_while(|message| !message.contains("last"))
+            .collect();
+        assert_eq!(messages.len(), 2, "{messages:?}");
+        let shown = shown_before(&mut monitor, "last");
+        let count = |what: &str| shown.iter().filter(|line| line.contains(what)).count();
+        assert_eq!((count("EVAL"), count("lua] \"GET\"")), (1, 2), "{shown:?}");
+        let info = client.text("INFO all");
+        let calls = |row: &str| info.lines().find(|line| line.starts_with(row)).unwrap();
+        let get = calls("cmdstat_get:");
+        assert!(
+            get.contains("calls=3,") && get.contains("rejected_calls=1,"),
+            "{get}"
+        );
+        assert!(calls("errorstat_ERR:").ends_with("count=1"), "{info}");
+        assert!(calls("keyspace_misses:").ends_with(":3"), "{info}");
+    }
+}
+
+/// The bug: while a script was slow, its lines were sent with those of the clients that had turns meanwhile, as if they were
+/// theirs; so a client that monitors missed them if it sent a command itself. Those of a transaction came before its own.
+#[test]
+fn one_who_monitors_sees_a_slow_script_whatever_it_does_itself() {
+    // So many calls that they are shown before it is certain that they stay.
+    const SLOW: &str = "redis.call('GET', 'key'); for i = 1, 1100 do redis.call('ECHO', 'echo') end; while true do end";
+    let server = TestServer::with(|config| {
+        config.threads = 1;
+        config.busy_reply_threshold_ms = 20;
+    });
+    let (mut client, mut monitor) = (server.client(), server.client());
+    for is_transaction in [false, true] {
+        monitor.run("MONITOR");
+        if is_transaction {
+            client.run("MULTI");
+            client.run("TYPE before");
+        }
+        client.send_words(&["EVAL", SLOW, "0"]);
+        if is_transaction {
+            client.send("EXEC");
+        }
+        until("it is slow", || server.shared().scripts.slow().len() == 1);
+        monitor.send("PING over");
+        let shown = shown_before(&mut monitor, "over");
+        let place = |what: &str| shown.iter().position(|line| line.contains(what));
+        let places = [place("EVAL"), place("lua] \"GET\""), place("lua] \"ECHO\"")];
+        assert!(places.iter().all(Option::is_some), "{places:?}");
+        assert!(places.is_sorted(), "{places:?}");
+        assert!(!is_transaction || place("TYPE") < place("EVAL"));
+        assert_eq!(server.client().run("SCRIPT KILL"), "OK");
+        monitor = server.client();
+        until("it has ended", || server.shared().scripts.slow().is_empty());
+        client = server.client();
+    }
+}
+
+/// The bug: as long as a script could be undone, its events took memory without bound.
+#[test]
+fn a_script_that_causes_many_events_does_not_keep_them_all() {
+    let server = TestServer::with(|config| config.notify_keyspace_events = "Em$".into());
+    let mut client = server.client();
+    for command in ["INCR", "GET"] {
+        let script = format!("for i = 1, 20000 do redis.call('{command}', KEYS[1]) end");
+        assert_eq!(client.run_words(&["EVAL", &script, "1", "key"]), "(nil)");
+        let irrevocable = &server.shared().scripts.counts.irrevocable;
+        assert_eq!(irrevocable.swap(0, Relaxed), 1, "{command}");
+        client.run("DEL key");
+    }
+}
