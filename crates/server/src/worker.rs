@@ -516,12 +516,7 @@ impl Worker {
         let Some(mut connection) = self.connections.try_remove(key) else {
             return;
         };
-        let client = &connection.session.client;
-        crate::session::connection::stop_monitoring(&self.shared, client);
-        let engine = &self.shared.engine;
-        connection.session.transaction.end(engine, client);
-        crate::session::pubsub::leave(&self.shared, &mut connection.session);
-        crate::session::tracking::stop(&self.shared, &mut connection.session);
+        crate::session::connection::leave(&self.shared, &mut connection.session);
         let client = &connection.session.client;
         self.shared.clients.remove(client.id);
         self.shared.threads[self.index]

@@ -445,3 +445,16 @@ fn a_crowd_is_served_by_one_message() {
     drop(left);
     until_nothing_is_left(&server);
 }
+
+#[test]
+fn one_who_has_quit_receives_nothing_any_more() {
+    let server = TestServer::start();
+    let mut publisher = server.client();
+    for _ in 0..300 {
+        let mut leaver = server.client();
+        subscribe(&mut leaver, "PSUBSCRIBE *");
+        leaver.send("QUIT");
+        assert_eq!(next(&mut leaver), ["OK"]);
+        assert_eq!(publisher.number("PUBLISH channel x"), 0);
+    }
+}

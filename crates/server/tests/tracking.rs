@@ -389,6 +389,9 @@ fn a_client_that_reads_nothing_costs_bounded_memory() {
         "OK"
     );
     reader.send("GET big");
+    until("the key was read", || {
+        server.shared().engine.tracked_keys() == 1
+    });
     assert_eq!(writer.run("SET big x"), "OK");
     assert_eq!(text(&reader.receive_value().unwrap()).len(), 4 << 20);
     assert_eq!(next(&mut reader), ["invalidate", "big"]);

@@ -8,7 +8,8 @@ use damselfly_commands::{Args, Command, Group, Keys, Result, Run, Trait};
 use damselfly_protocol::{Reply, Version};
 
 use crate::registry::Handler;
-use crate::session::{Context, Replies, pubsub, tracking};
+use crate::session::{Context, Replies, Session, pubsub, tracking};
+use crate::shared::Shared;
 
 /// Traits that most of them share: always allowed, and quick.
 const ALWAYS: [Trait; 4] = [Trait::NoScript, Trait::Loading, Trait::Stale, Trait::Fast];
@@ -166,9 +167,19 @@ fn select(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> R
 }
 
 fn quit(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    context.session.closing = true;
+    let session = &mut *context.session;
+    session.closing = true;
+    leave(context.shared, session);
     reply.ok();
     Ok(())
+}
+
+/// Takes a client out of all that others see of it, and that it hears of others.
+pub(crate) fn leave(shared: &Shared, session: &mut Session) {
+    stop_monitoring(shared, &session.client);
+    session.transaction.end(&shared.engine, &session.client);
+    pubsub::leave(shared, session);
+    tracking::stop(shared, session);
 }
 
 /// The user that every connection has until another one is named.
@@ -283,11 +294,7 @@ fn hello(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Re
 
 fn reset(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let session = &mut *context.session;
-    stop_monitoring(context.shared, &session.client);
-    let engine = &context.shared.engine;
-    session.transaction.end(engine, &session.client);
-    pubsub::leave(context.shared, session);
-    tracking::stop(context.shared, session);
+    leave(context.shared, session);
     session.client.no_evict.store(false, Relaxed);
     session.client.no_touch.store(false, Relaxed);
     session.client.names().name.clear();
@@ -303,7 +310,7 @@ fn reset(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Resul
 }
 
 /// Ends MONITOR for a client, if it was on.
-pub(crate) fn stop_monitoring(shared: &crate::shared::Shared, client: &crate::clients::Client) {
+fn stop_monitoring(shared: &Shared, client: &crate::clients::Client) {
     if shared.clients.stop_monitoring(client) {
         shared.monitors.fetch_sub(1, Relaxed);
     }
