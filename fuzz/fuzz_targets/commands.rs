@@ -326,7 +326,7 @@ fn may_be_key(at: At, place: usize, len: usize) -> bool {
         At::ToEnd { first, step } => place >= first && (place - first).is_multiple_of(step),
         At::ToLastButOne(first) => place >= first && place + 1 < len,
         At::Counted(count_at) => place > count_at,
-        At::Behind { from, .. } => place > from,
+        At::HalfBehind { from, .. } | At::Behind { from, .. } => place > from,
     }
 }
 
