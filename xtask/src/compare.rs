@@ -324,7 +324,13 @@ impl Run<'_> {
         let (depth, connections) = (row.depth.to_string(), row.connections.to_string());
         let subscribers = row.subscribers.to_string();
         let keys = self.options.keys.min(row.keys_max);
-        let seconds = self.options.seconds.to_string();
+        let length = match row.requests_per_second {
+            None => ("--duration", self.options.seconds.to_string()),
+            Some(count) => {
+                let requests = (count as f64 * self.options.seconds) as u64;
+                ("--requests", requests.to_string())
+            }
+        };
         let arguments = [
             "--mix",
             row.mix,
@@ -334,10 +340,12 @@ impl Run<'_> {
             &connections,
             "--subscribers",
             &subscribers,
-            "--duration",
-            seconds.as_str(),
+            length.0,
+            &length.1,
         ];
-        for _ in 0..self.options.rounds {
+        for round in 1..=self.options.rounds {
+            let seed = round.to_string();
+            let arguments = [&arguments[..], &["--seed", &seed]].concat();
             for (server, figures) in servers.iter().zip(&mut rounds) {
                 let measured = self.load(server, &arguments, row.protocol, keys)?;
                 if measured.number("errors") > 0.0 {

@@ -18,6 +18,8 @@ pub(super) struct Workload {
     pub is_in_big: bool,
     /// It uses at most so many keys, whatever `--keys` says: collections are to have some elements each.
     pub keys_max: u64,
+    /// So many requests for each of the seconds that a round is to take, so that collections grow alike on all servers.
+    pub requests_per_second: Option<u64>,
 }
 
 const MIXED: &str = "set:1,get:10";
@@ -33,6 +35,7 @@ pub(super) const WORKLOADS: &[Workload] = &[
         subscribers: 0,
         is_in_big: false,
         keys_max: u64::MAX,
+        requests_per_second: None,
     },
     Workload {
         name: "mixed P30 c50",
@@ -43,6 +46,7 @@ pub(super) const WORKLOADS: &[Workload] = &[
         subscribers: 0,
         is_in_big: true,
         keys_max: u64::MAX,
+        requests_per_second: None,
     },
     Workload {
         name: "set P30 c50",
@@ -53,6 +57,7 @@ pub(super) const WORKLOADS: &[Workload] = &[
         subscribers: 0,
         is_in_big: false,
         keys_max: u64::MAX,
+        requests_per_second: None,
     },
     Workload {
         name: "4 SETs together c50, per SET",
@@ -62,6 +67,7 @@ pub(super) const WORKLOADS: &[Workload] = &[
         connections: 50,
         is_in_big: false,
         keys_max: u64::MAX,
+        requests_per_second: None,
         subscribers: 0,
     },
     Workload {
@@ -72,6 +78,7 @@ pub(super) const WORKLOADS: &[Workload] = &[
         connections: 50,
         is_in_big: false,
         keys_max: u64::MAX,
+        requests_per_second: None,
         subscribers: 0,
     },
     script(
@@ -95,6 +102,7 @@ pub(super) const WORKLOADS: &[Workload] = &[
         subscribers: 0,
         is_in_big: false,
         keys_max: u64::MAX,
+        requests_per_second: None,
     },
     Workload {
         name: "mixed P1 c1",
@@ -105,6 +113,7 @@ pub(super) const WORKLOADS: &[Workload] = &[
         subscribers: 0,
         is_in_big: false,
         keys_max: u64::MAX,
+        requests_per_second: None,
     },
     collection("lpush, lpop P30 c50", "lpush,lpop"),
     collection("lrange of 10 P30 c50", "rpush:1,lpop:1,lrange:8"),
@@ -127,6 +136,7 @@ pub(super) const WORKLOADS: &[Workload] = &[
         subscribers: 0,
         is_in_big: false,
         keys_max: u64::MAX,
+        requests_per_second: None,
     },
     Workload {
         name: "memcached mixed P30 c50",
@@ -137,6 +147,7 @@ pub(super) const WORKLOADS: &[Workload] = &[
         subscribers: 0,
         is_in_big: false,
         keys_max: u64::MAX,
+        requests_per_second: None,
     },
 ];
 
@@ -151,6 +162,7 @@ const fn collection(name: &'static str, mix: &'static str) -> Workload {
         subscribers: 0,
         is_in_big: false,
         keys_max: 10_000,
+        requests_per_second: Some(1_000_000),
     }
 }
 
@@ -165,6 +177,7 @@ const fn script(name: &'static str, mix: &'static str, depth: usize) -> Workload
         subscribers: 0,
         is_in_big: false,
         keys_max: u64::MAX,
+        requests_per_second: None,
     }
 }
 
@@ -179,6 +192,7 @@ const fn publish(name: &'static str, depth: usize, subscribers: usize) -> Worklo
         subscribers,
         is_in_big: false,
         keys_max: u64::MAX,
+        requests_per_second: None,
     }
 }
 
