@@ -102,7 +102,9 @@ fn same_shape(left: &Value, right: &Value) -> bool {
                     .zip(right)
                     .all(|(left, right)| same_shape(left, right))
         }
-        (Value::Bulk(_), Value::Bulk(_)) | (Value::Integer(_), Value::Integer(_)) => true,
+        (Value::Bulk(_), Value::Bulk(_))
+        | (Value::Integer(_), Value::Integer(_))
+        | (Value::Double(_), Value::Double(_)) => true,
         _ => left == right,
     }
 }
@@ -222,6 +224,9 @@ mod tests {
             Value::Integer(-2)
         ));
         assert!(differ(Rule::Shape, Value::Integer(1), bulk("1")));
+        let double = |text: &str| Value::Double(text.into());
+        assert!(differ(Rule::Shape, double("1"), bulk("1")));
+        assert!(!differ(Rule::Shape, double("1"), double("2")));
         assert!(differ(
             Rule::Shape,
             Value::Error(b"ERR a".to_vec()),
