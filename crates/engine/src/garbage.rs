@@ -3,7 +3,7 @@
 //! There is one heap of garbage for the process, since a large collection that is dropped knows no engine.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use damselfly_value::Large;
 
@@ -40,12 +40,13 @@ pub fn reset_freed() {
     FREED.store(0, Relaxed);
 }
 
+fn parts() -> MutexGuard<'static, Vec<Part>> {
+    PARTS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn add(part: Part) {
     PENDING.fetch_add(1, Relaxed);
-    PARTS
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .push(part);
+    parts().push(part);
     ADDED.notify_one();
 }
 
@@ -68,16 +69,22 @@ fn add_collection(large: Large) {
 pub fn free() -> ! {
     damselfly_value::free_large_with(add_collection);
     FREES.set(true);
-    let mut parts = PARTS.lock().unwrap_or_else(PoisonError::into_inner);
     loop {
-        let Some(part) = parts.pop() else {
-            parts = ADDED.wait(parts).unwrap_or_else(PoisonError::into_inner);
-            continue;
+        free_pending();
+        let waiting = ADDED.wait_while(parts(), |parts| parts.is_empty());
+        drop(waiting.unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// Frees all that was handed over so far.
+pub fn free_pending() {
+    loop {
+        // The lock is let go before anything is freed.
+        let Some(part) = parts().pop() else {
+            return;
         };
-        drop(parts);
         drop(part);
         PENDING.fetch_sub(1, Relaxed);
         FREED.fetch_add(1, Relaxed);
-        parts = PARTS.lock().unwrap_or_else(PoisonError::into_inner);
     }
 }
