@@ -12,7 +12,7 @@ use std::cell::Cell;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering::Relaxed};
 
-/// Lines of the counter. Threads beyond this many share the last line.
+/// Lines of the counter: one for each thread, the last for all that come later.
 const LINES: usize = 128;
 
 #[repr(align(64))]
@@ -29,8 +29,18 @@ thread_local! {
 /// Bytes in use by the whole process, as the sum of what was asked for (and, for entries, of what
 /// was truly set aside).
 pub fn used_bytes() -> usize {
-    let sum: i64 = USED.iter().map(|line| line.0.load(Relaxed)).sum();
+    let (own, shared) = USED.split_at(LINES - 1);
+    let started = THREADS.load(Relaxed).min(own.len());
+    let lines = own[..started].iter().chain(shared);
+    let sum: i64 = lines.map(|line| line.0.load(Relaxed)).sum();
     usize::try_from(sum).unwrap_or(0)
+}
+
+/// What this thread has allocated less what it has freed, in bytes; below zero for one that frees what others have allocated.
+/// Threads beyond the first 127 are counted together.
+pub fn thread_bytes() -> i64 {
+    let line = LINE.try_with(Cell::get).unwrap_or(LINES - 1);
+    USED[line.min(LINES - 1)].0.load(Relaxed)
 }
 
 /// How often this thread has allocated: blocks of its own and, where [`Heap`] is the global

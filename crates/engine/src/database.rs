@@ -16,6 +16,8 @@ pub struct Database {
     counts: Counts,
     /// Where the background sweep goes on, in hash order.
     pub(crate) sweep_position: u64,
+    /// Where the search for keys to evict goes on, in hash order.
+    pub(crate) evict_position: u64,
 }
 
 /// What is counted about entries.
@@ -158,6 +160,7 @@ impl Database {
             table: Table::new(shard_bits, stagger),
             counts: Counts::default(),
             sweep_position: 0,
+            evict_position: 0,
         }
     }
 
@@ -189,6 +192,11 @@ impl Database {
     /// Bytes of the table around the entries.
     pub fn table_bytes(&self) -> usize {
         self.table.memory_bytes()
+    }
+
+    /// Bytes of all of it.
+    pub fn bytes(&self) -> usize {
+        self.entry_bytes() + self.table_bytes()
     }
 
     /// How full the table is.

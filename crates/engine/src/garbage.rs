@@ -11,13 +11,23 @@ use crate::Database;
 
 /// A part of the garbage.
 enum Part {
-    Databases { _dropped: Vec<Database> },
-    Collection { _dropped: Large },
+    Databases(Vec<Database>),
+    Collection(Large),
+}
+
+impl Part {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Databases(databases) => databases.iter().map(Database::bytes).sum(),
+            Self::Collection(large) => large.memory_bytes(),
+        }
+    }
 }
 
 static PARTS: Mutex<Vec<Part>> = Mutex::new(Vec::new());
 static ADDED: Condvar = Condvar::new();
 static PENDING: AtomicUsize = AtomicUsize::new(0);
+static PENDING_BYTES: AtomicUsize = AtomicUsize::new(0);
 static FREED: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
@@ -28,6 +38,11 @@ thread_local! {
 /// How many databases and collections wait to be freed.
 pub fn pending() -> usize {
     PENDING.load(Relaxed)
+}
+
+/// The bytes that those take.
+pub fn pending_bytes() -> usize {
+    PENDING_BYTES.load(Relaxed)
 }
 
 /// How many were freed since the start.
@@ -46,21 +61,20 @@ fn parts() -> MutexGuard<'static, Vec<Part>> {
 
 fn add(part: Part) {
     PENDING.fetch_add(1, Relaxed);
+    PENDING_BYTES.fetch_add(part.bytes(), Relaxed);
     parts().push(part);
     ADDED.notify_one();
 }
 
 pub(crate) fn add_databases(databases: Vec<Database>) {
-    add(Part::Databases {
-        _dropped: databases,
-    });
+    add(Part::Databases(databases));
 }
 
 fn add_collection(large: Large) {
     if FREES.get() {
         drop(large);
     } else {
-        add(Part::Collection { _dropped: large });
+        add(Part::Collection(large));
     }
 }
 
@@ -83,8 +97,10 @@ pub fn free_pending() {
         let Some(part) = parts().pop() else {
             return;
         };
+        let bytes = part.bytes();
         drop(part);
         PENDING.fetch_sub(1, Relaxed);
+        PENDING_BYTES.fetch_sub(bytes, Relaxed);
         FREED.fetch_add(1, Relaxed);
     }
 }

@@ -12,6 +12,7 @@ mod aside;
 mod changes;
 mod database;
 mod events;
+mod eviction;
 mod expiry;
 pub mod garbage;
 mod keyspace;
@@ -24,6 +25,7 @@ mod watching;
 
 pub use access::{AccessPolicy, frequency, idle_seconds};
 pub use database::{Absent, Database, Place, Present};
+pub use eviction::{Evicted, Eviction, Order};
 pub use events::{Audience, Event, KeyEvent, Wanted};
 pub use keyspace::Cursor;
 pub use shard::{Busy, Engine, KeyspaceTotals, Rule, Settings, Wake};

@@ -10,6 +10,7 @@
 mod account;
 pub mod exec;
 mod late;
+mod room;
 mod unknown;
 
 use std::sync::Arc;
@@ -22,6 +23,8 @@ use damselfly_protocol::Reply;
 
 pub(crate) use self::account::count_effects;
 pub use self::late::REST_SLICE_BYTES;
+use self::room::Memory;
+pub use self::room::{Room, excess_bytes};
 use self::unknown::{unknown_command, unknown_subcommand};
 use crate::config::Config;
 use crate::connection::{Batch, Connection, OUTPUT_PAUSE_BYTES, Request, Stall};
@@ -54,6 +57,7 @@ pub struct Dispatcher {
     batch: u64,
     /// For transactions that begin.
     spare_queues: SpareQueues,
+    memory: Memory,
     /// What this thread's scripts use.
     pub scripts: ThreadScripts,
     /// The same as `shared`, but counted by this thread alone: quick to hold on to.
@@ -78,6 +82,7 @@ impl Dispatcher {
             unserved: Vec::new(),
             batch: 0,
             spare_queues: SpareQueues::default(),
+            memory: Memory::default(),
             scripts: ThreadScripts::default(),
             keeper: Arc::new(shared.clone()),
             shared,
@@ -96,6 +101,7 @@ impl Dispatcher {
         if generation != self.config_generation {
             self.config_generation = generation;
             self.config = self.shared.config();
+            self.memory = Memory::default();
         }
     }
 
@@ -352,7 +358,7 @@ impl Dispatcher {
     /// The row to run, or why the request is refused before it runs.
     #[inline]
     fn checked(
-        &self,
+        &mut self,
         session: &mut Session,
         row: Option<&'static Row>,
         args: Args<'_>,
@@ -385,7 +391,12 @@ impl Dispatcher {
     }
 
     #[inline]
-    fn refusal(&self, session: &Session, row: &Row, args: Args<'_>) -> Option<CommandError> {
+    fn refusal(
+        &mut self,
+        session: &mut Session,
+        row: &Row,
+        args: Args<'_>,
+    ) -> Option<CommandError> {
         if !row.command.arity.allows(args.len()) {
             return Some(CommandError::Arity(row.name.clone()));
         }
@@ -409,8 +420,14 @@ impl Dispatcher {
                 "NOAUTH Authentication required.",
             )));
         }
+        if row.needs_memory || row.runs_script || session.transaction.is_open() {
+            self.memory.is_short = self.make_room() == Room::None;
+            if std::mem::take(&mut self.memory.has_evicted) {
+                self.end_aside(session);
+            }
+        }
         if session.transaction.is_open() {
-            let refusal = session.transaction.refusal(row, || self.is_memory_short());
+            let refusal = session.transaction.refusal(row, self.memory.is_short);
             if refusal.is_some() {
                 return refusal;
             }
@@ -423,18 +440,18 @@ impl Dispatcher {
                 "Replica can't interact with the keyspace",
             ));
         }
-        if (row.needs_memory || row.runs_script)
-            && self.is_memory_short()
-            && (row.needs_memory || scripts::needs_memory(&self.shared, row, args))
+        if self.memory.is_short
+            && (row.needs_memory
+                || row.runs_script && scripts::needs_memory(&self.shared, row, args))
         {
             return Some(CommandError::OutOfMemory);
         }
         None
     }
 
+    /// True if the command that runs, or the script that it is a part of, has found no room in memory.
     pub(crate) fn is_memory_short(&self) -> bool {
-        let limit = self.config.maxmemory_bytes;
-        limit > 0 && damselfly_base::heap::used_bytes() as u64 > limit
+        self.memory.is_short
     }
 
     /// Takes the locks that the row asks for and runs it.

@@ -202,6 +202,8 @@ pub struct Shared {
     pub latency: LatencyMonitor,
     /// The most memory that was ever in use, in bytes.
     pub peak_bytes: AtomicUsize,
+    /// For how long more memory than `maxmemory` was in use.
+    pub over_limit: OverLimit,
     /// Memory in use when the server was ready, in bytes.
     pub startup_bytes: AtomicUsize,
     /// Commands per second and bytes per second, sampled.
@@ -255,6 +257,7 @@ impl Shared {
             slowlog: Slowlog::default(),
             latency: LatencyMonitor::default(),
             peak_bytes: AtomicUsize::new(0),
+            over_limit: OverLimit::default(),
             startup_bytes: AtomicUsize::new(0),
             rates: Mutex::new(Rates::default()),
             last_save_s: AtomicI64::new(now_ms() / 1000),
@@ -311,6 +314,47 @@ impl Shared {
         let used = damselfly_base::heap::used_bytes();
         self.peak_bytes.fetch_max(used, Relaxed);
         used
+    }
+}
+
+/// For how long a limit was exceeded, as somebody saw who looks from time to time.
+#[derive(Debug, Default)]
+pub struct OverLimit {
+    /// Since when it is, in milliseconds since the epoch; zero if it is not.
+    since_ms: AtomicI64,
+    ended_ms: AtomicI64,
+}
+
+impl OverLimit {
+    /// Notes what is seen now; for a single thread.
+    pub fn note(&self, is_over: bool, now_ms: i64) {
+        match (self.since_ms.load(Relaxed), is_over) {
+            (0, true) => self.since_ms.store(now_ms, Relaxed),
+            (0, false) | (_, true) => {}
+            (_, false) => {
+                self.ended_ms.fetch_add(self.current_ms(now_ms), Relaxed);
+                self.since_ms.store(0, Relaxed);
+            }
+        }
+    }
+
+    /// For how long it is exceeded now, in milliseconds; zero if it is not.
+    pub fn current_ms(&self, now_ms: i64) -> i64 {
+        match self.since_ms.load(Relaxed) {
+            0 => 0,
+            since_ms => (now_ms - since_ms).max(0),
+        }
+    }
+
+    /// For how long it was exceeded, in milliseconds since the start or the last reset.
+    pub fn total_ms(&self, now_ms: i64) -> i64 {
+        self.ended_ms.load(Relaxed) + self.current_ms(now_ms)
+    }
+
+    /// Starts to count at zero again.
+    pub fn reset(&self) {
+        self.ended_ms.store(0, Relaxed);
+        self.since_ms.store(0, Relaxed);
     }
 }
 

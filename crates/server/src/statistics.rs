@@ -120,6 +120,8 @@ pub struct ThreadCounters {
     pub output_limit_disconnections: Counter,
     /// Clients closed for the memory that all clients together took.
     pub clients_evicted: Counter,
+    /// Keys removed to free memory.
+    pub keys_evicted: Counter,
     /// Clients closed for too much unprocessed input.
     pub query_limit_disconnections: Counter,
     /// Microseconds spent in the expiry sweep.
@@ -189,6 +191,7 @@ impl ThreadCounters {
             &self.writes,
             &self.output_limit_disconnections,
             &self.clients_evicted,
+            &self.keys_evicted,
             &self.query_limit_disconnections,
             &self.sweep_us,
             &self.sweep_out_of_time,

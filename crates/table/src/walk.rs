@@ -37,6 +37,17 @@ struct Range {
     next: u64,
 }
 
+impl Range {
+    /// Where a walk goes on: 0 at the end.
+    fn next_cursor(&self) -> u64 {
+        if self.next < POSITION_END {
+            self.next
+        } else {
+            0
+        }
+    }
+}
+
 impl<T: Item> Table<T> {
     /// The place in hash order of an item with this hash, as cursors of [`scan`](Self::scan) count it: below
     /// `2^POSITION_BITS`.
@@ -102,11 +113,30 @@ impl<T: Item> Table<T> {
             }
             bucket = after(bucket, buckets.len());
         }
-        if range.next < POSITION_END {
-            range.next
-        } else {
-            0
+        range.next_cursor()
+    }
+
+    /// Visits the items in the bucket of a position in hash order, or only those that are marked, and returns the position of
+    /// the next bucket, or 0 at the end. Items that overflow are visited where they are.
+    pub fn visit_bucket<'t>(
+        &'t self,
+        position: u64,
+        only_marked: bool,
+        visit: impl FnMut(T::Ref<'t>),
+    ) -> u64 {
+        let Some(range) = self.range_at(position) else {
+            return 0;
+        };
+        let buckets = self.directory.buckets(self.segment(range.entry));
+        if let Some(line) = buckets.get(range.bucket) {
+            let chosen = || {
+                let slots = line.slots().iter();
+                slots.filter(|slot| !slot.is_empty() && (!only_marked || slot.is_marked()))
+            };
+            chosen().for_each(Slot::prefetch);
+            chosen().filter_map(Slot::reference).for_each(visit);
         }
+        range.next_cursor()
     }
 
     /// All items, in no particular order; those soon to come are loaded ahead.
@@ -218,11 +248,7 @@ impl<T: Item> Table<T> {
             };
             count += self.sweep_bucket(range.entry, range.bucket, &mut dead, &mut removed);
             self.tighten(range.entry);
-            *position = if range.next < POSITION_END {
-                range.next
-            } else {
-                0
-            };
+            *position = range.next_cursor();
             if *position == 0 {
                 break;
             }

@@ -64,7 +64,6 @@ static LACKING: &[&str] = &[
     "locale-collate",
     "masterauth",
     "masteruser",
-    "maxmemory-eviction-tenacity",
     "min-replicas-max-lag",
     "min-replicas-to-write",
     "min-slaves-max-lag",

@@ -61,6 +61,8 @@ pub struct Config {
     pub maxmemory_policy: MaxmemoryPolicy,
     /// `maxmemory-samples`
     pub maxmemory_samples: u32,
+    /// `maxmemory-eviction-tenacity`
+    pub maxmemory_eviction_tenacity: u32,
     /// `maxmemory-clients`
     pub maxmemory_clients: ClientMemory,
     /// `lfu-log-factor`
@@ -177,6 +179,7 @@ impl Default for Config {
             maxmemory_bytes: 0,
             maxmemory_policy: MaxmemoryPolicy::Noeviction,
             maxmemory_samples: 5,
+            maxmemory_eviction_tenacity: 10,
             maxmemory_clients: ClientMemory::Bytes(0),
             lfu_log_factor: 10,
             lfu_decay_time_min: 1,

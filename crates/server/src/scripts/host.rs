@@ -66,8 +66,8 @@ pub(super) struct ScriptHost<'h, 't> {
     pub has_written: bool,
     /// A command that reads keys and changes none was called.
     pub has_read: bool,
-    /// Whether memory was short before the first command that needs some.
-    pub memory_is_short: Option<bool>,
+    /// Whether there was no room in memory when the script began.
+    pub memory_is_short: bool,
     pub timing: Timing<'h>,
     pub job: &'h Job<'h>,
 }
@@ -388,7 +388,7 @@ impl ScriptHost<'_, '_> {
                 "Write commands are not allowed from read-only scripts.",
             ));
         }
-        if row.needs_memory && !self.allows_oom && !self.has_written && self.is_memory_short() {
+        if row.needs_memory && !self.allows_oom && !self.has_written && self.memory_is_short {
             return Some(CommandError::OutOfMemory);
         }
         None
@@ -400,12 +400,6 @@ impl ScriptHost<'_, '_> {
         let group = row.command.group;
         let takes_no_locks = matches!(group, Group::Server | Group::Connection);
         takes_no_locks && self.shared.scripts.allows_denied.load(Relaxed)
-    }
-
-    fn is_memory_short(&mut self) -> bool {
-        *self
-            .memory_is_short
-            .get_or_insert_with(|| self.around.dispatcher().is_memory_short())
     }
 
     /// Runs a command and writes its reply. Returns the error that it is, if it is one.

@@ -256,6 +256,7 @@ fn run_once<'s>(
     } = room;
     let mut host = ScriptHost {
         timing: Timing::begin(around.dispatcher()),
+        memory_is_short: around.dispatcher().is_memory_short(),
         around,
         shared,
         db: session.db,
@@ -268,7 +269,6 @@ fn run_once<'s>(
         allows_oom: allows(Flags::ALLOW_OOM) || allows(Flags::NO_WRITES),
         has_written: false,
         has_read: false,
-        memory_is_short: None,
         job,
     };
     host.tx.set_script(true);

@@ -317,13 +317,9 @@ impl Transaction {
         client.transaction_bytes.store(queue + watched, Relaxed);
     }
 
-    /// Why a command of this row is refused that would not be outside of MULTI. `is_memory_short` says what it says.
+    /// Why a command of this row is refused that would not be outside of MULTI.
     #[cold]
-    pub fn refusal(
-        &self,
-        row: &Row,
-        is_memory_short: impl FnOnce() -> bool,
-    ) -> Option<CommandError> {
+    pub fn refusal(&self, row: &Row, is_memory_short: bool) -> Option<CommandError> {
         let queue = self.queue.as_ref()?;
         let needs_memory = match row.within_multi {
             WithinMulti::Refused => {
@@ -335,7 +331,7 @@ impl Transaction {
             WithinMulti::Executes => queue.needs_memory,
             WithinMulti::Leaves => false,
         };
-        (needs_memory && is_memory_short()).then_some(CommandError::OutOfMemory)
+        (needs_memory && is_memory_short).then_some(CommandError::OutOfMemory)
     }
 
     /// Forgets the queued commands and the watched keys.

@@ -7,6 +7,7 @@ use damselfly_engine::Now;
 
 use super::{TICK, Worker};
 use crate::connection::Stall;
+use crate::dispatch::{Room, excess_bytes};
 use crate::shared::{self, Rates};
 
 /// How soon the expiry sweep goes on if it has much to do, and how long a round may take then.
@@ -17,7 +18,8 @@ impl Worker {
     pub(super) fn do_what_is_due(&mut self) {
         let now = Instant::now();
         if now >= self.next_sweep {
-            self.next_sweep = now + if self.sweep(now) { SWEEP_AGAIN } else { TICK };
+            let has_more = self.sweep(now) | (self.dispatcher.make_room() == Room::Soon);
+            self.next_sweep = now + if has_more { SWEEP_AGAIN } else { TICK };
         }
         if now >= self.next_tick {
             self.next_tick = now + TICK;
@@ -27,6 +29,7 @@ impl Worker {
             }
             if self.index == 0 {
                 self.shared.note_memory();
+                self.note_limit();
                 self.shared
                     .engine
                     .drop_excess_tracked(shared::TRACKED_PER_TICK);
@@ -41,6 +44,13 @@ impl Worker {
             self.close_idle();
             damselfly_base::heap::collect();
         }
+    }
+
+    /// Notes whether `maxmemory` is exceeded.
+    fn note_limit(&self) {
+        let limit = self.dispatcher.config.maxmemory_bytes;
+        let is_over = limit > 0 && excess_bytes(limit) > 0;
+        self.shared.over_limit.note(is_over, shared::now_ms());
     }
 
     /// Removes expired keys from this thread's share of the shards, for a bounded time. True if there is

@@ -1,0 +1,170 @@
+//! Eviction: which keys go when memory is short.
+//!
+//! The keys of a bucket are a sample of all keys, since their order is that of hashes with a secret seed. A walk goes around each
+//! table; wherever it is, the keys of the next bucket or two are compared, and the one that is needed least goes. So every key is
+//! looked at once in each round, and reading a few neighbours costs little more than reading one.
+
+use damselfly_value::{Entry, EntryRef};
+
+use crate::database::is_dead;
+use crate::{AccessPolicy, Busy, Database, Engine, Event, Key, Now, Place, Tx, access};
+
+/// How many buckets are searched for keys at a time: some microseconds, the longest that a shard's lock is held for it.
+const BUCKETS_PER_SEARCH: usize = 64;
+
+/// Which keys go first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Those that were not used for the longest time.
+    LeastRecent,
+    /// Those that are used least often.
+    LeastFrequent,
+    /// Those that end soonest.
+    SoonestEnd,
+    /// Any.
+    Random,
+}
+
+/// Which keys may be evicted, and in what order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Eviction {
+    /// Only keys that have a deadline.
+    pub only_with_deadline: bool,
+    /// Which of them go first.
+    pub order: Order,
+    /// How many are compared to choose one, in each database; a bucket's keys are compared in any case.
+    pub samples: usize,
+}
+
+/// What came of looking for a key to evict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Evicted {
+    /// One is gone, and so many bytes with it.
+    One(usize),
+    /// None was found so far: the search goes on with the next call.
+    NoneYet,
+    /// The shard has no key that may be evicted.
+    Nothing,
+}
+
+/// A key that may go.
+struct Candidate {
+    /// The higher, the sooner it goes.
+    rank: u64,
+    db: usize,
+    key: Box<[u8]>,
+}
+
+impl Eviction {
+    /// The rank of an entry: the higher, the sooner it goes. `None` if it may not.
+    fn rank(&self, entry: EntryRef<'_>, policy: AccessPolicy, now: Now) -> Option<u64> {
+        if self.only_with_deadline && !entry.has_deadline() {
+            return None;
+        }
+        if is_dead(entry, now) {
+            return Some(u64::MAX);
+        }
+        Some(match self.order {
+            Order::LeastRecent => access::idle_seconds(entry.access(), now.0).unsigned_abs(),
+            Order::LeastFrequent => {
+                u64::from(u32::MAX - access::frequency(policy, entry.access(), now.0))
+            }
+            Order::SoonestEnd => u64::MAX - entry.deadline_ms().unwrap_or(i64::MAX).unsigned_abs(),
+            Order::Random => 0,
+        })
+    }
+}
+
+impl Database {
+    fn has_candidates(&self, eviction: &Eviction) -> bool {
+        if eviction.only_with_deadline {
+            self.deadlines() > 0
+        } else {
+            !self.is_empty()
+        }
+    }
+
+    /// The best of the next few candidates: its rank and its key.
+    fn next_candidate(
+        &mut self,
+        eviction: &Eviction,
+        policy: AccessPolicy,
+        now: Now,
+    ) -> Option<(u64, Box<[u8]>)> {
+        let mut best: Option<(u64, EntryRef<'_>)> = None;
+        let mut seen = 0;
+        for _ in 0..BUCKETS_PER_SEARCH {
+            let only_marked = eviction.only_with_deadline;
+            let next = self.table.visit_bucket(self.evict_position, only_marked, |entry| {
+                let Some(rank) = eviction.rank(entry, policy, now) else {
+                    return;
+                };
+                seen += 1;
+                if best.is_none_or(|(highest, _)| rank > highest) {
+                    best = Some((rank, entry));
+                }
+            });
+            self.evict_position = next;
+            if seen >= eviction.samples {
+                break;
+            }
+        }
+        best.map(|(rank, entry)| (rank, entry.key().into()))
+    }
+}
+
+impl Engine {
+    /// Evicts one key of a shard.
+    ///
+    /// # Errors
+    /// If the shard is busy.
+    pub fn evict(&self, shard: usize, eviction: &Eviction, now: Now) -> Result<Evicted, Busy> {
+        let policy = self.settings.access_policy();
+        let mut tx = self.lock_shard(shard, 0, now)?;
+        let (mut best, mut may_have): (Option<Candidate>, bool) = (None, false);
+        for (db, database) in tx.databases(shard).iter_mut().enumerate() {
+            if !database.has_candidates(eviction) {
+                continue;
+            }
+            may_have = true;
+            if let Some((rank, key)) = database.next_candidate(eviction, policy, now)
+                && best.as_ref().is_none_or(|best| rank > best.rank)
+            {
+                best = Some(Candidate { rank, db, key });
+            }
+        }
+        let Some(best) = best else {
+            return Ok(if may_have {
+                Evicted::NoneYet
+            } else {
+                Evicted::Nothing
+            });
+        };
+        let evicted = tx.evict(best.db, Key::new(&best.key));
+        if tx.has_ready() {
+            // As after a sweep.
+            tx.serve_waiters();
+        }
+        drop(tx);
+        // What was evicted is freed without the lock.
+        Ok(match evicted {
+            Some(entry) => Evicted::One(entry.view().allocated_bytes()),
+            None => Evicted::NoneYet,
+        })
+    }
+}
+
+impl Tx<'_> {
+    /// Takes out a key to free memory. `None` if its end had come.
+    fn evict(&mut self, db: usize, key: Key<'_>) -> Option<Entry> {
+        let Place::Present(present) = self.place_in(db, key) else {
+            return None;
+        };
+        let entry = present.remove();
+        if self.engine().is_observed(self.engine().shard_of(key.hash)) {
+            self.tell_observers(db, key);
+            self.raise(db, key, Event::Evicted);
+        }
+        Some(entry)
+    }
+}
