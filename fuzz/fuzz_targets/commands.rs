@@ -144,6 +144,7 @@ impl Server {
         let config = Config {
             databases: DATABASES,
             proto_max_bulk_len_bytes: BULK_BYTES_MAX,
+            maxmemory_bytes: if setup & 4 == 0 { 0 } else { 64 << 10 },
             maxmemory_policy: if setup & 4 == 0 {
                 MaxmemoryPolicy::Noeviction
             } else {

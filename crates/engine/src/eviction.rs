@@ -95,15 +95,17 @@ impl Database {
         let mut seen = 0;
         for _ in 0..BUCKETS_PER_SEARCH {
             let only_marked = eviction.only_with_deadline;
-            let next = self.table.visit_bucket(self.evict_position, only_marked, |entry| {
-                let Some(rank) = eviction.rank(entry, policy, now) else {
-                    return;
-                };
-                seen += 1;
-                if best.is_none_or(|(highest, _)| rank > highest) {
-                    best = Some((rank, entry));
-                }
-            });
+            let next = self
+                .table
+                .visit_bucket(self.evict_position, only_marked, |entry| {
+                    let Some(rank) = eviction.rank(entry, policy, now) else {
+                        return;
+                    };
+                    seen += 1;
+                    if best.is_none_or(|(highest, _)| rank > highest) {
+                        best = Some((rank, entry));
+                    }
+                });
             self.evict_position = next;
             if seen >= eviction.samples {
                 break;

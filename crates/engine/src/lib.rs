@@ -25,8 +25,8 @@ mod watching;
 
 pub use access::{AccessPolicy, frequency, idle_seconds};
 pub use database::{Absent, Database, Place, Present};
-pub use eviction::{Evicted, Eviction, Order};
 pub use events::{Audience, Event, KeyEvent, Wanted};
+pub use eviction::{Evicted, Eviction, Order};
 pub use keyspace::Cursor;
 pub use shard::{Busy, Engine, KeyspaceTotals, Rule, Settings, Wake};
 pub use tracking::{Change, Invalidate, Tracker};

@@ -286,6 +286,7 @@ impl Shared {
     ) -> Result<(), E> {
         let mut slot = self.config_slot();
         let config = change(&slot)?;
+        note_low_limit(slot.maxmemory_bytes, config.maxmemory_bytes);
         apply(&self.engine, &self.pubsub, &config);
         *slot = Arc::new(config);
         self.config_generation.fetch_add(1, Relaxed);
@@ -355,6 +356,16 @@ impl OverLimit {
     pub fn reset(&self) {
         self.ended_ms.store(0, Relaxed);
         self.since_ms.store(0, Relaxed);
+    }
+}
+
+/// Says what follows if `maxmemory` was set below what is in use.
+fn note_low_limit(before: u64, limit: u64) {
+    let used = damselfly_base::heap::used_bytes() as u64;
+    if limit != before && (1..used).contains(&limit) {
+        log::warn!(
+            "WARNING: maxmemory is set to {limit} bytes, but {used} are in use: keys will be evicted or writes refused, as maxmemory-policy says"
+        );
     }
 }
 

@@ -325,6 +325,27 @@ fn position_tells_what_a_scan_has_passed() {
 }
 
 #[test]
+fn visiting_all_buckets_sees_each_item_once_or_each_that_is_marked() {
+    for hashing in [spread, |key| (key % 9) << 44, |_| 3, |key| key << 40] {
+        let mut model = Model::new(4, 0, hashing);
+        (0..5000).for_each(|key| model.insert(key));
+        for only_marked in [false, true] {
+            let (mut seen, mut position) = (Vec::new(), 0);
+            loop {
+                let see = |word: Word<'_>| seen.push(word.key());
+                position = model.table.visit_bucket(position, only_marked, see);
+                if position == 0 {
+                    break;
+                }
+            }
+            seen.sort_unstable();
+            let is_seen = |&key: &u64| !only_marked || Model::marks(key);
+            assert!(seen.into_iter().eq((0..5000).filter(is_seen)));
+        }
+    }
+}
+
+#[test]
 fn sweep_removes_what_is_dead_and_touches_only_marked_items() {
     let mut model = Model::new(7, 2, spread);
     (0..30_000).for_each(|key| model.insert(key));

@@ -1,0 +1,451 @@
+//! Eviction: what goes when memory is short, what stays, and who is told.
+//!
+//! Each test starts its own server. With `DAMSELFLY_BIN=redis-server` they run against Redis, which shows that they ask for
+//! nothing that Redis does not do.
+
+use damselfly_oracle::connection::{Connection, request};
+use damselfly_oracle::server::{Kind, Program, Server};
+use damselfly_protocol::client::Value;
+use std::time::{Duration, Instant};
+
+const KIB: usize = 1024;
+const VALUE_BYTES: usize = KIB;
+/// What a test of a server may need beside what it stores.
+const SLACK_BYTES: usize = 256 * KIB;
+const PATIENCE: Duration = Duration::from_secs(20);
+const OUT_OF_MEMORY: &str = "OOM command not allowed when used memory > 'maxmemory'.";
+
+/// A server with little memory, and a connection to it.
+struct Cache {
+    server: Server,
+    connection: Connection,
+    limit: usize,
+}
+
+impl Cache {
+    fn new(policy: &str, kib: usize) -> Self {
+        let program = Program::subject();
+        let mut arguments = vec!["--maxmemory-policy", policy];
+        if program.kind() == Kind::Damselfly {
+            arguments.extend(["--threads", "2"]);
+        }
+        let server = Server::start(&program, &arguments).unwrap();
+        let connection = server.connect();
+        let mut cache = Self {
+            server,
+            connection,
+            limit: 0,
+        };
+        cache.limit_to(kib);
+        cache
+    }
+
+    /// Leaves room for so much more than there is.
+    fn limit_to(&mut self, kib: usize) {
+        self.limit = self.info("used_memory") + kib * KIB;
+        let limit = self.limit.to_string();
+        assert_eq!(self.run(&["CONFIG", "SET", "maxmemory", &limit]), "OK");
+    }
+
+    /// Has nothing evicted any more, even for the sake of who asks how much was.
+    fn end_limit(&mut self) {
+        assert_eq!(self.run(&["CONFIG", "SET", "maxmemory", "0"]), "OK");
+    }
+
+    fn run(&mut self, arguments: &[&str]) -> String {
+        text(&self.connection.call(arguments).unwrap())
+    }
+
+    fn number(&mut self, arguments: &[&str]) -> usize {
+        let text = self.run(arguments);
+        text.parse()
+            .unwrap_or_else(|_| panic!("{arguments:?}: {text}"))
+    }
+
+    /// A number of INFO.
+    fn info(&mut self, field: &str) -> usize {
+        let info = self.run(&["INFO", "everything"]);
+        let mut lines = info.lines().filter_map(|line| line.split_once(':'));
+        let (_, value) = lines.find(|(name, _)| *name == field).unwrap();
+        value.parse().unwrap()
+    }
+
+    /// Sets keys of these names to values of [`VALUE_BYTES`], with a deadline if there is one; returns the replies that are not OK.
+    fn fill(
+        &mut self,
+        names: impl Iterator<Item = String>,
+        deadline_s: Option<u32>,
+    ) -> Vec<String> {
+        let value = "x".repeat(VALUE_BYTES);
+        let deadline = deadline_s.map(|seconds| seconds.to_string());
+        let mut refusals = Vec::new();
+        for name in names {
+            let mut arguments = vec!["SET", &name, &value];
+            if let Some(deadline) = &deadline {
+                arguments.extend(["EX", deadline]);
+            }
+            refusals.extend(Some(self.run(&arguments)).filter(|reply| reply != "OK"));
+        }
+        refusals
+    }
+
+    /// How many of so many keys with this prefix are there.
+    fn left(&mut self, prefix: &str, count: usize) -> usize {
+        let names: Vec<String> = numbered(prefix, count).collect();
+        let mut arguments = vec!["EXISTS"];
+        arguments.extend(names.iter().map(String::as_str));
+        self.number(&arguments)
+    }
+}
+
+fn numbered(prefix: &str, count: usize) -> impl Iterator<Item = String> {
+    (0..count).map(move |number| format!("{prefix}{number}"))
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::Simple(bytes) | Value::Error(bytes) | Value::Bulk(bytes) => {
+            String::from_utf8_lossy(bytes).into_owned()
+        }
+        Value::Integer(number) => number.to_string(),
+        other => other.to_string(),
+    }
+}
+
+fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < PATIENCE, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn memory_stays_within_its_limit_under_every_policy() {
+    const COUNT: usize = 10_000;
+    for (policy, deadline_s) in [
+        ("allkeys-lru", None),
+        ("allkeys-lfu", None),
+        ("allkeys-random", None),
+        ("volatile-lru", Some(1000)),
+        ("volatile-lfu", Some(1000)),
+        ("volatile-random", Some(1000)),
+        ("volatile-ttl", Some(1000)),
+    ] {
+        let mut cache = Cache::new(policy, 3000);
+        let refusals = cache.fill(numbered("key", COUNT), deadline_s);
+        assert!(refusals.is_empty(), "{policy}: {}", refusals[0]);
+        let used = cache.info("used_memory");
+        assert!(used < cache.limit + SLACK_BYTES, "{policy}: {used} bytes");
+        cache.end_limit();
+        let left = cache.number(&["DBSIZE"]);
+        assert!((1000..3000).contains(&left), "{policy}: {left} keys");
+        assert_eq!(cache.info("evicted_keys"), COUNT - left, "{policy}");
+        // What is left is whole.
+        let last = cache.run(&["GET", &format!("key{}", COUNT - 1)]);
+        assert_eq!(last.len(), VALUE_BYTES);
+        assert_eq!(cache.run(&["CONFIG", "RESETSTAT"]), "OK");
+        assert_eq!(cache.info("evicted_keys"), 0);
+    }
+}
+
+#[test]
+fn keys_without_a_deadline_stay_under_volatile_policies() {
+    for policy in [
+        "volatile-lru",
+        "volatile-lfu",
+        "volatile-random",
+        "volatile-ttl",
+    ] {
+        let mut cache = Cache::new(policy, 3000);
+        assert!(cache.fill(numbered("kept", 500), None).is_empty());
+        assert!(cache.fill(numbered("key", 5000), Some(1000)).is_empty());
+        assert_eq!(cache.left("kept", 500), 500, "{policy}");
+        assert!(cache.left("key", 5000) < 3000, "{policy}");
+    }
+}
+
+#[test]
+fn where_nothing_may_go_writes_are_refused() {
+    for policy in ["volatile-lru", "volatile-ttl", "noeviction"] {
+        let mut cache = Cache::new(policy, 3000);
+        let refusals = cache.fill(numbered("key", 5000), None);
+        assert!(!refusals.is_empty(), "{policy}");
+        assert!(
+            refusals.iter().all(|refusal| refusal == OUT_OF_MEMORY),
+            "{policy}"
+        );
+        let left = cache.number(&["DBSIZE"]);
+        assert_eq!(left, 5000 - refusals.len(), "{policy}: nothing was evicted");
+        assert_eq!(cache.info("evicted_keys"), 0);
+        // Reading and deleting are not refused, and help.
+        assert_eq!(cache.run(&["STRLEN", "key0"]), VALUE_BYTES.to_string());
+        assert!(
+            cache.info("current_eviction_exceeded_time")
+                <= cache.info("total_eviction_exceeded_time")
+        );
+        for name in numbered("key", 100) {
+            assert_eq!(cache.run(&["DEL", &name]), "1");
+        }
+        assert_eq!(cache.run(&["SET", "key0", "value"]), "OK");
+    }
+}
+
+#[test]
+fn what_was_used_lately_stays() {
+    const HOT: usize = 50;
+    let mut cache = Cache::new("allkeys-lru", 3000);
+    assert_eq!(
+        cache.run(&["CONFIG", "SET", "maxmemory-samples", "10"]),
+        "OK"
+    );
+    cache.fill(numbered("hot", HOT), None);
+    cache.fill(numbered("cold", 1500), None);
+    // The age of keys is counted in seconds.
+    until("time has passed", || {
+        cache.number(&["OBJECT", "IDLETIME", "cold0"]) >= 2
+    });
+    for name in numbered("hot", HOT) {
+        assert_eq!(cache.run(&["STRLEN", &name]), VALUE_BYTES.to_string());
+    }
+    cache.fill(numbered("new", 2000), None);
+    let (hot, cold) = (cache.left("hot", HOT), cache.left("cold", 1500));
+    assert!(hot >= HOT * 9 / 10, "{hot} of {HOT}");
+    let evicted = cache.info("evicted_keys");
+    assert!(
+        1500 - cold >= evicted * 9 / 10,
+        "{cold} of 1500, {evicted} gone"
+    );
+}
+
+#[test]
+fn what_is_used_often_stays() {
+    const HOT: usize = 50;
+    let mut cache = Cache::new("allkeys-lfu", 3000);
+    cache.fill(numbered("hot", HOT), None);
+    cache.fill(numbered("cold", 1500), None);
+    for name in numbered("hot", HOT) {
+        let request = request(&["STRLEN", &name]);
+        cache.connection.send(&request.repeat(500)).unwrap();
+        for _ in 0..500 {
+            cache.connection.receive().unwrap();
+        }
+    }
+    cache.fill(numbered("new", 2000), None);
+    let hot = cache.left("hot", HOT);
+    assert!(hot >= HOT * 9 / 10, "{hot} of {HOT}");
+}
+
+#[test]
+fn what_ends_soon_goes_first() {
+    let mut cache = Cache::new("volatile-ttl", 3000);
+    assert_eq!(
+        cache.run(&["CONFIG", "SET", "maxmemory-samples", "10"]),
+        "OK"
+    );
+    cache.fill(numbered("late", 500), Some(100_000));
+    cache.fill(numbered("soon", 3500), Some(1000));
+    let late = cache.left("late", 500);
+    assert!(late >= 450, "{late} of 500");
+}
+
+#[test]
+fn all_databases_give_room() {
+    let mut cache = Cache::new("allkeys-random", 3000);
+    cache.fill(numbered("key", 1000), None);
+    cache.run(&["SELECT", "9"]);
+    cache.fill(numbered("key", 5000), None);
+    assert!(cache.number(&["DBSIZE"]) < 3000);
+    cache.run(&["SELECT", "0"]);
+    let left = cache.number(&["DBSIZE"]);
+    assert!(left < 900, "{left} keys of another database");
+}
+
+#[test]
+fn who_watches_a_key_sees_it_evicted() {
+    let mut cache = Cache::new("volatile-ttl", 3000);
+    assert_eq!(cache.run(&["SET", "watched", "value", "EX", "100"]), "OK");
+    let mut others = [cache.server.connect(), cache.server.connect()];
+    for (other, name) in others.iter_mut().zip(["watched", "absent"]) {
+        for arguments in [&["WATCH", name][..], &["MULTI"], &["EXISTS", "watched"]] {
+            other.call(arguments).unwrap();
+        }
+    }
+    // All others end later, or never, so that it goes.
+    let names = (0..).map(|number| format!("key{number}"));
+    for name in names.take(100_000) {
+        assert!(cache.fill([name].into_iter(), Some(1000)).is_empty());
+        if cache.info("evicted_keys") > 0 && cache.run(&["EXISTS", "watched"]) == "0" {
+            break;
+        }
+    }
+    assert_eq!(cache.run(&["EXISTS", "watched"]), "0");
+    let [watching, unconcerned] = &mut others;
+    assert!(matches!(watching.call(&["EXEC"]).unwrap(), Value::Null(_)));
+    let ran = Value::Array(vec![Value::Integer(0)]);
+    assert_eq!(unconcerned.call(&["EXEC"]).unwrap(), ran);
+}
+
+#[test]
+fn the_eviction_of_a_key_is_an_event_of_its_own() {
+    const COUNT: usize = 5000;
+    let mut cache = Cache::new("allkeys-lru", 3000);
+    let mut subscriber = cache.server.connect();
+    subscriber
+        .call(&["PSUBSCRIBE", "__keyevent@0__:*"])
+        .unwrap();
+    let wanted = ["CONFIG", "SET", "notify-keyspace-events", "Eeg"];
+    assert_eq!(cache.run(&wanted), "OK");
+    assert!(cache.fill(numbered("key", COUNT), None).is_empty());
+    // A deleted key comes last: every other event is that of an eviction.
+    cache.run(&["SET", "last", "value"]);
+    let evicted = cache.info("evicted_keys");
+    assert!(evicted > 1000);
+    cache.run(&["DEL", "last"]);
+    let mut gone = std::collections::BTreeSet::new();
+    loop {
+        let Value::Array(message) = subscriber.receive().unwrap() else {
+            panic!("no message");
+        };
+        let (channel, key) = (text(&message[2]), text(&message[3]));
+        if channel == "__keyevent@0__:del" {
+            assert_eq!(key, "last");
+            break;
+        }
+        assert_eq!(channel, "__keyevent@0__:evicted");
+        assert!(gone.insert(key), "evicted twice");
+    }
+    assert_eq!(gone.len(), evicted);
+    let there: usize = gone.iter().map(|key| cache.number(&["EXISTS", key])).sum();
+    assert_eq!(there, 0);
+}
+
+#[test]
+fn who_caches_a_key_is_told_of_its_eviction() {
+    let mut cache = Cache::new("allkeys-lru", 3000);
+    assert!(cache.fill(numbered("key", 1000), None).is_empty());
+    let mut reader = cache.server.connect();
+    reader.call(&["HELLO", "3"]).unwrap();
+    reader.call(&["CLIENT", "TRACKING", "on"]).unwrap();
+    for name in numbered("key", 1000) {
+        reader.call(&["STRLEN", &name]).unwrap();
+    }
+    assert!(cache.fill(numbered("new", 4000), None).is_empty());
+    let gone = 1000 - cache.left("key", 1000);
+    assert!(gone > 100, "{gone}");
+    reader.send(&request(&["PING"])).unwrap();
+    let mut told = std::collections::BTreeSet::new();
+    while let Value::Push(message) = reader.receive().unwrap() {
+        let Value::Array(keys) = &message[1] else {
+            panic!("{message:?}");
+        };
+        told.extend(keys.iter().map(text));
+    }
+    // New keys of the same names were not read: nobody caches them.
+    assert_eq!(told.len(), gone);
+    let there: usize = told.iter().map(|key| cache.number(&["EXISTS", key])).sum();
+    assert_eq!(there, 0);
+}
+
+#[test]
+fn no_command_loses_keys_in_the_middle_of_its_work() {
+    let mut cache = Cache::new("allkeys-random", 3000);
+    let value = "x".repeat(100 * KIB);
+    let script = "for i = 1, 5 do redis.call('SET', KEYS[i], ARGV[1]) end
+        local sum = 0
+        for i = 1, 5 do sum = sum + redis.call('STRLEN', KEYS[i]) end
+        return sum";
+    for round in 0..50 {
+        let names: Vec<String> = numbered(&format!("{round}:"), 5).collect();
+        let [a, b, c, d, e] = names.each_str();
+        let reply = cache.number(&["EVAL", script, "5", a, b, c, d, e, &value]);
+        assert_eq!(reply, 5 * value.len());
+        cache.run(&["MULTI"]);
+        for name in [a, b, c, d, e] {
+            assert_eq!(cache.run(&["SET", name, &value]), "QUEUED");
+        }
+        cache.run(&["EXISTS", a, b, c, d, e]);
+        let Value::Array(replies) = cache.connection.call(&["EXEC"]).unwrap() else {
+            panic!("EXEC was refused");
+        };
+        assert_eq!(replies.last(), Some(&Value::Integer(5)));
+    }
+    assert!(cache.info("evicted_keys") > 100);
+}
+
+#[test]
+fn a_huge_value_that_goes_makes_room_for_much() {
+    let mut cache = Cache::new("volatile-ttl", 20_000);
+    let member = "x".repeat(100);
+    for start in (0..100_000).step_by(1000) {
+        let members: Vec<String> = (start..start + 1000)
+            .map(|number| format!("{member}{number}"))
+            .collect();
+        let mut arguments = vec!["SADD", "huge"];
+        arguments.extend(members.iter().map(String::as_str));
+        assert_eq!(cache.run(&arguments), "1000");
+        cache.run(&["EXPIRE", "huge", "1000"]);
+    }
+    assert_eq!(cache.run(&["EXISTS", "huge"]), "1");
+    // It is the only key that may go, and takes a moment to free.
+    let refusals = cache.fill(numbered("key", 10_000), None);
+    assert!(refusals.is_empty(), "{}", refusals[0]);
+    assert_eq!(cache.run(&["EXISTS", "huge"]), "0");
+    assert_eq!(cache.info("evicted_keys"), 1);
+}
+
+#[test]
+fn a_lower_limit_takes_effect_at_once() {
+    let mut cache = Cache::new("allkeys-lru", 10_000);
+    assert!(cache.fill(numbered("key", 5000), None).is_empty());
+    let limit = cache.limit - 8000 * KIB;
+    cache.run(&["CONFIG", "SET", "maxmemory", &limit.to_string()]);
+    // Without any command that needs memory.
+    until("memory is below the limit", || {
+        cache.info("used_memory") <= limit + SLACK_BYTES
+    });
+    assert!(cache.info("evicted_keys") > 1000);
+    until("it is noticed", || {
+        cache.info("current_eviction_exceeded_time") == 0
+    });
+}
+
+#[test]
+fn many_writers_share_the_room() {
+    const WRITERS: usize = 4;
+    const EACH: usize = 5000;
+    let mut cache = Cache::new("allkeys-lfu", 4000);
+    let connections: Vec<Connection> = (0..WRITERS).map(|_| cache.server.connect()).collect();
+    std::thread::scope(|scope| {
+        for (writer, mut connection) in connections.into_iter().enumerate() {
+            scope.spawn(move || {
+                let value = "x".repeat(VALUE_BYTES);
+                for start in (0..EACH).step_by(50) {
+                    for number in start..start + 50 {
+                        let name = format!("{writer}:{number}");
+                        connection.send(&request(&["SET", &name, &value])).unwrap();
+                    }
+                    for _ in 0..50 {
+                        assert_eq!(text(&connection.receive().unwrap()), "OK");
+                    }
+                }
+            });
+        }
+    });
+    let used = cache.info("used_memory");
+    assert!(used < cache.limit + WRITERS * SLACK_BYTES, "{used} bytes");
+    cache.end_limit();
+    let left = cache.number(&["DBSIZE"]);
+    assert_eq!(cache.info("evicted_keys"), WRITERS * EACH - left);
+}
+
+/// Borrows five names at once.
+trait Five {
+    fn each_str(&self) -> [&str; 5];
+}
+
+impl Five for Vec<String> {
+    fn each_str(&self) -> [&str; 5] {
+        std::array::from_fn(|index| self[index].as_str())
+    }
+}
