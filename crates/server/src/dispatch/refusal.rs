@@ -1,0 +1,114 @@
+//! Why a request is refused before it runs.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use damselfly_base::CommandError;
+use damselfly_commands::Args;
+
+use super::Dispatcher;
+use super::room::Room;
+use super::unknown::{unknown_command, unknown_subcommand};
+use crate::registry::{Row, WithinMulti};
+use crate::scripts;
+use crate::session::{self, Session, monitor, transaction};
+
+impl Dispatcher {
+    /// The row to run, or why the request is refused before it runs.
+    #[inline]
+    pub(super) fn checked(
+        &mut self,
+        session: &mut Session,
+        row: Option<&'static Row>,
+        args: Args<'_>,
+    ) -> Result<&'static Row, CommandError> {
+        let Some(mut row) = row else {
+            return Err(unknown_command(session, args));
+        };
+        if !row.subcommands.is_empty() && args.len() > 1 {
+            row = self
+                .registry
+                .find_subcommand(row, args.at(1))
+                .ok_or_else(|| unknown_subcommand(row, args.at(1)))?;
+        }
+        let refused = self.refusal(session, row, args);
+        match refused {
+            None => Ok(row),
+            Some(error) => {
+                self.counters().commands[row.index].rejected.add(1);
+                Err(match row.within_multi {
+                    WithinMulti::Executes => {
+                        transaction::abort(session, &self.shared.engine, &error)
+                    }
+                    WithinMulti::Queued
+                    | WithinMulti::Refused
+                    | WithinMulti::Runs
+                    | WithinMulti::Leaves => error,
+                })
+            }
+        }
+    }
+
+    #[inline]
+    fn refusal(
+        &mut self,
+        session: &mut Session,
+        row: &Row,
+        args: Args<'_>,
+    ) -> Option<CommandError> {
+        if !row.command.arity.allows(args.len()) {
+            return Some(CommandError::Arity(row.name.clone()));
+        }
+        if row.protected
+            && !self
+                .config
+                .enable_debug_command
+                .permits(session.client.origin)
+        {
+            return Some(CommandError::err(format!(
+                "{} command not allowed. If the enable-debug-command option is set to \"local\", you can run it from a local connection, otherwise you need to set this option in the configuration file, and then restart the server.",
+                row.name
+                    .split('|')
+                    .next()
+                    .unwrap_or_default()
+                    .to_uppercase()
+            )));
+        }
+        if !session.authenticated && !row.no_auth && !self.config.requirepass.is_empty() {
+            return Some(CommandError::Text(String::from(
+                "NOAUTH Authentication required.",
+            )));
+        }
+        if row.needs_memory || row.runs_script || session.transaction.is_open() {
+            self.memory.is_short = self.make_room() == Room::None;
+            if std::mem::take(&mut self.memory.has_evicted) {
+                self.end_aside(session);
+            }
+        }
+        if session.transaction.is_open() {
+            let refusal = session.transaction.refusal(row, self.memory.is_short);
+            if refusal.is_some() {
+                return refusal;
+            }
+        }
+        if session.awaits_messages_only() && !row.for_subscribers {
+            return Some(session::pubsub::refusal(row));
+        }
+        if session.client.monitor.load(Relaxed) && monitor::is_refused(row) {
+            return Some(CommandError::err(
+                "Replica can't interact with the keyspace",
+            ));
+        }
+        if self.memory.is_short
+            && (row.needs_memory
+                || row.runs_script && scripts::needs_memory(&self.shared, row, args))
+        {
+            return Some(CommandError::OutOfMemory);
+        }
+        None
+    }
+
+    /// True if the command that runs, or the script that it is a part of, has found no room in memory.
+    pub(crate) fn is_memory_short(&self) -> bool {
+        self.memory.is_short
+    }
+}
