@@ -45,6 +45,7 @@ const FILES: &[&str] = &[
     "unit/tracking",
     "unit/functions",
     "unit/scripting",
+    "unit/maxmemory",
 ];
 
 const SKIPS: &str = "tests/tcl/skips.txt";
@@ -378,8 +379,21 @@ fn download() -> Result<(), String> {
     Ok(())
 }
 
-/// Files that need no server of their own although they say so.
-const NOT_SO_PARTICULAR: &[(&str, &str)] = &[("unit/pubsubshard", "pubsubshard")];
+/// Files, and how parts of them begin that need no server of their own although they say so.
+const NOT_SO_PARTICULAR: &[(&str, &str)] = &[
+    (
+        "unit/pubsubshard",
+        "{tags {\"pubsubshard external:skip\"}} {\n    test",
+    ),
+    (
+        "unit/maxmemory",
+        "{tags {\"maxmemory external:skip\"}} {\n    test",
+    ),
+    (
+        "unit/maxmemory",
+        "{tags {\"maxmemory\" \"external:skip\"}} {\n    r config",
+    ),
+];
 
 /// Files with parts that need the append-only file, which comes with a later milestone.
 const LOADING: &[&str] = &["unit/type/stream", "unit/type/stream-cgroups"];
@@ -391,16 +405,16 @@ const WAITS: &[(&str, &str)] = &[(
     "        $rd XREADGROUP GROUP mygroup Alice BLOCK 0 STREAMS mystream \">\"\n",
 )];
 
-/// Leaves out what needs the append-only file, waits for clients to wait, and lets the first part of the other files run against a
-/// server that the suite did not start.
+/// Leaves out what needs the append-only file, waits for clients to wait, and lets parts of the other files run against a server that the
+/// suite did not start.
 fn adapt(suite: &Path) -> Result<(), String> {
-    for (file, tag) in NOT_SO_PARTICULAR {
+    for (file, beginning) in NOT_SO_PARTICULAR {
         let path = suite.join(format!("tests/{file}.tcl"));
         let fail = |error| format!("{}: {error}", path.display());
         let text = fs::read_to_string(&path).map_err(fail)?;
-        let said = format!("start_server {{tags {{\"{tag} external:skip\"}}}} {{");
-        if let Some(rest) = text.strip_prefix(&said) {
-            let changed = format!("start_server {{tags {{\"{tag}\"}}}} {{{rest}");
+        let without = beginning.replace(" \"external:skip\"", "");
+        let changed = text.replace(beginning, &without.replace(" external:skip", ""));
+        if changed != text {
             fs::write(&path, changed).map_err(fail)?;
         }
     }

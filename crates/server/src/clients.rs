@@ -198,6 +198,8 @@ pub struct Clients {
     last_id: AtomicU64,
     by_id: Mutex<BTreeMap<u64, Arc<Client>>>,
     monitors: Mutex<Vec<Arc<Client>>>,
+    /// The ids of those that were evicted, and were not closed yet when somebody last asked.
+    leaving: Mutex<Vec<u64>>,
 }
 
 impl Clients {
@@ -316,6 +318,7 @@ impl Clients {
             return 0;
         }
         all.sort_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
+        let mut leaving = self.leaving();
         let mut evicted = 0;
         for (bytes, client) in all {
             if total <= bytes_max {
@@ -323,11 +326,26 @@ impl Clients {
             }
             if !client.no_evict.load(Relaxed) && self.kill(&client, threads) {
                 log::info!("Evicting client {} of {bytes} bytes", client.address);
+                leaving.push(client.id);
                 evicted += 1;
                 total -= bytes;
             }
         }
         evicted
+    }
+
+    fn leaving(&self) -> MutexGuard<'_, Vec<u64>> {
+        self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// True while connections that were evicted are not closed yet, so that their memory is still to come.
+    pub fn are_leaving(&self) -> bool {
+        let mut leaving = self.leaving();
+        if !leaving.is_empty() {
+            let by_id = self.by_id();
+            leaving.retain(|id| by_id.contains_key(id));
+        }
+        !leaving.is_empty()
     }
 
     /// All connections, oldest first.

@@ -11,6 +11,7 @@
 //! ```
 
 use std::io::{self, Read, Write};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use damselfly_engine::Busy;
@@ -264,6 +265,16 @@ impl Connection {
     /// Bytes of replies that are not sent.
     pub fn unsent(&self) -> usize {
         self.output.len() - self.sent
+    }
+
+    /// Keeps the figures that other threads see current.
+    pub fn report(&self) {
+        let client = &self.session.client;
+        client.input_bytes.store(self.input.len(), Relaxed);
+        client.input_capacity.store(self.input.capacity(), Relaxed);
+        client.output_bytes.store(self.unsent(), Relaxed);
+        let output_capacity = self.output.capacity();
+        client.output_capacity.store(output_capacity, Relaxed);
     }
 
     /// Reads into the thread's buffer, which must be used up before the next call.

@@ -405,22 +405,6 @@ impl Worker {
         self.unflushed.push(key);
     }
 
-    /// Keeps the figures that other threads see current.
-    fn report(&mut self, key: usize) {
-        let Some(connection) = self.connections.get(key) else {
-            return;
-        };
-        let client = &connection.session.client;
-        client.input_bytes.store(connection.input.len(), Relaxed);
-        client
-            .input_capacity
-            .store(connection.input.capacity(), Relaxed);
-        client.output_bytes.store(connection.unsent(), Relaxed);
-        client
-            .output_capacity
-            .store(connection.output.capacity(), Relaxed);
-    }
-
     /// Sends replies, and closes the connection if there is nothing left to do for it.
     fn flush(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else {
@@ -469,10 +453,11 @@ impl Worker {
             }
             self.check_output_limit(key);
         }
-        self.report(key);
+        // It may be closed by now.
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
+        connection.report();
         if matches!(connection.stall, Some(Stall::Output)) && sent_all {
             connection.stall = None;
             self.stalled.retain(|&other| other != key);

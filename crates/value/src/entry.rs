@@ -124,7 +124,7 @@ impl Entry {
     }
 
     /// Makes the value a string of `len` bytes that can be edited: what it was, cut off or filled up
-    /// with zero bytes. Room for further growth is set aside if it grew.
+    /// with zero bytes. Room for further growth is set aside if it grew, unless it was empty.
     pub fn edit(&mut self, len: usize) -> &mut [u8] {
         assert!(len <= BYTES_MAX, "value over 4 GiB");
         self.make_plain();
@@ -135,15 +135,12 @@ impl Entry {
         if new.width == old.width && new.total() <= self.0.room() {
             self.0.write_shape(new);
         } else {
-            self.reshape(
-                new,
-                new.total()
-                    + if grown > 0 {
-                        len.min(SLACK_BYTES_MAX)
-                    } else {
-                        0
-                    },
-            );
+            // What has grown once may well grow again.
+            let slack = match old.value_len > 0 && grown > 0 {
+                true => len.min(SLACK_BYTES_MAX),
+                false => 0,
+            };
+            self.reshape(new, new.total() + slack);
         }
         if grown > 0 {
             self.0.zero(new.value_at() + old.value_len, grown);
@@ -730,6 +727,15 @@ mod tests {
                 "a much smaller text gives memory back"
             );
         }
+    }
+
+    #[test]
+    fn room_for_growth_is_set_aside_for_what_has_grown() {
+        let mut entry = Entry::new(b"k", NewValue::Bytes(b""), None);
+        entry.edit(100_000);
+        assert!(entry.view().allocated_bytes() < 120_000);
+        entry.edit(150_000);
+        assert!(entry.view().allocated_bytes() >= 300_000);
     }
 
     #[test]

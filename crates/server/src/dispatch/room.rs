@@ -9,12 +9,15 @@ use damselfly_base::heap;
 use damselfly_engine::{Evicted, Eviction, Now, Order, garbage};
 
 use super::Dispatcher;
-use crate::config::{Config, MaxmemoryPolicy};
+use crate::config::{ClientMemory, Config, MaxmemoryPolicy};
 use crate::shared;
 
 /// A thread that had room adds up the memory of all threads again when it has allocated so many bytes more: adding up reads what
 /// all of them write.
-const ROOM_KEPT_BYTES: i64 = 4096;
+const ROOM_KEPT_BYTES: i64 = 1024;
+
+/// How often it is looked whether clients take too much, while memory is short: that goes through all of them.
+const CLIENTS_LOOK_MS: i64 = 10;
 
 /// So many keys are evicted between two looks at the clock.
 const KEYS_PER_LOOK: usize = 16;
@@ -35,6 +38,8 @@ pub enum Room {
 pub(super) struct Memory {
     /// There is enough until this thread has allocated so much.
     enough_until: Option<i64>,
+    /// When it was last looked whether clients take too much, in milliseconds since the epoch.
+    clients_seen_ms: i64,
     /// The shard from which a key is evicted next.
     shard: usize,
     /// Keys were evicted, of which somebody may have been told.
@@ -63,10 +68,13 @@ impl Dispatcher {
             return Room::Enough;
         }
         self.memory.enough_until = None;
+        let (started, now) = (Instant::now(), Now(shared::now_ms()));
+        if self.clients_make_room(now) {
+            return Room::Soon;
+        }
         let Some(eviction) = eviction(&self.config) else {
             return Room::None;
         };
-        let (started, now) = (Instant::now(), Now(shared::now_ms()));
         let budget = budget(self.config.maxmemory_eviction_tenacity);
         let room = loop {
             if let Err(room) = self.evict_some(excess_bytes(limit), &eviction, now) {
@@ -86,6 +94,20 @@ impl Dispatcher {
             self.config.latency_monitor_threshold_ms,
         );
         room
+    }
+
+    /// With `maxmemory-clients`, clients go before keys do. True if some are on their way.
+    fn clients_make_room(&mut self, now: Now) -> bool {
+        let clients = &self.shared.clients;
+        if self.config.maxmemory_clients == ClientMemory::Bytes(0) {
+            return false;
+        }
+        if now.0 >= self.memory.clients_seen_ms + CLIENTS_LOOK_MS {
+            self.memory.clients_seen_ms = now.0;
+            let evicted = clients.evict(&self.config, &self.shared.threads);
+            self.counters().clients_evicted.add(evicted);
+        }
+        clients.are_leaving()
     }
 
     /// Evicts some keys, no more than are needed for so many bytes. An error if none is left that may be.

@@ -108,8 +108,12 @@ impl Worker {
                 {
                     connection.output = spare;
                 }
-                let before = connection.unread();
+                let (before, capacity) = (connection.unread(), connection.output.capacity());
                 connection.push_message(head, &mail.text);
+                if connection.output.capacity() > capacity {
+                    // It may be what makes memory short.
+                    connection.report();
+                }
                 if before == 0 {
                     self.unflushed.push(place);
                 }
