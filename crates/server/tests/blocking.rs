@@ -160,7 +160,7 @@ fn a_pause_holds_a_command_back_before_it_waits_and_not_after() {
 #[test]
 fn waiting_is_no_idleness() {
     let server = TestServer::with(|config| config.timeout_s = 1);
-    let (mut waiter, mut other, _) = waiting(&server, "3");
+    let (mut waiter, mut other, _) = waiting(&server, "30");
     let mut idle = server.client();
     assert_eq!(idle.run("PING"), "PONG");
     assert_eq!(idle.until_closed(), [""; 0]);
