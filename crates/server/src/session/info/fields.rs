@@ -122,7 +122,7 @@ pub static FIELDS: &[Field] = &[
     row(Memory, "rss_overhead_bytes", ZERO),
     row(Memory, "mem_fragmentation_ratio", |f| two_digits(f.fragmentation())),
     row(Memory, "mem_fragmentation_bytes", |f| f.fragmentation_bytes().to_string()),
-    row(Memory, "mem_not_counted_for_evict", ZERO),
+    row(Memory, "mem_not_counted_for_evict", |_| garbage::pending_bytes().to_string()),
     row(Memory, "mem_replication_backlog", ZERO),
     row(Memory, "mem_total_replication_buffers", ZERO),
     row(Memory, "mem_clients_slaves", ZERO),
