@@ -142,6 +142,14 @@ pub const OPERATIONS: &[Operation] = &[
             Word("\r\n"),
         ],
     },
+    // What a cache is asked: a miss is followed by a write, here in the same request.
+    Operation {
+        name: "cache",
+        prefix: "key:",
+        count: 1,
+        resp: &[Word("SET"), Key, Value, Word("NX"), Word("GET")],
+        memcached: &[],
+    },
     Operation {
         name: "setex",
         prefix: "key:",

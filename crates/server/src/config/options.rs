@@ -482,7 +482,7 @@ pub static OPTIONS: &[Opt] = &[
         },
         changeable: Changeable::Live,
         effect: Effect::Acts,
-        summary: "How many keys are compared, at least, to choose one to evict.",
+        summary: "Half the number of keys that are compared, at least, to choose one to evict.",
         access: field!(maxmemory_samples),
     },
     Opt {

@@ -19,6 +19,9 @@ const ROOM_KEPT_BYTES: i64 = 1024;
 /// How often it is looked whether clients take too much, while memory is short: that goes through all of them.
 const CLIENTS_LOOK_MS: i64 = 10;
 
+/// For each of `maxmemory-samples`, so many keys are compared: Redis remembers the best of earlier samples, which this makes up for.
+const KEYS_PER_SAMPLE: usize = 2;
+
 /// So many keys are evicted between two looks at the clock.
 const KEYS_PER_LOOK: usize = 16;
 
@@ -162,7 +165,12 @@ fn eviction(config: &Config) -> Option<Eviction> {
     Some(Eviction {
         only_with_deadline,
         order,
-        samples: config.maxmemory_samples as usize,
+        samples: match order {
+            Order::Random => 1,
+            Order::LeastRecent | Order::LeastFrequent | Order::SoonestEnd => {
+                config.maxmemory_samples as usize * KEYS_PER_SAMPLE
+            }
+        },
     })
 }
 
