@@ -65,7 +65,7 @@ impl Dispatcher {
         (session.long, session.rest, connection.stall) = (None, outcome.rest, None);
         let mut reply = Reply::new(&mut connection.output, session.protocol);
         let mark = reply.position();
-        reply.raw(&outcome.reply);
+        reply.raw_all(outcome.reply);
         count_effects(self.counters(), outcome.effects);
         let args = command.args.borrow();
         self.account_for(session, command.row, args, outcome.took_ns, outcome.failed);
