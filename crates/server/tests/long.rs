@@ -103,6 +103,10 @@ fn a_long_command_keeps_no_client_of_its_thread_waiting() {
     fill(&mut client, "SADD {b}set", |n| format!("b{n}"));
     fill(&mut client, "RPUSH list", |n| format!("element{n}"));
     fill(&mut client, "ZADD sorted", |n| format!("{n} a{n}"));
+    fill(&mut client, "MSET", |n| format!("key{n} {n}"));
+    client.run(&format!("SET {{a}}text {}", "ab".repeat(1500)));
+    client.run(&format!("SET {{b}}text {}", "ba".repeat(1500)));
+    let members: Vec<String> = (0..COUNT).map(|n| format!("a{n}")).collect();
     for command in [
         "SUNION {a}set {b}set",
         "SUNIONSTORE union {a}set {b}set",
@@ -112,11 +116,15 @@ fn a_long_command_keeps_no_client_of_its_thread_waiting() {
         "LPOS list nothing",
         "SRANDMEMBER {a}set -100000",
         "SORT list BY w_* GET # GET o_* DESC ALPHA",
+        "SCAN 0 MATCH nothing* COUNT 1000000",
+        "LCS {a}text {b}text",
+        &format!("SMISMEMBER {{a}}set {}", members.join(" ")),
     ] {
         // With the thread held up, one would be answered before the command and one after it, however often it is tried;
         // a busy machine may run the command to its end before this thread gets its turn.
         let mut tries = (0..20).map(|_| answered_during(&server, &mut client, command));
-        assert!(tries.any(|answered| answered > 10), "{command}");
+        let name = command.split(' ').next().unwrap();
+        assert!(tries.any(|answered| answered > 10), "{name}");
     }
 }
 
@@ -124,8 +132,10 @@ fn a_long_command_keeps_no_client_of_its_thread_waiting() {
 fn answered_during(server: &TestServer, client: &mut Client, command: &str) -> usize {
     let mut other = server.client();
     other.send(command);
-    let ended = || assert!(other.receive_value().is_some());
-    answered_until(ended, || assert_eq!(client.run("PING"), "PONG"))
+    let begun = || other.await_some();
+    let answered = answered_until(begun, || assert_eq!(client.run("PING"), "PONG"));
+    assert!(other.receive_value().is_some());
+    answered
 }
 
 /// How often `ask` can ask for something, and get it, until what `wait` waits for has happened.
@@ -191,25 +201,73 @@ fn no_shard_is_locked_while_a_long_sort_sorts() {
     let mut client = server.client();
     fill_weighted(&mut client);
     client.run("SET other text");
+    assert!(answers_while_computing(
+        &server,
+        &mut client,
+        "SORT list BY w_* ALPHA",
+        "GET other"
+    ));
+}
+
+/// True if `question` is answered all the time while `command` computes its reply, apart from one wait for its locks.
+fn answers_while_computing(
+    server: &TestServer,
+    client: &mut Client,
+    command: &str,
+    question: &str,
+) -> bool {
     let answered = (0..20).map(|_| {
         let mut reader = server.client();
-        reader.send("SORT list BY w_* ALPHA");
+        reader.send(command);
         let mut waits = Vec::new();
         let begun = || reader.await_some();
         answered_until(begun, || {
             let asked = Instant::now();
-            assert_eq!(client.text("GET other"), "text");
+            client.text(question);
             waits.push(asked.elapsed());
         });
         let longest = waits.iter().max().unwrap();
         waits.iter().rev().position(|wait| wait == longest).unwrap()
     });
     // The longest wait is for the locks. Were they held until the reply is there, few would be answered after it, or once in a
-    // while many; a busy machine may give this thread no turn while the other one sorts.
-    assert_eq!(
-        answered.filter(|answered| *answered > 100).take(4).count(),
-        4
-    );
+    // while many; a busy machine may give this thread no turn while the other one computes.
+    answered.filter(|answered| *answered > 100).take(4).count() == 4
+}
+
+#[test]
+fn who_only_reads_large_collections_computes_without_their_locks() {
+    let server = TestServer::with(|config| config.threads = 2);
+    let mut client = server.client();
+    fill(&mut client, "SADD set", |n| format!("a{n}"));
+    fill(&mut client, "SADD others", |n| {
+        format!("a{}", n + COUNT / 2)
+    });
+    fill(&mut client, "HSET hash", |n| format!("a{n} {n}"));
+    fill(&mut client, "ZADD sorted", |n| format!("{n} a{n}"));
+    for command in [
+        "SINTERCARD 2 set others",
+        "ZUNION 2 sorted set",
+        "ZINTER 2 sorted set",
+        "ZDIFF 2 sorted others",
+        "ZINTERCARD 2 sorted set",
+        "SRANDMEMBER set -200000",
+        "HRANDFIELD hash 190000",
+        "HRANDFIELD hash -200000",
+        "ZRANDMEMBER sorted 190000",
+        "ZRANDMEMBER sorted -200000",
+        "SSCAN set 0 MATCH *no*such*member* COUNT 200000",
+        "HSCAN hash 0 COUNT 200000",
+        "ZSCAN sorted 0 COUNT 200000",
+    ] {
+        let key = command
+            .split(' ')
+            .find(|word| ["set", "hash", "sorted"].contains(word));
+        let question = format!("TYPE {}", key.unwrap());
+        assert!(
+            answers_while_computing(&server, &mut client, command, &question),
+            "{command}"
+        );
+    }
 }
 
 #[test]
