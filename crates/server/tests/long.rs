@@ -138,11 +138,11 @@ fn the_thread_of_a_command_over_many_keys_arguments_or_bytes_serves_others() {
     fill(&mut client, "MSET", |n| format!("key{n} {n}"));
     client.run(&format!("SET {{a}}text {}", "ab".repeat(2000)));
     client.run(&format!("SET {{b}}text {}", "ba".repeat(2000)));
-    let scored: Vec<String> = (0..COUNT).map(|n| format!("{n} a{n}")).collect();
+    let fields: Vec<String> = (0..COUNT).map(|n| format!("field{n} {n}")).collect();
     for command in [
         "SCAN 0 MATCH *0*1*2*3*4*5*6* COUNT 1000000",
         "LCS {a}text {b}text",
-        &format!("ZADD sorted {}", scored.join(" ")),
+        &format!("HSET hash {}", fields.join(" ")),
     ] {
         let name = command.split(' ').next().unwrap();
         assert!(
