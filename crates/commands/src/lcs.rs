@@ -66,6 +66,9 @@ struct Match {
     len: usize,
 }
 
+/// So many cells take the time of a step.
+const CELLS_PER_STEP: usize = 16;
+
 fn lcs(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let mut text = |at: usize| {
         let mut scratch = Scratch::default();
@@ -92,8 +95,6 @@ fn lcs(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
         )
         .into());
     }
-    // A cell takes a fraction of the time that an element of a collection does.
-    const CELLS_PER_STEP: usize = 16;
     let steps = cells / CELLS_PER_STEP;
     long::check(tx, steps)?;
     let rest = Rest::once(move |reply| write(&a, &b, &options, reply));
