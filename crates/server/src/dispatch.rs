@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use damselfly_base::CommandError;
-use damselfly_commands::{Args, KeyspaceFn, Run, Stop, Trait};
+use damselfly_commands::{Args, Run, Stop, Trait};
 use damselfly_engine::{Busy, Engine, Now, Tx, Unserved};
 use damselfly_protocol::Reply;
 
@@ -25,7 +25,6 @@ pub use self::late::REST_SLICE_BYTES;
 use self::unknown::{unknown_command, unknown_subcommand};
 use crate::config::Config;
 use crate::connection::{Batch, Connection, OUTPUT_PAUSE_BYTES, Request, Stall};
-use crate::long::LongCommand;
 use crate::parked::Parking;
 use crate::registry::{Handler, Locks, REGISTRY, Registry, Row, WithinMulti};
 use crate::scripts::{self, ThreadScripts};
@@ -516,25 +515,6 @@ impl Dispatcher {
                 result
             }
         }
-    }
-}
-
-impl Dispatcher {
-    /// Has a long command run on another thread.
-    #[cold]
-    fn run_elsewhere(
-        &self,
-        session: &mut Session,
-        row: &'static Row,
-        run: KeyspaceFn,
-        args: Args<'_>,
-    ) -> damselfly_commands::Result {
-        // Before what the command itself publishes.
-        self.shared.pubsub.send(self.thread, &self.shared.threads);
-        let command = Arc::new(LongCommand::new(session, row, run, args.to_owned()));
-        session.long = Some(command.clone());
-        self.shared.long.add(command);
-        Err(Stop::Long)
     }
 }
 
