@@ -6,10 +6,10 @@ use damselfly_base::CommandError;
 use damselfly_base::random::number as random;
 use damselfly_engine::Tx;
 use damselfly_protocol::{Reply, Version};
-use damselfly_value::{Fields, Hash, HashRef, Pair};
+use damselfly_value::{Collection, Fields, Hash, HashRef, Pair};
 
 use crate::command::{Arity::AtLeast, At::One, Command, Group, Keys, Run, Trait, reads};
-use crate::{Args, KeyspaceFn, Result, Stop, long, scans, sets};
+use crate::{Args, KeyspaceFn, Result, long, scans, sets};
 
 /// The most fields that HRANDFIELD returns where they may repeat: more than any client can want, and some hundred megabytes.
 const REPEATED_MAX: u64 = 1 << 24;
@@ -98,30 +98,32 @@ fn hrandfield(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result 
         return Ok(());
     }
     let (count, show) = count_in(args)?;
-    let steps_max = long::steps_max(tx);
-    let Some(hash) = tx.read_as::<Hash>(args.key(1))? else {
-        reply.array(0);
-        return Ok(());
-    };
     let wanted = usize::try_from(count.unsigned_abs()).unwrap_or(usize::MAX);
-    let steps = if count < 0 {
+    let len = tx.read_as::<Hash>(args.key(1))?.map_or(0, HashRef::len);
+    let steps = if count < 0 && len > 0 {
         wanted
     } else {
-        wanted.min(hash.len())
+        wanted.min(len)
     };
-    if steps > steps_max {
-        return Err(Stop::Long);
-    }
-    if count < 0 {
-        show.begin(reply, wanted);
-        for _ in 0..wanted {
-            if let Some(pair) = hash.pick(random()) {
-                show.write(reply, pair);
+    long::reply_from(tx, args, 1..2, steps, reply, move |entries, reply| {
+        match entries[0].and_then(Hash::view) {
+            None => reply.array(0),
+            Some(hash) if count < 0 => {
+                show.begin(reply, wanted);
+                for _ in 0..wanted {
+                    if let Some(pair) = hash.pick(random()) {
+                        show.write(reply, pair);
+                    }
+                }
             }
+            Some(hash) => write_different(hash, steps, show, reply),
         }
-        return Ok(());
-    }
-    let wanted = wanted.min(hash.len());
+        Ok(())
+    })
+}
+
+/// Writes so many different fields, of which there are as many.
+fn write_different(hash: HashRef<'_>, wanted: usize, show: Show, reply: &mut Reply<'_>) {
     show.begin(reply, wanted);
     let write = |pair: Pair<'_>| show.write(reply, pair);
     match hash {
@@ -130,7 +132,6 @@ fn hrandfield(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result 
             sample(hash, wanted, write);
         }
     }
-    Ok(())
 }
 
 /// Passes by all fields and visits `wanted` of them, each set of so many with the same chance: selection sampling (Knuth,

@@ -149,6 +149,7 @@ fn randomkey(tx: &mut Tx<'_>, _args: Args<'_>, reply: &mut Reply<'_>) -> Result 
 fn scan(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let cursor = Cursor(scans::cursor(args, 1)?);
     let options = scans::Options::parse(args, 2, true)?;
+    long::check(tx, options.count)?;
     scans::write(reply, |list| {
         let mut shown = 0;
         let next = tx.scan(tx.db(), cursor, options.count, |entry| {

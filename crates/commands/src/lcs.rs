@@ -7,7 +7,7 @@ use damselfly_protocol::Reply;
 
 use crate::command::{Arity::AtLeast, At::One, Command, Group, Keys, Run, reads};
 use crate::strings::{Scratch, text_of};
-use crate::{Args, KeyspaceFn, Result};
+use crate::{Args, KeyspaceFn, Rest, Result, Stop, long};
 
 pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[Command {
     name: "LCS",
@@ -66,6 +66,9 @@ struct Match {
     len: usize,
 }
 
+/// So many cells take the time of a step.
+const CELLS_PER_STEP: usize = 16;
+
 fn lcs(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let mut text = |at: usize| {
         let mut scratch = Scratch::default();
@@ -92,16 +95,29 @@ fn lcs(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
         )
         .into());
     }
-    let lengths = lengths(&a, &b, cells);
+    let steps = cells / CELLS_PER_STEP;
+    long::check(tx, steps)?;
+    let rest = Rest::once(move |reply| write(&a, &b, &options, reply));
+    if long::is_long(steps) {
+        return Err(Stop::Rest(rest));
+    }
+    rest.write_all(reply);
+    Ok(())
+}
+
+/// Finds what is common to both and replies with it.
+fn write(a: &[u8], b: &[u8], options: &Options, reply: &mut Reply<'_>) {
+    let cells = (a.len() + 1) * (b.len() + 1);
+    let lengths = lengths(a, b, cells);
     let total = lengths[cells - 1] as usize;
     if options.len {
         reply.integer(total as i64);
-        return Ok(());
+        return;
     }
-    let (common, matches) = trace(&a, &b, &lengths);
+    let (common, matches) = trace(a, b, &lengths);
     if !options.index {
         reply.bulk(&common);
-        return Ok(());
+        return;
     }
     let shown = || {
         matches
@@ -124,7 +140,6 @@ fn lcs(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     }
     reply.bulk(b"len");
     reply.integer(total as i64);
-    Ok(())
 }
 
 /// Cell (i, j), at `i * (b.len() + 1) + j`, is the length of the longest common subsequence of the

@@ -24,6 +24,7 @@ mod sorted_set_algebra;
 mod sorted_set_pops;
 mod sorted_set_ranges;
 mod sorted_sets;
+mod sorting;
 mod stop;
 mod stream_claims;
 mod stream_group_reads;

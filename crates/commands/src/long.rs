@@ -1,10 +1,13 @@
 //! Commands that would keep others waiting: those with much to do go to a thread of their own, and long replies are written
 //! in slices.
 
+use std::ops::Range;
+
 use damselfly_engine::Tx;
 use damselfly_protocol::Reply;
+use damselfly_value::{Entry, EntryRef};
 
-use crate::{Result, Stop};
+use crate::{Args, Result, Stop};
 
 /// Steps that a command may take on a thread that serves other clients, too: about a millisecond. A step is what is done for
 /// one element, member, field or key.
@@ -36,6 +39,35 @@ pub(crate) fn steps_max(tx: &Tx<'_>) -> usize {
     } else {
         usize::MAX
     }
+}
+
+/// Has `write` write the reply that follows from what is at some keys, whose type and number of steps were looked at. If they are
+/// many, it runs on another thread and without locks, on what is there now; statistics then miss it if it refuses.
+pub(crate) fn reply_from(
+    tx: &mut Tx<'_>,
+    args: Args<'_>,
+    places: Range<usize>,
+    steps: usize,
+    reply: &mut Reply<'_>,
+    write: impl FnOnce(&[Option<EntryRef<'_>>], &mut Reply<'_>) -> Result + Send + 'static,
+) -> Result {
+    check(tx, steps)?;
+    let tx = &*tx;
+    let entries: Vec<_> = places.map(|place| tx.view(args.key(place))).collect();
+    if !is_long(steps) {
+        return write(&entries, reply);
+    }
+    // The copies take no time where it matters: of large collections, they are references.
+    let copies = entries
+        .iter()
+        .map(|entry| entry.map(|entry| entry.to_entry(b"")));
+    let copies: Vec<_> = copies.collect();
+    Err(Stop::Rest(Rest::once(move |reply| {
+        let entries = copies.iter().map(|copy| copy.as_ref().map(Entry::view));
+        if let Err(Stop::Error(error)) = write(&entries.collect::<Vec<_>>(), reply) {
+            reply.error(error.to_bytes());
+        }
+    })))
 }
 
 /// The rest of a reply, whose beginning is written. It holds no lock: what it shows stays as it was when the command ran.

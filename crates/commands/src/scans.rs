@@ -6,7 +6,7 @@ use damselfly_engine::Tx;
 use damselfly_protocol::Reply;
 use damselfly_value::{Collection, Element};
 
-use crate::{Args, Result, Stop, long};
+use crate::{Args, Result, long};
 
 /// The options of a scan.
 #[derive(Clone, Copy)]
@@ -109,16 +109,14 @@ impl Found<'_, '_, '_> {
 
 /// SSCAN, HSCAN and ZSCAN over a collection of so many elements as `len` says. `step` has [`Found`] take what is at a cursor and
 /// returns the next cursor.
-pub(crate) fn scan<C: Collection>(
+pub(crate) fn scan<C: Collection + 'static>(
     tx: &mut Tx<'_>,
     args: Args<'_>,
     reply: &mut Reply<'_>,
     len: impl FnOnce(C::Ref<'_>) -> usize,
-    step: impl Fn(C::Ref<'_>, u64, &mut Found<'_, '_, '_>) -> u64,
+    step: impl Fn(C::Ref<'_>, u64, &mut Found<'_, '_, '_>) -> u64 + Send + 'static,
 ) -> Result {
-    /// A call looks at so many buckets for each element it is asked for: a collection that has shrunk may have many empty ones.
-    const BUCKETS_PER_ELEMENT: usize = 10;
-    let (mut cursor, steps_max) = (cursor(args, 2)?, long::steps_max(tx));
+    let cursor = cursor(args, 2)?;
     let Some(collection) = tx.read_as::<C>(args.key(1))? else {
         reply.array(2);
         reply.bulk(b"0");
@@ -126,9 +124,30 @@ pub(crate) fn scan<C: Collection>(
         return Ok(());
     };
     let options = Options::parse(args, 3, false)?;
-    if options.count.min(len(collection)) > steps_max {
-        return Err(Stop::Long);
+    let steps = options.count.min(len(collection));
+    if !long::is_long(steps) {
+        return look(collection, cursor, options, step, reply);
     }
+    let request = args.to_owned();
+    long::reply_from(tx, args, 1..2, steps, reply, move |entries, reply| {
+        let options = Options::parse(request.borrow(), 3, false)?;
+        match entries[0].and_then(C::view) {
+            Some(collection) => look(collection, cursor, options, step, reply),
+            None => Ok(()),
+        }
+    })
+}
+
+/// Looks at elements from a cursor on, and replies with those that match.
+fn look<R: Copy>(
+    collection: R,
+    mut cursor: u64,
+    options: Options<'_>,
+    step: impl Fn(R, u64, &mut Found<'_, '_, '_>) -> u64,
+    reply: &mut Reply<'_>,
+) -> Result {
+    /// A call looks at so many buckets for each element it is asked for: a collection that has shrunk may have many empty ones.
+    const BUCKETS_PER_ELEMENT: usize = 10;
     write(reply, |list| {
         let mut found = Found {
             options,

@@ -8,14 +8,14 @@ use damselfly_base::CommandError;
 use damselfly_base::number::parse_integer;
 use damselfly_engine::{Event, Tx};
 use damselfly_protocol::Reply;
-use damselfly_value::{Collection, Element, Set, SetRef};
+use damselfly_value::{Collection, Element, EntryRef, Set, SetRef};
 
 use crate::command::{
     Access, Arity::AtLeast, At::Counted, At::One, At::ToEnd, Command, Group, Keys, Run, Trait,
     reads, writes,
 };
 use crate::sets::write;
-use crate::{Args, KeyspaceFn, Rest, Result, Stop, long};
+use crate::{Args, KeyspaceFn, Result, long};
 
 pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
     Command {
@@ -113,19 +113,20 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
     },
 ];
 
-/// The sets at some keys; absent ones are `None`. All can be looked at together, and with the section, as long as
-/// nothing changes.
-fn look<'t, 'a>(
-    tx: &'t mut Tx<'a>,
-    args: Args<'_>,
-    places: Range<usize>,
-) -> Result<(&'t Tx<'a>, Vec<Option<SetRef<'t>>>)> {
-    for place in places.clone() {
-        tx.read_as::<Set>(args.key(place))?;
+/// Notes that the keys are read, refuses those that hold something else, and returns how many members there are to look at.
+fn check_keys(tx: &mut Tx<'_>, args: Args<'_>, places: Range<usize>) -> Result<usize> {
+    let mut members = 0;
+    for place in places {
+        let set = tx.read_as::<Set>(args.key(place))?;
+        members += set.map_or(0, SetRef::len);
     }
-    let tx = &*tx;
-    let sets = places.map(|place| tx.view(args.key(place)).and_then(Set::view));
-    Ok((tx, sets.collect()))
+    Ok(members)
+}
+
+/// The sets that entries hold; absent ones are `None`.
+fn sets_in<'s>(entries: &[Option<EntryRef<'s>>]) -> Vec<Option<SetRef<'s>>> {
+    let sets = entries.iter().map(|entry| Set::view((*entry)?));
+    sets.collect()
 }
 
 /// What a combination of sets calls with each member.
@@ -162,36 +163,17 @@ fn sdiffstore(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result 
 }
 
 fn reply_with(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, combine: Combine) -> Result {
-    let (section, sets) = look(tx, args, 1..args.len())?;
-    let steps = steps(&sets);
-    if !long::is_long(steps) {
-        write_combined(&sets, combine, reply);
-        return Ok(());
-    }
-    long::check(section, steps)?;
-    // The copies take no time where it matters: of large sets, they are references.
-    let copies = (1..args.len()).map(|place| section.view(args.key(place)));
-    let copies: Vec<_> = copies
-        .map(|entry| entry.map(|entry| entry.to_entry(b"")))
-        .collect();
-    Err(Stop::Rest(Rest::once(move |reply| {
-        let views = copies.iter().map(|copy| Set::view(copy.as_ref()?.view()));
-        write_combined(&views.collect::<Vec<_>>(), combine, reply);
-    })))
-}
-
-fn write_combined(sets: &[Option<SetRef<'_>>], combine: Combine, reply: &mut Reply<'_>) {
-    let (list, mut count) = (reply.deferred_set(), 0);
-    combine(sets, &mut |member| {
-        write(member, reply);
-        count += 1;
-    });
-    reply.finish(list, count);
-}
-
-/// How many members there are to look at.
-fn steps(sets: &[Option<SetRef<'_>>]) -> usize {
-    sets.iter().flatten().map(|set| set.len()).sum()
+    let places = 1..args.len();
+    let steps = check_keys(tx, args, places.clone())?;
+    long::reply_from(tx, args, places, steps, reply, move |entries, reply| {
+        let (list, mut count) = (reply.deferred_set(), 0);
+        combine(&sets_in(entries), &mut |member| {
+            write(member, reply);
+            count += 1;
+        });
+        reply.finish(list, count);
+        Ok(())
+    })
 }
 
 fn store_with(
@@ -202,8 +184,13 @@ fn store_with(
     combine: Combine,
 ) -> Result {
     let destination = args.key(1);
-    let (section, sets) = look(tx, args, 2..args.len())?;
-    long::check(section, steps(&sets))?;
+    let steps = check_keys(tx, args, 2..args.len())?;
+    long::check(tx, steps)?;
+    let section = &*tx;
+    let entries: Vec<_> = (2..args.len())
+        .map(|place| section.view(args.key(place)))
+        .collect();
+    let sets = sets_in(&entries);
     let mut members = Vec::new();
     combine(&sets, &mut |member| members.push(member));
     let (entry, ()) = section.build::<Set, _>(destination, |set| set.fill(&members));
@@ -231,19 +218,21 @@ fn sintercard(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result 
             .and_then(|limit| usize::try_from(limit).ok())
             .ok_or_else(|| CommandError::err("LIMIT can't be negative"))?;
     }
-    let (section, sets) = look(tx, args, 2..2 + count)?;
-    long::check(section, steps(&sets))?;
-    let mut found = 0;
-    let _ = try_intersect(&sets, &mut |_| {
-        found += 1;
-        if found == limit {
-            Break(())
-        } else {
-            Continue(())
-        }
-    });
-    reply.integer(found as i64);
-    Ok(())
+    let places = 2..2 + count;
+    let steps = check_keys(tx, args, places.clone())?;
+    long::reply_from(tx, args, places, steps, reply, move |entries, reply| {
+        let mut found = 0;
+        let _ = try_intersect(&sets_in(entries), &mut |_| {
+            found += 1;
+            if found == limit {
+                Break(())
+            } else {
+                Continue(())
+            }
+        });
+        reply.integer(found as i64);
+        Ok(())
+    })
 }
 
 /// A set in which many members are looked up.

@@ -315,30 +315,30 @@ fn srandmember(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result
         .into());
     }
     let bytes_max = tx.engine().settings.bulk_bytes_max.load(Relaxed);
-    let steps_max = long::steps_max(tx);
-    match tx.read_as::<Set>(key)? {
-        None => reply.array(0),
-        Some(_) if count < 0 && count.unsigned_abs() > steps_max as u64 => {
-            return Err(Stop::Long);
-        }
-        Some(set) if count < 0 => write_repeats(set, count.unsigned_abs(), bytes_max, reply)?,
-        Some(set) => {
-            let count = usize::try_from(count).unwrap_or(usize::MAX);
-            let count = count.min(set.len());
-            if count > steps_max {
-                return Err(Stop::Long);
+    let wanted = usize::try_from(count.unsigned_abs()).unwrap_or(usize::MAX);
+    let len = tx.read_as::<Set>(key)?.map_or(0, SetRef::len);
+    let steps = if count < 0 && len > 0 {
+        wanted
+    } else {
+        wanted.min(len)
+    };
+    long::reply_from(tx, args, 1..2, steps, reply, move |entries, reply| {
+        match entries[0].and_then(Set::view) {
+            None => reply.array(0),
+            Some(set) if count < 0 => write_repeats(set, wanted, bytes_max, reply)?,
+            Some(set) => {
+                reply.array(steps);
+                set.sample(steps, random::number, |member| write(member, reply));
             }
-            reply.array(count);
-            set.sample(count, random::number, |member| write(member, reply));
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// Writes random members, each chosen from all.
-fn write_repeats(set: SetRef<'_>, count: u64, bytes_max: usize, reply: &mut Reply<'_>) -> Result {
+fn write_repeats(set: SetRef<'_>, count: usize, bytes_max: usize, reply: &mut Reply<'_>) -> Result {
     let start = reply.position();
-    reply.array(usize::try_from(count).unwrap_or(usize::MAX));
+    reply.array(count);
     for _ in 0..count {
         write(set.random(random::number()), reply);
         if reply.position() - start > bytes_max {

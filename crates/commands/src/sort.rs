@@ -1,20 +1,23 @@
 //! SORT and SORT_RO.
 //!
-//! The patterns of BY and GET name keys that are no arguments, so a command that has any runs under all locks.
+//! The patterns of BY and GET name keys that are no arguments, so a command that has any runs under all locks. It holds them only
+//! for collecting the elements and looking those keys up; sorting and writing need none ([`sorting`](crate::sorting)).
 
-use std::cmp::Ordering;
+use std::ops::ControlFlow::{Break, Continue};
+use std::ops::Range;
 
 use damselfly_base::CommandError;
-use damselfly_base::double::parse_in_range;
+use damselfly_base::number::Decimal;
 use damselfly_collections::Side;
 use damselfly_engine::{Event, Key, Tx};
 use damselfly_protocol::Reply;
-use damselfly_value::{Collection, EntryRef, Hash, List, ListRef, SetRef, SortedSetRef, Value};
+use damselfly_value::{Collection, EntryRef, Hash, List, Scoring, Value};
 
 use crate::command::{
     Access, Arity::AtLeast, At::Behind, At::One, Command, Group, KeySpec, Keys, Run, Trait, reads,
     writes,
 };
+use crate::sorting::{Order, Sorting, Texts};
 use crate::strings::{Scratch, text_of};
 use crate::{Args, KeyspaceFn, Result, Stop, long};
 
@@ -70,8 +73,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
 /// What is asked for.
 #[derive(Default)]
 struct Options<'a> {
-    descending: bool,
-    alpha: bool,
+    order: Order,
     /// Offset and count as sent.
     limit: Option<(i64, i64)>,
     by: Option<&'a [u8]>,
@@ -88,11 +90,11 @@ impl<'a> Options<'a> {
         let mut at = 2;
         while at < args.len() {
             if args.is(at, "ASC") {
-                options.descending = false;
+                options.order.descending = false;
             } else if args.is(at, "DESC") {
-                options.descending = true;
+                options.order.descending = true;
             } else if args.is(at, "ALPHA") {
-                options.alpha = true;
+                options.order.alpha = true;
             } else if args.is(at, "LIMIT") && at + 2 < args.len() {
                 options.limit = Some((args.integer(at + 1)?, args.integer(at + 2)?));
                 at += 2;
@@ -121,7 +123,7 @@ impl<'a> Options<'a> {
     }
 
     /// Which of `len` elements are returned.
-    fn range(&self, len: usize) -> std::ops::Range<usize> {
+    fn range(&self, len: usize) -> Range<usize> {
         let (offset, count) = self.limit.unwrap_or((0, -1));
         let start = usize::try_from(offset.max(0))
             .unwrap_or(usize::MAX)
@@ -132,216 +134,228 @@ impl<'a> Options<'a> {
         };
         start..end
     }
+
+    /// How many elements have to be looked at.
+    fn steps(&self, len: usize) -> usize {
+        if self.keeps_order {
+            self.range(len).end
+        } else {
+            len
+        }
+    }
 }
 
-/// An element and what it is compared by.
-struct Sortable {
-    element: Vec<u8>,
-    /// Its number; zero where there is none.
-    score: f64,
-    /// Its text, if it is compared by that of another key.
-    text: Option<Vec<u8>>,
+/// What stands for other texts: a pattern of BY or GET.
+enum Pattern<'a> {
+    /// The element itself.
+    Element,
+    /// Nothing: there is no star.
+    Nothing,
+    /// The string at a key, or in a field of a hash, whose name has the element in place of the star.
+    Name {
+        before: &'a [u8],
+        behind: &'a [u8],
+        field: Option<&'a [u8]>,
+    },
+}
+
+impl<'a> Pattern<'a> {
+    fn parse(pattern: &'a [u8]) -> Self {
+        if pattern == b"#" {
+            return Self::Element;
+        }
+        let Some(star) = pattern.iter().position(|&byte| byte == b'*') else {
+            return Self::Nothing;
+        };
+        let (before, behind) = (&pattern[..star], &pattern[star + 1..]);
+        let arrow = behind.windows(2).position(|two| two == b"->");
+        let (behind, field) = match arrow {
+            Some(at) if at + 2 < behind.len() => (&behind[..at], Some(&behind[at + 2..])),
+            Some(_) | None => (behind, None),
+        };
+        Self::Name {
+            before,
+            behind,
+            field,
+        }
+    }
 }
 
 fn sort(tx: &mut Tx<'_>, args: Args<'_>, may_store: bool, reply: &mut Reply<'_>) -> Result {
     let mut options = Options::parse(args, may_store)?;
+    let key = args.key(1);
     if options.reads_other_keys() && !tx.holds_all() {
+        // One that is to run elsewhere should not take all locks here before it says so.
+        let len = tx.view(key).and_then(len_of).unwrap_or(0);
+        long::check(tx, options.steps(len))?;
         return Err(Stop::NeedsAllLocks);
     }
     let (steps_max, is_script) = (long::steps_max(tx), tx.is_script());
-    let elements = match tx.read(args.key(1)) {
-        None => Vec::new(),
-        Some(entry) => {
-            if options.keeps_order
-                && matches!(entry.value(), Value::Set(_))
-                && (options.store.is_some() || is_script)
-            {
-                // A set has no order to keep, and what is stored, or what a script does, must not depend on chance.
-                (options.keeps_order, options.alpha, options.by) = (false, true, None);
-            }
-            if len_of(entry)? > steps_max {
-                return Err(Stop::Long);
-            }
-            elements_of(entry, options.keeps_order && options.descending)
+    let mut elements = Texts::default();
+    let mut shown = 0..0;
+    if let Some(entry) = tx.read(key) {
+        if options.keeps_order
+            && matches!(entry.value(), Value::Set(_))
+            && (options.store.is_some() || is_script)
+        {
+            // A set has no order to keep, and what is stored, or what a script does, must not depend on chance.
+            (options.keeps_order, options.order.alpha, options.by) = (false, true, None);
         }
-    };
-    let mut sorted = with_weights(tx, elements, &options)?;
-    if !options.keeps_order {
-        sorted.sort_by(|a, b| {
-            let order = compare(a, b, &options);
-            if options.descending {
-                order.reverse()
-            } else {
-                order
-            }
+        let len = len_of(entry).ok_or(CommandError::WrongType)?;
+        if options.steps(len) > steps_max {
+            return Err(Stop::Long);
+        }
+        shown = options.range(len);
+        if options.keeps_order {
+            elements = elements_of(entry, shown.clone(), options.order.descending);
+            shown = 0..shown.len();
+        } else {
+            elements = elements_of(entry, 0..len, false);
+        }
+    }
+    let steps = elements.len();
+    let by = options.by.filter(|_| !options.keeps_order);
+    let weights =
+        by.map(|pattern| look_up(tx, &[Pattern::parse(pattern)], &elements, 0..elements.len()));
+    let order = (!options.keeps_order).then_some(options.order);
+    let mut sorting = Sorting::new(elements, weights, order, shown)?;
+    if !options.get.is_empty() {
+        let patterns: Vec<_> = options.get.iter().map(|get| Pattern::parse(get)).collect();
+        sorting.answer(patterns.len(), |elements, indexes| {
+            look_up(tx, &patterns, elements, indexes)
         });
     }
-    let range = options.range(sorted.len());
-    let shown = &sorted[range];
-    match options.store {
-        None => write(tx, shown, &options.get, reply),
-        Some(at) => store(tx, shown, &options.get, args.key(at), reply),
+    if let Some(at) = options.store {
+        store(tx, sorting, args.key(at), reply);
+        return Ok(());
     }
+    let rest = sorting.into_rest();
+    if long::is_long(steps) {
+        return Err(Stop::Rest(rest));
+    }
+    rest.write_all(reply);
     Ok(())
 }
 
-fn len_of(entry: EntryRef<'_>) -> Result<usize> {
+/// The number of elements of what can be sorted.
+fn len_of(entry: EntryRef<'_>) -> Option<usize> {
     match entry.value() {
-        Value::List(list) => Ok(list.len()),
-        Value::Set(set) => Ok(set.len()),
-        Value::SortedSet(set) => Ok(set.len()),
-        Value::Text(_) | Value::Hash(_) | Value::Stream(_) => Err(CommandError::WrongType.into()),
+        Value::List(list) => Some(list.len()),
+        Value::Set(set) => Some(set.len()),
+        Value::SortedSet(set) => Some(set.len()),
+        Value::Text(_) | Value::Hash(_) | Value::Stream(_) => None,
     }
 }
 
-/// All elements; if `descending`, those of a list and of a sorted set from the last to the first.
-fn elements_of(entry: EntryRef<'_>, descending: bool) -> Vec<Vec<u8>> {
+/// Some of the elements; if `descending`, those of a list and of a sorted set are counted from the last.
+fn elements_of(entry: EntryRef<'_>, wanted: Range<usize>, descending: bool) -> Texts {
+    let (mut elements, mut decimal) = (Texts::with_capacity(wanted.len()), Decimal::new());
+    if wanted.is_empty() {
+        return elements;
+    }
     match entry.value() {
-        Value::List(list) => of_list(list, descending),
-        Value::Set(set) => of_set(set),
-        Value::SortedSet(set) => of_sorted_set(set, descending),
-        Value::Text(_) | Value::Hash(_) | Value::Stream(_) => Vec::new(),
-    }
-}
-
-fn of_list(list: ListRef<'_>, descending: bool) -> Vec<Vec<u8>> {
-    let mut elements = Vec::with_capacity(list.len());
-    let mut walk = list.walk(0, Side::Left);
-    while let Some(element) = walk.step() {
-        elements.push(element.to_vec());
-    }
-    if descending {
-        elements.reverse();
-    }
-    elements
-}
-
-fn of_set(set: SetRef<'_>) -> Vec<Vec<u8>> {
-    let mut elements = Vec::with_capacity(set.len());
-    set.for_each(|member| elements.push(member.to_vec()));
-    elements
-}
-
-fn of_sorted_set(set: SortedSetRef<'_>, descending: bool) -> Vec<Vec<u8>> {
-    let members = set.iter().map(|scoring| scoring.member.to_vec());
-    if descending {
-        members.rev().collect()
-    } else {
-        members.collect()
-    }
-}
-
-/// Looks up what the elements are compared by.
-fn with_weights(
-    tx: &mut Tx<'_>,
-    elements: Vec<Vec<u8>>,
-    options: &Options<'_>,
-) -> Result<Vec<Sortable>> {
-    let sortable = |element: Vec<u8>| {
-        let mut sortable = Sortable {
-            element,
-            score: 0.0,
-            text: None,
-        };
-        if options.keeps_order {
-            return Ok(sortable);
-        }
-        let weight = match options.by {
-            None => None,
-            Some(pattern) => match look_up(tx, pattern, &sortable.element) {
-                None => return Ok(sortable),
-                weight => weight,
-            },
-        };
-        if options.alpha {
-            sortable.text = weight;
-        } else {
-            let text = weight.as_deref().unwrap_or(&sortable.element);
-            sortable.score = parse_in_range(text).ok_or_else(|| {
-                CommandError::err("One or more scores can't be converted into double")
-            })?;
-        }
-        Ok(sortable)
-    };
-    // All are looked up, even if one of the first is refused.
-    let all: Vec<Result<Sortable>> = elements.into_iter().map(sortable).collect();
-    all.into_iter().collect()
-}
-
-fn compare(a: &Sortable, b: &Sortable, options: &Options<'_>) -> Ordering {
-    if !options.alpha {
-        // None is NaN.
-        let order = a.score.partial_cmp(&b.score);
-        return order
-            .unwrap_or(Ordering::Equal)
-            .then_with(|| a.element.cmp(&b.element));
-    }
-    match options.by {
-        None => a.element.cmp(&b.element),
-        // Those without a weight come first.
-        Some(_) => a.text.cmp(&b.text),
-    }
-}
-
-/// The string that a pattern stands for: that of the key, or of the field of a hash, whose name has `element` in place of the
-/// star.
-fn look_up(tx: &mut Tx<'_>, pattern: &[u8], element: &[u8]) -> Option<Vec<u8>> {
-    if pattern == b"#" {
-        return Some(element.to_vec());
-    }
-    let star = pattern.iter().position(|&byte| byte == b'*')?;
-    let (before, behind) = (&pattern[..star], &pattern[star + 1..]);
-    let arrow = behind.windows(2).position(|two| two == b"->");
-    let (behind, field) = match arrow {
-        Some(at) if at + 2 < behind.len() => (&behind[..at], Some(&behind[at + 2..])),
-        Some(_) | None => (behind, None),
-    };
-    let name = [before, element, behind].concat();
-    let entry = tx.read(Key::new(&name))?;
-    match field {
-        None => {
-            let mut scratch = Scratch::default();
-            Some(text_of(entry.text()?, &mut scratch).to_vec())
-        }
-        Some(field) => Some(Hash::view(entry)?.value(field)?.to_vec()),
-    }
-}
-
-fn write(tx: &mut Tx<'_>, shown: &[Sortable], get: &[&[u8]], reply: &mut Reply<'_>) {
-    reply.array(shown.len() * get.len().max(1));
-    for sortable in shown {
-        if get.is_empty() {
-            reply.bulk(&sortable.element);
-        }
-        for pattern in get {
-            match look_up(tx, pattern, &sortable.element) {
-                Some(text) => reply.bulk(&text),
-                None => reply.null(),
+        Value::List(list) => {
+            let len = list.len();
+            let mut walk = if descending {
+                list.walk(len - 1 - wanted.start, Side::Right)
+            } else {
+                list.walk(wanted.start, Side::Left)
+            };
+            while elements.len() < wanted.len()
+                && let Some(element) = walk.step()
+            {
+                elements.push(Some(element.text(&mut decimal)));
             }
         }
+        Value::Set(set) => {
+            let mut index = 0;
+            let _ = set.try_for_each(|member| {
+                if index == wanted.end {
+                    return Break(());
+                }
+                if index >= wanted.start {
+                    elements.push(Some(member.text(&mut decimal)));
+                }
+                index += 1;
+                Continue(())
+            });
+        }
+        Value::SortedSet(set) => {
+            let len = set.len();
+            let mut push =
+                |scoring: Scoring<'_>| elements.push(Some(scoring.member.text(&mut decimal)));
+            if descending {
+                let ranks = len - wanted.end..len - wanted.start;
+                set.range(ranks).rev().for_each(&mut push);
+            } else {
+                set.range(wanted).for_each(&mut push);
+            }
+        }
+        Value::Text(_) | Value::Hash(_) | Value::Stream(_) => {}
+    }
+    elements
+}
+
+/// What all patterns stand for with the first of some elements, then with the second, and so on.
+fn look_up(
+    tx: &mut Tx<'_>,
+    patterns: &[Pattern<'_>],
+    elements: &Texts,
+    indexes: impl Iterator<Item = usize>,
+) -> Texts {
+    /// So many at a time, so that their cache misses overlap.
+    const AT_ONCE: usize = 32;
+    let mut wanted = indexes.flat_map(|index| patterns.iter().map(move |pattern| (pattern, index)));
+    let (mut found, mut scratch) = (Texts::default(), Scratch::default());
+    let (mut batch, mut names, mut hashes) = (Vec::new(), Texts::default(), Vec::new());
+    loop {
+        batch.extend(wanted.by_ref().take(AT_ONCE));
+        if batch.is_empty() {
+            return found;
+        }
+        for (pattern, index) in &batch {
+            let element = elements.get(*index).unwrap_or_default();
+            if let Pattern::Name { before, behind, .. } = pattern {
+                names.push_joined(&[before, element, behind]);
+                let name = names.get(names.len() - 1).unwrap_or_default();
+                hashes.push(damselfly_base::hash(name));
+            }
+        }
+        tx.prefetch(hashes.iter().copied());
+        let mut keys = hashes.drain(..).enumerate().map(|(at, hash)| Key {
+            bytes: names.get(at).unwrap_or_default(),
+            hash,
+        });
+        for (pattern, index) in batch.drain(..) {
+            match pattern {
+                Pattern::Element => found.push(elements.get(index)),
+                Pattern::Nothing => found.push(None),
+                Pattern::Name { field, .. } => {
+                    let entry = keys.next().and_then(|key| tx.read(key));
+                    found.push(entry.and_then(|entry| text_in(entry, *field, &mut scratch)));
+                }
+            }
+        }
+        names.clear();
     }
 }
 
-fn store(
-    tx: &mut Tx<'_>,
-    shown: &[Sortable],
-    get: &[&[u8]],
-    destination: Key<'_>,
-    reply: &mut Reply<'_>,
-) {
-    let looked_up: Vec<Vec<u8>> = shown
-        .iter()
-        .flat_map(|sortable| get.iter().map(|pattern| (pattern, &sortable.element)))
-        .map(|(pattern, element)| look_up(tx, pattern, element).unwrap_or_default())
-        .collect();
+/// The string that an entry is, or that a field of it holds.
+fn text_in<'a>(
+    entry: EntryRef<'a>,
+    field: Option<&[u8]>,
+    scratch: &'a mut Scratch,
+) -> Option<&'a [u8]> {
+    match field {
+        None => Some(text_of(entry.text()?, scratch)),
+        Some(field) => Some(Hash::view(entry)?.value(field)?.text(&mut scratch.decimal)),
+    }
+}
+
+fn store(tx: &mut Tx<'_>, mut sorting: Sorting, destination: Key<'_>, reply: &mut Reply<'_>) {
     let (entry, len) = tx.build::<List, _>(destination, |list| {
-        match get.is_empty() {
-            true => list.push(
-                Side::Right,
-                shown.iter().map(|sortable| &sortable.element[..]),
-            ),
-            false => list.push(Side::Right, looked_up.iter().map(|text| &text[..])),
-        };
+        let texts = sorting.sorted().map(Option::unwrap_or_default);
+        list.push(Side::Right, texts);
         list.view().len()
     });
     tx.store_built(destination, entry, Event::Sortstore);

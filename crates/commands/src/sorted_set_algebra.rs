@@ -238,13 +238,16 @@ fn check_keys(tx: &mut Tx<'_>, args: Args<'_>, first: usize, count: usize) -> Re
     Ok(members)
 }
 
-/// The sets at the keys, with their weights.
-fn sources<'t>(tx: &'t Tx<'_>, args: Args<'_>, first: usize, weights: &[f64]) -> Vec<Source<'t>> {
-    let source = |(place, &weight)| Source {
-        members: Members::of(tx.view(args.key(place))).unwrap_or(Members::None),
+/// The sets that entries hold, with their weights.
+fn sources<'t>(
+    entries: impl IntoIterator<Item = Option<EntryRef<'t>>>,
+    weights: &[f64],
+) -> Vec<Source<'t>> {
+    let source = |(entry, &weight)| Source {
+        members: Members::of(entry).unwrap_or(Members::None),
         weight,
     };
-    (first..).zip(weights).map(source).collect()
+    entries.into_iter().zip(weights).map(source).collect()
 }
 
 impl Request {
@@ -314,7 +317,8 @@ fn combine<'a>(
 fn unite<'a>(sources: &[Source<'a>], aggregate: Aggregate) -> Vec<Scoring<'a>> {
     let largest = sources.last().map_or(0, |source| source.members.len());
     let mut result: Vec<Scoring<'a>> = Vec::with_capacity(largest);
-    let mut places = HashMap::with_capacity(largest);
+    let mut places: HashMap<_, _, ahash::RandomState> =
+        HashMap::with_capacity_and_hasher(largest, Default::default());
     for source in sources {
         source.members.for_each(|Scoring { member, score }| {
             // A member must look the same whatever form of set it comes from.
@@ -376,14 +380,13 @@ fn show(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, operation: Opera
     let keys = key_count(args, 1, command)?;
     let members = check_keys(tx, args, 2, keys)?;
     let request = Request::parse(args, 2 + keys, keys, Parses::Shown(operation))?;
-    long::check(tx, members)?;
-    let result = combine(
-        operation,
-        sources(tx, args, 2, &request.weights),
-        request.aggregate,
-    );
-    write_list(result.into_iter(), request.with_scores, reply);
-    Ok(())
+    let places = 2..2 + keys;
+    long::reply_from(tx, args, places, members, reply, move |entries, reply| {
+        let sources = sources(entries.iter().copied(), &request.weights);
+        let result = combine(operation, sources, request.aggregate);
+        write_list(result.into_iter(), request.with_scores, reply);
+        Ok(())
+    })
 }
 
 fn store(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, operation: Operation) -> Result {
@@ -399,7 +402,8 @@ fn store(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, operation: Oper
     let destination = args.key(1);
     let section = &*tx;
     let (entry, count) = section.build::<SortedSet, _>(destination, |stored| {
-        let sources = sources(section, args, 3, &request.weights);
+        let entries = (3..3 + keys).map(|place| section.view(args.key(place)));
+        let sources = sources(entries, &request.weights);
         let result = combine(operation, sources, request.aggregate);
         stored.fill(result.iter().copied());
         result.len()
@@ -421,21 +425,23 @@ fn zintercard(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result 
             .and_then(|limit| usize::try_from(limit).ok())
             .ok_or_else(|| CommandError::err("LIMIT can't be negative"))?;
     }
-    long::check(tx, members)?;
-    let mut sources = sources(tx, args, 2, &vec![1.0; keys]);
-    sources.sort_by_key(|source| source.members.len());
-    let mut count = 0;
-    if let Some((smallest, others)) = sources.split_first() {
-        let _ = smallest.members.try_for_each(|scoring| {
-            let is_in = |other: &Source<'_>| other.members.score(scoring.member).is_some();
-            count += usize::from(others.iter().all(is_in));
-            if count == limit && limit > 0 {
-                Break(())
-            } else {
-                Continue(())
-            }
-        });
-    }
-    reply.integer(count as i64);
-    Ok(())
+    let places = 2..2 + keys;
+    long::reply_from(tx, args, places, members, reply, move |entries, reply| {
+        let mut sources = sources(entries.iter().copied(), &vec![1.0; keys]);
+        sources.sort_by_key(|source| source.members.len());
+        let mut count = 0;
+        if let Some((smallest, others)) = sources.split_first() {
+            let _ = smallest.members.try_for_each(|scoring| {
+                let is_in = |other: &Source<'_>| other.members.score(scoring.member).is_some();
+                count += usize::from(others.iter().all(is_in));
+                if count == limit && limit > 0 {
+                    Break(())
+                } else {
+                    Continue(())
+                }
+            });
+        }
+        reply.integer(count as i64);
+        Ok(())
+    })
 }

@@ -5,13 +5,13 @@ use std::sync::atomic::Ordering::Relaxed;
 use damselfly_base::{CommandError, double, random};
 use damselfly_engine::{Create, Event, Tx};
 use damselfly_protocol::{Reply, Version};
-use damselfly_value::{Scoring, SortedSet, SortedSetMut, SortedSetRef};
+use damselfly_value::{Collection, Scoring, SortedSet, SortedSetMut, SortedSetRef};
 
 use crate::command::{
     Access, Arity::AtLeast, Arity::Exactly, At::One, Command, Group, Keys, Run, Trait, looks,
     reads, writes,
 };
-use crate::{Args, KeyspaceFn, Result, Stop, long, scans, sets};
+use crate::{Args, KeyspaceFn, Result, long, scans, sets};
 
 pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
     Command {
@@ -451,39 +451,37 @@ fn zrandmember(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result
     if with_scores && count.unsigned_abs() > i64::MAX as u64 / 2 {
         return Err(CommandError::err("value is out of range").into());
     }
-    let (bytes_max, steps_max) = (
-        tx.engine().settings.bulk_bytes_max.load(Relaxed),
-        long::steps_max(tx),
-    );
-    let Some(set) = tx.read_as::<SortedSet>(key)? else {
-        reply.array(0);
-        return Ok(());
-    };
+    let bytes_max = tx.engine().settings.bulk_bytes_max.load(Relaxed);
     let magnitude = usize::try_from(count.unsigned_abs()).unwrap_or(usize::MAX);
-    let steps = if count < 0 {
+    let len = tx.read_as::<SortedSet>(key)?.map_or(0, SortedSetRef::len);
+    let steps = if count < 0 && len > 0 {
         magnitude
     } else {
-        magnitude.min(set.len())
+        magnitude.min(len)
     };
-    if steps > steps_max {
-        return Err(Stop::Long);
-    }
-    if count < 0 {
-        return write_repeats(set, magnitude, with_scores, bytes_max, reply);
-    }
-    if magnitude >= set.len() {
-        // All of them, from the highest score down as Redis does.
-        write_list(set.iter().rev(), with_scores, reply);
-        return Ok(());
-    }
-    begin_list(magnitude, with_scores, reply);
-    for rank in sample(set.len(), magnitude) {
+    long::reply_from(tx, args, 1..2, steps, reply, move |entries, reply| {
+        match entries[0].and_then(SortedSet::view) {
+            None => reply.array(0),
+            Some(set) if count < 0 => {
+                write_repeats(set, magnitude, with_scores, bytes_max, reply)?;
+            }
+            // All of them, from the highest score down as Redis does.
+            Some(set) if steps == set.len() => write_list(set.iter().rev(), with_scores, reply),
+            Some(set) => write_different(set, steps, with_scores, reply),
+        }
+        Ok(())
+    })
+}
+
+/// Writes so many different members, of which there are more.
+fn write_different(set: SortedSetRef<'_>, count: usize, with_scores: bool, reply: &mut Reply<'_>) {
+    begin_list(count, with_scores, reply);
+    for rank in sample(set.len(), count) {
         let mut found = set.range(rank..rank + 1);
         found
             .by_ref()
             .for_each(|scoring| write_one(scoring, with_scores, reply));
     }
-    Ok(())
 }
 
 /// Writes so many random members, as often as they come; refuses a reply of more than `bytes_max` bytes, which Redis would try

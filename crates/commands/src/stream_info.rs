@@ -4,7 +4,7 @@ use damselfly_base::CommandError;
 use damselfly_collections::stream::{Consumer, Group as ReadingGroup, StreamEntry};
 use damselfly_engine::Tx;
 use damselfly_protocol::Reply;
-use damselfly_value::{Stream, StreamId};
+use damselfly_value::{Collection, Stream, StreamId};
 
 use crate::command::{
     Arity, Arity::AtLeast, Arity::Exactly, At::One, Command, Group, KeySpec, Keys, Run, Trait,
@@ -181,10 +181,21 @@ fn stream(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
         true => full_count(args)?,
         false => None,
     };
-    if full_count.is_some_and(|count| count > SHOWN_DEFAULT) {
-        long::check(tx, all)?;
-    }
-    let stream = found(tx, args)?;
+    found(tx, args)?;
+    let steps = match full_count {
+        Some(count) if count > SHOWN_DEFAULT => all,
+        Some(_) | None => 0,
+    };
+    long::reply_from(tx, args, 2..3, steps, reply, move |entries, reply| {
+        if let Some(stream) = entries[0].and_then(Stream::view) {
+            write(stream, full_count, reply);
+        }
+        Ok(())
+    })
+}
+
+/// Writes what is known about a stream; with `full_count` also so many of its entries, and of what is pending.
+fn write(stream: &Stream, full_count: Option<usize>, reply: &mut Reply<'_>) {
     reply.map(if full_count.is_some() { 9 } else { 10 });
     reply.bulk(b"length");
     reply.integer(stream.len() as i64);
@@ -209,7 +220,7 @@ fn stream(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
         reply_optional_entry(walk.next(), reply);
         reply.bulk(b"last-entry");
         reply_optional_entry(walk.next_back(), reply);
-        return Ok(());
+        return;
     };
     reply.bulk(b"entries");
     reply.array(stream.len().min(count));
@@ -220,7 +231,6 @@ fn stream(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     for (name, group) in stream.groups() {
         reply_group(stream, name, group, count, reply);
     }
-    Ok(())
 }
 
 fn reply_group(

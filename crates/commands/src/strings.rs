@@ -197,7 +197,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
 /// Room for the text of a value that is not stored as text.
 #[derive(Default)]
 pub(crate) struct Scratch {
-    decimal: Decimal,
+    pub(crate) decimal: Decimal,
     unpacked: Vec<u8>,
 }
 

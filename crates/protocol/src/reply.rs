@@ -87,6 +87,15 @@ impl<'a> Reply<'a> {
         self.out.extend_from_slice(reply);
     }
 
+    /// A finished reply that was written elsewhere, which is moved, not copied, if nothing stands before it.
+    pub fn raw_all(&mut self, reply: Vec<u8>) {
+        if self.out.is_empty() {
+            *self.out = reply;
+        } else {
+            self.raw(&reply);
+        }
+    }
+
     /// `+OK`.
     #[inline]
     pub fn ok(&mut self) {

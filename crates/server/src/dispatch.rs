@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use damselfly_base::CommandError;
-use damselfly_commands::{Args, Run, Stop};
+use damselfly_commands::{Args, Run, Stop, Trait};
 use damselfly_engine::{Busy, Engine, Now, Tx, Unserved};
 use damselfly_protocol::Reply;
 
@@ -28,7 +28,6 @@ use self::room::Memory;
 pub use self::room::{Room, excess_bytes};
 use crate::config::Config;
 use crate::connection::{Batch, Connection, OUTPUT_PAUSE_BYTES, Request, Stall};
-use crate::long::LongCommand;
 use crate::parked::Parking;
 use crate::registry::{Handler, Locks, REGISTRY, Registry, Row, WithinMulti};
 use crate::scripts::{self, ThreadScripts};
@@ -36,6 +35,9 @@ use crate::session::transaction::{self, SpareQueues};
 use crate::session::{self, Context, Replies, Session, monitor};
 use crate::shared::{self, Shared};
 use crate::statistics::ThreadCounters;
+
+/// A command with more arguments than this is a long one, whatever it does with them.
+const ARGS_MAX: usize = 1 << 14;
 
 /// Runs batches, on one thread.
 pub struct Dispatcher {
@@ -393,6 +395,9 @@ impl Dispatcher {
                 Ok(())
             }
             Handler::Keyspace(run) => {
+                if args.len() > ARGS_MAX && !row.command.has(Trait::Blocking) {
+                    return self.run_elsewhere(session, row, run, args);
+                }
                 let mut tx = lock(engine, row, args, db, now, &mut self.shards)?;
                 tx.let_others_wait();
                 tx.set_touches(!leaves_no_trace(session, row));
@@ -406,14 +411,7 @@ impl Dispatcher {
                     }
                     if let Err(Stop::Long) = result {
                         drop(tx);
-                        // Before what the command itself publishes.
-                        let (pubsub, threads) = (&self.shared.pubsub, &self.shared.threads);
-                        pubsub.send(self.thread, threads);
-                        let command = LongCommand::new(session, row, run, args.to_owned());
-                        let command = Arc::new(command);
-                        session.long = Some(command.clone());
-                        self.shared.long.add(command);
-                        return result;
+                        return self.run_elsewhere(session, row, run, args);
                     }
                     if let Err(Stop::Wait(wait)) = &result {
                         let parking = Parking::new(&self.shared, session, row, args, wait, &mut tx);

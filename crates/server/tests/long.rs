@@ -4,6 +4,7 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::{Duration, Instant};
 
 use common::{Client, TestServer, until};
 use damselfly_protocol::client::Value;
@@ -57,6 +58,7 @@ fn long_replies_take_little_memory_and_show_one_moment() {
         ("reader2", "HKEYS hash", false),
         ("reader3", "LRANGE list 0 -1", true),
         ("reader4", "ZRANGE sorted 0 -1", true),
+        ("reader5", "SORT list ALPHA", true),
     ] {
         let mut reader = server.client();
         assert_eq!(reader.run(&format!("CLIENT SETNAME {name}")), "OK");
@@ -109,6 +111,7 @@ fn a_long_command_keeps_no_client_of_its_thread_waiting() {
         "LREM list 0 nothing",
         "LPOS list nothing",
         "SRANDMEMBER {a}set -100000",
+        "SORT list BY w_* GET # GET o_* DESC ALPHA",
     ] {
         // With the thread held up, one would be answered before the command and one after it, however often it is tried;
         // a busy machine may run the command to its end before this thread gets its turn.
@@ -121,19 +124,165 @@ fn a_long_command_keeps_no_client_of_its_thread_waiting() {
 fn answered_during(server: &TestServer, client: &mut Client, command: &str) -> usize {
     let mut other = server.client();
     other.send(command);
+    let ended = || assert!(other.receive_value().is_some());
+    answered_until(ended, || assert_eq!(client.run("PING"), "PONG"))
+}
+
+#[test]
+fn the_thread_of_a_command_over_many_keys_arguments_or_bytes_serves_others() {
+    let server = TestServer::with(|config| {
+        config.threads = 1;
+        config.shards = 64;
+    });
+    let mut client = server.client();
+    fill(&mut client, "MSET", |n| format!("key{n} {n}"));
+    client.run(&format!("SET {{a}}text {}", "ab".repeat(2000)));
+    client.run(&format!("SET {{b}}text {}", "ba".repeat(2000)));
+    let fields: Vec<String> = (0..COUNT).map(|n| format!("field{n} {n}")).collect();
+    for command in [
+        "SCAN 0 MATCH *0*1*2*3*4*5*6* COUNT 1000000",
+        "LCS {a}text {b}text",
+        &format!("HSET hash {}", fields.join(" ")),
+    ] {
+        let name = command.split(' ').next().unwrap();
+        assert!(
+            answers_while_computing(&server, &mut client, command, "PING"),
+            "{name}"
+        );
+    }
+}
+
+/// How often `ask` can ask for something, and get it, until what `wait` waits for has happened.
+fn answered_until(wait: impl FnOnce() + Send, mut ask: impl FnMut()) -> usize {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            other.receive_value().unwrap();
+            wait();
             done.store(true, SeqCst);
         });
         let mut answered = 0;
         while !done.load(SeqCst) {
-            assert_eq!(client.run("PING"), "PONG");
+            ask();
             answered += 1;
         }
         answered
     })
+}
+
+/// The weight that [`fill_weighted`] gives to a number: each occurs once, since the factor has no divisor in common with the
+/// count.
+fn weight(number: usize) -> usize {
+    number * 7919 % COUNT
+}
+
+/// A list of numbers, and for each of them two keys.
+fn fill_weighted(client: &mut Client) {
+    fill(client, "RPUSH list", |n| n.to_string());
+    fill(client, "MSET", |n| {
+        format!("w_{n} {} o_{n} {}", member(weight(n)), member(n))
+    });
+}
+
+/// The numbers in the order of their weights.
+fn weighted() -> Vec<usize> {
+    let mut numbers: Vec<usize> = (0..COUNT).collect();
+    numbers.sort_by_key(|&n| weight(n));
+    numbers
+}
+
+#[test]
+fn a_long_sort_shows_one_moment() {
+    let server = TestServer::with(|config| config.threads = 2);
+    let (mut client, mut reader) = (server.client(), server.client());
+    fill_weighted(&mut client);
+    assert_eq!(reader.run("CLIENT SETNAME reader"), "OK");
+    reader.send("SORT list BY w_* GET o_* ALPHA");
+    until("the reply has begun", || {
+        waiting_bytes(&mut client, "reader") > 0
+    });
+    // The reply as a whole is more than ten million bytes.
+    assert!(waiting_bytes(&mut client, "reader") < 1_000_000);
+    // None of this shows in a reply that has begun.
+    fill(&mut client, "MSET", |n| format!("w_{n} 0 o_{n} new"));
+    client.run("DEL list");
+    let expected: Vec<String> = weighted().into_iter().map(member).collect();
+    assert!(texts(reader.receive_value().unwrap()) == expected);
+}
+
+#[test]
+fn no_shard_is_locked_while_a_long_sort_sorts() {
+    let server = TestServer::with(|config| config.threads = 2);
+    let mut client = server.client();
+    fill_weighted(&mut client);
+    client.run("SET other text");
+    assert!(answers_while_computing(
+        &server,
+        &mut client,
+        "SORT list BY w_* ALPHA",
+        "GET other"
+    ));
+}
+
+/// True if `question` is answered again and again while `command`, which should take tens of milliseconds, computes its reply.
+fn answers_while_computing(
+    server: &TestServer,
+    client: &mut Client,
+    command: &str,
+    question: &str,
+) -> bool {
+    let answered = (0..20).map(|_| {
+        let mut reader = server.client();
+        reader.send(command);
+        let (started, mut longest) = (Instant::now(), Duration::ZERO);
+        let begun = || reader.await_some();
+        answered_until(begun, || {
+            let asked = Instant::now();
+            client.text(question);
+            longest = longest.max(asked.elapsed());
+        });
+        let took = started.elapsed();
+        assert!(reader.receive_value().is_some());
+        longest < took / 2
+    });
+    // Were the question's shard or thread not free until the reply is there, one wait would be as long as the command takes. A
+    // busy machine may make it so by chance, or may make something else take longer than the command.
+    answered.filter(|answered| *answered).take(4).count() == 4
+}
+
+#[test]
+fn who_only_reads_large_collections_computes_without_their_locks() {
+    let server = TestServer::with(|config| config.threads = 2);
+    let mut client = server.client();
+    fill(&mut client, "SADD set", |n| format!("a{n}"));
+    fill(&mut client, "SADD others", |n| {
+        format!("a{}", n + COUNT / 2)
+    });
+    fill(&mut client, "HSET hash", |n| format!("a{n} {n}"));
+    fill(&mut client, "ZADD sorted", |n| format!("{n} a{n}"));
+    for command in [
+        &format!("SINTERCARD 21{}", " set".repeat(21)),
+        "ZUNION 2 sorted set",
+        "ZINTER 2 sorted set",
+        "ZDIFF 2 sorted others",
+        &format!("ZINTERCARD 11{}", " sorted".repeat(11)),
+        "SRANDMEMBER set -1000000",
+        "HRANDFIELD hash 190000",
+        "HRANDFIELD hash -500000",
+        "ZRANDMEMBER sorted 190000",
+        "ZRANDMEMBER sorted -500000",
+        "SSCAN set 0 MATCH *0*1*2*3*4*5* COUNT 200000",
+        "HSCAN hash 0 COUNT 200000",
+        "ZSCAN sorted 0 COUNT 200000",
+    ] {
+        let key = command
+            .split(' ')
+            .find(|word| ["set", "hash", "sorted"].contains(word));
+        let question = format!("TYPE {}", key.unwrap());
+        assert!(
+            answers_while_computing(&server, &mut client, command, &question),
+            "{command}"
+        );
+    }
 }
 
 #[test]

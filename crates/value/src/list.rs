@@ -268,17 +268,18 @@ impl ListMut<'_> {
 
     /// Makes a listpack a chain if these elements would make it too large.
     #[inline]
-    fn make_room_for<'e>(&mut self, texts: impl Iterator<Item = &'e [u8]>) {
+    fn make_room_for<'e>(&mut self, mut texts: impl Iterator<Item = &'e [u8]>) {
         if self.entry.view().kind() != Kind::ListPacked {
             return;
         }
         let (shape, listpack) = (self.shape(), Listpack::new(self.entry.packed()));
         let (mut bytes, mut elements) = (listpack.byte_len() + REDIS_EXTRA_BYTES, listpack.len());
-        for text in texts {
+        let is_too_large = |text: &[u8]| {
             bytes = bytes.saturating_add(text.len());
             elements += 1;
-        }
-        if !shape.allows(bytes, elements) {
+            !shape.allows(bytes, elements)
+        };
+        if texts.any(is_too_large) {
             let chain = Chain::from_listpack(listpack, shape);
             self.entry.set_large(Large::List(chain));
         }

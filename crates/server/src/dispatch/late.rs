@@ -1,13 +1,16 @@
 //! Replies that come later than their turn: of commands that wait for keys or run elsewhere, and of those written in slices.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use damselfly_commands::{Args, KeyspaceFn, Stop};
 use damselfly_engine::Now;
 use damselfly_protocol::Reply;
 
 use super::account::count_effects;
 use super::{Dispatcher, hold_back};
 use crate::connection::{Connection, Stall};
+use crate::long::LongCommand;
 use crate::parked::End;
 use crate::registry::Row;
 use crate::session::{self, Session};
@@ -17,6 +20,23 @@ use crate::shared;
 pub const REST_SLICE_BYTES: usize = 128 << 10;
 
 impl Dispatcher {
+    /// Has a long command run on another thread.
+    #[cold]
+    pub(super) fn run_elsewhere(
+        &self,
+        session: &mut Session,
+        row: &'static Row,
+        run: KeyspaceFn,
+        args: Args<'_>,
+    ) -> damselfly_commands::Result {
+        // Before what the command itself publishes.
+        self.shared.pubsub.send(self.thread, &self.shared.threads);
+        let command = Arc::new(LongCommand::new(session, row, run, args.to_owned()));
+        session.long = Some(command.clone());
+        self.shared.long.add(command);
+        Err(Stop::Long)
+    }
+
     /// Counts a call that waits now.
     #[cold]
     pub(super) fn count_waiting(&self, row: &Row, started: &mut u64) {
@@ -65,7 +85,7 @@ impl Dispatcher {
         (session.long, session.rest, connection.stall) = (None, outcome.rest, None);
         let mut reply = Reply::new(&mut connection.output, session.protocol);
         let mark = reply.position();
-        reply.raw(&outcome.reply);
+        reply.raw_all(outcome.reply);
         count_effects(self.counters(), outcome.effects);
         let args = command.args.borrow();
         self.account_for(session, command.row, args, outcome.took_ns, outcome.failed);

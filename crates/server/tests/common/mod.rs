@@ -168,6 +168,13 @@ impl Client {
         }
     }
 
+    /// Waits until a part of the next reply has arrived.
+    pub fn await_some(&mut self) {
+        let mut buffer = [0; 1024];
+        let bytes = self.stream.read(&mut buffer).unwrap();
+        self.input.extend_from_slice(&buffer[..bytes]);
+    }
+
     /// The next reply as `redis-cli` shows it.
     pub fn receive(&mut self) -> String {
         match self.receive_value() {
