@@ -53,6 +53,9 @@ pub(crate) fn reply_from(
 ) -> Result {
     check(tx, steps)?;
     let tx = &*tx;
+    if places.len() == 1 && !is_long(steps) {
+        return write(&[tx.view(args.key(places.start))], reply);
+    }
     let entries: Vec<_> = places.map(|place| tx.view(args.key(place))).collect();
     if !is_long(steps) {
         return write(&entries, reply);

@@ -226,6 +226,7 @@ fn sort(tx: &mut Tx<'_>, args: Args<'_>, may_store: bool, reply: &mut Reply<'_>)
         });
     }
     if let Some(at) = options.store {
+        tx.keep_only(&[key.hash, args.key(at).hash]);
         store(tx, sorting, args.key(at), reply);
         return Ok(());
     }

@@ -88,6 +88,8 @@ pub struct Tx<'a> {
     others_wait: bool,
     /// True for the section of a script.
     pub(crate) is_script: bool,
+    /// True if it is for a single command, which then may release locks that it does not need any more.
+    is_for_one: bool,
     pub(crate) effects: Effects,
     /// What few sections need. Dropped by hand, since those that have none should not even ask whether they do once more.
     pub(crate) aside: ManuallyDrop<Option<Box<Aside>>>,
@@ -115,6 +117,7 @@ impl<'a> Tx<'a> {
             touches: true,
             others_wait: false,
             is_script: false,
+            is_for_one: false,
             effects: Effects::default(),
             aside: ManuallyDrop::new(None),
         }
@@ -173,6 +176,34 @@ impl<'a> Tx<'a> {
     #[inline]
     pub fn others_wait(&self) -> bool {
         self.others_wait
+    }
+
+    /// Notes that this section is for a single command: what it releases by [`Tx::keep_only`] nobody needs any more.
+    pub fn set_for_one(&mut self) {
+        self.is_for_one = true;
+    }
+
+    /// Releases the locks of all shards but those of these hashes, if all are locked for a single command: for one that has looked
+    /// at what it had to, and takes some time to find out what it writes. It must lock nothing more, so that all it does still
+    /// seems to happen at once (two-phase locking).
+    pub fn keep_only(&mut self, hashes: &[u64]) {
+        let is_possible = self.is_for_one && matches!(self.held, Held::All) && !self.has_ready();
+        if !is_possible {
+            return;
+        }
+        // What is told of a key is told under its lock.
+        self.tell_events();
+        let mut kept: Vec<usize> = hashes
+            .iter()
+            .map(|&hash| self.engine.shard_of(hash))
+            .collect();
+        kept.sort_unstable();
+        kept.dedup();
+        (0..self.engine.shards())
+            .filter(|shard| !kept.contains(shard))
+            .for_each(|shard| self.engine.release(shard));
+        self.held = Held::None;
+        self.aside().included.extend(kept);
     }
 
     /// True if every shard is locked.

@@ -26,6 +26,28 @@ fn assert_all_free(world: &World) {
 }
 
 #[test]
+fn a_section_for_one_command_releases_what_it_needs_no_more() {
+    let world = World::new(1, 8);
+    let shard = |name: &str| world.engine.shard_of(key(name).hash);
+    let is_free = |at: usize| world.engine.lock_shard(at, 0, NOW).is_ok();
+    let mut tx = world.engine.lock_all(0, NOW).unwrap();
+    let kept = ["a", "b", "a"].map(|name| key(name).hash);
+    // Without being told that it is for one, it may not.
+    tx.keep_only(&kept);
+    assert!((0..8).all(|at| !is_free(at)));
+    tx.set_for_one();
+    tx.keep_only(&kept);
+    for at in 0..8 {
+        assert_eq!(is_free(at), ![shard("a"), shard("b")].contains(&at), "{at}");
+    }
+    set_number(&mut tx, "a", 1);
+    set_number(&mut tx, "b", 2);
+    assert_eq!(number(&mut tx, "a"), Some(1));
+    drop(tx);
+    assert_all_free(&world);
+}
+
+#[test]
 fn a_try_that_fails_leaves_no_lock_behind() {
     let world = World::new(1, 8);
     for held in 0..8 {

@@ -407,6 +407,7 @@ impl Dispatcher {
                         drop(tx);
                         tx = engine.lock_all(db, now)?;
                         tx.let_others_wait();
+                        tx.set_touches(!leaves_no_trace(session, row));
                         result = run(&mut tx, args, reply);
                     }
                     if let Err(Stop::Long) = result {

@@ -184,12 +184,15 @@ impl LongCommand {
         let mut outcome = Outcome::default();
         let mut tx = dispatch::lock(engine, self.row, args, self.db, now, &mut shards)?;
         tx.set_touches(!self.leaves_no_trace);
+        tx.set_for_one();
         let started = Instant::now();
         let (mut reply, mut rest) = (Reply::new(&mut outcome.reply, self.version), None);
         let mut result = (self.run)(&mut tx, args, &mut reply);
         if let Err(Stop::NeedsAllLocks) = result {
             drop(tx);
             tx = engine.lock_all(self.db, now)?;
+            tx.set_touches(!self.leaves_no_trace);
+            tx.set_for_one();
             result = (self.run)(&mut tx, args, &mut reply);
         }
         match result {

@@ -210,17 +210,35 @@ fn a_long_sort_shows_one_moment() {
 }
 
 #[test]
-fn no_shard_is_locked_while_a_long_sort_sorts() {
-    let server = TestServer::with(|config| config.threads = 2);
+fn no_other_shard_is_locked_while_a_long_sort_sorts() {
+    let server = TestServer::with(|config| {
+        config.threads = 2;
+        config.shards = 64;
+    });
+    let shard = |name: &str| damselfly_base::hash(name.as_bytes()) >> (64 - 6);
+    let is_apart = |name: &String| {
+        ["list", "sorted"]
+            .iter()
+            .all(|key| shard(key) != shard(name))
+    };
+    let other = (0..).map(|n| format!("other{n}")).find(is_apart).unwrap();
     let mut client = server.client();
     fill_weighted(&mut client);
-    client.run("SET other text");
-    assert!(answers_while_computing(
-        &server,
-        &mut client,
+    client.run(&format!("SET {other} text"));
+    for command in [
         "SORT list BY w_* ALPHA",
-        "GET other"
-    ));
+        "SORT list BY w_* GET o_* ALPHA STORE sorted",
+    ] {
+        let question = format!("GET {other}");
+        assert!(
+            answers_while_computing(&server, &mut client, command, &question),
+            "{command}"
+        );
+    }
+    client.send("LRANGE sorted 0 -1");
+    let sorted = texts(client.receive_value().unwrap());
+    let expected: Vec<String> = weighted().into_iter().map(member).collect();
+    assert!(sorted == expected);
 }
 
 /// True if `question` is answered again and again while `command`, which should take tens of milliseconds, computes its reply.
