@@ -27,7 +27,7 @@
 //! @ours                the next command is for Damselfly only: a chosen difference from Redis
 //! @wait-gone KEY       waits until KEY of database 0 has expired
 //! @needs COMMAND       the rest of the file waits until the server knows COMMAND
-//! @closed              the server must close the first connection; a new one takes its place
+//! @closed [NAME]       the server must close the first connection, or the one of that name; a new one takes its place
 //! ```
 //!
 //! Expectations are not written by hand: `oracle record FILE` fills them in from `redis-server`.
@@ -88,7 +88,8 @@ enum Action {
     Resp3,
     WaitGone(Vec<u8>),
     Needs(String),
-    Closed,
+    /// The connection of that name.
+    Closed(String),
     /// A directive that belongs to the next command.
     Modifier,
 }
@@ -363,13 +364,14 @@ impl Transcript {
                     }
                 }
                 Action::WaitGone(key) => wait_gone(address, key).map_err(at)?,
-                Action::Closed => {
-                    if !first(&mut connections).closed_by_server() {
+                Action::Closed(name) => {
+                    let connection = named(&mut connections, name, address).map_err(at)?;
+                    if !connection.closed_by_server() {
                         return Err(at(io::Error::other(
                             "the server did not close the connection",
                         )));
                     }
-                    connections.insert(String::new(), Connection::open(address).map_err(at)?);
+                    connections.insert(name.clone(), Connection::open(address).map_err(at)?);
                 }
             }
         }
@@ -392,7 +394,7 @@ fn parse_directive(text: &str) -> Result<Directive, String> {
     };
     Ok(match name {
         "resp3" => Directive::Do(Action::Resp3),
-        "closed" => Directive::Do(Action::Closed),
+        "closed" => Directive::Do(Action::Closed(rest.into())),
         "wait-gone" => Directive::Do(Action::WaitGone(split_arguments(rest)?.concat())),
         "needs" => Directive::Do(Action::Needs(rest.into())),
         "unordered" => Directive::Check(Check::Unordered),

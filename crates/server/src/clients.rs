@@ -291,6 +291,9 @@ impl Clients {
     pub fn kill(&self, client: &Arc<Client>, threads: &[Thread]) -> bool {
         let kills = !client.killed.swap(true, Relaxed);
         if kills {
+            if let Some(parked) = client.parked().clone() {
+                parked.end_unserved();
+            }
             threads[client.thread].send(Message::Look(client.clone()));
         }
         kills

@@ -83,8 +83,13 @@ impl Parking {
         let waiter: Arc<dyn Waiter> = parked.clone();
         let keys = wait.keys.clone().map(|place| args.key(place));
         let timeout = wait.timeout_ms.map(Duration::from_millis);
+        let ticket = tx.wait(keys, &waiter);
+        if session.client.killed.load(Relaxed) {
+            // Who has killed it may have looked before it was known to wait.
+            parked.end_unserved();
+        }
         Self {
-            ticket: tx.wait(keys, &waiter),
+            ticket,
             db: tx.db(),
             deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
             parked,
@@ -103,8 +108,8 @@ impl Parking {
 
     /// Removes all traces of it, whatever ended it.
     pub fn leave(&self) {
-        // For a connection that is closed: nobody else may serve it now.
-        let _ = self.parked.claim();
+        // For a connection that is closed.
+        self.parked.end_unserved();
         let (args, keys) = (self.parked.args.borrow(), self.parked.wait.keys.clone());
         let keys = keys.map(|place| args.key(place));
         let engine = &self.parked.shared.engine;
@@ -121,6 +126,12 @@ impl Parked {
             return true;
         }
         !self.claimed.swap(true, Relaxed)
+    }
+
+    /// Ends the waiting of a client that is about to be closed: nobody serves it any more.
+    pub fn end_unserved(&self) {
+        // Who has won it has served the client.
+        let _ = self.claim();
     }
 
     /// True if something has ended the waiting.

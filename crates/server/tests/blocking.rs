@@ -93,6 +93,23 @@ fn elements_stay_when_the_client_that_waits_is_gone() {
     assert_eq!(server.shared().engine.waiting_count(), 0);
 }
 
+#[test]
+fn a_client_that_was_killed_is_served_nothing_more() {
+    let server = TestServer::start();
+    for _ in 0..100 {
+        let (mut killed, mut other, id) = waiting(&server, "0");
+        // All at once, so that the killed client's thread has no time to close it.
+        other.send(&format!("CLIENT KILL ID {id}"));
+        other.send("RPUSH list a");
+        other.send("LPOP list");
+        assert_eq!(other.receive(), "(integer) 1");
+        assert_eq!(other.receive(), "(integer) 1");
+        assert_eq!(other.receive(), "\"a\"");
+        assert_eq!(killed.until_closed(), [""; 0]);
+    }
+    assert_eq!(server.shared().engine.waiting_count(), 0);
+}
+
 /// What arrived while a client waited was run only when yet more arrived.
 #[test]
 fn requests_behind_one_that_waits_run_after_it() {
