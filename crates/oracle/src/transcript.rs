@@ -27,7 +27,7 @@
 //! @ours                the next command is for Damselfly only: a chosen difference from Redis
 //! @wait-gone KEY       waits until KEY of database 0 has expired
 //! @needs COMMAND       the rest of the file waits until the server knows COMMAND
-//! @closed [NAME]       the server must close the first connection, or the one of that name; a new one takes its place
+//! @closed [NAME]       the server must close the first connection, or the one of that name; the next command gets a new one
 //! ```
 //!
 //! Expectations are not written by hand: `oracle record FILE` fills them in from `redis-server`.
@@ -371,7 +371,10 @@ impl Transcript {
                             "the server did not close the connection",
                         )));
                     }
-                    connections.insert(name.clone(), Connection::open(address).map_err(at)?);
+                    connections.remove(name);
+                    if name.is_empty() {
+                        connections.insert(String::new(), Connection::open(address).map_err(at)?);
+                    }
                 }
             }
         }
