@@ -7,7 +7,7 @@ use damselfly_engine::{Cursor, Tx};
 use damselfly_protocol::Reply;
 
 use crate::command::{Arity::AtLeast, Arity::Exactly, Command, Group, Keys, Run, Trait};
-use crate::{Args, KeyspaceFn, Result, long, scans};
+use crate::{Args, KeyspaceFn, Result, Stop, long, scans};
 
 pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
     Command {
@@ -149,10 +149,11 @@ fn randomkey(tx: &mut Tx<'_>, _args: Args<'_>, reply: &mut Reply<'_>) -> Result 
 fn scan(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let cursor = Cursor(scans::cursor(args, 1)?);
     let options = scans::Options::parse(args, 2, true)?;
-    long::check(tx, options.count)?;
+    // There may be fewer entries than it asks for.
+    let count = options.count.min(long::steps_max(tx));
     scans::write(reply, |list| {
         let mut shown = 0;
-        let next = tx.scan(tx.db(), cursor, options.count, |entry| {
+        let next = tx.scan(tx.db(), cursor, count, |entry| {
             let of_type =
                 |name: &[u8]| name.eq_ignore_ascii_case(entry.type_of().name().as_bytes());
             if options.only_type.is_none_or(of_type) && options.matches(entry.key()) {
@@ -160,6 +161,9 @@ fn scan(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
                 shown += 1;
             }
         })?;
+        if next != Cursor(0) && count < options.count {
+            return Err(Stop::Long);
+        }
         Ok((next.0, shown))
     })
 }

@@ -1,7 +1,8 @@
 //! SORT and SORT_RO.
 //!
-//! The patterns of BY and GET name keys that are no arguments, so a command that has any runs under all locks. It holds them only
-//! for collecting the elements and looking those keys up; sorting and writing need none ([`sorting`](crate::sorting)).
+//! The patterns of BY and GET name keys that are no arguments, so a command that has any runs under all locks. If
+//! there are many elements, it holds them only for collecting, looking up and choosing those that are shown; sorting and writing need none
+//! ([`sorting`](crate::sorting)).
 
 use std::ops::ControlFlow::{Break, Continue};
 use std::ops::Range;
@@ -217,6 +218,10 @@ fn sort(tx: &mut Tx<'_>, args: Args<'_>, may_store: bool, reply: &mut Reply<'_>)
     let by = options.by.filter(|_| !options.keeps_order);
     let weights =
         by.map(|pattern| look_up(tx, &[Pattern::parse(pattern)], &elements, 0..elements.len()));
+    let own = options.store.map(|at| [key.hash, args.key(at).hash]);
+    if let Some(own) = own.filter(|_| options.get.is_empty()) {
+        tx.keep_only(&own);
+    }
     let order = (!options.keeps_order).then_some(options.order);
     let mut sorting = Sorting::new(elements, weights, order, shown)?;
     if !options.get.is_empty() {
@@ -224,9 +229,11 @@ fn sort(tx: &mut Tx<'_>, args: Args<'_>, may_store: bool, reply: &mut Reply<'_>)
         sorting.answer(patterns.len(), |elements, indexes| {
             look_up(tx, &patterns, elements, indexes)
         });
+        if let Some(own) = own {
+            tx.keep_only(&own);
+        }
     }
     if let Some(at) = options.store {
-        tx.keep_only(&[key.hash, args.key(at).hash]);
         store(tx, sorting, args.key(at), reply);
         return Ok(());
     }

@@ -63,9 +63,18 @@ fn minutes(now_ms: i64) -> u32 {
     ((now_ms / 60_000) & MINUTES_MASK) as u32
 }
 
+/// What lies ahead by no more than this, on a clock that goes around, is now: threads look at the time at different moments, and it
+/// may be set back.
+const AHEAD_MAX_MINUTES: i64 = 60;
+
 /// Whole seconds since the last use, under [`AccessPolicy::Recency`]; right up to 194 days.
 pub fn idle_seconds(access: u32, now_ms: i64) -> i64 {
-    (now_ms / 1000 - i64::from(access)) & RECENCY_MASK
+    let passed = (now_ms / 1000 - i64::from(access)) & RECENCY_MASK;
+    if passed > RECENCY_MASK - AHEAD_MAX_MINUTES * 60 {
+        0
+    } else {
+        passed
+    }
 }
 
 /// The count of uses, after decay, under [`AccessPolicy::Frequency`]; 0 under the other policy.
@@ -73,7 +82,10 @@ pub fn frequency(policy: AccessPolicy, access: u32, now_ms: i64) -> u32 {
     match policy {
         AccessPolicy::Recency => 0,
         AccessPolicy::Frequency { decay_minutes, .. } => {
-            let passed = (now_ms / 60_000 - i64::from(access >> 8)) & MINUTES_MASK;
+            let passed = match (now_ms / 60_000 - i64::from(access >> 8)) & MINUTES_MASK {
+                passed if passed > MINUTES_MASK - AHEAD_MAX_MINUTES => 0,
+                passed => passed,
+            };
             let lost = (passed as u32).checked_div(decay_minutes).unwrap_or(0);
             (access & COUNT_MAX).saturating_sub(lost)
         }
@@ -89,6 +101,20 @@ mod tests {
         let wrap_ms = 1000 << 24;
         let access = AccessPolicy::Recency.initial(wrap_ms - 2000);
         assert_eq!(idle_seconds(access, wrap_ms + 3000), 5);
+    }
+
+    #[test]
+    fn a_use_by_a_later_clock_is_no_use_long_ago() {
+        let access = AccessPolicy::Recency.initial(100_000_000);
+        assert_eq!(idle_seconds(access, 99_999_999), 0);
+        assert_eq!(idle_seconds(access, 100_000_000 - 3_000_000), 0);
+        let policy = AccessPolicy::Frequency {
+            log_factor: 0,
+            decay_minutes: 1,
+        };
+        let access = policy.initial(60_000 * 1000);
+        assert_eq!(frequency(policy, access, 60_000 * 1000 - 1), 5);
+        assert_eq!(policy.used(access, 60_000 * 1000 - 1, || 0) & COUNT_MAX, 6);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! table; wherever it is, the keys of the next bucket or two are compared, and the one that is needed least goes. So every key is
 //! looked at once in each round, and reading a few neighbours costs little more than reading one.
 
+use damselfly_base::random::{self, Random};
 use damselfly_value::{Entry, EntryRef};
 
 use crate::database::is_dead;
@@ -24,6 +25,10 @@ pub enum Order {
     /// Any.
     Random,
 }
+
+/// The higher, the sooner a key goes: how little it is needed, then chance. Keys that are needed alike would otherwise go in the
+/// order in which they are stored.
+type Rank = (u64, u64);
 
 /// Which keys may be evicted, and in what order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,16 +52,8 @@ pub enum Evicted {
     Nothing,
 }
 
-/// A key that may go.
-struct Candidate {
-    /// The higher, the sooner it goes.
-    rank: u64,
-    db: usize,
-    key: Box<[u8]>,
-}
-
 impl Eviction {
-    /// The rank of an entry: the higher, the sooner it goes. `None` if it may not.
+    /// The first part of an entry's rank; `None` if it may not go.
     fn rank(&self, entry: EntryRef<'_>, policy: AccessPolicy, now: Now) -> Option<u64> {
         if self.only_with_deadline && !entry.has_deadline() {
             return None;
@@ -84,24 +81,26 @@ impl Database {
         }
     }
 
-    /// The best of the next few candidates: its rank and its key.
+    /// The best of the next few candidates, by their rank.
     fn next_candidate(
         &mut self,
         eviction: &Eviction,
         policy: AccessPolicy,
         now: Now,
-    ) -> Option<(u64, Box<[u8]>)> {
-        let mut best: Option<(u64, EntryRef<'_>)> = None;
+        random: &mut Random,
+    ) -> Option<(Rank, EntryRef<'_>)> {
+        let mut best: Option<(Rank, EntryRef<'_>)> = None;
         let mut seen = 0;
         for _ in 0..BUCKETS_PER_SEARCH {
             let only_marked = eviction.only_with_deadline;
             let next = self
                 .table
                 .visit_bucket(self.evict_position, only_marked, |entry| {
-                    let Some(rank) = eviction.rank(entry, policy, now) else {
+                    let Some(need) = eviction.rank(entry, policy, now) else {
                         return;
                     };
                     seen += 1;
+                    let rank = (need, random.number());
                     if best.is_none_or(|(highest, _)| rank > highest) {
                         best = Some((rank, entry));
                     }
@@ -111,7 +110,7 @@ impl Database {
                 break;
             }
         }
-        best.map(|(rank, entry)| (rank, entry.key().into()))
+        best
     }
 }
 
@@ -119,30 +118,32 @@ impl Engine {
     /// Evicts one key of a shard.
     ///
     /// # Errors
-    /// If the shard is busy.
+    /// If the shard is busy at this moment.
     pub fn evict(&self, shard: usize, eviction: &Eviction, now: Now) -> Result<Evicted, Busy> {
         let policy = self.settings.access_policy();
-        let mut tx = self.lock_shard(shard, 0, now)?;
-        let (mut best, mut may_have): (Option<Candidate>, bool) = (None, false);
+        let mut random = Random::new(random::number());
+        let mut tx = self.try_lock_shard(shard, 0, now)?;
+        let (mut best, mut may_have): (Option<(Rank, usize, EntryRef<'_>)>, bool) = (None, false);
         for (db, database) in tx.databases(shard).iter_mut().enumerate() {
             if !database.has_candidates(eviction) {
                 continue;
             }
             may_have = true;
-            if let Some((rank, key)) = database.next_candidate(eviction, policy, now)
-                && best.as_ref().is_none_or(|best| rank > best.rank)
+            if let Some((rank, entry)) = database.next_candidate(eviction, policy, now, &mut random)
+                && best.is_none_or(|(highest, ..)| rank > highest)
             {
-                best = Some(Candidate { rank, db, key });
+                best = Some((rank, db, entry));
             }
         }
-        let Some(best) = best else {
+        let Some((_, db, entry)) = best else {
             return Ok(if may_have {
                 Evicted::NoneYet
             } else {
                 Evicted::Nothing
             });
         };
-        let evicted = tx.evict(best.db, Key::new(&best.key));
+        let key = entry.key().to_vec();
+        let evicted = tx.evict(db, Key::new(&key));
         if tx.has_ready() {
             // As after a sweep.
             tx.serve_waiters();

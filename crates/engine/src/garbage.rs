@@ -22,6 +22,24 @@ impl Part {
             Self::Collection(large) => large.memory_bytes(),
         }
     }
+
+    fn free(self) {
+        match self {
+            // Each part of a database counts until it is gone.
+            Self::Databases(databases) => {
+                for database in databases {
+                    let bytes = database.bytes();
+                    drop(database);
+                    PENDING_BYTES.fetch_sub(bytes, Relaxed);
+                }
+            }
+            Self::Collection(large) => {
+                let bytes = large.memory_bytes();
+                drop(large);
+                PENDING_BYTES.fetch_sub(bytes, Relaxed);
+            }
+        }
+    }
 }
 
 static PARTS: Mutex<Vec<Part>> = Mutex::new(Vec::new());
@@ -97,10 +115,8 @@ pub fn free_pending() {
         let Some(part) = parts().pop() else {
             return;
         };
-        let bytes = part.bytes();
-        drop(part);
+        part.free();
         PENDING.fetch_sub(1, Relaxed);
-        PENDING_BYTES.fetch_sub(bytes, Relaxed);
         FREED.fetch_add(1, Relaxed);
     }
 }

@@ -301,6 +301,15 @@ impl Engine {
         }
     }
 
+    /// As [`Engine::lock_shard`], but does not wait a moment for a shard that is busy.
+    pub(crate) fn try_lock_shard(&self, shard: usize, db: usize, now: Now) -> Result<Tx<'_>, Busy> {
+        if self.shards[shard].lock.try_acquire() {
+            Ok(Tx::new(self, Held::One(shard), db, now))
+        } else {
+            Err(Busy { shard })
+        }
+    }
+
     /// Starts an atomic section over the shards of all `hashes`. `scratch` holds their numbers while
     /// the section lasts, so that no call allocates.
     pub fn lock_many<'a>(

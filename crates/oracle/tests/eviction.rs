@@ -180,15 +180,79 @@ fn where_nothing_may_go_writes_are_refused() {
         assert_eq!(cache.info("evicted_keys"), 0);
         // Reading and deleting are not refused, and help.
         assert_eq!(cache.run(&["STRLEN", "key0"]), VALUE_BYTES.to_string());
-        assert!(
-            cache.info("current_eviction_exceeded_time")
-                <= cache.info("total_eviction_exceeded_time")
-        );
+        let now = "current_eviction_exceeded_time";
+        until("time goes on", || cache.info(now) > 0);
         for name in numbered("key", 100) {
             assert_eq!(cache.run(&["DEL", &name]), "1");
         }
         assert_eq!(cache.run(&["SET", "key0", "value"]), "OK");
+        until("it is noticed", || cache.info(now) == 0);
+        assert!(cache.info("total_eviction_exceeded_time") > 0);
     }
+}
+
+#[test]
+fn what_other_threads_do_counts() {
+    let mut cache = Cache::new("noeviction", 3000);
+    assert!(cache.fill(numbered("key", 1000), None).is_empty());
+    // This frees what many have allocated, which leaves nobody more room than there is.
+    let names: Vec<String> = numbered("key", 1000).collect();
+    let mut others: Vec<Connection> = (0..4).map(|_| cache.server.connect()).collect();
+    for _ in 0..10 {
+        for (names, other) in names.chunks(250).zip(&mut others) {
+            let mut arguments = vec!["DEL"];
+            arguments.extend(names.iter().map(String::as_str));
+            other.call(&arguments).unwrap();
+        }
+        assert!(cache.fill(numbered("key", 1000), None).is_empty());
+    }
+    // A command over many members allocates elsewhere than where its client is served.
+    for start in (0..20_000).step_by(1000) {
+        let members: Vec<String> = (start..start + 1000)
+            .map(|number| format!("member:{number}"))
+            .collect();
+        let mut arguments = vec!["SADD", "set"];
+        arguments.extend(members.iter().map(String::as_str));
+        assert_eq!(cache.run(&arguments), "1000");
+    }
+    let is_refused = |reply: &String| reply == OUT_OF_MEMORY;
+    let stored = numbered("copy", 100)
+        .map(|name| cache.run(&["SUNIONSTORE", &name, "set", "nothing"]))
+        .position(|reply| is_refused(&reply));
+    assert!(stored.is_some_and(|stored| stored < 10), "{stored:?}");
+    assert!(cache.info("used_memory") < cache.limit + 1500 * KIB);
+}
+
+#[test]
+fn few_keys_with_a_deadline_among_many_without_are_found() {
+    let mut cache = Cache::new("volatile-lru", 100_000);
+    for start in (0..400_000).step_by(1000) {
+        let names: Vec<String> = (start..start + 1000)
+            .map(|number| format!("kept{number}"))
+            .collect();
+        let mut arguments = vec!["MSET"];
+        arguments.extend(names.iter().flat_map(|name| [name.as_str(), "x"]));
+        assert_eq!(cache.run(&arguments), "OK");
+    }
+    let few: Vec<String> = numbered("few", 5).collect();
+    for name in &few {
+        assert!(
+            cache
+                .fill([name.clone()].into_iter(), Some(1000))
+                .is_empty()
+        );
+    }
+    // More than these take.
+    let limit = cache.info("used_memory") - 1000 * KIB;
+    cache.run(&["CONFIG", "SET", "maxmemory", &limit.to_string()]);
+    // As long as there is something that may go, nothing is refused.
+    let mut writes = (0..10_000).map(|_| cache.run(&["SET", "kept0", "x"]));
+    assert_eq!(
+        writes.find(|reply| reply != "OK"),
+        Some(String::from(OUT_OF_MEMORY))
+    );
+    assert_eq!(cache.left("few", 5), 0);
+    assert_eq!(cache.info("evicted_keys"), 5);
 }
 
 #[test]
@@ -251,14 +315,61 @@ fn what_ends_soon_goes_first() {
 
 #[test]
 fn all_databases_give_room() {
+    for (first, second) in [("0", "9"), ("9", "0")] {
+        let mut cache = Cache::new("allkeys-random", 3000);
+        cache.run(&["SELECT", first]);
+        cache.fill(numbered("key", 1000), None);
+        cache.run(&["SELECT", second]);
+        cache.fill(numbered("key", 4000), None);
+        let new = cache.number(&["DBSIZE"]);
+        assert!((1000..3000).contains(&new), "{first}: {new} new keys");
+        cache.run(&["SELECT", first]);
+        let old = cache.number(&["DBSIZE"]);
+        assert!(old < 900, "{first}: {old} old keys");
+    }
+}
+
+#[test]
+fn keys_that_are_needed_alike_go_by_chance() {
     let mut cache = Cache::new("allkeys-random", 3000);
-    cache.fill(numbered("key", 1000), None);
-    cache.run(&["SELECT", "9"]);
-    cache.fill(numbered("key", 5000), None);
-    assert!(cache.number(&["DBSIZE"]) < 3000);
-    cache.run(&["SELECT", "0"]);
-    let left = cache.number(&["DBSIZE"]);
-    assert!(left < 900, "{left} keys of another database");
+    cache.fill(numbered("old", 2000), None);
+    cache.fill(numbered("new", 4000), None);
+    // Two thirds of what there was were new: of the old ones few are left, and of the new ones not only the first.
+    assert!(cache.left("old", 2000) < 800);
+    let names: Vec<String> = numbered("new", 4000).skip(2000).collect();
+    let mut arguments = vec!["EXISTS"];
+    arguments.extend(names.iter().map(String::as_str));
+    let late = cache.number(&arguments);
+    assert!(late > 1000, "{late} of the last 2000");
+}
+
+#[test]
+fn who_waits_for_a_stream_hears_that_it_is_evicted() {
+    let mut cache = Cache::new("volatile-ttl", 3000);
+    cache.run(&["XGROUP", "CREATE", "stream", "group", "$", "MKSTREAM"]);
+    cache.run(&["EXPIRE", "stream", "100"]);
+    let mut waiter = cache.server.connect();
+    let wait = [
+        "XREADGROUP",
+        "GROUP",
+        "group",
+        "me",
+        "BLOCK",
+        "0",
+        "STREAMS",
+        "stream",
+        ">",
+    ];
+    waiter.send(&request(&wait)).unwrap();
+    until("it waits", || cache.info("blocked_clients") == 1);
+    for name in numbered("key", 100_000) {
+        assert!(cache.fill([name].into_iter(), Some(1000)).is_empty());
+        if cache.run(&["EXISTS", "stream"]) == "0" {
+            break;
+        }
+    }
+    let reply = text(&waiter.receive().unwrap());
+    assert_eq!(reply, "UNBLOCKED the stream key no longer exists");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::sync::atomic::{
     AtomicBool, AtomicI64, AtomicIsize, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed,
 };
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use damselfly_engine::Tracker;
 
@@ -198,9 +199,15 @@ pub struct Clients {
     last_id: AtomicU64,
     by_id: Mutex<BTreeMap<u64, Arc<Client>>>,
     monitors: Mutex<Vec<Arc<Client>>>,
-    /// The ids of those that were evicted, and were not closed yet when somebody last asked.
-    leaving: Mutex<Vec<u64>>,
+    /// The ids of those that were evicted, and when, and that were not closed yet when somebody last asked.
+    leaving: Mutex<Vec<(u64, Instant)>>,
+    /// When it was last looked whether they take too much memory while there is no room, in milliseconds since the epoch.
+    looked_ms: AtomicI64,
 }
+
+/// For so long the memory of a connection that was evicted is expected to be free soon: one that runs a script is closed when that
+/// has ended.
+const LEAVING_MAX: Duration = Duration::from_millis(100);
 
 impl Clients {
     fn by_id(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Client>>> {
@@ -329,7 +336,7 @@ impl Clients {
             }
             if !client.no_evict.load(Relaxed) && self.kill(&client, threads) {
                 log::info!("Evicting client {} of {bytes} bytes", client.address);
-                leaving.push(client.id);
+                leaving.push((client.id, Instant::now()));
                 evicted += 1;
                 total -= bytes;
             }
@@ -337,7 +344,7 @@ impl Clients {
         evicted
     }
 
-    fn leaving(&self) -> MutexGuard<'_, Vec<u64>> {
+    fn leaving(&self) -> MutexGuard<'_, Vec<(u64, Instant)>> {
         self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -346,9 +353,20 @@ impl Clients {
         let mut leaving = self.leaving();
         if !leaving.is_empty() {
             let by_id = self.by_id();
-            leaving.retain(|id| by_id.contains_key(id));
+            leaving.retain(|(id, since)| by_id.contains_key(id) && since.elapsed() < LEAVING_MAX);
         }
         !leaving.is_empty()
+    }
+
+    /// True for one who asks in so many milliseconds.
+    pub fn is_look_due(&self, now_ms: i64, every_ms: i64) -> bool {
+        let last = self.looked_ms.load(Relaxed);
+        let is_due = now_ms >= last + every_ms;
+        is_due
+            && self
+                .looked_ms
+                .compare_exchange(last, now_ms, Relaxed, Relaxed)
+                .is_ok()
     }
 
     /// All connections, oldest first.

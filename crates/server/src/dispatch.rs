@@ -36,7 +36,7 @@ use crate::session::{self, Context, Replies, Session, monitor};
 use crate::shared::{self, Shared};
 use crate::statistics::ThreadCounters;
 
-/// A command with more arguments than this is a long one, whatever it does with them.
+/// A command with more arguments than this is a long one, whatever it does with them, if it is about keys and does not wait.
 const ARGS_MAX: usize = 1 << 14;
 
 /// Runs batches, on one thread.
@@ -411,7 +411,16 @@ impl Dispatcher {
                         result = run(&mut tx, args, reply);
                     }
                     if let Err(Stop::Long) = result {
+                        // It will tell of the keys that are missing; what has ended has ended.
+                        tx.forget_events();
+                        let has_aside = tx.has_aside();
+                        if has_aside {
+                            self.unserved.extend(tx.serve_waiters());
+                        }
                         drop(tx);
+                        if has_aside {
+                            self.end_aside(session);
+                        }
                         return self.run_elsewhere(session, row, run, args);
                     }
                     if let Err(Stop::Wait(wait)) = &result {

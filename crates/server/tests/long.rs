@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use common::{Client, TestServer, until};
 use damselfly_protocol::client::Value;
+use damselfly_server::config::Allow;
 
 const COUNT: usize = 200_000;
 
@@ -347,4 +348,45 @@ fn freeing_a_large_collection_is_left_to_another_thread() {
                 < full
         });
     }
+}
+
+#[test]
+fn what_a_command_finds_before_it_runs_elsewhere_is_told_once() {
+    let server = TestServer::with(|config| {
+        config.threads = 1;
+        config.enable_debug_command = Allow::Yes;
+    });
+    let (mut client, mut waiter) = (server.client(), server.client());
+    fill(&mut client, "SADD set", |n| format!("a{n}"));
+    // A stream whose end only the command finds.
+    client.run("DEBUG SET-ACTIVE-EXPIRE 0");
+    client.run("XGROUP CREATE stream group $ MKSTREAM");
+    let id = waiter.number("CLIENT ID");
+    waiter.send("XREADGROUP GROUP group me BLOCK 0 STREAMS stream >");
+    until("it waits", || {
+        client
+            .text(&format!("CLIENT LIST ID {id}"))
+            .contains(" flags=bU ")
+    });
+    client.run("CONFIG SET notify-keyspace-events Emx");
+    let mut subscriber = server.client();
+    subscriber.run("PSUBSCRIBE __keyevent@0__:*");
+    client.run("PEXPIRE stream 1");
+    client.run("SET other x PX 2");
+    until("its end has come, too", || {
+        client.number("EXISTS other") == 0
+    });
+    assert_eq!(client.number("SINTERCARD 3 missing stream set"), 0);
+    let gone = waiter.receive();
+    assert!(gone.contains("UNBLOCKED"), "{gone}");
+    client.run("GET last");
+    let mut told = Vec::new();
+    while told.last().is_none_or(|told| told != "keymiss last") {
+        let message = texts(subscriber.receive_value().unwrap());
+        let event = message[2].rsplit(':').next().unwrap();
+        told.push(format!("{event} {}", message[3]));
+    }
+    let count = |event: &str| told.iter().filter(|told| *told == event).count();
+    assert_eq!(count("keymiss missing"), 1, "{told:?}");
+    assert_eq!(count("expired stream"), 1, "{told:?}");
 }

@@ -482,7 +482,7 @@ pub static OPTIONS: &[Opt] = &[
         },
         changeable: Changeable::Live,
         effect: Effect::Acts,
-        summary: "Half the number of keys that are compared, at least, to choose one to evict.",
+        summary: "How many keys are compared to choose one to evict; Damselfly compares twice as many, and at least those that lie together. Random policies compare none.",
         access: field!(maxmemory_samples),
     },
     Opt {

@@ -71,7 +71,9 @@ impl Dispatcher {
     }
 
     /// Writes the reply of a command that ran elsewhere, if it has; false if it failed by a bug.
-    pub fn end_long(&self, connection: &mut Connection) -> bool {
+    pub fn end_long(&mut self, connection: &mut Connection) -> bool {
+        // Its thread may have used it up.
+        self.forget_room();
         let session = &mut connection.session;
         let Some(command) = &session.long else {
             return true;

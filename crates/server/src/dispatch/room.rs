@@ -39,10 +39,8 @@ pub enum Room {
 /// What a thread remembers of the room.
 #[derive(Default)]
 pub(super) struct Memory {
-    /// There is enough until this thread has allocated so much.
+    /// There is enough until this thread has allocated so much; `None` if that is not known.
     enough_until: Option<i64>,
-    /// When it was last looked whether clients take too much, in milliseconds since the epoch.
-    clients_seen_ms: i64,
     /// The shard from which a key is evicted next.
     shard: usize,
     /// Keys were evicted, of which somebody may have been told.
@@ -58,10 +56,20 @@ impl Dispatcher {
         if self.config.maxmemory_bytes == 0 {
             return Room::Enough;
         }
-        match self.memory.enough_until {
-            Some(bytes) if heap::thread_bytes() < bytes => Room::Enough,
+        let bytes = heap::thread_bytes();
+        match &mut self.memory.enough_until {
+            Some(until) if bytes < *until => {
+                // What it frees may have been allocated, and may be made up for, by others.
+                *until = (*until).min(bytes + ROOM_KEPT_BYTES);
+                Room::Enough
+            }
             Some(_) | None => self.make_room_now(),
         }
+    }
+
+    /// Forgets that there was room: others may have used it up.
+    pub fn forget_room(&mut self) {
+        self.memory.enough_until = None;
     }
 
     fn make_room_now(&mut self) -> Room {
@@ -105,8 +113,7 @@ impl Dispatcher {
         if self.config.maxmemory_clients == ClientMemory::Bytes(0) {
             return false;
         }
-        if now.0 >= self.memory.clients_seen_ms + CLIENTS_LOOK_MS {
-            self.memory.clients_seen_ms = now.0;
+        if clients.is_look_due(now.0, CLIENTS_LOOK_MS) {
             let evicted = clients.evict(&self.config, &self.shared.threads);
             self.counters().clients_evicted.add(evicted);
         }
@@ -127,7 +134,10 @@ impl Dispatcher {
                     keys += 1;
                     in_vain = 0;
                 }
-                Ok(Evicted::NoneYet) => keys += 1,
+                Ok(Evicted::NoneYet) => {
+                    keys += 1;
+                    in_vain = 0;
+                }
                 Ok(Evicted::Nothing) => in_vain += 1,
                 Err(_) => {
                     in_vain += 1;

@@ -18,6 +18,7 @@ impl Worker {
     pub(super) fn do_what_is_due(&mut self) {
         let now = Instant::now();
         if now >= self.next_sweep {
+            self.dispatcher.forget_room();
             let has_more = self.sweep(now) | (self.dispatcher.make_room() == Room::Soon);
             self.next_sweep = now + if has_more { SWEEP_AGAIN } else { TICK };
         }
