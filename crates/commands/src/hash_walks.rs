@@ -98,14 +98,9 @@ fn hrandfield(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result 
         return Ok(());
     }
     let (count, show) = count_in(args)?;
-    let wanted = usize::try_from(count.unsigned_abs()).unwrap_or(usize::MAX);
     let len = tx.read_as::<Hash>(args.key(1))?.map_or(0, HashRef::len);
-    let steps = if count < 0 && len > 0 {
-        wanted
-    } else {
-        wanted.min(len)
-    };
-    long::reply_from(tx, args, 1..2, steps, reply, move |entries, reply| {
+    let wanted = sets::picks(count, len);
+    long::reply_from(tx, args, 1..2, wanted, reply, move |entries, reply| {
         match entries[0].and_then(Hash::view) {
             None => reply.array(0),
             Some(hash) if count < 0 => {
@@ -116,7 +111,7 @@ fn hrandfield(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result 
                     }
                 }
             }
-            Some(hash) => write_different(hash, steps, show, reply),
+            Some(hash) => write_different(hash, wanted, show, reply),
         }
         Ok(())
     })

@@ -315,24 +315,29 @@ fn srandmember(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result
         .into());
     }
     let bytes_max = tx.engine().settings.bulk_bytes_max.load(Relaxed);
-    let wanted = usize::try_from(count.unsigned_abs()).unwrap_or(usize::MAX);
     let len = tx.read_as::<Set>(key)?.map_or(0, SetRef::len);
-    let steps = if count < 0 && len > 0 {
-        wanted
-    } else {
-        wanted.min(len)
-    };
-    long::reply_from(tx, args, 1..2, steps, reply, move |entries, reply| {
+    let wanted = picks(count, len);
+    long::reply_from(tx, args, 1..2, wanted, reply, move |entries, reply| {
         match entries[0].and_then(Set::view) {
             None => reply.array(0),
             Some(set) if count < 0 => write_repeats(set, wanted, bytes_max, reply)?,
             Some(set) => {
-                reply.array(steps);
-                set.sample(steps, random::number, |member| write(member, reply));
+                reply.array(wanted);
+                set.sample(wanted, random::number, |member| write(member, reply));
             }
         }
         Ok(())
     })
+}
+
+/// How many of so many members a command for random ones returns; if it asks for a number below zero, they may repeat.
+pub(crate) fn picks(count: i64, len: usize) -> usize {
+    let wanted = usize::try_from(count.unsigned_abs()).unwrap_or(usize::MAX);
+    if count < 0 && len > 0 {
+        wanted
+    } else {
+        wanted.min(len)
+    }
 }
 
 /// Writes random members, each chosen from all.

@@ -452,22 +452,17 @@ fn zrandmember(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result
         return Err(CommandError::err("value is out of range").into());
     }
     let bytes_max = tx.engine().settings.bulk_bytes_max.load(Relaxed);
-    let magnitude = usize::try_from(count.unsigned_abs()).unwrap_or(usize::MAX);
     let len = tx.read_as::<SortedSet>(key)?.map_or(0, SortedSetRef::len);
-    let steps = if count < 0 && len > 0 {
-        magnitude
-    } else {
-        magnitude.min(len)
-    };
-    long::reply_from(tx, args, 1..2, steps, reply, move |entries, reply| {
+    let wanted = sets::picks(count, len);
+    long::reply_from(tx, args, 1..2, wanted, reply, move |entries, reply| {
         match entries[0].and_then(SortedSet::view) {
             None => reply.array(0),
             Some(set) if count < 0 => {
-                write_repeats(set, magnitude, with_scores, bytes_max, reply)?;
+                write_repeats(set, wanted, with_scores, bytes_max, reply)?;
             }
             // All of them, from the highest score down as Redis does.
-            Some(set) if steps == set.len() => write_list(set.iter().rev(), with_scores, reply),
-            Some(set) => write_different(set, steps, with_scores, reply),
+            Some(set) if wanted == set.len() => write_list(set.iter().rev(), with_scores, reply),
+            Some(set) => write_different(set, wanted, with_scores, reply),
         }
         Ok(())
     })

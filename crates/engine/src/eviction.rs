@@ -1,7 +1,7 @@
 //! Eviction: which keys go when memory is short.
 //!
 //! The keys of a bucket are a sample of all keys, since their order is that of hashes with a secret seed. A walk goes around each
-//! table; wherever it is, the keys of the next bucket or two are compared, and the one that is needed least goes. So every key is
+//! table; wherever it is, the keys of the next buckets are compared, and the one that is needed least goes. So every key is
 //! looked at once in each round, and reading a few neighbours costs little more than reading one.
 
 use damselfly_base::random::{self, Random};
