@@ -408,6 +408,7 @@ fn the_eviction_of_a_key_is_an_event_of_its_own() {
     let wanted = ["CONFIG", "SET", "notify-keyspace-events", "Eeg"];
     assert_eq!(cache.run(&wanted), "OK");
     assert!(cache.fill(numbered("key", COUNT), None).is_empty());
+    cache.end_limit();
     // A deleted key comes last: every other event is that of an eviction.
     cache.run(&["SET", "last", "value"]);
     let evicted = cache.info("evicted_keys");
@@ -442,6 +443,7 @@ fn who_caches_a_key_is_told_of_its_eviction() {
         reader.call(&["STRLEN", &name]).unwrap();
     }
     assert!(cache.fill(numbered("new", 4000), None).is_empty());
+    cache.end_limit();
     let gone = 1000 - cache.left("key", 1000);
     assert!(gone > 100, "{gone}");
     reader.send(&request(&["PING"])).unwrap();
