@@ -287,8 +287,8 @@ fn a_transaction_allocates_nothing_but_new_entries() {
             assert!(!warm || allocated == [0; 3], "{allocated:?}");
         }
         let new = bench.run(&mut transaction("SET", "new", &[b"value"]));
-        // The table may grow, too.
-        assert!(new < KEYS as u64 * 3 / 2, "{new}");
+        // The tables may grow, too: how many of them do is up to chance.
+        assert!(new < KEYS as u64 * 2, "{new}");
     }
 }
 
