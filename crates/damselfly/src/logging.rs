@@ -8,7 +8,7 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use damselfly_server::config::Config;
+use damselfly_config::Config;
 use log::{Level, Log, Metadata, Record};
 
 struct Logger {

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use damselfly_server::config::{self, Config, Disk, Loaded, Request};
-use damselfly_server::open_files;
+use damselfly_config::{Config, Disk, Loaded, Request};
+use damselfly_server::event_loop::open_files;
 use damselfly_server::start::Server;
 
 #[global_allocator]
@@ -17,10 +17,10 @@ fn main() -> ExitCode {
     let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
     let args = std::env::args_os().skip(1).map(text);
     let variables = std::env::vars_os().map(|(name, value)| (text(name), text(value)));
-    let request = config::load(args, variables, &Disk);
+    let request = damselfly_config::load(args, variables, &Disk);
     let loaded = match request {
         Ok(Request::Help) => {
-            print!("{}", config::help());
+            print!("{}", damselfly_config::help());
             return ExitCode::SUCCESS;
         }
         Ok(Request::Version) => {

@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use damselfly_engine::Tracker;
 
-use crate::config::{ClientMemory, Config, Origin};
-use crate::connection::Connection;
-use crate::parked::{End, Parked};
+use crate::blocked::{End, Parked};
+use crate::event_loop::connection::Connection;
+use crate::observers::invalidation::News;
 #[cfg(doc)]
 use crate::pubsub::Topic;
 use crate::shared::{Message, Thread};
-use crate::tracking::News;
+use damselfly_config::{ClientMemory, Config, Origin};
 
 /// What CLIENT SETNAME and CLIENT SETINFO set.
 #[derive(Clone, Debug, Default)]

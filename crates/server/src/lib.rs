@@ -5,15 +5,13 @@
 //!    └── starts ──► Worker per thread: event loop ──► Connection ──► dispatch ──► command
 //! ```
 
+pub mod admin;
+pub mod blocked;
 pub mod clients;
-pub mod config;
-pub mod connection;
 pub mod dispatch;
-pub mod functions;
-pub mod listener;
-mod long;
-pub mod open_files;
-pub mod parked;
+pub mod event_loop;
+mod long_commands;
+pub mod observers;
 pub mod pubsub;
 pub mod registry;
 pub mod scripts;
@@ -21,8 +19,6 @@ pub mod session;
 pub mod shared;
 pub mod start;
 pub mod statistics;
-pub mod tracking;
-pub mod worker;
 
 /// The version of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -8,9 +8,13 @@ use damselfly_commands::{
 use damselfly_engine::Now;
 use damselfly_protocol::Reply;
 
+use crate::admin::{client, command, config, debug, info, latency, memory, server, slowlog};
 use crate::dispatch::Dispatcher;
+use crate::observers::{monitor, subscriptions};
 use crate::scripts::Finder;
-use crate::session::{self, Context, Session};
+use crate::scripts::{eval_commands, function_commands};
+use crate::session::{Context, Session};
+use crate::session::{connection_commands, transaction};
 
 /// A command that concerns the connection or the server; it takes locks itself where it needs any.
 pub type SessionFn = fn(&mut Context<'_>, Args<'_>, &mut Reply<'_>) -> Result;
@@ -32,6 +36,25 @@ pub enum Handler {
     /// It lists the subcommands of its container.
     Help,
 }
+
+/// The families of commands on connections and the server.
+static SESSION_FAMILIES: &[&[Command<Handler>]] = &[
+    client::COMMANDS,
+    connection_commands::COMMANDS,
+    info::COMMANDS,
+    latency::COMMANDS,
+    memory::COMMANDS,
+    monitor::COMMANDS,
+    subscriptions::COMMANDS,
+    eval_commands::COMMANDS,
+    slowlog::COMMANDS,
+    command::COMMANDS,
+    config::COMMANDS,
+    debug::COMMANDS,
+    function_commands::COMMANDS,
+    server::COMMANDS,
+    transaction::COMMANDS,
+];
 
 /// The subcommand that every container has.
 const HELP: Command<Handler> = Command {
@@ -174,7 +197,7 @@ impl Registry {
         for command in FAMILIES.iter().copied().flatten() {
             registry.add(command.map(Handler::Keyspace), None);
         }
-        for command in session::FAMILIES.iter().copied().flatten() {
+        for command in SESSION_FAMILIES.iter().copied().flatten() {
             registry.add(*command, None);
         }
         let problem = renames
@@ -230,11 +253,12 @@ impl Registry {
             locks: locks_of(&command),
             needs_memory: command.has(Trait::NeedsMemory),
             no_auth: command.has(Trait::NoAuth),
-            only_reads: session::command::facts::only_reads(&command),
+            only_reads: crate::admin::command::facts::only_reads(&command),
             writes: command.keys.writes()
                 || command.has(Trait::Writes)
                 || command.has(Trait::MayReplicate),
-            for_subscribers: session::pubsub::FOR_SUBSCRIBERS.contains(&command.name),
+            for_subscribers: crate::observers::subscriptions::FOR_SUBSCRIBERS
+                .contains(&command.name),
             protected: command.has(Trait::Protected),
             not_in_scripts: command.has(Trait::NoScript),
             within_multi: within_multi(&command, container.is_some()),

@@ -8,19 +8,19 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use damselfly_engine::{AccessPolicy, Engine, Wanted};
 
+use crate::admin::latency::LatencyMonitor;
+use crate::admin::pause::Pause;
+use crate::admin::slowlog::Slowlog;
 use crate::clients::{Client, Clients};
-use crate::config::{Config, MaxmemoryPolicy};
-use crate::functions::Functions;
-use crate::listener::Stream;
-use crate::long::LongCommands;
+use crate::event_loop::listener::Stream;
+use crate::long_commands::LongCommands;
+use crate::observers::invalidation::{Invalidation, Tracking};
 use crate::pubsub::PubSub;
 use crate::pubsub::mail::Mail;
 use crate::scripts::Scripts;
-use crate::session::latency::LatencyMonitor;
-use crate::session::pause::Pause;
-use crate::session::slowlog::Slowlog;
+use crate::scripts::function_libraries::Functions;
 use crate::statistics::ThreadCounters;
-use crate::tracking::{Invalidation, Tracking};
+use damselfly_config::{Config, MaxmemoryPolicy};
 
 /// How many tracked keys are dropped at most per tick, if they are too many since `tracking-table-max-keys` was lowered.
 pub const TRACKED_PER_TICK: usize = 10_000;

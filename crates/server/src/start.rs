@@ -10,13 +10,13 @@ use std::time::Duration;
 use damselfly_engine::{Engine, Rule, Wake};
 use mio::{Poll, Waker};
 
-use crate::config::Config;
-use crate::listener::Listener;
-use crate::pubsub::events::Events;
+use crate::event_loop::listener::Listener;
+use crate::event_loop::{WAKER, Worker};
+use crate::observers::invalidation::Teller;
+use crate::observers::notifications::Events;
 use crate::registry;
 use crate::shared::{Shared, Thread};
-use crate::tracking::Teller;
-use crate::worker::{WAKER, Worker};
+use damselfly_config::Config;
 
 /// Shards per thread: enough that two threads rarely meet.
 const SHARDS_PER_THREAD: usize = 64;
@@ -84,7 +84,7 @@ impl Server {
         for index in 0..server.shared.threads.len() {
             let shared = server.shared.clone();
             let thread = spawn(&format!("long-{index}"), move || {
-                crate::long::run(&shared, index);
+                crate::long_commands::run(&shared, index);
             })?;
             long.push(thread.thread().clone());
             server.threads.push(thread);

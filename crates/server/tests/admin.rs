@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use common::{Client, TestServer};
 use damselfly_commands::Run;
-use damselfly_server::config::{Allow, Config};
+use damselfly_config::{Allow, Config};
+use damselfly_server::admin::command::{docs, facts};
 use damselfly_server::registry::{Handler, REGISTRY, Row};
-use damselfly_server::session::command::{docs, facts};
 use damselfly_server::start::Server;
 
 fn with_debug() -> TestServer {

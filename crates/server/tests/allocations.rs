@@ -9,12 +9,12 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use damselfly_base::heap;
+use damselfly_config::{Config, Origin};
 use damselfly_engine::{Engine, Rule};
 use damselfly_server::clients::NewClient;
-use damselfly_server::config::{Config, Origin};
-use damselfly_server::connection::{Batch, Connection};
 use damselfly_server::dispatch::Dispatcher;
-use damselfly_server::listener::Stream;
+use damselfly_server::event_loop::connection::{Batch, Connection};
+use damselfly_server::event_loop::listener::Stream;
 use damselfly_server::session::Session;
 use damselfly_server::shared::{Shared, Thread};
 use mio::net::UnixStream;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use std::sync::atomic::Ordering::Relaxed;
 
 use common::{Client, TestServer, until};
-use damselfly_server::config::{ClientMemory, MaxmemoryPolicy, OutputLimit};
+use damselfly_config::{ClientMemory, MaxmemoryPolicy, OutputLimit};
 
 /// The value of a field in the line about the client `id`, if that is listed.
 fn field(client: &mut Client, id: i64, name: &str) -> Option<String> {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use common::{Client, TestServer};
 use damselfly_protocol::client::Value;
-use damselfly_server::session::info::{FIELDS, Section};
+use damselfly_server::admin::info::{FIELDS, Section};
 
 #[global_allocator]
 static HEAP: damselfly_base::heap::Heap = damselfly_base::heap::Heap;

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use common::{Client, TestServer, until};
+use damselfly_config::Allow;
 use damselfly_protocol::client::Value;
-use damselfly_server::config::Allow;
 
 const COUNT: usize = 200_000;
 

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 
 use common::{Client, TestServer, until};
+use damselfly_config::OutputLimit;
 use damselfly_protocol::client::{Value, write_command};
-use damselfly_server::config::OutputLimit;
 use damselfly_server::pubsub::Topic;
 
 const CHANNELS: usize = 3;

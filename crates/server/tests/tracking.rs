@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::thread;
 
 use common::{Client, TestServer, until};
+use damselfly_config::OutputLimit;
 use damselfly_protocol::client::{Value, write_command};
-use damselfly_server::config::OutputLimit;
 
 fn text(value: &Value) -> String {
     match value {

@@ -5,8 +5,8 @@ mod common;
 use common::{TestServer, until};
 
 use damselfly_commands::Run;
+use damselfly_config::Allow;
 use damselfly_protocol::client::Value;
-use damselfly_server::config::Allow;
 use damselfly_server::registry::{REGISTRY, WithinMulti};
 
 const QUEUED: &str = "QUEUED";

@@ -7,9 +7,10 @@ use damselfly_commands::Args;
 use damselfly_engine::Effects;
 
 use super::Dispatcher;
+use crate::admin::slowlog::{SlowCommand, shortened};
+use crate::observers::monitor;
 use crate::registry::Row;
-use crate::session::slowlog::{SlowCommand, shortened};
-use crate::session::{Session, monitor};
+use crate::session::Session;
 use crate::shared;
 use crate::statistics::ThreadCounters;
 

@@ -12,12 +12,13 @@ use damselfly_protocol::Reply;
 
 use super::account::count_effects;
 use super::{Dispatcher, leaves_no_trace};
-use crate::config::Config;
+use crate::observers::client_tracking;
+use crate::observers::monitor;
 use crate::registry::{Handler, REGISTRY, Row, SessionFn};
 use crate::scripts::{self, Around};
-use crate::session::tracking;
 use crate::session::transaction::Queue;
-use crate::session::{Context, Replies, Session, monitor};
+use crate::session::{Context, Replies, Session};
+use damselfly_config::Config;
 
 /// Keys beyond so many are not fetched ahead: the first would be gone again before they are used.
 pub(crate) const PREFETCHED_MAX: usize = 256;
@@ -88,7 +89,7 @@ pub fn exec_around<A: Around>(
     dispatcher.refresh_config();
     dispatcher.serve_unserved();
     dispatcher.note_congested(session);
-    tracking::take_own_news(&dispatcher.shared, session);
+    client_tracking::take_own_news(&dispatcher.shared, session);
     result
 }
 

@@ -6,11 +6,12 @@ use damselfly_base::CommandError;
 use damselfly_commands::Args;
 
 use super::Dispatcher;
-use super::room::Room;
+use super::memory_limit::Room;
 use super::unknown::{unknown_command, unknown_subcommand};
+use crate::observers::monitor;
 use crate::registry::{Row, WithinMulti};
 use crate::scripts;
-use crate::session::{self, Session, monitor, transaction};
+use crate::session::{Session, transaction};
 
 impl Dispatcher {
     /// The row to run, or why the request is refused before it runs.
@@ -91,7 +92,7 @@ impl Dispatcher {
             }
         }
         if session.awaits_messages_only() && !row.for_subscribers {
-            return Some(session::pubsub::refusal(row));
+            return Some(crate::observers::subscriptions::refusal(row));
         }
         if session.client.monitor.load(Relaxed) && monitor::is_refused(row) {
             return Some(CommandError::err(

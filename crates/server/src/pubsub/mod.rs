@@ -20,7 +20,6 @@
 //!   further for now. What one request publishes beyond the limit for subscribers' output is lost, and those who
 //!   should have received it are disconnected, so that nobody misses a message unknowingly.
 
-pub mod events;
 pub mod index;
 pub mod mail;
 pub mod receivers;
@@ -247,7 +246,7 @@ impl PubSub {
     }
 
     /// Notes that events on behalf of `from` have left more on its way to `to` than should be.
-    fn note_congested(&self, from: usize, to: usize) {
+    pub(crate) fn note_congested(&self, from: usize, to: usize) {
         self.desks[from].congested.store(to + 1, Relaxed);
     }
 

@@ -15,8 +15,9 @@ use super::run::Job;
 use super::slow::{Kind, Listed};
 use super::{Around, Scratch};
 use crate::dispatch::{Dispatcher, leaves_no_trace};
+use crate::observers::monitor;
 use crate::registry::{Handler, REGISTRY, Row, SessionFn};
-use crate::session::{Context, Session, monitor};
+use crate::session::{Context, Session};
 use crate::shared::{Shared, Thread};
 
 /// While more calls than this are held back, or more bytes of what is to be seen of them, further ones are not.

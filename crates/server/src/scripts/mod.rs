@@ -13,6 +13,9 @@
 //! Each thread has an interpreter, which compiles a text when it first runs it, and remembers the scripts that it ran
 //! ([`Room`]); the texts themselves belong to all threads ([`Scripts`]).
 
+pub mod eval_commands;
+pub mod function_commands;
+pub mod function_libraries;
 mod host;
 mod locks;
 mod run;
@@ -32,8 +35,8 @@ use damselfly_script::{Flags, Interpreter, Limits, Script, ScriptCache};
 use self::host::HeldBack;
 use self::slow::SlowScripts;
 use crate::dispatch::Dispatcher;
-use crate::functions::{KnownFunction, Snapshot};
 use crate::registry::{Handler, Row};
+use crate::scripts::function_libraries::{KnownFunction, Snapshot};
 use crate::shared::Shared;
 
 pub use locks::{Memory, Plan};

@@ -13,11 +13,11 @@ use super::host::{ScriptHost, Timing};
 use super::locks::{Lack, Plan, Standing};
 use super::slow::{Kind, Slow};
 use super::{Around, Finder, Program, Room};
+use crate::admin::slowlog::shortened;
 use crate::dispatch::count_effects;
 use crate::dispatch::exec::PREFETCHED_MAX;
 use crate::registry::{Handler, Row};
 use crate::session::Session;
-use crate::session::slowlog::shortened;
 use crate::shared::Shared;
 
 /// Where the keys begin in the arguments of all commands that run scripts.

@@ -1,64 +1,29 @@
 //! A client's session: what a connection remembers between commands, and the commands that
 //! concern connections and the server.
 
-pub mod client;
-pub mod command;
-pub mod config;
-pub mod connection;
-pub mod debug;
-mod digest;
-pub mod facts;
-pub mod functions;
-pub mod info;
-pub mod latency;
-pub mod memory;
-pub mod monitor;
-pub mod pause;
-pub mod pubsub;
-pub mod scripting;
-pub mod server;
-pub mod slowlog;
-pub mod tracking;
+pub mod connection_commands;
 pub mod transaction;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use damselfly_commands::{Command, Rest};
+use damselfly_commands::Rest;
 use damselfly_engine::{Busy, Now, Tx};
 use damselfly_protocol::{Reply, Version};
 
+use crate::blocked::Parking;
 use crate::clients::Client;
-use crate::config::{Config, OutputLimit};
-use crate::long::LongCommand;
-use crate::parked::Parking;
-use crate::registry::{Handler, Row};
+use crate::long_commands::LongCommand;
+use crate::observers::client_tracking::Tracked;
+use crate::observers::subscriptions::Subscriptions;
+use crate::observers::{client_tracking, subscriptions};
+use crate::registry::Row;
 use crate::scripts::Plan;
-use crate::session::pubsub::Subscriptions;
-use crate::session::tracking::Tracked;
 use crate::session::transaction::Transaction;
 use crate::shared::Shared;
 use crate::statistics::ThreadCounters;
-
-/// All families of session commands.
-pub static FAMILIES: &[&[Command<Handler>]] = &[
-    client::COMMANDS,
-    connection::COMMANDS,
-    info::COMMANDS,
-    latency::COMMANDS,
-    memory::COMMANDS,
-    monitor::COMMANDS,
-    pubsub::COMMANDS,
-    scripting::COMMANDS,
-    slowlog::COMMANDS,
-    command::COMMANDS,
-    config::COMMANDS,
-    debug::COMMANDS,
-    functions::COMMANDS,
-    server::COMMANDS,
-    transaction::COMMANDS,
-];
+use damselfly_config::{Config, OutputLimit};
 
 /// Whether replies are sent (CLIENT REPLY).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,9 +134,9 @@ impl Session {
 pub fn follow_up(session: &mut Session, row: Option<&Row>, mark: usize, reply: &mut Reply<'_>) {
     session.follow_up = false;
     if !session.pushes.is_empty() {
-        pubsub::give_pushes(session, row, mark, reply);
+        subscriptions::give_pushes(session, row, mark, reply);
     }
-    tracking::follow_up(session, row, reply);
+    client_tracking::follow_up(session, row, reply);
 }
 
 /// What a session command may use.

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use damselfly_config::Config;
 use damselfly_protocol::client::{DecodeLimits, Decoder, Value, write_command};
-use damselfly_server::config::Config;
 use damselfly_server::shared::Shared;
 use damselfly_server::start::Server;
 

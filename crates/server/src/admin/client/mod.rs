@@ -1,0 +1,425 @@
+//! CLIENT: what is known of connections, and how one connection acts upon others.
+
+mod rows;
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use damselfly_base::{CommandError, number};
+use damselfly_commands::{Args, Result};
+use damselfly_protocol::Reply;
+
+use crate::blocked::End;
+use crate::clients::Client;
+use crate::observers::client_tracking;
+use crate::pubsub::Topic;
+use crate::registry::{REGISTRY, Row};
+use crate::session::connection_commands::check_name;
+use crate::session::{Context, Replies, Session};
+use crate::shared::Thread;
+
+pub(crate) use rows::COMMANDS;
+
+/// True if a pause of all commands lets this one run.
+///
+/// Clients that monitor are never held back, as in Redis. Redis does hold back CLIENT UNPAUSE, so that
+/// nothing can end a pause that was meant to be shorter; here it runs.
+#[cold]
+pub fn runs_while_paused(session: &Session, row: &Row) -> bool {
+    session.client.monitor.load(Relaxed) || row.name == "client|unpause"
+}
+
+fn id(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    reply.integer(context.session.client.id as i64);
+    Ok(())
+}
+
+fn get_name(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    match context.session.client.names().name.as_str() {
+        "" => reply.null(),
+        name => reply.bulk(name.as_bytes()),
+    }
+    Ok(())
+}
+
+fn set_name(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let name = check_name(args.at(2), "Client names")?;
+    context.session.client.names().name = name;
+    reply.ok();
+    Ok(())
+}
+
+fn set_info(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let attribute = String::from_utf8_lossy(args.at(2)).into_owned();
+    let is_name = args.is(2, "LIB-NAME");
+    if !is_name && !args.is(2, "LIB-VER") {
+        return Err(CommandError::err(format!("Unrecognized option '{attribute}'")).into());
+    }
+    let value = check_name(args.at(3), &attribute)?;
+    let mut names = context.session.client.names();
+    if is_name {
+        names.library = value;
+    } else {
+        names.library_version = value;
+    }
+    reply.ok();
+    Ok(())
+}
+
+/// ON or OFF.
+fn switch(args: Args<'_>) -> Result<bool> {
+    match (args.is(2, "ON"), args.is(2, "OFF")) {
+        (true, _) => Ok(true),
+        (_, true) => Ok(false),
+        (false, false) => Err(CommandError::Syntax.into()),
+    }
+}
+
+fn no_evict(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let on = switch(args)?;
+    context.session.client.no_evict.store(on, Relaxed);
+    reply.ok();
+    Ok(())
+}
+
+fn no_touch(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let on = switch(args)?;
+    context.session.client.no_touch.store(on, Relaxed);
+    reply.ok();
+    Ok(())
+}
+
+fn set_replies(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let replies = &mut context.session.replies;
+    if args.is(2, "ON") {
+        *replies = Replies::On;
+    } else if args.is(2, "OFF") {
+        *replies = Replies::Off;
+    } else if !args.is(2, "SKIP") {
+        return Err(CommandError::Syntax.into());
+    } else if *replies != Replies::Off {
+        *replies = Replies::SkipNext;
+    }
+    // Sent only after ON: the others hold back their own replies too.
+    reply.ok();
+    Ok(())
+}
+
+/// What Redis answers to a subcommand of a known name but with too many arguments.
+fn malformed(args: Args<'_>) -> CommandError {
+    let name = String::from_utf8_lossy(args.at(1));
+    CommandError::err(format!(
+        "unknown subcommand or wrong number of arguments for '{name}'. Try CLIENT HELP."
+    ))
+}
+
+fn pause(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let writes_only = match args.len() {
+        3 => false,
+        4 if args.is(3, "ALL") => false,
+        4 if args.is(3, "WRITE") => true,
+        4 => return Err(CommandError::err("CLIENT PAUSE mode must be WRITE or ALL").into()),
+        _ => return Err(malformed(args).into()),
+    };
+    let timeout_ms = number::parse_integer(args.at(2))
+        .ok_or_else(|| CommandError::err("timeout is not an integer or out of range"))?;
+    if timeout_ms < 0 {
+        return Err(CommandError::err("timeout is negative").into());
+    }
+    let now_ms = context.now.0;
+    let until_ms = now_ms.saturating_add(timeout_ms);
+    context.shared.pause.start(now_ms, until_ms, writes_only);
+    reply.ok();
+    Ok(())
+}
+
+fn unpause(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    context.shared.pause.end();
+    context.shared.threads.iter().for_each(Thread::wake);
+    reply.ok();
+    Ok(())
+}
+
+fn unblock(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let end = match args.len() {
+        3 => End::TimedOut,
+        4 if args.is(3, "TIMEOUT") => End::TimedOut,
+        4 if args.is(3, "ERROR") => {
+            let text = "UNBLOCKED client unblocked via CLIENT UNBLOCK";
+            End::Failed(CommandError::Text(text.to_owned()))
+        }
+        4 => {
+            let text = "CLIENT UNBLOCK reason should be TIMEOUT or ERROR";
+            return Err(CommandError::err(text).into());
+        }
+        _ => return Err(malformed(args).into()),
+    };
+    let id = args.integer(2)?;
+    let found = u64::try_from(id)
+        .ok()
+        .and_then(|id| context.shared.clients.find(id));
+    let ended = found.is_some_and(|client| client.unblock(end));
+    reply.integer(ended.into());
+    Ok(())
+}
+
+/// The kinds of clients that LIST and KILL tell apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ClientType {
+    Normal,
+    Primary,
+    Replica,
+    PubSub,
+}
+
+impl ClientType {
+    fn parse(args: Args<'_>, place: usize) -> Result<Self> {
+        [
+            ("NORMAL", Self::Normal),
+            ("MASTER", Self::Primary),
+            ("REPLICA", Self::Replica),
+            ("SLAVE", Self::Replica),
+            ("PUBSUB", Self::PubSub),
+        ]
+        .into_iter()
+        .find(|(word, _)| args.is(place, word))
+        .map(|(_, client_type)| client_type)
+        .ok_or_else(|| {
+            let word = String::from_utf8_lossy(args.at(place));
+            CommandError::err(format!("Unknown client type '{word}'")).into()
+        })
+    }
+
+    /// The type of a client; those that monitor are ordinary ones.
+    fn of(client: &Client) -> Self {
+        if client.is_subscriber() {
+            Self::PubSub
+        } else {
+            Self::Normal
+        }
+    }
+}
+
+/// Which clients KILL means. What is `None` matches all.
+#[derive(Default)]
+struct Filter<'a> {
+    id: Option<u64>,
+    client_type: Option<ClientType>,
+    address: Option<&'a [u8]>,
+    local_address: Option<&'a [u8]>,
+    age_s_min: Option<i64>,
+}
+
+impl Filter<'_> {
+    fn matches(&self, client: &Client, now_ms: i64) -> bool {
+        self.id.is_none_or(|id| id == client.id)
+            && self
+                .client_type
+                .is_none_or(|wanted| wanted == ClientType::of(client))
+            && self
+                .address
+                .is_none_or(|address| address == client.address.as_bytes())
+            && self
+                .local_address
+                .is_none_or(|address| address == client.local_address.as_bytes())
+            && self
+                .age_s_min
+                .is_none_or(|age_s_min| (now_ms - client.connected_ms) / 1000 >= age_s_min)
+    }
+}
+
+fn kill(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    if args.len() == 3 {
+        let filter = Filter {
+            address: Some(args.at(2)),
+            ..Filter::default()
+        };
+        if kill_matching(context, &filter, false) == 0 {
+            return Err(CommandError::err("No such client").into());
+        }
+        reply.ok();
+        return Ok(());
+    }
+    let (filter, skip_me) = parse_filter(args)?;
+    reply.integer(kill_matching(context, &filter, skip_me));
+    Ok(())
+}
+
+/// The filter of KILL's newer form, and whether the client that asks is spared.
+fn parse_filter(args: Args<'_>) -> Result<(Filter<'_>, bool)> {
+    let (mut filter, mut skip_me) = (Filter::default(), true);
+    for place in (2..args.len()).step_by(2) {
+        let value = args.get(place + 1).ok_or(CommandError::Syntax)?;
+        if args.is(place, "ID") {
+            let id = number::parse_integer(value).filter(|&id| id > 0);
+            let id = id.ok_or_else(|| CommandError::err("client-id should be greater than 0"))?;
+            filter.id = Some(id.unsigned_abs());
+        } else if args.is(place, "TYPE") {
+            filter.client_type = Some(ClientType::parse(args, place + 1)?);
+        } else if args.is(place, "ADDR") {
+            filter.address = Some(value);
+        } else if args.is(place, "LADDR") {
+            filter.local_address = Some(value);
+        } else if args.is(place, "USER") {
+            // There is one user, which all clients have.
+            if value != b"default" {
+                let name = String::from_utf8_lossy(value);
+                return Err(CommandError::err(format!("No such user '{name}'")).into());
+            }
+        } else if args.is(place, "SKIPME") && args.is(place + 1, "YES") {
+            skip_me = true;
+        } else if args.is(place, "SKIPME") && args.is(place + 1, "NO") {
+            skip_me = false;
+        } else if args.is(place, "MAXAGE") {
+            let age_s = number::parse_integer(value)
+                .ok_or_else(|| CommandError::err("maxage is not an integer or out of range"))?;
+            if age_s <= 0 {
+                return Err(CommandError::err("maxage should be greater than 0").into());
+            }
+            filter.age_s_min = Some(age_s);
+        } else {
+            return Err(CommandError::Syntax.into());
+        }
+    }
+    Ok((filter, skip_me))
+}
+
+/// Closes the clients that match, that which asks after its reply, and returns how many they are.
+fn kill_matching(context: &mut Context<'_>, filter: &Filter<'_>, skip_me: bool) -> i64 {
+    let own_id = context.session.client.id;
+    let mut killed = 0;
+    for client in context.shared.clients.all() {
+        if !filter.matches(&client, context.now.0) {
+            continue;
+        }
+        if client.id != own_id {
+            let kills = context
+                .shared
+                .clients
+                .kill(&client, &context.shared.threads);
+            killed += i64::from(kills);
+        } else if !skip_me {
+            context.session.closing = true;
+            killed += 1;
+        }
+    }
+    killed
+}
+
+fn info(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let mut line = String::new();
+    describe(&mut line, &context.session.client, context.now.0);
+    reply.verbatim(*b"txt", line.as_bytes());
+    Ok(())
+}
+
+fn list(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let clients = &context.shared.clients;
+    let listed: Vec<Arc<Client>> = match args.len() {
+        2 => clients.all(),
+        4 if args.is(2, "TYPE") => {
+            let wanted = ClientType::parse(args, 3)?;
+            let mut all = clients.all();
+            all.retain(|client| ClientType::of(client) == wanted);
+            all
+        }
+        4.. if args.is(2, "ID") => {
+            let mut found = Vec::new();
+            for id in args.from(3) {
+                let id = number::parse_integer(id)
+                    .ok_or_else(|| CommandError::err("Invalid client ID"))?;
+                let id = u64::try_from(id).ok();
+                found.extend(id.and_then(|id| clients.find(id)));
+            }
+            found
+        }
+        _ => return Err(CommandError::Syntax.into()),
+    };
+    let mut lines = String::new();
+    for client in &listed {
+        // Those that are killed are as good as gone.
+        if !client.killed.load(Relaxed) {
+            describe(&mut lines, client, context.now.0);
+        }
+    }
+    reply.verbatim(*b"txt", lines.as_bytes());
+    Ok(())
+}
+
+/// Redis keeps so many bytes of replies in one fixed buffer, which `obl` counts; what is beyond them
+/// is in a list, which `oll` and `omem` tell of.
+const OUTPUT_FIXED_BYTES: usize = 16 << 10;
+
+/// Appends the line about a client that INFO and LIST show.
+fn describe(lines: &mut String, client: &Client, now_ms: i64) {
+    let names = client.names().clone();
+    let input_bytes = client.input_bytes.load(Relaxed);
+    let output_bytes = client.output_bytes.load(Relaxed);
+    let output_capacity = client.output_capacity.load(Relaxed);
+    let (in_fixed, listed, listed_bytes) = if output_bytes <= OUTPUT_FIXED_BYTES {
+        (output_bytes, 0, 0)
+    } else {
+        (0, 1, output_capacity)
+    };
+    let last_command = client.last_command.load(Relaxed).checked_sub(1);
+    // Writing to a string does not fail.
+    let _ = writeln!(
+        lines,
+        "id={} addr={} laddr={} fd={} name={} age={} idle={} flags={} db={} sub={} psub={} ssub={} multi={} \
+         qbuf={input_bytes} qbuf-free={} argv-mem=0 multi-mem={} rbs={output_capacity} \
+         rbp={output_capacity} obl={in_fixed} oll={listed} omem={listed_bytes} tot-mem={} events={} cmd={} \
+         user=default redir={} resp={} lib-name={} lib-ver={}",
+        client.id,
+        client.address,
+        client.local_address,
+        client.fd,
+        names.name,
+        (now_ms - client.connected_ms).max(0) / 1000,
+        (now_ms - client.active_ms.load(Relaxed)).max(0) / 1000,
+        flags(client),
+        client.db.load(Relaxed),
+        client.subscriptions[Topic::Channel as usize].load(Relaxed),
+        client.subscriptions[Topic::Pattern as usize].load(Relaxed),
+        client.subscriptions[Topic::ShardChannel as usize].load(Relaxed),
+        client.queued.load(Relaxed),
+        client
+            .input_capacity
+            .load(Relaxed)
+            .saturating_sub(input_bytes),
+        client.transaction_bytes.load(Relaxed),
+        client.memory(),
+        if output_bytes > 0 { "rw" } else { "r" },
+        last_command.map_or("NULL", |index| REGISTRY.rows()[index].name.as_str()),
+        client_tracking::redirection(client),
+        client.protocol.load(Relaxed),
+        names.library,
+        names.library_version,
+    );
+}
+
+/// One letter for each thing that is special about a client, or `N`.
+fn flags(client: &Client) -> String {
+    let letters = [
+        ('O', client.monitor.load(Relaxed)),
+        ('P', client.is_subscriber()),
+        ('x', client.queued.load(Relaxed) >= 0),
+        ('b', client.is_blocked()),
+        ('t', client.tracks.load(Relaxed)),
+        ('R', client.redirect_broken.load(Relaxed)),
+        ('B', client.tracks_prefixes.load(Relaxed)),
+        ('d', client.watch_broken.load(Relaxed)),
+        ('U', client.unix),
+        ('e', client.no_evict.load(Relaxed)),
+        ('T', client.no_touch.load(Relaxed)),
+    ];
+    let set: String = letters
+        .iter()
+        .filter_map(|&(letter, on)| on.then_some(letter))
+        .collect();
+    if set.is_empty() {
+        String::from("N")
+    } else {
+        set
+    }
+}

@@ -1,0 +1,250 @@
+//! CONFIG: options seen, changed and written back while the server runs.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use damselfly_base::CommandError;
+use damselfly_commands::Arity::{AtLeast, Exactly};
+use damselfly_commands::{Args, Arity, Command, Group, Keys, Result, Run, Trait};
+use damselfly_protocol::Reply;
+
+use crate::event_loop::open_files;
+use crate::registry::{Handler, SessionFn};
+use crate::session::Context;
+use damselfly_config::Config;
+
+pub(crate) static COMMANDS: &[Command<Handler>] = &[Command {
+    name: "CONFIG",
+    arity: AtLeast(2),
+    keys: Keys::None,
+    traits: &[],
+    run: Run::Subcommands(SUBCOMMANDS),
+    group: Group::Server,
+    usage: "CONFIG",
+    summary: "Commands that see and change options.",
+    since: "2.0.0",
+    complexity: "Depends on subcommand.",
+}];
+
+const fn subcommand(
+    name: &'static str,
+    arity: Arity,
+    run: SessionFn,
+    usage: &'static str,
+    summary: &'static str,
+    since: &'static str,
+    complexity: &'static str,
+) -> Command<Handler> {
+    Command {
+        name,
+        arity,
+        keys: Keys::None,
+        traits: &[Trait::Admin, Trait::NoScript, Trait::Loading, Trait::Stale],
+        run: Run::Run(Handler::Session(run)),
+        group: Group::Server,
+        usage,
+        summary,
+        since,
+        complexity,
+    }
+}
+
+static SUBCOMMANDS: &[Command<Handler>] = &[
+    subcommand(
+        "GET",
+        AtLeast(3),
+        get,
+        "CONFIG GET parameter [parameter ...]",
+        "Returns the options whose names match, with their values.",
+        "2.0.0",
+        "O(N) where N is the number of patterns",
+    ),
+    Command {
+        traits: &[
+            Trait::Admin,
+            Trait::NoScript,
+            Trait::Loading,
+            Trait::Stale,
+            Trait::Tip("request_policy:all_nodes"),
+            Trait::Tip("response_policy:all_succeeded"),
+        ],
+        ..subcommand(
+            "SET",
+            AtLeast(4),
+            set,
+            "CONFIG SET parameter value [parameter value ...]",
+            "Changes options: all of them, or none if one is refused.",
+            "2.0.0",
+            "O(N) where N is the number of options given",
+        )
+    },
+    subcommand(
+        "RESETSTAT",
+        Exactly(2),
+        resetstat,
+        "CONFIG RESETSTAT",
+        "Starts the statistics of INFO again at zero.",
+        "2.0.0",
+        "O(1)",
+    ),
+    subcommand(
+        "REWRITE",
+        Exactly(2),
+        rewrite,
+        "CONFIG REWRITE",
+        "Writes the options that hold now into the configuration file.",
+        "2.8.0",
+        "O(1)",
+    ),
+];
+
+fn get(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let patterns: Vec<_> = args.from(2).collect();
+    let found = context.shared.config().get(&patterns);
+    reply.map(found.len());
+    for (name, value) in found {
+        reply.bulk(name.as_bytes());
+        reply.bulk(value.as_bytes());
+    }
+    Ok(())
+}
+
+fn set(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let words: Vec<_> = args.from(2).collect();
+    let (pairs, []) = words.as_chunks::<2>() else {
+        return Err(CommandError::Syntax.into());
+    };
+    let pairs: Vec<_> = pairs.iter().map(|[name, value]| (*name, *value)).collect();
+    let origin = context.session.client.origin;
+    context
+        .shared
+        .change_config(|old| -> std::result::Result<_, CommandError> {
+            let mut new = old.set(&pairs, origin)?;
+            let given = |name: &str| {
+                pairs
+                    .iter()
+                    .any(|(given, _)| given.eq_ignore_ascii_case(name.as_bytes()))
+            };
+            apply(old, &mut new, given("dir")).map_err(|(name, why)| {
+                CommandError::err(format!(
+                    "CONFIG SET failed (possibly related to argument '{name}') - {why}"
+                ))
+            })?;
+            Ok(new)
+        })?;
+    reply.ok();
+    Ok(())
+}
+
+/// Makes the world fit the `new` configuration, or changes nothing that matters and names the option that
+/// doesn't work and why.
+fn apply(
+    old: &Config,
+    new: &mut Config,
+    enters_dir: bool,
+) -> std::result::Result<(), (&'static str, String)> {
+    let refused = "can't be changed while the server runs; restart it with the new value";
+    if new.port != old.port {
+        return Err(("port", refused.to_owned()));
+    }
+    if new.bind != old.bind {
+        return Err(("bind", refused.to_owned()));
+    }
+    if new.maxclients > old.maxclients {
+        let room = open_files::make_room(new.maxclients);
+        if room < new.maxclients {
+            return Err((
+                "maxclients",
+                format!(
+                    "The operating system is not able to handle the specified number of clients, try with {room}"
+                ),
+            ));
+        }
+    }
+    // Last, since all before it needs no undoing.
+    if enters_dir {
+        new.dir = enter(&new.dir).map_err(|error| ("dir", reason(&error)))?;
+    }
+    log::set_max_level(new.loglevel.filter());
+    Ok(())
+}
+
+/// Makes `dir` the working directory and returns its full path.
+fn enter(dir: &str) -> io::Result<String> {
+    std::env::set_current_dir(dir)?;
+    Ok(std::env::current_dir()?.display().to_string())
+}
+
+/// What the operating system says, without the number that Rust adds.
+fn reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.find(" (os error") {
+        Some(end) => text[..end].to_owned(),
+        None => text,
+    }
+}
+
+fn resetstat(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    for thread in &context.shared.threads {
+        thread.counters.reset();
+    }
+    let mut tx = context.section();
+    for shard in 0..tx.engine().shards() {
+        tx.with_shard(shard, |tx| *tx.expired_mut(shard) = 0)?;
+    }
+    drop(tx);
+    damselfly_engine::garbage::reset_freed();
+    context.shared.over_limit.reset();
+    reply.ok();
+    Ok(())
+}
+
+fn rewrite(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let Some(path) = &context.shared.config_file else {
+        return Err(CommandError::err("The server is running without a config file").into());
+    };
+    rewrite_file(path, &context.shared.config()).map_err(|error| {
+        log::warn!("CONFIG REWRITE failed: {error}");
+        CommandError::err(format!("Rewriting config file: {}", reason(&error)))
+    })?;
+    log::info!("CONFIG REWRITE executed with success.");
+    reply.ok();
+    Ok(())
+}
+
+/// Replaces the file as a whole: whoever reads it, also after a crash, finds the old one or the new one.
+fn rewrite_file(path: &Path, config: &Config) -> io::Result<()> {
+    /// Two at a time would write into one temporary file.
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    // Where the path is a link, what it points to is replaced.
+    let path = match fs::canonicalize(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => path.to_owned(),
+        canonical => canonical?,
+    };
+    let existing = match fs::read(&path) {
+        Ok(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error),
+    };
+    let text = config.rewrite(existing.as_deref().unwrap_or_default());
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let mut temporary = path.clone().into_os_string();
+    temporary.push(format!(".tmp-{}", std::process::id()));
+    let written = (|| {
+        let mut file = File::create(&temporary)?;
+        if existing.is_some() {
+            file.set_permissions(fs::metadata(&path)?.permissions())?;
+        }
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&temporary, &path)
+    })();
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    written?;
+    File::open(folder)?.sync_all()
+}

@@ -1,0 +1,596 @@
+//! DEBUG: looking into the server, and making it misbehave, for tests. To Redis it is one command without
+//! subcommands, so it has a table of its own.
+
+use std::fmt::Write as _;
+use std::ops::RangeInclusive;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use damselfly_base::{CommandError, number};
+use damselfly_commands::Arity::AtLeast;
+use damselfly_commands::{Args, Command, Group, Keys, Result, Run, Trait, encoding_name};
+use damselfly_engine::{AccessPolicy, Deadline, Key, Tx, idle_seconds};
+use damselfly_protocol::{Reply, Version};
+use damselfly_value::{Element, NewValue, Side, Text, Value};
+
+use crate::admin::digest::Digest;
+use crate::registry::{Handler, SessionFn};
+use crate::scripts::eval_commands;
+use crate::session::Context;
+use damselfly_config::ClientMemory;
+
+pub(crate) static COMMANDS: &[Command<Handler>] = &[Command {
+    name: "DEBUG",
+    arity: AtLeast(2),
+    keys: Keys::None,
+    traits: &[
+        Trait::Admin,
+        Trait::NoScript,
+        Trait::Loading,
+        Trait::Stale,
+        Trait::Protected,
+    ],
+    run: Run::Run(Handler::Session(debug)),
+    group: Group::Server,
+    usage: "DEBUG subcommand [argument ...]",
+    summary: "Looks into the server, or makes it misbehave, for tests.",
+    since: "1.0.0",
+    complexity: "Depends on subcommand.",
+}];
+
+struct Subcommand {
+    name: &'static str,
+    /// How many arguments a request may have, both names included.
+    args: RangeInclusive<usize>,
+    run: SessionFn,
+    usage: &'static str,
+    summary: &'static str,
+}
+
+const fn subcommand(
+    name: &'static str,
+    args: RangeInclusive<usize>,
+    run: SessionFn,
+    usage: &'static str,
+    summary: &'static str,
+) -> Subcommand {
+    Subcommand {
+        name,
+        args,
+        run,
+        usage,
+        summary,
+    }
+}
+
+const ANY: usize = usize::MAX;
+
+#[rustfmt::skip] // One line each.
+static SUBCOMMANDS: &[Subcommand] = &[
+    subcommand("CHANGE-REPL-ID", 2..=2, accept, "", "Does nothing: there is no replication yet."),
+    subcommand("CLIENT-EVICTION", 2..=2, client_eviction, "", "Shows how clients are evicted, where maxmemory-clients is set."),
+    subcommand("DICT-RESIZING", 3..=3, accept, "<0|1>", "Does nothing: tables grow in small steps at all times."),
+    subcommand("DIGEST", 2..=2, digest, "", "Returns a digest of all keys and values, equal to that of Redis for equal data."),
+    subcommand("DIGEST-VALUE", 2..=ANY, digest_value, "[<key> ...]", "Returns a digest of the value at each key."),
+    subcommand("ERROR", 3..=3, error, "<text>", "Answers with that error."),
+    subcommand("HTSTATS", 3..=3, htstats, "<dbid>", "Returns how full the tables of a database are."),
+    subcommand("HTSTATS-KEY", 3..=3, htstats_key, "<key>", "Returns how full the table of a value is."),
+    subcommand("JMAP", 2..=2, accept, "", "Does nothing: the heap is not profiled."),
+    subcommand("LOADAOF", 2..=2, no_persistence, "", "Is refused: there is no log on disk yet."),
+    subcommand("LOG", 3..=3, log, "<message>", "Writes a message to the log."),
+    subcommand("OBJECT", 3..=3, object, "<key>", "Returns how the value at a key is stored, in one line."),
+    subcommand("PANIC", 2..=2, panic, "", "Fails as by a bug, holding all locks: it costs this connection and nothing else."),
+    subcommand("PAUSE-CRON", 3..=3, accept, "<0|1>", "Does nothing."),
+    subcommand("POPULATE", 3..=5, populate, "<count> [<prefix>] [<size>]", "Stores strings at the absent ones of the keys `prefix:0`, `prefix:1` and so on."),
+    subcommand("PROTOCOL", 3..=3, protocol, "<type>", "Answers with an example of a type of reply."),
+    subcommand("QUICKLIST-PACKED-THRESHOLD", 3..=3, packed_threshold, "<size>", "Does nothing but check the size."),
+    subcommand("RELOAD", 2..=ANY, reload, "[MERGE] [NOFLUSH] [NOSAVE]", "Is refused: there are no snapshots yet."),
+    subcommand("REPLYBUFFER", 4..=4, replybuffer, "PEAK-RESET-TIME <NEVER|RESET|milliseconds>", "Does nothing: reply buffers follow their use."),
+    subcommand("SET-ACTIVE-EXPIRE", 3..=3, set_active_expire, "<0|1>", "Ends or resumes the background removal of expired keys."),
+    subcommand("SET-DISABLE-DENY-SCRIPTS", 3..=3, eval_commands::set_deny, "<0|1>", "Lets scripts call commands about server and connection that they may not call otherwise."),
+    subcommand("SET-SKIP-CHECKSUM-VALIDATION", 3..=3, accept, "<0|1>", "Does nothing: there are no snapshots yet."),
+    subcommand("SLEEP", 3..=3, sleep, "<seconds>", "Answers after that time; only this connection waits."),
+    subcommand("STRINGMATCH-LEN", 4..=4, stringmatch_len, "<len> <pattern>", "Matches a text of that many letters `a` against a pattern."),
+    subcommand("TABLE", 2..=2, table, "", "Returns how full the tables of all databases are, as JSON."),
+];
+
+fn debug(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    if args.len() == 2 && args.is(1, "HELP") {
+        write_help(reply);
+        return Ok(());
+    }
+    let found = SUBCOMMANDS
+        .iter()
+        .find(|subcommand| args.is(1, subcommand.name) && subcommand.args.contains(&args.len()));
+    match found {
+        Some(subcommand) => (subcommand.run)(context, args, reply),
+        None => Err(unknown(args)),
+    }
+}
+
+fn unknown(args: Args<'_>) -> damselfly_commands::Stop {
+    /// Redis shows as much of the name.
+    const SHOWN_BYTES_MAX: usize = 128;
+    let name = args.at(1);
+    CommandError::quoting(
+        "unknown subcommand or wrong number of arguments for '",
+        &name[..name.len().min(SHOWN_BYTES_MAX)],
+        "'. Try DEBUG HELP.",
+    )
+    .into()
+}
+
+fn write_help(reply: &mut Reply<'_>) {
+    reply.array(3 + 2 * SUBCOMMANDS.len());
+    reply.simple("DEBUG <subcommand> [<arg> [value] [opt] ...]. Subcommands are:");
+    for subcommand in SUBCOMMANDS {
+        reply.simple(format!("{} {}", subcommand.name, subcommand.usage).trim_end());
+        reply.simple(&format!("    {}", subcommand.summary));
+    }
+    reply.simple("HELP");
+    reply.simple("    Lists the subcommands.");
+}
+
+fn accept(_: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    reply.ok();
+    Ok(())
+}
+
+fn no_persistence(_: &mut Context<'_>, _: Args<'_>, _: &mut Reply<'_>) -> Result {
+    Err(CommandError::err("This server can't save or load its data yet.").into())
+}
+
+fn reload(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let known = |word: &[u8]| {
+        ["MERGE", "NOFLUSH", "NOSAVE"]
+            .iter()
+            .any(|known| word.eq_ignore_ascii_case(known.as_bytes()))
+    };
+    if !args.from(2).all(known) {
+        return Err(CommandError::err(
+            "DEBUG RELOAD only supports the MERGE, NOFLUSH and NOSAVE options.",
+        )
+        .into());
+    }
+    no_persistence(context, args, reply)
+}
+
+fn panic(context: &mut Context<'_>, _: Args<'_>, _: &mut Reply<'_>) -> Result {
+    let _tx = context.lock_all()?;
+    panic!("DEBUG PANIC");
+}
+
+fn client_eviction(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    if context.config.maxmemory_clients == ClientMemory::Bytes(0) {
+        return Err(CommandError::err("maxmemory-clients is disabled.").into());
+    }
+    reply.verbatim(*b"txt", b"Clients are not grouped by memory yet.\n");
+    Ok(())
+}
+
+fn error(_: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let text = String::from_utf8_lossy(args.at(2)).replace(['\r', '\n'], " ");
+    reply.error(text);
+    Ok(())
+}
+
+fn log(_: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let message = String::from_utf8_lossy(args.at(2)).replace(['\r', '\n'], " ");
+    log::warn!("DEBUG LOG: {message}");
+    reply.ok();
+    Ok(())
+}
+
+/// Seconds as C reads them: what is no number is zero.
+fn seconds(text: &[u8]) -> Duration {
+    let seconds = std::str::from_utf8(text)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(0.0);
+    Duration::try_from_secs_f64(seconds).unwrap_or_default()
+}
+
+fn sleep(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    context.session.sleeps_until = Instant::now().checked_add(seconds(args.at(2)));
+    reply.ok();
+    Ok(())
+}
+
+fn set_active_expire(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let settings = &context.shared.engine.settings;
+    settings.sweep_paused.store(is_zero(args.at(2)), Relaxed);
+    reply.ok();
+    Ok(())
+}
+
+/// As C reads integers: what is no number is zero.
+fn is_zero(text: &[u8]) -> bool {
+    number::parse_integer(text).unwrap_or(0) == 0
+}
+
+fn packed_threshold(_: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    const BYTES_MAX: u64 = 4 << 30;
+    let digits = args.at(2).to_ascii_lowercase();
+    let (digits, unit) = match digits.iter().position(|byte| !byte.is_ascii_digit()) {
+        Some(end) => digits.split_at(end),
+        None => (&digits[..], &b""[..]),
+    };
+    let factor = match unit {
+        b"" | b"b" => Some(1),
+        b"k" => Some(1000),
+        b"kb" => Some(1 << 10),
+        b"m" => Some(1_000_000),
+        b"mb" => Some(1 << 20),
+        b"g" => Some(1_000_000_000),
+        b"gb" => Some(1 << 30),
+        _ => None,
+    };
+    let bytes = number::parse_integer(digits)
+        .and_then(|number| u64::try_from(number).ok())
+        .zip(factor)
+        .and_then(|(number, factor)| number.checked_mul(factor));
+    if bytes.is_none_or(|bytes| bytes > BYTES_MAX) {
+        return Err(CommandError::err(
+            "argument must be a memory value bigger than 1 and smaller than 4gb",
+        )
+        .into());
+    }
+    reply.ok();
+    Ok(())
+}
+
+fn replybuffer(_: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    if !args.is(2, "PEAK-RESET-TIME") {
+        return Err(unknown(args));
+    }
+    if !args.is(3, "NEVER") && !args.is(3, "RESET") {
+        args.integer(3)?;
+    }
+    reply.ok();
+    Ok(())
+}
+
+fn stringmatch_len(_: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    /// The time grows with the product of both lengths.
+    const LEN_MAX: i64 = 1 << 20;
+    let len = args.integer(2)?;
+    if !(0..=LEN_MAX).contains(&len) {
+        return Err(CommandError::err(format!("len must be within 0 and {LEN_MAX}")).into());
+    }
+    let text = vec![b'a'; len as usize];
+    let matched = damselfly_base::glob::matches(args.at(3), &text);
+    reply.integer(matched.into());
+    Ok(())
+}
+
+fn positive(args: Args<'_>, at: usize) -> Result<u64> {
+    number::parse_integer(args.at(at))
+        .and_then(|number| u64::try_from(number).ok())
+        .ok_or_else(|| CommandError::NotPositive.into())
+}
+
+fn populate(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let count = positive(args, 2)?;
+    let prefix = args.get(3).unwrap_or(b"key");
+    let size = match args.len() {
+        5 => Some(positive(args, 4)?),
+        _ => None,
+    };
+    if size.is_some_and(|size| size > context.config.proto_max_bulk_len_bytes) {
+        return Err(CommandError::StringTooLong.into());
+    }
+    let counters = context.counters;
+    let (mut key, mut value) = (Vec::new(), Vec::new());
+    for number in 0..count {
+        key.clear();
+        key.extend_from_slice(prefix);
+        key.extend_from_slice(format!(":{number}").as_bytes());
+        value.clear();
+        value.extend_from_slice(format!("value:{number}").as_bytes());
+        if let Some(size) = size {
+            value.resize(size as usize, 0);
+        }
+        let key = Key::new(&key);
+        // Where this stops for a busy shard, the command starts again later and passes over what it has done.
+        let mut tx = context.lock_one(key.hash)?;
+        if tx.peek(key).is_none() {
+            tx.store(key, NewValue::compact(&value), Deadline::Clear);
+            counters.changes.add(1);
+        }
+        drop(tx);
+        if context.shared.stopping.load(Relaxed) {
+            break;
+        }
+    }
+    reply.ok();
+    Ok(())
+}
+
+/// The bytes that a value takes in a snapshot, uncompressed and element by element.
+fn serialized_bytes(value: Value<'_>) -> usize {
+    match value {
+        Value::Text(Text::Integer(number)) => serialized_integer(number),
+        Value::Text(string) => serialized_text(string.len()),
+        Value::List(list) => {
+            let mut bytes = serialized_count(list.len());
+            let mut walk = list.walk(0, Side::Left);
+            while let Some(element) = walk.step() {
+                bytes += serialized_element(element);
+            }
+            bytes
+        }
+        Value::Set(set) => {
+            let mut bytes = serialized_count(set.len());
+            set.for_each(|member| bytes += serialized_element(member));
+            bytes
+        }
+        Value::Hash(hash) => {
+            let mut bytes = serialized_count(hash.len());
+            hash.for_each(|pair| {
+                bytes += serialized_element(pair.field) + serialized_element(pair.value);
+            });
+            bytes
+        }
+        Value::SortedSet(set) => {
+            let members = set.iter().map(|scoring| serialized_element(scoring.member));
+            serialized_count(set.len())
+                + members.map(|bytes| bytes + size_of::<f64>()).sum::<usize>()
+        }
+        // Its nodes are saved as they are, nearly.
+        Value::Stream(stream) => stream.memory_bytes(),
+    }
+}
+
+fn serialized_element(element: Element<'_>) -> usize {
+    match element {
+        Element::Integer(number) => serialized_integer(number),
+        Element::Bytes(bytes) => serialized_text(bytes.len()),
+    }
+}
+
+fn serialized_integer(number: i64) -> usize {
+    if i8::try_from(number).is_ok() {
+        2
+    } else if i16::try_from(number).is_ok() {
+        3
+    } else if i32::try_from(number).is_ok() {
+        5
+    } else {
+        serialized_text(number.to_string().len())
+    }
+}
+
+fn serialized_text(len: usize) -> usize {
+    serialized_count(len) + len
+}
+
+fn serialized_count(count: usize) -> usize {
+    match count {
+        0..64 => 1,
+        64..16384 => 2,
+        _ => 5,
+    }
+}
+
+fn object(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let now = context.now;
+    let key = args.key(2);
+    let mut tx = context.lock_one(key.hash)?;
+    let engine = tx.engine();
+    let entry = tx.peek(key).ok_or(CommandError::NoSuchKey)?;
+    let idle_s = match engine.settings.access_policy() {
+        AccessPolicy::Recency => idle_seconds(entry.access(), now.0),
+        AccessPolicy::Frequency { .. } => 0,
+    };
+    let shared = matches!(entry.text(), Some(Text::Integer(0..10_000)));
+    let references = if shared { i32::MAX } else { 1 };
+    reply.simple(&format!(
+        "Value at:{:p} refcount:{references} encoding:{} serializedlength:{} lru:{} lru_seconds_idle:{idle_s}",
+        entry.key().as_ptr(),
+        encoding_name(entry.value()),
+        serialized_bytes(entry.value()),
+        entry.access(),
+    ));
+    Ok(())
+}
+
+fn digest(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let mut tx = context.lock_all()?;
+    let mut all = Digest::default();
+    for db in 0..tx.engine().databases() {
+        if tx.totals(db).keys > 0 {
+            all.mix(&(db as u32).to_be_bytes());
+        }
+        tx.for_each_in(db, |entry| {
+            let mut one = Digest::default();
+            one.mix(entry.key());
+            one.add_value(entry);
+            all.add_digest(&one);
+        });
+    }
+    reply.simple(&all.hex());
+    Ok(())
+}
+
+fn digest_value(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    reply.array(args.len() - 2);
+    for at in 2..args.len() {
+        let key = args.key(at);
+        let mut digest = Digest::default();
+        if let Some(entry) = context.lock_one(key.hash)?.peek(key) {
+            digest.add_value(entry);
+        }
+        reply.simple(&digest.hex());
+    }
+    Ok(())
+}
+
+/// How full a database's tables are, over all shards.
+#[derive(Default)]
+struct Fill {
+    keys: usize,
+    deadlines: usize,
+    bytes: usize,
+    entry_bytes: usize,
+    directory: usize,
+    segments: usize,
+    buckets: usize,
+    slots: usize,
+    displaced: usize,
+}
+
+impl Fill {
+    fn of(tx: &mut Tx<'_>, db: usize) -> Self {
+        let mut sum = Self::default();
+        for shard in 0..tx.engine().shards() {
+            let database = &tx.databases(shard)[db];
+            let fill = database.fill();
+            sum.keys += database.len();
+            sum.deadlines += database.deadlines();
+            sum.bytes += database.table_bytes();
+            sum.entry_bytes += database.entry_bytes();
+            sum.directory += fill.directory;
+            sum.segments += fill.segments;
+            sum.buckets += fill.buckets;
+            sum.slots += fill.slots;
+            sum.displaced += fill.displaced;
+        }
+        sum
+    }
+
+    fn load_factor(&self) -> f64 {
+        self.keys as f64 / self.slots.max(1) as f64
+    }
+}
+
+fn table(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let mut tx = context.lock_all()?;
+    let engine = tx.engine();
+    let mut databases = Vec::new();
+    for db in 0..engine.databases() {
+        let fill = Fill::of(&mut tx, db);
+        if fill.segments > 0 {
+            databases.push(format!(
+                "\"{db}\":{{\"items\":{},\"deadlines\":{},\"directory\":{},\"segments\":{},\"buckets\":{},\"slots\":{},\"displaced\":{},\"load_factor\":{:.4},\"table_bytes\":{},\"entry_bytes\":{}}}",
+                fill.keys,
+                fill.deadlines,
+                fill.directory,
+                fill.segments,
+                fill.buckets,
+                fill.slots,
+                fill.displaced,
+                fill.load_factor(),
+                fill.bytes,
+                fill.entry_bytes,
+            ));
+        }
+    }
+    let json = format!(
+        "{{\"shards\":{},\"databases\":{{{}}}}}",
+        engine.shards(),
+        databases.join(",")
+    );
+    reply.verbatim(*b"txt", json.as_bytes());
+    Ok(())
+}
+
+fn htstats(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let engine = &context.shared.engine;
+    let db = usize::try_from(args.integer(2)?)
+        .ok()
+        .filter(|&db| db < engine.databases())
+        .ok_or_else(|| CommandError::err("Out of range database"))?;
+    let fill = Fill::of(&mut context.lock_all()?, db);
+    let mut text = String::from("[Dictionary HT]\n");
+    if fill.keys == 0 {
+        text += "No stats available for empty dictionaries\n";
+    } else {
+        let _ = write!(
+            text,
+            " table size: {}\n number of elements: {}\n segments: {}\n buckets: {}\n not in their first bucket: {}\n load factor: {:.2}\n",
+            fill.slots,
+            fill.keys,
+            fill.segments,
+            fill.buckets,
+            fill.displaced,
+            fill.load_factor(),
+        );
+    }
+    let _ = write!(
+        text,
+        "[Expires HT]\nDeadlines stand in the entries: {} of them have one\n",
+        fill.deadlines
+    );
+    reply.verbatim(*b"txt", text.as_bytes());
+    Ok(())
+}
+
+fn htstats_key(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let key = args.key(2);
+    let mut tx = context.lock_one(key.hash)?;
+    let entry = tx.peek(key).ok_or(CommandError::NoSuchKey)?;
+    match encoding_name(entry.value()) {
+        "hashtable" | "skiplist" => {
+            reply.verbatim(
+                *b"txt",
+                b"Tables of collections grow in small steps; there is nothing to rehash.\n",
+            );
+            Ok(())
+        }
+        _ => Err(CommandError::err(
+            "The value stored at the specified key is not represented using an hash table",
+        )
+        .into()),
+    }
+}
+
+fn protocol(_: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let name = args.at(2).to_ascii_lowercase();
+    match &name[..] {
+        b"string" => reply.bulk(b"Hello World"),
+        b"integer" => reply.integer(12345),
+        #[expect(clippy::approx_constant, reason = "the example that Redis gives")]
+        b"double" => reply.double(3.141),
+        b"null" => reply.null(),
+        b"array" => {
+            reply.array(3);
+            (0..3).for_each(|number| reply.integer(number));
+        }
+        b"set" => {
+            reply.set(3);
+            (0..3).for_each(|number| reply.integer(number));
+        }
+        b"map" => {
+            reply.map(3);
+            for number in 0..3 {
+                reply.integer(number);
+                reply.boolean(number == 1);
+            }
+        }
+        b"attrib" => {
+            if reply.attribute(1) {
+                reply.bulk(b"key-popularity");
+                reply.array(2);
+                reply.bulk(b"key:123");
+                reply.integer(90);
+            }
+            reply.bulk(b"Some real reply following the attribute");
+        }
+        b"push" => {
+            if reply.version() == Version::Resp2 {
+                return Err(CommandError::err("RESP2 is not supported by this command").into());
+            }
+            reply.push(2);
+            reply.bulk(b"server-cpu-usage");
+            reply.integer(42);
+            reply.bulk(b"Some real reply following the push reply");
+        }
+        b"verbatim" => reply.verbatim(*b"txt", b"This is a verbatim\nstring"),
+        name @ (b"true" | b"false") => reply.boolean(name == b"true"),
+        b"bignum" => reply.big_number("1234567999999999999999999999999999999"),
+        _ => {
+            return Err(CommandError::err("Wrong protocol type name. Please use one of the following: string|integer|double|bignum|null|array|set|map|attrib|push|verbatim|true|false").into());
+        }
+    }
+    Ok(())
+}

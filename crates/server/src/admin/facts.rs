@@ -1,0 +1,261 @@
+//! What INFO and MEMORY show: the figures of one moment, gathered once per command.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, PoisonError};
+
+use damselfly_commands::Result;
+use damselfly_engine::{Cursor, KeyspaceTotals, Now, Tx};
+use damselfly_script::Libraries;
+
+use crate::session::Context;
+use crate::shared::{Rates, Shared};
+use damselfly_config::Config;
+
+/// The figures of one moment. Memory is in bytes.
+pub struct Facts<'a> {
+    /// What all threads share.
+    pub shared: &'a Shared,
+    /// The configuration.
+    pub config: &'a Config,
+    /// The time.
+    pub now: Now,
+    /// Memory in use.
+    pub used: usize,
+    /// The most that ever was.
+    pub peak: usize,
+    /// Memory in use when the server was ready.
+    pub startup: usize,
+    /// Memory that the system has given to the process.
+    pub resident: usize,
+    /// Per database.
+    pub databases: Vec<KeyspaceTotals>,
+    /// Entries removed since their end had come.
+    pub expired: u64,
+    /// About connections.
+    pub clients: ClientFacts,
+    /// Libraries of functions.
+    pub libraries: Arc<Libraries>,
+    /// Processor time.
+    pub cpu: Cpu,
+    /// Rates over the last samples.
+    pub rates: Rates,
+}
+
+/// Figures about all connections.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ClientFacts {
+    /// How many there are.
+    pub count: usize,
+    /// How many of them wait for something.
+    pub blocked: usize,
+    /// How many wait for keys, but not for ever.
+    pub with_timeout: usize,
+    /// The largest input buffer, in bytes.
+    pub input_max: usize,
+    /// The largest output buffer, in bytes.
+    pub output_max: usize,
+    /// Bytes of them all.
+    pub bytes: usize,
+}
+
+/// Processor time, in seconds.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cpu {
+    /// In the kernel.
+    pub system: f64,
+    /// In the program.
+    pub user: f64,
+    /// Of child processes, in the kernel.
+    pub system_children: f64,
+    /// Of child processes, in the program.
+    pub user_children: f64,
+    /// Of the thread that only starts and ends the others, in the kernel.
+    pub system_main: f64,
+    /// Of that thread, in the program.
+    pub user_main: f64,
+}
+
+impl<'a> Facts<'a> {
+    /// Gathers. Locks one shard at a time.
+    ///
+    /// # Errors
+    /// If a shard is busy.
+    pub fn gather(context: &mut Context<'a>) -> Result<Self> {
+        let shared: &'a Shared = context.shared;
+        let (databases, expired) = databases(&mut context.section())?;
+        let used = shared.note_memory();
+        Ok(Self {
+            shared,
+            config: context.config,
+            now: context.now,
+            used,
+            peak: shared.peak_bytes.load(Relaxed),
+            startup: shared.startup_bytes.load(Relaxed),
+            resident: resident_bytes(),
+            databases,
+            expired,
+            clients: client_facts(shared),
+            libraries: shared.functions.libraries(),
+            cpu: Cpu::read(),
+            rates: *shared.rates.lock().unwrap_or_else(PoisonError::into_inner),
+        })
+    }
+
+    /// Bytes of all entries.
+    pub fn dataset(&self) -> usize {
+        self.databases.iter().map(|totals| totals.entry_bytes).sum()
+    }
+
+    /// Bytes of memory in use that are no entries.
+    pub fn overhead(&self) -> usize {
+        self.used.saturating_sub(self.dataset())
+    }
+
+    /// Bytes that data added since the server was ready.
+    pub fn since_startup(&self) -> usize {
+        self.used.saturating_sub(self.startup)
+    }
+
+    /// Keys in all databases.
+    pub fn keys(&self) -> usize {
+        self.databases.iter().map(|totals| totals.keys).sum()
+    }
+
+    /// How much more memory the system has given than is in use; below one when memory is swapped out.
+    pub fn fragmentation(&self) -> f64 {
+        ratio(self.resident, self.used)
+    }
+
+    /// The mean time to live of a database's keys that have one, in milliseconds, as far as a sample of them tells.
+    ///
+    /// # Errors
+    /// If a shard is busy.
+    pub fn ttl_ms(&self, tx: &mut Tx<'_>, db: usize) -> Result<i64> {
+        /// Enough for a mean right to a few percent, and few enough for a millisecond.
+        const SAMPLES: usize = 64;
+        const VISITS_MAX: usize = 4096;
+        const STEP: usize = 256;
+        let (mut sum, mut count, mut visits) = (0_i128, 0, 0);
+        let mut cursor = Cursor::default();
+        while count < SAMPLES && visits < VISITS_MAX {
+            visits += STEP;
+            let scanned = |entry: damselfly_value::EntryRef<'_>| {
+                if let Some(deadline_ms) = entry.deadline_ms() {
+                    sum += i128::from(deadline_ms - self.now.0);
+                    count += 1;
+                }
+            };
+            cursor = tx.scan(db, cursor, STEP, scanned)?;
+            if cursor == Cursor::default() {
+                break;
+            }
+        }
+        Ok(i64::try_from(sum / count.max(1) as i128).unwrap_or(i64::MAX))
+    }
+
+    /// Error replies by their first word.
+    pub fn errors(&self) -> BTreeMap<String, u64> {
+        let mut sums = BTreeMap::new();
+        for thread in &self.shared.threads {
+            let errors = &thread.counters.errors;
+            let errors = errors.lock().unwrap_or_else(PoisonError::into_inner);
+            for (word, count) in &*errors {
+                *sums.entry(word.clone()).or_default() += count;
+            }
+        }
+        sums
+    }
+}
+
+/// One number in terms of another; zero where there is no telling.
+pub fn ratio(part: usize, whole: usize) -> f64 {
+    if whole == 0 {
+        0.0
+    } else {
+        part as f64 / whole as f64
+    }
+}
+
+/// Counts over all shards, by database, and how many entries were removed since their end had come.
+fn databases(tx: &mut Tx<'_>) -> Result<(Vec<KeyspaceTotals>, u64)> {
+    let engine = tx.engine();
+    let mut databases = vec![KeyspaceTotals::default(); engine.databases()];
+    let mut expired = 0;
+    for shard in 0..engine.shards() {
+        tx.with_shard(shard, |tx| {
+            for (totals, database) in databases.iter_mut().zip(tx.databases(shard)) {
+                *totals += &*database;
+            }
+            expired += *tx.expired_mut(shard);
+        })?;
+    }
+    Ok((databases, expired))
+}
+
+fn client_facts(shared: &Shared) -> ClientFacts {
+    let mut facts = ClientFacts::default();
+    for client in shared.clients.all() {
+        let input = client.input_capacity.load(Relaxed);
+        let output = client.output_capacity.load(Relaxed);
+        facts.count += 1;
+        facts.blocked += usize::from(client.is_blocked());
+        let parked = client.waits_with();
+        facts.with_timeout += usize::from(parked.is_some_and(|parked| parked.has_timeout()));
+        facts.input_max = facts.input_max.max(input);
+        facts.output_max = facts.output_max.max(output);
+        facts.bytes += client.memory();
+    }
+    facts
+}
+
+/// The number in a field of a line; fields count from zero.
+fn number_at(line: &str, field: usize) -> u64 {
+    line.split_ascii_whitespace()
+        .nth(field)
+        .and_then(|word| word.parse().ok())
+        .unwrap_or(0)
+}
+
+fn resident_bytes() -> usize {
+    let pages = fs::read_to_string("/proc/self/statm").map_or(0, |line| number_at(&line, 1));
+    pages as usize * rustix::param::page_size()
+}
+
+/// Memory of the machine, in bytes.
+pub fn system_bytes() -> u64 {
+    let lines = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = lines.lines().find(|line| line.starts_with("MemTotal:"));
+    line.map_or(0, |line| number_at(line, 1)) * 1024
+}
+
+/// Name and version of the operating system, and the kind of processor.
+pub fn system_name() -> String {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    format!("Linux {} {}", release.trim(), std::env::consts::ARCH)
+}
+
+impl Cpu {
+    fn read() -> Self {
+        let process = ticks("/proc/self/stat");
+        let main = ticks(&format!("/proc/self/task/{}/stat", std::process::id()));
+        Self {
+            user: process[0],
+            system: process[1],
+            user_children: process[2],
+            system_children: process[3],
+            user_main: main[0],
+            system_main: main[1],
+        }
+    }
+}
+
+/// The four times of a `stat` file of Linux, in seconds: user, system, and the same of children.
+fn ticks(path: &str) -> [f64; 4] {
+    let line = fs::read_to_string(path).unwrap_or_default();
+    // The name of the program, in parentheses, may have spaces; the state comes behind it.
+    let behind_name = line.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let per_second = rustix::param::clock_ticks_per_second() as f64;
+    std::array::from_fn(|index| number_at(behind_name, 11 + index) as f64 / per_second)
+}

@@ -1,0 +1,354 @@
+//! The fields of INFO, one row each.
+
+use damselfly_engine::garbage;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::Section::{
+    self, Clients, Cluster, Cpu, Memory, Persistence, Replication, Server, Stats,
+};
+use crate::admin::facts::{self, Facts, ratio};
+use crate::pubsub::Topic;
+use crate::shared;
+use crate::statistics::{Counter, ThreadCounters};
+
+/// A line of INFO.
+#[derive(Clone, Copy, Debug)]
+pub struct Field {
+    /// What stands before the colon.
+    pub name: &'static str,
+    /// Where it is shown.
+    pub section: Section,
+    /// What stands behind the colon.
+    pub value: Value,
+}
+
+/// Finds the value of a field.
+type Value = fn(&Facts<'_>) -> String;
+
+const fn row(section: Section, name: &'static str, value: Value) -> Field {
+    Field {
+        name,
+        section,
+        value,
+    }
+}
+
+/// For what does not exist, or has not happened.
+const ZERO: Value = |_| String::from("0");
+
+/// For times of what has not happened.
+const NEVER: Value = |_| String::from("-1");
+
+/// The clock of Redis's LRU has 24 bits.
+const LRU_CLOCK_MASK: i64 = (1 << 24) - 1;
+
+/// All fields, in the order in which they are shown.
+#[rustfmt::skip]
+pub static FIELDS: &[Field] = &[
+    row(Server, "redis_version", |_| crate::REDIS_VERSION.into()),
+    row(Server, "damselfly_version", |_| crate::VERSION.into()),
+    row(Server, "redis_git_sha1", |_| "00000000".into()),
+    row(Server, "redis_git_dirty", ZERO),
+    row(Server, "redis_build_id", |_| "0000000000000000".into()),
+    row(Server, "redis_mode", |_| "standalone".into()),
+    row(Server, "os", |_| facts::system_name()),
+    row(Server, "arch_bits", |_| usize::BITS.to_string()),
+    row(Server, "monotonic_clock", |_| "quanta".into()),
+    row(Server, "multiplexing_api", |_| "epoll".into()),
+    row(Server, "atomicvar_api", |_| "rust-builtin".into()),
+    row(Server, "gcc_version", |_| "0.0.0".into()),
+    row(Server, "process_id", |_| std::process::id().to_string()),
+    row(Server, "process_supervised", |f| f.option("supervised")),
+    row(Server, "run_id", |f| f.shared.run_id.clone()),
+    row(Server, "tcp_port", |f| f.config.port.to_string()),
+    row(Server, "server_time_usec", |_| shared::now_us().to_string()),
+    row(Server, "uptime_in_seconds", |f| f.uptime_s().to_string()),
+    row(Server, "uptime_in_days", |f| (f.uptime_s() / 86_400).to_string()),
+    row(Server, "hz", |_| String::from("10")),
+    row(Server, "configured_hz", |f| f.config.hz.to_string()),
+    row(Server, "lru_clock", |f| ((f.now.0 / 1000) & LRU_CLOCK_MASK).to_string()),
+    row(Server, "executable", |f| f.shared.executable.clone()),
+    row(Server, "config_file", |f| f.config_file()),
+    row(Server, "io_threads_active", ZERO),
+    row(Server, "threads", |f| f.shared.threads.len().to_string()),
+    row(Server, "shards", |f| f.shared.engine.shards().to_string()),
+
+    row(Clients, "connected_clients", |f| f.clients.count.to_string()),
+    row(Clients, "cluster_connections", ZERO),
+    row(Clients, "maxclients", |f| f.config.maxclients.to_string()),
+    row(Clients, "client_recent_max_input_buffer", |f| f.clients.input_max.to_string()),
+    row(Clients, "client_recent_max_output_buffer", |f| f.clients.output_max.to_string()),
+    row(Clients, "blocked_clients", |f| f.clients.blocked.to_string()),
+    row(Clients, "tracking_clients", |f| f.shared.tracking.count().to_string()),
+    row(Clients, "clients_in_timeout_table", |f| f.clients.with_timeout.to_string()),
+
+    row(Memory, "used_memory", |f| f.used.to_string()),
+    row(Memory, "used_memory_human", |f| human(f.used)),
+    row(Memory, "used_memory_rss", |f| f.resident.to_string()),
+    row(Memory, "used_memory_rss_human", |f| human(f.resident)),
+    row(Memory, "used_memory_peak", |f| f.peak.to_string()),
+    row(Memory, "used_memory_peak_human", |f| human(f.peak)),
+    row(Memory, "used_memory_peak_perc", |f| percent(f.used, f.peak)),
+    row(Memory, "used_memory_overhead", |f| f.overhead().to_string()),
+    row(Memory, "used_memory_startup", |f| f.startup.to_string()),
+    row(Memory, "used_memory_dataset", |f| f.dataset().to_string()),
+    row(Memory, "used_memory_dataset_perc", |f| percent(f.dataset(), f.since_startup())),
+    row(Memory, "allocator_allocated", |f| f.used.to_string()),
+    row(Memory, "allocator_active", |f| f.resident.to_string()),
+    row(Memory, "allocator_resident", |f| f.resident.to_string()),
+    row(Memory, "total_system_memory", |_| facts::system_bytes().to_string()),
+    row(Memory, "total_system_memory_human", |_| human(facts::system_bytes() as usize)),
+    row(Memory, "used_memory_lua", |f| f.vm_bytes().to_string()),
+    row(Memory, "used_memory_vm_eval", |f| f.vm_bytes().saturating_sub(f.vm_functions_bytes()).to_string()),
+    row(Memory, "used_memory_lua_human", |f| human(f.vm_bytes())),
+    row(Memory, "used_memory_scripts_eval", |f| f.shared.scripts.bytes().to_string()),
+    row(Memory, "number_of_cached_scripts", |f| f.shared.scripts.cache().len().to_string()),
+    row(Memory, "number_of_functions", |f| f.libraries.functions_len().to_string()),
+    row(Memory, "number_of_libraries", |f| f.libraries.len().to_string()),
+    row(Memory, "used_memory_vm_functions", |f| f.vm_functions_bytes().to_string()),
+    row(Memory, "used_memory_vm_total", |f| f.vm_bytes().to_string()),
+    row(Memory, "used_memory_vm_total_human", |f| human(f.vm_bytes())),
+    row(Memory, "used_memory_functions", |f| f.libraries.bytes().to_string()),
+    row(Memory, "used_memory_scripts", |f| f.script_bytes().to_string()),
+    row(Memory, "used_memory_scripts_human", |f| human(f.script_bytes())),
+    row(Memory, "maxmemory", |f| f.config.maxmemory_bytes.to_string()),
+    row(Memory, "maxmemory_human", |f| human(f.config.maxmemory_bytes as usize)),
+    row(Memory, "maxmemory_policy", |f| f.option("maxmemory-policy")),
+    row(Memory, "allocator_frag_ratio", |f| two_digits(f.fragmentation())),
+    row(Memory, "allocator_frag_bytes", |f| f.fragmentation_bytes().to_string()),
+    row(Memory, "allocator_rss_ratio", |_| two_digits(1.0)),
+    row(Memory, "allocator_rss_bytes", ZERO),
+    row(Memory, "rss_overhead_ratio", |_| two_digits(1.0)),
+    row(Memory, "rss_overhead_bytes", ZERO),
+    row(Memory, "mem_fragmentation_ratio", |f| two_digits(f.fragmentation())),
+    row(Memory, "mem_fragmentation_bytes", |f| f.fragmentation_bytes().to_string()),
+    row(Memory, "mem_not_counted_for_evict", |_| garbage::pending_bytes().to_string()),
+    row(Memory, "mem_replication_backlog", ZERO),
+    row(Memory, "mem_total_replication_buffers", ZERO),
+    row(Memory, "mem_clients_slaves", ZERO),
+    row(Memory, "mem_clients_normal", |f| f.clients.bytes.to_string()),
+    row(Memory, "mem_cluster_links", ZERO),
+    row(Memory, "mem_aof_buffer", ZERO),
+    row(Memory, "mem_allocator", |_| damselfly_base::heap::allocator_name()),
+    row(Memory, "active_defrag_running", ZERO),
+    row(Memory, "lazyfree_pending_objects", |_| garbage::pending().to_string()),
+    row(Memory, "lazyfreed_objects", |_| garbage::freed().to_string()),
+
+    row(Persistence, "loading", ZERO),
+    row(Persistence, "async_loading", ZERO),
+    row(Persistence, "current_cow_peak", ZERO),
+    row(Persistence, "current_cow_size", ZERO),
+    row(Persistence, "current_cow_size_age", ZERO),
+    row(Persistence, "current_fork_perc", |_| two_digits(0.0)),
+    row(Persistence, "current_save_keys_processed", ZERO),
+    row(Persistence, "current_save_keys_total", ZERO),
+    row(Persistence, "rdb_changes_since_last_save", |f| f.total(|counters| &counters.changes)),
+    row(Persistence, "rdb_bgsave_in_progress", ZERO),
+    row(Persistence, "rdb_last_save_time", |f| f.shared.last_save_s.load(Relaxed).to_string()),
+    row(Persistence, "rdb_last_bgsave_status", |_| "ok".into()),
+    row(Persistence, "rdb_last_bgsave_time_sec", NEVER),
+    row(Persistence, "rdb_current_bgsave_time_sec", NEVER),
+    row(Persistence, "rdb_saves", ZERO),
+    row(Persistence, "rdb_last_cow_size", ZERO),
+    row(Persistence, "rdb_last_load_keys_expired", ZERO),
+    row(Persistence, "rdb_last_load_keys_loaded", ZERO),
+    row(Persistence, "aof_enabled", ZERO),
+    row(Persistence, "aof_rewrite_in_progress", ZERO),
+    row(Persistence, "aof_rewrite_scheduled", ZERO),
+    row(Persistence, "aof_last_rewrite_time_sec", NEVER),
+    row(Persistence, "aof_current_rewrite_time_sec", NEVER),
+    row(Persistence, "aof_last_bgrewrite_status", |_| "ok".into()),
+    row(Persistence, "aof_rewrites", ZERO),
+    row(Persistence, "aof_rewrites_consecutive_failures", ZERO),
+    row(Persistence, "aof_last_write_status", |_| "ok".into()),
+    row(Persistence, "aof_last_cow_size", ZERO),
+    row(Persistence, "module_fork_in_progress", ZERO),
+    row(Persistence, "module_fork_last_cow_size", ZERO),
+
+    row(Stats, "total_connections_received", |f| f.total(|counters| &counters.connections_received)),
+    row(Stats, "total_commands_processed", |f| f.calls().to_string()),
+    row(Stats, "instantaneous_ops_per_sec", |f| (f.rates.commands.round() as u64).to_string()),
+    row(Stats, "total_net_input_bytes", |f| f.total(|counters| &counters.input_bytes)),
+    row(Stats, "total_net_output_bytes", |f| f.total(|counters| &counters.output_bytes)),
+    row(Stats, "total_net_repl_input_bytes", ZERO),
+    row(Stats, "total_net_repl_output_bytes", ZERO),
+    row(Stats, "instantaneous_input_kbps", |f| two_digits(f.rates.input_bytes / 1024.0)),
+    row(Stats, "instantaneous_output_kbps", |f| two_digits(f.rates.output_bytes / 1024.0)),
+    row(Stats, "instantaneous_input_repl_kbps", |_| two_digits(0.0)),
+    row(Stats, "instantaneous_output_repl_kbps", |_| two_digits(0.0)),
+    row(Stats, "rejected_connections", |f| f.total(|counters| &counters.connections_rejected)),
+    row(Stats, "sync_full", ZERO),
+    row(Stats, "sync_partial_ok", ZERO),
+    row(Stats, "sync_partial_err", ZERO),
+    row(Stats, "expired_keys", |f| f.expired.to_string()),
+    row(Stats, "expired_stale_perc", |_| two_digits(0.0)),
+    row(Stats, "expired_time_cap_reached_count", |f| f.total(|counters| &counters.sweep_out_of_time)),
+    row(Stats, "expire_cycle_cpu_milliseconds", |f| (f.shared.total(|counters| counters.sweep_us.read()) / 1000).to_string()),
+    row(Stats, "evicted_keys", |f| f.total(|counters| &counters.keys_evicted)),
+    row(Stats, "evicted_clients", |f| f.total(|counters| &counters.clients_evicted)),
+    row(Stats, "total_eviction_exceeded_time", |f| f.shared.over_limit.total_ms(f.now.0).to_string()),
+    row(Stats, "current_eviction_exceeded_time", |f| f.shared.over_limit.current_ms(f.now.0).to_string()),
+    row(Stats, "keyspace_hits", |f| f.total(|counters| &counters.hits)),
+    row(Stats, "keyspace_misses", |f| f.total(|counters| &counters.misses)),
+    row(Stats, "pubsub_channels", |f| f.shared.pubsub.names(Topic::Channel).to_string()),
+    row(Stats, "pubsub_patterns", |f| f.shared.pubsub.names(Topic::Pattern).to_string()),
+    row(Stats, "pubsubshard_channels", |f| f.shared.pubsub.names(Topic::ShardChannel).to_string()),
+    row(Stats, "latest_fork_usec", ZERO),
+    row(Stats, "total_forks", ZERO),
+    row(Stats, "migrate_cached_sockets", ZERO),
+    row(Stats, "slave_expires_tracked_keys", ZERO),
+    row(Stats, "active_defrag_hits", ZERO),
+    row(Stats, "active_defrag_misses", ZERO),
+    row(Stats, "active_defrag_key_hits", ZERO),
+    row(Stats, "active_defrag_key_misses", ZERO),
+    row(Stats, "total_active_defrag_time", ZERO),
+    row(Stats, "current_active_defrag_time", ZERO),
+    row(Stats, "tracking_total_keys", |f| f.shared.engine.tracked_keys().to_string()),
+    row(Stats, "tracking_total_items", |f| f.shared.engine.tracked_items().to_string()),
+    row(Stats, "tracking_total_prefixes", |f| f.shared.tracking.prefix_count().to_string()),
+    row(Stats, "unexpected_error_replies", ZERO),
+    row(Stats, "total_error_replies", |f| f.total(|counters| &counters.error_replies)),
+    row(Stats, "dump_payload_sanitizations", ZERO),
+    row(Stats, "total_reads_processed", |f| f.total(|counters| &counters.reads)),
+    row(Stats, "total_writes_processed", |f| f.total(|counters| &counters.writes)),
+    row(Stats, "io_threaded_reads_processed", ZERO),
+    row(Stats, "io_threaded_writes_processed", ZERO),
+    row(Stats, "client_query_buffer_limit_disconnections", |f| f.total(|counters| &counters.query_limit_disconnections)),
+    row(Stats, "client_output_buffer_limit_disconnections", |f| f.total(|counters| &counters.output_limit_disconnections)),
+    row(Stats, "reply_buffer_shrinks", ZERO),
+    row(Stats, "reply_buffer_expands", ZERO),
+
+    row(Replication, "role", |_| "master".into()),
+    row(Replication, "connected_slaves", ZERO),
+    row(Replication, "master_failover_state", |_| "no-failover".into()),
+    row(Replication, "master_replid", |f| f.shared.run_id.clone()),
+    row(Replication, "master_replid2", |_| "0".repeat(40)),
+    row(Replication, "master_repl_offset", ZERO),
+    row(Replication, "second_repl_offset", NEVER),
+    row(Replication, "repl_backlog_active", ZERO),
+    row(Replication, "repl_backlog_size", ZERO),
+    row(Replication, "repl_backlog_first_byte_offset", ZERO),
+    row(Replication, "repl_backlog_histlen", ZERO),
+
+    row(Cpu, "used_cpu_sys", |f| seconds(f.cpu.system)),
+    row(Cpu, "used_cpu_user", |f| seconds(f.cpu.user)),
+    row(Cpu, "used_cpu_sys_children", |f| seconds(f.cpu.system_children)),
+    row(Cpu, "used_cpu_user_children", |f| seconds(f.cpu.user_children)),
+    row(Cpu, "used_cpu_sys_main_thread", |f| seconds(f.cpu.system_main)),
+    row(Cpu, "used_cpu_user_main_thread", |f| seconds(f.cpu.user_main)),
+
+    row(Cluster, "cluster_enabled", ZERO),
+];
+
+fn two_digits(number: f64) -> String {
+    format!("{number:.2}")
+}
+
+fn seconds(number: f64) -> String {
+    format!("{number:.6}")
+}
+
+fn percent(part: usize, whole: usize) -> String {
+    format!("{:.2}%", ratio(part, whole) * 100.0)
+}
+
+/// Bytes in the largest unit of which there is at least one.
+fn human(bytes: usize) -> String {
+    const UNITS: [char; 5] = ['K', 'M', 'G', 'T', 'P'];
+    if bytes < 1024 {
+        return format!("{bytes}B");
+    }
+    let mut number = bytes as f64 / 1024.0;
+    let mut units = UNITS.iter().peekable();
+    while let Some(unit) = units.next() {
+        if number < 1024.0 || units.peek().is_none() {
+            return format!("{number:.2}{unit}");
+        }
+        number /= 1024.0;
+    }
+    format!("{bytes}B")
+}
+
+impl Facts<'_> {
+    fn uptime_s(&self) -> i64 {
+        (self.now.0 - self.shared.started_ms).max(0) / 1000
+    }
+
+    fn option(&self, name: &str) -> String {
+        let mut found = self.config.get(&[name.as_bytes()]);
+        found.pop().map(|(_, value)| value).unwrap_or_default()
+    }
+
+    fn config_file(&self) -> String {
+        let path = self.shared.config_file.as_ref();
+        path.map(|path| path.display().to_string())
+            .unwrap_or_default()
+    }
+
+    fn total(&self, counter: fn(&ThreadCounters) -> &Counter) -> String {
+        self.shared
+            .total(|counters| counter(counters).read())
+            .to_string()
+    }
+
+    /// Bytes of the interpreters of all threads, which run scripts and functions.
+    fn vm_bytes(&self) -> usize {
+        let bytes = |counters: &ThreadCounters| counters.vm_bytes.load(Relaxed) as u64;
+        self.shared.total(bytes) as usize
+    }
+
+    /// Bytes of them that hold libraries of functions.
+    fn vm_functions_bytes(&self) -> usize {
+        let bytes = |counters: &ThreadCounters| counters.vm_functions_bytes.load(Relaxed) as u64;
+        self.shared.total(bytes) as usize
+    }
+
+    /// Bytes of the texts of scripts and functions.
+    fn script_bytes(&self) -> usize {
+        self.shared.scripts.bytes() + self.libraries.bytes()
+    }
+
+    fn calls(&self) -> u64 {
+        let calls = |counters: &ThreadCounters| {
+            counters
+                .commands
+                .iter()
+                .map(|command| command.calls.read())
+                .sum()
+        };
+        self.shared.total(calls)
+    }
+
+    /// Bytes that the system has given beyond those in use; negative when memory is swapped out.
+    fn fragmentation_bytes(&self) -> i64 {
+        self.resident as i64 - self.used as i64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_field_stands_twice_and_each_section_is_in_one_piece() {
+        let mut names: Vec<_> = FIELDS.iter().map(|field| field.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), FIELDS.len());
+        let mut sections: Vec<_> = FIELDS.iter().map(|field| field.section.title()).collect();
+        sections.dedup();
+        let pieces = sections.len();
+        sections.sort_unstable();
+        sections.dedup();
+        assert_eq!(sections.len(), pieces);
+    }
+
+    #[test]
+    fn bytes_are_shown_in_the_largest_unit() {
+        let shown = [0, 1023, 1024, 1536, 1 << 20, 23 << 30, 5 << 40].map(human);
+        assert_eq!(
+            shown,
+            ["0B", "1023B", "1.00K", "1.50K", "1.00M", "23.00G", "5.00T"]
+        );
+    }
+}

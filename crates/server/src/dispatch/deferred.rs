@@ -1,0 +1,160 @@
+//! Replies that come later than their turn: of commands that wait for keys or run elsewhere, and of those written in slices.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use damselfly_commands::{Args, KeyspaceFn, Stop};
+use damselfly_engine::Now;
+use damselfly_protocol::Reply;
+
+use super::account::count_effects;
+use super::{Dispatcher, hold_back};
+use crate::blocked::End;
+use crate::event_loop::connection::{Connection, Stall};
+use crate::long_commands::LongCommand;
+use crate::registry::Row;
+use crate::session::{self, Session};
+use crate::shared;
+
+/// How much of a long reply is written at once, in bytes.
+pub const REST_SLICE_BYTES: usize = 128 << 10;
+
+impl Dispatcher {
+    /// Has a long command run on another thread.
+    #[cold]
+    pub(super) fn run_elsewhere(
+        &self,
+        session: &mut Session,
+        row: &'static Row,
+        run: KeyspaceFn,
+        args: Args<'_>,
+    ) -> damselfly_commands::Result {
+        // Before what the command itself publishes.
+        self.shared.pubsub.send(self.thread, &self.shared.threads);
+        let command = Arc::new(LongCommand::new(session, row, run, args.to_owned()));
+        session.long = Some(command.clone());
+        self.shared.long.add(command);
+        Err(Stop::Long)
+    }
+
+    /// Counts a call that waits now.
+    #[cold]
+    pub(super) fn count_waiting(&self, row: &Row, started: &mut u64) {
+        let ended = self.clock.raw();
+        let took_ns = self.clock.delta_as_nanos(*started, ended);
+        *started = ended;
+        let command = &self.counters().commands[row.index];
+        command.record(took_ns, self.config.latency_tracking);
+    }
+
+    /// Writes the reply to a command that waited.
+    pub fn unpark(&self, connection: &mut Connection, end: End) {
+        connection.stall = None;
+        let session = &mut connection.session;
+        let Some(parking) = session.parking.take() else {
+            return;
+        };
+        parking.leave();
+        let mut reply = Reply::new(&mut connection.output, session.protocol);
+        let mark = reply.position();
+        let failed = end.write(&mut reply);
+        hold_back(session, &mut reply, mark);
+        crate::observers::client_tracking::take_own_news(&self.shared, session);
+        if session.follow_up {
+            session::follow_up(session, Some(parking.row), mark, &mut reply);
+        }
+        if let Some(error) = failed {
+            let counters = self.counters();
+            counters.commands[parking.row.index].failed.add(1);
+            counters.count_error(&error.to_bytes());
+        }
+    }
+
+    /// Writes the reply of a command that ran elsewhere, if it has; false if it failed by a bug.
+    pub fn end_long(&mut self, connection: &mut Connection) -> bool {
+        // Its thread may have used it up.
+        self.forget_room();
+        let session = &mut connection.session;
+        let Some(command) = &session.long else {
+            return true;
+        };
+        let Some(outcome) = command.take_outcome() else {
+            return !command.panicked.load(Relaxed);
+        };
+        let command = command.clone();
+        let congested = self.shared.pubsub.take_congested(self.shared.threads.len());
+        session.congested = congested.or(session.congested);
+        (session.long, session.rest, connection.stall) = (None, outcome.rest, None);
+        let mut reply = Reply::new(&mut connection.output, session.protocol);
+        let mark = reply.position();
+        reply.raw_all(outcome.reply);
+        count_effects(self.counters(), outcome.effects);
+        let args = command.args.borrow();
+        self.account_for(session, command.row, args, outcome.took_ns, outcome.failed);
+        hold_back(session, &mut reply, mark);
+        crate::observers::client_tracking::take_own_news(&self.shared, session);
+        if session.follow_up {
+            session::follow_up(session, Some(command.row), mark, &mut reply);
+        }
+        connection.stall = session.rest.is_some().then_some(Stall::Rest);
+        if connection.stall.is_none() {
+            connection.give_delayed();
+        }
+        true
+    }
+
+    /// Writes a slice of a reply; the connection goes on when that was the last.
+    pub fn write_rest(&self, connection: &mut Connection) {
+        let session = &mut connection.session;
+        let mut reply = Reply::new(&mut connection.output, session.protocol);
+        if let Some(rest) = &mut session.rest
+            && rest.write(&mut reply, REST_SLICE_BYTES)
+        {
+            return;
+        }
+        session.rest = None;
+        if session.follow_up {
+            let mark = reply.position();
+            session::follow_up(session, None, mark, &mut reply);
+        }
+        connection.stall = None;
+        connection.give_delayed();
+    }
+
+    /// What follows from a section that served others or told of changes.
+    #[cold]
+    pub(crate) fn end_aside(&mut self, session: &mut Session) {
+        self.serve_unserved();
+        self.note_congested(session);
+        crate::observers::client_tracking::take_own_news(&self.shared, session);
+    }
+
+    /// Lets a client wait whose command has caused more messages than can be delivered soon.
+    pub(crate) fn note_congested(&self, session: &mut Session) {
+        let (pubsub, tracking) = (&self.shared.pubsub, &self.shared.tracking);
+        let congested = pubsub.take_congested(self.thread);
+        let congested = congested.or_else(|| tracking.congested(pubsub));
+        session.congested = congested.or(session.congested);
+    }
+
+    /// Serves waiters that could not be served when their keys were changed, if what they need is free now.
+    pub fn serve_unserved(&mut self) {
+        if !self.unserved.is_empty() {
+            self.serve_unserved_now();
+        }
+    }
+
+    #[cold]
+    pub(super) fn serve_unserved_now(&mut self) {
+        let engine = &self.shared.engine;
+        let mut left = std::mem::take(&mut self.unserved);
+        while let Some(unserved) = left.pop() {
+            match engine.serve_waiters(&unserved, Now(shared::now_ms())) {
+                Ok(further) => left.extend(further),
+                // Became free in between: there may be no release to wait for.
+                Err(busy) if engine.wait(busy, self.thread) => left.push(unserved),
+                Err(_) => self.unserved.push(unserved),
+            }
+        }
+    }
+}

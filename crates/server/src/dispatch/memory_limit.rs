@@ -1,0 +1,196 @@
+//! `maxmemory`: whether there is room for more, and evicting keys until there is.
+//!
+//! Room is made before a command that may need it, while no lock is held, and from time to time by every thread: so no command
+//! loses keys in the middle of its work. What is freed in the background counts as free already.
+
+use std::time::{Duration, Instant};
+
+use damselfly_base::heap;
+use damselfly_engine::{Evicted, Eviction, Now, Order, garbage};
+
+use super::Dispatcher;
+use crate::shared;
+use damselfly_config::{ClientMemory, Config, MaxmemoryPolicy};
+
+/// A thread that had room adds up the memory of all threads again when it has allocated so many bytes more: adding up reads what
+/// all of them write.
+const ROOM_KEPT_BYTES: i64 = 1024;
+
+/// How often it is looked whether clients take too much, while memory is short: that goes through all of them.
+const CLIENTS_LOOK_MS: i64 = 10;
+
+/// For each of `maxmemory-samples`, so many keys are compared: Redis remembers the best of earlier samples, which this makes up for.
+const KEYS_PER_SAMPLE: usize = 2;
+
+/// So many keys are evicted between two looks at the clock.
+const KEYS_PER_LOOK: usize = 16;
+
+/// Whether there is room in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// There is.
+    Enough,
+    /// There is none, but keys are being evicted.
+    Soon,
+    /// There is none, and no key may be evicted.
+    None,
+}
+
+/// What a thread remembers of the room.
+#[derive(Default)]
+pub(super) struct Memory {
+    /// There is enough until this thread has allocated so much; `None` if that is not known.
+    enough_until: Option<i64>,
+    /// The shard from which a key is evicted next.
+    shard: usize,
+    /// Keys were evicted, of which somebody may have been told.
+    pub(super) has_evicted: bool,
+    /// The last command that asked for room found [`Room::None`].
+    pub(super) is_short: bool,
+}
+
+impl Dispatcher {
+    /// Makes room, if there has to be any, for a bounded time.
+    #[inline]
+    pub fn make_room(&mut self) -> Room {
+        if self.config.maxmemory_bytes == 0 {
+            return Room::Enough;
+        }
+        let bytes = heap::thread_bytes();
+        match &mut self.memory.enough_until {
+            Some(until) if bytes < *until => {
+                // What it frees may have been allocated, and may be made up for, by others.
+                *until = (*until).min(bytes + ROOM_KEPT_BYTES);
+                Room::Enough
+            }
+            Some(_) | None => self.make_room_now(),
+        }
+    }
+
+    /// Forgets that there was room: others may have used it up.
+    pub fn forget_room(&mut self) {
+        self.memory.enough_until = None;
+    }
+
+    fn make_room_now(&mut self) -> Room {
+        let limit = self.config.maxmemory_bytes;
+        if excess_bytes(limit) == 0 {
+            self.memory.enough_until = Some(heap::thread_bytes() + ROOM_KEPT_BYTES);
+            return Room::Enough;
+        }
+        self.memory.enough_until = None;
+        let (started, now) = (Instant::now(), Now(shared::now_ms()));
+        if self.clients_make_room(now) {
+            return Room::Soon;
+        }
+        let Some(eviction) = eviction(&self.config) else {
+            return Room::None;
+        };
+        let budget = budget(self.config.maxmemory_eviction_tenacity);
+        let room = loop {
+            if let Err(room) = self.evict_some(excess_bytes(limit), &eviction, now) {
+                break room;
+            }
+            if excess_bytes(limit) == 0 {
+                break Room::Enough;
+            }
+            if budget.is_some_and(|budget| started.elapsed() >= budget) {
+                break Room::Soon;
+            }
+        };
+        self.shared.latency.add_if_slow(
+            "eviction-cycle",
+            now.0 / 1000,
+            started.elapsed(),
+            self.config.latency_monitor_threshold_ms,
+        );
+        room
+    }
+
+    /// With `maxmemory-clients`, clients go before keys do. True if some are on their way.
+    fn clients_make_room(&mut self, now: Now) -> bool {
+        let clients = &self.shared.clients;
+        if self.config.maxmemory_clients == ClientMemory::Bytes(0) {
+            return false;
+        }
+        if clients.is_look_due(now.0, CLIENTS_LOOK_MS) {
+            let evicted = clients.evict(&self.config, &self.shared.threads);
+            self.counters().clients_evicted.add(evicted);
+        }
+        clients.are_leaving()
+    }
+
+    /// Evicts some keys, no more than are needed for so many bytes. An error if none is left that may be.
+    fn evict_some(&mut self, bytes: u64, eviction: &Eviction, now: Now) -> Result<(), Room> {
+        let engine = &self.shared.engine;
+        let counters = &self.shared.threads[self.thread].counters;
+        let (mut freed, mut keys, mut in_vain, mut any_busy) = (0, 0, 0, false);
+        while freed < bytes && keys < KEYS_PER_LOOK {
+            match engine.evict(self.memory.shard, eviction, now) {
+                Ok(Evicted::One(bytes)) => {
+                    counters.keys_evicted.add(1);
+                    self.memory.has_evicted = true;
+                    freed += bytes as u64;
+                    keys += 1;
+                    in_vain = 0;
+                }
+                Ok(Evicted::NoneYet) => {
+                    keys += 1;
+                    in_vain = 0;
+                }
+                Ok(Evicted::Nothing) => in_vain += 1,
+                Err(_) => {
+                    in_vain += 1;
+                    any_busy = true;
+                }
+            }
+            self.memory.shard = (self.memory.shard + 1) % engine.shards();
+            if in_vain == engine.shards() {
+                return Err(if any_busy { Room::Soon } else { Room::None });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How many bytes of data are over the limit.
+pub fn excess_bytes(limit: u64) -> u64 {
+    let data = heap::used_bytes().saturating_sub(garbage::pending_bytes());
+    (data as u64).saturating_sub(limit)
+}
+
+/// Which keys may be evicted; `None` if none may.
+fn eviction(config: &Config) -> Option<Eviction> {
+    use MaxmemoryPolicy::*;
+    let (only_with_deadline, order) = match config.maxmemory_policy {
+        Noeviction => return None,
+        AllkeysLru => (false, Order::LeastRecent),
+        AllkeysLfu => (false, Order::LeastFrequent),
+        AllkeysRandom => (false, Order::Random),
+        VolatileLru => (true, Order::LeastRecent),
+        VolatileLfu => (true, Order::LeastFrequent),
+        VolatileTtl => (true, Order::SoonestEnd),
+        VolatileRandom => (true, Order::Random),
+    };
+    Some(Eviction {
+        only_with_deadline,
+        order,
+        samples: match order {
+            Order::Random => 1,
+            Order::LeastRecent | Order::LeastFrequent | Order::SoonestEnd => {
+                config.maxmemory_samples as usize * KEYS_PER_SAMPLE
+            }
+        },
+    })
+}
+
+/// How long a command may be kept waiting while keys are evicted: half a millisecond by default, as in Redis. `None` for as long as
+/// it takes.
+fn budget(tenacity: u32) -> Option<Duration> {
+    let us = match tenacity {
+        0..=10 => f64::from(tenacity) * 50.0,
+        11..=99 => 500.0 * 1.15_f64.powf(f64::from(tenacity) - 10.0),
+        _ => return None,
+    };
+    Some(Duration::from_secs_f64(us / 1e6))
+}

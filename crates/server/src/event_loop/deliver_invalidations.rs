@@ -1,0 +1,155 @@
+//! Telling the clients of this thread of changes to keys that they track.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use damselfly_engine::Tracker;
+
+use super::Worker;
+use crate::clients::Client;
+use crate::observers::client_tracking::{redirected_head, take_own, tell};
+use crate::observers::invalidation::{Invalidation, News};
+use crate::shared::Thread;
+
+/// Changed keys that are of concern to those who track prefixes, and who changed each last. All that are found together are told
+/// together, as in Redis.
+pub(super) type Prefixed = BTreeMap<Arc<[u8]>, u64>;
+
+impl Worker {
+    /// Tells clients of this thread, but for those who track prefixes.
+    pub(super) fn invalidate(
+        &mut self,
+        list: Vec<Invalidation>,
+        bytes: usize,
+        prefixed: &mut Prefixed,
+    ) {
+        for invalidation in list {
+            match invalidation {
+                Invalidation::Read { key, trackers } => {
+                    let news = News::of(std::iter::once(&*key));
+                    for tracker in trackers {
+                        self.tell(tracker, &news);
+                    }
+                }
+                Invalidation::Prefixed { key, actor } => {
+                    prefixed.insert(key, actor);
+                }
+                Invalidation::Everything { but } => self.tell_everyone(but),
+            }
+        }
+        if self.shared.pubsub.note_delivered(self.index, bytes) {
+            self.shared.threads.iter().for_each(Thread::wake);
+        }
+    }
+
+    /// Tells those who track prefixes.
+    pub(super) fn tell_prefixed(&mut self, keys: &Prefixed) {
+        if keys.is_empty() {
+            return;
+        }
+        let skips_own = |tracker: Tracker| {
+            let connection = self.connections.get(tracker.place as usize);
+            let tracked = connection.and_then(|connection| connection.session.tracked.as_ref());
+            tracked.is_some_and(|tracked| tracked.no_loop)
+        };
+        let tracking = &self.shared.tracking;
+        for (tracker, news) in tracking.prefixed_news(self.index, keys, skips_own) {
+            self.push(tracker, &news);
+        }
+    }
+
+    fn tell_everyone(&mut self, but: u64) {
+        let clients = self.connections.iter().filter_map(|(_, connection)| {
+            let session = &connection.session;
+            session.tracked.as_ref()?;
+            Some(session.client.tracker()).filter(|tracker| tracker.id != but)
+        });
+        for tracker in clients.collect::<Vec<_>>() {
+            self.push(tracker, &News::Everything);
+        }
+    }
+
+    /// Tells a client of keys that it has read.
+    fn tell(&mut self, tracker: Tracker, news: &News) {
+        let connection = self.connections.get(tracker.place as usize);
+        let tracked = connection.and_then(|connection| connection.session.tracked.as_ref());
+        if tracked.is_some_and(|tracked| tracked.hears_of_reads()) {
+            self.push(tracker, news);
+        }
+    }
+
+    /// Tells a client, or the one that it redirects to, if it is still there.
+    fn push(&mut self, tracker: Tracker, news: &News) {
+        let place = tracker.place as usize;
+        let Some(connection) = self.connections.get_mut(place) else {
+            return;
+        };
+        if connection.session.client.id != tracker.id {
+            return;
+        }
+        let mut message = None;
+        tell(&self.shared, &connection.session, news, |head, text| {
+            message = Some((head.to_vec(), text.to_vec()));
+        });
+        if let Some((head, text)) = message {
+            self.push_to(place, &head, &text);
+        }
+    }
+
+    /// Tells a client that waited for keys what it has invalidated when it was served, unless it is told with the reply.
+    pub(super) fn tell_own(&mut self, place: usize) {
+        let session = &self.connections[place].session;
+        if session.tracked.is_none() || session.parking.is_some() {
+            return;
+        }
+        let (tracker, own) = (session.client.tracker(), take_own(session));
+        for news in &own {
+            self.push(tracker, news);
+        }
+    }
+
+    /// Tells a client what another one redirects to it.
+    pub(super) fn tell_redirected(&mut self, client: &Client, text: &[u8]) {
+        if let Some(place) = self.find(client)
+            && let Some(head) = redirected_head(&self.connections[place].session)
+        {
+            self.push_to(place, head, text);
+        }
+    }
+
+    fn push_to(&mut self, place: usize, head: &[u8], text: &[u8]) {
+        let hard_bytes = self
+            .dispatcher
+            .config
+            .client_output_buffer_limit
+            .pubsub
+            .hard_bytes;
+        let Some(connection) = self.connections.get_mut(place) else {
+            return;
+        };
+        let client = &connection.session.client;
+        if connection.session.closing || client.killed.load(Relaxed) {
+            return;
+        }
+        if connection.output.capacity() == 0
+            && let Some(spare) = self.spare_outputs.pop()
+        {
+            connection.output = spare;
+        }
+        let was_empty = connection.unread() == 0;
+        connection.push_message(head, text);
+        connection.pushed_bytes += head.len() + text.len();
+        // What others do costs no more memory than what they publish; the usual limit for ordinary clients is none.
+        let is_too_much = hard_bytes > 0 && connection.pushed_bytes as u64 > hard_bytes;
+        if was_empty {
+            self.unflushed.push(place);
+        }
+        if is_too_much {
+            connection.session.client.killed.store(true, Relaxed);
+            self.note_unread(place);
+            // It is closed when it is its turn: it may be the connection that is being served.
+            self.queue(place);
+        }
+    }
+}

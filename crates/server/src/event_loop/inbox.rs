@@ -1,0 +1,156 @@
+//! Delivering what other connections cause: messages to those that subscribe, and lines to those that monitor.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::Worker;
+use super::deliver_invalidations::Prefixed;
+use crate::clients::Client;
+use crate::pubsub::MAIL_BYTES_MAX;
+use crate::pubsub::mail::Mail;
+use crate::session::Replies;
+use crate::shared::{Message, Thread};
+
+/// Whenever so many bytes more wait for a receiver, they are sent, so that a burst of messages to many receivers is not
+/// in memory once for each of them.
+const SEND_BYTES: usize = 64 << 10;
+
+impl Worker {
+    /// Receives messages that this thread has left for itself; false if there are none.
+    pub(super) fn receive_own(&mut self) -> bool {
+        let has_mail = self.shared.threads[self.index].has_mail();
+        if has_mail {
+            self.receive();
+        }
+        has_mail
+    }
+
+    pub(super) fn receive(&mut self) {
+        let (first, messages) = self.shared.threads[self.index].receive();
+        let mut prefixed = Prefixed::new();
+        for (number, message) in (first..).zip(messages) {
+            match message {
+                Message::Serve { stream, id } => self.add(stream, id),
+                Message::Monitored { lines, from } => self.show_monitors(&lines, from),
+                Message::Mail { mail, bytes } => self.receive_mail(number, &mail, bytes),
+                Message::Invalidations { list, bytes } => {
+                    self.invalidate(list, bytes, &mut prefixed);
+                }
+                Message::Redirected { client, text } => self.tell_redirected(&client, &text),
+                Message::Look(client) => {
+                    if let Some(key) = self.find(&client) {
+                        self.tell_own(key);
+                        self.queue(key);
+                    }
+                }
+            }
+        }
+        self.tell_prefixed(&prefixed);
+    }
+
+    /// The place of a client's connection, if it is one of this thread's and still open.
+    pub(super) fn find(&self, client: &Client) -> Option<usize> {
+        let found = self.connections.get(client.place)?;
+        (found.session.client.id == client.id).then_some(client.place)
+    }
+
+    /// Sends what connections of this thread have published, to its own receivers too. To be called before any reply of
+    /// the turn is sent.
+    pub(super) fn send_mail(&mut self) {
+        if self.shared.pubsub.has_outgoing(self.index) {
+            self.shared.pubsub.send(self.index, &self.shared.threads);
+        }
+    }
+
+    /// The same, if that is much; then this thread's receivers get theirs at once.
+    pub(super) fn send_much_mail(&mut self) {
+        let pubsub = &self.shared.pubsub;
+        if pubsub.has_outgoing(self.index) && pubsub.outgoing_bytes(self.index) > MAIL_BYTES_MAX {
+            self.send_mail();
+            self.receive_own();
+            self.flush_all();
+        }
+    }
+
+    /// Delivers messages that came as the thread's message of that number.
+    pub(super) fn receive_mail(&mut self, number: u64, mail: &[Mail], bytes: usize) {
+        self.deliver(number, mail);
+        if self.shared.pubsub.note_delivered(self.index, bytes) {
+            self.shared.threads.iter().for_each(Thread::wake);
+        }
+    }
+
+    fn deliver(&mut self, number: u64, mail: &[Mail]) {
+        let limit = self.dispatcher.config.client_output_buffer_limit.pubsub;
+        let hard_bytes = usize::try_from(limit.hard_bytes).unwrap_or(usize::MAX);
+        let send_bytes = match hard_bytes {
+            0 => SEND_BYTES,
+            hard_bytes => hard_bytes.min(SEND_BYTES),
+        };
+        let counters = &self.shared.threads[self.index].counters;
+        let mut cut = Vec::new();
+        for mail in mail {
+            let give = |place: usize, head: &[u8]| {
+                let Some(connection) = self.connections.get_mut(place) else {
+                    return;
+                };
+                let client = &connection.session.client;
+                let is_gone = connection.session.closing || client.killed.load(Relaxed);
+                if is_gone || client.id == mail.from {
+                    return;
+                }
+                if mail.lost {
+                    client.killed.store(true, Relaxed);
+                    cut.push(place);
+                    return;
+                }
+                if connection.output.capacity() == 0
+                    && let Some(spare) = self.spare_outputs.pop()
+                {
+                    connection.output = spare;
+                }
+                let (before, capacity) = (connection.unread(), connection.output.capacity());
+                connection.push_message(head, &mail.text);
+                if connection.output.capacity() > capacity {
+                    // It may be what makes memory short.
+                    connection.report();
+                }
+                if before == 0 {
+                    self.unflushed.push(place);
+                }
+                if before / send_bytes == connection.unread() / send_bytes {
+                    return;
+                }
+                let before = connection.unsent();
+                // What fails now fails again when the turn ends, and is looked at then.
+                let _ = connection.flush();
+                let sent = before - connection.unsent();
+                counters.writes.add(1);
+                counters.output_bytes.add(sent as u64);
+                if connection.exceeds_output_limit(limit) {
+                    connection.session.client.killed.store(true, Relaxed);
+                    cut.push(place);
+                }
+            };
+            self.shared.pubsub.deliver(self.index, mail, number, give);
+        }
+        for place in cut {
+            self.note_unread(place);
+            // It is closed when it is its turn: it may be the connection that is being served.
+            self.queue(place);
+        }
+    }
+
+    /// Writes lines to the clients of this thread that monitor.
+    pub(super) fn show_monitors(&mut self, lines: &[u8], from: u64) {
+        for client in self.shared.clients.monitors() {
+            if client.id != from
+                && let Some(key) = self.find(&client)
+                && let Some(connection) = self.connections.get_mut(key)
+                && connection.session.replies != Replies::Off
+            {
+                connection.append(lines);
+                self.unflushed.push(key);
+            }
+        }
+    }
+}

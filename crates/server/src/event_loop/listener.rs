@@ -1,0 +1,239 @@
+//! Sockets: listening, accepting, and one type for both kinds of streams.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use mio::event::Source;
+use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use mio::{Interest, Registry, Token};
+use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
+
+use damselfly_config::{Config, Origin};
+
+/// A connected socket.
+#[derive(Debug)]
+pub enum Stream {
+    /// TCP.
+    Tcp(TcpStream),
+    /// A Unix socket.
+    Unix(UnixStream),
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.read(buffer),
+            Self::Unix(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.write(bytes),
+            Self::Unix(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Stream {
+    /// Registers for edge-triggered events.
+    pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        match self {
+            Self::Tcp(stream) => registry.register(stream, token, interest),
+            Self::Unix(stream) => registry.register(stream, token, interest),
+        }
+    }
+
+    /// Ends registration.
+    pub fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => registry.deregister(stream),
+            Self::Unix(stream) => registry.deregister(stream),
+        }
+    }
+
+    /// The client's address and the server's, as CLIENT LIST shows them.
+    pub fn addresses(&self, unix_path: &str) -> (String, String) {
+        match self {
+            Self::Tcp(stream) => {
+                let show = |address: io::Result<SocketAddr>| {
+                    address.map_or_else(|_| String::from("?:0"), |address| address.to_string())
+                };
+                (show(stream.peer_addr()), show(stream.local_addr()))
+            }
+            Self::Unix(_) => (format!("{unix_path}:0"), format!("{unix_path}:0")),
+        }
+    }
+
+    /// Whether the client is on this machine.
+    pub fn origin(&self) -> Origin {
+        match self {
+            Self::Unix(_) => Origin::Local,
+            Self::Tcp(stream) => match stream.peer_addr() {
+                Ok(address) if address.ip().to_canonical().is_loopback() => Origin::Local,
+                Ok(_) | Err(_) => Origin::Remote,
+            },
+        }
+    }
+
+    /// The file descriptor's number, for CLIENT LIST.
+    pub fn fd(&self) -> i32 {
+        use std::os::fd::AsRawFd;
+        match self {
+            Self::Tcp(stream) => stream.as_raw_fd(),
+            Self::Unix(stream) => stream.as_raw_fd(),
+        }
+    }
+
+    /// True for Unix sockets.
+    pub fn is_unix(&self) -> bool {
+        matches!(self, Self::Unix(_))
+    }
+
+    /// Sets what a new connection needs: no delay, and probes that find dead peers.
+    fn prepare(&self, keepalive_s: u32) {
+        let Self::Tcp(stream) = self else { return };
+        // Neither is worth refusing a client for.
+        let _ = stream.set_nodelay(true);
+        if keepalive_s > 0 {
+            let third = Duration::from_secs(u64::from((keepalive_s / 3).max(1)));
+            let probes = TcpKeepalive::new()
+                .with_time(Duration::from_secs(u64::from(keepalive_s)))
+                .with_interval(third)
+                .with_retries(3);
+            let _ = SockRef::from(stream).set_tcp_keepalive(&probes);
+        }
+    }
+}
+
+/// A listening socket.
+#[derive(Debug)]
+pub enum Listener {
+    /// TCP.
+    Tcp(TcpListener),
+    /// A Unix socket, whose file is removed at the end.
+    Unix(UnixListener, PathBuf),
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Self::Unix(_, path) = self {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+impl Listener {
+    /// All sockets that the configuration asks for.
+    ///
+    /// # Errors
+    /// One line that names the address and says why it can't be listened on.
+    pub fn open_all(config: &Config) -> Result<Vec<Self>, String> {
+        let mut listeners = Vec::new();
+        if config.port > 0 {
+            for address in &config.bind {
+                // A leading `-` marks an address that may be missing on this machine.
+                let (name, optional) = match address.strip_prefix('-') {
+                    Some(name) => (name, true),
+                    None => (address.as_str(), false),
+                };
+                match Self::tcp(name, config) {
+                    Ok(listener) => listeners.push(Self::Tcp(listener)),
+                    Err(error) if optional && is_missing_address(&error) => {}
+                    Err(error) => {
+                        let port = config.port;
+                        return Err(format!(
+                            "Could not create server TCP listening socket {name}:{port}: {error}"
+                        ));
+                    }
+                }
+            }
+        }
+        if !config.unixsocket.is_empty() {
+            let path = Path::new(&config.unixsocket);
+            let listener = Self::unix(path, config.unixsocket_mode)
+                .map_err(|error| format!("Opening Unix socket {}: {error}", path.display()))?;
+            listeners.push(listener);
+        }
+        if listeners.is_empty() {
+            return Err(String::from(
+                "Configured to not listen anywhere: set a port, a bind address or a unixsocket",
+            ));
+        }
+        Ok(listeners)
+    }
+
+    fn tcp(name: &str, config: &Config) -> io::Result<TcpListener> {
+        let host = match name {
+            "*" => "0.0.0.0",
+            "::*" => "::",
+            other => other,
+        };
+        let address = (host, config.port)
+            .to_socket_addrs()?
+            .next()
+            .ok_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable))?;
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(i32::try_from(config.tcp_backlog).unwrap_or(i32::MAX))?;
+        Ok(TcpListener::from_std(socket.into()))
+    }
+
+    fn unix(path: &Path, mode: u32) -> io::Result<Self> {
+        use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+        // A socket that an earlier process left behind can't be bound again; any other file stays.
+        if std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
+            std::fs::remove_file(path)?;
+        }
+        let listener = UnixListener::bind(path)?;
+        if mode != 0 {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+        }
+        Ok(Self::Unix(listener, path.to_owned()))
+    }
+
+    /// Registers for events.
+    pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        match self {
+            Self::Tcp(listener) => listener.register(registry, token, Interest::READABLE),
+            Self::Unix(listener, _) => listener.register(registry, token, Interest::READABLE),
+        }
+    }
+
+    /// Takes the next connection; `None` if there is none for now.
+    pub fn accept(&self, keepalive_s: u32) -> io::Result<Option<Stream>> {
+        let accepted = match self {
+            Self::Tcp(listener) => listener.accept().map(|(stream, _)| Stream::Tcp(stream)),
+            Self::Unix(listener, _) => listener.accept().map(|(stream, _)| Stream::Unix(stream)),
+        };
+        match accepted {
+            Ok(stream) => {
+                stream.prepare(keepalive_s);
+                Ok(Some(stream))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn is_missing_address(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported
+    ) || error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
+}

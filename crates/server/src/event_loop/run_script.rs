@@ -1,0 +1,144 @@
+//! Scripts run from here, so that nothing of the thread's is in use meanwhile.
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use damselfly_base::CommandError;
+use damselfly_commands::Args;
+use damselfly_engine::Now;
+use damselfly_protocol::Reply;
+use mio::Events;
+
+use super::{READ_BYTES, Worker};
+use crate::dispatch::{Dispatcher, exec};
+use crate::event_loop::connection::{Batch, Stall};
+use crate::registry::{Row, WithinMulti};
+use crate::scripts::{self, Around, Kind};
+use crate::session::{Session, transaction};
+use crate::shared;
+
+/// How many events a nested turn takes at most; what is left comes with the next.
+const EVENTS_MAX: usize = 256;
+
+impl Around for Worker {
+    fn dispatcher(&mut self) -> &mut Dispatcher {
+        &mut self.dispatcher
+    }
+
+    fn breathe(&mut self, wait: Duration) {
+        self.nested_turns += 1;
+        if self.buffer.is_empty() {
+            // The one that there was holds the request that runs the script.
+            self.buffer = vec![0; READ_BYTES];
+        }
+        let mut events = Events::with_capacity(EVENTS_MAX);
+        // If it fails, so does the next turn that is no nested one, and says so.
+        if self.poll.poll(&mut events, Some(wait)).is_ok() {
+            self.turn_guarded(&events);
+        }
+    }
+}
+
+impl Worker {
+    /// Runs the next request of `batch`, a script or a transaction that has some, with the session taken aside. True if the
+    /// connection can go on.
+    pub(super) fn run_script(&mut self, key: usize, batch: &mut Batch, input: &[u8]) -> bool {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return false;
+        };
+        let config = &self.dispatcher.config;
+        let mut placeholder = Session::new(connection.session.client.clone(), config);
+        placeholder.protocol = connection.session.protocol;
+        placeholder.replies = connection.session.replies;
+        // It hears of changes meanwhile.
+        let tracked = connection.session.tracked.as_ref();
+        placeholder.tracked = tracked.map(|tracked| Box::new(tracked.stand_in()));
+        let mut session = std::mem::replace(&mut connection.session, placeholder);
+        let mut bytes = std::mem::take(&mut self.script_reply);
+        let nested_turns = self.nested_turns;
+        let ran = catch_unwind(AssertUnwindSafe(|| {
+            self.run_aside(&mut session, batch, input, &mut bytes)
+        }));
+        let connection = self
+            .connections
+            .get_mut(key)
+            .expect("nobody closes a connection whose script runs");
+        connection.session = session;
+        connection.stall = None;
+        let stall = match ran {
+            Ok(stall) => stall,
+            Err(panic) => {
+                self.dispatcher.scripts.running = false;
+                resume_unwind(panic)
+            }
+        };
+        connection.output.extend_from_slice(&bytes);
+        bytes.clear();
+        bytes.shrink_to(super::SPARE_OUTPUT_BYTES_MAX);
+        self.script_reply = bytes;
+        connection.stall = stall;
+        if !matches!(stall, Some(Stall::Shard(_))) {
+            // It is no other script's.
+            connection.session.script_plan = None;
+        }
+        if stall.is_none() {
+            batch.next += 1;
+            if let Some(until) = connection.session.sleeps_until {
+                connection.stall = Some(Stall::Sleeping(until));
+            }
+        }
+        if connection.session.client.killed.load(Relaxed) {
+            connection.session.closing = true;
+        }
+        let goes_on = connection.stall.is_none() && !connection.session.closing;
+        if self.nested_turns > nested_turns {
+            // What has come for it meanwhile was not looked at.
+            self.queue(key);
+        }
+        goes_on
+    }
+
+    fn refusal_while_busy(&self, session: &mut Session, row: &Row) -> CommandError {
+        let slow = self.shared.scripts.slow();
+        let kind = slow.first().map_or(Kind::Script, |slow| slow.kind);
+        match row.within_multi {
+            WithinMulti::Executes => transaction::abort(session, &self.shared.engine, &kind.busy()),
+            WithinMulti::Queued
+            | WithinMulti::Refused
+            | WithinMulti::Runs
+            | WithinMulti::Leaves => kind.busy(),
+        }
+    }
+
+    fn run_aside(
+        &mut self,
+        session: &mut Session,
+        batch: &Batch,
+        input: &[u8],
+        bytes: &mut Vec<u8>,
+    ) -> Option<Stall> {
+        let request = batch.requests.get(batch.next)?;
+        let spans = &batch.spans[request.first_span..request.first_span + request.spans];
+        let args = Args::new(&input[request.start..], spans, None);
+        let row = request.row?;
+        let mut started = self.dispatcher.clock.raw();
+        let now = Now(shared::now_ms());
+        let mut reply = Reply::new(bytes, session.protocol);
+        let runs_already = std::mem::replace(&mut self.dispatcher.scripts.running, true);
+        let result = if runs_already {
+            // This is a turn in the middle of a slow script.
+            Err(self.refusal_while_busy(session, row).into())
+        } else if row.within_multi == WithinMulti::Executes {
+            exec::exec_around(self, session, now, &mut reply)
+        } else {
+            scripts::run(self, session, row, args, now, &mut reply)
+        };
+        let dispatcher = &mut self.dispatcher;
+        dispatcher.scripts.running = runs_already;
+        let stall = dispatcher.settle(session, (row, args), result, &mut started, &mut reply, 0);
+        dispatcher.refresh_config();
+        dispatcher.send_monitored(session.client.id);
+        stall
+    }
+}

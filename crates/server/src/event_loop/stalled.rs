@@ -1,0 +1,118 @@
+//! Connections that can't go on: for how long at most, and what makes them go on.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use super::{TICK, Worker};
+use crate::blocked::End;
+use crate::event_loop::connection::Stall;
+use crate::shared;
+
+impl Worker {
+    pub(super) fn longest_wait(&self) -> Duration {
+        if !self.ready.is_empty() || self.shared.threads[self.index].has_mail() {
+            return Duration::ZERO;
+        }
+        let now = Instant::now();
+        let mut until = self.next_tick.min(self.next_sweep);
+        if let Some(&(deadline, _)) = self.deadlines.first() {
+            until = until.min(deadline);
+        }
+        for &key in &self.stalled {
+            match self
+                .connections
+                .get(key)
+                .and_then(|connection| connection.stall)
+            {
+                Some(Stall::Sleeping(end)) => until = until.min(end),
+                Some(Stall::Paused(hold)) => {
+                    let left_ms = hold.until_ms.saturating_sub(shared::now_ms()).max(0);
+                    until =
+                        until.min(now + Duration::from_millis(left_ms.unsigned_abs()).min(TICK));
+                }
+                Some(Stall::Congested(to)) if !self.shared.pubsub.is_congested(self.index, to) => {
+                    return Duration::ZERO;
+                }
+                // Looked at again with every wake-up and tick.
+                Some(
+                    Stall::Shard(_)
+                    | Stall::Output
+                    | Stall::Waiting
+                    | Stall::Long
+                    | Stall::Rest
+                    | Stall::Congested(_)
+                    | Stall::Script,
+                )
+                | None => {}
+            }
+        }
+        // The system waits whole milliseconds, to which this is rounded up.
+        until.saturating_duration_since(now).min(TICK)
+    }
+
+    /// Goes on with connections whose reason to wait has passed.
+    pub(super) fn resume_stalled(&mut self) {
+        if self.stalled.is_empty() {
+            return;
+        }
+        let now_ms = shared::now_ms();
+        for key in std::mem::take(&mut self.stalled) {
+            let Some(connection) = self.connections.get_mut(key) else {
+                continue;
+            };
+            let over = match connection.stall {
+                None => true,
+                Some(Stall::Shard(_)) => true,
+                Some(Stall::Paused(hold)) => self.shared.pause.is_over(hold, now_ms),
+                Some(Stall::Sleeping(until)) => until <= Instant::now(),
+                Some(Stall::Congested(to)) => !self.shared.pubsub.is_congested(self.index, to),
+                Some(
+                    Stall::Output | Stall::Waiting | Stall::Long | Stall::Rest | Stall::Script,
+                ) => false,
+            };
+            if over || connection.session.client.killed.load(Relaxed) {
+                if matches!(connection.stall, Some(Stall::Sleeping(_))) {
+                    connection.session.sleeps_until = None;
+                }
+                connection.stall = None;
+                self.queue(key);
+            } else {
+                self.stalled.push(key);
+            }
+        }
+    }
+
+    /// Ends the waiting of connections that have waited long enough.
+    pub(super) fn end_waits(&mut self) {
+        if self.deadlines.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        while let Some(&(deadline, key)) = self.deadlines.first()
+            && deadline <= now
+        {
+            self.deadlines.pop_first();
+            let connection = self.connections.get(key);
+            let parking = connection.and_then(|connection| connection.session.parking.as_ref());
+            if parking.is_some_and(|parking| parking.end(End::TimedOut)) {
+                self.queue(key);
+            }
+        }
+    }
+
+    /// Lets a connection go on whose waiting has ended.
+    pub(super) fn look_at_parked(&mut self, key: usize) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        let Some(parking) = &connection.session.parking else {
+            return;
+        };
+        if let Some(end) = parking.parked.take_end() {
+            if let Some(deadline) = parking.deadline {
+                self.deadlines.remove(&(deadline, key));
+            }
+            self.dispatcher.unpark(connection, end);
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! What a thread does from time to time: the expiry sweep, limits on clients, sampling.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use damselfly_engine::Now;
+
+use super::{TICK, Worker};
+use crate::dispatch::{Room, excess_bytes};
+use crate::event_loop::connection::Stall;
+use crate::shared::{self, Rates};
+
+/// How soon the expiry sweep goes on if it has much to do, and how long a round may take then.
+const SWEEP_AGAIN: Duration = Duration::from_millis(4);
+const SWEEP_BUDGET: Duration = Duration::from_millis(1);
+
+impl Worker {
+    pub(super) fn do_what_is_due(&mut self) {
+        let now = Instant::now();
+        if now >= self.next_sweep {
+            self.dispatcher.forget_room();
+            let has_more = self.sweep(now) | (self.dispatcher.make_room() == Room::Soon);
+            self.next_sweep = now + if has_more { SWEEP_AGAIN } else { TICK };
+        }
+        if now >= self.next_tick {
+            self.next_tick = now + TICK;
+            self.dispatcher.refresh_scripts();
+            for listener in 0..self.listeners.len() {
+                self.accept(listener);
+            }
+            if self.index == 0 {
+                self.shared.note_memory();
+                self.note_limit();
+                self.shared
+                    .engine
+                    .drop_excess_tracked(shared::TRACKED_PER_TICK);
+                self.sample_rates();
+                let (config, threads) = (&self.dispatcher.config, &self.shared.threads);
+                let evicted = self.shared.clients.evict(config, threads);
+                threads[self.index].counters.clients_evicted.add(evicted);
+            }
+        }
+        if now >= self.next_second {
+            self.next_second = now + Duration::from_secs(1);
+            self.close_idle();
+            damselfly_base::heap::collect();
+        }
+    }
+
+    /// Notes whether `maxmemory` is exceeded.
+    fn note_limit(&self) {
+        let limit = self.dispatcher.config.maxmemory_bytes;
+        let is_over = limit > 0 && excess_bytes(limit) > 0;
+        self.shared.over_limit.note(is_over, shared::now_ms());
+    }
+
+    /// Removes expired keys from this thread's share of the shards, for a bounded time. True if there is
+    /// much left to do.
+    pub(super) fn sweep(&mut self, started: Instant) -> bool {
+        let (engine, counters) = (
+            &self.shared.engine,
+            &self.shared.threads[self.index].counters,
+        );
+        let (step, now) = (self.shared.threads.len(), Now(shared::now_ms()));
+        let budget = SWEEP_BUDGET * self.dispatcher.config.active_expire_effort;
+        let own_shards = engine.shards().saturating_sub(self.index).div_ceil(step);
+        let (mut removed, mut out_of_time) = (0, false);
+        for _ in 0..own_shards {
+            self.sweep_at = (self.sweep_at + 1) % own_shards;
+            removed += engine.sweep(self.index + self.sweep_at * step, now);
+            // Who hears of the ends of keys must keep up.
+            if self.shared.pubsub.take_congested(self.index).is_some() {
+                break;
+            }
+            if started.elapsed() > budget {
+                counters.sweep_out_of_time.add(1);
+                out_of_time = true;
+                break;
+            }
+        }
+        let took = started.elapsed();
+        counters.sweep_us.add(took.as_micros() as u64);
+        let threshold_ms = self.dispatcher.config.latency_monitor_threshold_ms;
+        self.shared
+            .latency
+            .add_if_slow("expire-cycle", now.0 / 1000, took, threshold_ms);
+        // A removal per shard and round is a trickle; more than that is worth another round soon.
+        out_of_time && removed > 0 || removed > own_shards
+    }
+
+    /// Closes connections that were idle for too long, or are over the soft limit for too long.
+    pub(super) fn close_idle(&mut self) {
+        let timeout_s = i64::from(self.dispatcher.config.timeout_s);
+        let now_ms = shared::now_ms();
+        let keys: Vec<usize> = self.connections.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            let Some(connection) = self.connections.get(key) else {
+                continue;
+            };
+            let client = &connection.session.client;
+            let idle_s = (now_ms - client.active_ms.load(Relaxed)) / 1000;
+            if timeout_s > 0
+                && idle_s > timeout_s
+                && matches!(connection.stall, None | Some(Stall::Output))
+                && !client.monitor.load(Relaxed)
+                && connection.session.subscriptions.is_none()
+            {
+                log::debug!("Closing idle client {}", client.address);
+                self.close(key);
+            } else if connection.over_soft_limit_since.is_some() {
+                self.check_output_limit(key);
+            }
+        }
+    }
+
+    /// Closes a connection whose client leaves too many replies unread.
+    pub(super) fn check_output_limit(&mut self, key: usize) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        let limit = connection.session.output_limit(&self.dispatcher.config);
+        if connection.exceeds_output_limit(limit) {
+            self.note_unread(key);
+            self.close(key);
+        }
+    }
+
+    /// Logs and counts that a connection is closed for what its client leaves unread.
+    pub(super) fn note_unread(&self, key: usize) {
+        let Some(connection) = self.connections.get(key) else {
+            return;
+        };
+        log::warn!(
+            "Client {} closed for overcoming of output buffer limits ({} bytes unread).",
+            connection.session.client.address,
+            connection.unread()
+        );
+        let counters = &self.shared.threads[self.index].counters;
+        counters.output_limit_disconnections.add(1);
+    }
+
+    /// Closes a connection that sends a request too long.
+    pub(super) fn check_query_limit(&mut self, key: usize, query_bytes_max: u64) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        let queued_bytes = connection.session.transaction.queued_bytes();
+        let bytes = (connection.input.len() + queued_bytes) as u64;
+        if connection.stall.is_none() && bytes > query_bytes_max {
+            log::warn!(
+                "Closing client {} that reached the max query buffer length of {} bytes",
+                connection.session.client.address,
+                query_bytes_max
+            );
+            self.shared.threads[self.index]
+                .counters
+                .query_limit_disconnections
+                .add(1);
+            connection.ended = true;
+            connection.output.clear();
+            connection.sent = 0;
+        }
+    }
+
+    pub(super) fn sample_rates(&mut self) {
+        let shared = &self.shared;
+        let sum = (
+            shared.total(|counters| {
+                counters
+                    .commands
+                    .iter()
+                    .map(|command| command.calls.read())
+                    .sum()
+            }),
+            shared.total(|counters| counters.input_bytes.read()),
+            shared.total(|counters| counters.output_bytes.read()),
+        );
+        let per_second =
+            |now: u64, before: u64| now.saturating_sub(before) as f64 / TICK.as_secs_f64();
+        let latest = Rates {
+            commands: per_second(sum.0, self.rates_before.0),
+            input_bytes: per_second(sum.1, self.rates_before.1),
+            output_bytes: per_second(sum.2, self.rates_before.2),
+        };
+        self.rates_before = sum;
+        if let Ok(mut rates) = shared.rates.lock() {
+            // A moving average over about the last sixteen samples, as Redis shows.
+            let mix = |old: f64, new: f64| old + (new - old) / 16.0;
+            *rates = Rates {
+                commands: mix(rates.commands, latest.commands),
+                input_bytes: mix(rates.input_bytes, latest.input_bytes),
+                output_bytes: mix(rates.output_bytes, latest.output_bytes),
+            };
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! The rows of FUNCTION.
+
+use damselfly_commands::Arity::{AtLeast, Exactly};
+use damselfly_commands::{Arity, Command, Group, Keys, Run, Trait};
+
+use super::{BY_NAME, delete, dump, flush, kill, list, load, restore, stats};
+use crate::registry::{Handler, SessionFn};
+use crate::scripts::eval_commands::{KEYS, READ_KEYS, RUNNING, RUNNING_READ_ONLY};
+
+/// Of those that change libraries.
+const CHANGES: &[Trait] = &[
+    Trait::Writes,
+    Trait::NoScript,
+    Trait::Tip("request_policy:all_shards"),
+    Trait::Tip("response_policy:all_succeeded"),
+];
+/// Of those that add to them.
+const ADDS: &[Trait] = &[
+    Trait::Writes,
+    Trait::NoScript,
+    Trait::NeedsMemory,
+    Trait::Tip("request_policy:all_shards"),
+    Trait::Tip("response_policy:all_succeeded"),
+];
+
+const fn subcommand(
+    name: &'static str,
+    arity: Arity,
+    traits: &'static [Trait],
+    run: SessionFn,
+    usage: &'static str,
+    summary: &'static str,
+    complexity: &'static str,
+) -> Command<Handler> {
+    Command {
+        name,
+        arity,
+        keys: Keys::None,
+        traits,
+        run: Run::Run(Handler::Session(run)),
+        group: Group::Scripting,
+        usage,
+        summary,
+        since: "7.0.0",
+        complexity,
+    }
+}
+
+pub(crate) static COMMANDS: &[Command<Handler>] = &[
+    Command {
+        name: "FCALL",
+        arity: AtLeast(3),
+        keys: Keys::Args(KEYS),
+        traits: RUNNING,
+        run: Run::Run(Handler::Script(&BY_NAME)),
+        group: Group::Scripting,
+        usage: "FCALL function numkeys [key [key ...]] [arg [arg ...]]",
+        summary: "Calls a function of a library.",
+        since: "7.0.0",
+        complexity: "Depends on the function that is executed.",
+    },
+    Command {
+        name: "FCALL_RO",
+        arity: AtLeast(3),
+        keys: Keys::Args(READ_KEYS),
+        traits: RUNNING_READ_ONLY,
+        run: Run::Run(Handler::Script(&BY_NAME)),
+        group: Group::Scripting,
+        usage: "FCALL_RO function numkeys [key [key ...]] [arg [arg ...]]",
+        summary: "Calls a function of a library, if it promises to write nothing.",
+        since: "7.0.0",
+        complexity: "Depends on the function that is executed.",
+    },
+    Command {
+        name: "FUNCTION",
+        arity: AtLeast(2),
+        keys: Keys::None,
+        traits: &[],
+        run: Run::Subcommands(&[
+            subcommand(
+                "DELETE",
+                Exactly(3),
+                CHANGES,
+                delete,
+                "FUNCTION DELETE library-name",
+                "Removes a library and its functions.",
+                "O(1)",
+            ),
+            subcommand(
+                "DUMP",
+                Exactly(2),
+                &[Trait::NoScript],
+                dump,
+                "FUNCTION DUMP",
+                "Returns all libraries as one payload for FUNCTION RESTORE.",
+                "O(N) where N is the number of functions",
+            ),
+            subcommand(
+                "FLUSH",
+                AtLeast(2),
+                CHANGES,
+                flush,
+                "FUNCTION FLUSH [ASYNC | SYNC]",
+                "Removes all libraries.",
+                "O(N) where N is the number of functions deleted",
+            ),
+            subcommand(
+                "KILL",
+                Exactly(2),
+                &[
+                    Trait::NoScript,
+                    Trait::AllowBusy,
+                    Trait::Tip("request_policy:all_shards"),
+                    Trait::Tip("response_policy:one_succeeded"),
+                ],
+                kill,
+                "FUNCTION KILL",
+                "Ends the function that has been running for too long, unless it has written something.",
+                "O(1)",
+            ),
+            subcommand(
+                "LIST",
+                AtLeast(2),
+                &[Trait::NoScript, Trait::Tip("nondeterministic_output_order")],
+                list,
+                "FUNCTION LIST [LIBRARYNAME library-name-pattern] [WITHCODE]",
+                "Describes all libraries, or those whose names match the pattern.",
+                "O(N) where N is the number of functions",
+            ),
+            subcommand(
+                "LOAD",
+                AtLeast(3),
+                ADDS,
+                load,
+                "FUNCTION LOAD [REPLACE] function-code",
+                "Adds a library, or with REPLACE puts it in the place of the one that has its name.",
+                "O(1) (considering compilation time is redundant)",
+            ),
+            subcommand(
+                "RESTORE",
+                AtLeast(3),
+                ADDS,
+                restore,
+                "FUNCTION RESTORE serialized-value [FLUSH | APPEND | REPLACE]",
+                "Adds the libraries of a payload that FUNCTION DUMP made.",
+                "O(N) where N is the number of functions on the payload",
+            ),
+            subcommand(
+                "STATS",
+                Exactly(2),
+                &[
+                    Trait::NoScript,
+                    Trait::AllowBusy,
+                    Trait::Tip("nondeterministic_output"),
+                    Trait::Tip("request_policy:all_shards"),
+                    Trait::Tip("response_policy:special"),
+                ],
+                stats,
+                "FUNCTION STATS",
+                "Tells which function runs, and how many libraries and functions there are.",
+                "O(1)",
+            ),
+        ]),
+        group: Group::Scripting,
+        usage: "FUNCTION",
+        summary: "Commands about libraries of functions.",
+        since: "7.0.0",
+        complexity: "Depends on subcommand.",
+    },
+];

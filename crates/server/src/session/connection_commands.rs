@@ -1,0 +1,319 @@
+//! The connection itself: AUTH, HELLO, PING, SELECT and their relatives.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use damselfly_base::CommandError;
+use damselfly_commands::Arity::{AtLeast, Exactly};
+use damselfly_commands::{Args, Command, Group, Keys, Result, Run, Trait};
+use damselfly_protocol::{Reply, Version};
+
+use crate::observers::client_tracking;
+use crate::observers::subscriptions;
+use crate::registry::Handler;
+use crate::session::{Context, Replies, Session};
+use crate::shared::Shared;
+
+/// Traits that most of them share: always allowed, and quick.
+const ALWAYS: [Trait; 4] = [Trait::NoScript, Trait::Loading, Trait::Stale, Trait::Fast];
+
+pub(crate) static COMMANDS: &[Command<Handler>] = &[
+    Command {
+        name: "PING",
+        arity: AtLeast(1),
+        keys: Keys::None,
+        traits: &[
+            Trait::Fast,
+            Trait::Sentinel,
+            Trait::Tip("request_policy:all_shards"),
+            Trait::Tip("response_policy:all_succeeded"),
+        ],
+        run: Run::Run(Handler::Session(ping)),
+        group: Group::Connection,
+        usage: "PING [message]",
+        summary: "Answers PONG, or the message.",
+        since: "1.0.0",
+        complexity: "O(1)",
+    },
+    Command {
+        name: "ECHO",
+        arity: Exactly(2),
+        keys: Keys::None,
+        traits: &[Trait::Loading, Trait::Stale, Trait::Fast],
+        run: Run::Run(Handler::Session(echo)),
+        group: Group::Connection,
+        usage: "ECHO message",
+        summary: "Returns the message.",
+        since: "1.0.0",
+        complexity: "O(1)",
+    },
+    Command {
+        name: "SELECT",
+        arity: Exactly(2),
+        keys: Keys::None,
+        traits: &[Trait::Loading, Trait::Stale, Trait::Fast],
+        run: Run::Run(Handler::Session(select)),
+        group: Group::Connection,
+        usage: "SELECT index",
+        summary: "Chooses the database that the connection's commands work on.",
+        since: "1.0.0",
+        complexity: "O(1)",
+    },
+    Command {
+        name: "QUIT",
+        arity: AtLeast(1),
+        keys: Keys::None,
+        traits: &[
+            ALWAYS[0],
+            ALWAYS[1],
+            ALWAYS[2],
+            ALWAYS[3],
+            Trait::NoAuth,
+            Trait::AllowBusy,
+            Trait::Deprecated {
+                since: "7.2.0",
+                instead: "just closing the connection",
+            },
+        ],
+        run: Run::Run(Handler::Session(quit)),
+        group: Group::Connection,
+        usage: "QUIT",
+        summary: "Closes the connection once its replies are sent.",
+        since: "1.0.0",
+        complexity: "O(1)",
+    },
+    Command {
+        name: "AUTH",
+        arity: AtLeast(2),
+        keys: Keys::None,
+        traits: &[
+            ALWAYS[0],
+            ALWAYS[1],
+            ALWAYS[2],
+            ALWAYS[3],
+            Trait::NoAuth,
+            Trait::Sentinel,
+            Trait::AllowBusy,
+        ],
+        run: Run::Run(Handler::Session(auth)),
+        group: Group::Connection,
+        usage: "AUTH [username] password",
+        summary: "Authenticates the connection.",
+        since: "1.0.0",
+        complexity: "O(N) where N is the number of passwords of the user",
+    },
+    Command {
+        name: "HELLO",
+        arity: AtLeast(1),
+        keys: Keys::None,
+        traits: &[
+            ALWAYS[0],
+            ALWAYS[1],
+            ALWAYS[2],
+            ALWAYS[3],
+            Trait::NoAuth,
+            Trait::Sentinel,
+            Trait::AllowBusy,
+        ],
+        run: Run::Run(Handler::Session(hello)),
+        group: Group::Connection,
+        usage: "HELLO [protover [AUTH username password] [SETNAME clientname]]",
+        summary: "Greets the server: chooses the protocol, authenticates and names the connection.",
+        since: "6.0.0",
+        complexity: "O(1)",
+    },
+    Command {
+        name: "RESET",
+        arity: Exactly(1),
+        keys: Keys::None,
+        traits: &[
+            ALWAYS[0],
+            ALWAYS[1],
+            ALWAYS[2],
+            ALWAYS[3],
+            Trait::NoAuth,
+            Trait::AllowBusy,
+        ],
+        run: Run::Run(Handler::Session(reset)),
+        group: Group::Connection,
+        usage: "RESET",
+        summary: "Makes the connection as if it were new.",
+        since: "6.2.0",
+        complexity: "O(1)",
+    },
+];
+
+fn ping(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    match args.len() {
+        1 | 2 if context.session.awaits_messages_only() => {
+            reply.array(2);
+            reply.bulk(b"pong");
+            reply.bulk(args.get(1).unwrap_or_default());
+        }
+        1 => reply.simple("PONG"),
+        2 => reply.bulk(args.at(1)),
+        _ => return Err(CommandError::Arity(String::from("ping")).into()),
+    }
+    Ok(())
+}
+
+fn echo(_: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    reply.bulk(args.at(1));
+    Ok(())
+}
+
+fn select(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let index = args.database(1, context.shared.engine.databases())?;
+    context.session.select(index);
+    reply.ok();
+    Ok(())
+}
+
+fn quit(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let session = &mut *context.session;
+    session.closing = true;
+    leave(context.shared, session);
+    reply.ok();
+    Ok(())
+}
+
+/// Takes a client out of all that others see of it, and that it hears of others.
+pub(crate) fn leave(shared: &Shared, session: &mut Session) {
+    stop_monitoring(shared, &session.client);
+    session.transaction.end(&shared.engine, &session.client);
+    subscriptions::leave(shared, session);
+    client_tracking::stop(shared, session);
+}
+
+/// The user that every connection has until another one is named.
+const DEFAULT_USER: &[u8] = b"default";
+
+/// Compares without telling by its time how much of the password was right.
+fn same_secret(given: &[u8], wanted: &[u8]) -> bool {
+    let differing = given
+        .iter()
+        .zip(wanted.iter().cycle())
+        .fold(0, |sum, (a, b)| sum | (a ^ b));
+    given.len() == wanted.len() && differing == 0
+}
+
+fn log_in(context: &mut Context<'_>, user: &[u8], password: &[u8]) -> Result {
+    let wanted = context.config.requirepass.as_bytes();
+    if user != DEFAULT_USER || !(wanted.is_empty() || same_secret(password, wanted)) {
+        return Err(CommandError::Text(String::from(
+            "WRONGPASS invalid username-password pair or user is disabled.",
+        ))
+        .into());
+    }
+    context.session.authenticated = true;
+    Ok(())
+}
+
+fn auth(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    match args.len() {
+        2 if context.config.requirepass.is_empty() => {
+            return Err(CommandError::err(
+                "AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?",
+            )
+            .into());
+        }
+        2 => log_in(context, DEFAULT_USER, args.at(1))?,
+        3 => log_in(context, args.at(1), args.at(2))?,
+        _ => return Err(CommandError::Syntax.into()),
+    }
+    reply.ok();
+    Ok(())
+}
+
+/// Refuses names that would make CLIENT LIST ambiguous.
+pub(crate) fn check_name(name: &[u8], what: &str) -> Result<String> {
+    if name.iter().any(|byte| !(b'!'..=b'~').contains(byte)) {
+        return Err(CommandError::err(format!(
+            "{what} cannot contain spaces, newlines or special characters."
+        ))
+        .into());
+    }
+    Ok(String::from_utf8_lossy(name).into_owned())
+}
+
+fn hello(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let mut protocol = context.session.protocol;
+    if args.len() > 1 {
+        let number = damselfly_base::number::parse_integer(args.at(1)).ok_or_else(|| {
+            CommandError::err("Protocol version is not an integer or out of range")
+        })?;
+        protocol = match number {
+            2 => Version::Resp2,
+            3 => Version::Resp3,
+            _ => {
+                let text = "NOPROTO unsupported protocol version";
+                return Err(CommandError::Text(String::from(text)).into());
+            }
+        };
+    }
+    // Each option acts at once, so that those before a wrong one stay in force, as in Redis.
+    let mut at = 2;
+    while at < args.len() {
+        if args.is(at, "AUTH") && at + 2 < args.len() {
+            log_in(context, args.at(at + 1), args.at(at + 2))?;
+            at += 3;
+        } else if args.is(at, "SETNAME") && at + 1 < args.len() {
+            let name = check_name(args.at(at + 1), "Client names")?;
+            context.session.client.names().name = name;
+            at += 2;
+        } else {
+            let error = CommandError::quoting("Syntax error in HELLO option '", args.at(at), "'");
+            return Err(error.into());
+        }
+    }
+    if !context.session.authenticated {
+        return Err(CommandError::Text(String::from(
+            "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time",
+        ))
+        .into());
+    }
+    context.session.set_protocol(protocol);
+    reply.set_version(protocol);
+    reply.map(7);
+    for (field, value) in [("server", "redis"), ("version", crate::REDIS_VERSION)] {
+        reply.bulk(field.as_bytes());
+        reply.bulk(value.as_bytes());
+    }
+    reply.bulk(b"proto");
+    reply.integer(match protocol {
+        Version::Resp2 => 2,
+        Version::Resp3 => 3,
+    });
+    reply.bulk(b"id");
+    reply.integer(context.session.client.id as i64);
+    for (field, value) in [("mode", "standalone"), ("role", "master")] {
+        reply.bulk(field.as_bytes());
+        reply.bulk(value.as_bytes());
+    }
+    reply.bulk(b"modules");
+    reply.array(0);
+    Ok(())
+}
+
+fn reset(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let session = &mut *context.session;
+    leave(context.shared, session);
+    session.client.no_evict.store(false, Relaxed);
+    session.client.no_touch.store(false, Relaxed);
+    session.client.names().name.clear();
+    session.authenticated = context.config.requirepass.is_empty();
+    if session.replies != Replies::SkipThis {
+        session.replies = Replies::On;
+    }
+    session.select(0);
+    session.set_protocol(Version::Resp2);
+    reply.set_version(Version::Resp2);
+    reply.simple("RESET");
+    Ok(())
+}
+
+/// Ends MONITOR for a client, if it was on.
+fn stop_monitoring(shared: &Shared, client: &crate::clients::Client) {
+    if shared.clients.stop_monitoring(client) {
+        shared.monitors.fetch_sub(1, Relaxed);
+    }
+}
