@@ -9,7 +9,7 @@ use std::path::Path;
 
 use super::{Effect, OPTIONS};
 
-/// The sources that may give an option its effect, without blanks and comments. What INFO shows of the options is none.
+/// The sources that may give an option its effect, without comments. What INFO shows of the options is none.
 fn sources() -> String {
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut text = String::new();
@@ -25,6 +25,7 @@ fn add_sources(folder: &Path, text: &mut String) {
         let is_skipped = path.ends_with("config/options.rs")
             || path.ends_with("config/settings.rs")
             || path.ends_with("config/tests.rs")
+            || path.ends_with("config/effects.rs")
             || path.ends_with("session/info/fields.rs");
         if path.is_dir() {
             add_sources(&path, text);
@@ -35,15 +36,12 @@ fn add_sources(folder: &Path, text: &mut String) {
                 source = source.replace("self.", "config.");
             }
             for code in source.lines().map(str::trim) {
-                if !code.starts_with("//") {
-                    text.extend(code.chars().filter(|letter| !letter.is_whitespace()));
-                    // Words at the ends of lines stay apart, but calls go on.
-                    text.push_str(if code.ends_with([';', '{', '}', ',']) {
-                        "\n"
-                    } else {
-                        ""
-                    });
+                if code.starts_with("//") {
+                    continue;
                 }
+                // A chain of calls goes on behind its beginning.
+                text.push_str(if code.starts_with('.') { "" } else { "\n" });
+                text.push_str(code);
             }
         }
     }
@@ -86,7 +84,7 @@ fn an_option_has_an_effect_if_and_only_if_its_value_is_read() {
 
 #[test]
 fn reads_are_told_from_other_names() {
-    assert!(is_read("hz", "letrounds=self.config.hz;"));
+    assert!(is_read("hz", "let rounds = self.config.hz as usize;"));
     assert!(is_read("hz", "shared.config().hz.max(1)"));
     assert!(!is_read("hz", "config.hz_max"));
     assert!(!is_read("save", "config.save(key)"));

@@ -796,7 +796,7 @@ pub static OPTIONS: &[Opt] = &[
         kind: Kind::Text,
         changeable: Changeable::Protected,
         effect: Effect::Acts,
-        summary: "Folder for snapshots.",
+        summary: "Folder in which the server works: relative paths start there, as that of a log file. Snapshots will be kept there.",
         access: field!(dir),
     },
     Opt {
