@@ -19,9 +19,11 @@ fn sources() -> String {
     text
 }
 
+const READABLE: &str = "the sources are there where tests run";
+
 fn add_sources(folder: &Path, text: &mut String) {
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
+    for entry in std::fs::read_dir(folder).expect(READABLE) {
+        let path = entry.expect(READABLE).path();
         let is_skipped = path.ends_with("config/options.rs")
             || path.ends_with("config/settings.rs")
             || path.ends_with("config/tests.rs")
@@ -30,7 +32,7 @@ fn add_sources(folder: &Path, text: &mut String) {
         if path.is_dir() {
             add_sources(&path, text);
         } else if !is_skipped && path.extension().is_some_and(|end| end == "rs") {
-            let mut source = std::fs::read_to_string(&path).unwrap();
+            let mut source = std::fs::read_to_string(&path).expect(READABLE);
             if path.ends_with("config/mod.rs") {
                 // There the configuration itself speaks.
                 source = source.replace("self.", "config.");
