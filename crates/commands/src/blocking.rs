@@ -154,7 +154,11 @@ fn serve_or_wait(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, wait: W
         match tx.peek(key).map(EntryRef::type_of) {
             None => {}
             Some(found) if found == wait.of => return (wait.serve)(tx, args, key, reply),
-            Some(_) => return Err(CommandError::WrongType.into()),
+            Some(_) => {
+                // It was looked at, which is a use.
+                tx.access(key);
+                return Err(CommandError::WrongType.into());
+            }
         }
     }
     Err(Stop::Wait(Arc::new(wait)))

@@ -3,7 +3,7 @@
 use damselfly_base::CommandError;
 use damselfly_base::long_double::LongDouble;
 use damselfly_base::number::parse_integer;
-use damselfly_engine::{Deadline, Event, Key, Place, Tx};
+use damselfly_engine::{Deadline, Event, Key, Tx};
 use damselfly_protocol::Reply;
 use damselfly_value::{NewValue, Text};
 
@@ -83,8 +83,8 @@ fn decrby(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 }
 
 fn add(tx: &mut Tx<'_>, key: Key<'_>, delta: i64, reply: &mut Reply<'_>) -> Result {
-    let old = match tx.place(key) {
-        Place::Present(present) => match present.view().text() {
+    let old = match tx.access(key) {
+        Some(entry) => match entry.text() {
             Some(Text::Integer(number)) => number,
             Some(Text::Packed(_)) => return Err(CommandError::NotInteger.into()),
             Some(Text::Bytes { bytes, .. }) => {
@@ -92,10 +92,10 @@ fn add(tx: &mut Tx<'_>, key: Key<'_>, delta: i64, reply: &mut Reply<'_>) -> Resu
             }
             None => return Err(CommandError::WrongType.into()),
         },
-        Place::Absent(_) => 0,
+        None => 0,
     };
     let sum = old.checked_add(delta).ok_or(CommandError::Overflow)?;
-    tx.store_as(key, NewValue::Integer(sum), Deadline::Keep, Event::Incrby);
+    tx.store_used(key, NewValue::Integer(sum), Deadline::Keep, Event::Incrby);
     reply.integer(sum);
     Ok(())
 }
@@ -103,13 +103,13 @@ fn add(tx: &mut Tx<'_>, key: Key<'_>, delta: i64, reply: &mut Reply<'_>) -> Resu
 fn incrbyfloat(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let key = args.key(1);
     let mut scratch = Scratch::default();
-    let old = match tx.place(key) {
-        Place::Present(present) => {
-            let text = present.view().text().ok_or(CommandError::WrongType)?;
+    let old = match tx.access(key) {
+        Some(entry) => {
+            let text = entry.text().ok_or(CommandError::WrongType)?;
             let text = text_of(text, &mut scratch);
             LongDouble::parse(text).ok_or(CommandError::NotFloat)?
         }
-        Place::Absent(_) => LongDouble::ZERO,
+        None => LongDouble::ZERO,
     };
     let delta = LongDouble::parse(args.at(2)).ok_or(CommandError::NotFloat)?;
     let sum = old
@@ -117,7 +117,7 @@ fn incrbyfloat(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result
         .ok_or(CommandError::NotFinite)?
         .format();
     let value = NewValue::Bytes(sum.as_bytes());
-    tx.store_as(key, value, Deadline::Keep, Event::Incrbyfloat);
+    tx.store_used(key, value, Deadline::Keep, Event::Incrbyfloat);
     reply.bulk(sum.as_bytes());
     Ok(())
 }

@@ -291,7 +291,7 @@ fn expire(
     let conditions = Conditions::parse(args)?;
     let new_ms = signed_deadline_in(tx, args.integer(2)?, unit, relative, command)?;
     let (key, now) = (args.key(1), tx.now());
-    let done = match tx.place(key) {
+    let done = match tx.access_place_in(tx.db(), key) {
         Place::Absent(_) => None,
         Place::Present(present) if !conditions.allow(present.view().deadline_ms(), new_ms) => None,
         Place::Present(present) if is_past(new_ms, now) => {
@@ -339,7 +339,7 @@ fn ttl(
 
 fn persist(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let key = args.key(1);
-    let done = match tx.place(key) {
+    let done = match tx.access_place_in(tx.db(), key) {
         Place::Present(mut present) if present.view().has_deadline() => {
             present.update(|entry| entry.set_deadline_ms(None));
             true

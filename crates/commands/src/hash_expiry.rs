@@ -280,7 +280,7 @@ fn hexpire(
     const REMOVED: i64 = 2;
     let (key, now) = (args.key(1), tx.now());
     // A wrong type comes before wrong arguments.
-    tx.peek_as::<Hash>(key)?;
+    tx.access_as::<Hash>(key)?;
     let deadline = deadline_in(args, 2, now, unit, relative, command)?;
     let (condition, at) = match () {
         () if args.is(3, "NX") => (Condition::IfNone, 4),
@@ -312,7 +312,7 @@ fn change_each(
 ) -> Result {
     let key = args.key(1);
     reply.array(args.len() - first);
-    let changed = tx.change::<Hash, _>(key, Create::Never, |hash| {
+    let changed = tx.change_used::<Hash, _>(key, Create::Never, |hash| {
         let mut event = None;
         for field in args.from(first) {
             reply.integer(change(hash, field, &mut event));
@@ -356,7 +356,7 @@ fn httl(
 fn hpersist(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     const REMOVED: i64 = 1;
     let key = args.key(1);
-    tx.peek_as::<Hash>(key)?;
+    tx.access_as::<Hash>(key)?;
     let first = fields_at(args, 2, "hpersist", BAD_COUNT)?;
     change_each(tx, args, first, reply, |hash, field, event| {
         match hash.view().get(field).map(|pair| pair.deadline_ms) {
@@ -382,7 +382,7 @@ fn take_values(
 ) -> Result {
     let key = args.key(1);
     reply.array(args.len() - first);
-    let changed = tx.change::<Hash, _>(key, Create::Never, |hash| {
+    let changed = tx.change_used::<Hash, _>(key, Create::Never, |hash| {
         let mut event = None;
         for field in args.from(first) {
             match hash.view().value(field) {
@@ -404,7 +404,7 @@ fn take_values(
 }
 
 fn hgetdel(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    tx.peek_as::<Hash>(args.key(1))?;
+    tx.access_as::<Hash>(args.key(1))?;
     let first = fields_at(args, 2, "hgetdel", BAD_COUNT)?;
     take_values(tx, args, first, reply, |hash, field, event| {
         hash.remove(field);
@@ -426,7 +426,7 @@ fn deadline_option(args: Args<'_>, at: usize) -> Option<(Unit, Relative)> {
 fn hgetex(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     const NAME: &str = "hgetex";
     let now = tx.now();
-    tx.peek_as::<Hash>(args.key(1))?;
+    tx.access_as::<Hash>(args.key(1))?;
     if let Some((unit, relative)) = deadline_option(args, 2) {
         let deadline = deadline_in(args, 3, now, unit, relative, NAME)?;
         let first = fields_at(args, 4, NAME, BAD_COUNT)?;

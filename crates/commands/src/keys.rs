@@ -1,7 +1,7 @@
 //! Any key, whatever it holds: DEL, EXISTS, RENAME, COPY and their relatives.
 
 use damselfly_base::CommandError;
-use damselfly_engine::{Event, Place, Tx};
+use damselfly_engine::{Event, Key, Place, Tx};
 use damselfly_protocol::Reply;
 
 use crate::command::{
@@ -182,7 +182,7 @@ fn move_entry(tx: &mut Tx<'_>, args: Args<'_>) {
 }
 
 fn rename(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    if tx.peek(args.key(1)).is_none() {
+    if tx.access(args.key(1)).is_none() {
         return Err(CommandError::NoSuchKey.into());
     }
     if args.at(1) != args.at(2) {
@@ -193,15 +193,20 @@ fn rename(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 }
 
 fn renamenx(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    if tx.peek(args.key(1)).is_none() {
+    if tx.access(args.key(1)).is_none() {
         return Err(CommandError::NoSuchKey.into());
     }
-    let free = tx.peek(args.key(2)).is_none();
+    let free = args.at(1) != args.at(2) && tx.access(args.key(2)).is_none();
     if free {
         move_entry(tx, args);
     }
     reply.integer(free.into());
     Ok(())
+}
+
+/// True if a key is in a database, which is a use of it.
+fn has(tx: &mut Tx<'_>, db: usize, key: Key<'_>) -> bool {
+    matches!(tx.access_place_in(db, key), Place::Present(_))
 }
 
 fn copy(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
@@ -225,11 +230,12 @@ fn copy(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let copied = tx
         .read(args.key(1))
         .map(|entry| entry.to_entry(target.bytes));
+    let is_taken = copied.is_some() && has(tx, db, target);
     let done = match copied {
         None => false,
-        Some(_) if !replace && matches!(tx.place_in(db, target), Place::Present(_)) => false,
+        Some(_) if is_taken && !replace => false,
         Some(entry) => {
-            tx.insert_in(db, target, entry);
+            tx.insert_copy_in(db, target, entry);
             tx.event_in(db, target, Event::CopyTo);
             true
         }
@@ -243,7 +249,7 @@ fn move_to_db(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result 
     if db == tx.db() {
         return Err(CommandError::SameObject.into());
     }
-    let done = tx.peek(key).is_some() && matches!(tx.place_in(db, key), Place::Absent(_));
+    let done = tx.access(key).is_some() && !has(tx, db, key);
     if done && let Some(entry) = tx.take(key) {
         tx.insert_in(db, key, entry);
         tx.event(key, Event::MoveFrom);

@@ -5,7 +5,7 @@ use damselfly_base::number::parse_integer;
 use damselfly_collections::Side;
 use damselfly_engine::{Create, Event, Key, Tx};
 use damselfly_protocol::Reply;
-use damselfly_value::{List, ListRef};
+use damselfly_value::{Collection, List, ListRef};
 
 use crate::command::{
     Access, Arity::AtLeast, Arity::Exactly, At::Counted, At::One, Command, Group, KeySpec, Keys,
@@ -161,12 +161,14 @@ pub(crate) fn pop_many_named(
     count: usize,
     reply: &mut Reply<'_>,
 ) -> Result<bool> {
-    if tx.peek_as::<List>(key)?.is_none() {
-        return Ok(false);
-    }
+    let start = reply.position();
     reply.array(2);
     reply.bulk(key.bytes);
-    pop_many(tx, key, side, count, reply)
+    let popped = pop_many(tx, key, side, count, reply);
+    if !matches!(popped, Ok(true)) {
+        reply.truncate_to(start);
+    }
+    popped
 }
 
 /// Moves an element from an end of one list to an end of another, and writes it. False, and nothing written, if the first is
@@ -180,7 +182,7 @@ pub(crate) fn move_one(
     (target, to): (Key<'_>, Side),
     reply: &mut Reply<'_>,
 ) -> Result<bool> {
-    let Some(list) = tx.peek_as::<List>(source)? else {
+    let Some(list) = tx.access_as::<List>(source)? else {
         return Ok(false);
     };
     let Some(element) = list.end(from) else {
@@ -189,7 +191,7 @@ pub(crate) fn move_one(
     // The element is pushed from where it stands in the reply: no copy of it is needed otherwise.
     let (start, len) = (reply.position(), element.len());
     reply_element(element, reply);
-    if let Err(error) = tx.peek_as::<List>(target) {
+    if let Err(error) = tx.access_as::<List>(target) {
         reply.truncate_to(start);
         return Err(error.into());
     }
@@ -197,13 +199,13 @@ pub(crate) fn move_one(
     let end = written.len() - "\r\n".len();
     let text = std::iter::once(&written[end - len..end]);
     if source.bytes == target.bytes {
-        tx.change::<List, _>(source, Create::Never, |list| {
+        tx.change_used::<List, _>(source, Create::Never, |list| {
             list.remove_end(from, 1);
             list.push(to, text)
         })?;
     } else {
-        tx.change::<List, _>(target, Create::IfAbsent, |list| list.push(to, text))?;
-        tx.change::<List, _>(source, Create::Never, |list| list.remove_end(from, 1))?;
+        tx.change_used::<List, _>(target, Create::IfAbsent, |list| list.push(to, text))?;
+        tx.change_used::<List, _>(source, Create::Never, |list| list.remove_end(from, 1))?;
     }
     tx.changed(target, pushed_to(to));
     tx.changed(source, popped_from(from));
@@ -257,7 +259,7 @@ fn check_count(tx: &mut Tx<'_>, key: Key<'_>, count: usize) -> Result {
     if count <= SLICED_MIN {
         return Ok(());
     }
-    let len = tx.peek_as::<List>(key)?.map_or(0, ListRef::len);
+    let len = tx.peek(key).and_then(List::view).map_or(0, ListRef::len);
     long::check(tx, count.min(len))
 }
 

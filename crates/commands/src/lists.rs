@@ -214,7 +214,8 @@ fn range_of(start: i64, stop: i64, len: usize) -> Range<usize> {
 
 /// Sends a command to another thread that looks at all elements, if these are many.
 fn check_walk(tx: &mut Tx<'_>, key: Key<'_>) -> Result {
-    let steps = tx.peek_as::<List>(key)?.map_or(0, ListRef::len);
+    let list = tx.peek(key).and_then(List::view);
+    let steps = list.map_or(0, ListRef::len);
     long::check(tx, steps)
 }
 
@@ -429,13 +430,13 @@ fn lpos(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 
 fn lset(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let key = args.key(1);
-    let Some(list) = tx.peek_as::<List>(key)? else {
+    let Some(list) = tx.access_as::<List>(key)? else {
         return Err(CommandError::NoSuchKey.into());
     };
     let Some(index) = index_of(args.integer(2)?, list.len()) else {
         return Err(CommandError::err("index out of range").into());
     };
-    tx.change::<List, _>(key, Create::Never, |list| list.replace(index, args.at(3)))?;
+    tx.change_used::<List, _>(key, Create::Never, |list| list.replace(index, args.at(3)))?;
     tx.changed(key, Event::Lset);
     reply.ok();
     Ok(())

@@ -5,9 +5,9 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use damselfly_base::CommandError;
 use damselfly_base::number::Decimal;
-use damselfly_engine::{Deadline, Event, Key, Place, Tx};
+use damselfly_engine::{Deadline, Event, Key, Tx};
 use damselfly_protocol::Reply;
-use damselfly_value::{Entry, NewValue, Text};
+use damselfly_value::{NewValue, Text};
 
 use crate::command::{
     Access, Arity::Exactly, At::One, Command, Group, Keys, Run, Trait, reads, writes,
@@ -105,7 +105,7 @@ fn check_len(tx: &Tx<'_>, len: usize) -> Result {
 }
 
 fn len_of(tx: &mut Tx<'_>, key: Key<'_>) -> Result<Option<usize>> {
-    match tx.peek(key) {
+    match tx.access(key) {
         None => Ok(None),
         Some(entry) => match entry.text() {
             Some(text) => Ok(Some(text.len())),
@@ -117,13 +117,13 @@ fn len_of(tx: &mut Tx<'_>, key: Key<'_>) -> Result<Option<usize>> {
 fn extend(tx: &mut Tx<'_>, args: Args<'_>, end: End, reply: &mut Reply<'_>) -> Result {
     let (key, added) = (args.key(1), args.at(2));
     let Some(old_len) = len_of(tx, key)? else {
-        tx.store_as(key, NewValue::compact(added), Deadline::Clear, end.event());
+        tx.store_used(key, NewValue::compact(added), Deadline::Clear, end.event());
         reply.integer(added.len() as i64);
         return Ok(());
     };
     let len = old_len + added.len();
     check_len(tx, len)?;
-    edit(tx, key, len, end.event(), |bytes| match end {
+    tx.edit_used(key, len, end.event(), |bytes| match end {
         End::Back => bytes[old_len..].copy_from_slice(added),
         End::Front => {
             bytes.copy_within(..old_len, added.len());
@@ -132,19 +132,6 @@ fn extend(tx: &mut Tx<'_>, args: Args<'_>, end: End, reply: &mut Reply<'_>) -> R
     });
     reply.integer(len as i64);
     Ok(())
-}
-
-/// Edits the string at a key, made `len` bytes long, in place.
-fn edit(tx: &mut Tx<'_>, key: Key<'_>, len: usize, event: Event, change: impl FnOnce(&mut [u8])) {
-    match tx.place(key) {
-        Place::Present(mut present) => present.update(|entry| change(entry.edit(len))),
-        Place::Absent(absent) => {
-            let mut entry = Entry::new(key.bytes, NewValue::Bytes(b""), None);
-            change(entry.edit(len));
-            absent.insert(entry);
-        }
-    }
-    tx.changed(key, event);
 }
 
 /// The part of a string of `len` bytes between two offsets, both included, of which negative ones
@@ -195,7 +182,7 @@ fn setrange(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let end = offset.saturating_add(written.len());
     check_len(tx, end)?;
     let len = old_len.max(end);
-    edit(tx, key, len, Event::Setrange, |bytes| {
+    tx.edit_used(key, len, Event::Setrange, |bytes| {
         bytes[offset..end].copy_from_slice(written)
     });
     reply.integer(len as i64);

@@ -231,17 +231,17 @@ fn write_all(set: SetRef<'_>, reply: &mut Reply<'_>) {
 fn smove(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let (from, to, member) = (args.key(1), args.key(2), args.at(3));
     // Looked at even if there is nothing to move: its end may have come.
-    tx.peek(to);
-    let Some(source) = tx.peek_as::<Set>(from)? else {
+    tx.access(to);
+    let Some(source) = tx.access_as::<Set>(from)? else {
         reply.integer(0);
         return Ok(());
     };
     let is_member = source.contains(member);
     tx.peek_as::<Set>(to)?;
     if is_member && from.bytes != to.bytes {
-        tx.change::<Set, _>(from, Create::Never, |set| set.remove(member))?;
+        tx.change_used::<Set, _>(from, Create::Never, |set| set.remove(member))?;
         tx.changed(from, Event::Srem);
-        let added = tx.change::<Set, _>(to, Create::IfAbsent, |set| set.insert(member))?;
+        let added = tx.change_used::<Set, _>(to, Create::IfAbsent, |set| set.insert(member))?;
         if added == Some(true) {
             tx.changed(to, Event::Sadd);
         }
@@ -274,7 +274,7 @@ fn spop_count(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result 
         .and_then(|count| usize::try_from(count).ok())
         .ok_or(CommandError::NotPositive)?;
     let steps_max = long::steps_max(tx);
-    match tx.peek_as::<Set>(key)? {
+    match tx.access_as::<Set>(key)? {
         None => reply.set(0),
         Some(_) if count == 0 => reply.set(0),
         Some(set) if count.min(set.len()) > steps_max => return Err(Stop::Long),
@@ -286,7 +286,7 @@ fn spop_count(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result 
         }
         Some(_) => {
             reply.set(count);
-            tx.change::<Set, _>(key, Create::Never, |set| {
+            tx.change_used::<Set, _>(key, Create::Never, |set| {
                 set.take_sample(count, random::number, |member| write(member, reply));
             })?;
             tx.changed(key, Event::Spop);

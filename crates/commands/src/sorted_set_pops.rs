@@ -198,7 +198,7 @@ fn pop(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, end: End) -> Resu
         ),
     };
     if count == Some(0) {
-        tx.peek_as::<SortedSet>(key)?;
+        tx.access_as::<SortedSet>(key)?;
         reply.array(0);
         return Ok(());
     }

@@ -5,7 +5,7 @@ use damselfly_base::number::parse_integer;
 use damselfly_collections::stream::{ConsumerIndex, Group as ReadingGroup, Pending};
 use damselfly_engine::{Create, Event, Tx};
 use damselfly_protocol::Reply;
-use damselfly_value::{Stream, StreamId, StreamMut};
+use damselfly_value::{Collection, Stream, StreamId, StreamMut};
 
 use crate::command::{
     Access, Arity::AtLeast, At::One, Command, Group, Keys, Run, Trait, reads, writes,
@@ -123,7 +123,8 @@ fn xpending(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let (key, name) = (args.key(1), args.at(2));
     let (shown, now_ms) = (Shown::parse(args)?, tx.now().0);
     let pending = tx
-        .peek_as::<Stream>(key)?
+        .peek(key)
+        .and_then(Stream::view)
         .and_then(|stream| stream.group(name));
     let steps = pending.map_or(0, |group| group.pending().len());
     if shown
@@ -375,7 +376,7 @@ fn xclaim(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
         }
         Some(done)
     };
-    if let Some(Some(done)) = tx.change::<Stream, _>(key, Create::Never, change)? {
+    if let Some(Some(done)) = tx.change_used::<Stream, _>(key, Create::Never, change)? {
         note_claim(tx, args, &done);
     }
     Ok(())
@@ -466,7 +467,7 @@ fn xautoclaim(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result 
         done.gone.iter().for_each(|&id| reply_id(id, reply));
         Some(done)
     };
-    if let Some(Some(done)) = tx.change::<Stream, _>(key, Create::Never, change)? {
+    if let Some(Some(done)) = tx.change_used::<Stream, _>(key, Create::Never, change)? {
         note_claim(tx, args, &done);
     }
     Ok(())

@@ -195,7 +195,7 @@ fn check_count(args: Args<'_>, max: usize) -> Result {
 
 /// The stream of a subcommand that needs one.
 fn needed<'t>(tx: &'t mut Tx<'_>, key: Key<'_>) -> Result<&'t Stream> {
-    let stream = tx.peek_as::<Stream>(key)?;
+    let stream = tx.access_as::<Stream>(key)?;
     Ok(stream.ok_or_else(|| CommandError::err(NEEDS_KEY))?)
 }
 
@@ -220,14 +220,14 @@ fn start_of(
     }
 }
 
-/// Changes a group that is there.
+/// Changes a group that is there, of a key that the command has used already.
 pub(crate) fn change_group<R>(
     tx: &mut Tx<'_>,
     key: Key<'_>,
     group: &[u8],
     change: impl FnOnce(&mut ReadingGroup) -> R,
 ) -> Result<R> {
-    let changed = tx.change::<Stream, _>(key, Create::Never, |stream| {
+    let changed = tx.change_used::<Stream, _>(key, Create::Never, |stream| {
         stream.change().change_group(group, change)
     })?;
     Ok(changed
@@ -263,12 +263,12 @@ fn create(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let options = Options::parse(args, true)?;
     let (key, group) = (args.key(2), args.at(3));
     let stream = match options.makes_stream {
-        true => tx.peek_as::<Stream>(key)?,
+        true => tx.access_as::<Stream>(key)?,
         false => Some(needed(tx, key)?),
     };
     check_count(args, 8)?;
     let (start, is_new) = (start_of(stream, args.at(4), parse_exact)?, stream.is_none());
-    let added = tx.change::<Stream, _>(key, Create::IfAbsent, |stream| {
+    let added = tx.change_used::<Stream, _>(key, Create::IfAbsent, |stream| {
         stream
             .change()
             .add_group(group, start, options.entries_read)
@@ -309,7 +309,7 @@ fn destroy(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let (is_there, pending) = (group_there.is_some(), group_there.map_or(0, pending_count));
     long::check(tx, pending)?;
     if is_there {
-        tx.change::<Stream, _>(key, Create::Never, |stream| {
+        tx.change_used::<Stream, _>(key, Create::Never, |stream| {
             stream.change().remove_group(group)
         })?;
         // This ends the waiting of its consumers.

@@ -171,7 +171,7 @@ fn full_count(args: Args<'_>) -> Result<Option<usize>> {
 }
 
 fn stream(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    let stream = tx.peek_as::<Stream>(args.key(2))?;
+    let stream = tx.peek(args.key(2)).and_then(Stream::view);
     let all = stream.map_or(0, |stream| {
         let pending = stream.groups().map(|(_, group)| 2 * group.pending().len());
         stream.len() + pending.sum::<usize>()

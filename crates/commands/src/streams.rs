@@ -4,7 +4,7 @@ use damselfly_base::CommandError;
 use damselfly_collections::stream::{ENTRY_BYTES_MAX, Exactness, Trim};
 use damselfly_engine::{Create, Event, Key, Tx};
 use damselfly_protocol::Reply;
-use damselfly_value::{Stream, StreamId};
+use damselfly_value::{Collection, Stream, StreamId};
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::command::{
@@ -174,7 +174,7 @@ impl Options {
         let Some((by, exactness)) = self.trim else {
             return Ok(());
         };
-        let stream = tx.peek_as::<Stream>(key)?;
+        let stream = tx.peek(key).and_then(Stream::view);
         let nodes = stream.map_or(0, |stream| stream.trimmed_nodes(by));
         let nodes_max = match exactness {
             Exactness::Exact | Exactness::Nodes(0) => usize::MAX,
@@ -268,14 +268,14 @@ fn xlen(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 
 fn xdel(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let key = args.key(1);
-    if tx.peek_as::<Stream>(key)?.is_none() {
+    if tx.access_as::<Stream>(key)?.is_none() {
         reply.integer(0);
         return Ok(());
     }
     for id in args.from(2) {
         parse_exact(id, 0)?;
     }
-    let removed = tx.change::<Stream, _>(key, Create::Never, |stream| {
+    let removed = tx.change_used::<Stream, _>(key, Create::Never, |stream| {
         let ids = args.from(2).filter_map(|id| parse_exact(id, 0).ok());
         let stream = stream.change();
         ids.filter(|&id| stream.remove(id)).count()
@@ -331,7 +331,9 @@ fn xsetid(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
         at += 2;
     }
     let key = args.key(1);
-    let stream = tx.peek_as::<Stream>(key)?.ok_or(CommandError::NoSuchKey)?;
+    let stream = tx
+        .access_as::<Stream>(key)?
+        .ok_or(CommandError::NoSuchKey)?;
     if stream.top_id().is_some_and(|top| last < top) {
         return refused("The ID specified in XSETID is smaller than the target stream top item");
     }
@@ -340,7 +342,7 @@ fn xsetid(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
             "The entries_added specified in XSETID is smaller than the target stream length",
         );
     }
-    tx.change::<Stream, _>(key, Create::Never, |stream| {
+    tx.change_used::<Stream, _>(key, Create::Never, |stream| {
         let stream = stream.change();
         let deleted_max = deleted_max.unwrap_or(stream.deleted_max());
         let added = added.unwrap_or(stream.added());

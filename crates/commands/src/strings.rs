@@ -352,6 +352,9 @@ fn set(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
         if options.expiry.is_some() {
             tx.event(key, Event::Expire);
         }
+    } else {
+        // It was looked at, which is a use.
+        tx.access(key);
     }
     if !options.get {
         if allowed { reply.ok() } else { reply.null() }
@@ -361,7 +364,7 @@ fn set(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 
 fn setnx(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let key = args.key(1);
-    let absent = tx.peek(key).is_none();
+    let absent = tx.access(key).is_none();
     if absent {
         tx.store(key, NewValue::compact(args.at(2)), Deadline::Clear);
     }
@@ -399,12 +402,12 @@ fn getdel(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 fn getex(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let key = args.key(1);
     let options = Options::parse(args, 2, Parses::Getex)?;
-    match tx.peek(key).map(EntryRef::text) {
-        None => return get(tx, args, reply),
-        Some(None) => return Err(CommandError::WrongType.into()),
-        Some(Some(_)) => {}
+    if tx.peek(key).and_then(EntryRef::text).is_none() {
+        return get(tx, args, reply);
     }
-    let deadline_ms = options.deadline_ms(tx, "getex")?;
+    let deadline_ms = options.deadline_ms(tx, "getex").inspect_err(|_| {
+        tx.read(key);
+    })?;
     get(tx, args, reply)?;
     let absolute = matches!(options.expiry, Some((_, Relative::ToEpoch, _)));
     match deadline_ms {
@@ -478,7 +481,7 @@ fn msetnx(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     check_pairs(args, "msetnx")?;
     let absent = (1..args.len())
         .step_by(2)
-        .all(|place| tx.peek(args.key(place)).is_none());
+        .all(|place| tx.access(args.key(place)).is_none());
     if absent {
         store_pairs(tx, args);
     }

@@ -10,6 +10,8 @@
 //! hold a snapshot that never changes under them. Nothing here does I/O but [`Disk`], which `load` is given.
 
 mod docs;
+#[cfg(test)]
+mod effects;
 mod kind;
 mod line;
 mod load;

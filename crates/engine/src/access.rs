@@ -9,6 +9,11 @@
 //! counter is a Morris counter: it grows with falling probability and loses one per
 //! `lfu-decay-time` minutes.
 
+use damselfly_base::random;
+use damselfly_value::EntryRef;
+
+use crate::Now;
+
 /// What the access bits record; follows `maxmemory-policy`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AccessPolicy {
@@ -39,19 +44,47 @@ impl AccessPolicy {
         }
     }
 
-    /// The access bits after a use; `random` is any uniform 32-bit number.
+    /// The access bits after a use; `random` gives any uniform 32-bit number.
     #[inline]
     pub(crate) fn used(self, access: u32, now_ms: i64, random: impl FnOnce() -> u32) -> u32 {
         match self {
             Self::Recency => recency_tick(now_ms),
             Self::Frequency { log_factor, .. } => {
                 let count = frequency(self, access, now_ms);
-                let over = u64::from(count.saturating_sub(INITIAL_COUNT));
+                let over = count.saturating_sub(INITIAL_COUNT);
+                // One in so many uses makes the count grow.
+                let uses = u64::from(over) * u64::from(log_factor) + 1;
                 let grows = count < COUNT_MAX
-                    && u64::from(random()) < (1 << 32) / (over * u64::from(log_factor) + 1);
+                    && (uses == 1 || u128::from(random()) * u128::from(uses) < 1 << 32);
                 minutes(now_ms) << 8 | (count + u32::from(grows))
             }
         }
+    }
+}
+
+/// How a section notes that it uses a key.
+#[derive(Clone, Copy)]
+pub(crate) struct Usage {
+    pub(crate) policy: AccessPolicy,
+    pub(crate) now: Now,
+    /// False where uses leave no trace (CLIENT NO-TOUCH).
+    pub(crate) touches: bool,
+}
+
+impl Usage {
+    /// Notes a use in an entry's access bits.
+    #[inline]
+    pub(crate) fn note(self, entry: EntryRef<'_>) {
+        if self.touches {
+            let random = || (random::number() >> 32) as u32;
+            entry.set_access(self.policy.used(entry.access(), self.now.0, random));
+        }
+    }
+
+    /// Sets the access bits of a new entry.
+    #[inline]
+    pub(crate) fn note_new(self, entry: EntryRef<'_>) {
+        entry.set_access(self.policy.initial(self.now.0));
     }
 }
 

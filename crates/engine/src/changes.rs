@@ -7,7 +7,8 @@ use crate::{Create, Deadline, Event, Key, Place, Tx};
 
 impl Tx<'_> {
     /// Changes the collection at a key and returns what `change` returns. A key whose collection ends up empty is
-    /// removed. If the key is absent, `create` says whether an empty collection is put there first; `None` if not.
+    /// removed. If the key is absent, `create` says whether an empty collection is put there first; `None` if not. A key that is
+    /// there is used, even if it is refused.
     ///
     /// The caller notes the change with [`Tx::changed`] if there was one.
     ///
@@ -20,18 +21,42 @@ impl Tx<'_> {
         create: Create,
         change: impl FnOnce(&mut C::Mut<'_>) -> R,
     ) -> Result<Option<R>, CommandError> {
-        let (now, settings) = (self.now(), &self.engine().settings);
-        let (policy, thresholds) = (settings.access_policy(), &settings.thresholds);
+        self.change_with::<C, R, true>(key, create, change)
+    }
+
+    /// As [`Tx::change`], for a command that has used the key already ([`Tx::read`], [`Tx::access`]): this is no further use.
+    ///
+    /// # Errors
+    /// As [`Tx::change`].
+    #[inline]
+    pub fn change_used<C: Collection, R>(
+        &mut self,
+        key: Key<'_>,
+        create: Create,
+        change: impl FnOnce(&mut C::Mut<'_>) -> R,
+    ) -> Result<Option<R>, CommandError> {
+        self.change_with::<C, R, false>(key, create, change)
+    }
+
+    #[inline]
+    fn change_with<C: Collection, R, const IS_USE: bool>(
+        &mut self,
+        key: Key<'_>,
+        create: Create,
+        change: impl FnOnce(&mut C::Mut<'_>) -> R,
+    ) -> Result<Option<R>, CommandError> {
+        let (usage, thresholds) = (self.usage(), &self.engine().settings.thresholds);
         match self.place(key) {
             Place::Present(mut present) => {
+                if IS_USE {
+                    usage.note(present.view());
+                }
                 if C::view(present.view()).is_none() {
                     return Err(CommandError::WrongType);
                 }
                 let (result, empty) = present.update(|entry| {
                     let result = change(&mut C::edit(entry, thresholds));
-                    let view = entry.view();
-                    view.set_access(policy.used(view.access(), now.0, || u32::MAX));
-                    (result, view.is_empty_collection())
+                    (result, entry.view().is_empty_collection())
                 });
                 if empty {
                     present.remove();
@@ -42,7 +67,7 @@ impl Tx<'_> {
                 Create::Never => Ok(None),
                 Create::IfAbsent => {
                     let mut entry = Entry::new_collection(key.bytes, C::TYPE, None);
-                    entry.view().set_access(policy.initial(now.0));
+                    usage.note_new(entry.view());
                     let result = change(&mut C::edit(&mut entry, thresholds));
                     if !entry.view().is_empty_collection() {
                         absent.insert(entry);
@@ -72,11 +97,10 @@ impl Tx<'_> {
         key: Key<'_>,
         fill: impl FnOnce(&mut C::Mut<'_>) -> R,
     ) -> (Entry, R) {
-        let settings = &self.engine().settings;
         let mut entry = Entry::new_collection(key.bytes, C::TYPE, None);
-        let access = settings.access_policy().initial(self.now().0);
-        entry.view().set_access(access);
-        let result = fill(&mut C::edit(&mut entry, &settings.thresholds));
+        self.usage().note_new(entry.view());
+        let thresholds = &self.engine().settings.thresholds;
+        let result = fill(&mut C::edit(&mut entry, thresholds));
         (entry, result)
     }
 
@@ -87,55 +111,102 @@ impl Tx<'_> {
             self.clear(key);
             return;
         }
-        match self.place(key) {
-            Place::Present(mut present) => present.update(|old| *old = entry),
+        match self.access_place_in(self.db(), key) {
+            Place::Present(mut present) => {
+                // The key is used as often as before.
+                entry.view().set_access(present.view().access());
+                present.update(|old| *old = entry);
+            }
             Place::Absent(absent) => absent.insert(entry),
         }
         self.changed(key, event);
     }
 
-    /// Stores a value under a key, whatever was there, and notes the change.
+    /// Stores a value under a key, whatever was there, and notes the change. A key that is there is used.
     #[inline]
     pub fn store(&mut self, key: Key<'_>, value: NewValue<'_>, deadline: Deadline) {
-        self.store_as(key, value, deadline, Event::Set);
+        self.store_with::<true>(key, value, deadline, Event::Set);
     }
 
-    /// As [`Tx::store`], by another event than [`Event::Set`].
+    /// As [`Tx::store`], by another event than [`Event::Set`], for a command that has used the key already ([`Tx::access`]): this
+    /// is no further use.
     #[inline]
-    pub fn store_as(
+    pub fn store_used(
         &mut self,
         key: Key<'_>,
         value: NewValue<'_>,
         deadline: Deadline,
         event: Event,
     ) {
-        let (now, policy) = (self.now(), self.engine().settings.access_policy());
+        self.store_with::<false>(key, value, deadline, event);
+    }
+
+    #[inline]
+    fn store_with<const IS_USE: bool>(
+        &mut self,
+        key: Key<'_>,
+        value: NewValue<'_>,
+        deadline: Deadline,
+        event: Event,
+    ) {
+        let usage = self.usage();
         match self.place(key) {
-            Place::Present(mut present) => present.update(|entry| {
-                match deadline {
-                    Deadline::Keep => {}
-                    Deadline::Clear if !entry.view().has_deadline() => {}
-                    Deadline::Clear => entry.set_deadline_ms(None),
-                    Deadline::At(moment) => entry.set_deadline_ms(Some(moment)),
+            Place::Present(mut present) => {
+                if IS_USE {
+                    usage.note(present.view());
                 }
-                entry.set(value);
-                let view = entry.view();
-                view.set_access(policy.used(view.access(), now.0, || u32::MAX));
-            }),
+                present.update(|entry| {
+                    match deadline {
+                        Deadline::Keep => {}
+                        Deadline::Clear if !entry.view().has_deadline() => {}
+                        Deadline::Clear => entry.set_deadline_ms(None),
+                        Deadline::At(moment) => entry.set_deadline_ms(Some(moment)),
+                    }
+                    entry.set(value);
+                });
+            }
             Place::Absent(absent) => {
                 let deadline_ms = match deadline {
                     Deadline::At(moment) => Some(moment),
                     Deadline::Clear | Deadline::Keep => None,
                 };
                 let entry = Entry::new(key.bytes, value, deadline_ms);
-                entry.view().set_access(policy.initial(now.0));
+                usage.note_new(entry.view());
                 absent.insert(entry);
             }
         }
         self.changed(key, event);
     }
 
-    /// Stores a finished entry in a database and notes the change, but raises no event except that the key is new, even if it
+    /// Changes the bytes of the string at a key, which is made so long first, with zero bytes; an absent key is an empty string.
+    /// Notes the change. The command has used the key already ([`Tx::access`]): this is no further use.
+    pub fn edit_used(
+        &mut self,
+        key: Key<'_>,
+        len: usize,
+        event: Event,
+        change: impl FnOnce(&mut [u8]),
+    ) {
+        let usage = self.usage();
+        match self.place(key) {
+            Place::Present(mut present) => present.update(|entry| change(entry.edit(len))),
+            Place::Absent(absent) => {
+                let mut entry = Entry::new(key.bytes, NewValue::Bytes(b""), None);
+                usage.note_new(entry.view());
+                change(entry.edit(len));
+                absent.insert(entry);
+            }
+        }
+        self.changed(key, event);
+    }
+
+    /// As [`Tx::insert_in`], of a copy, which was not used yet.
+    pub fn insert_copy_in(&mut self, db: usize, key: Key<'_>, entry: Entry) {
+        self.usage().note_new(entry.view());
+        self.insert_in(db, key, entry);
+    }
+
+    /// Stores a finished entry, whose age stays, in a database and notes the change, but raises no event except that the key is new, even if it
     /// was there: it is as if that had been removed before.
     pub fn insert_in(&mut self, db: usize, key: Key<'_>, entry: Entry) {
         match self.place_in(db, key) {

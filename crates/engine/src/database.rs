@@ -127,10 +127,10 @@ impl<'a> Present<'a> {
 }
 
 impl Absent<'_> {
-    /// Stores an entry of this place's key. Where that would make the table grow, entries whose end
+    /// Stores an entry of this place's key, whose access bits are set. Where that would make the table grow, entries whose end
     /// has come make room first.
     #[inline]
-    pub fn insert(self, entry: Entry) {
+    pub(crate) fn insert(self, entry: Entry) {
         let Self {
             mut slot,
             counts,

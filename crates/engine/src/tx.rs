@@ -5,6 +5,7 @@ use std::mem::ManuallyDrop;
 use damselfly_base::CommandError;
 use damselfly_value::{Collection, EntryRef, Text};
 
+use crate::access::Usage;
 use crate::aside::Aside;
 use crate::expiry::Ends;
 use crate::shard::{Busy, Engine, Shard};
@@ -82,7 +83,7 @@ pub struct Tx<'a> {
     pub(crate) held: Held<'a>,
     db: usize,
     now: Now,
-    /// False for CLIENT NO-TOUCH: reading a key then leaves its age alone.
+    /// False for CLIENT NO-TOUCH: using a key then leaves its age alone.
     touches: bool,
     /// True if other clients wait for this thread.
     others_wait: bool,
@@ -156,7 +157,7 @@ impl<'a> Tx<'a> {
         }
     }
 
-    /// Makes reading leave a trace on the age of keys, or (CLIENT NO-TOUCH) none.
+    /// Makes using a key leave a trace on its age, or (CLIENT NO-TOUCH) none.
     pub fn set_touches(&mut self, touches: bool) {
         self.touches = touches;
     }
@@ -440,9 +441,7 @@ impl<'a> Tx<'a> {
         match found {
             Some(entry) => {
                 self.effects.hits += 1;
-                if self.touches {
-                    self.touch(entry, key);
-                }
+                self.usage().note(entry);
             }
             None => self.count_miss(key),
         }
@@ -493,7 +492,42 @@ impl<'a> Tx<'a> {
         }
     }
 
-    /// The collection at a key, without a trace; as for a command that will change it.
+    /// The entry of a key, for a command that may change it: its age is updated, but no hit or miss is counted.
+    #[inline]
+    pub fn access(&mut self, key: Key<'_>) -> Option<EntryRef<'_>> {
+        // SAFETY: bounded by the signature.
+        let found = unsafe { self.find(self.db, key) };
+        if let Some(entry) = found {
+            self.usage().note(entry);
+        }
+        found
+    }
+
+    /// The collection at a key, for a command that may change it, as [`Tx::access`].
+    ///
+    /// # Errors
+    /// `WRONGTYPE` if the key holds something else.
+    pub fn access_as<C: Collection>(
+        &mut self,
+        key: Key<'_>,
+    ) -> Result<Option<C::Ref<'_>>, CommandError> {
+        match self.access(key) {
+            None => Ok(None),
+            Some(entry) => C::view(entry).map(Some).ok_or(CommandError::WrongType),
+        }
+    }
+
+    /// The place of a key in a database, for a command that may change it: the age of its entry is updated.
+    pub fn access_place_in(&mut self, db: usize, key: Key<'_>) -> Place<'_> {
+        let usage = self.usage();
+        let place = self.place_in(db, key);
+        if let Place::Present(present) = &place {
+            usage.note(present.view());
+        }
+        place
+    }
+
+    /// The collection at a key, without a trace.
     ///
     /// # Errors
     /// `WRONGTYPE` if the key holds something else.
@@ -526,18 +560,14 @@ impl<'a> Tx<'a> {
         unsafe { self.find(self.db, key) }
     }
 
-    /// Counts a use in the entry's access bits.
+    /// How this section notes that it uses a key.
     #[inline]
-    fn touch(&self, entry: EntryRef<'_>, key: Key<'_>) {
-        let policy = self.engine.settings.access_policy();
-        let access = policy.used(entry.access(), self.now.0, || {
-            // The counter only needs numbers that are spread evenly, so the hash mixed with the last
-            // state will do; no key can choose it, since the hash is seeded.
-            let mixed = (key.hash ^ u64::from(entry.access()) ^ self.now.0 as u64)
-                .wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            (mixed >> 32) as u32
-        });
-        entry.set_access(access);
+    pub(crate) fn usage(&self) -> Usage {
+        Usage {
+            policy: self.engine.settings.access_policy(),
+            now: self.now,
+            touches: self.touches,
+        }
     }
 
     /// Frees databases after the locks are released.

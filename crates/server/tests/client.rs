@@ -290,6 +290,10 @@ fn a_client_with_no_touch_leaves_no_trace_but_by_touch() {
     let before = client.number("OBJECT FREQ key");
     client.run("GET key");
     client.run("MGET key key");
+    client.run("SET key other");
+    client.run("APPEND key more");
+    client.run("EXPIRE key 1000");
+    client.run("LPUSH key element");
     assert_eq!(client.number("OBJECT FREQ key"), before);
     client.run("TOUCH key");
     let touched = client.number("OBJECT FREQ key");
