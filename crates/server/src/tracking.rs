@@ -2,15 +2,16 @@
 //!
 //! ```text
 //!   thread of the change                                        thread of the tracker
-//!     section ends ─► Change: which trackers ─► inbox ─► its connection, behind the reply of the read,
+//!     before its locks are released
+//!     Change: which trackers ────────────────► inbox ─► its connection, behind the reply of the read,
 //!                                                        or on to the thread of the client it redirects to
 //! ```
 //!
 //! The engine knows who has read a key. Here stand those who want to hear of every change to keys of some prefix (BCAST).
 //!
 //! What must be true:
-//! - An invalidation is left for the tracker's thread before the change is answered, and that thread delivers it before it
-//!   answers the tracker's next request.
+//! - An invalidation is left for the tracker's thread before anybody can see the change, or that the key is tracked no more,
+//!   and that thread delivers it before it answers the tracker's next request.
 //! - A tracker's thread delivers it behind the reply of the read that made the tracker keep the value: that reply is written
 //!   when the thread looks at its inbox, or else it comes in slices or from another thread, and what is pushed waits for it
 //!   ([`Connection::push_message`](crate::connection::Connection::push_message)).
@@ -28,7 +29,7 @@ use damselfly_engine::{Change, Engine, Invalidate, Tracker};
 use damselfly_protocol::{Reply, Version};
 
 use crate::pubsub::PubSub;
-use crate::shared::{Message, Shared};
+use crate::shared::{Message, Shared, Thread};
 
 /// While more bytes than this are on their way to a thread, no single keys are sent to it any more.
 const LOSS_BYTES: usize = 64 << 20;
@@ -336,7 +337,13 @@ impl Invalidate for Teller {
         for (change, actor) in changes {
             letters.add(change, actor);
         }
-        letters.send();
+        letters.leave();
+    }
+
+    fn wake(&self) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.threads.iter().for_each(Thread::wake_if_left);
+        }
     }
 }
 
@@ -405,7 +412,7 @@ impl<'a> Letters<'a> {
         }
     }
 
-    fn send(self) {
+    fn leave(self) {
         let shared = self.shared;
         for (to, mut list) in self.by_thread.into_iter().enumerate() {
             if list.is_empty() {
@@ -416,7 +423,7 @@ impl<'a> Letters<'a> {
             }
             let bytes = list.iter().map(Invalidation::bytes).sum();
             shared.pubsub.note_arriving(to, bytes);
-            shared.threads[to].send(Message::Invalidations { list, bytes });
+            shared.threads[to].leave(Message::Invalidations { list, bytes });
         }
     }
 }
