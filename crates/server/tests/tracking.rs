@@ -94,6 +94,8 @@ mod coherent {
 
     struct Reader<'a> {
         client: Client,
+        /// The one that gets its invalidations, if that is another one.
+        redirected: Option<Client>,
         world: &'a World,
         cache: HashMap<usize, u64>,
         expected: VecDeque<Expected>,
@@ -146,9 +148,37 @@ mod coherent {
 
         fn look(&mut self) {
             let stored = std::array::from_fn(|key| self.world.stored[key].load(SeqCst));
+            if let Some(mut redirected) = self.redirected.take() {
+                while !self.expected.is_empty() {
+                    self.receive();
+                }
+                redirected.send("PING");
+                loop {
+                    let words = next(&mut redirected);
+                    if words == ["PONG"] {
+                        break;
+                    }
+                    self.invalidate(&words);
+                }
+                self.redirected = Some(redirected);
+                self.check(&stored);
+                return;
+            }
             self.request(&["PING"], Expected::Pong(stored));
             while !self.expected.is_empty() {
                 self.receive();
+            }
+        }
+
+        /// Nothing older than these versions may be cached.
+        fn check(&self, stored: &[u64; KEYS]) {
+            for (&key, &cached) in &self.cache {
+                assert!(
+                    cached >= stored[key],
+                    "{} is cached in version {cached}, but {} was stored before",
+                    name(key),
+                    stored[key]
+                );
             }
         }
 
@@ -172,14 +202,7 @@ mod coherent {
                 }
                 Expected::Pong(stored) => {
                     assert_eq!(text(&value), "PONG");
-                    for (&key, &cached) in &self.cache {
-                        assert!(
-                            cached >= stored[key],
-                            "{} is cached in version {cached}, but {} was stored before",
-                            name(key),
-                            stored[key]
-                        );
-                    }
+                    self.check(&stored);
                 }
             }
         }
@@ -249,8 +272,19 @@ mod coherent {
                 scope.spawn(move || write(world, writer, &mut client));
             }
             let readers = options.iter().map(|options| {
+                let (client, redirected) = match options.strip_suffix("REDIRECT") {
+                    Some(options) => {
+                        let mut redirected = server.client();
+                        redirected.run("HELLO 3");
+                        let id = redirected.number("CLIENT ID");
+                        let options = format!("{options}REDIRECT {id}");
+                        (tracker(server, &options), Some(redirected))
+                    }
+                    None => (tracker(server, options), None),
+                };
                 let mut reader = Reader {
-                    client: tracker(server, options),
+                    client,
+                    redirected,
                     world,
                     cache: HashMap::new(),
                     expected: VecDeque::new(),
@@ -295,6 +329,22 @@ mod coherent {
     #[test]
     fn caches_beyond_the_size_of_the_table() {
         check(&["", "OPTIN"], 3, write);
+    }
+
+    #[test]
+    fn caches_of_what_begins_with_a_prefix() {
+        check(&["BCAST", "BCAST NOLOOP PREFIX key:"], 0, count);
+    }
+
+    /// The bug: invalidations went to the thread of the tracker first, and from there to that of the client that gets them; which
+    /// answered requests in between. Now they go to the latter at once.
+    #[test]
+    fn caches_whose_invalidations_go_to_others() {
+        check(
+            &["REDIRECT", "OPTOUT NOLOOP REDIRECT", "BCAST REDIRECT"],
+            0,
+            count,
+        );
     }
 
     /// The bug: the trackers of a changed key were told when its lock was released. Another writer that came in between found
