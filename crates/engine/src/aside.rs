@@ -30,11 +30,11 @@ pub(crate) struct Aside {
 impl Aside {
     /// To be called when the other locks are released.
     #[cold]
-    pub(crate) fn end(self, engine: &Engine) {
+    pub(crate) fn end(mut self, engine: &Engine) {
         for &shard in &self.included {
             engine.release(shard);
         }
-        self.changes.tell(engine);
+        self.changes.wake(engine);
         for waiter in &self.served {
             waiter.wake();
         }

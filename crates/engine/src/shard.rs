@@ -1,7 +1,10 @@
 //! The shards and their locks: who may touch what, and all `unsafe` code of the engine.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU32, AtomicU64, AtomicUsize,
+    Ordering::{Acquire, Relaxed, Release},
+};
 
 use damselfly_lock::{Lock, Waiters};
 use damselfly_value::Thresholds;
@@ -262,7 +265,7 @@ impl Engine {
     /// True if anybody is to hear of changes to keys of this shard, whose lock the caller holds.
     #[inline]
     pub(crate) fn is_observed(&self, shard: usize) -> bool {
-        self.shards[shard].observers.load(Relaxed) != 0
+        self.shards[shard].observers.load(Acquire) != 0
     }
 
     /// Counts one more who is to hear of changes to keys of this shard, whose lock the caller holds if it is about one key.
@@ -270,9 +273,9 @@ impl Engine {
         self.shards[shard].observers.fetch_add(1, Relaxed);
     }
 
-    /// Counts one less.
+    /// Counts one less. Who sees that sees all that was done before.
     pub(crate) fn remove_observer(&self, shard: usize) {
-        self.shards[shard].observers.fetch_sub(1, Relaxed);
+        self.shards[shard].observers.fetch_sub(1, Release);
     }
 
     /// Takes the lock of one shard, for a section that has others already; false if it is busy.

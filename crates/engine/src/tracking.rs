@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! shard ─► hash of the key ─► key, trackers
-//!                                └─ the key is changed: Change ─► Invalidate, once the locks are released
+//!                                └─ the key is changed: Change ─► Invalidate, before the locks are released
 //! ```
 //!
 //! - A tracker is entered under the lock of the shard under which it has read the key ([`Tx::track`]). So whoever changes the
@@ -11,8 +11,11 @@
 //! - Keys of all databases share their names here, as in Redis: a change in one invalidates what was read in another.
 //! - There are at most [`Settings::tracked_keys_max`](crate::Settings::tracked_keys_max) keys. Beyond that some are dropped,
 //!   and their trackers told as if they had been changed.
+//! - A key that is taken out is handed to [`Invalidate`] under the lock under which it was taken: the shard's for a key that
+//!   was changed, the table's mutex for one that is dropped from the table of any shard. So a section that changes a key
+//!   and finds no trackers knows that the invalidation is in the inboxes of all that there were.
 //!
-//! As for watchers, each shard has a mutex of its own for this, the last to be taken.
+//! As for watchers, each shard has a mutex of its own for this. Nothing but inboxes is locked under it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -62,8 +65,12 @@ pub trait Invalidate: Send + Sync {
     /// True if a change to this key is of concern to anybody, whoever has read it. Its shard is locked.
     fn concerns(&self, key: &[u8]) -> bool;
 
-    /// Tells what was changed, in order, and by whom: the id of a tracker, or zero.
+    /// Queues invalidations in the inboxes of the trackers' threads: what was changed, in order, and by whom (the id of a
+    /// tracker, or zero). The caller holds locks: this takes no shard's lock and is quick.
     fn invalidate(&self, changes: Vec<(Change, u64)>);
+
+    /// Wakes the threads that [`Invalidate::invalidate`] has left something. The caller has released the locks.
+    fn wake(&self);
 }
 
 /// The changes of a section.
@@ -73,6 +80,8 @@ pub(crate) struct Changes {
     /// How many of them are ascribed to somebody.
     ascribed: usize,
     bytes: usize,
+    /// Some were queued whose threads are not woken yet.
+    is_wake_due: bool,
 }
 
 impl Changes {
@@ -84,11 +93,7 @@ impl Changes {
             self.add_everything();
             return;
         }
-        let change = Change::Key {
-            key: key.into(),
-            trackers: trackers.map(Trackers::into_list).unwrap_or_default(),
-            concerns_others,
-        };
+        let change = Change::of(key, trackers, concerns_others);
         self.list.push((change, 0));
     }
 
@@ -96,12 +101,32 @@ impl Changes {
         self.list.push((Change::Everything, 0));
     }
 
-    /// Tells all, if there is something to tell.
-    pub(crate) fn tell(self, engine: &Engine) {
-        if !self.list.is_empty()
+    /// Queues invalidations for all so far. The caller still holds the locks under which they were made.
+    pub(crate) fn tell(&mut self, engine: &Engine) {
+        (self.ascribed, self.bytes) = (0, 0);
+        let list = std::mem::take(&mut self.list);
+        if !list.is_empty()
             && let Some(invalidate) = engine.invalidate()
         {
-            invalidate.invalidate(self.list);
+            invalidate.invalidate(list);
+            self.is_wake_due = true;
+        }
+    }
+
+    /// Wakes the threads of those trackers, once the locks are released.
+    pub(crate) fn wake(&mut self, engine: &Engine) {
+        if std::mem::take(&mut self.is_wake_due) {
+            engine.wake_trackers();
+        }
+    }
+}
+
+impl Change {
+    fn of(key: &[u8], trackers: Option<Trackers>, concerns_others: bool) -> Self {
+        Self::Key {
+            key: key.into(),
+            trackers: trackers.map(Trackers::into_list).unwrap_or_default(),
+            concerns_others,
         }
     }
 }
@@ -212,23 +237,13 @@ impl Tx<'_> {
         let engine = self.engine();
         let shard = engine.shard_of(key.hash);
         assert!(self.holds(shard), "a key is tracked without its lock");
-        let replaced = engine.track(shard, key, tracker);
-        if let Some(replaced) = replaced {
-            self.tell_dropped(replaced);
+        let replaces = engine.track(shard, key, tracker);
+        let drops = (0..DROPPED_PER_KEY)
+            .take_while(|_| engine.drop_excess())
+            .count();
+        if replaces || drops > 0 {
+            self.aside().changes.is_wake_due = true;
         }
-        for _ in 0..DROPPED_PER_KEY {
-            let Some(dropped) = engine.drop_excess() else {
-                return;
-            };
-            self.tell_dropped(dropped);
-        }
-    }
-
-    fn tell_dropped(&mut self, dropped: Tracked) {
-        let changes = &mut self.aside().changes;
-        changes.add(&dropped.key, Some(dropped.trackers), false);
-        // It is nobody's change, whoever makes the next one.
-        changes.ascribed = changes.list.len();
     }
 
     /// Tells all trackers to forget every key, of all databases.
@@ -279,15 +294,21 @@ impl Engine {
         }
     }
 
-    /// Enters a tracker. Returns what had to go for it.
-    fn track(&self, shard: usize, key: Key<'_>, tracker: Tracker) -> Option<Tracked> {
+    fn wake_trackers(&self) {
+        if let Some(invalidate) = self.invalidate() {
+            invalidate.wake();
+        }
+    }
+
+    /// Enters a tracker. True if another key had to go for it.
+    fn track(&self, shard: usize, key: Key<'_>, tracker: Tracker) -> bool {
         let mut keys = self.tracking(shard).lock();
         if let Some(tracked) = keys.by_hash.get_mut(&key.hash)
             && *tracked.key == *key.bytes
         {
             let adds = tracked.trackers.add(tracker);
             self.tracked.items.fetch_add(adds.into(), Relaxed);
-            return None;
+            return false;
         }
         if keys.by_hash.is_empty() {
             self.add_observer(shard);
@@ -300,10 +321,22 @@ impl Engine {
         self.tracked.items.fetch_add(1, Relaxed);
         // Another key of the same hash: hardly ever, so that one is just not tracked any more.
         let replaced = keys.by_hash.insert(key.hash, tracked);
-        if let Some(replaced) = &replaced {
-            self.count_out(replaced);
+        let replaces = replaced.is_some();
+        if let Some(replaced) = replaced {
+            self.tell_dropped(replaced);
         }
-        replaced
+        replaces
+    }
+
+    /// Counts out a key that nobody has changed, and queues invalidations for its trackers. The caller still holds the mutex of
+    /// the table from which it has taken the key.
+    fn tell_dropped(&self, dropped: Tracked) {
+        self.count_out(&dropped);
+        if let Some(invalidate) = self.invalidate() {
+            let change = Change::of(&dropped.key, Some(dropped.trackers), false);
+            // It is nobody's change, whoever has it dropped.
+            invalidate.invalidate(vec![(change, 0)]);
+        }
     }
 
     fn count_out(&self, tracked: &Tracked) {
@@ -326,31 +359,32 @@ impl Engine {
         Some(tracked.trackers)
     }
 
-    /// Takes out a key if there are too many.
-    fn drop_excess(&self) -> Option<Tracked> {
+    /// Drops a key if there are too many. False if there is nothing to drop; else [`Engine::wake_trackers`] is due.
+    fn drop_excess(&self) -> bool {
         let keys_max = self.settings.tracked_keys_max.load(Relaxed);
         if keys_max == 0 || self.tracked.keys.load(Relaxed) <= keys_max {
-            return None;
+            return false;
         }
-        (0..self.shards()).find_map(|_| {
+        (0..self.shards()).any(|_| {
             let shard = self.tracked.drop_at.fetch_add(1, Relaxed) % self.shards();
             let mut keys = self.tracking(shard).lock();
-            let dropped = keys.drop_one()?;
-            self.count_out(&dropped);
+            let Some(dropped) = keys.drop_one() else {
+                return false;
+            };
+            self.tell_dropped(dropped);
+            // Last, since a writer looks for no trackers in a shard without observers.
             if keys.by_hash.is_empty() {
                 self.remove_observer(shard);
             }
-            Some(dropped)
+            true
         })
     }
 
     /// Drops keys that are too many, up to `limit`, after [`crate::Settings::tracked_keys_max`] was lowered.
     pub fn drop_excess_tracked(&self, limit: usize) {
-        let mut changes = Changes::default();
-        for dropped in (0..limit).map_while(|_| self.drop_excess()) {
-            changes.add(&dropped.key, Some(dropped.trackers), false);
+        if (0..limit).take_while(|_| self.drop_excess()).count() > 0 {
+            self.wake_trackers();
         }
-        changes.tell(self);
     }
 
     /// Forgets all keys, and tells nobody.
@@ -377,5 +411,183 @@ impl Engine {
     /// How many trackers they have together; one who tracks several keys counts once for each.
     pub fn tracked_items(&self) -> usize {
         self.tracked.items.load(Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering::SeqCst;
+    use std::sync::{Arc, OnceLock};
+
+    use damselfly_value::NewValue;
+
+    use super::*;
+    use crate::{Deadline, Eviction, Now, Order, Rule};
+
+    const NOW: Now = Now(1_000_000);
+    const LATER: Now = Now(2_000_000);
+    const TRACKER: Tracker = Tracker {
+        thread: 0,
+        place: 1,
+        id: 2,
+    };
+
+    /// Looks whether others could find out what it is called for.
+    #[derive(Default)]
+    struct Witness {
+        engine: OnceLock<Arc<Engine>>,
+        /// The keys, `*` for all; with a mark where others could find out.
+        seen: Mutex<Vec<String>>,
+        woken: AtomicUsize,
+    }
+
+    impl Invalidate for Arc<Witness> {
+        fn concerns(&self, _: &[u8]) -> bool {
+            false
+        }
+
+        fn invalidate(&self, changes: Vec<(Change, u64)>) {
+            let engine = self.engine.get().unwrap();
+            let is_busy = |shard| {
+                let is_locked = engine.lock_shard(shard, 0, NOW).is_err();
+                is_locked || engine.tracking(shard).keys.try_lock().is_err()
+            };
+            let mut seen = self.seen.lock().unwrap();
+            for (change, _) in changes {
+                let (name, is_hidden) = match change {
+                    Change::Key { key, .. } => {
+                        let shard = engine.shard_of(Key::new(&key).hash);
+                        (String::from_utf8_lossy(&key).into_owned(), is_busy(shard))
+                    }
+                    Change::Everything => ("*".to_owned(), (0..engine.shards()).all(is_busy)),
+                };
+                let mark = if is_hidden { "" } else { " is visible" };
+                seen.push(format!("{name}{mark}"));
+            }
+        }
+
+        fn wake(&self) {
+            let engine = self.engine.get().unwrap();
+            drop(engine.lock_all(0, NOW).expect("the locks are released"));
+            self.woken.fetch_add(1, SeqCst);
+        }
+    }
+
+    fn witnessed() -> (Arc<Engine>, Arc<Witness>) {
+        let engine = Arc::new(Engine::new(Rule {
+            shards: 64,
+            databases: 1,
+        }));
+        let witness = Arc::new(Witness::default());
+        assert!(witness.engine.set(engine.clone()).is_ok());
+        engine.set_invalidate(Box::new(witness.clone()));
+        (engine, witness)
+    }
+
+    fn set(engine: &Engine, name: &str, deadline: Deadline) {
+        let key = Key::new(name.as_bytes());
+        let mut tx = engine.lock_one(key.hash, 0, NOW).unwrap();
+        tx.store(key, NewValue::Integer(1), deadline);
+    }
+
+    fn track(engine: &Engine, name: &str) {
+        let key = Key::new(name.as_bytes());
+        let mut tx = engine.lock_one(key.hash, 0, NOW).unwrap();
+        tx.track(key, TRACKER);
+    }
+
+    /// What is invalidated as `act` is done with a key that ends before [`LATER`] and is tracked.
+    fn seen(act: impl FnOnce(&Engine, Key<'_>)) -> Vec<String> {
+        let (engine, witness) = witnessed();
+        set(&engine, "key", Deadline::At(NOW.0 + 1));
+        track(&engine, "key");
+        act(&engine, Key::new(b"key"));
+        let seen = std::mem::take(&mut *witness.seen.lock().unwrap());
+        assert_eq!(witness.woken.load(SeqCst), seen.len());
+        assert_eq!(engine.tracked_keys(), 0);
+        seen
+    }
+
+    /// The bug: the trackers of a changed key were told when the locks were released. Before that, another writer found no
+    /// trackers and was answered, and so was the tracker, who still kept a value of before. Now they are told under the locks.
+    #[test]
+    fn nobody_sees_a_change_before_it_is_invalidated() {
+        assert_eq!(
+            seen(|engine, _| set(engine, "key", Deadline::Clear)),
+            ["key"]
+        );
+        let look_late = |engine: &Engine, key: Key<'_>| {
+            let mut tx = engine.lock_one(key.hash, 0, LATER).unwrap();
+            assert!(tx.read(key).is_none());
+        };
+        assert_eq!(seen(look_late), ["key"]);
+        let sweep = |engine: &Engine, key: Key<'_>| {
+            while engine.sweep(engine.shard_of(key.hash), LATER) == 0 {}
+        };
+        assert_eq!(seen(sweep), ["key"]);
+        let evict = |engine: &Engine, key: Key<'_>| {
+            let eviction = Eviction {
+                only_with_deadline: false,
+                order: Order::Random,
+                samples: 1,
+            };
+            let shard = engine.shard_of(key.hash);
+            while engine.tracked_keys() > 0 {
+                engine.evict(shard, &eviction, NOW).unwrap();
+            }
+        };
+        assert_eq!(seen(evict), ["key"]);
+        let invalidate_all = |engine: &Engine, _: Key<'_>| {
+            engine.lock_all(0, NOW).unwrap().invalidate_all();
+        };
+        assert_eq!(seen(invalidate_all), ["*"]);
+    }
+
+    /// The bug: a section that released some of its locks early had not told what it had changed under them.
+    #[test]
+    fn nobody_sees_a_change_in_a_section_that_releases_some_locks() {
+        let keep_only = |engine: &Engine, key: Key<'_>| {
+            let mut tx = engine.lock_all(0, LATER).unwrap();
+            tx.set_for_one();
+            assert!(tx.read(key).is_none());
+            tx.keep_only(&[]);
+            assert!(engine.lock_one(key.hash, 0, LATER).is_ok());
+        };
+        assert_eq!(seen(keep_only), ["key"]);
+    }
+
+    /// The bug: a key that had to go from the table was taken out first, and its trackers were told when the section ended
+    /// that had dropped it. In between, writers of that key found no trackers. Now it is told under the table's mutex.
+    #[test]
+    fn nobody_sees_that_a_key_is_dropped_before_it_is_invalidated() {
+        let (engine, witness) = witnessed();
+        engine.settings.tracked_keys_max.store(2, SeqCst);
+        let names: Vec<String> = (0..10).map(|number| number.to_string()).collect();
+        names.iter().for_each(|name| track(&engine, name));
+        engine.settings.tracked_keys_max.store(1, SeqCst);
+        engine.drop_excess_tracked(10);
+        assert_eq!(engine.tracked_keys(), 1);
+        let mut seen = std::mem::take(&mut *witness.seen.lock().unwrap());
+        assert_eq!(seen.len(), names.len() - 1);
+        assert_eq!(witness.woken.load(SeqCst), seen.len());
+        seen.retain(|seen| !names.contains(seen));
+        assert!(seen.is_empty(), "{seen:?}");
+    }
+
+    /// As above, for a key that gives way to another of the same hash.
+    #[test]
+    fn nobody_sees_that_a_key_is_replaced_before_it_is_invalidated() {
+        let (engine, witness) = witnessed();
+        let key = Key::new(b"key");
+        let other = Key {
+            bytes: b"other",
+            ..key
+        };
+        for key in [key, other] {
+            let mut tx = engine.lock_one(key.hash, 0, NOW).unwrap();
+            tx.track(key, TRACKER);
+        }
+        assert_eq!(*witness.seen.lock().unwrap(), ["key"]);
+        assert_eq!(engine.tracked_keys(), 1);
     }
 }

@@ -137,12 +137,26 @@ impl<'a> Tx<'a> {
     /// The end of a section that has something aside.
     #[cold]
     fn end_aside(&mut self) {
-        self.tell_events();
+        self.announce();
+        // Behind the changes: its thread writes both with the reply.
+        let served = self.aside.iter().flat_map(|aside| &aside.served);
+        served.for_each(|waiter| waiter.queue_message());
         self.release();
         // SAFETY: called once, as the section is dropped; nothing uses it afterwards.
         let aside = unsafe { ManuallyDrop::take(&mut self.aside) };
         if let Some(aside) = aside {
             aside.end(self.engine);
+        }
+    }
+
+    /// Queues events and invalidations in the inboxes of their receivers. This comes before any lock of the section is released:
+    /// then nobody can see what the section did, or what it took out of a table, before the messages are queued.
+    #[cold]
+    fn announce(&mut self) {
+        self.tell_events();
+        let engine = self.engine;
+        if let Some(aside) = self.aside.as_mut() {
+            aside.changes.tell(engine);
         }
     }
 
@@ -192,8 +206,7 @@ impl<'a> Tx<'a> {
         if !is_possible {
             return;
         }
-        // What is told of a key is told under its lock.
-        self.tell_events();
+        self.announce();
         let mut kept: Vec<usize> = hashes
             .iter()
             .map(|&hash| self.engine.shard_of(hash))
@@ -204,7 +217,10 @@ impl<'a> Tx<'a> {
             .filter(|shard| !kept.contains(shard))
             .for_each(|shard| self.engine.release(shard));
         self.held = Held::None;
-        self.aside().included.extend(kept);
+        let engine = self.engine;
+        let aside = self.aside();
+        aside.included.extend(kept);
+        aside.changes.wake(engine);
     }
 
     /// True if every shard is locked.

@@ -27,7 +27,10 @@ pub trait Waiter: Send + Sync {
     /// ended by something else.
     fn serve(&self, tx: &mut Tx<'_>, key: Key<'_>) -> Served;
 
-    /// Called after it was served, once the locks are released.
+    /// Called when the section that has served it is done: queues a message for its thread. The locks are still held.
+    fn queue_message(&self);
+
+    /// Called after that, once the locks are released: wakes its thread.
     fn wake(&self);
 
     /// True if a key that is gone matters to it: it is asked to serve from that, too.

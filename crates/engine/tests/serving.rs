@@ -21,6 +21,7 @@ struct Consumer {
     target: Option<&'static str>,
     claimed: AtomicBool,
     taken: Mutex<Option<i64>>,
+    queued: AtomicUsize,
     woken: AtomicUsize,
 }
 
@@ -32,6 +33,7 @@ impl Consumer {
             target,
             claimed: AtomicBool::new(false),
             taken: Mutex::new(None),
+            queued: AtomicUsize::new(0),
             woken: AtomicUsize::new(0),
         })
     }
@@ -73,7 +75,15 @@ impl Waiter for Consumer {
         Served::Yes
     }
 
+    fn queue_message(&self) {
+        // The bug: the locks were released before, so others saw that the client was served, and its thread did not know.
+        let lock = self.engine.lock_all(0, NOW);
+        assert!(!self.alone || lock.is_err(), "the locks are released");
+        self.queued.fetch_add(1, SeqCst);
+    }
+
     fn wake(&self) {
+        assert_eq!(self.queued.load(SeqCst), self.woken.load(SeqCst) + 1);
         if self.alone {
             // The locks are released by now.
             drop(self.engine.lock_all(0, NOW).unwrap());
@@ -225,6 +235,8 @@ impl Waiter for Mourner {
         self.heard.fetch_add(1, SeqCst);
         Served::Yes
     }
+
+    fn queue_message(&self) {}
 
     fn wake(&self) {}
 

@@ -21,7 +21,7 @@ use damselfly_value::EntryRef;
 use crate::clients::Client;
 use crate::registry::Row;
 use crate::session::Session;
-use crate::shared::{Message, Shared};
+use crate::shared::{Message, Shared, Thread};
 
 /// A command that waits, as all threads see it.
 pub struct Parked {
@@ -128,6 +128,10 @@ impl Parked {
         !self.claimed.swap(true, Relaxed)
     }
 
+    fn thread(&self) -> &Thread {
+        &self.shared.threads[self.client.thread]
+    }
+
     /// Ends the waiting of a client that is about to be closed: nobody serves it any more.
     pub fn end_unserved(&self) {
         // Who has won it has served the client.
@@ -161,7 +165,7 @@ impl Parked {
         let wins = self.claim();
         if wins {
             self.set_end(end);
-            self.wake();
+            self.thread().send(Message::Look(self.client.clone()));
         }
         wins
     }
@@ -232,6 +236,7 @@ impl Drop for Ending<'_> {
         self.parked
             .set_end(self.end.take().unwrap_or(End::TimedOut));
         if std::thread::panicking() {
+            self.parked.queue_message();
             self.parked.wake();
         }
     }
@@ -272,9 +277,12 @@ impl Waiter for Parked {
         self.wait.gone.is_some()
     }
 
+    fn queue_message(&self) {
+        self.thread().leave(Message::Look(self.client.clone()));
+    }
+
     fn wake(&self) {
-        let thread = &self.shared.threads[self.client.thread];
-        thread.send(Message::Look(self.client.clone()));
+        self.thread().wake_if_left();
     }
 }
 

@@ -82,6 +82,8 @@ pub struct Client {
     pub tracks: AtomicBool,
     /// It tracks all keys with certain prefixes.
     pub tracks_prefixes: AtomicBool,
+    /// It wants no invalidations for its own changes.
+    pub no_loop: AtomicBool,
     /// The id of the client that gets its invalidations, or zero.
     pub redirect: AtomicU64,
     /// That client was gone when there was one.
@@ -247,6 +249,7 @@ impl Clients {
             no_touch: AtomicBool::new(false),
             tracks: AtomicBool::new(false),
             tracks_prefixes: AtomicBool::new(false),
+            no_loop: AtomicBool::new(false),
             redirect: AtomicU64::new(0),
             redirect_broken: AtomicBool::new(false),
             queued: AtomicIsize::new(-1),

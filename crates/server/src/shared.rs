@@ -81,6 +81,8 @@ pub struct Thread {
     inbox: Mutex<Inbox>,
     /// There are messages.
     has_mail: AtomicBool,
+    /// Somebody has left the first of them and not woken the thread yet.
+    is_wake_due: AtomicBool,
     waker: mio::Waker,
     /// Which of the process's threads it is.
     id: OnceLock<ThreadId>,
@@ -96,6 +98,7 @@ impl Thread {
         Self {
             inbox: Mutex::default(),
             has_mail: AtomicBool::new(false),
+            is_wake_due: AtomicBool::new(false),
             waker,
             id: OnceLock::new(),
             counters: ThreadCounters::new(),
@@ -120,13 +123,25 @@ impl Thread {
 
     /// Leaves a message, and wakes the thread unless it is awake.
     pub fn send(&self, message: Message) {
+        self.leave(message);
+        self.wake_if_left();
+    }
+
+    /// Leaves a message. Who does so calls [`Thread::wake_if_left`] soon, but may release locks first.
+    pub fn leave(&self, message: Message) {
         let mut inbox = self.inbox();
         let was_empty = inbox.messages.is_empty();
         inbox.messages.push(message);
         self.has_mail.store(true, Relaxed);
-        drop(inbox);
-        // Who left the first message has woken it. It looks itself for its own before it sleeps.
+        // Who leaves the first message wakes it. It looks itself for its own before it sleeps.
         if was_empty && !self.is_current() {
+            self.is_wake_due.store(true, Relaxed);
+        }
+    }
+
+    /// Wakes the thread if a message was left for which nobody has done so.
+    pub fn wake_if_left(&self) {
+        if self.is_wake_due.load(Relaxed) && self.is_wake_due.swap(false, Relaxed) {
             self.wake();
         }
     }

@@ -324,33 +324,6 @@ fn what_changes_a_collection_while_a_long_command_reads_it_waits_for_its_lock_on
 }
 
 #[test]
-fn freeing_a_large_collection_is_left_to_another_thread() {
-    let server = TestServer::with(|config| config.threads = 1);
-    let mut client = server.client();
-    for end in [
-        "UNLINK set",
-        "DEL set",
-        "SET set text",
-        "PEXPIRE set 1",
-        "FLUSHALL ASYNC",
-    ] {
-        client.run("DEL set");
-        fill(&mut client, "SADD set", member);
-        let full = client.number("MEMORY USAGE set");
-        assert!(full > 10_000_000);
-        client.run(end);
-        until("its memory is free", || {
-            let used = client.text("INFO memory");
-            let used = used.lines().find(|line| line.starts_with("used_memory:"));
-            used.unwrap()["used_memory:".len()..]
-                .parse::<i64>()
-                .unwrap()
-                < full
-        });
-    }
-}
-
-#[test]
 fn what_a_command_finds_before_it_runs_elsewhere_is_told_once() {
     let server = TestServer::with(|config| {
         config.threads = 1;

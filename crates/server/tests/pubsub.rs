@@ -264,7 +264,10 @@ fn a_subscriber_that_is_over_the_soft_limit_for_too_long_is_cut() {
     subscribe(&mut slow, "SUBSCRIBE news");
     let payload = "x".repeat(100_000);
     for _ in 0..100 {
-        assert_eq!(publisher.number(&format!("PUBLISH news {payload}")), 1);
+        if publisher.number(&format!("PUBLISH news {payload}")) == 0 {
+            // On a busy machine the time was over before all was published.
+            break;
+        }
     }
     until("it is cut", || publisher.number("PUBLISH news x") == 0);
     assert!(cuts(&mut publisher));

@@ -73,8 +73,14 @@ fn eval(client: &mut Client, script: &str, keys: &[&str], arguments: &[&str]) ->
     client.run_words(&words)
 }
 
-/// Runs `work` on many clients until the time is over; says how often.
-fn many_clients(server: &TestServer, work: impl Fn(usize, &mut Client, &mut Random) + Sync) -> u64 {
+/// Runs `work` on many clients until the time is over and all of `expected` have happened, which takes longer on a busy machine;
+/// says how often.
+fn many_clients(
+    server: &TestServer,
+    expected: &[&AtomicU64],
+    work: impl Fn(usize, &mut Client, &mut Random) + Sync,
+) -> u64 {
+    const SECONDS_MAX: u64 = 120;
     let seconds = std::env::var("DAMSELFLY_SCRIPTS_S").ok();
     let seconds = seconds.and_then(|text| text.parse().ok()).unwrap_or(2);
     let seed = std::time::SystemTime::now()
@@ -89,7 +95,13 @@ fn many_clients(server: &TestServer, work: impl Fn(usize, &mut Client, &mut Rand
             let (work, failed, count) = (&work, &failed, &count);
             scope.spawn(move || {
                 let mut random = Random(u64::from(seed) * 31 + number as u64 + 1);
-                while started.elapsed() < Duration::from_secs(seconds) && !failed.load(Relaxed) {
+                let goes_on = || {
+                    let lasts = |seconds| started.elapsed() < Duration::from_secs(seconds);
+                    let is_missing = |count: &&AtomicU64| count.load(Relaxed) == 0;
+                    let is_over = !lasts(seconds) && !expected.iter().any(is_missing);
+                    !is_over && lasts(seconds.max(SECONDS_MAX)) && !failed.load(Relaxed)
+                };
+                while goes_on() {
                     let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                         work(number, &mut client, &mut random);
                     }));
@@ -118,7 +130,9 @@ fn money_is_neither_made_nor_lost(threads: usize, shards: usize) {
         client.run(&format!("SET account:{number}:log x"));
     }
     let total = (BALANCE * ACCOUNTS as i64).to_string();
-    let ran = many_clients(&server, |number, client, random| {
+    let counts = &server.shared().scripts.counts;
+    let expected = [&counts.undone, &counts.irrevocable, &counts.whole];
+    let ran = many_clients(&server, &expected, |number, client, random| {
         let (from, to) = two(random, ACCOUNTS);
         let (from, to) = (account(from), account(to));
         let amount = random.below(50).to_string();
@@ -161,7 +175,6 @@ fn money_is_neither_made_nor_lost(threads: usize, shards: usize) {
             _ => assert_eq!(eval(client, TRANSFER, &[], &arguments), "\"moved\""),
         }
     });
-    let counts = &server.shared().scripts.counts;
     println!("{ran} ran, {counts:?}");
     let sum = eval(&mut client, SUM, &[], &[&ACCOUNTS.to_string()]);
     assert_eq!(sum, format!("(integer) {total}"));
@@ -189,7 +202,8 @@ fn scripts_that_cross_neither_interleave_nor_wait_for_ever() {
     let server = TestServer::start();
     let mut client = server.client();
     client.run("MSET left 0 right 0");
-    many_clients(&server, |number, client, random| {
+    let counts = &server.shared().scripts.counts;
+    many_clients(&server, &[&counts.undone], |number, client, random| {
         let value = random.below(1 << 30).to_string();
         let (one, other) = match number % 2 {
             0 => ("left", "right"),
@@ -202,7 +216,6 @@ fn scripts_that_cross_neither_interleave_nor_wait_for_ever() {
         let reply = eval(client, COPY, keys, &[one, other, &value]);
         assert_eq!(reply, "\"copied\"");
     });
-    let counts = &server.shared().scripts.counts;
     println!("{counts:?}");
     assert!(counts.undone.load(Relaxed) > 0, "none was ever undone");
 }
@@ -216,19 +229,23 @@ fn fields_of_large_hashes_are_neither_made_nor_lost() {
     for field in 0..COUNT {
         client.run(&format!("HSET hash:{} f{field} {field}", field % 3));
     }
-    many_clients(&server, |number, client, random| {
-        let (from, to) = two(random, 3);
-        let (from, to) = (format!("hash:{from}"), format!("hash:{to}"));
-        let field = format!("f{}", random.below(COUNT));
-        if number % 4 == 3 {
-            let all = "return redis.call('HLEN', 'hash:0') + redis.call('HLEN', 'hash:1') + redis.call('HLEN', 'hash:2')";
-            assert_eq!(eval(client, all, &[], &[]), format!("(integer) {COUNT}"));
-            return;
-        }
-        let reply = eval(client, MOVE_FIELD, &[], &[&from, &to, &field]);
-        assert!(reply == "\"moved\"" || reply == "\"not there\"", "{reply}");
-    });
     let counts = &server.shared().scripts.counts;
+    many_clients(
+        &server,
+        &[&counts.undone, &counts.irrevocable],
+        |number, client, random| {
+            let (from, to) = two(random, 3);
+            let (from, to) = (format!("hash:{from}"), format!("hash:{to}"));
+            let field = format!("f{}", random.below(COUNT));
+            if number % 4 == 3 {
+                let all = "return redis.call('HLEN', 'hash:0') + redis.call('HLEN', 'hash:1') + redis.call('HLEN', 'hash:2')";
+                assert_eq!(eval(client, all, &[], &[]), format!("(integer) {COUNT}"));
+                return;
+            }
+            let reply = eval(client, MOVE_FIELD, &[], &[&from, &to, &field]);
+            assert!(reply == "\"moved\"" || reply == "\"not there\"", "{reply}");
+        },
+    );
     println!("{counts:?}");
     let two_hashes = eval(&mut client, FIELDS, &[], &["hash:0", "hash:1"]);
     let last = client.number("HLEN hash:2");
@@ -249,7 +266,8 @@ fn entries_of_streams_are_neither_made_nor_lost() {
     for entry in 0..COUNT {
         client.run(&format!("XADD stream:{} * number {entry}", entry % 3));
     }
-    many_clients(&server, |number, client, random| {
+    let counts = &server.shared().scripts.counts;
+    many_clients(&server, &[&counts.undone], |number, client, random| {
         if number % 4 == 3 {
             let reply = eval(client, ENTRIES, &[], &[]);
             assert_eq!(reply, format!("(integer) {COUNT}"));
@@ -260,7 +278,6 @@ fn entries_of_streams_are_neither_made_nor_lost() {
         let reply = eval(client, MOVE_ENTRY, &[], &[&from, &to]);
         assert!(reply == "\"moved\"" || reply == "\"empty\"", "{reply}");
     });
-    let counts = &server.shared().scripts.counts;
     println!("{counts:?}");
     let reply = eval(&mut client, ENTRIES, &[], &[]);
     assert_eq!(reply, format!("(integer) {COUNT}"));

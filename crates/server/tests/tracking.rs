@@ -94,6 +94,8 @@ mod coherent {
 
     struct Reader<'a> {
         client: Client,
+        /// The one that gets its invalidations, if that is another one.
+        redirected: Option<Client>,
         world: &'a World,
         cache: HashMap<usize, u64>,
         expected: VecDeque<Expected>,
@@ -146,9 +148,37 @@ mod coherent {
 
         fn look(&mut self) {
             let stored = std::array::from_fn(|key| self.world.stored[key].load(SeqCst));
+            if let Some(mut redirected) = self.redirected.take() {
+                while !self.expected.is_empty() {
+                    self.receive();
+                }
+                redirected.send("PING");
+                loop {
+                    let words = next(&mut redirected);
+                    if words == ["PONG"] {
+                        break;
+                    }
+                    self.invalidate(&words);
+                }
+                self.redirected = Some(redirected);
+                self.check(&stored);
+                return;
+            }
             self.request(&["PING"], Expected::Pong(stored));
             while !self.expected.is_empty() {
                 self.receive();
+            }
+        }
+
+        /// Nothing older than these versions may be cached.
+        fn check(&self, stored: &[u64; KEYS]) {
+            for (&key, &cached) in &self.cache {
+                assert!(
+                    cached >= stored[key],
+                    "{} is cached in version {cached}, but {} was stored before",
+                    name(key),
+                    stored[key]
+                );
             }
         }
 
@@ -172,14 +202,7 @@ mod coherent {
                 }
                 Expected::Pong(stored) => {
                     assert_eq!(text(&value), "PONG");
-                    for (&key, &cached) in &self.cache {
-                        assert!(
-                            cached >= stored[key],
-                            "{} is cached in version {cached}, but {} was stored before",
-                            name(key),
-                            stored[key]
-                        );
-                    }
+                    self.check(&stored);
                 }
             }
         }
@@ -223,8 +246,19 @@ mod coherent {
         world.writing.fetch_sub(1, SeqCst);
     }
 
+    /// Changes any of the first few keys, as other writers do at the same time.
+    fn count(world: &World, _: usize, client: &mut Client) {
+        const SHARED_KEYS: u64 = 2;
+        for _ in 0..ROUNDS {
+            let key = (damselfly_base::random::number() % SHARED_KEYS) as usize;
+            let version = client.number(&format!("INCR {}", name(key))) as u64;
+            world.stored[key].fetch_max(version, SeqCst);
+        }
+        world.writing.fetch_sub(1, SeqCst);
+    }
+
     /// Readers with these options of CLIENT TRACKING cache what writers on other threads change.
-    fn check(options: &[&str], keys_max: u64) {
+    fn check(options: &[&str], keys_max: u64, write: fn(&World, usize, &mut Client)) {
         let server = TestServer::with(|config| config.tracking_table_max_keys = keys_max);
         let world = World {
             stored: Default::default(),
@@ -238,8 +272,19 @@ mod coherent {
                 scope.spawn(move || write(world, writer, &mut client));
             }
             let readers = options.iter().map(|options| {
+                let (client, redirected) = match options.strip_suffix("REDIRECT") {
+                    Some(options) => {
+                        let mut redirected = server.client();
+                        redirected.run("HELLO 3");
+                        let id = redirected.number("CLIENT ID");
+                        let options = format!("{options}REDIRECT {id}");
+                        (tracker(server, &options), Some(redirected))
+                    }
+                    None => (tracker(server, options), None),
+                };
                 let mut reader = Reader {
-                    client: tracker(server, options),
+                    client,
+                    redirected,
                     world,
                     cache: HashMap::new(),
                     expected: VecDeque::new(),
@@ -263,8 +308,9 @@ mod coherent {
         for (cache, hits) in caches {
             println!("{hits} hits, {} keys cached at the end", cache.len());
             for (key, cached) in cache {
-                let stored = client.text(&format!("GET {}", name(key)));
-                assert_eq!(stored, cached.to_string(), "{}", name(key));
+                client.send(&format!("GET {}", name(key)));
+                let stored = client.receive_value().unwrap();
+                assert_eq!(version(&stored), cached, "{}", name(key));
             }
         }
         until_nothing_is_left(&server);
@@ -272,17 +318,33 @@ mod coherent {
 
     #[test]
     fn caches_of_what_was_read() {
-        check(&["", "NOLOOP", "OPTOUT"], 0);
+        check(&["", "NOLOOP", "OPTOUT"], 0, write);
     }
 
     #[test]
     fn caches_of_what_was_chosen() {
-        check(&["OPTIN", "OPTIN NOLOOP"], 0);
+        check(&["OPTIN", "OPTIN NOLOOP"], 0, write);
     }
 
     #[test]
     fn caches_beyond_the_size_of_the_table() {
-        check(&["", "OPTIN"], 3);
+        check(&["", "OPTIN"], 3, write);
+    }
+
+    #[test]
+    fn caches_of_what_begins_with_a_prefix() {
+        check(&["BCAST", "BCAST NOLOOP PREFIX key:"], 0, count);
+    }
+
+    /// The bug: invalidations went to the thread of the tracker first, and from there to that of the client that gets them; which
+    /// answered requests in between. Now they go to the latter at once.
+    #[test]
+    fn caches_whose_invalidations_go_to_others() {
+        check(
+            &["REDIRECT", "OPTOUT NOLOOP REDIRECT", "BCAST REDIRECT"],
+            0,
+            count,
+        );
     }
 }
 
@@ -711,6 +773,37 @@ fn one_who_hears_of_no_own_changes_is_told_of_keys_that_its_transaction_drops() 
     }
     // Which ones it drops is its own affair.
     assert_eq!(told.len(), 2, "{told:?}");
+}
+
+/// The bug: while a transaction with a slow script ran, its client was told at once of keys that were dropped from the table. So
+/// that came before the reply with their values, which the client kept and nobody would invalidate. Now it waits for the reply.
+#[test]
+fn what_is_dropped_while_a_transaction_runs_comes_behind_its_reply() {
+    let server = TestServer::with(|config| {
+        config.threads = 1;
+        config.busy_reply_threshold_ms = 1;
+    });
+    let (mut client, mut other) = (tracker(&server, ""), server.client());
+    assert_eq!(other.run("MSET a 1 b 2"), "OK");
+    for command in ["MULTI", "GET a", "GET b", "EVAL while_true 0", "EXEC"] {
+        let script = "while true do redis.call('ping') end";
+        let words: Vec<&str> = command
+            .split(' ')
+            .map(|word| if word == "while_true" { script } else { word })
+            .collect();
+        send(&mut client, &words);
+    }
+    until("it is slow", || !server.shared().scripts.slow().is_empty());
+    server.change(|config| config.tracking_table_max_keys = 1);
+    // The thread that runs the script answers this behind what it was sent before.
+    assert_eq!(other.run("PING"), "PONG");
+    assert_eq!(other.run("SCRIPT KILL"), "OK");
+    let mut got = Vec::new();
+    while got.len() < 6 {
+        got.push(next(&mut client));
+    }
+    assert_eq!(got[4][..2], ["1", "2"], "{got:?}");
+    assert_eq!(got[5][0], "invalidate", "{got:?}");
 }
 
 /// The bug: prefixes were compared each with each, so one request took its thread for minutes.

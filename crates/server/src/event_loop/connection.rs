@@ -185,7 +185,7 @@ pub struct Connection {
     pub wanted: usize,
     /// Replies.
     pub output: Vec<u8>,
-    /// What follows when the reply is whole that is written in slices, or comes from another thread.
+    /// What follows when the reply is whole that is written in slices, or comes from another thread or a script.
     pub delayed: Vec<u8>,
     /// How many bytes of `output` are sent already.
     pub sent: usize,
@@ -393,7 +393,8 @@ impl Connection {
 
     /// Where that belongs: not into the middle of a reply.
     fn behind_replies(&mut self) -> &mut Vec<u8> {
-        if self.session.rest.is_some() || self.session.long.is_some() {
+        let is_script = matches!(self.stall, Some(Stall::Script));
+        if self.session.rest.is_some() || self.session.long.is_some() || is_script {
             &mut self.delayed
         } else {
             &mut self.output

@@ -8,9 +8,9 @@ use damselfly_engine::Tracker;
 
 use super::Worker;
 use crate::clients::Client;
-use crate::observers::client_tracking::{redirected_head, take_own, tell};
+use crate::observers::client_tracking::{Redirect, redirected_head, take_own, tell};
 use crate::observers::invalidation::{Invalidation, News};
-use crate::shared::Thread;
+use crate::shared::{Message, Thread};
 
 /// Changed keys that are of concern to those who track prefixes, and who changed each last. All that are found together are told
 /// together, as in Redis.
@@ -29,7 +29,7 @@ impl Worker {
                 Invalidation::Read { key, trackers } => {
                     let news = News::of(std::iter::once(&*key));
                     for tracker in trackers {
-                        self.tell(tracker, &news);
+                        self.tell(tracker, &key, &news);
                     }
                 }
                 Invalidation::Prefixed { key, actor } => {
@@ -49,12 +49,18 @@ impl Worker {
             return;
         }
         let skips_own = |tracker: Tracker| {
+            if let Some(redirect) = Redirect::of(&self.shared, tracker.id) {
+                let is_here = redirect.to.thread == self.index;
+                return is_here.then(|| redirect.from.no_loop.load(Relaxed));
+            }
+            if tracker.thread as usize != self.index {
+                return None;
+            }
             let connection = self.connections.get(tracker.place as usize);
             let tracked = connection.and_then(|connection| connection.session.tracked.as_ref());
-            tracked.is_some_and(|tracked| tracked.no_loop)
+            Some(tracked.is_some_and(|tracked| tracked.no_loop))
         };
-        let tracking = &self.shared.tracking;
-        for (tracker, news) in tracking.prefixed_news(self.index, keys, skips_own) {
+        for (tracker, news) in self.shared.tracking.prefixed_news(keys, skips_own) {
             self.push(tracker, &news);
         }
     }
@@ -63,15 +69,45 @@ impl Worker {
         let clients = self.connections.iter().filter_map(|(_, connection)| {
             let session = &connection.session;
             session.tracked.as_ref()?;
-            Some(session.client.tracker()).filter(|tracker| tracker.id != but)
+            let tracker = session.client.tracker();
+            let is_redirected = Redirect::of(&self.shared, tracker.id).is_some();
+            (tracker.id != but && !is_redirected).then_some(tracker)
         });
         for tracker in clients.collect::<Vec<_>>() {
             self.push(tracker, &News::Everything);
         }
+        if self.shared.tracking.has_redirects() {
+            for from in self.shared.clients.all() {
+                if let Some(redirect) = Redirect::of_client(&self.shared, from)
+                    && redirect.to.thread == self.index
+                {
+                    self.tell_redirected(&redirect.to, &redirect.text(&News::Everything));
+                }
+            }
+        }
     }
 
-    /// Tells a client of keys that it has read.
-    fn tell(&mut self, tracker: Tracker, news: &News) {
+    /// Tells a client of a key that it has read.
+    fn tell(&mut self, tracker: Tracker, key: &Arc<[u8]>, news: &News) {
+        if let Some(redirect) = Redirect::of(&self.shared, tracker.id) {
+            if !redirect.from.tracks_prefixes.load(Relaxed) {
+                self.push(tracker, news);
+            }
+            return;
+        }
+        let thread = tracker.thread as usize;
+        if thread != self.index {
+            // It redirects no more, or to a client that is gone: its own thread knows what to do.
+            let invalidation = Invalidation::Read {
+                key: key.clone(),
+                trackers: vec![tracker],
+            };
+            let bytes = invalidation.bytes();
+            self.shared.pubsub.note_arriving(thread, bytes);
+            let list = vec![invalidation];
+            self.shared.threads[thread].send(Message::Invalidations { list, bytes });
+            return;
+        }
         let connection = self.connections.get(tracker.place as usize);
         let tracked = connection.and_then(|connection| connection.session.tracked.as_ref());
         if tracked.is_some_and(|tracked| tracked.hears_of_reads()) {
@@ -81,6 +117,16 @@ impl Worker {
 
     /// Tells a client, or the one that it redirects to, if it is still there.
     fn push(&mut self, tracker: Tracker, news: &News) {
+        if let Some(redirect) = Redirect::of(&self.shared, tracker.id) {
+            let (text, client) = (redirect.text(news), redirect.to);
+            if client.thread == self.index {
+                self.tell_redirected(&client, &text);
+            } else {
+                let thread = &self.shared.threads[client.thread];
+                thread.send(Message::Redirected { client, text });
+            }
+            return;
+        }
         let place = tracker.place as usize;
         let Some(connection) = self.connections.get_mut(place) else {
             return;

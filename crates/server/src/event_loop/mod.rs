@@ -309,7 +309,9 @@ impl Worker {
         counters.reads.add(1);
         counters.input_bytes.add(bytes as u64);
         let session = &connection.session;
-        let is_told = session.subscriptions.is_some() || session.tracked.is_some();
+        let is_told = session.subscriptions.is_some()
+            || session.tracked.is_some()
+            || self.shared.tracking.has_redirects();
         match end {
             // The end of the stream comes with the same event as the last bytes: read on to it.
             ReadEnd::Drained if connection.half_closed && bytes > 0 => self.queue(key),

@@ -74,6 +74,7 @@ impl Worker {
             }
         };
         connection.output.extend_from_slice(&bytes);
+        connection.give_delayed();
         bytes.clear();
         bytes.shrink_to(super::SPARE_OUTPUT_BYTES_MAX);
         self.script_reply = bytes;

@@ -120,6 +120,43 @@ impl Tracked {
     }
 }
 
+/// A client whose invalidations go to another one, as all threads see it.
+pub struct Redirect {
+    /// The one that tracks keys.
+    pub from: Arc<Client>,
+    /// The one that gets its invalidations.
+    pub to: Arc<Client>,
+}
+
+impl Redirect {
+    /// That of the client of this id; `None` if there is none, or the other client is gone.
+    pub fn of(shared: &Shared, id: u64) -> Option<Self> {
+        if !shared.tracking.has_redirects() {
+            return None;
+        }
+        Self::of_client(shared, shared.clients.find(id)?)
+    }
+
+    /// That of a client, likewise.
+    pub fn of_client(shared: &Shared, from: Arc<Client>) -> Option<Self> {
+        let redirect = from.redirect.load(Relaxed);
+        if redirect == 0 {
+            return None;
+        }
+        let to = shared.clients.find(redirect)?;
+        (!to.killed.load(Relaxed)).then_some(Self { from, to })
+    }
+
+    /// How an invalidation is written to the client that gets it.
+    pub fn text(&self, news: &News) -> Arc<[u8]> {
+        let version = match self.from.protocol.load(Relaxed) {
+            3 => Version::Resp3,
+            _ => Version::Resp2,
+        };
+        news.text(version)
+    }
+}
+
 /// Where a client's invalidations go.
 enum Way {
     /// To itself.
@@ -248,8 +285,19 @@ pub fn stop(shared: &Shared, session: &mut Session) {
     client.tracks.store(false, Relaxed);
     client.tracks_prefixes.store(false, Relaxed);
     client.redirect_broken.store(false, Relaxed);
-    client.redirect.store(0, Relaxed);
+    client.no_loop.store(false, Relaxed);
+    set_redirect(shared, client, 0);
     client.own_news().clear();
+}
+
+/// Notes where a client's invalidations go from now on.
+fn set_redirect(shared: &Shared, client: &Client, redirect: u64) {
+    if redirect != 0 {
+        shared.tracking.count_redirect(true);
+    }
+    if client.redirect.swap(redirect, Relaxed) != 0 {
+        shared.tracking.count_redirect(false);
+    }
 }
 
 /// What CLIENT TRACKING ON asks for.
@@ -417,7 +465,8 @@ fn start(shared: &Shared, session: &mut Session, wish: &Wish<'_>, mode: Mode) {
     tracked.redirect = wish.redirect;
     client.tracks.store(true, Relaxed);
     client.tracks_prefixes.store(wish.broadcast, Relaxed);
-    client.redirect.store(wish.redirect, Relaxed);
+    client.no_loop.store(wish.no_loop, Relaxed);
+    set_redirect(shared, client, wish.redirect);
     client.redirect_broken.store(false, Relaxed);
     if mode == Mode::Broadcast {
         let all: &[&[u8]] = match &wish.prefixes[..] {

@@ -2,15 +2,18 @@
 //!
 //! ```text
 //!   thread of the change                                        thread of the tracker
-//!     section ends ─► Change: which trackers ─► inbox ─► its connection, behind the reply of the read,
-//!                                                        or on to the thread of the client it redirects to
+//!     before its locks are released
+//!     Change: which trackers ────────────────► inbox ─► its connection, behind the reply of the read
+//!                                                        thread of the client that it redirects to
+//!                                          └─► inbox ─► the connection of that one
 //! ```
 //!
 //! The engine knows who has read a key. Here stand those who want to hear of every change to keys of some prefix (BCAST).
 //!
 //! What must be true:
-//! - An invalidation is left for the tracker's thread before the change is answered, and that thread delivers it before it
-//!   answers the tracker's next request.
+//! - An invalidation is left for the tracker's thread before anybody can see the change, or that the key is tracked no more,
+//!   and that thread delivers it before it answers the tracker's next request. If the tracker redirects its invalidations,
+//!   the same holds for the client that gets them.
 //! - A tracker's thread delivers it behind the reply of the read that made the tracker keep the value: that reply is written
 //!   when the thread looks at its inbox, or else it comes in slices or from another thread, and what is pushed waits for it
 //!   ([`Connection::push_message`](crate::event_loop::connection::Connection::push_message)).
@@ -28,7 +31,8 @@ use damselfly_engine::{Change, Engine, Invalidate, Tracker};
 use damselfly_protocol::{Reply, Version};
 
 use crate::pubsub::PubSub;
-use crate::shared::{Message, Shared};
+use crate::observers::client_tracking::Redirect;
+use crate::shared::{Message, Shared, Thread};
 
 /// While more bytes than this are on their way to a thread, no single keys are sent to it any more.
 const LOSS_BYTES: usize = 64 << 20;
@@ -61,7 +65,8 @@ pub enum Invalidation {
 }
 
 impl Invalidation {
-    fn bytes(&self) -> usize {
+    /// What it takes, in bytes.
+    pub fn bytes(&self) -> usize {
         INVALIDATION_BYTES
             + match self {
                 Self::Read { key, trackers } => key.len() + size_of_val(&trackers[..]),
@@ -119,6 +124,8 @@ pub struct Tracking {
     by_prefix: RwLock<ByPrefix>,
     /// The sum of [`Counts::prefixes`].
     prefixes: AtomicUsize,
+    /// How many clients redirect their invalidations.
+    redirects: AtomicUsize,
 }
 
 impl Tracking {
@@ -129,7 +136,23 @@ impl Tracking {
             trackers: Mutex::default(),
             by_prefix: RwLock::default(),
             prefixes: AtomicUsize::new(0),
+            redirects: AtomicUsize::new(0),
         }
+    }
+
+    /// Counts a client that begins (or ends) to redirect its invalidations.
+    pub fn count_redirect(&self, begins: bool) {
+        if begins {
+            self.redirects.fetch_add(1, Relaxed);
+        } else {
+            self.redirects.fetch_sub(1, Relaxed);
+        }
+    }
+
+    /// True if any client redirects its invalidations.
+    #[inline]
+    pub fn has_redirects(&self) -> bool {
+        self.redirects.load(Relaxed) > 0
     }
 
     fn trackers(&self) -> MutexGuard<'_, usize> {
@@ -240,19 +263,19 @@ impl Tracking {
         self.prefixes.load(Relaxed) > 0 && has_prefix_of(&self.read(), key)
     }
 
-    /// What those of a thread's clients are told who track prefixes: in the order of the prefixes, all `keys` that have one.
-    /// Who changed a key last stands with it.
+    /// What clients are told who track prefixes: in the order of the prefixes, all `keys` that have one. Who changed a key last
+    /// stands with it. `skips_own` returns whether a tracker wants no invalidations for its own changes, or `None` if another thread
+    /// delivers those of this tracker.
     pub fn prefixed_news(
         &self,
-        thread: usize,
         keys: &BTreeMap<Arc<[u8]>, u64>,
-        skips_own: impl Fn(Tracker) -> bool,
+        skips_own: impl Fn(Tracker) -> Option<bool>,
     ) -> Vec<(Tracker, News)> {
         let (mut news, by_prefix) = (Vec::new(), self.read());
         for (prefix, trackers) in by_prefix.iter() {
             let mut trackers = trackers
                 .iter()
-                .filter(|tracker| tracker.thread as usize == thread)
+                .filter_map(|&tracker| Some((tracker, skips_own(tracker)?)))
                 .peekable();
             if trackers.peek().is_none() {
                 continue;
@@ -266,8 +289,8 @@ impl Tracking {
                 continue;
             }
             let all = News::of(prefixed.iter().map(|(key, _)| *key));
-            for &tracker in trackers {
-                if !skips_own(tracker) {
+            for (tracker, skips_own) in trackers {
+                if !skips_own {
                     news.push((tracker, all.clone()));
                     continue;
                 }
@@ -336,7 +359,13 @@ impl Invalidate for Teller {
         for (change, actor) in changes {
             letters.add(change, actor);
         }
-        letters.send();
+        letters.leave();
+    }
+
+    fn wake(&self) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.threads.iter().for_each(Thread::wake_if_left);
+        }
     }
 }
 
@@ -361,22 +390,42 @@ impl<'a> Letters<'a> {
         }
     }
 
+    /// Adds what another client gets to which a tracker redirects its invalidations; false if it does not.
+    fn add_redirected(&mut self, key: &Arc<[u8]>, tracker: Tracker, actor: u64) -> bool {
+        let Some(redirect) = Redirect::of(self.shared, tracker.id) else {
+            return false;
+        };
+        if tracker.id != actor || !redirect.from.no_loop.load(Relaxed) {
+            self.by_thread[redirect.to.thread].push(Invalidation::Read {
+                key: key.clone(),
+                trackers: vec![tracker],
+            });
+        }
+        true
+    }
+
     fn add(&mut self, change: Change, actor: u64) {
+        let has_redirects = self.shared.tracking.has_redirects();
         match change {
             Change::Everything => {
-                self.add_own(actor, News::Everything);
+                if Redirect::of(self.shared, actor).is_none() {
+                    self.add_own(actor, News::Everything);
+                }
                 for (list, counts) in self.by_thread.iter_mut().zip(&self.shared.tracking.threads) {
-                    if counts.trackers.load(Relaxed) > 0 {
+                    if has_redirects || counts.trackers.load(Relaxed) > 0 {
                         list.push(Invalidation::Everything { but: actor });
                     }
                 }
             }
             Change::Key {
                 key,
-                trackers,
+                mut trackers,
                 concerns_others,
             } => {
                 let key: Arc<[u8]> = key.into();
+                if has_redirects {
+                    trackers.retain(|&tracker| !self.add_redirected(&key, tracker, actor));
+                }
                 for of_thread in trackers.chunk_by(|a, b| a.thread == b.thread) {
                     let others = of_thread.iter().filter(|tracker| tracker.id != actor);
                     let others: Vec<Tracker> = others.copied().collect();
@@ -394,7 +443,7 @@ impl<'a> Letters<'a> {
                     return;
                 }
                 for (list, counts) in self.by_thread.iter_mut().zip(&self.shared.tracking.threads) {
-                    if counts.prefixes.load(Relaxed) > 0 {
+                    if has_redirects || counts.prefixes.load(Relaxed) > 0 {
                         list.push(Invalidation::Prefixed {
                             key: key.clone(),
                             actor,
@@ -405,7 +454,7 @@ impl<'a> Letters<'a> {
         }
     }
 
-    fn send(self) {
+    fn leave(self) {
         let shared = self.shared;
         for (to, mut list) in self.by_thread.into_iter().enumerate() {
             if list.is_empty() {
@@ -416,7 +465,7 @@ impl<'a> Letters<'a> {
             }
             let bytes = list.iter().map(Invalidation::bytes).sum();
             shared.pubsub.note_arriving(to, bytes);
-            shared.threads[to].send(Message::Invalidations { list, bytes });
+            shared.threads[to].leave(Message::Invalidations { list, bytes });
         }
     }
 }

@@ -26,7 +26,7 @@ pub mod receivers;
 
 use std::sync::atomic::{
     AtomicBool, AtomicUsize,
-    Ordering::{Acquire, Relaxed, Release},
+    Ordering::{Relaxed, SeqCst},
 };
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -236,12 +236,13 @@ impl PubSub {
 
     /// True while too much is on its way from `from` to `to` for another message.
     pub fn is_congested(&self, from: usize, to: usize) -> bool {
-        let on_way = || self.desks[to].arriving_bytes.load(Acquire);
+        let on_way = || self.desks[to].arriving_bytes.load(SeqCst);
         if on_way() + self.own(from).outboxes[to].bytes <= MAIL_BYTES_MAX {
             return false;
         }
-        // Asked for first, so that no end goes unnoticed.
-        self.desks[to].awaited.store(true, Release);
+        // Asked for first, so that no end goes unnoticed: in the one order of all these, either this thread sees what was delivered
+        // or the other one that it is awaited.
+        self.desks[to].awaited.store(true, SeqCst);
         on_way() + self.own(from).outboxes[to].bytes > MAIL_BYTES_MAX
     }
 
@@ -307,8 +308,8 @@ impl PubSub {
     /// Notes that a thread has delivered so many bytes that were sent to it; true if others are to be woken.
     pub fn note_delivered(&self, thread: usize, bytes: usize) -> bool {
         let desk = &self.desks[thread];
-        desk.arriving_bytes.fetch_sub(bytes, Release);
-        desk.awaited.swap(false, Acquire)
+        desk.arriving_bytes.fetch_sub(bytes, SeqCst);
+        desk.awaited.swap(false, SeqCst)
     }
 
     /// Calls `give` for every receiver of a message on a thread: with the place of its connection and the head of what
