@@ -12,11 +12,11 @@
 
 use crate::functions::register_function;
 use crate::lua::{
-    Function, GETMETATABLE, GSUB, GUARDED_READ, GUARDED_WRITE, Kind, Outcome, PAIRS, PCALL,
-    PROXY_MARK, Raise, Stack,
+    FOREACH, FOREACHI, Function, GETMETATABLE, GSUB, GUARDED_READ, GUARDED_TEXTS, GUARDED_WRITE,
+    Kind, Outcome, PAIRS, PCALL, PROXY_MARK, RESUME, Raise, RawFunction, SORT, Stack, WRAP, XPCALL,
 };
 use crate::patterns;
-use crate::{basic, bits, cjson, cmsgpack, mathematics, redis_library, structs};
+use crate::{basic, bits, cjson, cmsgpack, mathematics, redis_library, structs, tables};
 
 /// Where the interpreter finds what it made, in Lua's registry.
 pub(crate) mod slots {
@@ -105,25 +105,44 @@ fn replace_functions(stack: &mut Stack<'_>) {
     stack.set_field(globals, "next");
     stack.push_raw_function(PAIRS, 2);
     stack.set_field(globals, "pairs");
-    stack.push_raw_function(PCALL, 0);
-    stack.set_field(globals, "pcall");
+    set_raw_functions(stack, globals, &[("pcall", PCALL), ("xpcall", XPCALL)]);
     set_functions(stack, globals, basic::FUNCTIONS);
+    stack.get_field(globals, "coroutine");
+    set_raw_functions(stack, -1, &[("resume", RESUME), ("wrap", WRAP)]);
+    stack.pop(1);
 
     stack.get_field(globals, "table");
-    for (name, wrapper) in [("insert", GUARDED_WRITE), ("foreach", GUARDED_READ)] {
-        stack.get_field(-1, name);
-        stack.push_raw_function(wrapper, 1);
-        stack.set_field(-2, name);
-    }
+    let raw = [("foreach", FOREACH), ("foreachi", FOREACHI), ("sort", SORT)];
+    set_raw_functions(stack, -1, &raw);
+    set_functions(stack, -1, tables::FUNCTIONS);
     stack.pop(1);
     stack.get_field(globals, "string");
     set_functions(stack, -1, patterns::FUNCTIONS);
-    stack.push_raw_function(GSUB, 0);
-    stack.set_field(-2, "gsub");
+    set_raw_functions(stack, -1, &[("gsub", GSUB)]);
+    guard_texts(stack, &["char", "format"]);
     stack.pop(1);
     stack.get_field(globals, "math");
     set_functions(stack, -1, mathematics::FUNCTIONS);
+    guard_texts(stack, &["max", "min"]);
     stack.pop(1);
+}
+
+/// Guards functions of the table on top that read each of their arguments to its end.
+fn guard_texts(stack: &mut Stack<'_>, names: &[&str]) {
+    for name in names {
+        stack.get_field(-1, name);
+        stack.push_raw_function(GUARDED_TEXTS, 1);
+        stack.set_field(-2, name);
+    }
+}
+
+/// As [`set_functions`], for functions that call back into Lua.
+fn set_raw_functions(stack: &mut Stack<'_>, index: i32, functions: &[(&str, RawFunction)]) {
+    let index = stack.absolute(index);
+    for (name, function) in functions {
+        stack.push_raw_function(*function, 0);
+        stack.set_field(index, name);
+    }
 }
 
 /// Puts functions into the table at `index`.

@@ -3,6 +3,12 @@
 //! Strict, while Lua runs: beyond the limit there is no memory, and Lua raises "not enough memory".
 //! Lenient, while Rust runs: there is always memory, because a jump out of Rust would not be sound; the
 //! trampoline checks the limit when Rust is done, and functions that build much check it as they go.
+//!
+//! The heap also says how many *steps* may pass before the host is asked whether the script may go on. A step is an
+//! instruction, or one piece of the work of a library function. What a step can take depends on the heap: a comparison
+//! reads two texts to their ends, an assignment counts all items of a table, a new string walks through those of the
+//! same hash. So the interval shrinks as the heap grows, and all steps of an interval together take at most
+//! [`INTERVAL_NS`], even if each of them is the slowest that there can be.
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error, realloc};
 use std::cell::Cell;
@@ -18,20 +24,38 @@ const ALIGNMENT: usize = 16;
 /// which it raises an error.
 const LIMIT_BYTES_MAX: usize = 2 << 30;
 
+/// What the slowest steps of an interval may take together.
+const INTERVAL_NS: usize = 1 << 30;
+/// Blocks of so many bytes count in full: a step takes up to a nanosecond per byte, for a text that is read as a number.
+const LARGE_BYTES: usize = 64 << 10;
+/// Of smaller blocks, a step passes over many at a time at most, and one of so many bytes counts.
+const SMALL_SHARE: usize = 16;
+
 /// Counts the bytes of one interpreter.
 #[derive(Debug)]
 pub(crate) struct Heap {
     used_bytes: Cell<usize>,
+    /// Those in large blocks.
+    large_bytes: Cell<usize>,
     limit_bytes: usize,
     lenient: Cell<bool>,
+    interval: Cell<usize>,
+    interval_max: usize,
+    /// While a step takes no longer, the interval need not shrink.
+    step_ns_max: Cell<usize>,
 }
 
 impl Heap {
-    pub fn new(limit_bytes: usize) -> Heap {
+    pub fn new(limit_bytes: usize, interval_max: usize) -> Heap {
+        let interval_max = interval_max.max(1);
         Heap {
             used_bytes: Cell::new(0),
+            large_bytes: Cell::new(0),
             limit_bytes: limit_bytes.min(LIMIT_BYTES_MAX),
             lenient: Cell::new(true),
+            interval: Cell::new(interval_max),
+            interval_max,
+            step_ns_max: Cell::new(INTERVAL_NS / interval_max),
         }
     }
 
@@ -48,6 +72,41 @@ impl Heap {
     /// Whether more is in use than the limit allows.
     pub fn is_over_limit(&self) -> bool {
         self.used_bytes.get() > self.limit_bytes
+    }
+
+    /// Whether there are large blocks.
+    pub fn has_large_blocks(&self) -> bool {
+        self.large_bytes.get() > 0
+    }
+
+    /// How many steps may pass before the host is asked.
+    pub fn interval(&self) -> usize {
+        self.interval.get()
+    }
+
+    /// What the slowest step takes.
+    fn step_ns(&self) -> usize {
+        self.used_bytes.get() / SMALL_SHARE + self.large_bytes.get()
+    }
+
+    /// Fits the interval to what there is now, with room for the heap to double.
+    pub fn adjust_interval(&self) {
+        let interval = INTERVAL_NS / (2 * self.step_ns()).max(1);
+        let interval = interval.clamp(1, self.interval_max);
+        self.interval.set(interval);
+        self.step_ns_max.set(INTERVAL_NS / interval);
+    }
+
+    /// Counts a block that changes; true if the interval is too long now.
+    fn count(&self, old_bytes: usize, new_bytes: usize) -> bool {
+        let used_bytes = self.used_bytes.get() - old_bytes + new_bytes;
+        self.used_bytes.set(used_bytes);
+        if old_bytes.max(new_bytes) >= LARGE_BYTES {
+            let counted = |bytes| if bytes >= LARGE_BYTES { bytes } else { 0 };
+            let large_bytes = self.large_bytes.get() + counted(new_bytes);
+            self.large_bytes.set(large_bytes - counted(old_bytes));
+        }
+        new_bytes > old_bytes && self.step_ns() > self.step_ns_max.get()
     }
 
     /// Turns leniency on or off and returns what it was.
@@ -76,7 +135,8 @@ pub(super) unsafe extern "C" fn allocate(
     new_bytes: usize,
 ) -> *mut c_void {
     // SAFETY: the caller says that it is a live context.
-    let heap = unsafe { &(*context.cast::<Context>()).heap };
+    let context = unsafe { &*context.cast::<Context>() };
+    let heap = &context.heap;
     let block = block.cast::<u8>();
     let old_bytes = if block.is_null() { 0 } else { old_bytes };
     if new_bytes > old_bytes && !heap.allows(new_bytes - old_bytes) {
@@ -106,9 +166,8 @@ pub(super) unsafe extern "C" fn allocate(
         // The system's memory is used up, as it may be anywhere in Rust.
         handle_alloc_error(new);
     }
-    if new_bytes == 0 || !result.is_null() {
-        heap.used_bytes
-            .set(heap.used_bytes.get() - old_bytes + new_bytes);
+    if (new_bytes == 0 || !result.is_null()) && heap.count(old_bytes, new_bytes) {
+        context.ask_sooner();
     }
     result.cast()
 }

@@ -40,13 +40,10 @@ impl<'a> Stack<'a> {
     /// `state` is a live coroutine of a [`super::State`], and nothing else uses its stack meanwhile but
     /// what the `Stack` calls.
     pub(super) unsafe fn new(state: *mut lua_State) -> Stack<'a> {
-        let mut context = std::ptr::null_mut();
-        // SAFETY: `state` is live.
-        unsafe { lua::lua_getallocf(state, &mut context) };
         Stack {
             state,
-            // SAFETY: every state of this crate is made with a context, which outlives it.
-            context: unsafe { &*context.cast::<Context>() },
+            // SAFETY: the caller's promise.
+            context: unsafe { Context::of(state) },
         }
     }
 
@@ -440,7 +437,10 @@ impl<'a> Stack<'a> {
 
     /// Compiles `code`, text of Lua only, and pushes the function; or the error, and returns false. `name`
     /// ends at its first 0.
-    pub fn load(&mut self, code: &[u8], name: &[u8]) -> bool {
+    ///
+    /// # Errors
+    /// The script has to end.
+    pub fn load(&mut self, code: &[u8], name: &[u8]) -> Result<bool, Raise> {
         // What begins so is bytecode, which could break any rule of the machine. After a space it is
         // text that does not parse.
         let as_text;
@@ -456,13 +456,21 @@ impl<'a> Stack<'a> {
         self.room();
         // SAFETY: a string is on top.
         let name = unsafe { lua::lua_tostring(self.state, -1) };
+        let mut text = Text {
+            rest: code,
+            read: 0,
+            context: self.context,
+        };
+        let text = std::ptr::from_mut(&mut text).cast();
         let was_lenient = self.context.heap.set_lenient(false);
-        // SAFETY: there is room; the parser catches its own errors; code and name outlive the call.
-        let status =
-            unsafe { lua::luaL_loadbuffer(self.state, code.as_ptr().cast(), code.len(), name) };
+        // SAFETY: there is room; the parser catches its own errors; text and name outlive the call.
+        let status = unsafe { lua::lua_load(self.state, read_piece, text, name) };
         self.context.heap.set_lenient(was_lenient);
         self.remove(-2);
-        status == lua::LUA_OK
+        if self.context.is_stopped() {
+            return Err(Raise::Stopped);
+        }
+        Ok(status == lua::LUA_OK)
     }
 
     /// Calls the function below the `arguments` values on top, and replaces all of them by `results`
@@ -531,8 +539,26 @@ impl<'a> Stack<'a> {
             .expect("strings and numbers have a text"))
     }
 
+    /// An error if the texts among the arguments are more than the interpreter may hold, as they can be if one is
+    /// there many times.
+    pub fn check_texts(&self) -> Result<(), Raise> {
+        if !self.context.heap.has_large_blocks() {
+            return Ok(());
+        }
+        let is_text = |index: &i32| self.kind(*index) == Kind::String;
+        let lengths = (1..=self.top()).filter(is_text).map(|at| self.length(at));
+        let total = lengths.sum();
+        if total > self.context.heap.limit_bytes() {
+            return Err(Raise::Memory);
+        }
+        self.context.spend_bytes(total)
+    }
+
     /// Argument `argument`, which must be a number or its text.
     pub fn check_number(&self, argument: i32) -> Result<f64, Raise> {
+        if self.context.heap.has_large_blocks() {
+            self.context.spend(self.length(argument))?;
+        }
         self.to_number(argument)
             .ok_or_else(|| self.wrong_type(argument, "number"))
     }
@@ -557,6 +583,34 @@ impl<'a> Stack<'a> {
             _ => Err(self.wrong_type(argument, "table")),
         }
     }
+}
+
+/// A text that the parser reads.
+struct Text<'t> {
+    rest: &'t [u8],
+    read: usize,
+    context: &'t Context,
+}
+
+/// The next piece of the [`Text`] that is `text`; none, as at its end, if the script has to stop.
+unsafe extern "C-unwind" fn read_piece(
+    _: *mut lua_State,
+    text: *mut std::ffi::c_void,
+    len: *mut usize,
+) -> *const std::ffi::c_char {
+    /// The parser takes about as many nanoseconds per byte, or steps per piece.
+    const PIECE_BYTES: usize = 256;
+    // SAFETY: `Stack::load` passes it, and nothing else uses it meanwhile.
+    let text = unsafe { &mut *text.cast::<Text<'_>>() };
+    let piece;
+    (piece, text.rest) = text.rest.split_at(text.rest.len().min(PIECE_BYTES));
+    text.read += piece.len();
+    // Each `elseif` and each `break` passes over all those before it.
+    let steps = piece.len() + text.read / PIECE_BYTES;
+    let must_end = text.context.is_due(steps) && !text.context.ask_without_panic();
+    // SAFETY: the parser passes a place for the length.
+    unsafe { len.write(if must_end { 0 } else { piece.len() }) };
+    piece.as_ptr().cast()
 }
 
 /// How many numbers a block has.
