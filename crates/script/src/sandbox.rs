@@ -119,7 +119,7 @@ fn replace_functions(stack: &mut Stack<'_>) {
     stack.get_field(globals, "string");
     set_functions(stack, -1, patterns::FUNCTIONS);
     set_raw_functions(stack, -1, &[("gsub", GSUB)]);
-    guard_texts(stack, &["char", "format"]);
+    guard_texts(stack, &["char", "format", "lower", "reverse", "upper"]);
     stack.pop(1);
     stack.get_field(globals, "math");
     set_functions(stack, -1, mathematics::FUNCTIONS);

@@ -456,7 +456,12 @@ fn scripts_of_commands_end_with_the_server_without_a_threshold() {
     let values: Vec<_> = values.iter().map(String::as_str).collect();
     long.run_words(&[&["RPUSH", "list"], &values[..]].concat());
     let id = long.number("CLIENT ID");
-    long.send_words(&["EVAL", "while true do redis.call('SORT', 'list', 'ALPHA') end", "1", "list"]);
+    long.send_words(&[
+        "EVAL",
+        "while true do redis.call('SORT', 'list', 'ALPHA') end",
+        "1",
+        "list",
+    ]);
     until("it runs", || runs_script(&mut other, id));
     other.send("SHUTDOWN NOSAVE");
     assert_eq!(other.until_closed(), [""; 0]);

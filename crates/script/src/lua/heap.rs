@@ -11,7 +11,8 @@
 //! [`INTERVAL_NS`], even if each of them is the slowest that there can be.
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error, realloc};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 use std::ffi::c_void;
 use std::ptr;
 
@@ -26,17 +27,21 @@ const LIMIT_BYTES_MAX: usize = 2 << 30;
 
 /// What the slowest steps of an interval may take together.
 const INTERVAL_NS: usize = 1 << 30;
-/// Blocks of so many bytes count in full: a step takes up to a nanosecond per byte, for a text that is read as a number.
+/// Blocks of so many bytes are large.
 const LARGE_BYTES: usize = 64 << 10;
-/// Of smaller blocks, a step passes over many at a time at most, and one of so many bytes counts.
-const SMALL_SHARE: usize = 16;
+/// A step takes up to a nanosecond for so many bytes of a large block: of a text that is read as a number.
+const LARGE_BYTES_PER_NS: usize = 4;
+/// And for so many of all others: items of a table that are counted, short texts of the same hash.
+const BYTES_PER_NS: usize = 16;
 
 /// Counts the bytes of one interpreter.
 #[derive(Debug)]
 pub(crate) struct Heap {
     used_bytes: Cell<usize>,
-    /// Those in large blocks.
+    /// Those in large blocks that may be texts: no text is ever resized.
     large_bytes: Cell<usize>,
+    /// The addresses of large blocks that have been resized.
+    resized: RefCell<HashSet<usize>>,
     limit_bytes: usize,
     lenient: Cell<bool>,
     interval: Cell<usize>,
@@ -51,6 +56,7 @@ impl Heap {
         Heap {
             used_bytes: Cell::new(0),
             large_bytes: Cell::new(0),
+            resized: RefCell::default(),
             limit_bytes: limit_bytes.min(LIMIT_BYTES_MAX),
             lenient: Cell::new(true),
             interval: Cell::new(interval_max),
@@ -74,7 +80,7 @@ impl Heap {
         self.used_bytes.get() > self.limit_bytes
     }
 
-    /// Whether there are large blocks.
+    /// Whether there are large blocks that may be texts.
     pub fn has_large_blocks(&self) -> bool {
         self.large_bytes.get() > 0
     }
@@ -86,7 +92,7 @@ impl Heap {
 
     /// What the slowest step takes.
     fn step_ns(&self) -> usize {
-        self.used_bytes.get() / SMALL_SHARE + self.large_bytes.get()
+        self.used_bytes.get() / BYTES_PER_NS + self.large_bytes.get() / LARGE_BYTES_PER_NS
     }
 
     /// Fits the interval to what there is now, with room for the heap to double.
@@ -97,16 +103,28 @@ impl Heap {
         self.step_ns_max.set(INTERVAL_NS / interval);
     }
 
-    /// Counts a block that changes; true if the interval is too long now.
-    fn count(&self, old_bytes: usize, new_bytes: usize) -> bool {
-        let used_bytes = self.used_bytes.get() - old_bytes + new_bytes;
-        self.used_bytes.set(used_bytes);
-        if old_bytes.max(new_bytes) >= LARGE_BYTES {
-            let counted = |bytes| if bytes >= LARGE_BYTES { bytes } else { 0 };
-            let large_bytes = self.large_bytes.get() + counted(new_bytes);
-            self.large_bytes.set(large_bytes - counted(old_bytes));
+    /// Counts a block that has changed; true if the interval is too long now.
+    fn count(&self, old: (*mut u8, usize), new: (*mut u8, usize)) -> bool {
+        self.used_bytes.set(self.used_bytes.get() - old.1 + new.1);
+        if old.1.max(new.1) >= LARGE_BYTES {
+            self.count_large(old, new);
         }
-        new_bytes > old_bytes && self.step_ns() > self.step_ns_max.get()
+        new.1 > old.1 && self.step_ns() > self.step_ns_max.get()
+    }
+
+    #[cold]
+    fn count_large(&self, old: (*mut u8, usize), new: (*mut u8, usize)) {
+        let mut resized = self.resized.borrow_mut();
+        let mut large_bytes = self.large_bytes.get();
+        if old.1 >= LARGE_BYTES && !resized.remove(&old.0.addr()) {
+            large_bytes -= old.1;
+        }
+        if new.1 >= LARGE_BYTES && old.1 == 0 {
+            large_bytes += new.1;
+        } else if new.1 >= LARGE_BYTES {
+            resized.insert(new.0.addr());
+        }
+        self.large_bytes.set(large_bytes);
     }
 
     /// Turns leniency on or off and returns what it was.
@@ -166,7 +184,8 @@ pub(super) unsafe extern "C" fn allocate(
         // The system's memory is used up, as it may be anywhere in Rust.
         handle_alloc_error(new);
     }
-    if (new_bytes == 0 || !result.is_null()) && heap.count(old_bytes, new_bytes) {
+    if (new_bytes == 0 || !result.is_null()) && heap.count((block, old_bytes), (result, new_bytes))
+    {
         context.ask_sooner();
     }
     result.cast()
