@@ -9,6 +9,44 @@
 //! | of functions at load | `register_function`, `log` and numbers | nothing                               |
 //!
 //! Functions keep the environment they were born in, so the last two are one proxy, which is switched.
+//!
+//! # Every function can be ended
+//!
+//! The host is asked from time to time whether the script may go on: after so many instructions of Lua, and after as many
+//! *steps* in the functions below that count their work. How many depends on what the script holds, so that even
+//! the slowest steps take less than a second together ([`crate::lua`]'s `heap`). An error that ends a script passes
+//! through everything that catches errors. `tests/kill.rs` uses every function of this table.
+//!
+//! | functions                                             | why they end in time                                      |
+//! |-------------------------------------------------------|-----------------------------------------------------------|
+//! | `pcall` `xpcall` `coroutine.resume` `coroutine.wrap`  | they raise the error that ends the script again; the      |
+//! |                                                       | handler of `xpcall` does not see it. Each coroutine counts|
+//! |                                                       | its own instructions, so resuming counts as steps         |
+//! | `load` `loadstring`                                   | the parser reads small pieces, each counts as steps       |
+//! | `string.gsub` `gmatch` `gfind` `find` `match`         | each item that is tried is a step ([`crate::patterns`])   |
+//! | `table.sort` `foreach` `foreachi`                     | each comparison or call is a step                         |
+//! | `table.concat` `insert` `remove` `maxn`               | each item is a step                                       |
+//! | `string.format` `char` `lower` `upper` `reverse`      | the texts among the arguments count as steps; together    |
+//! | `math.max` `min`                                      | they are no more than the interpreter may hold            |
+//! | `bit.*`                                               | a text that is read as a number counts as steps           |
+//! | `cjson.encode` `decode` `cmsgpack.*` `struct.*`       | each value, and what is written, are steps                |
+//! | `redis.sha1hex`                                       | each block is some steps                                  |
+//! | `redis.call` `pcall`                                  | the host is asked after each command, and each value of a |
+//! |                                                       | reply is a step; a command itself can't be ended          |
+//! | `collectgarbage`                                      | asks after each collection, which takes less than a second|
+//! | `unpack` `select` `string.byte`                       | as many values as Lua's stack holds, 8000                 |
+//! | `string.rep` `string.sub` `redis.log` `error_reply`   | one pass over a text that memory bounds                   |
+//! | `status_reply` `acl_check_cmd` `debug`                |                                                           |
+//! | `__redis__err__handler`                               |                                                           |
+//! | `tonumber` and the rest of `math`                     | one pass over one or two texts                            |
+//! | `next` `pairs` `ipairs` `rawget` `rawset`             | at most one pass over a table, as an instruction          |
+//! | `table.getn` `string.len` `string.dump`               |                                                           |
+//! | `assert` `error` `gcinfo` `getmetatable` `rawequal`   | take about as long as an instruction; `tostring` may call |
+//! | `setmetatable` `tostring` `type` `table.setn`         | a function of Lua                                         |
+//! | `coroutine.create` `running` `status` `yield`         |                                                           |
+//! | the other functions of `cjson` and `redis`            |                                                           |
+//!
+//! A new function must count its work if it does more than one pass over its arguments, or calls back into Lua.
 
 use crate::functions::register_function;
 use crate::lua::{
