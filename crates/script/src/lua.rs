@@ -17,6 +17,7 @@ mod context;
 mod coroutines;
 mod guard;
 mod heap;
+mod loading;
 mod sorting;
 mod stack;
 mod state;

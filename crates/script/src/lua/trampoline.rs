@@ -131,7 +131,7 @@ pub(super) unsafe fn guarded(
         Ok(_) if !was_lenient && heap.is_over_limit() => {
             // SAFETY: a collection raises nothing: no object has a finalizer in Lua.
             unsafe { lua_gc(state, LUA_GCCOLLECT, 0) };
-            if stack.context().ask().is_err() {
+            if !stack.context().ask_without_panic() {
                 Err(Raise::Stopped)
             } else if heap.is_over_limit() {
                 Err(Raise::Memory)
