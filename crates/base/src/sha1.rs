@@ -1,7 +1,25 @@
 //! SHA-1 (FIPS 180-4), for what Redis names by it: scripts and digests of data. Not for secrets.
 
+use std::convert::Infallible;
+
 /// The SHA-1 digest of `bytes`.
 pub fn sha1(bytes: &[u8]) -> [u8; 20] {
+    match try_sha1(bytes, |_| Ok::<_, Infallible>(())) {
+        Ok(digest) => digest,
+        Err(never) => match never {},
+    }
+}
+
+/// As [`sha1`]; calls `before` with each block of some KiB, the last one perhaps shorter, before it is added.
+///
+/// # Errors
+/// That of `before`, which ends this.
+pub fn try_sha1<E>(
+    bytes: &[u8],
+    mut before: impl FnMut(&[u8]) -> Result<(), E>,
+) -> Result<[u8; 20], E> {
+    /// A multiple of the 64 bytes that are added at once.
+    const BLOCK_BYTES: usize = 16 << 10;
     let mut state = [
         0x6745_2301_u32,
         0xefcd_ab89,
@@ -10,8 +28,9 @@ pub fn sha1(bytes: &[u8]) -> [u8; 20] {
         0xc3d2_e1f0,
     ];
     let (blocks, rest) = bytes.as_chunks::<64>();
-    for block in blocks {
-        compress(&mut state, block);
+    for blocks in blocks.chunks(BLOCK_BYTES / 64) {
+        before(blocks.as_flattened())?;
+        blocks.iter().for_each(|block| compress(&mut state, block));
     }
     // A one bit, zeros, and the length in bits: one block more, or two.
     let mut tail = [0; 128];
@@ -26,7 +45,7 @@ pub fn sha1(bytes: &[u8]) -> [u8; 20] {
     for (out, word) in digest.as_chunks_mut::<4>().0.iter_mut().zip(state) {
         *out = word.to_be_bytes();
     }
-    digest
+    Ok(digest)
 }
 
 /// The digest as 40 hexadecimal digits.

@@ -39,7 +39,12 @@ fn load(stack: &mut Stack<'_>) -> Outcome {
     let mut pieces = 0;
     loop {
         stack.copy(1);
+        stack.context().spend(1)?;
+        stack.check_memory()?;
         if stack.call(0, 1, 0).is_err() {
+            if stack.context().is_stopped() {
+                return Err(Raise::Stopped);
+            }
             stack.push_nil();
             stack.insert(-2);
             return Ok(2);
@@ -63,14 +68,19 @@ fn load(stack: &mut Stack<'_>) -> Outcome {
     let mut code = Vec::new();
     for piece in 1..=pieces {
         stack.get_index(2, piece);
-        code.extend_from_slice(stack.bytes(-1).unwrap_or_default());
+        let text = stack.bytes(-1).unwrap_or_default();
+        stack.context().spend_bytes(text.len())?;
+        if text.len() > stack.context().heap.limit_bytes() - code.len() {
+            return Err(Raise::Memory);
+        }
+        code.extend_from_slice(text);
         stack.pop(1);
     }
     compile(stack, &code, &name)
 }
 
 fn compile(stack: &mut Stack<'_>, code: &[u8], name: &[u8]) -> Outcome {
-    if stack.load(code, name) {
+    if stack.load(code, name)? {
         return Ok(1);
     }
     stack.push_nil();
@@ -111,6 +121,7 @@ fn collect_garbage(stack: &mut Stack<'_>) -> Outcome {
     match option.as_slice() {
         b"collect" => {
             stack.collect_garbage();
+            stack.context().ask()?;
             stack.push_number(0.0);
         }
         b"count" => {
@@ -119,6 +130,7 @@ fn collect_garbage(stack: &mut Stack<'_>) -> Outcome {
         }
         b"step" => {
             stack.collect_garbage();
+            stack.context().ask()?;
             stack.push_boolean(true);
         }
         b"stop" | b"restart" => stack.push_number(0.0),

@@ -2,15 +2,10 @@
 
 use crate::lua::{Context, Raise, Stack};
 
-/// Additions between two questions whether the script may go on: a table that holds another one many times
-/// makes a text without end.
-const ADDITIONS_PER_QUESTION: u32 = 10_000;
-
 /// A growing result.
 pub(crate) struct Buffer<'c> {
     bytes: Vec<u8>,
     context: &'c Context,
-    additions: u32,
 }
 
 impl<'c> Buffer<'c> {
@@ -19,7 +14,6 @@ impl<'c> Buffer<'c> {
         Buffer {
             bytes: Vec::new(),
             context: stack.context(),
-            additions: 0,
         }
     }
 
@@ -36,13 +30,8 @@ impl<'c> Buffer<'c> {
         if bytes.len() > self.context.heap.limit_bytes() - self.bytes.len() {
             return Err(Raise::Memory);
         }
-        self.additions += 1;
-        if self.additions >= ADDITIONS_PER_QUESTION {
-            self.additions = 0;
-            if !self.context.may_go_on() {
-                return Err(Raise::Stopped);
-            }
-        }
+        // Also for nothing: a table that holds another one many times makes a text without end.
+        self.context.spend_bytes(bytes.len())?;
         self.bytes.extend_from_slice(bytes);
         Ok(())
     }

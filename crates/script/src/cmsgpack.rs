@@ -134,7 +134,7 @@ fn pack_integer(out: &mut Buffer<'_>, integer: i64) -> Result<(), Raise> {
 }
 
 fn pack_table(stack: &mut Stack<'_>, out: &mut Buffer<'_>, depth: usize) -> Result<(), Raise> {
-    let (count, is_array) = survey(stack);
+    let (count, is_array) = survey(stack)?;
     if is_array {
         match count {
             0..=15 => out.push(0x90 | count as u8)?,
@@ -160,12 +160,13 @@ fn pack_table(stack: &mut Stack<'_>, out: &mut Buffer<'_>, depth: usize) -> Resu
 }
 
 /// How many items the table on top has, and whether their keys are 1, 2, 3 and so on.
-fn survey(stack: &mut Stack<'_>) -> (usize, bool) {
+fn survey(stack: &mut Stack<'_>) -> Result<(usize, bool), Raise> {
     let mut count = 0;
     let mut max = 0.0;
     let mut is_array = true;
     stack.push_nil();
     while stack.next(-2) {
+        stack.context().spend(1)?;
         stack.pop(1);
         count += 1;
         match stack.number(-1) {
@@ -173,7 +174,7 @@ fn survey(stack: &mut Stack<'_>) -> (usize, bool) {
             Some(_) | None => is_array = false,
         }
     }
-    (count, is_array && max == count as f64)
+    Ok((count, is_array && max == count as f64))
 }
 
 /// `cmsgpack.unpack(data)`: all values.
@@ -274,6 +275,7 @@ impl<'d> Reader<'d> {
     /// Pushes the next value.
     fn value(&mut self, stack: &mut Stack<'_>, depth: usize) -> Result<(), Raise> {
         stack.check_memory()?;
+        stack.context().spend(1)?;
         let [code] = self.bytes()?;
         match code {
             0x00..=0x7f => stack.push_number(f64::from(code)),

@@ -24,11 +24,14 @@ const DEPTH_MAX: usize = 128;
 /// Pushes the value of the reply that `bytes` begins with. Nil for what is no reply.
 ///
 /// # Errors
-/// It is more than the interpreter may hold.
+/// It is more than the interpreter may hold, or the script has to end.
 pub(crate) fn push(stack: &mut Stack<'_>, bytes: &[u8]) -> Result<(), Raise> {
     let mut reader = Reader { rest: bytes };
     if reader.push(stack, 0).is_none() {
         stack.check_memory()?;
+        if stack.context().is_stopped() {
+            return Err(Raise::Stopped);
+        }
         stack.push_nil();
     }
     Ok(())
@@ -62,6 +65,7 @@ impl<'b> Reader<'b> {
     /// Pushes one value; on `None` nothing is pushed.
     fn push(&mut self, stack: &mut Stack<'_>, depth: usize) -> Option<()> {
         stack.check_memory().ok()?;
+        stack.context().spend(1).ok()?;
         let (&kind, rest) = self.rest.split_first()?;
         self.rest = rest;
         let line = self.line()?;

@@ -8,7 +8,8 @@ pub trait Host {
     /// that is unknown or not allowed in scripts, are replies.
     fn call(&mut self, arguments: &[&[u8]], version: Version, reply: &mut Vec<u8>) -> Called;
 
-    /// Called every so many instructions of the script, never during [`Host::call`].
+    /// Called every so many instructions of the script, and during the work of its library functions; never during
+    /// [`Host::call`].
     fn tick(&mut self) -> Tick;
 
     /// `redis.log`: a line for the server's log.

@@ -28,7 +28,7 @@ pub struct Limits {
     /// Scripts that stay compiled; beyond them, the one that ran longest ago is forgotten, and
     /// compiled again when it runs again.
     pub compiled_scripts: usize,
-    /// How many instructions of Lua are between two calls of [`Host::tick`].
+    /// How many instructions of Lua are between two calls of [`Host::tick`]; fewer while the script holds much.
     pub instructions_per_tick: u32,
 }
 
@@ -101,9 +101,8 @@ impl Interpreter {
     /// The system has no memory, or the limit is too small for Lua itself (about 200 KiB).
     pub fn new(limits: Limits) -> Result<Interpreter, CommandError> {
         let out_of_memory = || CommandError::err("not enough memory for Lua");
-        let instructions = i32::try_from(limits.instructions_per_tick).unwrap_or(i32::MAX);
-        let mut state =
-            State::new(limits.memory_bytes, instructions.max(1)).ok_or_else(out_of_memory)?;
+        let steps = usize::try_from(limits.instructions_per_tick).unwrap_or(usize::MAX);
+        let mut state = State::new(limits.memory_bytes, steps).ok_or_else(out_of_memory)?;
         sandbox::build(&mut state.stack());
         if state.context().heap.is_over_limit() {
             return Err(out_of_memory());
@@ -277,7 +276,7 @@ impl Interpreter {
         let slot = self.take_slot();
         let mut stack = self.state.stack();
         stack.get_index(Stack::REGISTRY, slots::HANDLER);
-        if !stack.load(&text[code_start..], FUNCTION_CHUNK_NAME) {
+        if stack.load(&text[code_start..], FUNCTION_CHUNK_NAME) != Ok(true) {
             let message = String::from_utf8_lossy(stack.text(-1).unwrap_or_default()).into_owned();
             stack.set_top(0);
             self.release(slot);
@@ -374,8 +373,7 @@ impl Interpreter {
             self.state.stack().collect_garbage();
         }
         if is_stopped {
-            let instructions = i32::try_from(self.limits.instructions_per_tick).unwrap_or(i32::MAX);
-            self.state.reset_hook(instructions.max(1));
+            self.state.reset_hook();
         }
         if let Some(panic) = panic {
             resume_unwind(panic);
@@ -395,7 +393,7 @@ impl Interpreter {
         self.use_environment(slots::SCRIPT_ENVIRONMENT);
         let slot = self.take_slot();
         let mut stack = self.state.stack();
-        if !stack.load(script.code(), CHUNK_NAME) {
+        if stack.load(script.code(), CHUNK_NAME) != Ok(true) {
             let message = stack.text(-1).unwrap_or_default().to_vec();
             stack.set_top(0);
             self.release(slot);

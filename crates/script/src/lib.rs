@@ -32,6 +32,7 @@ mod redis_library;
 mod sandbox;
 mod script;
 mod structs;
+mod tables;
 mod to_reply;
 
 pub use cache::ScriptCache;

@@ -8,21 +8,28 @@
 //!   memory beyond its limit ([`heap`]), so that Lua's own "not enough memory" cannot happen. To raise, a
 //!   function *returns* [`Raise`]; the trampoline, which by then owns nothing, jumps. A panic is caught
 //!   there and becomes an error of the script.
-//! - What must call back into Lua (`pcall`, `load`, `gsub` with a function) is in [`calling`], in frames
-//!   that own nothing but numbers and pointers.
+//! - What must call back into Lua (`pcall`, `gsub` with a function, coroutines, `sort`) is in [`calling`],
+//!   [`coroutines`] and [`sorting`], in frames that own nothing but numbers and pointers.
 //! - The interpreter calls a script only through `lua_pcall`, which returns.
 
 mod calling;
 mod context;
+mod coroutines;
 mod guard;
 mod heap;
+mod loading;
+mod sorting;
 mod stack;
 mod state;
 mod trampoline;
 
-pub(crate) use calling::{GSUB, PCALL};
+pub(crate) use calling::{GSUB, PCALL, XPCALL};
 pub(crate) use context::{Context, Stop};
-pub(crate) use guard::{GETMETATABLE, GUARDED_READ, GUARDED_WRITE, PAIRS, PROXY_MARK};
-pub(crate) use stack::{Kind, Stack, truncated};
+pub(crate) use coroutines::{RESUME, WRAP};
+pub(crate) use guard::{
+    GETMETATABLE, GUARDED_READ, GUARDED_TEXTS, GUARDED_WRITE, PAIRS, PROXY_MARK,
+};
+pub(crate) use sorting::{FOREACH, FOREACHI, SORT};
+pub(crate) use stack::{Kind, RawFunction, Stack, truncated};
 pub(crate) use state::{Failure, State};
 pub(crate) use trampoline::{Function, Outcome, Raise};

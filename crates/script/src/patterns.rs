@@ -7,7 +7,7 @@
 mod matching;
 pub(crate) mod substitute;
 
-use crate::lua::{Function, Outcome, Raise, Stack};
+use crate::lua::{Context, Function, Outcome, Raise, Stack};
 use crate::number::up_to_zero;
 use matching::{Matcher, Problem};
 
@@ -41,7 +41,7 @@ fn find(stack: &mut Stack<'_>) -> Outcome {
     let (text, pattern) = (argument(stack, 1), argument(stack, 2));
     let before_zero = up_to_zero(pattern);
     if has_plain || !before_zero.iter().any(|byte| SPECIALS.contains(byte)) {
-        let found = position(&text[start..], pattern);
+        let found = position(&text[start..], pattern, stack.context())?;
         let end = found.map(|at| start + at + pattern.len());
         let Some((at, end)) = found.zip(end) else {
             stack.push_nil();
@@ -95,28 +95,35 @@ fn argument<'s>(stack: &'s Stack<'_>, index: i32) -> &'s [u8] {
 
 fn search(stack: &Stack<'_>, start: usize) -> Result<Found, Problem> {
     let context = stack.context();
-    let may_go_on = || context.may_go_on();
+    let spend = |steps| context.spend(steps).is_ok();
     let (pattern, is_anchored) = match argument(stack, 2).strip_prefix(b"^") {
         Some(rest) => (rest, true),
         None => (argument(stack, 2), false),
     };
-    let mut matcher = Matcher::new(argument(stack, 1), pattern, &may_go_on);
+    let mut matcher = Matcher::new(argument(stack, 1), pattern, &spend);
     matcher.search(start, is_anchored)
 }
 
 /// Where `needle` first is.
-fn position(text: &[u8], needle: &[u8]) -> Option<usize> {
+fn position(text: &[u8], needle: &[u8], context: &Context) -> Result<Option<usize>, Raise> {
     let Some((&first, rest)) = needle.split_first() else {
-        return Some(0);
+        return Ok(Some(0));
     };
     let mut from = 0;
-    loop {
-        let at = from + text.get(from..)?.iter().position(|&byte| byte == first)?;
-        if text[at + 1..].starts_with(rest) {
-            return Some(at);
+    while let Some(part) = text.get(from..) {
+        let Some(skipped) = part.iter().position(|&byte| byte == first) else {
+            break;
+        };
+        let part = &part[skipped + 1..];
+        // The comparison passes over all of it in the worst case.
+        context.spend_bytes(skipped + rest.len().min(part.len()))?;
+        if part.starts_with(rest) {
+            return Ok(Some(from + skipped));
         }
-        from = at + 1;
+        from += skipped + 1;
     }
+    context.spend_bytes(text.len())?;
+    Ok(None)
 }
 
 /// `string.gmatch(text, pattern)`: an iterator over the matches.
@@ -133,11 +140,11 @@ fn iterate_next(stack: &mut Stack<'_>) -> Outcome {
     let [text_at, pattern_at, start_at] = [1, 2, 3].map(Stack::upvalue);
     let start = stack.number(start_at).unwrap_or_default() as usize;
     let context = stack.context();
-    let may_go_on = || context.may_go_on();
+    let spend = |steps| context.spend(steps).is_ok();
     let mut matcher = Matcher::new(
         argument(stack, text_at),
         argument(stack, pattern_at),
-        &may_go_on,
+        &spend,
     );
     match matcher.search(start, false)? {
         Some((from, to, captures)) => {

@@ -1,6 +1,6 @@
 //! The table `redis`: what a script calls to reach the server.
 
-use damselfly_base::sha1::{hex, sha1};
+use damselfly_base::sha1::{hex, try_sha1};
 use damselfly_protocol::Version;
 
 use crate::from_reply;
@@ -132,7 +132,7 @@ fn check_arguments(stack: &mut Stack<'_>) -> Result<(), Raise> {
     } else if !(1..=count).all(is_allowed) {
         "ERR Lua redis lib command arguments must be strings or integers"
     } else {
-        return Ok(());
+        return stack.check_texts();
     };
     // So many may be there that nothing more has room.
     stack.set_top(0);
@@ -200,6 +200,7 @@ pub(crate) fn log(stack: &mut Stack<'_>) -> Outcome {
         3 => LogLevel::Warning,
         _ => return Err(raised(stack, "ERR Invalid debug level.")),
     };
+    stack.check_texts()?;
     let mut line = Vec::new();
     for index in 2..=count {
         if let Some(text) = stack.text(index) {
@@ -267,11 +268,18 @@ fn status_reply(stack: &mut Stack<'_>) -> Outcome {
     Ok(1)
 }
 
+/// So many bytes of a digest are as much work as an instruction.
+const SHA1_BYTES_PER_STEP: usize = 8;
+
 fn sha1_hex(stack: &mut Stack<'_>) -> Outcome {
     if stack.top() != 1 {
         return Err(raised(stack, "ERR wrong number of arguments"));
     }
-    let digest = sha1(stack.text(1).unwrap_or_default());
+    let context = stack.context();
+    let text = stack.text(1).unwrap_or_default();
+    let digest = try_sha1(text, |block| {
+        context.spend(block.len() / SHA1_BYTES_PER_STEP)
+    })?;
     stack.push_bytes(hex(&digest).as_bytes());
     Ok(1)
 }

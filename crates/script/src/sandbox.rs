@@ -9,14 +9,52 @@
 //! | of functions at load | `register_function`, `log` and numbers | nothing                               |
 //!
 //! Functions keep the environment they were born in, so the last two are one proxy, which is switched.
+//!
+//! # Every function can be ended
+//!
+//! The host is asked from time to time whether the script may go on: after so many instructions of Lua, and after as many
+//! *steps* in the functions below that count their work. How many depends on what the script holds, so that even
+//! the slowest steps take less than a second together ([`crate::lua`]'s `heap`). An error that ends a script passes
+//! through everything that catches errors. `tests/kill.rs` uses every function of this table.
+//!
+//! | functions                                             | why they end in time                                      |
+//! |-------------------------------------------------------|-----------------------------------------------------------|
+//! | `pcall` `xpcall` `coroutine.resume` `coroutine.wrap`  | they raise the error that ends the script again; the      |
+//! |                                                       | handler of `xpcall` does not see it. Each coroutine counts|
+//! |                                                       | its own instructions, so resuming counts as steps         |
+//! | `load` `loadstring`                                   | the parser reads small pieces, each counts as steps       |
+//! | `string.gsub` `gmatch` `gfind` `find` `match`         | each item that is tried is a step ([`crate::patterns`])   |
+//! | `table.sort` `foreach` `foreachi`                     | each comparison or call is a step                         |
+//! | `table.concat` `insert` `remove` `maxn`               | each item is a step                                       |
+//! | `string.format` `char` `lower` `upper` `reverse`      | the texts among the arguments count as steps; together    |
+//! | `math.max` `min`                                      | they are no more than the interpreter may hold            |
+//! | `bit.*`                                               | a text that is read as a number counts as steps           |
+//! | `cjson.encode` `decode` `cmsgpack.*` `struct.*`       | each value, and what is written, are steps                |
+//! | `redis.sha1hex`                                       | each block is some steps                                  |
+//! | `redis.call` `pcall`                                  | the host is asked after each command, and each value of a |
+//! |                                                       | reply is a step; a command itself can't be ended          |
+//! | `collectgarbage`                                      | asks after each collection, which takes less than a second|
+//! | `unpack` `select` `string.byte`                       | as many values as Lua's stack holds, 8000                 |
+//! | `string.rep` `string.sub` `redis.log` `error_reply`   | one pass over a text that memory bounds                   |
+//! | `status_reply` `acl_check_cmd` `debug`                |                                                           |
+//! | `__redis__err__handler`                               |                                                           |
+//! | `tonumber` and the rest of `math`                     | one pass over one or two texts                            |
+//! | `next` `pairs` `ipairs` `rawget` `rawset`             | at most one pass over a table, as an instruction          |
+//! | `table.getn` `string.len` `string.dump`               |                                                           |
+//! | `assert` `error` `gcinfo` `getmetatable` `rawequal`   | take about as long as an instruction; `tostring` may call |
+//! | `setmetatable` `tostring` `type` `table.setn`         | a function of Lua                                         |
+//! | `coroutine.create` `running` `status` `yield`         |                                                           |
+//! | the other functions of `cjson` and `redis`            |                                                           |
+//!
+//! A new function must count its work if it does more than one pass over its arguments, or calls back into Lua.
 
 use crate::functions::register_function;
 use crate::lua::{
-    Function, GETMETATABLE, GSUB, GUARDED_READ, GUARDED_WRITE, Kind, Outcome, PAIRS, PCALL,
-    PROXY_MARK, Raise, Stack,
+    FOREACH, FOREACHI, Function, GETMETATABLE, GSUB, GUARDED_READ, GUARDED_TEXTS, GUARDED_WRITE,
+    Kind, Outcome, PAIRS, PCALL, PROXY_MARK, RESUME, Raise, RawFunction, SORT, Stack, WRAP, XPCALL,
 };
 use crate::patterns;
-use crate::{basic, bits, cjson, cmsgpack, mathematics, redis_library, structs};
+use crate::{basic, bits, cjson, cmsgpack, mathematics, redis_library, structs, tables};
 
 /// Where the interpreter finds what it made, in Lua's registry.
 pub(crate) mod slots {
@@ -105,25 +143,44 @@ fn replace_functions(stack: &mut Stack<'_>) {
     stack.set_field(globals, "next");
     stack.push_raw_function(PAIRS, 2);
     stack.set_field(globals, "pairs");
-    stack.push_raw_function(PCALL, 0);
-    stack.set_field(globals, "pcall");
+    set_raw_functions(stack, globals, &[("pcall", PCALL), ("xpcall", XPCALL)]);
     set_functions(stack, globals, basic::FUNCTIONS);
+    stack.get_field(globals, "coroutine");
+    set_raw_functions(stack, -1, &[("resume", RESUME), ("wrap", WRAP)]);
+    stack.pop(1);
 
     stack.get_field(globals, "table");
-    for (name, wrapper) in [("insert", GUARDED_WRITE), ("foreach", GUARDED_READ)] {
-        stack.get_field(-1, name);
-        stack.push_raw_function(wrapper, 1);
-        stack.set_field(-2, name);
-    }
+    let raw = [("foreach", FOREACH), ("foreachi", FOREACHI), ("sort", SORT)];
+    set_raw_functions(stack, -1, &raw);
+    set_functions(stack, -1, tables::FUNCTIONS);
     stack.pop(1);
     stack.get_field(globals, "string");
     set_functions(stack, -1, patterns::FUNCTIONS);
-    stack.push_raw_function(GSUB, 0);
-    stack.set_field(-2, "gsub");
+    set_raw_functions(stack, -1, &[("gsub", GSUB)]);
+    guard_texts(stack, &["char", "format", "lower", "reverse", "upper"]);
     stack.pop(1);
     stack.get_field(globals, "math");
     set_functions(stack, -1, mathematics::FUNCTIONS);
+    guard_texts(stack, &["max", "min"]);
     stack.pop(1);
+}
+
+/// Guards functions of the table on top that read each of their arguments to its end.
+fn guard_texts(stack: &mut Stack<'_>, names: &[&str]) {
+    for name in names {
+        stack.get_field(-1, name);
+        stack.push_raw_function(GUARDED_TEXTS, 1);
+        stack.set_field(-2, name);
+    }
+}
+
+/// As [`set_functions`], for functions that call back into Lua.
+fn set_raw_functions(stack: &mut Stack<'_>, index: i32, functions: &[(&str, RawFunction)]) {
+    let index = stack.absolute(index);
+    for (name, function) in functions {
+        stack.push_raw_function(*function, 0);
+        stack.set_field(index, name);
+    }
 }
 
 /// Puts functions into the table at `index`.

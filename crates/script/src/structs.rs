@@ -157,6 +157,7 @@ fn pack(stack: &mut Stack<'_>) -> Outcome {
     stack.push_nil();
     let mut argument = 2;
     while let Some(item) = format.next()? {
+        stack.context().spend(1)?;
         for _ in 0..format.padding(out.bytes().len(), &item) {
             out.push(0)?;
         }
@@ -242,6 +243,7 @@ fn unpack(stack: &mut Stack<'_>) -> Outcome {
     let mut results = 0_usize;
     let too_short = || Raise::Argument(2, "data string too short".into());
     while let Some(item) = format.next()? {
+        stack.context().spend_bytes(item.size)?;
         position = position.saturating_add(format.padding(position, &item));
         let mut size = item.size;
         let value = rest_of(&data, position, size).ok_or_else(too_short)?;
@@ -327,6 +329,7 @@ fn size(stack: &mut Stack<'_>) -> Outcome {
     let mut format = Format::new(stack)?;
     let mut position = 0_usize;
     while let Some(item) = format.next()? {
+        stack.context().spend(1)?;
         position = position.wrapping_add(format.padding(position, &item));
         match item.option {
             b's' => {

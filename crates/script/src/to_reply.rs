@@ -5,7 +5,7 @@
 
 use damselfly_protocol::{Reply, Version};
 
-use crate::lua::{Kind, Stack, truncated};
+use crate::lua::{Kind, Raise, Stack, truncated};
 use crate::number::up_to_zero;
 
 /// How deep tables may be nested: as deep as in Redis, which is what Lua's stack allows.
@@ -22,9 +22,6 @@ pub(crate) enum Written {
     /// Nothing: it is too long, or the script has to stop. A table may hold another one many times.
     Not,
 }
-
-/// Values between two questions whether to go on.
-const VALUES_PER_QUESTION: u32 = 10_000;
 
 /// Writes the value on top of the stack and removes it.
 pub(crate) fn write(stack: &mut Stack<'_>, reply: &mut Reply<'_>) -> Written {
@@ -79,59 +76,66 @@ impl Writer {
     fn write(&mut self, stack: &mut Stack<'_>, reply: &mut Reply<'_>) -> bool {
         let limit = stack.context().heap.limit_bytes();
         let start = reply.position();
-        let mut values = 0_u32;
-        self.value(stack, reply);
+        if self.value(stack, reply).is_err() {
+            return false;
+        }
         while let Some(open) = self.tables.last_mut() {
-            values += 1;
-            if values.is_multiple_of(VALUES_PER_QUESTION)
-                && (reply.position() - start > limit || !stack.context().may_go_on())
-            {
+            if reply.position() - start > limit || stack.context().spend(1).is_err() {
                 return false;
             }
-            match open {
+            let written = match open {
                 Open::Array { next, len } if *next <= *len => {
                     stack.get_index(-1, *next);
                     *next += 1;
-                    self.value(stack, reply);
+                    self.value(stack, reply)
                 }
                 Open::Array { .. } => {
                     stack.pop(1);
                     self.tables.pop();
+                    Ok(())
                 }
                 Open::Set => {
                     if stack.next(-2) {
                         stack.pop(1);
                         stack.copy(-1);
-                        self.value(stack, reply);
+                        self.value(stack, reply)
                     } else {
                         stack.pop(1);
                         self.tables.pop();
+                        Ok(())
                     }
                 }
                 Open::Map { is_value_next } if *is_value_next => {
                     *is_value_next = false;
                     stack.copy(-1);
                     stack.get(-3);
-                    self.value(stack, reply);
+                    self.value(stack, reply)
                 }
                 Open::Map { is_value_next } => {
                     if stack.next(-2) {
                         *is_value_next = true;
                         stack.pop(1);
                         stack.copy(-1);
-                        self.value(stack, reply);
+                        self.value(stack, reply)
                     } else {
                         stack.pop(1);
                         self.tables.pop();
+                        Ok(())
                     }
                 }
+            };
+            if written.is_err() {
+                return false;
             }
         }
         true
     }
 
     /// Writes the value on top and removes it; a table with items stays there, and is open then.
-    fn value(&mut self, stack: &mut Stack<'_>, reply: &mut Reply<'_>) {
+    ///
+    /// # Errors
+    /// The script has to end.
+    fn value(&mut self, stack: &mut Stack<'_>, reply: &mut Reply<'_>) -> Result<(), Raise> {
         match stack.kind(-1) {
             Kind::String => reply.bulk(stack.bytes(-1).unwrap_or_default()),
             Kind::Number => reply.integer(truncated(stack.number(-1).unwrap_or_default())),
@@ -152,17 +156,18 @@ impl Writer {
             | Kind::Thread => reply.null(),
         }
         stack.pop(1);
+        Ok(())
     }
 
-    fn table(&mut self, stack: &mut Stack<'_>, reply: &mut Reply<'_>) {
+    fn table(&mut self, stack: &mut Stack<'_>, reply: &mut Reply<'_>) -> Result<(), Raise> {
         if self.tables.len() >= DEPTH_MAX || !stack.reserve(8) {
             stack.pop(1);
             reply.error(TOO_DEEP);
-            return;
+            return Ok(());
         }
         if special(stack, reply) {
             stack.pop(1);
-            return;
+            return Ok(());
         }
         for (name, open) in [
             (
@@ -176,20 +181,21 @@ impl Writer {
             stack.get_field(-1, name);
             if stack.kind(-1) == Kind::Table {
                 stack.remove(-2);
-                let count = count(stack);
+                let count = count(stack)?;
                 match open {
                     Open::Map { .. } => reply.map(count),
                     Open::Set | Open::Array { .. } => reply.set(count),
                 }
                 stack.push_nil();
                 self.tables.push(open);
-                return;
+                return Ok(());
             }
             stack.pop(1);
         }
-        let len = array_len(stack);
+        let len = array_len(stack)?;
         reply.array(usize::try_from(len).unwrap_or_default());
         self.tables.push(Open::Array { next: 1, len });
+        Ok(())
     }
 }
 
@@ -261,26 +267,28 @@ fn write_status(reply: &mut Reply<'_>, text: &[u8]) {
 }
 
 /// How many items the table on top has before the first nil.
-fn array_len(stack: &mut Stack<'_>) -> i32 {
+fn array_len(stack: &mut Stack<'_>) -> Result<i32, Raise> {
     let mut len = 0;
     loop {
+        stack.context().spend(1)?;
         stack.get_index(-1, len + 1);
         let is_end = stack.kind(-1) == Kind::Nil;
         stack.pop(1);
         if is_end {
-            return len;
+            return Ok(len);
         }
         len += 1;
     }
 }
 
 /// How many pairs the table on top has.
-fn count(stack: &mut Stack<'_>) -> usize {
+fn count(stack: &mut Stack<'_>) -> Result<usize, Raise> {
     let mut count = 0;
     stack.push_nil();
     while stack.next(-2) {
+        stack.context().spend(1)?;
         stack.pop(1);
         count += 1;
     }
-    count
+    Ok(count)
 }

@@ -421,6 +421,70 @@ fn slow_scripts_that_have_written_end_with_the_server_of_four_threads() {
     slow_scripts_that_have_written_are_not_killed(4);
 }
 
+/// The bug: scripts whose time goes by in an error handler or in functions of the library ended neither by SCRIPT KILL nor
+/// with the server, and served nobody meanwhile; the cause: they were asked between instructions only, and in handlers not
+/// even there. Now they are asked in all of them.
+fn scripts_without_instructions_are_killed(threads: usize) {
+    for script in [
+        "xpcall(function() while true do end end, function() while true do end end)",
+        "local t = {} for i = 1, 200000 do t[i] = 'item' .. i * 7919 % 200000 end while true do table.sort(t) end",
+        "local x = ('x'):rep(1048576) while true do redis.sha1hex(x) end",
+        "table.insert({}, -2147483647, 1)",
+        "load(gcinfo) while true do coroutine.wrap(function() pcall(function() while true do end end) end)() end",
+    ] {
+        let (server, mut slow, key, other) = with_slow_script(threads, script);
+        others_are_served(&server, &key, &other);
+        let mut client = server.client();
+        assert_eq!(client.run("SCRIPT KILL"), "OK");
+        let reply = slow.receive();
+        assert!(
+            reply.starts_with("(error) ERR Script killed by user with SCRIPT KILL... script: "),
+            "{script}: {reply}"
+        );
+        assert_eq!(slow.run_words(&["EVAL", "return 'fine'", "0"]), "\"fine\"");
+        slow.send_words(&["EVAL", script, "1", &key]);
+        until("it is slow", || server.shared().scripts.slow().len() == 1);
+        client.send("SHUTDOWN NOSAVE");
+        assert_eq!(client.until_closed(), [""; 0]);
+        until("all end", || server.shared().scripts.slow().is_empty());
+    }
+}
+
+#[test]
+fn scripts_without_instructions_are_killed_on_the_only_thread() {
+    scripts_without_instructions_are_killed(1);
+}
+
+#[test]
+fn scripts_without_instructions_are_killed_on_one_of_four_threads() {
+    scripts_without_instructions_are_killed(4);
+}
+
+/// The bug: without a threshold for slow scripts, one of long commands did not see for many of them that the server stops;
+/// the cause: it looked after commands only if it was slow.
+#[test]
+fn scripts_of_commands_end_with_the_server_without_a_threshold() {
+    let server = TestServer::with(|config| {
+        config.threads = 2;
+        config.busy_reply_threshold_ms = 0;
+    });
+    let (mut long, mut other) = (server.client(), server.client());
+    let values: Vec<_> = (0..20_000).map(|number| number.to_string()).collect();
+    let values: Vec<_> = values.iter().map(String::as_str).collect();
+    long.run_words(&[&["RPUSH", "list"], &values[..]].concat());
+    let id = long.number("CLIENT ID");
+    long.send_words(&[
+        "EVAL",
+        "while true do redis.call('SORT', 'list', 'ALPHA') end",
+        "1",
+        "list",
+    ]);
+    until("it runs", || runs_script(&mut other, id));
+    other.send("SHUTDOWN NOSAVE");
+    assert_eq!(other.until_closed(), [""; 0]);
+    drop(server);
+}
+
 /// Who meets a script that is not slow yet waits; once it is, nobody does.
 #[test]
 fn who_waited_for_a_script_before_it_was_slow_is_told() {

@@ -52,6 +52,7 @@ pub(super) fn decode(stack: &mut Stack<'_>) -> Outcome {
     let mut decoder = Decoder {
         text: &text,
         position: 0,
+        spent_at: 0,
         token_at: 0,
         depth: 0,
         depth_max: Setting::DecodeDepth.of(stack),
@@ -68,6 +69,8 @@ pub(super) fn decode(stack: &mut Stack<'_>) -> Outcome {
 struct Decoder<'t> {
     text: &'t [u8],
     position: usize,
+    /// Up to where the work has been counted.
+    spent_at: usize,
     /// Where the last token begins, or where it is wrong.
     token_at: usize,
     depth: i64,
@@ -85,6 +88,8 @@ impl Decoder<'_> {
 
     fn value(&mut self, stack: &mut Stack<'_>, token: Token) -> Result<(), Raise> {
         stack.check_memory()?;
+        stack.context().spend_bytes(self.position - self.spent_at)?;
+        self.spent_at = self.position;
         match token {
             Token::String(bytes) => stack.push_bytes(&bytes),
             Token::Number(number) => stack.push_number(number),

@@ -152,6 +152,7 @@ fn array_len(stack: &mut Stack<'_>) -> Result<Option<i32>, Raise> {
     let mut items = 0_i64;
     stack.push_nil();
     while stack.next(-2) {
+        stack.context().spend(1)?;
         stack.pop(1);
         match stack.number(-1) {
             Some(key) if key >= 1.0 && key.floor() == key => {

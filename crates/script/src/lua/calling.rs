@@ -1,14 +1,19 @@
 //! Functions that call back into Lua and let its errors pass: their frames own nothing.
+//!
+//! Those that catch errors raise again what ends a script, so that nothing in it can.
 
 use mlua_sys as lua;
 use mlua_sys::lua_State;
 
+use super::context::Context;
 use super::stack::RawFunction;
-use super::trampoline::{guarded, raise};
+use super::trampoline::{guarded, raise, raise_stopped};
 use crate::patterns::substitute;
 
 /// `pcall`, which gives the text of an error table as Redis does.
 pub(crate) const PCALL: RawFunction = RawFunction(pcall);
+/// `xpcall`.
+pub(crate) const XPCALL: RawFunction = RawFunction(xpcall);
 /// `string.gsub`.
 pub(crate) const GSUB: RawFunction = RawFunction(gsub);
 
@@ -23,6 +28,8 @@ unsafe extern "C-unwind" fn pcall(state: *mut lua_State) -> i32 {
     unsafe { lua::lua_insert(state, 1) };
     // SAFETY: the function and its arguments are on top.
     if unsafe { lua::lua_pcall(state, arguments, lua::LUA_MULTRET, 0) } != lua::LUA_OK {
+        // SAFETY: Lua calls this with a live coroutine; this frame owns nothing.
+        unsafe { pass_on_stop(state) };
         // SAFETY: the stack holds `true` and the error, so there is room for two more.
         unsafe { lua::lua_pushboolean(state, 0) };
         // SAFETY: as above.
@@ -40,6 +47,60 @@ unsafe extern "C-unwind" fn pcall(state: *mut lua_State) -> i32 {
     }
     // SAFETY: reads a number.
     unsafe { lua::lua_gettop(state) }
+}
+
+/// Raises again if what was caught is the end of the script.
+///
+/// # Safety
+/// `state` is a live coroutine of a [`super::State`], and no frame between here and Lua owns anything.
+pub(super) unsafe fn pass_on_stop(state: *mut lua_State) {
+    // SAFETY: the caller's promise.
+    if unsafe { Context::of(state) }.is_stopped() {
+        // SAFETY: as above.
+        unsafe { raise_stopped(state) };
+    }
+}
+
+unsafe extern "C-unwind" fn xpcall(state: *mut lua_State) -> i32 {
+    // SAFETY: this frame owns nothing.
+    unsafe { lua::luaL_checkany(state, 2) };
+    // SAFETY: there are at least two arguments.
+    unsafe { lua::lua_settop(state, 2) };
+    // SAFETY: reads a value.
+    if unsafe { lua::lua_type(state, 2) } == lua::LUA_TFUNCTION {
+        // SAFETY: the handler is on top.
+        unsafe { lua::lua_pushcclosure(state, handler, 1) };
+    }
+    // SAFETY: both values are there.
+    unsafe { lua::lua_insert(state, 1) };
+    // SAFETY: the function is on top, its handler below it.
+    let status = unsafe { lua::lua_pcall(state, 0, lua::LUA_MULTRET, 1) };
+    if status != lua::LUA_OK {
+        // SAFETY: Lua calls this with a live coroutine; this frame owns nothing.
+        unsafe { pass_on_stop(state) };
+    }
+    // SAFETY: the handler's place is free.
+    unsafe { lua::lua_pushboolean(state, i32::from(status == lua::LUA_OK)) };
+    // SAFETY: as above.
+    unsafe { lua::lua_replace(state, 1) };
+    // SAFETY: reads a number.
+    unsafe { lua::lua_gettop(state) }
+}
+
+/// Calls the handler that is its upvalue; but for the end of the script, which the hook raises, where Lua would call no
+/// hook for as long as the handler runs.
+unsafe extern "C-unwind" fn handler(state: *mut lua_State) -> i32 {
+    // SAFETY: Lua calls this with a live coroutine.
+    if unsafe { Context::of(state) }.is_stopped() {
+        return 1;
+    }
+    // SAFETY: Lua calls this with room for 20 values.
+    unsafe { lua::lua_pushvalue(state, lua::lua_upvalueindex(1)) };
+    // SAFETY: the error is the only argument.
+    unsafe { lua::lua_insert(state, 1) };
+    // SAFETY: the handler and the error are on the stack.
+    unsafe { lua::lua_call(state, 1, 1) };
+    1
 }
 
 unsafe extern "C-unwind" fn gsub(state: *mut lua_State) -> i32 {

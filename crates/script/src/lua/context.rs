@@ -2,15 +2,22 @@
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 
 use damselfly_protocol::Version;
+use mlua_sys as lua;
 use mlua_sys::lua_State;
 
 use super::heap::Heap;
+use super::state::set_hook;
+use super::trampoline::Raise;
 use crate::functions::Registration;
 use crate::host::{Host, Tick};
 use crate::random::Random;
+
+/// So many bytes are as much work as a step.
+const BYTES_PER_STEP: usize = 64;
 
 /// Whether a script must end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +34,10 @@ pub(crate) struct Context {
     pub heap: Heap,
     /// The main coroutine; null until it exists.
     pub main: Cell<*mut lua_State>,
+    /// The coroutine whose code runs; null until there is one.
+    pub running: Cell<*mut lua_State>,
+    /// Steps that functions may still take before the host is asked.
+    left: Cell<usize>,
     /// Whether the host wants the script to end.
     pub stop: Cell<Stop>,
     /// The generator behind `math.random`.
@@ -43,10 +54,12 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    pub fn new(limit_bytes: usize) -> Context {
+    pub fn new(limit_bytes: usize, interval_max: usize) -> Context {
         Context {
-            heap: Heap::new(limit_bytes),
+            heap: Heap::new(limit_bytes, interval_max),
             main: Cell::new(std::ptr::null_mut()),
+            running: Cell::new(std::ptr::null_mut()),
+            left: Cell::new(0),
             stop: Cell::new(Stop::No),
             random: RefCell::new(Random::START),
             version: Cell::new(Version::Resp2),
@@ -92,8 +105,102 @@ impl Context {
         Some(body(unsafe { host.as_mut() }))
     }
 
+    /// The context of a state.
+    ///
+    /// # Safety
+    /// `state` is a live coroutine of a [`super::State`].
+    pub(super) unsafe fn of<'c>(state: *mut lua_State) -> &'c Context {
+        let mut context = std::ptr::null_mut();
+        // SAFETY: `state` is live.
+        unsafe { lua::lua_getallocf(state, &mut context) };
+        // SAFETY: every state of this crate is made with a context, which outlives it.
+        unsafe { &*context.cast::<Context>() }
+    }
+
+    /// Whether the script has to end.
+    pub fn is_stopped(&self) -> bool {
+        self.stop.get() != Stop::No
+    }
+
+    /// How many steps may pass before the host is asked: an instruction, or a piece of a function's work
+    /// that takes as long. See [`super::heap`].
+    pub fn interval(&self) -> usize {
+        match self.stop.get() {
+            Stop::No => self.heap.interval(),
+            Stop::Killed(_) | Stop::Aborted => 1,
+        }
+    }
+
+    /// Counts steps of a function; true if the host must be asked now.
+    pub(super) fn is_due(&self, steps: usize) -> bool {
+        match self.left.get().checked_sub(steps) {
+            Some(left) => {
+                self.left.set(left);
+                false
+            }
+            None => true,
+        }
+    }
+
+    /// Counts steps of a function, and asks the host from time to time.
+    ///
+    /// # Errors
+    /// The script has to end.
+    pub fn spend(&self, steps: usize) -> Result<(), Raise> {
+        if self.is_due(steps) {
+            return self.ask();
+        }
+        Ok(())
+    }
+
+    /// As [`Context::spend`], for so many bytes that are read or written once.
+    ///
+    /// # Errors
+    /// The script has to end.
+    pub fn spend_bytes(&self, bytes: usize) -> Result<(), Raise> {
+        self.spend(1 + bytes / BYTES_PER_STEP)
+    }
+
+    /// Asks the host.
+    ///
+    /// # Errors
+    /// The script has to end.
+    #[cold]
+    pub fn ask(&self) -> Result<(), Raise> {
+        self.heap.adjust_interval();
+        self.left.set(self.interval());
+        if !self.is_stopped() && self.may_go_on() {
+            return Ok(());
+        }
+        Err(Raise::Stopped)
+    }
+
+    /// As [`Context::ask`], where no panic may pass; true if the script may go on.
+    #[cold]
+    pub(super) fn ask_without_panic(&self) -> bool {
+        let answer = catch_unwind(AssertUnwindSafe(|| self.ask().is_ok()));
+        answer.unwrap_or_else(|panic| {
+            self.stop.set(Stop::Aborted);
+            self.panic.replace(Some(panic));
+            false
+        })
+    }
+
+    /// Makes the running code ask sooner, since its steps may take longer from now on.
+    #[cold]
+    pub(super) fn ask_sooner(&self) {
+        self.heap.adjust_interval();
+        let interval = self.interval();
+        self.left.set(self.left.get().min(interval));
+        let running = self.running.get();
+        if !running.is_null() {
+            // SAFETY: a coroutine that runs is live.
+            unsafe { set_hook(running, interval) };
+        }
+    }
+
     /// Asks the host whether the script may go on, and remembers if not.
-    pub fn may_go_on(&self) -> bool {
+    fn may_go_on(&self) -> bool {
         match self.with_host(|host| host.tick()) {
             Some(Tick::Kill(text)) => {
                 self.stop.set(Stop::Killed(text));

@@ -11,7 +11,9 @@
 use mlua_sys as lua;
 use mlua_sys::lua_State;
 
-use super::stack::RawFunction;
+use super::context::Context;
+use super::stack::{Kind, RawFunction, Stack};
+use super::trampoline::{guarded, raise};
 
 /// The address of this is the key of the real table in a proxy's metatable: no script can name it.
 pub(crate) static PROXY_MARK: u8 = 0;
@@ -20,6 +22,8 @@ pub(crate) static PROXY_MARK: u8 = 0;
 pub(crate) const GUARDED_WRITE: RawFunction = RawFunction(guarded_write);
 /// Calls the function that is its upvalue; with the real table if the first argument is a proxy.
 pub(crate) const GUARDED_READ: RawFunction = RawFunction(guarded_read);
+/// Refuses more text than the interpreter may hold; else calls the function that is its upvalue.
+pub(crate) const GUARDED_TEXTS: RawFunction = RawFunction(guarded_texts);
 /// `pairs`; its upvalues are Lua's `next` and the guarded one.
 pub(crate) const PAIRS: RawFunction = RawFunction(pairs);
 /// `getmetatable`; its upvalue is Lua's.
@@ -30,7 +34,7 @@ pub(crate) const GETMETATABLE: RawFunction = RawFunction(getmetatable);
 ///
 /// # Safety
 /// `state` runs a C function that has room for 3 values.
-unsafe fn push_real(state: *mut lua_State) -> bool {
+pub(super) unsafe fn push_real(state: *mut lua_State) -> bool {
     // SAFETY: any index up to 20 may be asked for.
     if unsafe { lua::lua_type(state, 1) } != lua::LUA_TTABLE {
         return false;
@@ -90,6 +94,20 @@ unsafe extern "C-unwind" fn guarded_read(state: *mut lua_State) -> i32 {
     unsafe { call_original(state) }
 }
 
+unsafe extern "C-unwind" fn guarded_texts(state: *mut lua_State) -> i32 {
+    // SAFETY: Lua calls this with a live coroutine.
+    if unsafe { Context::of(state) }.heap.has_large_blocks() {
+        // SAFETY: as above.
+        let code = unsafe { guarded(state, |stack| stack.check_texts().map(|()| 0)) };
+        if code < 0 {
+            // SAFETY: this frame owns nothing.
+            return unsafe { raise(state, code) };
+        }
+    }
+    // SAFETY: made with the upvalue.
+    unsafe { call_original(state) }
+}
+
 unsafe extern "C-unwind" fn pairs(state: *mut lua_State) -> i32 {
     // SAFETY: this frame owns nothing.
     unsafe { lua::luaL_checktype(state, 1, lua::LUA_TTABLE) };
@@ -119,4 +137,18 @@ unsafe extern "C-unwind" fn getmetatable(state: *mut lua_State) -> i32 {
         unsafe { lua::lua_pushnil(state) };
     }
     1
+}
+
+impl Stack<'_> {
+    /// Whether the value at `index` is a proxy.
+    pub fn is_proxy(&mut self, index: i32) -> bool {
+        if !self.get_metatable(index) {
+            return false;
+        }
+        self.push_mark(&PROXY_MARK);
+        self.get(-2);
+        let is_proxy = self.kind(-1) == Kind::Table;
+        self.pop(2);
+        is_proxy
+    }
 }

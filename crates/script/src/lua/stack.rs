@@ -8,7 +8,6 @@ use mlua_sys::lua_State;
 use super::context::Context;
 use super::state::Failure;
 use super::trampoline::{Function, Raise, trampoline};
-use crate::number::up_to_zero;
 
 /// What a value is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,13 +39,10 @@ impl<'a> Stack<'a> {
     /// `state` is a live coroutine of a [`super::State`], and nothing else uses its stack meanwhile but
     /// what the `Stack` calls.
     pub(super) unsafe fn new(state: *mut lua_State) -> Stack<'a> {
-        let mut context = std::ptr::null_mut();
-        // SAFETY: `state` is live.
-        unsafe { lua::lua_getallocf(state, &mut context) };
         Stack {
             state,
-            // SAFETY: every state of this crate is made with a context, which outlives it.
-            context: unsafe { &*context.cast::<Context>() },
+            // SAFETY: the caller's promise.
+            context: unsafe { Context::of(state) },
         }
     }
 
@@ -438,33 +434,6 @@ impl<'a> Stack<'a> {
         })
     }
 
-    /// Compiles `code`, text of Lua only, and pushes the function; or the error, and returns false. `name`
-    /// ends at its first 0.
-    pub fn load(&mut self, code: &[u8], name: &[u8]) -> bool {
-        // What begins so is bytecode, which could break any rule of the machine. After a space it is
-        // text that does not parse.
-        let as_text;
-        let code = if code.first() == lua::LUA_SIGNATURE.first() {
-            as_text = [b" ", code].concat();
-            &as_text
-        } else {
-            code
-        };
-        let name = up_to_zero(name);
-        // Lua's parser relies on somebody else to keep the name alive.
-        self.push_bytes(name);
-        self.room();
-        // SAFETY: a string is on top.
-        let name = unsafe { lua::lua_tostring(self.state, -1) };
-        let was_lenient = self.context.heap.set_lenient(false);
-        // SAFETY: there is room; the parser catches its own errors; code and name outlive the call.
-        let status =
-            unsafe { lua::luaL_loadbuffer(self.state, code.as_ptr().cast(), code.len(), name) };
-        self.context.heap.set_lenient(was_lenient);
-        self.remove(-2);
-        status == lua::LUA_OK
-    }
-
     /// Calls the function below the `arguments` values on top, and replaces all of them by `results`
     /// values; or by one error, and returns how it failed. `handler` is the index of a function that
     /// sees the error first, or 0.
@@ -531,8 +500,26 @@ impl<'a> Stack<'a> {
             .expect("strings and numbers have a text"))
     }
 
+    /// An error if the texts among the arguments are more than the interpreter may hold, as they can be if one is
+    /// there many times.
+    pub fn check_texts(&self) -> Result<(), Raise> {
+        if !self.context.heap.has_large_blocks() {
+            return Ok(());
+        }
+        let is_text = |index: &i32| self.kind(*index) == Kind::String;
+        let lengths = (1..=self.top()).filter(is_text).map(|at| self.length(at));
+        let total = lengths.sum();
+        if total > self.context.heap.limit_bytes() {
+            return Err(Raise::Memory);
+        }
+        self.context.spend_bytes(total)
+    }
+
     /// Argument `argument`, which must be a number or its text.
     pub fn check_number(&self, argument: i32) -> Result<f64, Raise> {
+        if self.context.heap.has_large_blocks() {
+            self.context.spend(self.length(argument))?;
+        }
         self.to_number(argument)
             .ok_or_else(|| self.wrong_type(argument, "number"))
     }

@@ -6,7 +6,7 @@ use mlua_sys::lua_State;
 use super::context::{Context, Stop};
 use super::heap::allocate;
 use super::stack::Stack;
-use super::trampoline::{Raise, guarded, raise};
+use super::trampoline::raise_stopped;
 
 /// Why a protected call failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,8 +30,8 @@ unsafe impl Send for State {}
 impl State {
     /// A state with Lua's own libraries for strings, tables, mathematics and coroutines; `None` if the
     /// system has no memory for it.
-    pub fn new(limit_bytes: usize, instructions_per_tick: i32) -> Option<State> {
-        let context = Box::new(Context::new(limit_bytes));
+    pub fn new(limit_bytes: usize, steps_per_tick: usize) -> Option<State> {
+        let context = Box::new(Context::new(limit_bytes, steps_per_tick));
         let pointer = std::ptr::from_ref(&*context).cast_mut().cast();
         // SAFETY: the context lives in its box as long as the state.
         let state = unsafe { lua::lua_newstate(allocate, pointer) };
@@ -39,12 +39,13 @@ impl State {
             return None;
         }
         context.main.set(state);
+        context.running.set(state);
         // From here on, dropping this closes the state.
         let this = State { state, context };
         // SAFETY: the state is live, and what `open` raises ends in the call.
         let status = unsafe { lua::lua_cpcall(state, open, std::ptr::null_mut()) };
         // SAFETY: the state is live.
-        unsafe { lua::lua_sethook(state, Some(hook), lua::LUA_MASKCOUNT, instructions_per_tick) };
+        unsafe { set_hook(state, this.context.interval()) };
         (status == lua::LUA_OK).then_some(this)
     }
 
@@ -59,10 +60,11 @@ impl State {
         &self.context
     }
 
-    /// Makes the hook look every `instructions` again, after a script was stopped.
-    pub fn reset_hook(&mut self, instructions: i32) {
+    /// Makes the hook look as seldom as before, after a script was stopped.
+    pub fn reset_hook(&mut self) {
+        self.context.heap.adjust_interval();
         // SAFETY: the state is live and runs nothing.
-        unsafe { lua::lua_sethook(self.state, Some(hook), lua::LUA_MASKCOUNT, instructions) };
+        unsafe { set_hook(self.state, self.context.interval()) };
     }
 }
 
@@ -91,23 +93,32 @@ unsafe extern "C-unwind" fn open(state: *mut lua_State) -> i32 {
     0
 }
 
-/// Runs every so many instructions: asks the host whether the script may go on.
-unsafe extern "C-unwind" fn hook(state: *mut lua_State, _: *mut lua::lua_Debug) {
-    // SAFETY: Lua calls this with a live coroutine.
-    let code = unsafe { guarded(state, |stack| tick(stack).map(|()| 0)) };
-    if code < 0 {
-        // SAFETY: `guarded` has returned, so this frame owns nothing.
-        unsafe { raise(state, code) };
+/// Makes a coroutine call the [`hook`] after `interval` instructions, if it does not yet.
+///
+/// # Safety
+/// `state` is a live coroutine of a [`State`].
+pub(super) unsafe fn set_hook(state: *mut lua_State, interval: usize) {
+    let interval = i32::try_from(interval).unwrap_or(i32::MAX);
+    // SAFETY: reads a number of a live coroutine.
+    if unsafe { lua::lua_gethookcount(state) } != interval {
+        // SAFETY: a hook may be set at any time.
+        unsafe { lua::lua_sethook(state, Some(hook), lua::LUA_MASKCOUNT, interval) };
     }
 }
 
-/// Asks the host whether the script may go on; raises if not.
-fn tick(stack: &Stack<'_>) -> Result<(), Raise> {
-    let context = stack.context();
-    if context.stop.get() == Stop::No && context.may_go_on() {
-        return Ok(());
+/// Runs every so many instructions: asks the host whether the script may go on.
+///
+/// Raises only to end the script: while it raises, Lua calls no hook, so that a handler of `xpcall` that ran then could
+/// not be ended.
+unsafe extern "C-unwind" fn hook(state: *mut lua_State, _: *mut lua::lua_Debug) {
+    // SAFETY: Lua calls this with a live coroutine.
+    let context = unsafe { Context::of(state) };
+    if !context.ask_without_panic() {
+        // SAFETY: as above, and this frame owns nothing.
+        unsafe { raise_stopped(state) };
     }
-    Err(Raise::Stopped)
+    // SAFETY: as above.
+    unsafe { set_hook(state, context.interval()) };
 }
 
 impl Stack<'_> {
@@ -115,8 +126,8 @@ impl Stack<'_> {
     /// `pcall` saves the script.
     pub(super) fn push_stopped(&mut self) {
         for state in [self.state(), self.context().main.get()] {
-            // SAFETY: both are live coroutines; a hook may be set at any time.
-            unsafe { lua::lua_sethook(state, Some(hook), lua::LUA_MASKCOUNT, 1) };
+            // SAFETY: both are live coroutines.
+            unsafe { set_hook(state, 1) };
         }
         let text = match self.context().stop.get() {
             Stop::Killed(text) => text,

@@ -8,7 +8,7 @@ use mlua_sys::{
     luaL_where,
 };
 
-use super::context::Stop;
+use super::context::{Context, Stop};
 use super::stack::Stack;
 
 /// A function that Lua calls: its arguments are on the stack, it pushes its results and returns how
@@ -76,6 +76,29 @@ pub(super) unsafe fn raise(state: *mut lua_State, code: i32) -> i32 {
     unsafe { luaL_argerror(state, RAISE_ARGUMENT - code, text) }
 }
 
+/// Raises that the script has to end.
+///
+/// # Safety
+/// `state` is a live coroutine of a [`super::State`], and no frame between here and Lua owns anything.
+#[cold]
+pub(super) unsafe fn raise_stopped(state: *mut lua_State) -> i32 {
+    // SAFETY: the caller's promise.
+    let code = unsafe { guarded(state, |_| Err(Raise::Stopped)) };
+    // SAFETY: as above.
+    unsafe { raise(state, code) }
+}
+
+/// Counts a step of a function that calls Lua, and raises if the script has to end.
+///
+/// # Safety
+/// As for [`raise_stopped`].
+pub(super) unsafe fn step(state: *mut lua_State, context: &Context) {
+    if context.is_due(1) && !context.ask_without_panic() {
+        // SAFETY: the caller's promise.
+        unsafe { raise_stopped(state) };
+    }
+}
+
 unsafe fn run(state: *mut lua_State) -> i32 {
     // SAFETY: the first upvalue is the pointer that `push_function` stored.
     let pointer = unsafe { lua_touserdata(state, lua_upvalueindex(1)) };
@@ -108,7 +131,9 @@ pub(super) unsafe fn guarded(
         Ok(_) if !was_lenient && heap.is_over_limit() => {
             // SAFETY: a collection raises nothing: no object has a finalizer in Lua.
             unsafe { lua_gc(state, LUA_GCCOLLECT, 0) };
-            if heap.is_over_limit() {
+            if !stack.context().ask_without_panic() {
+                Err(Raise::Stopped)
+            } else if heap.is_over_limit() {
                 Err(Raise::Memory)
             } else {
                 outcome

@@ -8,8 +8,10 @@ const CAPTURES_MAX: usize = 32;
 /// How deep matching may recurse: once for every repeated item or capture that has matched. A frame has a
 /// few hundred bytes.
 const DEPTH_MAX: u32 = 2000;
-/// Steps between two questions whether to go on.
-const STEPS_PER_QUESTION: u32 = 100_000;
+/// Steps that are counted at once.
+const STEPS_AT_ONCE: usize = 256;
+/// So many bytes of a pattern or a text are read in one step.
+const BYTES_PER_STEP: usize = 32;
 const ESCAPE: u8 = b'%';
 
 /// Why a match could not be tried to its end.
@@ -109,12 +111,14 @@ pub(crate) struct Matcher<'m> {
     pattern: &'m [u8],
     captures: Captures,
     depth: u32,
-    steps: u32,
-    may_go_on: &'m dyn Fn() -> bool,
+    /// Those not counted yet.
+    steps: usize,
+    /// Counts steps; false if the script has to stop.
+    spend: &'m dyn Fn(usize) -> bool,
 }
 
 impl<'m> Matcher<'m> {
-    pub fn new(text: &'m [u8], pattern: &'m [u8], may_go_on: &'m dyn Fn() -> bool) -> Self {
+    pub fn new(text: &'m [u8], pattern: &'m [u8], spend: &'m dyn Fn(usize) -> bool) -> Self {
         Matcher {
             text,
             // Patterns end at a zero byte.
@@ -124,8 +128,9 @@ impl<'m> Matcher<'m> {
                 count: 0,
             },
             depth: 0,
-            steps: 0,
-            may_go_on,
+            // The search for that zero, too.
+            steps: 1 + pattern.len() / BYTES_PER_STEP,
+            spend,
         }
     }
 
@@ -139,6 +144,8 @@ impl<'m> Matcher<'m> {
         while from <= self.text.len() {
             self.captures.count = 0;
             if let Some(to) = self.match_at(from, 0)? {
+                // There may be many short searches.
+                self.count_steps()?;
                 return Ok(Some((from, to, self.captures)));
             }
             if is_anchored {
@@ -146,6 +153,7 @@ impl<'m> Matcher<'m> {
             }
             from += 1;
         }
+        self.count_steps()?;
         Ok(None)
     }
 
@@ -154,15 +162,19 @@ impl<'m> Matcher<'m> {
         self.pattern.get(pattern_at).copied().unwrap_or(0)
     }
 
-    fn step(&mut self) -> Result<(), Problem> {
-        self.steps += 1;
-        if self.steps >= STEPS_PER_QUESTION {
-            self.steps = 0;
-            if !(self.may_go_on)() {
-                return Err(Problem::Interrupted);
-            }
+    fn step(&mut self, steps: usize) -> Result<(), Problem> {
+        self.steps += steps;
+        if self.steps >= STEPS_AT_ONCE {
+            return self.count_steps();
         }
         Ok(())
+    }
+
+    fn count_steps(&mut self) -> Result<(), Problem> {
+        match (self.spend)(std::mem::take(&mut self.steps)) {
+            true => Ok(()),
+            false => Err(Problem::Interrupted),
+        }
     }
 
     /// The end of the match of the pattern from `p` at `s`.
@@ -178,7 +190,7 @@ impl<'m> Matcher<'m> {
 
     fn match_items(&mut self, mut s: usize, mut p: usize) -> Result<Option<usize>, Problem> {
         loop {
-            self.step()?;
+            self.step(1)?;
             let next = self.byte(p + 1);
             match self.byte(p) {
                 0 => return Ok(Some(s)),
@@ -199,6 +211,7 @@ impl<'m> Matcher<'m> {
                         return Err(Problem::Text("missing '[' after '%f' in pattern"));
                     }
                     let end = self.item_end(p)?;
+                    self.step((end - p) / BYTES_PER_STEP)?;
                     let before = s.checked_sub(1).map_or(0, |at| self.text[at]);
                     let after = self.text.get(s).copied().unwrap_or(0);
                     if self.in_set(before, p, end - 1) || !self.in_set(after, p, end - 1) {
@@ -219,6 +232,7 @@ impl<'m> Matcher<'m> {
                 _ => {}
             }
             let end = self.item_end(p)?;
+            self.step((end - p) / BYTES_PER_STEP)?;
             let is_match = self.is_single_match(s, p, end);
             match self.byte(end) {
                 b'?' => {
@@ -250,7 +264,7 @@ impl<'m> Matcher<'m> {
     ) -> Result<Option<usize>, Problem> {
         let mut count = least;
         while self.is_single_match(s + count, p, end) {
-            self.step()?;
+            self.step(1 + (end - p) / BYTES_PER_STEP)?;
             count += 1;
         }
         loop {
@@ -270,6 +284,7 @@ impl<'m> Matcher<'m> {
             if let Some(found) = self.match_at(s, end + 1)? {
                 return Ok(Some(found));
             }
+            self.step((end - p) / BYTES_PER_STEP)?;
             if !self.is_single_match(s, p, end) {
                 return Ok(None);
             }
@@ -311,7 +326,7 @@ impl<'m> Matcher<'m> {
     }
 
     /// `%1`: the same text again.
-    fn again(&self, s: usize, digit: u8) -> Result<Option<usize>, Problem> {
+    fn again(&mut self, s: usize, digit: u8) -> Result<Option<usize>, Problem> {
         let number = usize::from(digit).wrapping_sub(usize::from(b'1'));
         let captures = &self.captures.items[..self.captures.count];
         let range = match captures.get(number) {
@@ -321,6 +336,7 @@ impl<'m> Matcher<'m> {
             Some(Capture::Open(_)) | None => return Err(Problem::Text("invalid capture index")),
         };
         let len = range.len();
+        self.step(len / BYTES_PER_STEP)?;
         let is_same = self.text[s..].starts_with(&self.text[range]);
         Ok(is_same.then_some(s + len))
     }
@@ -336,7 +352,7 @@ impl<'m> Matcher<'m> {
         }
         let mut depth = 1_usize;
         for at in s + 1..self.text.len() {
-            self.step()?;
+            self.step(1)?;
             let byte = self.text[at];
             if byte == close {
                 depth -= 1;
@@ -448,7 +464,7 @@ mod tests {
     use std::cell::Cell;
 
     fn find(text: &str, pattern: &str) -> Result<Option<(usize, usize)>, Problem> {
-        Matcher::new(text.as_bytes(), pattern.as_bytes(), &|| true)
+        Matcher::new(text.as_bytes(), pattern.as_bytes(), &|_| true)
             .search(0, false)
             .map(|found| found.map(|(from, to, _)| (from, to)))
     }
@@ -495,13 +511,13 @@ mod tests {
         assert_eq!(deep, Err(Problem::Text("pattern too complex")));
 
         let questions = Cell::new(0);
-        let may_go_on = || {
+        let spend = |_| {
             questions.set(questions.get() + 1);
             questions.get() < 10
         };
         let pattern = "x-".repeat(50) + "y";
         let text = "x".repeat(1000);
-        let mut matcher = Matcher::new(text.as_bytes(), pattern.as_bytes(), &may_go_on);
+        let mut matcher = Matcher::new(text.as_bytes(), pattern.as_bytes(), &spend);
         assert_eq!(
             matcher.search(0, false).map(|_| ()),
             Err(Problem::Interrupted)

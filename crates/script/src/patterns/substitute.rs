@@ -77,14 +77,14 @@ impl Progress {
             return Ok(None);
         }
         let context = stack.context();
-        let may_go_on = || context.may_go_on();
+        let spend = |steps| context.spend(steps).is_ok();
         let (pattern, is_anchored) = match argument(stack, 2).strip_prefix(b"^") {
             Some(rest) => (rest, true),
             None => (argument(stack, 2), false),
         };
         let len = stack.length(1);
-        let found = Matcher::new(argument(stack, 1), pattern, &may_go_on)
-            .search(self.position, is_anchored);
+        let found =
+            Matcher::new(argument(stack, 1), pattern, &spend).search(self.position, is_anchored);
         match found? {
             Some((from, to, captures)) => {
                 self.matched = (from, to);

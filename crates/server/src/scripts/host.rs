@@ -231,11 +231,12 @@ impl ScriptHost<'_, '_> {
         if threshold.is_some_and(|threshold| u128::from(ran_ns) > threshold.as_nanos()) {
             self.look_at_clock();
             self.breathe_if_slow();
-            if let Some(text) = self.ending() {
-                return Called::Kill(text);
-            }
         }
-        Called::Replied
+        // Also without a threshold: the server may be shutting down.
+        match self.ending() {
+            Some(text) => Called::Kill(text),
+            None => Called::Replied,
+        }
     }
 
     fn let_go_unless_revocable(&mut self) {
