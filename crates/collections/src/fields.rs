@@ -525,7 +525,7 @@ impl Fields {
     }
 
     /// The last deadline, if all fields have one: then nothing will be left.
-    pub fn end_ms(&self) -> Option<i64> {
+    pub fn expires_ms(&self) -> Option<i64> {
         let (last, _) = self.deadlines.0.last()?;
         (self.deadlines() == self.len()).then_some(*last)
     }
@@ -620,7 +620,7 @@ mod tests {
         assert_eq!(fields.first_deadline_ms(), deadlines.iter().min().copied());
         let all = !model.is_empty() && deadlines.len() == model.len();
         assert_eq!(
-            fields.end_ms(),
+            fields.expires_ms(),
             deadlines.iter().max().copied().filter(|_| all)
         );
         let counted = fields.table.memory_bytes() + bytes + deadlines.len() * DEADLINE_NODE_BYTES;

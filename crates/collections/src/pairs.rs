@@ -202,7 +202,7 @@ impl<'a> Pairs<'a> {
     }
 
     /// The last deadline, if all fields have one: then nothing will be left.
-    pub fn end_ms(self) -> Option<i64> {
+    pub fn expires_ms(self) -> Option<i64> {
         self.soonest_ms()?;
         self.iter()
             .map(|pair| pair.deadline_ms)
@@ -415,7 +415,10 @@ mod tests {
         let soonest = deadlines().flatten().min();
         assert_eq!(pairs.soonest_ms(), soonest);
         let all = !model.is_empty() && deadlines().all(|deadline| deadline.is_some());
-        assert_eq!(pairs.end_ms(), deadlines().flatten().max().filter(|_| all));
+        assert_eq!(
+            pairs.expires_ms(),
+            deadlines().flatten().max().filter(|_| all)
+        );
     }
 
     #[test]

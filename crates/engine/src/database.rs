@@ -45,7 +45,7 @@ impl Counts {
 
 #[inline]
 fn is_timed_hash(entry: EntryRef<'_>) -> bool {
-    entry.may_end() && !entry.has_deadline() && entry.fields_soonest_ms().is_some()
+    entry.can_expire() && !entry.has_deadline() && entry.first_field_deadline_ms().is_some()
 }
 
 /// Where a key is, or would be.
@@ -96,8 +96,8 @@ impl<'a> Present<'a> {
 
     /// Removes the fields that have ended, of a hash of which some stay.
     #[cold]
-    fn without_due_fields(mut self, ends: &mut Ends<'_>) -> Self {
-        self.update(|entry| entry.remove_due_fields(ends.now.0, usize::MAX));
+    fn without_expired_fields(mut self, ends: &mut Ends<'_>) -> Self {
+        self.update(|entry| entry.remove_expired_fields(ends.now.0, usize::MAX));
         ends.fields_ended(self.view().key());
         self
     }
@@ -140,7 +140,7 @@ impl Absent<'_> {
         if slot.would_grow() {
             let now = ends.now;
             slot.sweep_segment(
-                |entry| is_dead(entry, now),
+                |entry| is_expired(entry, now),
                 |entry| {
                     counts.subtract(entry.view());
                     ends.entry_ended(entry.view());
@@ -180,7 +180,7 @@ impl Database {
     }
 
     /// Whether there is anything that a sweep might remove one day: keys or fields with a deadline.
-    pub(crate) fn may_end(&self) -> bool {
+    pub(crate) fn can_expire(&self) -> bool {
         self.table.marked() > 0
     }
 
@@ -235,7 +235,7 @@ impl Database {
                 Age::Live => Place::Present(Present { slot, counts }),
                 Age::LosesFields => {
                     let present = Present { slot, counts };
-                    Place::Present(present.without_due_fields(&mut ends()))
+                    Place::Present(present.without_expired_fields(&mut ends()))
                 }
                 Age::Dead => {
                     let present = Present { slot, counts };
@@ -250,7 +250,7 @@ impl Database {
     pub(crate) fn view(&self, key: Key<'_>, now: Now) -> Option<EntryRef<'_>> {
         self.table
             .find(key.hash, key.bytes)
-            .filter(|entry| !is_dead(*entry, now))
+            .filter(|entry| !is_expired(*entry, now))
     }
 
     /// The live entry of a key; what has ended of it is removed first. `ends` makes what is needed only for that.
@@ -273,7 +273,7 @@ impl Database {
             Age::Live => Some(slot.into_ref()),
             Age::LosesFields => {
                 let present = Present { slot, counts };
-                Some(present.without_due_fields(&mut ends()).into_view())
+                Some(present.without_expired_fields(&mut ends()).into_view())
             }
             Age::Dead => {
                 Present { slot, counts }.end(key.hash, ends());
@@ -355,7 +355,7 @@ impl Database {
         };
         let counts = &mut self.counts;
         let removed = Present { slot, counts }
-            .update(|entry| entry.remove_due_fields(ends.now.0, FIELDS_PER_SWEEP));
+            .update(|entry| entry.remove_expired_fields(ends.now.0, FIELDS_PER_SWEEP));
         ends.fields_ended(key.bytes);
         removed
     }
@@ -372,7 +372,7 @@ enum Age {
 
 #[inline]
 fn age(entry: EntryRef<'_>, now: Now) -> Age {
-    if entry.may_end() {
+    if entry.can_expire() {
         age_by_clock(entry, now)
     } else {
         Age::Live
@@ -384,10 +384,10 @@ fn age_by_clock(entry: EntryRef<'_>, now: Now) -> Age {
     if entry.deadline_ms().is_some_and(is_past) {
         return Age::Dead;
     }
-    if !entry.fields_soonest_ms().is_some_and(is_past) {
+    if !entry.first_field_deadline_ms().is_some_and(is_past) {
         return Age::Live;
     }
-    if entry.end_ms().is_some_and(is_past) {
+    if entry.expires_ms().is_some_and(is_past) {
         return Age::Dead;
     }
     Age::LosesFields
@@ -395,6 +395,6 @@ fn age_by_clock(entry: EntryRef<'_>, now: Now) -> Age {
 
 /// True if the entry's end has come.
 #[inline]
-pub(crate) fn is_dead(entry: EntryRef<'_>, now: Now) -> bool {
+pub(crate) fn is_expired(entry: EntryRef<'_>, now: Now) -> bool {
     matches!(age(entry, now), Age::Dead)
 }

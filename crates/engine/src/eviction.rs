@@ -7,7 +7,7 @@
 use damselfly_base::random::{self, Random};
 use damselfly_value::{Entry, EntryRef};
 
-use crate::database::is_dead;
+use crate::database::is_expired;
 use crate::{AccessPolicy, Busy, Database, Engine, Event, Key, Now, Place, Tx, access};
 
 /// How many buckets are searched for keys at a time: some microseconds, the longest that a shard's lock is held for it.
@@ -58,7 +58,7 @@ impl Eviction {
         if self.only_with_deadline && !entry.has_deadline() {
             return None;
         }
-        if is_dead(entry, now) {
+        if is_expired(entry, now) {
             return Some(u64::MAX);
         }
         Some(match self.order {

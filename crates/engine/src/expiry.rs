@@ -110,7 +110,7 @@ impl Tx<'_> {
     ) -> usize {
         let (engine, now) = (self.engine(), self.now());
         let (Shard { databases, expired }, aside) = self.shard_and_aside(shard);
-        if !databases[db].may_end() {
+        if !databases[db].can_expire() {
             return 0;
         }
         let ends = Ends {

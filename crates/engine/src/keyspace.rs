@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use damselfly_value::EntryRef;
 
-use crate::database::is_dead;
+use crate::database::is_expired;
 use crate::{Busy, Database, KeyspaceTotals, Tx, garbage};
 
 /// A place in the order of a SCAN: the shard, then the position in hash order within it.
@@ -46,7 +46,7 @@ impl Tx<'_> {
                 loop {
                     position = table.scan(position, |entry| {
                         left = left.saturating_sub(1);
-                        if !is_dead(entry, now) {
+                        if !is_expired(entry, now) {
                             visit(entry);
                         }
                     });
@@ -156,7 +156,7 @@ impl Tx<'_> {
                     continue;
                 }
                 match database.table.random(random()) {
-                    Some(entry) if !is_dead(entry, now) => return Some(entry.key().to_vec()),
+                    Some(entry) if !is_expired(entry, now) => return Some(entry.key().to_vec()),
                     Some(_) | None => break,
                 }
             }
@@ -181,7 +181,7 @@ impl Tx<'_> {
         let now = self.now();
         for shard in 0..self.engine().shards() {
             self.databases(shard)[db].table.for_each(|entry| {
-                if !is_dead(entry, now) {
+                if !is_expired(entry, now) {
                     visit(entry);
                 }
             });

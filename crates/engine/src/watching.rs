@@ -91,8 +91,10 @@ impl Tx<'_> {
         let entry = is_there.then(|| self.peek(key)).flatten();
         let ends_ms = entry.and_then(|entry| {
             // A field that has ended already is no change to come.
-            let field_ms = entry.fields_soonest_ms().filter(|&moment| moment > now.0);
-            entry.end_ms().into_iter().chain(field_ms).min()
+            let field_ms = entry
+                .first_field_deadline_ms()
+                .filter(|&moment| moment > now.0);
+            entry.expires_ms().into_iter().chain(field_ms).min()
         });
         let place = Place {
             hash: key.hash,

@@ -66,7 +66,7 @@ pub(crate) enum Kind {
 
 /// Entries whose flags are not below this have something that may end: a deadline of their own, or deadlines of fields, for
 /// which there are the last two kinds.
-pub(crate) const MAY_END: u8 = Kind::HashPackedTtl as u8;
+pub(crate) const CAN_EXPIRE: u8 = Kind::HashPackedTtl as u8;
 const _: () = assert!(DEADLINE_FLAG > KIND_MASK && Kind::HashBoxedTtl as u8 == KIND_MASK);
 
 impl Kind {

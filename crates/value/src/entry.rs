@@ -6,7 +6,9 @@ use std::ptr::NonNull;
 use damselfly_base::heap;
 use damselfly_base::number::Decimal;
 
-use crate::block::{ACCESS_AT, BYTES_MAX, Block, DEADLINE_FLAG, KIND_MASK, Kind, MAY_END, Shape};
+use crate::block::{
+    ACCESS_AT, BYTES_MAX, Block, CAN_EXPIRE, DEADLINE_FLAG, KIND_MASK, Kind, Shape,
+};
 use crate::large::{Large, SharedLarge};
 use crate::packing::{PackedText, Packing};
 use crate::value::{NewValue, Text, Value};
@@ -524,8 +526,8 @@ impl<'a> EntryRef<'a> {
 
     /// False for most entries: those that surely neither end nor lose a field at some moment. Reads the flags alone.
     #[inline]
-    pub fn may_end(self) -> bool {
-        self.block.flags() & (DEADLINE_FLAG | KIND_MASK) >= MAY_END
+    pub fn can_expire(self) -> bool {
+        self.block.flags() & (DEADLINE_FLAG | KIND_MASK) >= CAN_EXPIRE
     }
 
     /// The 24 access bits.

@@ -157,10 +157,10 @@ impl<'a> HashRef<'a> {
     }
 
     /// The last deadline, if all fields have one.
-    pub fn end_ms(self) -> Option<i64> {
+    pub fn expires_ms(self) -> Option<i64> {
         match self.form() {
-            Form::Small(pairs) => pairs.end_ms(),
-            Form::Large(fields) => fields.end_ms(),
+            Form::Small(pairs) => pairs.expires_ms(),
+            Form::Large(fields) => fields.expires_ms(),
         }
     }
 }
@@ -276,7 +276,7 @@ impl HashMut<'_> {
 impl Entry {
     /// Removes up to `limit` fields (all of a small hash) whose deadline has come, and returns how many; 0 if the entry holds no
     /// hash. The hash may end up empty.
-    pub fn remove_due_fields(&mut self, now_ms: i64, limit: usize) -> usize {
+    pub fn remove_expired_fields(&mut self, now_ms: i64, limit: usize) -> usize {
         match self.view().timed_hash() {
             Some(HashRef::PackedTtl(_)) => {
                 PairsMut::new(&mut PackedValue(self), Layout::Timed).remove_due(now_ms)
@@ -313,13 +313,13 @@ impl<'a> EntryRef<'a> {
     }
 
     /// The soonest deadline of any field of the entry's hash, in milliseconds since the epoch.
-    pub fn fields_soonest_ms(self) -> Option<i64> {
+    pub fn first_field_deadline_ms(self) -> Option<i64> {
         self.timed_hash().and_then(HashRef::soonest_ms)
     }
 
     /// When nothing is left of the entry, in milliseconds since the epoch: its deadline, or that of the last field of a hash.
-    pub fn end_ms(self) -> Option<i64> {
-        let fields = self.timed_hash().and_then(HashRef::end_ms);
+    pub fn expires_ms(self) -> Option<i64> {
+        let fields = self.timed_hash().and_then(HashRef::expires_ms);
         match (self.deadline_ms(), fields) {
             (Some(own), Some(fields)) => Some(own.min(fields)),
             (own, fields) => own.or(fields),

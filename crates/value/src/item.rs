@@ -46,6 +46,6 @@ unsafe impl Item for Entry {
     unsafe fn marked(raw: NonNull<u8>) -> bool {
         // SAFETY: as the caller promises.
         let entry = unsafe { EntryRef::from_raw(raw) };
-        entry.may_end() && (entry.has_deadline() || entry.fields_soonest_ms().is_some())
+        entry.can_expire() && (entry.has_deadline() || entry.first_field_deadline_ms().is_some())
     }
 }

@@ -30,8 +30,8 @@ use std::sync::{
 use damselfly_engine::{Change, Engine, Invalidate, Tracker};
 use damselfly_protocol::{Reply, Version};
 
-use crate::pubsub::PubSub;
 use crate::observers::client_tracking::Redirect;
+use crate::pubsub::PubSub;
 use crate::shared::{Message, Shared, Thread};
 
 /// While more bytes than this are on their way to a thread, no single keys are sent to it any more.
