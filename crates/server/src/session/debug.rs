@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use damselfly_base::{CommandError, number};
 use damselfly_commands::Arity::AtLeast;
-use damselfly_commands::{Args, Command, Group, Keys, Result, Run, Trait, encoding_name};
+use damselfly_commands::{Args, Command, Group, Keys, Result, Run, Stop, Trait, encoding_name};
 use damselfly_engine::{AccessPolicy, Deadline, Key, Tx, idle_seconds};
 use damselfly_protocol::{Reply, Version};
 use damselfly_value::{Element, NewValue, Side, Text, Value};
@@ -269,17 +269,33 @@ fn positive(args: Args<'_>, at: usize) -> Result<u64> {
         .ok_or_else(|| CommandError::NotPositive.into())
 }
 
+/// How many keys DEBUG POPULATE stores before other clients get their turn.
+const POPULATED_AT_ONCE: u64 = 1 << 12;
+
 fn populate(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let count = positive(args, 2)?;
+    if args.len() == 5 && positive(args, 4)? > context.config.proto_max_bulk_len_bytes {
+        return Err(CommandError::StringTooLong.into());
+    }
+    if count > POPULATED_AT_ONCE && context.lent.is_none() {
+        return Err(Stop::Long);
+    }
+    let mut tx = context.section();
+    let result = populate_shards(&mut tx, args, reply);
+    let stored = tx.effects().changes;
+    drop(tx);
+    context.counters.changes.add(stored);
+    result
+}
+
+/// DEBUG POPULATE with arguments that were checked. It locks only the shard of the key at hand.
+pub fn populate_shards(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let count = positive(args, 2)?;
     let prefix = args.get(3).unwrap_or(b"key");
     let size = match args.len() {
         5 => Some(positive(args, 4)?),
         _ => None,
     };
-    if size.is_some_and(|size| size > context.config.proto_max_bulk_len_bytes) {
-        return Err(CommandError::StringTooLong.into());
-    }
-    let counters = context.counters;
     let (mut key, mut value) = (Vec::new(), Vec::new());
     for number in 0..count {
         key.clear();
@@ -292,15 +308,11 @@ fn populate(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) ->
         }
         let key = Key::new(&key);
         // Where this stops for a busy shard, the command starts again later and passes over what it has done.
-        let mut tx = context.lock_one(key.hash)?;
-        if tx.peek(key).is_none() {
-            tx.store(key, NewValue::compact(&value), Deadline::Clear);
-            counters.changes.add(1);
-        }
-        drop(tx);
-        if context.shared.stopping.load(Relaxed) {
-            break;
-        }
+        tx.with_shard(tx.engine().shard_of(key.hash), |tx| {
+            if tx.peek(key).is_none() {
+                tx.store(key, NewValue::compact(&value), Deadline::Clear);
+            }
+        })?;
     }
     reply.ok();
     Ok(())
