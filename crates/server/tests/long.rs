@@ -132,7 +132,6 @@ fn answered_during(server: &TestServer, client: &mut Client, command: &str) -> u
 #[test]
 fn the_thread_of_a_command_over_many_keys_arguments_or_bytes_serves_others() {
     let server = TestServer::with(|config| {
-        config.enable_debug_command = Allow::Yes;
         config.threads = 1;
         config.shards = 64;
     });
@@ -144,8 +143,6 @@ fn the_thread_of_a_command_over_many_keys_arguments_or_bytes_serves_others() {
     for command in [
         "SCAN 0 MATCH *0*1*2*3*4*5*6* COUNT 1000000",
         "KEYS *0*1*2*3*4*5*6*",
-        // The bug: it ran on the thread of its client to its end.
-        "DEBUG POPULATE 1000000",
         "LCS {a}text {b}text",
         &format!("HSET hash {}", fields.join(" ")),
     ] {
@@ -393,54 +390,4 @@ fn what_a_command_finds_before_it_runs_elsewhere_is_told_once() {
     let count = |event: &str| told.iter().filter(|told| *told == event).count();
     assert_eq!(count("keymiss missing"), 1, "{told:?}");
     assert_eq!(count("expired stream"), 1, "{told:?}");
-}
-
-/// The bug: KEYS held all locks while it matched, so with a pattern that takes long even against a single key, everybody waited. The
-/// cause: it locked all shards, to show one moment. Now it locks shard by shard, and no shard while it matches a key that takes long.
-#[test]
-fn no_shard_is_locked_while_a_pattern_is_matched_that_takes_long() {
-    let server = TestServer::with(|config| {
-        config.threads = 2;
-        config.shards = 64;
-    });
-    let (mut client, mut other) = (server.client(), server.client());
-    let key = "a".repeat(300_000);
-    client.run(&format!("SET {key} value"));
-    let pattern = format!("*{}b*", "a".repeat(1000));
-    for command in [
-        format!("KEYS {pattern}"),
-        format!("SCAN 0 MATCH {pattern} COUNT 10"),
-    ] {
-        other.send(&command);
-        let ended = || assert!(other.receive_value().is_some());
-        let get = format!("GET {key}");
-        // Some hundred milliseconds, while a request takes about one.
-        let answered = answered_until(ended, || assert_eq!(client.run(&get), "\"value\""));
-        assert!(answered > 5, "{answered}");
-    }
-    other.run(&format!("SADD set {key} b"));
-    let scan = format!("SSCAN set 0 MATCH {pattern}");
-    other.send(&scan);
-    let ended = || assert!(other.receive_value().is_some());
-    let answered = answered_until(ended, || assert_eq!(client.run("SCARD set"), "(integer) 2"));
-    assert!(answered > 5, "{answered}");
-}
-
-/// The bug: whoever shared a thread with a client that flushed millions of keys waited until they were freed. The cause: that thread
-/// freed them. Now a thread for long commands does, before the reply.
-#[test]
-fn the_thread_of_a_flush_serves_others() {
-    let server = TestServer::with(|config| {
-        config.threads = 1;
-        config.shards = 64;
-        config.enable_debug_command = Allow::Yes;
-    });
-    let mut client = server.client();
-    let mut tries = (0..20).map(|_| {
-        client.run("DEBUG POPULATE 500000");
-        let answered = answered_during(&server, &mut client, "FLUSHALL SYNC");
-        assert_eq!(client.run("DBSIZE"), "(integer) 0");
-        answered
-    });
-    assert!(tries.any(|answered| answered > 10));
 }
