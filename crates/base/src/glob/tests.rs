@@ -1,3 +1,5 @@
+//! Tests of glob patterns, most of them against a copy of what Redis does.
+
 use super::*;
 use crate::random::Random;
 

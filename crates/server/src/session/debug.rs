@@ -269,15 +269,13 @@ fn positive(args: Args<'_>, at: usize) -> Result<u64> {
         .ok_or_else(|| CommandError::NotPositive.into())
 }
 
-/// How many keys DEBUG POPULATE stores before other clients get their turn.
-const POPULATED_AT_ONCE: u64 = 1 << 12;
-
 fn populate(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    const AT_ONCE_MAX: u64 = 1 << 12;
     let count = positive(args, 2)?;
     if args.len() == 5 && positive(args, 4)? > context.config.proto_max_bulk_len_bytes {
         return Err(CommandError::StringTooLong.into());
     }
-    if count > POPULATED_AT_ONCE && context.lent.is_none() {
+    if count > AT_ONCE_MAX && context.lent.is_none() {
         return Err(Stop::Long);
     }
     let mut tx = context.section();
@@ -296,13 +294,9 @@ pub fn populate_shards(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -
         5 => Some(positive(args, 4)?),
         _ => None,
     };
-    let (mut key, mut value) = (Vec::new(), Vec::new());
     for number in 0..count {
-        key.clear();
-        key.extend_from_slice(prefix);
-        key.extend_from_slice(format!(":{number}").as_bytes());
-        value.clear();
-        value.extend_from_slice(format!("value:{number}").as_bytes());
+        let key = [prefix, format!(":{number}").as_bytes()].concat();
+        let mut value = format!("value:{number}").into_bytes();
         if let Some(size) = size {
             value.resize(size as usize, 0);
         }
