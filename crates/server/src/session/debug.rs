@@ -290,10 +290,7 @@ fn populate(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) ->
 pub fn populate_shards(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let count = positive(args, 2)?;
     let prefix = args.get(3).unwrap_or(b"key");
-    let size = match args.len() {
-        5 => Some(positive(args, 4)?),
-        _ => None,
-    };
+    let size = args.get(4).map(|_| positive(args, 4)).transpose()?;
     for number in 0..count {
         let key = [prefix, format!(":{number}").as_bytes()].concat();
         let mut value = format!("value:{number}").into_bytes();
