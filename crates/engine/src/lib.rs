@@ -30,6 +30,6 @@ pub use eviction::{Evicted, Eviction, Order};
 pub use keyspace::Cursor;
 pub use shard::{Busy, Engine, KeyspaceTotals, Rule, Settings, Wake};
 pub use tracking::{Change, Invalidate, Tracker};
-pub use tx::{Create, Deadline, Effects, Key, Now, Tx};
+pub use tx::{Create, Deadline, Effects, Key, Now, Patience, Tx};
 pub use waiting::{Served, Ticket, Unserved, Waiter};
 pub use watching::{Watched, Watcher};

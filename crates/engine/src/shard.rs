@@ -11,7 +11,7 @@ use damselfly_value::Thresholds;
 
 use crate::events::AtomicWanted;
 use crate::tracking::{Invalidate, TrackedCounts, Tracking};
-use crate::{AccessPolicy, Audience, Database, Now, Tx};
+use crate::{AccessPolicy, Audience, Database, Now, Patience, Tx};
 use crate::{tx::Held, waiting::Waiting, watching::Watching};
 
 /// The most shards: their number is part of every SCAN cursor.
@@ -352,6 +352,16 @@ impl Engine {
         Tx::new(self, Held::None, db, now)
     }
 
+    /// As [`Engine::lock_none`], and waits for each shard that is busy.
+    pub fn lock_none_patiently<'a>(
+        &'a self,
+        db: usize,
+        now: Now,
+        patience: &'a dyn Patience,
+    ) -> Tx<'a> {
+        Tx::new(self, Held::Waiting(patience), db, now)
+    }
+
     /// Takes locks in ascending order, which rules out deadlock; all or none.
     fn acquire_ascending(&self, shards: impl Iterator<Item = usize> + Clone) -> Result<(), Busy> {
         for (taken, shard) in shards.clone().enumerate() {
@@ -369,7 +379,7 @@ impl Engine {
     #[cfg(any(broken = "sections", broken = "tracking"))]
     pub(crate) fn reacquire(&self, held: &Held<'_>) -> bool {
         let taken = match held {
-            Held::None | Held::Lent => Ok(()),
+            Held::None | Held::Waiting(_) | Held::Lent => Ok(()),
             Held::One(shard) => self.acquire_ascending(std::iter::once(*shard)),
             Held::Many(shards) => self.acquire_ascending(shards.iter().copied()),
             Held::All => self.acquire_ascending(0..self.shards.len()),

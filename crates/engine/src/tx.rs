@@ -58,12 +58,23 @@ pub enum Create {
 /// Which shards are locked.
 pub(crate) enum Held<'a> {
     None,
+    /// None yet; the section waits for each one that it takes.
+    Waiting(&'a dyn Patience),
     One(usize),
     /// Ascending, without repeats.
     Many(&'a [usize]),
     All,
     /// All, on loan from the section that holds them.
     Lent,
+}
+
+/// How a section that locks shards one by one waits for one that is busy.
+pub trait Patience {
+    /// Waits until the shard may be free; false if the section should give up.
+    fn wait(&self, busy: Busy) -> bool;
+
+    /// True if the section should give up in any case.
+    fn is_over(&self) -> bool;
 }
 
 /// What an atomic section did, for statistics.
@@ -127,7 +138,7 @@ impl<'a> Tx<'a> {
     #[inline]
     fn release(&self) {
         match self.held {
-            Held::None | Held::Lent => {}
+            Held::None | Held::Waiting(_) | Held::Lent => {}
             Held::One(shard) => self.engine.release(shard),
             Held::Many(shards) => shards.iter().for_each(|&shard| self.engine.release(shard)),
             Held::All => (0..self.engine.shards()).for_each(|shard| self.engine.release(shard)),
@@ -309,7 +320,7 @@ impl<'a> Tx<'a> {
     #[inline]
     pub fn holds(&self, index: usize) -> bool {
         let held = match self.held {
-            Held::None => false,
+            Held::None | Held::Waiting(_) => false,
             Held::One(shard) => shard == index,
             Held::Many(shards) => shards.binary_search(&index).is_ok(),
             Held::All | Held::Lent => true,
@@ -350,7 +361,7 @@ impl<'a> Tx<'a> {
     /// Lets `visit` have a shard under its lock: that of this section, or else one taken for as long as `visit` runs.
     ///
     /// # Errors
-    /// If the shard is busy.
+    /// If the shard is busy, and the section does not wait for it.
     pub fn with_shard<R>(
         &mut self,
         shard: usize,
@@ -359,8 +370,28 @@ impl<'a> Tx<'a> {
         if self.holds(shard) {
             return Ok(visit(self));
         }
-        let mut tx = self.engine.lock_shard(shard, self.db, self.now)?;
-        Ok(visit(&mut tx))
+        let mut tx = self.take_shard(shard)?;
+        let result = visit(&mut tx);
+        self.effects.hits += tx.effects.hits;
+        self.effects.misses += tx.effects.misses;
+        self.effects.changes += tx.effects.changes;
+        Ok(result)
+    }
+
+    fn take_shard(&self, shard: usize) -> Result<Tx<'a>, Busy> {
+        let Held::Waiting(patience) = self.held else {
+            return self.engine.lock_shard(shard, self.db, self.now);
+        };
+        loop {
+            if patience.is_over() {
+                return Err(Busy { shard });
+            }
+            match self.engine.lock_shard(shard, self.db, self.now) {
+                Ok(tx) => return Ok(tx),
+                Err(busy) if patience.wait(busy) => {}
+                Err(busy) => return Err(busy),
+            }
+        }
     }
 
     /// The locked shard of that number.

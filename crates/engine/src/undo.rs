@@ -77,7 +77,7 @@ impl Tx<'_> {
     /// The shards that are locked, if not all are.
     pub fn locked_shards(&self) -> Option<Vec<usize>> {
         let mut shards = match self.held {
-            Held::None => Vec::new(),
+            Held::None | Held::Waiting(_) => Vec::new(),
             Held::One(shard) => vec![shard],
             Held::Many(shards) => shards.to_vec(),
             Held::All | Held::Lent => return None,

@@ -17,13 +17,13 @@ use std::time::{Duration, Instant};
 
 use damselfly_base::CommandError;
 use damselfly_commands::{KeyspaceFn, OwnedArgs, Rest, Stop};
-use damselfly_engine::{Busy, Effects, Now, Unserved};
+use damselfly_engine::{Busy, Effects, Now, Patience, Unserved};
 use damselfly_protocol::{Reply, Version};
 
 use crate::clients::Client;
 use crate::dispatch;
 use crate::observers::client_tracking::Reader;
-use crate::registry::Row;
+use crate::registry::{Locks, Row};
 use crate::shared::{self, Message, Shared};
 
 /// How soon a thread that waits looks again, should it not be woken.
@@ -164,9 +164,10 @@ impl LongCommand {
     fn try_run_or_refuse(
         &self,
         shared: &Shared,
+        waiter: &Waiter<'_>,
         unserved: &mut Vec<Unserved>,
     ) -> Result<Outcome, Busy> {
-        let busy = match self.try_run(shared, unserved) {
+        let busy = match self.try_run(shared, waiter, unserved) {
             Ok(outcome) => return Ok(outcome),
             Err(busy) => busy,
         };
@@ -178,11 +179,21 @@ impl LongCommand {
     }
 
     /// Runs it, once its locks are free.
-    fn try_run(&self, shared: &Shared, unserved: &mut Vec<Unserved>) -> Result<Outcome, Busy> {
+    fn try_run(
+        &self,
+        shared: &Shared,
+        waiter: &Waiter<'_>,
+        unserved: &mut Vec<Unserved>,
+    ) -> Result<Outcome, Busy> {
         let (args, now) = (self.args.borrow(), Now(shared::now_ms()));
         let (engine, mut shards) = (&shared.engine, Vec::new());
         let mut outcome = Outcome::default();
-        let mut tx = dispatch::lock(engine, self.row, args, self.db, now, &mut shards)?;
+        let mut tx = match self.row.locks {
+            Locks::None => engine.lock_none_patiently(self.db, now, waiter),
+            Locks::One(_) | Locks::Many | Locks::All => {
+                dispatch::lock(engine, self.row, args, self.db, now, &mut shards)?
+            }
+        };
         tx.set_touches(!self.leaves_no_trace);
         tx.set_for_one();
         let started = Instant::now();
@@ -231,8 +242,9 @@ pub fn run(shared: &Shared, index: usize) {
     while let Some(command) = shared.long.next(&shared.stopping) {
         let mut unserved = Vec::new();
         let ran = catch_unwind(AssertUnwindSafe(|| {
+            let waiter = Waiter { shared, index };
             patiently(shared, index, || {
-                command.try_run_or_refuse(shared, &mut unserved)
+                command.try_run_or_refuse(shared, &waiter, &mut unserved)
             })
         }));
         match ran {
@@ -259,12 +271,34 @@ fn patiently<T>(
     while !shared.stopping.load(Relaxed) {
         match attempt() {
             Ok(done) => return Some(done),
-            Err(busy) => {
-                if !shared.engine.wait(busy, shared.threads.len() + index) {
-                    thread::park_timeout(LOOK);
-                }
-            }
+            Err(busy) => await_shard(shared, index, busy),
         }
     }
     None
+}
+
+fn await_shard(shared: &Shared, index: usize, busy: Busy) {
+    if !shared.engine.wait(busy, shared.threads.len() + index) {
+        thread::park_timeout(LOOK);
+    }
+}
+
+/// How a command waits that locks one shard after the other.
+struct Waiter<'a> {
+    shared: &'a Shared,
+    index: usize,
+}
+
+impl Patience for Waiter<'_> {
+    fn wait(&self, busy: Busy) -> bool {
+        if self.shared.scripts.busy(busy.shard).is_some() {
+            return false;
+        }
+        await_shard(self.shared, self.index, busy);
+        true
+    }
+
+    fn is_over(&self) -> bool {
+        self.shared.stopping.load(Relaxed)
+    }
 }

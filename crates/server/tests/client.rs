@@ -466,3 +466,25 @@ fn connections_spread_evenly_over_the_threads() {
         .map(|thread| thread.connections.load(Relaxed));
     assert_eq!(connections.collect::<Vec<_>>(), [3, 3, 3]);
 }
+
+/// The bug: a web page that makes a browser send requests here got an error before the connection was closed, and so learned what is here.
+#[test]
+fn a_request_of_a_browser_ends_the_connection_without_a_reply() {
+    let server = TestServer::start();
+    for request in [
+        "POST / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        "host: localhost\r\nPING\r\n",
+        "post\r\n",
+        "MULTI\r\nPOST x\r\nEXEC\r\n",
+        "*1\r\n$4\r\nPOST\r\n",
+        "CLIENT REPLY OFF\r\nHOST: x\r\n",
+    ] {
+        let mut client = server.client();
+        client.send_bytes(request.as_bytes());
+        assert_eq!(client.until_closed(), [""; 0], "{request}");
+    }
+    let mut client = server.client();
+    client.send_bytes(b"Host x\r\n");
+    let expected = "(error) ERR unknown command 'Host', with args beginning with: 'x' ";
+    assert_eq!(client.receive(), expected);
+}

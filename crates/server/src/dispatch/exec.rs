@@ -235,6 +235,8 @@ impl<A: Around> Runner<'_, A> {
         reply: &mut Reply<'_>,
     ) {
         let (mark, mut failed) = (reply.position(), None);
+        // A client that has killed itself gets the reply to that, and nothing further.
+        let is_killed = session.closing;
         match self.call(tx, session, row, args, reply) {
             Ok(()) => {}
             Err(Stop::Rest(rest)) => rest.write_all(reply),
@@ -252,6 +254,7 @@ impl<A: Around> Runner<'_, A> {
             }
         }
         match session.replies {
+            Replies::On if is_killed => reply.truncate_to(mark),
             Replies::On => {}
             Replies::Off | Replies::SkipThis => reply.truncate_to(mark),
             Replies::SkipNext => {
@@ -289,6 +292,10 @@ impl<A: Around> Runner<'_, A> {
             // Redis allows the other kinds of subscribing.
             Handler::Session(_) if row.name == "ssubscribe" => {
                 let text = "SSUBSCRIBE isn't allowed for a DENY BLOCKING client";
+                Err(CommandError::err(text).into())
+            }
+            Handler::Session(_) if row.name == "monitor" => {
+                let text = "MONITOR isn't allowed for DENY BLOCKING client";
                 Err(CommandError::err(text).into())
             }
             Handler::Session(run) => self.call_session(run, tx, session, args, reply),

@@ -248,6 +248,13 @@ impl Dispatcher {
             session.replies = Replies::SkipThis;
         }
         match self.checked(session, row, args) {
+            Err(_) if row.is_none() && unknown::is_attack(args) => {
+                unknown::log_attack(&session.client, now);
+                session.closing = true;
+                // Nobody should see replies to what else came along.
+                connection.output.truncate(connection.sent);
+                None
+            }
             Err(error) => {
                 self.refuse(session, row, args, &error, &mut reply);
                 finish(session, row, &mut reply, mark)
@@ -387,6 +394,10 @@ impl Dispatcher {
                 let result = run(&mut context, args, reply);
                 drop(context);
                 self.refresh_config();
+                if let Err(Stop::Long) = result {
+                    // The only one that can be long.
+                    return self.run_elsewhere(session, row, crate::admin::debug::populate_shards, args);
+                }
                 result
             }
             Handler::Dispatch(run) => run(self, session, args, now, reply),

@@ -23,7 +23,7 @@ impl Dispatcher {
         args: Args<'_>,
     ) -> Result<&'static Row, CommandError> {
         let Some(mut row) = row else {
-            return Err(unknown_command(session, args));
+            return Err(unknown_command(args));
         };
         if !row.subcommands.is_empty() && args.len() > 1 {
             row = self

@@ -193,7 +193,7 @@ impl PubSub {
         let mut matching: Vec<Arc<Pattern>> = Vec::new();
         if scope == Scope::Cluster && self.patterns.count() > 0 {
             for subscribed in self.patterns.list(&mut own.patterns) {
-                if index::matches(&subscribed.pattern.name, channel) {
+                if subscribed.pattern.glob.matches(channel) {
                     note(&subscribed.counts);
                     matching.push(subscribed.pattern.clone());
                 }

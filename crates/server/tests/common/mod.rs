@@ -218,6 +218,11 @@ impl Client {
         replies
     }
 
+    /// What has arrived of a reply that is not complete.
+    pub fn rest(&self) -> &[u8] {
+        &self.input
+    }
+
     /// True if nothing has arrived that was not received.
     pub fn has_nothing(&mut self) -> bool {
         self.stream.set_nonblocking(true).unwrap();
