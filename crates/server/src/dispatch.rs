@@ -161,7 +161,7 @@ impl Dispatcher {
                 return;
             }
             if let Some(to) = connection.session.congested.take()
-                && self.shared.pubsub.is_congested(self.thread, to)
+                && self.shared.is_congested(self.thread, to)
             {
                 connection.session.congested = Some(to);
                 connection.stall = Some(Stall::Congested(to));

@@ -5,6 +5,7 @@
 //!    └── starts ──► Worker per thread: event loop ──► Connection ──► dispatch ──► command
 //! ```
 
+pub mod acceptor;
 pub mod clients;
 pub mod config;
 pub mod connection;
@@ -19,6 +20,7 @@ pub mod registry;
 pub mod scripts;
 pub mod session;
 pub mod shared;
+pub mod signals;
 pub mod start;
 pub mod statistics;
 pub mod tracking;

@@ -2,8 +2,8 @@
 
 mod common;
 
+use damselfly_server::signals::Signals;
 use std::fs;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use common::{Client, TestServer};
@@ -151,7 +151,7 @@ fn rewrite_keeps_what_the_file_says_beside_the_options() {
     );
     client.send("SHUTDOWN NOSAVE");
     assert_eq!(client.receive_value(), None);
-    server.wait(&AtomicBool::new(false));
+    server.wait(&Signals::default());
     fs::remove_dir_all(&folder).unwrap();
 }
 

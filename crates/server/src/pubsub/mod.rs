@@ -17,8 +17,9 @@
 //! - Who subscribes receives no message published before that: subscriptions note the number of the next message that
 //!   their thread will get ([`receivers`]).
 //! - Memory is bounded: who publishes to a thread for which more than [`MAIL_BYTES_MAX`] are on their way runs nothing
-//!   further for now. What one request publishes beyond the limit for subscribers' output is lost, and those who
-//!   should have received it are disconnected, so that nobody misses a message unknowingly.
+//!   further for now, unless that thread is stuck. What is published beyond the limit for subscribers' output is lost, and those
+//!   who should have received it are disconnected, so that nobody misses a message unknowingly. Beyond [`LOST_BYTES_MAX`] more
+//!   there is not even a note of what was lost: all subscribers of the thread are disconnected.
 
 pub mod events;
 pub mod index;
@@ -27,7 +28,7 @@ pub mod receivers;
 
 use std::sync::atomic::{
     AtomicBool, AtomicUsize,
-    Ordering::{Acquire, Relaxed, Release},
+    Ordering::{AcqRel, Acquire, Relaxed, Release},
 };
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -41,6 +42,12 @@ pub const MAIL_BYTES_MAX: usize = 1 << 20;
 
 /// Messages of a single request are lost beyond at least this many bytes on their way to a thread.
 const LOSS_BYTES_MIN: usize = 64 << 20;
+
+/// So many bytes more are notes of what is lost.
+const LOST_BYTES_MAX: usize = 1 << 20;
+
+/// What a message is counted with beside what it holds, in bytes.
+const OVERHEAD_BYTES: usize = 128;
 
 /// What one can subscribe to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +73,8 @@ struct Desk {
     arriving_bytes: AtomicUsize,
     /// Somebody waits for fewer.
     awaited: AtomicBool,
+    /// There is a [`Message::Overflow`] on its way to this thread.
+    overflows: AtomicBool,
     /// There is something to send.
     has_outgoing: AtomicBool,
     /// One more than the number of a thread for which events of this one have congested the way.
@@ -88,6 +97,8 @@ struct Own {
 struct Outbox {
     mail: Vec<Mail>,
     bytes: usize,
+    /// More was published for the thread than there is room for.
+    overflows: bool,
 }
 
 /// What came of publishing.
@@ -122,6 +133,7 @@ impl PubSub {
             own: Mutex::new(own()),
             arriving_bytes: AtomicUsize::new(0),
             awaited: AtomicBool::new(false),
+            overflows: AtomicBool::new(false),
             has_outgoing: AtomicBool::new(false),
             congested: AtomicUsize::new(0),
         };
@@ -223,8 +235,14 @@ impl PubSub {
             if on_way > MAIL_BYTES_MAX {
                 congested = Some(thread);
             }
-            if on_way.saturating_add(mail.bytes()) > self.loss_bytes.load(Relaxed) {
+            let loss_bytes = self.loss_bytes.load(Relaxed);
+            if on_way.saturating_add(mail.bytes()) > loss_bytes {
                 mail = mail.as_lost(&mut own.buffer);
+                let with_note = on_way.saturating_add(mail.bytes());
+                if with_note > loss_bytes.saturating_add(LOST_BYTES_MAX) {
+                    outbox.overflows = true;
+                    continue;
+                }
                 if outbox.mail.last().is_some_and(|last| last.covers(&mail)) {
                     continue;
                 }
@@ -279,20 +297,40 @@ impl PubSub {
         // The thread's own receivers first, so that they get no answer to a message before it.
         let others = (0..threads.len()).filter(|&to| to != thread);
         for to in std::iter::once(thread).chain(others) {
-            let outbox = &mut own.outboxes[to];
-            if outbox.mail.is_empty() {
-                continue;
+            let (outbox, desk) = (&mut own.outboxes[to], &self.desks[to]);
+            if !outbox.mail.is_empty() {
+                let bytes = std::mem::take(&mut outbox.bytes);
+                desk.arriving_bytes.fetch_add(bytes, Relaxed);
+                let mail = std::mem::take(&mut outbox.mail);
+                threads[to].send(Message::Mail { mail, bytes });
             }
-            let bytes = std::mem::take(&mut outbox.bytes);
-            self.desks[to].arriving_bytes.fetch_add(bytes, Relaxed);
-            let mail = std::mem::take(&mut outbox.mail);
-            threads[to].send(Message::Mail { mail, bytes });
+            if std::mem::take(&mut outbox.overflows) && !desk.overflows.swap(true, AcqRel) {
+                threads[to].send(Message::Overflow);
+            }
         }
+    }
+
+    /// To be called before the subscribers of a thread are disconnected for [`Message::Overflow`]: what is lost from now on
+    /// needs another one.
+    pub fn take_overflow(&self, thread: usize) {
+        self.desks[thread].overflows.swap(false, AcqRel);
     }
 
     /// How many bytes are on their way to a thread.
     pub fn arriving_bytes(&self, thread: usize) -> usize {
         self.desks[thread].arriving_bytes.load(Relaxed)
+    }
+
+    /// What `len` bytes that are sent to a thread by other means than [`PubSub::send`] count as, which is noted; `None` if they
+    /// are too much and must not be sent.
+    pub fn admit(&self, thread: usize, len: usize) -> Option<usize> {
+        let bytes = len + OVERHEAD_BYTES;
+        let on_way = self.arriving_bytes(thread).saturating_add(bytes);
+        if on_way > self.loss_bytes.load(Relaxed) {
+            return None;
+        }
+        self.note_arriving(thread, bytes);
+        Some(bytes)
     }
 
     /// Notes that so many bytes are sent to a thread by other means than [`PubSub::send`]: they count with the others.
@@ -427,10 +465,10 @@ mod tests {
                 pubsub.note_delivered(RECEIVER, bytes);
                 mail
             }
-            Message::Serve { .. }
-            | Message::Monitored { .. }
+            Message::Monitored { .. }
             | Message::Invalidations { .. }
             | Message::Redirected { .. }
+            | Message::Overflow
             | Message::Look(_) => Vec::new(),
         });
         mail.flatten().collect()

@@ -155,11 +155,15 @@ pub fn tell(shared: &Shared, session: &Session, news: &News, write: impl FnOnce(
     match way(shared, tracked, session) {
         Way::Own => write(HEAD, &text()),
         Way::Other(client) => {
-            let thread = &shared.threads[client.thread];
-            thread.send(Message::Redirected {
-                client,
-                text: text(),
-            });
+            let (thread, text) = (&shared.threads[client.thread], text());
+            match shared.pubsub.admit(client.thread, text.len()) {
+                Some(bytes) => thread.send(Message::Redirected {
+                    client,
+                    text,
+                    bytes,
+                }),
+                None => shared.clients.cut_off(&client, &shared.threads),
+            }
         }
         Way::Broken => {
             session.client.redirect_broken.store(true, Relaxed);

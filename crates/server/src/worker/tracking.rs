@@ -9,7 +9,6 @@ use damselfly_engine::Tracker;
 use super::Worker;
 use crate::clients::Client;
 use crate::session::tracking::{redirected_head, take_own, tell};
-use crate::shared::Thread;
 use crate::tracking::{Invalidation, News};
 
 /// Changed keys that are of concern to those who track prefixes, and who changed each last. All that are found together are told
@@ -25,6 +24,9 @@ impl Worker {
         prefixed: &mut Prefixed,
     ) {
         for invalidation in list {
+            if let Invalidation::Everything { .. } = invalidation {
+                self.shared.tracking.take_overflow(self.index);
+            }
             match invalidation {
                 Invalidation::Read { key, trackers } => {
                     let news = News::of(std::iter::once(&*key));
@@ -38,9 +40,7 @@ impl Worker {
                 Invalidation::Everything { but } => self.tell_everyone(but),
             }
         }
-        if self.shared.pubsub.note_delivered(self.index, bytes) {
-            self.shared.threads.iter().for_each(Thread::wake);
-        }
+        self.note_delivered(bytes);
     }
 
     /// Tells those who track prefixes.
