@@ -312,3 +312,30 @@ fn is_missing_address(error: &io::Error) -> bool {
         io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported
     ) || error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_is_on_the_socket_or_the_reason_why_not_is_named() {
+        const MARK: u32 = 7;
+        let config = Config {
+            socket_mark_id: MARK,
+            ..Config::default()
+        };
+        let probe = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let is_permitted = probe.set_mark(MARK).is_ok();
+        match Listener::tcp_at(SocketAddr::from(([127, 0, 0, 1], 0)), &config) {
+            Ok(Listener::Tcp(ref listener)) => {
+                assert!(is_permitted);
+                assert_eq!(SockRef::from(listener).mark().unwrap(), MARK);
+            }
+            Ok(Listener::Unix(..)) => panic!("it is a TCP socket"),
+            Err(error) => {
+                assert!(!is_permitted, "{error}");
+                assert!(error.to_string().contains("socket-mark-id 7"), "{error}");
+            }
+        }
+    }
+}

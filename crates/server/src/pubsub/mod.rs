@@ -535,4 +535,34 @@ mod tests {
         }
         assert!(pubsub.outgoing_bytes(PUBLISHER) > 100 << 20);
     }
+
+    /// The bug: each turn of a publisher left another note of what was lost, and with a stuck thread publishers do not wait.
+    #[test]
+    fn notes_of_what_is_lost_take_no_memory_without_bound() {
+        const MESSAGES: usize = 10_000;
+        let (_polls, threads) = two_threads();
+        let pubsub = PubSub::new(2);
+        pubsub.set_output_limit(1);
+        pubsub.subscribe(&threads, RECEIVER, PLACE, Topic::Pattern, b"*");
+        let send = |channel: &[u8], payload: &[u8]| {
+            pubsub.publish(PUBLISHER, Scope::Cluster, channel, payload, 0);
+            pubsub.send(PUBLISHER, &threads);
+        };
+        send(b"first", &vec![b'x'; LOSS_BYTES_MIN - 1024]);
+        for number in 0..MESSAGES {
+            send(format!("{number}").as_bytes(), b"");
+        }
+        let on_way = pubsub.arriving_bytes(RECEIVER);
+        assert!(on_way <= LOSS_BYTES_MIN + LOST_BYTES_MAX, "{on_way}");
+        let (_, messages) = threads[RECEIVER].receive();
+        let overflows = |messages: &[Message]| {
+            let is_overflow = |message: &&Message| matches!(message, Message::Overflow);
+            messages.iter().filter(is_overflow).count()
+        };
+        assert_eq!(overflows(&messages), 1);
+        pubsub.take_overflow(RECEIVER);
+        send(b"next", b"");
+        let (_, messages) = threads[RECEIVER].receive();
+        assert_eq!(overflows(&messages), 1);
+    }
 }
