@@ -80,6 +80,10 @@ fn sighup_is_ignored() {
 /// pipe that nobody reads any more.
 #[test]
 fn a_second_signal_ends_the_process_whatever_runs() {
+    if Program::subject().kind() == Kind::Redis {
+        // It logs from the handler of the signal, and only a second SIGINT ends it.
+        return;
+    }
     for signal in [Signal::TERM, Signal::INT] {
         let folder = ScratchFolder::create().unwrap();
         let log = folder.path().join("log");
@@ -244,7 +248,7 @@ fn a_server_in_the_background_answers_and_leaves_its_number() {
 }
 
 #[test]
-fn a_server_that_cant_start_in_the_background_says_so() {
+fn a_failed_start_in_the_background_is_an_error() {
     if Program::subject().kind() == Kind::Redis {
         // It ends with success, since it has not tried.
         return;
@@ -298,7 +302,7 @@ fn supervised(socket: &UnixDatagram, name: &Path, option: &str) {
 }
 
 #[test]
-fn systemd_is_told_when_the_server_is_ready_and_when_it_stops() {
+fn systemd_is_notified_when_the_server_is_ready_and_when_it_stops() {
     let folder = ScratchFolder::create().unwrap();
     let path = folder.path().join("notify");
     supervised(&UnixDatagram::bind(&path).unwrap(), &path, "systemd");
@@ -309,7 +313,7 @@ fn systemd_is_told_when_the_server_is_ready_and_when_it_stops() {
 }
 
 #[test]
-fn a_supervisor_that_is_not_there_is_done_without() {
+fn a_missing_supervisor_is_no_error() {
     let folder = ScratchFolder::create().unwrap();
     let port = free_port();
     let mut child = Program::subject()

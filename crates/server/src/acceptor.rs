@@ -10,6 +10,7 @@
 //! has not taken yet go to others. CONFIG SET changes the listening sockets from the thread that runs it.
 
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -26,7 +27,7 @@ const ACCEPTS_MAX: usize = 64;
 /// The token of the waker; the others belong to listening sockets.
 const WAKER: Token = Token(usize::MAX);
 
-/// What a client from elsewhere is told while there is no password.
+/// The reply to a client from another machine while there is no password.
 const PROTECTED_MODE: &[u8] = b"-DENIED Damselfly is running in protected mode because protected mode is enabled and no password is set for the default user. In this mode connections are only accepted from the loopback interface. To accept connections from other machines, set a password with the option requirepass, or, if the network is trusted, turn protected mode off: CONFIG SET protected-mode no from this machine, or start with --protected-mode no.\r\n";
 
 /// The listening sockets, as all threads see them.
@@ -105,6 +106,14 @@ impl Acceptor {
             .filter(|(_, listener)| listener.address().is_some())
             .map(|(token, _)| *token)
             .collect();
+        let has_port = |leaving: &[Token]| {
+            let addresses = leaving
+                .iter()
+                .filter_map(|token| open.find(*token)?.address());
+            addresses
+                .map(|address| address.port())
+                .any(|port| port == config.port)
+        };
         let mut opened = Vec::new();
         let mut blocked = Vec::new();
         for address in addresses.iter().filter(|_| config.port > 0) {
@@ -119,8 +128,8 @@ impl Acceptor {
             }
             match Listener::tcp(address, config) {
                 Ok(listener) => opened.extend(listener),
-                // One of the sockets that are to be closed may be in the way.
-                Err(failure) if failure.is_taken && !leaving.is_empty() => blocked.push(address),
+                // The old socket of another address may be in the way.
+                Err(failure) if failure.is_taken && has_port(&leaving) => blocked.push(address),
                 Err(failure) => return Err(failure.text),
             }
         }
@@ -152,7 +161,7 @@ impl Acceptor {
     }
 
     /// Opens sockets again that were closed for others that can't be opened.
-    fn open_again(&self, open: &mut Open, closed: Vec<std::net::SocketAddr>, config: &Config) {
+    fn open_again(&self, open: &mut Open, closed: Vec<SocketAddr>, config: &Config) {
         for address in closed {
             let listener = Listener::tcp_at(address, config);
             let added = listener.and_then(|listener| self.add(open, vec![listener]));
@@ -192,7 +201,7 @@ impl Open {
     }
 
     /// Closes TCP sockets and returns their addresses. Clients that are connected already stay.
-    fn close(&mut self, tokens: &[Token]) -> Vec<std::net::SocketAddr> {
+    fn close(&mut self, tokens: &[Token]) -> Vec<SocketAddr> {
         let mut addresses = Vec::new();
         let drained = &mut self.drained;
         self.listeners.retain(|(token, listener)| {

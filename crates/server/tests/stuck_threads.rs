@@ -1,4 +1,4 @@
-//! A thread that is stuck in a script: everybody but its own clients is served.
+//! A thread that is stuck in a script: all clients of other threads are served.
 //!
 //! The bug: the first thread alone accepted connections, new ones went to stuck threads too, and publishers waited for a stuck
 //! thread to deliver. Cause: nothing knew whether a thread takes turns. Now each notes when it took its last one.
@@ -98,7 +98,7 @@ fn connections_that_a_stuck_thread_has_not_taken_go_to_others() {
 }
 
 #[test]
-fn who_publishes_does_not_wait_for_a_stuck_thread() {
+fn publishers_do_not_wait_for_a_stuck_thread() {
     const STUCK: usize = 3;
     const MIB: usize = 1 << 20;
     let server = server();
@@ -130,7 +130,7 @@ fn who_publishes_does_not_wait_for_a_stuck_thread() {
 }
 
 #[test]
-fn the_server_can_be_looked_at_and_changed_while_a_thread_is_stuck() {
+fn administration_works_while_a_thread_is_stuck() {
     const STUCK: usize = 0;
     let server = server();
     let mut clients = by_thread(&server, 2);

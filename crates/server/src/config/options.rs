@@ -168,7 +168,7 @@ pub static OPTIONS: &[Opt] = &[
         kind: Kind::Integer { min: 0, max: 65535 },
         changeable: Changeable::Live,
         effect: Effect::Acts,
-        summary: "TCP port to listen on; 0 listens on none. With another one, connections stay.",
+        summary: "TCP port to listen on; 0 listens on none. Clients stay connected when it changes.",
         access: field!(port),
     },
     Opt {
@@ -178,7 +178,7 @@ pub static OPTIONS: &[Opt] = &[
         kind: Kind::Words,
         changeable: Changeable::Live,
         effect: Effect::Acts,
-        summary: "Addresses to listen on. A leading `-` allows the address to be missing; `*` means every IPv4 address and `::*` every IPv6 address. With other ones, connections stay.",
+        summary: "Addresses to listen on. A leading `-` allows the address to be missing; `*` means every IPv4 address and `::*` every IPv6 address. Clients stay connected when it changes.",
         access: Access {
             read: |c| c.bind.show(),
             write: |c, value| {
