@@ -11,7 +11,7 @@ use damselfly_engine::{Engine, Rule, Wake};
 use mio::{Poll, Waker};
 
 use crate::acceptor::{self, Acceptor};
-use crate::config::Config;
+use crate::config::{Config, Supervised};
 use crate::listener::Listener;
 use crate::pubsub::events::Events;
 use crate::registry;
@@ -197,8 +197,9 @@ fn set_wakes(shared: &Arc<Shared>) {
 const PIDFILE: &str = "/var/run/damselfly.pid";
 
 fn write_pidfile(config: &Config) -> Result<Option<PidFile>, String> {
+    let is_in_background = config.daemonize && config.supervised == Supervised::No;
     let path = match config.pidfile.as_str() {
-        "" if config.daemonize => PIDFILE,
+        "" if is_in_background => PIDFILE,
         "" => return Ok(None),
         path => path,
     };
