@@ -13,7 +13,7 @@ use damselfly_engine::{Engine, Now, Rule};
 use damselfly_protocol::Version;
 use damselfly_protocol::client::{Decoder, NullKind, Value, write_command};
 use damselfly_server::clients::NewClient;
-use damselfly_server::config::{Allow, Config, MaxmemoryPolicy, Origin};
+use damselfly_config::{Allow, Config, MaxmemoryPolicy, Origin};
 use damselfly_server::event_loop::connection::{Batch, Connection};
 use damselfly_server::dispatch::Dispatcher;
 use damselfly_server::event_loop::listener::Stream;

@@ -309,6 +309,16 @@ impl Clients {
         kills
     }
 
+    /// The same for a client on another thread, which is not told something because that thread has too much to deliver.
+    pub fn cut_off(&self, client: &Arc<Client>, threads: &[Thread]) {
+        if self.kill(client, threads) {
+            log::warn!(
+                "Client {} closed for overcoming of output buffer limits: its thread does not deliver.",
+                client.address
+            );
+        }
+    }
+
     /// Closes the largest connections, except those with CLIENT NO-EVICT, until all together take no
     /// more than `maxmemory-clients` allows. Returns how many it closed.
     pub fn evict(&self, config: &Config, threads: &[Thread]) -> u64 {

@@ -5,7 +5,7 @@ mod common;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use common::TestServer;
-use damselfly_server::config::Allow;
+use damselfly_config::Allow;
 
 /// How often `ask` can ask for something, and get it, until what `wait` waits for has happened.
 fn answered_until(wait: impl FnOnce() + Send, mut ask: impl FnMut()) -> usize {

@@ -162,7 +162,7 @@ impl Dispatcher {
                 return;
             }
             if let Some(to) = connection.session.congested.take()
-                && self.shared.pubsub.is_congested(self.thread, to)
+                && self.shared.is_congested(self.thread, to)
             {
                 connection.session.congested = Some(to);
                 connection.stall = Some(Stall::Congested(to));
@@ -396,7 +396,12 @@ impl Dispatcher {
                 self.refresh_config();
                 if let Err(Stop::Long) = result {
                     // The only one that can be long.
-                    return self.run_elsewhere(session, row, crate::admin::debug::populate_shards, args);
+                    return self.run_elsewhere(
+                        session,
+                        row,
+                        crate::admin::debug::populate_shards,
+                        args,
+                    );
                 }
                 result
             }

@@ -8,9 +8,9 @@ use damselfly_engine::Tracker;
 
 use super::Worker;
 use crate::clients::Client;
-use crate::observers::client_tracking::{Redirect, redirected_head, take_own, tell};
+use crate::observers::client_tracking::{Redirect, redirected_head, send_redirected, take_own, tell};
 use crate::observers::invalidation::{Invalidation, News};
-use crate::shared::{Message, Thread};
+use crate::shared::Message;
 
 /// Changed keys that are of concern to those who track prefixes, and who changed each last. All that are found together are told
 /// together, as in Redis.
@@ -25,6 +25,9 @@ impl Worker {
         prefixed: &mut Prefixed,
     ) {
         for invalidation in list {
+            if let Invalidation::Everything { .. } = invalidation {
+                self.shared.tracking.take_overflow(self.index);
+            }
             match invalidation {
                 Invalidation::Read { key, trackers } => {
                     let news = News::of(std::iter::once(&*key));
@@ -38,9 +41,7 @@ impl Worker {
                 Invalidation::Everything { but } => self.tell_everyone(but),
             }
         }
-        if self.shared.pubsub.note_delivered(self.index, bytes) {
-            self.shared.threads.iter().for_each(Thread::wake);
-        }
+        self.note_delivered(bytes);
     }
 
     /// Tells those who track prefixes.
@@ -122,8 +123,7 @@ impl Worker {
             if client.thread == self.index {
                 self.tell_redirected(&client, &text);
             } else {
-                let thread = &self.shared.threads[client.thread];
-                thread.send(Message::Redirected { client, text });
+                send_redirected(&self.shared, client, text);
             }
             return;
         }

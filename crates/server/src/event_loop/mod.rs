@@ -4,6 +4,7 @@
 //! turn blocks; what can't go on is looked at again in a later turn.
 
 mod accept;
+pub mod acceptor;
 pub mod connection;
 mod deliver_invalidations;
 mod inbox;
@@ -26,18 +27,16 @@ use slab::Slab;
 
 use crate::dispatch::Dispatcher;
 use crate::event_loop::connection::{Batch, Connection, ReadEnd, Stall};
-use crate::event_loop::listener::Listener;
 use crate::shared::{self, Shared};
 
-/// Tokens of what is no connection.
+/// The token of what is no connection.
 pub const WAKER: Token = Token(usize::MAX);
-const LISTENERS: usize = usize::MAX - 1024;
 
 /// How much is read from one connection before the next one has its turn.
 const READ_BYTES: usize = 64 << 10;
 
 /// The longest wait for events: what is due periodically is looked at this often.
-const TICK: Duration = Duration::from_millis(100);
+pub const TICK: Duration = Duration::from_millis(100);
 
 /// Reply buffers that are kept for reuse, and the largest that is worth it.
 const SPARE_OUTPUTS_MAX: usize = 256;
@@ -52,7 +51,6 @@ pub struct Worker {
     shared: Arc<Shared>,
     dispatcher: Dispatcher,
     poll: Poll,
-    listeners: Vec<Listener>,
     connections: Slab<Connection>,
     /// Connections to read from or go on with, this turn.
     ready: VecDeque<usize>,
@@ -78,22 +76,13 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// The thread of that number. Only the first one has listeners.
-    pub fn new(
-        index: usize,
-        shared: Arc<Shared>,
-        poll: Poll,
-        mut listeners: Vec<Listener>,
-    ) -> io::Result<Self> {
-        for (place, listener) in listeners.iter_mut().enumerate() {
-            listener.register(poll.registry(), Token(LISTENERS + place))?;
-        }
+    /// The thread of that number.
+    pub fn new(index: usize, shared: Arc<Shared>, poll: Poll) -> Self {
         let now = Instant::now();
-        Ok(Self {
+        Self {
             index,
             dispatcher: Dispatcher::new(shared.clone(), index),
             poll,
-            listeners,
             connections: Slab::new(),
             ready: VecDeque::new(),
             stalled: Vec::new(),
@@ -110,7 +99,7 @@ impl Worker {
             next_second: now,
             rates_before: (0, 0, 0),
             shared,
-        })
+        }
     }
 
     /// Serves until the server stops.
@@ -161,7 +150,6 @@ impl Worker {
         for event in events {
             match event.token() {
                 WAKER => self.receive(),
-                Token(place) if place >= LISTENERS => self.accept(place - LISTENERS),
                 Token(key) => {
                     if event.is_writable() {
                         self.flush(key);
@@ -531,5 +519,6 @@ impl Worker {
             }
             self.close(key);
         }
+        drop(self.shared.threads[self.index].take_arrivals());
     }
 }

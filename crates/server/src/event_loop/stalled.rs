@@ -30,7 +30,7 @@ impl Worker {
                     until =
                         until.min(now + Duration::from_millis(left_ms.unsigned_abs()).min(TICK));
                 }
-                Some(Stall::Congested(to)) if !self.shared.pubsub.is_congested(self.index, to) => {
+                Some(Stall::Congested(to)) if !self.shared.is_congested(self.index, to) => {
                     return Duration::ZERO;
                 }
                 // Looked at again with every wake-up and tick.
@@ -65,7 +65,7 @@ impl Worker {
                 Some(Stall::Shard(_)) => true,
                 Some(Stall::Paused(hold)) => self.shared.pause.is_over(hold, now_ms),
                 Some(Stall::Sleeping(until)) => until <= Instant::now(),
-                Some(Stall::Congested(to)) => !self.shared.pubsub.is_congested(self.index, to),
+                Some(Stall::Congested(to)) => !self.shared.is_congested(self.index, to),
                 Some(
                     Stall::Output | Stall::Waiting | Stall::Long | Stall::Rest | Stall::Script,
                 ) => false,

@@ -17,6 +17,7 @@ const SWEEP_BUDGET: Duration = Duration::from_millis(1);
 impl Worker {
     pub(super) fn do_what_is_due(&mut self) {
         let now = Instant::now();
+        self.shared.note_turn(self.index, now);
         if now >= self.next_sweep {
             self.dispatcher.forget_room();
             let has_more = self.sweep(now) | (self.dispatcher.make_room() == Room::Soon);
@@ -25,9 +26,6 @@ impl Worker {
         if now >= self.next_tick {
             self.next_tick = now + TICK;
             self.dispatcher.refresh_scripts();
-            for listener in 0..self.listeners.len() {
-                self.accept(listener);
-            }
             if self.index == 0 {
                 self.shared.note_memory();
                 self.note_limit();

@@ -192,11 +192,7 @@ pub fn tell(shared: &Shared, session: &Session, news: &News, write: impl FnOnce(
     match way(shared, tracked, session) {
         Way::Own => write(HEAD, &text()),
         Way::Other(client) => {
-            let thread = &shared.threads[client.thread];
-            thread.send(Message::Redirected {
-                client,
-                text: text(),
-            });
+            send_redirected(shared, client, text());
         }
         Way::Broken => {
             session.client.redirect_broken.store(true, Relaxed);
@@ -206,6 +202,19 @@ pub fn tell(shared: &Shared, session: &Session, news: &News, write: impl FnOnce(
             }
         }
         Way::Nowhere => {}
+    }
+}
+
+/// Sends a client the keys that another one redirects to it, through the thread that serves it. Where that thread has too much to
+/// deliver already, the client is disconnected instead.
+pub fn send_redirected(shared: &Shared, client: Arc<Client>, text: Arc<[u8]>) {
+    match shared.pubsub.admit(client.thread, text.len()) {
+        Some(bytes) => shared.threads[client.thread].send(Message::Redirected {
+            client,
+            text,
+            bytes,
+        }),
+        None => shared.clients.cut_off(&client, &shared.threads),
     }
 }
 

@@ -22,7 +22,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicUsize,
+    Ordering::{AcqRel, Relaxed},
+};
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
 };
@@ -114,6 +117,8 @@ struct Counts {
     trackers: AtomicUsize,
     /// Those who track prefixes; one counts once for each.
     prefixes: AtomicUsize,
+    /// They will be told of everything, since too much was on its way to the thread; that is on its way, too.
+    overflows: AtomicBool,
 }
 
 /// All who track keys.
@@ -239,6 +244,11 @@ impl Tracking {
         if self.prefixes.fetch_sub(1, Relaxed) == 1 {
             engine.set_observed(false);
         }
+    }
+
+    /// To be called before the clients of a thread are told of everything: what changes from now on needs another message.
+    pub fn take_overflow(&self, thread: usize) {
+        self.threads[thread].overflows.swap(false, AcqRel);
     }
 
     /// How many clients track.
@@ -461,6 +471,10 @@ impl<'a> Letters<'a> {
                 continue;
             }
             if shared.pubsub.arriving_bytes(to) > LOSS_BYTES {
+                // One such message stands for all, so that they don't add up while the thread is stuck.
+                if shared.tracking.threads[to].overflows.swap(true, AcqRel) {
+                    continue;
+                }
                 list = vec![Invalidation::Everything { but: 0 }];
             }
             let bytes = list.iter().map(Invalidation::bytes).sum();
