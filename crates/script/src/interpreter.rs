@@ -17,6 +17,10 @@ use crate::script::{CHUNK_NAME, Script};
 use crate::to_reply::{self, Written};
 
 const FUNCTION_CHUNK_NAME: &[u8] = b"@user_function";
+/// What Lua says when memory is used up.
+const OUT_OF_MEMORY: &[u8] = b"not enough memory";
+/// A script may leave so much garbage, and as much as there is beside it: collecting less is not worth the time.
+const GARBAGE_BYTES: usize = 1 << 20;
 /// How long a library may take to load.
 const LOAD_TIME_MAX: Duration = Duration::from_millis(500);
 
@@ -82,6 +86,8 @@ pub struct Interpreter {
     runs: u64,
     /// The environment that new code gets, as its slot.
     environment: i32,
+    /// How much was in use when garbage was last collected.
+    live_bytes: usize,
 }
 
 impl std::fmt::Debug for Interpreter {
@@ -117,7 +123,9 @@ impl Interpreter {
             next_slot: slots::FIRST_FREE,
             runs: 0,
             environment: 0,
+            live_bytes: 0,
         };
+        interpreter.live_bytes = interpreter.used_bytes();
         interpreter.use_environment(slots::SCRIPT_ENVIRONMENT);
         Ok(interpreter)
     }
@@ -134,10 +142,63 @@ impl Interpreter {
 
     /// Forgets all scripts and what they hold (SCRIPT FLUSH). Texts that are still used are compiled again.
     pub fn clear_scripts(&mut self) {
+        self.release_scripts();
+        self.collect();
+    }
+
+    fn release_scripts(&mut self) {
         for compiled in std::mem::take(&mut self.scripts).into_values() {
             self.release(compiled.slot);
         }
-        self.state.stack().collect_garbage();
+    }
+
+    /// Frees what the last scripts have left, if that is much: their arguments and garbage. Meant for when one has ended; each
+    /// that begins does it, too, so that none pays for another one.
+    ///
+    /// Compiled texts that take too much of the limit go as well, and are compiled again when they are next used.
+    pub fn drop_leftovers(&mut self) {
+        let limit = self.limits.memory_bytes;
+        let left = limit.saturating_sub(self.live_bytes);
+        let garbage_max = (self.live_bytes + GARBAGE_BYTES).min(left / 2);
+        if self.used_bytes() <= self.live_bytes + garbage_max {
+            return;
+        }
+        self.collect();
+        if self.live_bytes > limit / 4 {
+            self.release_scripts();
+            self.collect();
+        }
+        if self.live_bytes > limit / 2 {
+            self.retain_libraries(|_, _| false);
+        }
+    }
+
+    /// Frees all that is not needed to compile a text.
+    #[cold]
+    fn drop_all(&mut self) {
+        self.release_scripts();
+        self.retain_libraries(|_, _| false);
+        self.collect();
+    }
+
+    /// Frees the arguments of the last script, and garbage.
+    fn collect(&mut self) {
+        let mut stack = self.state.stack();
+        stack.get_index(Stack::REGISTRY, slots::SCRIPT_GLOBALS);
+        for name in ["KEYS", "ARGV"] {
+            stack.push_nil();
+            stack.set_field(-2, name);
+        }
+        stack.pop(1);
+        // Each collection also halves what is too large among Lua's own tables.
+        loop {
+            let before = self.used_bytes();
+            self.state.stack().collect_garbage();
+            if self.used_bytes() + before / 8 >= before {
+                break;
+            }
+        }
+        self.live_bytes = self.used_bytes();
     }
 
     /// Compiles a script, if it isn't yet (SCRIPT LOAD).
@@ -187,11 +248,19 @@ impl Interpreter {
         host: &mut dyn Host,
         reply: &mut Reply<'_>,
     ) -> Ended {
+        self.drop_leftovers();
         let slot = match self.libraries.get(&library.name) {
             Some(loaded) if loaded.id == library.id => loaded.slot,
             Some(_) | None => {
-                let before = self.used_bytes();
-                match self.load(&library.code, host) {
+                let mut before = self.used_bytes();
+                let mut slot = self.load(&library.code, host);
+                if slot.is_err() {
+                    // It has loaded elsewhere, so it may be others that have used memory up.
+                    self.drop_all();
+                    before = self.used_bytes();
+                    slot = self.load(&library.code, host);
+                }
+                match slot {
                     Ok((slot, _)) => {
                         self.keep(library, slot, before);
                         slot
@@ -226,6 +295,7 @@ impl Interpreter {
         host: &mut dyn Host,
     ) -> Result<Library, CommandError> {
         let (name, _) = parse_first_line(code)?;
+        self.drop_leftovers();
         let before = self.used_bytes();
         let (slot, registration) = self.load(code, host)?;
         let library = Library {
@@ -264,7 +334,7 @@ impl Interpreter {
             return;
         }
         released.into_iter().for_each(|slot| self.release(slot));
-        self.state.stack().collect_garbage();
+        self.collect();
     }
 
     fn load(
@@ -370,9 +440,6 @@ impl Interpreter {
         let context = self.state.context();
         let is_stopped = context.stop.replace(Stop::No) != Stop::No;
         let panic = context.panic.take();
-        if context.heap.used_bytes() > self.limits.memory_bytes / 2 {
-            self.state.stack().collect_garbage();
-        }
         if is_stopped {
             let instructions = i32::try_from(self.limits.instructions_per_tick).unwrap_or(i32::MAX);
             self.state.reset_hook(instructions.max(1));
@@ -385,6 +452,7 @@ impl Interpreter {
     /// The slot of a script's function, compiled now if need be.
     fn compiled(&mut self, script: &Script) -> Result<i32, CommandError> {
         self.runs += 1;
+        self.drop_leftovers();
         if let Some(compiled) = self.scripts.get_mut(script.digest()) {
             compiled.last_run = self.runs;
             return Ok(compiled.slot);
@@ -392,25 +460,37 @@ impl Interpreter {
         if self.scripts.len() >= self.limits.compiled_scripts.max(1) {
             self.forget_oldest();
         }
-        self.use_environment(slots::SCRIPT_ENVIRONMENT);
-        let slot = self.take_slot();
-        let mut stack = self.state.stack();
-        if !stack.load(script.code(), CHUNK_NAME) {
-            let message = stack.text(-1).unwrap_or_default().to_vec();
-            stack.set_top(0);
-            self.release(slot);
-            return Err(CommandError::quoting(
-                "Error compiling script (new function): ",
-                &message,
-                "",
-            ));
-        }
-        stack.set_index(Stack::REGISTRY, slot);
+        let slot = match self.compile_text(script.code()) {
+            // It may be others that have used it up.
+            Err(message) if message == OUT_OF_MEMORY => {
+                self.drop_all();
+                self.compile_text(script.code())
+            }
+            compiled => compiled,
+        };
+        let slot = slot.map_err(|message| {
+            CommandError::quoting("Error compiling script (new function): ", &message, "")
+        })?;
         let compiled = Compiled {
             slot,
             last_run: self.runs,
         };
         self.scripts.insert(*script.digest(), compiled);
+        Ok(slot)
+    }
+
+    /// Compiles the text of a script; returns its slot, or why it does not compile.
+    fn compile_text(&mut self, code: &[u8]) -> Result<i32, Vec<u8>> {
+        self.use_environment(slots::SCRIPT_ENVIRONMENT);
+        let mut stack = self.state.stack();
+        if !stack.load(code, CHUNK_NAME) {
+            let message = stack.text(-1).unwrap_or_default().to_vec();
+            stack.set_top(0);
+            return Err(message);
+        }
+        let slot = self.take_slot();
+        let mut stack = self.state.stack();
+        stack.set_index(Stack::REGISTRY, slot);
         Ok(slot)
     }
 

@@ -34,7 +34,7 @@ mod script;
 mod structs;
 mod to_reply;
 
-pub use cache::ScriptCache;
+pub use cache::{CachedScript, ScriptCache};
 pub use functions::{Function, Library};
 pub use host::{Called, Host, LogLevel, Tick};
 pub use interpreter::{Ended, Interpreter, Limits};

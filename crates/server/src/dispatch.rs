@@ -25,7 +25,7 @@ use damselfly_protocol::Reply;
 pub(crate) use self::account::count_effects;
 pub use self::late::REST_SLICE_BYTES;
 use self::room::Memory;
-pub use self::room::{Room, excess_bytes};
+pub use self::room::{Room, excess_bytes, uncounted_bytes};
 use crate::config::Config;
 use crate::connection::{Batch, Connection, OUTPUT_PAUSE_BYTES, Request, Stall};
 use crate::parked::Parking;

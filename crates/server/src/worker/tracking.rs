@@ -132,11 +132,7 @@ impl Worker {
         if connection.session.closing || client.killed.load(Relaxed) {
             return;
         }
-        if connection.output.capacity() == 0
-            && let Some(spare) = self.spare_outputs.pop()
-        {
-            connection.output = spare;
-        }
+        self.spare_outputs.lend(&mut connection.output);
         let was_empty = connection.unread() == 0;
         connection.push_message(head, text);
         connection.pushed_bytes += head.len() + text.len();
