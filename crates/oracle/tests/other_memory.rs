@@ -200,9 +200,10 @@ fn library(number: usize) -> String {
 #[test]
 fn without_eviction_other_memory_has_writes_refused() {
     let mut cache = Cache::filled("noeviction");
-    for number in 0..4 {
-        cache.run(&["FUNCTION", "LOAD", &library(number)]);
-    }
+    assert_eq!(cache.run(&["FUNCTION", "LOAD", &library(0)]), "large0");
+    assert_eq!(cache.set_all("key", 100, VALUE_BYTES), 0);
+    let limit = (cache.info("used_memory") - MIB).to_string();
+    assert_eq!(cache.run(&["CONFIG", "SET", "maxmemory", &limit]), "OK");
     assert_eq!(cache.set_all("new", 100, VALUE_BYTES), 100);
     assert_eq!(cache.number(&["DBSIZE"]), KEYS);
     assert_eq!(cache.run(&["FUNCTION", "FLUSH"]), "OK");

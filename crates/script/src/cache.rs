@@ -142,8 +142,9 @@ impl ScriptCache {
     /// Forgets the script that was used longest ago, of those used then the one that was added first. False if there is none.
     fn forget_least_recent(&mut self) -> bool {
         while let Some(Reverse((time, number, digest))) = self.uses.pop() {
-            let Some(Entry { script, stays: false }) = self.scripts.get(&digest) else {
-                continue;
+            let script = match self.scripts.get(&digest) {
+                Some(entry) if !entry.stays => &entry.script,
+                Some(_) | None => continue,
             };
             let last_use = script.last_use.load(Relaxed);
             if last_use > time {
