@@ -58,7 +58,9 @@ mod tests {
         assert!(first.capacity() == BYTES_MAX && second.capacity() == 100);
         spares.lend(&mut first);
         assert_eq!(spares.buffers.len(), 1, "it has one");
-        [first, second].map(|buffer| spares.take_back(buffer));
+        for buffer in [first, second] {
+            spares.take_back(buffer);
+        }
         spares.free_unused();
         assert_eq!(spares.buffers.len(), 2, "two were needed");
         spares.free_unused();
