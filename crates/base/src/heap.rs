@@ -26,12 +26,12 @@ struct Line {
     data: AtomicI64,
 }
 
-const NEW_LINE: Line = Line {
-    used: AtomicI64::new(0),
-    data: AtomicI64::new(0),
-};
-
-static COUNTS: [Line; LINES] = [const { NEW_LINE }; LINES];
+static COUNTS: [Line; LINES] = [const {
+    Line {
+        used: AtomicI64::new(0),
+        data: AtomicI64::new(0),
+    }
+}; LINES];
 static THREADS: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {

@@ -1,5 +1,7 @@
 //! Runs scripts and functions.
 
+mod leftovers;
+
 use std::collections::HashMap;
 use std::panic::resume_unwind;
 use std::time::{Duration, Instant};
@@ -19,8 +21,6 @@ use crate::to_reply::{self, Written};
 const FUNCTION_CHUNK_NAME: &[u8] = b"@user_function";
 /// What Lua says when memory is used up.
 const OUT_OF_MEMORY: &[u8] = b"not enough memory";
-/// A script may leave so much garbage, and as much as there is beside it: collecting less is not worth the time.
-const GARBAGE_BYTES: usize = 1 << 20;
 /// How long a library may take to load.
 const LOAD_TIME_MAX: Duration = Duration::from_millis(500);
 
@@ -150,55 +150,6 @@ impl Interpreter {
         for compiled in std::mem::take(&mut self.scripts).into_values() {
             self.release(compiled.slot);
         }
-    }
-
-    /// Frees what the last scripts have left, if that is much: their arguments and garbage. Meant for when one has ended; each
-    /// that begins does it, too, so that none pays for another one.
-    ///
-    /// Compiled texts that take too much of the limit go as well, and are compiled again when they are next used.
-    pub fn drop_leftovers(&mut self) {
-        let limit = self.limits.memory_bytes;
-        let left = limit.saturating_sub(self.live_bytes);
-        let garbage_max = (self.live_bytes + GARBAGE_BYTES).min(left / 2);
-        if self.used_bytes() <= self.live_bytes + garbage_max {
-            return;
-        }
-        self.collect();
-        if self.live_bytes > limit / 4 {
-            self.release_scripts();
-            self.collect();
-        }
-        if self.live_bytes > limit / 2 {
-            self.retain_libraries(|_, _| false);
-        }
-    }
-
-    /// Frees all that is not needed to compile a text.
-    #[cold]
-    fn drop_all(&mut self) {
-        self.release_scripts();
-        self.retain_libraries(|_, _| false);
-        self.collect();
-    }
-
-    /// Frees the arguments of the last script, and garbage.
-    fn collect(&mut self) {
-        let mut stack = self.state.stack();
-        stack.get_index(Stack::REGISTRY, slots::SCRIPT_GLOBALS);
-        for name in ["KEYS", "ARGV"] {
-            stack.push_nil();
-            stack.set_field(-2, name);
-        }
-        stack.pop(1);
-        // Each collection also halves what is too large among Lua's own tables.
-        loop {
-            let before = self.used_bytes();
-            self.state.stack().collect_garbage();
-            if self.used_bytes() + before / 8 >= before {
-                break;
-            }
-        }
-        self.live_bytes = self.used_bytes();
     }
 
     /// Compiles a script, if it isn't yet (SCRIPT LOAD).
