@@ -9,6 +9,9 @@
 //!
 //! Under the address sanitizer the system's allocator stands in, so that the sanitizer sees
 //! every block.
+//!
+//! What entries take is counted once more, as data: eviction can give that back and nothing else. Lua's memory is
+//! not counted here at all ([`uncounted`]), as in Redis: an interpreter has a limit of its own.
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;
@@ -18,10 +21,20 @@ use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering::Relaxed};
 /// Lines of the counter: one for each thread, the last for all that come later.
 const LINES: usize = 128;
 
+/// The counters of one thread, in bytes.
 #[repr(align(64))]
-struct Line(AtomicI64);
+struct Line {
+    used: AtomicI64,
+    /// The part of it that entries take.
+    data: AtomicI64,
+}
 
-static USED: [Line; LINES] = [const { Line(AtomicI64::new(0)) }; LINES];
+static COUNTS: [Line; LINES] = [const {
+    Line {
+        used: AtomicI64::new(0),
+        data: AtomicI64::new(0),
+    }
+}; LINES];
 static THREADS: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
@@ -32,18 +45,33 @@ thread_local! {
 /// Bytes in use by the whole process, as the sum of what was asked for (and, for entries, of what
 /// was truly set aside).
 pub fn used_bytes() -> usize {
-    let (own, shared) = USED.split_at(LINES - 1);
+    sum(|line| &line.used)
+}
+
+/// Bytes of all entries, by [`count_data`].
+pub fn data_bytes() -> usize {
+    sum(|line| &line.data)
+}
+
+fn sum(counter: impl Fn(&Line) -> &AtomicI64) -> usize {
+    let (own, shared) = COUNTS.split_at(LINES - 1);
     let started = THREADS.load(Relaxed).min(own.len());
     let lines = own[..started].iter().chain(shared);
-    let sum: i64 = lines.map(|line| line.0.load(Relaxed)).sum();
+    let sum: i64 = lines.map(|line| counter(line).load(Relaxed)).sum();
     usize::try_from(sum).unwrap_or(0)
+}
+
+/// Notes that entries take so many bytes more, or less, of those in use.
+#[inline]
+pub fn count_data(bytes: i64) {
+    add(bytes, |line| &line.data);
 }
 
 /// What this thread has allocated less what it has freed, in bytes; below zero for one that frees what others have allocated.
 /// Threads beyond the first 127 are counted together.
 pub fn thread_bytes() -> i64 {
     let line = LINE.try_with(Cell::get).unwrap_or(LINES - 1);
-    USED[line.min(LINES - 1)].0.load(Relaxed)
+    COUNTS[line.min(LINES - 1)].used.load(Relaxed)
 }
 
 /// How often this thread has allocated: blocks of its own and, where [`Heap`] is the global
@@ -68,18 +96,23 @@ fn count_allocation(bytes: i64) {
 
 #[inline]
 fn count(bytes: i64) {
+    add(bytes, |line| &line.used);
+}
+
+#[inline]
+fn add(bytes: i64, counter: fn(&Line) -> &AtomicI64) {
     // A thread that is being torn down has no thread-locals any more: it uses the shared line.
     let line = LINE.try_with(Cell::get).unwrap_or(LINES - 1);
     if line < LINES - 1 {
-        let counter = &USED[line].0;
+        let counter = counter(&COUNTS[line]);
         counter.store(counter.load(Relaxed) + bytes, Relaxed);
     } else {
-        count_slowly(line, bytes);
+        add_slowly(line, bytes, counter);
     }
 }
 
 #[cold]
-fn count_slowly(line: usize, bytes: i64) {
+fn add_slowly(line: usize, bytes: i64, counter: fn(&Line) -> &AtomicI64) {
     let line = if line == usize::MAX {
         let fresh = THREADS.fetch_add(1, Relaxed).min(LINES - 1);
         // Nothing to do if the thread-local is gone already: the next call comes here again.
@@ -88,7 +121,7 @@ fn count_slowly(line: usize, bytes: i64) {
     } else {
         line
     };
-    USED[line].0.fetch_add(bytes, Relaxed);
+    counter(&COUNTS[line]).fetch_add(bytes, Relaxed);
 }
 
 /// Allocates at least `bytes` bytes, aligned to 8.
@@ -182,6 +215,12 @@ pub fn collect() {
     unsafe {
         libmimalloc_sys::mi_collect(false);
     }
+}
+
+/// The same allocator without the counting: for memory that is bounded by a limit of its own and not a part of what
+/// [`used_bytes`] returns.
+pub fn uncounted() -> &'static impl GlobalAlloc {
+    &INNER
 }
 
 /// The name and version of the allocator, for INFO.

@@ -459,7 +459,7 @@ pub static OPTIONS: &[Opt] = &[
         },
         changeable: Changeable::Live,
         effect: Effect::Acts,
-        summary: "Most memory for data; 0 sets no limit.",
+        summary: "Most memory to use, as `used_memory` of INFO counts it; 0 sets no limit. Interpreters of scripts do not count. With a policy that evicts, other memory than that of keys, such as buffers of clients or functions, takes at most half from keys: beyond, it is not counted, and only its own limits hold, such as `maxmemory-clients`.",
         access: field!(maxmemory_bytes),
     },
     Opt {

@@ -1,5 +1,6 @@
 //! One database's share of one shard: a table of entries and what is counted about them.
 
+use damselfly_base::heap;
 use damselfly_table::{Entry as Slot, Occupied, Table, Vacant};
 use damselfly_value::{Entry, EntryRef};
 
@@ -14,6 +15,8 @@ const FIELDS_PER_SWEEP: usize = 100;
 pub struct Database {
     pub(crate) table: Table<Entry>,
     counts: Counts,
+    /// It was flushed: its entries are no data any more and only wait to be freed.
+    is_garbage: bool,
     /// Where the background sweep goes on, in hash order.
     pub(crate) sweep_position: u64,
     /// Where the search for keys to evict goes on, in hash order.
@@ -40,6 +43,22 @@ impl Counts {
     fn subtract(&mut self, entry: EntryRef<'_>) {
         self.bytes -= entry.allocated_bytes();
         self.timed_hashes -= usize::from(is_timed_hash(entry));
+    }
+
+    /// Counts an entry that is stored now, for the whole process, too.
+    #[inline]
+    fn add_data(&mut self, entry: EntryRef<'_>) {
+        let before = self.bytes;
+        self.add(entry);
+        heap::count_data((self.bytes - before) as i64);
+    }
+
+    /// Counts an entry that is taken out.
+    #[inline]
+    fn subtract_data(&mut self, entry: EntryRef<'_>) {
+        let before = self.bytes;
+        self.subtract(entry);
+        heap::count_data(-((before - self.bytes) as i64));
     }
 }
 
@@ -86,12 +105,17 @@ impl<'a> Present<'a> {
     #[inline]
     pub fn update<R>(&mut self, change: impl FnOnce(&mut Entry) -> R) -> R {
         let counts = &mut *self.counts;
-        self.slot.update(|entry| {
+        let before = counts.bytes;
+        let result = self.slot.update(|entry| {
             counts.subtract(entry.view());
             let result = change(entry);
             counts.add(entry.view());
             result
-        })
+        });
+        if counts.bytes != before {
+            heap::count_data(counts.bytes as i64 - before as i64);
+        }
+        result
     }
 
     /// Removes the fields that have ended, of a hash of which some stay.
@@ -109,7 +133,7 @@ impl<'a> Present<'a> {
         'a: 'e,
     {
         let (entry, slot) = self.slot.vacate(hash);
-        self.counts.subtract(entry.view());
+        self.counts.subtract_data(entry.view());
         ends.entry_ended(entry.view());
         Absent {
             slot,
@@ -121,7 +145,7 @@ impl<'a> Present<'a> {
     /// Takes the entry out.
     pub fn remove(self) -> Entry {
         let entry = self.slot.remove();
-        self.counts.subtract(entry.view());
+        self.counts.subtract_data(entry.view());
         entry
     }
 }
@@ -136,13 +160,13 @@ impl Absent<'_> {
             counts,
             mut ends,
         } = self;
-        counts.add(entry.view());
+        counts.add_data(entry.view());
         if slot.would_grow() {
             let now = ends.now;
             slot.sweep_segment(
                 |entry| is_expired(entry, now),
                 |entry| {
-                    counts.subtract(entry.view());
+                    counts.subtract_data(entry.view());
                     ends.entry_ended(entry.view());
                 },
             );
@@ -159,6 +183,7 @@ impl Database {
         Self {
             table: Table::new(shard_bits, stagger),
             counts: Counts::default(),
+            is_garbage: false,
             sweep_position: 0,
             evict_position: 0,
         }
@@ -197,6 +222,13 @@ impl Database {
     /// Bytes of all of it.
     pub fn bytes(&self) -> usize {
         self.entry_bytes() + self.table_bytes()
+    }
+
+    /// Notes that it was flushed.
+    pub(crate) fn become_garbage(&mut self) {
+        if !std::mem::replace(&mut self.is_garbage, true) {
+            heap::count_data(-(self.counts.bytes as i64));
+        }
     }
 
     /// How full the table is.
@@ -287,7 +319,7 @@ impl Database {
         match self.table.entry(key.hash, key.bytes) {
             Slot::Vacant(_) => false,
             Slot::Occupied(slot) => {
-                self.counts.subtract(slot.remove().view());
+                self.counts.subtract_data(slot.remove().view());
                 true
             }
         }
@@ -342,7 +374,7 @@ impl Database {
                 }
             },
             |entry| {
-                counts.subtract(entry.view());
+                counts.subtract_data(entry.view());
                 ends.entry_ended(entry.view());
             },
         )
@@ -358,6 +390,12 @@ impl Database {
             .update(|entry| entry.remove_expired_fields(ends.now.0, FIELDS_PER_SWEEP));
         ends.fields_ended(key.bytes);
         removed
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        self.become_garbage();
     }
 }
 

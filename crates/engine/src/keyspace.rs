@@ -135,13 +135,14 @@ impl Tx<'_> {
     pub fn flush(&mut self, db: usize, later: bool) {
         self.tell_watchers(db, None);
         let engine = self.engine();
-        let taken: Vec<_> = (0..engine.shards())
+        let mut taken: Vec<_> = (0..engine.shards())
             .map(|shard| {
                 let fresh = Database::new(engine.shard_bits(), shard as u32);
                 std::mem::replace(&mut self.databases(shard)[db], fresh)
             })
             .filter(|database| !database.is_empty())
             .collect();
+        taken.iter_mut().for_each(Database::become_garbage);
         self.changed_many(taken.iter().map(Database::len).sum());
         if later {
             garbage::add_databases(taken);

@@ -25,7 +25,7 @@ use damselfly_protocol::Reply;
 pub(crate) use self::account::count_effects;
 pub use self::deferred::REST_SLICE_BYTES;
 use self::memory_limit::Memory;
-pub use self::memory_limit::{Room, excess_bytes};
+pub use self::memory_limit::{Room, excess_bytes, uncounted_bytes};
 use crate::blocked::Parking;
 use crate::event_loop::connection::{Batch, Connection, OUTPUT_PAUSE_BYTES, Request, Stall};
 use crate::observers::monitor;

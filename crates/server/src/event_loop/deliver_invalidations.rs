@@ -8,7 +8,9 @@ use damselfly_engine::Tracker;
 
 use super::Worker;
 use crate::clients::Client;
-use crate::observers::client_tracking::{Redirect, redirected_head, send_redirected, take_own, tell};
+use crate::observers::client_tracking::{
+    Redirect, redirected_head, send_redirected, take_own, tell,
+};
 use crate::observers::invalidation::{Invalidation, News};
 use crate::shared::Message;
 
@@ -178,11 +180,7 @@ impl Worker {
         if connection.session.closing || client.killed.load(Relaxed) {
             return;
         }
-        if connection.output.capacity() == 0
-            && let Some(spare) = self.spare_outputs.pop()
-        {
-            connection.output = spare;
-        }
+        self.spare_outputs.lend(&mut connection.output);
         let was_empty = connection.unread() == 0;
         connection.push_message(head, text);
         connection.pushed_bytes += head.len() + text.len();

@@ -137,11 +137,7 @@ impl Worker {
                     cut.push(place);
                     return;
                 }
-                if connection.output.capacity() == 0
-                    && let Some(spare) = self.spare_outputs.pop()
-                {
-                    connection.output = spare;
-                }
+                self.spare_outputs.lend(&mut connection.output);
                 let (before, capacity) = (connection.unread(), connection.output.capacity());
                 connection.push_message(head, &mail.text);
                 if connection.output.capacity() > capacity {

@@ -12,6 +12,7 @@ pub mod listener;
 pub mod open_files;
 mod requests;
 mod run_script;
+mod spares;
 mod stalled;
 mod timers;
 
@@ -25,6 +26,7 @@ use std::time::{Duration, Instant};
 use mio::{Events, Poll, Token};
 use slab::Slab;
 
+use self::spares::SpareOutputs;
 use crate::dispatch::Dispatcher;
 use crate::event_loop::connection::{Batch, Connection, ReadEnd, Stall};
 use crate::shared::{self, Shared};
@@ -37,10 +39,6 @@ const READ_BYTES: usize = 64 << 10;
 
 /// The longest wait for events: what is due periodically is looked at this often.
 pub const TICK: Duration = Duration::from_millis(100);
-
-/// Reply buffers that are kept for reuse, and the largest that is worth it.
-const SPARE_OUTPUTS_MAX: usize = 256;
-const SPARE_OUTPUT_BYTES_MAX: usize = 64 << 10;
 
 /// What the log says of a panic.
 const BUG: &str = "A command failed by a bug in Damselfly; its connection is closed. Please report this with the lines above.";
@@ -62,7 +60,7 @@ pub struct Worker {
     unflushed: Vec<usize>,
     buffer: Vec<u8>,
     batch: Batch,
-    spare_outputs: Vec<Vec<u8>>,
+    spare_outputs: SpareOutputs,
     /// Room for the replies of scripts.
     script_reply: Vec<u8>,
     /// How many turns took place while a script ran.
@@ -90,7 +88,7 @@ impl Worker {
             unflushed: Vec::new(),
             buffer: vec![0; READ_BYTES],
             batch: Batch::default(),
-            spare_outputs: Vec::new(),
+            spare_outputs: SpareOutputs::default(),
             script_reply: Vec::new(),
             nested_turns: 0,
             sweep_at: 0,
@@ -233,11 +231,7 @@ impl Worker {
             self.close(key);
             return;
         }
-        if connection.output.capacity() == 0
-            && let Some(spare) = self.spare_outputs.pop()
-        {
-            connection.output = spare;
-        }
+        self.spare_outputs.lend(&mut connection.output);
         match connection.stall {
             Some(Stall::Waiting) => self.look_at_parked(key),
             Some(Stall::Long) => {
@@ -432,13 +426,8 @@ impl Worker {
         if sent_all {
             connection.over_soft_limit_since = None;
             connection.pushed_bytes = 0;
-            let output = std::mem::take(&mut connection.output);
-            if output.capacity() > 0
-                && output.capacity() <= SPARE_OUTPUT_BYTES_MAX
-                && self.spare_outputs.len() < SPARE_OUTPUTS_MAX
-            {
-                self.spare_outputs.push(output);
-            }
+            self.spare_outputs
+                .take_back(std::mem::take(&mut connection.output));
         } else {
             if connection.unsent() < before {
                 let now_ms = shared::now_ms();

@@ -76,7 +76,7 @@ impl Worker {
         connection.output.extend_from_slice(&bytes);
         connection.give_delayed();
         bytes.clear();
-        bytes.shrink_to(super::SPARE_OUTPUT_BYTES_MAX);
+        bytes.shrink_to(super::spares::BYTES_MAX);
         self.script_reply = bytes;
         connection.stall = stall;
         if !matches!(stall, Some(Stall::Shard(_))) {

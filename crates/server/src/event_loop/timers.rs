@@ -41,6 +41,7 @@ impl Worker {
         if now >= self.next_second {
             self.next_second = now + Duration::from_secs(1);
             self.close_idle();
+            self.spare_outputs.free_unused();
             damselfly_base::heap::collect();
         }
     }
@@ -48,7 +49,7 @@ impl Worker {
     /// Notes whether `maxmemory` is exceeded.
     fn note_limit(&self) {
         let limit = self.dispatcher.config.maxmemory_bytes;
-        let is_over = limit > 0 && excess_bytes(limit) > 0;
+        let is_over = limit > 0 && excess_bytes(&self.dispatcher.config, &self.shared) > 0;
         self.shared.over_limit.note(is_over, shared::now_ms());
     }
 

@@ -202,6 +202,8 @@ fn with_room(
 ) -> Result {
     let mut room = around.dispatcher().scripts.take(shared)?;
     let result = body(around, &mut room);
+    // By now the locks are released, unless this is a part of a transaction.
+    room.interpreter.drop_leftovers();
     let dispatcher = around.dispatcher();
     dispatcher.scripts.put(room);
     dispatcher.note_scripts();
@@ -281,7 +283,7 @@ fn run_once<'s>(
         let (keys, arguments) = values.split_at(job.keys.min(values.len()));
         match job.program {
             Program::Script(known) => {
-                interpreter.eval(&known.script, keys, arguments, &mut host, reply)
+                interpreter.eval(known.script(), keys, arguments, &mut host, reply)
             }
             Program::Function(known) => {
                 let (library, index) = (&known.library, known.index);
