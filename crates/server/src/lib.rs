@@ -10,6 +10,7 @@ pub mod config;
 pub mod connection;
 pub mod dispatch;
 pub mod functions;
+pub mod input;
 pub mod listener;
 mod long;
 pub mod open_files;

@@ -21,8 +21,9 @@ use std::time::{Duration, Instant};
 use mio::{Events, Poll, Token};
 use slab::Slab;
 
-use crate::connection::{Batch, Connection, ReadEnd, Stall};
+use crate::connection::{Connection, ReadEnd};
 use crate::dispatch::Dispatcher;
+use crate::input::{Batch, Stall};
 use crate::listener::Listener;
 use crate::shared::{self, Shared};
 

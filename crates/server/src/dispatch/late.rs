@@ -9,7 +9,8 @@ use damselfly_protocol::Reply;
 
 use super::account::count_effects;
 use super::{Dispatcher, hold_back};
-use crate::connection::{Connection, Stall};
+use crate::connection::Connection;
+use crate::input::Stall;
 use crate::long::LongCommand;
 use crate::parked::End;
 use crate::registry::Row;

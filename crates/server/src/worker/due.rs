@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use damselfly_engine::Now;
 
 use super::{TICK, Worker};
-use crate::connection::Stall;
 use crate::dispatch::{Room, excess_bytes};
+use crate::input::Stall;
 use crate::shared::{self, Rates};
 
 /// How soon the expiry sweep goes on if it has much to do, and how long a round may take then.

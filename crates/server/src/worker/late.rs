@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use super::{TICK, Worker};
-use crate::connection::Stall;
+use crate::input::Stall;
 use crate::parked::End;
 use crate::shared;
 

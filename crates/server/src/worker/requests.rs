@@ -1,8 +1,9 @@
 //! Running the requests of a connection, one batch after the other.
 
 use super::Worker;
-use crate::connection::{Batch, Connection, Stall};
+use crate::connection::Connection;
 use crate::dispatch::Dispatcher;
+use crate::input::{Batch, Stall};
 use crate::session::Replies;
 
 impl Worker {

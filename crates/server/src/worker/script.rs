@@ -11,8 +11,8 @@ use damselfly_protocol::Reply;
 use mio::Events;
 
 use super::{READ_BYTES, Worker};
-use crate::connection::{Batch, Stall};
 use crate::dispatch::{Dispatcher, exec};
+use crate::input::{Batch, Stall};
 use crate::registry::{Row, WithinMulti};
 use crate::scripts::{self, Around, Kind};
 use crate::session::{Session, transaction};
