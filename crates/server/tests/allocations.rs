@@ -12,8 +12,9 @@ use damselfly_base::heap;
 use damselfly_engine::{Engine, Rule};
 use damselfly_server::clients::NewClient;
 use damselfly_server::config::{Config, Origin};
-use damselfly_server::connection::{Batch, Connection};
+use damselfly_server::connection::Connection;
 use damselfly_server::dispatch::Dispatcher;
+use damselfly_server::input::Batch;
 use damselfly_server::listener::Stream;
 use damselfly_server::session::Session;
 use damselfly_server::shared::{Shared, Thread};
@@ -77,7 +78,7 @@ impl Bench {
         self.connection.output.clear();
         self.batch.clear();
         self.batch
-            .parse(&mut self.connection.parser, requests, &limits);
+            .parse(&mut self.connection.input.parser, requests, &limits);
         self.dispatcher
             .run(&mut self.connection, &mut self.batch, requests);
         let allocated = heap::allocations() - before;

@@ -101,7 +101,7 @@ impl Worker {
             let idle_s = (now_ms - client.active_ms.load(Relaxed)) / 1000;
             if timeout_s > 0
                 && idle_s > timeout_s
-                && matches!(connection.stall, None | Some(Stall::Output))
+                && matches!(connection.input.stall(), None | Some(Stall::Output))
                 && !client.monitor.load(Relaxed)
                 && connection.session.subscriptions.is_none()
             {
@@ -146,7 +146,7 @@ impl Worker {
         };
         let queued_bytes = connection.session.transaction.queued_bytes();
         let bytes = (connection.input.len() + queued_bytes) as u64;
-        if connection.stall.is_none() && bytes > query_bytes_max {
+        if connection.input.is_at_start() && bytes > query_bytes_max {
             log::warn!(
                 "Closing client {} that reached the max query buffer length of {} bytes",
                 connection.session.client.address,
@@ -156,9 +156,7 @@ impl Worker {
                 .counters
                 .query_limit_disconnections
                 .add(1);
-            connection.ended = true;
-            connection.output.clear();
-            connection.sent = 0;
+            connection.cut_off();
         }
     }
 
