@@ -428,21 +428,23 @@ impl Worker {
             }
             self.check_output_limit(key);
         }
+        self.end_flush(key, sent_all);
+    }
+
+    /// Lets a connection go on that waited for its replies to be sent, or closes it if there is nothing left to do for it.
+    fn end_flush(&mut self, key: usize, sent_all: bool) {
         // It may be closed by now.
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
         connection.report();
-        match connection.input.stall() {
+        let goes_on = match connection.input.stall() {
             Some(Stall::Output) if sent_all => {
                 connection.input.resume();
-                self.queue(key);
+                true
             }
-            Some(Stall::Rest) if sent_all => self.queue(key),
-            Some(_) | None => {}
-        }
-        let Some(connection) = self.connections.get_mut(key) else {
-            return;
+            Some(Stall::Rest) => sent_all,
+            Some(_) | None => false,
         };
         let query_bytes_max = self.dispatcher.config.client_query_buffer_limit_bytes;
         let ends = match connection.next(query_bytes_max) {
@@ -454,6 +456,9 @@ impl Worker {
             }
             Next::GiveUp | Next::Run | Next::Read | Next::Wait => false,
         };
+        if goes_on {
+            self.queue(key);
+        }
         if ends {
             self.close(key);
         }

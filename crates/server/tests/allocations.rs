@@ -82,8 +82,9 @@ impl Bench {
         self.dispatcher
             .run(&mut self.connection, &mut self.batch, requests);
         let allocated = heap::allocations() - before;
-        assert!(!self.batch.has_next(), "all requests ran");
-        assert_eq!(self.batch.parsed, requests.len(), "all bytes are parsed");
+        assert!(!self.batch.is_unfinished(), "all requests ran");
+        let consumed = self.batch.consumed();
+        assert_eq!(consumed, requests.len(), "all bytes are parsed");
         allocated
     }
 

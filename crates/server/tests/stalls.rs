@@ -597,3 +597,27 @@ fn what_was_read_runs_although_the_client_is_gone() {
         }
     }
 }
+
+#[test]
+fn a_client_that_is_killed_is_closed_whatever_it_waits_for() {
+    const SLEEP: &[&str] = &["DEBUG", "SLEEP", "1000"];
+    let bed = Bed::new();
+    let locked = bed.lock();
+    let mut sleep = Vec::new();
+    write_words(&mut sleep, SLEEP);
+    let kinds = [Busy, BusyTimesOut, BusyExec, Served, Output, Paused];
+    let requests = kinds.map(|kind| kind.requests().0).into_iter();
+    for (number, mut bytes) in std::iter::once(sleep).chain(requests).enumerate() {
+        if number == kinds.len() {
+            bed.control().run("CLIENT PAUSE 1000000 WRITE");
+        }
+        let (mut client, seen) = bed.client();
+        write_echo(&mut bytes, 0);
+        bed.send(&mut client, &bytes);
+        let killed = bed.control().number(&format!("CLIENT KILL ID {}", seen.id));
+        assert_eq!(killed, 1);
+        let replies = client.until_closed();
+        assert!(replies.iter().all(|reply| reply != "\"0\""), "{replies:?}");
+    }
+    drop(locked);
+}
