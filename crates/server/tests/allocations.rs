@@ -13,7 +13,8 @@ use damselfly_config::{Config, Origin};
 use damselfly_engine::{Engine, Rule};
 use damselfly_server::clients::NewClient;
 use damselfly_server::dispatch::Dispatcher;
-use damselfly_server::event_loop::connection::{Batch, Connection};
+use damselfly_server::event_loop::connection::Connection;
+use damselfly_server::event_loop::input::Batch;
 use damselfly_server::event_loop::listener::Stream;
 use damselfly_server::session::Session;
 use damselfly_server::shared::{Shared, Thread};
@@ -81,12 +82,13 @@ impl Bench {
         self.connection.output.clear();
         self.batch.clear();
         self.batch
-            .parse(&mut self.connection.parser, requests, &limits);
+            .parse(&mut self.connection.input.parser, requests, &limits);
         self.dispatcher
             .run(&mut self.connection, &mut self.batch, requests);
         let allocated = heap::allocations() - before;
-        assert!(!self.batch.has_next(), "all requests ran");
-        assert_eq!(self.batch.parsed, requests.len(), "all bytes are parsed");
+        assert!(!self.batch.is_unfinished(), "all requests ran");
+        let consumed = self.batch.consumed();
+        assert_eq!(consumed, requests.len(), "all bytes are parsed");
         allocated
     }
 

@@ -10,7 +10,8 @@ use damselfly_protocol::Reply;
 use super::account::count_effects;
 use super::{Dispatcher, hold_back};
 use crate::blocked::End;
-use crate::event_loop::connection::{Connection, Stall};
+use crate::event_loop::connection::Connection;
+use crate::event_loop::input::Stall;
 use crate::long_commands::LongCommand;
 use crate::registry::Row;
 use crate::session::{self, Session};
@@ -49,7 +50,7 @@ impl Dispatcher {
 
     /// Writes the reply to a command that waited.
     pub fn unpark(&self, connection: &mut Connection, end: End) {
-        connection.stall = None;
+        connection.input.resume();
         let session = &mut connection.session;
         let Some(parking) = session.parking.take() else {
             return;
@@ -76,6 +77,7 @@ impl Dispatcher {
         self.forget_room();
         let session = &mut connection.session;
         let Some(command) = &session.long else {
+            connection.input.resume();
             return true;
         };
         let Some(outcome) = command.take_outcome() else {
@@ -84,7 +86,7 @@ impl Dispatcher {
         let command = command.clone();
         let congested = self.shared.pubsub.take_congested(self.shared.threads.len());
         session.congested = congested.or(session.congested);
-        (session.long, session.rest, connection.stall) = (None, outcome.rest, None);
+        (session.long, session.rest) = (None, outcome.rest);
         let mut reply = Reply::new(&mut connection.output, session.protocol);
         let mark = reply.position();
         reply.raw_all(outcome.reply);
@@ -96,9 +98,9 @@ impl Dispatcher {
         if session.follow_up {
             session::follow_up(session, Some(command.row), mark, &mut reply);
         }
-        connection.stall = session.rest.is_some().then_some(Stall::Rest);
-        if connection.stall.is_none() {
-            connection.give_delayed();
+        match session.rest.is_some() {
+            true => connection.input.wait_for(Stall::Rest),
+            false => connection.go_on(),
         }
         true
     }
@@ -117,8 +119,7 @@ impl Dispatcher {
             let mark = reply.position();
             session::follow_up(session, None, mark, &mut reply);
         }
-        connection.stall = None;
-        connection.give_delayed();
+        connection.go_on();
     }
 
     /// What follows from a section that served others or told of changes.

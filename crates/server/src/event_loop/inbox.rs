@@ -150,10 +150,8 @@ impl Worker {
                 if before / send_bytes == connection.unread() / send_bytes {
                     return;
                 }
-                let before = connection.unsent();
                 // What fails now fails again when the turn ends, and is looked at then.
-                let _ = connection.flush();
-                let sent = before - connection.unsent();
+                let sent = connection.flush().unwrap_or(0);
                 counters.writes.add(1);
                 counters.output_bytes.add(sent as u64);
                 if connection.exceeds_output_limit(limit) {

@@ -12,7 +12,7 @@ use mio::Events;
 
 use super::{READ_BYTES, Worker};
 use crate::dispatch::{Dispatcher, exec};
-use crate::event_loop::connection::{Batch, Stall};
+use crate::event_loop::input::{Batch, RunEnd, Stall};
 use crate::registry::{Row, WithinMulti};
 use crate::scripts::{self, Around, Kind};
 use crate::session::{Session, transaction};
@@ -41,11 +41,16 @@ impl Around for Worker {
 }
 
 impl Worker {
-    /// Runs the next request of `batch`, a script or a transaction that has some, with the session taken aside. True if the
+    /// Runs the next request of `batch`, a script or a transaction that has some, with the session taken aside. `None` if the
     /// connection can go on.
-    pub(super) fn run_script(&mut self, key: usize, batch: &mut Batch, input: &[u8]) -> bool {
+    pub(super) fn run_script(
+        &mut self,
+        key: usize,
+        batch: &mut Batch,
+        input: &[u8],
+    ) -> Option<RunEnd> {
         let Some(connection) = self.connections.get_mut(key) else {
-            return false;
+            return Some(RunEnd::Closing);
         };
         let config = &self.dispatcher.config;
         let mut placeholder = Session::new(connection.session.client.clone(), config);
@@ -65,7 +70,6 @@ impl Worker {
             .get_mut(key)
             .expect("nobody closes a connection whose script runs");
         connection.session = session;
-        connection.stall = None;
         let stall = match ran {
             Ok(stall) => stall,
             Err(panic) => {
@@ -74,30 +78,29 @@ impl Worker {
             }
         };
         connection.output.extend_from_slice(&bytes);
-        connection.give_delayed();
+        connection.append_delayed();
         bytes.clear();
         bytes.shrink_to(super::spares::BYTES_MAX);
         self.script_reply = bytes;
-        connection.stall = stall;
+        let session = &mut connection.session;
         if !matches!(stall, Some(Stall::Shard(_))) {
             // It is no other script's.
-            connection.session.script_plan = None;
+            session.script_plan = None;
         }
-        if stall.is_none() {
-            batch.next += 1;
-            if let Some(until) = connection.session.sleeps_until {
-                connection.stall = Some(Stall::Sleeping(until));
-            }
+        if session.client.killed.load(Relaxed) {
+            session.closing = true;
         }
-        if connection.session.client.killed.load(Relaxed) {
-            connection.session.closing = true;
-        }
-        let goes_on = connection.stall.is_none() && !connection.session.closing;
+        batch.next += usize::from(stall.is_none_or(|stall| stall.has_begun()));
+        let stall = stall.or_else(|| session.sleeps_until.take().map(Stall::Sleeping));
+        let is_closing = session.closing;
         if self.nested_turns > nested_turns {
             // What has come for it meanwhile was not looked at.
             self.queue(key);
         }
-        goes_on
+        match stall {
+            _ if is_closing => Some(RunEnd::Closing),
+            stall => stall.map(RunEnd::Stalled),
+        }
     }
 
     fn refusal_while_busy(&self, session: &mut Session, row: &Row) -> CommandError {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{TICK, Worker};
 use crate::blocked::End;
-use crate::event_loop::connection::Stall;
+use crate::event_loop::input::Stall;
 use crate::shared;
 
 impl Worker {
@@ -22,7 +22,7 @@ impl Worker {
             match self
                 .connections
                 .get(key)
-                .and_then(|connection| connection.stall)
+                .and_then(|connection| connection.input.stall())
             {
                 Some(Stall::Sleeping(end)) => until = until.min(end),
                 Some(Stall::Paused(hold)) => {
@@ -40,8 +40,7 @@ impl Worker {
                     | Stall::Waiting
                     | Stall::Long
                     | Stall::Rest
-                    | Stall::Congested(_)
-                    | Stall::Script,
+                    | Stall::Congested(_),
                 )
                 | None => {}
             }
@@ -60,21 +59,16 @@ impl Worker {
             let Some(connection) = self.connections.get_mut(key) else {
                 continue;
             };
-            let over = match connection.stall {
+            let over = match connection.input.stall() {
                 None => true,
                 Some(Stall::Shard(_)) => true,
                 Some(Stall::Paused(hold)) => self.shared.pause.is_over(hold, now_ms),
                 Some(Stall::Sleeping(until)) => until <= Instant::now(),
                 Some(Stall::Congested(to)) => !self.shared.is_congested(self.index, to),
-                Some(
-                    Stall::Output | Stall::Waiting | Stall::Long | Stall::Rest | Stall::Script,
-                ) => false,
+                Some(Stall::Output | Stall::Waiting | Stall::Long | Stall::Rest) => false,
             };
             if over || connection.session.client.killed.load(Relaxed) {
-                if matches!(connection.stall, Some(Stall::Sleeping(_))) {
-                    connection.session.sleeps_until = None;
-                }
-                connection.stall = None;
+                connection.input.resume();
                 self.queue(key);
             } else {
                 self.stalled.push(key);

@@ -7,7 +7,7 @@ use damselfly_engine::Now;
 
 use super::{TICK, Worker};
 use crate::dispatch::{Room, excess_bytes};
-use crate::event_loop::connection::Stall;
+use crate::event_loop::input::Stall;
 use crate::shared::{self, Rates};
 
 /// How soon the expiry sweep goes on if it has much to do, and how long a round may take then.
@@ -100,7 +100,7 @@ impl Worker {
             let idle_s = (now_ms - client.active_ms.load(Relaxed)) / 1000;
             if timeout_s > 0
                 && idle_s > timeout_s
-                && matches!(connection.stall, None | Some(Stall::Output))
+                && matches!(connection.input.stall(), None | Some(Stall::Output))
                 && !client.monitor.load(Relaxed)
                 && connection.session.subscriptions.is_none()
             {
@@ -145,7 +145,8 @@ impl Worker {
         };
         let queued_bytes = connection.session.transaction.queued_bytes();
         let bytes = (connection.input.len() + queued_bytes) as u64;
-        if connection.stall.is_none() && bytes > query_bytes_max {
+        let input = &connection.input;
+        if input.stall().is_none() && input.is_at_start() && bytes > query_bytes_max {
             log::warn!(
                 "Closing client {} that reached the max query buffer length of {} bytes",
                 connection.session.client.address,
@@ -155,9 +156,7 @@ impl Worker {
                 .counters
                 .query_limit_disconnections
                 .add(1);
-            connection.ended = true;
-            connection.output.clear();
-            connection.sent = 0;
+            connection.cut_off();
         }
     }
 
