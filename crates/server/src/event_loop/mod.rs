@@ -359,9 +359,8 @@ impl Worker {
             // A message makes the thread look, or the end of the turn, when replies are sent.
             Some(Stall::Long | Stall::Rest | Stall::Output) => {}
             Some(Stall::Shard(_) | Stall::Paused(_) | Stall::Sleeping(_) | Stall::Congested(_)) => {
-                if !self.stalled.contains(&key) {
-                    self.stalled.push(key);
-                }
+                let is_listed = self.stalled.contains(&key);
+                self.stalled.extend((!is_listed).then_some(key));
             }
         }
         match connection.next(query_bytes_max) {
