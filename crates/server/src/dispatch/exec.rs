@@ -184,6 +184,8 @@ fn run_commands<A: Around>(
     let limit = session.output_limit(&runner.around.dispatcher().config);
     let hard_bytes = limit.hard_bytes;
     let mut is_too_long = false;
+    // Of a client that monitors: behind the reply, which they would tear apart.
+    let mut own_lines = Vec::new();
     for (row, args) in queue.commands() {
         if row.runs_script && shared.monitors.load(Relaxed) > 0 {
             // While a slow script runs, what was shown so far is sent.
@@ -194,7 +196,8 @@ fn run_commands<A: Around>(
         runner.run(tx, session, row, args, reply);
         monitored.append(&mut runner.around.dispatcher().monitored);
         if shared.monitors.load(Relaxed) > 0 {
-            monitor::show(monitored, session, row, args, reply);
+            let mut own = Reply::new(&mut own_lines, session.protocol);
+            monitor::show(monitored, session, row, args, &mut own);
         }
         is_too_long |= hard_bytes > 0 && (reply.position() - start) as u64 > hard_bytes;
         if is_too_long {
@@ -202,6 +205,7 @@ fn run_commands<A: Around>(
             reply.truncate_to(start);
         }
     }
+    reply.raw(&own_lines);
     if is_too_long {
         session.closing = true;
         log::warn!(
@@ -294,6 +298,7 @@ impl<A: Around> Runner<'_, A> {
                 let text = "SSUBSCRIBE isn't allowed for a DENY BLOCKING client";
                 Err(CommandError::err(text).into())
             }
+            // Its lines would come between the replies of the commands behind it.
             Handler::Session(_) if row.name == "monitor" => {
                 let text = "MONITOR isn't allowed for DENY BLOCKING client";
                 Err(CommandError::err(text).into())
