@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use std::sync::atomic::Ordering::Relaxed;
 
 use damselfly_commands::{Arity, At, Keys};
-use damselfly_engine::{Engine, Now, Rule};
+use damselfly_engine::{Engine, Now, Layout};
 use damselfly_protocol::Version;
 use damselfly_protocol::client::{Decoder, NullKind, Value, write_command};
 use damselfly_server::clients::NewClient;
@@ -155,7 +155,7 @@ impl Server {
             ttl_rounding: setup & 8 != 0,
             ..Config::default()
         };
-        let engine = Arc::new(Engine::new(Rule {
+        let engine = Arc::new(Engine::new(Layout {
             shards,
             databases: DATABASES as usize,
         }));
@@ -230,12 +230,12 @@ impl Server {
 
     /// Ends the waiting for keys of a command that found nothing, since there is nobody to serve it.
     fn end_waiting(&mut self) {
-        let Some(parking) = &self.connection.session.parking else {
+        let Some(blocking) = &self.connection.session.blocking else {
             return;
         };
-        assert!(parking.end(End::TimedOut), "nothing else can have ended it");
-        let end = parking.parked.take_end().expect("it was just set");
-        self.dispatcher.unpark(&mut self.connection, end);
+        assert!(blocking.end(End::TimedOut), "nothing else can have ended it");
+        let end = blocking.blocked_client.take_end().expect("it was just set");
+        self.dispatcher.end_blocking(&mut self.connection, end);
         assert_eq!(self.shared.engine.waiting_count(), 0);
     }
 

@@ -4,7 +4,7 @@ use damselfly_base::heap;
 use damselfly_table::{Entry as Slot, Occupied, Table, Vacant};
 use damselfly_value::{Entry, EntryRef};
 
-use crate::expiry::Ends;
+use crate::expiry::Expirer;
 use crate::{Key, Now};
 
 /// A slice of the sweep ends with the bucket in which it has removed so many fields, and removes no more of one large hash:
@@ -85,7 +85,7 @@ pub struct Present<'a> {
 pub struct Absent<'a> {
     slot: Vacant<'a, Entry>,
     counts: &'a mut Counts,
-    ends: Ends<'a>,
+    ends: Expirer<'a>,
 }
 
 impl<'a> Present<'a> {
@@ -120,21 +120,21 @@ impl<'a> Present<'a> {
 
     /// Removes the fields that have ended, of a hash of which some stay.
     #[cold]
-    fn without_expired_fields(mut self, ends: &mut Ends<'_>) -> Self {
+    fn without_expired_fields(mut self, ends: &mut Expirer<'_>) -> Self {
         self.update(|entry| entry.remove_expired_fields(ends.now.0, usize::MAX));
-        ends.fields_ended(self.view().key());
+        ends.fields_expired(self.view().key());
         self
     }
 
     /// Removes the entry, whose end has come.
     #[cold]
-    fn end<'e>(self, hash: u64, mut ends: Ends<'e>) -> Absent<'e>
+    fn end<'e>(self, hash: u64, mut ends: Expirer<'e>) -> Absent<'e>
     where
         'a: 'e,
     {
         let (entry, slot) = self.slot.vacate(hash);
         self.counts.subtract_data(entry.view());
-        ends.entry_ended(entry.view());
+        ends.entry_expired(entry.view());
         Absent {
             slot,
             counts: self.counts,
@@ -167,13 +167,13 @@ impl Absent<'_> {
                 |entry| is_expired(entry, now),
                 |entry| {
                     counts.subtract_data(entry.view());
-                    ends.entry_ended(entry.view());
+                    ends.entry_expired(entry.view());
                 },
             );
         }
         let slot = slot.insert(entry);
         if ends.are_observed() {
-            ends.entry_begins(slot.get().key());
+            ends.key_created(slot.get().key());
         }
     }
 }
@@ -254,7 +254,7 @@ impl Database {
         &'a mut self,
         key: Key<'_>,
         now: Now,
-        ends: impl FnOnce() -> Ends<'a>,
+        ends: impl FnOnce() -> Expirer<'a>,
     ) -> Place<'a> {
         let counts = &mut self.counts;
         match self.table.entry(key.hash, key.bytes) {
@@ -291,7 +291,7 @@ impl Database {
         &'a mut self,
         key: Key<'_>,
         now: Now,
-        ends: impl FnOnce() -> Ends<'e>,
+        ends: impl FnOnce() -> Expirer<'e>,
     ) -> Option<EntryRef<'a>>
     where
         'a: 'e,
@@ -327,7 +327,7 @@ impl Database {
 
     /// Sweeps up to `buckets` buckets for what has ended, where the last call stopped. Returns how many entries and fields it
     /// removed.
-    pub(crate) fn sweep(&mut self, mut ends: Ends<'_>, buckets: usize) -> usize {
+    pub(crate) fn sweep(&mut self, mut ends: Expirer<'_>, buckets: usize) -> usize {
         let mut position = self.sweep_position;
         let removed = self.sweep_from(&mut position, &mut ends, buckets);
         self.sweep_position = position;
@@ -338,7 +338,7 @@ impl Database {
     pub(crate) fn sweep_from(
         &mut self,
         position: &mut u64,
-        ends: &mut Ends<'_>,
+        ends: &mut Expirer<'_>,
         buckets: usize,
     ) -> usize {
         let (mut entries, mut fields, mut losing) = (0, 0, Vec::new());
@@ -358,7 +358,7 @@ impl Database {
     fn sweep_bucket(
         &mut self,
         position: &mut u64,
-        ends: &mut Ends<'_>,
+        ends: &mut Expirer<'_>,
         losing: &mut Vec<Vec<u8>>,
     ) -> usize {
         let (counts, now) = (&mut self.counts, ends.now);
@@ -375,12 +375,12 @@ impl Database {
             },
             |entry| {
                 counts.subtract_data(entry.view());
-                ends.entry_ended(entry.view());
+                ends.entry_expired(entry.view());
             },
         )
     }
 
-    fn sweep_fields(&mut self, key: &[u8], ends: &mut Ends<'_>) -> usize {
+    fn sweep_fields(&mut self, key: &[u8], ends: &mut Expirer<'_>) -> usize {
         let key = Key::new(key);
         let Slot::Occupied(slot) = self.table.entry(key.hash, key.bytes) else {
             return 0;
@@ -388,7 +388,7 @@ impl Database {
         let counts = &mut self.counts;
         let removed = Present { slot, counts }
             .update(|entry| entry.remove_expired_fields(ends.now.0, FIELDS_PER_SWEEP));
-        ends.fields_ended(key.bytes);
+        ends.fields_expired(key.bytes);
         removed
     }
 }

@@ -133,7 +133,7 @@ impl Tx<'_> {
     /// # Panics
     /// If not all shards are locked.
     pub fn flush(&mut self, db: usize, later: bool) {
-        self.tell_watchers(db, None);
+        self.notify_watchers(db, None);
         let engine = self.engine();
         let mut taken: Vec<_> = (0..engine.shards())
             .map(|shard| {
@@ -179,8 +179,8 @@ impl Tx<'_> {
     /// If not all shards are locked.
     pub fn swap_databases(&mut self, a: usize, b: usize) {
         if a != b {
-            self.tell_watchers(a, Some(b));
-            self.tell_watchers(b, Some(a));
+            self.notify_watchers(a, Some(b));
+            self.notify_watchers(b, Some(a));
             // Redis does not, so that its clients go on with what they have read in the other database.
             self.invalidate_all();
         }

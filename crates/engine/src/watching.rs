@@ -123,7 +123,7 @@ impl Tx<'_> {
     ///
     /// # Panics
     /// If not all shards are locked.
-    pub(crate) fn tell_watchers(&mut self, db: usize, other: Option<usize>) {
+    pub(crate) fn notify_watchers(&mut self, db: usize, other: Option<usize>) {
         let (engine, own_db) = (self.engine(), self.db());
         for shard in 0..engine.shards() {
             assert!(self.holds(shard), "a database is changed without all locks");

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use common::NOW;
 use damselfly_base::random::Random;
-use damselfly_engine::{Busy, Cursor, Deadline, Engine, Key, Patience, Rule};
+use damselfly_engine::{Busy, Cursor, Deadline, Engine, Key, Layout, Patience};
 use damselfly_value::NewValue;
 
 fn set(engine: &Engine, key: &str) {
@@ -27,7 +27,7 @@ fn remove(engine: &Engine, key: &str) {
 fn a_walk_shows_what_stays_once_whatever_comes_and_goes_meanwhile() {
     let mut random = Random::for_test();
     for round in 0..12 {
-        let engine = Engine::new(Rule {
+        let engine = Engine::new(Layout {
             shards: 1 << (round % 3),
             databases: 1,
         });
@@ -90,7 +90,7 @@ impl Patience for Counting {
 
 #[test]
 fn a_walk_that_can_wait_waits_for_a_busy_shard() {
-    let engine = Engine::new(Rule {
+    let engine = Engine::new(Layout {
         shards: 2,
         databases: 1,
     });

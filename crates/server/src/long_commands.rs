@@ -16,7 +16,7 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use damselfly_base::CommandError;
-use damselfly_commands::{KeyspaceFn, OwnedArgs, Rest, Stop};
+use damselfly_commands::{KeyspaceFn, OwnedArgs, SlicedReply, Stop};
 use damselfly_engine::{Busy, Effects, Now, Patience, Unserved};
 use damselfly_protocol::{Reply, Version};
 
@@ -58,7 +58,7 @@ pub struct Outcome {
     /// The reply, or the start of it.
     pub reply: Vec<u8>,
     /// The rest of the reply.
-    pub rest: Option<Rest>,
+    pub rest: Option<SlicedReply>,
     /// The error that it is, if it is one.
     pub failed: Option<CommandError>,
     /// How long it ran, in nanoseconds, without waiting for locks.
@@ -208,7 +208,7 @@ impl LongCommand {
         }
         match result {
             Ok(()) => {}
-            Err(Stop::Rest(begun)) => rest = Some(begun),
+            Err(Stop::SlicedReply(begun)) => rest = Some(begun),
             Err(Stop::Error(error)) => {
                 reply.truncate_to(0);
                 reply.error(error.to_bytes());
@@ -222,14 +222,14 @@ impl LongCommand {
         if let Some(reader) = self.reader {
             reader.note(&mut tx, self.row, args);
         }
-        if tx.has_aside() {
+        if tx.has_extras() {
             unserved.extend(tx.serve_waiters());
         }
         outcome.effects = tx.effects();
         drop(tx);
         // What holds no lock is the longest part of some commands.
-        outcome.rest = rest.and_then(|mut rest: Rest| {
-            let goes_on = rest.write(&mut reply, dispatch::REST_SLICE_BYTES);
+        outcome.rest = rest.and_then(|mut rest: SlicedReply| {
+            let goes_on = rest.write(&mut reply, dispatch::REPLY_SLICE_BYTES);
             goes_on.then_some(rest)
         });
         outcome.took_ns = started.elapsed().as_nanos() as u64;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::ThreadId;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use damselfly_engine::{AccessPolicy, Engine, Wanted};
+use damselfly_engine::{AccessPolicy, Engine, EventMask};
 
 use crate::admin::latency::LatencyMonitor;
 use crate::admin::pause::Pause;
@@ -456,7 +456,7 @@ fn note_low_limit(before: u64, limit: u64) {
 /// Hands others their parts of the configuration.
 fn apply(engine: &Engine, pubsub: &PubSub, config: &Config) {
     pubsub.set_output_limit(config.client_output_buffer_limit.pubsub.hard_bytes);
-    engine.set_events(Wanted::from_letters(&config.notify_keyspace_events));
+    engine.set_events(EventMask::from_letters(&config.notify_keyspace_events));
     let settings = &engine.settings;
     let bulk_bytes_max = usize::try_from(config.proto_max_bulk_len_bytes).unwrap_or(usize::MAX);
     settings.bulk_bytes_max.store(bulk_bytes_max, Relaxed);

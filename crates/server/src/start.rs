@@ -7,13 +7,13 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use damselfly_engine::{Engine, Rule, Wake};
+use damselfly_engine::{Engine, Layout, Wake};
 use mio::{Poll, Waker};
 
 use crate::event_loop::acceptor::{self, Acceptor};
 use crate::event_loop::listener::Listener;
 use crate::event_loop::{WAKER, Worker};
-use crate::observers::invalidation::Teller;
+use crate::observers::invalidation::Invalidator;
 use crate::observers::notifications::Events;
 use crate::registry;
 use crate::shared::{Shared, Thread};
@@ -59,7 +59,7 @@ impl Server {
         };
         let listeners = Listener::open_all(&config)?;
         let pidfile = write_pidfile(&config)?;
-        let engine = Arc::new(Engine::new(Rule {
+        let engine = Arc::new(Engine::new(Layout {
             shards,
             databases: config.databases as usize,
         }));
@@ -81,8 +81,10 @@ impl Server {
             "a server starts once"
         );
         set_wakes(&shared);
-        shared.engine.set_invalidate(Box::new(Teller::new(&shared)));
-        engine.set_audience(Box::new(Events::new(&shared)));
+        shared
+            .engine
+            .set_invalidation_sink(Box::new(Invalidator::new(&shared)));
+        engine.set_event_sink(Box::new(Events::new(&shared)));
         spawn("free", || damselfly_engine::garbage::free())?;
         let mut server = Self {
             shared,

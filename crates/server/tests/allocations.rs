@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use damselfly_base::heap;
 use damselfly_config::{Config, Origin};
-use damselfly_engine::{Engine, Rule};
+use damselfly_engine::{Engine, Layout};
 use damselfly_server::clients::NewClient;
 use damselfly_server::dispatch::Dispatcher;
 use damselfly_server::event_loop::connection::Connection;
@@ -43,7 +43,7 @@ impl Bench {
     fn with_shards(shards: usize) -> Self {
         let poll = Poll::new().expect("an event queue");
         let waker = Waker::new(poll.registry(), Token(0)).expect("a waker");
-        let engine = Arc::new(Engine::new(Rule {
+        let engine = Arc::new(Engine::new(Layout {
             shards,
             databases: 1,
         }));

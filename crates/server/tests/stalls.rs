@@ -39,7 +39,7 @@ enum Kind {
     /// It runs on a thread for long commands.
     Long,
     /// Its reply is written in slices.
-    Rest,
+    SlicedReply,
     /// Both.
     LongRest,
     /// The replies are more than the socket takes.
@@ -60,7 +60,7 @@ enum Kind {
 
 use Kind::{
     Busy, BusyExec, BusyTimesOut, Congested, Exec, Long, LongRest, Output, Paused, ReadTimesOut,
-    Rest, Script, Served, Sleeping, SlowScript, TimesOut, Unblocked,
+    Script, Served, Sleeping, SlicedReply, SlowScript, TimesOut, Unblocked,
 };
 
 const KINDS: [Kind; 17] = [
@@ -72,7 +72,7 @@ const KINDS: [Kind; 17] = [
     BusyTimesOut,
     BusyExec,
     Long,
-    Rest,
+    SlicedReply,
     LongRest,
     Output,
     Paused,
@@ -100,7 +100,7 @@ impl Kind {
             BusyTimesOut => &[&["BZPOPMIN", BUSY, "0.001"]],
             BusyExec => &[&["MULTI"], &["INCR", BUSY], &["EXEC"]],
             Long => &[&["SINTERCARD", "2", "set", "set"]],
-            Rest => &[&["LRANGE", "list", "0", "-1"]],
+            SlicedReply => &[&["LRANGE", "list", "0", "-1"]],
             LongRest => &[&["SRANDMEMBER", "set", "-17000"]],
             Output => &[&["GET", "text"], &["GET", "text"]],
             Paused => &[&["SET", "paused", "1"]],
@@ -128,8 +128,8 @@ impl Kind {
     fn is_ended_by_test(self) -> bool {
         match self {
             Served | Unblocked | Busy | BusyTimesOut | BusyExec | Paused => true,
-            TimesOut | ReadTimesOut | Long | Rest | LongRest | Output | Sleeping | Congested
-            | Script | SlowScript | Exec => false,
+            TimesOut | ReadTimesOut | Long | SlicedReply | LongRest | Output | Sleeping
+            | Congested | Script | SlowScript | Exec => false,
         }
     }
 
@@ -137,8 +137,8 @@ impl Kind {
     fn ends_with_client(self) -> bool {
         match self {
             TimesOut | ReadTimesOut | Served | Unblocked | BusyTimesOut | Paused => true,
-            Busy | BusyExec | Long | Rest | LongRest | Output | Sleeping | Congested | Script
-            | SlowScript | Exec => false,
+            Busy | BusyExec | Long | SlicedReply | LongRest | Output | Sleeping | Congested
+            | Script | SlowScript | Exec => false,
         }
     }
 }
@@ -396,7 +396,7 @@ all_requests_run! {
     all_behind_a_busy_shard_and_a_wait_run: BusyTimesOut,
     all_behind_a_transaction_that_meets_a_busy_shard_run: BusyExec,
     all_behind_a_long_command_run: Long,
-    all_behind_a_reply_in_slices_run: Rest,
+    all_behind_a_reply_in_slices_run: SlicedReply,
     all_behind_a_long_command_with_a_reply_in_slices_run: LongRest,
     all_behind_replies_that_wait_for_the_client_run: Output,
     all_behind_a_pause_run: Paused,
@@ -417,7 +417,7 @@ fn end_stalls(server: &TestServer, control: &mut Client, done: &AtomicBool) {
         for seen in server.shared().clients.all() {
             if seen
                 .waits_with()
-                .is_some_and(|parked| !parked.has_timeout())
+                .is_some_and(|blocked_client| !blocked_client.has_timeout())
             {
                 control.run(&format!("CLIENT UNBLOCK {}", seen.id));
             }

@@ -209,8 +209,9 @@ fn client_facts(shared: &Shared) -> ClientFacts {
         let output = client.output_capacity.load(Relaxed);
         facts.count += 1;
         facts.blocked += usize::from(client.is_blocked());
-        let parked = client.waits_with();
-        facts.with_timeout += usize::from(parked.is_some_and(|parked| parked.has_timeout()));
+        let blocked_client = client.waits_with();
+        facts.with_timeout +=
+            usize::from(blocked_client.is_some_and(|blocked_client| blocked_client.has_timeout()));
         facts.input_max = facts.input_max.max(input);
         facts.output_max = facts.output_max.max(output);
         facts.bytes += client.memory();

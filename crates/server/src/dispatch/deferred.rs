@@ -18,7 +18,7 @@ use crate::session::{self, Session};
 use crate::shared;
 
 /// How much of a long reply is written at once, in bytes.
-pub const REST_SLICE_BYTES: usize = 128 << 10;
+pub const REPLY_SLICE_BYTES: usize = 128 << 10;
 
 impl Dispatcher {
     /// Has a long command run on another thread.
@@ -49,24 +49,24 @@ impl Dispatcher {
     }
 
     /// Writes the reply to a command that waited.
-    pub fn unpark(&self, connection: &mut Connection, end: End) {
+    pub fn end_blocking(&self, connection: &mut Connection, end: End) {
         connection.input.resume();
         let session = &mut connection.session;
-        let Some(parking) = session.parking.take() else {
+        let Some(blocking) = session.blocking.take() else {
             return;
         };
-        parking.leave();
+        blocking.leave();
         let mut reply = Reply::new(&mut connection.output, session.protocol);
         let mark = reply.position();
         let failed = end.write(&mut reply);
         hold_back(session, &mut reply, mark);
-        crate::observers::client_tracking::take_own_news(&self.shared, session);
+        crate::observers::client_tracking::take_pending_invalidations(&self.shared, session);
         if session.follow_up {
-            session::follow_up(session, Some(parking.row), mark, &mut reply);
+            session::follow_up(session, Some(blocking.row), mark, &mut reply);
         }
         if let Some(error) = failed {
             let counters = self.counters();
-            counters.commands[parking.row.index].failed.add(1);
+            counters.commands[blocking.row.index].failed.add(1);
             counters.count_error(&error.to_bytes());
         }
     }
@@ -94,23 +94,23 @@ impl Dispatcher {
         let args = command.args.borrow();
         self.account_for(session, command.row, args, outcome.took_ns, outcome.failed);
         hold_back(session, &mut reply, mark);
-        crate::observers::client_tracking::take_own_news(&self.shared, session);
+        crate::observers::client_tracking::take_pending_invalidations(&self.shared, session);
         if session.follow_up {
             session::follow_up(session, Some(command.row), mark, &mut reply);
         }
         match session.rest.is_some() {
-            true => connection.input.wait_for(Stall::Rest),
+            true => connection.input.wait_for(Stall::SlicedReply),
             false => connection.go_on(),
         }
         true
     }
 
     /// Writes a slice of a reply; the connection goes on when that was the last.
-    pub fn write_rest(&self, connection: &mut Connection) {
+    pub fn write_next_slice(&self, connection: &mut Connection) {
         let session = &mut connection.session;
         let mut reply = Reply::new(&mut connection.output, session.protocol);
         if let Some(rest) = &mut session.rest
-            && rest.write(&mut reply, REST_SLICE_BYTES)
+            && rest.write(&mut reply, REPLY_SLICE_BYTES)
         {
             return;
         }
@@ -127,7 +127,7 @@ impl Dispatcher {
     pub(crate) fn end_aside(&mut self, session: &mut Session) {
         self.serve_unserved();
         self.note_congested(session);
-        crate::observers::client_tracking::take_own_news(&self.shared, session);
+        crate::observers::client_tracking::take_pending_invalidations(&self.shared, session);
     }
 
     /// Lets a client wait whose command has caused more messages than can be delivered soon.

@@ -40,7 +40,7 @@ const KEYS_PER_LOOK: usize = 16;
 
 /// Whether there is room in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Room {
+pub enum MemoryRoom {
     /// There is.
     Enough,
     /// There is none, but keys are being evicted.
@@ -58,23 +58,23 @@ pub(super) struct Memory {
     shard: usize,
     /// Keys were evicted, of which somebody may have been told.
     pub(super) has_evicted: bool,
-    /// The last command that asked for room found [`Room::None`].
+    /// The last command that asked for room found [`MemoryRoom::None`].
     pub(super) is_short: bool,
 }
 
 impl Dispatcher {
     /// Makes room, if there has to be any, for a bounded time.
     #[inline]
-    pub fn make_room(&mut self) -> Room {
+    pub fn make_room(&mut self) -> MemoryRoom {
         if self.config.maxmemory_bytes == 0 {
-            return Room::Enough;
+            return MemoryRoom::Enough;
         }
         let bytes = heap::thread_bytes();
         match &mut self.memory.enough_until {
             Some(until) if bytes < *until => {
                 // What it frees may have been allocated, and may be made up for, by others.
                 *until = (*until).min(bytes + ROOM_KEPT_BYTES);
-                Room::Enough
+                MemoryRoom::Enough
             }
             Some(_) | None => self.make_room_now(),
         }
@@ -85,18 +85,18 @@ impl Dispatcher {
         self.memory.enough_until = None;
     }
 
-    fn make_room_now(&mut self) -> Room {
+    fn make_room_now(&mut self) -> MemoryRoom {
         if self.excess_bytes() == 0 {
             self.memory.enough_until = Some(heap::thread_bytes() + ROOM_KEPT_BYTES);
-            return Room::Enough;
+            return MemoryRoom::Enough;
         }
         self.memory.enough_until = None;
         let (started, now) = (Instant::now(), Now(shared::now_ms()));
         if self.clients_make_room(now) {
-            return Room::Soon;
+            return MemoryRoom::Soon;
         }
         let Some(eviction) = eviction(&self.config) else {
-            return Room::None;
+            return MemoryRoom::None;
         };
         let budget = budget(self.config.maxmemory_eviction_tenacity);
         let room = loop {
@@ -104,10 +104,10 @@ impl Dispatcher {
                 break room;
             }
             if self.excess_bytes() == 0 {
-                break Room::Enough;
+                break MemoryRoom::Enough;
             }
             if budget.is_some_and(|budget| started.elapsed() >= budget) {
-                break Room::Soon;
+                break MemoryRoom::Soon;
             }
         };
         self.shared.latency.add_if_slow(
@@ -137,7 +137,7 @@ impl Dispatcher {
     }
 
     /// Evicts some keys, no more than are needed for so many bytes. An error if none is left that may be.
-    fn evict_some(&mut self, bytes: u64, eviction: &Eviction, now: Now) -> Result<(), Room> {
+    fn evict_some(&mut self, bytes: u64, eviction: &Eviction, now: Now) -> Result<(), MemoryRoom> {
         let engine = &self.shared.engine;
         let counters = &self.shared.threads[self.thread].counters;
         let (mut freed, mut keys, mut in_vain, mut any_busy) = (0, 0, 0, false);
@@ -162,7 +162,11 @@ impl Dispatcher {
             }
             self.memory.shard = (self.memory.shard + 1) % engine.shards();
             if in_vain == engine.shards() {
-                return Err(if any_busy { Room::Soon } else { Room::None });
+                return Err(if any_busy {
+                    MemoryRoom::Soon
+                } else {
+                    MemoryRoom::None
+                });
             }
         }
         Ok(())

@@ -23,10 +23,10 @@ use damselfly_engine::{Busy, Engine, Now, Tx, Unserved};
 use damselfly_protocol::Reply;
 
 pub(crate) use self::account::count_effects;
-pub use self::deferred::REST_SLICE_BYTES;
+pub use self::deferred::REPLY_SLICE_BYTES;
 use self::memory_limit::Memory;
-pub use self::memory_limit::{Room, excess_bytes, uncounted_bytes};
-use crate::blocked::Parking;
+pub use self::memory_limit::{MemoryRoom, excess_bytes, uncounted_bytes};
+use crate::blocked::Blocking;
 use crate::event_loop::connection::{Connection, OUTPUT_PAUSE_BYTES};
 use crate::event_loop::input::{Batch, Request, Stall};
 use crate::observers::monitor;
@@ -376,7 +376,7 @@ impl Dispatcher {
                 self.count_waiting(row, started);
                 return Some(Stall::Waiting);
             }
-            Err(Stop::Rest(rest)) => session.rest = Some(rest),
+            Err(Stop::SlicedReply(rest)) => session.rest = Some(rest),
         }
         self.account(session, row, args, started, failed);
         if self.shared.monitors.load(Relaxed) > 0 {
@@ -449,32 +449,33 @@ impl Dispatcher {
                     }
                     if let Err(Stop::Long) = result {
                         // It will tell of the keys that are missing; what has ended has ended.
-                        tx.forget_events();
-                        let has_aside = tx.has_aside();
-                        if has_aside {
+                        tx.discard_events();
+                        let has_extras = tx.has_extras();
+                        if has_extras {
                             self.unserved.extend(tx.serve_waiters());
                         }
                         drop(tx);
-                        if has_aside {
+                        if has_extras {
                             self.end_aside(session);
                         }
                         return self.run_elsewhere(session, row, run, args);
                     }
                     if let Err(Stop::Wait(wait)) = &result {
-                        let parking = Parking::new(&self.shared, session, row, args, wait, &mut tx);
-                        session.parking = Some(parking);
+                        let blocking =
+                            Blocking::new(&self.shared, session, row, args, wait, &mut tx);
+                        session.blocking = Some(blocking);
                     }
                 }
                 if let Some(tracked) = &session.tracked {
                     tracked.reader(&session.client).note(&mut tx, row, args);
                 }
-                let has_aside = tx.has_aside();
-                if has_aside {
+                let has_extras = tx.has_extras();
+                if has_extras {
                     self.unserved.extend(tx.serve_waiters());
                 }
                 count_effects(&self.shared.threads[self.thread].counters, tx.effects());
                 drop(tx);
-                if has_aside {
+                if has_extras {
                     self.end_aside(session);
                 }
                 result
@@ -522,7 +523,7 @@ fn finish(
     if session.follow_up {
         session::follow_up(session, row, mark, reply);
     }
-    session.rest.is_some().then_some(Stall::Rest)
+    session.rest.is_some().then_some(Stall::SlicedReply)
 }
 
 /// Removes a reply that the client does not want.

@@ -6,7 +6,7 @@ use damselfly_base::CommandError;
 use damselfly_commands::Args;
 
 use super::Dispatcher;
-use super::memory_limit::Room;
+use super::memory_limit::MemoryRoom;
 use super::unknown::{unknown_command, unknown_subcommand};
 use crate::observers::monitor;
 use crate::registry::{Row, WithinMulti};
@@ -80,7 +80,7 @@ impl Dispatcher {
             )));
         }
         if row.needs_memory || row.runs_script || session.transaction.is_open() {
-            self.memory.is_short = self.make_room() == Room::None;
+            self.memory.is_short = self.make_room() == MemoryRoom::None;
             if std::mem::take(&mut self.memory.has_evicted) {
                 self.end_aside(session);
             }

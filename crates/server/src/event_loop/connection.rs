@@ -95,8 +95,8 @@ impl Connection {
 
     /// Ends the waiting of the client, which is gone; false if something else has ended it.
     pub fn gives_up_waiting(&self) -> bool {
-        let parking = self.session.parking.as_ref();
-        parking.is_none_or(|parking| parking.end(End::TimedOut))
+        let blocking = self.session.blocking.as_ref();
+        blocking.is_none_or(|blocking| blocking.end(End::TimedOut))
     }
 
     /// Bytes of replies that are not sent.

@@ -11,7 +11,7 @@ use crate::clients::Client;
 use crate::observers::client_tracking::{
     Redirect, redirected_head, send_redirected, take_own, tell,
 };
-use crate::observers::invalidation::{Invalidation, News};
+use crate::observers::invalidation::{Invalidation, PendingInvalidation};
 use crate::shared::Message;
 
 /// Changed keys that are of concern to those who track prefixes, and who changed each last. All that are found together are told
@@ -32,7 +32,7 @@ impl Worker {
             }
             match invalidation {
                 Invalidation::Read { key, trackers } => {
-                    let news = News::of(std::iter::once(&*key));
+                    let news = PendingInvalidation::of(std::iter::once(&*key));
                     for tracker in trackers {
                         self.tell(tracker, &key, &news);
                     }
@@ -77,21 +77,24 @@ impl Worker {
             (tracker.id != but && !is_redirected).then_some(tracker)
         });
         for tracker in clients.collect::<Vec<_>>() {
-            self.push(tracker, &News::Everything);
+            self.push(tracker, &PendingInvalidation::Everything);
         }
         if self.shared.tracking.has_redirects() {
             for from in self.shared.clients.all() {
                 if let Some(redirect) = Redirect::of_client(&self.shared, from)
                     && redirect.to.thread == self.index
                 {
-                    self.tell_redirected(&redirect.to, &redirect.text(&News::Everything));
+                    self.tell_redirected(
+                        &redirect.to,
+                        &redirect.text(&PendingInvalidation::Everything),
+                    );
                 }
             }
         }
     }
 
     /// Tells a client of a key that it has read.
-    fn tell(&mut self, tracker: Tracker, key: &Arc<[u8]>, news: &News) {
+    fn tell(&mut self, tracker: Tracker, key: &Arc<[u8]>, news: &PendingInvalidation) {
         if let Some(redirect) = Redirect::of(&self.shared, tracker.id) {
             if !redirect.from.tracks_prefixes.load(Relaxed) {
                 self.push(tracker, news);
@@ -119,7 +122,7 @@ impl Worker {
     }
 
     /// Tells a client, or the one that it redirects to, if it is still there.
-    fn push(&mut self, tracker: Tracker, news: &News) {
+    fn push(&mut self, tracker: Tracker, news: &PendingInvalidation) {
         if let Some(redirect) = Redirect::of(&self.shared, tracker.id) {
             let (text, client) = (redirect.text(news), redirect.to);
             if client.thread == self.index {
@@ -148,7 +151,7 @@ impl Worker {
     /// Tells a client that waited for keys what it has invalidated when it was served, unless it is told with the reply.
     pub(super) fn tell_own(&mut self, place: usize) {
         let session = &self.connections[place].session;
-        if session.tracked.is_none() || session.parking.is_some() {
+        if session.tracked.is_none() || session.blocking.is_some() {
             return;
         }
         let (tracker, own) = (session.client.tracker(), take_own(session));

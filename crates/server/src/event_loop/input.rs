@@ -8,7 +8,7 @@
 //! ```
 //!
 //! [`Input::next`] alone decides what comes next: run, read, wait or close. It follows from what the connection keeps
-//! ([`Kept`]), from why it waits ([`Stall`]), and from its socket ([`Source`]). A run of requests ends in [`Input::keep`] or
+//! ([`PendingEvents`]), from why it waits ([`Stall`]), and from its socket ([`Source`]). A run of requests ends in [`Input::keep`] or
 //! [`Input::keep_own`], which note from how it ended ([`RunEnd`]) what is left.
 //!
 //! What carries bytes is any [`Read`]; what they mean is known to [`Batch::parse`] alone.
@@ -38,21 +38,21 @@ pub enum Stall {
     Sleeping(Instant),
     /// The client does not read its replies.
     Output,
-    /// A command waits for keys: [`Session::parking`].
+    /// A command waits for keys: [`Session::blocking`].
     Waiting,
     /// It has published more to the thread of that number than that can deliver soon.
     Congested(usize),
     /// A command runs elsewhere: [`Session::long`].
     Long,
     /// A reply is written in slices: [`Session::rest`].
-    Rest,
+    SlicedReply,
 }
 
 impl Stall {
     /// True if the request that stalled has run, or runs, and its reply is all that is missing; false if it is to run later.
     pub fn has_begun(&self) -> bool {
         match self {
-            Self::Waiting | Self::Long | Self::Rest | Self::Sleeping(_) => true,
+            Self::Waiting | Self::Long | Self::SlicedReply | Self::Sleeping(_) => true,
             Self::Shard(_) | Self::Paused(_) | Self::Output | Self::Congested(_) => false,
         }
     }
@@ -66,7 +66,7 @@ impl Stall {
             | Self::Output
             | Self::Congested(_)
             | Self::Long
-            | Self::Rest => false,
+            | Self::SlicedReply => false,
         }
     }
 }
@@ -125,7 +125,7 @@ enum Source {
 }
 
 /// What the bytes of an input are.
-enum Kept {
+enum PendingEvents {
     /// The start of a request, or nothing. The request needs `wanted` bytes, as far as that is known.
     Start { wanted: usize },
     /// Bytes of which those behind `done` may be whole requests.
@@ -140,7 +140,7 @@ enum Kept {
 pub struct Input {
     /// Empty most of the time: what arrives as whole requests runs straight from the thread's own buffer.
     bytes: Vec<u8>,
-    kept: Kept,
+    kept: PendingEvents,
     stall: Option<Stall>,
     source: Source,
     /// Finds requests in the bytes.
@@ -151,7 +151,7 @@ impl Default for Input {
     fn default() -> Self {
         Self {
             bytes: Vec::new(),
-            kept: Kept::Start { wanted: 0 },
+            kept: PendingEvents::Start { wanted: 0 },
             stall: None,
             source: Source::Quiet,
             parser: RequestParser::new(),
@@ -169,13 +169,13 @@ impl Input {
             Source::Readable | Source::Ending => Next::Read,
         };
         match (&self.kept, self.stall) {
-            (Kept::Running, _) => Next::Wait,
+            (PendingEvents::Running, _) => Next::Wait,
             (_, Some(stall)) if self.has_ended() && stall.ends_with_client() => Next::GiveUp,
             (_, Some(_)) if self.bytes.len() as u64 >= bytes_max => Next::Wait,
             (_, Some(_)) => reads,
-            (Kept::Unparsed { .. } | Kept::Requests(_), None) => Next::Run,
-            (Kept::Start { .. }, None) if self.has_ended() => Next::Close,
-            (Kept::Start { .. }, None) => reads,
+            (PendingEvents::Unparsed { .. } | PendingEvents::Requests(_), None) => Next::Run,
+            (PendingEvents::Start { .. }, None) if self.has_ended() => Next::Close,
+            (PendingEvents::Start { .. }, None) => reads,
         }
     }
 
@@ -198,12 +198,12 @@ impl Input {
     /// True while its requests are being run: then it may neither be served nor closed.
     #[inline]
     pub fn is_running(&self) -> bool {
-        matches!(self.kept, Kept::Running)
+        matches!(self.kept, PendingEvents::Running)
     }
 
     /// True if it waits for the rest of a request, or for the first byte of one.
     pub fn is_at_start(&self) -> bool {
-        matches!(self.kept, Kept::Start { .. })
+        matches!(self.kept, PendingEvents::Start { .. })
     }
 
     /// True if nothing more will be read.
@@ -290,8 +290,10 @@ impl Input {
         let len = self.bytes.len();
         if self.bytes.capacity() - len < STEP_BYTES_MIN {
             let wanted = match self.kept {
-                Kept::Start { wanted } => wanted,
-                Kept::Unparsed { .. } | Kept::Requests(_) | Kept::Running => 0,
+                PendingEvents::Start { wanted } => wanted,
+                PendingEvents::Unparsed { .. }
+                | PendingEvents::Requests(_)
+                | PendingEvents::Running => 0,
             };
             let missing = wanted.saturating_sub(len).max(STEP_BYTES_MIN);
             self.bytes
@@ -301,7 +303,7 @@ impl Input {
         let result = stream.take(room as u64).read_to_end(&mut self.bytes);
         let bytes = self.bytes.len() - len;
         if bytes > 0 && self.is_at_start() {
-            self.kept = Kept::Unparsed { done: 0 };
+            self.kept = PendingEvents::Unparsed { done: 0 };
         }
         let end = match result {
             Ok(bytes) if bytes < room => ReadEnd::Closed,
@@ -317,17 +319,19 @@ impl Input {
     #[inline]
     pub fn begin_direct(&mut self) {
         debug_assert!(self.takes_direct(), "bytes that were kept come first");
-        self.kept = Kept::Running;
+        self.kept = PendingEvents::Running;
     }
 
     /// Begins to run what it keeps, and gives the bytes away; `batch` gets the requests that are parsed already.
     /// [`Input::keep_own`] ends that.
     pub fn begin_own(&mut self, batch: &mut Batch) -> Vec<u8> {
         batch.clear();
-        match std::mem::replace(&mut self.kept, Kept::Running) {
-            Kept::Requests(kept) => *batch = *kept,
-            Kept::Unparsed { done } => batch.parsed = done,
-            Kept::Start { .. } | Kept::Running => debug_assert!(false, "there is nothing to run"),
+        match std::mem::replace(&mut self.kept, PendingEvents::Running) {
+            PendingEvents::Requests(kept) => *batch = *kept,
+            PendingEvents::Unparsed { done } => batch.parsed = done,
+            PendingEvents::Start { .. } | PendingEvents::Running => {
+                debug_assert!(false, "there is nothing to run")
+            }
         }
         std::mem::take(&mut self.bytes)
     }
@@ -361,20 +365,20 @@ impl Input {
     #[inline]
     fn note_run(&mut self, removed: usize, batch: &mut Batch, end: RunEnd) {
         (self.kept, self.stall) = match end {
-            RunEnd::UsedUp { wanted } => (Kept::Start { wanted }, None),
-            RunEnd::Stalled(stall) => (Kept::left_of(removed, batch), Some(stall)),
-            RunEnd::Closing => (Kept::left_of(removed, batch), None),
+            RunEnd::UsedUp { wanted } => (PendingEvents::Start { wanted }, None),
+            RunEnd::Stalled(stall) => (PendingEvents::left_of(removed, batch), Some(stall)),
+            RunEnd::Closing => (PendingEvents::left_of(removed, batch), None),
         };
     }
 
     /// Forgets a run that a panic has ended. The connection can only be closed.
     pub fn abandon(&mut self) {
-        (self.kept, self.stall) = (Kept::Start { wanted: 0 }, None);
+        (self.kept, self.stall) = (PendingEvents::Start { wanted: 0 }, None);
         self.source = Source::Ended;
     }
 }
 
-impl Kept {
+impl PendingEvents {
     /// What a run that was stopped has left, of an input that has lost its first `removed` bytes.
     #[cold]
     fn left_of(removed: usize, batch: &mut Batch) -> Self {

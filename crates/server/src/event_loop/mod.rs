@@ -269,18 +269,18 @@ impl Worker {
             return;
         };
         match connection.input.stall() {
-            Some(Stall::Waiting) => self.look_at_parked(key),
+            Some(Stall::Waiting) => self.check_blocked(key),
             Some(Stall::Long) => {
                 if !self.dispatcher.end_long(connection) {
                     log::error!("{BUG}");
                     self.close(key);
                 }
             }
-            Some(Stall::Rest) if connection.unsent() == 0 => {
-                self.dispatcher.write_rest(connection);
+            Some(Stall::SlicedReply) if connection.unsent() == 0 => {
+                self.dispatcher.write_next_slice(connection);
             }
             Some(
-                Stall::Rest
+                Stall::SlicedReply
                 | Stall::Shard(_)
                 | Stall::Paused(_)
                 | Stall::Sleeping(_)
@@ -352,12 +352,16 @@ impl Worker {
         match stall {
             None => {}
             Some(Stall::Waiting) => {
-                let deadline = connection.session.parking.as_ref().and_then(|p| p.deadline);
+                let deadline = connection
+                    .session
+                    .blocking
+                    .as_ref()
+                    .and_then(|p| p.deadline);
                 self.deadlines
                     .extend(deadline.map(|deadline| (deadline, key)));
             }
             // A message makes the thread look, or the end of the turn, when replies are sent.
-            Some(Stall::Long | Stall::Rest | Stall::Output) => {}
+            Some(Stall::Long | Stall::SlicedReply | Stall::Output) => {}
             Some(Stall::Shard(_) | Stall::Paused(_) | Stall::Sleeping(_) | Stall::Congested(_)) => {
                 let is_listed = self.stalled.contains(&key);
                 self.stalled.extend((!is_listed).then_some(key));
@@ -426,7 +430,7 @@ impl Worker {
                 connection.input.resume();
                 true
             }
-            Some(Stall::Rest) => sent_all,
+            Some(Stall::SlicedReply) => sent_all,
             Some(_) | None => false,
         };
         let query_bytes_max = self.dispatcher.config.client_query_buffer_limit_bytes;
@@ -471,9 +475,9 @@ impl Worker {
             .connections
             .fetch_sub(1, Relaxed);
         self.stalled.retain(|&other| other != key);
-        if let Some(parking) = connection.session.parking.take() {
-            parking.leave();
-            if let Some(deadline) = parking.deadline {
+        if let Some(blocking) = connection.session.blocking.take() {
+            blocking.leave();
+            if let Some(deadline) = blocking.deadline {
                 self.deadlines.remove(&(deadline, key));
             }
         }

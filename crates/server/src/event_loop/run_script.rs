@@ -14,19 +14,19 @@ use super::{READ_BYTES, Worker};
 use crate::dispatch::{Dispatcher, exec};
 use crate::event_loop::input::{Batch, RunEnd, Stall};
 use crate::registry::{Row, WithinMulti};
-use crate::scripts::{self, Around, Kind};
+use crate::scripts::{self, Kind, ScriptRunner};
 use crate::session::{Session, transaction};
 use crate::shared;
 
 /// How many events a nested turn takes at most; what is left comes with the next.
 const EVENTS_MAX: usize = 256;
 
-impl Around for Worker {
+impl ScriptRunner for Worker {
     fn dispatcher(&mut self) -> &mut Dispatcher {
         &mut self.dispatcher
     }
 
-    fn breathe(&mut self, wait: Duration) {
+    fn serve_others(&mut self, wait: Duration) {
         self.nested_turns += 1;
         if self.buffer.is_empty() {
             // The one that there was holds the request that runs the script.
@@ -134,7 +134,7 @@ impl Worker {
             // This is a turn in the middle of a slow script.
             Err(self.refusal_while_busy(session, row).into())
         } else if row.within_multi == WithinMulti::Executes {
-            exec::exec_around(self, session, now, &mut reply)
+            exec::exec_with_scripts(self, session, now, &mut reply)
         } else {
             scripts::run(self, session, row, args, now, &mut reply)
         };

@@ -39,7 +39,7 @@ impl Worker {
                     | Stall::Output
                     | Stall::Waiting
                     | Stall::Long
-                    | Stall::Rest
+                    | Stall::SlicedReply
                     | Stall::Congested(_),
                 )
                 | None => {}
@@ -65,7 +65,7 @@ impl Worker {
                 Some(Stall::Paused(hold)) => self.shared.pause.is_over(hold, now_ms),
                 Some(Stall::Sleeping(until)) => until <= Instant::now(),
                 Some(Stall::Congested(to)) => !self.shared.is_congested(self.index, to),
-                Some(Stall::Output | Stall::Waiting | Stall::Long | Stall::Rest) => false,
+                Some(Stall::Output | Stall::Waiting | Stall::Long | Stall::SlicedReply) => false,
             };
             if over || connection.session.client.killed.load(Relaxed) {
                 connection.input.resume();
@@ -87,26 +87,26 @@ impl Worker {
         {
             self.deadlines.pop_first();
             let connection = self.connections.get(key);
-            let parking = connection.and_then(|connection| connection.session.parking.as_ref());
-            if parking.is_some_and(|parking| parking.end(End::TimedOut)) {
+            let blocking = connection.and_then(|connection| connection.session.blocking.as_ref());
+            if blocking.is_some_and(|blocking| blocking.end(End::TimedOut)) {
                 self.queue(key);
             }
         }
     }
 
     /// Lets a connection go on whose waiting has ended.
-    pub(super) fn look_at_parked(&mut self, key: usize) {
+    pub(super) fn check_blocked(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
-        let Some(parking) = &connection.session.parking else {
+        let Some(blocking) = &connection.session.blocking else {
             return;
         };
-        if let Some(end) = parking.parked.take_end() {
-            if let Some(deadline) = parking.deadline {
+        if let Some(end) = blocking.blocked_client.take_end() {
+            if let Some(deadline) = blocking.deadline {
                 self.deadlines.remove(&(deadline, key));
             }
-            self.dispatcher.unpark(connection, end);
+            self.dispatcher.end_blocking(connection, end);
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use damselfly_engine::Now;
 
 use super::{TICK, Worker};
-use crate::dispatch::{Room, excess_bytes};
+use crate::dispatch::{MemoryRoom, excess_bytes};
 use crate::event_loop::input::Stall;
 use crate::shared::{self, Rates};
 
@@ -20,7 +20,7 @@ impl Worker {
         self.shared.note_turn(self.index, now);
         if now >= self.next_sweep {
             self.dispatcher.forget_room();
-            let has_more = self.sweep(now) | (self.dispatcher.make_room() == Room::Soon);
+            let has_more = self.sweep(now) | (self.dispatcher.make_room() == MemoryRoom::Soon);
             self.next_sweep = now + if has_more { SWEEP_AGAIN } else { TICK };
         }
         if now >= self.next_tick {

@@ -13,7 +13,7 @@ use damselfly_protocol::Reply;
 use damselfly_script::{Flags, Script, parse_digest};
 
 use crate::registry::Handler;
-use crate::scripts::{Finder, Kind, Program, Room};
+use crate::scripts::{Finder, Kind, Program, ScriptContext};
 use crate::session::Context;
 use crate::shared::Shared;
 
@@ -220,7 +220,7 @@ fn declared_keys(args: Args<'_>) -> std::result::Result<usize, CommandError> {
 }
 
 fn find_by_text(
-    room: &mut Room,
+    room: &mut ScriptContext,
     shared: &Shared,
     args: Args<'_>,
 ) -> std::result::Result<(Program, usize), CommandError> {
@@ -230,7 +230,7 @@ fn find_by_text(
 }
 
 fn find_by_digest(
-    room: &mut Room,
+    room: &mut ScriptContext,
     shared: &Shared,
     args: Args<'_>,
 ) -> std::result::Result<(Program, usize), CommandError> {

@@ -11,7 +11,7 @@
 //! - `slow.rs`: scripts that run for long, and those who meet them.
 //!
 //! Each thread has an interpreter, which compiles a text when it first runs it, and remembers the scripts that it ran
-//! ([`Room`]); the texts themselves belong to all threads, and it is their cache that decides which are known ([`Scripts`]).
+//! ([`ScriptContext`]); the texts themselves belong to all threads, and it is their cache that decides which are known ([`Scripts`]).
 
 pub mod eval_commands;
 pub mod function_commands;
@@ -39,12 +39,12 @@ use crate::registry::{Handler, Row};
 use crate::scripts::function_libraries::{KnownFunction, Snapshot};
 use crate::shared::Shared;
 
-pub use locks::{Memory, Plan};
+pub use locks::{LockHistory, Plan};
 pub use run::{run, run_within};
 pub use slow::{Kind, Slow};
 
 /// Finds a program, and how many keys it declares.
-type Find = fn(&mut Room, &Shared, Args<'_>) -> Result<(Program, usize), CommandError>;
+type Find = fn(&mut ScriptContext, &Shared, Args<'_>) -> Result<(Program, usize), CommandError>;
 
 /// A command that runs scripts or functions.
 pub struct Finder {
@@ -75,22 +75,22 @@ fn flags(shared: &Shared, row: &Row, args: Args<'_>) -> Option<Flags> {
 }
 
 /// What a script runs in the middle of.
-pub trait Around {
+pub trait ScriptRunner {
     /// The dispatcher of the thread.
     fn dispatcher(&mut self) -> &mut Dispatcher;
 
     /// Lets other clients of the thread have a turn; waits that long for one of them.
-    fn breathe(&mut self, wait: Duration);
+    fn serve_others(&mut self, wait: Duration);
 }
 
 /// A transaction without scripts runs in the middle of nothing else.
-impl Around for Dispatcher {
+impl ScriptRunner for Dispatcher {
     #[inline]
     fn dispatcher(&mut self) -> &mut Dispatcher {
         self
     }
 
-    fn breathe(&mut self, _: Duration) {}
+    fn serve_others(&mut self, _: Duration) {}
 }
 
 /// What is to run.
@@ -181,7 +181,7 @@ impl Scripts {
 #[derive(Default)]
 pub struct ThreadScripts {
     /// `None` before the first script, and while one runs.
-    room: Option<Box<Room>>,
+    room: Option<Box<ScriptContext>>,
     /// A script runs.
     pub running: bool,
 }
@@ -191,17 +191,17 @@ impl ThreadScripts {
     ///
     /// # Errors
     /// There is no memory for an interpreter.
-    pub fn take(&mut self, shared: &Shared) -> Result<Box<Room>, CommandError> {
+    pub fn take(&mut self, shared: &Shared) -> Result<Box<ScriptContext>, CommandError> {
         let mut room = match self.room.take() {
             Some(room) => room,
-            None => Box::new(Room::new()?),
+            None => Box::new(ScriptContext::new()?),
         };
         room.refresh(shared);
         Ok(room)
     }
 
     /// Takes it back.
-    pub fn put(&mut self, room: Box<Room>) {
+    pub fn put(&mut self, room: Box<ScriptContext>) {
         self.room = Some(room);
     }
 
@@ -230,7 +230,7 @@ impl ThreadScripts {
 #[derive(Debug)]
 pub struct Known {
     cached: Arc<CachedScript>,
-    memory: Memory,
+    memory: LockHistory,
 }
 
 impl Known {
@@ -241,7 +241,7 @@ impl Known {
 }
 
 /// An interpreter, and room for what its scripts pass on.
-pub struct Room {
+pub struct ScriptContext {
     /// The interpreter.
     pub interpreter: Interpreter,
     known: HashMap<[u8; 20], Arc<Known>>,
@@ -264,7 +264,7 @@ struct Scratch {
     held_back: HeldBack,
 }
 
-impl Room {
+impl ScriptContext {
     fn new() -> Result<Self, CommandError> {
         Ok(Self {
             interpreter: Interpreter::new(Limits::default())?,
@@ -317,7 +317,7 @@ impl Room {
         let digest = *cached.script().digest();
         let known = Arc::new(Known {
             cached,
-            memory: Memory::default(),
+            memory: LockHistory::default(),
         });
         self.known.insert(digest, known.clone());
         known

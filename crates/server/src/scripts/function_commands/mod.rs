@@ -12,7 +12,7 @@ use damselfly_script::{
 };
 
 pub(crate) use self::rows::COMMANDS;
-use crate::scripts::{Finder, Kind, Program, Room, Slow};
+use crate::scripts::{Finder, Kind, Program, ScriptContext, Slow};
 use crate::session::Context;
 use crate::shared::Shared;
 
@@ -23,7 +23,7 @@ static BY_NAME: Finder = Finder {
 };
 
 fn find_by_name(
-    room: &mut Room,
+    room: &mut ScriptContext,
     _: &Shared,
     args: Args<'_>,
 ) -> std::result::Result<(Program, usize), CommandError> {
