@@ -144,7 +144,7 @@ impl<'a> Session<'a> {
             bytes: request(arguments),
             expect,
             takes_messages: self.hears() || self.unsure,
-            waits: false,
+            waits: may_wait(arguments),
         }
     }
 
@@ -253,10 +253,7 @@ impl<'a> Session<'a> {
     fn waiting(&mut self) -> Request {
         let arguments = self.commands.waiting(&mut self.random);
         let expect = self.expect_one();
-        Request {
-            waits: true,
-            ..self.request(&arguments, expect)
-        }
+        self.request(&arguments, expect)
     }
 
     /// A command as a line of text.
@@ -578,6 +575,19 @@ impl<'a> Session<'a> {
             }
         }
     }
+}
+
+/// True for commands that wait for keys, or for the clock.
+fn may_wait(arguments: &[Vec<u8>]) -> bool {
+    const WAITING: [&[u8]; 4] = [b"BL", b"BR", b"BZ", b"DEBUG"];
+    let waits = |name: &Vec<u8>| {
+        let name = name.to_ascii_uppercase();
+        WAITING.iter().any(|start| name.starts_with(start))
+    };
+    arguments.first().is_some_and(waits)
+        || arguments
+            .iter()
+            .any(|word| word.eq_ignore_ascii_case(b"BLOCK"))
 }
 
 #[cfg(test)]
