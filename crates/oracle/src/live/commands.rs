@@ -123,6 +123,7 @@ pub const CLOSING_SETTINGS: &[(&str, &[&str])] = &[
         ],
     ),
     ("proto-max-bulk-len", &["1mb", "536870912"]),
+    ("client-query-buffer-limit", &["1mb", "1073741824"]),
 ];
 
 const YES_NO: &[&str] = &["yes", "no"];

@@ -161,7 +161,8 @@ impl Default for Input {
 
 impl Input {
     /// What comes next. While the connection is stalled, it reads on up to `bytes_max` bytes, so that it notices its end; more
-    /// is left to the socket's own buffers, which hold the client back.
+    /// is left to the socket's own buffers, which hold the client back. A client that sends more while its command waits for keys
+    /// is disconnected for that, so it is read on.
     #[inline]
     pub fn next(&self, bytes_max: u64) -> Next {
         let reads = match self.source {
@@ -171,7 +172,11 @@ impl Input {
         match (&self.kept, self.stall) {
             (PendingEvents::Running, _) => Next::Wait,
             (_, Some(stall)) if self.has_ended() && stall.ends_with_client() => Next::GiveUp,
-            (_, Some(_)) if self.bytes.len() as u64 >= bytes_max => Next::Wait,
+            (_, Some(stall))
+                if self.bytes.len() as u64 >= bytes_max && !stall.ends_with_client() =>
+            {
+                Next::Wait
+            }
             (_, Some(_)) => reads,
             (PendingEvents::Unparsed { .. } | PendingEvents::Requests(_), None) => Next::Run,
             (PendingEvents::Start { .. }, None) if self.has_ended() => Next::Close,
@@ -204,6 +209,16 @@ impl Input {
     /// True if it waits for the rest of a request, or for the first byte of one.
     pub fn is_at_start(&self) -> bool {
         matches!(self.kept, PendingEvents::Start { .. })
+    }
+
+    /// True if the client is to blame for a long input: it sends a request of that length, or many while one of its commands
+    /// waits for keys. An input that is long since the server has not got round to it is no reason to disconnect the client.
+    pub fn is_too_long(&self, bytes: u64, bytes_max: u64) -> bool {
+        let is_own_doing = match self.stall {
+            None => self.is_at_start(),
+            Some(stall) => stall.ends_with_client(),
+        };
+        is_own_doing && bytes > bytes_max
     }
 
     /// True if nothing more will be read.

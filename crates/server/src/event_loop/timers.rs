@@ -145,8 +145,7 @@ impl Worker {
         };
         let queued_bytes = connection.session.transaction.queued_bytes();
         let bytes = (connection.input.len() + queued_bytes) as u64;
-        let input = &connection.input;
-        if input.stall().is_none() && input.is_at_start() && bytes > query_bytes_max {
+        if connection.input.is_too_long(bytes, query_bytes_max) {
             log::warn!(
                 "Closing client {} that reached the max query buffer length of {} bytes",
                 connection.session.client.address,
