@@ -23,7 +23,7 @@ cargo xtask compare [--memory | --big] [OPTIONS]
   --big               'mixed P30 c50' of the first mode with ten million keys
 
   --servers A,B       only these servers [default: damselfly and every peer found on PATH]
-  --peer NAME=PATH    another server; any NAME will do if the program's file name is that of a known server
+  --peer NAME=PATH    another server; NAME or the program's file name must be that of a known server
   --rows TEXT,TEXT    only rows whose name contains one of the texts
   --threads N         threads of the servers: 1 pins the server to core 0 and the load to core 1,
                       with more, both share the cores 0 to N-1 [default: 1]

@@ -16,7 +16,7 @@ const USAGE: &str = "\
 Usage: cargo xtask TASK
   test                    installs what the tests need and runs every suite
   programs [NAME]         runs only the programs of that suite that do real work through BullMQ, Celery and others
-  ci                      runs all checks of a merge: format, tidy, clippy, test, loom, broken locks, sanitizer, fuzz
+  ci                      runs what must pass before a merge: format, tidy, clippy, test, loom, broken locks, sanitizer, fuzz
   tidy                    checks the project's own rules for code
   fuzz [TARGET] [--seconds N]
                           fuzzes code that parses bytes or uses unsafe, and the commands

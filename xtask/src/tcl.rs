@@ -379,7 +379,7 @@ fn download() -> Result<(), String> {
     Ok(())
 }
 
-/// Files, and how those of their blocks begin that could run against an external server but are tagged not to.
+/// Files, and the beginnings of blocks in them that are tagged `external:skip` but can run against an external server.
 const NEEDLESSLY_SKIPPED: &[(&str, &str)] = &[
     (
         "unit/pubsubshard",

@@ -46,7 +46,7 @@ const UNSAFE_ALLOWED: &[&str] = &[
     "crates/script/src/lua",
 ];
 
-/// Forbidden code, where it is allowed nevertheless, and what to do instead.
+/// Forbidden code, where it is still allowed, and what to do instead.
 const FORBIDDEN: &[(&str, Where, &str)] = &[
     (
         concat!(".unw", "rap()"),

@@ -1,8 +1,8 @@
 //! The arithmetic of INCRBYFLOAT: x87 extended precision (64-bit significand), as Redis computes it
 //! with C's `long double` on x86-64, in software, so that results are the same everywhere.
 //!
-//! `rustc_apfloat` computes. Reading and printing are ours because its `Display` counts significant
-//! digits and so cannot print `%.17Lf`, and because `strtold`'s rules differ from its parser's.
+//! The arithmetic is `rustc_apfloat`'s. Reading and printing are ours because its `Display` counts
+//! significant digits and so cannot print `%.17Lf`, and its parser differs from `strtold`.
 
 use rustc_apfloat::ieee::X87DoubleExtended;
 use rustc_apfloat::{Float, Round, Status};

@@ -1,7 +1,7 @@
 //! Integers as Redis reads and writes them.
 //!
 //! Parsing is ours because `str::parse`, `atoi` and `lexical` read `-0`, which Redis rejects (and by default `+1` and
-//! `01`), and because no crate has `strtoul`'s rules for cursors.
+//! `01`), and because cursors need the rules of `strtoul`.
 
 /// Reads a decimal integer in canonical form: no sign but `-`, no leading zero, no blank, within 64
 /// bits. Only a value in this form can be stored as an integer and returned byte for byte.

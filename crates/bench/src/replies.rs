@@ -78,7 +78,7 @@ impl Replies {
 
     /// Parses the bytes of one read.
     ///
-    /// Fails if the bytes violate the protocol; the connection cannot be used any longer then.
+    /// Fails if the bytes violate the protocol; the connection is unusable then.
     pub fn feed(&mut self, mut bytes: &[u8], tally: &mut Tally) -> Result<(), Malformed> {
         loop {
             if self.skip > 0 {
@@ -141,7 +141,7 @@ impl Replies {
         Ok(())
     }
 
-    /// Notes that an element is complete; if no other is missing, the reply is, too.
+    /// Counts an element as complete; if no other is missing, so is the reply.
     fn element_done(&mut self, tally: &mut Tally) {
         if self.elements > 0 {
             self.elements -= 1;

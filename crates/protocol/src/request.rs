@@ -12,7 +12,7 @@
 //! - A multibulk header ends at its first `\r`; the byte after it is skipped unchecked, and so are
 //!   the two bytes after an argument.
 //! - An inline line ends at `\n`; one `\r` before that is dropped.
-//! - The end of a header or inline line is not found behind a NUL byte; such a line fails only
+//! - The end of a header or inline line is not found after a NUL byte; such a line fails only
 //!   when it exceeds the length limit.
 //!
 //! One rule differs from Redis: whether a line is too long depends on its bytes alone. Redis

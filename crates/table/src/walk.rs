@@ -188,8 +188,8 @@ impl<T: Item> Table<T> {
             .or_else(|| self.first_from(0))
     }
 
-    /// The place of an item picked by random bits. `None` if the slot is empty, and also with a probability that gives
-    /// each slot the same chance whatever the size and depth of its segment.
+    /// The place of an item picked by random bits. `None` if the slot is empty, and sometimes by chance, so that each
+    /// slot has the same probability whatever the size and depth of its segment.
     fn try_place(&self, bits: u64) -> Option<Place> {
         let entry = self.directory.index(bits);
         let segment = self.directory.get(entry)?;

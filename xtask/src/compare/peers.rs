@@ -23,7 +23,7 @@ impl Protocol {
         }
     }
 
-    /// The server by whose figures those of the others are divided.
+    /// The baseline: figures of the other servers are divided by those of this server.
     pub fn base(self) -> &'static str {
         match self {
             Self::Resp => "redis",

@@ -4,7 +4,7 @@ use super::Figures;
 use super::workloads::MemoryShape;
 use std::fmt::Write;
 
-/// The head of the first table; `base` is the server by whose figures the column `÷` divides.
+/// The head of the first table; `base` is the baseline server, which names the column `÷`.
 pub(super) fn requests_heading(base: Option<&str>) -> String {
     format!(
         "| workload | server | requests/s | server CPU µs/request | ÷ {} | client CPU µs/request | p50 ms | p99 ms | p99.9 ms |\n\

@@ -1,4 +1,4 @@
-//! The measured workloads and entries: the rows of the tables.
+//! The measured workloads and shapes of entries: the rows of the tables.
 
 use super::peers::Protocol;
 

@@ -95,7 +95,7 @@ fn is_one_line(value: &Value) -> bool {
     }
 }
 
-/// Writes the number of an item. The first item continues the current line, each other starts a new one.
+/// Writes the number of an item. The first item continues the current line, the others start new ones.
 fn number(
     f: &mut fmt::Formatter<'_>,
     index: usize,
