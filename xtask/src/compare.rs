@@ -1,8 +1,8 @@
-//! `cargo xtask compare`: Damselfly and its peers side by side, on this machine, in one run.
+//! `cargo xtask compare`: measures Damselfly and its peers on this machine, in one run.
 //!
-//! Figures from different machines or moments say little about each other, ratios within one run do. So all servers
-//! of a table run at once, idle but for the one being measured, and they take turns round by round; what is printed
-//! are medians over the rounds.
+//! Figures from different machines or times can hardly be compared; ratios within one run can. So all servers of a
+//! table run at the same time, idle except for the one being measured, and take turns round by round. The printed
+//! figures are medians over the rounds.
 
 mod machine;
 mod peers;
@@ -20,21 +20,21 @@ cargo xtask compare [--memory | --big] [OPTIONS]
 
   (no mode)           CPU time per request, throughput and latency for each workload
   --memory            resident bytes per entry for each shape of entry
-  --big               the first mode's 'mixed P30 c50' with ten million keys
+  --big               'mixed P30 c50' of the first mode with ten million keys
 
   --servers A,B       only these servers [default: damselfly and every peer found on PATH]
-  --peer NAME=PATH    a server elsewhere; NAME is free if the program's file name tells what it is
+  --peer NAME=PATH    another server; NAME or the program's file name must be that of a known server
   --rows TEXT,TEXT    only rows whose name contains one of the texts
   --threads N         threads of the servers: 1 pins the server to core 0 and the load to core 1,
-                      more share the cores 0 to N-1 with the load [default: 1]
-  --server-cores SET  as taskset understands it, instead of the above
-  --client-cores SET  likewise
+                      with more, both share the cores 0 to N-1 [default: 1]
+  --server-cores SET  cores of the server in taskset's syntax, instead of the above
+  --client-cores SET  cores of the load in taskset's syntax, instead of the above
   --keys N            keys or entries [default: 1000000; with --big 10000000]
   --rounds N          rounds per row [default: 5]
   --seconds N         seconds per round and server [default: 3]
   --quick             3 rounds of 1 second, 100000 keys";
 
-/// What the user asked for.
+/// The options of the command line.
 #[derive(Debug)]
 struct Options {
     mode: Mode,
@@ -56,11 +56,11 @@ enum Mode {
     Big,
 }
 
-/// How many keys are filled in before the first reading of a memory shape, so that what a server allocates once is
-/// not counted as an entry's.
+/// How many keys are inserted before the first reading of a memory shape, so that what a server allocates only once is
+/// not attributed to the entries.
 const MEMORY_KEYS_BEFORE: u64 = 1000;
 
-/// Runs the command with the arguments behind `compare` and prints markdown tables.
+/// Runs the command with the arguments after `compare` and prints Markdown tables.
 pub fn compare(arguments: &[String]) -> Result<(), String> {
     if arguments
         .iter()
@@ -149,7 +149,7 @@ impl Options {
         }
     }
 
-    /// The servers to compare, in the order of the table of peers, those named by `--peer` last.
+    /// The servers to compare, in the order of [`peers::KINDS`], those named by `--peer` last.
     fn find_peers(&self) -> Result<Vec<Peer>, String> {
         let mut found = Vec::new();
         let wanted = |name: &str| {
@@ -226,7 +226,7 @@ fn positive(name: &str, text: &str) -> Result<f64, String> {
         .ok_or_else(|| format!("{name} {text} is not a positive number"))
 }
 
-/// Builds a package's program optimised and returns its path.
+/// Builds a package's program in release mode and returns its path.
 fn build(package: &str) -> Result<PathBuf, String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
@@ -238,7 +238,7 @@ fn build(package: &str) -> Result<PathBuf, String> {
     if status.success() {
         Ok(target.join("release").join(package))
     } else {
-        Err(format!("{package} does not build"))
+        Err(format!("cannot build {package}"))
     }
 }
 
@@ -246,7 +246,7 @@ fn build(package: &str) -> Result<PathBuf, String> {
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
-        .expect("the package lies in the workspace's folder")
+        .expect("the package is in the workspace's folder")
 }
 
 fn find_on_path(program: &str) -> Option<PathBuf> {
@@ -256,7 +256,7 @@ fn find_on_path(program: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-/// A comparison under way.
+/// A comparison in progress.
 struct Run<'a> {
     options: &'a Options,
     bench: PathBuf,
@@ -313,7 +313,8 @@ impl Run<'_> {
         row.protocol == protocol && in_mode && self.options.wants_row(row.name)
     }
 
-    /// Measures the servers in turn and prints a line for each; returns each round's share of other programs.
+    /// Measures the servers in turn and prints a line for each; returns the share of a core that other programs used in
+    /// each round.
     fn workload(
         &self,
         row: &Workload,
@@ -384,7 +385,7 @@ impl Run<'_> {
                 let protocol = peer.kind.protocols[0];
                 let server = self.start(peer)?;
                 command_lines.insert(server.name.clone(), server.command_line.clone());
-                // A server without the command, or a protocol without it, leaves its cell empty.
+                // The cell stays empty if the server or the protocol lacks the command.
                 let bytes = self.bytes_per_entry(shape, &server, protocol);
                 if let Err(reason) = &bytes {
                     eprintln!("{}, {}: {reason}", peer.name, shape.name);
@@ -499,17 +500,17 @@ impl Run<'_> {
     }
 }
 
-/// What one run of the load generator found.
+/// The results of one run of the load generator.
 #[derive(Debug, Clone)]
 struct Figures {
-    /// What it printed: one flat object of numbers.
+    /// Its output: one flat object of numbers.
     json: String,
-    /// The share of one core that other programs took meanwhile.
+    /// The share of one core that other programs used meanwhile.
     others_share: f64,
 }
 
 impl Figures {
-    /// The number of that name; not a number if there is none.
+    /// The number with this name; NaN if there is none.
     fn number(&self, name: &str) -> f64 {
         let label = format!("\"{name}\":");
         let number = self.json.find(&label).and_then(|at| {
@@ -568,7 +569,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_options_and_missing_values_are_refused() {
+    fn unknown_options_and_missing_values_are_rejected() {
         for arguments in ["--frob", "--rounds", "--rounds 0", "--peer redis"] {
             assert!(options(arguments).is_err(), "{arguments}");
         }

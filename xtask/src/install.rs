@@ -1,12 +1,12 @@
-//! Installs what the tests need and the machine lacks.
+//! Installs the programs and packages that the tests need and the machine lacks.
 //!
-//! Debian packages go into the system; everything else into `.venv` and `.tools`.
+//! Debian packages go into the system, everything else into `.venv` and `.tools`.
 
 use crate::steps::{command, must};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-/// Programs the tests run, and the Debian packages that have them.
+/// Programs that the tests run, and their Debian packages.
 const PACKAGES: &[(&str, &str)] = &[
     ("redis-server", "redis-server"),
     ("redis-cli", "redis-tools"),
@@ -17,7 +17,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("npm", "npm"),
 ];
 
-/// Services that these packages start; the tests start their own.
+/// Services that these packages start. They are stopped, since the tests start their own servers.
 const SERVICES: &[&str] = &["redis-server", "memcached"];
 
 /// The folder in which Node finds the packages of the tests.
@@ -25,7 +25,7 @@ pub const NODE_PATH: &str = ".tools/node/node_modules";
 /// The Python that has the packages of the tests.
 pub const PYTHON: &str = ".venv/bin/python";
 
-/// What the tests import, in versions that they were written for.
+/// Packages that the tests import, in the versions they were written for.
 const PYTHON_PACKAGES: &[&str] = &["redis==8.1.0", "rq==3.0.0", "celery[redis]==5.7.0"];
 const NODE_PACKAGES: &[&str] = &[
     "ioredis@6.0.0",
@@ -34,11 +34,11 @@ const NODE_PACKAGES: &[&str] = &[
     "bull@4.16.5",
     "redlock@5.0.0-beta.2",
 ];
-/// Where it is written down which of them are installed.
+/// Files that list which of them are installed.
 const PYTHON_INSTALLED: &str = ".venv/installed-for-tests";
 const NODE_INSTALLED: &str = ".tools/node/installed-for-tests";
 
-/// Installs all that is missing; does nothing, at once, when nothing is.
+/// Installs everything that is missing; returns at once if nothing is.
 ///
 /// # Errors
 /// A package cannot be installed; the text says what to do by hand.
@@ -48,7 +48,7 @@ pub fn everything() -> Result<(), String> {
     node()
 }
 
-/// Where `program` is, if it is on the path.
+/// The file of `program`, if it is on `PATH`.
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path)
@@ -56,7 +56,7 @@ pub fn find(program: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-/// A command that runs as root, through `sudo` when we are not.
+/// A command that runs as root, through `sudo` if this process does not.
 fn as_root(words: &[&str]) -> Command {
     let id = Command::new("id").arg("-u").output();
     let is_root = id.is_ok_and(|output| output.stdout.trim_ascii() == b"0");
@@ -91,7 +91,7 @@ fn debian_packages() -> Result<(), String> {
             .stdout(Stdio::null()),
     )?;
     for service in SERVICES.iter().filter(|service| missing.contains(service)) {
-        // Where nothing manages services, none was started.
+        // Fails on a system without a service manager, where no service was started.
         let _ = as_root(&["service", service, "stop"])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -106,12 +106,12 @@ fn python() -> Result<(), String> {
     }
     println!("installing {} into .venv", PYTHON_PACKAGES.join(" "));
     if must(&mut command(&["python3", "-m", "venv", ".venv"])).is_err() {
-        // Debian keeps venv in a package of its own.
+        // Debian has a separate package for venv.
         must(as_root(&["apt-get", "install", "--yes", "python3-venv"]).stdout(Stdio::null()))?;
         must(&mut command(&["python3", "-m", "venv", ".venv"]))?;
     }
     must(command(&[PYTHON, "-m", "pip", "install", "--quiet"]).args(PYTHON_PACKAGES))?;
-    write_down(PYTHON_INSTALLED, PYTHON_PACKAGES)
+    record_installed(PYTHON_INSTALLED, PYTHON_PACKAGES)
 }
 
 fn node() -> Result<(), String> {
@@ -131,14 +131,14 @@ fn node() -> Result<(), String> {
         ".tools/node",
     ];
     must(command(&install).args(NODE_PACKAGES))?;
-    write_down(NODE_INSTALLED, NODE_PACKAGES)
+    record_installed(NODE_INSTALLED, NODE_PACKAGES)
 }
 
 fn is_installed(file: &str, packages: &[&str]) -> bool {
     std::fs::read_to_string(file).is_ok_and(|text| text.lines().eq(packages.iter().copied()))
 }
 
-fn write_down(file: &str, packages: &[&str]) -> Result<(), String> {
+fn record_installed(file: &str, packages: &[&str]) -> Result<(), String> {
     std::fs::write(file, packages.join("\n"))
         .map_err(|error| format!("cannot write {file}: {error}"))
 }

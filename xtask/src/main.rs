@@ -1,4 +1,4 @@
-//! `cargo xtask`: the project's own chores, one module each.
+//! `cargo xtask`: the project's own tasks, one module each.
 #![forbid(unsafe_code)]
 
 mod ci;
@@ -14,24 +14,24 @@ mod tidy;
 use std::process::ExitCode;
 
 const USAGE: &str = "\
-Usage: cargo xtask CHORE
+Usage: cargo xtask TASK
   test                    installs what the tests need and runs every suite
-  programs [NAME]         only its programs that do real work through BullMQ, Celery and others
-  ci                      what must pass before a merge: format, tidy, clippy, test, loom, broken locks, sanitizer, fuzz, live fuzz
+  programs [NAME]         runs only the programs of that suite that do real work through BullMQ, Celery and others
+  ci                      runs what must pass before a merge: format, tidy, clippy, test, loom, broken locks, sanitizer, fuzz, live fuzz
   tidy                    checks the project's own rules for code
   fuzz [TARGET] [--seconds N]
-                          fuzzes what parses bytes or uses unsafe, and the commands
+                          fuzzes code that parses bytes or uses unsafe, and the commands
   fuzz --live [--seconds N] [--seed S] [--threads T]
                           fuzzes a running server over many connections (default: two minutes; 1, 2 and 4 threads)
   tcl [--file unit/x] [--program PATH] [--verbose]
-                          runs Redis's own Tcl suite against Damselfly, or another server
-  compare [--help]        sets Damselfly and the installed peers side by side, in one run
+                          runs Redis's own Tcl suite against Damselfly or another server
+  compare [--help]        measures Damselfly and the installed peers in one run
 ";
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    // Everything below names files from the project's root.
+    // All paths below are relative to the project's root.
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     if let Err(error) = std::env::set_current_dir(&root) {
         eprintln!("cannot enter {}: {error}", root.display());

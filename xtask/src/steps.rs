@@ -1,10 +1,10 @@
-//! Steps of a chore: programs that run one after the other, timed and counted.
+//! Steps of a task: programs that run one after another, timed and counted.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-/// What a chore or a part of it amounts to.
+/// The test results of a task or a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Count {
     /// Tests that passed.
@@ -31,7 +31,7 @@ pub struct Steps {
 }
 
 impl Steps {
-    /// No step yet.
+    /// An empty list of steps.
     pub fn new() -> Self {
         Self {
             start: Instant::now(),
@@ -40,7 +40,7 @@ impl Steps {
         }
     }
 
-    /// Runs one step; a failure is remembered and the next step runs all the same.
+    /// Runs one step. A failure is recorded, and later steps still run.
     pub fn step(&mut self, name: &str, work: impl FnOnce() -> Result<Count, String>) {
         println!("\n── {name}");
         let start = Instant::now();
@@ -65,7 +65,7 @@ impl Steps {
     /// Prints the summary.
     ///
     /// # Errors
-    /// The summary, when anything failed.
+    /// The summary, if anything failed.
     pub fn finish(self) -> Result<Count, String> {
         let Count { passed, failed } = self.total;
         let summary = format!(
@@ -80,7 +80,7 @@ impl Steps {
     }
 }
 
-/// A command from words.
+/// A command from its words.
 pub fn command(words: &[&str]) -> Command {
     let mut command = Command::new(words[0]);
     command.args(&words[1..]);
@@ -90,7 +90,7 @@ pub fn command(words: &[&str]) -> Command {
 /// Runs a program that must succeed; it counts as one test.
 ///
 /// # Errors
-/// It cannot be started.
+/// The program cannot be started.
 pub fn check(command: &mut Command) -> Result<Count, String> {
     let name = describe(command);
     let status = command
@@ -99,10 +99,10 @@ pub fn check(command: &mut Command) -> Result<Count, String> {
     Ok(Count::one(status.success()))
 }
 
-/// Runs a program that a chore cannot go on without.
+/// Runs a program without which a task cannot continue.
 ///
 /// # Errors
-/// It cannot be started, or it fails.
+/// The program cannot be started, or it fails.
 pub fn must(command: &mut Command) -> Result<(), String> {
     match check(command)?.failed {
         0 => Ok(()),
@@ -110,12 +110,12 @@ pub fn must(command: &mut Command) -> Result<(), String> {
     }
 }
 
-/// Runs `cargo test` or the like and counts the tests that it reports.
+/// Runs `cargo test` or a similar program and counts the tests that it reports.
 ///
-/// Lines of tests that pass are left out of what is shown.
+/// Prints its output without the lines of passing tests.
 ///
 /// # Errors
-/// It cannot be started.
+/// The program cannot be started.
 pub fn cargo_test(command: &mut Command) -> Result<Count, String> {
     let name = describe(command);
     let mut child = command
@@ -140,7 +140,7 @@ pub fn cargo_test(command: &mut Command) -> Result<Count, String> {
         }
     }
     let status = child.wait().map_err(|error| format!("{name}: {error}"))?;
-    // A build that fails reports no test at all.
+    // A failed build reports no tests.
     if !status.success() && count.failed == 0 {
         count.failed = 1;
     }
@@ -173,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn results_of_cargo_test_are_read() {
+    fn results_of_cargo_test_are_parsed() {
         let line = "test result: FAILED. 17 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s";
         assert_eq!(
             test_result(line),
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn one_failure_makes_the_chore_fail_and_later_steps_still_run() {
+    fn one_failure_fails_the_task_and_later_steps_still_run() {
         let mut steps = Steps::new();
         steps.step("bad", || Err("why".into()));
         steps.step("good", || {

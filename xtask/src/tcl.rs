@@ -1,9 +1,9 @@
 //! `cargo xtask tcl`: Redis's own test suite against Damselfly.
 //!
 //! The suite comes from Debian's source package, is cached in `.tools/`, and runs against a server
-//! that it did not start ("external"); so its tests that start servers of their own, with options
-//! or files, take no part. Each file runs against a fresh server. What we leave out, and why,
-//! stands in `tests/tcl/skips.txt`.
+//! that it did not start ("external"). Its tests that start their own servers, with options or
+//! files, therefore do not run. Each file runs against a new server. `tests/tcl/skips.txt` lists
+//! the skipped tests and the reasons.
 
 use crate::steps::{Count, command, must};
 use crate::{install, test};
@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// The files of the suite for what is built so far. Files whose every test needs a server of its
-/// own are not here: info, limits, maxmemory, auth, obuf-limits, client-eviction, networking.
+/// The files of the suite that cover what is built so far. Files in which every test needs its own
+/// server are left out: info, limits, auth, obuf-limits, client-eviction, networking.
 const FILES: &[&str] = &[
     "unit/type/string",
     "unit/type/incr",
@@ -51,13 +51,13 @@ const FILES: &[&str] = &[
 const SKIPS: &str = "tests/tcl/skips.txt";
 const CACHE: &str = ".tools/redis-source";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
-/// One file that takes longer hangs.
+/// A file that takes longer has hung.
 const FILE_LIMIT: Duration = Duration::from_secs(300);
 
 /// Runs the suite, or one file of it.
 ///
 /// # Errors
-/// A test failed, or the suite cannot be had.
+/// A test failed, or the suite cannot be fetched.
 pub fn run(options: &[&str]) -> Result<(), String> {
     let mut files = FILES.to_vec();
     let mut program = None;
@@ -76,7 +76,7 @@ pub fn run(options: &[&str]) -> Result<(), String> {
             "--verbose" => verbose = true,
             _ => {
                 return Err(format!(
-                    "unknown option {word}; there are --file unit/x, --program PATH and --verbose"
+                    "unknown option {word}; expected --file unit/x, --program PATH or --verbose"
                 ));
             }
         }
@@ -110,10 +110,10 @@ pub fn run(options: &[&str]) -> Result<(), String> {
     Ok(())
 }
 
-/// Runs files of the suite, prints one line for each and every failure, and counts the tests.
+/// Runs files of the suite, prints one line for each file and all failures, and counts the tests.
 ///
 /// # Errors
-/// The suite cannot be had or the server does not start.
+/// The suite cannot be fetched or the server does not start.
 pub fn play(program: &Program, files: &[&str], verbose: bool) -> Result<Count, String> {
     let suite = fetch()?;
     let skips_text = fs::read_to_string(SKIPS).map_err(|error| format!("{SKIPS}: {error}"))?;
@@ -144,14 +144,14 @@ pub fn play(program: &Program, files: &[&str], verbose: bool) -> Result<Count, S
     Ok(total)
 }
 
-/// Names of tests and tags to leave out.
+/// Names of tests and tags to skip.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Skips {
     tests: Vec<String>,
     tags: Vec<String>,
 }
 
-/// Reads `name :: reason` and `tag:name :: reason`; a line without a reason is refused.
+/// Reads `name :: reason` and `tag:name :: reason`; a line without a reason is an error.
 fn parse_skips(text: &str) -> Result<Skips, String> {
     let mut skips = Skips::default();
     for (index, line) in text.lines().enumerate() {
@@ -173,7 +173,7 @@ fn parse_skips(text: &str) -> Result<Skips, String> {
     Ok(skips)
 }
 
-/// Runs one file against a fresh server; returns all that the suite printed, without colours.
+/// Runs one file against a new server; returns the output of the suite without colours.
 fn play_file(program: &Program, suite: &Path, file: &str, skips: &Skips) -> Result<String, String> {
     let server = Server::start(program, arguments(program)).map_err(|error| error.to_string())?;
     let port = server.address().port().to_string();
@@ -192,19 +192,19 @@ fn play_file(program: &Program, suite: &Path, file: &str, skips: &Skips) -> Resu
         "--single",
         file,
     ]);
-    // Durable: an unexpected error fails its test and not the whole run.
+    // Durable: an unexpected error fails its test, not the whole run.
     runner.args(["--durable", "--no-latency", "--tags", &denied.join(" ")]);
     if file.starts_with("unit/type/list") || file == "unit/sort" {
-        // The suite is of Redis 7.0, where every list is a quicklist; since 7.2 a small one is a listpack.
+        // The suite is from Redis 7.0, where every list is a quicklist; since 7.2 a small list is a listpack.
         runner.arg("--ignore-encoding");
     }
-    // Several runs at a time, in different folders, look for their ports in different places.
+    // Concurrent runs in different folders search for ports in different ranges.
     let ports = 11_000 + std::process::id() % 300 * 64;
     runner.args(["--baseport", &ports.to_string()]);
     for test in &skips.tests {
         runner.args(["--skiptest", test]);
     }
-    // A process group of its own, because the suite runs each file in a child.
+    // In its own process group, because the suite runs each file in a child process.
     let error_log = log.try_clone().map_err(|error| error.to_string())?;
     let spawned = runner
         .stdout(log)
@@ -222,7 +222,7 @@ fn play_file(program: &Program, suite: &Path, file: &str, skips: &Skips) -> Resu
     let mut text = without_colours(&String::from_utf8_lossy(&bytes));
     match status {
         Some(status) if status.success() => {}
-        // The suite fails without naming a test when it cannot talk to the server at all.
+        // The suite fails without naming a test if it cannot reach the server at all.
         Some(_) if text.contains("[err]: ") => {}
         Some(status) => text.push_str(&format!(
             "\n[err]: {file} ended with {status}; the server's log:\n{}\n",
@@ -232,11 +232,11 @@ fn play_file(program: &Program, suite: &Path, file: &str, skips: &Skips) -> Resu
             "\n[err]: {file} did not end within {FILE_LIMIT:?}\n"
         )),
     }
-    // A name that is no file of the suite runs nothing and succeeds.
+    // With an unknown file name, the suite runs nothing and succeeds.
     let outcome = read_log(&text);
     if outcome.count == Count::default() && outcome.skipped == 0 {
         text.push_str(&format!(
-            "\n[err]: {file} ran no test at all; is there such a file?\n"
+            "\n[err]: {file} ran no tests; does the file exist?\n"
         ));
     }
     Ok(text)
@@ -244,14 +244,14 @@ fn play_file(program: &Program, suite: &Path, file: &str, skips: &Skips) -> Resu
 
 fn arguments(program: &Program) -> &'static [&'static str] {
     match program.kind() {
-        // What the suite's own configuration would set.
+        // As in the suite's own configuration.
         Kind::Redis => &["--enable-debug-command", "yes"],
         Kind::Damselfly => &[
             "--enable-debug-command",
             "yes",
             "--threads",
             "2",
-            // The suite is of Redis 7.0, which has no listpacks for sets, and asks for their encodings.
+            // The suite is from Redis 7.0, which has no listpacks for sets, and checks the encodings of sets.
             "--set-max-listpack-entries",
             "0",
         ],
@@ -321,7 +321,7 @@ fn fetch() -> Result<PathBuf, String> {
         .map(|entry| entry.path())
         .find(|path| path.to_string_lossy().ends_with(".orig.tar.gz"));
     let archive = archive
-        .ok_or("apt-get brought no redis_*.orig.tar.gz")?
+        .ok_or("apt-get downloaded no redis_*.orig.tar.gz")?
         .display()
         .to_string();
     let unpacked = format!("{CACHE}/unpacked");
@@ -334,12 +334,12 @@ fn fetch() -> Result<PathBuf, String> {
         "--file",
         &archive,
     ]))?;
-    // Moved last, so that the folder is there only when it is whole.
+    // Moved last, so that the folder exists only if it is complete.
     fs::rename(&unpacked, &ready).map_err(fail)?;
     ready.canonicalize().map_err(fail)
 }
 
-/// Downloads the source package with lists and caches of its own; the system's stay as they are.
+/// Downloads the source package with separate lists and caches; those of the system do not change.
 fn download() -> Result<(), String> {
     let release = fs::read_to_string("/etc/os-release")
         .map_err(|error| format!("/etc/os-release: {error}"))?;
@@ -347,7 +347,7 @@ fn download() -> Result<(), String> {
         .lines()
         .find_map(|line| line.strip_prefix("VERSION_CODENAME="));
     let codename = codename.ok_or(
-        "this system is no Debian: put Redis's source, unpacked, into .tools/redis-source/suite",
+        "this system is not Debian: please unpack Redis's source into .tools/redis-source/suite",
     )?;
     let cache = Path::new(CACHE)
         .canonicalize()
@@ -379,8 +379,8 @@ fn download() -> Result<(), String> {
     Ok(())
 }
 
-/// Files, and how parts of them begin that need no server of their own although they say so.
-const NOT_SO_PARTICULAR: &[(&str, &str)] = &[
+/// Files, and the beginnings of blocks in them that are tagged `external:skip` but can run against an external server.
+const NEEDLESSLY_SKIPPED: &[(&str, &str)] = &[
     (
         "unit/pubsubshard",
         "{tags {\"pubsubshard external:skip\"}} {\n    test",
@@ -395,20 +395,20 @@ const NOT_SO_PARTICULAR: &[(&str, &str)] = &[
     ),
 ];
 
-/// Files with parts that need the append-only file, which comes with a later milestone.
-const LOADING: &[&str] = &["unit/type/stream", "unit/type/stream-cgroups"];
+/// Files with blocks that need the append-only file, which comes with a later milestone.
+const NEED_APPEND_ONLY_FILE: &[&str] = &["unit/type/stream", "unit/type/stream-cgroups"];
 
-/// Files, and lines in them with which a client begins to wait; the next line takes for granted that it waits already, as
-/// one thread makes likely.
-const WAITS: &[(&str, &str)] = &[(
+/// Files, and lines in them that block a client. The next line assumes that the client is blocked already, as is likely
+/// with one thread.
+const BLOCKING_LINES: &[(&str, &str)] = &[(
     "unit/type/stream-cgroups",
     "        $rd XREADGROUP GROUP mygroup Alice BLOCK 0 STREAMS mystream \">\"\n",
 )];
 
-/// Leaves out what needs the append-only file, waits for clients to wait, and lets parts of the other files run against a server that the
-/// suite did not start.
+/// Edits the suite: skips blocks that need the append-only file, waits until clients are blocked, and lets other blocks
+/// run against an external server.
 fn adapt(suite: &Path) -> Result<(), String> {
-    for (file, beginning) in NOT_SO_PARTICULAR {
+    for (file, beginning) in NEEDLESSLY_SKIPPED {
         let path = suite.join(format!("tests/{file}.tcl"));
         let fail = |error| format!("{}: {error}", path.display());
         let text = fs::read_to_string(&path).map_err(fail)?;
@@ -418,7 +418,7 @@ fn adapt(suite: &Path) -> Result<(), String> {
             fs::write(&path, changed).map_err(fail)?;
         }
     }
-    for file in LOADING {
+    for file in NEED_APPEND_ONLY_FILE {
         let path = suite.join(format!("tests/{file}.tcl"));
         let fail = |error| format!("{}: {error}", path.display());
         let text = fs::read_to_string(&path).map_err(fail)?;
@@ -430,7 +430,7 @@ fn adapt(suite: &Path) -> Result<(), String> {
             fs::write(&path, changed).map_err(fail)?;
         }
     }
-    for (file, line) in WAITS {
+    for (file, line) in BLOCKING_LINES {
         let path = suite.join(format!("tests/{file}.tcl"));
         let fail = |error| format!("{}: {error}", path.display());
         let text = fs::read_to_string(&path).map_err(fail)?;

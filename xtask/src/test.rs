@@ -7,7 +7,7 @@ use damselfly_oracle::server::{Program, Server};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Random sequences of the oracle in a short run, and how long each is.
+/// The number and the length of the oracle's random sequences.
 const ORACLE_SEQUENCES: &str = "300";
 const ORACLE_LENGTH: &str = "200";
 /// The part of the Tcl suite that runs in a few seconds.
@@ -18,9 +18,9 @@ const TCL_FILES: &[&str] = &[
     "unit/scan",
 ];
 
-/// Small programs in `tests/programs/` that do real work through a framework and check what comes out.
+/// Small programs in `tests/programs/` that do real work through a framework and check the results.
 ///
-/// Each takes a host and a port, and runs against a real `redis-server` first: that shows that the program is right.
+/// Each takes a host and a port, and runs against a real `redis-server` first, which shows that the program is correct.
 const PROGRAMS: &[&str] = &[
     "bull.js",
     "bullmq.js",
@@ -39,7 +39,7 @@ pub fn run() -> Result<(), String> {
     suites().map(drop)
 }
 
-/// The same, and how many tests there were.
+/// Like [`run`], but also returns the number of tests.
 pub fn suites() -> Result<Count, String> {
     install::everything()?;
     must(&mut command(&[
@@ -54,7 +54,7 @@ pub fn suites() -> Result<Count, String> {
     let program = subject();
     let mut steps = Steps::new();
     steps.step(
-        "tests of the workspace, with transcripts, bad days and the Rust client",
+        "tests of the workspace, including transcripts, bad days and the Rust client",
         || {
             cargo_test(
                 command(&["cargo", "test", "--quiet", "--workspace", "--no-fail-fast"])
@@ -80,7 +80,7 @@ pub fn suites() -> Result<Count, String> {
             check(command.arg(server.address().port().to_string()))
         });
     }
-    play_programs(&mut steps, &subject, "");
+    run_programs(&mut steps, &subject, "");
     steps.step("Redis's Tcl suite, short", || {
         tcl::play(&subject, TCL_FILES, false)
     });
@@ -101,11 +101,11 @@ pub fn programs(name: &str) -> Result<(), String> {
         "damselfly",
     ]))?;
     let mut steps = Steps::new();
-    play_programs(&mut steps, &Program::new(subject()), name);
+    run_programs(&mut steps, &Program::new(subject()), name);
     steps.finish().map(drop)
 }
 
-fn play_programs(steps: &mut Steps, subject: &Program, name: &str) {
+fn run_programs(steps: &mut Steps, subject: &Program, name: &str) {
     let servers = [
         ("redis-server", &Program::reference()),
         ("damselfly", subject),
@@ -131,7 +131,7 @@ pub fn subject() -> PathBuf {
     std::env::var_os("DAMSELFLY_BIN").map_or_else(built, PathBuf::from)
 }
 
-/// A fresh server, and the command that runs the script at `path`, still without its arguments.
+/// A new server, and the command that runs the script at `path`, without its arguments.
 fn against(program: &Program, path: &str) -> Result<(Server, Command), String> {
     let server = Server::start(program, &[]).map_err(|error| error.to_string())?;
     let interpreter = if path.ends_with(".js") {

@@ -1,7 +1,7 @@
 //! `cargo xtask tidy`: the project's own rules for code, where a tool can check them.
 //!
-//! Each check is a function from a file's text to what is wrong with it, so that each can be
-//! shown to fail.
+//! Each check is a function from a file's text to its findings, so that tests can show that it
+//! fails.
 
 use std::path::Path;
 use std::process::Command;
@@ -30,12 +30,12 @@ const LAYERS: &[(&str, u32)] = &[
     ("xtask", 11),
 ];
 
-/// The longest a file may be, in lines, without its tests.
+/// The most lines of a file, without its tests.
 const FILE_LINES_MAX: usize = 600;
 /// Files that may be longer because they hold a table.
 const TABLES: &[&str] = &["crates/config/src/options.rs"];
 
-/// Where `unsafe` may stand.
+/// Where `unsafe` is allowed.
 const UNSAFE_ALLOWED: &[&str] = &[
     "crates/table/",
     "crates/lock/",
@@ -46,7 +46,7 @@ const UNSAFE_ALLOWED: &[&str] = &[
     "crates/script/src/lua",
 ];
 
-/// What must not stand in code, and where it still may: nowhere, or in tests.
+/// Forbidden code, where it is still allowed, and what to do instead.
 const FORBIDDEN: &[(&str, Where, &str)] = &[
     (
         concat!(".unw", "rap()"),
@@ -66,11 +66,11 @@ const FORBIDDEN: &[(&str, Where, &str)] = &[
     (
         concat!("db", "g!("),
         Where::Nowhere,
-        "a leftover of debugging",
+        "remove this leftover of debugging",
     ),
 ];
 
-/// Folders of the machines that build this; in a file of the project they are an accident.
+/// Folders of build machines; in a file of the project they are a mistake.
 const MACHINE_PATHS: &[&str] = &[concat!("/wo", "rk/"), concat!("/ro", "ot/")];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -79,10 +79,10 @@ enum Where {
     Tests,
 }
 
-/// Checks all files that git knows or would add.
+/// Checks all files that git tracks or would add.
 ///
 /// # Errors
-/// The list of what is wrong.
+/// The list of findings.
 pub fn run() -> Result<(), String> {
     let list = ["ls-files", "--cached", "--others", "--exclude-standard"];
     let output = Command::new("git")
@@ -93,7 +93,7 @@ pub fn run() -> Result<(), String> {
     let mut findings = Vec::new();
     let mut checked = 0;
     for path in files.lines().filter(|path| Path::new(path).is_file()) {
-        // What is not text has no rules.
+        // There are no rules for files that are not text.
         let Ok(text) = std::fs::read_to_string(path) else {
             continue;
         };
@@ -118,7 +118,7 @@ pub fn run() -> Result<(), String> {
     ))
 }
 
-/// All that is wrong with one file.
+/// All findings in one file.
 fn check_file(path: &str, text: &str) -> Vec<String> {
     let mut findings = machine_paths(text);
     if path.ends_with("Cargo.toml") {
@@ -142,12 +142,12 @@ fn machine_paths(text: &str) -> Vec<String> {
     };
     numbered(text)
         .filter_map(|(number, line)| {
-            on(line).map(|path| format!("line {number}: {path} is a folder of one machine"))
+            on(line).map(|path| format!("line {number}: {path} is a folder of a build machine"))
         })
         .collect()
 }
 
-/// Dependencies only on lower layers; those of tests are free.
+/// Checks that a crate depends on lower layers only; `dev-dependencies` are exempt.
 fn layers(manifest: &str) -> Vec<String> {
     let layer = |name: &str| {
         LAYERS
@@ -196,14 +196,14 @@ fn section<'a>(manifest: &'a str, header: &'a str) -> impl Iterator<Item = &'a s
 }
 
 fn opening(text: &str) -> Option<String> {
-    (!text.starts_with("//!")).then(|| "opens without //! that says what the file is".into())
+    (!text.starts_with("//!"))
+        .then(|| "does not open with //! and a description of the file".into())
 }
 
 fn length(path: &str, text: &str) -> Option<String> {
     let lines = code(path, text).count();
-    (lines > FILE_LINES_MAX && !TABLES.contains(&path) && !is_test_file(path)).then(|| {
-        format!("{lines} lines without tests; more than {FILE_LINES_MAX} is too much for one file")
-    })
+    (lines > FILE_LINES_MAX && !TABLES.contains(&path) && !is_test_file(path))
+        .then(|| format!("{lines} lines without tests; a file may have at most {FILE_LINES_MAX}"))
 }
 
 fn forbidden(path: &str, text: &str) -> Vec<String> {
@@ -259,7 +259,7 @@ fn numbered(text: &str) -> impl Iterator<Item = (usize, &str)> {
         .map(|(index, line)| (index + 1, line))
 }
 
-/// The lines before the tests, which stand at the end of a file; all of them in a file of tests.
+/// The lines before the tests, which come last in a file; all lines of a test file.
 fn code<'a>(path: &str, text: &'a str) -> impl Iterator<Item = &'a str> {
     let whole = is_test_file(path);
     text.lines().take_while(move |line| {
@@ -267,7 +267,7 @@ fn code<'a>(path: &str, text: &'a str) -> impl Iterator<Item = &'a str> {
     })
 }
 
-/// Files that hold nothing but tests.
+/// Whether a file contains only tests.
 fn is_test_file(path: &str) -> bool {
     path.contains("/tests/")
         || path.contains("/benches/")
@@ -275,7 +275,7 @@ fn is_test_file(path: &str) -> bool {
         || path.ends_with("_tests.rs")
 }
 
-/// The line up to a comment; two slashes within quotes are none.
+/// The line up to a comment; two slashes within quotes do not begin one.
 fn without_comment(line: &str) -> &str {
     let comment = line
         .match_indices("//")
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fine_file_is_fine() {
+    fn a_correct_file_has_no_findings() {
         assert_eq!(
             check_file("crates/server/src/lib.rs", FINE),
             Vec::<String>::new()
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn unwrap_is_for_tests() {
+    fn unwrap_is_allowed_only_in_tests() {
         let unwrap = FORBIDDEN[0].0;
         let text = format!("//! A file.\nfn a() {{ b(){unwrap}; }}\n");
         assert_eq!(findings("crates/server/src/lib.rs", &text), 1);
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn unsafe_has_its_places() {
+    fn unsafe_is_allowed_only_in_some_crates() {
         let text = format!("{FINE}fn a() {{ {} {{ b() }} }}\n", "unsafe");
         assert_eq!(findings("crates/server/src/lib.rs", &text), 1);
         assert_eq!(findings("crates/table/src/lib.rs", &text), 0);
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn folders_of_a_machine_are_found_in_any_file() {
+    fn folders_of_build_machines_are_found_in_any_file() {
         assert_eq!(
             findings("docs/page.md", &format!("see {}main", MACHINE_PATHS[0])),
             1
@@ -388,7 +388,7 @@ mod tests {
         assert_eq!(
             count("damselfly", "damselfly-bench"),
             1,
-            "tools are used by nobody"
+            "no crate may depend on a tool"
         );
         assert_eq!(count("damselfly-new", "damselfly-base"), 1, "no layer");
         assert_eq!(

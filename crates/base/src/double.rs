@@ -1,11 +1,14 @@
 //! Floating point numbers as Redis reads and writes them: as C's `strtod` and `%.17g` do.
+//!
+//! Ours because `ryu`, `zmij` and `lexical` print the shortest digits (0.1, where `%.17g` prints 0.10000000000000001),
+//! and because `str::parse` and `lexical` do not report numbers out of range as `strtod` does.
 
 use std::io::Write as _;
 
 use rustc_apfloat::ieee::Double;
 use rustc_apfloat::{Float, Round};
 
-/// Significant digits of a double: enough to tell any two apart.
+/// Significant digits of a double: enough to distinguish any two.
 const DIGITS: usize = 17;
 
 /// The most bytes of a double in scientific form: sign, digits, point, `e-308`; rounded up.
@@ -91,7 +94,7 @@ impl DoubleText {
     }
 }
 
-/// The integer that spells like `value`, if there is one. Minus zero spells `-0`.
+/// The integer with the same text as `value`, if there is one. The text of minus zero is `-0`.
 #[inline]
 pub fn as_integer(value: f64) -> Option<i64> {
     let is_integer = value.abs() < INTEGER_MAX && value.trunc() == value;
@@ -99,8 +102,8 @@ pub fn as_integer(value: f64) -> Option<i64> {
     (is_integer && !is_minus_zero).then_some(value as i64)
 }
 
-/// Reads a number that is all of `text`: decimal or hexadecimal or infinite, without blanks; not NaN, and nothing that
-/// is out of range at either end. This is what Redis takes as a float.
+/// Reads `text` as one number: decimal, hexadecimal or infinite, without blanks. NaN and numbers that are too large or
+/// too small are `None`. This is what Redis accepts as a float.
 pub fn parse(text: &[u8]) -> Option<f64> {
     let first = text.first()?;
     if first.is_ascii_whitespace() || *first == VERTICAL_TAB {
@@ -110,16 +113,17 @@ pub fn parse(text: &[u8]) -> Option<f64> {
     (read.used == text.len() && !read.is_out_of_range && !read.value.is_nan()).then_some(read.value)
 }
 
-/// Reads a number as C's `strtod` does, as Redis takes the ends of ranges: a zero byte ends the text, blanks may come first,
-/// nothing at all is zero, and what is too large is infinite. `None` if something comes behind it, or for NaN.
+/// Reads a number as C's `strtod` does, as Redis reads the bounds of score ranges: a zero byte ends the text, blanks may
+/// come first, an empty text is zero, and a number that is too large is infinite. `None` if anything follows the number,
+/// or for NaN.
 pub fn parse_leniently(text: &[u8]) -> Option<f64> {
     let text = text.split(|&byte| byte == 0).next().unwrap_or_default();
     let read = read(text);
     (read.used == text.len() && !read.value.is_nan()).then_some(read.value)
 }
 
-/// As [`parse_leniently`], but `None` also for what is out of range at either end, as are numbers too small for all their digits:
-/// what Redis takes as a weight to sort by.
+/// Like [`parse_leniently`], but `None` also for numbers that are too large or too small, including subnormal ones. This
+/// is what Redis accepts as a weight to sort by.
 pub fn parse_in_range(text: &[u8]) -> Option<f64> {
     let text = text.split(|&byte| byte == 0).next().unwrap_or_default();
     let read = read(text);
@@ -129,15 +133,15 @@ pub fn parse_in_range(text: &[u8]) -> Option<f64> {
 
 const VERTICAL_TAB: u8 = 0x0b;
 
-/// What was read from the front of a text.
+/// A number read from the beginning of a text.
 struct Read {
     value: f64,
-    /// How many bytes; 0 if they begin no number.
+    /// Its length in bytes; 0 if the text does not begin with a number.
     used: usize,
     is_out_of_range: bool,
 }
 
-/// Reads the longest number at the front of a text.
+/// Reads the longest number at the beginning of a text.
 fn read(text: &[u8]) -> Read {
     let is_blank = |byte: &u8| byte.is_ascii_whitespace() || *byte == VERTICAL_TAB;
     let blanks = text.iter().take_while(|byte| is_blank(byte)).count();
@@ -155,7 +159,7 @@ fn read(text: &[u8]) -> Read {
     }
 }
 
-/// Reads a number without a sign, and tells how many bytes it takes and whether it is out of range.
+/// Reads a number without a sign; returns it, its length in bytes, and whether it is out of range.
 fn read_magnitude(body: &[u8]) -> (f64, usize, bool) {
     let starts_with = |word: &[u8]| {
         body.get(..word.len())
@@ -202,7 +206,7 @@ fn nan_suffix(rest: &[u8]) -> usize {
     }
 }
 
-/// Where the parts of a number end; all zero if it has no digit.
+/// The ends of the parts of a number; all zero if it has no digit.
 #[derive(Default)]
 struct Shape {
     whole: usize,
@@ -251,16 +255,16 @@ impl Shape {
         }
     }
 
-    /// Whether a finite number became infinite, or one that is not zero became zero.
+    /// Whether a finite number became infinite, or a non-zero number became zero.
     fn is_out_of_range(&self, text: &[u8], value: f64) -> bool {
         let is_zero = |byte: &u8| matches!(byte, b'0' | b'.');
         value.is_infinite() || value == 0.0 && !text[..self.mantissa].iter().all(is_zero)
     }
 }
 
-/// The value of hexadecimal digits, with an exponent of 2.
+/// The value of hexadecimal digits with a binary exponent.
 fn hexadecimal(text: &[u8], shape: &Shape) -> (f64, bool) {
-    /// Beyond this, any number of a sane length is out of range.
+    /// With a greater exponent, any number of a sane length is out of range.
     const EXPONENT_MAX: i64 = 100_000;
     let part = |range: std::ops::Range<usize>| {
         let bytes = text.get(range).unwrap_or_default();
@@ -313,7 +317,7 @@ impl Decimal {
         }
     }
 
-    /// The digits without the zeros at their end, but at least one.
+    /// The digits without trailing zeros, but at least one.
     fn significant(&self) -> &[u8] {
         let zeros = self.digits[1..]
             .iter()
@@ -329,7 +333,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn floats_are_read_as_a_real_server_reads_them() {
+    fn floats_are_read_as_redis_reads_them() {
         let seen: &[(&[u8], Option<f64>)] = &[
             (b"1", Some(1.0)),
             (b"-1.5", Some(-1.5)),
@@ -370,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn ends_of_ranges_are_read_leniently() {
+    fn bounds_of_ranges_are_read_leniently() {
         let seen: &[(&[u8], Option<f64>)] = &[
             (b"", Some(0.0)),
             (b" \t\x0b1", Some(1.0)),

@@ -1,23 +1,23 @@
-//! The client's errors: every text that a command can be refused with, equal to Redis's.
+//! Errors that clients see: the texts of all failed commands, equal to Redis's.
 
 use std::fmt;
 
-/// Why a command was refused. [`CommandError::to_bytes`] is the reply; `Display` is for logs.
+/// Why a command failed. [`CommandError::to_bytes`] is the reply; `Display` is for logs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CommandError {
     /// The key holds another type.
     WrongType,
-    /// An argument is no integer within 64 bits.
+    /// An argument is not an integer within 64 bits.
     NotInteger,
-    /// An argument is no float.
+    /// An argument is not a float.
     NotFloat,
     /// Options are misplaced, unknown or contradict one another.
     Syntax,
     /// `wrong number of arguments` for the named command, in lower case.
     Arity(String),
-    /// An increment leaves 64 bits.
+    /// The result of an increment exceeds 64 bits.
     Overflow,
-    /// A decrement's negation leaves 64 bits.
+    /// The negated decrement exceeds 64 bits.
     DecrementOverflow,
     /// A float result is not finite.
     NotFinite,
@@ -35,26 +35,26 @@ pub enum CommandError {
     NotPositive,
     /// Source and destination are the same.
     SameObject,
-    /// A SCAN cursor is no number.
+    /// A SCAN cursor is not a number.
     InvalidCursor,
     /// `maxmemory` is reached and nothing may be evicted.
     OutOfMemory,
-    /// Any other text, with its leading code word.
+    /// Any other text, with its error code.
     Text(String),
-    /// A text of the code `ERR` that quotes the client's bytes: before, quoted, after.
+    /// A text with the code `ERR` that quotes bytes of the client: before, quoted, after.
     Quoting(&'static str, Vec<u8>, &'static str),
-    /// Any other text, of the client's bytes in part, with its leading code word.
+    /// Any other text that contains bytes of the client, with its error code.
     Bytes(Vec<u8>),
 }
 
 impl CommandError {
-    /// An error of the general code `ERR`.
+    /// An error with the generic code `ERR`.
     pub fn err(text: impl fmt::Display) -> Self {
         Self::Text(format!("ERR {text}"))
     }
 
-    /// An error of the code `ERR` that quotes what the client sent, as C would: up to the first zero
-    /// byte.
+    /// An error with the code `ERR` that quotes bytes of the client up to the first zero byte, as
+    /// Redis does in C.
     pub fn quoting(before: &'static str, quoted: &[u8], after: &'static str) -> Self {
         let quoted = quoted.split(|&byte| byte == 0).next().unwrap_or_default();
         Self::Quoting(before, quoted.to_vec(), after)

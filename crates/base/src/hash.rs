@@ -1,17 +1,17 @@
-//! The hash of a key: seeded once per process, so that nobody can choose colliding keys.
+//! The hash of a key: seeded once per process, so that clients cannot choose colliding keys.
 
 use std::hash::{BuildHasher, Hasher};
 use std::sync::LazyLock;
 
 static SEED: LazyLock<ahash::RandomState> = LazyLock::new(|| {
     if cfg!(fuzzing) {
-        // What a fuzzer finds must happen again.
+        // A fuzzer's findings must be reproducible.
         return ahash::RandomState::with_seeds(1, 2, 3, 4);
     }
     ahash::RandomState::new()
 });
 
-/// The hash of a key. All 64 bits are good; shards, tables and tags use it from the top.
+/// The hash of a key. All 64 bits are well mixed; shards, tables and tags use them from the highest down.
 #[inline]
 pub fn hash(key: &[u8]) -> u64 {
     let mut hasher = SEED.build_hasher();

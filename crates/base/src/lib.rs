@@ -1,4 +1,4 @@
-//! What every layer may use: the client's errors, numbers as Redis reads and writes them, glob
+//! Code for every layer: the errors that clients see, numbers as Redis reads and writes them, glob
 //! patterns, the key hash, and the counted heap. No I/O, no clock, no threads.
 
 pub mod double;

@@ -1,5 +1,8 @@
 //! The arithmetic of INCRBYFLOAT: x87 extended precision (64-bit significand), as Redis computes it
 //! with C's `long double` on x86-64, in software, so that results are the same everywhere.
+//!
+//! The arithmetic is `rustc_apfloat`'s. Reading and printing are ours because its `Display` counts
+//! significant digits and so cannot print `%.17Lf`, and its parser differs from `strtold`.
 
 use rustc_apfloat::ieee::X87DoubleExtended;
 use rustc_apfloat::{Float, Round, Status};
@@ -13,7 +16,7 @@ impl LongDouble {
     pub const ZERO: Self = Self(X87DoubleExtended::ZERO);
 
     /// Reads a number as INCRBYFLOAT accepts it: decimal or hexadecimal, with an optional exponent; no
-    /// blanks, no NaN. Infinities are read, since only the result must be finite.
+    /// blanks, no NaN. Infinities are accepted, since only the result must be finite.
     pub fn parse(text: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(text).ok()?;
         let (negative, digits) = match text.as_bytes() {
@@ -36,7 +39,7 @@ impl LongDouble {
         sum.is_finite().then_some(Self(sum))
     }
 
-    /// A thousand times the number, rounded up; `None` if that leaves 64 bits.
+    /// A thousand times the number, rounded up; `None` if that exceeds 64 bits.
     pub fn thousandfold(self) -> Option<i64> {
         let thousand = X87DoubleExtended::from_u128(1000).value;
         let product = (self.0 * thousand).value;
@@ -45,8 +48,8 @@ impl LongDouble {
         fits.then(|| i64::try_from(rounded.value).ok())?
     }
 
-    /// The number with at most 17 digits behind the point, without trailing zeros: the text that
-    /// Redis stores.
+    /// The number with at most 17 digits after the decimal point, without trailing zeros: the text
+    /// that Redis stores.
     pub fn format(self) -> String {
         let negative = self.0.is_negative() && !self.0.is_zero();
         let magnitude = if self.0.is_negative() {
@@ -62,7 +65,7 @@ impl LongDouble {
         if negative && text != "0" {
             text.insert(0, '-');
         } else if negative {
-            // C prints the sign of a number that rounds to zero, and Redis cuts it off.
+            // C prints the sign of a number that rounds to zero, and Redis removes it.
             return String::from("0");
         }
         text
@@ -105,7 +108,7 @@ fn parse_magnitude(lower: &str) -> Option<X87DoubleExtended> {
     X87DoubleExtended::from_str_r(&text, Round::NearestTiesToEven)
         .ok()
         .map(|parsed| parsed.value)
-        // Out of range at either end is no number, as it is for C's `strtold`.
+        // A number that is too large or too small is an error, as for C's `strtold`.
         .filter(|value| value.is_finite() && (!value.is_zero() || is_zero_text(mantissa)))
 }
 
@@ -116,8 +119,8 @@ fn is_zero_text(mantissa: &str) -> bool {
 /// `%.17Lf` of a non-negative finite number: exact, ties to even.
 ///
 /// A number is `significand × 2^exponent` with a 64-bit significand. With a fraction, the significand
-/// times 10^17 fits in 121 bits, so one shift rounds it; without one it is an integer, which
-/// doubles digit by digit.
+/// times 10^17 fits in 121 bits, so one shift rounds it. Without a fraction the number is an integer,
+/// which is doubled digit by digit.
 fn fixed(number: X87DoubleExtended) -> String {
     const SCALE: u128 = 100_000_000_000_000_000;
     if number.is_zero() {
@@ -147,7 +150,7 @@ fn fixed(number: X87DoubleExtended) -> String {
 /// The decimal text of `significand × 2^doublings`.
 fn integer_text(mut significand: u128, mut doublings: u32) -> String {
     const LIMB: u64 = 1_000_000_000;
-    /// So many doublings of a limb, and the carry, stay below 2^63.
+    /// This many doublings of a limb, plus the carry, stay below 2^63.
     const DOUBLINGS_MAX: u32 = 32;
     let mut limbs = Vec::new();
     while significand > 0 {
@@ -183,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn seconds_become_milliseconds_that_are_rounded_up() {
+    fn seconds_are_converted_to_milliseconds_rounded_up() {
         for (seconds, expected) in [
             ("0", Some(0)),
             ("-0", Some(0)),
@@ -210,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn sums_are_those_of_a_real_server() {
+    fn sums_equal_those_of_redis() {
         let seen = [
             ("0", "1.23", "1.23"),
             ("0.1", "0.2", "0.3"),
@@ -230,9 +233,10 @@ mod tests {
         }
     }
 
-    /// The largest numbers took milliseconds to show, found by fuzzing: they were doubled one bit at a time. Now 32.
+    /// Fuzzing found that the largest numbers took milliseconds to print: they were doubled one bit at a time. Now they
+    /// are doubled up to 32 bits at a time.
     #[test]
-    fn integers_of_any_size_are_shown_exactly() {
+    fn integers_of_any_size_are_printed_exactly() {
         for significand in [1 << 63, u64::MAX, 0x9e37_79b9_7f4a_7c15] {
             let significand = u128::from(significand);
             for doublings in 0..64 {
@@ -249,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_number_is_refused() {
+    fn texts_that_are_not_numbers_are_rejected() {
         for bad in [
             "", " 1", "1 ", "abc", "nan", "1e", "0x", "1.2.3", "--1", "1_0", "e5", ".",
         ] {

@@ -1,8 +1,10 @@
-//! Integers and doubles as Redis reads and writes them.
+//! Integers as Redis reads and writes them.
+//!
+//! Parsing is ours because `str::parse`, `atoi` and `lexical` read `-0`, which Redis rejects (and by default `+1` and
+//! `01`), and because cursors need the rules of `strtoul`.
 
-/// Reads a decimal integer in its one canonical form: no sign but `-`, no leading zero, no blank,
-/// within 64 bits. This is the form in which a value may be stored as an integer and given back
-/// byte for byte.
+/// Reads a decimal integer in canonical form: no sign but `-`, no leading zero, no blank, within 64
+/// bits. Only a value in this form can be stored as an integer and returned byte for byte.
 #[inline]
 pub fn parse_integer(text: &[u8]) -> Option<i64> {
     let digits = match text {
@@ -29,8 +31,8 @@ pub fn parse_integer(text: &[u8]) -> Option<i64> {
     }
 }
 
-/// Reads a cursor with the leniency of C's `strtoul`: digits after an optional sign, where a minus counts
-/// down from 2^64, nothing at all is zero, and a zero byte ends the text.
+/// Reads a cursor as leniently as C's `strtoul`: digits after an optional sign, where a minus counts down
+/// from 2^64. An empty text is zero, and a zero byte ends the text.
 pub fn parse_cursor(text: &[u8]) -> Option<u64> {
     let text = text.split(|&byte| byte == 0).next().unwrap_or_default();
     let (negative, digits) = match text {
@@ -60,7 +62,7 @@ pub fn parse_cursor(text: &[u8]) -> Option<u64> {
 pub struct Decimal(itoa::Buffer);
 
 impl Decimal {
-    /// A scratch buffer.
+    /// An empty buffer.
     pub fn new() -> Self {
         Self::default()
     }
@@ -71,7 +73,7 @@ impl Decimal {
         self.0.format(number).as_bytes()
     }
 
-    /// The canonical text of `number`, which may need all 64 bits.
+    /// The canonical text of an unsigned number.
     #[inline]
     pub fn format_unsigned(&mut self, number: u64) -> &[u8] {
         self.0.format(number).as_bytes()

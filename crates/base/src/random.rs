@@ -1,4 +1,6 @@
-//! Random numbers for picks that need be fair, not secret.
+//! Random numbers for choices that must be fair, not secret.
+//!
+//! Ours only because it is so short: `fastrand` has the same (a generator per thread, sequences from a seed).
 
 use std::cell::RefCell;
 use std::hash::{BuildHasher, Hasher};
@@ -13,12 +15,13 @@ thread_local! {
 pub struct Random(u64);
 
 impl Random {
-    /// The sequence of a seed.
+    /// The sequence that starts from a seed.
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// A sequence for a test: of the seed that the variable `SEED` holds, or else of any. Prints the seed.
+    /// A sequence for a test, from the seed in the environment variable `SEED`, or else from a random seed. Prints the
+    /// seed.
     pub fn for_test() -> Self {
         let seed = std::env::var("SEED").ok();
         let seed = seed
@@ -36,13 +39,13 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number below `end`, which is above zero.
+    /// A number below `end`, which must not be zero.
     pub fn below(&mut self, end: usize) -> usize {
         (self.number() % end as u64) as usize
     }
 }
 
-/// A uniform 64-bit number, of one sequence per thread, seeded by the operating system.
+/// A uniform 64-bit number from the thread's own sequence, which the operating system seeds.
 pub fn number() -> u64 {
     NUMBERS.with_borrow_mut(Random::number)
 }

@@ -1,4 +1,4 @@
-//! One connection: its socket, the requests under way on it, and the place in its replies.
+//! One connection: its socket, its requests in flight, and the parser of its replies.
 
 use crate::options::{Address, Protocol};
 use crate::replies::{Malformed, Replies, Tally};
@@ -9,13 +9,13 @@ use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
 
-/// Why a connection is of no more use.
+/// Why a connection can no longer be used.
 #[derive(Debug)]
 pub(crate) enum Broken {
     Socket(io::Error),
     ClosedByServer,
     Malformed(Malformed),
-    Unasked,
+    UnexpectedReply,
 }
 
 impl From<io::Error> for Broken {
@@ -28,10 +28,10 @@ impl From<io::Error> for Broken {
 pub(crate) struct Connection {
     socket: Socket,
     replies: Replies,
-    /// Requests under way, oldest first, those sent at one time together.
+    /// Requests in flight, oldest first, grouped by when they were sent.
     sent: VecDeque<Sent>,
-    under_way: usize,
-    /// Bytes the socket had no room for.
+    in_flight: usize,
+    /// Bytes that the socket has not accepted yet.
     unsent: VecDeque<u8>,
 }
 
@@ -48,7 +48,7 @@ enum Socket {
 }
 
 impl Connection {
-    /// Connects, and reports readiness under `token` from then on.
+    /// Connects, and registers the socket under `token`.
     pub fn open(
         address: &Address,
         protocol: Protocol,
@@ -78,36 +78,36 @@ impl Connection {
             socket,
             replies,
             sent: VecDeque::new(),
-            under_way: 0,
+            in_flight: 0,
             unsent: VecDeque::new(),
         })
     }
 
-    /// Requests sent and not answered.
-    pub fn under_way(&self) -> usize {
-        self.under_way
+    /// The number of requests sent and not answered.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight
     }
 
-    /// True while the socket has no room for what was to be sent.
+    /// True while the socket has not accepted all bytes.
     pub fn is_blocked(&self) -> bool {
         !self.unsent.is_empty()
     }
 
-    /// Counts so many replies as that to one request, from now on.
+    /// From now on, counts this many replies as the reply to one request.
     pub fn expect(&mut self, replies: u64) {
         self.replies.expect(replies);
     }
 
-    /// Notes `count` requests as under way since `at`.
+    /// Records that `count` requests are in flight since `at`.
     pub fn note_sent(&mut self, at: Instant, count: usize) {
         self.sent.push_back(Sent {
             at,
             count: count as u64,
         });
-        self.under_way += count;
+        self.in_flight += count;
     }
 
-    /// Sends bytes of requests; those the socket does not take wait for [`Connection::flush`].
+    /// Sends bytes of requests; those that the socket does not accept wait for [`Connection::flush`].
     pub fn send(&mut self, bytes: &[u8]) -> Result<(), Broken> {
         let written = if self.is_blocked() {
             0
@@ -118,7 +118,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Sends what waits.
+    /// Sends the waiting bytes.
     pub fn flush(&mut self) -> Result<(), Broken> {
         if self.is_blocked() {
             let mut unsent = std::mem::take(&mut self.unsent);
@@ -129,7 +129,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Reads all that has come, counts the replies and records their latencies in nanoseconds.
+    /// Reads everything that has arrived, counts the replies and records their latencies in nanoseconds.
     pub fn receive(
         &mut self,
         buffer: &mut [u8],
@@ -148,7 +148,7 @@ impl Connection {
             self.replies
                 .feed(&buffer[..count], tally)
                 .map_err(Broken::Malformed)?;
-            // A read that leaves room in the buffer emptied the socket: epoll(7) says so of edge-triggered streams.
+            // A read that does not fill the buffer has emptied the socket: see epoll(7) on edge-triggered streams.
             if count < buffer.len() {
                 break;
             }
@@ -166,13 +166,13 @@ impl Connection {
         now: Instant,
         latencies: &mut Histogram<u64>,
     ) -> Result<(), Broken> {
-        self.under_way = self
-            .under_way
+        self.in_flight = self
+            .in_flight
             .checked_sub(answered as usize)
-            .ok_or(Broken::Unasked)?;
+            .ok_or(Broken::UnexpectedReply)?;
         while answered > 0 {
             let Some(oldest) = self.sent.front_mut() else {
-                return Err(Broken::Unasked);
+                return Err(Broken::UnexpectedReply);
             };
             let count = oldest.count.min(answered);
             latencies

@@ -1,8 +1,8 @@
 //! A load generator for servers that speak RESP or memcached's text protocol.
 //!
-//! It exists to compare servers by the CPU time they spend per request, so its own part is kept small: requests are
-//! slices of a ready-made [tape](requests::Tape), replies are [passed over](replies::Replies) rather than kept, and
-//! one thread drives its connections from one event loop.
+//! It compares servers by the CPU time they spend per request, so its own cost is kept small: requests are slices of a
+//! prepared [tape](requests::Tape), replies are [skipped](replies::Replies) rather than stored, and each thread drives
+//! its connections from one event loop.
 //!
 //! ```text
 //! options ──► run ──► worker, one per thread ──► report

@@ -15,9 +15,9 @@ pub enum Part {
     Word(&'static str),
     /// The operation's count, in decimal.
     Count,
-    /// The hash of a script, which the server is given before.
+    /// The hash of a script, which is loaded beforehand.
     Sha(&'static Script),
-    /// The row's prefix and the digits of a fresh key number.
+    /// The row's prefix and the digits of a new key number.
     Key,
     /// As many keys as the operation's count.
     Keys,
@@ -25,7 +25,7 @@ pub enum Part {
     KeyValues,
     /// A value of the configured size.
     Value,
-    /// How many bytes the request's value has, in decimal.
+    /// The length of the request's value in bytes, in decimal.
     ValueBytes,
     /// A random integer of nine digits: too large for any server's table of shared small integers.
     Number,
@@ -35,9 +35,9 @@ pub enum Part {
     Pairs,
     /// As many different integers under a million as the operation's count: four bytes each in binary.
     Integers,
-    /// Twelve bytes with the digits of a fresh key number: the members of one big collection.
+    /// Twelve bytes with the digits of a new key number: the members of one big collection.
     Member,
-    /// Stands first: the rest is one of as many requests as the operation's count, between MULTI and EXEC.
+    /// Must come first: the other parts are sent as many times as the operation's count, between MULTI and EXEC.
     Transaction,
 }
 
@@ -57,7 +57,7 @@ pub struct Operation {
     pub name: &'static str,
     /// The first four bytes of its keys.
     pub prefix: &'static str,
-    /// The count of keys, pairs or members when the name carries no number.
+    /// The count of keys, pairs or members if the name contains no number.
     pub count: usize,
     /// The arguments of the RESP command.
     pub resp: &'static [Part],
@@ -88,7 +88,7 @@ static SET_DECLARED: Script = script(
     ],
 );
 
-/// Sets all keys behind the value to it, none of which is declared.
+/// Sets all keys that follow the value to that value; none of them is declared.
 static SET_UNDECLARED: Script = script(
     "545fd06fccf63a1fee3354fdb7ed684c9486bd42",
     &[
@@ -142,7 +142,7 @@ pub const OPERATIONS: &[Operation] = &[
             Word("\r\n"),
         ],
     },
-    // What a cache is asked: a miss is followed by a write, here in the same request.
+    // The load of a cache: a write follows a miss, here in the same request.
     Operation {
         name: "cache",
         prefix: "key:",
@@ -355,20 +355,20 @@ pub const OPERATIONS: &[Operation] = &[
     },
 ];
 
-/// An operation with the count its name asked for.
+/// An operation with the count that its name gives.
 #[derive(Debug, Clone, Copy)]
 pub struct Choice {
     /// The row.
     pub operation: &'static Operation,
-    /// How many keys, pairs or members one request carries.
+    /// How many keys, pairs or members are in one request.
     pub count: usize,
 }
 
-/// The most keys, pairs or members one request may carry.
+/// The most keys, pairs or members in one request.
 pub const COUNT_MAX: usize = 1000;
 
 impl Choice {
-    /// How many replies it gets in RESP.
+    /// The number of its replies in RESP.
     pub fn replies(self) -> u64 {
         match self.operation.resp.first() {
             Some(Transaction) => self.count as u64 + 2,
@@ -376,7 +376,7 @@ impl Choice {
         }
     }
 
-    /// What must have run once before, for its scripts.
+    /// The operations that load its scripts, which must run once beforehand.
     pub fn loads(self) -> impl Iterator<Item = Self> {
         self.operation.resp.iter().filter_map(|part| match *part {
             Sha(script) => Some(Self {
@@ -388,7 +388,7 @@ impl Choice {
         })
     }
 
-    /// Finds the operation a name such as `get` or `mget16` means.
+    /// Finds the operation of a name such as `get` or `mget16`.
     pub fn parse(text: &str) -> Result<Self, String> {
         let name = text.trim_end_matches(|c: char| c.is_ascii_digit());
         let operation = OPERATIONS
@@ -396,7 +396,10 @@ impl Choice {
             .find(|row| row.name == name)
             .ok_or_else(|| {
                 let names: Vec<&str> = OPERATIONS.iter().map(|row| row.name).collect();
-                format!("unknown operation '{name}'; there are {}", names.join(", "))
+                format!(
+                    "unknown operation '{name}'; expected one of {}",
+                    names.join(", ")
+                )
             })?;
         let digits = &text[name.len()..];
         let count = if digits.is_empty() {
@@ -407,7 +410,7 @@ impl Choice {
         match count {
             Ok(count) if (1..=COUNT_MAX).contains(&count) => Ok(Self { operation, count }),
             Ok(_) | Err(_) => Err(format!(
-                "the count of '{text}' is not between 1 and {COUNT_MAX}"
+                "the count of '{text}' must be between 1 and {COUNT_MAX}"
             )),
         }
     }
@@ -421,7 +424,7 @@ pub fn parse_mix(text: &str) -> Result<Vec<(Choice, u64)>, String> {
             match weight.parse() {
                 Ok(weight @ 1..=1_000_000) => Ok((Choice::parse(name)?, weight)),
                 Ok(_) | Err(_) => Err(format!(
-                    "the weight of '{item}' is not between 1 and 1000000"
+                    "the weight of '{item}' must be between 1 and 1000000"
                 )),
             }
         })
@@ -433,7 +436,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_unique_and_carry_no_digits() {
+    fn names_are_unique_and_contain_no_digits() {
         let mut names: Vec<&str> = OPERATIONS.iter().map(|row| row.name).collect();
         names.sort_unstable();
         assert!(names.windows(2).all(|pair| pair[0] != pair[1]));
@@ -466,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_in_a_mix_is_refused() {
+    fn invalid_mixes_are_rejected() {
         for mix in ["", "frob", "set:0", "set:x", "mget0", "mget99999"] {
             assert!(parse_mix(mix).is_err(), "{mix}");
         }

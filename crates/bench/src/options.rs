@@ -1,4 +1,4 @@
-//! The command line: what to send, where to, how fast and for how long.
+//! The command line: what to send, to which server, how fast and for how long.
 
 use crate::operations::{Choice, parse_mix};
 use crate::requests::Shape;
@@ -7,7 +7,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// The protocol requests and replies are in.
+/// The protocol of requests and replies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
     /// Redis's protocol, version 2.
@@ -16,7 +16,7 @@ pub enum Protocol {
     Memcached,
 }
 
-/// What values are made of, at random.
+/// The characters that random values consist of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ValueText {
     /// Letters and digits.
@@ -30,7 +30,7 @@ pub enum ValueText {
 pub enum Distribution {
     /// All equally often.
     Uniform,
-    /// After Zipf's law with this exponent.
+    /// By Zipf's law with this exponent.
     Zipf(f64),
 }
 
@@ -39,14 +39,14 @@ pub enum Distribution {
 pub enum Address {
     /// Host and port.
     Tcp(String, u16),
-    /// A socket in the file system.
+    /// The path of a Unix socket.
     Unix(PathBuf),
 }
 
 /// When a run ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Length {
-    /// After this time; requests still under way do not count.
+    /// After this time; requests still in flight do not count.
     Time(Duration),
     /// After this many requests have been answered.
     Requests(u64),
@@ -63,9 +63,9 @@ pub struct Options {
     pub threads: usize,
     /// Connections of each thread.
     pub connections: usize,
-    /// The most requests under way on a connection.
+    /// The most requests in flight on a connection.
     pub depth: usize,
-    /// Connections that read what the operation `publish` publishes.
+    /// Connections that subscribe to the channel of the operation `publish`.
     pub subscribers: usize,
     /// When to end.
     pub length: Length,
@@ -75,17 +75,17 @@ pub struct Options {
     pub mix: Vec<(Choice, u64)>,
     /// An operation to run once for every key before measuring.
     pub fill: Option<Choice>,
-    /// Requests per second over all threads, sent on time whatever the server does.
+    /// Requests per second over all threads, due by the clock whatever the server does.
     pub rate: Option<f64>,
-    /// The process whose CPU time and memory to read.
+    /// The process whose CPU time and memory to report.
     pub server_pid: Option<u32>,
-    /// What random numbers start from.
+    /// The seed of the random numbers.
     pub seed: u64,
     /// Print one line of JSON instead of a table.
     pub json: bool,
 }
 
-/// The most requests under way on a connection.
+/// The most requests in flight on a connection.
 const DEPTH_MAX: usize = 100_000;
 /// The longest key: memcached refuses longer ones.
 const KEY_BYTES_MAX: usize = 250;
@@ -124,8 +124,8 @@ pub fn command() -> Command {
         )
         .arg(number("threads", "1", "Threads of the load generator"))
         .arg(number("connections", "50", "Connections of each thread").short('c'))
-        .arg(number("subscribers", "0", "Connections that read what the operation publish publishes"))
-        .arg(number("depth", "1", "Pipeline depth: requests under way on a connection").short('P'))
+        .arg(number("subscribers", "0", "Connections that subscribe to the channel of the operation publish"))
+        .arg(number("depth", "1", "Pipeline depth: requests in flight per connection").short('P'))
         .arg(
             Arg::new("duration")
                 .long("duration")
@@ -140,36 +140,36 @@ pub fn command() -> Command {
                 .short('n')
                 .value_name("N")
                 .value_parser(value_parser!(u64))
-                .help("Requests to run; 0 only fills"),
+                .help("Requests to run; with 0, only fill"),
         )
         .arg(number("keys", "1000000", "Number of keys"))
-        .arg(number("key-bytes", "16", "Bytes of a key"))
+        .arg(number("key-bytes", "16", "Length of a key in bytes"))
         .arg(
             Arg::new("value-bytes")
                 .long("value-bytes")
                 .value_name("N|MIN-MAX")
                 .default_value("64")
-                .help("Bytes of a value"),
+                .help("Length of a value in bytes"),
         )
         .arg(
             Arg::new("value-text")
                 .long("value-text")
                 .default_value("alphanumeric")
                 .value_parser(PossibleValuesParser::new(["alphanumeric", "hex"]))
-                .help("What values are made of"),
+                .help("Characters that values consist of"),
         )
         .arg(
             Arg::new("distribution")
                 .long("distribution")
                 .value_name("uniform|zipf[:THETA]")
                 .default_value("uniform")
-                .help("How keys are chosen; THETA is 0.99 if not given"),
+                .help("How keys are chosen; THETA defaults to 0.99"),
         )
         .arg(
             Arg::new("mix")
                 .long("mix")
                 .default_value("set:1,get:10")
-                .help("Operations and weights; a number in a name is its count of keys: mget16:2"),
+                .help("Operations and weights; a number in a name is the number of keys per request: mget16:2"),
         )
         .arg(
             Arg::new("fill")
@@ -177,14 +177,14 @@ pub fn command() -> Command {
                 .value_name("OPERATION")
                 .num_args(0..=1)
                 .default_missing_value("set")
-                .help("Run an operation once for every key first [default operation: set]"),
+                .help("Before measuring, run an operation once for every key [default operation: set]"),
         )
         .arg(
             Arg::new("rate")
                 .long("rate")
                 .value_name("PER-SECOND")
                 .value_parser(value_parser!(f64))
-                .help("Offered load: latency counts from when a request was due, not from when it could be sent"),
+                .help("Requests per second, due by the clock; latency counts from when a request was due, not from when it was sent"),
         )
         .arg(
             Arg::new("server-pid")
@@ -253,22 +253,22 @@ impl Options {
         let key_bytes_min = self.shape.key_bytes_min();
         if self.shape.key_bytes < key_bytes_min {
             return Err(format!(
-                "{} keys need at least {key_bytes_min} bytes each",
+                "--key-bytes must be at least {key_bytes_min} for {} keys",
                 self.shape.keys
             ));
         }
         if self.rate.is_some_and(|rate| !(0.001..=1e9).contains(&rate)) {
-            return Err("the rate is not between 0.001 and 1e9 per second".to_owned());
+            return Err("--rate must be between 0.001 and 1e9 per second".to_owned());
         }
         if self.shape.protocol == Protocol::Memcached && self.subscribers > 0 {
-            return Err("memcached knows no subscribers".to_owned());
+            return Err("--subscribers cannot be used with memcached".to_owned());
         }
         if self.shape.protocol == Protocol::Memcached {
             let choices = self.mix.iter().map(|(choice, _)| choice).chain(&self.fill);
             for choice in choices {
                 if choice.operation.memcached.is_empty() {
                     return Err(format!(
-                        "'{}' has no memcached request",
+                        "the operation '{}' does not exist in memcached",
                         choice.operation.name
                     ));
                 }
@@ -277,9 +277,7 @@ impl Options {
         let mut replies = self.mix.iter().map(|(choice, _)| choice.replies());
         let first = replies.next();
         if replies.any(|other| Some(other) != first) {
-            return Err(
-                "transactions can only be mixed with others that get as many replies".to_owned(),
-            );
+            return Err("all operations of a mix must get the same number of replies".to_owned());
         }
         Ok(())
     }
@@ -289,14 +287,14 @@ fn number(matches: &ArgMatches, name: &str, least: usize, most: usize) -> Result
     let number: u64 = matches.get_one(name).copied().unwrap_or_default();
     match usize::try_from(number) {
         Ok(number) if (least..=most).contains(&number) => Ok(number),
-        Ok(_) | Err(_) => Err(format!("--{name} is not between {least} and {most}")),
+        Ok(_) | Err(_) => Err(format!("--{name} must be between {least} and {most}")),
     }
 }
 
 fn seconds(seconds: f64) -> Result<Duration, String> {
     match Duration::try_from_secs_f64(seconds) {
         Ok(duration) if !duration.is_zero() => Ok(duration),
-        Ok(_) | Err(_) => Err("--duration is not a positive number of seconds".to_owned()),
+        Ok(_) | Err(_) => Err("--duration must be a positive number of seconds".to_owned()),
     }
 }
 
@@ -306,7 +304,7 @@ fn parse_range(text: &str) -> Result<(usize, usize), String> {
     match (least.parse(), most.parse()) {
         (Ok(least), Ok(most)) if least <= most && most <= VALUE_BYTES_MAX => Ok((least, most)),
         _ => Err(format!(
-            "--value-bytes '{text}' is neither a size nor a range of sizes up to {VALUE_BYTES_MAX}"
+            "--value-bytes '{text}' must be a size or a range of sizes up to {VALUE_BYTES_MAX}"
         )),
     }
 }
@@ -318,7 +316,7 @@ fn parse_distribution(text: &str) -> Result<Distribution, String> {
         ("uniform", _) => Ok(Distribution::Uniform),
         ("zipf", Ok(theta)) if (0.01..=10.0).contains(&theta) => Ok(Distribution::Zipf(theta)),
         _ => Err(format!(
-            "--distribution '{text}' is neither uniform nor zipf:THETA with THETA from 0.01 to 10"
+            "--distribution '{text}' must be uniform, or zipf:THETA with THETA from 0.01 to 10"
         )),
     }
 }
@@ -340,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_distributions_and_lengths_are_read() {
+    fn sizes_distributions_and_lengths_are_parsed() {
         let options =
             options("--value-bytes 10-20 --distribution zipf:1.2 -n 5 --fill --unix /tmp/s")
                 .unwrap();
@@ -352,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn contradictions_are_refused() {
+    fn invalid_and_contradictory_options_are_rejected() {
         for arguments in [
             "--key-bytes 8",
             "--keys 0",

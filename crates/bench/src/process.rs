@@ -1,4 +1,4 @@
-//! What the kernel knows about a process: CPU time spent and memory held, from `/proc`.
+//! CPU time and memory of a process, from `/proc`.
 
 use std::fs;
 use std::io;
@@ -6,11 +6,11 @@ use std::io;
 /// CPU time and memory of a process at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Usage {
-    /// Seconds in user mode, over all threads, ended ones included.
+    /// Seconds in user mode, of all threads, including those that have ended.
     pub user_s: f64,
     /// Seconds in the kernel.
     pub system_s: f64,
-    /// Bytes of memory resident.
+    /// Bytes of resident memory.
     pub resident_bytes: u64,
 }
 
@@ -38,11 +38,11 @@ impl Usage {
 fn unreadable(file: &str) -> io::Error {
     io::Error::new(
         io::ErrorKind::InvalidData,
-        format!("/proc/PID/{file} is not as proc(5) describes it"),
+        format!("/proc/PID/{file} does not have the format of proc(5)"),
     )
 }
 
-/// The fields 14 and 15 of proc(5)'s `stat`; the name in field 2 may hold anything, so count from its parenthesis.
+/// Fields 14 and 15 of proc(5)'s `stat`. The name in field 2 may contain anything, so count from its last parenthesis.
 fn parse_stat(stat: &str, ticks_per_s: f64) -> Option<(f64, f64)> {
     let mut fields = stat[stat.rfind(')')? + 1..].split_whitespace().skip(11);
     let user: f64 = fields.next()?.parse().ok()?;
@@ -63,13 +63,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_found_behind_an_odd_name() {
+    fn cpu_times_are_found_after_an_unusual_name() {
         let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 1 0 0 0 250 50 0 0 20 0 1 0";
         assert_eq!(parse_stat(stat, 100.0), Some((2.5, 0.5)));
     }
 
     #[test]
-    fn this_process_has_memory() {
+    fn usage_of_this_process_includes_its_memory() {
         assert!(Usage::of(std::process::id()).unwrap().resident_bytes > 100_000);
     }
 }

@@ -1,9 +1,9 @@
-//! Random numbers and the two distributions keys are drawn from.
+//! Random numbers and the two distributions from which keys are drawn.
 //!
-//! Cheap before good: a load generator draws one number per request, and every nanosecond it spends is one the
-//! measured server does not get.
+//! Speed matters more than quality: a load generator draws one number per request, and every nanosecond it spends is
+//! taken from the measured server.
 
-/// A SplitMix64 generator (Steele, Lea, Flood 2014): one add and two multiplications a number.
+/// A SplitMix64 generator (Steele, Lea, Flood 2014): one addition and two multiplications per number.
 #[derive(Debug, Clone)]
 pub struct Random(u64);
 
@@ -33,7 +33,7 @@ impl Random {
     }
 }
 
-/// Zipf's law over the ranks `0..count`: rank `r` comes with a probability in proportion to `1 / (r + 1)^theta`.
+/// Zipf's law over the ranks `0..count`: the probability of rank `r` is proportional to `1 / (r + 1)^theta`.
 ///
 /// Rejection-inversion after Hörmann and Derflinger, "Rejection-inversion to generate variates from monotone
 /// discrete distributions", ACM TOMACS 6(3), 1996: constant time per draw, no table, any `theta` above zero.
@@ -113,8 +113,8 @@ enum Order {
     Rising { next: u64 },
 }
 
-/// A prime above any sensible number of keys: multiplying by it modulo the count scatters the frequent ranks over
-/// the whole range, and no two ranks fall on one key unless the count is a multiple of it.
+/// A prime above any sensible number of keys: multiplying by it modulo the count scatters the frequent ranks over the
+/// whole range, and no two ranks share a key unless the count is a multiple of it.
 const SCATTER: u64 = 2_654_435_761;
 
 impl Keys {
@@ -127,7 +127,7 @@ impl Keys {
         }
     }
 
-    /// Few keys often and many seldom, after [`Zipf`]; the frequent ones lie scattered.
+    /// Few keys often and many rarely, by [`Zipf`]; the frequent ones are scattered.
     pub fn zipf(count: u64, theta: f64, random: Random) -> Self {
         Self {
             count,
@@ -173,7 +173,7 @@ mod tests {
     const SEED: u64 = 7;
 
     #[test]
-    fn zipf_ranks_come_as_often_as_the_law_says() {
+    fn zipf_ranks_occur_as_often_as_the_law_says() {
         for theta in [0.5, 0.99, 1.0, 1.3] {
             let count = 1000;
             let zipf = Zipf::new(count, theta);

@@ -1,19 +1,19 @@
-//! Reads replies without keeping them: counts the whole ones, the errors and the missing values.
+//! Reads replies without storing them: counts complete replies, errors and missing values.
 //!
-//! A parser keeps its place between reads, so the caller's buffer can serve all connections and nothing is copied
-//! but a line cut in two.
+//! A parser keeps its state between reads, so one buffer of the caller serves all connections, and only a line that is
+//! split between two reads is copied.
 
 use crate::options::Protocol;
 
-/// What the replies said.
+/// Counts of replies, errors and misses.
 #[derive(Debug, Default, Clone)]
 pub struct Tally {
-    /// Whole replies.
+    /// Complete replies.
     pub replies: u64,
     /// Replies that were errors.
     pub errors: u64,
-    /// Values that were asked for and were not there. Memcached leaves them out of its reply, so there a request for
-    /// many values counts only if it brought none.
+    /// Requested values that did not exist. Memcached omits them from its reply, so there a request for many values
+    /// counts only if it returned none.
     pub misses: u64,
     /// The text of the first error.
     pub first_error: Option<String>,
@@ -35,7 +35,7 @@ impl Tally {
     }
 }
 
-/// The server sent something that is no reply.
+/// The server sent something that is not a reply.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Malformed(pub String);
 
@@ -46,20 +46,20 @@ const LINE_BYTES_MAX: usize = 64 << 10;
 #[derive(Debug)]
 pub struct Replies {
     protocol: Protocol,
-    /// Bytes of a value, with its line end, still to pass over.
+    /// Bytes of a value, with its line end, still to skip.
     skip: usize,
-    /// RESP: elements still missing from the reply, less one. Memcached: values the reply has brought so far.
+    /// RESP: elements still missing from the reply, less one. Memcached: values in the reply so far.
     elements: u64,
-    /// The beginning of a line whose end has not come.
+    /// The beginning of a line whose end has not arrived.
     line: Vec<u8>,
     /// How many replies count as one.
     each: u64,
-    /// How many of those have come.
+    /// How many of those have arrived.
     part: u64,
 }
 
 impl Replies {
-    /// A parser for a fresh connection.
+    /// A parser for a new connection.
     pub fn new(protocol: Protocol) -> Self {
         Self {
             protocol,
@@ -71,14 +71,14 @@ impl Replies {
         }
     }
 
-    /// Counts so many replies as one from now on. A change is for when all have come.
+    /// Counts `each` replies as one from now on. Call it only when no reply is outstanding.
     pub fn expect(&mut self, each: u64) {
         self.each = each;
     }
 
-    /// Takes what one read brought.
+    /// Parses the bytes of one read.
     ///
-    /// Fails when the bytes break the protocol; the connection is of no use then.
+    /// Fails if the bytes violate the protocol; the connection is unusable then.
     pub fn feed(&mut self, mut bytes: &[u8], tally: &mut Tally) -> Result<(), Malformed> {
         loop {
             if self.skip > 0 {
@@ -126,7 +126,7 @@ impl Replies {
                 return Ok(());
             }
             b'*' if rest != b"-1" && rest != b"0" => {
-                // The array's own place is taken by its first element.
+                // The first element replaces the array in the count.
                 let elements = length(rest).ok_or_else(|| malformed(line))? as u64;
                 self.elements = self.elements.saturating_add(elements.saturating_sub(1));
                 return Ok(());
@@ -141,7 +141,7 @@ impl Replies {
         Ok(())
     }
 
-    /// An element came to its end; when no other is missing, so did the reply.
+    /// Counts an element as complete; if no other is missing, so is the reply.
     fn element_done(&mut self, tally: &mut Tally) {
         if self.elements > 0 {
             self.elements -= 1;
@@ -210,7 +210,7 @@ fn length(digits: &[u8]) -> Option<usize> {
 mod tests {
     use super::*;
 
-    /// Feeds the bytes whole and cut at every place, and checks that the counts agree.
+    /// Feeds the bytes at once and split at every position, and checks that the counts agree.
     fn tally(protocol: Protocol, bytes: &[u8]) -> (u64, u64, u64) {
         let mut whole = Tally::default();
         Replies::new(protocol).feed(bytes, &mut whole).unwrap();
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn resp_replies_are_counted_wherever_they_are_cut() {
+    fn resp_replies_are_counted_wherever_they_are_split() {
         let bytes = b"+OK\r\n$3\r\na\r\n\r\n$-1\r\n:42\r\n-ERR no\r\n$0\r\n\r\n*0\r\n*-1\r\n";
         assert_eq!(tally(Protocol::Resp, bytes), (8, 1, 2));
     }
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn memcached_replies_are_counted_wherever_they_are_cut() {
+    fn memcached_replies_are_counted_wherever_they_are_split() {
         let bytes =
             b"STORED\r\nVALUE k 0 5\r\nEND\r\n\r\nEND\r\nEND\r\n7\r\nNOT_FOUND\r\nERROR\r\n";
         assert_eq!(tally(Protocol::Memcached, bytes), (6, 1, 2));
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_reply_are_refused() {
+    fn bytes_that_are_not_a_reply_are_rejected() {
         for bytes in [
             b"HTTP/1.1 400\r\n".as_slice(),
             b"$x\r\n",

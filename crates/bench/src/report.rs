@@ -1,4 +1,4 @@
-//! What a run found, for people and for programs.
+//! The results of a run, as a table for people and as JSON for programs.
 
 use crate::process::Usage;
 use crate::replies::Tally;
@@ -8,9 +8,9 @@ use std::fmt::Write;
 /// The figures of one run.
 #[derive(Debug)]
 pub struct Report {
-    /// How long it took.
+    /// How long the measurement took.
     pub seconds: f64,
-    /// Messages that subscribers have read.
+    /// Messages that subscribers read.
     pub messages: u64,
     /// Counts of replies, errors and misses.
     pub tally: Tally,
@@ -18,7 +18,7 @@ pub struct Report {
     pub latencies: Histogram<u64>,
     /// CPU time of this process.
     pub client_cpu_s: f64,
-    /// The server before and after, where its process is known.
+    /// The server's usage before and after, if its process is known.
     pub server: Option<(Usage, Usage)>,
 }
 
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn json_quotes_what_the_server_said() {
+    fn json_quotes_the_texts_of_errors() {
         assert_eq!(quoted("a \"b\" \\ \n"), "\"a \\\"b\\\" \\\\ \\u000a\"");
     }
 

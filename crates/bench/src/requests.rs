@@ -1,49 +1,49 @@
-//! The tape: a long run of ready-made requests in which only the digits of the keys change.
+//! The tape: a long sequence of prepared requests in which only the digits of the keys change.
 //!
 //! ```text
 //! | SET key:0000….. value | GET key:0000….. | GET key:0000….. | ...
 //!             ^^^^^^                 ^^^^^^           ^^^^^^       patched just before sending
 //! ```
 //!
-//! A batch is a slice of the tape that goes to the socket as it lies: no request is built or copied while measuring.
-//! Which operation comes when, and the values, are drawn once, when the tape is made.
+//! A batch is a slice of the tape that is sent as it is: no request is built or copied while measuring. The order of
+//! the operations and the values are chosen at random once, when the tape is made.
 
 use crate::operations::{COUNT_MAX, Choice, Part};
 use crate::options::{Protocol, ValueText};
 use crate::random::{Keys, Random};
 
-/// How the requests of a tape look.
+/// The format of the requests on a tape.
 #[derive(Debug, Clone)]
 pub struct Shape {
-    /// The protocol the requests speak.
+    /// The protocol of the requests.
     pub protocol: Protocol,
-    /// How many keys there are.
+    /// The number of keys.
     pub keys: u64,
-    /// How many bytes each key has.
+    /// The length of a key in bytes.
     pub key_bytes: usize,
-    /// The fewest and the most bytes a value has.
+    /// The minimum and the maximum length of a value in bytes.
     pub value_bytes: (usize, usize),
-    /// What the values are made of.
+    /// The characters that values consist of.
     pub value_text: ValueText,
 }
 
-/// The tape aims at this size, so that it stays in the second-level cache beside the kernel's buffers.
+/// The tape aims at this size, so that it stays in the second-level cache together with the kernel's buffers.
 const TAPE_BYTES: usize = 256 << 10;
 /// The most requests on a tape.
 const TAPE_REQUESTS_MAX: usize = 4096;
-/// Even with large values there are this many, and at least twice a batch.
+/// The fewest requests on a tape, however large the values. There are also at least two batches.
 const TAPE_REQUESTS_MIN: usize = 256;
 
 /// Members of integer sets are below this.
 const INTEGERS: u64 = 1_000_000;
 
-/// Bytes of a key before its number; all prefixes of the table of operations have as many.
+/// The length of every prefix in the table of operations; a key's number follows it.
 const PREFIX_BYTES: usize = 4;
 
 const _: () = assert!(TAPE_REQUESTS_MIN <= TAPE_REQUESTS_MAX);
 const _: () = assert!((COUNT_MAX as u64) < INTEGERS);
 
-/// Ready-made requests in a random order of the mix.
+/// Prepared requests of the mix in random order.
 #[derive(Debug)]
 pub struct Tape {
     bytes: Vec<u8>,
@@ -62,13 +62,13 @@ struct Start {
 }
 
 impl Shape {
-    /// How many digits of a key change: enough for every number, and even, since digits are written in pairs.
+    /// How many digits of a key change: enough for every number, and an even count, since digits are written in pairs.
     fn digits(&self) -> usize {
         let digits = self.keys.saturating_sub(1).max(1).ilog10() as usize + 1;
         digits.next_multiple_of(2)
     }
 
-    /// The shortest keys that can tell `keys` keys apart.
+    /// The shortest key length that makes all keys distinct.
     pub fn key_bytes_min(&self) -> usize {
         PREFIX_BYTES + self.digits()
     }
@@ -77,7 +77,7 @@ impl Shape {
 impl Tape {
     /// Makes a tape of the mix's operations in proportion to their weights, for batches of up to `batch_max`.
     ///
-    /// The caller has checked that the keys are long enough and that the protocol has all operations.
+    /// The caller must have checked that the keys are long enough and that the protocol has all operations.
     pub fn new(
         mix: &[(Choice, u64)],
         shape: &Shape,
@@ -101,9 +101,9 @@ impl Tape {
         tape
     }
 
-    /// The bytes of the next `count` requests, with fresh keys. `count` is at most the `batch_max` of the tape.
+    /// The bytes of the next `count` requests, with new keys. `count` is at most the `batch_max` of the tape.
     ///
-    /// Near the end of the tape the rest is skipped: a batch is always one slice.
+    /// A batch is always one slice: near the end of the tape, the rest is skipped.
     pub fn batch(&mut self, count: usize, keys: &mut Keys) -> &[u8] {
         if self.next + count >= self.starts.len() {
             self.next = 0;
@@ -157,7 +157,7 @@ impl Tape {
     }
 }
 
-/// A piece of a request as sent; `numbered` when it ends in the digits of a key.
+/// A piece of a request as sent; `numbered` if it ends in the digits of a key.
 struct Argument {
     text: Vec<u8>,
     numbered: bool,
@@ -227,7 +227,7 @@ fn arguments(choice: Choice, shape: &Shape, random: &mut Random) -> Vec<Argument
                 let integers = (0..choice.count as u64).map(|index| (first + 7 * index) % INTEGERS);
                 arguments.extend(integers.map(|integer| Argument::fixed(integer.to_string())));
             }
-            // What it means is done around the request.
+            // `push` writes MULTI and EXEC around the requests.
             Part::Transaction => {}
             Part::Member => arguments.push(Argument::numbered("", shape.digits().max(12))),
         }
@@ -253,7 +253,7 @@ fn value(shape: &Shape, random: &mut Random) -> Vec<u8> {
         .collect()
 }
 
-/// Bytes of a request on average, from one sample of each operation.
+/// The average length of a request in bytes, from one sample of each operation.
 fn mean_bytes(mix: &[(Choice, u64)], shape: &Shape, random: &mut Random) -> usize {
     let weights: u64 = mix.iter().map(|(_, weight)| weight).sum();
     let bytes: u64 = mix
@@ -296,7 +296,7 @@ const PAIRS: [[u8; 2]; 100] = {
     pairs
 };
 
-/// Fills `digits`, an even number of bytes, with the decimal digits of `number`, zeros in front.
+/// Fills `digits`, an even number of bytes, with the decimal digits of `number`, with leading zeros.
 fn write_digits(digits: &mut [u8], mut number: u64) {
     for pair in digits.rchunks_exact_mut(2) {
         pair.copy_from_slice(&PAIRS[(number % 100) as usize]);
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_carries_rising_keys() {
+    fn a_batch_contains_rising_keys() {
         let batch = tape("get", Protocol::Resp)
             .batch(2, &mut Keys::rising(1000, 41))
             .to_vec();
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn many_keys_of_one_request_differ() {
+    fn the_keys_of_one_request_differ() {
         let batch = tape("mget3", Protocol::Memcached)
             .batch(1, &mut Keys::rising(1000, 0))
             .to_vec();

@@ -1,4 +1,4 @@
-//! A whole run: connect, fill, measure, sum up.
+//! A whole run: connect, fill, measure, add up.
 
 use crate::connection::Broken;
 use crate::operations::Choice;
@@ -16,7 +16,7 @@ use std::io;
 use std::thread;
 use std::time::Instant;
 
-/// Why a run came to nothing.
+/// Why a run failed.
 #[derive(Debug)]
 pub enum Error {
     /// The server could not be reached.
@@ -25,15 +25,15 @@ pub enum Error {
     Socket(io::Error),
     /// The server closed a connection.
     ClosedByServer,
-    /// The server sent bytes that are no reply of the protocol; these.
+    /// The server sent these bytes, which are not a reply of the protocol.
     Malformed(String),
-    /// The server sent more replies than it got requests.
-    Unasked,
-    /// The process of the server could not be looked up.
+    /// The server sent more replies than it received requests.
+    UnexpectedReply,
+    /// The usage of this process could not be read.
     Process(u32, io::Error),
     /// A request of the fill was answered with this error.
     Fill(String),
-    /// A script was refused with this error.
+    /// A script could not be loaded because of this error.
     Load(String),
 }
 
@@ -48,13 +48,17 @@ impl fmt::Display for Error {
             }
             Self::Socket(error) => write!(f, "a connection failed: {error}"),
             Self::ClosedByServer => write!(f, "the server closed a connection"),
-            Self::Malformed(bytes) => write!(f, "the server sent what is no reply: {bytes:?}"),
-            Self::Unasked => write!(f, "the server sent more replies than it got requests"),
+            Self::Malformed(bytes) => {
+                write!(f, "the server sent bytes that are not a reply: {bytes:?}")
+            }
+            Self::UnexpectedReply => {
+                write!(f, "the server sent more replies than it received requests")
+            }
             Self::Process(pid, error) => {
                 write!(f, "cannot read the usage of process {pid}: {error}")
             }
-            Self::Fill(error) => write!(f, "the fill was refused: {error}"),
-            Self::Load(error) => write!(f, "a script was refused: {error}"),
+            Self::Fill(error) => write!(f, "the fill failed: {error}"),
+            Self::Load(error) => write!(f, "a script could not be loaded: {error}"),
         }
     }
 }
@@ -67,19 +71,19 @@ impl From<Broken> for Error {
             Broken::Socket(error) => Self::Socket(error),
             Broken::ClosedByServer => Self::ClosedByServer,
             Broken::Malformed(Malformed(bytes)) => Self::Malformed(bytes),
-            Broken::Unasked => Self::Unasked,
+            Broken::UnexpectedReply => Self::UnexpectedReply,
         }
     }
 }
 
-/// Connects, gives the server the scripts, fills if asked to, and measures.
+/// Loads the scripts into the server, fills it if requested, and measures.
 pub fn run(options: &Options) -> Result<Report, Error> {
     let mix = options.mix.iter().map(|(choice, _)| *choice);
     for load in mix.chain(options.fill).flat_map(Choice::loads) {
         let mut workers = connect(options)?;
         workers.truncate(1);
         let plan = fill_plan(options, load, 0, 1, &mut Random::new(options.seed));
-        if let Some(error) = carry_out(&mut workers, vec![plan])?.tally.first_error {
+        if let Some(error) = execute(&mut workers, vec![plan])?.tally.first_error {
             return Err(Error::Load(error));
         }
     }
@@ -98,12 +102,12 @@ pub fn run(options: &Options) -> Result<Report, Error> {
             first += count;
             plan
         });
-        let outcome = carry_out(&mut workers, plans.collect())?;
+        let outcome = execute(&mut workers, plans.collect())?;
         if let Some(error) = outcome.tally.first_error {
             return Err(Error::Fill(error));
         }
     }
-    // Fresh connections, since those of the fill may still be in the middle of something.
+    // New connections, since those of the fill may still be busy.
     let mut workers = connect(options)?;
     let mut seeds = Random::new(options.seed);
     let tapes: Vec<(Tape, Random)> = workers
@@ -130,11 +134,11 @@ pub fn run(options: &Options) -> Result<Report, Error> {
             until,
             rate: options.rate.map(|rate| rate / options.threads as f64),
         });
-    let outcome = carry_out(&mut workers, plans.collect())?;
+    let outcome = execute(&mut workers, plans.collect())?;
     let elapsed = start.elapsed();
     let server_after = options.server_pid.map(usage).transpose()?;
     let client_after = usage(std::process::id())?;
-    let messages = subscribers.end()?;
+    let messages = subscribers.stop()?;
     Ok(Report {
         seconds: elapsed.as_secs_f64(),
         messages,
@@ -172,7 +176,7 @@ fn shares(total: u64, parts: usize) -> impl Iterator<Item = u64> {
     (0..parts).map(move |part| total / parts + u64::from(part < total % parts))
 }
 
-fn carry_out(workers: &mut [Worker], plans: Vec<Plan>) -> Result<Outcome, Error> {
+fn execute(workers: &mut [Worker], plans: Vec<Plan>) -> Result<Outcome, Error> {
     let outcomes: Vec<Result<Outcome, Broken>> = thread::scope(|scope| {
         let threads: Vec<_> = workers
             .iter_mut()

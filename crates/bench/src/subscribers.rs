@@ -1,4 +1,4 @@
-//! Connections that subscribe to the channel of the operation `publish`, and read what they are sent.
+//! Connections that subscribe to the channel of the operation `publish` and read its messages.
 
 use crate::connection::{Broken, Connection};
 use crate::operations::CHANNEL;
@@ -12,21 +12,21 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// How soon they notice that the run has ended.
-const LOOK: Duration = Duration::from_millis(20);
-/// Bytes one read may bring.
+/// How often the thread checks whether the run has ended.
+const CHECK_INTERVAL: Duration = Duration::from_millis(20);
+/// Size of the buffer for reads.
 const READ_BYTES: usize = 64 << 10;
-/// More messages than any run brings: each counts as the answer to a request.
+/// More messages than any run produces: each counts as the reply to a request.
 const MESSAGES_MAX: usize = 1 << 50;
 
 /// A thread that reads messages.
 #[derive(Debug)]
 pub(crate) struct Subscribers {
-    ends: Arc<AtomicBool>,
+    stop: Arc<AtomicBool>,
     thread: JoinHandle<Result<u64, Broken>>,
 }
 
-/// What the thread reads.
+/// The state of the thread.
 struct Reader {
     poll: Poll,
     connections: Vec<Connection>,
@@ -36,7 +36,7 @@ struct Reader {
 }
 
 impl Subscribers {
-    /// Connects as many as the options say, and subscribes.
+    /// Opens as many connections as the options say, and subscribes on each.
     pub fn start(options: &Options) -> Result<Self, Broken> {
         let poll = Poll::new()?;
         let open = |index| {
@@ -47,7 +47,7 @@ impl Subscribers {
         let mut reader = Reader {
             connections: connections.collect::<io::Result<_>>()?,
             tally: Tally::default(),
-            // Nobody asks for it.
+            // Needed for `receive`, but never read.
             latencies: Histogram::new(1).expect("one digit is within the histogram's limits"),
             buffer: vec![0; READ_BYTES],
             poll,
@@ -62,28 +62,28 @@ impl Subscribers {
         }
         let answers = reader.connections.len() as u64;
         reader.read_until(|tally| tally.replies >= answers)?;
-        let ends = Arc::new(AtomicBool::new(false));
-        let end = ends.clone();
+        let stop = Arc::new(AtomicBool::new(false));
+        let is_stopped = stop.clone();
         let read = move || {
-            reader.read_until(|_| end.load(Relaxed))?;
+            reader.read_until(|_| is_stopped.load(Relaxed))?;
             Ok(reader.tally.replies - answers)
         };
         let thread = thread::spawn(read);
-        Ok(Self { ends, thread })
+        Ok(Self { stop, thread })
     }
 
-    /// Ends them; returns how many messages they have read.
-    pub fn end(self) -> Result<u64, Broken> {
-        self.ends.store(true, Relaxed);
+    /// Stops the thread; returns how many messages it has read.
+    pub fn stop(self) -> Result<u64, Broken> {
+        self.stop.store(true, Relaxed);
         self.thread.join().expect("a reader does not panic")
     }
 }
 
 impl Reader {
-    fn read_until(&mut self, ends: impl Fn(&Tally) -> bool) -> Result<(), Broken> {
+    fn read_until(&mut self, is_done: impl Fn(&Tally) -> bool) -> Result<(), Broken> {
         let mut events = Events::with_capacity(1024);
-        while !ends(&self.tally) {
-            match self.poll.poll(&mut events, Some(LOOK)) {
+        while !is_done(&self.tally) {
+            match self.poll.poll(&mut events, Some(CHECK_INTERVAL)) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 result => result?,
             }

@@ -1,9 +1,9 @@
-//! One thread of load: an event loop over its connections.
+//! One load thread: an event loop over its connections.
 //!
-//! Closed loop: a connection sends anew as soon as answers come, so that `depth` requests are always under way.
-//! Open loop (`--rate`): requests fall due by the clock. One that finds no connection free is sent late but its
-//! latency still counts from when it was due, so that a server's pause is not hidden by the requests it prevented
-//! (Tene's "coordinated omission").
+//! Closed loop: a connection sends again as soon as replies arrive, so that `depth` requests are always in flight.
+//! Open loop (`--rate`): requests are due by the clock. A request that finds no free connection is sent late, but its
+//! latency counts from when it was due, so that a server's pause is not hidden by the requests it prevented (Tene's
+//! "coordinated omission").
 
 use crate::connection::{Broken, Connection};
 use crate::operations::Choice;
@@ -22,18 +22,18 @@ use rustix::time::{
 use std::io;
 use std::time::{Duration, Instant};
 
-/// Bytes one read may bring.
+/// Size of the buffer for reads.
 const READ_BYTES: usize = 64 << 10;
-/// Readiness reports taken from the kernel at a time.
+/// Readiness events taken from the kernel at a time.
 const EVENTS_MAX: usize = 1024;
 /// Latencies above this are recorded as this.
 const LATENCY_NS_MAX: u64 = 100_000_000_000;
-/// Requests that fall due within this time are sent together, so that a high rate does not mean as many wake-ups.
+/// Requests due within this time are sent together, so that a high rate does not cause as many wake-ups.
 const TIMER_NS_MIN: i64 = 20_000;
 /// How long a thread waits for any reply before it gives up.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
-/// What a thread saw.
+/// The results of a thread.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub tally: Tally,
@@ -57,7 +57,7 @@ pub(crate) struct Worker {
     buffer: Box<[u8]>,
 }
 
-/// What to send, and when to stop.
+/// What a thread sends, and when it stops.
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub tape: Tape,
@@ -65,7 +65,7 @@ pub(crate) struct Plan {
     /// How many replies each request gets.
     pub replies: u64,
     pub until: Until,
-    /// Requests per second of this thread; as fast as answers come if `None`.
+    /// Requests per second of this thread; as fast as replies arrive if `None`.
     pub rate: Option<f64>,
 }
 
@@ -91,7 +91,7 @@ impl Worker {
         })
     }
 
-    /// Carries out a plan.
+    /// Executes a plan.
     pub fn run(&mut self, plan: Plan) -> Result<Outcome, Broken> {
         let latencies =
             Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3).expect("the bounds are constants");
@@ -154,7 +154,7 @@ impl Worker {
         };
         let mut turn = 0;
         while !load.is_done(until) {
-            // A whole turn without a free connection ends the sending; what is due waits and ages.
+            // Sending stops after a full round without a free connection; due requests wait and their latency grows.
             let mut refused = 0;
             while load.left > 0
                 && schedule.due() <= Instant::now()
@@ -162,7 +162,7 @@ impl Worker {
             {
                 turn = (turn + 1) % self.connections.len();
                 let connection = &mut self.connections[turn];
-                if connection.under_way() >= self.depth || connection.is_blocked() {
+                if connection.in_flight() >= self.depth || connection.is_blocked() {
                     refused += 1;
                 } else {
                     load.send_one(connection, schedule.due())?;
@@ -205,7 +205,7 @@ impl Worker {
     }
 }
 
-/// The state of a plan being carried out.
+/// The state of a plan in progress.
 struct Load {
     outcome: Outcome,
     /// Requests still to be sent.
@@ -222,9 +222,9 @@ impl Load {
         }
     }
 
-    /// Sends requests until `depth` are under way, unless earlier bytes still wait.
+    /// Sends requests until `depth` are in flight, unless earlier bytes still wait.
     fn send(&mut self, connection: &mut Connection, depth: usize) -> Result<(), Broken> {
-        let room = (depth - connection.under_way()) as u64;
+        let room = (depth - connection.in_flight()) as u64;
         let count = room.min(self.left) as usize;
         if count == 0 || connection.is_blocked() {
             return Ok(());
@@ -243,7 +243,7 @@ impl Load {
     }
 }
 
-/// Requests at equal distances.
+/// Requests at equal intervals.
 struct Schedule {
     start: Instant,
     interval_s: f64,
@@ -257,7 +257,7 @@ impl Schedule {
     }
 }
 
-/// A timer that wakes the event loop: epoll's own timeout is too coarse, a whole millisecond.
+/// A timer that wakes the event loop: epoll's own timeout of whole milliseconds is too coarse.
 struct Timer {
     fd: OwnedFd,
 }
@@ -270,7 +270,7 @@ impl Timer {
         })
     }
 
-    /// Wakes once, at `due` or shortly after. Setting the timer anew also clears its readiness.
+    /// Wakes once, at `due` or shortly after. Setting the timer again also clears its readiness.
     fn wake_at(&self, due: Instant) -> io::Result<()> {
         let wait = due.saturating_duration_since(Instant::now());
         let nanoseconds =
@@ -292,7 +292,7 @@ impl Timer {
     }
 }
 
-/// The keys a thread asks for while measuring.
+/// The keys that a thread requests while measuring.
 pub(crate) fn keys(options: &Options, random: Random) -> Keys {
     match options.distribution {
         Distribution::Uniform => Keys::uniform(options.shape.keys, random),
@@ -300,7 +300,7 @@ pub(crate) fn keys(options: &Options, random: Random) -> Keys {
     }
 }
 
-/// A plan that runs `choice` once for each of `count` keys from `first` on.
+/// A plan that runs `choice` once for each of `count` keys, beginning with `first`.
 pub(crate) fn fill_plan(
     options: &Options,
     choice: Choice,

@@ -1,4 +1,4 @@
-//! Whole runs against a small server in this process, which knows nothing but how many bytes a PING has.
+//! Whole runs against a small server in this process, which knows only the length of a PING.
 
 use damselfly_bench::options::{Options, command};
 use damselfly_bench::report::Report;
@@ -68,7 +68,7 @@ fn every_request_is_answered_and_timed() {
 }
 
 #[test]
-fn a_fixed_rate_is_neither_exceeded_nor_missed() {
+fn a_fixed_rate_is_not_exceeded() {
     let report = measure(serve(b"+PONG\r\n"), "-n 200 -c 2 -P 4 --rate 2000").unwrap();
     assert_eq!(report.tally.replies, 200);
     // The last of 200 requests is due after 199 intervals of half a millisecond.
@@ -77,7 +77,7 @@ fn a_fixed_rate_is_neither_exceeded_nor_missed() {
 
 #[test]
 fn latency_counts_from_when_a_request_was_due() {
-    // One connection, one request at a time: far fewer than a million a second, so that nearly all wait to be sent.
+    // One connection with one request at a time sends far fewer than a million per second, so nearly all requests wait.
     let report = measure(serve(b"+PONG\r\n"), "-n 2000 -c 1 -P 1 --rate 1000000").unwrap();
     let last_due_s = 1999.0 / 1e6;
     let longest_s = report.latencies.max() as f64 / 1e9;
@@ -99,19 +99,19 @@ fn errors_are_counted_and_the_first_is_kept() {
 }
 
 #[test]
-fn a_server_that_breaks_the_protocol_ends_the_run() {
+fn a_server_that_violates_the_protocol_ends_the_run() {
     assert!(matches!(
         measure(serve(b"HTTP/1.1 400\r\n"), "-n 10 -c 1"),
         Err(Error::Malformed(_))
     ));
     assert!(matches!(
         measure(serve(b"+A\r\n+B\r\n"), "-n 10 -c 1"),
-        Err(Error::Unasked)
+        Err(Error::UnexpectedReply)
     ));
 }
 
 #[test]
-fn a_refused_fill_ends_the_run() {
+fn a_failed_fill_ends_the_run() {
     assert!(matches!(
         measure(serve(b"-ERR full\r\n"), "--fill ping --keys 10 -n 0 -c 1"),
         Err(Error::Fill(text)) if text == "ERR full"

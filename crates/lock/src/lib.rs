@@ -1,15 +1,15 @@
-//! The shard lock: try, spin briefly, then park the *connection*, never the thread.
+//! The shard lock: try, spin briefly, then stall the *connection*, never the thread.
 //!
-//! One word holds the lock and the set of threads that want to hear of its release:
+//! One word holds the lock and the set of threads to wake when it is released:
 //!
 //! ```text
 //! | bit 63: locked | bits 0..=62: one bit per waiting thread (thread number mod 63) |
 //! ```
 //!
-//! A thread that finds the lock taken sets its bit with [`Lock::wait`]; whoever unlocks takes all
-//! bits in the same atomic step and wakes those threads. Setting the bit tells at once whether
-//! the lock became free in between, so a wake-up can't be lost. Threads that share a bit are woken
-//! together, which costs a needless look and nothing else.
+//! A thread that finds the lock taken sets its bit with [`Lock::wait`]. The thread that unlocks
+//! clears all bits in the same atomic operation and wakes those threads. Setting a bit also returns
+//! whether the lock has become free in between, so no wake-up is lost. Threads that share a bit are
+//! woken together, which costs a needless retry and nothing else.
 
 #[cfg(loom)]
 use loom::{cell::UnsafeCell, sync::atomic::AtomicU64};
@@ -20,8 +20,8 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 const LOCKED: u64 = 1 << 63;
 
-/// How often [`Lock::acquire`] looks again before it gives up: some microseconds, longer than
-/// any command on a few keys, shorter than a time slice of the scheduler.
+/// How often [`Lock::acquire`] retries before it gives up: a few microseconds, longer than any
+/// command on a few keys, shorter than a time slice of the scheduler.
 const SPINS_MAX: u32 = if cfg!(loom) { 2 } else { 2_000 };
 
 /// The number of distinct waiter bits.
@@ -33,13 +33,13 @@ const WAITER_BITS: u32 = 63;
 pub struct Waiters(u64);
 
 impl Waiters {
-    /// True if nobody waits: the common case.
+    /// True if no thread waits: the common case.
     #[inline]
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }
 
-    /// True if the thread of this number asked to be woken, or shares its bit with one that did.
+    /// True if the thread with this number asked to be woken, or shares its bit with one that did.
     pub fn contains(self, thread: usize) -> bool {
         self.0 & waiter_bit(thread) != 0
     }
@@ -84,7 +84,7 @@ impl<T> Lock<T> {
         }
     }
 
-    /// Takes the lock if it is free this instant.
+    /// Takes the lock if it is free; does not spin.
     #[inline]
     pub fn try_acquire(&self) -> bool {
         let word = self.word.load(Relaxed);
@@ -115,13 +115,13 @@ impl<T> Lock<T> {
         false
     }
 
-    /// Asks that `thread` be woken at the next release. True if the lock is free already: then
-    /// try again at once, since there may be no release to come.
+    /// Registers `thread` to be woken at the next release. Returns true if the lock is free already:
+    /// then retry at once, since no release may follow.
     pub fn wait(&self, thread: usize) -> bool {
         self.word.fetch_or(waiter_bit(thread), Relaxed) & LOCKED == 0
     }
 
-    /// Releases the lock and returns whom to wake.
+    /// Releases the lock and returns the threads to wake.
     ///
     /// # Safety
     /// The caller holds the lock, and no reference obtained from [`Lock::get`] is used any more.
@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_held_lock_is_refused_and_a_released_one_granted() {
+    fn a_held_lock_cannot_be_taken_and_a_released_one_can() {
         let lock = Lock::new(7);
         assert!(lock.try_acquire());
         assert!(!lock.try_acquire());
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn the_releaser_learns_exactly_who_waits() {
+    fn release_returns_exactly_the_waiting_threads() {
         let lock = Lock::new(());
         assert!(lock.try_acquire());
         assert!(!lock.wait(3));
@@ -173,7 +173,7 @@ mod tests {
         let waiters = unsafe { lock.release() };
         assert!(waiters.contains(3) && waiters.contains(1) && waiters.contains(64));
         assert!(!waiters.contains(0) && !waiters.contains(2));
-        assert!(lock.wait(5), "a free lock answers that it is free");
+        assert!(lock.wait(5), "`wait` reports that the lock is free");
     }
 }
 
@@ -223,7 +223,7 @@ mod loom_tests {
     }
 
     /// A waiter either finds the lock free when it registers, or the holder that releases it sees
-    /// the waiter: if both could miss, the connection would sleep for ever.
+    /// the waiter: if both could miss, the connection would sleep forever.
     #[test]
     fn a_wake_up_is_never_lost() {
         loom::model(|| {

@@ -1,4 +1,4 @@
-//! Nanoseconds of the paths that every request takes: `cargo bench -p damselfly-protocol`.
+//! Measures the code that every request runs, in nanoseconds: `cargo bench -p damselfly-protocol`.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -6,13 +6,13 @@ use std::time::Instant;
 use damselfly_protocol::client::{skip_reply, write_command};
 use damselfly_protocol::{Limits, Progress, Reply, RequestParser, Version};
 
-/// Requests in the input that is parsed again and again, about as many as one read brings.
+/// Requests in the input, about as many as one read of a socket returns.
 const BATCH: usize = 100;
 const ROUNDS: usize = 5_000;
-/// The best of so many tries counts, for the machine is shared.
+/// The best of this many tries counts, since the machine may be shared.
 const TRIES: usize = 7;
 
-/// Prints the nanoseconds of one of the `BATCH` operations that `run` does.
+/// Prints the nanoseconds per operation; `run` does `BATCH` operations.
 fn measure(name: &str, mut run: impl FnMut()) {
     let mut best = f64::INFINITY;
     for _ in 0..TRIES {

@@ -1,4 +1,4 @@
-//! The client's side, for tools and tests: commands out, replies in.
+//! The client side, for tools and tests: writes commands and reads replies.
 
 mod display;
 mod skip;

@@ -1,4 +1,4 @@
-//! What must hold for any bytes: entry points for a fuzzer, and for the random tests.
+//! Properties that hold for any bytes: entry points for fuzzing and random tests.
 
 use crate::client::{DecodeError, DecodeLimits, Decoder, Value, skip_reply};
 use crate::request::{Limits, Progress, ProtocolError, RequestParser};
@@ -6,8 +6,8 @@ use crate::request::{Limits, Progress, ProtocolError, RequestParser};
 /// The arguments of a request.
 pub type Request = Vec<Vec<u8>>;
 
-/// Parses `data` as the requests of one connection, at once and in pieces, and requires that both
-/// see the same, but for lines that are too long before their end arrives.
+/// Parses `data` as the requests of one connection, at once and in pieces, and asserts that the
+/// results are equal, except for lines that are too long before their end arrives.
 pub fn requests(data: &[u8]) {
     let short = Limits {
         bulk_bytes_max: 100,
@@ -20,9 +20,16 @@ pub fn requests(data: &[u8]) {
         for piece_bytes in [1, 2, 7, 64] {
             let (requests, end) = parse_in_pieces(data, &limits, piece_bytes);
             if end.is_some_and(is_too_long) {
-                assert!(whole.0.starts_with(&requests), "by {piece_bytes}");
+                assert!(
+                    whole.0.starts_with(&requests),
+                    "in pieces of {piece_bytes}"
+                );
             } else {
-                assert_eq!((&requests, end), (&whole.0, whole.1), "by {piece_bytes}");
+                assert_eq!(
+                    (&requests, end),
+                    (&whole.0, whole.1),
+                    "in pieces of {piece_bytes}"
+                );
             }
         }
     }
@@ -37,7 +44,8 @@ fn is_too_long(error: ProtocolError) -> bool {
     )
 }
 
-/// Parses `data` that arrives in pieces of `piece_bytes`: the requests, and what ended them.
+/// Parses `data` that arrives in pieces of `piece_bytes`; returns the requests, and the error after
+/// them if there is one.
 pub fn parse_in_pieces(
     data: &[u8],
     limits: &Limits,
@@ -81,8 +89,8 @@ pub fn parse_in_pieces(
     (requests, None)
 }
 
-/// Decodes `data` as the replies of one connection, at once and in pieces, and requires that both
-/// see the same, that values can be shown, and that `skip_reply` agrees.
+/// Decodes `data` as the replies of one connection, at once and in pieces, and asserts that the
+/// results are equal and that `skip_reply` agrees.
 pub fn replies(data: &[u8]) {
     let limits = DecodeLimits {
         depth_max: 5,
@@ -102,7 +110,8 @@ pub fn replies(data: &[u8]) {
     }
 }
 
-/// Decodes `data` that arrives in pieces: the values with their lengths, and what ended them.
+/// Decodes `data` that arrives in pieces of `piece_bytes`; returns the values with their lengths,
+/// and the error after them if there is one.
 pub fn decode_in_pieces(
     data: &[u8],
     limits: &DecodeLimits,

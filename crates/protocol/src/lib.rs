@@ -1,8 +1,8 @@
 //! RESP without I/O: requests are parsed from, and replies written to, byte buffers of the caller.
 //!
-//! - [`request`]: what a server does with the bytes of its clients.
-//! - [`reply`]: what a server answers, in RESP2 or RESP3.
-//! - [`client`]: the other side, for tools and tests.
+//! - [`request`]: the server parses requests.
+//! - [`reply`]: the server writes replies, in RESP2 or RESP3.
+//! - [`client`]: the client side, for tools and tests.
 
 #![forbid(unsafe_code)]
 

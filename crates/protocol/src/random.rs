@@ -21,7 +21,7 @@ impl Random {
         items[self.below(items.len())]
     }
 
-    /// Up to `len_max` bytes, of which half are ones that mean something to a parser.
+    /// Up to `len_max` bytes; half of them have a meaning to a parser.
     pub fn bytes(&mut self, len_max: usize) -> Vec<u8> {
         let len = self.below(len_max + 1);
         (0..len)
@@ -51,7 +51,7 @@ impl Random {
     }
 }
 
-/// Runs `test` with many seeds; a failure names the seed.
+/// Runs `test` with many seeds; prints the seed of a failure.
 pub fn with_seeds(count: u64, test: impl Fn(&mut Random) + std::panic::RefUnwindSafe) {
     for seed in 0..count {
         let result = std::panic::catch_unwind(|| test(&mut Random(seed)));

@@ -1,6 +1,6 @@
 //! Writes replies, in RESP2 or RESP3, to the output buffer of a connection.
 //!
-//! The kinds that only RESP3 has are written in RESP2 as Redis does:
+//! Reply types that RESP2 lacks are written there as Redis writes them:
 //!
 //! | call      | RESP3          | RESP2                 |
 //! |-----------|----------------|-----------------------|
@@ -31,7 +31,7 @@ pub enum Version {
     Resp3,
 }
 
-/// A collection whose length was not known when it began; see [`Reply::finish`].
+/// A collection whose length was unknown when it began; see [`Reply::finish`].
 #[must_use = "a deferred length must be written with `finish`"]
 #[derive(Debug)]
 pub struct Deferred {
@@ -54,13 +54,13 @@ impl<'a> Reply<'a> {
         Reply { out, version }
     }
 
-    /// The protocol version in which this writes.
+    /// The protocol version of the replies.
     #[inline]
     pub fn version(&self) -> Version {
         self.version
     }
 
-    /// Changes the version of what is written from now on (`HELLO`).
+    /// Changes the protocol version of all later replies (`HELLO`).
     pub fn set_version(&mut self, version: Version) {
         self.version = version;
     }
@@ -71,23 +71,23 @@ impl<'a> Reply<'a> {
         self.out.len()
     }
 
-    /// Removes all that was written since [`Reply::position`] returned `position`.
+    /// Removes everything written since [`Reply::position`] returned `position`.
     #[inline]
     pub fn truncate_to(&mut self, position: usize) {
         self.out.truncate(position);
     }
 
-    /// What was written since [`Reply::position`] returned `position`.
+    /// The bytes written since [`Reply::position`] returned `position`.
     pub fn written_since(&self, position: usize) -> &[u8] {
         self.out.get(position..).unwrap_or_default()
     }
 
-    /// A finished reply that was written elsewhere.
+    /// A complete, already encoded reply.
     pub fn raw(&mut self, reply: &[u8]) {
         self.out.extend_from_slice(reply);
     }
 
-    /// A finished reply that was written elsewhere, which is moved, not copied, if nothing stands before it.
+    /// A complete, already encoded reply; moved instead of copied if the buffer is empty.
     pub fn raw_all(&mut self, reply: Vec<u8>) {
         if self.out.is_empty() {
             *self.out = reply;
@@ -112,8 +112,8 @@ impl<'a> Reply<'a> {
         self.out.extend_from_slice(b"\r\n");
     }
 
-    /// An error: code and text without the `-`. CR and LF at the end are left out, and within the
-    /// text each becomes a space.
+    /// An error: code and text without the `-`. CR and LF at the end are dropped; within the text
+    /// each becomes a space.
     #[cold]
     pub fn error(&mut self, text: impl AsRef<[u8]>) {
         let mut text = text.as_ref();
@@ -144,7 +144,7 @@ impl<'a> Reply<'a> {
         }
     }
 
-    /// A string of any bytes.
+    /// A bulk string of arbitrary bytes.
     #[inline]
     pub fn bulk(&mut self, value: &[u8]) {
         self.out.reserve(value.len() + BULK_OVERHEAD_MAX);
@@ -153,7 +153,7 @@ impl<'a> Reply<'a> {
         self.out.extend_from_slice(b"\r\n");
     }
 
-    /// A string of `len` bytes, which `fill` writes: it gets exactly them, as zeros.
+    /// A bulk string of `len` bytes, which `fill` overwrites: it receives exactly `len` zeros.
     #[inline]
     pub fn bulk_with(&mut self, len: usize, fill: impl FnOnce(&mut [u8])) {
         self.out.reserve(len + BULK_OVERHEAD_MAX);
@@ -170,7 +170,7 @@ impl<'a> Reply<'a> {
         self.bulk(itoa::Buffer::new().format(value).as_bytes());
     }
 
-    /// What `value` displays, as a bulk string.
+    /// The `Display` text of `value`, as a bulk string.
     pub fn bulk_display(&mut self, value: impl fmt::Display) {
         let position = self.out.len();
         write!(self.out, "{value}").expect("writing to a vector does not fail");
@@ -201,7 +201,7 @@ impl<'a> Reply<'a> {
         self.header(b'*', len);
     }
 
-    /// Begins a map: `pairs` times a key and a value follow.
+    /// Begins a map: `pairs` pairs of key and value follow.
     #[inline]
     pub fn map(&mut self, pairs: usize) {
         match self.version {
@@ -216,16 +216,16 @@ impl<'a> Reply<'a> {
         self.header(self.kind_of(b'~'), len);
     }
 
-    /// Begins a message that answers no command: `len` replies follow.
+    /// Begins a push message, which answers no command: `len` replies follow.
     #[inline]
     pub fn push(&mut self, len: usize) {
         self.header(self.kind_of(b'>'), len);
     }
 
-    /// Begins the attributes of the reply that comes after them: `pairs` times a key and a value
-    /// follow. RESP2 has none: there this writes nothing and returns false, and the caller must
-    /// leave out the pairs.
-    #[must_use = "RESP2 has no attributes: leave out the pairs if this is false"]
+    /// Begins the attributes of the next reply: `pairs` pairs of key and value follow. RESP2 has
+    /// no attributes: there this writes nothing and returns false, and the caller must omit the
+    /// pairs.
+    #[must_use = "RESP2 has no attributes: omit the pairs if this is false"]
     pub fn attribute(&mut self, pairs: usize) -> bool {
         match self.version {
             Version::Resp2 => false,
@@ -236,12 +236,12 @@ impl<'a> Reply<'a> {
         }
     }
 
-    /// Begins an array whose length [`Reply::finish`] will tell.
+    /// Begins an array whose length is given to [`Reply::finish`].
     pub fn deferred_array(&mut self) -> Deferred {
         self.defer(b'*', 1)
     }
 
-    /// Begins a map whose number of pairs [`Reply::finish`] will tell.
+    /// Begins a map whose number of pairs is given to [`Reply::finish`].
     pub fn deferred_map(&mut self) -> Deferred {
         match self.version {
             Version::Resp2 => self.defer(b'*', 2),
@@ -249,13 +249,13 @@ impl<'a> Reply<'a> {
         }
     }
 
-    /// Begins a set whose length [`Reply::finish`] will tell.
+    /// Begins a set whose length is given to [`Reply::finish`].
     pub fn deferred_set(&mut self) -> Deferred {
         self.defer(self.kind_of(b'~'), 1)
     }
 
-    /// Ends a deferred collection of `count` items (pairs for a map). What began last must end
-    /// first. Costs a move of the items' bytes if there are more than nine.
+    /// Ends a deferred collection of `count` items (pairs for a map). Finish the collection begun
+    /// last first. With more than nine elements, this moves the bytes of the items.
     pub fn finish(&mut self, deferred: Deferred, count: usize) {
         let Deferred {
             position,
@@ -290,7 +290,7 @@ impl<'a> Reply<'a> {
         }
     }
 
-    /// A truth value.
+    /// A boolean.
     pub fn boolean(&mut self, value: bool) {
         self.out.extend_from_slice(match (self.version, value) {
             (Version::Resp2, true) => b":1\r\n",
@@ -300,7 +300,7 @@ impl<'a> Reply<'a> {
         });
     }
 
-    /// An integer of any size, given by its digits.
+    /// An integer of any size, given as its digits.
     pub fn big_number(&mut self, digits: &str) {
         match self.version {
             Version::Resp2 => self.bulk(digits.as_bytes()),
@@ -308,7 +308,7 @@ impl<'a> Reply<'a> {
         }
     }
 
-    /// Text for people. `format` is `txt` or `mkd`.
+    /// Human-readable text. `format` is `txt` or `mkd`.
     pub fn verbatim(&mut self, format: [u8; 3], text: &[u8]) {
         match self.version {
             Version::Resp2 => self.bulk(text),
@@ -323,7 +323,7 @@ impl<'a> Reply<'a> {
         }
     }
 
-    /// The letter of a collection that RESP2 knows as an array only.
+    /// The type byte of a collection that is a plain array in RESP2.
     #[inline]
     fn kind_of(&self, resp3: u8) -> u8 {
         match self.version {
@@ -354,7 +354,7 @@ impl<'a> Reply<'a> {
         self.out.extend_from_slice(b"\r\n");
     }
 
-    /// Makes what was written from `position` on a bulk string.
+    /// Turns the bytes written since `position` into a bulk string.
     fn end_bulk(&mut self, position: usize) {
         let end = self.out.len();
         self.header(b'$', end - position);
@@ -374,5 +374,5 @@ impl<'a> Reply<'a> {
     }
 }
 
-/// The most bytes of a bulk string beside its value: `$`, 20 digits, two line ends.
+/// The most bytes that a bulk string adds to its value: `$`, 20 digits, two line ends.
 const BULK_OVERHEAD_MAX: usize = 25;

@@ -9,13 +9,14 @@
 //! are those of Redis 7.0:
 //!
 //! - A count or length is an exact decimal number: no `+`, no leading zero, no space.
-//! - A multibulk header ends at its first `\r`; the byte after it, like the two bytes after an
-//!   argument, is skipped without a look.
+//! - A multibulk header ends at its first `\r`; the byte after it is skipped unchecked, and so are
+//!   the two bytes after an argument.
 //! - An inline line ends at `\n`; one `\r` before that is dropped.
-//! - A NUL byte hides the end of a header or inline line, which then only fails by its length.
+//! - The end of a header or inline line is not found after a NUL byte; such a line fails only
+//!   when it exceeds the length limit.
 //!
-//! - A line may be of any length if its end is there; it is too long if it has more bytes than the limit and no end yet. So
-//!   whether a line that is a little over the limit passes depends on how it arrives.
+//! - A line of any length is accepted if its end is there; a line is too long if it exceeds the limit and its end has not
+//!   arrived. So whether a line slightly over the limit is accepted depends on how it arrives.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -38,14 +39,15 @@ impl Span {
     ///
     /// # Panics
     ///
-    /// If `input` is not (as long as) the input that was parsed.
+    /// If the span does not lie within `input`, that is, if `input` is not the input that was
+    /// parsed.
     #[inline]
     pub fn of(self, input: &[u8]) -> &[u8] {
         &input[self.start..self.start + self.len]
     }
 }
 
-/// What a client may send.
+/// Limits on what a client may send.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// The longest argument of a multibulk request, in bytes (`proto-max-bulk-len`).
@@ -65,7 +67,7 @@ impl Limits {
     /// The longest argument before the client has authenticated, in bytes.
     pub const UNAUTHENTICATED_BULK_BYTES_MAX: usize = 16384;
 
-    /// The limits of a client that has not authenticated but has to.
+    /// The limits of a client that must authenticate and has not done so yet.
     pub const fn unauthenticated() -> Limits {
         Limits {
             authenticated: false,
@@ -73,7 +75,7 @@ impl Limits {
         }
     }
 
-    /// Redis's default limits: 512 MiB an argument, 2^31 - 1 arguments, 64 KiB a line.
+    /// Redis's default limits: 512 MiB per argument, 2^31 - 1 arguments, 64 KiB per line.
     pub const fn authenticated() -> Limits {
         Limits {
             bulk_bytes_max: 512 << 20,
@@ -112,48 +114,49 @@ impl Default for Limits {
     }
 }
 
-/// How far a call of [`RequestParser::parse`] came.
+/// The outcome of [`RequestParser::parse`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// A request ended, and its spans were appended; none for an empty line, `*0` or `*-1`, which
-    /// the server skips silently.
+    /// One whole request was parsed and its spans were appended. An empty line, `*0` and `*-1` have
+    /// no spans; the server skips them silently.
     Complete {
         /// How many bytes of the input the request took.
         consumed: usize,
     },
-    /// The request goes on after the end of the input.
+    /// The input ends before the request does.
     Incomplete {
-        /// The length that the input will at least have when the request is complete. It follows
-        /// from what the client announced: cap it before reserving memory.
+        /// The minimum length of the input once the request is complete. It derives from lengths
+        /// that the client announced: cap it before reserving memory.
         wanted: usize,
     },
 }
 
-/// A request that breaks the protocol. The server answers [`ProtocolError::text`] and closes.
+/// A request that violates the protocol. The server answers [`ProtocolError::text`] and closes the
+/// connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProtocolError {
-    /// The number of arguments is no number or too large.
+    /// The number of arguments is not a number, or too large.
     InvalidMultibulkLength,
     /// More arguments than allowed before authentication.
     UnauthenticatedMultibulkLength,
-    /// The line with the number of arguments does not end.
+    /// The line with the number of arguments is too long.
     TooBigMultibulkCount,
-    /// The length of an argument is no number, negative or too large.
+    /// The length of an argument is not a number, negative, or too large.
     InvalidBulkLength,
     /// A longer argument than allowed before authentication.
     UnauthenticatedBulkLength,
-    /// The line with the length of an argument does not end.
+    /// The line with the length of an argument is too long.
     TooBigBulkCount,
-    /// This byte stands where the `$` of an argument belongs.
+    /// This byte was found where the `$` of an argument belongs.
     ExpectedBulk(u8),
-    /// The inline line does not end.
+    /// The inline line is too long.
     TooBigInline,
     /// A quote in an inline line is not closed, or text follows the closing quote.
     UnbalancedQuotes,
 }
 
 impl ProtocolError {
-    /// The error reply without its `-`, as Redis words it; give it to [`crate::Reply::error`].
+    /// The error reply without its `-`, as Redis words it; pass it to [`crate::Reply::error`].
     pub fn text(&self) -> Cow<'static, [u8]> {
         Cow::Borrowed(match self {
             Self::InvalidMultibulkLength => b"ERR Protocol error: invalid multibulk length",
@@ -188,17 +191,17 @@ impl std::error::Error for ProtocolError {}
 
 /// Parses the requests of one connection, one at a time.
 ///
-/// Between requests it owns no heap memory. Within one it remembers how far it came, so that a
-/// request that arrives in many pieces costs time linear in its length.
+/// Between requests it owns no heap memory. Within a request it remembers its progress, so that a
+/// request that arrives in many pieces takes time linear in its length.
 #[derive(Debug, Default)]
 pub struct RequestParser {
-    /// Arguments of the current multibulk request that are still to come; 0 if its header is.
+    /// Arguments of the current multibulk request still to parse; 0 if its header is, too.
     remaining: usize,
-    /// Where the element to parse next begins: the header, an argument, or the inline line.
+    /// Where the next element begins: the header, an argument, or the inline line.
     position: usize,
-    /// No end of the line that begins at `position` lies before this index.
+    /// The line that begins at `position` has no end before this index.
     scanned: usize,
-    /// The arguments so far, if the request did not fit the first input.
+    /// The arguments so far, if the first input did not contain the whole request.
     arguments: Vec<Span>,
 }
 
@@ -213,7 +216,7 @@ impl RequestParser {
         }
     }
 
-    /// Whether the parser stands between two requests.
+    /// Whether the parser is between two requests.
     pub fn is_idle(&self) -> bool {
         self.position == 0 && self.scanned == 0
     }
@@ -225,11 +228,11 @@ impl RequestParser {
 
     /// Parses one request from the beginning of `input`.
     ///
-    /// On `Complete` the spans of its arguments were appended to `spans`. On `Incomplete` keep
+    /// On `Complete` the spans of its arguments have been appended to `spans`. On `Incomplete` keep
     /// the bytes and call again with a longer input that begins with them. An inline request is
-    /// unescaped in place, which changes bytes of the request only.
+    /// unescaped in place, which changes only bytes of the request.
     ///
-    /// After an error the rest of the input means nothing: close the connection.
+    /// After an error the rest of the input is meaningless: close the connection.
     #[inline]
     pub fn parse(
         &mut self,
@@ -247,7 +250,7 @@ impl RequestParser {
         }
     }
 
-    /// Parses a multibulk request from its first byte, in the common case to its last.
+    /// Parses a multibulk request from its first byte; in the common case all of it.
     fn begin(
         &mut self,
         input: &[u8],
@@ -278,7 +281,7 @@ impl RequestParser {
         result
     }
 
-    /// Goes on with a multibulk request of which an earlier input had only the beginning.
+    /// Continues a multibulk request that an earlier input contained only in part.
     #[cold]
     fn resume(
         &mut self,
@@ -296,7 +299,7 @@ impl RequestParser {
         result
     }
 
-    /// Takes as many of the remaining arguments as `input` has, from `self.position`.
+    /// Takes as many of the remaining arguments as `input` contains, from `self.position`.
     #[inline]
     fn take_arguments(
         &mut self,
@@ -342,7 +345,7 @@ impl RequestParser {
         Ok(Progress::Complete { consumed: position })
     }
 
-    /// Reads the header of a multibulk request by the letter. A negative count is as good as 0.
+    /// Reads the header of a multibulk request by the full rules. A negative count counts as 0.
     #[cold]
     fn multibulk_header(
         &mut self,
@@ -363,7 +366,7 @@ impl RequestParser {
         }))
     }
 
-    /// Reads the header of the argument at `self.position` by the letter.
+    /// Reads the header of the argument at `self.position` by the full rules.
     #[cold]
     fn bulk_header(
         &mut self,
@@ -414,7 +417,7 @@ impl RequestParser {
         Ok(Progress::Complete { consumed: end + 1 })
     }
 
-    /// Where the line that begins at `self.position` has its first `end`, if it is there yet.
+    /// The index of the first `end` in the line that begins at `self.position`, if it has arrived.
     fn line_end(
         &mut self,
         input: &[u8],
@@ -445,16 +448,17 @@ impl RequestParser {
     }
 }
 
-/// The letter, nine digits (so that a `u32` would do) and the line end.
+/// The type byte, nine digits (so that the number fits a `u32`) and the line end.
 const HEADER_BYTES_MAX: usize = 12;
 
-/// The number in a header, and how many bytes the header takes with its end.
+/// The number in a header, and the length of the header in bytes, with its line end.
 struct Header {
     number: usize,
     bytes: usize,
 }
 
-/// Reads a header of one to nine digits. `None` sends all else, good or bad, to the slow path.
+/// Reads a header of one to nine digits. `None` leaves any other header, valid or not, to the slow
+/// path.
 #[inline]
 fn short_header(input: &[u8], kind: u8) -> Option<Header> {
     let digit = |byte: u8| usize::from(byte - b'0');
@@ -488,7 +492,7 @@ fn short_header(input: &[u8], kind: u8) -> Option<Header> {
     }
 }
 
-/// The number that `text` spells exactly: `-` or nothing, then digits without a leading zero.
+/// Reads an exact number: an optional `-`, then digits without a leading zero.
 fn exact_number(text: &[u8]) -> Option<i64> {
     let digits = text.strip_prefix(b"-").unwrap_or(text);
     match digits {

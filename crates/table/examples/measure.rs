@@ -1,4 +1,4 @@
-//! Figures of the table for the decision record: bytes per item, time per lookup, the longest insertion.
+//! Measures the table for the decision record: bytes per item, time per lookup, the longest insertion.
 //!
 //! `cargo run --release -p damselfly-table --example measure -- memory|lookup|pause|churn ITEMS [staggered]`
 
@@ -9,9 +9,9 @@ use damselfly_table::{Entry, Item, Table};
 #[global_allocator]
 static HEAP: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Tables, chosen by the highest bits of the hash as shards are.
+/// The highest bits of the hash select one of `2^PREFIX_BITS` tables, as they select a shard.
 const PREFIX_BITS: u32 = 7;
-/// Lookups whose buckets and items are loaded ahead together.
+/// Lookups whose buckets and items are prefetched together.
 const BATCH: usize = 32;
 
 struct Body {
@@ -218,13 +218,13 @@ fn lookup(items: u64) {
             }
             let each = start.elapsed().as_nanos() as f64 / count as f64;
             println!(
-                "{what}, batched {is_batched}: {each:.1} ns, of it hashing {hashing:.1} ({found})"
+                "{what}, batched {is_batched}: {each:.1} ns, {hashing:.1} of them hashing ({found})"
             );
         }
     }
 }
 
-/// Apart, so that callgrind can count its instructions.
+/// A separate function, so that callgrind can count its instructions.
 #[inline(never)]
 fn find_one(table: &Table<Pair>, hash: u64, key: &[u8]) -> u64 {
     table.find(hash, key).map_or(0, |value| *value & 1 | 1)

@@ -1,4 +1,4 @@
-//! The invariants, checked: for tests and fuzzing.
+//! Checks the invariants, for tests and fuzzing.
 
 use crate::{
     Item, Table,
@@ -48,7 +48,7 @@ impl<T: Item> Table<T> {
                     while before != index {
                         assert!(
                             buckets[before].is_full(),
-                            "{hash:x} lies beyond a bucket with room"
+                            "{hash:x} is beyond a bucket with room"
                         );
                         before = after(before, buckets.len());
                     }

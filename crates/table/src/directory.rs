@@ -1,4 +1,4 @@
-//! The directory: which buckets a hash belongs to. It owns the memory of all buckets.
+//! The directory: maps a hash to its buckets and owns the memory of all buckets.
 //!
 //! ```text
 //! directory of depth 2        segments                         (hash bits are those below the table's prefix)
@@ -8,21 +8,21 @@
 //! | 11 | ──┴───────────────►  depth 1, hashes 1....
 //! ```
 //!
-//! A segment of depth d is known to `2^(depth - d)` neighbouring directory entries, its *group*. All of them hold its
-//! address, bucket count and depth, so that a lookup reads one entry and then the bucket; the item count is kept in
-//! the group's first entry only.
+//! A segment of depth d has `2^(depth - d)` neighbouring directory entries, its *group*. All of them hold its address,
+//! bucket count and depth, so that a lookup reads one entry and then the bucket; only the group's first entry holds
+//! the item count.
 //!
-//! This is the one place that deals in raw bucket memory. Its invariant: the entries of a group, and no others, hold
+//! This is the only module that handles raw bucket memory. Its invariant: the entries of a group, and no others, hold
 //! the pointer and length of one boxed slice of buckets, which the group owns.
 
 use std::{ptr::NonNull, slice};
 
 use crate::{Item, segment::size_class, slot::Bucket};
 
-/// The deepest directory: with the 16 bits of the tag it makes the 40 bits of a scan position.
+/// The greatest depth of a directory: together with the 16 bits of the tag, the 40 bits of a scan position.
 pub(crate) const DEPTH_MAX: u32 = 24;
 
-/// What the directory knows of a segment.
+/// A directory entry: where a segment's buckets are, and how many.
 pub(crate) struct Segment<T> {
     buckets: NonNull<Bucket<T>>,
     count: u32,
@@ -30,7 +30,8 @@ pub(crate) struct Segment<T> {
     depth: u8,
 }
 
-// By hand, because derived ones would ask for `T: Copy`. Private to the crate, and only `Directory` looks at `buckets`.
+// Written by hand, because derived ones would require `T: Copy`. The type is private to the crate, and only `Directory`
+// reads `buckets`.
 impl<T> Clone for Segment<T> {
     fn clone(&self) -> Self {
         *self
@@ -54,13 +55,13 @@ impl<T> Segment<T> {
         usize::from(self.bucket_count)
     }
 
-    /// The 16 bits of `path` (the hash below the prefix, at the top) that follow the directory's.
+    /// The 16 bits of `path` (the hash with its prefix shifted out) that follow the segment's directory bits.
     #[inline]
     pub(crate) fn tag(&self, path: u64) -> u16 {
         (path << self.depth >> 48) as u16
     }
 
-    /// The address of the bucket where an item of this path belongs; only for prefetching.
+    /// The address of the home bucket of this path; only for prefetching.
     #[inline]
     pub(crate) fn home_address(&self, path: u64) -> *const u8 {
         self.buckets
@@ -70,7 +71,7 @@ impl<T> Segment<T> {
     }
 }
 
-/// The bucket where an item with this tag belongs, of `bucket_count` buckets: monotone in the tag.
+/// The home bucket of a tag among `bucket_count` buckets; monotone in the tag.
 #[inline]
 pub(crate) fn home(tag: u16, bucket_count: usize) -> usize {
     (usize::from(tag) * bucket_count) >> 16
@@ -80,15 +81,15 @@ pub(crate) fn home(tag: u16, bucket_count: usize) -> usize {
 pub(crate) struct Directory<T> {
     entries: Vec<Segment<T>>,
     depth: u8,
-    /// How many segments are as deep as the directory: when none is, it can halve.
+    /// How many segments are as deep as the directory; if none is, the directory can halve.
     deepest: u32,
-    /// The blocks that the allocator set aside for the buckets of all segments, in buckets.
+    /// The size of all blocks that the allocator reserved for the segments, in buckets.
     block_buckets: usize,
 }
 
 // SAFETY: the raw pointers are owned boxes of slots, which own items; they are shared or sent exactly as items are.
 unsafe impl<T: Send> Send for Directory<T> {}
-// SAFETY: as above; `&Directory` gives out nothing but `&Bucket`.
+// SAFETY: as above; `&Directory` gives access only to `&Bucket`.
 unsafe impl<T: Sync> Sync for Directory<T> {}
 
 impl<T: Item> Directory<T> {
@@ -101,12 +102,12 @@ impl<T: Item> Directory<T> {
         }
     }
 
-    /// Entries, `2^depth` of them, or none before the first insertion.
+    /// The number of entries: `2^depth`, or 0 before the first insertion.
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Bits of the hash that choose the entry.
+    /// The number of hash bits that select the entry.
     pub(crate) fn depth(&self) -> u32 {
         u32::from(self.depth)
     }
@@ -117,26 +118,26 @@ impl<T: Item> Directory<T> {
             + self.block_buckets * size_of::<Bucket<T>>()
     }
 
-    /// The index of the entry for a path (the hash below the prefix, at the top).
+    /// The index of the entry for a path (the hash with its prefix shifted out).
     #[inline]
     pub(crate) fn index(&self, path: u64) -> usize {
-        // In two steps, since a shift by 64 (a directory of one entry) overflows.
+        // In two steps, since a shift by 64 (for a directory of one entry) would overflow.
         (path >> 1 >> (63 - u32::from(self.depth))) as usize
     }
 
-    /// The entry at an index; none only before the first insertion.
+    /// The entry at an index; `None` only before the first insertion.
     #[inline]
     pub(crate) fn get(&self, index: usize) -> Option<&Segment<T>> {
         self.entries.get(index)
     }
 
-    /// The first entry of the group that `index` is in.
+    /// The first entry of the group of `index`.
     #[inline]
     pub(crate) fn first(&self, index: usize) -> usize {
         index & !(self.group_len(index) - 1)
     }
 
-    /// How many entries the group of `index` has.
+    /// The number of entries in the group of `index`.
     #[inline]
     pub(crate) fn group_len(&self, index: usize) -> usize {
         1 << (self.depth - self.entries[index].depth)
@@ -182,7 +183,7 @@ impl<T: Item> Directory<T> {
         unsafe { slice::from_raw_parts_mut(segment.buckets.as_ptr(), segment.bucket_count()) }
     }
 
-    /// Makes the directory of one entry, if there is none yet.
+    /// Adds the first entry if the directory has none.
     pub(crate) fn ensure_entry(&mut self) {
         if self.entries.is_empty() {
             self.entries = Vec::with_capacity(1);
@@ -191,23 +192,23 @@ impl<T: Item> Directory<T> {
         }
     }
 
-    /// Makes an empty directory one of `2^depth` segments without buckets.
+    /// Turns an empty directory into one of `2^depth` segments without buckets.
     pub(crate) fn deepen(&mut self, depth: u32) {
         self.ensure_entry();
         for level in 0..depth {
-            // The first split doubles the directory, so that each group has two entries then.
+            // The first split of a level doubles the directory; each group then has two entries.
             for group in 0..1 << level {
                 self.split(2 * group);
             }
         }
     }
 
-    /// Takes the buckets out of the segment at `index` and leaves it without any.
+    /// Removes the buckets of the segment at `index` and returns them.
     pub(crate) fn take(&mut self, index: usize) -> Box<[Bucket<T>]> {
         self.replace(index, Box::new([]), 0)
     }
 
-    /// Gives the segment at `index` other buckets, with `count` items in them, and returns those it had.
+    /// Replaces the buckets of the segment at `index` by others that hold `count` items, and returns the old ones.
     pub(crate) fn replace(
         &mut self,
         index: usize,
@@ -268,7 +269,7 @@ impl<T: Item> Directory<T> {
         self.deepest = 0;
     }
 
-    /// The first index of the segment that differs from this one in its last directory bit only, if it is of the
+    /// The first index of the buddy: the segment that differs only in the last directory bit. `None` unless it has the
     /// same depth, so that the two can merge.
     pub(crate) fn buddy(&self, index: usize) -> Option<usize> {
         let depth = self.entries[index].depth;
@@ -286,7 +287,7 @@ impl<T: Item> Directory<T> {
         for half in [index, buddy] {
             assert_eq!(
                 self.entries[half].bucket_count, 0,
-                "or two groups would hold one slice"
+                "two groups must not share buckets"
             );
         }
         if self.entries[index].depth == self.depth {
@@ -306,7 +307,7 @@ impl<T: Item> Directory<T> {
         }
     }
 
-    /// Drops every other entry while no segment is as deep as the directory; `index` moves along.
+    /// Drops every other entry while no segment is as deep as the directory; returns the new value of `index`.
     fn halve(&mut self, mut index: usize) -> usize {
         while self.depth > 0 && self.deepest == 0 {
             let mut halved = Vec::with_capacity(self.entries.len() / 2);
@@ -323,7 +324,7 @@ impl<T: Item> Directory<T> {
         index
     }
 
-    /// Takes the buckets of all segments out, one after the other, and forgets the segments.
+    /// Passes the buckets of all segments to `each`, one segment after another, and leaves the directory empty.
     pub(crate) fn drain(&mut self, mut each: impl FnMut(Box<[Bucket<T>]>)) {
         let mut index = 0;
         while index < self.entries.len() {

@@ -1,12 +1,12 @@
-//! Find once, then change: a key's place in the table.
+//! Entries: one lookup of a key, then changes without another lookup.
 
 use crate::{Item, Table, table::Place};
 
 /// What [`Table::entry`] found.
 pub enum Entry<'a, T: Item> {
-    /// There is an item with the key.
+    /// The table has an item with the key.
     Occupied(Occupied<'a, T>),
-    /// There is none.
+    /// The table has no item with the key.
     Vacant(Vacant<'a, T>),
 }
 
@@ -23,7 +23,7 @@ pub struct Vacant<'a, T: Item> {
 }
 
 impl<T: Item> Table<T> {
-    /// Looks a key up, to change, insert or remove its item without looking again.
+    /// Looks up a key; its item can then be changed, inserted or removed without another lookup.
     #[inline]
     pub fn entry(&mut self, hash: u64, key: &[u8]) -> Entry<'_, T> {
         match self.search(hash, key) {
@@ -34,7 +34,7 @@ impl<T: Item> Table<T> {
 }
 
 impl<'a, T: Item> Occupied<'a, T> {
-    /// The item at a place that has one.
+    /// The entry of the item at `place`, which must be occupied.
     pub(crate) fn new(table: &'a mut Table<T>, place: Place) -> Self {
         Self { table, place }
     }
@@ -57,40 +57,41 @@ impl<'a, T: Item> Occupied<'a, T> {
             .expect("an occupied entry's slot is occupied")
     }
 
-    /// Lets `change` alter the item, even move it elsewhere in memory. Its key must stay as it is.
+    /// Lets `change` modify the item, which may move it in memory. The key must not change.
     #[inline]
     pub fn update<R>(&mut self, change: impl FnOnce(&mut T) -> R) -> R {
-        /// Corrects the count of marked items when it goes out of scope, also by a panic in `change`.
-        struct NoteMark<'a, T: Item> {
+        /// Updates the count of marked items when dropped, even if `change` panics.
+        struct MarkGuard<'a, T: Item> {
             table: &'a mut Table<T>,
             place: Place,
             before: bool,
         }
-        impl<T: Item> Drop for NoteMark<'_, T> {
+        impl<T: Item> Drop for MarkGuard<'_, T> {
             fn drop(&mut self) {
                 let after = self.table.slot(self.place).is_marked();
-                self.table.note_mark(self.before, after);
+                self.table.adjust_marked(self.before, after);
             }
         }
         let before = self.table.slot(self.place).is_marked();
-        let note = NoteMark {
+        let guard = MarkGuard {
             table: self.table,
             place: self.place,
             before,
         };
-        note.table
-            .slot_mut(note.place)
+        guard
+            .table
+            .slot_mut(guard.place)
             .update(change)
             .expect("an occupied entry's slot is occupied")
     }
 
-    /// Puts another item with the same key in its place and returns the old one.
+    /// Replaces the item by another with the same key and returns the old one.
     #[inline]
     pub fn replace(&mut self, item: T) -> T {
         self.update(|old| std::mem::replace(old, item))
     }
 
-    /// Takes the item out of the table.
+    /// Removes the item from the table and returns it.
     #[inline]
     pub fn remove(self) -> T {
         let item = self.table.remove_at(self.place);
@@ -98,7 +99,7 @@ impl<'a, T: Item> Occupied<'a, T> {
         item
     }
 
-    /// Takes the item, whose key has this hash, out of the table, and returns also where it would be.
+    /// Removes the item, whose key has this hash, from the table; returns it and the entry that is vacant now.
     pub fn vacate(self, hash: u64) -> (T, Vacant<'a, T>) {
         let item = self.table.remove_at(self.place);
         self.table.tighten(self.place.entry);
@@ -108,14 +109,14 @@ impl<'a, T: Item> Occupied<'a, T> {
 }
 
 impl<'a, T: Item> Vacant<'a, T> {
-    /// Whether [`insert`](Self::insert) would allocate memory for the table: the moment to sweep the segment.
+    /// Whether [`insert`](Self::insert) would allocate memory for the table: the right time to sweep the segment.
     #[inline]
     pub fn would_grow(&self) -> bool {
         self.table.would_grow(self.hash)
     }
 
-    /// Removes the marked items for which `dead` is true from the segment that [`insert`](Self::insert) would use, and
-    /// returns how many they were.
+    /// Removes the marked items for which `dead` is true from the segment that [`insert`](Self::insert) would use.
+    /// Passes each of them to `removed` and returns how many there were.
     pub fn sweep_segment(
         &mut self,
         dead: impl FnMut(T::Ref<'_>) -> bool,
@@ -124,7 +125,7 @@ impl<'a, T: Item> Vacant<'a, T> {
         self.table.sweep_segment_of(self.hash, dead, removed)
     }
 
-    /// Inserts the item of this key.
+    /// Inserts an item with this key.
     #[inline]
     pub fn insert(self, item: T) -> Occupied<'a, T> {
         let place = self.table.insert_absent(self.hash, item);

@@ -1,4 +1,4 @@
-//! The hash table everything stands on: eight bytes a slot, one cache line a bucket, one allocation an item.
+//! The hash table that holds all data: eight bytes per slot, one cache line per bucket, one allocation per item.
 //!
 //! ```text
 //! hash   | prefix (chose the shard) | directory bits | tag: 16 bits | ...     from the highest bit down
@@ -8,29 +8,30 @@
 //!                bucket = 8 slots of 48-bit pointer + tag + mark ─► item
 //! ```
 //!
-//! A lookup reads a directory entry, the bucket's cache line and the item. A bucket that is full overflows into the
-//! next ones of its segment, and a lookup walks on until it sees a bucket with room.
+//! A lookup reads a directory entry, the bucket's cache line and the item. A full bucket overflows into the next ones
+//! of its segment, and a lookup continues there until it reaches a bucket that has not overflowed.
 //!
-//! A segment grows in place, in small steps, by its slots alone: the tag tells the bucket. At the largest step it
-//! splits in two, and only then its items are read, since each tag moves on by one bit. So the table grows a segment
-//! at a time, without a pause and never with two tables; it shrinks and merges segments the same way.
+//! A segment grows in place, in small steps, without reading its items: the tag determines the bucket. A segment of
+//! the largest size splits in two; only then are its items read, since each tag advances by one bit of the hash. So
+//! the table grows one segment at a time, without a pause and without a second table; it shrinks and merges segments
+//! the same way.
 //!
 //! # Invariants
 //!
-//! - An item lives k buckets after its home bucket (wrapping around in the segment) only if the k buckets from its
-//!   home on are full.
+//! - An item is k buckets after its home bucket (wrapping around in the segment) only if the k buckets from its home
+//!   bucket on are full.
 //! - Every segment with buckets has at least one empty slot, so every walk over its buckets ends.
 //! - The occupied slots of a bucket come first.
 //! - Buckets, segments and the directory are in hash order, so a position in hash order (see [`Table::position`])
-//!   means the same before and after any growth: that is the cursor of a scan.
+//!   keeps its meaning however the table grows. Scans use it as their cursor.
 //!
-//! # Where things are
+//! # Files
 //!
-//! - `item.rs`: what the table asks of an item. `slot.rs`: the only code that touches items. `directory.rs`: the only
-//!   code that touches raw bucket memory. These three (and `prefetch.rs`) hold all `unsafe`.
+//! - `item.rs`: what the table requires of an item. `slot.rs`: the only code that accesses items. `directory.rs`: the
+//!   only code that accesses raw bucket memory. These three (and `prefetch.rs`) contain all `unsafe`.
 //! - `segment.rs`: placing, removing and sizing within one segment.
-//! - `table.rs`: the table. `entry.rs`: find once, then change. `walk.rs`: scans, sweeps, random picks.
-//!   `check.rs`: the invariants, for tests.
+//! - `table.rs`: the table. `entry.rs`: one lookup, then a change in place. `walk.rs`: scans, sweeps, random picks.
+//!   `check.rs`: checks the invariants, for tests.
 
 mod check;
 mod directory;

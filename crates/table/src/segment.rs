@@ -1,4 +1,4 @@
-//! Within one segment: linear probing by bucket, and how many buckets suit how many items.
+//! One segment: linear probing by bucket, and the number of buckets for a number of items.
 
 use crate::{
     Item,
@@ -6,32 +6,32 @@ use crate::{
     slot::{Bucket, SLOTS, Slot},
 };
 
-/// The most buckets that a segment can have. Only identical hashes, which no split can part, get it beyond
+/// The most buckets that a segment can have. Only identical hashes, which no split can separate, make it larger than
 /// [`Sizing::split_at`].
 pub(crate) const BUCKETS_MAX: usize = u16::MAX as usize;
 
 /// How full a segment gets before it grows, in 256ths of its slots.
 #[derive(Clone, Copy)]
 pub(crate) enum Fullness {
-    /// 7/8: walks of lookups in vain are still short here, see `docs/decisions/0001-table.md`.
+    /// 7/8: lookups of absent keys still read few buckets, see `docs/decisions/0001-table.md`.
     Usual = 224,
-    /// 15/16: a slot less per sixteen items, and lookups in vain read about one bucket more.
+    /// 15/16: one slot fewer per sixteen items, and lookups of absent keys read about one bucket more.
     Dense = 240,
 }
 const _: () = assert!(
     SLOTS * (Fullness::Dense as usize) / 256 < SLOTS,
-    "an empty slot in every segment ends the walks"
+    "walks end at an empty slot, so every segment needs one"
 );
 
-/// A segment of so many buckets splits rather than grow: sizes of [`step_after`], within one doubling.
+/// At this many buckets a segment splits instead of growing: sizes of [`step_after`], within one doubling.
 const SPLITS: [u8; 4] = [55, 64, 79, 95];
-/// The same for a table that stands alone: there, longer splits hold up one collection instead of a shard.
-const SPLIT_ALONE: u8 = 127;
+/// The same for a standalone table: there, a longer split delays one collection instead of a shard.
+const SPLIT_STANDALONE: u8 = 127;
 
 /// When segments grow, split, shrink and merge.
 ///
-/// Sibling tables fill up alike and would all split at the same time; they split at different sizes instead. (Their
-/// growth in place needs no such care: the segments of a table differ enough in their counts.)
+/// Sibling tables fill at the same rate and would all split at the same time, so they split at different sizes. Growth
+/// in place needs no staggering: the segments of a table differ enough in their item counts.
 #[derive(Clone, Copy)]
 pub(crate) struct Sizing {
     split_at: u8,
@@ -39,7 +39,7 @@ pub(crate) struct Sizing {
 }
 
 impl Sizing {
-    /// For one of several tables that fill up alike.
+    /// For one of several tables that fill at the same rate.
     pub(crate) const fn of_sibling(stagger: u32) -> Self {
         Self {
             split_at: SPLITS[stagger as usize % SPLITS.len()],
@@ -47,26 +47,26 @@ impl Sizing {
         }
     }
 
-    /// For a table that stands alone.
-    pub(crate) const fn alone() -> Self {
+    /// For a standalone table.
+    pub(crate) const fn standalone() -> Self {
         Self {
-            split_at: SPLIT_ALONE,
+            split_at: SPLIT_STANDALONE,
             fullness: Fullness::Dense,
         }
     }
 
-    /// The most buckets of a segment, but for colliding hashes.
+    /// The most buckets of a segment unless hashes collide.
     pub(crate) fn split_at(self) -> usize {
         usize::from(self.split_at)
     }
 
-    /// The most items in so many buckets.
+    /// The most items in a segment of `bucket_count` buckets.
     #[inline]
     pub(crate) fn items_max(self, bucket_count: usize) -> usize {
         bucket_count * SLOTS * (self.fullness as usize) / 256
     }
 
-    /// The smallest size that holds so many items and has room for another.
+    /// The smallest size that holds `count` items and has room for another.
     pub(crate) fn buckets_for(self, count: usize) -> usize {
         let mut bucket_count = 1;
         while self.items_max(bucket_count) <= count {
@@ -75,7 +75,7 @@ impl Sizing {
         bucket_count
     }
 
-    /// The size to grow to in place, or nothing if the segment should rather split.
+    /// The size to grow to in place, or `None` if the segment should split instead.
     pub(crate) fn grown(self, bucket_count: usize) -> Option<usize> {
         (bucket_count < usize::from(self.split_at)).then(|| step_after(bucket_count))
     }
@@ -86,31 +86,35 @@ impl Sizing {
         count * 4 < bucket_count * SLOTS
     }
 
-    /// The size for a segment that has become sparse: half as much room again as it needs, so that it neither grows
-    /// nor shrinks again soon.
+    /// The new size of a sparse segment: room for half as many items again, so that it neither grows nor shrinks
+    /// again soon.
     pub(crate) fn shrunk(self, count: usize) -> usize {
         self.buckets_for(count + count / 2)
     }
 
-    /// The most items that two buddies may have together to be merged: far from splitting again.
+    /// The most items that two buddies may have together to be merged: far fewer than at a split.
     pub(crate) fn merge_max(self) -> usize {
         usize::from(self.split_at) * SLOTS / 4
     }
 }
 
-/// Powers of two up to so many buckets are blocks that the allocator aligns to a cache line anyway.
-const ALIGNED_ANYWAY_MAX: usize = 64;
+/// The allocator by itself aligns a block to a cache line if its bucket count is a power of two up to this.
+const ALIGNED_BLOCK_BUCKETS_MAX: usize = 64;
 
-/// The allocator's size class of a block of so many buckets, in buckets: one more than asked for, to align it.
+/// The allocator's size class for a block of `bucket_count` buckets, in buckets: one more than requested if the block
+/// must be aligned.
 pub(crate) fn size_class(bucket_count: usize) -> usize {
-    if bucket_count == 0 || bucket_count.is_power_of_two() && bucket_count <= ALIGNED_ANYWAY_MAX {
+    if bucket_count == 0
+        || bucket_count.is_power_of_two() && bucket_count <= ALIGNED_BLOCK_BUCKETS_MAX
+    {
         bucket_count
     } else {
         bucket_count + 1
     }
 }
 
-/// The next size of a segment: four sizes per doubling, as the allocator has them, less the bucket that aligning costs.
+/// The next size of a segment: four sizes per doubling, like the allocator's size classes, less the bucket that
+/// alignment costs.
 pub(crate) fn step_after(bucket_count: usize) -> usize {
     let mut class = size_class(bucket_count);
     loop {
@@ -126,7 +130,7 @@ pub(crate) fn step_after(bucket_count: usize) -> usize {
     }
 }
 
-/// So many empty buckets.
+/// Allocates `bucket_count` empty buckets.
 pub(crate) fn allocate<T: Item>(bucket_count: usize) -> Box<[Bucket<T>]> {
     assert!(
         bucket_count <= BUCKETS_MAX,
@@ -135,8 +139,8 @@ pub(crate) fn allocate<T: Item>(bucket_count: usize) -> Box<[Bucket<T>]> {
     (0..bucket_count).map(|_| Bucket::EMPTY).collect()
 }
 
-/// The first bucket at or after `from`, wrapping around, that has room; those before it learn that an item passes.
-fn with_room<T: Item>(buckets: &mut [Bucket<T>], from: usize) -> usize {
+/// The first bucket with room at or after `from`, wrapping around. Sets the overflow bits of the buckets before it.
+fn first_with_room<T: Item>(buckets: &mut [Bucket<T>], from: usize) -> usize {
     let mut index = from;
     while buckets[index].is_full() {
         buckets[index].note_overflow();
@@ -155,7 +159,7 @@ pub(crate) fn after(index: usize, bucket_count: usize) -> usize {
     }
 }
 
-/// How many steps of [`after`] lead from one bucket to the other.
+/// The number of steps of [`after`] from one bucket to another.
 fn distance(from: usize, to: usize, bucket_count: usize) -> usize {
     if to >= from {
         to - from
@@ -164,13 +168,13 @@ fn distance(from: usize, to: usize, bucket_count: usize) -> usize {
     }
 }
 
-/// Puts an item where its tag says; returns the bucket and the index in it. There must be an empty slot somewhere.
+/// Places an item by its tag; returns the bucket and the index in it. The segment must have an empty slot.
 pub(crate) fn place<T: Item>(buckets: &mut [Bucket<T>], slot: Slot<T>) -> (usize, usize) {
-    let bucket = with_room(buckets, home(slot.tag(), buckets.len()));
+    let bucket = first_with_room(buckets, home(slot.tag(), buckets.len()));
     (bucket, buckets[bucket].push(slot))
 }
 
-/// Places all items of `from` in `to`, under other tags.
+/// Moves all items of `from` into `to`, and maps their tags with `tag`.
 pub(crate) fn place_all<T: Item>(
     from: &mut [Bucket<T>],
     to: &mut [Bucket<T>],
@@ -187,7 +191,7 @@ pub(crate) fn place_all<T: Item>(
     }
 }
 
-/// Takes out an item and moves others back, so that none is left beyond a bucket with room.
+/// Removes an item and moves others back, so that none is left beyond a bucket with room.
 pub(crate) fn remove<T: Item>(buckets: &mut [Bucket<T>], bucket: usize, index: usize) -> Slot<T> {
     let mut fills_gap = buckets[bucket].has_overflowed();
     let removed = buckets[bucket].remove(index);
@@ -196,14 +200,14 @@ pub(crate) fn remove<T: Item>(buckets: &mut [Bucket<T>], bucket: usize, index: u
         fills_gap = buckets[from].has_overflowed();
         let moved = buckets[from].remove(index);
         buckets[hole].push(moved);
-        // Others may still lie beyond.
+        // Other items may still have passed over this bucket.
         buckets[hole].note_overflow();
         hole = from;
     }
     removed
 }
 
-/// An item that is not in or before bucket `hole`, but would be if `hole` had not been full.
+/// Finds an item that is beyond bucket `hole` and would be in or before `hole` if that had had room.
 fn find_displaced_over<T: Item>(buckets: &[Bucket<T>], hole: usize) -> Option<(usize, usize)> {
     let bucket_count = buckets.len();
     let mut bucket = after(hole, bucket_count);

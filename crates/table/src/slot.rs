@@ -8,11 +8,12 @@
 //! Zero is the empty slot (no item is at the null pointer). The occupied slots of a bucket come first, so a bucket is
 //! full exactly when its last slot is occupied.
 //!
-//! The overflow bit belongs to the bucket and is in use in its last slot only: items have passed over this bucket to
-//! a later one, since it was full. It may stay when those items have gone; then a lookup walks on in vain.
+//! The overflow bit belongs to the bucket and is used only in its last slot. It means that items went to a later
+//! bucket because this one was full. It may stay set after those items are gone; a lookup then reads another bucket
+//! for nothing.
 //!
 //! A non-empty slot owns its item. It is not `Copy`: it moves, and only [`Slot::into_item`] ends the ownership, so
-//! the code that shuffles slots around is safe code. A slot that is dropped leaks its item, which is safe too.
+//! the code that moves slots around is safe code. A slot that is dropped leaks its item, which is safe, too.
 
 use std::{
     marker::PhantomData,
@@ -37,7 +38,7 @@ pub(crate) struct Slot<T>(u64, PhantomData<T>);
 impl<T: Item> Slot<T> {
     pub(crate) const EMPTY: Self = Self(0, PhantomData);
 
-    /// Wraps an item under a tag; the mark is the item's own word.
+    /// Wraps an item with a tag; the item itself determines the mark.
     pub(crate) fn new(item: T, tag: u16) -> Self {
         let raw = item.into_raw();
         let address = raw.as_ptr().expose_provenance() as u64;
@@ -46,7 +47,7 @@ impl<T: Item> Slot<T> {
             0,
             "an item's address is below 2^48 and a multiple of 8"
         );
-        // SAFETY: `raw` comes from `into_raw` just now, and nobody can take ownership back before the slot exists.
+        // SAFETY: `into_raw` has just returned `raw`, and ownership cannot be taken back before the slot exists.
         let marked = unsafe { T::marked(raw) };
         Self(
             u64::from(tag) << TAG_SHIFT | address | u64::from(marked),
@@ -66,7 +67,7 @@ impl<T: Item> Slot<T> {
         self.0 & MARK != 0
     }
 
-    /// The same item under another tag, for another bucket. The slot must not be empty.
+    /// The same item with another tag, for another bucket. The slot must not be empty.
     pub(crate) fn with_tag(self, tag: u16) -> Self {
         debug_assert!(!self.is_empty());
         Self(
@@ -98,14 +99,14 @@ impl<T: Item> Slot<T> {
         own == key
     }
 
-    /// The hash of the item, or nothing for an empty slot.
+    /// The hash of the item, or `None` for an empty slot.
     pub(crate) fn hash(&self) -> Option<u64> {
         let raw = self.raw()?;
         // SAFETY: as in `reference`.
         Some(unsafe { T::hash(raw) })
     }
 
-    /// Whether the item itself says that it is marked; the slot's own mark must agree. Nothing for an empty slot.
+    /// Whether the item itself says that it is marked; the slot's mark must agree. `None` for an empty slot.
     pub(crate) fn marked(&self) -> Option<bool> {
         let raw = self.raw()?;
         // SAFETY: as in `reference`.
@@ -120,19 +121,19 @@ impl<T: Item> Slot<T> {
     /// Takes the item out of the slot.
     pub(crate) fn into_item(self) -> Option<T> {
         let raw = self.raw()?;
-        // SAFETY: a non-empty slot owns the item, and the slot ends here.
+        // SAFETY: a non-empty slot owns the item, and the slot is consumed here.
         Some(unsafe { T::from_raw(raw) })
     }
 
-    /// Leaves the slot empty.
+    /// Takes the slot's content and leaves the slot empty.
     pub(crate) fn take(&mut self) -> Self {
         mem::replace(self, Self::EMPTY)
     }
 
-    /// Lets `change` alter the item, even move it elsewhere in memory, and takes note of its new address and mark,
-    /// also when `change` panics. Nothing for an empty slot.
+    /// Lets `change` modify the item, which may move it in memory, and stores its new address and mark, even if
+    /// `change` panics. `None` for an empty slot.
     pub(crate) fn update<R>(&mut self, change: impl FnOnce(&mut T) -> R) -> Option<R> {
-        /// Puts the item back when it goes out of scope.
+        /// Puts the item back when dropped.
         struct PutBack<'a, T: Item> {
             slot: &'a mut Slot<T>,
             tag: u16,
@@ -200,13 +201,13 @@ impl<T: Item> Bucket<T> {
         !self.slots[SLOTS - 1].is_empty()
     }
 
-    /// Whether items have passed over this bucket, so that a lookup has to walk on.
+    /// Whether items have passed over this bucket, so that a lookup must continue with the next one.
     #[inline]
     pub(crate) fn has_overflowed(&self) -> bool {
         self.slots[SLOTS - 1].0 & OVERFLOW != 0
     }
 
-    /// Notes that an item passes over this bucket, which must be full.
+    /// Records that an item passes over this bucket, which must be full.
     pub(crate) fn note_overflow(&mut self) {
         debug_assert!(self.is_full());
         self.slots[SLOTS - 1].0 |= OVERFLOW;
@@ -220,7 +221,7 @@ impl<T: Item> Bucket<T> {
             .sum()
     }
 
-    /// The indices of the slots whose tag is `tag`; for tag 0 the empty slots are among them.
+    /// The indices of the slots whose tag is `tag`; for tag 0 this includes the empty slots.
     #[inline]
     #[cfg(target_arch = "x86_64")]
     pub(crate) fn matches(&self, tag: u16) -> Matches {
@@ -236,7 +237,8 @@ impl<T: Item> Bucket<T> {
             _mm_cmpeq_epi16, _mm_movemask_epi8, _mm_packs_epi16, _mm_packs_epi32, _mm_set_epi64x,
             _mm_set1_epi16, _mm_srai_epi32,
         };
-        // Each half of a slot becomes its upper 16 bits, so the upper one is the tag; packing is exact then.
+        // Each 32-bit half of a slot is shifted down to its upper 16 bits, which is the tag in the upper half; so
+        // packing to 16 bits is exact.
         let pair = |index: usize| {
             let (low, high) = (self.slots[index].0, self.slots[index + 1].0);
             _mm_srai_epi32::<16>(_mm_set_epi64x(high as i64, low as i64))
@@ -247,7 +249,7 @@ impl<T: Item> Bucket<T> {
         Matches(_mm_movemask_epi8(_mm_packs_epi16(first, second)) as u32 & 0xaaaa)
     }
 
-    /// The indices of the slots whose tag is `tag`; for tag 0 the empty slots are among them.
+    /// The indices of the slots whose tag is `tag`; for tag 0 this includes the empty slots.
     #[inline]
     #[cfg(not(target_arch = "x86_64"))]
     pub(crate) fn matches(&self, tag: u16) -> Matches {
@@ -263,7 +265,7 @@ impl<T: Item> Bucket<T> {
         index
     }
 
-    /// Takes out the occupied slot at `index`; the last occupied slot fills its place.
+    /// Removes the occupied slot at `index`; the last occupied slot takes its place.
     pub(crate) fn remove(&mut self, index: usize) -> Slot<T> {
         let last = self.count() - 1;
         self.slots[last].0 &= !OVERFLOW;

@@ -10,16 +10,17 @@ use crate::{
     slot::{Bucket, SLOTS, Slot},
 };
 
-/// While a directory has more than one entry for so many items, no split may double it: identical hashes would.
+/// The fewest items per directory entry after a split has doubled the directory. Without this limit, identical hashes
+/// would double it again and again.
 const ITEMS_PER_ENTRY_MIN: usize = 64;
 
-/// A split starts loading the items of a bucket so many buckets before it reads them.
+/// A split prefetches the items of a bucket this many buckets before it reads them.
 const SPLIT_PREFETCH_BUCKETS: usize = 2;
 
 /// A hash table of items, see the crate's description.
 ///
-/// The hashes that callers pass must be those of [`Item::hash`]. Their `prefix_bits` highest bits are ignored: they
-/// chose this table among its siblings.
+/// The hashes that callers pass must equal [`Item::hash`]. Their `prefix_bits` highest bits are ignored: they selected
+/// this table among its siblings.
 pub struct Table<T: Item> {
     pub(crate) directory: Directory<T>,
     len: usize,
@@ -31,11 +32,11 @@ pub struct Table<T: Item> {
 /// Where an item is. Valid until the table changes.
 #[derive(Clone, Copy)]
 pub(crate) struct Place {
-    /// Of the directory.
+    /// Index in the directory.
     pub(crate) entry: usize,
-    /// In the segment.
+    /// Index in the segment.
     pub(crate) bucket: usize,
-    /// In the bucket.
+    /// Index in the bucket.
     pub(crate) slot: usize,
 }
 
@@ -44,7 +45,7 @@ pub(crate) struct Place {
 pub struct Fill {
     /// Entries of the directory.
     pub directory: usize,
-    /// Segments, those without buckets included.
+    /// Segments, including those without buckets.
     pub segments: usize,
     /// Buckets of 64 bytes.
     pub buckets: usize,
@@ -54,25 +55,25 @@ pub struct Fill {
     pub items: usize,
     /// Items that are not in their home bucket.
     pub displaced: usize,
-    /// Buckets that lookups of absent keys read, added up over one such lookup per bucket.
+    /// Buckets that lookups of absent keys read: the sum over one such lookup per bucket.
     pub miss_buckets: usize,
 }
 
 impl<T: Item> Table<T> {
     /// An empty table; allocates nothing.
     ///
-    /// `prefix_bits` (at most 24) of each hash are ignored. Tables of different `stagger` grow at different moments:
-    /// number the siblings from 0.
+    /// The highest `prefix_bits` (at most 24) of each hash are ignored. Tables with different `stagger` split at
+    /// different times: number the siblings from 0.
     pub const fn new(prefix_bits: u32, stagger: u32) -> Self {
         Self::with_sizing(prefix_bits, Sizing::of_sibling(stagger))
     }
 
-    /// An empty table that stands alone and rather saves memory than time on lookups in vain; allocates nothing.
+    /// An empty standalone table that saves memory at the cost of slower lookups of absent keys; allocates nothing.
     pub const fn dense() -> Self {
-        Self::with_sizing(0, Sizing::alone())
+        Self::with_sizing(0, Sizing::standalone())
     }
 
-    /// As [`dense`](Self::dense), with room for about `len` items, so that inserting them seldom makes it grow.
+    /// Like [`dense`](Self::dense), with room for about `len` items, so that inserting them rarely grows the table.
     pub fn dense_for(len: usize) -> Self {
         let mut table = Self::dense();
         let mut depth = 0;
@@ -95,7 +96,7 @@ impl<T: Item> Table<T> {
     const fn with_sizing(prefix_bits: u32, sizing: Sizing) -> Self {
         assert!(
             prefix_bits <= 64 - DEPTH_MAX - 16,
-            "the deepest segment's tag must not run out of hash"
+            "the hash must have enough bits for the tag of the deepest segment"
         );
         Self {
             directory: Directory::new(),
@@ -121,12 +122,12 @@ impl<T: Item> Table<T> {
         self.marked
     }
 
-    /// Heap bytes of the table itself, without the items.
+    /// Heap bytes of the table, excluding the items.
     pub fn memory_bytes(&self) -> usize {
         self.directory.memory_bytes()
     }
 
-    /// The hash below the prefix, at the top.
+    /// The hash with its prefix shifted out.
     #[inline]
     pub(crate) fn path(&self, hash: u64) -> u64 {
         hash << self.prefix_bits
@@ -168,7 +169,7 @@ impl<T: Item> Table<T> {
         }
     }
 
-    /// Starts loading the bucket where an item of this hash would be.
+    /// Prefetches the home bucket of this hash.
     #[inline]
     pub fn prefetch_bucket(&self, hash: u64) {
         let path = self.path(hash);
@@ -177,8 +178,8 @@ impl<T: Item> Table<T> {
         }
     }
 
-    /// Starts loading the items that might be the one of this hash, or the next bucket if it might be there. Reads the bucket, so call
-    /// [`prefetch_bucket`](Self::prefetch_bucket) well before.
+    /// Prefetches the items that may have this hash, or the next bucket if the item may be there. Reads the home
+    /// bucket, so call [`prefetch_bucket`](Self::prefetch_bucket) well before.
     #[inline]
     pub fn prefetch_item(&self, hash: u64) {
         let path = self.path(hash);
@@ -213,8 +214,8 @@ impl<T: Item> Table<T> {
         &mut self.directory.buckets_mut(place.entry)[place.bucket].slots_mut()[place.slot]
     }
 
-    /// Corrects the count of marked items after a slot changed.
-    pub(crate) fn note_mark(&mut self, before: bool, after: bool) {
+    /// Updates the count of marked items after a slot changed.
+    pub(crate) fn adjust_marked(&mut self, before: bool, after: bool) {
         self.marked = self.marked + usize::from(after) - usize::from(before);
     }
 
@@ -228,7 +229,7 @@ impl<T: Item> Table<T> {
         self.directory.count(entry) >= self.sizing.items_max(segment.bucket_count())
     }
 
-    /// Inserts an item that is not there yet, growing as needed.
+    /// Inserts an item whose key is absent, growing as needed.
     #[inline]
     pub(crate) fn insert_absent(&mut self, hash: u64, item: T) -> Place {
         while self.would_grow(hash) {
@@ -253,7 +254,7 @@ impl<T: Item> Table<T> {
         }
     }
 
-    /// Takes out the item at a place. Leaves the segment's size as it is; see [`tighten`](Self::tighten).
+    /// Removes the item at a place. Does not shrink the segment; see [`tighten`](Self::tighten).
     pub(crate) fn remove_at(&mut self, place: Place) -> T {
         let slot = segment::remove(
             self.directory.buckets_mut(place.entry),
@@ -292,7 +293,7 @@ impl<T: Item> Table<T> {
                 && self.directory.len() * 2 * ITEMS_PER_ENTRY_MIN <= self.len
     }
 
-    /// Gives a segment more or fewer buckets. Touches no item.
+    /// Gives a segment more or fewer buckets. Reads no item.
     fn resize(&mut self, entry: usize, bucket_count: usize) {
         let count = self.directory.count(entry);
         let mut from = self.directory.take(entry);
@@ -301,11 +302,11 @@ impl<T: Item> Table<T> {
         self.directory.replace(entry, to, count);
     }
 
-    /// Splits a segment in two. Reads every item, since the tags of both halves reach one bit further into the hash.
+    /// Splits a segment in two. Reads every item, since each tag advances by one bit of the hash.
     fn split(&mut self, entry: usize) {
         let mut from = self.directory.take(entry);
         let (low, high) = self.directory.split(entry);
-        // The bit that tells the halves apart is the tag's highest.
+        // The tag's highest bit distinguishes the halves.
         let is_high = |slot: &Slot<T>| slot.tag() >= 0x8000;
         let slots = || {
             from.iter()
@@ -337,7 +338,7 @@ impl<T: Item> Table<T> {
         self.directory.replace(high, high_half, high_count);
     }
 
-    /// After removals from a segment: merges it with its buddy or gives it fewer buckets, if it has become too empty.
+    /// Merges a segment with its buddy or gives it fewer buckets if it has become sparse. Call it after removals.
     #[inline]
     pub(crate) fn tighten(&mut self, entry: usize) {
         let bucket_count = self.directory.get(entry).map_or(0, Segment::bucket_count);
@@ -364,8 +365,8 @@ impl<T: Item> Table<T> {
         }
     }
 
-    /// Merges two buddies and returns the merged segment's entry. Touches no item: the bit that told the segments
-    /// apart moves into the tags.
+    /// Merges two buddies and returns the merged segment's entry. Reads no item: the bit that distinguished the
+    /// segments moves into the tags.
     fn merge(&mut self, entry: usize, buddy: usize) -> usize {
         let (low, high) = (entry.min(buddy), entry.max(buddy));
         let count = self.directory.count(low) + self.directory.count(high);
@@ -379,7 +380,7 @@ impl<T: Item> Table<T> {
         entry
     }
 
-    /// Removes and drops up to `limit` items, and returns how many are left: to free a huge table in slices.
+    /// Drops up to `limit` items and returns how many are left. Frees a huge table in slices.
     pub fn free_some(&mut self, limit: usize) -> usize {
         let goal = self.len.saturating_sub(limit);
         while self.len > goal {
@@ -410,7 +411,7 @@ impl<T: Item> Table<T> {
         self.len
     }
 
-    /// The last entry whose segment has items; 0 if none has. Emptied segments merge, so the way there is short.
+    /// The last entry whose segment has items; 0 if none has. Empty segments merge, so the search is short.
     fn last_entry_with_items(&self) -> usize {
         let mut entry = self.directory.len() - 1;
         while entry > 0 && self.directory.count(entry) == 0 {

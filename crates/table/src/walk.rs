@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Every bucket is home to a range of positions; the ranges of all buckets follow each other without a gap, whatever
-//! the depth and size of their segments. So a walk that goes from position to position sees everything that stays.
+//! the depth and size of their segments. So a walk from position to position visits every item that stays in the table.
 
 use crate::{
     Item, Occupied, Table,
@@ -18,27 +18,27 @@ use crate::{
 /// Significant bits of a position in hash order.
 pub const POSITION_BITS: u32 = DEPTH_MAX + 16;
 
-/// The end of all positions.
+/// The end of the range of positions.
 const POSITION_END: u64 = 1 << POSITION_BITS;
 
-/// Tries of [`Table::random`] before it takes the next item it finds.
+/// Attempts of [`Table::random`] before it takes the next item it finds.
 const RANDOM_TRIES: u32 = 128;
 
-/// [`Table::iter`] starts loading the items of a bucket so many buckets before it visits them.
+/// [`Table::iter`] prefetches the items of a bucket this many buckets before it visits them.
 const PREFETCH_BUCKETS: usize = 2;
 
 /// A home bucket's place in hash order.
 struct Range {
     entry: usize,
     bucket: usize,
-    /// The lowest tag asked for.
+    /// The lowest tag to visit.
     tag: u16,
     /// Where the next bucket's range begins.
     next: u64,
 }
 
 impl Range {
-    /// Where a walk goes on: 0 at the end.
+    /// Where a walk continues; 0 at the end.
     fn next_cursor(&self) -> u64 {
         if self.next < POSITION_END {
             self.next
@@ -49,13 +49,13 @@ impl Range {
 }
 
 impl<T: Item> Table<T> {
-    /// The place in hash order of an item with this hash, as cursors of [`scan`](Self::scan) count it: below
+    /// The position in hash order of an item with this hash, comparable with the cursors of [`scan`](Self::scan): below
     /// `2^POSITION_BITS`.
     pub fn position(&self, hash: u64) -> u64 {
         self.path(hash) >> (64 - POSITION_BITS)
     }
 
-    /// The home bucket of the items at a position; none at the end or in a table without memory.
+    /// The home bucket of the items at a position; `None` at the end, or if the table has not allocated memory.
     fn range_at(&self, position: u64) -> Option<Range> {
         if position >= POSITION_END {
             return None;
@@ -86,11 +86,11 @@ impl<T: Item> Table<T> {
             .expect("the entry comes from the directory")
     }
 
-    /// Visits the items from position `cursor` on that belong to the same bucket, and returns the next cursor, or 0
-    /// at the end. Start with 0.
+    /// Visits the items from position `cursor` on that have the same home bucket, and returns the next cursor, or 0 at
+    /// the end. Start with 0.
     ///
-    /// Whatever happens between the calls, an item that is there all the time is visited, and a walk ends: cursors
-    /// only rise. An item may be visited twice when the table shrinks meanwhile.
+    /// However the table changes between the calls, an item that is present throughout is visited, and the walk ends,
+    /// since cursors only rise. An item may be visited twice if the table shrinks meanwhile.
     pub fn scan(&self, cursor: u64, mut visit: impl FnMut(T::Ref<'_>)) -> u64 {
         let Some(range) = self.range_at(cursor) else {
             return 0;
@@ -114,8 +114,8 @@ impl<T: Item> Table<T> {
         range.next_cursor()
     }
 
-    /// Visits the items in the bucket of a position in hash order, or only those that are marked, and returns the position of
-    /// the next bucket, or 0 at the end. Items that overflow are visited where they are.
+    /// Visits all or only the marked items in the bucket at a position in hash order, and returns the position of the
+    /// next bucket, or 0 at the end. Displaced items are visited in the bucket that holds them.
     pub fn visit_bucket<'t>(
         &'t self,
         position: u64,
@@ -137,7 +137,7 @@ impl<T: Item> Table<T> {
         range.next_cursor()
     }
 
-    /// All items, in no particular order; those soon to come are loaded ahead.
+    /// All items, in no particular order; prefetches items ahead.
     pub fn iter(&self) -> impl Iterator<Item = T::Ref<'_>> {
         self.directory.groups().flat_map(|entry| {
             let buckets = self.directory.buckets(self.segment(entry));
@@ -155,13 +155,13 @@ impl<T: Item> Table<T> {
         self.iter().for_each(visit);
     }
 
-    /// An item picked by a random number; none if there are none. Every item has the same chance, but in tables that
-    /// are almost empty or whose hashes collide.
+    /// An item picked by a random number; `None` if the table is empty. Every item has the same chance, except in
+    /// tables that are almost empty or whose hashes collide.
     pub fn random(&self, random: u64) -> Option<T::Ref<'_>> {
         self.slot(self.random_place(random)?).reference()
     }
 
-    /// The same item as [`random`](Self::random), to change.
+    /// The entry of the item that [`random`](Self::random) returns.
     pub fn random_entry(&mut self, random: u64) -> Option<Occupied<'_, T>> {
         let place = self.random_place(random)?;
         Some(Occupied::new(self, place))
@@ -186,8 +186,8 @@ impl<T: Item> Table<T> {
             .or_else(|| self.first_from(0))
     }
 
-    /// The place of an item picked by random bits; none if it is empty, or just by chance, so that each slot has the
-    /// same chance whatever the size and depth of its segment.
+    /// The place of an item picked by random bits. `None` if the slot is empty, and sometimes by chance, so that each
+    /// slot has the same probability whatever the size and depth of its segment.
     fn try_place(&self, bits: u64) -> Option<Place> {
         let entry = self.directory.index(bits);
         let segment = self.directory.get(entry)?;
@@ -208,7 +208,7 @@ impl<T: Item> Table<T> {
         (bucket_count > 0 && !self.slot(place).is_empty()).then_some(place)
     }
 
-    /// The first item in a bucket at or after a position.
+    /// The first item in the first non-empty bucket at or after a position.
     fn first_from(&self, mut position: u64) -> Option<Place> {
         while let Some(range) = self.range_at(position) {
             let buckets = self.directory.buckets(self.segment(range.entry));
@@ -227,10 +227,10 @@ impl<T: Item> Table<T> {
         None
     }
 
-    /// Looks at the marked items in the next `buckets` buckets from `position` on, and removes those that are `dead`.
+    /// Checks the marked items in the next `buckets` buckets from `position` on, and removes those that are `dead`.
     ///
-    /// `position` moves along, and starts again at 0 after the last bucket: then the call ends. Returns how many items
-    /// it removed; each is handed to `removed`.
+    /// Advances `position`; after the last bucket, it becomes 0 and the call ends. Passes each removed item to
+    /// `removed` and returns how many there were.
     pub fn sweep(
         &mut self,
         position: &mut u64,
@@ -254,8 +254,7 @@ impl<T: Item> Table<T> {
         count
     }
 
-    /// Like [`sweep`](Self::sweep) for all buckets of the segment that an item of this hash would be in: to call
-    /// before it grows.
+    /// Like [`sweep`](Self::sweep), for all buckets of the segment of this hash. Call it before the segment grows.
     pub fn sweep_segment_of(
         &mut self,
         hash: u64,
@@ -298,7 +297,7 @@ impl<T: Item> Table<T> {
             };
             let slot = self.slot(place);
             if slot.is_marked() && slot.reference().is_some_and(&mut *dead) {
-                // Another item may have come into this slot: look at it again.
+                // Another item may have moved into this slot: check it again.
                 removed(self.remove_at(place));
                 count += 1;
             } else {

@@ -1,4 +1,4 @@
-//! The table against `HashMap`, with friendly and hostile hashes, and the promises of its walks.
+//! Compares the table with `HashMap`, under good and hostile hashes, and tests the guarantees of its walks.
 
 mod common;
 
@@ -10,7 +10,7 @@ fn spread(key: u64) -> u64 {
     random(key)
 }
 
-/// Every walk of operations for one way of hashing: grow to `size`, then churn, then empty the table.
+/// Random operations under one hash function: grow to `size`, churn, then empty the table.
 fn churn(prefix_bits: u32, stagger: u32, hashing: fn(u64) -> u64, size: u64, seed: u64) {
     println!("churn: prefix {prefix_bits}, stagger {stagger}, size {size}, seed {seed}");
     churn_in(Model::new(prefix_bits, stagger, hashing), size, seed);
@@ -22,8 +22,8 @@ fn churn_in(mut model: Model, size: u64, seed: u64) {
         state = state.wrapping_add(1);
         random(state)
     };
-    // Four stretches: mostly insert, balanced, mostly remove, mostly insert.
-    for (stretch, inserts_of_16) in [12, 8, 3, 11].into_iter().enumerate() {
+    // Four phases: mostly insert, balanced, mostly remove, mostly insert.
+    for (phase, inserts_of_16) in [12, 8, 3, 11].into_iter().enumerate() {
         for step in 0..size * 2 {
             let key = next() % (size * 2);
             match next() % 16 {
@@ -37,13 +37,13 @@ fn churn_in(mut model: Model, size: u64, seed: u64) {
             }
         }
         model.check();
-        println!("stretch {stretch}: {:?}", model.table.fill());
+        println!("phase {phase}: {:?}", model.table.fill());
     }
     model.remove_all();
 }
 
 #[test]
-fn small_table_checked_after_every_step() {
+fn small_tables_match_the_model_after_every_step() {
     for stagger in 0..8 {
         let mut model = Model::new(3, stagger, spread);
         for step in 0..3000 {
@@ -60,7 +60,7 @@ fn small_table_checked_after_every_step() {
 }
 
 #[test]
-fn spread_hashes_behave_as_the_model() {
+fn tables_with_good_hashes_match_the_model() {
     for (stagger, prefix_bits) in [(0, 0), (1, 7), (22, 10), (63, 24)] {
         churn(
             prefix_bits,
@@ -73,7 +73,7 @@ fn spread_hashes_behave_as_the_model() {
 }
 
 #[test]
-fn dense_tables_behave_as_the_model() {
+fn dense_tables_match_the_model() {
     churn_in(Model::with(Table::dense(), spread), 20_000, 11);
     churn_in(Model::with(Table::dense(), |key| key % 3), 1500, 12);
     for room in [1, 7, 900, 1000, 30_000, 100_000] {
@@ -94,15 +94,15 @@ fn dense_tables_behave_as_the_model() {
 }
 
 #[test]
-fn equal_hashes_behave_as_the_model() {
+fn tables_with_equal_hashes_match_the_model() {
     churn(0, 0, |_| 0, 1500, 1);
     churn(7, 3, |_| u64::MAX, 1500, 2);
     churn(10, 5, |_| 0x0123_4567_89ab_cdef, 1500, 3);
 }
 
 #[test]
-fn hostile_hashes_behave_as_the_model() {
-    // The same tag at every depth but for a few bits; the same home bucket; only the lowest bits differ.
+fn tables_with_hostile_hashes_match_the_model() {
+    // Tags that differ in few bits at every depth; the same home bucket; hashes that differ only in the lowest bits.
     churn(4, 1, |key| (key % 7) << 40, 3000, 4);
     churn(4, 2, |key| spread(key) | 0x0fff_0000_0000_0000, 3000, 5);
     churn(0, 3, |key| key, 3000, 6);
@@ -126,7 +126,7 @@ fn hostile_hashes_behave_as_the_model() {
 }
 
 #[test]
-fn two_keys_of_one_hash_are_two_items() {
+fn two_keys_with_the_same_hash_are_two_items() {
     let mut model = Model::new(0, 0, |_| 42);
     model.insert(1);
     model.insert(2);
@@ -182,7 +182,8 @@ fn memory_follows_a_shrinking_table() {
     );
 }
 
-/// Scans while `between` changes the table before each call; all of `stay` must be seen, and in few calls.
+/// Scans while `between` changes the table between the calls. All keys of `stay` must be seen. Returns how many keys
+/// were seen more than once.
 fn scan_sees(
     model: &mut Model,
     stay: impl Fn(u64) -> bool,
@@ -209,7 +210,7 @@ fn scan_sees(
     for key in expected {
         assert!(
             seen.contains_key(&key),
-            "key {key} was there all the time and not seen"
+            "key {key} was present throughout but not seen"
         );
     }
     seen.into_values().filter(|&times| times > 1).count()
@@ -297,16 +298,16 @@ fn scan_misses_nothing_under_churn() {
 }
 
 #[test]
-fn scan_of_nothing_and_of_a_foreign_cursor_ends() {
+fn scan_of_an_empty_table_or_beyond_the_end_visits_nothing() {
     let mut model = Model::new(0, 0, spread);
-    assert_eq!(model.table.scan(0, |_| panic!("nothing is here")), 0);
+    assert_eq!(model.table.scan(0, |_| panic!("the table is empty")), 0);
     (0..100).for_each(|key| model.insert(key));
     assert_eq!(model.table.scan(1 << 40, |_| panic!("beyond the end")), 0);
     assert_eq!(model.table.scan(u64::MAX, |_| panic!("beyond the end")), 0);
 }
 
 #[test]
-fn position_tells_what_a_scan_has_passed() {
+fn scan_visits_positions_between_its_cursors() {
     let mut model = Model::new(5, 0, spread);
     (0..3000).for_each(|key| model.insert(key));
     let mut cursor = 0;
@@ -325,7 +326,7 @@ fn position_tells_what_a_scan_has_passed() {
 }
 
 #[test]
-fn visiting_all_buckets_sees_each_item_once_or_each_that_is_marked() {
+fn visiting_all_buckets_sees_each_item_or_each_marked_item_once() {
     for hashing in [spread, |key| (key % 9) << 44, |_| 3, |key| key << 40] {
         let mut model = Model::new(4, 0, hashing);
         (0..5000).for_each(|key| model.insert(key));
@@ -339,14 +340,14 @@ fn visiting_all_buckets_sees_each_item_once_or_each_that_is_marked() {
                 }
             }
             seen.sort_unstable();
-            let is_seen = |&key: &u64| !only_marked || Model::marks(key);
+            let is_seen = |&key: &u64| !only_marked || Model::starts_marked(key);
             assert!(seen.into_iter().eq((0..5000).filter(is_seen)));
         }
     }
 }
 
 #[test]
-fn sweep_removes_what_is_dead_and_touches_only_marked_items() {
+fn sweep_removes_dead_items_and_reads_only_marked_ones() {
     let mut model = Model::new(7, 2, spread);
     (0..30_000).for_each(|key| model.insert(key));
     let marked = model.table.marked();
@@ -368,7 +369,11 @@ fn sweep_removes_what_is_dead_and_touches_only_marked_items() {
         }
     }
     model.check();
-    assert!(model.keys().all(|key| key % 2 == 1 || !Model::marks(key)));
+    assert!(
+        model
+            .keys()
+            .all(|key| key % 2 == 1 || !Model::starts_marked(key))
+    );
 }
 
 #[test]
@@ -389,13 +394,13 @@ fn update_that_panics_keeps_the_item_and_its_mark() {
     (0..10).for_each(|key| model.insert(key));
     let before = model.table.marked();
     let unmarked = (0..10)
-        .find(|&key| !Model::marks(key))
-        .expect("some are not");
+        .find(|&key| !Model::starts_marked(key))
+        .expect("some keys are unmarked");
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         match model.table.entry(spread(unmarked), &unmarked.to_be_bytes()) {
             Entry::Occupied(mut occupied) => occupied.update(|item| {
                 *item = Key::new(unmarked, true, item.live(), spread);
-                panic!("as planned");
+                panic!("a panic in the closure");
             }),
             Entry::Vacant(_) => unreachable!("it was inserted"),
         }
@@ -411,7 +416,7 @@ fn update_that_panics_keeps_the_item_and_its_mark() {
 }
 
 #[test]
-fn random_item_is_any_item() {
+fn every_item_can_be_picked_at_random() {
     let mut model = Model::new(7, 2, spread);
     assert!(model.table.random(1).is_none());
     model.insert(5);
@@ -454,7 +459,7 @@ fn dropped_table_drops_its_items() {
 }
 
 #[test]
-fn bytes_drive_the_table_as_the_model() {
+fn random_operations_match_the_model() {
     for seed in 0..200 {
         let bytes: Vec<u8> = (0..600)
             .map(|index| random(seed << 20 | index) as u8)
@@ -465,7 +470,7 @@ fn bytes_drive_the_table_as_the_model() {
 }
 
 #[test]
-fn hash_of_a_key_is_its_items() {
+fn a_key_and_its_item_have_the_same_hash() {
     assert_eq!(
         hash_of(spread, 3),
         Key::new(3, false, &Default::default(), spread).hash()

@@ -1,12 +1,12 @@
-//! How busy the machine is with everything else: figures taken beside other work deserve a warning.
+//! How busy the machine is with other work, which makes figures less reliable.
 
 use std::fs;
 use std::time::Instant;
 
-/// The kernel counts CPU time in hundredths of a second wherever it shows it to programs (proc(5), `USER_HZ`).
+/// The kernel reports CPU time to programs in hundredths of a second (proc(5), `USER_HZ`).
 const TICKS_PER_S: f64 = 100.0;
 
-/// The CPU time spent by all programs up to one moment.
+/// The CPU time that all programs have used up to a moment.
 #[derive(Debug)]
 pub(super) struct Busy {
     at: Instant,
@@ -22,8 +22,8 @@ impl Busy {
         }
     }
 
-    /// The share of one core spent since then on other things than the `own_s` seconds of CPU time the caller
-    /// knows of; not a number where the kernel does not tell.
+    /// The share of one core used since then, without the `own_s` seconds of CPU time that the caller knows of; NaN if
+    /// the kernel does not report it.
     pub fn others_share(&self, own_s: f64) -> f64 {
         let now = Self::now();
         let spent = self
@@ -34,8 +34,8 @@ impl Busy {
     }
 }
 
-/// Seconds on all cores that were not idle: of proc(5)'s first eight columns all but `idle` and `iowait`. The time
-/// other virtual machines took (`steal`) counts as well.
+/// Busy seconds of all cores: the first eight columns of proc(5) except `idle` and `iowait`. Time that other virtual
+/// machines took (`steal`) counts, too.
 fn busy_s(stat: &str) -> Option<f64> {
     let columns = stat
         .lines()

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// A protocol the load generator speaks.
+/// A protocol that the load generator speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Protocol {
     Resp,
@@ -15,7 +15,7 @@ pub(super) enum Protocol {
 }
 
 impl Protocol {
-    /// The name the load generator knows it by.
+    /// Its name in the options of the load generator.
     pub fn name(self) -> &'static str {
         match self {
             Self::Resp => "resp",
@@ -23,7 +23,7 @@ impl Protocol {
         }
     }
 
-    /// The server that the others' figures are divided by.
+    /// The baseline: figures of the other servers are divided by those of this server.
     pub fn base(self) -> &'static str {
         match self {
             Self::Resp => "redis",
@@ -39,9 +39,9 @@ pub(super) struct Kind {
     pub name: &'static str,
     /// The program's file name.
     pub program: &'static str,
-    /// What it speaks on the one port it is given.
+    /// The protocols it speaks on its port.
     pub protocols: &'static [Protocol],
-    /// Its arguments; `{port}` and `{threads}` are put in. Nothing is kept on disk.
+    /// Its arguments, in which `{port}` and `{threads}` are replaced. Nothing is stored on disk.
     pub arguments: &'static [&'static str],
 }
 
@@ -128,7 +128,7 @@ pub(super) const KINDS: &[Kind] = &[
     },
 ];
 
-/// The kind a name means, or else the file name of its program.
+/// The kind with this name, or else the one whose program has this file name.
 pub(super) fn kind_of(name: &str, program: &Path) -> Option<&'static Kind> {
     let by_name = KINDS.iter().find(|kind| kind.name == name);
     by_name.or_else(|| {
@@ -146,38 +146,38 @@ pub(super) struct Peer {
     pub program: PathBuf,
 }
 
-/// A server that runs until this is dropped.
+/// A running server; dropping it stops the server.
 #[derive(Debug)]
 pub(super) struct Server {
     pub name: String,
     pub port: u16,
-    /// How it was started, as one would type it.
+    /// The command that started it, as typed in a shell.
     pub command_line: String,
     process: Child,
 }
 
-/// A server that takes longer to accept its first connection does not start at all.
+/// A server that takes longer to accept its first connection has failed to start.
 const START_MAX: Duration = Duration::from_secs(10);
 
-/// Memory that has not fallen by a two-thousandth for this long has settled.
+/// Memory has settled if it has not fallen by 1/2000 for this long.
 const SETTLED_AFTER: Duration = Duration::from_secs(4);
-/// Memory that falls for longer is read as it is.
+/// If memory falls for longer, the current value is taken.
 const SETTLE_MAX: Duration = Duration::from_secs(25);
 
 impl Server {
     /// Starts a server on a free port, pinned to `cores`, and returns when it accepts connections.
     ///
-    /// It runs in `folder` and writes what it has to say to a file there.
+    /// It runs in `folder` and writes its output to a file there.
     pub fn start(peer: &Peer, threads: usize, cores: &str, folder: &Path) -> Result<Self, String> {
         let cannot =
             |what: &str, error: io::Error| format!("{}: cannot {what}: {error}", peer.name);
-        fs::create_dir_all(folder).map_err(|error| cannot("make its folder", error))?;
+        fs::create_dir_all(folder).map_err(|error| cannot("create its folder", error))?;
         let log_path = folder.join(format!("{}.log", peer.name));
         let log = File::create(&log_path).map_err(|error| cannot("write its log", error))?;
         let log_too = log
             .try_clone()
             .map_err(|error| cannot("write its log", error))?;
-        // Not through symbolic links: redis-server is one, and what it does depends on the name it is called by.
+        // Symbolic links are not resolved: `redis-server` is one, and its behaviour depends on the name in the command.
         let program = std::path::absolute(&peer.program)
             .map_err(|error| cannot("find its program", error))?;
         let port = free_port().map_err(|error| cannot("find a free port", error))?;
@@ -232,16 +232,16 @@ impl Server {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        Err(format!("does not listen after {} s", START_MAX.as_secs()))
+        Err(format!("is not listening after {} s", START_MAX.as_secs()))
     }
 
-    /// The process; taskset has become the server itself.
+    /// The process ID. taskset has replaced itself by the server.
     pub fn pid(&self) -> u32 {
         self.process.id()
     }
 
-    /// Bytes of memory resident once they have stopped falling: allocators give freed memory back over some
-    /// seconds (jemalloc over ten), and tables are moved in the background.
+    /// Bytes of resident memory, once it has stopped falling: allocators return freed memory over some seconds
+    /// (jemalloc over ten), and servers move tables in the background.
     pub fn settled_resident_bytes(&self) -> Result<u64, String> {
         let start = Instant::now();
         let mut bytes = self.resident_bytes()?;
@@ -270,13 +270,13 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Fails only if it has ended by itself.
+        // Fails only if the server has already exited.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
 
-/// A port nobody listens on; another program could still take it before the server does.
+/// A free port; another program could still take it before the server does.
 fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
         .local_addr()?
@@ -288,7 +288,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_server_is_known_by_its_name_or_its_program() {
+    fn a_server_is_recognized_by_its_name_or_its_program() {
         let name = |name, path| kind_of(name, Path::new(path)).map(|kind| kind.name);
         assert_eq!(name("redis", "/opt/anything"), Some("redis"));
         assert_eq!(name("before", "/opt/old/damselfly"), Some("damselfly"));

@@ -1,10 +1,10 @@
-//! Medians, and the markdown they are printed in.
+//! Medians, and the Markdown tables that show them.
 
 use super::Figures;
 use super::workloads::MemoryShape;
 use std::fmt::Write;
 
-/// The head of the first table; `base` is the server the last column's figures are divided by.
+/// The head of the first table; `base` is the baseline server, which names the column `÷`.
 pub(super) fn requests_heading(base: Option<&str>) -> String {
     format!(
         "| workload | server | requests/s | server CPU µs/request | ÷ {} | client CPU µs/request | p50 ms | p99 ms | p99.9 ms |\n\
@@ -21,7 +21,7 @@ pub(super) fn requests_line(
     base: Option<&[Figures]>,
 ) -> String {
     let of = |name: &str| median(rounds.iter().map(|figures| figures.number(name)));
-    // The ratio within each round, then the median: what slows the machine for a while slows both.
+    // The median of the ratios within each round: a temporary slowdown of the machine affects both servers.
     let ratio = base.map(|base| {
         median(
             rounds
@@ -64,7 +64,7 @@ pub(super) fn memory_line(shape: &MemoryShape, cells: &[Option<f64>]) -> String 
     line
 }
 
-/// The middle value, or the mean of the two middle ones; not a number if there is none.
+/// The middle value, or the mean of the two middle ones; NaN if there are no values.
 fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);

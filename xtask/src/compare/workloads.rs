@@ -1,4 +1,4 @@
-//! What is measured: the rows of the tables.
+//! The measured workloads and shapes of entries: the rows of the tables.
 
 use super::peers::Protocol;
 
@@ -9,22 +9,23 @@ pub(super) struct Workload {
     pub protocol: Protocol,
     /// Operations and weights, as the load generator takes them.
     pub mix: &'static str,
-    /// Requests under way on a connection.
+    /// Requests in flight on a connection.
     pub depth: usize,
     pub connections: usize,
-    /// Connections that subscribe to what is published.
+    /// Connections that subscribe to the published channel.
     pub subscribers: usize,
     /// Whether `--big` measures it too.
     pub is_in_big: bool,
-    /// It uses at most so many keys, whatever `--keys` says: collections are to have some elements each.
+    /// The most keys, whatever `--keys` says, so that each collection has several elements.
     pub keys_max: u64,
-    /// So many requests for each of the seconds that a round is to take, so that collections grow alike on all servers.
+    /// If set, a round runs this many requests per second of its nominal length, instead of running for that time, so
+    /// that collections grow equally on all servers.
     pub requests_per_second: Option<u64>,
 }
 
 const MIXED: &str = "set:1,get:10";
 
-/// All workloads. "mixed" is one SET to ten GETs, P the pipeline's depth, c the number of connections.
+/// All workloads. "mixed" is one SET per ten GETs, P the pipeline depth, c the number of connections.
 pub(super) const WORKLOADS: &[Workload] = &[
     Workload {
         name: "mixed P1 c50",
@@ -200,13 +201,13 @@ const fn publish(name: &'static str, depth: usize, subscribers: usize) -> Worklo
 #[derive(Debug)]
 pub(super) struct MemoryShape {
     pub name: &'static str,
-    /// Bytes of key and value, or of what an entry of the big collection holds.
+    /// Bytes of key and value, or of one entry of the big collection.
     pub raw_bytes: usize,
     /// The operation that makes one entry.
     pub operation: &'static str,
     pub key_bytes: usize,
     pub value_bytes: usize,
-    /// What values are made of, at random.
+    /// The characters that random values consist of.
     pub value_text: &'static str,
 }
 
@@ -245,7 +246,7 @@ const fn string(
     }
 }
 
-/// A shape of 16-byte keys.
+/// A shape with 16-byte keys.
 const fn made_by(
     name: &'static str,
     operation: &'static str,

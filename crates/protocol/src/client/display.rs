@@ -1,4 +1,4 @@
-//! Shows replies as `redis-cli` does on a terminal.
+//! Formats replies as `redis-cli` does on a terminal.
 
 use std::fmt;
 
@@ -75,7 +75,7 @@ fn map(
     Ok(())
 }
 
-/// Whether a value in a map is shown behind its key rather than below it.
+/// Whether a value in a map is shown on the line of its key rather than below it.
 fn is_one_line(value: &Value) -> bool {
     match value {
         Value::Array(items) | Value::Set(items) | Value::Push(items) => {
@@ -95,7 +95,7 @@ fn is_one_line(value: &Value) -> bool {
     }
 }
 
-/// The number of an item; the first stands where its list begins, the others on lines of their own.
+/// Writes the number of an item. The first item continues the current line, the others start new ones.
 fn number(
     f: &mut fmt::Formatter<'_>,
     index: usize,

@@ -1,13 +1,13 @@
-//! Finds the end of a reply without building it.
+//! Finds the end of a reply without decoding it.
 
 use super::value::DecodeError;
 
-/// How far the search for the end of one reply came.
+/// Progress of the search for the end of one reply.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Skipper {
     /// Where the next element begins.
     pub position: usize,
-    /// Elements that the reply still has.
+    /// Elements of the reply not yet skipped.
     pub pending: u64,
 }
 
@@ -17,7 +17,7 @@ impl Skipper {
         pending: 1,
     };
 
-    /// Moves over all complete elements; whether that reached the end of the reply.
+    /// Skips all complete elements; returns whether that reached the end of the reply.
     #[inline]
     pub fn advance(&mut self, input: &[u8]) -> Result<bool, DecodeError> {
         while self.pending > 0 {
@@ -43,7 +43,7 @@ impl Skipper {
                     line.bytes
                 }
                 Shape::Attribute => {
-                    // The pairs, and the reply that they describe.
+                    // The pairs and the reply that they describe.
                     let elements = line.number.checked_mul(2).ok_or(DecodeError::Invalid)?;
                     let elements = elements.checked_add(1).ok_or(DecodeError::Invalid)?;
                     self.pending = self
@@ -68,20 +68,20 @@ impl Skipper {
 enum Shape {
     /// Nothing.
     Line,
-    /// As many bytes as the number says, and a line end.
+    /// As many bytes as the line's number says, and a line end.
     Bulk,
-    /// As many elements as the number says, times this.
+    /// As many elements as the line's number says, times this factor.
     Elements(u64),
-    /// As many pairs as the number says, and the reply.
+    /// As many pairs as the line's number says, and the reply.
     Attribute,
 }
 
 /// The first line of an element.
 struct Line {
     shape: Shape,
-    /// The length of the line with its end.
+    /// The length of the line, with its line end.
     bytes: usize,
-    /// How much follows; 0 for a null.
+    /// The number in the line; 0 for a null.
     number: u64,
 }
 
@@ -148,8 +148,8 @@ fn null(rest: &[u8]) -> Result<Option<Line>, DecodeError> {
     }))
 }
 
-/// The length of the first reply of `input`, with its attributes; `None` if its end is not there,
-/// or if this is no reply. Does not allocate.
+/// The length of the first reply in `input`, with its attributes; `None` if the reply is incomplete
+/// or invalid. Does not allocate.
 #[inline]
 pub fn skip_reply(input: &[u8]) -> Option<usize> {
     let mut skipper = Skipper::START;

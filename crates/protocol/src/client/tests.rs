@@ -8,7 +8,7 @@ fn decode(data: &[u8]) -> Result<Option<(Value, usize)>, DecodeError> {
     Decoder::default().decode(data)
 }
 
-/// Writes `value` by the server's writer.
+/// Writes `value` with the server's writer.
 fn write(reply: &mut Reply<'_>, value: &Value) {
     match value {
         Value::Simple(text) => reply.simple(str::from_utf8(text).expect("simple text is ASCII")),
@@ -56,13 +56,18 @@ fn write_pairs(reply: &mut Reply<'_>, pairs: &[(Value, Value)]) {
     }
 }
 
-/// What a client of `version` sees of `value`.
-fn seen(value: &Value, version: Version) -> Value {
-    let all = |items: &[Value]| items.iter().map(|item| seen(item, version)).collect();
+/// `value` as a client of `version` receives it.
+fn as_received(value: &Value, version: Version) -> Value {
+    let all = |items: &[Value]| {
+        items
+            .iter()
+            .map(|item| as_received(item, version))
+            .collect()
+    };
     let both = |pairs: &[(Value, Value)]| -> Vec<(Value, Value)> {
         pairs
             .iter()
-            .map(|(key, value)| (seen(key, version), seen(value, version)))
+            .map(|(key, value)| (as_received(key, version), as_received(value, version)))
             .collect()
     };
     match (version, value) {
@@ -79,14 +84,14 @@ fn seen(value: &Value, version: Version) -> Value {
         }
         (Version::Resp2, Value::Boolean(value)) => Value::Integer(i64::from(*value)),
         (Version::Resp2, Value::Verbatim { format: _, text }) => Value::Bulk(text.clone()),
-        (Version::Resp2, Value::Attribute { pairs: _, reply }) => seen(reply, version),
+        (Version::Resp2, Value::Attribute { pairs: _, reply }) => as_received(reply, version),
         (Version::Resp3, Value::Null(_)) => Value::Null(NullKind::Resp3),
         (Version::Resp3, Value::Map(pairs)) => Value::Map(both(pairs)),
         (Version::Resp3, Value::Set(items)) => Value::Set(all(items)),
         (Version::Resp3, Value::Push(items)) => Value::Push(all(items)),
         (Version::Resp3, Value::Attribute { pairs, reply }) => Value::Attribute {
             pairs: both(pairs),
-            reply: Box::new(seen(reply, version)),
+            reply: Box::new(as_received(reply, version)),
         },
         (_, Value::Array(items)) => Value::Array(all(items)),
         (_, value) => value.clone(),
@@ -143,7 +148,7 @@ fn random_pairs(random: &mut Random, depth: usize) -> Vec<(Value, Value)> {
 }
 
 #[test]
-fn what_the_server_writes_the_client_reads() {
+fn the_client_decodes_what_the_server_writes() {
     with_seeds(5_000, |random| {
         let values: Vec<Value> = (0..4).map(|_| random_value(random, 3)).collect();
         for version in [Version::Resp2, Version::Resp3] {
@@ -153,7 +158,7 @@ fn what_the_server_writes_the_client_reads() {
             for value in &values {
                 let position = reply.position();
                 write(&mut reply, value);
-                expected.push((seen(value, version), reply.position() - position));
+                expected.push((as_received(value, version), reply.position() - position));
             }
             let piece_bytes = 1 + random.below(100);
             let limits = DecodeLimits::default();
@@ -222,7 +227,7 @@ fn limits_bound_depth_and_length() {
 }
 
 #[test]
-fn what_is_no_reply_is_an_error() {
+fn bytes_that_are_not_a_reply_are_an_error() {
     for data in [
         "PING\r\n",
         "$x\r\n",
@@ -247,7 +252,7 @@ fn what_is_no_reply_is_an_error() {
     assert_eq!(skip_reply(b"PING\r\n"), None);
 }
 
-/// The expected texts were seen from `redis-cli --no-raw` 7.0.15.
+/// The expected texts were observed with `redis-cli --no-raw` 7.0.15.
 #[test]
 fn values_are_shown_as_by_redis_cli() {
     for (data, text) in [

@@ -15,7 +15,7 @@ pub enum NullKind {
     Resp3,
 }
 
-/// A reply. `Display` shows it as `redis-cli` does.
+/// A reply. `Display` formats it as `redis-cli` does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
     /// `+`: a status.
@@ -30,19 +30,19 @@ pub enum Value {
     Null(NullKind),
     /// `*`: an array.
     Array(Vec<Value>),
-    /// `%`: a map, in the order in which it came.
+    /// `%`: a map, in the order received.
     Map(Vec<(Value, Value)>),
-    /// `~`: a set, in the order in which it came.
+    /// `~`: a set, in the order received.
     Set(Vec<Value>),
-    /// `>`: a message that answers no command.
+    /// `>`: a push message, which answers no command.
     Push(Vec<Value>),
-    /// `,`: a floating point number, as it was spelled.
+    /// `,`: a floating point number, as the server wrote it.
     Double(String),
-    /// `#`: a truth value.
+    /// `#`: a boolean.
     Boolean(bool),
     /// `(`: an integer of any size.
     BigNumber(String),
-    /// `=`: text for people.
+    /// `=`: human-readable text.
     Verbatim {
         /// `txt` or `mkd`.
         format: [u8; 3],
@@ -58,10 +58,10 @@ pub enum Value {
     },
 }
 
-/// What a [`Decoder`] accepts.
+/// Limits on the replies that a [`Decoder`] accepts.
 #[derive(Clone, Debug)]
 pub struct DecodeLimits {
-    /// How deep collections may nest; a reply that is none has depth 0.
+    /// How deep collections may nest; a reply that is not a collection has depth 0.
     pub depth_max: usize,
     /// The longest reply, in bytes.
     pub bytes_max: usize,
@@ -79,7 +79,7 @@ impl Default for DecodeLimits {
 /// Why a reply cannot be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DecodeError {
-    /// The server sent what is no reply.
+    /// The server sent bytes that are not a valid reply.
     Invalid,
     /// The reply nests deeper than [`DecodeLimits::depth_max`].
     TooDeep,
@@ -90,8 +90,8 @@ pub enum DecodeError {
 impl fmt::Display for DecodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Invalid => "the server sent bytes that are no reply",
-            Self::TooDeep => "the server sent a reply that nests too deep",
+            Self::Invalid => "the server sent bytes that are not a valid reply",
+            Self::TooDeep => "the server sent a reply that is nested too deeply",
             Self::TooLong => "the server sent a reply that is too long",
         })
     }
@@ -121,10 +121,10 @@ impl Decoder {
         }
     }
 
-    /// Decodes one reply from the beginning of `input`; returns it and how many bytes it took.
+    /// Decodes one reply from the beginning of `input`; returns it and its length in bytes.
     ///
-    /// On `None` its end is not there yet: keep the bytes and call again with a longer input that
-    /// begins with them. After an error the rest of the input means nothing.
+    /// On `None` the reply is incomplete: keep the bytes and call again with a longer input that
+    /// begins with them. After an error the rest of the input is meaningless.
     pub fn decode(&mut self, input: &[u8]) -> Result<Option<(Value, usize)>, DecodeError> {
         let bytes_max = self.limits.bytes_max;
         let window = &input[..input.len().min(bytes_max.saturating_add(1))];
@@ -145,7 +145,7 @@ impl Decoder {
     }
 }
 
-/// Builds the value of a reply that is complete.
+/// Builds the value of a complete reply.
 struct Builder<'a> {
     rest: &'a [u8],
     depth_left: usize,
@@ -219,7 +219,7 @@ impl<'a> Builder<'a> {
         result
     }
 
-    /// Takes a line, without its end.
+    /// Takes a line; returns it without its line end.
     fn line(&mut self) -> Result<&'a [u8], DecodeError> {
         let end = self
             .rest

@@ -3,7 +3,7 @@
 use super::*;
 use crate::random::with_seeds;
 
-/// What `write` writes, in RESP2 and in RESP3.
+/// The output of `write`, in RESP2 and in RESP3.
 fn both(write: impl Fn(&mut Reply<'_>)) -> (String, String) {
     let text = |version| {
         let mut out = b"before".to_vec();
@@ -21,10 +21,10 @@ fn assert_same(write: impl Fn(&mut Reply<'_>), both: &str) {
     assert_both(write, both, both);
 }
 
-// The expectations were seen from Redis 7.0.15, most by `DEBUG PROTOCOL`.
+// The expectations were observed on Redis 7.0.15, most of them with `DEBUG PROTOCOL`.
 
 #[test]
-fn the_kinds_of_both_versions_are_written_alike() {
+fn types_of_both_versions_are_written_alike() {
     assert_same(|reply| reply.ok(), "+OK\r\n");
     assert_same(|reply| reply.simple("PONG"), "+PONG\r\n");
     assert_same(|reply| reply.integer(0), ":0\r\n");
@@ -43,7 +43,7 @@ fn the_kinds_of_both_versions_are_written_alike() {
 }
 
 #[test]
-fn the_kinds_of_resp3_have_a_form_in_resp2() {
+fn types_of_resp3_have_a_form_in_resp2() {
     assert_both(|reply| reply.null(), "$-1\r\n", "_\r\n");
     assert_both(|reply| reply.null_array(), "*-1\r\n", "_\r\n");
     assert_both(|reply| reply.map(3), "*6\r\n", "%3\r\n");
@@ -124,7 +124,7 @@ fn deferred_collections_equal_those_of_known_length() {
 }
 
 #[test]
-fn what_was_written_can_be_taken_back() {
+fn written_bytes_can_be_removed() {
     let mut out = b"before".to_vec();
     let mut reply = Reply::new(&mut out, Version::Resp2);
     let position = reply.position();
@@ -178,7 +178,7 @@ fn doubles_are_written_as_redis_writes_them() {
 }
 
 #[test]
-fn doubles_read_back_as_they_were() {
+fn doubles_survive_a_round_trip() {
     with_seeds(20_000, |random| {
         let value = f64::from_bits(random.next());
         if !value.is_nan() {

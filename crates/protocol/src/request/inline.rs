@@ -33,7 +33,7 @@ pub(super) fn split(line: &mut [u8], spans: &mut Vec<Span>) -> Result<(), Protoc
     }
 }
 
-/// Unescapes the word that begins at `start`; returns it and where it ended in the old text.
+/// Unescapes the word that begins at `start`; returns it and where it ended in the escaped text.
 fn word(line: &mut [u8], start: usize) -> Result<(Span, usize), ProtocolError> {
     let mut read = start;
     let mut write = start;
@@ -93,7 +93,7 @@ fn word(line: &mut [u8], start: usize) -> Result<(Span, usize), ProtocolError> {
     }
 }
 
-/// The byte that the escape at the beginning of `text` stands for, and the length of the escape.
+/// The byte that the escape sequence at the beginning of `text` stands for, and its length.
 fn escape(text: &[u8]) -> (u8, usize) {
     if let [_, b'x', high, low, ..] = *text
         && let (Some(high), Some(low)) = (hex(high), hex(low))
@@ -120,7 +120,7 @@ fn hex(byte: u8) -> Option<u8> {
     }
 }
 
-/// White space as C's `isspace` knows it; `u8::is_ascii_whitespace` leaves out 0x0b.
+/// White space as C's `isspace` defines it; `u8::is_ascii_whitespace` lacks 0x0b.
 fn is_space(byte: u8) -> bool {
     matches!(byte, b'\t'..=b'\r' | b' ')
 }

@@ -13,7 +13,7 @@ fn strings(requests: &[Request]) -> Vec<Vec<String>> {
         .collect()
 }
 
-/// The requests of `data`, which must end neither with an error nor within a request.
+/// The requests in `data`, all of which must be valid.
 fn parse_all(data: &[u8]) -> Vec<Vec<String>> {
     let (requests, error) = parse_in_pieces(data, &Limits::default(), usize::MAX);
     assert_eq!(error, None, "{}", data.escape_ascii());
@@ -86,7 +86,7 @@ fn requests_without_arguments_are_empty() {
     }
 }
 
-// Each expectation below was seen from Redis 7.0.15.
+// Each expectation below was observed on Redis 7.0.15.
 
 #[test]
 fn sloppy_line_ends_pass_as_in_redis() {
@@ -150,7 +150,7 @@ fn bad_lengths_get_the_errors_of_redis() {
 }
 
 #[test]
-fn a_wrong_letter_is_named_once_its_line_has_ended() {
+fn a_wrong_type_byte_is_reported_once_its_line_is_complete() {
     assert_eq!(
         error_of(b"*1\r\nx4\r\nPING\r\n"),
         r"expected \'$\', got \'x\'"
@@ -206,7 +206,7 @@ fn lines_longer_than_64_kib_get_the_errors_of_redis() {
 }
 
 #[test]
-fn clients_that_have_not_authenticated_may_send_little() {
+fn unauthenticated_clients_may_send_only_small_requests() {
     let limits = Limits::unauthenticated();
     let most = parse_in_pieces(b"*10\r\n$16384\r\n", &limits, usize::MAX);
     assert_eq!(most, (vec![], None));
@@ -296,7 +296,7 @@ fn unbalanced_quotes_get_the_error_of_redis() {
 }
 
 #[test]
-fn the_wanted_length_covers_the_argument_that_is_announced() {
+fn the_wanted_length_covers_the_announced_argument() {
     let mut spans = Vec::new();
     let mut parser = RequestParser::new();
     let mut input = *b"*2\r\n$3\r\nSET\r\n$1000000\r\nabc";
@@ -311,7 +311,7 @@ fn the_wanted_length_covers_the_argument_that_is_announced() {
     assert!(!parser.is_idle());
 }
 
-/// Time is not measured: were the parser to start again with each piece, this would take minutes.
+/// Time is not measured: if the parser started over with each piece, this would take minutes.
 #[test]
 fn a_million_arguments_in_small_pieces_take_linear_time() {
     let mut data = b"*1000000\r\n".to_vec();
@@ -384,7 +384,7 @@ fn valid_pipelines_parse_to_what_was_written() {
 }
 
 #[test]
-fn pieces_do_not_matter() {
+fn requests_parse_alike_in_pieces_and_at_once() {
     with_seeds(3_000, |random| {
         let (mut data, _) = random_pipeline(random);
         random.mutate(&mut data);
@@ -393,7 +393,7 @@ fn pieces_do_not_matter() {
 }
 
 #[test]
-fn random_bytes_do_no_harm() {
+fn random_bytes_parse_alike_in_pieces_and_at_once() {
     with_seeds(20_000, |random| {
         let bytes = random.bytes(60);
         fuzz::requests(&bytes);

@@ -1,10 +1,10 @@
-//! An item to test with, and a table beside the `HashMap` that says what it should hold.
+//! An item for tests, and a table together with a `HashMap` of its expected contents.
 
 use std::{cell::Cell, collections::HashMap, ptr::NonNull, rc::Rc};
 
 use damselfly_table::{Entry, Item, Table};
 
-/// A well mixed number for each number (the finaliser of SplitMix64).
+/// A pseudo-random number from a seed (the finaliser of SplitMix64).
 pub fn random(seed: u64) -> u64 {
     let mut mixed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
     mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -12,7 +12,7 @@ pub fn random(seed: u64) -> u64 {
     mixed ^ mixed >> 31
 }
 
-/// The hash that a way of hashing gives a key.
+/// The hash of a key under a hash function.
 pub fn hash_of(hashing: fn(u64) -> u64, key: u64) -> u64 {
     hashing(key)
 }
@@ -85,18 +85,18 @@ unsafe impl Item for Key {
 
     fn into_raw(self) -> NonNull<u8> {
         let item = std::mem::ManuallyDrop::new(self);
-        // SAFETY: the box is read out once, of an item that is never dropped.
+        // SAFETY: the box is moved out once, of an item that is never dropped.
         let body = unsafe { std::ptr::read(&item.0) };
         NonNull::from(Box::leak(body)).cast()
     }
 
     unsafe fn from_raw(raw: NonNull<u8>) -> Self {
-        // SAFETY: by contract the pointer is from `into_raw`, that is, a leaked box.
+        // SAFETY: by contract the pointer comes from `into_raw`, so it is a leaked box.
         Self(unsafe { Box::from_raw(raw.as_ptr().cast()) })
     }
 
     unsafe fn reference<'a>(raw: NonNull<u8>) -> Word<'a> {
-        // SAFETY: by contract it is a leaked box that nobody takes back for `'a`.
+        // SAFETY: by contract it is a leaked box that is not taken back during `'a`.
         Word(unsafe { raw.cast().as_ref() })
     }
 
@@ -117,7 +117,7 @@ unsafe impl Item for Key {
     }
 }
 
-/// A table and what it should hold: each key's mark and value.
+/// A table and its expected contents: each key's mark and value.
 pub struct Model {
     pub table: Table<Key>,
     expected: HashMap<u64, (bool, u64)>,
@@ -139,8 +139,8 @@ impl Model {
         }
     }
 
-    /// A third of the keys have the mark at first.
-    pub fn marks(key: u64) -> bool {
+    /// Whether a new item with this key is marked; a third of them are.
+    pub fn starts_marked(key: u64) -> bool {
         random(key ^ 0xaaaa).is_multiple_of(3)
     }
 
@@ -155,7 +155,7 @@ impl Model {
 
     /// Inserts the key, or replaces its item.
     pub fn insert(&mut self, key: u64) {
-        let item = Key::new(key, Self::marks(key), &self.live, self.hashing);
+        let item = Key::new(key, Self::starts_marked(key), &self.live, self.hashing);
         let had = match self.table.entry((self.hashing)(key), &key.to_be_bytes()) {
             Entry::Occupied(mut occupied) => {
                 let old = occupied.replace(item);
@@ -168,12 +168,12 @@ impl Model {
         };
         assert_eq!(
             had,
-            self.expected.insert(key, (Self::marks(key), 0)),
+            self.expected.insert(key, (Self::starts_marked(key), 0)),
             "key {key}"
         );
     }
 
-    /// Changes value and mark, and moves the item elsewhere.
+    /// Changes value and mark, and moves the item in memory.
     pub fn update(&mut self, key: u64) {
         let entry = self.table.entry((self.hashing)(key), &key.to_be_bytes());
         let expected = self.expected.get_mut(&key);
@@ -216,7 +216,7 @@ impl Model {
         assert_eq!(found, self.expected.get(&key).copied(), "key {key}");
     }
 
-    /// A sweep; returns the removed keys.
+    /// Sweeps; returns the removed keys.
     pub fn sweep(
         &mut self,
         position: &mut u64,
@@ -231,7 +231,7 @@ impl Model {
         removed
     }
 
-    /// A sweep of one segment; returns the removed keys.
+    /// Sweeps one segment; returns the removed keys.
     pub fn sweep_segment_of(&mut self, hash: u64, dead: impl Fn(Word<'_>) -> bool) -> Vec<u64> {
         let mut removed = Vec::new();
         let count = self
@@ -253,7 +253,7 @@ impl Model {
         }
     }
 
-    /// Removes everything, checking on the way.
+    /// Removes everything, with checks in between.
     pub fn remove_all(&mut self) {
         let keys: Vec<u64> = self.keys().collect();
         for (index, key) in keys.iter().enumerate() {
@@ -286,7 +286,7 @@ impl Model {
     }
 }
 
-/// Ways of hashing for [`drive`], from good to as bad as can be.
+/// Hash functions for [`drive`], from good to the worst possible.
 const HASHINGS: [fn(u64) -> u64; 5] = [
     random,
     |_| 0,
@@ -295,7 +295,7 @@ const HASHINGS: [fn(u64) -> u64; 5] = [
     |key| (key % 3) << 50,
 ];
 
-/// Drives a table as the bytes say, beside its model, and checks everything: the entry point for fuzzing.
+/// Runs the operations that `bytes` encode on a table and its model, and compares the two: the entry point for fuzzing.
 pub fn drive(bytes: &[u8]) {
     let Some((&setup, operations)) = bytes.split_first() else {
         return;
