@@ -36,7 +36,7 @@ pub struct Shape {
 
 impl Shape {
     /// The shape for given values of the options `list-max-listpack-size` and `list-compress-depth`: a size of -1 to -5 means
-    /// nodes of up to 4, 8, 16, 32 or 64 KiB; a positive size is the maximum number of elements, in nodes of up to 8 KiB.
+    /// nodes of up to 4, 8, 16, 32 or 64 KiB; any other size is the maximum number of elements, in nodes of up to 8 KiB.
     pub fn new(size: i64, compress_depth: usize) -> Self {
         let (bytes_max, elements_max) = match size {
             ..=-5 => (NODE_BYTES_MAX, usize::MAX),
@@ -499,8 +499,7 @@ impl Chain {
         }
     }
 
-    /// After a node was added or removed at an end: brings the nodes into their final form that thereby became inner or outer
-    /// nodes.
+    /// Call this after adding or removing a node at an end: it seals the nodes that thereby became inner or outer nodes.
     fn seal_ends(&mut self) {
         let ends = self.shape.plain_ends.max(1);
         self.seal_at_depth(ends - 1);
@@ -514,7 +513,7 @@ impl Chain {
         }
     }
 
-    /// Brings a node into its final form: inner nodes are trimmed or compressed, outer nodes are plain and keep their room.
+    /// Brings a node into its final form: inner nodes are trimmed or compressed, outer nodes are plain and keep some room.
     fn seal(&mut self, at: usize) {
         let ends = self.shape.plain_ends.max(1);
         let Some(node) = self.nodes.get_mut(at) else {

@@ -318,7 +318,7 @@ pub fn push_front<'e>(buffer: &mut impl Buffer, element: impl Into<Element<'e>>)
     insert(buffer, Offset::FIRST, element);
 }
 
-/// Inserts an element at `offset`, before the one that starts there.
+/// Inserts an element at `offset`: before the one that starts there, or at the end.
 #[inline]
 pub fn insert<'e>(buffer: &mut impl Buffer, offset: Offset, element: impl Into<Element<'e>>) {
     let element = element.into();
@@ -326,7 +326,8 @@ pub fn insert<'e>(buffer: &mut impl Buffer, offset: Offset, element: impl Into<E
     element.encode(target);
 }
 
-/// Inserts elements, in order, at `offset`. The bytes after them move only once. The iterator runs twice.
+/// Inserts elements, in order, at `offset`: before the element that starts there, or at the end. The bytes after them move
+/// only once. The iterator runs twice.
 pub fn insert_many<'e>(
     buffer: &mut impl Buffer,
     offset: Offset,

@@ -331,8 +331,8 @@ mod tests {
                 *counts.entry(member.to_vec()).or_insert(0_i32) += 1;
             }
             assert_eq!(counts.len(), len);
-            // Chi squared: the mean is the degrees of freedom, the variance twice that. Six standard deviations are never
-            // exceeded by chance.
+            // Chi squared: the mean is the degrees of freedom, the variance twice that. Chance practically never exceeds
+            // six standard deviations.
             let chi: f64 = counts
                 .values()
                 .map(|count| f64::from(count - 100).powi(2) / 100.0)

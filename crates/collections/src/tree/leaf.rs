@@ -111,7 +111,7 @@ pub(super) fn make_room<T>(vec: &mut Vec<T>) {
     }
 }
 
-/// Moves the elements to a smaller block if much of the capacity is unused. (Shrinking in key would keep the same
+/// Moves the elements to a smaller block if much of the capacity is unused. (Shrinking in place would keep the same
 /// allocator block.)
 pub(super) fn tighten<T>(vec: &mut Vec<T>) {
     if vec.is_empty() {
