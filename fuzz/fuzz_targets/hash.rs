@@ -48,7 +48,10 @@ fn compare(data: &[u8]) -> Result<()> {
             4 => assert_eq!(pairs.remove(&name), fields.remove(&name)),
             5 => {
                 let now = deadline.unwrap_or(0);
-                assert_eq!(pairs.remove_due(now), fields.remove_due(now, usize::MAX));
+                assert_eq!(
+                    pairs.remove_expired(now),
+                    fields.remove_expired(now, usize::MAX)
+                );
             }
             6 => fields = fields.clone(),
             _ => {
@@ -60,9 +63,9 @@ fn compare(data: &[u8]) -> Result<()> {
         let pairs = pairs.view();
         assert!(pairs.is_valid());
         assert_eq!(pairs.len(), fields.len());
-        assert_eq!(pairs.end_ms(), fields.end_ms());
-        let soonest = fields.first_deadline_ms();
-        assert!(soonest.is_none_or(|soonest| pairs.soonest_ms().is_some_and(|ms| ms <= soonest)));
+        assert_eq!(pairs.expires_ms(), fields.expires_ms());
+        let first = fields.first_deadline_ms();
+        assert!(first.is_none_or(|first| pairs.first_deadline_ms().is_some_and(|ms| ms <= first)));
     }
     let used: usize = fields.iter().map(FieldRef::allocated_bytes).sum();
     assert!(fields.memory_bytes() >= used);
@@ -76,7 +79,7 @@ fn read_hostile(data: &[u8], layout: Layout) {
         return;
     }
     assert_eq!(pairs.iter().count(), pairs.len());
-    pairs.end_ms();
+    pairs.expires_ms();
     let first = pairs.nth(0).map(|pair| pair.field.to_vec());
     let mut bytes = data.to_vec();
     let mut pairs = PairsMut::new(&mut bytes, layout);
@@ -87,7 +90,7 @@ fn read_hostile(data: &[u8], layout: Layout) {
         pairs.set_deadline_ms(&first, None);
         assert!(pairs.remove(&first));
     }
-    pairs.remove_due(i64::MAX);
+    pairs.remove_expired(i64::MAX);
     assert!(pairs.view().is_valid());
     if layout == Layout::Plain {
         let timed = pairs.view().to_timed();

@@ -1,4 +1,4 @@
-//! Figures of large sets: bytes per member of 12 bytes, time per operation.
+//! Measures large sets: bytes per member of 12 bytes, and time per operation.
 //!
 //! `cargo run --release -p damselfly-collections --example members -- MEMBERS`
 
@@ -28,11 +28,11 @@ fn resident_bytes() -> usize {
     pages.expect("the second field is the resident pages") * 4096
 }
 
-fn time(what: &str, count: u64, mut each: impl FnMut(u64)) {
+fn time(label: &str, count: u64, mut each: impl FnMut(u64)) {
     let start = Instant::now();
     (0..count).for_each(&mut each);
     println!(
-        "{what}: {:.1} ns",
+        "{label}: {:.1} ns",
         start.elapsed().as_nanos() as f64 / count as f64
     );
 }
@@ -77,9 +77,9 @@ fn main() {
             resident_each.push(per_member(resident_bytes() - resident, &members));
         }
     }
-    for (what, each) in [("bytes", each), ("resident", resident_each)] {
+    for (label, each) in [("bytes", each), ("resident", resident_each)] {
         println!(
-            "{count} to {} members: {what} each, least {:.2} mean {:.2} most {:.2}",
+            "{count} to {} members: {label} each, min {:.2} mean {:.2} max {:.2}",
             count * 2,
             each.iter().copied().fold(f64::MAX, f64::min),
             each.iter().sum::<f64>() / each.len() as f64,

@@ -1,4 +1,4 @@
-//! Figures of large sorted sets: bytes per member and time per operation, beside a `BTreeSet` with a `HashMap`.
+//! Measures large sorted sets: bytes per member and time per operation, compared with a `BTreeSet` plus a `HashMap`.
 //!
 //! `cargo run --release -p damselfly-collections --example rankings -- [MEMBERS]`
 
@@ -28,12 +28,12 @@ fn member(index: u64) -> [u8; 12] {
     member
 }
 
-/// Runs `step` so many times and prints the time of one.
-fn time(what: &str, count: u64, mut step: impl FnMut(u64)) {
+/// Runs `step` `count` times and prints the time per run.
+fn time(label: &str, count: u64, mut step: impl FnMut(u64)) {
     let start = Instant::now();
     (0..count).for_each(&mut step);
     println!(
-        "  {what}: {:.0} ns",
+        "  {label}: {:.0} ns",
         start.elapsed().as_nanos() as f64 / count as f64
     );
 }
@@ -46,7 +46,7 @@ fn ranking(count: u64, score: impl Fn(u64) -> f64) {
     });
     let bytes = heap::used_bytes() - before;
     println!(
-        "  bytes per member: {:.2} on the heap, {:.2} by its own account",
+        "  bytes per member: {:.2} on the heap, {:.2} as reported by the set",
         bytes as f64 / count as f64,
         ranking.memory_bytes() as f64 / count as f64
     );

@@ -1,18 +1,18 @@
-//! Bytes that can grow in the middle: what a packed form is kept in.
+//! Bytes that can grow in the middle: the storage of packed forms.
 
-/// A run of bytes that a packed form edits. The value part of an entry is one; so is a `Vec`.
+/// A run of bytes that a packed form edits: the value part of an entry, or a `Vec`.
 pub trait Buffer {
     /// All bytes.
     fn bytes(&self) -> &[u8];
 
-    /// All bytes, to change.
+    /// All bytes, mutable.
     fn bytes_mut(&mut self) -> &mut [u8];
 
-    /// Replaces `removed` bytes at `at` by `inserted` bytes, and returns those to be filled; what is in them before is
-    /// not specified. The rest moves.
+    /// Replaces `removed` bytes at `at` with `inserted` bytes, and returns the latter, which the caller must fill; their
+    /// initial contents are unspecified. The bytes after them move.
     ///
     /// # Panics
-    /// If fewer than `at + removed` bytes are there.
+    /// If the buffer has fewer than `at + removed` bytes.
     fn splice(&mut self, at: usize, removed: usize, inserted: usize) -> &mut [u8];
 }
 
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_splice_moves_the_rest() {
+    fn a_splice_moves_the_bytes_after_it() {
         let mut bytes = b"abcdef".to_vec();
         Buffer::splice(&mut bytes, 1, 2, 4).copy_from_slice(b"WXYZ");
         assert_eq!(bytes, b"aWXYZdef");

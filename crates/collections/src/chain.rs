@@ -5,9 +5,9 @@
 //!           plain, with room     compressed   plain, with room
 //! ```
 //!
-//! All nodes lie in one array beside their counts, so that an index is found by adding counts up from the nearer end. The nodes
-//! at the ends keep room for more elements; those between are trimmed, and compressed if the list is to be. An element
-//! too long for a node has one of its own.
+//! One array holds all nodes with their element counts, so an index is found by adding up counts from the nearer end. The
+//! nodes at the ends keep room for more elements; the inner nodes are trimmed, and compressed if the options ask for it. An
+//! element too long for a shared node gets its own node.
 //!
 //! *Invariants*: no node is empty; `len` and `heap_bytes` are the sums over all nodes; the first and the last node
 //! are not compressed.
@@ -16,27 +16,27 @@ mod node;
 mod walk;
 
 use crate::Side;
-use crate::element::{Element, Wanted};
+use crate::element::{Element, Needle};
 use crate::listpack::{self, HEADER_BYTES, Listpack, Offset};
 use damselfly_base::heap::block_bytes;
 use node::{NODE_BYTES_MAX, Node};
 use std::collections::VecDeque;
 pub use walk::Walk;
 
-const LOCATED: &str = "`locate` said that it is there";
+const LOCATED: &str = "`locate` found this index";
 
-/// How large the nodes of a chain may be, and which are compressed.
+/// How large the nodes of a chain may be, and which of them are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
     bytes_max: usize,
     elements_max: usize,
-    /// How many nodes at each end stay uncompressed; zero if all do.
+    /// The number of nodes at each end that stay uncompressed; zero to compress none.
     plain_ends: usize,
 }
 
 impl Shape {
-    /// The shape that the options `list-max-listpack-size` and `list-compress-depth` ask for: a size of -1 to -5 means nodes
-    /// of up to 4, 8, 16, 32 or 64 KiB; any other means so many elements, but not above 8 KiB either.
+    /// The shape for given values of the options `list-max-listpack-size` and `list-compress-depth`: a size of -1 to -5 means
+    /// nodes of up to 4, 8, 16, 32 or 64 KiB; any other size is the maximum number of elements, in nodes of up to 8 KiB.
     pub fn new(size: i64, compress_depth: usize) -> Self {
         let (bytes_max, elements_max) = match size {
             ..=-5 => (NODE_BYTES_MAX, usize::MAX),
@@ -44,7 +44,7 @@ impl Shape {
             -3 => (16 << 10, usize::MAX),
             -2 => (8 << 10, usize::MAX),
             -1 => (4 << 10, usize::MAX),
-            // Redis counts in 15 bits here.
+            // Redis uses a 15-bit count here.
             0.. => (8 << 10, size.clamp(1, 0x7fff) as usize),
         };
         Self {
@@ -54,13 +54,13 @@ impl Shape {
         }
     }
 
-    /// Whether a listpack of so many bytes and elements keeps to the limits.
+    /// Whether a listpack of this many bytes and elements is within the limits.
     #[inline]
     pub fn allows(self, bytes: usize, elements: usize) -> bool {
         bytes <= self.bytes_max && elements <= self.elements_max
     }
 
-    /// The shape whose limits are half as large: what a list must fall below to be packed again.
+    /// The same shape with half the limits: a list within these becomes one listpack again.
     #[must_use]
     pub fn halved(self) -> Self {
         Self {
@@ -70,12 +70,13 @@ impl Shape {
         }
     }
 
-    fn takes(self, node: &Node, element_bytes: usize) -> bool {
+    fn has_room(self, node: &Node, element_bytes: usize) -> bool {
         self.allows(node.byte_len() + element_bytes, node.count() + 1)
     }
 
-    /// Whether two nodes become one. Not up to the limit, so that the next element does not split them again.
-    fn joins(self, left: &Node, right: &Node) -> bool {
+    /// Whether two nodes should be merged: only up to three quarters of the limits, so that the next element does not split
+    /// the result again.
+    fn should_merge(self, left: &Node, right: &Node) -> bool {
         let bytes = left.byte_len() + right.byte_len() - HEADER_BYTES;
         let elements = left.count() + right.count();
         bytes <= self.bytes_max / 4 * 3 && elements <= (self.elements_max / 4).saturating_mul(3)
@@ -102,11 +103,11 @@ impl Chain {
         }
     }
 
-    /// A list of the elements of a listpack.
+    /// Creates a list with the elements of a listpack.
     pub fn from_listpack(listpack: Listpack<'_>, shape: Shape) -> Self {
         let mut chain = Self::new(shape);
         if shape.allows(listpack.byte_len(), listpack.len()) && !listpack.is_empty() {
-            let mut node = Node::with_room(listpack.byte_len(), Side::Left);
+            let mut node = Node::with_capacity(listpack.byte_len(), Side::Left);
             let end = listpack.end();
             node.edit(|node| {
                 listpack::append_range(node, listpack, Offset::FIRST, end, listpack.len());
@@ -120,9 +121,9 @@ impl Chain {
         chain
     }
 
-    /// The whole list as one listpack, if that keeps to the limits of `shape`.
+    /// The whole list as one listpack, if that is within the limits of `shape`.
     pub fn to_listpack(&self, shape: Shape) -> Option<Vec<u8>> {
-        // More nodes than two are more than the limits allow, or will soon be fewer.
+        // More than two nodes exceed the limits, or will soon be merged.
         if self.nodes.len() > 2 || !shape.allows(0, self.len) {
             return None;
         }
@@ -138,24 +139,24 @@ impl Chain {
         Some(joined)
     }
 
-    /// How many elements there are.
+    /// The number of elements.
     #[inline]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there is none.
+    /// Whether the list is empty.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// How many nodes there are.
+    /// The number of nodes.
     pub fn node_count(&self) -> usize {
         self.nodes.len()
     }
 
-    /// How many nodes are compressed.
+    /// The number of compressed nodes.
     pub fn compressed_count(&self) -> usize {
         self.nodes
             .iter()
@@ -163,7 +164,7 @@ impl Chain {
             .count()
     }
 
-    /// How many bytes of heap it holds, besides itself.
+    /// The bytes of heap that the list uses, without the size of `Chain` itself.
     #[inline]
     pub fn memory_bytes(&self) -> usize {
         let array_bytes = self.nodes.capacity() * size_of::<Node>();
@@ -174,8 +175,8 @@ impl Chain {
     pub fn push(&mut self, side: Side, element: Element<'_>) {
         let bytes = element.encoded_bytes();
         let end = self.end_index(side);
-        let takes = |node| self.shape.takes(node, bytes);
-        let end = if self.nodes.get(end).is_some_and(takes) {
+        let has_room = |node| self.shape.has_room(node, bytes);
+        let end = if self.nodes.get(end).is_some_and(has_room) {
             end
         } else {
             self.add_end(side, bytes)
@@ -232,19 +233,19 @@ impl Chain {
         Listpack::new(&bytes).get(inner).map(read)
     }
 
-    /// Adds an element before the one at `index`, or at the end.
+    /// Inserts an element before the one at `index`, or at the end if there is none.
     pub fn insert(&mut self, index: usize, element: Element<'_>) {
         let Some((node, inner)) = self.locate(index).filter(|_| index > 0) else {
             let side = if index == 0 { Side::Left } else { Side::Right };
             return self.push(side, element);
         };
         let bytes = element.encoded_bytes();
-        if self.shape.takes(&self.nodes[node], bytes) {
+        if self.shape.has_room(&self.nodes[node], bytes) {
             self.insert_in(node, inner, element);
             self.seal(node);
             return;
         }
-        if inner == 0 && self.shape.takes(&self.nodes[node - 1], bytes) {
+        if inner == 0 && self.shape.has_room(&self.nodes[node - 1], bytes) {
             self.change(node - 1, |node| listpack::push_back(node, element));
             self.seal(node - 1);
             return;
@@ -255,9 +256,9 @@ impl Chain {
             node
         };
         let left = right - 1;
-        if self.shape.takes(&self.nodes[left], bytes) {
+        if self.shape.has_room(&self.nodes[left], bytes) {
             self.change(left, |node| listpack::push_back(node, element));
-        } else if self.shape.takes(&self.nodes[right], bytes) {
+        } else if self.shape.has_room(&self.nodes[right], bytes) {
             self.change(right, |node| listpack::push_front(node, element));
         } else {
             let mut node = Node::default();
@@ -267,7 +268,7 @@ impl Chain {
         self.settle(left.saturating_sub(1), right + 2);
     }
 
-    /// Puts another element in the place of the one at `index`; nothing if there is none.
+    /// Replaces the element at `index`, if there is one.
     pub fn replace(&mut self, index: usize, element: Element<'_>) {
         let Some((node, inner)) = self.locate(index) else {
             return;
@@ -290,7 +291,7 @@ impl Chain {
         }
     }
 
-    /// Removes up to `count` elements from `index` on.
+    /// Removes up to `count` elements, starting at `index`.
     pub fn remove(&mut self, index: usize, count: usize) {
         let Some((first, inner)) = self.locate(index).filter(|_| count > 0) else {
             return;
@@ -314,10 +315,10 @@ impl Chain {
         self.settle(first.saturating_sub(1), at + 1);
     }
 
-    /// Removes up to `count` elements that are `wanted`, those nearest to one end, and returns how many there were.
-    pub fn remove_equal(&mut self, wanted: &Wanted<'_>, count: usize, from: Side) -> usize {
+    /// Removes up to `count` elements that match `needle`, those nearest to the end `from`, and returns how many were removed.
+    pub fn remove_equal(&mut self, needle: &Needle<'_>, count: usize, from: Side) -> usize {
         let mut removed = 0;
-        // The first and the last node that change.
+        // The first and the last changed node.
         let mut changed: Option<(usize, usize)> = None;
         for step in 0..self.nodes.len() {
             if removed == count {
@@ -328,12 +329,12 @@ impl Chain {
                 Side::Right => self.nodes.len() - 1 - step,
             };
             let bytes = self.nodes[at].listpack_bytes();
-            let found = Listpack::new(&bytes).find(Offset::FIRST, 0, wanted);
+            let found = Listpack::new(&bytes).find(Offset::FIRST, 0, needle);
             if found.is_none() {
                 continue;
             }
             removed += self.change(at, |node| {
-                listpack::remove_equal(node, wanted, count - removed, from)
+                listpack::remove_equal(node, needle, count - removed, from)
             });
             let (first, last) = changed.unwrap_or((at, at));
             changed = Some((first.min(at), last.max(at)));
@@ -345,7 +346,7 @@ impl Chain {
         removed
     }
 
-    /// Removes the nodes that have become empty, and returns how many.
+    /// Removes empty nodes, and returns how many.
     fn remove_empty_nodes(&mut self) -> usize {
         let empty = self.nodes.iter().filter(|node| node.count() == 0);
         let empty_bytes: usize = empty.map(Node::heap_bytes).sum();
@@ -355,13 +356,13 @@ impl Chain {
         before - self.nodes.len()
     }
 
-    /// A walk over the elements from `index` on, towards the end that is not `from`.
+    /// A walk over the elements, starting at `index` and moving away from the end `from`.
     #[inline]
     pub fn walk(&self, index: usize, from: Side) -> Walk<'_> {
         Walk::over_chain(self, index, from)
     }
 
-    /// The node that has the element at `index`, and its index there.
+    /// The node that holds the element at `index`, and the element's index within the node.
     fn locate(&self, index: usize) -> Option<(usize, usize)> {
         if index >= self.len {
             return None;
@@ -393,7 +394,7 @@ impl Chain {
         }
     }
 
-    /// Changes a node and keeps the sums.
+    /// Changes a node and updates the sums.
     #[inline]
     fn change<R>(&mut self, at: usize, edit: impl FnOnce(&mut Node) -> R) -> R {
         let node = &mut self.nodes[at];
@@ -419,9 +420,10 @@ impl Chain {
         })
     }
 
-    /// Adds an empty node at one end, for an element of `bytes` bytes and more; returns its index.
+    /// Adds an empty node at one end, with room for an element of `bytes` bytes; returns its index. The caller must add that
+    /// element.
     fn add_end(&mut self, side: Side, bytes: usize) -> usize {
-        // It may become as long as the one that is full now.
+        // The new node may become as long as the full one at this end.
         let neighbour = self.nodes.get(self.end_index(side));
         let room = neighbour
             .map_or(0, Node::byte_len)
@@ -432,14 +434,14 @@ impl Chain {
             Side::Left => (0, Side::Right),
             Side::Right => (self.nodes.len(), Side::Left),
         };
-        self.add_node(at, Node::with_room(room, from));
+        self.add_node(at, Node::with_capacity(room, from));
         self.seal_ends();
         at
     }
 
     fn add_node(&mut self, at: usize, node: Node) {
         if self.nodes.len() == self.nodes.capacity() {
-            // By less than the doubling of the standard library, for less waste.
+            // Grow by an eighth, not by the standard library's factor of two, to waste less.
             self.nodes.reserve_exact(1 + self.nodes.len() / 8);
         }
         self.len += node.count();
@@ -458,7 +460,7 @@ impl Chain {
         }
     }
 
-    /// Splits a node before its element `inner`; returns the index of the right part.
+    /// Splits a node before its element `inner`; returns the index of the right half.
     fn split(&mut self, at: usize, inner: usize) -> usize {
         let right = self.change(at, |node| {
             let offset = node.listpack().seek(inner).expect(LOCATED);
@@ -469,13 +471,13 @@ impl Chain {
         at + 1
     }
 
-    /// Joins small neighbours among the nodes from `first` to `last`, and brings all of these into their final form.
+    /// Merges small neighbours among the nodes `first` to `last`, and brings these nodes into their final form.
     fn settle(&mut self, first: usize, last: usize) {
         let (mut at, behind) = (first, (last + 1).min(self.nodes.len()));
         for next in first + 1..behind {
-            if self.shape.joins(&self.nodes[at], &self.nodes[next]) {
+            if self.shape.should_merge(&self.nodes[at], &self.nodes[next]) {
                 let right = std::mem::take(&mut self.nodes[next]);
-                self.change(at, |node| node.absorb(&right));
+                self.change(at, |node| node.append(&right));
                 self.len -= right.count();
                 self.heap_bytes -= right.heap_bytes();
             } else {
@@ -483,21 +485,21 @@ impl Chain {
                 self.nodes.swap(at, next);
             }
         }
-        // The empty ones have gathered behind the last that stays, so that closing up moves no node twice.
+        // The merged, now empty nodes have collected behind the last remaining one, so one removal moves no node twice.
         if at + 1 < behind {
             self.remove_nodes(at + 1, behind - at - 1);
         }
         for at in first..=at {
             self.seal(at);
         }
-        // Any number of nodes may have come to the ends, and a split may have pushed two away from them.
+        // Any number of nodes may now be near an end, and a split may have pushed two nodes away from it.
         let reach = self.shape.plain_ends.max(1).min(self.nodes.len()) + 2;
         for depth in 0..reach {
             self.seal_at_depth(depth);
         }
     }
 
-    /// Brings the nodes into their final form that become inner or outer ones when one comes or goes at an end.
+    /// Call this after adding or removing a node at an end: it seals the nodes that thereby became inner or outer nodes.
     fn seal_ends(&mut self) {
         let ends = self.shape.plain_ends.max(1);
         self.seal_at_depth(ends - 1);
@@ -511,7 +513,7 @@ impl Chain {
         }
     }
 
-    /// Brings a node into its final form: trimmed or compressed, but neither at the ends.
+    /// Brings a node into its final form: inner nodes are trimmed or compressed, outer nodes are plain and keep some room.
     fn seal(&mut self, at: usize) {
         let ends = self.shape.plain_ends.max(1);
         let Some(node) = self.nodes.get_mut(at) else {
@@ -523,7 +525,7 @@ impl Chain {
         match (is_inner, self.shape.plain_ends) {
             (false, _) => {
                 node.decompress();
-                // An empty one was made for an element that comes now.
+                // An empty node was made for an element that is about to be added.
                 if node.count() > 0 && node.heap_bytes() / 4 > node.byte_len() {
                     node.trim();
                 }

@@ -1,23 +1,23 @@
-//! An element of a listpack: what it is, and its bytes.
+//! An element of a listpack, and its encoding.
 //!
 //! ```text
 //! | encoding and length | text, or the integer | back-length |
 //!
 //! 0xxxxxxx                                    an integer of 7 bits, 0 to 127
 //! 10xxxxxx                                    a text of up to 63 bytes
-//! 110xxxxx xxxxxxxx                           an integer of 13 bits, the upper five first, two's complement
-//! 1110xxxx xxxxxxxx                           a text of up to 4095 bytes, the upper four bits of the length first
+//! 110xxxxx xxxxxxxx                           an integer of 13 bits, two's complement, upper five bits first
+//! 1110xxxx xxxxxxxx                           a text of up to 4095 bytes, upper four bits of the length first
 //! 11110000 length: u32 LE                     a text
 //! 11110001 i16 LE, 11110010 i24 LE, 11110011 i32 LE, 11110100 i64 LE
 //! ```
 //!
-//! The back-length is the length of all before it, for the way back: in groups of seven bits, the upper ones first; all but
-//! the first byte have their top bit set. These are the bytes that Redis uses, so that DUMP and RDB files can take them as
-//! they are.
+//! The back-length is the length of everything before it in the element, for walking backwards. It is stored in groups of
+//! seven bits, most significant first; every byte but the first has its top bit set. Redis uses the same encoding, so DUMP and
+//! RDB files can take these bytes unchanged.
 
 use damselfly_base::number::{Decimal, parse_integer};
 
-/// An element: a text, or an integer that stands for its decimal text.
+/// An element: a text, or an integer that represents its decimal text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Element<'a> {
     /// An integer.
@@ -27,7 +27,7 @@ pub enum Element<'a> {
 }
 
 impl<'a> Element<'a> {
-    /// The element that takes the least room for a text.
+    /// The most compact element for a text.
     #[inline]
     pub fn new(text: &'a [u8]) -> Self {
         match parse_integer(text) {
@@ -36,7 +36,7 @@ impl<'a> Element<'a> {
         }
     }
 
-    /// The text; an integer's is written to `scratch`.
+    /// The text; the text of an integer is written to `scratch`.
     #[inline]
     pub fn text<'b>(self, scratch: &'b mut Decimal) -> &'b [u8]
     where
@@ -71,13 +71,13 @@ impl<'a> Element<'a> {
         matches!(self, Self::Bytes([]))
     }
 
-    /// How many bytes it takes in a listpack.
+    /// The number of bytes that the element takes in a listpack.
     #[inline]
     pub fn encoded_bytes(self) -> usize {
         with_back_length(self.span())
     }
 
-    /// How many bytes it takes without the back-length.
+    /// The number of bytes that the element takes without the back-length.
     #[inline]
     pub(crate) fn span(self) -> usize {
         match self {
@@ -90,7 +90,7 @@ impl<'a> Element<'a> {
         }
     }
 
-    /// Writes it to the front of `target`, and returns how many bytes it takes.
+    /// Writes the element to the front of `target`, and returns the number of bytes written.
     #[inline]
     pub(crate) fn encode(self, target: &mut [u8]) -> usize {
         let span = self.encode_span(target);
@@ -99,7 +99,7 @@ impl<'a> Element<'a> {
         span + back_bytes
     }
 
-    /// As [`Element::encode`], without the back-length.
+    /// Like [`Element::encode`], without the back-length.
     #[inline]
     pub(crate) fn encode_span(self, target: &mut [u8]) -> usize {
         match self {
@@ -108,8 +108,8 @@ impl<'a> Element<'a> {
         }
     }
 
-    /// Reads the element at the front of `bytes`, and tells how many bytes it takes without its back-length. `None` if they
-    /// are not an element.
+    /// Reads the element at the front of `bytes`, and returns it with its size without the back-length. `None` if the bytes
+    /// are not a valid element.
     #[inline]
     pub(crate) fn decode(bytes: &'a [u8]) -> Option<(Self, usize)> {
         Some(match *bytes {
@@ -119,7 +119,7 @@ impl<'a> Element<'a> {
                 (Self::Bytes(rest.get(..len)?), 1 + len)
             }
             [tag @ 0xc0..=0xdf, low, ..] => {
-                // The 13 bits to the top and back extend the sign.
+                // Shifting the 13 bits to the top and back extends the sign.
                 let bits = u16::from_be_bytes([tag, low]) << 3;
                 (Self::Integer(i64::from(bits.cast_signed() >> 3)), 2)
             }
@@ -161,8 +161,7 @@ impl From<i64> for Element<'_> {
     }
 }
 
-/// How many bytes the element at the front of `bytes` takes without its back-length. `None` if they are not the beginning of
-/// an element.
+/// The size of the element at the front of `bytes`, without its back-length. `None` if no element begins with these bytes.
 #[inline]
 pub(crate) fn span_at(bytes: &[u8]) -> Option<usize> {
     Some(match *bytes {
@@ -177,15 +176,15 @@ pub(crate) fn span_at(bytes: &[u8]) -> Option<usize> {
     })
 }
 
-/// A text to look for, read as an integer once instead of for every element.
+/// A text to search for, parsed as an integer once instead of for every element.
 #[derive(Debug, Clone, Copy)]
-pub struct Wanted<'a> {
+pub struct Needle<'a> {
     text: &'a [u8],
     integer: Option<i64>,
 }
 
-impl<'a> Wanted<'a> {
-    /// Looks for `text`.
+impl<'a> Needle<'a> {
+    /// Prepares a search for `text`.
     #[inline]
     pub fn new(text: &'a [u8]) -> Self {
         Self {
@@ -194,12 +193,13 @@ impl<'a> Wanted<'a> {
         }
     }
 
-    /// Whether it is the text of `element`.
+    /// Whether `element` has this text.
     #[inline(always)]
-    pub fn is(&self, element: Element<'_>) -> bool {
+    pub fn matches(&self, element: Element<'_>) -> bool {
         match element {
             Element::Integer(number) => self.integer == Some(number),
-            // Also of digits: other programs' listpacks may have those. The last bytes differ more often than the first.
+            // Even a text of digits is compared: listpacks from other programs may store one as text. The last bytes are compared
+            // first, since they differ more often than the first ones.
             Element::Bytes(bytes) => {
                 self.text.len() == bytes.len()
                     && self.text.last() == bytes.last()
@@ -220,7 +220,7 @@ fn integer_span(number: i64) -> usize {
     }
 }
 
-/// Writes an integer without back-length, and returns how many bytes it took.
+/// Writes an integer without back-length, and returns the number of bytes written.
 fn encode_integer(number: i64, target: &mut [u8]) -> usize {
     let span = integer_span(number);
     let little = number.to_le_bytes();
@@ -243,9 +243,9 @@ fn encode_integer(number: i64, target: &mut [u8]) -> usize {
     span
 }
 
-/// Writes a text without back-length, and returns how many bytes it took.
+/// Writes a text without back-length, and returns the number of bytes written.
 fn encode_bytes(bytes: &[u8], target: &mut [u8]) -> usize {
-    // All lengths are below 2^32: the limit of a request is far below.
+    // All lengths are below 2^32, since requests are limited to far less.
     let len = bytes.len() as u32;
     let head = match len {
         0..64 => {
@@ -267,10 +267,10 @@ fn encode_bytes(bytes: &[u8], target: &mut [u8]) -> usize {
     span
 }
 
-/// `span` and the bytes of its back-length.
+/// `span` plus the size of its back-length.
 #[inline]
 pub(crate) fn with_back_length(span: usize) -> usize {
-    // Redis gives the last number of each width the next width.
+    // As in Redis, the largest number that would fit into two or more bytes takes one byte more.
     span + match span {
         0..=127 => 1,
         128..16_383 => 2,
@@ -280,7 +280,7 @@ pub(crate) fn with_back_length(span: usize) -> usize {
     }
 }
 
-/// The back-length for `span`, and how many bytes of it there are.
+/// The back-length for `span`, and its size in bytes.
 #[inline]
 pub(crate) fn back_length(span: usize) -> ([u8; 5], usize) {
     let mut bytes = [0; 5];
@@ -310,9 +310,9 @@ pub(crate) fn read_back_length(bytes: &[u8]) -> Option<usize> {
 mod tests {
     use super::*;
 
-    /// Taken from what DUMP of redis-server 7.0.15 says.
+    /// The expected bytes come from DUMP of redis-server 7.0.15.
     #[test]
-    fn elements_have_the_bytes_of_redis() {
+    fn elements_are_encoded_as_in_redis() {
         let known: &[(&[u8], &[u8])] = &[
             (b"", b"\x80\x01"),
             (b"a", b"\x81a\x02"),
@@ -345,7 +345,7 @@ mod tests {
             assert_eq!(Element::decode(bytes), Some((element, element.span())));
             assert_eq!(span_at(bytes), Some(element.span()));
         }
-        // Sixteen thousand bytes, where the back-length of Redis grows one earlier than it could.
+        // At about 16,000 bytes, Redis's back-length grows one byte earlier than necessary.
         for (len, back) in [(16_377, &b"\x7f\xfe"[..]), (16_378, b"\x00\xff\xff")] {
             let mut bytes = vec![0; 5 + len + back.len()];
             assert_eq!(
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn every_width_is_read_as_written_and_nothing_shorter_is() {
+    fn every_width_round_trips_and_truncated_elements_are_refused() {
         let mut numbers = vec![0, 127, 128, 4095, 4096, i64::MAX, i64::MIN];
         for bits in 0..63 {
             numbers.extend([1 << bits, -(1 << bits), (1 << bits) - 1, -(1 << bits) - 1]);
@@ -372,7 +372,7 @@ mod tests {
         }
         let text = vec![b'x'; 300_000];
         let lengths = [0, 1, 63, 64, 125, 126, 127, 128, 4095, 4096, 16_000];
-        // Around the last number of the second width of a back-length.
+        // Around the largest length whose back-length takes two bytes.
         for len in lengths.into_iter().chain(16_376..16_382) {
             round_trip(Element::Bytes(&text[..len]));
         }
@@ -387,7 +387,7 @@ mod tests {
         assert_eq!(span_at(&bytes), Some(span));
         assert_eq!(read_back_length(&bytes), Some(span));
         assert_eq!(Element::decode(&bytes[..span - 1]), None);
-        assert!(Wanted::new(&element.to_vec()).is(element));
+        assert!(Needle::new(&element.to_vec()).matches(element));
     }
 
     #[test]
@@ -402,10 +402,10 @@ mod tests {
     }
 
     #[test]
-    fn a_text_of_digits_is_also_found_where_it_is_kept_as_text() {
-        assert!(Wanted::new(b"12").is(Element::Bytes(b"12")));
-        assert!(Wanted::new(b"12").is(Element::Integer(12)));
-        assert!(!Wanted::new(b"012").is(Element::Integer(12)));
-        assert!(!Wanted::new(b"13").is(Element::Integer(12)));
+    fn a_text_of_digits_is_also_found_if_it_is_stored_as_text() {
+        assert!(Needle::new(b"12").matches(Element::Bytes(b"12")));
+        assert!(Needle::new(b"12").matches(Element::Integer(12)));
+        assert!(!Needle::new(b"012").matches(Element::Integer(12)));
+        assert!(!Needle::new(b"13").matches(Element::Integer(12)));
     }
 }

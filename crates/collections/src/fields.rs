@@ -1,18 +1,18 @@
-//! A large hash: a table of fields, one block of memory each.
+//! A large hash: a table of fields, each in its own block of memory.
 //!
 //! ```text
 //! | flags: u8 | field length | field ... | deadline: i64 | value length | value ... |
 //!
 //! flags   bits 0-1  width of the field length: 1, 2 or 4 bytes
-//!         bits 2-3  width of the value length, 1, 2 or 4 bytes; of an integer, 1, 2, 4 or 8 bytes
-//!         bit  4    the value is an integer: there is no value length
+//!         bits 2-3  width of the value length: 1, 2 or 4 bytes; or of an integer value: 1, 2, 4 or 8 bytes
+//!         bit  4    the value is an integer, stored without a value length
 //!         bit  5    a deadline is present; milliseconds since the epoch
 //! ```
 //!
-//! All numbers are little-endian and unaligned. The field stays where it is when its value or deadline changes, and a
-//! value that fits into the block, which the allocator makes a little larger than asked for, is overwritten in place.
+//! All numbers are little-endian and unaligned. A new value that fits into the block, which the allocator makes a little
+//! larger than requested, is written in place.
 //!
-//! The deadlines stand once more in an ordered set, if there are any, so that what is due is found without a search.
+//! Deadlines, if any, are also kept in an ordered set, so that expired fields are found without a search.
 
 use std::{collections::BTreeSet, fmt, marker::PhantomData, ptr::NonNull};
 
@@ -30,15 +30,15 @@ const INTEGER_FLAG: u8 = 1 << 4;
 const DEADLINE_FLAG: u8 = 1 << 5;
 const DEADLINE_BYTES: usize = 8;
 
-/// What an element of [`Deadlines`] takes in memory, about: 16 bytes, in nodes that are between half and quite full.
+/// The approximate memory per element of [`Deadlines`]: 16 bytes, in B-tree nodes that are between half full and full.
 const DEADLINE_NODE_BYTES: usize = 28;
 
-/// Where the parts of a block are.
+/// The layout of a block.
 #[derive(Clone, Copy)]
 struct Shape {
     flags: u8,
     field_len: usize,
-    /// As stored.
+    /// The stored size of the value.
     value_bytes: usize,
 }
 
@@ -71,7 +71,7 @@ impl Shape {
         self.flags & WIDTH_MASK
     }
 
-    /// log2 of the bytes of the value's length, or of the integer.
+    /// log2 of the size of the value's length field, or of the integer, in bytes.
     fn value_width(self) -> u8 {
         self.flags >> VALUE_WIDTH_SHIFT & WIDTH_MASK
     }
@@ -107,7 +107,7 @@ impl Shape {
     }
 }
 
-/// log2 of the bytes that a length needs.
+/// log2 of the number of bytes that a length needs.
 fn length_width(len: usize) -> u8 {
     match len {
         0..=0xff => 0,
@@ -116,9 +116,9 @@ fn length_width(len: usize) -> u8 {
     }
 }
 
-/// log2 of the bytes that an integer needs.
+/// log2 of the number of bytes that an integer needs.
 fn integer_width(number: i64) -> u8 {
-    // Bits without the sign; the sign needs one more.
+    // Bits without the sign, which needs one more.
     match 64 - (number ^ (number >> 63)).leading_zeros() {
         0..=7 => 0,
         8..=15 => 1,
@@ -127,14 +127,14 @@ fn integer_width(number: i64) -> u8 {
     }
 }
 
-/// An owned block: a field, its value, and perhaps when it ends.
+/// An owned block: a field, its value, and optionally its deadline.
 ///
-/// Invariant: the pointer is to a live block of `heap::allocate`, which holds all that its header tells.
+/// Invariant: the pointer refers to a live block from `heap::allocate`, which contains everything that its header describes.
 struct Field(NonNull<u8>);
 
-// SAFETY: a field owns its block alone, and the allocator frees blocks of any thread.
+// SAFETY: a field is the only owner of its block, and any thread may free a block.
 unsafe impl Send for Field {}
-// SAFETY: a shared field only reads.
+// SAFETY: through `&Field`, the block is only read.
 unsafe impl Sync for Field {}
 
 impl Drop for Field {
@@ -162,13 +162,13 @@ impl Field {
     /// Writes bytes into the block.
     fn fill(&mut self, at: usize, bytes: &[u8]) {
         debug_assert!(at + bytes.len() <= self.room());
-        // SAFETY: all callers stay within the shape that the block was allocated or found large enough for.
+        // SAFETY: all callers stay within the shape, for which the block was allocated or checked to be large enough.
         let to = unsafe { self.0.add(at) };
-        // SAFETY: as above; the source is none of this block's bytes, since those are borrowed with `self`.
+        // SAFETY: as above; the source does not overlap this block, whose bytes are mutably borrowed with `self`.
         unsafe { to.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) }
     }
 
-    /// Writes what stands behind the field.
+    /// Writes the parts that follow the field: deadline, value length and value.
     fn write_rest(&mut self, shape: Shape, value: Element<'_>, deadline_ms: Option<i64>) {
         if let Some(deadline) = deadline_ms {
             self.fill(shape.deadline_at(), &deadline.to_le_bytes());
@@ -188,7 +188,7 @@ impl Field {
     fn view(&self) -> FieldRef<'_> {
         FieldRef {
             block: self.0,
-            lives: PhantomData,
+            lifetime: PhantomData,
         }
     }
 
@@ -196,7 +196,7 @@ impl Field {
         self.view().allocated_bytes()
     }
 
-    /// Replaces value and deadline: in place if they fit and little is wasted.
+    /// Replaces the value and the deadline, in place if they fit and waste little space.
     fn set(&mut self, value: Element<'_>, deadline_ms: Option<i64>) {
         let old = self.view().field();
         let shape = Shape::new(old.len(), value, deadline_ms.is_some());
@@ -209,7 +209,7 @@ impl Field {
         }
     }
 
-    /// Replaces the deadline: in place if there was one already.
+    /// Replaces the deadline, in place if the field already has one.
     fn set_deadline_ms(&mut self, deadline_ms: Option<i64>) {
         let old = self.view();
         match (old.deadline_ms(), deadline_ms) {
@@ -226,25 +226,25 @@ impl Field {
 #[derive(Clone, Copy)]
 pub struct FieldRef<'a> {
     block: NonNull<u8>,
-    lives: PhantomData<&'a Field>,
+    lifetime: PhantomData<&'a Field>,
 }
 
 impl<'a> FieldRef<'a> {
     /// Borrows the field behind a pointer.
     ///
     /// # Safety
-    /// The pointer is that of a [`Field`], which lives, unchanged, for `'a`.
+    /// The pointer came from a [`Field`], which stays alive and unchanged for `'a`.
     unsafe fn from_raw(block: NonNull<u8>) -> Self {
         Self {
             block,
-            lives: PhantomData,
+            lifetime: PhantomData,
         }
     }
 
     fn part(self, at: usize, len: usize) -> &'a [u8] {
         // SAFETY: all callers stay within the block's shape.
         let from = unsafe { self.block.add(at) };
-        // SAFETY: initialised bytes of a block that lives, unchanged, for `'a`.
+        // SAFETY: initialised bytes of a block that stays alive and unchanged for `'a`.
         unsafe { NonNull::slice_from_raw_parts(from, len).as_ref() }
     }
 
@@ -289,7 +289,7 @@ impl<'a> FieldRef<'a> {
         self.part(1 + (1 << width), self.length(1, width))
     }
 
-    /// Its value.
+    /// The field's value.
     #[inline]
     pub fn value(self) -> Element<'a> {
         let shape = self.shape();
@@ -305,17 +305,17 @@ impl<'a> FieldRef<'a> {
         })
     }
 
-    /// When the field ends, in milliseconds since the epoch.
+    /// When the field expires, in milliseconds since the epoch.
     #[inline]
     pub fn deadline_ms(self) -> Option<i64> {
         (self.flags() & DEADLINE_FLAG != 0)
             .then(|| i64::from_le_bytes(self.number(self.shape().deadline_at())))
     }
 
-    /// The bytes truly set aside for the field.
+    /// The bytes that the allocator really uses for the field.
     #[inline]
     pub fn allocated_bytes(self) -> usize {
-        // SAFETY: the block lives.
+        // SAFETY: the block is live.
         unsafe { heap::usable_bytes(self.block) }
     }
 }
@@ -332,7 +332,7 @@ impl fmt::Debug for FieldRef<'_> {
 
 // SAFETY:
 // - blocks come from `heap::allocate`: aligned to 8, in user space, which ends below 2^48;
-// - a field owns its block alone, may move between threads, and changes only through `&mut`.
+// - a field is the only owner of its block, may move between threads, and changes only through `&mut`.
 unsafe impl Item for Field {
     type Ref<'a> = FieldRef<'a>;
 
@@ -364,17 +364,16 @@ unsafe impl Item for Field {
         hash(unsafe { FieldRef::from_raw(raw) }.field())
     }
 
-    /// Never: due fields are found through [`Deadlines`].
+    /// Never marked: expired fields are found through [`Deadlines`].
     #[inline]
     unsafe fn marked(_raw: NonNull<u8>) -> bool {
         false
     }
 }
 
-/// The deadlines of a hash's fields, soonest first, with the addresses of the fields. Takes no memory while there are
-/// none.
+/// The deadlines of a hash's fields, earliest first, with the addresses of the fields. Takes no memory while empty.
 ///
-/// Invariant: it holds exactly the fields of its [`Fields`] that have a deadline.
+/// Invariant: contains exactly those fields of its [`Fields`] that have a deadline.
 #[derive(Default)]
 struct Deadlines(BTreeSet<(i64, usize)>);
 
@@ -384,15 +383,15 @@ impl Deadlines {
         Some((deadline, field.block.as_ptr().expose_provenance()))
     }
 
-    /// Notes a field that came or was changed.
-    fn note(&mut self, field: FieldRef<'_>) {
+    /// Adds a field that was just inserted or changed, if it has a deadline.
+    fn add(&mut self, field: FieldRef<'_>) {
         if let Some(key) = Self::key(field) {
             self.0.insert(key);
         }
     }
 
-    /// Forgets a field that is about to go or to be changed.
-    fn forget(&mut self, field: FieldRef<'_>) {
+    /// Removes a field that is about to be removed or changed.
+    fn remove(&mut self, field: FieldRef<'_>) {
         if let Some(key) = Self::key(field) {
             self.0.remove(&key);
         }
@@ -403,25 +402,25 @@ impl Deadlines {
     }
 }
 
-/// Changes a field and what is counted about it.
+/// Changes a field and updates the byte count and the deadlines accordingly.
 fn update(
     mut place: Occupied<'_, Field>,
     field_bytes: &mut usize,
     deadlines: &mut Deadlines,
     change: impl FnOnce(&mut Field),
 ) {
-    deadlines.forget(place.get());
+    deadlines.remove(place.get());
     let before = place.get().allocated_bytes();
     place.update(change);
     *field_bytes = *field_bytes - before + place.get().allocated_bytes();
-    deadlines.note(place.get());
+    deadlines.add(place.get());
 }
 
-/// A hash of any size: fields, their values, and when they end. Knows no clock: what is due stays until
-/// [`remove_due`](Self::remove_due).
+/// A hash of any size: fields, their values and their deadlines. It knows no clock: expired fields stay until
+/// [`remove_expired`](Self::remove_expired) is called.
 pub struct Fields {
     table: Table<Field>,
-    /// Bytes truly set aside for the fields.
+    /// The bytes that the allocator really uses for the fields.
     field_bytes: usize,
     deadlines: Deadlines,
 }
@@ -433,7 +432,7 @@ impl Default for Fields {
 }
 
 impl Fields {
-    /// No fields; allocates nothing.
+    /// Creates an empty hash; allocates nothing.
     pub const fn new() -> Self {
         Self {
             table: Table::dense(),
@@ -452,27 +451,27 @@ impl Fields {
         self.table.is_empty()
     }
 
-    /// Heap bytes of all this, without the size of `Fields` itself: true for the fields and their table, an estimate
-    /// for the order of the deadlines.
+    /// The bytes of heap that the hash uses, without the size of `Fields` itself: exact for the fields and their table,
+    /// an estimate for the set of deadlines.
     pub fn memory_bytes(&self) -> usize {
         self.table.memory_bytes() + self.field_bytes + self.deadlines.memory_bytes()
     }
 
-    /// A field.
+    /// Looks up a field.
     #[inline]
     pub fn get(&self, field: &[u8]) -> Option<FieldRef<'_>> {
         self.table.find(hash(field), field)
     }
 
-    /// Sets a field's value and deadline, and says whether the field is new. Values that are canonical integers are to
-    /// be given as such: they take less room.
+    /// Sets a field's value and deadline, and returns whether the field is new. Pass a value that is a canonical integer as an
+    /// integer: it takes less memory.
     #[inline]
     pub fn set(&mut self, field: &[u8], value: Element<'_>, deadline_ms: Option<i64>) -> bool {
         match self.table.entry(hash(field), field) {
             Entry::Vacant(place) => {
                 let new = Field::new(field, value, deadline_ms);
                 self.field_bytes += new.room();
-                self.deadlines.note(new.view());
+                self.deadlines.add(new.view());
                 place.insert(new);
                 true
             }
@@ -486,7 +485,7 @@ impl Fields {
         }
     }
 
-    /// Gives a field another deadline or none. Says whether there is such a field.
+    /// Sets or removes a field's deadline, and returns whether the field exists.
     pub fn set_deadline_ms(&mut self, field: &[u8], deadline_ms: Option<i64>) -> bool {
         let Entry::Occupied(place) = self.table.entry(hash(field), field) else {
             return false;
@@ -498,20 +497,21 @@ impl Fields {
         true
     }
 
-    /// Removes a field, and says whether there was one.
+    /// Removes a field, and returns whether it existed.
     #[inline]
     pub fn remove(&mut self, field: &[u8]) -> bool {
         let Entry::Occupied(place) = self.table.entry(hash(field), field) else {
             return false;
         };
         let removed = place.remove();
-        self.note_removed(&removed);
+        self.uncount(&removed);
         true
     }
 
-    fn note_removed(&mut self, removed: &Field) {
+    /// Updates the byte count and the deadlines after `removed` left the table.
+    fn uncount(&mut self, removed: &Field) {
         self.field_bytes -= removed.room();
-        self.deadlines.forget(removed.view());
+        self.deadlines.remove(removed.view());
     }
 
     /// The number of fields with a deadline.
@@ -519,19 +519,19 @@ impl Fields {
         self.deadlines.0.len()
     }
 
-    /// The soonest deadline of any field.
+    /// The earliest deadline of any field.
     pub fn first_deadline_ms(&self) -> Option<i64> {
         self.deadlines.0.first().map(|(deadline, _)| *deadline)
     }
 
-    /// The last deadline, if all fields have one: then nothing will be left.
+    /// The latest deadline, if all fields have one: the hash is then empty after it.
     pub fn expires_ms(&self) -> Option<i64> {
         let (last, _) = self.deadlines.0.last()?;
         (self.deadlines() == self.len()).then_some(*last)
     }
 
-    /// Removes up to `limit` fields whose deadline has come, the soonest first, and returns how many.
-    pub fn remove_due(&mut self, now_ms: i64, limit: usize) -> usize {
+    /// Removes up to `limit` expired fields, the earliest deadlines first, and returns how many.
+    pub fn remove_expired(&mut self, now_ms: i64, limit: usize) -> usize {
         let mut count = 0;
         while count < limit
             && let Some(&(deadline, address)) = self.deadlines.0.first()
@@ -539,23 +539,23 @@ impl Fields {
         {
             let block = NonNull::new(std::ptr::with_exposed_provenance_mut(address))
                 .expect("the address of a field");
-            // SAFETY: only fields of this table are in the set (see its invariant), so it lives; the name is not used
-            // after the field has left the table.
+            // SAFETY: the set contains only fields of this table (see its invariant), so the block is live; the name is
+            // not used after the field leaves the table.
             let name = unsafe { FieldRef::from_raw(block) }.field();
             let Entry::Occupied(place) = self.table.entry(hash(name), name) else {
                 unreachable!("a field with a deadline is in the table")
             };
             let removed = place.remove();
-            self.note_removed(&removed);
+            self.uncount(&removed);
             count += 1;
         }
         count
     }
 
-    /// Visits some fields from position `cursor` on, and returns the next position, or 0 at the end. Start with 0.
+    /// Visits some fields from `cursor` on and returns the next cursor, or 0 at the end. Start with 0.
     ///
-    /// Fields that are there all the time are visited, whatever happens between the calls; while nothing changes,
-    /// exactly once.
+    /// A field that stays in the hash for the whole scan is visited, whatever changes between the calls; if nothing
+    /// changes, exactly once.
     pub fn scan(&self, cursor: u64, visit: impl FnMut(FieldRef<'_>)) -> u64 {
         self.table.scan(cursor, visit)
     }
@@ -565,7 +565,7 @@ impl Fields {
         self.table.iter()
     }
 
-    /// A field picked by a random number; every one has about the same chance.
+    /// The field that a random number selects; all are about equally likely.
     pub fn random(&self, random: u64) -> Option<FieldRef<'_>> {
         self.table.random(random)
     }
@@ -629,7 +629,7 @@ mod tests {
     }
 
     #[test]
-    fn any_sequence_of_changes_leaves_the_same_as_a_plain_model() {
+    fn random_changes_match_a_plain_model() {
         let mut random = Random::for_test();
         let mut random = |below: usize| random.below(below);
         for round in 0..60 {
@@ -669,22 +669,26 @@ mod tests {
                     6 if random(20) == 0 => {
                         let now = random(1000) as i64 - 500;
                         let limit = random(10);
-                        let due = |deadline: Option<i64>| deadline.is_some_and(|at| at <= now);
-                        let mut dues: Vec<_> = model
+                        let is_expired =
+                            |deadline: Option<i64>| deadline.is_some_and(|at| at <= now);
+                        let mut expired: Vec<_> = model
                             .iter()
-                            .filter(|(_, (_, deadline))| due(*deadline))
+                            .filter(|(_, (_, deadline))| is_expired(*deadline))
                             .map(|(name, (_, deadline))| (deadline.unwrap(), name.clone()))
                             .collect();
-                        dues.sort();
-                        let removed = fields.remove_due(now, limit);
-                        assert_eq!(removed, limit.min(dues.len()));
-                        // Which of several with the same deadline go first is open.
+                        expired.sort();
+                        let removed = fields.remove_expired(now, limit);
+                        assert_eq!(removed, limit.min(expired.len()));
+                        // The order among fields with the same deadline is unspecified.
                         model.retain(|name, _| fields.get(name).is_some());
-                        let last = removed.checked_sub(1).map_or(i64::MIN, |last| dues[last].0);
+                        let last = removed
+                            .checked_sub(1)
+                            .map_or(i64::MIN, |last| expired[last].0);
                         assert!(
-                            dues.iter()
-                                .filter(|due| model.contains_key(&due.1))
-                                .all(|due| due.0 >= last)
+                            expired
+                                .iter()
+                                .filter(|field| model.contains_key(&field.1))
+                                .all(|field| field.0 >= last)
                         );
                     }
                     _ => {
@@ -700,16 +704,16 @@ mod tests {
             }
             assert_equal(&fields, &model);
             let copy = fields.clone();
-            fields.remove_due(i64::MAX, usize::MAX);
+            fields.remove_expired(i64::MAX, usize::MAX);
             assert_eq!((fields.deadlines(), fields.first_deadline_ms()), (0, None));
             assert_equal(&copy, &model);
         }
     }
 
-    /// The sanitizer's allocator sets aside no more than was asked for.
+    /// Not under the address sanitizer, whose allocator reserves no more than requested.
     #[cfg(not(sanitize_address))]
     #[test]
-    fn a_value_of_like_size_is_overwritten_in_place() {
+    fn a_value_of_similar_size_is_overwritten_in_place() {
         let mut fields = Fields::new();
         fields.set(b"field", Element::Bytes(b"one value"), None);
         let before = fields.get(b"field").unwrap().block;
@@ -722,12 +726,12 @@ mod tests {
         fields.set(b"field", Element::Bytes(b"short"), None);
         assert!(
             fields.memory_bytes() < 300,
-            "a much smaller value gives memory back"
+            "a much smaller value frees memory"
         );
     }
 
     #[test]
-    fn every_field_is_picked_about_as_often() {
+    fn random_fields_are_about_uniform() {
         let mut fields = Fields::new();
         for name in 0..1000 {
             fields.set(name.to_string().as_bytes(), Element::Integer(0), None);
@@ -735,21 +739,21 @@ mod tests {
         for _ in 0..100_000 {
             let picked = fields.random(damselfly_base::random::number()).unwrap();
             let Element::Integer(count) = picked.value() else {
-                panic!("no count")
+                panic!("the value is not a count")
             };
             let name = picked.field().to_vec();
             fields.set(&name, Element::Integer(count + 1), None);
         }
         for field in fields.iter() {
             let Element::Integer(count) = field.value() else {
-                panic!("no count")
+                panic!("the value is not a count")
             };
-            assert!((40..=180).contains(&count), "{field:?} of 100 expected");
+            assert!((40..=180).contains(&count), "{field:?}, expected about 100");
         }
     }
 
     #[test]
-    fn a_field_of_12_and_16_bytes_takes_at_most_48() {
+    fn a_field_of_12_bytes_with_a_value_of_16_takes_at_most_48() {
         let mut fields = Fields::new();
         let count = 200_000;
         for number in 0..count {
@@ -757,7 +761,7 @@ mod tests {
             fields.set(name.as_bytes(), Element::Bytes(b"value of 16 byte"), None);
         }
         let bytes = fields.memory_bytes() as f64 / f64::from(count);
-        println!("{bytes:.1} bytes a field");
+        println!("{bytes:.1} bytes per field");
         assert!(bytes <= 48.0);
     }
 }

@@ -1,17 +1,17 @@
-//! Intset: a set of integers in one run of bytes.
+//! Intset: a set of integers in one contiguous run of bytes.
 //!
 //! ```text
 //! | width: u8 | integer | integer | ...
 //! ```
 //!
-//! The integers rise, little-endian, all of the same width: 2, 4 or 8 bytes. One that does not fit widens them all;
-//! they never narrow again. No bytes at all are the empty set, and so is a width alone.
+//! The integers are in ascending order, little-endian, and all of the same width: 2, 4 or 8 bytes. Adding an integer that does
+//! not fit widens all of them; they never narrow again. The empty set is either no bytes at all or a width alone.
 
 use std::ops::Range;
 
 use crate::Buffer;
 
-/// A set of integers, to read.
+/// A read-only view of a set of integers.
 #[derive(Clone, Copy, Debug)]
 pub struct Intset<'a> {
     width: usize,
@@ -19,7 +19,7 @@ pub struct Intset<'a> {
 }
 
 impl<'a> Intset<'a> {
-    /// The set in these bytes, which must be a set (see [`validate`]).
+    /// Views `bytes`, which must be a valid set (see [`validate`]).
     #[inline]
     pub fn new(bytes: &'a [u8]) -> Self {
         match bytes.split_first() {
@@ -34,29 +34,29 @@ impl<'a> Intset<'a> {
         }
     }
 
-    /// How many integers there are.
+    /// The number of integers.
     #[inline]
     pub fn len(self) -> usize {
         self.integers.len() / self.width
     }
 
-    /// Whether there are none.
+    /// Whether the set is empty.
     #[inline]
     pub fn is_empty(self) -> bool {
         self.integers.is_empty()
     }
 
-    /// The bytes of each integer: 2, 4 or 8.
+    /// The size of each integer in bytes: 2, 4 or 8.
     pub fn width(self) -> usize {
         self.width
     }
 
-    /// The integers, little-endian.
+    /// The bytes of the integers, little-endian.
     pub fn bytes(self) -> &'a [u8] {
         self.integers
     }
 
-    /// The integer at an index in rising order.
+    /// The integer at an index in ascending order.
     #[inline]
     pub fn get(self, index: usize) -> Option<i64> {
         let at = index.checked_mul(self.width)?;
@@ -70,7 +70,7 @@ impl<'a> Intset<'a> {
             })
     }
 
-    /// All integers in rising order.
+    /// All integers in ascending order.
     pub fn iter(self) -> impl ExactSizeIterator<Item = i64> + DoubleEndedIterator + 'a {
         self.range(0..self.len())
     }
@@ -83,13 +83,13 @@ impl<'a> Intset<'a> {
         indices.map(move |index| self.get(index).expect("the caller's range exists"))
     }
 
-    /// Whether the integer is there.
+    /// Whether the set contains the integer.
     #[inline]
     pub fn contains(self, number: i64) -> bool {
         self.search(number).is_ok()
     }
 
-    /// The index of the integer, or where it would be.
+    /// The index of the integer, or the index at which to insert it.
     #[inline]
     fn search(self, number: i64) -> Result<usize, usize> {
         match self.width {
@@ -106,7 +106,7 @@ fn search<const WIDTH: usize>(integers: &[u8], number: i64) -> Result<usize, usi
     integers.binary_search_by_key(&number, |bytes| integer::<WIDTH>(bytes))
 }
 
-/// The little-endian integer in so many bytes.
+/// Decodes a little-endian integer of `WIDTH` bytes.
 #[inline]
 fn integer<const WIDTH: usize>(bytes: &[u8]) -> i64 {
     let mut word = [0; 8];
@@ -125,7 +125,7 @@ fn width_of(number: i64) -> usize {
     }
 }
 
-/// Whether these bytes, from anywhere, are a set: a known width, whole integers, each above the one before.
+/// Whether untrusted bytes are a valid set: a known width, and whole integers in strictly ascending order.
 pub fn validate(bytes: &[u8]) -> bool {
     let Some((width @ (2 | 4 | 8), integers)) = bytes.split_first() else {
         return bytes.is_empty();
@@ -136,7 +136,7 @@ pub fn validate(bytes: &[u8]) -> bool {
             .is_sorted_by(|low, high| low < high)
 }
 
-/// Adds an integer; false if it was there.
+/// Adds an integer; false if it was already there.
 pub fn insert(buffer: &mut impl Buffer, number: i64) -> bool {
     let set = Intset::new(buffer.bytes());
     if set.is_empty() {
@@ -146,7 +146,7 @@ pub fn insert(buffer: &mut impl Buffer, number: i64) -> bool {
     let width = set.width;
     if width_of(number) > width {
         widen(buffer, width_of(number));
-        // Beyond all that fit in less.
+        // It is lower or higher than every integer of a smaller width.
         let at = if number < 0 { 1 } else { buffer.bytes().len() };
         write(buffer, at, width_of(number), number);
         return true;
@@ -158,7 +158,7 @@ pub fn insert(buffer: &mut impl Buffer, number: i64) -> bool {
     true
 }
 
-/// Makes it the set of this integer.
+/// Replaces the contents with a set of just this integer.
 fn begin(buffer: &mut impl Buffer, number: i64) {
     let (len, width) = (buffer.bytes().len(), width_of(number));
     let bytes = buffer.splice(0, len, 1 + width);
@@ -172,14 +172,14 @@ fn write(buffer: &mut impl Buffer, at: usize, width: usize, number: i64) {
         .copy_from_slice(&number.to_le_bytes()[..width]);
 }
 
-/// Gives all integers more bytes.
+/// Widens all integers to `width` bytes.
 fn widen(buffer: &mut impl Buffer, width: usize) {
     let old = Intset::new(buffer.bytes());
     let (len, old_width) = (old.len(), old.width);
     let end = buffer.bytes().len();
     buffer.splice(end, 0, len * (width - old_width));
     let bytes = buffer.bytes_mut();
-    // From the last on, so that none is overwritten before it is read.
+    // From last to first, so that no integer is overwritten before it is read.
     for index in (0..len).rev() {
         let from = 1 + index * old_width;
         let number = match old_width {
@@ -192,7 +192,7 @@ fn widen(buffer: &mut impl Buffer, width: usize) {
     bytes[0] = width as u8;
 }
 
-/// Removes an integer; false if it was not there. Without its last integer the buffer is empty.
+/// Removes an integer; false if there was none. Removing the last integer leaves an empty buffer.
 pub fn remove(buffer: &mut impl Buffer, number: i64) -> bool {
     let set = Intset::new(buffer.bytes());
     match set.search(number) {
@@ -204,7 +204,7 @@ pub fn remove(buffer: &mut impl Buffer, number: i64) -> bool {
     }
 }
 
-/// Removes the integers at these indices, which must exist. Without its last integer the buffer is empty.
+/// Removes the integers at these indices, which must exist. Removing the last integer leaves an empty buffer.
 pub fn remove_range(buffer: &mut impl Buffer, indices: Range<usize>) {
     let Intset { width, integers } = Intset::new(buffer.bytes());
     if indices.len() * width == integers.len() {
@@ -222,7 +222,7 @@ mod tests {
 
     use super::*;
 
-    /// Around the boundaries of the widths.
+    /// Integers around the boundaries of the widths.
     const EDGES: [i64; 14] = [
         i64::MIN,
         i64::MIN + 1,
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn it_behaves_as_a_plain_set() {
+    fn random_changes_match_a_plain_set() {
         let mut random = Random::for_test();
         for _ in 0..300 {
             let (mut bytes, mut model) = (Vec::new(), BTreeSet::new());
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_bytes_are_told_from_sets() {
+    fn invalid_bytes_are_refused() {
         for good in [
             &b""[..],
             b"\x02",

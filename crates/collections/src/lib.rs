@@ -1,4 +1,4 @@
-//! What collections are made of: packed forms, which are one run of bytes, and large forms.
+//! The building blocks of collections: packed forms, each one contiguous run of bytes, and large forms.
 //!
 //! | type       | packed             | large                              |
 //! |------------|--------------------|------------------------------------|
@@ -8,7 +8,7 @@
 //! | sorted set | `packed_ranking`: a listpack | `ranking`: a table and a B+ tree |
 //! | stream     |                    | `stream`: nodes of packed entries  |
 //!
-//! Nothing here knows a key, a clock or a command; the crate `value` chooses between the forms.
+//! Nothing here knows about keys, clocks or commands; the crate `value` chooses between the forms.
 
 mod buffer;
 pub mod chain;
@@ -26,7 +26,7 @@ mod tree;
 
 pub use buffer::Buffer;
 pub use chain::Chain;
-pub use element::{Element, Wanted};
+pub use element::{Element, Needle};
 pub use fields::{FieldRef, Fields};
 pub use members::Members;
 pub use packed_ranking::{PackedRanking, PackedScorings, Scoring};

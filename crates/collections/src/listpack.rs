@@ -1,48 +1,48 @@
-//! Listpack: elements one behind the other, which can be walked both ways.
+//! Listpack: consecutive elements that can be walked in both directions.
 //!
 //! ```text
 //! | count: u32 LE | element | element | ...
 //! ```
 //!
-//! No bytes at all are the empty listpack; a count of zero does not occur. What an element is made of is in `element`.
-//! Redis's own listpack is the same with another header and an end mark, so DUMP and RDB files exchange those.
+//! The empty listpack has no bytes at all; a count of zero is invalid. `element` describes the encoding of an element.
+//! Redis's listpack differs only in its header and an end mark, which DUMP and RDB files add or remove.
 //!
-//! All functions but [`Listpack::is_valid`] take bytes that were made here, or that `is_valid` found good: then nothing panics.
-//! Bytes from elsewhere may make them panic, not worse.
+//! All functions but [`Listpack::is_valid`] expect bytes that were written here, or that `is_valid` accepted: they then never
+//! panic. Other bytes may cause a panic, but nothing worse.
 
-use crate::element::{Element, Wanted, back_length, read_back_length, span_at, with_back_length};
+use crate::element::{Element, Needle, back_length, read_back_length, span_at, with_back_length};
 use crate::{Buffer, Side};
 
-/// Bytes in front of the elements.
+/// The bytes before the elements.
 pub const HEADER_BYTES: usize = 4;
-/// A listpack must not grow beyond this: its collection takes the large form before.
+/// The maximum size of a listpack: a collection must switch to its large form before it exceeds this.
 pub const BYTES_MAX: usize = 1 << 30;
 
-const BROKEN: &str = "a listpack is made here, or was checked";
+const VALID: &str = "a listpack was written here or passed `is_valid`";
 
-/// Where an element starts, or the end of all elements. Counts from the start of the buffer.
+/// The start of an element, or the end of the last element, counted from the start of the buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Offset(usize);
 
 impl Offset {
-    /// The first element, and the end of an empty listpack.
+    /// The start of the first element, which is also the end of an empty listpack.
     pub const FIRST: Self = Self(HEADER_BYTES);
 }
 
-/// A listpack, to read.
+/// A read-only view of a listpack.
 #[derive(Debug, Clone, Copy)]
 pub struct Listpack<'a> {
     bytes: &'a [u8],
 }
 
 impl<'a> Listpack<'a> {
-    /// The listpack that `bytes` are.
+    /// Views `bytes` as a listpack.
     #[inline]
     pub fn new(bytes: &'a [u8]) -> Self {
         Self { bytes }
     }
 
-    /// Whether the bytes are a listpack; for bytes from outside. Takes time in proportion to the elements.
+    /// Whether untrusted bytes are a valid listpack. Takes time in proportion to the number of elements.
     pub fn is_valid(self) -> bool {
         if self.bytes.is_empty() {
             return true;
@@ -66,7 +66,7 @@ impl<'a> Listpack<'a> {
         count > 0 && count == self.len()
     }
 
-    /// How many elements there are.
+    /// The number of elements.
     #[inline]
     pub fn len(self) -> usize {
         match self.bytes {
@@ -75,61 +75,61 @@ impl<'a> Listpack<'a> {
         }
     }
 
-    /// Whether there is none.
+    /// Whether the listpack is empty.
     #[inline]
     pub fn is_empty(self) -> bool {
         self.bytes.is_empty()
     }
 
-    /// All its bytes.
+    /// All bytes of the listpack.
     #[inline]
     pub fn bytes(self) -> &'a [u8] {
         self.bytes
     }
 
-    /// How many bytes it takes, all included.
+    /// The size in bytes, including the header.
     #[inline]
     pub fn byte_len(self) -> usize {
         self.bytes.len()
     }
 
-    /// The elements' bytes, as Redis has them between header and end mark.
+    /// The bytes of the elements: what Redis stores between the header and the end mark.
     pub fn element_bytes(self) -> &'a [u8] {
         self.bytes.get(HEADER_BYTES..).unwrap_or_default()
     }
 
-    /// Where the first element starts.
+    /// The start of the first element.
     #[inline]
     pub fn first(self) -> Option<Offset> {
         (!self.is_empty()).then_some(Offset::FIRST)
     }
 
-    /// Where the last element starts.
+    /// The start of the last element.
     #[inline]
     pub fn last(self) -> Option<Offset> {
         self.previous(self.end())
     }
 
-    /// The end of all elements.
+    /// The end of the last element.
     #[inline]
     pub fn end(self) -> Offset {
         Offset(self.bytes.len().max(HEADER_BYTES))
     }
 
-    /// Where the element after the one at `offset` starts.
+    /// The start of the element after the one at `offset`.
     #[inline]
     pub fn next(self, offset: Offset) -> Option<Offset> {
         let next = self.after(offset);
         (next.0 < self.bytes.len()).then_some(next)
     }
 
-    /// Where the element before `offset` starts.
+    /// The start of the element before `offset`.
     #[inline]
     pub fn previous(self, offset: Offset) -> Option<Offset> {
         if offset == Offset::FIRST {
             return None;
         }
-        let span = read_back_length(&self.bytes[..offset.0]).expect(BROKEN);
+        let span = read_back_length(&self.bytes[..offset.0]).expect(VALID);
         Some(Offset(offset.0 - with_back_length(span)))
     }
 
@@ -139,7 +139,7 @@ impl<'a> Listpack<'a> {
         self.decode(offset).0
     }
 
-    /// Where the element at `index` starts. Walks from the nearer end.
+    /// The start of the element at `index`. Walks from the nearer end.
     #[inline]
     pub fn seek(self, index: usize) -> Option<Offset> {
         let len = self.len();
@@ -166,7 +166,7 @@ impl<'a> Listpack<'a> {
         self.seek(index).map(|offset| self.at(offset))
     }
 
-    /// All elements, from both ends.
+    /// An iterator over all elements, from either end.
     #[inline]
     pub fn iter(self) -> Iter<'a> {
         Iter {
@@ -176,7 +176,7 @@ impl<'a> Listpack<'a> {
         }
     }
 
-    /// The elements from `index` on.
+    /// An iterator over the elements from `index` on.
     #[inline]
     pub fn iter_from(self, index: usize) -> Iter<'a> {
         Iter {
@@ -185,7 +185,7 @@ impl<'a> Listpack<'a> {
         }
     }
 
-    /// The elements from `front` up to but without `back`, which is behind it.
+    /// An iterator over the elements from `front` up to, but not including, `back`. `back` must not be before `front`.
     #[inline]
     pub fn range(self, front: Offset, back: Offset) -> Iter<'a> {
         Iter {
@@ -195,14 +195,14 @@ impl<'a> Listpack<'a> {
         }
     }
 
-    /// Where the first element from `from` on starts that is `wanted`. After each one compared, `skip` are passed over:
-    /// with 1, fields are found and values are not.
+    /// The start of the first element at or after `from` that matches `needle`. After each element compared, `skip` elements
+    /// are skipped: in a list of fields and values, 1 compares only the fields.
     #[inline]
-    pub fn find(self, from: Offset, skip: usize, wanted: &Wanted<'_>) -> Option<Offset> {
+    pub fn find(self, from: Offset, skip: usize, needle: &Needle<'_>) -> Option<Offset> {
         let mut offset = from;
         while offset.0 < self.bytes.len() {
             let (element, after) = self.decode(offset);
-            if wanted.is(element) {
+            if needle.matches(element) {
                 return Some(offset);
             }
             offset = after;
@@ -215,8 +215,8 @@ impl<'a> Listpack<'a> {
         None
     }
 
-    /// The text at `offset` and where its element ends, if it is one of less than 64 bytes: the most common elements, whose
-    /// back-lengths take a byte.
+    /// The text at `offset` and the end of its element, if it is a text of less than 64 bytes. These are the most common
+    /// elements, and their back-lengths take one byte.
     #[inline(always)]
     fn short_text(self, offset: Offset) -> Option<(&'a [u8], Offset)> {
         let tag = self.bytes[offset.0];
@@ -228,19 +228,19 @@ impl<'a> Listpack<'a> {
         Some((self.bytes.get(start..end)?, Offset(end + 1)))
     }
 
-    /// Where the element at `offset` ends.
+    /// The end of the element at `offset`.
     #[inline]
     pub fn after(self, offset: Offset) -> Offset {
         let bytes = match self.bytes[offset.0] {
             0..=0x7f => 2,
-            // Up to 64 bytes, so that one byte is enough for the back-length.
+            // At most 64 bytes, so the back-length takes one byte.
             tag @ 0x80..=0xbf => 2 + usize::from(tag & 0x3f),
-            _ => with_back_length(span_at(&self.bytes[offset.0..]).expect(BROKEN)),
+            _ => with_back_length(span_at(&self.bytes[offset.0..]).expect(VALID)),
         };
         Offset(offset.0 + bytes)
     }
 
-    /// The element at `offset`, and where it ends.
+    /// The element at `offset`, and its end.
     #[inline(always)]
     pub(crate) fn decode(self, offset: Offset) -> (Element<'a>, Offset) {
         match self.short_text(offset) {
@@ -251,7 +251,7 @@ impl<'a> Listpack<'a> {
 
     #[inline]
     fn decode_any(self, offset: Offset) -> (Element<'a>, Offset) {
-        let (element, span) = Element::decode(&self.bytes[offset.0..]).expect(BROKEN);
+        let (element, span) = Element::decode(&self.bytes[offset.0..]).expect(VALID);
         (element, Offset(offset.0 + with_back_length(span)))
     }
 }
@@ -265,7 +265,7 @@ impl<'a> IntoIterator for Listpack<'a> {
     }
 }
 
-/// The elements of a listpack, or of a part of it, from both ends.
+/// An iterator over a listpack, or a part of one, from either end.
 #[derive(Debug, Clone, Copy)]
 pub struct Iter<'a> {
     listpack: Listpack<'a>,
@@ -274,7 +274,7 @@ pub struct Iter<'a> {
 }
 
 impl Iter<'_> {
-    /// Where the next element starts, or the end of the part.
+    /// The start of the next element, or the end of the range.
     pub fn offset(&self) -> Offset {
         self.front
     }
@@ -305,28 +305,29 @@ impl DoubleEndedIterator for Iter<'_> {
     }
 }
 
-/// Adds an element behind all others.
+/// Appends an element.
 #[inline]
 pub fn push_back<'e>(buffer: &mut impl Buffer, element: impl Into<Element<'e>>) {
     let end = Listpack::new(buffer.bytes()).end();
     insert(buffer, end, element);
 }
 
-/// Adds an element before all others.
+/// Prepends an element.
 #[inline]
 pub fn push_front<'e>(buffer: &mut impl Buffer, element: impl Into<Element<'e>>) {
     insert(buffer, Offset::FIRST, element);
 }
 
-/// Adds an element before the one at `offset`, or at the end. It then starts at `offset`.
+/// Inserts an element at `offset`: before the one that starts there, or at the end.
 #[inline]
 pub fn insert<'e>(buffer: &mut impl Buffer, offset: Offset, element: impl Into<Element<'e>>) {
     let element = element.into();
-    let target = open(buffer, offset, 1, element.encoded_bytes());
+    let target = open_gap(buffer, offset, 1, element.encoded_bytes());
     element.encode(target);
 }
 
-/// Adds elements, in their order, before the one at `offset`, or at the end; all in one move. The iterator runs twice.
+/// Inserts elements, in order, at `offset`: before the element that starts there, or at the end. The bytes after them move
+/// only once. The iterator runs twice.
 pub fn insert_many<'e>(
     buffer: &mut impl Buffer,
     offset: Offset,
@@ -340,14 +341,14 @@ pub fn insert_many<'e>(
     if count == 0 {
         return;
     }
-    let mut target = open(buffer, offset, count, bytes);
+    let mut target = open_gap(buffer, offset, count, bytes);
     for element in elements {
         let len = element.encode(target);
         target = &mut target[len..];
     }
 }
 
-/// Adds elements, in their order, behind all others. The iterator runs twice.
+/// Appends elements, in order. The iterator runs twice.
 pub fn append_many<'e>(
     buffer: &mut impl Buffer,
     elements: impl Iterator<Item = Element<'e>> + Clone,
@@ -356,7 +357,7 @@ pub fn append_many<'e>(
     insert_many(buffer, end, elements);
 }
 
-/// Adds the `count` elements between two offsets of another listpack behind all others.
+/// Appends the `count` elements between two offsets of another listpack.
 pub fn append_range(
     buffer: &mut impl Buffer,
     source: Listpack<'_>,
@@ -367,11 +368,11 @@ pub fn append_range(
     if count > 0 {
         let end = Listpack::new(buffer.bytes()).end();
         let bytes = &source.bytes[from.0..to.0];
-        open(buffer, end, count, bytes.len()).copy_from_slice(bytes);
+        open_gap(buffer, end, count, bytes.len()).copy_from_slice(bytes);
     }
 }
 
-/// Puts another element in the place of the one at `offset`.
+/// Replaces the element at `offset`.
 #[inline]
 pub fn replace<'e>(buffer: &mut impl Buffer, offset: Offset, element: impl Into<Element<'e>>) {
     let element = element.into();
@@ -385,8 +386,8 @@ pub fn replace<'e>(buffer: &mut impl Buffer, offset: Offset, element: impl Into<
     element.encode(target);
 }
 
-/// Removes up to `count` elements from the one at `offset` on, in one move. The one behind them then starts at `offset`.
-/// Returns how many there were.
+/// Removes up to `count` elements, starting with the one at `offset`, and returns how many were removed. The bytes after
+/// them move only once; the next element then starts at `offset`.
 pub fn remove(buffer: &mut impl Buffer, offset: Offset, count: usize) -> usize {
     let listpack = Listpack::new(buffer.bytes());
     let mut iter = listpack.range(offset, listpack.end());
@@ -408,15 +409,16 @@ pub fn remove_range(buffer: &mut impl Buffer, from: Offset, to: Offset, count: u
     buffer.splice(from.0, to.0 - from.0, 0);
 }
 
-/// Removes up to `limit` elements that are `wanted`, those nearest to one end, in one pass. Returns how many there were.
+/// Removes up to `limit` elements that match `needle`, those nearest to the end `from`, and returns how many were removed.
+/// Each element moves only once.
 pub fn remove_equal(
     buffer: &mut impl Buffer,
-    wanted: &Wanted<'_>,
+    needle: &Needle<'_>,
     limit: usize,
     from: Side,
 ) -> usize {
     let listpack = Listpack::new(buffer.bytes());
-    let all = listpack.iter().filter(|&other| wanted.is(other));
+    let all = listpack.iter().filter(|&other| needle.matches(other));
     let (removed, mut spared) = match from {
         Side::Left => (all.take(limit).count(), 0),
         Side::Right => {
@@ -427,8 +429,8 @@ pub fn remove_equal(
     let (mut read, mut write, mut left) = (Offset::FIRST, Offset::FIRST, removed);
     while left > 0 {
         let (element, after) = Listpack::new(buffer.bytes()).decode(read);
-        if !wanted.is(element) || spared > 0 {
-            spared -= usize::from(wanted.is(element));
+        if !needle.matches(element) || spared > 0 {
+            spared -= usize::from(needle.matches(element));
             buffer.bytes_mut().copy_within(read.0..after.0, write.0);
             write.0 += after.0 - read.0;
         } else {
@@ -442,9 +444,9 @@ pub fn remove_equal(
     removed
 }
 
-/// Makes room for `count` elements of together `bytes` bytes at `offset`, and counts them.
+/// Makes room at `offset` for `count` elements with a total of `bytes` bytes, and adds them to the count.
 #[inline]
-fn open(buffer: &mut impl Buffer, offset: Offset, count: usize, bytes: usize) -> &mut [u8] {
+fn open_gap(buffer: &mut impl Buffer, offset: Offset, count: usize, bytes: usize) -> &mut [u8] {
     let listpack = Listpack::new(buffer.bytes());
     let (is_empty, count) = (listpack.is_empty(), listpack.len() + count);
     if is_empty {
@@ -456,7 +458,7 @@ fn open(buffer: &mut impl Buffer, offset: Offset, count: usize, bytes: usize) ->
     buffer.splice(offset.0, 0, bytes)
 }
 
-/// An element takes two bytes or more, so that the count stays far below 2^32 within [`BYTES_MAX`].
+/// Every element takes at least two bytes, so within [`BYTES_MAX`] the count stays far below 2^32.
 fn set_count(buffer: &mut impl Buffer, count: usize) {
     buffer.bytes_mut()[..HEADER_BYTES].copy_from_slice(&(count as u32).to_le_bytes());
 }

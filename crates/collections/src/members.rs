@@ -1,7 +1,7 @@
-//! Members: a large set, a table with one block of memory per member.
+//! Members: a large set, as a table with one block of memory per member.
 //!
 //! ```text
-//! block  | length, 7 bits a byte, lowest first; the high bit says that more follow | bytes ... |
+//! block  | length, 7 bits per byte, lowest first; the high bit means that more bytes follow | bytes ... |
 //! ```
 
 use std::mem::ManuallyDrop;
@@ -15,7 +15,7 @@ use damselfly_table::{Entry, Item, Table};
 struct Member(NonNull<u8>);
 
 // SAFETY:
-// - a member owns its block alone, and the allocator frees blocks of any thread;
+// - a member is the only owner of its block, and any thread may free a block;
 // - nothing writes to a block after `Member::new`.
 unsafe impl Send for Member {}
 // SAFETY: as above.
@@ -49,12 +49,12 @@ impl Drop for Member {
     }
 }
 
-/// How many bytes the length takes.
+/// The number of bytes that the length takes.
 fn header_bytes(len: usize) -> usize {
     (usize::BITS - (len | 1).leading_zeros()).div_ceil(7) as usize
 }
 
-/// The memory that a member of so many bytes takes.
+/// The memory that a member of `len` bytes takes.
 fn block_bytes(len: usize) -> usize {
     heap::block_bytes(header_bytes(len) + len)
 }
@@ -62,12 +62,12 @@ fn block_bytes(len: usize) -> usize {
 /// The bytes of a member.
 ///
 /// # Safety
-/// `raw` is the block of a member that lives for `'a`.
+/// `raw` is the block of a member that stays alive for `'a`.
 #[inline]
 unsafe fn bytes<'a>(raw: NonNull<u8>) -> &'a [u8] {
     let (mut len, mut header) = (0, 0);
     loop {
-        // SAFETY: a byte of the header, whose end is not reached.
+        // SAFETY: the header continues, so this is one of its bytes.
         let from = unsafe { raw.add(header) };
         // SAFETY: as above.
         let byte = unsafe { from.read() };
@@ -77,15 +77,15 @@ unsafe fn bytes<'a>(raw: NonNull<u8>) -> &'a [u8] {
             break;
         }
     }
-    // SAFETY: so many bytes follow the header.
+    // SAFETY: `len` bytes follow the header.
     let from = unsafe { raw.add(header) };
-    // SAFETY: as above; they are initialised and not written while the member lives.
+    // SAFETY: as above; they are initialised, and nothing writes to them while the member is alive.
     unsafe { slice::from_raw_parts(from.as_ptr(), len) }
 }
 
 // SAFETY:
 // - blocks come from `heap::allocate`: aligned to 8, in user space, which ends below 2^48;
-// - a member owns its block alone, and blocks only change when they are made.
+// - a member is the only owner of its block, and nothing changes a block after its creation.
 unsafe impl Item for Member {
     type Ref<'a> = &'a [u8];
 
@@ -126,7 +126,7 @@ unsafe impl Item for Member {
 /// A large set of byte strings.
 pub struct Members {
     table: Table<Member>,
-    /// Of all members' blocks.
+    /// The total size of all members' blocks.
     block_bytes: usize,
 }
 
@@ -152,36 +152,36 @@ impl Members {
     }
 
     /// An empty set with room for about `len` members.
-    pub fn with_room(len: usize) -> Self {
+    pub fn with_capacity(len: usize) -> Self {
         Self {
             table: Table::dense_for(len),
             block_bytes: 0,
         }
     }
 
-    /// How many members there are.
+    /// The number of members.
     pub fn len(&self) -> usize {
         self.table.len()
     }
 
-    /// Whether there are none.
+    /// Whether the set is empty.
     pub fn is_empty(&self) -> bool {
         self.table.is_empty()
     }
 
-    /// Heap bytes of the whole set, as the allocator sets them aside.
+    /// The bytes of heap that the whole set uses, in the allocator's block sizes.
     pub fn memory_bytes(&self) -> usize {
         self.table.memory_bytes() + self.block_bytes
     }
 
-    /// Whether this is a member.
+    /// Whether the set contains `member`.
     pub fn contains(&self, member: &[u8]) -> bool {
         self.table
             .find(damselfly_base::hash(member), member)
             .is_some()
     }
 
-    /// Adds a member; false if it was there.
+    /// Adds a member; false if it was already there.
     pub fn insert(&mut self, member: &[u8]) -> bool {
         match self.table.entry(damselfly_base::hash(member), member) {
             Entry::Occupied(_) => false,
@@ -193,7 +193,7 @@ impl Members {
         }
     }
 
-    /// Removes a member; false if it was not there.
+    /// Removes a member; false if there was none.
     pub fn remove(&mut self, member: &[u8]) -> bool {
         match self.table.entry(damselfly_base::hash(member), member) {
             Entry::Occupied(occupied) => {
@@ -205,12 +205,12 @@ impl Members {
         }
     }
 
-    /// A member picked by a random number, each with about the same chance; none if the set is empty.
+    /// The member that a random number selects; all are about equally likely. `None` if the set is empty.
     pub fn random(&self, random: u64) -> Option<&[u8]> {
         self.table.random(random)
     }
 
-    /// Removes the member that [`random`](Self::random) would pick, after `taken` saw it.
+    /// Passes the member that [`random`](Self::random) would select to `taken`, then removes it.
     pub fn take_random<R>(&mut self, random: u64, taken: impl FnOnce(&[u8]) -> R) -> Option<R> {
         let entry = self.table.random_entry(random)?;
         let member = entry.get();
@@ -220,10 +220,10 @@ impl Members {
         Some(result)
     }
 
-    /// Visits some members from position `cursor` on and returns the next position, or 0 at the end; start with 0.
+    /// Visits some members from `cursor` on and returns the next cursor, or 0 at the end. Start with 0.
     ///
-    /// While the set does not change, each member is visited once. If it changes, each that stays is visited at least
-    /// once.
+    /// If the set does not change during the scan, each member is visited once. If it changes, each member that stays is
+    /// visited at least once.
     pub fn scan(&self, cursor: u64, visit: impl FnMut(&[u8])) -> u64 {
         self.table.scan(cursor, visit)
     }
@@ -236,7 +236,7 @@ impl Members {
 
 impl Clone for Members {
     fn clone(&self) -> Self {
-        let mut copy = Self::with_room(self.len());
+        let mut copy = Self::with_capacity(self.len());
         for member in self.iter() {
             copy.insert(member);
         }
@@ -252,7 +252,7 @@ mod tests {
     use super::*;
 
     fn key(number: u64) -> Vec<u8> {
-        // Lengths around all boundaries of the header.
+        // Lengths around every change of the header's size.
         let len = [0, 1, 7, 8, 12, 126, 127, 128, 129, 16_383, 16_384][number as usize % 11];
         let mut key = number.to_string().into_bytes();
         key.resize(len.max(key.len()), b'.');
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn members_behave_as_a_plain_set() {
+    fn random_changes_match_a_plain_set() {
         let mut random = Random::for_test();
         let mut members = Members::new();
         let mut model = BTreeSet::new();
@@ -331,7 +331,8 @@ mod tests {
                 *counts.entry(member.to_vec()).or_insert(0_i32) += 1;
             }
             assert_eq!(counts.len(), len);
-            // Chi squared: its mean is the degrees of freedom, its variance twice that; six deviations never happen.
+            // Chi squared: the mean is the degrees of freedom, the variance twice that. Chance practically never exceeds
+            // six standard deviations.
             let chi: f64 = counts
                 .values()
                 .map(|count| f64::from(count - 100).powi(2) / 100.0)

@@ -4,7 +4,7 @@
 //! | member | score | member | score | ...       ascending by score, then by the bytes of the member
 //! ```
 //!
-//! A score that is whole is an integer, any other its text of 17 significant digits: what Redis stores.
+//! A whole score is stored as an integer, any other score as text with 17 significant digits, as in Redis.
 
 use std::cmp::Ordering;
 use std::iter::FusedIterator;
@@ -14,9 +14,9 @@ use damselfly_base::double::{self, DoubleText};
 use damselfly_base::number::Decimal;
 
 use crate::listpack::{self, Listpack, Offset};
-use crate::{Buffer, Element, ScoredRef, Wanted};
+use crate::{Buffer, Element, Needle, ScoredRef};
 
-const PAIRS: &str = "a sorted set's listpack has a score for each member";
+const PAIRED: &str = "a sorted set's listpack has a score for each member";
 
 /// A member of a sorted set, and its score.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -48,17 +48,17 @@ impl<'a> From<ScoredRef<'a>> for Scoring<'a> {
     }
 }
 
-/// A small sorted set, to read.
+/// A read-only view of a small sorted set.
 #[derive(Clone, Copy, Debug)]
 pub struct PackedRanking<'a>(Listpack<'a>);
 
-/// The integer that a score is stored as, if it is: all that are whole, up to 2^62. Minus zero loses its sign.
+/// The integer that a score is stored as: for whole scores up to an absolute value of 2^62. Negative zero loses its sign.
 pub fn stored_integer(score: f64) -> Option<i64> {
     const WHOLE_MAX: f64 = (1_u64 << 62) as f64;
     (score.abs() <= WHOLE_MAX && score.trunc() == score).then_some(score as i64)
 }
 
-/// Calls `with` with the element that stands for a score.
+/// Calls `with` with the element that represents a score.
 fn with_element<R>(score: f64, with: impl FnOnce(Element<'_>) -> R) -> R {
     match stored_integer(score) {
         Some(integer) => with(Element::Integer(integer)),
@@ -66,7 +66,7 @@ fn with_element<R>(score: f64, with: impl FnOnce(Element<'_>) -> R) -> R {
     }
 }
 
-/// The score that an element stands for.
+/// The score that an element represents.
 fn score_of(element: Element<'_>) -> Option<f64> {
     match element {
         Element::Integer(number) => Some(number as f64),
@@ -75,13 +75,13 @@ fn score_of(element: Element<'_>) -> Option<f64> {
 }
 
 impl<'a> PackedRanking<'a> {
-    /// The sorted set that these bytes are.
+    /// Views `bytes` as a small sorted set.
     #[inline]
     pub fn new(bytes: &'a [u8]) -> Self {
         Self(Listpack::new(bytes))
     }
 
-    /// Whether the bytes are a sorted set; for bytes from outside: members and scores, in order, no member twice.
+    /// Whether untrusted bytes are a valid sorted set: members and scores, in order, without duplicate members.
     pub fn is_valid(bytes: &[u8]) -> bool {
         let listpack = Listpack::new(bytes);
         if !listpack.is_valid() || !listpack.len().is_multiple_of(2) {
@@ -107,25 +107,25 @@ impl<'a> PackedRanking<'a> {
         self.0.len() / 2
     }
 
-    /// True if there are none.
+    /// Whether the sorted set is empty.
     pub fn is_empty(self) -> bool {
         self.0.is_empty()
     }
 
-    /// Bytes that it takes.
+    /// The size in bytes.
     pub fn byte_len(self) -> usize {
         self.0.byte_len()
     }
 
-    /// Where a member stands.
+    /// The offset of a member.
     #[inline]
     pub fn find(self, member: &[u8]) -> Option<Offset> {
-        self.0.find(Offset::FIRST, 1, &Wanted::new(member))
+        self.0.find(Offset::FIRST, 1, &Needle::new(member))
     }
 
-    /// The score of the member at an offset.
+    /// The score of the member at `offset`.
     pub fn score_at(self, offset: Offset) -> f64 {
-        score_of(self.0.at(self.0.after(offset))).expect(PAIRS)
+        score_of(self.0.at(self.0.after(offset))).expect(PAIRED)
     }
 
     /// The score of a member.
@@ -140,7 +140,7 @@ impl<'a> PackedRanking<'a> {
         Some((before, self.score_at(found)))
     }
 
-    /// The members of these ranks, as far as there are so many; a walk from either end.
+    /// An iterator over the members of these ranks, from either end. Ranks beyond the last member are ignored.
     pub fn range(self, ranks: Range<usize>) -> PackedScorings<'a> {
         let end = ranks.end.min(self.len());
         let start = ranks.start.min(end);
@@ -160,7 +160,8 @@ impl<'a> PackedRanking<'a> {
         }
     }
 
-    /// The ranks behind those that are `below`, up to the first that is `above`.
+    /// The ranks of the members that are neither `below` nor `above` a range. `below` must be true for a prefix of the members
+    /// only, and `above` for a suffix only.
     pub fn ranks_where(
         self,
         below: impl Fn(Scoring<'a>) -> bool,
@@ -180,8 +181,8 @@ impl<'a> PackedRanking<'a> {
         start.unwrap_or(rank)..rank
     }
 
-    /// Where a member of this score would stand.
-    fn place_of(self, score: f64, member: &[u8]) -> Offset {
+    /// The offset at which to insert a member with this score.
+    fn insertion_offset(self, score: f64, member: &[u8]) -> Offset {
         let Some(last) = self.iter().next_back() else {
             return Offset::FIRST;
         };
@@ -199,8 +200,8 @@ impl<'a> PackedRanking<'a> {
         }
     }
 
-    /// Whether the member at an offset would stay where it is with another score.
-    fn stays(self, offset: Offset, score: f64, member: &[u8]) -> bool {
+    /// Whether the member at `offset` would keep its position with another score.
+    fn keeps_position(self, offset: Offset, score: f64, member: &[u8]) -> bool {
         let pair_before = || {
             let score = self.0.previous(offset)?;
             self.0.previous(score)
@@ -215,26 +216,26 @@ impl<'a> PackedRanking<'a> {
     }
 }
 
-/// Adds a member that is not there.
+/// Inserts a new member, which must not exist yet.
 pub fn insert(buffer: &mut impl Buffer, member: &[u8], score: f64) {
-    let place = PackedRanking::new(buffer.bytes()).place_of(score, member);
+    let offset = PackedRanking::new(buffer.bytes()).insertion_offset(score, member);
     with_element(score, |score| {
         let pair = [Element::new(member), score];
-        listpack::insert_many(buffer, place, pair.into_iter());
+        listpack::insert_many(buffer, offset, pair.into_iter());
     });
 }
 
-/// Adds a member behind all others, which are below it.
+/// Appends a member, which must be above all others.
 pub fn push_back(buffer: &mut impl Buffer, scoring: Scoring<'_>) {
     with_element(scoring.score, |score| {
         listpack::append_many(buffer, [scoring.member, score].into_iter());
     });
 }
 
-/// Gives the member at an offset another score.
+/// Changes the score of `member`, which is stored at `offset`.
 pub fn rescore(buffer: &mut impl Buffer, offset: Offset, member: &[u8], score: f64) {
     let set = PackedRanking::new(buffer.bytes());
-    if set.stays(offset, score, member) {
+    if set.keeps_position(offset, score, member) {
         let at = set.0.after(offset);
         with_element(score, |score| listpack::replace(buffer, at, score));
     } else {
@@ -243,12 +244,12 @@ pub fn rescore(buffer: &mut impl Buffer, offset: Offset, member: &[u8], score: f
     }
 }
 
-/// Removes the member at an offset.
+/// Removes the member at `offset`.
 pub fn remove(buffer: &mut impl Buffer, offset: Offset) {
     listpack::remove(buffer, offset, 2);
 }
 
-/// Removes the members of these ranks, which are there.
+/// Removes the members of these ranks, which must exist.
 pub fn remove_range(buffer: &mut impl Buffer, ranks: Range<usize>) {
     let set = PackedRanking::new(buffer.bytes());
     if let Some(offset) = set.0.seek(ranks.start * 2) {
@@ -256,7 +257,7 @@ pub fn remove_range(buffer: &mut impl Buffer, ranks: Range<usize>) {
     }
 }
 
-/// A walk over members in order, see [`PackedRanking::range`].
+/// An iterator over members in order, see [`PackedRanking::range`].
 #[derive(Clone, Debug)]
 pub struct PackedScorings<'a> {
     elements: listpack::Iter<'a>,
@@ -269,7 +270,7 @@ impl<'a> Iterator for PackedScorings<'a> {
     #[inline]
     fn next(&mut self) -> Option<Scoring<'a>> {
         let member = self.elements.next()?;
-        let score = self.elements.next().and_then(score_of).expect(PAIRS);
+        let score = self.elements.next().and_then(score_of).expect(PAIRED);
         self.len -= 1;
         Some(Scoring { member, score })
     }
@@ -281,8 +282,8 @@ impl<'a> Iterator for PackedScorings<'a> {
 
 impl DoubleEndedIterator for PackedScorings<'_> {
     fn next_back(&mut self) -> Option<Self::Item> {
-        let score = self.elements.next_back().map(score_of)?.expect(PAIRS);
-        let member = self.elements.next_back().expect(PAIRS);
+        let score = self.elements.next_back().map(score_of)?.expect(PAIRED);
+        let member = self.elements.next_back().expect(PAIRED);
         self.len -= 1;
         Some(Scoring { member, score })
     }
@@ -300,7 +301,7 @@ mod tests {
     use crate::Ranking;
 
     #[test]
-    fn any_changes_leave_the_same_as_in_a_large_one() {
+    fn random_changes_match_a_large_sorted_set() {
         const SCORES: [f64; 8] = [
             0.0,
             1.0,
@@ -366,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_sorted_set_is_found_out() {
+    fn invalid_sorted_sets_are_refused() {
         let bytes = |elements: &[&[u8]]| {
             let mut bytes = Vec::new();
             listpack::append_many(&mut bytes, elements.iter().map(|text| Element::new(text)));

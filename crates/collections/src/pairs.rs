@@ -1,24 +1,24 @@
-//! A small hash: a listpack of its fields, in the order of their insertion.
+//! A small hash: a listpack of its fields, in insertion order.
 //!
 //! ```text
 //! plain   | field | value | field | value | ...
-//! timed   | soonest | field | value | deadline | field | value | deadline | ...
+//! timed   | first deadline | field | value | deadline | field | value | deadline | ...
 //!
-//! deadline   milliseconds since the epoch; 0 for none
-//! soonest    the soonest deadline in the hash; 0 if there is none
+//! deadline         milliseconds since the epoch; 0 for none
+//! first deadline   the earliest deadline in the hash; 0 if there is none
 //! ```
 //!
-//! A hash becomes timed when a field first gets a deadline. Deadlines that may be stored are positive.
+//! A hash becomes timed when a field gets a deadline for the first time. Deadlines must be positive.
 
 use crate::listpack::{self, Iter, Listpack, Offset};
-use crate::{Buffer, Element, FieldRef, Wanted};
+use crate::{Buffer, Element, FieldRef, Needle};
 
 /// Whether fields can have deadlines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
-    /// None has, and there is no room for them.
+    /// No; deadlines are not stored.
     Plain,
-    /// Some may have.
+    /// Yes; each field stores a deadline or 0.
     Timed,
 }
 
@@ -40,14 +40,14 @@ impl Layout {
     }
 }
 
-/// A field, as every form of a hash shows it.
+/// A field and its value, the same for every form of a hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pair<'a> {
     /// The field's name.
     pub field: Element<'a>,
-    /// Its value.
+    /// The field's value.
     pub value: Element<'a>,
-    /// When it ends, in milliseconds since the epoch.
+    /// When the field expires, in milliseconds since the epoch.
     pub deadline_ms: Option<i64>,
 }
 
@@ -62,14 +62,14 @@ impl<'a> From<FieldRef<'a>> for Pair<'a> {
     }
 }
 
-/// A small hash, to read.
+/// A read-only view of a small hash.
 #[derive(Clone, Copy, Debug)]
 pub struct Pairs<'a> {
     listpack: Listpack<'a>,
     layout: Layout,
 }
 
-/// The fields of a small hash, in their order.
+/// An iterator over the fields of a small hash, in insertion order.
 #[derive(Clone, Copy, Debug)]
 pub struct PairIter<'a> {
     elements: Iter<'a>,
@@ -107,7 +107,7 @@ fn deadline_element(deadline_ms: Option<i64>) -> Element<'static> {
 }
 
 impl<'a> Pairs<'a> {
-    /// The hash that `bytes` are, in that layout.
+    /// Views `bytes` as a hash in this layout.
     #[inline]
     pub fn new(bytes: &'a [u8], layout: Layout) -> Self {
         Self {
@@ -116,7 +116,7 @@ impl<'a> Pairs<'a> {
         }
     }
 
-    /// Whether the bytes are a small hash; for bytes from outside. Two fields of the same name are not noticed.
+    /// Whether untrusted bytes are a valid small hash. Does not detect two fields with the same name.
     pub fn is_valid(self) -> bool {
         let count = self.listpack.len();
         self.listpack.is_valid()
@@ -142,7 +142,7 @@ impl<'a> Pairs<'a> {
         self.len() == 0
     }
 
-    /// Where the first field is, or would be.
+    /// The offset of the first field, even if there is none.
     #[inline]
     fn first(self) -> Offset {
         match self.layout {
@@ -154,7 +154,7 @@ impl<'a> Pairs<'a> {
 
     fn find(self, field: &[u8]) -> Option<Offset> {
         let skip = self.layout.stride() - 1;
-        self.listpack.find(self.first(), skip, &Wanted::new(field))
+        self.listpack.find(self.first(), skip, &Needle::new(field))
     }
 
     fn pair_at(self, field: Offset) -> Option<Pair<'a>> {
@@ -167,13 +167,13 @@ impl<'a> Pairs<'a> {
         self.pair_at(field).and_then(|pair| pair.deadline_ms)
     }
 
-    /// A field.
+    /// Looks up a field.
     #[inline]
     pub fn get(self, field: &[u8]) -> Option<Pair<'a>> {
         self.find(field).and_then(|offset| self.pair_at(offset))
     }
 
-    /// All fields, in the order of their insertion.
+    /// An iterator over all fields, in insertion order.
     #[inline]
     pub fn iter(self) -> PairIter<'a> {
         PairIter {
@@ -189,9 +189,9 @@ impl<'a> Pairs<'a> {
         self.pair_at(offset)
     }
 
-    /// The soonest deadline of any field.
+    /// The earliest deadline of any field.
     #[inline]
-    pub fn soonest_ms(self) -> Option<i64> {
+    pub fn first_deadline_ms(self) -> Option<i64> {
         match self.layout {
             Layout::Plain => None,
             Layout::Timed => self
@@ -201,15 +201,15 @@ impl<'a> Pairs<'a> {
         }
     }
 
-    /// The last deadline, if all fields have one: then nothing will be left.
+    /// The latest deadline, if all fields have one: the hash is then empty after it.
     pub fn expires_ms(self) -> Option<i64> {
-        self.soonest_ms()?;
+        self.first_deadline_ms()?;
         self.iter()
             .map(|pair| pair.deadline_ms)
             .reduce(|last, next| Some(last?.max(next?)))?
     }
 
-    /// The same fields as a timed hash.
+    /// The bytes of a timed hash with the same fields.
     pub fn to_timed(self) -> Vec<u8> {
         let mut bytes = Vec::new();
         if self.is_empty() {
@@ -219,8 +219,8 @@ impl<'a> Pairs<'a> {
             let deadline = deadline_element(pair.deadline_ms);
             [pair.field, pair.value, deadline]
         });
-        let soonest = deadline_element(self.soonest_ms());
-        listpack::append_many(&mut bytes, std::iter::once(soonest).chain(fields));
+        let first_deadline = deadline_element(self.first_deadline_ms());
+        listpack::append_many(&mut bytes, std::iter::once(first_deadline).chain(fields));
         bytes
     }
 }
@@ -234,33 +234,33 @@ impl<'a> IntoIterator for Pairs<'a> {
     }
 }
 
-/// A small hash, to change.
+/// A mutable view of a small hash.
 pub struct PairsMut<'b, B> {
     buffer: &'b mut B,
     layout: Layout,
 }
 
 impl<'b, B: Buffer> PairsMut<'b, B> {
-    /// The hash in `buffer`, in that layout.
+    /// Views the contents of `buffer` as a hash in this layout.
     #[inline]
     pub fn new(buffer: &'b mut B, layout: Layout) -> Self {
         Self { buffer, layout }
     }
 
-    /// The hash, to read.
+    /// A read-only view of the hash.
     #[inline]
     pub fn view(&self) -> Pairs<'_> {
         Pairs::new(self.buffer.bytes(), self.layout)
     }
 
-    /// Sets a field's value and deadline, and says whether the field is new.
+    /// Sets a field's value and deadline, and returns whether the field is new.
     ///
     /// # Panics
     /// If a deadline is given to a plain hash.
     pub fn set(&mut self, field: &[u8], value: Element<'_>, deadline_ms: Option<i64>) -> bool {
         assert!(
             self.layout == Layout::Timed || deadline_ms.is_none(),
-            "only a timed hash keeps deadlines"
+            "only a timed hash stores deadlines"
         );
         if let Some(at) = self.view().find(field) {
             self.replace(at, 1, value);
@@ -273,11 +273,11 @@ impl<'b, B: Buffer> PairsMut<'b, B> {
         }
         let elements = elements[..self.layout.stride()].iter().copied();
         listpack::append_many(self.buffer, elements);
-        self.note_deadline(None, deadline_ms);
+        self.update_first_deadline(None, deadline_ms);
         true
     }
 
-    /// Gives a field another deadline or none. Says whether there is such a field.
+    /// Sets or removes a field's deadline, and returns whether the field exists.
     ///
     /// # Panics
     /// If a deadline is given to a plain hash.
@@ -287,13 +287,13 @@ impl<'b, B: Buffer> PairsMut<'b, B> {
         };
         assert!(
             self.layout == Layout::Timed || deadline_ms.is_none(),
-            "only a timed hash keeps deadlines"
+            "only a timed hash stores deadlines"
         );
         self.write_deadline(at, deadline_ms);
         true
     }
 
-    /// Removes a field, and says whether there was one.
+    /// Removes a field, and returns whether it existed.
     pub fn remove(&mut self, field: &[u8]) -> bool {
         let Some(at) = self.view().find(field) else {
             return false;
@@ -303,28 +303,28 @@ impl<'b, B: Buffer> PairsMut<'b, B> {
         if self.view().is_empty() {
             self.clear();
         } else {
-            self.note_deadline(deadline_ms, None);
+            self.update_first_deadline(deadline_ms, None);
         }
         true
     }
 
-    /// Removes all bytes: `soonest` must not be left alone.
+    /// Removes all bytes, including the first deadline, which must not remain on its own.
     fn clear(&mut self) {
         let len = self.buffer.bytes().len();
         self.buffer.splice(0, len, 0);
     }
 
-    /// Removes the fields whose deadline has come, and returns how many.
-    pub fn remove_due(&mut self, now_ms: i64) -> usize {
+    /// Removes the expired fields, and returns how many.
+    pub fn remove_expired(&mut self, now_ms: i64) -> usize {
         if self
             .view()
-            .soonest_ms()
-            .is_none_or(|soonest| soonest > now_ms)
+            .first_deadline_ms()
+            .is_none_or(|first| first > now_ms)
         {
             return 0;
         }
         let before = self.view().len();
-        let (mut kept, mut soonest) = (Vec::new(), None);
+        let (mut kept, mut first_deadline) = (Vec::new(), None);
         for pair in self.view() {
             let Some(deadline) = pair.deadline_ms else {
                 kept.push(pair);
@@ -332,7 +332,8 @@ impl<'b, B: Buffer> PairsMut<'b, B> {
             };
             if deadline > now_ms {
                 kept.push(pair);
-                soonest = Some(soonest.map_or(deadline, |soonest: i64| soonest.min(deadline)));
+                first_deadline =
+                    Some(first_deadline.map_or(deadline, |first: i64| first.min(deadline)));
             }
         }
         let count = before - kept.len();
@@ -345,7 +346,7 @@ impl<'b, B: Buffer> PairsMut<'b, B> {
             [pair.field, pair.value, deadline]
         });
         let mut bytes = Vec::new();
-        let head = std::iter::once(deadline_element(soonest));
+        let head = std::iter::once(deadline_element(first_deadline));
         listpack::append_many(&mut bytes, head.chain(fields));
         let len = self.buffer.bytes().len();
         self.buffer
@@ -354,7 +355,7 @@ impl<'b, B: Buffer> PairsMut<'b, B> {
         count
     }
 
-    /// Replaces the element so many after the one at `field`.
+    /// Replaces the element that is `distance` elements after the one at `field`.
     fn replace(&mut self, field: Offset, distance: usize, element: Element<'_>) {
         let listpack = self.view().listpack;
         let at = (0..distance).fold(field, |at, _| listpack.after(at));
@@ -365,14 +366,14 @@ impl<'b, B: Buffer> PairsMut<'b, B> {
         if self.layout == Layout::Timed {
             let old_ms = self.view().deadline_at(field);
             self.replace(field, 2, deadline_element(deadline_ms));
-            self.note_deadline(old_ms, deadline_ms);
+            self.update_first_deadline(old_ms, deadline_ms);
         }
     }
 
-    /// Makes `soonest` true again after one deadline went and another came.
-    fn note_deadline(&mut self, old_ms: Option<i64>, new_ms: Option<i64>) {
-        let before = self.view().soonest_ms();
-        let soonest = match new_ms {
+    /// Updates the first deadline after a field's deadline changed from `old_ms` to `new_ms`.
+    fn update_first_deadline(&mut self, old_ms: Option<i64>, new_ms: Option<i64>) {
+        let before = self.view().first_deadline_ms();
+        let first_deadline = match new_ms {
             Some(new) if before.is_none_or(|before| new < before) => new_ms,
             Some(_) | None if old_ms.is_some() && old_ms == before => {
                 let deadlines = self.view().iter().filter_map(|pair| pair.deadline_ms);
@@ -380,7 +381,7 @@ impl<'b, B: Buffer> PairsMut<'b, B> {
             }
             Some(_) | None => return,
         };
-        listpack::replace(self.buffer, Offset::FIRST, deadline_element(soonest));
+        listpack::replace(self.buffer, Offset::FIRST, deadline_element(first_deadline));
     }
 }
 
@@ -412,8 +413,8 @@ mod tests {
         }
         assert_eq!(pairs.nth(model.len()), None);
         let deadlines = || model.iter().map(|(_, _, deadline)| *deadline);
-        let soonest = deadlines().flatten().min();
-        assert_eq!(pairs.soonest_ms(), soonest);
+        let first_deadline = deadlines().flatten().min();
+        assert_eq!(pairs.first_deadline_ms(), first_deadline);
         let all = !model.is_empty() && deadlines().all(|deadline| deadline.is_some());
         assert_eq!(
             pairs.expires_ms(),
@@ -422,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn any_sequence_of_changes_leaves_the_same_as_a_plain_model() {
+    fn random_changes_match_a_plain_model() {
         let mut random = Random::for_test();
         let mut random = |below: usize| random.below(below);
         for round in 0..200 {
@@ -469,10 +470,11 @@ mod tests {
                     }
                     6 if random(8) == 0 => {
                         let now = random(1000) as i64 * 100_000_000;
-                        let due = |deadline: Option<i64>| deadline.is_some_and(|at| at <= now);
+                        let is_expired =
+                            |deadline: Option<i64>| deadline.is_some_and(|at| at <= now);
                         let before = model.len();
-                        model.retain(|(_, _, deadline)| !due(*deadline));
-                        assert_eq!(pairs.remove_due(now), before - model.len());
+                        model.retain(|(_, _, deadline)| !is_expired(*deadline));
+                        assert_eq!(pairs.remove_expired(now), before - model.len());
                     }
                     7 if random(20) == 0 && layout == Layout::Plain => {
                         bytes = Pairs::new(&bytes, layout).to_timed();
@@ -486,7 +488,7 @@ mod tests {
     }
 
     #[test]
-    fn half_a_field_is_no_hash() {
+    fn an_incomplete_field_is_refused() {
         let mut bytes = Vec::new();
         assert!(Pairs::new(&bytes, Layout::Plain).is_valid());
         listpack::append_many(&mut bytes, [1, 2, 3].map(Element::Integer).into_iter());

@@ -1,4 +1,4 @@
-//! A large sorted set: a table finds members by name, a tree keeps them in order; both point to the same blocks.
+//! A large sorted set: a table finds members by name, and a tree keeps them in order; both point to the same blocks.
 //!
 //! ```text
 //! Table<Scored> ──► block of a member: score, length, bytes ◄── Tree
@@ -17,14 +17,14 @@ use crate::packed_ranking::Scoring;
 use crate::scored::{Scored, ScoredRef};
 use crate::tree::{Tree, Word};
 
-/// A walk starts loading members so many steps before it comes to them.
+/// An iterator prefetches members this many steps before it reaches them.
 const PREFETCH_STEPS: usize = 4;
 
-/// Members in the order of their scores, and of their bytes where scores are equal.
+/// Members ordered by score, and by their bytes if scores are equal.
 ///
 /// No score is NaN. Ranks count from 0.
 pub struct Ranking {
-    // Dropped before the table, which owns what it points to.
+    // Dropped before the table, which owns the members that the tree points to.
     tree: Tree,
     table: Table<Scored>,
     block_bytes: usize,
@@ -37,7 +37,7 @@ impl Default for Ranking {
 }
 
 impl Ranking {
-    /// A sorted set without members; allocates nothing.
+    /// Creates an empty sorted set; allocates nothing.
     pub fn new() -> Self {
         Self {
             tree: Tree::new(),
@@ -46,10 +46,11 @@ impl Ranking {
         }
     }
 
-    /// A sorted set of these members, ascending by score and bytes. Of two that are alike the first stays.
+    /// Creates a sorted set of these members, which must be in ascending order. If a member occurs twice, the first occurrence
+    /// is kept.
     ///
     /// # Panics
-    /// If they are not in order.
+    /// If the members are not in order.
     pub fn of_sorted<'a>(members: impl Iterator<Item = Scoring<'a>>) -> Self {
         let mut ranking = Self::new();
         let mut last: Option<ScoredRef<'_>> = None;
@@ -62,7 +63,7 @@ impl Ranking {
             let scored = Scored::new(member, scoring.score);
             ranking.block_bytes += scored.memory_bytes();
             let address = vacant.insert(scored).get().address();
-            // SAFETY: the table keeps the block from here on, and nothing else uses the set meanwhile.
+            // SAFETY: the table keeps the block alive from here on, and nothing else uses the set in the meantime.
             let reference = unsafe { ScoredRef::at(address) };
             assert!(
                 last.is_none_or(|last| last.compare(reference).is_lt()),
@@ -71,7 +72,7 @@ impl Ranking {
             last = Some(reference);
             Some(reference)
         });
-        // SAFETY: the table owns the members, and every method removes them from the tree before they change or end.
+        // SAFETY: the table owns the members, and every method removes a member from the tree before it changes or is freed.
         ranking.tree = unsafe { Tree::of_sorted(members) };
         ranking
     }
@@ -81,12 +82,12 @@ impl Ranking {
         self.tree.len()
     }
 
-    /// True if there are none.
+    /// Whether the sorted set is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Heap bytes: members, table and tree.
+    /// The bytes of heap used by members, table and tree.
     pub fn memory_bytes(&self) -> usize {
         self.block_bytes + self.table.memory_bytes() + self.tree.memory_bytes()
     }
@@ -102,8 +103,8 @@ impl Ranking {
         Some((self.tree.rank(found), found.score()))
     }
 
-    /// Gives a member the score that `rescore` makes of the one it has; `None` if it is not there, or to leave it.
-    /// Returns both scores.
+    /// Sets a member's score to the result of `rescore`, which receives the current score, or `None` if the member does not
+    /// exist. If `rescore` returns `None`, nothing changes. Returns the old score and the result of `rescore`.
     pub fn update(
         &mut self,
         member: &[u8],
@@ -117,8 +118,8 @@ impl Ranking {
                     let scored = Scored::new(member, score);
                     self.block_bytes += scored.memory_bytes();
                     let place = vacant.insert(scored);
-                    // SAFETY: the table owns the member now, and every method removes it from the tree before it
-                    // changes or ends.
+                    // SAFETY: the table now owns the member, and every method removes it from the tree before it
+                    // changes or is freed.
                     unsafe { self.tree.insert(place.get()) };
                 }
                 (None, new)
@@ -126,7 +127,7 @@ impl Ranking {
             Entry::Occupied(mut place) => {
                 let old = place.get().score();
                 let new = rescore(Some(old));
-                // Zero and minus zero are the same score; the one that was first stays.
+                // Zero and negative zero are the same score, so the existing one stays.
                 if let Some(score) = new
                     && score != old
                 {
@@ -141,7 +142,7 @@ impl Ranking {
         }
     }
 
-    /// Gives a member a score, and returns the one it had.
+    /// Sets a member's score, and returns the old one.
     pub fn insert(&mut self, member: &[u8], score: f64) -> Option<f64> {
         self.update(member, |_| Some(score)).0
     }
@@ -154,7 +155,7 @@ impl Ranking {
                 self.tree.remove(place.get());
                 let scored = place.remove();
                 self.block_bytes -= scored.memory_bytes();
-                Some(scored.look().score())
+                Some(scored.view().score())
             }
         }
     }
@@ -162,7 +163,7 @@ impl Ranking {
     /// Removes the members of these ranks.
     ///
     /// # Panics
-    /// If there are not so many.
+    /// If a rank does not exist.
     pub fn remove_range(&mut self, ranks: Range<usize>) {
         let removed = self.tree.remove_range(ranks);
         for (index, word) in removed.iter().enumerate() {
@@ -176,22 +177,23 @@ impl Ranking {
         }
     }
 
-    /// How many members have a lower score, or with `or_equal` no higher one.
+    /// The number of members with a lower score, or with `or_equal`, a lower or equal score.
     pub fn rank_of_score(&self, score: f64, or_equal: bool) -> usize {
         self.tree.rank_of_score(score, or_equal)
     }
 
-    /// How many members have lower bytes, or with `or_equal` no higher ones. Only meaningful if all scores are equal.
+    /// The number of members whose bytes sort before `member`, or with `or_equal`, before or equal to it. Only meaningful if
+    /// all scores are equal.
     pub fn rank_of_member(&self, member: &[u8], or_equal: bool) -> usize {
         self.tree.rank_of_member(member, or_equal)
     }
 
-    /// The member of a rank.
+    /// The member with this rank.
     pub fn at(&self, rank: usize) -> Option<ScoredRef<'_>> {
         self.range(rank..rank.saturating_add(1)).next()
     }
 
-    /// The members of these ranks, as far as there are so many; a walk from either end.
+    /// An iterator over the members of these ranks, from either end. Ranks beyond the last member are ignored.
     pub fn range(&self, ranks: Range<usize>) -> Members<'_> {
         let end = ranks.end.min(self.len());
         Members {
@@ -202,12 +204,12 @@ impl Ranking {
         }
     }
 
-    /// All members.
+    /// An iterator over all members, in order.
     pub fn iter(&self) -> Members<'_> {
         self.range(0..self.len())
     }
 
-    /// Visits the members at a cursor and returns the next cursor, or 0 at the end; see [`Table::scan`].
+    /// Visits some members from `cursor` on and returns the next cursor, or 0 at the end; see [`Table::scan`].
     pub fn scan(&self, cursor: u64, visit: impl FnMut(ScoredRef<'_>)) -> u64 {
         self.table.scan(cursor, visit)
     }
@@ -253,14 +255,14 @@ impl<'a> IntoIterator for &'a Ranking {
     }
 }
 
-/// A walk over members in order, see [`Ranking::range`].
+/// An iterator over members in order, see [`Ranking::range`].
 #[derive(Clone)]
 pub struct Members<'a> {
     tree: &'a Tree,
     ranks: Range<usize>,
-    /// What comes next, as far as it is in one leaf.
+    /// The members to return next from the front, within one leaf.
     front: &'a [Word],
-    /// What comes last, as far as it is in one leaf.
+    /// The members to return next from the back, within one leaf.
     back: &'a [Word],
 }
 
@@ -325,7 +327,7 @@ mod tests {
     use crate::Element;
     use crate::scored::order_of;
 
-    /// The same set in a form that is plainly right.
+    /// A simple reference implementation.
     #[derive(Default)]
     struct Model {
         scores: HashMap<Vec<u8>, f64>,
@@ -354,7 +356,7 @@ mod tests {
         }
     }
 
-    fn same(ranking: &Ranking, model: &Model) {
+    fn assert_equal(ranking: &Ranking, model: &Model) {
         ranking.assert_valid();
         let members = model.members();
         let own = |scored: ScoredRef<'_>| (scored.member().to_vec(), scored.score());
@@ -363,7 +365,7 @@ mod tests {
         assert!(backward.iter().eq(members.iter().rev()));
     }
 
-    /// Inserts, rescores and removes at random, with scores of a kind.
+    /// Inserts, rescores and removes random members, with scores from `score`.
     fn churn(random: &mut Random, size: usize, score: impl Fn(&mut Random) -> f64) {
         let (mut ranking, mut model) = (Ranking::new(), Model::default());
         for inserts_of_8 in [7, 4, 1, 6, 0] {
@@ -379,14 +381,14 @@ mod tests {
                     assert_eq!(ranking.remove(&member), model.remove(&member));
                 }
                 if step % (size / 3) == 0 {
-                    same(&ranking, &model);
+                    assert_equal(&ranking, &model);
                 }
             }
-            same(&ranking, &model);
-            same(&ranking.clone(), &model);
+            assert_equal(&ranking, &model);
+            assert_equal(&ranking.clone(), &model);
             for _ in 0..20 {
                 let score = score(random);
-                look(random, &ranking, &model, score);
+                assert_reads_equal(random, &ranking, &model, score);
             }
             let (from, count) = (random.below(ranking.len() + 1), random.below(size));
             let ranks = from..ranking.len().min(from + count);
@@ -394,14 +396,14 @@ mod tests {
                 model.remove(member);
             }
             ranking.remove_range(ranks);
-            same(&ranking, &model);
+            assert_equal(&ranking, &model);
         }
         ranking.remove_range(0..ranking.len());
         assert_eq!(ranking.memory_bytes() - ranking.table.memory_bytes(), 0);
     }
 
-    /// Compares what only looks.
-    fn look(random: &mut Random, ranking: &Ranking, model: &Model, score: f64) {
+    /// Compares the results of read-only methods.
+    fn assert_reads_equal(random: &mut Random, ranking: &Ranking, model: &Model, score: f64) {
         let members = model.members();
         for or_equal in [false, true] {
             let below = |other: f64| other < score || or_equal && other == score;
@@ -452,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn random_scores_behave_as_the_model() {
+    fn random_scores_match_the_model() {
         let mut random = Random::for_test();
         churn(&mut random, 20, |random| random.below(10) as f64);
         churn(&mut random, 3000, |random| {
@@ -461,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn extreme_and_equal_scores_behave_as_the_model() {
+    fn extreme_and_equal_scores_match_the_model() {
         let mut random = Random::for_test();
         churn(&mut random, 2000, |random| {
             [
@@ -486,7 +488,7 @@ mod tests {
             ranking.insert(&index.to_le_bytes(), score);
             model.insert(&index.to_le_bytes(), score);
         }
-        same(&ranking, &model);
+        assert_equal(&ranking, &model);
         while !ranking.is_empty() {
             let from = random.below(ranking.len());
             let to = ranking.len().min(from + random.below(20_000));
@@ -494,12 +496,12 @@ mod tests {
                 model.remove(member);
             }
             ranking.remove_range(from..to);
-            same(&ranking, &model);
+            assert_equal(&ranking, &model);
         }
     }
 
     #[test]
-    fn members_of_equal_scores_are_ranked_by_their_bytes() {
+    fn members_with_equal_scores_are_ranked_by_their_bytes() {
         let mut ranking = Ranking::new();
         for index in 0..1000 {
             ranking.insert(format!("m{index:04}").as_bytes(), 0.0);
@@ -526,10 +528,10 @@ mod tests {
         assert!(descending < 9.0, "{descending}");
     }
 
-    /// The second block of a member that came twice was freed, and then still compared with the next one: `last` was set
-    /// before the table had refused it.
+    /// Bug: if a member occurred twice, its second block was freed and then still compared with the next member. Cause: `last`
+    /// was set before the table refused the duplicate. Fix: `last` is set only after the table has accepted the member.
     #[test]
-    fn of_a_member_that_comes_twice_the_first_stays() {
+    fn the_first_occurrence_of_a_duplicate_member_is_kept() {
         let scoring = |member, score| Scoring {
             member: Element::Bytes(member),
             score,
@@ -547,7 +549,7 @@ mod tests {
     }
 
     #[test]
-    fn an_update_can_decline() {
+    fn an_update_can_leave_the_score_unchanged() {
         let mut ranking = Ranking::new();
         assert_eq!(ranking.update(b"a", |_| None), (None, None));
         assert!(ranking.is_empty());

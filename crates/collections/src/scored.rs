@@ -1,10 +1,10 @@
-//! A member of a large sorted set: one block of memory that two structures point to.
+//! A member of a large sorted set: one block of memory, referenced by two structures.
 //!
 //! ```text
 //! | score: f64 | length: u8, or 255 and u32 | member ... |
 //! ```
 //!
-//! The table of a [`Ranking`](crate::Ranking) owns the block; its tree points to it too.
+//! The table of a [`Ranking`](crate::Ranking) owns the block; its tree also points to it.
 
 use std::{cmp::Ordering, marker::PhantomData, ptr::NonNull, slice};
 
@@ -15,27 +15,27 @@ const SCORE_BYTES: usize = 8;
 /// The first byte of a length that needs four more.
 const LONG: u8 = 255;
 
-/// A member and its score.
+/// An owned member and its score.
 pub(crate) struct Scored(NonNull<u8>);
 
-/// A look at a member of a large sorted set.
+/// A borrowed member of a large sorted set, with its score.
 #[derive(Clone, Copy)]
 pub struct ScoredRef<'a> {
     block: NonNull<u8>,
-    set: PhantomData<&'a Scored>,
+    lifetime: PhantomData<&'a Scored>,
 }
 
-// SAFETY: the block is owned by this value alone, and it holds nothing but bytes.
+// SAFETY: this value is the only owner of the block, which contains only bytes.
 unsafe impl Send for Scored {}
 // SAFETY: through `&Scored`, the block is only read.
 unsafe impl Sync for Scored {}
 
-/// A number that is ordered as scores are: negative zero and zero have the same.
+/// Maps a score to a number that sorts the same way. Zero and negative zero map to the same number.
 #[inline]
 pub(crate) fn order_of(score: f64) -> u64 {
-    // Adding zero makes a positive zero of a negative one.
+    // Adding zero turns negative zero into positive zero.
     let bits = (score + 0.0).to_bits();
-    // All bits of a negative number turn around, and the sign of a positive one.
+    // Flips all bits of a negative number, and only the sign bit of a positive one.
     bits ^ ((bits as i64 >> 63) as u64 | 1 << 63)
 }
 
@@ -45,8 +45,8 @@ impl Scored {
         let long = member.len() >= usize::from(LONG);
         let at = SCORE_BYTES + if long { 5 } else { 1 };
         let block = heap::allocate(at + member.len());
-        // SAFETY: the block has so many bytes, and nothing else points to it yet.
-        let bytes = unsafe { uninitialized(block, at + member.len()) };
+        // SAFETY: the block has this many bytes, and nothing else points to it yet.
+        let bytes = unsafe { zeroed(block, at + member.len()) };
         bytes[..SCORE_BYTES].copy_from_slice(&score.to_le_bytes());
         if long {
             let len = u32::try_from(member.len()).expect("requests are shorter than 4 GiB");
@@ -59,42 +59,42 @@ impl Scored {
         Self(block)
     }
 
-    /// Looks at the member.
+    /// Borrows the member.
     #[inline]
-    pub(crate) fn look(&self) -> ScoredRef<'_> {
+    pub(crate) fn view(&self) -> ScoredRef<'_> {
         ScoredRef {
             block: self.0,
-            set: PhantomData,
+            lifetime: PhantomData,
         }
     }
 
     /// Changes the score.
     pub(crate) fn set_score(&mut self, score: f64) {
-        // SAFETY: every block begins with the score; it may be unaligned for what the compiler knows.
+        // SAFETY: every block begins with the score; a byte array needs no alignment.
         unsafe { self.0.cast::<[u8; 8]>().write(score.to_le_bytes()) };
     }
 
-    /// The bytes that were set aside for it.
+    /// The bytes that the allocator really uses for the member.
     pub(crate) fn memory_bytes(&self) -> usize {
-        // SAFETY: the block lives as long as this value.
+        // SAFETY: the block is live as long as this value.
         unsafe { heap::usable_bytes(self.0) }
     }
 }
 
-/// The bytes of a new block, zeroed so that they may be written through a slice.
+/// The bytes of a new block, zeroed so that they can be written through a slice.
 ///
 /// # Safety
 /// `block` has `len` bytes, which nothing else uses for `'a`.
-unsafe fn uninitialized<'a>(block: NonNull<u8>, len: usize) -> &'a mut [u8] {
+unsafe fn zeroed<'a>(block: NonNull<u8>, len: usize) -> &'a mut [u8] {
     // SAFETY: as the caller promises.
     unsafe { block.write_bytes(0, len) };
-    // SAFETY: initialised just now; as the caller promises.
+    // SAFETY: just initialised; otherwise as the caller promises.
     unsafe { slice::from_raw_parts_mut(block.as_ptr(), len) }
 }
 
 impl Drop for Scored {
     fn drop(&mut self) {
-        // SAFETY: the block comes from `allocate` and this value owned it.
+        // SAFETY: the block came from `allocate`, and this value owned it.
         unsafe { heap::free(self.0) }
     }
 }
@@ -103,18 +103,18 @@ impl<'a> ScoredRef<'a> {
     /// The member at an address.
     ///
     /// # Safety
-    /// The address is one of [`address`](Self::address), and for `'a` that member neither ends nor changes.
+    /// The address came from [`address`](Self::address), and that member stays alive and unchanged for `'a`.
     #[inline]
     pub(crate) unsafe fn at(address: usize) -> Self {
         let block = std::ptr::with_exposed_provenance_mut(address);
         Self {
             // SAFETY: the address of a block is not null.
             block: unsafe { NonNull::new_unchecked(block) },
-            set: PhantomData,
+            lifetime: PhantomData,
         }
     }
 
-    /// Where it is: a multiple of 8 below 2^48.
+    /// The member's address: a multiple of 8 below 2^48.
     #[inline]
     pub(crate) fn address(self) -> usize {
         self.block.as_ptr().expose_provenance()
@@ -123,7 +123,7 @@ impl<'a> ScoredRef<'a> {
     /// The score.
     #[inline]
     pub fn score(self) -> f64 {
-        // SAFETY: every block begins with the score, which nobody changes for `'a`.
+        // SAFETY: every block begins with the score, which does not change for `'a`.
         f64::from_le_bytes(unsafe { self.block.cast::<[u8; 8]>().read() })
     }
 
@@ -145,7 +145,7 @@ impl<'a> ScoredRef<'a> {
         };
         // SAFETY: the member follows its length.
         let member = unsafe { at.add(header) };
-        // SAFETY: initialised in `new`, never changed, and it lives for `'a`.
+        // SAFETY: initialised in `new`, never changed, and alive for `'a`.
         unsafe { slice::from_raw_parts(member.as_ptr(), len) }
     }
 
@@ -159,8 +159,8 @@ impl<'a> ScoredRef<'a> {
 
 // SAFETY:
 // - blocks come from `heap::allocate`: aligned to 8, in user space, which ends below 2^48;
-// - a `Scored` owns its block alone, may move between threads, and changes only through `&mut`; `set_score` changes
-//   neither key nor hash.
+// - a `Scored` is the only owner of its block, may move between threads, and changes only through `&mut`; `set_score`
+//   changes neither the key nor the hash.
 unsafe impl Item for Scored {
     type Ref<'a> = ScoredRef<'a>;
 
@@ -180,7 +180,7 @@ unsafe impl Item for Scored {
     unsafe fn reference<'a>(raw: NonNull<u8>) -> ScoredRef<'a> {
         ScoredRef {
             block: raw,
-            set: PhantomData,
+            lifetime: PhantomData,
         }
     }
 
@@ -207,19 +207,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn members_of_every_length_come_back() {
+    fn members_of_every_length_round_trip() {
         for len in [0, 1, 12, 254, 255, 256, 70_000] {
             let bytes = vec![7; len];
             let mut scored = Scored::new(&bytes, 1.5);
-            assert_eq!(scored.look().member(), bytes);
+            assert_eq!(scored.view().member(), bytes);
             scored.set_score(-2.0);
-            assert_eq!(scored.look().score(), -2.0);
-            assert_eq!(scored.look().member(), bytes);
+            assert_eq!(scored.view().score(), -2.0);
+            assert_eq!(scored.view().member(), bytes);
         }
     }
 
     #[test]
-    fn orders_are_those_of_the_scores() {
+    fn orders_sort_like_scores() {
         let scores = [
             f64::NEG_INFINITY,
             f64::MIN,

@@ -1,11 +1,11 @@
-//! Stream: entries in the order of their ids, each of them names and values.
+//! Stream: entries in the order of their ids, each with field names and values.
 //!
 //! ```text
-//! node ─ node ─ ... ─ node       packed entries, see `stream/node.rs`; added behind the last, trimmed from the first on
+//! node ─ node ─ ... ─ node       packed entries, see `stream/node.rs`; appended at the back, trimmed from the front
 //! ```
 //!
-//! An entry that is deleted is only marked; a node goes with its last entry. A copy of a stream shares its nodes until they
-//! change, so that it costs a count for each.
+//! Deleting an entry only marks it; a node is removed with its last entry. A copy of a stream shares its nodes until they
+//! change, so copying costs only a reference count per node.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, VecDeque};
@@ -23,122 +23,125 @@ pub use walk::Walk;
 
 use node::Node;
 
-/// Room that is set aside for the first entries.
+/// The initial capacity of a stream's first node.
 const FIRST_ROOM_BYTES: usize = 32;
 
 /// A stream.
 #[derive(Clone, Debug, Default)]
 pub struct Stream {
-    /// Ascending; none is empty but those that a trim has emptied.
+    /// In ascending order. Every node has live entries, except one that a trim has emptied.
     nodes: VecDeque<Node>,
     len: u64,
     node_bytes: usize,
     last_id: StreamId,
     deleted_max: StreamId,
     added: u64,
-    /// By their names. A copy shares each until it changes.
+    /// The groups by name. A copy of the stream shares each group until it changes.
     groups: BTreeMap<Box<[u8]>, Arc<Group>>,
     group_bytes: usize,
 }
 
-/// Which entries are removed from the front.
+/// Which entries a trim removes from the front.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trim {
-    /// All but so many.
+    /// All except this number of the newest entries.
     Length(u64),
     /// Those with lower ids.
     Ids(StreamId),
 }
 
-/// How exactly a trim is done.
+/// How exact a trim is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exactness {
-    /// To the entry.
+    /// Removes exactly the given entries.
     Exact,
-    /// Whole nodes, of together no more than so many entries; 0 for any number.
+    /// Removes only whole nodes, with at most this many entries in total; 0 for no limit.
     Nodes(u64),
 }
 
 impl Stream {
-    /// How many entries there are.
+    /// The number of entries.
     pub fn len(&self) -> usize {
         self.len as usize
     }
 
-    /// Whether there are none.
+    /// Whether the stream has no entries.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The highest id that was ever given to an entry, or that was set.
+    /// The highest id that an entry ever had, or the last id set by [`set_history`](Self::set_history).
     pub fn last_id(&self) -> StreamId {
         self.last_id
     }
 
-    /// The highest id of an entry that was deleted other than by a trim.
+    /// The highest id of an entry that was deleted by other means than a trim.
     pub fn deleted_max(&self) -> StreamId {
         self.deleted_max
     }
 
-    /// How many entries were ever added.
+    /// The number of entries ever added.
     pub fn added(&self) -> u64 {
         self.added
     }
 
-    /// How many nodes there are.
+    /// The number of nodes.
     pub fn nodes(&self) -> usize {
         self.nodes.len()
     }
 
-    /// How many blocks of memory it consists of, about.
+    /// The approximate number of memory blocks that the stream consists of.
     pub fn parts(&self) -> usize {
         let groups = self.groups.values().map(|group| 1 + group.parts());
         self.nodes.len() + groups.sum::<usize>()
     }
 
-    /// The id of the first entry; the lowest id if there is none.
+    /// The id of the first entry, or the lowest id if there are no entries.
     pub fn first_id(&self) -> StreamId {
         let first = self.walk(StreamId::MIN, StreamId::MAX).next();
         first.map_or(StreamId::MIN, |entry| entry.id)
     }
 
-    /// The id of the last entry, if there is any.
-    pub fn top_id(&self) -> Option<StreamId> {
+    /// The id of the last entry that still exists, if any.
+    pub fn last_entry_id(&self) -> Option<StreamId> {
         let last = self.walk(StreamId::MIN, StreamId::MAX).next_back();
         last.map(|entry| entry.id)
     }
 
-    /// The bytes that it takes on the heap.
+    /// The bytes of heap that the stream uses.
     pub fn memory_bytes(&self) -> usize {
         self.node_bytes + self.nodes.capacity() * size_of::<Node>() + self.group_bytes
     }
 
-    /// The bytes that a copy and the first change to it take: its nodes stay shared but for one, its groups until they change.
+    /// The bytes that a copy and the first change to it take. All nodes but one stay shared, and each group until it changes.
     pub fn copied_bytes(&self) -> usize {
         self.nodes.len() * size_of::<Node>() + self.group_bytes
     }
 
-    /// Sets what else is known about it.
+    /// Sets the last id, the highest deleted id and the number of entries ever added.
     pub fn set_history(&mut self, last_id: StreamId, deleted_max: StreamId, added: u64) {
         (self.last_id, self.deleted_max, self.added) = (last_id, deleted_max, added);
     }
 
-    /// Adds an entry behind all others.
+    /// Appends an entry.
     ///
     /// # Panics
-    /// If `id` is not higher than the last, or the texts have more than [`ENTRY_BYTES_MAX`] bytes.
+    /// If `id` is not higher than the last id, or if names and values have more than [`ENTRY_BYTES_MAX`] bytes in total.
     pub fn push<'e>(
         &mut self,
         id: StreamId,
         pairs: impl ExactSizeIterator<Item = (&'e [u8], &'e [u8])> + Clone,
         limits: NodeLimits,
     ) {
-        assert!(id > self.last_id, "{id} after {}", self.last_id);
+        assert!(id > self.last_id, "{id} is not above {}", self.last_id);
         let text_bytes = pairs
             .clone()
             .map(|(name, value)| name.len() + value.len())
             .sum();
-        assert!(text_bytes <= ENTRY_BYTES_MAX, "{text_bytes} bytes");
+        assert!(
+            text_bytes <= ENTRY_BYTES_MAX,
+            "an entry of {text_bytes} bytes"
+        );
         let is_full = |node: &Node| node.is_full(text_bytes, limits);
         if self.nodes.back().is_none_or(is_full) {
             let room = match self.nodes.back() {
@@ -151,7 +154,7 @@ impl Stream {
             let names = pairs.clone().map(|(name, _)| name);
             let node = Node::new(id, names, room);
             if self.nodes.is_empty() {
-                // Most streams of many are small.
+                // Where there are many streams, most are small.
                 self.nodes.reserve_exact(1);
             }
             self.node_bytes += node.heap_bytes();
@@ -163,7 +166,7 @@ impl Stream {
         self.last_id = id;
     }
 
-    /// Changes a node, which may be copied for that, and keeps account of its bytes.
+    /// Changes a node, which copies it first if it is shared, and updates the byte count.
     fn change_node(&mut self, index: usize, change: impl FnOnce(&mut Node)) {
         let node = &mut self.nodes[index];
         let before = node.heap_bytes();
@@ -171,20 +174,20 @@ impl Stream {
         self.node_bytes = self.node_bytes - before + node.heap_bytes();
     }
 
-    /// The index of the node that has `id`, if any has.
+    /// The index of the node that contains `id`, if the entry exists: the last node that does not start after it.
     fn node_of(&self, id: StreamId) -> Option<usize> {
         self.nodes
             .partition_point(|node| node.id <= id)
             .checked_sub(1)
     }
 
-    /// The entry with this id.
+    /// Looks up the entry with this id.
     pub fn get(&self, id: StreamId) -> Option<StreamEntry<'_>> {
         let node = &self.nodes[self.node_of(id)?];
         node.find(id).map(|head| node.entry(head).0)
     }
 
-    /// Removes an entry; false if there is none.
+    /// Deletes an entry; false if there is none.
     pub fn remove(&mut self, id: StreamId) -> bool {
         let Some(index) = self.node_of(id) else {
             return false;
@@ -211,7 +214,7 @@ impl Stream {
         }
     }
 
-    /// About how many nodes a trim removes.
+    /// The approximate number of nodes that a trim would remove.
     pub fn trimmed_nodes(&self, by: Trim) -> usize {
         match by {
             Trim::Length(max) => {
@@ -237,11 +240,11 @@ impl Stream {
             {
                 break;
             }
-            let is_to_go = match by {
+            let removes_node = match by {
                 Trim::Length(max) => self.len - live >= max,
                 Trim::Ids(min) => node.last_id() < min,
             };
-            if is_to_go {
+            if removes_node {
                 self.remove_node(0);
                 self.len -= live;
                 continue;
@@ -259,11 +262,11 @@ impl Stream {
         while at < self.nodes[0].end() {
             let node = &self.nodes[0];
             let head = node.head(at);
-            let is_to_stay = match by {
+            let is_kept = match by {
                 Trim::Length(max) => self.len <= max,
                 Trim::Ids(min) => head.id >= min,
             };
-            if is_to_stay {
+            if is_kept {
                 break;
             }
             at = node.entry(head).1;
@@ -274,12 +277,12 @@ impl Stream {
         }
     }
 
-    /// The entries from one id to another, both included.
+    /// An iterator over the entries from `start` to `end`, both included.
     pub fn walk(&self, start: StreamId, end: StreamId) -> Walk<'_> {
         Walk::new(self, start, end)
     }
 
-    /// How many entries there are from one id to another, both included; `max` if there are more.
+    /// The number of entries from `start` to `end`, both included, but at most `max`.
     pub fn count(&self, start: StreamId, end: StreamId, max: usize) -> usize {
         let mut walk = self.walk(start, end);
         let mut count = 0;
@@ -293,17 +296,17 @@ impl Stream {
         count
     }
 
-    /// All groups, by their names.
+    /// All groups, ordered by name.
     pub fn groups(&self) -> impl ExactSizeIterator<Item = (&[u8], &Group)> {
         self.groups.iter().map(|(name, group)| (&**name, &**group))
     }
 
-    /// The group of this name.
+    /// The group with this name.
     pub fn group(&self, name: &[u8]) -> Option<&Group> {
         self.groups.get(name).map(|group| &**group)
     }
 
-    /// Adds a group; false if there is one of that name.
+    /// Adds a group; false if the name is taken.
     pub fn add_group(&mut self, name: &[u8], last_id: StreamId, entries_read: Option<u64>) -> bool {
         if self.groups.contains_key(name) {
             return false;
@@ -315,7 +318,7 @@ impl Stream {
         true
     }
 
-    /// Removes a group; false if there is none of that name.
+    /// Removes a group; false if there is none with this name.
     pub fn remove_group(&mut self, name: &[u8]) -> bool {
         let Some(group) = self.groups.remove(name) else {
             return false;
@@ -324,7 +327,8 @@ impl Stream {
         true
     }
 
-    /// Lets `change` have the group of this name; `None` if there is none. If others read it, a copy takes its place first.
+    /// Calls `change` with the group of this name; `None` if there is none. If the group is shared with a copy of the stream, it is
+    /// copied first.
     pub fn change_group<R>(
         &mut self,
         name: &[u8],
@@ -351,18 +355,18 @@ impl Stream {
         assert_eq!(self.group_bytes, groups.sum::<usize>());
     }
 
-    /// True if an entry behind the first was deleted, other than by a trim.
+    /// Whether an entry after the first one was deleted by other means than a trim.
     fn has_gaps(&self) -> bool {
         let is_possible = self.len > 0 && self.deleted_max != StreamId::MIN;
         is_possible && self.deleted_max >= self.first_id()
     }
 
-    /// True if such an entry's id may be `start` or higher.
+    /// Whether such an entry may have an id of `start` or higher.
     fn has_gaps_from(&self, start: StreamId) -> bool {
         self.has_gaps() && start <= self.deleted_max
     }
 
-    /// How many entries were ever added up to this one; `None` if that can't be told.
+    /// The number of entries ever added up to and including this id; `None` if unknown.
     fn position(&self, id: StreamId) -> Option<u64> {
         if self.added == 0 {
             return Some(0);
@@ -385,7 +389,7 @@ impl Stream {
         }
     }
 
-    /// How many entries a group has still to read; `None` if that can't be told.
+    /// The number of entries that a group has not read yet; `None` if unknown.
     pub fn lag(&self, group: &Group) -> Option<i64> {
         let read = match group.entries_read {
             _ if self.added == 0 => return Some(0),
@@ -395,7 +399,8 @@ impl Stream {
         Some(self.added.wrapping_sub(read).cast_signed())
     }
 
-    /// How many entries a group has read with the entry of this id, if it had read so many before.
+    /// The number of entries that a group has read once it reads this entry, if it had read `before` entries until then; `None`
+    /// if unknown.
     pub fn entries_read_with(&self, before: Option<u64>, id: StreamId) -> Option<u64> {
         match before {
             Some(read) if !self.has_gaps_from(id) => Some(read.wrapping_add(1)),
@@ -405,7 +410,7 @@ impl Stream {
     }
 }
 
-/// What a group takes on the heap beside what it holds.
+/// The bytes of heap that a group takes, without its consumers and pending entries.
 fn group_bytes(name: &[u8]) -> usize {
     const COUNTED: usize = size_of::<Group>() + 2 * size_of::<usize>();
     const IN_TREE: usize = size_of::<(Box<[u8]>, Arc<Group>)>() * 4 / 3;

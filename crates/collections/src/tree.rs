@@ -1,22 +1,23 @@
-//! The order of a large sorted set: a B+ tree by score and member that counts what is below each node.
+//! The order of a large sorted set: a B+ tree by score and member that counts the members below each node.
 //!
 //! ```text
-//! inner node | first member of each child: order of its score, address | members in each child | children |
+//! inner node | key of the first member of each child: order of its score, address | members in each child | children |
 //! leaf       | words, each: tag (16 bits), address of a member (48 bits) |
 //! ```
 //!
-//! An order is the score as a 64-bit number that sorts alike. A tag is an order in 16 bits: `(order - base) >> shift`,
-//! cut off at both ends, with a base and a shift that suit the leaf. Tags sort as their members do, so a search in a
-//! leaf follows only addresses under equal tags; in an inner node only those under equal scores.
+//! An order is a score mapped to a 64-bit number that sorts the same way. A tag is an order reduced to 16 bits:
+//! `(order - base) >> shift`, clamped at both ends, with a base and a shift chosen for each leaf. Tags sort like their
+//! members, so a search in a leaf follows only the addresses with equal tags, and a search in an inner node only those with
+//! equal scores.
 //!
-//! Leaves grow in the steps of the allocator, so even those just split have hardly any unused room. A leaf that
-//! overflows at either end leaves its members together: ascending insertions make full leaves.
+//! Leaves grow in the allocator's size classes, so even leaves that were just split have little unused room. A leaf that
+//! overflows at either end keeps its members together, so ascending insertions leave full leaves.
 //!
 //! # Invariants
 //!
-//! - Every address is that of a live member; whoever calls [`Tree::insert`] promises that.
-//! - All members stand in order, all leaves at one depth, and no node but the root is empty.
-//! - `firsts`, `counts` and `nodes` of an inner node are of one length and true.
+//! - Every address is that of a live member; callers of [`Tree::insert`] promise this.
+//! - All members are in order, all leaves are at the same depth, and no node except the root is empty.
+//! - `firsts`, `counts` and `nodes` of an inner node have the same length and describe its children correctly.
 
 mod leaf;
 mod node;
@@ -26,10 +27,10 @@ use std::ops::Range;
 use crate::scored::{ScoredRef, order_of};
 
 pub(crate) use leaf::Word;
-use leaf::{LEAF_MAX, Leaf, Place};
+use leaf::{Key, LEAF_MAX, Leaf};
 use node::{CHILDREN_MAX, Inner, Node};
 
-/// The tree, see the description of this file.
+/// The tree; see the description of this file.
 pub(crate) struct Tree {
     root: Node,
     len: usize,
@@ -37,7 +38,7 @@ pub(crate) struct Tree {
 }
 
 impl Tree {
-    /// A tree without members; allocates nothing.
+    /// Creates an empty tree; allocates nothing.
     pub(crate) fn new() -> Self {
         Self {
             root: Node::Leaf(Leaf::default()),
@@ -46,15 +47,15 @@ impl Tree {
         }
     }
 
-    /// A tree of these members, which are in order.
+    /// Creates a tree of these members, which must be in order.
     ///
     /// # Safety
-    /// As for [`insert`](Self::insert), for all of them.
+    /// As for [`insert`](Self::insert), for each member.
     pub(crate) unsafe fn of_sorted<'a>(members: impl Iterator<Item = ScoredRef<'a>>) -> Self {
-        let places: Vec<Place> = members.map(Place::of).collect();
-        let (len, mut bytes) = (places.len(), 0);
-        let leaf = |chunk: &[Place]| Node::Leaf(Leaf::new(chunk));
-        let mut level: Vec<Node> = places.chunks(LEAF_MAX).map(leaf).collect();
+        let keys: Vec<Key> = members.map(Key::of).collect();
+        let (len, mut bytes) = (keys.len(), 0);
+        let leaf = |chunk: &[Key]| Node::Leaf(Leaf::new(chunk));
+        let mut level: Vec<Node> = keys.chunks(LEAF_MAX).map(leaf).collect();
         bytes += level.iter().map(Node::bytes).sum::<usize>();
         while level.len() > 1 {
             let mut nodes = level.into_iter();
@@ -80,17 +81,17 @@ impl Tree {
         self.len
     }
 
-    /// Heap bytes of all nodes.
+    /// The bytes of heap that the nodes use.
     pub(crate) fn memory_bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Inserts a member that is not there.
+    /// Inserts a member, which must not be in the tree yet.
     ///
     /// # Safety
-    /// Until it is removed or the tree is dropped, the member lives and does not change.
+    /// The member stays alive and unchanged until it is removed or the tree is dropped.
     pub(crate) unsafe fn insert(&mut self, member: ScoredRef<'_>) {
-        let right = self.root.insert(Place::of(member), &mut self.bytes);
+        let right = self.root.insert(Key::of(member), &mut self.bytes);
         self.len += 1;
         if let Some(right) = right {
             let left = std::mem::replace(&mut self.root, Node::Leaf(Leaf::default()));
@@ -103,28 +104,28 @@ impl Tree {
     /// Removes a member.
     ///
     /// # Panics
-    /// If it is not there.
+    /// If the member is not in the tree.
     pub(crate) fn remove(&mut self, member: ScoredRef<'_>) {
-        self.root.remove(Place::of(member), &mut self.bytes);
+        self.root.remove(Key::of(member), &mut self.bytes);
         self.len -= 1;
-        self.lower();
+        self.collapse_root();
     }
 
     /// Removes the members of these ranks and returns their words.
     ///
     /// # Panics
-    /// If there are not so many.
+    /// If a rank does not exist.
     pub(crate) fn remove_range(&mut self, range: Range<usize>) -> Vec<Word> {
         assert!(range.end <= self.len, "{range:?} of {}", self.len);
         let mut removed = Vec::with_capacity(range.len());
         self.root.remove_range(range, &mut removed, &mut self.bytes);
         self.len -= removed.len();
-        self.lower();
+        self.collapse_root();
         removed
     }
 
-    /// Drops roots of fewer than two children.
-    fn lower(&mut self) {
+    /// Replaces an inner root that has fewer than two children with its only child, repeatedly.
+    fn collapse_root(&mut self) {
         while let Node::Inner(root) = &mut self.root
             && root.nodes.len() < 2
         {
@@ -133,15 +134,15 @@ impl Tree {
         }
     }
 
-    /// How many members are lower than this one, which is there.
+    /// The number of members before this one, which must be in the tree.
     pub(crate) fn rank(&self, member: ScoredRef<'_>) -> usize {
-        let place = Place::of(member);
+        let key = Key::of(member);
         let (mut node, mut rank) = (&self.root, 0);
         loop {
             match node {
-                Node::Leaf(leaf) => return rank + leaf.index_of(place),
+                Node::Leaf(leaf) => return rank + leaf.index_of(key),
                 Node::Inner(inner) => {
-                    let index = inner.child_of(place);
+                    let index = inner.child_of(key);
                     rank += inner.counts[..index].iter().sum::<usize>();
                     node = &inner.nodes[index];
                 }
@@ -149,24 +150,26 @@ impl Tree {
         }
     }
 
-    /// How many members have a lower score, or with `or_equal` no higher one.
+    /// The number of members with a lower score, or with `or_equal`, a lower or equal score.
     pub(crate) fn rank_of_score(&self, score: f64, or_equal: bool) -> usize {
         let order = order_of(score);
-        self.rank_where(Some(order), |place| {
-            place.order < order || or_equal && place.order == order
+        self.rank_where(Some(order), |key| {
+            key.order < order || or_equal && key.order == order
         })
     }
 
-    /// How many members have lower bytes, or with `or_equal` no higher ones, if all scores are equal.
+    /// The number of members whose bytes sort before `member`, or with `or_equal`, before or equal to it, if all scores are
+    /// equal.
     pub(crate) fn rank_of_member(&self, member: &[u8], or_equal: bool) -> usize {
-        self.rank_where(None, |place| {
-            let ordering = place.member().member().cmp(member);
+        self.rank_where(None, |key| {
+            let ordering = key.member().member().cmp(member);
             ordering.is_lt() || or_equal && ordering.is_eq()
         })
     }
 
-    /// How many members come before the first that is not `before`.
-    fn rank_where(&self, order: Option<u64>, before: impl Fn(Place) -> bool) -> usize {
+    /// The rank of the first member for which `before` is false. If `order` is given, members with another order are not
+    /// checked in a leaf.
+    fn rank_where(&self, order: Option<u64>, before: impl Fn(Key) -> bool) -> usize {
         let (mut node, mut rank) = (&self.root, 0);
         loop {
             match node {
@@ -181,7 +184,7 @@ impl Tree {
         }
     }
 
-    /// The words of the leaf that a rank is in, and the index there.
+    /// The words of the leaf that contains this rank, and the rank's index within the leaf.
     pub(crate) fn leaf_at(&self, mut rank: usize) -> (&[Word], usize) {
         let mut node = &self.root;
         loop {

@@ -1,16 +1,16 @@
-//! The chain against a plain model, and how much memory it takes.
+//! Compares the chain with a plain model, and checks its memory use.
 
-#[allow(dead_code, reason = "other tests use the rest")]
+#[allow(dead_code, reason = "other tests use the other items")]
 mod common;
 
 use common::chain::edit;
 use common::random_bytes;
 use damselfly_collections::chain::Shape;
-use damselfly_collections::{Chain, Element, Side, Wanted};
+use damselfly_collections::{Chain, Element, Needle, Side};
 use std::time::{Duration, Instant};
 
 #[test]
-fn any_sequence_of_edits_leaves_what_a_deque_would_hold() {
+fn random_edits_match_a_deque() {
     let seed = std::env::var("SEED")
         .ok()
         .and_then(|text| text.parse().ok());
@@ -32,7 +32,7 @@ fn chain_of(count: usize, shape: Shape, side: Side) -> Chain {
 }
 
 #[test]
-fn an_element_of_16_bytes_takes_18_3() {
+fn an_element_of_16_bytes_takes_less_than_18_2() {
     for side in [Side::Left, Side::Right] {
         let chain = chain_of(1_000_000, Shape::new(-2, 0), side);
         chain.check();
@@ -44,7 +44,7 @@ fn an_element_of_16_bytes_takes_18_3() {
 }
 
 #[test]
-fn inner_nodes_are_compressed_as_deep_as_asked_for() {
+fn inner_nodes_are_compressed_up_to_the_configured_depth() {
     for depth in [1, 2, 5] {
         let mut chain = chain_of(20_000, Shape::new(-2, depth), Side::Right);
         let nodes = chain.node_count();
@@ -54,7 +54,7 @@ fn inner_nodes_are_compressed_as_deep_as_asked_for() {
             "{}",
             chain.memory_bytes()
         );
-        // What comes to the ends becomes plain.
+        // Nodes that are now near an end become plain.
         chain.remove_end(Side::Left, 10_000);
         chain.remove_end(Side::Right, 5000);
         chain.check();
@@ -65,7 +65,7 @@ fn inner_nodes_are_compressed_as_deep_as_asked_for() {
 }
 
 #[test]
-fn nodes_keep_to_the_limits_and_a_long_element_has_its_own() {
+fn nodes_respect_the_limits_and_a_long_element_gets_its_own_node() {
     let long = vec![b'x'; 100_000];
     for (size, nodes) in [
         (-1, 5),
@@ -88,7 +88,7 @@ fn nodes_keep_to_the_limits_and_a_long_element_has_its_own() {
 }
 
 #[test]
-fn a_queue_gives_its_memory_back() {
+fn a_queue_frees_its_memory() {
     let mut chain = Chain::new(Shape::new(-2, 0));
     for number in 0..100_000 {
         chain.push(Side::Right, Element::Integer(number));
@@ -105,10 +105,10 @@ fn a_queue_gives_its_memory_back() {
     assert!(chain.memory_bytes() < 1000, "{}", chain.memory_bytes());
 }
 
-/// Each of 400,000 joins moved all nodes on one side of it, half a minute under the lock of the list's shard, since what was
-/// joined was taken out at once. Now all is taken out together.
+/// Bug: removing elements from a list of this size blocked the list's shard for half a minute. Cause: each of 400,000 merges
+/// removed its emptied node at once, which moved all nodes on one side of it. Fix: all emptied nodes are removed together.
 #[test]
-fn what_is_left_of_many_nodes_is_joined_in_one_pass() {
+fn many_small_nodes_are_merged_in_one_pass() {
     const NODES: usize = 600_000;
     let (kept, removed) = (Element::Integer(1), Element::Integer(2));
     let mut chain = Chain::new(Shape::new(4, 0));
@@ -118,10 +118,10 @@ fn what_is_left_of_many_nodes_is_joined_in_one_pass() {
         }
     }
     let started = Instant::now();
-    let count = chain.remove_equal(&Wanted::new(b"2"), usize::MAX, Side::Left);
+    let count = chain.remove_equal(&Needle::new(b"2"), usize::MAX, Side::Left);
     assert_eq!((count, chain.len()), (3 * NODES, NODES));
     assert_eq!(chain.node_count(), NODES.div_ceil(3));
     chain.check();
-    // It takes some tenths of a second.
+    // Normally a few tenths of a second.
     assert!(started.elapsed() < Duration::from_secs(5));
 }

@@ -1,6 +1,6 @@
-//! The listpack against a plain model, and against hostile bytes.
+//! Compares the listpack with a plain model, and reads hostile bytes.
 
-#[allow(dead_code, reason = "other tests use the rest")]
+#[allow(dead_code, reason = "other tests use the other items")]
 mod common;
 
 use common::listpack::{edit, read_hostile};
@@ -18,7 +18,7 @@ fn seed() -> u64 {
 }
 
 #[test]
-fn any_sequence_of_edits_leaves_what_a_vec_would_hold() {
+fn random_edits_match_a_vec() {
     let seed = seed();
     for round in 0..300 {
         edit(&random_bytes(seed + round, 2000));

@@ -1,6 +1,6 @@
-//! The stream against a plain model, and how much memory it takes.
+//! Compares the stream with a plain model, and checks its memory use.
 
-#[allow(dead_code, reason = "other tests use the rest")]
+#[allow(dead_code, reason = "other tests use the other items")]
 mod common;
 
 use common::random_bytes;
@@ -9,7 +9,7 @@ use damselfly_collections::Stream;
 use damselfly_collections::stream::{NodeLimits, StreamId};
 
 #[test]
-fn any_sequence_of_edits_leaves_what_ordered_maps_would_hold() {
+fn random_edits_match_ordered_maps() {
     let seed = std::env::var("SEED")
         .ok()
         .and_then(|text| text.parse().ok());
@@ -21,7 +21,7 @@ fn any_sequence_of_edits_leaves_what_ordered_maps_would_hold() {
 }
 
 #[test]
-fn an_entry_of_two_short_values_takes_27_bytes() {
+fn an_entry_of_two_short_values_takes_less_than_27_bytes() {
     let mut stream = Stream::default();
     for number in 0..300_000_u64 {
         let id = StreamId::new(1_700_000_000_000 + number / 100, number % 100);

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use damselfly_base::CommandError;
-use damselfly_collections::{Element, Side, Wanted};
+use damselfly_collections::{Element, Needle, Side};
 use damselfly_engine::{Create, Event, Key, Tx};
 use damselfly_protocol::Reply;
 use damselfly_value::{Collection, List, ListRef, SharedLarge, Value};
@@ -365,7 +365,7 @@ impl Search {
 
     /// Calls `found` with the indexes of what it looks for in `list`.
     fn run(&self, list: ListRef<'_>, wanted: &[u8], mut found: impl FnMut(usize)) {
-        let (wanted, len) = (Wanted::new(wanted), list.len());
+        let (needle, len) = (Needle::new(wanted), list.len());
         let (mut skipped, mut left) = (self.skipped, self.count.unwrap_or(1));
         let start = match self.from {
             Side::Left => 0,
@@ -374,7 +374,7 @@ impl Search {
         let mut walk = list.walk(start, self.from);
         let compared = usize::try_from(self.compared_max).map_or(len, |max| max.min(len));
         for step in 0..compared {
-            if !walk.step().is_some_and(|element| wanted.is(element)) {
+            if !walk.step().is_some_and(|element| needle.matches(element)) {
                 continue;
             }
             if skipped > 0 {

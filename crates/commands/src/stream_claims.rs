@@ -330,7 +330,7 @@ impl Done {
             delivered_ms: claimed.delivered_ms,
             deliveries: claimed.deliveries,
         };
-        group.note(id, pending);
+        group.record_delivery(id, pending);
         self.claimed.push(id);
     }
 

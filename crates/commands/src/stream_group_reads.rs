@@ -116,7 +116,8 @@ impl<'a> Reader<'a> {
                 deliveries: 1,
             };
             if !self.is_acknowledged {
-                ids.iter().for_each(|&id| group.note(id, pending));
+                ids.iter()
+                    .for_each(|&id| group.record_delivery(id, pending));
             }
             is_new
         });
@@ -173,7 +174,7 @@ impl<'a> Reader<'a> {
                     delivered_ms: self.now_ms,
                     deliveries: deliveries.wrapping_add(1),
                 };
-                group.note(id, pending);
+                group.record_delivery(id, pending);
             }
             is_new
         });

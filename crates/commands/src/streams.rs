@@ -334,7 +334,7 @@ fn xsetid(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let stream = tx
         .access_as::<Stream>(key)?
         .ok_or(CommandError::NoSuchKey)?;
-    if stream.top_id().is_some_and(|top| last < top) {
+    if stream.last_entry_id().is_some_and(|top| last < top) {
         return refused("The ID specified in XSETID is smaller than the target stream top item");
     }
     if !stream.is_empty() && added.is_some_and(|added| added < stream.len() as u64) {

@@ -78,7 +78,10 @@ fn the_sweep_removes_fields_and_hashes_of_which_none_is_left() {
             .sum();
         assert_eq!(expired, 1);
         let hash = tx.peek_as::<Hash>(Key::new(b"loses")).unwrap().unwrap();
-        assert_eq!((hash.len(), hash.soonest_ms()), (count - count / 10, None));
+        assert_eq!(
+            (hash.len(), hash.first_deadline_ms()),
+            (count - count / 10, None)
+        );
     }
 }
 

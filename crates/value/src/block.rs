@@ -8,12 +8,12 @@
 //!         bit  6    a deadline is present
 //!         bit  7    already saved by the running snapshot
 //! access            age and frequency, as the eviction policy keeps them
-//! value length      absent for integers and addresses: their kind tells it; of a packed text, before packing
+//! value length      absent for integers and addresses, whose kind implies it; for packed text, the length before packing
 //! deadline          absent unless flagged; milliseconds since the epoch
 //! ```
 //!
-//! All numbers are little-endian and unaligned. The capacity of the block is known to the
-//! allocator, so it is not stored: a value that still fits is overwritten in place.
+//! All numbers are little-endian and unaligned. The allocator knows the block's capacity, so the block does not
+//! store it. A new value that fits is written in place.
 
 use std::ptr::NonNull;
 
@@ -39,7 +39,7 @@ pub(crate) const DEADLINE_FLAG: u8 = 1 << 6;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Kind {
-    /// Bytes as they were set.
+    /// Bytes exactly as the client set them.
     Bytes = 0,
     /// Bytes that were edited in place, which Redis reports as `raw` whatever their length.
     Edited = 1,
@@ -48,24 +48,24 @@ pub(crate) enum Kind {
     Int3 = 3,
     Int4 = 4,
     Int8 = 5,
-    /// A text in fewer bits.
+    /// Text packed into fewer bits per character.
     Ascii = 6,
     Hex = 7,
-    /// A small collection, as one run of bytes.
+    /// A small collection, packed into consecutive bytes.
     ListPacked = 8,
     SetIntegers = 9,
     SetPacked = 10,
     HashPacked = 11,
     SortedSetPacked = 12,
-    /// The address of a large collection, which tells its own type.
+    /// The address of a large collection, which knows its own type.
     Boxed = 13,
-    /// Small and large hashes of which some fields may have deadlines.
+    /// Small and large hashes whose fields may have deadlines.
     HashPackedTtl = 14,
     HashBoxedTtl = 15,
 }
 
-/// Entries whose flags are not below this have something that may end: a deadline of their own, or deadlines of fields, for
-/// which there are the last two kinds.
+/// An entry or one of its fields can expire only if the entry's kind and deadline bits are at least this: it has a deadline,
+/// or it is one of the last two kinds, the hashes whose fields may have deadlines.
 pub(crate) const CAN_EXPIRE: u8 = Kind::HashPackedTtl as u8;
 const _: () = assert!(DEADLINE_FLAG > KIND_MASK && Kind::HashBoxedTtl as u8 == KIND_MASK);
 
@@ -93,7 +93,7 @@ impl Kind {
 
     /// The narrowest kind that holds `number`.
     pub(crate) fn of_integer(number: i64) -> Self {
-        // Bits without the sign; the sign needs one more.
+        // Bits without the sign, which needs one more.
         match 64 - (number ^ (number >> 63)).leading_zeros() {
             0..=15 => Self::Int2,
             16..=23 => Self::Int3,
@@ -130,7 +130,7 @@ impl Kind {
         }
     }
 
-    /// The type of the value; `None` if a large collection knows it.
+    /// The type of the value; `None` if only the large collection itself knows it.
     #[inline]
     pub(crate) fn type_of(self) -> Option<Type> {
         Some(match self {
@@ -150,19 +150,19 @@ impl Kind {
         })
     }
 
-    /// True if it is no string.
+    /// True for everything but strings.
     #[inline]
     pub(crate) fn is_collection(self) -> bool {
         self.type_of() != Some(Type::String)
     }
 
-    /// True for a large collection, of which the entry has the address.
+    /// True for a large collection; the entry stores its address.
     #[inline]
     pub(crate) fn is_boxed(self) -> bool {
         matches!(self, Self::Boxed | Self::HashBoxedTtl)
     }
 
-    /// True for a small collection, whose bytes are the entry's value part.
+    /// True for a small collection, stored in the value part of the entry.
     pub(crate) fn is_packed_collection(self) -> bool {
         match self {
             Self::ListPacked
@@ -184,7 +184,7 @@ impl Kind {
         }
     }
 
-    /// The stored size of an integer or address; `None` where the header says the length.
+    /// The stored size of an integer or address; `None` if the header stores the length.
     pub(crate) fn fixed_bytes(self) -> Option<usize> {
         match self {
             Self::Bytes
@@ -205,11 +205,11 @@ impl Kind {
     }
 }
 
-/// Everything the header says: enough to find every part of the block.
+/// The decoded header: enough to find every part of the block.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
     pub(crate) kind: Kind,
-    /// log2 of the bytes of each length field.
+    /// log2 of the size of each length field in bytes.
     pub(crate) width: u8,
     pub(crate) has_deadline: bool,
     pub(crate) key_len: usize,
@@ -235,7 +235,7 @@ impl Shape {
         }
     }
 
-    /// The most compact shape for a value: packed where the allocator's block gets smaller by it.
+    /// The most compact shape for a value. Text is packed only if that takes a smaller block from the allocator.
     #[inline]
     pub(crate) fn of_value(key_len: usize, value: NewValue<'_>, has_deadline: bool) -> Self {
         let kind = match value {
@@ -282,7 +282,7 @@ impl Shape {
         self.key_at() + self.key_len
     }
 
-    /// The bytes that the value takes in the block.
+    /// The number of bytes that the value occupies in the block.
     #[inline]
     pub(crate) fn value_bytes(self) -> usize {
         match self.kind.packing() {
@@ -297,7 +297,7 @@ impl Shape {
     }
 }
 
-/// A block of memory that holds an entry; the only place that touches raw bytes.
+/// A block of memory that holds an entry. Only this type touches the raw bytes.
 ///
 /// Invariant: `0` points to a live block from `heap::allocate` whose first bytes are a header, and
 /// the block is at least as long as the header's shape says, with all those bytes initialised.
@@ -305,7 +305,7 @@ impl Shape {
 pub(crate) struct Block(pub(crate) NonNull<u8>);
 
 impl Block {
-    /// Allocates and writes the header; key and value are zero.
+    /// Allocates a block and writes its header. The caller must write the deadline, if any, the key and the value.
     pub(crate) fn new(shape: Shape, room: usize) -> Self {
         let block = heap::allocate(room.max(shape.total()));
         // SAFETY: at least `shape.total()` bytes were just allocated.
@@ -327,7 +327,7 @@ impl Block {
     pub(crate) fn write<const N: usize>(self, at: usize, bytes: [u8; N]) {
         // SAFETY: callers stay within the block.
         let to = unsafe { self.0.add(at) };
-        // SAFETY: as above; no reference to these bytes exists while the entry is written.
+        // SAFETY: as above; nothing else references these bytes while the entry is written.
         unsafe { to.cast::<[u8; N]>().write(bytes) }
     }
 
@@ -372,7 +372,7 @@ impl Block {
         }
     }
 
-    /// Writes flags and lengths, keeping the other flags and the access bits.
+    /// Writes the shape's flags and lengths; keeps the other flags and the access bits.
     pub(crate) fn write_shape(self, shape: Shape) {
         let kept = self.flags() & !(KIND_MASK | 3 << WIDTH_SHIFT | DEADLINE_FLAG);
         let deadline = if shape.has_deadline { DEADLINE_FLAG } else { 0 };
@@ -393,7 +393,7 @@ impl Block {
     /// The bytes of a part of the block.
     ///
     /// # Safety
-    /// The part lies in the shape; the block lives, and the part is not written, for `'a`.
+    /// The part lies within the shape. For `'a`, the block is live and nothing writes to the part.
     #[inline]
     pub(crate) unsafe fn part<'a>(self, at: usize, len: usize) -> &'a [u8] {
         // SAFETY: within the block.
@@ -402,10 +402,10 @@ impl Block {
         unsafe { std::slice::from_raw_parts(from.as_ptr(), len) }
     }
 
-    /// As [`Block::part`], to write.
+    /// Like [`Block::part`], but mutable.
     ///
     /// # Safety
-    /// The part is initialised, lies in the block, and nothing else uses it for `'a`.
+    /// The part is initialised, lies within the block, and nothing else uses it for `'a`.
     #[inline]
     pub(crate) unsafe fn part_mut<'a>(self, at: usize, len: usize) -> &'a mut [u8] {
         // SAFETY: within the block.
@@ -420,12 +420,12 @@ impl Block {
         debug_assert!(at + bytes.len() <= self.room());
         // SAFETY: callers checked that the block is long enough.
         let to = unsafe { self.0.add(at) };
-        // SAFETY: the source is a live slice; the target is in the block, which may be the
-        // source's own (`copy` allows overlap).
+        // SAFETY: the source is a live slice; the target is in the block. The source may lie in the same block, since
+        // `copy` allows overlap.
         unsafe { to.as_ptr().copy_from(bytes.as_ptr(), bytes.len()) }
     }
 
-    /// Moves bytes within the block; the two places may overlap.
+    /// Moves bytes within the block; source and target may overlap.
     pub(crate) fn shift(self, from: usize, to: usize, len: usize) {
         debug_assert!(from.max(to) + len <= self.room());
         // SAFETY: callers checked that the block is long enough.
@@ -463,7 +463,7 @@ impl Block {
                 Some(packing) => {
                     let (at, len) = (shape.value_at(), shape.value_bytes());
                     self.fill(at, &bytes[..len]);
-                    // SAFETY: the value's part, just filled; whoever writes an entry has it alone.
+                    // SAFETY: the value part was just filled, and the writer of an entry has exclusive access to it.
                     packing.pack(bytes, unsafe { self.part_mut(at, len) });
                 }
             },

@@ -1,4 +1,4 @@
-//! What all types of collections have in common.
+//! Items common to all types of collections.
 
 use std::sync::atomic::{AtomicI32, AtomicU64};
 
@@ -23,7 +23,7 @@ pub enum Type {
 }
 
 impl Type {
-    /// Redis's name of the type, as TYPE answers.
+    /// Redis's name for the type, as TYPE returns it.
     pub fn name(self) -> &'static str {
         match self {
             Self::String => "string",
@@ -48,31 +48,31 @@ impl Type {
     }
 }
 
-/// A type of collection: how to see one in an entry, and how to change it.
+/// A type of collection: how to read one in an entry, and how to change it.
 pub trait Collection {
-    /// Which type.
+    /// The type.
     const TYPE: Type;
-    /// One to read.
+    /// A read-only view.
     type Ref<'a>: Copy;
-    /// One to change.
+    /// A mutable view.
     type Mut<'a>;
 
-    /// The collection in an entry; `None` if it holds something else.
+    /// The collection in an entry; `None` if the entry holds another type.
     fn view(entry: EntryRef<'_>) -> Option<Self::Ref<'_>>;
 
-    /// The collection in an entry, to change.
+    /// The collection in an entry, mutable.
     ///
     /// # Panics
-    /// If the entry holds something else.
+    /// If the entry holds another type.
     fn edit<'a>(entry: &'a mut Entry, thresholds: &'a Thresholds) -> Self::Mut<'a>;
 }
 
-/// How large a collection may get before it leaves its packed form: Redis's options of these names.
+/// How large a collection may get before it leaves its packed form: the Redis options of the same names.
 #[derive(Debug)]
 pub struct Thresholds {
-    /// `list-max-listpack-size`: elements per listpack if positive; -1 to -5 for 4, 8, 16, 32, 64 KiB.
+    /// `list-max-listpack-size`: elements per listpack if positive; -1 to -5 mean 4, 8, 16, 32 and 64 KiB.
     pub list_max_listpack_size: AtomicI32,
-    /// `list-compress-depth`: listpacks at each end of a list that stay uncompressed; 0 to compress none.
+    /// `list-compress-depth`: the number of listpacks at each end of a list that stay uncompressed; 0 compresses none.
     pub list_compress_depth: AtomicU64,
     /// `hash-max-listpack-entries`.
     pub hash_max_listpack_entries: AtomicU64,
@@ -88,9 +88,9 @@ pub struct Thresholds {
     pub zset_max_listpack_entries: AtomicU64,
     /// `zset-max-listpack-value`, in bytes.
     pub zset_max_listpack_value: AtomicU64,
-    /// `stream-node-max-bytes`; 0 for any number.
+    /// `stream-node-max-bytes`; 0 for no limit.
     pub stream_node_max_bytes: AtomicU64,
-    /// `stream-node-max-entries`; 0 for any number.
+    /// `stream-node-max-entries`; 0 for no limit.
     pub stream_node_max_entries: AtomicU64,
 }
 

@@ -1,4 +1,4 @@
-//! How entries show themselves in messages of tests.
+//! `Debug` for entries, for the failure messages of tests.
 
 use crate::{Entry, EntryRef};
 

@@ -1,4 +1,4 @@
-//! An entry: a key, what it holds, and when it ends. `block.rs` draws its bytes.
+//! An entry: a key, its value and its deadline. `block.rs` documents the byte layout.
 
 use std::marker::PhantomData;
 use std::ptr::NonNull;
@@ -14,14 +14,14 @@ use crate::packing::{PackedText, Packing};
 use crate::value::{NewValue, Text, Value};
 use crate::{HashRef, ListRef, SetRef, SortedSetRef, Type};
 
-/// Growing values get room for as much again, up to this many bytes more.
+/// A value that grows gets room to double in size, but at most this many spare bytes.
 const SLACK_BYTES_MAX: usize = 1 << 20;
 
 /// An owned entry.
 pub struct Entry(Block);
 
 // SAFETY:
-// - an entry owns its block alone, and the allocator frees blocks of any thread.
+// - an entry is the only owner of its block, and any thread may free a block.
 unsafe impl Send for Entry {}
 
 impl Drop for Entry {
@@ -36,10 +36,10 @@ impl Drop for Entry {
 }
 
 impl Entry {
-    /// An entry of this key and value; `deadline_ms` since the epoch, `None` for never.
+    /// Creates an entry. `deadline_ms` counts from the Unix epoch; with `None` the entry never expires.
     ///
     /// # Panics
-    /// If key or value exceed 4 GiB, which the protocol's limits forbid.
+    /// If the key or the value exceeds 4 GiB, which the protocol's limits rule out.
     #[inline]
     pub fn new(key: &[u8], value: NewValue<'_>, deadline_ms: Option<i64>) -> Self {
         assert!(
@@ -56,7 +56,7 @@ impl Entry {
         Self(block)
     }
 
-    /// An entry of this key and an empty collection; `deadline_ms` as for [`Entry::new`].
+    /// Creates an entry that holds an empty collection; `deadline_ms` as for [`Entry::new`].
     ///
     /// # Panics
     /// If the key exceeds 4 GiB.
@@ -77,17 +77,17 @@ impl Entry {
         Self(block)
     }
 
-    /// The entry, to read.
+    /// A read-only view of the entry.
     #[inline]
     pub fn view(&self) -> EntryRef<'_> {
         EntryRef {
             block: self.0,
-            lives: PhantomData,
+            lifetime: PhantomData,
         }
     }
 
-    /// Replaces the value; the deadline and access bits stay. In place if it fits and little is
-    /// wasted.
+    /// Replaces the value and keeps the deadline and the access bits. Writes in place if the value fits and wastes little
+    /// space.
     #[inline]
     pub fn set(&mut self, value: NewValue<'_>) {
         let old = self.0.shape();
@@ -125,8 +125,8 @@ impl Entry {
         }
     }
 
-    /// Makes the value a string of `len` bytes that can be edited: what it was, cut off or filled up
-    /// with zero bytes. Room for further growth is set aside if it grew, unless it was empty.
+    /// Makes the value an editable string of `len` bytes: the old value, truncated or padded with zero bytes. If a
+    /// non-empty value grows, this reserves room for further growth.
     pub fn edit(&mut self, len: usize) -> &mut [u8] {
         assert!(len <= BYTES_MAX, "value over 4 GiB");
         self.make_plain();
@@ -137,7 +137,7 @@ impl Entry {
         if new.width == old.width && new.total() <= self.0.room() {
             self.0.write_shape(new);
         } else {
-            // What has grown once may well grow again.
+            // A value that grew once is likely to grow again.
             let slack = match old.value_len > 0 && grown > 0 {
                 true => len.min(SLACK_BYTES_MAX),
                 false => 0,
@@ -151,12 +151,12 @@ impl Entry {
         unsafe { self.0.part_mut(new.value_at(), len) }
     }
 
-    /// Makes the value bytes as they are: no integer, not packed.
+    /// Stores the value as plain bytes, neither as an integer nor packed.
     ///
     /// # Panics
     /// If the value is a collection.
     fn make_plain(&mut self) {
-        let text = self.view().text().expect("only strings are edited as text");
+        let text = self.view().text().expect("only strings can be edited");
         match text {
             Text::Bytes { .. } => {}
             Text::Integer(number) => {
@@ -170,15 +170,15 @@ impl Entry {
                 };
                 let plain = self.without_value(shape, shape.total());
                 plain.0.zero(shape.value_at(), text.len());
-                // SAFETY: the value's part of a new block, just zeroed.
+                // SAFETY: the value part of a new block, just zeroed.
                 text.unpack_into(unsafe { plain.0.part_mut(shape.value_at(), text.len()) });
                 self.move_to(plain);
             }
         }
     }
 
-    /// A copy in a block of another shape: key, deadline (if the shape has one) and access bits. The
-    /// value is still to be written.
+    /// Copies the key, the deadline (if the shape has one) and the access bits to a new block of the given shape. The
+    /// caller must write the value.
     fn without_value(&self, new: Shape, room: usize) -> Self {
         let view = self.view();
         let block = Block::new(new, room);
@@ -191,7 +191,7 @@ impl Entry {
         copy
     }
 
-    /// Moves into a block of another shape, with the same key and as much of the stored value as fits.
+    /// Moves the entry to a block of another shape. The key stays the same, and as much of the stored value as fits.
     fn reshape(&mut self, new: Shape, room: usize) {
         let copy = self.without_value(new, room);
         let old = self.0.shape();
@@ -211,7 +211,8 @@ impl Entry {
         renamed
     }
 
-    /// Takes over the block of `copy`, which owns what the value refers to from now on.
+    /// Takes over the block of `copy`, which now owns whatever the value refers to. The old block is freed, the value is not
+    /// dropped.
     fn move_to(&mut self, copy: Self) {
         let old = std::mem::replace(&mut self.0, Block(copy.into_raw()));
         // SAFETY: owned until now, and never used again.
@@ -226,22 +227,22 @@ impl Entry {
     pub(crate) fn packed(&self) -> &[u8] {
         let shape = self.0.shape();
         assert!(shape.kind.is_packed_collection(), "{:?}", shape.kind);
-        // SAFETY: the value's part of the shape, borrowed with `self`.
+        // SAFETY: the value part of the shape, borrowed with `self`.
         unsafe { self.0.part(shape.value_at(), shape.value_len) }
     }
 
-    /// The bytes of a packed collection, to change.
+    /// The bytes of a packed collection, mutable.
     pub(crate) fn packed_mut(&mut self) -> &mut [u8] {
         let shape = self.0.shape();
         assert!(shape.kind.is_packed_collection(), "{:?}", shape.kind);
-        // SAFETY: the value's part of the shape, all initialised, borrowed with `self`.
+        // SAFETY: the value part of the shape, fully initialised, borrowed with `self`.
         unsafe { self.0.part_mut(shape.value_at(), shape.value_len) }
     }
 
-    /// Replaces `removed` bytes at `at` of a packed collection by `inserted` bytes, which the caller is to fill.
+    /// Replaces `removed` bytes at `at` of a packed collection with `inserted` bytes, which the caller must fill.
     ///
     /// # Panics
-    /// If the value is something else, has fewer bytes, or gets more than 4 GiB.
+    /// If the value is not a packed collection, is shorter than `at + removed`, or would exceed 4 GiB.
     pub(crate) fn splice(&mut self, at: usize, removed: usize, inserted: usize) -> &mut [u8] {
         let old = self.0.shape();
         assert!(old.kind.is_packed_collection(), "{:?}", old.kind);
@@ -255,7 +256,7 @@ impl Entry {
         let (total, room) = (new.total(), self.0.room());
         let in_place = new.width == old.width && total <= room && room <= total + total / 4 + 16;
         if in_place {
-            // The rest of the gap held bytes before.
+            // The bytes up to the old end are initialised already.
             if inserted > removed {
                 self.0
                     .zero(old.value_at() + old.value_len, inserted - removed);
@@ -266,7 +267,7 @@ impl Entry {
             self.0.write_shape(new);
         } else {
             let copy = self.without_value(new, total);
-            // SAFETY: within the old shape, which outlives the copy.
+            // SAFETY: within the old block, which outlives the copy.
             let start = unsafe { self.0.part(old.value_at(), at) };
             copy.0.fill(new.value_at(), start);
             copy.0.zero(new.value_at() + at, inserted);
@@ -275,11 +276,11 @@ impl Entry {
             copy.0.fill(new.value_at() + at + inserted, rest);
             self.move_to(copy);
         }
-        // SAFETY: initialised bytes of the value's part, borrowed with `self`.
+        // SAFETY: initialised bytes of the value part, borrowed with `self`.
         unsafe { self.0.part_mut(new.value_at() + at, inserted) }
     }
 
-    /// Makes the value a packed collection of this kind, with these bytes; what was there is dropped.
+    /// Replaces the value with a packed collection of this kind and these bytes; drops the old value.
     pub(crate) fn set_packed(&mut self, kind: Kind, bytes: &[u8]) {
         assert!(kind.is_packed_collection(), "{kind:?}");
         assert!(bytes.len() <= BYTES_MAX, "value over 4 GiB");
@@ -294,14 +295,14 @@ impl Entry {
         *self = copy;
     }
 
-    /// Changes the kind to one whose values are stored alike.
+    /// Changes the kind. The new kind must store its values in the same way.
     pub(crate) fn set_kind(&mut self, kind: Kind) {
         let shape = self.0.shape();
         debug_assert_eq!(shape.kind.fixed_bytes(), kind.fixed_bytes());
         self.0.write_shape(Shape { kind, ..shape });
     }
 
-    /// Makes the value a large collection; what was there is dropped.
+    /// Replaces the value with a large collection; drops the old value.
     pub(crate) fn set_large(&mut self, large: Large) {
         let old = self.0.shape();
         let new = Shape::new(
@@ -316,32 +317,32 @@ impl Entry {
         *self = copy;
     }
 
-    /// The entry's large collection.
+    /// The entry's large collection, mutable. If it is shared, the entry gets its own copy first.
     ///
     /// # Panics
-    /// If the value is something else.
+    /// If the value is not a large collection.
     pub(crate) fn large_mut(&mut self) -> &mut Large {
         let mut address = self.view().large_address();
-        // SAFETY: it came from `into_raw`, and is the entry's own.
-        if !unsafe { SharedLarge::is_only_one(address) } {
+        // SAFETY: the address came from `into_raw`, and the entry owns that reference.
+        if !unsafe { SharedLarge::is_unique(address) } {
             let copy = SharedLarge::new(self.view().large().clone());
             let others = self.take_large();
             address = copy.into_raw();
             self.0.write_address(self.0.shape(), address);
             drop(others);
         }
-        // SAFETY: nobody else refers to it, as was just made sure, and the entry is borrowed.
+        // SAFETY: this is now the only reference, and the entry is mutably borrowed.
         unsafe { &mut *address.cast_mut() }
     }
 
-    /// Takes the large collection out; the entry must not be used until it has another.
+    /// Takes the large collection out. The caller must not use the entry until it has written another address.
     fn take_large(&mut self) -> SharedLarge {
         let address = self.view().large_address();
-        // SAFETY: it came from `into_raw`, and the entry gives it up.
+        // SAFETY: the address came from `into_raw`, and the entry gives up that reference.
         unsafe { SharedLarge::from_raw(address) }
     }
 
-    /// Gives up ownership; the pointer goes back to [`Entry::from_raw`].
+    /// Gives up ownership; [`Entry::from_raw`] takes it back.
     pub(crate) fn into_raw(self) -> NonNull<u8> {
         std::mem::ManuallyDrop::new(self).0.0
     }
@@ -349,31 +350,30 @@ impl Entry {
     /// Takes ownership back.
     ///
     /// # Safety
-    /// `raw` came from [`Entry::into_raw`], and is taken back once.
+    /// `raw` came from [`Entry::into_raw`], and is passed here only once.
     #[inline]
     pub(crate) unsafe fn from_raw(raw: NonNull<u8>) -> Self {
         Self(Block(raw))
     }
 }
 
-/// A borrowed entry. Reading is safe as long as the borrow lasts; only the access bits can change
-/// through it.
+/// A borrowed entry. Only the access bits can change through it.
 #[derive(Clone, Copy)]
 pub struct EntryRef<'a> {
     block: Block,
-    lives: PhantomData<&'a Entry>,
+    lifetime: PhantomData<&'a Entry>,
 }
 
 impl<'a> EntryRef<'a> {
     /// Borrows the entry behind a raw pointer.
     ///
     /// # Safety
-    /// `raw` came from [`Entry::into_raw`] and the entry lives, unchanged, for `'a`.
+    /// `raw` came from [`Entry::into_raw`], and the entry stays alive and unchanged for `'a`.
     #[inline]
     pub(crate) unsafe fn from_raw(raw: NonNull<u8>) -> Self {
         Self {
             block: Block(raw),
-            lives: PhantomData,
+            lifetime: PhantomData,
         }
     }
 
@@ -381,17 +381,17 @@ impl<'a> EntryRef<'a> {
     #[inline]
     pub fn key(self) -> &'a [u8] {
         let shape = self.block.shape();
-        // SAFETY: the key's part of the shape, borrowed for `'a`.
+        // SAFETY: the key part of the shape, borrowed for `'a`.
         unsafe { self.block.part(shape.key_at(), shape.key_len) }
     }
 
-    /// What the entry holds.
+    /// The entry's value.
     #[inline]
     pub fn value(self) -> Value<'a> {
         if Kind::of_flags(self.block.flags()).is_collection() {
             return self.collection();
         }
-        Value::Text(self.text().expect("what is no collection is a string"))
+        Value::Text(self.text().expect("a value is a collection or a string"))
     }
 
     /// The string that the entry holds; `None` if it holds a collection.
@@ -403,7 +403,7 @@ impl<'a> EntryRef<'a> {
         Some(Text::Integer(match shape.kind {
             Kind::Bytes | Kind::Edited => {
                 return Some(Text::Bytes {
-                    // SAFETY: the value's part of the shape, borrowed for `'a`.
+                    // SAFETY: the value part of the shape, borrowed for `'a`.
                     bytes: unsafe { block.part(at, shape.value_len) },
                     edited: shape.kind == Kind::Edited,
                 });
@@ -430,7 +430,7 @@ impl<'a> EntryRef<'a> {
 
     #[inline]
     fn packed_text(self, shape: Shape, packing: Packing) -> Text<'a> {
-        // SAFETY: the value's part of the shape, borrowed for `'a`.
+        // SAFETY: the value part of the shape, borrowed for `'a`.
         let packed = unsafe { self.block.part(shape.value_at(), shape.value_bytes()) };
         Text::Packed(PackedText::new(packing, packed, shape.value_len))
     }
@@ -452,7 +452,7 @@ impl<'a> EntryRef<'a> {
             | Kind::Int4
             | Kind::Int8
             | Kind::Ascii
-            | Kind::Hex => unreachable!("strings are no collections"),
+            | Kind::Hex => unreachable!("a string is not a collection"),
         }
     }
 
@@ -463,7 +463,7 @@ impl<'a> EntryRef<'a> {
         kind.type_of().unwrap_or_else(|| self.large().type_of())
     }
 
-    /// True for a collection without elements, which must not stay under its key.
+    /// True for a collection without elements; its key must be removed.
     pub fn is_empty_collection(self) -> bool {
         let shape = self.block.shape();
         if shape.kind.is_boxed() {
@@ -485,30 +485,30 @@ impl<'a> EntryRef<'a> {
         Kind::of_flags(self.block.flags())
     }
 
-    /// The value as it lies in the entry; of a large collection, its address.
+    /// The value's bytes as stored in the entry; for a large collection, its address.
     #[inline]
     pub(crate) fn stored(self) -> &'a [u8] {
         let shape = self.block.shape();
-        // SAFETY: the value's part of the shape, borrowed for `'a`.
+        // SAFETY: the value part of the shape, borrowed for `'a`.
         unsafe { self.block.part(shape.value_at(), shape.value_bytes()) }
     }
 
     /// The entry's large collection.
     ///
     /// # Panics
-    /// If the value is something else.
+    /// If the value is not a large collection.
     #[inline]
     pub(crate) fn large(self) -> &'a Large {
-        // SAFETY: the entry, which is borrowed for `'a`, keeps it.
+        // SAFETY: the entry, which is borrowed for `'a`, keeps the collection alive.
         unsafe { &*self.large_address() }
     }
 
-    /// The large collection in the entry, as it is now, to be kept: changes of the entry do not reach it. `None` if the entry
-    /// holds something smaller.
+    /// A snapshot of the entry's large collection: later changes to the entry do not affect it. `None` if the entry does not
+    /// hold a large collection.
     pub fn share_large(self) -> Option<SharedLarge> {
         let is_large = self.kind().is_boxed();
-        // SAFETY: it came from `into_raw`, and the entry keeps it.
-        is_large.then(|| unsafe { SharedLarge::another(self.large_address()) })
+        // SAFETY: the address came from `into_raw`, and the entry holds that reference.
+        is_large.then(|| unsafe { SharedLarge::clone_raw(self.large_address()) })
     }
 
     /// True if the entry has a deadline.
@@ -517,14 +517,14 @@ impl<'a> EntryRef<'a> {
         self.block.flags() & DEADLINE_FLAG != 0
     }
 
-    /// When the entry ends, in milliseconds since the epoch.
+    /// When the entry expires, in milliseconds since the epoch.
     #[inline]
     pub fn deadline_ms(self) -> Option<i64> {
         self.has_deadline()
             .then(|| i64::from_le_bytes(self.block.read(self.block.shape().deadline_at())))
     }
 
-    /// False for most entries: those that surely neither end nor lose a field at some moment. Reads the flags alone.
+    /// False if the entry cannot expire and none of its fields can, which is true of most entries. Reads only the flags.
     #[inline]
     pub fn can_expire(self) -> bool {
         self.block.flags() & (DEADLINE_FLAG | KIND_MASK) >= CAN_EXPIRE
@@ -537,8 +537,8 @@ impl<'a> EntryRef<'a> {
         u32::from_le_bytes([low, middle, high, 0])
     }
 
-    /// Sets the access bits (the low 24 of `access`). Writes only if they differ, so that a key read
-    /// often within one tick keeps its cache line clean.
+    /// Sets the access bits (the low 24 of `access`). Writes only if they differ, so that a key read often within one tick
+    /// keeps its cache line clean.
     #[inline]
     pub fn set_access(self, access: u32) {
         let [low, middle, high, _] = access.to_le_bytes();
@@ -547,25 +547,26 @@ impl<'a> EntryRef<'a> {
         }
     }
 
-    /// A copy under another key (or the same): value, deadline and access bits.
+    /// A copy under another key (or the same one), with value, deadline and access bits.
     pub fn to_entry(self, key: &[u8]) -> Entry {
         let block = self.copy_block(key);
         let shape = block.shape();
         if shape.kind.is_boxed() {
-            // SAFETY: it came from `into_raw`, and the entry keeps it.
-            let another = unsafe { SharedLarge::another(self.large_address()) };
-            block.write_address(shape, another.into_raw());
+            // SAFETY: the address came from `into_raw`, and the entry holds that reference.
+            let shared = unsafe { SharedLarge::clone_raw(self.large_address()) };
+            block.write_address(shape, shared.into_raw());
         }
         Entry(block)
     }
 
-    /// A block with another key and all else the same, the address of a large collection included.
+    /// Copies the block, with another key. For a large collection this copies the address and does not raise its reference
+    /// count.
     fn copy_block(self, key: &[u8]) -> Block {
         let old = self.block.shape();
         let shape = Shape::new(old.kind, old.has_deadline, key.len(), old.value_len);
         let block = Block::new(shape, 0);
         block.fill(shape.key_at(), key);
-        // SAFETY: the value's part of the shape, which outlives the copy.
+        // SAFETY: the value part of the old block, which outlives the copy.
         let value = unsafe { self.block.part(old.value_at(), old.value_bytes()) };
         block.fill(shape.value_at(), value);
         block.write(ACCESS_AT, self.block.read::<3>(ACCESS_AT));
@@ -575,15 +576,15 @@ impl<'a> EntryRef<'a> {
         block
     }
 
-    /// The bytes truly set aside for the entry and what it owns.
+    /// The bytes that the allocator really uses for the entry and everything it owns.
     #[inline]
     pub fn allocated_bytes(self) -> usize {
-        let apart = if self.kind().is_boxed() {
+        let large_bytes = if self.kind().is_boxed() {
             self.large().memory_bytes()
         } else {
             0
         };
-        self.block.room() + apart
+        self.block.room() + large_bytes
     }
 }
 
@@ -594,7 +595,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_goes_in_comes_out_in_every_shape() {
+    fn entries_of_every_shape_round_trip() {
         let long = vec![0xff; 70_000];
         let keys: [&[u8]; 4] = [b"", b"k", &long[..300], &long];
         let values: [&[u8]; 4] = [b"", b"v\0", &long[..256], &long];
@@ -624,9 +625,9 @@ mod tests {
         }
     }
 
-    /// Random edits against a plain model.
+    /// Compares random edits with a plain model.
     #[test]
-    fn any_sequence_of_changes_leaves_the_same_as_a_plain_model() {
+    fn random_changes_match_a_plain_model() {
         let mut random = Random::for_test();
         let mut random = move |below: usize| random.below(below);
         for round in 0..200 {
@@ -692,7 +693,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_packed_only_where_the_block_gets_smaller() {
+    fn text_is_packed_only_if_the_block_gets_smaller() {
         for len in 0..3000 {
             let (text, binary) = (vec![b'x'; len], vec![0xff; len]);
             let plain = Entry::new(b"key", NewValue::Bytes(&binary), None);
@@ -704,13 +705,13 @@ mod tests {
             match entry.view().text().expect("a string") {
                 Text::Packed(_) => assert!(len > 64 && bytes < plain_bytes, "length {len}"),
                 Text::Bytes { .. } => assert_eq!(bytes, plain_bytes, "length {len}"),
-                Text::Integer(_) => panic!("no integer"),
+                Text::Integer(_) => panic!("unexpected integer"),
             }
         }
     }
 
     #[test]
-    fn a_packed_text_is_overwritten_in_place_by_one_of_like_size() {
+    fn a_packed_text_of_similar_size_is_overwritten_in_place() {
         let address = |entry: &Entry| entry.0.0;
         for digit in [b'a', b'z'] {
             let mut entry = Entry::new(b"key", NewValue::Bytes(&[digit; 1000]), Some(1));
@@ -726,13 +727,13 @@ mod tests {
             entry.set(NewValue::Bytes(&[digit; 100]));
             assert!(
                 entry.view().allocated_bytes() < 200,
-                "a much smaller text gives memory back"
+                "a much smaller text frees memory"
             );
         }
     }
 
     #[test]
-    fn room_for_growth_is_set_aside_for_what_has_grown() {
+    fn only_a_non_empty_value_that_grows_gets_room_for_more() {
         let mut entry = Entry::new(b"k", NewValue::Bytes(b""), None);
         entry.edit(100_000);
         assert!(entry.view().allocated_bytes() < 120_000);

@@ -1,7 +1,7 @@
-//! Hashes: the choice between their forms.
+//! Hashes: choosing between their forms.
 //!
-//! A small hash is a listpack, with room for deadlines only once a field got one. It becomes large when it has more
-//! fields, or a longer field or value, than the options say, and stays so.
+//! A small hash is a listpack, which stores deadlines only once a field has had one. It becomes large when it gets more
+//! fields, or a longer field or value, than the options allow, and stays large.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -13,22 +13,22 @@ use crate::block::Kind;
 use crate::collection::{Collection, Thresholds, Type};
 use crate::{Entry, EntryRef, Large, PackedValue};
 
-/// The type itself.
+/// The hash type; never instantiated.
 #[derive(Debug)]
 pub enum Hash {}
 
-/// A hash, to read.
+/// A read-only view of a hash.
 #[derive(Clone, Copy, Debug)]
 pub enum HashRef<'a> {
     /// A listpack of fields and values.
     Packed(&'a [u8]),
     /// A listpack of fields, values and deadlines.
     PackedTtl(&'a [u8]),
-    /// A large one.
+    /// A large hash.
     Large(&'a Fields),
 }
 
-/// A hash, to change.
+/// A mutable view of a hash.
 #[derive(Debug)]
 pub struct HashMut<'a> {
     entry: &'a mut Entry,
@@ -65,12 +65,12 @@ impl Collection for Hash {
     }
 
     fn edit<'a>(entry: &'a mut Entry, thresholds: &'a Thresholds) -> HashMut<'a> {
-        assert!(Self::view(entry.view()).is_some(), "no hash");
+        assert!(Self::view(entry.view()).is_some(), "not a hash");
         HashMut { entry, thresholds }
     }
 }
 
-/// The two ways to keep a hash.
+/// A read-only view of either form.
 enum Form<'a> {
     Small(Pairs<'a>),
     Large(&'a Fields),
@@ -88,7 +88,7 @@ impl<'a> HashRef<'a> {
 
     /// The number of fields.
     #[inline]
-    #[expect(clippy::len_without_is_empty, reason = "no key holds an empty one")]
+    #[expect(clippy::len_without_is_empty, reason = "no key holds an empty hash")]
     pub fn len(self) -> usize {
         match self.form() {
             Form::Small(pairs) => pairs.len(),
@@ -114,7 +114,7 @@ impl<'a> HashRef<'a> {
         }
     }
 
-    /// Visits all fields; those of a small hash in the order in which they came.
+    /// Visits all fields; those of a small hash in insertion order.
     pub fn for_each(self, mut visit: impl FnMut(Pair<'a>)) {
         match self.form() {
             Form::Small(pairs) => pairs.iter().for_each(visit),
@@ -122,9 +122,9 @@ impl<'a> HashRef<'a> {
         }
     }
 
-    /// Visits some fields from position `cursor` on, and returns the next position, or 0 at the end. Start with 0.
+    /// Visits some fields from `cursor` on and returns the next cursor, or 0 at the end. Start with 0.
     ///
-    /// A field that is there all the time is visited, whatever happens between the calls.
+    /// A field that stays in the hash for the whole scan is visited, whatever changes between the calls.
     pub fn scan(self, cursor: u64, mut visit: impl FnMut(Pair<'_>)) -> u64 {
         match self.form() {
             Form::Small(pairs) => {
@@ -135,7 +135,7 @@ impl<'a> HashRef<'a> {
         }
     }
 
-    /// A field picked by a random number; each has about the same chance.
+    /// The field that a random number selects; all are about equally likely.
     pub fn pick(self, random: u64) -> Option<Pair<'a>> {
         match self.form() {
             Form::Small(pairs) => {
@@ -147,16 +147,16 @@ impl<'a> HashRef<'a> {
         }
     }
 
-    /// The soonest deadline of any field, in milliseconds since the epoch.
+    /// The earliest deadline of any field, in milliseconds since the epoch.
     #[inline]
-    pub fn soonest_ms(self) -> Option<i64> {
+    pub fn first_deadline_ms(self) -> Option<i64> {
         match self.form() {
-            Form::Small(pairs) => pairs.soonest_ms(),
+            Form::Small(pairs) => pairs.first_deadline_ms(),
             Form::Large(fields) => fields.first_deadline_ms(),
         }
     }
 
-    /// The last deadline, if all fields have one.
+    /// The latest deadline, if all fields have one: the hash is then empty after it.
     pub fn expires_ms(self) -> Option<i64> {
         match self.form() {
             Form::Small(pairs) => pairs.expires_ms(),
@@ -165,7 +165,7 @@ impl<'a> HashRef<'a> {
     }
 }
 
-/// The two ways to change a hash.
+/// A mutable view of a large hash, or the layout of a small one.
 enum FormMut<'a> {
     Small(Layout),
     Large(&'a mut Fields),
@@ -180,13 +180,13 @@ impl HashMut<'_> {
         }
     }
 
-    /// The hash, to read.
+    /// A read-only view of the hash.
     #[inline]
     pub fn view(&self) -> HashRef<'_> {
         Hash::view(self.entry.view()).expect("`edit` checked the type")
     }
 
-    /// Sets a field's value and deadline, and says whether the field is new.
+    /// Sets a field's value and deadline, and returns whether the field is new.
     pub fn set(&mut self, field: &[u8], value: Element<'_>, deadline_ms: Option<i64>) -> bool {
         if deadline_ms.is_some() {
             self.make_room_for_deadlines();
@@ -209,7 +209,7 @@ impl HashMut<'_> {
         is_new
     }
 
-    /// Gives a field another deadline or none. Says whether there is such a field.
+    /// Sets or removes a field's deadline, and returns whether the field exists.
     pub fn set_deadline_ms(&mut self, field: &[u8], deadline_ms: Option<i64>) -> bool {
         if deadline_ms.is_some() {
             self.make_room_for_deadlines();
@@ -221,7 +221,7 @@ impl HashMut<'_> {
         PairsMut::new(&mut PackedValue(self.entry), layout).set_deadline_ms(field, deadline_ms)
     }
 
-    /// Removes a field, and says whether there was one.
+    /// Removes a field, and returns whether it existed.
     pub fn remove(&mut self, field: &[u8]) -> bool {
         match self.form() {
             FormMut::Large(fields) => fields.remove(field),
@@ -274,15 +274,15 @@ impl HashMut<'_> {
 }
 
 impl Entry {
-    /// Removes up to `limit` fields (all of a small hash) whose deadline has come, and returns how many; 0 if the entry holds no
-    /// hash. The hash may end up empty.
+    /// Removes up to `limit` expired fields, or all of them from a small hash, and returns how many; 0 if the entry does not hold
+    /// a hash. The hash may be empty afterwards.
     pub fn remove_expired_fields(&mut self, now_ms: i64, limit: usize) -> usize {
         match self.view().timed_hash() {
             Some(HashRef::PackedTtl(_)) => {
-                PairsMut::new(&mut PackedValue(self), Layout::Timed).remove_due(now_ms)
+                PairsMut::new(&mut PackedValue(self), Layout::Timed).remove_expired(now_ms)
             }
             Some(HashRef::Large(_)) => match self.large_mut() {
-                Large::Hash(fields) => fields.remove_due(now_ms, limit),
+                Large::Hash(fields) => fields.remove_expired(now_ms, limit),
                 Large::List(_) | Large::Set(_) | Large::SortedSet(_) | Large::Stream(_) => 0,
             },
             Some(HashRef::Packed(_)) | None => 0,
@@ -291,7 +291,7 @@ impl Entry {
 }
 
 impl<'a> EntryRef<'a> {
-    /// The entry's hash, if some of its fields may have deadlines.
+    /// The entry's hash, if its fields may have deadlines.
     fn timed_hash(self) -> Option<HashRef<'a>> {
         match self.kind() {
             Kind::HashPackedTtl | Kind::HashBoxedTtl => Hash::view(self),
@@ -312,12 +312,13 @@ impl<'a> EntryRef<'a> {
         }
     }
 
-    /// The soonest deadline of any field of the entry's hash, in milliseconds since the epoch.
+    /// The earliest deadline of any field of the entry's hash, in milliseconds since the epoch.
     pub fn first_field_deadline_ms(self) -> Option<i64> {
-        self.timed_hash().and_then(HashRef::soonest_ms)
+        self.timed_hash().and_then(HashRef::first_deadline_ms)
     }
 
-    /// When nothing is left of the entry, in milliseconds since the epoch: its deadline, or that of the last field of a hash.
+    /// When the whole entry has expired, in milliseconds since the epoch: at its own deadline, or once the last field of its hash
+    /// has expired, whichever is earlier.
     pub fn expires_ms(self) -> Option<i64> {
         let fields = self.timed_hash().and_then(HashRef::expires_ms);
         match (self.deadline_ms(), fields) {

@@ -8,8 +8,8 @@ use crate::{Entry, EntryRef};
 
 // SAFETY:
 // - blocks come from `heap::allocate`: aligned to 8, in user space, which ends below 2^48;
-// - an entry owns its block alone, may move between threads, and only changes through `&mut` or
-//   under the lock that guards its table.
+// - an entry is the only owner of its block, may move between threads, and only changes through `&mut` or under the
+//   lock that guards its table.
 unsafe impl Item for Entry {
     type Ref<'a> = EntryRef<'a>;
 

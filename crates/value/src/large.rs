@@ -1,7 +1,7 @@
-//! Large collections: what an entry holds the address of.
+//! Large collections, which live outside the entry's block; the entry stores their address.
 //!
-//! They are counted references, so that a command can keep one as it was at some moment and read on without any lock; who
-//! changes an entry while that lasts changes a copy.
+//! They are reference-counted, so a command can hold a snapshot and keep reading it without a lock. A change to the entry
+//! in the meantime is made to a copy.
 
 use std::mem::ManuallyDrop;
 use std::sync::{Arc, OnceLock};
@@ -11,8 +11,9 @@ use damselfly_collections::{Chain, Fields, Members, Ranking, Stream};
 use crate::collection::Type;
 use crate::{EntryRef, HashRef, ListRef, SetRef, SortedSetRef, Value};
 
-/// Members of a collection that are freed at once; more are left to another thread, see [`free_large_with`].
-const FREED_AT_ONCE_MAX: usize = 64;
+/// A collection of at most this many parts is freed by the thread that drops it; a larger one is passed to the function
+/// given to [`free_large_with`].
+const FREED_IN_PLACE_MAX: usize = 64;
 
 /// A large collection.
 #[derive(Clone, Debug)]
@@ -31,8 +32,8 @@ pub enum Large {
 
 static FREE: OnceLock<fn(Large)> = OnceLock::new();
 
-/// Has large collections that are dropped freed by `free`, whoever drops them: it should hand them to another thread,
-/// since freeing a million members takes a tenth of a second. To be called once; later calls change nothing.
+/// Registers the function that frees large collections, whichever thread drops them. It should hand them to another
+/// thread, since freeing a million members takes a tenth of a second. Only the first call has an effect.
 pub fn free_large_with(free: fn(Large)) {
     let _ = FREE.set(free);
 }
@@ -60,7 +61,7 @@ impl Large {
         }
     }
 
-    /// True if there is nothing left to keep: a stream without entries still has a history.
+    /// True if the key must be removed. A stream is never empty in this sense: without entries it still has a history.
     pub fn is_empty(&self) -> bool {
         match self {
             Self::List(_) | Self::Set(_) | Self::Hash(_) | Self::SortedSet(_) => self.len() == 0,
@@ -68,7 +69,7 @@ impl Large {
         }
     }
 
-    /// The bytes that it takes on the heap, itself included.
+    /// The bytes of heap that the collection uses, including this value itself.
     pub fn memory_bytes(&self) -> usize {
         size_of::<Self>()
             + match self {
@@ -80,7 +81,7 @@ impl Large {
             }
     }
 
-    /// What it is.
+    /// A read-only view of the collection.
     pub(crate) fn value(&self) -> Value<'_> {
         match self {
             Self::List(chain) => Value::List(ListRef::Large(chain)),
@@ -91,7 +92,7 @@ impl Large {
         }
     }
 
-    /// How many parts are to be freed with it, about.
+    /// The approximate number of parts to free.
     fn parts(&self) -> usize {
         match self {
             Self::List(_) | Self::Set(_) | Self::Hash(_) | Self::SortedSet(_) => self.len(),
@@ -99,22 +100,22 @@ impl Large {
         }
     }
 
-    /// Frees it, or has it freed elsewhere.
+    /// Frees the collection, or passes a big one to the registered function.
     fn free(self) {
         match FREE.get() {
-            Some(free) if self.parts() > FREED_AT_ONCE_MAX => free(self),
+            Some(free) if self.parts() > FREED_IN_PLACE_MAX => free(self),
             Some(_) | None => drop(self),
         }
     }
 }
 
-/// A large collection as it was at one moment.
+/// A counted reference to a large collection, which does not change while it is shared.
 #[derive(Clone, Debug)]
 pub struct SharedLarge(ManuallyDrop<Arc<Large>>);
 
 impl Drop for SharedLarge {
     fn drop(&mut self) {
-        // SAFETY: taken once, as it ends.
+        // SAFETY: taken only once, in `drop`.
         let counted = unsafe { ManuallyDrop::take(&mut self.0) };
         if let Some(large) = Arc::into_inner(counted) {
             large.free();
@@ -132,46 +133,46 @@ impl SharedLarge {
         self.0.value()
     }
 
-    /// Gives up ownership; the address goes back to [`SharedLarge::from_raw`].
+    /// Gives up ownership; [`SharedLarge::from_raw`] takes it back.
     pub(crate) fn into_raw(self) -> *const Large {
         let mut kept = ManuallyDrop::new(self);
-        // SAFETY: taken once, and `drop` does not run.
+        // SAFETY: taken only once, since `drop` does not run.
         Arc::into_raw(unsafe { ManuallyDrop::take(&mut kept.0) })
     }
 
     /// Takes ownership back.
     ///
     /// # Safety
-    /// `raw` came from [`SharedLarge::into_raw`], and is taken back once.
+    /// `raw` came from [`SharedLarge::into_raw`], and is passed here only once.
     pub(crate) unsafe fn from_raw(raw: *const Large) -> Self {
         // SAFETY: as the caller promises.
         Self(ManuallyDrop::new(unsafe { Arc::from_raw(raw) }))
     }
 
-    /// One more reference to what `raw` refers to.
+    /// Makes another reference to the collection behind `raw`.
     ///
     /// # Safety
     /// `raw` came from [`SharedLarge::into_raw`] and was not taken back.
-    pub(crate) unsafe fn another(raw: *const Large) -> Self {
+    pub(crate) unsafe fn clone_raw(raw: *const Large) -> Self {
         // SAFETY: as the caller promises.
         unsafe { Arc::increment_strong_count(raw) };
-        // SAFETY: the count was just raised for it.
+        // SAFETY: the count was just raised for this reference.
         unsafe { Self::from_raw(raw) }
     }
 
-    /// True if there is no other reference.
+    /// True if `raw` is the only reference.
     ///
     /// # Safety
-    /// `raw` came from [`SharedLarge::into_raw`], was not taken back, and nobody makes another reference meanwhile.
-    pub(crate) unsafe fn is_only_one(raw: *const Large) -> bool {
-        // SAFETY: as the caller promises; the reference is not counted down.
+    /// `raw` came from [`SharedLarge::into_raw`] and was not taken back, and no other reference is made during the call.
+    pub(crate) unsafe fn is_unique(raw: *const Large) -> bool {
+        // SAFETY: as the caller promises; `ManuallyDrop` keeps the count unchanged.
         let mut counted = ManuallyDrop::new(unsafe { Arc::from_raw(raw) });
         Arc::get_mut(&mut counted).is_some()
     }
 }
 
 impl EntryRef<'_> {
-    /// True if it is a large collection, which copies share until one of them is changed.
+    /// True if the value is a large collection, which copies of the entry share until one of them changes it.
     pub fn is_large(self) -> bool {
         self.kind().is_boxed()
     }

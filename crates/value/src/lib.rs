@@ -1,7 +1,8 @@
-//! The entry: a key, what it holds, and when it ends, in one allocation.
+//! The entry: a key, its value and its deadline, in one allocation.
 //!
-//! Strings and small collections lie in the entry's own block; a large collection is apart (`large.rs`). Each type of
-//! collection has a file that chooses between its forms: `list.rs`, `set.rs`, `hash.rs`, `sorted_set.rs`, `stream.rs`.
+//! Strings and small collections are stored in the entry's own block; a large collection is allocated separately
+//! (`large.rs`). Each type of collection has a file that chooses between its forms: `list.rs`, `set.rs`, `hash.rs`,
+//! `sorted_set.rs`, `stream.rs`.
 
 mod block;
 mod collection;

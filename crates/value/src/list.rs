@@ -1,44 +1,44 @@
-//! Lists: the choice between their forms.
+//! Lists: choosing between their forms.
 //!
-//! A list begins as a listpack in the entry's own block. When an element would take it beyond `list-max-listpack-size`
-//! it becomes a chain; when it has shrunk to half of that it becomes a listpack again.
+//! A list begins as a listpack in the entry's own block. If a new element would exceed `list-max-listpack-size`, the list
+//! becomes a chain; once it shrinks to half of that limit, it becomes a listpack again.
 
 use std::sync::atomic::Ordering::Relaxed;
 
 use damselfly_collections::chain::{Shape, Walk};
 use damselfly_collections::listpack::{self, Listpack, Offset};
-use damselfly_collections::{Buffer, Chain, Element, Side, Wanted};
+use damselfly_collections::{Buffer, Chain, Element, Needle, Side};
 
 use crate::block::Kind;
 use crate::collection::{Collection, Thresholds, Type};
 use crate::{Entry, EntryRef, Large, PackedValue, Value};
 
-/// What Redis's listpack has more than ours, so that a list changes its form where Redis's does.
+/// How much longer Redis's listpack is than ours: counted so that a list changes its form at the same size as in Redis.
 const REDIS_EXTRA_BYTES: usize = 3;
 
-const A_LIST: &str = "what is edited as a list is one";
+const TYPE_CHECKED: &str = "the caller of `edit` checked the type";
 
-/// The type itself.
+/// The list type; never instantiated.
 #[derive(Debug)]
 pub enum List {}
 
-/// A list, to read.
+/// A read-only view of a list.
 #[derive(Clone, Copy, Debug)]
 pub enum ListRef<'a> {
     /// A listpack.
     Packed(&'a [u8]),
-    /// A large one.
+    /// A large list.
     Large(&'a Chain),
 }
 
-/// A list, to change.
+/// A mutable view of a list.
 #[derive(Debug)]
 pub struct ListMut<'a> {
     entry: &'a mut Entry,
     thresholds: &'a Thresholds,
 }
 
-/// The form of a list, to change.
+/// A mutable view of either form.
 enum Form<'a> {
     Packed(PackedValue<'a>),
     Large(&'a mut Chain),
@@ -78,7 +78,7 @@ impl<'a> ListRef<'a> {
         }
     }
 
-    /// Whether there are none: only while a list is being made.
+    /// Whether the list has no elements, which is true only while it is being built.
     #[inline]
     pub fn is_empty(self) -> bool {
         self.len() == 0
@@ -108,7 +108,7 @@ impl<'a> ListRef<'a> {
         }
     }
 
-    /// A walk over the elements from `index` on, towards the end that is not `from`.
+    /// A walk over the elements, starting at `index` and moving away from the end `from`.
     #[inline]
     pub fn walk(self, index: usize, from: Side) -> Walk<'a> {
         match self {
@@ -117,22 +117,22 @@ impl<'a> ListRef<'a> {
         }
     }
 
-    /// The index of the first element that is `wanted`.
-    pub fn find(self, wanted: &[u8]) -> Option<usize> {
-        let (wanted, mut walk) = (Wanted::new(wanted), self.walk(0, Side::Left));
-        let mut is_next = || walk.step().is_some_and(|element| wanted.is(element));
-        (0..self.len()).find(|_| is_next())
+    /// The index of the first element that equals `text`.
+    pub fn find(self, text: &[u8]) -> Option<usize> {
+        let (needle, mut walk) = (Needle::new(text), self.walk(0, Side::Left));
+        let mut next_matches = || walk.step().is_some_and(|element| needle.matches(element));
+        (0..self.len()).find(|_| next_matches())
     }
 }
 
 impl ListMut<'_> {
-    /// The list, to read.
+    /// A read-only view of the list.
     #[inline]
     pub fn view(&self) -> ListRef<'_> {
-        List::view(self.entry.view()).expect(A_LIST)
+        List::view(self.entry.view()).expect(TYPE_CHECKED)
     }
 
-    /// Adds elements at one end, one after the other, and returns how many there are then.
+    /// Adds elements at one end, one after the other, and returns the new length.
     pub fn push<'e>(
         &mut self,
         side: Side,
@@ -159,7 +159,7 @@ impl ListMut<'_> {
         }
     }
 
-    /// Calls `read` with the first or the last element and removes it. `None` if there is none.
+    /// Passes the first or the last element to `read`, then removes it. `None` if the list is empty.
     pub fn pop<R>(&mut self, side: Side, read: impl FnOnce(Element<'_>) -> R) -> Option<R> {
         match self.form() {
             Form::Packed(mut packed) => {
@@ -184,7 +184,7 @@ impl ListMut<'_> {
         }
     }
 
-    /// Adds an element before the one at `index`, or at the end.
+    /// Inserts an element before the one at `index`, or at the end if there is none.
     pub fn insert(&mut self, index: usize, text: &[u8]) {
         self.make_room_for(std::iter::once(text));
         match self.form() {
@@ -197,7 +197,7 @@ impl ListMut<'_> {
         }
     }
 
-    /// Puts another element in the place of the one at `index`; nothing if there is none.
+    /// Replaces the element at `index`, if there is one.
     pub fn replace(&mut self, index: usize, text: &[u8]) {
         self.make_room_for(std::iter::once(text));
         match self.form() {
@@ -234,13 +234,13 @@ impl ListMut<'_> {
         }
     }
 
-    /// Removes up to `count` elements that are `wanted`, those nearest to one end, and returns how many there were.
-    pub fn remove_equal(&mut self, wanted: &[u8], count: usize, from: Side) -> usize {
-        let wanted = Wanted::new(wanted);
+    /// Removes up to `count` elements that equal `text`, those nearest to the end `from`, and returns how many were removed.
+    pub fn remove_equal(&mut self, text: &[u8], count: usize, from: Side) -> usize {
+        let needle = Needle::new(text);
         match self.form() {
-            Form::Packed(mut packed) => listpack::remove_equal(&mut packed, &wanted, count, from),
+            Form::Packed(mut packed) => listpack::remove_equal(&mut packed, &needle, count, from),
             Form::Large(chain) => {
-                let removed = chain.remove_equal(&wanted, count, from);
+                let removed = chain.remove_equal(&needle, count, from);
                 self.pack_if_small();
                 removed
             }
@@ -255,7 +255,7 @@ impl ListMut<'_> {
         match self.entry.large_mut() {
             Large::List(chain) => Form::Large(chain),
             Large::Set(_) | Large::Hash(_) | Large::SortedSet(_) | Large::Stream(_) => {
-                unreachable!("{A_LIST}")
+                unreachable!("{TYPE_CHECKED}")
             }
         }
     }
@@ -266,7 +266,7 @@ impl ListMut<'_> {
         Shape::new(size.into(), usize::try_from(depth).unwrap_or(usize::MAX))
     }
 
-    /// Makes a listpack a chain if these elements would make it too large.
+    /// Converts a listpack to a chain if these elements would make it too large.
     #[inline]
     fn make_room_for<'e>(&mut self, mut texts: impl Iterator<Item = &'e [u8]>) {
         if self.entry.view().kind() != Kind::ListPacked {
@@ -285,7 +285,7 @@ impl ListMut<'_> {
         }
     }
 
-    /// Makes a chain a listpack if it is small enough.
+    /// Converts a chain to a listpack if it is small enough.
     fn pack_if_small(&mut self) {
         let shape = self.shape().halved();
         if let Form::Large(chain) = self.form()
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_becomes_a_chain_at_the_limit_and_a_listpack_at_half_of_it() {
+    fn a_list_becomes_a_chain_above_the_limit_and_a_listpack_at_half_of_it() {
         let thresholds = Thresholds::default();
         thresholds.list_max_listpack_size.store(8, Relaxed);
         let mut entry = Entry::new_collection(b"key", Type::List, Some(7));
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn both_forms_do_the_same() {
+    fn both_forms_behave_the_same() {
         let long = vec![b'x'; 9000];
         for size in [-2, 2] {
             let thresholds = Thresholds::default();

@@ -1,4 +1,4 @@
-//! A packed collection in an entry's own block, as bytes to edit.
+//! A packed collection inside an entry's own block, as an editable buffer.
 
 use damselfly_collections::Buffer;
 
@@ -29,9 +29,9 @@ mod tests {
     use super::*;
     use crate::Type;
 
-    /// Random splices against a plain vector, with keys and deadlines of every width.
+    /// Compares random splices with a plain vector, for short and long keys and with or without a deadline.
     #[test]
-    fn any_splices_leave_the_same_as_in_a_plain_vector() {
+    fn random_splices_match_a_plain_vector() {
         let mut random = Random::for_test();
         let mut random = move |below: usize| random.below(below);
         for round in 0..100 {

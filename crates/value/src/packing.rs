@@ -1,19 +1,19 @@
-//! Text in fewer bits: ASCII in seven a character, lower-case hexadecimal digits in four.
+//! Packed text: ASCII at seven bits per character, lower-case hexadecimal digits at four.
 //!
 //! ```text
-//! ASCII   the last eighth of the text lies in the top bits of the bytes before it:
+//! ASCII   the last eighth of the text (the tail) is stored in the top bits of the bytes before it:
 //!         | stripe 0 | stripe 1 | ... | stripe 6 | rest |     seven stripes of len / 8 bytes
 //!         bit i of the tail's byte t is the top bit of byte t of stripe i
 //! hex     low half of byte t: digit t; high half: digit t + ceil(len / 2)
 //! ```
 //!
-//! Both layouts let the processor take many bytes at once without moving any of them sideways.
+//! Both layouts let the processor handle many bytes at once without shifting any byte to another position.
 
 use std::ops::Range;
 
-/// Shorter texts are not packed; it also makes every stripe at least a word long.
+/// Shorter texts are not packed. This also makes every stripe at least one word long.
 const TEXT_BYTES_MIN: usize = 65;
-/// Longer texts are not packed: reading one should cost a copy and no more.
+/// Longer texts are not packed: reading one should cost no more than a copy.
 const TEXT_BYTES_MAX: usize = 64 << 10;
 
 const WORD_BYTES: usize = 8;
@@ -24,9 +24,9 @@ const TOP_BITS: u64 = 0x8080_8080_8080_8080;
 /// How a text is packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Packing {
-    /// Characters below 128: eight in seven bytes.
+    /// Characters below 128: eight characters in seven bytes.
     Ascii,
-    /// Digits and `a` to `f` only: two in a byte.
+    /// Only digits and `a` to `f`: two characters in a byte.
     Hex,
 }
 
@@ -45,7 +45,7 @@ impl Packing {
         }
     }
 
-    /// The bytes that a text of `len` bytes takes when packed.
+    /// The packed size of a text of `len` bytes.
     #[inline]
     pub(crate) fn packed_bytes(self, len: usize) -> usize {
         match self {
@@ -54,7 +54,7 @@ impl Packing {
         }
     }
 
-    /// Packs a text that [`Packing::of`] accepted into `packed`, which is just as long as needed.
+    /// Packs a text that [`Packing::of`] accepted into `packed`, whose length must be exactly the packed size.
     pub(crate) fn pack(self, text: &[u8], packed: &mut [u8]) {
         match self {
             Self::Ascii => pack_ascii(text, packed),
@@ -63,7 +63,7 @@ impl Packing {
     }
 }
 
-/// A packed text, to read.
+/// A read-only view of a packed text.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct PackedText<'a> {
     packing: Packing,
@@ -72,7 +72,7 @@ pub struct PackedText<'a> {
 }
 
 impl<'a> PackedText<'a> {
-    /// A text of `len` bytes; `packed` is what [`Packing::pack`] wrote.
+    /// A text of `len` bytes; `packed` holds the output of [`Packing::pack`].
     #[inline]
     pub(crate) fn new(packing: Packing, packed: &'a [u8], len: usize) -> Self {
         debug_assert_eq!(packed.len(), packing.packed_bytes(len));
@@ -83,35 +83,35 @@ impl<'a> PackedText<'a> {
         }
     }
 
-    /// The bytes of the text, unpacked.
+    /// The length of the unpacked text in bytes.
     #[inline]
-    #[expect(clippy::len_without_is_empty, reason = "no packed text is empty")]
+    #[expect(clippy::len_without_is_empty, reason = "a packed text is never empty")]
     pub fn len(self) -> usize {
         self.len
     }
 
-    /// Writes the whole text to `out`, which is [`PackedText::len`] bytes long.
+    /// Writes the whole text to `out`, which must be [`PackedText::len`] bytes long.
     #[inline]
     pub fn unpack_into(self, out: &mut [u8]) {
-        assert_eq!(out.len(), self.len, "room for exactly the text");
+        assert_eq!(out.len(), self.len, "`out` must be as long as the text");
         match self.packing {
             Packing::Ascii => unpack_ascii(self.packed, out),
             Packing::Hex => unpack_hex(self.packed, out),
         }
     }
 
-    /// Writes a part of the text to `out`, which is as long as `range`.
+    /// Writes a part of the text to `out`, which must be as long as `range`.
     ///
     /// # Panics
-    /// If `range` goes beyond the text.
+    /// If `range` exceeds the text.
     pub fn unpack_range(self, range: Range<usize>, out: &mut [u8]) {
-        assert!(range.end <= self.len, "a part of the text");
+        assert!(range.end <= self.len, "`range` exceeds the text");
         for (to, at) in out.iter_mut().zip(range) {
             *to = self.byte(at);
         }
     }
 
-    /// The whole text.
+    /// Returns the whole text, unpacked.
     pub fn to_vec(self) -> Vec<u8> {
         let mut text = vec![0; self.len];
         self.unpack_into(&mut text);
@@ -142,7 +142,7 @@ impl std::fmt::Debug for PackedText<'_> {
 }
 
 fn is_hex(text: &[u8]) -> bool {
-    /// Looked at without a branch in between.
+    /// This many bytes are checked without a branch.
     const CHUNK: usize = 64;
     text.chunks(CHUNK).all(|chunk| {
         chunk.iter().fold(true, |all, byte| {
@@ -235,8 +235,8 @@ fn gather_tail<const N: usize>(packed: &[u8], tail: &mut [u8]) {
     });
 }
 
-/// Visits positions of `N` words each that cover `len` bytes, which is no less than that. The last
-/// may overlap the one before it: doing a byte twice changes nothing.
+/// Visits positions, each the start of `N` words, that together cover `len` bytes. `len` must be at least `N` words. The
+/// last position may overlap the one before it: handling a byte twice changes nothing.
 #[inline]
 fn for_each_position<const N: usize>(len: usize, mut visit: impl FnMut(usize)) {
     let last = len - N * WORD_BYTES;
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_of_every_length_come_back() {
+    fn texts_of_every_length_round_trip() {
         let mut random = Random::for_test();
         let mut random = |below: usize| random.below(below);
         for len in (TEXT_BYTES_MIN..600).chain(TEXT_BYTES_MAX - 20..=TEXT_BYTES_MAX) {
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_comes_back_is_packed() {
+    fn only_text_that_fits_a_packing_is_packed() {
         for byte in 0..=u8::MAX {
             for at in [0, 63, 64, 99] {
                 let mut text = [b'0'; 100];
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_are_parts_of_the_whole() {
+    fn a_range_unpacks_to_the_same_part_of_the_text() {
         let text: Vec<_> = (0..133).map(|at| b'!' + at % 90).collect();
         let hex = text.iter().map(|byte| digit(byte & 0xf)).collect();
         for text in [text, hex] {

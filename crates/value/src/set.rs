@@ -1,7 +1,7 @@
-//! Sets: the choice between their forms.
+//! Sets: choosing between their forms.
 //!
-//! A set begins as an intset. The first member that is no integer makes it a listpack; one too many, or too long for a
-//! listpack, makes it a large set. It never goes back.
+//! A set begins as an intset. The first member that is not an integer turns it into a listpack. A member that exceeds the
+//! limits turns it into a large set. A set never goes back to a smaller form.
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
@@ -10,33 +10,33 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use damselfly_base::number::{Decimal, parse_integer};
 use damselfly_collections::intset::{self, Intset};
 use damselfly_collections::listpack::{self, Listpack, Offset};
-use damselfly_collections::{Element, Members, Wanted};
+use damselfly_collections::{Element, Members, Needle};
 
 use crate::block::Kind;
 use crate::collection::{Collection, Thresholds, Type};
 use crate::{Entry, EntryRef, Large, PackedValue, Value};
 
-/// The type itself.
+/// The set type; never instantiated.
 #[derive(Debug)]
 pub enum Set {}
 
-/// A set, to read.
+/// A read-only view of a set.
 #[derive(Clone, Copy, Debug)]
 pub enum SetRef<'a> {
     /// An intset.
     Integers(&'a [u8]),
     /// A listpack.
     Packed(&'a [u8]),
-    /// A large one.
+    /// A large set.
     Large(&'a Members),
 }
 
-/// An intset in Redis has at most so many members, whatever the option says.
+/// Redis's limit on the members of an intset, whatever the option says.
 const INTSET_MAX: usize = 1 << 30;
 
-const NOT_EMPTY: &str = "an index below the length has a member";
+const NOT_EMPTY: &str = "every index below the length has a member";
 
-/// A set, to change.
+/// A mutable view of a set.
 #[derive(Debug)]
 pub struct SetMut<'a> {
     entry: &'a mut Entry,
@@ -77,23 +77,23 @@ impl<'a> SetRef<'a> {
         }
     }
 
-    /// Whether there are none: only while a set is being made.
+    /// Whether the set has no members, which is true only while it is being built.
     pub fn is_empty(self) -> bool {
         self.len() == 0
     }
 
-    /// Whether this is a member.
+    /// Whether the set contains `member`.
     pub fn contains(self, member: &[u8]) -> bool {
         match self {
             Self::Integers(bytes) => {
                 parse_integer(member).is_some_and(|number| Intset::new(bytes).contains(number))
             }
-            Self::Packed(bytes) => find(bytes, &Wanted::new(member)).is_some(),
+            Self::Packed(bytes) => find(bytes, &Needle::new(member)).is_some(),
             Self::Large(members) => members.contains(member),
         }
     }
 
-    /// Whether a member of another set is one of this, too.
+    /// Whether the set contains a member of another set.
     pub fn has(self, member: Element<'_>) -> bool {
         match (self, member) {
             (Self::Integers(bytes), Element::Integer(number)) => {
@@ -105,7 +105,7 @@ impl<'a> SetRef<'a> {
         }
     }
 
-    /// Visits members until `visit` breaks, and returns what it broke with.
+    /// Visits members until `visit` breaks, and returns the break value.
     pub fn try_for_each<B>(
         self,
         visit: impl FnMut(Element<'a>) -> ControlFlow<B>,
@@ -120,7 +120,7 @@ impl<'a> SetRef<'a> {
         }
     }
 
-    /// Visits all members, those of an intset in rising order, those of a listpack in the order in which they came.
+    /// Visits all members: those of an intset in ascending order, those of a listpack in insertion order.
     pub fn for_each(self, mut visit: impl FnMut(Element<'a>)) {
         let all = self.try_for_each(|member| {
             visit(member);
@@ -129,8 +129,8 @@ impl<'a> SetRef<'a> {
         debug_assert!(all.is_continue());
     }
 
-    /// Visits some members from position `cursor` on and returns the next position, or 0 at the end; start with 0. Small
-    /// sets are visited at once, whatever the cursor.
+    /// Visits some members from `cursor` on and returns the next cursor, or 0 at the end. Start with 0. A small set is
+    /// visited completely in one call, whatever the cursor.
     pub fn scan(self, cursor: u64, mut visit: impl FnMut(Element<'_>)) -> u64 {
         match self {
             Self::Integers(_) | Self::Packed(_) => {
@@ -141,10 +141,10 @@ impl<'a> SetRef<'a> {
         }
     }
 
-    /// A member picked by a random number, each with the same chance.
+    /// The member that a random number selects; all are equally likely.
     ///
     /// # Panics
-    /// If there are none.
+    /// If the set is empty.
     pub fn random(self, random: u64) -> Element<'a> {
         match self {
             Self::Integers(bytes) => {
@@ -163,111 +163,111 @@ impl<'a> SetRef<'a> {
 }
 
 impl<'a> SetRef<'a> {
-    /// Visits `count` different members, all if there are not more; each choice has the same chance.
+    /// Visits `count` distinct members, or all if there are fewer; every subset is equally likely.
     pub fn sample(
         self,
         count: usize,
         mut random: impl FnMut() -> u64,
         mut visit: impl FnMut(Element<'a>),
     ) {
-        /// Picking one after the other pays while it seldom meets the same one again.
-        const PICKED_SHARE_MAX: usize = 3;
+        /// Drawing members one by one is faster while repeats are rare: for up to a third of the members.
+        const MEMBERS_PER_DRAW_MIN: usize = 3;
         if let Self::Large(members) = self
-            && count.saturating_mul(PICKED_SHARE_MAX) <= members.len()
+            && count.saturating_mul(MEMBERS_PER_DRAW_MIN) <= members.len()
         {
             let mut seen = HashSet::with_capacity(count);
             while seen.len() < count {
                 let Some(member) = members.random(random()) else {
                     break;
                 };
-                // Each member has a block of its own.
+                // Every member has its own block, so its address identifies it.
                 if seen.insert(member.as_ptr()) {
                     visit(Element::Bytes(member));
                 }
             }
             return;
         }
-        let mut picks = Picks::new(self.len(), count);
+        let mut sampler = Sampler::new(self.len(), count);
         self.for_each(|member| {
-            if picks.takes(&mut random) {
+            if sampler.selects_next(&mut random) {
                 visit(member);
             }
         });
     }
 }
 
-/// Chooses among things that come one after the other (Knuth's selection sampling).
-struct Picks {
-    to_come: usize,
-    wanted: usize,
+/// Selects a random sample from a sequence in one pass (Knuth's selection sampling).
+struct Sampler {
+    remaining: usize,
+    needed: usize,
 }
 
-impl Picks {
-    /// Of so many things to come, this many are wanted.
-    fn new(to_come: usize, wanted: usize) -> Self {
-        Self { to_come, wanted }
+impl Sampler {
+    /// Selects `needed` of `remaining` items.
+    fn new(remaining: usize, needed: usize) -> Self {
+        Self { remaining, needed }
     }
 
-    /// Whether to take the next one.
-    fn takes(&mut self, mut random: impl FnMut() -> u64) -> bool {
-        let takes = self.wanted > 0 && below(self.to_come, random()) < self.wanted;
-        self.to_come -= 1;
-        self.wanted -= usize::from(takes);
-        takes
+    /// Whether the next item is part of the sample.
+    fn selects_next(&mut self, mut random: impl FnMut() -> u64) -> bool {
+        let selected = self.needed > 0 && below(self.remaining, random()) < self.needed;
+        self.remaining -= 1;
+        self.needed -= usize::from(selected);
+        selected
     }
 }
 
-fn find(bytes: &[u8], wanted: &Wanted<'_>) -> Option<Offset> {
-    Listpack::new(bytes).find(Offset::FIRST, 0, wanted)
+fn find(bytes: &[u8], needle: &Needle<'_>) -> Option<Offset> {
+    Listpack::new(bytes).find(Offset::FIRST, 0, needle)
 }
 
-/// A number below `len`, from a random one of 64 bits.
+/// Maps a random 64-bit number to a number below `len`.
 fn below(len: usize, random: u64) -> usize {
     ((u128::from(random) * len as u128) >> 64) as usize
 }
 
 impl SetMut<'_> {
-    /// The set, to read.
+    /// A read-only view of the set.
     pub fn view(&self) -> SetRef<'_> {
-        Set::view(self.entry.view()).expect("checked by `edit`, and only sets come in its place")
+        Set::view(self.entry.view()).expect("`edit` checked the type")
     }
 
-    /// Adds a member; false if it was there.
+    /// Adds a member; false if it was already there.
     pub fn insert(&mut self, member: &[u8]) -> bool {
         match self.view() {
             SetRef::Integers(_) => match parse_integer(member) {
                 Some(number) => self.insert_integer(number),
                 None => {
-                    self.leave_integers(member);
+                    self.convert_from_intset(member);
                     self.insert(member)
                 }
             },
             SetRef::Packed(bytes) => {
-                let wanted = Wanted::new(member);
-                if find(bytes, &wanted).is_some() {
+                let needle = Needle::new(member);
+                if find(bytes, &needle).is_some() {
                     return false;
                 }
                 let (len, byte_len) = (Listpack::new(bytes).len(), bytes.len());
-                if self.packs(len, member.len(), byte_len) {
+                if self.fits_listpack(len, member.len(), byte_len) {
                     listpack::push_back(&mut PackedValue(self.entry), member);
                     true
                 } else {
-                    self.enlarge().insert(member)
+                    self.make_large().insert(member)
                 }
             }
             SetRef::Large(_) => self.large().insert(member),
         }
     }
 
-    /// Fills an empty set with members of other sets, all different.
+    /// Fills an empty set with distinct members of other sets.
     pub fn fill(&mut self, members: &[Element<'_>]) {
-        let shortest = |member: &Element<'_>| match *member {
+        let as_integer = |member: &Element<'_>| match *member {
             Element::Integer(number) => Some(number),
             Element::Bytes(text) => parse_integer(text),
         };
         let integers_max = load(&self.thresholds.set_max_intset_entries);
         if members.len() <= integers_max.min(INTSET_MAX)
-            && let Some(mut integers) = members.iter().map(shortest).collect::<Option<Vec<_>>>()
+            && let Some(mut integers) = members.iter().map(as_integer).collect::<Option<Vec<_>>>()
         {
             integers.sort_unstable();
             let mut packed = Vec::new();
@@ -278,33 +278,33 @@ impl SetMut<'_> {
             return;
         }
         let mut byte_len = 0;
-        let packs = members.iter().enumerate().all(|(len, member)| {
+        let fits = members.iter().enumerate().all(|(len, member)| {
             byte_len += member.encoded_bytes();
-            self.packs(len, member.len(), byte_len)
+            self.fits_listpack(len, member.len(), byte_len)
         });
-        if packs {
+        if fits {
             let mut packed = Vec::with_capacity(byte_len);
             for member in members {
-                let number = shortest(member).map(Element::Integer);
+                let number = as_integer(member).map(Element::Integer);
                 listpack::push_back(&mut packed, number.unwrap_or(*member));
             }
             self.entry.set_packed(Kind::SetPacked, &packed);
             return;
         }
-        let (mut large, mut scratch) = (Members::with_room(members.len()), Decimal::new());
+        let (mut large, mut scratch) = (Members::with_capacity(members.len()), Decimal::new());
         for member in members {
             large.insert(member.text(&mut scratch));
         }
         self.entry.set_large(Large::Set(large));
     }
 
-    /// Removes a member; false if it was not there.
+    /// Removes a member; false if there was none.
     pub fn remove(&mut self, member: &[u8]) -> bool {
         match self.view() {
             SetRef::Integers(_) => parse_integer(member)
                 .is_some_and(|number| intset::remove(&mut PackedValue(self.entry), number)),
             SetRef::Packed(bytes) => {
-                let Some(offset) = find(bytes, &Wanted::new(member)) else {
+                let Some(offset) = find(bytes, &Needle::new(member)) else {
                     return false;
                 };
                 listpack::remove(&mut PackedValue(self.entry), offset, 1);
@@ -314,7 +314,7 @@ impl SetMut<'_> {
         }
     }
 
-    /// Removes a member picked by a random number, after `taken` saw it. There must be one.
+    /// Passes the member that a random number selects to `taken`, then removes it. The set must not be empty.
     pub fn take_random<R>(&mut self, random: u64, taken: impl FnOnce(Element<'_>) -> R) -> R {
         let index = below(self.view().len(), random);
         match self.view() {
@@ -337,7 +337,8 @@ impl SetMut<'_> {
         }
     }
 
-    /// Removes `count` members, of which there must be more; each choice has the same chance. `taken` sees each one.
+    /// Removes `count` random members and passes each to `taken`; every subset is equally likely. The set must have more
+    /// than `count` members.
     pub fn take_sample(
         &mut self,
         count: usize,
@@ -355,9 +356,9 @@ impl SetMut<'_> {
                 return;
             }
         };
-        let (mut kept, mut picks) = (Vec::new(), Picks::new(self.view().len(), count));
+        let (mut kept, mut sampler) = (Vec::new(), Sampler::new(self.view().len(), count));
         self.view().for_each(|member| match member {
-            member if picks.takes(&mut random) => taken(member),
+            member if sampler.selects_next(&mut random) => taken(member),
             Element::Integer(number) if kind == Kind::SetIntegers => {
                 intset::insert(&mut kept, number);
             }
@@ -373,13 +374,13 @@ impl SetMut<'_> {
         }
         let entries_max = load(&self.thresholds.set_max_intset_entries).min(INTSET_MAX);
         if self.view().len() > entries_max {
-            self.enlarge();
+            self.make_large();
         }
         true
     }
 
-    /// Leaves the intset, for a member that is no integer.
-    fn leave_integers(&mut self, member: &[u8]) {
+    /// Converts the intset so that it can take `member`, which is not an integer.
+    fn convert_from_intset(&mut self, member: &[u8]) {
         let integers = self.view();
         let mut longest = member.len();
         if let SetRef::Integers(bytes) = integers {
@@ -389,27 +390,27 @@ impl SetMut<'_> {
                 longest = longest.max(Element::Integer(number).len());
             }
         }
-        if self.packs(integers.len(), longest, 0) {
+        if self.fits_listpack(integers.len(), longest, 0) {
             let mut packed = Vec::new();
             integers.for_each(|member| listpack::push_back(&mut packed, member));
             self.entry.set_packed(Kind::SetPacked, &packed);
         } else {
-            self.enlarge();
+            self.make_large();
         }
     }
 
-    /// Whether a listpack of `len` members and `byte_len` bytes may take one more, of `member_len` bytes.
-    fn packs(&self, len: usize, member_len: usize, byte_len: usize) -> bool {
-        /// More than what an element takes beside its text.
+    /// Whether a listpack of `len` members and `byte_len` bytes may take one more member, of `member_len` bytes.
+    fn fits_listpack(&self, len: usize, member_len: usize, byte_len: usize) -> bool {
+        /// An upper bound on the bytes that an element takes in addition to its text.
         const OVERHEAD: usize = 16;
         len < load(&self.thresholds.set_max_listpack_entries)
             && member_len <= load(&self.thresholds.set_max_listpack_value)
             && member_len.saturating_add(byte_len) <= listpack::BYTES_MAX - OVERHEAD
     }
 
-    /// Makes it a large set.
-    fn enlarge(&mut self) -> &mut Members {
-        let mut members = Members::with_room(self.view().len() + 1);
+    /// Converts the set to a large one.
+    fn make_large(&mut self) -> &mut Members {
+        let mut members = Members::with_capacity(self.view().len() + 1);
         let mut scratch = Decimal::new();
         self.view().for_each(|member| {
             members.insert(member.text(&mut scratch));
@@ -418,12 +419,12 @@ impl SetMut<'_> {
         self.large()
     }
 
-    /// The large set that it is.
+    /// The members of a large set.
     fn large(&mut self) -> &mut Members {
         match self.entry.large_mut() {
             Large::Set(members) => members,
             Large::List(_) | Large::Hash(_) | Large::SortedSet(_) | Large::Stream(_) => {
-                unreachable!("checked by `edit`")
+                unreachable!("`edit` checked the type")
             }
         }
     }
@@ -464,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn each_form_is_left_at_its_threshold() {
+    fn each_form_is_converted_at_its_threshold() {
         let thresholds = thresholds(3, 4, 5);
         let after = |members: &[&str]| {
             let mut entry = Entry::new_collection(b"key", Type::Set, None);
@@ -489,7 +490,7 @@ mod tests {
     }
 
     #[test]
-    fn any_changes_leave_what_a_plain_set_would_hold() {
+    fn random_changes_match_a_plain_set() {
         let mut random = Random::for_test();
         let mut random = move || random.number();
         let mut seen = BTreeSet::new();
@@ -592,7 +593,7 @@ mod tests {
                         counts[text.parse::<usize>().expect("a digit")] += 1;
                     });
             }
-            // Ten deviations.
+            // Ten standard deviations.
             for times in counts {
                 assert!(times.abs_diff(count * 1000) < 500, "{count}: {counts:?}");
             }

@@ -1,7 +1,7 @@
-//! Sorted sets: the choice between their forms.
+//! Sorted sets: choosing between their forms.
 //!
-//! A small one is a listpack. It becomes large when it has more members, or a longer one, than the options say, and stays
-//! so.
+//! A small sorted set is a listpack. It becomes large when it gets more members, or a longer member, than the options
+//! allow, and stays large.
 
 use std::iter::FusedIterator;
 use std::ops::Range;
@@ -16,20 +16,20 @@ use crate::block::Kind;
 use crate::collection::{Collection, Thresholds, Type};
 use crate::{Entry, EntryRef, Large, PackedValue, Value};
 
-/// The type itself.
+/// The sorted set type; never instantiated.
 #[derive(Debug)]
 pub enum SortedSet {}
 
-/// A sorted set, to read.
+/// A read-only view of a sorted set.
 #[derive(Clone, Copy, Debug)]
 pub enum SortedSetRef<'a> {
     /// A listpack of members and scores.
     Packed(&'a [u8]),
-    /// A large one.
+    /// A large sorted set.
     Large(&'a Ranking),
 }
 
-/// A sorted set, to change.
+/// A mutable view of a sorted set.
 #[derive(Debug)]
 pub struct SortedSetMut<'a> {
     entry: &'a mut Entry,
@@ -60,13 +60,13 @@ impl Collection for SortedSet {
 /// The members between two scores.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ScoreRange {
-    /// The lowest score.
+    /// The lower bound.
     pub min: f64,
-    /// Whether that score itself is left out.
+    /// Whether the range excludes the lower bound itself.
     pub min_excluded: bool,
-    /// The highest score.
+    /// The upper bound.
     pub max: f64,
-    /// Whether that score itself is left out.
+    /// Whether the range excludes the upper bound itself.
     pub max_excluded: bool,
 }
 
@@ -87,13 +87,13 @@ pub enum MemberEnd<'a> {
     Lowest,
     /// Above all members.
     Highest,
-    /// At this member, which belongs to the range.
+    /// This member, which is part of the range.
     Included(&'a [u8]),
-    /// At this member, which does not belong to the range.
+    /// This member, which is not part of the range.
     Excluded(&'a [u8]),
 }
 
-/// The members between two members, for sorted sets whose scores are all equal.
+/// The members between two members, for a sorted set whose scores are all equal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemberRange<'a> {
     /// The lower end.
@@ -125,7 +125,10 @@ impl MemberRange<'_> {
 impl<'a> SortedSetRef<'a> {
     /// The number of members.
     #[inline]
-    #[expect(clippy::len_without_is_empty, reason = "no key holds an empty one")]
+    #[expect(
+        clippy::len_without_is_empty,
+        reason = "no key holds an empty sorted set"
+    )]
     pub fn len(self) -> usize {
         match self {
             Self::Packed(bytes) => PackedRanking::new(bytes).len(),
@@ -150,7 +153,7 @@ impl<'a> SortedSetRef<'a> {
         }
     }
 
-    /// The members of these ranks, as far as there are so many; a walk from either end.
+    /// An iterator over the members of these ranks, from either end. Ranks beyond the last member are ignored.
     pub fn range(self, ranks: Range<usize>) -> Scorings<'a> {
         match self {
             Self::Packed(bytes) => Scorings::Packed(PackedRanking::new(bytes).range(ranks)),
@@ -199,7 +202,7 @@ impl<'a> SortedSetRef<'a> {
         }
     }
 
-    /// The integer that a score is stored as, if this form of sorted set stores integers and it is one.
+    /// The integer that a score is stored as; `None` if it is not an integer, or if this form does not store integers.
     pub fn stored_integer(self, score: f64) -> Option<i64> {
         match self {
             Self::Packed(_) => packed_ranking::stored_integer(score),
@@ -207,9 +210,9 @@ impl<'a> SortedSetRef<'a> {
         }
     }
 
-    /// Visits some members from position `cursor` on, and returns the next position, or 0 at the end. Start with 0.
+    /// Visits some members from `cursor` on and returns the next cursor, or 0 at the end. Start with 0.
     ///
-    /// A member that is there all the time is visited, whatever happens between the calls.
+    /// A member that stays in the sorted set for the whole scan is visited, whatever changes between the calls.
     pub fn scan(self, cursor: u64, mut visit: impl FnMut(Scoring<'_>)) -> u64 {
         match self {
             Self::Packed(bytes) => {
@@ -221,13 +224,13 @@ impl<'a> SortedSetRef<'a> {
     }
 }
 
-/// A walk over members in order.
+/// An iterator over members in order.
 #[derive(Clone)]
-#[expect(missing_debug_implementations, reason = "it borrows all of the set")]
+#[expect(missing_debug_implementations, reason = "it borrows the whole set")]
 pub enum Scorings<'a> {
-    /// Of a small sorted set.
+    /// The members of a small sorted set.
     Packed(PackedScorings<'a>),
-    /// Of a large one.
+    /// The members of a large sorted set.
     Large(ScoredMembers<'a>),
 }
 
@@ -264,24 +267,24 @@ impl ExactSizeIterator for Scorings<'_> {}
 
 impl FusedIterator for Scorings<'_> {}
 
-/// What [`SortedSetMut::update`] found and made of it.
+/// The outcome of [`SortedSetMut::update`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Update {
-    /// The score before; `None` if the member was not there.
+    /// The old score; `None` if the member did not exist.
     pub old: Option<f64>,
-    /// The score that was asked for; `None` if it was left as it is.
+    /// The score that the caller chose; `None` if it chose to change nothing.
     pub new: Option<f64>,
 }
 
 impl SortedSetMut<'_> {
-    /// The sorted set, to read.
+    /// A read-only view of the sorted set.
     #[inline]
     pub fn view(&self) -> SortedSetRef<'_> {
         SortedSet::view(self.entry.view()).expect("`edit` checked the type")
     }
 
-    /// Gives a member the score that `rescore` makes of the one it has, which is `None` if it is not there. If `rescore`
-    /// returns `None`, nothing changes.
+    /// Sets a member's score to the result of `rescore`, which receives the current score, or `None` if the member does not
+    /// exist. If `rescore` returns `None`, nothing changes.
     pub fn update(
         &mut self,
         member: &[u8],
@@ -305,10 +308,10 @@ impl SortedSetMut<'_> {
                 }
             }
             (None, Some(new)) => {
-                if self.packs(set.len() + 1, member.len(), set.byte_len()) {
+                if self.fits_listpack(set.len() + 1, member.len(), set.byte_len()) {
                     packed_ranking::insert(&mut PackedValue(self.entry), member, new);
                 } else {
-                    self.enlarge();
+                    self.make_large();
                     self.large().insert(member, new);
                 }
             }
@@ -330,7 +333,7 @@ impl SortedSetMut<'_> {
         }
     }
 
-    /// Removes the members of these ranks, which are there.
+    /// Removes the members of these ranks, which must exist.
     pub fn remove_range(&mut self, ranks: Range<usize>) {
         match self.view() {
             SortedSetRef::Packed(_) => {
@@ -340,15 +343,15 @@ impl SortedSetMut<'_> {
         }
     }
 
-    /// Fills an empty sorted set with members in order, no two alike. The iterator runs twice.
+    /// Fills an empty sorted set with distinct members in ascending order. The iterator runs twice.
     pub fn fill<'m>(&mut self, members: impl Iterator<Item = Scoring<'m>> + Clone) {
         let (mut count, mut longest, mut bytes) = (0, 0, 0);
         for scoring in members.clone() {
             count += 1;
             longest = longest.max(scoring.member.len());
-            bytes += scoring.member.len() + BYTES_BESIDE_MEMBER;
+            bytes += scoring.member.len() + OVERHEAD_BYTES_MAX;
         }
-        if self.packs(count, longest, bytes) {
+        if self.fits_listpack(count, longest, bytes) {
             let mut packed = Vec::new();
             members.for_each(|scoring| packed_ranking::push_back(&mut packed, scoring));
             self.entry.set_packed(Kind::SortedSetPacked, &packed);
@@ -358,15 +361,15 @@ impl SortedSetMut<'_> {
         }
     }
 
-    /// Whether a listpack of `byte_len` bytes may become one of `len` members, with one of `member_len` bytes.
-    fn packs(&self, len: usize, member_len: usize, byte_len: usize) -> bool {
+    /// Whether a listpack of `byte_len` bytes may grow to `len` members, the longest of which has `member_len` bytes.
+    fn fits_listpack(&self, len: usize, member_len: usize, byte_len: usize) -> bool {
         len <= load(&self.thresholds.zset_max_listpack_entries)
             && member_len <= load(&self.thresholds.zset_max_listpack_value)
-            && member_len.saturating_add(byte_len) <= listpack::BYTES_MAX - BYTES_BESIDE_MEMBER
+            && member_len.saturating_add(byte_len) <= listpack::BYTES_MAX - OVERHEAD_BYTES_MAX
     }
 
-    /// Makes it a large one.
-    fn enlarge(&mut self) {
+    /// Converts the sorted set to a large one.
+    fn make_large(&mut self) {
         let SortedSetRef::Packed(bytes) = self.view() else {
             return;
         };
@@ -374,7 +377,7 @@ impl SortedSetMut<'_> {
         self.entry.set_large(Large::SortedSet(ranking));
     }
 
-    /// The large one that it is.
+    /// The members of a large sorted set.
     fn large(&mut self) -> &mut Ranking {
         match self.entry.large_mut() {
             Large::SortedSet(ranking) => ranking,
@@ -385,8 +388,8 @@ impl SortedSetMut<'_> {
     }
 }
 
-/// The most bytes that a member takes in a listpack beside its own: its header and its score.
-const BYTES_BESIDE_MEMBER: usize = 64;
+/// An upper bound on the bytes that a member takes in a listpack in addition to its text: its header and its score.
+const OVERHEAD_BYTES_MAX: usize = 64;
 
 fn load(threshold: &AtomicU64) -> usize {
     usize::try_from(threshold.load(Relaxed)).unwrap_or(usize::MAX)

@@ -1,4 +1,4 @@
-//! Streams: always a large collection, which stays when its last entry is gone.
+//! Streams: always a large collection, which persists after its last entry is deleted.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -8,7 +8,7 @@ use damselfly_collections::stream::{NodeLimits, StreamId};
 use crate::collection::{Collection, Thresholds, Type};
 use crate::{Entry, EntryRef, Large, Value};
 
-/// A stream, to change.
+/// A mutable view of a stream.
 #[derive(Debug)]
 pub struct StreamMut<'a> {
     entry: &'a mut Entry,
@@ -40,24 +40,24 @@ impl Collection for Stream {
 }
 
 impl StreamMut<'_> {
-    /// The stream, to read.
+    /// A read-only view of the stream.
     #[inline]
     pub fn view(&self) -> &Stream {
-        Stream::view(self.entry.view()).expect("what is edited as a stream is one")
+        Stream::view(self.entry.view()).expect("the caller of `edit` checked the type")
     }
 
-    /// The stream, to change; if others read it, a copy takes its place first.
+    /// The stream, mutable. If other references to it exist, a copy replaces it first.
     #[inline]
     pub fn change(&mut self) -> &mut Stream {
         match self.entry.large_mut() {
             Large::Stream(stream) => stream,
             Large::List(_) | Large::Set(_) | Large::Hash(_) | Large::SortedSet(_) => {
-                unreachable!("what is edited as a stream is one")
+                unreachable!("the caller of `edit` checked the type")
             }
         }
     }
 
-    /// Adds an entry behind all others.
+    /// Appends an entry.
     ///
     /// # Panics
     /// As [`Stream::push`] does.

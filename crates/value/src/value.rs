@@ -1,4 +1,4 @@
-//! What an entry holds, and what can be stored in one.
+//! The value of an entry, and new values to store in one.
 
 use damselfly_base::number::{Decimal, parse_integer};
 
@@ -8,7 +8,7 @@ use crate::block::Kind;
 use crate::packing::PackedText;
 use crate::{HashRef, ListRef, SetRef, SortedSetRef};
 
-/// What an entry holds.
+/// The value of an entry.
 #[derive(Clone, Copy, Debug)]
 pub enum Value<'a> {
     /// A string.
@@ -25,17 +25,17 @@ pub enum Value<'a> {
     Stream(&'a Stream),
 }
 
-/// A string, as it is stored.
+/// A string in its stored form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Text<'a> {
-    /// A string that is no canonical integer, or was edited in place (`edited`).
+    /// A string that is not a canonical integer, or that was edited in place (`edited`).
     Bytes {
         /// The string.
         bytes: &'a [u8],
         /// True after APPEND, SETRANGE and the like.
         edited: bool,
     },
-    /// A string that is stored in fewer bits than it has; never an integer.
+    /// A string stored in fewer than eight bits per character; never an integer.
     Packed(PackedText<'a>),
     /// A string that is the canonical text of an integer.
     Integer(i64),
@@ -44,7 +44,7 @@ pub enum Text<'a> {
 impl Text<'_> {
     /// The length of the string, in bytes.
     #[inline]
-    #[expect(clippy::len_without_is_empty, reason = "nobody asks")]
+    #[expect(clippy::len_without_is_empty, reason = "no caller needs it")]
     pub fn len(self) -> usize {
         match self {
             Self::Bytes { bytes, .. } => bytes.len(),
@@ -54,10 +54,10 @@ impl Text<'_> {
     }
 }
 
-/// What to store in an entry.
+/// A value to store in an entry.
 #[derive(Clone, Copy, Debug)]
 pub enum NewValue<'a> {
-    /// Exactly these bytes; packed if that makes the entry's block smaller.
+    /// These bytes, packed if that makes the entry's block smaller.
     Bytes(&'a [u8]),
     /// The canonical text of this integer.
     Integer(i64),

@@ -1,8 +1,8 @@
-//! A node of a chain: a listpack in a block of its own, with room left on either side, or compressed.
+//! A node of a chain: a listpack in its own block, either plain with room on both sides, or compressed.
 //!
 //! ```text
-//! | room | count | elements | room |        so that pushing and popping at both ends moves no more than the count
-//! | LZ4 of count and elements |             when compressed
+//! | room | count | elements | room |        plain: pushing and popping at either end moves only the count
+//! | LZ4 of count and elements |             compressed
 //! ```
 
 use crate::listpack::{self, Listpack, Offset};
@@ -10,28 +10,28 @@ use crate::{Buffer, Side};
 use damselfly_base::heap::block_bytes;
 use std::borrow::Cow;
 
-/// Less than this is not worth compressing.
+/// Shorter listpacks are not worth compressing.
 const COMPRESSED_BYTES_MIN: usize = 48;
 
-/// The largest limit of a node's bytes; only a single element takes more.
+/// The largest size limit of a node; only a node with a single element may exceed it.
 pub(super) const NODE_BYTES_MAX: usize = 64 << 10;
 
 /// A node.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Node {
     block: Box<[u8]>,
-    /// Where the bytes are in the block.
+    /// The range of the block that holds the bytes.
     start: u32,
     end: u32,
-    /// How many elements there are.
+    /// The number of elements.
     count: u32,
-    /// How many bytes there are when uncompressed; zero if they are not compressed.
+    /// The uncompressed size if the bytes are compressed; otherwise zero.
     plain_bytes: u32,
 }
 
 impl Node {
-    /// An empty node with room for a listpack of `bytes` bytes, to be filled from one side on.
-    pub(super) fn with_room(bytes: usize, from: Side) -> Self {
+    /// An empty node with room for a listpack of `bytes` bytes, which will be filled from the side `from`.
+    pub(super) fn with_capacity(bytes: usize, from: Side) -> Self {
         let block = zeros(bytes);
         let start = match from {
             Side::Left => 0,
@@ -45,13 +45,13 @@ impl Node {
         }
     }
 
-    /// How many elements there are.
+    /// The number of elements.
     #[inline]
     pub(super) fn count(&self) -> usize {
         self.count as usize
     }
 
-    /// How many bytes the listpack has, uncompressed.
+    /// The size of the listpack, uncompressed.
     #[inline]
     pub(super) fn byte_len(&self) -> usize {
         match self.plain_bytes {
@@ -60,13 +60,13 @@ impl Node {
         }
     }
 
-    /// How many bytes of heap it holds.
+    /// The bytes of heap that the node uses.
     #[inline]
     pub(super) fn heap_bytes(&self) -> usize {
         self.block.len()
     }
 
-    /// Whether it is compressed.
+    /// Whether the node is compressed.
     pub(super) fn is_compressed(&self) -> bool {
         self.plain_bytes > 0
     }
@@ -89,7 +89,7 @@ impl Node {
         Listpack::new(self.bytes())
     }
 
-    /// Edits the listpack; first decompresses it if need be.
+    /// Edits the listpack, which is decompressed first if necessary.
     #[inline]
     pub(super) fn edit<R>(&mut self, edit: impl FnOnce(&mut Self) -> R) -> R {
         self.decompress();
@@ -98,7 +98,7 @@ impl Node {
         result
     }
 
-    /// Moves the elements from `offset` on, which are `count`, to a node of their own.
+    /// Moves the elements from `offset` to the end, `count` in number, to a new node.
     pub(super) fn split_off(&mut self, offset: Offset, count: usize) -> Self {
         let (listpack, mut right) = (self.listpack(), Self::default());
         let end = listpack.end();
@@ -107,22 +107,22 @@ impl Node {
         right
     }
 
-    /// Adds the elements of another node behind those of this one.
-    pub(super) fn absorb(&mut self, other: &Self) {
+    /// Appends the elements of another node.
+    pub(super) fn append(&mut self, other: &Self) {
         let bytes = other.listpack_bytes();
         let other = Listpack::new(&bytes);
         let all = (Offset::FIRST, other.end());
         self.edit(|node| listpack::append_range(node, other, all.0, all.1, other.len()));
     }
 
-    /// Gives room back that it does not need.
+    /// Frees unused room.
     pub(super) fn trim(&mut self) {
         if block_bytes(self.bytes().len()) < self.block.len() {
-            self.adopt(self.bytes().len(), 0);
+            self.reallocate(self.bytes().len(), 0);
         }
     }
 
-    /// Compresses it if that saves heap; trims it otherwise.
+    /// Compresses the node if that saves heap; otherwise trims it.
     pub(super) fn compress(&mut self) {
         if self.is_compressed() {
             return;
@@ -142,7 +142,7 @@ impl Node {
         self.trim();
     }
 
-    /// Makes its listpack plain again.
+    /// Makes the listpack plain again.
     pub(super) fn decompress(&mut self) {
         if !self.is_compressed() {
             return;
@@ -156,11 +156,15 @@ impl Node {
 
     fn decompress_to(&self, plain: &mut [u8]) {
         let len = lz4_flex::block::decompress_into(self.bytes(), plain);
-        assert_eq!(len.ok(), Some(plain.len()), "compressed by `compress`");
+        assert_eq!(
+            len.ok(),
+            Some(plain.len()),
+            "the bytes came from `compress`"
+        );
     }
 
-    /// Moves the bytes to a block of `capacity` bytes or a little more, `front` bytes behind its start.
-    fn adopt(&mut self, capacity: usize, front: usize) {
+    /// Moves the bytes to a new block of at least `capacity` bytes, `front` bytes after its start.
+    fn reallocate(&mut self, capacity: usize, front: usize) {
         let bytes = self.bytes();
         let mut block = zeros(capacity);
         block[front..front + bytes.len()].copy_from_slice(bytes);
@@ -168,7 +172,7 @@ impl Node {
         (self.block, self.start) = (block, front as u32);
     }
 
-    /// Makes room for `extra` bytes at the side of the bytes that is given.
+    /// Makes room for `extra` bytes on the given side of the bytes.
     fn make_room(&mut self, side: Side, extra: usize) {
         let len = self.bytes().len();
         let needed = len + extra;
@@ -178,11 +182,11 @@ impl Node {
         };
         if needed > self.block.len() {
             let capacity = match needed {
-                // The limits are powers of two: this never goes beyond.
+                // All size limits are powers of two, so this never exceeds them.
                 0..=NODE_BYTES_MAX => block_bytes(needed.next_power_of_two()),
                 _ => block_bytes(needed),
             };
-            self.adopt(capacity, front(capacity));
+            self.reallocate(capacity, front(capacity));
         } else {
             let front = front(self.block.len());
             self.block
@@ -193,7 +197,7 @@ impl Node {
     }
 }
 
-/// A block whose whole true size is used.
+/// A zeroed block of the size that the allocator really uses for this request.
 fn zeros(bytes: usize) -> Box<[u8]> {
     match bytes {
         0 => Box::default(),
@@ -216,13 +220,13 @@ impl Buffer for Node {
         &mut self.block[self.start as usize..self.end as usize]
     }
 
-    /// Moves the shorter side, if there is room.
+    /// Moves the bytes on the shorter side, if there is room.
     fn splice(&mut self, at: usize, removed: usize, inserted: usize) -> &mut [u8] {
         let len = self.bytes().len();
         assert!(at + removed <= len, "{} of {len} bytes", at + removed);
         let tail = len - at - removed;
         let right_room = self.block.len() - self.end as usize;
-        // While moving either side costs nothing, the room decides.
+        // If both sides are short, moving either is cheap, so choose the one that has room.
         let is_left = match at.max(tail) {
             0..64 => right_room + removed < inserted,
             _ => at < tail,
@@ -265,8 +269,8 @@ mod tests {
     }
 
     #[test]
-    fn pushing_and_popping_at_the_front_moves_nothing_but_the_count() {
-        let mut node = Node::with_room(1000, Side::Right);
+    fn pushing_and_popping_at_the_front_moves_only_the_count() {
+        let mut node = Node::with_capacity(1000, Side::Right);
         let end = node.block.len();
         for number in 0..100 {
             node.edit(|node| listpack::push_front(node, number));
@@ -297,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_get_smaller_stays_plain() {
+    fn a_node_that_does_not_shrink_stays_plain() {
         let mut node = Node::default();
         node.edit(|node| listpack::push_back(node, &b"0123456789abcdef"[..]));
         node.compress();

@@ -6,21 +6,21 @@ use crate::element::Element;
 use crate::listpack::{Listpack, Offset};
 use std::borrow::Cow;
 
-/// A walk over the elements of a list. An iterator, but that each element is given back before the next is asked for.
+/// A walk over the elements of a list: like an iterator, except that each element borrows the walk until the next step.
 #[derive(Debug)]
 pub struct Walk<'a> {
-    /// The nodes; none if the list is one listpack.
+    /// The chain; `None` for a walk over a single listpack.
     chain: Option<&'a Chain>,
-    /// The index of the node whose bytes these are.
+    /// The index of the node that `bytes` belongs to.
     node: usize,
     bytes: Cow<'a, [u8]>,
-    /// Between the elements passed and those to come.
+    /// The boundary between the elements already visited and those still to visit.
     offset: Offset,
     from: Side,
 }
 
 impl<'a> Walk<'a> {
-    /// A walk over one listpack from the element at `index` on, towards the end that is not `from`.
+    /// A walk over one listpack, starting at `index` and moving away from the end `from`.
     pub fn over_listpack(listpack: Listpack<'a>, index: usize, from: Side) -> Self {
         Self {
             chain: None,
@@ -73,7 +73,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Goes on to the next node, which is not empty; false if there is none.
+    /// Moves to the next node, which is never empty; false if there is none.
     fn next_node(&mut self) -> bool {
         let next = match self.from {
             Side::Left => self.node.checked_add(1),
@@ -93,7 +93,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Where a walk starts: before the element at `index`, or behind it if it goes backwards.
+/// Where a walk starts: before the element at `index`, or after it if the walk goes backwards.
 fn start(listpack: Listpack<'_>, index: usize, from: Side) -> Offset {
     match (listpack.seek(index), from) {
         (Some(offset), Side::Left) => offset,

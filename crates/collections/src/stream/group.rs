@@ -1,33 +1,33 @@
-//! A group of consumers: what was delivered to whom and is not acknowledged yet.
+//! A consumer group: its consumers, and the deliveries to them that are not acknowledged yet.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::StreamId;
 
-/// An entry of a B-tree and its share of the nodes, which are three quarters full on average.
+/// The memory of a B-tree entry, including its share of the nodes, which are three quarters full on average.
 const fn tree_bytes(entry: usize) -> usize {
     entry + entry / 3 + 4
 }
 
-/// What an entry of both trees takes that hold what is pending.
+/// The memory of a pending delivery, which is an entry in two trees.
 const PENDING_BYTES: usize =
     tree_bytes(size_of::<(StreamId, Pending)>()) + tree_bytes(size_of::<StreamId>());
-/// What a consumer takes beside its name, which is there twice.
+/// The memory of a consumer, without its name, which is stored twice.
 const CONSUMER_BYTES: usize =
     size_of::<Option<Consumer>>() + tree_bytes(size_of::<(Box<[u8]>, ConsumerIndex)>());
 
-/// A consumer's place in its group.
+/// A consumer's index in its group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConsumerIndex(u32);
 
 /// A delivery that is not acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pending {
-    /// To whom.
+    /// The consumer that received the entry.
     pub consumer: ConsumerIndex,
-    /// When, in milliseconds since the epoch.
+    /// The time of the last delivery, in milliseconds since the epoch.
     pub delivered_ms: i64,
-    /// How often so far.
+    /// The number of deliveries so far.
     pub deliveries: u64,
 }
 
@@ -35,70 +35,70 @@ pub struct Pending {
 #[derive(Clone, Debug)]
 pub struct Consumer {
     name: Box<[u8]>,
-    /// When it last asked for something, in milliseconds since the epoch.
+    /// The time of the consumer's last request, in milliseconds since the epoch.
     pub seen_ms: i64,
     pending: BTreeSet<StreamId>,
 }
 
 impl Consumer {
-    /// Its name.
+    /// The consumer's name.
     pub fn name(&self) -> &[u8] {
         &self.name
     }
 
-    /// What was delivered to it and is not acknowledged.
+    /// The ids of the entries that were delivered to the consumer and are not acknowledged.
     pub fn pending(&self) -> &BTreeSet<StreamId> {
         &self.pending
     }
 }
 
-/// A group.
+/// A consumer group.
 #[derive(Clone, Debug, Default)]
 pub struct Group {
     /// The highest id that was delivered.
     pub last_id: StreamId,
-    /// How many entries were read up to it; `None` if that is not known.
+    /// The number of entries read up to `last_id`; `None` if unknown.
     pub entries_read: Option<u64>,
     pending: BTreeMap<StreamId, Pending>,
     consumers: Vec<Option<Consumer>>,
-    /// Places in `consumers` without one.
+    /// Unused indices of `consumers`.
     free: Vec<ConsumerIndex>,
     by_name: BTreeMap<Box<[u8]>, ConsumerIndex>,
     name_bytes: usize,
 }
 
-const KNOWN: &str = "an index is of a consumer that is there";
+const KNOWN: &str = "the index belongs to an existing consumer";
 
 impl Group {
-    /// All that was delivered and is not acknowledged.
+    /// All deliveries that are not acknowledged.
     pub fn pending(&self) -> &BTreeMap<StreamId, Pending> {
         &self.pending
     }
 
-    /// The consumers, by their names.
+    /// All consumers, ordered by name.
     pub fn consumers(&self) -> impl ExactSizeIterator<Item = (ConsumerIndex, &Consumer)> {
         let indexes = self.by_name.values();
         indexes.map(|&index| (index, self.consumer(index)))
     }
 
-    /// The consumer of this name.
+    /// The consumer with this name.
     pub fn find_consumer(&self, name: &[u8]) -> Option<ConsumerIndex> {
         self.by_name.get(name).copied()
     }
 
-    /// A consumer.
+    /// The consumer at this index.
     pub fn consumer(&self, index: ConsumerIndex) -> &Consumer {
         let consumer = self.consumers.get(index.0 as usize);
         consumer.and_then(Option::as_ref).expect(KNOWN)
     }
 
-    /// A consumer, to change.
+    /// The consumer at this index, mutable.
     pub fn consumer_mut(&mut self, index: ConsumerIndex) -> &mut Consumer {
         let consumer = self.consumers.get_mut(index.0 as usize);
         consumer.and_then(Option::as_mut).expect(KNOWN)
     }
 
-    /// Adds a consumer. `None` if there is one of that name.
+    /// Adds a consumer; `None` if the name is taken.
     pub fn add_consumer(&mut self, name: &[u8], seen_ms: i64) -> Option<ConsumerIndex> {
         if self.by_name.contains_key(name) {
             return None;
@@ -118,7 +118,7 @@ impl Group {
         Some(index)
     }
 
-    /// Removes a consumer with all that is pending for it. Returns how much that is; `None` if there is no such consumer.
+    /// Removes a consumer with its pending deliveries, and returns how many those were; `None` if there is no such consumer.
     pub fn remove_consumer(&mut self, name: &[u8]) -> Option<usize> {
         let index = self.by_name.remove(name)?;
         let consumer = self.consumers[index.0 as usize].take().expect(KNOWN);
@@ -130,8 +130,8 @@ impl Group {
         Some(consumer.pending.len())
     }
 
-    /// Notes a delivery, instead of any that is noted for this entry.
-    pub fn note(&mut self, id: StreamId, pending: Pending) {
+    /// Records a delivery; it replaces an earlier delivery of the same entry.
+    pub fn record_delivery(&mut self, id: StreamId, pending: Pending) {
         let before = self.pending.insert(id, pending);
         let before = before.map(|before| before.consumer);
         if before == Some(pending.consumer) {
@@ -143,7 +143,7 @@ impl Group {
         self.consumer_mut(pending.consumer).pending.insert(id);
     }
 
-    /// Forgets a delivery; false if none is noted.
+    /// Removes an acknowledged delivery; false if there is none.
     pub fn acknowledge(&mut self, id: StreamId) -> bool {
         let Some(pending) = self.pending.remove(&id) else {
             return false;
@@ -152,14 +152,14 @@ impl Group {
         true
     }
 
-    /// The bytes that it takes on the heap, about.
+    /// The approximate bytes of heap that the group uses.
     pub fn memory_bytes(&self) -> usize {
         self.pending.len() * PENDING_BYTES
             + self.by_name.len() * CONSUMER_BYTES
             + 2 * self.name_bytes
     }
 
-    /// How many entries and consumers it has, for which memory is to be freed.
+    /// The number of pending deliveries and consumers, each of which takes memory that must be freed.
     pub(super) fn parts(&self) -> usize {
         self.pending.len() + self.by_name.len()
     }
@@ -170,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn deliveries_move_between_consumers_and_go_with_them() {
+    fn deliveries_move_between_consumers_and_are_removed_with_them() {
         let mut group = Group::default();
         let [first, second] = [b"a", b"b"].map(|name| group.add_consumer(name, 5).unwrap());
         assert_eq!(group.add_consumer(b"a", 6), None);
@@ -180,9 +180,9 @@ mod tests {
             deliveries: 1,
         };
         for seq in 1..=3 {
-            group.note(StreamId::new(0, seq), delivery(first));
+            group.record_delivery(StreamId::new(0, seq), delivery(first));
         }
-        group.note(StreamId::new(0, 2), delivery(second));
+        group.record_delivery(StreamId::new(0, 2), delivery(second));
         assert_eq!(group.consumer(first).pending().len(), 2);
         assert_eq!(group.consumer(second).pending().len(), 1);
         assert!(group.acknowledge(StreamId::new(0, 1)));
@@ -191,7 +191,7 @@ mod tests {
         assert_eq!(group.remove_consumer(b"a"), None);
         assert_eq!(group.pending().len(), 1);
         let third = group.add_consumer(b"c", 7).unwrap();
-        assert_eq!(third, first, "the place is used again");
+        assert_eq!(third, first, "the index is reused");
         let names: Vec<_> = group
             .consumers()
             .map(|(_, of)| of.name().to_vec())

@@ -1,28 +1,28 @@
-//! The id of an entry of a stream: a moment in milliseconds, and a number within it.
+//! The id of a stream entry: a time in milliseconds and a sequence number within the millisecond.
 
 use std::fmt;
 
-/// An id. They are ordered by time, then by number.
+/// An id. Ids are ordered by time, then by sequence number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId {
-    /// Milliseconds since the epoch, or whatever the client uses.
+    /// Milliseconds since the epoch, or any other number that the client chooses.
     pub ms: u64,
-    /// The number within the millisecond.
+    /// The sequence number within the millisecond.
     pub seq: u64,
 }
 
 impl StreamId {
-    /// The lowest, which no entry has.
+    /// The lowest id, which no entry can have.
     pub const MIN: Self = Self::new(0, 0);
-    /// The highest.
+    /// The highest id.
     pub const MAX: Self = Self::new(u64::MAX, u64::MAX);
 
-    /// The id of these two parts.
+    /// Creates an id from its two parts.
     pub const fn new(ms: u64, seq: u64) -> Self {
         Self { ms, seq }
     }
 
-    /// The id behind this one; `None` behind the highest.
+    /// The id after this one; `None` after the highest.
     pub fn next(self) -> Option<Self> {
         match self.seq.checked_add(1) {
             Some(seq) => Some(Self { seq, ..self }),

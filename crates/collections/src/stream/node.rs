@@ -1,21 +1,21 @@
-//! A node of a stream: neighbouring entries, packed one behind the other.
+//! A node of a stream: consecutive entries in packed form.
 //!
 //! ```text
 //! | number of names | name ... | entry | entry | ...
 //!
 //! entry   | tag: u8 | ms | seq | [number of pairs] | [name] value ... | back-length |
-//! tag     bit 0  deleted: the entry is passed over
-//!         bit 1  its names are those at the front of the node, and it has only values
-//!         bit 2  its milliseconds are those of the node's id, and left out
-//! ms      how many milliseconds it is later than the node's id
-//! seq     its number; within the node's millisecond, how much higher it is
+//! tag     bit 0  the entry is deleted, and readers skip it
+//!         bit 1  the entry has the names at the front of the node, and stores only values
+//!         bit 2  the entry has the milliseconds of the node's id, and omits `ms`
+//! ms      milliseconds after the node's id
+//! seq     the sequence number; with bit 2, the difference from the node's sequence number
 //! ```
 //!
-//! Numbers are little-endian groups of seven bits; names and values are elements of a listpack without back-length. The
-//! back-length is of the whole entry, so that a walk from the end passes over entries without a look at their values.
+//! Numbers are little-endian groups of seven bits; names and values are listpack elements without back-length. The
+//! back-length covers the whole entry, so a backward walk skips entries without reading their values.
 //!
-//! Nodes begin and end where Redis's do, since clients see that: `MAXLEN ~` removes whole nodes. For this a node counts the bytes
-//! that Redis's listpack of the same entries has.
+//! Nodes begin and end at the same entries as in Redis, because clients can see this: `MAXLEN ~` removes whole nodes. To this
+//! end, each node counts the bytes that Redis's listpack of the same entries would have.
 
 use std::sync::Arc;
 
@@ -28,17 +28,17 @@ const DELETED: u8 = 1;
 const SAME_NAMES: u8 = 1 << 1;
 const SAME_MS: u8 = 1 << 2;
 
-/// Redis's listpack without elements: a header of six bytes and an end mark.
+/// The size of an empty listpack in Redis: a header of six bytes and an end mark.
 const REDIS_EMPTY_BYTES: usize = 7;
 
-const BROKEN: &str = "a node is made here";
+const VALID: &str = "only this module writes nodes";
 
-/// When a node is full: Redis's options of these names.
+/// When a node is full: the Redis options of the same names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NodeLimits {
-    /// `stream-node-max-bytes`; 0 for none.
+    /// `stream-node-max-bytes`; 0 for no limit.
     pub bytes_max: u64,
-    /// `stream-node-max-entries`; 0 for none.
+    /// `stream-node-max-entries`; 0 for no limit.
     pub entries_max: u64,
 }
 
@@ -51,43 +51,43 @@ impl Default for NodeLimits {
     }
 }
 
-/// Texts longer than this together are not stored as one entry, and no node grows beyond it.
+/// The maximum total length of the names and values of an entry; also a limit on the size of a node.
 pub const ENTRY_BYTES_MAX: usize = 1 << 30;
 
-/// A node. A copy shares the entries until one of the two changes.
+/// A node. A copy shares the packed entries until one of the two changes.
 #[derive(Clone, Debug)]
 pub(super) struct Node {
-    /// The id of its first entry, which may be deleted.
+    /// The id of the first entry, which may be deleted.
     pub id: StreamId,
-    /// Entries that are not deleted.
+    /// The number of entries that are not deleted.
     pub live: u32,
-    /// Entries that are.
+    /// The number of deleted entries.
     pub deleted: u32,
-    /// Where the entries begin that are not all deleted.
+    /// The offset of the first entry that is not deleted.
     start: u32,
-    /// What Redis's listpack takes, without the two counts of entries.
+    /// The size of Redis's listpack of the same entries, without the counts of live and deleted entries.
     redis_bytes: u32,
     bytes: Arc<Vec<u8>>,
 }
 
-/// An entry, to read.
+/// A read-only view of an entry.
 #[derive(Clone, Copy, Debug)]
 pub struct StreamEntry<'a> {
-    /// Its id.
+    /// The entry's id.
     pub id: StreamId,
     pairs: usize,
-    /// The elements of the names, if they are not among the values.
+    /// The encoded names at the front of the node; `None` if the names are stored with the values in `body`.
     names: Option<&'a [u8]>,
     body: &'a [u8],
 }
 
-/// Where an entry lies.
+/// The decoded tag and id of an entry, and its position.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Head {
     pub id: StreamId,
     tag: u8,
     at: usize,
-    /// Where what is behind the id begins.
+    /// The offset of the bytes after the id.
     body: usize,
 }
 
@@ -128,7 +128,7 @@ fn put_element(bytes: &mut Vec<u8>, element: Element<'_>) {
 
 #[inline]
 fn skip_element(bytes: &[u8], at: &mut usize) {
-    *at += span_at(&bytes[*at..]).expect(BROKEN);
+    *at += span_at(&bytes[*at..]).expect(VALID);
 }
 
 fn redis_integer_bytes(number: i64) -> usize {
@@ -136,9 +136,9 @@ fn redis_integer_bytes(number: i64) -> usize {
 }
 
 impl Node {
-    /// A node for entries from `id` on, the first of which has these names. Room is set aside for about `room` bytes.
-    pub fn new<'e>(id: StreamId, names: impl Iterator<Item = &'e [u8]>, room: usize) -> Self {
-        let mut bytes = Vec::with_capacity(room);
+    /// Creates a node for entries from `id` on, the first of which has these names. Reserves about `capacity` bytes.
+    pub fn new<'e>(id: StreamId, names: impl Iterator<Item = &'e [u8]>, capacity: usize) -> Self {
+        let mut bytes = Vec::with_capacity(capacity);
         let (mut count, mut redis_bytes) = (0_u64, REDIS_EMPTY_BYTES);
         let mut elements = Vec::new();
         for name in names {
@@ -149,7 +149,7 @@ impl Node {
         }
         put_number(&mut bytes, count);
         bytes.extend_from_slice(&elements);
-        // The number of names, and the zero behind the last.
+        // The number of names, and the zero after the last one.
         redis_bytes += redis_integer_bytes(count as i64) + redis_integer_bytes(0);
         Self {
             id,
@@ -161,7 +161,7 @@ impl Node {
         }
     }
 
-    /// True if an entry of together `text_bytes` bytes goes to a new node.
+    /// Whether an entry with `text_bytes` bytes of names and values must go to a new node.
     pub fn is_full(&self, text_bytes: usize, limits: NodeLimits) -> bool {
         let bytes_max = match usize::try_from(limits.bytes_max) {
             Ok(max @ 1..ENTRY_BYTES_MAX) => max,
@@ -176,7 +176,7 @@ impl Node {
         limits.entries_max > 0 && entries >= limits.entries_max
     }
 
-    /// Adds an entry behind all others; its id is higher than theirs.
+    /// Appends an entry, whose id must be higher than all others.
     pub fn push<'e>(
         &mut self,
         id: StreamId,
@@ -228,7 +228,7 @@ impl Node {
             return false;
         }
         for name in names {
-            let (own, span) = Element::decode(&self.bytes[at..]).expect(BROKEN);
+            let (own, span) = Element::decode(&self.bytes[at..]).expect(VALID);
             let is_same = match own {
                 Element::Bytes(own) => own == name,
                 Element::Integer(_) => own == Element::new(name),
@@ -241,45 +241,45 @@ impl Node {
         true
     }
 
-    /// Gives back room that no entry will need.
+    /// Frees spare capacity, since no entry will follow.
     pub fn seal(&mut self) {
         if let Some(bytes) = Arc::get_mut(&mut self.bytes) {
             bytes.shrink_to_fit();
         }
     }
 
-    /// The bytes of its entries.
+    /// The size of the packed names and entries in bytes.
     pub fn byte_len(&self) -> usize {
         self.bytes.len()
     }
 
-    /// The bytes that it takes on the heap.
+    /// The bytes of heap that the node uses.
     pub fn heap_bytes(&self) -> usize {
         const COUNTED: usize = size_of::<Vec<u8>>() + 2 * size_of::<usize>();
         block_bytes(self.bytes.capacity()) + block_bytes(COUNTED)
     }
 
-    /// The first entry that is not surely deleted, or the end.
+    /// The offset of the first entry that is not deleted, or the end.
     pub fn first(&self) -> usize {
         self.start as usize
     }
 
-    /// The end of all entries.
+    /// The offset after the last entry.
     pub fn end(&self) -> usize {
         self.bytes.len()
     }
 
-    /// The entry before `at`; `None` if all before are deleted.
+    /// The offset of the entry before `at`, which may be deleted; `None` if all entries before `at` are deleted.
     #[inline]
     pub fn previous(&self, at: usize) -> Option<usize> {
         if at <= self.first() {
             return None;
         }
-        let span = read_back_length(&self.bytes[..at]).expect(BROKEN);
+        let span = read_back_length(&self.bytes[..at]).expect(VALID);
         Some(at - with_back_length(span))
     }
 
-    /// What the entry at `at` begins with.
+    /// Decodes the tag and id of the entry at `at`.
     #[inline]
     pub fn head(&self, at: usize) -> Head {
         let tag = self.bytes[at];
@@ -293,7 +293,7 @@ impl Node {
         Head { id, tag, at, body }
     }
 
-    /// Where the first entry is whose id is `id` or higher, or the end.
+    /// The offset of the first entry whose id is `id` or higher, or the end.
     pub fn seek(&self, id: StreamId) -> usize {
         if id <= self.id {
             return self.first();
@@ -308,7 +308,7 @@ impl Node {
         at
     }
 
-    /// The entry of that head, and where the one behind it begins.
+    /// The entry with this head, and the offset of the next entry.
     #[inline]
     pub fn entry(&self, head: Head) -> (StreamEntry<'_>, usize) {
         let (bytes, mut at, mut names_at) = (&self.bytes[..], head.body, 0);
@@ -332,7 +332,7 @@ impl Node {
         (entry, head.at + with_back_length(at - head.at))
     }
 
-    /// Where the entry with this id begins, unless it is deleted.
+    /// The head of the entry with this id, unless it is deleted.
     pub fn find(&self, id: StreamId) -> Option<Head> {
         let at = self.seek(id);
         if at == self.end() {
@@ -342,7 +342,7 @@ impl Node {
         (head.id == id && !head.is_deleted()).then_some(head)
     }
 
-    /// Marks an entry as deleted that is not.
+    /// Marks an entry as deleted. It must not be deleted already.
     pub fn delete(&mut self, head: Head) {
         Arc::make_mut(&mut self.bytes)[head.at] |= DELETED;
         self.live -= 1;
@@ -356,7 +356,7 @@ impl Node {
         }
     }
 
-    /// The id of its last entry, which may be deleted.
+    /// The id of the last entry, which may be deleted.
     pub fn last_id(&self) -> StreamId {
         self.previous(self.end())
             .map_or(self.id, |at| self.head(at).id)
@@ -364,13 +364,16 @@ impl Node {
 }
 
 impl<'a> StreamEntry<'a> {
-    /// How many names and values it has.
-    #[expect(clippy::len_without_is_empty, reason = "there is always one")]
+    /// The number of name-value pairs.
+    #[expect(
+        clippy::len_without_is_empty,
+        reason = "every entry has at least one pair"
+    )]
     pub fn len(&self) -> usize {
         self.pairs
     }
 
-    /// Its names and values.
+    /// An iterator over the names and values.
     #[inline]
     pub fn pairs(&self) -> Pairs<'a> {
         Pairs {
@@ -381,7 +384,7 @@ impl<'a> StreamEntry<'a> {
     }
 }
 
-/// The names and values of an entry.
+/// An iterator over the names and values of an entry.
 #[derive(Clone, Copy, Debug)]
 pub struct Pairs<'a> {
     left: usize,
@@ -391,7 +394,7 @@ pub struct Pairs<'a> {
 
 #[inline]
 fn take<'a>(bytes: &mut &'a [u8]) -> Element<'a> {
-    let (element, span) = Element::decode(bytes).expect(BROKEN);
+    let (element, span) = Element::decode(bytes).expect(VALID);
     *bytes = &bytes[span..];
     element
 }

@@ -1,8 +1,9 @@
-//! A walk over a part of a stream, from both ends.
+//! A walk over a range of a stream, forwards or backwards.
 
 use super::{Stream, StreamEntry, StreamId};
 
-/// The entries between two ids. Taken from both ends it must not be: an end knows nothing of the other.
+/// An iterator over the entries between two ids. Do not call both `next` and `next_back` on one walk: neither end knows
+/// what the other has returned.
 #[derive(Clone, Copy, Debug)]
 pub struct Walk<'a> {
     stream: &'a Stream,
@@ -23,7 +24,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// The node and the place in it where the walk goes on, seeking the first one.
+    /// The index of the next node, and the offset of the next entry in it. Seeks the first entry if the walk has not started.
     #[inline]
     fn front(&self) -> (usize, usize) {
         self.front.unwrap_or_else(|| {
@@ -33,8 +34,8 @@ impl<'a> Walk<'a> {
         })
     }
 
-    /// Passes over all entries of the next node, if the walk is at its beginning, they are all wanted, and are no more than
-    /// `max`. Returns how many they were.
+    /// Skips all entries of the next node if the walk is at the node's start, the range includes all of its entries, and there are
+    /// at most `max`. Returns the number of skipped entries.
     pub(super) fn skip_node(&mut self, max: usize) -> usize {
         let (index, at) = self.front();
         self.front = Some((index, at));

@@ -1,14 +1,14 @@
-//! Inner nodes, and what is common to all nodes.
+//! Inner nodes, and the code common to all nodes.
 
 use std::ops::Range;
 
 use damselfly_base::heap;
 
-use super::leaf::{LEAF_MAX, Leaf, Place, Word, bytes_for, bytes_of, make_room, tighten};
+use super::leaf::{Key, LEAF_MAX, Leaf, Word, bytes_for, bytes_of, make_room, tighten};
 
-/// Most children of an inner node.
+/// The maximum number of children of an inner node.
 pub(super) const CHILDREN_MAX: usize = 64;
-/// Nodes of fewer than a quarter merge with a sibling, if both fill no more than three quarters.
+/// A node that is less than a quarter full merges with a sibling if the result is at most three quarters full.
 const SPARSE_DIVISOR: usize = 4;
 
 pub(super) enum Node {
@@ -18,7 +18,7 @@ pub(super) enum Node {
 
 #[derive(Default)]
 pub(super) struct Inner {
-    pub(super) firsts: Vec<Place>,
+    pub(super) firsts: Vec<Key>,
     pub(super) counts: Vec<usize>,
     pub(super) nodes: Vec<Node>,
 }
@@ -31,7 +31,7 @@ impl Inner {
             + bytes_of(&self.nodes)
     }
 
-    /// A node over these children, in order.
+    /// Creates a node with these children, which must be in order.
     pub(super) fn new(nodes: Vec<Node>) -> Self {
         Self {
             firsts: nodes.iter().map(Node::first).collect(),
@@ -40,26 +40,26 @@ impl Inner {
         }
     }
 
-    /// The child that a member is in or belongs in.
+    /// The index of the child that contains a member, or in which to insert it.
     #[inline]
-    pub(super) fn child_of(&self, place: Place) -> usize {
+    pub(super) fn child_of(&self, key: Key) -> usize {
         self.firsts
-            .partition_point(|first| first.compare(place).is_le())
+            .partition_point(|first| first.compare(key).is_le())
             .saturating_sub(1)
     }
 
-    /// Inserts a member; what does not fit comes back as the right sibling.
-    fn insert(&mut self, place: Place, bytes: &mut usize) -> Option<Self> {
-        let index = self.child_of(place);
-        let right = self.nodes[index].insert(place, bytes);
+    /// Inserts a member. If the node overflows, returns its new right sibling.
+    fn insert(&mut self, key: Key, bytes: &mut usize) -> Option<Self> {
+        let index = self.child_of(key);
+        let right = self.nodes[index].insert(key, bytes);
         self.counts[index] += 1;
-        if index == 0 && place.compare(self.firsts[0]).is_lt() {
-            self.firsts[0] = place;
+        if index == 0 && key.compare(self.firsts[0]).is_lt() {
+            self.firsts[0] = key;
         }
         self.insert_child(index + 1, right?, bytes)
     }
 
-    /// Inserts a node that was split off from the child before it.
+    /// Inserts a node that was split off from the child before it. If this node overflows, returns its new right sibling.
     fn insert_child(&mut self, at: usize, node: Node, bytes: &mut usize) -> Option<Self> {
         self.counts[at - 1] -= node.count();
         let before = self.bytes();
@@ -71,7 +71,7 @@ impl Inner {
         self.nodes.insert(at, node);
         let len = self.nodes.len();
         let right = (len > CHILDREN_MAX).then(|| {
-            // As leaves do: what overflows at an end stays together.
+            // Like a leaf, a node that overflows at an end keeps its children together.
             self.split_off(match at {
                 1 => 1,
                 at if at == len - 1 => at,
@@ -99,11 +99,11 @@ impl Inner {
         tighten(&mut self.nodes);
     }
 
-    fn remove(&mut self, place: Place, bytes: &mut usize) {
-        let index = self.child_of(place);
-        self.nodes[index].remove(place, bytes);
+    fn remove(&mut self, key: Key, bytes: &mut usize) {
+        let index = self.child_of(key);
+        self.nodes[index].remove(key, bytes);
         self.counts[index] -= 1;
-        if self.counts[index] > 0 && self.firsts[index].address == place.address {
+        if self.counts[index] > 0 && self.firsts[index].address == key.address {
             self.firsts[index] = self.nodes[index].first();
         }
         match self.counts[index] {
@@ -138,7 +138,7 @@ impl Inner {
                 self.take_child(index, bytes);
             }
         }
-        // Only the outer two can have had something left.
+        // Only the two outer children can have members left.
         for index in [touched.start + 1, touched.start] {
             if index < self.nodes.len() {
                 self.merge_if_sparse(index, bytes);
@@ -146,7 +146,7 @@ impl Inner {
         }
     }
 
-    /// Merges a child that has become small with a sibling.
+    /// Merges a sparse child with a sibling, if possible.
     fn merge_if_sparse(&mut self, index: usize, bytes: &mut usize) {
         if !self.nodes[index].is_sparse() {
             return;
@@ -171,7 +171,7 @@ impl Inner {
         left.len() + right.len() <= left.len_max() - left.len_max() / SPARSE_DIVISOR
     }
 
-    /// Takes out a child, whose own bytes count no longer.
+    /// Removes and returns a child, and subtracts its own bytes from the count.
     fn take_child(&mut self, index: usize, bytes: &mut usize) -> Node {
         let before = self.bytes();
         self.firsts.remove(index);
@@ -219,19 +219,19 @@ impl Node {
         }
     }
 
-    /// The first member; the node is not empty.
-    fn first(&self) -> Place {
+    /// The key of the first member. The node must not be empty.
+    fn first(&self) -> Key {
         match self {
-            Self::Leaf(leaf) => leaf.words[0].place(),
+            Self::Leaf(leaf) => leaf.words[0].key(),
             Self::Inner(inner) => inner.firsts[0],
         }
     }
 
-    pub(super) fn insert(&mut self, place: Place, bytes: &mut usize) -> Option<Self> {
+    pub(super) fn insert(&mut self, key: Key, bytes: &mut usize) -> Option<Self> {
         match self {
             Self::Leaf(leaf) => {
                 let capacity = leaf.words.capacity();
-                let right = leaf.insert(place);
+                let right = leaf.insert(key);
                 if leaf.words.capacity() != capacity || right.is_some() {
                     *bytes += leaf.bytes() + right.as_ref().map_or(0, Leaf::bytes);
                     *bytes -= bytes_for::<Word>(capacity);
@@ -239,20 +239,20 @@ impl Node {
                 right.map(Self::Leaf)
             }
             Self::Inner(inner) => {
-                let right = inner.insert(place, bytes)?;
+                let right = inner.insert(key, bytes)?;
                 Some(Self::Inner(Box::new(right)))
             }
         }
     }
 
-    pub(super) fn remove(&mut self, place: Place, bytes: &mut usize) {
+    pub(super) fn remove(&mut self, key: Key, bytes: &mut usize) {
         match self {
             Self::Leaf(leaf) => {
-                let index = leaf.index_of(place);
+                let index = leaf.index_of(key);
                 leaf.words.remove(index);
                 leaf.tighten(bytes);
             }
-            Self::Inner(inner) => inner.remove(place, bytes),
+            Self::Inner(inner) => inner.remove(key, bytes),
         }
     }
 
@@ -272,13 +272,13 @@ impl Node {
         }
     }
 
-    /// Appends what stands in the right sibling.
+    /// Appends the contents of the right sibling.
     fn append(&mut self, right: Self) {
         match (self, right) {
             (Self::Leaf(left), Self::Leaf(mut right)) => {
                 left.words.reserve_exact(right.words.len());
                 left.words.append(&mut right.words);
-                left.tune();
+                left.retag();
             }
             (Self::Inner(left), Self::Inner(mut right)) => {
                 left.firsts.append(&mut right.firsts);
@@ -286,13 +286,13 @@ impl Node {
                 left.nodes.append(&mut right.nodes);
             }
             (Self::Leaf(_), Self::Inner(_)) | (Self::Inner(_), Self::Leaf(_)) => {
-                unreachable!("all leaves are at one depth")
+                unreachable!("all leaves are at the same depth")
             }
         }
     }
 }
 
-/// Checks a node and returns its members and its bytes, those of its children included.
+/// Checks a node, and returns the number of its members and its bytes, both including its children.
 #[cfg(test)]
 pub(super) fn assert_valid(
     node: &Node,

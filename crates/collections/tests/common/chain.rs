@@ -1,19 +1,19 @@
-//! The chain beside a `VecDeque` of texts.
+//! Compares the chain with a `VecDeque` of texts.
 
 use super::Source;
 use damselfly_collections::chain::{Shape, Walk};
 use damselfly_collections::listpack::Listpack;
-use damselfly_collections::{Chain, Element, Side, Wanted};
+use damselfly_collections::{Chain, Element, Needle, Side};
 use std::collections::VecDeque;
 
-/// Small nodes, so that many things happen to them.
+/// Small nodes, so that they often split and merge.
 const SIZES: [i64; 8] = [1, 2, 3, 5, 20, -1, -2, 1000];
-/// More elements only make the checks slow.
+/// More elements would only slow down the checks.
 const ELEMENTS_MAX: usize = 400;
 
 type Model = VecDeque<Vec<u8>>;
 
-/// Edits a chain and a model alike, as the bytes say, and compares them.
+/// Makes the same edits, chosen by `data`, to a chain and a model, and compares them.
 pub fn edit(data: &[u8]) {
     let mut source = Source(data);
     let shape = Shape::new(SIZES[source.below(8)], source.below(4));
@@ -23,7 +23,7 @@ pub fn edit(data: &[u8]) {
         chain.check();
         if source.below(8) == 0 {
             check(&chain, &model, &mut source);
-            chain = reborn(&chain, shape, &mut source);
+            chain = copy_or_rebuild(&chain, shape, &mut source);
         }
     }
     check(&chain, &model, &mut source);
@@ -95,7 +95,7 @@ fn step(source: &mut Source<'_>, chain: &mut Chain, model: &mut Model) {
             let text = model.get(index).cloned();
             let text = text.unwrap_or_else(|| source.text());
             let (limit, from) = (source.below(5), side(source));
-            let removed = chain.remove_equal(&Wanted::new(&text), limit, from);
+            let removed = chain.remove_equal(&Needle::new(&text), limit, from);
             assert_eq!(removed, remove_equal(model, &text, limit, from));
         }
         _ => {
@@ -134,16 +134,16 @@ fn check(chain: &Chain, model: &Model, source: &mut Source<'_>) {
     assert_eq!(element.as_ref(), model.get(index));
     let expected: Vec<_> = model.range(index..).cloned().collect();
     assert_eq!(texts(chain.walk(index, Side::Left)), expected);
-    let behind = model.len().min(index + 1);
+    let end = model.len().min(index + 1);
     let expected: Vec<_> = match index < model.len() {
-        true => model.range(..behind).rev().cloned().collect(),
+        true => model.range(..end).rev().cloned().collect(),
         false => Vec::new(),
     };
     assert_eq!(texts(chain.walk(index, Side::Right)), expected);
 }
 
-/// The same chain, copied, or made anew from a listpack if it is short enough.
-fn reborn(chain: &Chain, shape: Shape, source: &mut Source<'_>) -> Chain {
+/// A copy of the chain, or a new chain from a listpack if it is short enough.
+fn copy_or_rebuild(chain: &Chain, shape: Shape, source: &mut Source<'_>) -> Chain {
     let copy = chain.clone();
     assert_eq!(copy.node_count(), chain.node_count());
     match chain.to_listpack(Shape::new(-5, 0)) {

@@ -1,14 +1,14 @@
-//! The listpack beside a `Vec` of texts.
+//! Compares the listpack with a `Vec` of texts.
 
 use super::Source;
 use damselfly_base::number::Decimal;
 use damselfly_collections::listpack::{self, Listpack, Offset};
-use damselfly_collections::{Element, Wanted};
+use damselfly_collections::{Element, Needle};
 
-/// More elements only make the checks slow.
+/// More elements would only slow down the checks.
 const ELEMENTS_MAX: usize = 60;
 
-/// Edits a listpack and a model alike, as the bytes say, and compares them after every step.
+/// Makes the same edits, chosen by `data`, to a listpack and a model, and compares them after every step.
 pub fn edit(data: &[u8]) {
     let mut source = Source(data);
     let (mut bytes, mut model) = (Vec::new(), Vec::new());
@@ -84,15 +84,15 @@ fn check(bytes: &[u8], model: &[Vec<u8>], source: &mut Source<'_>) {
     let element = listpack.get(index).map(Element::to_vec);
     assert_eq!(element.as_ref(), model.get(index));
     assert_eq!(listpack.iter_from(index).count(), model.len() - index);
-    let wanted = element.unwrap_or_else(|| source.text());
+    let text = element.unwrap_or_else(|| source.text());
     let skip = source.below(3);
     let expected = (index..model.len()).step_by(skip + 1);
-    let expected = expected.into_iter().find(|&index| model[index] == wanted);
-    let found = listpack.find(seek(bytes, index), skip, &Wanted::new(&wanted));
+    let expected = expected.into_iter().find(|&index| model[index] == text);
+    let found = listpack.find(seek(bytes, index), skip, &Needle::new(&text));
     assert_eq!(found, expected.and_then(|index| listpack.seek(index)));
 }
 
-/// Takes the bytes as a listpack: if they are found good, all of it can be read and changed.
+/// Treats the bytes as a listpack: if they are valid, everything in it can be read and changed.
 pub fn read_hostile(data: &[u8]) {
     let listpack = Listpack::new(data);
     if !listpack.is_valid() {
@@ -108,7 +108,7 @@ pub fn read_hostile(data: &[u8]) {
             listpack.get(index).map(Element::to_vec).as_ref(),
             Some(text)
         );
-        let found = listpack.find(Offset::FIRST, 0, &Wanted::new(text));
+        let found = listpack.find(Offset::FIRST, 0, &Needle::new(text));
         assert!(found <= listpack.seek(index), "found {found:?}");
     }
     let mut bytes = data.to_vec();
@@ -116,7 +116,7 @@ pub fn read_hostile(data: &[u8]) {
         let offset = seek(&bytes, index);
         listpack::replace(&mut bytes, offset, &text[..]);
     }
-    // Only now all integers are as short as they can be.
+    // Now every integer has its shortest encoding.
     let mut fresh = Vec::new();
     listpack::append_many(&mut fresh, texts.iter().map(|text| Element::new(text)));
     assert_eq!(bytes, fresh);

@@ -1,10 +1,10 @@
-//! A packed form beside a plain model, driven by bytes: random ones in the tests, a fuzzer's in `fuzz/`.
+//! Compares collections with plain models. Bytes decide each step: random ones in the tests, a fuzzer's in `fuzz/`.
 
 pub mod chain;
 pub mod listpack;
 pub mod stream;
 
-/// Takes decisions from bytes; zeros when they are used up.
+/// Turns bytes into decisions; reads zeros once the bytes are used up.
 #[derive(Debug)]
 pub struct Source<'a>(pub &'a [u8]);
 
@@ -16,13 +16,13 @@ impl Source<'_> {
         first
     }
 
-    /// A number below `limit`, which is at least 1.
+    /// A number below `limit`, which must be at least 1.
     pub fn below(&mut self, limit: usize) -> usize {
         let number = u32::from_le_bytes([self.byte(), self.byte(), self.byte(), 0]);
         number as usize % limit
     }
 
-    /// A text: a number of any width, a word out of few, or bytes of a length around a boundary.
+    /// A text: a number of any width, one of a few short words, or bytes of a length around a boundary.
     pub fn text(&mut self) -> Vec<u8> {
         const LENGTHS: [usize; 12] = [0, 1, 5, 16, 62, 63, 64, 126, 127, 4095, 4096, 16_379];
         match self.byte() % 8 {

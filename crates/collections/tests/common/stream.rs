@@ -1,4 +1,4 @@
-//! The stream beside ordered maps.
+//! Compares the stream with ordered maps.
 
 use super::Source;
 use damselfly_collections::Stream;
@@ -7,7 +7,7 @@ use damselfly_collections::stream::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
-/// More entries only make the checks slow.
+/// More entries would only slow down the checks.
 const ENTRIES_MAX: usize = 300;
 
 type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
@@ -26,7 +26,7 @@ struct Model {
     groups: BTreeMap<Vec<u8>, ModelGroup>,
 }
 
-/// Edits a stream and a model alike, as the bytes say, and compares them.
+/// Makes the same edits, chosen by `data`, to a stream and a model, and compares them.
 pub fn edit(data: &[u8]) {
     let mut source = Source(data);
     let (mut stream, mut model) = (Stream::default(), Model::default());
@@ -36,7 +36,7 @@ pub fn edit(data: &[u8]) {
         stream.check();
         if source.below(8) == 0 {
             check(&stream, &model, &mut source);
-            // A copy stays as it was, whatever becomes of the other.
+            // A copy must stay unchanged, whatever happens to the original.
             check(&copy.0, &copy.1, &mut source);
             copy = (stream.clone(), model.clone());
             if source.below(2) == 0 {
@@ -100,12 +100,12 @@ fn add(source: &mut Source<'_>, stream: &mut Stream, model: &mut Model) {
     }
     if model.entries.len() > ENTRIES_MAX {
         let removed = stream.trim(Trim::Length(10), Exactness::Exact);
-        forget_first(model, removed);
+        remove_first(model, removed);
         assert_eq!(model.entries.len(), 10);
     }
 }
 
-fn forget_first(model: &mut Model, removed: u64) {
+fn remove_first(model: &mut Model, removed: u64) {
     for _ in 0..removed {
         model.entries.pop_first();
     }
@@ -130,7 +130,7 @@ fn trim(source: &mut Source<'_>, stream: &mut Stream, model: &mut Model) {
         Exactness::Nodes(0) => assert!(removed <= wanted),
         Exactness::Nodes(limit) => assert!(removed <= wanted.min(limit)),
     }
-    forget_first(model, removed);
+    remove_first(model, removed);
 }
 
 fn change_group(source: &mut Source<'_>, stream: &mut Stream, model: &mut Model) {
@@ -142,7 +142,7 @@ fn change_group(source: &mut Source<'_>, stream: &mut Stream, model: &mut Model)
     };
     let changed = match source.byte() % 4 {
         0 | 1 => stream.change_group(&name, |group| {
-            note(group, id, &consumer);
+            deliver(group, id, &consumer);
             of_model.consumers.insert(consumer.clone());
             let deliveries = of_model.pending.get(&id).map_or(0, |pending| pending.1);
             of_model.pending.insert(id, (consumer, deliveries + 1));
@@ -162,7 +162,7 @@ fn change_group(source: &mut Source<'_>, stream: &mut Stream, model: &mut Model)
     assert!(changed.is_some());
 }
 
-fn note(group: &mut Group, id: StreamId, consumer: &[u8]) {
+fn deliver(group: &mut Group, id: StreamId, consumer: &[u8]) {
     let found = group.find_consumer(consumer);
     let consumer = found.or_else(|| group.add_consumer(consumer, 0));
     let before = group
@@ -170,32 +170,32 @@ fn note(group: &mut Group, id: StreamId, consumer: &[u8]) {
         .get(&id)
         .map_or(0, |before| before.deliveries);
     let pending = Pending {
-        consumer: consumer.expect("it is there or could be added"),
+        consumer: consumer.expect("it exists or could be added"),
         delivered_ms: 0,
         deliveries: before + 1,
     };
-    group.note(id, pending);
+    group.record_delivery(id, pending);
 }
 
 fn group_name(source: &mut Source<'_>) -> Vec<u8> {
     vec![b'g'; source.below(3)]
 }
 
-/// The id of an entry, or one beside it.
+/// The id of an entry, an id next to it, or the lowest or highest id.
 fn any_id(source: &mut Source<'_>, model: &Model) -> StreamId {
     let ids: Vec<_> = model.entries.keys().copied().collect();
     let id = match ids.len() {
         0 => model.last_id,
         len => ids[source.below(len)],
     };
-    let beside = match source.byte() % 8 {
+    let other = match source.byte() % 8 {
         0 => id.next(),
         1 => id.previous(),
         2 => Some(StreamId::MIN),
         3 => Some(StreamId::MAX),
         _ => Some(id),
     };
-    beside.unwrap_or(id)
+    other.unwrap_or(id)
 }
 
 fn plain(entry: StreamEntry<'_>) -> (StreamId, Pairs) {
@@ -211,7 +211,7 @@ fn check(stream: &Stream, model: &Model, source: &mut Source<'_>) {
     assert_eq!(stream.added(), model.added);
     let first = entries.keys().next().copied();
     assert_eq!(stream.first_id(), first.unwrap_or(StreamId::MIN));
-    assert_eq!(stream.top_id(), entries.keys().last().copied());
+    assert_eq!(stream.last_entry_id(), entries.keys().last().copied());
     let ids = [any_id(source, model), any_id(source, model)];
     for [start, end] in [[StreamId::MIN, StreamId::MAX], ids] {
         let forward: Vec<_> = stream.walk(start, end).map(plain).collect();
