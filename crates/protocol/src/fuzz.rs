@@ -20,10 +20,7 @@ pub fn requests(data: &[u8]) {
         for piece_bytes in [1, 2, 7, 64] {
             let (requests, end) = parse_in_pieces(data, &limits, piece_bytes);
             if end.is_some_and(is_too_long) {
-                assert!(
-                    whole.0.starts_with(&requests),
-                    "in pieces of {piece_bytes}"
-                );
+                assert!(whole.0.starts_with(&requests), "in pieces of {piece_bytes}");
             } else {
                 assert_eq!(
                     (&requests, end),
