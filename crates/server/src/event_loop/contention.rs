@@ -1,0 +1,144 @@
+//! Whether threads compete for cores, and how a busy thread lets its clients run.
+//!
+//! Where threads and their clients outnumber the cores, a thread that looks for events right after every turn finds one or two
+//! requests at a time: the clients that would send more wait for a core. If the thread lets them run first, one turn serves many
+//! requests. There are two ways:
+//!
+//! - After a short turn the thread sleeps for a moment. It gets a core again soon after it wakes up.
+//! - After a long turn, which has served many requests already, it yields. That may cost it a time slice of milliseconds, so after
+//!   short turns it would dominate the tail of latencies; after long ones a sleep would cost throughput.
+//!
+//! On a core of its own a thread would only lose time by either. So it does this only if the system says that it has waited for a
+//! core lately, and if it is busy: the last look found events without waiting.
+//!
+//! Two threads and 50 clients on two cores, medians of noisy runs; one thread for comparison:
+//!
+//! | | CPU per request, µs | p99, ms |
+//! |---|--:|--:|
+//! | not pipelined: neither; always yield; this; one thread | 8.6; 7.0; 7.4; 7.1 | 2.6; 1.6 to 4; 1.3; 0.9 |
+//! | 30 deep: neither; always yield; this; one thread | 0.58; 0.55; 0.56; 0.55 | 5.3; 2.4; 2.5; 1.9 |
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+/// How long a busy thread sleeps after a short turn. The system adds its timer slack, usually 50 µs.
+const PAUSE: Duration = Duration::from_micros(100);
+
+/// A turn that took longer is a long one.
+const LONG_TURN: Duration = Duration::from_micros(300);
+
+/// A look that took longer than this has waited for events.
+const AT_ONCE: Duration = Duration::from_micros(5);
+
+/// How often the system is asked.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// Cores are short if the thread has waited for one for more than this share of the last interval: one part in so many.
+const SHARE: u64 = 20;
+
+/// What one thread knows of how it gets on with others. To be made by that thread.
+pub(super) struct Contention {
+    /// The scheduler's statistics of this thread; `None` where the system has none.
+    statistics: Option<File>,
+    /// How long it had waited for a core when the system was last asked, in nanoseconds since its start.
+    waited_ns: u64,
+    asked: Instant,
+    are_cores_short: bool,
+}
+
+impl Contention {
+    pub fn new() -> Self {
+        let statistics = File::open("/proc/thread-self/schedstat").ok();
+        Self {
+            waited_ns: statistics.as_ref().and_then(read_waited_ns).unwrap_or(0),
+            statistics,
+            asked: Instant::now(),
+            are_cores_short: false,
+        }
+    }
+
+    /// Lets others run if cores are short and the thread is busy. `looked` is when it began to look for the events that it has
+    /// just served, and `found` when it had them.
+    pub fn pause(&mut self, looked: Instant, found: Instant) {
+        if found.duration_since(self.asked) >= INTERVAL {
+            self.ask(found);
+        }
+        if self.is_pause_due(found.duration_since(looked)) {
+            if found.elapsed() < LONG_TURN {
+                std::thread::sleep(PAUSE);
+            } else {
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    /// True if cores are short and a thread that has looked for so long is busy.
+    fn is_pause_due(&self, looked_for: Duration) -> bool {
+        self.are_cores_short && looked_for < AT_ONCE
+    }
+
+    #[cold]
+    fn ask(&mut self, now: Instant) {
+        let Some(waited_ns) = self.statistics.as_ref().and_then(read_waited_ns) else {
+            return;
+        };
+        let waited = Duration::from_nanos(waited_ns.saturating_sub(self.waited_ns));
+        self.are_cores_short = is_long(waited, now.duration_since(self.asked));
+        self.waited_ns = waited_ns;
+        self.asked = now;
+    }
+}
+
+/// True if waiting for so long is a large share of the interval.
+fn is_long(waited: Duration, interval: Duration) -> bool {
+    waited.as_nanos() * u128::from(SHARE) > interval.as_nanos()
+}
+
+/// How long the thread of these statistics has waited for a core, in nanoseconds.
+fn read_waited_ns(statistics: &File) -> Option<u64> {
+    let mut bytes = [0; 96];
+    let len = statistics.read_at(&mut bytes, 0).ok()?;
+    parse_waited_ns(&bytes[..len])
+}
+
+/// The second of three numbers: time on a core, time waiting for one (both in nanoseconds), and the number of time slices.
+fn parse_waited_ns(line: &[u8]) -> Option<u64> {
+    let line = std::str::from_utf8(line).ok()?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statistics_of_the_scheduler_are_read() {
+        assert_eq!(parse_waited_ns(b"5 51747 1\n"), Some(51747));
+        assert_eq!(parse_waited_ns(b""), None);
+        assert_eq!(parse_waited_ns(b"5 x 1"), None);
+        let ours = Contention::new();
+        assert!(
+            ours.statistics
+                .as_ref()
+                .is_none_or(|file| read_waited_ns(file).is_some())
+        );
+    }
+
+    #[test]
+    fn cores_are_short_if_a_thread_waits_for_more_than_a_twentieth_of_its_time() {
+        let interval = Duration::from_millis(100);
+        assert!(!is_long(Duration::ZERO, interval));
+        assert!(!is_long(Duration::from_millis(5), interval));
+        assert!(is_long(Duration::from_millis(6), interval));
+    }
+
+    #[test]
+    fn only_a_busy_thread_pauses_and_only_while_cores_are_short() {
+        let mut contention = Contention::new();
+        assert!(!contention.is_pause_due(Duration::ZERO));
+        contention.are_cores_short = true;
+        assert!(contention.is_pause_due(Duration::ZERO));
+        assert!(!contention.is_pause_due(AT_ONCE));
+    }
+}
