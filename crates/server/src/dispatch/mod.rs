@@ -325,8 +325,9 @@ impl Dispatcher {
                     return Some(Stall::Shard(busy));
                 };
                 // A slow script has it: nobody should wait for that long.
+                session.transaction.give_up_watching();
                 if row.within_multi == WithinMulti::Executes {
-                    error = transaction::abort(session, &self.shared.engine, &error);
+                    error = transaction::abort(session, &self.shared, &error);
                 }
                 self.counters().commands[row.index].rejected.add(1);
                 self.counters().count_error(&error.to_bytes());

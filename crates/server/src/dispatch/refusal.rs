@@ -38,7 +38,7 @@ impl Dispatcher {
                 self.counters().commands[row.index].rejected.add(1);
                 Err(match row.within_multi {
                     WithinMulti::Executes => {
-                        transaction::abort(session, &self.shared.engine, &error)
+                        transaction::abort(session, &self.shared, &error)
                     }
                     WithinMulti::Queued
                     | WithinMulti::Refused

@@ -258,6 +258,7 @@ impl ScriptHost<'_, '_> {
             self.breathe(WAIT);
         } else {
             std::thread::yield_now();
+            self.breathe_if_due();
         }
         self.look_at_clock();
     }

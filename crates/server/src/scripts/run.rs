@@ -290,6 +290,7 @@ fn run_once<'s>(
         }
     });
     host.tx.set_script(false);
+    host.around.dispatcher().scripts.is_slow = false;
     if let Some(lack) = host.lack {
         reply.truncate_to(mark);
         host.forget();
