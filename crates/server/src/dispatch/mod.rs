@@ -388,6 +388,11 @@ impl Dispatcher {
                 let result = run(&mut context, args, reply);
                 drop(context);
                 self.refresh_config();
+                if let Err(Stop::Long) = result {
+                    // Only DEBUG can be long.
+                    let run = crate::admin::debug::long_part(args);
+                    return self.run_elsewhere(session, row, run, args);
+                }
                 result
             }
             Handler::Dispatch(run) => run(self, session, args, now, reply),
