@@ -11,11 +11,11 @@ use damselfly_commands::Arity::AtLeast;
 use damselfly_commands::{
     Args, Command, Group, Keys, KeyspaceFn, Result, Run, Stop, Trait, encoding_name,
 };
-use damselfly_engine::{AccessPolicy, Cursor, Deadline, Key, Tx, idle_seconds};
+use damselfly_engine::{AccessPolicy, Deadline, Key, Tx, idle_seconds};
 use damselfly_protocol::{Reply, Version};
-use damselfly_value::{Element, EntryRef, NewValue, Side, Text, Value};
+use damselfly_value::{Element, NewValue, Side, Text, Value};
 
-use crate::admin::digest::Digest;
+use crate::admin::digest::{self, Digest};
 use crate::registry::{Handler, SessionFn};
 use crate::scripts::eval_commands;
 use crate::session::Context;
@@ -400,55 +400,12 @@ fn digest(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> R
     if context.lent.is_none() {
         return Err(Stop::Long);
     }
-    digest_shards(&mut context.section(), args, reply)
+    digest::digest_shards(&mut context.section(), args, reply)
 }
 
 /// The part of DEBUG that runs on a thread for long commands.
 pub fn long_part(_: Args<'_>) -> KeyspaceFn {
-    digest_shards
-}
-
-/// DEBUG DIGEST. It locks one shard at a time, each for a few milliseconds, unless all are locked already.
-fn digest_shards(tx: &mut Tx<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    let (engine, mut all) = (tx.engine(), Digest::default());
-    for db in 0..engine.databases() {
-        let mut has_keys = false;
-        for shard in 0..engine.shards() {
-            has_keys |= tx.with_shard(shard, |tx| !tx.databases(shard)[db].is_empty())?;
-        }
-        if has_keys {
-            all.mix(&(db as u32).to_be_bytes());
-            digest_database(tx, db, &mut all)?;
-        }
-    }
-    reply.simple(&all.hex());
-    Ok(())
-}
-
-fn digest_database(tx: &mut Tx<'_>, db: usize, all: &mut Digest) -> Result {
-    const ENTRIES_PER_LOCK: usize = 256;
-    /// A larger entry is copied, which takes less time than its digest, and a large collection shared.
-    const BYTES_UNDER_LOCK_MAX: usize = 4 << 10;
-    let mut add = |entry: EntryRef<'_>| {
-        let mut one = Digest::default();
-        one.mix(entry.key());
-        one.add_value(entry);
-        all.add_digest(&one);
-    };
-    let (mut cursor, mut late) = (Cursor(0), Vec::new());
-    loop {
-        cursor = tx.scan(db, cursor, ENTRIES_PER_LOCK, |entry| {
-            if entry.is_large() || entry.allocated_bytes() > BYTES_UNDER_LOCK_MAX {
-                late.push(entry.to_entry(entry.key()));
-            } else {
-                add(entry);
-            }
-        })?;
-        late.drain(..).for_each(|entry| add(entry.view()));
-        if cursor == Cursor(0) {
-            return Ok(());
-        }
-    }
+    digest::digest_shards
 }
 
 fn digest_value(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {

@@ -113,7 +113,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
 const KEYS_PER_LOCK: usize = 1 << 10;
 
 /// After so many keys of one WATCH the other clients of its thread have a turn.
-const KEYS_PER_TURN: usize = 1 << 14;
+const KEYS_PER_TURN: usize = 1 << 13;
 
 /// More watched keys than this are forgotten by a thread for long commands.
 const FORGOTTEN_AT_ONCE_MAX: usize = 1 << 12;
