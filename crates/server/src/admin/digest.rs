@@ -79,7 +79,7 @@ impl Digest {
     }
 }
 
-/// DEBUG DIGEST. It locks one shard at a time, each for a few milliseconds, unless all are locked already.
+/// DEBUG DIGEST. It locks one shard at a time, for some ten microseconds, unless all are locked already.
 pub fn digest_shards(tx: &mut Tx<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let (engine, mut all) = (tx.engine(), Digest::default());
     for db in 0..engine.databases() {
@@ -98,24 +98,18 @@ pub fn digest_shards(tx: &mut Tx<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Res
 
 fn digest_database(tx: &mut Tx<'_>, db: usize, all: &mut Digest) -> Result {
     const ENTRIES_PER_LOCK: usize = 256;
-    /// A larger entry is copied, which takes less time than its digest, and a large collection shared.
-    const BYTES_UNDER_LOCK_MAX: usize = 4 << 10;
-    let mut add = |entry: EntryRef<'_>| {
-        let mut one = Digest::default();
-        one.mix(entry.key());
-        one.add_value(entry);
-        all.add_digest(&one);
-    };
-    let (mut cursor, mut late) = (Cursor(0), Vec::new());
+    let (mut cursor, mut entries) = (Cursor(0), Vec::new());
     loop {
+        // A copy takes a tenth of the time of a digest, and large collections are shared.
         cursor = tx.scan(db, cursor, ENTRIES_PER_LOCK, |entry| {
-            if entry.is_large() || entry.allocated_bytes() > BYTES_UNDER_LOCK_MAX {
-                late.push(entry.to_entry(entry.key()));
-            } else {
-                add(entry);
-            }
+            entries.push(entry.to_entry(entry.key()));
         })?;
-        late.drain(..).for_each(|entry| add(entry.view()));
+        for entry in entries.drain(..) {
+            let mut one = Digest::default();
+            one.mix(entry.view().key());
+            one.add_value(entry.view());
+            all.add_digest(&one);
+        }
         if cursor == Cursor(0) {
             return Ok(());
         }

@@ -109,9 +109,6 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
     },
 ];
 
-/// WATCH locks the shards of at most so many keys at once.
-const KEYS_PER_LOCK: usize = 1 << 10;
-
 /// After so many keys of one WATCH the other clients of its thread have a turn.
 const KEYS_PER_TURN: usize = 1 << 13;
 
@@ -493,29 +490,36 @@ fn watch_keys(context: &mut Context<'_>, args: Args<'_>) -> Result {
     let number = watcher.number;
     let watcher: Arc<dyn Watcher> = watcher.clone();
     let (engine, db) = (&context.shared.engine, context.session.db);
-    let (first, mut shards) = (1 + transaction.watch_progress, Vec::new());
-    for from in (first..args.len()).step_by(KEYS_PER_LOCK) {
-        if from >= first + KEYS_PER_TURN {
-            // As if a shard were busy: it goes on from here when the others have had their turn.
-            let shard = engine.shard_of(args.key(from).hash);
-            return Err(Busy { shard }.into());
-        }
-        let to = args.len().min(from + KEYS_PER_LOCK);
-        let keys = (from..to).map(|place| args.key(place));
-        let hashes = keys.clone().map(|key| key.hash);
-        let mut tx = engine.lock_many(hashes, &mut shards, db, context.now)?;
-        for key in keys {
-            if let Some(watched) = tx.watch(key, number, &watcher) {
-                transaction.watched.push(watched);
-                transaction.watched_bytes += key.bytes.len();
+    let first = 1 + transaction.watch_progress;
+    let mut result = Ok(());
+    for place in first..args.len() {
+        let key = args.key(place);
+        let locked = match place < first + KEYS_PER_TURN {
+            true => engine.lock_one(key.hash, db, context.now),
+            // As if its shard were busy: it goes on from here when the others have had their turn.
+            false => Err(Busy {
+                shard: engine.shard_of(key.hash),
+            }),
+        };
+        match locked {
+            Ok(mut tx) => {
+                if let Some(watched) = tx.watch(key, number, &watcher) {
+                    transaction.watched.push(watched);
+                    transaction.watched_bytes += key.bytes.len();
+                }
+            }
+            Err(busy) => {
+                result = Err(busy.into());
+                transaction.watch_progress = place - 1;
+                break;
             }
         }
-        drop(tx);
-        transaction.watch_progress = to - 1;
-        transaction.note_memory(client);
     }
-    transaction.watch_progress = 0;
-    Ok(())
+    if result.is_ok() {
+        transaction.watch_progress = 0;
+    }
+    transaction.note_memory(client);
+    result
 }
 
 fn unwatch(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
