@@ -110,7 +110,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
 ];
 
 /// After so many keys of one WATCH the other clients of its thread have a turn.
-const KEYS_PER_TURN: usize = 1 << 13;
+const KEYS_PER_TURN: usize = 1 << 12;
 
 /// More watched keys than this are forgotten by a thread for long commands.
 const FORGOTTEN_AT_ONCE_MAX: usize = 1 << 12;
