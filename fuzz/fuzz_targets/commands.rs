@@ -9,15 +9,16 @@ use std::sync::LazyLock;
 use std::sync::atomic::Ordering::Relaxed;
 
 use damselfly_commands::{Arity, At, Keys};
-use damselfly_engine::{Engine, Now, Rule};
+use damselfly_engine::{Engine, Now, Layout};
 use damselfly_protocol::Version;
 use damselfly_protocol::client::{Decoder, NullKind, Value, write_command};
 use damselfly_server::clients::NewClient;
-use damselfly_server::config::{Allow, Config, MaxmemoryPolicy, Origin};
-use damselfly_server::event_loop::connection::{Batch, Connection};
-use damselfly_server::dispatch::Dispatcher;
-use damselfly_server::event_loop::listener::Stream;
+use damselfly_config::{Allow, Config, MaxmemoryPolicy, Origin};
 use damselfly_server::blocked::End;
+use damselfly_server::dispatch::{BatchEnd, Dispatcher};
+use damselfly_server::event_loop::connection::Connection;
+use damselfly_server::event_loop::input::Batch;
+use damselfly_server::event_loop::listener::Stream;
 use damselfly_server::registry::{REGISTRY, Row};
 use damselfly_server::session::{Replies, Session};
 use damselfly_server::shared::{CLOCK_MS, Shared, Thread, now_ms};
@@ -154,7 +155,7 @@ impl Server {
             ttl_rounding: setup & 8 != 0,
             ..Config::default()
         };
-        let engine = Arc::new(Engine::new(Rule {
+        let engine = Arc::new(Engine::new(Layout {
             shards,
             databases: DATABASES as usize,
         }));
@@ -188,7 +189,8 @@ impl Server {
 
     fn is_open(&self) -> bool {
         let session = &self.connection.session;
-        self.connection.stall.is_none() && !session.closing && !session.client.killed.load(Relaxed)
+        let stall = self.connection.input.stall();
+        stall.is_none() && !session.closing && !session.client.killed.load(Relaxed)
     }
 
     /// Runs one request and checks its reply.
@@ -198,7 +200,7 @@ impl Server {
         write_command(&mut input, &arguments);
         let mut batch = Batch::default();
         let limits = self.connection.limits(&self.dispatcher.config);
-        batch.parse(&mut self.connection.parser, &mut input, &limits);
+        batch.parse(&mut self.connection.input.parser, &mut input, &limits);
         assert_eq!(batch.requests.len(), 1, "one request");
         self.dispatcher.config = self.shared.config();
         let speaks = |connection: &Connection| {
@@ -206,28 +208,34 @@ impl Server {
             session.replies == Replies::On && !session.client.monitor.load(Relaxed)
         };
         let before = speaks(&self.connection);
-        self.dispatcher
-            .run(&mut self.connection, &mut batch, &input);
+        match self
+            .dispatcher
+            .run(&mut self.connection, &mut batch, &input)
+        {
+            BatchEnd::Done | BatchEnd::Closing => {}
+            BatchEnd::Stalled(stall) => self.connection.input.wait_for(stall),
+            // The worker would run it.
+            BatchEnd::Script => return,
+        }
         self.end_waiting();
-        if self.connection.stall.is_none() {
+        if self.connection.input.stall().is_none() {
             let replies = self.replies();
             let shown = || String::from_utf8_lossy(&input).into_owned();
             if before && speaks(&self.connection) {
                 assert_eq!(replies, 1, "replies to {}", shown());
             }
         }
-        self.connection.session.sleeps_until = None;
         self.connection.output.clear();
     }
 
     /// Ends the waiting for keys of a command that found nothing, since there is nobody to serve it.
     fn end_waiting(&mut self) {
-        let Some(parking) = &self.connection.session.parking else {
+        let Some(blocking) = &self.connection.session.blocking else {
             return;
         };
-        assert!(parking.end(End::TimedOut), "nothing else can have ended it");
-        let end = parking.parked.take_end().expect("it was just set");
-        self.dispatcher.unpark(&mut self.connection, end);
+        assert!(blocking.end(End::TimedOut), "nothing else can have ended it");
+        let end = blocking.blocked_client.take_end().expect("it was just set");
+        self.dispatcher.end_blocking(&mut self.connection, end);
         assert_eq!(self.shared.engine.waiting_count(), 0);
     }
 

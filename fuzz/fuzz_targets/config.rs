@@ -2,7 +2,7 @@
 //! loads as the same configuration.
 #![no_main]
 
-use damselfly_server::config::{Config, Files, OPTIONS, Origin, Request, load};
+use damselfly_config::{Config, Files, OPTIONS, Origin, Request, load};
 use std::io;
 use std::path::Path;
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::{env, fs, io};
 
 use crate::steps::{Count, Steps, cargo_test, check, command, must, test_result};
-use crate::{fuzz, test, tidy};
+use crate::{fuzz, live, test, tidy};
 
 /// Crates whose `unsafe` runs under the address sanitizer.
 const SANITIZED: &[&str] = &[
@@ -76,6 +76,7 @@ pub fn run() -> Result<(), String> {
         });
     }
     steps.step("short fuzz", fuzz::short);
+    steps.step("live fuzz", || live::run(&[]));
     steps.finish().map(drop)
 }
 

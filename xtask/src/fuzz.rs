@@ -151,6 +151,7 @@ const INPUT_BYTES_MAX: usize = 1024;
 const USAGE: &str = "\
 Usage: cargo xtask fuzz [TARGET] [--seconds N]
        cargo xtask fuzz TARGET --input FILE     runs one input again
+       cargo xtask fuzz --live [--seconds N] [--seed S] [--threads T]     fuzzes a running server
 Targets: commands, config, table, entry, listpack, intset, chain, stream, hash, sorted_set, requests, replies, glob, decoders, scripts, numbers (default: all)";
 
 /// What the command line asks for.

@@ -5,6 +5,7 @@ mod ci;
 mod compare;
 mod fuzz;
 mod install;
+mod live;
 mod steps;
 mod tcl;
 mod test;
@@ -16,10 +17,12 @@ const USAGE: &str = "\
 Usage: cargo xtask CHORE
   test                    installs what the tests need and runs every suite
   programs [NAME]         only its programs that do real work through BullMQ, Celery and others
-  ci                      what must pass before a merge: format, tidy, clippy, test, loom, broken locks, sanitizer, fuzz
+  ci                      what must pass before a merge: format, tidy, clippy, test, loom, broken locks, sanitizer, fuzz, live fuzz
   tidy                    checks the project's own rules for code
   fuzz [TARGET] [--seconds N]
                           fuzzes what parses bytes or uses unsafe, and the commands
+  fuzz --live [--seconds N] [--seed S] [--threads T]
+                          fuzzes a running server over many connections (default: two minutes; 1, 2 and 4 threads)
   tcl [--file unit/x] [--program PATH] [--verbose]
                           runs Redis's own Tcl suite against Damselfly, or another server
   compare [--help]        sets Damselfly and the installed peers side by side, in one run
@@ -40,6 +43,12 @@ fn main() -> ExitCode {
         ["programs", name] => test::programs(name),
         ["ci"] => ci::run(),
         ["tidy"] => tidy::run(),
+        ["fuzz", "--live", options @ ..] => {
+            live::run(options).and_then(|count| match count.failed {
+                0 => Ok(()),
+                _ => Err("the live fuzzer found something".into()),
+            })
+        }
         ["fuzz", options @ ..] => fuzz::run(options),
         ["tcl", options @ ..] => tcl::run(options),
         ["compare", options @ ..] => {

@@ -4,8 +4,14 @@
 //! addition; [`used_bytes`] sums the lines. A block freed by another thread than the one that
 //! allocated it makes one line fall and the other stay: only the sum means something.
 //!
+//! Very large blocks, of which there are few and which mostly grow, come from the operating system (`mapped`): it moves them without
+//! copying, and has their memory back at once.
+//!
 //! Under the address sanitizer the system's allocator stands in, so that the sanitizer sees
 //! every block.
+//!
+//! What entries take is counted once more, as data: eviction can give that back and nothing else. Lua's memory is
+//! not counted here at all ([`uncounted`]), as in Redis: an interpreter has a limit of its own.
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;
@@ -15,10 +21,20 @@ use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering::Relaxed};
 /// Lines of the counter: one for each thread, the last for all that come later.
 const LINES: usize = 128;
 
+/// The counters of one thread, in bytes.
 #[repr(align(64))]
-struct Line(AtomicI64);
+struct Line {
+    used: AtomicI64,
+    /// The part of it that entries take.
+    data: AtomicI64,
+}
 
-static USED: [Line; LINES] = [const { Line(AtomicI64::new(0)) }; LINES];
+static COUNTS: [Line; LINES] = [const {
+    Line {
+        used: AtomicI64::new(0),
+        data: AtomicI64::new(0),
+    }
+}; LINES];
 static THREADS: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
@@ -29,18 +45,33 @@ thread_local! {
 /// Bytes in use by the whole process, as the sum of what was asked for (and, for entries, of what
 /// was truly set aside).
 pub fn used_bytes() -> usize {
-    let (own, shared) = USED.split_at(LINES - 1);
+    sum(|line| &line.used)
+}
+
+/// Bytes of all entries, by [`count_data`].
+pub fn data_bytes() -> usize {
+    sum(|line| &line.data)
+}
+
+fn sum(counter: impl Fn(&Line) -> &AtomicI64) -> usize {
+    let (own, shared) = COUNTS.split_at(LINES - 1);
     let started = THREADS.load(Relaxed).min(own.len());
     let lines = own[..started].iter().chain(shared);
-    let sum: i64 = lines.map(|line| line.0.load(Relaxed)).sum();
+    let sum: i64 = lines.map(|line| counter(line).load(Relaxed)).sum();
     usize::try_from(sum).unwrap_or(0)
+}
+
+/// Notes that entries take so many bytes more, or less, of those in use.
+#[inline]
+pub fn count_data(bytes: i64) {
+    add(bytes, |line| &line.data);
 }
 
 /// What this thread has allocated less what it has freed, in bytes; below zero for one that frees what others have allocated.
 /// Threads beyond the first 127 are counted together.
 pub fn thread_bytes() -> i64 {
     let line = LINE.try_with(Cell::get).unwrap_or(LINES - 1);
-    USED[line.min(LINES - 1)].0.load(Relaxed)
+    COUNTS[line.min(LINES - 1)].used.load(Relaxed)
 }
 
 /// How often this thread has allocated: blocks of its own and, where [`Heap`] is the global
@@ -65,18 +96,23 @@ fn count_allocation(bytes: i64) {
 
 #[inline]
 fn count(bytes: i64) {
+    add(bytes, |line| &line.used);
+}
+
+#[inline]
+fn add(bytes: i64, counter: fn(&Line) -> &AtomicI64) {
     // A thread that is being torn down has no thread-locals any more: it uses the shared line.
     let line = LINE.try_with(Cell::get).unwrap_or(LINES - 1);
     if line < LINES - 1 {
-        let counter = &USED[line].0;
+        let counter = counter(&COUNTS[line]);
         counter.store(counter.load(Relaxed) + bytes, Relaxed);
     } else {
-        count_slowly(line, bytes);
+        add_slowly(line, bytes, counter);
     }
 }
 
 #[cold]
-fn count_slowly(line: usize, bytes: i64) {
+fn add_slowly(line: usize, bytes: i64, counter: fn(&Line) -> &AtomicI64) {
     let line = if line == usize::MAX {
         let fresh = THREADS.fetch_add(1, Relaxed).min(LINES - 1);
         // Nothing to do if the thread-local is gone already: the next call comes here again.
@@ -85,7 +121,7 @@ fn count_slowly(line: usize, bytes: i64) {
     } else {
         line
     };
-    USED[line].0.fetch_add(bytes, Relaxed);
+    counter(&COUNTS[line]).fetch_add(bytes, Relaxed);
 }
 
 /// Allocates at least `bytes` bytes, aligned to 8.
@@ -181,6 +217,12 @@ pub fn collect() {
     }
 }
 
+/// The same allocator without the counting: for memory that is bounded by a limit of its own and not a part of what
+/// [`used_bytes`] returns.
+pub fn uncounted() -> &'static impl GlobalAlloc {
+    &INNER
+}
+
 /// The name and version of the allocator, for INFO.
 pub fn allocator_name() -> String {
     #[cfg(not(sanitize_address))]
@@ -214,12 +256,16 @@ mod mi {
 }
 
 // SAFETY:
-// - every call is passed on unchanged to an allocator that fulfils the contract; counting neither
-//   allocates nor unwinds.
+// - every call is passed on unchanged to an allocator that fulfils the contract, the same for all calls about a block as long as its
+//   layout stays; where a new size belongs to the other one, the block is copied as the contract says;
+// - counting neither allocates nor unwinds.
 unsafe impl GlobalAlloc for Heap {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count_allocation(layout.size() as i64);
+        if mapped::is_for(layout) {
+            return mapped::alloc(layout.size());
+        }
         // SAFETY: the caller's contract is the same.
         unsafe { INNER.alloc(layout) }
     }
@@ -227,6 +273,11 @@ unsafe impl GlobalAlloc for Heap {
     #[inline]
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         count(-(layout.size() as i64));
+        if mapped::is_for(layout) {
+            // SAFETY: the block has this layout, so it was mapped, and is not used any more.
+            unsafe { mapped::dealloc(block, layout.size()) };
+            return;
+        }
         // SAFETY: the caller's contract is the same.
         unsafe { INNER.dealloc(block, layout) }
     }
@@ -234,15 +285,133 @@ unsafe impl GlobalAlloc for Heap {
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         count_allocation(layout.size() as i64);
+        if mapped::is_for(layout) {
+            // Fresh pages are zero.
+            return mapped::alloc(layout.size());
+        }
         // SAFETY: the caller's contract is the same.
         unsafe { INNER.alloc_zeroed(layout) }
     }
 
     #[inline]
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
+        // SAFETY: the caller promises that the size does not overflow when rounded up to this alignment.
+        let new = unsafe { Layout::from_size_align_unchecked(bytes, layout.align()) };
+        let (was_mapped, is_mapped) = (mapped::is_for(layout), mapped::is_for(new));
+        if was_mapped != is_mapped {
+            // SAFETY: the caller's contract is the same.
+            return unsafe { self.move_block(block, layout, new) };
+        }
         count_allocation(bytes as i64 - layout.size() as i64);
+        if was_mapped {
+            // SAFETY: the block has this layout, so it was mapped.
+            return unsafe { mapped::realloc(block, layout.size(), bytes) };
+        }
         // SAFETY: the caller's contract is the same.
         unsafe { INNER.realloc(block, layout, bytes) }
+    }
+}
+
+impl Heap {
+    /// Moves a block from one allocator to the other.
+    ///
+    /// # Safety
+    /// As for [`GlobalAlloc::realloc`].
+    #[cold]
+    unsafe fn move_block(&self, block: *mut u8, layout: Layout, new: Layout) -> *mut u8 {
+        // SAFETY: the caller promises that the new size is not zero.
+        let moved = unsafe { self.alloc(new) };
+        if !moved.is_null() {
+            let bytes = layout.size().min(new.size());
+            // SAFETY: both blocks are at least as long, and one of them is new.
+            unsafe { std::ptr::copy_nonoverlapping(block, moved, bytes) };
+            // SAFETY: the block has this layout, and the caller uses it no more.
+            unsafe { self.dealloc(block, layout) };
+        }
+        moved
+    }
+}
+
+/// Very large blocks, each a mapping of its own.
+///
+/// mimalloc copies a block that grows, and keeps the old one for a second: an input buffer of 100 MB that had grown by doubling left
+/// 200 MB resident.
+#[cfg(all(target_os = "linux", not(sanitize_address)))]
+mod mapped {
+    use std::alloc::Layout;
+    use std::ptr::null_mut;
+
+    /// Below this, a copy costs less than the pages that are touched anew.
+    const BYTES_MIN: usize = 4 << 20;
+
+    /// Mappings begin at multiples of this at least.
+    const ALIGN_MAX: usize = 4096;
+
+    /// True if blocks of this layout are mapped.
+    #[inline]
+    pub fn is_for(layout: Layout) -> bool {
+        layout.size() >= BYTES_MIN && layout.align() <= ALIGN_MAX
+    }
+
+    fn or_null(address: *mut libc::c_void) -> *mut u8 {
+        if address == libc::MAP_FAILED {
+            null_mut()
+        } else {
+            address.cast()
+        }
+    }
+
+    /// A new block of zeros; null if there is no memory.
+    #[cold]
+    pub fn alloc(bytes: usize) -> *mut u8 {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: a new mapping at an address that the system chooses touches no other memory.
+        or_null(unsafe { libc::mmap(null_mut(), bytes, protection, flags, -1, 0) })
+    }
+
+    /// # Safety
+    /// The block came from here with that size, and is not used any more.
+    #[cold]
+    pub unsafe fn dealloc(block: *mut u8, bytes: usize) {
+        // SAFETY: as the caller promises. It can't fail for a whole mapping.
+        unsafe { libc::munmap(block.cast(), bytes) };
+    }
+
+    /// Changes the size of a block, which may move; null if there is no memory, and then the block stays as it was.
+    ///
+    /// # Safety
+    /// The block came from here with that size; if it moves, it is not used any more.
+    #[cold]
+    pub unsafe fn realloc(block: *mut u8, bytes: usize, new_bytes: usize) -> *mut u8 {
+        // SAFETY: as the caller promises.
+        or_null(unsafe { libc::mremap(block.cast(), bytes, new_bytes, libc::MREMAP_MAYMOVE) })
+    }
+}
+
+/// No block is mapped here.
+#[cfg(not(all(target_os = "linux", not(sanitize_address))))]
+mod mapped {
+    use std::alloc::Layout;
+
+    pub fn is_for(_: Layout) -> bool {
+        false
+    }
+
+    pub fn alloc(_: usize) -> *mut u8 {
+        unreachable!("no block is mapped here")
+    }
+
+    /// # Safety
+    /// None: never called.
+    pub unsafe fn dealloc(_: *mut u8, _: usize) {
+        unreachable!("no block is mapped here")
+    }
+
+    /// # Safety
+    /// None: never called.
+    pub unsafe fn realloc(_: *mut u8, _: usize, _: usize) -> *mut u8 {
+        unreachable!("no block is mapped here")
     }
 }
 

@@ -9,7 +9,7 @@ use damselfly_protocol::{Reply, Version};
 use damselfly_value::{Collection, Fields, Hash, HashRef, Pair};
 
 use crate::command::{Arity::AtLeast, At::One, Command, Group, Keys, Run, Trait, reads};
-use crate::{Args, KeyspaceFn, Result, long, scans, sets};
+use crate::{Args, KeyspaceFn, Result, Stop, long, scans, sets};
 
 /// The most fields that HRANDFIELD returns where they may repeat: more than any client can want, and some hundred megabytes.
 const REPEATED_MAX: u64 = 1 << 24;
@@ -81,11 +81,14 @@ fn count_in(args: Args<'_>) -> Result<(i64, Show)> {
         4 if args.is(3, "WITHVALUES") => Show::FieldsAndValues,
         _ => return Err(CommandError::Syntax.into()),
     };
-    let too_many = show == Show::FieldsAndValues && count.unsigned_abs() > i64::MAX as u64 / 2;
-    if too_many || count < 0 && count.unsigned_abs() > REPEATED_MAX {
-        return Err(CommandError::err("value is out of range").into());
+    if show == Show::FieldsAndValues && count.unsigned_abs() > i64::MAX as u64 / 2 {
+        return Err(out_of_range());
     }
     Ok((count, show))
+}
+
+fn out_of_range() -> Stop {
+    CommandError::err("value is out of range").into()
 }
 
 fn hrandfield(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
@@ -100,6 +103,9 @@ fn hrandfield(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result 
     let (count, show) = count_in(args)?;
     let len = tx.read_as::<Hash>(args.key(1))?.map_or(0, HashRef::len);
     let wanted = sets::picks(count, len);
+    if count < 0 && wanted as u64 > REPEATED_MAX {
+        return Err(out_of_range());
+    }
     long::reply_from(tx, args, 1..2, wanted, reply, move |entries, reply| {
         match entries[0].and_then(Hash::view) {
             None => reply.array(0),

@@ -12,7 +12,7 @@ use crate::command::{
     Access, Arity::AtLeast, Arity::Exactly, At::One, Command, Group, KeySpec, Keys, Run, Trait,
     looks, reads, writes,
 };
-use crate::{Args, KeyspaceFn, Rest, Result, Stop, long, sets};
+use crate::{Args, KeyspaceFn, Result, SlicedReply, Stop, long, sets};
 
 const READ: &[KeySpec] = &[reads(One(1))];
 const LOOKED_AT: &[KeySpec] = &[looks(One(1))];
@@ -302,15 +302,15 @@ fn list(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, parts: Parts) ->
     if hash.len() > long::SLICED_MIN
         && let Some(shared) = entry.share_large()
     {
-        return Err(Stop::Rest(rest(shared, parts)));
+        return Err(Stop::SlicedReply(rest(shared, parts)));
     }
     hash.for_each(|pair| parts.write(reply, pair));
     Ok(())
 }
 
-fn rest(shared: SharedLarge, parts: Parts) -> Rest {
+fn rest(shared: SharedLarge, parts: Parts) -> SlicedReply {
     let mut position = 0;
-    Rest::new(move |reply| {
+    SlicedReply::new(move |reply| {
         if let Value::Hash(hash) = shared.value() {
             position = hash.scan(position, |pair| parts.write(reply, pair));
         }

@@ -2,7 +2,8 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use damselfly_base::{CommandError, glob, number};
+use damselfly_base::glob::Glob;
+use damselfly_base::{CommandError, number};
 use damselfly_engine::{Cursor, Tx};
 use damselfly_protocol::Reply;
 
@@ -13,8 +14,10 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
     Command {
         name: "KEYS",
         arity: Exactly(2),
-        keys: Keys::All { writes: false },
+        keys: Keys::None,
         traits: &[
+            Trait::ReadOnly,
+            Trait::TouchesArbitraryKeys,
             Trait::Dangerous,
             Trait::Tip("request_policy:all_shards"),
             Trait::Tip("nondeterministic_output_order"),
@@ -121,19 +124,43 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
     },
 ];
 
+/// KEYS locks one shard after the other, each for a moment. It shows one moment only where all locks are held, as in transactions
+/// and scripts.
 fn keys(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    let steps = tx.totals(tx.db()).keys;
+    let mut steps = tx.estimated_keys()?;
     long::check(tx, steps)?;
+    steps = 0;
     let pattern = args.at(1);
-    let all = pattern == b"*";
+    // As in Redis, all other patterns miss the empty key.
+    let glob = (pattern != b"*").then(|| Glob::new(pattern));
     let (list, mut count) = (reply.deferred_array(), 0);
-    tx.for_each(|entry| {
-        let key = entry.key();
-        if all || glob::matches(pattern, key) {
-            reply.bulk(key);
-            count += 1;
+    let mut show = |key: &[u8]| {
+        reply.bulk(key);
+        count += 1;
+    };
+    let (mut cursor, mut late) = (Cursor(0), Vec::new());
+    loop {
+        let walked = tx.walk(cursor, |entry| {
+            steps += 1;
+            let key = entry.key();
+            match &glob {
+                Some(glob) if scans::is_slow(glob, key) => late.push(key.to_vec()),
+                Some(glob) if !glob.matches(key) => {}
+                Some(_) | None => show(key),
+            }
+        });
+        cursor = match walked {
+            Ok(next) => next,
+            // Where it can wait for shards, it does not start again for each that is busy.
+            Err(_) if tx.others_wait() && cursor != Cursor(0) => return Err(Stop::Long),
+            Err(busy) => return Err(busy.into()),
+        };
+        let glob = glob.as_ref();
+        scans::match_late(tx, glob, &mut late, &mut steps, &mut show)?;
+        if cursor == Cursor(0) {
+            break;
         }
-    });
+    }
     reply.finish(list, count);
     Ok(())
 }
@@ -152,18 +179,28 @@ fn scan(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     // There may be fewer entries than it asks for.
     let count = options.count.min(long::steps_max(tx));
     scans::write(reply, |list| {
-        let mut shown = 0;
+        let (mut shown, mut late) = (0, Vec::new());
+        let mut show = |key: &[u8]| {
+            list.bulk(key);
+            shown += 1;
+        };
+        let glob = options.glob.as_ref();
         let next = tx.scan(tx.db(), cursor, count, |entry| {
-            let of_type =
-                |name: &[u8]| name.eq_ignore_ascii_case(entry.type_of().name().as_bytes());
-            if options.only_type.is_none_or(of_type) && options.matches(entry.key()) {
-                list.bulk(entry.key());
-                shown += 1;
+            let (key, kind) = (entry.key(), entry.type_of().name());
+            let of_type = |name: &[u8]| name.eq_ignore_ascii_case(kind.as_bytes());
+            if !options.only_type.is_none_or(of_type) {
+                return;
+            }
+            match glob {
+                Some(glob) if scans::is_slow(glob, key) => late.push(key.to_vec()),
+                Some(glob) if !glob.matches(key) => {}
+                Some(_) | None => show(key),
             }
         })?;
         if next != Cursor(0) && count < options.count {
             return Err(Stop::Long);
         }
+        scans::match_late(tx, glob, &mut late, &mut 0, &mut show)?;
         Ok((next.0, shown))
     })
 }
@@ -183,8 +220,18 @@ fn frees_later(tx: &Tx<'_>, args: Args<'_>) -> Result<bool> {
     }
 }
 
+/// Sends a command to another thread if it frees that many keys before its reply.
+fn check_freeing(tx: &Tx<'_>, keys: usize, later: bool) -> Result {
+    match later {
+        true => Ok(()),
+        false => long::check(tx, keys),
+    }
+}
+
 fn flushdb(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let later = frees_later(tx, args)?;
+    let keys = tx.totals(tx.db()).keys;
+    check_freeing(tx, keys, later)?;
     tx.flush(tx.db(), later);
     tx.invalidate_all();
     reply.ok();
@@ -193,6 +240,9 @@ fn flushdb(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 
 fn flushall(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let later = frees_later(tx, args)?;
+    let keys = (0..tx.engine().databases()).map(|db| tx.totals(db).keys);
+    let keys = keys.sum();
+    check_freeing(tx, keys, later)?;
     for db in 0..tx.engine().databases() {
         tx.flush(db, later);
     }

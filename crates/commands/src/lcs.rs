@@ -7,7 +7,7 @@ use damselfly_protocol::Reply;
 
 use crate::command::{Arity::AtLeast, At::One, Command, Group, Keys, Run, reads};
 use crate::strings::{Scratch, text_of};
-use crate::{Args, KeyspaceFn, Rest, Result, Stop, long};
+use crate::{Args, KeyspaceFn, Result, SlicedReply, Stop, long};
 
 pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[Command {
     name: "LCS",
@@ -97,9 +97,9 @@ fn lcs(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     }
     let steps = cells / CELLS_PER_STEP;
     long::check(tx, steps)?;
-    let rest = Rest::once(move |reply| write(&a, &b, &options, reply));
+    let rest = SlicedReply::once(move |reply| write(&a, &b, &options, reply));
     if long::is_long(steps) {
-        return Err(Stop::Rest(rest));
+        return Err(Stop::SlicedReply(rest));
     }
     rest.write_all(reply);
     Ok(())

@@ -38,7 +38,7 @@ mod strings;
 
 pub use args::{Args, OwnedArgs};
 pub use command::{Access, Arity, At, Command, Group, KeySpec, Keys, Run, Trait, looks, reads};
-pub use long::Rest;
+pub use long::SlicedReply;
 pub use object::{encoding_name, memory_usage};
 pub use stop::{Stop, Wait};
 

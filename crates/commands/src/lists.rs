@@ -14,7 +14,7 @@ use crate::command::{
 };
 use crate::list_ends::pushed_to;
 use crate::long::{self, SLICED_MIN};
-use crate::{Args, KeyspaceFn, Rest, Result, Stop};
+use crate::{Args, KeyspaceFn, Result, SlicedReply, Stop};
 
 const ADDED_TO: &[KeySpec] = &[writes(One(1), Access::Insert)];
 
@@ -294,16 +294,16 @@ fn lrange(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     if range.len() > SLICED_MIN
         && let Some(large) = entry.share_large()
     {
-        return Err(Stop::Rest(rest_of(large, range)));
+        return Err(Stop::SlicedReply(rest_of(large, range)));
     }
     reply_elements(list, range.start, Side::Left, range.len(), reply);
     Ok(())
 }
 
 /// Writes the elements of a range, some at a time.
-fn rest_of(large: SharedLarge, mut range: Range<usize>) -> Rest {
+fn rest_of(large: SharedLarge, mut range: Range<usize>) -> SlicedReply {
     const AT_ONCE: usize = 256;
-    Rest::new(move |reply| {
+    SlicedReply::new(move |reply| {
         let Value::List(list) = large.value() else {
             return false;
         };

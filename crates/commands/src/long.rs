@@ -65,7 +65,7 @@ pub(crate) fn reply_from(
         .iter()
         .map(|entry| entry.map(|entry| entry.to_entry(b"")));
     let copies: Vec<_> = copies.collect();
-    Err(Stop::Rest(Rest::once(move |reply| {
+    Err(Stop::SlicedReply(SlicedReply::once(move |reply| {
         let entries = copies.iter().map(|copy| copy.as_ref().map(Entry::view));
         if let Err(Stop::Error(error)) = write(&entries.collect::<Vec<_>>(), reply) {
             reply.error(error.to_bytes());
@@ -74,12 +74,12 @@ pub(crate) fn reply_from(
 }
 
 /// The rest of a reply, whose beginning is written. It holds no lock: what it shows stays as it was when the command ran.
-pub struct Rest(Box<WriteSome>);
+pub struct SlicedReply(Box<WriteSome>);
 
 /// Writes the next element or a few; false if there is none left.
 type WriteSome = dyn FnMut(&mut Reply<'_>) -> bool + Send;
 
-impl Rest {
+impl SlicedReply {
     /// A rest that `write` writes, a few elements a call, until it returns false.
     pub fn new(write: impl FnMut(&mut Reply<'_>) -> bool + Send + 'static) -> Self {
         Self(Box::new(write))
@@ -113,7 +113,7 @@ impl Rest {
     }
 }
 
-impl std::fmt::Debug for Rest {
+impl std::fmt::Debug for SlicedReply {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Rest").finish_non_exhaustive()
     }

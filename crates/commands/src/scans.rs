@@ -1,7 +1,8 @@
 //! What SCAN, SSCAN, HSCAN and ZSCAN share: the cursor, the options, the reply.
 
+use damselfly_base::glob::Glob;
 use damselfly_base::number::Decimal;
-use damselfly_base::{CommandError, glob, number};
+use damselfly_base::{CommandError, number};
 use damselfly_engine::Tx;
 use damselfly_protocol::Reply;
 use damselfly_value::{Collection, Element};
@@ -9,10 +10,9 @@ use damselfly_value::{Collection, Element};
 use crate::{Args, Result, long};
 
 /// The options of a scan.
-#[derive(Clone, Copy)]
 pub(crate) struct Options<'a> {
     /// MATCH, unless everything matches.
-    pattern: Option<&'a [u8]>,
+    pub(crate) glob: Option<Glob>,
     /// COUNT: how many things to look at, roughly.
     pub(crate) count: usize,
     /// TYPE, which only SCAN has.
@@ -48,7 +48,7 @@ impl<'a> Options<'a> {
         }
         let count = usize::try_from(count).unwrap_or(usize::MAX);
         Ok(Self {
-            pattern,
+            glob: pattern.map(Glob::new),
             count,
             only_type,
         })
@@ -56,9 +56,48 @@ impl<'a> Options<'a> {
 
     /// Whether a name matches the pattern.
     pub(crate) fn matches(&self, name: &[u8]) -> bool {
-        self.pattern
-            .is_none_or(|pattern| glob::matches(pattern, name))
+        self.glob.as_ref().is_none_or(|glob| glob.matches(name))
     }
+
+    /// True if it may take long to match a single name.
+    fn may_be_slow(&self) -> bool {
+        const NAME_BYTES: usize = 1 << 10;
+        let glob = self.glob.as_ref();
+        glob.is_some_and(|glob| glob.steps_max(NAME_BYTES) > 64 * NAME_BYTES)
+    }
+}
+
+/// Steps of matching that take about as long as visiting a key.
+const STEPS_PER_KEY: usize = 64;
+
+/// True if it may take so long to match the name that others should not wait for it: more than some ten microseconds.
+pub(crate) fn is_slow(glob: &Glob, name: &[u8]) -> bool {
+    const STEPS_MAX: usize = 1 << 13;
+    glob.steps_max(name.len()) > STEPS_MAX
+}
+
+/// Matches names for which that may take long, while no lock is held but those that the section holds all the time. `steps` counts
+/// what was done so far, in keys.
+///
+/// # Errors
+/// [`Stop::Long`](crate::Stop::Long) if others wait for this thread, and it would take long.
+pub(crate) fn match_late(
+    tx: &Tx<'_>,
+    glob: Option<&Glob>,
+    names: &mut Vec<Vec<u8>>,
+    steps: &mut usize,
+    show: &mut impl FnMut(&[u8]),
+) -> Result {
+    for name in names.drain(..) {
+        if let Some(glob) = glob {
+            *steps = steps.saturating_add(glob.steps_max(name.len()) / STEPS_PER_KEY);
+            long::check(tx, *steps)?;
+            if glob.matches(&name) {
+                show(&name);
+            }
+        }
+    }
+    long::check(tx, *steps)
 }
 
 /// Writes the reply of a scan: the next cursor, then a list. `fill` writes the list's elements, and returns the cursor and
@@ -84,7 +123,7 @@ pub(crate) fn write(
 
 /// What a scan over a collection has found so far.
 pub(crate) struct Found<'l, 'o, 'r> {
-    options: Options<'o>,
+    options: &'l Options<'o>,
     list: &'l mut Reply<'r>,
     seen: usize,
     shown: usize,
@@ -124,15 +163,18 @@ pub(crate) fn scan<C: Collection + 'static>(
         return Ok(());
     };
     let options = Options::parse(args, 3, false)?;
-    let steps = options.count.min(len(collection));
+    let steps = match options.may_be_slow() {
+        true => usize::MAX,
+        false => options.count.min(len(collection)),
+    };
     if !long::is_long(steps) {
-        return look(collection, cursor, options, step, reply);
+        return look(collection, cursor, &options, step, reply);
     }
     let request = args.to_owned();
     long::reply_from(tx, args, 1..2, steps, reply, move |entries, reply| {
         let options = Options::parse(request.borrow(), 3, false)?;
         match entries[0].and_then(C::view) {
-            Some(collection) => look(collection, cursor, options, step, reply),
+            Some(collection) => look(collection, cursor, &options, step, reply),
             None => Ok(()),
         }
     })
@@ -142,7 +184,7 @@ pub(crate) fn scan<C: Collection + 'static>(
 fn look<R: Copy>(
     collection: R,
     mut cursor: u64,
-    options: Options<'_>,
+    options: &Options<'_>,
     step: impl Fn(R, u64, &mut Found<'_, '_, '_>) -> u64,
     reply: &mut Reply<'_>,
 ) -> Result {

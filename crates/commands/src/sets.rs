@@ -12,7 +12,7 @@ use crate::command::{
     Access, Arity::AtLeast, Arity::Exactly, At::One, Command, Group, Keys, Run, Trait, looks,
     reads, writes,
 };
-use crate::{Args, KeyspaceFn, Rest, Result, Stop, long, scans};
+use crate::{Args, KeyspaceFn, Result, SlicedReply, Stop, long, scans};
 
 pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
     Command {
@@ -205,16 +205,16 @@ fn smembers(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
         && let Some(shared) = entry.share_large()
     {
         reply.set(set.len());
-        return Err(Stop::Rest(rest_of(shared)));
+        return Err(Stop::SlicedReply(rest_of(shared)));
     }
     write_all(set, reply);
     Ok(())
 }
 
 /// The members of a large set, slice by slice.
-fn rest_of(shared: SharedLarge) -> Rest {
+fn rest_of(shared: SharedLarge) -> SlicedReply {
     let mut cursor = 0;
-    Rest::new(move |reply| {
+    SlicedReply::new(move |reply| {
         let Value::Set(set) = shared.value() else {
             return false;
         };

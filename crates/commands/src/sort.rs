@@ -220,7 +220,7 @@ fn sort(tx: &mut Tx<'_>, args: Args<'_>, may_store: bool, reply: &mut Reply<'_>)
         by.map(|pattern| look_up(tx, &[Pattern::parse(pattern)], &elements, 0..elements.len()));
     let own = options.store.map(|at| [key.hash, args.key(at).hash]);
     if let Some(own) = own.filter(|_| options.get.is_empty()) {
-        tx.keep_only(&own);
+        tx.release_all_but(&own);
     }
     let order = (!options.keeps_order).then_some(options.order);
     let mut sorting = Sorting::new(elements, weights, order, shown)?;
@@ -230,16 +230,16 @@ fn sort(tx: &mut Tx<'_>, args: Args<'_>, may_store: bool, reply: &mut Reply<'_>)
             look_up(tx, &patterns, elements, indexes)
         });
         if let Some(own) = own {
-            tx.keep_only(&own);
+            tx.release_all_but(&own);
         }
     }
     if let Some(at) = options.store {
         store(tx, sorting, args.key(at), reply);
         return Ok(());
     }
-    let rest = sorting.into_rest();
+    let rest = sorting.into_sliced_reply();
     if long::is_long(steps) {
-        return Err(Stop::Rest(rest));
+        return Err(Stop::SlicedReply(rest));
     }
     rest.write_all(reply);
     Ok(())

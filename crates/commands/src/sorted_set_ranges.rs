@@ -14,7 +14,7 @@ use crate::command::{
     writes,
 };
 use crate::sorted_sets::{begin_list, write_one};
-use crate::{Args, KeyspaceFn, Rest, Result, Stop, long};
+use crate::{Args, KeyspaceFn, Result, SlicedReply, Stop, long};
 
 const RANGE: &str =
     "O(log(N)+M) where N is the size of the sorted set and M the number of members in the range";
@@ -396,7 +396,7 @@ fn show(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, form: Form) -> R
             reverse: query.reverse,
             with_scores: query.with_scores,
         };
-        return Err(Stop::Rest(slices.into_rest()));
+        return Err(Stop::SlicedReply(slices.into_sliced_reply()));
     }
     begin_list(ranks.len(), query.with_scores, reply);
     write_range(set, ranks, query.reverse, query.with_scores, reply);
@@ -431,8 +431,8 @@ struct Slices {
 }
 
 impl Slices {
-    fn into_rest(mut self) -> Rest {
-        Rest::new(move |reply| self.write_some(reply))
+    fn into_sliced_reply(mut self) -> SlicedReply {
+        SlicedReply::new(move |reply| self.write_some(reply))
     }
 
     /// Writes the next members; false if there were none left.

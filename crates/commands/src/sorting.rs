@@ -14,7 +14,7 @@ use damselfly_base::CommandError;
 use damselfly_base::double::parse_in_range;
 use damselfly_protocol::Reply;
 
-use crate::{Rest, Result, long};
+use crate::{Result, SlicedReply, long};
 
 /// Rows that are written at once.
 const ROWS_AT_ONCE: usize = 64;
@@ -216,9 +216,9 @@ impl Sorting {
     }
 
     /// The reply, which takes some time to begin.
-    pub(crate) fn into_rest(mut self) -> Rest {
+    pub(crate) fn into_sliced_reply(mut self) -> SlicedReply {
         let mut next = None;
-        Rest::new(move |reply| {
+        SlicedReply::new(move |reply| {
             let start = next.unwrap_or_else(|| {
                 self.sort();
                 reply.array(self.rows.len() * self.width);
@@ -383,7 +383,7 @@ mod tests {
 
             let (mut written, mut wanted) = (Vec::new(), Vec::new());
             let mut reply = Reply::new(&mut written, Version::Resp2);
-            sorting.into_rest().write_all(&mut reply);
+            sorting.into_sliced_reply().write_all(&mut reply);
             let mut reply = Reply::new(&mut wanted, Version::Resp2);
             reply.array(expected.len());
             for text in &expected {

@@ -8,7 +8,7 @@ use damselfly_engine::{Busy, Key, Tx};
 use damselfly_protocol::Reply;
 use damselfly_value::Type;
 
-use crate::{Args, OwnedArgs, Rest, Result};
+use crate::{Args, OwnedArgs, Result, SlicedReply};
 
 /// Why a command did not do its work.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub enum Stop {
     /// [`Tx::others_wait`].
     Long,
     /// All is done and the reply begun; this writes the rest of it.
-    Rest(Rest),
+    SlicedReply(SlicedReply),
 }
 
 /// What a client waits for whose command found nothing.

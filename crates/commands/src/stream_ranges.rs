@@ -10,7 +10,7 @@ use crate::command::{Arity::AtLeast, At::One, Command, Group, Keys, Run, reads};
 use crate::lists::reply_element;
 use crate::long::SLICED_MIN;
 use crate::stream_ids::{interval_end, interval_start, reply_id};
-use crate::{Args, KeyspaceFn, Rest, Result, Stop};
+use crate::{Args, KeyspaceFn, Result, SlicedReply, Stop};
 
 pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
     Command {
@@ -82,9 +82,9 @@ impl Part {
     }
 
     /// Writes the entries, some at a time.
-    pub(crate) fn rest(mut self, large: SharedLarge) -> Rest {
+    pub(crate) fn rest(mut self, large: SharedLarge) -> SlicedReply {
         const AT_ONCE: usize = 64;
-        Rest::new(move |reply| {
+        SlicedReply::new(move |reply| {
             let Value::Stream(stream) = large.value() else {
                 return false;
             };
@@ -143,7 +143,7 @@ fn range(tx: &mut Tx<'_>, args: Args<'_>, direction: Direction, reply: &mut Repl
     if count > SLICED_MIN
         && let Some(large) = entry.share_large()
     {
-        return Err(Stop::Rest(part.rest(large)));
+        return Err(Stop::SlicedReply(part.rest(large)));
     }
     part.write(stream, count, reply);
     Ok(())

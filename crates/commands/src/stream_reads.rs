@@ -13,7 +13,7 @@ use crate::command::{Access, Arity::AtLeast, At, Command, Group, KeySpec, Keys, 
 use crate::long::SLICED_MIN;
 use crate::stream_ids::{IdText, parse_exact};
 use crate::stream_ranges::{Direction, Part};
-use crate::{Args, KeyspaceFn, OwnedArgs, Rest, Result, Stop, Wait};
+use crate::{Args, KeyspaceFn, OwnedArgs, Result, SlicedReply, Stop, Wait};
 
 /// Options with something behind them that can't be the word STREAMS.
 pub(crate) const OPTIONS: &[(&str, usize)] = &[("BLOCK", 1), ("COUNT", 1), ("GROUP", 2)];
@@ -257,7 +257,7 @@ pub(crate) fn reply_parts(
 ) -> Result {
     let entries = parts.iter().map(|(_, part)| part.count).sum::<usize>();
     if entries > SLICED_MIN {
-        return Err(Stop::Rest(rest_of(tx, args, parts)));
+        return Err(Stop::SlicedReply(rest_of(tx, args, parts)));
     }
     for (key_at, mut part) in parts {
         let key = args.key(key_at);
@@ -270,7 +270,7 @@ pub(crate) fn reply_parts(
 }
 
 /// Writes parts of streams, some entries at a time.
-fn rest_of(tx: &mut Tx<'_>, args: Args<'_>, parts: Vec<(usize, Part)>) -> Rest {
+fn rest_of(tx: &mut Tx<'_>, args: Args<'_>, parts: Vec<(usize, Part)>) -> SlicedReply {
     const AT_ONCE: usize = 64;
     let share = |(key_at, part): (usize, Part)| -> Option<(Vec<u8>, Part, SharedLarge)> {
         let key = args.key(key_at);
@@ -279,7 +279,7 @@ fn rest_of(tx: &mut Tx<'_>, args: Args<'_>, parts: Vec<(usize, Part)>) -> Rest {
     };
     let parts: Vec<_> = parts.into_iter().filter_map(share).collect();
     let (mut parts, mut current) = (parts.into_iter(), None);
-    Rest::new(move |reply| {
+    SlicedReply::new(move |reply| {
         if current.is_none() {
             current = parts.next();
             if let Some((key, part, _)) = &current {

@@ -20,7 +20,8 @@ mod redis;
 mod rewrite;
 mod settings;
 
-use damselfly_base::{CommandError, glob};
+use damselfly_base::CommandError;
+use damselfly_base::glob::Glob;
 
 pub use docs::{docs, help};
 pub use kind::{Kind, OptionError, Value};
@@ -45,12 +46,10 @@ impl Config {
         let mut found: Vec<(String, String)> = Vec::new();
         for pattern in patterns {
             let is_glob = pattern.iter().any(|byte| b"*?[".contains(byte));
-            let matching = names().filter(|(name, _)| {
-                if is_glob {
-                    glob::matches_ignoring_case(pattern, name.as_bytes())
-                } else {
-                    pattern.eq_ignore_ascii_case(name.as_bytes())
-                }
+            let glob = is_glob.then(|| Glob::ignoring_case(pattern));
+            let matching = names().filter(|(name, _)| match &glob {
+                Some(glob) => glob.matches(name.as_bytes()),
+                None => pattern.eq_ignore_ascii_case(name.as_bytes()),
             });
             for (name, option) in matching {
                 let shown = if is_glob {

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use super::kind::{Kind, OptionError, Value};
 use super::options::{self, Effect, OPTIONS};
 use super::{Config, line, redis};
-use damselfly_base::glob;
+use damselfly_base::glob::Glob;
 
 /// How deep files may include files.
 const INCLUDE_DEPTH_MAX: usize = 16;
@@ -330,9 +330,8 @@ impl<'a, F: Files> Loader<'a, F> {
         let folder = folder.unwrap_or(Path::new("."));
         // As for a pattern that nothing matches, a folder that is absent holds nothing to include.
         let mut names = self.files.list(folder).unwrap_or_default();
-        names.retain(|name| {
-            !name.starts_with('.') && glob::matches(pattern.as_bytes(), name.as_bytes())
-        });
+        let glob = Glob::new(pattern.as_bytes());
+        names.retain(|name| !name.starts_with('.') && glob.matches(name.as_bytes()));
         names.sort();
         names
             .iter()

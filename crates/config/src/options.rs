@@ -168,7 +168,7 @@ pub static OPTIONS: &[Opt] = &[
         kind: Kind::Integer { min: 0, max: 65535 },
         changeable: Changeable::Live,
         effect: Effect::Acts,
-        summary: "TCP port to listen on; 0 listens on none. CONFIG SET refuses another port for now.",
+        summary: "TCP port to listen on; 0 listens on none. Clients stay connected when it changes.",
         access: field!(port),
     },
     Opt {
@@ -178,7 +178,7 @@ pub static OPTIONS: &[Opt] = &[
         kind: Kind::Words,
         changeable: Changeable::Live,
         effect: Effect::Acts,
-        summary: "Addresses to listen on. A leading `-` allows the address to be missing; `*` means every IPv4 address and `::*` every IPv6 address. CONFIG SET refuses other addresses for now.",
+        summary: "Addresses to listen on. A leading `-` allows the address to be missing; `*` means every IPv4 address and `::*` every IPv6 address. Clients stay connected when it changes.",
         access: Access {
             read: |c| c.bind.show(),
             write: |c, value| {
@@ -290,8 +290,8 @@ pub static OPTIONS: &[Opt] = &[
             max: u32::MAX as i64,
         },
         changeable: Changeable::AtStart,
-        effect: Effect::Later("sockets are not marked yet"),
-        summary: "Mark put on listening sockets, for packet filters; 0 puts none.",
+        effect: Effect::Acts,
+        summary: "Mark (SO_MARK) put on TCP sockets, for packet filters; 0 puts none. Needs CAP_NET_ADMIN: without it, the server does not start.",
         access: field!(socket_mark_id),
     },
     Opt {
@@ -354,7 +354,7 @@ pub static OPTIONS: &[Opt] = &[
         kind: Kind::Text,
         changeable: Changeable::AtStart,
         effect: Effect::Acts,
-        summary: "File to write the process id to; empty writes none.",
+        summary: "File to write the process id to. Empty writes none, or with `daemonize` /var/run/damselfly.pid if possible. Removed at the end.",
         access: field!(pidfile),
     },
     Opt {
@@ -363,8 +363,8 @@ pub static OPTIONS: &[Opt] = &[
         section: Section::General,
         kind: Kind::Bool,
         changeable: Changeable::AtStart,
-        effect: Effect::Never("the server stays in the foreground; run it under a service manager"),
-        summary: "Asks to run in the background.",
+        effect: Effect::Acts,
+        summary: "Runs in the background. The command ends when the server is ready, or with an error if it can't start. A service manager that `supervised` finds turns this off.",
         access: field!(daemonize),
     },
     Opt {
@@ -373,8 +373,8 @@ pub static OPTIONS: &[Opt] = &[
         section: Section::General,
         kind: Kind::Choice(Supervised::NAMES),
         changeable: Changeable::AtStart,
-        effect: Effect::Later("no service manager is told yet"),
-        summary: "Which service manager to tell when the server is ready.",
+        effect: Effect::Acts,
+        summary: "Which service manager to tell when the server is ready: `systemd` by NOTIFY_SOCKET, `upstart` by stopping itself, `auto` whichever the environment names.",
         access: field!(supervised),
     },
     Opt {
@@ -459,7 +459,7 @@ pub static OPTIONS: &[Opt] = &[
         },
         changeable: Changeable::Live,
         effect: Effect::Acts,
-        summary: "Most memory for data; 0 sets no limit.",
+        summary: "Most memory to use, as `used_memory` of INFO counts it; 0 sets no limit. Interpreters of scripts do not count. With a policy that evicts, other memory than that of keys, such as buffers of clients or functions, takes at most half from keys: beyond, it is not counted, and only its own limits hold, such as `maxmemory-clients`.",
         access: field!(maxmemory_bytes),
     },
     Opt {

@@ -548,7 +548,6 @@ fn a_file_as_distributions_ship_it_loads_with_warnings() {
         "option 'appendfsync' is not supported yet",
         "option 'loadmodule' is not supported yet",
         "option 'hz' has no effect: periodic work runs ten times a second, and sooner where much is due",
-        "option 'daemonize' has no effect: the server stays in the foreground; run it under a service manager",
         "option 'save' has no effect: there are no snapshots yet",
     ];
     for warning in expected {

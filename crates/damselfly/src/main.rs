@@ -1,14 +1,18 @@
 //! The `damselfly` program: reads its options, starts the server, waits for the end.
 
+mod daemon;
 mod logging;
+mod supervisor;
 
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
-use damselfly_config::{Config, Disk, Loaded, Request};
+use damselfly_config::{Config, Disk, Loaded, Request, Supervised};
 use damselfly_server::event_loop::open_files;
+use damselfly_server::signals::Signals;
 use damselfly_server::start::Server;
+
+use daemon::Process;
+use supervisor::Supervisor;
 
 #[global_allocator]
 static HEAP: damselfly_base::heap::Heap = damselfly_base::heap::Heap;
@@ -36,7 +40,7 @@ fn main() -> ExitCode {
         Err(error) => return fail(&error.to_string()),
     };
     match serve(loaded) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => fail(&error),
     }
 }
@@ -47,7 +51,7 @@ fn fail(why: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn serve(loaded: Loaded) -> Result<(), String> {
+fn serve(loaded: Loaded) -> Result<ExitCode, String> {
     let Loaded {
         mut config,
         file,
@@ -57,6 +61,18 @@ fn serve(loaded: Loaded) -> Result<(), String> {
     let file = file.map(|path| std::path::absolute(&path).unwrap_or(path));
     enter_dir(&mut config)?;
     logging::start(&config)?;
+    let supervisor = Supervisor::find(config.supervised);
+    config.supervised = supervisor.option();
+    // A service manager watches the process that it has started.
+    let mut child = None;
+    if config.daemonize && config.supervised == Supervised::No {
+        let failed = |error| format!("Can't go to the background: {error}");
+        match daemon::fork().map_err(failed)? {
+            Process::Parent(code) => return Ok(code),
+            Process::Child(own) => child = Some(own),
+        }
+    }
+    supervisor.starting();
     for warning in &warnings {
         log::warn!("{warning}");
     }
@@ -66,11 +82,7 @@ fn serve(loaded: Loaded) -> Result<(), String> {
         log::warn!("Can't turn transparent huge pages off for this process: {error}");
     }
     let open_files = open_files::fit(&mut config);
-    let signalled = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
-        signal_hook::flag::register(signal, signalled.clone())
-            .map_err(|error| format!("Can't handle signal {signal}: {error}"))?;
-    }
+    let signals = Signals::handle().map_err(|error| format!("Can't handle signals: {error}"))?;
     let server = Server::start(config, file)?;
     let config = server.shared().config();
     log::info!(
@@ -86,9 +98,17 @@ fn serve(loaded: Loaded) -> Result<(), String> {
         "This version keeps data in memory only: 'save' and 'dbfilename' have no effect yet, and when the process ends, the data is gone."
     );
     log::info!("Ready to accept connections on port {}", config.port);
-    server.wait(&signalled);
+    if let Some(child) = child {
+        child
+            .ready()
+            .map_err(|error| format!("Can't go to the background: {error}"))?;
+    }
+    supervisor.ready();
+    server.wait_for_stop(&signals);
+    supervisor.stopping();
+    server.wait(&signals);
     log::warn!("Damselfly is now ready to exit, bye bye...");
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Makes `dir` the working directory, and absolute in the configuration.

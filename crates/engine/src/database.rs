@@ -1,9 +1,10 @@
 //! One database's share of one shard: a table of entries and what is counted about them.
 
+use damselfly_base::heap;
 use damselfly_table::{Entry as Slot, Occupied, Table, Vacant};
 use damselfly_value::{Entry, EntryRef};
 
-use crate::expiry::Ends;
+use crate::expiry::Expirer;
 use crate::{Key, Now};
 
 /// A slice of the sweep ends with the bucket in which it has removed so many fields, and removes no more of one large hash:
@@ -14,6 +15,8 @@ const FIELDS_PER_SWEEP: usize = 100;
 pub struct Database {
     pub(crate) table: Table<Entry>,
     counts: Counts,
+    /// It was flushed: its entries are no data any more and only wait to be freed.
+    is_garbage: bool,
     /// Where the background sweep goes on, in hash order.
     pub(crate) sweep_position: u64,
     /// Where the search for keys to evict goes on, in hash order.
@@ -41,6 +44,22 @@ impl Counts {
         self.bytes -= entry.allocated_bytes();
         self.timed_hashes -= usize::from(is_timed_hash(entry));
     }
+
+    /// Counts an entry that is stored now, for the whole process, too.
+    #[inline]
+    fn add_data(&mut self, entry: EntryRef<'_>) {
+        let before = self.bytes;
+        self.add(entry);
+        heap::count_data((self.bytes - before) as i64);
+    }
+
+    /// Counts an entry that is taken out.
+    #[inline]
+    fn subtract_data(&mut self, entry: EntryRef<'_>) {
+        let before = self.bytes;
+        self.subtract(entry);
+        heap::count_data(-((before - self.bytes) as i64));
+    }
 }
 
 #[inline]
@@ -66,7 +85,7 @@ pub struct Present<'a> {
 pub struct Absent<'a> {
     slot: Vacant<'a, Entry>,
     counts: &'a mut Counts,
-    ends: Ends<'a>,
+    ends: Expirer<'a>,
 }
 
 impl<'a> Present<'a> {
@@ -86,31 +105,36 @@ impl<'a> Present<'a> {
     #[inline]
     pub fn update<R>(&mut self, change: impl FnOnce(&mut Entry) -> R) -> R {
         let counts = &mut *self.counts;
-        self.slot.update(|entry| {
+        let before = counts.bytes;
+        let result = self.slot.update(|entry| {
             counts.subtract(entry.view());
             let result = change(entry);
             counts.add(entry.view());
             result
-        })
+        });
+        if counts.bytes != before {
+            heap::count_data(counts.bytes as i64 - before as i64);
+        }
+        result
     }
 
     /// Removes the fields that have ended, of a hash of which some stay.
     #[cold]
-    fn without_expired_fields(mut self, ends: &mut Ends<'_>) -> Self {
+    fn without_expired_fields(mut self, ends: &mut Expirer<'_>) -> Self {
         self.update(|entry| entry.remove_expired_fields(ends.now.0, usize::MAX));
-        ends.fields_ended(self.view().key());
+        ends.fields_expired(self.view().key());
         self
     }
 
     /// Removes the entry, whose end has come.
     #[cold]
-    fn end<'e>(self, hash: u64, mut ends: Ends<'e>) -> Absent<'e>
+    fn end<'e>(self, hash: u64, mut ends: Expirer<'e>) -> Absent<'e>
     where
         'a: 'e,
     {
         let (entry, slot) = self.slot.vacate(hash);
-        self.counts.subtract(entry.view());
-        ends.entry_ended(entry.view());
+        self.counts.subtract_data(entry.view());
+        ends.entry_expired(entry.view());
         Absent {
             slot,
             counts: self.counts,
@@ -121,7 +145,7 @@ impl<'a> Present<'a> {
     /// Takes the entry out.
     pub fn remove(self) -> Entry {
         let entry = self.slot.remove();
-        self.counts.subtract(entry.view());
+        self.counts.subtract_data(entry.view());
         entry
     }
 }
@@ -136,20 +160,20 @@ impl Absent<'_> {
             counts,
             mut ends,
         } = self;
-        counts.add(entry.view());
+        counts.add_data(entry.view());
         if slot.would_grow() {
             let now = ends.now;
             slot.sweep_segment(
                 |entry| is_expired(entry, now),
                 |entry| {
-                    counts.subtract(entry.view());
-                    ends.entry_ended(entry.view());
+                    counts.subtract_data(entry.view());
+                    ends.entry_expired(entry.view());
                 },
             );
         }
         let slot = slot.insert(entry);
         if ends.are_observed() {
-            ends.entry_begins(slot.get().key());
+            ends.key_created(slot.get().key());
         }
     }
 }
@@ -159,6 +183,7 @@ impl Database {
         Self {
             table: Table::new(shard_bits, stagger),
             counts: Counts::default(),
+            is_garbage: false,
             sweep_position: 0,
             evict_position: 0,
         }
@@ -199,6 +224,13 @@ impl Database {
         self.entry_bytes() + self.table_bytes()
     }
 
+    /// Notes that it was flushed.
+    pub(crate) fn become_garbage(&mut self) {
+        if !std::mem::replace(&mut self.is_garbage, true) {
+            heap::count_data(-(self.counts.bytes as i64));
+        }
+    }
+
     /// How full the table is.
     pub fn fill(&self) -> damselfly_table::Fill {
         self.table.fill()
@@ -222,7 +254,7 @@ impl Database {
         &'a mut self,
         key: Key<'_>,
         now: Now,
-        ends: impl FnOnce() -> Ends<'a>,
+        ends: impl FnOnce() -> Expirer<'a>,
     ) -> Place<'a> {
         let counts = &mut self.counts;
         match self.table.entry(key.hash, key.bytes) {
@@ -259,7 +291,7 @@ impl Database {
         &'a mut self,
         key: Key<'_>,
         now: Now,
-        ends: impl FnOnce() -> Ends<'e>,
+        ends: impl FnOnce() -> Expirer<'e>,
     ) -> Option<EntryRef<'a>>
     where
         'a: 'e,
@@ -287,7 +319,7 @@ impl Database {
         match self.table.entry(key.hash, key.bytes) {
             Slot::Vacant(_) => false,
             Slot::Occupied(slot) => {
-                self.counts.subtract(slot.remove().view());
+                self.counts.subtract_data(slot.remove().view());
                 true
             }
         }
@@ -295,7 +327,7 @@ impl Database {
 
     /// Sweeps up to `buckets` buckets for what has ended, where the last call stopped. Returns how many entries and fields it
     /// removed.
-    pub(crate) fn sweep(&mut self, mut ends: Ends<'_>, buckets: usize) -> usize {
+    pub(crate) fn sweep(&mut self, mut ends: Expirer<'_>, buckets: usize) -> usize {
         let mut position = self.sweep_position;
         let removed = self.sweep_from(&mut position, &mut ends, buckets);
         self.sweep_position = position;
@@ -306,7 +338,7 @@ impl Database {
     pub(crate) fn sweep_from(
         &mut self,
         position: &mut u64,
-        ends: &mut Ends<'_>,
+        ends: &mut Expirer<'_>,
         buckets: usize,
     ) -> usize {
         let (mut entries, mut fields, mut losing) = (0, 0, Vec::new());
@@ -326,7 +358,7 @@ impl Database {
     fn sweep_bucket(
         &mut self,
         position: &mut u64,
-        ends: &mut Ends<'_>,
+        ends: &mut Expirer<'_>,
         losing: &mut Vec<Vec<u8>>,
     ) -> usize {
         let (counts, now) = (&mut self.counts, ends.now);
@@ -342,13 +374,13 @@ impl Database {
                 }
             },
             |entry| {
-                counts.subtract(entry.view());
-                ends.entry_ended(entry.view());
+                counts.subtract_data(entry.view());
+                ends.entry_expired(entry.view());
             },
         )
     }
 
-    fn sweep_fields(&mut self, key: &[u8], ends: &mut Ends<'_>) -> usize {
+    fn sweep_fields(&mut self, key: &[u8], ends: &mut Expirer<'_>) -> usize {
         let key = Key::new(key);
         let Slot::Occupied(slot) = self.table.entry(key.hash, key.bytes) else {
             return 0;
@@ -356,8 +388,14 @@ impl Database {
         let counts = &mut self.counts;
         let removed = Present { slot, counts }
             .update(|entry| entry.remove_expired_fields(ends.now.0, FIELDS_PER_SWEEP));
-        ends.fields_ended(key.bytes);
+        ends.fields_expired(key.bytes);
         removed
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        self.become_garbage();
     }
 }
 

@@ -12,7 +12,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use crate::aside::Aside;
+use crate::extras::SectionExtras;
 use crate::{Engine, Key, Tx};
 
 /// A kind of events, by its letter in `notify-keyspace-events`.
@@ -90,9 +90,9 @@ impl Class {
 
 /// Which events are told, and on which channels: `notify-keyspace-events`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Wanted(u32);
+pub struct EventMask(u32);
 
-impl Wanted {
+impl EventMask {
     const KEYSPACE: u32 = 1 << 30;
     const KEYEVENT: u32 = 1 << 31;
     const CHANNELS: u32 = Self::KEYSPACE | Self::KEYEVENT;
@@ -135,17 +135,17 @@ impl Wanted {
     }
 }
 
-/// [`Wanted`], as all threads see it.
+/// [`EventMask`], as all threads see it.
 #[derive(Debug, Default)]
-pub(crate) struct AtomicWanted(AtomicU32);
+pub(crate) struct AtomicEventMask(AtomicU32);
 
-impl AtomicWanted {
-    fn load(&self) -> Wanted {
-        Wanted(self.0.load(Relaxed))
+impl AtomicEventMask {
+    fn load(&self) -> EventMask {
+        EventMask(self.0.load(Relaxed))
     }
 
-    fn swap(&self, wanted: Wanted) -> Wanted {
-        Wanted(self.0.swap(wanted.0, Relaxed))
+    fn swap(&self, wanted: EventMask) -> EventMask {
+        EventMask(self.0.swap(wanted.0, Relaxed))
     }
 }
 
@@ -309,10 +309,10 @@ pub struct KeyEvent {
 }
 
 /// Who is told of events.
-pub trait Audience: Send + Sync {
+pub trait EventSink: Send + Sync {
     /// These events have happened, in this order. Called under the locks of their keys: it must take none of a shard, and be
     /// quick.
-    fn tell(&self, wanted: Wanted, events: &[KeyEvent]);
+    fn tell(&self, wanted: EventMask, events: &[KeyEvent]);
 }
 
 /// While a section is not told to keep more, it tells its events whenever there are so many.
@@ -320,20 +320,20 @@ const KEPT_MAX: usize = 256;
 
 /// The events of a section that are not told yet.
 #[derive(Default)]
-pub(crate) struct Kept {
+pub(crate) struct PendingEvents {
     events: Vec<KeyEvent>,
     /// More of them may be forgotten: none is told before the section ends.
     may_be_forgotten: bool,
 }
 
-impl Kept {
+impl PendingEvents {
     /// Tells all.
     pub(crate) fn tell(&mut self, engine: &Engine) {
         if self.events.is_empty() {
             return;
         }
-        if let Some(audience) = engine.audience() {
-            audience.tell(engine.settings.events.load(), &self.events);
+        if let Some(event_sink) = engine.event_sink() {
+            event_sink.tell(engine.settings.events.load(), &self.events);
         }
         self.events.clear();
     }
@@ -341,7 +341,7 @@ impl Kept {
 
 impl Engine {
     /// Chooses which events are told, from the next change on.
-    pub fn set_events(&self, wanted: Wanted) {
+    pub fn set_events(&self, wanted: EventMask) {
         let before = self.settings.events.swap(wanted);
         for shard in 0..self.shards() {
             match (before.is_any(), wanted.is_any()) {
@@ -353,14 +353,14 @@ impl Engine {
     }
 
     /// True if any events are told.
-    pub fn tells_events(&self) -> bool {
+    pub fn wants_events(&self) -> bool {
         self.settings.events.load().is_any()
     }
 
     /// Raises an event of a key whose shard is locked and observed. `lasts` says that it can't be undone.
     pub(crate) fn raise(
         &self,
-        aside: &mut Option<Box<Aside>>,
+        extras: &mut Option<Box<SectionExtras>>,
         event: Event,
         db: usize,
         key: &[u8],
@@ -369,7 +369,7 @@ impl Engine {
         if !self.settings.events.load().has(event.class()) {
             return;
         }
-        let kept = &mut aside.get_or_insert_default().kept;
+        let kept = &mut extras.get_or_insert_default().kept;
         kept.events.push(KeyEvent {
             event,
             db,
@@ -400,39 +400,39 @@ impl Tx<'_> {
     #[cold]
     pub(crate) fn raise(&mut self, db: usize, key: Key<'_>, event: Event) {
         let engine = self.engine();
-        engine.raise(&mut self.aside, event, db, key.bytes, false);
+        engine.raise(&mut self.extras, event, db, key.bytes, false);
     }
 
-    /// Tells no events before this section ends, or [`Tx::tell_events`] is called, so that [`Tx::forget_events`] forgets them
+    /// Tells no events before this section ends, or [`Tx::publish_events`] is called, so that [`Tx::discard_events`] forgets them
     /// all. Does nothing if that is so already.
-    pub fn keep_events(&mut self) {
-        let is_kept = |aside: &Aside| aside.kept.may_be_forgotten;
-        if !self.aside.as_deref().is_some_and(is_kept) {
-            self.tell_events();
-            self.aside().kept.may_be_forgotten = true;
+    pub fn hold_events(&mut self) {
+        let is_kept = |extras: &SectionExtras| extras.kept.may_be_forgotten;
+        if !self.extras.as_deref().is_some_and(is_kept) {
+            self.publish_events();
+            self.extras().kept.may_be_forgotten = true;
         }
     }
 
     /// How many events are kept.
-    pub fn kept_events(&self) -> usize {
-        let aside = self.aside.as_ref();
-        aside.map_or(0, |aside| aside.kept.events.len())
+    pub fn held_events(&self) -> usize {
+        let extras = self.extras.as_ref();
+        extras.map_or(0, |extras| extras.kept.events.len())
     }
 
-    /// Forgets the events since [`Tx::keep_events`], for changes that were undone; but what came to its end has ended.
-    pub fn forget_events(&mut self) {
-        if let Some(aside) = self.aside.as_mut() {
-            aside.kept.events.retain(|event| event.lasts);
+    /// Forgets the events since [`Tx::hold_events`], for changes that were undone; but what came to its end has ended.
+    pub fn discard_events(&mut self) {
+        if let Some(extras) = self.extras.as_mut() {
+            extras.kept.events.retain(|event| event.lasts);
         }
     }
 
     /// Tells the events so far; what comes now is not kept any more.
     #[cold]
-    pub fn tell_events(&mut self) {
+    pub fn publish_events(&mut self) {
         let engine = self.engine();
-        if let Some(aside) = self.aside.as_mut() {
-            aside.kept.may_be_forgotten = false;
-            aside.kept.tell(engine);
+        if let Some(extras) = self.extras.as_mut() {
+            extras.kept.may_be_forgotten = false;
+            extras.kept.tell(engine);
         }
     }
 }
@@ -443,7 +443,7 @@ mod tests {
 
     #[test]
     fn a_stands_for_all_classes_but_two() {
-        let has = |letters: &str, class| Wanted::from_letters(letters).has(class);
+        let has = |letters: &str, class| EventMask::from_letters(letters).has(class);
         for class in Class::ALL {
             assert_eq!(has("KA", class), class.is_in_all(), "{class:?}");
             assert!(has(&format!("E{}", class.letter()), class));
@@ -453,9 +453,9 @@ mod tests {
     #[test]
     fn nothing_is_told_without_a_channel_or_without_a_class() {
         for letters in ["", "A", "g$mn", "K", "E", "KE"] {
-            assert!(!Wanted::from_letters(letters).is_any(), "{letters}");
+            assert!(!EventMask::from_letters(letters).is_any(), "{letters}");
         }
-        let wanted = Wanted::from_letters("Kg");
+        let wanted = EventMask::from_letters("Kg");
         assert!(wanted.is_any() && wanted.by_key() && !wanted.by_event());
     }
 }

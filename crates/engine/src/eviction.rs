@@ -165,7 +165,7 @@ impl Tx<'_> {
         };
         let entry = present.remove();
         if self.engine().is_observed(self.engine().shard_of(key.hash)) {
-            self.tell_observers(db, key);
+            self.notify_observers(db, key);
             self.raise(db, key, Event::Evicted);
         }
         Some(entry)

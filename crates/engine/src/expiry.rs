@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use damselfly_value::EntryRef;
 
-use crate::aside::Aside;
+use crate::extras::SectionExtras;
 use crate::shard::Shard;
 use crate::{Database, Engine, Event, Key, Now, Tx};
 
@@ -16,7 +16,7 @@ use crate::{Database, Engine, Event, Key, Now, Tx};
 const BUCKETS_PER_SLICE: usize = 64;
 
 /// What whoever finds entries whose end has come needs to tell of them.
-pub(crate) struct Ends<'a> {
+pub(crate) struct Expirer<'a> {
     pub(crate) engine: &'a Engine,
     pub(crate) shard: usize,
     pub(crate) db: usize,
@@ -24,12 +24,12 @@ pub(crate) struct Ends<'a> {
     /// Entries removed since their end had come.
     pub(crate) expired: &'a mut u64,
     /// That of the section that holds the lock of the shard.
-    pub(crate) aside: &'a mut Option<Box<Aside>>,
+    pub(crate) extras: &'a mut Option<Box<SectionExtras>>,
 }
 
-impl Ends<'_> {
+impl Expirer<'_> {
     /// An entry was removed since its end had come.
-    pub(crate) fn entry_ended(&mut self, entry: EntryRef<'_>) {
+    pub(crate) fn entry_expired(&mut self, entry: EntryRef<'_>) {
         *self.expired += 1;
         if self.are_observed() {
             let by_deadline = entry.deadline_ms().is_some_and(|end| end <= self.now.0);
@@ -39,13 +39,13 @@ impl Ends<'_> {
                 false => &[Event::Hexpired, Event::Del],
             };
             self.tell(entry.key(), events);
-            let (engine, aside) = (self.engine, &mut *self.aside);
-            engine.note_ready(aside, self.shard, self.db, entry.key());
+            let (engine, extras) = (self.engine, &mut *self.extras);
+            engine.note_ready(extras, self.shard, self.db, entry.key());
         }
     }
 
     /// Fields of a hash were removed since their end had come; others stay.
-    pub(crate) fn fields_ended(&mut self, key: &[u8]) {
+    pub(crate) fn fields_expired(&mut self, key: &[u8]) {
         if self.are_observed() {
             self.tell(key, &[Event::Hexpired]);
         }
@@ -59,9 +59,9 @@ impl Ends<'_> {
 
     /// A key that was not there was given an entry.
     #[cold]
-    pub(crate) fn entry_begins(&mut self, key: &[u8]) {
-        let (aside, db) = (&mut *self.aside, self.db);
-        self.engine.raise(aside, Event::New, db, key, false);
+    pub(crate) fn key_created(&mut self, key: &[u8]) {
+        let (extras, db) = (&mut *self.extras, self.db);
+        self.engine.raise(extras, Event::New, db, key, false);
     }
 
     /// Tells of a key, or a part of it, that has come to its end, however this was found: by a look at the key, by the sweep,
@@ -69,9 +69,9 @@ impl Ends<'_> {
     #[cold]
     fn tell(&mut self, key: &[u8], events: &[Event]) {
         self.engine
-            .note_tracked(self.shard, Key::new(key), self.aside);
+            .note_tracked(self.shard, Key::new(key), self.extras);
         for &event in events {
-            self.engine.raise(self.aside, event, self.db, key, true);
+            self.engine.raise(self.extras, event, self.db, key, true);
         }
     }
 }
@@ -106,20 +106,20 @@ impl Tx<'_> {
         &mut self,
         shard: usize,
         db: usize,
-        sweep: impl FnOnce(&mut Database, Ends<'_>) -> usize,
+        sweep: impl FnOnce(&mut Database, Expirer<'_>) -> usize,
     ) -> usize {
         let (engine, now) = (self.engine(), self.now());
-        let (Shard { databases, expired }, aside) = self.shard_and_aside(shard);
+        let (Shard { databases, expired }, extras) = self.shard_and_extras(shard);
         if !databases[db].can_expire() {
             return 0;
         }
-        let ends = Ends {
+        let ends = Expirer {
             engine,
             shard,
             db,
             now,
             expired,
-            aside,
+            extras,
         };
         sweep(&mut databases[db], ends)
     }

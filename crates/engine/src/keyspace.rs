@@ -70,21 +70,79 @@ impl Tx<'_> {
         Ok(Cursor(0))
     }
 
+    /// Visits live entries of the selected database from `cursor` on, some thousands of one shard, and returns where to go on; zero is
+    /// the start and the end. A shard that is not locked is locked for this call, some hundred microseconds.
+    ///
+    /// An entry that is there all the time from the first call to the last is visited once, and one that is never there is not.
+    ///
+    /// # Errors
+    /// If the shard is busy.
+    pub fn walk(
+        &mut self,
+        cursor: Cursor,
+        mut visit: impl FnMut(EntryRef<'_>),
+    ) -> Result<Cursor, Busy> {
+        const ENTRIES_PER_CALL: usize = 1 << 12;
+        const BUCKETS_PER_CALL: usize = 1 << 12;
+        let (shards, now, db) = (self.engine().shards(), self.now(), self.db());
+        let shard = (cursor.0 >> POSITION_BITS) as usize;
+        if shard >= shards {
+            return Ok(Cursor(0));
+        }
+        let start = cursor.0 & POSITION_MASK;
+        let end = self.with_shard(shard, |tx| {
+            let table = &tx.databases(shard)[db].table;
+            let (mut position, mut entries, mut buckets) = (start, 0, 0);
+            loop {
+                // A bucket of a table that has shrunk since the last call may hold entries from before the position, too.
+                let may_repeat = buckets == 0 && start > 0;
+                position = table.scan(position, |entry| {
+                    entries += 1;
+                    let is_repeated =
+                        || may_repeat && table.position(damselfly_base::hash(entry.key())) < start;
+                    if !is_expired(entry, now) && !is_repeated() {
+                        visit(entry);
+                    }
+                });
+                buckets += 1;
+                if position == 0 || entries >= ENTRIES_PER_CALL || buckets >= BUCKETS_PER_CALL {
+                    return position;
+                }
+            }
+        })?;
+        let next = match end {
+            0 if shard + 1 == shards => 0,
+            0 => (shard as u64 + 1) << POSITION_BITS,
+            position => (shard as u64) << POSITION_BITS | position,
+        };
+        Ok(Cursor(next))
+    }
+
+    /// How many keys the selected database has, dead ones included, judged by its first shard.
+    ///
+    /// # Errors
+    /// If that shard is busy.
+    pub fn estimated_keys(&mut self) -> Result<usize, Busy> {
+        let (shards, db) = (self.engine().shards(), self.db());
+        self.with_shard(0, |tx| tx.databases(0)[db].len() * shards)
+    }
+
     /// Takes all keys out of a database. Their memory is freed when this section ends: by this thread,
     /// once the locks are released, or `later` by a thread that has nothing else to do.
     ///
     /// # Panics
     /// If not all shards are locked.
     pub fn flush(&mut self, db: usize, later: bool) {
-        self.tell_watchers(db, None);
+        self.notify_watchers(db, None);
         let engine = self.engine();
-        let taken: Vec<_> = (0..engine.shards())
+        let mut taken: Vec<_> = (0..engine.shards())
             .map(|shard| {
                 let fresh = Database::new(engine.shard_bits(), shard as u32);
                 std::mem::replace(&mut self.databases(shard)[db], fresh)
             })
             .filter(|database| !database.is_empty())
             .collect();
+        taken.iter_mut().for_each(Database::become_garbage);
         self.changed_many(taken.iter().map(Database::len).sum());
         if later {
             garbage::add_databases(taken);
@@ -121,8 +179,8 @@ impl Tx<'_> {
     /// If not all shards are locked.
     pub fn swap_databases(&mut self, a: usize, b: usize) {
         if a != b {
-            self.tell_watchers(a, Some(b));
-            self.tell_watchers(b, Some(a));
+            self.notify_watchers(a, Some(b));
+            self.notify_watchers(b, Some(a));
             // Redis does not, so that its clients go on with what they have read in the other database.
             self.invalidate_all();
         }

@@ -8,12 +8,12 @@
 //! what it does through the `Tx` is atomic. Nothing here does I/O or knows a clock: time is an argument.
 
 mod access;
-mod aside;
 mod changes;
 mod database;
 mod events;
 mod eviction;
 mod expiry;
+mod extras;
 pub mod garbage;
 mod keyspace;
 mod shard;
@@ -25,11 +25,11 @@ mod watching;
 
 pub use access::{AccessPolicy, frequency, idle_seconds};
 pub use database::{Absent, Database, Place, Present};
-pub use events::{Audience, Event, KeyEvent, Wanted};
+pub use events::{Event, EventMask, EventSink, KeyEvent};
 pub use eviction::{Evicted, Eviction, Order};
 pub use keyspace::Cursor;
-pub use shard::{Busy, Engine, KeyspaceTotals, Rule, Settings, Wake};
-pub use tracking::{Change, Invalidate, Tracker};
-pub use tx::{Create, Deadline, Effects, Key, Now, Tx};
+pub use shard::{Busy, Engine, KeyspaceTotals, Layout, Settings, Wake};
+pub use tracking::{Change, InvalidationSink, Tracker};
+pub use tx::{Create, Deadline, Effects, Key, Now, Patience, Tx};
 pub use waiting::{Served, Ticket, Unserved, Waiter};
 pub use watching::{Watched, Watcher};

@@ -9,10 +9,10 @@ use std::sync::atomic::{
 use damselfly_lock::{Lock, Waiters};
 use damselfly_value::Thresholds;
 
-use crate::events::AtomicWanted;
-use crate::tracking::{Invalidate, TrackedCounts, Tracking};
-use crate::{AccessPolicy, Audience, Database, Now, Tx};
-use crate::{tx::Held, waiting::Waiting, watching::Watching};
+use crate::events::AtomicEventMask;
+use crate::tracking::{InvalidationSink, TrackedCounts, Tracking};
+use crate::{AccessPolicy, Database, EventSink, Now, Patience, Tx};
+use crate::{tx::HeldLocks, waiting::Waiting, watching::Watching};
 
 /// The most shards: their number is part of every SCAN cursor.
 pub const SHARDS_MAX: usize = 1 << 12;
@@ -29,7 +29,7 @@ pub struct Busy {
 
 /// What is fixed for the life of an engine.
 #[derive(Clone, Copy, Debug)]
-pub struct Rule {
+pub struct Layout {
     /// Number of shards: a power of two, at most [`SHARDS_MAX`].
     pub shards: usize,
     /// Number of databases.
@@ -52,7 +52,7 @@ pub struct Settings {
     /// `tracking-table-max-keys`: how many keys are tracked at most; zero for any number.
     pub tracked_keys_max: AtomicUsize,
     /// `notify-keyspace-events`; see [`Engine::set_events`].
-    pub(crate) events: AtomicWanted,
+    pub(crate) events: AtomicEventMask,
     frequency: AtomicBool,
     log_factor: AtomicU32,
     decay_minutes: AtomicU32,
@@ -67,7 +67,7 @@ impl Default for Settings {
             ttl_rounding: AtomicBool::new(false),
             thresholds: Thresholds::default(),
             tracked_keys_max: AtomicUsize::new(0),
-            events: AtomicWanted::default(),
+            events: AtomicEventMask::default(),
             frequency: AtomicBool::new(false),
             log_factor: AtomicU32::new(10),
             decay_minutes: AtomicU32::new(1),
@@ -115,7 +115,7 @@ pub(crate) struct Shard {
 /// shards do not slow each other down; pairs of lines, since processors fetch them so. The first line has all that commands
 /// look at while nobody does.
 #[repr(C, align(128))]
-struct Apart {
+struct ShardCell {
     lock: Lock<Shard>,
     /// How many wait for or watch its keys, where one counts once for each key; one more while any is tracked, one while all
     /// changes are of concern to trackers, and one while events are told. For single keys it grows only under the shard's lock,
@@ -131,13 +131,13 @@ pub type Wake = Box<dyn Fn() + Send + Sync>;
 
 /// All data of the process.
 pub struct Engine {
-    shards: Box<[Apart]>,
+    shards: Box<[ShardCell]>,
     shard_bits: u32,
     databases: usize,
     /// One per thread, set once when the threads start.
     wakes: OnceLock<Vec<Wake>>,
-    audience: OnceLock<Box<dyn Audience>>,
-    pub(crate) invalidate: OnceLock<Box<dyn Invalidate>>,
+    event_sink: OnceLock<Box<dyn EventSink>>,
+    pub(crate) invalidate: OnceLock<Box<dyn InvalidationSink>>,
     pub(crate) tracked: TrackedCounts,
     /// Of the last client that began to wait for keys.
     pub(crate) last_ticket: AtomicU64,
@@ -172,7 +172,7 @@ impl Engine {
     ///
     /// # Panics
     /// If the number of shards is no power of two up to [`SHARDS_MAX`].
-    pub fn new(rule: Rule) -> Self {
+    pub fn new(rule: Layout) -> Self {
         assert!(
             rule.shards.is_power_of_two() && rule.shards <= SHARDS_MAX,
             "{} shards",
@@ -188,7 +188,7 @@ impl Engine {
                     databases,
                     expired: 0,
                 };
-                Apart {
+                ShardCell {
                     lock: Lock::new(shard),
                     observers: AtomicUsize::new(0),
                     waiting: Waiting::default(),
@@ -202,7 +202,7 @@ impl Engine {
             shard_bits,
             databases: rule.databases,
             wakes: OnceLock::new(),
-            audience: OnceLock::new(),
+            event_sink: OnceLock::new(),
             invalidate: OnceLock::new(),
             tracked: TrackedCounts::default(),
             last_ticket: AtomicU64::new(1),
@@ -216,12 +216,15 @@ impl Engine {
     }
 
     /// Tells who is told of events. Without it nobody is.
-    pub fn set_audience(&self, audience: Box<dyn Audience>) {
-        assert!(self.audience.set(audience).is_ok(), "threads start once");
+    pub fn set_event_sink(&self, event_sink: Box<dyn EventSink>) {
+        assert!(
+            self.event_sink.set(event_sink).is_ok(),
+            "threads start once"
+        );
     }
 
-    pub(crate) fn audience(&self) -> Option<&dyn Audience> {
-        self.audience.get().map(|audience| &**audience)
+    pub(crate) fn event_sink(&self) -> Option<&dyn EventSink> {
+        self.event_sink.get().map(|event_sink| &**event_sink)
     }
 
     /// The number of shards.
@@ -298,7 +301,7 @@ impl Engine {
     #[inline]
     pub fn lock_shard(&self, shard: usize, db: usize, now: Now) -> Result<Tx<'_>, Busy> {
         if self.shards[shard].lock.acquire() {
-            Ok(Tx::new(self, Held::One(shard), db, now))
+            Ok(Tx::new(self, HeldLocks::One(shard), db, now))
         } else {
             Err(Busy { shard })
         }
@@ -307,7 +310,7 @@ impl Engine {
     /// As [`Engine::lock_shard`], but does not wait a moment for a shard that is busy.
     pub(crate) fn try_lock_shard(&self, shard: usize, db: usize, now: Now) -> Result<Tx<'_>, Busy> {
         if self.shards[shard].lock.try_acquire() {
-            Ok(Tx::new(self, Held::One(shard), db, now))
+            Ok(Tx::new(self, HeldLocks::One(shard), db, now))
         } else {
             Err(Busy { shard })
         }
@@ -338,18 +341,28 @@ impl Engine {
         shards.sort_unstable();
         shards.dedup();
         self.acquire_ascending(shards.iter().copied())?;
-        Ok(Tx::new(self, Held::Many(shards), db, now))
+        Ok(Tx::new(self, HeldLocks::Many(shards), db, now))
     }
 
     /// Starts an atomic section over everything.
     pub fn lock_all(&self, db: usize, now: Now) -> Result<Tx<'_>, Busy> {
         self.acquire_ascending(0..self.shards.len())?;
-        Ok(Tx::new(self, Held::All, db, now))
+        Ok(Tx::new(self, HeldLocks::All, db, now))
     }
 
     /// Starts an atomic section over nothing, for commands that lock shard by shard.
     pub fn lock_none(&self, db: usize, now: Now) -> Tx<'_> {
-        Tx::new(self, Held::None, db, now)
+        Tx::new(self, HeldLocks::None, db, now)
+    }
+
+    /// As [`Engine::lock_none`], and waits for each shard that is busy.
+    pub fn lock_none_patiently<'a>(
+        &'a self,
+        db: usize,
+        now: Now,
+        patience: &'a dyn Patience,
+    ) -> Tx<'a> {
+        Tx::new(self, HeldLocks::Waiting(patience), db, now)
     }
 
     /// Takes locks in ascending order, which rules out deadlock; all or none.
@@ -367,12 +380,12 @@ impl Engine {
 
     /// Takes the locks again that a section has let go.
     #[cfg(any(broken = "sections", broken = "tracking"))]
-    pub(crate) fn reacquire(&self, held: &Held<'_>) -> bool {
+    pub(crate) fn reacquire(&self, held: &HeldLocks<'_>) -> bool {
         let taken = match held {
-            Held::None | Held::Lent => Ok(()),
-            Held::One(shard) => self.acquire_ascending(std::iter::once(*shard)),
-            Held::Many(shards) => self.acquire_ascending(shards.iter().copied()),
-            Held::All => self.acquire_ascending(0..self.shards.len()),
+            HeldLocks::None | HeldLocks::Waiting(_) | HeldLocks::Lent => Ok(()),
+            HeldLocks::One(shard) => self.acquire_ascending(std::iter::once(*shard)),
+            HeldLocks::Many(shards) => self.acquire_ascending(shards.iter().copied()),
+            HeldLocks::All => self.acquire_ascending(0..self.shards.len()),
         };
         taken.is_ok()
     }

@@ -11,7 +11,7 @@
 //! - Keys of all databases share their names here, as in Redis: a change in one invalidates what was read in another.
 //! - There are at most [`Settings::tracked_keys_max`](crate::Settings::tracked_keys_max) keys. Beyond that some are dropped,
 //!   and their trackers told as if they had been changed.
-//! - A key that is taken out is handed to [`Invalidate`] under the lock under which it was taken: the shard's for a key that
+//! - A key that is taken out is handed to [`InvalidationSink`] under the lock under which it was taken: the shard's for a key that
 //!   was changed, the table's mutex for one that is dropped from the table of any shard. So a section that changes a key
 //!   and finds no trackers knows that the invalidation is in the inboxes of all that there were.
 //!
@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::aside::Aside;
+use crate::extras::SectionExtras;
 use crate::{Engine, Key, Tx, garbage};
 
 /// While a section has changed more bytes of keys than this, it remembers no single keys any more.
@@ -64,7 +64,7 @@ pub enum Change {
 }
 
 /// Tells trackers.
-pub trait Invalidate: Send + Sync {
+pub trait InvalidationSink: Send + Sync {
     /// True if a change to this key is of concern to anybody, whoever has read it. Its shard is locked.
     fn concerns(&self, key: &[u8]) -> bool;
 
@@ -72,13 +72,13 @@ pub trait Invalidate: Send + Sync {
     /// tracker, or zero). The caller holds locks: this takes no shard's lock and is quick.
     fn invalidate(&self, changes: Vec<(Change, u64)>);
 
-    /// Wakes the threads that [`Invalidate::invalidate`] has left something. The caller has released the locks.
+    /// Wakes the threads that [`InvalidationSink::invalidate`] has left something. The caller has released the locks.
     fn wake(&self);
 }
 
 /// The changes of a section.
 #[derive(Default)]
-pub(crate) struct Changes {
+pub(crate) struct TrackedChanges {
     list: Vec<(Change, u64)>,
     /// How many of them are ascribed to somebody.
     ascribed: usize,
@@ -87,7 +87,7 @@ pub(crate) struct Changes {
     is_wake_due: bool,
 }
 
-impl Changes {
+impl TrackedChanges {
     fn add(&mut self, key: &[u8], trackers: Option<Trackers>, concerns_others: bool) {
         self.bytes += CHANGE_BYTES + key.len();
         if self.bytes > CHANGES_BYTES_MAX {
@@ -237,8 +237,8 @@ impl Tx<'_> {
     /// hear of its own, or nobody's (zero).
     #[inline]
     pub fn ascribe_changes(&mut self, id: u64) {
-        if let Some(aside) = self.aside.as_mut() {
-            let changes = &mut aside.changes;
+        if let Some(extras) = self.extras.as_mut() {
+            let changes = &mut extras.changes;
             for (_, actor) in &mut changes.list[changes.ascribed..] {
                 *actor = id;
             }
@@ -261,7 +261,7 @@ impl Tx<'_> {
             .take_while(|_| engine.drop_excess())
             .count();
         if replaces || drops > 0 {
-            self.aside().changes.is_wake_due = true;
+            self.extras().changes.is_wake_due = true;
         }
     }
 
@@ -272,22 +272,22 @@ impl Tx<'_> {
     pub fn invalidate_all(&mut self) {
         assert!(self.holds_all(), "trackers are told without all locks");
         self.engine().forget_tracked();
-        self.aside().changes.add_everything();
+        self.extras().changes.add_everything();
     }
 }
 
 impl Engine {
     /// Tells who tells trackers. Without it nobody is told.
-    pub fn set_invalidate(&self, invalidate: Box<dyn Invalidate>) {
+    pub fn set_invalidation_sink(&self, invalidate: Box<dyn InvalidationSink>) {
         let set = self.invalidate.set(invalidate);
         assert!(set.is_ok(), "threads start once");
     }
 
-    fn invalidate(&self) -> Option<&dyn Invalidate> {
+    fn invalidate(&self) -> Option<&dyn InvalidationSink> {
         self.invalidate.get().map(|invalidate| &**invalidate)
     }
 
-    /// Has every change asked about with [`Invalidate::concerns`], from now on or not any more. Calls must come in pairs.
+    /// Has every change asked about with [`InvalidationSink::concerns`], from now on or not any more. Calls must come in pairs.
     ///
     /// This needs no lock: a section that does not notice has begun before, so who reads a key it changes waits for its end
     /// and sees the change.
@@ -302,13 +302,18 @@ impl Engine {
     }
 
     /// Notes the change of a key of a locked and observed shard.
-    pub(crate) fn note_tracked(&self, shard: usize, key: Key<'_>, aside: &mut Option<Box<Aside>>) {
+    pub(crate) fn note_tracked(
+        &self,
+        shard: usize,
+        key: Key<'_>,
+        extras: &mut Option<Box<SectionExtras>>,
+    ) {
         let trackers = self.take_trackers(shard, key);
         let concerns_others = self
             .invalidate()
             .is_some_and(|invalidate| invalidate.concerns(key.bytes));
         if trackers.is_some() || concerns_others {
-            let changes = &mut aside.get_or_insert_default().changes;
+            let changes = &mut extras.get_or_insert_default().changes;
             changes.add(key.bytes, trackers, concerns_others);
         }
     }
@@ -447,7 +452,7 @@ mod tests {
     use damselfly_value::NewValue;
 
     use super::*;
-    use crate::{Deadline, Eviction, Now, Order, Rule};
+    use crate::{Deadline, Eviction, Layout, Now, Order};
 
     const NOW: Now = Now(1_000_000);
     const LATER: Now = Now(2_000_000);
@@ -466,7 +471,7 @@ mod tests {
         woken: AtomicUsize,
     }
 
-    impl Invalidate for Arc<Witness> {
+    impl InvalidationSink for Arc<Witness> {
         fn concerns(&self, _: &[u8]) -> bool {
             false
         }
@@ -499,13 +504,13 @@ mod tests {
     }
 
     fn witnessed() -> (Arc<Engine>, Arc<Witness>) {
-        let engine = Arc::new(Engine::new(Rule {
+        let engine = Arc::new(Engine::new(Layout {
             shards: 64,
             databases: 1,
         }));
         let witness = Arc::new(Witness::default());
         assert!(witness.engine.set(engine.clone()).is_ok());
-        engine.set_invalidate(Box::new(witness.clone()));
+        engine.set_invalidation_sink(Box::new(witness.clone()));
         (engine, witness)
     }
 
@@ -571,14 +576,14 @@ mod tests {
     /// The bug: a section that released some of its locks early had not told what it had changed under them.
     #[test]
     fn nobody_sees_a_change_in_a_section_that_releases_some_locks() {
-        let keep_only = |engine: &Engine, key: Key<'_>| {
+        let release_all_but = |engine: &Engine, key: Key<'_>| {
             let mut tx = engine.lock_all(0, LATER).unwrap();
             tx.set_for_one();
             assert!(tx.read(key).is_none());
-            tx.keep_only(&[]);
+            tx.release_all_but(&[]);
             assert!(engine.lock_one(key.hash, 0, LATER).is_ok());
         };
-        assert_eq!(seen(keep_only), ["key"]);
+        assert_eq!(seen(release_all_but), ["key"]);
     }
 
     /// The bug: a key that had to go from the table was taken out first, and its trackers were told when the section ended

@@ -6,8 +6,8 @@ use damselfly_base::CommandError;
 use damselfly_value::{Collection, EntryRef, Text};
 
 use crate::access::Usage;
-use crate::aside::Aside;
-use crate::expiry::Ends;
+use crate::expiry::Expirer;
+use crate::extras::SectionExtras;
 use crate::shard::{Busy, Engine, Shard};
 use crate::{Database, Event, Place};
 
@@ -56,14 +56,25 @@ pub enum Create {
 }
 
 /// Which shards are locked.
-pub(crate) enum Held<'a> {
+pub(crate) enum HeldLocks<'a> {
     None,
+    /// None yet; the section waits for each one that it takes.
+    Waiting(&'a dyn Patience),
     One(usize),
     /// Ascending, without repeats.
     Many(&'a [usize]),
     All,
     /// All, on loan from the section that holds them.
     Lent,
+}
+
+/// How a section that locks shards one by one waits for one that is busy.
+pub trait Patience {
+    /// Waits until the shard may be free; false if the section should give up.
+    fn wait(&self, busy: Busy) -> bool;
+
+    /// True if the section should give up in any case.
+    fn is_over(&self) -> bool;
 }
 
 /// What an atomic section did, for statistics.
@@ -80,7 +91,7 @@ pub struct Effects {
 /// An atomic section. Dropping it releases the locks.
 pub struct Tx<'a> {
     engine: &'a Engine,
-    pub(crate) held: Held<'a>,
+    pub(crate) held: HeldLocks<'a>,
     db: usize,
     now: Now,
     /// False for CLIENT NO-TOUCH: using a key then leaves its age alone.
@@ -93,14 +104,14 @@ pub struct Tx<'a> {
     is_for_one: bool,
     pub(crate) effects: Effects,
     /// What few sections need. Dropped by hand, since those that have none should not even ask whether they do once more.
-    pub(crate) aside: ManuallyDrop<Option<Box<Aside>>>,
+    pub(crate) extras: ManuallyDrop<Option<Box<SectionExtras>>>,
 }
 
 impl Drop for Tx<'_> {
     #[inline]
     fn drop(&mut self) {
-        if self.aside.is_some() {
-            self.end_aside();
+        if self.extras.is_some() {
+            self.finish_with_extras();
         } else {
             self.release();
         }
@@ -109,7 +120,7 @@ impl Drop for Tx<'_> {
 
 impl<'a> Tx<'a> {
     #[inline]
-    pub(crate) fn new(engine: &'a Engine, held: Held<'a>, db: usize, now: Now) -> Self {
+    pub(crate) fn new(engine: &'a Engine, held: HeldLocks<'a>, db: usize, now: Now) -> Self {
         Self {
             engine,
             held,
@@ -120,32 +131,34 @@ impl<'a> Tx<'a> {
             is_script: false,
             is_for_one: false,
             effects: Effects::default(),
-            aside: ManuallyDrop::new(None),
+            extras: ManuallyDrop::new(None),
         }
     }
 
     #[inline]
     fn release(&self) {
         match self.held {
-            Held::None | Held::Lent => {}
-            Held::One(shard) => self.engine.release(shard),
-            Held::Many(shards) => shards.iter().for_each(|&shard| self.engine.release(shard)),
-            Held::All => (0..self.engine.shards()).for_each(|shard| self.engine.release(shard)),
+            HeldLocks::None | HeldLocks::Waiting(_) | HeldLocks::Lent => {}
+            HeldLocks::One(shard) => self.engine.release(shard),
+            HeldLocks::Many(shards) => shards.iter().for_each(|&shard| self.engine.release(shard)),
+            HeldLocks::All => {
+                (0..self.engine.shards()).for_each(|shard| self.engine.release(shard))
+            }
         }
     }
 
     /// The end of a section that has something aside.
     #[cold]
-    fn end_aside(&mut self) {
+    fn finish_with_extras(&mut self) {
         self.announce();
         // Behind the changes: its thread writes both with the reply.
-        let served = self.aside.iter().flat_map(|aside| &aside.served);
+        let served = self.extras.iter().flat_map(|extras| &extras.served);
         served.for_each(|waiter| waiter.queue_message());
         self.release();
         // SAFETY: called once, as the section is dropped; nothing uses it afterwards.
-        let aside = unsafe { ManuallyDrop::take(&mut self.aside) };
-        if let Some(aside) = aside {
-            aside.end(self.engine);
+        let extras = unsafe { ManuallyDrop::take(&mut self.extras) };
+        if let Some(extras) = extras {
+            extras.end(self.engine);
         }
     }
 
@@ -153,10 +166,10 @@ impl<'a> Tx<'a> {
     /// then nobody can see what the section did, or what it took out of a table, before the messages are queued.
     #[cold]
     fn announce(&mut self) {
-        self.tell_events();
+        self.publish_events();
         let engine = self.engine;
-        if let Some(aside) = self.aside.as_mut() {
-            aside.changes.tell(engine);
+        if let Some(extras) = self.extras.as_mut() {
+            extras.changes.tell(engine);
         }
     }
 
@@ -193,7 +206,7 @@ impl<'a> Tx<'a> {
         self.others_wait
     }
 
-    /// Notes that this section is for a single command: what it releases by [`Tx::keep_only`] nobody needs any more.
+    /// Notes that this section is for a single command: what it releases by [`Tx::release_all_but`] nobody needs any more.
     pub fn set_for_one(&mut self) {
         self.is_for_one = true;
     }
@@ -201,8 +214,9 @@ impl<'a> Tx<'a> {
     /// Releases the locks of all shards but those of these hashes, if all are locked for a single command: for one that has looked
     /// at what it had to, and takes some time to find out what it writes. It must lock nothing more, so that all it does still
     /// seems to happen at once (two-phase locking).
-    pub fn keep_only(&mut self, hashes: &[u64]) {
-        let is_possible = self.is_for_one && matches!(self.held, Held::All) && !self.has_ready();
+    pub fn release_all_but(&mut self, hashes: &[u64]) {
+        let is_possible =
+            self.is_for_one && matches!(self.held, HeldLocks::All) && !self.has_ready();
         if !is_possible {
             return;
         }
@@ -216,16 +230,16 @@ impl<'a> Tx<'a> {
         (0..self.engine.shards())
             .filter(|shard| !kept.contains(shard))
             .for_each(|shard| self.engine.release(shard));
-        self.held = Held::None;
+        self.held = HeldLocks::None;
         let engine = self.engine;
-        let aside = self.aside();
-        aside.included.extend(kept);
-        aside.changes.wake(engine);
+        let extras = self.extras();
+        extras.included.extend(kept);
+        extras.changes.wake(engine);
     }
 
     /// True if every shard is locked.
     pub fn holds_all(&self) -> bool {
-        matches!(self.held, Held::All | Held::Lent)
+        matches!(self.held, HeldLocks::All | HeldLocks::Lent)
     }
 
     /// The selected database.
@@ -251,8 +265,8 @@ impl<'a> Tx<'a> {
     }
 
     /// What few sections need, made when it is first used.
-    pub(crate) fn aside(&mut self) -> &mut Aside {
-        self.aside.get_or_insert_default()
+    pub(crate) fn extras(&mut self) -> &mut SectionExtras {
+        self.extras.get_or_insert_default()
     }
 
     /// Notes that a key of the selected database was changed or removed, and how. If the key is gone by any other event than
@@ -268,15 +282,15 @@ impl<'a> Tx<'a> {
         self.effects.changes += 1;
         let shard = self.engine.shard_of(key.hash);
         if self.engine.is_observed(shard) {
-            self.tell_change(db, key, event);
+            self.notify_change(db, key, event);
         }
     }
 
     #[cold]
-    fn tell_change(&mut self, db: usize, key: Key<'_>, event: Option<Event>) {
-        match self.aside.as_mut().and_then(|aside| aside.undo.as_mut()) {
-            Some(undo) => undo.note_untold(db, key),
-            None => self.tell_observers(db, key),
+    fn notify_change(&mut self, db: usize, key: Key<'_>, event: Option<Event>) {
+        match self.extras.as_mut().and_then(|extras| extras.undo.as_mut()) {
+            Some(undo) => undo.note_unannounced(db, key),
+            None => self.notify_observers(db, key),
         }
         if let Some(event) = event {
             self.raise(db, key, event);
@@ -287,11 +301,11 @@ impl<'a> Tx<'a> {
     }
 
     /// Tells who watches a key, waits for it or caches it.
-    pub(crate) fn tell_observers(&mut self, db: usize, key: Key<'_>) {
+    pub(crate) fn notify_observers(&mut self, db: usize, key: Key<'_>) {
         let shard = self.engine.shard_of(key.hash);
         self.engine.watching(shard).tell(db, key.hash);
         self.note_ready(db, key);
-        self.engine.note_tracked(shard, key, &mut self.aside);
+        self.engine.note_tracked(shard, key, &mut self.extras);
     }
 
     /// True if a key has an entry, even one whose end has come.
@@ -309,18 +323,18 @@ impl<'a> Tx<'a> {
     #[inline]
     pub fn holds(&self, index: usize) -> bool {
         let held = match self.held {
-            Held::None => false,
-            Held::One(shard) => shard == index,
-            Held::Many(shards) => shards.binary_search(&index).is_ok(),
-            Held::All | Held::Lent => true,
+            HeldLocks::None | HeldLocks::Waiting(_) => false,
+            HeldLocks::One(shard) => shard == index,
+            HeldLocks::Many(shards) => shards.binary_search(&index).is_ok(),
+            HeldLocks::All | HeldLocks::Lent => true,
         };
         held || self.includes(index)
     }
 
     #[cold]
     fn includes(&self, index: usize) -> bool {
-        let aside = self.aside.as_ref();
-        aside.is_some_and(|aside| aside.included.contains(&index))
+        let extras = self.extras.as_ref();
+        extras.is_some_and(|extras| extras.included.contains(&index))
     }
 
     /// Hints that the entries of these hashes are about to be used, in the selected database. Their shards are locked.
@@ -343,14 +357,14 @@ impl<'a> Tx<'a> {
     pub fn lend(&mut self) -> Tx<'_> {
         assert!(self.holds_all(), "a part of the locks can't be lent");
         // Before those of the other section.
-        self.tell_events();
-        Tx::new(self.engine, Held::Lent, self.db, self.now)
+        self.publish_events();
+        Tx::new(self.engine, HeldLocks::Lent, self.db, self.now)
     }
 
     /// Lets `visit` have a shard under its lock: that of this section, or else one taken for as long as `visit` runs.
     ///
     /// # Errors
-    /// If the shard is busy.
+    /// If the shard is busy, and the section does not wait for it.
     pub fn with_shard<R>(
         &mut self,
         shard: usize,
@@ -359,8 +373,28 @@ impl<'a> Tx<'a> {
         if self.holds(shard) {
             return Ok(visit(self));
         }
-        let mut tx = self.engine.lock_shard(shard, self.db, self.now)?;
-        Ok(visit(&mut tx))
+        let mut tx = self.take_shard(shard)?;
+        let result = visit(&mut tx);
+        self.effects.hits += tx.effects.hits;
+        self.effects.misses += tx.effects.misses;
+        self.effects.changes += tx.effects.changes;
+        Ok(result)
+    }
+
+    fn take_shard(&self, shard: usize) -> Result<Tx<'a>, Busy> {
+        let HeldLocks::Waiting(patience) = self.held else {
+            return self.engine.lock_shard(shard, self.db, self.now);
+        };
+        loop {
+            if patience.is_over() {
+                return Err(Busy { shard });
+            }
+            match self.engine.lock_shard(shard, self.db, self.now) {
+                Ok(tx) => return Ok(tx),
+                Err(busy) if patience.wait(busy) => {}
+                Err(busy) => return Err(busy),
+            }
+        }
     }
 
     /// The locked shard of that number.
@@ -382,12 +416,12 @@ impl<'a> Tx<'a> {
     }
 
     /// A locked shard, and what this section keeps beside.
-    pub(crate) fn shard_and_aside(
+    pub(crate) fn shard_and_extras(
         &mut self,
         index: usize,
-    ) -> (&mut Shard, &mut Option<Box<Aside>>) {
+    ) -> (&mut Shard, &mut Option<Box<SectionExtras>>) {
         // SAFETY: bounded by the signature.
-        (unsafe { self.shard(index) }, &mut self.aside)
+        (unsafe { self.shard(index) }, &mut self.extras)
     }
 
     #[inline]
@@ -405,19 +439,19 @@ impl<'a> Tx<'a> {
     /// The place of a key in a database.
     #[inline]
     pub fn place_in(&mut self, db: usize, key: Key<'_>) -> Place<'_> {
-        if self.aside.is_some() {
+        if self.extras.is_some() {
             self.save(db, key);
         }
         let (engine, now, index) = (self.engine, self.now, self.engine.shard_of(key.hash));
         // SAFETY: bounded by the signature.
         let Shard { databases, expired } = unsafe { self.shard(index) };
-        databases[db].place(key, now, || Ends {
+        databases[db].place(key, now, || Expirer {
             engine,
             shard: index,
             db,
             now,
             expired,
-            aside: &mut self.aside,
+            extras: &mut self.extras,
         })
     }
 
@@ -433,13 +467,13 @@ impl<'a> Tx<'a> {
         let (engine, now, index) = (self.engine, self.now, self.engine.shard_of(key.hash));
         // SAFETY: as the caller promises.
         let Shard { databases, expired } = unsafe { self.shard(index) };
-        databases[db].find(key, now, || Ends {
+        databases[db].find(key, now, || Expirer {
             engine,
             shard: index,
             db,
             now,
             expired,
-            aside: &mut self.aside,
+            extras: &mut self.extras,
         })
     }
 
@@ -588,7 +622,7 @@ impl<'a> Tx<'a> {
 
     /// Frees databases after the locks are released.
     pub(crate) fn free_at_end(&mut self, databases: Vec<Database>) {
-        self.aside().garbage.extend(databases);
+        self.extras().garbage.extend(databases);
     }
 
     /// All databases of one locked shard.

@@ -7,7 +7,7 @@
 
 use damselfly_value::Entry;
 
-use crate::tx::{Effects, Held};
+use crate::tx::{Effects, HeldLocks};
 use crate::{Key, Place, Tx};
 
 /// What a section has to do to undo its changes.
@@ -17,7 +17,7 @@ pub(crate) struct Undo {
     /// Bytes of the saved entries.
     bytes: usize,
     /// Changed keys of which nobody was told yet.
-    untold: Vec<(usize, Box<[u8]>)>,
+    unannounced: Vec<(usize, Box<[u8]>)>,
     /// What the section had done before.
     before: Effects,
 }
@@ -55,10 +55,11 @@ impl Undo {
     }
 
     /// Notes a change, to be told later.
-    pub(crate) fn note_untold(&mut self, db: usize, key: Key<'_>) {
-        let is_it = |(of, untold): &(usize, Box<[u8]>)| *of == db && **untold == *key.bytes;
-        if !self.untold.iter().any(is_it) {
-            self.untold.push((db, key.bytes.into()));
+    pub(crate) fn note_unannounced(&mut self, db: usize, key: Key<'_>) {
+        let is_it =
+            |(of, unannounced): &(usize, Box<[u8]>)| *of == db && **unannounced == *key.bytes;
+        if !self.unannounced.iter().any(is_it) {
+            self.unannounced.push((db, key.bytes.into()));
         }
     }
 }
@@ -77,13 +78,13 @@ impl Tx<'_> {
     /// The shards that are locked, if not all are.
     pub fn locked_shards(&self) -> Option<Vec<usize>> {
         let mut shards = match self.held {
-            Held::None => Vec::new(),
-            Held::One(shard) => vec![shard],
-            Held::Many(shards) => shards.to_vec(),
-            Held::All | Held::Lent => return None,
+            HeldLocks::None | HeldLocks::Waiting(_) => Vec::new(),
+            HeldLocks::One(shard) => vec![shard],
+            HeldLocks::Many(shards) => shards.to_vec(),
+            HeldLocks::All | HeldLocks::Lent => return None,
         };
-        if let Some(aside) = self.aside.as_ref() {
-            shards.extend(&aside.included);
+        if let Some(extras) = self.extras.as_ref() {
+            shards.extend(&extras.included);
         }
         Some(shards)
     }
@@ -92,14 +93,14 @@ impl Tx<'_> {
     ///
     /// # Panics
     /// If a lock is missing.
-    pub fn become_whole(&mut self) {
+    pub fn hold_all_locks(&mut self) {
         let mut shards = 0..self.engine().shards();
         assert!(shards.all(|shard| self.holds(shard)), "a lock is missing");
-        if let Some(aside) = self.aside.as_mut() {
-            aside.included.clear();
+        if let Some(extras) = self.extras.as_mut() {
+            extras.included.clear();
         }
         if !self.holds_all() {
-            self.held = Held::All;
+            self.held = HeldLocks::All;
         }
     }
 
@@ -110,31 +111,31 @@ impl Tx<'_> {
     pub fn begin_undo(&mut self) {
         assert!(!self.holds_all(), "changes to all keys are not saved");
         let before = self.effects();
-        self.keep_events();
-        self.aside().undo.get_or_insert_with(|| Undo {
+        self.hold_events();
+        self.extras().undo.get_or_insert_with(|| Undo {
             saved: Vec::with_capacity(4),
             bytes: 0,
-            untold: Vec::new(),
+            unannounced: Vec::new(),
             before,
         });
     }
 
-    /// True between [`Tx::begin_undo`] and [`Tx::undo`] or [`Tx::forget_undo`].
+    /// True between [`Tx::begin_undo`] and [`Tx::undo`] or [`Tx::commit`].
     pub fn can_undo(&self) -> bool {
-        self.aside
+        self.extras
             .as_ref()
-            .is_some_and(|aside| aside.undo.is_some())
+            .is_some_and(|extras| extras.undo.is_some())
     }
 
     /// How many keys are saved, and the bytes of what they held.
     pub fn saved(&self) -> (usize, usize) {
-        let undo = self.aside.as_ref().and_then(|aside| aside.undo.as_ref());
+        let undo = self.extras.as_ref().and_then(|extras| extras.undo.as_ref());
         undo.map_or((0, 0), |undo| (undo.saved.len(), undo.bytes))
     }
 
     /// Saves what a key of database `db` holds, unless changes can't be undone or it is saved already.
     pub fn save(&mut self, db: usize, key: Key<'_>) {
-        let Some(undo) = self.aside.as_ref().and_then(|aside| aside.undo.as_ref()) else {
+        let Some(undo) = self.extras.as_ref().and_then(|extras| extras.undo.as_ref()) else {
             return;
         };
         if undo.has(db, key) {
@@ -151,20 +152,20 @@ impl Tx<'_> {
             Was::Absent(key) => key.len(),
         };
         let hash = key.hash;
-        if let Some(undo) = &mut self.aside().undo {
+        if let Some(undo) = &mut self.extras().undo {
             undo.saved.push(Saved { db, hash, was });
             undo.bytes += bytes;
         }
     }
 
-    /// Undoes all that was done since [`Tx::begin_undo`], and forgets the events since [`Tx::keep_events`].
+    /// Undoes all that was done since [`Tx::begin_undo`], and forgets the events since [`Tx::hold_events`].
     pub fn undo(&mut self) {
         self.restore();
-        self.forget_events();
+        self.discard_events();
     }
 
     fn restore(&mut self) {
-        let Some(undo) = self.aside.as_mut().and_then(|aside| aside.undo.take()) else {
+        let Some(undo) = self.extras.as_mut().and_then(|extras| extras.undo.take()) else {
             return;
         };
         for Saved { db, hash, was } in undo.saved {
@@ -191,11 +192,11 @@ impl Tx<'_> {
     }
 
     /// Lets all changes stay, those to come included, and tells who watches or waits for the keys.
-    pub fn forget_undo(&mut self) {
-        let undo = self.aside.as_mut().and_then(|aside| aside.undo.take());
-        for (db, key) in undo.into_iter().flat_map(|undo| undo.untold) {
-            self.tell_observers(db, Key::new(&key));
+    pub fn commit(&mut self) {
+        let undo = self.extras.as_mut().and_then(|extras| extras.undo.take());
+        for (db, key) in undo.into_iter().flat_map(|undo| undo.unannounced) {
+            self.notify_observers(db, Key::new(&key));
         }
-        self.tell_events();
+        self.publish_events();
     }
 }

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::aside::Aside;
+use crate::extras::SectionExtras;
 use crate::{Busy, Engine, Key, Now, Tx};
 
 /// A client that waits for keys.
@@ -174,7 +174,7 @@ impl Waiting {
 
 /// The changed keys of a section that somebody waits for.
 #[derive(Default)]
-pub(crate) struct Ready {
+pub(crate) struct ReadyKeys {
     keys: VecDeque<(usize, Box<[u8]>)>,
 }
 
@@ -204,15 +204,15 @@ impl Tx<'_> {
     /// True if keys were changed that somebody waits for.
     #[inline]
     pub fn has_ready(&self) -> bool {
-        self.aside
+        self.extras
             .as_ref()
-            .is_some_and(|aside| !aside.ready.is_empty())
+            .is_some_and(|extras| !extras.ready.is_empty())
     }
 
     /// True if this section has something to do beside its work, once that is done: to serve those who wait, or to tell others.
     #[inline]
-    pub fn has_aside(&self) -> bool {
-        self.aside.is_some()
+    pub fn has_extras(&self) -> bool {
+        self.extras.is_some()
     }
 
     /// Locks the shard of one more key until the end of this section; false if it is busy. This is out of order, but who waits
@@ -228,7 +228,7 @@ impl Tx<'_> {
         }
         let taken = self.engine().acquire(shard);
         if taken {
-            self.aside().included.push(shard);
+            self.extras().included.push(shard);
         }
         taken
     }
@@ -237,7 +237,7 @@ impl Tx<'_> {
     pub(crate) fn note_ready(&mut self, db: usize, key: Key<'_>) {
         let engine = self.engine();
         let shard = engine.shard_of(key.hash);
-        engine.note_ready(&mut self.aside, shard, db, key.bytes);
+        engine.note_ready(&mut self.extras, shard, db, key.bytes);
     }
 
     /// Notes that all keys of a database may have been changed.
@@ -251,7 +251,7 @@ impl Tx<'_> {
             if engine.is_observed(shard) {
                 let keys = engine.waiting(shard).keys(db);
                 let ready = keys.into_iter().map(|key| (db, key));
-                self.aside().ready.keys.extend(ready);
+                self.extras().ready.keys.extend(ready);
             }
         }
     }
@@ -273,7 +273,7 @@ impl Tx<'_> {
 
     fn next_ready(&mut self) -> Option<(usize, Box<[u8]>)> {
         self.has_ready()
-            .then(|| self.aside().ready.keys.pop_front())?
+            .then(|| self.extras().ready.keys.pop_front())?
     }
 
     /// Serves who waits for one key. Returns a hash of the shard that is missing, if one is.
@@ -291,7 +291,7 @@ impl Tx<'_> {
             match waiter.serve(self, key) {
                 Served::Yes => {
                     engine.forget_waiter(shard, db, key, ticket);
-                    self.aside().served.push(waiter);
+                    self.extras().served.push(waiter);
                 }
                 Served::Gone => engine.forget_waiter(shard, db, key, ticket),
                 Served::No => {}
@@ -302,7 +302,7 @@ impl Tx<'_> {
     }
 }
 
-impl Ready {
+impl ReadyKeys {
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.keys.is_empty()
@@ -313,7 +313,7 @@ impl Engine {
     /// Notes in a section that a key of a shard was changed, if somebody waits for it.
     pub(crate) fn note_ready(
         &self,
-        aside: &mut Option<Box<Aside>>,
+        extras: &mut Option<Box<SectionExtras>>,
         shard: usize,
         db: usize,
         key: &[u8],
@@ -321,7 +321,7 @@ impl Engine {
         if !self.waiting(shard).is_awaited(db, key) {
             return;
         }
-        let ready = &mut aside.get_or_insert_default().ready.keys;
+        let ready = &mut extras.get_or_insert_default().ready.keys;
         // A key that is noted twice is only looked at once more.
         let last = ready.back();
         if last.is_none_or(|(of, last)| *of != db || **last != *key) {

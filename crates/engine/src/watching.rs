@@ -195,7 +195,7 @@ impl Tx<'_> {
     ///
     /// # Panics
     /// If not all shards are locked.
-    pub(crate) fn tell_watchers(&mut self, db: usize, other: Option<usize>) {
+    pub(crate) fn notify_watchers(&mut self, db: usize, other: Option<usize>) {
         let engine = self.engine();
         let mut lookups_left = LOOKUPS_MAX;
         for shard in 0..engine.shards() {

@@ -5,7 +5,7 @@ mod common;
 use std::sync::{Arc, Mutex};
 
 use common::{NOW, World, key, set_number};
-use damselfly_engine::{Audience, Deadline, Event, KeyEvent, Now, Place, Tx, Wanted};
+use damselfly_engine::{Deadline, Event, EventMask, EventSink, KeyEvent, Now, Place, Tx};
 use damselfly_value::NewValue;
 
 /// Remembers what it is told.
@@ -16,8 +16,8 @@ struct Witness {
 
 struct Ear(Arc<Witness>);
 
-impl Audience for Ear {
-    fn tell(&self, _: Wanted, events: &[KeyEvent]) {
+impl EventSink for Ear {
+    fn tell(&self, _: EventMask, events: &[KeyEvent]) {
         let text = |event: &KeyEvent| {
             let key = String::from_utf8_lossy(&event.key);
             format!("{} {key} {}", event.event.name(), event.db)
@@ -29,8 +29,8 @@ impl Audience for Ear {
 impl Witness {
     fn of(world: &World, letters: &str) -> Arc<Self> {
         let witness = Arc::new(Self::default());
-        world.engine.set_audience(Box::new(Ear(witness.clone())));
-        world.engine.set_events(Wanted::from_letters(letters));
+        world.engine.set_event_sink(Box::new(Ear(witness.clone())));
+        world.engine.set_events(EventMask::from_letters(letters));
         witness
     }
 
@@ -55,7 +55,7 @@ fn nobody_is_told_what_nobody_wants() {
     tx.remove(key("key"));
     drop(tx);
     assert_eq!(witness.told(), ["del key 0"]);
-    world.engine.set_events(Wanted::from_letters(""));
+    world.engine.set_events(EventMask::from_letters(""));
     let mut tx = world.engine.lock_all(0, NOW).unwrap();
     set_number(&mut tx, "key", 1);
     tx.remove(key("key"));
@@ -122,12 +122,12 @@ fn events_of_changes_that_are_undone_are_forgotten() {
     drop(tx);
     assert_eq!(witness.told(), ["set before 0", "set ends 0"]);
     let mut tx = world.engine.lock_all(0, LATER).unwrap();
-    tx.keep_events();
+    tx.hold_events();
     assert!(tx.read(key("ends")).is_none());
     for number in 0..1000 {
         set_number(&mut tx, "undone", number);
     }
-    tx.forget_events();
+    tx.discard_events();
     set_number(&mut tx, "again", 1);
     assert!(witness.told().is_empty());
     drop(tx);

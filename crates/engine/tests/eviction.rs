@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 
 use common::{NOW, World, key};
 use damselfly_engine::{
-    AccessPolicy, Audience, Deadline, Event, Evicted, Eviction, KeyEvent, Now, Order, Tx, Wanted,
-    Watcher,
+    AccessPolicy, Deadline, Event, EventMask, EventSink, Evicted, Eviction, KeyEvent, Now, Order,
+    Tx, Watcher,
 };
 use damselfly_value::NewValue;
 
@@ -44,8 +44,8 @@ struct Gone(Mutex<Vec<String>>);
 
 struct Ear(Arc<Gone>);
 
-impl Audience for Ear {
-    fn tell(&self, _: Wanted, events: &[KeyEvent]) {
+impl EventSink for Ear {
+    fn tell(&self, _: EventMask, events: &[KeyEvent]) {
         for event in events {
             assert_eq!(event.event, Event::Evicted);
             let name = String::from_utf8_lossy(&event.key).into_owned();
@@ -57,9 +57,9 @@ impl Audience for Ear {
 impl Gone {
     fn of(world: &World) -> Arc<Self> {
         let gone = Arc::new(Self::default());
-        world.engine.set_audience(Box::new(Ear(gone.clone())));
+        world.engine.set_event_sink(Box::new(Ear(gone.clone())));
         // All but the class of SET, which makes the keys.
-        world.engine.set_events(Wanted::from_letters("Kegx"));
+        world.engine.set_events(EventMask::from_letters("Kegx"));
         gone
     }
 
@@ -198,9 +198,9 @@ fn a_key_whose_end_has_come_is_not_told_to_be_evicted() {
 }
 
 #[derive(Default)]
-struct Changes(AtomicUsize);
+struct TrackedChanges(AtomicUsize);
 
-impl Watcher for Changes {
+impl Watcher for TrackedChanges {
     fn key_changed(&self) {
         self.0.fetch_add(1, Relaxed);
     }
@@ -209,7 +209,7 @@ impl Watcher for Changes {
 #[test]
 fn who_watches_a_key_hears_that_it_is_evicted() {
     let world = World::new(1, 1);
-    let changes = Arc::new(Changes::default());
+    let changes = Arc::new(TrackedChanges::default());
     let watcher: Arc<dyn Watcher> = changes.clone();
     let watched = with(&world, 1, NOW, |tx| {
         set(tx, 1, Deadline::Clear);

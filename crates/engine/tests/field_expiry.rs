@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use damselfly_engine::{
-    Audience, Create, Engine, Event, Key, KeyEvent, Now, Place, Rule, Wanted, Watcher,
+    Create, Engine, Event, EventMask, EventSink, Key, KeyEvent, Layout, Now, Place, Watcher,
 };
 use damselfly_value::{Element, Hash, HashMut};
 
@@ -14,7 +14,7 @@ const KEYS: usize = 20;
 const FIELDS: usize = 30;
 
 fn engine() -> Engine {
-    Engine::new(Rule {
+    Engine::new(Layout {
         shards: 1,
         databases: 1,
     })
@@ -141,8 +141,8 @@ fn a_slice_of_the_sweep_removes_few_fields_however_many_hashes_lose_some() {
 #[derive(Clone, Default)]
 struct Listener(Arc<Mutex<Vec<Event>>>);
 
-impl Audience for Listener {
-    fn tell(&self, _: Wanted, events: &[KeyEvent]) {
+impl EventSink for Listener {
+    fn tell(&self, _: EventMask, events: &[KeyEvent]) {
         let mut told = self.0.lock().unwrap();
         told.extend(events.iter().map(|event| event.event));
     }
@@ -171,8 +171,8 @@ fn a_deadline_that_was_taken_back_ends_nothing() {
             thresholds
                 .hash_max_listpack_entries
                 .store(entries_max, std::sync::atomic::Ordering::Relaxed);
-            engine.set_audience(Box::new(told.clone()));
-            engine.set_events(Wanted::from_letters("KA"));
+            engine.set_event_sink(Box::new(told.clone()));
+            engine.set_events(EventMask::from_letters("KA"));
             let key = Key::new(b"key");
             let fields = [("a", Some(100)), ("b", Some(800)), ("c", None)];
             let fields = fields.map(|(name, deadline)| (name.to_owned(), deadline));

@@ -107,7 +107,7 @@ fn what_is_undone_is_as_it_was() {
     let mut tx = lock(&world, &mut second);
     tx.begin_undo();
     change_all(&mut tx);
-    tx.forget_undo();
+    tx.commit();
     tx.undo();
     assert!(tx.effects().changes > 0);
     drop(tx);
@@ -143,6 +143,6 @@ fn who_watches_hears_only_of_what_stays() {
     tx.store(key, NewValue::Integer(1), Deadline::Clear);
     tx.store(key, NewValue::Integer(2), Deadline::Clear);
     assert_eq!(witness.0.load(Relaxed), 0);
-    tx.forget_undo();
+    tx.commit();
     assert_eq!(witness.0.load(Relaxed), 1);
 }

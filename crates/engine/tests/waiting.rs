@@ -33,10 +33,10 @@ fn a_section_for_one_command_releases_what_it_needs_no_more() {
     let mut tx = world.engine.lock_all(0, NOW).unwrap();
     let kept = ["a", "b", "a"].map(|name| key(name).hash);
     // Without being told that it is for one, it may not.
-    tx.keep_only(&kept);
+    tx.release_all_but(&kept);
     assert!((0..8).all(|at| !is_free(at)));
     tx.set_for_one();
-    tx.keep_only(&kept);
+    tx.release_all_but(&kept);
     for at in 0..8 {
         assert_eq!(is_free(at), ![shard("a"), shard("b")].contains(&at), "{at}");
     }

@@ -177,7 +177,7 @@ pub fn generate(grammar: &[Node], random: &mut Random) -> Vec<Vec<u8>> {
     arguments
 }
 
-fn generate_into(grammar: &[Node], random: &mut Random, out: &mut Vec<Vec<u8>>) {
+pub(crate) fn generate_into(grammar: &[Node], random: &mut Random, out: &mut Vec<Vec<u8>>) {
     let mut at = 0;
     while at < grammar.len() {
         match &grammar[at] {

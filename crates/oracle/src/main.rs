@@ -1,5 +1,6 @@
 //! `oracle`: compares Damselfly with `redis-server`, from the command line.
 
+use damselfly_oracle::live;
 use damselfly_oracle::rows::{FAMILIES, Family};
 use damselfly_oracle::sequence::{Difference, Generator, Pair, Step};
 use damselfly_oracle::server::{Kind, Program, Server};
@@ -16,6 +17,9 @@ Usage:
   oracle run [--events yes] [--seed N] [--sequences N] [--length N] [--family NAME] [--without LIST] [--threads N] [--subject ADDRESS]
       Sends random commands to redis-server and to Damselfly; their replies must agree, and with --events yes their keyspace
       notifications, too.
+  oracle live [--seed N] [--seconds N] [--threads N] [--folder PATH]
+      Many connections send random commands to Damselfly, in random pieces: replies must stay in step, and nothing may leak.
+      Without --threads, servers of 1, 2 and 4 threads take turns. What led to a fault is written to the folder.
   oracle transcript [--subject ADDRESS] [--threads N] FILE...
       Plays transcripts against Damselfly.
   oracle record FILE...
@@ -46,7 +50,10 @@ struct Options {
     length: usize,
     family: Option<Family>,
     without: Vec<String>,
-    threads: String,
+    /// Of the server; the default depends on what is run.
+    threads: Option<u16>,
+    seconds: u64,
+    folder: String,
     subject: Option<SocketAddr>,
     events: bool,
     files: Vec<String>,
@@ -57,6 +64,7 @@ fn main() -> ExitCode {
     let chore = words.next().unwrap_or_default();
     let outcome = parse(words).and_then(|options| match chore.as_str() {
         "run" => run(&options).map_err(|error| error.to_string()),
+        "live" => fuzz_live(&options).map_err(|error| error.to_string()),
         "transcript" => play(&options),
         "record" => record(&options.files),
         _ => Err(USAGE.into()),
@@ -81,7 +89,9 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Options, String> {
         length: 200,
         family: None,
         without: Vec::new(),
-        threads: "2".into(),
+        threads: None,
+        seconds: 60,
+        folder: "live-faults".into(),
         subject: None,
         events: false,
         files: Vec::new(),
@@ -99,7 +109,9 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Options, String> {
             "--seed" => options.seed = value.parse().map_err(|_| bad())?,
             "--sequences" => options.sequences = value.parse().map_err(|_| bad())?,
             "--length" => options.length = value.parse().map_err(|_| bad())?,
-            "--threads" => options.threads = value.parse::<u16>().map_err(|_| bad())?.to_string(),
+            "--threads" => options.threads = Some(value.parse().map_err(|_| bad())?),
+            "--seconds" => options.seconds = value.parse().map_err(|_| bad())?,
+            "--folder" => options.folder = value,
             "--subject" => options.subject = Some(value.parse().map_err(|_| bad())?),
             "--events" => {
                 options.events = value == "yes";
@@ -125,11 +137,12 @@ fn subject(options: &Options) -> io::Result<(Option<Server>, SocketAddr, Kind)> 
         return Ok((None, address, Kind::Damselfly));
     }
     let program = Program::subject();
+    let threads = options.threads.unwrap_or(2).to_string();
     let arguments: &[&str] = match program.kind() {
         Kind::Redis if options.events => &DEBUG,
         Kind::Redis => &[],
-        Kind::Damselfly if options.events => &["--threads", &options.threads, DEBUG[0], DEBUG[1]],
-        Kind::Damselfly => &["--threads", &options.threads],
+        Kind::Damselfly if options.events => &["--threads", &threads, DEBUG[0], DEBUG[1]],
+        Kind::Damselfly => &["--threads", &threads],
     };
     let server = Server::start(&program, arguments)?;
     let address = server.address();
@@ -189,6 +202,15 @@ fn run(options: &Options) -> io::Result<bool> {
         "oracle: {done} sequences, {replies} replies in {seconds:.1} s: {differences} differ, {unstable} unstable"
     );
     Ok(differences == 0)
+}
+
+fn fuzz_live(options: &Options) -> io::Result<bool> {
+    live::run(&live::Options {
+        seed: options.seed,
+        time: Duration::from_secs(options.seconds),
+        threads: options.threads.map(usize::from),
+        folder: options.folder.clone().into(),
+    })
 }
 
 fn comes_back(pair: &Pair, steps: &[Step], difference: &Difference) -> io::Result<bool> {

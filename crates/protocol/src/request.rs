@@ -14,8 +14,8 @@
 //! - An inline line ends at `\n`; one `\r` before that is dropped.
 //! - A NUL byte hides the end of a header or inline line, which then only fails by its length.
 //!
-//! One rule is ours: whether a line is too long depends on its bytes alone, while in Redis a line
-//! over the limit passes if its end arrives with the same read.
+//! - A line may be of any length if its end is there; it is too long if it has more bytes than the limit and no end yet. So
+//!   whether a line that is a little over the limit passes depends on how it arrives.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -52,7 +52,7 @@ pub struct Limits {
     pub bulk_bytes_max: usize,
     /// The most arguments of a multibulk request.
     pub arguments_max: usize,
-    /// The longest inline line or header, in bytes without its end.
+    /// The longest inline line or header whose end has not arrived, in bytes.
     pub inline_bytes_max: usize,
     /// Whether the client may send more than [`Limits::UNAUTHENTICATED_ARGUMENTS_MAX`] arguments
     /// and arguments longer than [`Limits::UNAUTHENTICATED_BULK_BYTES_MAX`].
@@ -423,13 +423,12 @@ impl RequestParser {
         too_long: ProtocolError,
     ) -> Result<Option<usize>, ProtocolError> {
         let bytes_max = self.position.saturating_add(limits.inline_bytes_max);
-        let window = &input[..input.len().min(bytes_max.saturating_add(1))];
-        let from = self.scanned.max(self.position).min(window.len());
-        let found = window[from..]
+        let from = self.scanned.max(self.position).min(input.len());
+        let found = input[from..]
             .iter()
             .position(|&byte| byte == end || byte == 0);
-        self.scanned = found.map_or(window.len(), |index| from + index);
-        if input.get(self.scanned) == Some(&end) && found.is_some() {
+        self.scanned = found.map_or(input.len(), |index| from + index);
+        if input.get(self.scanned) == Some(&end) {
             return Ok(Some(self.scanned));
         }
         if input.len() > bytes_max {

@@ -2,46 +2,88 @@
 //!
 //! What SCRIPT LOAD brought stays until SCRIPT FLUSH. What EVAL brought is remembered too, but only the last
 //! so many: programs that write values into their scripts would fill the memory.
+//!
+//! ```text
+//!   ScriptCache: digest ──► CachedScript ◄── each thread, which notes its uses there and looks there whether
+//!                                            the cache has forgotten it
+//! ```
+//!
+//! So a use takes no lock, and no thread goes on to know what the cache has forgotten. Uses are ordered by a clock that
+//! advances by two with each script that is added: uses in between get the odd number.
 
-use std::collections::{HashMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{
+    AtomicBool, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
 
 use crate::script::Script;
 
-/// How many scripts of EVAL are remembered.
+/// How many scripts of EVAL are remembered, as in Redis 7.4.
 const EVALUATED_MAX: usize = 500;
+
+/// A script of the cache.
+#[derive(Debug)]
+pub struct CachedScript {
+    script: Arc<Script>,
+    clock: Arc<AtomicU64>,
+    /// What the clock showed when it was last used.
+    last_use: AtomicU64,
+    is_forgotten: AtomicBool,
+}
+
+impl CachedScript {
+    /// The script.
+    pub fn script(&self) -> &Script {
+        &self.script
+    }
+
+    /// Whether the cache has forgotten it: EVALSHA must not find it any more.
+    #[inline]
+    pub fn is_forgotten(&self) -> bool {
+        self.is_forgotten.load(Acquire)
+    }
+
+    /// Counts a use, so that it is forgotten later.
+    #[inline]
+    pub fn note_use(&self) {
+        let now = self.clock.load(Relaxed) + 1;
+        if self.last_use.load(Relaxed) < now {
+            self.last_use.fetch_max(now, Relaxed);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    script: Arc<CachedScript>,
+    /// It was brought by SCRIPT LOAD.
+    stays: bool,
+}
+
+/// A use of a script: when it was, the number of the script among those added, and its digest. The last use may be later.
+type Use = (u64, u64, [u8; 20]);
 
 /// Texts by digest.
 #[derive(Debug, Default)]
 pub struct ScriptCache {
     scripts: HashMap<[u8; 20], Entry>,
-    /// Digests of entries that may be forgotten, in the order of their uses, with the time of the use:
-    /// stale if the entry has a later one.
-    uses: VecDeque<([u8; 20], u64)>,
+    /// A use of each script that may be forgotten, and of some that were loaded since.
+    uses: BinaryHeap<Reverse<Use>>,
     evaluated: usize,
-    clock: u64,
+    clock: Arc<AtomicU64>,
     body_bytes: usize,
-}
-
-#[derive(Debug)]
-struct Entry {
-    script: Arc<Script>,
-    /// When it was last used; `None` if it stays.
-    last_use: Option<u64>,
+    evicted: u64,
 }
 
 impl ScriptCache {
     /// The script with this digest. Counts as a use.
-    pub fn get(&mut self, digest: &[u8; 20]) -> Option<Arc<Script>> {
-        let entry = self.scripts.get_mut(digest)?;
-        let script = Arc::clone(&entry.script);
-        if entry.last_use.is_some() {
-            self.clock += 1;
-            entry.last_use = Some(self.clock);
-            self.uses.push_back((*digest, self.clock));
-            self.forget_stale_uses();
-        }
-        Some(script)
+    pub fn get(&self, digest: &[u8; 20]) -> Option<Arc<CachedScript>> {
+        let script = &self.scripts.get(digest)?.script;
+        script.note_use();
+        Some(script.clone())
     }
 
     /// Whether there is a script with this digest (SCRIPT EXISTS).
@@ -50,52 +92,85 @@ impl ScriptCache {
     }
 
     /// Remembers a script that EVAL ran, and forgets those that were used longest ago beyond the limit.
-    pub fn insert_evaluated(&mut self, script: Arc<Script>) {
-        let digest = *script.digest();
-        if self.get(&digest).is_some() {
-            return;
+    pub fn insert_evaluated(&mut self, script: Arc<Script>) -> Arc<CachedScript> {
+        if let Some(script) = self.get(script.digest()) {
+            return script;
         }
-        self.clock += 1;
-        self.body_bytes += script.body().len();
-        let entry = Entry {
-            script,
-            last_use: Some(self.clock),
-        };
-        self.scripts.insert(digest, entry);
-        self.uses.push_back((digest, self.clock));
+        let digest = *script.digest();
+        let (script, now) = self.insert(script, false);
+        self.uses.push(Reverse((now, now, digest)));
         self.evaluated += 1;
-        while self.evaluated > EVALUATED_MAX {
-            let Some((digest, time)) = self.uses.pop_front() else {
-                return;
-            };
-            let is_last = |entry: &Entry| entry.last_use == Some(time);
-            if self.scripts.get(&digest).is_some_and(is_last)
-                && let Some(entry) = self.scripts.remove(&digest)
-            {
-                self.body_bytes -= entry.script.body().len();
-                self.evaluated -= 1;
-            }
+        while self.evaluated > EVALUATED_MAX && self.forget_least_recent() {}
+        script
+    }
+
+    /// Remembers a script until [`ScriptCache::clear`] (SCRIPT LOAD).
+    pub fn insert_loaded(&mut self, script: Arc<Script>) {
+        if !self.keep(script.digest()) {
+            self.insert(script, true);
         }
     }
 
-    /// Keeps a script until [`ScriptCache::clear`] (SCRIPT LOAD).
-    pub fn insert_loaded(&mut self, script: Arc<Script>) {
-        let bytes = script.body().len();
-        let entry = self.scripts.entry(*script.digest()).or_insert_with(|| {
-            self.body_bytes += bytes;
-            Entry {
-                script,
-                last_use: None,
-            }
+    /// Does that for one that there is; false if there is none with this digest.
+    pub fn keep(&mut self, digest: &[u8; 20]) -> bool {
+        let Some(entry) = self.scripts.get_mut(digest) else {
+            return false;
+        };
+        self.evaluated -= usize::from(!std::mem::replace(&mut entry.stays, true));
+        true
+    }
+
+    /// Adds a script; also returns when that was.
+    fn insert(&mut self, script: Arc<Script>, stays: bool) -> (Arc<CachedScript>, u64) {
+        let now = self.clock.fetch_add(2, Relaxed) + 2;
+        self.body_bytes += script.body().len();
+        let digest = *script.digest();
+        let script = Arc::new(CachedScript {
+            script,
+            clock: self.clock.clone(),
+            last_use: AtomicU64::new(now),
+            is_forgotten: AtomicBool::new(false),
         });
-        if entry.last_use.take().is_some() {
+        let entry = Entry {
+            script: script.clone(),
+            stays,
+        };
+        self.scripts.insert(digest, entry);
+        (script, now)
+    }
+
+    /// Forgets the script that was used longest ago, of those used then the one that was added first. False if there is none.
+    fn forget_least_recent(&mut self) -> bool {
+        while let Some(Reverse((time, number, digest))) = self.uses.pop() {
+            let script = match self.scripts.get(&digest) {
+                Some(entry) if !entry.stays => &entry.script,
+                Some(_) | None => continue,
+            };
+            let last_use = script.last_use.load(Relaxed);
+            if last_use > time {
+                self.uses.push(Reverse((last_use, number, digest)));
+                continue;
+            }
+            script.is_forgotten.store(true, Release);
+            self.body_bytes -= script.script.body().len();
+            self.scripts.remove(&digest);
             self.evaluated -= 1;
+            self.evicted += 1;
+            return true;
         }
+        false
     }
 
     /// Forgets all scripts (SCRIPT FLUSH).
     pub fn clear(&mut self) {
-        *self = ScriptCache::default();
+        for entry in self.scripts.values() {
+            entry.script.is_forgotten.store(true, Release);
+        }
+        *self = ScriptCache {
+            clock: self.clock.clone(),
+            evicted: self.evicted,
+            ..ScriptCache::default()
+        };
     }
 
     /// How many scripts there are.
@@ -113,16 +188,14 @@ impl ScriptCache {
         self.body_bytes
     }
 
-    /// Keeps the list of uses at most a few times as long as the scripts it is about.
-    fn forget_stale_uses(&mut self) {
-        if self.uses.len() > 4 * EVALUATED_MAX {
-            let scripts = &self.scripts;
-            self.uses.retain(|(digest, time)| {
-                scripts
-                    .get(digest)
-                    .is_some_and(|entry| entry.last_use == Some(*time))
-            });
-        }
+    /// How many scripts of EVAL were forgotten for others since the start or the last reset.
+    pub fn evicted(&self) -> u64 {
+        self.evicted
+    }
+
+    /// Starts to count [`ScriptCache::evicted`] at zero again.
+    pub fn reset_evicted(&mut self) {
+        self.evicted = 0;
     }
 }
 
@@ -146,7 +219,30 @@ mod tests {
         assert_eq!(cache.len(), EVALUATED_MAX);
         assert!(!cache.contains(script(1).digest()));
         assert!(cache.contains(script(9_999).digest()));
-        assert!(cache.uses.len() <= 4 * EVALUATED_MAX + 1);
+        assert_eq!(cache.uses.len(), EVALUATED_MAX);
+        assert_eq!(cache.evicted(), (10_000 - EVALUATED_MAX) as u64);
+        cache.reset_evicted();
+        assert_eq!(cache.evicted(), 0);
+    }
+
+    #[test]
+    fn a_use_without_the_cache_counts_and_what_is_forgotten_is_marked() {
+        let mut cache = ScriptCache::default();
+        let used = cache.insert_evaluated(script(0));
+        let unused = cache.insert_evaluated(script(1));
+        for number in 2..10_000 {
+            cache.insert_evaluated(script(number));
+            if number % (EVALUATED_MAX - 1) == 0 {
+                used.note_use();
+            }
+            assert!(!used.is_forgotten(), "{number}");
+        }
+        assert!(unused.is_forgotten());
+        assert!(cache.contains(used.script().digest()));
+        // A forgotten script that runs again is another one.
+        assert!(!cache.insert_evaluated(script(1)).is_forgotten());
+        cache.clear();
+        assert!(used.is_forgotten());
     }
 
     #[test]

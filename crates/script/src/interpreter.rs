@@ -1,5 +1,7 @@
 //! Runs scripts and functions.
 
+mod leftovers;
+
 use std::collections::HashMap;
 use std::panic::resume_unwind;
 use std::time::{Duration, Instant};
@@ -17,6 +19,8 @@ use crate::script::{CHUNK_NAME, Script};
 use crate::to_reply::{self, Written};
 
 const FUNCTION_CHUNK_NAME: &[u8] = b"@user_function";
+/// What Lua says when memory is used up.
+const OUT_OF_MEMORY: &[u8] = b"not enough memory";
 /// How long a library may take to load.
 const LOAD_TIME_MAX: Duration = Duration::from_millis(500);
 
@@ -82,6 +86,8 @@ pub struct Interpreter {
     runs: u64,
     /// The environment that new code gets, as its slot.
     environment: i32,
+    /// How much was in use when garbage was last collected.
+    live_bytes: usize,
 }
 
 impl std::fmt::Debug for Interpreter {
@@ -116,7 +122,9 @@ impl Interpreter {
             next_slot: slots::FIRST_FREE,
             runs: 0,
             environment: 0,
+            live_bytes: 0,
         };
+        interpreter.live_bytes = interpreter.used_bytes();
         interpreter.use_environment(slots::SCRIPT_ENVIRONMENT);
         Ok(interpreter)
     }
@@ -133,10 +141,14 @@ impl Interpreter {
 
     /// Forgets all scripts and what they hold (SCRIPT FLUSH). Texts that are still used are compiled again.
     pub fn clear_scripts(&mut self) {
+        self.release_scripts();
+        self.collect();
+    }
+
+    fn release_scripts(&mut self) {
         for compiled in std::mem::take(&mut self.scripts).into_values() {
             self.release(compiled.slot);
         }
-        self.state.stack().collect_garbage();
     }
 
     /// Compiles a script, if it isn't yet (SCRIPT LOAD).
@@ -186,11 +198,19 @@ impl Interpreter {
         host: &mut dyn Host,
         reply: &mut Reply<'_>,
     ) -> Ended {
+        self.drop_leftovers();
         let slot = match self.libraries.get(&library.name) {
             Some(loaded) if loaded.id == library.id => loaded.slot,
             Some(_) | None => {
-                let before = self.used_bytes();
-                match self.load(&library.code, host) {
+                let mut before = self.used_bytes();
+                let mut slot = self.load(&library.code, host);
+                if slot.is_err() {
+                    // It has loaded elsewhere, so it may be others that have used memory up.
+                    self.drop_all();
+                    before = self.used_bytes();
+                    slot = self.load(&library.code, host);
+                }
+                match slot {
                     Ok((slot, _)) => {
                         self.keep(library, slot, before);
                         slot
@@ -225,6 +245,7 @@ impl Interpreter {
         host: &mut dyn Host,
     ) -> Result<Library, CommandError> {
         let (name, _) = parse_first_line(code)?;
+        self.drop_leftovers();
         let before = self.used_bytes();
         let (slot, registration) = self.load(code, host)?;
         let library = Library {
@@ -263,7 +284,7 @@ impl Interpreter {
             return;
         }
         released.into_iter().for_each(|slot| self.release(slot));
-        self.state.stack().collect_garbage();
+        self.collect();
     }
 
     fn load(
@@ -369,9 +390,6 @@ impl Interpreter {
         let context = self.state.context();
         let is_stopped = context.stop.replace(Stop::No) != Stop::No;
         let panic = context.panic.take();
-        if context.heap.used_bytes() > self.limits.memory_bytes / 2 {
-            self.state.stack().collect_garbage();
-        }
         if is_stopped {
             self.state.reset_hook();
         }
@@ -383,6 +401,7 @@ impl Interpreter {
     /// The slot of a script's function, compiled now if need be.
     fn compiled(&mut self, script: &Script) -> Result<i32, CommandError> {
         self.runs += 1;
+        self.drop_leftovers();
         if let Some(compiled) = self.scripts.get_mut(script.digest()) {
             compiled.last_run = self.runs;
             return Ok(compiled.slot);
@@ -390,25 +409,37 @@ impl Interpreter {
         if self.scripts.len() >= self.limits.compiled_scripts.max(1) {
             self.forget_oldest();
         }
-        self.use_environment(slots::SCRIPT_ENVIRONMENT);
-        let slot = self.take_slot();
-        let mut stack = self.state.stack();
-        if stack.load(script.code(), CHUNK_NAME) != Ok(true) {
-            let message = stack.text(-1).unwrap_or_default().to_vec();
-            stack.set_top(0);
-            self.release(slot);
-            return Err(CommandError::quoting(
-                "Error compiling script (new function): ",
-                &message,
-                "",
-            ));
-        }
-        stack.set_index(Stack::REGISTRY, slot);
+        let slot = match self.compile_text(script.code()) {
+            // It may be others that have used it up.
+            Err(message) if message == OUT_OF_MEMORY => {
+                self.drop_all();
+                self.compile_text(script.code())
+            }
+            compiled => compiled,
+        };
+        let slot = slot.map_err(|message| {
+            CommandError::quoting("Error compiling script (new function): ", &message, "")
+        })?;
         let compiled = Compiled {
             slot,
             last_run: self.runs,
         };
         self.scripts.insert(*script.digest(), compiled);
+        Ok(slot)
+    }
+
+    /// Compiles the text of a script; returns its slot, or why it does not compile.
+    fn compile_text(&mut self, code: &[u8]) -> Result<i32, Vec<u8>> {
+        self.use_environment(slots::SCRIPT_ENVIRONMENT);
+        let mut stack = self.state.stack();
+        if stack.load(code, CHUNK_NAME) != Ok(true) {
+            let message = stack.text(-1).unwrap_or_default().to_vec();
+            stack.set_top(0);
+            return Err(message);
+        }
+        let slot = self.take_slot();
+        let mut stack = self.state.stack();
+        stack.set_index(Stack::REGISTRY, slot);
         Ok(slot)
     }
 

@@ -35,7 +35,7 @@ mod structs;
 mod tables;
 mod to_reply;
 
-pub use cache::ScriptCache;
+pub use cache::{CachedScript, ScriptCache};
 pub use functions::{Function, Library};
 pub use host::{Called, Host, LogLevel, Tick};
 pub use interpreter::{Ended, Interpreter, Limits};

@@ -312,6 +312,50 @@ fn a_panic_of_the_host_passes_and_the_interpreter_stays_usable() {
     assert_usable(&mut interpreter, code);
 }
 
+/// The arguments of the last run stayed alive, and compiling collected nothing: when they were longer than the limit, no script
+/// compiled any more. Now whatever begins first drops what the last one has left, if that is much.
+#[test]
+fn leftovers_of_a_script_do_not_keep_others_from_compiling() {
+    let mut interpreter = interpreter();
+    let usual = interpreter.used_bytes();
+    let long = vec![b'x'; MEMORY_BYTES + 1_000_000];
+    let mut out = Vec::new();
+    let script = Script::parse(b"return #ARGV[1] + #KEYS[1]").unwrap();
+    let mut reply = Reply::new(&mut out, Version::Resp2);
+    let ended = interpreter.eval(&script, &[&long], &[&long], &mut Simple::new(), &mut reply);
+    assert_eq!(ended, Ended::Replied);
+    let (_, reply) = eval(&mut interpreter, "return 'another'", &mut Simple::new());
+    assert_eq!(reply, "$7\r\nanother\r\n");
+    for code in [
+        "local t = {} for i = 1, 150000 do t[i] = tostring(i) end return #t",
+        "local t = {} for i = 1, 100000 do t[i] = {} end error(('x'):rep(1e6))",
+        "local t = {} while true do t[#t + 1] = 'x' .. #t end",
+        "return loadstring('return {' .. ('1,'):rep(300000) .. '}') and 1",
+    ] {
+        eval(&mut interpreter, code, &mut Simple::new());
+        assert!(interpreter.used_bytes() > 2 * usual, "{code}");
+        interpreter.drop_leftovers();
+        assert!(interpreter.used_bytes() < 2 * usual, "{code}");
+    }
+}
+
+/// Compiled texts that are not used any more took what another script needs.
+#[test]
+fn compiled_scripts_leave_memory_to_others() {
+    let mut interpreter = interpreter();
+    let needs_much = "return #('x'):rep(2e6)";
+    let filler = "if not KEYS then return 'x' .. 1 end ".repeat(2000);
+    for number in 0..200 {
+        let code = format!("{filler} return {number}");
+        let (_, reply) = eval(&mut interpreter, &code, &mut Simple::new());
+        assert_eq!(reply, format!(":{number}\r\n"));
+        if number % 10 == 0 {
+            let (_, reply) = eval(&mut interpreter, needs_much, &mut Simple::new());
+            assert_eq!(reply, ":2000000\r\n", "after {number}");
+        }
+    }
+}
+
 #[test]
 fn compiled_scripts_are_bounded() {
     let limits = Limits {

@@ -24,7 +24,7 @@ use crate::session::Session;
 use crate::shared::{Message, Shared, Thread};
 
 /// A command that waits, as all threads see it.
-pub struct Parked {
+pub struct BlockedClient {
     shared: Arc<Shared>,
     client: Arc<Client>,
     args: OwnedArgs,
@@ -48,9 +48,9 @@ pub enum End {
 }
 
 /// A command that waits, as its connection sees it.
-pub struct Parking {
+pub struct Blocking {
     /// What others see of it.
-    pub parked: Arc<Parked>,
+    pub blocked_client: Arc<BlockedClient>,
     /// The command.
     pub row: &'static Row,
     /// When it ends without a result.
@@ -59,7 +59,7 @@ pub struct Parking {
     db: usize,
 }
 
-impl Parking {
+impl Blocking {
     /// Makes the client of `session` wait for the keys that `wait` names, whose locks are held.
     pub fn new(
         shared: &Arc<Shared>,
@@ -69,7 +69,7 @@ impl Parking {
         wait: &Arc<Wait>,
         tx: &mut Tx<'_>,
     ) -> Self {
-        let parked = Arc::new(Parked {
+        let blocked_client = Arc::new(BlockedClient {
             shared: shared.clone(),
             client: session.client.clone(),
             args: wait.args.clone().unwrap_or_else(|| args.to_owned()),
@@ -79,29 +79,31 @@ impl Parking {
             claimed: AtomicBool::new(false),
             end: Mutex::new(None),
         });
-        session.client.set_parked(Some(parked.clone()));
-        let waiter: Arc<dyn Waiter> = parked.clone();
+        session
+            .client
+            .set_blocked_client(Some(blocked_client.clone()));
+        let waiter: Arc<dyn Waiter> = blocked_client.clone();
         let keys = wait.keys.clone().map(|place| args.key(place));
         let timeout = wait.timeout_ms.map(Duration::from_millis);
         let ticket = tx.wait(keys, &waiter);
         if session.client.killed.load(Relaxed) {
             // Who has killed it may have looked before it was known to wait.
-            parked.end_unserved();
+            blocked_client.end_unserved();
         }
         Self {
             ticket,
             db: tx.db(),
             deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
-            parked,
+            blocked_client,
             row,
         }
     }
 
     /// Ends the waiting for the given reason; false if it was ended before.
     pub fn end(&self, end: End) -> bool {
-        let wins = self.parked.claim();
+        let wins = self.blocked_client.claim();
         if wins {
-            self.parked.set_end(end);
+            self.blocked_client.set_end(end);
         }
         wins
     }
@@ -109,16 +111,19 @@ impl Parking {
     /// Removes all traces of it, whatever ended it.
     pub fn leave(&self) {
         // For a connection that is closed.
-        self.parked.end_unserved();
-        let (args, keys) = (self.parked.args.borrow(), self.parked.wait.keys.clone());
+        self.blocked_client.end_unserved();
+        let (args, keys) = (
+            self.blocked_client.args.borrow(),
+            self.blocked_client.wait.keys.clone(),
+        );
         let keys = keys.map(|place| args.key(place));
-        let engine = &self.parked.shared.engine;
+        let engine = &self.blocked_client.shared.engine;
         engine.stop_waiting(self.ticket, self.db, keys);
-        self.parked.client.set_parked(None);
+        self.blocked_client.client.set_blocked_client(None);
     }
 }
 
-impl Parked {
+impl BlockedClient {
     /// True for the one who may end the waiting.
     fn claim(&self) -> bool {
         if cfg!(broken = "claim") {
@@ -175,7 +180,7 @@ impl Parked {
         let wins = self.claim();
         if wins {
             let mut ending = Ending {
-                parked: self,
+                blocked_client: self,
                 end: None,
             };
             ending.end = Some(run());
@@ -198,7 +203,7 @@ impl Parked {
         match (self.wait.serve)(tx, self.args.borrow(), key, &mut reply) {
             Ok(()) => End::Served(bytes),
             Err(Stop::Error(error)) => End::Failed(error),
-            Err(Stop::Rest(rest)) => {
+            Err(Stop::SlicedReply(rest)) => {
                 rest.write_all(&mut reply);
                 End::Served(bytes)
             }
@@ -227,22 +232,22 @@ impl End {
 
 /// Lets a client go whose command panics while it is served.
 struct Ending<'a> {
-    parked: &'a Parked,
+    blocked_client: &'a BlockedClient,
     end: Option<End>,
 }
 
 impl Drop for Ending<'_> {
     fn drop(&mut self) {
-        self.parked
+        self.blocked_client
             .set_end(self.end.take().unwrap_or(End::TimedOut));
         if std::thread::panicking() {
-            self.parked.queue_message();
-            self.parked.wake();
+            self.blocked_client.queue_message();
+            self.blocked_client.wake();
         }
     }
 }
 
-impl Waiter for Parked {
+impl Waiter for BlockedClient {
     fn serve(&self, tx: &mut Tx<'_>, key: Key<'_>) -> Served {
         if self.claimed.load(Relaxed) && !cfg!(broken = "claim") {
             return Served::Gone;
@@ -286,7 +291,7 @@ impl Waiter for Parked {
     }
 }
 
-impl std::fmt::Debug for Parked {
+impl std::fmt::Debug for BlockedClient {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Parked").finish_non_exhaustive()
     }

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use damselfly_engine::Tracker;
 
-use crate::blocked::{End, Parked};
+use crate::blocked::{BlockedClient, End};
 use crate::event_loop::connection::Connection;
-use crate::observers::invalidation::News;
+use crate::observers::invalidation::PendingInvalidation;
 #[cfg(doc)]
 use crate::pubsub::Topic;
 use crate::session::transaction::WatchRound;
@@ -100,9 +100,9 @@ pub struct Client {
     /// It is to be closed; set by [`Clients::kill`].
     pub killed: AtomicBool,
     /// The command with which it waits for keys.
-    parked: Mutex<Option<Arc<Parked>>>,
+    blocked_client: Mutex<Option<Arc<BlockedClient>>>,
     names: Mutex<Names>,
-    own_news: Mutex<Vec<News>>,
+    pending_invalidations: Mutex<Vec<PendingInvalidation>>,
 }
 
 impl Client {
@@ -116,8 +116,10 @@ impl Client {
     }
 
     /// What its own command has invalidated of the keys that it tracks, until it is told.
-    pub fn own_news(&self) -> MutexGuard<'_, Vec<News>> {
-        self.own_news.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn pending_invalidations(&self) -> MutexGuard<'_, Vec<PendingInvalidation>> {
+        self.pending_invalidations
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Its names.
@@ -125,24 +127,28 @@ impl Client {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn parked(&self) -> MutexGuard<'_, Option<Arc<Parked>>> {
-        self.parked.lock().unwrap_or_else(PoisonError::into_inner)
+    fn blocked_client(&self) -> MutexGuard<'_, Option<Arc<BlockedClient>>> {
+        self.blocked_client
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes the command with which it waits for keys from now on.
-    pub fn set_parked(&self, parked: Option<Arc<Parked>>) {
-        *self.parked() = parked;
+    pub fn set_blocked_client(&self, blocked_client: Option<Arc<BlockedClient>>) {
+        *self.blocked_client() = blocked_client;
     }
 
     /// Ends its waiting for keys; false if it does not wait.
     pub fn unblock(&self, end: End) -> bool {
-        let parked = self.parked().clone();
-        parked.is_some_and(|parked| parked.unblock(end))
+        let blocked_client = self.blocked_client().clone();
+        blocked_client.is_some_and(|blocked_client| blocked_client.unblock(end))
     }
 
     /// The command with which it waits for keys, if nothing has ended that.
-    pub fn waits_with(&self) -> Option<Arc<Parked>> {
-        self.parked().clone().filter(|parked| !parked.is_claimed())
+    pub fn waits_with(&self) -> Option<Arc<BlockedClient>> {
+        self.blocked_client()
+            .clone()
+            .filter(|blocked_client| !blocked_client.is_claimed())
     }
 
     /// True if it waits: for keys, or for the end of a pause.
@@ -258,9 +264,9 @@ impl Clients {
             watch_round: WatchRound::default(),
             paused: AtomicBool::new(false),
             killed: AtomicBool::new(false),
-            parked: Mutex::new(None),
+            blocked_client: Mutex::new(None),
             names: Mutex::new(Names::default()),
-            own_news: Mutex::default(),
+            pending_invalidations: Mutex::default(),
         });
         self.by_id().insert(client.id, client.clone());
         client
@@ -302,12 +308,22 @@ impl Clients {
     pub fn kill(&self, client: &Arc<Client>, threads: &[Thread]) -> bool {
         let kills = !client.killed.swap(true, Relaxed);
         if kills {
-            if let Some(parked) = client.parked().clone() {
-                parked.end_unserved();
+            if let Some(blocked_client) = client.blocked_client().clone() {
+                blocked_client.end_unserved();
             }
             threads[client.thread].send(Message::Look(client.clone()));
         }
         kills
+    }
+
+    /// The same for a client on another thread, which is not told something because that thread has too much to deliver.
+    pub fn cut_off(&self, client: &Arc<Client>, threads: &[Thread]) {
+        if self.kill(client, threads) {
+            log::warn!(
+                "Client {} closed for overcoming of output buffer limits: its thread does not deliver.",
+                client.address
+            );
+        }
     }
 
     /// Closes the largest connections, except those with CLIENT NO-EVICT, until all together take no

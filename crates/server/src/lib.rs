@@ -17,6 +17,7 @@ pub mod registry;
 pub mod scripts;
 pub mod session;
 pub mod shared;
+pub mod signals;
 pub mod start;
 pub mod statistics;
 

@@ -16,14 +16,14 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use damselfly_base::CommandError;
-use damselfly_commands::{KeyspaceFn, OwnedArgs, Rest, Stop};
-use damselfly_engine::{Busy, Effects, Now, Unserved};
+use damselfly_commands::{KeyspaceFn, OwnedArgs, SlicedReply, Stop};
+use damselfly_engine::{Busy, Effects, Now, Patience, Unserved};
 use damselfly_protocol::{Reply, Version};
 
 use crate::clients::Client;
 use crate::dispatch;
 use crate::observers::client_tracking::Reader;
-use crate::registry::Row;
+use crate::registry::{Locks, Row};
 use crate::session::transaction::Forgotten;
 use crate::shared::{self, Message, Shared};
 
@@ -59,7 +59,7 @@ pub struct Outcome {
     /// The reply, or the start of it.
     pub reply: Vec<u8>,
     /// The rest of the reply.
-    pub rest: Option<Rest>,
+    pub rest: Option<SlicedReply>,
     /// The error that it is, if it is one.
     pub failed: Option<CommandError>,
     /// How long it ran, in nanoseconds, without waiting for locks.
@@ -180,9 +180,10 @@ impl LongCommand {
     fn try_run_or_refuse(
         &self,
         shared: &Shared,
+        waiter: &Waiter<'_>,
         unserved: &mut Vec<Unserved>,
     ) -> Result<Outcome, Busy> {
-        let busy = match self.try_run(shared, unserved) {
+        let busy = match self.try_run(shared, waiter, unserved) {
             Ok(outcome) => return Ok(outcome),
             Err(busy) => busy,
         };
@@ -194,11 +195,21 @@ impl LongCommand {
     }
 
     /// Runs it, once its locks are free.
-    fn try_run(&self, shared: &Shared, unserved: &mut Vec<Unserved>) -> Result<Outcome, Busy> {
+    fn try_run(
+        &self,
+        shared: &Shared,
+        waiter: &Waiter<'_>,
+        unserved: &mut Vec<Unserved>,
+    ) -> Result<Outcome, Busy> {
         let (args, now) = (self.args.borrow(), Now(shared::now_ms()));
         let (engine, mut shards) = (&shared.engine, Vec::new());
         let mut outcome = Outcome::default();
-        let mut tx = dispatch::lock(engine, self.row, args, self.db, now, &mut shards)?;
+        let mut tx = match self.row.locks {
+            Locks::None => engine.lock_none_patiently(self.db, now, waiter),
+            Locks::One(_) | Locks::Many | Locks::All => {
+                dispatch::lock(engine, self.row, args, self.db, now, &mut shards)?
+            }
+        };
         tx.set_touches(!self.leaves_no_trace);
         tx.set_for_one();
         let started = Instant::now();
@@ -213,7 +224,7 @@ impl LongCommand {
         }
         match result {
             Ok(()) => {}
-            Err(Stop::Rest(begun)) => rest = Some(begun),
+            Err(Stop::SlicedReply(begun)) => rest = Some(begun),
             Err(Stop::Error(error)) => {
                 reply.truncate_to(0);
                 reply.error(error.to_bytes());
@@ -227,14 +238,14 @@ impl LongCommand {
         if let Some(reader) = self.reader {
             reader.note(&mut tx, self.row, args);
         }
-        if tx.has_aside() {
+        if tx.has_extras() {
             unserved.extend(tx.serve_waiters());
         }
         outcome.effects = tx.effects();
         drop(tx);
         // What holds no lock is the longest part of some commands.
-        outcome.rest = rest.and_then(|mut rest: Rest| {
-            let goes_on = rest.write(&mut reply, dispatch::REST_SLICE_BYTES);
+        outcome.rest = rest.and_then(|mut rest: SlicedReply| {
+            let goes_on = rest.write(&mut reply, dispatch::REPLY_SLICE_BYTES);
             goes_on.then_some(rest)
         });
         outcome.took_ns = started.elapsed().as_nanos() as u64;
@@ -254,8 +265,9 @@ pub fn run(shared: &Shared, index: usize) {
         };
         let mut unserved = Vec::new();
         let ran = catch_unwind(AssertUnwindSafe(|| {
+            let waiter = Waiter { shared, index };
             patiently(shared, index, || {
-                command.try_run_or_refuse(shared, &mut unserved)
+                command.try_run_or_refuse(shared, &waiter, &mut unserved)
             })
         }));
         match ran {
@@ -282,12 +294,34 @@ fn patiently<T>(
     while !shared.stopping.load(Relaxed) {
         match attempt() {
             Ok(done) => return Some(done),
-            Err(busy) => {
-                if !shared.engine.wait(busy, shared.threads.len() + index) {
-                    thread::park_timeout(LOOK);
-                }
-            }
+            Err(busy) => await_shard(shared, index, busy),
         }
     }
     None
+}
+
+fn await_shard(shared: &Shared, index: usize, busy: Busy) {
+    if !shared.engine.wait(busy, shared.threads.len() + index) {
+        thread::park_timeout(LOOK);
+    }
+}
+
+/// How a command waits that locks one shard after the other.
+struct Waiter<'a> {
+    shared: &'a Shared,
+    index: usize,
+}
+
+impl Patience for Waiter<'_> {
+    fn wait(&self, busy: Busy) -> bool {
+        if self.shared.scripts.busy(busy.shard).is_some() {
+            return false;
+        }
+        await_shard(self.shared, self.index, busy);
+        true
+    }
+
+    fn is_over(&self) -> bool {
+        self.shared.stopping.load(Relaxed)
+    }
 }

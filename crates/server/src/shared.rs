@@ -4,14 +4,16 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::ThreadId;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use damselfly_engine::{AccessPolicy, Engine, Wanted};
+use damselfly_engine::{AccessPolicy, Engine, EventMask};
 
 use crate::admin::latency::LatencyMonitor;
 use crate::admin::pause::Pause;
 use crate::admin::slowlog::Slowlog;
 use crate::clients::{Client, Clients};
+use crate::event_loop::TICK;
+use crate::event_loop::acceptor::Acceptor;
 use crate::event_loop::listener::Stream;
 use crate::long_commands::LongCommands;
 use crate::observers::invalidation::{Invalidation, Tracking};
@@ -27,13 +29,6 @@ pub const TRACKED_PER_TICK: usize = 10_000;
 
 /// What one thread may ask of another.
 pub enum Message {
-    /// Serve this connection.
-    Serve {
-        /// The socket.
-        stream: Stream,
-        /// Its client's id.
-        id: u64,
-    },
     /// Write these lines to all clients that monitor, but not to the one whose commands they show: it
     /// has them already, each behind its reply.
     Monitored {
@@ -41,6 +36,8 @@ pub enum Message {
         lines: Arc<[u8]>,
         /// The id of the client whose commands they show.
         from: u64,
+        /// What they were counted as.
+        bytes: usize,
     },
     /// Deliver these published messages.
     Mail {
@@ -62,14 +59,31 @@ pub enum Message {
         client: Arc<Client>,
         /// The keys, as they are written.
         text: Arc<[u8]>,
+        /// What they were counted as.
+        bytes: usize,
     },
+    /// Disconnect all subscribers: messages for them were lost.
+    Overflow,
     /// Look at the state of this client, which was changed: it may be killed or unblocked.
     Look(Arc<Client>),
 }
 
+/// A new connection for a thread to serve.
+pub struct Arrival {
+    /// The socket.
+    pub stream: Stream,
+    /// Its client's id.
+    pub id: u64,
+}
+
+/// A thread that has not taken a turn for this long is stuck: most likely in a script. All others take one with every tick.
+const STUCK_AFTER_MS: u64 = 3 * TICK.as_millis() as u64;
+
 /// Messages for a thread.
 #[derive(Default)]
 struct Inbox {
+    /// New connections. They have no place in the order of the messages, and other threads may take them.
+    arrivals: Vec<Arrival>,
     messages: Vec<Message>,
     /// How many were taken before them.
     taken: u64,
@@ -83,6 +97,8 @@ pub struct Thread {
     has_mail: AtomicBool,
     /// Somebody has left the first of them and not woken the thread yet.
     is_wake_due: AtomicBool,
+    /// When it last took a turn, in milliseconds since the start of the server.
+    turned_ms: AtomicU64,
     waker: mio::Waker,
     /// Which of the process's threads it is.
     id: OnceLock<ThreadId>,
@@ -99,6 +115,7 @@ impl Thread {
             inbox: Mutex::default(),
             has_mail: AtomicBool::new(false),
             is_wake_due: AtomicBool::new(false),
+            turned_ms: AtomicU64::new(0),
             waker,
             id: OnceLock::new(),
             counters: ThreadCounters::new(),
@@ -121,17 +138,42 @@ impl Thread {
         self.id.get() == Some(&std::thread::current().id())
     }
 
+    /// True if it is stuck at this time, in milliseconds since the start of the server.
+    pub fn is_stuck(&self, uptime_ms: u64) -> bool {
+        uptime_ms.saturating_sub(self.turned_ms.load(Relaxed)) > STUCK_AFTER_MS
+    }
+
+    /// Hands it a connection, which it counts among its own from now on.
+    pub fn hand_over(&self, arrival: Arrival) {
+        self.put(|inbox| inbox.arrivals.push(arrival));
+        self.wake_if_left();
+    }
+
+    /// True if it has not taken all connections that were handed to it.
+    pub fn has_arrivals(&self) -> bool {
+        !self.inbox().arrivals.is_empty()
+    }
+
+    /// Takes those connections; any thread may.
+    pub fn take_arrivals(&self) -> Vec<Arrival> {
+        std::mem::take(&mut self.inbox().arrivals)
+    }
+
     /// Leaves a message, and wakes the thread unless it is awake.
     pub fn send(&self, message: Message) {
         self.leave(message);
         self.wake_if_left();
     }
 
-    /// Leaves a message. Who does so calls [`Thread::wake_if_left`] soon, but may release locks first.
+    /// Leaves a message. The caller calls [`Thread::wake_if_left`] soon, but may release locks first.
     pub fn leave(&self, message: Message) {
+        self.put(|inbox| inbox.messages.push(message));
+    }
+
+    fn put(&self, put: impl FnOnce(&mut Inbox)) {
         let mut inbox = self.inbox();
-        let was_empty = inbox.messages.is_empty();
-        inbox.messages.push(message);
+        let was_empty = inbox.messages.is_empty() && inbox.arrivals.is_empty();
+        put(&mut inbox);
         self.has_mail.store(true, Relaxed);
         // Who leaves the first message wakes it. It looks itself for its own before it sleeps.
         if was_empty && !self.is_current() {
@@ -146,7 +188,7 @@ impl Thread {
         }
     }
 
-    /// True if there are messages. A false is certain only to the thread itself about its own; others wake it.
+    /// True if there are messages or connections. A false is certain only to the thread itself about its own; others wake it.
     #[inline]
     pub fn has_mail(&self) -> bool {
         self.has_mail.load(Relaxed)
@@ -195,6 +237,10 @@ pub struct Shared {
     pub run_id: String,
     /// When the process started, in milliseconds since the epoch.
     pub started_ms: i64,
+    /// The same by a clock that nobody sets.
+    started: Instant,
+    /// Where connections come from.
+    pub acceptor: OnceLock<Acceptor>,
     /// Set when the process is to end.
     pub stopping: AtomicBool,
     /// How many clients watch all commands.
@@ -263,6 +309,8 @@ impl Shared {
                 .unwrap_or_default(),
             run_id: random_hex(),
             started_ms: now_ms(),
+            started: Instant::now(),
+            acceptor: OnceLock::new(),
             stopping: AtomicBool::new(false),
             monitors: AtomicUsize::new(0),
             functions: Functions::default(),
@@ -315,6 +363,27 @@ impl Shared {
         self.stopping.store(true, Relaxed);
         self.threads.iter().for_each(Thread::wake);
         self.long.look();
+        if let Some(acceptor) = self.acceptor.get() {
+            acceptor.wake();
+        }
+    }
+
+    /// Milliseconds since the start of the server.
+    pub fn uptime_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    /// True while whoever sends from one thread to another is to wait, since much is on its way and will be delivered soon. A
+    /// stuck thread delivers nothing soon: what is too much for it is lost, and its subscribers are disconnected.
+    pub fn is_congested(&self, from: usize, to: usize) -> bool {
+        self.pubsub.is_congested(from, to) && !self.threads[to].is_stuck(self.uptime_ms())
+    }
+
+    /// Notes that a thread has taken a turn.
+    pub fn note_turn(&self, thread: usize, now: Instant) {
+        let uptime = now.saturating_duration_since(self.started);
+        let turned_ms = &self.threads[thread].turned_ms;
+        turned_ms.store(uptime.as_millis() as u64, Relaxed);
     }
 
     /// Sums one counter over all threads.
@@ -387,7 +456,7 @@ fn note_low_limit(before: u64, limit: u64) {
 /// Hands others their parts of the configuration.
 fn apply(engine: &Engine, pubsub: &PubSub, config: &Config) {
     pubsub.set_output_limit(config.client_output_buffer_limit.pubsub.hard_bytes);
-    engine.set_events(Wanted::from_letters(&config.notify_keyspace_events));
+    engine.set_events(EventMask::from_letters(&config.notify_keyspace_events));
     let settings = &engine.settings;
     let bulk_bytes_max = usize::try_from(config.proto_max_bulk_len_bytes).unwrap_or(usize::MAX);
     settings.bulk_bytes_max.store(bulk_bytes_max, Relaxed);

@@ -1,22 +1,24 @@
 //! Starting and stopping the server.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use damselfly_engine::{Engine, Rule, Wake};
+use damselfly_engine::{Engine, Layout, Wake};
 use mio::{Poll, Waker};
 
+use crate::event_loop::acceptor::{self, Acceptor};
 use crate::event_loop::listener::Listener;
 use crate::event_loop::{WAKER, Worker};
-use crate::observers::invalidation::Teller;
+use crate::observers::invalidation::Invalidator;
 use crate::observers::notifications::Events;
 use crate::registry;
 use crate::shared::{Shared, Thread};
-use damselfly_config::Config;
+use crate::signals::Signals;
+use damselfly_config::{Config, Supervised};
 
 /// Shards per thread: enough that two threads rarely meet.
 const SHARDS_PER_THREAD: usize = 64;
@@ -26,7 +28,16 @@ const SHARDS_MAX: usize = 4096;
 pub struct Server {
     shared: Arc<Shared>,
     threads: Vec<thread::JoinHandle<()>>,
-    pidfile: Option<PathBuf>,
+    pidfile: Option<PidFile>,
+}
+
+/// A file that holds the number of the process; removed at the end.
+struct PidFile(PathBuf);
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 impl Server {
@@ -47,8 +58,8 @@ impl Server {
             shards => shards.next_power_of_two().min(SHARDS_MAX),
         };
         let listeners = Listener::open_all(&config)?;
-        let pidfile = write_pidfile(&config.pidfile)?;
-        let engine = Arc::new(Engine::new(Rule {
+        let pidfile = write_pidfile(&config)?;
+        let engine = Arc::new(Engine::new(Layout {
             shards,
             databases: config.databases as usize,
         }));
@@ -63,19 +74,25 @@ impl Server {
             polls.push(poll);
         }
         let shared = Arc::new(Shared::new(engine.clone(), handles, config, config_file));
+        let accepting = Poll::new().map_err(failed)?;
+        let acceptor = Acceptor::new(&accepting, listeners).map_err(failed)?;
+        assert!(
+            shared.acceptor.set(acceptor).is_ok(),
+            "a server starts once"
+        );
         set_wakes(&shared);
-        shared.engine.set_invalidate(Box::new(Teller::new(&shared)));
-        engine.set_audience(Box::new(Events::new(&shared)));
+        shared
+            .engine
+            .set_invalidation_sink(Box::new(Invalidator::new(&shared)));
+        engine.set_event_sink(Box::new(Events::new(&shared)));
         spawn("free", || damselfly_engine::garbage::free())?;
         let mut server = Self {
             shared,
             threads: Vec::new(),
             pidfile,
         };
-        let mut listeners = Some(listeners);
         for (index, poll) in polls.into_iter().enumerate() {
-            let own = listeners.take().unwrap_or_default();
-            let worker = Worker::new(index, server.shared.clone(), poll, own).map_err(failed)?;
+            let worker = Worker::new(index, server.shared.clone(), poll);
             server
                 .threads
                 .push(spawn(&format!("worker-{index}"), move || worker.run())?);
@@ -90,6 +107,10 @@ impl Server {
             server.threads.push(thread);
         }
         server.shared.long.set_threads(long);
+        let shared = server.shared.clone();
+        server.threads.push(spawn("acceptor", move || {
+            acceptor::run(&shared, accepting)
+        })?);
         server
             .shared
             .startup_bytes
@@ -102,16 +123,35 @@ impl Server {
         &self.shared
     }
 
-    /// Waits until the server is told to stop, by a signal that sets `signalled` or by a client, and has
-    /// stopped.
-    pub fn wait(mut self, signalled: &AtomicBool) {
+    /// Waits until the server is told to stop, by a signal or by a client.
+    pub fn wait_for_stop(&self, signals: &Signals) {
         const LOOK: Duration = Duration::from_millis(50);
         while !self.shared.stopping.load(Relaxed) {
-            if signalled.load(Relaxed) {
-                log::warn!("Received a signal to end, scheduling shutdown...");
+            if let Some(signal) = signals.ending() {
+                log::warn!(
+                    "Received {signal}, shutting down. A second signal ends the process at once."
+                );
                 self.shared.stop();
+                return;
             }
             thread::park_timeout(LOOK);
+        }
+    }
+
+    /// Waits until the server is told to stop and has stopped.
+    pub fn wait(mut self, signals: &Signals) {
+        const LOOK: Duration = Duration::from_millis(1);
+        const SOON: Duration = Duration::from_secs(2);
+        self.wait_for_stop(signals);
+        let (told, mut is_late) = (Instant::now(), false);
+        while !self.threads.iter().all(thread::JoinHandle::is_finished) {
+            if !is_late && told.elapsed() > SOON {
+                is_late = true;
+                log::warn!(
+                    "A thread is still busy. Two signals (SIGTERM or SIGINT) end the process at once."
+                );
+            }
+            thread::sleep(LOOK);
         }
         for worker in self.threads.drain(..) {
             if worker.join().is_err() {
@@ -120,9 +160,7 @@ impl Server {
                 );
             }
         }
-        if let Some(path) = &self.pidfile {
-            let _ = std::fs::remove_file(path);
-        }
+        drop(self.pidfile.take());
     }
 }
 
@@ -157,11 +195,25 @@ fn set_wakes(shared: &Arc<Shared>) {
     shared.engine.set_wakes(wakes);
 }
 
-fn write_pidfile(path: &str) -> Result<Option<PathBuf>, String> {
-    if path.is_empty() {
-        return Ok(None);
+/// Where a server in the background leaves its number if no file is named.
+const PIDFILE: &str = "/var/run/damselfly.pid";
+
+fn write_pidfile(config: &Config) -> Result<Option<PidFile>, String> {
+    let is_in_background = config.daemonize && config.supervised == Supervised::No;
+    let path = match config.pidfile.as_str() {
+        "" if is_in_background => PIDFILE,
+        "" => return Ok(None),
+        path => path,
+    };
+    match std::fs::write(path, format!("{}\n", std::process::id())) {
+        // The process may change its folder later.
+        Ok(()) => Ok(Some(PidFile(
+            std::path::absolute(path).unwrap_or_else(|_| PathBuf::from(path)),
+        ))),
+        Err(error) if config.pidfile.is_empty() => {
+            log::warn!("Can't write the pidfile {path}: {error}");
+            Ok(None)
+        }
+        Err(error) => Err(format!("Can't write the pidfile {path}: {error}")),
     }
-    std::fs::write(path, format!("{}\n", std::process::id()))
-        .map_err(|error| format!("Can't write the pidfile {path}: {error}"))?;
-    Ok(Some(Path::new(path).to_owned()))
 }

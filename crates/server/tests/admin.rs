@@ -2,8 +2,8 @@
 
 mod common;
 
+use damselfly_server::signals::Signals;
 use std::fs;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use common::{Client, TestServer};
@@ -49,8 +49,9 @@ fn options_change_together_or_not_at_all() {
         ),
         ("CONFIG SET maxmemory 1 foo", "(error) ERR syntax error"),
         (
-            "CONFIG SET port 1",
-            "(error) ERR CONFIG SET failed (possibly related to argument 'port') - can't be changed while the server runs; restart it with the new value",
+            // An address for documentation, which no machine has.
+            "CONFIG SET maxmemory 3gb bind 192.0.2.1 port 1",
+            "(error) ERR CONFIG SET failed (possibly related to argument 'bind') - Failed to bind to specified addresses.",
         ),
         (
             "CONFIG SET maxmemory 3gb dir /nonexistent",
@@ -151,7 +152,7 @@ fn rewrite_keeps_what_the_file_says_beside_the_options() {
     );
     client.send("SHUTDOWN NOSAVE");
     assert_eq!(client.receive_value(), None);
-    server.wait(&AtomicBool::new(false));
+    server.wait(&Signals::default());
     fs::remove_dir_all(&folder).unwrap();
 }
 

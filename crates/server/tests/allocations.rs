@@ -10,10 +10,11 @@ use std::sync::Arc;
 
 use damselfly_base::heap;
 use damselfly_config::{Config, Origin};
-use damselfly_engine::{Engine, Rule};
+use damselfly_engine::{Engine, Layout};
 use damselfly_server::clients::NewClient;
 use damselfly_server::dispatch::Dispatcher;
-use damselfly_server::event_loop::connection::{Batch, Connection};
+use damselfly_server::event_loop::connection::Connection;
+use damselfly_server::event_loop::input::Batch;
 use damselfly_server::event_loop::listener::Stream;
 use damselfly_server::session::Session;
 use damselfly_server::shared::{Shared, Thread};
@@ -42,7 +43,7 @@ impl Bench {
     fn with_shards(shards: usize) -> Self {
         let poll = Poll::new().expect("an event queue");
         let waker = Waker::new(poll.registry(), Token(0)).expect("a waker");
-        let engine = Arc::new(Engine::new(Rule {
+        let engine = Arc::new(Engine::new(Layout {
             shards,
             databases: 1,
         }));
@@ -81,12 +82,13 @@ impl Bench {
         self.connection.output.clear();
         self.batch.clear();
         self.batch
-            .parse(&mut self.connection.parser, requests, &limits);
+            .parse(&mut self.connection.input.parser, requests, &limits);
         self.dispatcher
             .run(&mut self.connection, &mut self.batch, requests);
         let allocated = heap::allocations() - before;
-        assert!(!self.batch.has_next(), "all requests ran");
-        assert_eq!(self.batch.parsed, requests.len(), "all bytes are parsed");
+        assert!(!self.batch.is_unfinished(), "all requests ran");
+        let consumed = self.batch.consumed();
+        assert_eq!(consumed, requests.len(), "all bytes are parsed");
         allocated
     }
 

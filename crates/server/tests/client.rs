@@ -359,6 +359,42 @@ fn a_monitor_sees_its_own_commands_behind_their_replies_and_ends_by_reset() {
     assert!(monitor.has_nothing());
 }
 
+/// The lines about a transaction's commands stood between their replies, in the array that EXEC answers with: where a client
+/// expected two replies, it took a line for the second one, and was out of step from then on. They come behind EXEC's reply now.
+/// (Redis has the lines in the array.) Nor can MONITOR begin within a transaction, where Redis refuses it, too.
+#[test]
+fn a_monitor_sees_its_own_transaction_behind_the_reply_of_exec() {
+    let server = TestServer::start();
+    let mut monitor = server.client();
+    monitor.send_bytes(b"MONITOR\r\nMULTI\r\nPING\r\nECHO a\r\nEXEC\r\nPING\r\n");
+    let mut received = Vec::new();
+    while received.last().map(String::as_str) != Some("\"PING\" 2") {
+        let line = monitor.receive();
+        let pings = received.iter().filter(|line| *line == "\"PING\"").count();
+        let shown = line
+            .split_once("] ")
+            .map_or(line.as_str(), |(_, command)| command);
+        received.push(match (shown, pings) {
+            ("\"PING\"", 1) => "\"PING\" 2".to_owned(),
+            _ => shown.to_owned(),
+        });
+    }
+    let wanted = [
+        "OK",
+        "OK",
+        "\"MULTI\"",
+        "QUEUED",
+        "QUEUED",
+        "1) PONG\n2) \"a\"",
+        "\"PING\"",
+        "\"ECHO\" \"a\"",
+        "\"EXEC\"",
+        "PONG",
+        "\"PING\" 2",
+    ];
+    assert_eq!(received, wanted);
+}
+
 #[test]
 fn a_monitor_that_does_not_read_is_cut_off() {
     let server = TestServer::with(|config| {
@@ -465,4 +501,26 @@ fn connections_spread_evenly_over_the_threads() {
         .iter()
         .map(|thread| thread.connections.load(Relaxed));
     assert_eq!(connections.collect::<Vec<_>>(), [3, 3, 3]);
+}
+
+/// The bug: a web page that makes a browser send requests here got an error before the connection was closed, and so learned what is here.
+#[test]
+fn a_request_of_a_browser_ends_the_connection_without_a_reply() {
+    let server = TestServer::start();
+    for request in [
+        "POST / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        "host: localhost\r\nPING\r\n",
+        "post\r\n",
+        "MULTI\r\nPOST x\r\nEXEC\r\n",
+        "*1\r\n$4\r\nPOST\r\n",
+        "CLIENT REPLY OFF\r\nHOST: x\r\n",
+    ] {
+        let mut client = server.client();
+        client.send_bytes(request.as_bytes());
+        assert_eq!(client.until_closed(), [""; 0], "{request}");
+    }
+    let mut client = server.client();
+    client.send_bytes(b"Host x\r\n");
+    let expected = "(error) ERR unknown command 'Host', with args beginning with: 'x' ";
+    assert_eq!(client.receive(), expected);
 }

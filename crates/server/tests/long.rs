@@ -142,6 +142,7 @@ fn the_thread_of_a_command_over_many_keys_arguments_or_bytes_serves_others() {
     let fields: Vec<String> = (0..COUNT).map(|n| format!("field{n} {n}")).collect();
     for command in [
         "SCAN 0 MATCH *0*1*2*3*4*5*6* COUNT 1000000",
+        "KEYS *0*1*2*3*4*5*6*",
         "LCS {a}text {b}text",
         &format!("HSET hash {}", fields.join(" ")),
     ] {

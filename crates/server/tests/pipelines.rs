@@ -37,7 +37,7 @@ fn without_a_password_any_more_requests_may_be_long() {
 
 /// Bug: requests were lost if the client ended its side while they waited for it to read replies. Cause: a
 /// stalled connection was closed at once when its client ended. Fix: it goes on as its replies are read, unless
-/// it waits for a pause or sleep.
+/// it waits for a pause.
 #[test]
 fn all_requests_run_although_the_client_has_ended_its_side() {
     const REQUESTS: usize = 40;

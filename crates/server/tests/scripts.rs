@@ -650,3 +650,75 @@ fn a_script_that_wants_too_much_memory_fails_alone() {
         "\"fine\""
     );
 }
+
+/// Each thread counted the uses of a script for itself and told the others of every 64th, and went on to know what they had
+/// forgotten: a script in use was forgotten, and what EVALSHA said depended on the thread. Now every use counts in one place,
+/// and what is forgotten there is unknown to all.
+#[test]
+fn all_threads_know_the_same_scripts() {
+    let server = TestServer::start();
+    let mut clients: Vec<_> = (0..8).map(|_| server.client()).collect();
+    let loaded = word(&clients[0].run_words(&["SCRIPT", "LOAD", "return 'loaded'"]));
+    let used = word(&clients[0].run_words(&["SCRIPT", "LOAD", "return 88"]));
+    assert_eq!(clients[0].run("SCRIPT FLUSH"), "OK");
+    clients[0].run_words(&["SCRIPT", "LOAD", "return 'loaded'"]);
+    let evaluate = |clients: &mut [Client], number: usize| {
+        let place = number % clients.len();
+        let script = format!("return {number}");
+        let reply = clients[place].run_words(&["EVAL", &script, "0"]);
+        assert_eq!(reply, format!("(integer) {number}"));
+    };
+    let is_known = |clients: &mut [Client], digest: &str, reply: &str| {
+        let expected = if reply.is_empty() { "0" } else { "1" };
+        for client in &mut *clients {
+            let exists = client.run(&format!("SCRIPT EXISTS {digest}"));
+            assert_eq!(exists, format!("1) (integer) {expected}"));
+        }
+        for client in clients {
+            let ran = client.run(&format!("EVALSHA {digest} 0"));
+            match reply {
+                "" => assert!(ran.starts_with("(error) NOSCRIPT "), "{ran}"),
+                reply => assert_eq!(ran, reply),
+            }
+        }
+    };
+    evaluate(&mut clients, 88);
+    for number in 1000..2100 {
+        evaluate(&mut clients, number);
+        if number % 20 == 0 {
+            // Always by the same thread: the others see its uses.
+            let ran = clients[3].run(&format!("EVALSHA {used} 0"));
+            assert_eq!(ran, "(integer) 88", "after {number}");
+        }
+    }
+    is_known(&mut clients, &used, "(integer) 88");
+    for number in 3000..3499 {
+        evaluate(&mut clients[..1], number);
+    }
+    is_known(&mut clients[..1], &used, "(integer) 88");
+    // That was a use.
+    for number in 4000..4500 {
+        evaluate(&mut clients[1..2], number);
+    }
+    is_known(&mut clients, &used, "");
+    is_known(&mut clients, &loaded, "\"loaded\"");
+    let info = clients[0].text("INFO everything");
+    assert!(info.contains("number_of_cached_scripts:501\r\n"));
+    let evicted = 1 + 1100 + 499 + 500 - 500;
+    assert!(info.contains(&format!("evicted_scripts:{evicted}\r\n")));
+    // It can be had again, and loaded for good.
+    evaluate(&mut clients[5..6], 88);
+    is_known(&mut clients, &used, "(integer) 88");
+    clients[6].run_words(&["SCRIPT", "LOAD", "return 88"]);
+    for number in 5000..5600 {
+        evaluate(&mut clients, number);
+    }
+    is_known(&mut clients, &used, "(integer) 88");
+    assert_eq!(clients[0].run("CONFIG RESETSTAT"), "OK");
+    assert!(clients[0].text("INFO").contains("evicted_scripts:0\r\n"));
+}
+
+/// A string as `redis-cli` shows it, without its quotes.
+fn word(shown: &str) -> String {
+    shown.trim_matches('"').to_owned()
+}

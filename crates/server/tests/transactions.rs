@@ -378,3 +378,29 @@ fn replies_of_a_transaction_that_its_client_may_not_leave_unread_are_not_kept() 
         assert_eq!(other.run("EXEC").len(), (1 << 20) + "1) \"\"".len());
     }
 }
+
+/// The bug: what followed a CLIENT KILL of the client itself in a transaction was answered, too. In Redis it runs, but the replies end
+/// with that to CLIENT KILL, so the reply to EXEC stays incomplete.
+#[test]
+fn a_client_that_kills_itself_in_a_transaction_gets_no_further_reply() {
+    let server = TestServer::start();
+    let (mut client, mut other) = (server.client(), server.client());
+    let id = client.number("CLIENT ID");
+    for command in [
+        "MULTI",
+        "ECHO first",
+        &format!("CLIENT KILL ID {id} SKIPME no"),
+        "SET key value",
+        "ECHO last",
+        "EXEC",
+        "SET other value",
+    ] {
+        client.send(command);
+    }
+    let replies = client.until_closed();
+    assert_eq!(replies, ["OK", "QUEUED", "QUEUED", "QUEUED", "QUEUED"]);
+    let rest = String::from_utf8(client.rest().to_vec()).unwrap();
+    assert_eq!(rest, "*4\r\n$5\r\nfirst\r\n:1\r\n");
+    assert_eq!(other.run("GET key"), "\"value\"");
+    assert_eq!(other.run("GET other"), "(nil)");
+}

@@ -103,11 +103,9 @@ impl<T: Item> Table<T> {
         };
         let mut bucket = range.bucket;
         while let Some(line) = buckets.get(bucket) {
-            line.slots()
-                .iter()
-                .filter(belongs)
-                .filter_map(Slot::reference)
-                .for_each(&mut visit);
+            let slots = || line.slots().iter().filter(belongs);
+            slots().for_each(Slot::prefetch);
+            slots().filter_map(Slot::reference).for_each(&mut visit);
             if !line.has_overflowed() {
                 break;
             }

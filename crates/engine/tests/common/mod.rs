@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use damselfly_engine::{Busy, Deadline, Engine, Key, Now, Rule, Tx, Wake};
+use damselfly_engine::{Busy, Deadline, Engine, Key, Layout, Now, Tx, Wake};
 use damselfly_value::{NewValue, Text};
 
 /// A sleep longer than this means that a wake-up was lost: nothing in these tests takes nearly as long.
@@ -84,7 +84,7 @@ pub struct World {
 impl World {
     /// An empty engine of two databases.
     pub fn new(threads: usize, shards: usize) -> Self {
-        let engine = Engine::new(Rule {
+        let engine = Engine::new(Layout {
             shards,
             databases: 2,
         });

@@ -399,3 +399,33 @@ fn random_bytes_do_no_harm() {
         fuzz::requests(&bytes);
     });
 }
+
+/// The bug: an inline request of 70 KB was refused. The cause: the limit of 64 KiB held for all lines. In Redis it holds for those
+/// whose end has not arrived.
+#[test]
+fn a_line_of_any_length_passes_if_its_end_is_there() {
+    let word = "x".repeat(70_000);
+    let line = format!("ECHO {word}\r\nPING\r\n");
+    let (requests, end) = parse_in_pieces(line.as_bytes(), &Limits::default(), usize::MAX);
+    assert_eq!(end, None);
+    let expected = [
+        vec![b"ECHO".to_vec(), word.clone().into()],
+        vec![b"PING".to_vec()],
+    ];
+    assert_eq!(requests, expected);
+    // Before its end arrives, it is too long.
+    let (requests, end) = parse_in_pieces(line.as_bytes(), &Limits::default(), 1000);
+    assert_eq!(
+        (requests.len(), end),
+        (0, Some(ProtocolError::TooBigInline))
+    );
+    // Headers are read, and then they are no numbers.
+    for (before, error) in [
+        ("*", ProtocolError::InvalidMultibulkLength),
+        ("*1\r\n$", ProtocolError::InvalidBulkLength),
+    ] {
+        let header = format!("{before}{}\r\n", "1".repeat(70_000));
+        let (_, end) = parse_in_pieces(header.as_bytes(), &Limits::default(), usize::MAX);
+        assert_eq!(end, Some(error));
+    }
+}

@@ -1,4 +1,4 @@
-//! The memory of one interpreter: counted, and bounded by a limit.
+//! The memory of one interpreter: counted here, not with all other memory, and bounded by a limit.
 //!
 //! Strict, while Lua runs: beyond the limit there is no memory, and Lua raises "not enough memory".
 //! Lenient, while Rust runs: there is always memory, because a jump out of Rust would not be sound; the
@@ -10,11 +10,13 @@
 //! same hash. So the interval shrinks as the heap grows, and all steps of an interval together take at most
 //! [`INTERVAL_NS`], even if each of them is the slowest that there can be.
 
-use std::alloc::{Layout, alloc, dealloc, handle_alloc_error, realloc};
+use std::alloc::{GlobalAlloc, Layout, handle_alloc_error};
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::ffi::c_void;
 use std::ptr;
+
+use damselfly_base::heap::uncounted;
 
 use super::context::Context;
 
@@ -171,14 +173,14 @@ pub(super) unsafe extern "C" fn allocate(
     let result = match (old_bytes, new_bytes) {
         (0, 0) => return ptr::null_mut(),
         // SAFETY: `new` is not empty.
-        (0, _) => unsafe { alloc(new) },
+        (0, _) => unsafe { uncounted().alloc(new) },
         (_, 0) => {
             // SAFETY: the caller says that `block` came from here with this size.
-            unsafe { dealloc(block, old) };
+            unsafe { uncounted().dealloc(block, old) };
             ptr::null_mut()
         }
         // SAFETY: as above, and the new size is not 0 and fits a layout.
-        (_, _) => unsafe { realloc(block, old, new_bytes) },
+        (_, _) => unsafe { uncounted().realloc(block, old, new_bytes) },
     };
     if result.is_null() && new_bytes > 0 && heap.lenient.get() {
         // The system's memory is used up, as it may be anywhere in Rust.

@@ -10,9 +10,11 @@ use damselfly_commands::Arity::{AtLeast, Exactly};
 use damselfly_commands::{Args, Arity, Command, Group, Keys, Result, Run, Trait};
 use damselfly_protocol::Reply;
 
+use crate::event_loop::listener::Address;
 use crate::event_loop::open_files;
 use crate::registry::{Handler, SessionFn};
 use crate::session::Context;
+use crate::shared::Shared;
 use damselfly_config::Config;
 
 pub(crate) static COMMANDS: &[Command<Handler>] = &[Command {
@@ -118,57 +120,106 @@ fn set(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Resu
     };
     let pairs: Vec<_> = pairs.iter().map(|[name, value]| (*name, *value)).collect();
     let origin = context.session.client.origin;
+    let given = |name: &str| {
+        pairs
+            .iter()
+            .position(|(given, _)| given.eq_ignore_ascii_case(name.as_bytes()))
+    };
+    let mut bind = Vec::new();
+    if given("port").or(given("bind")).is_some() {
+        bind = context.shared.config().set(&pairs, origin)?.bind;
+    }
+    // Names are resolved before anything is locked, since that may take long.
+    let mut addresses = Address::resolve_all(&bind);
     context
         .shared
         .change_config(|old| -> std::result::Result<_, CommandError> {
             let mut new = old.set(&pairs, origin)?;
-            let given = |name: &str| {
-                pairs
-                    .iter()
-                    .any(|(given, _)| given.eq_ignore_ascii_case(name.as_bytes()))
+            if (new.port, &new.bind) != (old.port, &old.bind) && new.bind != bind {
+                // They were changed in between.
+                addresses = Address::resolve_all(&new.bind);
+            }
+            let change = Change {
+                old,
+                enters_dir: given("dir").is_some(),
+                // What is named first is what Redis tries first.
+                port_is_first: given("bind")
+                    .is_none_or(|bind| given("port").is_some_and(|port| port < bind)),
+                addresses: &addresses,
             };
-            apply(old, &mut new, given("dir")).map_err(|(name, why)| {
-                CommandError::err(format!(
-                    "CONFIG SET failed (possibly related to argument '{name}') - {why}"
-                ))
-            })?;
+            change
+                .apply(context.shared, &mut new)
+                .map_err(|(name, why)| {
+                    CommandError::err(format!(
+                        "CONFIG SET failed (possibly related to argument '{name}') - {why}"
+                    ))
+                })?;
             Ok(new)
         })?;
     reply.ok();
     Ok(())
 }
 
-/// Makes the world fit the `new` configuration, or changes nothing that matters and names the option that
-/// doesn't work and why.
-fn apply(
-    old: &Config,
-    new: &mut Config,
+/// A change of the configuration.
+struct Change<'c> {
+    old: &'c Config,
+    /// The folder was named, if only with the path that it has.
     enters_dir: bool,
-) -> std::result::Result<(), (&'static str, String)> {
-    let refused = "can't be changed while the server runs; restart it with the new value";
-    if new.port != old.port {
-        return Err(("port", refused.to_owned()));
-    }
-    if new.bind != old.bind {
-        return Err(("bind", refused.to_owned()));
-    }
-    if new.maxclients > old.maxclients {
-        let room = open_files::make_room(new.maxclients);
-        if room < new.maxclients {
-            return Err((
-                "maxclients",
-                format!(
-                    "The operating system is not able to handle the specified number of clients, try with {room}"
-                ),
-            ));
+    /// The port was named before the addresses.
+    port_is_first: bool,
+    /// The addresses to listen on.
+    addresses: &'c [Address],
+}
+
+/// The option that does not work, and why.
+type Refused = (&'static str, String);
+
+impl Change<'_> {
+    /// Makes the world fit the `new` configuration, or changes nothing that matters.
+    fn apply(&self, shared: &Shared, new: &mut Config) -> std::result::Result<(), Refused> {
+        if new.maxclients > self.old.maxclients {
+            let room = open_files::make_room(new.maxclients);
+            if room < new.maxclients {
+                return Err((
+                    "maxclients",
+                    format!(
+                        "The operating system is not able to handle the specified number of clients, try with {room}"
+                    ),
+                ));
+            }
         }
+        if self.enters_dir {
+            new.dir = enter(&new.dir).map_err(|error| ("dir", reason(&error)))?;
+        }
+        // Last, since it takes most to undo.
+        self.listen(shared, new).inspect_err(|_| {
+            if self.enters_dir {
+                let _ = enter(&self.old.dir);
+            }
+        })?;
+        log::set_max_level(new.loglevel.filter());
+        Ok(())
     }
-    // Last, since all before it needs no undoing.
-    if enters_dir {
-        new.dir = enter(&new.dir).map_err(|error| ("dir", reason(&error)))?;
+
+    /// Listens where the `new` configuration says.
+    fn listen(&self, shared: &Shared, new: &Config) -> std::result::Result<(), Refused> {
+        let old = self.old;
+        let Some(acceptor) = shared.acceptor.get() else {
+            return Ok(());
+        };
+        if new.port == old.port && new.bind == old.bind {
+            return Ok(());
+        }
+        acceptor.listen_anew(new, self.addresses).map_err(|why| {
+            log::warn!("{why}");
+            let is_port = new.port != old.port && (new.bind == old.bind || self.port_is_first);
+            let (name, text) = match is_port {
+                true => ("port", "Unable to listen on this port. Check server logs."),
+                false => ("bind", "Failed to bind to specified addresses."),
+            };
+            (name, text.to_owned())
+        })
     }
-    log::set_max_level(new.loglevel.filter());
-    Ok(())
 }
 
 /// Makes `dir` the working directory and returns its full path.
@@ -197,6 +248,7 @@ fn resetstat(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> R
     drop(tx);
     damselfly_engine::garbage::reset_freed();
     context.shared.over_limit.reset();
+    context.shared.scripts.cache().reset_evicted();
     reply.ok();
     Ok(())
 }

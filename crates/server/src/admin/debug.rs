@@ -272,37 +272,40 @@ fn positive(args: Args<'_>, at: usize) -> Result<u64> {
 }
 
 fn populate(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    const AT_ONCE_MAX: u64 = 1 << 12;
     let count = positive(args, 2)?;
-    let prefix = args.get(3).unwrap_or(b"key");
-    let size = match args.len() {
-        5 => Some(positive(args, 4)?),
-        _ => None,
-    };
-    if size.is_some_and(|size| size > context.config.proto_max_bulk_len_bytes) {
+    if args.len() == 5 && positive(args, 4)? > context.config.proto_max_bulk_len_bytes {
         return Err(CommandError::StringTooLong.into());
     }
-    let counters = context.counters;
-    let (mut key, mut value) = (Vec::new(), Vec::new());
+    if count > AT_ONCE_MAX && context.lent.is_none() {
+        return Err(Stop::Long);
+    }
+    let mut tx = context.section();
+    let result = populate_shards(&mut tx, args, reply);
+    let stored = tx.effects().changes;
+    drop(tx);
+    context.counters.changes.add(stored);
+    result
+}
+
+/// DEBUG POPULATE with arguments that were checked. It locks only the shard of the key at hand.
+pub fn populate_shards(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let count = positive(args, 2)?;
+    let prefix = args.get(3).unwrap_or(b"key");
+    let size = args.get(4).map(|_| positive(args, 4)).transpose()?;
     for number in 0..count {
-        key.clear();
-        key.extend_from_slice(prefix);
-        key.extend_from_slice(format!(":{number}").as_bytes());
-        value.clear();
-        value.extend_from_slice(format!("value:{number}").as_bytes());
+        let key = [prefix, format!(":{number}").as_bytes()].concat();
+        let mut value = format!("value:{number}").into_bytes();
         if let Some(size) = size {
             value.resize(size as usize, 0);
         }
         let key = Key::new(&key);
         // Where this stops for a busy shard, the command starts again later and passes over what it has done.
-        let mut tx = context.lock_one(key.hash)?;
-        if tx.peek(key).is_none() {
-            tx.store(key, NewValue::compact(&value), Deadline::Clear);
-            counters.changes.add(1);
-        }
-        drop(tx);
-        if context.shared.stopping.load(Relaxed) {
-            break;
-        }
+        tx.with_shard(tx.engine().shard_of(key.hash), |tx| {
+            if tx.peek(key).is_none() {
+                tx.store(key, NewValue::compact(&value), Deadline::Clear);
+            }
+        })?;
     }
     reply.ok();
     Ok(())
@@ -404,8 +407,12 @@ fn digest(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> R
 }
 
 /// The part of DEBUG that runs on a thread for long commands.
-pub fn long_part(_: Args<'_>) -> KeyspaceFn {
-    digest::digest_shards
+pub fn long_part(args: Args<'_>) -> KeyspaceFn {
+    if args.at(1).eq_ignore_ascii_case(b"POPULATE") {
+        populate_shards
+    } else {
+        digest::digest_shards
+    }
 }
 
 fn digest_value(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {

@@ -29,6 +29,8 @@ pub struct Facts<'a> {
     pub startup: usize,
     /// Memory that the system has given to the process.
     pub resident: usize,
+    /// The interpreters of all threads, which run scripts and functions; no part of the memory in use.
+    pub vm: usize,
     /// Per database.
     pub databases: Vec<KeyspaceTotals>,
     /// Entries removed since their end had come.
@@ -94,6 +96,7 @@ impl<'a> Facts<'a> {
             peak: shared.peak_bytes.load(Relaxed),
             startup: shared.startup_bytes.load(Relaxed),
             resident: resident_bytes(),
+            vm: shared.total(|counters| counters.vm_bytes.load(Relaxed) as u64) as usize,
             databases,
             expired,
             clients: client_facts(shared),
@@ -123,9 +126,14 @@ impl<'a> Facts<'a> {
         self.databases.iter().map(|totals| totals.keys).sum()
     }
 
+    /// Memory that the system has given to the process, but for interpreters: their memory is not counted as in use.
+    pub fn resident_counted(&self) -> usize {
+        self.resident.saturating_sub(self.vm)
+    }
+
     /// How much more memory the system has given than is in use; below one when memory is swapped out.
     pub fn fragmentation(&self) -> f64 {
-        ratio(self.resident, self.used)
+        ratio(self.resident_counted(), self.used)
     }
 
     /// The mean time to live of a database's keys that have one, in milliseconds, as far as a sample of them tells.
@@ -201,8 +209,9 @@ fn client_facts(shared: &Shared) -> ClientFacts {
         let output = client.output_capacity.load(Relaxed);
         facts.count += 1;
         facts.blocked += usize::from(client.is_blocked());
-        let parked = client.waits_with();
-        facts.with_timeout += usize::from(parked.is_some_and(|parked| parked.has_timeout()));
+        let blocked_client = client.waits_with();
+        facts.with_timeout +=
+            usize::from(blocked_client.is_some_and(|blocked_client| blocked_client.has_timeout()));
         facts.input_max = facts.input_max.max(input);
         facts.output_max = facts.output_max.max(output);
         facts.bytes += client.memory();

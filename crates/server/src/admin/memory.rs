@@ -130,7 +130,7 @@ fn stats(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Resul
         ("lua.caches", Integer(context.shared.scripts.bytes())),
         ("functions.caches", Integer(facts.libraries.bytes())),
     ];
-    let free = facts.resident.saturating_sub(facts.used);
+    let free = facts.resident_counted().saturating_sub(facts.used);
     let per_key = facts.since_startup().checked_div(facts.keys());
     let after = [
         ("overhead.total", Integer(facts.overhead())),

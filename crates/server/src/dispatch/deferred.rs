@@ -10,14 +10,15 @@ use damselfly_protocol::Reply;
 use super::account::count_effects;
 use super::{Dispatcher, hold_back};
 use crate::blocked::End;
-use crate::event_loop::connection::{Connection, Stall};
+use crate::event_loop::connection::Connection;
+use crate::event_loop::input::Stall;
 use crate::long_commands::LongCommand;
 use crate::registry::Row;
 use crate::session::{self, Session};
 use crate::shared;
 
 /// How much of a long reply is written at once, in bytes.
-pub const REST_SLICE_BYTES: usize = 128 << 10;
+pub const REPLY_SLICE_BYTES: usize = 128 << 10;
 
 impl Dispatcher {
     /// Has a long command run on another thread.
@@ -48,24 +49,24 @@ impl Dispatcher {
     }
 
     /// Writes the reply to a command that waited.
-    pub fn unpark(&self, connection: &mut Connection, end: End) {
-        connection.stall = None;
+    pub fn end_blocking(&self, connection: &mut Connection, end: End) {
+        connection.input.resume();
         let session = &mut connection.session;
-        let Some(parking) = session.parking.take() else {
+        let Some(blocking) = session.blocking.take() else {
             return;
         };
-        parking.leave();
+        blocking.leave();
         let mut reply = Reply::new(&mut connection.output, session.protocol);
         let mark = reply.position();
         let failed = end.write(&mut reply);
         hold_back(session, &mut reply, mark);
-        crate::observers::client_tracking::take_own_news(&self.shared, session);
+        crate::observers::client_tracking::take_pending_invalidations(&self.shared, session);
         if session.follow_up {
-            session::follow_up(session, Some(parking.row), mark, &mut reply);
+            session::follow_up(session, Some(blocking.row), mark, &mut reply);
         }
         if let Some(error) = failed {
             let counters = self.counters();
-            counters.commands[parking.row.index].failed.add(1);
+            counters.commands[blocking.row.index].failed.add(1);
             counters.count_error(&error.to_bytes());
         }
     }
@@ -76,6 +77,7 @@ impl Dispatcher {
         self.forget_room();
         let session = &mut connection.session;
         let Some(command) = &session.long else {
+            connection.input.resume();
             return true;
         };
         let Some(outcome) = command.take_outcome() else {
@@ -84,7 +86,7 @@ impl Dispatcher {
         let command = command.clone();
         let congested = self.shared.pubsub.take_congested(self.shared.threads.len());
         session.congested = congested.or(session.congested);
-        (session.long, session.rest, connection.stall) = (None, outcome.rest, None);
+        (session.long, session.rest) = (None, outcome.rest);
         let mut reply = Reply::new(&mut connection.output, session.protocol);
         let mark = reply.position();
         reply.raw_all(outcome.reply);
@@ -92,23 +94,23 @@ impl Dispatcher {
         let args = command.args.borrow();
         self.account_for(session, command.row, args, outcome.took_ns, outcome.failed);
         hold_back(session, &mut reply, mark);
-        crate::observers::client_tracking::take_own_news(&self.shared, session);
+        crate::observers::client_tracking::take_pending_invalidations(&self.shared, session);
         if session.follow_up {
             session::follow_up(session, Some(command.row), mark, &mut reply);
         }
-        connection.stall = session.rest.is_some().then_some(Stall::Rest);
-        if connection.stall.is_none() {
-            connection.give_delayed();
+        match session.rest.is_some() {
+            true => connection.input.wait_for(Stall::SlicedReply),
+            false => connection.go_on(),
         }
         true
     }
 
     /// Writes a slice of a reply; the connection goes on when that was the last.
-    pub fn write_rest(&self, connection: &mut Connection) {
+    pub fn write_next_slice(&self, connection: &mut Connection) {
         let session = &mut connection.session;
         let mut reply = Reply::new(&mut connection.output, session.protocol);
         if let Some(rest) = &mut session.rest
-            && rest.write(&mut reply, REST_SLICE_BYTES)
+            && rest.write(&mut reply, REPLY_SLICE_BYTES)
         {
             return;
         }
@@ -117,8 +119,7 @@ impl Dispatcher {
             let mark = reply.position();
             session::follow_up(session, None, mark, &mut reply);
         }
-        connection.stall = None;
-        connection.give_delayed();
+        connection.go_on();
     }
 
     /// What follows from a section that served others or told of changes.
@@ -126,7 +127,7 @@ impl Dispatcher {
     pub(crate) fn end_aside(&mut self, session: &mut Session) {
         self.serve_unserved();
         self.note_congested(session);
-        crate::observers::client_tracking::take_own_news(&self.shared, session);
+        crate::observers::client_tracking::take_pending_invalidations(&self.shared, session);
     }
 
     /// Lets a client wait whose command has caused more messages than can be delivered soon.

@@ -15,7 +15,7 @@ use super::{Dispatcher, leaves_no_trace};
 use crate::observers::client_tracking;
 use crate::observers::monitor;
 use crate::registry::{Handler, REGISTRY, Row, SessionFn};
-use crate::scripts::{self, Around};
+use crate::scripts::{self, ScriptRunner};
 use crate::session::transaction::Queue;
 use crate::session::{Context, Replies, Session};
 use damselfly_config::Config;
@@ -55,12 +55,12 @@ pub fn exec(
     now: Now,
     reply: &mut Reply<'_>,
 ) -> Result {
-    exec_around(dispatcher, session, now, reply)
+    exec_with_scripts(dispatcher, session, now, reply)
 }
 
 /// EXEC, in the middle of what its scripts, if it has any, let go on.
-pub fn exec_around<A: Around>(
-    around: &mut A,
+pub fn exec_with_scripts<A: ScriptRunner>(
+    runner: &mut A,
     session: &mut Session,
     now: Now,
     reply: &mut Reply<'_>,
@@ -68,14 +68,14 @@ pub fn exec_around<A: Around>(
     let Some(queue) = session.transaction.take_queue() else {
         return Err(CommandError::err("EXEC without MULTI").into());
     };
-    let dispatcher = around.dispatcher();
+    let dispatcher = runner.dispatcher();
     let mut scratch = Scratch {
         shards: std::mem::take(&mut dispatcher.shards),
         monitored: std::mem::take(&mut dispatcher.monitored),
         unserved: std::mem::take(&mut dispatcher.unserved),
     };
-    let result = run_queue(around, session, &queue, now, reply, &mut scratch);
-    let dispatcher = around.dispatcher();
+    let result = run_queue(runner, session, &queue, now, reply, &mut scratch);
+    let dispatcher = runner.dispatcher();
     dispatcher.shards = scratch.shards;
     dispatcher.monitored = scratch.monitored;
     dispatcher.unserved = scratch.unserved;
@@ -89,7 +89,7 @@ pub fn exec_around<A: Around>(
     dispatcher.refresh_config();
     dispatcher.serve_unserved();
     dispatcher.note_congested(session);
-    client_tracking::take_own_news(&dispatcher.shared, session);
+    client_tracking::take_pending_invalidations(&dispatcher.shared, session);
     result
 }
 
@@ -97,8 +97,8 @@ pub fn exec_around<A: Around>(
 ///
 /// # Errors
 /// If a command could not be queued, or a shard is busy; then nothing was done.
-fn run_queue<A: Around>(
-    around: &mut A,
+fn run_queue<A: ScriptRunner>(
+    runner: &mut A,
     session: &mut Session,
     queue: &Queue,
     now: Now,
@@ -109,11 +109,11 @@ fn run_queue<A: Around>(
         let text = "EXECABORT Transaction discarded because of previous errors.";
         return Err(CommandError::Text(text.to_owned()).into());
     }
-    let shared = around.dispatcher().keeper.clone();
+    let shared = runner.dispatcher().keeper.clone();
     let engine = &shared.engine;
     let all = queue.hashes();
     // What came in this batch was fetched ahead with the batch.
-    let to_fetch = match queue.batch() == around.dispatcher().batch {
+    let to_fetch = match queue.batch() == runner.dispatcher().batch {
         true => &[],
         false => &all[..all.len().min(PREFETCHED_MAX)],
     };
@@ -147,8 +147,8 @@ fn run_queue<A: Around>(
         reply.array(queue.commands().len());
     }
     let mut runner = Runner {
-        started: around.dispatcher().clock.raw(),
-        around,
+        started: runner.dispatcher().clock.raw(),
+        runner,
         config: None,
         skips_next: false,
     };
@@ -166,12 +166,12 @@ fn run_queue<A: Around>(
     if tx.has_ready() {
         scratch.unserved.extend(tx.serve_waiters());
     }
-    count_effects(around.dispatcher().counters(), tx.effects());
+    count_effects(runner.dispatcher().counters(), tx.effects());
     Ok(())
 }
 
 /// Runs the queued commands one by one. Their replies begin at `start`.
-fn run_commands<A: Around>(
+fn run_commands<A: ScriptRunner>(
     runner: &mut Runner<'_, A>,
     tx: &mut Tx<'_>,
     session: &mut Session,
@@ -179,21 +179,24 @@ fn run_commands<A: Around>(
     (reply, start): (&mut Reply<'_>, usize),
     monitored: &mut Vec<u8>,
 ) {
-    let shared = runner.around.dispatcher().keeper.clone();
-    let limit = session.output_limit(&runner.around.dispatcher().config);
+    let shared = runner.runner.dispatcher().keeper.clone();
+    let limit = session.output_limit(&runner.runner.dispatcher().config);
     let hard_bytes = limit.hard_bytes;
     let mut is_too_long = false;
+    // Of a client that monitors: behind the reply, which they would tear apart.
+    let mut own_lines = Vec::new();
     for (row, args) in queue.commands() {
         if row.runs_script && shared.monitors.load(Relaxed) > 0 {
             // While a slow script runs, what was shown so far is sent.
-            let shown = &mut runner.around.dispatcher().monitored;
+            let shown = &mut runner.runner.dispatcher().monitored;
             shown.append(monitored);
             monitor::show_script(shown, session, row, args);
         }
         runner.run(tx, session, row, args, reply);
-        monitored.append(&mut runner.around.dispatcher().monitored);
+        monitored.append(&mut runner.runner.dispatcher().monitored);
         if shared.monitors.load(Relaxed) > 0 {
-            monitor::show(monitored, session, row, args, reply);
+            let mut own = Reply::new(&mut own_lines, session.protocol);
+            monitor::show(monitored, session, row, args, &mut own);
         }
         is_too_long |= hard_bytes > 0 && (reply.position() - start) as u64 > hard_bytes;
         if is_too_long {
@@ -201,20 +204,21 @@ fn run_commands<A: Around>(
             reply.truncate_to(start);
         }
     }
+    reply.raw(&own_lines);
     if is_too_long {
         session.closing = true;
         log::warn!(
             "Client {} closed for overcoming of output buffer limits (by a transaction).",
             session.client.address
         );
-        let counters = runner.around.dispatcher().counters();
+        let counters = runner.runner.dispatcher().counters();
         counters.output_limit_disconnections.add(1);
     }
 }
 
 /// Runs queued commands one by one.
 struct Runner<'a, A> {
-    around: &'a mut A,
+    runner: &'a mut A,
     /// The configuration, if one of the commands has changed it.
     config: Option<Arc<Config>>,
     /// One of the commands was CLIENT REPLY SKIP, which is for what comes after EXEC.
@@ -223,7 +227,7 @@ struct Runner<'a, A> {
     started: u64,
 }
 
-impl<A: Around> Runner<'_, A> {
+impl<A: ScriptRunner> Runner<'_, A> {
     /// Runs one command and writes its reply, which may be an error, as far as the client wants to see it.
     fn run(
         &mut self,
@@ -234,9 +238,11 @@ impl<A: Around> Runner<'_, A> {
         reply: &mut Reply<'_>,
     ) {
         let (mark, mut failed) = (reply.position(), None);
+        // A client that has killed itself gets the reply to that, and nothing further.
+        let is_killed = session.closing;
         match self.call(tx, session, row, args, reply) {
             Ok(()) => {}
-            Err(Stop::Rest(rest)) => rest.write_all(reply),
+            Err(Stop::SlicedReply(rest)) => rest.write_all(reply),
             Err(Stop::Wait(wait)) => {
                 reply.truncate_to(mark);
                 (wait.nothing)(reply);
@@ -251,6 +257,7 @@ impl<A: Around> Runner<'_, A> {
             }
         }
         match session.replies {
+            Replies::On if is_killed => reply.truncate_to(mark),
             Replies::On => {}
             Replies::Off | Replies::SkipThis => reply.truncate_to(mark),
             Replies::SkipNext => {
@@ -258,7 +265,7 @@ impl<A: Around> Runner<'_, A> {
                 (self.skips_next, session.replies) = (true, Replies::On);
             }
         }
-        let dispatcher = self.around.dispatcher();
+        let dispatcher = self.runner.dispatcher();
         dispatcher.account(session, row, args, &mut self.started, failed);
     }
 
@@ -290,12 +297,17 @@ impl<A: Around> Runner<'_, A> {
                 let text = "SSUBSCRIBE isn't allowed for a DENY BLOCKING client";
                 Err(CommandError::err(text).into())
             }
+            // Its lines would come between the replies of the commands behind it.
+            Handler::Session(_) if row.name == "monitor" => {
+                let text = "MONITOR isn't allowed for DENY BLOCKING client";
+                Err(CommandError::err(text).into())
+            }
             Handler::Session(run) => self.call_session(run, tx, session, args, reply),
             Handler::Help => {
                 REGISTRY.write_help(row, reply);
                 Ok(())
             }
-            Handler::Script(_) => scripts::run_within(self.around, session, tx, row, args, reply),
+            Handler::Script(_) => scripts::run_within(self.runner, session, tx, row, args, reply),
             Handler::Dispatch(_) => unreachable!("{} is never queued", row.name),
         }
     }
@@ -308,12 +320,12 @@ impl<A: Around> Runner<'_, A> {
         args: Args<'_>,
         reply: &mut Reply<'_>,
     ) -> Result {
-        let dispatcher = self.around.dispatcher();
+        let dispatcher = self.runner.dispatcher();
         let (shared, thread) = (&dispatcher.shared, dispatcher.thread);
         let config = self.config.as_deref().unwrap_or(&dispatcher.config);
         let generation = shared.config_generation();
         // Before what it publishes itself.
-        tx.tell_events();
+        tx.publish_events();
         let mut context = Context {
             shared,
             config,

@@ -2,19 +2,32 @@
 //!
 //! Room is made before a command that may need it, while no lock is held, and from time to time by every thread: so no command
 //! loses keys in the middle of its work. What is freed in the background counts as free already.
+//!
+//! ```text
+//!   0 ──────── the start ── 2 MiB ─────────────── half of the rest ──────────────── maxmemory
+//!   |  always other memory        |  only keys      |  keys, or other memory in their place  |
+//! ```
+//!
+//! Only entries can be evicted. Other memory - buffers of clients, functions, whatever is no entry - takes their place, but never
+//! so much that less than [`protected_bytes`] are left to them: beyond, evicting would cost the cache and not make enough room.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use damselfly_base::heap;
 use damselfly_engine::{Evicted, Eviction, Now, Order, garbage};
 
 use super::Dispatcher;
-use crate::shared;
+use crate::shared::{self, Shared};
 use damselfly_config::{ClientMemory, Config, MaxmemoryPolicy};
 
 /// A thread that had room adds up the memory of all threads again when it has allocated so many bytes more: adding up reads what
 /// all of them write.
 const ROOM_KEPT_BYTES: i64 = 1024;
+
+/// What a server takes beside entries, and beside what it took when it was ready, without being out of proportion: tables, a few
+/// connections.
+const OVERHEAD_BYTES: u64 = 2 << 20;
 
 /// How often it is looked whether clients take too much, while memory is short: that goes through all of them.
 const CLIENTS_LOOK_MS: i64 = 10;
@@ -27,7 +40,7 @@ const KEYS_PER_LOOK: usize = 16;
 
 /// Whether there is room in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Room {
+pub enum MemoryRoom {
     /// There is.
     Enough,
     /// There is none, but keys are being evicted.
@@ -45,23 +58,23 @@ pub(super) struct Memory {
     shard: usize,
     /// Keys were evicted, of which somebody may have been told.
     pub(super) has_evicted: bool,
-    /// The last command that asked for room found [`Room::None`].
+    /// The last command that asked for room found [`MemoryRoom::None`].
     pub(super) is_short: bool,
 }
 
 impl Dispatcher {
     /// Makes room, if there has to be any, for a bounded time.
     #[inline]
-    pub fn make_room(&mut self) -> Room {
+    pub fn make_room(&mut self) -> MemoryRoom {
         if self.config.maxmemory_bytes == 0 {
-            return Room::Enough;
+            return MemoryRoom::Enough;
         }
         let bytes = heap::thread_bytes();
         match &mut self.memory.enough_until {
             Some(until) if bytes < *until => {
                 // What it frees may have been allocated, and may be made up for, by others.
                 *until = (*until).min(bytes + ROOM_KEPT_BYTES);
-                Room::Enough
+                MemoryRoom::Enough
             }
             Some(_) | None => self.make_room_now(),
         }
@@ -72,30 +85,29 @@ impl Dispatcher {
         self.memory.enough_until = None;
     }
 
-    fn make_room_now(&mut self) -> Room {
-        let limit = self.config.maxmemory_bytes;
-        if excess_bytes(limit) == 0 {
+    fn make_room_now(&mut self) -> MemoryRoom {
+        if self.excess_bytes() == 0 {
             self.memory.enough_until = Some(heap::thread_bytes() + ROOM_KEPT_BYTES);
-            return Room::Enough;
+            return MemoryRoom::Enough;
         }
         self.memory.enough_until = None;
         let (started, now) = (Instant::now(), Now(shared::now_ms()));
         if self.clients_make_room(now) {
-            return Room::Soon;
+            return MemoryRoom::Soon;
         }
         let Some(eviction) = eviction(&self.config) else {
-            return Room::None;
+            return MemoryRoom::None;
         };
         let budget = budget(self.config.maxmemory_eviction_tenacity);
         let room = loop {
-            if let Err(room) = self.evict_some(excess_bytes(limit), &eviction, now) {
+            if let Err(room) = self.evict_some(self.excess_bytes(), &eviction, now) {
                 break room;
             }
-            if excess_bytes(limit) == 0 {
-                break Room::Enough;
+            if self.excess_bytes() == 0 {
+                break MemoryRoom::Enough;
             }
             if budget.is_some_and(|budget| started.elapsed() >= budget) {
-                break Room::Soon;
+                break MemoryRoom::Soon;
             }
         };
         self.shared.latency.add_if_slow(
@@ -105,6 +117,10 @@ impl Dispatcher {
             self.config.latency_monitor_threshold_ms,
         );
         room
+    }
+
+    fn excess_bytes(&self) -> u64 {
+        excess_bytes(&self.config, &self.shared)
     }
 
     /// With `maxmemory-clients`, clients go before keys do. True if some are on their way.
@@ -121,7 +137,7 @@ impl Dispatcher {
     }
 
     /// Evicts some keys, no more than are needed for so many bytes. An error if none is left that may be.
-    fn evict_some(&mut self, bytes: u64, eviction: &Eviction, now: Now) -> Result<(), Room> {
+    fn evict_some(&mut self, bytes: u64, eviction: &Eviction, now: Now) -> Result<(), MemoryRoom> {
         let engine = &self.shared.engine;
         let counters = &self.shared.threads[self.thread].counters;
         let (mut freed, mut keys, mut in_vain, mut any_busy) = (0, 0, 0, false);
@@ -146,17 +162,44 @@ impl Dispatcher {
             }
             self.memory.shard = (self.memory.shard + 1) % engine.shards();
             if in_vain == engine.shards() {
-                return Err(if any_busy { Room::Soon } else { Room::None });
+                return Err(if any_busy {
+                    MemoryRoom::Soon
+                } else {
+                    MemoryRoom::None
+                });
             }
         }
         Ok(())
     }
 }
 
-/// How many bytes of data are over the limit.
-pub fn excess_bytes(limit: u64) -> u64 {
-    let data = heap::used_bytes().saturating_sub(garbage::pending_bytes());
-    (data as u64).saturating_sub(limit)
+/// How many bytes are over the limit: those that are to be evicted, or for which writes are refused.
+pub fn excess_bytes(config: &Config, shared: &Shared) -> u64 {
+    let used = heap::used_bytes().saturating_sub(garbage::pending_bytes()) as u64;
+    let excess = used.saturating_sub(config.maxmemory_bytes);
+    if excess == 0 || config.maxmemory_policy == MaxmemoryPolicy::Noeviction {
+        return excess;
+    }
+    let data = heap::data_bytes() as u64;
+    excess.min(data.saturating_sub(protected_bytes(config, shared)))
+}
+
+/// So many bytes of entries are not evicted for the sake of other memory.
+fn protected_bytes(config: &Config, shared: &Shared) -> u64 {
+    let always = shared.startup_bytes.load(Relaxed) as u64 + OVERHEAD_BYTES;
+    config.maxmemory_bytes.saturating_sub(always) / 2
+}
+
+/// How many bytes that are in use do not count for `maxmemory` at this moment.
+pub fn uncounted_bytes(config: &Config, shared: &Shared) -> u64 {
+    let (pending, used) = (garbage::pending_bytes(), heap::used_bytes());
+    let mut uncounted = pending as u64;
+    if config.maxmemory_bytes > 0 && config.maxmemory_policy != MaxmemoryPolicy::Noeviction {
+        let other = used.saturating_sub(pending + heap::data_bytes()) as u64;
+        let counted = config.maxmemory_bytes - protected_bytes(config, shared);
+        uncounted += other.saturating_sub(counted);
+    }
+    uncounted
 }
 
 /// Which keys may be evicted; `None` if none may.

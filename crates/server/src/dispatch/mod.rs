@@ -23,11 +23,12 @@ use damselfly_engine::{Busy, Engine, Now, Tx, Unserved};
 use damselfly_protocol::Reply;
 
 pub(crate) use self::account::count_effects;
-pub use self::deferred::REST_SLICE_BYTES;
+pub use self::deferred::REPLY_SLICE_BYTES;
 use self::memory_limit::Memory;
-pub use self::memory_limit::{Room, excess_bytes};
-use crate::blocked::Parking;
-use crate::event_loop::connection::{Batch, Connection, OUTPUT_PAUSE_BYTES, Request, Stall};
+pub use self::memory_limit::{MemoryRoom, excess_bytes, uncounted_bytes};
+use crate::blocked::Blocking;
+use crate::event_loop::connection::{Connection, OUTPUT_PAUSE_BYTES};
+use crate::event_loop::input::{Batch, Request, Stall};
 use crate::observers::monitor;
 use crate::registry::{Handler, Locks, REGISTRY, Registry, Row, WithinMulti};
 use crate::scripts::{self, ThreadScripts};
@@ -39,6 +40,24 @@ use damselfly_config::Config;
 
 /// A command with more arguments than this is a long one, whatever it does with them, if it is about keys and does not wait.
 const ARGS_MAX: usize = 1 << 14;
+
+/// How far a batch came.
+pub enum BatchEnd {
+    /// All its requests ran.
+    Done,
+    /// The connection can't go on for now.
+    Stalled(Stall),
+    /// A script is next, or a transaction that has some: the worker runs it itself.
+    Script,
+    /// The connection is to be closed.
+    Closing,
+}
+
+/// Why a request was not run to its end.
+enum Halt {
+    Stall(Stall),
+    Script,
+}
 
 /// Runs batches, on one thread.
 pub struct Dispatcher {
@@ -126,9 +145,15 @@ impl Dispatcher {
 
     /// Runs the requests of `batch` until they are done or the connection stalls. `input` are the
     /// bytes they were parsed from.
-    pub fn run(&mut self, connection: &mut Connection, batch: &mut Batch, input: &[u8]) {
-        self.run_batch(connection, batch, input);
+    pub fn run(
+        &mut self,
+        connection: &mut Connection,
+        batch: &mut Batch,
+        input: &[u8],
+    ) -> BatchEnd {
+        let end = self.run_batch(connection, batch, input);
         self.send_monitored(connection.session.client.id);
+        end
     }
 
     /// Sends what others have to be shown of the commands of the client `from`.
@@ -147,7 +172,12 @@ impl Dispatcher {
         }
     }
 
-    fn run_batch(&mut self, connection: &mut Connection, batch: &mut Batch, input: &[u8]) {
+    fn run_batch(
+        &mut self,
+        connection: &mut Connection,
+        batch: &mut Batch,
+        input: &[u8],
+    ) -> BatchEnd {
         let now = Now(shared::now_ms());
         self.batch += 1;
         if !batch.prepared {
@@ -158,15 +188,13 @@ impl Dispatcher {
         let mut started = self.clock.raw();
         while let Some(request) = batch.requests.get(batch.next) {
             if connection.unsent() > OUTPUT_PAUSE_BYTES {
-                connection.stall = Some(Stall::Output);
-                return;
+                return BatchEnd::Stalled(Stall::Output);
             }
             if let Some(to) = connection.session.congested.take()
-                && self.shared.pubsub.is_congested(self.thread, to)
+                && self.shared.is_congested(self.thread, to)
             {
                 connection.session.congested = Some(to);
-                connection.stall = Some(Stall::Congested(to));
-                return;
+                return BatchEnd::Stalled(Stall::Congested(to));
             }
             let spans = &batch.spans[request.first_span..request.first_span + request.spans];
             let (place, hash) = (first_key_place(request), request.hash);
@@ -175,31 +203,22 @@ impl Dispatcher {
                 spans,
                 place.map(|place| (place, hash)),
             );
-            connection.stall = self.run_request(connection, request.row, args, now, &mut started);
-            match connection.stall {
+            match self.run_request(connection, request.row, args, now, &mut started) {
                 None => batch.next += 1,
-                // Its reply is all that is missing.
-                Some(Stall::Waiting | Stall::Long | Stall::Rest) => {
-                    batch.next += 1;
-                    return;
+                Some(Halt::Stall(stall)) => {
+                    batch.next += usize::from(stall.has_begun());
+                    return BatchEnd::Stalled(stall);
                 }
-                Some(
-                    Stall::Shard(_)
-                    | Stall::Paused(_)
-                    | Stall::Sleeping(_)
-                    | Stall::Output
-                    | Stall::Congested(_)
-                    | Stall::Script,
-                ) => return,
+                Some(Halt::Script) => return BatchEnd::Script,
             }
             if connection.session.closing {
-                return;
+                return BatchEnd::Closing;
             }
-            if let Some(until) = connection.session.sleeps_until {
-                connection.stall = Some(Stall::Sleeping(until));
-                return;
+            if let Some(until) = connection.session.sleeps_until.take() {
+                return BatchEnd::Stalled(Stall::Sleeping(until));
             }
         }
+        BatchEnd::Done
     }
 
     /// Finds commands, hashes keys, and fetches the memory that they will need.
@@ -240,7 +259,7 @@ impl Dispatcher {
         args: Args<'_>,
         now: Now,
         started: &mut u64,
-    ) -> Option<Stall> {
+    ) -> Option<Halt> {
         let session = &mut connection.session;
         let mut reply = Reply::new(&mut connection.output, session.protocol);
         let mark = reply.position();
@@ -248,9 +267,16 @@ impl Dispatcher {
             session.replies = Replies::SkipThis;
         }
         match self.checked(session, row, args) {
+            Err(_) if row.is_none() && unknown::is_attack(args) => {
+                unknown::log_attack(&session.client, now);
+                session.closing = true;
+                // Nobody should see replies to what else came along.
+                connection.output.truncate(connection.sent);
+                None
+            }
             Err(error) => {
                 self.refuse(session, row, args, &error, &mut reply);
-                finish(session, row, &mut reply, mark)
+                finish(session, row, &mut reply, mark).map(Halt::Stall)
             }
             Ok(row) => {
                 session.client.last_command.store(row.index + 1, Relaxed);
@@ -260,7 +286,7 @@ impl Dispatcher {
                     && !crate::admin::client::runs_while_paused(session, row)
                     && !(hold.writes_only && scripts::only_reads(&self.shared, row, args))
                 {
-                    return Some(Stall::Paused(hold));
+                    return Some(Halt::Stall(Stall::Paused(hold)));
                 }
                 if session.transaction.is_open() && row.within_multi == WithinMulti::Queued {
                     let writes = row.writes
@@ -271,10 +297,11 @@ impl Dispatcher {
                     return None;
                 }
                 if row.runs_script || is_exec && session.transaction.runs_scripts() {
-                    return Some(Stall::Script);
+                    return Some(Halt::Script);
                 }
                 let result = self.execute(session, row, args, now, &mut reply);
                 self.settle(session, (row, args), result, started, &mut reply, mark)
+                    .map(Halt::Stall)
             }
         }
     }
@@ -350,7 +377,7 @@ impl Dispatcher {
                 self.count_waiting(row, started);
                 return Some(Stall::Waiting);
             }
-            Err(Stop::Rest(rest)) => session.rest = Some(rest),
+            Err(Stop::SlicedReply(rest)) => session.rest = Some(rest),
         }
         self.account(session, row, args, started, failed);
         if self.shared.monitors.load(Relaxed) > 0 {
@@ -419,32 +446,33 @@ impl Dispatcher {
                     }
                     if let Err(Stop::Long) = result {
                         // It will tell of the keys that are missing; what has ended has ended.
-                        tx.forget_events();
-                        let has_aside = tx.has_aside();
-                        if has_aside {
+                        tx.discard_events();
+                        let has_extras = tx.has_extras();
+                        if has_extras {
                             self.unserved.extend(tx.serve_waiters());
                         }
                         drop(tx);
-                        if has_aside {
+                        if has_extras {
                             self.end_aside(session);
                         }
                         return self.run_elsewhere(session, row, run, args);
                     }
                     if let Err(Stop::Wait(wait)) = &result {
-                        let parking = Parking::new(&self.shared, session, row, args, wait, &mut tx);
-                        session.parking = Some(parking);
+                        let blocking =
+                            Blocking::new(&self.shared, session, row, args, wait, &mut tx);
+                        session.blocking = Some(blocking);
                     }
                 }
                 if let Some(tracked) = &session.tracked {
                     tracked.reader(&session.client).note(&mut tx, row, args);
                 }
-                let has_aside = tx.has_aside();
-                if has_aside {
+                let has_extras = tx.has_extras();
+                if has_extras {
                     self.unserved.extend(tx.serve_waiters());
                 }
                 count_effects(&self.shared.threads[self.thread].counters, tx.effects());
                 drop(tx);
-                if has_aside {
+                if has_extras {
                     self.end_aside(session);
                 }
                 result
@@ -492,7 +520,7 @@ fn finish(
     if session.follow_up {
         session::follow_up(session, row, mark, reply);
     }
-    session.rest.is_some().then_some(Stall::Rest)
+    session.rest.is_some().then_some(Stall::SlicedReply)
 }
 
 /// Removes a reply that the client does not want.

@@ -6,7 +6,7 @@ use damselfly_base::CommandError;
 use damselfly_commands::Args;
 
 use super::Dispatcher;
-use super::memory_limit::Room;
+use super::memory_limit::MemoryRoom;
 use super::unknown::{unknown_command, unknown_subcommand};
 use crate::observers::monitor;
 use crate::registry::{Row, WithinMulti};
@@ -23,7 +23,7 @@ impl Dispatcher {
         args: Args<'_>,
     ) -> Result<&'static Row, CommandError> {
         let Some(mut row) = row else {
-            return Err(unknown_command(session, args));
+            return Err(unknown_command(args));
         };
         if !row.subcommands.is_empty() && args.len() > 1 {
             row = self
@@ -78,7 +78,7 @@ impl Dispatcher {
             )));
         }
         if row.needs_memory || row.runs_script || session.transaction.is_open() {
-            self.memory.is_short = self.make_room() == Room::None;
+            self.memory.is_short = self.make_room() == MemoryRoom::None;
             if std::mem::take(&mut self.memory.has_evicted) {
                 self.end_aside(session);
             }

@@ -1,26 +1,43 @@
 //! What is said to a command that there is not.
 
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+
 use damselfly_base::CommandError;
 use damselfly_commands::Args;
+use damselfly_engine::Now;
 
+use crate::clients::Client;
 use crate::registry::Row;
-use crate::session::Session;
+
+/// True for the lines of an HTTP request that somebody has made a browser send here: the connection ends without any reply.
+#[cold]
+pub(super) fn is_attack(args: Args<'_>) -> bool {
+    let words = [b"post".as_slice(), b"host:"];
+    words
+        .iter()
+        .any(|word| args.at(0).eq_ignore_ascii_case(word))
+}
+
+/// Logs an attack, but not so often that the log itself becomes a burden.
+#[cold]
+pub(super) fn log_attack(client: &Client, now: Now) {
+    const INTERVAL_MS: i64 = 60_000;
+    static LOGGED_MS: AtomicI64 = AtomicI64::new(0);
+    if now.0.abs_diff(LOGGED_MS.load(Relaxed)) <= INTERVAL_MS as u64 {
+        return;
+    }
+    LOGGED_MS.store(now.0, Relaxed);
+    log::warn!(
+        "Possible SECURITY ATTACK detected. It looks like somebody is sending POST or Host: commands to Damselfly. This is likely due to an attacker attempting to use Cross Protocol Scripting to compromise your instance. Connection from {} aborted.",
+        client.address
+    );
+}
 
 #[cold]
-pub(super) fn unknown_command(session: &mut Session, args: Args<'_>) -> CommandError {
+pub(super) fn unknown_command(args: Args<'_>) -> CommandError {
     /// Redis shows at most this many bytes of the name, and about as many of the arguments.
     const SHOWN_BYTES_MAX: usize = 128;
     let name = args.at(0);
-    if [b"post".as_slice(), b"host:"]
-        .iter()
-        .any(|word| name.eq_ignore_ascii_case(word))
-    {
-        log::warn!(
-            "Possible SECURITY ATTACK detected. It looks like somebody is sending POST or Host: commands to Damselfly. This is likely due to an attacker attempting to use Cross Protocol Scripting to compromise your instance. Connection from {} aborted.",
-            session.client.address
-        );
-        session.closing = true;
-    }
     let mut listed = Vec::new();
     for arg in args.from(1) {
         if listed.len() >= SHOWN_BYTES_MAX {

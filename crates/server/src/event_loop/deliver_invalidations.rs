@@ -8,9 +8,11 @@ use damselfly_engine::Tracker;
 
 use super::Worker;
 use crate::clients::Client;
-use crate::observers::client_tracking::{Redirect, redirected_head, take_own, tell};
-use crate::observers::invalidation::{Invalidation, News};
-use crate::shared::{Message, Thread};
+use crate::observers::client_tracking::{
+    Redirect, redirected_head, send_redirected, take_own, tell,
+};
+use crate::observers::invalidation::{Invalidation, PendingInvalidation};
+use crate::shared::Message;
 
 /// Changed keys that are of concern to those who track prefixes, and who changed each last. All that are found together are told
 /// together, as in Redis.
@@ -25,9 +27,12 @@ impl Worker {
         prefixed: &mut Prefixed,
     ) {
         for invalidation in list {
+            if let Invalidation::Everything { .. } = invalidation {
+                self.shared.tracking.take_overflow(self.index);
+            }
             match invalidation {
                 Invalidation::Read { key, trackers } => {
-                    let news = News::of(std::iter::once(&*key));
+                    let news = PendingInvalidation::of(std::iter::once(&*key));
                     for tracker in trackers {
                         self.tell(tracker, &key, &news);
                     }
@@ -38,9 +43,7 @@ impl Worker {
                 Invalidation::Everything { but } => self.tell_everyone(but),
             }
         }
-        if self.shared.pubsub.note_delivered(self.index, bytes) {
-            self.shared.threads.iter().for_each(Thread::wake);
-        }
+        self.note_delivered(bytes);
     }
 
     /// Tells those who track prefixes.
@@ -74,21 +77,24 @@ impl Worker {
             (tracker.id != but && !is_redirected).then_some(tracker)
         });
         for tracker in clients.collect::<Vec<_>>() {
-            self.push(tracker, &News::Everything);
+            self.push(tracker, &PendingInvalidation::Everything);
         }
         if self.shared.tracking.has_redirects() {
             for from in self.shared.clients.all() {
                 if let Some(redirect) = Redirect::of_client(&self.shared, from)
                     && redirect.to.thread == self.index
                 {
-                    self.tell_redirected(&redirect.to, &redirect.text(&News::Everything));
+                    self.tell_redirected(
+                        &redirect.to,
+                        &redirect.text(&PendingInvalidation::Everything),
+                    );
                 }
             }
         }
     }
 
     /// Tells a client of a key that it has read.
-    fn tell(&mut self, tracker: Tracker, key: &Arc<[u8]>, news: &News) {
+    fn tell(&mut self, tracker: Tracker, key: &Arc<[u8]>, news: &PendingInvalidation) {
         if let Some(redirect) = Redirect::of(&self.shared, tracker.id) {
             if !redirect.from.tracks_prefixes.load(Relaxed) {
                 self.push(tracker, news);
@@ -116,14 +122,13 @@ impl Worker {
     }
 
     /// Tells a client, or the one that it redirects to, if it is still there.
-    fn push(&mut self, tracker: Tracker, news: &News) {
+    fn push(&mut self, tracker: Tracker, news: &PendingInvalidation) {
         if let Some(redirect) = Redirect::of(&self.shared, tracker.id) {
             let (text, client) = (redirect.text(news), redirect.to);
             if client.thread == self.index {
                 self.tell_redirected(&client, &text);
             } else {
-                let thread = &self.shared.threads[client.thread];
-                thread.send(Message::Redirected { client, text });
+                send_redirected(&self.shared, client, text);
             }
             return;
         }
@@ -146,7 +151,7 @@ impl Worker {
     /// Tells a client that waited for keys what it has invalidated when it was served, unless it is told with the reply.
     pub(super) fn tell_own(&mut self, place: usize) {
         let session = &self.connections[place].session;
-        if session.tracked.is_none() || session.parking.is_some() {
+        if session.tracked.is_none() || session.blocking.is_some() {
             return;
         }
         let (tracker, own) = (session.client.tracker(), take_own(session));
@@ -178,11 +183,7 @@ impl Worker {
         if connection.session.closing || client.killed.load(Relaxed) {
             return;
         }
-        if connection.output.capacity() == 0
-            && let Some(spare) = self.spare_outputs.pop()
-        {
-            connection.output = spare;
-        }
+        self.spare_outputs.lend(&mut connection.output);
         let was_empty = connection.unread() == 0;
         connection.push_message(head, text);
         connection.pushed_bytes += head.len() + text.len();

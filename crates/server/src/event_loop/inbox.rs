@@ -5,10 +5,11 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::Worker;
 use super::deliver_invalidations::Prefixed;
 use crate::clients::Client;
+use crate::event_loop::connection::Connection;
 use crate::pubsub::MAIL_BYTES_MAX;
 use crate::pubsub::mail::Mail;
 use crate::session::Replies;
-use crate::shared::{Message, Thread};
+use crate::shared::{Arrival, Message, Thread};
 
 /// Whenever so many bytes more wait for a receiver, they are sent, so that a burst of messages to many receivers is not
 /// in memory once for each of them.
@@ -26,16 +27,30 @@ impl Worker {
 
     pub(super) fn receive(&mut self) {
         let (first, messages) = self.shared.threads[self.index].receive();
+        // After that: one that arrives in between makes the thread look again.
+        for Arrival { stream, id } in self.shared.threads[self.index].take_arrivals() {
+            self.add(stream, id);
+        }
         let mut prefixed = Prefixed::new();
         for (number, message) in (first..).zip(messages) {
             match message {
-                Message::Serve { stream, id } => self.add(stream, id),
-                Message::Monitored { lines, from } => self.show_monitors(&lines, from),
+                Message::Monitored { lines, from, bytes } => {
+                    self.show_monitors(&lines, from);
+                    self.note_delivered(bytes);
+                }
                 Message::Mail { mail, bytes } => self.receive_mail(number, &mail, bytes),
                 Message::Invalidations { list, bytes } => {
                     self.invalidate(list, bytes, &mut prefixed);
                 }
-                Message::Redirected { client, text } => self.tell_redirected(&client, &text),
+                Message::Redirected {
+                    client,
+                    text,
+                    bytes,
+                } => {
+                    self.tell_redirected(&client, &text);
+                    self.note_delivered(bytes);
+                }
+                Message::Overflow => self.cut_subscribers(),
                 Message::Look(client) => {
                     if let Some(key) = self.find(&client) {
                         self.tell_own(key);
@@ -74,8 +89,27 @@ impl Worker {
     /// Delivers messages that came as the thread's message of that number.
     pub(super) fn receive_mail(&mut self, number: u64, mail: &[Mail], bytes: usize) {
         self.deliver(number, mail);
+        self.note_delivered(bytes);
+    }
+
+    /// Notes that so many bytes that were on their way to this thread are delivered.
+    pub(super) fn note_delivered(&self, bytes: usize) {
         if self.shared.pubsub.note_delivered(self.index, bytes) {
             self.shared.threads.iter().for_each(Thread::wake);
+        }
+    }
+
+    /// Disconnects all subscribers of this thread, for which more was published than there was room for.
+    fn cut_subscribers(&mut self) {
+        self.shared.pubsub.take_overflow(self.index);
+        let is_cut = |(key, connection): (usize, &Connection)| {
+            let client = &connection.session.client;
+            (client.is_subscriber() && !client.killed.swap(true, Relaxed)).then_some(key)
+        };
+        let cut: Vec<usize> = self.connections.iter().filter_map(is_cut).collect();
+        for place in cut {
+            self.note_unread(place);
+            self.queue(place);
         }
     }
 
@@ -103,11 +137,7 @@ impl Worker {
                     cut.push(place);
                     return;
                 }
-                if connection.output.capacity() == 0
-                    && let Some(spare) = self.spare_outputs.pop()
-                {
-                    connection.output = spare;
-                }
+                self.spare_outputs.lend(&mut connection.output);
                 let (before, capacity) = (connection.unread(), connection.output.capacity());
                 connection.push_message(head, &mail.text);
                 if connection.output.capacity() > capacity {
@@ -120,10 +150,8 @@ impl Worker {
                 if before / send_bytes == connection.unread() / send_bytes {
                     return;
                 }
-                let before = connection.unsent();
                 // What fails now fails again when the turn ends, and is looked at then.
-                let _ = connection.flush();
-                let sent = before - connection.unsent();
+                let sent = connection.flush().unwrap_or(0);
                 counters.writes.add(1);
                 counters.output_bytes.add(sent as u64);
                 if connection.exceeds_output_limit(limit) {

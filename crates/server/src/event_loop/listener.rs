@@ -100,7 +100,7 @@ impl Stream {
     }
 
     /// Sets what a new connection needs: no delay, and probes that find dead peers.
-    fn prepare(&self, keepalive_s: u32) {
+    pub fn prepare(&self, keepalive_s: u32) {
         let Self::Tcp(stream) = self else { return };
         // Neither is worth refusing a client for.
         let _ = stream.set_nodelay(true);
@@ -113,6 +113,65 @@ impl Stream {
             let _ = SockRef::from(stream).set_tcp_keepalive(&probes);
         }
     }
+}
+
+/// An address of the option `bind`.
+#[derive(Debug)]
+pub struct Address {
+    /// As it stands there.
+    name: String,
+    /// A leading `-` marks an address that may be missing on this machine.
+    may_be_missing: bool,
+    /// What it is, with port 0, or why that is not known.
+    resolved: Result<SocketAddr, (io::ErrorKind, String)>,
+}
+
+impl Address {
+    /// The addresses of these names. May wait for a name server.
+    pub fn resolve_all(bind: &[String]) -> Vec<Self> {
+        bind.iter().map(|text| Self::resolve(text)).collect()
+    }
+
+    fn resolve(text: &str) -> Self {
+        let (name, may_be_missing) = match text.strip_prefix('-') {
+            Some(name) => (name, true),
+            None => (text, false),
+        };
+        let host = match name {
+            "*" => "0.0.0.0",
+            "::*" => "::",
+            other => other,
+        };
+        let found = (host, 0).to_socket_addrs().and_then(|mut found| {
+            let none = || io::Error::from(io::ErrorKind::AddrNotAvailable);
+            found.next().ok_or_else(none)
+        });
+        Self {
+            name: name.to_owned(),
+            may_be_missing,
+            resolved: found.map_err(|error| (error.kind(), error.to_string())),
+        }
+    }
+
+    /// The address with a port, if it is known.
+    pub fn with_port(&self, port: u16) -> Option<SocketAddr> {
+        let address = self.resolved.as_ref().ok();
+        address.map(|address| with_port(*address, port))
+    }
+}
+
+fn with_port(mut address: SocketAddr, port: u16) -> SocketAddr {
+    address.set_port(port);
+    address
+}
+
+/// Why an address can't be listened on.
+#[derive(Debug)]
+pub struct Failure {
+    /// Another socket has it.
+    pub is_taken: bool,
+    /// One line that names the address.
+    pub text: String,
 }
 
 /// A listening socket.
@@ -140,22 +199,9 @@ impl Listener {
     pub fn open_all(config: &Config) -> Result<Vec<Self>, String> {
         let mut listeners = Vec::new();
         if config.port > 0 {
-            for address in &config.bind {
-                // A leading `-` marks an address that may be missing on this machine.
-                let (name, optional) = match address.strip_prefix('-') {
-                    Some(name) => (name, true),
-                    None => (address.as_str(), false),
-                };
-                match Self::tcp(name, config) {
-                    Ok(listener) => listeners.push(Self::Tcp(listener)),
-                    Err(error) if optional && is_missing_address(&error) => {}
-                    Err(error) => {
-                        let port = config.port;
-                        return Err(format!(
-                            "Could not create server TCP listening socket {name}:{port}: {error}"
-                        ));
-                    }
-                }
+            for address in Address::resolve_all(&config.bind) {
+                let listener = Self::tcp(&address, config);
+                listeners.extend(listener.map_err(|failure| failure.text)?);
             }
         }
         if !config.unixsocket.is_empty() {
@@ -172,25 +218,49 @@ impl Listener {
         Ok(listeners)
     }
 
-    fn tcp(name: &str, config: &Config) -> io::Result<TcpListener> {
-        let host = match name {
-            "*" => "0.0.0.0",
-            "::*" => "::",
-            other => other,
+    /// A TCP socket on an address, or `None` if this machine does not have it and that is allowed.
+    ///
+    /// # Errors
+    /// It can't be listened on.
+    pub fn tcp(address: &Address, config: &Config) -> Result<Option<Self>, Failure> {
+        let (name, port) = (&address.name, config.port);
+        let opened = match &address.resolved {
+            Ok(resolved) => Self::tcp_at(with_port(*resolved, port), config),
+            Err((kind, text)) => Err(io::Error::new(*kind, text.as_str())),
         };
-        let address = (host, config.port)
-            .to_socket_addrs()?
-            .next()
-            .ok_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable))?;
+        match opened {
+            Ok(listener) => Ok(Some(listener)),
+            Err(error) if address.may_be_missing && is_missing_address(&error) => Ok(None),
+            Err(error) => Err(Failure {
+                is_taken: error.kind() == io::ErrorKind::AddrInUse,
+                text: format!(
+                    "Could not create server TCP listening socket {name}:{port}: {error}"
+                ),
+            }),
+        }
+    }
+
+    /// A TCP socket on an address.
+    ///
+    /// # Errors
+    /// It can't be listened on.
+    pub fn tcp_at(address: SocketAddr, config: &Config) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
         socket.set_reuse_address(true)?;
         if address.is_ipv6() {
             socket.set_only_v6(true)?;
         }
+        if config.socket_mark_id > 0 {
+            // Connections get the mark of the socket that accepts them.
+            socket.set_mark(config.socket_mark_id).map_err(|error| {
+                let mark = config.socket_mark_id;
+                io::Error::new(error.kind(), format!("socket-mark-id {mark}: {error}"))
+            })?;
+        }
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
         socket.listen(i32::try_from(config.tcp_backlog).unwrap_or(i32::MAX))?;
-        Ok(TcpListener::from_std(socket.into()))
+        Ok(Self::Tcp(TcpListener::from_std(socket.into())))
     }
 
     fn unix(path: &Path, mode: u32) -> io::Result<Self> {
@@ -206,6 +276,14 @@ impl Listener {
         Ok(Self::Unix(listener, path.to_owned()))
     }
 
+    /// Its TCP address, if it has one.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().ok(),
+            Self::Unix(..) => None,
+        }
+    }
+
     /// Registers for events.
     pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         match self {
@@ -215,16 +293,13 @@ impl Listener {
     }
 
     /// Takes the next connection; `None` if there is none for now.
-    pub fn accept(&self, keepalive_s: u32) -> io::Result<Option<Stream>> {
+    pub fn accept(&self) -> io::Result<Option<Stream>> {
         let accepted = match self {
             Self::Tcp(listener) => listener.accept().map(|(stream, _)| Stream::Tcp(stream)),
             Self::Unix(listener, _) => listener.accept().map(|(stream, _)| Stream::Unix(stream)),
         };
         match accepted {
-            Ok(stream) => {
-                stream.prepare(keepalive_s);
-                Ok(Some(stream))
-            }
+            Ok(stream) => Ok(Some(stream)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error),
         }
@@ -236,4 +311,31 @@ fn is_missing_address(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported
     ) || error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_is_on_the_socket_or_the_reason_why_not_is_named() {
+        const MARK: u32 = 7;
+        let config = Config {
+            socket_mark_id: MARK,
+            ..Config::default()
+        };
+        let probe = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let is_permitted = probe.set_mark(MARK).is_ok();
+        match Listener::tcp_at(SocketAddr::from(([127, 0, 0, 1], 0)), &config) {
+            Ok(Listener::Tcp(ref listener)) => {
+                assert!(is_permitted);
+                assert_eq!(SockRef::from(listener).mark().unwrap(), MARK);
+            }
+            Ok(Listener::Unix(..)) => panic!("it is a TCP socket"),
+            Err(error) => {
+                assert!(!is_permitted, "{error}");
+                assert!(error.to_string().contains("socket-mark-id 7"), "{error}");
+            }
+        }
+    }
 }

@@ -4,13 +4,16 @@
 //! turn blocks; what can't go on is looked at again in a later turn.
 
 mod accept;
+pub mod acceptor;
 pub mod connection;
 mod deliver_invalidations;
 mod inbox;
+pub mod input;
 pub mod listener;
 pub mod open_files;
 mod requests;
 mod run_script;
+mod spares;
 mod stalled;
 mod timers;
 
@@ -24,24 +27,20 @@ use std::time::{Duration, Instant};
 use mio::{Events, Poll, Token};
 use slab::Slab;
 
+use self::spares::SpareOutputs;
 use crate::dispatch::Dispatcher;
-use crate::event_loop::connection::{Batch, Connection, ReadEnd, Stall};
-use crate::event_loop::listener::Listener;
+use crate::event_loop::connection::Connection;
+use crate::event_loop::input::{Batch, Next, Stall};
 use crate::shared::{self, Shared};
 
-/// Tokens of what is no connection.
+/// The token of what is no connection.
 pub const WAKER: Token = Token(usize::MAX);
-const LISTENERS: usize = usize::MAX - 1024;
 
 /// How much is read from one connection before the next one has its turn.
 const READ_BYTES: usize = 64 << 10;
 
 /// The longest wait for events: what is due periodically is looked at this often.
-const TICK: Duration = Duration::from_millis(100);
-
-/// Reply buffers that are kept for reuse, and the largest that is worth it.
-const SPARE_OUTPUTS_MAX: usize = 256;
-const SPARE_OUTPUT_BYTES_MAX: usize = 64 << 10;
+pub const TICK: Duration = Duration::from_millis(100);
 
 /// What the log says of a panic.
 const BUG: &str = "A command failed by a bug in Damselfly; its connection is closed. Please report this with the lines above.";
@@ -52,7 +51,6 @@ pub struct Worker {
     shared: Arc<Shared>,
     dispatcher: Dispatcher,
     poll: Poll,
-    listeners: Vec<Listener>,
     connections: Slab<Connection>,
     /// Connections to read from or go on with, this turn.
     ready: VecDeque<usize>,
@@ -64,7 +62,7 @@ pub struct Worker {
     unflushed: Vec<usize>,
     buffer: Vec<u8>,
     batch: Batch,
-    spare_outputs: Vec<Vec<u8>>,
+    spare_outputs: SpareOutputs,
     /// Room for the replies of scripts.
     script_reply: Vec<u8>,
     /// How many turns took place while a script ran.
@@ -78,22 +76,13 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// The thread of that number. Only the first one has listeners.
-    pub fn new(
-        index: usize,
-        shared: Arc<Shared>,
-        poll: Poll,
-        mut listeners: Vec<Listener>,
-    ) -> io::Result<Self> {
-        for (place, listener) in listeners.iter_mut().enumerate() {
-            listener.register(poll.registry(), Token(LISTENERS + place))?;
-        }
+    /// The thread of that number.
+    pub fn new(index: usize, shared: Arc<Shared>, poll: Poll) -> Self {
         let now = Instant::now();
-        Ok(Self {
+        Self {
             index,
             dispatcher: Dispatcher::new(shared.clone(), index),
             poll,
-            listeners,
             connections: Slab::new(),
             ready: VecDeque::new(),
             stalled: Vec::new(),
@@ -101,7 +90,7 @@ impl Worker {
             unflushed: Vec::new(),
             buffer: vec![0; READ_BYTES],
             batch: Batch::default(),
-            spare_outputs: Vec::new(),
+            spare_outputs: SpareOutputs::default(),
             script_reply: Vec::new(),
             nested_turns: 0,
             sweep_at: 0,
@@ -110,7 +99,7 @@ impl Worker {
             next_second: now,
             rates_before: (0, 0, 0),
             shared,
-        })
+        }
     }
 
     /// Serves until the server stops.
@@ -161,7 +150,6 @@ impl Worker {
         for event in events {
             match event.token() {
                 WAKER => self.receive(),
-                Token(place) if place >= LISTENERS => self.accept(place - LISTENERS),
                 Token(key) => {
                     if event.is_writable() {
                         self.flush(key);
@@ -204,8 +192,7 @@ impl Worker {
 
     fn mark_readable(&mut self, key: usize, half_closed: bool) {
         if let Some(connection) = self.connections.get_mut(key) {
-            connection.readable = true;
-            connection.half_closed |= half_closed;
+            connection.input.note_readable(half_closed);
             self.queue(key);
         }
     }
@@ -226,6 +213,9 @@ impl Worker {
             log::error!("{BUG}");
             self.batch = Batch::default();
             self.buffer = vec![0; READ_BYTES];
+            if let Some(connection) = self.connections.get_mut(key) {
+                connection.input.abandon();
+            }
             self.close(key);
         }
     }
@@ -237,7 +227,7 @@ impl Worker {
             return;
         };
         connection.queued = false;
-        if matches!(connection.stall, Some(Stall::Script)) {
+        if connection.input.is_running() {
             // Its script has let this turn take place.
             return;
         }
@@ -245,167 +235,142 @@ impl Worker {
             self.close(key);
             return;
         }
-        if connection.output.capacity() == 0
-            && let Some(spare) = self.spare_outputs.pop()
-        {
-            connection.output = spare;
+        self.spare_outputs.lend(&mut connection.output);
+        self.look_at_stall(key);
+        let query_bytes_max = self.dispatcher.config.client_query_buffer_limit_bytes;
+        let mut has_read = false;
+        while let Some(connection) = self.connections.get_mut(key) {
+            match connection.next(query_bytes_max) {
+                Next::Run => self.run_own(key),
+                // The next one is for the next turn: others have theirs first.
+                Next::Read if !has_read => {
+                    has_read = true;
+                    self.read(key);
+                }
+                Next::Read | Next::Wait | Next::Close | Next::GiveUp => break,
+            }
         }
-        match connection.stall {
-            Some(Stall::Waiting) => self.look_at_parked(key),
+        if has_read {
+            self.check_query_limit(key, query_bytes_max);
+            // A request that takes long to arrive is no idleness; running one notes the time itself.
+            if let Some(connection) = self.connections.get(key)
+                && !connection.input.is_empty()
+            {
+                let client = &connection.session.client;
+                client.active_ms.store(shared::now_ms(), Relaxed);
+            }
+        }
+        self.finish(key);
+    }
+
+    /// Goes on with the reply that a connection waits for, if there is something to go on with.
+    fn look_at_stall(&mut self, key: usize) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        match connection.input.stall() {
+            Some(Stall::Waiting) => self.check_blocked(key),
             Some(Stall::Long) => {
                 if !self.dispatcher.end_long(connection) {
                     log::error!("{BUG}");
                     self.close(key);
                 }
             }
-            Some(Stall::Rest) if connection.unsent() == 0 => {
-                self.dispatcher.write_rest(connection);
+            Some(Stall::SlicedReply) if connection.unsent() == 0 => {
+                self.dispatcher.write_next_slice(connection);
             }
-            Some(_) | None => {}
+            Some(
+                Stall::SlicedReply
+                | Stall::Shard(_)
+                | Stall::Paused(_)
+                | Stall::Sleeping(_)
+                | Stall::Output
+                | Stall::Congested(_),
+            )
+            | None => {}
         }
-        let Some(connection) = self.connections.get_mut(key) else {
-            return;
-        };
-        if connection.stall.is_none() && (connection.waiting.is_some() || connection.unparsed) {
-            self.run_own(key);
-        }
-        self.read(key);
-        self.finish(key);
     }
 
-    /// Reads once, and runs what came.
+    /// Reads once, and runs what came unless the connection keeps it.
     fn read(&mut self, key: usize) {
-        let query_bytes_max = self.dispatcher.config.client_query_buffer_limit_bytes;
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
-        if !connection.readable || connection.ended || connection.session.closing {
-            return;
-        }
-        if connection.stall.is_some() && connection.input.len() as u64 >= query_bytes_max {
-            // What came so far has to run first; the socket's own buffers hold the client back.
-            return;
-        }
-        let direct = connection.input.is_empty() && connection.stall.is_none();
+        let direct = connection.input.takes_direct();
         let result = if direct {
-            connection.read_into(&mut self.buffer)
+            connection.read_direct(&mut self.buffer)
         } else {
             connection.read_more()
         };
-        let counters = &self.shared.threads[self.index].counters;
-        let (bytes, end) = match result {
-            Ok(done) => done,
+        let bytes = match result {
+            Ok(bytes) => bytes,
             Err(error) => {
                 log::debug!(
                     "Reading from client {}: {error}",
                     connection.session.client.address
                 );
-                connection.ended = true;
-                connection.output.clear();
-                connection.sent = 0;
+                connection.break_off();
                 return;
             }
         };
+        let counters = &self.shared.threads[self.index].counters;
         counters.reads.add(1);
         counters.input_bytes.add(bytes as u64);
-        let session = &connection.session;
-        let is_told = session.subscriptions.is_some()
-            || session.tracked.is_some()
-            || self.shared.tracking.has_redirects();
-        match end {
-            // The end of the stream comes with the same event as the last bytes: read on to it.
-            ReadEnd::Drained if connection.half_closed && bytes > 0 => self.queue(key),
-            ReadEnd::Drained => connection.readable = false,
-            ReadEnd::More => self.queue(key),
-            ReadEnd::Closed => connection.ended = true,
-        }
         if bytes == 0 {
             return;
         }
-        if is_told {
+        let session = &connection.session;
+        if session.subscriptions.is_some()
+            || session.tracked.is_some()
+            || self.shared.tracking.has_redirects()
+        {
             // Messages whose cause came before these requests were sent come before the replies to them.
             self.send_mail();
             self.receive_own();
         }
         if direct {
             self.run_direct(key, bytes);
-        } else {
-            self.run_own(key);
-        }
-        self.check_query_limit(key, query_bytes_max);
-        // A request that takes long to arrive is no idleness; running one notes the time itself.
-        if let Some(connection) = self.connections.get(key)
-            && !connection.input.is_empty()
-        {
-            let client = &connection.session.client;
-            client.active_ms.store(shared::now_ms(), Relaxed);
         }
     }
 
-    /// Runs what was read into the thread's buffer.
-    fn run_direct(&mut self, key: usize, bytes: usize) {
-        let mut buffer = std::mem::take(&mut self.buffer);
-        let mut batch = std::mem::take(&mut self.batch);
-        batch.clear();
-        self.run_all(key, &mut batch, &mut buffer[..bytes]);
-        if let Some(connection) = self.connections.get_mut(key) {
-            connection.keep(&buffer[..bytes], &mut batch);
-        }
-        self.buffer = buffer;
-        self.batch = batch;
-    }
-
-    /// Runs what the connection keeps.
-    fn run_own(&mut self, key: usize) {
-        let Some(connection) = self.connections.get_mut(key) else {
-            return;
-        };
-        connection.unparsed = connection.stall.is_some();
-        if connection.unparsed {
-            return;
-        }
-        let mut batch = match connection.waiting.take() {
-            Some(waiting) => *waiting,
-            None => {
-                let mut batch = std::mem::take(&mut self.batch);
-                batch.clear();
-                batch
-            }
-        };
-        let mut input = std::mem::take(&mut connection.input);
-        self.run_all(key, &mut batch, &mut input);
-        if let Some(connection) = self.connections.get_mut(key) {
-            connection.keep_own(input, &mut batch);
-        }
-        self.batch = batch;
-    }
-
-    /// What follows from the state of a connection that was just served.
+    /// Sees to it that a connection that was just served goes on: at once, or when its stall is over.
     fn finish(&mut self, key: usize) {
+        let query_bytes_max = self.dispatcher.config.client_query_buffer_limit_bytes;
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
         // The wish to be woken comes after every failed try, and for the shard of that try: a wish made earlier
         // may have been spent. If the shard became free in between, there may be no release to wait for.
-        if let Some(Stall::Shard(busy)) = connection.stall
+        if let Some(Stall::Shard(busy)) = connection.input.stall()
             && self.shared.engine.wait(busy, self.index)
         {
-            connection.stall = None;
+            connection.input.resume();
         }
-        let paused = matches!(connection.stall, Some(Stall::Paused(_)));
+        let stall = connection.input.stall();
+        let paused = matches!(stall, Some(Stall::Paused(_)));
         connection.session.client.paused.store(paused, Relaxed);
-        if let Some(Stall::Waiting) = connection.stall {
-            let deadline = connection.session.parking.as_ref().and_then(|p| p.deadline);
-            self.deadlines
-                .extend(deadline.map(|deadline| (deadline, key)));
-        } else if matches!(connection.stall, Some(Stall::Long | Stall::Rest)) {
-            // What ends these makes the thread look.
-        } else if connection.stall.is_some() {
-            if !self.stalled.contains(&key) {
-                self.stalled.push(key);
+        match stall {
+            None => {}
+            Some(Stall::Waiting) => {
+                let deadline = connection
+                    .session
+                    .blocking
+                    .as_ref()
+                    .and_then(|p| p.deadline);
+                self.deadlines
+                    .extend(deadline.map(|deadline| (deadline, key)));
             }
-        } else if connection.waiting.is_some() && !connection.session.closing {
-            self.queue(key);
+            // A message makes the thread look, or the end of the turn, when replies are sent.
+            Some(Stall::Long | Stall::SlicedReply | Stall::Output) => {}
+            Some(Stall::Shard(_) | Stall::Paused(_) | Stall::Sleeping(_) | Stall::Congested(_)) => {
+                let is_listed = self.stalled.contains(&key);
+                self.stalled.extend((!is_listed).then_some(key));
+            }
+        }
+        match connection.next(query_bytes_max) {
+            Next::Run | Next::Read => self.queue(key),
+            // It is closed when its replies are sent.
+            Next::Wait | Next::Close | Next::GiveUp => {}
         }
         self.unflushed.push(key);
     }
@@ -415,89 +380,86 @@ impl Worker {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
-        if matches!(connection.stall, Some(Stall::Script)) {
-            return;
-        }
-        if matches!(connection.stall, Some(Stall::Sleeping(_))) && !connection.ended {
+        let is_asleep = matches!(connection.input.stall(), Some(Stall::Sleeping(_)));
+        if connection.input.is_running() || is_asleep {
             // The reply to DEBUG SLEEP comes when it is over.
             return;
         }
         let before = connection.unsent();
-        let sent_all = match connection.flush() {
-            Ok(sent_all) => sent_all,
+        let sent = match connection.flush() {
+            Ok(sent) => sent,
             Err(error) => {
                 log::debug!(
                     "Writing to client {}: {error}",
                     connection.session.client.address
                 );
-                self.close(key);
-                return;
+                connection.break_off();
+                0
             }
         };
+        let sent_all = connection.unsent() == 0;
         if before > 0 {
             let counters = &self.shared.threads[self.index].counters;
             counters.writes.add(1);
-            counters
-                .output_bytes
-                .add((before - connection.unsent()) as u64);
+            counters.output_bytes.add(sent as u64);
         }
         if sent_all {
             connection.over_soft_limit_since = None;
             connection.pushed_bytes = 0;
-            let output = std::mem::take(&mut connection.output);
-            if output.capacity() > 0
-                && output.capacity() <= SPARE_OUTPUT_BYTES_MAX
-                && self.spare_outputs.len() < SPARE_OUTPUTS_MAX
-            {
-                self.spare_outputs.push(output);
-            }
+            self.spare_outputs
+                .take_back(std::mem::take(&mut connection.output));
         } else {
-            if connection.unsent() < before {
+            if sent > 0 {
                 let now_ms = shared::now_ms();
                 connection.session.client.active_ms.store(now_ms, Relaxed);
             }
             self.check_output_limit(key);
         }
+        self.end_flush(key, sent_all);
+    }
+
+    /// Lets a connection go on that waited for its replies to be sent, or closes it if there is nothing left to do for it.
+    fn end_flush(&mut self, key: usize, sent_all: bool) {
         // It may be closed by now.
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
         connection.report();
-        if matches!(connection.stall, Some(Stall::Output)) && sent_all {
-            connection.stall = None;
-            self.stalled.retain(|&other| other != key);
-            self.queue(key);
-            return;
-        }
-        if matches!(connection.stall, Some(Stall::Rest)) && sent_all {
-            self.queue(key);
-            return;
-        }
-        let done = connection.session.closing
-            || connection.ended && connection.stall.is_none() && connection.waiting.is_none();
-        // A client that is gone needs no waiting for the clock; all else it sent runs.
-        let given_up = match connection.stall {
-            Some(Stall::Paused(_) | Stall::Sleeping(_)) => connection.ended,
-            // Unless it was just served: then it is closed when it has its reply.
-            Some(Stall::Waiting) => connection.ended && connection.gives_up_waiting(),
-            Some(
-                Stall::Shard(_)
-                | Stall::Output
-                | Stall::Long
-                | Stall::Rest
-                | Stall::Congested(_)
-                | Stall::Script,
-            )
-            | None => false,
+        let goes_on = match connection.input.stall() {
+            Some(Stall::Output) if sent_all => {
+                connection.input.resume();
+                true
+            }
+            Some(Stall::SlicedReply) => sent_all,
+            Some(_) | None => false,
         };
-        if done && sent_all || given_up {
+        let query_bytes_max = self.dispatcher.config.client_query_buffer_limit_bytes;
+        let ends = match connection.next(query_bytes_max) {
+            Next::Close => sent_all,
+            // Unless it was just served: then it is closed when it has its reply.
+            Next::GiveUp if connection.gives_up_waiting() => {
+                connection.session.closing = true;
+                sent_all
+            }
+            Next::GiveUp | Next::Run | Next::Read | Next::Wait => false,
+        };
+        if goes_on {
+            self.queue(key);
+        }
+        if ends {
             self.close(key);
         }
+        debug_assert!(
+            self.connections.get(key).is_none_or(
+                |connection| connection.queued || connection.next(query_bytes_max) != Next::Run
+            ),
+            "a connection that can go on has a turn to come"
+        );
     }
 
     pub(super) fn close(&mut self, key: usize) {
         if let Some(connection) = self.connections.get(key)
-            && matches!(connection.stall, Some(Stall::Script))
+            && connection.input.is_running()
         {
             // When its script has ended.
             connection.session.client.killed.store(true, Relaxed);
@@ -513,9 +475,9 @@ impl Worker {
             .connections
             .fetch_sub(1, Relaxed);
         self.stalled.retain(|&other| other != key);
-        if let Some(parking) = connection.session.parking.take() {
-            parking.leave();
-            if let Some(deadline) = parking.deadline {
+        if let Some(blocking) = connection.session.blocking.take() {
+            blocking.leave();
+            if let Some(deadline) = blocking.deadline {
                 self.deadlines.remove(&(deadline, key));
             }
         }
@@ -531,5 +493,6 @@ impl Worker {
             }
             self.close(key);
         }
+        drop(self.shared.threads[self.index].take_arrivals());
     }
 }

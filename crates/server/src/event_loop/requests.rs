@@ -1,59 +1,101 @@
 //! Running the requests of a connection, one batch after the other.
 
+use damselfly_protocol::{ProtocolError, Reply};
+
 use super::Worker;
-use crate::dispatch::Dispatcher;
-use crate::event_loop::connection::{Batch, Connection, Stall};
+use crate::dispatch::{BatchEnd, Dispatcher};
+use crate::event_loop::connection::Connection;
+use crate::event_loop::input::{Batch, Parsed, RunEnd};
 use crate::session::Replies;
 
 impl Worker {
+    /// Runs what was read into the thread's buffer.
+    pub(super) fn run_direct(&mut self, key: usize, bytes: usize) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        connection.input.begin_direct();
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let mut batch = std::mem::take(&mut self.batch);
+        batch.clear();
+        let end = self.run_all(key, &mut batch, &mut buffer[..bytes]);
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.input.keep(&buffer[..bytes], &mut batch, end);
+        }
+        self.buffer = buffer;
+        self.batch = batch;
+    }
+
+    /// Runs what the connection keeps.
+    pub(super) fn run_own(&mut self, key: usize) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        let mut batch = std::mem::take(&mut self.batch);
+        let mut input = connection.input.begin_own(&mut batch);
+        let end = self.run_all(key, &mut batch, &mut input);
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.input.keep_own(input, &mut batch, end);
+        }
+        self.batch = batch;
+    }
+
     /// Parses and runs until the input is used up or the connection can't go on.
-    pub(super) fn run_all(&mut self, key: usize, batch: &mut Batch, input: &mut [u8]) {
+    fn run_all(&mut self, key: usize, batch: &mut Batch, input: &mut [u8]) -> RunEnd {
         while let Some(connection) = self.connections.get_mut(key) {
-            run_plain(&mut self.dispatcher, connection, batch, input);
-            if !matches!(connection.stall, Some(Stall::Script)) {
-                return;
-            }
-            if !self.run_script(key, batch, input) {
-                return;
+            match run_plain(&mut self.dispatcher, connection, batch, input) {
+                Some(end) => return end,
+                None => {
+                    if let Some(end) = self.run_script(key, batch, input) {
+                        return end;
+                    }
+                }
             }
         }
+        RunEnd::Closing
     }
 }
 
-/// The same, but stops at scripts.
+/// The same, but stops at a script: then there is no end yet.
 fn run_plain(
     dispatcher: &mut Dispatcher,
     connection: &mut Connection,
     batch: &mut Batch,
     input: &mut [u8],
-) {
+) -> Option<RunEnd> {
     loop {
         if !batch.is_unfinished() {
-            let parsed = batch.parsed;
             let limits = connection.limits(&dispatcher.config);
-            batch.parse(&mut connection.parser, input, &limits);
-            if batch.parsed == parsed && batch.error.is_none() {
-                return;
+            let parsed = batch.parse(&mut connection.input.parser, input, &limits);
+            if let Parsed::Nothing { wanted } = parsed {
+                return Some(RunEnd::UsedUp { wanted });
             }
         }
-        dispatcher.run(connection, batch, input);
-        if connection.stall.is_some() || connection.session.closing {
-            return;
+        match dispatcher.run(connection, batch, input) {
+            BatchEnd::Done => {}
+            BatchEnd::Stalled(stall) => return Some(RunEnd::Stalled(stall)),
+            BatchEnd::Script => return None,
+            BatchEnd::Closing => return Some(RunEnd::Closing),
         }
-        if let Some(error) = batch.error.take() {
-            if connection.session.replies != Replies::Off {
-                let protocol = connection.session.protocol;
-                damselfly_protocol::Reply::new(&mut connection.output, protocol)
-                    .error(error.text());
-            }
-            dispatcher.counters().count_error(&error.text());
-            log::debug!(
-                "Protocol error from client {}: {}",
-                connection.session.client.address,
-                String::from_utf8_lossy(&error.text())
-            );
-            connection.session.closing = true;
-            return;
+        if let Some(error) = batch.take_error() {
+            refuse(dispatcher, connection, &error);
+            return Some(RunEnd::Closing);
         }
     }
+}
+
+/// Answers what is no request, and closes the connection.
+#[cold]
+fn refuse(dispatcher: &Dispatcher, connection: &mut Connection, error: &ProtocolError) {
+    if connection.session.replies != Replies::Off {
+        let protocol = connection.session.protocol;
+        Reply::new(&mut connection.output, protocol).error(error.text());
+    }
+    dispatcher.counters().count_error(&error.text());
+    log::debug!(
+        "Protocol error from client {}: {}",
+        connection.session.client.address,
+        String::from_utf8_lossy(&error.text())
+    );
+    connection.session.closing = true;
 }

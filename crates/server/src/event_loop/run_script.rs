@@ -12,21 +12,21 @@ use mio::Events;
 
 use super::{READ_BYTES, Worker};
 use crate::dispatch::{Dispatcher, exec};
-use crate::event_loop::connection::{Batch, Stall};
+use crate::event_loop::input::{Batch, RunEnd, Stall};
 use crate::registry::{Row, WithinMulti};
-use crate::scripts::{self, Around, Kind};
+use crate::scripts::{self, Kind, ScriptRunner};
 use crate::session::{Session, transaction};
 use crate::shared;
 
 /// How many events a nested turn takes at most; what is left comes with the next.
 const EVENTS_MAX: usize = 256;
 
-impl Around for Worker {
+impl ScriptRunner for Worker {
     fn dispatcher(&mut self) -> &mut Dispatcher {
         &mut self.dispatcher
     }
 
-    fn breathe(&mut self, wait: Duration) {
+    fn serve_others(&mut self, wait: Duration) {
         self.nested_turns += 1;
         if self.buffer.is_empty() {
             // The one that there was holds the request that runs the script.
@@ -41,18 +41,22 @@ impl Around for Worker {
 }
 
 impl Worker {
-    /// Runs the next request of `batch`, a script or a transaction that has some, with the session taken aside. True if the
+    /// Runs the next request of `batch`, a script or a transaction that has some, with the session taken aside. `None` if the
     /// connection can go on.
-    pub(super) fn run_script(&mut self, key: usize, batch: &mut Batch, input: &[u8]) -> bool {
+    pub(super) fn run_script(
+        &mut self,
+        key: usize,
+        batch: &mut Batch,
+        input: &[u8],
+    ) -> Option<RunEnd> {
         let Some(connection) = self.connections.get_mut(key) else {
-            return false;
+            return Some(RunEnd::Closing);
         };
         let scripts = &self.dispatcher.scripts;
         if scripts.running && !scripts.is_slow {
             // This is a turn in the middle of another script, which has the interpreter. It tries again with every turn, as if a shard
             // were busy.
-            connection.stall = Some(Stall::Shard(Busy { shard: 0 }));
-            return false;
+            return Some(RunEnd::Stalled(Stall::Shard(Busy { shard: 0 })));
         }
         let config = &self.dispatcher.config;
         let mut placeholder = Session::new(connection.session.client.clone(), config);
@@ -72,7 +76,6 @@ impl Worker {
             .get_mut(key)
             .expect("nobody closes a connection whose script runs");
         connection.session = session;
-        connection.stall = None;
         let stall = match ran {
             Ok(stall) => stall,
             Err(panic) => {
@@ -82,30 +85,29 @@ impl Worker {
             }
         };
         connection.output.extend_from_slice(&bytes);
-        connection.give_delayed();
+        connection.append_delayed();
         bytes.clear();
-        bytes.shrink_to(super::SPARE_OUTPUT_BYTES_MAX);
+        bytes.shrink_to(super::spares::BYTES_MAX);
         self.script_reply = bytes;
-        connection.stall = stall;
+        let session = &mut connection.session;
         if !matches!(stall, Some(Stall::Shard(_))) {
             // It is no other script's.
-            connection.session.script_plan = None;
+            session.script_plan = None;
         }
-        if stall.is_none() {
-            batch.next += 1;
-            if let Some(until) = connection.session.sleeps_until {
-                connection.stall = Some(Stall::Sleeping(until));
-            }
+        if session.client.killed.load(Relaxed) {
+            session.closing = true;
         }
-        if connection.session.client.killed.load(Relaxed) {
-            connection.session.closing = true;
-        }
-        let goes_on = connection.stall.is_none() && !connection.session.closing;
+        batch.next += usize::from(stall.is_none_or(|stall| stall.has_begun()));
+        let stall = stall.or_else(|| session.sleeps_until.take().map(Stall::Sleeping));
+        let is_closing = session.closing;
         if self.nested_turns > nested_turns {
             // What has come for it meanwhile was not looked at.
             self.queue(key);
         }
-        goes_on
+        match stall {
+            _ if is_closing => Some(RunEnd::Closing),
+            stall => stall.map(RunEnd::Stalled),
+        }
     }
 
     fn refusal_while_busy(&self, session: &mut Session, row: &Row) -> CommandError {
@@ -139,7 +141,7 @@ impl Worker {
             // This is a turn in the middle of a slow script.
             Err(self.refusal_while_busy(session, row).into())
         } else if row.within_multi == WithinMulti::Executes {
-            exec::exec_around(self, session, now, &mut reply)
+            exec::exec_with_scripts(self, session, now, &mut reply)
         } else {
             scripts::run(self, session, row, args, now, &mut reply)
         };

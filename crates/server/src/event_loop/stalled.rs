@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{TICK, Worker};
 use crate::blocked::End;
-use crate::event_loop::connection::Stall;
+use crate::event_loop::input::Stall;
 use crate::shared;
 
 impl Worker {
@@ -22,7 +22,7 @@ impl Worker {
             match self
                 .connections
                 .get(key)
-                .and_then(|connection| connection.stall)
+                .and_then(|connection| connection.input.stall())
             {
                 Some(Stall::Sleeping(end)) => until = until.min(end),
                 Some(Stall::Paused(hold)) => {
@@ -30,7 +30,7 @@ impl Worker {
                     until =
                         until.min(now + Duration::from_millis(left_ms.unsigned_abs()).min(TICK));
                 }
-                Some(Stall::Congested(to)) if !self.shared.pubsub.is_congested(self.index, to) => {
+                Some(Stall::Congested(to)) if !self.shared.is_congested(self.index, to) => {
                     return Duration::ZERO;
                 }
                 // Looked at again with every wake-up and tick.
@@ -39,9 +39,8 @@ impl Worker {
                     | Stall::Output
                     | Stall::Waiting
                     | Stall::Long
-                    | Stall::Rest
-                    | Stall::Congested(_)
-                    | Stall::Script,
+                    | Stall::SlicedReply
+                    | Stall::Congested(_),
                 )
                 | None => {}
             }
@@ -60,21 +59,16 @@ impl Worker {
             let Some(connection) = self.connections.get_mut(key) else {
                 continue;
             };
-            let over = match connection.stall {
+            let over = match connection.input.stall() {
                 None => true,
                 Some(Stall::Shard(_)) => true,
                 Some(Stall::Paused(hold)) => self.shared.pause.is_over(hold, now_ms),
                 Some(Stall::Sleeping(until)) => until <= Instant::now(),
-                Some(Stall::Congested(to)) => !self.shared.pubsub.is_congested(self.index, to),
-                Some(
-                    Stall::Output | Stall::Waiting | Stall::Long | Stall::Rest | Stall::Script,
-                ) => false,
+                Some(Stall::Congested(to)) => !self.shared.is_congested(self.index, to),
+                Some(Stall::Output | Stall::Waiting | Stall::Long | Stall::SlicedReply) => false,
             };
             if over || connection.session.client.killed.load(Relaxed) {
-                if matches!(connection.stall, Some(Stall::Sleeping(_))) {
-                    connection.session.sleeps_until = None;
-                }
-                connection.stall = None;
+                connection.input.resume();
                 self.queue(key);
             } else {
                 self.stalled.push(key);
@@ -93,26 +87,26 @@ impl Worker {
         {
             self.deadlines.pop_first();
             let connection = self.connections.get(key);
-            let parking = connection.and_then(|connection| connection.session.parking.as_ref());
-            if parking.is_some_and(|parking| parking.end(End::TimedOut)) {
+            let blocking = connection.and_then(|connection| connection.session.blocking.as_ref());
+            if blocking.is_some_and(|blocking| blocking.end(End::TimedOut)) {
                 self.queue(key);
             }
         }
     }
 
     /// Lets a connection go on whose waiting has ended.
-    pub(super) fn look_at_parked(&mut self, key: usize) {
+    pub(super) fn check_blocked(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
-        let Some(parking) = &connection.session.parking else {
+        let Some(blocking) = &connection.session.blocking else {
             return;
         };
-        if let Some(end) = parking.parked.take_end() {
-            if let Some(deadline) = parking.deadline {
+        if let Some(end) = blocking.blocked_client.take_end() {
+            if let Some(deadline) = blocking.deadline {
                 self.deadlines.remove(&(deadline, key));
             }
-            self.dispatcher.unpark(connection, end);
+            self.dispatcher.end_blocking(connection, end);
         }
     }
 }

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use damselfly_engine::Now;
 
 use super::{TICK, Worker};
-use crate::dispatch::{Room, excess_bytes};
-use crate::event_loop::connection::Stall;
+use crate::dispatch::{MemoryRoom, excess_bytes};
+use crate::event_loop::input::Stall;
 use crate::shared::{self, Rates};
 
 /// How soon the expiry sweep goes on if it has much to do, and how long a round may take then.
@@ -17,17 +17,15 @@ const SWEEP_BUDGET: Duration = Duration::from_millis(1);
 impl Worker {
     pub(super) fn do_what_is_due(&mut self) {
         let now = Instant::now();
+        self.shared.note_turn(self.index, now);
         if now >= self.next_sweep {
             self.dispatcher.forget_room();
-            let has_more = self.sweep(now) | (self.dispatcher.make_room() == Room::Soon);
+            let has_more = self.sweep(now) | (self.dispatcher.make_room() == MemoryRoom::Soon);
             self.next_sweep = now + if has_more { SWEEP_AGAIN } else { TICK };
         }
         if now >= self.next_tick {
             self.next_tick = now + TICK;
             self.dispatcher.refresh_scripts();
-            for listener in 0..self.listeners.len() {
-                self.accept(listener);
-            }
             if self.index == 0 {
                 self.shared.note_memory();
                 self.note_limit();
@@ -43,6 +41,7 @@ impl Worker {
         if now >= self.next_second {
             self.next_second = now + Duration::from_secs(1);
             self.close_idle();
+            self.spare_outputs.free_unused();
             damselfly_base::heap::collect();
         }
     }
@@ -50,7 +49,7 @@ impl Worker {
     /// Notes whether `maxmemory` is exceeded.
     fn note_limit(&self) {
         let limit = self.dispatcher.config.maxmemory_bytes;
-        let is_over = limit > 0 && excess_bytes(limit) > 0;
+        let is_over = limit > 0 && excess_bytes(&self.dispatcher.config, &self.shared) > 0;
         self.shared.over_limit.note(is_over, shared::now_ms());
     }
 
@@ -101,7 +100,7 @@ impl Worker {
             let idle_s = (now_ms - client.active_ms.load(Relaxed)) / 1000;
             if timeout_s > 0
                 && idle_s > timeout_s
-                && matches!(connection.stall, None | Some(Stall::Output))
+                && matches!(connection.input.stall(), None | Some(Stall::Output))
                 && !client.monitor.load(Relaxed)
                 && connection.session.subscriptions.is_none()
             {
@@ -146,7 +145,8 @@ impl Worker {
         };
         let queued_bytes = connection.session.transaction.queued_bytes();
         let bytes = (connection.input.len() + queued_bytes) as u64;
-        if connection.stall.is_none() && bytes > query_bytes_max {
+        let input = &connection.input;
+        if input.stall().is_none() && input.is_at_start() && bytes > query_bytes_max {
             log::warn!(
                 "Closing client {} that reached the max query buffer length of {} bytes",
                 connection.session.client.address,
@@ -156,9 +156,7 @@ impl Worker {
                 .counters
                 .query_limit_disconnections
                 .add(1);
-            connection.ended = true;
-            connection.output.clear();
-            connection.sent = 0;
+            connection.cut_off();
         }
     }
 

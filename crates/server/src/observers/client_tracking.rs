@@ -12,7 +12,7 @@ use damselfly_engine::{Key, Tracker, Tx};
 use damselfly_protocol::{Reply, Version};
 
 use crate::clients::Client;
-use crate::observers::invalidation::{News, begins_with_any};
+use crate::observers::invalidation::{PendingInvalidation, begins_with_any};
 use crate::registry::Row;
 use crate::session::{Context, Session};
 use crate::shared::{Message, Shared};
@@ -148,7 +148,7 @@ impl Redirect {
     }
 
     /// How an invalidation is written to the client that gets it.
-    pub fn text(&self, news: &News) -> Arc<[u8]> {
+    pub fn text(&self, news: &PendingInvalidation) -> Arc<[u8]> {
         let version = match self.from.protocol.load(Relaxed) {
             3 => Version::Resp3,
             _ => Version::Resp2,
@@ -184,7 +184,12 @@ fn way(shared: &Shared, tracked: &Tracked, session: &Session) -> Way {
 }
 
 /// Writes or sends what a client is told: `write` gets a message for the client itself.
-pub fn tell(shared: &Shared, session: &Session, news: &News, write: impl FnOnce(&[u8], &[u8])) {
+pub fn tell(
+    shared: &Shared,
+    session: &Session,
+    news: &PendingInvalidation,
+    write: impl FnOnce(&[u8], &[u8]),
+) {
     let Some(tracked) = &session.tracked else {
         return;
     };
@@ -192,11 +197,7 @@ pub fn tell(shared: &Shared, session: &Session, news: &News, write: impl FnOnce(
     match way(shared, tracked, session) {
         Way::Own => write(HEAD, &text()),
         Way::Other(client) => {
-            let thread = &shared.threads[client.thread];
-            thread.send(Message::Redirected {
-                client,
-                text: text(),
-            });
+            send_redirected(shared, client, text());
         }
         Way::Broken => {
             session.client.redirect_broken.store(true, Relaxed);
@@ -206,6 +207,19 @@ pub fn tell(shared: &Shared, session: &Session, news: &News, write: impl FnOnce(
             }
         }
         Way::Nowhere => {}
+    }
+}
+
+/// Sends a client the keys that another one redirects to it, through the thread that serves it. Where that thread has too much to
+/// deliver already, the client is disconnected instead.
+pub fn send_redirected(shared: &Shared, client: Arc<Client>, text: Arc<[u8]>) {
+    match shared.pubsub.admit(client.thread, text.len()) {
+        Some(bytes) => shared.threads[client.thread].send(Message::Redirected {
+            client,
+            text,
+            bytes,
+        }),
+        None => shared.clients.cut_off(&client, &shared.threads),
     }
 }
 
@@ -219,18 +233,18 @@ pub fn redirected_head(session: &Session) -> Option<&'static [u8]> {
 }
 
 /// Takes what a client has invalidated itself and wants to hear of.
-pub fn take_own(session: &Session) -> Vec<News> {
-    let mut own = std::mem::take(&mut *session.client.own_news());
+pub fn take_own(session: &Session) -> Vec<PendingInvalidation> {
+    let mut own = std::mem::take(&mut *session.client.pending_invalidations());
     let wants_keys = |tracked: &Tracked| tracked.hears_of_reads() && !tracked.no_loop;
     if !session.tracked.as_deref().is_some_and(wants_keys) {
-        own.retain(|news| matches!(news, News::Everything));
+        own.retain(|news| matches!(news, PendingInvalidation::Everything));
     }
     own
 }
 
 /// Prepares what a client is told behind the reply of its command of what that has invalidated.
 #[cold]
-pub fn take_own_news(shared: &Shared, session: &mut Session) {
+pub fn take_pending_invalidations(shared: &Shared, session: &mut Session) {
     if session.tracked.is_none() {
         return;
     }
@@ -287,7 +301,7 @@ pub fn stop(shared: &Shared, session: &mut Session) {
     client.redirect_broken.store(false, Relaxed);
     client.no_loop.store(false, Relaxed);
     set_redirect(shared, client, 0);
-    client.own_news().clear();
+    client.pending_invalidations().clear();
 }
 
 /// Notes where a client's invalidations go from now on.

@@ -22,12 +22,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicUsize,
+    Ordering::{AcqRel, Relaxed},
+};
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
 };
 
-use damselfly_engine::{Change, Engine, Invalidate, Tracker};
+use damselfly_engine::{Change, Engine, InvalidationSink, Tracker};
 use damselfly_protocol::{Reply, Version};
 
 use crate::observers::client_tracking::Redirect;
@@ -78,14 +81,14 @@ impl Invalidation {
 
 /// What one tracker is told.
 #[derive(Clone, Debug)]
-pub enum News {
+pub enum PendingInvalidation {
     /// These keys were changed: an array of them, as it is written.
     Keys(Arc<[u8]>),
     /// Any key may have been changed.
     Everything,
 }
 
-impl News {
+impl PendingInvalidation {
     /// The news of some keys.
     pub fn of<'k>(keys: impl ExactSizeIterator<Item = &'k [u8]>) -> Self {
         let mut text = Vec::new();
@@ -114,6 +117,8 @@ struct Counts {
     trackers: AtomicUsize,
     /// Those who track prefixes; one counts once for each.
     prefixes: AtomicUsize,
+    /// They will be told of everything, since too much was on its way to the thread; that is on its way, too.
+    overflows: AtomicBool,
 }
 
 /// All who track keys.
@@ -241,6 +246,11 @@ impl Tracking {
         }
     }
 
+    /// To be called before the clients of a thread are told of everything: what changes from now on needs another message.
+    pub fn take_overflow(&self, thread: usize) {
+        self.threads[thread].overflows.swap(false, AcqRel);
+    }
+
     /// How many clients track.
     pub fn count(&self) -> usize {
         *self.trackers()
@@ -270,7 +280,7 @@ impl Tracking {
         &self,
         keys: &BTreeMap<Arc<[u8]>, u64>,
         skips_own: impl Fn(Tracker) -> Option<bool>,
-    ) -> Vec<(Tracker, News)> {
+    ) -> Vec<(Tracker, PendingInvalidation)> {
         let (mut news, by_prefix) = (Vec::new(), self.read());
         for (prefix, trackers) in by_prefix.iter() {
             let mut trackers = trackers
@@ -288,7 +298,7 @@ impl Tracking {
             if prefixed.is_empty() {
                 continue;
             }
-            let all = News::of(prefixed.iter().map(|(key, _)| *key));
+            let all = PendingInvalidation::of(prefixed.iter().map(|(key, _)| *key));
             for (tracker, skips_own) in trackers {
                 if !skips_own {
                     news.push((tracker, all.clone()));
@@ -297,7 +307,7 @@ impl Tracking {
                 let by_others = prefixed.iter().filter(|(_, actor)| *actor != tracker.id);
                 let by_others: Vec<&[u8]> = by_others.map(|(key, _)| *key).collect();
                 if !by_others.is_empty() {
-                    news.push((tracker, News::of(by_others.into_iter())));
+                    news.push((tracker, PendingInvalidation::of(by_others.into_iter())));
                 }
             }
         }
@@ -330,13 +340,13 @@ pub fn begins_with_any<'n>(key: &[u8], last: impl Fn(&[u8]) -> Option<&'n [u8]>)
 }
 
 /// Takes changes from the engine to the threads of those who track.
-pub struct Teller {
+pub struct Invalidator {
     tracking: Arc<Tracking>,
     /// Weak, since the engine is itself part of what is shared.
     shared: Weak<Shared>,
 }
 
-impl Teller {
+impl Invalidator {
     /// One for the engine of `shared`.
     pub fn new(shared: &Arc<Shared>) -> Self {
         Self {
@@ -346,7 +356,7 @@ impl Teller {
     }
 }
 
-impl Invalidate for Teller {
+impl InvalidationSink for Invalidator {
     fn concerns(&self, key: &[u8]) -> bool {
         self.tracking.concerns(key)
     }
@@ -384,9 +394,9 @@ impl<'a> Letters<'a> {
     }
 
     /// Leaves news for the client itself that has caused them, which gets them behind its reply.
-    fn add_own(&self, actor: u64, news: News) {
+    fn add_own(&self, actor: u64, news: PendingInvalidation) {
         if let Some(client) = self.shared.clients.find(actor) {
-            client.own_news().push(news);
+            client.pending_invalidations().push(news);
         }
     }
 
@@ -409,7 +419,7 @@ impl<'a> Letters<'a> {
         match change {
             Change::Everything => {
                 if Redirect::of(self.shared, actor).is_none() {
-                    self.add_own(actor, News::Everything);
+                    self.add_own(actor, PendingInvalidation::Everything);
                 }
                 for (list, counts) in self.by_thread.iter_mut().zip(&self.shared.tracking.threads) {
                     if has_redirects || counts.trackers.load(Relaxed) > 0 {
@@ -430,7 +440,7 @@ impl<'a> Letters<'a> {
                     let others = of_thread.iter().filter(|tracker| tracker.id != actor);
                     let others: Vec<Tracker> = others.copied().collect();
                     if others.len() < of_thread.len() {
-                        self.add_own(actor, News::of(std::iter::once(&*key)));
+                        self.add_own(actor, PendingInvalidation::of(std::iter::once(&*key)));
                     }
                     if !others.is_empty() {
                         self.by_thread[of_thread[0].thread as usize].push(Invalidation::Read {
@@ -461,6 +471,10 @@ impl<'a> Letters<'a> {
                 continue;
             }
             if shared.pubsub.arriving_bytes(to) > LOSS_BYTES {
+                // One such message stands for all, so that they don't add up while the thread is stuck.
+                if shared.tracking.threads[to].overflows.swap(true, AcqRel) {
+                    continue;
+                }
                 list = vec![Invalidation::Everything { but: 0 }];
             }
             let bytes = list.iter().map(Invalidation::bytes).sum();

@@ -8,6 +8,7 @@ use damselfly_commands::Arity::Exactly;
 use damselfly_commands::{Args, Command, Group, Keys, Result, Run, Trait};
 use damselfly_protocol::Reply;
 
+use crate::clients::Client;
 use crate::registry::{Handler, Row};
 use crate::session::{Context, Session};
 use crate::shared::{self, Message, Shared};
@@ -70,14 +71,20 @@ pub fn send(shared: &Shared, lines: &[u8], from: u64) {
     let lines: Arc<[u8]> = lines.into();
     let monitors = shared.clients.monitors();
     for (index, thread) in shared.threads.iter().enumerate() {
-        if monitors
-            .iter()
-            .any(|client| client.thread == index && client.id != from)
-        {
-            thread.send(Message::Monitored {
+        let is_shown = |client: &&Arc<Client>| {
+            client.thread == index && client.id != from && !client.killed.load(Relaxed)
+        };
+        let mut shown = monitors.iter().filter(is_shown).peekable();
+        if shown.peek().is_none() {
+            continue;
+        }
+        match shared.pubsub.admit(index, lines.len()) {
+            Some(bytes) => thread.send(Message::Monitored {
                 lines: lines.clone(),
                 from,
-            });
+                bytes,
+            }),
+            None => shown.for_each(|client| shared.clients.cut_off(client, &shared.threads)),
         }
     }
 }

@@ -11,7 +11,7 @@
 use std::io::Write;
 use std::sync::{Arc, Weak};
 
-use damselfly_engine::{Audience, KeyEvent, Wanted};
+use damselfly_engine::{EventMask, EventSink, KeyEvent};
 
 use crate::pubsub::mail::Scope;
 use crate::shared::{Shared, Thread};
@@ -31,8 +31,8 @@ impl Events {
     }
 }
 
-impl Audience for Events {
-    fn tell(&self, wanted: Wanted, events: &[KeyEvent]) {
+impl EventSink for Events {
+    fn tell(&self, wanted: EventMask, events: &[KeyEvent]) {
         let Some(shared) = self.shared.upgrade() else {
             return;
         };

@@ -13,7 +13,7 @@ use std::sync::atomic::{
 };
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use damselfly_base::glob;
+use damselfly_base::glob::Glob;
 use damselfly_protocol::{Reply, Version};
 
 /// Shards of an index: many more than there are threads, so that publishers rarely meet.
@@ -21,14 +21,6 @@ const SHARDS: usize = 256;
 
 /// A table that was this large, and is mostly empty now, gives memory back.
 const CAPACITY_KEPT: usize = 64;
-
-/// True if a pattern matches the name of a channel. As in Redis, no `*` matches the empty name.
-pub fn matches(pattern: &[u8], channel: &[u8]) -> bool {
-    if channel.is_empty() {
-        return pattern.is_empty();
-    }
-    glob::matches(pattern, channel)
-}
 
 /// Hashes names as keys are hashed, so that nobody can choose names that collide.
 #[derive(Default)]
@@ -177,11 +169,14 @@ impl Index {
 
     /// The names of all channels that have subscribers and match the pattern, if there is one.
     pub fn names(&self, pattern: Option<&[u8]>) -> Vec<Arc<[u8]>> {
-        let mut names = Vec::new();
+        let mut names: Vec<Arc<[u8]>> = Vec::new();
         for shard in &self.shards {
             let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
-            let matches = |name: &&Arc<[u8]>| pattern.is_none_or(|pattern| matches(pattern, name));
-            names.extend(shard.keys().filter(matches).cloned());
+            names.extend(shard.keys().cloned());
+        }
+        // Matching may take long, and needs no lock.
+        if let Some(glob) = pattern.map(Glob::new) {
+            names.retain(|name| glob.matches(name));
         }
         names
     }
@@ -192,6 +187,8 @@ impl Index {
 pub struct Pattern {
     /// The pattern.
     pub name: Arc<[u8]>,
+    /// The same, compiled.
+    pub glob: Glob,
     /// What stands in a message before the channel, without the first byte, which depends on the protocol.
     pub head: Box<[u8]>,
 }
@@ -205,6 +202,7 @@ impl Pattern {
         reply.bulk(&name);
         head.remove(0);
         Self {
+            glob: Glob::new(&name),
             name,
             head: head.into(),
         }

@@ -17,8 +17,9 @@
 //! - Who subscribes receives no message published before that: subscriptions note the number of the next message that
 //!   their thread will get ([`receivers`]).
 //! - Memory is bounded: who publishes to a thread for which more than [`MAIL_BYTES_MAX`] are on their way runs nothing
-//!   further for now. What one request publishes beyond the limit for subscribers' output is lost, and those who
-//!   should have received it are disconnected, so that nobody misses a message unknowingly.
+//!   further for now, unless that thread is stuck. What is published beyond the limit for subscribers' output is lost, and those
+//!   who should have received it are disconnected, so that nobody misses a message unknowingly. Beyond [`LOST_BYTES_MAX`] more
+//!   there is not even a note of what was lost: all subscribers of the thread are disconnected.
 
 pub mod index;
 pub mod mail;
@@ -26,7 +27,7 @@ pub mod receivers;
 
 use std::sync::atomic::{
     AtomicBool, AtomicUsize,
-    Ordering::{Relaxed, SeqCst},
+    Ordering::{AcqRel, Relaxed, SeqCst},
 };
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -40,6 +41,12 @@ pub const MAIL_BYTES_MAX: usize = 1 << 20;
 
 /// Messages of a single request are lost beyond at least this many bytes on their way to a thread.
 const LOSS_BYTES_MIN: usize = 64 << 20;
+
+/// So many bytes more are notes of what is lost.
+const LOST_BYTES_MAX: usize = 1 << 20;
+
+/// What a message is counted with beside what it holds, in bytes.
+const OVERHEAD_BYTES: usize = 128;
 
 /// What one can subscribe to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +72,8 @@ struct Desk {
     arriving_bytes: AtomicUsize,
     /// Somebody waits for fewer.
     awaited: AtomicBool,
+    /// There is a [`Message::Overflow`] on its way to this thread.
+    overflows: AtomicBool,
     /// There is something to send.
     has_outgoing: AtomicBool,
     /// One more than the number of a thread for which events of this one have congested the way.
@@ -87,6 +96,8 @@ struct Own {
 struct Outbox {
     mail: Vec<Mail>,
     bytes: usize,
+    /// More was published for the thread than there is room for.
+    overflows: bool,
 }
 
 /// What came of publishing.
@@ -121,6 +132,7 @@ impl PubSub {
             own: Mutex::new(own()),
             arriving_bytes: AtomicUsize::new(0),
             awaited: AtomicBool::new(false),
+            overflows: AtomicBool::new(false),
             has_outgoing: AtomicBool::new(false),
             congested: AtomicUsize::new(0),
         };
@@ -193,7 +205,7 @@ impl PubSub {
         let mut matching: Vec<Arc<Pattern>> = Vec::new();
         if scope == Scope::Cluster && self.patterns.count() > 0 {
             for subscribed in self.patterns.list(&mut own.patterns) {
-                if index::matches(&subscribed.pattern.name, channel) {
+                if subscribed.pattern.glob.matches(channel) {
                     note(&subscribed.counts);
                     matching.push(subscribed.pattern.clone());
                 }
@@ -222,8 +234,14 @@ impl PubSub {
             if on_way > MAIL_BYTES_MAX {
                 congested = Some(thread);
             }
-            if on_way.saturating_add(mail.bytes()) > self.loss_bytes.load(Relaxed) {
+            let loss_bytes = self.loss_bytes.load(Relaxed);
+            if on_way.saturating_add(mail.bytes()) > loss_bytes {
                 mail = mail.as_lost(&mut own.buffer);
+                let with_note = on_way.saturating_add(mail.bytes());
+                if with_note > loss_bytes.saturating_add(LOST_BYTES_MAX) {
+                    outbox.overflows = true;
+                    continue;
+                }
                 if outbox.mail.last().is_some_and(|last| last.covers(&mail)) {
                     continue;
                 }
@@ -279,20 +297,40 @@ impl PubSub {
         // The thread's own receivers first, so that they get no answer to a message before it.
         let others = (0..threads.len()).filter(|&to| to != thread);
         for to in std::iter::once(thread).chain(others) {
-            let outbox = &mut own.outboxes[to];
-            if outbox.mail.is_empty() {
-                continue;
+            let (outbox, desk) = (&mut own.outboxes[to], &self.desks[to]);
+            if !outbox.mail.is_empty() {
+                let bytes = std::mem::take(&mut outbox.bytes);
+                desk.arriving_bytes.fetch_add(bytes, Relaxed);
+                let mail = std::mem::take(&mut outbox.mail);
+                threads[to].send(Message::Mail { mail, bytes });
             }
-            let bytes = std::mem::take(&mut outbox.bytes);
-            self.desks[to].arriving_bytes.fetch_add(bytes, Relaxed);
-            let mail = std::mem::take(&mut outbox.mail);
-            threads[to].send(Message::Mail { mail, bytes });
+            if std::mem::take(&mut outbox.overflows) && !desk.overflows.swap(true, AcqRel) {
+                threads[to].send(Message::Overflow);
+            }
         }
+    }
+
+    /// To be called before the subscribers of a thread are disconnected for [`Message::Overflow`]: what is lost from now on
+    /// needs another one.
+    pub fn take_overflow(&self, thread: usize) {
+        self.desks[thread].overflows.swap(false, AcqRel);
     }
 
     /// How many bytes are on their way to a thread.
     pub fn arriving_bytes(&self, thread: usize) -> usize {
         self.desks[thread].arriving_bytes.load(Relaxed)
+    }
+
+    /// What `len` bytes that are sent to a thread by other means than [`PubSub::send`] count as, which is noted; `None` if they
+    /// are too much and must not be sent.
+    pub fn admit(&self, thread: usize, len: usize) -> Option<usize> {
+        let bytes = len + OVERHEAD_BYTES;
+        let on_way = self.arriving_bytes(thread).saturating_add(bytes);
+        if on_way > self.loss_bytes.load(Relaxed) {
+            return None;
+        }
+        self.note_arriving(thread, bytes);
+        Some(bytes)
     }
 
     /// Notes that so many bytes are sent to a thread by other means than [`PubSub::send`]: they count with the others.
@@ -427,10 +465,10 @@ mod tests {
                 pubsub.note_delivered(RECEIVER, bytes);
                 mail
             }
-            Message::Serve { .. }
-            | Message::Monitored { .. }
+            Message::Monitored { .. }
             | Message::Invalidations { .. }
             | Message::Redirected { .. }
+            | Message::Overflow
             | Message::Look(_) => Vec::new(),
         });
         mail.flatten().collect()
@@ -496,5 +534,35 @@ mod tests {
             publish(&pubsub, &payload);
         }
         assert!(pubsub.outgoing_bytes(PUBLISHER) > 100 << 20);
+    }
+
+    /// The bug: each turn of a publisher left another note of what was lost, and with a stuck thread publishers do not wait.
+    #[test]
+    fn notes_of_what_is_lost_take_no_memory_without_bound() {
+        const MESSAGES: usize = 10_000;
+        let (_polls, threads) = two_threads();
+        let pubsub = PubSub::new(2);
+        pubsub.set_output_limit(1);
+        pubsub.subscribe(&threads, RECEIVER, PLACE, Topic::Pattern, b"*");
+        let send = |channel: &[u8], payload: &[u8]| {
+            pubsub.publish(PUBLISHER, Scope::Cluster, channel, payload, 0);
+            pubsub.send(PUBLISHER, &threads);
+        };
+        send(b"first", &vec![b'x'; LOSS_BYTES_MIN - 1024]);
+        for number in 0..MESSAGES {
+            send(format!("{number}").as_bytes(), b"");
+        }
+        let on_way = pubsub.arriving_bytes(RECEIVER);
+        assert!(on_way <= LOSS_BYTES_MIN + LOST_BYTES_MAX, "{on_way}");
+        let (_, messages) = threads[RECEIVER].receive();
+        let overflows = |messages: &[Message]| {
+            let is_overflow = |message: &&Message| matches!(message, Message::Overflow);
+            messages.iter().filter(is_overflow).count()
+        };
+        assert_eq!(overflows(&messages), 1);
+        pubsub.take_overflow(RECEIVER);
+        send(b"next", b"");
+        let (_, messages) = threads[RECEIVER].receive();
+        assert_eq!(overflows(&messages), 1);
     }
 }

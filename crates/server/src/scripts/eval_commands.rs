@@ -13,7 +13,7 @@ use damselfly_protocol::Reply;
 use damselfly_script::{Flags, Script, parse_digest};
 
 use crate::registry::Handler;
-use crate::scripts::{Finder, Kind, Program, Room};
+use crate::scripts::{Finder, Kind, Program, ScriptContext};
 use crate::session::Context;
 use crate::shared::Shared;
 
@@ -220,7 +220,7 @@ fn declared_keys(args: Args<'_>) -> std::result::Result<usize, CommandError> {
 }
 
 fn find_by_text(
-    room: &mut Room,
+    room: &mut ScriptContext,
     shared: &Shared,
     args: Args<'_>,
 ) -> std::result::Result<(Program, usize), CommandError> {
@@ -230,7 +230,7 @@ fn find_by_text(
 }
 
 fn find_by_digest(
-    room: &mut Room,
+    room: &mut ScriptContext,
     shared: &Shared,
     args: Args<'_>,
 ) -> std::result::Result<(Program, usize), CommandError> {
@@ -252,18 +252,17 @@ fn flags_by_text(_: &Shared, args: Args<'_>) -> Option<Flags> {
 
 fn flags_by_digest(shared: &Shared, args: Args<'_>) -> Option<Flags> {
     let digest = parse_digest(args.at(1))?;
-    shared.scripts.cache().get(&digest)?.flags()
+    shared.scripts.cache().get(&digest)?.script().flags()
 }
 
 fn load(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let text = args.at(2);
     let digest = sha1(text);
-    let known = context.shared.scripts.cache().get(&digest);
-    let script = match known {
-        Some(script) => script,
-        None => context.shared.scripts.checked(text)?,
-    };
-    context.shared.scripts.cache().insert_loaded(script);
+    let scripts = &context.shared.scripts;
+    if !scripts.cache().keep(&digest) {
+        let script = scripts.checked(text)?;
+        scripts.cache().insert_loaded(script);
+    }
     reply.bulk(hex(&digest).as_bytes());
     Ok(())
 }

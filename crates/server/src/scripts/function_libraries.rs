@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use damselfly_base::CommandError;
 use damselfly_script::{Function, Libraries, Library};
 
-use crate::scripts::Memory;
+use crate::scripts::LockHistory;
 
 /// The libraries as a thread knows them.
 #[derive(Debug, Default)]
@@ -33,7 +33,7 @@ pub struct KnownFunction {
     /// Its place among the library's functions.
     pub index: usize,
     /// What is remembered of its need for locks.
-    pub memory: Memory,
+    pub memory: LockHistory,
 }
 
 impl KnownFunction {
@@ -74,7 +74,7 @@ impl Snapshot {
         let known = Arc::new(KnownFunction {
             library: library.clone(),
             index,
-            memory: Memory::default(),
+            memory: LockHistory::default(),
         });
         if self.called.len() >= CALLED_MAX {
             self.called.clear();

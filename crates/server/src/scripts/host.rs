@@ -10,10 +10,10 @@ use damselfly_engine::Tx;
 use damselfly_protocol::{Reply, Span, Version};
 use damselfly_script::{Called, Host, LogLevel, Tick};
 
-use super::locks::{Lack, Standing};
+use super::locks::{LockMode, MissingLock};
 use super::run::Job;
 use super::slow::{Kind, Listed};
-use super::{Around, Scratch};
+use super::{Scratch, ScriptRunner};
 use crate::dispatch::{Dispatcher, leaves_no_trace};
 use crate::observers::monitor;
 use crate::registry::{Handler, REGISTRY, Row, SessionFn};
@@ -54,14 +54,14 @@ struct Call {
 
 /// A running script's server.
 pub(super) struct ScriptHost<'h, 't> {
-    pub around: &'h mut dyn Around,
+    pub runner: &'h mut dyn ScriptRunner,
     pub shared: &'h Shared,
     pub session: &'h mut Session,
     pub tx: &'h mut Tx<'t>,
     pub scratch: &'h mut Scratch,
-    pub standing: Standing<'h>,
+    pub lock_mode: LockMode<'h>,
     /// Why it has to be undone.
-    pub lack: Option<Lack>,
+    pub missing: Option<MissingLock>,
     /// The database that the script has selected.
     pub db: usize,
     pub is_read_only: bool,
@@ -195,11 +195,11 @@ impl ScriptHost<'_, '_> {
             }
         }
         self.has_read |= row.only_reads;
-        let started = self.around.dispatcher().clock.raw();
+        let started = self.runner.dispatcher().clock.raw();
         match self.run(row, args, reply) {
             Ok(failed) => self.note_call(row, args, started, failed),
-            Err(lack) => {
-                self.lack = Some(lack);
+            Err(missing) => {
+                self.missing = Some(missing);
                 Called::Abort
             }
         }
@@ -213,7 +213,7 @@ impl ScriptHost<'_, '_> {
         started: u64,
         failed: Option<CommandError>,
     ) -> Called {
-        let dispatcher = self.around.dispatcher();
+        let dispatcher = self.runner.dispatcher();
         let ended = dispatcher.clock.raw();
         let took_ns = dispatcher.clock.delta_as_nanos(started, ended);
         let ran_ns = dispatcher.clock.delta_as_nanos(self.timing.started, ended);
@@ -249,9 +249,9 @@ impl ScriptHost<'_, '_> {
         let held_back = &self.scratch.held_back;
         let count = held_back.calls.len() + held_back.refused.len() + held_back.logged.len();
         let bytes = held_back.bytes + held_back.lines.len();
-        match self.standing {
-            Standing::Revocable if count < CALLS_HELD_BACK_MAX && bytes < BYTES_HELD_BACK_MAX => {}
-            Standing::Revocable | Standing::Irrevocable { .. } | Standing::Whole => self.let_go(),
+        match self.lock_mode {
+            LockMode::Revocable if count < CALLS_HELD_BACK_MAX && bytes < BYTES_HELD_BACK_MAX => {}
+            LockMode::Revocable | LockMode::Irrevocable { .. } | LockMode::Whole => self.let_go(),
         }
     }
 
@@ -259,7 +259,7 @@ impl ScriptHost<'_, '_> {
     pub fn let_go(&mut self) {
         let held_back = &mut self.scratch.held_back;
         held_back.bytes = 0;
-        let dispatcher = self.around.dispatcher();
+        let dispatcher = self.runner.dispatcher();
         for call in held_back.calls.drain(..) {
             let args = call.args.as_ref().map(OwnedArgs::borrow);
             let args = args.unwrap_or(Args::new(&[], &[], None));
@@ -295,7 +295,7 @@ impl ScriptHost<'_, '_> {
 
     /// Makes the script known as a slow one once it is.
     pub fn look_at_clock(&mut self) {
-        let clock = &self.around.dispatcher().clock;
+        let clock = &self.runner.dispatcher().clock;
         let elapsed = Duration::from_nanos(clock.delta_as_nanos(self.timing.started, clock.raw()));
         let is_late = |threshold| elapsed > threshold;
         if self.is_slow() || !self.timing.threshold.is_some_and(is_late) {
@@ -317,7 +317,7 @@ impl ScriptHost<'_, '_> {
             slow.name
         );
         self.timing.slow = Some(Listed::new(&self.shared.scripts, slow));
-        self.around.dispatcher().scripts.is_slow = true;
+        self.runner.dispatcher().scripts.is_slow = true;
         // Those who wait for its locks are told.
         self.shared.threads.iter().for_each(Thread::wake);
         self.shared.long.look_at_shards();
@@ -331,12 +331,12 @@ impl ScriptHost<'_, '_> {
     }
 
     /// Lets other clients have a turn; waits that long for one of them.
-    pub fn breathe(&mut self, wait: Duration) {
+    pub fn serve_others(&mut self, wait: Duration) {
         // Else they would be taken for lines about commands of those others.
-        self.around
+        self.runner
             .dispatcher()
             .send_monitored(self.session.client.id);
-        self.around.breathe(wait);
+        self.runner.serve_others(wait);
     }
 
     /// Lets other clients have a turn if their last one was some time ago.
@@ -345,11 +345,11 @@ impl ScriptHost<'_, '_> {
             true => BREATH,
             false => TURN_INTERVAL,
         };
-        let clock = &self.around.dispatcher().clock;
+        let clock = &self.runner.dispatcher().clock;
         let since_ns = clock.delta_as_nanos(self.timing.last_turn, clock.raw());
         if u128::from(since_ns) > interval.as_nanos() {
-            self.breathe(Duration::ZERO);
-            self.timing.last_turn = self.around.dispatcher().clock.raw();
+            self.serve_others(Duration::ZERO);
+            self.timing.last_turn = self.runner.dispatcher().clock.raw();
         }
     }
 
@@ -423,7 +423,7 @@ impl ScriptHost<'_, '_> {
         row: &'static Row,
         args: Args<'_>,
         reply: &mut Reply<'_>,
-    ) -> Result<Option<CommandError>, Lack> {
+    ) -> Result<Option<CommandError>, MissingLock> {
         let handler = match row.command.run {
             Run::Run(handler) | Run::Either(handler, _) => handler,
             Run::Subcommands(_) => unreachable!("{} was refused", row.name),
@@ -446,7 +446,7 @@ impl ScriptHost<'_, '_> {
         };
         match result {
             Ok(()) => {}
-            Err(Stop::Rest(rest)) => rest.write_all(reply),
+            Err(Stop::SlicedReply(rest)) => rest.write_all(reply),
             Err(Stop::Wait(wait)) => {
                 reply.truncate_to(0);
                 (wait.nothing)(reply);
@@ -456,11 +456,11 @@ impl ScriptHost<'_, '_> {
                 reply.error(error.to_bytes());
                 return Ok(Some(error));
             }
-            Err(Stop::Busy(busy)) if matches!(self.standing, Standing::Revocable) => {
-                return Err(Lack::Shard(busy.shard));
+            Err(Stop::Busy(busy)) if matches!(self.lock_mode, LockMode::Revocable) => {
+                return Err(MissingLock::Shard(busy.shard));
             }
             Err(Stop::Busy(_) | Stop::NeedsAllLocks) => {
-                let is_whole = matches!(self.standing, Standing::Whole);
+                let is_whole = matches!(self.lock_mode, LockMode::Whole);
                 assert!(!is_whole, "{} has all the locks it needs", row.name);
                 self.reach_all()?;
                 return self.run(row, args, reply);
@@ -477,14 +477,14 @@ impl ScriptHost<'_, '_> {
         args: Args<'_>,
         reply: &mut Reply<'_>,
     ) -> damselfly_commands::Result {
-        let dispatcher = self.around.dispatcher();
+        let dispatcher = self.runner.dispatcher();
         let own_db = self.session.db;
         self.session.db = self.db;
-        match self.standing {
+        match self.lock_mode {
             // What is published can't be undone.
-            Standing::Revocable => {}
+            LockMode::Revocable => {}
             // Before what it publishes itself.
-            Standing::Irrevocable { .. } | Standing::Whole => self.tx.tell_events(),
+            LockMode::Irrevocable { .. } | LockMode::Whole => self.tx.publish_events(),
         }
         let mut context = Context {
             shared: &dispatcher.shared,

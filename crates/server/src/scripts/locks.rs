@@ -51,21 +51,21 @@ pub struct Plan {
 
 impl Plan {
     /// Learns from an attempt that was undone; `held` are the shards that it had locked.
-    pub fn learn(&mut self, lack: Lack, held: Option<Vec<usize>>) {
+    pub fn learn(&mut self, missing: MissingLock, held: Option<Vec<usize>>) {
         self.attempts += 1;
-        match (lack, held) {
-            (Lack::Shard(shard), Some(held)) if self.attempts <= ATTEMPTS_MAX => {
+        match (missing, held) {
+            (MissingLock::Shard(shard), Some(held)) if self.attempts <= ATTEMPTS_MAX => {
                 self.shards = held;
                 self.shards.push(shard);
             }
-            (Lack::Shard(_) | Lack::All, _) => self.all = true,
+            (MissingLock::Shard(_) | MissingLock::All, _) => self.all = true,
         }
     }
 }
 
 /// What a script lacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lack {
+pub enum MissingLock {
     /// The lock of this shard, which is busy.
     Shard(usize),
     /// All locks.
@@ -74,14 +74,14 @@ pub enum Lack {
 
 /// What is remembered of a script's need for locks.
 #[derive(Debug, Default)]
-pub struct Memory {
+pub struct LockHistory {
     /// Grows when it is undone and falls when it is not.
     score: AtomicU32,
     /// So many times more it takes all locks at once.
     whole_runs: AtomicU32,
 }
 
-impl Memory {
+impl LockHistory {
     const SCORE_UNDONE: u32 = 8;
     const SCORE_MAX: u32 = 32;
     const WHOLE_RUNS: u32 = 64;
@@ -104,10 +104,10 @@ impl Memory {
     }
 
     /// Notes that it was undone.
-    pub fn note_undone(&self, lack: Lack) {
+    pub fn note_undone(&self, missing: MissingLock) {
         let score = self.score.load(Relaxed) + Self::SCORE_UNDONE;
         self.score.store(score, Relaxed);
-        if lack == Lack::All || score >= Self::SCORE_MAX {
+        if missing == MissingLock::All || score >= Self::SCORE_MAX {
             self.score.store(Self::SCORE_MAX / 2, Relaxed);
             self.whole_runs.store(Self::WHOLE_RUNS, Relaxed);
         }
@@ -146,7 +146,7 @@ fn costs_much(entry: EntryRef<'_>) -> bool {
 }
 
 /// How a script holds its locks.
-pub(super) enum Standing<'s> {
+pub(super) enum LockMode<'s> {
     /// It can be undone.
     Revocable,
     /// It can't, and waits for locks.
@@ -162,8 +162,8 @@ impl ScriptHost<'_, '_> {
         row: &'static Row,
         handler: Handler,
         args: Args<'_>,
-    ) -> Result<(), Lack> {
-        if let Standing::Whole = self.standing {
+    ) -> Result<(), MissingLock> {
+        if let LockMode::Whole = self.lock_mode {
             return Ok(());
         }
         match (handler, row.locks) {
@@ -186,25 +186,25 @@ impl ScriptHost<'_, '_> {
     }
 
     /// Makes sure that all shards are locked.
-    pub(super) fn reach_all(&mut self) -> Result<(), Lack> {
-        match self.standing {
-            Standing::Whole => return Ok(()),
-            Standing::Revocable => return Err(Lack::All),
-            Standing::Irrevocable { .. } => {}
+    pub(super) fn reach_all(&mut self) -> Result<(), MissingLock> {
+        match self.lock_mode {
+            LockMode::Whole => return Ok(()),
+            LockMode::Revocable => return Err(MissingLock::All),
+            LockMode::Irrevocable { .. } => {}
         }
         for shard in 0..self.tx.engine().shards() {
             while !self.tx.include_shard(shard) {
                 self.wait();
             }
         }
-        self.tx.become_whole();
-        self.standing = Standing::Whole;
+        self.tx.hold_all_locks();
+        self.lock_mode = LockMode::Whole;
         self.note_locks();
         Ok(())
     }
 
-    fn reach_keys(&mut self, row: &'static Row, args: Args<'_>) -> Result<(), Lack> {
-        if self.tx.kept_events() > KEPT_EVENTS_MAX {
+    fn reach_keys(&mut self, row: &'static Row, args: Args<'_>) -> Result<(), MissingLock> {
+        if self.tx.held_events() > KEPT_EVENTS_MAX {
             self.become_irrevocable()?;
         }
         if row.command.keys.writes() {
@@ -226,8 +226,8 @@ impl ScriptHost<'_, '_> {
     }
 
     /// Makes sure that what a command writes can be undone, as far as that does not depend on what its keys hold.
-    fn begin_writing(&mut self, row: &'static Row, args: Args<'_>) -> Result<(), Lack> {
-        let Standing::Revocable = self.standing else {
+    fn begin_writing(&mut self, row: &'static Row, args: Args<'_>) -> Result<(), MissingLock> {
+        let LockMode::Revocable = self.lock_mode else {
             return Ok(());
         };
         self.tx.begin_undo();
@@ -239,10 +239,10 @@ impl ScriptHost<'_, '_> {
         Ok(())
     }
 
-    fn lock(&mut self, hash: u64) -> Result<(), Lack> {
+    fn lock(&mut self, hash: u64) -> Result<(), MissingLock> {
         while !self.tx.include(hash) {
-            if let Standing::Revocable = self.standing {
-                return Err(Lack::Shard(self.tx.engine().shard_of(hash)));
+            if let LockMode::Revocable = self.lock_mode {
+                return Err(MissingLock::Shard(self.tx.engine().shard_of(hash)));
             }
             self.wait();
         }
@@ -255,7 +255,7 @@ impl ScriptHost<'_, '_> {
         /// Who holds a lock for long is a script; nobody else has to be hurried for.
         const WAIT: Duration = Duration::from_micros(100);
         if self.is_slow() {
-            self.breathe(WAIT);
+            self.serve_others(WAIT);
         } else {
             std::thread::yield_now();
             self.breathe_if_due();
@@ -264,7 +264,7 @@ impl ScriptHost<'_, '_> {
     }
 
     /// Saves what a key holds that is about to be changed, whose shard is locked.
-    fn save(&mut self, key: Key<'_>, access: Access) -> Result<(), Lack> {
+    fn save(&mut self, key: Key<'_>, access: Access) -> Result<(), MissingLock> {
         if !self.tx.can_undo() {
             return Ok(());
         }
@@ -281,15 +281,15 @@ impl ScriptHost<'_, '_> {
     }
 
     /// Lets what the script did stay from now on, whatever happens.
-    pub(super) fn become_irrevocable(&mut self) -> Result<(), Lack> {
-        let Standing::Revocable = self.standing else {
+    pub(super) fn become_irrevocable(&mut self) -> Result<(), MissingLock> {
+        let LockMode::Revocable = self.lock_mode else {
             return Ok(());
         };
         let Some(token) = Token::take(&self.shared.scripts) else {
-            return Err(Lack::All);
+            return Err(MissingLock::All);
         };
-        self.standing = Standing::Irrevocable { _token: token };
-        self.tx.forget_undo();
+        self.lock_mode = LockMode::Irrevocable { _token: token };
+        self.tx.commit();
         self.shared.scripts.counts.irrevocable.fetch_add(1, Relaxed);
         self.let_go();
         Ok(())

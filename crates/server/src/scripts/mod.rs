@@ -11,7 +11,7 @@
 //! - `slow.rs`: scripts that run for long, and those who meet them.
 //!
 //! Each thread has an interpreter, which compiles a text when it first runs it, and remembers the scripts that it ran
-//! ([`Room`]); the texts themselves belong to all threads ([`Scripts`]).
+//! ([`ScriptContext`]); the texts themselves belong to all threads, and it is their cache that decides which are known ([`Scripts`]).
 
 pub mod eval_commands;
 pub mod function_commands;
@@ -30,7 +30,7 @@ use damselfly_base::CommandError;
 use damselfly_base::sha1::hex;
 use damselfly_commands::{Args, Run};
 use damselfly_protocol::Span;
-use damselfly_script::{Flags, Interpreter, Limits, Script, ScriptCache};
+use damselfly_script::{CachedScript, Flags, Interpreter, Limits, Script, ScriptCache};
 
 use self::host::HeldBack;
 use self::slow::SlowScripts;
@@ -39,12 +39,12 @@ use crate::registry::{Handler, Row};
 use crate::scripts::function_libraries::{KnownFunction, Snapshot};
 use crate::shared::Shared;
 
-pub use locks::{Memory, Plan};
+pub use locks::{LockHistory, Plan};
 pub use run::{run, run_within};
 pub use slow::{Kind, Slow};
 
 /// Finds a program, and how many keys it declares.
-type Find = fn(&mut Room, &Shared, Args<'_>) -> Result<(Program, usize), CommandError>;
+type Find = fn(&mut ScriptContext, &Shared, Args<'_>) -> Result<(Program, usize), CommandError>;
 
 /// A command that runs scripts or functions.
 pub struct Finder {
@@ -75,22 +75,22 @@ fn flags(shared: &Shared, row: &Row, args: Args<'_>) -> Option<Flags> {
 }
 
 /// What a script runs in the middle of.
-pub trait Around {
+pub trait ScriptRunner {
     /// The dispatcher of the thread.
     fn dispatcher(&mut self) -> &mut Dispatcher;
 
     /// Lets other clients of the thread have a turn; waits that long for one of them.
-    fn breathe(&mut self, wait: Duration);
+    fn serve_others(&mut self, wait: Duration);
 }
 
 /// A transaction without scripts runs in the middle of nothing else.
-impl Around for Dispatcher {
+impl ScriptRunner for Dispatcher {
     #[inline]
     fn dispatcher(&mut self) -> &mut Dispatcher {
         self
     }
 
-    fn breathe(&mut self, _: Duration) {}
+    fn serve_others(&mut self, _: Duration) {}
 }
 
 /// What is to run.
@@ -106,7 +106,7 @@ impl Program {
     /// What it says about itself; `None` for a script that says nothing.
     pub fn flags(&self) -> Option<Flags> {
         match self {
-            Self::Script(known) => known.script.flags(),
+            Self::Script(known) => known.script().flags(),
             Self::Function(known) => Some(known.function().flags),
         }
     }
@@ -114,7 +114,7 @@ impl Program {
     /// The name that errors give it.
     pub fn name(&self) -> String {
         match self {
-            Self::Script(known) => hex(known.script.digest()),
+            Self::Script(known) => hex(known.script().digest()),
             Self::Function(known) => known.function().name.clone(),
         }
     }
@@ -155,7 +155,7 @@ impl Scripts {
     /// Bytes of the texts and of what is kept about them.
     pub fn bytes(&self) -> usize {
         /// About what an entry of the cache takes.
-        const ENTRY_BYTES: usize = 128;
+        const ENTRY_BYTES: usize = 192;
         let cache = self.cache();
         cache.body_bytes() + cache.len() * ENTRY_BYTES
     }
@@ -181,7 +181,7 @@ impl Scripts {
 #[derive(Default)]
 pub struct ThreadScripts {
     /// `None` before the first script, and while one runs.
-    room: Option<Box<Room>>,
+    room: Option<Box<ScriptContext>>,
     /// A script runs.
     pub running: bool,
     /// It has run for longer than `busy-reply-threshold`.
@@ -193,24 +193,25 @@ impl ThreadScripts {
     ///
     /// # Errors
     /// There is no memory for an interpreter.
-    pub fn take(&mut self, shared: &Shared) -> Result<Box<Room>, CommandError> {
+    pub fn take(&mut self, shared: &Shared) -> Result<Box<ScriptContext>, CommandError> {
         let mut room = match self.room.take() {
             Some(room) => room,
-            None => Box::new(Room::new()?),
+            None => Box::new(ScriptContext::new()?),
         };
         room.refresh(shared);
         Ok(room)
     }
 
     /// Takes it back.
-    pub fn put(&mut self, room: Box<Room>) {
+    pub fn put(&mut self, room: Box<ScriptContext>) {
         self.room = Some(room);
     }
 
-    /// Forgets what was flushed.
+    /// Forgets what was flushed, or forgotten by the cache.
     pub fn refresh(&mut self, shared: &Shared) {
         if let Some(room) = &mut self.room {
             room.refresh(shared);
+            room.drop_forgotten();
         }
     }
 
@@ -230,14 +231,19 @@ impl ThreadScripts {
 /// A script as its thread knows it. No other thread counts or changes this one.
 #[derive(Debug)]
 pub struct Known {
+    cached: Arc<CachedScript>,
+    memory: LockHistory,
+}
+
+impl Known {
     /// The script.
-    pub script: Arc<Script>,
-    uses: AtomicU64,
-    memory: Memory,
+    pub fn script(&self) -> &Script {
+        self.cached.script()
+    }
 }
 
 /// An interpreter, and room for what its scripts pass on.
-pub struct Room {
+pub struct ScriptContext {
     /// The interpreter.
     pub interpreter: Interpreter,
     known: HashMap<[u8; 20], Arc<Known>>,
@@ -260,7 +266,7 @@ struct Scratch {
     held_back: HeldBack,
 }
 
-impl Room {
+impl ScriptContext {
     fn new() -> Result<Self, CommandError> {
         Ok(Self {
             interpreter: Interpreter::new(Limits::default())?,
@@ -285,38 +291,41 @@ impl Room {
         }
     }
 
-    /// The script of this digest, if this thread or another knows it.
+    /// Lets go of the texts of scripts that the cache has forgotten.
+    fn drop_forgotten(&mut self) {
+        self.known.retain(|_, known| !known.cached.is_forgotten());
+    }
+
+    /// The script of this digest, if the cache knows it. Counts as a use.
     pub fn find(&mut self, scripts: &Scripts, digest: &[u8; 20]) -> Option<Arc<Known>> {
-        /// After so many uses by one thread the others are told that the script is still used.
-        const TOLD_EVERY: u64 = 64;
-        if let Some(known) = self.known.get(digest) {
-            let uses = known.uses.load(Relaxed) + 1;
-            known.uses.store(uses, Relaxed);
-            if uses.is_multiple_of(TOLD_EVERY) {
-                scripts.cache().insert_evaluated(known.script.clone());
-            }
+        if let Some(known) = self.known.get(digest)
+            && !known.cached.is_forgotten()
+        {
+            known.cached.note_use();
             return Some(known.clone());
         }
-        let script = scripts.cache().get(digest)?;
-        Some(self.note(script))
+        let cached = scripts.cache().get(digest)?;
+        Some(self.note(cached))
     }
 
     /// Remembers a script.
-    fn note(&mut self, script: Arc<Script>) -> Arc<Known> {
+    fn note(&mut self, cached: Arc<CachedScript>) -> Arc<Known> {
+        if self.known.len() >= KNOWN_MAX {
+            self.drop_forgotten();
+        }
         if self.known.len() >= KNOWN_MAX {
             self.known.clear();
         }
-        let digest = *script.digest();
+        let digest = *cached.script().digest();
         let known = Arc::new(Known {
-            script,
-            uses: AtomicU64::new(0),
-            memory: Memory::default(),
+            cached,
+            memory: LockHistory::default(),
         });
         self.known.insert(digest, known.clone());
         known
     }
 
-    /// The script with this text, which is compiled now if no thread knows it.
+    /// The script with this text, which is compiled now if the cache does not know it.
     ///
     /// # Errors
     /// Its first line is wrong, or it does not compile.
@@ -327,7 +336,7 @@ impl Room {
         }
         let script = Arc::new(Script::parse(text)?);
         self.interpreter.compile(&script)?;
-        scripts.cache().insert_evaluated(script.clone());
-        Ok(self.note(script))
+        let cached = scripts.cache().insert_evaluated(script);
+        Ok(self.note(cached))
     }
 }

@@ -10,9 +10,9 @@ use damselfly_protocol::Reply;
 use damselfly_script::{Ended, Flags};
 
 use super::host::{ScriptHost, Timing};
-use super::locks::{Lack, Plan, Standing};
+use super::locks::{LockMode, MissingLock, Plan};
 use super::slow::{Kind, Slow};
-use super::{Around, Finder, Program, Room};
+use super::{Finder, Program, ScriptContext, ScriptRunner};
 use crate::admin::slowlog::shortened;
 use crate::dispatch::count_effects;
 use crate::dispatch::exec::PREFETCHED_MAX;
@@ -59,24 +59,24 @@ impl Job<'_> {
 /// # Errors
 /// It could not begin: the request is wrong, or a shard busy.
 pub fn run(
-    around: &mut dyn Around,
+    runner: &mut dyn ScriptRunner,
     session: &mut Session,
     row: &'static Row,
     args: Args<'_>,
     now: Now,
     reply: &mut Reply<'_>,
 ) -> Result {
-    let shared = around.dispatcher().keeper.clone();
+    let shared = runner.dispatcher().keeper.clone();
     let mut plan = session.script_plan.take();
     let mut is_shown = plan.as_ref().is_some_and(|plan| plan.is_shown);
-    let mut show = |around: &mut dyn Around, session: &Session| {
+    let mut show = |runner: &mut dyn ScriptRunner, session: &Session| {
         if !std::mem::replace(&mut is_shown, true) {
-            around.dispatcher().show_script(session, row, args);
+            runner.dispatcher().show_script(session, row, args);
         }
     };
-    let result = with_room(around, &shared, |around, room| {
+    let result = with_room(runner, &shared, |runner, room| {
         let begun = begin(row, args, room, &shared);
-        let (program, keys) = begun.inspect_err(|_| show(around, session))?;
+        let (program, keys) = begun.inspect_err(|_| show(runner, session))?;
         let job = Job {
             program: &program,
             row,
@@ -90,39 +90,39 @@ pub fn run(
         if plan.is_none() && memory.begins_whole() {
             plan.get_or_insert_default().all = true;
         }
-        let mut shards = std::mem::take(&mut around.dispatcher().shards);
+        let mut shards = std::mem::take(&mut runner.dispatcher().shards);
         let result = loop {
             let locked = lock(&job, plan.as_deref(), &shared, session.db, now, &mut shards);
             let mut tx = match locked {
                 Ok(tx) => tx,
                 Err(busy) => break Err(busy.into()),
             };
-            show(around, session);
-            let standing = match tx.holds_all() {
-                true => Standing::Whole,
-                false => Standing::Revocable,
+            show(runner, session);
+            let lock_mode = match tx.holds_all() {
+                true => LockMode::Whole,
+                false => LockMode::Revocable,
             };
-            let Some(lack) = run_once(
-                &job, room, around, &shared, session, &mut tx, standing, reply,
+            let Some(missing) = run_once(
+                &job, room, runner, &shared, session, &mut tx, lock_mode, reply,
             ) else {
                 if plan.as_ref().is_none_or(|plan| !plan.all) {
                     memory.note_done();
                 }
-                end(around, tx);
+                end(runner, tx);
                 break Ok(());
             };
             let plan = plan.get_or_insert_default();
-            plan.learn(lack, tx.locked_shards());
+            plan.learn(missing, tx.locked_shards());
             plan.is_shown = true;
-            memory.note_undone(lack);
+            memory.note_undone(missing);
             shared.scripts.counts.undone.fetch_add(1, Relaxed);
             // For `tests/scripts.rs`, which must notice.
             if !cfg!(broken = "scripts") {
                 tx.undo();
             }
         };
-        around.dispatcher().shards = shards;
-        around.dispatcher().end_aside(session);
+        runner.dispatcher().shards = shards;
+        runner.dispatcher().end_aside(session);
         result
     });
     if let Err(Stop::Busy(_)) = result {
@@ -155,9 +155,9 @@ fn lock<'a>(
 }
 
 /// Ends the section of a script that was not undone.
-fn end(around: &mut dyn Around, mut tx: Tx<'_>) {
-    tx.forget_undo();
-    let dispatcher = around.dispatcher();
+fn end(runner: &mut dyn ScriptRunner, mut tx: Tx<'_>) {
+    tx.commit();
+    let dispatcher = runner.dispatcher();
     if tx.has_ready() {
         dispatcher.unserved.extend(tx.serve_waiters());
     }
@@ -169,15 +169,15 @@ fn end(around: &mut dyn Around, mut tx: Tx<'_>) {
 /// # Errors
 /// The request is wrong.
 pub fn run_within(
-    around: &mut dyn Around,
+    runner: &mut dyn ScriptRunner,
     session: &mut Session,
     tx: &mut Tx<'_>,
     row: &'static Row,
     args: Args<'_>,
     reply: &mut Reply<'_>,
 ) -> Result {
-    let shared = around.dispatcher().keeper.clone();
-    with_room(around, &shared, |around, room| {
+    let shared = runner.dispatcher().keeper.clone();
+    with_room(runner, &shared, |runner, room| {
         let (program, keys) = begin(row, args, room, &shared)?;
         let job = Job {
             program: &program,
@@ -186,9 +186,9 @@ pub fn run_within(
             keys,
         };
         tx.set_db(session.db);
-        let standing = Standing::Whole;
-        let lack = run_once(&job, room, around, &shared, session, tx, standing, reply);
-        assert!(lack.is_none(), "all locks are enough");
+        let lock_mode = LockMode::Whole;
+        let missing = run_once(&job, room, runner, &shared, session, tx, lock_mode, reply);
+        assert!(missing.is_none(), "all locks are enough");
         tx.set_db(session.db);
         Ok(())
     })
@@ -196,13 +196,15 @@ pub fn run_within(
 
 /// Lets `body` have the thread's interpreter.
 fn with_room(
-    around: &mut dyn Around,
+    runner: &mut dyn ScriptRunner,
     shared: &Shared,
-    body: impl FnOnce(&mut dyn Around, &mut Room) -> Result,
+    body: impl FnOnce(&mut dyn ScriptRunner, &mut ScriptContext) -> Result,
 ) -> Result {
-    let mut room = around.dispatcher().scripts.take(shared)?;
-    let result = body(around, &mut room);
-    let dispatcher = around.dispatcher();
+    let mut room = runner.dispatcher().scripts.take(shared)?;
+    let result = body(runner, &mut room);
+    // By now the locks are released, unless this is a part of a transaction.
+    room.interpreter.drop_leftovers();
+    let dispatcher = runner.dispatcher();
     dispatcher.scripts.put(room);
     dispatcher.note_scripts();
     result
@@ -221,7 +223,7 @@ fn finder(row: &Row) -> &'static Finder {
 fn begin(
     row: &'static Row,
     args: Args<'_>,
-    room: &mut Room,
+    room: &mut ScriptContext,
     shared: &Shared,
 ) -> std::result::Result<(Program, usize), CommandError> {
     let (program, keys) = (finder(row).find)(room, shared, args)?;
@@ -238,33 +240,33 @@ fn begin(
 #[expect(clippy::too_many_arguments, reason = "it is what a script needs")]
 fn run_once<'s>(
     job: &Job<'_>,
-    room: &mut Room,
-    around: &mut dyn Around,
+    room: &mut ScriptContext,
+    runner: &mut dyn ScriptRunner,
     shared: &'s Shared,
     session: &mut Session,
     tx: &mut Tx<'_>,
-    standing: Standing<'s>,
+    lock_mode: LockMode<'s>,
     reply: &mut Reply<'_>,
-) -> Option<Lack> {
+) -> Option<MissingLock> {
     let mark = reply.position();
     let flags = job.program.flags();
     let allows = |flag| flags.is_some_and(|flags| flags.contains(flag));
-    let Room {
+    let ScriptContext {
         interpreter,
         scratch,
         ..
     } = room;
     let mut host = ScriptHost {
-        timing: Timing::begin(around.dispatcher()),
-        memory_is_short: around.dispatcher().is_memory_short(),
-        around,
+        timing: Timing::begin(runner.dispatcher()),
+        memory_is_short: runner.dispatcher().is_memory_short(),
+        runner,
         shared,
         db: session.db,
         session,
         tx,
         scratch,
-        standing,
-        lack: None,
+        lock_mode,
+        missing: None,
         is_read_only: job.is_read_only(),
         allows_oom: allows(Flags::ALLOW_OOM) || allows(Flags::NO_WRITES),
         has_written: false,
@@ -272,16 +274,16 @@ fn run_once<'s>(
         job,
     };
     host.tx.set_script(true);
-    if let Standing::Revocable = host.standing
-        && shared.engine.tells_events()
+    if let LockMode::Revocable = host.lock_mode
+        && shared.engine.wants_events()
     {
-        host.tx.keep_events();
+        host.tx.hold_events();
     }
     let ended = with_slices(job.args, |values| {
         let (keys, arguments) = values.split_at(job.keys.min(values.len()));
         match job.program {
             Program::Script(known) => {
-                interpreter.eval(&known.script, keys, arguments, &mut host, reply)
+                interpreter.eval(known.script(), keys, arguments, &mut host, reply)
             }
             Program::Function(known) => {
                 let (library, index) = (&known.library, known.index);
@@ -290,22 +292,22 @@ fn run_once<'s>(
         }
     });
     host.tx.set_script(false);
-    host.around.dispatcher().scripts.is_slow = false;
-    if let Some(lack) = host.lack {
+    host.runner.dispatcher().scripts.is_slow = false;
+    if let Some(missing) = host.missing {
         reply.truncate_to(mark);
         host.forget();
-        return Some(lack);
+        return Some(missing);
     }
     host.let_go();
     if let Some(tracked) = &host.session.tracked {
         // Now it is certain what the script has changed.
-        host.tx.forget_undo();
+        host.tx.commit();
         let reader = tracked.reader(&host.session.client);
         reader.note_script(host.tx, host.has_read, job.declared_keys());
     }
     let text = reply.written_since(mark).strip_prefix(b"-");
     if let Some(text) = text {
-        let counters = host.around.dispatcher().counters();
+        let counters = host.runner.dispatcher().counters();
         counters.commands[job.row.index].failed.add(1);
         match ended {
             Ended::Failed { is_counted: false } => counters.count_error(text.trim_ascii_end()),

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use damselfly_commands::Rest;
+use damselfly_commands::SlicedReply;
 use damselfly_engine::{Busy, Now, Tx};
 use damselfly_protocol::{Reply, Version};
 
-use crate::blocked::Parking;
+use crate::blocked::Blocking;
 use crate::clients::Client;
 use crate::long_commands::LongCommand;
 use crate::observers::client_tracking::Tracked;
@@ -55,7 +55,7 @@ pub struct Session {
     /// Set to run nothing further until then (DEBUG SLEEP).
     pub sleeps_until: Option<Instant>,
     /// The command that waits for keys.
-    pub parking: Option<Parking>,
+    pub blocking: Option<Blocking>,
     /// What it has subscribed to, if to anything.
     pub subscriptions: Option<Box<Subscriptions>>,
     /// Messages that its own command has caused, to be sent whether or not replies are.
@@ -69,7 +69,7 @@ pub struct Session {
     /// Its command that runs elsewhere.
     pub long: Option<Arc<LongCommand>>,
     /// What is still to be written of the last reply.
-    pub rest: Option<Rest>,
+    pub rest: Option<SlicedReply>,
     /// MULTI and WATCH.
     pub transaction: Transaction,
     /// Which locks its script needs that waits for some.
@@ -87,7 +87,7 @@ impl Session {
             replies: Replies::On,
             closing: false,
             sleeps_until: None,
-            parking: None,
+            blocking: None,
             subscriptions: None,
             pushes: Vec::new(),
             follow_up: false,

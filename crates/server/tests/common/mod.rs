@@ -6,12 +6,13 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use damselfly_config::Config;
 use damselfly_protocol::client::{DecodeLimits, Decoder, Value, write_command};
 use damselfly_server::shared::Shared;
+use damselfly_server::signals::Signals;
 use damselfly_server::start::Server;
 
 /// The longest that anything a test waits for may take.
@@ -89,7 +90,7 @@ impl Drop for TestServer {
     fn drop(&mut self) {
         if let Some(server) = self.server.take() {
             server.shared().stop();
-            server.wait(&AtomicBool::new(false));
+            server.wait(&Signals::default());
         }
         let _ = std::fs::remove_dir_all(&self.folder);
     }
@@ -216,6 +217,11 @@ impl Client {
             replies.push(value.to_string());
         }
         replies
+    }
+
+    /// What has arrived of a reply that is not complete.
+    pub fn rest(&self) -> &[u8] {
+        &self.input
     }
 
     /// True if nothing has arrived that was not received.

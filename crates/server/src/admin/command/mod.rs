@@ -6,7 +6,8 @@ pub mod usage;
 
 pub use docs::docs;
 
-use damselfly_base::{CommandError, glob};
+use damselfly_base::CommandError;
+use damselfly_base::glob::Glob;
 use damselfly_commands::Arity::{AtLeast, Exactly};
 use damselfly_commands::{
     Access, Args, Arity, At, Command, Group, KeySpec, Keys, Result, Run, Trait,
@@ -267,8 +268,8 @@ fn list(_: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
                 .any(|category| wanted.eq_ignore_ascii_case(category.as_bytes()))
         }
     } else if args.is(3, "PATTERN") {
-        let pattern = wanted.to_ascii_lowercase();
-        &move |row| glob::matches(&pattern, row.name.as_bytes())
+        let glob = Glob::ignoring_case(wanted);
+        &move |row| glob.matches(row.name.as_bytes())
     } else if args.is(3, "MODULE") {
         &|_| false
     } else {

@@ -7,6 +7,7 @@ use super::Section::{
     self, Clients, Cluster, Cpu, Memory, Persistence, Replication, Server, Stats,
 };
 use crate::admin::facts::{self, Facts, ratio};
+use crate::dispatch::uncounted_bytes;
 use crate::pubsub::Topic;
 use crate::shared;
 use crate::statistics::{Counter, ThreadCounters};
@@ -98,16 +99,16 @@ pub static FIELDS: &[Field] = &[
     row(Memory, "allocator_resident", |f| f.resident.to_string()),
     row(Memory, "total_system_memory", |_| facts::system_bytes().to_string()),
     row(Memory, "total_system_memory_human", |_| human(facts::system_bytes() as usize)),
-    row(Memory, "used_memory_lua", |f| f.vm_bytes().to_string()),
-    row(Memory, "used_memory_vm_eval", |f| f.vm_bytes().saturating_sub(f.vm_functions_bytes()).to_string()),
-    row(Memory, "used_memory_lua_human", |f| human(f.vm_bytes())),
+    row(Memory, "used_memory_lua", |f| f.vm.to_string()),
+    row(Memory, "used_memory_vm_eval", |f| f.vm.saturating_sub(f.vm_functions_bytes()).to_string()),
+    row(Memory, "used_memory_lua_human", |f| human(f.vm)),
     row(Memory, "used_memory_scripts_eval", |f| f.shared.scripts.bytes().to_string()),
     row(Memory, "number_of_cached_scripts", |f| f.shared.scripts.cache().len().to_string()),
     row(Memory, "number_of_functions", |f| f.libraries.functions_len().to_string()),
     row(Memory, "number_of_libraries", |f| f.libraries.len().to_string()),
     row(Memory, "used_memory_vm_functions", |f| f.vm_functions_bytes().to_string()),
-    row(Memory, "used_memory_vm_total", |f| f.vm_bytes().to_string()),
-    row(Memory, "used_memory_vm_total_human", |f| human(f.vm_bytes())),
+    row(Memory, "used_memory_vm_total", |f| f.vm.to_string()),
+    row(Memory, "used_memory_vm_total_human", |f| human(f.vm)),
     row(Memory, "used_memory_functions", |f| f.libraries.bytes().to_string()),
     row(Memory, "used_memory_scripts", |f| f.script_bytes().to_string()),
     row(Memory, "used_memory_scripts_human", |f| human(f.script_bytes())),
@@ -122,7 +123,7 @@ pub static FIELDS: &[Field] = &[
     row(Memory, "rss_overhead_bytes", ZERO),
     row(Memory, "mem_fragmentation_ratio", |f| two_digits(f.fragmentation())),
     row(Memory, "mem_fragmentation_bytes", |f| f.fragmentation_bytes().to_string()),
-    row(Memory, "mem_not_counted_for_evict", |_| garbage::pending_bytes().to_string()),
+    row(Memory, "mem_not_counted_for_evict", |f| uncounted_bytes(f.config, f.shared).to_string()),
     row(Memory, "mem_replication_backlog", ZERO),
     row(Memory, "mem_total_replication_buffers", ZERO),
     row(Memory, "mem_clients_slaves", ZERO),
@@ -186,6 +187,7 @@ pub static FIELDS: &[Field] = &[
     row(Stats, "expire_cycle_cpu_milliseconds", |f| (f.shared.total(|counters| counters.sweep_us.read()) / 1000).to_string()),
     row(Stats, "evicted_keys", |f| f.total(|counters| &counters.keys_evicted)),
     row(Stats, "evicted_clients", |f| f.total(|counters| &counters.clients_evicted)),
+    row(Stats, "evicted_scripts", |f| f.shared.scripts.cache().evicted().to_string()),
     row(Stats, "total_eviction_exceeded_time", |f| f.shared.over_limit.total_ms(f.now.0).to_string()),
     row(Stats, "current_eviction_exceeded_time", |f| f.shared.over_limit.current_ms(f.now.0).to_string()),
     row(Stats, "keyspace_hits", |f| f.total(|counters| &counters.hits)),
@@ -291,13 +293,7 @@ impl Facts<'_> {
             .to_string()
     }
 
-    /// Bytes of the interpreters of all threads, which run scripts and functions.
-    fn vm_bytes(&self) -> usize {
-        let bytes = |counters: &ThreadCounters| counters.vm_bytes.load(Relaxed) as u64;
-        self.shared.total(bytes) as usize
-    }
-
-    /// Bytes of them that hold libraries of functions.
+    /// Bytes of the interpreters that hold libraries of functions.
     fn vm_functions_bytes(&self) -> usize {
         let bytes = |counters: &ThreadCounters| counters.vm_functions_bytes.load(Relaxed) as u64;
         self.shared.total(bytes) as usize
@@ -321,7 +317,7 @@ impl Facts<'_> {
 
     /// Bytes that the system has given beyond those in use; negative when memory is swapped out.
     fn fragmentation_bytes(&self) -> i64 {
-        self.resident as i64 - self.used as i64
+        self.resident_counted() as i64 - self.used as i64
     }
 }
 

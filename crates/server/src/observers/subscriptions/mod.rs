@@ -10,12 +10,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use damselfly_base::CommandError;
+use damselfly_base::{CommandError, glob};
 use damselfly_commands::{Args, Result};
 use damselfly_protocol::{Reply, Version};
 
+use crate::pubsub::Topic;
 use crate::pubsub::mail::Scope;
-use crate::pubsub::{Topic, index};
 use crate::registry::Row;
 use crate::session::{Context, Replies, Session};
 use crate::shared::Shared;
@@ -299,7 +299,7 @@ fn write_own(
                 write(&[b"message", channel, payload]);
             }
             for pattern in &subscriptions.names[Topic::Pattern as usize] {
-                if index::matches(pattern, channel) {
+                if glob::matches(pattern, channel) {
                     write(&[b"pmessage", pattern, channel, payload]);
                 }
             }

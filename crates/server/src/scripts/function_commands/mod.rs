@@ -2,8 +2,9 @@
 
 mod rows;
 
+use damselfly_base::CommandError;
+use damselfly_base::glob::Glob;
 use damselfly_base::number::parse_integer;
-use damselfly_base::{CommandError, glob};
 use damselfly_commands::{Args, Result};
 use damselfly_protocol::{Reply, Version};
 use damselfly_script::{
@@ -11,7 +12,7 @@ use damselfly_script::{
 };
 
 pub(crate) use self::rows::COMMANDS;
-use crate::scripts::{Finder, Kind, Program, Room, Slow};
+use crate::scripts::{Finder, Kind, Program, ScriptContext, Slow};
 use crate::session::Context;
 use crate::shared::Shared;
 
@@ -22,7 +23,7 @@ static BY_NAME: Finder = Finder {
 };
 
 fn find_by_name(
-    room: &mut Room,
+    room: &mut ScriptContext,
     _: &Shared,
     args: Args<'_>,
 ) -> std::result::Result<(Program, usize), CommandError> {
@@ -176,13 +177,14 @@ fn list(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Res
         }
     }
     let libraries = context.shared.functions.libraries();
+    let glob = pattern.map(Glob::ignoring_case);
+    let is_shown = |name: &str| {
+        let glob = glob.as_ref();
+        glob.is_none_or(|glob| glob.matches(name.as_bytes()))
+    };
     let shown: Vec<_> = libraries
         .iter()
-        .filter(|library| {
-            pattern.is_none_or(|pattern| {
-                glob::matches_ignoring_case(pattern, library.name().as_bytes())
-            })
-        })
+        .filter(|library| is_shown(library.name()))
         .collect();
     reply.array(shown.len());
     for library in shown {

@@ -2,32 +2,32 @@
 
 use std::sync::Arc;
 
-use crate::events::Kept;
-use crate::tracking::Changes;
+use crate::events::PendingEvents;
+use crate::tracking::TrackedChanges;
 use crate::undo::Undo;
-use crate::waiting::{Ready, Waiter};
+use crate::waiting::{ReadyKeys, Waiter};
 use crate::{Database, Engine};
 
 /// What few sections need, so that the others need not even make it empty.
 #[derive(Default)]
-pub(crate) struct Aside {
+pub(crate) struct SectionExtras {
     /// What to free after the locks are released.
     pub(crate) garbage: Vec<Database>,
     /// Events that are not told yet.
-    pub(crate) kept: Kept,
+    pub(crate) kept: PendingEvents,
     /// Changed keys that somebody waits for.
-    pub(crate) ready: Ready,
+    pub(crate) ready: ReadyKeys,
     /// What trackers are to be told.
-    pub(crate) changes: Changes,
+    pub(crate) changes: TrackedChanges,
     /// Who was served, to be woken after the locks are released.
     pub(crate) served: Vec<Arc<dyn Waiter>>,
-    /// Shards that were locked later than those of `Held`.
+    /// Shards that were locked later than those of `HeldLocks`.
     pub(crate) included: Vec<usize>,
     /// How to undo what it does, if it may have to.
     pub(crate) undo: Option<Undo>,
 }
 
-impl Aside {
+impl SectionExtras {
     /// To be called when the other locks are released.
     #[cold]
     pub(crate) fn end(mut self, engine: &Engine) {

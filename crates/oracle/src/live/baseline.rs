@@ -1,0 +1,260 @@
+//! What a server must be like again after each round: no clients, nothing that waits or listens, and the memory that it
+//! had before.
+
+use super::commands::{CLOSING_SETTINGS, SETTINGS};
+use crate::connection::Connection;
+use damselfly_protocol::client::Value;
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+/// How long the server may take to come back to it.
+const PATIENCE: Duration = Duration::from_secs(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// How much more memory may be in use than after the first round, for each thread and once more: threads keep some
+/// buffers and interpreters that they have needed.
+const ALLOWANCE_BYTES: u64 = 1 << 20;
+/// Where each of so many rounds adds so much, memory leaks slowly.
+const LEAK_ROUNDS: usize = 6;
+const LEAK_BYTES: u64 = 16 << 10;
+
+/// Fields of INFO that are 0 while nobody does anything.
+const ZERO: &[&str] = &[
+    "blocked_clients",
+    "tracking_clients",
+    "clients_in_timeout_table",
+    "pubsub_channels",
+    "pubsub_patterns",
+    "pubsubshard_channels",
+    "tracking_total_keys",
+    "tracking_total_items",
+    "tracking_total_prefixes",
+    "lazyfree_pending_objects",
+    "number_of_cached_scripts",
+    "number_of_functions",
+    "number_of_libraries",
+];
+
+/// Looks whether a server is as it was.
+pub struct Baseline {
+    address: SocketAddr,
+    connection: Connection,
+    allowance_bytes: u64,
+    /// The options' values at the start, as CONFIG SET takes them.
+    options: Vec<(String, Vec<u8>)>,
+    clients: usize,
+    /// INFO after the first round.
+    first: BTreeMap<String, String>,
+    /// Memory in use after each round.
+    pub history: Vec<u64>,
+}
+
+impl Baseline {
+    /// Remembers how the server is set, which has so many threads, and so many more `clients`.
+    ///
+    /// # Errors
+    /// The server does not answer.
+    pub fn open(address: SocketAddr, threads: usize, clients: usize) -> io::Result<Self> {
+        let mut connection = Connection::open(address)?;
+        let names = SETTINGS.iter().chain(CLOSING_SETTINGS);
+        let names = names.map(|(name, _)| *name).chain(["busy-reply-threshold"]);
+        let mut options = Vec::new();
+        for name in names {
+            if let Value::Array(pair) = connection.call(&["CONFIG", "GET", name])?
+                && let [_, Value::Bulk(value)] = &pair[..]
+            {
+                options.push((name.to_owned(), value.clone()));
+            }
+        }
+        Ok(Self {
+            address,
+            connection,
+            allowance_bytes: ALLOWANCE_BYTES * (threads as u64 + 1),
+            options,
+            clients: clients + 1,
+            first: BTreeMap::new(),
+            history: Vec::new(),
+        })
+    }
+
+    /// Runs a command that must not fail.
+    ///
+    /// # Errors
+    /// It fails, or the server does not answer.
+    pub fn must(&mut self, words: &[&[u8]]) -> io::Result<Value> {
+        let reply = self.connection.call(words)?;
+        match reply {
+            Value::Error(text) => Err(io::Error::other(format!(
+                "{}: {}",
+                String::from_utf8_lossy(&words.join(&b' ')),
+                String::from_utf8_lossy(&text)
+            ))),
+            reply => Ok(reply),
+        }
+    }
+
+    /// Empties the server and restores its options.
+    ///
+    /// # Errors
+    /// A command fails.
+    pub fn restore(&mut self) -> io::Result<()> {
+        self.must(&[b"CLIENT", b"UNPAUSE"])?;
+        self.wait_for_scripts()?;
+        for (name, value) in self.options.clone() {
+            self.must(&[b"CONFIG", b"SET", name.as_bytes(), &value])?;
+        }
+        let commands: &[&[&[u8]]] = &[
+            &[b"FLUSHALL"],
+            &[b"SCRIPT", b"FLUSH"],
+            &[b"FUNCTION", b"FLUSH"],
+            &[b"CONFIG", b"RESETSTAT"],
+            &[b"SLOWLOG", b"RESET"],
+            &[b"LATENCY", b"RESET"],
+            &[b"DEBUG", b"SET-ACTIVE-EXPIRE", b"1"],
+            &[b"MEMORY", b"PURGE"],
+        ];
+        commands
+            .iter()
+            .try_for_each(|words| self.must(words).map(drop))
+    }
+
+    /// Scripts of clients that are gone may still run, and then others are answered BUSY.
+    fn wait_for_scripts(&mut self) -> io::Result<()> {
+        let start = Instant::now();
+        while let Value::Error(text) = self.connection.call(&["PING"])? {
+            if start.elapsed() > PATIENCE {
+                return Err(io::Error::other(String::from_utf8_lossy(&text)));
+            }
+            std::thread::sleep(POLL_INTERVAL);
+        }
+        Ok(())
+    }
+
+    /// Waits until the server is as it was; else what is different.
+    ///
+    /// # Errors
+    /// The server does not answer, or a command fails.
+    pub fn check(&mut self) -> io::Result<Result<(), String>> {
+        let start = Instant::now();
+        // The old one may have been closed for what it took, or as an idle one.
+        self.connection = Connection::open(self.address)?;
+        self.restore()?;
+        loop {
+            let info = self.info()?;
+            let list = self.clients()?;
+            let outcome = self.judge(&info, &list);
+            let Err(what) = outcome else {
+                self.history.push(number(&info, "used_memory"));
+                if self.first.is_empty() {
+                    self.first = info;
+                }
+                let is_leak = leaks(&self.history);
+                let text = || format!("used_memory grows round by round: {:?}", self.history);
+                return Ok(if is_leak { Err(text()) } else { Ok(()) });
+            };
+            if start.elapsed() > PATIENCE {
+                return Ok(Err(what));
+            }
+            std::thread::sleep(POLL_INTERVAL);
+        }
+    }
+
+    fn judge(&self, info: &BTreeMap<String, String>, list: &str) -> Result<(), String> {
+        let clients = list.lines().count();
+        if clients != self.clients {
+            return Err(format!(
+                "{clients} clients instead of {} after all have gone:\n{list}",
+                self.clients
+            ));
+        }
+        for field in ZERO {
+            match number(info, field) {
+                0 => {}
+                count => return Err(format!("{field} is {count} after all clients have gone")),
+            }
+        }
+        let (bytes, before) = (
+            number(info, "used_memory"),
+            number(&self.first, "used_memory"),
+        );
+        if bytes > before.saturating_add(self.allowance_bytes) {
+            return Err(format!(
+                "used_memory is {bytes} after all keys are gone; it was {before} after the first round, then {:?}; what is \
+                 different in INFO:\n{}",
+                self.history,
+                self.differences(info)
+            ));
+        }
+        Ok(())
+    }
+
+    /// The fields about memory that are not as after the first round.
+    fn differences(&self, info: &BTreeMap<String, String>) -> String {
+        let is_about_memory = |name: &str| name.contains("mem") || name.contains("allocator");
+        let changed = info.iter().filter(|(name, value)| {
+            is_about_memory(name)
+                && !name.ends_with("_human")
+                && self.first.get(*name) != Some(value)
+        });
+        let lines = changed.map(|(name, value)| {
+            let before = self.first.get(name).map_or("absent", String::as_str);
+            format!("  {name}: {before} -> {value}\n")
+        });
+        lines.collect()
+    }
+
+    fn clients(&mut self) -> io::Result<String> {
+        match self.must(&[b"CLIENT", b"LIST"])? {
+            Value::Bulk(text) => Ok(String::from_utf8_lossy(&text).trim_end().to_owned()),
+            other => Err(io::Error::other(format!("CLIENT LIST: {other}"))),
+        }
+    }
+
+    fn info(&mut self) -> io::Result<BTreeMap<String, String>> {
+        match self.must(&[b"INFO", b"EVERYTHING"])? {
+            Value::Bulk(text) => Ok(fields(&String::from_utf8_lossy(&text))),
+            other => Err(io::Error::other(format!("INFO: {other}"))),
+        }
+    }
+}
+
+/// True if memory in use has grown in each of the last rounds.
+fn leaks(history: &[u64]) -> bool {
+    let last = &history[history.len().saturating_sub(LEAK_ROUNDS + 1)..];
+    let grows = |pair: &[u64]| pair[1] > pair[0].saturating_add(LEAK_BYTES);
+    last.len() > LEAK_ROUNDS && last.windows(2).all(grows)
+}
+
+fn fields(info: &str) -> BTreeMap<String, String> {
+    let pairs = info.lines().filter_map(|line| line.split_once(':'));
+    pairs
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
+}
+
+/// A field's number; one that is missing must be noticed.
+fn number(info: &BTreeMap<String, String>, name: &str) -> u64 {
+    let value = info.get(name).and_then(|value| value.parse().ok());
+    value.unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steady_growth_is_a_leak() {
+        let growing: Vec<u64> = (0..10).map(|round| round << 20).collect();
+        assert!(leaks(&growing));
+        assert!(!leaks(&growing[..LEAK_ROUNDS]), "too few rounds to say");
+        assert!(!leaks(&[5; 20]));
+    }
+
+    #[test]
+    fn fields_of_info_are_read() {
+        let info = fields("# Memory\r\nused_memory:17\r\nrole:master\r\n");
+        assert_eq!(number(&info, "used_memory"), 17);
+        assert_eq!(number(&info, "nosuch"), u64::MAX);
+    }
+}

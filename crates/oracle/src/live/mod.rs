@@ -1,0 +1,363 @@
+//! Live fuzzing: many connections at once send random commands to a running server, in random pieces.
+//!
+//! ```text
+//! run ── servers of 1, 2, 4 threads ── rounds ─┬─ slots: one connection after the other   driver.rs
+//!                                              │    what each asks for                    session.rs, commands.rs
+//!                                              ├─ the watchdog                            watchdog.rs
+//!                                              └─ then all must be as before              baseline.rs
+//! ```
+//!
+//! What is checked: replies stay in step with requests; every request is answered, and the watchdog within a second; the
+//! server's log has no word of a bug; a round leaves no clients, subscriptions or memory behind; SIGTERM ends the server.
+//!
+//! What each connection sends follows from the seed. When the server gets to it does not, so a fault need not come again.
+
+mod baseline;
+mod commands;
+mod driver;
+mod journal;
+mod replies;
+mod session;
+mod watchdog;
+
+use self::baseline::Baseline;
+use self::commands::Commands;
+use self::driver::Driver;
+use self::journal::Journal;
+use self::session::{Ids, Session, Weather};
+use self::watchdog::Watchdog;
+use crate::connection::Connection;
+use crate::random::Random;
+use crate::scripts::Scripts;
+use crate::server::{Program, Server};
+use crate::text::render;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use std::{fs, io};
+
+/// Connections at a time.
+const SLOTS: usize = 12;
+/// Of so many slots, the connections of one may be killed by others.
+const VICTIM_DISTANCE: usize = 3;
+/// Time for one round, unless the whole run is shorter.
+const ROUND: Duration = Duration::from_secs(20);
+/// Rounds with one server at least: the first one is what the others are compared with.
+const ROUNDS_MIN: u32 = 3;
+/// How long the server may take to end.
+const END_PATIENCE: Duration = Duration::from_secs(10);
+/// Thread counts of the servers of a run.
+const THREADS: [usize; 3] = [1, 2, 4];
+/// What the log says of bugs.
+const BUGS: [&str; 2] = ["bug in Damselfly", "panicked"];
+
+/// How to fuzz.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where to start.
+    pub seed: u64,
+    /// For how long.
+    pub time: Duration,
+    /// Threads of the server; several servers in turn if this is `None`.
+    pub threads: Option<usize>,
+    /// Where journals are written when something is wrong.
+    pub folder: PathBuf,
+}
+
+/// What is wrong.
+#[derive(Debug)]
+struct Fault {
+    text: String,
+}
+
+/// What the connections of a round share.
+struct Round {
+    address: SocketAddr,
+    seed: u64,
+    weather: Weather,
+    journals: Vec<Journal>,
+    ids: Vec<AtomicU64>,
+    end: Instant,
+    stopped: AtomicBool,
+    /// Slots in use.
+    active: AtomicUsize,
+    /// How often the watchdog was answered.
+    answered: AtomicU64,
+    faults: Mutex<Vec<Fault>>,
+    connections: AtomicU64,
+    replies: AtomicU64,
+}
+
+impl Round {
+    fn new(address: SocketAddr, seed: u64, weather: Weather, time: Duration) -> Self {
+        Self {
+            address,
+            seed,
+            weather,
+            journals: (0..SLOTS).map(|_| Journal::default()).collect(),
+            ids: (0..SLOTS).map(|_| AtomicU64::new(0)).collect(),
+            end: Instant::now() + time,
+            stopped: AtomicBool::new(false),
+            active: AtomicUsize::new(SLOTS),
+            answered: AtomicU64::new(0),
+            faults: Mutex::default(),
+            connections: AtomicU64::new(0),
+            replies: AtomicU64::new(0),
+        }
+    }
+
+    fn is_time_over(&self) -> bool {
+        self.is_over_for_all() || Instant::now() >= self.end
+    }
+
+    /// True if something is wrong already.
+    fn is_over_for_all(&self) -> bool {
+        self.stopped.load(Relaxed)
+    }
+
+    fn answers(&self) -> u64 {
+        self.answered.load(Relaxed)
+    }
+
+    fn may_be_closed(&self, slot: usize) -> bool {
+        self.weather.closes || slot.is_multiple_of(VICTIM_DISTANCE)
+    }
+
+    fn enter(&self, slot: usize, id: u64) {
+        self.ids[slot].store(id, Relaxed);
+    }
+
+    fn leave(&self, slot: usize) {
+        self.ids[slot].store(0, Relaxed);
+    }
+
+    fn fault(&self, slot: usize, text: String) -> Box<Fault> {
+        let seed = self.seed;
+        Box::new(Fault {
+            text: format!("round {seed}, slot {slot}: {text}"),
+        })
+    }
+
+    fn note(&self, fault: Fault) {
+        self.stopped.store(true, Relaxed);
+        let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        faults.push(fault);
+    }
+
+    /// The server's line about a client.
+    fn client_line(&self, id: u64) -> String {
+        let line = Connection::open(self.address)
+            .and_then(|mut connection| connection.call(&["CLIENT", "LIST", "ID", &id.to_string()]));
+        line.map_or_else(|error| error.to_string(), |line| render(&line))
+    }
+
+    /// Uses one connection after the other until the time is over.
+    fn drive(&self, slot: usize, commands: &Commands) {
+        let mut random = Random::new(self.seed ^ (slot as u64 + 1) << 32);
+        for number in 0.. {
+            if self.is_time_over() {
+                return;
+            }
+            let label = format!("{}.{slot}.{number}", self.seed);
+            let session = Session::new(commands, self, self.weather, random.bits(), label);
+            match Driver::run(self, slot, session) {
+                Ok(replies) => {
+                    self.connections.fetch_add(1, Relaxed);
+                    self.replies.fetch_add(replies, Relaxed);
+                }
+                Err(fault) => return self.note(*fault),
+            }
+        }
+    }
+}
+
+impl Ids for Round {
+    fn victim(&self, number: usize) -> Option<u64> {
+        let victims = SLOTS.div_ceil(VICTIM_DISTANCE);
+        self.any(number % victims * VICTIM_DISTANCE)
+    }
+
+    fn any(&self, number: usize) -> Option<u64> {
+        let id = self.ids[number % SLOTS].load(Relaxed);
+        (id != 0).then_some(id)
+    }
+}
+
+/// Fuzzes for the time asked for; false if something was wrong, which is printed then.
+///
+/// # Errors
+/// A server can't be started.
+pub fn run(options: &Options) -> io::Result<bool> {
+    println!("live: seed {}", options.seed);
+    let all: Vec<usize> = options.threads.map_or(THREADS.to_vec(), |one| vec![one]);
+    let start = Instant::now();
+    let mut seed = options.seed;
+    for (index, &threads) in all.iter().enumerate() {
+        let left = options.time.saturating_sub(start.elapsed());
+        let servers_left = u32::try_from(all.len() - index).unwrap_or(1);
+        let good = with_server(options, threads, left / servers_left, &mut seed)?;
+        if !good {
+            println!(
+                "live: seed {} FAILED after {:.0?}",
+                options.seed,
+                start.elapsed()
+            );
+            return Ok(false);
+        }
+    }
+    println!("live: nothing wrong in {:.0?}", start.elapsed());
+    Ok(true)
+}
+
+/// Fuzzes one server, round by round.
+fn with_server(
+    options: &Options,
+    threads: usize,
+    time: Duration,
+    seed: &mut u64,
+) -> io::Result<bool> {
+    let arguments = [
+        "--threads",
+        &threads.to_string(),
+        "--enable-debug-command",
+        "yes",
+    ];
+    let mut server = Server::start(&Program::subject(), &arguments)?;
+    let commands = Commands::fetch(server.address())?;
+    let mut watchdog = Watchdog::open(&server, threads)?;
+    let mut baseline = Baseline::open(server.address(), threads, watchdog.connections())?;
+    println!(
+        "live: a server of {threads} threads, {} documented commands",
+        commands.documented()
+    );
+    let start = Instant::now();
+    let round_time = ROUND.min(time / ROUNDS_MIN);
+    while start.elapsed() + round_time / 2 < time {
+        let round = one_round(
+            &server,
+            &commands,
+            &mut watchdog,
+            &mut baseline,
+            *seed,
+            round_time,
+        );
+        *seed = seed.wrapping_add(1);
+        let (round, mut faults) = round?;
+        if let Some(line) = bug(&server.log()) {
+            faults.push(format!("the log has a word of a bug: {line}"));
+        }
+        println!(
+            "live: round {} ({:?}): {} connections, {} replies, slowest PING {:.0?}, {} bytes in use",
+            round.seed,
+            round.weather,
+            round.connections.load(Relaxed),
+            round.replies.load(Relaxed),
+            watchdog.slowest,
+            baseline.history.last().unwrap_or(&0)
+        );
+        if !faults.is_empty() {
+            report(options, &server, &round, &faults)?;
+            return Ok(false);
+        }
+    }
+    drop((watchdog, baseline));
+    match server.terminate(END_PATIENCE)? {
+        Some(status) if status.success() => Ok(true),
+        status => {
+            println!(
+                "live: SIGTERM does not end the server well: {status:?}\n{}",
+                server.log()
+            );
+            Ok(false)
+        }
+    }
+}
+
+/// One round, and what is wrong.
+fn one_round(
+    server: &Server,
+    commands: &Commands,
+    watchdog: &mut Watchdog,
+    baseline: &mut Baseline,
+    seed: u64,
+    time: Duration,
+) -> io::Result<(Round, Vec<String>)> {
+    let mut random = Random::new(seed);
+    let weather = Weather {
+        closes: random.one_in(3),
+        busy: random.one_in(4),
+        pauses: random.one_in(2),
+    };
+    if weather.busy {
+        baseline.must(&[b"CONFIG", b"SET", b"busy-reply-threshold", b"5"])?;
+    }
+    for arguments in Scripts::preparation() {
+        let words: Vec<&[u8]> = arguments.iter().map(Vec::as_slice).collect();
+        baseline.must(&words)?;
+    }
+    let round = Round::new(server.address(), seed, weather, time);
+    std::thread::scope(|scope| {
+        let round = &round;
+        for slot in 0..SLOTS {
+            scope.spawn(move || {
+                round.drive(slot, commands);
+                round.active.fetch_sub(1, Relaxed);
+            });
+        }
+        if let Err(text) = watchdog.watch(round) {
+            round.note(Fault { text });
+        }
+    });
+    let mut faults: Vec<String> = {
+        let faults = round.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        faults.iter().map(|fault| fault.text.clone()).collect()
+    };
+    if faults.is_empty() {
+        match baseline.check() {
+            Ok(Ok(())) => {}
+            Ok(Err(text)) => faults.push(text),
+            Err(error) => faults.push(format!("the end of the round: {error}")),
+        }
+    }
+    Ok((round, faults))
+}
+
+/// The first line of a log that tells of a bug.
+fn bug(log: &str) -> Option<&str> {
+    log.lines()
+        .find(|line| BUGS.iter().any(|bug| line.contains(bug)))
+}
+
+/// Prints what is wrong, and writes what led to it.
+fn report(options: &Options, server: &Server, round: &Round, faults: &[String]) -> io::Result<()> {
+    for fault in faults {
+        println!("\nlive: {fault}");
+    }
+    let folder = options.folder.join(round.seed.to_string());
+    fs::create_dir_all(&folder)?;
+    write(&folder, "faults", &faults.join("\n\n"))?;
+    write(&folder, "server.log", &server.log())?;
+    for (slot, journal) in round.journals.iter().enumerate() {
+        write(&folder, &format!("slot-{slot}"), &journal.text())?;
+    }
+    println!("live: what the connections sent is in {}", folder.display());
+    Ok(())
+}
+
+fn write(folder: &Path, name: &str, text: &str) -> io::Result<()> {
+    fs::write(folder.join(name), text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bugs_are_found_in_the_log() {
+        assert_eq!(bug("fine\nall is well"), None);
+        let line = "thread 'worker-1' panicked at src/x.rs:1:1:";
+        assert_eq!(bug(&format!("fine\n{line}\n")), Some(line));
+    }
+}

@@ -1,0 +1,630 @@
+//! What one connection asks for, and with how many replies of what kind each request is answered.
+//!
+//! A session knows the state that decides about this (a transaction, subscriptions, the protocol, CLIENT REPLY), and
+//! draws what changes that state only in forms whose effect is certain. Where it is not (HELLO in a transaction that
+//! may fail), RESET follows at once.
+
+use super::commands::{CLOSING_SETTINGS, Commands, setting, words};
+use crate::connection::request;
+use crate::random::Random;
+use crate::text::quote;
+use std::collections::BTreeSet;
+
+/// What a request is answered with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Expect {
+    /// Nothing at all.
+    Nothing,
+    /// One reply of any kind.
+    One,
+    /// This text.
+    Mark(String),
+    /// QUEUED, or an error.
+    Queued,
+    /// The replies of what was queued, nothing if a watched key has changed, or an error.
+    Exec,
+    /// So many confirmations of this name: of subscriptions.
+    Confirm(&'static str, usize),
+    /// OK, and nothing after it.
+    Quit,
+}
+
+/// A request and its answer.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// What is sent.
+    pub bytes: Vec<u8>,
+    /// What comes back.
+    pub expect: Expect,
+    /// Messages of subscriptions may come before the answer, and look like replies.
+    pub takes_messages: bool,
+    /// It may wait: the server gives it up, and what follows, when its client has sent all.
+    pub waits: bool,
+}
+
+/// What may happen to connections during a round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Weather {
+    /// Any connection may be closed by another one, or for what it takes.
+    pub closes: bool,
+    /// Any command may be answered BUSY while a script runs.
+    pub busy: bool,
+    /// CLIENT PAUSE is used.
+    pub pauses: bool,
+}
+
+/// The ids of the connections of a round, as they are known to others.
+pub trait Ids {
+    /// The id of a connection that may be killed, if there is one.
+    fn victim(&self, number: usize) -> Option<u64>;
+    /// The id of any connection.
+    fn any(&self, number: usize) -> Option<u64>;
+}
+
+/// Subscription commands: the one that adds, the one that removes, and the words that confirm.
+const TOPICS: [[&str; 2]; 3] = [
+    ["subscribe", "unsubscribe"],
+    ["psubscribe", "punsubscribe"],
+    ["ssubscribe", "sunsubscribe"],
+];
+
+/// What can be subscribed to.
+const CHANNELS: &[&str] = &[
+    "CH:1",
+    "CH:2",
+    "CH:3",
+    "__redis__:invalidate",
+    "__keyevent@0__:del",
+    "__keyspace@0__:key",
+];
+const PATTERNS: &[&str] = &["CH:*", "*", "__key*", "CH:[12]"];
+
+/// The requests of one connection.
+pub struct Session<'a> {
+    commands: &'a Commands,
+    ids: &'a dyn Ids,
+    weather: Weather,
+    random: Random,
+    label: String,
+    marks: usize,
+    resp3: bool,
+    in_multi: bool,
+    /// A queued command may have changed what the session knows.
+    unsure: bool,
+    /// By topic.
+    subscribed: [BTreeSet<&'static str>; 3],
+    silent: bool,
+    skips: bool,
+    monitors: bool,
+}
+
+impl<'a> Session<'a> {
+    /// A new connection's session; `label` begins its marks.
+    pub fn new(
+        commands: &'a Commands,
+        ids: &'a dyn Ids,
+        weather: Weather,
+        seed: u64,
+        label: String,
+    ) -> Self {
+        Self {
+            commands,
+            ids,
+            weather,
+            random: Random::new(seed),
+            label,
+            marks: 0,
+            resp3: false,
+            in_multi: false,
+            unsure: false,
+            subscribed: Default::default(),
+            silent: false,
+            skips: false,
+            monitors: false,
+        }
+    }
+
+    /// Its random numbers.
+    pub fn random(&mut self) -> &mut Random {
+        &mut self.random
+    }
+
+    /// What its marks begin with.
+    pub fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// True if RESP2 lets it have messages only.
+    pub fn hears(&self) -> bool {
+        !self.resp3 && self.subscribed.iter().any(|names| !names.is_empty())
+    }
+
+    fn request(&self, arguments: &[Vec<u8>], expect: Expect) -> Request {
+        Request {
+            bytes: request(arguments),
+            expect,
+            takes_messages: self.hears() || self.unsure,
+            waits: false,
+        }
+    }
+
+    /// What a request is answered with that has one reply.
+    fn expect_one(&mut self) -> Expect {
+        if std::mem::take(&mut self.skips) || self.silent {
+            Expect::Nothing
+        } else if self.in_multi {
+            Expect::Queued
+        } else {
+            Expect::One
+        }
+    }
+
+    /// A request with a reply that nothing else has. It is `None` while there can't be any.
+    pub fn mark(&mut self) -> Option<Request> {
+        if self.silent || self.skips || self.in_multi || self.unsure {
+            return None;
+        }
+        self.marks += 1;
+        let mark = format!("{}/{}", self.label, self.marks);
+        let name = if self.hears() { "PING" } else { "ECHO" };
+        let arguments = words(&[name, &mark]);
+        Some(self.request(&arguments, Expect::Mark(mark)))
+    }
+
+    /// Requests that bring the session into a state in which it can be marked.
+    pub fn settle(&mut self) -> Vec<Request> {
+        let mut requests = Vec::new();
+        if self.skips {
+            requests.push(self.plain());
+        }
+        if self.in_multi || self.silent || self.unsure {
+            requests.push(self.reset());
+        }
+        requests.extend(self.mark());
+        requests
+    }
+
+    /// The next request.
+    pub fn next(&mut self) -> Request {
+        if self.unsure && !self.in_multi {
+            return self.reset();
+        }
+        if self.skips {
+            return self.plain();
+        }
+        if self.silent {
+            return match self.random.one_in(6) {
+                true => self.reply("ON"),
+                false => self.plain(),
+            };
+        }
+        if self.hears() {
+            return self.next_of_subscriber();
+        }
+        if self.in_multi {
+            return self.next_of_transaction();
+        }
+        // What the session has to know is uncertain where commands may be refused.
+        let is_steady = self.weather.busy;
+        match self.random.below(200) {
+            0..6 => self.multi(),
+            6..9 if !is_steady => self.subscribe(),
+            9 => self.unsubscribe_in_resp3(),
+            10 => self.reset(),
+            11..13 => self.hello(),
+            13 if !is_steady => self.reply("OFF"),
+            14..16 if !is_steady => self.reply("SKIP"),
+            16 if !is_steady && !self.monitors && self.random.one_in(3) => self.monitor(),
+            17..19 => self.acts_upon_others(),
+            19 => self.mistake(),
+            20 => self.nothing(),
+            21..24 => self.waiting(),
+            24..28 => self.inline(),
+            _ => self.plain(),
+        }
+    }
+
+    /// A request that has something to do with what the server does in batches: it waits, or takes long.
+    pub fn disturbing(&mut self) -> Request {
+        if self.skips || self.silent || self.hears() || self.unsure || self.in_multi {
+            return self.next();
+        }
+        match self.random.below(8) {
+            0..4 => self.waiting(),
+            4 => self.script(),
+            5 => self.multi(),
+            6 => self.acts_upon_others(),
+            _ => self.next(),
+        }
+    }
+
+    fn plain(&mut self) -> Request {
+        let arguments = self.commands.draw(&mut self.random);
+        let expect = self.expect_one();
+        self.request(&arguments, expect)
+    }
+
+    fn script(&mut self) -> Request {
+        let arguments = self.commands.script(&mut self.random);
+        let expect = self.expect_one();
+        self.request(&arguments, expect)
+    }
+
+    fn waiting(&mut self) -> Request {
+        let arguments = self.commands.waiting(&mut self.random);
+        let expect = self.expect_one();
+        Request {
+            waits: true,
+            ..self.request(&arguments, expect)
+        }
+    }
+
+    /// A command as a line of text.
+    fn inline(&mut self) -> Request {
+        const BYTES_MAX: usize = 1000;
+        let arguments = self.commands.draw(&mut self.random);
+        let line: Vec<String> = arguments.iter().map(|word| quote(word)).collect();
+        let line = line.join(" ");
+        let expect = self.expect_one();
+        let mut request = self.request(&arguments, expect);
+        if line.len() < BYTES_MAX {
+            let end = self.random.pick(&["\r\n", "\n"]);
+            request.bytes = format!("{line}{end}").into_bytes();
+        }
+        request
+    }
+
+    /// Bytes that ask for nothing.
+    fn nothing(&mut self) -> Request {
+        let bytes = *self
+            .random
+            .pick(&["\r\n", "\n", "*0\r\n", "*-1\r\n", "   \r\n"]);
+        Request {
+            bytes: bytes.into(),
+            ..self.request(&[], Expect::Nothing)
+        }
+    }
+
+    fn multi(&mut self) -> Request {
+        let request = self.request(&words(&["MULTI"]), Expect::One);
+        self.in_multi = true;
+        request
+    }
+
+    fn next_of_transaction(&mut self) -> Request {
+        match self.random.below(40) {
+            0..5 => {
+                let request = self.request(&words(&["EXEC"]), Expect::Exec);
+                self.in_multi = false;
+                request
+            }
+            5 => {
+                let request = self.request(&words(&["DISCARD"]), Expect::One);
+                self.in_multi = false;
+                self.unsure = false;
+                request
+            }
+            6 => self.mistake(),
+            7 if self.random.one_in(4) => self.reset(),
+            8 if self.random.one_in(3) && !self.weather.busy => {
+                let arguments: &[&[&str]] = &[
+                    &["HELLO", "2"],
+                    &["HELLO", "3"],
+                    &["SUBSCRIBE", "CH:1"],
+                    &["PSUBSCRIBE", "*"],
+                    &["UNSUBSCRIBE", "CH:1"],
+                    &["MONITOR"],
+                ];
+                let arguments = *self.random.pick(arguments);
+                // What it may have done counts as soon as EXEC has run.
+                self.unsure = true;
+                self.request(&words(arguments), Expect::Queued)
+            }
+            9 => self.waiting(),
+            10..12 => self.script(),
+            12 => self.nothing(),
+            13 => self.inline(),
+            _ => self.plain(),
+        }
+    }
+
+    /// Requests that are refused and change nothing.
+    fn mistake(&mut self) -> Request {
+        let mistakes: &[&[&str]] = &[
+            &["MULTI", "now"],
+            &["EXEC", "now"],
+            &["RESET", "all"],
+            &["HELLO", "4"],
+            &["HELLO", "three"],
+            &["MONITOR", "all"],
+            &["SUBSCRIBE"],
+            &["PSUBSCRIBE"],
+            &["SSUBSCRIBE"],
+            &["CLIENT", "REPLY"],
+            &["CLIENT", "REPLY", "LATER"],
+            &["CLIENT", "PAUSE", "-1"],
+            &["CLIENT", "KILL", "ID", "0"],
+            &["CLIENT", "KILL", "TYPE", "NOBODY"],
+            &["CLIENT", "KILL", "10.0.0.1:1"],
+            &["DEBUG", "SEGFAULT", "NOW"],
+            &["SHUTDOWN", "LATER"],
+            &["SHUTDOWN", "ABORT"],
+            &["CONFIG", "SET", "nosuch", "1"],
+            &["ECHO"],
+        ];
+        let arguments = *self.random.pick(mistakes);
+        let expect = self.expect_one();
+        let request = self.request(&words(arguments), expect);
+        if arguments == ["EXEC", "now"] {
+            // As in Redis, this discards the transaction.
+            self.in_multi = false;
+            self.unsure = false;
+        }
+        request
+    }
+
+    fn reset(&mut self) -> Request {
+        let expect = match std::mem::take(&mut self.skips) {
+            true => Expect::Nothing,
+            false => Expect::One,
+        };
+        let request = self.request(&words(&["RESET"]), expect);
+        self.resp3 = false;
+        self.in_multi = false;
+        self.unsure = false;
+        self.subscribed = Default::default();
+        self.silent = false;
+        self.monitors = false;
+        request
+    }
+
+    /// The last request of a session, after which it is closed.
+    pub fn quit(&mut self) -> Request {
+        self.request(&words(&["QUIT"]), Expect::Quit)
+    }
+
+    fn hello(&mut self) -> Request {
+        let version = *self.random.pick(&["2", "3", "3"]);
+        let request = self.request(&words(&["HELLO", version]), Expect::One);
+        self.resp3 = version == "3";
+        request
+    }
+
+    fn reply(&mut self, mode: &'static str) -> Request {
+        let expect = match mode {
+            "ON" => Expect::One,
+            _ => Expect::Nothing,
+        };
+        let request = self.request(&words(&["CLIENT", "REPLY", mode]), expect);
+        self.silent = mode == "OFF";
+        self.skips = mode == "SKIP";
+        request
+    }
+
+    fn monitor(&mut self) -> Request {
+        self.monitors = true;
+        self.request(&words(&["MONITOR"]), Expect::One)
+    }
+
+    fn names(topic: usize) -> &'static [&'static str] {
+        if topic == 1 { PATTERNS } else { CHANNELS }
+    }
+
+    fn subscribe(&mut self) -> Request {
+        let topic = self.random.below(3);
+        let count = 1 + self.random.below(3);
+        let names: Vec<&'static str> = (0..count)
+            .map(|_| *self.random.pick(Self::names(topic)))
+            .collect();
+        let name = TOPICS[topic][0];
+        let mut arguments = words(&[&name.to_ascii_uppercase()]);
+        arguments.extend(names.iter().map(|name| name.as_bytes().to_vec()));
+        let mut request = self.request(&arguments, Expect::Confirm(name, count));
+        // From the first confirmation on.
+        request.takes_messages |= !self.resp3;
+        self.subscribed[topic].extend(names);
+        request
+    }
+
+    fn unsubscribe(&mut self) -> Request {
+        let topic = self.random.below(3);
+        let name = TOPICS[topic][1];
+        let mut arguments = words(&[&name.to_ascii_uppercase()]);
+        let count = if self.random.one_in(2) {
+            let count = 1 + self.random.below(2);
+            for _ in 0..count {
+                arguments.push(self.random.pick(Self::names(topic)).as_bytes().to_vec());
+            }
+            count
+        } else {
+            self.subscribed[topic].len().max(1)
+        };
+        let request = self.request(&arguments, Expect::Confirm(name, count));
+        if arguments.len() == 1 {
+            self.subscribed[topic].clear();
+        }
+        for name in &arguments[1..] {
+            self.subscribed[topic].retain(|other| other.as_bytes() != name);
+        }
+        request
+    }
+
+    fn unsubscribe_in_resp3(&mut self) -> Request {
+        match self.weather.busy {
+            true => self.plain(),
+            false => self.unsubscribe(),
+        }
+    }
+
+    fn next_of_subscriber(&mut self) -> Request {
+        match self.random.below(20) {
+            0..5 => self.subscribe(),
+            5..9 => self.unsubscribe(),
+            9 => self.reset(),
+            10..14 => self.request(&words(&["PING"]), Expect::One),
+            14 => self.mistake(),
+            15 => self.nothing(),
+            _ => self.plain(),
+        }
+    }
+
+    /// What kills, unblocks, pauses or is sent to other connections.
+    fn acts_upon_others(&mut self) -> Request {
+        let number = self.random.below(1000);
+        let id = |id: Option<u64>| id.unwrap_or(0).to_string();
+        let arguments = match self.random.below(8) {
+            0 => {
+                let victim = id(self.ids.victim(number));
+                words(&["CLIENT", "KILL", "ID", &victim, "SKIPME", "YES"])
+            }
+            1 if self.weather.closes => match self.random.below(3) {
+                0 => words(&["CLIENT", "KILL", "TYPE", "PUBSUB"]),
+                1 => words(&[
+                    "CLIENT",
+                    "KILL",
+                    "ID",
+                    &id(self.ids.any(number)),
+                    "SKIPME",
+                    "NO",
+                ]),
+                _ => setting(CLOSING_SETTINGS, &mut self.random),
+            },
+            2 if self.weather.pauses && self.random.one_in(4) => {
+                let time = *self.random.pick(&["0", "1", "20", "100"]);
+                let kind = *self.random.pick(&["ALL", "WRITE"]);
+                words(&["CLIENT", "PAUSE", time, kind])
+            }
+            3 => {
+                let target = id(self.ids.any(number));
+                words(&["CLIENT", "TRACKING", "ON", "REDIRECT", &target])
+            }
+            4 if self.weather.busy => words(&["SCRIPT", "KILL"]),
+            _ => {
+                let how = *self.random.pick(&["TIMEOUT", "ERROR"]);
+                words(&["CLIENT", "UNBLOCK", &id(self.ids.any(number)), how])
+            }
+        };
+        let expect = self.expect_one();
+        self.request(&arguments, expect)
+    }
+
+    /// Anything, without regard to what it is answered with: for connections that only must do no harm.
+    pub fn anything(&mut self) -> Request {
+        let mut request = match self.random.below(40) {
+            0..24 => self.plain(),
+            24 => self.waiting(),
+            25 => {
+                let arguments = self.commands.waiting_forever(&mut self.random);
+                self.request(&arguments, Expect::One)
+            }
+            26 => self.acts_upon_others(),
+            27 => self.mistake(),
+            28 => self.inline(),
+            29 => self.subscribe(),
+            30 => self.unsubscribe(),
+            _ => {
+                let steered: &[&[&str]] = &[
+                    &["MULTI"],
+                    &["MULTI"],
+                    &["EXEC"],
+                    &["EXEC"],
+                    &["DISCARD"],
+                    &["RESET"],
+                    &["QUIT"],
+                    &["HELLO", "2"],
+                    &["HELLO", "3"],
+                    &["CLIENT", "REPLY", "OFF"],
+                    &["CLIENT", "REPLY", "SKIP"],
+                    &["CLIENT", "REPLY", "ON"],
+                    &["MONITOR"],
+                ];
+                let weight = if self.random.one_in(3) {
+                    steered.len()
+                } else {
+                    4
+                };
+                let arguments = steered[self.random.below(weight)];
+                self.request(&words(arguments), Expect::One)
+            }
+        };
+        request.waits = true;
+        request
+    }
+
+    /// Bytes that are no request, after which the server may close the connection.
+    pub fn garbage(&mut self) -> Vec<u8> {
+        let fixed: &[&[u8]] = &[
+            b"*1\r\n$-5\r\n",
+            b"*99999999999\r\n",
+            b"*3\r\n:1\r\n",
+            b"*2\r\n$3\r\nGET\r\n$999999999999\r\n",
+            b"GET \"unbalanced\r\n",
+            b"*-7\r\n$4\r\nPING\r\n",
+            b"$4\r\nPING\r\n",
+            b"*1\r\n$4\r\nPINGxx*1\r\n$4\r\nPING\r\n",
+        ];
+        match self.random.below(3) {
+            0 => self.random.pick(fixed).to_vec(),
+            1 => {
+                let count = 1 + self.random.below(300);
+                let bytes = (0..count).map(|_| self.random.bits().to_le_bytes()[0]);
+                bytes.collect()
+            }
+            _ => {
+                let mut bytes = self.plain().bytes;
+                let at = self.random.below(bytes.len());
+                bytes[at] ^= 1 << self.random.below(8);
+                bytes
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::grammar;
+
+    struct Nobody;
+
+    impl Ids for Nobody {
+        fn victim(&self, _: usize) -> Option<u64> {
+            None
+        }
+
+        fn any(&self, _: usize) -> Option<u64> {
+            None
+        }
+    }
+
+    const WEATHER: Weather = Weather {
+        closes: true,
+        busy: false,
+        pauses: true,
+    };
+
+    #[test]
+    fn a_seed_stands_for_one_session() {
+        let commands = Commands::new(vec![grammar::parse("PING")]);
+        let bytes = |seed| -> Vec<u8> {
+            let mut session = Session::new(&commands, &Nobody, WEATHER, seed, "x".into());
+            (0..500).flat_map(|_| session.next().bytes).collect()
+        };
+        assert_eq!(bytes(1), bytes(1));
+        assert_ne!(bytes(1), bytes(2));
+    }
+
+    #[test]
+    fn a_session_can_be_marked_once_it_has_settled() {
+        let commands = Commands::new(vec![grammar::parse("PING")]);
+        for seed in 0..200 {
+            let mut session = Session::new(&commands, &Nobody, WEATHER, seed, "x".into());
+            (0..60).for_each(|_| drop(session.next()));
+            let last = session.settle().pop().map(|request| request.expect);
+            assert!(
+                matches!(last, Some(Expect::Mark(_))),
+                "seed {seed}: {last:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! `maxmemory` and memory that evicting keys does not give back: interpreters, buffers of clients, libraries of functions. It
+//! must never cost the whole cache, nor have writes refused where keys may be evicted.
+//!
+//! Each test starts its own server.
+
+use damselfly_oracle::connection::{Connection, request};
+use damselfly_oracle::server::{Program, Server};
+use damselfly_protocol::client::Value;
+use std::time::{Duration, Instant};
+
+const MIB: usize = 1 << 20;
+const PATIENCE: Duration = Duration::from_secs(60);
+const KEYS: usize = 10_000;
+const VALUE_BYTES: usize = 1000;
+/// So much room there is for keys and all else: about twice what the keys take.
+const ROOM_BYTES: usize = 20 * MIB;
+/// At least so many keys stay, whatever else takes memory: those of the half of the room that is theirs.
+const KEYS_KEPT: usize = 6000;
+const OUT_OF_MEMORY: &str = "OOM command not allowed when used memory > 'maxmemory'.";
+
+struct Cache {
+    server: Server,
+    connection: Connection,
+}
+
+impl Cache {
+    /// A server whose keys take about half of the room that it has.
+    fn filled(policy: &str) -> Self {
+        let arguments = ["--maxmemory-policy", policy, "--threads", "2"];
+        let server = Server::start(&Program::subject(), &arguments).unwrap();
+        let connection = server.connect();
+        let mut cache = Self { server, connection };
+        cache.limit_to(ROOM_BYTES);
+        assert_eq!(cache.set_all("key", KEYS, VALUE_BYTES), 0);
+        assert_eq!(cache.number(&["DBSIZE"]), KEYS);
+        cache
+    }
+
+    fn limit_to(&mut self, room: usize) {
+        let limit = (self.info("used_memory") + room).to_string();
+        assert_eq!(self.run(&["CONFIG", "SET", "maxmemory", &limit]), "OK");
+    }
+
+    fn run(&mut self, arguments: &[&str]) -> String {
+        text(&self.connection.call(arguments).unwrap())
+    }
+
+    fn number(&mut self, arguments: &[&str]) -> usize {
+        let text = self.run(arguments);
+        text.parse()
+            .unwrap_or_else(|_| panic!("{arguments:?}: {text}"))
+    }
+
+    fn info(&mut self, field: &str) -> usize {
+        let info = self.run(&["INFO", "everything"]);
+        let mut lines = info.lines().filter_map(|line| line.split_once(':'));
+        let (_, value) = lines.find(|(name, _)| *name == field).unwrap();
+        value.parse().unwrap()
+    }
+
+    /// Sets so many keys; returns how many were refused.
+    fn set_all(&mut self, prefix: &str, count: usize, bytes: usize) -> usize {
+        const BATCH: usize = 500;
+        let value = "x".repeat(bytes);
+        let mut refused = 0;
+        for start in (0..count).step_by(BATCH) {
+            let numbers = start..count.min(start + BATCH);
+            let requests: Vec<_> = numbers
+                .clone()
+                .map(|number| request(&["SET", &format!("{prefix}{number}"), &value]))
+                .collect();
+            self.connection.send(&requests.concat()).unwrap();
+            for _ in numbers {
+                match &*text(&self.connection.receive().unwrap()) {
+                    "OK" => {}
+                    OUT_OF_MEMORY => refused += 1,
+                    other => panic!("{other}"),
+                }
+            }
+        }
+        refused
+    }
+
+    /// Most of the keys are still there when the background has had the time to evict, and writes go on.
+    fn assert_works(&mut self, what: &str) {
+        // Each second write makes room for at most half a millisecond.
+        assert_eq!(self.set_all("new", 2000, VALUE_BYTES), 0, "{what}");
+        let evicted = self.info("evicted_keys");
+        assert_eq!(self.set_all("newer", 2000, VALUE_BYTES), 0, "{what}");
+        assert!(self.info("evicted_keys") > evicted, "{what}: room is made");
+        let left = self.number(&["DBSIZE"]);
+        assert!(left >= KEYS_KEPT, "{what}: {left} keys");
+    }
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::Simple(bytes) | Value::Error(bytes) | Value::Bulk(bytes) => {
+            String::from_utf8_lossy(bytes).into_owned()
+        }
+        Value::Integer(number) => number.to_string(),
+        other => other.to_string(),
+    }
+}
+
+fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < PATIENCE, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The garbage of a script that had ended counted for `maxmemory`, and nothing collected it: the whole cache was evicted, and
+/// then nearly every write was refused. Now an interpreter's memory does not count, as in Redis, and what is far above the usual
+/// is collected when a script ends.
+#[test]
+fn garbage_of_a_script_costs_no_key() {
+    const COUNT: usize = 100_000;
+    let arguments = ["--maxmemory-policy", "allkeys-lru", "--threads", "2"];
+    let server = Server::start(&Program::subject(), &arguments).unwrap();
+    let connection = server.connect();
+    let mut cache = Cache { server, connection };
+    assert_eq!(cache.set_all("key", COUNT, 100), 0);
+    cache.limit_to(20 * MIB);
+    let script = "local t={} for i=1,1000000 do t[i]=tostring(i) end return #t";
+    assert_eq!(cache.run(&["EVAL", script, "0"]), "1000000");
+    assert!(cache.info("used_memory_lua") < MIB);
+    assert_eq!(cache.set_all("new", 2000, 100), 0);
+    assert_eq!(cache.number(&["DBSIZE"]), COUNT + 2000);
+    assert_eq!(cache.info("evicted_keys"), 0);
+    // Nor does it while the script runs, whoever writes: it calls commands itself here.
+    let script = "local t={} for i=1,1000000 do t[i]=tostring(i) end
+        for i=1,1000 do redis.call('SET', 'script' .. i, 'x') end return #t";
+    assert_eq!(cache.run(&["EVAL", script, "0"]), "1000000");
+    assert_eq!(cache.number(&["DBSIZE"]), COUNT + 3000);
+}
+
+/// Replies that clients do not read, and requests that they do not finish, had keys evicted until none was left; then writes
+/// were refused.
+#[test]
+fn buffers_of_clients_leave_half_of_the_memory_to_keys() {
+    const CLIENTS: usize = 10;
+    const BYTES: usize = 3 * MIB;
+    /// The sockets themselves hold some MiB.
+    const ECHOES: usize = 6;
+    let mut cache = Cache::filled("allkeys-lru");
+    let long = "y".repeat(BYTES);
+    let echo = request(&["ECHO", &long]).repeat(ECHOES);
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| cache.server.connect()).collect();
+    for client in &mut clients {
+        client.send(&echo).unwrap();
+    }
+    until("replies wait", || {
+        cache.info("mem_clients_normal") > 2 * ROOM_BYTES
+    });
+    cache.assert_works("replies");
+    assert!(cache.info("mem_not_counted_for_evict") > 0);
+    drop(clients);
+    until("they are gone", || cache.info("connected_clients") == 1);
+    assert_eq!(cache.info("mem_not_counted_for_evict"), 0);
+
+    let mut cache = Cache::filled("allkeys-lru");
+    let multi = [request(&["MULTI"]), echo[..echo.len() - 10].to_vec()].concat();
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| cache.server.connect()).collect();
+    for client in &mut clients {
+        client.send(&multi).unwrap();
+    }
+    until("requests are queued, and one waits", || {
+        cache.info("mem_clients_normal") > 2 * ROOM_BYTES
+    });
+    cache.assert_works("requests and transactions");
+}
+
+/// The text of a library took the place of all keys.
+#[test]
+fn libraries_of_functions_leave_half_of_the_memory_to_keys() {
+    let mut cache = Cache::filled("allkeys-random");
+    for number in 0..4 {
+        let library = library(number);
+        assert_eq!(
+            cache.run(&["FUNCTION", "LOAD", &library]),
+            format!("large{number}")
+        );
+    }
+    assert!(cache.info("used_memory_functions") > ROOM_BYTES);
+    assert_eq!(cache.run(&["FCALL", "call0", "0"]), "0");
+    cache.assert_works("libraries");
+}
+
+/// A library of some MiB.
+fn library(number: usize) -> String {
+    let comment = "z".repeat(6 * MIB);
+    format!(
+        "#!lua name=large{number}\nredis.register_function('call{number}', function() return {number} end)\n-- {comment}"
+    )
+}
+
+/// Where no key may be evicted, all counts but interpreters: the writes that are refused are accepted again when it is gone.
+#[test]
+fn without_eviction_other_memory_has_writes_refused() {
+    let mut cache = Cache::filled("noeviction");
+    assert_eq!(cache.run(&["FUNCTION", "LOAD", &library(0)]), "large0");
+    assert_eq!(cache.set_all("key", 100, VALUE_BYTES), 0);
+    let limit = (cache.info("used_memory") - MIB).to_string();
+    assert_eq!(cache.run(&["CONFIG", "SET", "maxmemory", &limit]), "OK");
+    assert_eq!(cache.set_all("new", 100, VALUE_BYTES), 100);
+    assert_eq!(cache.number(&["DBSIZE"]), KEYS);
+    assert_eq!(cache.run(&["FUNCTION", "FLUSH"]), "OK");
+    until("threads have let go of the libraries", || {
+        cache.set_all("new", 1, VALUE_BYTES) == 0
+    });
+    assert_eq!(cache.set_all("new", 100, VALUE_BYTES), 0);
+}

@@ -1,0 +1,332 @@
+//! The process: signals, the background, service managers, and listening elsewhere while it runs.
+//!
+//! Each test starts its own server. With `DAMSELFLY_BIN=redis-server` those run against Redis that ask for nothing else.
+
+use damselfly_oracle::connection::Connection;
+use damselfly_oracle::server::{Kind, Program, ScratchFolder, Server, wait_for_end};
+use damselfly_protocol::client::Value;
+use rustix::process::{Pid, Signal, kill_process};
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// The longest that anything a test waits for may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn start(arguments: &[&str]) -> Server {
+    Server::start(&Program::subject(), arguments).unwrap()
+}
+
+fn pid(number: u32) -> Pid {
+    Pid::from_raw(i32::try_from(number).unwrap()).unwrap()
+}
+
+/// A process that is ended when the test is, if it has not ended before.
+struct Ended(u32);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = kill_process(pid(self.0), Signal::KILL);
+    }
+}
+
+fn ok() -> Value {
+    Value::Simple(b"OK".to_vec())
+}
+
+fn error(text: &str) -> Value {
+    Value::Error(text.as_bytes().to_vec())
+}
+
+fn ping(connection: &mut Connection) {
+    assert_eq!(
+        connection.call(&["PING"]).unwrap(),
+        Value::Simple(b"PONG".to_vec())
+    );
+}
+
+fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < PATIENCE, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+fn local(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
+/// The bug: SIGHUP, which a terminal sends when it closes, killed the server. Redis ignores it.
+#[test]
+fn sighup_is_ignored() {
+    let mut server = start(&[]);
+    kill_process(pid(server.id()), Signal::HUP).unwrap();
+    let status = server.terminate(PATIENCE).unwrap().expect("ends promptly");
+    assert!(status.success(), "{status}; its log:\n{}", server.log());
+}
+
+/// The bug: while a thread did not end, the process could only be killed. Here the main thread does not: it writes its log into a
+/// pipe that nobody reads any more.
+#[test]
+fn a_second_signal_ends_the_process_whatever_runs() {
+    if Program::subject().kind() == Kind::Redis {
+        // It logs from the handler of the signal, and only a second SIGINT ends it.
+        return;
+    }
+    for signal in [Signal::TERM, Signal::INT] {
+        let folder = ScratchFolder::create().unwrap();
+        let log = folder.path().join("log");
+        let made = Command::new("mkfifo").arg(&log).status().unwrap();
+        assert!(made.success());
+        let mut child = Program::subject()
+            .command(
+                folder.path(),
+                &["--port", "0", "--unixsocket", "socket", "--logfile"],
+            )
+            .arg(&log)
+            .spawn()
+            .unwrap();
+        let _ended = Ended(child.id());
+        let mut reader = BufReader::new(File::open(&log).unwrap());
+        let mut line = String::new();
+        while !line.contains("Ready to accept connections") {
+            line.clear();
+            if reader.read_line(&mut line).unwrap() == 0 {
+                // It opens the pipe for each line.
+                reader = BufReader::new(File::open(&log).unwrap());
+            }
+        }
+        drop(reader);
+        let mut status = None;
+        until("it ends", || {
+            kill_process(pid(child.id()), signal).unwrap();
+            status = wait_for_end(&mut child, Duration::from_millis(20)).unwrap();
+            status.is_some()
+        });
+        assert_eq!(status.unwrap().code(), Some(1));
+    }
+}
+
+#[test]
+fn another_port_takes_new_connections_and_old_ones_stay() {
+    let server = start(&[]);
+    let mut old = server.connect();
+    let port = free_port();
+    assert_eq!(
+        old.call(&["CONFIG", "SET", "port", &port.to_string()])
+            .unwrap(),
+        ok()
+    );
+    let mut new = Connection::open(local(port)).unwrap();
+    ping(&mut new);
+    ping(&mut old);
+    assert!(TcpStream::connect(server.address()).is_err());
+    assert_eq!(new.call(&["CONFIG", "SET", "port", "0"]).unwrap(), ok());
+    assert!(TcpStream::connect(local(port)).is_err());
+    ping(&mut new);
+    let first = server.address().port().to_string();
+    assert_eq!(new.call(&["CONFIG", "SET", "port", &first]).unwrap(), ok());
+    ping(&mut server.connect());
+}
+
+#[test]
+fn a_port_that_is_taken_changes_nothing() {
+    let server = start(&["--bind", "127.0.0.1"]);
+    let mut connection = server.connect();
+    let other = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let taken = other.local_addr().unwrap().port().to_string();
+    assert_eq!(
+        connection
+            .call(&["CONFIG", "SET", "loglevel", "verbose", "port", &taken])
+            .unwrap(),
+        error(
+            "ERR CONFIG SET failed (possibly related to argument 'port') - Unable to listen on this port. Check server logs."
+        )
+    );
+    for (option, value) in [
+        ("port", server.address().port().to_string()),
+        ("loglevel", "notice".to_owned()),
+    ] {
+        let shown = [option.as_bytes(), value.as_bytes()].map(|text| Value::Bulk(text.to_vec()));
+        assert_eq!(
+            connection.call(&["CONFIG", "GET", option]).unwrap(),
+            Value::Array(shown.to_vec())
+        );
+    }
+    ping(&mut server.connect());
+}
+
+#[test]
+fn other_addresses_take_new_connections() {
+    let server = start(&["--bind", "127.0.0.1"]);
+    let port = server.address().port();
+    let second = SocketAddr::from(([127, 0, 0, 2], port));
+    let mut connection = server.connect();
+    let mut bind = |addresses: &str| {
+        connection
+            .call(&["CONFIG", "SET", "bind", addresses])
+            .unwrap()
+    };
+    let refused = error(
+        "ERR CONFIG SET failed (possibly related to argument 'bind') - Failed to bind to specified addresses.",
+    );
+    assert!(TcpStream::connect(second).is_err());
+    assert_eq!(bind("127.0.0.1 127.0.0.2"), ok());
+    ping(&mut Connection::open(second).unwrap());
+    ping(&mut server.connect());
+    // The same port on one address and on all can't be listened on at once.
+    assert_eq!(bind("*"), ok());
+    ping(&mut Connection::open(second).unwrap());
+    assert_eq!(bind("127.0.0.2"), ok());
+    ping(&mut Connection::open(second).unwrap());
+    assert!(TcpStream::connect(server.address()).is_err());
+    // Addresses for documentation, which no machine has.
+    assert_eq!(bind("127.0.0.1 192.0.2.1"), refused);
+    assert_eq!(bind("* 192.0.2.1"), refused);
+    assert_eq!(bind("127.0.0.1 127.0.0.1"), refused);
+    ping(&mut Connection::open(second).unwrap());
+    assert!(TcpStream::connect(server.address()).is_err());
+    assert_eq!(bind("127.0.0.1 -192.0.2.1"), ok());
+    ping(&mut server.connect());
+    assert!(TcpStream::connect(second).is_err());
+}
+
+/// Starts the server in the background; returns whether that succeeded, and what was printed.
+fn daemonize(folder: &Path, port: u16) -> (bool, String) {
+    let output = Program::subject()
+        .command(folder, &["--port", &port.to_string()])
+        .args(["--daemonize", "yes", "--pidfile", "server.pid", "--dir"])
+        .arg(folder)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.success(), said)
+}
+
+#[test]
+fn a_server_in_the_background_answers_and_leaves_its_number() {
+    let folder = ScratchFolder::create().unwrap();
+    let file = folder.path().join("server.pid");
+    let port = free_port();
+    let (success, said) = daemonize(folder.path(), port);
+    assert!(success, "{said}");
+    if Program::subject().kind() == Kind::Redis {
+        // Its command ends before the server has started.
+        until("it answers", || Connection::open(local(port)).is_ok());
+    }
+    let mut connection = Connection::open(local(port)).unwrap();
+    ping(&mut connection);
+    let number: u32 = fs::read_to_string(&file).unwrap().trim().parse().unwrap();
+    let _ended = Ended(number);
+    let Value::Bulk(info) = connection.call(&["INFO", "server"]).unwrap() else {
+        panic!("INFO is a text")
+    };
+    let info = String::from_utf8(info).unwrap();
+    assert!(info.contains(&format!("process_id:{number}\r\n")), "{info}");
+    for stream in 0..3 {
+        let link = fs::read_link(format!("/proc/{number}/fd/{stream}")).unwrap();
+        assert_eq!(link, Path::new("/dev/null"));
+    }
+    let session = rustix::process::getsid(Some(pid(number))).unwrap();
+    assert_eq!(session, pid(number), "it leads a session of its own");
+    kill_process(pid(number), Signal::TERM).unwrap();
+    assert!(connection.closed_by_server());
+    until("the file is removed", || !file.exists());
+}
+
+#[test]
+fn a_failed_start_in_the_background_is_an_error() {
+    if Program::subject().kind() == Kind::Redis {
+        // It ends with success, since it has not tried.
+        return;
+    }
+    let server = start(&[]);
+    let folder = ScratchFolder::create().unwrap();
+    let port = server.address().port();
+    let (success, said) = daemonize(folder.path(), port);
+    assert!(!success);
+    assert_eq!(said.lines().count(), 1, "one clear line, not {said:?}");
+    assert!(said.contains(&port.to_string()), "names the port: {said}");
+    assert!(!folder.path().join("server.pid").exists());
+}
+
+/// The messages that systemd gets on `socket`, called `name` in the environment.
+fn supervised(socket: &UnixDatagram, name: &Path, option: &str) {
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let next = || {
+        let mut buffer = [0; 1024];
+        let len = socket.recv(&mut buffer).unwrap();
+        String::from_utf8(buffer[..len].to_vec()).unwrap()
+    };
+    let folder = ScratchFolder::create().unwrap();
+    let port = free_port();
+    let mut child = Program::subject()
+        .command(folder.path(), &["--port", &port.to_string()])
+        .args(["--supervised", option, "--daemonize", "yes"])
+        .env("NOTIFY_SOCKET", name)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let _ended = Ended(child.id());
+    let mut said = next();
+    assert!(said.starts_with("STATUS="), "{said}");
+    while !said.contains("READY=1\n") {
+        said = next();
+    }
+    let mut connection = Connection::open(local(port)).unwrap();
+    let Value::Bulk(info) = connection.call(&["INFO", "server"]).unwrap() else {
+        panic!("INFO is a text")
+    };
+    let info = String::from_utf8(info).unwrap();
+    assert!(info.contains("process_supervised:systemd\r\n"), "{info}");
+    // It is the very process that was started.
+    kill_process(pid(child.id()), Signal::TERM).unwrap();
+    while !said.contains("STOPPING=1\n") {
+        said = next();
+    }
+    let status = wait_for_end(&mut child, PATIENCE).unwrap();
+    assert!(status.expect("ends promptly").success());
+}
+
+#[test]
+fn systemd_is_notified_when_the_server_is_ready_and_when_it_stops() {
+    let folder = ScratchFolder::create().unwrap();
+    let path = folder.path().join("notify");
+    supervised(&UnixDatagram::bind(&path).unwrap(), &path, "systemd");
+    let name = format!("damselfly-test-{}", std::process::id());
+    let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
+    let socket = UnixDatagram::bind_addr(&address).unwrap();
+    supervised(&socket, Path::new(&format!("@{name}")), "auto");
+}
+
+#[test]
+fn a_missing_supervisor_is_no_error() {
+    let folder = ScratchFolder::create().unwrap();
+    let port = free_port();
+    let mut child = Program::subject()
+        .command(folder.path(), &["--port", &port.to_string()])
+        .args(["--supervised", "systemd"])
+        .env_remove("NOTIFY_SOCKET")
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let _ended = Ended(child.id());
+    until("it answers", || Connection::open(local(port)).is_ok());
+    ping(&mut Connection::open(local(port)).unwrap());
+    kill_process(pid(child.id()), Signal::TERM).unwrap();
+    let status = wait_for_end(&mut child, PATIENCE).unwrap();
+    assert!(status.expect("ends promptly").success());
+}

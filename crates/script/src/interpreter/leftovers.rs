@@ -1,0 +1,59 @@
+//! What scripts leave in an interpreter, and when it is freed.
+
+use super::Interpreter;
+use crate::lua::Stack;
+use crate::sandbox::slots;
+
+/// A script may leave so much garbage, and as much as there is beside it: collecting less is not worth the time.
+const GARBAGE_BYTES: usize = 1 << 20;
+
+impl Interpreter {
+    /// Frees what the last scripts have left, if that is much: their arguments and garbage. Meant for when one has ended; each
+    /// that begins does it, too, so that none pays for another one.
+    ///
+    /// Compiled texts that take too much of the limit go as well, and are compiled again when they are next used.
+    pub fn drop_leftovers(&mut self) {
+        let limit = self.limits.memory_bytes;
+        let left = limit.saturating_sub(self.live_bytes);
+        let garbage_max = (self.live_bytes + GARBAGE_BYTES).min(left / 2);
+        if self.used_bytes() <= self.live_bytes + garbage_max {
+            return;
+        }
+        self.collect();
+        if self.live_bytes > limit / 4 {
+            self.release_scripts();
+            self.collect();
+        }
+        if self.live_bytes > limit / 2 {
+            self.retain_libraries(|_, _| false);
+        }
+    }
+
+    /// Frees all that is not needed to compile a text.
+    #[cold]
+    pub(super) fn drop_all(&mut self) {
+        self.release_scripts();
+        self.retain_libraries(|_, _| false);
+        self.collect();
+    }
+
+    /// Frees the arguments of the last script, and garbage.
+    pub(super) fn collect(&mut self) {
+        let mut stack = self.state.stack();
+        stack.get_index(Stack::REGISTRY, slots::SCRIPT_GLOBALS);
+        for name in ["KEYS", "ARGV"] {
+            stack.push_nil();
+            stack.set_field(-2, name);
+        }
+        stack.pop(1);
+        // Each collection also halves what is too large among Lua's own tables.
+        loop {
+            let before = self.used_bytes();
+            self.state.stack().collect_garbage();
+            if self.used_bytes() + before / 8 >= before {
+                break;
+            }
+        }
+        self.live_bytes = self.used_bytes();
+    }
+}

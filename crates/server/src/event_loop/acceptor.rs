@@ -1,0 +1,314 @@
+//! Accepting: one thread takes new connections from the listening sockets and hands each to the worker that has the fewest.
+//!
+//! ```text
+//!   listening sockets ──► acceptor: limits, id ──► arrivals of a worker ──► the worker serves it
+//!                             ▲                          │
+//!                             └── the worker is stuck ───┘
+//! ```
+//!
+//! The acceptor runs no commands, so it is never stuck in one. A worker that is stuck gets no new connections, and those that it
+//! has not taken yet go to others. CONFIG SET changes the listening sockets from the thread that runs it.
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use mio::{Events, Poll, Registry, Token, Waker};
+
+use crate::event_loop::TICK;
+use crate::event_loop::listener::{Address, Listener, Stream};
+use crate::shared::{Arrival, Shared};
+use damselfly_config::{Config, Origin};
+
+/// The most connections taken from one listening socket before the next one has its turn.
+const ACCEPTS_MAX: usize = 64;
+
+/// The token of the waker; the others belong to listening sockets.
+const WAKER: Token = Token(usize::MAX);
+
+/// The reply to a client from another machine while there is no password.
+const PROTECTED_MODE: &[u8] = b"-DENIED Damselfly is running in protected mode because protected mode is enabled and no password is set for the default user. In this mode connections are only accepted from the loopback interface. To accept connections from other machines, set a password with the option requirepass, or, if the network is trusted, turn protected mode off: CONFIG SET protected-mode no from this machine, or start with --protected-mode no.\r\n";
+
+/// The listening sockets, as all threads see them.
+pub struct Acceptor {
+    registry: Registry,
+    waker: Waker,
+    open: Mutex<Open>,
+}
+
+#[derive(Default)]
+struct Open {
+    listeners: Vec<(Token, Listener)>,
+    /// Connections that were accepted before their listening socket was closed.
+    drained: Vec<Stream>,
+    last_token: usize,
+}
+
+/// Whether a listening socket may have more connections.
+#[derive(PartialEq, Eq)]
+enum Left {
+    Nothing,
+    More,
+    /// None can be accepted now; most likely no file descriptors are left.
+    Failed,
+}
+
+impl Acceptor {
+    /// One whose thread waits with `poll`.
+    ///
+    /// # Errors
+    /// The operating system refuses.
+    pub fn new(poll: &Poll, listeners: Vec<Listener>) -> io::Result<Self> {
+        let acceptor = Self {
+            registry: poll.registry().try_clone()?,
+            waker: Waker::new(poll.registry(), WAKER)?,
+            open: Mutex::default(),
+        };
+        acceptor.add(&mut acceptor.open(), listeners)?;
+        Ok(acceptor)
+    }
+
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes the thread look whether the process is to end.
+    pub fn wake(&self) {
+        if let Err(error) = self.waker.wake() {
+            log::warn!("can't wake the acceptor: {error}");
+        }
+    }
+
+    /// Registers all listening sockets, or none.
+    fn add(&self, open: &mut Open, mut listeners: Vec<Listener>) -> io::Result<()> {
+        for (number, listener) in (open.last_token + 1..).zip(&mut listeners) {
+            // Those that are registered already leave with the error, which closes them.
+            listener.register(&self.registry, Token(number))?;
+        }
+        for listener in listeners {
+            open.last_token += 1;
+            open.listeners.push((Token(open.last_token), listener));
+        }
+        Ok(())
+    }
+
+    /// Listens on the TCP addresses that `config` asks for and on no others; connections stay. New sockets are opened before
+    /// old ones are closed, but where the system allows only one of them.
+    ///
+    /// # Errors
+    /// One line that names the address and says why it can't be listened on. Then nothing has changed.
+    pub fn listen_anew(&self, config: &Config, addresses: &[Address]) -> Result<(), String> {
+        let open = &mut *self.open();
+        let mut leaving: Vec<Token> = open
+            .listeners
+            .iter()
+            .filter(|(_, listener)| listener.address().is_some())
+            .map(|(token, _)| *token)
+            .collect();
+        let has_port = |leaving: &[Token]| {
+            let addresses = leaving
+                .iter()
+                .filter_map(|token| open.find(*token)?.address());
+            addresses
+                .map(|address| address.port())
+                .any(|port| port == config.port)
+        };
+        let mut opened = Vec::new();
+        let mut blocked = Vec::new();
+        for address in addresses.iter().filter(|_| config.port > 0) {
+            let wanted = address.with_port(config.port);
+            let same = leaving.iter().position(|token| {
+                let listener = open.find(*token);
+                wanted.is_some() && listener.and_then(Listener::address) == wanted
+            });
+            if let Some(place) = same {
+                leaving.swap_remove(place);
+                continue;
+            }
+            match Listener::tcp(address, config) {
+                Ok(listener) => opened.extend(listener),
+                // The old socket of another address may be in the way.
+                Err(failure) if failure.is_taken && has_port(&leaving) => blocked.push(address),
+                Err(failure) => return Err(failure.text),
+            }
+        }
+        let mut closed = None;
+        if !blocked.is_empty() {
+            closed = Some(open.close(&leaving));
+            for address in blocked {
+                match Listener::tcp(address, config) {
+                    Ok(listener) => opened.extend(listener),
+                    Err(failure) => {
+                        drop(opened);
+                        self.open_again(open, closed.unwrap_or_default(), config);
+                        self.wake();
+                        return Err(failure.text);
+                    }
+                }
+            }
+        }
+        if let Err(error) = self.add(open, opened) {
+            self.open_again(open, closed.unwrap_or_default(), config);
+            return Err(format!("Can't watch a listening socket: {error}"));
+        }
+        if closed.is_none() {
+            open.close(&leaving);
+        }
+        // It takes what was drained.
+        self.wake();
+        Ok(())
+    }
+
+    /// Opens sockets again that were closed for others that can't be opened.
+    fn open_again(&self, open: &mut Open, closed: Vec<SocketAddr>, config: &Config) {
+        for address in closed {
+            let listener = Listener::tcp_at(address, config);
+            let added = listener.and_then(|listener| self.add(open, vec![listener]));
+            if let Err(error) = added {
+                log::error!("Can't listen on {address} again: {error}");
+            }
+        }
+    }
+
+    fn accept(&self, token: Token) -> io::Result<Option<Stream>> {
+        match self.open().find(token) {
+            Some(listener) => listener.accept(),
+            None => Ok(None),
+        }
+    }
+
+    /// Takes some connections from a listening socket.
+    fn accept_some(&self, shared: &Shared, token: Token) -> Left {
+        for _ in 0..ACCEPTS_MAX {
+            match self.accept(token) {
+                Ok(Some(stream)) => admit(shared, stream),
+                Ok(None) => return Left::Nothing,
+                Err(error) => {
+                    log::warn!("Accepting client connection: {error}");
+                    return Left::Failed;
+                }
+            }
+        }
+        Left::More
+    }
+}
+
+impl Open {
+    fn find(&self, token: Token) -> Option<&Listener> {
+        let found = self.listeners.iter().find(|(other, _)| *other == token);
+        found.map(|(_, listener)| listener)
+    }
+
+    /// Closes TCP sockets and returns their addresses. Clients that are connected already stay.
+    fn close(&mut self, tokens: &[Token]) -> Vec<SocketAddr> {
+        let mut addresses = Vec::new();
+        let drained = &mut self.drained;
+        self.listeners.retain(|(token, listener)| {
+            if !tokens.contains(token) {
+                return true;
+            }
+            while let Ok(Some(stream)) = listener.accept() {
+                drained.push(stream);
+            }
+            addresses.extend(listener.address());
+            false
+        });
+        addresses
+    }
+}
+
+/// Accepts connections until the process ends.
+pub fn run(shared: &Shared, mut poll: Poll) {
+    let acceptor = shared.acceptor.get().expect("set before this starts");
+    let mut events = Events::with_capacity(64);
+    // Events are edge-triggered: where some connections are left, no further event says so.
+    let mut failed = Vec::new();
+    while !shared.stopping.load(Relaxed) {
+        let looks_again = !failed.is_empty() || shared.threads.iter().any(|t| t.has_arrivals());
+        match poll.poll(&mut events, looks_again.then_some(TICK)) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => {
+                log::error!("Waiting for connections failed, stopping: {error}");
+                shared.stop();
+                break;
+            }
+        }
+        let mut ready = std::mem::take(&mut failed);
+        for event in &events {
+            if event.token() != WAKER && !ready.contains(&event.token()) {
+                ready.push(event.token());
+            }
+        }
+        let drained = std::mem::take(&mut acceptor.open().drained);
+        drained.into_iter().for_each(|stream| admit(shared, stream));
+        while !ready.is_empty() && !shared.stopping.load(Relaxed) {
+            ready.retain(|&token| match acceptor.accept_some(shared, token) {
+                Left::Nothing => false,
+                Left::More => true,
+                Left::Failed => {
+                    failed.push(token);
+                    false
+                }
+            });
+            hand_on(shared);
+        }
+        hand_on(shared);
+    }
+    *acceptor.open() = Open::default();
+}
+
+/// Hands a new connection to a worker, or refuses it. For the acceptor's own thread.
+fn admit(shared: &Shared, mut stream: Stream) {
+    // The client may have connected because an option was changed: the newest ones hold.
+    let config = shared.config();
+    // No worker counts these.
+    let counters = &shared.threads[0].counters;
+    let connections = shared.threads.iter().map(|t| t.connections.load(Relaxed));
+    if connections.sum::<usize>() >= config.maxclients as usize {
+        // There may be no room in the socket; the client is lost either way.
+        let _ = stream.write(b"-ERR max number of clients reached\r\n");
+        counters.connections_rejected.add(1);
+        return;
+    }
+    counters.connections_received.add(1);
+    if config.protected_mode && config.requirepass.is_empty() && stream.origin() == Origin::Remote {
+        let _ = stream.write(PROTECTED_MODE);
+        counters.connections_rejected.add(1);
+        return;
+    }
+    stream.prepare(config.tcp_keepalive_s);
+    // Given here, where connections arrive in their order.
+    let id = shared.clients.next_id();
+    hand_over(shared, Arrival { stream, id });
+}
+
+/// Hands a connection to the worker that has the fewest, of those that are not stuck if there are any.
+fn hand_over(shared: &Shared, arrival: Arrival) {
+    let now_ms = shared.uptime_ms();
+    let threads = || shared.threads.iter();
+    let fewest = threads()
+        .filter(|thread| !thread.is_stuck(now_ms))
+        .min_by_key(|thread| thread.connections.load(Relaxed))
+        .or_else(|| threads().min_by_key(|thread| thread.connections.load(Relaxed)))
+        .expect("a server has threads");
+    fewest.connections.fetch_add(1, Relaxed);
+    fewest.hand_over(arrival);
+}
+
+/// Takes connections back that stuck workers have not taken, and hands them to others.
+fn hand_on(shared: &Shared) {
+    let now_ms = shared.uptime_ms();
+    if shared.threads.iter().all(|thread| thread.is_stuck(now_ms)) {
+        return;
+    }
+    for thread in &shared.threads {
+        if thread.is_stuck(now_ms) {
+            for arrival in thread.take_arrivals() {
+                thread.connections.fetch_sub(1, Relaxed);
+                hand_over(shared, arrival);
+            }
+        }
+    }
+}

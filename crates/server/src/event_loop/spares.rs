@@ -1,0 +1,69 @@
+//! Reply buffers that are kept for reuse.
+
+/// How many are kept, and the largest that is worth it.
+const COUNT_MAX: usize = 256;
+pub const BYTES_MAX: usize = 64 << 10;
+
+/// The buffers of one thread. The one that came last is taken first, so those below the lowest level of late are in nobody's
+/// way, and not needed.
+#[derive(Debug, Default)]
+pub struct SpareOutputs {
+    buffers: Vec<Vec<u8>>,
+    /// How many there were at least since the last look.
+    unused: usize,
+}
+
+impl SpareOutputs {
+    /// Gives an output that has no memory a buffer, if there is one.
+    #[inline]
+    pub fn lend(&mut self, output: &mut Vec<u8>) {
+        if output.capacity() == 0
+            && let Some(spare) = self.buffers.pop()
+        {
+            *output = spare;
+            self.unused = self.unused.min(self.buffers.len());
+        }
+    }
+
+    /// Takes back a buffer whose content is not needed.
+    #[inline]
+    pub fn take_back(&mut self, buffer: Vec<u8>) {
+        if (1..=BYTES_MAX).contains(&buffer.capacity()) && self.buffers.len() < COUNT_MAX {
+            self.buffers.push(buffer);
+        }
+    }
+
+    /// Frees the buffers that nobody needed since the last call.
+    pub fn free_unused(&mut self) {
+        self.buffers.drain(..self.unused);
+        self.unused = self.buffers.len();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_that_nobody_needs_are_freed() {
+        let mut spares = SpareOutputs::default();
+        for bytes in [0, 1, 100, BYTES_MAX, BYTES_MAX + 1] {
+            spares.take_back(Vec::with_capacity(bytes));
+        }
+        assert_eq!(spares.buffers.len(), 3);
+        spares.free_unused();
+        let (mut first, mut second) = (Vec::new(), Vec::new());
+        spares.lend(&mut first);
+        spares.lend(&mut second);
+        assert!(first.capacity() == BYTES_MAX && second.capacity() == 100);
+        spares.lend(&mut first);
+        assert_eq!(spares.buffers.len(), 1, "it has one");
+        for buffer in [first, second] {
+            spares.take_back(buffer);
+        }
+        spares.free_unused();
+        assert_eq!(spares.buffers.len(), 2, "two were needed");
+        spares.free_unused();
+        assert_eq!(spares.buffers.len(), 0, "none was");
+    }
+}

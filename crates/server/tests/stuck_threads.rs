@@ -1,0 +1,162 @@
+//! A thread that is stuck in a script: all clients of other threads are served.
+//!
+//! The bug: the first thread alone accepted connections, new ones went to stuck threads too, and publishers waited for a stuck
+//! thread to deliver. Cause: nothing knew whether a thread takes turns. Now each notes when it took its last one.
+
+mod common;
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use common::{Client, TestServer, until};
+use damselfly_server::registry::REGISTRY;
+use damselfly_server::shared::Shared;
+
+/// Runs until somebody subscribes to `go`, which no other thread has to help with.
+const SCRIPT: &str = "while redis.call('PUBSUB', 'NUMSUB', 'go')[2] == 0 do end return 'done'";
+
+/// A server of four threads whose slow scripts let nobody have a turn meanwhile.
+fn server() -> TestServer {
+    TestServer::with(|config| config.busy_reply_threshold_ms = 0)
+}
+
+/// The thread that serves a client.
+fn thread_of(shared: &Shared, client: &mut Client) -> usize {
+    let id = client.number("CLIENT ID");
+    shared.clients.find(id as u64).unwrap().thread
+}
+
+/// So many connections to each thread.
+fn by_thread(server: &TestServer, each: usize) -> Vec<Vec<Client>> {
+    let threads = server.shared().threads.len();
+    let mut found: Vec<Vec<Client>> = (0..threads).map(|_| Vec::new()).collect();
+    while found.iter().any(|clients| clients.len() < each) {
+        let mut client = server.client();
+        let thread = thread_of(server.shared(), &mut client);
+        found[thread].push(client);
+    }
+    found
+}
+
+/// Has the client's thread run a script that does not end.
+fn lose_thread(server: &TestServer, client: &mut Client, thread: usize) {
+    client.send_words(&["EVAL", SCRIPT, "0"]);
+    let shared = server.shared();
+    until("the thread is stuck", || {
+        shared.threads[thread].is_stuck(shared.uptime_ms())
+    });
+}
+
+/// Ends that.
+fn end_script(server: &TestServer, runner: &mut Client) {
+    let mut other = server.client();
+    other.run("SUBSCRIBE go");
+    assert_eq!(runner.receive(), "\"done\"");
+}
+
+/// How many calls of the script on a thread are counted by now.
+fn calls(shared: &Shared, thread: usize) -> u64 {
+    let container = REGISTRY.find(b"PUBSUB").unwrap();
+    let row = REGISTRY.find_subcommand(container, b"NUMSUB").unwrap();
+    shared.threads[thread].counters.commands[row.index]
+        .calls
+        .read()
+}
+
+#[test]
+fn new_connections_are_answered_whichever_thread_is_stuck() {
+    for stuck in [0, 2] {
+        let server = server();
+        let mut clients = by_thread(&server, 1);
+        let mut runner = clients[stuck].pop().unwrap();
+        lose_thread(&server, &mut runner, stuck);
+        for _ in 0..20 {
+            let mut new = server.client();
+            assert_eq!(new.run("PING"), "PONG");
+            assert_ne!(thread_of(server.shared(), &mut new), stuck);
+        }
+        end_script(&server, &mut runner);
+    }
+}
+
+/// The bug: connections that were on their way to a thread waited for it.
+#[test]
+fn connections_that_a_stuck_thread_has_not_taken_go_to_others() {
+    const STUCK: usize = 1;
+    let server = server();
+    let mut clients = by_thread(&server, 3);
+    let mut runner = clients[STUCK].pop().unwrap();
+    // Now it is the thread that new connections go to.
+    clients[STUCK].clear();
+    let connections = &server.shared().threads[STUCK].connections;
+    until("two have left", || connections.load(Relaxed) == 1);
+    runner.send_words(&["EVAL", SCRIPT, "0"]);
+    until("the script runs", || calls(server.shared(), STUCK) > 0);
+    let mut new: Vec<Client> = (0..3).map(|_| server.client()).collect();
+    for client in &mut new {
+        assert_eq!(client.run("PING"), "PONG");
+    }
+}
+
+#[test]
+fn publishers_do_not_wait_for_a_stuck_thread() {
+    const STUCK: usize = 3;
+    const MIB: usize = 1 << 20;
+    let server = server();
+    let mut clients = by_thread(&server, 3);
+    let mut runner = clients[STUCK].pop().unwrap();
+    let (mut subscriber, mut monitor) =
+        (clients[STUCK].pop().unwrap(), clients[STUCK].pop().unwrap());
+    subscriber.run("SUBSCRIBE news");
+    assert_eq!(monitor.run("MONITOR"), "OK");
+    lose_thread(&server, &mut runner, STUCK);
+    let mut publisher = clients[0].pop().unwrap();
+    let payload = "x".repeat(MIB);
+    let pubsub = &server.shared().pubsub;
+    for _ in 0..100 {
+        assert_eq!(
+            publisher.run_words(&["PUBLISH", "news", &payload]),
+            "(integer) 1"
+        );
+        // Messages to subscribers and lines to those who monitor, up to the limit for what subscribers leave unread.
+        assert!(pubsub.arriving_bytes(STUCK) <= 67 * MIB);
+    }
+    assert!(pubsub.arriving_bytes(STUCK) > 60 * MIB);
+    end_script(&server, &mut runner);
+    // They have missed something, so they are disconnected.
+    subscriber.until_closed();
+    monitor.until_closed();
+    until("all is delivered", || pubsub.arriving_bytes(STUCK) == 0);
+    assert_eq!(publisher.run("PUBLISH news x"), "(integer) 0");
+}
+
+#[test]
+fn administration_works_while_a_thread_is_stuck() {
+    const STUCK: usize = 0;
+    let server = server();
+    let mut clients = by_thread(&server, 2);
+    let mut runner = clients[STUCK].pop().unwrap();
+    let mut victim = clients[STUCK].pop().unwrap();
+    let id = victim.number("CLIENT ID");
+    lose_thread(&server, &mut runner, STUCK);
+    let mut client = clients[1].pop().unwrap();
+    assert!(client.text("INFO").contains("connected_clients:8\r\n"));
+    assert!(client.text("CLIENT LIST").contains(&format!("id={id} ")));
+    for command in [
+        "CONFIG SET maxclients 9000",
+        "CLIENT PAUSE 1",
+        "CLIENT UNPAUSE",
+        "SWAPDB 0 1",
+        "FLUSHALL ASYNC",
+        "FLUSHALL SYNC",
+        "SCRIPT FLUSH SYNC",
+        "FUNCTION FLUSH SYNC",
+        "CONFIG RESETSTAT",
+        "MONITOR",
+    ] {
+        assert_eq!(client.run(command), "OK", "{command}");
+    }
+    let mut client = clients[2].pop().unwrap();
+    assert_eq!(client.number(&format!("CLIENT KILL ID {id}")), 1);
+    end_script(&server, &mut runner);
+    assert_eq!(victim.receive_value(), None);
+}
