@@ -1,4 +1,4 @@
-//! What is freed later, by a thread that has nothing else to do: flushed databases and large collections.
+//! What is freed later, by a thread that has nothing else to do: flushed databases, large collections and tables of tracked keys.
 //!
 //! There is one heap of garbage for the process, since a large collection that is dropped knows no engine.
 
@@ -8,11 +8,13 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use damselfly_value::Large;
 
 use crate::Database;
+use crate::tracking::TrackedKeys;
 
 /// A part of the garbage.
 enum Part {
     Databases(Vec<Database>),
     Collection(Large),
+    Tracked(Vec<TrackedKeys>),
 }
 
 impl Part {
@@ -20,6 +22,8 @@ impl Part {
         match self {
             Self::Databases(databases) => databases.iter().map(Database::bytes).sum(),
             Self::Collection(large) => large.memory_bytes(),
+            // It was no part of the data.
+            Self::Tracked(_) => 0,
         }
     }
 
@@ -38,6 +42,7 @@ impl Part {
                 drop(large);
                 PENDING_BYTES.fetch_sub(bytes, Relaxed);
             }
+            Self::Tracked(tables) => drop(tables),
         }
     }
 }
@@ -53,7 +58,7 @@ thread_local! {
     static FREES: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
-/// How many databases and collections wait to be freed.
+/// How many databases, collections and tables of tracked keys wait to be freed.
 pub fn pending() -> usize {
     PENDING.load(Relaxed)
 }
@@ -86,6 +91,10 @@ fn add(part: Part) {
 
 pub(crate) fn add_databases(databases: Vec<Database>) {
     add(Part::Databases(databases));
+}
+
+pub(crate) fn add_tracked(tables: Vec<TrackedKeys>) {
+    add(Part::Tracked(tables));
 }
 
 fn add_collection(large: Large) {

@@ -197,3 +197,56 @@ fn of_all_who_compare_and_set_none_loses_a_change() {
         assert_eq!(world.engine.watched_count(), 0);
     }
 }
+
+/// Counts how often it is told of a change.
+#[derive(Default)]
+struct Counter(std::sync::atomic::AtomicUsize);
+
+impl Watcher for Counter {
+    fn key_changed(&self) {
+        self.0.fetch_add(1, SeqCst);
+    }
+}
+
+/// The bug: emptying a database looked at every watched key under all locks, half a second for a million. Now a watcher is told once
+/// for each shard, by what it found when it began to watch.
+#[test]
+fn emptying_a_database_looks_at_no_watched_keys() {
+    const KEYS: usize = 10_000;
+    let (world, counter) = (World::new(1, 8), Arc::new(Counter::default()));
+    let watcher: Arc<dyn Watcher> = counter.clone();
+    change(&world, 0, |tx| {
+        for number in 0..KEYS {
+            let name = number.to_string();
+            set_number(tx, &name, 1);
+            tx.watch(key(&name), 1, &watcher).unwrap();
+        }
+    });
+    counter.0.store(0, SeqCst);
+    change(&world, 0, |tx| tx.flush(0, false));
+    assert_eq!(counter.0.load(SeqCst), 8);
+    change(&world, 0, |tx| tx.swap_databases(0, 1));
+    assert_eq!(counter.0.load(SeqCst), 16);
+}
+
+/// The bug: SWAPDB looked up every watched key in the other database, under all locks. Now it does so for a limited number of keys:
+/// the watchers of more learn of a change that may not have been one.
+#[test]
+fn exchanging_databases_looks_up_few_absent_keys() {
+    for (keys, told) in [(1_000, false), (100_000, true)] {
+        let (world, witness) = (World::new(1, 8), Arc::new(Witness::default()));
+        let watcher: Arc<dyn Watcher> = witness.clone();
+        change(&world, 0, |tx| {
+            for number in 0..keys {
+                tx.watch(key(&number.to_string()), 1, &watcher).unwrap();
+            }
+        });
+        change(&world, 0, |tx| tx.swap_databases(0, 1));
+        assert!(!witness.was_told(), "nothing is in the other database");
+        change(&world, 1, |tx| {
+            (0..100).for_each(|number| set_number(tx, &format!("other{number}"), 1));
+        });
+        change(&world, 0, |tx| tx.swap_databases(0, 1));
+        assert_eq!(witness.was_told(), told, "{keys} keys");
+    }
+}

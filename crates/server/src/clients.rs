@@ -14,6 +14,7 @@ use crate::event_loop::connection::Connection;
 use crate::observers::invalidation::PendingInvalidation;
 #[cfg(doc)]
 use crate::pubsub::Topic;
+use crate::session::transaction::WatchRound;
 use crate::shared::{Message, Thread};
 use damselfly_config::{ClientMemory, Config, Origin};
 
@@ -92,8 +93,8 @@ pub struct Client {
     pub queued: AtomicIsize,
     /// Memory for them and for the keys that it watches, in bytes.
     pub transaction_bytes: AtomicUsize,
-    /// A key that it watches was changed.
-    pub watch_broken: AtomicBool,
+    /// Whether a key that it watches was changed.
+    pub watch_round: WatchRound,
     /// A pause holds it back.
     pub paused: AtomicBool,
     /// It is to be closed; set by [`Clients::kill`].
@@ -260,7 +261,7 @@ impl Clients {
             redirect_broken: AtomicBool::new(false),
             queued: AtomicIsize::new(-1),
             transaction_bytes: AtomicUsize::new(0),
-            watch_broken: AtomicBool::new(false),
+            watch_round: WatchRound::default(),
             paused: AtomicBool::new(false),
             killed: AtomicBool::new(false),
             blocked_client: Mutex::new(None),

@@ -24,6 +24,7 @@ use crate::clients::Client;
 use crate::dispatch;
 use crate::observers::client_tracking::Reader;
 use crate::registry::{Locks, Row};
+use crate::session::transaction::Forgotten;
 use crate::shared::{self, Message, Shared};
 
 /// How soon a thread that waits looks again, should it not be woken.
@@ -67,16 +68,22 @@ pub struct Outcome {
     pub effects: Effects,
 }
 
+/// What a thread for long commands does.
+enum Work {
+    Command(Arc<LongCommand>),
+    Unwatch(Forgotten),
+}
+
 /// Long commands that wait for a thread, and these threads.
 #[derive(Default)]
 pub struct LongCommands {
-    queue: Mutex<VecDeque<Arc<LongCommand>>>,
+    queue: Mutex<VecDeque<Work>>,
     added: Condvar,
     threads: OnceLock<Vec<Thread>>,
 }
 
 impl LongCommands {
-    fn queue(&self) -> MutexGuard<'_, VecDeque<Arc<LongCommand>>> {
+    fn queue(&self) -> MutexGuard<'_, VecDeque<Work>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -103,7 +110,16 @@ impl LongCommands {
 
     /// Has a command run.
     pub fn add(&self, command: Arc<LongCommand>) {
-        self.queue().push_back(command);
+        self.add_work(Work::Command(command));
+    }
+
+    /// Has watched keys taken out of the engine that a client has forgotten: very many.
+    pub fn unwatch(&self, forgotten: Forgotten) {
+        self.add_work(Work::Unwatch(forgotten));
+    }
+
+    fn add_work(&self, work: Work) {
+        self.queue().push_back(work);
         self.added.notify_one();
     }
 
@@ -112,12 +128,12 @@ impl LongCommands {
         self.added.notify_all();
     }
 
-    /// The next command, or `None` when the process is to end.
-    fn next(&self, stopping: &AtomicBool) -> Option<Arc<LongCommand>> {
+    /// What to do next, or `None` when the process is to end.
+    fn next(&self, stopping: &AtomicBool) -> Option<Work> {
         let mut queue = self.queue();
         while !stopping.load(Relaxed) {
-            if let Some(command) = queue.pop_front() {
-                return Some(command);
+            if let Some(work) = queue.pop_front() {
+                return Some(work);
             }
             let waited = self.added.wait_timeout(queue, LOOK);
             queue = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -239,7 +255,14 @@ impl LongCommand {
 
 /// Runs long commands until the process ends. `index` counts the threads that do so.
 pub fn run(shared: &Shared, index: usize) {
-    while let Some(command) = shared.long.next(&shared.stopping) {
+    while let Some(work) = shared.long.next(&shared.stopping) {
+        let command = match work {
+            Work::Command(command) => command,
+            Work::Unwatch(forgotten) => {
+                forgotten.unwatch(&shared.engine);
+                continue;
+            }
+        };
         let mut unserved = Vec::new();
         let ran = catch_unwind(AssertUnwindSafe(|| {
             let waiter = Waiter { shared, index };

@@ -364,3 +364,87 @@ fn what_a_command_finds_before_it_runs_elsewhere_is_told_once() {
     assert_eq!(count("keymiss missing"), 1, "{told:?}");
     assert_eq!(count("expired stream"), 1, "{told:?}");
 }
+
+/// The bug: DEBUG DIGEST held all locks, and its thread, while it computed: two microseconds for each key. Now it runs elsewhere and
+/// locks one shard at a time.
+#[test]
+fn a_digest_of_all_keys_keeps_nobody_waiting() {
+    let server = TestServer::with(|config| {
+        config.threads = 2;
+        config.enable_debug_command = Allow::Yes;
+    });
+    let mut client = server.client();
+    fill(&mut client, "MSET", |n| format!("key{n} {n}"));
+    fill(&mut client, "SADD set", |n| format!("a{n}"));
+    client.run(&format!("SET long {}", "ab".repeat(5000)));
+    client.run("SELECT 3");
+    client.run("SET other 1");
+    assert!(answers_while_computing(
+        &server,
+        &mut client,
+        "DEBUG DIGEST",
+        "GET other"
+    ));
+    let digest = client.text("DEBUG DIGEST");
+    // In a transaction it is computed at once, under all locks.
+    assert_eq!(client.run("MULTI"), "OK");
+    client.run("DEBUG DIGEST");
+    assert_eq!(client.run("EXEC"), format!("1) {digest}"));
+}
+
+/// The bug: a client that watched very many keys, or stopped watching them, kept its thread and, in EXEC, the locks of all those keys
+/// for a microsecond for each. Now WATCH of many keys gives others a turn, and another thread forgets them.
+#[test]
+fn watching_very_many_keys_keeps_nobody_waiting() {
+    let server = TestServer::with(|config| config.threads = 1);
+    let mut client = server.client();
+    let keys: Vec<String> = (0..COUNT).map(|n| format!("key{n}")).collect();
+    let watch = format!("WATCH {}", keys.join(" "));
+    let watched = || server.shared().engine.watched_count();
+    for end in ["UNWATCH", "EXEC", "DISCARD", "RESET", ""] {
+        let mut tries = (0..20).map(|_| {
+            let mut watcher = server.client();
+            watcher.send(&watch);
+            let begun = || assert_eq!(watcher.receive(), "OK");
+            let while_watching = answered_until(begun, || assert_eq!(client.run("PING"), "PONG"));
+            assert_eq!(watched(), COUNT);
+            if matches!(end, "EXEC" | "DISCARD") {
+                watcher.run("MULTI");
+            }
+            match end {
+                "" => drop(watcher),
+                _ => watcher.send(end),
+            }
+            let ended = || until("they are forgotten", || watched() == 0);
+            let while_forgetting = answered_until(ended, || assert_eq!(client.run("PING"), "PONG"));
+            (while_watching, while_forgetting)
+        });
+        // With the thread held up, one would be answered before and one after it.
+        assert!(
+            tries.any(|(watching, forgetting)| watching > 5 && forgetting > 5),
+            "{end}"
+        );
+    }
+}
+
+#[test]
+fn very_many_keys_are_watched_and_forgotten_reliably() {
+    let server = TestServer::start();
+    let (mut watcher, mut other) = (server.client(), server.client());
+    let keys: Vec<String> = (0..COUNT / 4).map(|n| format!("key{n}")).collect();
+    let watch = format!("WATCH {}", keys.join(" "));
+    for changed in [0, 1023, 1024, 16_383, 16_384, keys.len() - 1, keys.len()] {
+        // The second time nothing is changed, and what is forgotten of the first does not count.
+        for is_changed in [true, false] {
+            assert_eq!(watcher.run(&watch), "OK");
+            if is_changed {
+                assert_eq!(other.run(&format!("SET key{changed} 1")), "OK");
+            }
+            watcher.run("MULTI");
+            watcher.run("PING");
+            let broken = is_changed && changed < keys.len();
+            let expected = if broken { "(nil)" } else { "1) PONG" };
+            assert_eq!(watcher.run("EXEC"), expected, "{changed}");
+        }
+    }
+}

@@ -323,6 +323,35 @@ fn scripts_on_other_keys_run_meanwhile() {
     assert_eq!(server.shared().scripts.counts.undone.load(Relaxed), 0);
 }
 
+/// The bug: a script kept all other clients of its thread waiting until it was slow, whatever keys they used. Now they have turns
+/// from the first milliseconds on, and only those that need its locks or the interpreter wait for it.
+#[test]
+fn a_script_that_is_not_slow_lets_those_go_on_that_need_none_of_its_locks() {
+    let server = TestServer::with(|config| {
+        config.threads = 1;
+        config.busy_reply_threshold_ms = 0;
+    });
+    let (key, other) = keys_apart(&server);
+    let mut long = server.client();
+    let waits = "local count; repeat count = redis.call('PUBSUB', 'NUMSUB', 'end')[2] until count > 0; \
+        redis.call('SET', KEYS[1], 1); return 'over'";
+    let (mut client, mut next, mut reader) = (server.client(), server.client(), server.client());
+    let id = long.number("CLIENT ID");
+    long.send_words(&["EVAL", waits, "1", &key]);
+    until("it runs", || runs_script(&mut client, id));
+    next.send_words(&["EVAL", "return 'next'", "0"]);
+    reader.send(&format!("GET {key}"));
+    for number in 1..10 {
+        let incr = client.run(&format!("INCR {other}"));
+        assert_eq!(incr, format!("(integer) {number}"));
+    }
+    assert!(long.has_nothing() && next.has_nothing() && reader.has_nothing());
+    client.run("SUBSCRIBE end");
+    assert_eq!(long.receive(), "\"over\"");
+    assert_eq!(next.receive(), "\"next\"");
+    assert_eq!(reader.receive(), "\"1\"");
+}
+
 const BUSY: &str = "(error) BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.";
 
 /// A server with a slow script on a key, and its client.

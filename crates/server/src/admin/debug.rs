@@ -8,12 +8,14 @@ use std::time::{Duration, Instant};
 
 use damselfly_base::{CommandError, number};
 use damselfly_commands::Arity::AtLeast;
-use damselfly_commands::{Args, Command, Group, Keys, Result, Run, Stop, Trait, encoding_name};
+use damselfly_commands::{
+    Args, Command, Group, Keys, KeyspaceFn, Result, Run, Stop, Trait, encoding_name,
+};
 use damselfly_engine::{AccessPolicy, Deadline, Key, Tx, idle_seconds};
 use damselfly_protocol::{Reply, Version};
 use damselfly_value::{Element, NewValue, Side, Text, Value};
 
-use crate::admin::digest::Digest;
+use crate::admin::digest::{self, Digest};
 use crate::registry::{Handler, SessionFn};
 use crate::scripts::eval_commands;
 use crate::session::Context;
@@ -397,22 +399,20 @@ fn object(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> R
     Ok(())
 }
 
-fn digest(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    let mut tx = context.lock_all()?;
-    let mut all = Digest::default();
-    for db in 0..tx.engine().databases() {
-        if tx.totals(db).keys > 0 {
-            all.mix(&(db as u32).to_be_bytes());
-        }
-        tx.for_each_in(db, |entry| {
-            let mut one = Digest::default();
-            one.mix(entry.key());
-            one.add_value(entry);
-            all.add_digest(&one);
-        });
+fn digest(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    if context.lent.is_none() {
+        return Err(Stop::Long);
     }
-    reply.simple(&all.hex());
-    Ok(())
+    digest::digest_shards(&mut context.section(), args, reply)
+}
+
+/// The part of DEBUG that runs on a thread for long commands.
+pub fn long_part(args: Args<'_>) -> KeyspaceFn {
+    if args.at(1).eq_ignore_ascii_case(b"POPULATE") {
+        populate_shards
+    } else {
+        digest::digest_shards
+    }
 }
 
 fn digest_value(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {

@@ -84,8 +84,8 @@ pub fn exec_with_scripts<A: ScriptRunner>(
         return result;
     }
     dispatcher.spare_queues.put(queue);
-    let engine = &dispatcher.shared.engine;
-    session.transaction.end(engine, &session.client);
+    // The locks are released: this may take long.
+    session.transaction.end(&dispatcher.keeper, &session.client);
     dispatcher.refresh_config();
     dispatcher.serve_unserved();
     dispatcher.note_congested(session);
@@ -140,8 +140,7 @@ fn run_queue<A: ScriptRunner>(
         // Others would seldom come just here.
         std::thread::yield_now();
     }
-    // What the commands themselves change is not to be told.
-    session.transaction.forget_watched(engine, &session.client);
+    session.transaction.ignore_changes(&session.client);
     tx.prefetch(to_fetch.iter().copied());
     let start = reply.position();
     if !is_hidden {

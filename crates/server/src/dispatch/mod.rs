@@ -352,8 +352,9 @@ impl Dispatcher {
                     return Some(Stall::Shard(busy));
                 };
                 // A slow script has it: nobody should wait for that long.
+                session.transaction.give_up_watching();
                 if row.within_multi == WithinMulti::Executes {
-                    error = transaction::abort(session, &self.shared.engine, &error);
+                    error = transaction::abort(session, &self.shared, &error);
                 }
                 self.counters().commands[row.index].rejected.add(1);
                 self.counters().count_error(&error.to_bytes());
@@ -415,13 +416,9 @@ impl Dispatcher {
                 drop(context);
                 self.refresh_config();
                 if let Err(Stop::Long) = result {
-                    // The only one that can be long.
-                    return self.run_elsewhere(
-                        session,
-                        row,
-                        crate::admin::debug::populate_shards,
-                        args,
-                    );
+                    // Only DEBUG can be long.
+                    let run = crate::admin::debug::long_part(args);
+                    return self.run_elsewhere(session, row, run, args);
                 }
                 result
             }

@@ -37,9 +37,7 @@ impl Dispatcher {
             Some(error) => {
                 self.counters().commands[row.index].rejected.add(1);
                 Err(match row.within_multi {
-                    WithinMulti::Executes => {
-                        transaction::abort(session, &self.shared.engine, &error)
-                    }
+                    WithinMulti::Executes => transaction::abort(session, &self.shared, &error),
                     WithinMulti::Queued
                     | WithinMulti::Refused
                     | WithinMulti::Runs

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use damselfly_base::CommandError;
 use damselfly_commands::Args;
-use damselfly_engine::Now;
+use damselfly_engine::{Busy, Now};
 use damselfly_protocol::Reply;
 use mio::Events;
 
@@ -52,6 +52,12 @@ impl Worker {
         let Some(connection) = self.connections.get_mut(key) else {
             return Some(RunEnd::Closing);
         };
+        let scripts = &self.dispatcher.scripts;
+        if scripts.running && !scripts.is_slow {
+            // This is a turn in the middle of another script, which has the interpreter. It tries again with every turn, as if a shard
+            // were busy.
+            return Some(RunEnd::Stalled(Stall::Shard(Busy { shard: 0 })));
+        }
         let config = &self.dispatcher.config;
         let mut placeholder = Session::new(connection.session.client.clone(), config);
         placeholder.protocol = connection.session.protocol;
@@ -74,6 +80,7 @@ impl Worker {
             Ok(stall) => stall,
             Err(panic) => {
                 self.dispatcher.scripts.running = false;
+                self.dispatcher.scripts.is_slow = false;
                 resume_unwind(panic)
             }
         };
@@ -107,7 +114,7 @@ impl Worker {
         let slow = self.shared.scripts.slow();
         let kind = slow.first().map_or(Kind::Script, |slow| slow.kind);
         match row.within_multi {
-            WithinMulti::Executes => transaction::abort(session, &self.shared.engine, &kind.busy()),
+            WithinMulti::Executes => transaction::abort(session, &self.shared, &kind.busy()),
             WithinMulti::Queued
             | WithinMulti::Refused
             | WithinMulti::Runs

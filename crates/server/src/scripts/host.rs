@@ -27,6 +27,10 @@ const BYTES_HELD_BACK_MAX: usize = 1 << 20;
 /// At most so often other clients have a turn while a script is slow.
 const BREATH: Duration = Duration::from_millis(1);
 
+/// When a script has run for as long as this, the other clients of its thread have a turn, and so on until it is slow: those that need
+/// none of its locks need not wait for it.
+const TURN_INTERVAL: Duration = Duration::from_millis(10);
+
 /// What of a script's calls is to be seen only if it is not undone.
 #[derive(Default)]
 pub(super) struct HeldBack {
@@ -79,7 +83,8 @@ pub(super) struct Timing<'t> {
     started: u64,
     /// `busy-reply-threshold`, unless that is never.
     threshold: Option<Duration>,
-    last_breath: Option<Instant>,
+    /// When other clients had their last turn, or else when it began, on the same clock.
+    last_turn: u64,
     slow: Option<Listed<'t>>,
 }
 
@@ -87,10 +92,11 @@ impl Timing<'_> {
     /// One that begins now.
     pub fn begin(dispatcher: &Dispatcher) -> Self {
         let threshold_ms = dispatcher.config.busy_reply_threshold_ms;
+        let started = dispatcher.clock.raw();
         Self {
-            started: dispatcher.clock.raw(),
+            started,
             threshold: (threshold_ms > 0).then(|| Duration::from_millis(threshold_ms)),
-            last_breath: None,
+            last_turn: started,
             slow: None,
         }
     }
@@ -124,7 +130,7 @@ impl Host for ScriptHost<'_, '_> {
 
     fn tick(&mut self) -> Tick {
         self.look_at_clock();
-        self.serve_others_if_slow();
+        self.serve_others_if_due();
         match self.ending() {
             Some(text) => Tick::Kill(text),
             None => Tick::Continue,
@@ -227,10 +233,10 @@ impl ScriptHost<'_, '_> {
             monitor::show_called(&mut held_back.lines, self.db, row, args);
         }
         self.let_go_unless_revocable();
-        let threshold = self.timing.threshold;
-        if threshold.is_some_and(|threshold| u128::from(ran_ns) > threshold.as_nanos()) {
+        let threshold = self.timing.threshold.unwrap_or(TURN_INTERVAL);
+        if u128::from(ran_ns) > threshold.min(TURN_INTERVAL).as_nanos() {
             self.look_at_clock();
-            self.serve_others_if_slow();
+            self.serve_others_if_due();
         }
         // Also without a threshold: the server may be shutting down.
         match self.ending() {
@@ -311,6 +317,7 @@ impl ScriptHost<'_, '_> {
             slow.name
         );
         self.timing.slow = Some(Listed::new(&self.shared.scripts, slow));
+        self.runner.dispatcher().scripts.is_slow = true;
         // Those who wait for its locks are told.
         self.shared.threads.iter().for_each(Thread::wake);
         self.shared.long.look_at_shards();
@@ -332,11 +339,17 @@ impl ScriptHost<'_, '_> {
         self.runner.serve_others(wait);
     }
 
-    fn serve_others_if_slow(&mut self) {
-        let is_due = |last: Instant| last.elapsed() > BREATH;
-        if self.is_slow() && self.timing.last_breath.is_none_or(is_due) {
+    /// Lets other clients have a turn if their last one was some time ago.
+    pub fn serve_others_if_due(&mut self) {
+        let interval = match self.is_slow() {
+            true => BREATH,
+            false => TURN_INTERVAL,
+        };
+        let clock = &self.runner.dispatcher().clock;
+        let since_ns = clock.delta_as_nanos(self.timing.last_turn, clock.raw());
+        if u128::from(since_ns) > interval.as_nanos() {
             self.serve_others(Duration::ZERO);
-            self.timing.last_breath = Some(Instant::now());
+            self.timing.last_turn = self.runner.dispatcher().clock.raw();
         }
     }
 

@@ -258,6 +258,7 @@ impl ScriptHost<'_, '_> {
             self.serve_others(WAIT);
         } else {
             std::thread::yield_now();
+            self.serve_others_if_due();
         }
         self.look_at_clock();
     }

@@ -3,7 +3,7 @@
 //! ```text
 //!   EVAL ─► dispatch stops at it ─► worker, which takes the session aside ─► run ─► interpreter ─► redis.call ─► host
 //!                                     ▲                                                                          │
-//!                                     └────────── a turn for other clients, while a script is slow ◄─────────────┘
+//!                                     └────────── a turn for other clients, if a script runs for long ◄──────────┘
 //! ```
 //!
 //! - `run.rs`: the locks that a script runs under, and what happens if they are not enough.
@@ -184,6 +184,8 @@ pub struct ThreadScripts {
     room: Option<Box<ScriptContext>>,
     /// A script runs.
     pub running: bool,
+    /// It has run for longer than `busy-reply-threshold`.
+    pub is_slow: bool,
 }
 
 impl ThreadScripts {

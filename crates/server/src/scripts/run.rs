@@ -292,6 +292,7 @@ fn run_once<'s>(
         }
     });
     host.tx.set_script(false);
+    host.runner.dispatcher().scripts.is_slow = false;
     if let Some(missing) = host.missing {
         reply.truncate_to(mark);
         host.forget();

@@ -179,7 +179,7 @@ fn quit(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result
 /// Takes a client out of all that others see of it, and that it hears of others.
 pub(crate) fn leave(shared: &Shared, session: &mut Session) {
     stop_monitoring(shared, &session.client);
-    session.transaction.end(&shared.engine, &session.client);
+    session.transaction.end(shared, &session.client);
     subscriptions::leave(shared, session);
     client_tracking::stop(shared, session);
 }

@@ -11,18 +11,19 @@
 //! some, it locks all shards.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use damselfly_base::CommandError;
 use damselfly_commands::Arity::{AtLeast, Exactly};
 use damselfly_commands::{Args, At, Command, Group, KeySpec, Keys, Result, Run, Trait, looks};
-use damselfly_engine::{Engine, Now, Watched, Watcher};
+use damselfly_engine::{Busy, Engine, Now, Watched, Watcher};
 use damselfly_protocol::{Reply, Span};
 
 use crate::clients::Client;
 use crate::dispatch::exec;
 use crate::registry::{Handler, Locks, Row, WithinMulti};
 use crate::session::{Context, Session};
+use crate::shared::Shared;
 
 /// Room that the queue of a client keeps for its next transaction.
 const KEPT_BYTES_MAX: usize = 16 << 10;
@@ -108,12 +109,22 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
     },
 ];
 
+/// After so many keys of one WATCH the other clients of its thread have a turn.
+const KEYS_PER_TURN: usize = 1 << 12;
+
+/// More watched keys than this are forgotten by a thread for long commands.
+const FORGOTTEN_AT_ONCE_MAX: usize = 1 << 12;
+
 /// What a session remembers of MULTI and WATCH.
 #[derive(Default)]
 pub struct Transaction {
     /// The queued commands, from MULTI on.
     queue: Option<Box<Queue>>,
     watched: Vec<Watched>,
+    /// Its watcher in this round, once there is one.
+    watcher: Option<Arc<RoundWatcher>>,
+    /// How many keys of the WATCH that runs are watched already.
+    watch_progress: usize,
     /// Bytes of the watched keys.
     watched_bytes: usize,
 }
@@ -247,9 +258,62 @@ impl SpareQueues {
     }
 }
 
-impl Watcher for Client {
+/// A client's current round of watching, from its first WATCH to what ends it, as all threads see it: the number of the round, and
+/// whether a watched key was changed.
+///
+/// ```text
+/// | number: 63 bits | changed: 1 bit |
+/// ```
+#[derive(Debug, Default)]
+pub struct WatchRound(AtomicU64);
+
+impl WatchRound {
+    /// True if a watched key was changed.
+    pub fn is_broken(&self) -> bool {
+        self.0.load(Relaxed) & 1 == 1
+    }
+
+    /// Begins a round. What is still told about an earlier one has no effect any more.
+    fn begin(&self) -> u64 {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        let number = LAST.fetch_add(1, Relaxed) + 1;
+        self.0.store(number << 1, Relaxed);
+        number
+    }
+
+    /// Notes a change to a key that was watched in this round.
+    fn break_round(&self, number: u64) {
+        let unbroken = number << 1;
+        let _ = self
+            .0
+            .compare_exchange(unbroken, unbroken | 1, Relaxed, Relaxed);
+    }
+}
+
+/// A client as the watcher of the keys of one round.
+struct RoundWatcher {
+    client: Arc<Client>,
+    number: u64,
+}
+
+impl Watcher for RoundWatcher {
     fn key_changed(&self) {
-        self.watch_broken.store(true, Relaxed);
+        self.client.watch_round.break_round(self.number);
+    }
+}
+
+/// Watched keys that a client has forgotten and that the engine does not know of yet.
+pub struct Forgotten {
+    watched: Vec<Watched>,
+    number: u64,
+}
+
+impl Forgotten {
+    /// Takes them out of the engine.
+    pub fn unwatch(self, engine: &Engine) {
+        for watched in self.watched {
+            engine.unwatch(&watched, self.number);
+        }
     }
 }
 
@@ -303,7 +367,7 @@ impl Transaction {
     pub fn push(&mut self, row: &'static Row, args: Args<'_>, writes: bool, client: &Client) {
         if let Some(queue) = &mut self.queue
             && !queue.has_failed
-            && !client.watch_broken.load(Relaxed)
+            && !client.watch_round.is_broken()
         {
             queue.push(row, args, writes);
             client.queued.store(queue.commands.len() as isize, Relaxed);
@@ -335,39 +399,56 @@ impl Transaction {
     }
 
     /// Forgets the queued commands and the watched keys.
-    pub fn end(&mut self, engine: &Engine, client: &Client) {
+    pub fn end(&mut self, shared: &Shared, client: &Client) {
         self.queue = None;
         client.queued.store(-1, Relaxed);
-        self.unwatch(engine, client);
+        self.unwatch(shared, client);
     }
 
-    fn unwatch(&mut self, engine: &Engine, client: &Client) {
-        self.forget_watched(engine, client);
+    /// Forgets the watched keys. Within EXEC this may happen under locks, so another thread does it if they are many.
+    fn unwatch(&mut self, shared: &Shared, client: &Client) {
+        self.watched_bytes = 0;
+        self.watch_progress = 0;
+        if let Some(watcher) = self.watcher.take() {
+            client.watch_round.begin();
+            let number = watcher.number;
+            if self.watched.len() > FORGOTTEN_AT_ONCE_MAX {
+                let watched = std::mem::take(&mut self.watched);
+                shared.long.unwatch(Forgotten { watched, number });
+            } else {
+                for watched in self.watched.drain(..) {
+                    shared.engine.unwatch(&watched, number);
+                }
+                self.watched
+                    .shrink_to(KEPT_BYTES_MAX / size_of::<Watched>());
+            }
+        }
         self.note_memory(client);
     }
 
-    /// Forgets the watched keys, for now uncounted.
-    pub fn forget_watched(&mut self, engine: &Engine, client: &Client) {
-        for watched in self.watched.drain(..) {
-            engine.unwatch(&watched, client.id);
+    /// Lets the next WATCH begin with its first key: the one that had got further was refused.
+    pub fn give_up_watching(&mut self) {
+        self.watch_progress = 0;
+    }
+
+    /// Ignores all changes from here on: EXEC has decided, and its own changes do not count. The watched keys are forgotten when its
+    /// locks are released.
+    pub fn ignore_changes(&self, client: &Client) {
+        if self.watcher.is_some() {
+            client.watch_round.begin();
         }
-        self.watched
-            .shrink_to(KEPT_BYTES_MAX / size_of::<Watched>());
-        self.watched_bytes = 0;
-        // From here on nobody tells.
-        client.watch_broken.store(false, Relaxed);
     }
 
     /// True if a watched key was changed or has ended. If it is to stay false, the shards of the watched keys are locked.
     pub fn is_broken(&self, client: &Client, now: Now) -> bool {
-        client.watch_broken.load(Relaxed) || self.watched.iter().any(|watched| watched.is_over(now))
+        client.watch_round.is_broken() || self.watched.iter().any(|watched| watched.is_over(now))
     }
 }
 
 /// What EXEC answers when it, or a command before it, is refused.
 #[cold]
-pub fn abort(session: &mut Session, engine: &Engine, error: &CommandError) -> CommandError {
-    session.transaction.end(engine, &session.client);
+pub fn abort(session: &mut Session, shared: &Shared, error: &CommandError) -> CommandError {
+    session.transaction.end(shared, &session.client);
     let text = error.to_bytes();
     let text = text.strip_prefix(b"ERR ").unwrap_or(&text);
     let text = String::from_utf8_lossy(text);
@@ -381,9 +462,7 @@ fn discard(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Res
     if !session.transaction.is_open() {
         return Err(CommandError::err("DISCARD without MULTI").into());
     }
-    session
-        .transaction
-        .end(&context.shared.engine, &session.client);
+    session.transaction.end(context.shared, &session.client);
     reply.ok();
     Ok(())
 }
@@ -393,31 +472,59 @@ fn watch(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Re
     if session.transaction.is_open() {
         return Err(CommandError::err("WATCH inside MULTI is not allowed").into());
     }
-    let (transaction, client) = (&mut session.transaction, &session.client);
     // Otherwise EXEC runs nothing whatever happens to further keys.
-    if !client.watch_broken.load(Relaxed) {
-        let keys = (1..args.len()).map(|place| args.key(place));
-        let (engine, mut shards) = (&context.shared.engine, Vec::new());
-        let hashes = keys.clone().map(|key| key.hash);
-        let mut tx = engine.lock_many(hashes, &mut shards, session.db, context.now)?;
-        let watcher: Arc<dyn Watcher> = client.clone();
-        for key in keys {
-            if let Some(watched) = tx.watch(key, client.id, &watcher) {
-                transaction.watched.push(watched);
-                transaction.watched_bytes += key.bytes.len();
-            }
-        }
-        transaction.note_memory(client);
+    if !session.client.watch_round.is_broken() {
+        watch_keys(context, args)?;
     }
     reply.ok();
     Ok(())
 }
 
+/// Watches the keys step by step: no key is changed unnoticed from its own step on, and the client reads after the last one.
+fn watch_keys(context: &mut Context<'_>, args: Args<'_>) -> Result {
+    let (transaction, client) = (&mut context.session.transaction, &context.session.client);
+    let watcher = transaction.watcher.get_or_insert_with(|| {
+        let (client, number) = (client.clone(), client.watch_round.begin());
+        Arc::new(RoundWatcher { client, number })
+    });
+    let number = watcher.number;
+    let watcher: Arc<dyn Watcher> = watcher.clone();
+    let (engine, db) = (&context.shared.engine, context.session.db);
+    let first = 1 + transaction.watch_progress;
+    let mut result = Ok(());
+    for place in first..args.len() {
+        let key = args.key(place);
+        let locked = match place < first + KEYS_PER_TURN {
+            true => engine.lock_one(key.hash, db, context.now),
+            // As if its shard were busy: it goes on from here when the others have had their turn.
+            false => Err(Busy {
+                shard: engine.shard_of(key.hash),
+            }),
+        };
+        match locked {
+            Ok(mut tx) => {
+                if let Some(watched) = tx.watch(key, number, &watcher) {
+                    transaction.watched.push(watched);
+                    transaction.watched_bytes += key.bytes.len();
+                }
+            }
+            Err(busy) => {
+                result = Err(busy.into());
+                transaction.watch_progress = place - 1;
+                break;
+            }
+        }
+    }
+    if result.is_ok() {
+        transaction.watch_progress = 0;
+    }
+    transaction.note_memory(client);
+    result
+}
+
 fn unwatch(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let session = &mut *context.session;
-    session
-        .transaction
-        .unwatch(&context.shared.engine, &session.client);
+    session.transaction.unwatch(context.shared, &session.client);
     reply.ok();
     Ok(())
 }

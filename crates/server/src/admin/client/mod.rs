@@ -408,7 +408,7 @@ fn flags(client: &Client) -> String {
         ('t', client.tracks.load(Relaxed)),
         ('R', client.redirect_broken.load(Relaxed)),
         ('B', client.tracks_prefixes.load(Relaxed)),
-        ('d', client.watch_broken.load(Relaxed)),
+        ('d', client.watch_round.is_broken()),
         ('U', client.unix),
         ('e', client.no_evict.load(Relaxed)),
         ('T', client.no_touch.load(Relaxed)),
