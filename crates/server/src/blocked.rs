@@ -108,6 +108,11 @@ impl Blocking {
         wins
     }
 
+    /// Ends the waiting without a reply; false if something else has ended it.
+    pub fn abandon(&self) -> bool {
+        self.blocked_client.claim()
+    }
+
     /// Removes all traces of it, whatever ended it.
     pub fn leave(&self) {
         // For a connection that is closed.

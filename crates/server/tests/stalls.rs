@@ -556,6 +556,31 @@ fn a_request_that_arrives_while_a_shard_is_busy_is_answered() {
     });
 }
 
+/// Bug: a client that closed its sending side while its BLPOP waited got a null reply to that if it had not read the replies before,
+/// and none to what came after. Cause: the wait was ended like one whose time is up. Fix: it is abandoned, without a reply, as in Redis.
+#[test]
+fn a_wait_whose_client_has_stopped_sending_gets_no_reply() {
+    const BYTES: usize = 900_000;
+    let server = TestServer::start();
+    let (mut client, mut other) = (server.client(), server.client());
+    other.run_words(&["SET", "long", &"x".repeat(BYTES)]);
+    let id = client.number("CLIENT ID") as u64;
+    client.send_bytes(b"GET long\r\nBLPOP absent 0\r\nECHO behind\r\n");
+    until("it waits", || {
+        let seen = server.shared().clients.find(id);
+        seen.is_some_and(|seen| seen.waits_with().is_some())
+    });
+    client.end_sending();
+    until("it waits no more", || {
+        let seen = server.shared().clients.find(id);
+        seen.is_none_or(|seen| seen.waits_with().is_none())
+    });
+    // Its thread has a turn in which it could write a reply to the wait.
+    other.run("PING");
+    assert_eq!(client.receive().len(), BYTES + 2);
+    assert_eq!(client.receive_value(), None);
+}
+
 /// Bug: requests that had arrived were lost if the client closed the connection while an earlier one's reply was written in
 /// slices, or while it slept. Cause: a connection was closed with the first reply that could not be sent. Fix: what was read
 /// runs; only what waits, for a key or for the end of a pause, ends with its client, and all behind it. Redis does the same.

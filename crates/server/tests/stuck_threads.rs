@@ -1,4 +1,4 @@
-//! A thread that is stuck in a script: all clients of other threads are served.
+//! A thread that is stuck in a command: all clients of other threads are served.
 //!
 //! The bug: the first thread alone accepted connections, new ones went to stuck threads too, and publishers waited for a stuck
 //! thread to deliver. Cause: nothing knew whether a thread takes turns. Now each notes when it took its last one.
@@ -11,12 +11,12 @@ use common::{Client, TestServer, until};
 use damselfly_server::registry::REGISTRY;
 use damselfly_server::shared::Shared;
 
-/// Runs until somebody subscribes to `go`, which no other thread has to help with.
-const SCRIPT: &str = "while redis.call('PUBSUB', 'NUMSUB', 'go')[2] == 0 do end return 'done'";
+/// Takes the lock of the slow log, on which the tests let a thread get stuck. Nothing else takes it: no command is slow.
+const COMMAND: &str = "SLOWLOG LEN";
 
-/// A server of four threads whose slow scripts let nobody have a turn meanwhile.
+/// A server of four threads.
 fn server() -> TestServer {
-    TestServer::with(|config| config.busy_reply_threshold_ms = 0)
+    TestServer::with(|config| config.slowlog_log_slower_than_us = -1)
 }
 
 /// The thread that serves a client.
@@ -37,29 +37,24 @@ fn by_thread(server: &TestServer, each: usize) -> Vec<Vec<Client>> {
     found
 }
 
-/// Has the client's thread run a script that does not end.
-fn lose_thread(server: &TestServer, client: &mut Client, thread: usize) {
-    client.send_words(&["EVAL", SCRIPT, "0"]);
-    let shared = server.shared();
-    until("the thread is stuck", || {
-        shared.threads[thread].is_stuck(shared.uptime_ms())
+/// Has the client's thread wait for the lock of the slow log, which the caller holds.
+fn begin(shared: &Shared, client: &mut Client) {
+    let id = client.number("CLIENT ID");
+    let container = REGISTRY.find(b"SLOWLOG").unwrap();
+    let row = REGISTRY.find_subcommand(container, b"LEN").unwrap();
+    client.send(COMMAND);
+    let client = shared.clients.find(id as u64).unwrap();
+    until("the command runs", || {
+        client.last_command.load(Relaxed) == row.index + 1
     });
 }
 
-/// Ends that.
-fn end_script(server: &TestServer, runner: &mut Client) {
-    let mut other = server.client();
-    other.run("SUBSCRIBE go");
-    assert_eq!(runner.receive(), "\"done\"");
-}
-
-/// How many calls of the script on a thread are counted by now.
-fn calls(shared: &Shared, thread: usize) -> u64 {
-    let container = REGISTRY.find(b"PUBSUB").unwrap();
-    let row = REGISTRY.find_subcommand(container, b"NUMSUB").unwrap();
-    shared.threads[thread].counters.commands[row.index]
-        .calls
-        .read()
+/// The same, until others notice it.
+fn lose_thread(shared: &Shared, client: &mut Client, thread: usize) {
+    begin(shared, client);
+    until("the thread is stuck", || {
+        shared.threads[thread].is_stuck(shared.uptime_ms())
+    });
 }
 
 #[test]
@@ -68,13 +63,16 @@ fn new_connections_are_answered_whichever_thread_is_stuck() {
         let server = server();
         let mut clients = by_thread(&server, 1);
         let mut runner = clients[stuck].pop().unwrap();
-        lose_thread(&server, &mut runner, stuck);
+        let shared = server.shared();
+        let lock = shared.slowlog.entries();
+        lose_thread(shared, &mut runner, stuck);
         for _ in 0..20 {
             let mut new = server.client();
             assert_eq!(new.run("PING"), "PONG");
             assert_ne!(thread_of(server.shared(), &mut new), stuck);
         }
-        end_script(&server, &mut runner);
+        drop(lock);
+        assert_eq!(runner.receive(), "(integer) 0");
     }
 }
 
@@ -89,12 +87,13 @@ fn connections_that_a_stuck_thread_has_not_taken_go_to_others() {
     clients[STUCK].clear();
     let connections = &server.shared().threads[STUCK].connections;
     until("two have left", || connections.load(Relaxed) == 1);
-    runner.send_words(&["EVAL", SCRIPT, "0"]);
-    until("the script runs", || calls(server.shared(), STUCK) > 0);
+    let lock = server.shared().slowlog.entries();
+    begin(server.shared(), &mut runner);
     let mut new: Vec<Client> = (0..3).map(|_| server.client()).collect();
     for client in &mut new {
         assert_eq!(client.run("PING"), "PONG");
     }
+    drop(lock);
 }
 
 #[test]
@@ -108,7 +107,8 @@ fn publishers_do_not_wait_for_a_stuck_thread() {
         (clients[STUCK].pop().unwrap(), clients[STUCK].pop().unwrap());
     subscriber.run("SUBSCRIBE news");
     assert_eq!(monitor.run("MONITOR"), "OK");
-    lose_thread(&server, &mut runner, STUCK);
+    let lock = server.shared().slowlog.entries();
+    lose_thread(server.shared(), &mut runner, STUCK);
     let mut publisher = clients[0].pop().unwrap();
     let payload = "x".repeat(MIB);
     let pubsub = &server.shared().pubsub;
@@ -121,7 +121,8 @@ fn publishers_do_not_wait_for_a_stuck_thread() {
         assert!(pubsub.arriving_bytes(STUCK) <= 67 * MIB);
     }
     assert!(pubsub.arriving_bytes(STUCK) > 60 * MIB);
-    end_script(&server, &mut runner);
+    drop(lock);
+    assert_eq!(runner.receive(), "(integer) 0");
     // They have missed something, so they are disconnected.
     subscriber.until_closed();
     monitor.until_closed();
@@ -137,7 +138,8 @@ fn administration_works_while_a_thread_is_stuck() {
     let mut runner = clients[STUCK].pop().unwrap();
     let mut victim = clients[STUCK].pop().unwrap();
     let id = victim.number("CLIENT ID");
-    lose_thread(&server, &mut runner, STUCK);
+    let lock = server.shared().slowlog.entries();
+    lose_thread(server.shared(), &mut runner, STUCK);
     let mut client = clients[1].pop().unwrap();
     assert!(client.text("INFO").contains("connected_clients:8\r\n"));
     assert!(client.text("CLIENT LIST").contains(&format!("id={id} ")));
@@ -157,6 +159,7 @@ fn administration_works_while_a_thread_is_stuck() {
     }
     let mut client = clients[2].pop().unwrap();
     assert_eq!(client.number(&format!("CLIENT KILL ID {id}")), 1);
-    end_script(&server, &mut runner);
+    drop(lock);
+    assert_eq!(runner.receive(), "(integer) 0");
     assert_eq!(victim.receive_value(), None);
 }

@@ -18,7 +18,7 @@ use std::time::Instant;
 
 use damselfly_protocol::{Limits, Version};
 
-use crate::blocked::End;
+use crate::blocked::Blocking;
 use crate::event_loop::input::{Input, Next};
 use crate::event_loop::listener::Stream;
 use crate::session::Session;
@@ -93,10 +93,10 @@ impl Connection {
         }
     }
 
-    /// Ends the waiting of the client, which is gone; false if something else has ended it.
+    /// Abandons the command that waits, since the client is gone: there is no reply. False if the command has its reply already.
     pub fn gives_up_waiting(&self) -> bool {
         let blocking = self.session.blocking.as_ref();
-        blocking.is_none_or(|blocking| blocking.end(End::TimedOut))
+        blocking.is_none_or(Blocking::abandon)
     }
 
     /// Bytes of replies that are not sent.
