@@ -2,15 +2,19 @@
 
 use std::fmt::Write;
 
-use super::kind::Kind;
+use super::kind::{Kind, memory_text};
 use super::options::{Changeable, Effect, OPTIONS, Opt, Section};
+
+/// The longest line of a text in the help, without its indent.
+const HELP_WIDTH: usize = 90;
 
 /// What `damselfly --help` prints.
 pub fn help() -> String {
     let mut text = String::from(
         "Usage: damselfly [FILE] [-] [--option value ...]\n\n\
-         FILE is a file in the manner of redis.conf, and - reads one from standard input.\n\
-         The environment overrides the file (DAMSELFLY_MAXMEMORY=1gb), and options override both.\n\n\
+         FILE is a configuration file like redis.conf; - reads one from standard input.\n\
+         Environment variables (DAMSELFLY_MAXMEMORY=1gb) override the file, and options override both.\n\
+         Bytes may have a unit: kb, mb and gb (powers of 1024) or k, m and g (powers of 1000).\n\n\
          \x20 -h, --help     Print this help\n\
          \x20 -v, --version  Print the version\n",
     );
@@ -21,9 +25,16 @@ pub fn help() -> String {
                 &mut text,
                 format_args!("  --{} <{}>\n", option.name, option.kind.usage()),
             );
-            let mut about = sentences(option);
-            about.push_str(&format!(" [default: {}]", default_text(option)));
-            for line in wrap(&about, 90) {
+            let mut lines = wrap(&sentences(option), HELP_WIDTH);
+            let default = format!("[default: {}]", default_text(option));
+            match lines.last_mut() {
+                Some(last) if last.len() + 1 + default.len() <= HELP_WIDTH => {
+                    last.push(' ');
+                    last.push_str(&default);
+                }
+                Some(_) | None => lines.push(default),
+            }
+            for line in lines {
                 put(&mut text, format_args!("      {line}\n"));
             }
         }
@@ -69,45 +80,50 @@ pub fn docs() -> String {
 const INTRODUCTION: &str = "\
 # Configuration
 
-<!-- Printed from the table in crates/config/src/options.rs; a test keeps it current. -->
+<!-- Generated from the table in crates/config/src/options.rs; a test keeps it current. -->
 
 ```text
 damselfly [FILE] [-] [--option value ...]
 ```
 
-Options come from, each overriding the ones before:
+Options come from three places. Each overrides those before it:
 
-1. a file in the manner of `redis.conf`, and standard input where `-` is given;
+1. a configuration file like `redis.conf`, followed by standard input if `-` is given;
 2. the environment: `DAMSELFLY_` and the option's name in capitals, with `_` for `-`, as in `DAMSELFLY_MAXMEMORY=1gb`;
 3. the command line: `--maxmemory 1gb` or `--maxmemory=1gb`, several values as in `--save 900 1 300 10`.
 
-In a file, each line is an option and its values; a line that starts with `#` is a comment. Values with blanks stand in
-quotes: `\"...\"` knows the escapes `\\n`, `\\r`, `\\t`, `\\b`, `\\a`, `\\xHH`, `\\\"` and `\\\\`. `include /path/*.conf` reads
+In a file, each line is an option followed by its values; a line that starts with `#` is a comment. Put values that contain
+blanks in quotes. Inside `\"...\"`, the escapes are `\\n`, `\\r`, `\\t`, `\\b`, `\\a`, `\\xHH`, `\\\"` and `\\\\`. `include /path/*.conf` reads
 other files; only the last part of the path may be a pattern. Values are UTF-8 text.
 
-Lines of `save` and of `client-output-buffer-limit` add up; `save` on the command line adds to the file's, as in Redis,
-while in the environment it replaces them. `save \"\"` forgets all before it.
+Several lines of `save` or `client-output-buffer-limit` add up. `save` on the command line adds to the file's, as in Redis,
+while `save` in the environment replaces them. `save \"\"` discards all earlier ones.
 
-Files written for Redis 6 and 7 load: an option of Redis that does not exist here yet is named in a warning, while a name that
-nobody knows keeps the server from starting. `rename-command` is read; `user` is warned about and has no effect.
+Files written for Redis 6 and 7 load. An option of Redis that Damselfly does not have yet is skipped with a warning; a name that
+is not an option of Redis either keeps the server from starting, and so do `user` and `aclfile`, since there are no ACL users yet.
+`rename-command` works.
 
-Sizes take a unit: `k`, `m`, `g` count by 1000, `kb`, `mb`, `gb` by 1024.
+Numbers of bytes take a unit: `kb`, `mb` and `gb` are powers of 1024; `k`, `m` and `g` are powers of 1000.
 
-CONFIG SET changes several options together or none. CONFIG REWRITE writes them back to the file: it keeps comments and order,
-and appends what the file did not set.
+CONFIG SET changes all the options it names, or none. CONFIG REWRITE writes the options back to the file: it keeps comments and the
+order of lines, and appends options that the file does not set.
 ";
 
-/// The summary, and what holds for an option that does nothing.
+/// The summary, and for an option without effect the reason.
 fn sentences(option: &Opt) -> String {
     match option.effect {
         Effect::Acts => option.summary.to_owned(),
-        Effect::Later(why) => format!("{} (No effect yet: {why}.)", option.summary),
-        Effect::Never(why) => format!("{} (No effect: {why}.)", option.summary),
+        Effect::Later(why) | Effect::Never(why) => {
+            format!("{} (No effect: {why}.)", option.summary)
+        }
     }
 }
 
 fn default_text(option: &Opt) -> String {
     let shown = option.default_shown();
+    if let (Kind::Memory { .. }, Ok(bytes)) = (option.kind, shown.parse()) {
+        return memory_text(bytes);
+    }
     if shown.is_empty() && !matches!(option.kind, Kind::Groups(_)) {
         return "\"\"".to_owned();
     }
@@ -118,11 +134,11 @@ fn changeable(when: Changeable) -> &'static str {
     match when {
         Changeable::AtStart => "only at start",
         Changeable::Live => "while running",
-        Changeable::Protected => "while running, where `enable-protected-configs` permits",
+        Changeable::Protected => "while running, if `enable-protected-configs` permits it",
     }
 }
 
-/// `text` in lines of at most `width` bytes, unless a word is longer.
+/// Breaks `text` into lines of at most `width` bytes; only a longer word exceeds that.
 fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split(' ') {

@@ -1,15 +1,14 @@
-//! A test that the table says the truth about which options have an effect.
+//! Tests that the table is right about which options have an effect.
 //!
-//! Bug: help and documentation said of three options that they have no effect, long after they had one. Cause: the row said so,
-//! and nobody looked at it again. Fix: what the rows say must agree with which fields of [`Config`](super::Config) the sources
-//! read.
+//! Bug: the help and the documentation listed three options as having no effect long after they had one. Cause: their rows were
+//! never updated. Fix: the rows must agree with which fields of [`Config`](super::Config) the sources read.
 
 use std::collections::HashMap;
 use std::path::Path;
 
 use super::{Effect, OPTIONS};
 
-/// The sources that may give an option its effect, without comments. What INFO shows of the options is none.
+/// The sources that can give an option its effect, without comments. Showing an option in INFO is not an effect.
 fn sources() -> String {
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut text = String::new();
@@ -38,14 +37,14 @@ fn add_sources(folder: &Path, text: &mut String) {
         } else if !is_skipped && path.extension().is_some_and(|end| end == "rs") {
             let mut source = std::fs::read_to_string(&path).expect(READABLE);
             if path.ends_with("config/src/lib.rs") {
-                // There the configuration itself speaks.
+                // In this file the configuration is `self`.
                 source = source.replace("self.", "config.");
             }
             for code in source.lines().map(str::trim) {
                 if code.starts_with("//") {
                     continue;
                 }
-                // A chain of calls goes on behind its beginning.
+                // A line of a call chain is joined to the line before it.
                 text.push_str(if code.starts_with('.') { "" } else { "\n" });
                 text.push_str(code);
             }
@@ -53,7 +52,7 @@ fn add_sources(folder: &Path, text: &mut String) {
     }
 }
 
-/// The field of each option, from the comments of [`Config`](super::Config).
+/// The field of each option, found by the doc comments of [`Config`](super::Config).
 fn fields() -> HashMap<&'static str, &'static str> {
     let lines: Vec<&str> = include_str!("settings.rs").lines().map(str::trim).collect();
     let named = lines.windows(2).filter_map(|pair| {
@@ -70,7 +69,7 @@ fn is_read(field: &str, sources: &str) -> bool {
         let read = format!("{owner}{field}");
         sources.match_indices(&read).any(|(at, _)| {
             let behind = sources[at + read.len()..].chars().next();
-            // A longer name, or a method, is another thing.
+            // A longer name or a method is not this field.
             !behind.is_some_and(|next| next.is_alphanumeric() || next == '_' || next == '(')
         })
     })
@@ -83,13 +82,13 @@ fn an_option_has_an_effect_if_and_only_if_its_value_is_read() {
         let field = fields
             .get(option.name)
             .unwrap_or_else(|| panic!("no field of Config is documented as `{}`", option.name));
-        let (says, is) = (option.effect == Effect::Acts, is_read(field, &sources));
-        assert_eq!(says, is, "whether '{}' has an effect", option.name);
+        let (claimed, actual) = (option.effect == Effect::Acts, is_read(field, &sources));
+        assert_eq!(claimed, actual, "does '{}' have an effect?", option.name);
     }
 }
 
 #[test]
-fn reads_are_told_from_other_names() {
+fn reads_of_a_field_are_distinguished_from_longer_names_and_methods() {
     assert!(is_read("hz", "let rounds = self.config.hz as usize;"));
     assert!(is_read("hz", "shared.config().hz.max(1)"));
     assert!(!is_read("hz", "config.hz_max"));

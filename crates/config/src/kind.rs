@@ -1,42 +1,42 @@
-//! What the values of an option look like: parsing, limits and the texts of refusal.
+//! The forms of option values: parsing, limits and error texts.
 
 use std::borrow::Cow;
 use std::fmt;
 
-/// What the values of an option look like.
+/// The form of an option's values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// `yes` or `no`.
     Bool,
     /// A decimal number within inclusive limits.
     Integer {
-        /// The least allowed.
+        /// The smallest number allowed.
         min: i64,
-        /// The greatest allowed.
+        /// The largest number allowed.
         max: i64,
     },
     /// An octal number, as for file permissions.
     Octal {
-        /// The greatest allowed.
+        /// The largest number allowed.
         max: u32,
     },
-    /// A number of bytes, with an optional unit: `k`, `m`, `g` count by 1000, `kb`, `mb`, `gb` by 1024.
+    /// A number of bytes with an optional unit: `kb`, `mb`, `gb` are powers of 1024; `k`, `m`, `g` are powers of 1000.
     Memory {
         /// The fewest bytes allowed.
         min: u64,
         /// The most bytes allowed.
         max: u64,
     },
-    /// As [`Kind::Memory`], or a share of `maxmemory` such as `5%`.
+    /// Like [`Kind::Memory`], or a percentage of `maxmemory` such as `5%`.
     MemoryOrPercent,
-    /// One of a few words.
+    /// One of these words.
     Choice(&'static [&'static str]),
-    /// Any one text.
+    /// A single text.
     Text,
     /// Any number of words.
     Words,
-    /// Groups of so many words; a file holds one line per group, and repeated lines add up.
-    Groups(usize),
+    /// Groups of words with these meanings. A file has one line per group, and repeated lines add up.
+    Groups(&'static [&'static str]),
 }
 
 /// A value that passed the checks of its [`Kind`].
@@ -52,7 +52,7 @@ pub enum Value {
     Bytes(u64),
     /// Of [`Kind::MemoryOrPercent`].
     Percent(u8),
-    /// Of [`Kind::Choice`], spelled as the option spells it.
+    /// Of [`Kind::Choice`], in the spelling of the option.
     Choice(&'static str),
     /// Of [`Kind::Text`].
     Text(String),
@@ -60,7 +60,7 @@ pub enum Value {
     Words(Vec<String>),
 }
 
-/// Why a value was refused, in the words a client sees.
+/// Why a value was refused; the text is sent to clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OptionError(Cow<'static, str>);
 
@@ -79,7 +79,7 @@ impl fmt::Display for OptionError {
 impl std::error::Error for OptionError {}
 
 impl Kind {
-    /// Checks `words`, the values as the user gave them.
+    /// Parses `words`, the values as the user gave them.
     pub fn parse(&self, words: &[&str]) -> Result<Value, OptionError> {
         if let Kind::Words | Kind::Groups(_) = self {
             return Ok(Value::Words(match words {
@@ -146,7 +146,7 @@ impl Kind {
         }
     }
 
-    /// The form of the values for help and documentation, such as `yes|no`.
+    /// The form of the values for the help and the documentation, such as `yes|no`.
     pub fn usage(&self) -> String {
         match *self {
             Kind::Bool => "yes|no".to_owned(),
@@ -157,11 +157,11 @@ impl Kind {
             Kind::Choice(names) => names.join("|"),
             Kind::Text => "text".to_owned(),
             Kind::Words => "word ...".to_owned(),
-            Kind::Groups(count) => format!("{} ...", vec!["word"; count].join(" ")),
+            Kind::Groups(words) => format!("{} ...", words.join(" ")),
         }
     }
 
-    /// The limits of the values for documentation, or an empty text.
+    /// The limits of the values for the documentation, or an empty text.
     pub fn limits(&self) -> String {
         match *self {
             Kind::Integer { min, max } => match (min, max) {
@@ -182,22 +182,22 @@ impl Kind {
     }
 }
 
-/// A type of field that an option can fill.
+/// The type of a field that holds an option's value.
 pub(crate) trait Setting: Sized {
     /// The value as CONFIG GET shows it.
     fn show(&self) -> String;
-    /// The field's value, or `None` when `value` is of another kind or too large for the field.
+    /// The field's value, or `None` if `value` is of another kind or too large for the field.
     fn from_value(value: Value) -> Option<Self>;
 }
 
 impl Value {
-    /// Puts the value into `field`.
+    /// Stores the value in `field`.
     pub(crate) fn store<T: Setting>(self, field: &mut T) -> Result<(), OptionError> {
         *field = T::from_value(self).ok_or(OptionError::new("argument is out of range"))?;
         Ok(())
     }
 
-    /// The words of a value of several words; any other kind counts as none.
+    /// The words of a value that consists of words or is a text; none for other values.
     pub(crate) fn words(self) -> Vec<String> {
         match self {
             Value::Words(words) => words,
@@ -279,7 +279,7 @@ impl Setting for Vec<String> {
     }
 }
 
-/// Digits with at most one leading `-`, no leading zero, no `+` and no blanks.
+/// Parses digits with an optional leading `-`. Leading zeros, `+` and blanks are refused.
 pub(crate) fn strict_integer(word: &str) -> Option<i64> {
     let digits = word.strip_prefix('-').unwrap_or(word);
     let strict =
@@ -287,10 +287,10 @@ pub(crate) fn strict_integer(word: &str) -> Option<i64> {
     if strict { word.parse().ok() } else { None }
 }
 
-/// Bytes from digits and an optional unit. As in Redis, no digits at all count as 0, and digits
-/// beyond 64 bits as the greatest number; a unit that overflows is refused.
+/// Parses digits and an optional unit as a number of bytes. As in Redis, no digits at all mean 0, and a number over 64 bits means
+/// the largest one; if multiplying by the unit overflows, it is refused.
 pub(crate) fn memory(word: &str) -> Option<u64> {
-    // Redis reads sizes as C strings: a zero byte ends them.
+    // Redis reads sizes as C strings, which end at a zero byte.
     let word = word.split('\0').next().unwrap_or_default();
     let digits = word.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = word.split_at(digits);
@@ -311,7 +311,7 @@ pub(crate) fn memory(word: &str) -> Option<u64> {
     number.checked_mul(factor)
 }
 
-/// `bytes` in the largest unit that divides it, as a file says it: `64mb`.
+/// Formats `bytes` for a file, in the largest unit that divides it: `64mb`.
 pub(crate) fn memory_text(bytes: u64) -> String {
     for (shift, unit) in [(30, "gb"), (20, "mb"), (10, "kb")] {
         if bytes != 0 && bytes.is_multiple_of(1 << shift) {

@@ -1,4 +1,4 @@
-//! Options: where they come from, and how clients see and change them.
+//! Options: where their values come from, and how clients read and change them.
 //!
 //! ```text
 //! file < environment < command line ──► load ──► Config ──► get, set, rewrite
@@ -6,8 +6,8 @@
 //!                                         └── OPTIONS: one row per option ──► help, docs
 //! ```
 //!
-//! A [`Config`] is a plain value. CONFIG SET makes a new one from it or fails as a whole, so that readers
-//! hold a snapshot that never changes under them. Nothing here does I/O but [`Disk`], which `load` is given.
+//! A [`Config`] is a plain value. CONFIG SET creates a new one or fails as a whole, so readers hold a snapshot that never
+//! changes. The only I/O is that of [`Disk`], which callers pass to `load`.
 
 mod docs;
 #[cfg(test)]
@@ -33,10 +33,10 @@ pub use settings::{
 };
 
 impl Config {
-    /// The options whose name matches one of `patterns`, each once, with their values: CONFIG GET.
+    /// CONFIG GET: the options whose name matches one of `patterns`, each once, with their values.
     ///
-    /// A pattern without `*`, `?` and `[` is a name; it finds the option, by alias too, under the very spelling that was asked
-    /// for, as in Redis.
+    /// A pattern without `*`, `?` and `[` is a name or an alias. As in Redis, the option is then listed under the spelling of
+    /// the pattern.
     pub fn get(&self, patterns: &[&[u8]]) -> Vec<(String, String)> {
         let names = || {
             OPTIONS
@@ -68,10 +68,10 @@ impl Config {
         found
     }
 
-    /// This configuration with the options of `pairs` changed, all or none: CONFIG SET.
+    /// CONFIG SET: returns this configuration with all options of `pairs` changed, or an error for the client.
     ///
-    /// The error is the text for the client. Whether the world plays along (a port that is taken, a folder
-    /// that does not exist) is for the caller to find out before it uses what comes back.
+    /// This checks only the values. Before using the result, the caller must find out whether it works (the port may be in use, or
+    /// the folder may not exist).
     pub fn set(&self, pairs: &[(&[u8], &[u8])], origin: Origin) -> Result<Config, CommandError> {
         let mut chosen: Vec<(&'static str, &'static Opt)> = Vec::with_capacity(pairs.len());
         for (name, _) in pairs {
@@ -114,7 +114,7 @@ impl Config {
     }
 }
 
-/// The option called `name` and the spelling of that name in the table.
+/// The option called `name`, and that name as the table spells it.
 fn by_bytes(name: &[u8]) -> Option<(&'static str, &'static Opt)> {
     OPTIONS
         .iter()
@@ -128,7 +128,7 @@ fn set_failed(name: &str, why: &str) -> CommandError {
     ))
 }
 
-/// `name` as it may stand in an error reply: one line, and a C string, as in Redis.
+/// Makes `name` fit for an error reply: up to the first zero byte, as in Redis, and on one line.
 fn printable(name: &[u8]) -> String {
     let name = name.split(|&byte| byte == 0).next().unwrap_or_default();
     String::from_utf8_lossy(name).replace(['\r', '\n'], " ")

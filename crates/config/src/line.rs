@@ -1,9 +1,9 @@
 //! The grammar of one line of a configuration file: words, quotes and escapes.
 //!
-//! Words are separated by blanks. `"..."` knows `\n \r \t \b \a \xHH \" \\`; `'...'` knows only `\'`.
+//! Words are separated by blanks. `"..."` has the escapes `\n \r \t \b \a \xHH \" \\`; `'...'` only `\'`.
 //! A closing quote must be followed by a blank or the end of the line.
 
-/// The words of `line`, or `None` when its quotes are not balanced.
+/// Splits `line` into words. Returns `None` if its quotes are not balanced.
 pub fn split(line: &str) -> Option<Vec<String>> {
     let mut words = Vec::new();
     let mut rest = line.trim_start_matches(blank);
@@ -15,7 +15,7 @@ pub fn split(line: &str) -> Option<Vec<String>> {
     Some(words)
 }
 
-/// `text` in double quotes, so that [`split`] gives back exactly `text`.
+/// Puts `text` in double quotes, such that [`split`] returns exactly `text`.
 pub fn quote(text: &str) -> String {
     let mut quoted = String::with_capacity(text.len() + 2);
     quoted.push('"');
@@ -34,12 +34,12 @@ pub fn quote(text: &str) -> String {
 }
 
 fn blank(c: char) -> bool {
-    // A zero byte ends a word in Redis, whose lines are C strings.
+    // Lines are C strings in Redis, so a zero byte ends a word.
     c.is_ascii_whitespace() || c == '\x0b' || c == '\0'
 }
 
 fn first_word(line: &str) -> Option<(String, &str)> {
-    // Bytes, because `\xHH` escapes may spell out one character byte by byte.
+    // Bytes and not characters, because several `\xHH` escapes may form one character.
     let mut word = Vec::new();
     let mut rest = line;
     loop {
@@ -93,7 +93,7 @@ fn quoted<'a>(line: &'a str, quote: char, word: &mut Vec<u8>) -> Option<&'a str>
     }
 }
 
-/// The byte of an escape `xHH` at the front of `rest`.
+/// The byte of an escape `xHH` at the start of `rest`.
 fn hexadecimal(rest: &str) -> Option<u8> {
     let digits = rest.strip_prefix('x')?.get(..2)?;
     if !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
@@ -112,7 +112,7 @@ mod tests {
     use super::{quote, split};
 
     #[test]
-    fn words_quotes_and_escapes() {
+    fn lines_split_into_words_with_quotes_and_escapes() {
         let words = |line| split(line).unwrap();
         assert_eq!(words("  save 900\t1 "), ["save", "900", "1"]);
         assert_eq!(words(r#"hz "1\x30""#), ["hz", "10"]);
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn quoting_is_undone_by_splitting() {
+    fn splitting_undoes_quoting() {
         for text in ["", "a b", "\"\\'\n\r\t\x07\0", "grün"] {
             assert_eq!(split(&quote(text)).unwrap(), [text]);
         }

@@ -1,12 +1,12 @@
-//! The configuration at start: file, then environment, then command line, each overriding the ones before.
+//! Loads the configuration at start: file, then environment, then command line. Each overrides those before it.
 //!
 //! ```text
-//! damselfly [FILE] [-] [--option value ...]      FILE, `-` (standard input) and options may be absent
+//! damselfly [FILE] [-] [--option value ...]      all optional; `-` is standard input
 //! DAMSELFLY_<OPTION>=value                       `-` in the option's name is `_` here
 //! ```
 //!
-//! The arguments are cut into the words of one line per option, as they would stand in a file. That is too
-//! little work for a parser of command lines, and one would refuse `--bind 127.0.0.1 -::1`.
+//! The arguments are split into one list of words per option, like the lines of a file. A library that parses command lines would
+//! save little work, and would refuse `--bind 127.0.0.1 -::1`.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -18,7 +18,7 @@ use super::options::{self, Effect, OPTIONS};
 use super::{Config, line, redis};
 use damselfly_base::glob::Glob;
 
-/// How deep files may include files.
+/// How deeply `include` may be nested.
 const INCLUDE_DEPTH_MAX: usize = 16;
 const ENVIRONMENT_PREFIX: &str = "DAMSELFLY_";
 
@@ -40,21 +40,21 @@ pub struct Loaded {
     pub config: Config,
     /// The file named on the command line, which CONFIG REWRITE rewrites.
     pub file: Option<PathBuf>,
-    /// What the operator should know, one line each.
+    /// Warnings for the operator, one line each.
     pub warnings: Vec<String>,
 }
 
-/// The files that hold a configuration.
+/// Access to configuration files.
 pub trait Files {
     /// The text of a file.
     fn read(&self, path: &Path) -> io::Result<String>;
     /// The names of the files in a folder, in any order.
     fn list(&self, folder: &Path) -> io::Result<Vec<String>>;
-    /// All of standard input.
+    /// The whole of standard input.
     fn standard_input(&self) -> io::Result<String>;
 }
 
-/// The real files. Text that is not UTF-8 (a comment, most likely) is read as far as it makes sense.
+/// The real files. Bytes that are not UTF-8 (most likely in a comment) are replaced.
 #[derive(Clone, Copy, Debug)]
 pub struct Disk;
 
@@ -87,7 +87,7 @@ pub enum Place {
         /// The line, from 1.
         line: usize,
     },
-    /// In a variable of the environment.
+    /// In an environment variable.
     Environment(String),
     /// On the command line.
     CommandLine,
@@ -103,7 +103,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// Why the server cannot start. No text shows a value, which may be a password.
+/// Why the server can't start. The texts never contain a value, since it may be a password.
 #[derive(Debug)]
 pub enum StartError {
     /// A file could not be read.
@@ -117,7 +117,7 @@ pub enum StartError {
     Refused {
         /// Where it was given.
         place: Place,
-        /// Its name, or what stands in its place.
+        /// Its name, or the text in place of a name.
         option: String,
         /// Why.
         problem: String,
@@ -130,7 +130,7 @@ impl fmt::Display for StartError {
             StartError::Unreadable { path, error } => {
                 write!(
                     f,
-                    "cannot read the configuration {}: {error}",
+                    "can't read the configuration from {}: {error}",
                     path.display()
                 )
             }
@@ -147,8 +147,7 @@ impl fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
-/// Reads the configuration that `args` (without the program's name), `environment` and the files they name
-/// ask for.
+/// Loads the configuration from `args` (without the program's name), `environment` and the files that `args` names.
 pub fn load(
     args: impl IntoIterator<Item = String>,
     environment: impl IntoIterator<Item = (String, String)>,
@@ -164,7 +163,7 @@ pub fn load(
         loader.file(path, 0)?;
     }
     if arguments.standard_input {
-        let path = Path::new("-");
+        let path = Path::new("standard input");
         let unreadable = |error| StartError::Unreadable {
             path: path.to_owned(),
             error,
@@ -188,7 +187,7 @@ pub fn load(
     })))
 }
 
-/// The configuration that `lines` alone make, or `None` when one of them is refused.
+/// The configuration that `lines` alone give, or `None` if one of them is refused.
 pub(super) fn apply_lines(lines: &[&[String]]) -> Option<Config> {
     let mut loader = Loader::new(&Disk);
     for words in lines {
@@ -205,7 +204,7 @@ enum Asked {
     Version,
 }
 
-/// The command line, cut into lines.
+/// The command line, split into lines of words.
 #[derive(Default)]
 struct Arguments {
     file: Option<PathBuf>,
@@ -245,7 +244,7 @@ impl Arguments {
     }
 }
 
-/// What a further line does to the lines of an option made of groups.
+/// How a line of an option of [`Kind::Groups`] affects earlier ones.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Repeated {
     Adds,
@@ -255,7 +254,7 @@ enum Repeated {
 struct Loader<'a, F> {
     files: &'a F,
     config: Config,
-    /// The words so far of options whose lines add up.
+    /// For options whose lines add up, the words so far.
     groups: HashMap<&'static str, Vec<String>>,
     /// Names of the options that were given.
     given: Vec<&'static str>,
@@ -280,7 +279,7 @@ impl<'a, F: Files> Loader<'a, F> {
         };
         if depth > INCLUDE_DEPTH_MAX {
             return Err(unreadable(io::Error::other(
-                "files include one another too deeply",
+                "include files are nested too deeply",
             )));
         }
         let text = self.files.read(path).map_err(unreadable)?;
@@ -316,7 +315,7 @@ impl<'a, F: Files> Loader<'a, F> {
         Ok(())
     }
 
-    /// Reads the file at `path`, or every file that matches where its last part is a pattern.
+    /// Reads the file at `path`; if the last part of `path` is a pattern, reads every file that matches.
     fn include(&mut self, path: &Path, depth: usize) -> Result<(), StartError> {
         let pattern = path
             .file_name()
@@ -328,7 +327,7 @@ impl<'a, F: Files> Loader<'a, F> {
             .parent()
             .filter(|folder| !folder.as_os_str().is_empty());
         let folder = folder.unwrap_or(Path::new("."));
-        // As for a pattern that nothing matches, a folder that is absent holds nothing to include.
+        // A missing folder is treated like a pattern without matches: nothing is included.
         let mut names = self.files.list(folder).unwrap_or_default();
         let glob = Glob::new(pattern.as_bytes());
         names.retain(|name| !name.starts_with('.') && glob.matches(name.as_bytes()));
@@ -343,11 +342,11 @@ impl<'a, F: Files> Loader<'a, F> {
             return Ok(());
         };
         let name = name.to_ascii_lowercase().replace('_', "-");
-        // Kubernetes sets DAMSELFLY_PORT=tcp://... and more in every pod beside a service called
-        // "damselfly", so what makes no sense here must not keep the server from starting.
+        // Kubernetes sets DAMSELFLY_PORT=tcp://... and more in every pod next to a service called
+        // "damselfly", so variables that are not options must not keep the server from starting.
         if value.starts_with("tcp://") || options::find(&name).is_none() {
             self.warnings.push(format!(
-                "environment variable {variable} is no option; ignored"
+                "ignoring environment variable {variable}, which does not set an option"
             ));
             return Ok(());
         }
@@ -371,7 +370,7 @@ impl<'a, F: Files> Loader<'a, F> {
         let Some(option) = options::find(name) else {
             if redis::lacks(name) {
                 let warning = format!(
-                    "option '{}' is not supported yet",
+                    "option '{}' is ignored: it is not supported yet",
                     name.to_ascii_lowercase()
                 );
                 if !self.warnings.contains(&warning) {
@@ -398,7 +397,7 @@ impl<'a, F: Files> Loader<'a, F> {
         Ok(())
     }
 
-    /// Lines of one option add up, unless they replace; a line with an empty text forgets those before.
+    /// Adds the line to earlier ones of the option, or replaces them. A line with an empty text discards earlier ones.
     fn apply_groups(
         &mut self,
         option: &'static options::Opt,
@@ -408,7 +407,7 @@ impl<'a, F: Files> Loader<'a, F> {
         if values.is_empty() {
             return Err(OptionError::new("wrong number of arguments"));
         }
-        // Alone first: two halves of a group on two lines are not a group.
+        // Each line is first checked on its own, because a group must not be spread over two lines.
         option.write(&mut self.config.clone(), values)?;
         let new = option.kind.parse(values)?.words();
         let all = self.groups.entry(option.name).or_default();
@@ -419,15 +418,15 @@ impl<'a, F: Files> Loader<'a, F> {
         (option.access.write)(&mut self.config, Value::Words(all.clone()))
     }
 
-    /// Applies the lines that are no options, and returns whether this was one.
+    /// Applies a line that is not an option but a directive. Returns false for all other lines.
     fn apply_directive(
         &mut self,
         place: &Place,
         name: &str,
         values: &[String],
     ) -> Result<bool, StartError> {
-        /// To go on without the rights would let every client do everything.
-        const NO_USERS: &str = "users and their rights are not supported yet; remove the line, and protect the server by requirepass";
+        /// An error, because ignoring users and their permissions would let every client do everything.
+        const NO_USERS: &str = "ACL users are not supported yet; remove this line and protect the server with requirepass";
         let problem = match (name.to_ascii_lowercase().as_str(), values) {
             ("rename-command", [command, new]) => {
                 self.config
@@ -468,7 +467,7 @@ fn refused(place: Place, option: &str, problem: &str) -> StartError {
     }
 }
 
-/// The refusal of an option that nobody knows, with the nearest name that exists.
+/// The error text for an unknown option; suggests the most similar name.
 fn unknown(name: &str) -> String {
     let name = name.to_ascii_lowercase();
     let nearest = OPTIONS
@@ -483,9 +482,9 @@ fn unknown(name: &str) -> String {
     }
 }
 
-/// How many bytes must be inserted, removed or replaced to make `a` into `b` (Levenshtein).
+/// How many bytes must be inserted, removed or replaced to turn `a` into `b` (Levenshtein distance).
 fn distance(a: &str, b: &str) -> usize {
-    // Names are short; a longer text resembles none of them.
+    // Names are short: a longer text is not similar to any.
     if a.len() > 64 {
         return usize::MAX;
     }

@@ -1,5 +1,5 @@
-//! The table of options: one row each. Command line, file, environment, CONFIG, help and documentation
-//! are all read from it.
+//! The table of options, one row each. The command line, files, the environment, CONFIG, the help and the documentation are all
+//! derived from it.
 
 use super::kind::{Kind, OptionError, Setting, Value};
 use super::settings::{
@@ -9,34 +9,34 @@ use super::settings::{
 /// One option.
 #[derive(Debug)]
 pub struct Opt {
-    /// The name users write and CONFIG GET shows.
+    /// The name that users write and CONFIG GET shows.
     pub name: &'static str,
-    /// Older names that mean the same.
+    /// Older names of the same option.
     pub aliases: &'static [&'static str],
-    /// Where help and documentation put it.
+    /// Its section in the help and the documentation.
     pub section: Section,
-    /// What its values look like.
+    /// The form of its values.
     pub kind: Kind,
-    /// When it may be changed.
+    /// When it can be changed.
     pub changeable: Changeable,
-    /// Whether it already does anything.
+    /// Whether it has an effect.
     pub effect: Effect,
-    /// What it does, in a sentence or two.
+    /// What it does, with units and special values, in a few short sentences.
     pub summary: &'static str,
-    /// The field of [`Config`] behind it.
+    /// Access to its field of [`Config`].
     pub access: Access,
 }
 
 /// How to read and write one option's field.
 #[derive(Clone, Copy, Debug)]
 pub struct Access {
-    /// The value as CONFIG GET shows it, which [`Kind::parse`] accepts again.
+    /// Returns the value as CONFIG GET shows it; [`Kind::parse`] accepts it again.
     pub read: fn(&Config) -> String,
-    /// Stores a value of the option's own [`Kind`], or leaves the configuration as it was.
+    /// Stores a value of the option's own [`Kind`]. On an error the configuration is unchanged.
     pub write: fn(&mut Config, Value) -> Result<(), OptionError>,
 }
 
-/// A group of options in help and documentation.
+/// A group of options in the help and the documentation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Section {
     /// Listening and connections.
@@ -45,14 +45,14 @@ pub enum Section {
     General,
     /// Passwords and permissions.
     Security,
-    /// Limits of memory, and freeing it.
+    /// Memory limits, eviction and freeing.
     Memory,
-    /// Limits per client, and what clients are told.
+    /// Limits per client, and notifications.
     Clients,
-    /// Deadlines of keys.
+    /// Expiry of keys.
     Expiry,
     /// Slow log and latency.
-    Diagnosis,
+    Diagnostics,
     /// Snapshots and logs on disk.
     Persistence,
     /// Scripts.
@@ -70,7 +70,7 @@ impl Section {
         Section::Memory,
         Section::Clients,
         Section::Expiry,
-        Section::Diagnosis,
+        Section::Diagnostics,
         Section::Persistence,
         Section::Scripts,
         Section::Values,
@@ -85,7 +85,7 @@ impl Section {
             Section::Memory => "Memory",
             Section::Clients => "Clients",
             Section::Expiry => "Expiry",
-            Section::Diagnosis => "Diagnosis",
+            Section::Diagnostics => "Diagnostics",
             Section::Persistence => "Persistence",
             Section::Scripts => "Scripts",
             Section::Values => "How values are stored",
@@ -93,39 +93,39 @@ impl Section {
     }
 }
 
-/// When an option may be changed.
+/// When an option can be changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Changeable {
-    /// Only when the server starts.
+    /// Only at start.
     AtStart,
-    /// Also while it runs.
+    /// While the server runs, too.
     Live,
-    /// While it runs, by clients that `enable-protected-configs` permits.
+    /// While the server runs, by clients that `enable-protected-configs` permits.
     Protected,
 }
 
-/// Whether an option already does anything. Values are stored and shown in any case.
+/// Whether an option has an effect. Values are stored and shown in any case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// It does what its summary says.
     Acts,
-    /// Not yet; the text says what holds until then.
+    /// No effect yet; the text says why.
     Later(&'static str),
-    /// It exists so that configurations written for Redis work; the text says why it does nothing.
+    /// It never will have one, and exists so that configurations written for Redis work; the text says why.
     Never(&'static str),
 }
 
-/// The greatest number of 32 bits with sign, the limit of many options of Redis.
+/// The largest signed 32-bit number, the upper limit of many of Redis's options.
 const I32_MAX: i64 = i32::MAX as i64;
-/// The greatest number of 64 bits with sign, in bytes.
+/// The largest signed 64-bit number, as a number of bytes.
 const I64_MAX_BYTES: u64 = i64::MAX as u64;
-/// How many addresses `bind` takes, as in Redis.
+/// How many addresses `bind` accepts, as in Redis.
 const BIND_ADDRESSES_MAX: usize = 16;
 const NO_DEFRAGMENTATION: &str = "Active defragmentation cannot be enabled: it requires a Redis server compiled with a modified Jemalloc like the one shipped by default with the Redis source distribution";
 const NO_APPEND_ONLY_FILE: &str =
-    "there is no append-only file yet: with 'yes' data would seem safe and be lost";
+    "there is no append-only file yet, so with 'yes' data would seem safe and be lost";
 
-/// [`Access`] to a field that needs no further checks.
+/// [`Access`] to a field whose values need no further checks.
 macro_rules! field {
     ($field:ident) => {
         Access {
@@ -135,7 +135,7 @@ macro_rules! field {
     };
 }
 
-/// The row of the option called `name`, by any of its names and in any case.
+/// The option called `name`, which may be an alias and in any case.
 pub fn find(name: &str) -> Option<&'static Opt> {
     OPTIONS
         .iter()
@@ -143,17 +143,17 @@ pub fn find(name: &str) -> Option<&'static Opt> {
 }
 
 impl Opt {
-    /// Its name, then its aliases.
+    /// The name, then the aliases.
     pub fn names(&self) -> impl Iterator<Item = &'static str> {
         std::iter::once(self.name).chain(self.aliases.iter().copied())
     }
 
-    /// Its default, as CONFIG GET shows it.
+    /// The default, as CONFIG GET shows it.
     pub fn default_shown(&self) -> String {
         (self.access.read)(&Config::default())
     }
 
-    /// Parses `words` and stores them in `config`, which stays as it was when they are refused.
+    /// Parses `words` and stores the value in `config`. On an error `config` is unchanged.
     pub fn write(&self, config: &mut Config, words: &[&str]) -> Result<(), OptionError> {
         (self.access.write)(config, self.kind.parse(words)?)
     }
@@ -168,7 +168,7 @@ pub static OPTIONS: &[Opt] = &[
         kind: Kind::Integer { min: 0, max: 65535 },
         changeable: Changeable::Live,
         effect: Effect::Acts,
-        summary: "TCP port to listen on; 0 listens on none. Clients stay connected when it changes.",
+        summary: "TCP port to listen on; 0 disables TCP. Changing it keeps existing connections.",
         access: field!(port),
     },
     Opt {
@@ -178,7 +178,7 @@ pub static OPTIONS: &[Opt] = &[
         kind: Kind::Words,
         changeable: Changeable::Live,
         effect: Effect::Acts,
-        summary: "Addresses to listen on. A leading `-` allows the address to be missing; `*` means every IPv4 address and `::*` every IPv6 address. Clients stay connected when it changes.",
+        summary: "Addresses to listen on, at most 16. With a leading `-`, the server starts even if the address is not available; `*` means every IPv4 address and `::*` every IPv6 address. Changing it keeps existing connections.",
         access: Access {
             read: |c| c.bind.show(),
             write: |c, value| {
@@ -198,7 +198,7 @@ pub static OPTIONS: &[Opt] = &[
         kind: Kind::Text,
         changeable: Changeable::AtStart,
         effect: Effect::Acts,
-        summary: "Path of a Unix socket to listen on; empty for none.",
+        summary: "Path of a Unix socket to listen on; empty means none.",
         access: field!(unixsocket),
     },
     Opt {
@@ -208,7 +208,7 @@ pub static OPTIONS: &[Opt] = &[
         kind: Kind::Octal { max: 0o777 },
         changeable: Changeable::AtStart,
         effect: Effect::Acts,
-        summary: "Permissions of the Unix socket, in octal; 0 leaves what the umask gives.",
+        summary: "Permissions of the Unix socket, in octal; 0 keeps those that follow from the umask.",
         access: Access {
             read: |c| format!("{:o}", c.unixsocket_mode),
             write: |c, value| {
@@ -229,7 +229,7 @@ pub static OPTIONS: &[Opt] = &[
         },
         changeable: Changeable::AtStart,
         effect: Effect::Acts,
-        summary: "How many connections the kernel queues before they are accepted.",
+        summary: "How many connections the kernel queues until the server accepts them.",
         access: field!(tcp_backlog),
     },
     Opt {
@@ -242,7 +242,7 @@ pub static OPTIONS: &[Opt] = &[
         },
         changeable: Changeable::Live,
         effect: Effect::Acts,
-        summary: "Seconds of silence before the kernel probes a peer; 0 never probes.",
+        summary: "Seconds a connection may be silent before the kernel probes whether the peer is still there; 0 disables probing.",
         access: field!(tcp_keepalive_s),
     },
     Opt {
@@ -255,7 +255,7 @@ pub static OPTIONS: &[Opt] = &[
         },
         changeable: Changeable::Live,
         effect: Effect::Acts,
-        summary: "Seconds after which an idle client is disconnected; 0 means never.",
+        summary: "Seconds after which an idle client is disconnected; 0 means never. Subscribers, clients that use MONITOR and clients blocked by a command are never idle.",
         access: field!(timeout_s),
     },
     Opt {
@@ -268,7 +268,7 @@ pub static OPTIONS: &[Opt] = &[
         },
         changeable: Changeable::Live,
         effect: Effect::Acts,
-        summary: "How many clients may be connected at once.",
+        summary: "How many clients may be connected at once. At start, the server lowers this if it may not open enough files (`ulimit -n`).",
         access: field!(maxclients),
     },
     Opt {
@@ -278,7 +278,7 @@ pub static OPTIONS: &[Opt] = &[
         kind: Kind::Bool,
         changeable: Changeable::Live,
         effect: Effect::Acts,
-        summary: "Accepts only clients of this machine while no password is set, whatever `bind` says.",
+        summary: "Refuses clients from other machines while no password is set, whatever `bind` says.",
         access: field!(protected_mode),
     },
     Opt {
@@ -291,7 +291,7 @@ pub static OPTIONS: &[Opt] = &[
         },
         changeable: Changeable::AtStart,
         effect: Effect::Acts,
-        summary: "Mark (SO_MARK) put on TCP sockets, for packet filters; 0 puts none. Needs CAP_NET_ADMIN: without it, the server does not start.",
+        summary: "Mark (SO_MARK) to set on TCP sockets, for packet filters to match; 0 sets none. Needs CAP_NET_ADMIN: without it, the server does not start.",
         access: field!(socket_mark_id),
     },
     Opt {
@@ -301,7 +301,7 @@ pub static OPTIONS: &[Opt] = &[
         kind: Kind::Integer { min: 0, max: 1024 },
         changeable: Changeable::AtStart,
         effect: Effect::Acts,
-        summary: "Threads that serve clients; 0 means one per core.",
+        summary: "Threads that serve clients; 0 means one per available CPU core.",
         access: field!(threads),
     },
     Opt {
@@ -311,7 +311,7 @@ pub static OPTIONS: &[Opt] = &[
         kind: Kind::Integer { min: 0, max: 65536 },
         changeable: Changeable::AtStart,
         effect: Effect::Acts,
-        summary: "Parts the keys are divided into, rounded up to a power of two; 0 lets the server choose.",
+        summary: "How many shards the keys are divided into, each with its own lock. Rounded up to a power of two, at most 4096; 0 means 64 per thread.",
         access: field!(shards),
     },
     Opt {
@@ -334,7 +334,7 @@ pub static OPTIONS: &[Opt] = &[
         kind: Kind::Choice(LogLevel::NAMES),
         changeable: Changeable::Live,
         effect: Effect::Acts,
-        summary: "How much is logged.",
+        summary: "How much is logged: `debug` logs most, `warning` only what needs attention.",
         access: field!(loglevel),
     },
     Opt {
@@ -344,7 +344,7 @@ pub static OPTIONS: &[Opt] = &[
         kind: Kind::Text,
         changeable: Changeable::AtStart,
         effect: Effect::Acts,
-        summary: "File to log to; empty logs to standard output.",
+        summary: "File to log to; empty means standard output.",
         access: field!(logfile),
     },
     Opt {
@@ -354,7 +354,7 @@ pub static OPTIONS: &[Opt] = &[
         kind: Kind::Text,
         changeable: Changeable::AtStart,
         effect: Effect::Acts,
-        summary: "File to write the process id to. Empty writes none, or with `daemonize` /var/run/damselfly.pid if possible. Removed at the end.",
+        summary: "File to write the process id to; removed at shutdown. Empty means none, but with `daemonize` the server tries /var/run/damselfly.pid.",
         access: field!(pidfile),
     },
     Opt {
@@ -364,7 +364,7 @@ pub static OPTIONS: &[Opt] = &[
         kind: Kind::Bool,
         changeable: Changeable::AtStart,
         effect: Effect::Acts,
-        summary: "Runs in the background. The command ends when the server is ready, or with an error if it can't start. A service manager that `supervised` finds turns this off.",
+        summary: "Runs the server in the background. The command returns once the server is ready, or with an error if it can't start. Ignored if `supervised` finds a service manager.",
         access: field!(daemonize),
     },
     Opt {
@@ -374,7 +374,7 @@ pub static OPTIONS: &[Opt] = &[
         kind: Kind::Choice(Supervised::NAMES),
         changeable: Changeable::AtStart,
         effect: Effect::Acts,
-        summary: "Which service manager to tell when the server is ready: `systemd` by NOTIFY_SOCKET, `upstart` by stopping itself, `auto` whichever the environment names.",
+        summary: "Service manager to notify when the server is ready: `systemd` through NOTIFY_SOCKET, `upstart` by stopping itself with SIGSTOP, `auto` whichever the environment names.",
         access: field!(supervised),
     },
     Opt {
@@ -384,7 +384,7 @@ pub static OPTIONS: &[Opt] = &[
         kind: Kind::Bool,
         changeable: Changeable::AtStart,
         effect: Effect::Never("there is no logo"),
-        summary: "Asks for a logo in the log.",
+        summary: "Shows a logo in the log.",
         access: field!(always_show_logo),
     },
     Opt {
@@ -397,9 +397,9 @@ pub static OPTIONS: &[Opt] = &[
         },
         changeable: Changeable::Live,
         effect: Effect::Never(
-            "periodic work runs ten times a second, and sooner where much is due",
+            "background work runs ten times a second, and more often while there is much to do",
         ),
-        summary: "Rounds of background work per second, brought into 1 to 500.",
+        summary: "Rounds of background work per second. Values outside 1 to 500 are moved to the nearest limit.",
         access: Access {
             read: |c| c.hz.show(),
             write: |c, value| {
@@ -415,7 +415,7 @@ pub static OPTIONS: &[Opt] = &[
         section: Section::General,
         kind: Kind::Bool,
         changeable: Changeable::Live,
-        effect: Effect::Never("work per round does not grow with the number of clients"),
+        effect: Effect::Never("the work per round does not grow with the number of clients"),
         summary: "Raises `hz` while many clients are connected.",
         access: field!(dynamic_hz),
     },
@@ -426,7 +426,7 @@ pub static OPTIONS: &[Opt] = &[
         kind: Kind::Text,
         changeable: Changeable::Live,
         effect: Effect::Acts,
-        summary: "Password that clients must give; empty asks for none.",
+        summary: "Password that clients must give with AUTH; empty means none.",
         access: field!(requirepass),
     },
     Opt {
@@ -436,7 +436,7 @@ pub static OPTIONS: &[Opt] = &[
         kind: Kind::Choice(Allow::NAMES),
         changeable: Changeable::AtStart,
         effect: Effect::Acts,
-        summary: "Who may change protected options with CONFIG SET.",
+        summary: "Who may change protected options with CONFIG SET: nobody (`no`), everybody (`yes`), or clients on this machine (`local`).",
         access: field!(enable_protected_configs),
     },
     Opt {
@@ -446,7 +446,7 @@ pub static OPTIONS: &[Opt] = &[
         kind: Kind::Choice(Allow::NAMES),
         changeable: Changeable::AtStart,
         effect: Effect::Acts,
-        summary: "Who may use DEBUG.",
+        summary: "Who may use DEBUG: nobody (`no`), everybody (`yes`), or clients on this machine (`local`).",
         access: field!(enable_debug_command),
     },
     Opt {
@@ -459,7 +459,7 @@ pub static OPTIONS: &[Opt] = &[
         },
         changeable: Changeable::Live,
         effect: Effect::Acts,
-        summary: "Most memory to use, as `used_memory` of INFO counts it; 0 sets no limit. Interpreters of scripts do not count. With a policy that evicts, other memory than that of keys, such as buffers of clients or functions, takes at most half from keys: beyond, it is not counted, and only its own limits hold, such as `maxmemory-clients`.",
+        summary: "Limit for the memory in use, which INFO shows as `used_memory`; 0 means no limit. Lua interpreters do not count. With a policy that evicts keys, all other memory, such as client buffers and functions, can displace at most half of the keys: beyond that it does not count, and only its own limits hold, such as `maxmemory-clients`.",
         access: field!(maxmemory_bytes),
     },
     Opt {
@@ -469,7 +469,7 @@ pub static OPTIONS: &[Opt] = &[
         kind: Kind::Choice(MaxmemoryPolicy::NAMES),
         changeable: Changeable::Live,
         effect: Effect::Acts,
-        summary: "What happens to a write when `maxmemory` is reached.",
+        summary: "What happens to a write when `maxmemory` is reached. `noeviction` refuses it. The others evict keys, either any (`allkeys`) or only those with a TTL (`volatile`): the least recently used (`lru`), the least frequently used (`lfu`), those with the shortest TTL (`ttl`), or random ones.",
         access: field!(maxmemory_policy),
     },
     Opt {
@@ -482,7 +482,7 @@ pub static OPTIONS: &[Opt] = &[
         },
         changeable: Changeable::Live,
         effect: Effect::Acts,
-        summary: "How many keys are compared to choose one to evict; Damselfly compares twice as many, and at least those that lie together. Random policies compare none.",
+        summary: "How many keys are compared to choose one to evict. More keys give a better choice but take longer. Damselfly compares twice this number, and always all keys of a bucket; random policies compare none.",
         access: field!(maxmemory_samples),
     },
     Opt {
@@ -492,7 +492,7 @@ pub static OPTIONS: &[Opt] = &[
         kind: Kind::Integer { min: 0, max: 100 },
         changeable: Changeable::Live,
         effect: Effect::Acts,
-        summary: "How long a write may be kept waiting while keys are evicted: 10 for half a millisecond, 100 for as long as it takes.",
+        summary: "How long a write may wait while keys are evicted: 50 microseconds per step up to 10, then 15 % more with each step; 100 means as long as it takes.",
         access: field!(maxmemory_eviction_tenacity),
     },
     Opt {
@@ -502,7 +502,7 @@ pub static OPTIONS: &[Opt] = &[
         kind: Kind::MemoryOrPercent,
         changeable: Changeable::Live,
         effect: Effect::Acts,
-        summary: "Most memory for all clients' buffers together; 0 sets no limit.",
+        summary: "Limit for the memory of all client connections together, in bytes or as a percentage of `maxmemory`; 0 means no limit. Beyond it, the clients that use most are disconnected.",
         access: field!(maxmemory_clients),
     },
     Opt {
@@ -515,7 +515,7 @@ pub static OPTIONS: &[Opt] = &[
         },
         changeable: Changeable::Live,
         effect: Effect::Acts,
-        summary: "How slowly the access counter of a key saturates.",
+        summary: "How slowly the LFU counter of a key grows: the higher this is, the more accesses it takes to reach the maximum.",
         access: field!(lfu_log_factor),
     },
     Opt {
@@ -528,7 +528,7 @@ pub static OPTIONS: &[Opt] = &[
         },
         changeable: Changeable::Live,
         effect: Effect::Acts,
-        summary: "Minutes after which the access counter of a key shrinks.",
+        summary: "Minutes without access after which the LFU counter of a key drops by one; 0 means never.",
         access: field!(lfu_decay_time_min),
     },
     Opt {
@@ -568,7 +568,7 @@ pub static OPTIONS: &[Opt] = &[
         kind: Kind::Bool,
         changeable: Changeable::Live,
         effect: Effect::Never("large collections are always freed in the background"),
-        summary: "Makes DEL free as UNLINK does.",
+        summary: "Makes DEL free values in the background, as UNLINK does.",
         access: field!(lazyfree_lazy_user_del),
     },
     Opt {
@@ -578,7 +578,7 @@ pub static OPTIONS: &[Opt] = &[
         kind: Kind::Bool,
         changeable: Changeable::Live,
         effect: Effect::Acts,
-        summary: "Makes FLUSHALL and FLUSHDB free in the background unless told otherwise.",
+        summary: "Makes FLUSHALL and FLUSHDB free memory in the background unless they are called with SYNC.",
         access: field!(lazyfree_lazy_user_flush),
     },
     Opt {
@@ -597,8 +597,8 @@ pub static OPTIONS: &[Opt] = &[
         section: Section::Memory,
         kind: Kind::Bool,
         changeable: Changeable::Live,
-        effect: Effect::Never("only `no` is accepted: the allocator cannot move values"),
-        summary: "Asks to move values together so that less memory is wasted.",
+        effect: Effect::Never("`yes` is refused, because the allocator can't move values"),
+        summary: "Moves values in memory to reduce fragmentation.",
         access: Access {
             read: |c| c.activedefrag.show(),
             write: |c, value| {
@@ -616,7 +616,7 @@ pub static OPTIONS: &[Opt] = &[
         kind: Kind::Bool,
         changeable: Changeable::AtStart,
         effect: Effect::Acts,
-        summary: "Keeps the system from backing memory with huge pages, which take more memory and can delay requests.",
+        summary: "Turns transparent huge pages off for this process: they take more memory and can delay requests.",
         access: field!(disable_thp),
     },
     Opt {
@@ -626,17 +626,17 @@ pub static OPTIONS: &[Opt] = &[
         kind: Kind::Bool,
         changeable: Changeable::Live,
         effect: Effect::Never("tables grow one segment at a time and are never rehashed"),
-        summary: "Asks to rehash tables in idle moments.",
+        summary: "Rehashes tables while the server is idle.",
         access: field!(activerehashing),
     },
     Opt {
         name: "client-output-buffer-limit",
         aliases: &[],
         section: Section::Clients,
-        kind: Kind::Groups(4),
+        kind: Kind::Groups(&["class", "hard", "soft", "seconds"]),
         changeable: Changeable::Live,
         effect: Effect::Acts,
-        summary: "Per class of clients (`normal`, `replica`, `pubsub`): bytes of unread replies at which a client is disconnected at once, bytes at which it is disconnected after some seconds, and those seconds; 0 sets no limit.",
+        summary: "Limits for unread replies, per class of clients (`normal`, `replica`, `pubsub`). A client is disconnected as soon as it has more than `hard` bytes unread, or once it has had more than `soft` bytes unread for `seconds`; 0 bytes means no limit. MONITOR clients belong to `pubsub`.",
         access: Access {
             read: |c| c.client_output_buffer_limit.show(),
             write: |c, value| c.client_output_buffer_limit.update(&value.words()),
@@ -652,7 +652,7 @@ pub static OPTIONS: &[Opt] = &[
         },
         changeable: Changeable::Live,
         effect: Effect::Acts,
-        summary: "Most bytes of one client's unfinished requests.",
+        summary: "Most bytes of requests that are held for one client: incomplete ones, those queued by MULTI, and those that arrive while it is blocked. A client that exceeds it is disconnected.",
         access: field!(client_query_buffer_limit_bytes),
     },
     Opt {
@@ -665,7 +665,7 @@ pub static OPTIONS: &[Opt] = &[
         },
         changeable: Changeable::Live,
         effect: Effect::Acts,
-        summary: "Most bytes of one argument of a request.",
+        summary: "Most bytes of one argument of a request; more than 4 GiB is never accepted.",
         access: field!(proto_max_bulk_len_bytes),
     },
     Opt {
@@ -678,7 +678,7 @@ pub static OPTIONS: &[Opt] = &[
         },
         changeable: Changeable::Live,
         effect: Effect::Acts,
-        summary: "Most keys remembered for client-side caching; 0 sets no limit.",
+        summary: "Most keys remembered for client-side caching; 0 means no limit. Beyond it, the server forgets keys and sends their invalidations early.",
         access: field!(tracking_table_max_keys),
     },
     Opt {
@@ -688,7 +688,7 @@ pub static OPTIONS: &[Opt] = &[
         kind: Kind::Text,
         changeable: Changeable::Live,
         effect: Effect::Acts,
-        summary: "Which changes of keys are published: `K` and `E` choose the channels, the other letters the events.",
+        summary: "Which keyspace events are published: `K` and `E` choose the channels (by key, by event), the other letters choose the classes of events; empty publishes none.",
         access: Access {
             read: |c| {
                 let shown = events(&c.notify_keyspace_events);
@@ -698,7 +698,7 @@ pub static OPTIONS: &[Opt] = &[
                 let mut letters = String::new();
                 value.store(&mut letters)?;
                 events(&letters)?;
-                // As given: `A` hides a letter that it does not stand for.
+                // Stored as given: when shown, `A` hides a letter (`n`) that it does not stand for.
                 c.notify_keyspace_events = letters;
                 Ok(())
             },
@@ -711,7 +711,7 @@ pub static OPTIONS: &[Opt] = &[
         kind: Kind::Integer { min: 1, max: 10 },
         changeable: Changeable::Live,
         effect: Effect::Acts,
-        summary: "How hard the background sweep works to remove expired keys.",
+        summary: "How hard the background sweep works to remove expired keys: the milliseconds that each round may take, on each thread.",
         access: field!(active_expire_effort),
     },
     Opt {
@@ -721,66 +721,66 @@ pub static OPTIONS: &[Opt] = &[
         kind: Kind::Bool,
         changeable: Changeable::AtStart,
         effect: Effect::Acts,
-        summary: "Rounds long deadlines to whole seconds, for programs that relied on it.",
+        summary: "Rounds TTLs over 37 hours to whole seconds and limits them to one year, for programs that rely on it.",
         access: field!(ttl_rounding),
     },
     Opt {
         name: "slowlog-log-slower-than",
         aliases: &[],
-        section: Section::Diagnosis,
+        section: Section::Diagnostics,
         kind: Kind::Integer {
             min: -1,
             max: i64::MAX,
         },
         changeable: Changeable::Live,
         effect: Effect::Acts,
-        summary: "Microseconds from which a command enters the slow log; 0 logs all, -1 none.",
+        summary: "Microseconds from which a command is recorded in the slow log; 0 records all, -1 none.",
         access: field!(slowlog_log_slower_than_us),
     },
     Opt {
         name: "slowlog-max-len",
         aliases: &[],
-        section: Section::Diagnosis,
+        section: Section::Diagnostics,
         kind: Kind::Integer {
             min: 0,
             max: i64::MAX,
         },
         changeable: Changeable::Live,
         effect: Effect::Acts,
-        summary: "How many entries the slow log keeps.",
+        summary: "How many entries the slow log keeps; the oldest are dropped.",
         access: field!(slowlog_max_len),
     },
     Opt {
         name: "latency-monitor-threshold",
         aliases: &[],
-        section: Section::Diagnosis,
+        section: Section::Diagnostics,
         kind: Kind::Integer {
             min: 0,
             max: i64::MAX,
         },
         changeable: Changeable::Live,
         effect: Effect::Acts,
-        summary: "Milliseconds from which an event enters the latency monitor; 0 turns it off.",
+        summary: "Milliseconds from which an event is recorded by the latency monitor; 0 disables it.",
         access: field!(latency_monitor_threshold_ms),
     },
     Opt {
         name: "latency-tracking",
         aliases: &[],
-        section: Section::Diagnosis,
+        section: Section::Diagnostics,
         kind: Kind::Bool,
         changeable: Changeable::Live,
         effect: Effect::Acts,
-        summary: "Keeps a histogram of the duration of each command.",
+        summary: "Keeps a histogram of execution times for each command.",
         access: field!(latency_tracking),
     },
     Opt {
         name: "latency-tracking-info-percentiles",
         aliases: &[],
-        section: Section::Diagnosis,
+        section: Section::Diagnostics,
         kind: Kind::Words,
         changeable: Changeable::Live,
         effect: Effect::Acts,
-        summary: "Percentiles that INFO shows of those histograms.",
+        summary: "Percentiles of those histograms that INFO shows, each from 0 to 100.",
         access: Access {
             read: |c| c.latency_tracking_info_percentiles.show(),
             write: |c, value| {
@@ -796,7 +796,7 @@ pub static OPTIONS: &[Opt] = &[
         kind: Kind::Text,
         changeable: Changeable::Protected,
         effect: Effect::Acts,
-        summary: "Folder in which the server works: relative paths start there, as that of a log file. Snapshots will be kept there.",
+        summary: "Working directory of the server: relative paths, such as that of the log file, start here. Snapshots will be stored here.",
         access: field!(dir),
     },
     Opt {
@@ -806,7 +806,7 @@ pub static OPTIONS: &[Opt] = &[
         kind: Kind::Text,
         changeable: Changeable::Protected,
         effect: Effect::Later("there are no snapshots yet"),
-        summary: "File name of the snapshot, in `dir`.",
+        summary: "Name of the snapshot file in `dir`.",
         access: Access {
             read: |c| c.dbfilename.show(),
             write: |c, value| {
@@ -823,10 +823,10 @@ pub static OPTIONS: &[Opt] = &[
         name: "save",
         aliases: &[],
         section: Section::Persistence,
-        kind: Kind::Groups(2),
+        kind: Kind::Groups(&["seconds", "changes"]),
         changeable: Changeable::Live,
         effect: Effect::Later("there are no snapshots yet"),
-        summary: "When to save a snapshot: after so many seconds if at least so many keys changed. An empty text turns saving off.",
+        summary: "When to save a snapshot: after `seconds` if there were at least `changes` to keys. An empty value disables snapshots.",
         access: Access {
             read: |c| c.save.show(),
             write: |c, value| {
@@ -842,9 +842,9 @@ pub static OPTIONS: &[Opt] = &[
         kind: Kind::Bool,
         changeable: Changeable::Live,
         effect: Effect::Later(
-            "only `no` is accepted: there is no such file yet, and pretending would lose data",
+            "`yes` is refused, because there is no append-only file yet and data would be lost",
         ),
-        summary: "Asks for every write to be recorded on disk.",
+        summary: "Records every write on disk.",
         access: Access {
             read: |c| c.appendonly.show(),
             write: |c, value| {
@@ -865,7 +865,7 @@ pub static OPTIONS: &[Opt] = &[
         },
         changeable: Changeable::Live,
         effect: Effect::Acts,
-        summary: "Milliseconds a script may run before other clients are told that the server is busy.",
+        summary: "Milliseconds a script may run before clients that have to wait for it get a BUSY error; 0 means that they never do.",
         access: field!(busy_reply_threshold_ms),
     },
     Opt {
@@ -891,7 +891,7 @@ pub static OPTIONS: &[Opt] = &[
         },
         changeable: Changeable::Live,
         effect: Effect::Acts,
-        summary: "Longest field or value of a hash in packed form.",
+        summary: "Most bytes of a field or value of a hash in packed form.",
         access: field!(hash_max_listpack_value_bytes),
     },
     Opt {
@@ -904,7 +904,7 @@ pub static OPTIONS: &[Opt] = &[
         },
         changeable: Changeable::Live,
         effect: Effect::Acts,
-        summary: "Size of one block of a list: so many elements, or from -1 to -5 for 4, 8, 16, 32 or 64 KiB.",
+        summary: "Size of one block of a list: a positive number limits its elements; -1 to -5 limit it to 4, 8, 16, 32 or 64 KiB.",
         access: field!(list_max_listpack_size),
     },
     Opt {
@@ -917,7 +917,7 @@ pub static OPTIONS: &[Opt] = &[
         },
         changeable: Changeable::Live,
         effect: Effect::Acts,
-        summary: "Blocks at each end of a list that stay uncompressed; 0 compresses none.",
+        summary: "How many blocks at each end of a list stay uncompressed; 0 disables compression.",
         access: field!(list_compress_depth),
     },
     Opt {
@@ -956,7 +956,7 @@ pub static OPTIONS: &[Opt] = &[
         },
         changeable: Changeable::Live,
         effect: Effect::Acts,
-        summary: "Longest member of a set in packed form.",
+        summary: "Most bytes of a member of a set in packed form.",
         access: field!(set_max_listpack_value_bytes),
     },
     Opt {
@@ -982,7 +982,7 @@ pub static OPTIONS: &[Opt] = &[
         },
         changeable: Changeable::Live,
         effect: Effect::Acts,
-        summary: "Longest member of a sorted set in packed form.",
+        summary: "Most bytes of a member of a sorted set in packed form.",
         access: field!(zset_max_listpack_value_bytes),
     },
     Opt {
@@ -1008,7 +1008,7 @@ pub static OPTIONS: &[Opt] = &[
         },
         changeable: Changeable::Live,
         effect: Effect::Acts,
-        summary: "Most bytes of one block of a stream; 0 sets no limit.",
+        summary: "Most bytes of one block of a stream; 0 means no limit.",
         access: field!(stream_node_max_bytes),
     },
     Opt {
@@ -1021,7 +1021,7 @@ pub static OPTIONS: &[Opt] = &[
         },
         changeable: Changeable::Live,
         effect: Effect::Acts,
-        summary: "Most entries of one block of a stream; 0 sets no limit.",
+        summary: "Most entries of one block of a stream; 0 means no limit.",
         access: field!(stream_node_max_entries),
     },
 ];

@@ -1,12 +1,12 @@
-//! Options of Redis that this server does not have yet: named in a warning, not taken for mistakes.
+//! Options of Redis that this server does not have yet: they cause a warning, not an error.
 
-/// Whether Redis has an option called `name`, in any case, that this server lacks.
+/// True if `name`, in any case, is an option of Redis that this server lacks.
 pub fn lacks(name: &str) -> bool {
     LACKING.iter().any(|known| known.eq_ignore_ascii_case(name))
 }
 
-/// Seen in Redis 7.0.15 by CONFIG GET, with the directives that only a file may hold, and some that older
-/// or newer versions have.
+/// The options that CONFIG GET of Redis 7.0.15 shows, the directives that only a file may contain, and some options of older
+/// or newer versions.
 static LACKING: &[&str] = &[
     "acl-pubsub-default",
     "aclfile",

@@ -1,10 +1,10 @@
-//! The configuration as plain values, and the types of those that are more than a number or a text.
+//! The configuration as plain values, and the types of values that are more than a number or a text.
 
 use super::kind::{self, OptionError, Setting, Value};
 
-/// The value of every option at one moment. [`Default`] gives the defaults.
+/// The values of all options at one moment. [`Default`] gives the defaults.
 ///
-/// Fields carry their unit as a suffix; what each means is said once, in [`super::OPTIONS`].
+/// The names of fields end in their unit; [`super::OPTIONS`] documents each option.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// `port`
@@ -145,7 +145,7 @@ pub struct Config {
     pub stream_node_max_bytes: u64,
     /// `stream-node-max-entries`
     pub stream_node_max_entries: u64,
-    /// `rename-command`: command and its new name, which is empty when the command is to be removed.
+    /// `rename-command`: commands and their new names. An empty name removes the command.
     pub rename_commands: Vec<(String, String)>,
 }
 
@@ -259,13 +259,13 @@ macro_rules! choice {
 }
 
 choice! {
-    /// `loglevel`: each level logs what the later ones log, and more.
+    /// `loglevel`, from most to least: each level includes those after it.
     LogLevel {
         /// Everything, for developers.
         Debug = "debug",
         /// Details of little use in production.
         Verbose = "verbose",
-        /// What an operator wants to know.
+        /// Events that matter to an operator.
         Notice = "notice",
         /// Only what needs attention.
         Warning = "warning",
@@ -273,7 +273,7 @@ choice! {
 }
 
 impl LogLevel {
-    /// What it lets through.
+    /// The most detailed records that this level logs.
     pub fn filter(self) -> log::LevelFilter {
         match self {
             Self::Debug => log::LevelFilter::Trace,
@@ -285,35 +285,35 @@ impl LogLevel {
 }
 
 choice! {
-    /// `maxmemory-policy`: which keys are evicted, and by which measure.
+    /// `maxmemory-policy`: which keys may be evicted, and which go first.
     MaxmemoryPolicy {
         /// Among keys with a deadline, the least recently used.
         VolatileLru = "volatile-lru",
-        /// Among keys with a deadline, the least often used.
+        /// Among keys with a deadline, the least frequently used.
         VolatileLfu = "volatile-lfu",
-        /// Any key with a deadline.
+        /// A random key with a deadline.
         VolatileRandom = "volatile-random",
-        /// The key whose deadline comes first.
+        /// The key with the earliest deadline.
         VolatileTtl = "volatile-ttl",
         /// Among all keys, the least recently used.
         AllkeysLru = "allkeys-lru",
-        /// Among all keys, the least often used.
+        /// Among all keys, the least frequently used.
         AllkeysLfu = "allkeys-lfu",
-        /// Any key.
+        /// A random key.
         AllkeysRandom = "allkeys-random",
-        /// None: a write that needs memory is refused.
+        /// None: writes that need memory are refused.
         Noeviction = "noeviction",
     }
 }
 
 choice! {
-    /// `supervised`: the service manager to tell when the server is ready.
+    /// `supervised`: the service manager to notify when the server is ready.
     Supervised {
         /// Upstart.
         Upstart = "upstart",
         /// systemd.
         Systemd = "systemd",
-        /// Whichever the environment names.
+        /// Whichever of them the environment names.
         Auto = "auto",
         /// None.
         No = "no",
@@ -321,13 +321,13 @@ choice! {
 }
 
 choice! {
-    /// Who may use something dangerous.
+    /// Which clients may use a dangerous feature.
     Allow {
         /// Nobody.
         No = "no",
         /// Everybody.
         Yes = "yes",
-        /// Clients of this machine.
+        /// Clients on this machine.
         Local = "local",
     }
 }
@@ -355,9 +355,9 @@ pub enum Origin {
 /// `maxmemory-clients`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientMemory {
-    /// So many bytes; 0 sets no limit.
+    /// A number of bytes; 0 means no limit.
     Bytes(u64),
-    /// So many hundredths of `maxmemory`, 1 to 100.
+    /// A percentage of `maxmemory`, 1 to 100.
     Percent(u8),
 }
 
@@ -383,14 +383,14 @@ impl Setting for ClientMemory {
     }
 }
 
-/// When the replies a client leaves unread cost it the connection; 0 sets no limit.
+/// When a client is disconnected because of unread replies. 0 bytes mean no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutputLimit {
-    /// Bytes at which it is disconnected at once.
+    /// Above this many bytes, it is disconnected at once.
     pub hard_bytes: u64,
-    /// Bytes at which it is disconnected once it stayed above them for `soft_s`.
+    /// Above this many bytes, it is disconnected after `soft_s`.
     pub soft_bytes: u64,
-    /// Seconds it may stay above `soft_bytes`.
+    /// How many seconds it may stay above `soft_bytes`.
     pub soft_s: u64,
 }
 
@@ -401,7 +401,7 @@ pub struct OutputLimits {
     pub normal: OutputLimit,
     /// Replicas.
     pub replica: OutputLimit,
-    /// Clients that subscribe to a channel.
+    /// Clients that subscribe to channels, and MONITOR clients.
     pub pubsub: OutputLimit,
 }
 
@@ -422,7 +422,7 @@ impl Default for OutputLimits {
 
 impl OutputLimits {
     pub(crate) fn show(&self) -> String {
-        // "slave" is what CONFIG GET of Redis 7 answers, and what clients parse.
+        // CONFIG GET of Redis 7 replies "slave", which clients parse.
         [
             ("normal", self.normal),
             ("slave", self.replica),
@@ -432,7 +432,7 @@ impl OutputLimits {
         .join(" ")
     }
 
-    /// Sets the limits of the classes that `words` names, all of them or none.
+    /// Sets the limits of the classes named in `words`. On an error nothing is changed.
     pub(crate) fn update(&mut self, words: &[String]) -> Result<(), OptionError> {
         let (groups, []) = words.as_chunks::<4>() else {
             return Err(OptionError::new(
@@ -471,7 +471,7 @@ impl OutputLimits {
     }
 }
 
-/// `save`: a snapshot is due when one of these holds. No point means never.
+/// `save`: a snapshot is due when one of these conditions is met; without any, it never is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SavePoints(pub Vec<SavePoint>);
 
@@ -519,7 +519,7 @@ impl SavePoints {
     }
 }
 
-/// `latency-tracking-info-percentiles`: each within 0 and 100.
+/// `latency-tracking-info-percentiles`: each from 0 to 100.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Percentiles(pub Vec<f64>);
 
@@ -529,7 +529,7 @@ impl Percentiles {
             .0
             .iter()
             .map(|percentile| {
-                // At most six decimals, and none that say nothing.
+                // At most six decimals, without trailing zeros.
                 let text = format!("{percentile:.6}");
                 text.trim_end_matches('0').trim_end_matches('.').to_owned()
             })
@@ -558,7 +558,7 @@ impl Percentiles {
     }
 }
 
-/// The letters of `notify-keyspace-events` in the one order and form in which Redis shows them.
+/// The letters of `notify-keyspace-events`, in the order and form in which Redis shows them.
 pub(crate) fn events(letters: &str) -> Result<String, OptionError> {
     const ALL: &str = "g$lshzxetd";
     const SHOWN: &str = "g$lshzxetdnKEm";
@@ -569,7 +569,7 @@ pub(crate) fn events(letters: &str) -> Result<String, OptionError> {
     }
     let has = |c| letters.contains(c);
     let all = has('A') || ALL.chars().all(has);
-    // `n` (a key is new) belongs to no class, but Redis does not show it beside `A`.
+    // `A` does not include `n` (new keys), but Redis does not show `n` next to `A`.
     let hidden = |c: char| all && (ALL.contains(c) || c == 'n');
     let mut shown = String::from(if all { "A" } else { "" });
     shown.extend(SHOWN.chars().filter(|c| has(*c) && !hidden(*c)));

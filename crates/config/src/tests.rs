@@ -1,4 +1,4 @@
-//! Behaviour of the options as a whole, against what Redis 7.0.15 was seen to answer.
+//! Tests of all options together, compared with replies recorded from Redis 7.0.15.
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
@@ -10,9 +10,9 @@ use damselfly_base::CommandError;
 
 use super::*;
 
-/// `CONFIG GET` of a Redis that was started with nothing but a socket: option, value.
+/// CONFIG GET of a Redis that was started with only a socket configured: option, value.
 const DEFAULTS_SEEN: &str = include_str!("seen/defaults.tsv");
-/// `CONFIG SET option value` and then `CONFIG GET option`: option, value, reply, value after.
+/// `CONFIG SET option value`, then `CONFIG GET option`: option, value, reply, value afterwards.
 const CONFIG_SET_SEEN: &str = include_str!("seen/config_set.tsv");
 
 /// Files in memory.
@@ -82,7 +82,7 @@ fn shown(error: CommandError) -> String {
 }
 
 #[test]
-fn names_are_unique_and_spelled_as_options_are() {
+fn names_are_unique_and_in_lower_case_with_dashes() {
     let names: Vec<&str> = OPTIONS.iter().flat_map(Opt::names).collect();
     for (index, name) in names.iter().enumerate() {
         assert!(!names[..index].contains(name), "{name} occurs twice");
@@ -101,7 +101,7 @@ fn names_are_unique_and_spelled_as_options_are() {
 }
 
 #[test]
-fn every_default_can_be_written_back() {
+fn writing_a_default_changes_nothing() {
     for option in OPTIONS {
         let mut config = Config::default();
         option
@@ -167,7 +167,7 @@ fn defaults_are_those_of_redis() {
 }
 
 #[test]
-fn config_set_answers_as_redis_was_seen_to() {
+fn config_set_replies_as_redis_did() {
     let config = Config {
         enable_protected_configs: Allow::Yes,
         ..Config::default()
@@ -195,18 +195,18 @@ fn config_set_answers_as_redis_was_seen_to() {
     assert!(compared > 500, "{compared}");
 }
 
-/// What this server refuses although Redis 7.0.15 takes it.
+/// True for values that this server refuses although Redis 7.0.15 accepts them.
 fn differs_on_purpose(name: &str, given: &str) -> bool {
     let append_only = name == "appendonly" && given == "yes";
-    // Redis takes such a number for a negative one, which it uses for shares: 1%.
+    // Redis turns such a number into a negative one, which stands for a percentage: 1%.
     let beyond_63_bits = name == "maxmemory-clients" && given == "99999999999999999999";
-    // Redis takes the empty word for 0 changes.
+    // Redis reads the empty word as 0 changes.
     let half_a_point = name == "save" && given == "5 ";
     append_only || beyond_63_bits || half_a_point
 }
 
 #[test]
-fn config_set_changes_all_or_nothing_and_names_the_first_fault() {
+fn config_set_changes_all_or_nothing_and_reports_the_first_error() {
     let config = Config::default();
     let failed = |name: &str, why: &str| {
         Err(format!(
@@ -261,7 +261,7 @@ fn config_set_changes_all_or_nothing_and_names_the_first_fault() {
 }
 
 #[test]
-fn protected_options_follow_the_origin_of_the_client() {
+fn protected_options_can_be_changed_only_by_permitted_clients() {
     let config = Config {
         enable_protected_configs: Allow::Local,
         ..Config::default()
@@ -286,7 +286,7 @@ fn config_set_survives_any_bytes() {
 }
 
 #[test]
-fn config_get_finds_names_patterns_and_aliases_once() {
+fn config_get_lists_each_name_alias_and_match_once() {
     let names = |patterns: &[&str]| -> Vec<String> {
         let patterns: Vec<&[u8]> = patterns.iter().map(|pattern| pattern.as_bytes()).collect();
         Config::default()
@@ -307,7 +307,7 @@ fn config_get_finds_names_patterns_and_aliases_once() {
 }
 
 #[test]
-fn the_command_line_beats_the_environment_and_that_the_file() {
+fn the_command_line_overrides_the_environment_which_overrides_the_file() {
     let files = [(
         "/r.conf",
         "hz 11\ntimeout 11\nport 11\nrequirepass \"a b\"\n",
@@ -342,7 +342,7 @@ fn the_command_line_beats_the_environment_and_that_the_file() {
 }
 
 #[test]
-fn the_command_line_takes_many_values_and_equals_signs() {
+fn the_command_line_accepts_several_values_and_equals_signs() {
     let config = start(
         "--bind 127.0.0.1 -::1 --maxmemory=1gb --save 900 1 --save 60 2",
         &[],
@@ -379,7 +379,7 @@ fn save_adds_up_on_the_command_line_and_is_replaced_by_the_environment() {
 }
 
 #[test]
-fn help_version_and_standard_input() {
+fn the_command_line_can_ask_for_help_version_and_standard_input() {
     let asked = |args: &str| load(words(args), [], &Memory([("-", "hz 33")].into())).unwrap();
     assert!(matches!(asked("--help"), Request::Help));
     assert!(matches!(asked("-v"), Request::Version));
@@ -391,7 +391,7 @@ fn help_version_and_standard_input() {
 }
 
 #[test]
-fn mistakes_keep_the_server_from_starting_and_say_where() {
+fn invalid_options_prevent_the_start_and_errors_name_their_place() {
     let files = [
         ("/r.conf", "# x\n\nhz \"12\n"),
         ("/unknown.conf", "hz 10\nmaxmemry 5\n"),
@@ -467,11 +467,11 @@ fn mistakes_keep_the_server_from_starting_and_say_where() {
         ),
         (
             "/loop.conf",
-            "cannot read the configuration /loop.conf: files include one another too deeply",
+            "can't read the configuration from /loop.conf: include files are nested too deeply",
         ),
         (
             "/gone.conf",
-            "cannot read the configuration /nowhere.conf: entity not found",
+            "can't read the configuration from /nowhere.conf: entity not found",
         ),
     ] {
         assert_eq!(start(args, &[], &files).unwrap_err(), expected);
@@ -489,7 +489,7 @@ fn mistakes_keep_the_server_from_starting_and_say_where() {
 }
 
 #[test]
-fn passwords_are_not_shown_in_errors() {
+fn errors_do_not_reveal_passwords() {
     let files = [
         ("/r.conf", "requirepass \"secret\n"),
         ("/s.conf", "requirepass se cret\n"),
@@ -500,10 +500,10 @@ fn passwords_are_not_shown_in_errors() {
     }
 }
 
-/// Kubernetes sets variables named after services; a service called "damselfly" made every pod beside it refuse
-/// its port. They are ignored with a warning.
+/// Bug: in Kubernetes, the server did not start next to a service called "damselfly". Cause: Kubernetes sets environment variables
+/// named after services, such as DAMSELFLY_PORT. Fix: they are ignored with a warning.
 #[test]
-fn variables_of_kubernetes_services_do_no_harm() {
+fn environment_variables_of_kubernetes_services_are_ignored() {
     let environment = [
         ("DAMSELFLY_PORT", "tcp://10.0.0.1:6379"),
         ("DAMSELFLY_PORT_6379_TCP_ADDR", "10.0.0.1"),
@@ -515,7 +515,7 @@ fn variables_of_kubernetes_services_do_no_harm() {
 }
 
 #[test]
-fn definitions_of_users_keep_the_server_from_starting() {
+fn acl_users_in_a_file_prevent_the_start() {
     for text in ["user alice on >x ~* +@all", "USER", "aclfile /users.acl"] {
         let error = start("/r.conf", &[], &[("/r.conf", text)]).unwrap_err();
         assert!(error.to_string().contains("not supported yet"), "{error}");
@@ -525,7 +525,7 @@ fn definitions_of_users_keep_the_server_from_starting() {
 }
 
 #[test]
-fn a_file_as_distributions_ship_it_loads_with_warnings() {
+fn a_typical_redis_conf_loads_with_warnings() {
     let files = [
         ("/etc/r.conf", SAMPLE),
         ("/etc/r.d/b.conf", "timeout 30\n"),
@@ -544,10 +544,10 @@ fn a_file_as_distributions_ship_it_loads_with_warnings() {
         [("CONFIG".to_owned(), String::new())]
     );
     let expected = [
-        "option 'repl-diskless-sync' is not supported yet",
-        "option 'appendfsync' is not supported yet",
-        "option 'loadmodule' is not supported yet",
-        "option 'hz' has no effect: periodic work runs ten times a second, and sooner where much is due",
+        "option 'repl-diskless-sync' is ignored: it is not supported yet",
+        "option 'appendfsync' is ignored: it is not supported yet",
+        "option 'loadmodule' is ignored: it is not supported yet",
+        "option 'hz' has no effect: background work runs ten times a second, and more often while there is much to do",
         "option 'save' has no effect: there are no snapshots yet",
     ];
     for warning in expected {
@@ -597,7 +597,7 @@ notify-keyspace-events ""
 "#;
 
 #[test]
-fn rewrite_keeps_what_holds_and_changes_the_rest_in_place() {
+fn rewrite_keeps_current_lines_and_changes_outdated_ones_in_place() {
     let file = "# top\nport 0\nsave 900 1\nsave 300 10\n\n# about hz\nhz 12\nhz 13\n  maxmemory 1024mb\n\
                 hash-max-ziplist-entries 100\n# requirepass foobared\nreplicaof a 1\nrename-command keys \"\"\n# tail\n";
     let files = [("/r.conf", file)];
@@ -622,9 +622,9 @@ fn rewrite_keeps_what_holds_and_changes_the_rest_in_place() {
     );
 }
 
-/// A client that may use CONFIG could otherwise write lines of its choice into the file.
+/// Otherwise a client that may use CONFIG could write any line into the file.
 #[test]
-fn rewrite_lets_no_value_become_a_line() {
+fn rewrite_never_turns_a_value_into_a_line() {
     for name in ["bind", "requirepass", "logfile", "unixsocket"] {
         let mut config = Config::default();
         let evil = "x\nhz 11\r\n\"'\\ #";
@@ -641,7 +641,7 @@ fn rewrite_lets_no_value_become_a_line() {
 }
 
 #[test]
-fn a_rewritten_file_loads_as_what_was_rewritten() {
+fn a_rewritten_file_gives_the_same_configuration_when_loaded() {
     for option in OPTIONS {
         for text in [
             "yes",
@@ -762,7 +762,7 @@ fn the_documentation_in_the_repository_is_current() {
     let written = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(
         written == docs(),
-        "run the tests with DAMSELFLY_WRITE_DOCS=1 to renew {}",
+        "run the tests with DAMSELFLY_WRITE_DOCS=1 to update {}",
         path.display()
     );
 }

@@ -1,9 +1,9 @@
-//! `daemonize yes`: the server goes on in a child process without a terminal, once that has started well.
+//! `daemonize yes`: the server runs in a child process without a terminal. The parent exits when the child is ready or has failed.
 //!
 //! ```text
-//!   parent ── fork ──► child: a session of its own, starts, leaves standard error, writes READY
-//!      └─ waits ◄──────────── pipe ────────────────────────────────────────────────────┘
-//!      └─ ends: with success if it was ready, else with an error, which the child has printed
+//!   parent ── fork ──► child: creates a session, starts, redirects stderr to /dev/null, writes READY
+//!      └─ waits ◄────────────────── pipe ──────────────────────────────────────────────────────────┘
+//!      └─ exits: with success if it read READY, else with failure; the child has printed why
 //! ```
 
 use std::fs::OpenOptions;
@@ -12,33 +12,33 @@ use std::process::ExitCode;
 
 use fork::Fork;
 
-/// What the child says when it serves.
+/// What the child writes when it serves clients.
 const READY: &[u8] = b"ready";
 
-/// The process that the server runs in.
+/// The process that returns from [`fork`].
 pub enum Process {
-    /// It waited for the child and must end now.
+    /// The parent, which has waited for the child and must exit with this code now.
     Parent(ExitCode),
-    /// It is in the background.
+    /// The child in the background.
     Child(Child),
 }
 
-/// A process in the background.
+/// The child in the background.
 pub struct Child {
     parent: PipeWriter,
 }
 
-/// Forks. To be called while the process has one thread.
+/// Forks the process, which must have a single thread.
 ///
 /// # Errors
-/// The operating system refuses.
+/// If a system call fails.
 pub fn fork() -> io::Result<Process> {
     let (mut child, parent) = io::pipe()?;
     match fork::fork()? {
         Fork::Parent(_) => {
             drop(parent);
-            let mut said = Vec::new();
-            let is_ready = child.read_to_end(&mut said).is_ok() && said == READY;
+            let mut written = Vec::new();
+            let is_ready = child.read_to_end(&mut written).is_ok() && written == READY;
             Ok(Process::Parent(match is_ready {
                 true => ExitCode::SUCCESS,
                 false => ExitCode::FAILURE,
@@ -59,10 +59,10 @@ pub fn fork() -> io::Result<Process> {
 }
 
 impl Child {
-    /// Lets the parent end, with success.
+    /// Makes the parent exit with success.
     ///
     /// # Errors
-    /// The operating system refuses.
+    /// If a system call fails.
     pub fn ready(mut self) -> io::Result<()> {
         rustix::stdio::dup2_stderr(OpenOptions::new().write(true).open("/dev/null")?)?;
         self.parent.write_all(READY)

@@ -1,4 +1,4 @@
-//! `supervised`: tells the service manager when the server is ready and when it stops.
+//! `supervised`: notifies the service manager when the server is ready and when it stops.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -13,14 +13,14 @@ use damselfly_config::Supervised;
 pub enum Supervisor {
     /// None.
     None,
-    /// systemd, and the socket that it listens on.
+    /// systemd, which listens on this socket.
     Systemd(OsString),
     /// Upstart.
     Upstart,
 }
 
 impl Supervisor {
-    /// The one that is asked for, if the environment shows that it is there.
+    /// The service manager that `asked` selects, if the environment shows that it started this process.
     pub fn find(asked: Supervised) -> Self {
         let (socket, job) = (env::var_os("NOTIFY_SOCKET"), env::var_os("UPSTART_JOB"));
         match (asked, job, socket) {
@@ -38,7 +38,7 @@ impl Supervisor {
         }
     }
 
-    /// The value of the option that it is.
+    /// The value of the option `supervised` that stands for it.
     pub fn option(&self) -> Supervised {
         match self {
             Self::None => Supervised::No,
@@ -47,24 +47,24 @@ impl Supervisor {
         }
     }
 
-    /// To be called when the server begins to start.
+    /// Notifies it that the server is starting.
     pub fn starting(&self) {
         self.notify("STATUS=Damselfly is starting...\n");
     }
 
-    /// To be called when it serves clients.
+    /// Notifies it that the server accepts clients.
     pub fn ready(&self) {
         self.notify("STATUS=Ready to accept connections\nREADY=1\n");
         if let Self::Upstart = self {
-            // With `expect stop`, a job is ready when it has stopped itself; Upstart lets it go on.
+            // A job with `expect stop` is ready when it has stopped itself; Upstart then lets it continue.
             let own = rustix::process::getpid();
             if let Err(error) = rustix::process::kill_process(own, rustix::process::Signal::STOP) {
-                log::warn!("Can't tell Upstart that the server is ready: {error}");
+                log::warn!("Can't notify Upstart that the server is ready: {error}");
             }
         }
     }
 
-    /// To be called when it begins to end.
+    /// Notifies it that the server is shutting down.
     pub fn stopping(&self) {
         self.notify("STATUS=Shutting down...\nSTOPPING=1\n");
     }
