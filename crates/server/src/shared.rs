@@ -17,8 +17,8 @@ use crate::event_loop::acceptor::Acceptor;
 use crate::event_loop::listener::Stream;
 use crate::long_commands::LongCommands;
 use crate::observers::invalidation::{Invalidation, Tracking};
-use crate::pubsub::PubSub;
 use crate::pubsub::mail::Mail;
+use crate::pubsub::{DeliveryThread, PubSub};
 use crate::scripts::Scripts;
 use crate::scripts::function_libraries::Functions;
 use crate::statistics::ThreadCounters;
@@ -210,9 +210,18 @@ impl Thread {
         inbox.taken += messages.len() as u64;
         (first, messages)
     }
+}
 
-    /// How many messages have arrived: the number of the next one.
-    pub fn messages_arrived(&self) -> u64 {
+impl DeliveryThread for Thread {
+    fn send_published(&self, mail: Vec<Mail>, bytes: usize) {
+        self.send(Message::Mail { mail, bytes });
+    }
+
+    fn send_overflow(&self) {
+        self.send(Message::Overflow);
+    }
+
+    fn next_message_number(&self) -> u64 {
         let inbox = self.inbox();
         inbox.taken + inbox.messages.len() as u64
     }

@@ -31,7 +31,6 @@ use std::sync::atomic::{
 };
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::shared::{Message, Thread};
 use index::{Count, Counts, Index, Known, Names, Pattern, Patterns, shrink};
 use mail::{Mail, Scope};
 use receivers::Receivers;
@@ -64,6 +63,20 @@ impl Topic {
     pub const ALL: [Self; 3] = [Self::Channel, Self::Pattern, Self::ShardChannel];
 }
 
+/// A thread that delivers published messages to its subscribers.
+pub trait DeliveryThread {
+    /// Puts messages into the thread's inbox, in their order, and wakes the thread. It calls [`PubSub::note_delivered`] with
+    /// `bytes` when it has delivered them.
+    fn send_published(&self, messages: Vec<Mail>, bytes: usize);
+
+    /// Asks the thread to call [`PubSub::take_overflow`] and disconnect all of its subscribers, since messages for them were
+    /// dropped.
+    fn send_overflow(&self);
+
+    /// The number of the next message that arrives in the thread's inbox.
+    fn next_message_number(&self) -> u64;
+}
+
 /// One thread's part.
 #[repr(align(128))]
 struct Desk {
@@ -72,7 +85,7 @@ struct Desk {
     arriving_bytes: AtomicUsize,
     /// Somebody waits for fewer.
     awaited: AtomicBool,
-    /// There is a [`Message::Overflow`] on its way to this thread.
+    /// A call of [`DeliveryThread::send_overflow`] is on its way to this thread.
     overflows: AtomicBool,
     /// There is something to send.
     has_outgoing: AtomicBool,
@@ -265,7 +278,7 @@ impl PubSub {
     }
 
     /// Notes that events on behalf of `from` have left more on its way to `to` than should be.
-    pub(crate) fn note_congested(&self, from: usize, to: usize) {
+    pub fn note_congested(&self, from: usize, to: usize) {
         self.desks[from].congested.store(to + 1, Relaxed);
     }
 
@@ -291,7 +304,7 @@ impl PubSub {
     }
 
     /// Sends what a thread has published.
-    pub fn send(&self, thread: usize, threads: &[Thread]) {
+    pub fn send(&self, thread: usize, threads: &[impl DeliveryThread]) {
         let own = &mut *self.own(thread);
         self.desks[thread].has_outgoing.store(false, Relaxed);
         // The thread's own receivers first, so that they get no answer to a message before it.
@@ -302,15 +315,15 @@ impl PubSub {
                 let bytes = std::mem::take(&mut outbox.bytes);
                 desk.arriving_bytes.fetch_add(bytes, Relaxed);
                 let mail = std::mem::take(&mut outbox.mail);
-                threads[to].send(Message::Mail { mail, bytes });
+                threads[to].send_published(mail, bytes);
             }
             if std::mem::take(&mut outbox.overflows) && !desk.overflows.swap(true, AcqRel) {
-                threads[to].send(Message::Overflow);
+                threads[to].send_overflow();
             }
         }
     }
 
-    /// To be called before the subscribers of a thread are disconnected for [`Message::Overflow`]: what is lost from now on
+    /// To be called before the subscribers of a thread are disconnected for [`DeliveryThread::send_overflow`]: what is lost from now on
     /// needs another one.
     pub fn take_overflow(&self, thread: usize) {
         self.desks[thread].overflows.swap(false, AcqRel);
@@ -378,7 +391,7 @@ impl PubSub {
     /// shared.
     pub fn subscribe(
         &self,
-        threads: &[Thread],
+        threads: &[impl DeliveryThread],
         thread: usize,
         place: usize,
         topic: Topic,
@@ -388,7 +401,7 @@ impl PubSub {
         if self.has_outgoing(thread) {
             self.send(thread, threads);
         }
-        let since = threads[thread].messages_arrived();
+        let since = threads[thread].next_message_number();
         let name = match topic {
             Topic::Channel => self.channels.add(name, thread),
             Topic::Pattern => self.patterns.add(name, thread),
@@ -440,17 +453,39 @@ impl PubSub {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mio::{Poll, Token, Waker};
 
     const PUBLISHER: usize = 0;
     const RECEIVER: usize = 1;
     const PLACE: usize = 7;
 
-    fn two_threads() -> (Vec<Poll>, Vec<Thread>) {
-        let polls: Vec<Poll> = (0..2).map(|_| Poll::new().unwrap()).collect();
-        let waker = |poll: &Poll| Waker::new(poll.registry(), Token(0)).unwrap();
-        let threads = polls.iter().map(|poll| Thread::new(waker(poll))).collect();
-        (polls, threads)
+    /// A thread's inbox that the test empties.
+    #[derive(Default)]
+    struct Inbox(Mutex<Vec<Arrived>>);
+
+    enum Arrived {
+        Messages(Vec<Mail>, usize),
+        Overflow,
+    }
+
+    impl Inbox {
+        fn take(&self) -> Vec<Arrived> {
+            std::mem::take(&mut self.0.lock().unwrap())
+        }
+    }
+
+    impl DeliveryThread for Inbox {
+        fn send_published(&self, messages: Vec<Mail>, bytes: usize) {
+            let arrived = Arrived::Messages(messages, bytes);
+            self.0.lock().unwrap().push(arrived);
+        }
+
+        fn send_overflow(&self) {
+            self.0.lock().unwrap().push(Arrived::Overflow);
+        }
+
+        fn next_message_number(&self) -> u64 {
+            0
+        }
     }
 
     fn publish(pubsub: &PubSub, payload: &[u8]) -> Published {
@@ -458,25 +493,20 @@ mod tests {
     }
 
     /// Takes all that has arrived at the receiver's thread.
-    fn arrived(pubsub: &PubSub, threads: &[Thread]) -> Vec<Mail> {
-        let (_, messages) = threads[RECEIVER].receive();
-        let mail = messages.into_iter().map(|message| match message {
-            Message::Mail { mail, bytes } => {
+    fn arrived(pubsub: &PubSub, threads: &[Inbox]) -> Vec<Mail> {
+        let mut all = Vec::new();
+        for arrived in threads[RECEIVER].take() {
+            if let Arrived::Messages(messages, bytes) = arrived {
                 pubsub.note_delivered(RECEIVER, bytes);
-                mail
+                all.extend(messages);
             }
-            Message::Monitored { .. }
-            | Message::Invalidations { .. }
-            | Message::Redirected { .. }
-            | Message::Overflow
-            | Message::Look(_) => Vec::new(),
-        });
-        mail.flatten().collect()
+        }
+        all
     }
 
     #[test]
     fn one_message_goes_to_a_thread_however_many_subscribe_there() {
-        let (_polls, threads) = two_threads();
+        let threads = [Inbox::default(), Inbox::default()];
         let pubsub = PubSub::new(2);
         pubsub.subscribe(&threads, RECEIVER, PLACE, Topic::Channel, b"news");
         pubsub.subscribe(&threads, RECEIVER, PLACE, Topic::Pattern, b"n*");
@@ -500,7 +530,7 @@ mod tests {
 
     #[test]
     fn publishers_wait_while_much_is_on_its_way() {
-        let (_polls, threads) = two_threads();
+        let threads = [Inbox::default(), Inbox::default()];
         let pubsub = PubSub::new(2);
         pubsub.subscribe(&threads, RECEIVER, PLACE, Topic::Channel, b"news");
         let payload = vec![b'x'; MAIL_BYTES_MAX];
@@ -516,7 +546,7 @@ mod tests {
     #[test]
     fn what_one_request_publishes_takes_no_memory_without_bound() {
         const ROUNDS: usize = 1000;
-        let (_polls, threads) = two_threads();
+        let threads = [Inbox::default(), Inbox::default()];
         let pubsub = PubSub::new(2);
         pubsub.set_output_limit(1 << 20);
         pubsub.subscribe(&threads, RECEIVER, PLACE, Topic::Channel, b"news");
@@ -540,7 +570,7 @@ mod tests {
     #[test]
     fn notes_of_what_is_lost_take_no_memory_without_bound() {
         const MESSAGES: usize = 10_000;
-        let (_polls, threads) = two_threads();
+        let threads = [Inbox::default(), Inbox::default()];
         let pubsub = PubSub::new(2);
         pubsub.set_output_limit(1);
         pubsub.subscribe(&threads, RECEIVER, PLACE, Topic::Pattern, b"*");
@@ -554,15 +584,14 @@ mod tests {
         }
         let on_way = pubsub.arriving_bytes(RECEIVER);
         assert!(on_way <= LOSS_BYTES_MIN + LOST_BYTES_MAX, "{on_way}");
-        let (_, messages) = threads[RECEIVER].receive();
-        let overflows = |messages: &[Message]| {
-            let is_overflow = |message: &&Message| matches!(message, Message::Overflow);
-            messages.iter().filter(is_overflow).count()
+        let overflows = || {
+            let arrived = threads[RECEIVER].take();
+            let is_overflow = |arrived: &&Arrived| matches!(arrived, Arrived::Overflow);
+            arrived.iter().filter(is_overflow).count()
         };
-        assert_eq!(overflows(&messages), 1);
+        assert_eq!(overflows(), 1);
         pubsub.take_overflow(RECEIVER);
         send(b"next", b"");
-        let (_, messages) = threads[RECEIVER].receive();
-        assert_eq!(overflows(&messages), 1);
+        assert_eq!(overflows(), 1);
     }
 }
