@@ -17,12 +17,12 @@ use crate::event_loop::acceptor::Acceptor;
 use crate::event_loop::listener::Stream;
 use crate::long_commands::LongCommands;
 use crate::observers::invalidation::{Invalidation, Tracking};
-use crate::pubsub::mail::Mail;
-use crate::pubsub::{DeliveryThread, PubSub};
 use crate::scripts::Scripts;
 use crate::scripts::function_libraries::Functions;
 use crate::statistics::ThreadCounters;
 use damselfly_config::{Config, MaxmemoryPolicy};
+use damselfly_pubsub::mail::Mail;
+use damselfly_pubsub::{DeliveryThread, PubSub};
 
 /// How many tracked keys are dropped at most per tick, if they are too many since `tracking-table-max-keys` was lowered.
 pub const TRACKED_PER_TICK: usize = 10_000;

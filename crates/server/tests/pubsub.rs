@@ -9,7 +9,7 @@ use std::thread;
 use common::{Client, TestServer, until};
 use damselfly_config::OutputLimit;
 use damselfly_protocol::client::{Value, write_command};
-use damselfly_server::pubsub::Topic;
+use damselfly_pubsub::Topic;
 
 const CHANNELS: usize = 3;
 

@@ -6,10 +6,10 @@ use super::Worker;
 use super::deliver_invalidations::Prefixed;
 use crate::clients::Client;
 use crate::event_loop::connection::Connection;
-use crate::pubsub::MAIL_BYTES_MAX;
-use crate::pubsub::mail::Mail;
 use crate::session::Replies;
 use crate::shared::{Arrival, Message, Thread};
+use damselfly_pubsub::MAIL_BYTES_MAX;
+use damselfly_pubsub::mail::Mail;
 
 /// Whenever so many bytes more wait for a receiver, they are sent, so that a burst of messages to many receivers is not
 /// in memory once for each of them.

@@ -13,8 +13,8 @@ use std::sync::{Arc, Weak};
 
 use damselfly_engine::{EventMask, EventSink, KeyEvent};
 
-use crate::pubsub::mail::Scope;
 use crate::shared::{Shared, Thread};
+use damselfly_pubsub::mail::Scope;
 
 /// Publishes the events of keys.
 pub struct Events {

@@ -13,11 +13,11 @@ use damselfly_protocol::Reply;
 use crate::blocked::End;
 use crate::clients::Client;
 use crate::observers::client_tracking;
-use crate::pubsub::Topic;
 use crate::registry::{REGISTRY, Row};
 use crate::session::connection_commands::check_name;
 use crate::session::{Context, Replies, Session};
 use crate::shared::Thread;
+use damselfly_pubsub::Topic;
 
 pub(crate) use rows::COMMANDS;
 

@@ -8,9 +8,9 @@ use super::Section::{
 };
 use crate::admin::facts::{self, Facts, ratio};
 use crate::dispatch::uncounted_bytes;
-use crate::pubsub::Topic;
 use crate::shared;
 use crate::statistics::{Counter, ThreadCounters};
+use damselfly_pubsub::Topic;
 
 /// A line of INFO.
 #[derive(Clone, Copy, Debug)]

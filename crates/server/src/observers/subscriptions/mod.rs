@@ -14,11 +14,11 @@ use damselfly_base::{CommandError, glob};
 use damselfly_commands::{Args, Result};
 use damselfly_protocol::{Reply, Version};
 
-use crate::pubsub::Topic;
-use crate::pubsub::mail::Scope;
 use crate::registry::Row;
 use crate::session::{Context, Replies, Session};
 use crate::shared::Shared;
+use damselfly_pubsub::Topic;
+use damselfly_pubsub::mail::Scope;
 
 pub(crate) use rows::COMMANDS;
 
