@@ -41,10 +41,10 @@ impl Hasher for NameHasher {
 }
 
 /// A table by the names of channels or patterns.
-pub type Names<T> = HashMap<Arc<[u8]>, T, BuildHasherDefault<NameHasher>>;
+pub type NameMap<T> = HashMap<Arc<[u8]>, T, BuildHasherDefault<NameHasher>>;
 
 /// Gives memory back that a table does not need any more.
-pub fn shrink<T>(names: &mut Names<T>) {
+pub fn shrink<T>(names: &mut NameMap<T>) {
     if names.capacity() > CAPACITY_KEPT && names.len() < names.capacity() / 8 {
         names.shrink_to(2 * names.len());
     }
@@ -52,7 +52,7 @@ pub fn shrink<T>(names: &mut Names<T>) {
 
 /// Subscriptions to one name on one thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Count {
+pub struct ThreadCount {
     /// The thread's number.
     pub thread: usize,
     /// How many.
@@ -61,15 +61,15 @@ pub struct Count {
 
 /// Subscriptions to one name, by thread; never empty while anybody sees it.
 #[derive(Clone, Debug, Default)]
-pub struct Counts(Vec<Count>);
+pub struct CountsByThread(Vec<ThreadCount>);
 
-impl Counts {
+impl CountsByThread {
     fn add(&mut self, thread: usize) {
         match self.0.iter_mut().find(|count| count.thread == thread) {
             Some(count) => count.subscriptions += 1,
             None => {
                 self.0.reserve_exact(1);
-                self.0.push(Count {
+                self.0.push(ThreadCount {
                     thread,
                     subscriptions: 1,
                 });
@@ -87,7 +87,7 @@ impl Counts {
     }
 
     /// The threads that have subscriptions.
-    pub fn by_thread(&self) -> &[Count] {
+    pub fn by_thread(&self) -> &[ThreadCount] {
         &self.0
     }
 
@@ -99,27 +99,27 @@ impl Counts {
 
 /// Channels and who has subscribed to them.
 pub struct Index {
-    shards: Box<[RwLock<Names<Counts>>]>,
-    channels: AtomicUsize,
+    shards: Box<[RwLock<NameMap<CountsByThread>>]>,
+    len: AtomicUsize,
 }
 
 impl Default for Index {
     fn default() -> Self {
         Self {
             shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
-            channels: AtomicUsize::new(0),
+            len: AtomicUsize::new(0),
         }
     }
 }
 
 impl Index {
-    fn shard(&self, name: &[u8]) -> &RwLock<Names<Counts>> {
+    fn shard(&self, name: &[u8]) -> &RwLock<NameMap<CountsByThread>> {
         // Tables use the hash's other end.
         let shard = damselfly_base::hash(name) >> 32;
         &self.shards[shard as usize % SHARDS]
     }
 
-    /// Counts a subscription of a thread; returns the name as it is shared.
+    /// CountsByThread a subscription of a thread; returns the name as it is shared.
     pub fn add(&self, name: &[u8], thread: usize) -> Arc<[u8]> {
         let mut shard = self
             .shard(name)
@@ -128,7 +128,7 @@ impl Index {
         let name = match shard.get_key_value(name) {
             Some((name, _)) => name.clone(),
             None => {
-                self.channels.fetch_add(1, Release);
+                self.len.fetch_add(1, Release);
                 Arc::from(name)
             }
         };
@@ -149,22 +149,26 @@ impl Index {
         if counts.by_thread().is_empty() {
             shard.remove(name);
             shrink(&mut shard);
-            self.channels.fetch_sub(1, Release);
+            self.len.fetch_sub(1, Release);
         }
     }
 
     /// How many channels have subscribers.
-    pub fn channels(&self) -> usize {
-        self.channels.load(Acquire)
+    pub fn count(&self) -> usize {
+        self.len.load(Acquire)
     }
 
     /// Shows who has subscribed to a channel, if anybody has.
-    pub fn look<T>(&self, name: &[u8], look: impl FnOnce(&Counts) -> T) -> Option<T> {
+    pub fn with_counts<T>(
+        &self,
+        name: &[u8],
+        read: impl FnOnce(&CountsByThread) -> T,
+    ) -> Option<T> {
         let shard = self
             .shard(name)
             .read()
             .unwrap_or_else(PoisonError::into_inner);
-        shard.get(name).map(look)
+        shard.get(name).map(read)
     }
 
     /// The names of all channels that have subscribers and match the pattern, if there is one.
@@ -211,17 +215,17 @@ impl Pattern {
 
 /// A pattern and who has subscribed to it.
 #[derive(Clone, Debug)]
-pub struct Subscribed {
+pub struct PatternSubscribers {
     /// The pattern.
     pub pattern: Arc<Pattern>,
     /// Who has subscribed.
-    pub counts: Counts,
+    pub counts: CountsByThread,
 }
 
 /// All patterns.
 #[derive(Default)]
 pub struct Patterns {
-    by_name: Mutex<BTreeMap<Arc<[u8]>, Subscribed>>,
+    by_name: Mutex<BTreeMap<Arc<[u8]>, PatternSubscribers>>,
     /// How many there are.
     len: AtomicUsize,
     /// Grows with every change.
@@ -230,24 +234,24 @@ pub struct Patterns {
 
 /// The patterns as one thread knows them.
 #[derive(Default)]
-pub struct Known {
+pub struct PatternCache {
     generation: u64,
-    list: Vec<Subscribed>,
+    patterns: Vec<PatternSubscribers>,
 }
 
 impl Patterns {
-    fn by_name(&self) -> MutexGuard<'_, BTreeMap<Arc<[u8]>, Subscribed>> {
+    fn by_name(&self) -> MutexGuard<'_, BTreeMap<Arc<[u8]>, PatternSubscribers>> {
         self.by_name.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a subscription of a thread; returns the pattern as it is shared.
+    /// CountsByThread a subscription of a thread; returns the pattern as it is shared.
     pub fn add(&self, name: &[u8], thread: usize) -> Arc<[u8]> {
         let mut by_name = self.by_name();
         if !by_name.contains_key(name) {
             let name: Arc<[u8]> = Arc::from(name);
-            let new = Subscribed {
+            let new = PatternSubscribers {
                 pattern: Arc::new(Pattern::new(name.clone())),
-                counts: Counts::default(),
+                counts: CountsByThread::default(),
             };
             by_name.insert(name, new);
         }
@@ -283,14 +287,14 @@ impl Patterns {
     }
 
     /// All patterns, by way of a thread's copy.
-    pub fn list<'a>(&self, known: &'a mut Known) -> &'a [Subscribed] {
-        if known.generation != self.generation.load(Acquire) {
+    pub fn current<'a>(&self, cache: &'a mut PatternCache) -> &'a [PatternSubscribers] {
+        if cache.generation != self.generation.load(Acquire) {
             let by_name = self.by_name();
-            known.generation = self.generation.load(Acquire);
-            known.list.clear();
-            known.list.extend(by_name.values().cloned());
+            cache.generation = self.generation.load(Acquire);
+            cache.patterns.clear();
+            cache.patterns.extend(by_name.values().cloned());
         }
-        &known.list
+        &cache.patterns
     }
 }
 
@@ -305,32 +309,32 @@ mod tests {
         let second = index.add(b"news", 0);
         assert!(Arc::ptr_eq(&first, &second), "a name is stored once");
         index.add(b"news", 1);
-        assert_eq!(index.channels(), 1);
-        assert_eq!(index.look(b"news", Counts::total), Some(3));
+        assert_eq!(index.count(), 1);
+        assert_eq!(index.with_counts(b"news", CountsByThread::total), Some(3));
         index.remove(b"news", 1);
         index.remove(b"news", 0);
-        let left = index.look(b"news", |counts| counts.by_thread().to_vec());
-        let expected = Count {
+        let left = index.with_counts(b"news", |counts| counts.by_thread().to_vec());
+        let expected = ThreadCount {
             thread: 1,
             subscriptions: 1,
         };
         assert_eq!(left, Some(vec![expected]));
         index.remove(b"news", 1);
-        assert_eq!((index.channels(), index.names(None).len()), (0, 0));
+        assert_eq!((index.count(), index.names(None).len()), (0, 0));
     }
 
     #[test]
     fn a_thread_knows_a_change_of_the_patterns_at_once() {
-        let (patterns, mut known) = (Patterns::default(), Known::default());
-        assert!(patterns.list(&mut known).is_empty());
+        let (patterns, mut cache) = (Patterns::default(), PatternCache::default());
+        assert!(patterns.current(&mut cache).is_empty());
         patterns.add(b"n*", 0);
-        assert_eq!(patterns.list(&mut known).len(), 1);
+        assert_eq!(patterns.current(&mut cache).len(), 1);
         patterns.add(b"n*", 2);
-        assert_eq!(patterns.list(&mut known)[0].counts.total(), 2);
+        assert_eq!(patterns.current(&mut cache)[0].counts.total(), 2);
         assert_eq!(patterns.count(), 1);
         patterns.remove(b"n*", 0);
         patterns.remove(b"n*", 2);
-        assert!(patterns.list(&mut known).is_empty());
+        assert!(patterns.current(&mut cache).is_empty());
     }
 
     #[test]

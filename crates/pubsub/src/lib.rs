@@ -16,14 +16,14 @@
 //! - Messages about one key arrive in the order of its changes: they are sent before its lock is released ([`events`]).
 //! - Who subscribes receives no message published before that: subscriptions note the number of the next message that
 //!   their thread will get ([`receivers`]).
-//! - Memory is bounded: who publishes to a thread for which more than [`MAIL_BYTES_MAX`] are on their way runs nothing
+//! - Memory is bounded: who publishes to a thread for which more than [`CONGESTED_BYTES`] are on their way runs nothing
 //!   further for now, unless that thread is stuck. What is published beyond the limit for subscribers' output is lost, and those
-//!   who should have received it are disconnected, so that nobody misses a message unknowingly. Beyond [`LOST_BYTES_MAX`] more
+//!   who should have received it are disconnected, so that nobody misses a message unknowingly. Beyond [`DROP_NOTICES_BYTES_MAX`] more
 //!   there is not even a note of what was lost: all subscribers of the thread are disconnected.
 
-pub mod index;
-pub mod mail;
-pub mod receivers;
+mod index;
+mod message;
+mod receivers;
 
 use std::sync::atomic::{
     AtomicBool, AtomicUsize,
@@ -31,18 +31,19 @@ use std::sync::atomic::{
 };
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use index::{Count, Counts, Index, Known, Names, Pattern, Patterns, shrink};
-use mail::{Mail, Scope};
+use index::{CountsByThread, Index, NameMap, Pattern, PatternCache, Patterns, ThreadCount, shrink};
 use receivers::Receivers;
 
+pub use message::{PublishedMessage, Scope};
+
 /// While more bytes of messages than this are on their way to a thread, those who publish to it wait.
-pub const MAIL_BYTES_MAX: usize = 1 << 20;
+pub const CONGESTED_BYTES: usize = 1 << 20;
 
 /// Messages of a single request are lost beyond at least this many bytes on their way to a thread.
-const LOSS_BYTES_MIN: usize = 64 << 20;
+const DROP_BYTES_MIN: usize = 64 << 20;
 
 /// So many bytes more are notes of what is lost.
-const LOST_BYTES_MAX: usize = 1 << 20;
+const DROP_NOTICES_BYTES_MAX: usize = 1 << 20;
 
 /// What a message is counted with beside what it holds, in bytes.
 const OVERHEAD_BYTES: usize = 128;
@@ -67,7 +68,7 @@ impl Topic {
 pub trait DeliveryThread {
     /// Puts messages into the thread's inbox, in their order, and wakes the thread. It calls [`PubSub::note_delivered`] with
     /// `bytes` when it has delivered them.
-    fn send_published(&self, messages: Vec<Mail>, bytes: usize);
+    fn send_published(&self, messages: Vec<PublishedMessage>, bytes: usize);
 
     /// Asks the thread to call [`PubSub::take_overflow`] and disconnect all of its subscribers, since messages for them were
     /// dropped.
@@ -79,14 +80,14 @@ pub trait DeliveryThread {
 
 /// One thread's part.
 #[repr(align(128))]
-struct Desk {
-    own: Mutex<Own>,
+struct ThreadState {
+    local: Mutex<LocalState>,
     /// Bytes of messages that were sent to this thread and that it has not delivered.
     arriving_bytes: AtomicUsize,
     /// Somebody waits for fewer.
-    awaited: AtomicBool,
+    publishers_wait: AtomicBool,
     /// A call of [`DeliveryThread::send_overflow`] is on its way to this thread.
-    overflows: AtomicBool,
+    overflow_sent: AtomicBool,
     /// There is something to send.
     has_outgoing: AtomicBool,
     /// One more than the number of a thread for which events of this one have congested the way.
@@ -94,23 +95,23 @@ struct Desk {
 }
 
 /// What only the thread itself uses.
-struct Own {
+struct LocalState {
     /// By topic: the receivers of each name.
-    receivers: [Names<Receivers>; 3],
+    receivers: [NameMap<Receivers>; 3],
     /// By thread: what is to be sent to it.
     outboxes: Vec<Outbox>,
-    patterns: Known,
+    pattern_cache: PatternCache,
     /// The threads that receive the message at hand.
-    receiving: Vec<usize>,
+    target_threads: Vec<usize>,
     buffer: Vec<u8>,
 }
 
 #[derive(Default)]
 struct Outbox {
-    mail: Vec<Mail>,
+    messages: Vec<PublishedMessage>,
     bytes: usize,
     /// More was published for the thread than there is room for.
-    overflows: bool,
+    overflowed: bool,
 }
 
 /// What came of publishing.
@@ -127,25 +128,25 @@ pub struct PubSub {
     channels: Index,
     shard_channels: Index,
     patterns: Patterns,
-    desks: Box<[Desk]>,
-    loss_bytes: AtomicUsize,
+    states: Box<[ThreadState]>,
+    drop_bytes: AtomicUsize,
 }
 
 impl PubSub {
     /// No subscriptions, for so many threads.
     pub fn new(threads: usize) -> Self {
-        let own = || Own {
+        let local = || LocalState {
             receivers: Default::default(),
             outboxes: (0..=threads).map(|_| Outbox::default()).collect(),
-            patterns: Known::default(),
-            receiving: Vec::new(),
+            pattern_cache: PatternCache::default(),
+            target_threads: Vec::new(),
             buffer: Vec::new(),
         };
-        let desk = || Desk {
-            own: Mutex::new(own()),
+        let state = || ThreadState {
+            local: Mutex::new(local()),
             arriving_bytes: AtomicUsize::new(0),
-            awaited: AtomicBool::new(false),
-            overflows: AtomicBool::new(false),
+            publishers_wait: AtomicBool::new(false),
+            overflow_sent: AtomicBool::new(false),
             has_outgoing: AtomicBool::new(false),
             congested: AtomicUsize::new(0),
         };
@@ -154,8 +155,8 @@ impl PubSub {
             shard_channels: Index::default(),
             patterns: Patterns::default(),
             // The last is for publishers that serve no connections.
-            desks: (0..=threads).map(|_| desk()).collect(),
-            loss_bytes: AtomicUsize::new(LOSS_BYTES_MIN),
+            states: (0..=threads).map(|_| state()).collect(),
+            drop_bytes: AtomicUsize::new(DROP_BYTES_MIN),
         }
     }
 
@@ -163,14 +164,14 @@ impl PubSub {
     pub fn set_output_limit(&self, bytes: u64) {
         let bytes = match usize::try_from(bytes) {
             Ok(0) | Err(_) => usize::MAX,
-            Ok(bytes) => bytes.max(LOSS_BYTES_MIN),
+            Ok(bytes) => bytes.max(DROP_BYTES_MIN),
         };
-        self.loss_bytes.store(bytes, Relaxed);
+        self.drop_bytes.store(bytes, Relaxed);
     }
 
-    fn own(&self, thread: usize) -> MutexGuard<'_, Own> {
-        let own = self.desks[thread].own.lock();
-        own.unwrap_or_else(PoisonError::into_inner)
+    fn local(&self, thread: usize) -> MutexGuard<'_, LocalState> {
+        let local = self.states[thread].local.lock();
+        local.unwrap_or_else(PoisonError::into_inner)
     }
 
     fn index(&self, scope: Scope) -> &Index {
@@ -183,43 +184,43 @@ impl PubSub {
     /// False if nobody has subscribed to anything that a message could be published to.
     pub fn may_receive(&self, scope: Scope) -> bool {
         let has_patterns = scope == Scope::Cluster && self.patterns.count() > 0;
-        has_patterns || self.index(scope).channels() > 0
+        has_patterns || self.index(scope).count() > 0
     }
 
-    /// Publishes a message on behalf of a thread, to be called by that thread only. `from` is the id of a client that
-    /// gets the message by other means, or zero.
+    /// Publishes a message on behalf of a thread, to be called by that thread only. `skip_client` is the id of a
+    /// client that gets the message by other means, or zero.
     pub fn publish(
         &self,
         thread: usize,
         scope: Scope,
         channel: &[u8],
         payload: &[u8],
-        from: u64,
+        skip_client: u64,
     ) -> Published {
         if !self.may_receive(scope) {
             return Published::default();
         }
-        let own = &mut *self.own(thread);
-        own.receiving.clear();
+        let local = &mut *self.local(thread);
+        local.target_threads.clear();
         let mut receivers = 0;
-        let mut note = |counts: &Counts| {
-            for &Count {
+        let mut count = |counts: &CountsByThread| {
+            for &ThreadCount {
                 thread,
                 subscriptions,
             } in counts.by_thread()
             {
                 receivers += subscriptions;
-                if !own.receiving.contains(&thread) {
-                    own.receiving.push(thread);
+                if !local.target_threads.contains(&thread) {
+                    local.target_threads.push(thread);
                 }
             }
         };
-        self.index(scope).look(channel, &mut note);
+        self.index(scope).with_counts(channel, &mut count);
         let mut matching: Vec<Arc<Pattern>> = Vec::new();
         if scope == Scope::Cluster && self.patterns.count() > 0 {
-            for subscribed in self.patterns.list(&mut own.patterns) {
+            for subscribed in self.patterns.current(&mut local.pattern_cache) {
                 if subscribed.pattern.glob.matches(channel) {
-                    note(&subscribed.counts);
+                    count(&subscribed.counts);
                     matching.push(subscribed.pattern.clone());
                 }
             }
@@ -227,10 +228,11 @@ impl PubSub {
         if receivers == 0 {
             return Published::default();
         }
-        let mut mail = Mail::new(&mut own.buffer, scope, channel, payload, from);
-        mail.patterns = (!matching.is_empty()).then(|| matching.into());
-        let congested = self.leave(own, mail);
-        self.desks[thread].has_outgoing.store(true, Relaxed);
+        let mut message =
+            PublishedMessage::new(&mut local.buffer, scope, channel, payload, skip_client);
+        message.patterns = (!matching.is_empty()).then(|| matching.into());
+        let congested = self.fill_outboxes(local, message);
+        self.states[thread].has_outgoing.store(true, Relaxed);
         Published {
             receivers,
             congested,
@@ -238,53 +240,57 @@ impl PubSub {
     }
 
     /// Puts a message into the outboxes of the threads that receive it; returns one that has too much on its way.
-    fn leave(&self, own: &mut Own, mail: Mail) -> Option<usize> {
+    fn fill_outboxes(&self, local: &mut LocalState, message: PublishedMessage) -> Option<usize> {
         let mut congested = None;
-        for &thread in &own.receiving {
-            let outbox = &mut own.outboxes[thread];
-            let on_way = self.desks[thread].arriving_bytes.load(Relaxed) + outbox.bytes;
-            let mut mail = mail.clone();
-            if on_way > MAIL_BYTES_MAX {
+        for &thread in &local.target_threads {
+            let outbox = &mut local.outboxes[thread];
+            let on_way = self.states[thread].arriving_bytes.load(Relaxed) + outbox.bytes;
+            let mut message = message.clone();
+            if on_way > CONGESTED_BYTES {
                 congested = Some(thread);
             }
-            let loss_bytes = self.loss_bytes.load(Relaxed);
-            if on_way.saturating_add(mail.bytes()) > loss_bytes {
-                mail = mail.as_lost(&mut own.buffer);
-                let with_note = on_way.saturating_add(mail.bytes());
-                if with_note > loss_bytes.saturating_add(LOST_BYTES_MAX) {
-                    outbox.overflows = true;
+            let drop_bytes = self.drop_bytes.load(Relaxed);
+            if on_way.saturating_add(message.bytes()) > drop_bytes {
+                message = message.as_drop_notice(&mut local.buffer);
+                let with_notice = on_way.saturating_add(message.bytes());
+                if with_notice > drop_bytes.saturating_add(DROP_NOTICES_BYTES_MAX) {
+                    outbox.overflowed = true;
                     continue;
                 }
-                if outbox.mail.last().is_some_and(|last| last.covers(&mail)) {
+                if outbox
+                    .messages
+                    .last()
+                    .is_some_and(|last| last.covers(&message))
+                {
                     continue;
                 }
             }
-            outbox.bytes += mail.bytes();
-            outbox.mail.push(mail);
+            outbox.bytes += message.bytes();
+            outbox.messages.push(message);
         }
         congested
     }
 
     /// True while too much is on its way from `from` to `to` for another message.
     pub fn is_congested(&self, from: usize, to: usize) -> bool {
-        let on_way = || self.desks[to].arriving_bytes.load(SeqCst);
-        if on_way() + self.own(from).outboxes[to].bytes <= MAIL_BYTES_MAX {
+        let on_way = || self.states[to].arriving_bytes.load(SeqCst);
+        if on_way() + self.local(from).outboxes[to].bytes <= CONGESTED_BYTES {
             return false;
         }
         // Asked for first, so that no end goes unnoticed: in the one order of all these, either this thread sees what was delivered
         // or the other one that it is awaited.
-        self.desks[to].awaited.store(true, SeqCst);
-        on_way() + self.own(from).outboxes[to].bytes > MAIL_BYTES_MAX
+        self.states[to].publishers_wait.store(true, SeqCst);
+        on_way() + self.local(from).outboxes[to].bytes > CONGESTED_BYTES
     }
 
     /// Notes that events on behalf of `from` have left more on its way to `to` than should be.
     pub fn note_congested(&self, from: usize, to: usize) {
-        self.desks[from].congested.store(to + 1, Relaxed);
+        self.states[from].congested.store(to + 1, Relaxed);
     }
 
     /// A thread to which events on behalf of `from`, since this was last asked, have left more than should be on its way.
     pub fn take_congested(&self, from: usize) -> Option<usize> {
-        let congested = &self.desks[from].congested;
+        let congested = &self.states[from].congested;
         if congested.load(Relaxed) == 0 {
             return None;
         }
@@ -294,30 +300,30 @@ impl PubSub {
     /// True if a thread has published what is not sent yet.
     #[inline]
     pub fn has_outgoing(&self, thread: usize) -> bool {
-        self.desks[thread].has_outgoing.load(Relaxed)
+        self.states[thread].has_outgoing.load(Relaxed)
     }
 
     /// How many bytes those messages are.
     pub fn outgoing_bytes(&self, thread: usize) -> usize {
-        let own = self.own(thread);
-        own.outboxes.iter().map(|outbox| outbox.bytes).sum()
+        let local = self.local(thread);
+        local.outboxes.iter().map(|outbox| outbox.bytes).sum()
     }
 
     /// Sends what a thread has published.
     pub fn send(&self, thread: usize, threads: &[impl DeliveryThread]) {
-        let own = &mut *self.own(thread);
-        self.desks[thread].has_outgoing.store(false, Relaxed);
+        let local = &mut *self.local(thread);
+        self.states[thread].has_outgoing.store(false, Relaxed);
         // The thread's own receivers first, so that they get no answer to a message before it.
         let others = (0..threads.len()).filter(|&to| to != thread);
         for to in std::iter::once(thread).chain(others) {
-            let (outbox, desk) = (&mut own.outboxes[to], &self.desks[to]);
-            if !outbox.mail.is_empty() {
+            let (outbox, state) = (&mut local.outboxes[to], &self.states[to]);
+            if !outbox.messages.is_empty() {
                 let bytes = std::mem::take(&mut outbox.bytes);
-                desk.arriving_bytes.fetch_add(bytes, Relaxed);
-                let mail = std::mem::take(&mut outbox.mail);
-                threads[to].send_published(mail, bytes);
+                state.arriving_bytes.fetch_add(bytes, Relaxed);
+                let messages = std::mem::take(&mut outbox.messages);
+                threads[to].send_published(messages, bytes);
             }
-            if std::mem::take(&mut outbox.overflows) && !desk.overflows.swap(true, AcqRel) {
+            if std::mem::take(&mut outbox.overflowed) && !state.overflow_sent.swap(true, AcqRel) {
                 threads[to].send_overflow();
             }
         }
@@ -326,12 +332,12 @@ impl PubSub {
     /// To be called before the subscribers of a thread are disconnected for [`DeliveryThread::send_overflow`]: what is lost from now on
     /// needs another one.
     pub fn take_overflow(&self, thread: usize) {
-        self.desks[thread].overflows.swap(false, AcqRel);
+        self.states[thread].overflow_sent.swap(false, AcqRel);
     }
 
     /// How many bytes are on their way to a thread.
     pub fn arriving_bytes(&self, thread: usize) -> usize {
-        self.desks[thread].arriving_bytes.load(Relaxed)
+        self.states[thread].arriving_bytes.load(Relaxed)
     }
 
     /// What `len` bytes that are sent to a thread by other means than [`PubSub::send`] count as, which is noted; `None` if they
@@ -339,7 +345,7 @@ impl PubSub {
     pub fn admit(&self, thread: usize, len: usize) -> Option<usize> {
         let bytes = len + OVERHEAD_BYTES;
         let on_way = self.arriving_bytes(thread).saturating_add(bytes);
-        if on_way > self.loss_bytes.load(Relaxed) {
+        if on_way > self.drop_bytes.load(Relaxed) {
             return None;
         }
         self.note_arriving(thread, bytes);
@@ -348,19 +354,19 @@ impl PubSub {
 
     /// Notes that so many bytes are sent to a thread by other means than [`PubSub::send`]: they count with the others.
     pub fn note_arriving(&self, thread: usize, bytes: usize) {
-        self.desks[thread].arriving_bytes.fetch_add(bytes, Relaxed);
+        self.states[thread].arriving_bytes.fetch_add(bytes, Relaxed);
     }
 
     /// A thread that has more on its way than it should: who caused it waits for [`PubSub::is_congested`].
     pub fn congested(&self) -> Option<usize> {
-        (0..self.desks.len()).find(|&thread| self.arriving_bytes(thread) > MAIL_BYTES_MAX)
+        (0..self.states.len()).find(|&thread| self.arriving_bytes(thread) > CONGESTED_BYTES)
     }
 
     /// Notes that a thread has delivered so many bytes that were sent to it; true if others are to be woken.
     pub fn note_delivered(&self, thread: usize, bytes: usize) -> bool {
-        let desk = &self.desks[thread];
-        desk.arriving_bytes.fetch_sub(bytes, SeqCst);
-        desk.awaited.swap(false, SeqCst)
+        let state = &self.states[thread];
+        state.arriving_bytes.fetch_sub(bytes, SeqCst);
+        state.publishers_wait.swap(false, SeqCst)
     }
 
     /// Calls `give` for every receiver of a message on a thread: with the place of its connection and the head of what
@@ -368,21 +374,21 @@ impl PubSub {
     pub fn deliver(
         &self,
         thread: usize,
-        mail: &Mail,
+        message: &PublishedMessage,
         number: u64,
-        mut give: impl FnMut(usize, &[u8]),
+        mut deliver_to: impl FnMut(usize, &[u8]),
     ) {
-        let own = self.own(thread);
-        let topic = match mail.scope {
+        let local = self.local(thread);
+        let topic = match message.scope {
             Scope::Cluster => Topic::Channel,
             Scope::Slot => Topic::ShardChannel,
         };
-        if let Some(receivers) = own.receivers[topic as usize].get(mail.channel()) {
-            receivers.each(number, |place| give(place, mail.scope.head()));
+        if let Some(receivers) = local.receivers[topic as usize].get(message.channel()) {
+            receivers.for_each(number, |place| deliver_to(place, message.scope.head()));
         }
-        for pattern in mail.patterns.iter().flat_map(|patterns| patterns.iter()) {
-            if let Some(receivers) = own.receivers[Topic::Pattern as usize].get(&pattern.name) {
-                receivers.each(number, |place| give(place, &pattern.head));
+        for pattern in message.patterns.iter().flat_map(|patterns| patterns.iter()) {
+            if let Some(receivers) = local.receivers[Topic::Pattern as usize].get(&pattern.name) {
+                receivers.for_each(number, |place| deliver_to(place, &pattern.head));
             }
         }
     }
@@ -407,7 +413,7 @@ impl PubSub {
             Topic::Pattern => self.patterns.add(name, thread),
             Topic::ShardChannel => self.shard_channels.add(name, thread),
         };
-        let receivers = &mut self.own(thread).receivers[topic as usize];
+        let receivers = &mut self.local(thread).receivers[topic as usize];
         receivers.entry(name.clone()).or_default().add(place, since);
         name
     }
@@ -419,7 +425,7 @@ impl PubSub {
             Topic::Pattern => self.patterns.remove(name, thread),
             Topic::ShardChannel => self.shard_channels.remove(name, thread),
         }
-        let names = &mut self.own(thread).receivers[topic as usize];
+        let names = &mut self.local(thread).receivers[topic as usize];
         if let Some(receivers) = names.get_mut(name) {
             receivers.remove(place);
             if receivers.is_empty() {
@@ -430,8 +436,10 @@ impl PubSub {
     }
 
     /// How many subscriptions a channel has.
-    pub fn subscriptions(&self, scope: Scope, channel: &[u8]) -> usize {
-        let total = self.index(scope).look(channel, Counts::total);
+    pub fn subscription_count(&self, scope: Scope, channel: &[u8]) -> usize {
+        let total = self
+            .index(scope)
+            .with_counts(channel, CountsByThread::total);
         total.unwrap_or_default()
     }
 
@@ -441,11 +449,11 @@ impl PubSub {
     }
 
     /// How many different names of a topic have subscribers.
-    pub fn names(&self, topic: Topic) -> usize {
+    pub fn name_count(&self, topic: Topic) -> usize {
         match topic {
-            Topic::Channel => self.channels.channels(),
+            Topic::Channel => self.channels.count(),
             Topic::Pattern => self.patterns.count(),
-            Topic::ShardChannel => self.shard_channels.channels(),
+            Topic::ShardChannel => self.shard_channels.count(),
         }
     }
 }
@@ -463,7 +471,7 @@ mod tests {
     struct Inbox(Mutex<Vec<Arrived>>);
 
     enum Arrived {
-        Messages(Vec<Mail>, usize),
+        Messages(Vec<PublishedMessage>, usize),
         Overflow,
     }
 
@@ -474,7 +482,7 @@ mod tests {
     }
 
     impl DeliveryThread for Inbox {
-        fn send_published(&self, messages: Vec<Mail>, bytes: usize) {
+        fn send_published(&self, messages: Vec<PublishedMessage>, bytes: usize) {
             let arrived = Arrived::Messages(messages, bytes);
             self.0.lock().unwrap().push(arrived);
         }
@@ -493,7 +501,7 @@ mod tests {
     }
 
     /// Takes all that has arrived at the receiver's thread.
-    fn arrived(pubsub: &PubSub, threads: &[Inbox]) -> Vec<Mail> {
+    fn arrived(pubsub: &PubSub, threads: &[Inbox]) -> Vec<PublishedMessage> {
         let mut all = Vec::new();
         for arrived in threads[RECEIVER].take() {
             if let Arrived::Messages(messages, bytes) = arrived {
@@ -514,10 +522,10 @@ mod tests {
         pubsub.subscribe(&threads, RECEIVER, PLACE, Topic::ShardChannel, b"news");
         assert_eq!(publish(&pubsub, b"x").receivers, 3);
         pubsub.send(PUBLISHER, &threads);
-        let mail = arrived(&pubsub, &threads);
-        assert_eq!(mail.len(), 1);
+        let messages = arrived(&pubsub, &threads);
+        assert_eq!(messages.len(), 1);
         let mut given = Vec::new();
-        pubsub.deliver(RECEIVER, &mail[0], u64::MAX, |place, head| {
+        pubsub.deliver(RECEIVER, &messages[0], u64::MAX, |place, head| {
             given.push((place, head.len()));
         });
         let message = Scope::Cluster.head().len();
@@ -533,7 +541,7 @@ mod tests {
         let threads = [Inbox::default(), Inbox::default()];
         let pubsub = PubSub::new(2);
         pubsub.subscribe(&threads, RECEIVER, PLACE, Topic::Channel, b"news");
-        let payload = vec![b'x'; MAIL_BYTES_MAX];
+        let payload = vec![b'x'; CONGESTED_BYTES];
         assert_eq!(publish(&pubsub, &payload).congested, None);
         assert_eq!(publish(&pubsub, b"x").congested, Some(RECEIVER));
         pubsub.send(PUBLISHER, &threads);
@@ -554,11 +562,14 @@ mod tests {
         for _ in 0..ROUNDS {
             assert_eq!(publish(&pubsub, &payload).receivers, 1);
         }
-        assert!(pubsub.outgoing_bytes(PUBLISHER) <= LOSS_BYTES_MIN + (1 << 20));
+        assert!(pubsub.outgoing_bytes(PUBLISHER) <= DROP_BYTES_MIN + (1 << 20));
         pubsub.send(PUBLISHER, &threads);
-        let mail = arrived(&pubsub, &threads);
-        assert!(mail.last().is_some_and(|mail| mail.lost));
-        assert_eq!(mail.iter().filter(|mail| mail.lost).count(), 1);
+        let messages = arrived(&pubsub, &threads);
+        assert!(messages.last().is_some_and(|message| message.is_dropped));
+        assert_eq!(
+            messages.iter().filter(|message| message.is_dropped).count(),
+            1
+        );
         pubsub.set_output_limit(0);
         for _ in 0..100 {
             publish(&pubsub, &payload);
@@ -578,12 +589,15 @@ mod tests {
             pubsub.publish(PUBLISHER, Scope::Cluster, channel, payload, 0);
             pubsub.send(PUBLISHER, &threads);
         };
-        send(b"first", &vec![b'x'; LOSS_BYTES_MIN - 1024]);
+        send(b"first", &vec![b'x'; DROP_BYTES_MIN - 1024]);
         for number in 0..MESSAGES {
             send(format!("{number}").as_bytes(), b"");
         }
         let on_way = pubsub.arriving_bytes(RECEIVER);
-        assert!(on_way <= LOSS_BYTES_MIN + LOST_BYTES_MAX, "{on_way}");
+        assert!(
+            on_way <= DROP_BYTES_MIN + DROP_NOTICES_BYTES_MAX,
+            "{on_way}"
+        );
         let overflows = || {
             let arrived = threads[RECEIVER].take();
             let is_overflow = |arrived: &&Arrived| matches!(arrived, Arrived::Overflow);

@@ -60,15 +60,19 @@ impl Receivers {
     }
 
     /// Calls `give` with the place of each that had subscribed before the message of that number came.
-    pub fn each(&self, number: u64, mut give: impl FnMut(usize)) {
-        let mut give = |place, since| {
+    pub fn for_each(&self, number: u64, mut deliver_to: impl FnMut(usize)) {
+        let mut deliver_if_older = |place, since| {
             if since <= number {
-                give(place);
+                deliver_to(place);
             }
         };
         match self {
-            Self::Few(few) => few.iter().for_each(|&(place, since)| give(place, since)),
-            Self::Many(many) => many.iter().for_each(|(&place, &since)| give(place, since)),
+            Self::Few(few) => few
+                .iter()
+                .for_each(|&(place, since)| deliver_if_older(place, since)),
+            Self::Many(many) => many
+                .iter()
+                .for_each(|(&place, &since)| deliver_if_older(place, since)),
         }
     }
 }
@@ -85,10 +89,10 @@ mod tests {
             receivers.remove(place.wrapping_sub(FEW_MAX));
         }
         let mut seen = Vec::new();
-        receivers.each(u64::MAX, |place| seen.push(place));
+        receivers.for_each(u64::MAX, |place| seen.push(place));
         seen.sort_unstable();
         assert_eq!(seen, (2 * FEW_MAX..3 * FEW_MAX).collect::<Vec<_>>());
-        receivers.each(2 * FEW_MAX as u64 - 1, |place| panic!("{place} came later"));
+        receivers.for_each(2 * FEW_MAX as u64 - 1, |place| panic!("{place} came later"));
         seen.iter().for_each(|&place| receivers.remove(place));
         assert!(receivers.is_empty());
     }

@@ -41,7 +41,7 @@ fn until_nothing_is_left(server: &TestServer) {
     until("no subscription is left", || {
         Topic::ALL
             .iter()
-            .all(|&topic| server.shared().pubsub.names(topic) == 0)
+            .all(|&topic| server.shared().pubsub.name_count(topic) == 0)
     });
 }
 

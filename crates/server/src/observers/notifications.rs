@@ -14,7 +14,7 @@ use std::sync::{Arc, Weak};
 use damselfly_engine::{EventMask, EventSink, KeyEvent};
 
 use crate::shared::{Shared, Thread};
-use damselfly_pubsub::mail::Scope;
+use damselfly_pubsub::Scope;
 
 /// Publishes the events of keys.
 pub struct Events {

@@ -17,8 +17,7 @@ use damselfly_protocol::{Reply, Version};
 use crate::registry::Row;
 use crate::session::{Context, Replies, Session};
 use crate::shared::Shared;
-use damselfly_pubsub::Topic;
-use damselfly_pubsub::mail::Scope;
+use damselfly_pubsub::{Scope, Topic};
 
 pub(crate) use rows::COMMANDS;
 
@@ -329,7 +328,7 @@ fn count(context: &Context<'_>, args: Args<'_>, reply: &mut Reply<'_>, scope: Sc
     reply.array(2 * (args.len() - 2));
     for channel in args.from(2) {
         reply.bulk(channel);
-        let subscriptions = context.shared.pubsub.subscriptions(scope, channel);
+        let subscriptions = context.shared.pubsub.subscription_count(scope, channel);
         reply.integer(subscriptions as i64);
     }
     Ok(())
@@ -352,6 +351,6 @@ fn shard_num_sub(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_
 }
 
 fn num_pat(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    reply.integer(context.shared.pubsub.names(Topic::Pattern) as i64);
+    reply.integer(context.shared.pubsub.name_count(Topic::Pattern) as i64);
     Ok(())
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use damselfly_protocol::{Reply, Version};
 
-use super::index::Pattern;
+use crate::index::Pattern;
 
 /// What a message is counted with beside its text, in bytes.
 const OVERHEAD_BYTES: usize = 128;
@@ -39,28 +39,28 @@ impl Scope {
 
 /// A message for the receivers on one thread.
 #[derive(Clone, Debug)]
-pub struct Mail {
+pub struct PublishedMessage {
     /// Channel and payload as two bulk strings.
     pub text: Arc<[u8]>,
     channel: Range<usize>,
     /// The space of the channel.
     pub scope: Scope,
     /// The patterns that match the channel, if any does.
-    pub patterns: Option<Arc<[Arc<Pattern>]>>,
+    pub(crate) patterns: Option<Arc<[Arc<Pattern>]>>,
     /// The id of a client that has the message already, or zero.
-    pub from: u64,
+    pub skip_client: u64,
     /// Its payload was too much for what was on its way already: who should have received it is to be disconnected.
-    pub lost: bool,
+    pub is_dropped: bool,
 }
 
-impl Mail {
+impl PublishedMessage {
     /// A message; `buffer` is room to write in.
     pub fn new(
         buffer: &mut Vec<u8>,
         scope: Scope,
         channel: &[u8],
         payload: &[u8],
-        from: u64,
+        skip_client: u64,
     ) -> Self {
         const BUFFER_KEPT: usize = 16 << 10;
         buffer.clear();
@@ -76,8 +76,8 @@ impl Mail {
             channel: end - channel.len()..end,
             scope,
             patterns: None,
-            from,
-            lost: false,
+            skip_client,
+            is_dropped: false,
         }
     }
 
@@ -92,21 +92,21 @@ impl Mail {
     }
 
     /// What tells the receivers that they have lost this message.
-    pub fn as_lost(&self, buffer: &mut Vec<u8>) -> Self {
+    pub fn as_drop_notice(&self, buffer: &mut Vec<u8>) -> Self {
         let patterns = self.patterns.clone();
         Self {
             patterns,
-            lost: true,
-            ..Self::new(buffer, self.scope, self.channel(), b"", self.from)
+            is_dropped: true,
+            ..Self::new(buffer, self.scope, self.channel(), b"", self.skip_client)
         }
     }
 
     /// True if `later` tells nobody of a loss to whom this does not.
     pub fn covers(&self, later: &Self) -> bool {
-        self.lost
-            && later.lost
+        self.is_dropped
+            && later.is_dropped
             && self.scope == later.scope
-            && self.from == later.from
+            && self.skip_client == later.skip_client
             && self.channel() == later.channel()
             && self.patterns == later.patterns
     }
@@ -118,10 +118,10 @@ mod tests {
 
     #[test]
     fn a_text_is_two_bulk_strings_and_knows_its_channel() {
-        let mail = Mail::new(&mut Vec::new(), Scope::Cluster, b"a\r\nb", b"", 0);
-        assert_eq!(&mail.text[..], b"$4\r\na\r\nb\r\n$0\r\n\r\n");
-        assert_eq!(mail.channel(), b"a\r\nb");
-        let lost = mail.as_lost(&mut Vec::new());
-        assert!(lost.covers(&lost) && !mail.covers(&lost));
+        let message = PublishedMessage::new(&mut Vec::new(), Scope::Cluster, b"a\r\nb", b"", 0);
+        assert_eq!(&message.text[..], b"$4\r\na\r\nb\r\n$0\r\n\r\n");
+        assert_eq!(message.channel(), b"a\r\nb");
+        let notice = message.as_drop_notice(&mut Vec::new());
+        assert!(notice.covers(&notice) && !message.covers(&notice));
     }
 }
