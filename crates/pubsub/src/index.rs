@@ -1,8 +1,8 @@
-//! Which threads have subscribers, and how many: all that a publisher needs to know.
+//! The number of subscribers per name and thread: all that a publisher needs to know.
 //!
 //! ```text
 //! Index:    name ─► hash ─► shard (a short lock) ─► name ─► [(thread, subscriptions)]
-//! Patterns: a list with a generation; each thread publishes by a copy that it renews when the generation has changed
+//! Patterns: a list with a generation; each thread uses a copy that it renews when the generation has changed
 //! ```
 
 use std::collections::{BTreeMap, HashMap};
@@ -16,13 +16,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use damselfly_base::glob::Glob;
 use damselfly_protocol::{Reply, Version};
 
-/// Shards of an index: many more than there are threads, so that publishers rarely meet.
+/// Shards of an index: many more than there are threads, so that publishers rarely contend for one.
 const SHARDS: usize = 256;
 
-/// A table that was this large, and is mostly empty now, gives memory back.
+/// A table with more capacity than this shrinks when it is mostly empty.
 const CAPACITY_KEPT: usize = 64;
 
-/// Hashes names as keys are hashed, so that nobody can choose names that collide.
+/// Hashes names with the secret seed of the hash of keys, so that an attacker can't choose names that collide.
 #[derive(Default)]
 pub struct NameHasher(u64);
 
@@ -40,10 +40,10 @@ impl Hasher for NameHasher {
     }
 }
 
-/// A table by the names of channels or patterns.
+/// A table keyed by the names of channels or patterns.
 pub type NameMap<T> = HashMap<Arc<[u8]>, T, BuildHasherDefault<NameHasher>>;
 
-/// Gives memory back that a table does not need any more.
+/// Shrinks a table that is mostly empty.
 pub fn shrink<T>(names: &mut NameMap<T>) {
     if names.capacity() > CAPACITY_KEPT && names.len() < names.capacity() / 8 {
         names.shrink_to(2 * names.len());
@@ -55,11 +55,11 @@ pub fn shrink<T>(names: &mut NameMap<T>) {
 pub struct ThreadCount {
     /// The thread's number.
     pub thread: usize,
-    /// How many.
+    /// The number of subscriptions.
     pub subscriptions: usize,
 }
 
-/// Subscriptions to one name, by thread; never empty while anybody sees it.
+/// The numbers of subscriptions to one name, by thread. Empty ones are removed from the index under its lock.
 #[derive(Clone, Debug, Default)]
 pub struct CountsByThread(Vec<ThreadCount>);
 
@@ -91,13 +91,13 @@ impl CountsByThread {
         &self.0
     }
 
-    /// How many there are on all threads.
+    /// The number of subscriptions on all threads.
     pub fn total(&self) -> usize {
         self.0.iter().map(|count| count.subscriptions).sum()
     }
 }
 
-/// Channels and who has subscribed to them.
+/// Channels, each with its subscriptions by thread.
 pub struct Index {
     shards: Box<[RwLock<NameMap<CountsByThread>>]>,
     len: AtomicUsize,
@@ -114,7 +114,7 @@ impl Default for Index {
 
 impl Index {
     fn shard(&self, name: &[u8]) -> &RwLock<NameMap<CountsByThread>> {
-        // Tables use the hash's other end.
+        // The tables choose buckets by the low bits.
         let shard = damselfly_base::hash(name) >> 32;
         &self.shards[shard as usize % SHARDS]
     }
@@ -136,7 +136,7 @@ impl Index {
         name
     }
 
-    /// Takes a subscription of a thread back.
+    /// Removes a subscription of a thread.
     pub fn remove(&self, name: &[u8], thread: usize) {
         let mut shard = self
             .shard(name)
@@ -153,12 +153,12 @@ impl Index {
         }
     }
 
-    /// How many channels have subscribers.
+    /// The number of channels with subscribers.
     pub fn count(&self) -> usize {
         self.len.load(Acquire)
     }
 
-    /// Shows who has subscribed to a channel, if anybody has.
+    /// Calls `read` with the subscriptions to a channel, if there are any, and returns its result.
     pub fn with_counts<T>(
         &self,
         name: &[u8],
@@ -178,7 +178,7 @@ impl Index {
             let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
             names.extend(shard.keys().cloned());
         }
-        // Matching may take long, and needs no lock.
+        // Matching may take long and needs no lock.
         if let Some(glob) = pattern.map(Glob::new) {
             names.retain(|name| glob.matches(name));
         }
@@ -186,14 +186,14 @@ impl Index {
     }
 }
 
-/// A pattern, and the first part of what its subscribers are sent.
+/// A pattern, and the first part of the messages to its subscribers.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Pattern {
     /// The pattern.
     pub name: Arc<[u8]>,
-    /// The same, compiled.
+    /// The pattern, compiled.
     pub glob: Glob,
-    /// What stands in a message before the channel, without the first byte, which depends on the protocol.
+    /// The part of a message before the channel, without its first byte, which depends on the protocol.
     pub head: Box<[u8]>,
 }
 
@@ -213,12 +213,12 @@ impl Pattern {
     }
 }
 
-/// A pattern and who has subscribed to it.
+/// A pattern with its subscriptions by thread.
 #[derive(Clone, Debug)]
 pub struct PatternSubscribers {
     /// The pattern.
     pub pattern: Arc<Pattern>,
-    /// Who has subscribed.
+    /// The subscriptions.
     pub counts: CountsByThread,
 }
 
@@ -226,13 +226,13 @@ pub struct PatternSubscribers {
 #[derive(Default)]
 pub struct Patterns {
     by_name: Mutex<BTreeMap<Arc<[u8]>, PatternSubscribers>>,
-    /// How many there are.
+    /// The number of patterns.
     len: AtomicUsize,
     /// Grows with every change.
     generation: AtomicU64,
 }
 
-/// The patterns as one thread knows them.
+/// A thread's copy of the patterns.
 #[derive(Default)]
 pub struct PatternCache {
     generation: u64,
@@ -262,7 +262,7 @@ impl Patterns {
         name
     }
 
-    /// Takes a subscription of a thread back.
+    /// Removes a subscription of a thread.
     pub fn remove(&self, name: &[u8], thread: usize) {
         let mut by_name = self.by_name();
         let Some(subscribed) = by_name.get_mut(name) else {
@@ -275,18 +275,18 @@ impl Patterns {
         self.note_change(by_name.len());
     }
 
-    /// To be called under the lock.
+    /// The caller holds the lock of `by_name`.
     fn note_change(&self, len: usize) {
         self.len.store(len, Release);
         self.generation.fetch_add(1, Release);
     }
 
-    /// How many different patterns have subscribers.
+    /// The number of different patterns with subscribers.
     pub fn count(&self) -> usize {
         self.len.load(Acquire)
     }
 
-    /// All patterns, by way of a thread's copy.
+    /// All patterns: a thread's copy, renewed if it is out of date.
     pub fn current<'a>(&self, cache: &'a mut PatternCache) -> &'a [PatternSubscribers] {
         if cache.generation != self.generation.load(Acquire) {
             let by_name = self.by_name();
@@ -303,7 +303,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_channel_is_there_while_any_thread_has_subscribers() {
+    fn a_channel_exists_while_any_thread_has_subscribers() {
         let index = Index::default();
         let first = index.add(b"news", 1);
         let second = index.add(b"news", 0);
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_knows_a_change_of_the_patterns_at_once() {
+    fn a_thread_sees_a_change_of_the_patterns_at_once() {
         let (patterns, mut cache) = (Patterns::default(), PatternCache::default());
         assert!(patterns.current(&mut cache).is_empty());
         patterns.add(b"n*", 0);
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn an_index_that_was_large_gives_memory_back() {
+    fn an_index_shrinks_when_its_channels_are_gone() {
         let index = Index::default();
         let names: Vec<String> = (0..100_000).map(|number| number.to_string()).collect();
         for name in &names {

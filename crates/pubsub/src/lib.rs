@@ -1,25 +1,25 @@
-//! Publish and subscribe: who receives what, and how messages get from thread to thread.
+//! Publish and subscribe: the subscriptions, and the path of a message from the publisher's thread to its receivers.
 //!
 //! ```text
-//!   publisher's thread                                            receivers' thread
-//!     PUBLISH ─► index: which threads, how many ─► outbox          inbox ─► its own receivers ─► their outputs
-//!        └─ the reply: how many                      └─ once a turn ─┘
+//!   publisher's thread                                          receivers' thread
+//!     PUBLISH ─► index: threads with receivers ─► outbox         inbox ─► receivers by name ─► their output buffers
+//!        └─ reply: number of receivers              └─ once a turn ─┘
 //! ```
 //!
-//! A publisher learns from the index which threads have receivers and leaves one message for each; those threads know
-//! which of their connections are meant. No lock is held but short ones that nothing else is taken under, so all of
-//! this may be called under the locks of keys too.
+//! Threads are numbers here, and a connection is its `place` on its thread. The index tells a publisher which threads have
+//! receivers; each of these gets one message and looks up the connections itself. This crate holds its locks briefly and takes
+//! no other lock under them, so its functions may be called while shards are locked.
 //!
-//! What must be true:
-//! - Messages of one publisher arrive in their order: a thread's outbox is sent before any reply of the same turn, and
-//!   inboxes keep their order.
-//! - Messages about one key arrive in the order of its changes: they are sent before its lock is released ([`events`]).
-//! - Who subscribes receives no message published before that: subscriptions note the number of the next message that
-//!   their thread will get ([`receivers`]).
-//! - Memory is bounded: who publishes to a thread for which more than [`CONGESTED_BYTES`] are on their way runs nothing
-//!   further for now, unless that thread is stuck. What is published beyond the limit for subscribers' output is lost, and those
-//!   who should have received it are disconnected, so that nobody misses a message unknowingly. Beyond [`DROP_NOTICES_BYTES_MAX`] more
-//!   there is not even a note of what was lost: all subscribers of the thread are disconnected.
+//! Invariants:
+//! - The messages of a publisher arrive in order: a thread sends its outboxes before any reply of the same turn, and inboxes keep
+//!   their order.
+//! - The messages about a key arrive in the order of its changes: they are sent before the lock of its shard is released.
+//! - A subscriber receives no message that was published before it subscribed: a subscription records the number of the next
+//!   message in the inbox of its thread ([`Receivers`]).
+//! - Memory is bounded. A client that publishes to a thread with more than [`CONGESTED_BYTES`] in transit runs no further commands
+//!   for now, unless that thread is stuck. Messages that would exceed the output limit of subscribers are dropped and their
+//!   receivers disconnected, so that no subscriber misses a message unknowingly. After [`DROP_NOTICES_BYTES_MAX`] of notices about
+//!   dropped messages, the thread disconnects all of its subscribers instead.
 
 mod index;
 mod message;
@@ -36,19 +36,20 @@ use receivers::Receivers;
 
 pub use message::{PublishedMessage, Scope};
 
-/// While more bytes of messages than this are on their way to a thread, those who publish to it wait.
+/// With more bytes than this in transit to a thread, clients that publish to it wait.
 pub const CONGESTED_BYTES: usize = 1 << 20;
 
-/// Messages of a single request are lost beyond at least this many bytes on their way to a thread.
+/// The lowest limit of bytes in transit to a thread beyond which messages are dropped. A single request can reach it: it does not
+/// wait between its messages.
 const DROP_BYTES_MIN: usize = 64 << 20;
 
-/// So many bytes more are notes of what is lost.
+/// The most bytes of notices about dropped messages, on top of that limit.
 const DROP_NOTICES_BYTES_MAX: usize = 1 << 20;
 
-/// What a message is counted with beside what it holds, in bytes.
+/// Counted for each message in addition to its contents.
 const OVERHEAD_BYTES: usize = 128;
 
-/// What one can subscribe to.
+/// The kinds of names that a client can subscribe to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Topic {
     /// A channel.
@@ -60,49 +61,50 @@ pub enum Topic {
 }
 
 impl Topic {
-    /// All.
+    /// All topics.
     pub const ALL: [Self; 3] = [Self::Channel, Self::Pattern, Self::ShardChannel];
 }
 
 /// A thread that delivers published messages to its subscribers.
 pub trait DeliveryThread {
-    /// Puts messages into the thread's inbox, in their order, and wakes the thread. It calls [`PubSub::note_delivered`] with
-    /// `bytes` when it has delivered them.
+    /// Puts messages into the thread's inbox, in this order, and wakes the thread. The thread delivers them and then calls
+    /// [`PubSub::note_delivered`] with `bytes`.
     fn send_published(&self, messages: Vec<PublishedMessage>, bytes: usize);
 
-    /// Asks the thread to call [`PubSub::take_overflow`] and disconnect all of its subscribers, since messages for them were
-    /// dropped.
+    /// Asks the thread to call [`PubSub::take_overflow`] and then to disconnect all of its subscribers, because messages for them
+    /// were dropped.
     fn send_overflow(&self);
 
     /// The number of the next message that arrives in the thread's inbox.
     fn next_message_number(&self) -> u64;
 }
 
-/// One thread's part.
+/// The state of one thread.
 #[repr(align(128))]
 struct ThreadState {
     local: Mutex<LocalState>,
-    /// Bytes of messages that were sent to this thread and that it has not delivered.
+    /// Bytes in transit: sent to this thread and not delivered yet.
     arriving_bytes: AtomicUsize,
-    /// Somebody waits for fewer.
+    /// Publishers wait until this thread has fewer bytes in transit.
     publishers_wait: AtomicBool,
-    /// A call of [`DeliveryThread::send_overflow`] is on its way to this thread.
+    /// [`DeliveryThread::send_overflow`] was called, and the thread has not taken the overflow yet.
     overflow_sent: AtomicBool,
-    /// There is something to send.
+    /// An outbox has messages to send.
     has_outgoing: AtomicBool,
-    /// One more than the number of a thread for which events of this one have congested the way.
+    /// The number, plus one, of a thread that events of this thread have congested; zero for none.
     congested: AtomicUsize,
 }
 
-/// What only the thread itself uses.
+/// The part of the state that only the thread itself uses.
 struct LocalState {
     /// By topic: the receivers of each name.
     receivers: [NameMap<Receivers>; 3],
-    /// By thread: what is to be sent to it.
+    /// By thread: the messages to send to it.
     outboxes: Vec<Outbox>,
     pattern_cache: PatternCache,
-    /// The threads that receive the message at hand.
+    /// The threads that receive the message being published.
     target_threads: Vec<usize>,
+    /// Scratch space for writing a message.
     buffer: Vec<u8>,
 }
 
@@ -110,16 +112,16 @@ struct LocalState {
 struct Outbox {
     messages: Vec<PublishedMessage>,
     bytes: usize,
-    /// More was published for the thread than there is room for.
+    /// A message was dropped without a notice.
     overflowed: bool,
 }
 
-/// What came of publishing.
+/// The result of publishing a message.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Published {
     /// Subscriptions that the message goes to.
     pub receivers: usize,
-    /// A thread that has more on its way than it should: who published waits for [`PubSub::is_congested`].
+    /// A congested receiving thread: the publisher waits until [`PubSub::is_congested`] is false for it.
     pub congested: Option<usize>,
 }
 
@@ -133,7 +135,7 @@ pub struct PubSub {
 }
 
 impl PubSub {
-    /// No subscriptions, for so many threads.
+    /// Without subscriptions, for this many threads.
     pub fn new(threads: usize) -> Self {
         let local = || LocalState {
             receivers: Default::default(),
@@ -154,13 +156,13 @@ impl PubSub {
             channels: Index::default(),
             shard_channels: Index::default(),
             patterns: Patterns::default(),
-            // The last is for publishers that serve no connections.
+            // The last one is for threads that publish but serve no connections.
             states: (0..=threads).map(|_| state()).collect(),
             drop_bytes: AtomicUsize::new(DROP_BYTES_MIN),
         }
     }
 
-    /// Sets the limit for what a subscriber leaves unread, in bytes; zero for none.
+    /// Sets the output limit of a subscriber, in bytes; zero for none.
     pub fn set_output_limit(&self, bytes: u64) {
         let bytes = match usize::try_from(bytes) {
             Ok(0) | Err(_) => usize::MAX,
@@ -181,14 +183,14 @@ impl PubSub {
         }
     }
 
-    /// False if nobody has subscribed to anything that a message could be published to.
+    /// False if no message published in this scope can have a receiver.
     pub fn may_receive(&self, scope: Scope) -> bool {
         let has_patterns = scope == Scope::Cluster && self.patterns.count() > 0;
         has_patterns || self.index(scope).count() > 0
     }
 
-    /// Publishes a message on behalf of a thread, to be called by that thread only. `skip_client` is the id of a
-    /// client that gets the message by other means, or zero.
+    /// Publishes a message on behalf of a thread. Only that thread may call this. `skip_client` is the id of a client that gets
+    /// the message by other means, or zero.
     pub fn publish(
         &self,
         thread: usize,
@@ -239,7 +241,7 @@ impl PubSub {
         }
     }
 
-    /// Puts a message into the outboxes of the threads that receive it; returns one that has too much on its way.
+    /// Puts a message into the outboxes of the threads that receive it; returns one of them that is congested.
     fn fill_outboxes(&self, local: &mut LocalState, message: PublishedMessage) -> Option<usize> {
         let mut congested = None;
         for &thread in &local.target_threads {
@@ -271,24 +273,24 @@ impl PubSub {
         congested
     }
 
-    /// True while too much is on its way from `from` to `to` for another message.
+    /// True while `to` has too many bytes in transit for another message from `from`.
     pub fn is_congested(&self, from: usize, to: usize) -> bool {
         let on_way = || self.states[to].arriving_bytes.load(SeqCst);
         if on_way() + self.local(from).outboxes[to].bytes <= CONGESTED_BYTES {
             return false;
         }
-        // Asked for first, so that no end goes unnoticed: in the one order of all these, either this thread sees what was delivered
-        // or the other one that it is awaited.
+        // Set the flag before the second look. In the total order of these SeqCst operations, either this thread sees the delivery
+        // or the delivering thread sees the flag and wakes this one.
         self.states[to].publishers_wait.store(true, SeqCst);
         on_way() + self.local(from).outboxes[to].bytes > CONGESTED_BYTES
     }
 
-    /// Notes that events on behalf of `from` have left more on its way to `to` than should be.
+    /// Notes that events published on behalf of `from` have congested `to`.
     pub fn note_congested(&self, from: usize, to: usize) {
         self.states[from].congested.store(to + 1, Relaxed);
     }
 
-    /// A thread to which events on behalf of `from`, since this was last asked, have left more than should be on its way.
+    /// Returns a thread that events published on behalf of `from` have congested since the last call.
     pub fn take_congested(&self, from: usize) -> Option<usize> {
         let congested = &self.states[from].congested;
         if congested.load(Relaxed) == 0 {
@@ -297,23 +299,23 @@ impl PubSub {
         congested.swap(0, Relaxed).checked_sub(1)
     }
 
-    /// True if a thread has published what is not sent yet.
+    /// True if a thread has published messages that are not sent yet.
     #[inline]
     pub fn has_outgoing(&self, thread: usize) -> bool {
         self.states[thread].has_outgoing.load(Relaxed)
     }
 
-    /// How many bytes those messages are.
+    /// The size of those messages, in bytes.
     pub fn outgoing_bytes(&self, thread: usize) -> usize {
         let local = self.local(thread);
         local.outboxes.iter().map(|outbox| outbox.bytes).sum()
     }
 
-    /// Sends what a thread has published.
+    /// Sends the messages that a thread has published.
     pub fn send(&self, thread: usize, threads: &[impl DeliveryThread]) {
         let local = &mut *self.local(thread);
         self.states[thread].has_outgoing.store(false, Relaxed);
-        // The thread's own receivers first, so that they get no answer to a message before it.
+        // The thread's own receivers come first. Otherwise a receiver on another thread could answer a message before they get it.
         let others = (0..threads.len()).filter(|&to| to != thread);
         for to in std::iter::once(thread).chain(others) {
             let (outbox, state) = (&mut local.outboxes[to], &self.states[to]);
@@ -329,19 +331,19 @@ impl PubSub {
         }
     }
 
-    /// To be called before the subscribers of a thread are disconnected for [`DeliveryThread::send_overflow`]: what is lost from now on
-    /// needs another one.
+    /// Called by a thread before it disconnects its subscribers for [`DeliveryThread::send_overflow`]: a message dropped from now on
+    /// needs another call of that.
     pub fn take_overflow(&self, thread: usize) {
         self.states[thread].overflow_sent.swap(false, AcqRel);
     }
 
-    /// How many bytes are on their way to a thread.
+    /// The bytes in transit to a thread.
     pub fn arriving_bytes(&self, thread: usize) -> usize {
         self.states[thread].arriving_bytes.load(Relaxed)
     }
 
-    /// What `len` bytes that are sent to a thread by other means than [`PubSub::send`] count as, which is noted; `None` if they
-    /// are too much and must not be sent.
+    /// Counts a message of `len` bytes that is sent to a thread by other means than [`PubSub::send`], and returns the bytes counted
+    /// for it; `None` if that exceeds the limit, and the message must not be sent.
     pub fn admit(&self, thread: usize, len: usize) -> Option<usize> {
         let bytes = len + OVERHEAD_BYTES;
         let on_way = self.arriving_bytes(thread).saturating_add(bytes);
@@ -352,25 +354,26 @@ impl PubSub {
         Some(bytes)
     }
 
-    /// Notes that so many bytes are sent to a thread by other means than [`PubSub::send`]: they count with the others.
+    /// Counts bytes that are sent to a thread by other means than [`PubSub::send`].
     pub fn note_arriving(&self, thread: usize, bytes: usize) {
         self.states[thread].arriving_bytes.fetch_add(bytes, Relaxed);
     }
 
-    /// A thread that has more on its way than it should: who caused it waits for [`PubSub::is_congested`].
+    /// Returns a congested thread: the client that caused this waits until [`PubSub::is_congested`] is false for it.
     pub fn congested(&self) -> Option<usize> {
         (0..self.states.len()).find(|&thread| self.arriving_bytes(thread) > CONGESTED_BYTES)
     }
 
-    /// Notes that a thread has delivered so many bytes that were sent to it; true if others are to be woken.
+    /// Notes that a thread has delivered this many of the bytes sent to it; true if the caller must wake the other threads, since
+    /// publishers wait for this.
     pub fn note_delivered(&self, thread: usize, bytes: usize) -> bool {
         let state = &self.states[thread];
         state.arriving_bytes.fetch_sub(bytes, SeqCst);
         state.publishers_wait.swap(false, SeqCst)
     }
 
-    /// Calls `give` for every receiver of a message on a thread: with the place of its connection and the head of what
-    /// it gets. `number` is the message's.
+    /// Calls `deliver_to` for every receiver of a message on a thread, with the place of its connection and the head of its
+    /// message. `number` is the number of the message in the thread's inbox.
     pub fn deliver(
         &self,
         thread: usize,
@@ -393,8 +396,7 @@ impl PubSub {
         }
     }
 
-    /// Makes a connection of a thread receive what concerns a name, which it does not yet. Returns the name as it is
-    /// shared.
+    /// Adds a subscription of a connection, which has none to this name yet. Returns the shared copy of the name.
     pub fn subscribe(
         &self,
         threads: &[impl DeliveryThread],
@@ -403,7 +405,7 @@ impl PubSub {
         topic: Topic,
         name: &[u8],
     ) -> Arc<[u8]> {
-        // All that was published on this thread before gets a number, so that this subscription can be told from it.
+        // Messages that this thread published before get their numbers now, lower than that of this subscription.
         if self.has_outgoing(thread) {
             self.send(thread, threads);
         }
@@ -418,7 +420,7 @@ impl PubSub {
         name
     }
 
-    /// Ends that.
+    /// Removes a subscription.
     pub fn unsubscribe(&self, thread: usize, place: usize, topic: Topic, name: &[u8]) {
         match topic {
             Topic::Channel => self.channels.remove(name, thread),
@@ -435,7 +437,7 @@ impl PubSub {
         }
     }
 
-    /// How many subscriptions a channel has.
+    /// The number of subscriptions to a channel.
     pub fn subscription_count(&self, scope: Scope, channel: &[u8]) -> usize {
         let total = self
             .index(scope)
@@ -448,7 +450,7 @@ impl PubSub {
         self.index(scope).names(pattern)
     }
 
-    /// How many different names of a topic have subscribers.
+    /// The number of different names of a topic that have subscribers.
     pub fn name_count(&self, topic: Topic) -> usize {
         match topic {
             Topic::Channel => self.channels.count(),
@@ -466,7 +468,7 @@ mod tests {
     const RECEIVER: usize = 1;
     const PLACE: usize = 7;
 
-    /// A thread's inbox that the test empties.
+    /// The inbox of a thread; the test empties it.
     #[derive(Default)]
     struct Inbox(Mutex<Vec<Arrived>>);
 
@@ -500,7 +502,7 @@ mod tests {
         pubsub.publish(PUBLISHER, Scope::Cluster, b"news", payload, 0)
     }
 
-    /// Takes all that has arrived at the receiver's thread.
+    /// Takes the messages that have arrived in the inbox of the receiver's thread.
     fn arrived(pubsub: &PubSub, threads: &[Inbox]) -> Vec<PublishedMessage> {
         let mut all = Vec::new();
         for arrived in threads[RECEIVER].take() {
@@ -513,7 +515,7 @@ mod tests {
     }
 
     #[test]
-    fn one_message_goes_to_a_thread_however_many_subscribe_there() {
+    fn a_thread_gets_one_message_however_many_of_its_clients_subscribe() {
         let threads = [Inbox::default(), Inbox::default()];
         let pubsub = PubSub::new(2);
         pubsub.subscribe(&threads, RECEIVER, PLACE, Topic::Channel, b"news");
@@ -537,7 +539,7 @@ mod tests {
     }
 
     #[test]
-    fn publishers_wait_while_much_is_on_its_way() {
+    fn publishers_wait_while_a_receiving_thread_is_congested() {
         let threads = [Inbox::default(), Inbox::default()];
         let pubsub = PubSub::new(2);
         pubsub.subscribe(&threads, RECEIVER, PLACE, Topic::Channel, b"news");
@@ -550,9 +552,9 @@ mod tests {
         assert!(!pubsub.is_congested(PUBLISHER, RECEIVER));
     }
 
-    /// What a script or a transaction publishes can't wait for anything.
+    /// A script or a transaction can't wait between the messages that it publishes.
     #[test]
-    fn what_one_request_publishes_takes_no_memory_without_bound() {
+    fn the_messages_of_one_request_use_bounded_memory() {
         const ROUNDS: usize = 1000;
         let threads = [Inbox::default(), Inbox::default()];
         let pubsub = PubSub::new(2);
@@ -577,9 +579,10 @@ mod tests {
         assert!(pubsub.outgoing_bytes(PUBLISHER) > 100 << 20);
     }
 
-    /// The bug: each turn of a publisher left another note of what was lost, and with a stuck thread publishers do not wait.
+    /// The bug: each turn of a publisher queued another notice about dropped messages. Publishers do not wait for a stuck thread, so
+    /// its inbox grew without bound. The fix: a limit for notices, and then one overflow.
     #[test]
-    fn notes_of_what_is_lost_take_no_memory_without_bound() {
+    fn notices_about_dropped_messages_use_bounded_memory() {
         const MESSAGES: usize = 10_000;
         let threads = [Inbox::default(), Inbox::default()];
         let pubsub = PubSub::new(2);
