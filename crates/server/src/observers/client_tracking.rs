@@ -103,7 +103,7 @@ impl Tracked {
     }
 
     /// What tells of changes while the session itself is aside.
-    pub fn stand_in(&self) -> Self {
+    pub fn placeholder(&self) -> Self {
         Self {
             mode: self.mode,
             no_loop: self.no_loop,
@@ -114,8 +114,8 @@ impl Tracked {
         }
     }
 
-    /// False if news of keys that it has read do not concern it any more, since it tracks prefixes now.
-    pub fn hears_of_reads(&self) -> bool {
+    /// False if invalidation of keys that it has read do not concern it any more, since it tracks prefixes now.
+    pub fn tracks_reads(&self) -> bool {
         self.mode != Mode::Broadcast
     }
 }
@@ -148,65 +148,65 @@ impl Redirect {
     }
 
     /// How an invalidation is written to the client that gets it.
-    pub fn text(&self, news: &PendingInvalidation) -> Arc<[u8]> {
+    pub fn text(&self, invalidation: &PendingInvalidation) -> Arc<[u8]> {
         let version = match self.from.protocol.load(Relaxed) {
             3 => Version::Resp3,
             _ => Version::Resp2,
         };
-        news.text(version)
+        invalidation.text(version)
     }
 }
 
 /// Where a client's invalidations go.
-enum Way {
+enum Destination {
     /// To itself.
-    Own,
+    Itself,
     /// To this client.
-    Other(Arc<Client>),
+    Redirected(Arc<Client>),
     /// To a client that is gone.
     Broken,
     /// Nowhere: it could not tell them from replies.
     Nowhere,
 }
 
-fn way(shared: &Shared, tracked: &Tracked, session: &Session) -> Way {
+fn destination(shared: &Shared, tracked: &Tracked, session: &Session) -> Destination {
     if tracked.redirect != 0 {
         let found = shared.clients.find(tracked.redirect);
         return match found.filter(|client| !client.killed.load(Relaxed)) {
-            Some(client) => Way::Other(client),
-            None => Way::Broken,
+            Some(client) => Destination::Redirected(client),
+            None => Destination::Broken,
         };
     }
     match session.protocol {
-        Version::Resp2 => Way::Nowhere,
-        Version::Resp3 => Way::Own,
+        Version::Resp2 => Destination::Nowhere,
+        Version::Resp3 => Destination::Itself,
     }
 }
 
 /// Writes or sends what a client is told: `write` gets a message for the client itself.
-pub fn tell(
+pub fn deliver_invalidation(
     shared: &Shared,
     session: &Session,
-    news: &PendingInvalidation,
+    invalidation: &PendingInvalidation,
     write: impl FnOnce(&[u8], &[u8]),
 ) {
     let Some(tracked) = &session.tracked else {
         return;
     };
-    let text = || news.text(session.protocol);
-    match way(shared, tracked, session) {
-        Way::Own => write(HEAD, &text()),
-        Way::Other(client) => {
+    let text = || invalidation.text(session.protocol);
+    match destination(shared, tracked, session) {
+        Destination::Itself => write(HEAD, &text()),
+        Destination::Redirected(client) => {
             send_redirected(shared, client, text());
         }
-        Way::Broken => {
+        Destination::Broken => {
             session.client.redirect_broken.store(true, Relaxed);
             if session.protocol == Version::Resp3 {
                 let id = format!(":{}\r\n", tracked.redirect);
                 write(b"2\r\n$21\r\ntracking-redir-broken\r\n", id.as_bytes());
             }
         }
-        Way::Nowhere => {}
+        Destination::Nowhere => {}
     }
 }
 
@@ -233,11 +233,11 @@ pub fn redirected_head(session: &Session) -> Option<&'static [u8]> {
 }
 
 /// Takes what a client has invalidated itself and wants to hear of.
-pub fn take_own(session: &Session) -> Vec<PendingInvalidation> {
+pub fn take_own_invalidations(session: &Session) -> Vec<PendingInvalidation> {
     let mut own = std::mem::take(&mut *session.client.pending_invalidations());
-    let wants_keys = |tracked: &Tracked| tracked.hears_of_reads() && !tracked.no_loop;
+    let wants_keys = |tracked: &Tracked| tracked.tracks_reads() && !tracked.no_loop;
     if !session.tracked.as_deref().is_some_and(wants_keys) {
-        own.retain(|news| matches!(news, PendingInvalidation::Everything));
+        own.retain(|invalidation| matches!(invalidation, PendingInvalidation::Everything));
     }
     own
 }
@@ -249,8 +249,8 @@ pub fn take_pending_invalidations(shared: &Shared, session: &mut Session) {
         return;
     }
     let mut pushes = Vec::new();
-    for news in &take_own(session) {
-        tell(shared, session, news, |head, text| {
+    for invalidation in &take_own_invalidations(session) {
+        deliver_invalidation(shared, session, invalidation, |head, text| {
             pushes.push(b'>');
             pushes.extend_from_slice(head);
             pushes.extend_from_slice(text);
@@ -316,7 +316,7 @@ fn set_redirect(shared: &Shared, client: &Client, redirect: u64) {
 
 /// What CLIENT TRACKING ON asks for.
 #[derive(Default)]
-struct Wish<'a> {
+struct TrackingOptions<'a> {
     redirect: u64,
     broadcast: bool,
     opt_in: bool,
@@ -325,14 +325,14 @@ struct Wish<'a> {
     prefixes: Vec<&'a [u8]>,
 }
 
-impl<'a> Wish<'a> {
+impl<'a> TrackingOptions<'a> {
     fn parse(context: &Context<'_>, args: Args<'a>) -> Result<Self> {
-        let (mut wish, mut at) = (Self::default(), 3);
+        let (mut options, mut at) = (Self::default(), 3);
         while at < args.len() {
             let has_value = at + 1 < args.len();
             if args.is(at, "REDIRECT") && has_value {
                 at += 1;
-                if wish.redirect != 0 {
+                if options.redirect != 0 {
                     let text = "A client can only redirect to a single other client";
                     return Err(CommandError::err(text).into());
                 }
@@ -341,24 +341,24 @@ impl<'a> Wish<'a> {
                     let text = "The client ID you want redirect to does not exist";
                     return Err(CommandError::err(text).into());
                 }
-                wish.redirect = id;
+                options.redirect = id;
             } else if args.is(at, "PREFIX") && has_value {
                 at += 1;
-                wish.prefixes.push(args.at(at));
+                options.prefixes.push(args.at(at));
             } else if args.is(at, "BCAST") {
-                wish.broadcast = true;
+                options.broadcast = true;
             } else if args.is(at, "OPTIN") {
-                wish.opt_in = true;
+                options.opt_in = true;
             } else if args.is(at, "OPTOUT") {
-                wish.opt_out = true;
+                options.opt_out = true;
             } else if args.is(at, "NOLOOP") {
-                wish.no_loop = true;
+                options.no_loop = true;
             } else {
                 return Err(CommandError::Syntax.into());
             }
             at += 1;
         }
-        Ok(wish)
+        Ok(options)
     }
 
     /// The mode, if the wishes go together, also with what is in force.
@@ -447,10 +447,10 @@ fn overlaps_another(prefix: &[u8], all: &[&[u8]]) -> bool {
 
 /// CLIENT TRACKING.
 pub fn tracking(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    let wish = Wish::parse(context, args)?;
+    let options = TrackingOptions::parse(context, args)?;
     if args.is(2, "ON") {
-        let mode = wish.mode(context.session.tracked.as_deref())?;
-        start(context.shared, context.session, &wish, mode);
+        let mode = options.mode(context.session.tracked.as_deref())?;
+        start(context.shared, context.session, &options, mode);
     } else if args.is(2, "OFF") {
         stop(context.shared, context.session);
     } else {
@@ -460,7 +460,7 @@ pub fn tracking(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>
     Ok(())
 }
 
-fn start(shared: &Shared, session: &mut Session, wish: &Wish<'_>, mode: Mode) {
+fn start(shared: &Shared, session: &mut Session, options: &TrackingOptions<'_>, mode: Mode) {
     let client = &session.client;
     let tracker = client.tracker();
     let tracked = session.tracked.get_or_insert_with(|| {
@@ -475,15 +475,15 @@ fn start(shared: &Shared, session: &mut Session, wish: &Wish<'_>, mode: Mode) {
         })
     });
     tracked.mode = mode;
-    tracked.no_loop = wish.no_loop;
-    tracked.redirect = wish.redirect;
+    tracked.no_loop = options.no_loop;
+    tracked.redirect = options.redirect;
     client.tracks.store(true, Relaxed);
-    client.tracks_prefixes.store(wish.broadcast, Relaxed);
-    client.no_loop.store(wish.no_loop, Relaxed);
-    set_redirect(shared, client, wish.redirect);
+    client.tracks_prefixes.store(options.broadcast, Relaxed);
+    client.no_loop.store(options.no_loop, Relaxed);
+    set_redirect(shared, client, options.redirect);
     client.redirect_broken.store(false, Relaxed);
     if mode == Mode::Broadcast {
-        let all: &[&[u8]] = match &wish.prefixes[..] {
+        let all: &[&[u8]] = match &options.prefixes[..] {
             [] => &[b""],
             prefixes => prefixes,
         };

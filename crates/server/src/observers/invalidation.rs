@@ -196,7 +196,7 @@ impl Tracking {
     }
 
     /// To be called when a command has run of which it is not certain that its client still tracks.
-    pub fn end_late(&self, engine: &Engine) {
+    pub fn forget_if_unused(&self, engine: &Engine) {
         let trackers = self.trackers();
         if *trackers == 0 {
             // It was the last one: see `remove`.
@@ -276,12 +276,12 @@ impl Tracking {
     /// What clients are told who track prefixes: in the order of the prefixes, all `keys` that have one. Who changed a key last
     /// stands with it. `skips_own` returns whether a tracker wants no invalidations for its own changes, or `None` if another thread
     /// delivers those of this tracker.
-    pub fn prefixed_news(
+    pub fn prefixed_invalidations(
         &self,
         keys: &BTreeMap<Arc<[u8]>, u64>,
         skips_own: impl Fn(Tracker) -> Option<bool>,
     ) -> Vec<(Tracker, PendingInvalidation)> {
-        let (mut news, by_prefix) = (Vec::new(), self.read());
+        let (mut invalidations, by_prefix) = (Vec::new(), self.read());
         for (prefix, trackers) in by_prefix.iter() {
             let mut trackers = trackers
                 .iter()
@@ -301,17 +301,17 @@ impl Tracking {
             let all = PendingInvalidation::of(prefixed.iter().map(|(key, _)| *key));
             for (tracker, skips_own) in trackers {
                 if !skips_own {
-                    news.push((tracker, all.clone()));
+                    invalidations.push((tracker, all.clone()));
                     continue;
                 }
                 let by_others = prefixed.iter().filter(|(_, actor)| *actor != tracker.id);
                 let by_others: Vec<&[u8]> = by_others.map(|(key, _)| *key).collect();
                 if !by_others.is_empty() {
-                    news.push((tracker, PendingInvalidation::of(by_others.into_iter())));
+                    invalidations.push((tracker, PendingInvalidation::of(by_others.into_iter())));
                 }
             }
         }
-        news
+        invalidations
     }
 }
 
@@ -365,11 +365,11 @@ impl InvalidationSink for Invalidator {
         let Some(shared) = self.shared.upgrade() else {
             return;
         };
-        let mut letters = Letters::new(&shared);
+        let mut outbox = Outbox::new(&shared);
         for (change, actor) in changes {
-            letters.add(change, actor);
+            outbox.add(change, actor);
         }
-        letters.leave();
+        outbox.queue();
     }
 
     fn wake(&self) {
@@ -380,12 +380,12 @@ impl InvalidationSink for Invalidator {
 }
 
 /// The invalidations of one section.
-struct Letters<'a> {
+struct Outbox<'a> {
     shared: &'a Shared,
     by_thread: Vec<Vec<Invalidation>>,
 }
 
-impl<'a> Letters<'a> {
+impl<'a> Outbox<'a> {
     fn new(shared: &'a Shared) -> Self {
         Self {
             shared,
@@ -394,9 +394,9 @@ impl<'a> Letters<'a> {
     }
 
     /// Leaves news for the client itself that has caused them, which gets them behind its reply.
-    fn add_own(&self, actor: u64, news: PendingInvalidation) {
+    fn add_own(&self, actor: u64, invalidation: PendingInvalidation) {
         if let Some(client) = self.shared.clients.find(actor) {
-            client.pending_invalidations().push(news);
+            client.pending_invalidations().push(invalidation);
         }
     }
 
@@ -464,7 +464,7 @@ impl<'a> Letters<'a> {
         }
     }
 
-    fn leave(self) {
+    fn queue(self) {
         let shared = self.shared;
         for (to, mut list) in self.by_thread.into_iter().enumerate() {
             if list.is_empty() {

@@ -89,7 +89,7 @@ pub fn refusal(row: &Row) -> CommandError {
 }
 
 /// Ends all subscriptions of a client without telling it.
-pub fn leave(shared: &Shared, session: &mut Session) {
+pub fn unsubscribe_all(shared: &Shared, session: &mut Session) {
     let Some(subscriptions) = session.subscriptions.take() else {
         return;
     };
@@ -105,7 +105,7 @@ pub fn leave(shared: &Shared, session: &mut Session) {
 }
 
 /// Adds a client's own messages to the reply of its command, which was written from `mark` on.
-pub fn give_pushes(session: &mut Session, row: Option<&Row>, mark: usize, reply: &mut Reply<'_>) {
+pub fn write_pushes(session: &mut Session, row: Option<&Row>, mark: usize, reply: &mut Reply<'_>) {
     let pushes = std::mem::take(&mut session.pushes);
     if row.is_some_and(|row| row.name == "exec") {
         reply.raw(&pushes);
@@ -118,7 +118,7 @@ pub fn give_pushes(session: &mut Session, row: Option<&Row>, mark: usize, reply:
 }
 
 /// Answers that the client has, or has not any more, a subscription.
-fn answer(
+fn write_confirmation(
     session: &mut Session,
     reply: &mut Reply<'_>,
     event: &str,
@@ -145,7 +145,7 @@ fn answer(
 }
 
 /// Adds to what is known of a client: `more` subscriptions of `bytes` each.
-fn note(session: &Session, topic: Topic, name: &[u8], adds: bool) {
+fn count_subscription(session: &Session, topic: Topic, name: &[u8], adds: bool) {
     let client = &session.client;
     let bytes = SUBSCRIPTION_BYTES + name.len();
     let subscriptions = &client.subscriptions[topic as usize];
@@ -173,9 +173,9 @@ fn subscribe_to(
         if !names.contains(name) {
             let (pubsub, threads) = (&shared.pubsub, &shared.threads);
             names.insert(pubsub.subscribe(threads, context.thread, place, topic, name));
-            note(session, topic, name, true);
+            count_subscription(session, topic, name, true);
         }
-        answer(session, reply, event, Some(name), topic);
+        write_confirmation(session, reply, event, Some(name), topic);
     }
     Ok(())
 }
@@ -197,12 +197,12 @@ fn unsubscribe_from(
             let ends = subscriptions.is_empty();
             let pubsub = &shared.pubsub;
             pubsub.unsubscribe(context.thread, place, topic, name);
-            note(session, topic, name, false);
+            count_subscription(session, topic, name, false);
             if ends {
                 session.subscriptions = None;
             }
         }
-        answer(session, reply, event, Some(name), topic);
+        write_confirmation(session, reply, event, Some(name), topic);
     };
     if args.len() > 1 {
         args.from(1).for_each(|name| end(session, name));
@@ -217,7 +217,7 @@ fn unsubscribe_from(
     });
     all.iter().for_each(|name| end(session, name));
     if all.is_empty() {
-        answer(session, reply, event, None, topic);
+        write_confirmation(session, reply, event, None, topic);
     }
     Ok(())
 }
