@@ -1,6 +1,6 @@
-//! CLIENT TRACKING and its relatives: what a connection keeps of keys that it has read.
+//! CLIENT TRACKING and related commands: which keys a connection tracks, and how it gets its invalidations.
 //!
-//! Invalidations that a client causes itself come behind the reply of the command, or of EXEC, that caused them.
+//! Invalidations that a client causes itself follow the reply of the command, or of the EXEC, that caused them.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,40 +17,40 @@ use crate::registry::Row;
 use crate::session::{Context, Session};
 use crate::shared::{Message, Shared};
 
-/// What stands before the keys in a message to who tracks them, without its first byte.
+/// The part of an invalidation message before the keys, without its first byte.
 const HEAD: &[u8] = b"2\r\n$10\r\ninvalidate\r\n";
 
-/// The same, to a subscriber that speaks RESP2.
+/// The same for a subscriber that uses RESP2.
 const HEAD_FOR_SUBSCRIBER: &[u8] = b"3\r\n$7\r\nmessage\r\n$20\r\n__redis__:invalidate\r\n";
 
-/// Which of the keys that a client reads it wants to hear of.
+/// Which keys a client tracks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// All.
+    /// All keys that it reads.
     All,
-    /// Those that it reads behind CLIENT CACHING YES.
+    /// The keys that it reads after CLIENT CACHING YES.
     OptIn,
-    /// All but those that it reads behind CLIENT CACHING NO.
+    /// All keys that it reads, except after CLIENT CACHING NO.
     OptOut,
-    /// Those with certain prefixes, whether it reads them or not.
+    /// The keys with certain prefixes, whether it reads them or not.
     Broadcast,
 }
 
-/// What a client that tracks has asked for.
+/// The tracking state of a client.
 pub struct Tracked {
     mode: Mode,
-    /// Not to hear of its own changes.
+    /// It gets no invalidations for its own changes.
     pub no_loop: bool,
-    /// CLIENT CACHING is in force.
+    /// CLIENT CACHING applies to its next command.
     caching: bool,
     /// The id of the client that gets its invalidations, or zero.
     redirect: u64,
     prefixes: BTreeSet<Arc<[u8]>>,
-    /// Messages that follow the reply of its command.
+    /// Messages to write after the reply of its command.
     pushes: Vec<u8>,
 }
 
-/// What a section that runs a client's command needs to know of its tracking.
+/// The tracking state that the section of a client's command needs.
 #[derive(Clone, Copy, Debug)]
 pub struct Reader {
     tracker: Tracker,
@@ -58,7 +58,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// To be called when a command has run, in its section: the keys that it has read are tracked from now on.
+    /// Tracks the keys that a command has read. Called in its section, after the command.
     pub fn note(self, tx: &mut Tx<'_>, row: &'static Row, args: Args<'_>) {
         tx.ascribe_changes(self.tracker.id);
         if self.remembers && row.only_reads {
@@ -67,7 +67,7 @@ impl Reader {
         }
     }
 
-    /// As [`Reader::note`], for a script: if any of its commands has read, all keys that it was given are tracked.
+    /// As [`Reader::note`], for a script: if any of its commands has read, all of its declared keys are tracked.
     pub fn note_script<'k>(
         self,
         tx: &mut Tx<'_>,
@@ -88,7 +88,7 @@ impl Reader {
 }
 
 impl Tracked {
-    /// What its commands need to know now.
+    /// The state for the section of its next command.
     pub fn reader(&self, client: &Client) -> Reader {
         let remembers = match self.mode {
             Mode::All => true,
@@ -102,7 +102,7 @@ impl Tracked {
         }
     }
 
-    /// What tells of changes while the session itself is aside.
+    /// A copy that receives invalidations while the session itself runs a slow script.
     pub fn placeholder(&self) -> Self {
         Self {
             mode: self.mode,
@@ -114,22 +114,22 @@ impl Tracked {
         }
     }
 
-    /// False if invalidation of keys that it has read do not concern it any more, since it tracks prefixes now.
+    /// False if it tracks prefixes now, and invalidations of keys that it read before no longer apply.
     pub fn tracks_reads(&self) -> bool {
         self.mode != Mode::Broadcast
     }
 }
 
-/// A client whose invalidations go to another one, as all threads see it.
+/// A client that redirects its invalidations to another client, as all threads see it.
 pub struct Redirect {
-    /// The one that tracks keys.
+    /// The client that tracks keys.
     pub from: Arc<Client>,
-    /// The one that gets its invalidations.
+    /// The client that gets the invalidations.
     pub to: Arc<Client>,
 }
 
 impl Redirect {
-    /// That of the client of this id; `None` if there is none, or the other client is gone.
+    /// The redirect of the client with this id; `None` if it has none, or its target is gone.
     pub fn of(shared: &Shared, id: u64) -> Option<Self> {
         if !shared.tracking.has_redirects() {
             return None;
@@ -137,7 +137,7 @@ impl Redirect {
         Self::of_client(shared, shared.clients.find(id)?)
     }
 
-    /// That of a client, likewise.
+    /// The redirect of a client; `None` if it has none, or its target is gone.
     pub fn of_client(shared: &Shared, from: Arc<Client>) -> Option<Self> {
         let redirect = from.redirect.load(Relaxed);
         if redirect == 0 {
@@ -147,7 +147,7 @@ impl Redirect {
         (!to.killed.load(Relaxed)).then_some(Self { from, to })
     }
 
-    /// How an invalidation is written to the client that gets it.
+    /// An invalidation as it is written to the client that gets it.
     pub fn text(&self, invalidation: &PendingInvalidation) -> Arc<[u8]> {
         let version = match self.from.protocol.load(Relaxed) {
             3 => Version::Resp3,
@@ -159,13 +159,13 @@ impl Redirect {
 
 /// Where a client's invalidations go.
 enum Destination {
-    /// To itself.
+    /// To the client itself.
     Itself,
     /// To this client.
     Redirected(Arc<Client>),
     /// To a client that is gone.
     Broken,
-    /// Nowhere: it could not tell them from replies.
+    /// Nowhere: with RESP2 the client could not distinguish them from replies.
     Nowhere,
 }
 
@@ -183,7 +183,7 @@ fn destination(shared: &Shared, tracked: &Tracked, session: &Session) -> Destina
     }
 }
 
-/// Writes or sends what a client is told: `write` gets a message for the client itself.
+/// Delivers an invalidation: `write` gets a message for the client itself, and the target of a redirect is sent one.
 pub fn deliver_invalidation(
     shared: &Shared,
     session: &Session,
@@ -210,8 +210,8 @@ pub fn deliver_invalidation(
     }
 }
 
-/// Sends a client the keys that another one redirects to it, through the thread that serves it. Where that thread has too much to
-/// deliver already, the client is disconnected instead.
+/// Sends a client the keys that another client redirects to it, through the thread that serves it. If too many bytes are in
+/// transit to that thread, the client is disconnected instead.
 pub fn send_redirected(shared: &Shared, client: Arc<Client>, text: Arc<[u8]>) {
     match shared.pubsub.admit(client.thread, text.len()) {
         Some(bytes) => shared.threads[client.thread].send(Message::Redirected {
@@ -223,7 +223,7 @@ pub fn send_redirected(shared: &Shared, client: Arc<Client>, text: Arc<[u8]>) {
     }
 }
 
-/// What stands before the keys in a message that another client redirects to this one; `None` if it can't get any.
+/// The part before the keys in a message that another client redirects to this one; `None` if this one can't receive any.
 pub fn redirected_head(session: &Session) -> Option<&'static [u8]> {
     match session.protocol {
         Version::Resp3 => Some(HEAD),
@@ -232,7 +232,7 @@ pub fn redirected_head(session: &Session) -> Option<&'static [u8]> {
     }
 }
 
-/// Takes what a client has invalidated itself and wants to hear of.
+/// Takes the invalidations that a client caused itself and wants to get.
 pub fn take_own_invalidations(session: &Session) -> Vec<PendingInvalidation> {
     let mut own = std::mem::take(&mut *session.client.pending_invalidations());
     let wants_keys = |tracked: &Tracked| tracked.tracks_reads() && !tracked.no_loop;
@@ -242,7 +242,7 @@ pub fn take_own_invalidations(session: &Session) -> Vec<PendingInvalidation> {
     own
 }
 
-/// Prepares what a client is told behind the reply of its command of what that has invalidated.
+/// Prepares the invalidations that a client's own command caused. They are written after its reply.
 #[cold]
 pub fn take_pending_invalidations(shared: &Shared, session: &mut Session) {
     if session.tracked.is_none() {
@@ -264,8 +264,8 @@ pub fn take_pending_invalidations(shared: &Shared, session: &mut Session) {
     }
 }
 
-/// What follows a command of a client that tracks, once its reply is whole: its own messages, if there are any, and the end of
-/// CLIENT CACHING.
+/// Called after each command of a tracking client, once its reply is complete: writes the client's own invalidations and ends the
+/// effect of CLIENT CACHING.
 pub fn follow_up(session: &mut Session, row: Option<&Row>, reply: &mut Reply<'_>) {
     let within_multi = session.transaction.is_open();
     let Some(tracked) = &mut session.tracked else {
@@ -276,7 +276,7 @@ pub fn follow_up(session: &mut Session, row: Option<&Row>, reply: &mut Reply<'_>
         return;
     }
     reply.raw(&std::mem::take(&mut tracked.pushes));
-    // The row of a request that was refused may be that of the container.
+    // A refused request may have the row of the container.
     let is_about_client =
         row.is_some_and(|row| row.name == "client" || row.name.starts_with("client|"));
     if !within_multi && !is_about_client {
@@ -285,7 +285,7 @@ pub fn follow_up(session: &mut Session, row: Option<&Row>, reply: &mut Reply<'_>
     session.follow_up = tracked.caching;
 }
 
-/// Ends all tracking by a client.
+/// Ends a client's tracking.
 pub fn stop(shared: &Shared, session: &mut Session) {
     let Some(tracked) = session.tracked.take() else {
         return;
@@ -304,7 +304,7 @@ pub fn stop(shared: &Shared, session: &mut Session) {
     client.pending_invalidations().clear();
 }
 
-/// Notes where a client's invalidations go from now on.
+/// Sets the client that gets a client's invalidations from now on.
 fn set_redirect(shared: &Shared, client: &Client, redirect: u64) {
     if redirect != 0 {
         shared.tracking.count_redirect(true);
@@ -314,7 +314,7 @@ fn set_redirect(shared: &Shared, client: &Client, redirect: u64) {
     }
 }
 
-/// What CLIENT TRACKING ON asks for.
+/// The options of CLIENT TRACKING ON.
 #[derive(Default)]
 struct TrackingOptions<'a> {
     redirect: u64,
@@ -361,7 +361,7 @@ impl<'a> TrackingOptions<'a> {
         Ok(options)
     }
 
-    /// The mode, if the wishes go together, also with what is in force.
+    /// The mode, if the options are compatible with each other and with the current mode.
     fn mode(&self, tracked: Option<&Tracked>) -> Result<Mode> {
         let now = tracked.map(|tracked| tracked.mode);
         let refuse = |text: &str| Err(CommandError::err(text).into());
@@ -393,13 +393,13 @@ impl<'a> TrackingOptions<'a> {
         })
     }
 
-    /// Refuses prefixes of which one would begin with another.
+    /// Refuses prefixes if one of them, new or existing, starts with another.
     fn check_prefixes(&self, tracked: Option<&Tracked>) -> Result {
         let existing = tracked.into_iter().flat_map(|tracked| &tracked.prefixes);
         let mut all: Vec<&[u8]> = existing.map(|existing| &**existing).collect();
         all.extend(&self.prefixes);
         all.sort_unstable();
-        // There may be very many: only one that overlaps is compared with each of them.
+        // There may be very many. Only a prefix that overlaps is compared with each of them, to find the other for the error.
         let first = self
             .prefixes
             .iter()
@@ -434,7 +434,7 @@ impl<'a> TrackingOptions<'a> {
     }
 }
 
-/// True if a prefix, which is one of `all` in their order, begins with another one of them or the other way round.
+/// True if a prefix starts with another prefix in `all`, or the other way round. `all` is sorted and contains the prefix itself.
 fn overlaps_another(prefix: &[u8], all: &[&[u8]]) -> bool {
     let before = all.partition_point(|other| *other < prefix);
     let next = all.get(before + 1);
@@ -525,7 +525,7 @@ pub fn caching(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>)
     Ok(())
 }
 
-/// The id of the client that gets a client's invalidations: zero for none, and `-1` without tracking.
+/// The id of the client that gets a client's invalidations: zero for the client itself, `-1` if it does not track.
 pub fn redirection(client: &Client) -> i64 {
     match client.tracks.load(Relaxed) {
         true => client.redirect.load(Relaxed) as i64,
