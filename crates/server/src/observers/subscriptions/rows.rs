@@ -134,7 +134,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
         run: Run::Subcommands(SUBCOMMANDS),
         group: Group::PubSub,
         usage: "PUBSUB",
-        summary: "Contains the commands that show subscriptions.",
+        summary: "Commands that show subscriptions.",
         since: "2.8.0",
         complexity: "Depends on subcommand",
     },
