@@ -3,21 +3,15 @@
 
 mod common;
 
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-
 use common::TestServer;
 use damselfly_config::Allow;
 
-/// Runs `request` again and again until `wait` returns; returns the number of runs.
+/// Runs `request` again and again until `wait` returns or panics; returns the number of runs.
 fn requests_until(wait: impl FnOnce() + Send, mut request: impl FnMut()) -> usize {
-    let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        scope.spawn(|| {
-            wait();
-            done.store(true, SeqCst);
-        });
+        let waiting = scope.spawn(wait);
         let mut answered = 0;
-        while !done.load(SeqCst) {
+        while !waiting.is_finished() {
             request();
             answered += 1;
         }
