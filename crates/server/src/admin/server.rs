@@ -108,7 +108,9 @@ fn shutdown(context: &mut Context<'_>, args: Args<'_>, _: &mut Reply<'_>) -> Res
     if save {
         log::warn!("The data can't be saved: there are no snapshots yet.");
         if !force {
-            log::warn!("Can't shut down with SAVE; use SHUTDOWN NOSAVE to stop without saving the data.");
+            log::warn!(
+                "Can't shut down with SAVE; use SHUTDOWN NOSAVE to stop without saving the data."
+            );
             return Err(CommandError::err("Errors trying to SHUTDOWN. Check logs.").into());
         }
     }
