@@ -18,6 +18,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("damselfly-rdb", 4),
     ("damselfly-script", 4),
     ("damselfly-engine", 5),
+    ("damselfly-pubsub", 5),
     ("damselfly-commands", 6),
     ("damselfly-persistence", 7),
     ("damselfly-replication", 7),

@@ -12,11 +12,11 @@ use damselfly_engine::Tracker;
 use crate::blocked::{BlockedClient, End};
 use crate::event_loop::connection::Connection;
 use crate::observers::invalidation::PendingInvalidation;
-#[cfg(doc)]
-use crate::pubsub::Topic;
 use crate::session::transaction::WatchRound;
 use crate::shared::{Message, Thread};
 use damselfly_config::{ClientMemory, Config, Origin};
+#[cfg(doc)]
+use damselfly_pubsub::Topic;
 
 /// What CLIENT SETNAME and CLIENT SETINFO set.
 #[derive(Clone, Debug, Default)]

@@ -12,7 +12,6 @@ pub mod dispatch;
 pub mod event_loop;
 mod long_commands;
 pub mod observers;
-pub mod pubsub;
 pub mod registry;
 pub mod scripts;
 pub mod session;

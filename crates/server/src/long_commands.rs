@@ -275,7 +275,7 @@ pub fn run(shared: &Shared, index: usize) {
             Err(_) => command.panicked.store(true, Relaxed),
         }
         if command.reader.is_some() {
-            shared.tracking.end_late(&shared.engine);
+            shared.tracking.forget_if_unused(&shared.engine);
         }
         shared.threads[command.client.thread].send(Message::Look(command.client.clone()));
         while let Some(next) = unserved.pop() {

@@ -17,12 +17,11 @@ use crate::event_loop::acceptor::Acceptor;
 use crate::event_loop::listener::Stream;
 use crate::long_commands::LongCommands;
 use crate::observers::invalidation::{Invalidation, Tracking};
-use crate::pubsub::PubSub;
-use crate::pubsub::mail::Mail;
 use crate::scripts::Scripts;
 use crate::scripts::function_libraries::Functions;
 use crate::statistics::ThreadCounters;
 use damselfly_config::{Config, MaxmemoryPolicy};
+use damselfly_pubsub::{DeliveryThread, PubSub, PublishedMessage};
 
 /// How many tracked keys are dropped at most per tick, if they are too many since `tracking-table-max-keys` was lowered.
 pub const TRACKED_PER_TICK: usize = 10_000;
@@ -40,9 +39,9 @@ pub enum Message {
         bytes: usize,
     },
     /// Deliver these published messages.
-    Mail {
+    Published {
         /// The messages, in order.
-        mail: Vec<Mail>,
+        messages: Vec<PublishedMessage>,
         /// What they were counted as.
         bytes: usize,
     },
@@ -94,7 +93,7 @@ struct Inbox {
 pub struct Thread {
     inbox: Mutex<Inbox>,
     /// There are messages.
-    has_mail: AtomicBool,
+    has_incoming: AtomicBool,
     /// Somebody has left the first of them and not woken the thread yet.
     is_wake_due: AtomicBool,
     /// When it last took a turn, in milliseconds since the start of the server.
@@ -113,7 +112,7 @@ impl Thread {
     pub fn new(waker: mio::Waker) -> Self {
         Self {
             inbox: Mutex::default(),
-            has_mail: AtomicBool::new(false),
+            has_incoming: AtomicBool::new(false),
             is_wake_due: AtomicBool::new(false),
             turned_ms: AtomicU64::new(0),
             waker,
@@ -174,7 +173,7 @@ impl Thread {
         let mut inbox = self.inbox();
         let was_empty = inbox.messages.is_empty() && inbox.arrivals.is_empty();
         put(&mut inbox);
-        self.has_mail.store(true, Relaxed);
+        self.has_incoming.store(true, Relaxed);
         // Who leaves the first message wakes it. It looks itself for its own before it sleeps.
         if was_empty && !self.is_current() {
             self.is_wake_due.store(true, Relaxed);
@@ -190,8 +189,8 @@ impl Thread {
 
     /// True if there are messages or connections. A false is certain only to the thread itself about its own; others wake it.
     #[inline]
-    pub fn has_mail(&self) -> bool {
-        self.has_mail.load(Relaxed)
+    pub fn has_incoming(&self) -> bool {
+        self.has_incoming.load(Relaxed)
     }
 
     /// Makes the thread take a turn.
@@ -205,14 +204,23 @@ impl Thread {
     pub fn receive(&self) -> (u64, Vec<Message>) {
         let mut inbox = self.inbox();
         let first = inbox.taken;
-        self.has_mail.store(false, Relaxed);
+        self.has_incoming.store(false, Relaxed);
         let messages = std::mem::take(&mut inbox.messages);
         inbox.taken += messages.len() as u64;
         (first, messages)
     }
+}
 
-    /// How many messages have arrived: the number of the next one.
-    pub fn messages_arrived(&self) -> u64 {
+impl DeliveryThread for Thread {
+    fn send_published(&self, messages: Vec<PublishedMessage>, bytes: usize) {
+        self.send(Message::Published { messages, bytes });
+    }
+
+    fn send_overflow(&self) {
+        self.send(Message::Overflow);
+    }
+
+    fn next_message_number(&self) -> u64 {
         let inbox = self.inbox();
         inbox.taken + inbox.messages.len() as u64
     }

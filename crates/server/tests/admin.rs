@@ -1,4 +1,4 @@
-//! CONFIG, DEBUG, COMMAND, SHUTDOWN and their relatives, on a server within the test's process.
+//! CONFIG, DEBUG, COMMAND, SHUTDOWN and related commands, on a server in the test's process.
 
 mod common;
 
@@ -49,7 +49,7 @@ fn options_change_together_or_not_at_all() {
         ),
         ("CONFIG SET maxmemory 1 foo", "(error) ERR syntax error"),
         (
-            // An address for documentation, which no machine has.
+            // An address reserved for documentation, which no machine has.
             "CONFIG SET maxmemory 3gb bind 192.0.2.1 port 1",
             "(error) ERR CONFIG SET failed (possibly related to argument 'bind') - Failed to bind to specified addresses.",
         ),
@@ -68,7 +68,7 @@ fn options_change_together_or_not_at_all() {
 }
 
 #[test]
-fn more_clients_than_files_are_refused() {
+fn maxclients_beyond_the_limit_of_open_files_is_refused() {
     let server = TestServer::start();
     let mut client = server.client();
     let refused = client.run("CONFIG SET maxclients 4000000000");
@@ -99,7 +99,7 @@ fn a_folder_that_does_not_exist_is_refused() {
 }
 
 #[test]
-fn an_option_holds_for_the_next_command_of_the_same_batch() {
+fn an_option_applies_to_the_next_command_of_the_same_pipeline() {
     let server = TestServer::start();
     let mut client = server.client();
     client.send_bytes(b"CONFIG SET slowlog-log-slower-than 0\r\nPING\r\nSLOWLOG LEN\r\n");
@@ -108,7 +108,7 @@ fn an_option_holds_for_the_next_command_of_the_same_batch() {
 }
 
 #[test]
-fn a_new_password_concerns_new_connections_only() {
+fn a_new_password_applies_to_new_connections_only() {
     let server = TestServer::start();
     let mut old = server.client();
     assert_eq!(old.run("CONFIG SET requirepass secret"), "OK");
@@ -120,7 +120,7 @@ fn a_new_password_concerns_new_connections_only() {
 }
 
 #[test]
-fn rewrite_keeps_what_the_file_says_beside_the_options() {
+fn rewrite_keeps_the_comments_of_the_file() {
     let folder = std::env::temp_dir().join(format!("damselfly-rewrite-{}", std::process::id()));
     fs::create_dir_all(&folder).unwrap();
     let file = folder.join("server.conf");
@@ -166,7 +166,7 @@ fn rewrite_needs_a_file() {
 }
 
 #[test]
-fn resetstat_starts_counting_again() {
+fn resetstat_resets_the_counters() {
     let server = TestServer::start();
     let mut client = server.client();
     client.run("GET a");
@@ -186,14 +186,14 @@ fn debug_needs_permission() {
 }
 
 #[test]
-fn the_digest_is_the_one_that_redis_computes() {
+fn the_digest_equals_that_of_redis() {
     let server = with_debug();
     let mut client = server.client();
     let nothing = "0".repeat(40);
     assert_eq!(client.run("DEBUG DIGEST"), nothing);
     client.run("SET a hello");
     client.run("SET b 12");
-    // As Redis 7.0.15 answered for the same two keys.
+    // Recorded from Redis 7.0.15 with the same two keys.
     assert_eq!(
         client.run("DEBUG DIGEST"),
         "bfe194f8ec22fd65dda6d54e8c6493326ccf206d"
@@ -215,7 +215,7 @@ fn the_digest_is_the_one_that_redis_computes() {
 }
 
 #[test]
-fn sleeping_holds_up_one_connection_only() {
+fn sleep_delays_one_connection_only() {
     let server = TestServer::with(|config| {
         config.enable_debug_command = Allow::Yes;
         config.threads = 1;
@@ -224,7 +224,7 @@ fn sleeping_holds_up_one_connection_only() {
     let started = Instant::now();
     sleeper.send("DEBUG SLEEP 0.3");
     sleeper.send("PING");
-    // Served by the same thread, so the sleep has begun when this is answered, and goes on.
+    // The same thread serves this, so the sleep has started before the reply, and still lasts.
     assert_eq!(other.run("PING"), "PONG");
     assert_eq!(sleeper.receive(), "OK");
     assert!(started.elapsed() >= Duration::from_millis(300));
@@ -232,7 +232,7 @@ fn sleeping_holds_up_one_connection_only() {
 }
 
 #[test]
-fn populate_fills_in_what_is_absent() {
+fn populate_stores_only_absent_keys() {
     let server = with_debug();
     let mut client = server.client();
     client.run("SET key:1 mine");
@@ -266,8 +266,8 @@ fn debug_shows_examples_of_every_type_of_reply() {
         let reply = client.run(&format!("DEBUG PROTOCOL {kind}"));
         assert!(!reply.starts_with("(error)"), "{kind}: {reply}");
         if kind == "push" {
-            let behind = client.receive();
-            assert!(behind.contains("Some real reply"), "{behind}");
+            let after = client.receive();
+            assert!(after.contains("Some real reply"), "{after}");
         }
     }
     assert_eq!(client.run("DEBUG ERROR FOO"), "(error) FOO");
@@ -289,11 +289,11 @@ fn expired_keys_stay_while_the_sweep_is_paused() {
     }
     assert_eq!(client.number("DBSIZE"), 1);
     assert_eq!(client.run("DEBUG SET-ACTIVE-EXPIRE 1"), "OK");
-    common::until("the sweep finds it", || client.number("DBSIZE") == 0);
+    common::until("the sweep removes it", || client.number("DBSIZE") == 0);
 }
 
 #[test]
-fn keys_of_commands_are_told() {
+fn command_getkeys_returns_the_keys_of_a_command() {
     let server = TestServer::start();
     let mut client = server.client();
     for (command, expected) in [
@@ -352,7 +352,7 @@ fn commands_are_listed_and_filtered() {
 }
 
 #[test]
-fn the_server_ends_when_asked_but_not_when_it_should_save() {
+fn shutdown_stops_the_server_unless_it_asks_for_a_save() {
     let server = TestServer::start();
     let mut client = server.client();
     for (command, error) in [
@@ -395,7 +395,7 @@ fn the_documentation_of_commands_is_current() {
     );
 }
 
-/// What Redis says of each command, recorded from COMMAND and COMMAND DOCS of version 7.0.15.
+/// The properties of each command of Redis, recorded from COMMAND and COMMAND DOCS of version 7.0.15.
 const REDIS: &str = include_str!("data/redis-7.0.15-commands.tsv");
 
 /// Commands that Redis 7.0.15 does not have: newer ones, and our own.
@@ -417,11 +417,11 @@ const NEWER: &[&str] = &[
     "prepend",
 ];
 
-/// Commands that take more arguments than those of Redis 7.0.15, as newer ones do.
+/// Commands that accept more arguments than in Redis 7.0.15, as in newer versions.
 const LONGER: &[&str] = &["zrank", "zrevrank"];
 
-/// The columns of [`REDIS`] from a row of ours, without those that may differ: the version that
-/// deprecated it (newer ones deprecate more), and since when a container has HELP.
+/// The columns of [`REDIS`] for one of our rows, without those that may differ: the version that deprecated the command (newer
+/// versions deprecate more), and the version that added HELP to a container.
 fn columns(row: &Row) -> Vec<String> {
     let command = &row.command;
     let (first, last, step) = facts::range(command);
@@ -462,7 +462,7 @@ fn sorted(list: &str) -> String {
 }
 
 #[test]
-fn rows_say_what_redis_says_of_its_commands() {
+fn rows_agree_with_the_commands_of_redis() {
     let redis: std::collections::HashMap<&str, Vec<&str>> = REDIS
         .lines()
         .filter(|line| !line.starts_with('#'))
@@ -506,9 +506,9 @@ fn rows_say_what_redis_says_of_its_commands() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// A bug in a command costs the connection that ran it: no other one, and no lock.
+/// A bug in a command closes the connection that ran it. It affects no other connection and leaves no shard locked.
 #[test]
-fn a_panic_costs_one_connection() {
+fn a_panic_closes_only_its_connection() {
     let server = TestServer::with(|config| config.enable_debug_command = Allow::Yes);
     let (mut unlucky, mut other) = (server.client(), server.client());
     assert_eq!(other.run("SET key value"), "OK");

@@ -1,33 +1,29 @@
-//! Commands over all keys, and what they cost other clients. In a file of its own, since others look at the memory of their process.
+//! Commands over all keys, and how long they delay other clients. In a file of its own, since other tests measure the memory of their
+//! process.
 
 mod common;
-
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use common::TestServer;
 use damselfly_config::Allow;
 
-/// How often `ask` can ask for something, and get it, until what `wait` waits for has happened.
-fn answered_until(wait: impl FnOnce() + Send, mut ask: impl FnMut()) -> usize {
-    let done = AtomicBool::new(false);
+/// Runs `request` again and again until `wait` returns or panics; returns the number of runs.
+fn requests_until(wait: impl FnOnce() + Send, mut request: impl FnMut()) -> usize {
     std::thread::scope(|scope| {
-        scope.spawn(|| {
-            wait();
-            done.store(true, SeqCst);
-        });
+        let waiting = scope.spawn(wait);
         let mut answered = 0;
-        while !done.load(SeqCst) {
-            ask();
+        while !waiting.is_finished() {
+            request();
             answered += 1;
         }
         answered
     })
 }
 
-/// The bug: KEYS held all locks while it matched, so with a pattern that takes long even against a single key, everybody waited. The
-/// cause: it locked all shards, to show one moment. Now it locks shard by shard, and no shard while it matches a key that takes long.
+/// The bug: KEYS held all locks while it matched. With a pattern that takes long even for a single key, all clients waited. The
+/// cause: it locked all shards, to return a consistent snapshot. The fix: it locks one shard at a time, and none while a match takes
+/// long.
 #[test]
-fn no_shard_is_locked_while_a_pattern_is_matched_that_takes_long() {
+fn no_shard_is_locked_while_a_slow_pattern_is_matched() {
     let server = TestServer::with(|config| {
         config.threads = 2;
         config.shards = 64;
@@ -43,20 +39,20 @@ fn no_shard_is_locked_while_a_pattern_is_matched_that_takes_long() {
         other.send(&command);
         let ended = || assert!(other.receive_value().is_some());
         let get = format!("GET {key}");
-        // Some hundred milliseconds, while a request takes about one.
-        let answered = answered_until(ended, || assert_eq!(client.run(&get), "\"value\""));
+        // It takes some hundred milliseconds, and a request about one.
+        let answered = requests_until(ended, || assert_eq!(client.run(&get), "\"value\""));
         assert!(answered > 5, "{answered}");
     }
     other.run(&format!("SADD set {key} b"));
     let scan = format!("SSCAN set 0 MATCH {pattern}");
     other.send(&scan);
     let ended = || assert!(other.receive_value().is_some());
-    let answered = answered_until(ended, || assert_eq!(client.run("SCARD set"), "(integer) 2"));
+    let answered = requests_until(ended, || assert_eq!(client.run("SCARD set"), "(integer) 2"));
     assert!(answered > 5, "{answered}");
 }
 
-/// The bugs: whoever shared a thread with a client that flushed millions of keys waited until they were freed, and so it was while DEBUG
-/// POPULATE made them. The cause: that thread did the work. Now a thread for long commands does, before the reply.
+/// The bugs: when a client flushed millions of keys, all clients of its thread waited until they were freed; and likewise while DEBUG
+/// POPULATE created keys. The cause: that thread did the work. The fix: a thread for long commands does it, before the reply.
 #[test]
 fn the_thread_of_a_command_over_all_keys_serves_others() {
     const POPULATE: &str = "DEBUG POPULATE 300000";
@@ -72,8 +68,8 @@ fn the_thread_of_a_command_over_all_keys_serves_others() {
         ("FLUSHDB SYNC", 0),
         ("FLUSHALL SYNC", 0),
     ] {
-        // With the thread held up, one would be answered before the command and one after it, however often it is tried; a busy machine
-        // may run the command to its end before this thread gets its turn.
+        // If the command blocked the thread, every try would see two replies: one before the command and one after it. On a busy
+        // machine, single tries may see as few anyway, if the command finishes before this thread runs.
         let mut tries = (0..20).map(|_| {
             if command == POPULATE {
                 client.run("FLUSHALL");
@@ -83,7 +79,7 @@ fn the_thread_of_a_command_over_all_keys_serves_others() {
             let mut other = server.client();
             other.send(command);
             let ended = || assert!(other.receive_value().is_some());
-            let answered = answered_until(ended, || assert_eq!(client.run("PING"), "PONG"));
+            let answered = requests_until(ended, || assert_eq!(client.run("PING"), "PONG"));
             assert_eq!(client.number("DBSIZE"), keys, "{command}");
             answered
         });

@@ -1,5 +1,5 @@
-//! The bytes of all entries, which eviction can give back, are counted for the whole process. The only test of this file, since
-//! others would count, too.
+//! The bytes of all entries, which eviction can free, are counted for the whole process. This file has only one test, since others
+//! would be counted, too.
 
 mod common;
 

@@ -1,4 +1,4 @@
-//! Functions on several threads: what one connection loads, replaces or removes, all others see at once.
+//! Functions on several threads: when one connection loads, replaces or removes a library, all others see it at once.
 
 mod common;
 
@@ -10,7 +10,7 @@ use damselfly_protocol::client::{Value, write_command};
 /// More connections than threads.
 const CLIENTS: usize = 9;
 
-/// Sends a command whose arguments may have spaces.
+/// Runs a command whose arguments may have spaces.
 fn call(client: &mut Client, words: &[&[u8]]) -> Value {
     let mut request = Vec::new();
     write_command(&mut request, words);
@@ -34,7 +34,7 @@ fn clients(server: &TestServer) -> Vec<Client> {
 }
 
 #[test]
-fn all_connections_see_at_once_what_one_has_changed() {
+fn all_connections_see_a_change_of_a_library_at_once() {
     let server = TestServer::start();
     let mut clients = clients(&server);
     for number in 0..50 {
@@ -102,7 +102,7 @@ fn payloads_carry_libraries_to_another_server() {
 }
 
 #[test]
-fn libraries_loaded_at_the_same_time_are_all_there() {
+fn libraries_can_be_loaded_at_the_same_time() {
     let server = TestServer::start();
     let mut clients = clients(&server);
     std::thread::scope(|scope| {
@@ -125,7 +125,7 @@ fn libraries_loaded_at_the_same_time_are_all_there() {
 }
 
 #[test]
-fn of_those_who_load_the_same_name_one_wins() {
+fn only_one_of_several_clients_can_load_the_same_name() {
     let server = TestServer::start();
     let mut clients = clients(&server);
     for round in 0..20 {
@@ -146,7 +146,7 @@ fn of_those_who_load_the_same_name_one_wins() {
 }
 
 #[test]
-fn a_call_sees_no_older_library_than_the_one_before_it() {
+fn a_call_never_sees_an_older_library_than_the_previous_call() {
     let server = TestServer::start();
     let mut clients = clients(&server);
     let ended = AtomicBool::new(false);
@@ -173,7 +173,7 @@ fn a_call_sees_no_older_library_than_the_one_before_it() {
 }
 
 #[test]
-fn keys_go_and_functions_stay() {
+fn functions_survive_the_removal_of_all_keys() {
     let server = TestServer::start();
     let mut client = server.client();
     load(&mut client, &returning("lib", 7));
@@ -207,7 +207,7 @@ fn info_counts_libraries_and_their_bytes() {
     assert_eq!(field(&mut client, "used_memory_functions"), empty);
 }
 
-/// Loads functions that never end: one that has written before, and one that has not.
+/// Loads two functions that run for very long: one that writes first, and one that only reads.
 fn load_endless(client: &mut Client) {
     let code = "#!lua name=endless\nredis.register_function('reads', function(keys) redis.call('GET', keys[1]) while true do end end)\nredis.register_function('writes', function(keys, args) redis.call('SET', keys[1], 1) for i = 1, args[1] do end return 'done' end)";
     let loaded = load(client, code);
@@ -236,7 +236,7 @@ fn a_function_that_runs_for_too_long_is_shown_and_can_be_killed() {
         killed.starts_with("(error) ERR Script killed by user with FUNCTION KILL..."),
         "{killed}"
     );
-    until("nothing runs", || {
+    until("no script runs", || {
         !other.run("FUNCTION STATS").contains("duration_ms")
     });
     assert_eq!(other.run("SET key value"), "OK");

@@ -1,4 +1,4 @@
-//! What the server tells about itself: INFO, MEMORY, LATENCY and SLOWLOG, asked through a socket.
+//! The server's reports about itself: INFO, MEMORY, LATENCY and SLOWLOG, through a socket.
 
 mod common;
 
@@ -17,13 +17,13 @@ fn call(client: &mut Client, command: &str) -> Value {
     client.receive_value().expect("a reply")
 }
 
-/// What INFO says.
+/// Runs INFO.
 fn ask_info(client: &mut Client, sections: &str) -> Info {
     let command = format!("INFO {sections}");
     Info::parse(&client.text(command.trim_end()))
 }
 
-/// Headings and fields of INFO, in order.
+/// The headings and fields of INFO, in order.
 struct Info {
     sections: Vec<String>,
     fields: Vec<(String, String, String)>,
@@ -98,7 +98,7 @@ fn ok() -> Value {
 }
 
 #[test]
-fn every_field_that_redis_shows_by_default_is_there() {
+fn every_default_field_of_redis_is_shown() {
     // Recorded from Redis 7.0.15 without keys.
     let recorded = include_str!("info_redis_7_0_15.txt");
     let server = TestServer::start();
@@ -122,7 +122,7 @@ fn every_field_that_redis_shows_by_default_is_there() {
 
 #[test]
 fn every_row_is_shown_once_with_a_value() {
-    /// Empty without a configuration file.
+    /// The field is empty without a configuration file.
     const MAY_BE_EMPTY: &[&str] = &["config_file"];
     let server = TestServer::start();
     let info = ask_info(&mut server.client(), "");
@@ -181,7 +181,7 @@ fn arguments_choose_sections() {
 }
 
 #[test]
-fn figures_follow_what_happens() {
+fn figures_follow_the_commands_that_run() {
     let server = TestServer::start();
     let (mut client, _other) = (server.client(), server.client());
     call(&mut client, "PING");
@@ -191,14 +191,14 @@ fn figures_follow_what_happens() {
     call(&mut client, "GET none");
     let after = ask_info(&mut client, "");
     let grown = |name| after.number(name) as i64 - before.number(name) as i64;
-    // The second connection may still be on its way to its thread.
+    // The thread of the second connection may not have added it yet.
     assert!((1..=2).contains(&after.number("connected_clients")));
     assert_eq!(after.value("threads"), "4");
     assert_eq!(grown("total_commands_processed"), 4);
     assert_eq!(grown("keyspace_hits"), 1);
     assert_eq!(grown("keyspace_misses"), 1);
     assert_eq!(grown("rdb_changes_since_last_save"), 1);
-    // Not `used_memory`, which counts what other tests of this process do.
+    // Not `used_memory`, which includes the memory of other tests in this process.
     assert!(grown("used_memory_dataset") >= 1 << 20);
     assert!(grown("total_net_input_bytes") > 1 << 20);
     assert!(grown("total_net_output_bytes") > 1 << 20);
@@ -228,7 +228,7 @@ fn keyspace_shows_databases_with_keys() {
 }
 
 #[test]
-fn errors_and_calls_are_counted_as_by_redis() {
+fn errors_and_calls_are_counted_as_in_redis() {
     let server = TestServer::with(|config| config.requirepass = String::from("secret"));
     let mut client = server.client();
     for command in ["GET a", "GET", "NOSUCH", "SLOWLOG NOSUCH", "AUTH wrong"] {
@@ -299,7 +299,7 @@ fn percentiles_are_those_of_the_configuration() {
 }
 
 #[test]
-fn memory_is_told_in_figures_and_words() {
+fn memory_commands_report_figures_and_texts() {
     let server = TestServer::start();
     let mut client = server.client();
     call(&mut client, "SET key value");
@@ -315,7 +315,7 @@ fn memory_is_told_in_figures_and_words() {
     assert_eq!(call(&mut client, "MEMORY PURGE"), ok());
     assert!(text(&call(&mut client, "MEMORY DOCTOR")).ends_with('\n'));
     assert!(text(&call(&mut client, "MEMORY MALLOC-STATS")).contains("bytes in use"));
-    // The names that Redis 7.0.15 gives, in its order.
+    // The names in Redis 7.0.15, in its order.
     let names = "peak.allocated total.allocated startup.allocated replication.backlog clients.slaves \
         clients.normal cluster.links aof.buffer lua.caches functions.caches db.0 overhead.total \
         keys.count keys.bytes-per-key dataset.bytes dataset.percentage peak.percentage \
@@ -336,7 +336,7 @@ fn memory_is_told_in_figures_and_words() {
 }
 
 #[test]
-fn latency_events_are_shown_and_forgotten() {
+fn latency_events_are_shown_and_reset() {
     let server = TestServer::with(|config| config.latency_monitor_threshold_ms = 100);
     let mut client = server.client();
     assert_eq!(
@@ -443,7 +443,7 @@ fn slow_commands(client: &mut Client, get: &str) -> Vec<String> {
 }
 
 #[test]
-fn slow_commands_are_kept_up_to_a_number() {
+fn the_slow_log_has_a_maximum_length() {
     let server = TestServer::with(|config| config.slowlog_log_slower_than_us = 0);
     let mut client = server.client();
     call(&mut client, "SLOWLOG RESET");
@@ -474,7 +474,7 @@ fn slow_commands_are_kept_up_to_a_number() {
 }
 
 #[test]
-fn slow_commands_are_shortened_and_keep_no_secrets() {
+fn the_slow_log_shortens_arguments_and_hides_secrets() {
     let server = TestServer::with(|config| config.slowlog_log_slower_than_us = 0);
     let mut client = server.client();
     call(&mut client, &format!("ECHO {}", "x".repeat(128)));

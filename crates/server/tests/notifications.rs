@@ -1,22 +1,22 @@
-//! Keyspace notifications of what Redis 7.0 does not have, and of what nobody asks for; the rest is compared with the real server
-//! by `crates/oracle/tests/notifications.rs`.
+//! Keyspace notifications of commands that Redis 7.0 does not have, and of keys that expire without an access;
+//! `crates/oracle/tests/notifications.rs` compares the rest with a real Redis.
 
 mod common;
 
 use common::{Client, TestServer};
 
-/// A server that publishes events by their names, and a client that hears all of them.
-fn listening(letters: &str) -> (TestServer, Client) {
+/// A server that publishes events, and a client that has subscribed to all of them.
+fn with_subscriber(letters: &str) -> (TestServer, Client) {
     let server = TestServer::start();
-    let mut ear = server.client();
-    ear.run(&format!("CONFIG SET notify-keyspace-events {letters}"));
-    ear.run("PSUBSCRIBE __key*");
-    (server, ear)
+    let mut subscriber = server.client();
+    subscriber.run(&format!("CONFIG SET notify-keyspace-events {letters}"));
+    subscriber.run("PSUBSCRIBE __key*");
+    (server, subscriber)
 }
 
-/// The next event, as its channel and what is published there.
-fn heard(ear: &mut Client) -> String {
-    let text = ear.receive();
+/// The next event: its channel and its payload.
+fn next_event(subscriber: &mut Client) -> String {
+    let text = subscriber.receive();
     let words: Vec<&str> = text.lines().skip(2).collect();
     words
         .iter()
@@ -26,8 +26,8 @@ fn heard(ear: &mut Client) -> String {
 }
 
 #[test]
-fn fields_of_hashes_that_end() {
-    let (server, mut ear) = listening("EA");
+fn hash_field_commands_raise_events() {
+    let (server, mut subscriber) = with_subscriber("EA");
     let mut client = server.client();
     for (command, events) in [
         ("HSET h a 1 b 2 c 3", &["hset"][..]),
@@ -49,46 +49,52 @@ fn fields_of_hashes_that_end() {
         ("HSETEX h PXAT 1 FIELDS 1 a 1", &["hset", "hdel", "del"]),
     ] {
         client.run(command);
-        // Nothing else comes before what comes now.
+        // No further event comes before these.
         client.run("SADD end 1");
         client.run("DEL end");
         for event in events {
             let expected = format!("__keyevent@0__:{event} h");
-            assert_eq!(heard(&mut ear), expected, "{command}");
+            assert_eq!(next_event(&mut subscriber), expected, "{command}");
         }
         for event in ["sadd", "del"] {
             let expected = format!("__keyevent@0__:{event} end");
-            assert_eq!(heard(&mut ear), expected, "{command}");
+            assert_eq!(next_event(&mut subscriber), expected, "{command}");
         }
     }
 }
 
 #[test]
-fn what_ends_is_told_without_a_look_at_it() {
-    let (server, mut ear) = listening("Ehxg");
+fn keys_and_fields_expire_with_events_without_an_access() {
+    let (server, mut subscriber) = with_subscriber("Ehxg");
     let mut client = server.client();
     client.run("SELECT 2");
     client.run("SET key value PX 1");
-    assert_eq!(heard(&mut ear), "__keyevent@2__:expire key");
-    assert_eq!(heard(&mut ear), "__keyevent@2__:expired key");
+    assert_eq!(next_event(&mut subscriber), "__keyevent@2__:expire key");
+    assert_eq!(next_event(&mut subscriber), "__keyevent@2__:expired key");
     client.run("HSETEX hash PX 1 FIELDS 1 ends 1");
     for event in ["hset", "hexpire", "hexpired", "del"] {
-        assert_eq!(heard(&mut ear), format!("__keyevent@2__:{event} hash"));
+        assert_eq!(
+            next_event(&mut subscriber),
+            format!("__keyevent@2__:{event} hash")
+        );
     }
     client.run("HSETEX hash FIELDS 1 stays 1");
     client.run("HSETEX hash PX 1 FIELDS 1 ends 1");
     for event in ["hset", "hset", "hexpire", "hexpired"] {
-        assert_eq!(heard(&mut ear), format!("__keyevent@2__:{event} hash"));
+        assert_eq!(
+            next_event(&mut subscriber),
+            format!("__keyevent@2__:{event} hash")
+        );
     }
-    assert!(ear.has_nothing());
+    assert!(subscriber.has_nothing());
 }
 
-/// Far more than may be on its way to a thread: those who cause events wait for those who hear them.
+/// The events are far more than may be in transit to a thread: clients that cause events wait until they are delivered.
 #[test]
-fn no_event_of_many_is_lost() {
+fn no_event_is_lost_if_there_are_many() {
     const ROUNDS: usize = 5;
     const KEYS: usize = 12_000;
-    let (server, mut ear) = listening("K$");
+    let (server, mut subscriber) = with_subscriber("K$");
     let name = |number: usize| format!("key:{number:060}");
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -105,18 +111,18 @@ fn no_event_of_many_is_lost() {
         });
         for number in 0..ROUNDS * KEYS {
             let expected = format!("__keyspace@0__:{} set", name(number));
-            assert_eq!(heard(&mut ear), expected);
+            assert_eq!(next_event(&mut subscriber), expected);
         }
     });
 }
 
-/// The bug: what a transaction or a script published came before the events of changes that it had made earlier.
+/// The bug: messages that a transaction or a script published arrived before the events of its earlier changes.
 #[test]
-fn what_is_published_between_changes_comes_between_their_events() {
+fn messages_published_between_changes_arrive_between_their_events() {
     let server = TestServer::with(|config| config.notify_keyspace_events = "E$".into());
-    let (mut client, mut hears) = (server.client(), server.client());
-    hears.run("SUBSCRIBE news");
-    hears.run("SUBSCRIBE __keyevent@0__:set");
+    let (mut client, mut subscriber) = (server.client(), server.client());
+    subscriber.run("SUBSCRIBE news");
+    subscriber.run("SUBSCRIBE __keyevent@0__:set");
     let script = "for i = 1, 3 do redis.call('SET', 'set' .. i, 1); redis.call('PUBLISH', 'news', 'published' .. i) end";
     for is_script in [false, true] {
         if is_script {
@@ -131,7 +137,7 @@ fn what_is_published_between_changes_comes_between_their_events() {
         }
         for number in 1..=3 {
             for what in ["set", "published"] {
-                let (message, wanted) = (hears.receive(), format!("\"{what}{number}\""));
+                let (message, wanted) = (subscriber.receive(), format!("\"{what}{number}\""));
                 assert!(message.ends_with(&wanted), "{message} instead of {wanted}");
             }
         }

@@ -1,4 +1,4 @@
-//! Publishing and subscribing over several threads: order, completeness, limits, and what is left behind.
+//! Publish and subscribe over several threads: order, completeness, limits, and cleanup.
 
 mod common;
 
@@ -9,7 +9,7 @@ use std::thread;
 use common::{Client, TestServer, until};
 use damselfly_config::OutputLimit;
 use damselfly_protocol::client::{Value, write_command};
-use damselfly_server::pubsub::Topic;
+use damselfly_pubsub::Topic;
 
 const CHANNELS: usize = 3;
 
@@ -36,16 +36,17 @@ fn subscribe(client: &mut Client, command: &str) {
     }
 }
 
-/// Waits until nobody has any subscription.
+/// Waits until no client has a subscription.
 fn until_nothing_is_left(server: &TestServer) {
     until("no subscription is left", || {
         Topic::ALL
             .iter()
-            .all(|&topic| server.shared().pubsub.names(topic) == 0)
+            .all(|&topic| server.shared().pubsub.name_count(topic) == 0)
     });
 }
 
-/// Publishes numbered messages on every channel, `window` requests at a time; returns how often they were received.
+/// Publishes numbered messages on every channel, with up to `window` requests without a reply; returns the number of receivers of
+/// all messages.
 fn publish(mut client: Client, publisher: usize, rounds: usize, window: usize) -> i64 {
     let payload = "x".repeat(100);
     let (mut received, mut open) = (0, 0);
@@ -69,7 +70,7 @@ fn publish(mut client: Client, publisher: usize, rounds: usize, window: usize) -
     received
 }
 
-/// Receives so many messages, and checks that those of each publisher and channel come in order and that none is missing.
+/// Receives this many messages, and checks that those of each publisher and channel arrive in order and none is missing.
 fn check_order(client: &mut Client, messages: usize) {
     let mut seen: HashMap<(String, String), usize> = HashMap::new();
     for _ in 0..messages {
@@ -86,7 +87,7 @@ fn check_order(client: &mut Client, messages: usize) {
     }
 }
 
-/// Publishers and subscribers on all threads; `window` is how far a publisher runs ahead of its replies.
+/// Publishers and subscribers on all threads; `window` is the number of requests that a publisher sends ahead of the replies.
 fn order_is_kept(publishers: usize, rounds: usize, window: usize) {
     let server = TestServer::with(|config| {
         config.client_output_buffer_limit.pubsub = OutputLimit {
@@ -97,7 +98,7 @@ fn order_is_kept(publishers: usize, rounds: usize, window: usize) {
     });
     let all = "SUBSCRIBE channel:0 channel:1 channel:2";
     let messages = publishers * rounds * CHANNELS;
-    // What each subscribes to, and how many messages that is worth.
+    // Each with the number of messages that it receives.
     let subscribers: Vec<(Client, usize)> = [
         (all, messages),
         ("PSUBSCRIBE channel:*", messages),
@@ -130,24 +131,27 @@ fn order_is_kept(publishers: usize, rounds: usize, window: usize) {
             .map(|publisher| publisher.join().unwrap())
             .sum()
     });
-    assert_eq!(received, expected as i64, "replies count the receivers");
+    assert_eq!(
+        received, expected as i64,
+        "PUBLISH replies with the receivers"
+    );
     until_nothing_is_left(&server);
 }
 
 #[test]
-fn messages_of_a_publisher_arrive_in_order_and_none_is_lost() {
+fn messages_of_a_publisher_arrive_completely_and_in_order() {
     order_is_kept(5, 1000, 1);
     order_is_kept(4, 3000, 100);
 }
 
-/// Far more is published than may be on its way: publishers wait, and nobody is cut.
+/// Far more is published than may be in transit: publishers wait, and no subscriber is disconnected.
 #[test]
 fn publishers_that_do_not_wait_for_replies_lose_nothing() {
     order_is_kept(3, 5_000, usize::MAX / 2);
 }
 
-/// Bug that this is to prevent: a message that waited in the thread's inbox came behind the reply to a command that
-/// was sent after it had been published.
+/// The bug to prevent: a message still in the inbox of its thread arrived after the reply to a command that was sent after the
+/// message was published.
 #[test]
 fn a_message_comes_before_the_reply_to_a_later_command() {
     let server = TestServer::start();
@@ -163,7 +167,7 @@ fn a_message_comes_before_the_reply_to_a_later_command() {
         );
         assert_eq!(subscriber.receive(), "PONG");
     }
-    // What is published before a subscription ends is received.
+    // A message published before UNSUBSCRIBE is received.
     for round in 0..500 {
         assert_eq!(publisher.number(&format!("PUBLISH news {round}")), 1);
         subscriber.send("UNSUBSCRIBE");
@@ -176,8 +180,8 @@ fn a_message_comes_before_the_reply_to_a_later_command() {
     }
 }
 
-/// Bug that this is to prevent: who subscribed on a thread that had other subscribers received what had been published
-/// before and was still on its way.
+/// The bug to prevent: a client that subscribed on a thread with other subscribers received messages that had been published before
+/// and were still in transit.
 #[test]
 fn a_new_subscriber_receives_nothing_older() {
     let server = TestServer::with(|config| config.threads = 2);
@@ -195,7 +199,7 @@ fn a_new_subscriber_receives_nothing_older() {
         assert_eq!(next(&mut newer)[2], format!("new:{round}"));
         assert_eq!(newer.run("RESET"), "RESET");
     }
-    // The same within one pipeline of one client.
+    // The same in a pipeline of one client.
     publisher.run("HELLO 3");
     for command in [
         "PUBLISH news before",
@@ -221,13 +225,13 @@ fn with_limit(hard_bytes: u64, soft_bytes: u64, soft_s: u64) -> TestServer {
     })
 }
 
-fn cuts(client: &mut Client) -> bool {
+fn is_one_disconnected(client: &mut Client) -> bool {
     let stats = client.text("INFO stats");
     stats.contains("client_output_buffer_limit_disconnections:1\r\n")
 }
 
 #[test]
-fn a_subscriber_that_does_not_read_is_cut_and_others_receive_all() {
+fn a_subscriber_that_does_not_read_is_disconnected_and_others_receive_everything() {
     const ROUNDS: usize = 300;
     let server = with_limit(1 << 20, 0, 0);
     let (mut slow, mut fast, mut publisher) = (server.client(), server.client(), server.client());
@@ -239,42 +243,44 @@ fn a_subscriber_that_does_not_read_is_cut_and_others_receive_all() {
         assert!(receivers == 1 || receivers == 2);
         assert!(next(&mut fast)[2].starts_with(&format!("{round}:")));
     }
-    until("the slow one is cut", || {
+    until("the slow subscriber is disconnected", || {
         publisher.number("PUBLISH news x") == 1
     });
-    assert!(cuts(&mut publisher));
+    assert!(is_one_disconnected(&mut publisher));
     assert!(slow.until_closed().len() < ROUNDS);
 }
 
 #[test]
-fn who_can_not_be_sent_a_message_is_cut() {
+fn a_subscriber_is_disconnected_if_a_message_is_too_large_for_it() {
     let server = with_limit(1 << 20, 0, 0);
     let (mut subscriber, mut publisher) = (server.client(), server.client());
     subscribe(&mut subscriber, "SUBSCRIBE news");
     let payload = "x".repeat(100 << 20);
     assert_eq!(publisher.number(&format!("PUBLISH news {payload}")), 1);
     assert!(subscriber.until_closed().is_empty());
-    assert!(cuts(&mut publisher));
+    assert!(is_one_disconnected(&mut publisher));
 }
 
 #[test]
-fn a_subscriber_that_is_over_the_soft_limit_for_too_long_is_cut() {
+fn a_subscriber_that_exceeds_the_soft_limit_for_too_long_is_disconnected() {
     let server = with_limit(0, 1 << 20, 1);
     let (mut slow, mut publisher) = (server.client(), server.client());
     subscribe(&mut slow, "SUBSCRIBE news");
     let payload = "x".repeat(100_000);
     for _ in 0..100 {
         if publisher.number(&format!("PUBLISH news {payload}")) == 0 {
-            // On a busy machine the time was over before all was published.
+            // On a busy machine the time is over before everything is published.
             break;
         }
     }
-    until("it is cut", || publisher.number("PUBLISH news x") == 0);
-    assert!(cuts(&mut publisher));
+    until("it is disconnected", || {
+        publisher.number("PUBLISH news x") == 0
+    });
+    assert!(is_one_disconnected(&mut publisher));
 }
 
 #[test]
-fn what_subscribers_leave_behind_is_nothing() {
+fn nothing_is_left_of_subscribers_that_are_gone() {
     let server = TestServer::start();
     let ends = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -329,7 +335,7 @@ fn what_subscribers_leave_behind_is_nothing() {
 }
 
 #[test]
-fn subscribers_may_be_idle_for_ever() {
+fn subscribers_have_no_idle_timeout() {
     let server = TestServer::with(|config| config.timeout_s = 1);
     let (mut subscriber, mut idle) = (server.client(), server.client());
     subscribe(&mut subscriber, "PSUBSCRIBE *");
@@ -340,13 +346,13 @@ fn subscribers_may_be_idle_for_ever() {
 }
 
 #[test]
-fn a_client_that_waits_for_keys_receives_messages() {
+fn a_blocked_client_receives_messages() {
     let server = TestServer::start();
     let (mut subscriber, mut other) = (server.client(), server.client());
     subscriber.run("HELLO 3");
     subscribe(&mut subscriber, "SUBSCRIBE news");
     subscriber.send("BLPOP list 0");
-    until("it waits", || {
+    until("it is blocked", || {
         other.text("CLIENT LIST").contains("flags=PbU ")
     });
     assert_eq!(other.number("PUBLISH news x"), 1);
@@ -355,9 +361,9 @@ fn a_client_that_waits_for_keys_receives_messages() {
     assert_eq!(next(&mut subscriber), ["list", "element"]);
 }
 
-/// Redis sends them in the middle of EXEC's reply, which is then not well-formed.
+/// Redis sends them in the middle of the reply of EXEC, which is then not well-formed.
 #[test]
-fn own_messages_of_a_transaction_come_behind_its_reply() {
+fn messages_that_a_transaction_publishes_to_its_client_come_after_its_reply() {
     let server = TestServer::start();
     let mut client = server.client();
     client.run("HELLO 3");
@@ -383,7 +389,7 @@ fn own_messages_of_a_transaction_come_behind_its_reply() {
     assert_eq!(client.run("PING"), "PONG");
 }
 
-/// Long replies are written in slices; what comes meanwhile must not come in between.
+/// Long replies are written in slices; a message that arrives meanwhile must not come between them.
 #[test]
 fn no_message_comes_in_the_middle_of_a_reply() {
     const MEMBERS: usize = 100_000;
@@ -423,34 +429,34 @@ fn no_message_comes_in_the_middle_of_a_reply() {
 }
 
 #[test]
-fn a_crowd_is_served_by_one_message() {
-    const CROWD: usize = 300;
+fn many_subscribers_of_a_channel_all_receive_a_message() {
+    const SUBSCRIBERS: usize = 300;
     let server = TestServer::start();
-    let mut crowd: Vec<Client> = (0..CROWD).map(|_| server.client()).collect();
-    for (number, client) in crowd.iter_mut().enumerate() {
+    let mut subscribers: Vec<Client> = (0..SUBSCRIBERS).map(|_| server.client()).collect();
+    for (number, client) in subscribers.iter_mut().enumerate() {
         if number % 2 == 0 {
             client.run("HELLO 3");
         }
         subscribe(client, "SUBSCRIBE news");
     }
     let mut publisher = server.client();
-    assert_eq!(publisher.number("PUBLISH news x"), CROWD as i64);
-    for (number, client) in crowd.iter_mut().enumerate() {
+    assert_eq!(publisher.number("PUBLISH news x"), SUBSCRIBERS as i64);
+    for (number, client) in subscribers.iter_mut().enumerate() {
         let message = client.receive_value().unwrap();
         assert_eq!(matches!(message, Value::Push(_)), number % 2 == 0);
         assert_eq!(words(&message), ["message", "news", "x"]);
     }
-    let left = crowd.split_off(CROWD / 2);
-    drop(crowd);
+    let remaining = subscribers.split_off(SUBSCRIBERS / 2);
+    drop(subscribers);
     until("half of them are gone", || {
-        publisher.number("PUBLISH news y") == left.len() as i64
+        publisher.number("PUBLISH news y") == remaining.len() as i64
     });
-    drop(left);
+    drop(remaining);
     until_nothing_is_left(&server);
 }
 
 #[test]
-fn one_who_has_quit_receives_nothing_any_more() {
+fn a_client_receives_no_messages_after_quit() {
     let server = TestServer::start();
     let mut publisher = server.client();
     for _ in 0..300 {

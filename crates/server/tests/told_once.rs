@@ -1,5 +1,4 @@
-//! A script that has to wait for a lock, or is undone and runs again, is told of once: to those who monitor, who hear events,
-//! and in statistics.
+//! A script that waits for a lock, or is rolled back and runs again, is shown once: to monitors, in events and in statistics.
 
 mod common;
 
@@ -13,7 +12,7 @@ use damselfly_engine::{Key, Now, Tx};
 fn lock<'s>(server: &'s TestServer, key: &str) -> Tx<'s> {
     let engine = &server.shared().engine;
     let tx = engine.lock_one(Key::new(key.as_bytes()).hash, 0, Now(0));
-    tx.expect("nobody else uses it")
+    tx.expect("no other client uses the shard")
 }
 
 /// Two keys in different shards.
@@ -25,15 +24,15 @@ fn keys_apart(server: &TestServer) -> (String, String) {
     (String::from("key"), other.unwrap())
 }
 
-/// What a client that monitors is shown before the command `last`.
+/// The lines that a monitor is shown before the command `last`.
 fn shown_before(monitor: &mut Client, last: &str) -> Vec<String> {
     let lines = std::iter::from_fn(|| Some(monitor.receive()));
     lines.take_while(|line| !line.contains(last)).collect()
 }
 
-/// The bug: a script was shown with every try to take its locks.
+/// The bug: monitors were shown a script again with every attempt to take its locks.
 #[test]
-fn a_script_that_waits_for_a_lock_is_shown_once_to_those_who_monitor() {
+fn monitors_are_shown_a_script_that_waits_for_a_lock_once() {
     let server = TestServer::start();
     let (mut client, mut monitor) = (server.client(), server.client());
     let id = client.number("CLIENT ID");
@@ -54,28 +53,28 @@ fn a_script_that_waits_for_a_lock_is_shown_once_to_those_who_monitor() {
     assert!(of_script[0].contains("EVAL") && of_script[1].contains("lua"));
 }
 
-/// The bugs: what a script had read before its first change, or without any, was told again when it ran again, and so was what
-/// it was refused.
+/// The bugs: when a script ran again, the commands that only read, up to its first change, were shown and counted again, and so were
+/// refused commands.
 #[test]
-fn a_script_that_is_undone_is_told_of_once() {
+fn a_script_that_is_rolled_back_is_shown_once() {
     for writes in ["", "redis.call('SET', KEYS[1], 1); "] {
         let server = TestServer::with(|config| config.notify_keyspace_events = "Em".into());
         let (first, other) = keys_apart(&server);
-        let (mut client, mut monitor, mut hears) =
+        let (mut client, mut monitor, mut subscriber) =
             (server.client(), server.client(), server.client());
         monitor.run("MONITOR");
-        hears.run("SUBSCRIBE __keyevent@0__:keymiss");
+        subscriber.run("SUBSCRIBE __keyevent@0__:keymiss");
         let script = format!(
             "redis.call('GET', KEYS[1]); redis.pcall('GET'); {writes}return redis.call('GET', ARGV[1])"
         );
         let held = lock(&server, &other);
         client.send_words(&["EVAL", &script, "1", &first, &other]);
         let undone = &server.shared().scripts.counts.undone;
-        until("it is undone", || undone.load(Relaxed) == 1);
+        until("it is rolled back", || undone.load(Relaxed) == 1);
         drop(held);
         assert_eq!(client.receive(), "(nil)");
         client.run("GET last");
-        let messages: Vec<String> = std::iter::from_fn(|| Some(hears.receive()))
+        let messages: Vec<String> = std::iter::from_fn(|| Some(subscriber.receive()))
             .take_while(|message| !message.contains("last"))
             .collect();
         assert_eq!(messages.len(), 2, "{messages:?}");
@@ -94,11 +93,12 @@ fn a_script_that_is_undone_is_told_of_once() {
     }
 }
 
-/// The bug: while a script was slow, its lines were sent with those of the clients that had turns meanwhile, as if they were
-/// theirs; so a client that monitors missed them if it sent a command itself. Those of a transaction came before its own.
+/// The bugs: while a script was slow, its lines were sent together with those of the clients that had turns meanwhile, as if they
+/// were lines of those clients. So a monitor missed them if it sent a command itself. In a transaction, the script's lines came
+/// before those of the transaction's other commands.
 #[test]
-fn one_who_monitors_sees_a_slow_script_whatever_it_does_itself() {
-    // So many calls that they are shown before it is certain that they stay.
+fn a_monitor_sees_a_slow_script_even_if_it_sends_commands_itself() {
+    // Enough calls that they are shown before the script ends.
     const SLOW: &str = "redis.call('GET', 'key'); for i = 1, 1100 do redis.call('ECHO', 'echo') end; while true do end";
     let server = TestServer::with(|config| {
         config.threads = 1;
@@ -130,7 +130,7 @@ fn one_who_monitors_sees_a_slow_script_whatever_it_does_itself() {
     }
 }
 
-/// The bug: as long as a script could be undone, its events took memory without bound.
+/// The bug: while a script could still be rolled back, its events used unbounded memory.
 #[test]
 fn a_script_that_causes_many_events_does_not_keep_them_all() {
     let server = TestServer::with(|config| config.notify_keyspace_events = "Em$".into());
@@ -144,10 +144,10 @@ fn a_script_that_causes_many_events_does_not_keep_them_all() {
     }
 }
 
-/// The bug: until it was certain that a script's calls stay, the arguments of a thousand of them were kept for the slow log,
-/// however long they were.
+/// The bug: until it was certain that a script would not be rolled back, the arguments of up to a thousand calls were kept for the
+/// slow log, however long they were.
 #[test]
-fn long_arguments_of_a_script_are_not_kept_for_the_slow_log_until_it_ends() {
+fn calls_of_a_script_with_long_arguments_enter_the_slow_log_before_it_ends() {
     const SLOW: &str = "for i = 1, 4 do redis.call('SET', KEYS[1] .. i, string.rep('x', 1e6)) end; while true do end";
     let server = TestServer::with(|config| {
         config.busy_reply_threshold_ms = 20;
@@ -156,7 +156,7 @@ fn long_arguments_of_a_script_are_not_kept_for_the_slow_log_until_it_ends() {
     let (mut client, mut other) = (server.client(), server.client());
     client.send_words(&["EVAL", SLOW, "1", "key"]);
     until("it is slow", || server.shared().scripts.slow().len() == 1);
-    // On a busy machine it is slow before it has got this far.
+    // On a busy machine the script counts as slow before it has made these calls.
     until("its calls are logged", || {
         other.run("SLOWLOG GET -1").matches("\"SET\"").count() >= 2
     });

@@ -1,11 +1,11 @@
-//! Client-side caching over several threads: no cache holds what is out of date once that could have been known, memory stays
-//! bounded, and nothing is left behind.
+//! Client-side caching over several threads: no cache holds an outdated value after its client could know of the change, memory stays
+//! bounded, and nothing is left of clients that are gone.
 //!
-//! `cargo xtask ci` runs the tests of `coherent` with `--cfg broken="tracking"`, which registers a reader of a key only after
-//! it has let go of the locks under which it has read; then they must fail. They also fail if the invalidations of a client do
-//! not wait for its reply that another thread writes (`behind_long`), or for the one that is written in slices.
+//! `cargo xtask ci` runs the tests of `coherent` with `--cfg broken="tracking"`, which registers a reader of a key only after it has
+//! released the locks under which it read. Then they must fail. They also fail if the invalidations of a client do not wait for a
+//! reply that another thread writes (`behind_long`) or that is written in slices.
 //!
-//! Picks are random and so is the order in which threads run, so no seed could repeat a failure.
+//! Keys are chosen at random, but no seed could reproduce a failure, since the order in which threads run is random, too.
 
 mod common;
 
@@ -24,7 +24,7 @@ fn text(value: &Value) -> String {
     }
 }
 
-/// The words of a message; keys of an invalidation stand one by one, and no keys mean all of them.
+/// The words of a message. The keys of an invalidation are separate words; if there are none, it invalidates all keys.
 fn words(value: &Value) -> Vec<String> {
     let (Value::Push(items) | Value::Array(items)) = value else {
         return vec![text(value)];
@@ -41,7 +41,7 @@ fn next(client: &mut Client) -> Vec<String> {
     words(&client.receive_value().expect("a message"))
 }
 
-/// A client of RESP3 that tracks as `options` say.
+/// A client that uses RESP3 and tracks with these options.
 fn tracker(server: &TestServer, options: &str) -> Client {
     let mut client = server.client();
     client.run("HELLO 3");
@@ -59,7 +59,7 @@ fn send(client: &mut Client, words: &[&str]) {
     client.send_bytes(&request);
 }
 
-/// Waits until the server keeps nothing of those who tracked.
+/// Waits until the server keeps nothing of former trackers.
 fn until_nothing_is_left(server: &TestServer) {
     let shared = server.shared();
     until("nothing is tracked", || {
@@ -76,27 +76,28 @@ mod coherent {
     const WRITERS: usize = 3;
     const ROUNDS: u64 = 4000;
 
-    /// What writers have done.
-    pub struct World {
-        /// By key: the latest version that its writer has been told is stored.
+    /// The state that writers share with readers.
+    pub struct SharedState {
+        /// By key: the latest version whose writer has received the reply.
         stored: [AtomicU64; KEYS],
+        /// The number of writers that still run.
         writing: AtomicUsize,
     }
 
-    /// What a request of a reader expects.
+    /// The expected reply of a reader's request.
     enum Expected {
         Value(usize),
         Values(usize, usize),
         Any,
-        /// An answer behind which nothing older than these versions may be cached.
+        /// The reply of PING, after which the cache may hold nothing older than these versions.
         Pong([u64; KEYS]),
     }
 
     struct Reader<'a> {
         client: Client,
-        /// The one that gets its invalidations, if that is another one.
+        /// The client that gets its invalidations, if that is another one.
         redirected: Option<Client>,
-        world: &'a World,
+        state: &'a SharedState,
         cache: HashMap<usize, u64>,
         expected: VecDeque<Expected>,
         hits: usize,
@@ -130,8 +131,8 @@ mod coherent {
             self.expected.push_back(expected);
         }
 
-        /// Reads a few keys at once, those that are not cached, and receives all answers.
-        fn go(&mut self) {
+        /// Requests a few keys that are not cached, in one pipeline, and receives all replies.
+        fn read_some(&mut self) {
             for _ in 0..1 + self.below(6) {
                 let (key, other) = (self.below(KEYS), self.below(KEYS));
                 if self.cache.contains_key(&key) {
@@ -143,11 +144,11 @@ mod coherent {
                     self.request(&["GET", &name(key)], Expected::Value(key));
                 }
             }
-            self.look();
+            self.receive_and_check();
         }
 
-        fn look(&mut self) {
-            let stored = std::array::from_fn(|key| self.world.stored[key].load(SeqCst));
+        fn receive_and_check(&mut self) {
+            let stored = std::array::from_fn(|key| self.state.stored[key].load(SeqCst));
             if let Some(mut redirected) = self.redirected.take() {
                 while !self.expected.is_empty() {
                     self.receive();
@@ -170,7 +171,7 @@ mod coherent {
             }
         }
 
-        /// Nothing older than these versions may be cached.
+        /// Checks that the cache holds nothing older than these versions.
         fn check(&self, stored: &[u64; KEYS]) {
             for (&key, &cached) in &self.cache {
                 assert!(
@@ -220,8 +221,8 @@ mod coherent {
         }
     }
 
-    /// Changes its share of the keys: by single commands, several keys at once, in transactions, or not at all.
-    fn write(world: &World, writer: usize, client: &mut Client) {
+    /// Changes keys of this writer's share: by single commands, several at once, or in transactions.
+    fn write(state: &SharedState, writer: usize, client: &mut Client) {
         for round in 1..=ROUNDS {
             let share = KEYS / WRITERS;
             let key = writer + WRITERS * (damselfly_base::random::number() as usize % share);
@@ -231,7 +232,7 @@ mod coherent {
                 0 => {
                     send(client, &["MSET", &name(key), &value, &name(other), &value]);
                     assert_eq!(client.receive(), "OK");
-                    world.stored[other].store(round, SeqCst);
+                    state.stored[other].store(round, SeqCst);
                 }
                 1 => {
                     client.run("MULTI");
@@ -241,35 +242,35 @@ mod coherent {
                 }
                 _ => assert_eq!(client.run(&format!("SET {} {value}", name(key))), "OK"),
             }
-            world.stored[key].store(round, SeqCst);
+            state.stored[key].store(round, SeqCst);
         }
-        world.writing.fetch_sub(1, SeqCst);
+        state.writing.fetch_sub(1, SeqCst);
     }
 
-    /// Changes any of the first few keys, as other writers do at the same time.
-    pub fn count(world: &World, _: usize, client: &mut Client) {
+    /// Increments the first few keys, which other writers do at the same time.
+    pub fn increment(state: &SharedState, _: usize, client: &mut Client) {
         const SHARED_KEYS: u64 = 2;
         for _ in 0..ROUNDS {
             let key = (damselfly_base::random::number() % SHARED_KEYS) as usize;
             let version = client.number(&format!("INCR {}", name(key))) as u64;
-            world.stored[key].fetch_max(version, SeqCst);
+            state.stored[key].fetch_max(version, SeqCst);
         }
-        world.writing.fetch_sub(1, SeqCst);
+        state.writing.fetch_sub(1, SeqCst);
     }
 
-    /// Readers with these options of CLIENT TRACKING cache what writers on other threads change.
-    pub fn check(options: &[&str], keys_max: u64, write: fn(&World, usize, &mut Client)) {
+    /// Readers with these options of CLIENT TRACKING cache keys that writers on other threads change.
+    pub fn check(options: &[&str], keys_max: u64, write: fn(&SharedState, usize, &mut Client)) {
         let server = TestServer::with(|config| config.tracking_table_max_keys = keys_max);
-        let world = World {
+        let state = SharedState {
             stored: Default::default(),
             writing: AtomicUsize::new(WRITERS),
         };
         let mut caches = Vec::new();
         thread::scope(|scope| {
-            let (server, world) = (&server, &world);
+            let (server, state) = (&server, &state);
             for writer in 0..WRITERS {
                 let mut client = server.client();
-                scope.spawn(move || write(world, writer, &mut client));
+                scope.spawn(move || write(state, writer, &mut client));
             }
             let readers = options.iter().map(|options| {
                 let (client, redirected) = match options.strip_suffix("REDIRECT") {
@@ -285,7 +286,7 @@ mod coherent {
                 let mut reader = Reader {
                     client,
                     redirected,
-                    world,
+                    state,
                     cache: HashMap::new(),
                     expected: VecDeque::new(),
                     hits: 0,
@@ -293,10 +294,10 @@ mod coherent {
                     opts_in: options.contains("OPTIN"),
                 };
                 scope.spawn(move || {
-                    while world.writing.load(SeqCst) > 0 {
-                        reader.go();
+                    while state.writing.load(SeqCst) > 0 {
+                        reader.read_some();
                     }
-                    reader.look();
+                    reader.receive_and_check();
                     assert!(reader.invalidated > 0);
                     (reader.cache, reader.hits)
                 })
@@ -317,43 +318,43 @@ mod coherent {
     }
 
     #[test]
-    fn caches_of_what_was_read() {
+    fn caches_of_keys_that_were_read() {
         check(&["", "NOLOOP", "OPTOUT"], 0, write);
     }
 
     #[test]
-    fn caches_of_what_was_chosen() {
+    fn caches_of_keys_that_were_opted_in() {
         check(&["OPTIN", "OPTIN NOLOOP"], 0, write);
     }
 
     #[test]
-    fn caches_beyond_the_size_of_the_table() {
+    fn caches_of_more_keys_than_the_tracking_table_holds() {
         check(&["", "OPTIN"], 3, write);
     }
 
-    /// The bug: invalidations went to the thread of the tracker first, and from there to that of the client that gets them; which
-    /// answered requests in between. Now they go to the latter at once.
+    /// The bug: redirected invalidations went to the tracker's thread first, and from there to the thread of their receiver, which
+    /// answered requests in between. The fix: they go to the receiver's thread directly.
     #[test]
-    fn caches_whose_invalidations_go_to_others() {
+    fn caches_whose_invalidations_are_redirected() {
         check(
             &["REDIRECT", "OPTOUT NOLOOP REDIRECT", "BCAST REDIRECT"],
             0,
-            count,
+            increment,
         );
     }
 }
 
 #[test]
-fn caches_of_what_begins_with_a_prefix_are_coherent() {
+fn caches_of_keys_with_a_prefix_are_coherent() {
     let options = ["BCAST", "BCAST NOLOOP PREFIX key:"];
-    coherent::check(&options, 0, coherent::count);
+    coherent::check(&options, 0, coherent::increment);
 }
 
 #[test]
-fn those_who_track_prefixes_hear_of_every_change() {
+fn clients_that_track_prefixes_get_every_change() {
     const CHANGES: usize = 2000;
     let server = TestServer::start();
-    let mut hearers: Vec<Client> = ["BCAST", "BCAST PREFIX a: PREFIX b:"]
+    let mut trackers: Vec<Client> = ["BCAST", "BCAST PREFIX a: PREFIX b:"]
         .map(|options| tracker(&server, options))
         .into();
     thread::scope(|scope| {
@@ -366,25 +367,25 @@ fn those_who_track_prefixes_hear_of_every_change() {
             });
         }
     });
-    for (hearer, expected) in hearers.iter_mut().zip([3 * CHANGES, 2 * CHANGES]) {
-        hearer.send("PING");
-        let mut heard = std::collections::HashSet::new();
+    for (client, expected) in trackers.iter_mut().zip([3 * CHANGES, 2 * CHANGES]) {
+        client.send("PING");
+        let mut invalidated = std::collections::HashSet::new();
         loop {
-            let words = next(hearer);
+            let words = next(client);
             if words == ["PONG"] {
                 break;
             }
             assert_eq!(words[0], "invalidate");
-            heard.extend(words[1..].iter().cloned());
+            invalidated.extend(words[1..].iter().cloned());
         }
-        assert_eq!(heard.len(), expected);
+        assert_eq!(invalidated.len(), expected);
     }
-    drop(hearers);
+    drop(trackers);
     until_nothing_is_left(&server);
 }
 
 #[test]
-fn the_table_is_bounded_and_tells_of_what_it_drops() {
+fn the_tracking_table_is_bounded_and_invalidates_keys_that_it_drops() {
     const KEYS: usize = 20_000;
     const KEYS_MAX: usize = 500;
     let server = TestServer::with(|config| config.tracking_table_max_keys = KEYS_MAX as u64);
@@ -404,7 +405,7 @@ fn the_table_is_bounded_and_tells_of_what_it_drops() {
         words = next(&mut client);
     }
     assert_eq!(dropped.len() + server.shared().engine.tracked_keys(), KEYS);
-    // Lowering the limit drops more; zero lifts it.
+    // Lowering the limit drops more keys; zero removes the limit.
     server.change(|config| config.tracking_table_max_keys = 100);
     until("keys are dropped", || {
         server.shared().engine.tracked_keys() == 100
@@ -428,8 +429,8 @@ fn a_client_that_reads_nothing_costs_bounded_memory() {
             soft_s: 0,
         };
     });
-    let mut deaf = tracker(&server, "BCAST");
-    assert_eq!(deaf.run("CLIENT SETNAME deaf"), "OK");
+    let mut idle = tracker(&server, "BCAST");
+    assert_eq!(idle.run("CLIENT SETNAME idle"), "OK");
     let mut writer = server.client();
     let key = "k".repeat(10_000);
     let disconnected = || {
@@ -441,11 +442,11 @@ fn a_client_that_reads_nothing_costs_bounded_memory() {
     while disconnected() == 0 {
         assert_eq!(writer.run(&format!("SET {key} x")), "OK");
         rounds += 1;
-        assert!(rounds < 10_000, "nobody is disconnected");
+        assert!(rounds < 10_000, "the client is not disconnected");
     }
     until_nothing_is_left(&server);
-    deaf.until_closed();
-    // What a client wants to read itself may be more than that.
+    idle.until_closed();
+    // The limit does not apply to replies.
     let mut reader = tracker(&server, "");
     assert_eq!(
         writer.run(&format!("SET big {}", "x".repeat(4 << 20))),
@@ -461,10 +462,10 @@ fn a_client_that_reads_nothing_costs_bounded_memory() {
 }
 
 #[test]
-fn a_transaction_that_changes_very_much_invalidates_everything() {
+fn a_transaction_that_changes_too_many_bytes_of_keys_invalidates_everything() {
     const KEYS: usize = 300;
     let server = TestServer::start();
-    let mut hearer = tracker(&server, "BCAST");
+    let mut client = tracker(&server, "BCAST");
     let mut writer = server.client();
     writer.run("MULTI");
     for number in 0..KEYS {
@@ -472,8 +473,8 @@ fn a_transaction_that_changes_very_much_invalidates_everything() {
     }
     writer.send("EXEC");
     assert!(writer.receive_value().is_some());
-    assert_eq!(next(&mut hearer), ["invalidate"]);
-    assert_eq!(hearer.run("PING"), "PONG");
+    assert_eq!(next(&mut client), ["invalidate"]);
+    assert_eq!(client.run("PING"), "PONG");
 }
 
 #[test]
@@ -488,7 +489,7 @@ fn invalidations_are_redirected_across_threads() {
         } else {
             subscriber.run("SUBSCRIBE __redis__:invalidate");
         }
-        // Of either version, and on whichever thread.
+        // With either protocol, and on any thread.
         for protocol in [2, 3] {
             let mut client = server.client();
             client.run(&format!("HELLO {protocol}"));
@@ -515,7 +516,7 @@ fn invalidations_are_redirected_across_threads() {
             }
         }
     }
-    // Those who redirect get nothing themselves, but for the news that nobody is there any more.
+    // Clients that redirect get nothing themselves, except a message that the target is gone.
     drop(subscribers);
     until("they are gone", || {
         writer.text("CLIENT LIST").lines().count() == trackers.len() + 1
@@ -535,9 +536,10 @@ fn invalidations_are_redirected_across_threads() {
     until_nothing_is_left(&server);
 }
 
-/// Long replies are written by other threads, or in slices; an invalidation that came before them would be lost on the client.
+/// Long replies are written by other threads or in slices. A client would ignore an invalidation that arrived before the reply, and
+/// then cache an outdated value.
 #[test]
-fn invalidations_come_behind_the_replies_that_they_concern() {
+fn invalidations_come_after_the_replies_with_the_values() {
     const MEMBERS: usize = 100_000;
     let server = TestServer::start();
     let mut writer = server.client();
@@ -560,7 +562,7 @@ fn invalidations_come_behind_the_replies_that_they_concern() {
             let command = ["LRANGE list 0 -1", "SINTER set other"][round % 2];
             reader.send(command);
             let mut replied = false;
-            // Once it has read the key it hears of one of the next changes, and not before.
+            // After it has read the key, it gets an invalidation for one of the next changes, and not before.
             loop {
                 match reader.receive_value().unwrap() {
                     Value::Push(_) => {
@@ -580,20 +582,20 @@ fn invalidations_come_behind_the_replies_that_they_concern() {
 }
 
 #[test]
-fn keys_that_end_are_invalidated_even_if_nobody_looks_at_them() {
+fn expired_keys_are_invalidated_without_an_access() {
     let server = TestServer::start();
     let mut writer = server.client();
     let mut reader = tracker(&server, "");
-    let mut hearer = tracker(&server, "BCAST PREFIX h");
+    let mut broadcast = tracker(&server, "BCAST PREFIX h");
     assert_eq!(writer.run("SET k v PX 20"), "OK");
     assert_eq!(writer.number("HSET h f v"), 1);
-    assert_eq!(next(&mut hearer), ["invalidate", "h"]);
+    assert_eq!(next(&mut broadcast), ["invalidate", "h"]);
     writer.run("HPEXPIRE h 20 FIELDS 1 f");
-    assert_eq!(next(&mut hearer), ["invalidate", "h"]);
-    // The key may have ended before it is read, which is as good as a change.
+    assert_eq!(next(&mut broadcast), ["invalidate", "h"]);
+    // The key may expire before it is read, which counts as a change before the read.
     reader.run("GET k");
-    assert_eq!(next(&mut hearer), ["invalidate", "h"]);
-    until("both have ended", || writer.number("DBSIZE") == 0);
+    assert_eq!(next(&mut broadcast), ["invalidate", "h"]);
+    until("both have expired", || writer.number("DBSIZE") == 0);
     reader.send("PING");
     let mut words = next(&mut reader);
     if words[0] == "invalidate" {
@@ -604,9 +606,9 @@ fn keys_that_end_are_invalidated_even_if_nobody_looks_at_them() {
     assert_eq!(server.shared().engine.tracked_keys(), 0);
 }
 
-/// Redis tells of FLUSHALL and FLUSHDB only, so that its clients go on with the values of another database.
+/// Redis invalidates everything only for FLUSHALL and FLUSHDB, so that after SWAPDB its clients keep the values of another database.
 #[test]
-fn what_changes_all_keys_invalidates_all() {
+fn commands_that_change_all_keys_invalidate_everything() {
     let server = TestServer::start();
     let mut trackers: Vec<Client> = ["", "NOLOOP", "BCAST PREFIX other:"]
         .map(|options| tracker(&server, options))
@@ -621,7 +623,7 @@ fn what_changes_all_keys_invalidates_all() {
             assert_eq!(next(client), ["invalidate"]);
         }
     }
-    // Its own, too.
+    // A client's own commands, too.
     for place in 0..trackers.len() {
         assert_eq!(trackers[place].run("FLUSHALL"), "OK");
         for client in &mut trackers {
@@ -630,9 +632,9 @@ fn what_changes_all_keys_invalidates_all() {
     }
 }
 
-/// Their own changes come behind the replies that they belong to, wherever those are written.
+/// A client gets invalidations for its own changes after the replies of the commands, wherever those are written.
 #[test]
-fn own_changes_come_behind_their_replies() {
+fn invalidations_for_own_changes_come_after_the_replies() {
     let server = TestServer::start();
     let mut writer = server.client();
     let mut client = tracker(&server, "");
@@ -663,10 +665,10 @@ fn own_changes_come_behind_their_replies() {
         "PONG",
     ];
     assert_eq!(got, expected);
-    // Served while it waits, by another thread.
+    // While it is blocked, another thread serves it.
     assert_eq!(client.run("LRANGE to 0 -1"), "(empty array)");
     client.send("BLMOVE from to LEFT LEFT 0");
-    until("it waits", || {
+    until("it is blocked", || {
         writer.text("CLIENT LIST").contains("flags=btU ")
     });
     assert_eq!(writer.number("RPUSH from x"), 1);
@@ -676,7 +678,7 @@ fn own_changes_come_behind_their_replies() {
 }
 
 #[test]
-fn nothing_is_left_of_those_who_track_no_more() {
+fn nothing_is_left_of_clients_that_stop_tracking() {
     let server = TestServer::start();
     for end in ["CLIENT TRACKING OFF", "RESET", "QUIT"] {
         for options in ["", "OPTOUT NOLOOP", "BCAST PREFIX a PREFIX b"] {
@@ -693,7 +695,7 @@ mod scripts {
     use super::*;
 
     #[test]
-    fn a_script_that_reads_tracks_the_keys_that_it_is_given() {
+    fn a_script_that_reads_tracks_its_declared_keys() {
         let server = TestServer::start();
         let (mut client, mut writer) = (tracker(&server, ""), server.client());
         let eval = |client: &mut Client, script: &str| {
@@ -707,7 +709,7 @@ mod scripts {
         assert_eq!(writer.run("MSET b 1 a 1"), "OK");
         assert_eq!(next(&mut client), ["invalidate", "b"]);
         assert_eq!(next(&mut client), ["invalidate", "a"]);
-        // What it changes itself comes behind its reply, also if it did not declare it.
+        // Invalidations for its own changes come after its reply, also for undeclared keys.
         client.run("MGET a c");
         eval(
             &mut client,
@@ -718,15 +720,15 @@ mod scripts {
         assert_eq!(client.run("PING"), "PONG");
     }
 
-    /// While a script is slow, its thread serves others, with the session of its client taken aside.
+    /// While a script is slow, its thread serves others, with a placeholder for the session of its client.
     #[test]
-    fn a_client_hears_of_changes_while_its_script_runs() {
+    fn a_client_gets_invalidations_while_its_script_runs() {
         let server = TestServer::with(|config| {
             config.threads = 1;
             config.busy_reply_threshold_ms = 1;
         });
         let (mut client, mut writer) = (tracker(&server, "NOLOOP"), server.client());
-        let mut hearer = tracker(&server, "BCAST");
+        let mut broadcast = tracker(&server, "BCAST");
         client.run("GET k");
         send(
             &mut client,
@@ -738,7 +740,7 @@ mod scripts {
             ],
         );
         until("it is slow", || !server.shared().scripts.slow().is_empty());
-        // It fails in the rare case that both keys are in one shard, which is locked.
+        // SET fails in the rare case that both keys are in the same shard, which the script has locked.
         let mut is_set = writer.run("SET k 1") == "OK";
         assert_eq!(writer.run("SCRIPT KILL"), "OK");
         while !is_set {
@@ -748,38 +750,39 @@ mod scripts {
         got.sort_by_key(|words| words[0] != "invalidate");
         assert_eq!(got[0], ["invalidate", "k"]);
         assert!(got[1][0].contains("Script killed"), "{got:?}");
-        assert_eq!(next(&mut hearer), ["invalidate", "k"]);
+        assert_eq!(next(&mut broadcast), ["invalidate", "k"]);
         assert_eq!(client.run("PING"), "PONG");
     }
 }
 
-/// The bug: what a transaction dropped from the table as it read further keys was taken for a change by its client, which was
-/// not told of it if it wants to hear of no changes of its own. So it kept values that nobody would invalidate.
+/// The bug: when a transaction read many keys, the keys that it dropped from the tracking table were taken for changes by its client.
+/// With NOLOOP the client got no invalidations for them, and kept values that would never be invalidated.
 #[test]
-fn one_who_hears_of_no_own_changes_is_told_of_keys_that_its_transaction_drops() {
+fn noloop_clients_get_invalidations_for_keys_that_their_transaction_drops() {
     let server = TestServer::with(|config| config.tracking_table_max_keys = 1);
     let mut client = tracker(&server, "NOLOOP");
     for command in ["MULTI", "GET a", "GET b", "GET c", "EXEC"] {
         client.run(command);
     }
     client.send("PING over");
-    let mut told = Vec::new();
+    let mut invalidated = Vec::new();
     loop {
         let message = next(&mut client);
         match &message[..] {
-            [first, key] if first == "invalidate" => told.push(key.clone()),
+            [first, key] if first == "invalidate" => invalidated.push(key.clone()),
             [word] if word == "over" => break,
             _ => {}
         }
     }
-    // Which ones it drops is its own affair.
-    assert_eq!(told.len(), 2, "{told:?}");
+    // The table may drop any two of the three.
+    assert_eq!(invalidated.len(), 2, "{invalidated:?}");
 }
 
-/// The bug: while a transaction with a slow script ran, its client was told at once of keys that were dropped from the table. So
-/// that came before the reply with their values, which the client kept and nobody would invalidate. Now it waits for the reply.
+/// The bug: while a transaction with a slow script ran, its client got invalidations at once for keys that were dropped from the
+/// tracking table. They came before the reply with the values of these keys, so the client cached values that would never be
+/// invalidated. The fix: they wait for the reply.
 #[test]
-fn what_is_dropped_while_a_transaction_runs_comes_behind_its_reply() {
+fn invalidations_for_keys_dropped_during_a_transaction_come_after_its_reply() {
     let server = TestServer::with(|config| {
         config.threads = 1;
         config.busy_reply_threshold_ms = 1;
@@ -796,7 +799,7 @@ fn what_is_dropped_while_a_transaction_runs_comes_behind_its_reply() {
     }
     until("it is slow", || !server.shared().scripts.slow().is_empty());
     server.change(|config| config.tracking_table_max_keys = 1);
-    // The thread that runs the script answers this behind what it was sent before.
+    // The thread that runs the script handles the messages in its inbox before it replies to this.
     assert_eq!(other.run("PING"), "PONG");
     assert_eq!(other.run("SCRIPT KILL"), "OK");
     let mut got = Vec::new();
@@ -807,7 +810,7 @@ fn what_is_dropped_while_a_transaction_runs_comes_behind_its_reply() {
     assert_eq!(got[5][0], "invalidate", "{got:?}");
 }
 
-/// The bug: prefixes were compared each with each, so one request took its thread for minutes.
+/// The bug: each prefix was compared with each other one, so one request blocked its thread for minutes.
 #[test]
 fn a_client_may_track_very_many_prefixes() {
     const COUNT: usize = 200_000;
@@ -833,9 +836,10 @@ fn a_client_may_track_very_many_prefixes() {
     assert_eq!(next(&mut client), ["invalidate", "4711:x"]);
 }
 
-/// The bug: a command that runs elsewhere noted what its client had read although that was gone, and it stayed in the table.
+/// The bug: a command on a thread for long commands tracked the keys that it had read although its client was gone, and they stayed
+/// in the tracking table.
 #[test]
-fn a_client_that_goes_while_its_long_command_runs_leaves_nothing_behind() {
+fn nothing_is_left_of_a_client_that_is_killed_during_its_long_command() {
     let server = TestServer::start();
     let mut other = server.client();
     for chunk in 0..60 {
@@ -854,7 +858,7 @@ fn a_client_that_goes_while_its_long_command_runs_leaves_nothing_behind() {
         });
         assert_eq!(other.number(&format!("CLIENT KILL ID {id}")), 1);
     }
-    // These begin later than those, so they end later.
+    // These start later, so they end later.
     for _ in 0..4 {
         other.run("SORT_RO list LIMIT 0 1");
     }

@@ -1,4 +1,4 @@
-//! CONFIG: options seen, changed and written back while the server runs.
+//! CONFIG: reads options, changes them and writes them back to the file while the server runs.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -25,7 +25,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[Command {
     run: Run::Subcommands(SUBCOMMANDS),
     group: Group::Server,
     usage: "CONFIG",
-    summary: "Commands that see and change options.",
+    summary: "Commands that read and change options.",
     since: "2.0.0",
     complexity: "Depends on subcommand.",
 }];
@@ -77,7 +77,7 @@ static SUBCOMMANDS: &[Command<Handler>] = &[
             AtLeast(4),
             set,
             "CONFIG SET parameter value [parameter value ...]",
-            "Changes options: all of them, or none if one is refused.",
+            "Changes options: all that are given, or none if one is refused.",
             "2.0.0",
             "O(N) where N is the number of options given",
         )
@@ -87,7 +87,7 @@ static SUBCOMMANDS: &[Command<Handler>] = &[
         Exactly(2),
         resetstat,
         "CONFIG RESETSTAT",
-        "Starts the statistics of INFO again at zero.",
+        "Resets the statistics of INFO to zero.",
         "2.0.0",
         "O(1)",
     ),
@@ -96,7 +96,7 @@ static SUBCOMMANDS: &[Command<Handler>] = &[
         Exactly(2),
         rewrite,
         "CONFIG REWRITE",
-        "Writes the options that hold now into the configuration file.",
+        "Writes the current options into the configuration file.",
         "2.8.0",
         "O(1)",
     ),
@@ -129,20 +129,20 @@ fn set(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Resu
     if given("port").or(given("bind")).is_some() {
         bind = context.shared.config().set(&pairs, origin)?.bind;
     }
-    // Names are resolved before anything is locked, since that may take long.
+    // Host names are resolved before anything is locked, since that may take long.
     let mut addresses = Address::resolve_all(&bind);
     context
         .shared
         .change_config(|old| -> std::result::Result<_, CommandError> {
             let mut new = old.set(&pairs, origin)?;
             if (new.port, &new.bind) != (old.port, &old.bind) && new.bind != bind {
-                // They were changed in between.
+                // Another CONFIG SET has changed them meanwhile.
                 addresses = Address::resolve_all(&new.bind);
             }
             let change = Change {
                 old,
                 enters_dir: given("dir").is_some(),
-                // What is named first is what Redis tries first.
+                // Redis tries the option that is given first.
                 port_is_first: given("bind")
                     .is_none_or(|bind| given("port").is_some_and(|port| port < bind)),
                 addresses: &addresses,
@@ -163,19 +163,19 @@ fn set(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Resu
 /// A change of the configuration.
 struct Change<'c> {
     old: &'c Config,
-    /// The folder was named, if only with the path that it has.
+    /// `dir` was given, even if with its current value.
     enters_dir: bool,
-    /// The port was named before the addresses.
+    /// `port` was given before `bind`.
     port_is_first: bool,
     /// The addresses to listen on.
     addresses: &'c [Address],
 }
 
-/// The option that does not work, and why.
+/// The option that can't be applied, and the reason.
 type Refused = (&'static str, String);
 
 impl Change<'_> {
-    /// Makes the world fit the `new` configuration, or changes nothing that matters.
+    /// Applies the `new` configuration to the process, or changes nothing that matters.
     fn apply(&self, shared: &Shared, new: &mut Config) -> std::result::Result<(), Refused> {
         if new.maxclients > self.old.maxclients {
             let room = open_files::make_room(new.maxclients);
@@ -191,7 +191,7 @@ impl Change<'_> {
         if self.enters_dir {
             new.dir = enter(&new.dir).map_err(|error| ("dir", reason(&error)))?;
         }
-        // Last, since it takes most to undo.
+        // Last, since it is the hardest to undo.
         self.listen(shared, new).inspect_err(|_| {
             if self.enters_dir {
                 let _ = enter(&self.old.dir);
@@ -201,7 +201,7 @@ impl Change<'_> {
         Ok(())
     }
 
-    /// Listens where the `new` configuration says.
+    /// Listens on the port and addresses of the `new` configuration.
     fn listen(&self, shared: &Shared, new: &Config) -> std::result::Result<(), Refused> {
         let old = self.old;
         let Some(acceptor) = shared.acceptor.get() else {
@@ -228,7 +228,7 @@ fn enter(dir: &str) -> io::Result<String> {
     Ok(std::env::current_dir()?.display().to_string())
 }
 
-/// What the operating system says, without the number that Rust adds.
+/// The operating system's error text, without the number that Rust adds.
 fn reason(error: &io::Error) -> String {
     let text = error.to_string();
     match text.find(" (os error") {
@@ -266,12 +266,12 @@ fn rewrite(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Res
     Ok(())
 }
 
-/// Replaces the file as a whole: whoever reads it, also after a crash, finds the old one or the new one.
+/// Replaces the file atomically: a reader finds the old file or the new one, also after a crash.
 fn rewrite_file(path: &Path, config: &Config) -> io::Result<()> {
-    /// Two at a time would write into one temporary file.
+    /// Two rewrites at a time would use the same temporary file.
     static TURN: Mutex<()> = Mutex::new(());
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    // Where the path is a link, what it points to is replaced.
+    // If the path is a link, its target is replaced.
     let path = match fs::canonicalize(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => path.to_owned(),
         canonical => canonical?,

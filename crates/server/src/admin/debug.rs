@@ -1,5 +1,5 @@
-//! DEBUG: looking into the server, and making it misbehave, for tests. To Redis it is one command without
-//! subcommands, so it has a table of its own.
+//! DEBUG: inspects the server, and makes it misbehave, for tests. COMMAND shows no subcommands for it, as in Redis, so they have a
+//! table of their own.
 
 use std::fmt::Write as _;
 use std::ops::RangeInclusive;
@@ -35,14 +35,14 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[Command {
     run: Run::Run(Handler::Session(debug)),
     group: Group::Server,
     usage: "DEBUG subcommand [argument ...]",
-    summary: "Looks into the server, or makes it misbehave, for tests.",
+    summary: "Inspects the server, or makes it misbehave, for tests.",
     since: "1.0.0",
     complexity: "Depends on subcommand.",
 }];
 
 struct Subcommand {
     name: &'static str,
-    /// How many arguments a request may have, both names included.
+    /// The number of arguments that a request may have, including both names.
     args: RangeInclusive<usize>,
     run: SessionFn,
     usage: &'static str,
@@ -67,33 +67,33 @@ const fn subcommand(
 
 const ANY: usize = usize::MAX;
 
-#[rustfmt::skip] // One line each.
+#[rustfmt::skip] // One line per subcommand.
 static SUBCOMMANDS: &[Subcommand] = &[
     subcommand("CHANGE-REPL-ID", 2..=2, accept, "", "Does nothing: there is no replication yet."),
-    subcommand("CLIENT-EVICTION", 2..=2, client_eviction, "", "Shows how clients are evicted, where maxmemory-clients is set."),
-    subcommand("DICT-RESIZING", 3..=3, accept, "<0|1>", "Does nothing: tables grow in small steps at all times."),
-    subcommand("DIGEST", 2..=2, digest, "", "Returns a digest of all keys and values, equal to that of Redis for equal data."),
+    subcommand("CLIENT-EVICTION", 2..=2, client_eviction, "", "Shows how clients are grouped for eviction, if maxmemory-clients is set."),
+    subcommand("DICT-RESIZING", 3..=3, accept, "<0|1>", "Does nothing: tables always grow in small steps."),
+    subcommand("DIGEST", 2..=2, digest, "", "Returns a digest of all keys and values, the same as Redis for the same data."),
     subcommand("DIGEST-VALUE", 2..=ANY, digest_value, "[<key> ...]", "Returns a digest of the value at each key."),
-    subcommand("ERROR", 3..=3, error, "<text>", "Answers with that error."),
-    subcommand("HTSTATS", 3..=3, htstats, "<dbid>", "Returns how full the tables of a database are."),
-    subcommand("HTSTATS-KEY", 3..=3, htstats_key, "<key>", "Returns how full the table of a value is."),
+    subcommand("ERROR", 3..=3, error, "<text>", "Replies with this error."),
+    subcommand("HTSTATS", 3..=3, htstats, "<dbid>", "Returns the fill of the hash tables of a database."),
+    subcommand("HTSTATS-KEY", 3..=3, htstats_key, "<key>", "Returns the fill of the hash table of a value."),
     subcommand("JMAP", 2..=2, accept, "", "Does nothing: the heap is not profiled."),
-    subcommand("LOADAOF", 2..=2, no_persistence, "", "Is refused: there is no log on disk yet."),
+    subcommand("LOADAOF", 2..=2, no_persistence, "", "Fails: there is no append-only file yet."),
     subcommand("LOG", 3..=3, log, "<message>", "Writes a message to the log."),
-    subcommand("OBJECT", 3..=3, object, "<key>", "Returns how the value at a key is stored, in one line."),
-    subcommand("PANIC", 2..=2, panic, "", "Fails as by a bug, holding all locks: it costs this connection and nothing else."),
+    subcommand("OBJECT", 3..=3, object, "<key>", "Describes how the value at a key is stored, in one line."),
+    subcommand("PANIC", 2..=2, panic, "", "Panics, as by a bug, with all locks held: this closes the connection and affects nothing else."),
     subcommand("PAUSE-CRON", 3..=3, accept, "<0|1>", "Does nothing."),
-    subcommand("POPULATE", 3..=5, populate, "<count> [<prefix>] [<size>]", "Stores strings at the absent ones of the keys `prefix:0`, `prefix:1` and so on."),
-    subcommand("PROTOCOL", 3..=3, protocol, "<type>", "Answers with an example of a type of reply."),
-    subcommand("QUICKLIST-PACKED-THRESHOLD", 3..=3, packed_threshold, "<size>", "Does nothing but check the size."),
-    subcommand("RELOAD", 2..=ANY, reload, "[MERGE] [NOFLUSH] [NOSAVE]", "Is refused: there are no snapshots yet."),
-    subcommand("REPLYBUFFER", 4..=4, replybuffer, "PEAK-RESET-TIME <NEVER|RESET|milliseconds>", "Does nothing: reply buffers follow their use."),
-    subcommand("SET-ACTIVE-EXPIRE", 3..=3, set_active_expire, "<0|1>", "Ends or resumes the background removal of expired keys."),
-    subcommand("SET-DISABLE-DENY-SCRIPTS", 3..=3, eval_commands::set_deny, "<0|1>", "Lets scripts call commands about server and connection that they may not call otherwise."),
+    subcommand("POPULATE", 3..=5, populate, "<count> [<prefix>] [<size>]", "Stores strings at the keys `prefix:0`, `prefix:1` and so on, where they are absent."),
+    subcommand("PROTOCOL", 3..=3, protocol, "<type>", "Replies with an example of this type of reply."),
+    subcommand("QUICKLIST-PACKED-THRESHOLD", 3..=3, packed_threshold, "<size>", "Only checks the size."),
+    subcommand("RELOAD", 2..=ANY, reload, "[MERGE] [NOFLUSH] [NOSAVE]", "Fails: there are no snapshots yet."),
+    subcommand("REPLYBUFFER", 4..=4, replybuffer, "PEAK-RESET-TIME <NEVER|RESET|milliseconds>", "Does nothing: the size of reply buffers always follows their use."),
+    subcommand("SET-ACTIVE-EXPIRE", 3..=3, set_active_expire, "<0|1>", "Pauses or resumes the background removal of expired keys."),
+    subcommand("SET-DISABLE-DENY-SCRIPTS", 3..=3, eval_commands::set_deny, "<0|1>", "Lets scripts call server and connection commands that are otherwise forbidden in scripts."),
     subcommand("SET-SKIP-CHECKSUM-VALIDATION", 3..=3, accept, "<0|1>", "Does nothing: there are no snapshots yet."),
-    subcommand("SLEEP", 3..=3, sleep, "<seconds>", "Answers after that time; only this connection waits."),
-    subcommand("STRINGMATCH-LEN", 4..=4, stringmatch_len, "<len> <pattern>", "Matches a text of that many letters `a` against a pattern."),
-    subcommand("TABLE", 2..=2, table, "", "Returns how full the tables of all databases are, as JSON."),
+    subcommand("SLEEP", 3..=3, sleep, "<seconds>", "Replies after this time; only this connection waits."),
+    subcommand("STRINGMATCH-LEN", 4..=4, stringmatch_len, "<len> <pattern>", "Matches a string of `len` letters `a` against a pattern."),
+    subcommand("TABLE", 2..=2, table, "", "Returns the fill of the hash tables of all databases, as JSON."),
 ];
 
 fn debug(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
@@ -111,7 +111,7 @@ fn debug(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Re
 }
 
 fn unknown(args: Args<'_>) -> damselfly_commands::Stop {
-    /// Redis shows as much of the name.
+    /// Redis shows this much of the name.
     const SHOWN_BYTES_MAX: usize = 128;
     let name = args.at(1);
     CommandError::quoting(
@@ -183,7 +183,7 @@ fn log(_: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     Ok(())
 }
 
-/// Seconds as C reads them: what is no number is zero.
+/// Parses seconds like C: text that is no number is zero.
 fn seconds(text: &[u8]) -> Duration {
     let seconds = std::str::from_utf8(text)
         .ok()
@@ -205,7 +205,7 @@ fn set_active_expire(context: &mut Context<'_>, args: Args<'_>, reply: &mut Repl
     Ok(())
 }
 
-/// As C reads integers: what is no number is zero.
+/// Parses an integer like C: text that is no number is zero.
 fn is_zero(text: &[u8]) -> bool {
     number::parse_integer(text).unwrap_or(0) == 0
 }
@@ -253,7 +253,7 @@ fn replybuffer(_: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Re
 }
 
 fn stringmatch_len(_: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    /// The time grows with the product of both lengths.
+    /// The time that matching takes grows with the product of both lengths.
     const LEN_MAX: i64 = 1 << 20;
     let len = args.integer(2)?;
     if !(0..=LEN_MAX).contains(&len) {
@@ -288,7 +288,7 @@ fn populate(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) ->
     result
 }
 
-/// DEBUG POPULATE with arguments that were checked. It locks only the shard of the key at hand.
+/// DEBUG POPULATE, with valid arguments. Locks only the shard of the current key.
 pub fn populate_shards(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let count = positive(args, 2)?;
     let prefix = args.get(3).unwrap_or(b"key");
@@ -300,7 +300,7 @@ pub fn populate_shards(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -
             value.resize(size as usize, 0);
         }
         let key = Key::new(&key);
-        // Where this stops for a busy shard, the command starts again later and passes over what it has done.
+        // If a shard is busy, the command starts over later and skips the keys that it has already stored.
         tx.with_shard(tx.engine().shard_of(key.hash), |tx| {
             if tx.peek(key).is_none() {
                 tx.store(key, NewValue::compact(&value), Deadline::Clear);
@@ -311,7 +311,7 @@ pub fn populate_shards(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -
     Ok(())
 }
 
-/// The bytes that a value takes in a snapshot, uncompressed and element by element.
+/// The size of a value in a snapshot, in bytes, if its elements are stored one by one and uncompressed.
 fn serialized_bytes(value: Value<'_>) -> usize {
     match value {
         Value::Text(Text::Integer(number)) => serialized_integer(number),
@@ -341,7 +341,7 @@ fn serialized_bytes(value: Value<'_>) -> usize {
             serialized_count(set.len())
                 + members.map(|bytes| bytes + size_of::<f64>()).sum::<usize>()
         }
-        // Its nodes are saved as they are, nearly.
+        // Its nodes are stored almost as they are in memory.
         Value::Stream(stream) => stream.memory_bytes(),
     }
 }
@@ -428,7 +428,7 @@ fn digest_value(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>
     Ok(())
 }
 
-/// How full a database's tables are, over all shards.
+/// The fill of a database's tables, over all shards.
 #[derive(Default)]
 struct Fill {
     keys: usize,
@@ -510,7 +510,7 @@ fn htstats(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> 
     } else {
         let _ = write!(
             text,
-            " table size: {}\n number of elements: {}\n segments: {}\n buckets: {}\n not in their first bucket: {}\n load factor: {:.2}\n",
+            " table size: {}\n number of elements: {}\n segments: {}\n buckets: {}\n not in their home bucket: {}\n load factor: {:.2}\n",
             fill.slots,
             fill.keys,
             fill.segments,
@@ -521,7 +521,7 @@ fn htstats(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> 
     }
     let _ = write!(
         text,
-        "[Expires HT]\nDeadlines stand in the entries: {} of them have one\n",
+        "[Expires HT]\nDeadlines are part of the entries: {} entries have one\n",
         fill.deadlines
     );
     reply.verbatim(*b"txt", text.as_bytes());
@@ -552,7 +552,7 @@ fn protocol(_: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Resul
     match &name[..] {
         b"string" => reply.bulk(b"Hello World"),
         b"integer" => reply.integer(12345),
-        #[expect(clippy::approx_constant, reason = "the example that Redis gives")]
+        #[expect(clippy::approx_constant, reason = "Redis's example")]
         b"double" => reply.double(3.141),
         b"null" => reply.null(),
         b"array" => {

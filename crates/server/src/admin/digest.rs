@@ -1,4 +1,4 @@
-//! DEBUG DIGEST: equal to that of Redis for equal data.
+//! DEBUG DIGEST: the same digest as Redis's for the same data.
 
 use damselfly_base::double::DoubleText;
 use damselfly_base::sha1;
@@ -7,32 +7,32 @@ use damselfly_engine::{Cursor, Tx};
 use damselfly_protocol::Reply;
 use damselfly_value::{EntryRef, Side, StreamId, Text, Type, Value};
 
-/// A digest in the making.
+/// A digest under construction.
 ///
-/// That of all data is the XOR of what each key gives, so that their order does not matter.
+/// The digest of all data is the XOR of the digests of the keys, so their order does not matter.
 #[derive(Default)]
 pub struct Digest([u8; 20]);
 
 impl Digest {
-    /// Adds bytes, regardless of order.
+    /// Adds bytes; the order of additions does not matter.
     pub fn add(&mut self, bytes: &[u8]) {
         for (own, other) in self.0.iter_mut().zip(sha1::sha1(bytes)) {
             *own ^= other;
         }
     }
 
-    /// Adds what another digest has gathered, regardless of order.
+    /// Adds another digest; the order of additions does not matter.
     pub fn add_digest(&mut self, other: &Self) {
         self.add(&other.0);
     }
 
-    /// Adds bytes behind all that was added before.
+    /// Adds bytes so that the result depends on everything added before them.
     pub fn mix(&mut self, bytes: &[u8]) {
         self.add(bytes);
         self.0 = sha1::sha1(&self.0);
     }
 
-    /// Adds what an entry holds, and whether it has a deadline.
+    /// Adds the value of an entry, and whether it has a deadline.
     pub fn add_value(&mut self, entry: EntryRef<'_>) {
         self.mix(&redis_number(entry.type_of()).to_be_bytes());
         match entry.value() {
@@ -116,7 +116,7 @@ fn digest_database(tx: &mut Tx<'_>, db: usize, all: &mut Digest) -> Result {
     }
 }
 
-/// Redis's number of a type.
+/// Redis's number for a type.
 fn redis_number(of: Type) -> u32 {
     match of {
         Type::String => 0,

@@ -1,4 +1,4 @@
-//! What INFO and MEMORY show: the figures of one moment, gathered once per command.
+//! The figures that INFO and MEMORY show, gathered once per command.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,7 +13,7 @@ use crate::session::Context;
 use crate::shared::{Rates, Shared};
 use damselfly_config::Config;
 
-/// The figures of one moment. Memory is in bytes.
+/// The figures at one moment. Memory is in bytes.
 pub struct Facts<'a> {
     /// What all threads share.
     pub shared: &'a Shared,
@@ -23,19 +23,19 @@ pub struct Facts<'a> {
     pub now: Now,
     /// Memory in use.
     pub used: usize,
-    /// The most that ever was.
+    /// The most memory that was ever in use.
     pub peak: usize,
     /// Memory in use when the server was ready.
     pub startup: usize,
-    /// Memory that the system has given to the process.
+    /// Resident memory of the process.
     pub resident: usize,
-    /// The interpreters of all threads, which run scripts and functions; no part of the memory in use.
+    /// Memory of all threads' Lua interpreters, which is not counted as memory in use.
     pub vm: usize,
-    /// Per database.
+    /// The totals of each database.
     pub databases: Vec<KeyspaceTotals>,
-    /// Entries removed since their end had come.
+    /// The number of expired entries that were removed.
     pub expired: u64,
-    /// About connections.
+    /// Figures about connections.
     pub clients: ClientFacts,
     /// Libraries of functions.
     pub libraries: Arc<Libraries>,
@@ -48,39 +48,39 @@ pub struct Facts<'a> {
 /// Figures about all connections.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ClientFacts {
-    /// How many there are.
+    /// The number of connections.
     pub count: usize,
-    /// How many of them wait for something.
+    /// The number of blocked clients.
     pub blocked: usize,
-    /// How many wait for keys, but not for ever.
+    /// The number of clients blocked on keys with a timeout.
     pub with_timeout: usize,
     /// The largest input buffer, in bytes.
     pub input_max: usize,
     /// The largest output buffer, in bytes.
     pub output_max: usize,
-    /// Bytes of them all.
+    /// The memory of all connections, in bytes.
     pub bytes: usize,
 }
 
 /// Processor time, in seconds.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cpu {
-    /// In the kernel.
+    /// System time.
     pub system: f64,
-    /// In the program.
+    /// User time.
     pub user: f64,
-    /// Of child processes, in the kernel.
+    /// System time of child processes.
     pub system_children: f64,
-    /// Of child processes, in the program.
+    /// User time of child processes.
     pub user_children: f64,
-    /// Of the thread that only starts and ends the others, in the kernel.
+    /// System time of the main thread, which only starts and stops the others.
     pub system_main: f64,
-    /// Of that thread, in the program.
+    /// User time of the main thread.
     pub user_main: f64,
 }
 
 impl<'a> Facts<'a> {
-    /// Gathers. Locks one shard at a time.
+    /// Gathers the figures. Locks one shard at a time.
     ///
     /// # Errors
     /// If a shard is busy.
@@ -106,42 +106,42 @@ impl<'a> Facts<'a> {
         })
     }
 
-    /// Bytes of all entries.
+    /// The size of all entries, in bytes.
     pub fn dataset(&self) -> usize {
         self.databases.iter().map(|totals| totals.entry_bytes).sum()
     }
 
-    /// Bytes of memory in use that are no entries.
+    /// The memory in use for anything but entries, in bytes.
     pub fn overhead(&self) -> usize {
         self.used.saturating_sub(self.dataset())
     }
 
-    /// Bytes that data added since the server was ready.
+    /// The memory in use beyond that at startup, in bytes.
     pub fn since_startup(&self) -> usize {
         self.used.saturating_sub(self.startup)
     }
 
-    /// Keys in all databases.
+    /// The number of keys in all databases.
     pub fn keys(&self) -> usize {
         self.databases.iter().map(|totals| totals.keys).sum()
     }
 
-    /// Memory that the system has given to the process, but for interpreters: their memory is not counted as in use.
+    /// Resident memory without that of the interpreters, which is not counted as in use.
     pub fn resident_counted(&self) -> usize {
         self.resident.saturating_sub(self.vm)
     }
 
-    /// How much more memory the system has given than is in use; below one when memory is swapped out.
+    /// The ratio of resident memory to memory in use; below one when memory is swapped out.
     pub fn fragmentation(&self) -> f64 {
         ratio(self.resident_counted(), self.used)
     }
 
-    /// The mean time to live of a database's keys that have one, in milliseconds, as far as a sample of them tells.
+    /// The mean TTL of the keys of a database that have one, in milliseconds, estimated from a sample.
     ///
     /// # Errors
     /// If a shard is busy.
     pub fn ttl_ms(&self, tx: &mut Tx<'_>, db: usize) -> Result<i64> {
-        /// Enough for a mean right to a few percent, and few enough for a millisecond.
+        /// Enough for an error of a few percent, and few enough to take about a millisecond.
         const SAMPLES: usize = 64;
         const VISITS_MAX: usize = 4096;
         const STEP: usize = 256;
@@ -163,7 +163,7 @@ impl<'a> Facts<'a> {
         Ok(i64::try_from(sum / count.max(1) as i128).unwrap_or(i64::MAX))
     }
 
-    /// Error replies by their first word.
+    /// The number of error replies by their first word.
     pub fn errors(&self) -> BTreeMap<String, u64> {
         let mut sums = BTreeMap::new();
         for thread in &self.shared.threads {
@@ -177,7 +177,7 @@ impl<'a> Facts<'a> {
     }
 }
 
-/// One number in terms of another; zero where there is no telling.
+/// The ratio of two numbers; zero if `whole` is zero.
 pub fn ratio(part: usize, whole: usize) -> f64 {
     if whole == 0 {
         0.0
@@ -186,7 +186,7 @@ pub fn ratio(part: usize, whole: usize) -> f64 {
     }
 }
 
-/// Counts over all shards, by database, and how many entries were removed since their end had come.
+/// The totals of each database over all shards, and the number of expired entries that were removed.
 fn databases(tx: &mut Tx<'_>) -> Result<(Vec<KeyspaceTotals>, u64)> {
     let engine = tx.engine();
     let mut databases = vec![KeyspaceTotals::default(); engine.databases()];
@@ -219,7 +219,7 @@ fn client_facts(shared: &Shared) -> ClientFacts {
     facts
 }
 
-/// The number in a field of a line; fields count from zero.
+/// The number in a field of a line. Fields are counted from zero.
 fn number_at(line: &str, field: usize) -> u64 {
     line.split_ascii_whitespace()
         .nth(field)
@@ -232,14 +232,14 @@ fn resident_bytes() -> usize {
     pages as usize * rustix::param::page_size()
 }
 
-/// Memory of the machine, in bytes.
+/// The memory of the machine, in bytes.
 pub fn system_bytes() -> u64 {
     let lines = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let line = lines.lines().find(|line| line.starts_with("MemTotal:"));
     line.map_or(0, |line| number_at(line, 1)) * 1024
 }
 
-/// Name and version of the operating system, and the kind of processor.
+/// The name and version of the operating system, and the processor architecture.
 pub fn system_name() -> String {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     format!("Linux {} {}", release.trim(), std::env::consts::ARCH)
@@ -260,10 +260,10 @@ impl Cpu {
     }
 }
 
-/// The four times of a `stat` file of Linux, in seconds: user, system, and the same of children.
+/// The four times in a `stat` file of Linux, in seconds: user, system, and both for children.
 fn ticks(path: &str) -> [f64; 4] {
     let line = fs::read_to_string(path).unwrap_or_default();
-    // The name of the program, in parentheses, may have spaces; the state comes behind it.
+    // The name of the program is in parentheses and may have spaces. The other fields follow it.
     let behind_name = line.rsplit_once(')').map_or("", |(_, rest)| rest);
     let per_second = rustix::param::clock_ticks_per_second() as f64;
     std::array::from_fn(|index| number_at(behind_name, 11 + index) as f64 / per_second)

@@ -1,4 +1,4 @@
-//! The latency monitor: when, and by what, the server was held up; and LATENCY, which shows it.
+//! The latency monitor, which records slow events of the server, and LATENCY, which shows them.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
@@ -14,13 +14,13 @@ use crate::registry::{Handler, REGISTRY, Row, SessionFn};
 use crate::session::Context;
 use crate::statistics::CommandTotals;
 
-/// Samples kept per event.
+/// The most samples kept per event.
 pub const SAMPLES_MAX: usize = 160;
 
 /// The samples of one event.
 #[derive(Clone, Debug, Default)]
 pub struct Event {
-    /// Time in seconds since the epoch, and latency in milliseconds; oldest first.
+    /// Times in seconds since the epoch with latencies in milliseconds, oldest first.
     pub samples: VecDeque<(i64, u64)>,
     /// The highest latency ever, in milliseconds.
     pub max_ms: u64,
@@ -31,12 +31,12 @@ pub struct Event {
 pub struct LatencyMonitor(Mutex<BTreeMap<&'static str, Event>>);
 
 impl LatencyMonitor {
-    /// The events.
+    /// All events.
     pub fn events(&self) -> MutexGuard<'_, BTreeMap<&'static str, Event>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that `event` took that long. Of several within one second only the longest is kept.
+    /// Adds a sample of `event`. Of several samples within one second, only the longest is kept.
     pub fn add(&self, event: &'static str, now_s: i64, took_ms: u64) {
         let mut events = self.events();
         let event = events.entry(event).or_default();
@@ -50,8 +50,8 @@ impl LatencyMonitor {
         }
     }
 
-    /// Notes that `event` took that long, if that is as long as `latency-monitor-threshold` says;
-    /// a threshold of zero means never.
+    /// Adds a sample of `event` if it took at least as long as the threshold, `latency-monitor-threshold`. A threshold of zero means
+    /// never.
     pub fn add_if_slow(&self, event: &'static str, now_s: i64, took: Duration, threshold_ms: u64) {
         let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         if threshold_ms > 0 && took_ms >= threshold_ms {
@@ -60,7 +60,7 @@ impl LatencyMonitor {
     }
 }
 
-/// Traits of those that show something, and of the one that forgets.
+/// The traits of the subcommands that show samples, and of RESET.
 const SHOWS: &[Trait] = &[
     Trait::Admin,
     Trait::NoScript,
@@ -111,14 +111,14 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[Command {
             Exactly(2),
             doctor,
             "LATENCY DOCTOR",
-            "Explains in words what held the server up, and what may help.",
+            "Explains the latency spikes, and what may help against them.",
         ),
         subcommand(
             "GRAPH",
             Exactly(3),
             graph,
             "LATENCY GRAPH event",
-            "Draws the latencies of an event.",
+            "Draws a graph of the latencies of an event.",
         ),
         Command {
             since: "7.0.0",
@@ -128,7 +128,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[Command {
                 AtLeast(2),
                 histogram,
                 "LATENCY HISTOGRAM [command [command ...]]",
-                "Returns how many calls took at most how long, for some commands or all.",
+                "Returns the cumulative distribution of latencies, for some commands or all.",
             )
         },
         subcommand(
@@ -136,7 +136,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[Command {
             Exactly(3),
             history,
             "LATENCY HISTORY event",
-            "Returns the samples of an event: time and latency.",
+            "Returns the samples of an event: times and latencies.",
         ),
         subcommand(
             "LATEST",
@@ -152,13 +152,13 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[Command {
                 AtLeast(2),
                 reset,
                 "LATENCY RESET [event [event ...]]",
-                "Forgets the samples of some events or all.",
+                "Deletes the samples of some events or all.",
             )
         },
     ]),
     group: Group::Server,
     usage: "LATENCY",
-    summary: "Commands about the latency monitor.",
+    summary: "Commands for the latency monitor.",
     since: "2.8.13",
     complexity: "Depends on subcommand.",
 }];
@@ -177,7 +177,7 @@ fn latest(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Resu
     Ok(())
 }
 
-/// The event that an argument names, if it ever happened.
+/// The event of this name, if it ever happened.
 fn named(context: &Context<'_>, name: &[u8]) -> Option<(&'static str, Event)> {
     let events = context.shared.latency.events();
     events
@@ -221,11 +221,11 @@ fn graph(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Re
     Ok(())
 }
 
-/// A drawing: a column per sample, oldest first, and below it how long ago that was.
+/// A graph with a column per sample, oldest first, and the age of the sample below it.
 fn drawn(name: &str, event: &Event, now_s: i64) -> String {
     const COLUMNS: usize = 80;
     const ROWS: usize = 4;
-    /// What tops a column, by thirds of a row.
+    /// The top of a column, by thirds of a row.
     const TOPS: [char; 3] = ['_', 'o', '#'];
     let latencies = || event.samples.iter().map(|(_, latency_ms)| *latency_ms);
     let (low, high) = (
@@ -278,7 +278,7 @@ fn drawn(name: &str, event: &Event, now_s: i64) -> String {
     text
 }
 
-/// A time span in one unit.
+/// A time span in its largest unit.
 fn age(seconds: i64) -> String {
     match seconds.max(0) {
         seconds @ ..60 => format!("{seconds}s"),
@@ -292,10 +292,10 @@ fn doctor(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Resu
     let events = context.shared.latency.events();
     let text = if events.is_empty() && context.config.latency_monitor_threshold_ms == 0 {
         String::from(
-            "The latency monitor is off. Turn it on with CONFIG SET latency-monitor-threshold <milliseconds>.\n",
+            "The latency monitor is disabled. Enable it with CONFIG SET latency-monitor-threshold <milliseconds>.\n",
         )
     } else if events.is_empty() {
-        String::from("Nothing took as long as latency-monitor-threshold. All is well.\n")
+        String::from("No event took as long as latency-monitor-threshold. All is well.\n")
     } else {
         diagnosis(&events, context.now.0 / 1000)
     };
@@ -305,7 +305,7 @@ fn doctor(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Resu
 }
 
 fn diagnosis(events: &BTreeMap<&'static str, Event>, now_s: i64) -> String {
-    let mut text = String::from("The server was held up:\n\n");
+    let mut text = String::from("There were latency spikes:\n\n");
     for (number, (name, event)) in events.iter().enumerate() {
         let count = event.samples.len().max(1) as u64;
         let latencies = || event.samples.iter().map(|(_, latency_ms)| *latency_ms);
@@ -325,13 +325,13 @@ fn diagnosis(events: &BTreeMap<&'static str, Event>, now_s: i64) -> String {
     }
     text.push_str("\nWhat may help:\n\n");
     if events.contains_key("command") || events.contains_key("fast-command") {
-        text.push_str("- SLOWLOG GET shows which commands took long. Commands on very large values, or on all keys, hold up everything behind them: look for ways to ask for less at a time (SCAN, ranges, smaller values).\n");
+        text.push_str("- SLOWLOG GET shows which commands were slow. Commands on very large values, or on all keys, delay all commands after them: try to ask for less at a time (SCAN, ranges, smaller values).\n");
     }
     if events.contains_key("fast-command") {
-        text.push_str("- Even commands that do little took long: the machine may be short of processors or memory. Look for other programs, for swapping, and for a virtual machine that is not given its time.\n");
+        text.push_str("- Even fast commands were slow: the machine may be short of processors or memory. Look for other busy programs, for swapping, and for a virtual machine that gets too little processor time.\n");
     }
     if events.contains_key("expire-cycle") {
-        text.push_str("- Removing expired keys took long: spread the deadlines of keys that are made together, or lower active-expire-effort.\n");
+        text.push_str("- Removing expired keys was slow: spread the expiry of keys that are created together, or lower active-expire-effort.\n");
     }
     text
 }
@@ -368,8 +368,7 @@ fn histogram(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -
     Ok(())
 }
 
-/// The command of that name and, if it is a container, its subcommands; `container|subcommand` is
-/// one subcommand.
+/// The command of this name and, if it is a container, its subcommands. `container|subcommand` names one subcommand.
 fn rows_of(name: &[u8]) -> Vec<&'static Row> {
     let mut words = name.splitn(2, |&byte| byte == b'|');
     let Some(row) = words.next().and_then(|word| REGISTRY.find(word)) else {
@@ -390,7 +389,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn drawing_equals_that_of_redis() {
+    fn the_graph_equals_that_of_redis() {
         let monitor = LatencyMonitor::default();
         for (at_s, ms) in (1..).zip([30, 80, 15, 200, 48, 12]) {
             monitor.add("command", at_s, ms);
@@ -403,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_longest_of_a_second_is_kept_and_only_what_is_over_the_threshold() {
+    fn only_the_longest_sample_of_a_second_that_reaches_the_threshold_is_kept() {
         let monitor = LatencyMonitor::default();
         for (ms, threshold_ms) in [(5, 0), (5, 6), (6, 6), (9, 6), (8, 6)] {
             monitor.add_if_slow("expire-cycle", 1, Duration::from_millis(ms), threshold_ms);

@@ -1,4 +1,4 @@
-//! MEMORY: what memory is used for.
+//! MEMORY: the use of memory.
 
 use std::fmt::Write as _;
 
@@ -11,7 +11,7 @@ use crate::admin::facts::{Facts, ratio};
 use crate::registry::Handler;
 use crate::session::Context;
 
-/// Tips of those that show something.
+/// The tips of the subcommands that show figures.
 const SHOWS: &[Trait] = &[
     Trait::Tip("nondeterministic_output"),
     Trait::Tip("request_policy:all_shards"),
@@ -49,14 +49,14 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[Command {
             "DOCTOR",
             Handler::Session(doctor),
             "MEMORY DOCTOR",
-            "Explains in words what may be wrong with the use of memory.",
+            "Explains what may be wrong with the use of memory.",
             "O(1)",
         ),
         subcommand(
             "MALLOC-STATS",
             Handler::Session(malloc_stats),
             "MEMORY MALLOC-STATS",
-            "Returns what is known about the memory allocator.",
+            "Returns figures of the memory allocator.",
             "Depends on how much memory is allocated, could be slow",
         ),
         Command {
@@ -68,7 +68,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[Command {
                 "PURGE",
                 Handler::Session(purge),
                 "MEMORY PURGE",
-                "Gives memory that is free but still held back to the operating system.",
+                "Returns free memory that the allocator still holds to the operating system.",
                 "Depends on how much memory is allocated, could be slow",
             )
         },
@@ -87,14 +87,14 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[Command {
                 "USAGE",
                 Handler::Keyspace(memory_usage),
                 "MEMORY USAGE key [SAMPLES count]",
-                "Returns the bytes that a key and its value take.",
+                "Returns the memory of a key and its value, in bytes.",
                 "O(N) where N is the number of samples.",
             )
         },
     ]),
     group: Group::Server,
     usage: "MEMORY",
-    summary: "Commands about the use of memory.",
+    summary: "Commands for the use of memory.",
     since: "4.0.0",
     complexity: "Depends on subcommand.",
 }];
@@ -177,7 +177,7 @@ fn stats(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Resul
         reply.map(3);
         for (name, bytes) in [
             ("overhead.hashtable.main", totals.table_bytes),
-            // Deadlines are part of the entries, and slots of a cluster part of the keys' hashes.
+            // Deadlines are part of the entries, and cluster slots follow from the hashes of the keys.
             ("overhead.hashtable.expires", 0),
             ("overhead.hashtable.slot-to-keys", 0),
         ] {
@@ -199,26 +199,26 @@ fn doctor(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Resu
 }
 
 fn diagnosis(facts: &Facts<'_>) -> String {
-    /// Below this, figures say nothing: most of the memory is the program itself.
+    /// Below this, the figures mean nothing: most of the memory belongs to the program itself.
     const JUDGED_BYTES_MIN: usize = 5 << 20;
     const PEAK_RATIO_MAX: f64 = 1.5;
     const FRAGMENTATION_MAX: f64 = 1.4;
     const CLIENT_BYTES_MAX: usize = 200 << 10;
     if facts.used < JUDGED_BYTES_MIN {
-        return String::from("Too little memory is in use to tell anything from it.\n");
+        return String::from("Too little memory is in use for a diagnosis.\n");
     }
     let mut text = String::new();
     if ratio(facts.peak, facts.used) > PEAK_RATIO_MAX {
         let _ = writeln!(
             text,
-            "- Much more memory was in use once: {} bytes, now {}. The system may show the peak as used by the process; MEMORY PURGE gives back what is free.",
+            "- The peak was much higher: {} bytes, now {}. The operating system may still show the peak as used by the process; MEMORY PURGE returns free memory.",
             facts.peak, facts.used
         );
     }
     if facts.fragmentation() > FRAGMENTATION_MAX {
         let _ = writeln!(
             text,
-            "- The system has given {:.2} times the memory that is in use. That is normal after many removals and passes with new data; MEMORY PURGE gives back what is free.",
+            "- The resident memory is {:.2} times the memory in use. That is normal after many removals and ends as new data arrives; MEMORY PURGE returns free memory.",
             facts.fragmentation()
         );
     }
@@ -226,11 +226,11 @@ fn diagnosis(facts: &Facts<'_>) -> String {
     if bytes_per_client > CLIENT_BYTES_MAX {
         let _ = writeln!(
             text,
-            "- Connections use {bytes_per_client} bytes each. CLIENT LIST shows whose buffers are large: long requests, or replies that are not read."
+            "- Connections use {bytes_per_client} bytes each on average. CLIENT LIST shows the clients with large buffers: they send long requests, or do not read their replies."
         );
     }
     if text.is_empty() {
-        text.push_str("All is well with the use of memory.\n");
+        text.push_str("There is no problem with the use of memory.\n");
     }
     text
 }
@@ -238,7 +238,7 @@ fn diagnosis(facts: &Facts<'_>) -> String {
 fn malloc_stats(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let facts = Facts::gather(context)?;
     let text = format!(
-        "allocator: {}\nbytes in use: {}\nbytes in use at the peak: {}\nbytes given by the system: {}\n",
+        "allocator: {}\nbytes in use: {}\nbytes in use at the peak: {}\nresident bytes: {}\n",
         heap::allocator_name(),
         facts.used,
         facts.peak,

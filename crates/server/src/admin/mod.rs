@@ -1,4 +1,4 @@
-//! Commands that administer the server: clients, configuration, statistics, and what is known about commands.
+//! Commands that administer the server: clients, configuration, statistics, and information about commands.
 
 pub mod client;
 pub mod command;

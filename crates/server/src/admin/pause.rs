@@ -1,4 +1,4 @@
-//! CLIENT PAUSE: holding back commands for a while.
+//! CLIENT PAUSE: commands are held back for a while.
 
 use std::sync::atomic::{
     AtomicBool, AtomicI64, AtomicU64,
@@ -8,10 +8,10 @@ use std::sync::atomic::{
 /// Whether commands are held back, and until when.
 #[derive(Debug, Default)]
 pub struct Pause {
-    /// Milliseconds since the epoch; in the past for no pause.
+    /// Milliseconds since the epoch; in the past if there is no pause.
     until_ms: AtomicI64,
     writes_only: AtomicBool,
-    /// How many pauses were ended early.
+    /// The number of pauses that were ended early.
     ended: AtomicU64,
 }
 
@@ -20,15 +20,14 @@ pub struct Pause {
 pub struct Hold {
     /// When the pause ends, in milliseconds since the epoch.
     pub until_ms: i64,
-    /// Commands that write nothing are not held back.
+    /// Only commands that write are held back.
     pub writes_only: bool,
-    /// How many pauses had been ended early.
+    /// The number of pauses that had been ended early before.
     ended: u64,
 }
 
 impl Pause {
-    /// Holds commands back until then: all, or only those that write. Extends a running pause, never
-    /// shortens or weakens it.
+    /// Holds commands back until `until_ms`: all, or only those that write. Extends a running pause; never shortens or weakens it.
     pub fn start(&self, now_ms: i64, until_ms: i64, writes_only: bool) {
         if self.until_ms.load(Relaxed) <= now_ms {
             self.writes_only.store(writes_only, Relaxed);
@@ -38,13 +37,13 @@ impl Pause {
         self.until_ms.fetch_max(until_ms, Relaxed);
     }
 
-    /// Ends the pause. The threads have to be woken then.
+    /// Ends the pause. The caller must wake the threads afterwards.
     pub fn end(&self) {
         self.until_ms.store(0, Relaxed);
         self.ended.fetch_add(1, Release);
     }
 
-    /// What holds such a command back, if anything does.
+    /// The pause that holds a command back, if there is one. `writes` says whether the command writes.
     #[inline]
     pub fn holds(&self, writes: bool, now_ms: i64) -> Option<Hold> {
         let until_ms = self.until_ms.load(Relaxed);
@@ -56,7 +55,7 @@ impl Pause {
 
     #[cold]
     fn holds_slowly(&self, writes: bool, now_ms: i64) -> Option<Hold> {
-        // Read first, so that an end that comes in between is noticed by `is_over`.
+        // Read before the rest, so that `is_over` notices if the pause is ended meanwhile.
         let ended = self.ended.load(Acquire);
         let until_ms = self.until_ms.load(Relaxed);
         let writes_only = self.writes_only.load(Relaxed);
@@ -68,7 +67,7 @@ impl Pause {
         })
     }
 
-    /// True if a command that was held back is worth another try.
+    /// True if a command that was held back should be tried again.
     pub fn is_over(&self, hold: Hold, now_ms: i64) -> bool {
         hold.until_ms <= now_ms || hold.ended != self.ended.load(Acquire)
     }

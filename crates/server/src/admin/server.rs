@@ -1,4 +1,4 @@
-//! The process as a whole: SHUTDOWN, TIME, LOLWUT.
+//! Commands for the process as a whole: SHUTDOWN, TIME, LASTSAVE, LOLWUT.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -28,7 +28,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
         run: Run::Run(Handler::Session(shutdown)),
         group: Group::Server,
         usage: "SHUTDOWN [NOSAVE | SAVE] [NOW] [FORCE] [ABORT]",
-        summary: "Ends the server.",
+        summary: "Stops the server.",
         since: "1.0.0",
         complexity: "O(N) where N is the number of keys to save, otherwise O(1)",
     },
@@ -45,7 +45,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
         run: Run::Run(Handler::Session(time)),
         group: Group::Server,
         usage: "TIME",
-        summary: "Returns the server's time: seconds since the epoch, and microseconds.",
+        summary: "Returns the server's time: Unix time in seconds, and microseconds.",
         since: "2.6.0",
         complexity: "O(1)",
     },
@@ -64,7 +64,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
         run: Run::Run(Handler::Session(lastsave)),
         group: Group::Server,
         usage: "LASTSAVE",
-        summary: "Returns the Unix time of the last save that went well, or of the start.",
+        summary: "Returns the Unix time of the last successful save, or of the server's start.",
         since: "1.0.0",
         complexity: "O(1)",
     },
@@ -76,7 +76,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
         run: Run::Run(Handler::Session(lolwut)),
         group: Group::Server,
         usage: "LOLWUT [VERSION version]",
-        summary: "Shows a damselfly, and the server's version.",
+        summary: "Shows a damselfly and the server's version.",
         since: "5.0.0",
         complexity: "",
     },
@@ -101,18 +101,20 @@ fn shutdown(context: &mut Context<'_>, args: Args<'_>, _: &mut Reply<'_>) -> Res
         return Err(CommandError::Syntax.into());
     }
     if abort {
-        // There are no replicas to wait for, so it never takes longer than a moment.
+        // A shutdown waits for no replicas, so there is never one in progress.
         return Err(CommandError::err("No shutdown in progress.").into());
     }
     log::warn!("User requested shutdown...");
     if save {
         log::warn!("The data can't be saved: there are no snapshots yet.");
         if !force {
-            log::warn!("Can't shut down with SAVE; use SHUTDOWN NOSAVE to lose the data.");
+            log::warn!(
+                "Can't shut down with SAVE; use SHUTDOWN NOSAVE to stop without saving the data."
+            );
             return Err(CommandError::err("Errors trying to SHUTDOWN. Check logs.").into());
         }
     }
-    // There is no reply: the client sees the connection end.
+    // There is no reply: the connection is closed.
     context.session.closing = true;
     context.shared.stop();
     Ok(())
@@ -147,7 +149,7 @@ fn lastsave(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Re
 }
 
 fn lolwut(_: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    // There is one picture, but what Redis takes for no version is none here either.
+    // There is only one picture, but a version that Redis refuses is refused here, too.
     if args.is(1, "VERSION") && args.len() > 2 {
         args.integer(2)?;
     }

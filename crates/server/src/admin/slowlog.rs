@@ -1,4 +1,4 @@
-//! The slow log: the latest commands that took long, and SLOWLOG, which shows them.
+//! The slow log, which keeps the latest slow commands, and SLOWLOG, which shows them.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -13,10 +13,10 @@ use damselfly_protocol::Reply;
 use crate::registry::Handler;
 use crate::session::Context;
 
-/// One command that took long.
+/// A slow command.
 #[derive(Clone, Debug)]
 pub struct SlowCommand {
-    /// Counts up from zero.
+    /// Its number, counted from zero.
     pub id: u64,
     /// When it ran, in seconds since the epoch.
     pub at_s: i64,
@@ -30,9 +30,9 @@ pub struct SlowCommand {
     pub name: String,
 }
 
-/// The most arguments kept of a command, the last of which then says how many more there were.
+/// The most arguments kept of a command. If there are more, the last one says how many are left out.
 const ARGS_MAX: usize = 32;
-/// The most bytes kept of an argument, which then ends with how many more there were.
+/// The most bytes kept of an argument. If there are more, a note after them says how many are left out.
 const ARG_BYTES_MAX: usize = 128;
 
 /// The latest slow commands, newest first.
@@ -48,7 +48,7 @@ impl Slowlog {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes a command, and forgets the oldest beyond `len_max`. The id of `command` is set here.
+    /// Adds a command and drops the oldest ones beyond `len_max`. Sets the id of `command`.
     pub fn add(&self, mut command: SlowCommand, len_max: usize) {
         let mut entries = self.entries();
         command.id = self.next_id.fetch_add(1, Relaxed);
@@ -57,7 +57,7 @@ impl Slowlog {
     }
 }
 
-/// The arguments as the slow log keeps them.
+/// The arguments, shortened for the slow log.
 pub fn shortened<'a>(args: impl ExactSizeIterator<Item = &'a [u8]>) -> Vec<Vec<u8>> {
     let len = args.len();
     let kept = if len > ARGS_MAX { ARGS_MAX - 1 } else { len };
@@ -119,7 +119,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[Command {
                 ],
                 Handler::Session(get),
                 "SLOWLOG GET [count]",
-                "Returns the latest slow commands: 10, or as many as asked for, or all for -1.",
+                "Returns the latest slow commands: 10, or `count`, or all if `count` is -1.",
                 "O(N) where N is the number of entries returned",
             )
         },
@@ -135,7 +135,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[Command {
             ],
             Handler::Session(len),
             "SLOWLOG LEN",
-            "Returns the number of slow commands that are kept.",
+            "Returns the number of slow commands in the slow log.",
             "O(1)",
         ),
         subcommand(
@@ -149,20 +149,20 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[Command {
             ],
             Handler::Session(reset),
             "SLOWLOG RESET",
-            "Forgets all slow commands.",
+            "Clears the slow log.",
             "O(N) where N is the number of entries in the slowlog",
         ),
     ]),
     group: Group::Server,
     usage: "SLOWLOG",
-    summary: "Commands about the slow log.",
+    summary: "Commands for the slow log.",
     since: "2.2.12",
     complexity: "Depends on subcommand.",
 }];
 
-/// The entries, once those beyond a limit that was lowered since are forgotten.
+/// The entries. Drops those beyond the limit first, since it may have been lowered.
 fn current<'a>(context: &'a Context<'_>) -> MutexGuard<'a, VecDeque<SlowCommand>> {
-    // Not this turn's snapshot: CONFIG SET may stand before this command in the same pipeline.
+    // Not this turn's snapshot: CONFIG SET may precede this command in the same pipeline.
     let len_max = usize::try_from(context.shared.config().slowlog_max_len).unwrap_or(usize::MAX);
     let mut entries = context.shared.slowlog.entries();
     entries.truncate(len_max);

@@ -9,7 +9,7 @@ use damselfly_engine::Tracker;
 use super::Worker;
 use crate::clients::Client;
 use crate::observers::client_tracking::{
-    Redirect, redirected_head, send_redirected, take_own, tell,
+    Redirect, deliver_invalidation, redirected_head, send_redirected, take_own_invalidations,
 };
 use crate::observers::invalidation::{Invalidation, PendingInvalidation};
 use crate::shared::Message;
@@ -63,7 +63,7 @@ impl Worker {
             let tracked = connection.and_then(|connection| connection.session.tracked.as_ref());
             Some(tracked.is_some_and(|tracked| tracked.no_loop))
         };
-        for (tracker, news) in self.shared.tracking.prefixed_news(keys, skips_own) {
+        for (tracker, news) in self.shared.tracking.prefixed_invalidations(keys, skips_own) {
             self.push(tracker, &news);
         }
     }
@@ -116,7 +116,7 @@ impl Worker {
         }
         let connection = self.connections.get(tracker.place as usize);
         let tracked = connection.and_then(|connection| connection.session.tracked.as_ref());
-        if tracked.is_some_and(|tracked| tracked.hears_of_reads()) {
+        if tracked.is_some_and(|tracked| tracked.tracks_reads()) {
             self.push(tracker, news);
         }
     }
@@ -140,7 +140,7 @@ impl Worker {
             return;
         }
         let mut message = None;
-        tell(&self.shared, &connection.session, news, |head, text| {
+        deliver_invalidation(&self.shared, &connection.session, news, |head, text| {
             message = Some((head.to_vec(), text.to_vec()));
         });
         if let Some((head, text)) = message {
@@ -154,7 +154,7 @@ impl Worker {
         if session.tracked.is_none() || session.blocking.is_some() {
             return;
         }
-        let (tracker, own) = (session.client.tracker(), take_own(session));
+        let (tracker, own) = (session.client.tracker(), take_own_invalidations(session));
         for news in &own {
             self.push(tracker, news);
         }

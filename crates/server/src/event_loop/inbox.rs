@@ -6,10 +6,9 @@ use super::Worker;
 use super::deliver_invalidations::Prefixed;
 use crate::clients::Client;
 use crate::event_loop::connection::Connection;
-use crate::pubsub::MAIL_BYTES_MAX;
-use crate::pubsub::mail::Mail;
 use crate::session::Replies;
 use crate::shared::{Arrival, Message, Thread};
+use damselfly_pubsub::{CONGESTED_BYTES, PublishedMessage};
 
 /// Whenever so many bytes more wait for a receiver, they are sent, so that a burst of messages to many receivers is not
 /// in memory once for each of them.
@@ -18,11 +17,11 @@ const SEND_BYTES: usize = 64 << 10;
 impl Worker {
     /// Receives messages that this thread has left for itself; false if there are none.
     pub(super) fn receive_own(&mut self) -> bool {
-        let has_mail = self.shared.threads[self.index].has_mail();
-        if has_mail {
+        let has_incoming = self.shared.threads[self.index].has_incoming();
+        if has_incoming {
             self.receive();
         }
-        has_mail
+        has_incoming
     }
 
     pub(super) fn receive(&mut self) {
@@ -38,7 +37,9 @@ impl Worker {
                     self.show_monitors(&lines, from);
                     self.note_delivered(bytes);
                 }
-                Message::Mail { mail, bytes } => self.receive_mail(number, &mail, bytes),
+                Message::Published { messages, bytes } => {
+                    self.receive_published(number, &messages, bytes)
+                }
                 Message::Invalidations { list, bytes } => {
                     self.invalidate(list, bytes, &mut prefixed);
                 }
@@ -70,25 +71,30 @@ impl Worker {
 
     /// Sends what connections of this thread have published, to its own receivers too. To be called before any reply of
     /// the turn is sent.
-    pub(super) fn send_mail(&mut self) {
+    pub(super) fn send_published(&mut self) {
         if self.shared.pubsub.has_outgoing(self.index) {
             self.shared.pubsub.send(self.index, &self.shared.threads);
         }
     }
 
     /// The same, if that is much; then this thread's receivers get theirs at once.
-    pub(super) fn send_much_mail(&mut self) {
+    pub(super) fn send_published_if_large(&mut self) {
         let pubsub = &self.shared.pubsub;
-        if pubsub.has_outgoing(self.index) && pubsub.outgoing_bytes(self.index) > MAIL_BYTES_MAX {
-            self.send_mail();
+        if pubsub.has_outgoing(self.index) && pubsub.outgoing_bytes(self.index) > CONGESTED_BYTES {
+            self.send_published();
             self.receive_own();
             self.flush_all();
         }
     }
 
     /// Delivers messages that came as the thread's message of that number.
-    pub(super) fn receive_mail(&mut self, number: u64, mail: &[Mail], bytes: usize) {
-        self.deliver(number, mail);
+    pub(super) fn receive_published(
+        &mut self,
+        number: u64,
+        messages: &[PublishedMessage],
+        bytes: usize,
+    ) {
+        self.deliver(number, messages);
         self.note_delivered(bytes);
     }
 
@@ -113,7 +119,7 @@ impl Worker {
         }
     }
 
-    fn deliver(&mut self, number: u64, mail: &[Mail]) {
+    fn deliver(&mut self, number: u64, messages: &[PublishedMessage]) {
         let limit = self.dispatcher.config.client_output_buffer_limit.pubsub;
         let hard_bytes = usize::try_from(limit.hard_bytes).unwrap_or(usize::MAX);
         let send_bytes = match hard_bytes {
@@ -122,24 +128,24 @@ impl Worker {
         };
         let counters = &self.shared.threads[self.index].counters;
         let mut cut = Vec::new();
-        for mail in mail {
+        for message in messages {
             let give = |place: usize, head: &[u8]| {
                 let Some(connection) = self.connections.get_mut(place) else {
                     return;
                 };
                 let client = &connection.session.client;
                 let is_gone = connection.session.closing || client.killed.load(Relaxed);
-                if is_gone || client.id == mail.from {
+                if is_gone || client.id == message.skip_client {
                     return;
                 }
-                if mail.lost {
+                if message.is_dropped {
                     client.killed.store(true, Relaxed);
                     cut.push(place);
                     return;
                 }
                 self.spare_outputs.lend(&mut connection.output);
                 let (before, capacity) = (connection.unread(), connection.output.capacity());
-                connection.push_message(head, &mail.text);
+                connection.push_message(head, &message.text);
                 if connection.output.capacity() > capacity {
                     // It may be what makes memory short.
                     connection.report();
@@ -159,7 +165,9 @@ impl Worker {
                     cut.push(place);
                 }
             };
-            self.shared.pubsub.deliver(self.index, mail, number, give);
+            self.shared
+                .pubsub
+                .deliver(self.index, message, number, give);
         }
         for place in cut {
             self.note_unread(place);

@@ -167,11 +167,11 @@ impl Worker {
         self.resume_stalled();
         self.end_waits();
         self.serve_ready();
-        self.send_mail();
+        self.send_published();
         if self.receive_own() {
             // Clients that waited were served by others of this thread: they go on in the same turn.
             self.serve_ready();
-            self.send_mail();
+            self.send_published();
         }
         self.flush_all();
         self.do_what_is_due();
@@ -187,7 +187,7 @@ impl Worker {
         for _ in 0..self.ready.len() {
             if let Some(key) = self.ready.pop_front() {
                 self.serve_guarded(key);
-                self.send_much_mail();
+                self.send_published_if_large();
             }
         }
     }
@@ -327,7 +327,7 @@ impl Worker {
             || self.shared.tracking.has_redirects()
         {
             // Messages whose cause came before these requests were sent come before the replies to them.
-            self.send_mail();
+            self.send_published();
             self.receive_own();
         }
         if direct {

@@ -64,7 +64,7 @@ impl Worker {
         placeholder.replies = connection.session.replies;
         // It hears of changes meanwhile.
         let tracked = connection.session.tracked.as_ref();
-        placeholder.tracked = tracked.map(|tracked| Box::new(tracked.stand_in()));
+        placeholder.tracked = tracked.map(|tracked| Box::new(tracked.placeholder()));
         let mut session = std::mem::replace(&mut connection.session, placeholder);
         let mut bytes = std::mem::take(&mut self.script_reply);
         let nested_turns = self.nested_turns;

@@ -10,7 +10,7 @@ use crate::shared;
 
 impl Worker {
     pub(super) fn longest_wait(&self) -> Duration {
-        if !self.ready.is_empty() || self.shared.threads[self.index].has_mail() {
+        if !self.ready.is_empty() || self.shared.threads[self.index].has_incoming() {
             return Duration::ZERO;
         }
         let now = Instant::now();

@@ -1,6 +1,6 @@
-//! CLIENT TRACKING and its relatives: what a connection keeps of keys that it has read.
+//! CLIENT TRACKING and related commands: which keys a connection tracks, and how it gets its invalidations.
 //!
-//! Invalidations that a client causes itself come behind the reply of the command, or of EXEC, that caused them.
+//! Invalidations that a client causes itself follow the reply of the command, or of the EXEC, that caused them.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,40 +17,40 @@ use crate::registry::Row;
 use crate::session::{Context, Session};
 use crate::shared::{Message, Shared};
 
-/// What stands before the keys in a message to who tracks them, without its first byte.
+/// The part of an invalidation message before the keys, without its first byte.
 const HEAD: &[u8] = b"2\r\n$10\r\ninvalidate\r\n";
 
-/// The same, to a subscriber that speaks RESP2.
+/// The same for a subscriber that uses RESP2.
 const HEAD_FOR_SUBSCRIBER: &[u8] = b"3\r\n$7\r\nmessage\r\n$20\r\n__redis__:invalidate\r\n";
 
-/// Which of the keys that a client reads it wants to hear of.
+/// Which keys a client tracks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// All.
+    /// All keys that it reads.
     All,
-    /// Those that it reads behind CLIENT CACHING YES.
+    /// The keys that it reads after CLIENT CACHING YES.
     OptIn,
-    /// All but those that it reads behind CLIENT CACHING NO.
+    /// All keys that it reads, except after CLIENT CACHING NO.
     OptOut,
-    /// Those with certain prefixes, whether it reads them or not.
+    /// The keys with certain prefixes, whether it reads them or not.
     Broadcast,
 }
 
-/// What a client that tracks has asked for.
+/// The tracking state of a client.
 pub struct Tracked {
     mode: Mode,
-    /// Not to hear of its own changes.
+    /// It gets no invalidations for its own changes.
     pub no_loop: bool,
-    /// CLIENT CACHING is in force.
+    /// CLIENT CACHING applies to its next command.
     caching: bool,
     /// The id of the client that gets its invalidations, or zero.
     redirect: u64,
     prefixes: BTreeSet<Arc<[u8]>>,
-    /// Messages that follow the reply of its command.
+    /// Messages to write after the reply of its command.
     pushes: Vec<u8>,
 }
 
-/// What a section that runs a client's command needs to know of its tracking.
+/// The tracking state that the section of a client's command needs.
 #[derive(Clone, Copy, Debug)]
 pub struct Reader {
     tracker: Tracker,
@@ -58,7 +58,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// To be called when a command has run, in its section: the keys that it has read are tracked from now on.
+    /// Tracks the keys that a command has read. Called in its section, after the command.
     pub fn note(self, tx: &mut Tx<'_>, row: &'static Row, args: Args<'_>) {
         tx.ascribe_changes(self.tracker.id);
         if self.remembers && row.only_reads {
@@ -67,7 +67,7 @@ impl Reader {
         }
     }
 
-    /// As [`Reader::note`], for a script: if any of its commands has read, all keys that it was given are tracked.
+    /// As [`Reader::note`], for a script: if any of its commands has read, all of its declared keys are tracked.
     pub fn note_script<'k>(
         self,
         tx: &mut Tx<'_>,
@@ -88,7 +88,7 @@ impl Reader {
 }
 
 impl Tracked {
-    /// What its commands need to know now.
+    /// The state for the section of its next command.
     pub fn reader(&self, client: &Client) -> Reader {
         let remembers = match self.mode {
             Mode::All => true,
@@ -102,8 +102,8 @@ impl Tracked {
         }
     }
 
-    /// What tells of changes while the session itself is aside.
-    pub fn stand_in(&self) -> Self {
+    /// A copy that receives invalidations while the session itself runs a slow script.
+    pub fn placeholder(&self) -> Self {
         Self {
             mode: self.mode,
             no_loop: self.no_loop,
@@ -114,22 +114,22 @@ impl Tracked {
         }
     }
 
-    /// False if news of keys that it has read do not concern it any more, since it tracks prefixes now.
-    pub fn hears_of_reads(&self) -> bool {
+    /// False if it tracks prefixes now, and invalidations of keys that it read before no longer apply.
+    pub fn tracks_reads(&self) -> bool {
         self.mode != Mode::Broadcast
     }
 }
 
-/// A client whose invalidations go to another one, as all threads see it.
+/// A client that redirects its invalidations to another client, as all threads see it.
 pub struct Redirect {
-    /// The one that tracks keys.
+    /// The client that tracks keys.
     pub from: Arc<Client>,
-    /// The one that gets its invalidations.
+    /// The client that gets the invalidations.
     pub to: Arc<Client>,
 }
 
 impl Redirect {
-    /// That of the client of this id; `None` if there is none, or the other client is gone.
+    /// The redirect of the client with this id; `None` if it has none, or its target is gone.
     pub fn of(shared: &Shared, id: u64) -> Option<Self> {
         if !shared.tracking.has_redirects() {
             return None;
@@ -137,7 +137,7 @@ impl Redirect {
         Self::of_client(shared, shared.clients.find(id)?)
     }
 
-    /// That of a client, likewise.
+    /// The redirect of a client; `None` if it has none, or its target is gone.
     pub fn of_client(shared: &Shared, from: Arc<Client>) -> Option<Self> {
         let redirect = from.redirect.load(Relaxed);
         if redirect == 0 {
@@ -147,71 +147,71 @@ impl Redirect {
         (!to.killed.load(Relaxed)).then_some(Self { from, to })
     }
 
-    /// How an invalidation is written to the client that gets it.
-    pub fn text(&self, news: &PendingInvalidation) -> Arc<[u8]> {
+    /// An invalidation as it is written to the client that gets it.
+    pub fn text(&self, invalidation: &PendingInvalidation) -> Arc<[u8]> {
         let version = match self.from.protocol.load(Relaxed) {
             3 => Version::Resp3,
             _ => Version::Resp2,
         };
-        news.text(version)
+        invalidation.text(version)
     }
 }
 
 /// Where a client's invalidations go.
-enum Way {
-    /// To itself.
-    Own,
+enum Destination {
+    /// To the client itself.
+    Itself,
     /// To this client.
-    Other(Arc<Client>),
+    Redirected(Arc<Client>),
     /// To a client that is gone.
     Broken,
-    /// Nowhere: it could not tell them from replies.
+    /// Nowhere: with RESP2 the client could not distinguish them from replies.
     Nowhere,
 }
 
-fn way(shared: &Shared, tracked: &Tracked, session: &Session) -> Way {
+fn destination(shared: &Shared, tracked: &Tracked, session: &Session) -> Destination {
     if tracked.redirect != 0 {
         let found = shared.clients.find(tracked.redirect);
         return match found.filter(|client| !client.killed.load(Relaxed)) {
-            Some(client) => Way::Other(client),
-            None => Way::Broken,
+            Some(client) => Destination::Redirected(client),
+            None => Destination::Broken,
         };
     }
     match session.protocol {
-        Version::Resp2 => Way::Nowhere,
-        Version::Resp3 => Way::Own,
+        Version::Resp2 => Destination::Nowhere,
+        Version::Resp3 => Destination::Itself,
     }
 }
 
-/// Writes or sends what a client is told: `write` gets a message for the client itself.
-pub fn tell(
+/// Delivers an invalidation: `write` gets a message for the client itself, and the target of a redirect is sent one.
+pub fn deliver_invalidation(
     shared: &Shared,
     session: &Session,
-    news: &PendingInvalidation,
+    invalidation: &PendingInvalidation,
     write: impl FnOnce(&[u8], &[u8]),
 ) {
     let Some(tracked) = &session.tracked else {
         return;
     };
-    let text = || news.text(session.protocol);
-    match way(shared, tracked, session) {
-        Way::Own => write(HEAD, &text()),
-        Way::Other(client) => {
+    let text = || invalidation.text(session.protocol);
+    match destination(shared, tracked, session) {
+        Destination::Itself => write(HEAD, &text()),
+        Destination::Redirected(client) => {
             send_redirected(shared, client, text());
         }
-        Way::Broken => {
+        Destination::Broken => {
             session.client.redirect_broken.store(true, Relaxed);
             if session.protocol == Version::Resp3 {
                 let id = format!(":{}\r\n", tracked.redirect);
                 write(b"2\r\n$21\r\ntracking-redir-broken\r\n", id.as_bytes());
             }
         }
-        Way::Nowhere => {}
+        Destination::Nowhere => {}
     }
 }
 
-/// Sends a client the keys that another one redirects to it, through the thread that serves it. Where that thread has too much to
-/// deliver already, the client is disconnected instead.
+/// Sends a client the keys that another client redirects to it, through the thread that serves it. If too many bytes are in
+/// transit to that thread, the client is disconnected instead.
 pub fn send_redirected(shared: &Shared, client: Arc<Client>, text: Arc<[u8]>) {
     match shared.pubsub.admit(client.thread, text.len()) {
         Some(bytes) => shared.threads[client.thread].send(Message::Redirected {
@@ -223,7 +223,7 @@ pub fn send_redirected(shared: &Shared, client: Arc<Client>, text: Arc<[u8]>) {
     }
 }
 
-/// What stands before the keys in a message that another client redirects to this one; `None` if it can't get any.
+/// The part before the keys in a message that another client redirects to this one; `None` if this one can't receive any.
 pub fn redirected_head(session: &Session) -> Option<&'static [u8]> {
     match session.protocol {
         Version::Resp3 => Some(HEAD),
@@ -232,25 +232,25 @@ pub fn redirected_head(session: &Session) -> Option<&'static [u8]> {
     }
 }
 
-/// Takes what a client has invalidated itself and wants to hear of.
-pub fn take_own(session: &Session) -> Vec<PendingInvalidation> {
+/// Takes the invalidations that a client caused itself and wants to get.
+pub fn take_own_invalidations(session: &Session) -> Vec<PendingInvalidation> {
     let mut own = std::mem::take(&mut *session.client.pending_invalidations());
-    let wants_keys = |tracked: &Tracked| tracked.hears_of_reads() && !tracked.no_loop;
+    let wants_keys = |tracked: &Tracked| tracked.tracks_reads() && !tracked.no_loop;
     if !session.tracked.as_deref().is_some_and(wants_keys) {
-        own.retain(|news| matches!(news, PendingInvalidation::Everything));
+        own.retain(|invalidation| matches!(invalidation, PendingInvalidation::Everything));
     }
     own
 }
 
-/// Prepares what a client is told behind the reply of its command of what that has invalidated.
+/// Prepares the invalidations that a client's own command caused. They are written after its reply.
 #[cold]
 pub fn take_pending_invalidations(shared: &Shared, session: &mut Session) {
     if session.tracked.is_none() {
         return;
     }
     let mut pushes = Vec::new();
-    for news in &take_own(session) {
-        tell(shared, session, news, |head, text| {
+    for invalidation in &take_own_invalidations(session) {
+        deliver_invalidation(shared, session, invalidation, |head, text| {
             pushes.push(b'>');
             pushes.extend_from_slice(head);
             pushes.extend_from_slice(text);
@@ -264,8 +264,8 @@ pub fn take_pending_invalidations(shared: &Shared, session: &mut Session) {
     }
 }
 
-/// What follows a command of a client that tracks, once its reply is whole: its own messages, if there are any, and the end of
-/// CLIENT CACHING.
+/// Called after each command of a tracking client, once its reply is complete: writes the client's own invalidations and ends the
+/// effect of CLIENT CACHING.
 pub fn follow_up(session: &mut Session, row: Option<&Row>, reply: &mut Reply<'_>) {
     let within_multi = session.transaction.is_open();
     let Some(tracked) = &mut session.tracked else {
@@ -276,7 +276,7 @@ pub fn follow_up(session: &mut Session, row: Option<&Row>, reply: &mut Reply<'_>
         return;
     }
     reply.raw(&std::mem::take(&mut tracked.pushes));
-    // The row of a request that was refused may be that of the container.
+    // A refused request may have the row of the container.
     let is_about_client =
         row.is_some_and(|row| row.name == "client" || row.name.starts_with("client|"));
     if !within_multi && !is_about_client {
@@ -285,7 +285,7 @@ pub fn follow_up(session: &mut Session, row: Option<&Row>, reply: &mut Reply<'_>
     session.follow_up = tracked.caching;
 }
 
-/// Ends all tracking by a client.
+/// Ends a client's tracking.
 pub fn stop(shared: &Shared, session: &mut Session) {
     let Some(tracked) = session.tracked.take() else {
         return;
@@ -304,7 +304,7 @@ pub fn stop(shared: &Shared, session: &mut Session) {
     client.pending_invalidations().clear();
 }
 
-/// Notes where a client's invalidations go from now on.
+/// Sets the client that gets a client's invalidations from now on.
 fn set_redirect(shared: &Shared, client: &Client, redirect: u64) {
     if redirect != 0 {
         shared.tracking.count_redirect(true);
@@ -314,9 +314,9 @@ fn set_redirect(shared: &Shared, client: &Client, redirect: u64) {
     }
 }
 
-/// What CLIENT TRACKING ON asks for.
+/// The options of CLIENT TRACKING ON.
 #[derive(Default)]
-struct Wish<'a> {
+struct TrackingOptions<'a> {
     redirect: u64,
     broadcast: bool,
     opt_in: bool,
@@ -325,14 +325,14 @@ struct Wish<'a> {
     prefixes: Vec<&'a [u8]>,
 }
 
-impl<'a> Wish<'a> {
+impl<'a> TrackingOptions<'a> {
     fn parse(context: &Context<'_>, args: Args<'a>) -> Result<Self> {
-        let (mut wish, mut at) = (Self::default(), 3);
+        let (mut options, mut at) = (Self::default(), 3);
         while at < args.len() {
             let has_value = at + 1 < args.len();
             if args.is(at, "REDIRECT") && has_value {
                 at += 1;
-                if wish.redirect != 0 {
+                if options.redirect != 0 {
                     let text = "A client can only redirect to a single other client";
                     return Err(CommandError::err(text).into());
                 }
@@ -341,27 +341,27 @@ impl<'a> Wish<'a> {
                     let text = "The client ID you want redirect to does not exist";
                     return Err(CommandError::err(text).into());
                 }
-                wish.redirect = id;
+                options.redirect = id;
             } else if args.is(at, "PREFIX") && has_value {
                 at += 1;
-                wish.prefixes.push(args.at(at));
+                options.prefixes.push(args.at(at));
             } else if args.is(at, "BCAST") {
-                wish.broadcast = true;
+                options.broadcast = true;
             } else if args.is(at, "OPTIN") {
-                wish.opt_in = true;
+                options.opt_in = true;
             } else if args.is(at, "OPTOUT") {
-                wish.opt_out = true;
+                options.opt_out = true;
             } else if args.is(at, "NOLOOP") {
-                wish.no_loop = true;
+                options.no_loop = true;
             } else {
                 return Err(CommandError::Syntax.into());
             }
             at += 1;
         }
-        Ok(wish)
+        Ok(options)
     }
 
-    /// The mode, if the wishes go together, also with what is in force.
+    /// The mode, if the options are compatible with each other and with the current mode.
     fn mode(&self, tracked: Option<&Tracked>) -> Result<Mode> {
         let now = tracked.map(|tracked| tracked.mode);
         let refuse = |text: &str| Err(CommandError::err(text).into());
@@ -393,13 +393,13 @@ impl<'a> Wish<'a> {
         })
     }
 
-    /// Refuses prefixes of which one would begin with another.
+    /// Refuses prefixes if one of them, new or existing, starts with another.
     fn check_prefixes(&self, tracked: Option<&Tracked>) -> Result {
         let existing = tracked.into_iter().flat_map(|tracked| &tracked.prefixes);
         let mut all: Vec<&[u8]> = existing.map(|existing| &**existing).collect();
         all.extend(&self.prefixes);
         all.sort_unstable();
-        // There may be very many: only one that overlaps is compared with each of them.
+        // There may be very many. Only a prefix that overlaps is compared with each of them, to find the other for the error.
         let first = self
             .prefixes
             .iter()
@@ -434,7 +434,7 @@ impl<'a> Wish<'a> {
     }
 }
 
-/// True if a prefix, which is one of `all` in their order, begins with another one of them or the other way round.
+/// True if a prefix starts with another prefix in `all`, or the other way round. `all` is sorted and contains the prefix itself.
 fn overlaps_another(prefix: &[u8], all: &[&[u8]]) -> bool {
     let before = all.partition_point(|other| *other < prefix);
     let next = all.get(before + 1);
@@ -447,10 +447,10 @@ fn overlaps_another(prefix: &[u8], all: &[&[u8]]) -> bool {
 
 /// CLIENT TRACKING.
 pub fn tracking(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    let wish = Wish::parse(context, args)?;
+    let options = TrackingOptions::parse(context, args)?;
     if args.is(2, "ON") {
-        let mode = wish.mode(context.session.tracked.as_deref())?;
-        start(context.shared, context.session, &wish, mode);
+        let mode = options.mode(context.session.tracked.as_deref())?;
+        start(context.shared, context.session, &options, mode);
     } else if args.is(2, "OFF") {
         stop(context.shared, context.session);
     } else {
@@ -460,7 +460,7 @@ pub fn tracking(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>
     Ok(())
 }
 
-fn start(shared: &Shared, session: &mut Session, wish: &Wish<'_>, mode: Mode) {
+fn start(shared: &Shared, session: &mut Session, options: &TrackingOptions<'_>, mode: Mode) {
     let client = &session.client;
     let tracker = client.tracker();
     let tracked = session.tracked.get_or_insert_with(|| {
@@ -475,15 +475,15 @@ fn start(shared: &Shared, session: &mut Session, wish: &Wish<'_>, mode: Mode) {
         })
     });
     tracked.mode = mode;
-    tracked.no_loop = wish.no_loop;
-    tracked.redirect = wish.redirect;
+    tracked.no_loop = options.no_loop;
+    tracked.redirect = options.redirect;
     client.tracks.store(true, Relaxed);
-    client.tracks_prefixes.store(wish.broadcast, Relaxed);
-    client.no_loop.store(wish.no_loop, Relaxed);
-    set_redirect(shared, client, wish.redirect);
+    client.tracks_prefixes.store(options.broadcast, Relaxed);
+    client.no_loop.store(options.no_loop, Relaxed);
+    set_redirect(shared, client, options.redirect);
     client.redirect_broken.store(false, Relaxed);
     if mode == Mode::Broadcast {
-        let all: &[&[u8]] = match &wish.prefixes[..] {
+        let all: &[&[u8]] = match &options.prefixes[..] {
             [] => &[b""],
             prefixes => prefixes,
         };
@@ -525,7 +525,7 @@ pub fn caching(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>)
     Ok(())
 }
 
-/// The id of the client that gets a client's invalidations: zero for none, and `-1` without tracking.
+/// The id of the client that gets a client's invalidations: zero for the client itself, `-1` if it does not track.
 pub fn redirection(client: &Client) -> i64 {
     match client.tracks.load(Relaxed) {
         true => client.redirect.load(Relaxed) as i64,

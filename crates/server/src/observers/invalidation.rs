@@ -1,24 +1,24 @@
-//! Client-side caching: who tracks keys, and how invalidations get to the threads of those who do.
+//! Client-side caching: the clients that track keys, and the path of invalidations to their threads.
 //!
 //! ```text
 //!   thread of the change                                        thread of the tracker
 //!     before its locks are released
-//!     Change: which trackers ────────────────► inbox ─► its connection, behind the reply of the read
+//!     Change: which trackers ──────────────► inbox ─► its connection, after the reply of the read
 //!                                                        thread of the client that it redirects to
-//!                                          └─► inbox ─► the connection of that one
+//!                                        └─► inbox ─► the connection of that client
 //! ```
 //!
-//! The engine knows who has read a key. Here stand those who want to hear of every change to keys of some prefix (BCAST).
+//! The engine knows the clients that have read a key. This file keeps the clients that track all keys with a prefix (BCAST).
 //!
-//! What must be true:
-//! - An invalidation is left for the tracker's thread before anybody can see the change, or that the key is tracked no more,
-//!   and that thread delivers it before it answers the tracker's next request. If the tracker redirects its invalidations,
-//!   the same holds for the client that gets them.
-//! - A tracker's thread delivers it behind the reply of the read that made the tracker keep the value: that reply is written
-//!   when the thread looks at its inbox, or else it comes in slices or from another thread, and what is pushed waits for it
+//! Invariants:
+//! - An invalidation is in the inbox of the tracker's thread before any other client can see the change, or can see that the key
+//!   is no longer tracked. That thread delivers it before it answers the tracker's next request. If the tracker redirects its
+//!   invalidations, both hold for the client that gets them.
+//! - The tracker gets it after the reply of the read that made it cache the value. That reply is complete when the thread looks at
+//!   its inbox; or it is written in slices or by another thread, and then pushed messages wait for it
 //!   ([`Connection::push_message`](crate::event_loop::connection::Connection::push_message)).
-//! - Memory is bounded: what is on its way counts with published messages, and those who cause too much of it wait. Beyond
-//!   [`LOSS_BYTES`] on their way to a thread, its trackers are told to forget everything instead.
+//! - Memory is bounded: bytes in transit count together with those of published messages, and clients that cause too many wait.
+//!   Beyond [`INVALIDATE_ALL_BYTES`] in transit to a thread, its trackers are sent one invalidation of everything instead.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -34,41 +34,41 @@ use damselfly_engine::{Change, Engine, InvalidationSink, Tracker};
 use damselfly_protocol::{Reply, Version};
 
 use crate::observers::client_tracking::Redirect;
-use crate::pubsub::PubSub;
 use crate::shared::{Message, Shared, Thread};
+use damselfly_pubsub::PubSub;
 
-/// While more bytes than this are on their way to a thread, no single keys are sent to it any more.
-const LOSS_BYTES: usize = 64 << 20;
+/// With more bytes than this in transit to a thread, it is sent one invalidation of everything instead of single keys.
+const INVALIDATE_ALL_BYTES: usize = 64 << 20;
 
-/// What is counted for an invalidation beside its key, in bytes.
+/// Counted for an invalidation in addition to its key.
 const INVALIDATION_BYTES: usize = 96;
 
-/// What a thread is to tell trackers.
+/// An invalidation for trackers of one thread.
 #[derive(Clone, Debug)]
 pub enum Invalidation {
-    /// These have read a key that was changed.
+    /// A key changed that these clients have read.
     Read {
         /// The key.
         key: Arc<[u8]>,
-        /// Some of the thread's clients.
+        /// Clients of the thread.
         trackers: Vec<Tracker>,
     },
-    /// A key was changed by the client of this id, or (zero) by something else: of concern to those who track its prefix.
+    /// A key changed whose prefix is tracked.
     Prefixed {
         /// The key.
         key: Arc<[u8]>,
-        /// The client.
+        /// The id of the client that changed it, or zero.
         actor: u64,
     },
-    /// Any key may have been changed. The client of this id knows it already.
+    /// Any key may have changed.
     Everything {
-        /// The client.
+        /// The id of a client that already knows, or zero.
         but: u64,
     },
 }
 
 impl Invalidation {
-    /// What it takes, in bytes.
+    /// The bytes counted for it.
     pub fn bytes(&self) -> usize {
         INVALIDATION_BYTES
             + match self {
@@ -79,17 +79,17 @@ impl Invalidation {
     }
 }
 
-/// What one tracker is told.
+/// An invalidation for one tracker.
 #[derive(Clone, Debug)]
 pub enum PendingInvalidation {
-    /// These keys were changed: an array of them, as it is written.
+    /// These keys changed: the array of keys, as it is written.
     Keys(Arc<[u8]>),
-    /// Any key may have been changed.
+    /// Any key may have changed.
     Everything,
 }
 
 impl PendingInvalidation {
-    /// The news of some keys.
+    /// An invalidation of these keys.
     pub fn of<'k>(keys: impl ExactSizeIterator<Item = &'k [u8]>) -> Self {
         let mut text = Vec::new();
         let mut reply = Reply::new(&mut text, Version::Resp2);
@@ -98,7 +98,7 @@ impl PendingInvalidation {
         Self::Keys(text.into())
     }
 
-    /// How it is written to a tracker that speaks `version`, or to the one that it redirects to.
+    /// The invalidation as it is written for a tracker that uses `version`, also if the tracker redirects it.
     pub fn text(&self, version: Version) -> Arc<[u8]> {
         match (self, version) {
             (Self::Keys(text), _) => text.clone(),
@@ -110,31 +110,32 @@ impl PendingInvalidation {
 
 type ByPrefix = BTreeMap<Arc<[u8]>, BTreeSet<Tracker>>;
 
-/// How many clients of one thread track. On a cache line of its own.
+/// The trackers of one thread. On a cache line of its own.
 #[derive(Default)]
 #[repr(align(64))]
 struct Counts {
+    /// The number of clients that track.
     trackers: AtomicUsize,
-    /// Those who track prefixes; one counts once for each.
+    /// The number of pairs of a client and a prefix that it tracks.
     prefixes: AtomicUsize,
-    /// They will be told of everything, since too much was on its way to the thread; that is on its way, too.
+    /// An invalidation of everything is in transit, since too many bytes were.
     overflows: AtomicBool,
 }
 
-/// All who track keys.
+/// All clients that track keys.
 pub struct Tracking {
     threads: Box<[Counts]>,
-    /// How many clients track.
+    /// The number of clients that track.
     trackers: Mutex<usize>,
     by_prefix: RwLock<ByPrefix>,
     /// The sum of [`Counts::prefixes`].
     prefixes: AtomicUsize,
-    /// How many clients redirect their invalidations.
+    /// The number of clients that redirect their invalidations.
     redirects: AtomicUsize,
 }
 
 impl Tracking {
-    /// Nobody, on so many threads.
+    /// Without trackers, for this many threads.
     pub fn new(threads: usize) -> Self {
         Self {
             threads: (0..threads).map(|_| Counts::default()).collect(),
@@ -145,7 +146,7 @@ impl Tracking {
         }
     }
 
-    /// Counts a client that begins (or ends) to redirect its invalidations.
+    /// Counts a client that starts (or stops) redirecting its invalidations.
     pub fn count_redirect(&self, begins: bool) {
         if begins {
             self.redirects.fetch_add(1, Relaxed);
@@ -178,34 +179,34 @@ impl Tracking {
         &self.threads[tracker.thread as usize]
     }
 
-    /// Lets a client track.
+    /// Adds a client that tracks.
     pub fn add(&self, tracker: Tracker) {
         *self.trackers() += 1;
         self.counts(tracker).trackers.fetch_add(1, Relaxed);
     }
 
-    /// Ends that, once it tracks no prefixes any more. The last one leaves nothing behind.
+    /// Removes a client that tracks. The caller has removed its prefixes. When the last client is removed, the engine forgets all
+    /// tracked keys.
     pub fn remove(&self, tracker: Tracker, engine: &Engine) {
         self.counts(tracker).trackers.fetch_sub(1, Relaxed);
         let mut trackers = self.trackers();
         *trackers -= 1;
         if *trackers == 0 {
-            // Nobody can begin to track meanwhile.
+            // No client can start to track meanwhile: the mutex is held.
             engine.forget_tracked();
         }
     }
 
-    /// To be called when a command has run of which it is not certain that its client still tracks.
-    pub fn end_late(&self, engine: &Engine) {
+    /// Forgets all tracked keys if no client tracks. Called after a command whose client may have stopped tracking meanwhile.
+    pub fn forget_if_unused(&self, engine: &Engine) {
         let trackers = self.trackers();
         if *trackers == 0 {
-            // It was the last one: see `remove`.
+            // That client was the last one: see `remove`.
             engine.forget_tracked();
         }
     }
 
-    /// Lets a client that tracks hear of all keys with a prefix. Returns the prefix as it is shared, or `None` if the client
-    /// does so already.
+    /// Adds a prefix that a client tracks. Returns the shared copy of the prefix, or `None` if the client already tracks it.
     pub fn add_prefix(
         &self,
         prefix: &[u8],
@@ -228,7 +229,7 @@ impl Tracking {
         Some(prefix)
     }
 
-    /// Ends that.
+    /// Removes a prefix that a client tracks.
     pub fn remove_prefix(&self, prefix: &[u8], tracker: Tracker, engine: &Engine) {
         let mut by_prefix = self.write();
         let Some(trackers) = by_prefix.get_mut(prefix) else {
@@ -246,22 +247,23 @@ impl Tracking {
         }
     }
 
-    /// To be called before the clients of a thread are told of everything: what changes from now on needs another message.
+    /// Called before the clients of a thread get an invalidation of everything: a change from now on needs another one.
     pub fn take_overflow(&self, thread: usize) {
         self.threads[thread].overflows.swap(false, AcqRel);
     }
 
-    /// How many clients track.
+    /// The number of clients that track.
     pub fn count(&self) -> usize {
         *self.trackers()
     }
 
-    /// How many different prefixes are tracked.
+    /// The number of different prefixes that are tracked.
     pub fn prefix_count(&self) -> usize {
         self.read().len()
     }
 
-    /// A thread to which more is on its way than it should be. What was read can't be too much: it must have been read.
+    /// Returns a congested thread if any client tracks prefixes. Invalidations of keys that were read need no such limit: each needs
+    /// a read before it.
     pub fn congested(&self, pubsub: &PubSub) -> Option<usize> {
         match self.prefixes.load(Relaxed) {
             0 => None,
@@ -273,15 +275,15 @@ impl Tracking {
         self.prefixes.load(Relaxed) > 0 && has_prefix_of(&self.read(), key)
     }
 
-    /// What clients are told who track prefixes: in the order of the prefixes, all `keys` that have one. Who changed a key last
-    /// stands with it. `skips_own` returns whether a tracker wants no invalidations for its own changes, or `None` if another thread
-    /// delivers those of this tracker.
-    pub fn prefixed_news(
+    /// The invalidations for clients that track prefixes, in the order of the prefixes. `keys` are the changed keys, each with the
+    /// client that changed it last. `skips_own` returns whether a tracker wants no invalidations for its own changes, or `None` if
+    /// another thread delivers its invalidations.
+    pub fn prefixed_invalidations(
         &self,
         keys: &BTreeMap<Arc<[u8]>, u64>,
         skips_own: impl Fn(Tracker) -> Option<bool>,
     ) -> Vec<(Tracker, PendingInvalidation)> {
-        let (mut news, by_prefix) = (Vec::new(), self.read());
+        let (mut invalidations, by_prefix) = (Vec::new(), self.read());
         for (prefix, trackers) in by_prefix.iter() {
             let mut trackers = trackers
                 .iter()
@@ -301,21 +303,21 @@ impl Tracking {
             let all = PendingInvalidation::of(prefixed.iter().map(|(key, _)| *key));
             for (tracker, skips_own) in trackers {
                 if !skips_own {
-                    news.push((tracker, all.clone()));
+                    invalidations.push((tracker, all.clone()));
                     continue;
                 }
                 let by_others = prefixed.iter().filter(|(_, actor)| *actor != tracker.id);
                 let by_others: Vec<&[u8]> = by_others.map(|(key, _)| *key).collect();
                 if !by_others.is_empty() {
-                    news.push((tracker, PendingInvalidation::of(by_others.into_iter())));
+                    invalidations.push((tracker, PendingInvalidation::of(by_others.into_iter())));
                 }
             }
         }
-        news
+        invalidations
     }
 }
 
-/// True if a key begins with any of the prefixes. This is done under the lock of its shard, so it takes no look at each of them.
+/// True if a key starts with any of the prefixes. It runs under the lock of the key's shard, so it does not compare each of them.
 fn has_prefix_of(prefixes: &ByPrefix, key: &[u8]) -> bool {
     let last = |start: &[u8]| {
         let up_to = (Bound::Unbounded, Bound::Included(start));
@@ -325,10 +327,11 @@ fn has_prefix_of(prefixes: &ByPrefix, key: &[u8]) -> bool {
     begins_with_any(key, last)
 }
 
-/// True if a key begins with any of some names, of which `last` returns the greatest that is not greater than what it is given.
+/// True if a key starts with any name of a sorted set. `last` returns the greatest name that is not greater than its argument.
 pub fn begins_with_any<'n>(key: &[u8], last: impl Fn(&[u8]) -> Option<&'n [u8]>) -> bool {
     let mut start = key;
-    // All names between a prefix of the key and the key itself begin with that prefix; so must what is found here.
+    // All names between a prefix of the key and the key itself start with that prefix. So does the name found here: a name that is
+    // a prefix of the key lies within the part that both have in common.
     while let Some(name) = last(start) {
         if key.starts_with(name) {
             return true;
@@ -339,15 +342,15 @@ pub fn begins_with_any<'n>(key: &[u8], last: impl Fn(&[u8]) -> Option<&'n [u8]>)
     false
 }
 
-/// Takes changes from the engine to the threads of those who track.
+/// Sends changes from the engine to the threads of their trackers.
 pub struct Invalidator {
     tracking: Arc<Tracking>,
-    /// Weak, since the engine is itself part of what is shared.
+    /// Weak, because `Shared` owns the engine, which owns this.
     shared: Weak<Shared>,
 }
 
 impl Invalidator {
-    /// One for the engine of `shared`.
+    /// Creates one for the engine of `shared`.
     pub fn new(shared: &Arc<Shared>) -> Self {
         Self {
             tracking: shared.tracking.clone(),
@@ -365,11 +368,11 @@ impl InvalidationSink for Invalidator {
         let Some(shared) = self.shared.upgrade() else {
             return;
         };
-        let mut letters = Letters::new(&shared);
+        let mut outbox = Outbox::new(&shared);
         for (change, actor) in changes {
-            letters.add(change, actor);
+            outbox.add(change, actor);
         }
-        letters.leave();
+        outbox.queue();
     }
 
     fn wake(&self) {
@@ -379,13 +382,13 @@ impl InvalidationSink for Invalidator {
     }
 }
 
-/// The invalidations of one section.
-struct Letters<'a> {
+/// The invalidations of one section, by the thread that they go to.
+struct Outbox<'a> {
     shared: &'a Shared,
     by_thread: Vec<Vec<Invalidation>>,
 }
 
-impl<'a> Letters<'a> {
+impl<'a> Outbox<'a> {
     fn new(shared: &'a Shared) -> Self {
         Self {
             shared,
@@ -393,14 +396,14 @@ impl<'a> Letters<'a> {
         }
     }
 
-    /// Leaves news for the client itself that has caused them, which gets them behind its reply.
-    fn add_own(&self, actor: u64, news: PendingInvalidation) {
+    /// Adds an invalidation for the client that caused it, which gets it after its reply.
+    fn add_own(&self, actor: u64, invalidation: PendingInvalidation) {
         if let Some(client) = self.shared.clients.find(actor) {
-            client.pending_invalidations().push(news);
+            client.pending_invalidations().push(invalidation);
         }
     }
 
-    /// Adds what another client gets to which a tracker redirects its invalidations; false if it does not.
+    /// Adds an invalidation for the client to which a tracker redirects; false if it does not redirect.
     fn add_redirected(&mut self, key: &Arc<[u8]>, tracker: Tracker, actor: u64) -> bool {
         let Some(redirect) = Redirect::of(self.shared, tracker.id) else {
             return false;
@@ -464,14 +467,14 @@ impl<'a> Letters<'a> {
         }
     }
 
-    fn leave(self) {
+    fn queue(self) {
         let shared = self.shared;
         for (to, mut list) in self.by_thread.into_iter().enumerate() {
             if list.is_empty() {
                 continue;
             }
-            if shared.pubsub.arriving_bytes(to) > LOSS_BYTES {
-                // One such message stands for all, so that they don't add up while the thread is stuck.
+            if shared.pubsub.arriving_bytes(to) > INVALIDATE_ALL_BYTES {
+                // One such message is enough. More would add up while the thread is stuck.
                 if shared.tracking.threads[to].overflows.swap(true, AcqRel) {
                     continue;
                 }
@@ -489,7 +492,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_found_by_any_of_its_prefixes() {
+    fn a_key_matches_each_of_its_prefixes() {
         let names = [
             &b""[..],
             b"a",

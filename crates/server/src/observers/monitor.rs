@@ -1,4 +1,4 @@
-//! MONITOR: showing a client every command that the server runs.
+//! MONITOR: shows a client every command that the server runs.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[Command {
 }];
 
 fn monitor(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    // Redis answers nothing to one that monitors already.
+    // As in Redis, a client that already monitors gets no reply.
     if context
         .shared
         .clients
@@ -39,14 +39,13 @@ fn monitor(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Res
     Ok(())
 }
 
-/// True if clients that monitor may not run the command: all that uses keys.
+/// True if a monitor may not run the command, because it uses keys.
 #[cold]
 pub fn is_refused(row: &Row) -> bool {
     row.command.keys.any() || row.command.has(Trait::ReadOnly)
 }
 
-/// Appends a command that ran to the `lines` for clients that monitor, and shows it to the client
-/// itself if it is one of them: behind its reply.
+/// Appends a command that ran to the `lines` for monitors. If the client itself is a monitor, the line also follows its reply.
 #[cold]
 pub fn show(
     lines: &mut Vec<u8>,
@@ -65,7 +64,7 @@ pub fn show(
     }
 }
 
-/// Has lines about commands of the client `from` sent to all others that monitor.
+/// Sends lines about commands of the client `from` to all other monitors.
 #[cold]
 pub fn send(shared: &Shared, lines: &[u8], from: u64) {
     let lines: Arc<[u8]> = lines.into();
@@ -89,7 +88,7 @@ pub fn send(shared: &Shared, lines: &[u8], from: u64) {
     }
 }
 
-/// Appends a command that runs a script to the `lines` for clients that monitor.
+/// Appends a command that runs a script to the `lines` for monitors.
 #[cold]
 pub fn show_script(lines: &mut Vec<u8>, session: &Session, row: &Row, args: Args<'_>) {
     lines.push(b'+');
@@ -97,7 +96,7 @@ pub fn show_script(lines: &mut Vec<u8>, session: &Session, row: &Row, args: Args
     lines.extend_from_slice(b"\r\n");
 }
 
-/// Appends a command that a script has called to the `lines` for clients that monitor.
+/// Appends a command that a script called to the `lines` for monitors.
 #[cold]
 pub fn show_called(lines: &mut Vec<u8>, db: usize, row: &Row, args: Args<'_>) {
     if !row.command.has(Trait::Admin) && !row.command.has(Trait::SkipMonitor) {
@@ -165,7 +164,7 @@ pub fn without_secrets<'a>(row: &Row, args: Args<'a>) -> Vec<&'a [u8]> {
     shown
 }
 
-/// Writes bytes in the notation of redis-cli.
+/// Writes bytes as `redis-cli` quotes them.
 fn quote(line: &mut String, bytes: &[u8]) {
     for &byte in bytes {
         match byte {

@@ -1,29 +1,29 @@
-//! Keyspace notifications: events of keys, published as messages.
+//! Keyspace notifications: the events of keys, published as messages.
 //!
 //! ```text
 //!   __keyspace@0__:key    event        with `K`
 //!   __keyevent@0__:event  key          with `E`
 //! ```
 //!
-//! Other messages are sent once a turn, but these before the locks of their keys are released: a message of the next change
-//! of a key, which may be made by another thread, must not arrive before them.
+//! Other messages are sent once a turn. These are sent before the locks of their keys are released: otherwise the message of a
+//! key's next change, made by another thread, could arrive first.
 
 use std::io::Write;
 use std::sync::{Arc, Weak};
 
 use damselfly_engine::{EventMask, EventSink, KeyEvent};
 
-use crate::pubsub::mail::Scope;
 use crate::shared::{Shared, Thread};
+use damselfly_pubsub::Scope;
 
 /// Publishes the events of keys.
 pub struct Events {
-    /// Weak, since the engine that holds this is itself part of what is shared.
+    /// Weak, because `Shared` owns the engine, which owns this.
     shared: Weak<Shared>,
 }
 
 impl Events {
-    /// One that publishes to all who have subscribed.
+    /// Publishes to the subscribers of `shared`.
     pub fn new(shared: &Arc<Shared>) -> Self {
         Self {
             shared: Arc::downgrade(shared),
@@ -40,7 +40,7 @@ impl EventSink for Events {
         if !pubsub.may_receive(Scope::Cluster) {
             return;
         }
-        // Threads for long commands share the desk behind those of the others.
+        // All threads for long commands publish under the number after the last event loop's.
         let thread = threads.iter().position(Thread::is_current);
         let thread = thread.unwrap_or(threads.len());
         let mut congested = None;
@@ -69,6 +69,6 @@ impl EventSink for Events {
 
 fn write_channel(channel: &mut Vec<u8>, space: &str, db: usize, name: &[u8]) {
     channel.clear();
-    write!(channel, "__{space}@{db}__:").expect("a vector takes all that is written to it");
+    write!(channel, "__{space}@{db}__:").expect("writing to a vector does not fail");
     channel.extend_from_slice(name);
 }

@@ -180,7 +180,7 @@ fn quit(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result
 pub(crate) fn leave(shared: &Shared, session: &mut Session) {
     stop_monitoring(shared, &session.client);
     session.transaction.end(shared, &session.client);
-    subscriptions::leave(shared, session);
+    subscriptions::unsubscribe_all(shared, session);
     client_tracking::stop(shared, session);
 }
 

@@ -134,7 +134,7 @@ impl Session {
 pub fn follow_up(session: &mut Session, row: Option<&Row>, mark: usize, reply: &mut Reply<'_>) {
     session.follow_up = false;
     if !session.pushes.is_empty() {
-        subscriptions::give_pushes(session, row, mark, reply);
+        subscriptions::write_pushes(session, row, mark, reply);
     }
     client_tracking::follow_up(session, row, reply);
 }

@@ -1,4 +1,4 @@
-//! CLIENT: what is known of connections, and how one connection acts upon others.
+//! CLIENT: shows connections, changes their settings, and lets a connection act on others.
 
 mod rows;
 
@@ -13,18 +13,18 @@ use damselfly_protocol::Reply;
 use crate::blocked::End;
 use crate::clients::Client;
 use crate::observers::client_tracking;
-use crate::pubsub::Topic;
 use crate::registry::{REGISTRY, Row};
 use crate::session::connection_commands::check_name;
 use crate::session::{Context, Replies, Session};
 use crate::shared::Thread;
+use damselfly_pubsub::Topic;
 
 pub(crate) use rows::COMMANDS;
 
 /// True if a pause of all commands lets this one run.
 ///
-/// Clients that monitor are never held back, as in Redis. Redis does hold back CLIENT UNPAUSE, so that
-/// nothing can end a pause that was meant to be shorter; here it runs.
+/// As in Redis, monitors are never held back. Redis also holds back CLIENT UNPAUSE, so that no client can end a pause of all
+/// commands early; here it runs.
 #[cold]
 pub fn runs_while_paused(session: &Session, row: &Row) -> bool {
     session.client.monitor.load(Relaxed) || row.name == "client|unpause"
@@ -67,7 +67,7 @@ fn set_info(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) ->
     Ok(())
 }
 
-/// ON or OFF.
+/// The value of an ON or OFF argument.
 fn switch(args: Args<'_>) -> Result<bool> {
     match (args.is(2, "ON"), args.is(2, "OFF")) {
         (true, _) => Ok(true),
@@ -101,12 +101,12 @@ fn set_replies(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>)
     } else if *replies != Replies::Off {
         *replies = Replies::SkipNext;
     }
-    // Sent only after ON: the others hold back their own replies too.
+    // Sent only for ON: OFF and SKIP suppress their own replies, too.
     reply.ok();
     Ok(())
 }
 
-/// What Redis answers to a subcommand of a known name but with too many arguments.
+/// Redis's error for a known subcommand with too many arguments.
 fn malformed(args: Args<'_>) -> CommandError {
     let name = String::from_utf8_lossy(args.at(1));
     CommandError::err(format!(
@@ -164,7 +164,7 @@ fn unblock(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> 
     Ok(())
 }
 
-/// The kinds of clients that LIST and KILL tell apart.
+/// The types of clients that LIST and KILL distinguish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ClientType {
     Normal,
@@ -191,7 +191,7 @@ impl ClientType {
         })
     }
 
-    /// The type of a client; those that monitor are ordinary ones.
+    /// The type of a client. Monitors are normal clients.
     fn of(client: &Client) -> Self {
         if client.is_subscriber() {
             Self::PubSub
@@ -201,7 +201,7 @@ impl ClientType {
     }
 }
 
-/// Which clients KILL means. What is `None` matches all.
+/// The clients that KILL closes. `None` matches every client.
 #[derive(Default)]
 struct Filter<'a> {
     id: Option<u64>,
@@ -246,7 +246,7 @@ fn kill(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Res
     Ok(())
 }
 
-/// The filter of KILL's newer form, and whether the client that asks is spared.
+/// The filter of KILL's newer form, and whether it spares the calling client.
 fn parse_filter(args: Args<'_>) -> Result<(Filter<'_>, bool)> {
     let (mut filter, mut skip_me) = (Filter::default(), true);
     for place in (2..args.len()).step_by(2) {
@@ -262,7 +262,7 @@ fn parse_filter(args: Args<'_>) -> Result<(Filter<'_>, bool)> {
         } else if args.is(place, "LADDR") {
             filter.local_address = Some(value);
         } else if args.is(place, "USER") {
-            // There is one user, which all clients have.
+            // There is one user, for all clients.
             if value != b"default" {
                 let name = String::from_utf8_lossy(value);
                 return Err(CommandError::err(format!("No such user '{name}'")).into());
@@ -285,7 +285,7 @@ fn parse_filter(args: Args<'_>) -> Result<(Filter<'_>, bool)> {
     Ok((filter, skip_me))
 }
 
-/// Closes the clients that match, that which asks after its reply, and returns how many they are.
+/// Closes the matching clients, the calling client after its reply, and returns their number.
 fn kill_matching(context: &mut Context<'_>, filter: &Filter<'_>, skip_me: bool) -> i64 {
     let own_id = context.session.client.id;
     let mut killed = 0;
@@ -338,7 +338,7 @@ fn list(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Res
     };
     let mut lines = String::new();
     for client in &listed {
-        // Those that are killed are as good as gone.
+        // Killed clients are about to be closed.
         if !client.killed.load(Relaxed) {
             describe(&mut lines, client, context.now.0);
         }
@@ -347,11 +347,11 @@ fn list(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Res
     Ok(())
 }
 
-/// Redis keeps so many bytes of replies in one fixed buffer, which `obl` counts; what is beyond them
-/// is in a list, which `oll` and `omem` tell of.
+/// Redis keeps up to this many bytes of replies in a fixed buffer, shown as `obl`. Replies that do not fit are in a list, shown as
+/// `oll` and `omem`.
 const OUTPUT_FIXED_BYTES: usize = 16 << 10;
 
-/// Appends the line about a client that INFO and LIST show.
+/// Appends the line that INFO and LIST show for a client.
 fn describe(lines: &mut String, client: &Client, now_ms: i64) {
     let names = client.names().clone();
     let input_bytes = client.input_bytes.load(Relaxed);
@@ -398,7 +398,7 @@ fn describe(lines: &mut String, client: &Client, now_ms: i64) {
     );
 }
 
-/// One letter for each thing that is special about a client, or `N`.
+/// The flags of a client, a letter each, or `N` if it has none.
 fn flags(client: &Client) -> String {
     let letters = [
         ('O', client.monitor.load(Relaxed)),

@@ -1,4 +1,4 @@
-//! The rows of CLIENT.
+//! The table of CLIENT's subcommands.
 
 use damselfly_commands::Arity::{AtLeast, Exactly};
 use damselfly_commands::{Command, Group, Keys, Run, Trait};
@@ -10,7 +10,7 @@ use super::{
 use crate::observers::client_tracking;
 use crate::registry::Handler;
 
-/// Of subcommands that concern the connection itself.
+/// The traits of subcommands for the connection itself.
 const PLAIN: &[Trait] = &[
     Trait::NoScript,
     Trait::Loading,
@@ -18,7 +18,7 @@ const PLAIN: &[Trait] = &[
     Trait::Sentinel,
 ];
 
-/// Of subcommands that concern all connections.
+/// The traits of subcommands for all connections.
 const ADMIN: &[Trait] = &[
     Trait::Admin,
     Trait::NoScript,
@@ -37,7 +37,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[Command {
     run: Run::Subcommands(SUBCOMMANDS),
     group: Group::Connection,
     usage: "CLIENT",
-    summary: "Contains the commands about connections.",
+    summary: "Commands for connections.",
     since: "2.4.0",
     complexity: "Depends on subcommand.",
 }];
@@ -51,7 +51,7 @@ const SUBCOMMANDS: &[Command<Handler>] = &[
         run: Run::Run(Handler::Session(id)),
         group: Group::Connection,
         usage: "CLIENT ID",
-        summary: "Returns the connection's id, which is never used again.",
+        summary: "Returns the id of the connection, which is never reused.",
         since: "5.0.0",
         complexity: "O(1)",
     },
@@ -75,7 +75,7 @@ const SUBCOMMANDS: &[Command<Handler>] = &[
         run: Run::Run(Handler::Session(list)),
         group: Group::Connection,
         usage: "CLIENT LIST [TYPE <NORMAL | MASTER | REPLICA | PUBSUB>] [ID client-id [client-id ...]]",
-        summary: "Describes all connections, or those of a type, or those of the given ids.",
+        summary: "Describes all connections, or those of a type, or those with the given ids.",
         since: "2.4.0",
         complexity: "O(N) where N is the number of client connections",
     },
@@ -87,7 +87,7 @@ const SUBCOMMANDS: &[Command<Handler>] = &[
         run: Run::Run(Handler::Session(kill)),
         group: Group::Connection,
         usage: "CLIENT KILL <ip:port | [ID client-id] [TYPE <NORMAL | MASTER | REPLICA | PUBSUB>] [USER username] [ADDR ip:port] [LADDR ip:port] [SKIPME <YES | NO>] [MAXAGE maxage]>",
-        summary: "Closes the connection from an address, or all that match every filter.",
+        summary: "Closes the connection from an address, or all connections that match every filter.",
         since: "2.4.0",
         complexity: "O(N) where N is the number of client connections",
     },
@@ -123,7 +123,7 @@ const SUBCOMMANDS: &[Command<Handler>] = &[
         run: Run::Run(Handler::Session(set_info)),
         group: Group::Connection,
         usage: "CLIENT SETINFO <LIB-NAME libname | LIB-VER libver>",
-        summary: "Tells the server which library, or which version of it, the client uses.",
+        summary: "Sets the name or the version of the library that the client uses.",
         since: "7.2.0",
         complexity: "O(1)",
     },
@@ -135,7 +135,7 @@ const SUBCOMMANDS: &[Command<Handler>] = &[
         run: Run::Run(Handler::Session(pause)),
         group: Group::Connection,
         usage: "CLIENT PAUSE timeout [WRITE | ALL]",
-        summary: "Holds back all commands, or those that write, for so many milliseconds.",
+        summary: "Holds back all commands, or those that write, for a number of milliseconds.",
         since: "2.9.50",
         complexity: "O(1)",
     },
@@ -147,7 +147,7 @@ const SUBCOMMANDS: &[Command<Handler>] = &[
         run: Run::Run(Handler::Session(unpause)),
         group: Group::Connection,
         usage: "CLIENT UNPAUSE",
-        summary: "Ends a pause: what was held back runs.",
+        summary: "Ends a pause: commands that were held back run.",
         since: "6.2.0",
         complexity: "O(N) where N is the number of paused clients",
     },
@@ -159,7 +159,7 @@ const SUBCOMMANDS: &[Command<Handler>] = &[
         run: Run::Run(Handler::Session(set_replies)),
         group: Group::Connection,
         usage: "CLIENT REPLY <ON | OFF | SKIP>",
-        summary: "Chooses whether the connection is sent replies.",
+        summary: "Chooses whether the server sends replies to the connection.",
         since: "3.2.0",
         complexity: "O(1)",
     },
@@ -171,7 +171,7 @@ const SUBCOMMANDS: &[Command<Handler>] = &[
         run: Run::Run(Handler::Session(no_evict)),
         group: Group::Connection,
         usage: "CLIENT NO-EVICT <ON | OFF>",
-        summary: "Exempts the connection from being closed when connections take too much memory.",
+        summary: "Exempts the connection from eviction when connections use too much memory.",
         since: "7.0.0",
         complexity: "O(1)",
     },
@@ -183,7 +183,7 @@ const SUBCOMMANDS: &[Command<Handler>] = &[
         run: Run::Run(Handler::Session(no_touch)),
         group: Group::Connection,
         usage: "CLIENT NO-TOUCH <ON | OFF>",
-        summary: "Lets the connection's commands leave the idle time and frequency of keys as they are.",
+        summary: "Chooses whether the connection's commands leave the idle time and access frequency of keys unchanged.",
         since: "7.2.0",
         complexity: "O(1)",
     },
@@ -195,7 +195,7 @@ const SUBCOMMANDS: &[Command<Handler>] = &[
         run: Run::Run(Handler::Session(unblock)),
         group: Group::Connection,
         usage: "CLIENT UNBLOCK client-id [TIMEOUT | ERROR]",
-        summary: "Ends the waiting of another connection, as by its timeout or with an error.",
+        summary: "Unblocks another connection, as if its timeout had expired or with an error.",
         since: "5.0.0",
         complexity: "O(log N) where N is the number of client connections",
     },
@@ -207,7 +207,7 @@ const SUBCOMMANDS: &[Command<Handler>] = &[
         run: Run::Run(Handler::Session(client_tracking::get_redirection)),
         group: Group::Connection,
         usage: "CLIENT GETREDIR",
-        summary: "Returns the id of the client that invalidations of the connection's keys go to.",
+        summary: "Returns the id of the client that gets the connection's invalidations.",
         since: "6.0.0",
         complexity: "O(1)",
     },
@@ -219,7 +219,7 @@ const SUBCOMMANDS: &[Command<Handler>] = &[
         run: Run::Run(Handler::Session(client_tracking::tracking)),
         group: Group::Connection,
         usage: "CLIENT TRACKING <ON | OFF> [REDIRECT client-id] [PREFIX prefix [PREFIX prefix ...]] [BCAST] [OPTIN] [OPTOUT] [NOLOOP]",
-        summary: "Has the server tell the connection when keys change whose values it may have cached.",
+        summary: "Enables or disables invalidation messages for keys that the client may have cached.",
         since: "6.0.0",
         complexity: "O(1). Some options may introduce additional complexity.",
     },
@@ -243,7 +243,7 @@ const SUBCOMMANDS: &[Command<Handler>] = &[
         run: Run::Run(Handler::Session(client_tracking::info)),
         group: Group::Connection,
         usage: "CLIENT TRACKINGINFO",
-        summary: "Returns what the connection tracks, and how.",
+        summary: "Returns the tracking state of the connection.",
         since: "6.2.0",
         complexity: "O(1)",
     },

@@ -81,7 +81,7 @@ fn write_row(row: &Row, reply: &mut Reply<'_>) {
 fn arguments_of(row: &Row) -> Vec<Argument> {
     let name_words = row.name.split('|').count();
     let specs = facts::key_specs(&row.command);
-    // The usage of HELP is shorter than the name of its row.
+    // The usage of HELP has fewer words than the name of its row.
     let usage = row.command.usage;
     arguments(usage, name_words, &specs)
 }
@@ -153,7 +153,7 @@ const INTRODUCTION: &str = "\
 
 <!-- Printed from the tables of commands in crates/commands and crates/server; a test keeps it current. -->
 
-Each behaves as in Redis, from the version given on. `COMMAND DOCS` says the same to clients, and
+Each command behaves as in Redis since the version in the last column. `COMMAND DOCS` returns the same to clients, and
 `<container> HELP` lists subcommands.
 ";
 

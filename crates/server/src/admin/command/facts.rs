@@ -1,5 +1,5 @@
-//! What COMMAND tells of a row that the row does not say in so many words: flags, ACL categories, and
-//! where keys are in Redis's two notations.
+//! The parts of COMMAND's replies that are derived from a row: flags, ACL categories, and the positions of keys in Redis's two
+//! notations.
 
 use damselfly_commands::{Access, At, Command, Group, KeySpec, Keys, Run, Trait};
 
@@ -27,7 +27,7 @@ const FLAGS: &[&str] = &[
     "movablekeys",
 ];
 
-/// The order in which Redis lists categories; every one that there is.
+/// All categories, in the order in which Redis lists them.
 pub const CATEGORIES: &[&str] = &[
     "keyspace",
     "read",
@@ -53,11 +53,11 @@ pub const CATEGORIES: &[&str] = &[
 ];
 
 fn writes(command: &Command<Handler>) -> bool {
-    // Scripts write by the commands that they call.
+    // A script writes only through the commands that it calls.
     command.keys.writes() && command.group != Group::Scripting || command.has(Trait::Writes)
 }
 
-/// True if it reads keys and changes none.
+/// True if the command reads keys and changes none.
 pub fn only_reads(command: &Command<Handler>) -> bool {
     // WATCH names keys but reads nothing.
     let uses_keys = command.keys.any() && command.group != Group::Transactions;
@@ -82,9 +82,9 @@ pub fn flags(command: &Command<Handler>) -> Vec<&'static str> {
 pub fn categories(command: &Command<Handler>) -> Vec<&'static str> {
     let is_container = matches!(command.run, Run::Subcommands(_));
     let of_group = match command.group {
-        // Of the commands about the server only those that touch all keys are about the keyspace.
+        // Server commands belong to the keyspace category only if they use all keys.
         Group::Server => matches!(command.keys, Keys::All { .. }).then_some("keyspace"),
-        // SORT names the families that it is of, and is then of no other.
+        // SORT names its categories in its row and has no others.
         Group::Generic if command.has_category() => None,
         Group::String
         | Group::List
@@ -137,32 +137,31 @@ pub fn tips(command: &Command<Handler>) -> Vec<&'static str> {
 /// A key specification as Redis writes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Spec {
-    /// What the command does to these keys.
+    /// How the command uses these keys.
     pub access: Access,
-    /// Where they are.
+    /// Their positions.
     pub place: Place,
 }
 
-/// Where keys are.
+/// The positions of keys among the arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// From one argument to another.
     Range {
         /// The first key's argument.
         first: usize,
-        /// How many arguments behind the first the last key is; from -1 on, which is the last argument, counted from the
-        /// end.
+        /// The last key's argument, relative to the first. Negative numbers count from the end: -1 is the last argument.
         last: i64,
-        /// From one key to the next.
+        /// The distance from one key to the next.
         step: usize,
     },
-    /// Behind the argument of this place, which says how many.
+    /// After this argument, which is the number of keys.
     Counted(usize),
-    /// The first half of what stands behind this word, which is at that argument or behind it.
+    /// The first half of the arguments after a word.
     HalfBehind {
         /// The word.
         word: &'static str,
-        /// The first argument that can be it.
+        /// The first argument that can be the word.
         from: usize,
     },
     /// Anywhere.
@@ -170,7 +169,7 @@ pub enum Place {
 }
 
 impl Spec {
-    /// True if the argument at `place` is the first key, or one that always follows it.
+    /// True if the argument at `place` is the first key, or a key that is always there.
     pub fn has(&self, place: usize) -> bool {
         match self.place {
             Place::Range { first, last, .. } => {
@@ -183,7 +182,7 @@ impl Spec {
     }
 }
 
-/// The command's key specifications. Neighbours that are used alike are one.
+/// The command's key specifications. Adjacent keys that are used alike share one.
 pub fn key_specs(command: &Command<Handler>) -> Vec<Spec> {
     let slots;
     let declared = match command.keys {
@@ -244,13 +243,13 @@ pub fn key_specs(command: &Command<Handler>) -> Vec<Spec> {
     specs
 }
 
-/// True if clients that know only [`range`] can't find all keys.
+/// True if a client that knows only [`range`] can't find all keys.
 fn has_movable_keys(command: &Command<Handler>) -> bool {
     let is_range = |spec: &Spec| matches!(spec.place, Place::Range { .. });
     !key_specs(command).iter().all(is_range)
 }
 
-/// First key, last key and step: the older notation, which knows one range only.
+/// The first key, the last key and the step: the older notation, which can express only one range.
 pub fn range(command: &Command<Handler>) -> (i64, i64, i64) {
     let mut specs = key_specs(command).into_iter().map(|spec| spec.place);
     let Some(Place::Range { first, last, step }) = specs.next() else {

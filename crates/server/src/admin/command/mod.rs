@@ -1,4 +1,4 @@
-//! COMMAND: the table of commands, for clients and for people.
+//! COMMAND: the table of commands, for client libraries and people.
 
 mod docs;
 pub mod facts;
@@ -88,7 +88,7 @@ static SUBCOMMANDS: &[Command<Handler>] = &[
         AtLeast(2),
         list,
         "COMMAND LIST [FILTERBY <MODULE module-name | ACLCAT category | PATTERN pattern>]",
-        "Returns the names of all commands, or of those that a filter lets through.",
+        "Returns the names of all commands, or of those that match a filter.",
         "7.0.0",
         "O(N) where N is the number of commands",
     )),
@@ -115,7 +115,7 @@ static SUBCOMMANDS: &[Command<Handler>] = &[
         AtLeast(4),
         getkeys,
         "COMMAND GETKEYS command arg [arg ...]",
-        "Returns the keys of a whole command.",
+        "Returns the keys of a complete command.",
         "2.8.13",
         "O(N) where N is the number of arguments of the command",
     ),
@@ -124,13 +124,13 @@ static SUBCOMMANDS: &[Command<Handler>] = &[
         AtLeast(4),
         getkeysandflags,
         "COMMAND GETKEYSANDFLAGS command arg [arg ...]",
-        "Returns the keys of a whole command, each with what the command does to it.",
+        "Returns the keys of a complete command, each with flags for how the command uses it.",
         "7.0.0",
         "O(N) where N is the number of arguments of the command",
     ),
 ];
 
-/// The command or, where the name is of the form `container|subcommand`, the subcommand.
+/// The command of this name, or the subcommand if the name has the form `container|subcommand`.
 fn find(name: &[u8]) -> Option<&'static Row> {
     match name.iter().position(|&byte| byte == b'|') {
         None => REGISTRY.find(name),
@@ -284,7 +284,7 @@ fn list(_: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     Ok(())
 }
 
-/// The keys of the command that stands behind `COMMAND GETKEYS`, with what it does to each.
+/// The keys of the command after `COMMAND GETKEYS`, with how it uses each of them.
 fn keys_of<'a>(args: Args<'a>) -> Result<Vec<(&'a [u8], Access)>> {
     let refused = |text: &str| Err(CommandError::err(text).into());
     let request = args.behind(2);
@@ -323,7 +323,7 @@ fn keys_of<'a>(args: Args<'a>) -> Result<Vec<(&'a [u8], Access)>> {
         .collect())
 }
 
-/// What a command that may do one thing or another does with these options: SET returns the old value with GET.
+/// Resolves an access that depends on the command's options: SET also returns the old value if it has GET.
 fn exactly(access: Access, args: Args<'_>) -> Access {
     match access {
         Access::Variable if (5..args.len()).any(|at| args.is(at, "GET")) => Access::ReadUpdate,

@@ -1,4 +1,4 @@
-//! From the usage line of a command to its arguments, as COMMAND DOCS describes them.
+//! Parses the usage line of a command into its arguments, as COMMAND DOCS describes them.
 //!
 //! ```text
 //! sequence     ─► part*                        SET key value [NX | XX] [EX seconds]
@@ -6,31 +6,31 @@
 //! alternatives ─► sequence ( | sequence )*
 //! ```
 //!
-//! A word in capitals is a token, to be typed as it is. `[x ...]` behind `x` says that `x` may be repeated.
+//! A word in capitals is a token, which is typed as it is. `[x ...]` after `x` means that `x` may be repeated.
 
 use super::facts::Spec;
 
 /// One argument.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Argument {
-    /// What to call it.
+    /// Its name.
     pub name: String,
-    /// What it is.
+    /// Its kind.
     pub kind: Kind,
-    /// The word that stands before it.
+    /// The word before it.
     pub token: Option<String>,
     /// It may be left out.
     pub optional: bool,
     /// It may be repeated.
     pub multiple: bool,
-    /// It may be repeated, each time behind its token.
+    /// It may be repeated, each time after its token.
     pub multiple_token: bool,
 }
 
-/// What an argument is.
+/// The kind of an argument.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Kind {
-    /// A key, by the key specification of that index, if one is known.
+    /// A key, with the index of its key specification if that is known.
     Key(Option<usize>),
     /// Any text.
     String,
@@ -40,9 +40,9 @@ pub enum Kind {
     Double,
     /// A glob pattern.
     Pattern,
-    /// A moment since the epoch.
+    /// A Unix time.
     UnixTime,
-    /// Just the token.
+    /// Only the token.
     PureToken,
     /// One of these.
     OneOf(Vec<Argument>),
@@ -51,7 +51,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Redis's name.
+    /// Redis's name for the kind.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Key(_) => "key",
@@ -67,8 +67,8 @@ impl Kind {
     }
 }
 
-/// The arguments that a usage line describes. `name_words` are the words of the command's own name, `specs` say
-/// which arguments are keys.
+/// The arguments that a usage line describes. `name_words` is the number of words in the command's name, and `specs` says which
+/// arguments are keys.
 pub fn arguments(usage: &str, name_words: usize, specs: &[Spec]) -> Vec<Argument> {
     let spaced = ["[", "]", "<", ">"]
         .iter()
@@ -90,7 +90,7 @@ enum Part {
     Word(String),
     Optional(Vec<Vec<Part>>),
     Choice(Vec<Vec<Part>>),
-    /// These parts, once or more often.
+    /// These parts, once or more.
     Repeated(Vec<Part>),
     Ellipsis,
 }
@@ -115,7 +115,7 @@ fn sequence(words: &mut &[&str]) -> Vec<Part> {
     parts
 }
 
-/// Reads up to the closing bracket, and passes over it.
+/// Reads up to the closing bracket and skips it.
 fn alternatives(words: &mut &[&str]) -> Vec<Vec<Part>> {
     let mut all = vec![sequence(words)];
     while let Some((&mark, rest)) = words.split_first() {
@@ -128,7 +128,7 @@ fn alternatives(words: &mut &[&str]) -> Vec<Vec<Part>> {
     all
 }
 
-/// Adds what stands in square brackets; if it only repeats what stands before it, that becomes repeated.
+/// Adds the contents of square brackets. If they only repeat the parts before them, those become repeated.
 fn optional(parts: &mut Vec<Part>, mut inner: Vec<Vec<Part>>) {
     if let [only] = &mut inner[..]
         && only.last() == Some(&Part::Ellipsis)
@@ -152,12 +152,12 @@ fn is_token(word: &str) -> bool {
 
 struct Converter<'a> {
     specs: &'a [Spec],
-    /// The place of the next argument in a request, as long as it is known.
+    /// The position of the next argument in a request, as long as it is known.
     place: Option<usize>,
 }
 
 impl Converter<'_> {
-    /// The arguments of a sequence. A token stands before all that follows it, up to the next token.
+    /// The arguments of a sequence. A token belongs to everything after it, up to the next token.
     fn arguments(&mut self, parts: &[Part]) -> Vec<Argument> {
         let mut arguments = Vec::new();
         let mut rest = parts;
@@ -196,7 +196,7 @@ impl Converter<'_> {
                     arguments.push(argument);
                     self.place = None;
                 }
-                // What stands before may be repeated.
+                // The argument before it may be repeated.
                 Part::Ellipsis => {
                     if let Some(argument) = arguments.last_mut() {
                         argument.multiple = true;
@@ -250,7 +250,7 @@ fn argument(name: &str, kind: Kind) -> Argument {
     }
 }
 
-/// Several arguments as one.
+/// Several arguments as one block.
 fn block(mut arguments: Vec<Argument>) -> Argument {
     if arguments.len() == 1 {
         return arguments.remove(0);
@@ -278,7 +278,7 @@ fn behind_token(token: &str, mut inner: Vec<Argument>) -> Argument {
     argument
 }
 
-/// What an argument of this name is.
+/// The kind of an argument, by its name.
 fn kind_of(name: &str) -> Kind {
     match name {
         "seconds" | "milliseconds" | "count" | "index" | "index1" | "index2" | "db"
@@ -297,7 +297,7 @@ fn kind_of(name: &str) -> Kind {
 mod tests {
     use super::*;
 
-    /// An argument in short: `name:type`, with its token before and `?`, `*`, `+` behind for optional, multiple,
+    /// An argument in short: `name:type`, with its token before it, and `?`, `*` and `+` after it for optional, multiple and
     /// multiple token.
     fn short(argument: &Argument) -> String {
         let token = argument

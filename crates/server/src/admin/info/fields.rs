@@ -8,22 +8,22 @@ use super::Section::{
 };
 use crate::admin::facts::{self, Facts, ratio};
 use crate::dispatch::uncounted_bytes;
-use crate::pubsub::Topic;
 use crate::shared;
 use crate::statistics::{Counter, ThreadCounters};
+use damselfly_pubsub::Topic;
 
-/// A line of INFO.
+/// A field of INFO.
 #[derive(Clone, Copy, Debug)]
 pub struct Field {
-    /// What stands before the colon.
+    /// The text before the colon.
     pub name: &'static str,
-    /// Where it is shown.
+    /// The section that shows it.
     pub section: Section,
-    /// What stands behind the colon.
+    /// Computes the text after the colon.
     pub value: Value,
 }
 
-/// Finds the value of a field.
+/// Computes the value of a field.
 type Value = fn(&Facts<'_>) -> String;
 
 const fn row(section: Section, name: &'static str, value: Value) -> Field {
@@ -34,16 +34,16 @@ const fn row(section: Section, name: &'static str, value: Value) -> Field {
     }
 }
 
-/// For what does not exist, or has not happened.
+/// The value of a field for something that does not exist or has not happened.
 const ZERO: Value = |_| String::from("0");
 
-/// For times of what has not happened.
+/// The value of a field for the time of something that has not happened.
 const NEVER: Value = |_| String::from("-1");
 
-/// The clock of Redis's LRU has 24 bits.
+/// Redis's LRU clock has 24 bits.
 const LRU_CLOCK_MASK: i64 = (1 << 24) - 1;
 
-/// All fields, in the order in which they are shown.
+/// All fields, in the order in which INFO shows them.
 #[rustfmt::skip]
 pub static FIELDS: &[Field] = &[
     row(Server, "redis_version", |_| crate::REDIS_VERSION.into()),
@@ -192,9 +192,9 @@ pub static FIELDS: &[Field] = &[
     row(Stats, "current_eviction_exceeded_time", |f| f.shared.over_limit.current_ms(f.now.0).to_string()),
     row(Stats, "keyspace_hits", |f| f.total(|counters| &counters.hits)),
     row(Stats, "keyspace_misses", |f| f.total(|counters| &counters.misses)),
-    row(Stats, "pubsub_channels", |f| f.shared.pubsub.names(Topic::Channel).to_string()),
-    row(Stats, "pubsub_patterns", |f| f.shared.pubsub.names(Topic::Pattern).to_string()),
-    row(Stats, "pubsubshard_channels", |f| f.shared.pubsub.names(Topic::ShardChannel).to_string()),
+    row(Stats, "pubsub_channels", |f| f.shared.pubsub.name_count(Topic::Channel).to_string()),
+    row(Stats, "pubsub_patterns", |f| f.shared.pubsub.name_count(Topic::Pattern).to_string()),
+    row(Stats, "pubsubshard_channels", |f| f.shared.pubsub.name_count(Topic::ShardChannel).to_string()),
     row(Stats, "latest_fork_usec", ZERO),
     row(Stats, "total_forks", ZERO),
     row(Stats, "migrate_cached_sockets", ZERO),
@@ -254,7 +254,7 @@ fn percent(part: usize, whole: usize) -> String {
     format!("{:.2}%", ratio(part, whole) * 100.0)
 }
 
-/// Bytes in the largest unit of which there is at least one.
+/// A number of bytes in its largest unit.
 fn human(bytes: usize) -> String {
     const UNITS: [char; 5] = ['K', 'M', 'G', 'T', 'P'];
     if bytes < 1024 {
@@ -293,13 +293,13 @@ impl Facts<'_> {
             .to_string()
     }
 
-    /// Bytes of the interpreters that hold libraries of functions.
+    /// The memory of the interpreters that hold function libraries, in bytes.
     fn vm_functions_bytes(&self) -> usize {
         let bytes = |counters: &ThreadCounters| counters.vm_functions_bytes.load(Relaxed) as u64;
         self.shared.total(bytes) as usize
     }
 
-    /// Bytes of the texts of scripts and functions.
+    /// The memory of cached scripts and of function libraries, without that of the interpreters, in bytes.
     fn script_bytes(&self) -> usize {
         self.shared.scripts.bytes() + self.libraries.bytes()
     }
@@ -315,7 +315,7 @@ impl Facts<'_> {
         self.shared.total(calls)
     }
 
-    /// Bytes that the system has given beyond those in use; negative when memory is swapped out.
+    /// Resident memory beyond the memory in use, in bytes; negative when memory is swapped out.
     fn fragmentation_bytes(&self) -> i64 {
         self.resident_counted() as i64 - self.used as i64
     }
@@ -326,7 +326,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_field_stands_twice_and_each_section_is_in_one_piece() {
+    fn fields_are_unique_and_grouped_by_section() {
         let mut names: Vec<_> = FIELDS.iter().map(|field| field.name).collect();
         names.sort_unstable();
         names.dedup();
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_shown_in_the_largest_unit() {
+    fn bytes_are_shown_in_their_largest_unit() {
         let shown = [0, 1023, 1024, 1536, 1 << 20, 23 << 30, 5 << 40].map(human);
         assert_eq!(
             shown,

@@ -1,7 +1,6 @@
-//! INFO: the state of the server as text, by sections.
+//! INFO: the state of the server as text, in sections.
 //!
-//! A section is a list of fields, one row of [`FIELDS`] each, or lines made of what there is: one per
-//! command, error word or database.
+//! A section is a list of fields, each a row of [`FIELDS`], or it has a line per command, error word or database.
 
 use std::fmt::Write as _;
 
@@ -51,28 +50,28 @@ pub enum Section {
     Memory,
     /// Saving and loading.
     Persistence,
-    /// What was counted.
+    /// Counters.
     Stats,
-    /// Primary and replicas.
+    /// The primary and its replicas.
     Replication,
     /// Processor time.
     Cpu,
-    /// Modules: there are none.
+    /// Modules, of which there are none.
     Modules,
-    /// Calls by command.
+    /// The number of calls of each command.
     Commandstats,
-    /// Error replies by their first word.
+    /// The number of error replies by their first word.
     Errorstats,
-    /// Latency by command.
+    /// The latency of each command.
     Latencystats,
-    /// Cluster.
+    /// The cluster.
     Cluster,
-    /// Keys by database.
+    /// The number of keys in each database.
     Keyspace,
 }
 
 impl Section {
-    /// All, in the order in which they are shown.
+    /// All sections, in the order in which INFO shows them.
     pub const ALL: [Self; 13] = [
         Self::Server,
         Self::Clients,
@@ -89,7 +88,7 @@ impl Section {
         Self::Keyspace,
     ];
 
-    /// Its heading; in lower case, its name as an argument.
+    /// Its heading. The name as an argument is the same in lower case.
     pub fn title(self) -> &'static str {
         match self {
             Self::Server => "Server",
@@ -166,7 +165,7 @@ fn info(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Res
     Ok(())
 }
 
-/// The commands' names and counters.
+/// The names and counters of all commands.
 fn commands(facts: &Facts<'_>) -> impl Iterator<Item = (&'static str, CommandTotals)> {
     REGISTRY.rows().iter().map(|row| {
         let counters = facts.shared.threads.iter().map(|thread| &thread.counters);

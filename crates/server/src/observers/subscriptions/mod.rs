@@ -1,8 +1,8 @@
-//! SUBSCRIBE, PUBLISH, PUBSUB and their relatives.
+//! SUBSCRIBE, PUBLISH, PUBSUB and related commands.
 //!
-//! The answers to subscribing are messages, as those that are published are: a client gets them whatever CLIENT REPLY
-//! says. A client's own messages stand before the reply to the command that published them, but behind that of EXEC,
-//! which would not be well-formed with messages in it.
+//! The confirmations of a subscription are messages, like published ones: a client gets them whatever CLIENT REPLY says. Messages
+//! that a client publishes to itself come before the reply of the command that published them. In a transaction they come after
+//! the reply of EXEC, which would not be well-formed with messages in it.
 
 mod rows;
 
@@ -14,16 +14,15 @@ use damselfly_base::{CommandError, glob};
 use damselfly_commands::{Args, Result};
 use damselfly_protocol::{Reply, Version};
 
-use crate::pubsub::Topic;
-use crate::pubsub::mail::Scope;
 use crate::registry::Row;
 use crate::session::{Context, Replies, Session};
 use crate::shared::Shared;
+use damselfly_pubsub::{Scope, Topic};
 
 pub(crate) use rows::COMMANDS;
 
-/// The commands that a client of RESP2 may use while it has subscriptions: in RESP2, replies to others could not be
-/// told from messages.
+/// The commands that a client may use with RESP2 while it has subscriptions. It could not distinguish the replies of other
+/// commands from messages.
 pub const FOR_SUBSCRIBERS: [&str; 9] = [
     "SUBSCRIBE",
     "UNSUBSCRIBE",
@@ -36,10 +35,10 @@ pub const FOR_SUBSCRIBERS: [&str; 9] = [
     "RESET",
 ];
 
-/// About what a subscription takes beside its name, in bytes.
+/// The approximate memory of a subscription in addition to its name.
 const SUBSCRIPTION_BYTES: usize = 192;
 
-/// What a client has subscribed to.
+/// The subscriptions of a client.
 #[derive(Default)]
 pub struct Subscriptions {
     /// By topic.
@@ -47,7 +46,7 @@ pub struct Subscriptions {
 }
 
 impl Subscriptions {
-    /// What is counted together in the answers to subscribing.
+    /// The number of subscriptions that a confirmation shows: channels and patterns count together.
     fn count_with(&self, topic: Topic) -> usize {
         let of = |topic: Topic| self.names[topic as usize].len();
         match topic {
@@ -62,8 +61,7 @@ impl Subscriptions {
 }
 
 impl Session {
-    /// True if all that the client may get are messages, since it has subscriptions and RESP2 can't tell them from
-    /// replies.
+    /// True if the client may use only [`FOR_SUBSCRIBERS`], since it has subscriptions and uses RESP2.
     #[inline]
     pub fn awaits_messages_only(&self) -> bool {
         self.subscriptions.is_some() && self.protocol == Version::Resp2
@@ -73,14 +71,14 @@ impl Session {
         self.subscriptions.get_or_insert_default()
     }
 
-    /// What is counted together with `topic` in the answers to subscribing.
+    /// The number of subscriptions that a confirmation about `topic` shows.
     fn count_with(&self, topic: Topic) -> usize {
         let subscriptions = self.subscriptions.as_ref();
         subscriptions.map_or(0, |subscriptions| subscriptions.count_with(topic))
     }
 }
 
-/// What a client is told that wants something else than messages.
+/// The error for a command that a subscriber may not use with RESP2.
 #[cold]
 pub fn refusal(row: &Row) -> CommandError {
     CommandError::err(format!(
@@ -89,8 +87,8 @@ pub fn refusal(row: &Row) -> CommandError {
     ))
 }
 
-/// Ends all subscriptions of a client without telling it.
-pub fn leave(shared: &Shared, session: &mut Session) {
+/// Removes all subscriptions of a client, without confirmations.
+pub fn unsubscribe_all(shared: &Shared, session: &mut Session) {
     let Some(subscriptions) = session.subscriptions.take() else {
         return;
     };
@@ -105,8 +103,8 @@ pub fn leave(shared: &Shared, session: &mut Session) {
     client.subscription_bytes.store(0, Relaxed);
 }
 
-/// Adds a client's own messages to the reply of its command, which was written from `mark` on.
-pub fn give_pushes(session: &mut Session, row: Option<&Row>, mark: usize, reply: &mut Reply<'_>) {
+/// Adds messages for the client itself to the reply of its command, which starts at `mark`.
+pub fn write_pushes(session: &mut Session, row: Option<&Row>, mark: usize, reply: &mut Reply<'_>) {
     let pushes = std::mem::take(&mut session.pushes);
     if row.is_some_and(|row| row.name == "exec") {
         reply.raw(&pushes);
@@ -118,8 +116,8 @@ pub fn give_pushes(session: &mut Session, row: Option<&Row>, mark: usize, reply:
     reply.raw(&own);
 }
 
-/// Answers that the client has, or has not any more, a subscription.
-fn answer(
+/// Confirms that the client has subscribed or unsubscribed.
+fn write_confirmation(
     session: &mut Session,
     reply: &mut Reply<'_>,
     event: &str,
@@ -145,8 +143,8 @@ fn answer(
     }
 }
 
-/// Adds to what is known of a client: `more` subscriptions of `bytes` each.
-fn note(session: &Session, topic: Topic, name: &[u8], adds: bool) {
+/// Adds a subscription to the client's counters, or removes it.
+fn count_subscription(session: &Session, topic: Topic, name: &[u8], adds: bool) {
     let client = &session.client;
     let bytes = SUBSCRIPTION_BYTES + name.len();
     let subscriptions = &client.subscriptions[topic as usize];
@@ -174,9 +172,9 @@ fn subscribe_to(
         if !names.contains(name) {
             let (pubsub, threads) = (&shared.pubsub, &shared.threads);
             names.insert(pubsub.subscribe(threads, context.thread, place, topic, name));
-            note(session, topic, name, true);
+            count_subscription(session, topic, name, true);
         }
-        answer(session, reply, event, Some(name), topic);
+        write_confirmation(session, reply, event, Some(name), topic);
     }
     Ok(())
 }
@@ -198,12 +196,12 @@ fn unsubscribe_from(
             let ends = subscriptions.is_empty();
             let pubsub = &shared.pubsub;
             pubsub.unsubscribe(context.thread, place, topic, name);
-            note(session, topic, name, false);
+            count_subscription(session, topic, name, false);
             if ends {
                 session.subscriptions = None;
             }
         }
-        answer(session, reply, event, Some(name), topic);
+        write_confirmation(session, reply, event, Some(name), topic);
     };
     if args.len() > 1 {
         args.from(1).for_each(|name| end(session, name));
@@ -218,7 +216,7 @@ fn unsubscribe_from(
     });
     all.iter().for_each(|name| end(session, name));
     if all.is_empty() {
-        answer(session, reply, event, None, topic);
+        write_confirmation(session, reply, event, None, topic);
     }
     Ok(())
 }
@@ -277,8 +275,8 @@ fn publish_in(
     Ok(())
 }
 
-/// Writes a message to the client that has published it, if it receives it, which might else come behind the replies
-/// to its next commands.
+/// Writes a message to its publisher, if that is also a receiver. Through the inbox, the message could arrive after the replies to
+/// the publisher's next commands.
 fn write_own(
     own: &mut Reply<'_>,
     subscriptions: &Subscriptions,
@@ -307,7 +305,7 @@ fn write_own(
     }
 }
 
-/// What Redis answers to a subcommand of a known name but with too many arguments.
+/// Redis's error for a known subcommand with too many arguments.
 fn malformed(args: Args<'_>) -> CommandError {
     let name = String::from_utf8_lossy(args.at(1));
     CommandError::err(format!(
@@ -329,7 +327,7 @@ fn count(context: &Context<'_>, args: Args<'_>, reply: &mut Reply<'_>, scope: Sc
     reply.array(2 * (args.len() - 2));
     for channel in args.from(2) {
         reply.bulk(channel);
-        let subscriptions = context.shared.pubsub.subscriptions(scope, channel);
+        let subscriptions = context.shared.pubsub.subscription_count(scope, channel);
         reply.integer(subscriptions as i64);
     }
     Ok(())
@@ -352,6 +350,6 @@ fn shard_num_sub(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_
 }
 
 fn num_pat(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    reply.integer(context.shared.pubsub.names(Topic::Pattern) as i64);
+    reply.integer(context.shared.pubsub.name_count(Topic::Pattern) as i64);
     Ok(())
 }

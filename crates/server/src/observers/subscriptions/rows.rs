@@ -1,4 +1,4 @@
-//! The rows of publishing and subscribing.
+//! The table of the commands that publish and subscribe.
 
 use damselfly_commands::Arity::{AtLeast, Exactly};
 use damselfly_commands::{Arity, At, Command, Group, Keys, Run, Trait};
@@ -26,7 +26,7 @@ const PUBLISHING: &[Trait] = &[
 ];
 const LOOKING: &[Trait] = &[Trait::PubSub, Trait::Loading, Trait::Stale];
 
-/// Channels that a slot has, in a cluster.
+/// Shard channels: in a cluster, each belongs to a slot.
 const SHARD_CHANNELS: Keys = Keys::Slots(At::ToEnd { first: 1, step: 1 });
 
 pub(crate) static COMMANDS: &[Command<Handler>] = &[
@@ -38,7 +38,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
         run: Run::Run(Handler::Session(subscribe)),
         group: Group::PubSub,
         usage: "SUBSCRIBE channel [channel ...]",
-        summary: "Receives what is published to the channels from now on.",
+        summary: "Subscribes to channels.",
         since: "2.0.0",
         complexity: "O(N) where N is the number of channels",
     },
@@ -50,7 +50,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
         run: Run::Run(Handler::Session(unsubscribe)),
         group: Group::PubSub,
         usage: "UNSUBSCRIBE [channel [channel ...]]",
-        summary: "Receives no more from the channels, or from all.",
+        summary: "Unsubscribes from the channels, or from all.",
         since: "2.0.0",
         complexity: "O(N) where N is the number of channels",
     },
@@ -62,9 +62,9 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
         run: Run::Run(Handler::Session(psubscribe)),
         group: Group::PubSub,
         usage: "PSUBSCRIBE pattern [pattern ...]",
-        summary: "Receives what is published to channels whose names match the patterns.",
+        summary: "Subscribes to all channels whose names match the patterns.",
         since: "2.0.0",
-        complexity: "O(N log M) where N is the number of patterns and M how many there are in all",
+        complexity: "O(N log M) where N is the number of patterns given and M the number of all patterns",
     },
     Command {
         name: "PUNSUBSCRIBE",
@@ -74,9 +74,9 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
         run: Run::Run(Handler::Session(punsubscribe)),
         group: Group::PubSub,
         usage: "PUNSUBSCRIBE [pattern [pattern ...]]",
-        summary: "Receives no more because of the patterns, or of all.",
+        summary: "Unsubscribes from the patterns, or from all.",
         since: "2.0.0",
-        complexity: "O(N log M) where N is the number of patterns and M how many there are in all",
+        complexity: "O(N log M) where N is the number of patterns given and M the number of all patterns",
     },
     Command {
         name: "SSUBSCRIBE",
@@ -86,7 +86,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
         run: Run::Run(Handler::Session(ssubscribe)),
         group: Group::PubSub,
         usage: "SSUBSCRIBE shardchannel [shardchannel ...]",
-        summary: "Receives what is published to the shard channels from now on.",
+        summary: "Subscribes to shard channels.",
         since: "7.0.0",
         complexity: "O(N) where N is the number of shard channels",
     },
@@ -98,7 +98,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
         run: Run::Run(Handler::Session(sunsubscribe)),
         group: Group::PubSub,
         usage: "SUNSUBSCRIBE [shardchannel [shardchannel ...]]",
-        summary: "Receives no more from the shard channels, or from all.",
+        summary: "Unsubscribes from the shard channels, or from all.",
         since: "7.0.0",
         complexity: "O(N) where N is the number of shard channels",
     },
@@ -110,9 +110,9 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
         run: Run::Run(Handler::Session(publish)),
         group: Group::PubSub,
         usage: "PUBLISH channel message",
-        summary: "Sends a message to all who have subscribed to the channel, and returns how many they are.",
+        summary: "Sends a message to all subscribers of the channel and returns their number.",
         since: "2.0.0",
-        complexity: "O(N+M) where N is the number of the channel's subscribers and M how many patterns there are in all",
+        complexity: "O(N+M) where N is the number of the channel's subscribers and M the number of all patterns",
     },
     Command {
         name: "SPUBLISH",
@@ -122,7 +122,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
         run: Run::Run(Handler::Session(spublish)),
         group: Group::PubSub,
         usage: "SPUBLISH shardchannel message",
-        summary: "Sends a message to all who have subscribed to the shard channel, and returns how many they are.",
+        summary: "Sends a message to all subscribers of the shard channel and returns their number.",
         since: "7.0.0",
         complexity: "O(N) where N is the number of the shard channel's subscribers",
     },
@@ -134,7 +134,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
         run: Run::Subcommands(SUBCOMMANDS),
         group: Group::PubSub,
         usage: "PUBSUB",
-        summary: "Shows who has subscribed to what.",
+        summary: "Commands that show subscriptions.",
         since: "2.8.0",
         complexity: "Depends on subcommand",
     },
@@ -169,7 +169,7 @@ const SUBCOMMANDS: &[Command<Handler>] = &[
         AtLeast(2),
         channels,
         "PUBSUB CHANNELS [pattern]",
-        "Lists the channels that have subscribers, or those of them that match the pattern.",
+        "Lists the channels that have subscribers and match the pattern.",
         "2.8.0",
         "O(N) where N is the number of channels that have subscribers",
     ),
@@ -178,16 +178,16 @@ const SUBCOMMANDS: &[Command<Handler>] = &[
         AtLeast(2),
         num_sub,
         "PUBSUB NUMSUB [channel [channel ...]]",
-        "Returns for each channel how many have subscribed to it; patterns do not count.",
+        "Returns the number of subscribers of each channel, without those of patterns.",
         "2.8.0",
-        "O(N) where N is the number of channels asked for",
+        "O(N) where N is the number of channels given",
     ),
     subcommand(
         "NUMPAT",
         Exactly(2),
         num_pat,
         "PUBSUB NUMPAT",
-        "Returns how many different patterns have subscribers.",
+        "Returns the number of different patterns that have subscribers.",
         "2.8.0",
         "O(1)",
     ),
@@ -196,7 +196,7 @@ const SUBCOMMANDS: &[Command<Handler>] = &[
         AtLeast(2),
         shard_channels,
         "PUBSUB SHARDCHANNELS [pattern]",
-        "Lists the shard channels that have subscribers, or those of them that match the pattern.",
+        "Lists the shard channels that have subscribers and match the pattern.",
         "7.0.0",
         "O(N) where N is the number of shard channels that have subscribers",
     ),
@@ -205,8 +205,8 @@ const SUBCOMMANDS: &[Command<Handler>] = &[
         AtLeast(2),
         shard_num_sub,
         "PUBSUB SHARDNUMSUB [shardchannel [shardchannel ...]]",
-        "Returns for each shard channel how many have subscribed to it.",
+        "Returns the number of subscribers of each shard channel.",
         "7.0.0",
-        "O(N) where N is the number of shard channels asked for",
+        "O(N) where N is the number of shard channels given",
     ),
 ];

@@ -1,8 +1,8 @@
-//! Which threads have subscribers, and how many: all that a publisher needs to know.
+//! The number of subscribers per name and thread: all that a publisher needs to know.
 //!
 //! ```text
 //! Index:    name ─► hash ─► shard (a short lock) ─► name ─► [(thread, subscriptions)]
-//! Patterns: a list with a generation; each thread publishes by a copy that it renews when the generation has changed
+//! Patterns: a list with a generation; each thread uses a copy that it renews when the generation has changed
 //! ```
 
 use std::collections::{BTreeMap, HashMap};
@@ -16,13 +16,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use damselfly_base::glob::Glob;
 use damselfly_protocol::{Reply, Version};
 
-/// Shards of an index: many more than there are threads, so that publishers rarely meet.
+/// Shards of an index: many more than there are threads, so that publishers rarely contend for one.
 const SHARDS: usize = 256;
 
-/// A table that was this large, and is mostly empty now, gives memory back.
+/// A table with more capacity than this shrinks when it is mostly empty.
 const CAPACITY_KEPT: usize = 64;
 
-/// Hashes names as keys are hashed, so that nobody can choose names that collide.
+/// Hashes names with the secret seed of the hash of keys, so that an attacker can't choose names that collide.
 #[derive(Default)]
 pub struct NameHasher(u64);
 
@@ -40,11 +40,11 @@ impl Hasher for NameHasher {
     }
 }
 
-/// A table by the names of channels or patterns.
-pub type Names<T> = HashMap<Arc<[u8]>, T, BuildHasherDefault<NameHasher>>;
+/// A table keyed by the names of channels or patterns.
+pub type NameMap<T> = HashMap<Arc<[u8]>, T, BuildHasherDefault<NameHasher>>;
 
-/// Gives memory back that a table does not need any more.
-pub fn shrink<T>(names: &mut Names<T>) {
+/// Shrinks a table that is mostly empty.
+pub fn shrink<T>(names: &mut NameMap<T>) {
     if names.capacity() > CAPACITY_KEPT && names.len() < names.capacity() / 8 {
         names.shrink_to(2 * names.len());
     }
@@ -52,24 +52,24 @@ pub fn shrink<T>(names: &mut Names<T>) {
 
 /// Subscriptions to one name on one thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Count {
+pub struct ThreadCount {
     /// The thread's number.
     pub thread: usize,
-    /// How many.
+    /// The number of subscriptions.
     pub subscriptions: usize,
 }
 
-/// Subscriptions to one name, by thread; never empty while anybody sees it.
+/// The numbers of subscriptions to one name, by thread. Empty ones are removed from the index under its lock.
 #[derive(Clone, Debug, Default)]
-pub struct Counts(Vec<Count>);
+pub struct CountsByThread(Vec<ThreadCount>);
 
-impl Counts {
+impl CountsByThread {
     fn add(&mut self, thread: usize) {
         match self.0.iter_mut().find(|count| count.thread == thread) {
             Some(count) => count.subscriptions += 1,
             None => {
                 self.0.reserve_exact(1);
-                self.0.push(Count {
+                self.0.push(ThreadCount {
                     thread,
                     subscriptions: 1,
                 });
@@ -87,39 +87,39 @@ impl Counts {
     }
 
     /// The threads that have subscriptions.
-    pub fn by_thread(&self) -> &[Count] {
+    pub fn by_thread(&self) -> &[ThreadCount] {
         &self.0
     }
 
-    /// How many there are on all threads.
+    /// The number of subscriptions on all threads.
     pub fn total(&self) -> usize {
         self.0.iter().map(|count| count.subscriptions).sum()
     }
 }
 
-/// Channels and who has subscribed to them.
+/// Channels, each with its subscriptions by thread.
 pub struct Index {
-    shards: Box<[RwLock<Names<Counts>>]>,
-    channels: AtomicUsize,
+    shards: Box<[RwLock<NameMap<CountsByThread>>]>,
+    len: AtomicUsize,
 }
 
 impl Default for Index {
     fn default() -> Self {
         Self {
             shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
-            channels: AtomicUsize::new(0),
+            len: AtomicUsize::new(0),
         }
     }
 }
 
 impl Index {
-    fn shard(&self, name: &[u8]) -> &RwLock<Names<Counts>> {
-        // Tables use the hash's other end.
+    fn shard(&self, name: &[u8]) -> &RwLock<NameMap<CountsByThread>> {
+        // The tables choose buckets by the low bits.
         let shard = damselfly_base::hash(name) >> 32;
         &self.shards[shard as usize % SHARDS]
     }
 
-    /// Counts a subscription of a thread; returns the name as it is shared.
+    /// CountsByThread a subscription of a thread; returns the name as it is shared.
     pub fn add(&self, name: &[u8], thread: usize) -> Arc<[u8]> {
         let mut shard = self
             .shard(name)
@@ -128,7 +128,7 @@ impl Index {
         let name = match shard.get_key_value(name) {
             Some((name, _)) => name.clone(),
             None => {
-                self.channels.fetch_add(1, Release);
+                self.len.fetch_add(1, Release);
                 Arc::from(name)
             }
         };
@@ -136,7 +136,7 @@ impl Index {
         name
     }
 
-    /// Takes a subscription of a thread back.
+    /// Removes a subscription of a thread.
     pub fn remove(&self, name: &[u8], thread: usize) {
         let mut shard = self
             .shard(name)
@@ -149,22 +149,26 @@ impl Index {
         if counts.by_thread().is_empty() {
             shard.remove(name);
             shrink(&mut shard);
-            self.channels.fetch_sub(1, Release);
+            self.len.fetch_sub(1, Release);
         }
     }
 
-    /// How many channels have subscribers.
-    pub fn channels(&self) -> usize {
-        self.channels.load(Acquire)
+    /// The number of channels with subscribers.
+    pub fn count(&self) -> usize {
+        self.len.load(Acquire)
     }
 
-    /// Shows who has subscribed to a channel, if anybody has.
-    pub fn look<T>(&self, name: &[u8], look: impl FnOnce(&Counts) -> T) -> Option<T> {
+    /// Calls `read` with the subscriptions to a channel, if there are any, and returns its result.
+    pub fn with_counts<T>(
+        &self,
+        name: &[u8],
+        read: impl FnOnce(&CountsByThread) -> T,
+    ) -> Option<T> {
         let shard = self
             .shard(name)
             .read()
             .unwrap_or_else(PoisonError::into_inner);
-        shard.get(name).map(look)
+        shard.get(name).map(read)
     }
 
     /// The names of all channels that have subscribers and match the pattern, if there is one.
@@ -174,7 +178,7 @@ impl Index {
             let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
             names.extend(shard.keys().cloned());
         }
-        // Matching may take long, and needs no lock.
+        // Matching may take long and needs no lock.
         if let Some(glob) = pattern.map(Glob::new) {
             names.retain(|name| glob.matches(name));
         }
@@ -182,14 +186,14 @@ impl Index {
     }
 }
 
-/// A pattern, and the first part of what its subscribers are sent.
+/// A pattern, and the first part of the messages to its subscribers.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Pattern {
     /// The pattern.
     pub name: Arc<[u8]>,
-    /// The same, compiled.
+    /// The pattern, compiled.
     pub glob: Glob,
-    /// What stands in a message before the channel, without the first byte, which depends on the protocol.
+    /// The part of a message before the channel, without its first byte, which depends on the protocol.
     pub head: Box<[u8]>,
 }
 
@@ -209,45 +213,45 @@ impl Pattern {
     }
 }
 
-/// A pattern and who has subscribed to it.
+/// A pattern with its subscriptions by thread.
 #[derive(Clone, Debug)]
-pub struct Subscribed {
+pub struct PatternSubscribers {
     /// The pattern.
     pub pattern: Arc<Pattern>,
-    /// Who has subscribed.
-    pub counts: Counts,
+    /// The subscriptions.
+    pub counts: CountsByThread,
 }
 
 /// All patterns.
 #[derive(Default)]
 pub struct Patterns {
-    by_name: Mutex<BTreeMap<Arc<[u8]>, Subscribed>>,
-    /// How many there are.
+    by_name: Mutex<BTreeMap<Arc<[u8]>, PatternSubscribers>>,
+    /// The number of patterns.
     len: AtomicUsize,
     /// Grows with every change.
     generation: AtomicU64,
 }
 
-/// The patterns as one thread knows them.
+/// A thread's copy of the patterns.
 #[derive(Default)]
-pub struct Known {
+pub struct PatternCache {
     generation: u64,
-    list: Vec<Subscribed>,
+    patterns: Vec<PatternSubscribers>,
 }
 
 impl Patterns {
-    fn by_name(&self) -> MutexGuard<'_, BTreeMap<Arc<[u8]>, Subscribed>> {
+    fn by_name(&self) -> MutexGuard<'_, BTreeMap<Arc<[u8]>, PatternSubscribers>> {
         self.by_name.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a subscription of a thread; returns the pattern as it is shared.
+    /// CountsByThread a subscription of a thread; returns the pattern as it is shared.
     pub fn add(&self, name: &[u8], thread: usize) -> Arc<[u8]> {
         let mut by_name = self.by_name();
         if !by_name.contains_key(name) {
             let name: Arc<[u8]> = Arc::from(name);
-            let new = Subscribed {
+            let new = PatternSubscribers {
                 pattern: Arc::new(Pattern::new(name.clone())),
-                counts: Counts::default(),
+                counts: CountsByThread::default(),
             };
             by_name.insert(name, new);
         }
@@ -258,7 +262,7 @@ impl Patterns {
         name
     }
 
-    /// Takes a subscription of a thread back.
+    /// Removes a subscription of a thread.
     pub fn remove(&self, name: &[u8], thread: usize) {
         let mut by_name = self.by_name();
         let Some(subscribed) = by_name.get_mut(name) else {
@@ -271,26 +275,26 @@ impl Patterns {
         self.note_change(by_name.len());
     }
 
-    /// To be called under the lock.
+    /// The caller holds the lock of `by_name`.
     fn note_change(&self, len: usize) {
         self.len.store(len, Release);
         self.generation.fetch_add(1, Release);
     }
 
-    /// How many different patterns have subscribers.
+    /// The number of different patterns with subscribers.
     pub fn count(&self) -> usize {
         self.len.load(Acquire)
     }
 
-    /// All patterns, by way of a thread's copy.
-    pub fn list<'a>(&self, known: &'a mut Known) -> &'a [Subscribed] {
-        if known.generation != self.generation.load(Acquire) {
+    /// All patterns: a thread's copy, renewed if it is out of date.
+    pub fn current<'a>(&self, cache: &'a mut PatternCache) -> &'a [PatternSubscribers] {
+        if cache.generation != self.generation.load(Acquire) {
             let by_name = self.by_name();
-            known.generation = self.generation.load(Acquire);
-            known.list.clear();
-            known.list.extend(by_name.values().cloned());
+            cache.generation = self.generation.load(Acquire);
+            cache.patterns.clear();
+            cache.patterns.extend(by_name.values().cloned());
         }
-        &known.list
+        &cache.patterns
     }
 }
 
@@ -299,42 +303,42 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_channel_is_there_while_any_thread_has_subscribers() {
+    fn a_channel_exists_while_any_thread_has_subscribers() {
         let index = Index::default();
         let first = index.add(b"news", 1);
         let second = index.add(b"news", 0);
         assert!(Arc::ptr_eq(&first, &second), "a name is stored once");
         index.add(b"news", 1);
-        assert_eq!(index.channels(), 1);
-        assert_eq!(index.look(b"news", Counts::total), Some(3));
+        assert_eq!(index.count(), 1);
+        assert_eq!(index.with_counts(b"news", CountsByThread::total), Some(3));
         index.remove(b"news", 1);
         index.remove(b"news", 0);
-        let left = index.look(b"news", |counts| counts.by_thread().to_vec());
-        let expected = Count {
+        let left = index.with_counts(b"news", |counts| counts.by_thread().to_vec());
+        let expected = ThreadCount {
             thread: 1,
             subscriptions: 1,
         };
         assert_eq!(left, Some(vec![expected]));
         index.remove(b"news", 1);
-        assert_eq!((index.channels(), index.names(None).len()), (0, 0));
+        assert_eq!((index.count(), index.names(None).len()), (0, 0));
     }
 
     #[test]
-    fn a_thread_knows_a_change_of_the_patterns_at_once() {
-        let (patterns, mut known) = (Patterns::default(), Known::default());
-        assert!(patterns.list(&mut known).is_empty());
+    fn a_thread_sees_a_change_of_the_patterns_at_once() {
+        let (patterns, mut cache) = (Patterns::default(), PatternCache::default());
+        assert!(patterns.current(&mut cache).is_empty());
         patterns.add(b"n*", 0);
-        assert_eq!(patterns.list(&mut known).len(), 1);
+        assert_eq!(patterns.current(&mut cache).len(), 1);
         patterns.add(b"n*", 2);
-        assert_eq!(patterns.list(&mut known)[0].counts.total(), 2);
+        assert_eq!(patterns.current(&mut cache)[0].counts.total(), 2);
         assert_eq!(patterns.count(), 1);
         patterns.remove(b"n*", 0);
         patterns.remove(b"n*", 2);
-        assert!(patterns.list(&mut known).is_empty());
+        assert!(patterns.current(&mut cache).is_empty());
     }
 
     #[test]
-    fn an_index_that_was_large_gives_memory_back() {
+    fn an_index_shrinks_when_its_channels_are_gone() {
         let index = Index::default();
         let names: Vec<String> = (0..100_000).map(|number| number.to_string()).collect();
         for name in &names {

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-/// Up to so many are in an array, more in a tree, so that a crowd that leaves takes no quadratic time.
+/// Up to this many are in an array. More are in a tree, so that removing many of them one by one takes no quadratic time.
 const FEW_MAX: usize = 32;
 
-/// Subscribers: the places of their connections, each with the number of the first of the thread's messages that
-/// came after it had subscribed.
+/// Subscribers: the places of their connections, each with the number of the first message in the thread's inbox after it
+/// subscribed.
 pub enum Receivers {
-    /// In no order.
+    /// Unordered.
     Few(Vec<(usize, u64)>),
     /// By place.
     Many(BTreeMap<usize, u64>),
@@ -21,7 +21,7 @@ impl Default for Receivers {
 }
 
 impl Receivers {
-    /// Adds one that is not there.
+    /// Adds a subscriber that is not there yet.
     pub fn add(&mut self, place: usize, since: u64) {
         match self {
             Self::Few(few) if few.len() < FEW_MAX => {
@@ -41,7 +41,7 @@ impl Receivers {
         }
     }
 
-    /// Removes one.
+    /// Removes a subscriber.
     pub fn remove(&mut self, place: usize) {
         match self {
             Self::Few(few) => few.retain(|&(other, _)| other != place),
@@ -51,7 +51,7 @@ impl Receivers {
         }
     }
 
-    /// True if there are none.
+    /// True if there are no subscribers.
     pub fn is_empty(&self) -> bool {
         match self {
             Self::Few(few) => few.is_empty(),
@@ -59,16 +59,20 @@ impl Receivers {
         }
     }
 
-    /// Calls `give` with the place of each that had subscribed before the message of that number came.
-    pub fn each(&self, number: u64, mut give: impl FnMut(usize)) {
-        let mut give = |place, since| {
+    /// Calls `deliver_to` with the place of each subscriber that had subscribed before the message with this number arrived.
+    pub fn for_each(&self, number: u64, mut deliver_to: impl FnMut(usize)) {
+        let mut deliver_if_older = |place, since| {
             if since <= number {
-                give(place);
+                deliver_to(place);
             }
         };
         match self {
-            Self::Few(few) => few.iter().for_each(|&(place, since)| give(place, since)),
-            Self::Many(many) => many.iter().for_each(|(&place, &since)| give(place, since)),
+            Self::Few(few) => few
+                .iter()
+                .for_each(|&(place, since)| deliver_if_older(place, since)),
+            Self::Many(many) => many
+                .iter()
+                .for_each(|(&place, &since)| deliver_if_older(place, since)),
         }
     }
 }
@@ -78,17 +82,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn few_and_many_hold_the_same() {
+    fn the_array_and_the_tree_behave_alike() {
         let mut receivers = Receivers::default();
         for place in 0..3 * FEW_MAX {
             receivers.add(place, place as u64);
             receivers.remove(place.wrapping_sub(FEW_MAX));
         }
         let mut seen = Vec::new();
-        receivers.each(u64::MAX, |place| seen.push(place));
+        receivers.for_each(u64::MAX, |place| seen.push(place));
         seen.sort_unstable();
         assert_eq!(seen, (2 * FEW_MAX..3 * FEW_MAX).collect::<Vec<_>>());
-        receivers.each(2 * FEW_MAX as u64 - 1, |place| panic!("{place} came later"));
+        receivers.for_each(2 * FEW_MAX as u64 - 1, |place| panic!("{place} came later"));
         seen.iter().for_each(|&place| receivers.remove(place));
         assert!(receivers.is_empty());
     }

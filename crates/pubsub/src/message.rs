@@ -1,6 +1,6 @@
-//! A published message on its way from the publisher's thread to the receivers'.
+//! A published message, from the publisher's thread to the receivers' threads.
 //!
-//! What receivers get is put together from two parts, of which the second is written once and shared by all:
+//! Receivers get two parts, the second of which is written once and shared by all:
 //!
 //! ```text
 //! * or >   3 $7 message            $7 channel $5 hello        to subscribers of the channel
@@ -13,12 +13,12 @@ use std::sync::Arc;
 
 use damselfly_protocol::{Reply, Version};
 
-use super::index::Pattern;
+use crate::index::Pattern;
 
-/// What a message is counted with beside its text, in bytes.
+/// Counted for each message in addition to its text.
 const OVERHEAD_BYTES: usize = 128;
 
-/// The two spaces of channels: the same name in both is two channels.
+/// The two namespaces of channels: a name that is in both stands for two channels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
     /// Channels of the whole cluster: PUBLISH.
@@ -28,7 +28,7 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// What stands in a message before the channel, without the first byte.
+    /// The part of a message before the channel, without its first byte, which depends on the protocol.
     pub fn head(self) -> &'static [u8] {
         match self {
             Self::Cluster => b"3\r\n$7\r\nmessage\r\n",
@@ -39,28 +39,28 @@ impl Scope {
 
 /// A message for the receivers on one thread.
 #[derive(Clone, Debug)]
-pub struct Mail {
+pub struct PublishedMessage {
     /// Channel and payload as two bulk strings.
     pub text: Arc<[u8]>,
     channel: Range<usize>,
-    /// The space of the channel.
+    /// The namespace of the channel.
     pub scope: Scope,
-    /// The patterns that match the channel, if any does.
-    pub patterns: Option<Arc<[Arc<Pattern>]>>,
-    /// The id of a client that has the message already, or zero.
-    pub from: u64,
-    /// Its payload was too much for what was on its way already: who should have received it is to be disconnected.
-    pub lost: bool,
+    /// The patterns that match the channel, if there are any.
+    pub(crate) patterns: Option<Arc<[Arc<Pattern>]>>,
+    /// The id of a client that already has the message, or zero.
+    pub skip_client: u64,
+    /// The message itself was dropped, since too many bytes were in transit: the thread disconnects its receivers.
+    pub is_dropped: bool,
 }
 
-impl Mail {
-    /// A message; `buffer` is room to write in.
+impl PublishedMessage {
+    /// Creates a message; `buffer` is scratch space.
     pub fn new(
         buffer: &mut Vec<u8>,
         scope: Scope,
         channel: &[u8],
         payload: &[u8],
-        from: u64,
+        skip_client: u64,
     ) -> Self {
         const BUFFER_KEPT: usize = 16 << 10;
         buffer.clear();
@@ -76,37 +76,37 @@ impl Mail {
             channel: end - channel.len()..end,
             scope,
             patterns: None,
-            from,
-            lost: false,
+            skip_client,
+            is_dropped: false,
         }
     }
 
-    /// Where it was published.
+    /// The channel that it was published to.
     pub fn channel(&self) -> &[u8] {
         &self.text[self.channel.clone()]
     }
 
-    /// What it takes, in bytes.
+    /// The bytes counted for it.
     pub fn bytes(&self) -> usize {
         self.text.len() + OVERHEAD_BYTES
     }
 
-    /// What tells the receivers that they have lost this message.
-    pub fn as_lost(&self, buffer: &mut Vec<u8>) -> Self {
+    /// The notice to its receivers' threads that it was dropped.
+    pub fn as_drop_notice(&self, buffer: &mut Vec<u8>) -> Self {
         let patterns = self.patterns.clone();
         Self {
             patterns,
-            lost: true,
-            ..Self::new(buffer, self.scope, self.channel(), b"", self.from)
+            is_dropped: true,
+            ..Self::new(buffer, self.scope, self.channel(), b"", self.skip_client)
         }
     }
 
-    /// True if `later` tells nobody of a loss to whom this does not.
+    /// True if both are notices and all receivers of `later` are receivers of this one.
     pub fn covers(&self, later: &Self) -> bool {
-        self.lost
-            && later.lost
+        self.is_dropped
+            && later.is_dropped
             && self.scope == later.scope
-            && self.from == later.from
+            && self.skip_client == later.skip_client
             && self.channel() == later.channel()
             && self.patterns == later.patterns
     }
@@ -117,11 +117,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_is_two_bulk_strings_and_knows_its_channel() {
-        let mail = Mail::new(&mut Vec::new(), Scope::Cluster, b"a\r\nb", b"", 0);
-        assert_eq!(&mail.text[..], b"$4\r\na\r\nb\r\n$0\r\n\r\n");
-        assert_eq!(mail.channel(), b"a\r\nb");
-        let lost = mail.as_lost(&mut Vec::new());
-        assert!(lost.covers(&lost) && !mail.covers(&lost));
+    fn the_text_is_channel_and_payload_as_bulk_strings() {
+        let message = PublishedMessage::new(&mut Vec::new(), Scope::Cluster, b"a\r\nb", b"", 0);
+        assert_eq!(&message.text[..], b"$4\r\na\r\nb\r\n$0\r\n\r\n");
+        assert_eq!(message.channel(), b"a\r\nb");
+        let notice = message.as_drop_notice(&mut Vec::new());
+        assert!(notice.covers(&notice) && !message.covers(&notice));
     }
 }
