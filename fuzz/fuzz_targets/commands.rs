@@ -15,13 +15,15 @@ use damselfly_protocol::client::{Decoder, NullKind, Value, write_command};
 use damselfly_server::clients::NewClient;
 use damselfly_config::{Allow, Config, MaxmemoryPolicy, Origin};
 use damselfly_server::blocked::End;
+use damselfly_server::clock::{CLOCK_MS, now_ms};
 use damselfly_server::dispatch::{BatchEnd, Dispatcher};
 use damselfly_server::event_loop::connection::Connection;
 use damselfly_server::event_loop::input::Batch;
 use damselfly_server::event_loop::listener::Stream;
 use damselfly_server::registry::{REGISTRY, Row};
 use damselfly_server::session::{Replies, Session};
-use damselfly_server::shared::{CLOCK_MS, Shared, Thread, now_ms};
+use damselfly_server::shared::Shared;
+use damselfly_server::threads::Thread;
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 
 /// Commands that reach out of the process or end it, and those that leave a connection known elsewhere (which would have to

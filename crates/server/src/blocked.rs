@@ -21,7 +21,8 @@ use damselfly_value::EntryRef;
 use crate::clients::Client;
 use crate::registry::Row;
 use crate::session::Session;
-use crate::shared::{Message, Shared, Thread};
+use crate::shared::Shared;
+use crate::threads::{Message, Thread};
 
 /// A command that waits, as all threads see it.
 pub struct BlockedClient {

@@ -14,7 +14,7 @@ use crate::event_loop::connection::Connection;
 use crate::observers::invalidation::PendingInvalidation;
 #[cfg(doc)]
 use crate::pubsub::Topic;
-use crate::shared::{Message, Thread};
+use crate::threads::{Message, Thread};
 use damselfly_config::{ClientMemory, Config, Origin};
 
 /// What CLIENT SETNAME and CLIENT SETINFO set.

@@ -8,6 +8,7 @@
 pub mod admin;
 pub mod blocked;
 pub mod clients;
+pub mod clock;
 pub mod dispatch;
 pub mod event_loop;
 mod long_commands;
@@ -20,6 +21,7 @@ pub mod shared;
 pub mod signals;
 pub mod start;
 pub mod statistics;
+pub mod threads;
 
 /// The version of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

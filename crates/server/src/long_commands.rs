@@ -21,10 +21,12 @@ use damselfly_engine::{Busy, Effects, Now, Patience, Unserved};
 use damselfly_protocol::{Reply, Version};
 
 use crate::clients::Client;
+use crate::clock;
 use crate::dispatch;
 use crate::observers::client_tracking::Reader;
 use crate::registry::{Locks, Row};
-use crate::shared::{self, Message, Shared};
+use crate::shared::Shared;
+use crate::threads::Message;
 
 /// How soon a thread that waits looks again, should it not be woken.
 const LOOK: Duration = Duration::from_millis(100);
@@ -185,7 +187,7 @@ impl LongCommand {
         waiter: &Waiter<'_>,
         unserved: &mut Vec<Unserved>,
     ) -> Result<Outcome, Busy> {
-        let (args, now) = (self.args.borrow(), Now(shared::now_ms()));
+        let (args, now) = (self.args.borrow(), Now(clock::now_ms()));
         let (engine, mut shards) = (&shared.engine, Vec::new());
         let mut outcome = Outcome::default();
         let mut tx = match self.row.locks {
@@ -256,7 +258,7 @@ pub fn run(shared: &Shared, index: usize) {
         }
         shared.threads[command.client.thread].send(Message::Look(command.client.clone()));
         while let Some(next) = unserved.pop() {
-            let serve = || shared.engine.serve_waiters(&next, Now(shared::now_ms()));
+            let serve = || shared.engine.serve_waiters(&next, Now(clock::now_ms()));
             unserved.extend(patiently(shared, index, serve).into_iter().flatten());
         }
     }

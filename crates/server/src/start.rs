@@ -16,8 +16,9 @@ use crate::event_loop::{WAKER, Worker};
 use crate::observers::invalidation::Invalidator;
 use crate::observers::notifications::Events;
 use crate::registry;
-use crate::shared::{Shared, Thread};
+use crate::shared::Shared;
 use crate::signals::Signals;
+use crate::threads::Thread;
 use damselfly_config::{Config, Supervised};
 
 /// Shards per thread: enough that two threads rarely meet.

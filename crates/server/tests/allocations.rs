@@ -17,7 +17,8 @@ use damselfly_server::event_loop::connection::Connection;
 use damselfly_server::event_loop::input::Batch;
 use damselfly_server::event_loop::listener::Stream;
 use damselfly_server::session::Session;
-use damselfly_server::shared::{Shared, Thread};
+use damselfly_server::shared::Shared;
+use damselfly_server::threads::Thread;
 use mio::net::UnixStream;
 use mio::{Poll, Token, Waker};
 

@@ -8,10 +8,10 @@ use damselfly_engine::Effects;
 
 use super::Dispatcher;
 use crate::admin::slowlog::{SlowCommand, shortened};
+use crate::clock;
 use crate::observers::monitor;
 use crate::registry::Row;
 use crate::session::Session;
-use crate::shared;
 use crate::statistics::ThreadCounters;
 
 impl Dispatcher {
@@ -64,7 +64,7 @@ impl Dispatcher {
             };
             self.shared
                 .latency
-                .add(event, shared::now_ms() / 1000, took_ns / 1_000_000);
+                .add(event, clock::now_ms() / 1000, took_ns / 1_000_000);
         }
     }
 
@@ -82,7 +82,7 @@ impl Dispatcher {
         let all = monitor::without_secrets(row, args);
         let command = SlowCommand {
             id: 0,
-            at_s: shared::now_ms() / 1000,
+            at_s: clock::now_ms() / 1000,
             took_us,
             args: shortened(all.into_iter()),
             address: session.client.address.clone(),

@@ -10,12 +10,12 @@ use damselfly_protocol::Reply;
 use super::account::count_effects;
 use super::{Dispatcher, hold_back};
 use crate::blocked::End;
+use crate::clock;
 use crate::event_loop::connection::Connection;
 use crate::event_loop::input::Stall;
 use crate::long_commands::LongCommand;
 use crate::registry::Row;
 use crate::session::{self, Session};
-use crate::shared;
 
 /// How much of a long reply is written at once, in bytes.
 pub const REPLY_SLICE_BYTES: usize = 128 << 10;
@@ -150,7 +150,7 @@ impl Dispatcher {
         let engine = &self.shared.engine;
         let mut left = std::mem::take(&mut self.unserved);
         while let Some(unserved) = left.pop() {
-            match engine.serve_waiters(&unserved, Now(shared::now_ms())) {
+            match engine.serve_waiters(&unserved, Now(clock::now_ms())) {
                 Ok(further) => left.extend(further),
                 // Became free in between: there may be no release to wait for.
                 Err(busy) if engine.wait(busy, self.thread) => left.push(unserved),

@@ -18,7 +18,8 @@ use damselfly_base::heap;
 use damselfly_engine::{Evicted, Eviction, Now, Order, garbage};
 
 use super::Dispatcher;
-use crate::shared::{self, Shared};
+use crate::clock;
+use crate::shared::Shared;
 use damselfly_config::{ClientMemory, Config, MaxmemoryPolicy};
 
 /// A thread that had room adds up the memory of all threads again when it has allocated so many bytes more: adding up reads what
@@ -91,7 +92,7 @@ impl Dispatcher {
             return MemoryRoom::Enough;
         }
         self.memory.enough_until = None;
-        let (started, now) = (Instant::now(), Now(shared::now_ms()));
+        let (started, now) = (Instant::now(), Now(clock::now_ms()));
         if self.clients_make_room(now) {
             return MemoryRoom::Soon;
         }

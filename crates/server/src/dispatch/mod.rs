@@ -27,6 +27,7 @@ pub use self::deferred::REPLY_SLICE_BYTES;
 use self::memory_limit::Memory;
 pub use self::memory_limit::{MemoryRoom, excess_bytes, uncounted_bytes};
 use crate::blocked::Blocking;
+use crate::clock;
 use crate::event_loop::connection::{Connection, OUTPUT_PAUSE_BYTES};
 use crate::event_loop::input::{Batch, Request, Stall};
 use crate::observers::monitor;
@@ -34,7 +35,7 @@ use crate::registry::{Handler, Locks, REGISTRY, Registry, Row, WithinMulti};
 use crate::scripts::{self, ThreadScripts};
 use crate::session::transaction::{self, SpareQueues};
 use crate::session::{self, Context, Replies, Session};
-use crate::shared::{self, Shared};
+use crate::shared::Shared;
 use crate::statistics::ThreadCounters;
 use damselfly_config::Config;
 
@@ -178,7 +179,7 @@ impl Dispatcher {
         batch: &mut Batch,
         input: &[u8],
     ) -> BatchEnd {
-        let now = Now(shared::now_ms());
+        let now = Now(clock::now_ms());
         self.batch += 1;
         if !batch.prepared {
             batch.prepared = true;

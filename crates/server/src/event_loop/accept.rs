@@ -6,10 +6,10 @@ use mio::Token;
 
 use super::Worker;
 use crate::clients::NewClient;
+use crate::clock;
 use crate::event_loop::connection::Connection;
 use crate::event_loop::listener::Stream;
 use crate::session::Session;
-use crate::shared;
 
 impl Worker {
     /// Serves a connection that the acceptor has handed to this thread, which is counted already.
@@ -35,7 +35,7 @@ impl Worker {
             fd: stream.fd(),
             thread: self.index,
             place: entry.key(),
-            now_ms: shared::now_ms(),
+            now_ms: clock::now_ms(),
         });
         entry.insert(Connection::new(stream, Session::new(client, config)));
     }

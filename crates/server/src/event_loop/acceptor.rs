@@ -18,7 +18,8 @@ use mio::{Events, Poll, Registry, Token, Waker};
 
 use crate::event_loop::TICK;
 use crate::event_loop::listener::{Address, Listener, Stream};
-use crate::shared::{Arrival, Shared};
+use crate::shared::Shared;
+use crate::threads::Arrival;
 use damselfly_config::{Config, Origin};
 
 /// The most connections taken from one listening socket before the next one has its turn.

@@ -12,7 +12,7 @@ use crate::observers::client_tracking::{
     Redirect, redirected_head, send_redirected, take_own, tell,
 };
 use crate::observers::invalidation::{Invalidation, PendingInvalidation};
-use crate::shared::Message;
+use crate::threads::Message;
 
 /// Changed keys that are of concern to those who track prefixes, and who changed each last. All that are found together are told
 /// together, as in Redis.

@@ -9,7 +9,7 @@ use crate::event_loop::connection::Connection;
 use crate::pubsub::MAIL_BYTES_MAX;
 use crate::pubsub::mail::Mail;
 use crate::session::Replies;
-use crate::shared::{Arrival, Message, Thread};
+use crate::threads::{Arrival, Message, Thread};
 
 /// Whenever so many bytes more wait for a receiver, they are sent, so that a burst of messages to many receivers is not
 /// in memory once for each of them.

@@ -28,10 +28,11 @@ use mio::{Events, Poll, Token};
 use slab::Slab;
 
 use self::spares::SpareOutputs;
+use crate::clock;
 use crate::dispatch::Dispatcher;
 use crate::event_loop::connection::Connection;
 use crate::event_loop::input::{Batch, Next, Stall};
-use crate::shared::{self, Shared};
+use crate::shared::Shared;
 
 /// The token of what is no connection.
 pub const WAKER: Token = Token(usize::MAX);
@@ -257,7 +258,7 @@ impl Worker {
                 && !connection.input.is_empty()
             {
                 let client = &connection.session.client;
-                client.active_ms.store(shared::now_ms(), Relaxed);
+                client.active_ms.store(clock::now_ms(), Relaxed);
             }
         }
         self.finish(key);
@@ -410,7 +411,7 @@ impl Worker {
                 .take_back(std::mem::take(&mut connection.output));
         } else {
             if sent > 0 {
-                let now_ms = shared::now_ms();
+                let now_ms = clock::now_ms();
                 connection.session.client.active_ms.store(now_ms, Relaxed);
             }
             self.check_output_limit(key);

@@ -11,12 +11,12 @@ use damselfly_protocol::Reply;
 use mio::Events;
 
 use super::{READ_BYTES, Worker};
+use crate::clock;
 use crate::dispatch::{Dispatcher, exec};
 use crate::event_loop::input::{Batch, RunEnd, Stall};
 use crate::registry::{Row, WithinMulti};
 use crate::scripts::{self, Kind, ScriptRunner};
 use crate::session::{Session, transaction};
-use crate::shared;
 
 /// How many events a nested turn takes at most; what is left comes with the next.
 const EVENTS_MAX: usize = 256;
@@ -127,7 +127,7 @@ impl Worker {
         let args = Args::new(&input[request.start..], spans, None);
         let row = request.row?;
         let mut started = self.dispatcher.clock.raw();
-        let now = Now(shared::now_ms());
+        let now = Now(clock::now_ms());
         let mut reply = Reply::new(bytes, session.protocol);
         let runs_already = std::mem::replace(&mut self.dispatcher.scripts.running, true);
         let result = if runs_already {

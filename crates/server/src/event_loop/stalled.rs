@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::{TICK, Worker};
 use crate::blocked::End;
+use crate::clock;
 use crate::event_loop::input::Stall;
-use crate::shared;
 
 impl Worker {
     pub(super) fn longest_wait(&self) -> Duration {
@@ -26,7 +26,7 @@ impl Worker {
             {
                 Some(Stall::Sleeping(end)) => until = until.min(end),
                 Some(Stall::Paused(hold)) => {
-                    let left_ms = hold.until_ms.saturating_sub(shared::now_ms()).max(0);
+                    let left_ms = hold.until_ms.saturating_sub(clock::now_ms()).max(0);
                     until =
                         until.min(now + Duration::from_millis(left_ms.unsigned_abs()).min(TICK));
                 }
@@ -54,7 +54,7 @@ impl Worker {
         if self.stalled.is_empty() {
             return;
         }
-        let now_ms = shared::now_ms();
+        let now_ms = clock::now_ms();
         for key in std::mem::take(&mut self.stalled) {
             let Some(connection) = self.connections.get_mut(key) else {
                 continue;

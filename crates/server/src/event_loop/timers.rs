@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use damselfly_engine::Now;
 
 use super::{TICK, Worker};
+use crate::clock;
 use crate::dispatch::{MemoryRoom, excess_bytes};
 use crate::event_loop::input::Stall;
 use crate::shared::{self, Rates};
@@ -50,7 +51,7 @@ impl Worker {
     fn note_limit(&self) {
         let limit = self.dispatcher.config.maxmemory_bytes;
         let is_over = limit > 0 && excess_bytes(&self.dispatcher.config, &self.shared) > 0;
-        self.shared.over_limit.note(is_over, shared::now_ms());
+        self.shared.over_limit.note(is_over, clock::now_ms());
     }
 
     /// Removes expired keys from this thread's share of the shards, for a bounded time. True if there is
@@ -60,7 +61,7 @@ impl Worker {
             &self.shared.engine,
             &self.shared.threads[self.index].counters,
         );
-        let (step, now) = (self.shared.threads.len(), Now(shared::now_ms()));
+        let (step, now) = (self.shared.threads.len(), Now(clock::now_ms()));
         let budget = SWEEP_BUDGET * self.dispatcher.config.active_expire_effort;
         let own_shards = engine.shards().saturating_sub(self.index).div_ceil(step);
         let (mut removed, mut out_of_time) = (0, false);
@@ -90,7 +91,7 @@ impl Worker {
     /// Closes connections that were idle for too long, or are over the soft limit for too long.
     pub(super) fn close_idle(&mut self) {
         let timeout_s = i64::from(self.dispatcher.config.timeout_s);
-        let now_ms = shared::now_ms();
+        let now_ms = clock::now_ms();
         let keys: Vec<usize> = self.connections.iter().map(|(key, _)| key).collect();
         for key in keys {
             let Some(connection) = self.connections.get(key) else {

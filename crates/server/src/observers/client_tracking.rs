@@ -15,7 +15,8 @@ use crate::clients::Client;
 use crate::observers::invalidation::{PendingInvalidation, begins_with_any};
 use crate::registry::Row;
 use crate::session::{Context, Session};
-use crate::shared::{Message, Shared};
+use crate::shared::Shared;
+use crate::threads::Message;
 
 /// What stands before the keys in a message to who tracks them, without its first byte.
 const HEAD: &[u8] = b"2\r\n$10\r\ninvalidate\r\n";

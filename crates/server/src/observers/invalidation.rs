@@ -35,7 +35,8 @@ use damselfly_protocol::{Reply, Version};
 
 use crate::observers::client_tracking::Redirect;
 use crate::pubsub::PubSub;
-use crate::shared::{Message, Shared, Thread};
+use crate::shared::Shared;
+use crate::threads::{Message, Thread};
 
 /// While more bytes than this are on their way to a thread, no single keys are sent to it any more.
 const LOSS_BYTES: usize = 64 << 20;

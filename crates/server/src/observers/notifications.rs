@@ -14,7 +14,8 @@ use std::sync::{Arc, Weak};
 use damselfly_engine::{EventMask, EventSink, KeyEvent};
 
 use crate::pubsub::mail::Scope;
-use crate::shared::{Shared, Thread};
+use crate::shared::Shared;
+use crate::threads::Thread;
 
 /// Publishes the events of keys.
 pub struct Events {

@@ -31,7 +31,7 @@ use std::sync::atomic::{
 };
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::shared::{Message, Thread};
+use crate::threads::{Message, Thread};
 use index::{Count, Counts, Index, Known, Names, Pattern, Patterns, shrink};
 use mail::{Mail, Scope};
 use receivers::Receivers;

@@ -18,7 +18,8 @@ use crate::dispatch::{Dispatcher, leaves_no_trace};
 use crate::observers::monitor;
 use crate::registry::{Handler, REGISTRY, Row, SessionFn};
 use crate::session::{Context, Session};
-use crate::shared::{Shared, Thread};
+use crate::shared::Shared;
+use crate::threads::Thread;
 
 /// While more calls than this are held back, or more bytes of what is to be seen of them, further ones are not.
 const CALLS_HELD_BACK_MAX: usize = 1024;

@@ -17,7 +17,7 @@ use crate::pubsub::Topic;
 use crate::registry::{REGISTRY, Row};
 use crate::session::connection_commands::check_name;
 use crate::session::{Context, Replies, Session};
-use crate::shared::Thread;
+use crate::threads::Thread;
 
 pub(crate) use rows::COMMANDS;
 
