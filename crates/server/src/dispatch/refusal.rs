@@ -74,7 +74,7 @@ impl Dispatcher {
                     .to_uppercase()
             )));
         }
-        if !session.authenticated && !row.no_auth && !self.config.requirepass.is_empty() {
+        if session.must_authenticate(&self.config) && !row.no_auth {
             return Some(CommandError::Text(String::from(
                 "NOAUTH Authentication required.",
             )));

@@ -70,10 +70,9 @@ impl Connection {
 
     /// The limits on its requests.
     pub fn limits(&self, config: &Config) -> Limits {
-        let limits = if self.session.authenticated || config.requirepass.is_empty() {
-            Limits::authenticated()
-        } else {
-            Limits::unauthenticated()
+        let limits = match self.session.must_authenticate(config) {
+            true => Limits::unauthenticated(),
+            false => Limits::authenticated(),
         };
         Limits {
             bulk_bytes_max: usize::try_from(config.proto_max_bulk_len_bytes)

@@ -100,6 +100,12 @@ impl Session {
         }
     }
 
+    /// True if the client has yet to give the password that the server requires.
+    #[inline]
+    pub fn must_authenticate(&self, config: &Config) -> bool {
+        !self.authenticated && !config.requirepass.is_empty()
+    }
+
     /// How much the client may leave unread.
     pub fn output_limit(&self, config: &Config) -> OutputLimit {
         let limits = config.client_output_buffer_limit;
