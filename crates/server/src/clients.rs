@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use damselfly_engine::Tracker;
+use damselfly_protocol::Version;
 
 use crate::blocked::{BlockedClient, End};
 use crate::event_loop::connection::Connection;
@@ -119,6 +120,11 @@ impl Client {
         self.pending_invalidations
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The version of RESP that it speaks.
+    pub fn version(&self) -> Version {
+        Version::from_number(self.protocol.load(Relaxed).into()).unwrap_or_default()
     }
 
     /// Its names.

@@ -150,11 +150,7 @@ impl Redirect {
 
     /// How an invalidation is written to the client that gets it.
     pub fn text(&self, news: &PendingInvalidation) -> Arc<[u8]> {
-        let version = match self.from.protocol.load(Relaxed) {
-            3 => Version::Resp3,
-            _ => Version::Resp2,
-        };
-        news.text(version)
+        news.text(self.from.version())
     }
 }
 

@@ -241,14 +241,9 @@ fn hello(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Re
         let number = damselfly_base::number::parse_integer(args.at(1)).ok_or_else(|| {
             CommandError::err("Protocol version is not an integer or out of range")
         })?;
-        protocol = match number {
-            2 => Version::Resp2,
-            3 => Version::Resp3,
-            _ => {
-                let text = "NOPROTO unsupported protocol version";
-                return Err(CommandError::Text(String::from(text)).into());
-            }
-        };
+        protocol = Version::from_number(number).ok_or_else(|| {
+            CommandError::Text(String::from("NOPROTO unsupported protocol version"))
+        })?;
     }
     // Each option acts at once, so that those before a wrong one stay in force, as in Redis.
     let mut at = 2;
@@ -279,10 +274,7 @@ fn hello(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Re
         reply.bulk(value.as_bytes());
     }
     reply.bulk(b"proto");
-    reply.integer(match protocol {
-        Version::Resp2 => 2,
-        Version::Resp3 => 3,
-    });
+    reply.integer(protocol.number().into());
     reply.bulk(b"id");
     reply.integer(context.session.client.id as i64);
     for (field, value) in [("mode", "standalone"), ("role", "master")] {

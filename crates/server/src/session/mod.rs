@@ -127,11 +127,7 @@ impl Session {
     /// Chooses the version of RESP.
     pub fn set_protocol(&mut self, protocol: Version) {
         self.protocol = protocol;
-        let number = match protocol {
-            Version::Resp2 => 2,
-            Version::Resp3 => 3,
-        };
-        self.client.protocol.store(number, Relaxed);
+        self.client.protocol.store(protocol.number(), Relaxed);
     }
 }
 
