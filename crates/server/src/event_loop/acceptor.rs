@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use damselfly_protocol::{Reply, Version};
 use mio::{Events, Poll, Registry, Token, Waker};
 
 use crate::event_loop::TICK;
@@ -29,7 +30,7 @@ const ACCEPTS_MAX: usize = 64;
 const WAKER: Token = Token(usize::MAX);
 
 /// The reply to a client from another machine while there is no password.
-const PROTECTED_MODE: &[u8] = b"-DENIED Damselfly is running in protected mode because protected mode is enabled and no password is set for the default user. In this mode connections are only accepted from the loopback interface. To accept connections from other machines, set a password with the option requirepass, or, if the network is trusted, turn protected mode off: CONFIG SET protected-mode no from this machine, or start with --protected-mode no.\r\n";
+const PROTECTED_MODE: &str = "DENIED Damselfly is running in protected mode because protected mode is enabled and no password is set for the default user. In this mode connections are only accepted from the loopback interface. To accept connections from other machines, set a password with the option requirepass, or, if the network is trusted, turn protected mode off: CONFIG SET protected-mode no from this machine, or start with --protected-mode no.";
 
 /// The listening sockets, as all threads see them.
 pub struct Acceptor {
@@ -268,14 +269,13 @@ fn admit(shared: &Shared, mut stream: Stream) {
     let counters = &shared.threads[0].counters;
     let connections = shared.threads.iter().map(|t| t.connections.load(Relaxed));
     if connections.sum::<usize>() >= config.maxclients as usize {
-        // There may be no room in the socket; the client is lost either way.
-        let _ = stream.write(b"-ERR max number of clients reached\r\n");
+        refuse(&mut stream, "ERR max number of clients reached");
         counters.connections_rejected.add(1);
         return;
     }
     counters.connections_received.add(1);
     if config.protected_mode && config.requirepass.is_empty() && stream.origin() == Origin::Remote {
-        let _ = stream.write(PROTECTED_MODE);
+        refuse(&mut stream, PROTECTED_MODE);
         counters.connections_rejected.add(1);
         return;
     }
@@ -283,6 +283,14 @@ fn admit(shared: &Shared, mut stream: Stream) {
     // Given here, where connections arrive in their order.
     let id = shared.clients.next_id();
     hand_over(shared, Arrival { stream, id });
+}
+
+/// Tells a client why it is refused, if its socket has room for that.
+fn refuse(stream: &mut Stream, error: &str) {
+    let mut bytes = Vec::new();
+    Reply::new(&mut bytes, Version::default()).error(error);
+    // The client is lost either way.
+    let _ = stream.write(&bytes);
 }
 
 /// Hands a connection to the worker that has the fewest, of those that are not stuck if there are any.
