@@ -26,6 +26,7 @@ pub(crate) use self::account::count_effects;
 pub use self::deferred::REPLY_SLICE_BYTES;
 use self::memory_limit::Memory;
 pub use self::memory_limit::{MemoryRoom, excess_bytes, uncounted_bytes};
+use self::refusal::Refusal;
 use crate::blocked::Blocking;
 use crate::clock;
 use crate::event_loop::connection::{Connection, OUTPUT_PAUSE_BYTES};
@@ -268,14 +269,14 @@ impl Dispatcher {
             session.replies = Replies::SkipThis;
         }
         match self.checked(session, row, args) {
-            Err(_) if row.is_none() && unknown::is_attack(args) => {
+            Err(Refusal::Attack) => {
                 unknown::log_attack(&session.client, now);
                 session.closing = true;
                 // Nobody should see replies to what else came along.
                 connection.output.truncate(connection.sent);
                 None
             }
-            Err(error) => {
+            Err(Refusal::Error(error)) => {
                 self.refuse(session, row, args, &error, &mut reply);
                 finish(session, row, &mut reply, mark).map(Halt::Stall)
             }

@@ -7,11 +7,19 @@ use damselfly_commands::Args;
 
 use super::Dispatcher;
 use super::memory_limit::MemoryRoom;
-use super::unknown::{unknown_command, unknown_subcommand};
+use super::unknown::{is_attack, unknown_command, unknown_subcommand};
 use crate::observers::monitor;
 use crate::registry::{Row, WithinMulti};
 use crate::scripts;
 use crate::session::{Session, transaction};
+
+/// Why a request does not run.
+pub(super) enum Refusal {
+    /// It is answered with this error.
+    Error(CommandError),
+    /// It is a line of an HTTP request: the connection is closed without a reply.
+    Attack,
+}
 
 impl Dispatcher {
     /// The row to run, or why the request is refused before it runs.
@@ -21,22 +29,25 @@ impl Dispatcher {
         session: &mut Session,
         row: Option<&'static Row>,
         args: Args<'_>,
-    ) -> Result<&'static Row, CommandError> {
+    ) -> Result<&'static Row, Refusal> {
         let Some(mut row) = row else {
-            return Err(unknown_command(args));
+            return Err(match is_attack(args) {
+                true => Refusal::Attack,
+                false => Refusal::Error(unknown_command(args)),
+            });
         };
         if !row.subcommands.is_empty() && args.len() > 1 {
             row = self
                 .registry
                 .find_subcommand(row, args.at(1))
-                .ok_or_else(|| unknown_subcommand(row, args.at(1)))?;
+                .ok_or_else(|| Refusal::Error(unknown_subcommand(row, args.at(1))))?;
         }
         let refused = self.refusal(session, row, args);
         match refused {
             None => Ok(row),
             Some(error) => {
                 self.counters().commands[row.index].rejected.add(1);
-                Err(match row.within_multi {
+                Err(Refusal::Error(match row.within_multi {
                     WithinMulti::Executes => {
                         transaction::abort(session, &self.shared.engine, &error)
                     }
@@ -44,7 +55,7 @@ impl Dispatcher {
                     | WithinMulti::Refused
                     | WithinMulti::Runs
                     | WithinMulti::Leaves => error,
-                })
+                }))
             }
         }
     }
