@@ -470,7 +470,9 @@ mod tests {
             );
             let required = required_words(&words);
             match command.run {
-                Run::Subcommands(_) | Run::Either(..) | Run::Run(Handler::Help) => {}
+                // The dispatcher relies on this: without a subcommand there is nothing to run.
+                Run::Subcommands(_) => assert!(!command.arity.allows(1), "{}", row.name),
+                Run::Either(..) | Run::Run(Handler::Help) => {}
                 Run::Run(_) => assert_eq!(
                     required,
                     command.arity.signed().unsigned_abs() as usize,

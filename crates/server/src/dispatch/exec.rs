@@ -281,7 +281,7 @@ impl<A: ScriptRunner> QueueRunner<'_, A> {
     ) -> Result {
         let handler = match row.command.run {
             Run::Run(handler) | Run::Either(handler, _) => handler,
-            Run::Subcommands(_) => return Err(CommandError::Arity(row.name.clone()).into()),
+            Run::Subcommands(_) => unreachable!("{} alone was refused for its arity", row.name),
         };
         match handler {
             Handler::Keyspace(run) => {

@@ -399,7 +399,7 @@ impl Dispatcher {
     ) -> damselfly_commands::Result {
         let handler = match row.command.run {
             Run::Run(handler) | Run::Either(handler, _) => handler,
-            Run::Subcommands(_) => return Err(CommandError::Arity(row.name.clone()).into()),
+            Run::Subcommands(_) => unreachable!("{} alone was refused for its arity", row.name),
         };
         let (engine, db) = (&self.shared.engine, session.db);
         match handler {
