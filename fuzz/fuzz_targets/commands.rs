@@ -237,7 +237,7 @@ impl Server {
         };
         assert!(blocking.end(End::TimedOut), "nothing else can have ended it");
         let end = blocking.blocked_client.take_end().expect("it was just set");
-        self.dispatcher.end_blocking(&mut self.connection, end);
+        self.dispatcher.finish_blocked(&mut self.connection, end);
         assert_eq!(self.shared.engine.waiting_count(), 0);
     }
 

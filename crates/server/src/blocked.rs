@@ -89,7 +89,7 @@ impl Blocking {
         let ticket = tx.wait(keys, &waiter);
         if session.client.killed.load(Relaxed) {
             // Who has killed it may have looked before it was known to wait.
-            blocked_client.end_unserved();
+            blocked_client.cancel();
         }
         Self {
             ticket,
@@ -110,9 +110,9 @@ impl Blocking {
     }
 
     /// Removes all traces of it, whatever ended it.
-    pub fn leave(&self) {
+    pub fn unregister(&self) {
         // For a connection that is closed.
-        self.blocked_client.end_unserved();
+        self.blocked_client.cancel();
         let (args, keys) = (
             self.blocked_client.args.borrow(),
             self.blocked_client.wait.keys.clone(),
@@ -139,7 +139,7 @@ impl BlockedClient {
     }
 
     /// Ends the waiting of a client that is about to be closed: nobody serves it any more.
-    pub fn end_unserved(&self) {
+    pub fn cancel(&self) {
         // Who has won it has served the client.
         let _ = self.claim();
     }
@@ -171,7 +171,8 @@ impl BlockedClient {
         let wins = self.claim();
         if wins {
             self.set_end(end);
-            self.thread().send(Message::Look(self.client.clone()));
+            self.thread()
+                .send(Message::ClientChanged(self.client.clone()));
         }
         wins
     }
@@ -284,11 +285,12 @@ impl Waiter for BlockedClient {
     }
 
     fn queue_message(&self) {
-        self.thread().leave(Message::Look(self.client.clone()));
+        self.thread()
+            .queue(Message::ClientChanged(self.client.clone()));
     }
 
     fn wake(&self) {
-        self.thread().wake_if_left();
+        self.thread().wake_if_due();
     }
 }
 

@@ -150,7 +150,7 @@ impl Client {
     }
 
     /// The command with which it waits for keys, if nothing has ended that.
-    pub fn waits_with(&self) -> Option<Arc<BlockedClient>> {
+    pub fn waiting_command(&self) -> Option<Arc<BlockedClient>> {
         self.blocked_client()
             .clone()
             .filter(|blocked_client| !blocked_client.is_claimed())
@@ -158,7 +158,7 @@ impl Client {
 
     /// True if it waits: for keys, or for the end of a pause.
     pub fn is_blocked(&self) -> bool {
-        self.paused.load(Relaxed) || self.waits_with().is_some()
+        self.paused.load(Relaxed) || self.waiting_command().is_some()
     }
 
     /// True if it has subscriptions.
@@ -216,7 +216,7 @@ pub struct Clients {
     /// The ids of those that were evicted, and when, and that were not closed yet when somebody last asked.
     leaving: Mutex<Vec<(u64, Instant)>>,
     /// When it was last looked whether they take too much memory while there is no room, in milliseconds since the epoch.
-    looked_ms: AtomicI64,
+    checked_ms: AtomicI64,
 }
 
 /// For so long the memory of a connection that was evicted is expected to be free soon: one that runs a script is closed when that
@@ -314,9 +314,9 @@ impl Clients {
         let kills = !client.killed.swap(true, Relaxed);
         if kills {
             if let Some(blocked_client) = client.blocked_client().clone() {
-                blocked_client.end_unserved();
+                blocked_client.cancel();
             }
-            threads[client.thread].send(Message::Look(client.clone()));
+            threads[client.thread].send(Message::ClientChanged(client.clone()));
         }
         kills
     }
@@ -374,7 +374,7 @@ impl Clients {
     }
 
     /// True while connections that were evicted are not closed yet, so that their memory is still to come.
-    pub fn are_leaving(&self) -> bool {
+    pub fn has_unclosed_evictions(&self) -> bool {
         let mut leaving = self.leaving();
         if !leaving.is_empty() {
             let by_id = self.by_id();
@@ -384,12 +384,12 @@ impl Clients {
     }
 
     /// True for one who asks in so many milliseconds.
-    pub fn is_look_due(&self, now_ms: i64, every_ms: i64) -> bool {
-        let last = self.looked_ms.load(Relaxed);
+    pub fn claim_check(&self, now_ms: i64, every_ms: i64) -> bool {
+        let last = self.checked_ms.load(Relaxed);
         let is_due = now_ms >= last + every_ms;
         is_due
             && self
-                .looked_ms
+                .checked_ms
                 .compare_exchange(last, now_ms, Relaxed, Relaxed)
                 .is_ok()
     }

@@ -5,7 +5,7 @@
 //!   thread of the connection                        a thread for long commands
 //!   command says Long ──► queue ──────────────────► takes the locks, runs it, leaves the outcome
 //!   parks the connection                                      │
-//!   writes the reply ◄── Message::Look ◄──────────────────────┘
+//!   writes the reply ◄── Message::ClientChanged ◄──────────────────────┘
 //! ```
 
 use std::collections::VecDeque;
@@ -45,8 +45,8 @@ pub struct LongCommand {
     pub db: usize,
     /// The version of the reply.
     pub version: Version,
-    /// True to leave the age of keys alone.
-    pub leaves_no_trace: bool,
+    /// True if its use of keys is to be recorded.
+    pub touches_keys: bool,
     /// What the client wants to hear of the keys that are read.
     reader: Option<Reader>,
     outcome: Mutex<Option<Outcome>>,
@@ -95,7 +95,7 @@ impl LongCommands {
     }
 
     /// Makes all threads look at the shards they wait for.
-    pub fn look_at_shards(&self) {
+    pub fn recheck_shards(&self) {
         self.threads
             .get()
             .into_iter()
@@ -110,7 +110,7 @@ impl LongCommands {
     }
 
     /// Makes all threads look whether the process is to end.
-    pub fn look(&self) {
+    pub fn wake_all(&self) {
         self.added.notify_all();
     }
 
@@ -143,7 +143,7 @@ impl LongCommand {
             args,
             db: session.db,
             version: session.protocol,
-            leaves_no_trace: dispatch::leaves_no_trace(session, row),
+            touches_keys: dispatch::touches_keys(session, row),
             reader: session
                 .tracked
                 .as_ref()
@@ -167,9 +167,9 @@ impl LongCommand {
         &self,
         shared: &Shared,
         waiter: &Waiter<'_>,
-        unserved: &mut Vec<Unserved>,
+        to_retry: &mut Vec<Unserved>,
     ) -> Result<Outcome, Busy> {
-        let busy = match self.try_run(shared, waiter, unserved) {
+        let busy = match self.try_run(shared, waiter, to_retry) {
             Ok(outcome) => return Ok(outcome),
             Err(busy) => busy,
         };
@@ -185,7 +185,7 @@ impl LongCommand {
         &self,
         shared: &Shared,
         waiter: &Waiter<'_>,
-        unserved: &mut Vec<Unserved>,
+        to_retry: &mut Vec<Unserved>,
     ) -> Result<Outcome, Busy> {
         let (args, now) = (self.args.borrow(), Now(clock::now_ms()));
         let (engine, mut shards) = (&shared.engine, Vec::new());
@@ -196,7 +196,7 @@ impl LongCommand {
                 dispatch::lock(engine, self.row, args, self.db, now, &mut shards)?
             }
         };
-        tx.set_touches(!self.leaves_no_trace);
+        tx.set_touches(self.touches_keys);
         tx.set_for_one();
         let started = Instant::now();
         let (mut reply, mut rest) = (Reply::new(&mut outcome.reply, self.version), None);
@@ -204,7 +204,7 @@ impl LongCommand {
         if let Err(Stop::NeedsAllLocks) = result {
             drop(tx);
             tx = engine.lock_all(self.db, now)?;
-            tx.set_touches(!self.leaves_no_trace);
+            tx.set_touches(self.touches_keys);
             tx.set_for_one();
             result = (self.run)(&mut tx, args, &mut reply);
         }
@@ -225,7 +225,7 @@ impl LongCommand {
             reader.note(&mut tx, self.row, args);
         }
         if tx.has_extras() {
-            unserved.extend(tx.serve_waiters());
+            to_retry.extend(tx.serve_waiters());
         }
         outcome.effects = tx.effects();
         drop(tx);
@@ -242,11 +242,11 @@ impl LongCommand {
 /// Runs long commands until the process ends. `index` counts the threads that do so.
 pub fn run(shared: &Shared, index: usize) {
     while let Some(command) = shared.long.next(&shared.stopping) {
-        let mut unserved = Vec::new();
+        let mut to_retry = Vec::new();
         let ran = catch_unwind(AssertUnwindSafe(|| {
             let waiter = Waiter { shared, index };
             patiently(shared, index, || {
-                command.try_run_or_refuse(shared, &waiter, &mut unserved)
+                command.try_run_or_refuse(shared, &waiter, &mut to_retry)
             })
         }));
         match ran {
@@ -254,12 +254,12 @@ pub fn run(shared: &Shared, index: usize) {
             Err(_) => command.panicked.store(true, Relaxed),
         }
         if command.reader.is_some() {
-            shared.tracking.end_late(&shared.engine);
+            shared.tracking.forget_if_nobody_tracks(&shared.engine);
         }
-        shared.threads[command.client.thread].send(Message::Look(command.client.clone()));
-        while let Some(next) = unserved.pop() {
+        shared.threads[command.client.thread].send(Message::ClientChanged(command.client.clone()));
+        while let Some(next) = to_retry.pop() {
             let serve = || shared.engine.serve_waiters(&next, Now(clock::now_ms()));
-            unserved.extend(patiently(shared, index, serve).into_iter().flatten());
+            to_retry.extend(patiently(shared, index, serve).into_iter().flatten());
         }
     }
 }

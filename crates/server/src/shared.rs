@@ -169,7 +169,7 @@ impl Shared {
     pub fn stop(&self) {
         self.stopping.store(true, Relaxed);
         self.threads.iter().for_each(Thread::wake);
-        self.long.look();
+        self.long.wake_all();
         if let Some(acceptor) = self.acceptor.get() {
             acceptor.wake();
         }

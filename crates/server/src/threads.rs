@@ -49,7 +49,7 @@ pub enum Message {
     /// Disconnect all subscribers: messages for them were lost.
     Overflow,
     /// Look at the state of this client, which was changed: it may be killed or unblocked.
-    Look(Arc<Client>),
+    ClientChanged(Arc<Client>),
 }
 
 /// A new connection for a thread to serve.
@@ -78,7 +78,7 @@ struct Inbox {
 pub struct Thread {
     inbox: Mutex<Inbox>,
     /// There are messages.
-    has_mail: AtomicBool,
+    has_incoming: AtomicBool,
     /// Somebody has left the first of them and not woken the thread yet.
     is_wake_due: AtomicBool,
     /// When it last took a turn, in milliseconds since the start of the server.
@@ -97,7 +97,7 @@ impl Thread {
     pub fn new(waker: mio::Waker) -> Self {
         Self {
             inbox: Mutex::default(),
-            has_mail: AtomicBool::new(false),
+            has_incoming: AtomicBool::new(false),
             is_wake_due: AtomicBool::new(false),
             turned_ms: AtomicU64::new(0),
             waker,
@@ -135,7 +135,7 @@ impl Thread {
     /// Hands it a connection, which it counts among its own from now on.
     pub fn hand_over(&self, arrival: Arrival) {
         self.put(|inbox| inbox.arrivals.push(arrival));
-        self.wake_if_left();
+        self.wake_if_due();
     }
 
     /// True if it has not taken all connections that were handed to it.
@@ -150,12 +150,12 @@ impl Thread {
 
     /// Leaves a message, and wakes the thread unless it is awake.
     pub fn send(&self, message: Message) {
-        self.leave(message);
-        self.wake_if_left();
+        self.queue(message);
+        self.wake_if_due();
     }
 
-    /// Leaves a message. The caller calls [`Thread::wake_if_left`] soon, but may release locks first.
-    pub fn leave(&self, message: Message) {
+    /// Leaves a message. The caller calls [`Thread::wake_if_due`] soon, but may release locks first.
+    pub fn queue(&self, message: Message) {
         self.put(|inbox| inbox.messages.push(message));
     }
 
@@ -163,7 +163,7 @@ impl Thread {
         let mut inbox = self.inbox();
         let was_empty = inbox.messages.is_empty() && inbox.arrivals.is_empty();
         put(&mut inbox);
-        self.has_mail.store(true, Relaxed);
+        self.has_incoming.store(true, Relaxed);
         // Who leaves the first message wakes it. It looks itself for its own before it sleeps.
         if was_empty && !self.is_current() {
             self.is_wake_due.store(true, Relaxed);
@@ -171,7 +171,7 @@ impl Thread {
     }
 
     /// Wakes the thread if a message was left for which nobody has done so.
-    pub fn wake_if_left(&self) {
+    pub fn wake_if_due(&self) {
         if self.is_wake_due.load(Relaxed) && self.is_wake_due.swap(false, Relaxed) {
             self.wake();
         }
@@ -179,8 +179,8 @@ impl Thread {
 
     /// True if there are messages or connections. A false is certain only to the thread itself about its own; others wake it.
     #[inline]
-    pub fn has_mail(&self) -> bool {
-        self.has_mail.load(Relaxed)
+    pub fn has_incoming(&self) -> bool {
+        self.has_incoming.load(Relaxed)
     }
 
     /// Makes the thread take a turn.
@@ -194,7 +194,7 @@ impl Thread {
     pub fn receive(&self) -> (u64, Vec<Message>) {
         let mut inbox = self.inbox();
         let first = inbox.taken;
-        self.has_mail.store(false, Relaxed);
+        self.has_incoming.store(false, Relaxed);
         let messages = std::mem::take(&mut inbox.messages);
         inbox.taken += messages.len() as u64;
         (first, messages)

@@ -416,7 +416,7 @@ fn end_stalls(server: &TestServer, control: &mut Client, done: &AtomicBool) {
         control.run("RPUSH served x");
         for seen in server.shared().clients.all() {
             if seen
-                .waits_with()
+                .waiting_command()
                 .is_some_and(|blocked_client| !blocked_client.has_timeout())
             {
                 control.run(&format!("CLIENT UNBLOCK {}", seen.id));

@@ -8,7 +8,7 @@ use damselfly_engine::Now;
 use damselfly_protocol::Reply;
 
 use super::account::count_effects;
-use super::{Dispatcher, hold_back};
+use super::{Dispatcher, drop_unwanted};
 use crate::blocked::End;
 use crate::clock;
 use crate::event_loop::connection::Connection;
@@ -23,7 +23,7 @@ pub const REPLY_SLICE_BYTES: usize = 128 << 10;
 impl Dispatcher {
     /// Has a long command run on another thread.
     #[cold]
-    pub(super) fn run_elsewhere(
+    pub(super) fn run_as_long(
         &self,
         session: &mut Session,
         row: &'static Row,
@@ -40,7 +40,7 @@ impl Dispatcher {
 
     /// Counts a call that waits now.
     #[cold]
-    pub(super) fn count_waiting(&self, row: &Row, started: &mut u64) {
+    pub(super) fn count_blocked(&self, row: &Row, started: &mut u64) {
         let ended = self.clock.raw();
         let took_ns = self.clock.delta_as_nanos(*started, ended);
         *started = ended;
@@ -49,17 +49,17 @@ impl Dispatcher {
     }
 
     /// Writes the reply to a command that waited.
-    pub fn end_blocking(&self, connection: &mut Connection, end: End) {
+    pub fn finish_blocked(&self, connection: &mut Connection, end: End) {
         connection.input.resume();
         let session = &mut connection.session;
         let Some(blocking) = session.blocking.take() else {
             return;
         };
-        blocking.leave();
+        blocking.unregister();
         let mut reply = Reply::new(&mut connection.output, session.protocol);
         let mark = reply.position();
         let failed = end.write(&mut reply);
-        hold_back(session, &mut reply, mark);
+        drop_unwanted(session, &mut reply, mark);
         crate::observers::client_tracking::take_pending_invalidations(&self.shared, session);
         if session.follow_up {
             session::follow_up(session, Some(blocking.row), mark, &mut reply);
@@ -72,7 +72,7 @@ impl Dispatcher {
     }
 
     /// Writes the reply of a command that ran elsewhere, if it has; false if it failed by a bug.
-    pub fn end_long(&mut self, connection: &mut Connection) -> bool {
+    pub fn finish_long(&mut self, connection: &mut Connection) -> bool {
         // Its thread may have used it up.
         self.forget_room();
         let session = &mut connection.session;
@@ -93,14 +93,14 @@ impl Dispatcher {
         count_effects(self.counters(), outcome.effects);
         let args = command.args.borrow();
         self.account_for(session, command.row, args, outcome.took_ns, outcome.failed);
-        hold_back(session, &mut reply, mark);
+        drop_unwanted(session, &mut reply, mark);
         crate::observers::client_tracking::take_pending_invalidations(&self.shared, session);
         if session.follow_up {
             session::follow_up(session, Some(command.row), mark, &mut reply);
         }
         match session.rest.is_some() {
             true => connection.input.wait_for(Stall::SlicedReply),
-            false => connection.go_on(),
+            false => connection.resume(),
         }
         true
     }
@@ -119,13 +119,13 @@ impl Dispatcher {
             let mark = reply.position();
             session::follow_up(session, None, mark, &mut reply);
         }
-        connection.go_on();
+        connection.resume();
     }
 
     /// What follows from a section that served others or told of changes.
     #[cold]
-    pub(crate) fn end_aside(&mut self, session: &mut Session) {
-        self.serve_unserved();
+    pub(crate) fn finish_section(&mut self, session: &mut Session) {
+        self.retry_waiters();
         self.note_congested(session);
         crate::observers::client_tracking::take_pending_invalidations(&self.shared, session);
     }
@@ -139,22 +139,22 @@ impl Dispatcher {
     }
 
     /// Serves waiters that could not be served when their keys were changed, if what they need is free now.
-    pub fn serve_unserved(&mut self) {
-        if !self.unserved.is_empty() {
-            self.serve_unserved_now();
+    pub fn retry_waiters(&mut self) {
+        if !self.waiters_to_retry.is_empty() {
+            self.retry_waiters_now();
         }
     }
 
     #[cold]
-    pub(super) fn serve_unserved_now(&mut self) {
+    pub(super) fn retry_waiters_now(&mut self) {
         let engine = &self.shared.engine;
-        let mut left = std::mem::take(&mut self.unserved);
-        while let Some(unserved) = left.pop() {
-            match engine.serve_waiters(&unserved, Now(clock::now_ms())) {
+        let mut left = std::mem::take(&mut self.waiters_to_retry);
+        while let Some(waiters_to_retry) = left.pop() {
+            match engine.serve_waiters(&waiters_to_retry, Now(clock::now_ms())) {
                 Ok(further) => left.extend(further),
                 // Became free in between: there may be no release to wait for.
-                Err(busy) if engine.wait(busy, self.thread) => left.push(unserved),
-                Err(_) => self.unserved.push(unserved),
+                Err(busy) if engine.wait(busy, self.thread) => left.push(waiters_to_retry),
+                Err(_) => self.waiters_to_retry.push(waiters_to_retry),
             }
         }
     }

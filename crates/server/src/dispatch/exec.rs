@@ -11,7 +11,7 @@ use damselfly_engine::{Now, Tx, Unserved};
 use damselfly_protocol::Reply;
 
 use super::account::count_effects;
-use super::{Dispatcher, leaves_no_trace};
+use super::{Dispatcher, touches_keys};
 use crate::observers::client_tracking;
 use crate::observers::monitor;
 use crate::registry::{Handler, REGISTRY, Row, SessionFn};
@@ -44,7 +44,7 @@ pub fn multi(
 struct Scratch {
     shards: Vec<usize>,
     monitored: Vec<u8>,
-    unserved: Vec<Unserved>,
+    waiters_to_retry: Vec<Unserved>,
 }
 
 /// EXEC.
@@ -72,13 +72,13 @@ pub fn exec_with_scripts<A: ScriptRunner>(
     let mut scratch = Scratch {
         shards: std::mem::take(&mut dispatcher.shards),
         monitored: std::mem::take(&mut dispatcher.monitored),
-        unserved: std::mem::take(&mut dispatcher.unserved),
+        waiters_to_retry: std::mem::take(&mut dispatcher.waiters_to_retry),
     };
     let result = run_queue(runner, session, &queue, now, reply, &mut scratch);
     let dispatcher = runner.dispatcher();
     dispatcher.shards = scratch.shards;
     dispatcher.monitored = scratch.monitored;
-    dispatcher.unserved = scratch.unserved;
+    dispatcher.waiters_to_retry = scratch.waiters_to_retry;
     if let Err(Stop::Busy(_)) = result {
         session.transaction.open(queue, &session.client);
         return result;
@@ -87,7 +87,7 @@ pub fn exec_with_scripts<A: ScriptRunner>(
     let engine = &dispatcher.shared.engine;
     session.transaction.end(engine, &session.client);
     dispatcher.refresh_config();
-    dispatcher.serve_unserved();
+    dispatcher.retry_waiters();
     dispatcher.note_congested(session);
     client_tracking::take_pending_invalidations(&dispatcher.shared, session);
     result
@@ -109,7 +109,7 @@ fn run_queue<A: ScriptRunner>(
         let text = "EXECABORT Transaction discarded because of previous errors.";
         return Err(CommandError::Text(text.to_owned()).into());
     }
-    let shared = runner.dispatcher().keeper.clone();
+    let shared = runner.dispatcher().local_shared.clone();
     let engine = &shared.engine;
     let all = queue.hashes();
     // What came in this batch was fetched ahead with the batch.
@@ -165,7 +165,7 @@ fn run_queue<A: ScriptRunner>(
         session.replies = Replies::SkipNext;
     }
     if tx.has_ready() {
-        scratch.unserved.extend(tx.serve_waiters());
+        scratch.waiters_to_retry.extend(tx.serve_waiters());
     }
     count_effects(queue_runner.runner.dispatcher().counters(), tx.effects());
     Ok(())
@@ -180,7 +180,7 @@ fn run_commands<A: ScriptRunner>(
     (reply, start): (&mut Reply<'_>, usize),
     monitored: &mut Vec<u8>,
 ) {
-    let shared = queue_runner.runner.dispatcher().keeper.clone();
+    let shared = queue_runner.runner.dispatcher().local_shared.clone();
     let limit = session.output_limit(&queue_runner.runner.dispatcher().config);
     let hard_bytes = limit.hard_bytes;
     let mut is_too_long = false;
@@ -286,7 +286,7 @@ impl<A: ScriptRunner> QueueRunner<'_, A> {
         match handler {
             Handler::Keyspace(run) => {
                 tx.set_db(session.db);
-                tx.set_touches(!leaves_no_trace(session, row));
+                tx.set_touches(touches_keys(session, row));
                 let result = run(tx, args, reply);
                 if let Some(tracked) = &session.tracked {
                     tracked.reader(&session.client).note(tx, row, args);

@@ -130,11 +130,11 @@ impl Dispatcher {
         if self.config.maxmemory_clients == ClientMemory::Bytes(0) {
             return false;
         }
-        if clients.is_look_due(now.0, CLIENTS_LOOK_MS) {
+        if clients.claim_check(now.0, CLIENTS_LOOK_MS) {
             let evicted = clients.evict(&self.config, &self.shared.threads);
             self.counters().clients_evicted.add(evicted);
         }
-        clients.are_leaving()
+        clients.has_unclosed_evictions()
     }
 
     /// Evicts some keys, no more than are needed for so many bytes. An error if none is left that may be.

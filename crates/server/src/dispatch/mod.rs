@@ -76,7 +76,7 @@ pub struct Dispatcher {
     /// What clients that monitor are to be shown of the batch that runs.
     pub(crate) monitored: Vec<u8>,
     /// Changed keys whose waiters could not be served at once.
-    pub(crate) unserved: Vec<Unserved>,
+    pub(crate) waiters_to_retry: Vec<Unserved>,
     /// The number of the batch that runs.
     batch: u64,
     /// For transactions that begin.
@@ -89,7 +89,7 @@ pub struct Dispatcher {
         clippy::redundant_allocation,
         reason = "its counter is no other thread's"
     )]
-    pub(crate) keeper: Arc<Arc<Shared>>,
+    pub(crate) local_shared: Arc<Arc<Shared>>,
 }
 
 impl Dispatcher {
@@ -103,12 +103,12 @@ impl Dispatcher {
             clock: quanta::Clock::new(),
             shards: Vec::new(),
             monitored: Vec::new(),
-            unserved: Vec::new(),
+            waiters_to_retry: Vec::new(),
             batch: 0,
             spare_queues: SpareQueues::default(),
             memory: Memory::default(),
             scripts: ThreadScripts::default(),
-            keeper: Arc::new(shared.clone()),
+            local_shared: Arc::new(shared.clone()),
             shared,
         }
     }
@@ -185,7 +185,7 @@ impl Dispatcher {
         if !batch.prepared {
             batch.prepared = true;
             self.prepare(batch, input, connection.session.db);
-            note_arrival(&connection.session, batch, input, now);
+            note_requests(&connection.session, batch, input, now);
         }
         let mut started = self.clock.raw();
         while let Some(request) = batch.requests.get(batch.next) {
@@ -295,14 +295,14 @@ impl Dispatcher {
                         && !(row.runs_script && scripts::only_reads(&self.shared, row, args));
                     session.transaction.push(row, args, writes, &session.client);
                     reply.simple("QUEUED");
-                    hold_back(session, &mut reply, mark);
+                    drop_unwanted(session, &mut reply, mark);
                     return None;
                 }
                 if row.runs_script || is_exec && session.transaction.runs_scripts() {
                     return Some(Halt::Script);
                 }
                 let result = self.execute(session, row, args, now, &mut reply);
-                self.settle(session, (row, args), result, started, &mut reply, mark)
+                self.complete_request(session, (row, args), result, started, &mut reply, mark)
                     .map(Halt::Stall)
             }
         }
@@ -333,7 +333,7 @@ impl Dispatcher {
 
     /// What follows from how a request that ran has ended: its reply, which begins at `mark`, is finished, counted and shown.
     #[inline]
-    pub fn settle(
+    pub fn complete_request(
         &mut self,
         session: &mut Session,
         (row, args): (&'static Row, Args<'_>),
@@ -375,7 +375,7 @@ impl Dispatcher {
                 let Stop::Wait(_) = stop else {
                     return Some(Stall::Long);
                 };
-                self.count_waiting(row, started);
+                self.count_blocked(row, started);
                 return Some(Stall::Waiting);
             }
             Err(Stop::SlicedReply(rest)) => session.rest = Some(rest),
@@ -418,7 +418,7 @@ impl Dispatcher {
                 self.refresh_config();
                 if let Err(Stop::Long) = result {
                     // The only one that can be long.
-                    return self.run_elsewhere(
+                    return self.run_as_long(
                         session,
                         row,
                         crate::admin::debug::populate_shards,
@@ -435,18 +435,18 @@ impl Dispatcher {
             }
             Handler::Keyspace(run) => {
                 if args.len() > ARGS_MAX && !row.command.has(Trait::Blocking) {
-                    return self.run_elsewhere(session, row, run, args);
+                    return self.run_as_long(session, row, run, args);
                 }
                 let mut tx = lock(engine, row, args, db, now, &mut self.shards)?;
                 tx.let_others_wait();
-                tx.set_touches(!leaves_no_trace(session, row));
+                tx.set_touches(touches_keys(session, row));
                 let mut result = run(&mut tx, args, reply);
                 if result.is_err() {
                     if let Err(Stop::NeedsAllLocks) = result {
                         drop(tx);
                         tx = engine.lock_all(db, now)?;
                         tx.let_others_wait();
-                        tx.set_touches(!leaves_no_trace(session, row));
+                        tx.set_touches(touches_keys(session, row));
                         result = run(&mut tx, args, reply);
                     }
                     if let Err(Stop::Long) = result {
@@ -454,13 +454,13 @@ impl Dispatcher {
                         tx.discard_events();
                         let has_extras = tx.has_extras();
                         if has_extras {
-                            self.unserved.extend(tx.serve_waiters());
+                            self.waiters_to_retry.extend(tx.serve_waiters());
                         }
                         drop(tx);
                         if has_extras {
-                            self.end_aside(session);
+                            self.finish_section(session);
                         }
-                        return self.run_elsewhere(session, row, run, args);
+                        return self.run_as_long(session, row, run, args);
                     }
                     if let Err(Stop::Wait(wait)) = &result {
                         let blocking =
@@ -473,12 +473,12 @@ impl Dispatcher {
                 }
                 let has_extras = tx.has_extras();
                 if has_extras {
-                    self.unserved.extend(tx.serve_waiters());
+                    self.waiters_to_retry.extend(tx.serve_waiters());
                 }
                 count_effects(&self.shared.threads[self.thread].counters, tx.effects());
                 drop(tx);
                 if has_extras {
-                    self.end_aside(session);
+                    self.finish_section(session);
                 }
                 result
             }
@@ -507,10 +507,10 @@ pub fn lock<'a>(
     }
 }
 
-/// True for a command of a client that wants the age of keys left alone (CLIENT NO-TOUCH).
+/// True if a command's use of keys is to be recorded: unless the client has asked otherwise (CLIENT NO-TOUCH).
 #[inline]
-pub fn leaves_no_trace(session: &Session, row: &Row) -> bool {
-    session.client.no_touch.load(Relaxed) && row.name != "touch"
+pub fn touches_keys(session: &Session, row: &Row) -> bool {
+    !session.client.no_touch.load(Relaxed) || row.name == "touch"
 }
 
 /// Ends a reply that begins at `mark`.
@@ -521,7 +521,7 @@ fn finish(
     reply: &mut Reply<'_>,
     mark: usize,
 ) -> Option<Stall> {
-    hold_back(session, reply, mark);
+    drop_unwanted(session, reply, mark);
     if session.follow_up {
         session::follow_up(session, row, mark, reply);
     }
@@ -530,7 +530,7 @@ fn finish(
 
 /// Removes a reply that the client does not want.
 #[inline]
-fn hold_back(session: &mut Session, reply: &mut Reply<'_>, mark: usize) {
+fn drop_unwanted(session: &mut Session, reply: &mut Reply<'_>, mark: usize) {
     match session.replies {
         Replies::On => return,
         Replies::Off | Replies::SkipNext => {}
@@ -542,7 +542,7 @@ fn hold_back(session: &mut Session, reply: &mut Reply<'_>, mark: usize) {
 
 /// Keeps what other threads see of a client current.
 #[inline]
-fn note_arrival(session: &Session, batch: &Batch, input: &[u8], now: Now) {
+fn note_requests(session: &Session, batch: &Batch, input: &[u8], now: Now) {
     let client = &session.client;
     let commands = client.commands.load(Relaxed) + batch.requests.len() as u64;
     client.active_ms.store(now.0, Relaxed);

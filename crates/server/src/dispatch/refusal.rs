@@ -93,7 +93,7 @@ impl Dispatcher {
         if row.needs_memory || row.runs_script || session.transaction.is_open() {
             self.memory.is_short = self.make_room() == MemoryRoom::None;
             if std::mem::take(&mut self.memory.has_evicted) {
-                self.end_aside(session);
+                self.finish_section(session);
             }
         }
         if session.transaction.is_open() {

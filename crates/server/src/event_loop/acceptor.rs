@@ -49,8 +49,8 @@ struct Open {
 
 /// Whether a listening socket may have more connections.
 #[derive(PartialEq, Eq)]
-enum Left {
-    Nothing,
+enum AcceptEnd {
+    Drained,
     More,
     /// None can be accepted now; most likely no file descriptors are left.
     Failed,
@@ -100,7 +100,7 @@ impl Acceptor {
     ///
     /// # Errors
     /// One line that names the address and says why it can't be listened on. Then nothing has changed.
-    pub fn listen_anew(&self, config: &Config, addresses: &[Address]) -> Result<(), String> {
+    pub fn rebind(&self, config: &Config, addresses: &[Address]) -> Result<(), String> {
         let open = &mut *self.open();
         let mut leaving: Vec<Token> = open
             .listeners
@@ -143,7 +143,7 @@ impl Acceptor {
                     Ok(listener) => opened.extend(listener),
                     Err(failure) => {
                         drop(opened);
-                        self.open_again(open, closed.unwrap_or_default(), config);
+                        self.reopen(open, closed.unwrap_or_default(), config);
                         self.wake();
                         return Err(failure.text);
                     }
@@ -151,7 +151,7 @@ impl Acceptor {
             }
         }
         if let Err(error) = self.add(open, opened) {
-            self.open_again(open, closed.unwrap_or_default(), config);
+            self.reopen(open, closed.unwrap_or_default(), config);
             return Err(format!("Can't watch a listening socket: {error}"));
         }
         if closed.is_none() {
@@ -163,7 +163,7 @@ impl Acceptor {
     }
 
     /// Opens sockets again that were closed for others that can't be opened.
-    fn open_again(&self, open: &mut Open, closed: Vec<SocketAddr>, config: &Config) {
+    fn reopen(&self, open: &mut Open, closed: Vec<SocketAddr>, config: &Config) {
         for address in closed {
             let listener = Listener::tcp_at(address, config);
             let added = listener.and_then(|listener| self.add(open, vec![listener]));
@@ -181,18 +181,18 @@ impl Acceptor {
     }
 
     /// Takes some connections from a listening socket.
-    fn accept_some(&self, shared: &Shared, token: Token) -> Left {
+    fn accept_some(&self, shared: &Shared, token: Token) -> AcceptEnd {
         for _ in 0..ACCEPTS_MAX {
             match self.accept(token) {
                 Ok(Some(stream)) => admit(shared, stream),
-                Ok(None) => return Left::Nothing,
+                Ok(None) => return AcceptEnd::Drained,
                 Err(error) => {
                     log::warn!("Accepting client connection: {error}");
-                    return Left::Failed;
+                    return AcceptEnd::Failed;
                 }
             }
         }
-        Left::More
+        AcceptEnd::More
     }
 }
 
@@ -247,16 +247,16 @@ pub fn run(shared: &Shared, mut poll: Poll) {
         drained.into_iter().for_each(|stream| admit(shared, stream));
         while !ready.is_empty() && !shared.stopping.load(Relaxed) {
             ready.retain(|&token| match acceptor.accept_some(shared, token) {
-                Left::Nothing => false,
-                Left::More => true,
-                Left::Failed => {
+                AcceptEnd::Drained => false,
+                AcceptEnd::More => true,
+                AcceptEnd::Failed => {
                     failed.push(token);
                     false
                 }
             });
-            hand_on(shared);
+            reassign_arrivals(shared);
         }
-        hand_on(shared);
+        reassign_arrivals(shared);
     }
     *acceptor.open() = Open::default();
 }
@@ -282,7 +282,7 @@ fn admit(shared: &Shared, mut stream: Stream) {
     stream.prepare(config.tcp_keepalive_s);
     // Given here, where connections arrive in their order.
     let id = shared.clients.next_id();
-    hand_over(shared, Arrival { stream, id });
+    assign(shared, Arrival { stream, id });
 }
 
 /// Tells a client why it is refused, if its socket has room for that.
@@ -294,7 +294,7 @@ fn refuse(stream: &mut Stream, error: &str) {
 }
 
 /// Hands a connection to the worker that has the fewest, of those that are not stuck if there are any.
-fn hand_over(shared: &Shared, arrival: Arrival) {
+fn assign(shared: &Shared, arrival: Arrival) {
     let now_ms = shared.uptime_ms();
     let threads = || shared.threads.iter();
     let fewest = threads()
@@ -307,7 +307,7 @@ fn hand_over(shared: &Shared, arrival: Arrival) {
 }
 
 /// Takes connections back that stuck workers have not taken, and hands them to others.
-fn hand_on(shared: &Shared) {
+fn reassign_arrivals(shared: &Shared) {
     let now_ms = shared.uptime_ms();
     if shared.threads.iter().all(|thread| thread.is_stuck(now_ms)) {
         return;
@@ -316,7 +316,7 @@ fn hand_on(shared: &Shared) {
         if thread.is_stuck(now_ms) {
             for arrival in thread.take_arrivals() {
                 thread.connections.fetch_sub(1, Relaxed);
-                hand_over(shared, arrival);
+                assign(shared, arrival);
             }
         }
     }

@@ -93,7 +93,7 @@ impl Connection {
     }
 
     /// Ends the waiting of the client, which is gone; false if something else has ended it.
-    pub fn gives_up_waiting(&self) -> bool {
+    pub fn stop_waiting(&self) -> bool {
         let blocking = self.session.blocking.as_ref();
         blocking.is_none_or(|blocking| blocking.end(End::TimedOut))
     }
@@ -124,7 +124,7 @@ impl Connection {
     }
 
     /// Notes that the client is gone: nothing more is read, and replies go nowhere.
-    pub fn break_off(&mut self) {
+    pub fn mark_broken(&mut self) {
         self.input.end();
         self.is_broken = true;
         self.session.rest = None;
@@ -132,7 +132,7 @@ impl Connection {
     }
 
     /// Drops the replies that are not sent, and closes the connection.
-    pub fn cut_off(&mut self) {
+    pub fn discard_and_close(&mut self) {
         self.session.closing = true;
         self.drop_output();
     }
@@ -200,7 +200,7 @@ impl Connection {
     }
 
     /// Goes on behind a reply that was written in slices, or came from another thread: what it delayed follows.
-    pub fn go_on(&mut self) {
+    pub fn resume(&mut self) {
         self.input.resume();
         self.append_delayed();
     }

@@ -40,14 +40,14 @@ impl Worker {
                 Invalidation::Prefixed { key, actor } => {
                     prefixed.insert(key, actor);
                 }
-                Invalidation::Everything { but } => self.tell_everyone(but),
+                Invalidation::Everything { but } => self.invalidate_everything(but),
             }
         }
         self.note_delivered(bytes);
     }
 
     /// Tells those who track prefixes.
-    pub(super) fn tell_prefixed(&mut self, keys: &Prefixed) {
+    pub(super) fn invalidate_prefixed(&mut self, keys: &Prefixed) {
         if keys.is_empty() {
             return;
         }
@@ -68,7 +68,7 @@ impl Worker {
         }
     }
 
-    fn tell_everyone(&mut self, but: u64) {
+    fn invalidate_everything(&mut self, but: u64) {
         let clients = self.connections.iter().filter_map(|(_, connection)| {
             let session = &connection.session;
             session.tracked.as_ref()?;
@@ -84,7 +84,7 @@ impl Worker {
                 if let Some(redirect) = Redirect::of_client(&self.shared, from)
                     && redirect.to.thread == self.index
                 {
-                    self.tell_redirected(
+                    self.deliver_redirected(
                         &redirect.to,
                         &redirect.text(&PendingInvalidation::Everything),
                     );
@@ -126,7 +126,7 @@ impl Worker {
         if let Some(redirect) = Redirect::of(&self.shared, tracker.id) {
             let (text, client) = (redirect.text(news), redirect.to);
             if client.thread == self.index {
-                self.tell_redirected(&client, &text);
+                self.deliver_redirected(&client, &text);
             } else {
                 send_redirected(&self.shared, client, text);
             }
@@ -149,7 +149,7 @@ impl Worker {
     }
 
     /// Tells a client that waited for keys what it has invalidated when it was served, unless it is told with the reply.
-    pub(super) fn tell_own(&mut self, place: usize) {
+    pub(super) fn deliver_own_invalidations(&mut self, place: usize) {
         let session = &self.connections[place].session;
         if session.tracked.is_none() || session.blocking.is_some() {
             return;
@@ -161,7 +161,7 @@ impl Worker {
     }
 
     /// Tells a client what another one redirects to it.
-    pub(super) fn tell_redirected(&mut self, client: &Client, text: &[u8]) {
+    pub(super) fn deliver_redirected(&mut self, client: &Client, text: &[u8]) {
         if let Some(place) = self.find(client)
             && let Some(head) = redirected_head(&self.connections[place].session)
         {

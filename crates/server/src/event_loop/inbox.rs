@@ -17,12 +17,12 @@ const SEND_BYTES: usize = 64 << 10;
 
 impl Worker {
     /// Receives messages that this thread has left for itself; false if there are none.
-    pub(super) fn receive_own(&mut self) -> bool {
-        let has_mail = self.shared.threads[self.index].has_mail();
-        if has_mail {
+    pub(super) fn receive_pending(&mut self) -> bool {
+        let has_incoming = self.shared.threads[self.index].has_incoming();
+        if has_incoming {
             self.receive();
         }
-        has_mail
+        has_incoming
     }
 
     pub(super) fn receive(&mut self) {
@@ -35,7 +35,7 @@ impl Worker {
         for (number, message) in (first..).zip(messages) {
             match message {
                 Message::Monitored { lines, from, bytes } => {
-                    self.show_monitors(&lines, from);
+                    self.write_to_monitors(&lines, from);
                     self.note_delivered(bytes);
                 }
                 Message::Mail { mail, bytes } => self.receive_mail(number, &mail, bytes),
@@ -47,19 +47,19 @@ impl Worker {
                     text,
                     bytes,
                 } => {
-                    self.tell_redirected(&client, &text);
+                    self.deliver_redirected(&client, &text);
                     self.note_delivered(bytes);
                 }
-                Message::Overflow => self.cut_subscribers(),
-                Message::Look(client) => {
+                Message::Overflow => self.disconnect_subscribers(),
+                Message::ClientChanged(client) => {
                     if let Some(key) = self.find(&client) {
-                        self.tell_own(key);
+                        self.deliver_own_invalidations(key);
                         self.queue(key);
                     }
                 }
             }
         }
-        self.tell_prefixed(&prefixed);
+        self.invalidate_prefixed(&prefixed);
     }
 
     /// The place of a client's connection, if it is one of this thread's and still open.
@@ -81,7 +81,7 @@ impl Worker {
         let pubsub = &self.shared.pubsub;
         if pubsub.has_outgoing(self.index) && pubsub.outgoing_bytes(self.index) > MAIL_BYTES_MAX {
             self.send_mail();
-            self.receive_own();
+            self.receive_pending();
             self.flush_all();
         }
     }
@@ -100,7 +100,7 @@ impl Worker {
     }
 
     /// Disconnects all subscribers of this thread, for which more was published than there was room for.
-    fn cut_subscribers(&mut self) {
+    fn disconnect_subscribers(&mut self) {
         self.shared.pubsub.take_overflow(self.index);
         let is_cut = |(key, connection): (usize, &Connection)| {
             let client = &connection.session.client;
@@ -169,7 +169,7 @@ impl Worker {
     }
 
     /// Writes lines to the clients of this thread that monitor.
-    pub(super) fn show_monitors(&mut self, lines: &[u8], from: u64) {
+    pub(super) fn write_to_monitors(&mut self, lines: &[u8], from: u64) {
         for client in self.shared.clients.monitors() {
             if client.id != from
                 && let Some(key) = self.find(&client)

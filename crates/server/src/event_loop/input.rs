@@ -8,7 +8,7 @@
 //! ```
 //!
 //! [`Input::next`] alone decides what comes next: run, read, wait or close. It follows from what the connection keeps
-//! ([`PendingEvents`]), from why it waits ([`Stall`]), and from its socket ([`Source`]). A run of requests ends in [`Input::keep`] or
+//! ([`Buffered`]), from why it waits ([`Stall`]), and from its socket ([`Source`]). A run of requests ends in [`Input::keep`] or
 //! [`Input::keep_own`], which note from how it ended ([`RunEnd`]) what is left.
 //!
 //! What carries bytes is any [`Read`]; what they mean is known to [`Batch::parse`] alone.
@@ -125,7 +125,7 @@ enum Source {
 }
 
 /// What the bytes of an input are.
-enum PendingEvents {
+enum Buffered {
     /// The start of a request, or nothing. The request needs `wanted` bytes, as far as that is known.
     Start { wanted: usize },
     /// Bytes of which those behind `done` may be whole requests.
@@ -140,7 +140,7 @@ enum PendingEvents {
 pub struct Input {
     /// Empty most of the time: what arrives as whole requests runs straight from the thread's own buffer.
     bytes: Vec<u8>,
-    kept: PendingEvents,
+    buffered: Buffered,
     stall: Option<Stall>,
     source: Source,
     /// Finds requests in the bytes.
@@ -151,7 +151,7 @@ impl Default for Input {
     fn default() -> Self {
         Self {
             bytes: Vec::new(),
-            kept: PendingEvents::Start { wanted: 0 },
+            buffered: Buffered::Start { wanted: 0 },
             stall: None,
             source: Source::Quiet,
             parser: RequestParser::new(),
@@ -168,14 +168,14 @@ impl Input {
             Source::Quiet | Source::Ended => Next::Wait,
             Source::Readable | Source::Ending => Next::Read,
         };
-        match (&self.kept, self.stall) {
-            (PendingEvents::Running, _) => Next::Wait,
+        match (&self.buffered, self.stall) {
+            (Buffered::Running, _) => Next::Wait,
             (_, Some(stall)) if self.has_ended() && stall.ends_with_client() => Next::GiveUp,
             (_, Some(_)) if self.bytes.len() as u64 >= bytes_max => Next::Wait,
             (_, Some(_)) => reads,
-            (PendingEvents::Unparsed { .. } | PendingEvents::Requests(_), None) => Next::Run,
-            (PendingEvents::Start { .. }, None) if self.has_ended() => Next::Close,
-            (PendingEvents::Start { .. }, None) => reads,
+            (Buffered::Unparsed { .. } | Buffered::Requests(_), None) => Next::Run,
+            (Buffered::Start { .. }, None) if self.has_ended() => Next::Close,
+            (Buffered::Start { .. }, None) => reads,
         }
     }
 
@@ -198,12 +198,12 @@ impl Input {
     /// True while its requests are being run: then it may neither be served nor closed.
     #[inline]
     pub fn is_running(&self) -> bool {
-        matches!(self.kept, PendingEvents::Running)
+        matches!(self.buffered, Buffered::Running)
     }
 
     /// True if it waits for the rest of a request, or for the first byte of one.
     pub fn is_at_start(&self) -> bool {
-        matches!(self.kept, PendingEvents::Start { .. })
+        matches!(self.buffered, Buffered::Start { .. })
     }
 
     /// True if nothing more will be read.
@@ -289,11 +289,9 @@ impl Input {
         const READ_BYTES_MAX: usize = 1 << 20;
         let len = self.bytes.len();
         if self.bytes.capacity() - len < STEP_BYTES_MIN {
-            let wanted = match self.kept {
-                PendingEvents::Start { wanted } => wanted,
-                PendingEvents::Unparsed { .. }
-                | PendingEvents::Requests(_)
-                | PendingEvents::Running => 0,
+            let wanted = match self.buffered {
+                Buffered::Start { wanted } => wanted,
+                Buffered::Unparsed { .. } | Buffered::Requests(_) | Buffered::Running => 0,
             };
             let missing = wanted.saturating_sub(len).max(STEP_BYTES_MIN);
             self.bytes
@@ -303,7 +301,7 @@ impl Input {
         let result = stream.take(room as u64).read_to_end(&mut self.bytes);
         let bytes = self.bytes.len() - len;
         if bytes > 0 && self.is_at_start() {
-            self.kept = PendingEvents::Unparsed { done: 0 };
+            self.buffered = Buffered::Unparsed { done: 0 };
         }
         let end = match result {
             Ok(bytes) if bytes < room => ReadEnd::Closed,
@@ -319,17 +317,17 @@ impl Input {
     #[inline]
     pub fn begin_direct(&mut self) {
         debug_assert!(self.takes_direct(), "bytes that were kept come first");
-        self.kept = PendingEvents::Running;
+        self.buffered = Buffered::Running;
     }
 
     /// Begins to run what it keeps, and gives the bytes away; `batch` gets the requests that are parsed already.
     /// [`Input::keep_own`] ends that.
     pub fn begin_own(&mut self, batch: &mut Batch) -> Vec<u8> {
         batch.clear();
-        match std::mem::replace(&mut self.kept, PendingEvents::Running) {
-            PendingEvents::Requests(kept) => *batch = *kept,
-            PendingEvents::Unparsed { done } => batch.parsed = done,
-            PendingEvents::Start { .. } | PendingEvents::Running => {
+        match std::mem::replace(&mut self.buffered, Buffered::Running) {
+            Buffered::Requests(kept) => *batch = *kept,
+            Buffered::Unparsed { done } => batch.parsed = done,
+            Buffered::Start { .. } | Buffered::Running => {
                 debug_assert!(false, "there is nothing to run")
             }
         }
@@ -364,21 +362,21 @@ impl Input {
     /// Notes what is left after a run that ended so, of an input that has lost its first `removed` bytes.
     #[inline]
     fn note_run(&mut self, removed: usize, batch: &mut Batch, end: RunEnd) {
-        (self.kept, self.stall) = match end {
-            RunEnd::UsedUp { wanted } => (PendingEvents::Start { wanted }, None),
-            RunEnd::Stalled(stall) => (PendingEvents::left_of(removed, batch), Some(stall)),
-            RunEnd::Closing => (PendingEvents::left_of(removed, batch), None),
+        (self.buffered, self.stall) = match end {
+            RunEnd::UsedUp { wanted } => (Buffered::Start { wanted }, None),
+            RunEnd::Stalled(stall) => (Buffered::left_of(removed, batch), Some(stall)),
+            RunEnd::Closing => (Buffered::left_of(removed, batch), None),
         };
     }
 
     /// Forgets a run that a panic has ended. The connection can only be closed.
     pub fn abandon(&mut self) {
-        (self.kept, self.stall) = (PendingEvents::Start { wanted: 0 }, None);
+        (self.buffered, self.stall) = (Buffered::Start { wanted: 0 }, None);
         self.source = Source::Ended;
     }
 }
 
-impl PendingEvents {
+impl Buffered {
     /// What a run that was stopped has left, of an input that has lost its first `removed` bytes.
     #[cold]
     fn left_of(removed: usize, batch: &mut Batch) -> Self {

@@ -126,7 +126,7 @@ impl Worker {
                 std::thread::yield_now();
             }
         }
-        self.end();
+        self.shut_down();
     }
 
     /// Takes a turn; a panic outside of any command costs no connection. Since events come once, all connections are
@@ -161,19 +161,19 @@ impl Worker {
                 }
             }
         }
-        self.receive_own();
-        self.dispatcher.serve_unserved();
+        self.receive_pending();
+        self.dispatcher.retry_waiters();
         self.resume_stalled();
-        self.end_waits();
+        self.time_out_blocked();
         self.serve_ready();
         self.send_mail();
-        if self.receive_own() {
+        if self.receive_pending() {
             // Clients that waited were served by others of this thread: they go on in the same turn.
             self.serve_ready();
             self.send_mail();
         }
         self.flush_all();
-        self.do_what_is_due();
+        self.run_timers();
     }
 
     fn flush_all(&mut self) {
@@ -237,7 +237,7 @@ impl Worker {
             return;
         }
         self.spare_outputs.lend(&mut connection.output);
-        self.look_at_stall(key);
+        self.continue_reply(key);
         let query_bytes_max = self.dispatcher.config.client_query_buffer_limit_bytes;
         let mut has_read = false;
         while let Some(connection) = self.connections.get_mut(key) {
@@ -265,14 +265,14 @@ impl Worker {
     }
 
     /// Goes on with the reply that a connection waits for, if there is something to go on with.
-    fn look_at_stall(&mut self, key: usize) {
+    fn continue_reply(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
         match connection.input.stall() {
-            Some(Stall::Waiting) => self.check_blocked(key),
+            Some(Stall::Waiting) => self.finish_if_unblocked(key),
             Some(Stall::Long) => {
-                if !self.dispatcher.end_long(connection) {
+                if !self.dispatcher.finish_long(connection) {
                     log::error!("{BUG}");
                     self.close(key);
                 }
@@ -310,7 +310,7 @@ impl Worker {
                     "Reading from client {}: {error}",
                     connection.session.client.address
                 );
-                connection.break_off();
+                connection.mark_broken();
                 return;
             }
         };
@@ -327,7 +327,7 @@ impl Worker {
         {
             // Messages whose cause came before these requests were sent come before the replies to them.
             self.send_mail();
-            self.receive_own();
+            self.receive_pending();
         }
         if direct {
             self.run_direct(key, bytes);
@@ -394,7 +394,7 @@ impl Worker {
                     "Writing to client {}: {error}",
                     connection.session.client.address
                 );
-                connection.break_off();
+                connection.mark_broken();
                 0
             }
         };
@@ -438,7 +438,7 @@ impl Worker {
         let ends = match connection.next(query_bytes_max) {
             Next::Close => sent_all,
             // Unless it was just served: then it is closed when it has its reply.
-            Next::GiveUp if connection.gives_up_waiting() => {
+            Next::GiveUp if connection.stop_waiting() => {
                 connection.session.closing = true;
                 sent_all
             }
@@ -477,7 +477,7 @@ impl Worker {
             .fetch_sub(1, Relaxed);
         self.stalled.retain(|&other| other != key);
         if let Some(blocking) = connection.session.blocking.take() {
-            blocking.leave();
+            blocking.unregister();
             if let Some(deadline) = blocking.deadline {
                 self.deadlines.remove(&(deadline, key));
             }
@@ -486,7 +486,7 @@ impl Worker {
     }
 
     /// Sends what can still be sent, and ends all connections.
-    fn end(&mut self) {
+    fn shut_down(&mut self) {
         let keys: Vec<usize> = self.connections.iter().map(|(key, _)| key).collect();
         for key in keys {
             if let Some(connection) = self.connections.get_mut(key) {

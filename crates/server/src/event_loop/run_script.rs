@@ -63,7 +63,7 @@ impl Worker {
         let mut bytes = std::mem::take(&mut self.script_reply);
         let nested_turns = self.nested_turns;
         let ran = catch_unwind(AssertUnwindSafe(|| {
-            self.run_aside(&mut session, batch, input, &mut bytes)
+            self.run_detached(&mut session, batch, input, &mut bytes)
         }));
         let connection = self
             .connections
@@ -115,7 +115,7 @@ impl Worker {
         }
     }
 
-    fn run_aside(
+    fn run_detached(
         &mut self,
         session: &mut Session,
         batch: &Batch,
@@ -140,7 +140,8 @@ impl Worker {
         };
         let dispatcher = &mut self.dispatcher;
         dispatcher.scripts.running = runs_already;
-        let stall = dispatcher.settle(session, (row, args), result, &mut started, &mut reply, 0);
+        let stall =
+            dispatcher.complete_request(session, (row, args), result, &mut started, &mut reply, 0);
         dispatcher.refresh_config();
         dispatcher.send_monitored(session.client.id);
         stall

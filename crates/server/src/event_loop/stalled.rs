@@ -10,7 +10,7 @@ use crate::event_loop::input::Stall;
 
 impl Worker {
     pub(super) fn longest_wait(&self) -> Duration {
-        if !self.ready.is_empty() || self.shared.threads[self.index].has_mail() {
+        if !self.ready.is_empty() || self.shared.threads[self.index].has_incoming() {
             return Duration::ZERO;
         }
         let now = Instant::now();
@@ -77,7 +77,7 @@ impl Worker {
     }
 
     /// Ends the waiting of connections that have waited long enough.
-    pub(super) fn end_waits(&mut self) {
+    pub(super) fn time_out_blocked(&mut self) {
         if self.deadlines.is_empty() {
             return;
         }
@@ -95,7 +95,7 @@ impl Worker {
     }
 
     /// Lets a connection go on whose waiting has ended.
-    pub(super) fn check_blocked(&mut self, key: usize) {
+    pub(super) fn finish_if_unblocked(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
@@ -106,7 +106,7 @@ impl Worker {
             if let Some(deadline) = blocking.deadline {
                 self.deadlines.remove(&(deadline, key));
             }
-            self.dispatcher.end_blocking(connection, end);
+            self.dispatcher.finish_blocked(connection, end);
         }
     }
 }

@@ -16,7 +16,7 @@ const SWEEP_AGAIN: Duration = Duration::from_millis(4);
 const SWEEP_BUDGET: Duration = Duration::from_millis(1);
 
 impl Worker {
-    pub(super) fn do_what_is_due(&mut self) {
+    pub(super) fn run_timers(&mut self) {
         let now = Instant::now();
         self.shared.note_turn(self.index, now);
         if now >= self.next_sweep {
@@ -157,7 +157,7 @@ impl Worker {
                 .counters
                 .query_limit_disconnections
                 .add(1);
-            connection.cut_off();
+            connection.discard_and_close();
         }
     }
 

@@ -197,7 +197,7 @@ impl Tracking {
     }
 
     /// To be called when a command has run of which it is not certain that its client still tracks.
-    pub fn end_late(&self, engine: &Engine) {
+    pub fn forget_if_nobody_tracks(&self, engine: &Engine) {
         let trackers = self.trackers();
         if *trackers == 0 {
             // It was the last one: see `remove`.
@@ -375,7 +375,7 @@ impl InvalidationSink for Invalidator {
 
     fn wake(&self) {
         if let Some(shared) = self.shared.upgrade() {
-            shared.threads.iter().for_each(Thread::wake_if_left);
+            shared.threads.iter().for_each(Thread::wake_if_due);
         }
     }
 }
@@ -480,7 +480,7 @@ impl<'a> Letters<'a> {
             }
             let bytes = list.iter().map(Invalidation::bytes).sum();
             shared.pubsub.note_arriving(to, bytes);
-            shared.threads[to].leave(Message::Invalidations { list, bytes });
+            shared.threads[to].queue(Message::Invalidations { list, bytes });
         }
     }
 }

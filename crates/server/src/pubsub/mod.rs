@@ -469,7 +469,7 @@ mod tests {
             | Message::Invalidations { .. }
             | Message::Redirected { .. }
             | Message::Overflow
-            | Message::Look(_) => Vec::new(),
+            | Message::ClientChanged(_) => Vec::new(),
         });
         mail.flatten().collect()
     }

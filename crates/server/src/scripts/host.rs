@@ -14,7 +14,7 @@ use super::locks::{LockMode, MissingLock};
 use super::run::Job;
 use super::slow::{Kind, Listed};
 use super::{Scratch, ScriptRunner};
-use crate::dispatch::{Dispatcher, leaves_no_trace};
+use crate::dispatch::{Dispatcher, touches_keys};
 use crate::observers::monitor;
 use crate::registry::{Handler, REGISTRY, Row, SessionFn};
 use crate::session::{Context, Session};
@@ -314,7 +314,7 @@ impl ScriptHost<'_, '_> {
         self.timing.slow = Some(Listed::new(&self.shared.scripts, slow));
         // Those who wait for its locks are told.
         self.shared.threads.iter().for_each(Thread::wake);
-        self.shared.long.look_at_shards();
+        self.shared.long.recheck_shards();
     }
 
     /// Notes that the script holds more locks, for those who meet them.
@@ -420,7 +420,7 @@ impl ScriptHost<'_, '_> {
         self.reach(row, handler, args)?;
         let result = match handler {
             Handler::Keyspace(run) => {
-                self.tx.set_touches(!leaves_no_trace(self.session, row));
+                self.tx.set_touches(touches_keys(self.session, row));
                 run(self.tx, args, reply)
             }
             Handler::Session(run) => self.run_session(run, args, reply),
