@@ -1,9 +1,9 @@
-//! `daemonize yes`: the server goes on in a child process without a terminal, once that has started well.
+//! `daemonize yes`: the server runs in a child process without a terminal. The parent waits until it is ready.
 //!
 //! ```text
-//!   parent ── fork ──► child: a session of its own, starts, leaves standard error, writes READY
-//!      └─ waits ◄──────────── pipe ────────────────────────────────────────────────────┘
-//!      └─ ends: with success if it was ready, else with an error, which the child has printed
+//!   parent ── fork ──► child: new session, starts the server, closes standard error, writes READY
+//!      └─ waits ◄──────────── pipe ───────────────────────────────────────────────────────┘
+//!      └─ exits: with success if the child was ready, otherwise with an error, which the child has printed
 //! ```
 
 use std::fs::OpenOptions;
@@ -12,23 +12,23 @@ use std::process::ExitCode;
 
 use fork::Fork;
 
-/// What the child says when it serves.
+/// What the child writes when it serves clients.
 const READY: &[u8] = b"ready";
 
-/// The process that the server runs in.
+/// The process in which `fork` returns.
 pub enum Process {
-    /// It waited for the child and must end now.
+    /// The parent, which has waited for the child and must exit now.
     Parent(ExitCode),
-    /// It is in the background.
+    /// The child, which runs in the background.
     Child(Child),
 }
 
-/// A process in the background.
+/// The child process.
 pub struct Child {
     parent: PipeWriter,
 }
 
-/// Forks. To be called while the process has one thread.
+/// Forks. Call this while the process has only one thread.
 ///
 /// # Errors
 /// The operating system refuses.
@@ -37,8 +37,8 @@ pub fn fork() -> io::Result<Process> {
     match fork::fork()? {
         Fork::Parent(_) => {
             drop(parent);
-            let mut said = Vec::new();
-            let is_ready = child.read_to_end(&mut said).is_ok() && said == READY;
+            let mut message = Vec::new();
+            let is_ready = child.read_to_end(&mut message).is_ok() && message == READY;
             Ok(Process::Parent(match is_ready {
                 true => ExitCode::SUCCESS,
                 false => ExitCode::FAILURE,
@@ -59,7 +59,7 @@ pub fn fork() -> io::Result<Process> {
 }
 
 impl Child {
-    /// Lets the parent end, with success.
+    /// Makes the parent exit with success.
     ///
     /// # Errors
     /// The operating system refuses.

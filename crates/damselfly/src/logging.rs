@@ -1,4 +1,4 @@
-//! Log lines in Redis's form, to standard output or `logfile`.
+//! Log lines in Redis's format, to standard output or `logfile`.
 //!
 //! ```text
 //! 4711:M 21 Nov 2026 05:39:10.123 * Ready to accept connections on port 6379
@@ -20,10 +20,10 @@ fn open(path: &Path) -> std::io::Result<File> {
     OpenOptions::new().create(true).append(true).open(path)
 }
 
-/// Starts logging as the configuration says.
+/// Starts logging with the options `loglevel` and `logfile`.
 ///
 /// # Errors
-/// If `logfile` can't be written.
+/// The log file can't be opened.
 pub fn start(config: &Config) -> Result<(), String> {
     let file = Some(PathBuf::from(&config.logfile)).filter(|path| !path.as_os_str().is_empty());
     if let Some(path) = &file {
@@ -39,7 +39,7 @@ pub fn start(config: &Config) -> Result<(), String> {
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        // What libraries say matters only when it is a warning.
+        // From libraries, only warnings and errors matter.
         metadata.target().starts_with("damselfly") || metadata.level() <= Level::Warn
     }
 
@@ -60,8 +60,8 @@ impl Log for Logger {
             now.strftime("%d %b %Y %H:%M:%S%.3f"),
             record.args()
         );
-        // A line that can't be written has nowhere to be reported. The file is opened for every
-        // line, so that it can be rotated away at any time.
+        // If a line can't be written, there is nowhere to report that. The file is opened for every
+        // line, so that it can be rotated at any time.
         let _ = match &self.file {
             None => std::io::stdout().lock().write_all(line.as_bytes()),
             Some(path) => open(path).and_then(|mut file| file.write_all(line.as_bytes())),

@@ -1,4 +1,4 @@
-//! The `damselfly` program: reads its options, starts the server, waits for the end.
+//! The `damselfly` program: reads its options, starts the server and waits until it stops.
 
 mod daemon;
 mod logging;
@@ -45,7 +45,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// One clear line and a non-zero exit.
+/// Prints the error and returns a non-zero exit code.
 fn fail(why: &str) -> ExitCode {
     eprintln!("damselfly: {why}");
     ExitCode::FAILURE
@@ -57,16 +57,16 @@ fn serve(loaded: Loaded) -> Result<ExitCode, String> {
         file,
         warnings,
     } = loaded;
-    // The file stays where it was named from, even though the process moves to `dir`.
+    // The path is relative to the current directory, which `enter_dir` changes.
     let file = file.map(|path| std::path::absolute(&path).unwrap_or(path));
     enter_dir(&mut config)?;
     logging::start(&config)?;
     let supervisor = Supervisor::find(config.supervised);
     config.supervised = supervisor.option();
-    // A service manager watches the process that it has started.
+    // A service manager watches the process that it has started, so the server must not fork then.
     let mut child = None;
     if config.daemonize && config.supervised == Supervised::No {
-        let failed = |error| format!("Can't go to the background: {error}");
+        let failed = |error| format!("Can't run in the background: {error}");
         match daemon::fork().map_err(failed)? {
             Process::Parent(code) => return Ok(code),
             Process::Child(own) => child = Some(own),
@@ -95,13 +95,13 @@ fn serve(loaded: Loaded) -> Result<ExitCode, String> {
         config.maxclients,
     );
     log::warn!(
-        "This version keeps data in memory only: 'save' and 'dbfilename' have no effect yet, and when the process ends, the data is gone."
+        "This version keeps data in memory only: 'save' and 'dbfilename' have no effect yet, and all data is lost when the process ends."
     );
     log::info!("Ready to accept connections on port {}", config.port);
     if let Some(child) = child {
         child
             .ready()
-            .map_err(|error| format!("Can't go to the background: {error}"))?;
+            .map_err(|error| format!("Can't run in the background: {error}"))?;
     }
     supervisor.ready();
     server.wait_for_stop(&signals);
@@ -111,7 +111,7 @@ fn serve(loaded: Loaded) -> Result<ExitCode, String> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Makes `dir` the working directory, and absolute in the configuration.
+/// Makes `dir` the working directory, and makes its path in the configuration absolute.
 fn enter_dir(config: &mut Config) -> Result<(), String> {
     std::env::set_current_dir(&config.dir)
         .map_err(|error| format!("Can't chdir to '{}': {error}", config.dir))?;

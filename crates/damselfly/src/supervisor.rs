@@ -11,7 +11,7 @@ use damselfly_config::Supervised;
 
 /// The service manager of this process.
 pub enum Supervisor {
-    /// None.
+    /// There is none.
     None,
     /// systemd, and the socket that it listens on.
     Systemd(OsString),
@@ -20,7 +20,7 @@ pub enum Supervisor {
 }
 
 impl Supervisor {
-    /// The one that is asked for, if the environment shows that it is there.
+    /// The service manager that the option `supervised` names, if the environment shows that it started this process.
     pub fn find(asked: Supervised) -> Self {
         let (socket, job) = (env::var_os("NOTIFY_SOCKET"), env::var_os("UPSTART_JOB"));
         match (asked, job, socket) {
@@ -38,7 +38,7 @@ impl Supervisor {
         }
     }
 
-    /// The value of the option that it is.
+    /// The value of `supervised` for this service manager.
     pub fn option(&self) -> Supervised {
         match self {
             Self::None => Supervised::No,
@@ -47,24 +47,24 @@ impl Supervisor {
         }
     }
 
-    /// To be called when the server begins to start.
+    /// Call this when the server begins to start.
     pub fn starting(&self) {
         self.notify("STATUS=Damselfly is starting...\n");
     }
 
-    /// To be called when it serves clients.
+    /// Call this when the server serves clients.
     pub fn ready(&self) {
         self.notify("STATUS=Ready to accept connections\nREADY=1\n");
         if let Self::Upstart = self {
-            // With `expect stop`, a job is ready when it has stopped itself; Upstart lets it go on.
+            // With `expect stop`, a job signals that it is ready by stopping itself. Upstart continues it.
             let own = rustix::process::getpid();
             if let Err(error) = rustix::process::kill_process(own, rustix::process::Signal::STOP) {
-                log::warn!("Can't tell Upstart that the server is ready: {error}");
+                log::warn!("Can't report to Upstart that the server is ready: {error}");
             }
         }
     }
 
-    /// To be called when it begins to end.
+    /// Call this when the server begins to stop.
     pub fn stopping(&self) {
         self.notify("STATUS=Shutting down...\nSTOPPING=1\n");
     }
@@ -78,7 +78,7 @@ impl Supervisor {
     }
 }
 
-/// Sends a datagram to a path, or to a name in the abstract namespace if it begins with `@`.
+/// Sends a datagram to a socket: a path, or a name in the abstract namespace if it begins with `@`.
 fn send(socket: &OsStr, state: &str) -> io::Result<()> {
     let address = match socket.as_bytes().strip_prefix(b"@") {
         Some(name) => SocketAddr::from_abstract_name(name)?,

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// The clock while fuzzing, so that what is found happens again. In milliseconds since the epoch.
+/// The time while fuzzing, in milliseconds since the epoch. The fuzz target sets it, so that a finding can be reproduced.
 #[cfg(fuzzing)]
 pub static CLOCK_MS: AtomicI64 = AtomicI64::new(0);
 

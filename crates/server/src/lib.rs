@@ -1,4 +1,4 @@
-//! The server: options, sessions, connections, and the threads that serve them.
+//! The server: connections, sessions, and the threads that serve them.
 //!
 //! ```text
 //! Server ── owns ──► Shared: engine, configuration, clients, statistics     (all threads)
@@ -26,5 +26,5 @@ pub mod threads;
 /// The version of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// The Redis version whose behaviour clients may expect.
+/// The Redis version whose behaviour clients can expect.
 pub const REDIS_VERSION: &str = "7.2.0";

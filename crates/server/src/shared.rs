@@ -1,4 +1,4 @@
-//! What all threads share.
+//! The state that all threads share: the engine, the configuration, and one field per facility of the server.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -22,10 +22,10 @@ use crate::statistics::ThreadCounters;
 use crate::threads::Thread;
 use damselfly_config::{Config, MaxmemoryPolicy};
 
-/// How many tracked keys are dropped at most per tick, if they are too many since `tracking-table-max-keys` was lowered.
+/// The most tracked keys dropped per tick when `tracking-table-max-keys` was lowered below their number.
 pub const TRACKED_PER_TICK: usize = 10_000;
 
-/// What all threads share.
+/// The state that all threads share.
 pub struct Shared {
     /// The data.
     pub engine: Arc<Engine>,
@@ -34,31 +34,31 @@ pub struct Shared {
     /// The threads.
     pub threads: Vec<Thread>,
     config: Mutex<Arc<Config>>,
-    /// Grows with every change of the configuration; threads compare it with that of their snapshot.
+    /// Grows with every change of the configuration. Threads compare it with the generation of their snapshot.
     config_generation: AtomicU64,
     /// The configuration file, for CONFIG REWRITE.
     pub config_file: Option<PathBuf>,
-    /// The program, as started.
+    /// The path of the running program.
     pub executable: String,
     /// Random, different for every start; 40 hexadecimal digits.
     pub run_id: String,
     /// When the process started, in milliseconds since the epoch.
     pub started_ms: i64,
-    /// The same by a clock that nobody sets.
+    /// The same by a monotonic clock.
     started: Instant,
-    /// Where connections come from.
+    /// The listening sockets.
     pub acceptor: OnceLock<Acceptor>,
-    /// Set when the process is to end.
+    /// Set when the server shall stop.
     pub stopping: AtomicBool,
-    /// How many clients watch all commands.
+    /// How many clients use MONITOR.
     pub monitors: AtomicUsize,
     /// Subscriptions.
     pub pubsub: PubSub,
-    /// Who tracks keys.
+    /// The clients that track keys.
     pub tracking: Arc<Tracking>,
     /// Libraries of functions.
     pub functions: Functions,
-    /// Commands that take long.
+    /// Long commands, and the threads that run them.
     pub long: LongCommands,
     /// Scripts.
     pub scripts: Scripts,
@@ -68,15 +68,15 @@ pub struct Shared {
     pub slowlog: Slowlog,
     /// LATENCY.
     pub latency: LatencyMonitor,
-    /// The most memory that was ever in use, in bytes.
+    /// The peak of memory use, in bytes.
     pub peak_bytes: AtomicUsize,
-    /// For how long more memory than `maxmemory` was in use.
+    /// For how long memory use exceeded `maxmemory`.
     pub over_limit: OverLimit,
     /// Memory in use when the server was ready, in bytes.
     pub startup_bytes: AtomicUsize,
     /// Commands per second and bytes per second, sampled.
     pub rates: Mutex<Rates>,
-    /// When the last save ended well, in seconds since the epoch.
+    /// When the last save succeeded, in seconds since the epoch.
     pub last_save_s: AtomicI64,
 }
 
@@ -92,7 +92,7 @@ pub struct Rates {
 }
 
 impl Shared {
-    /// What all threads share, with the engine set up as the configuration says.
+    /// The shared state of a server with this configuration, which also sets up the engine.
     pub fn new(
         engine: Arc<Engine>,
         threads: Vec<Thread>,
@@ -138,7 +138,7 @@ impl Shared {
         self.config.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The configuration at this moment.
+    /// The current configuration.
     pub fn config(&self) -> Arc<Config> {
         self.config_slot().clone()
     }
@@ -149,7 +149,7 @@ impl Shared {
         self.config_generation.load(Relaxed)
     }
 
-    /// Makes a new configuration from the current one and puts it in force, or fails and changes nothing.
+    /// Puts the configuration that `change` makes from the current one in force. If `change` fails, nothing changes.
     pub fn change_config<E>(
         &self,
         change: impl FnOnce(&Config) -> Result<Config, E>,
@@ -165,7 +165,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Ends the process cleanly, soon.
+    /// Makes all threads stop soon, so that the process ends cleanly.
     pub fn stop(&self) {
         self.stopping.store(true, Relaxed);
         self.threads.iter().for_each(Thread::wake);
@@ -180,13 +180,13 @@ impl Shared {
         self.started.elapsed().as_millis() as u64
     }
 
-    /// True while whoever sends from one thread to another is to wait, since much is on its way and will be delivered soon. A
-    /// stuck thread delivers nothing soon: what is too much for it is lost, and its subscribers are disconnected.
+    /// True while senders on thread `from` must wait, because too many messages are on their way to thread `to`. Nobody waits for a
+    /// stuck thread: messages beyond its limit are dropped, and its subscribers are disconnected.
     pub fn is_congested(&self, from: usize, to: usize) -> bool {
         self.pubsub.is_congested(from, to) && !self.threads[to].is_stuck(self.uptime_ms())
     }
 
-    /// Notes that a thread has taken a turn.
+    /// Records that a thread has taken a turn.
     pub fn note_turn(&self, thread: usize, now: Instant) {
         let uptime = now.saturating_duration_since(self.started);
         self.threads[thread].note_turn(uptime.as_millis() as u64);
@@ -200,7 +200,7 @@ impl Shared {
             .sum()
     }
 
-    /// Notes how much memory is in use, and returns it, in bytes.
+    /// Returns the memory in use, in bytes, and updates the peak.
     pub fn note_memory(&self) -> usize {
         let used = damselfly_base::heap::used_bytes();
         self.peak_bytes.fetch_max(used, Relaxed);
@@ -208,16 +208,17 @@ impl Shared {
     }
 }
 
-/// For how long a limit was exceeded, as somebody saw who looks from time to time.
+/// For how long a limit was exceeded, sampled from time to time.
 #[derive(Debug, Default)]
 pub struct OverLimit {
-    /// Since when it is, in milliseconds since the epoch; zero if it is not.
+    /// Since when it has been exceeded, in milliseconds since the epoch; zero if it is not.
     since_ms: AtomicI64,
+    /// The time of earlier periods, in milliseconds.
     ended_ms: AtomicI64,
 }
 
 impl OverLimit {
-    /// Notes what is seen now; for a single thread.
+    /// Records a sample. Only one thread may call this.
     pub fn note(&self, is_over: bool, now_ms: i64) {
         match (self.since_ms.load(Relaxed), is_over) {
             (0, true) => self.since_ms.store(now_ms, Relaxed),
@@ -229,7 +230,7 @@ impl OverLimit {
         }
     }
 
-    /// For how long it is exceeded now, in milliseconds; zero if it is not.
+    /// How long it has been exceeded, in milliseconds; zero if it is not.
     pub fn current_ms(&self, now_ms: i64) -> i64 {
         match self.since_ms.load(Relaxed) {
             0 => 0,
@@ -237,19 +238,19 @@ impl OverLimit {
         }
     }
 
-    /// For how long it was exceeded, in milliseconds since the start or the last reset.
+    /// For how long it was exceeded in total, in milliseconds, since the start or the last reset.
     pub fn total_ms(&self, now_ms: i64) -> i64 {
         self.ended_ms.load(Relaxed) + self.current_ms(now_ms)
     }
 
-    /// Starts to count at zero again.
+    /// Sets the total to zero.
     pub fn reset(&self) {
         self.ended_ms.store(0, Relaxed);
         self.since_ms.store(0, Relaxed);
     }
 }
 
-/// Says what follows if `maxmemory` was set below what is in use.
+/// Warns if `maxmemory` was set below the memory in use.
 fn note_low_limit(before: u64, limit: u64) {
     let used = damselfly_base::heap::used_bytes() as u64;
     if limit != before && (1..used).contains(&limit) {
@@ -259,7 +260,7 @@ fn note_low_limit(before: u64, limit: u64) {
     }
 }
 
-/// Hands others their parts of the configuration.
+/// Passes the configuration on to the engine and to publish/subscribe, which keep copies of some options.
 fn apply(engine: &Engine, pubsub: &PubSub, config: &Config) {
     pubsub.set_output_limit(config.client_output_buffer_limit.pubsub.hard_bytes);
     engine.set_events(EventMask::from_letters(&config.notify_keyspace_events));

@@ -1,4 +1,10 @@
-//! The server's threads, as they see each other: what each has to do for the others, and whether it takes turns.
+//! The server's threads, as they see each other: each has an inbox for messages and new connections, a waker, counters, and the
+//! time of its last turn.
+//!
+//! ```text
+//!   another thread ── queue(message) ──► inbox ── receive() ──► the thread itself, in its next turn
+//!                  └─ wake_if_due() ───► waker, if the inbox was empty
+//! ```
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -11,44 +17,44 @@ use crate::observers::invalidation::Invalidation;
 use crate::pubsub::mail::Mail;
 use crate::statistics::ThreadCounters;
 
-/// What one thread may ask of another.
+/// A request from one thread to another.
 pub enum Message {
-    /// Write these lines to all clients that monitor, but not to the one whose commands they show: it
-    /// has them already, each behind its reply.
+    /// Write these lines to all MONITOR clients, except the one whose commands they show: that one has
+    /// them already, each behind its reply.
     Monitored {
         /// The finished lines.
         lines: Arc<[u8]>,
         /// The id of the client whose commands they show.
         from: u64,
-        /// What they were counted as.
+        /// The size they were counted with.
         bytes: usize,
     },
     /// Deliver these published messages.
     Mail {
         /// The messages, in order.
         mail: Vec<Mail>,
-        /// What they were counted as.
+        /// The size they were counted with.
         bytes: usize,
     },
-    /// Tell clients that track keys.
+    /// Send invalidations to clients that track keys.
     Invalidations {
-        /// What they are told, in order.
+        /// The invalidations, in order.
         list: Vec<Invalidation>,
-        /// What that was counted as.
+        /// The size they were counted with.
         bytes: usize,
     },
-    /// Tell a client what another one redirects to it.
+    /// Send a client the invalidations that another client redirects to it.
     Redirected {
         /// The client.
         client: Arc<Client>,
-        /// The keys, as they are written.
+        /// The encoded keys.
         text: Arc<[u8]>,
-        /// What they were counted as.
+        /// The size they were counted with.
         bytes: usize,
     },
-    /// Disconnect all subscribers: messages for them were lost.
+    /// Disconnect all subscribers, because messages for them were dropped.
     Overflow,
-    /// Look at the state of this client, which was changed: it may be killed or unblocked.
+    /// Check the state of this client: it may have been killed or unblocked, or its long command may have run.
     ClientChanged(Arc<Client>),
 }
 
@@ -60,40 +66,40 @@ pub struct Arrival {
     pub id: u64,
 }
 
-/// A thread that has not taken a turn for this long is stuck: most likely in a script. All others take one with every tick.
+/// A thread that has not taken a turn for this long is stuck, most likely in a script. All others take a turn at least every tick.
 const STUCK_AFTER_MS: u64 = 3 * TICK.as_millis() as u64;
 
-/// Messages for a thread.
+/// The messages and connections that a thread has not taken yet.
 #[derive(Default)]
 struct Inbox {
-    /// New connections. They have no place in the order of the messages, and other threads may take them.
+    /// New connections. They are not ordered among the messages, and the acceptor may take them back.
     arrivals: Vec<Arrival>,
     messages: Vec<Message>,
-    /// How many were taken before them.
+    /// How many messages were taken before these.
     taken: u64,
 }
 
-/// One thread, as the others see it. On cache lines of its own, since its counters change with every request.
+/// One thread, as the others see it. It has cache lines of its own, because its counters change with every request.
 #[repr(align(128))]
 pub struct Thread {
     inbox: Mutex<Inbox>,
-    /// There are messages.
+    /// The inbox is not empty.
     has_incoming: AtomicBool,
-    /// Somebody has left the first of them and not woken the thread yet.
+    /// A sender has put the first item into the inbox and not woken the thread yet.
     is_wake_due: AtomicBool,
-    /// When it last took a turn, in milliseconds since the start of the server.
+    /// When the thread last took a turn, in milliseconds since the start of the server.
     turned_ms: AtomicU64,
     waker: mio::Waker,
-    /// Which of the process's threads it is.
+    /// The operating system's thread, once it has started.
     id: OnceLock<ThreadId>,
-    /// Its counters.
+    /// The counters that only this thread changes.
     pub counters: ThreadCounters,
-    /// Its connections, those on their way included.
+    /// How many connections it has, including those in its inbox.
     pub connections: AtomicUsize,
 }
 
 impl Thread {
-    /// A thread that the waker wakes.
+    /// A thread that `waker` wakes.
     pub fn new(waker: mio::Waker) -> Self {
         Self {
             inbox: Mutex::default(),
@@ -111,50 +117,50 @@ impl Thread {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// To be called by the thread itself when it starts.
+    /// The thread itself calls this when it starts.
     pub fn begin(&self) {
         let known = self.id.set(std::thread::current().id());
         assert!(known.is_ok(), "a thread starts once");
     }
 
-    /// True if it is the thread that asks.
+    /// True if the caller is this thread.
     pub fn is_current(&self) -> bool {
         self.id.get() == Some(&std::thread::current().id())
     }
 
-    /// True if it is stuck at this time, in milliseconds since the start of the server.
+    /// True if the thread is stuck. `uptime_ms` is the time since the start of the server.
     pub fn is_stuck(&self, uptime_ms: u64) -> bool {
         uptime_ms.saturating_sub(self.turned_ms.load(Relaxed)) > STUCK_AFTER_MS
     }
 
-    /// Notes that it has taken a turn at this time, in milliseconds since the start of the server.
+    /// Records a turn. `uptime_ms` is the time since the start of the server.
     pub fn note_turn(&self, uptime_ms: u64) {
         self.turned_ms.store(uptime_ms, Relaxed);
     }
 
-    /// Hands it a connection, which it counts among its own from now on.
+    /// Hands the thread a connection. The caller has counted it in `connections`.
     pub fn hand_over(&self, arrival: Arrival) {
         self.put(|inbox| inbox.arrivals.push(arrival));
         self.wake_if_due();
     }
 
-    /// True if it has not taken all connections that were handed to it.
+    /// True if connections are left in the inbox.
     pub fn has_arrivals(&self) -> bool {
         !self.inbox().arrivals.is_empty()
     }
 
-    /// Takes those connections; any thread may.
+    /// Takes the connections from the inbox. Any thread may do this.
     pub fn take_arrivals(&self) -> Vec<Arrival> {
         std::mem::take(&mut self.inbox().arrivals)
     }
 
-    /// Leaves a message, and wakes the thread unless it is awake.
+    /// Queues a message and wakes the thread if needed.
     pub fn send(&self, message: Message) {
         self.queue(message);
         self.wake_if_due();
     }
 
-    /// Leaves a message. The caller calls [`Thread::wake_if_due`] soon, but may release locks first.
+    /// Queues a message. The caller must call [`Thread::wake_if_due`] soon, but may release locks first.
     pub fn queue(&self, message: Message) {
         self.put(|inbox| inbox.messages.push(message));
     }
@@ -164,20 +170,20 @@ impl Thread {
         let was_empty = inbox.messages.is_empty() && inbox.arrivals.is_empty();
         put(&mut inbox);
         self.has_incoming.store(true, Relaxed);
-        // Who leaves the first message wakes it. It looks itself for its own before it sleeps.
+        // The sender of the first item wakes the thread. A thread checks its own inbox before it sleeps.
         if was_empty && !self.is_current() {
             self.is_wake_due.store(true, Relaxed);
         }
     }
 
-    /// Wakes the thread if a message was left for which nobody has done so.
+    /// Wakes the thread if an item was queued and no sender has woken it since.
     pub fn wake_if_due(&self) {
         if self.is_wake_due.load(Relaxed) && self.is_wake_due.swap(false, Relaxed) {
             self.wake();
         }
     }
 
-    /// True if there are messages or connections. A false is certain only to the thread itself about its own; others wake it.
+    /// True if the inbox is not empty. A false is certain only for the thread itself about items it has queued; other senders wake it.
     #[inline]
     pub fn has_incoming(&self) -> bool {
         self.has_incoming.load(Relaxed)
@@ -186,11 +192,11 @@ impl Thread {
     /// Makes the thread take a turn.
     pub fn wake(&self) {
         if let Err(error) = self.waker.wake() {
-            log::warn!("can't wake a thread: {error}");
+            log::warn!("Can't wake a thread: {error}");
         }
     }
 
-    /// Takes all messages; the first of them has the number that is returned.
+    /// Takes all messages, and returns the number of the first one with them.
     pub fn receive(&self) -> (u64, Vec<Message>) {
         let mut inbox = self.inbox();
         let first = inbox.taken;
@@ -200,7 +206,7 @@ impl Thread {
         (first, messages)
     }
 
-    /// How many messages have arrived: the number of the next one.
+    /// How many messages have arrived so far, which is the number of the next one.
     pub fn messages_arrived(&self) -> u64 {
         let inbox = self.inbox();
         inbox.taken + inbox.messages.len() as u64

@@ -1,4 +1,4 @@
-//! Replies that come later than their turn: of commands that wait for keys or run elsewhere, and of those written in slices.
+//! Deferred replies: of blocked clients, of long commands, and replies that are written in slices.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -17,11 +17,11 @@ use crate::long_commands::LongCommand;
 use crate::registry::Row;
 use crate::session::{self, Session};
 
-/// How much of a long reply is written at once, in bytes.
+/// The size of a slice of a long reply, in bytes.
 pub const REPLY_SLICE_BYTES: usize = 128 << 10;
 
 impl Dispatcher {
-    /// Has a long command run on another thread.
+    /// Queues a command for a thread for long commands.
     #[cold]
     pub(super) fn run_as_long(
         &self,
@@ -30,7 +30,7 @@ impl Dispatcher {
         run: KeyspaceFn,
         args: Args<'_>,
     ) -> damselfly_commands::Result {
-        // Before what the command itself publishes.
+        // Messages of earlier commands come before those of this one.
         self.shared.pubsub.send(self.thread, &self.shared.threads);
         let command = Arc::new(LongCommand::new(session, row, run, args.to_owned()));
         session.long = Some(command.clone());
@@ -38,7 +38,7 @@ impl Dispatcher {
         Err(Stop::Long)
     }
 
-    /// Counts a call that waits now.
+    /// Counts a call that begins to wait for keys.
     #[cold]
     pub(super) fn count_blocked(&self, row: &Row, started: &mut u64) {
         let ended = self.clock.raw();
@@ -48,7 +48,7 @@ impl Dispatcher {
         command.record(took_ns, self.config.latency_tracking);
     }
 
-    /// Writes the reply to a command that waited.
+    /// Writes the reply of a command that waited for keys.
     pub fn finish_blocked(&self, connection: &mut Connection, end: End) {
         connection.input.resume();
         let session = &mut connection.session;
@@ -71,9 +71,9 @@ impl Dispatcher {
         }
     }
 
-    /// Writes the reply of a command that ran elsewhere, if it has; false if it failed by a bug.
+    /// Writes the reply of a long command, if it has run; false if it panicked.
     pub fn finish_long(&mut self, connection: &mut Connection) -> bool {
-        // Its thread may have used it up.
+        // The long command may have used up the memory that was left.
         self.forget_room();
         let session = &mut connection.session;
         let Some(command) = &session.long else {
@@ -105,7 +105,7 @@ impl Dispatcher {
         true
     }
 
-    /// Writes a slice of a reply; the connection goes on when that was the last.
+    /// Writes the next slice of a reply. Resumes the connection after the last one.
     pub fn write_next_slice(&self, connection: &mut Connection) {
         let session = &mut connection.session;
         let mut reply = Reply::new(&mut connection.output, session.protocol);
@@ -122,7 +122,7 @@ impl Dispatcher {
         connection.resume();
     }
 
-    /// What follows from a section that served others or told of changes.
+    /// Follow-up work of a section that woke blocked clients or caused events or invalidations. Call this after its locks are released.
     #[cold]
     pub(crate) fn finish_section(&mut self, session: &mut Session) {
         self.retry_waiters();
@@ -130,7 +130,7 @@ impl Dispatcher {
         crate::observers::client_tracking::take_pending_invalidations(&self.shared, session);
     }
 
-    /// Lets a client wait whose command has caused more messages than can be delivered soon.
+    /// Makes a client wait if its command has caused more messages than can be delivered soon.
     pub(crate) fn note_congested(&self, session: &mut Session) {
         let (pubsub, tracking) = (&self.shared.pubsub, &self.shared.tracking);
         let congested = pubsub.take_congested(self.thread);
@@ -138,7 +138,7 @@ impl Dispatcher {
         session.congested = congested.or(session.congested);
     }
 
-    /// Serves waiters that could not be served when their keys were changed, if what they need is free now.
+    /// Serves blocked clients that could not be served when their keys were changed, if the shards that they need are free now.
     pub fn retry_waiters(&mut self) {
         if !self.waiters_to_retry.is_empty() {
             self.retry_waiters_now();
@@ -152,7 +152,7 @@ impl Dispatcher {
         while let Some(waiters_to_retry) = left.pop() {
             match engine.serve_waiters(&waiters_to_retry, Now(clock::now_ms())) {
                 Ok(further) => left.extend(further),
-                // Became free in between: there may be no release to wait for.
+                // The shard became free in between, so there may be no release to wait for.
                 Err(busy) if engine.wait(busy, self.thread) => left.push(waiters_to_retry),
                 Err(_) => self.waiters_to_retry.push(waiters_to_retry),
             }

@@ -1,6 +1,6 @@
-//! MULTI and EXEC: a transaction's queue begins, and its commands run in one section.
+//! MULTI and EXEC: opening a transaction's queue, and running its commands in one section.
 //!
-//! What is queued, and what is watched, is in `session/transaction.rs`.
+//! The queue and the watched keys themselves are in `session/transaction.rs`.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -20,7 +20,7 @@ use crate::session::transaction::Queue;
 use crate::session::{Context, Replies, Session};
 use damselfly_config::Config;
 
-/// Keys beyond so many are not fetched ahead: the first would be gone again before they are used.
+/// The most keys that are prefetched: with more, the first ones would leave the cache before they are used.
 pub(crate) const PREFETCHED_MAX: usize = 256;
 
 /// MULTI.
@@ -40,7 +40,7 @@ pub fn multi(
     Ok(())
 }
 
-/// What EXEC uses of the thread's dispatcher, which it can't change meanwhile.
+/// Buffers that EXEC takes out of the dispatcher, because it needs them while commands borrow the dispatcher.
 struct Scratch {
     shards: Vec<usize>,
     monitored: Vec<u8>,
@@ -58,7 +58,7 @@ pub fn exec(
     exec_with_scripts(dispatcher, session, now, reply)
 }
 
-/// EXEC, in the middle of what its scripts, if it has any, let go on.
+/// EXEC, on a runner that serves other clients while a script of the transaction is slow.
 pub fn exec_with_scripts<A: ScriptRunner>(
     runner: &mut A,
     session: &mut Session,
@@ -93,10 +93,10 @@ pub fn exec_with_scripts<A: ScriptRunner>(
     result
 }
 
-/// Runs the queued commands in one section, and writes what the client wants to see of the reply.
+/// Runs the queued commands in one section, and writes the reply unless the client has turned replies off.
 ///
 /// # Errors
-/// If a command could not be queued, or a shard is busy; then nothing was done.
+/// A command could not be queued, or a shard is busy. Then nothing was done.
 fn run_queue<A: ScriptRunner>(
     runner: &mut A,
     session: &mut Session,
@@ -112,7 +112,7 @@ fn run_queue<A: ScriptRunner>(
     let shared = runner.dispatcher().local_shared.clone();
     let engine = &shared.engine;
     let all = queue.hashes();
-    // What came in this batch was fetched ahead with the batch.
+    // Keys of this batch were prefetched with the batch.
     let to_fetch = match queue.batch() == runner.dispatcher().batch {
         true => &[],
         false => &all[..all.len().min(PREFETCHED_MAX)],
@@ -124,7 +124,7 @@ fn run_queue<A: ScriptRunner>(
         engine.lock_all(session.db, now)?
     } else {
         let watched = session.transaction.watched_hashes();
-        // For `tests/transactions.rs` of the oracle, which must notice.
+        // A deliberate bug that `tests/transactions.rs` of the oracle must detect.
         let watched = watched.filter(|_| !cfg!(broken = "watches"));
         let hashes = watched.chain(all.iter().copied());
         engine.lock_many(hashes, &mut scratch.shards, session.db, now)?
@@ -137,10 +137,10 @@ fn run_queue<A: ScriptRunner>(
         return Ok(());
     }
     if cfg!(broken = "watches") {
-        // Others would seldom come just here.
+        // Otherwise other threads would seldom run at just this point.
         std::thread::yield_now();
     }
-    // What the commands themselves change is not to be told.
+    // Changes by the commands themselves do not break the watch.
     session.transaction.forget_watched(engine, &session.client);
     tx.prefetch(to_fetch.iter().copied());
     let start = reply.position();
@@ -171,7 +171,7 @@ fn run_queue<A: ScriptRunner>(
     Ok(())
 }
 
-/// Runs the queued commands one by one. Their replies begin at `start`.
+/// Runs the queued commands one by one. Their reply begins at `start`.
 fn run_commands<A: ScriptRunner>(
     queue_runner: &mut QueueRunner<'_, A>,
     tx: &mut Tx<'_>,
@@ -184,11 +184,11 @@ fn run_commands<A: ScriptRunner>(
     let limit = session.output_limit(&queue_runner.runner.dispatcher().config);
     let hard_bytes = limit.hard_bytes;
     let mut is_too_long = false;
-    // Of a client that monitors: behind the reply, which they would tear apart.
+    // The lines for the client itself, if it uses MONITOR. They follow the reply, which they would otherwise split.
     let mut own_lines = Vec::new();
     for (row, args) in queue.commands() {
         if row.runs_script && shared.monitors.load(Relaxed) > 0 {
-            // While a slow script runs, what was shown so far is sent.
+            // A slow script sends the lines that exist so far.
             let shown = &mut queue_runner.runner.dispatcher().monitored;
             shown.append(monitored);
             monitor::show_script(shown, session, row, args);
@@ -201,7 +201,7 @@ fn run_commands<A: ScriptRunner>(
         }
         is_too_long |= hard_bytes > 0 && (reply.position() - start) as u64 > hard_bytes;
         if is_too_long {
-            // It would be closed for that anyway: the commands are done, but no more replies are kept meanwhile.
+            // The client will be closed for this anyway: the commands still run, but their replies are dropped.
             reply.truncate_to(start);
         }
     }
@@ -217,19 +217,19 @@ fn run_commands<A: ScriptRunner>(
     }
 }
 
-/// Runs queued commands one by one.
+/// Runs the queued commands.
 struct QueueRunner<'a, A> {
     runner: &'a mut A,
-    /// The configuration, if one of the commands has changed it.
+    /// The new configuration, if one of the commands has changed it.
     config: Option<Arc<Config>>,
-    /// One of the commands was CLIENT REPLY SKIP, which is for what comes after EXEC.
+    /// One of the commands was CLIENT REPLY SKIP, which applies to the command after EXEC.
     skips_next: bool,
-    /// When the command began.
+    /// When the current command began.
     started: u64,
 }
 
 impl<A: ScriptRunner> QueueRunner<'_, A> {
-    /// Runs one command and writes its reply, which may be an error, as far as the client wants to see it.
+    /// Runs one command and writes its reply or error, unless the client has turned replies off.
     fn run(
         &mut self,
         tx: &mut Tx<'_>,
@@ -239,7 +239,7 @@ impl<A: ScriptRunner> QueueRunner<'_, A> {
         reply: &mut Reply<'_>,
     ) {
         let (mark, mut failed) = (reply.position(), None);
-        // A client that has killed itself gets the reply to that, and nothing further.
+        // A client that has killed itself gets the reply to CLIENT KILL and no further one.
         let is_killed = session.closing;
         match self.call(tx, session, row, args, reply) {
             Ok(()) => {}
@@ -293,12 +293,12 @@ impl<A: ScriptRunner> QueueRunner<'_, A> {
                 }
                 result
             }
-            // Redis allows the other kinds of subscribing.
+            // As in Redis, which allows the other kinds of subscribing.
             Handler::Session(_) if row.name == "ssubscribe" => {
                 let text = "SSUBSCRIBE isn't allowed for a DENY BLOCKING client";
                 Err(CommandError::err(text).into())
             }
-            // Its lines would come between the replies of the commands behind it.
+            // Its lines would split the replies of the commands behind it.
             Handler::Session(_) if row.name == "monitor" => {
                 let text = "MONITOR isn't allowed for DENY BLOCKING client";
                 Err(CommandError::err(text).into())
@@ -325,7 +325,7 @@ impl<A: ScriptRunner> QueueRunner<'_, A> {
         let (shared, thread) = (&dispatcher.shared, dispatcher.thread);
         let config = self.config.as_deref().unwrap_or(&dispatcher.config);
         let generation = shared.config_generation();
-        // Before what it publishes itself.
+        // The events so far come before the messages of this command.
         tx.publish_events();
         let mut context = Context {
             shared,

@@ -4,8 +4,8 @@
 //! batch ─► command rows, hashes, prefetched shards ─► prefetched buckets ─► prefetched entries ─► run, one by one
 //! ```
 //!
-//! The memory that a batch will touch is fetched while the batch is still being prepared, so
-//! that its cache misses overlap.
+//! The memory that a batch will use is prefetched before its first request runs, so that cache
+//! misses overlap.
 
 mod account;
 mod deferred;
@@ -40,22 +40,22 @@ use crate::shared::Shared;
 use crate::statistics::ThreadCounters;
 use damselfly_config::Config;
 
-/// A command with more arguments than this is a long one, whatever it does with them, if it is about keys and does not wait.
+/// A command on keys with more arguments than this runs as a long command, whatever it does, unless it can block.
 const ARGS_MAX: usize = 1 << 14;
 
-/// How far a batch came.
+/// How a batch ended.
 pub enum BatchEnd {
     /// All its requests ran.
     Done,
-    /// The connection can't go on for now.
+    /// The connection can't proceed for now.
     Stalled(Stall),
-    /// A script is next, or a transaction that has some: the worker runs it itself.
+    /// The next request is a script or a transaction with scripts, which the worker itself runs.
     Script,
-    /// The connection is to be closed.
+    /// The connection shall be closed.
     Closing,
 }
 
-/// Why a request was not run to its end.
+/// Why a request was not completed.
 enum Halt {
     Stall(Stall),
     Script,
@@ -65,35 +65,35 @@ enum Halt {
 pub struct Dispatcher {
     pub(crate) shared: Arc<Shared>,
     registry: &'static Registry,
-    /// The number of this thread.
+    /// The index of this thread.
     pub(crate) thread: usize,
-    /// The configuration, as of the start of this turn or the last command that may have changed it.
+    /// The configuration. Refreshed at the start of each turn and after commands that may change it.
     pub config: Arc<Config>,
     config_generation: u64,
     pub(crate) clock: quanta::Clock,
-    /// Shards of the command that runs.
+    /// A buffer for the shards that the current command locks.
     pub(crate) shards: Vec<usize>,
-    /// What clients that monitor are to be shown of the batch that runs.
+    /// Lines about the current batch for MONITOR clients.
     pub(crate) monitored: Vec<u8>,
-    /// Changed keys whose waiters could not be served at once.
+    /// Changed keys whose blocked clients could not be served at once.
     pub(crate) waiters_to_retry: Vec<Unserved>,
-    /// The number of the batch that runs.
+    /// The number of the current batch.
     batch: u64,
-    /// For transactions that begin.
+    /// Queues for new transactions.
     spare_queues: SpareQueues,
     memory: Memory,
-    /// What this thread's scripts use.
+    /// The interpreter and caches of this thread's scripts.
     pub scripts: ThreadScripts,
-    /// The same as `shared`, but counted by this thread alone: quick to hold on to.
+    /// The same as `shared`, with a reference count that only this thread changes, so that cloning is cheap.
     #[expect(
         clippy::redundant_allocation,
-        reason = "its counter is no other thread's"
+        reason = "no other thread changes its counter"
     )]
     pub(crate) local_shared: Arc<Arc<Shared>>,
 }
 
 impl Dispatcher {
-    /// A dispatcher for the thread of that number.
+    /// A dispatcher for the thread of this index.
     pub fn new(shared: Arc<Shared>, thread: usize) -> Self {
         Self {
             registry: &REGISTRY,
@@ -129,7 +129,7 @@ impl Dispatcher {
         }
     }
 
-    /// Forgets scripts that were flushed.
+    /// Drops scripts that were flushed, and updates the memory figures of scripts.
     pub fn refresh_scripts(&mut self) {
         self.scripts.refresh(&self.shared);
         self.note_scripts();
@@ -138,15 +138,15 @@ impl Dispatcher {
         }
     }
 
-    /// Lets others know what the interpreter takes.
+    /// Updates the memory figure of the interpreter.
     pub fn note_scripts(&self) {
         if let Some(bytes) = self.scripts.vm_bytes() {
             self.counters().vm_bytes.store(bytes, Relaxed);
         }
     }
 
-    /// Runs the requests of `batch` until they are done or the connection stalls. `input` are the
-    /// bytes they were parsed from.
+    /// Runs the requests of `batch` until all have run or the connection stalls. They were parsed from
+    /// `input`.
     pub fn run(
         &mut self,
         connection: &mut Connection,
@@ -158,7 +158,7 @@ impl Dispatcher {
         end
     }
 
-    /// Sends what others have to be shown of the commands of the client `from`.
+    /// Sends the lines about commands of the client `from` to MONITOR clients.
     #[inline]
     pub fn send_monitored(&mut self, from: u64) {
         if !self.monitored.is_empty() {
@@ -167,7 +167,7 @@ impl Dispatcher {
         }
     }
 
-    /// Shows a command that runs a script to clients that monitor, before the commands that the script calls.
+    /// Shows a command that runs a script to MONITOR clients, before the commands that the script calls.
     pub fn show_script(&mut self, session: &Session, row: &'static Row, args: Args<'_>) {
         if self.shared.monitors.load(Relaxed) > 0 {
             monitor::show_script(&mut self.monitored, session, row, args);
@@ -223,7 +223,7 @@ impl Dispatcher {
         BatchEnd::Done
     }
 
-    /// Finds commands, hashes keys, and fetches the memory that they will need.
+    /// Finds commands, hashes keys, and prefetches the memory that they will use.
     fn prepare(&self, batch: &mut Batch, input: &[u8], db: usize) {
         for request in &mut batch.requests {
             let spans = &batch.spans[request.first_span..request.first_span + request.spans];
@@ -252,7 +252,7 @@ impl Dispatcher {
         }
     }
 
-    /// Runs one request and writes its reply, unless it can't run now.
+    /// Runs one request and writes its reply. If it can't run now, returns why.
     #[inline]
     fn run_request(
         &mut self,
@@ -272,13 +272,13 @@ impl Dispatcher {
             Err(Refusal::Attack) => {
                 unknown::log_attack(&session.client, now);
                 session.closing = true;
-                // Nobody should see replies to what else came along.
+                // An attacker must not see replies to other requests.
                 connection.output.truncate(connection.sent);
                 None
             }
             Err(Refusal::Error(error)) => {
                 self.refuse(session, row, args, &error, &mut reply);
-                finish(session, row, &mut reply, mark).map(Halt::Stall)
+                finish_reply(session, row, &mut reply, mark).map(Halt::Stall)
             }
             Ok(row) => {
                 session.client.last_command.store(row.index + 1, Relaxed);
@@ -319,7 +319,7 @@ impl Dispatcher {
         reply: &mut Reply<'_>,
     ) {
         session.transaction.fail();
-        // A script that waited for a lock does not run any more.
+        // If this is a script that waited for a lock, it will not run again.
         session.script_plan = None;
         reply.error(error.to_bytes());
         self.counters().count_error(&error.to_bytes());
@@ -331,7 +331,8 @@ impl Dispatcher {
         }
     }
 
-    /// What follows from how a request that ran has ended: its reply, which begins at `mark`, is finished, counted and shown.
+    /// Completes a request that ran: writes an error reply if it failed, counts it, shows it to MONITOR clients, or stalls the
+    /// connection. The reply begins at `mark`.
     #[inline]
     pub fn complete_request(
         &mut self,
@@ -344,7 +345,7 @@ impl Dispatcher {
     ) -> Option<Stall> {
         let mut failed = None;
         match result {
-            // EXEC holds back itself, since it may run CLIENT REPLY.
+            // EXEC itself drops unwanted replies, because it may run CLIENT REPLY.
             Ok(()) if row.within_multi == WithinMulti::Executes => mark = reply.position(),
             Ok(()) => {}
             Err(Stop::NeedsAllLocks) => unreachable!("all locks are enough"),
@@ -353,14 +354,14 @@ impl Dispatcher {
                 let Some(mut error) = self.shared.scripts.busy(busy.shard) else {
                     return Some(Stall::Shard(busy));
                 };
-                // A slow script has it: nobody should wait for that long.
+                // A slow script has locked the shard: refuse the command instead of waiting that long.
                 if row.within_multi == WithinMulti::Executes {
                     error = transaction::abort(session, &self.shared.engine, &error);
                 }
                 self.counters().commands[row.index].rejected.add(1);
                 self.counters().count_error(&error.to_bytes());
                 reply.error(error.to_bytes());
-                return finish(session, Some(row), reply, mark);
+                return finish_reply(session, Some(row), reply, mark);
             }
             Err(Stop::Error(error)) => {
                 reply.truncate_to(mark);
@@ -384,10 +385,10 @@ impl Dispatcher {
         if self.shared.monitors.load(Relaxed) > 0 {
             monitor::show(&mut self.monitored, session, row, args, reply);
         }
-        finish(session, Some(row), reply, mark)
+        finish_reply(session, Some(row), reply, mark)
     }
 
-    /// Takes the locks that the row asks for and runs it.
+    /// Takes the locks that the row needs, and runs the command.
     #[inline]
     fn execute(
         &mut self,
@@ -417,7 +418,7 @@ impl Dispatcher {
                 drop(context);
                 self.refresh_config();
                 if let Err(Stop::Long) = result {
-                    // The only one that can be long.
+                    // DEBUG POPULATE is the only one that can be long.
                     return self.run_as_long(
                         session,
                         row,
@@ -450,7 +451,7 @@ impl Dispatcher {
                         result = run(&mut tx, args, reply);
                     }
                     if let Err(Stop::Long) = result {
-                        // It will tell of the keys that are missing; what has ended has ended.
+                        // The long run will report missed keys itself. Expired keys were removed already.
                         tx.discard_events();
                         let has_extras = tx.has_extras();
                         if has_extras {
@@ -486,7 +487,7 @@ impl Dispatcher {
     }
 }
 
-/// Takes the locks that a row asks for.
+/// Takes the locks that a row needs.
 #[inline]
 pub fn lock<'a>(
     engine: &'a Engine,
@@ -507,7 +508,7 @@ pub fn lock<'a>(
     }
 }
 
-/// True if a command's use of keys is to be recorded: unless the client has asked otherwise (CLIENT NO-TOUCH).
+/// True if a command's use of keys is recorded, for LRU and LFU: unless the client has turned that off (CLIENT NO-TOUCH).
 #[inline]
 pub fn touches_keys(session: &Session, row: &Row) -> bool {
     !session.client.no_touch.load(Relaxed) || row.name == "touch"
@@ -515,7 +516,7 @@ pub fn touches_keys(session: &Session, row: &Row) -> bool {
 
 /// Ends a reply that begins at `mark`.
 #[inline]
-fn finish(
+fn finish_reply(
     session: &mut Session,
     row: Option<&'static Row>,
     reply: &mut Reply<'_>,
@@ -528,7 +529,7 @@ fn finish(
     session.rest.is_some().then_some(Stall::SlicedReply)
 }
 
-/// Removes a reply that the client does not want.
+/// Removes a reply that the client has turned off (CLIENT REPLY).
 #[inline]
 fn drop_unwanted(session: &mut Session, reply: &mut Reply<'_>, mark: usize) {
     match session.replies {
@@ -540,7 +541,7 @@ fn drop_unwanted(session: &mut Session, reply: &mut Reply<'_>, mark: usize) {
     session.rest = None;
 }
 
-/// Keeps what other threads see of a client current.
+/// Updates the figures that other threads see, for a new batch.
 #[inline]
 fn note_requests(session: &Session, batch: &Batch, input: &[u8], now: Now) {
     let client = &session.client;
@@ -552,7 +553,7 @@ fn note_requests(session: &Session, batch: &Batch, input: &[u8], now: Now) {
         .store(input.len() - batch.consumed(), Relaxed);
 }
 
-/// The argument that is the only key of a request, if its command has one there.
+/// The place of the only key of a request, if its command has exactly one key at a fixed place.
 #[inline]
 fn first_key_place(request: &Request) -> Option<usize> {
     match request.row?.locks {

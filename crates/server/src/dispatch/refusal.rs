@@ -1,4 +1,7 @@
-//! Why a request is refused before it runs.
+//! **What is asked before a command runs**: whether the command exists, its arity, `enable-debug-command`, authentication, room in
+//! memory, and the rules for transactions, subscribers and MONITOR clients. [`Dispatcher::checked`] asks all of this for every request of
+//! a client, also for those that are then queued by MULTI. Commands that a script calls have rules of their own
+//! (`scripts/host.rs`, `allowed`).
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -22,7 +25,7 @@ pub(super) enum Refusal {
 }
 
 impl Dispatcher {
-    /// The row to run, or why the request is refused before it runs.
+    /// The row to run, or why the request is refused.
     #[inline]
     pub(super) fn checked(
         &mut self,
@@ -119,7 +122,7 @@ impl Dispatcher {
         None
     }
 
-    /// True if the command that runs, or the script that it is a part of, has found no room in memory.
+    /// True if there was no room in memory for the current command or the script that it belongs to.
     pub(crate) fn is_memory_short(&self) -> bool {
         self.memory.is_short
     }

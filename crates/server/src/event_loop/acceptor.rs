@@ -1,13 +1,13 @@
-//! Accepting: one thread takes new connections from the listening sockets and hands each to the worker that has the fewest.
+//! The acceptor: one thread takes new connections from the listening sockets and hands each to the worker that has the fewest.
 //!
 //! ```text
-//!   listening sockets ──► acceptor: limits, id ──► arrivals of a worker ──► the worker serves it
-//!                             ▲                          │
-//!                             └── the worker is stuck ───┘
+//!   listening sockets ──► acceptor: limits, id ──► inbox of a worker ──► the worker serves it
+//!                             ▲                         │
+//!                             └── the worker is stuck ──┘
 //! ```
 //!
-//! The acceptor runs no commands, so it is never stuck in one. A worker that is stuck gets no new connections, and those that it
-//! has not taken yet go to others. CONFIG SET changes the listening sockets from the thread that runs it.
+//! The acceptor runs no commands, so it is never stuck in one. A stuck worker gets no new connections, and connections still in
+//! its inbox go to other workers. CONFIG SET changes the listening sockets on the thread that runs it.
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -29,7 +29,7 @@ const ACCEPTS_MAX: usize = 64;
 /// The token of the waker; the others belong to listening sockets.
 const WAKER: Token = Token(usize::MAX);
 
-/// The reply to a client from another machine while there is no password.
+/// The error for a client from another machine while no password is set.
 const PROTECTED_MODE: &str = "DENIED Damselfly is running in protected mode because protected mode is enabled and no password is set for the default user. In this mode connections are only accepted from the loopback interface. To accept connections from other machines, set a password with the option requirepass, or, if the network is trusted, turn protected mode off: CONFIG SET protected-mode no from this machine, or start with --protected-mode no.";
 
 /// The listening sockets, as all threads see them.
@@ -42,22 +42,24 @@ pub struct Acceptor {
 #[derive(Default)]
 struct Open {
     listeners: Vec<(Token, Listener)>,
-    /// Connections that were accepted before their listening socket was closed.
+    /// Connections that were accepted when their listening socket was closed.
     drained: Vec<Stream>,
     last_token: usize,
 }
 
-/// Whether a listening socket may have more connections.
+/// How accepting from a listening socket ended.
 #[derive(PartialEq, Eq)]
 enum AcceptEnd {
+    /// The socket has no more connections for now.
     Drained,
+    /// There may be more.
     More,
-    /// None can be accepted now; most likely no file descriptors are left.
+    /// Accepting failed, most likely because no file descriptors are left.
     Failed,
 }
 
 impl Acceptor {
-    /// One whose thread waits with `poll`.
+    /// An acceptor whose thread waits on `poll`.
     ///
     /// # Errors
     /// The operating system refuses.
@@ -75,17 +77,17 @@ impl Acceptor {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes the thread look whether the process is to end.
+    /// Makes the thread check whether the server stops, and take drained connections.
     pub fn wake(&self) {
         if let Err(error) = self.waker.wake() {
-            log::warn!("can't wake the acceptor: {error}");
+            log::warn!("Can't wake the acceptor: {error}");
         }
     }
 
     /// Registers all listening sockets, or none.
     fn add(&self, open: &mut Open, mut listeners: Vec<Listener>) -> io::Result<()> {
         for (number, listener) in (open.last_token + 1..).zip(&mut listeners) {
-            // Those that are registered already leave with the error, which closes them.
+            // An error drops all of them, which closes and unregisters them.
             listener.register(&self.registry, Token(number))?;
         }
         for listener in listeners {
@@ -95,11 +97,11 @@ impl Acceptor {
         Ok(())
     }
 
-    /// Listens on the TCP addresses that `config` asks for and on no others; connections stay. New sockets are opened before
-    /// old ones are closed, but where the system allows only one of them.
+    /// Listens on exactly the TCP addresses that `config` names. Connections stay. New sockets are opened before old ones are
+    /// closed, except where the operating system does not allow both.
     ///
     /// # Errors
-    /// One line that names the address and says why it can't be listened on. Then nothing has changed.
+    /// One line that names the address and says why the server can't listen on it. Then nothing has changed.
     pub fn rebind(&self, config: &Config, addresses: &[Address]) -> Result<(), String> {
         let open = &mut *self.open();
         let mut leaving: Vec<Token> = open
@@ -157,12 +159,12 @@ impl Acceptor {
         if closed.is_none() {
             open.close(&leaving);
         }
-        // It takes what was drained.
+        // The thread takes the drained connections.
         self.wake();
         Ok(())
     }
 
-    /// Opens sockets again that were closed for others that can't be opened.
+    /// Reopens sockets that were closed in favour of others, which could not be opened.
     fn reopen(&self, open: &mut Open, closed: Vec<SocketAddr>, config: &Config) {
         for address in closed {
             let listener = Listener::tcp_at(address, config);
@@ -224,11 +226,11 @@ impl Open {
 pub fn run(shared: &Shared, mut poll: Poll) {
     let acceptor = shared.acceptor.get().expect("set before this starts");
     let mut events = Events::with_capacity(64);
-    // Events are edge-triggered: where some connections are left, no further event says so.
+    // Events are edge-triggered: no further event reports connections that were left in a socket.
     let mut failed = Vec::new();
     while !shared.stopping.load(Relaxed) {
-        let looks_again = !failed.is_empty() || shared.threads.iter().any(|t| t.has_arrivals());
-        match poll.poll(&mut events, looks_again.then_some(TICK)) {
+        let must_recheck = !failed.is_empty() || shared.threads.iter().any(|t| t.has_arrivals());
+        match poll.poll(&mut events, must_recheck.then_some(TICK)) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => {
@@ -261,11 +263,11 @@ pub fn run(shared: &Shared, mut poll: Poll) {
     *acceptor.open() = Open::default();
 }
 
-/// Hands a new connection to a worker, or refuses it. For the acceptor's own thread.
+/// Hands a new connection to a worker, or refuses it. Only the acceptor's thread may call this.
 fn admit(shared: &Shared, mut stream: Stream) {
-    // The client may have connected because an option was changed: the newest ones hold.
+    // The client may have connected because an option was changed, so the current ones apply.
     let config = shared.config();
-    // No worker counts these.
+    // Only the acceptor writes these counters.
     let counters = &shared.threads[0].counters;
     let connections = shared.threads.iter().map(|t| t.connections.load(Relaxed));
     if connections.sum::<usize>() >= config.maxclients as usize {
@@ -280,7 +282,7 @@ fn admit(shared: &Shared, mut stream: Stream) {
         return;
     }
     stream.prepare(config.tcp_keepalive_s);
-    // Given here, where connections arrive in their order.
+    // Assigned here, where connections arrive in order.
     let id = shared.clients.next_id();
     assign(shared, Arrival { stream, id });
 }
@@ -293,7 +295,7 @@ fn refuse(stream: &mut Stream, error: &str) {
     let _ = stream.write(&bytes);
 }
 
-/// Hands a connection to the worker that has the fewest, of those that are not stuck if there are any.
+/// Hands a connection to the worker that has the fewest. Stuck workers get one only if all are stuck.
 fn assign(shared: &Shared, arrival: Arrival) {
     let now_ms = shared.uptime_ms();
     let threads = || shared.threads.iter();
@@ -306,7 +308,7 @@ fn assign(shared: &Shared, arrival: Arrival) {
     fewest.hand_over(arrival);
 }
 
-/// Takes connections back that stuck workers have not taken, and hands them to others.
+/// Takes connections back from the inboxes of stuck workers, and hands them to others.
 fn reassign_arrivals(shared: &Shared) {
     let now_ms = shared.uptime_ms();
     if shared.threads.iter().all(|thread| thread.is_stuck(now_ms)) {

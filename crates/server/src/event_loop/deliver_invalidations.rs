@@ -1,4 +1,4 @@
-//! Telling the clients of this thread of changes to keys that they track.
+//! Delivering invalidations to the clients of this thread.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,12 +14,12 @@ use crate::observers::client_tracking::{
 use crate::observers::invalidation::{Invalidation, PendingInvalidation};
 use crate::threads::Message;
 
-/// Changed keys that are of concern to those who track prefixes, and who changed each last. All that are found together are told
-/// together, as in Redis.
+/// Changed keys for clients that track prefixes, each with the id of the client that changed it last. Keys that arrive together
+/// are sent together, as in Redis.
 pub(super) type Prefixed = BTreeMap<Arc<[u8]>, u64>;
 
 impl Worker {
-    /// Tells clients of this thread, but for those who track prefixes.
+    /// Delivers invalidations to clients of this thread. Keys for clients that track prefixes are added to `prefixed` instead.
     pub(super) fn invalidate(
         &mut self,
         list: Vec<Invalidation>,
@@ -32,9 +32,9 @@ impl Worker {
             }
             match invalidation {
                 Invalidation::Read { key, trackers } => {
-                    let news = PendingInvalidation::of(std::iter::once(&*key));
+                    let invalidation = PendingInvalidation::of(std::iter::once(&*key));
                     for tracker in trackers {
-                        self.tell(tracker, &key, &news);
+                        self.invalidate_key(tracker, &key, &invalidation);
                     }
                 }
                 Invalidation::Prefixed { key, actor } => {
@@ -46,7 +46,7 @@ impl Worker {
         self.note_delivered(bytes);
     }
 
-    /// Tells those who track prefixes.
+    /// Delivers changed keys to clients that track prefixes.
     pub(super) fn invalidate_prefixed(&mut self, keys: &Prefixed) {
         if keys.is_empty() {
             return;
@@ -63,11 +63,12 @@ impl Worker {
             let tracked = connection.and_then(|connection| connection.session.tracked.as_ref());
             Some(tracked.is_some_and(|tracked| tracked.no_loop))
         };
-        for (tracker, news) in self.shared.tracking.prefixed_news(keys, skips_own) {
-            self.push(tracker, &news);
+        for (tracker, invalidation) in self.shared.tracking.prefixed_news(keys, skips_own) {
+            self.push(tracker, &invalidation);
         }
     }
 
+    /// Tells all tracking clients that all keys were invalidated, except the client `but`.
     fn invalidate_everything(&mut self, but: u64) {
         let clients = self.connections.iter().filter_map(|(_, connection)| {
             let session = &connection.session;
@@ -93,17 +94,22 @@ impl Worker {
         }
     }
 
-    /// Tells a client of a key that it has read.
-    fn tell(&mut self, tracker: Tracker, key: &Arc<[u8]>, news: &PendingInvalidation) {
+    /// Delivers the invalidation of a key to a client that has read it.
+    fn invalidate_key(
+        &mut self,
+        tracker: Tracker,
+        key: &Arc<[u8]>,
+        invalidation: &PendingInvalidation,
+    ) {
         if let Some(redirect) = Redirect::of(&self.shared, tracker.id) {
             if !redirect.from.tracks_prefixes.load(Relaxed) {
-                self.push(tracker, news);
+                self.push(tracker, invalidation);
             }
             return;
         }
         let thread = tracker.thread as usize;
         if thread != self.index {
-            // It redirects no more, or to a client that is gone: its own thread knows what to do.
+            // It does not redirect any more, or its target is gone: the client's own thread decides what to do.
             let invalidation = Invalidation::Read {
                 key: key.clone(),
                 trackers: vec![tracker],
@@ -117,14 +123,14 @@ impl Worker {
         let connection = self.connections.get(tracker.place as usize);
         let tracked = connection.and_then(|connection| connection.session.tracked.as_ref());
         if tracked.is_some_and(|tracked| tracked.hears_of_reads()) {
-            self.push(tracker, news);
+            self.push(tracker, invalidation);
         }
     }
 
-    /// Tells a client, or the one that it redirects to, if it is still there.
-    fn push(&mut self, tracker: Tracker, news: &PendingInvalidation) {
+    /// Sends an invalidation to a client that still exists, or to the client that it redirects to.
+    fn push(&mut self, tracker: Tracker, invalidation: &PendingInvalidation) {
         if let Some(redirect) = Redirect::of(&self.shared, tracker.id) {
-            let (text, client) = (redirect.text(news), redirect.to);
+            let (text, client) = (redirect.text(invalidation), redirect.to);
             if client.thread == self.index {
                 self.deliver_redirected(&client, &text);
             } else {
@@ -140,27 +146,33 @@ impl Worker {
             return;
         }
         let mut message = None;
-        tell(&self.shared, &connection.session, news, |head, text| {
-            message = Some((head.to_vec(), text.to_vec()));
-        });
+        tell(
+            &self.shared,
+            &connection.session,
+            invalidation,
+            |head, text| {
+                message = Some((head.to_vec(), text.to_vec()));
+            },
+        );
         if let Some((head, text)) = message {
             self.push_to(place, &head, &text);
         }
     }
 
-    /// Tells a client that waited for keys what it has invalidated when it was served, unless it is told with the reply.
+    /// Sends a client that was blocked the invalidations that its own command has caused. If its reply is still to be written,
+    /// they are sent with the reply instead.
     pub(super) fn deliver_own_invalidations(&mut self, place: usize) {
         let session = &self.connections[place].session;
         if session.tracked.is_none() || session.blocking.is_some() {
             return;
         }
         let (tracker, own) = (session.client.tracker(), take_own(session));
-        for news in &own {
-            self.push(tracker, news);
+        for invalidation in &own {
+            self.push(tracker, invalidation);
         }
     }
 
-    /// Tells a client what another one redirects to it.
+    /// Sends a client an invalidation that another client redirects to it.
     pub(super) fn deliver_redirected(&mut self, client: &Client, text: &[u8]) {
         if let Some(place) = self.find(client)
             && let Some(head) = redirected_head(&self.connections[place].session)
@@ -187,7 +199,7 @@ impl Worker {
         let was_empty = connection.unread() == 0;
         connection.push_message(head, text);
         connection.pushed_bytes += head.len() + text.len();
-        // What others do costs no more memory than what they publish; the usual limit for ordinary clients is none.
+        // The limit for subscribers applies, because by default there is none for normal clients.
         let is_too_much = hard_bytes > 0 && connection.pushed_bytes as u64 > hard_bytes;
         if was_empty {
             self.unflushed.push(place);
@@ -195,7 +207,7 @@ impl Worker {
         if is_too_much {
             connection.session.client.killed.store(true, Relaxed);
             self.note_unread(place);
-            // It is closed when it is its turn: it may be the connection that is being served.
+            // It is closed in its own turn, because it may be the connection that is being served.
             self.queue(place);
         }
     }

@@ -1,7 +1,7 @@
 //! The event loop of one thread.
 //!
-//! A turn: wait for events, read and run what is ready, send all replies, do what is due. Nothing in a
-//! turn blocks; what can't go on is looked at again in a later turn.
+//! A turn: wait for events, read and run the requests of ready connections, send all replies, do
+//! periodic work. Nothing in a turn blocks; a connection that can't proceed gets another try in a later turn.
 
 mod accept;
 pub mod acceptor;
@@ -34,41 +34,41 @@ use crate::event_loop::connection::Connection;
 use crate::event_loop::input::{Batch, Next, Stall};
 use crate::shared::Shared;
 
-/// The token of what is no connection.
+/// The token of the waker. All other tokens are places of connections.
 pub const WAKER: Token = Token(usize::MAX);
 
-/// How much is read from one connection before the next one has its turn.
+/// The most bytes read from one connection before the next one has its turn.
 const READ_BYTES: usize = 64 << 10;
 
-/// The longest wait for events: what is due periodically is looked at this often.
+/// The longest wait for events, and so the interval of periodic work.
 pub const TICK: Duration = Duration::from_millis(100);
 
-/// What the log says of a panic.
-const BUG: &str = "A command failed by a bug in Damselfly; its connection is closed. Please report this with the lines above.";
+/// The log message for a panic.
+const BUG: &str = "A command failed because of a bug in Damselfly; its connection is closed. Please report this with the lines above.";
 
-/// One thread: its connections and its loop.
+/// One thread: its connections and its event loop.
 pub struct Worker {
     index: usize,
     shared: Arc<Shared>,
     dispatcher: Dispatcher,
     poll: Poll,
     connections: Slab<Connection>,
-    /// Connections to read from or go on with, this turn.
+    /// Connections to serve in this turn.
     ready: VecDeque<usize>,
-    /// Connections that stalled, but for those that wait for keys.
+    /// Stalled connections, except those that wait for keys.
     stalled: Vec<usize>,
-    /// When those that wait for keys have waited long enough.
+    /// The timeouts of connections that wait for keys.
     deadlines: BTreeSet<(Instant, usize)>,
     /// Connections with replies to send.
     unflushed: Vec<usize>,
     buffer: Vec<u8>,
     batch: Batch,
     spare_outputs: SpareOutputs,
-    /// Room for the replies of scripts.
+    /// A buffer for the replies of scripts.
     script_reply: Vec<u8>,
-    /// How many turns took place while a script ran.
+    /// How many turns were taken within scripts.
     nested_turns: u64,
-    /// The shard at which the expiry sweep goes on.
+    /// Where the expiry sweep continues, as an index into the shards of this thread.
     sweep_at: usize,
     next_sweep: Instant,
     next_tick: Instant,
@@ -77,7 +77,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// The thread of that number.
+    /// The worker of thread `index`.
     pub fn new(index: usize, shared: Arc<Shared>, poll: Poll) -> Self {
         let now = Instant::now();
         Self {
@@ -120,23 +120,23 @@ impl Worker {
             }
             self.turn_guarded(&events);
             if self.shared.threads.len() > 1 && self.connections.len() > 1 {
-                // Where threads outnumber cores, clients get to send more before the next look, so one wake-up serves several
-                // requests: 6.4 instead of 8.0 µs of CPU per request with two threads and their client on two cores. Free
-                // otherwise but for the call, so a single thread or a single connection is spared it.
+                // Where threads outnumber cores, this lets clients send more before the next poll, so that one wake-up serves
+                // several requests: 6.4 instead of 8.0 µs of CPU per request with two threads and their client on two cores.
+                // Elsewhere it costs only the call, which a single thread or a single connection is spared.
                 std::thread::yield_now();
             }
         }
         self.shut_down();
     }
 
-    /// Takes a turn; a panic outside of any command costs no connection. Since events come once, all connections are
-    /// then looked at again.
+    /// Takes a turn. A panic outside all commands closes no connection. Since events are edge-triggered, all connections are
+    /// served again after a panic.
     fn turn_guarded(&mut self, events: &Events) {
         if catch_unwind(AssertUnwindSafe(|| self.turn(events))).is_ok() {
             return;
         }
         log::error!(
-            "A turn of a thread failed by a bug in Damselfly. Please report this with the lines above."
+            "A turn of a thread failed because of a bug in Damselfly. Please report this with the lines above."
         );
         self.ready.clear();
         let keys: Vec<usize> = self.connections.iter().map(|(key, _)| key).collect();
@@ -168,7 +168,7 @@ impl Worker {
         self.serve_ready();
         self.send_mail();
         if self.receive_pending() {
-            // Clients that waited were served by others of this thread: they go on in the same turn.
+            // Blocked clients were served by clients of this thread: they continue in the same turn.
             self.serve_ready();
             self.send_mail();
         }
@@ -207,7 +207,7 @@ impl Worker {
         }
     }
 
-    /// Serves a connection; a panic costs that connection and nothing else.
+    /// Serves a connection. A panic closes that connection and has no other effect.
     fn serve_guarded(&mut self, key: usize) {
         let result = catch_unwind(AssertUnwindSafe(|| self.serve(key)));
         if result.is_err() {
@@ -222,14 +222,14 @@ impl Worker {
     }
 
     fn serve(&mut self, key: usize) {
-        // Once more, so that a change holds for all that arrives after it, whichever thread runs it.
+        // Once more, so that a change applies to all requests that arrive after it, whichever thread made it.
         self.dispatcher.refresh_config();
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
         connection.queued = false;
         if connection.input.is_running() {
-            // Its script has let this turn take place.
+            // This turn is within its script.
             return;
         }
         if connection.session.client.killed.load(Relaxed) {
@@ -243,7 +243,7 @@ impl Worker {
         while let Some(connection) = self.connections.get_mut(key) {
             match connection.next(query_bytes_max) {
                 Next::Run => self.run_own(key),
-                // The next one is for the next turn: others have theirs first.
+                // A second read has to wait for the next turn, so that other connections have theirs first.
                 Next::Read if !has_read => {
                     has_read = true;
                     self.read(key);
@@ -253,7 +253,7 @@ impl Worker {
         }
         if has_read {
             self.check_query_limit(key, query_bytes_max);
-            // A request that takes long to arrive is no idleness; running one notes the time itself.
+            // A client whose request takes long to arrive is not idle. Running a request updates the time itself.
             if let Some(connection) = self.connections.get(key)
                 && !connection.input.is_empty()
             {
@@ -264,7 +264,7 @@ impl Worker {
         self.finish(key);
     }
 
-    /// Goes on with the reply that a connection waits for, if there is something to go on with.
+    /// Continues the reply that a connection waits for, if more of it is available.
     fn continue_reply(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
@@ -292,7 +292,7 @@ impl Worker {
         }
     }
 
-    /// Reads once, and runs what came unless the connection keeps it.
+    /// Reads once. Runs the requests at once if they were read into the thread's buffer.
     fn read(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
@@ -325,7 +325,7 @@ impl Worker {
             || session.tracked.is_some()
             || self.shared.tracking.has_redirects()
         {
-            // Messages whose cause came before these requests were sent come before the replies to them.
+            // A message that was caused before these requests were sent is delivered before their replies.
             self.send_mail();
             self.receive_pending();
         }
@@ -334,14 +334,14 @@ impl Worker {
         }
     }
 
-    /// Sees to it that a connection that was just served goes on: at once, or when its stall is over.
+    /// After serving a connection, arranges for it to continue: at once, or when its stall is over.
     fn finish(&mut self, key: usize) {
         let query_bytes_max = self.dispatcher.config.client_query_buffer_limit_bytes;
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
-        // The wish to be woken comes after every failed try, and for the shard of that try: a wish made earlier
-        // may have been spent. If the shard became free in between, there may be no release to wait for.
+        // The thread asks to be woken after every failed try, and for the shard of that try: an earlier wake-up may have been
+        // used up. If the shard became free in between, there may be no release to wait for.
         if let Some(Stall::Shard(busy)) = connection.input.stall()
             && self.shared.engine.wait(busy, self.index)
         {
@@ -361,7 +361,7 @@ impl Worker {
                 self.deadlines
                     .extend(deadline.map(|deadline| (deadline, key)));
             }
-            // A message makes the thread look, or the end of the turn, when replies are sent.
+            // A message, or the flush at the end of the turn, makes the thread check these.
             Some(Stall::Long | Stall::SlicedReply | Stall::Output) => {}
             Some(Stall::Shard(_) | Stall::Paused(_) | Stall::Sleeping(_) | Stall::Congested(_)) => {
                 let is_listed = self.stalled.contains(&key);
@@ -370,20 +370,20 @@ impl Worker {
         }
         match connection.next(query_bytes_max) {
             Next::Run | Next::Read => self.queue(key),
-            // It is closed when its replies are sent.
+            // The flush closes it once its replies are sent.
             Next::Wait | Next::Close | Next::GiveUp => {}
         }
         self.unflushed.push(key);
     }
 
-    /// Sends replies, and closes the connection if there is nothing left to do for it.
+    /// Sends replies, and closes the connection if nothing is left to do for it.
     fn flush(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
         let is_asleep = matches!(connection.input.stall(), Some(Stall::Sleeping(_)));
         if connection.input.is_running() || is_asleep {
-            // The reply to DEBUG SLEEP comes when it is over.
+            // The reply to DEBUG SLEEP is sent when the sleep is over.
             return;
         }
         let before = connection.unsent();
@@ -419,14 +419,14 @@ impl Worker {
         self.end_flush(key, sent_all);
     }
 
-    /// Lets a connection go on that waited for its replies to be sent, or closes it if there is nothing left to do for it.
+    /// Resumes a connection that waited for its replies to be sent, or closes it if nothing is left to do for it.
     fn end_flush(&mut self, key: usize, sent_all: bool) {
-        // It may be closed by now.
+        // The check of the output limit may have closed it.
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
         connection.report();
-        let goes_on = match connection.input.stall() {
+        let continues = match connection.input.stall() {
             Some(Stall::Output) if sent_all => {
                 connection.input.resume();
                 true
@@ -437,14 +437,14 @@ impl Worker {
         let query_bytes_max = self.dispatcher.config.client_query_buffer_limit_bytes;
         let ends = match connection.next(query_bytes_max) {
             Next::Close => sent_all,
-            // Unless it was just served: then it is closed when it has its reply.
+            // If it was served just now, it is closed once it has its reply.
             Next::GiveUp if connection.stop_waiting() => {
                 connection.session.closing = true;
                 sent_all
             }
             Next::GiveUp | Next::Run | Next::Read | Next::Wait => false,
         };
-        if goes_on {
+        if continues {
             self.queue(key);
         }
         if ends {
@@ -454,7 +454,7 @@ impl Worker {
             self.connections.get(key).is_none_or(
                 |connection| connection.queued || connection.next(query_bytes_max) != Next::Run
             ),
-            "a connection that can go on has a turn to come"
+            "a connection that can run is queued"
         );
     }
 
@@ -462,7 +462,7 @@ impl Worker {
         if let Some(connection) = self.connections.get(key)
             && connection.input.is_running()
         {
-            // When its script has ended.
+            // It is closed when its script has ended.
             connection.session.client.killed.store(true, Relaxed);
             return;
         }
@@ -485,7 +485,7 @@ impl Worker {
         let _ = connection.stream.deregister(self.poll.registry());
     }
 
-    /// Sends what can still be sent, and ends all connections.
+    /// Sends the replies that the sockets still take, and closes all connections.
     fn shut_down(&mut self) {
         let keys: Vec<usize> = self.connections.iter().map(|(key, _)| key).collect();
         for key in keys {

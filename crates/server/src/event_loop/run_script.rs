@@ -1,4 +1,5 @@
-//! Scripts run from here, so that nothing of the thread's is in use meanwhile.
+//! Running scripts. The worker itself runs them, so that a slow script can let other connections have turns: while it runs,
+//! no part of the worker is borrowed.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::Ordering::Relaxed;
@@ -18,7 +19,7 @@ use crate::registry::{Row, WithinMulti};
 use crate::scripts::{self, Kind, ScriptRunner};
 use crate::session::{Session, transaction};
 
-/// How many events a nested turn takes at most; what is left comes with the next.
+/// The most events that a nested turn handles. The rest is handled by the next one.
 const EVENTS_MAX: usize = 256;
 
 impl ScriptRunner for Worker {
@@ -29,11 +30,11 @@ impl ScriptRunner for Worker {
     fn serve_others(&mut self, wait: Duration) {
         self.nested_turns += 1;
         if self.buffer.is_empty() {
-            // The one that there was holds the request that runs the script.
+            // The worker's buffer holds the request that runs the script.
             self.buffer = vec![0; READ_BYTES];
         }
         let mut events = Events::with_capacity(EVENTS_MAX);
-        // If it fails, so does the next turn that is no nested one, and says so.
+        // A failure is reported by the main loop, whose next poll fails, too.
         if self.poll.poll(&mut events, Some(wait)).is_ok() {
             self.turn_guarded(&events);
         }
@@ -41,8 +42,8 @@ impl ScriptRunner for Worker {
 }
 
 impl Worker {
-    /// Runs the next request of `batch`, a script or a transaction that has some, with the session taken aside. `None` if the
-    /// connection can go on.
+    /// Runs the next request of `batch`, which is a script or a transaction with scripts. Meanwhile a placeholder replaces the
+    /// session of the connection. Returns `None` if the connection can proceed.
     pub(super) fn run_script(
         &mut self,
         key: usize,
@@ -56,7 +57,7 @@ impl Worker {
         let mut placeholder = Session::new(connection.session.client.clone(), config);
         placeholder.protocol = connection.session.protocol;
         placeholder.replies = connection.session.replies;
-        // It hears of changes meanwhile.
+        // The placeholder receives invalidations meanwhile.
         let tracked = connection.session.tracked.as_ref();
         placeholder.tracked = tracked.map(|tracked| Box::new(tracked.stand_in()));
         let mut session = std::mem::replace(&mut connection.session, placeholder);
@@ -68,7 +69,7 @@ impl Worker {
         let connection = self
             .connections
             .get_mut(key)
-            .expect("nobody closes a connection whose script runs");
+            .expect("a connection is not closed while its script runs");
         connection.session = session;
         let stall = match ran {
             Ok(stall) => stall,
@@ -84,7 +85,7 @@ impl Worker {
         self.script_reply = bytes;
         let session = &mut connection.session;
         if !matches!(stall, Some(Stall::Shard(_))) {
-            // It is no other script's.
+            // The plan does not apply to another script.
             session.script_plan = None;
         }
         if session.client.killed.load(Relaxed) {
@@ -94,7 +95,7 @@ impl Worker {
         let stall = stall.or_else(|| session.sleeps_until.take().map(Stall::Sleeping));
         let is_closing = session.closing;
         if self.nested_turns > nested_turns {
-            // What has come for it meanwhile was not looked at.
+            // Events for this connection were ignored meanwhile.
             self.queue(key);
         }
         match stall {
@@ -131,7 +132,7 @@ impl Worker {
         let mut reply = Reply::new(bytes, session.protocol);
         let runs_already = std::mem::replace(&mut self.dispatcher.scripts.running, true);
         let result = if runs_already {
-            // This is a turn in the middle of a slow script.
+            // This turn is nested in a slow script.
             Err(self.refusal_while_busy(session, row).into())
         } else if row.within_multi == WithinMulti::Executes {
             exec::exec_with_scripts(self, session, now, &mut reply)

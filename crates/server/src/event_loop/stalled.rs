@@ -1,4 +1,4 @@
-//! Connections that can't go on: for how long at most, and what makes them go on.
+//! Stalled connections: how long the thread may wait for events meanwhile, and when they resume.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -9,6 +9,7 @@ use crate::clock;
 use crate::event_loop::input::Stall;
 
 impl Worker {
+    /// How long the thread may wait for events.
     pub(super) fn longest_wait(&self) -> Duration {
         if !self.ready.is_empty() || self.shared.threads[self.index].has_incoming() {
             return Duration::ZERO;
@@ -33,7 +34,7 @@ impl Worker {
                 Some(Stall::Congested(to)) if !self.shared.is_congested(self.index, to) => {
                     return Duration::ZERO;
                 }
-                // Looked at again with every wake-up and tick.
+                // Checked again at every wake-up and tick.
                 Some(
                     Stall::Shard(_)
                     | Stall::Output
@@ -45,11 +46,11 @@ impl Worker {
                 | None => {}
             }
         }
-        // The system waits whole milliseconds, to which this is rounded up.
+        // The poll rounds this up to whole milliseconds.
         until.saturating_duration_since(now).min(TICK)
     }
 
-    /// Goes on with connections whose reason to wait has passed.
+    /// Resumes connections whose stall is over.
     pub(super) fn resume_stalled(&mut self) {
         if self.stalled.is_empty() {
             return;
@@ -76,7 +77,7 @@ impl Worker {
         }
     }
 
-    /// Ends the waiting of connections that have waited long enough.
+    /// Ends the wait of blocked connections whose timeout has passed.
     pub(super) fn time_out_blocked(&mut self) {
         if self.deadlines.is_empty() {
             return;
@@ -94,7 +95,7 @@ impl Worker {
         }
     }
 
-    /// Lets a connection go on whose waiting has ended.
+    /// Writes the reply of a blocked connection and resumes it, if its wait has ended.
     pub(super) fn finish_if_unblocked(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
