@@ -1,4 +1,4 @@
-//! `supervised`: tells the service manager when the server is ready and when it stops.
+//! `supervised`: notifies the service manager when the server is ready and when it stops.
 
 use std::env;
 use std::ffi::{OsStr, OsString};

@@ -1,7 +1,7 @@
-//! A thread that is stuck in a script: all clients of other threads are served.
+//! A thread that is stuck in a script: all clients of other threads are still served.
 //!
-//! The bug: the first thread alone accepted connections, new ones went to stuck threads too, and publishers waited for a stuck
-//! thread to deliver. Cause: nothing knew whether a thread takes turns. Now each notes when it took its last one.
+//! Bug: only the first thread accepted connections, stuck threads were given new ones, too, and publishers waited for a stuck thread to
+//! deliver. Cause: the server did not know whether a thread takes turns. Fix: each thread records the time of its last turn.
 
 mod common;
 
@@ -11,10 +11,10 @@ use common::{Client, TestServer, until};
 use damselfly_server::registry::REGISTRY;
 use damselfly_server::shared::Shared;
 
-/// Runs until somebody subscribes to `go`, which no other thread has to help with.
+/// Runs until a client subscribes to `go`, which a client of any other thread can do meanwhile.
 const SCRIPT: &str = "while redis.call('PUBSUB', 'NUMSUB', 'go')[2] == 0 do end return 'done'";
 
-/// A server of four threads whose slow scripts let nobody have a turn meanwhile.
+/// A server of four threads whose slow scripts let no other client have a turn.
 fn server() -> TestServer {
     TestServer::with(|config| config.busy_reply_threshold_ms = 0)
 }
@@ -25,7 +25,7 @@ fn thread_of(shared: &Shared, client: &mut Client) -> usize {
     shared.clients.find(id as u64).unwrap().thread
 }
 
-/// So many connections to each thread.
+/// At least `each` connections to each thread.
 fn by_thread(server: &TestServer, each: usize) -> Vec<Vec<Client>> {
     let threads = server.shared().threads.len();
     let mut found: Vec<Vec<Client>> = (0..threads).map(|_| Vec::new()).collect();
@@ -37,8 +37,8 @@ fn by_thread(server: &TestServer, each: usize) -> Vec<Vec<Client>> {
     found
 }
 
-/// Has the client's thread run a script that does not end.
-fn lose_thread(server: &TestServer, client: &mut Client, thread: usize) {
+/// Makes the client's thread run a script that does not end, and waits until the thread is stuck.
+fn block_thread(server: &TestServer, client: &mut Client, thread: usize) {
     client.send_words(&["EVAL", SCRIPT, "0"]);
     let shared = server.shared();
     until("the thread is stuck", || {
@@ -46,14 +46,14 @@ fn lose_thread(server: &TestServer, client: &mut Client, thread: usize) {
     });
 }
 
-/// Ends that.
+/// Ends the script.
 fn end_script(server: &TestServer, runner: &mut Client) {
     let mut other = server.client();
     other.run("SUBSCRIBE go");
     assert_eq!(runner.receive(), "\"done\"");
 }
 
-/// How many calls of the script on a thread are counted by now.
+/// How many calls by the script were counted on a thread so far.
 fn calls(shared: &Shared, thread: usize) -> u64 {
     let container = REGISTRY.find(b"PUBSUB").unwrap();
     let row = REGISTRY.find_subcommand(container, b"NUMSUB").unwrap();
@@ -68,7 +68,7 @@ fn new_connections_are_answered_whichever_thread_is_stuck() {
         let server = server();
         let mut clients = by_thread(&server, 1);
         let mut runner = clients[stuck].pop().unwrap();
-        lose_thread(&server, &mut runner, stuck);
+        block_thread(&server, &mut runner, stuck);
         for _ in 0..20 {
             let mut new = server.client();
             assert_eq!(new.run("PING"), "PONG");
@@ -78,17 +78,20 @@ fn new_connections_are_answered_whichever_thread_is_stuck() {
     }
 }
 
-/// The bug: connections that were on their way to a thread waited for it.
+/// Bug: connections in the inbox of a stuck thread waited for it. Cause: only the thread itself could take them. Fix: the acceptor takes
+/// them back and hands them to other threads.
 #[test]
-fn connections_that_a_stuck_thread_has_not_taken_go_to_others() {
+fn connections_in_the_inbox_of_a_stuck_thread_go_to_others() {
     const STUCK: usize = 1;
     let server = server();
     let mut clients = by_thread(&server, 3);
     let mut runner = clients[STUCK].pop().unwrap();
-    // Now it is the thread that new connections go to.
+    // Now this thread has the fewest connections, so new ones go to it.
     clients[STUCK].clear();
     let connections = &server.shared().threads[STUCK].connections;
-    until("two have left", || connections.load(Relaxed) == 1);
+    until("two connections are closed", || {
+        connections.load(Relaxed) == 1
+    });
     runner.send_words(&["EVAL", SCRIPT, "0"]);
     until("the script runs", || calls(server.shared(), STUCK) > 0);
     let mut new: Vec<Client> = (0..3).map(|_| server.client()).collect();
@@ -108,7 +111,7 @@ fn publishers_do_not_wait_for_a_stuck_thread() {
         (clients[STUCK].pop().unwrap(), clients[STUCK].pop().unwrap());
     subscriber.run("SUBSCRIBE news");
     assert_eq!(monitor.run("MONITOR"), "OK");
-    lose_thread(&server, &mut runner, STUCK);
+    block_thread(&server, &mut runner, STUCK);
     let mut publisher = clients[0].pop().unwrap();
     let payload = "x".repeat(MIB);
     let pubsub = &server.shared().pubsub;
@@ -117,15 +120,17 @@ fn publishers_do_not_wait_for_a_stuck_thread() {
             publisher.run_words(&["PUBLISH", "news", &payload]),
             "(integer) 1"
         );
-        // Messages to subscribers and lines to those who monitor, up to the limit for what subscribers leave unread.
+        // Messages to subscribers and lines to MONITOR clients, up to the output limit of subscribers.
         assert!(pubsub.arriving_bytes(STUCK) <= 67 * MIB);
     }
     assert!(pubsub.arriving_bytes(STUCK) > 60 * MIB);
     end_script(&server, &mut runner);
-    // They have missed something, so they are disconnected.
+    // Messages for them were dropped, so they are disconnected.
     subscriber.until_closed();
     monitor.until_closed();
-    until("all is delivered", || pubsub.arriving_bytes(STUCK) == 0);
+    until("all messages are delivered", || {
+        pubsub.arriving_bytes(STUCK) == 0
+    });
     assert_eq!(publisher.run("PUBLISH news x"), "(integer) 0");
 }
 
@@ -137,7 +142,7 @@ fn administration_works_while_a_thread_is_stuck() {
     let mut runner = clients[STUCK].pop().unwrap();
     let mut victim = clients[STUCK].pop().unwrap();
     let id = victim.number("CLIENT ID");
-    lose_thread(&server, &mut runner, STUCK);
+    block_thread(&server, &mut runner, STUCK);
     let mut client = clients[1].pop().unwrap();
     assert!(client.text("INFO").contains("connected_clients:8\r\n"));
     assert!(client.text("CLIENT LIST").contains(&format!("id={id} ")));

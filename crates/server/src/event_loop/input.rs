@@ -3,7 +3,7 @@
 //! ```text
 //!               bytes arrive               parse                      run
 //!   Start ───────────────────► Unparsed ──────────► Requests ──────────────────┐
-//!     ▲ no whole request is left   ▲ bytes are left    ▲ requests are left     │
+//!     ▲ no complete request left   ▲ bytes are left    ▲ requests are left     │
 //!     └────────────────────────────┴───────────────────┴───────────────────────┘
 //! ```
 //!
@@ -29,7 +29,7 @@ use crate::session::Session;
 /// The most requests that are parsed, prefetched and run together.
 pub const BATCH_REQUESTS_MAX: usize = 64;
 
-/// Why a connection runs nothing for now.
+/// Why a connection runs no requests for now.
 #[derive(Clone, Copy, Debug)]
 pub enum Stall {
     /// A shard that the next command needs is locked.
@@ -109,11 +109,11 @@ enum ReadEnd {
     Drained,
     /// There may be more.
     More,
-    /// The client ended its side.
+    /// The client has closed its side.
     Closed,
 }
 
-/// What is known of a connection's socket, whose events come once per change.
+/// The state of a connection's socket, as far as it is known. Its events are edge-triggered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Source {
     /// It has nothing to read until the next event.

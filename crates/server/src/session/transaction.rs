@@ -1,9 +1,9 @@
 //! Transactions: MULTI, EXEC, DISCARD, WATCH and UNWATCH.
 //!
 //! ```text
-//! MULTI ─► queue: rows, arguments one behind the other, hashes of the keys ─► EXEC: all locks at once, ascending
-//!                                                                              ├─ a watched key was changed: nothing runs
-//!                                                                              └─ every command runs in the one section
+//! MULTI ─► queue: rows, arguments, hashes of the keys ─► EXEC: all locks at once, ascending
+//!                                                         ├─ a watched key was changed: nothing runs
+//!                                                         └─ otherwise all commands run in one section
 //! ```
 //!
 //! EXEC locks the shards of all keys that the queued commands name, and those of the watched keys. So no other client can change
