@@ -15,13 +15,15 @@ use damselfly_protocol::client::{Decoder, NullKind, Value, write_command};
 use damselfly_server::clients::NewClient;
 use damselfly_config::{Allow, Config, MaxmemoryPolicy, Origin};
 use damselfly_server::blocked::End;
+use damselfly_server::clock::{CLOCK_MS, now_ms};
 use damselfly_server::dispatch::{BatchEnd, Dispatcher};
 use damselfly_server::event_loop::connection::Connection;
 use damselfly_server::event_loop::input::Batch;
 use damselfly_server::event_loop::listener::Stream;
 use damselfly_server::registry::{REGISTRY, Row};
 use damselfly_server::session::{Replies, Session};
-use damselfly_server::shared::{CLOCK_MS, Shared, Thread, now_ms};
+use damselfly_server::shared::Shared;
+use damselfly_server::threads::Thread;
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 
 /// Commands that reach out of the process or end it, and those that leave a connection known elsewhere (which would have to
@@ -235,7 +237,7 @@ impl Server {
         };
         assert!(blocking.end(End::TimedOut), "nothing else can have ended it");
         let end = blocking.blocked_client.take_end().expect("it was just set");
-        self.dispatcher.end_blocking(&mut self.connection, end);
+        self.dispatcher.finish_blocked(&mut self.connection, end);
         assert_eq!(self.shared.engine.waiting_count(), 0);
     }
 

@@ -81,7 +81,7 @@ fn serve(loaded: Loaded) -> Result<ExitCode, String> {
     {
         log::warn!("Can't turn off transparent huge pages for this process: {error}");
     }
-    let open_files = open_files::fit(&mut config);
+    let open_files = open_files::fit_maxclients(&mut config);
     let signals = Signals::handle().map_err(|error| format!("Can't handle signals: {error}"))?;
     let server = Server::start(config, file)?;
     let config = server.shared().config();

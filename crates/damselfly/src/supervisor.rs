@@ -11,7 +11,7 @@ use damselfly_config::Supervised;
 
 /// The service manager of this process.
 pub enum Supervisor {
-    /// None.
+    /// There is none.
     None,
     /// systemd, which listens on this socket.
     Systemd(OsString),
@@ -78,7 +78,7 @@ impl Supervisor {
     }
 }
 
-/// Sends a datagram to a path, or to a name in the abstract namespace if it begins with `@`.
+/// Sends a datagram to a socket: a path, or a name in the abstract namespace if it begins with `@`.
 fn send(socket: &OsStr, state: &str) -> io::Result<()> {
     let address = match socket.as_bytes().strip_prefix(b"@") {
         Some(name) => SocketAddr::from_abstract_name(name)?,

@@ -31,7 +31,26 @@ pub enum Version {
     Resp3,
 }
 
-/// A collection whose length was unknown when it began; see [`Reply::finish`].
+impl Version {
+    /// The version's number, as in `HELLO`.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Resp2 => 2,
+            Self::Resp3 => 3,
+        }
+    }
+
+    /// The version of this number, if it is supported.
+    pub const fn from_number(number: i64) -> Option<Self> {
+        match number {
+            2 => Some(Self::Resp2),
+            3 => Some(Self::Resp3),
+            _ => None,
+        }
+    }
+}
+
+/// A collection whose length was not known when it began; see [`Reply::finish`].
 #[must_use = "a deferred length must be written with `finish`"]
 #[derive(Debug)]
 pub struct Deferred {

@@ -1,12 +1,12 @@
-//! A client that waits for keys: what BLPOP and its relatives do while there is nothing for them.
+//! Blocked clients: BLPOP and its relatives while their keys are empty.
 //!
 //! ```text
-//!             claim                    end                     the thread of its connection
-//!   Waiting ─────────► claimed by ────────────► ended: how ─────────────────────────────────► its reply is written
-//!                      a change of a key, its timeout, CLIENT UNBLOCK, or the end of the connection
+//!              claim                   end                    the thread of its connection
+//!   waiting ─────────► claimed ───────────────────► ended ─────────────────────────────────► reply written
+//!              by a change of a key, the timeout, CLIENT UNBLOCK, or the close of the connection
 //! ```
 //!
-//! Exactly one of those wins the claim, and only who has won it takes an element or decides on a reply.
+//! Exactly one of those wins the claim, and only the winner takes an element or decides on the reply.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,46 +21,47 @@ use damselfly_value::EntryRef;
 use crate::clients::Client;
 use crate::registry::Row;
 use crate::session::Session;
-use crate::shared::{Message, Shared, Thread};
+use crate::shared::Shared;
+use crate::threads::{Message, Thread};
 
-/// A command that waits, as all threads see it.
+/// A command that waits for keys, as all threads see it.
 pub struct BlockedClient {
     shared: Arc<Shared>,
     client: Arc<Client>,
     args: OwnedArgs,
     wait: Arc<Wait>,
     version: Version,
-    /// The client's id if it tracks keys, or else zero.
+    /// The client's id if it tracks keys, otherwise zero.
     tracker_id: u64,
     claimed: AtomicBool,
     end: Mutex<Option<End>>,
 }
 
-/// How a waiting ended.
+/// How a wait ended.
 #[derive(Debug)]
 pub enum End {
-    /// With this reply.
+    /// The command was served and wrote this reply.
     Served(Vec<u8>),
-    /// With this error.
+    /// The command failed with this error.
     Failed(CommandError),
-    /// Nothing came in time.
+    /// The timeout has passed.
     TimedOut,
 }
 
-/// A command that waits, as its connection sees it.
+/// A command that waits for keys, as its connection sees it.
 pub struct Blocking {
-    /// What others see of it.
+    /// The part that other threads see.
     pub blocked_client: Arc<BlockedClient>,
     /// The command.
     pub row: &'static Row,
-    /// When it ends without a result.
+    /// When the timeout passes, if there is one.
     pub deadline: Option<Instant>,
     ticket: Ticket,
     db: usize,
 }
 
 impl Blocking {
-    /// Makes the client of `session` wait for the keys that `wait` names, whose locks are held.
+    /// Makes the client of `session` wait for the keys that `wait` names. `tx` holds their locks.
     pub fn new(
         shared: &Arc<Shared>,
         session: &Session,
@@ -87,8 +88,8 @@ impl Blocking {
         let timeout = wait.timeout_ms.map(Duration::from_millis);
         let ticket = tx.wait(keys, &waiter);
         if session.client.killed.load(Relaxed) {
-            // Who has killed it may have looked before it was known to wait.
-            blocked_client.end_unserved();
+            // CLIENT KILL may have looked before the client was known to wait.
+            blocked_client.cancel();
         }
         Self {
             ticket,
@@ -99,7 +100,7 @@ impl Blocking {
         }
     }
 
-    /// Ends the waiting for the given reason; false if it was ended before.
+    /// Ends the wait like this; false if something else has ended it.
     pub fn end(&self, end: End) -> bool {
         let wins = self.blocked_client.claim();
         if wins {
@@ -108,15 +109,15 @@ impl Blocking {
         wins
     }
 
-    /// Ends the waiting without a reply; false if something else has ended it.
+    /// Ends the wait without a reply; false if something else has ended it.
     pub fn abandon(&self) -> bool {
         self.blocked_client.claim()
     }
 
-    /// Removes all traces of it, whatever ended it.
-    pub fn leave(&self) {
-        // For a connection that is closed.
-        self.blocked_client.end_unserved();
+    /// Removes the client from the queues of its keys, whatever ended the wait.
+    pub fn unregister(&self) {
+        // If the connection is closed, nothing else has ended the wait yet.
+        self.blocked_client.cancel();
         let (args, keys) = (
             self.blocked_client.args.borrow(),
             self.blocked_client.wait.keys.clone(),
@@ -129,10 +130,10 @@ impl Blocking {
 }
 
 impl BlockedClient {
-    /// True for the one who may end the waiting.
+    /// Claims the right to end the wait; true for one caller only.
     fn claim(&self) -> bool {
         if cfg!(broken = "claim") {
-            // For `tests/blocking.rs` of the oracle, which must notice.
+            // A deliberate bug that `tests/blocking.rs` of the oracle must detect.
             return true;
         }
         !self.claimed.swap(true, Relaxed)
@@ -142,18 +143,18 @@ impl BlockedClient {
         &self.shared.threads[self.client.thread]
     }
 
-    /// Ends the waiting of a client that is about to be closed: nobody serves it any more.
-    pub fn end_unserved(&self) {
-        // Who has won it has served the client.
+    /// Ends the wait of a client whose connection is about to be closed, so that nothing serves it any more.
+    pub fn cancel(&self) {
+        // If something else has the claim, the wait has ended already.
         let _ = self.claim();
     }
 
-    /// True if something has ended the waiting.
+    /// True if something has ended the wait, or is about to.
     pub fn is_claimed(&self) -> bool {
         self.claimed.load(Relaxed)
     }
 
-    /// True if it ends some time in any case.
+    /// True if the wait has a timeout.
     pub fn has_timeout(&self) -> bool {
         self.wait.timeout_ms.is_some()
     }
@@ -162,7 +163,7 @@ impl BlockedClient {
         *self.end.lock().unwrap_or_else(PoisonError::into_inner) = Some(end);
     }
 
-    /// How it ended, once it has.
+    /// Takes how the wait ended, if it has.
     pub fn take_end(&self) -> Option<End> {
         self.end
             .lock()
@@ -170,17 +171,18 @@ impl BlockedClient {
             .take()
     }
 
-    /// Ends the waiting at another client's wish; false if it was ended before.
+    /// Ends the wait for another client's CLIENT UNBLOCK; false if something else has ended it.
     pub fn unblock(&self, end: End) -> bool {
         let wins = self.claim();
         if wins {
             self.set_end(end);
-            self.thread().send(Message::Look(self.client.clone()));
+            self.thread()
+                .send(Message::ClientChanged(self.client.clone()));
         }
         wins
     }
 
-    /// Ends the waiting as `run` says; false if it was ended before.
+    /// Ends the wait with the result of `run`; false if something else has ended it.
     fn finish(&self, run: impl FnOnce() -> End) -> bool {
         let wins = self.claim();
         if wins {
@@ -193,9 +195,9 @@ impl BlockedClient {
         wins
     }
 
-    /// Runs the command for a key that has something for it.
+    /// Runs the command for a key that has an element for it.
     fn run(&self, tx: &mut Tx<'_>, key: Key<'_>) -> End {
-        // What led to this was done by somebody else.
+        // The changes so far are not those of the blocked client.
         tx.ascribe_changes(0);
         let end = self.run_command(tx, key);
         tx.ascribe_changes(self.tracker_id);
@@ -213,7 +215,7 @@ impl BlockedClient {
                 End::Served(bytes)
             }
             Err(Stop::Busy(_) | Stop::Wait(_) | Stop::NeedsAllLocks | Stop::Long) => {
-                log::error!("A client that waited was not served, by a bug in Damselfly.");
+                log::error!("A blocked client was not served because of a bug in Damselfly.");
                 End::TimedOut
             }
         }
@@ -221,7 +223,7 @@ impl BlockedClient {
 }
 
 impl End {
-    /// Writes the reply. Returns the error that it is, if it is one.
+    /// Writes the reply. If that is an error, returns it.
     pub fn write(self, reply: &mut Reply<'_>) -> Option<CommandError> {
         match self {
             Self::Served(bytes) => reply.raw(&bytes),
@@ -235,7 +237,7 @@ impl End {
     }
 }
 
-/// Lets a client go whose command panics while it is served.
+/// Ends the wait even if the command panics.
 struct Ending<'a> {
     blocked_client: &'a BlockedClient,
     end: Option<End>,
@@ -288,16 +290,17 @@ impl Waiter for BlockedClient {
     }
 
     fn queue_message(&self) {
-        self.thread().leave(Message::Look(self.client.clone()));
+        self.thread()
+            .queue(Message::ClientChanged(self.client.clone()));
     }
 
     fn wake(&self) {
-        self.thread().wake_if_left();
+        self.thread().wake_if_due();
     }
 }
 
 impl std::fmt::Debug for BlockedClient {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Parked").finish_non_exhaustive()
+        f.debug_struct("BlockedClient").finish_non_exhaustive()
     }
 }

@@ -1,4 +1,4 @@
-//! Who is connected: what other threads may know of a connection, and may ask of it.
+//! The clients: what other threads can see of each connection, and how they kill or unblock it.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{
@@ -8,12 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use damselfly_engine::Tracker;
+use damselfly_protocol::Version;
 
 use crate::blocked::{BlockedClient, End};
 use crate::event_loop::connection::Connection;
 use crate::observers::invalidation::PendingInvalidation;
 use crate::session::transaction::WatchRound;
-use crate::shared::{Message, Thread};
+use crate::threads::{Message, Thread};
 use damselfly_config::{ClientMemory, Config, Origin};
 #[cfg(doc)]
 use damselfly_pubsub::Topic;
@@ -29,17 +30,17 @@ pub struct Names {
     pub library_version: String,
 }
 
-/// One connection, as other threads see it. The owning thread keeps the figures current, once per
+/// One connection, as other threads see it. The thread that serves it updates the figures once per
 /// batch of requests.
 #[derive(Debug)]
 pub struct Client {
-    /// Never reused; the later it connected, the greater.
+    /// Never reused, and greater than those of all clients that connected earlier.
     pub id: u64,
     /// `ip:port`, or the path of the Unix socket.
     pub address: String,
-    /// The server's end, likewise.
+    /// The server's end of the connection, likewise.
     pub local_address: String,
-    /// Whether it comes from this machine.
+    /// Whether the client is on this machine.
     pub origin: Origin,
     /// True for Unix sockets.
     pub unix: bool,
@@ -47,7 +48,7 @@ pub struct Client {
     pub fd: i32,
     /// The thread that serves it.
     pub thread: usize,
-    /// Its place among that thread's connections, which others have after it.
+    /// Its place among that thread's connections. Later connections reuse it.
     pub place: usize,
     /// When it connected, in milliseconds since the epoch.
     pub connected_ms: i64,
@@ -59,54 +60,54 @@ pub struct Client {
     pub last_command: AtomicUsize,
     /// Bytes of input not yet executed.
     pub input_bytes: AtomicUsize,
-    /// Bytes set aside for input, used or not.
+    /// The capacity of the input buffer, in bytes.
     pub input_capacity: AtomicUsize,
     /// Bytes of replies not yet sent.
     pub output_bytes: AtomicUsize,
-    /// Bytes set aside for replies, used or not.
+    /// The capacity of the output buffer, in bytes.
     pub output_capacity: AtomicUsize,
-    /// 2 or 3.
+    /// The version of RESP that it speaks: 2 or 3.
     pub protocol: AtomicU8,
-    /// Commands executed.
+    /// How many commands it has sent.
     pub commands: AtomicU64,
     /// Its subscriptions, by [`Topic`].
     pub subscriptions: [AtomicUsize; 3],
-    /// What those take, in bytes.
+    /// The memory of its subscriptions, in bytes.
     pub subscription_bytes: AtomicUsize,
-    /// It watches all commands (MONITOR).
+    /// It sees all commands (MONITOR).
     pub monitor: AtomicBool,
     /// It is exempt from eviction (CLIENT NO-EVICT).
     pub no_evict: AtomicBool,
-    /// It leaves no trace on the age of keys (CLIENT NO-TOUCH).
+    /// Its commands do not record the use of keys (CLIENT NO-TOUCH).
     pub no_touch: AtomicBool,
     /// It tracks keys (CLIENT TRACKING).
     pub tracks: AtomicBool,
     /// It tracks all keys with certain prefixes.
     pub tracks_prefixes: AtomicBool,
-    /// It wants no invalidations for its own changes.
+    /// It gets no invalidations for its own changes.
     pub no_loop: AtomicBool,
     /// The id of the client that gets its invalidations, or zero.
     pub redirect: AtomicU64,
-    /// That client was gone when there was one.
+    /// That client was gone when an invalidation was due.
     pub redirect_broken: AtomicBool,
-    /// How many commands it has queued since MULTI; -1 outside of a transaction.
+    /// How many commands it has queued since MULTI; -1 outside a transaction.
     pub queued: AtomicIsize,
-    /// Memory for them and for the keys that it watches, in bytes.
+    /// The memory of the queued commands and the watched keys, in bytes.
     pub transaction_bytes: AtomicUsize,
     /// Whether a key that it watches was changed.
     pub watch_round: WatchRound,
     /// A pause holds it back.
     pub paused: AtomicBool,
-    /// It is to be closed; set by [`Clients::kill`].
+    /// Its connection shall be closed; set by [`Clients::kill`].
     pub killed: AtomicBool,
-    /// The command with which it waits for keys.
+    /// The command that waits for keys, until its connection has written the reply.
     blocked_client: Mutex<Option<Arc<BlockedClient>>>,
     names: Mutex<Names>,
     pending_invalidations: Mutex<Vec<PendingInvalidation>>,
 }
 
 impl Client {
-    /// What it is as one who tracks keys.
+    /// How the tracking table refers to it.
     pub fn tracker(&self) -> Tracker {
         Tracker {
             thread: self.thread as u32,
@@ -115,11 +116,16 @@ impl Client {
         }
     }
 
-    /// What its own command has invalidated of the keys that it tracks, until it is told.
+    /// Invalidations that its own command has caused and that are not sent yet.
     pub fn pending_invalidations(&self) -> MutexGuard<'_, Vec<PendingInvalidation>> {
         self.pending_invalidations
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The version of RESP that it speaks.
+    pub fn version(&self) -> Version {
+        Version::from_number(self.protocol.load(Relaxed).into()).unwrap_or_default()
     }
 
     /// Its names.
@@ -133,27 +139,27 @@ impl Client {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes the command with which it waits for keys from now on.
+    /// Sets or clears the command that waits for keys.
     pub fn set_blocked_client(&self, blocked_client: Option<Arc<BlockedClient>>) {
         *self.blocked_client() = blocked_client;
     }
 
-    /// Ends its waiting for keys; false if it does not wait.
+    /// Ends its wait for keys; false if it does not wait.
     pub fn unblock(&self, end: End) -> bool {
         let blocked_client = self.blocked_client().clone();
         blocked_client.is_some_and(|blocked_client| blocked_client.unblock(end))
     }
 
-    /// The command with which it waits for keys, if nothing has ended that.
-    pub fn waits_with(&self) -> Option<Arc<BlockedClient>> {
+    /// The command that waits for keys, if nothing has ended the wait.
+    pub fn waiting_command(&self) -> Option<Arc<BlockedClient>> {
         self.blocked_client()
             .clone()
             .filter(|blocked_client| !blocked_client.is_claimed())
     }
 
-    /// True if it waits: for keys, or for the end of a pause.
+    /// True if it waits for keys or for the end of a pause.
     pub fn is_blocked(&self) -> bool {
-        self.paused.load(Relaxed) || self.waits_with().is_some()
+        self.paused.load(Relaxed) || self.waiting_command().is_some()
     }
 
     /// True if it has subscriptions.
@@ -163,7 +169,7 @@ impl Client {
             .any(|count| count.load(Relaxed) > 0)
     }
 
-    /// The memory that it takes, in bytes: what is kept about it, and its buffers.
+    /// The memory of the client and its connection, in bytes, including buffers.
     pub fn memory(&self) -> usize {
         let names = self.names();
         size_of::<Connection>()
@@ -180,7 +186,7 @@ impl Client {
     }
 }
 
-/// What is known of a connection when it is made.
+/// What is known about a new connection.
 pub struct NewClient {
     /// See [`Client::id`].
     pub id: u64,
@@ -202,33 +208,33 @@ pub struct NewClient {
     pub now_ms: i64,
 }
 
-/// All connections.
+/// All clients.
 #[derive(Debug, Default)]
 pub struct Clients {
     last_id: AtomicU64,
     by_id: Mutex<BTreeMap<u64, Arc<Client>>>,
     monitors: Mutex<Vec<Arc<Client>>>,
-    /// The ids of those that were evicted, and when, and that were not closed yet when somebody last asked.
-    leaving: Mutex<Vec<(u64, Instant)>>,
-    /// When it was last looked whether they take too much memory while there is no room, in milliseconds since the epoch.
-    looked_ms: AtomicI64,
+    /// Evicted clients that were not closed yet at the last check: their ids, and when they were evicted.
+    evicted: Mutex<Vec<(u64, Instant)>>,
+    /// When the clients' memory was last checked while memory was short, in milliseconds since the epoch.
+    checked_ms: AtomicI64,
 }
 
-/// For so long the memory of a connection that was evicted is expected to be free soon: one that runs a script is closed when that
-/// has ended.
-const LEAVING_MAX: Duration = Duration::from_millis(100);
+/// For this long, the memory of an evicted client counts as about to be freed. A client that runs a script is closed only after the
+/// script.
+const CLOSING_MAX: Duration = Duration::from_millis(100);
 
 impl Clients {
     fn by_id(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Client>>> {
         self.by_id.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The id of the next connection: greater than those of all that came before.
+    /// A new id, greater than all earlier ones.
     pub fn next_id(&self) -> u64 {
         self.last_id.fetch_add(1, Relaxed) + 1
     }
 
-    /// Adds a connection.
+    /// Adds a client.
     pub fn add(&self, new: NewClient) -> Arc<Client> {
         let client = Arc::new(Client {
             id: new.id,
@@ -272,7 +278,7 @@ impl Clients {
         client
     }
 
-    /// Removes a connection that is closed.
+    /// Removes a client whose connection is closed.
     pub fn remove(&self, id: u64) {
         self.by_id().remove(&id);
     }
@@ -281,12 +287,12 @@ impl Clients {
         self.monitors.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The clients that monitor.
+    /// The clients that use MONITOR.
     pub fn monitors(&self) -> Vec<Arc<Client>> {
         self.monitors_list().clone()
     }
 
-    /// Lets a client monitor; false if it does already.
+    /// Turns MONITOR on for a client; false if it was on.
     pub fn start_monitoring(&self, client: &Arc<Client>) -> bool {
         let starts = !client.monitor.swap(true, Relaxed);
         if starts {
@@ -295,7 +301,7 @@ impl Clients {
         starts
     }
 
-    /// Ends that; false if it did not.
+    /// Turns MONITOR off for a client; false if it was off.
     pub fn stop_monitoring(&self, client: &Client) -> bool {
         let stops = client.monitor.swap(false, Relaxed);
         if stops {
@@ -304,19 +310,19 @@ impl Clients {
         stops
     }
 
-    /// Has a connection closed by the thread that serves it; false if that was under way already.
+    /// Makes the thread that serves a client close its connection; false if the client was killed before.
     pub fn kill(&self, client: &Arc<Client>, threads: &[Thread]) -> bool {
         let kills = !client.killed.swap(true, Relaxed);
         if kills {
             if let Some(blocked_client) = client.blocked_client().clone() {
-                blocked_client.end_unserved();
+                blocked_client.cancel();
             }
-            threads[client.thread].send(Message::Look(client.clone()));
+            threads[client.thread].send(Message::ClientChanged(client.clone()));
         }
         kills
     }
 
-    /// The same for a client on another thread, which is not told something because that thread has too much to deliver.
+    /// Kills a client on another thread for which a message was dropped, because that thread has too much to deliver.
     pub fn cut_off(&self, client: &Arc<Client>, threads: &[Thread]) {
         if self.kill(client, threads) {
             log::warn!(
@@ -326,8 +332,8 @@ impl Clients {
         }
     }
 
-    /// Closes the largest connections, except those with CLIENT NO-EVICT, until all together take no
-    /// more than `maxmemory-clients` allows. Returns how many it closed.
+    /// Kills the largest clients, except those with CLIENT NO-EVICT, until the rest take no more memory
+    /// than `maxmemory-clients` allows. Returns how many it killed.
     pub fn evict(&self, config: &Config, threads: &[Thread]) -> u64 {
         let bytes_max = match config.maxmemory_clients {
             ClientMemory::Bytes(bytes) => bytes,
@@ -348,58 +354,58 @@ impl Clients {
             return 0;
         }
         all.sort_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
-        let mut leaving = self.leaving();
-        let mut evicted = 0;
+        let mut evicted = self.evicted();
+        let mut count = 0;
         for (bytes, client) in all {
             if total <= bytes_max {
                 break;
             }
             if !client.no_evict.load(Relaxed) && self.kill(&client, threads) {
                 log::info!("Evicting client {} of {bytes} bytes", client.address);
-                leaving.push((client.id, Instant::now()));
-                evicted += 1;
+                evicted.push((client.id, Instant::now()));
+                count += 1;
                 total -= bytes;
             }
         }
-        evicted
+        count
     }
 
-    fn leaving(&self) -> MutexGuard<'_, Vec<(u64, Instant)>> {
-        self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
+    fn evicted(&self) -> MutexGuard<'_, Vec<(u64, Instant)>> {
+        self.evicted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// True while connections that were evicted are not closed yet, so that their memory is still to come.
-    pub fn are_leaving(&self) -> bool {
-        let mut leaving = self.leaving();
-        if !leaving.is_empty() {
+    /// True while evicted clients are not closed yet, so that their memory is about to be freed.
+    pub fn has_unclosed_evictions(&self) -> bool {
+        let mut evicted = self.evicted();
+        if !evicted.is_empty() {
             let by_id = self.by_id();
-            leaving.retain(|(id, since)| by_id.contains_key(id) && since.elapsed() < LEAVING_MAX);
+            evicted.retain(|(id, since)| by_id.contains_key(id) && since.elapsed() < CLOSING_MAX);
         }
-        !leaving.is_empty()
+        !evicted.is_empty()
     }
 
-    /// True for one who asks in so many milliseconds.
-    pub fn is_look_due(&self, now_ms: i64, every_ms: i64) -> bool {
-        let last = self.looked_ms.load(Relaxed);
+    /// True if the last check was at least `every_ms` ago. Only one of several callers at the same time gets a true.
+    pub fn claim_check(&self, now_ms: i64, every_ms: i64) -> bool {
+        let last = self.checked_ms.load(Relaxed);
         let is_due = now_ms >= last + every_ms;
         is_due
             && self
-                .looked_ms
+                .checked_ms
                 .compare_exchange(last, now_ms, Relaxed, Relaxed)
                 .is_ok()
     }
 
-    /// All connections, oldest first.
+    /// All clients, oldest first.
     pub fn all(&self) -> Vec<Arc<Client>> {
         self.by_id().values().cloned().collect()
     }
 
-    /// The connection of this id.
+    /// The client with this id.
     pub fn find(&self, id: u64) -> Option<Arc<Client>> {
         self.by_id().get(&id).cloned()
     }
 
-    /// How many there are.
+    /// How many clients there are.
     pub fn count(&self) -> usize {
         self.by_id().len()
     }

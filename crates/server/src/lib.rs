@@ -1,4 +1,4 @@
-//! The server: options, sessions, connections, and the threads that serve them.
+//! The server: connections, sessions, and the threads that serve them.
 //!
 //! ```text
 //! Server ── owns ──► Shared: engine, configuration, clients, statistics     (all threads)
@@ -8,6 +8,7 @@
 pub mod admin;
 pub mod blocked;
 pub mod clients;
+pub mod clock;
 pub mod dispatch;
 pub mod event_loop;
 mod long_commands;
@@ -19,9 +20,10 @@ pub mod shared;
 pub mod signals;
 pub mod start;
 pub mod statistics;
+pub mod threads;
 
 /// The version of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// The Redis version whose behaviour clients may expect.
+/// The Redis version whose behaviour clients can expect.
 pub const REDIS_VERSION: &str = "7.2.0";

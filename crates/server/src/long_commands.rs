@@ -1,11 +1,11 @@
-//! Long commands: those that say themselves that they have much to do run on threads of their own, so that no other client
-//! waits for more than the shards they lock.
+//! Long commands: a command that finds that it has much to do runs on a thread of its own, so that other clients wait only for
+//! the shards that it locks.
 //!
 //! ```text
 //!   thread of the connection                        a thread for long commands
-//!   command says Long ──► queue ──────────────────► takes the locks, runs it, leaves the outcome
-//!   parks the connection                                      │
-//!   writes the reply ◄── Message::Look ◄──────────────────────┘
+//!   command returns Long ──► queue ───────────────► takes the locks, runs it, stores the outcome
+//!   the connection stalls                                     │
+//!   writes the reply ◄── Message::ClientChanged ◄─────────────┘
 //! ```
 
 use std::collections::VecDeque;
@@ -21,18 +21,20 @@ use damselfly_engine::{Busy, Effects, Now, Patience, Unserved};
 use damselfly_protocol::{Reply, Version};
 
 use crate::clients::Client;
+use crate::clock;
 use crate::dispatch;
 use crate::observers::client_tracking::Reader;
 use crate::registry::{Locks, Row};
 use crate::session::transaction::Forgotten;
-use crate::shared::{self, Message, Shared};
+use crate::shared::Shared;
+use crate::threads::Message;
 
-/// How soon a thread that waits looks again, should it not be woken.
-const LOOK: Duration = Duration::from_millis(100);
+/// A waiting thread checks again after this long, should it not be woken.
+const RECHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A long command.
 pub struct LongCommand {
-    /// Who sent it.
+    /// The client that sent it.
     pub client: Arc<Client>,
     /// Its row.
     pub row: &'static Row,
@@ -42,29 +44,29 @@ pub struct LongCommand {
     pub args: OwnedArgs,
     /// The selected database.
     pub db: usize,
-    /// The version of the reply.
+    /// The version of RESP for the reply.
     pub version: Version,
-    /// True to leave the age of keys alone.
-    pub leaves_no_trace: bool,
-    /// What the client wants to hear of the keys that are read.
+    /// True if its use of keys is to be recorded.
+    pub touches_keys: bool,
+    /// Tracks the keys that the command reads, if the client tracks keys.
     reader: Option<Reader>,
     outcome: Mutex<Option<Outcome>>,
-    /// True if it ended by a bug.
+    /// True if the command panicked.
     pub panicked: AtomicBool,
 }
 
-/// What came of a long command.
+/// The outcome of a long command.
 #[derive(Default)]
 pub struct Outcome {
-    /// The reply, or the start of it.
+    /// The reply, or its first slice.
     pub reply: Vec<u8>,
-    /// The rest of the reply.
+    /// The rest of the reply, if it is written in slices.
     pub rest: Option<SlicedReply>,
-    /// The error that it is, if it is one.
+    /// The error, if the command failed.
     pub failed: Option<CommandError>,
     /// How long it ran, in nanoseconds, without waiting for locks.
     pub took_ns: u64,
-    /// What it did.
+    /// The hits, misses and changes to count.
     pub effects: Effects,
 }
 
@@ -87,20 +89,20 @@ impl LongCommands {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells which threads run long commands, once.
+    /// Sets the threads that run long commands, once.
     pub fn set_threads(&self, threads: Vec<Thread>) {
         assert!(self.threads.set(threads).is_ok(), "threads start once");
     }
 
-    /// Makes a thread for long commands look whether its shard is free.
+    /// Wakes one of the threads, because the shard that it waits for is free.
     pub fn wake(&self, index: usize) {
         if let Some(thread) = self.threads.get().and_then(|threads| threads.get(index)) {
             thread.unpark();
         }
     }
 
-    /// Makes all threads look at the shards they wait for.
-    pub fn look_at_shards(&self) {
+    /// Makes all threads check the shards that they wait for.
+    pub fn recheck_shards(&self) {
         self.threads
             .get()
             .into_iter()
@@ -108,7 +110,7 @@ impl LongCommands {
             .for_each(Thread::unpark);
     }
 
-    /// Has a command run.
+    /// Queues a command.
     pub fn add(&self, command: Arc<LongCommand>) {
         self.add_work(Work::Command(command));
     }
@@ -123,8 +125,8 @@ impl LongCommands {
         self.added.notify_one();
     }
 
-    /// Makes all threads look whether the process is to end.
-    pub fn look(&self) {
+    /// Makes all idle threads check whether the server stops.
+    pub fn wake_all(&self) {
         self.added.notify_all();
     }
 
@@ -135,7 +137,7 @@ impl LongCommands {
             if let Some(work) = queue.pop_front() {
                 return Some(work);
             }
-            let waited = self.added.wait_timeout(queue, LOOK);
+            let waited = self.added.wait_timeout(queue, RECHECK_INTERVAL);
             queue = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         None
@@ -143,7 +145,7 @@ impl LongCommands {
 }
 
 impl LongCommand {
-    /// A command to be run.
+    /// A command that is not queued yet.
     pub fn new(
         session: &crate::session::Session,
         row: &'static Row,
@@ -157,7 +159,7 @@ impl LongCommand {
             args,
             db: session.db,
             version: session.protocol,
-            leaves_no_trace: dispatch::leaves_no_trace(session, row),
+            touches_keys: dispatch::touches_keys(session, row),
             reader: session
                 .tracked
                 .as_ref()
@@ -171,19 +173,19 @@ impl LongCommand {
         self.outcome.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What came of it, once it has run.
+    /// Takes the outcome, if the command has run.
     pub fn take_outcome(&self) -> Option<Outcome> {
         self.outcome().take()
     }
 
-    /// Runs it, once its locks are free. Refuses if a slow script has one.
+    /// Runs the command, or returns `Busy` if a shard is locked. Refuses the command if a slow script has locked it.
     fn try_run_or_refuse(
         &self,
         shared: &Shared,
         waiter: &Waiter<'_>,
-        unserved: &mut Vec<Unserved>,
+        to_retry: &mut Vec<Unserved>,
     ) -> Result<Outcome, Busy> {
-        let busy = match self.try_run(shared, waiter, unserved) {
+        let busy = match self.try_run(shared, waiter, to_retry) {
             Ok(outcome) => return Ok(outcome),
             Err(busy) => busy,
         };
@@ -194,14 +196,14 @@ impl LongCommand {
         Ok(outcome)
     }
 
-    /// Runs it, once its locks are free.
+    /// Runs the command, or returns `Busy` if a shard is locked.
     fn try_run(
         &self,
         shared: &Shared,
         waiter: &Waiter<'_>,
-        unserved: &mut Vec<Unserved>,
+        to_retry: &mut Vec<Unserved>,
     ) -> Result<Outcome, Busy> {
-        let (args, now) = (self.args.borrow(), Now(shared::now_ms()));
+        let (args, now) = (self.args.borrow(), Now(clock::now_ms()));
         let (engine, mut shards) = (&shared.engine, Vec::new());
         let mut outcome = Outcome::default();
         let mut tx = match self.row.locks {
@@ -210,7 +212,7 @@ impl LongCommand {
                 dispatch::lock(engine, self.row, args, self.db, now, &mut shards)?
             }
         };
-        tx.set_touches(!self.leaves_no_trace);
+        tx.set_touches(self.touches_keys);
         tx.set_for_one();
         let started = Instant::now();
         let (mut reply, mut rest) = (Reply::new(&mut outcome.reply, self.version), None);
@@ -218,7 +220,7 @@ impl LongCommand {
         if let Err(Stop::NeedsAllLocks) = result {
             drop(tx);
             tx = engine.lock_all(self.db, now)?;
-            tx.set_touches(!self.leaves_no_trace);
+            tx.set_touches(self.touches_keys);
             tx.set_for_one();
             result = (self.run)(&mut tx, args, &mut reply);
         }
@@ -232,28 +234,28 @@ impl LongCommand {
             }
             Err(Stop::Busy(busy)) => return Err(busy),
             Err(Stop::NeedsAllLocks | Stop::Wait(_) | Stop::Long) => {
-                unreachable!("{} can't stop for that here", self.row.name)
+                unreachable!("{} can't return that here", self.row.name)
             }
         }
         if let Some(reader) = self.reader {
             reader.note(&mut tx, self.row, args);
         }
         if tx.has_extras() {
-            unserved.extend(tx.serve_waiters());
+            to_retry.extend(tx.serve_waiters());
         }
         outcome.effects = tx.effects();
         drop(tx);
-        // What holds no lock is the longest part of some commands.
+        // For some commands, this part is the longest. It needs no lock.
         outcome.rest = rest.and_then(|mut rest: SlicedReply| {
-            let goes_on = rest.write(&mut reply, dispatch::REPLY_SLICE_BYTES);
-            goes_on.then_some(rest)
+            let has_more = rest.write(&mut reply, dispatch::REPLY_SLICE_BYTES);
+            has_more.then_some(rest)
         });
         outcome.took_ns = started.elapsed().as_nanos() as u64;
         Ok(outcome)
     }
 }
 
-/// Runs long commands until the process ends. `index` counts the threads that do so.
+/// Runs long commands until the server stops, on the thread number `index` of those for long commands.
 pub fn run(shared: &Shared, index: usize) {
     while let Some(work) = shared.long.next(&shared.stopping) {
         let command = match work {
@@ -263,11 +265,11 @@ pub fn run(shared: &Shared, index: usize) {
                 continue;
             }
         };
-        let mut unserved = Vec::new();
+        let mut to_retry = Vec::new();
         let ran = catch_unwind(AssertUnwindSafe(|| {
             let waiter = Waiter { shared, index };
-            patiently(shared, index, || {
-                command.try_run_or_refuse(shared, &waiter, &mut unserved)
+            retry_until_free(shared, index, || {
+                command.try_run_or_refuse(shared, &waiter, &mut to_retry)
             })
         }));
         match ran {
@@ -277,16 +279,16 @@ pub fn run(shared: &Shared, index: usize) {
         if command.reader.is_some() {
             shared.tracking.forget_if_unused(&shared.engine);
         }
-        shared.threads[command.client.thread].send(Message::Look(command.client.clone()));
-        while let Some(next) = unserved.pop() {
-            let serve = || shared.engine.serve_waiters(&next, Now(shared::now_ms()));
-            unserved.extend(patiently(shared, index, serve).into_iter().flatten());
+        shared.threads[command.client.thread].send(Message::ClientChanged(command.client.clone()));
+        while let Some(next) = to_retry.pop() {
+            let serve = || shared.engine.serve_waiters(&next, Now(clock::now_ms()));
+            to_retry.extend(retry_until_free(shared, index, serve).into_iter().flatten());
         }
     }
 }
 
-/// Tries until no shard is busy; `None` if the process ends before.
-fn patiently<T>(
+/// Retries until no shard is busy; `None` if the server stops before.
+fn retry_until_free<T>(
     shared: &Shared,
     index: usize,
     mut attempt: impl FnMut() -> Result<T, Busy>,
@@ -294,19 +296,19 @@ fn patiently<T>(
     while !shared.stopping.load(Relaxed) {
         match attempt() {
             Ok(done) => return Some(done),
-            Err(busy) => await_shard(shared, index, busy),
+            Err(busy) => wait_for_shard(shared, index, busy),
         }
     }
     None
 }
 
-fn await_shard(shared: &Shared, index: usize, busy: Busy) {
+fn wait_for_shard(shared: &Shared, index: usize, busy: Busy) {
     if !shared.engine.wait(busy, shared.threads.len() + index) {
-        thread::park_timeout(LOOK);
+        thread::park_timeout(RECHECK_INTERVAL);
     }
 }
 
-/// How a command waits that locks one shard after the other.
+/// Waits for shards, for a command that locks one shard after the other.
 struct Waiter<'a> {
     shared: &'a Shared,
     index: usize,
@@ -317,7 +319,7 @@ impl Patience for Waiter<'_> {
         if self.shared.scripts.busy(busy.shard).is_some() {
             return false;
         }
-        await_shard(self.shared, self.index, busy);
+        wait_for_shard(self.shared, self.index, busy);
         true
     }
 

@@ -1,4 +1,4 @@
-//! One table of all commands, found by name.
+//! The table of all commands, which finds them by name.
 
 use std::sync::{LazyLock, Mutex, PoisonError};
 
@@ -16,22 +16,22 @@ use crate::scripts::{eval_commands, function_commands};
 use crate::session::{Context, Session};
 use crate::session::{connection_commands, transaction};
 
-/// A command that concerns the connection or the server; it takes locks itself where it needs any.
+/// A command on the connection or the server. It takes the locks that it needs itself.
 pub type SessionFn = fn(&mut Context<'_>, Args<'_>, &mut Reply<'_>) -> Result;
 
-/// A command that has to do with how others run.
+/// A command that changes how other commands run.
 pub type DispatchFn = fn(&mut Dispatcher, &mut Session, Args<'_>, Now, &mut Reply<'_>) -> Result;
 
-/// What runs a command.
+/// The function that runs a command.
 #[derive(Clone, Copy)]
 pub enum Handler {
     /// It works on keys, under their locks.
     Keyspace(KeyspaceFn),
     /// It works on the connection or the server.
     Session(SessionFn),
-    /// It has to do with how others run.
+    /// It changes how other commands run.
     Dispatch(DispatchFn),
-    /// It runs the script or function that this finds.
+    /// It runs the script or function that the finder finds.
     Script(&'static Finder),
     /// It lists the subcommands of its container.
     Help,
@@ -70,27 +70,27 @@ const HELP: Command<Handler> = Command {
     complexity: "O(1)",
 };
 
-/// Which locks a command needs, in the form that is quickest to act upon.
+/// The locks that a command needs, in the form that is quickest to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Locks {
-    /// None, or what it takes itself.
+    /// None, or those that it takes itself.
     None,
-    /// That of one key, at this argument.
+    /// The lock of one key, which is this argument.
     One(usize),
-    /// Those of all its keys.
+    /// The locks of all its keys.
     Many,
-    /// All.
+    /// All locks.
     All,
 }
 
-/// What becomes of a command between MULTI and EXEC.
+/// How a command is treated between MULTI and EXEC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WithinMulti {
     /// It is queued.
     Queued,
-    /// It is refused, and so is EXEC.
+    /// It is refused, and EXEC with it.
     Refused,
-    /// It runs at once: MULTI and WATCH, to complain.
+    /// It runs at once: MULTI and WATCH, which then return an error.
     Runs,
     /// It runs at once and ends the transaction, or the connection.
     Leaves,
@@ -98,15 +98,15 @@ pub enum WithinMulti {
     Executes,
 }
 
-/// A command or subcommand, and what follows from its row.
+/// A command or subcommand, with properties that are derived from its row.
 pub struct Row {
     /// The row.
     pub command: Command<Handler>,
     /// Its name in lower case; `container|subcommand` for subcommands.
     pub name: String,
-    /// What clients call it: its name, unless `rename-command` changed or (when empty) removed it.
+    /// The name that clients use: `name`, unless `rename-command` changed it; empty if `rename-command` removed the command.
     pub called: String,
-    /// Its place in [`Registry::rows`], by which statistics are kept.
+    /// Its place in [`Registry::rows`]. Statistics use it as their index.
     pub index: usize,
     /// The places of its subcommands' rows.
     pub subcommands: Vec<usize>,
@@ -116,48 +116,48 @@ pub struct Row {
     pub needs_memory: bool,
     /// It is allowed before authentication.
     pub no_auth: bool,
-    /// It changes keys, or what it does may have to be known elsewhere.
+    /// It changes keys or other data, or it may have to be replicated.
     pub writes: bool,
     /// It reads keys and changes none.
     pub only_reads: bool,
-    /// A client of RESP2 may use it although it has subscriptions.
+    /// A RESP2 client with subscriptions may use it.
     pub for_subscribers: bool,
     /// It needs `enable-debug-command`.
     pub protected: bool,
     /// Scripts may not call it.
     pub not_in_scripts: bool,
-    /// What becomes of it between MULTI and EXEC.
+    /// How it is treated between MULTI and EXEC.
     pub within_multi: WithinMulti,
     /// It runs a script or function.
     pub runs_script: bool,
-    /// As a part of a transaction it needs all locks, since it uses more keys than its arguments name, or takes locks itself.
+    /// Within a transaction it needs all locks, because it uses keys that its arguments do not name, or takes locks itself.
     pub needs_all_locks: bool,
 }
 
 /// All commands.
 pub struct Registry {
     rows: Vec<Row>,
-    /// Open addressing by [`fold`]: place of the row plus one, zero where there is none.
+    /// Open addressing by [`fold`]: the place of the row plus one; zero for an empty slot.
     slots: Box<[u16; SLOTS]>,
     renames: Vec<(String, String)>,
 }
 
 const SLOTS: usize = 2048;
 
-/// The registry: the same for the whole life of the process.
+/// The registry. It does not change while the process runs.
 pub static REGISTRY: LazyLock<Registry> = LazyLock::new(|| {
     let prepared = PREPARED.lock().unwrap_or_else(PoisonError::into_inner);
     Registry::new(&prepared).0
 });
 
-/// What `rename-command` says, for the first use of [`REGISTRY`].
+/// The values of `rename-command`, for the first use of [`REGISTRY`].
 static PREPARED: Mutex<Vec<(String, String)>> = Mutex::new(Vec::new());
 
-/// Gives commands other names: each pair is a command and its new name, which is empty to remove it. To be called
-/// before anything else uses the registry.
+/// Renames commands: each pair is a command and its new name; an empty name removes the command. Call this before
+/// anything else uses the registry.
 ///
 /// # Errors
-/// If there is no such command, if the new name is taken, or if it is too late.
+/// A command does not exist, a new name is taken, or the registry is in use already.
 pub fn rename(renames: &[(String, String)]) -> std::result::Result<(), String> {
     if renames.is_empty() {
         return Ok(());
@@ -175,7 +175,7 @@ pub fn rename(renames: &[(String, String)]) -> std::result::Result<(), String> {
     Ok(())
 }
 
-/// A hash of a name that is the same for both cases of a letter.
+/// A hash of a name that ignores the case of letters.
 #[inline]
 fn fold(name: &[u8]) -> usize {
     let mut hash = name.len() as u64;
@@ -187,7 +187,7 @@ fn fold(name: &[u8]) -> usize {
 }
 
 impl Registry {
-    /// All commands, and what is wrong with `renames`.
+    /// All commands, and the first problem with `renames`.
     fn new(renames: &[(String, String)]) -> (Self, Option<String>) {
         let mut registry = Self {
             rows: Vec::new(),
@@ -224,7 +224,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Makes commands be found by what they are called.
+    /// Enters all commands in the hash table by the names that clients use.
     fn fill_slots(&mut self) {
         for row in &self.rows {
             if row.name.contains('|') || row.called.is_empty() {
@@ -282,19 +282,19 @@ impl Registry {
         index
     }
 
-    /// All rows, those of subcommands behind their container's.
+    /// All rows. Those of subcommands follow the row of their container.
     pub fn rows(&self) -> &[Row] {
         &self.rows
     }
 
-    /// The rows that are no subcommands, without those that `rename-command` removed.
+    /// The rows of commands, without subcommands and without commands that `rename-command` removed.
     pub fn top_level(&self) -> impl Iterator<Item = &Row> {
         self.rows
             .iter()
             .filter(|row| !row.name.contains('|') && !row.called.is_empty())
     }
 
-    /// The command that clients call by this name, in any case.
+    /// The command that clients call by this name. The case of letters does not matter.
     #[inline]
     pub fn find(&self, name: &[u8]) -> Option<&Row> {
         let mut slot = fold(name);
@@ -307,7 +307,7 @@ impl Registry {
         }
     }
 
-    /// A container's subcommand of this name, in any case.
+    /// A container's subcommand of this name. The case of letters does not matter.
     pub fn find_subcommand(&self, container: &Row, name: &[u8]) -> Option<&Row> {
         container
             .subcommands
@@ -318,7 +318,7 @@ impl Registry {
 }
 
 impl Registry {
-    /// Writes what HELP shows for the container that `row` belongs to.
+    /// Writes the HELP text of the container that `row` belongs to.
     pub fn write_help(&self, row: &Row, reply: &mut Reply<'_>) {
         let container = row.name.split('|').next().unwrap_or_default();
         let shown: Vec<&Command<Handler>> = self
@@ -341,8 +341,8 @@ impl Registry {
     }
 }
 
-/// The traits of a container's HELP: it is in the ACL categories that the container names. Leaks a
-/// little, once per process.
+/// The traits of a container's HELP, which belongs to the ACL categories of the container. Leaks a
+/// few bytes, once per process.
 fn help_traits(container: &Command<Handler>) -> &'static [Trait] {
     let categories = container
         .traits
@@ -383,7 +383,7 @@ fn within_multi(command: &Command<Handler>, is_subcommand: bool) -> WithinMulti 
     }
 }
 
-/// Commands about the server that have nothing to do with keys.
+/// Commands of the server group that use no keys.
 const LOCKLESS: &[&str] = &["TIME", "LASTSAVE", "LOLWUT"];
 
 fn needs_all_locks(command: &Command<Handler>) -> bool {
@@ -395,7 +395,7 @@ fn needs_all_locks(command: &Command<Handler>) -> bool {
             Locks::One(_) | Locks::Many => command.has(Trait::TouchesArbitraryKeys),
             Locks::None | Locks::All => true,
         },
-        // Those about connections have nothing to do with keys.
+        // Commands on connections use no keys.
         Handler::Session(_) => command.group == Group::Server && !LOCKLESS.contains(&command.name),
         Handler::Script(_) => true,
         Handler::Dispatch(_) | Handler::Help => false,
@@ -407,10 +407,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_command_is_found_in_any_case_and_no_name_stands_twice() {
+    fn commands_are_found_in_any_case_and_names_are_unique() {
         let mut names = std::collections::HashSet::new();
         for row in REGISTRY.rows() {
-            assert!(names.insert(row.name.clone()), "{} stands twice", row.name);
+            assert!(names.insert(row.name.clone()), "{} occurs twice", row.name);
         }
         for row in REGISTRY.top_level() {
             for name in [row.name.to_uppercase(), row.name.clone()] {
@@ -470,7 +470,9 @@ mod tests {
             );
             let required = required_words(&words);
             match command.run {
-                Run::Subcommands(_) | Run::Either(..) | Run::Run(Handler::Help) => {}
+                // The dispatcher relies on this: without a subcommand there is nothing to run.
+                Run::Subcommands(_) => assert!(!command.arity.allows(1), "{}", row.name),
+                Run::Either(..) | Run::Run(Handler::Help) => {}
                 Run::Run(_) => assert_eq!(
                     required,
                     command.arity.signed().unsigned_abs() as usize,
@@ -482,8 +484,8 @@ mod tests {
         }
     }
 
-    /// Words of a usage outside of brackets; a choice of alternatives in angle brackets counts as its
-    /// first one.
+    /// The number of words in a usage outside brackets. A choice in angle brackets counts as its first
+    /// alternative.
     fn required_words(words: &[&str]) -> usize {
         let (mut depth, mut in_choice, mut skip, mut count) = (0_i32, false, false, 0);
         for word in words {

@@ -1,232 +1,31 @@
-//! What all threads share.
+//! The state that all threads share: the engine, the configuration, and one field per facility of the server.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread::ThreadId;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use damselfly_engine::{AccessPolicy, Engine, EventMask};
 
 use crate::admin::latency::LatencyMonitor;
 use crate::admin::pause::Pause;
 use crate::admin::slowlog::Slowlog;
-use crate::clients::{Client, Clients};
-use crate::event_loop::TICK;
+use crate::clients::Clients;
+use crate::clock::now_ms;
 use crate::event_loop::acceptor::Acceptor;
-use crate::event_loop::listener::Stream;
 use crate::long_commands::LongCommands;
-use crate::observers::invalidation::{Invalidation, Tracking};
+use crate::observers::invalidation::Tracking;
 use crate::scripts::Scripts;
 use crate::scripts::function_libraries::Functions;
 use crate::statistics::ThreadCounters;
+use crate::threads::Thread;
 use damselfly_config::{Config, MaxmemoryPolicy};
-use damselfly_pubsub::{DeliveryThread, PubSub, PublishedMessage};
+use damselfly_pubsub::PubSub;
 
-/// How many tracked keys are dropped at most per tick, if they are too many since `tracking-table-max-keys` was lowered.
+/// The most tracked keys dropped per tick when `tracking-table-max-keys` was lowered below their number.
 pub const TRACKED_PER_TICK: usize = 10_000;
 
-/// What one thread may ask of another.
-pub enum Message {
-    /// Write these lines to all clients that monitor, but not to the one whose commands they show: it
-    /// has them already, each behind its reply.
-    Monitored {
-        /// The finished lines.
-        lines: Arc<[u8]>,
-        /// The id of the client whose commands they show.
-        from: u64,
-        /// What they were counted as.
-        bytes: usize,
-    },
-    /// Deliver these published messages.
-    Published {
-        /// The messages, in order.
-        messages: Vec<PublishedMessage>,
-        /// What they were counted as.
-        bytes: usize,
-    },
-    /// Tell clients that track keys.
-    Invalidations {
-        /// What they are told, in order.
-        list: Vec<Invalidation>,
-        /// What that was counted as.
-        bytes: usize,
-    },
-    /// Tell a client what another one redirects to it.
-    Redirected {
-        /// The client.
-        client: Arc<Client>,
-        /// The keys, as they are written.
-        text: Arc<[u8]>,
-        /// What they were counted as.
-        bytes: usize,
-    },
-    /// Disconnect all subscribers: messages for them were lost.
-    Overflow,
-    /// Look at the state of this client, which was changed: it may be killed or unblocked.
-    Look(Arc<Client>),
-}
-
-/// A new connection for a thread to serve.
-pub struct Arrival {
-    /// The socket.
-    pub stream: Stream,
-    /// Its client's id.
-    pub id: u64,
-}
-
-/// A thread that has not taken a turn for this long is stuck: most likely in a script. All others take one with every tick.
-const STUCK_AFTER_MS: u64 = 3 * TICK.as_millis() as u64;
-
-/// Messages for a thread.
-#[derive(Default)]
-struct Inbox {
-    /// New connections. They have no place in the order of the messages, and other threads may take them.
-    arrivals: Vec<Arrival>,
-    messages: Vec<Message>,
-    /// How many were taken before them.
-    taken: u64,
-}
-
-/// One thread, as the others see it. On cache lines of its own, since its counters change with every request.
-#[repr(align(128))]
-pub struct Thread {
-    inbox: Mutex<Inbox>,
-    /// There are messages.
-    has_incoming: AtomicBool,
-    /// Somebody has left the first of them and not woken the thread yet.
-    is_wake_due: AtomicBool,
-    /// When it last took a turn, in milliseconds since the start of the server.
-    turned_ms: AtomicU64,
-    waker: mio::Waker,
-    /// Which of the process's threads it is.
-    id: OnceLock<ThreadId>,
-    /// Its counters.
-    pub counters: ThreadCounters,
-    /// Its connections, those on their way included.
-    pub connections: AtomicUsize,
-}
-
-impl Thread {
-    /// A thread that the waker wakes.
-    pub fn new(waker: mio::Waker) -> Self {
-        Self {
-            inbox: Mutex::default(),
-            has_incoming: AtomicBool::new(false),
-            is_wake_due: AtomicBool::new(false),
-            turned_ms: AtomicU64::new(0),
-            waker,
-            id: OnceLock::new(),
-            counters: ThreadCounters::new(),
-            connections: AtomicUsize::new(0),
-        }
-    }
-
-    fn inbox(&self) -> MutexGuard<'_, Inbox> {
-        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// To be called by the thread itself when it starts.
-    pub fn begin(&self) {
-        let known = self.id.set(std::thread::current().id());
-        assert!(known.is_ok(), "a thread starts once");
-    }
-
-    /// True if it is the thread that asks.
-    pub fn is_current(&self) -> bool {
-        self.id.get() == Some(&std::thread::current().id())
-    }
-
-    /// True if it is stuck at this time, in milliseconds since the start of the server.
-    pub fn is_stuck(&self, uptime_ms: u64) -> bool {
-        uptime_ms.saturating_sub(self.turned_ms.load(Relaxed)) > STUCK_AFTER_MS
-    }
-
-    /// Hands it a connection, which it counts among its own from now on.
-    pub fn hand_over(&self, arrival: Arrival) {
-        self.put(|inbox| inbox.arrivals.push(arrival));
-        self.wake_if_left();
-    }
-
-    /// True if it has not taken all connections that were handed to it.
-    pub fn has_arrivals(&self) -> bool {
-        !self.inbox().arrivals.is_empty()
-    }
-
-    /// Takes those connections; any thread may.
-    pub fn take_arrivals(&self) -> Vec<Arrival> {
-        std::mem::take(&mut self.inbox().arrivals)
-    }
-
-    /// Leaves a message, and wakes the thread unless it is awake.
-    pub fn send(&self, message: Message) {
-        self.leave(message);
-        self.wake_if_left();
-    }
-
-    /// Leaves a message. The caller calls [`Thread::wake_if_left`] soon, but may release locks first.
-    pub fn leave(&self, message: Message) {
-        self.put(|inbox| inbox.messages.push(message));
-    }
-
-    fn put(&self, put: impl FnOnce(&mut Inbox)) {
-        let mut inbox = self.inbox();
-        let was_empty = inbox.messages.is_empty() && inbox.arrivals.is_empty();
-        put(&mut inbox);
-        self.has_incoming.store(true, Relaxed);
-        // Who leaves the first message wakes it. It looks itself for its own before it sleeps.
-        if was_empty && !self.is_current() {
-            self.is_wake_due.store(true, Relaxed);
-        }
-    }
-
-    /// Wakes the thread if a message was left for which nobody has done so.
-    pub fn wake_if_left(&self) {
-        if self.is_wake_due.load(Relaxed) && self.is_wake_due.swap(false, Relaxed) {
-            self.wake();
-        }
-    }
-
-    /// True if there are messages or connections. A false is certain only to the thread itself about its own; others wake it.
-    #[inline]
-    pub fn has_incoming(&self) -> bool {
-        self.has_incoming.load(Relaxed)
-    }
-
-    /// Makes the thread take a turn.
-    pub fn wake(&self) {
-        if let Err(error) = self.waker.wake() {
-            log::warn!("can't wake a thread: {error}");
-        }
-    }
-
-    /// Takes all messages; the first of them has the number that is returned.
-    pub fn receive(&self) -> (u64, Vec<Message>) {
-        let mut inbox = self.inbox();
-        let first = inbox.taken;
-        self.has_incoming.store(false, Relaxed);
-        let messages = std::mem::take(&mut inbox.messages);
-        inbox.taken += messages.len() as u64;
-        (first, messages)
-    }
-}
-
-impl DeliveryThread for Thread {
-    fn send_published(&self, messages: Vec<PublishedMessage>, bytes: usize) {
-        self.send(Message::Published { messages, bytes });
-    }
-
-    fn send_overflow(&self) {
-        self.send(Message::Overflow);
-    }
-
-    fn next_message_number(&self) -> u64 {
-        let inbox = self.inbox();
-        inbox.taken + inbox.messages.len() as u64
-    }
-}
-
-/// What all threads share.
+/// The state that all threads share.
 pub struct Shared {
     /// The data.
     pub engine: Arc<Engine>,
@@ -235,31 +34,31 @@ pub struct Shared {
     /// The threads.
     pub threads: Vec<Thread>,
     config: Mutex<Arc<Config>>,
-    /// Grows with every change of the configuration; threads compare it with that of their snapshot.
+    /// Grows with every change of the configuration. Threads compare it with the generation of their snapshot.
     config_generation: AtomicU64,
     /// The configuration file, for CONFIG REWRITE.
     pub config_file: Option<PathBuf>,
-    /// The program, as started.
+    /// The path of the running program.
     pub executable: String,
     /// Random, different for every start; 40 hexadecimal digits.
     pub run_id: String,
     /// When the process started, in milliseconds since the epoch.
     pub started_ms: i64,
-    /// The same by a clock that nobody sets.
+    /// The same by a monotonic clock.
     started: Instant,
-    /// Where connections come from.
+    /// The listening sockets.
     pub acceptor: OnceLock<Acceptor>,
-    /// Set when the process is to end.
+    /// Set when the server shall stop.
     pub stopping: AtomicBool,
-    /// How many clients watch all commands.
+    /// How many clients use MONITOR.
     pub monitors: AtomicUsize,
     /// Subscriptions.
     pub pubsub: PubSub,
-    /// Who tracks keys.
+    /// The clients that track keys.
     pub tracking: Arc<Tracking>,
     /// Libraries of functions.
     pub functions: Functions,
-    /// Commands that take long.
+    /// Long commands, and the threads that run them.
     pub long: LongCommands,
     /// Scripts.
     pub scripts: Scripts,
@@ -269,15 +68,15 @@ pub struct Shared {
     pub slowlog: Slowlog,
     /// LATENCY.
     pub latency: LatencyMonitor,
-    /// The most memory that was ever in use, in bytes.
+    /// The peak of memory use, in bytes.
     pub peak_bytes: AtomicUsize,
-    /// For how long more memory than `maxmemory` was in use.
+    /// For how long memory use exceeded `maxmemory`.
     pub over_limit: OverLimit,
     /// Memory in use when the server was ready, in bytes.
     pub startup_bytes: AtomicUsize,
     /// Commands per second and bytes per second, sampled.
     pub rates: Mutex<Rates>,
-    /// When the last save ended well, in seconds since the epoch.
+    /// When the last save succeeded, in seconds since the epoch.
     pub last_save_s: AtomicI64,
 }
 
@@ -293,7 +92,7 @@ pub struct Rates {
 }
 
 impl Shared {
-    /// What all threads share, with the engine set up as the configuration says.
+    /// The shared state of a server with this configuration, which also sets up the engine.
     pub fn new(
         engine: Arc<Engine>,
         threads: Vec<Thread>,
@@ -339,7 +138,7 @@ impl Shared {
         self.config.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The configuration at this moment.
+    /// The current configuration.
     pub fn config(&self) -> Arc<Config> {
         self.config_slot().clone()
     }
@@ -350,7 +149,7 @@ impl Shared {
         self.config_generation.load(Relaxed)
     }
 
-    /// Makes a new configuration from the current one and puts it in force, or fails and changes nothing.
+    /// Puts the configuration that `change` makes from the current one in force. If `change` fails, nothing changes.
     pub fn change_config<E>(
         &self,
         change: impl FnOnce(&Config) -> Result<Config, E>,
@@ -366,11 +165,11 @@ impl Shared {
         Ok(())
     }
 
-    /// Ends the process cleanly, soon.
+    /// Makes all threads stop soon, so that the process ends cleanly.
     pub fn stop(&self) {
         self.stopping.store(true, Relaxed);
         self.threads.iter().for_each(Thread::wake);
-        self.long.look();
+        self.long.wake_all();
         if let Some(acceptor) = self.acceptor.get() {
             acceptor.wake();
         }
@@ -381,17 +180,16 @@ impl Shared {
         self.started.elapsed().as_millis() as u64
     }
 
-    /// True while whoever sends from one thread to another is to wait, since much is on its way and will be delivered soon. A
-    /// stuck thread delivers nothing soon: what is too much for it is lost, and its subscribers are disconnected.
+    /// True while senders on thread `from` must wait, because too many messages are on their way to thread `to`. Nobody waits for a
+    /// stuck thread: messages beyond its limit are dropped, and its subscribers are disconnected.
     pub fn is_congested(&self, from: usize, to: usize) -> bool {
         self.pubsub.is_congested(from, to) && !self.threads[to].is_stuck(self.uptime_ms())
     }
 
-    /// Notes that a thread has taken a turn.
+    /// Records that a thread has taken a turn.
     pub fn note_turn(&self, thread: usize, now: Instant) {
         let uptime = now.saturating_duration_since(self.started);
-        let turned_ms = &self.threads[thread].turned_ms;
-        turned_ms.store(uptime.as_millis() as u64, Relaxed);
+        self.threads[thread].note_turn(uptime.as_millis() as u64);
     }
 
     /// Sums one counter over all threads.
@@ -402,7 +200,7 @@ impl Shared {
             .sum()
     }
 
-    /// Notes how much memory is in use, and returns it, in bytes.
+    /// Returns the memory in use, in bytes, and updates the peak.
     pub fn note_memory(&self) -> usize {
         let used = damselfly_base::heap::used_bytes();
         self.peak_bytes.fetch_max(used, Relaxed);
@@ -410,16 +208,17 @@ impl Shared {
     }
 }
 
-/// For how long a limit was exceeded, as somebody saw who looks from time to time.
+/// For how long a limit was exceeded, sampled from time to time.
 #[derive(Debug, Default)]
 pub struct OverLimit {
-    /// Since when it is, in milliseconds since the epoch; zero if it is not.
+    /// Since when it has been exceeded, in milliseconds since the epoch; zero if it is not.
     since_ms: AtomicI64,
+    /// The time of earlier periods, in milliseconds.
     ended_ms: AtomicI64,
 }
 
 impl OverLimit {
-    /// Notes what is seen now; for a single thread.
+    /// Records a sample. Only one thread may call this.
     pub fn note(&self, is_over: bool, now_ms: i64) {
         match (self.since_ms.load(Relaxed), is_over) {
             (0, true) => self.since_ms.store(now_ms, Relaxed),
@@ -431,7 +230,7 @@ impl OverLimit {
         }
     }
 
-    /// For how long it is exceeded now, in milliseconds; zero if it is not.
+    /// How long it has been exceeded, in milliseconds; zero if it is not.
     pub fn current_ms(&self, now_ms: i64) -> i64 {
         match self.since_ms.load(Relaxed) {
             0 => 0,
@@ -439,19 +238,19 @@ impl OverLimit {
         }
     }
 
-    /// For how long it was exceeded, in milliseconds since the start or the last reset.
+    /// For how long it was exceeded in total, in milliseconds, since the start or the last reset.
     pub fn total_ms(&self, now_ms: i64) -> i64 {
         self.ended_ms.load(Relaxed) + self.current_ms(now_ms)
     }
 
-    /// Starts to count at zero again.
+    /// Sets the total to zero.
     pub fn reset(&self) {
         self.ended_ms.store(0, Relaxed);
         self.since_ms.store(0, Relaxed);
     }
 }
 
-/// Says what follows if `maxmemory` was set below what is in use.
+/// Warns if `maxmemory` was set below the memory in use.
 fn note_low_limit(before: u64, limit: u64) {
     let used = damselfly_base::heap::used_bytes() as u64;
     if limit != before && (1..used).contains(&limit) {
@@ -461,7 +260,7 @@ fn note_low_limit(before: u64, limit: u64) {
     }
 }
 
-/// Hands others their parts of the configuration.
+/// Passes the configuration on to the engine and to publish/subscribe, which keep copies of some options.
 fn apply(engine: &Engine, pubsub: &PubSub, config: &Config) {
     pubsub.set_output_limit(config.client_output_buffer_limit.pubsub.hard_bytes);
     engine.set_events(EventMask::from_letters(&config.notify_keyspace_events));
@@ -534,28 +333,6 @@ fn apply(engine: &Engine, pubsub: &PubSub, config: &Config) {
         | MaxmemoryPolicy::AllkeysRandom
         | MaxmemoryPolicy::Noeviction => AccessPolicy::Recency,
     });
-}
-
-/// The clock while fuzzing, so that what is found happens again. In milliseconds since the epoch.
-#[cfg(fuzzing)]
-pub static CLOCK_MS: AtomicI64 = AtomicI64::new(0);
-
-/// Milliseconds since the epoch.
-#[inline]
-pub fn now_ms() -> i64 {
-    #[cfg(fuzzing)]
-    return CLOCK_MS.load(Relaxed);
-    #[cfg(not(fuzzing))]
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |elapsed| elapsed.as_millis() as i64)
-}
-
-/// Microseconds since the epoch.
-pub fn now_us() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |elapsed| elapsed.as_micros() as i64)
 }
 
 fn random_hex() -> String {

@@ -1,4 +1,4 @@
-//! Signals: SIGTERM and SIGINT end the server, SIGHUP does nothing.
+//! Signals: SIGTERM and SIGINT stop the server, SIGHUP does nothing.
 
 use std::io;
 use std::sync::Arc;
@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 
-/// The exit code of a process that a second signal ends.
+/// The exit code after a second signal.
 const EXIT_AT_ONCE: i32 = 1;
 
-/// The signals that have come.
+/// The signals that have arrived.
 #[derive(Default)]
 pub struct Signals {
     asked: Arc<AtomicBool>,
@@ -18,15 +18,15 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Handles signals from now on. The first SIGTERM or SIGINT is to be seen here; a second one ends the process at once,
-    /// whatever its threads do. SIGHUP, which comes when a terminal closes, is ignored. So is SIGPIPE, by Rust itself.
+    /// Installs the signal handlers. [`Signals::ending`] returns the first SIGTERM or SIGINT; a second one ends the process at
+    /// once, whatever its threads do. SIGHUP, which arrives when a terminal closes, is ignored. Rust itself ignores SIGPIPE.
     ///
     /// # Errors
     /// The operating system refuses.
     pub fn handle() -> io::Result<Self> {
         let signals = Self::default();
         for signal in [SIGTERM, SIGINT] {
-            // Before the flag that it looks at is set.
+            // This comes before the handler that sets the flag: handlers run in this order, and the first signal must not exit.
             flag::register_conditional_shutdown(signal, EXIT_AT_ONCE, signals.asked.clone())?;
             flag::register_usize(signal, signals.number.clone(), signal as usize)?;
             flag::register(signal, signals.asked.clone())?;
@@ -35,7 +35,7 @@ impl Signals {
         Ok(signals)
     }
 
-    /// The signal that asks the server to end, if one has come.
+    /// The signal that stops the server, if one has arrived.
     pub fn ending(&self) -> Option<&'static str> {
         if !self.asked.load(Relaxed) {
             return None;

@@ -16,11 +16,12 @@ use crate::event_loop::{WAKER, Worker};
 use crate::observers::invalidation::Invalidator;
 use crate::observers::notifications::Events;
 use crate::registry;
-use crate::shared::{Shared, Thread};
+use crate::shared::Shared;
 use crate::signals::Signals;
+use crate::threads::Thread;
 use damselfly_config::{Config, Supervised};
 
-/// Shards per thread: enough that two threads rarely meet.
+/// Shards per thread: enough that two threads rarely need the same one.
 const SHARDS_PER_THREAD: usize = 64;
 const SHARDS_MAX: usize = 4096;
 
@@ -31,7 +32,7 @@ pub struct Server {
     pidfile: Option<PidFile>,
 }
 
-/// A file that holds the number of the process; removed at the end.
+/// A file that holds the process id. It is removed when this is dropped.
 struct PidFile(PathBuf);
 
 impl Drop for PidFile {
@@ -44,7 +45,7 @@ impl Server {
     /// Opens the sockets and starts the threads.
     ///
     /// # Errors
-    /// One line that says what failed and what to do.
+    /// One line that says what failed and what the user can do.
     pub fn start(config: Config, config_file: Option<PathBuf>) -> Result<Self, String> {
         registry::rename(&config.rename_commands)?;
         let threads = match config.threads {
@@ -78,7 +79,7 @@ impl Server {
         let acceptor = Acceptor::new(&accepting, listeners).map_err(failed)?;
         assert!(
             shared.acceptor.set(acceptor).is_ok(),
-            "a server starts once"
+            "the acceptor is set once"
         );
         set_wakes(&shared);
         shared
@@ -118,14 +119,14 @@ impl Server {
         Ok(server)
     }
 
-    /// What the server's threads share.
+    /// The state that the server's threads share.
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
 
-    /// Waits until the server is told to stop, by a signal or by a client.
+    /// Waits for a signal or a client to stop the server.
     pub fn wait_for_stop(&self, signals: &Signals) {
-        const LOOK: Duration = Duration::from_millis(50);
+        const POLL_INTERVAL: Duration = Duration::from_millis(50);
         while !self.shared.stopping.load(Relaxed) {
             if let Some(signal) = signals.ending() {
                 log::warn!(
@@ -134,29 +135,29 @@ impl Server {
                 self.shared.stop();
                 return;
             }
-            thread::park_timeout(LOOK);
+            thread::park_timeout(POLL_INTERVAL);
         }
     }
 
-    /// Waits until the server is told to stop and has stopped.
+    /// Waits for a signal or a client to stop the server, and then for all its threads to end.
     pub fn wait(mut self, signals: &Signals) {
-        const LOOK: Duration = Duration::from_millis(1);
-        const SOON: Duration = Duration::from_secs(2);
+        const POLL_INTERVAL: Duration = Duration::from_millis(1);
+        const EXPECTED_MAX: Duration = Duration::from_secs(2);
         self.wait_for_stop(signals);
-        let (told, mut is_late) = (Instant::now(), false);
+        let (stop_requested, mut is_late) = (Instant::now(), false);
         while !self.threads.iter().all(thread::JoinHandle::is_finished) {
-            if !is_late && told.elapsed() > SOON {
+            if !is_late && stop_requested.elapsed() > EXPECTED_MAX {
                 is_late = true;
                 log::warn!(
                     "A thread is still busy. Two signals (SIGTERM or SIGINT) end the process at once."
                 );
             }
-            thread::sleep(LOOK);
+            thread::sleep(POLL_INTERVAL);
         }
         for worker in self.threads.drain(..) {
             if worker.join().is_err() {
                 log::error!(
-                    "A thread ended by a bug in Damselfly. Please report this with the lines above."
+                    "A thread panicked because of a bug in Damselfly. Please report this with the lines above."
                 );
             }
         }
@@ -177,10 +178,10 @@ fn spawn(
 /// Lets the engine wake threads that wait for a shard.
 fn set_wakes(shared: &Arc<Shared>) {
     let threads = shared.threads.len();
-    // Behind the threads that serve connections come as many for long commands.
+    // The threads that serve connections come first, then as many threads for long commands.
     let wakes = (0..2 * threads)
         .map(|index| {
-            // Weak, since the engine is itself part of what is shared.
+            // Weak, because `Shared` owns the engine.
             let shared = Arc::downgrade(shared);
             Box::new(move || {
                 if let Some(shared) = shared.upgrade() {
@@ -195,7 +196,7 @@ fn set_wakes(shared: &Arc<Shared>) {
     shared.engine.set_wakes(wakes);
 }
 
-/// Where a server in the background leaves its number if no file is named.
+/// Where a server in the background writes its process id unless `pidfile` names a file.
 const PIDFILE: &str = "/var/run/damselfly.pid";
 
 fn write_pidfile(config: &Config) -> Result<Option<PidFile>, String> {
@@ -206,7 +207,7 @@ fn write_pidfile(config: &Config) -> Result<Option<PidFile>, String> {
         path => path,
     };
     match std::fs::write(path, format!("{}\n", std::process::id())) {
-        // The process may change its folder later.
+        // Absolute, because CONFIG SET dir may change the working directory later.
         Ok(()) => Ok(Some(PidFile(
             std::path::absolute(path).unwrap_or_else(|_| PathBuf::from(path)),
         ))),

@@ -1,4 +1,4 @@
-//! What is counted: per thread, without locks, and summed when somebody asks.
+//! Counters. Each thread has its own and updates them without locks; readers sum over all threads.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -6,34 +6,34 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use crate::registry::REGISTRY;
 
-/// A counter with one writer, so that adding needs no atomic read-modify-write.
+/// A counter with one writer, so that an addition needs no atomic read-modify-write.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// Adds; only the owning thread may call this.
+    /// Adds to the counter. Only the owning thread may call this.
     #[inline]
     pub fn add(&self, more: u64) {
         self.0.store(self.0.load(Relaxed) + more, Relaxed);
     }
 
-    /// The count; any thread may ask.
+    /// The count. Any thread may call this.
     #[inline]
     pub fn read(&self) -> u64 {
         self.0.load(Relaxed)
     }
 
-    /// Starts again at zero. An addition at the same moment may win; that is good enough for
-    /// CONFIG RESETSTAT.
+    /// Sets the counter to zero. An addition at the same moment may overwrite this, which is good
+    /// enough for CONFIG RESETSTAT.
     pub fn reset(&self) {
         self.0.store(0, Relaxed);
     }
 }
 
-/// Buckets of a latency histogram: four per power of two nanoseconds, up to 2^40 ns (18 minutes).
+/// The buckets of a latency histogram: four per power of two nanoseconds, up to 2^40 ns (18 minutes).
 const LATENCY_BUCKETS: usize = 160;
 
-/// How long calls took: counts in buckets whose width is a quarter of a power of two.
+/// A histogram of how long calls took. The width of a bucket is a quarter of a power of two.
 pub struct Latencies([Counter; LATENCY_BUCKETS]);
 
 impl Default for Latencies {
@@ -67,16 +67,16 @@ impl Latencies {
     }
 }
 
-/// What is known about one command, on one thread.
+/// The counters of one command on one thread.
 #[derive(Default)]
 pub struct CommandCounters {
     /// Calls that ran.
     pub calls: Counter,
-    /// Nanoseconds they took.
+    /// The total time they took, in nanoseconds.
     pub ns: Counter,
     /// Calls refused before they ran.
     pub rejected: Counter,
-    /// Calls that ran and answered an error.
+    /// Calls that ran and returned an error.
     pub failed: Counter,
     latencies: Latencies,
 }
@@ -106,31 +106,31 @@ pub struct ThreadCounters {
     pub input_bytes: Counter,
     /// Bytes written to clients.
     pub output_bytes: Counter,
-    /// Keys that reading commands found.
+    /// Keys that read commands found.
     pub hits: Counter,
-    /// Keys that reading commands did not find.
+    /// Keys that read commands did not find.
     pub misses: Counter,
-    /// Changes to keys. Never reset: what is not saved yet follows from it.
+    /// Changes to keys. Never reset, because the number of unsaved changes is computed from it.
     pub changes: Counter,
     /// Reads from sockets.
     pub reads: Counter,
     /// Writes to sockets.
     pub writes: Counter,
-    /// Clients closed for unread replies.
+    /// Clients closed because they left too many replies unread.
     pub output_limit_disconnections: Counter,
-    /// Clients closed for the memory that all clients together took.
+    /// Clients closed because all clients together took too much memory.
     pub clients_evicted: Counter,
     /// Keys removed to free memory.
     pub keys_evicted: Counter,
-    /// Clients closed for too much unprocessed input.
+    /// Clients closed for input that exceeded `client-query-buffer-limit`.
     pub query_limit_disconnections: Counter,
-    /// Microseconds spent in the expiry sweep.
+    /// The time spent in the expiry sweep, in microseconds.
     pub sweep_us: Counter,
-    /// Times the sweep ran out of time.
+    /// How many times the sweep ran out of time.
     pub sweep_out_of_time: Counter,
-    /// Bytes of the interpreter.
+    /// Memory of the interpreter, in bytes.
     pub vm_bytes: AtomicUsize,
-    /// Bytes of it that hold libraries of functions.
+    /// The part of it for libraries of functions, in bytes.
     pub vm_functions_bytes: AtomicUsize,
     /// Error replies.
     pub error_replies: Counter,
@@ -138,11 +138,11 @@ pub struct ThreadCounters {
     pub errors: Mutex<BTreeMap<String, u64>>,
 }
 
-/// The most distinct error words that are counted: they can come from clients' own texts one day.
+/// The most distinct error words that are counted. Scripts choose their error texts, so there is no other limit.
 const ERROR_WORDS_MAX: usize = 128;
 
 impl ThreadCounters {
-    /// Counters at zero for every command there is.
+    /// Zero counters for all commands.
     pub fn new() -> Self {
         let commands = REGISTRY
             .rows()
@@ -167,7 +167,7 @@ impl ThreadCounters {
         }
     }
 
-    /// Starts all counters again at zero, as CONFIG RESETSTAT does.
+    /// Sets the counters to zero, as CONFIG RESETSTAT does.
     pub fn reset(&self) {
         for command in &self.commands {
             for counter in [
@@ -210,17 +210,17 @@ impl ThreadCounters {
 pub struct CommandTotals {
     /// Calls that ran.
     pub calls: u64,
-    /// Nanoseconds they took.
+    /// The total time they took, in nanoseconds.
     pub ns: u64,
     /// Calls refused before they ran.
     pub rejected: u64,
-    /// Calls that answered an error.
+    /// Calls that returned an error.
     pub failed: u64,
     latencies: Vec<u64>,
 }
 
 impl CommandTotals {
-    /// Sums over threads, for the command of that index.
+    /// Sums the counters of the command at `index` over all threads.
     pub fn sum<'a>(threads: impl Iterator<Item = &'a ThreadCounters>, index: usize) -> Self {
         let mut totals = Self {
             calls: 0,
@@ -242,7 +242,7 @@ impl CommandTotals {
         totals
     }
 
-    /// The latency, in microseconds, that this percentage of calls did not exceed; right to a
+    /// The latency, in microseconds, that `percent` of the calls did not exceed. Accurate to a
     /// quarter of a power of two.
     pub fn percentile_us(&self, percent: f64) -> f64 {
         let total: u64 = self.latencies.iter().sum();
@@ -257,22 +257,22 @@ impl CommandTotals {
         0.0
     }
 
-    /// The number of calls of which the latency is known.
+    /// The number of calls whose latency was recorded.
     pub fn timed(&self) -> u64 {
         self.latencies.iter().sum()
     }
 
-    /// How many calls took at most how many microseconds, up to the last call: at Redis's limits, and
-    /// only at those where the count grows.
+    /// The cumulative histogram: pairs of a limit in microseconds and the number of calls that did not
+    /// exceed it. It uses Redis's limits, without those at which the count does not grow.
     pub fn cumulative_us(&self) -> Vec<(u64, u64)> {
-        /// Redis's limits are 1024 ns and its doubles, each plus what its buckets are wide.
+        /// Redis's limits are 1024 ns times powers of two, each plus the width of its bucket.
         const FIRST_LOG2: usize = 10;
         const WIDTH_LOG2: usize = 7;
         let mut shown = Vec::new();
         let (mut seen, mut last) = (0, 0);
         for (bucket, count) in self.latencies.iter().enumerate() {
             seen += count;
-            // The next bucket starts with a power of two: this is the last one below it.
+            // This is the last bucket below a power of two.
             if bucket % 4 == 3 && bucket / 4 + 1 >= FIRST_LOG2 && seen > last {
                 let limit_ns = 2_u64 << (bucket / 4);
                 shown.push(((limit_ns + (limit_ns >> WIDTH_LOG2) - 1) / 1000, seen));
@@ -288,7 +288,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn buckets_hold_what_they_say() {
+    fn buckets_hold_the_values_between_their_bounds() {
         for ns in (0..1_000_000).step_by(7).chain([u64::MAX]) {
             let bucket = Latencies::bucket(ns);
             assert!(bucket == LATENCY_BUCKETS - 1 || ns <= Latencies::bucket_max_ns(bucket));
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn percentiles_come_from_all_threads() {
+    fn percentiles_are_computed_over_all_threads() {
         let threads = [ThreadCounters::new(), ThreadCounters::new()];
         for _ in 0..99 {
             threads[0].commands[0].record(1_000, true);

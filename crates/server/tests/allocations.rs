@@ -1,7 +1,7 @@
-//! What a command allocates: nothing, but for the entry of a new key.
+//! Allocations per command: none, except for the entry of a new key.
 //!
-//! Requests go through parser, dispatcher and engine as in the server's loop, on this thread alone, so that
-//! the heap's count per thread tells exactly what they cost.
+//! Requests go through parser, dispatcher and engine as in the server's loop, but all on this thread, so that
+//! the heap's counter of this thread shows exactly how often they allocate.
 
 #![cfg(debug_assertions)]
 
@@ -17,7 +17,8 @@ use damselfly_server::event_loop::connection::Connection;
 use damselfly_server::event_loop::input::Batch;
 use damselfly_server::event_loop::listener::Stream;
 use damselfly_server::session::Session;
-use damselfly_server::shared::{Shared, Thread};
+use damselfly_server::shared::Shared;
+use damselfly_server::threads::Thread;
 use mio::net::UnixStream;
 use mio::{Poll, Token, Waker};
 
@@ -26,7 +27,7 @@ static HEAP: heap::Heap = heap::Heap;
 
 const KEYS: usize = 50;
 
-/// A server without its loop, and one connection to it.
+/// A server without an event loop, and one connection to it.
 struct Bench {
     dispatcher: Dispatcher,
     connection: Connection,
@@ -48,7 +49,7 @@ impl Bench {
             databases: 1,
         }));
         let config = Config {
-            // The slow log takes memory, and a busy machine makes any command slow.
+            // An entry in the slow log allocates, and on a busy machine any command can be slow.
             slowlog_log_slower_than_us: -1,
             ..Config::default()
         };
@@ -75,7 +76,7 @@ impl Bench {
         }
     }
 
-    /// Runs a pipeline and returns how often it allocated.
+    /// Runs a pipeline and returns the number of allocations.
     fn run(&mut self, requests: &mut [u8]) -> u64 {
         let before = heap::allocations();
         let limits = self.connection.limits(&self.dispatcher.config);
@@ -92,7 +93,7 @@ impl Bench {
         allocated
     }
 
-    /// The same, and checks that each of the requests got this reply.
+    /// The same, and checks that each request got this reply.
     fn expect(&mut self, requests: &mut [u8], reply: &[u8]) -> u64 {
         let allocated = self.run(requests);
         assert!(
@@ -104,7 +105,7 @@ impl Bench {
     }
 }
 
-/// One request per key: the command, the key, more arguments.
+/// One request per key: the command, the key, and more arguments.
 fn requests(command: &str, prefix: &str, more: &[&[u8]]) -> Vec<u8> {
     let mut requests = Vec::new();
     for index in 0..KEYS {
@@ -120,7 +121,7 @@ fn requests(command: &str, prefix: &str, more: &[&[u8]]) -> Vec<u8> {
     requests
 }
 
-/// Binary, text that is packed in two ways, and a short string.
+/// Binary data, text that is packed in two ways, and a short string.
 fn values() -> [Vec<u8>; 4] {
     [
         vec![0xff; 300],
@@ -137,7 +138,7 @@ fn reading_and_overwriting_allocate_nothing() {
         let header = format!("${}\r\n", value.len());
         let reply = [header.as_bytes(), &value, b"\r\n"].concat();
         let other = &value[..value.len() - 1];
-        // The first round makes the entries, and buffers of sufficient size.
+        // The first round creates the entries, and buffers of sufficient size.
         for warm in [false, true] {
             let allocated = [
                 bench.expect(&mut requests("SET", "key", &[&value]), b"+OK\r\n"),
@@ -164,7 +165,7 @@ fn counting_allocates_nothing() {
 }
 
 #[test]
-fn publishing_to_nobody_allocates_nothing() {
+fn publishing_without_subscribers_allocates_nothing() {
     let mut bench = Bench::new();
     let mut publish = requests("PUBLISH", "channel", &[b"message"]);
     bench.expect(&mut publish, b":0\r\n");
@@ -175,7 +176,7 @@ fn publishing_to_nobody_allocates_nothing() {
 fn a_new_key_allocates_its_entry_and_nothing_else() {
     for value in values() {
         let mut bench = Bench::new();
-        // Removing the keys leaves the table as large as they need it.
+        // After removing the keys, the table still has room for them.
         bench.run(&mut requests("SET", "old", &[&value]));
         bench.run(&mut requests("SET", "key", &[&value]));
         bench.run(&mut requests("DEL", "key", &[]));
@@ -191,7 +192,7 @@ fn a_new_key_allocates_its_entry_and_nothing_else() {
     }
 }
 
-/// In the small form and in the large one.
+/// For hashes in the small form and in the large one.
 #[test]
 fn reading_and_overwriting_fields_allocates_nothing() {
     let value = vec![0xff; 40];
@@ -215,13 +216,13 @@ fn reading_and_overwriting_fields_allocates_nothing() {
 }
 
 #[test]
-fn the_ends_of_lists_come_and_go_without_allocations() {
+fn pushing_and_popping_allocates_nothing() {
     let element = [b'e'; 16];
-    // Ten are a listpack, six hundred a chain.
+    // Ten elements are a listpack, six hundred a chain.
     for count in [10, 600] {
         let mut bench = Bench::new();
         bench.run(&mut requests("RPUSH", "key", &vec![&element[..]; count]));
-        // A chain begins a node for the first element that does not fit; the next find room in it.
+        // A chain adds a node for the first element that does not fit, which then has room for the next ones.
         bench.run(&mut requests("LPUSH", "key", &[&element]));
         let longer = format!(":{}\r\n", count + 2);
         let popped = [b"$16\r\n", &element[..], b"\r\n"].concat();
@@ -250,10 +251,10 @@ fn the_ends_of_lists_come_and_go_without_allocations() {
 fn sets_allocate_their_members_and_nothing_else() {
     for member in [&b"12"[..], b"member", &[b'x'; 100]] {
         let mut bench = Bench::new();
-        // Each form has room for another member, or has made it by removing one.
+        // After a member was removed, each form has room for another one.
         bench.run(&mut requests("SADD", "set", &[b"3", member]));
         bench.run(&mut requests("SREM", "set", &[member]));
-        // The output buffer gets its size.
+        // This makes the output buffer large enough.
         bench.run(&mut requests("SMEMBERS", "set", &[]));
         let allocated = [
             bench.expect(&mut requests("SADD", "set", &[b"3"]), b":0\r\n"),
@@ -273,7 +274,7 @@ fn sets_allocate_their_members_and_nothing_else() {
     }
 }
 
-/// MULTI, so many commands on keys of the given prefix, EXEC.
+/// MULTI, a command for each key of the given prefix, EXEC.
 fn transaction(command: &str, prefix: &str, more: &[&[u8]]) -> Vec<u8> {
     let multi = b"*1\r\n$5\r\nMULTI\r\n".to_vec();
     let exec = b"*1\r\n$4\r\nEXEC\r\n".to_vec();
@@ -293,14 +294,14 @@ fn a_transaction_allocates_nothing_but_new_entries() {
             assert!(!warm || allocated == [0; 3], "{allocated:?}");
         }
         let new = bench.run(&mut transaction("SET", "new", &[b"value"]));
-        // The tables may grow, too: how many of them do is up to chance.
+        // Tables may grow, too. How many do is random.
         assert!(new < KEYS as u64 * 2, "{new}");
     }
 }
 
 #[test]
 fn sorted_sets_allocate_their_members_and_nothing_else() {
-    // With the second member, the sorted set is a large one.
+    // The second member turns the sorted set into a large one.
     for member in [&b"member"[..], &[b'x'; 100]] {
         let mut bench = Bench::new();
         bench.run(&mut requests("ZADD", "key", &[b"1.5", b"a", b"2", member]));

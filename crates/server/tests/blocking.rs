@@ -1,4 +1,4 @@
-//! Clients that wait for keys, over real sockets: what ends their waiting, and what happens to them meanwhile.
+//! Blocked clients over real sockets: what ends their wait, and what other clients see of them.
 
 mod common;
 
@@ -19,7 +19,7 @@ fn field(observer: &mut Client, section: &str, name: &str) -> String {
         .to_owned()
 }
 
-/// Two clients, and the id of the first one, which waits for `list` with this timeout.
+/// Two clients, and the id of the first one, which waits for `list` with the given timeout.
 fn waiting(server: &TestServer, timeout: &str) -> (Client, Client, i64) {
     let (mut waiter, mut other) = (server.client(), server.client());
     let id = waiter.number("CLIENT ID");
@@ -33,7 +33,7 @@ fn wait(waiter: &mut Client, other: &mut Client, id: i64, timeout: &str) {
 }
 
 #[test]
-fn a_waiting_client_is_unblocked_as_if_its_time_was_up_or_with_an_error() {
+fn client_unblock_ends_a_wait_like_a_timeout_or_with_an_error() {
     let server = TestServer::start();
     let (mut waiter, mut other, id) = waiting(&server, "0");
     for (words, reply) in [
@@ -59,7 +59,7 @@ fn a_waiting_client_is_unblocked_as_if_its_time_was_up_or_with_an_error() {
 }
 
 #[test]
-fn waiting_clients_are_counted() {
+fn blocked_clients_are_counted() {
     let server = TestServer::start();
     let (_waiter, mut other, id) = waiting(&server, "0");
     let (_second, ..) = waiting(&server, "100");
@@ -69,13 +69,13 @@ fn waiting_clients_are_counted() {
         "1"
     );
     assert_eq!(other.number("RPUSH list a"), 1);
-    // Nobody sees it wait once it has its element.
+    // Once it has its element, it does not count as blocked.
     assert_eq!(flags(&mut other, id), "U");
     assert_eq!(field(&mut other, "clients", "blocked_clients"), "1");
 }
 
 #[test]
-fn elements_stay_when_the_client_that_waits_is_gone() {
+fn elements_stay_when_the_blocked_client_is_gone() {
     let server = TestServer::start();
     let (mut killed, mut other, id) = waiting(&server, "0");
     assert_eq!(other.number(&format!("CLIENT KILL ID {id}")), 1);
@@ -85,7 +85,7 @@ fn elements_stay_when_the_client_that_waits_is_gone() {
     assert_eq!(gone.until_closed(), [""; 0]);
     let (dropped, ..) = waiting(&server, "0");
     drop(dropped);
-    until("nobody waits", || {
+    until("no client is blocked", || {
         field(&mut other, "clients", "blocked_clients") == "0"
     });
     assert_eq!(other.number("RPUSH list a b"), 2);
@@ -94,7 +94,7 @@ fn elements_stay_when_the_client_that_waits_is_gone() {
 }
 
 #[test]
-fn a_client_that_was_killed_is_served_nothing_more() {
+fn a_killed_client_is_not_served() {
     let server = TestServer::start();
     for _ in 0..100 {
         let (mut killed, mut other, id) = waiting(&server, "0");
@@ -110,9 +110,9 @@ fn a_client_that_was_killed_is_served_nothing_more() {
     assert_eq!(server.shared().engine.waiting_count(), 0);
 }
 
-/// What arrived while a client waited was run only when yet more arrived.
+/// Bug: requests that had arrived while a client was blocked ran only when more bytes arrived.
 #[test]
-fn requests_behind_one_that_waits_run_after_it() {
+fn requests_behind_a_blocking_one_run_after_it() {
     let server = TestServer::start();
     let (mut waiter, mut other, id) = waiting(&server, "0");
     waiter.send("RPUSH list b");
@@ -130,7 +130,7 @@ fn requests_behind_one_that_waits_run_after_it() {
 }
 
 #[test]
-fn a_reply_that_is_not_wanted_is_not_sent_later_either() {
+fn a_blocked_client_with_replies_off_gets_no_reply_later() {
     let server = TestServer::start();
     let (mut waiter, mut other) = (server.client(), server.client());
     let id = waiter.number("CLIENT ID");
@@ -146,7 +146,7 @@ fn a_reply_that_is_not_wanted_is_not_sent_later_either() {
 }
 
 #[test]
-fn the_database_is_that_of_the_waiting_client() {
+fn a_blocked_client_waits_in_its_own_database() {
     let server = TestServer::start();
     let (mut waiter, mut other) = (server.client(), server.client());
     let id = waiter.number("CLIENT ID");
@@ -159,13 +159,17 @@ fn the_database_is_that_of_the_waiting_client() {
 }
 
 #[test]
-fn a_pause_holds_a_command_back_before_it_waits_and_not_after() {
+fn a_pause_holds_a_command_back_before_it_blocks_but_not_after() {
     let server = TestServer::start();
     let (mut early, mut other, _) = waiting(&server, "0.05");
     let mut late = server.client();
     let id = late.number("CLIENT ID");
     assert_eq!(other.run("CLIENT PAUSE 100000 WRITE"), "OK");
-    assert_eq!(early.receive(), "(nil)", "time goes on");
+    assert_eq!(
+        early.receive(),
+        "(nil)",
+        "its timeout passes during the pause"
+    );
     late.send("BLPOP list 0.001");
     until("it is held back", || flags(&mut other, id) == "bU");
     assert_eq!(other.number(&format!("CLIENT UNBLOCK {id}")), 0);
@@ -175,7 +179,7 @@ fn a_pause_holds_a_command_back_before_it_waits_and_not_after() {
 }
 
 #[test]
-fn waiting_is_no_idleness() {
+fn a_blocked_client_is_not_idle() {
     let server = TestServer::with(|config| config.timeout_s = 1);
     let (mut waiter, mut other, _) = waiting(&server, "30");
     let mut idle = server.client();
@@ -188,7 +192,7 @@ fn waiting_is_no_idleness() {
 }
 
 #[test]
-fn statistics_count_a_waiting_command_when_it_begins_and_its_error_when_it_ends() {
+fn statistics_count_a_blocking_command_when_it_begins_and_its_error_when_it_ends() {
     let server = TestServer::start();
     let (mut waiter, mut other, id) = waiting(&server, "0");
     let calls = |other: &mut Client| {
@@ -212,9 +216,9 @@ fn statistics_count_a_waiting_command_when_it_begins_and_its_error_when_it_ends(
     );
 }
 
-/// Five hundred clients over four threads wait for the same two keys, and all of them end as they should.
+/// Five hundred clients on four threads wait for the same two keys, and each wait ends as expected.
 #[test]
-fn many_waits_end_each_in_its_own_way() {
+fn each_of_many_waits_ends_in_its_own_way() {
     const CLIENTS: usize = 500;
     let server = TestServer::start();
     let mut other = server.client();

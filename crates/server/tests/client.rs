@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use common::{Client, TestServer, until};
 use damselfly_config::{ClientMemory, MaxmemoryPolicy, OutputLimit};
 
-/// The value of a field in the line about the client `id`, if that is listed.
+/// The value of a field in the line of CLIENT LIST about the client `id`, if it is listed.
 fn field(client: &mut Client, id: i64, name: &str) -> Option<String> {
     let lines = client.text(&format!("CLIENT LIST ID {id}"));
     let wanted = format!("{name}=");
@@ -50,7 +50,7 @@ fn clients_of_all_threads_are_killed_by_id() {
 }
 
 #[test]
-fn a_client_that_is_held_back_is_killed_at_once() {
+fn a_paused_client_is_killed_at_once() {
     let server = TestServer::start();
     let (mut killer, mut victim) = (server.client(), server.client());
     let id = victim.number("CLIENT ID");
@@ -83,7 +83,7 @@ fn a_client_that_kills_itself_gets_its_reply_and_runs_nothing_more() {
 }
 
 #[test]
-fn kill_takes_those_that_match_every_filter() {
+fn kill_closes_the_clients_that_match_all_filters() {
     let server = TestServer::start();
     let (mut killer, mut other) = (server.client(), server.client());
     let id = other.number("CLIENT ID");
@@ -116,7 +116,7 @@ fn kill_takes_those_that_match_every_filter() {
 }
 
 #[test]
-fn list_shows_all_or_those_asked_for() {
+fn list_shows_all_clients_or_those_that_match() {
     let server = TestServer::start();
     let mut clients: Vec<Client> = (0..3).map(|_| server.client()).collect();
     let all: Vec<i64> = clients
@@ -184,10 +184,10 @@ fn a_pause_holds_all_commands_until_it_is_ended() {
     assert_eq!(pausing.run("CLIENT PAUSE 100000"), "OK");
     held.send("PING");
     held.send("GET key");
-    // Clients that monitor are not held back, so this one can look.
+    // MONITOR clients are not held back, so this one can check.
     until_blocked(&mut observer, id);
     assert!(held.has_nothing());
-    // Refused before it would be held back.
+    // This is refused before the pause can hold it back.
     assert!(pausing.run("GET").starts_with("(error) ERR wrong number"));
     assert_eq!(pausing.run("CLIENT UNPAUSE"), "OK");
     assert_eq!(held.receive(), "PONG");
@@ -207,7 +207,7 @@ fn a_pause_of_writes_lets_reads_through() {
     until_blocked(&mut pausing, id);
     assert_eq!(pausing.number(&format!("CLIENT UNBLOCK {id}")), 0);
     assert!(held.has_nothing());
-    // What was held back by one pause stays so in the next one, and is not lost.
+    // The request that the pause held back is not lost.
     assert_eq!(pausing.run("CLIENT UNPAUSE"), "OK");
     assert_eq!(held.receive(), "OK");
     assert_eq!(held.receive(), "\"value\"");
@@ -221,12 +221,12 @@ fn a_pause_ends_by_itself_and_is_never_shortened() {
     assert_eq!(pausing.run("CLIENT PAUSE 150 WRITE"), "OK");
     assert_eq!(pausing.run("CLIENT PAUSE 1 WRITE"), "OK");
     assert_eq!(held.run("SET key value"), "OK");
-    // A millisecond less: the two clocks are not the same.
+    // A millisecond less, because the server uses another clock.
     assert!(started.elapsed() >= Duration::from_millis(149));
 }
 
 #[test]
-fn replies_are_sent_as_asked_for() {
+fn client_reply_turns_replies_on_and_off() {
     let server = TestServer::start();
     for (commands, expected) in [
         (
@@ -262,7 +262,7 @@ fn replies_are_sent_as_asked_for() {
 }
 
 #[test]
-fn unblocking_a_client_that_does_not_wait_does_nothing() {
+fn unblocking_a_client_that_is_not_blocked_does_nothing() {
     let server = TestServer::start();
     let (mut client, mut other) = (server.client(), server.client());
     let id = other.number("CLIENT ID");
@@ -278,7 +278,7 @@ fn unblocking_a_client_that_does_not_wait_does_nothing() {
 }
 
 #[test]
-fn a_client_with_no_touch_leaves_no_trace_but_by_touch() {
+fn with_no_touch_only_touch_records_the_use_of_a_key() {
     let server = TestServer::with(|config| {
         config.maxmemory_policy = MaxmemoryPolicy::AllkeysLfu;
         config.lfu_log_factor = 0;
@@ -303,7 +303,7 @@ fn a_client_with_no_touch_leaves_no_trace_but_by_touch() {
     assert!(client.number("OBJECT FREQ key") > touched);
 }
 
-/// The lines of a client that monitors, without their time and address, up to one that ends with `last`.
+/// The lines that a MONITOR client receives before the command `last`, without time and address.
 fn shown(monitor: &mut Client, last: &str) -> Vec<String> {
     let mut lines = Vec::new();
     loop {
@@ -317,7 +317,7 @@ fn shown(monitor: &mut Client, last: &str) -> Vec<String> {
 }
 
 #[test]
-fn monitor_shows_what_others_run_without_passwords() {
+fn monitor_shows_the_commands_of_others_without_passwords() {
     let server = TestServer::start();
     let (mut monitor, mut client) = (server.client(), server.client());
     assert_eq!(monitor.run("MONITOR"), "OK");
@@ -340,7 +340,7 @@ fn monitor_shows_what_others_run_without_passwords() {
 }
 
 #[test]
-fn a_monitor_sees_its_own_commands_behind_their_replies_and_ends_by_reset() {
+fn a_monitor_sees_its_own_commands_behind_their_replies_until_reset() {
     let server = TestServer::start();
     let (mut monitor, mut client) = (server.client(), server.client());
     monitor.send_bytes(b"MONITOR\r\nMONITOR\r\nPING\r\nGET key\r\nECHO a\r\nRESET\r\n");
@@ -359,9 +359,9 @@ fn a_monitor_sees_its_own_commands_behind_their_replies_and_ends_by_reset() {
     assert!(monitor.has_nothing());
 }
 
-/// The lines about a transaction's commands stood between their replies, in the array that EXEC answers with: where a client
-/// expected two replies, it took a line for the second one, and was out of step from then on. They come behind EXEC's reply now.
-/// (Redis has the lines in the array.) Nor can MONITOR begin within a transaction, where Redis refuses it, too.
+/// Bug: a MONITOR client that ran a transaction got out of step with its replies. Cause: the lines about the queued commands were
+/// written between their replies, inside the array of EXEC, so the client took a line for a reply. (Redis does that.) Fix: the lines
+/// follow the reply of EXEC. MONITOR itself is refused within a transaction, as in Redis.
 #[test]
 fn a_monitor_sees_its_own_transaction_behind_the_reply_of_exec() {
     let server = TestServer::start();
@@ -396,7 +396,7 @@ fn a_monitor_sees_its_own_transaction_behind_the_reply_of_exec() {
 }
 
 #[test]
-fn a_monitor_that_does_not_read_is_cut_off() {
+fn a_monitor_that_does_not_read_is_disconnected() {
     let server = TestServer::with(|config| {
         config.client_output_buffer_limit.pubsub = OutputLimit {
             hard_bytes: 1 << 20,
@@ -408,7 +408,7 @@ fn a_monitor_that_does_not_read_is_cut_off() {
     let id = monitor.number("CLIENT ID");
     assert_eq!(monitor.run("MONITOR"), "OK");
     let command = format!("SET key {}", "x".repeat(100_000));
-    until("it is cut off", || {
+    until("it is disconnected", || {
         assert_eq!(client.run(&command), "OK");
         field(&mut client, id, "id").is_none()
     });
@@ -429,14 +429,14 @@ fn the_slow_log_shows_no_passwords() {
     assert!(!shown.contains("secret"), "{shown}");
 }
 
-/// The start of a request that takes that much memory as long as it does not end.
+/// Sends the start of a request, which takes this much memory until the request is complete.
 fn send_start(client: &mut Client, bytes: usize) {
     client.send_bytes(format!("*2\r\n$4\r\nECHO\r\n${}\r\n", bytes + 1).as_bytes());
     client.send_bytes(&vec![b'x'; bytes]);
 }
 
 #[test]
-fn the_largest_clients_are_evicted_when_all_together_take_too_much() {
+fn the_largest_clients_are_evicted_when_all_clients_take_too_much_memory() {
     let server = TestServer::with(|config| {
         config.maxmemory_clients = ClientMemory::Bytes(4 << 20);
     });
@@ -447,7 +447,7 @@ fn the_largest_clients_are_evicted_when_all_together_take_too_much() {
     assert_eq!(small.run("PING"), "PONG");
     let mut greedy = server.client();
     send_start(&mut greedy, 1_400_000);
-    // Together they take less than was allowed, and more than is now.
+    // Together they take less than the old limit and more than the new one.
     server.change(|config| config.maxmemory_clients = ClientMemory::Bytes(2 << 20));
     assert!(greedy.until_closed().is_empty());
     until("INFO counts it", || {
@@ -461,7 +461,7 @@ fn the_largest_clients_are_evicted_when_all_together_take_too_much() {
 }
 
 #[test]
-fn limits_that_change_while_the_server_runs_apply_at_once() {
+fn changed_limits_apply_at_once() {
     let server = TestServer::start();
     let mut idle = server.client();
     assert_eq!(idle.run("PING"), "PONG");
@@ -483,7 +483,7 @@ fn limits_that_change_while_the_server_runs_apply_at_once() {
     assert!(idle.until_closed().is_empty());
     slow.send_bytes(b"\r\n");
     assert!(slow.receive().starts_with("\"xxx"));
-    // Those that monitor may be silent for ever.
+    // MONITOR clients may be silent forever.
     watching.send("ECHO end");
     shown(&mut watching, "\"ECHO\" \"end\"");
 }
@@ -503,9 +503,11 @@ fn connections_spread_evenly_over_the_threads() {
     assert_eq!(connections.collect::<Vec<_>>(), [3, 3, 3]);
 }
 
-/// The bug: a web page that makes a browser send requests here got an error before the connection was closed, and so learned what is here.
+/// Bug: a web page that makes a browser send requests to the server got an error before the connection was closed, and so learned
+/// that there is a server. Cause: the lines of an HTTP request were answered like unknown commands. Fix: the connection is closed
+/// without a reply.
 #[test]
-fn a_request_of_a_browser_ends_the_connection_without_a_reply() {
+fn an_http_request_closes_the_connection_without_a_reply() {
     let server = TestServer::start();
     for request in [
         "POST / HTTP/1.1\r\nHost: localhost\r\n\r\n",

@@ -1,11 +1,11 @@
-//! Expiry as a whole server does it: the background sweep, and the option `ttl-rounding`.
+//! Expiry in a whole server: the background sweep, and the option `ttl-rounding`.
 
 mod common;
 
 use common::{TestServer, until};
 
 #[test]
-fn expired_keys_leave_memory_though_nobody_looks_at_them() {
+fn expired_keys_are_removed_without_being_accessed() {
     let server = TestServer::start();
     let mut client = server.client();
     assert_eq!(client.run("SET stays value"), "OK");
@@ -15,15 +15,15 @@ fn expired_keys_leave_memory_though_nobody_looks_at_them() {
     for _ in 0..5000 {
         assert_eq!(client.receive(), "OK");
     }
-    // INFO counts what is in memory; it removes nothing itself.
-    until("the sweep has removed all that expired", || {
+    // INFO counts the keys in memory and removes none itself.
+    until("the sweep has removed all expired keys", || {
         client.text("INFO keyspace").contains("keys=1,expires=0")
     });
     assert!(client.text("INFO stats").contains("expired_keys:5000"));
 }
 
 #[test]
-fn expired_fields_leave_memory_though_nobody_looks_at_them() {
+fn expired_fields_are_removed_without_being_accessed() {
     let server = TestServer::start();
     let mut client = server.client();
     for number in 0..500 {
@@ -34,7 +34,7 @@ fn expired_fields_leave_memory_though_nobody_looks_at_them() {
     }
     assert_eq!(client.number("HSETEX stays PX 50 FIELDS 1 a 1"), 1);
     assert_eq!(client.number("HSET stays b 2"), 1);
-    until("the sweep has removed all that expired", || {
+    until("the sweep has removed all expired fields", || {
         client.text("INFO keyspace").contains("keys=1,expires=0")
     });
     assert_eq!(client.text("HGET stays b"), "2");
@@ -58,7 +58,7 @@ fn long_deadlines_are_whole_seconds_with_ttl_rounding_and_exact_without() {
 }
 
 #[test]
-fn flushing_frees_memory_now_or_later_and_either_way_empties_the_database() {
+fn flushing_empties_the_database_whether_memory_is_freed_now_or_later() {
     for (later, command) in [
         (false, "FLUSHALL"),
         (true, "FLUSHALL"),

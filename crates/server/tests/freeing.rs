@@ -1,6 +1,6 @@
-//! Large collections are freed by another thread.
+//! A thread in the background frees large collections.
 //!
-//! The memory in use is that of the whole process, so no other test stands here.
+//! This test measures the memory of the whole process, so it must be the only one in this file.
 
 mod common;
 
@@ -8,9 +8,10 @@ use common::{TestServer, until};
 
 const COUNT: usize = 200_000;
 
-/// The bug: the test ran beside others that keep large collections for a while. On a busy machine that was longer than it waited.
+/// Bug: this test failed on busy machines. Cause: it ran in parallel with tests that keep large collections for a while, which could be
+/// longer than it waited. Fix: it has a file, and so a process, of its own.
 #[test]
-fn freeing_a_large_collection_is_left_to_another_thread() {
+fn large_collections_are_freed_in_the_background() {
     const AT_ONCE: usize = 1000;
     let server = TestServer::with(|config| config.threads = 1);
     let mut client = server.client();
@@ -30,7 +31,7 @@ fn freeing_a_large_collection_is_left_to_another_thread() {
         let full = client.number("MEMORY USAGE set");
         assert!(full > 10_000_000);
         client.run(end);
-        until("its memory is free", || {
+        until("the memory of the set is freed", || {
             let used = client.text("INFO memory");
             let used = used.lines().find(|line| line.starts_with("used_memory:"));
             used.unwrap()["used_memory:".len()..]

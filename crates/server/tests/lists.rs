@@ -1,4 +1,4 @@
-//! Lists so long that their replies are written in slices, and that other threads walk over them.
+//! Lists so long that replies are written in slices, and that commands on them run on threads for long commands.
 
 mod common;
 
@@ -13,7 +13,7 @@ fn numbers(from: usize, to: usize) -> Value {
     Value::Array((from..to).map(text).collect())
 }
 
-/// Makes the list "long" of the numbers from 0 to `LEN`.
+/// Fills the list "long" with the numbers from 0 to `LEN`.
 fn fill(client: &mut Client) {
     for start in (0..LEN).step_by(1000) {
         let texts: Vec<_> = (start..start + 1000).map(|at| at.to_string()).collect();
@@ -27,13 +27,13 @@ fn fill(client: &mut Client) {
 }
 
 #[test]
-fn a_long_range_is_complete_and_what_follows_comes_behind_it() {
+fn a_long_range_is_complete_and_later_replies_follow_it() {
     let server = TestServer::start();
     let mut client = server.client();
     fill(&mut client);
     for (start, stop) in [(0, LEN), (1, LEN - 7), (123, 30_000), (0, 4097)] {
         client.send(&format!("LRANGE long {start} {}", stop - 1));
-        // A change behind the range does not show in it.
+        // A later change does not affect the range.
         client.send("LSET long 200 200");
         client.send("ECHO behind");
         assert!(client.receive_value() == Some(numbers(start, stop)));
@@ -48,7 +48,7 @@ fn a_long_range_is_complete_and_what_follows_comes_behind_it() {
 }
 
 #[test]
-fn walks_over_long_lists_find_what_short_ones_would() {
+fn commands_that_search_long_lists_find_the_right_elements() {
     let server = TestServer::start();
     let mut client = server.client();
     fill(&mut client);

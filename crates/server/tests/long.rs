@@ -1,4 +1,4 @@
-//! Commands on very large collections: what they cost other clients, and how much memory their replies take.
+//! Commands on very large collections: how long other clients wait for them, and how much memory their replies take.
 
 mod common;
 
@@ -12,7 +12,7 @@ use damselfly_protocol::client::Value;
 
 const COUNT: usize = 200_000;
 
-/// Sends one command many times with numbered members, some at once.
+/// Sends a command with numbered members, many per request.
 fn fill(client: &mut Client, command: &str, member: impl Fn(usize) -> String) {
     const AT_ONCE: usize = 1000;
     for start in (0..COUNT).step_by(AT_ONCE) {
@@ -21,7 +21,7 @@ fn fill(client: &mut Client, command: &str, member: impl Fn(usize) -> String) {
     }
 }
 
-/// A member of some length, so that all together are many times what a reply may take.
+/// A long member, so that all together are many times the size of a slice of a reply.
 fn member(number: usize) -> String {
     format!("member:{number:0>60}")
 }
@@ -37,7 +37,7 @@ fn texts(value: Value) -> Vec<String> {
     }
 }
 
-/// Bytes of replies that wait for the client of that name.
+/// Bytes of replies that the client of this name has not received.
 fn waiting_bytes(client: &mut Client, name: &str) -> usize {
     let list = client.text("CLIENT LIST");
     let line = list.lines().find(|line| line.contains(name)).unwrap();
@@ -46,7 +46,7 @@ fn waiting_bytes(client: &mut Client, name: &str) -> usize {
 }
 
 #[test]
-fn long_replies_take_little_memory_and_show_one_moment() {
+fn long_replies_take_little_memory_and_are_snapshots() {
     let server = TestServer::with(|config| config.threads = 1);
     let mut client = server.client();
     fill(&mut client, "SADD set", member);
@@ -69,9 +69,9 @@ fn long_replies_take_little_memory_and_show_one_moment() {
         until("the reply has begun", || {
             waiting_bytes(&mut client, name) > 0
         });
-        // The reply as a whole is more than ten million bytes.
+        // The whole reply is more than ten million bytes.
         assert!(waiting_bytes(&mut client, name) < 1_000_000, "{command}");
-        // None of this shows in a reply that has begun.
+        // None of these changes affects a reply that has begun.
         client.run("SREM set member:0");
         fill(&mut client, "SREM set", member);
         client.run("HDEL hash f");
@@ -94,7 +94,7 @@ fn long_replies_take_little_memory_and_show_one_moment() {
 }
 
 #[test]
-fn a_long_command_keeps_no_client_of_its_thread_waiting() {
+fn other_clients_of_the_thread_are_served_during_a_long_command() {
     let server = TestServer::with(|config| {
         config.threads = 1;
         config.shards = 64;
@@ -114,23 +114,23 @@ fn a_long_command_keeps_no_client_of_its_thread_waiting() {
         "SRANDMEMBER {a}set -100000",
         "SORT list BY w_* GET # GET o_* DESC ALPHA",
     ] {
-        // With the thread held up, one would be answered before the command and one after it, however often it is tried;
-        // a busy machine may run the command to its end before this thread gets its turn.
+        // If the command blocked its thread, one request would be answered before it and one after it, however often this is
+        // tried. On a busy machine, the command may end before this thread gets its turn.
         let mut tries = (0..20).map(|_| answered_during(&server, &mut client, command));
         assert!(tries.any(|answered| answered > 10), "{command}");
     }
 }
 
-/// How many requests of one client are answered while another one's command runs.
+/// How many requests of one client are answered while the command of another one runs.
 fn answered_during(server: &TestServer, client: &mut Client, command: &str) -> usize {
     let mut other = server.client();
     other.send(command);
-    let ended = || assert!(other.receive_value().is_some());
-    answered_until(ended, || assert_eq!(client.run("PING"), "PONG"))
+    let reply = || assert!(other.receive_value().is_some());
+    answered_until(reply, || assert_eq!(client.run("PING"), "PONG"))
 }
 
 #[test]
-fn the_thread_of_a_command_over_many_keys_arguments_or_bytes_serves_others() {
+fn the_thread_of_a_command_on_many_keys_arguments_or_bytes_serves_others() {
     let server = TestServer::with(|config| {
         config.threads = 1;
         config.shards = 64;
@@ -154,7 +154,7 @@ fn the_thread_of_a_command_over_many_keys_arguments_or_bytes_serves_others() {
     }
 }
 
-/// How often `ask` can ask for something, and get it, until what `wait` waits for has happened.
+/// How often `ask` completes until `wait` returns.
 fn answered_until(wait: impl FnOnce() + Send, mut ask: impl FnMut()) -> usize {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -171,8 +171,7 @@ fn answered_until(wait: impl FnOnce() + Send, mut ask: impl FnMut()) -> usize {
     })
 }
 
-/// The weight that [`fill_weighted`] gives to a number: each occurs once, since the factor has no divisor in common with the
-/// count.
+/// The weight that [`fill_weighted`] gives to a number. Each weight occurs once, because the factor and the count are coprime.
 fn weight(number: usize) -> usize {
     number * 7919 % COUNT
 }
@@ -193,7 +192,7 @@ fn weighted() -> Vec<usize> {
 }
 
 #[test]
-fn a_long_sort_shows_one_moment() {
+fn the_reply_of_a_long_sort_is_a_snapshot() {
     let server = TestServer::with(|config| config.threads = 2);
     let (mut client, mut reader) = (server.client(), server.client());
     fill_weighted(&mut client);
@@ -202,9 +201,9 @@ fn a_long_sort_shows_one_moment() {
     until("the reply has begun", || {
         waiting_bytes(&mut client, "reader") > 0
     });
-    // The reply as a whole is more than ten million bytes.
+    // The whole reply is more than ten million bytes.
     assert!(waiting_bytes(&mut client, "reader") < 1_000_000);
-    // None of this shows in a reply that has begun.
+    // None of these changes affects a reply that has begun.
     fill(&mut client, "MSET", |n| format!("w_{n} 0 o_{n} new"));
     client.run("DEL list");
     let expected: Vec<String> = weighted().into_iter().map(member).collect();
@@ -264,13 +263,13 @@ fn answers_while_computing(
         assert!(reader.receive_value().is_some());
         longest < took / 2
     });
-    // Were the question's shard or thread not free until the reply is there, one wait would be as long as the command takes. A
-    // busy machine may make it so by chance, or may make something else take longer than the command.
+    // If the question's shard or thread were not free until the reply is there, one wait would be as long as the command. On a busy
+    // machine this may happen by chance, or something else may take longer than the command.
     answered.filter(|answered| *answered).take(4).count() == 4
 }
 
 #[test]
-fn who_only_reads_large_collections_computes_without_their_locks() {
+fn commands_that_only_read_large_collections_compute_without_their_locks() {
     let server = TestServer::with(|config| config.threads = 2);
     let mut client = server.client();
     fill(&mut client, "SADD set", |n| format!("a{n}"));
@@ -306,7 +305,7 @@ fn who_only_reads_large_collections_computes_without_their_locks() {
 }
 
 #[test]
-fn what_changes_a_collection_while_a_long_command_reads_it_waits_for_its_lock_only() {
+fn a_change_to_a_collection_that_a_long_command_reads_waits_only_for_its_lock() {
     let server = TestServer::with(|config| config.threads = 2);
     let mut client = server.client();
     fill(&mut client, "SADD a", |n| format!("a{n}"));
@@ -325,14 +324,14 @@ fn what_changes_a_collection_while_a_long_command_reads_it_waits_for_its_lock_on
 }
 
 #[test]
-fn what_a_command_finds_before_it_runs_elsewhere_is_told_once() {
+fn events_that_a_long_command_causes_are_published_once() {
     let server = TestServer::with(|config| {
         config.threads = 1;
         config.enable_debug_command = Allow::Yes;
     });
     let (mut client, mut waiter) = (server.client(), server.client());
     fill(&mut client, "SADD set", |n| format!("a{n}"));
-    // A stream whose end only the command finds.
+    // A stream whose expiry only the command notices.
     client.run("DEBUG SET-ACTIVE-EXPIRE 0");
     client.run("XGROUP CREATE stream group $ MKSTREAM");
     let id = waiter.number("CLIENT ID");
@@ -347,22 +346,22 @@ fn what_a_command_finds_before_it_runs_elsewhere_is_told_once() {
     subscriber.run("PSUBSCRIBE __keyevent@0__:*");
     client.run("PEXPIRE stream 1");
     client.run("SET other x PX 2");
-    until("its end has come, too", || {
+    until("the other key has expired, and so has the stream", || {
         client.number("EXISTS other") == 0
     });
     assert_eq!(client.number("SINTERCARD 3 missing stream set"), 0);
     let gone = waiter.receive();
     assert!(gone.contains("UNBLOCKED"), "{gone}");
     client.run("GET last");
-    let mut told = Vec::new();
-    while told.last().is_none_or(|told| told != "keymiss last") {
+    let mut events = Vec::new();
+    while events.last().is_none_or(|event| event != "keymiss last") {
         let message = texts(subscriber.receive_value().unwrap());
         let event = message[2].rsplit(':').next().unwrap();
-        told.push(format!("{event} {}", message[3]));
+        events.push(format!("{event} {}", message[3]));
     }
-    let count = |event: &str| told.iter().filter(|told| *told == event).count();
-    assert_eq!(count("keymiss missing"), 1, "{told:?}");
-    assert_eq!(count("expired stream"), 1, "{told:?}");
+    let count = |event: &str| events.iter().filter(|other| *other == event).count();
+    assert_eq!(count("keymiss missing"), 1, "{events:?}");
+    assert_eq!(count("expired stream"), 1, "{events:?}");
 }
 
 /// The bug: DEBUG DIGEST held all locks, and its thread, while it computed: two microseconds for each key. Now it runs elsewhere and

@@ -1,15 +1,15 @@
-//! Requests that are sent without waiting for replies.
+//! Pipelines: requests that are sent without waiting for replies.
 
 mod common;
 
 use common::TestServer;
 use damselfly_protocol::client::write_command;
 
-/// Bug: requests behind AUTH in one pipeline were refused as too long for a client without a password.
-/// Cause: a batch was parsed under the limits that held before its first request ran. Fix: before
-/// authentication requests are parsed one by one.
+/// Bug: requests behind AUTH in one pipeline were refused as too long for an unauthenticated client.
+/// Cause: a batch was parsed under the limits that applied before its first request ran. Fix: before
+/// authentication, requests are parsed one by one.
 #[test]
-fn what_follows_auth_in_a_pipeline_may_be_long() {
+fn requests_behind_auth_in_a_pipeline_may_be_long() {
     let server = TestServer::with(|config| config.requirepass = String::from("secret"));
     let mut client = server.client();
     let mut requests = Vec::new();
@@ -24,10 +24,10 @@ fn what_follows_auth_in_a_pipeline_may_be_long() {
     assert_eq!(client.receive().len(), 20_002);
 }
 
-/// Bug: after the password was removed, clients that had not given it were refused long requests. Cause: limits
-/// followed the client's own state alone. Fix: without a password nobody has to authenticate.
+/// Bug: after the password was removed, long requests of clients that had not authenticated were refused. Cause: the
+/// limits depended on the client's own state alone. Fix: without a password, no client has to authenticate.
 #[test]
-fn without_a_password_any_more_requests_may_be_long() {
+fn requests_may_be_long_once_the_password_is_removed() {
     let server = TestServer::with(|config| config.requirepass = String::from("secret"));
     let mut client = server.client();
     assert!(client.run("PING").contains("NOAUTH"));
@@ -35,11 +35,11 @@ fn without_a_password_any_more_requests_may_be_long() {
     assert_eq!(client.run(&format!("MSET{}", " a".repeat(20))), "OK");
 }
 
-/// Bug: requests were lost if the client ended its side while they waited for it to read replies. Cause: a
-/// stalled connection was closed at once when its client ended. Fix: it goes on as its replies are read, unless
-/// it waits for a pause.
+/// Bug: requests were lost if the client closed its side while they waited for it to read replies. Cause: a
+/// stalled connection was closed as soon as its client closed its side. Fix: it continues as its replies are
+/// read, unless it waits for the end of a pause.
 #[test]
-fn all_requests_run_although_the_client_has_ended_its_side() {
+fn all_requests_run_although_the_client_has_closed_its_side() {
     const REQUESTS: usize = 40;
     let server = TestServer::start();
     let (mut client, mut other) = (server.client(), server.client());
@@ -56,8 +56,8 @@ fn all_requests_run_although_the_client_has_ended_its_side() {
 }
 
 /// Bug: a long pipeline of requests with long replies took quadratic time. Cause: whenever the connection had
-/// to wait for its client, all input that was left was moved. Fix: input is moved once half of it is done. This
-/// tests that every request still runs once and in order.
+/// to wait for its client, all the remaining input was moved. Fix: input is moved only once half of it has run.
+/// This tests that every request still runs once and in order.
 #[test]
 fn a_long_pipeline_that_stalls_often_is_answered_in_order() {
     const ROUNDS: usize = 300;

@@ -1,10 +1,10 @@
-//! Requests behind one at which a connection stalls: whatever it waits for, however the bytes arrive, and wherever the batches
-//! end, in which requests are parsed, all are answered in order.
+//! Requests behind a request at which the connection stalls. All are answered in order, whatever the connection waits for, however
+//! the bytes arrive, and wherever the batches of parsed requests end.
 //!
-//! Bug: a pipeline could hang for ever, or lose its end when the client ended its side: 63 times PING, BLPOP, PING. Cause: flags,
-//! kept by hand in several places, said whether the bytes behind a batch were parsed; they were forgotten if the last request of
-//! a batch stalled, or if bytes arrived while the connection was stalled. Fix: one type holds what is left of the input, and one
-//! function decides what comes next (`input.rs`).
+//! Bug: a pipeline could hang forever, or lose its last requests when the client closed its side: 63 times PING, BLPOP, PING.
+//! Cause: flags that several places maintained by hand said whether the bytes behind a batch were parsed. They were not updated if
+//! the last request of a batch stalled, or if bytes arrived while the connection was stalled. Fix: one type holds the rest of the
+//! input, and one function decides what the connection does next (`input.rs`).
 
 mod common;
 
@@ -22,7 +22,7 @@ use damselfly_server::clients::Client as Seen;
 /// Requests at which a connection stalls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// It waits for a key until its time is up.
+    /// It waits for a key until its timeout.
     TimesOut,
     /// The same, for a stream.
     ReadTimesOut,
@@ -40,19 +40,19 @@ enum Kind {
     Long,
     /// Its reply is written in slices.
     SlicedReply,
-    /// Both.
+    /// It runs on a thread for long commands, and its reply is written in slices.
     LongRest,
-    /// The replies are more than the socket takes.
+    /// The socket does not take all replies.
     Output,
     /// CLIENT PAUSE.
     Paused,
     /// DEBUG SLEEP.
     Sleeping,
-    /// What it publishes is more than another thread can deliver at once.
+    /// It publishes more than another thread can deliver at once.
     Congested,
     /// A script.
     Script,
-    /// One that runs for so long that its thread serves others meanwhile.
+    /// A script that runs for so long that its thread serves others meanwhile.
     SlowScript,
     /// A transaction of requests of these kinds.
     Exec,
@@ -133,7 +133,7 @@ impl Kind {
         }
     }
 
-    /// True if the request waits no longer than its client is there, and all behind it is dropped with it, as in Redis.
+    /// True if the request and all requests behind it are dropped when the client goes away, as in Redis.
     fn ends_with_client(self) -> bool {
         match self {
             TimesOut | ReadTimesOut | Served | Unblocked | BusyTimesOut | Paused => true,
@@ -157,13 +157,13 @@ fn is_echo(value: &Value, number: usize) -> bool {
     matches!(value, Value::Bulk(bytes) if *bytes == number.to_string().as_bytes())
 }
 
-/// A server for all kinds, and a connection that ends stalls.
-struct Bed {
+/// A server prepared for all kinds, and a connection that ends stalls.
+struct Fixture {
     server: TestServer,
     control: RefCell<Client>,
 }
 
-impl Bed {
+impl Fixture {
     fn new() -> Self {
         let server = TestServer::with(|config| {
             config.enable_debug_command = Allow::Yes;
@@ -174,7 +174,7 @@ impl Bed {
         control.run(&format!("SADD set {}", numbers.join(" ")));
         control.run(&format!("RPUSH list {}", numbers[..5000].join(" ")));
         control.run(&format!("SET text {}", "x".repeat(700 << 10)));
-        // On all threads, since one's own way is never congested for long.
+        // Subscribers on all threads, because a publisher never waits long for subscribers of its own thread.
         for _ in 0..4 {
             let mut subscriber = server.client();
             subscriber.run("SUBSCRIBE news");
@@ -188,7 +188,7 @@ impl Bed {
         self.control.borrow_mut()
     }
 
-    /// A new connection, and what the server knows of it.
+    /// A new connection, and the server's view of it.
     fn client(&self) -> (Client, Arc<Seen>) {
         let mut client = self.server.client();
         let id = client.number("CLIENT ID") as u64;
@@ -196,28 +196,28 @@ impl Bed {
         (client, seen)
     }
 
-    /// How many bytes were read from all clients.
+    /// How many bytes the server has read from all clients.
     fn bytes_read(&self) -> u64 {
         self.server
             .shared()
             .total(|counters| counters.input_bytes.read())
     }
 
-    /// Sends bytes, and waits until they are read.
+    /// Sends bytes, and waits until the server has read them.
     fn send(&self, client: &mut Client, bytes: &[u8]) {
         let before = self.bytes_read();
         client.send_bytes(bytes);
-        until("what was sent is read", || {
+        until("the server has read the bytes", || {
             self.bytes_read() - before >= bytes.len() as u64
         });
     }
 
-    /// Keeps the shard of [`BUSY`] busy until the section is dropped.
+    /// Locks the shard of [`BUSY`] until the section is dropped.
     fn lock(&self) -> Tx<'_> {
         lock(&self.server)
     }
 
-    /// The numbers of connections that the server has.
+    /// How many connections the server has.
     fn connections(&self) -> usize {
         self.server.shared().clients.count()
     }
@@ -237,7 +237,7 @@ fn lock(server: &TestServer) -> Tx<'_> {
     }
 }
 
-/// Where a pipeline is cut into two.
+/// Where a pipeline is cut in two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cut {
     Nowhere,
@@ -264,30 +264,30 @@ struct Case {
     before: usize,
     behind: usize,
     cut: Cut,
-    /// The client ends its side behind the last request.
+    /// The client closes its side after the last request.
     ends: bool,
 }
 
 impl Case {
-    fn run(self, bed: &Bed) {
-        let (mut client, seen) = bed.client();
+    fn run(self, fixture: &Fixture) {
+        let (mut client, seen) = fixture.client();
         let (parts, replies) = self.parts();
         let locked = match self.kind {
-            Busy | BusyTimesOut | BusyExec => Some(bed.lock()),
+            Busy | BusyTimesOut | BusyExec => Some(fixture.lock()),
             _ => None,
         };
         if self.kind == Paused {
-            assert_eq!(bed.control().run("CLIENT PAUSE 1000000 WRITE"), "OK");
+            assert_eq!(fixture.control().run("CLIENT PAUSE 1000000 WRITE"), "OK");
         }
         for part in &parts {
-            bed.send(&mut client, part);
+            fixture.send(&mut client, part);
         }
         if self.ends {
             client.end_sending();
         }
         let mut seen_replies = Vec::new();
         if self.kind.is_ended_by_test() && !(self.ends && self.kind.ends_with_client()) {
-            // It has stalled when what came before is answered.
+            // Once the requests before are answered, the connection stalls.
             let received = (0..self.before).map(|_| client.receive_value().unwrap());
             seen_replies.extend(received);
             match self.kind {
@@ -295,12 +295,12 @@ impl Case {
                 _ => {}
             }
             match self.kind {
-                Served => assert_eq!(bed.control().number("RPUSH served x"), 1),
+                Served => assert_eq!(fixture.control().number("RPUSH served x"), 1),
                 Unblocked => {
                     let unblock = format!("CLIENT UNBLOCK {}", seen.id);
-                    assert_eq!(bed.control().number(&unblock), 1);
+                    assert_eq!(fixture.control().number(&unblock), 1);
                 }
-                Paused => assert_eq!(bed.control().run("CLIENT UNPAUSE"), "OK"),
+                Paused => assert_eq!(fixture.control().run("CLIENT UNPAUSE"), "OK"),
                 _ => {}
             }
         }
@@ -311,7 +311,7 @@ impl Case {
             let is_dropped = self.kind.ends_with_client() && seen_replies.len() == self.before;
             assert!(is_dropped || seen_replies.len() == all, "{self:?}");
             if self.kind == Paused {
-                bed.control().run("CLIENT UNPAUSE");
+                fixture.control().run("CLIENT UNPAUSE");
             }
         } else {
             while seen_replies.len() < all {
@@ -329,7 +329,7 @@ impl Case {
         }
     }
 
-    /// The bytes, cut, and how many replies the one has that stalls.
+    /// The parts of the pipeline, and how many replies the stalling requests have.
     fn parts(self) -> (Vec<Vec<u8>>, usize) {
         let mut bytes = Vec::new();
         (0..self.before).for_each(|number| write_echo(&mut bytes, number));
@@ -353,17 +353,17 @@ impl Case {
     }
 }
 
-/// Around all places where a batch may end, and where requests before the one that stalls are many or few.
+/// How many requests come before the stall: none, few, and around each size at which a batch ends.
 fn places() -> impl Iterator<Item = usize> {
     (0..=2).chain(62..=66).chain(126..=130)
 }
 
 fn try_all(kind: Kind) {
-    let bed = Bed::new();
+    let fixture = Fixture::new();
     for before in places() {
         for cut in CUTS {
             for ends in [false, true] {
-                // So many that they need a second batch, too.
+                // Enough for a second batch.
                 let behind = if cut == Cut::WithinBehind { 1 } else { 66 };
                 let case = Case {
                     kind,
@@ -372,7 +372,7 @@ fn try_all(kind: Kind) {
                     cut,
                     ends,
                 };
-                case.run(&bed);
+                case.run(&fixture);
             }
         }
     }
@@ -388,26 +388,26 @@ macro_rules! all_requests_run {
 }
 
 all_requests_run! {
-    all_behind_a_client_that_waits_in_vain_run: TimesOut,
-    all_behind_a_client_that_waits_for_a_stream_run: ReadTimesOut,
-    all_behind_a_client_that_waits_and_is_served_run: Served,
-    all_behind_a_client_that_waits_and_is_unblocked_run: Unblocked,
-    all_behind_a_busy_shard_run: Busy,
-    all_behind_a_busy_shard_and_a_wait_run: BusyTimesOut,
-    all_behind_a_transaction_that_meets_a_busy_shard_run: BusyExec,
-    all_behind_a_long_command_run: Long,
-    all_behind_a_reply_in_slices_run: SlicedReply,
-    all_behind_a_long_command_with_a_reply_in_slices_run: LongRest,
-    all_behind_replies_that_wait_for_the_client_run: Output,
-    all_behind_a_pause_run: Paused,
-    all_behind_a_sleep_run: Sleeping,
-    all_behind_a_congested_way_run: Congested,
-    all_behind_a_script_run: Script,
-    all_behind_a_slow_script_run: SlowScript,
-    all_behind_a_transaction_run: Exec,
+    requests_behind_a_wait_that_times_out_run: TimesOut,
+    requests_behind_a_wait_for_a_stream_run: ReadTimesOut,
+    requests_behind_a_wait_that_is_served_run: Served,
+    requests_behind_a_wait_that_is_unblocked_run: Unblocked,
+    requests_behind_a_busy_shard_run: Busy,
+    requests_behind_a_busy_shard_and_a_wait_run: BusyTimesOut,
+    requests_behind_a_transaction_on_a_busy_shard_run: BusyExec,
+    requests_behind_a_long_command_run: Long,
+    requests_behind_a_sliced_reply_run: SlicedReply,
+    requests_behind_a_long_command_with_a_sliced_reply_run: LongRest,
+    requests_behind_unread_replies_run: Output,
+    requests_behind_a_pause_run: Paused,
+    requests_behind_a_sleep_run: Sleeping,
+    requests_behind_congestion_run: Congested,
+    requests_behind_a_script_run: Script,
+    requests_behind_a_slow_script_run: SlowScript,
+    requests_behind_a_transaction_run: Exec,
 }
 
-/// Ends, again and again, every stall that does not end by itself.
+/// Repeatedly ends every stall that does not end by itself.
 fn end_stalls(server: &TestServer, control: &mut Client, done: &AtomicBool) {
     while !done.load(Relaxed) {
         let locked = lock(server);
@@ -416,7 +416,7 @@ fn end_stalls(server: &TestServer, control: &mut Client, done: &AtomicBool) {
         control.run("RPUSH served x");
         for seen in server.shared().clients.all() {
             if seen
-                .waits_with()
+                .waiting_command()
                 .is_some_and(|blocked_client| !blocked_client.has_timeout())
             {
                 control.run(&format!("CLIENT UNBLOCK {}", seen.id));
@@ -452,7 +452,7 @@ fn try_random(server: &TestServer, random: &mut Random) {
         }
         let kind = random.choose(&KINDS);
         if kind == Paused {
-            // A pause would hold back others, too, which would then end with their clients.
+            // A pause would also hold back other clients, whose requests would then be dropped when they go away.
             continue;
         }
         let (requests, replies) = kind.requests();
@@ -505,7 +505,7 @@ fn try_random(server: &TestServer, random: &mut Random) {
 #[test]
 fn random_pipelines_in_random_pieces_are_answered_in_order() {
     const ROUNDS: usize = 60;
-    let Bed { server, control } = Bed::new();
+    let Fixture { server, control } = Fixture::new();
     let mut control = control.into_inner();
     let seed = match std::env::var("DAMSELFLY_SEED") {
         Ok(seed) => seed.parse().unwrap(),
@@ -532,8 +532,8 @@ fn random_pipelines_in_random_pieces_are_answered_in_order() {
     });
 }
 
-/// The same by chance and with two requests only: what arrived while the connection was stalled by a busy shard was forgotten
-/// when it waited for a key next.
+/// The same bug with only two requests, found by chance: bytes that arrived while the connection was stalled by a busy shard were
+/// forgotten if it then waited for a key.
 #[test]
 fn a_request_that_arrives_while_a_shard_is_busy_is_answered() {
     const CLIENTS: usize = 10;
@@ -568,12 +568,12 @@ fn a_wait_whose_client_has_stopped_sending_gets_no_reply() {
     client.send_bytes(b"GET long\r\nBLPOP absent 0\r\nECHO behind\r\n");
     until("it waits", || {
         let seen = server.shared().clients.find(id);
-        seen.is_some_and(|seen| seen.waits_with().is_some())
+        seen.is_some_and(|seen| seen.waiting_command().is_some())
     });
     client.end_sending();
     until("it waits no more", || {
         let seen = server.shared().clients.find(id);
-        seen.is_none_or(|seen| seen.waits_with().is_none())
+        seen.is_none_or(|seen| seen.waiting_command().is_none())
     });
     // Its thread has a turn in which it could write a reply to the wait.
     other.run("PING");
@@ -585,37 +585,37 @@ fn a_wait_whose_client_has_stopped_sending_gets_no_reply() {
 /// slices, or while it slept. Cause: a connection was closed with the first reply that could not be sent. Fix: what was read
 /// runs; only what waits, for a key or for the end of a pause, ends with its client, and all behind it. Redis does the same.
 #[test]
-fn what_was_read_runs_although_the_client_is_gone() {
-    let bed = Bed::new();
-    // What a congested way takes is read in several turns, and the client may be missed before the last.
+fn requests_that_were_read_run_although_the_client_is_gone() {
+    let fixture = Fixture::new();
+    // The requests of a congested client are read in several turns, and the server may notice that it is gone before the last one.
     for kind in KINDS.into_iter().filter(|&kind| kind != Congested) {
         for before in places() {
-            bed.control().run("SET done 0");
-            let connections = bed.connections();
-            let (mut client, _) = bed.client();
+            fixture.control().run("SET done 0");
+            let connections = fixture.connections();
+            let (mut client, _) = fixture.client();
             let (mut bytes, replies) = (Vec::new(), before);
             (0..before).for_each(|number| write_echo(&mut bytes, number));
             bytes.extend(kind.requests().0);
             write_words(&mut bytes, &["INCR", "done"]);
             write_echo(&mut bytes, replies);
             let locked = match kind {
-                Busy | BusyTimesOut | BusyExec => Some(bed.lock()),
+                Busy | BusyTimesOut | BusyExec => Some(fixture.lock()),
                 _ => None,
             };
             if kind == Paused {
-                bed.control().run("CLIENT PAUSE 1000000 WRITE");
+                fixture.control().run("CLIENT PAUSE 1000000 WRITE");
             }
-            bed.send(&mut client, &bytes);
+            fixture.send(&mut client, &bytes);
             drop(client);
             drop(locked);
-            until("it is closed", || bed.connections() == connections);
+            until("it is closed", || fixture.connections() == connections);
             if kind == Paused {
-                bed.control().run("CLIENT UNPAUSE");
+                fixture.control().run("CLIENT UNPAUSE");
             }
-            let done = bed.control().text("GET done");
+            let done = fixture.control().text("GET done");
             match kind {
                 Served | Unblocked | Paused => assert_eq!(done, "0", "{kind:?}, {before}"),
-                // Its time may be up before.
+                // The wait may time out before the server notices.
                 TimesOut | ReadTimesOut | BusyTimesOut => {}
                 _ => assert_eq!(done, "1", "{kind:?}, {before}"),
             }
@@ -624,22 +624,24 @@ fn what_was_read_runs_although_the_client_is_gone() {
 }
 
 #[test]
-fn a_client_that_is_killed_is_closed_whatever_it_waits_for() {
+fn a_killed_client_is_closed_whatever_it_waits_for() {
     const SLEEP: &[&str] = &["DEBUG", "SLEEP", "1000"];
-    let bed = Bed::new();
-    let locked = bed.lock();
+    let fixture = Fixture::new();
+    let locked = fixture.lock();
     let mut sleep = Vec::new();
     write_words(&mut sleep, SLEEP);
     let kinds = [Busy, BusyTimesOut, BusyExec, Served, Output, Paused];
     let requests = kinds.map(|kind| kind.requests().0).into_iter();
     for (number, mut bytes) in std::iter::once(sleep).chain(requests).enumerate() {
         if number == kinds.len() {
-            bed.control().run("CLIENT PAUSE 1000000 WRITE");
+            fixture.control().run("CLIENT PAUSE 1000000 WRITE");
         }
-        let (mut client, seen) = bed.client();
+        let (mut client, seen) = fixture.client();
         write_echo(&mut bytes, 0);
-        bed.send(&mut client, &bytes);
-        let killed = bed.control().number(&format!("CLIENT KILL ID {}", seen.id));
+        fixture.send(&mut client, &bytes);
+        let killed = fixture
+            .control()
+            .number(&format!("CLIENT KILL ID {}", seen.id));
         assert_eq!(killed, 1);
         let replies = client.until_closed();
         assert!(replies.iter().all(|reply| reply != "\"0\""), "{replies:?}");

@@ -1,7 +1,7 @@
-//! A thread that is stuck in a command: all clients of other threads are served.
+//! A thread that is stuck in a script: all clients of other threads are still served.
 //!
-//! The bug: the first thread alone accepted connections, new ones went to stuck threads too, and publishers waited for a stuck
-//! thread to deliver. Cause: nothing knew whether a thread takes turns. Now each notes when it took its last one.
+//! Bug: only the first thread accepted connections, stuck threads were given new ones, too, and publishers waited for a stuck thread to
+//! deliver. Cause: the server did not know whether a thread takes turns. Fix: each thread records the time of its last turn.
 
 mod common;
 
@@ -14,7 +14,7 @@ use damselfly_server::shared::Shared;
 /// Takes the lock of the slow log, on which the tests let a thread get stuck. Nothing else takes it: no command is slow.
 const COMMAND: &str = "SLOWLOG LEN";
 
-/// A server of four threads.
+/// A server of four threads whose slow scripts let no other client have a turn.
 fn server() -> TestServer {
     TestServer::with(|config| config.slowlog_log_slower_than_us = -1)
 }
@@ -25,7 +25,7 @@ fn thread_of(shared: &Shared, client: &mut Client) -> usize {
     shared.clients.find(id as u64).unwrap().thread
 }
 
-/// So many connections to each thread.
+/// At least `each` connections to each thread.
 fn by_thread(server: &TestServer, each: usize) -> Vec<Vec<Client>> {
     let threads = server.shared().threads.len();
     let mut found: Vec<Vec<Client>> = (0..threads).map(|_| Vec::new()).collect();
@@ -50,7 +50,7 @@ fn begin(shared: &Shared, client: &mut Client) {
 }
 
 /// The same, until others notice it.
-fn lose_thread(shared: &Shared, client: &mut Client, thread: usize) {
+fn block_thread(shared: &Shared, client: &mut Client, thread: usize) {
     begin(shared, client);
     until("the thread is stuck", || {
         shared.threads[thread].is_stuck(shared.uptime_ms())
@@ -65,7 +65,7 @@ fn new_connections_are_answered_whichever_thread_is_stuck() {
         let mut runner = clients[stuck].pop().unwrap();
         let shared = server.shared();
         let lock = shared.slowlog.entries();
-        lose_thread(shared, &mut runner, stuck);
+        block_thread(shared, &mut runner, stuck);
         for _ in 0..20 {
             let mut new = server.client();
             assert_eq!(new.run("PING"), "PONG");
@@ -76,14 +76,15 @@ fn new_connections_are_answered_whichever_thread_is_stuck() {
     }
 }
 
-/// The bug: connections that were on their way to a thread waited for it.
+/// Bug: connections in the inbox of a stuck thread waited for it. Cause: only the thread itself could take them. Fix: the acceptor takes
+/// them back and hands them to other threads.
 #[test]
-fn connections_that_a_stuck_thread_has_not_taken_go_to_others() {
+fn connections_in_the_inbox_of_a_stuck_thread_go_to_others() {
     const STUCK: usize = 1;
     let server = server();
     let mut clients = by_thread(&server, 3);
     let mut runner = clients[STUCK].pop().unwrap();
-    // Now it is the thread that new connections go to.
+    // Now this thread has the fewest connections, so new ones go to it.
     clients[STUCK].clear();
     let connections = &server.shared().threads[STUCK].connections;
     until("two have left", || connections.load(Relaxed) == 1);
@@ -108,7 +109,7 @@ fn publishers_do_not_wait_for_a_stuck_thread() {
     subscriber.run("SUBSCRIBE news");
     assert_eq!(monitor.run("MONITOR"), "OK");
     let lock = server.shared().slowlog.entries();
-    lose_thread(server.shared(), &mut runner, STUCK);
+    block_thread(server.shared(), &mut runner, STUCK);
     let mut publisher = clients[0].pop().unwrap();
     let payload = "x".repeat(MIB);
     let pubsub = &server.shared().pubsub;
@@ -117,7 +118,7 @@ fn publishers_do_not_wait_for_a_stuck_thread() {
             publisher.run_words(&["PUBLISH", "news", &payload]),
             "(integer) 1"
         );
-        // Messages to subscribers and lines to those who monitor, up to the limit for what subscribers leave unread.
+        // Messages to subscribers and lines to MONITOR clients, up to the output limit of subscribers.
         assert!(pubsub.arriving_bytes(STUCK) <= 67 * MIB);
     }
     assert!(pubsub.arriving_bytes(STUCK) > 60 * MIB);
@@ -126,7 +127,9 @@ fn publishers_do_not_wait_for_a_stuck_thread() {
     // They have missed something, so they are disconnected.
     subscriber.until_closed();
     monitor.until_closed();
-    until("all is delivered", || pubsub.arriving_bytes(STUCK) == 0);
+    until("all messages are delivered", || {
+        pubsub.arriving_bytes(STUCK) == 0
+    });
     assert_eq!(publisher.run("PUBLISH news x"), "(integer) 0");
 }
 
@@ -139,7 +142,7 @@ fn administration_works_while_a_thread_is_stuck() {
     let mut victim = clients[STUCK].pop().unwrap();
     let id = victim.number("CLIENT ID");
     let lock = server.shared().slowlog.entries();
-    lose_thread(server.shared(), &mut runner, STUCK);
+    block_thread(server.shared(), &mut runner, STUCK);
     let mut client = clients[1].pop().unwrap();
     assert!(client.text("INFO").contains("connected_clients:8\r\n"));
     assert!(client.text("CLIENT LIST").contains(&format!("id={id} ")));

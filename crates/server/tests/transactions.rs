@@ -1,4 +1,4 @@
-//! MULTI, EXEC and WATCH as far as they concern the server: what it counts, shows and limits, and who else is affected.
+//! MULTI, EXEC and WATCH in the server: statistics, limits, and what other clients see.
 
 mod common;
 
@@ -11,7 +11,7 @@ use damselfly_server::registry::{REGISTRY, WithinMulti};
 
 const QUEUED: &str = "QUEUED";
 
-/// The value of a field in the line that CLIENT LIST shows about a client.
+/// The value of a field in the line of CLIENT LIST about a client.
 fn field(list: &str, id: i64, name: &str) -> String {
     let line = list
         .lines()
@@ -24,7 +24,7 @@ fn field(list: &str, id: i64, name: &str) -> String {
 }
 
 #[test]
-fn others_see_what_is_queued_and_what_it_takes() {
+fn other_clients_see_the_length_and_the_memory_of_the_queue() {
     let server = TestServer::start();
     let (mut client, mut observer) = (server.client(), server.client());
     let id = client.number("CLIENT ID");
@@ -57,7 +57,7 @@ fn others_see_what_is_queued_and_what_it_takes() {
 }
 
 #[test]
-fn a_transaction_that_grows_past_the_limit_of_queries_ends_the_connection() {
+fn a_transaction_that_exceeds_the_query_buffer_limit_closes_the_connection() {
     let server = TestServer::with(|config| config.client_query_buffer_limit_bytes = 1 << 20);
     let mut client = server.client();
     assert_eq!(client.run("MULTI"), "OK");
@@ -66,7 +66,7 @@ fn a_transaction_that_grows_past_the_limit_of_queries_ends_the_connection() {
         assert_eq!(client.run(&set), QUEUED);
     }
     client.send(&set);
-    // Whether it is told of the last one or not.
+    // The reply to the last command may or may not be sent.
     assert!(client.until_closed().len() <= 1);
     let mut other = server.client();
     let info = other.text("INFO stats");
@@ -75,7 +75,7 @@ fn a_transaction_that_grows_past_the_limit_of_queries_ends_the_connection() {
 }
 
 #[test]
-fn a_transaction_that_can_not_run_any_more_takes_no_memory() {
+fn a_transaction_that_cannot_run_any_more_takes_no_memory() {
     let server = TestServer::start();
     let (mut client, mut other) = (server.client(), server.client());
     let id = client.number("CLIENT ID");
@@ -114,14 +114,14 @@ fn clients_with_large_transactions_are_evicted() {
 }
 
 #[test]
-fn who_leaves_watches_nothing_any_more() {
+fn a_client_that_ends_its_transaction_or_leaves_watches_nothing() {
     let server = TestServer::start();
     let watched = || server.shared().engine.watched_count();
     for end in ["UNWATCH", "EXEC", "DISCARD", "RESET", "QUIT", "", "EXEC 1"] {
         let (mut client, mut other) = (server.client(), server.client());
         assert_eq!(client.run("WATCH a b c a"), "OK");
         assert_eq!(watched(), 3);
-        // One that is changed is watched on, like the others.
+        // A changed key stays watched, like the others.
         assert_eq!(other.run("SET b 1"), "OK");
         if matches!(end, "EXEC" | "DISCARD" | "EXEC 1") {
             client.run("MULTI");
@@ -131,7 +131,7 @@ fn who_leaves_watches_nothing_any_more() {
         } else {
             client.run(end);
         }
-        until("nobody watches", || watched() == 0);
+        until("no key is watched", || watched() == 0);
     }
 }
 
@@ -182,7 +182,7 @@ fn queued_commands_are_counted_when_they_run() {
 }
 
 #[test]
-fn the_slow_log_shows_what_ran_and_not_exec() {
+fn the_slow_log_shows_the_queued_commands_and_not_exec() {
     let server = TestServer::with(|config| config.slowlog_log_slower_than_us = 0);
     let mut client = server.client();
     for command in ["SLOWLOG RESET", "MULTI", "SET a b", "GET a", "EXEC"] {
@@ -235,7 +235,7 @@ fn a_monitor_sees_commands_in_the_order_in_which_they_run() {
 }
 
 #[test]
-fn a_pause_of_writes_holds_exec_back_if_it_writes() {
+fn a_pause_of_writes_holds_back_an_exec_that_writes() {
     let server = TestServer::start();
     let (mut writer, mut reader, mut other) = (server.client(), server.client(), server.client());
     writer.run("MULTI");
@@ -252,10 +252,10 @@ fn a_pause_of_writes_holds_exec_back_if_it_writes() {
     assert_eq!(writer.receive(), "1) OK");
 }
 
-/// Every command is queued or refused, and what is queued runs within the transaction, whatever locks it takes elsewhere.
+/// Every command is queued or refused. Queued commands run within the transaction, whatever locks they take outside.
 #[test]
 fn every_command_runs_within_a_transaction() {
-    // What has to wait, or ends more than the transaction.
+    // Commands that would block the test or end the server.
     const LEFT_OUT: &[&str] = &[
         "shutdown",
         "debug|segfault",
@@ -298,14 +298,14 @@ fn every_command_runs_within_a_transaction() {
             }
             (_, reply) => panic!("{}: {reply:?}", row.name),
         }
-        // All locks are free again.
+        // This needs all locks, so they are free again.
         observer.number("DBSIZE");
         observer.run("FLUSHALL");
     }
 }
 
 #[test]
-fn a_panic_within_a_transaction_costs_its_connection_and_no_lock() {
+fn a_panic_within_a_transaction_closes_its_connection_and_releases_all_locks() {
     let server = TestServer::with(|config| {
         config.enable_debug_command = Allow::Yes;
     });
@@ -322,7 +322,7 @@ fn a_panic_within_a_transaction_costs_its_connection_and_no_lock() {
 }
 
 #[test]
-fn replies_of_any_length_stand_in_that_of_exec() {
+fn the_reply_of_exec_may_contain_replies_of_any_length() {
     let server = TestServer::start();
     let mut client = server.client();
     for number in 0..100 {
@@ -347,9 +347,10 @@ fn replies_of_any_length_stand_in_that_of_exec() {
     );
 }
 
-/// The bug: all replies of a transaction were in memory before its client was disconnected for them.
+/// Bug: all replies of a transaction were in memory before its client was disconnected for exceeding its output limit. Cause: the
+/// limit was checked only when replies were sent. Fix: EXEC checks it after each command and drops replies beyond it.
 #[test]
-fn replies_of_a_transaction_that_its_client_may_not_leave_unread_are_not_kept() {
+fn replies_of_a_transaction_beyond_the_output_limit_are_dropped() {
     let server = TestServer::with(|config| {
         config.client_output_buffer_limit.normal.hard_bytes = 4 << 20;
     });
@@ -379,8 +380,8 @@ fn replies_of_a_transaction_that_its_client_may_not_leave_unread_are_not_kept() 
     }
 }
 
-/// The bug: what followed a CLIENT KILL of the client itself in a transaction was answered, too. In Redis it runs, but the replies end
-/// with that to CLIENT KILL, so the reply to EXEC stays incomplete.
+/// Bug: in a transaction, commands behind a CLIENT KILL of the client itself were answered, too. In Redis they run, but the last reply
+/// is that to CLIENT KILL, so the reply to EXEC stays incomplete.
 #[test]
 fn a_client_that_kills_itself_in_a_transaction_gets_no_further_reply() {
     let server = TestServer::start();

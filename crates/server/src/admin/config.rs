@@ -178,7 +178,7 @@ impl Change<'_> {
     /// Applies the `new` configuration to the process, or changes nothing that matters.
     fn apply(&self, shared: &Shared, new: &mut Config) -> std::result::Result<(), Refused> {
         if new.maxclients > self.old.maxclients {
-            let room = open_files::make_room(new.maxclients);
+            let room = open_files::raise_limit(new.maxclients);
             if room < new.maxclients {
                 return Err((
                     "maxclients",
@@ -210,7 +210,7 @@ impl Change<'_> {
         if new.port == old.port && new.bind == old.bind {
             return Ok(());
         }
-        acceptor.listen_anew(new, self.addresses).map_err(|why| {
+        acceptor.rebind(new, self.addresses).map_err(|why| {
             log::warn!("{why}");
             let is_port = new.port != old.port && (new.bind == old.bind || self.port_is_first);
             let (name, text) = match is_port {

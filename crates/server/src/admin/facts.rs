@@ -209,7 +209,7 @@ fn client_facts(shared: &Shared) -> ClientFacts {
         let output = client.output_capacity.load(Relaxed);
         facts.count += 1;
         facts.blocked += usize::from(client.is_blocked());
-        let blocked_client = client.waits_with();
+        let blocked_client = client.waiting_command();
         facts.with_timeout +=
             usize::from(blocked_client.is_some_and(|blocked_client| blocked_client.has_timeout()));
         facts.input_max = facts.input_max.max(input);

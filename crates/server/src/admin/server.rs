@@ -7,9 +7,9 @@ use damselfly_commands::Arity::{AtLeast, Exactly};
 use damselfly_commands::{Args, Command, Group, Keys, Result, Run, Trait};
 use damselfly_protocol::Reply;
 
+use crate::clock;
 use crate::registry::Handler;
 use crate::session::Context;
-use crate::shared;
 
 pub(crate) static COMMANDS: &[Command<Handler>] = &[
     Command {
@@ -121,7 +121,7 @@ fn shutdown(context: &mut Context<'_>, args: Args<'_>, _: &mut Reply<'_>) -> Res
 }
 
 fn time(_: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    let now_us = shared::now_us();
+    let now_us = clock::now_us();
     reply.array(2);
     reply.bulk_integer(now_us / 1_000_000);
     reply.bulk_integer(now_us % 1_000_000);

@@ -1,4 +1,4 @@
-//! What is counted and noted of a command that has run.
+//! Statistics, slow log and latency events of commands that have run.
 
 use std::time::Instant;
 
@@ -8,14 +8,14 @@ use damselfly_engine::Effects;
 
 use super::Dispatcher;
 use crate::admin::slowlog::{SlowCommand, shortened};
+use crate::clock;
 use crate::observers::monitor;
 use crate::registry::Row;
 use crate::session::Session;
-use crate::shared;
 use crate::statistics::ThreadCounters;
 
 impl Dispatcher {
-    /// Counts a call, and notes it where it is to be noted.
+    /// Records a call that has just ended in the statistics and, if it was slow, in the slow log and the latency events.
     #[inline]
     pub(crate) fn account(
         &self,
@@ -29,13 +29,13 @@ impl Dispatcher {
         let mut took_ns = self.clock.delta_as_nanos(*started, ended);
         *started = ended;
         if let Some(until) = session.sleeps_until {
-            // DEBUG SLEEP stands for a command that takes that long.
+            // DEBUG SLEEP simulates a command that takes this long.
             took_ns += until.saturating_duration_since(Instant::now()).as_nanos() as u64;
         }
         self.account_for(session, row, args, took_ns, failed);
     }
 
-    /// As `account`, for a command that took so long.
+    /// The same for a command that took `took_ns` nanoseconds.
     #[inline]
     pub(crate) fn account_for(
         &self,
@@ -64,11 +64,11 @@ impl Dispatcher {
             };
             self.shared
                 .latency
-                .add(event, shared::now_ms() / 1000, took_ns / 1_000_000);
+                .add(event, clock::now_ms() / 1000, took_ns / 1_000_000);
         }
     }
 
-    /// True if what took so long belongs into the slow log.
+    /// True if a command that took this long belongs in the slow log.
     pub(crate) fn is_slow(&self, took_ns: u64) -> bool {
         let slower_than_us = self.config.slowlog_log_slower_than_us;
         slower_than_us >= 0 && took_ns / 1000 >= slower_than_us.unsigned_abs()
@@ -82,7 +82,7 @@ impl Dispatcher {
         let all = monitor::without_secrets(row, args);
         let command = SlowCommand {
             id: 0,
-            at_s: shared::now_ms() / 1000,
+            at_s: clock::now_ms() / 1000,
             took_us,
             args: shortened(all.into_iter()),
             address: session.client.address.clone(),
@@ -93,6 +93,7 @@ impl Dispatcher {
     }
 }
 
+/// Counts the hits, misses and changes of a section.
 #[inline]
 pub(crate) fn count_effects(counters: &ThreadCounters, effects: Effects) {
     if effects.hits > 0 {

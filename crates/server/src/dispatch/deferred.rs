@@ -1,4 +1,4 @@
-//! Replies that come later than their turn: of commands that wait for keys or run elsewhere, and of those written in slices.
+//! Deferred replies: of blocked clients, of long commands, and replies that are written in slices.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -8,29 +8,29 @@ use damselfly_engine::Now;
 use damselfly_protocol::Reply;
 
 use super::account::count_effects;
-use super::{Dispatcher, hold_back};
+use super::{Dispatcher, drop_unwanted};
 use crate::blocked::End;
+use crate::clock;
 use crate::event_loop::connection::Connection;
 use crate::event_loop::input::Stall;
 use crate::long_commands::LongCommand;
 use crate::registry::Row;
 use crate::session::{self, Session};
-use crate::shared;
 
-/// How much of a long reply is written at once, in bytes.
+/// The size of a slice of a long reply, in bytes.
 pub const REPLY_SLICE_BYTES: usize = 128 << 10;
 
 impl Dispatcher {
-    /// Has a long command run on another thread.
+    /// Queues a command for a thread for long commands.
     #[cold]
-    pub(super) fn run_elsewhere(
+    pub(super) fn run_as_long(
         &self,
         session: &mut Session,
         row: &'static Row,
         run: KeyspaceFn,
         args: Args<'_>,
     ) -> damselfly_commands::Result {
-        // Before what the command itself publishes.
+        // Messages of earlier commands come before those of this one.
         self.shared.pubsub.send(self.thread, &self.shared.threads);
         let command = Arc::new(LongCommand::new(session, row, run, args.to_owned()));
         session.long = Some(command.clone());
@@ -38,9 +38,9 @@ impl Dispatcher {
         Err(Stop::Long)
     }
 
-    /// Counts a call that waits now.
+    /// Counts a call that begins to wait for keys.
     #[cold]
-    pub(super) fn count_waiting(&self, row: &Row, started: &mut u64) {
+    pub(super) fn count_blocked(&self, row: &Row, started: &mut u64) {
         let ended = self.clock.raw();
         let took_ns = self.clock.delta_as_nanos(*started, ended);
         *started = ended;
@@ -48,18 +48,18 @@ impl Dispatcher {
         command.record(took_ns, self.config.latency_tracking);
     }
 
-    /// Writes the reply to a command that waited.
-    pub fn end_blocking(&self, connection: &mut Connection, end: End) {
+    /// Writes the reply of a command that waited for keys.
+    pub fn finish_blocked(&self, connection: &mut Connection, end: End) {
         connection.input.resume();
         let session = &mut connection.session;
         let Some(blocking) = session.blocking.take() else {
             return;
         };
-        blocking.leave();
+        blocking.unregister();
         let mut reply = Reply::new(&mut connection.output, session.protocol);
         let mark = reply.position();
         let failed = end.write(&mut reply);
-        hold_back(session, &mut reply, mark);
+        drop_unwanted(session, &mut reply, mark);
         crate::observers::client_tracking::take_pending_invalidations(&self.shared, session);
         if session.follow_up {
             session::follow_up(session, Some(blocking.row), mark, &mut reply);
@@ -71,9 +71,9 @@ impl Dispatcher {
         }
     }
 
-    /// Writes the reply of a command that ran elsewhere, if it has; false if it failed by a bug.
-    pub fn end_long(&mut self, connection: &mut Connection) -> bool {
-        // Its thread may have used it up.
+    /// Writes the reply of a long command, if it has run; false if it panicked.
+    pub fn finish_long(&mut self, connection: &mut Connection) -> bool {
+        // The long command may have used up the memory that was left.
         self.forget_room();
         let session = &mut connection.session;
         let Some(command) = &session.long else {
@@ -93,19 +93,19 @@ impl Dispatcher {
         count_effects(self.counters(), outcome.effects);
         let args = command.args.borrow();
         self.account_for(session, command.row, args, outcome.took_ns, outcome.failed);
-        hold_back(session, &mut reply, mark);
+        drop_unwanted(session, &mut reply, mark);
         crate::observers::client_tracking::take_pending_invalidations(&self.shared, session);
         if session.follow_up {
             session::follow_up(session, Some(command.row), mark, &mut reply);
         }
         match session.rest.is_some() {
             true => connection.input.wait_for(Stall::SlicedReply),
-            false => connection.go_on(),
+            false => connection.resume(),
         }
         true
     }
 
-    /// Writes a slice of a reply; the connection goes on when that was the last.
+    /// Writes the next slice of a reply. Resumes the connection after the last one.
     pub fn write_next_slice(&self, connection: &mut Connection) {
         let session = &mut connection.session;
         let mut reply = Reply::new(&mut connection.output, session.protocol);
@@ -119,18 +119,18 @@ impl Dispatcher {
             let mark = reply.position();
             session::follow_up(session, None, mark, &mut reply);
         }
-        connection.go_on();
+        connection.resume();
     }
 
-    /// What follows from a section that served others or told of changes.
+    /// Follow-up work of a section that woke blocked clients or caused events or invalidations. Call this after its locks are released.
     #[cold]
-    pub(crate) fn end_aside(&mut self, session: &mut Session) {
-        self.serve_unserved();
+    pub(crate) fn finish_section(&mut self, session: &mut Session) {
+        self.retry_waiters();
         self.note_congested(session);
         crate::observers::client_tracking::take_pending_invalidations(&self.shared, session);
     }
 
-    /// Lets a client wait whose command has caused more messages than can be delivered soon.
+    /// Makes a client wait if its command has caused more messages than can be delivered soon.
     pub(crate) fn note_congested(&self, session: &mut Session) {
         let (pubsub, tracking) = (&self.shared.pubsub, &self.shared.tracking);
         let congested = pubsub.take_congested(self.thread);
@@ -138,23 +138,23 @@ impl Dispatcher {
         session.congested = congested.or(session.congested);
     }
 
-    /// Serves waiters that could not be served when their keys were changed, if what they need is free now.
-    pub fn serve_unserved(&mut self) {
-        if !self.unserved.is_empty() {
-            self.serve_unserved_now();
+    /// Serves blocked clients that could not be served when their keys were changed, if the shards that they need are free now.
+    pub fn retry_waiters(&mut self) {
+        if !self.waiters_to_retry.is_empty() {
+            self.retry_waiters_now();
         }
     }
 
     #[cold]
-    pub(super) fn serve_unserved_now(&mut self) {
+    pub(super) fn retry_waiters_now(&mut self) {
         let engine = &self.shared.engine;
-        let mut left = std::mem::take(&mut self.unserved);
-        while let Some(unserved) = left.pop() {
-            match engine.serve_waiters(&unserved, Now(shared::now_ms())) {
+        let mut left = std::mem::take(&mut self.waiters_to_retry);
+        while let Some(waiters_to_retry) = left.pop() {
+            match engine.serve_waiters(&waiters_to_retry, Now(clock::now_ms())) {
                 Ok(further) => left.extend(further),
-                // Became free in between: there may be no release to wait for.
-                Err(busy) if engine.wait(busy, self.thread) => left.push(unserved),
-                Err(_) => self.unserved.push(unserved),
+                // The shard became free in between, so there may be no release to wait for.
+                Err(busy) if engine.wait(busy, self.thread) => left.push(waiters_to_retry),
+                Err(_) => self.waiters_to_retry.push(waiters_to_retry),
             }
         }
     }

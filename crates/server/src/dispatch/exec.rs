@@ -1,6 +1,6 @@
-//! MULTI and EXEC: a transaction's queue begins, and its commands run in one section.
+//! MULTI and EXEC: opening a transaction's queue, and running its commands in one section.
 //!
-//! What is queued, and what is watched, is in `session/transaction.rs`.
+//! The queue and the watched keys themselves are in `session/transaction.rs`.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -11,7 +11,7 @@ use damselfly_engine::{Now, Tx, Unserved};
 use damselfly_protocol::Reply;
 
 use super::account::count_effects;
-use super::{Dispatcher, leaves_no_trace};
+use super::{Dispatcher, touches_keys};
 use crate::observers::client_tracking;
 use crate::observers::monitor;
 use crate::registry::{Handler, REGISTRY, Row, SessionFn};
@@ -20,7 +20,7 @@ use crate::session::transaction::Queue;
 use crate::session::{Context, Replies, Session};
 use damselfly_config::Config;
 
-/// Keys beyond so many are not fetched ahead: the first would be gone again before they are used.
+/// The most keys that are prefetched: with more, the first ones would leave the cache before they are used.
 pub(crate) const PREFETCHED_MAX: usize = 256;
 
 /// MULTI.
@@ -40,11 +40,11 @@ pub fn multi(
     Ok(())
 }
 
-/// What EXEC uses of the thread's dispatcher, which it can't change meanwhile.
+/// Buffers that EXEC takes out of the dispatcher, because it needs them while commands borrow the dispatcher.
 struct Scratch {
     shards: Vec<usize>,
     monitored: Vec<u8>,
-    unserved: Vec<Unserved>,
+    waiters_to_retry: Vec<Unserved>,
 }
 
 /// EXEC.
@@ -58,7 +58,7 @@ pub fn exec(
     exec_with_scripts(dispatcher, session, now, reply)
 }
 
-/// EXEC, in the middle of what its scripts, if it has any, let go on.
+/// EXEC, on a runner that serves other clients while a script of the transaction is slow.
 pub fn exec_with_scripts<A: ScriptRunner>(
     runner: &mut A,
     session: &mut Session,
@@ -72,31 +72,33 @@ pub fn exec_with_scripts<A: ScriptRunner>(
     let mut scratch = Scratch {
         shards: std::mem::take(&mut dispatcher.shards),
         monitored: std::mem::take(&mut dispatcher.monitored),
-        unserved: std::mem::take(&mut dispatcher.unserved),
+        waiters_to_retry: std::mem::take(&mut dispatcher.waiters_to_retry),
     };
     let result = run_queue(runner, session, &queue, now, reply, &mut scratch);
     let dispatcher = runner.dispatcher();
     dispatcher.shards = scratch.shards;
     dispatcher.monitored = scratch.monitored;
-    dispatcher.unserved = scratch.unserved;
+    dispatcher.waiters_to_retry = scratch.waiters_to_retry;
     if let Err(Stop::Busy(_)) = result {
         session.transaction.open(queue, &session.client);
         return result;
     }
     dispatcher.spare_queues.put(queue);
     // The locks are released: this may take long.
-    session.transaction.end(&dispatcher.keeper, &session.client);
+    session
+        .transaction
+        .end(&dispatcher.local_shared, &session.client);
     dispatcher.refresh_config();
-    dispatcher.serve_unserved();
+    dispatcher.retry_waiters();
     dispatcher.note_congested(session);
     client_tracking::take_pending_invalidations(&dispatcher.shared, session);
     result
 }
 
-/// Runs the queued commands in one section, and writes what the client wants to see of the reply.
+/// Runs the queued commands in one section, and writes the reply unless the client has turned replies off.
 ///
 /// # Errors
-/// If a command could not be queued, or a shard is busy; then nothing was done.
+/// A command could not be queued, or a shard is busy. Then nothing was done.
 fn run_queue<A: ScriptRunner>(
     runner: &mut A,
     session: &mut Session,
@@ -109,10 +111,10 @@ fn run_queue<A: ScriptRunner>(
         let text = "EXECABORT Transaction discarded because of previous errors.";
         return Err(CommandError::Text(text.to_owned()).into());
     }
-    let shared = runner.dispatcher().keeper.clone();
+    let shared = runner.dispatcher().local_shared.clone();
     let engine = &shared.engine;
     let all = queue.hashes();
-    // What came in this batch was fetched ahead with the batch.
+    // Keys of this batch were prefetched with the batch.
     let to_fetch = match queue.batch() == runner.dispatcher().batch {
         true => &[],
         false => &all[..all.len().min(PREFETCHED_MAX)],
@@ -124,7 +126,7 @@ fn run_queue<A: ScriptRunner>(
         engine.lock_all(session.db, now)?
     } else {
         let watched = session.transaction.watched_hashes();
-        // For `tests/transactions.rs` of the oracle, which must notice.
+        // A deliberate bug that `tests/transactions.rs` of the oracle must detect.
         let watched = watched.filter(|_| !cfg!(broken = "watches"));
         let hashes = watched.chain(all.iter().copied());
         engine.lock_many(hashes, &mut scratch.shards, session.db, now)?
@@ -137,7 +139,7 @@ fn run_queue<A: ScriptRunner>(
         return Ok(());
     }
     if cfg!(broken = "watches") {
-        // Others would seldom come just here.
+        // Otherwise other threads would seldom run at just this point.
         std::thread::yield_now();
     }
     session.transaction.ignore_changes(&session.client);
@@ -164,13 +166,13 @@ fn run_queue<A: ScriptRunner>(
         session.replies = Replies::SkipNext;
     }
     if tx.has_ready() {
-        scratch.unserved.extend(tx.serve_waiters());
+        scratch.waiters_to_retry.extend(tx.serve_waiters());
     }
     count_effects(queue_runner.runner.dispatcher().counters(), tx.effects());
     Ok(())
 }
 
-/// Runs the queued commands one by one. Their replies begin at `start`.
+/// Runs the queued commands one by one. Their reply begins at `start`.
 fn run_commands<A: ScriptRunner>(
     queue_runner: &mut QueueRunner<'_, A>,
     tx: &mut Tx<'_>,
@@ -179,15 +181,15 @@ fn run_commands<A: ScriptRunner>(
     (reply, start): (&mut Reply<'_>, usize),
     monitored: &mut Vec<u8>,
 ) {
-    let shared = queue_runner.runner.dispatcher().keeper.clone();
+    let shared = queue_runner.runner.dispatcher().local_shared.clone();
     let limit = session.output_limit(&queue_runner.runner.dispatcher().config);
     let hard_bytes = limit.hard_bytes;
     let mut is_too_long = false;
-    // Of a client that monitors: behind the reply, which they would tear apart.
+    // The lines for the client itself, if it uses MONITOR. They follow the reply, which they would otherwise split.
     let mut own_lines = Vec::new();
     for (row, args) in queue.commands() {
         if row.runs_script && shared.monitors.load(Relaxed) > 0 {
-            // While a slow script runs, what was shown so far is sent.
+            // A slow script sends the lines that exist so far.
             let shown = &mut queue_runner.runner.dispatcher().monitored;
             shown.append(monitored);
             monitor::show_script(shown, session, row, args);
@@ -200,7 +202,7 @@ fn run_commands<A: ScriptRunner>(
         }
         is_too_long |= hard_bytes > 0 && (reply.position() - start) as u64 > hard_bytes;
         if is_too_long {
-            // It would be closed for that anyway: the commands are done, but no more replies are kept meanwhile.
+            // The client will be closed for this anyway: the commands still run, but their replies are dropped.
             reply.truncate_to(start);
         }
     }
@@ -216,19 +218,19 @@ fn run_commands<A: ScriptRunner>(
     }
 }
 
-/// Runs queued commands one by one.
+/// Runs the queued commands.
 struct QueueRunner<'a, A> {
     runner: &'a mut A,
-    /// The configuration, if one of the commands has changed it.
+    /// The new configuration, if one of the commands has changed it.
     config: Option<Arc<Config>>,
-    /// One of the commands was CLIENT REPLY SKIP, which is for what comes after EXEC.
+    /// One of the commands was CLIENT REPLY SKIP, which applies to the command after EXEC.
     skips_next: bool,
-    /// When the command began.
+    /// When the current command began.
     started: u64,
 }
 
 impl<A: ScriptRunner> QueueRunner<'_, A> {
-    /// Runs one command and writes its reply, which may be an error, as far as the client wants to see it.
+    /// Runs one command and writes its reply or error, unless the client has turned replies off.
     fn run(
         &mut self,
         tx: &mut Tx<'_>,
@@ -238,7 +240,7 @@ impl<A: ScriptRunner> QueueRunner<'_, A> {
         reply: &mut Reply<'_>,
     ) {
         let (mark, mut failed) = (reply.position(), None);
-        // A client that has killed itself gets the reply to that, and nothing further.
+        // A client that has killed itself gets the reply to CLIENT KILL and no further one.
         let is_killed = session.closing;
         match self.call(tx, session, row, args, reply) {
             Ok(()) => {}
@@ -280,24 +282,24 @@ impl<A: ScriptRunner> QueueRunner<'_, A> {
     ) -> Result {
         let handler = match row.command.run {
             Run::Run(handler) | Run::Either(handler, _) => handler,
-            Run::Subcommands(_) => return Err(CommandError::Arity(row.name.clone()).into()),
+            Run::Subcommands(_) => unreachable!("{} alone was refused for its arity", row.name),
         };
         match handler {
             Handler::Keyspace(run) => {
                 tx.set_db(session.db);
-                tx.set_touches(!leaves_no_trace(session, row));
+                tx.set_touches(touches_keys(session, row));
                 let result = run(tx, args, reply);
                 if let Some(tracked) = &session.tracked {
                     tracked.reader(&session.client).note(tx, row, args);
                 }
                 result
             }
-            // Redis allows the other kinds of subscribing.
+            // As in Redis, which allows the other kinds of subscribing.
             Handler::Session(_) if row.name == "ssubscribe" => {
                 let text = "SSUBSCRIBE isn't allowed for a DENY BLOCKING client";
                 Err(CommandError::err(text).into())
             }
-            // Its lines would come between the replies of the commands behind it.
+            // Its lines would split the replies of the commands behind it.
             Handler::Session(_) if row.name == "monitor" => {
                 let text = "MONITOR isn't allowed for DENY BLOCKING client";
                 Err(CommandError::err(text).into())
@@ -324,7 +326,7 @@ impl<A: ScriptRunner> QueueRunner<'_, A> {
         let (shared, thread) = (&dispatcher.shared, dispatcher.thread);
         let config = self.config.as_deref().unwrap_or(&dispatcher.config);
         let generation = shared.config_generation();
-        // Before what it publishes itself.
+        // The events so far come before the messages of this command.
         tx.publish_events();
         let mut context = Context {
             shared,

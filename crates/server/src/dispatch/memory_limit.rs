@@ -1,15 +1,15 @@
-//! `maxmemory`: whether there is room for more, and evicting keys until there is.
+//! `maxmemory`: checking whether there is room in memory, and evicting keys until there is.
 //!
-//! Room is made before a command that may need it, while no lock is held, and from time to time by every thread: so no command
-//! loses keys in the middle of its work. What is freed in the background counts as free already.
+//! Keys are evicted before a command that may need memory, while it holds no lock, and from time to time by every thread. So no
+//! command loses keys in the middle of its work. Memory that is freed in the background counts as free already.
 //!
 //! ```text
-//!   0 ──────── the start ── 2 MiB ─────────────── half of the rest ──────────────── maxmemory
-//!   |  always other memory        |  only keys      |  keys, or other memory in their place  |
+//!   0 ──────── at startup ── 2 MiB ────────────── half of the rest ──────────────── maxmemory
+//!   |  always other memory        |  only entries   |  entries, or other memory in their place |
 //! ```
 //!
-//! Only entries can be evicted. Other memory - buffers of clients, functions, whatever is no entry - takes their place, but never
-//! so much that less than [`protected_bytes`] are left to them: beyond, evicting would cost the cache and not make enough room.
+//! Only entries can be evicted. Other memory, such as buffers of clients and functions, takes the place of entries, but leaves them
+//! at least [`protected_bytes`]: beyond that, evicting would empty the cache without making enough room.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -18,52 +18,53 @@ use damselfly_base::heap;
 use damselfly_engine::{Evicted, Eviction, Now, Order, garbage};
 
 use super::Dispatcher;
-use crate::shared::{self, Shared};
+use crate::clock;
+use crate::shared::Shared;
 use damselfly_config::{ClientMemory, Config, MaxmemoryPolicy};
 
-/// A thread that had room adds up the memory of all threads again when it has allocated so many bytes more: adding up reads what
-/// all of them write.
+/// A thread that had room computes the memory of all threads again only after it has allocated this much more, because that reads
+/// memory to which all threads write.
 const ROOM_KEPT_BYTES: i64 = 1024;
 
-/// What a server takes beside entries, and beside what it took when it was ready, without being out of proportion: tables, a few
+/// Memory that a server normally uses for other things than entries, in addition to its memory at startup: tables, a few
 /// connections.
 const OVERHEAD_BYTES: u64 = 2 << 20;
 
-/// How often it is looked whether clients take too much, while memory is short: that goes through all of them.
-const CLIENTS_LOOK_MS: i64 = 10;
+/// How often the memory of clients is checked while memory is short. A check visits all clients.
+const CLIENTS_CHECK_MS: i64 = 10;
 
-/// For each of `maxmemory-samples`, so many keys are compared: Redis remembers the best of earlier samples, which this makes up for.
+/// How many keys are compared for each of `maxmemory-samples`. More than one makes up for the pool of earlier samples that Redis has.
 const KEYS_PER_SAMPLE: usize = 2;
 
-/// So many keys are evicted between two looks at the clock.
-const KEYS_PER_LOOK: usize = 16;
+/// How many keys are evicted between two checks of the clock.
+const KEYS_PER_CLOCK_CHECK: usize = 16;
 
 /// Whether there is room in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemoryRoom {
-    /// There is.
+    /// There is room.
     Enough,
-    /// There is none, but keys are being evicted.
+    /// There is none, but eviction is making some.
     Soon,
     /// There is none, and no key may be evicted.
     None,
 }
 
-/// What a thread remembers of the room.
+/// A thread's view of the memory limit.
 #[derive(Default)]
 pub(super) struct Memory {
-    /// There is enough until this thread has allocated so much; `None` if that is not known.
+    /// There is room until this thread has allocated this many bytes; `None` if that is not known.
     enough_until: Option<i64>,
     /// The shard from which a key is evicted next.
     shard: usize,
-    /// Keys were evicted, of which somebody may have been told.
+    /// Keys were evicted, which may have caused events and invalidations.
     pub(super) has_evicted: bool,
-    /// The last command that asked for room found [`MemoryRoom::None`].
+    /// The last command that needed memory found [`MemoryRoom::None`].
     pub(super) is_short: bool,
 }
 
 impl Dispatcher {
-    /// Makes room, if there has to be any, for a bounded time.
+    /// Evicts keys if `maxmemory` is exceeded, for a bounded time.
     #[inline]
     pub fn make_room(&mut self) -> MemoryRoom {
         if self.config.maxmemory_bytes == 0 {
@@ -72,7 +73,7 @@ impl Dispatcher {
         let bytes = heap::thread_bytes();
         match &mut self.memory.enough_until {
             Some(until) if bytes < *until => {
-                // What it frees may have been allocated, and may be made up for, by others.
+                // Memory that this thread frees may be used by other threads at once, so it does not raise the limit.
                 *until = (*until).min(bytes + ROOM_KEPT_BYTES);
                 MemoryRoom::Enough
             }
@@ -80,7 +81,7 @@ impl Dispatcher {
         }
     }
 
-    /// Forgets that there was room: others may have used it up.
+    /// Forgets that there was room, because other threads may have used it up.
     pub fn forget_room(&mut self) {
         self.memory.enough_until = None;
     }
@@ -91,7 +92,7 @@ impl Dispatcher {
             return MemoryRoom::Enough;
         }
         self.memory.enough_until = None;
-        let (started, now) = (Instant::now(), Now(shared::now_ms()));
+        let (started, now) = (Instant::now(), Now(clock::now_ms()));
         if self.clients_make_room(now) {
             return MemoryRoom::Soon;
         }
@@ -123,25 +124,28 @@ impl Dispatcher {
         excess_bytes(&self.config, &self.shared)
     }
 
-    /// With `maxmemory-clients`, clients go before keys do. True if some are on their way.
+    /// With `maxmemory-clients`, evicts clients before keys. True if some are about to be closed.
     fn clients_make_room(&mut self, now: Now) -> bool {
         let clients = &self.shared.clients;
         if self.config.maxmemory_clients == ClientMemory::Bytes(0) {
             return false;
         }
-        if clients.is_look_due(now.0, CLIENTS_LOOK_MS) {
+        if clients.claim_check(now.0, CLIENTS_CHECK_MS) {
             let evicted = clients.evict(&self.config, &self.shared.threads);
             self.counters().clients_evicted.add(evicted);
         }
-        clients.are_leaving()
+        clients.has_unclosed_evictions()
     }
 
-    /// Evicts some keys, no more than are needed for so many bytes. An error if none is left that may be.
+    /// Evicts some keys, no more than needed to free `bytes` bytes.
+    ///
+    /// # Errors
+    /// No key can be evicted: for now, if a shard is busy, or at all.
     fn evict_some(&mut self, bytes: u64, eviction: &Eviction, now: Now) -> Result<(), MemoryRoom> {
         let engine = &self.shared.engine;
         let counters = &self.shared.threads[self.thread].counters;
         let (mut freed, mut keys, mut in_vain, mut any_busy) = (0, 0, 0, false);
-        while freed < bytes && keys < KEYS_PER_LOOK {
+        while freed < bytes && keys < KEYS_PER_CLOCK_CHECK {
             match engine.evict(self.memory.shard, eviction, now) {
                 Ok(Evicted::One(bytes)) => {
                     counters.keys_evicted.add(1);
@@ -173,7 +177,7 @@ impl Dispatcher {
     }
 }
 
-/// How many bytes are over the limit: those that are to be evicted, or for which writes are refused.
+/// How many bytes memory use is over the limit. While it is not zero, keys are evicted or writes refused.
 pub fn excess_bytes(config: &Config, shared: &Shared) -> u64 {
     let used = heap::used_bytes().saturating_sub(garbage::pending_bytes()) as u64;
     let excess = used.saturating_sub(config.maxmemory_bytes);
@@ -184,13 +188,13 @@ pub fn excess_bytes(config: &Config, shared: &Shared) -> u64 {
     excess.min(data.saturating_sub(protected_bytes(config, shared)))
 }
 
-/// So many bytes of entries are not evicted for the sake of other memory.
+/// How many bytes of entries are never evicted to make room for other memory.
 fn protected_bytes(config: &Config, shared: &Shared) -> u64 {
     let always = shared.startup_bytes.load(Relaxed) as u64 + OVERHEAD_BYTES;
     config.maxmemory_bytes.saturating_sub(always) / 2
 }
 
-/// How many bytes that are in use do not count for `maxmemory` at this moment.
+/// How many of the bytes in use do not count towards `maxmemory` now.
 pub fn uncounted_bytes(config: &Config, shared: &Shared) -> u64 {
     let (pending, used) = (garbage::pending_bytes(), heap::used_bytes());
     let mut uncounted = pending as u64;
@@ -202,7 +206,7 @@ pub fn uncounted_bytes(config: &Config, shared: &Shared) -> u64 {
     uncounted
 }
 
-/// Which keys may be evicted; `None` if none may.
+/// Which keys may be evicted, and in which order; `None` if none may.
 fn eviction(config: &Config) -> Option<Eviction> {
     use MaxmemoryPolicy::*;
     let (only_with_deadline, order) = match config.maxmemory_policy {
@@ -227,8 +231,8 @@ fn eviction(config: &Config) -> Option<Eviction> {
     })
 }
 
-/// How long a command may be kept waiting while keys are evicted: half a millisecond by default, as in Redis. `None` for as long as
-/// it takes.
+/// How long a command may wait while keys are evicted: half a millisecond by default, as in Redis. `None` means as long as
+/// necessary.
 fn budget(tenacity: u32) -> Option<Duration> {
     let us = match tenacity {
         0..=10 => f64::from(tenacity) * 50.0,

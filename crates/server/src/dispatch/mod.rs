@@ -4,8 +4,8 @@
 //! batch ─► command rows, hashes, prefetched shards ─► prefetched buckets ─► prefetched entries ─► run, one by one
 //! ```
 //!
-//! The memory that a batch will touch is fetched while the batch is still being prepared, so
-//! that its cache misses overlap.
+//! The memory that a batch will use is prefetched before its first request runs, so that cache
+//! misses overlap.
 
 mod account;
 mod deferred;
@@ -26,7 +26,9 @@ pub(crate) use self::account::count_effects;
 pub use self::deferred::REPLY_SLICE_BYTES;
 use self::memory_limit::Memory;
 pub use self::memory_limit::{MemoryRoom, excess_bytes, uncounted_bytes};
+use self::refusal::Refusal;
 use crate::blocked::Blocking;
+use crate::clock;
 use crate::event_loop::connection::{Connection, OUTPUT_PAUSE_BYTES};
 use crate::event_loop::input::{Batch, Request, Stall};
 use crate::observers::monitor;
@@ -34,26 +36,26 @@ use crate::registry::{Handler, Locks, REGISTRY, Registry, Row, WithinMulti};
 use crate::scripts::{self, ThreadScripts};
 use crate::session::transaction::{self, SpareQueues};
 use crate::session::{self, Context, Replies, Session};
-use crate::shared::{self, Shared};
+use crate::shared::Shared;
 use crate::statistics::ThreadCounters;
 use damselfly_config::Config;
 
-/// A command with more arguments than this is a long one, whatever it does with them, if it is about keys and does not wait.
+/// A command on keys with more arguments than this runs as a long command, whatever it does, unless it can block.
 const ARGS_MAX: usize = 1 << 14;
 
-/// How far a batch came.
+/// How a batch ended.
 pub enum BatchEnd {
     /// All its requests ran.
     Done,
-    /// The connection can't go on for now.
+    /// The connection can't proceed for now.
     Stalled(Stall),
-    /// A script is next, or a transaction that has some: the worker runs it itself.
+    /// The next request is a script or a transaction with scripts, which the worker itself runs.
     Script,
-    /// The connection is to be closed.
+    /// The connection shall be closed.
     Closing,
 }
 
-/// Why a request was not run to its end.
+/// Why a request was not completed.
 enum Halt {
     Stall(Stall),
     Script,
@@ -63,35 +65,35 @@ enum Halt {
 pub struct Dispatcher {
     pub(crate) shared: Arc<Shared>,
     registry: &'static Registry,
-    /// The number of this thread.
+    /// The index of this thread.
     pub(crate) thread: usize,
-    /// The configuration, as of the start of this turn or the last command that may have changed it.
+    /// The configuration. Refreshed at the start of each turn and after commands that may change it.
     pub config: Arc<Config>,
     config_generation: u64,
     pub(crate) clock: quanta::Clock,
-    /// Shards of the command that runs.
+    /// A buffer for the shards that the current command locks.
     pub(crate) shards: Vec<usize>,
-    /// What clients that monitor are to be shown of the batch that runs.
+    /// Lines about the current batch for MONITOR clients.
     pub(crate) monitored: Vec<u8>,
-    /// Changed keys whose waiters could not be served at once.
-    pub(crate) unserved: Vec<Unserved>,
-    /// The number of the batch that runs.
+    /// Changed keys whose blocked clients could not be served at once.
+    pub(crate) waiters_to_retry: Vec<Unserved>,
+    /// The number of the current batch.
     batch: u64,
-    /// For transactions that begin.
+    /// Queues for new transactions.
     spare_queues: SpareQueues,
     memory: Memory,
-    /// What this thread's scripts use.
+    /// The interpreter and caches of this thread's scripts.
     pub scripts: ThreadScripts,
-    /// The same as `shared`, but counted by this thread alone: quick to hold on to.
+    /// The same as `shared`, with a reference count that only this thread changes, so that cloning is cheap.
     #[expect(
         clippy::redundant_allocation,
-        reason = "its counter is no other thread's"
+        reason = "no other thread changes its counter"
     )]
-    pub(crate) keeper: Arc<Arc<Shared>>,
+    pub(crate) local_shared: Arc<Arc<Shared>>,
 }
 
 impl Dispatcher {
-    /// A dispatcher for the thread of that number.
+    /// A dispatcher for the thread of this index.
     pub fn new(shared: Arc<Shared>, thread: usize) -> Self {
         Self {
             registry: &REGISTRY,
@@ -101,12 +103,12 @@ impl Dispatcher {
             clock: quanta::Clock::new(),
             shards: Vec::new(),
             monitored: Vec::new(),
-            unserved: Vec::new(),
+            waiters_to_retry: Vec::new(),
             batch: 0,
             spare_queues: SpareQueues::default(),
             memory: Memory::default(),
             scripts: ThreadScripts::default(),
-            keeper: Arc::new(shared.clone()),
+            local_shared: Arc::new(shared.clone()),
             shared,
         }
     }
@@ -127,7 +129,7 @@ impl Dispatcher {
         }
     }
 
-    /// Forgets scripts that were flushed.
+    /// Drops scripts that were flushed, and updates the memory figures of scripts.
     pub fn refresh_scripts(&mut self) {
         self.scripts.refresh(&self.shared);
         self.note_scripts();
@@ -136,15 +138,15 @@ impl Dispatcher {
         }
     }
 
-    /// Lets others know what the interpreter takes.
+    /// Updates the memory figure of the interpreter.
     pub fn note_scripts(&self) {
         if let Some(bytes) = self.scripts.vm_bytes() {
             self.counters().vm_bytes.store(bytes, Relaxed);
         }
     }
 
-    /// Runs the requests of `batch` until they are done or the connection stalls. `input` are the
-    /// bytes they were parsed from.
+    /// Runs the requests of `batch` until all have run or the connection stalls. They were parsed from
+    /// `input`.
     pub fn run(
         &mut self,
         connection: &mut Connection,
@@ -156,7 +158,7 @@ impl Dispatcher {
         end
     }
 
-    /// Sends what others have to be shown of the commands of the client `from`.
+    /// Sends the lines about commands of the client `from` to MONITOR clients.
     #[inline]
     pub fn send_monitored(&mut self, from: u64) {
         if !self.monitored.is_empty() {
@@ -165,7 +167,7 @@ impl Dispatcher {
         }
     }
 
-    /// Shows a command that runs a script to clients that monitor, before the commands that the script calls.
+    /// Shows a command that runs a script to MONITOR clients, before the commands that the script calls.
     pub fn show_script(&mut self, session: &Session, row: &'static Row, args: Args<'_>) {
         if self.shared.monitors.load(Relaxed) > 0 {
             monitor::show_script(&mut self.monitored, session, row, args);
@@ -178,12 +180,12 @@ impl Dispatcher {
         batch: &mut Batch,
         input: &[u8],
     ) -> BatchEnd {
-        let now = Now(shared::now_ms());
+        let now = Now(clock::now_ms());
         self.batch += 1;
         if !batch.prepared {
             batch.prepared = true;
             self.prepare(batch, input, connection.session.db);
-            note_arrival(&connection.session, batch, input, now);
+            note_requests(&connection.session, batch, input, now);
         }
         let mut started = self.clock.raw();
         while let Some(request) = batch.requests.get(batch.next) {
@@ -221,7 +223,7 @@ impl Dispatcher {
         BatchEnd::Done
     }
 
-    /// Finds commands, hashes keys, and fetches the memory that they will need.
+    /// Finds commands, hashes keys, and prefetches the memory that they will use.
     fn prepare(&self, batch: &mut Batch, input: &[u8], db: usize) {
         for request in &mut batch.requests {
             let spans = &batch.spans[request.first_span..request.first_span + request.spans];
@@ -250,7 +252,7 @@ impl Dispatcher {
         }
     }
 
-    /// Runs one request and writes its reply, unless it can't run now.
+    /// Runs one request and writes its reply. If it can't run now, returns why.
     #[inline]
     fn run_request(
         &mut self,
@@ -267,16 +269,16 @@ impl Dispatcher {
             session.replies = Replies::SkipThis;
         }
         match self.checked(session, row, args) {
-            Err(_) if row.is_none() && unknown::is_attack(args) => {
+            Err(Refusal::Attack) => {
                 unknown::log_attack(&session.client, now);
                 session.closing = true;
-                // Nobody should see replies to what else came along.
+                // An attacker must not see replies to other requests.
                 connection.output.truncate(connection.sent);
                 None
             }
-            Err(error) => {
+            Err(Refusal::Error(error)) => {
                 self.refuse(session, row, args, &error, &mut reply);
-                finish(session, row, &mut reply, mark).map(Halt::Stall)
+                finish_reply(session, row, &mut reply, mark).map(Halt::Stall)
             }
             Ok(row) => {
                 session.client.last_command.store(row.index + 1, Relaxed);
@@ -293,14 +295,14 @@ impl Dispatcher {
                         && !(row.runs_script && scripts::only_reads(&self.shared, row, args));
                     session.transaction.push(row, args, writes, &session.client);
                     reply.simple("QUEUED");
-                    hold_back(session, &mut reply, mark);
+                    drop_unwanted(session, &mut reply, mark);
                     return None;
                 }
                 if row.runs_script || is_exec && session.transaction.runs_scripts() {
                     return Some(Halt::Script);
                 }
                 let result = self.execute(session, row, args, now, &mut reply);
-                self.settle(session, (row, args), result, started, &mut reply, mark)
+                self.complete_request(session, (row, args), result, started, &mut reply, mark)
                     .map(Halt::Stall)
             }
         }
@@ -317,7 +319,7 @@ impl Dispatcher {
         reply: &mut Reply<'_>,
     ) {
         session.transaction.fail();
-        // A script that waited for a lock does not run any more.
+        // If this is a script that waited for a lock, it will not run again.
         session.script_plan = None;
         reply.error(error.to_bytes());
         self.counters().count_error(&error.to_bytes());
@@ -329,9 +331,10 @@ impl Dispatcher {
         }
     }
 
-    /// What follows from how a request that ran has ended: its reply, which begins at `mark`, is finished, counted and shown.
+    /// Completes a request that ran: writes an error reply if it failed, counts it, shows it to MONITOR clients, or stalls the
+    /// connection. The reply begins at `mark`.
     #[inline]
-    pub fn settle(
+    pub fn complete_request(
         &mut self,
         session: &mut Session,
         (row, args): (&'static Row, Args<'_>),
@@ -342,7 +345,7 @@ impl Dispatcher {
     ) -> Option<Stall> {
         let mut failed = None;
         match result {
-            // EXEC holds back itself, since it may run CLIENT REPLY.
+            // EXEC itself drops unwanted replies, because it may run CLIENT REPLY.
             Ok(()) if row.within_multi == WithinMulti::Executes => mark = reply.position(),
             Ok(()) => {}
             Err(Stop::NeedsAllLocks) => unreachable!("all locks are enough"),
@@ -359,7 +362,7 @@ impl Dispatcher {
                 self.counters().commands[row.index].rejected.add(1);
                 self.counters().count_error(&error.to_bytes());
                 reply.error(error.to_bytes());
-                return finish(session, Some(row), reply, mark);
+                return finish_reply(session, Some(row), reply, mark);
             }
             Err(Stop::Error(error)) => {
                 reply.truncate_to(mark);
@@ -374,7 +377,7 @@ impl Dispatcher {
                 let Stop::Wait(_) = stop else {
                     return Some(Stall::Long);
                 };
-                self.count_waiting(row, started);
+                self.count_blocked(row, started);
                 return Some(Stall::Waiting);
             }
             Err(Stop::SlicedReply(rest)) => session.rest = Some(rest),
@@ -383,10 +386,10 @@ impl Dispatcher {
         if self.shared.monitors.load(Relaxed) > 0 {
             monitor::show(&mut self.monitored, session, row, args, reply);
         }
-        finish(session, Some(row), reply, mark)
+        finish_reply(session, Some(row), reply, mark)
     }
 
-    /// Takes the locks that the row asks for and runs it.
+    /// Takes the locks that the row needs, and runs the command.
     #[inline]
     fn execute(
         &mut self,
@@ -398,7 +401,7 @@ impl Dispatcher {
     ) -> damselfly_commands::Result {
         let handler = match row.command.run {
             Run::Run(handler) | Run::Either(handler, _) => handler,
-            Run::Subcommands(_) => return Err(CommandError::Arity(row.name.clone()).into()),
+            Run::Subcommands(_) => unreachable!("{} alone was refused for its arity", row.name),
         };
         let (engine, db) = (&self.shared.engine, session.db);
         match handler {
@@ -418,7 +421,7 @@ impl Dispatcher {
                 if let Err(Stop::Long) = result {
                     // Only DEBUG can be long.
                     let run = crate::admin::debug::long_part(args);
-                    return self.run_elsewhere(session, row, run, args);
+                    return self.run_as_long(session, row, run, args);
                 }
                 result
             }
@@ -430,32 +433,32 @@ impl Dispatcher {
             }
             Handler::Keyspace(run) => {
                 if args.len() > ARGS_MAX && !row.command.has(Trait::Blocking) {
-                    return self.run_elsewhere(session, row, run, args);
+                    return self.run_as_long(session, row, run, args);
                 }
                 let mut tx = lock(engine, row, args, db, now, &mut self.shards)?;
                 tx.let_others_wait();
-                tx.set_touches(!leaves_no_trace(session, row));
+                tx.set_touches(touches_keys(session, row));
                 let mut result = run(&mut tx, args, reply);
                 if result.is_err() {
                     if let Err(Stop::NeedsAllLocks) = result {
                         drop(tx);
                         tx = engine.lock_all(db, now)?;
                         tx.let_others_wait();
-                        tx.set_touches(!leaves_no_trace(session, row));
+                        tx.set_touches(touches_keys(session, row));
                         result = run(&mut tx, args, reply);
                     }
                     if let Err(Stop::Long) = result {
-                        // It will tell of the keys that are missing; what has ended has ended.
+                        // The long run will report missed keys itself. Expired keys were removed already.
                         tx.discard_events();
                         let has_extras = tx.has_extras();
                         if has_extras {
-                            self.unserved.extend(tx.serve_waiters());
+                            self.waiters_to_retry.extend(tx.serve_waiters());
                         }
                         drop(tx);
                         if has_extras {
-                            self.end_aside(session);
+                            self.finish_section(session);
                         }
-                        return self.run_elsewhere(session, row, run, args);
+                        return self.run_as_long(session, row, run, args);
                     }
                     if let Err(Stop::Wait(wait)) = &result {
                         let blocking =
@@ -468,12 +471,12 @@ impl Dispatcher {
                 }
                 let has_extras = tx.has_extras();
                 if has_extras {
-                    self.unserved.extend(tx.serve_waiters());
+                    self.waiters_to_retry.extend(tx.serve_waiters());
                 }
                 count_effects(&self.shared.threads[self.thread].counters, tx.effects());
                 drop(tx);
                 if has_extras {
-                    self.end_aside(session);
+                    self.finish_section(session);
                 }
                 result
             }
@@ -481,7 +484,7 @@ impl Dispatcher {
     }
 }
 
-/// Takes the locks that a row asks for.
+/// Takes the locks that a row needs.
 #[inline]
 pub fn lock<'a>(
     engine: &'a Engine,
@@ -502,30 +505,30 @@ pub fn lock<'a>(
     }
 }
 
-/// True for a command of a client that wants the age of keys left alone (CLIENT NO-TOUCH).
+/// True if a command's use of keys is recorded, for LRU and LFU: unless the client has turned that off (CLIENT NO-TOUCH).
 #[inline]
-pub fn leaves_no_trace(session: &Session, row: &Row) -> bool {
-    session.client.no_touch.load(Relaxed) && row.name != "touch"
+pub fn touches_keys(session: &Session, row: &Row) -> bool {
+    !session.client.no_touch.load(Relaxed) || row.name == "touch"
 }
 
 /// Ends a reply that begins at `mark`.
 #[inline]
-fn finish(
+fn finish_reply(
     session: &mut Session,
     row: Option<&'static Row>,
     reply: &mut Reply<'_>,
     mark: usize,
 ) -> Option<Stall> {
-    hold_back(session, reply, mark);
+    drop_unwanted(session, reply, mark);
     if session.follow_up {
         session::follow_up(session, row, mark, reply);
     }
     session.rest.is_some().then_some(Stall::SlicedReply)
 }
 
-/// Removes a reply that the client does not want.
+/// Removes a reply that the client has turned off (CLIENT REPLY).
 #[inline]
-fn hold_back(session: &mut Session, reply: &mut Reply<'_>, mark: usize) {
+fn drop_unwanted(session: &mut Session, reply: &mut Reply<'_>, mark: usize) {
     match session.replies {
         Replies::On => return,
         Replies::Off | Replies::SkipNext => {}
@@ -535,9 +538,9 @@ fn hold_back(session: &mut Session, reply: &mut Reply<'_>, mark: usize) {
     session.rest = None;
 }
 
-/// Keeps what other threads see of a client current.
+/// Updates the figures that other threads see, for a new batch.
 #[inline]
-fn note_arrival(session: &Session, batch: &Batch, input: &[u8], now: Now) {
+fn note_requests(session: &Session, batch: &Batch, input: &[u8], now: Now) {
     let client = &session.client;
     let commands = client.commands.load(Relaxed) + batch.requests.len() as u64;
     client.active_ms.store(now.0, Relaxed);
@@ -547,7 +550,7 @@ fn note_arrival(session: &Session, batch: &Batch, input: &[u8], now: Now) {
         .store(input.len() - batch.consumed(), Relaxed);
 }
 
-/// The argument that is the only key of a request, if its command has one there.
+/// The place of the only key of a request, if its command has exactly one key at a fixed place.
 #[inline]
 fn first_key_place(request: &Request) -> Option<usize> {
     match request.row?.locks {

@@ -1,4 +1,7 @@
-//! Why a request is refused before it runs.
+//! **What is asked before a command runs**: whether the command exists, its arity, `enable-debug-command`, authentication, room in
+//! memory, and the rules for transactions, subscribers and MONITOR clients. [`Dispatcher::checked`] asks all of this for every request of
+//! a client, also for those that are then queued by MULTI. Commands that a script calls have rules of their own
+//! (`scripts/host.rs`, `allowed`).
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -7,42 +10,53 @@ use damselfly_commands::Args;
 
 use super::Dispatcher;
 use super::memory_limit::MemoryRoom;
-use super::unknown::{unknown_command, unknown_subcommand};
+use super::unknown::{is_attack, unknown_command, unknown_subcommand};
 use crate::observers::monitor;
 use crate::registry::{Row, WithinMulti};
 use crate::scripts;
 use crate::session::{Session, transaction};
 
+/// Why a request does not run.
+pub(super) enum Refusal {
+    /// It is answered with this error.
+    Error(CommandError),
+    /// It is a line of an HTTP request: the connection is closed without a reply.
+    Attack,
+}
+
 impl Dispatcher {
-    /// The row to run, or why the request is refused before it runs.
+    /// The row to run, or why the request is refused.
     #[inline]
     pub(super) fn checked(
         &mut self,
         session: &mut Session,
         row: Option<&'static Row>,
         args: Args<'_>,
-    ) -> Result<&'static Row, CommandError> {
+    ) -> Result<&'static Row, Refusal> {
         let Some(mut row) = row else {
-            return Err(unknown_command(args));
+            return Err(match is_attack(args) {
+                true => Refusal::Attack,
+                false => Refusal::Error(unknown_command(args)),
+            });
         };
         if !row.subcommands.is_empty() && args.len() > 1 {
             row = self
                 .registry
                 .find_subcommand(row, args.at(1))
-                .ok_or_else(|| unknown_subcommand(row, args.at(1)))?;
+                .ok_or_else(|| Refusal::Error(unknown_subcommand(row, args.at(1))))?;
         }
         let refused = self.refusal(session, row, args);
         match refused {
             None => Ok(row),
             Some(error) => {
                 self.counters().commands[row.index].rejected.add(1);
-                Err(match row.within_multi {
+                Err(Refusal::Error(match row.within_multi {
                     WithinMulti::Executes => transaction::abort(session, &self.shared, &error),
                     WithinMulti::Queued
                     | WithinMulti::Refused
                     | WithinMulti::Runs
                     | WithinMulti::Leaves => error,
-                })
+                }))
             }
         }
     }
@@ -72,7 +86,7 @@ impl Dispatcher {
                     .to_uppercase()
             )));
         }
-        if !session.authenticated && !row.no_auth && !self.config.requirepass.is_empty() {
+        if session.must_authenticate(&self.config) && !row.no_auth {
             return Some(CommandError::Text(String::from(
                 "NOAUTH Authentication required.",
             )));
@@ -80,7 +94,7 @@ impl Dispatcher {
         if row.needs_memory || row.runs_script || session.transaction.is_open() {
             self.memory.is_short = self.make_room() == MemoryRoom::None;
             if std::mem::take(&mut self.memory.has_evicted) {
-                self.end_aside(session);
+                self.finish_section(session);
             }
         }
         if session.transaction.is_open() {
@@ -106,7 +120,7 @@ impl Dispatcher {
         None
     }
 
-    /// True if the command that runs, or the script that it is a part of, has found no room in memory.
+    /// True if there was no room in memory for the current command or the script that it belongs to.
     pub(crate) fn is_memory_short(&self) -> bool {
         self.memory.is_short
     }

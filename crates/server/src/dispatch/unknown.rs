@@ -1,4 +1,4 @@
-//! What is said to a command that there is not.
+//! Unknown commands: their errors, and HTTP requests among them.
 
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
@@ -9,7 +9,7 @@ use damselfly_engine::Now;
 use crate::clients::Client;
 use crate::registry::Row;
 
-/// True for the lines of an HTTP request that somebody has made a browser send here: the connection ends without any reply.
+/// True for a line of an HTTP request, which an attacker may have made a browser send. The connection is closed without any reply.
 #[cold]
 pub(super) fn is_attack(args: Args<'_>) -> bool {
     let words = [b"post".as_slice(), b"host:"];
@@ -18,7 +18,7 @@ pub(super) fn is_attack(args: Args<'_>) -> bool {
         .any(|word| args.at(0).eq_ignore_ascii_case(word))
 }
 
-/// Logs an attack, but not so often that the log itself becomes a burden.
+/// Logs an attack, at most once per interval, so that attackers cannot flood the log.
 #[cold]
 pub(super) fn log_attack(client: &Client, now: Now) {
     const INTERVAL_MS: i64 = 60_000;
@@ -33,9 +33,10 @@ pub(super) fn log_attack(client: &Client, now: Now) {
     );
 }
 
+/// The error for an unknown command.
 #[cold]
 pub(super) fn unknown_command(args: Args<'_>) -> CommandError {
-    /// Redis shows at most this many bytes of the name, and about as many of the arguments.
+    /// As in Redis, the most bytes shown of the name, and about as many of the arguments.
     const SHOWN_BYTES_MAX: usize = 128;
     let name = args.at(0);
     let mut listed = Vec::new();
@@ -56,12 +57,13 @@ pub(super) fn unknown_command(args: Args<'_>) -> CommandError {
     )
 }
 
-/// What C would print of these bytes: up to the first zero byte, and `bytes_max` at most.
+/// The bytes up to the first zero byte, as C prints them, and at most `bytes_max`.
 pub(super) fn c_text(bytes: &[u8], bytes_max: usize) -> &[u8] {
     let shown = &bytes[..bytes.len().min(bytes_max)];
     shown.split(|&byte| byte == 0).next().unwrap_or_default()
 }
 
+/// The error for an unknown subcommand.
 #[cold]
 pub(super) fn unknown_subcommand(container: &Row, name: &[u8]) -> CommandError {
     const SHOWN_BYTES_MAX: usize = 128;

@@ -1,4 +1,4 @@
-//! Serving new connections.
+//! Taking over new connections from the acceptor.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -6,19 +6,19 @@ use mio::Token;
 
 use super::Worker;
 use crate::clients::NewClient;
+use crate::clock;
 use crate::event_loop::connection::Connection;
 use crate::event_loop::listener::Stream;
 use crate::session::Session;
-use crate::shared;
 
 impl Worker {
-    /// Serves a connection that the acceptor has handed to this thread, which is counted already.
+    /// Adds a connection that the acceptor has assigned to this thread, and counted.
     pub(super) fn add(&mut self, mut stream: Stream, id: u64) {
-        // Whether it needs a password must not depend on when this turn began.
+        // Whether the client needs a password must not depend on when this turn began.
         self.dispatcher.refresh_config();
         let entry = self.connections.vacant_entry();
         if let Err(error) = stream.register(self.poll.registry(), Token(entry.key())) {
-            log::warn!("Serving a new connection: {error}");
+            log::warn!("Can't serve a new connection: {error}");
             self.shared.threads[self.index]
                 .connections
                 .fetch_sub(1, Relaxed);
@@ -35,7 +35,7 @@ impl Worker {
             fd: stream.fd(),
             thread: self.index,
             place: entry.key(),
-            now_ms: shared::now_ms(),
+            now_ms: clock::now_ms(),
         });
         entry.insert(Connection::new(stream, Session::new(client, config)));
     }

@@ -1,24 +1,26 @@
-//! Accepting: one thread takes new connections from the listening sockets and hands each to the worker that has the fewest.
+//! The acceptor: one thread takes new connections from the listening sockets and hands each to the worker that has the fewest.
 //!
 //! ```text
-//!   listening sockets ──► acceptor: limits, id ──► arrivals of a worker ──► the worker serves it
-//!                             ▲                          │
-//!                             └── the worker is stuck ───┘
+//!   listening sockets ──► acceptor: limits, id ──► inbox of a worker ──► the worker serves it
+//!                             ▲                         │
+//!                             └── the worker is stuck ──┘
 //! ```
 //!
-//! The acceptor runs no commands, so it is never stuck in one. A worker that is stuck gets no new connections, and those that it
-//! has not taken yet go to others. CONFIG SET changes the listening sockets from the thread that runs it.
+//! The acceptor runs no commands, so it is never stuck in one. A stuck worker gets no new connections, and connections still in
+//! its inbox go to other workers. CONFIG SET changes the listening sockets on the thread that runs it.
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use damselfly_protocol::{Reply, Version};
 use mio::{Events, Poll, Registry, Token, Waker};
 
 use crate::event_loop::TICK;
 use crate::event_loop::listener::{Address, Listener, Stream};
-use crate::shared::{Arrival, Shared};
+use crate::shared::Shared;
+use crate::threads::Arrival;
 use damselfly_config::{Config, Origin};
 
 /// The most connections taken from one listening socket before the next one has its turn.
@@ -27,8 +29,8 @@ const ACCEPTS_MAX: usize = 64;
 /// The token of the waker; the others belong to listening sockets.
 const WAKER: Token = Token(usize::MAX);
 
-/// The reply to a client from another machine while there is no password.
-const PROTECTED_MODE: &[u8] = b"-DENIED Damselfly is running in protected mode because protected mode is enabled and no password is set for the default user. In this mode connections are only accepted from the loopback interface. To accept connections from other machines, set a password with the option requirepass, or, if the network is trusted, turn protected mode off: CONFIG SET protected-mode no from this machine, or start with --protected-mode no.\r\n";
+/// The error for a client from another machine while no password is set.
+const PROTECTED_MODE: &str = "DENIED Damselfly is running in protected mode because protected mode is enabled and no password is set for the default user. In this mode connections are only accepted from the loopback interface. To accept connections from other machines, set a password with the option requirepass, or, if the network is trusted, turn protected mode off: CONFIG SET protected-mode no from this machine, or start with --protected-mode no.";
 
 /// The listening sockets, as all threads see them.
 pub struct Acceptor {
@@ -40,22 +42,24 @@ pub struct Acceptor {
 #[derive(Default)]
 struct Open {
     listeners: Vec<(Token, Listener)>,
-    /// Connections that were accepted before their listening socket was closed.
+    /// Connections that were accepted when their listening socket was closed.
     drained: Vec<Stream>,
     last_token: usize,
 }
 
-/// Whether a listening socket may have more connections.
+/// How accepting from a listening socket ended.
 #[derive(PartialEq, Eq)]
-enum Left {
-    Nothing,
+enum AcceptEnd {
+    /// The socket has no more connections for now.
+    Drained,
+    /// There may be more.
     More,
-    /// None can be accepted now; most likely no file descriptors are left.
+    /// Accepting failed, most likely because no file descriptors are left.
     Failed,
 }
 
 impl Acceptor {
-    /// One whose thread waits with `poll`.
+    /// An acceptor whose thread waits on `poll`.
     ///
     /// # Errors
     /// The operating system refuses.
@@ -73,17 +77,17 @@ impl Acceptor {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes the thread look whether the process is to end.
+    /// Makes the thread check whether the server stops, and take drained connections.
     pub fn wake(&self) {
         if let Err(error) = self.waker.wake() {
-            log::warn!("can't wake the acceptor: {error}");
+            log::warn!("Can't wake the acceptor: {error}");
         }
     }
 
     /// Registers all listening sockets, or none.
     fn add(&self, open: &mut Open, mut listeners: Vec<Listener>) -> io::Result<()> {
         for (number, listener) in (open.last_token + 1..).zip(&mut listeners) {
-            // Those that are registered already leave with the error, which closes them.
+            // An error drops all of them, which closes and unregisters them.
             listener.register(&self.registry, Token(number))?;
         }
         for listener in listeners {
@@ -93,12 +97,12 @@ impl Acceptor {
         Ok(())
     }
 
-    /// Listens on the TCP addresses that `config` asks for and on no others; connections stay. New sockets are opened before
-    /// old ones are closed, but where the system allows only one of them.
+    /// Listens on exactly the TCP addresses that `config` names. Connections stay. New sockets are opened before old ones are
+    /// closed, except where the operating system does not allow both.
     ///
     /// # Errors
-    /// One line that names the address and says why it can't be listened on. Then nothing has changed.
-    pub fn listen_anew(&self, config: &Config, addresses: &[Address]) -> Result<(), String> {
+    /// One line that names the address and says why the server can't listen on it. Then nothing has changed.
+    pub fn rebind(&self, config: &Config, addresses: &[Address]) -> Result<(), String> {
         let open = &mut *self.open();
         let mut leaving: Vec<Token> = open
             .listeners
@@ -141,7 +145,7 @@ impl Acceptor {
                     Ok(listener) => opened.extend(listener),
                     Err(failure) => {
                         drop(opened);
-                        self.open_again(open, closed.unwrap_or_default(), config);
+                        self.reopen(open, closed.unwrap_or_default(), config);
                         self.wake();
                         return Err(failure.text);
                     }
@@ -149,19 +153,19 @@ impl Acceptor {
             }
         }
         if let Err(error) = self.add(open, opened) {
-            self.open_again(open, closed.unwrap_or_default(), config);
+            self.reopen(open, closed.unwrap_or_default(), config);
             return Err(format!("Can't watch a listening socket: {error}"));
         }
         if closed.is_none() {
             open.close(&leaving);
         }
-        // It takes what was drained.
+        // The thread takes the drained connections.
         self.wake();
         Ok(())
     }
 
-    /// Opens sockets again that were closed for others that can't be opened.
-    fn open_again(&self, open: &mut Open, closed: Vec<SocketAddr>, config: &Config) {
+    /// Reopens sockets that were closed in favour of others, which could not be opened.
+    fn reopen(&self, open: &mut Open, closed: Vec<SocketAddr>, config: &Config) {
         for address in closed {
             let listener = Listener::tcp_at(address, config);
             let added = listener.and_then(|listener| self.add(open, vec![listener]));
@@ -179,18 +183,18 @@ impl Acceptor {
     }
 
     /// Takes some connections from a listening socket.
-    fn accept_some(&self, shared: &Shared, token: Token) -> Left {
+    fn accept_some(&self, shared: &Shared, token: Token) -> AcceptEnd {
         for _ in 0..ACCEPTS_MAX {
             match self.accept(token) {
                 Ok(Some(stream)) => admit(shared, stream),
-                Ok(None) => return Left::Nothing,
+                Ok(None) => return AcceptEnd::Drained,
                 Err(error) => {
                     log::warn!("Accepting client connection: {error}");
-                    return Left::Failed;
+                    return AcceptEnd::Failed;
                 }
             }
         }
-        Left::More
+        AcceptEnd::More
     }
 }
 
@@ -222,11 +226,11 @@ impl Open {
 pub fn run(shared: &Shared, mut poll: Poll) {
     let acceptor = shared.acceptor.get().expect("set before this starts");
     let mut events = Events::with_capacity(64);
-    // Events are edge-triggered: where some connections are left, no further event says so.
+    // Events are edge-triggered: no further event reports connections that were left in a socket.
     let mut failed = Vec::new();
     while !shared.stopping.load(Relaxed) {
-        let looks_again = !failed.is_empty() || shared.threads.iter().any(|t| t.has_arrivals());
-        match poll.poll(&mut events, looks_again.then_some(TICK)) {
+        let must_recheck = !failed.is_empty() || shared.threads.iter().any(|t| t.has_arrivals());
+        match poll.poll(&mut events, must_recheck.then_some(TICK)) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => {
@@ -245,47 +249,54 @@ pub fn run(shared: &Shared, mut poll: Poll) {
         drained.into_iter().for_each(|stream| admit(shared, stream));
         while !ready.is_empty() && !shared.stopping.load(Relaxed) {
             ready.retain(|&token| match acceptor.accept_some(shared, token) {
-                Left::Nothing => false,
-                Left::More => true,
-                Left::Failed => {
+                AcceptEnd::Drained => false,
+                AcceptEnd::More => true,
+                AcceptEnd::Failed => {
                     failed.push(token);
                     false
                 }
             });
-            hand_on(shared);
+            reassign_arrivals(shared);
         }
-        hand_on(shared);
+        reassign_arrivals(shared);
     }
     *acceptor.open() = Open::default();
 }
 
-/// Hands a new connection to a worker, or refuses it. For the acceptor's own thread.
+/// Hands a new connection to a worker, or refuses it. Only the acceptor's thread may call this.
 fn admit(shared: &Shared, mut stream: Stream) {
-    // The client may have connected because an option was changed: the newest ones hold.
+    // The client may have connected because an option was changed, so the current ones apply.
     let config = shared.config();
-    // No worker counts these.
+    // Only the acceptor writes these counters.
     let counters = &shared.threads[0].counters;
     let connections = shared.threads.iter().map(|t| t.connections.load(Relaxed));
     if connections.sum::<usize>() >= config.maxclients as usize {
-        // There may be no room in the socket; the client is lost either way.
-        let _ = stream.write(b"-ERR max number of clients reached\r\n");
+        refuse(&mut stream, "ERR max number of clients reached");
         counters.connections_rejected.add(1);
         return;
     }
     counters.connections_received.add(1);
     if config.protected_mode && config.requirepass.is_empty() && stream.origin() == Origin::Remote {
-        let _ = stream.write(PROTECTED_MODE);
+        refuse(&mut stream, PROTECTED_MODE);
         counters.connections_rejected.add(1);
         return;
     }
     stream.prepare(config.tcp_keepalive_s);
-    // Given here, where connections arrive in their order.
+    // Assigned here, where connections arrive in order.
     let id = shared.clients.next_id();
-    hand_over(shared, Arrival { stream, id });
+    assign(shared, Arrival { stream, id });
 }
 
-/// Hands a connection to the worker that has the fewest, of those that are not stuck if there are any.
-fn hand_over(shared: &Shared, arrival: Arrival) {
+/// Tells a client why it is refused, if its socket has room for that.
+fn refuse(stream: &mut Stream, error: &str) {
+    let mut bytes = Vec::new();
+    Reply::new(&mut bytes, Version::default()).error(error);
+    // The client is lost either way.
+    let _ = stream.write(&bytes);
+}
+
+/// Hands a connection to the worker that has the fewest. Stuck workers get one only if all are stuck.
+fn assign(shared: &Shared, arrival: Arrival) {
     let now_ms = shared.uptime_ms();
     let threads = || shared.threads.iter();
     let fewest = threads()
@@ -297,8 +308,8 @@ fn hand_over(shared: &Shared, arrival: Arrival) {
     fewest.hand_over(arrival);
 }
 
-/// Takes connections back that stuck workers have not taken, and hands them to others.
-fn hand_on(shared: &Shared) {
+/// Takes connections back from the inboxes of stuck workers, and hands them to others.
+fn reassign_arrivals(shared: &Shared) {
     let now_ms = shared.uptime_ms();
     if shared.threads.iter().all(|thread| thread.is_stuck(now_ms)) {
         return;
@@ -307,7 +318,7 @@ fn hand_on(shared: &Shared) {
         if thread.is_stuck(now_ms) {
             for arrival in thread.take_arrivals() {
                 thread.connections.fetch_sub(1, Relaxed);
-                hand_over(shared, arrival);
+                assign(shared, arrival);
             }
         }
     }

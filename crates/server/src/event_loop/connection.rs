@@ -1,16 +1,16 @@
-//! One connection: its bytes in, its bytes out, and where it stands.
+//! One connection: its input, its output, and its state.
 //!
 //! ```text
 //!              request              shard free, pause over, ...
 //!   Reading ────────────► running ◄──────────────────────────── Stalled
-//!      ▲                     │ └─ can't go on now ─────────────────▲
-//!      │    all run          │
+//!      ▲                     │ └─ can't proceed ───────────────────▲
+//!      │    all have run     │
 //!      └─────────────────────┤ QUIT, error, limit, end of the input
 //!                            ▼
-//!                         Closing: replies are sent, then it ends
+//!                         Closing: replies are sent, then the connection is closed
 //! ```
 //!
-//! Where it stands follows from its input (`input.rs`); [`Connection::next`] says what it does next.
+//! The state follows from the input (`input.rs`); [`Connection::next`] says what the connection does next.
 
 use std::io::{self, Write};
 use std::sync::atomic::Ordering::Relaxed;
@@ -24,30 +24,30 @@ use crate::event_loop::listener::Stream;
 use crate::session::Session;
 use damselfly_config::{Config, OutputLimit};
 
-/// While more bytes of replies than this wait to be sent, a connection's requests wait too.
+/// While more bytes of replies than this wait to be sent, no further requests of the connection run.
 pub const OUTPUT_PAUSE_BYTES: usize = 1 << 20;
 
 /// One connection.
 pub struct Connection {
     /// The socket.
     pub stream: Stream,
-    /// What its commands remember.
+    /// The state that commands keep.
     pub session: Session,
-    /// What has arrived and not run, and what it waits for.
+    /// Bytes that have arrived and not run, and why they wait.
     pub input: Input,
-    /// Replies.
+    /// Replies to send.
     pub output: Vec<u8>,
-    /// What follows when the reply is whole that is written in slices, or comes from another thread or a script.
+    /// Messages that have to wait until a reply is complete that is written in slices, by another thread or by a script.
     pub delayed: Vec<u8>,
-    /// How many bytes of `output` are sent already.
+    /// How many bytes of `output` were sent.
     pub sent: usize,
-    /// Bytes of invalidations among what the client has not read, at least.
+    /// Bytes of invalidations added since all output was last sent.
     pub pushed_bytes: usize,
-    /// Its socket takes no more replies: the client is gone. What was read before still runs.
+    /// The client is gone, so the socket takes no more replies. Requests that were read still run.
     is_broken: bool,
-    /// It is in the thread's list of connections to be looked at this turn.
+    /// It is in the thread's list of connections to serve.
     pub queued: bool,
-    /// Since when replies have been over the soft limit.
+    /// Since when its unread output has exceeded the soft limit.
     pub over_soft_limit_since: Option<Instant>,
 }
 
@@ -68,23 +68,22 @@ impl Connection {
         }
     }
 
-    /// The limits on its requests.
+    /// The limits for the parser. They are low until the client has authenticated.
     pub fn limits(&self, config: &Config) -> Limits {
-        let limits = if self.session.authenticated || config.requirepass.is_empty() {
-            Limits::authenticated()
-        } else {
-            Limits::unauthenticated()
+        let limits = match self.session.must_authenticate(config) {
+            true => Limits::unauthenticated(),
+            false => Limits::authenticated(),
         };
         Limits {
             bulk_bytes_max: usize::try_from(config.proto_max_bulk_len_bytes)
                 .unwrap_or(usize::MAX)
-                // No entry holds more, whatever is configured.
+                // No entry can hold more, whatever is configured.
                 .min(u32::MAX as usize),
             ..limits
         }
     }
 
-    /// What comes next. While it is stalled, it reads up to `query_bytes_max` bytes.
+    /// What the connection does next. While it is stalled, it reads up to `query_bytes_max` bytes.
     #[inline]
     pub fn next(&self, query_bytes_max: u64) -> Next {
         match self.session.closing && !self.input.is_running() {
@@ -93,18 +92,18 @@ impl Connection {
         }
     }
 
-    /// Abandons the command that waits, since the client is gone: there is no reply. False if the command has its reply already.
-    pub fn gives_up_waiting(&self) -> bool {
+    /// Ends the wait for keys of a client that is gone; false if something else has ended it.
+    pub fn stop_waiting(&self) -> bool {
         let blocking = self.session.blocking.as_ref();
         blocking.is_none_or(Blocking::abandon)
     }
 
-    /// Bytes of replies that are not sent.
+    /// Bytes of replies that were not sent.
     pub fn unsent(&self) -> usize {
         self.output.len() - self.sent
     }
 
-    /// Keeps the figures that other threads see current.
+    /// Updates the figures that other threads see.
     pub fn report(&self) {
         let client = &self.session.client;
         client.input_bytes.store(self.input.len(), Relaxed);
@@ -119,21 +118,21 @@ impl Connection {
         self.input.read_direct(&mut self.stream, buffer)
     }
 
-    /// Reads behind what it keeps, as [`Input::read_more`] does.
+    /// Reads more into the connection's own input, as [`Input::read_more`] does.
     pub fn read_more(&mut self) -> io::Result<usize> {
         self.input.read_more(&mut self.stream)
     }
 
-    /// Notes that the client is gone: nothing more is read, and replies go nowhere.
-    pub fn break_off(&mut self) {
+    /// Records that the client is gone: nothing more is read, and replies are dropped.
+    pub fn mark_broken(&mut self) {
         self.input.end();
         self.is_broken = true;
         self.session.rest = None;
         self.drop_output();
     }
 
-    /// Drops the replies that are not sent, and closes the connection.
-    pub fn cut_off(&mut self) {
+    /// Drops the replies that were not sent, and closes the connection.
+    pub fn discard_and_close(&mut self) {
         self.session.closing = true;
         self.drop_output();
     }
@@ -143,7 +142,7 @@ impl Connection {
         self.sent = 0;
     }
 
-    /// Sends replies, as far as the socket takes them; returns how many bytes it took. If the client is gone, all are dropped.
+    /// Sends as many replies as the socket takes, and returns how many bytes it took. If the client is gone, drops all replies.
     ///
     /// # Errors
     /// The connection is broken.
@@ -171,27 +170,27 @@ impl Connection {
         Ok(bytes_sent)
     }
 
-    /// Appends a message that answers no request: its head, but for the first byte, and its text.
+    /// Appends a message that answers no request. `head` lacks the first byte, which depends on the version of RESP.
     pub fn push_message(&mut self, head: &[u8], text: &[u8]) {
         let kind = match self.session.protocol {
             Version::Resp2 => b'*',
             Version::Resp3 => b'>',
         };
-        let output = self.behind_replies();
+        let output = self.message_buffer();
         output.reserve(1 + head.len() + text.len());
         output.push(kind);
         output.extend_from_slice(head);
         output.extend_from_slice(text);
     }
 
-    /// Appends what answers no request.
+    /// Appends bytes that answer no request.
     pub fn append(&mut self, bytes: &[u8]) {
-        self.behind_replies().extend_from_slice(bytes);
+        self.message_buffer().extend_from_slice(bytes);
     }
 
-    /// Where that belongs: not into the middle of a reply.
-    fn behind_replies(&mut self) -> &mut Vec<u8> {
-        // Only a script lets other connections have their turns while it runs.
+    /// The buffer for such bytes, which must not end up in the middle of a reply.
+    fn message_buffer(&mut self) -> &mut Vec<u8> {
+        // Only scripts let other connections have turns while they run.
         let is_running = self.input.is_running();
         if self.session.rest.is_some() || self.session.long.is_some() || is_running {
             &mut self.delayed
@@ -200,24 +199,24 @@ impl Connection {
         }
     }
 
-    /// Goes on behind a reply that was written in slices, or came from another thread: what it delayed follows.
-    pub fn go_on(&mut self) {
+    /// Resumes after a reply that was written in slices or by another thread, and appends the messages that waited for its end.
+    pub fn resume(&mut self) {
         self.input.resume();
         self.append_delayed();
     }
 
-    /// Appends what a reply has delayed.
+    /// Appends the messages that waited for the end of a reply.
     pub fn append_delayed(&mut self) {
         self.output.append(&mut self.delayed);
         self.delayed = Vec::new();
     }
 
-    /// Bytes that the client has not read, as far as that is known here.
+    /// Bytes that the client has not read, without those in the buffers of the operating system.
     pub fn unread(&self) -> usize {
         self.unsent() + self.delayed.len()
     }
 
-    /// True if the client leaves too much unread, by the limit of its class. Notes since when it is over the soft one.
+    /// True if the client leaves more unread than `limit` allows. Records since when the soft limit has been exceeded.
     pub fn exceeds_output_limit(&mut self, limit: OutputLimit) -> bool {
         let unread = self.unread() as u64;
         let over = |bytes: u64| bytes > 0 && unread > bytes;
@@ -231,8 +230,8 @@ impl Connection {
         over(limit.hard_bytes) || too_long
     }
 
-    /// Removes what is sent, once that is most of it: a client that reads steadily but never catches
-    /// up must not have all it ever read kept for it.
+    /// Removes the sent bytes once they are most of the output. Otherwise the output of a client that
+    /// reads steadily but never catches up would grow forever.
     fn forget_sent(&mut self) {
         if self.sent > self.output.len() / 2 {
             self.output.drain(..self.sent);

@@ -1,4 +1,4 @@
-//! Telling the clients of this thread of changes to keys that they track.
+//! Delivering invalidations to the clients of this thread.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,14 +12,14 @@ use crate::observers::client_tracking::{
     Redirect, deliver_invalidation, redirected_head, send_redirected, take_own_invalidations,
 };
 use crate::observers::invalidation::{Invalidation, PendingInvalidation};
-use crate::shared::Message;
+use crate::threads::Message;
 
-/// Changed keys that are of concern to those who track prefixes, and who changed each last. All that are found together are told
-/// together, as in Redis.
+/// Changed keys for clients that track prefixes, each with the id of the client that changed it last. Keys that arrive together
+/// are sent together, as in Redis.
 pub(super) type Prefixed = BTreeMap<Arc<[u8]>, u64>;
 
 impl Worker {
-    /// Tells clients of this thread, but for those who track prefixes.
+    /// Delivers invalidations to clients of this thread. Keys for clients that track prefixes are added to `prefixed` instead.
     pub(super) fn invalidate(
         &mut self,
         list: Vec<Invalidation>,
@@ -32,22 +32,22 @@ impl Worker {
             }
             match invalidation {
                 Invalidation::Read { key, trackers } => {
-                    let news = PendingInvalidation::of(std::iter::once(&*key));
+                    let invalidation = PendingInvalidation::of(std::iter::once(&*key));
                     for tracker in trackers {
-                        self.tell(tracker, &key, &news);
+                        self.invalidate_key(tracker, &key, &invalidation);
                     }
                 }
                 Invalidation::Prefixed { key, actor } => {
                     prefixed.insert(key, actor);
                 }
-                Invalidation::Everything { but } => self.tell_everyone(but),
+                Invalidation::Everything { but } => self.invalidate_everything(but),
             }
         }
         self.note_delivered(bytes);
     }
 
-    /// Tells those who track prefixes.
-    pub(super) fn tell_prefixed(&mut self, keys: &Prefixed) {
+    /// Delivers changed keys to clients that track prefixes.
+    pub(super) fn invalidate_prefixed(&mut self, keys: &Prefixed) {
         if keys.is_empty() {
             return;
         }
@@ -63,12 +63,14 @@ impl Worker {
             let tracked = connection.and_then(|connection| connection.session.tracked.as_ref());
             Some(tracked.is_some_and(|tracked| tracked.no_loop))
         };
-        for (tracker, news) in self.shared.tracking.prefixed_invalidations(keys, skips_own) {
-            self.push(tracker, &news);
+        for (tracker, invalidation) in self.shared.tracking.prefixed_invalidations(keys, skips_own)
+        {
+            self.push(tracker, &invalidation);
         }
     }
 
-    fn tell_everyone(&mut self, but: u64) {
+    /// Tells all tracking clients that all keys were invalidated, except the client `but`.
+    fn invalidate_everything(&mut self, but: u64) {
         let clients = self.connections.iter().filter_map(|(_, connection)| {
             let session = &connection.session;
             session.tracked.as_ref()?;
@@ -84,7 +86,7 @@ impl Worker {
                 if let Some(redirect) = Redirect::of_client(&self.shared, from)
                     && redirect.to.thread == self.index
                 {
-                    self.tell_redirected(
+                    self.deliver_redirected(
                         &redirect.to,
                         &redirect.text(&PendingInvalidation::Everything),
                     );
@@ -93,17 +95,22 @@ impl Worker {
         }
     }
 
-    /// Tells a client of a key that it has read.
-    fn tell(&mut self, tracker: Tracker, key: &Arc<[u8]>, news: &PendingInvalidation) {
+    /// Delivers the invalidation of a key to a client that has read it.
+    fn invalidate_key(
+        &mut self,
+        tracker: Tracker,
+        key: &Arc<[u8]>,
+        invalidation: &PendingInvalidation,
+    ) {
         if let Some(redirect) = Redirect::of(&self.shared, tracker.id) {
             if !redirect.from.tracks_prefixes.load(Relaxed) {
-                self.push(tracker, news);
+                self.push(tracker, invalidation);
             }
             return;
         }
         let thread = tracker.thread as usize;
         if thread != self.index {
-            // It redirects no more, or to a client that is gone: its own thread knows what to do.
+            // It does not redirect any more, or its target is gone: the client's own thread decides what to do.
             let invalidation = Invalidation::Read {
                 key: key.clone(),
                 trackers: vec![tracker],
@@ -117,16 +124,16 @@ impl Worker {
         let connection = self.connections.get(tracker.place as usize);
         let tracked = connection.and_then(|connection| connection.session.tracked.as_ref());
         if tracked.is_some_and(|tracked| tracked.tracks_reads()) {
-            self.push(tracker, news);
+            self.push(tracker, invalidation);
         }
     }
 
-    /// Tells a client, or the one that it redirects to, if it is still there.
-    fn push(&mut self, tracker: Tracker, news: &PendingInvalidation) {
+    /// Sends an invalidation to a client that still exists, or to the client that it redirects to.
+    fn push(&mut self, tracker: Tracker, invalidation: &PendingInvalidation) {
         if let Some(redirect) = Redirect::of(&self.shared, tracker.id) {
-            let (text, client) = (redirect.text(news), redirect.to);
+            let (text, client) = (redirect.text(invalidation), redirect.to);
             if client.thread == self.index {
-                self.tell_redirected(&client, &text);
+                self.deliver_redirected(&client, &text);
             } else {
                 send_redirected(&self.shared, client, text);
             }
@@ -140,28 +147,34 @@ impl Worker {
             return;
         }
         let mut message = None;
-        deliver_invalidation(&self.shared, &connection.session, news, |head, text| {
-            message = Some((head.to_vec(), text.to_vec()));
-        });
+        deliver_invalidation(
+            &self.shared,
+            &connection.session,
+            invalidation,
+            |head, text| {
+                message = Some((head.to_vec(), text.to_vec()));
+            },
+        );
         if let Some((head, text)) = message {
             self.push_to(place, &head, &text);
         }
     }
 
-    /// Tells a client that waited for keys what it has invalidated when it was served, unless it is told with the reply.
-    pub(super) fn tell_own(&mut self, place: usize) {
+    /// Sends a client that was blocked the invalidations that its own command has caused. If its reply is still to be written,
+    /// they are sent with the reply instead.
+    pub(super) fn deliver_own_invalidations(&mut self, place: usize) {
         let session = &self.connections[place].session;
         if session.tracked.is_none() || session.blocking.is_some() {
             return;
         }
         let (tracker, own) = (session.client.tracker(), take_own_invalidations(session));
-        for news in &own {
-            self.push(tracker, news);
+        for invalidation in &own {
+            self.push(tracker, invalidation);
         }
     }
 
-    /// Tells a client what another one redirects to it.
-    pub(super) fn tell_redirected(&mut self, client: &Client, text: &[u8]) {
+    /// Sends a client an invalidation that another client redirects to it.
+    pub(super) fn deliver_redirected(&mut self, client: &Client, text: &[u8]) {
         if let Some(place) = self.find(client)
             && let Some(head) = redirected_head(&self.connections[place].session)
         {
@@ -187,7 +200,7 @@ impl Worker {
         let was_empty = connection.unread() == 0;
         connection.push_message(head, text);
         connection.pushed_bytes += head.len() + text.len();
-        // What others do costs no more memory than what they publish; the usual limit for ordinary clients is none.
+        // The limit for subscribers applies, because by default there is none for normal clients.
         let is_too_much = hard_bytes > 0 && connection.pushed_bytes as u64 > hard_bytes;
         if was_empty {
             self.unflushed.push(place);
@@ -195,7 +208,7 @@ impl Worker {
         if is_too_much {
             connection.session.client.killed.store(true, Relaxed);
             self.note_unread(place);
-            // It is closed when it is its turn: it may be the connection that is being served.
+            // It is closed in its own turn, because it may be the connection that is being served.
             self.queue(place);
         }
     }

@@ -1,4 +1,5 @@
-//! Delivering what other connections cause: messages to those that subscribe, and lines to those that monitor.
+//! Receiving messages from this and other threads, and delivering them: published messages to subscribers, lines to MONITOR
+//! clients, invalidations to tracking clients.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -7,16 +8,16 @@ use super::deliver_invalidations::Prefixed;
 use crate::clients::Client;
 use crate::event_loop::connection::Connection;
 use crate::session::Replies;
-use crate::shared::{Arrival, Message, Thread};
+use crate::threads::{Arrival, Message, Thread};
 use damselfly_pubsub::{CONGESTED_BYTES, PublishedMessage};
 
-/// Whenever so many bytes more wait for a receiver, they are sent, so that a burst of messages to many receivers is not
-/// in memory once for each of them.
+/// A receiver's output is sent whenever it has grown by this much, so that a burst of messages is not in memory once per
+/// receiver.
 const SEND_BYTES: usize = 64 << 10;
 
 impl Worker {
-    /// Receives messages that this thread has left for itself; false if there are none.
-    pub(super) fn receive_own(&mut self) -> bool {
+    /// Receives what is in the inbox, also from this thread itself; false if it is empty.
+    pub(super) fn receive_pending(&mut self) -> bool {
         let has_incoming = self.shared.threads[self.index].has_incoming();
         if has_incoming {
             self.receive();
@@ -24,9 +25,10 @@ impl Worker {
         has_incoming
     }
 
+    /// Takes all messages and new connections from the inbox and handles them.
     pub(super) fn receive(&mut self) {
         let (first, messages) = self.shared.threads[self.index].receive();
-        // After that: one that arrives in between makes the thread look again.
+        // This comes after `receive`, which clears the flag: a connection that arrives in between sets it again.
         for Arrival { stream, id } in self.shared.threads[self.index].take_arrivals() {
             self.add(stream, id);
         }
@@ -34,7 +36,7 @@ impl Worker {
         for (number, message) in (first..).zip(messages) {
             match message {
                 Message::Monitored { lines, from, bytes } => {
-                    self.show_monitors(&lines, from);
+                    self.write_to_monitors(&lines, from);
                     self.note_delivered(bytes);
                 }
                 Message::Published { messages, bytes } => {
@@ -48,22 +50,22 @@ impl Worker {
                     text,
                     bytes,
                 } => {
-                    self.tell_redirected(&client, &text);
+                    self.deliver_redirected(&client, &text);
                     self.note_delivered(bytes);
                 }
-                Message::Overflow => self.cut_subscribers(),
-                Message::Look(client) => {
+                Message::Overflow => self.disconnect_subscribers(),
+                Message::ClientChanged(client) => {
                     if let Some(key) = self.find(&client) {
-                        self.tell_own(key);
+                        self.deliver_own_invalidations(key);
                         self.queue(key);
                     }
                 }
             }
         }
-        self.tell_prefixed(&prefixed);
+        self.invalidate_prefixed(&prefixed);
     }
 
-    /// The place of a client's connection, if it is one of this thread's and still open.
+    /// The place of a client's connection, if it belongs to this thread and is still open.
     pub(super) fn find(&self, client: &Client) -> Option<usize> {
         let found = self.connections.get(client.place)?;
         (found.session.client.id == client.id).then_some(client.place)
@@ -82,7 +84,7 @@ impl Worker {
         let pubsub = &self.shared.pubsub;
         if pubsub.has_outgoing(self.index) && pubsub.outgoing_bytes(self.index) > CONGESTED_BYTES {
             self.send_published();
-            self.receive_own();
+            self.receive_pending();
             self.flush_all();
         }
     }
@@ -98,15 +100,15 @@ impl Worker {
         self.note_delivered(bytes);
     }
 
-    /// Notes that so many bytes that were on their way to this thread are delivered.
+    /// Records that `bytes` bytes that were on their way to this thread are delivered.
     pub(super) fn note_delivered(&self, bytes: usize) {
         if self.shared.pubsub.note_delivered(self.index, bytes) {
             self.shared.threads.iter().for_each(Thread::wake);
         }
     }
 
-    /// Disconnects all subscribers of this thread, for which more was published than there was room for.
-    fn cut_subscribers(&mut self) {
+    /// Disconnects all subscribers of this thread, because messages for them were dropped.
+    fn disconnect_subscribers(&mut self) {
         self.shared.pubsub.take_overflow(self.index);
         let is_cut = |(key, connection): (usize, &Connection)| {
             let client = &connection.session.client;
@@ -147,7 +149,7 @@ impl Worker {
                 let (before, capacity) = (connection.unread(), connection.output.capacity());
                 connection.push_message(head, &message.text);
                 if connection.output.capacity() > capacity {
-                    // It may be what makes memory short.
+                    // Its output may be what makes memory short.
                     connection.report();
                 }
                 if before == 0 {
@@ -156,7 +158,7 @@ impl Worker {
                 if before / send_bytes == connection.unread() / send_bytes {
                     return;
                 }
-                // What fails now fails again when the turn ends, and is looked at then.
+                // An error occurs again when the turn ends, and is handled then.
                 let sent = connection.flush().unwrap_or(0);
                 counters.writes.add(1);
                 counters.output_bytes.add(sent as u64);
@@ -171,13 +173,13 @@ impl Worker {
         }
         for place in cut {
             self.note_unread(place);
-            // It is closed when it is its turn: it may be the connection that is being served.
+            // It is closed in its own turn, because it may be the connection that is being served.
             self.queue(place);
         }
     }
 
-    /// Writes lines to the clients of this thread that monitor.
-    pub(super) fn show_monitors(&mut self, lines: &[u8], from: u64) {
+    /// Writes lines to the MONITOR clients of this thread, except to the client `from`.
+    pub(super) fn write_to_monitors(&mut self, lines: &[u8], from: u64) {
         for client in self.shared.clients.monitors() {
             if client.id != from
                 && let Some(key) = self.find(&client)

@@ -1,17 +1,19 @@
-//! A connection's input: the bytes that have arrived, the requests among them that have not run, and what comes next.
+//! A connection's input: bytes that have arrived, requests that have not run, and what the connection does next.
 //!
 //! ```text
 //!               bytes arrive               parse                      run
 //!   Start ───────────────────► Unparsed ──────────► Requests ──────────────────┐
-//!     ▲ no whole request is left   ▲ bytes are left    ▲ requests are left     │
+//!     ▲ no complete request left   ▲ bytes are left    ▲ requests are left     │
 //!     └────────────────────────────┴───────────────────┴───────────────────────┘
 //! ```
 //!
-//! [`Input::next`] alone decides what comes next: run, read, wait or close. It follows from what the connection keeps
-//! ([`Pending`]), from why it waits ([`Stall`]), and from its socket ([`Source`]). A run of requests ends in [`Input::keep`] or
-//! [`Input::keep_own`], which note from how it ended ([`RunEnd`]) what is left.
+//! [`Input::next`] alone decides what a connection does next: run, read, wait or close. This follows from the bytes that it has
+//! buffered ([`Buffered`]), from why it waits ([`Stall`]), and from its socket ([`Source`]). Each run of requests ends with
+//! [`Input::keep`] or [`Input::keep_own`], which keep the rest of the input according to how the run ended ([`RunEnd`]).
 //!
-//! What carries bytes is any [`Read`]; what they mean is known to [`Batch::parse`] alone.
+//! **What a connection speaks** is decided here on the way in: [`Batch::parse`] turns bytes into requests, which are lists of slices,
+//! and everything behind it sees only these. Where the bytes come from does not matter: input is read from any [`Read`]. On the way out,
+//! commands write through [`damselfly_protocol::Reply`], which knows the version of RESP.
 
 use std::io::{self, Read};
 use std::time::Instant;
@@ -27,10 +29,10 @@ use crate::session::Session;
 /// The most requests that are parsed, prefetched and run together.
 pub const BATCH_REQUESTS_MAX: usize = 64;
 
-/// Why a connection runs nothing for now.
+/// Why a connection runs no requests for now.
 #[derive(Clone, Copy, Debug)]
 pub enum Stall {
-    /// A shard that the next command needs is busy.
+    /// A shard that the next command needs is locked.
     Shard(Busy),
     /// CLIENT PAUSE.
     Paused(Hold),
@@ -40,16 +42,16 @@ pub enum Stall {
     Output,
     /// A command waits for keys: [`Session::blocking`].
     Waiting,
-    /// It has published more to the thread of that number than that can deliver soon.
+    /// It has sent more messages to the thread of this number than that thread can deliver soon.
     Congested(usize),
-    /// A command runs elsewhere: [`Session::long`].
+    /// A command runs on a thread for long commands: [`Session::long`].
     Long,
     /// A reply is written in slices: [`Session::rest`].
     SlicedReply,
 }
 
 impl Stall {
-    /// True if the request that stalled has run, or runs, and its reply is all that is missing; false if it is to run later.
+    /// True if the stalled request has run or is running, and only its reply is missing; false if it has to run again.
     pub fn has_begun(&self) -> bool {
         match self {
             Self::Waiting | Self::Long | Self::SlicedReply | Self::Sleeping(_) => true,
@@ -57,7 +59,7 @@ impl Stall {
         }
     }
 
-    /// True if the request, and all behind it, is dropped when the client ends the connection, as in Redis.
+    /// True if the request and all requests behind it are dropped when the client closes the connection, as in Redis.
     fn ends_with_client(&self) -> bool {
         match self {
             Self::Waiting | Self::Paused(_) => true,
@@ -74,73 +76,73 @@ impl Stall {
 /// What a connection does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Run what it keeps.
+    /// Run the buffered requests.
     Run,
     /// Read: its socket may have more.
     Read,
-    /// Nothing, until its stall is over or its socket has an event.
+    /// Wait until the stall is over or the socket has an event.
     Wait,
-    /// End when all replies are sent: all that arrived is answered, and nothing more will come.
+    /// Close once all replies are sent: all requests are answered, and no more will arrive.
     Close,
-    /// The same, and drop the request that waits, and all behind it: its client is gone.
+    /// The same, but drop the waiting request and all behind it: the client is gone.
     GiveUp,
 }
 
 /// How a run of requests ended.
 #[derive(Clone, Copy, Debug)]
 pub enum RunEnd {
-    /// No whole request is left. The next one needs `wanted` bytes, as far as that is known.
+    /// No complete request is left.
     UsedUp {
-        /// See there.
+        /// How many bytes the next request needs, as far as that is known.
         wanted: usize,
     },
-    /// The connection can't go on for now.
+    /// The connection can't proceed for now.
     Stalled(Stall),
-    /// The connection is to be closed.
+    /// The connection shall be closed.
     Closing,
 }
 
-/// What came of reading.
+/// How a read ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ReadEnd {
     /// The socket has nothing more for now.
     Drained,
     /// There may be more.
     More,
-    /// The client ended its side.
+    /// The client has closed its side.
     Closed,
 }
 
-/// What is known of a connection's socket, whose events come once per change.
+/// The state of a connection's socket, as far as it is known. Its events are edge-triggered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Source {
     /// It has nothing to read until the next event.
     Quiet,
     /// It may have bytes to read.
     Readable,
-    /// The same, and its end comes behind them, without a further event.
+    /// It may have more bytes, and the end of the stream behind them, for which there will be no further event.
     Ending,
     /// Nothing more will be read.
     Ended,
 }
 
-/// What the bytes of an input are.
-enum Pending {
-    /// The start of a request, or nothing. The request needs `wanted` bytes, as far as that is known.
+/// What the buffered bytes are.
+enum Buffered {
+    /// The start of a request, or nothing. The request needs `wanted` bytes in total, as far as that is known.
     Start { wanted: usize },
-    /// Bytes of which those behind `done` may be whole requests.
+    /// Bytes that may hold complete requests from `done` on.
     Unparsed { done: usize },
-    /// Parsed requests, and bytes behind them that may be whole requests.
+    /// Parsed requests, and bytes behind them that may hold complete requests.
     Requests(Box<Batch>),
-    /// They are being run. The bytes are not here.
+    /// The requests are running. The bytes are elsewhere.
     Running,
 }
 
 /// The input of one connection.
 pub struct Input {
-    /// Empty most of the time: what arrives as whole requests runs straight from the thread's own buffer.
+    /// Empty most of the time: complete requests run straight from the thread's own buffer.
     bytes: Vec<u8>,
-    kept: Pending,
+    buffered: Buffered,
     stall: Option<Stall>,
     source: Source,
     /// Finds requests in the bytes.
@@ -151,7 +153,7 @@ impl Default for Input {
     fn default() -> Self {
         Self {
             bytes: Vec::new(),
-            kept: Pending::Start { wanted: 0 },
+            buffered: Buffered::Start { wanted: 0 },
             stall: None,
             source: Source::Quiet,
             parser: RequestParser::new(),
@@ -160,17 +162,16 @@ impl Default for Input {
 }
 
 impl Input {
-    /// What comes next. While the connection is stalled, it reads on up to `bytes_max` bytes, so that it notices its end; more
-    /// is left to the socket's own buffers, which hold the client back. A client that sends more while its command waits for keys
-    /// is disconnected for that, so it is read on.
+    /// What the connection does next. While it is stalled, it reads up to `bytes_max` bytes, so that it notices when the client
+    /// closes it. The rest stays in the buffers of the operating system, which slow the client down.
     #[inline]
     pub fn next(&self, bytes_max: u64) -> Next {
         let reads = match self.source {
             Source::Quiet | Source::Ended => Next::Wait,
             Source::Readable | Source::Ending => Next::Read,
         };
-        match (&self.kept, self.stall) {
-            (Pending::Running, _) => Next::Wait,
+        match (&self.buffered, self.stall) {
+            (Buffered::Running, _) => Next::Wait,
             (_, Some(stall)) if self.has_ended() && stall.ends_with_client() => Next::GiveUp,
             (_, Some(stall))
                 if self.bytes.len() as u64 >= bytes_max && !stall.ends_with_client() =>
@@ -178,41 +179,41 @@ impl Input {
                 Next::Wait
             }
             (_, Some(_)) => reads,
-            (Pending::Unparsed { .. } | Pending::Requests(_), None) => Next::Run,
-            (Pending::Start { .. }, None) if self.has_ended() => Next::Close,
-            (Pending::Start { .. }, None) => reads,
+            (Buffered::Unparsed { .. } | Buffered::Requests(_), None) => Next::Run,
+            (Buffered::Start { .. }, None) if self.has_ended() => Next::Close,
+            (Buffered::Start { .. }, None) => reads,
         }
     }
 
-    /// Why it runs nothing for now.
+    /// Why no requests run for now.
     #[inline]
     pub fn stall(&self) -> Option<Stall> {
         self.stall
     }
 
-    /// Lets it wait for something else than before.
+    /// Replaces the reason to wait.
     pub fn wait_for(&mut self, stall: Stall) {
         self.stall = Some(stall);
     }
 
-    /// Lets it go on. Whoever does so outside of the connection's own turn also gives it one.
+    /// Ends the stall. A caller outside the connection's own turn must also queue the connection.
     pub fn resume(&mut self) {
         self.stall = None;
     }
 
-    /// True while its requests are being run: then it may neither be served nor closed.
+    /// True while its requests run: then the connection must neither be served nor closed.
     #[inline]
     pub fn is_running(&self) -> bool {
-        matches!(self.kept, Pending::Running)
+        matches!(self.buffered, Buffered::Running)
     }
 
     /// True if it waits for the rest of a request, or for the first byte of one.
     pub fn is_at_start(&self) -> bool {
-        matches!(self.kept, Pending::Start { .. })
+        matches!(self.buffered, Buffered::Start { .. })
     }
 
     /// True if the client is to blame for a long input: it sends a request of that length, or many while one of its commands
-    /// waits for keys. An input that is long since the server has not got round to it is no reason to disconnect the client.
+    /// waits for keys. A client is not disconnected for an input that is long because the server has not processed it yet.
     pub fn is_too_long(&self, bytes: u64, bytes_max: u64) -> bool {
         let is_own_doing = match self.stall {
             None => self.is_at_start(),
@@ -226,22 +227,22 @@ impl Input {
         self.source == Source::Ended
     }
 
-    /// How many bytes it keeps.
+    /// How many bytes are buffered.
     pub fn len(&self) -> usize {
         self.bytes.len()
     }
 
-    /// True if it keeps none.
+    /// True if no bytes are buffered.
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 
-    /// For how many there is room.
+    /// The capacity of the buffer, in bytes.
     pub fn capacity(&self) -> usize {
         self.bytes.capacity()
     }
 
-    /// Notes an event of the socket: it can be read, perhaps to its end.
+    /// Records an event of the socket: it is readable, and `is_ending` if the client has closed its side.
     pub fn note_readable(&mut self, is_ending: bool) {
         self.source = match self.source {
             Source::Ended => Source::Ended,
@@ -251,7 +252,7 @@ impl Input {
         };
     }
 
-    /// Notes that nothing more will be read.
+    /// Records that nothing more will be read.
     pub fn end(&mut self) {
         self.source = Source::Ended;
     }
@@ -259,29 +260,29 @@ impl Input {
     fn note_read(&mut self, bytes: usize, end: ReadEnd) {
         self.source = match (end, self.source) {
             (ReadEnd::Closed, _) => Source::Ended,
-            // The end of the stream comes with the same event as the last bytes: read on to it.
+            // The end of the stream has no event of its own after the last bytes: read until it is reached.
             (ReadEnd::Drained, Source::Ending) if bytes > 0 => Source::Ending,
             (ReadEnd::Drained, _) => Source::Quiet,
             (ReadEnd::More, source) => source,
         };
     }
 
-    /// True if what is read next may run straight from the thread's own buffer.
+    /// True if requests that are read next may run straight from the thread's own buffer.
     #[inline]
     pub fn takes_direct(&self) -> bool {
         self.bytes.is_empty() && self.stall.is_none() && self.is_at_start()
     }
 
-    /// Reads into the thread's buffer, if [`Input::takes_direct`]. Returns how many bytes came, which are then to be run.
+    /// Reads into the thread's buffer, if [`Input::takes_direct`]. Returns how many bytes arrived; the caller must run them.
     ///
     /// # Errors
     /// The connection is broken.
     pub fn read_direct(&mut self, stream: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
-        debug_assert!(self.takes_direct(), "bytes that were kept come first");
+        debug_assert!(self.takes_direct(), "buffered bytes come first");
         let (bytes, end) = loop {
             break match stream.read(buffer) {
                 Ok(0) => (0, ReadEnd::Closed),
-                // A read that does not fill the buffer has emptied the socket.
+                // A read that does not fill the buffer has drained the socket.
                 Ok(bytes) if bytes < buffer.len() => (bytes, ReadEnd::Drained),
                 Ok(bytes) => (bytes, ReadEnd::More),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -293,20 +294,21 @@ impl Input {
         Ok(bytes)
     }
 
-    /// Reads behind the bytes that it keeps; returns how many came. Room at most doubles what has truly arrived, whatever was
-    /// announced, and ends at the size of the request; so a long request is copied twice at most on its way in.
+    /// Appends to the buffered bytes, and returns how many arrived. The buffer grows to at most twice the bytes that have arrived,
+    /// whatever length the client announced, and not beyond the size of the request. So a long request is copied at most twice
+    /// on its way in.
     ///
     /// # Errors
-    /// The connection is broken. What came before stays.
+    /// The connection is broken. Bytes that arrived before stay.
     pub fn read_more(&mut self, stream: &mut impl Read) -> io::Result<usize> {
         const STEP_BYTES_MIN: usize = 64 << 10;
         /// The most that is read from one connection before the next one has its turn.
         const READ_BYTES_MAX: usize = 1 << 20;
         let len = self.bytes.len();
         if self.bytes.capacity() - len < STEP_BYTES_MIN {
-            let wanted = match self.kept {
-                Pending::Start { wanted } => wanted,
-                Pending::Unparsed { .. } | Pending::Requests(_) | Pending::Running => 0,
+            let wanted = match self.buffered {
+                Buffered::Start { wanted } => wanted,
+                Buffered::Unparsed { .. } | Buffered::Requests(_) | Buffered::Running => 0,
             };
             let missing = wanted.saturating_sub(len).max(STEP_BYTES_MIN);
             self.bytes
@@ -316,7 +318,7 @@ impl Input {
         let result = stream.take(room as u64).read_to_end(&mut self.bytes);
         let bytes = self.bytes.len() - len;
         if bytes > 0 && self.is_at_start() {
-            self.kept = Pending::Unparsed { done: 0 };
+            self.buffered = Buffered::Unparsed { done: 0 };
         }
         let end = match result {
             Ok(bytes) if bytes < room => ReadEnd::Closed,
@@ -328,28 +330,28 @@ impl Input {
         Ok(bytes)
     }
 
-    /// Begins to run what was read into the thread's buffer. [`Input::keep`] ends that.
+    /// Begins to run requests from the thread's buffer. [`Input::keep`] ends the run.
     #[inline]
     pub fn begin_direct(&mut self) {
-        debug_assert!(self.takes_direct(), "bytes that were kept come first");
-        self.kept = Pending::Running;
+        debug_assert!(self.takes_direct(), "buffered bytes come first");
+        self.buffered = Buffered::Running;
     }
 
-    /// Begins to run what it keeps, and gives the bytes away; `batch` gets the requests that are parsed already.
-    /// [`Input::keep_own`] ends that.
+    /// Begins to run the buffered requests, and returns the bytes. `batch` receives the requests that are parsed already.
+    /// [`Input::keep_own`] ends the run.
     pub fn begin_own(&mut self, batch: &mut Batch) -> Vec<u8> {
         batch.clear();
-        match std::mem::replace(&mut self.kept, Pending::Running) {
-            Pending::Requests(kept) => *batch = *kept,
-            Pending::Unparsed { done } => batch.parsed = done,
-            Pending::Start { .. } | Pending::Running => {
+        match std::mem::replace(&mut self.buffered, Buffered::Running) {
+            Buffered::Requests(parsed) => *batch = *parsed,
+            Buffered::Unparsed { done } => batch.parsed = done,
+            Buffered::Start { .. } | Buffered::Running => {
                 debug_assert!(false, "there is nothing to run")
             }
         }
         std::mem::take(&mut self.bytes)
     }
 
-    /// Keeps what a run that ended so has left of `input`, of which `batch` is a part.
+    /// Ends a run of requests from the thread's buffer: keeps the rest of `input`, from which `batch` was parsed.
     #[inline]
     pub fn keep(&mut self, input: &[u8], batch: &mut Batch, end: RunEnd) {
         let consumed = batch.consumed();
@@ -357,15 +359,15 @@ impl Input {
         self.note_run(consumed, batch, end);
     }
 
-    /// As [`Input::keep`], for the bytes that [`Input::begin_own`] gave away.
+    /// The same for the bytes that [`Input::begin_own`] returned.
     pub fn keep_own(&mut self, mut input: Vec<u8>, batch: &mut Batch, end: RunEnd) {
         let consumed = batch.consumed();
         let mut removed = consumed;
         if consumed == input.len() {
-            // Long requests leave a large buffer behind: give it back.
+            // A long request leaves a large buffer behind: free it.
             input = Vec::new();
         } else if consumed < input.len() / 2 && !matches!(end, RunEnd::UsedUp { .. }) {
-            // A long pipeline stalls often: moving all that is left of it each time would take quadratic time.
+            // A long pipeline stalls often. Moving the rest of it each time would take quadratic time.
             removed = 0;
         } else {
             input.drain(..consumed);
@@ -374,34 +376,34 @@ impl Input {
         self.note_run(removed, batch, end);
     }
 
-    /// Notes what is left after a run that ended so, of an input that has lost its first `removed` bytes.
+    /// Records what a run has left of an input whose first `removed` bytes were removed.
     #[inline]
     fn note_run(&mut self, removed: usize, batch: &mut Batch, end: RunEnd) {
-        (self.kept, self.stall) = match end {
-            RunEnd::UsedUp { wanted } => (Pending::Start { wanted }, None),
-            RunEnd::Stalled(stall) => (Pending::left_of(removed, batch), Some(stall)),
-            RunEnd::Closing => (Pending::left_of(removed, batch), None),
+        (self.buffered, self.stall) = match end {
+            RunEnd::UsedUp { wanted } => (Buffered::Start { wanted }, None),
+            RunEnd::Stalled(stall) => (Buffered::left_of(removed, batch), Some(stall)),
+            RunEnd::Closing => (Buffered::left_of(removed, batch), None),
         };
     }
 
-    /// Forgets a run that a panic has ended. The connection can only be closed.
+    /// Drops everything after a panic in a run. The connection can only be closed.
     pub fn abandon(&mut self) {
-        (self.kept, self.stall) = (Pending::Start { wanted: 0 }, None);
+        (self.buffered, self.stall) = (Buffered::Start { wanted: 0 }, None);
         self.source = Source::Ended;
     }
 }
 
-impl Pending {
-    /// What a run that was stopped has left, of an input that has lost its first `removed` bytes.
+impl Buffered {
+    /// What an unfinished run has left of an input whose first `removed` bytes were removed.
     #[cold]
     fn left_of(removed: usize, batch: &mut Batch) -> Self {
         if !batch.is_unfinished() {
             let done = batch.parsed - removed;
             return Self::Unparsed { done };
         }
-        let mut kept = std::mem::take(batch);
-        kept.rebase(removed);
-        Self::Requests(Box::new(kept))
+        let mut left = std::mem::take(batch);
+        left.rebase(removed);
+        Self::Requests(Box::new(left))
     }
 }
 
@@ -410,11 +412,11 @@ impl Pending {
 pub struct Request {
     /// Where its bytes start in the input.
     pub start: usize,
-    /// Its first span in [`Batch::spans`], which counts from `start`.
+    /// Its first span in [`Batch::spans`]. Spans are relative to `start`.
     pub first_span: usize,
     /// How many spans it has.
     pub spans: usize,
-    /// The command, if there is one of that name.
+    /// The row of the command, if there is one of that name.
     pub row: Option<&'static Row>,
     /// The hash of its first key, if it has exactly one.
     pub hash: u64,
@@ -427,30 +429,30 @@ pub struct Batch {
     pub spans: Vec<Span>,
     /// The requests.
     pub requests: Vec<Request>,
-    /// The first request that has not run.
+    /// The index of the first request that has not run.
     pub next: usize,
-    /// Up to where the input is parsed.
+    /// How many bytes of the input are parsed.
     parsed: usize,
-    /// What is wrong with the input behind the last request.
+    /// The protocol error behind the last request, if there is one.
     error: Option<ProtocolError>,
-    /// The requests were looked at: their rows and hashes are known.
+    /// The rows and hashes of the requests are known.
     pub prepared: bool,
 }
 
-/// What came of parsing.
+/// The outcome of parsing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Parsed {
-    /// There is something to run.
+    /// There is a request to run, or an error to report.
     Some,
-    /// No whole request is left. The next one needs `wanted` bytes, as far as that is known.
+    /// No complete request is left.
     Nothing {
-        /// See there.
+        /// How many bytes the next request needs, as far as that is known.
         wanted: usize,
     },
 }
 
 impl Batch {
-    /// Forgets all requests, keeping the memory unless it is unusually much.
+    /// Drops all requests. Keeps the memory for the next batch, up to a limit.
     pub fn clear(&mut self) {
         const SPANS_KEPT_MAX: usize = 4096;
         self.spans.clear();
@@ -460,19 +462,19 @@ impl Batch {
         self.prepared = false;
     }
 
-    /// True if a request waits to run or an error to be told.
+    /// True if a request has not run or an error was not reported.
     #[inline]
     pub fn is_unfinished(&self) -> bool {
         self.next < self.requests.len() || self.error.is_some()
     }
 
-    /// The error behind the requests, once.
+    /// Takes the error behind the requests.
     #[inline]
     pub fn take_error(&mut self) -> Option<ProtocolError> {
         self.error.take()
     }
 
-    /// Up to where the input is not needed any more.
+    /// How many bytes of the input are not needed any more.
     #[inline]
     pub fn consumed(&self) -> usize {
         self.requests
@@ -481,8 +483,8 @@ impl Batch {
     }
 
     /// Parses the complete requests of `input` from where the last call stopped, up to
-    /// [`BATCH_REQUESTS_MAX`]. Before the client has authenticated only one: if that is AUTH, other limits
-    /// hold for what follows.
+    /// [`BATCH_REQUESTS_MAX`]. Parses only one before the client has authenticated: if that is AUTH, other
+    /// limits apply to the rest.
     pub fn parse(
         &mut self,
         parser: &mut RequestParser,
@@ -530,7 +532,7 @@ impl Batch {
         }
     }
 
-    /// Adapts to an input whose first `bytes` bytes are gone.
+    /// Adjusts to an input whose first `bytes` bytes were removed.
     fn rebase(&mut self, bytes: usize) {
         self.requests.drain(..self.next);
         (self.next, self.prepared) = (0, false);

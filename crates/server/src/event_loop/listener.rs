@@ -1,4 +1,8 @@
-//! Sockets: listening, accepting, and one type for both kinds of streams.
+//! Sockets: listening, accepting, and [`Stream`], the one type for connected sockets.
+//!
+//! **What carries bytes** is known only here. The rest of the server reads and writes a [`Stream`] through [`Read`] and [`Write`],
+//! registers it for events, and asks it for the facts that clients see: addresses, origin, descriptor. A new kind of
+//! connection is one more variant of [`Stream`] and of [`Listener`].
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -53,7 +57,7 @@ impl Stream {
         }
     }
 
-    /// Ends registration.
+    /// Removes the registration.
     pub fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => registry.deregister(stream),
@@ -85,7 +89,7 @@ impl Stream {
         }
     }
 
-    /// The file descriptor's number, for CLIENT LIST.
+    /// The number of the file descriptor, for CLIENT LIST.
     pub fn fd(&self) -> i32 {
         use std::os::fd::AsRawFd;
         match self {
@@ -99,10 +103,10 @@ impl Stream {
         matches!(self, Self::Unix(_))
     }
 
-    /// Sets what a new connection needs: no delay, and probes that find dead peers.
+    /// Sets the options of a new TCP connection: no delay, and keepalive probes that detect dead peers.
     pub fn prepare(&self, keepalive_s: u32) {
         let Self::Tcp(stream) = self else { return };
-        // Neither is worth refusing a client for.
+        // A failure is no reason to refuse the client.
         let _ = stream.set_nodelay(true);
         if keepalive_s > 0 {
             let third = Duration::from_secs(u64::from((keepalive_s / 3).max(1)));
@@ -115,19 +119,19 @@ impl Stream {
     }
 }
 
-/// An address of the option `bind`.
+/// An address from the option `bind`.
 #[derive(Debug)]
 pub struct Address {
-    /// As it stands there.
+    /// The address as the option has it, without a leading `-`.
     name: String,
-    /// A leading `-` marks an address that may be missing on this machine.
+    /// It had a leading `-`, which marks an address that may be missing on this machine.
     may_be_missing: bool,
-    /// What it is, with port 0, or why that is not known.
+    /// The resolved address with port 0, or why it could not be resolved.
     resolved: Result<SocketAddr, (io::ErrorKind, String)>,
 }
 
 impl Address {
-    /// The addresses of these names. May wait for a name server.
+    /// Resolves all addresses of `bind`. May wait for a name server.
     pub fn resolve_all(bind: &[String]) -> Vec<Self> {
         bind.iter().map(|text| Self::resolve(text)).collect()
     }
@@ -153,7 +157,7 @@ impl Address {
         }
     }
 
-    /// The address with a port, if it is known.
+    /// The address with this port, if it could be resolved.
     pub fn with_port(&self, port: u16) -> Option<SocketAddr> {
         let address = self.resolved.as_ref().ok();
         address.map(|address| with_port(*address, port))
@@ -165,12 +169,12 @@ fn with_port(mut address: SocketAddr, port: u16) -> SocketAddr {
     address
 }
 
-/// Why an address can't be listened on.
+/// Why the server can't listen on an address.
 #[derive(Debug)]
 pub struct Failure {
-    /// Another socket has it.
+    /// Another socket uses the address.
     pub is_taken: bool,
-    /// One line that names the address.
+    /// One line that names the address and the reason.
     pub text: String,
 }
 
@@ -179,7 +183,7 @@ pub struct Failure {
 pub enum Listener {
     /// TCP.
     Tcp(TcpListener),
-    /// A Unix socket, whose file is removed at the end.
+    /// A Unix socket and its file, which is removed when this is dropped.
     Unix(UnixListener, PathBuf),
 }
 
@@ -195,7 +199,7 @@ impl Listener {
     /// All sockets that the configuration asks for.
     ///
     /// # Errors
-    /// One line that names the address and says why it can't be listened on.
+    /// One line that names the address and says why the server can't listen on it.
     pub fn open_all(config: &Config) -> Result<Vec<Self>, String> {
         let mut listeners = Vec::new();
         if config.port > 0 {
@@ -218,10 +222,10 @@ impl Listener {
         Ok(listeners)
     }
 
-    /// A TCP socket on an address, or `None` if this machine does not have it and that is allowed.
+    /// A TCP socket on an address. `None` if this machine does not have the address and it may be missing.
     ///
     /// # Errors
-    /// It can't be listened on.
+    /// The server can't listen on the address.
     pub fn tcp(address: &Address, config: &Config) -> Result<Option<Self>, Failure> {
         let (name, port) = (&address.name, config.port);
         let opened = match &address.resolved {
@@ -243,7 +247,7 @@ impl Listener {
     /// A TCP socket on an address.
     ///
     /// # Errors
-    /// It can't be listened on.
+    /// The server can't listen on the address.
     pub fn tcp_at(address: SocketAddr, config: &Config) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
         socket.set_reuse_address(true)?;
@@ -251,7 +255,7 @@ impl Listener {
             socket.set_only_v6(true)?;
         }
         if config.socket_mark_id > 0 {
-            // Connections get the mark of the socket that accepts them.
+            // Connections inherit the mark of the listening socket.
             socket.set_mark(config.socket_mark_id).map_err(|error| {
                 let mark = config.socket_mark_id;
                 io::Error::new(error.kind(), format!("socket-mark-id {mark}: {error}"))
@@ -265,7 +269,7 @@ impl Listener {
 
     fn unix(path: &Path, mode: u32) -> io::Result<Self> {
         use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-        // A socket that an earlier process left behind can't be bound again; any other file stays.
+        // The socket of an earlier process would make binding fail. Any other file is left alone.
         if std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
             std::fs::remove_file(path)?;
         }
@@ -292,7 +296,7 @@ impl Listener {
         }
     }
 
-    /// Takes the next connection; `None` if there is none for now.
+    /// Accepts the next connection; `None` if there is none for now.
     pub fn accept(&self) -> io::Result<Option<Stream>> {
         let accepted = match self {
             Self::Tcp(listener) => listener.accept().map(|(stream, _)| Stream::Tcp(stream)),
@@ -318,7 +322,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mark_is_on_the_socket_or_the_reason_why_not_is_named() {
+    fn the_socket_has_the_mark_or_the_error_names_the_option() {
         const MARK: u32 = 7;
         let config = Config {
             socket_mark_id: MARK,

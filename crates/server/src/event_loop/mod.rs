@@ -1,7 +1,7 @@
 //! The event loop of one thread.
 //!
-//! A turn: wait for events, read and run what is ready, send all replies, do what is due. Nothing in a
-//! turn blocks; what can't go on is looked at again in a later turn.
+//! A turn: wait for events, read and run the requests of ready connections, send all replies, do
+//! periodic work. Nothing in a turn blocks; a connection that can't proceed gets another try in a later turn.
 
 mod accept;
 pub mod acceptor;
@@ -30,46 +30,47 @@ use slab::Slab;
 
 use self::contention::Contention;
 use self::spares::SpareOutputs;
+use crate::clock;
 use crate::dispatch::Dispatcher;
 use crate::event_loop::connection::Connection;
 use crate::event_loop::input::{Batch, Next, Stall};
-use crate::shared::{self, Shared};
+use crate::shared::Shared;
 
-/// The token of what is no connection.
+/// The token of the waker. All other tokens are places of connections.
 pub const WAKER: Token = Token(usize::MAX);
 
-/// How much is read from one connection before the next one has its turn.
+/// The most bytes read from one connection before the next one has its turn.
 const READ_BYTES: usize = 64 << 10;
 
-/// The longest wait for events: what is due periodically is looked at this often.
+/// The longest wait for events, and so the interval of periodic work.
 pub const TICK: Duration = Duration::from_millis(100);
 
-/// What the log says of a panic.
-const BUG: &str = "A command failed by a bug in Damselfly; its connection is closed. Please report this with the lines above.";
+/// The log message for a panic.
+const BUG: &str = "A command failed because of a bug in Damselfly; its connection is closed. Please report this with the lines above.";
 
-/// One thread: its connections and its loop.
+/// One thread: its connections and its event loop.
 pub struct Worker {
     index: usize,
     shared: Arc<Shared>,
     dispatcher: Dispatcher,
     poll: Poll,
     connections: Slab<Connection>,
-    /// Connections to read from or go on with, this turn.
+    /// Connections to serve in this turn.
     ready: VecDeque<usize>,
-    /// Connections that stalled, but for those that wait for keys.
+    /// Stalled connections, except those that wait for keys.
     stalled: Vec<usize>,
-    /// When those that wait for keys have waited long enough.
+    /// The timeouts of connections that wait for keys.
     deadlines: BTreeSet<(Instant, usize)>,
     /// Connections with replies to send.
     unflushed: Vec<usize>,
     buffer: Vec<u8>,
     batch: Batch,
     spare_outputs: SpareOutputs,
-    /// Room for the replies of scripts.
+    /// A buffer for the replies of scripts.
     script_reply: Vec<u8>,
-    /// How many turns took place while a script ran.
+    /// How many turns were taken within scripts.
     nested_turns: u64,
-    /// The shard at which the expiry sweep goes on.
+    /// Where the expiry sweep continues, as an index into the shards of this thread.
     sweep_at: usize,
     next_sweep: Instant,
     next_tick: Instant,
@@ -78,7 +79,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// The thread of that number.
+    /// The worker of thread `index`.
     pub fn new(index: usize, shared: Arc<Shared>, poll: Poll) -> Self {
         let now = Instant::now();
         Self {
@@ -127,17 +128,17 @@ impl Worker {
                 contention.pause(looked, found);
             }
         }
-        self.end();
+        self.shut_down();
     }
 
-    /// Takes a turn; a panic outside of any command costs no connection. Since events come once, all connections are
-    /// then looked at again.
+    /// Takes a turn. A panic outside all commands closes no connection. Since events are edge-triggered, all connections are
+    /// served again after a panic.
     fn turn_guarded(&mut self, events: &Events) {
         if catch_unwind(AssertUnwindSafe(|| self.turn(events))).is_ok() {
             return;
         }
         log::error!(
-            "A turn of a thread failed by a bug in Damselfly. Please report this with the lines above."
+            "A turn of a thread failed because of a bug in Damselfly. Please report this with the lines above."
         );
         self.ready.clear();
         let keys: Vec<usize> = self.connections.iter().map(|(key, _)| key).collect();
@@ -162,19 +163,19 @@ impl Worker {
                 }
             }
         }
-        self.receive_own();
-        self.dispatcher.serve_unserved();
+        self.receive_pending();
+        self.dispatcher.retry_waiters();
         self.resume_stalled();
-        self.end_waits();
+        self.time_out_blocked();
         self.serve_ready();
         self.send_published();
-        if self.receive_own() {
-            // Clients that waited were served by others of this thread: they go on in the same turn.
+        if self.receive_pending() {
+            // Blocked clients were served by clients of this thread: they continue in the same turn.
             self.serve_ready();
             self.send_published();
         }
         self.flush_all();
-        self.do_what_is_due();
+        self.run_timers();
     }
 
     fn flush_all(&mut self) {
@@ -208,7 +209,7 @@ impl Worker {
         }
     }
 
-    /// Serves a connection; a panic costs that connection and nothing else.
+    /// Serves a connection. A panic closes that connection and has no other effect.
     fn serve_guarded(&mut self, key: usize) {
         let result = catch_unwind(AssertUnwindSafe(|| self.serve(key)));
         if result.is_err() {
@@ -223,14 +224,14 @@ impl Worker {
     }
 
     fn serve(&mut self, key: usize) {
-        // Once more, so that a change holds for all that arrives after it, whichever thread runs it.
+        // Once more, so that a change applies to all requests that arrive after it, whichever thread made it.
         self.dispatcher.refresh_config();
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
         connection.queued = false;
         if connection.input.is_running() {
-            // Its script has let this turn take place.
+            // This turn is within its script.
             return;
         }
         if connection.session.client.killed.load(Relaxed) {
@@ -238,13 +239,13 @@ impl Worker {
             return;
         }
         self.spare_outputs.lend(&mut connection.output);
-        self.look_at_stall(key);
+        self.continue_reply(key);
         let query_bytes_max = self.dispatcher.config.client_query_buffer_limit_bytes;
         let mut has_read = false;
         while let Some(connection) = self.connections.get_mut(key) {
             match connection.next(query_bytes_max) {
                 Next::Run => self.run_own(key),
-                // The next one is for the next turn: others have theirs first.
+                // A second read has to wait for the next turn, so that other connections have theirs first.
                 Next::Read if !has_read => {
                     has_read = true;
                     self.read(key);
@@ -254,26 +255,26 @@ impl Worker {
         }
         if has_read {
             self.check_query_limit(key, query_bytes_max);
-            // A request that takes long to arrive is no idleness; running one notes the time itself.
+            // A client whose request takes long to arrive is not idle. Running a request updates the time itself.
             if let Some(connection) = self.connections.get(key)
                 && !connection.input.is_empty()
             {
                 let client = &connection.session.client;
-                client.active_ms.store(shared::now_ms(), Relaxed);
+                client.active_ms.store(clock::now_ms(), Relaxed);
             }
         }
         self.finish(key);
     }
 
-    /// Goes on with the reply that a connection waits for, if there is something to go on with.
-    fn look_at_stall(&mut self, key: usize) {
+    /// Continues the reply that a connection waits for, if more of it is available.
+    fn continue_reply(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
         match connection.input.stall() {
-            Some(Stall::Waiting) => self.check_blocked(key),
+            Some(Stall::Waiting) => self.finish_if_unblocked(key),
             Some(Stall::Long) => {
-                if !self.dispatcher.end_long(connection) {
+                if !self.dispatcher.finish_long(connection) {
                     log::error!("{BUG}");
                     self.close(key);
                 }
@@ -293,7 +294,7 @@ impl Worker {
         }
     }
 
-    /// Reads once, and runs what came unless the connection keeps it.
+    /// Reads once. Runs the requests at once if they were read into the thread's buffer.
     fn read(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
@@ -311,7 +312,7 @@ impl Worker {
                     "Reading from client {}: {error}",
                     connection.session.client.address
                 );
-                connection.break_off();
+                connection.mark_broken();
                 return;
             }
         };
@@ -326,23 +327,23 @@ impl Worker {
             || session.tracked.is_some()
             || self.shared.tracking.has_redirects()
         {
-            // Messages whose cause came before these requests were sent come before the replies to them.
+            // A message that was caused before these requests were sent is delivered before their replies.
             self.send_published();
-            self.receive_own();
+            self.receive_pending();
         }
         if direct {
             self.run_direct(key, bytes);
         }
     }
 
-    /// Sees to it that a connection that was just served goes on: at once, or when its stall is over.
+    /// After serving a connection, arranges for it to continue: at once, or when its stall is over.
     fn finish(&mut self, key: usize) {
         let query_bytes_max = self.dispatcher.config.client_query_buffer_limit_bytes;
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
-        // The wish to be woken comes after every failed try, and for the shard of that try: a wish made earlier
-        // may have been spent. If the shard became free in between, there may be no release to wait for.
+        // The thread asks to be woken after every failed try, and for the shard of that try: an earlier wake-up may have been
+        // used up. If the shard became free in between, there may be no release to wait for.
         if let Some(Stall::Shard(busy)) = connection.input.stall()
             && self.shared.engine.wait(busy, self.index)
         {
@@ -362,7 +363,7 @@ impl Worker {
                 self.deadlines
                     .extend(deadline.map(|deadline| (deadline, key)));
             }
-            // A message makes the thread look, or the end of the turn, when replies are sent.
+            // A message, or the flush at the end of the turn, makes the thread check these.
             Some(Stall::Long | Stall::SlicedReply | Stall::Output) => {}
             Some(Stall::Shard(_) | Stall::Paused(_) | Stall::Sleeping(_) | Stall::Congested(_)) => {
                 let is_listed = self.stalled.contains(&key);
@@ -371,20 +372,20 @@ impl Worker {
         }
         match connection.next(query_bytes_max) {
             Next::Run | Next::Read => self.queue(key),
-            // It is closed when its replies are sent.
+            // The flush closes it once its replies are sent.
             Next::Wait | Next::Close | Next::GiveUp => {}
         }
         self.unflushed.push(key);
     }
 
-    /// Sends replies, and closes the connection if there is nothing left to do for it.
+    /// Sends replies, and closes the connection if nothing is left to do for it.
     fn flush(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
         let is_asleep = matches!(connection.input.stall(), Some(Stall::Sleeping(_)));
         if connection.input.is_running() || is_asleep {
-            // The reply to DEBUG SLEEP comes when it is over.
+            // The reply to DEBUG SLEEP is sent when the sleep is over.
             return;
         }
         let before = connection.unsent();
@@ -395,7 +396,7 @@ impl Worker {
                     "Writing to client {}: {error}",
                     connection.session.client.address
                 );
-                connection.break_off();
+                connection.mark_broken();
                 0
             }
         };
@@ -412,7 +413,7 @@ impl Worker {
                 .take_back(std::mem::take(&mut connection.output));
         } else {
             if sent > 0 {
-                let now_ms = shared::now_ms();
+                let now_ms = clock::now_ms();
                 connection.session.client.active_ms.store(now_ms, Relaxed);
             }
             self.check_output_limit(key);
@@ -420,14 +421,14 @@ impl Worker {
         self.end_flush(key, sent_all);
     }
 
-    /// Lets a connection go on that waited for its replies to be sent, or closes it if there is nothing left to do for it.
+    /// Resumes a connection that waited for its replies to be sent, or closes it if nothing is left to do for it.
     fn end_flush(&mut self, key: usize, sent_all: bool) {
-        // It may be closed by now.
+        // The check of the output limit may have closed it.
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
         connection.report();
-        let goes_on = match connection.input.stall() {
+        let continues = match connection.input.stall() {
             Some(Stall::Output) if sent_all => {
                 connection.input.resume();
                 true
@@ -438,14 +439,14 @@ impl Worker {
         let query_bytes_max = self.dispatcher.config.client_query_buffer_limit_bytes;
         let ends = match connection.next(query_bytes_max) {
             Next::Close => sent_all,
-            // Unless it was just served: then it is closed when it has its reply.
-            Next::GiveUp if connection.gives_up_waiting() => {
+            // If it was served just now, it is closed once it has its reply.
+            Next::GiveUp if connection.stop_waiting() => {
                 connection.session.closing = true;
                 sent_all
             }
             Next::GiveUp | Next::Run | Next::Read | Next::Wait => false,
         };
-        if goes_on {
+        if continues {
             self.queue(key);
         }
         if ends {
@@ -455,7 +456,7 @@ impl Worker {
             self.connections.get(key).is_none_or(
                 |connection| connection.queued || connection.next(query_bytes_max) != Next::Run
             ),
-            "a connection that can go on has a turn to come"
+            "a connection that can run is queued"
         );
     }
 
@@ -463,7 +464,7 @@ impl Worker {
         if let Some(connection) = self.connections.get(key)
             && connection.input.is_running()
         {
-            // When its script has ended.
+            // It is closed when its script has ended.
             connection.session.client.killed.store(true, Relaxed);
             return;
         }
@@ -478,7 +479,7 @@ impl Worker {
             .fetch_sub(1, Relaxed);
         self.stalled.retain(|&other| other != key);
         if let Some(blocking) = connection.session.blocking.take() {
-            blocking.leave();
+            blocking.unregister();
             if let Some(deadline) = blocking.deadline {
                 self.deadlines.remove(&(deadline, key));
             }
@@ -486,8 +487,8 @@ impl Worker {
         let _ = connection.stream.deregister(self.poll.registry());
     }
 
-    /// Sends what can still be sent, and ends all connections.
-    fn end(&mut self) {
+    /// Sends the replies that the sockets still take, and closes all connections.
+    fn shut_down(&mut self) {
         let keys: Vec<usize> = self.connections.iter().map(|(key, _)| key).collect();
         for key in keys {
             if let Some(connection) = self.connections.get_mut(key) {

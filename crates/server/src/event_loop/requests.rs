@@ -9,7 +9,7 @@ use crate::event_loop::input::{Batch, Parsed, RunEnd};
 use crate::session::Replies;
 
 impl Worker {
-    /// Runs what was read into the thread's buffer.
+    /// Runs the requests in the first `bytes` bytes of the thread's buffer.
     pub(super) fn run_direct(&mut self, key: usize, bytes: usize) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
@@ -26,7 +26,7 @@ impl Worker {
         self.batch = batch;
     }
 
-    /// Runs what the connection keeps.
+    /// Runs the requests that the connection has buffered.
     pub(super) fn run_own(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
@@ -40,7 +40,7 @@ impl Worker {
         self.batch = batch;
     }
 
-    /// Parses and runs until the input is used up or the connection can't go on.
+    /// Parses and runs requests until the input is used up or the connection can't proceed.
     fn run_all(&mut self, key: usize, batch: &mut Batch, input: &mut [u8]) -> RunEnd {
         while let Some(connection) = self.connections.get_mut(key) {
             match run_plain(&mut self.dispatcher, connection, batch, input) {
@@ -56,7 +56,7 @@ impl Worker {
     }
 }
 
-/// The same, but stops at a script: then there is no end yet.
+/// The same, but returns `None` at a script or a transaction with scripts.
 fn run_plain(
     dispatcher: &mut Dispatcher,
     connection: &mut Connection,
@@ -84,7 +84,7 @@ fn run_plain(
     }
 }
 
-/// Answers what is no request, and closes the connection.
+/// Answers a protocol error and closes the connection.
 #[cold]
 fn refuse(dispatcher: &Dispatcher, connection: &mut Connection, error: &ProtocolError) {
     if connection.session.replies != Replies::Off {

@@ -1,4 +1,5 @@
-//! Scripts run from here, so that nothing of the thread's is in use meanwhile.
+//! Running scripts. The worker itself runs them, so that a slow script can let other connections have turns: while it runs,
+//! no part of the worker is borrowed.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::Ordering::Relaxed;
@@ -11,14 +12,14 @@ use damselfly_protocol::Reply;
 use mio::Events;
 
 use super::{READ_BYTES, Worker};
+use crate::clock;
 use crate::dispatch::{Dispatcher, exec};
 use crate::event_loop::input::{Batch, RunEnd, Stall};
 use crate::registry::{Row, WithinMulti};
 use crate::scripts::{self, Kind, ScriptRunner};
 use crate::session::{Session, transaction};
-use crate::shared;
 
-/// How many events a nested turn takes at most; what is left comes with the next.
+/// The most events that a nested turn handles. The rest is handled by the next one.
 const EVENTS_MAX: usize = 256;
 
 impl ScriptRunner for Worker {
@@ -29,11 +30,11 @@ impl ScriptRunner for Worker {
     fn serve_others(&mut self, wait: Duration) {
         self.nested_turns += 1;
         if self.buffer.is_empty() {
-            // The one that there was holds the request that runs the script.
+            // The worker's buffer holds the request that runs the script.
             self.buffer = vec![0; READ_BYTES];
         }
         let mut events = Events::with_capacity(EVENTS_MAX);
-        // If it fails, so does the next turn that is no nested one, and says so.
+        // A failure is reported by the main loop, whose next poll fails, too.
         if self.poll.poll(&mut events, Some(wait)).is_ok() {
             self.turn_guarded(&events);
         }
@@ -41,8 +42,8 @@ impl ScriptRunner for Worker {
 }
 
 impl Worker {
-    /// Runs the next request of `batch`, a script or a transaction that has some, with the session taken aside. `None` if the
-    /// connection can go on.
+    /// Runs the next request of `batch`, which is a script or a transaction with scripts. Meanwhile a placeholder replaces the
+    /// session of the connection. Returns `None` if the connection can proceed.
     pub(super) fn run_script(
         &mut self,
         key: usize,
@@ -62,19 +63,19 @@ impl Worker {
         let mut placeholder = Session::new(connection.session.client.clone(), config);
         placeholder.protocol = connection.session.protocol;
         placeholder.replies = connection.session.replies;
-        // It hears of changes meanwhile.
+        // The placeholder receives invalidations meanwhile.
         let tracked = connection.session.tracked.as_ref();
         placeholder.tracked = tracked.map(|tracked| Box::new(tracked.placeholder()));
         let mut session = std::mem::replace(&mut connection.session, placeholder);
         let mut bytes = std::mem::take(&mut self.script_reply);
         let nested_turns = self.nested_turns;
         let ran = catch_unwind(AssertUnwindSafe(|| {
-            self.run_aside(&mut session, batch, input, &mut bytes)
+            self.run_detached(&mut session, batch, input, &mut bytes)
         }));
         let connection = self
             .connections
             .get_mut(key)
-            .expect("nobody closes a connection whose script runs");
+            .expect("a connection is not closed while its script runs");
         connection.session = session;
         let stall = match ran {
             Ok(stall) => stall,
@@ -91,7 +92,7 @@ impl Worker {
         self.script_reply = bytes;
         let session = &mut connection.session;
         if !matches!(stall, Some(Stall::Shard(_))) {
-            // It is no other script's.
+            // The plan does not apply to another script.
             session.script_plan = None;
         }
         if session.client.killed.load(Relaxed) {
@@ -101,7 +102,7 @@ impl Worker {
         let stall = stall.or_else(|| session.sleeps_until.take().map(Stall::Sleeping));
         let is_closing = session.closing;
         if self.nested_turns > nested_turns {
-            // What has come for it meanwhile was not looked at.
+            // Events for this connection were ignored meanwhile.
             self.queue(key);
         }
         match stall {
@@ -122,7 +123,7 @@ impl Worker {
         }
     }
 
-    fn run_aside(
+    fn run_detached(
         &mut self,
         session: &mut Session,
         batch: &Batch,
@@ -134,11 +135,11 @@ impl Worker {
         let args = Args::new(&input[request.start..], spans, None);
         let row = request.row?;
         let mut started = self.dispatcher.clock.raw();
-        let now = Now(shared::now_ms());
+        let now = Now(clock::now_ms());
         let mut reply = Reply::new(bytes, session.protocol);
         let runs_already = std::mem::replace(&mut self.dispatcher.scripts.running, true);
         let result = if runs_already {
-            // This is a turn in the middle of a slow script.
+            // This turn is nested in a slow script.
             Err(self.refusal_while_busy(session, row).into())
         } else if row.within_multi == WithinMulti::Executes {
             exec::exec_with_scripts(self, session, now, &mut reply)
@@ -147,7 +148,8 @@ impl Worker {
         };
         let dispatcher = &mut self.dispatcher;
         dispatcher.scripts.running = runs_already;
-        let stall = dispatcher.settle(session, (row, args), result, &mut started, &mut reply, 0);
+        let stall =
+            dispatcher.complete_request(session, (row, args), result, &mut started, &mut reply, 0);
         dispatcher.refresh_config();
         dispatcher.send_monitored(session.client.id);
         stall

@@ -1,20 +1,22 @@
-//! Reply buffers that are kept for reuse.
+//! Spare reply buffers, kept for reuse.
 
-/// How many are kept, and the largest that is worth it.
+/// The most buffers kept.
 const COUNT_MAX: usize = 256;
+
+/// The capacity of the largest buffer kept.
 pub const BYTES_MAX: usize = 64 << 10;
 
-/// The buffers of one thread. The one that came last is taken first, so those below the lowest level of late are in nobody's
-/// way, and not needed.
+/// The spare buffers of one thread. The last one added is the first one taken, so the buffers below the lowest recent level were
+/// not needed.
 #[derive(Debug, Default)]
 pub struct SpareOutputs {
     buffers: Vec<Vec<u8>>,
-    /// How many there were at least since the last look.
+    /// The lowest number of buffers since the last [`SpareOutputs::free_unused`].
     unused: usize,
 }
 
 impl SpareOutputs {
-    /// Gives an output that has no memory a buffer, if there is one.
+    /// Gives an output without memory a buffer, if one is available.
     #[inline]
     pub fn lend(&mut self, output: &mut Vec<u8>) {
         if output.capacity() == 0
@@ -33,7 +35,7 @@ impl SpareOutputs {
         }
     }
 
-    /// Frees the buffers that nobody needed since the last call.
+    /// Frees the buffers that were not needed since the last call.
     pub fn free_unused(&mut self) {
         self.buffers.drain(..self.unused);
         self.unused = self.buffers.len();
@@ -45,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn buffers_that_nobody_needs_are_freed() {
+    fn unused_buffers_are_freed() {
         let mut spares = SpareOutputs::default();
         for bytes in [0, 1, 100, BYTES_MAX, BYTES_MAX + 1] {
             spares.take_back(Vec::with_capacity(bytes));
@@ -57,13 +59,13 @@ mod tests {
         spares.lend(&mut second);
         assert!(first.capacity() == BYTES_MAX && second.capacity() == 100);
         spares.lend(&mut first);
-        assert_eq!(spares.buffers.len(), 1, "it has one");
+        assert_eq!(spares.buffers.len(), 1, "the output has a buffer already");
         for buffer in [first, second] {
             spares.take_back(buffer);
         }
         spares.free_unused();
-        assert_eq!(spares.buffers.len(), 2, "two were needed");
+        assert_eq!(spares.buffers.len(), 2, "two were in use");
         spares.free_unused();
-        assert_eq!(spares.buffers.len(), 0, "none was");
+        assert_eq!(spares.buffers.len(), 0, "none was in use");
     }
 }

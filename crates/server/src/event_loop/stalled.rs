@@ -1,14 +1,15 @@
-//! Connections that can't go on: for how long at most, and what makes them go on.
+//! Stalled connections: how long the thread may wait for events meanwhile, and when they resume.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use super::{TICK, Worker};
 use crate::blocked::End;
+use crate::clock;
 use crate::event_loop::input::Stall;
-use crate::shared;
 
 impl Worker {
+    /// How long the thread may wait for events.
     pub(super) fn longest_wait(&self) -> Duration {
         if !self.ready.is_empty() || self.shared.threads[self.index].has_incoming() {
             return Duration::ZERO;
@@ -26,14 +27,14 @@ impl Worker {
             {
                 Some(Stall::Sleeping(end)) => until = until.min(end),
                 Some(Stall::Paused(hold)) => {
-                    let left_ms = hold.until_ms.saturating_sub(shared::now_ms()).max(0);
+                    let left_ms = hold.until_ms.saturating_sub(clock::now_ms()).max(0);
                     until =
                         until.min(now + Duration::from_millis(left_ms.unsigned_abs()).min(TICK));
                 }
                 Some(Stall::Congested(to)) if !self.shared.is_congested(self.index, to) => {
                     return Duration::ZERO;
                 }
-                // Looked at again with every wake-up and tick.
+                // Checked again at every wake-up and tick.
                 Some(
                     Stall::Shard(_)
                     | Stall::Output
@@ -45,16 +46,16 @@ impl Worker {
                 | None => {}
             }
         }
-        // The system waits whole milliseconds, to which this is rounded up.
+        // The poll rounds this up to whole milliseconds.
         until.saturating_duration_since(now).min(TICK)
     }
 
-    /// Goes on with connections whose reason to wait has passed.
+    /// Resumes connections whose stall is over.
     pub(super) fn resume_stalled(&mut self) {
         if self.stalled.is_empty() {
             return;
         }
-        let now_ms = shared::now_ms();
+        let now_ms = clock::now_ms();
         for key in std::mem::take(&mut self.stalled) {
             let Some(connection) = self.connections.get_mut(key) else {
                 continue;
@@ -76,8 +77,8 @@ impl Worker {
         }
     }
 
-    /// Ends the waiting of connections that have waited long enough.
-    pub(super) fn end_waits(&mut self) {
+    /// Ends the wait of blocked connections whose timeout has passed.
+    pub(super) fn time_out_blocked(&mut self) {
         if self.deadlines.is_empty() {
             return;
         }
@@ -94,8 +95,8 @@ impl Worker {
         }
     }
 
-    /// Lets a connection go on whose waiting has ended.
-    pub(super) fn check_blocked(&mut self, key: usize) {
+    /// Writes the reply of a blocked connection and resumes it, if its wait has ended.
+    pub(super) fn finish_if_unblocked(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
@@ -106,7 +107,7 @@ impl Worker {
             if let Some(deadline) = blocking.deadline {
                 self.deadlines.remove(&(deadline, key));
             }
-            self.dispatcher.end_blocking(connection, end);
+            self.dispatcher.finish_blocked(connection, end);
         }
     }
 }

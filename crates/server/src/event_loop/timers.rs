@@ -1,4 +1,4 @@
-//! What a thread does from time to time: the expiry sweep, limits on clients, sampling.
+//! Periodic work of a thread: the expiry sweep, limits on clients, sampling.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -6,16 +6,20 @@ use std::time::{Duration, Instant};
 use damselfly_engine::Now;
 
 use super::{TICK, Worker};
+use crate::clock;
 use crate::dispatch::{MemoryRoom, excess_bytes};
 use crate::event_loop::input::Stall;
 use crate::shared::{self, Rates};
 
-/// How soon the expiry sweep goes on if it has much to do, and how long a round may take then.
+/// The interval between rounds of the expiry sweep while it has much to do.
 const SWEEP_AGAIN: Duration = Duration::from_millis(4);
+
+/// How long a round of the sweep may take with `active-expire-effort` 1.
 const SWEEP_BUDGET: Duration = Duration::from_millis(1);
 
 impl Worker {
-    pub(super) fn do_what_is_due(&mut self) {
+    /// Does the periodic work that is due.
+    pub(super) fn run_timers(&mut self) {
         let now = Instant::now();
         self.shared.note_turn(self.index, now);
         if now >= self.next_sweep {
@@ -46,28 +50,28 @@ impl Worker {
         }
     }
 
-    /// Notes whether `maxmemory` is exceeded.
+    /// Records whether memory use exceeds `maxmemory`.
     fn note_limit(&self) {
         let limit = self.dispatcher.config.maxmemory_bytes;
         let is_over = limit > 0 && excess_bytes(&self.dispatcher.config, &self.shared) > 0;
-        self.shared.over_limit.note(is_over, shared::now_ms());
+        self.shared.over_limit.note(is_over, clock::now_ms());
     }
 
-    /// Removes expired keys from this thread's share of the shards, for a bounded time. True if there is
-    /// much left to do.
+    /// Removes expired keys from this thread's share of the shards, for a bounded time. True if much is
+    /// left to do.
     pub(super) fn sweep(&mut self, started: Instant) -> bool {
         let (engine, counters) = (
             &self.shared.engine,
             &self.shared.threads[self.index].counters,
         );
-        let (step, now) = (self.shared.threads.len(), Now(shared::now_ms()));
+        let (step, now) = (self.shared.threads.len(), Now(clock::now_ms()));
         let budget = SWEEP_BUDGET * self.dispatcher.config.active_expire_effort;
         let own_shards = engine.shards().saturating_sub(self.index).div_ceil(step);
         let (mut removed, mut out_of_time) = (0, false);
         for _ in 0..own_shards {
             self.sweep_at = (self.sweep_at + 1) % own_shards;
             removed += engine.sweep(self.index + self.sweep_at * step, now);
-            // Who hears of the ends of keys must keep up.
+            // Subscribers to the events of expired keys have to keep up.
             if self.shared.pubsub.take_congested(self.index).is_some() {
                 break;
             }
@@ -83,14 +87,14 @@ impl Worker {
         self.shared
             .latency
             .add_if_slow("expire-cycle", now.0 / 1000, took, threshold_ms);
-        // A removal per shard and round is a trickle; more than that is worth another round soon.
+        // More than one removed key per shard is worth another round soon.
         out_of_time && removed > 0 || removed > own_shards
     }
 
-    /// Closes connections that were idle for too long, or are over the soft limit for too long.
+    /// Closes connections that were idle for too long, or that have exceeded the soft output limit for too long.
     pub(super) fn close_idle(&mut self) {
         let timeout_s = i64::from(self.dispatcher.config.timeout_s);
-        let now_ms = shared::now_ms();
+        let now_ms = clock::now_ms();
         let keys: Vec<usize> = self.connections.iter().map(|(key, _)| key).collect();
         for key in keys {
             let Some(connection) = self.connections.get(key) else {
@@ -112,7 +116,7 @@ impl Worker {
         }
     }
 
-    /// Closes a connection whose client leaves too many replies unread.
+    /// Closes a connection whose client leaves more replies unread than its output limit allows.
     pub(super) fn check_output_limit(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
@@ -124,7 +128,7 @@ impl Worker {
         }
     }
 
-    /// Logs and counts that a connection is closed for what its client leaves unread.
+    /// Logs and counts a connection that is closed for its unread output.
     pub(super) fn note_unread(&self, key: usize) {
         let Some(connection) = self.connections.get(key) else {
             return;
@@ -138,7 +142,7 @@ impl Worker {
         counters.output_limit_disconnections.add(1);
     }
 
-    /// Closes a connection that sends a request too long.
+    /// Closes a connection whose input exceeds `client-query-buffer-limit`.
     pub(super) fn check_query_limit(&mut self, key: usize, query_bytes_max: u64) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
@@ -155,10 +159,11 @@ impl Worker {
                 .counters
                 .query_limit_disconnections
                 .add(1);
-            connection.cut_off();
+            connection.discard_and_close();
         }
     }
 
+    /// Updates the rates that INFO shows.
     pub(super) fn sample_rates(&mut self) {
         let shared = &self.shared;
         let sum = (
@@ -181,7 +186,7 @@ impl Worker {
         };
         self.rates_before = sum;
         if let Ok(mut rates) = shared.rates.lock() {
-            // A moving average over about the last sixteen samples, as Redis shows.
+            // A moving average over about the last sixteen samples, as in Redis.
             let mix = |old: f64, new: f64| old + (new - old) / 16.0;
             *rates = Rates {
                 commands: mix(rates.commands, latest.commands),

@@ -15,7 +15,8 @@ use crate::clients::Client;
 use crate::observers::invalidation::{PendingInvalidation, begins_with_any};
 use crate::registry::Row;
 use crate::session::{Context, Session};
-use crate::shared::{Message, Shared};
+use crate::shared::Shared;
+use crate::threads::Message;
 
 /// The part of an invalidation message before the keys, without its first byte.
 const HEAD: &[u8] = b"2\r\n$10\r\ninvalidate\r\n";
@@ -149,11 +150,7 @@ impl Redirect {
 
     /// An invalidation as it is written to the client that gets it.
     pub fn text(&self, invalidation: &PendingInvalidation) -> Arc<[u8]> {
-        let version = match self.from.protocol.load(Relaxed) {
-            3 => Version::Resp3,
-            _ => Version::Resp2,
-        };
-        invalidation.text(version)
+        invalidation.text(self.from.version())
     }
 }
 

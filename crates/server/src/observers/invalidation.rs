@@ -34,7 +34,8 @@ use damselfly_engine::{Change, Engine, InvalidationSink, Tracker};
 use damselfly_protocol::{Reply, Version};
 
 use crate::observers::client_tracking::Redirect;
-use crate::shared::{Message, Shared, Thread};
+use crate::shared::Shared;
+use crate::threads::{Message, Thread};
 use damselfly_pubsub::PubSub;
 
 /// With more bytes than this in transit to a thread, it is sent one invalidation of everything instead of single keys.
@@ -377,7 +378,7 @@ impl InvalidationSink for Invalidator {
 
     fn wake(&self) {
         if let Some(shared) = self.shared.upgrade() {
-            shared.threads.iter().for_each(Thread::wake_if_left);
+            shared.threads.iter().for_each(Thread::wake_if_due);
         }
     }
 }
@@ -482,7 +483,7 @@ impl<'a> Outbox<'a> {
             }
             let bytes = list.iter().map(Invalidation::bytes).sum();
             shared.pubsub.note_arriving(to, bytes);
-            shared.threads[to].leave(Message::Invalidations { list, bytes });
+            shared.threads[to].queue(Message::Invalidations { list, bytes });
         }
     }
 }

@@ -9,9 +9,11 @@ use damselfly_commands::{Args, Command, Group, Keys, Result, Run, Trait};
 use damselfly_protocol::Reply;
 
 use crate::clients::Client;
+use crate::clock;
 use crate::registry::{Handler, Row};
 use crate::session::{Context, Session};
-use crate::shared::{self, Message, Shared};
+use crate::shared::Shared;
+use crate::threads::Message;
 
 pub(crate) static COMMANDS: &[Command<Handler>] = &[Command {
     name: "MONITOR",
@@ -117,7 +119,7 @@ fn line(session: &Session, row: &Row, args: Args<'_>) -> String {
 }
 
 fn line_of(db: usize, from: &str, row: &Row, args: Args<'_>) -> String {
-    let now_us = shared::now_us();
+    let now_us = clock::now_us();
     let mut line = format!(
         "{}.{:06} [{db} {from}]",
         now_us / 1_000_000,

@@ -13,7 +13,8 @@ use std::sync::{Arc, Weak};
 
 use damselfly_engine::{EventMask, EventSink, KeyEvent};
 
-use crate::shared::{Shared, Thread};
+use crate::shared::Shared;
+use crate::threads::Thread;
 use damselfly_pubsub::Scope;
 
 /// Publishes the events of keys.

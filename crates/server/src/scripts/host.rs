@@ -14,11 +14,12 @@ use super::locks::{LockMode, MissingLock};
 use super::run::Job;
 use super::slow::{Kind, Listed};
 use super::{Scratch, ScriptRunner};
-use crate::dispatch::{Dispatcher, leaves_no_trace};
+use crate::dispatch::{Dispatcher, touches_keys};
 use crate::observers::monitor;
 use crate::registry::{Handler, REGISTRY, Row, SessionFn};
 use crate::session::{Context, Session};
-use crate::shared::{Shared, Thread};
+use crate::shared::Shared;
+use crate::threads::Thread;
 
 /// While more calls than this are held back, or more bytes of what is to be seen of them, further ones are not.
 const CALLS_HELD_BACK_MAX: usize = 1024;
@@ -320,7 +321,7 @@ impl ScriptHost<'_, '_> {
         self.runner.dispatcher().scripts.is_slow = true;
         // Those who wait for its locks are told.
         self.shared.threads.iter().for_each(Thread::wake);
-        self.shared.long.look_at_shards();
+        self.shared.long.recheck_shards();
     }
 
     /// Notes that the script holds more locks, for those who meet them.
@@ -432,7 +433,7 @@ impl ScriptHost<'_, '_> {
         self.reach(row, handler, args)?;
         let result = match handler {
             Handler::Keyspace(run) => {
-                self.tx.set_touches(!leaves_no_trace(self.session, row));
+                self.tx.set_touches(touches_keys(self.session, row));
                 run(self.tx, args, reply)
             }
             Handler::Session(run) => self.run_session(run, args, reply),

@@ -66,7 +66,7 @@ pub fn run(
     now: Now,
     reply: &mut Reply<'_>,
 ) -> Result {
-    let shared = runner.dispatcher().keeper.clone();
+    let shared = runner.dispatcher().local_shared.clone();
     let mut plan = session.script_plan.take();
     let mut is_shown = plan.as_ref().is_some_and(|plan| plan.is_shown);
     let mut show = |runner: &mut dyn ScriptRunner, session: &Session| {
@@ -122,7 +122,7 @@ pub fn run(
             }
         };
         runner.dispatcher().shards = shards;
-        runner.dispatcher().end_aside(session);
+        runner.dispatcher().finish_section(session);
         result
     });
     if let Err(Stop::Busy(_)) = result {
@@ -159,7 +159,7 @@ fn end(runner: &mut dyn ScriptRunner, mut tx: Tx<'_>) {
     tx.commit();
     let dispatcher = runner.dispatcher();
     if tx.has_ready() {
-        dispatcher.unserved.extend(tx.serve_waiters());
+        dispatcher.waiters_to_retry.extend(tx.serve_waiters());
     }
     count_effects(dispatcher.counters(), tx.effects());
 }
@@ -176,7 +176,7 @@ pub fn run_within(
     args: Args<'_>,
     reply: &mut Reply<'_>,
 ) -> Result {
-    let shared = runner.dispatcher().keeper.clone();
+    let shared = runner.dispatcher().local_shared.clone();
     with_room(runner, &shared, |runner, room| {
         let (program, keys) = begin(row, args, room, &shared)?;
         let job = Job {

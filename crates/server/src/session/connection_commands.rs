@@ -1,4 +1,4 @@
-//! The connection itself: AUTH, HELLO, PING, SELECT and their relatives.
+//! Commands on the connection: AUTH, HELLO, PING, SELECT and their relatives.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -13,7 +13,7 @@ use crate::registry::Handler;
 use crate::session::{Context, Replies, Session};
 use crate::shared::Shared;
 
-/// Traits that most of them share: always allowed, and quick.
+/// Traits that most of these commands share: always allowed, and fast.
 const ALWAYS: [Trait; 4] = [Trait::NoScript, Trait::Loading, Trait::Stale, Trait::Fast];
 
 pub(crate) static COMMANDS: &[Command<Handler>] = &[
@@ -54,7 +54,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
         run: Run::Run(Handler::Session(select)),
         group: Group::Connection,
         usage: "SELECT index",
-        summary: "Chooses the database that the connection's commands work on.",
+        summary: "Selects the database for the commands of the connection.",
         since: "1.0.0",
         complexity: "O(1)",
     },
@@ -117,7 +117,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
         run: Run::Run(Handler::Session(hello)),
         group: Group::Connection,
         usage: "HELLO [protover [AUTH username password] [SETNAME clientname]]",
-        summary: "Greets the server: chooses the protocol, authenticates and names the connection.",
+        summary: "Chooses the protocol version, authenticates and names the connection.",
         since: "6.0.0",
         complexity: "O(1)",
     },
@@ -136,7 +136,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
         run: Run::Run(Handler::Session(reset)),
         group: Group::Connection,
         usage: "RESET",
-        summary: "Makes the connection as if it were new.",
+        summary: "Resets the connection to the state of a new one.",
         since: "6.2.0",
         complexity: "O(1)",
     },
@@ -176,7 +176,7 @@ fn quit(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result
     Ok(())
 }
 
-/// Takes a client out of all that others see of it, and that it hears of others.
+/// Ends MONITOR, the transaction, all subscriptions and tracking of a client.
 pub(crate) fn leave(shared: &Shared, session: &mut Session) {
     stop_monitoring(shared, &session.client);
     session.transaction.end(shared, &session.client);
@@ -184,10 +184,10 @@ pub(crate) fn leave(shared: &Shared, session: &mut Session) {
     client_tracking::stop(shared, session);
 }
 
-/// The user that every connection has until another one is named.
+/// The user of every connection. There is no other.
 const DEFAULT_USER: &[u8] = b"default";
 
-/// Compares without telling by its time how much of the password was right.
+/// Compares in a time that does not reveal how much of the password was right.
 fn same_secret(given: &[u8], wanted: &[u8]) -> bool {
     let differing = given
         .iter()
@@ -224,7 +224,7 @@ fn auth(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Res
     Ok(())
 }
 
-/// Refuses names that would make CLIENT LIST ambiguous.
+/// Returns the name as text. Refuses names that would make CLIENT LIST ambiguous.
 pub(crate) fn check_name(name: &[u8], what: &str) -> Result<String> {
     if name.iter().any(|byte| !(b'!'..=b'~').contains(byte)) {
         return Err(CommandError::err(format!(
@@ -241,16 +241,11 @@ fn hello(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Re
         let number = damselfly_base::number::parse_integer(args.at(1)).ok_or_else(|| {
             CommandError::err("Protocol version is not an integer or out of range")
         })?;
-        protocol = match number {
-            2 => Version::Resp2,
-            3 => Version::Resp3,
-            _ => {
-                let text = "NOPROTO unsupported protocol version";
-                return Err(CommandError::Text(String::from(text)).into());
-            }
-        };
+        protocol = Version::from_number(number).ok_or_else(|| {
+            CommandError::Text(String::from("NOPROTO unsupported protocol version"))
+        })?;
     }
-    // Each option acts at once, so that those before a wrong one stay in force, as in Redis.
+    // Each option takes effect at once, so options before a wrong one stay in force, as in Redis.
     let mut at = 2;
     while at < args.len() {
         if args.is(at, "AUTH") && at + 2 < args.len() {
@@ -279,10 +274,7 @@ fn hello(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Re
         reply.bulk(value.as_bytes());
     }
     reply.bulk(b"proto");
-    reply.integer(match protocol {
-        Version::Resp2 => 2,
-        Version::Resp3 => 3,
-    });
+    reply.integer(protocol.number().into());
     reply.bulk(b"id");
     reply.integer(context.session.client.id as i64);
     for (field, value) in [("mode", "standalone"), ("role", "master")] {
@@ -311,7 +303,7 @@ fn reset(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Resul
     Ok(())
 }
 
-/// Ends MONITOR for a client, if it was on.
+/// Turns MONITOR off for a client, if it was on.
 fn stop_monitoring(shared: &Shared, client: &crate::clients::Client) {
     if shared.clients.stop_monitoring(client) {
         shared.monitors.fetch_sub(1, Relaxed);

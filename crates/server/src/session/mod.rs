@@ -1,5 +1,5 @@
-//! A client's session: what a connection remembers between commands, and the commands that
-//! concern connections and the server.
+//! A client's session: the state that a connection keeps between commands, and the context of
+//! commands on connections and the server.
 
 pub mod connection_commands;
 pub mod transaction;
@@ -28,51 +28,51 @@ use damselfly_config::{Config, OutputLimit};
 /// Whether replies are sent (CLIENT REPLY).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Replies {
-    /// They are.
+    /// All are sent.
     On,
-    /// Not until further notice.
+    /// None are sent.
     Off,
-    /// Not that of the command that runs now and asked for it, nor the next one.
+    /// Neither that of the current command, CLIENT REPLY SKIP, nor that of the next one is sent.
     SkipNext,
-    /// Not that of the command that runs now.
+    /// That of the current command is not sent.
     SkipThis,
 }
 
-/// What a connection remembers between commands.
+/// The state that a connection keeps between commands.
 pub struct Session {
-    /// What other threads see of it.
+    /// The part that other threads see.
     pub client: Arc<Client>,
     /// The selected database.
     pub db: usize,
-    /// The version of RESP that replies are in.
+    /// The version of RESP for replies.
     pub protocol: Version,
-    /// False until a password is given where one is required.
+    /// The client has given the password, or none was required when it connected.
     pub authenticated: bool,
     /// Whether replies are sent.
     pub replies: Replies,
     /// Set to close the connection once its replies are sent.
     pub closing: bool,
-    /// Set to run nothing further until then (DEBUG SLEEP).
+    /// Set by DEBUG SLEEP: no further requests run until then.
     pub sleeps_until: Option<Instant>,
     /// The command that waits for keys.
     pub blocking: Option<Blocking>,
-    /// What it has subscribed to, if to anything.
+    /// Its subscriptions, if it has any.
     pub subscriptions: Option<Box<Subscriptions>>,
-    /// Messages that its own command has caused, to be sent whether or not replies are.
+    /// Messages to this client that its own command has caused. They are sent even if replies are off.
     pub pushes: Vec<u8>,
-    /// Something follows the reply of the command that runs: see [`follow_up`].
+    /// [`follow_up`] has work to do after the reply of the current command.
     pub follow_up: bool,
-    /// What it has asked for with CLIENT TRACKING, if it tracks keys.
+    /// The options of CLIENT TRACKING, if it tracks keys.
     pub tracked: Option<Box<Tracked>>,
-    /// A thread to which it has published more than that can deliver soon.
+    /// A thread to which it has sent more messages than that thread can deliver soon.
     pub congested: Option<usize>,
-    /// Its command that runs elsewhere.
+    /// Its command that runs on a thread for long commands.
     pub long: Option<Arc<LongCommand>>,
-    /// What is still to be written of the last reply.
+    /// The rest of the last reply, if it is written in slices.
     pub rest: Option<SlicedReply>,
-    /// MULTI and WATCH.
+    /// The state of MULTI and WATCH.
     pub transaction: Transaction,
-    /// Which locks its script needs that waits for some.
+    /// The locks that its script needs, if it waits for some of them.
     pub script_plan: Option<Box<Plan>>,
 }
 
@@ -100,11 +100,17 @@ impl Session {
         }
     }
 
-    /// How much the client may leave unread.
+    /// True if the client has yet to give the password that the server requires.
+    #[inline]
+    pub fn must_authenticate(&self, config: &Config) -> bool {
+        !self.authenticated && !config.requirepass.is_empty()
+    }
+
+    /// The limit on replies that the client leaves unread.
     pub fn output_limit(&self, config: &Config) -> OutputLimit {
         let limits = config.client_output_buffer_limit;
-        // A client that monitors is sent what others do, as a subscriber is; with the usual lack of a
-        // limit for ordinary clients, one that does not read would take all memory.
+        // Like a subscriber, a MONITOR client receives output that other clients cause. By default there is no
+        // limit for normal clients, so one that does not read would use up all memory.
         if self.subscriptions.is_some() || self.client.monitor.load(Relaxed) {
             limits.pubsub
         } else {
@@ -118,18 +124,14 @@ impl Session {
         self.client.db.store(db, Relaxed);
     }
 
-    /// Chooses the version of RESP.
+    /// Sets the version of RESP.
     pub fn set_protocol(&mut self, protocol: Version) {
         self.protocol = protocol;
-        let number = match protocol {
-            Version::Resp2 => 2,
-            Version::Resp3 => 3,
-        };
-        self.client.protocol.store(number, Relaxed);
+        self.client.protocol.store(protocol.number(), Relaxed);
     }
 }
 
-/// Adds what goes with the reply of a command, which was written from `mark` on: messages that the client has caused to itself.
+/// Adds the messages to this client that its own command has caused. The reply of the command begins at `mark`.
 #[cold]
 pub fn follow_up(session: &mut Session, row: Option<&Row>, mark: usize, reply: &mut Reply<'_>) {
     session.follow_up = false;
@@ -139,26 +141,26 @@ pub fn follow_up(session: &mut Session, row: Option<&Row>, mark: usize, reply: &
     client_tracking::follow_up(session, row, reply);
 }
 
-/// What a session command may use.
+/// What commands on connections and the server can use.
 pub struct Context<'a> {
-    /// What all threads share.
+    /// The state that all threads share.
     pub shared: &'a Arc<Shared>,
     /// The configuration, as of the start of this turn.
     pub config: &'a Config,
     /// The counters of this thread.
     pub counters: &'a ThreadCounters,
-    /// The session of the client that asks.
+    /// The client's session.
     pub session: &'a mut Session,
-    /// The number of this thread.
+    /// The index of this thread.
     pub thread: usize,
     /// The time.
     pub now: Now,
-    /// All locks, if the command is part of a transaction that uses keys.
+    /// The section with all locks, if the command is part of a transaction that holds them.
     pub lent: Option<Tx<'a>>,
 }
 
 impl Context<'_> {
-    /// A section over nothing, for a look at shards one by one; within a transaction over all.
+    /// A section without locks, which visits shards one by one. Within a transaction, the one that it lends.
     pub fn section(&mut self) -> Tx<'_> {
         match &mut self.lent {
             Some(tx) => tx.lend(),
@@ -166,10 +168,10 @@ impl Context<'_> {
         }
     }
 
-    /// A section over one shard at least.
+    /// A section with at least the lock of the shard of `hash`.
     ///
     /// # Errors
-    /// If it is busy.
+    /// The shard is busy.
     pub fn lock_one(&mut self, hash: u64) -> std::result::Result<Tx<'_>, Busy> {
         match &mut self.lent {
             Some(tx) => Ok(tx.lend()),
@@ -177,10 +179,10 @@ impl Context<'_> {
         }
     }
 
-    /// A section over everything.
+    /// A section with all locks.
     ///
     /// # Errors
-    /// If a shard is busy.
+    /// A shard is busy.
     pub fn lock_all(&mut self) -> std::result::Result<Tx<'_>, Busy> {
         match &mut self.lent {
             Some(tx) => Ok(tx.lend()),

@@ -1,14 +1,14 @@
 //! Transactions: MULTI, EXEC, DISCARD, WATCH and UNWATCH.
 //!
 //! ```text
-//! MULTI ─► queue: rows, arguments one behind the other, hashes of the keys ─► EXEC: all locks at once, ascending
-//!                                                                              ├─ a watched key was changed: nothing runs
-//!                                                                              └─ every command runs in the one section
+//! MULTI ─► queue: rows, arguments, hashes of the keys ─► EXEC: all locks at once, ascending
+//!                                                         ├─ a watched key was changed: nothing runs
+//!                                                         └─ otherwise all commands run in one section
 //! ```
 //!
-//! EXEC locks the shards of all keys that the queued commands name, and those of the watched keys, too: so nobody can change
-//! one between the look at whether somebody did and the changes that follow. Where a queued command names no keys but uses
-//! some, it locks all shards.
+//! EXEC locks the shards of all keys that the queued commands name, and those of the watched keys. So no other client can change
+//! a key between the check of the watched keys and the commands. If a queued command uses keys that it does not name, EXEC locks
+//! all shards.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -25,10 +25,10 @@ use crate::registry::{Handler, Locks, Row, WithinMulti};
 use crate::session::{Context, Session};
 use crate::shared::Shared;
 
-/// Room that the queue of a client keeps for its next transaction.
+/// Memory that is kept for reuse: the capacity of a spare queue and of a client's list of watched keys.
 const KEPT_BYTES_MAX: usize = 16 << 10;
 
-/// How many queues without a transaction a thread keeps.
+/// The most spare queues that a thread keeps.
 const SPARE_QUEUES_MAX: usize = 64;
 
 const TRAITS: &[Trait] = &[
@@ -67,7 +67,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
         run: Run::Run(Handler::Dispatch(exec::exec)),
         group: Group::Transactions,
         usage: "EXEC",
-        summary: "Runs the queued commands as one, unless a watched key was changed.",
+        summary: "Runs the queued commands atomically, unless a watched key was changed.",
         since: "1.2.0",
         complexity: "Depends on commands in the transaction",
     },
@@ -91,7 +91,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
         run: Run::Run(Handler::Session(watch)),
         group: Group::Transactions,
         usage: "WATCH key [key ...]",
-        summary: "Lets the next EXEC do nothing if one of the keys is changed before.",
+        summary: "Makes the next EXEC do nothing if one of the keys is changed before it.",
         since: "2.2.0",
         complexity: "O(1) for every key.",
     },
@@ -133,22 +133,22 @@ pub struct Transaction {
 #[derive(Default)]
 pub struct Queue {
     commands: Vec<Queued>,
-    /// Their arguments, which count from the start of `bytes`.
+    /// Their arguments, relative to the start of `bytes`.
     spans: Vec<Span>,
     bytes: Vec<u8>,
-    /// Those of all keys that they name.
+    /// The hashes of all keys that they name.
     hashes: Vec<u64>,
-    /// One could not be queued: none will run.
+    /// A command could not be queued, so none will run.
     has_failed: bool,
-    /// One changes keys.
+    /// A command changes keys.
     writes: bool,
-    /// One is refused when memory is short.
+    /// A command is refused when memory is short.
     needs_memory: bool,
-    /// One needs all locks.
+    /// A command needs all locks.
     needs_all_locks: bool,
-    /// One runs a script.
+    /// A command runs a script.
     runs_scripts: bool,
-    /// The batch of requests in which it began.
+    /// The number of the batch of requests in which MULTI ran.
     batch: u64,
 }
 
@@ -156,7 +156,7 @@ struct Queued {
     row: &'static Row,
     first_span: usize,
     spans: usize,
-    /// The hash of its only key, if its row says where that is.
+    /// The hash of its only key, if its row has exactly one key.
     hash: u64,
 }
 
@@ -212,7 +212,7 @@ impl Queue {
         self.needs_all_locks
     }
 
-    /// The number of the batch of requests in which it began.
+    /// The number of the batch of requests in which MULTI ran.
     pub fn batch(&self) -> u64 {
         self.batch
     }
@@ -236,20 +236,20 @@ impl Queue {
     }
 }
 
-/// Queues of no transaction, for those to come.
+/// Spare queues for new transactions.
 #[derive(Default)]
 #[expect(clippy::vec_box, reason = "sessions hold them in boxes")]
 pub struct SpareQueues(Vec<Box<Queue>>);
 
 impl SpareQueues {
-    /// An empty queue that begins in the batch of that number.
+    /// An empty queue for a transaction that begins in this batch.
     pub fn take(&mut self, batch: u64) -> Box<Queue> {
         let mut queue = self.0.pop().unwrap_or_default();
         queue.batch = batch;
         queue
     }
 
-    /// Takes a queue back.
+    /// Takes a queue back, unless it is too large or there are enough.
     pub fn put(&mut self, mut queue: Box<Queue>) {
         if self.0.len() < SPARE_QUEUES_MAX && queue.memory() <= KEPT_BYTES_MAX {
             queue.clear();
@@ -324,13 +324,13 @@ impl Transaction {
         self.queue.is_some()
     }
 
-    /// Begins a transaction, or goes on with one.
+    /// Begins or continues a transaction.
     pub fn open(&mut self, queue: Box<Queue>, client: &Client) {
         client.queued.store(queue.commands.len() as isize, Relaxed);
         self.queue = Some(queue);
     }
 
-    /// The queue, to be run.
+    /// Takes the queue in order to run it.
     pub fn take_queue(&mut self) -> Option<Box<Queue>> {
         self.queue.take()
     }
@@ -340,7 +340,7 @@ impl Transaction {
         self.watched.iter().map(|watched| watched.hash)
     }
 
-    /// Bytes of the arguments of all queued commands.
+    /// The size of the arguments of all queued commands, in bytes.
     pub fn queued_bytes(&self) -> usize {
         self.queue.as_ref().map_or(0, |queue| queue.bytes.len())
     }
@@ -355,7 +355,7 @@ impl Transaction {
         self.queue.as_ref().is_some_and(|queue| queue.runs_scripts)
     }
 
-    /// Lets EXEC run nothing, since a command can't be queued.
+    /// Makes EXEC fail, because a command can't be queued.
     #[inline]
     pub fn fail(&mut self) {
         if let Some(queue) = &mut self.queue {
@@ -363,7 +363,7 @@ impl Transaction {
         }
     }
 
-    /// Queues a command; `writes` says whether it may change keys. One that will never run takes no memory.
+    /// Queues a command; `writes` says whether it may change keys. If EXEC will not run it, the command is dropped to save memory.
     pub fn push(&mut self, row: &'static Row, args: Args<'_>, writes: bool, client: &Client) {
         if let Some(queue) = &mut self.queue
             && !queue.has_failed
@@ -381,7 +381,7 @@ impl Transaction {
         client.transaction_bytes.store(queue + watched, Relaxed);
     }
 
-    /// Why a command of this row is refused that would not be outside of MULTI.
+    /// Why a command is refused within MULTI but not outside, if it is.
     #[cold]
     pub fn refusal(&self, row: &Row, is_memory_short: bool) -> Option<CommandError> {
         let queue = self.queue.as_ref()?;
@@ -390,7 +390,7 @@ impl Transaction {
                 let text = "Command not allowed inside a transaction";
                 return Some(CommandError::err(text));
             }
-            // A queue takes memory, whatever is in it.
+            // The queue itself needs memory.
             WithinMulti::Queued | WithinMulti::Runs => true,
             WithinMulti::Executes => queue.needs_memory,
             WithinMulti::Leaves => false,
@@ -439,13 +439,14 @@ impl Transaction {
         }
     }
 
-    /// True if a watched key was changed or has ended. If it is to stay false, the shards of the watched keys are locked.
+    /// True if a watched key was changed or has expired. A false stays valid only while the caller holds the locks of the watched
+    /// keys.
     pub fn is_broken(&self, client: &Client, now: Now) -> bool {
         client.watch_round.is_broken() || self.watched.iter().any(|watched| watched.is_over(now))
     }
 }
 
-/// What EXEC answers when it, or a command before it, is refused.
+/// Ends the transaction because EXEC is refused with `error`, and returns the error that EXEC answers.
 #[cold]
 pub fn abort(session: &mut Session, shared: &Shared, error: &CommandError) -> CommandError {
     session.transaction.end(shared, &session.client);

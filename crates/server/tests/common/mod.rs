@@ -1,4 +1,4 @@
-//! A server within the test's own process, and a client that blocks.
+//! A server within the test's own process, and a blocking client.
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
@@ -15,7 +15,7 @@ use damselfly_server::shared::Shared;
 use damselfly_server::signals::Signals;
 use damselfly_server::start::Server;
 
-/// The longest that anything a test waits for may take.
+/// The longest time that a test waits for anything.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Waits until `condition` holds.
@@ -34,12 +34,12 @@ pub struct TestServer {
 }
 
 impl TestServer {
-    /// One with default options.
+    /// A server with default options.
     pub fn start() -> Self {
         Self::with(|_| {})
     }
 
-    /// One whose options `change` has changed.
+    /// A server with the options that `change` sets.
     pub fn with(change: impl FnOnce(&mut Config)) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!(
@@ -64,7 +64,7 @@ impl TestServer {
         }
     }
 
-    /// What its threads share.
+    /// The state that its threads share.
     pub fn shared(&self) -> &Arc<Shared> {
         self.server.as_ref().unwrap().shared()
     }
@@ -80,7 +80,7 @@ impl TestServer {
             .unwrap();
     }
 
-    /// A new connection. Each goes to the thread that has the fewest.
+    /// A new connection. It goes to the thread that has the fewest.
     pub fn client(&self) -> Client {
         Client::connect(&self.folder.join("socket"))
     }
@@ -96,7 +96,7 @@ impl Drop for TestServer {
     }
 }
 
-/// A connection; reading from it waits.
+/// A connection whose reads block.
 pub struct Client {
     stream: UnixStream,
     input: Vec<u8>,
@@ -121,7 +121,7 @@ impl Client {
         self.stream.write_all(bytes).unwrap();
     }
 
-    /// Sends a command of words between spaces.
+    /// Sends a command whose words are separated by spaces.
     pub fn send(&mut self, command: &str) {
         let words: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
         let mut request = Vec::new();
@@ -129,7 +129,7 @@ impl Client {
         self.send_bytes(&request);
     }
 
-    /// Sends a command of words that may have spaces.
+    /// Sends a command whose words may contain spaces.
     pub fn send_words(&mut self, words: &[&str]) {
         let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
         let mut request = Vec::new();
@@ -137,13 +137,13 @@ impl Client {
         self.send_bytes(&request);
     }
 
-    /// Sends a command of words that may have spaces, and returns its reply as `redis-cli` shows it.
+    /// Sends a command whose words may contain spaces, and returns its reply as `redis-cli` shows it.
     pub fn run_words(&mut self, words: &[&str]) -> String {
         self.send_words(words);
         self.receive()
     }
 
-    /// Tells the server that nothing more will be sent; replies can still be read.
+    /// Closes the sending side. Replies can still be read.
     pub fn end_sending(&mut self) {
         self.stream.shutdown(std::net::Shutdown::Write).unwrap();
     }
@@ -151,7 +151,7 @@ impl Client {
     /// The next reply; `None` if the server has closed the connection.
     pub fn receive_value(&mut self) -> Option<Value> {
         loop {
-            // Long replies are decoded from their start again with every try, so one that can't succeed is spared.
+            // Every try decodes the reply from its start, so do not try while it can't be complete.
             let may_be_complete = self.input.ends_with(b"\r\n");
             if may_be_complete
                 && let Some((value, bytes)) = self.decoder.decode(&self.input).unwrap()
@@ -169,7 +169,7 @@ impl Client {
         }
     }
 
-    /// Waits until a part of the next reply has arrived.
+    /// Waits until part of the next reply has arrived.
     pub fn await_some(&mut self) {
         let mut buffer = [0; 1024];
         let bytes = self.stream.read(&mut buffer).unwrap();
@@ -201,7 +201,7 @@ impl Client {
         String::from_utf8(bytes).unwrap()
     }
 
-    /// Sends a command and returns the number that it answers.
+    /// Sends a command whose reply is an integer, and returns it.
     pub fn number(&mut self, command: &str) -> i64 {
         self.send(command);
         match self.receive_value() {
@@ -210,7 +210,7 @@ impl Client {
         }
     }
 
-    /// Waits until the server closes the connection, and returns what it sent before.
+    /// Waits until the server closes the connection, and returns the replies that it sent before.
     pub fn until_closed(&mut self) -> Vec<String> {
         let mut replies = Vec::new();
         while let Some(value) = self.receive_value() {
@@ -219,12 +219,12 @@ impl Client {
         replies
     }
 
-    /// What has arrived of a reply that is not complete.
+    /// The bytes of an incomplete reply.
     pub fn rest(&self) -> &[u8] {
         &self.input
     }
 
-    /// True if nothing has arrived that was not received.
+    /// True if no bytes have arrived since the last reply.
     pub fn has_nothing(&mut self) -> bool {
         self.stream.set_nonblocking(true).unwrap();
         let mut buffer = [0; 1024];

@@ -16,7 +16,7 @@ use crate::observers::client_tracking;
 use crate::registry::{REGISTRY, Row};
 use crate::session::connection_commands::check_name;
 use crate::session::{Context, Replies, Session};
-use crate::shared::Thread;
+use crate::threads::Thread;
 use damselfly_pubsub::Topic;
 
 pub(crate) use rows::COMMANDS;

@@ -7,8 +7,8 @@ use super::Section::{
     self, Clients, Cluster, Cpu, Memory, Persistence, Replication, Server, Stats,
 };
 use crate::admin::facts::{self, Facts, ratio};
+use crate::clock;
 use crate::dispatch::uncounted_bytes;
-use crate::shared;
 use crate::statistics::{Counter, ThreadCounters};
 use damselfly_pubsub::Topic;
 
@@ -62,7 +62,7 @@ pub static FIELDS: &[Field] = &[
     row(Server, "process_supervised", |f| f.option("supervised")),
     row(Server, "run_id", |f| f.shared.run_id.clone()),
     row(Server, "tcp_port", |f| f.config.port.to_string()),
-    row(Server, "server_time_usec", |_| shared::now_us().to_string()),
+    row(Server, "server_time_usec", |_| clock::now_us().to_string()),
     row(Server, "uptime_in_seconds", |f| f.uptime_s().to_string()),
     row(Server, "uptime_in_days", |f| (f.uptime_s() / 86_400).to_string()),
     row(Server, "hz", |_| String::from("10")),
