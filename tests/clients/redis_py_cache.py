@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""redis-py's client-side cache works unchanged: hits ask the server nothing, changes by others invalidate, and at the end
-every cache agrees with the server.
+"""redis-py's client-side cache works unchanged: hits do not reach the server, changes by other clients invalidate entries, and
+at the end every cache agrees with the server.
 
-Usage: redis_py_cache.py PORT. Ends with status 0 when everything works.
+Usage: redis_py_cache.py PORT. Exits with status 0 if everything works.
 """
 
 import random
@@ -14,7 +14,7 @@ import redis
 from redis.cache import CacheConfig
 from redis.connection import CacheProxyConnection
 
-# It refuses servers that call themselves older than 7.4, although what it uses is there since 6.0.
+# redis-py refuses servers that report a version below 7.4, although it needs only features of 6.0.
 CacheProxyConnection.MIN_ALLOWED_VERSION = "6.0.0"
 KEYS = [f"cached:{number}" for number in range(20)]
 PATIENCE_S = 20
@@ -23,7 +23,7 @@ PATIENCE_S = 20
 def until(what, condition):
     deadline = time.monotonic() + PATIENCE_S
     while not condition():
-        assert time.monotonic() < deadline, f"waited in vain until {what}"
+        assert time.monotonic() < deadline, f"timed out waiting until {what}"
 
 
 def caching(port, **options):
@@ -51,14 +51,14 @@ def hits_and_invalidations(port, plain):
     until("it is invalidated, too", lambda: client.mget("k", "missing") == [b"2", None])
     plain.hset("h", "a", "3")
     until("the hash is invalidated", lambda: client.hgetall("h")[b"a"] == b"3")
-    # Its own changes, in whichever way.
+    # The client's own changes, with any kind of command.
     client.set("k", "4")
     until("its own change is seen", lambda: client.get("k") == b"4")
     with client.pipeline() as pipeline:
         pipeline.incr("k").incr("k")
         assert pipeline.execute() == [5, 6]
     until("its transaction is seen", lambda: client.get("k") == b"6")
-    # A key that ends, and all at once.
+    # A key that expires, and all keys at once.
     plain.set("k", "7", px=50)
     until("the key has ended", lambda: client.get("k") is None)
     plain.set("k", "8")
@@ -84,7 +84,7 @@ def write(port, done):
 
 
 def many_threads(port, plain):
-    """Writers and caching readers at once."""
+    """Concurrent writers and caching readers."""
     writers, done = 3, threading.Semaphore(0)
     clients = [caching(port) for _ in range(3)]
 

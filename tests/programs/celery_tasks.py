@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Celery works with the server as broker and as store of results: groups, chains, chords, retries, deadlines, revoking.
+"""Celery works with the server as broker and result backend: groups, chains, chords, retries, deadlines, revoking.
 
-Usage: celery_tasks.py HOST PORT. Empties the server. Ends with status 0 when everything is as computed.
-The worker is a second process, which imports this file for its tasks.
+Usage: celery_tasks.py HOST PORT. Empties the server. Exits with status 0 if all results are as computed.
+The worker is a second process, which imports this file for the tasks.
 """
 
 import datetime
@@ -18,7 +18,7 @@ from celery.exceptions import TaskRevokedError
 from celery.result import AsyncResult, GroupResult
 
 PATIENCE_SECONDS = 20
-# "HOST:PORT", told to the worker by the environment.
+# "HOST:PORT", passed to the worker in the environment.
 SERVER = os.environ.get("PROGRAM_SERVER") or ":".join(sys.argv[1:3])
 
 app = celery.Celery("celery_tasks", broker=f"redis://{SERVER}/0", backend=f"redis://{SERVER}/1")
@@ -32,7 +32,7 @@ app.conf.update(
 
 
 def store():
-    """Where tasks leave notes: a database of its own."""
+    """A client of the separate database to which tasks write notes."""
     host, port = SERVER.split(":")
     return redis.Redis(host, int(port), db=2, decode_responses=True)
 
@@ -163,7 +163,7 @@ def revoking(client):
 
 
 def order(client):
-    """While the worker takes nothing from the queue, it grows; then all of it is run."""
+    """The queue grows while the worker takes nothing from it; then all tasks run."""
     app.control.cancel_consumer("celery", reply=True, limit=1)
     for number in range(20):
         note.delay(str(number))

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""What redis-py builds upon the server works: locks, transactions that watch, pipelines, scripts, subscribers in threads and
-under asyncio, each used by several threads at once and compared with what plain Python computes.
+"""The helpers of redis-py work: locks, transactions with WATCH, pipelines, scripts, subscribers in threads and under asyncio.
+Each is used by several threads at once, and the results are compared with those of plain Python.
 
-Usage: redis_py_helpers.py HOST PORT. Empties the server. Ends with status 0 when everything is as computed.
+Usage: redis_py_helpers.py HOST PORT. Empties the server. Exits with status 0 if all results are as computed.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ THREADS = 8
 
 
 def together(work, arguments):
-    """Runs `work` for each of the arguments on threads; returns what they return."""
+    """Runs `work` for each argument on threads of their own; returns the results."""
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
         return list(pool.map(work, arguments))
 
@@ -116,7 +116,7 @@ def pipelines(client):
 
 
 def scripts(client):
-    # A bucket of tokens; the second key is not declared.
+    # A token bucket; the second key is not declared.
     source = """
         local left = tonumber(redis.call('get', KEYS[1]) or ARGV[1])
         if left < tonumber(ARGV[2]) then
@@ -155,7 +155,7 @@ def scripts(client):
 
 
 def queues(client):
-    """Producers and consumers in threads; what a consumer has taken and not done is seen."""
+    """Producers and consumers in threads; items that a consumer has taken but not finished are visible."""
 
     def consumer(name):
         taken = []
@@ -189,7 +189,7 @@ def subscribers(client):
     with client.pubsub(ignore_subscribe_messages=True) as channel:
         channel.subscribe(**{"news": handle})
         channel.psubscribe(**{"n*s": handle})
-        # Subscribed when both are answered; what is ignored is answered with None.
+        # Wait until both subscriptions are active. get_message returns None for the ignored confirmations.
         while client.pubsub_numsub("news")[0][1] == 0 or client.pubsub_numpat() == 0:
             channel.get_message(timeout=0.1)
         thread = channel.run_in_thread(sleep_time=0.01)
