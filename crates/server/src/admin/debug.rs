@@ -33,7 +33,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[Command {
     run: Run::Run(Handler::Session(debug)),
     group: Group::Server,
     usage: "DEBUG subcommand [argument ...]",
-    summary: "Looks into the server, or makes it misbehave, for tests.",
+    summary: "Inspects the server, or makes it misbehave, for tests.",
     since: "1.0.0",
     complexity: "Depends on subcommand.",
 }];

@@ -111,14 +111,14 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[Command {
             Exactly(2),
             doctor,
             "LATENCY DOCTOR",
-            "Explains in words what held the server up, and what may help.",
+            "Reports in plain text what delayed the server and what may help.",
         ),
         subcommand(
             "GRAPH",
             Exactly(3),
             graph,
             "LATENCY GRAPH event",
-            "Draws the latencies of an event.",
+            "Draws a graph of the latencies of an event.",
         ),
         Command {
             since: "7.0.0",
@@ -128,7 +128,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[Command {
                 AtLeast(2),
                 histogram,
                 "LATENCY HISTOGRAM [command [command ...]]",
-                "Returns how many calls took at most how long, for some commands or all.",
+                "Returns a histogram of latencies for the given commands, or for all.",
             )
         },
         subcommand(
@@ -136,14 +136,14 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[Command {
             Exactly(3),
             history,
             "LATENCY HISTORY event",
-            "Returns the samples of an event: time and latency.",
+            "Returns the latency samples of an event, each with its time.",
         ),
         subcommand(
             "LATEST",
             Exactly(2),
             latest,
             "LATENCY LATEST",
-            "Returns the latest and the highest latency of every event.",
+            "Returns the latest and highest latency of each event.",
         ),
         Command {
             traits: FORGETS,
@@ -152,13 +152,13 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[Command {
                 AtLeast(2),
                 reset,
                 "LATENCY RESET [event [event ...]]",
-                "Forgets the samples of some events or all.",
+                "Deletes the samples of the given events, or of all.",
             )
         },
     ]),
     group: Group::Server,
     usage: "LATENCY",
-    summary: "Commands about the latency monitor.",
+    summary: "Commands of the latency monitor.",
     since: "2.8.13",
     complexity: "Depends on subcommand.",
 }];

@@ -49,14 +49,14 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[Command {
             "DOCTOR",
             Handler::Session(doctor),
             "MEMORY DOCTOR",
-            "Explains in words what may be wrong with the use of memory.",
+            "Reports memory problems in plain text.",
             "O(1)",
         ),
         subcommand(
             "MALLOC-STATS",
             Handler::Session(malloc_stats),
             "MEMORY MALLOC-STATS",
-            "Returns what is known about the memory allocator.",
+            "Returns information about the memory allocator.",
             "Depends on how much memory is allocated, could be slow",
         ),
         Command {
@@ -68,7 +68,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[Command {
                 "PURGE",
                 Handler::Session(purge),
                 "MEMORY PURGE",
-                "Gives memory that is free but still held back to the operating system.",
+                "Returns free memory of the allocator to the operating system.",
                 "Depends on how much memory is allocated, could be slow",
             )
         },
@@ -76,7 +76,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[Command {
             "STATS",
             Handler::Session(stats),
             "MEMORY STATS",
-            "Returns figures about the use of memory.",
+            "Returns figures on memory use.",
             "O(1)",
         ),
         Command {
@@ -87,14 +87,14 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[Command {
                 "USAGE",
                 Handler::Keyspace(memory_usage),
                 "MEMORY USAGE key [SAMPLES count]",
-                "Returns the bytes that a key and its value take.",
+                "Returns the memory use of a key and its value in bytes.",
                 "O(N) where N is the number of samples.",
             )
         },
     ]),
     group: Group::Server,
     usage: "MEMORY",
-    summary: "Commands about the use of memory.",
+    summary: "Commands about memory use.",
     since: "4.0.0",
     complexity: "Depends on subcommand.",
 }];

@@ -119,7 +119,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[Command {
                 ],
                 Handler::Session(get),
                 "SLOWLOG GET [count]",
-                "Returns the latest slow commands: 10, or as many as asked for, or all for -1.",
+                "Returns the latest entries of the slow log: 10 by default, count if given, all for -1.",
                 "O(N) where N is the number of entries returned",
             )
         },
@@ -135,7 +135,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[Command {
             ],
             Handler::Session(len),
             "SLOWLOG LEN",
-            "Returns the number of slow commands that are kept.",
+            "Returns the number of entries in the slow log.",
             "O(1)",
         ),
         subcommand(
@@ -149,13 +149,13 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[Command {
             ],
             Handler::Session(reset),
             "SLOWLOG RESET",
-            "Forgets all slow commands.",
+            "Deletes all entries of the slow log.",
             "O(N) where N is the number of entries in the slowlog",
         ),
     ]),
     group: Group::Server,
     usage: "SLOWLOG",
-    summary: "Commands about the slow log.",
+    summary: "Commands of the slow log.",
     since: "2.2.12",
     complexity: "Depends on subcommand.",
 }];
