@@ -48,7 +48,7 @@ def locks(client):
             refused()
         except LockError:
             continue
-        raise AssertionError("only its owner may")
+        raise AssertionError("a client that does not own the lock changed it")
     lock.release()
     brief = client.lock("brief", timeout=0.02)
     assert brief.acquire() and other.acquire()
@@ -57,7 +57,7 @@ def locks(client):
         brief.release()
     except LockNotOwnedError:
         return
-    raise AssertionError("another owns it by now")
+    raise AssertionError("the lock was released although it has another owner")
 
 
 def transactions(client):
@@ -93,7 +93,7 @@ def transactions(client):
         except WatchError:
             assert int(client.get(accounts[0])) == expected[accounts[0]] + 1
             return
-    raise AssertionError("the change was not noticed")
+    raise AssertionError("the transaction was not aborted")
 
 
 def pipelines(client):
@@ -133,7 +133,7 @@ def scripts(client):
     except NoScriptError:
         pass
     else:
-        raise AssertionError("nobody loaded it yet")
+        raise AssertionError("the script is loaded already")
     answers = together(lambda number: bucket(keys=["bucket"], args=[100, 1, f"user:{number % 4}"]), range(150))
     granted = [answer for answer in answers if answer is not None]
     assert sorted(answer[0] for answer in granted) == list(range(100)) and granted[0][2] == 2
@@ -149,7 +149,7 @@ def scripts(client):
     except ResponseError as error:
         assert "WRONGTYPE" in str(error), error
     else:
-        raise AssertionError("the error of a command is the script's")
+        raise AssertionError("the error of the command did not stop the script")
     assert client.eval("return redis.pcall('lpush', KEYS[1], 'x')['err'] ~= nil", 1, "other") == 1
     assert client.eval_ro("return redis.call('get', KEYS[1])", 1, "other") == b"0"
 

@@ -125,7 +125,7 @@ def order(client, jobs):
     except rq.exceptions.DuplicateJobError:
         pass
     else:
-        raise AssertionError("the same job twice")
+        raise AssertionError("a duplicate job was accepted")
     cancelled = high.enqueue(jobs.note, "never")
     cancelled.cancel()
     burst(client, "high", "low")

@@ -248,7 +248,7 @@ impl Condition {
 }
 
 /// Gives an existing field a deadline, or removes the field if the deadline has passed. Returns true if the field stays. Sets
-/// `event`, which is one for all fields of a command.
+/// `event`, the one event for all fields of a command.
 fn expire_field(
     hash: &mut HashMut<'_>,
     field: &[u8],

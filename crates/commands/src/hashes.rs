@@ -179,7 +179,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
     },
 ];
 
-/// A command that returns parts of all fields.
+/// The row of a command that returns parts of all fields.
 const fn lists(
     name: &'static str,
     run: KeyspaceFn,

@@ -16,7 +16,7 @@ const STEPS_MAX: usize = 1 << 14;
 /// A reply with more elements than this is written in slices.
 pub(crate) const SLICED_MIN: usize = 1 << 12;
 
-/// True if a read-only command of so many steps should not hold locks while it takes them.
+/// True if a read-only command with this many steps should not hold locks while it takes them.
 pub(crate) fn is_long(steps: usize) -> bool {
     steps > STEPS_MAX
 }

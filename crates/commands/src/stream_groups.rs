@@ -38,7 +38,7 @@ const fn about_group(
         usage,
         summary,
         since,
-        complexity: "O(1), and O(N) to remove what is pending, where N is how much",
+        complexity: "O(1), plus O(N) to remove N pending entries",
     }
 }
 

@@ -194,7 +194,7 @@ fn stream(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     })
 }
 
-/// Writes information about a stream; with `full_count` also up to so many of its entries and pending entries.
+/// Writes information about a stream; with `full_count` also its entries and pending entries, up to that many.
 fn write(stream: &Stream, full_count: Option<usize>, reply: &mut Reply<'_>) {
     reply.map(if full_count.is_some() { 9 } else { 10 });
     reply.bulk(b"length");

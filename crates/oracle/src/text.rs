@@ -78,7 +78,7 @@ fn repeated(bytes: Vec<u8>, after: &str) -> Result<(Vec<u8>, &str), String> {
         Some(Ok(count)) => Ok((bytes.repeat(count), rest)),
         None if suffix.is_empty() => Ok((bytes, rest)),
         Some(Err(_)) | None => Err(format!(
-            "{suffix:?} behind a closing quote; expected a space or *count"
+            "{suffix:?} after a closing quote; expected a space or *count"
         )),
     }
 }
