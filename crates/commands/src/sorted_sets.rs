@@ -281,7 +281,7 @@ impl AddOptions {
     }
 }
 
-/// Runs ZADD, and ZINCRBY, whose arguments have the same places.
+/// Runs ZADD, and ZINCRBY, which accepts the same options at the same places.
 fn add(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, increments: bool) -> Result {
     let (options, first) = AddOptions::parse(args, increments)?;
     let members = || args.from(first + 1).step_by(2);
