@@ -60,7 +60,7 @@ fn compare(data: &[u8]) -> Result<()> {
         let pairs = pairs.view();
         assert!(pairs.is_valid());
         assert_eq!(pairs.len(), fields.len());
-        assert_eq!(pairs.end_ms(), fields.end_ms());
+        assert_eq!(pairs.expires_ms(), fields.expires_ms());
         let soonest = fields.first_deadline_ms();
         assert!(soonest.is_none_or(|soonest| pairs.soonest_ms().is_some_and(|ms| ms <= soonest)));
     }
@@ -76,7 +76,7 @@ fn read_hostile(data: &[u8], layout: Layout) {
         return;
     }
     assert_eq!(pairs.iter().count(), pairs.len());
-    pairs.end_ms();
+    pairs.expires_ms();
     let first = pairs.nth(0).map(|pair| pair.field.to_vec());
     let mut bytes = data.to_vec();
     let mut pairs = PairsMut::new(&mut bytes, layout);
