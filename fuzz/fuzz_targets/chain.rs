@@ -1,4 +1,4 @@
-//! The large list: any sequence of edits leaves what a `VecDeque` would hold, and its invariants hold.
+//! The large list: after any sequence of edits it equals a `VecDeque`, and its invariants hold.
 #![no_main]
 
 #[allow(dead_code, reason = "other tests use the rest")]

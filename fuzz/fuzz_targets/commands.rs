@@ -1,6 +1,6 @@
-//! Commands: any sequence of them, run as the server runs them but without a socket and with a clock of our own.
+//! Commands: any sequence of commands, run as in the server but without a socket and with a simulated clock.
 //!
-//! Nothing panics, each request gets exactly one reply, in the protocol of its session, and the tables stay valid.
+//! Nothing may panic, each request gets exactly one reply, in the protocol of its session, and the tables stay valid.
 #![no_main]
 
 use std::iter::repeat_n;
@@ -26,9 +26,9 @@ use damselfly_server::shared::Shared;
 use damselfly_server::threads::Thread;
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 
-/// Commands that reach out of the process or end it, and those that leave a connection known elsewhere (which would have to
-/// be closed as the loop closes it) or get other than one reply.
-const LEFT_OUT: &[&str] = &[
+/// Commands that affect the system outside the process or stop it, that register the connection elsewhere (so that it would have
+/// to be closed as the event loop does), or that do not get exactly one reply.
+const EXCLUDED: &[&str] = &[
     "config",
     "config|set",
     "config|rewrite",
@@ -41,7 +41,7 @@ const LEFT_OUT: &[&str] = &[
     "punsubscribe",
     "sunsubscribe",
 ];
-/// The parts of DEBUG that cannot fill the memory.
+/// The subcommands of DEBUG that cannot fill the memory.
 const DEBUG: &[&str] = &[
     "CHANGE-REPL-ID",
     "DIGEST",
@@ -58,9 +58,9 @@ const DEBUG: &[&str] = &[
     "STRINGMATCH-LEN",
     "TABLE",
 ];
-/// When the clock starts, in milliseconds since the epoch.
+/// The initial time of the clock, in milliseconds since the epoch.
 const START_MS: i64 = 1_700_000_000_000;
-/// The longest value: enough for every width of an entry's lengths.
+/// The longest value: enough for every width of the length fields of an entry.
 const BULK_BYTES_MAX: u64 = 128 << 10;
 const DATABASES: u32 = 3;
 
@@ -102,18 +102,18 @@ const NUMBERS: [&str; 32] = [
 const PATTERNS: [&str; 8] = ["*", "a*", "?", "[a-c]", "[^a]", "\\*", "", "*b*"];
 const STEPS_MS: [i64; 8] = [1, 10, 999, 1000, 1001, 60_000, 86_400_000, 365 * 86_400_000];
 
-/// What commands are chosen from: those on keys more often, since descriptions of the server are long.
+/// The rows to choose commands from. Commands on keys occur more often, since descriptions of the server are long.
 static ROWS: LazyLock<Vec<&'static Row>> = LazyLock::new(|| {
     let rows = REGISTRY.rows().iter();
-    rows.filter(|row| !LEFT_OUT.contains(&row.name.as_str()))
+    rows.filter(|row| !EXCLUDED.contains(&row.name.as_str()))
         .flat_map(|row| repeat_n(row, if row.command.keys.any() { 4 } else { 1 }))
         .collect()
 });
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    // The only error is that the bytes are used up.
+    // The only possible error is that the input is used up.
     let _ = drive(&mut Unstructured::new(data));
-    // No thread frees what FLUSHALL ASYNC left, and the leak detector cannot follow a table's addresses.
+    // No thread frees the garbage of FLUSHALL ASYNC, and the leak detector cannot follow the addresses in a table.
     damselfly_engine::garbage::free_pending();
 });
 
@@ -162,8 +162,8 @@ impl Server {
             databases: DATABASES as usize,
         }));
         let poll = mio::Poll::new().expect("the system has descriptors");
-        let waker = mio::Waker::new(poll.registry(), mio::Token(0)).expect("likewise");
-        let (stream, _) = mio::net::UnixStream::pair().expect("likewise");
+        let waker = mio::Waker::new(poll.registry(), mio::Token(0)).expect("the system has descriptors");
+        let (stream, _) = mio::net::UnixStream::pair().expect("the system has descriptors");
         let threads = vec![Thread::new(waker)];
         let shared = Arc::new(Shared::new(engine, threads, config.clone(), None));
         let client = shared.clients.add(NewClient {
@@ -203,7 +203,7 @@ impl Server {
         let mut batch = Batch::default();
         let limits = self.connection.limits(&self.dispatcher.config);
         batch.parse(&mut self.connection.input.parser, &mut input, &limits);
-        assert_eq!(batch.requests.len(), 1, "one request");
+        assert_eq!(batch.requests.len(), 1, "the bytes are not one request");
         self.dispatcher.config = self.shared.config();
         let speaks = |connection: &Connection| {
             let session = &connection.session;
@@ -216,10 +216,10 @@ impl Server {
         {
             BatchEnd::Done | BatchEnd::Closing => {}
             BatchEnd::Stalled(stall) => self.connection.input.wait_for(stall),
-            // The worker would run it.
+            // In the server, the worker runs the script.
             BatchEnd::Script => return,
         }
-        self.end_waiting();
+        self.unblock();
         if self.connection.input.stall().is_none() {
             let replies = self.replies();
             let shown = || String::from_utf8_lossy(&input).into_owned();
@@ -230,18 +230,18 @@ impl Server {
         self.connection.output.clear();
     }
 
-    /// Ends the waiting for keys of a command that found nothing, since there is nobody to serve it.
-    fn end_waiting(&mut self) {
+    /// Times out a client that is blocked on keys, since no other client can serve it.
+    fn unblock(&mut self) {
         let Some(blocking) = &self.connection.session.blocking else {
             return;
         };
-        assert!(blocking.end(End::TimedOut), "nothing else can have ended it");
+        assert!(blocking.end(End::TimedOut), "nothing else can have unblocked it");
         let end = blocking.blocked_client.take_end().expect("it was just set");
         self.dispatcher.finish_blocked(&mut self.connection, end);
         assert_eq!(self.shared.engine.waiting_count(), 0);
     }
 
-    /// Decodes all of the output; returns how many replies it holds.
+    /// Decodes all of the output and returns the number of replies in it.
     fn replies(&self) -> usize {
         let version = self.connection.session.protocol;
         let (mut rest, mut count) = (self.connection.output.as_slice(), 0);
@@ -249,7 +249,7 @@ impl Server {
             let (value, bytes) = Decoder::default()
                 .decode(rest)
                 .unwrap_or_else(|error| panic!("{error}: {}", rest.escape_ascii()))
-                .unwrap_or_else(|| panic!("half a reply: {}", rest.escape_ascii()));
+                .unwrap_or_else(|| panic!("an incomplete reply: {}", rest.escape_ascii()));
             assert!(is_of(version, &value), "{value} in {version:?}");
             rest = &rest[bytes..];
             count += 1;
@@ -277,7 +277,7 @@ impl Server {
     }
 }
 
-/// True if that version of the protocol has such a reply.
+/// True if that version of the protocol has this type of reply.
 fn is_of(version: Version, value: &Value) -> bool {
     let is_resp3 = version == Version::Resp3;
     let all = |values: &[Value]| values.iter().all(|value| is_of(version, value));
@@ -302,7 +302,7 @@ fn is_of(version: Version, value: &Value) -> bool {
     }
 }
 
-/// A request: mostly of a fitting length, with keys where its row has them.
+/// A request: mostly with a valid number of arguments, and with keys where its row has them.
 fn arguments(source: &mut Unstructured<'_>) -> Result<Vec<Vec<u8>>> {
     let row = *source.choose(&ROWS)?;
     let mut arguments: Vec<Vec<u8>> = row.name.split('|').map(Vec::from).collect();
@@ -332,7 +332,7 @@ fn arguments(source: &mut Unstructured<'_>) -> Result<Vec<Vec<u8>>> {
     Ok(arguments)
 }
 
-/// Whether the argument at `place` of `len` may be a key.
+/// True if the argument at `place` of `len` may be a key.
 fn may_be_key(at: At, place: usize, len: usize) -> bool {
     match at {
         At::One(key) => place == key,

@@ -1,15 +1,15 @@
-//! The configuration: any file is loaded or refused, any CONFIG SET too, and what CONFIG REWRITE then writes
-//! loads as the same configuration.
+//! The configuration: any file and any CONFIG SET is accepted or refused, and the file that CONFIG REWRITE then
+//! writes loads as the same configuration.
 #![no_main]
 
 use damselfly_config::{Config, Files, OPTIONS, Origin, Request, load};
 use std::io;
 use std::path::Path;
 
-/// A first byte from here on leaves a line as it is; below, it chooses the line's option.
+/// A first byte below this chooses the option of a line; otherwise the line stays as it is.
 const RAW: u8 = 200;
 
-/// One file in memory.
+/// A file system with one file, in memory.
 struct OneFile(String);
 
 impl Files for OneFile {
@@ -87,12 +87,12 @@ fn loaded(text: &str) -> Option<Config> {
     }
 }
 
-/// Rewrites a file for `config` and requires that the new text makes it.
+/// Rewrites a file for `config` and checks that the new text loads as the same configuration.
 fn rewrite(config: &Config, existing: &str) {
     let text = config.rewrite(existing);
     let again = loaded(&text).expect("a rewritten file loads");
     assert_eq!(again.get(&[b"*"]), config.get(&[b"*"]), "{text}");
-    // Line ends may become plain ones.
+    // Line endings may become plain newlines.
     let lines = |text: &str| text.replace('\r', "");
     assert_eq!(
         lines(&config.rewrite(&text)),

@@ -1,4 +1,4 @@
-//! Bytes for the decoders that scripts have: JSON, MessagePack, structures, patterns, formats.
+//! The decoders of scripts, with any bytes: JSON, MessagePack, structs, patterns, formats.
 #![no_main]
 
 use std::cell::RefCell;

@@ -1,15 +1,15 @@
-//! The entry: any sequence of changes leaves what plain variables would hold.
+//! The entry: after any sequence of changes it equals a model of plain variables.
 #![no_main]
 
 use damselfly_value::{Entry, NewValue, Text};
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 
-/// Around every boundary of the layout: one, two and four bytes of length, and the slack of growing values.
+/// Lengths around every boundary of the layout: lengths of one, two and four bytes, and the slack of growing values.
 const LENGTHS: [usize; 16] = [
     0, 1, 2, 7, 8, 9, 31, 32, 100, 254, 255, 256, 257, 65_535, 65_536, 70_000,
 ];
 
-/// What an entry should hold.
+/// The expected contents of an entry.
 struct Model {
     entry: Entry,
     key: Vec<u8>,
@@ -19,7 +19,7 @@ struct Model {
 }
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    // The only error is that the bytes are used up.
+    // The only possible error is that the input is used up.
     let _ = drive(&mut Unstructured::new(data));
 });
 
@@ -102,7 +102,7 @@ impl Model {
     }
 }
 
-/// A text of one of the lengths: a few bytes of the input over and over.
+/// A text of one of the lengths: a few bytes of the input, repeated.
 fn bytes(source: &mut Unstructured<'_>) -> Result<Vec<u8>> {
     let len = *source.choose(&LENGTHS)?;
     let pattern: [u8; 3] = source.arbitrary()?;

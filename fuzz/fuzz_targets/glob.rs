@@ -1,10 +1,10 @@
-//! Glob patterns: they match what a slow and obvious reading of the rules says, in bounded time.
+//! Glob patterns: they match the same texts as a slow, obvious implementation of the rules, in bounded time.
 #![no_main]
 
 use damselfly_base::glob::Glob;
 use std::time::{Duration, Instant};
 
-/// One byte of text each, but for `Run`.
+/// An element of a pattern. Each matches one byte of text, except `Run`.
 enum Element {
     /// `*`
     Run,
@@ -27,13 +27,13 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let start = Instant::now();
     let glob = Glob::new(&long_pattern);
     glob.matches(&long_text);
-    // At most so many steps, of a few nanoseconds each even with the sanitizer.
+    // The matcher takes at most this many steps, of a few nanoseconds each even with the sanitizer.
     let steps = (long_pattern.len() + glob.steps_max(long_text.len())) as u64;
     let limit = Duration::from_secs(2) + Duration::from_nanos(steps * 500);
     assert!(start.elapsed() < limit, "{:?}", start.elapsed());
 });
 
-/// For each beginning of the text, whether the elements so far match all of it.
+/// Tracks for each prefix of the text whether the elements so far match it.
 fn slowly(pattern: &[u8], text: &[u8], ignores_case: bool) -> bool {
     if text.is_empty() {
         return pattern.is_empty();
@@ -95,7 +95,7 @@ fn elements(mut pattern: &[u8], ignores_case: bool) -> Vec<Element> {
     elements
 }
 
-/// Looks for a byte in a class, which begins behind its `[`; returns what comes behind the class, too.
+/// Looks for a byte in a class, given from after its `[`; also returns the rest of the pattern after the class.
 fn class(class: &[u8], byte: u8, ignores_case: bool) -> (bool, &[u8]) {
     let fold = |byte: u8| match ignores_case {
         true => byte.to_ascii_lowercase() as i8,

@@ -1,4 +1,4 @@
-//! Hashes: the small form and the large one do the same, whatever is done to them; hostile bytes are refused or harmless.
+//! Hashes: the small and the large form behave the same for all operations; hostile bytes are refused or harmless.
 #![no_main]
 
 use damselfly_collections::pairs::{Layout, Pair, Pairs, PairsMut};
@@ -14,7 +14,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// A field or value: few, so that they come again, or any.
+/// A field or value: one of few, so that they repeat, or any.
 fn text(input: &mut Unstructured<'_>) -> Result<Vec<u8>> {
     let kind: u8 = input.arbitrary()?;
     Ok(match kind {
@@ -25,7 +25,7 @@ fn text(input: &mut Unstructured<'_>) -> Result<Vec<u8>> {
     })
 }
 
-/// Does the same to both forms.
+/// Applies the same operations to both forms.
 fn compare(data: &[u8]) -> Result<()> {
     let mut input = Unstructured::new(data);
     let (mut bytes, mut fields) = (Vec::new(), Fields::new());
@@ -72,7 +72,7 @@ fn compare(data: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Does all that can be done to bytes that pass for a small hash.
+/// Calls every function on bytes that pass validation as a small hash.
 fn read_hostile(data: &[u8], layout: Layout) {
     let pairs = Pairs::new(data, layout);
     if !pairs.is_valid() {

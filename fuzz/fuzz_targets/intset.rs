@@ -1,4 +1,4 @@
-//! The intset: hostile bytes are told from sets, and any sequence of changes leaves what a plain set would hold.
+//! The intset: validation refuses hostile bytes, and after any sequence of changes an intset equals a plain set.
 #![no_main]
 
 use std::collections::BTreeSet;
@@ -7,7 +7,7 @@ use damselfly_collections::intset::{Intset, insert, remove, remove_range, valida
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    // The only error is that the bytes are used up.
+    // The only possible error is that the input is used up.
     let _ = drive(&mut Unstructured::new(data));
 });
 

@@ -1,4 +1,4 @@
-//! The listpack: any sequence of edits leaves what a `Vec` would hold; hostile bytes are refused or harmless.
+//! The listpack: after any sequence of edits it equals a `Vec`; hostile bytes are refused or harmless.
 #![no_main]
 
 #[allow(dead_code, reason = "other tests use the rest")]

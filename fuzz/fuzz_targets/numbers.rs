@@ -1,5 +1,5 @@
-//! Numbers: integers are read as the standard library reads their canonical form; what is written is read again
-//! as the same number.
+//! Numbers: integers in canonical form are parsed as by the standard library; a printed number is parsed as the
+//! same number again.
 #![no_main]
 
 use damselfly_base::long_double::LongDouble;
@@ -42,12 +42,12 @@ fn long_doubles(data: &[u8]) {
     {
         let Some(number) = number else { continue };
         let shown = round_trip(number);
-        // A double has fewer digits, so it is near what was shown.
+        // A double has fewer digits, so it is only near the printed number.
         if let Some(double) = str::from_utf8(text)
             .ok()
             .and_then(|text| text.parse::<f64>().ok())
         {
-            let near: f64 = shown.parse().expect("what is shown is a number");
+            let near: f64 = shown.parse().expect("a printed number can be parsed");
             let error = (near - double).abs();
             assert!(
                 near == double || error <= 1e-17 + double.abs() * 2.0 * f64::EPSILON,
@@ -62,7 +62,7 @@ fn long_doubles(data: &[u8]) {
     }
 }
 
-/// What is shown is read again as what shows the same.
+/// The printed number is parsed as a number that prints the same.
 fn round_trip(number: LongDouble) -> String {
     let shown = number.format();
     let again = LongDouble::parse(shown.as_bytes()).map(LongDouble::format);
@@ -73,7 +73,7 @@ fn round_trip(number: LongDouble) -> String {
 fn doubles(double: f64) {
     let text = damselfly_base::double::DoubleText::new(double);
     let shown = std::str::from_utf8(text.as_bytes()).expect("a number is ASCII");
-    let again: f64 = shown.parse().expect("what is shown is a number");
+    let again: f64 = shown.parse().expect("a printed number can be parsed");
     assert!(
         again == double || double.is_nan() && again.is_nan(),
         "{shown} for {double:e}"

@@ -1,4 +1,4 @@
-//! Replies: however their bytes are cut into pieces, the client's decoder sees the same.
+//! Replies: the client's decoder returns the same, however the bytes are cut into pieces.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| damselfly_protocol::fuzz::replies(data));

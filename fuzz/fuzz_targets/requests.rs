@@ -1,4 +1,4 @@
-//! Requests: however their bytes are cut into pieces, the parser sees the same.
+//! Requests: the parser returns the same, however the bytes are cut into pieces.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| damselfly_protocol::fuzz::requests(data));

@@ -1,4 +1,4 @@
-//! Scripts: whatever the text, one reply and no crash.
+//! Scripts: any text gets one reply and does not crash.
 #![no_main]
 
 use std::cell::RefCell;

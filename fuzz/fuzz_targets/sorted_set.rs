@@ -1,5 +1,5 @@
-//! Sorted sets, small and large: hostile bytes are told from small ones, and any sequence of changes leaves the same in both
-//! forms and in a plain map.
+//! Sorted sets, small and large: validation refuses hostile bytes, and after any sequence of changes both forms equal a plain
+//! map.
 #![no_main]
 
 use std::collections::BTreeMap;
@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use damselfly_collections::{PackedRanking, Ranking, packed_ranking};
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 
-/// Scores that meet, and that are far apart.
+/// Scores that repeat, and scores that are far apart.
 const SCORES: [f64; 8] = [
     0.0,
     1.0,
@@ -20,7 +20,7 @@ const SCORES: [f64; 8] = [
 ];
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    // The only error is that the bytes are used up.
+    // The only possible error is that the input is used up.
     let _ = drive(&mut Unstructured::new(data));
 });
 
@@ -67,7 +67,7 @@ fn drive(source: &mut Unstructured<'_>) -> Result<()> {
                 ranking.remove_range(start..end);
                 packed_ranking::remove_range(&mut bytes, start..end);
             }
-            // Many at once, so that the tree gets several levels.
+            // Inserts many members, so that the tree gets several levels.
             2 => {
                 let (from, count): (u16, u16) = source.arbitrary()?;
                 for index in 0..count % 300 {

@@ -1,4 +1,4 @@
-//! The stream: any sequence of edits leaves what ordered maps would hold, and its invariants hold.
+//! The stream: after any sequence of edits it equals ordered maps, and its invariants hold.
 #![no_main]
 
 #[allow(dead_code, reason = "other tests use the rest")]

@@ -1,4 +1,4 @@
-//! The table: any sequence of operations leaves what a plain map would hold, and its invariants hold.
+//! The table: after any sequence of operations it equals a plain map, and its invariants hold.
 #![no_main]
 
 #[allow(dead_code, reason = "other tests use the rest")]

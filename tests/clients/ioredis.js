@@ -1,8 +1,8 @@
-// ioredis works unchanged: strings, expiry, pipelines, SCAN, big values, errors, reconnecting,
-// publish and subscribe.
+// ioredis works unchanged: strings, expiry, pipelines, SCAN, large values, errors, reconnecting,
+// publishing and subscribing.
 //
-// Usage: node ioredis.js PORT, with NODE_PATH naming the folder that holds ioredis.
-// Ends with status 0 when everything works.
+// Usage: node ioredis.js PORT, with NODE_PATH set to the folder that contains ioredis.
+// Exits with status 0 if everything works.
 "use strict";
 
 const assert = require("node:assert/strict");
@@ -88,7 +88,7 @@ async function pubsub(client, publisher) {
     ["message", "sport", "second"],
     ["smessage", "shard", "third"],
   ]);
-  // It subscribes again when it has lost its connection.
+  // ioredis resubscribes after it has lost its connection.
   const [line] = (await publisher.client("LIST", "TYPE", "pubsub")).split("\n");
   const again = once(subscriber, "ready");
   assert.equal(await publisher.client("KILL", "ID", line.match(/id=(\d+)/)[1]), 1);
@@ -107,7 +107,7 @@ async function main() {
     await check(client, killer);
     console.log(`ioredis ${require("ioredis/package.json").version}: ${check.name}`);
   }
-  assert.equal(await killer.get("greeting"), null, "database 0 is another");
+  assert.equal(await killer.get("greeting"), null, "database 0 is separate");
   await Promise.all([client.quit(), killer.quit()]);
 }
 

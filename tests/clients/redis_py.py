@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""redis-py works unchanged: strings, expiry, pipelines, SCAN, RESP3, big values, reconnecting,
-publish and subscribe.
+"""redis-py works unchanged: strings, expiry, pipelines, SCAN, RESP3, large values, reconnecting,
+publishing and subscribing.
 
-Usage: redis_py.py PORT. Ends with status 0 when everything works.
+Usage: redis_py.py PORT. Exits with status 0 if everything works.
 """
 
 import sys
@@ -69,7 +69,7 @@ def reconnect(client):
     own = client.client_id()
     killer = redis.Redis(port=client.connection_pool.connection_kwargs["port"])
     assert killer.client_kill_filter(_id=own) == 1
-    assert client.get("k") == b"before", "redis-py connects again by itself"
+    assert client.get("k") == b"before", "redis-py reconnects automatically"
     assert client.client_id() != own
     client.client_setname("second-life")
     assert client.client_getname() in ("second-life", b"second-life")

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""redis-py's client-side cache works unchanged: hits ask the server nothing, changes by others invalidate, and at the end
-every cache agrees with the server.
+"""redis-py's client-side cache works unchanged: hits do not reach the server, changes by other clients invalidate entries, and
+at the end every cache agrees with the server.
 
-Usage: redis_py_cache.py PORT. Ends with status 0 when everything works.
+Usage: redis_py_cache.py PORT. Exits with status 0 if everything works.
 """
 
 import random
@@ -14,7 +14,7 @@ import redis
 from redis.cache import CacheConfig
 from redis.connection import CacheProxyConnection
 
-# It refuses servers that call themselves older than 7.4, although what it uses is there since 6.0.
+# redis-py refuses servers that report a version below 7.4, although it needs only features of 6.0.
 CacheProxyConnection.MIN_ALLOWED_VERSION = "6.0.0"
 KEYS = [f"cached:{number}" for number in range(20)]
 PATIENCE_S = 20
@@ -23,7 +23,7 @@ PATIENCE_S = 20
 def until(what, condition):
     deadline = time.monotonic() + PATIENCE_S
     while not condition():
-        assert time.monotonic() < deadline, f"waited in vain until {what}"
+        assert time.monotonic() < deadline, f"timed out waiting until {what}"
 
 
 def caching(port, **options):
@@ -47,24 +47,24 @@ def hits_and_invalidations(port, plain):
     after = [calls(plain, command) for command in ("get", "hgetall", "mget")]
     assert after == before, "hits come from the cache"
     plain.set("k", "2")
-    until("it is invalidated", lambda: client.get("k") == b"2")
-    until("it is invalidated, too", lambda: client.mget("k", "missing") == [b"2", None])
+    until("the key is invalidated", lambda: client.get("k") == b"2")
+    until("the key is invalidated for MGET, too", lambda: client.mget("k", "missing") == [b"2", None])
     plain.hset("h", "a", "3")
     until("the hash is invalidated", lambda: client.hgetall("h")[b"a"] == b"3")
-    # Its own changes, in whichever way.
+    # The client's own changes, with any kind of command.
     client.set("k", "4")
-    until("its own change is seen", lambda: client.get("k") == b"4")
+    until("the client sees its own change", lambda: client.get("k") == b"4")
     with client.pipeline() as pipeline:
         pipeline.incr("k").incr("k")
         assert pipeline.execute() == [5, 6]
-    until("its transaction is seen", lambda: client.get("k") == b"6")
-    # A key that ends, and all at once.
+    until("the client sees its own transaction", lambda: client.get("k") == b"6")
+    # A key that expires, and all keys at once.
     plain.set("k", "7", px=50)
-    until("the key has ended", lambda: client.get("k") is None)
+    until("the key has expired", lambda: client.get("k") is None)
     plain.set("k", "8")
-    until("it is there again", lambda: client.get("k") == b"8")
+    until("the key exists again", lambda: client.get("k") == b"8")
     plain.flushall()
-    until("nothing is left", lambda: client.get("k") is None and client.hgetall("h") == {})
+    until("all keys are invalidated", lambda: client.get("k") is None and client.hgetall("h") == {})
     assert plain.info("clients")["tracking_clients"] >= 1
     client.close()
 
@@ -84,7 +84,7 @@ def write(port, done):
 
 
 def many_threads(port, plain):
-    """Writers and caching readers at once."""
+    """Concurrent writers and caching readers."""
     writers, done = 3, threading.Semaphore(0)
     clients = [caching(port) for _ in range(3)]
 
@@ -106,7 +106,7 @@ def many_threads(port, plain):
         assert client.get_cache().size > 0
         for key in KEYS:
             stored = plain.get(key)
-            until(f"{key} is what is stored", lambda: client.get(key) == stored)
+            until(f"the cache agrees with the server on {key}", lambda: client.get(key) == stored)
         client.close()
 
 
@@ -115,7 +115,7 @@ def main():
     plain = redis.Redis(port=port)
     hits_and_invalidations(port, plain)
     many_threads(port, plain)
-    until("nobody tracks", lambda: plain.info("clients")["tracking_clients"] == 0)
+    until("no client tracks", lambda: plain.info("clients")["tracking_clients"] == 0)
     print("redis-py's cache: everything works")
 
 

@@ -1,7 +1,7 @@
-// Bull 4 works: jobs with delays, priorities, retries, repetition, limits and stalls, their events heard through PUBLISH.
+// Bull 4 works: jobs with delays, priorities, retries, repetition, rate limits and stalls, and their events, sent by PUBLISH.
 //
-// Usage: node bull.js HOST PORT, with NODE_PATH naming the folder that holds bull and ioredis. Empties the server.
-// Ends with status 0 when everything is as computed.
+// Usage: node bull.js HOST PORT, with NODE_PATH set to the folder that contains bull and ioredis. Empties the server.
+// Exits with status 0 if all results are as computed.
 "use strict";
 
 const assert = require("node:assert/strict");
@@ -23,7 +23,7 @@ function queue(name, options) {
   return made;
 }
 
-/** Resolves with the jobs once `count` of them have completed here. */
+/** Resolves with the jobs once `count` of them have completed at this queue. */
 function completed(at, count) {
   const jobs = [];
   return new Promise((resolve) => at.on("completed", (job) => jobs.push(job) === count && resolve(jobs)));
@@ -48,7 +48,7 @@ async function manyJobs() {
   helper.process(5, work);
   await done;
   assert.equal(new Set(seen).size, 200);
-  assert.equal(seen.length, 200, "each job was run once");
+  assert.equal(seen.length, 200, "each job runs once");
   const stored = await Promise.all(jobs.map((job) => squares.getJob(job.id)));
   assert.deepEqual(stored.map((job) => job.returnvalue), Array.from({ length: 200 }, (_, number) => number ** 2));
   const counts = await squares.getJobCounts();
@@ -136,7 +136,7 @@ async function limits() {
 }
 
 async function stalled() {
-  // A worker that takes a job and dies: its lock runs out.
+  // A worker takes a job and dies, so its lock expires.
   const dead = queue("fragile", { settings: { lockDuration: 50, lockRenewTime: 1_000_000, stalledInterval: 0 } });
   const job = await dead.add({ number: 5 });
   assert.equal((await dead.getNextJob()).id, job.id);

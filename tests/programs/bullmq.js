@@ -1,8 +1,8 @@
-// BullMQ works: a shop's orders go through queues with delays, priorities, retries, schedules, flows and limits, and the
-// books are right in the end.
+// BullMQ works: a shop's orders go through queues with delays, priorities, retries, schedules, flows and rate limits, and all
+// totals are right at the end.
 //
-// Usage: node bullmq.js HOST PORT, with NODE_PATH naming the folder that holds bullmq and ioredis. Empties the server.
-// Ends with status 0 when everything is as computed.
+// Usage: node bullmq.js HOST PORT, with NODE_PATH set to the folder that contains bullmq and ioredis. Empties the server.
+// Exits with status 0 if all results are as computed.
 "use strict";
 
 const assert = require("node:assert/strict");
@@ -51,7 +51,7 @@ async function manyJobs() {
   workers.forEach((each) => each.run());
   await done;
   assert.equal(seen.size, 300);
-  assert.ok([...seen.values()].every((times) => times === 1), "each job was run once");
+  assert.ok([...seen.values()].every((times) => times === 1), "each job runs once");
   const stored = await Promise.all(jobs.map((job) => squares.getJob(job.id)));
   assert.deepEqual(stored.map((job) => job.returnvalue), numbers.map((number) => number ** 2));
   assert.equal(stored[17].data.text, "grün 🐝");
@@ -230,7 +230,7 @@ async function duplicates() {
 
 async function stalled() {
   const fragile = queue("fragile");
-  // A worker that takes a job and dies: its lock runs out.
+  // A worker takes a job and dies, so its lock expires.
   const dead = worker("fragile", null, { autorun: false, lockDuration: 50, skipStalledCheck: true });
   await fragile.add("job", { number: 5 });
   const job = await dead.getNextJob("a token");
@@ -275,7 +275,7 @@ async function main() {
   const queues = opened.filter((thing) => thing instanceof Queue);
   await Promise.all(opened.filter((thing) => !queues.includes(thing)).map((thing) => thing.close()));
   await Promise.all(queues.map((each) => each.obliterate({ force: true })));
-  // The window of the limit may be open still.
+  // The window of the rate limit may still be open.
   const left = (await client.keys("*")).filter((key) => key !== "bull:slow:limiter");
   assert.deepEqual(left, [], "obliterate leaves nothing");
   await Promise.all(queues.map((each) => each.close()));

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Celery works with the server as broker and as store of results: groups, chains, chords, retries, deadlines, revoking.
+"""Celery works with the server as broker and result backend: groups, chains, chords, retries, deadlines, revoking.
 
-Usage: celery_tasks.py HOST PORT. Empties the server. Ends with status 0 when everything is as computed.
-The worker is a second process, which imports this file for its tasks.
+Usage: celery_tasks.py HOST PORT. Empties the server. Exits with status 0 if all results are as computed.
+The worker is a second process, which imports this file for the tasks.
 """
 
 import datetime
@@ -18,7 +18,7 @@ from celery.exceptions import TaskRevokedError
 from celery.result import AsyncResult, GroupResult
 
 PATIENCE_SECONDS = 20
-# "HOST:PORT", told to the worker by the environment.
+# "HOST:PORT", passed to the worker in the environment.
 SERVER = os.environ.get("PROGRAM_SERVER") or ":".join(sys.argv[1:3])
 
 app = celery.Celery("celery_tasks", broker=f"redis://{SERVER}/0", backend=f"redis://{SERVER}/1")
@@ -32,7 +32,7 @@ app.conf.update(
 
 
 def store():
-    """Where tasks leave notes: a database of its own."""
+    """A client of the separate database to which tasks write notes."""
     host, port = SERVER.split(":")
     return redis.Redis(host, int(port), db=2, decode_responses=True)
 
@@ -118,7 +118,7 @@ def failures(client):
     except KeyError as error:
         assert error.args == ("run 2",)
     else:
-        raise AssertionError("a failure was lost")
+        raise AssertionError("the failed task returned a result")
     assert result.state == "FAILURE" and "KeyError" in result.traceback
     assert client.blpop("notes", PATIENCE_SECONDS)[1] == "failed: 'run 2'"
     broken = celery.chord([add.s(1, 1), hopeless.s()])(total.s())
@@ -137,7 +137,7 @@ def deadlines(client):
     except TaskRevokedError:
         assert expired.state == "REVOKED"
     else:
-        raise AssertionError("what is expired does not run")
+        raise AssertionError("an expired task ran")
 
 
 def revoking(client):
@@ -157,13 +157,13 @@ def revoking(client):
     except TaskRevokedError:
         assert running.state == "REVOKED"
     else:
-        raise AssertionError("it was stopped")
+        raise AssertionError("the revoked task returned a result")
     [reply] = app.control.ping(limit=1)
     assert list(reply.values()) == [{"ok": "pong"}]
 
 
 def order(client):
-    """While the worker takes nothing from the queue, it grows; then all of it is run."""
+    """The queue grows while the worker takes nothing from it; then all tasks run."""
     app.control.cancel_consumer("celery", reply=True, limit=1)
     for number in range(20):
         note.delay(str(number))

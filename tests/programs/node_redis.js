@@ -1,8 +1,8 @@
-// node-redis works: a small shop keeps its accounts, its queue of orders, its ranks, its stock and its news in the server,
-// and each is compared with what plain JavaScript computes.
+// node-redis works: a small shop keeps accounts, a queue of orders, ranks, stock and news in the server, and the results are
+// compared with those of plain JavaScript.
 //
-// Usage: node node_redis.js HOST PORT, with NODE_PATH naming the folder that holds redis. Empties the server.
-// Ends with status 0 when everything is as computed.
+// Usage: node node_redis.js HOST PORT, with NODE_PATH set to the folder that contains redis. Empties the server.
+// Exits with status 0 if all results are as computed.
 "use strict";
 
 const assert = require("node:assert/strict");
@@ -10,7 +10,7 @@ const { WatchError, createClient, createClientPool, defineScript } = require("re
 
 const PATIENCE_MS = 30_000;
 const [host, port] = [process.argv[2], Number(process.argv[3])];
-// Takes from the stock what is there, up to what is wanted, and notes who got it. Its second key is not declared.
+// Takes up to the requested amount from the stock, and records the customer. Its second key is not declared.
 const TAKE = `
   local left = tonumber(redis.call("HGET", KEYS[1], ARGV[1]) or "0")
   local taken = math.min(left, tonumber(ARGV[2]))
@@ -34,7 +34,7 @@ const options = {
   },
 };
 
-/** The same numbers at every run. */
+/** Returns a generator of random numbers, which are the same in every run. */
 function numbers(seed) {
   let state = seed;
   return (below) => {
@@ -159,7 +159,7 @@ async function news(client) {
     reader.pSubscribe("ne?s", note("pattern"));
     reader.sSubscribe("shard", note("shard"));
   });
-  // The subscriptions are in force when this is answered.
+  // Once this has a reply, the subscriptions are active.
   await reader.ping();
   const receivers = await Promise.all(Array.from({ length: 150 }, (_, number) => client.publish("news", String(number))));
   assert.ok(receivers.every((count) => count === 2));

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""What redis-py builds upon the server works: locks, transactions that watch, pipelines, scripts, subscribers in threads and
-under asyncio, each used by several threads at once and compared with what plain Python computes.
+"""The helpers of redis-py work: locks, transactions with WATCH, pipelines, scripts, subscribers in threads and under asyncio.
+Each is used by several threads at once, and the results are compared with those of plain Python.
 
-Usage: redis_py_helpers.py HOST PORT. Empties the server. Ends with status 0 when everything is as computed.
+Usage: redis_py_helpers.py HOST PORT. Empties the server. Exits with status 0 if all results are as computed.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ THREADS = 8
 
 
 def together(work, arguments):
-    """Runs `work` for each of the arguments on threads; returns what they return."""
+    """Runs `work` for each argument on threads of their own; returns the results."""
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
         return list(pool.map(work, arguments))
 
@@ -48,7 +48,7 @@ def locks(client):
             refused()
         except LockError:
             continue
-        raise AssertionError("only its owner may")
+        raise AssertionError("a client that does not own the lock changed it")
     lock.release()
     brief = client.lock("brief", timeout=0.02)
     assert brief.acquire() and other.acquire()
@@ -57,7 +57,7 @@ def locks(client):
         brief.release()
     except LockNotOwnedError:
         return
-    raise AssertionError("another owns it by now")
+    raise AssertionError("the lock was released although it has another owner")
 
 
 def transactions(client):
@@ -93,7 +93,7 @@ def transactions(client):
         except WatchError:
             assert int(client.get(accounts[0])) == expected[accounts[0]] + 1
             return
-    raise AssertionError("the change was not noticed")
+    raise AssertionError("the transaction was not aborted")
 
 
 def pipelines(client):
@@ -116,7 +116,7 @@ def pipelines(client):
 
 
 def scripts(client):
-    # A bucket of tokens; the second key is not declared.
+    # A token bucket; the second key is not declared.
     source = """
         local left = tonumber(redis.call('get', KEYS[1]) or ARGV[1])
         if left < tonumber(ARGV[2]) then
@@ -133,7 +133,7 @@ def scripts(client):
     except NoScriptError:
         pass
     else:
-        raise AssertionError("nobody loaded it yet")
+        raise AssertionError("the script is loaded already")
     answers = together(lambda number: bucket(keys=["bucket"], args=[100, 1, f"user:{number % 4}"]), range(150))
     granted = [answer for answer in answers if answer is not None]
     assert sorted(answer[0] for answer in granted) == list(range(100)) and granted[0][2] == 2
@@ -149,13 +149,13 @@ def scripts(client):
     except ResponseError as error:
         assert "WRONGTYPE" in str(error), error
     else:
-        raise AssertionError("the error of a command is the script's")
+        raise AssertionError("the error of the command did not stop the script")
     assert client.eval("return redis.pcall('lpush', KEYS[1], 'x')['err'] ~= nil", 1, "other") == 1
     assert client.eval_ro("return redis.call('get', KEYS[1])", 1, "other") == b"0"
 
 
 def queues(client):
-    """Producers and consumers in threads; what a consumer has taken and not done is seen."""
+    """Producers and consumers in threads; items that a consumer has taken but not finished are visible."""
 
     def consumer(name):
         taken = []
@@ -189,7 +189,7 @@ def subscribers(client):
     with client.pubsub(ignore_subscribe_messages=True) as channel:
         channel.subscribe(**{"news": handle})
         channel.psubscribe(**{"n*s": handle})
-        # Subscribed when both are answered; what is ignored is answered with None.
+        # Wait until both subscriptions are active. get_message returns None for the ignored confirmations.
         while client.pubsub_numsub("news")[0][1] == 0 or client.pubsub_numpat() == 0:
             channel.get_message(timeout=0.1)
         thread = channel.run_in_thread(sleep_time=0.01)

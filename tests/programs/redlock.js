@@ -1,8 +1,8 @@
-// Redlock works: a lock on three nodes keeps eight clerks from losing each other's changes, runs out, is extended, and
-// needs a majority. The nodes are three databases of one server.
+// Redlock works: a lock on three nodes keeps eight clerks from overwriting each other's changes, expires, is extended, and needs
+// a majority. The nodes are three databases of one server.
 //
-// Usage: node redlock.js HOST PORT, with NODE_PATH naming the folder that holds redlock and ioredis. Empties the server.
-// Ends with status 0 when everything is as computed.
+// Usage: node redlock.js HOST PORT, with NODE_PATH set to the folder that contains redlock and ioredis. Empties the server.
+// Exits with status 0 if all results are as computed.
 "use strict";
 
 const assert = require("node:assert/strict");
@@ -13,7 +13,7 @@ const { default: Redlock, ExecutionError, ResourceLockedError } = require("redlo
 const PATIENCE_MS = 30_000;
 const [host, port] = [process.argv[2], Number(process.argv[3])];
 
-/** Runs `work` with the lock. One that lost is to give back its votes before it tries again, which Redlock's own retries don't. */
+/** Runs `work` with the lock. A loser must release its votes before it retries, which Redlock's own retries don't do. */
 async function locked(redlock, key, work) {
   for (;;) {
     const lock = await redlock.acquire([key], 10_000).catch((error) => assert.ok(error instanceof ExecutionError, error));
@@ -25,7 +25,7 @@ async function locked(redlock, key, work) {
   }
 }
 
-/** Redlock is content with two nodes of three; the third may follow later, or not. */
+/** Checks at least two of the three nodes: Redlock does not wait for the third. */
 async function most(nodes, check) {
   const answers = await Promise.all(nodes.map(check));
   assert.ok(answers.filter((answer) => answer).length >= 2, `on the nodes: ${answers}`);
@@ -46,7 +46,7 @@ async function exclusion({ nodes, once, store }) {
   };
   await Promise.all(Array.from({ length: 8 }, (_, amount) => clerk(amount)));
   assert.equal(await store.get("balance"), String((5 * 8 * 7) / 2));
-  for (const node of nodes) assert.equal(await node.exists("account"), 0, "released everywhere");
+  for (const node of nodes) assert.equal(await node.exists("account"), 0, "the lock is released on all nodes");
 }
 
 async function several({ nodes, redlock, once }) {
@@ -54,7 +54,7 @@ async function several({ nodes, redlock, once }) {
   const both = await redlock.acquire(["left", "right"], 5_000);
   for (const key of ["left", "right"]) await most(nodes, async (node) => (await node.get(key)) === both.value);
   await assert.rejects(once.acquire(["right", "other"], 5_000), ExecutionError);
-  for (const node of nodes) assert.equal(await node.exists("other"), 0, "all or none of the keys");
+  for (const node of nodes) assert.equal(await node.exists("other"), 0, "either all keys are locked or none");
   await both.release();
   const right = await once.acquire(["right", "other"], 5_000);
   await right.release();
@@ -67,7 +67,7 @@ async function extension({ nodes, redlock, once }) {
   await most(nodes, async (node) => (await node.pttl("short")) > 50_000);
   await assert.rejects(once.acquire(["short"], 100), ExecutionError);
   await lock.release();
-  // One that ran out belongs to who takes it next; its first owner can do nothing to it.
+  // An expired lock belongs to the client that takes it next; its first owner can no longer change it.
   const first = await once.acquire(["brief"], 30);
   const second = await redlock.acquire(["brief"], 60_000);
   await assert.rejects(first.extend(60_000));

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""RQ works: jobs, dependencies, groups, retries, schedules, rate limits, failures and stopping, with workers that fork.
+"""RQ works: jobs, dependencies, groups, retries, schedules, rate limits, failures and stopping, with forking workers.
 
-Usage: rq_queue.py HOST PORT. Empties the server. Ends with status 0 when everything is as computed.
+Usage: rq_queue.py HOST PORT. Empties the server. Exits with status 0 if all results are as computed.
 """
 
 import logging
@@ -33,7 +33,7 @@ def note(name):
 
 
 def shaky():
-    """Fails at its first two runs."""
+    """Fails in its first two runs."""
     runs = rq.get_current_job().connection.incr("shaky")
     if runs < 3:
         raise ValueError(f"run {runs}")
@@ -62,30 +62,30 @@ def noted_stop(job, connection):
     connection.publish("endless", "stopped")
 
 
-class Deaf:
-    """Listens to no commands: to end the thread that does takes up to a second."""
+class WithoutCommands:
+    """Does not subscribe to commands: stopping the thread that does takes up to a second."""
 
     def subscribe(self):
         pass
 
 
-class SimpleWorker(Deaf, rq.SimpleWorker):
+class SimpleWorker(WithoutCommands, rq.SimpleWorker):
     pass
 
 
-class ForkingWorker(Deaf, rq.Worker):
+class ForkingWorker(WithoutCommands, rq.Worker):
     pass
 
 
 def burst(client, *names, kind=SimpleWorker, **options):
-    """Lets a worker run all that is queued."""
+    """Lets a worker run all queued jobs."""
     worker = kind([rq.Queue(name, connection=client) for name in names], connection=client)
     worker.work(burst=True, logging_level=logging.CRITICAL, **options)
     return worker
 
 
 def notes(client):
-    """What the jobs noted since the last look."""
+    """The notes that jobs wrote since the last call."""
     found = [note.decode() for note in client.lrange("notes", 0, -1)]
     client.delete("notes")
     return found
@@ -125,7 +125,7 @@ def order(client, jobs):
     except rq.exceptions.DuplicateJobError:
         pass
     else:
-        raise AssertionError("the same job twice")
+        raise AssertionError("a duplicate job was accepted")
     cancelled = high.enqueue(jobs.note, "never")
     cancelled.cancel()
     burst(client, "high", "low")
@@ -194,7 +194,7 @@ def rate_limits(client, jobs):
     statuses = [job.get_status() for job in made]
     assert statuses == [JobStatus.QUEUED] * 2 + [JobStatus.RATE_LIMITED] * 3 and len(queue) == 2
     burst(client, "limited")
-    # Those that had to wait share the second by which they are ordered.
+    # Jobs that had to wait are ordered by second, and share one.
     assert sorted(notes(client)) == ["0", "1", "2", "3", "4"]
 
 
@@ -229,11 +229,11 @@ def next_message(heard):
         message = heard.get_message(timeout=1)
         if message is not None:
             return message["data"]
-    raise AssertionError("nothing was published")
+    raise AssertionError("no message was published")
 
 
 def main():
-    # Jobs are found by the name of their module, which "__main__" is not.
+    # RQ finds jobs by the name of their module, which can't be "__main__".
     import rq_queue as jobs
 
     host, port = sys.argv[1], int(sys.argv[2])

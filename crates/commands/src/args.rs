@@ -1,4 +1,4 @@
-//! The arguments of one request: slices of the connection's input, nothing copied.
+//! The arguments of one request: slices of the connection's input, without a copy.
 
 use damselfly_base::{CommandError, number};
 use damselfly_engine::Key;
@@ -11,7 +11,7 @@ use crate::Result;
 pub struct Args<'a> {
     input: &'a [u8],
     spans: &'a [Span],
-    /// The hash of the first key, if it is known already, and its place.
+    /// The argument index and hash of the first key, if known already.
     first_key: Option<(usize, u64)>,
 }
 
@@ -46,7 +46,7 @@ impl OwnedArgs {
 }
 
 impl<'a> Args<'a> {
-    /// The arguments that `spans` cut out of `input`; `first_key` is the place and hash of a key.
+    /// The arguments that `spans` cut out of `input`; `first_key` is the argument index and hash of a key.
     #[inline]
     pub fn new(input: &'a [u8], spans: &'a [Span], first_key: Option<(usize, u64)>) -> Self {
         Self {
@@ -56,7 +56,7 @@ impl<'a> Args<'a> {
         }
     }
 
-    /// The number of arguments, the name included.
+    /// The number of arguments, including the name.
     #[inline]
     #[expect(clippy::len_without_is_empty, reason = "there is always the name")]
     pub fn len(&self) -> usize {
@@ -66,19 +66,19 @@ impl<'a> Args<'a> {
     /// An argument.
     ///
     /// # Panics
-    /// If there are fewer; the row's arity says how many there are at least.
+    /// If there are fewer. The row's arity is the number of arguments that a command can rely on.
     #[inline]
     pub fn at(&self, index: usize) -> &'a [u8] {
         self.spans[index].of(self.input)
     }
 
-    /// An argument, or `None` behind the last.
+    /// An argument, or `None` past the last one.
     #[inline]
     pub fn get(&self, index: usize) -> Option<&'a [u8]> {
         self.spans.get(index).map(|span| span.of(self.input))
     }
 
-    /// The request that stands behind the first `skipped` arguments of this one.
+    /// The request that remains without the first `skipped` arguments.
     pub fn behind(&self, skipped: usize) -> Self {
         Self {
             input: self.input,
@@ -102,13 +102,13 @@ impl<'a> Args<'a> {
         OwnedArgs::copy(self.from(0))
     }
 
-    /// Appends a copy to these two, which [`Args::new`] takes later.
+    /// Appends a copy to `bytes` and `spans`, from which [`Args::new`] makes the arguments again.
     #[inline]
     pub fn copy_to(&self, bytes: &mut Vec<u8>, spans: &mut Vec<Span>) {
         let (Some(first), Some(last)) = (self.spans.first(), self.spans.last()) else {
             return;
         };
-        // Arguments stand in order, so what is between them comes along: that is cheaper than to copy one by one.
+        // The arguments are in order, so one copy takes them all, with the bytes between them: cheaper than one copy each.
         let (from, start) = (first.start, bytes.len());
         bytes.extend_from_slice(&self.input[from..last.start + last.len]);
         spans.extend(self.spans.iter().map(|span| Span {
@@ -138,7 +138,7 @@ impl<'a> Args<'a> {
             .is_some_and(|arg| arg.eq_ignore_ascii_case(word.as_bytes()))
     }
 
-    /// An argument as an integer of 64 bits.
+    /// An argument as a 64-bit integer.
     ///
     /// # Errors
     /// `value is not an integer or out of range`.
@@ -150,7 +150,7 @@ impl<'a> Args<'a> {
     /// An argument as a database index.
     ///
     /// # Errors
-    /// If it is no integer of 32 bits, or no database has that index.
+    /// If it is not a 32-bit integer, or no database has that index.
     pub fn database(&self, index: usize, databases: usize) -> Result<usize> {
         let number = self.integer(index)?;
         if i32::try_from(number).is_err() {

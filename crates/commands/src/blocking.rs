@@ -1,7 +1,7 @@
-//! Lists and sorted sets for those who wait: BLPOP, BLMOVE, BZPOPMIN and their relatives.
+//! Blocking commands on lists and sorted sets: BLPOP, BLMOVE, BZPOPMIN and their relatives.
 //!
-//! Each of these does what a command without the leading B does if one of its keys has something, and waits otherwise. Then the
-//! same function serves it, as soon as a key has something.
+//! Each does the same as the command without the leading B if one of its keys has an element, and blocks otherwise. Once a key
+//! has an element, the same function serves the client.
 
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(blpop),
         group: Group::List,
         usage: "BLPOP key [key ...] timeout",
-        summary: "Takes the first element of the first list that has any, or waits for one.",
+        summary: "Removes and returns the first element of the first list that is not empty, or blocks until there is one.",
         since: "2.0.0",
         complexity: "O(N) where N is the number of keys",
     },
@@ -45,7 +45,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(brpop),
         group: Group::List,
         usage: "BRPOP key [key ...] timeout",
-        summary: "Takes the last element of the first list that has any, or waits for one.",
+        summary: "Removes and returns the last element of the first list that is not empty, or blocks until there is one.",
         since: "2.0.0",
         complexity: "O(N) where N is the number of keys",
     },
@@ -57,7 +57,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(blmpop),
         group: Group::List,
         usage: "BLMPOP timeout numkeys key [key ...] <LEFT | RIGHT> [COUNT count]",
-        summary: "Takes elements of the first list that has any, or waits for some.",
+        summary: "Removes and returns elements of the first list that is not empty, or blocks until there is one.",
         since: "7.0.0",
         complexity: "O(N+M) where N is the number of keys and M the number of elements returned",
     },
@@ -69,7 +69,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(blmove),
         group: Group::List,
         usage: "BLMOVE source destination <LEFT | RIGHT> <LEFT | RIGHT> timeout",
-        summary: "Moves an element from an end of a list to an end of another and returns it, or waits for one.",
+        summary: "Moves an element from an end of a list to an end of another and returns it, or blocks until there is one.",
         since: "6.2.0",
         complexity: "O(1)",
     },
@@ -89,7 +89,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(brpoplpush),
         group: Group::List,
         usage: "BRPOPLPUSH source destination timeout",
-        summary: "Moves the last element of a list to the head of another and returns it, or waits for one.",
+        summary: "Moves the last element of a list to the head of another and returns it, or blocks until there is one.",
         since: "2.2.0",
         complexity: "O(1)",
     },
@@ -101,7 +101,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(bzpopmin),
         group: Group::SortedSet,
         usage: "BZPOPMIN key [key ...] timeout",
-        summary: "Takes the member of the lowest score from the first sorted set that has any, or waits for one.",
+        summary: "Removes and returns the member with the lowest score of the first sorted set that is not empty, or blocks until there is one.",
         since: "5.0.0",
         complexity: "O(log(N)) where N is the size of the sorted set",
     },
@@ -113,7 +113,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(bzpopmax),
         group: Group::SortedSet,
         usage: "BZPOPMAX key [key ...] timeout",
-        summary: "Takes the member of the highest score from the first sorted set that has any, or waits for one.",
+        summary: "Removes and returns the member with the highest score of the first sorted set that is not empty, or blocks until there is one.",
         since: "5.0.0",
         complexity: "O(log(N)) where N is the size of the sorted set",
     },
@@ -125,20 +125,20 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(bzmpop),
         group: Group::SortedSet,
         usage: "BZMPOP timeout numkeys key [key ...] <MIN | MAX> [COUNT count]",
-        summary: "Takes the members of the lowest or highest scores from the first sorted set that has any, or waits for some.",
+        summary: "Removes and returns the members with the lowest or highest scores of the first sorted set that is not empty, or blocks until there is one.",
         since: "7.0.0",
-        complexity: "O(K)+O(M*log(N)) where K is the number of keys, N the size of the sorted set and M the number of members taken",
+        complexity: "O(K)+O(M*log(N)) where K is the number of keys, N the size of the sorted set and M the number of members removed",
     },
 ];
 
-/// What serves a client from a key that has something.
+/// Serves a client from a key that has an element.
 type Serve = fn(&mut Tx<'_>, Args<'_>, Key<'_>, &mut Reply<'_>) -> Result;
 
-/// A timeout in seconds as milliseconds; `None` for as long as it takes.
+/// Converts a timeout from seconds to milliseconds; `None` to wait forever.
 fn timeout_ms(seconds: &[u8]) -> Result<Option<u64>> {
     let seconds = LongDouble::parse(seconds)
         .ok_or_else(|| CommandError::err("timeout is not a float or out of range"))?;
-    // What leaves 64 bits is negative to Redis, too.
+    // Redis, too, takes a timeout that overflows 64 bits for a negative one.
     let ms = seconds.thousandfold().and_then(|ms| u64::try_from(ms).ok());
     match ms {
         None => Err(CommandError::err("timeout is negative").into()),
@@ -147,7 +147,7 @@ fn timeout_ms(seconds: &[u8]) -> Result<Option<u64>> {
     }
 }
 
-/// Serves the client from the first key that has something, or makes it wait.
+/// Serves the client from the first key that has an element, or blocks it.
 fn serve_or_wait(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, wait: Wait) -> Result {
     for place in wait.keys.clone() {
         let key = args.key(place);
@@ -155,7 +155,7 @@ fn serve_or_wait(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, wait: W
             None => {}
             Some(found) if found == wait.of => return (wait.serve)(tx, args, key, reply),
             Some(_) => {
-                // It was looked at, which is a use.
+                // The look-up counts as an access.
                 tx.access(key);
                 return Err(CommandError::WrongType.into());
             }
@@ -164,7 +164,7 @@ fn serve_or_wait(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, wait: W
     Err(Stop::Wait(Arc::new(wait)))
 }
 
-/// For commands of the form `NAME key [key ...] timeout`.
+/// Runs commands of the form `NAME key [key ...] timeout`.
 fn pop_or_wait(
     tx: &mut Tx<'_>,
     args: Args<'_>,
@@ -205,10 +205,10 @@ fn pop_named(tx: &mut Tx<'_>, key: Key<'_>, side: Side, reply: &mut Reply<'_>) -
     pop_one(tx, key, side, reply).map(drop)
 }
 
-/// Where the number of keys stands in commands that say it.
+/// The index of `numkeys`, in commands that have it.
 const COUNT_AT: usize = 2;
 
-/// For commands of the form `NAME timeout numkeys key [key ...] ...`.
+/// Runs commands of the form `NAME timeout numkeys key [key ...] ...`.
 fn pop_many_or_wait(
     tx: &mut Tx<'_>,
     args: Args<'_>,
@@ -239,7 +239,7 @@ fn blmpop(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     })
 }
 
-/// For commands that take from argument 1, give to argument 2 and end with the timeout.
+/// Runs commands that move an element from argument 1 to argument 2 and end with the timeout.
 fn move_or_wait(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, serve: Serve) -> Result {
     let wait = Wait {
         timeout_ms: timeout_ms(args.at(args.len() - 1))?,

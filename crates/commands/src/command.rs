@@ -1,5 +1,5 @@
-//! The row of a command: everything that is known about it. Permissions, locks, documentation and
-//! cluster hints all follow from it.
+//! The row that describes a command. Permissions, locks, documentation and cluster hints all follow
+//! from it.
 
 use damselfly_base::number::parse_integer;
 
@@ -8,41 +8,41 @@ use crate::Args;
 /// One command or subcommand; `F` is the type of its function.
 #[derive(Clone, Copy, Debug)]
 pub struct Command<F: 'static> {
-    /// The name, in upper case; of a subcommand, its own part.
+    /// The name, in upper case; for a subcommand, only its own part.
     pub name: &'static str,
-    /// How many arguments it takes, the name (of a subcommand: both names) included.
+    /// The number of arguments, including the name (for a subcommand: both names).
     pub arity: Arity,
-    /// Where its keys are and what it does to them.
+    /// Where its keys are and what the command does to them.
     pub keys: Keys,
-    /// What else is special about it.
+    /// Its other properties.
     pub traits: &'static [Trait],
-    /// What runs it.
+    /// The function or subcommands that run it.
     pub run: Run<F>,
     /// The family, for documentation and ACL categories.
     pub group: Group,
-    /// How to write it, in Redis's notation.
+    /// Its syntax, in Redis's notation.
     pub usage: &'static str,
-    /// One sentence.
+    /// What it does, in one sentence.
     pub summary: &'static str,
-    /// The Redis version that first had it.
+    /// The first Redis version that had it.
     pub since: &'static str,
-    /// Time, by argument sizes.
+    /// Its time complexity.
     pub complexity: &'static str,
 }
 
-/// A function, or rows one level down.
+/// How a command runs: by a function, by its subcommands, or both.
 #[derive(Clone, Copy, Debug)]
 pub enum Run<F: 'static> {
-    /// The command's function.
+    /// This function.
     Run(F),
-    /// The second argument chooses one of these.
+    /// The second argument names one of these subcommands.
     Subcommands(&'static [Command<F>]),
-    /// The function where there is no second argument, or else the one of these that it chooses.
+    /// The function if there is no second argument, otherwise the subcommand that it names.
     Either(F, &'static [Command<F>]),
 }
 
 impl<F> Run<F> {
-    /// The rows one level down; none for a plain function.
+    /// The rows of its subcommands; none if it is a plain function.
     pub fn subcommands(&self) -> &'static [Command<F>] {
         match self {
             Self::Run(_) => &[],
@@ -54,9 +54,9 @@ impl<F> Run<F> {
 /// A number of arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arity {
-    /// So many.
+    /// Exactly this many.
     Exactly(usize),
-    /// So many or more.
+    /// This many or more.
     AtLeast(usize),
 }
 
@@ -82,15 +82,15 @@ impl Arity {
 /// The keys of a command.
 #[derive(Clone, Copy, Debug)]
 pub enum Keys {
-    /// None.
+    /// No keys.
     None,
-    /// Arguments are keys.
+    /// These arguments are keys.
     Args(&'static [KeySpec]),
-    /// None, but in a cluster these arguments choose a slot as keys do: channels.
+    /// No keys, but arguments that choose a slot in a cluster as keys do: channels.
     Slots(At),
-    /// All keys: it runs alone.
+    /// All keys: the command runs alone.
     All {
-        /// Whether it changes them.
+        /// Whether the command changes them.
         writes: bool,
     },
 }
@@ -128,39 +128,39 @@ pub struct KeySpec {
 pub enum At {
     /// This one.
     One(usize),
-    /// From this one to the last, every `step`-th.
+    /// Every `step`-th argument from `first` to the last.
     ToEnd {
         /// The first key.
         first: usize,
         /// The distance from one to the next.
         step: usize,
     },
-    /// From this one to the last but one, as those behind which a timeout stands.
+    /// From this one to the last but one, as in commands that end with a timeout.
     ToLastButOne(usize),
-    /// As many as this argument says, behind it.
+    /// The arguments after this one, as many as it says.
     Counted(usize),
-    /// The first half of what stands behind the first argument that is this word, in any case.
+    /// The first half of the arguments after the first one that is this word, in any case.
     HalfBehind {
         /// The word.
         word: &'static str,
-        /// The first argument that can be it.
+        /// The first argument that can be the word.
         from: usize,
-        /// Options, and how many arguments behind each belong to it, so that none of them can be the word.
+        /// Options with the number of arguments that belong to each; those can't be the word.
         skipping: &'static [(&'static str, usize)],
     },
-    /// The one behind the last option that is this word, in any case.
+    /// The argument after the last option that is this word, in any case.
     Behind {
         /// The word.
         word: &'static str,
-        /// The first argument that can be it.
+        /// The first argument that can be the word.
         from: usize,
-        /// Options, and how many arguments behind each belong to it, so that none of them can be the word.
+        /// Options with the number of arguments that belong to each; those can't be the word.
         skipping: &'static [(&'static str, usize)],
     },
 }
 
 impl At {
-    /// The places of the keys in a request. Where its arguments make no sense there are none; the command says why.
+    /// The argument indexes of the keys in a request; none if the arguments are invalid, which the command itself reports.
     #[inline]
     pub fn places(self, args: Args<'_>) -> impl Iterator<Item = usize> + Clone + use<> {
         let len = args.len();
@@ -208,7 +208,7 @@ fn first_option(
     None
 }
 
-/// The last option that is `word` and has something behind it.
+/// The last option that is `word` and has an argument after it.
 fn last_option(
     args: Args<'_>,
     word: &str,
@@ -226,7 +226,7 @@ fn last_option(
     found
 }
 
-/// The end of the keys that the argument at `count_at` counts; there are none if it is no number, or too great.
+/// The end of the keys that the argument at `count_at` counts; there are none if it is not a number or too large.
 fn counted_end(args: Args<'_>, count_at: usize) -> usize {
     let first = count_at + 1;
     let count = args.get(count_at).and_then(parse_integer);
@@ -237,34 +237,34 @@ fn counted_end(args: Args<'_>, count_at: usize) -> usize {
         .unwrap_or(first)
 }
 
-/// What a command does to a key, as Redis's key specifications name it.
+/// What a command does to a key, in the terms of Redis's key specifications.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Reads the value.
     Read,
-    /// Reads the value, and notes in it who has read what.
+    /// Reads the value, and records in it who has read what.
     ReadNoting,
-    /// Reads what is known about it: existence, type, TTL, length.
+    /// Reads metadata: existence, type, TTL, length.
     Look,
-    /// Overwrites it without a look.
+    /// Overwrites the value without reading it.
     Overwrite,
-    /// Stores it if it is absent.
+    /// Stores a value if the key is absent.
     Create,
-    /// Changes it, and may show what was there.
+    /// Changes the value, and may return what was there.
     ReadUpdate,
-    /// Changes it.
+    /// Changes the value.
     Update,
-    /// Adds to it.
+    /// Adds to the value.
     Insert,
-    /// Removes parts of it.
+    /// Removes parts of the value.
     Shrink,
-    /// Removes it or parts of it, and shows what was there.
+    /// Removes the value or parts of it, and returns what was there.
     Take,
-    /// Removes it.
+    /// Removes the key.
     Remove,
-    /// As the options say: SET.
+    /// Depends on the options: SET.
     Variable,
-    /// Nothing: it is no key.
+    /// Nothing: the argument is not a key.
     NotKey,
 }
 
@@ -286,7 +286,7 @@ impl Access {
         }
     }
 
-    /// Redis's flags of a key specification.
+    /// The flags of Redis's key specifications.
     pub fn flags(self) -> &'static [&'static str] {
         match self {
             Self::Read | Self::ReadNoting => &["RO", "access"],
@@ -326,16 +326,16 @@ pub const fn writes(at: At, access: Access) -> KeySpec {
     KeySpec { at, access }
 }
 
-/// What is special about a command; each is one of Redis's command flags or tips.
+/// A property of a command: one of Redis's command flags or tips.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trait {
-    /// Constant or logarithmic time.
+    /// Takes constant or logarithmic time.
     Fast,
     /// Reads data although no argument is a key.
     ReadOnly,
     /// Refused when `maxmemory` is reached.
     NeedsMemory,
-    /// For administrators.
+    /// For administrators only.
     Admin,
     /// In the ACL category `dangerous`.
     Dangerous,
@@ -343,43 +343,43 @@ pub enum Trait {
     Category(&'static str),
     /// Publishes or subscribes.
     PubSub,
-    /// Changes what is kept, though that is no key.
+    /// Changes stored data that is not a key.
     Writes,
-    /// Replicas may have to learn of it although no argument is a key that it changes.
+    /// May have to be replicated although no argument is a key that it changes.
     MayReplicate,
-    /// Not in scripts.
+    /// Not allowed in scripts.
     NoScript,
-    /// Allowed while data is loaded.
+    /// Allowed while data is loading.
     Loading,
-    /// Not while data is loaded in the background.
+    /// Not allowed while data is loading in the background.
     NoAsyncLoading,
-    /// Allowed on a replica without its primary.
+    /// Allowed on a replica that has lost its primary.
     Stale,
     /// Allowed before authentication.
     NoAuth,
-    /// Allowed while a script runs for too long.
+    /// Allowed while a script exceeds its time limit.
     AllowBusy,
-    /// Not within MULTI.
+    /// Not allowed within MULTI.
     NoMulti,
-    /// May wait.
+    /// May block the client.
     Blocking,
-    /// Its keys are counted, and may be none.
+    /// An argument counts its keys, and the count may be zero.
     NoMandatoryKeys,
-    /// Never in the slow log.
+    /// Never recorded in the slow log.
     SkipSlowlog,
     /// Not shown by MONITOR.
     SkipMonitor,
-    /// Only with `enable-debug-command` and the like.
+    /// Only allowed with `enable-debug-command` and similar options.
     Protected,
-    /// Sentinel has it too.
+    /// Also a command of Sentinel.
     Sentinel,
-    /// Uses keys that are no arguments.
+    /// Uses keys that are not arguments.
     TouchesArbitraryKeys,
-    /// Its documentation marks it as deprecated, with what replaces it.
+    /// Documented as deprecated, with its replacement.
     Deprecated {
         /// Since this version.
         since: &'static str,
-        /// In favour of this.
+        /// The replacement.
         instead: &'static str,
     },
     /// A tip for cluster proxies.
@@ -387,7 +387,7 @@ pub enum Trait {
 }
 
 impl Trait {
-    /// Redis's flag; `None` for what COMMAND reports elsewhere.
+    /// The name of Redis's flag; `None` for a trait that COMMAND does not report as a flag.
     pub fn flag(self) -> Option<&'static str> {
         Some(match self {
             Self::Fast => "fast",
@@ -436,7 +436,7 @@ pub enum Group {
     Stream,
     /// Any key.
     Generic,
-    /// Several commands as one.
+    /// Transactions.
     Transactions,
     /// Channels.
     PubSub,
@@ -449,7 +449,7 @@ pub enum Group {
 }
 
 impl Group {
-    /// Redis's name in COMMAND DOCS.
+    /// Redis's name for the family in COMMAND DOCS.
     pub fn name(self) -> &'static str {
         match self {
             Self::String => "string",
@@ -493,19 +493,19 @@ fn map_all<F: Copy, G: Copy>(rows: &[Command<F>], wrap: fn(F) -> G) -> &'static 
 }
 
 impl<F: Copy> Command<F> {
-    /// True if it has this trait.
+    /// True if the command has this trait.
     pub fn has(&self, wanted: Trait) -> bool {
         self.traits.contains(&wanted)
     }
 
-    /// True if it names ACL categories.
+    /// True if the row names ACL categories.
     pub fn has_category(&self) -> bool {
         let is_category = |of_row: &Trait| matches!(of_row, Trait::Category(_));
         self.traits.iter().any(is_category)
     }
 
-    /// The same row with its function wrapped, as one table of several kinds of functions needs
-    /// it. Meant to be called once per process: rows one level down are leaked.
+    /// The same row with its function wrapped, so that one table can hold several kinds of functions.
+    /// To be called once per process: it leaks the rows of subcommands.
     pub fn map<G: Copy>(&self, wrap: fn(F) -> G) -> Command<G> {
         Command {
             name: self.name,
@@ -525,7 +525,7 @@ impl<F: Copy> Command<F> {
         }
     }
 
-    /// The places of all key arguments of a request, in order of the row's specifications.
+    /// The indexes of all key arguments of a request, in order of the row's key specifications.
     #[inline]
     pub fn key_places<'a>(
         &self,

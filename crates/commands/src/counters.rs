@@ -1,4 +1,4 @@
-//! Strings as counters: INCR and its relatives.
+//! Commands that use strings as counters: INCR and its relatives.
 
 use damselfly_base::CommandError;
 use damselfly_base::long_double::LongDouble;

@@ -1,4 +1,4 @@
-//! When keys end: EXPIRE, TTL and their relatives.
+//! Expiry of keys: EXPIRE, TTL and their relatives.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -40,10 +40,10 @@ pub(crate) fn is_past(deadline_ms: i64, now: Now) -> bool {
     deadline_ms <= now.0
 }
 
-/// The deadline, in milliseconds since the epoch, that a positive number in an argument stands for.
+/// Converts a positive number in an argument to a deadline in milliseconds since the epoch.
 ///
 /// # Errors
-/// `invalid expire time` for numbers below one and those that leave 64 bits.
+/// `invalid expire time` for numbers below one and for deadlines that overflow 64 bits.
 pub(crate) fn deadline_in(
     tx: &Tx<'_>,
     number: i64,
@@ -57,7 +57,7 @@ pub(crate) fn deadline_in(
     signed_deadline_in(tx, number, unit, relative, command)
 }
 
-/// As [`deadline_in`], for commands that take numbers of any sign.
+/// Like [`deadline_in`], for commands that accept numbers of any sign.
 fn signed_deadline_in(
     tx: &Tx<'_>,
     number: i64,
@@ -80,8 +80,8 @@ fn signed_deadline_in(
     })
 }
 
-/// A deadline as `ttl-rounding` keeps it: an error of at most half a second in 37 hours or more,
-/// which is under 0.0004 %.
+/// A deadline rounded as `ttl-rounding` asks: off by at most half a second in 37 hours or more, which is
+/// under 0.0004 %.
 fn rounded(deadline_ms: i64, now: Now) -> i64 {
     let deadline_ms = deadline_ms.min(now.0 + ROUNDED_MAX_MS);
     if deadline_ms.saturating_sub(now.0) > ROUNDED_OVER_MS {
@@ -137,7 +137,7 @@ const fn shows_deadline(
 }
 
 /// A command whose reply depends on when it runs.
-const fn by_the_clock(command: Command<KeyspaceFn>) -> Command<KeyspaceFn> {
+const fn depends_on_the_clock(command: Command<KeyspaceFn>) -> Command<KeyspaceFn> {
     Command {
         traits: &[Trait::Fast, Trait::Tip("nondeterministic_output")],
         ..command
@@ -149,14 +149,14 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         "EXPIRE",
         |tx, args, reply| expire(tx, args, Unit::Seconds, Relative::ToNow, "expire", reply),
         "EXPIRE key seconds [NX | XX | GT | LT]",
-        "Lets a key end after so many seconds.",
+        "Sets the expiry of a key, in seconds from now.",
         "1.0.0",
     ),
     sets_deadline(
         "PEXPIRE",
         |tx, args, reply| expire(tx, args, Unit::Millis, Relative::ToNow, "pexpire", reply),
         "PEXPIRE key milliseconds [NX | XX | GT | LT]",
-        "Lets a key end after so many milliseconds.",
+        "Sets the expiry of a key, in milliseconds from now.",
         "2.6.0",
     ),
     sets_deadline(
@@ -172,7 +172,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
             )
         },
         "EXPIREAT key unix-time-seconds [NX | XX | GT | LT]",
-        "Lets a key end at a Unix time in seconds.",
+        "Sets the expiry of a key to a Unix time in seconds.",
         "1.2.0",
     ),
     sets_deadline(
@@ -188,35 +188,35 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
             )
         },
         "PEXPIREAT key unix-time-milliseconds [NX | XX | GT | LT]",
-        "Lets a key end at a Unix time in milliseconds.",
+        "Sets the expiry of a key to a Unix time in milliseconds.",
         "2.6.0",
     ),
-    by_the_clock(shows_deadline(
+    depends_on_the_clock(shows_deadline(
         "TTL",
         |tx, args, reply| ttl(tx, args, Unit::Seconds, Relative::ToNow, reply),
         "TTL key",
-        "Returns the seconds until a key ends: -1 if never, -2 if there is no such key.",
+        "Returns the seconds until a key expires: -1 if it has no expiry, -2 if it does not exist.",
         "1.0.0",
     )),
-    by_the_clock(shows_deadline(
+    depends_on_the_clock(shows_deadline(
         "PTTL",
         |tx, args, reply| ttl(tx, args, Unit::Millis, Relative::ToNow, reply),
         "PTTL key",
-        "Returns the milliseconds until a key ends: -1 if never, -2 if there is no such key.",
+        "Returns the milliseconds until a key expires: -1 if it has no expiry, -2 if it does not exist.",
         "2.6.0",
     )),
     shows_deadline(
         "EXPIRETIME",
         |tx, args, reply| ttl(tx, args, Unit::Seconds, Relative::ToEpoch, reply),
         "EXPIRETIME key",
-        "Returns the Unix time in seconds at which a key ends: -1 if never, -2 if there is no such key.",
+        "Returns the Unix time in seconds at which a key expires: -1 if it has no expiry, -2 if it does not exist.",
         "7.0.0",
     ),
     shows_deadline(
         "PEXPIRETIME",
         |tx, args, reply| ttl(tx, args, Unit::Millis, Relative::ToEpoch, reply),
         "PEXPIRETIME key",
-        "Returns the Unix time in milliseconds at which a key ends: -1 if never, -2 if there is no such key.",
+        "Returns the Unix time in milliseconds at which a key expires: -1 if it has no expiry, -2 if it does not exist.",
         "7.0.0",
     ),
     Command {
@@ -227,7 +227,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(persist),
         group: Group::Generic,
         usage: "PERSIST key",
-        summary: "Lets a key live without end.",
+        summary: "Removes the expiry of a key.",
         since: "2.2.0",
         complexity: "O(1)",
     },
@@ -271,7 +271,7 @@ impl Conditions {
         Ok(found)
     }
 
-    /// Whether a deadline may replace the old one; no deadline counts as infinitely late.
+    /// True if a deadline may replace the old one; a missing deadline counts as infinitely late.
     fn allow(&self, old_ms: Option<i64>, new_ms: i64) -> bool {
         !(self.if_none && old_ms.is_some()
             || self.if_any && old_ms.is_none()

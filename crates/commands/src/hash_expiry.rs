@@ -1,5 +1,4 @@
-//! Hashes whose fields end: HEXPIRE, HTTL and their relatives, as Redis 7.4 has them, and HGETEX, HSETEX and HGETDEL, as
-//! Redis 8.0.
+//! Expiry of hash fields: HEXPIRE, HTTL and their relatives as in Redis 7.4; HGETEX, HSETEX and HGETDEL as in Redis 8.0.
 
 use damselfly_base::CommandError;
 use damselfly_base::number::parse_integer;
@@ -15,7 +14,7 @@ use crate::hashes::write_value;
 use crate::strings::Relative;
 use crate::{Args, KeyspaceFn, Result, sets};
 
-/// The last moment that a field's deadline can be, in milliseconds since the epoch: Redis keeps 46 bits.
+/// The latest deadline of a field, in milliseconds since the epoch: Redis stores 46 bits.
 const DEADLINE_MAX_MS: i64 = (1 << 46) - 1;
 
 const NO_FIELD: i64 = -2;
@@ -23,9 +22,9 @@ const NO_DEADLINE: i64 = -1;
 
 const READ: &[KeySpec] = &[reads(One(1))];
 const CHANGED: &[KeySpec] = &[writes(One(1), Access::Update)];
-const PER_FIELD: &str = "O(N) where N is the number of fields that are named";
+const PER_FIELD: &str = "O(N) where N is the number of fields given";
 
-/// A command that gives fields a deadline.
+/// The row of a command that gives fields a deadline.
 const fn sets_deadline(
     name: &'static str,
     run: KeyspaceFn,
@@ -46,7 +45,7 @@ const fn sets_deadline(
     }
 }
 
-/// A command that returns deadlines.
+/// The row of a command that returns deadlines.
 const fn shows_deadline(
     name: &'static str,
     traits: &'static [Trait],
@@ -68,20 +67,20 @@ const fn shows_deadline(
     }
 }
 
-const BY_THE_CLOCK: &[Trait] = &[Trait::Fast, Trait::Tip("nondeterministic_output")];
+const DEPENDS_ON_THE_CLOCK: &[Trait] = &[Trait::Fast, Trait::Tip("nondeterministic_output")];
 
 pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
     sets_deadline(
         "HEXPIRE",
         |tx, args, reply| hexpire(tx, args, "hexpire", Unit::Seconds, Relative::ToNow, reply),
         "HEXPIRE key seconds [NX | XX | GT | LT] FIELDS numfields field [field ...]",
-        "Lets fields of a hash end after so many seconds.",
+        "Sets the expiry of fields of a hash, in seconds from now.",
     ),
     sets_deadline(
         "HPEXPIRE",
         |tx, args, reply| hexpire(tx, args, "hpexpire", Unit::Millis, Relative::ToNow, reply),
         "HPEXPIRE key milliseconds [NX | XX | GT | LT] FIELDS numfields field [field ...]",
-        "Lets fields of a hash end after so many milliseconds.",
+        "Sets the expiry of fields of a hash, in milliseconds from now.",
     ),
     sets_deadline(
         "HEXPIREAT",
@@ -90,7 +89,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
             hexpire(tx, args, "hexpireat", unit, relative, reply)
         },
         "HEXPIREAT key unix-time-seconds [NX | XX | GT | LT] FIELDS numfields field [field ...]",
-        "Lets fields of a hash end at a Unix time in seconds.",
+        "Sets the expiry of fields of a hash to a Unix time in seconds.",
     ),
     sets_deadline(
         "HPEXPIREAT",
@@ -99,35 +98,35 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
             hexpire(tx, args, "hpexpireat", unit, relative, reply)
         },
         "HPEXPIREAT key unix-time-milliseconds [NX | XX | GT | LT] FIELDS numfields field [field ...]",
-        "Lets fields of a hash end at a Unix time in milliseconds.",
+        "Sets the expiry of fields of a hash to a Unix time in milliseconds.",
     ),
     shows_deadline(
         "HTTL",
-        BY_THE_CLOCK,
+        DEPENDS_ON_THE_CLOCK,
         |tx, args, reply| httl(tx, args, Unit::Seconds, Relative::ToNow, reply),
         "HTTL key FIELDS numfields field [field ...]",
-        "Returns the seconds until fields of a hash end: -1 if never, -2 if there is no such field.",
+        "Returns the seconds until fields of a hash expire: -1 for a field without an expiry, -2 for one that does not exist.",
     ),
     shows_deadline(
         "HPTTL",
-        BY_THE_CLOCK,
+        DEPENDS_ON_THE_CLOCK,
         |tx, args, reply| httl(tx, args, Unit::Millis, Relative::ToNow, reply),
         "HPTTL key FIELDS numfields field [field ...]",
-        "Returns the milliseconds until fields of a hash end: -1 if never, -2 if there is no such field.",
+        "Returns the milliseconds until fields of a hash expire: -1 for a field without an expiry, -2 for one that does not exist.",
     ),
     shows_deadline(
         "HEXPIRETIME",
         &[Trait::Fast],
         |tx, args, reply| httl(tx, args, Unit::Seconds, Relative::ToEpoch, reply),
         "HEXPIRETIME key FIELDS numfields field [field ...]",
-        "Returns the Unix times in seconds at which fields of a hash end: -1 if never, -2 if there is no such field.",
+        "Returns the Unix times in seconds at which fields of a hash expire: -1 for a field without an expiry, -2 for one that does not exist.",
     ),
     shows_deadline(
         "HPEXPIRETIME",
         &[Trait::Fast],
         |tx, args, reply| httl(tx, args, Unit::Millis, Relative::ToEpoch, reply),
         "HPEXPIRETIME key FIELDS numfields field [field ...]",
-        "Returns the Unix times in milliseconds at which fields of a hash end: -1 if never, -2 if there is no such field.",
+        "Returns the Unix times in milliseconds at which fields of a hash expire: -1 for a field without an expiry, -2 for one that does not exist.",
     ),
     Command {
         name: "HPERSIST",
@@ -137,7 +136,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(hpersist),
         group: Group::Hash,
         usage: "HPERSIST key FIELDS numfields field [field ...]",
-        summary: "Lets fields of a hash live without end.",
+        summary: "Removes the expiry of fields of a hash.",
         since: "7.4.0",
         complexity: PER_FIELD,
     },
@@ -149,7 +148,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(hgetdel),
         group: Group::Hash,
         usage: "HGETDEL key FIELDS numfields field [field ...]",
-        summary: "Returns the values of fields of a hash, and removes the fields.",
+        summary: "Returns the values of fields of a hash and removes the fields.",
         since: "8.0.0",
         complexity: PER_FIELD,
     },
@@ -161,7 +160,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(hgetex),
         group: Group::Hash,
         usage: "HGETEX key [EX seconds | PX milliseconds | EXAT unix-time-seconds | PXAT unix-time-milliseconds | PERSIST] FIELDS numfields field [field ...]",
-        summary: "Returns the values of fields of a hash, and sets or removes their deadlines.",
+        summary: "Returns the values of fields of a hash, and sets or removes the fields' expiry.",
         since: "8.0.0",
         complexity: PER_FIELD,
     },
@@ -173,13 +172,13 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(hsetex),
         group: Group::Hash,
         usage: "HSETEX key [FNX | FXX] [EX seconds | PX milliseconds | EXAT unix-time-seconds | PXAT unix-time-milliseconds | KEEPTTL] FIELDS numfields field value [field value ...]",
-        summary: "Sets fields of a hash and their deadline, if none or all of them exist where that is asked for.",
+        summary: "Sets fields of a hash and their expiry, optionally only if none or all of them exist.",
         since: "8.0.0",
-        complexity: "O(N) where N is the number of fields that are set",
+        complexity: "O(N) where N is the number of fields set",
     },
 ];
 
-/// The place of the first field of `FIELDS numfields field ...`, which stands at `at` and ends the request.
+/// The index of the first field of `FIELDS numfields field ...`, which starts at `at` and ends the request.
 fn fields_at(args: Args<'_>, at: usize, command: &str, bad_count: &str) -> Result<usize> {
     if !args.is(at, "FIELDS") {
         let text = "Mandatory argument FIELDS is missing or not at the right position";
@@ -201,7 +200,7 @@ fn fields_at(args: Args<'_>, at: usize, command: &str, bad_count: &str) -> Resul
 
 const BAD_COUNT: &str = "Number of fields must be a positive integer";
 
-/// The deadline, in milliseconds since the epoch, for which the argument at `at` stands.
+/// The deadline that the argument at `at` gives, in milliseconds since the epoch.
 fn deadline_in(
     args: Args<'_>,
     at: usize,
@@ -225,7 +224,7 @@ fn deadline_in(
         .ok_or_else(|| CommandError::InvalidExpire(command.to_owned()).into())
 }
 
-/// When HEXPIRE sets a deadline.
+/// The condition under which HEXPIRE sets a deadline.
 #[derive(Clone, Copy)]
 enum Condition {
     Always,
@@ -236,7 +235,7 @@ enum Condition {
 }
 
 impl Condition {
-    /// No deadline counts as infinitely late.
+    /// True if a deadline may replace the old one; a missing deadline counts as infinitely late.
     fn allows(self, old_ms: Option<i64>, new_ms: i64) -> bool {
         match self {
             Self::Always => true,
@@ -248,9 +247,9 @@ impl Condition {
     }
 }
 
-/// Gives a field, which exists, a deadline; it is removed if that has passed. Returns whether it stays, and notes the event of
-/// all fields of a command together.
-fn end_at(
+/// Gives an existing field a deadline, or removes the field if the deadline has passed. Returns true if the field stays. Sets
+/// `event`, the one event for all fields of a command.
+fn expire_field(
     hash: &mut HashMut<'_>,
     field: &[u8],
     deadline_ms: i64,
@@ -279,7 +278,7 @@ fn hexpire(
     const SET: i64 = 1;
     const REMOVED: i64 = 2;
     let (key, now) = (args.key(1), tx.now());
-    // A wrong type comes before wrong arguments.
+    // A wrong type is reported before wrong arguments.
     tx.access_as::<Hash>(key)?;
     let deadline = deadline_in(args, 2, now, unit, relative, command)?;
     let (condition, at) = match () {
@@ -296,13 +295,13 @@ fn hexpire(
         match old {
             None => NO_FIELD,
             Some(old_ms) if !condition.allows(old_ms, deadline) => NOT_ALLOWED,
-            Some(_) if end_at(hash, field, deadline, now, event) => SET,
+            Some(_) if expire_field(hash, field, deadline, now, event) => SET,
             Some(_) => REMOVED,
         }
     })
 }
 
-/// Writes what `change` returns for each field from argument `first` on; it notes the event if it changed something.
+/// Writes the result of `change` for each field from argument `first` on; `change` sets the event if it changes something.
 fn change_each(
     tx: &mut Tx<'_>,
     args: Args<'_>,
@@ -371,8 +370,8 @@ fn hpersist(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     })
 }
 
-/// Writes the values of all fields from argument `first` on, and lets `change` do something to those that exist; it notes the
-/// event if it did.
+/// Writes the values of all fields from argument `first` on, and calls `change` for those that exist; `change` sets the event if
+/// it changes something.
 fn take_values(
     tx: &mut Tx<'_>,
     args: Args<'_>,
@@ -412,7 +411,7 @@ fn hgetdel(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     })
 }
 
-/// The unit of EX, PX, EXAT and PXAT, if the argument is one of these.
+/// The unit of the argument, if it is EX, PX, EXAT or PXAT.
 fn deadline_option(args: Args<'_>, at: usize) -> Option<(Unit, Relative)> {
     Some(match () {
         () if args.is(at, "EX") => (Unit::Seconds, Relative::ToNow),
@@ -431,7 +430,7 @@ fn hgetex(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
         let deadline = deadline_in(args, 3, now, unit, relative, NAME)?;
         let first = fields_at(args, 4, NAME, BAD_COUNT)?;
         return take_values(tx, args, first, reply, |hash, field, event| {
-            end_at(hash, field, deadline, now, event);
+            expire_field(hash, field, deadline, now, event);
         });
     }
     if args.is(2, "PERSIST") {
@@ -448,7 +447,7 @@ fn hgetex(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     take_values(tx, args, first, reply, |_, _, _| {})
 }
 
-/// What HSETEX does to the deadlines of the fields that it sets.
+/// How HSETEX changes the deadlines of the fields that it sets.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum NewDeadline {
     None,
@@ -458,10 +457,10 @@ enum NewDeadline {
 
 /// The options of HSETEX.
 struct SetOptions {
-    /// FXX or FNX: whether the fields must exist.
+    /// FXX or FNX: true if the fields must exist, false if they must not.
     exist: Option<bool>,
     deadline: NewDeadline,
-    /// The place of the first field.
+    /// The index of the first field.
     first: usize,
 }
 
@@ -508,7 +507,7 @@ impl SetOptions {
     }
 }
 
-/// The place of the first field of `FIELDS numfields field value ...`, which stands at `at` and ends the request.
+/// The index of the first field of `FIELDS numfields field value ...`, which starts at `at` and ends the request.
 fn set_fields_at(args: Args<'_>, at: usize) -> Result<usize> {
     let wrong_arity = || CommandError::Arity("hsetex".to_owned()).into();
     if at + 3 >= args.len() {

@@ -1,4 +1,4 @@
-//! Hashes: picking fields at random, and walking over them: HRANDFIELD and HSCAN.
+//! Hashes: random fields and iteration, HRANDFIELD and HSCAN.
 
 use std::collections::HashSet;
 
@@ -11,7 +11,7 @@ use damselfly_value::{Collection, Fields, Hash, HashRef, Pair};
 use crate::command::{Arity::AtLeast, At::One, Command, Group, Keys, Run, Trait, reads};
 use crate::{Args, KeyspaceFn, Result, Stop, long, scans, sets};
 
-/// The most fields that HRANDFIELD returns where they may repeat: more than any client can want, and some hundred megabytes.
+/// The most fields that HRANDFIELD returns if they may repeat: more than any client can want, and some hundred megabytes.
 const REPEATED_MAX: u64 = 1 << 24;
 
 pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
@@ -23,7 +23,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(hrandfield),
         group: Group::Hash,
         usage: "HRANDFIELD key [count [WITHVALUES]]",
-        summary: "Returns fields of a hash picked at random: different ones, or with a negative count any.",
+        summary: "Returns random fields of a hash: distinct ones, or with repeats if the count is negative.",
         since: "6.2.0",
         complexity: "O(N) where N is the number of fields that are returned",
     },
@@ -35,13 +35,13 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(hscan),
         group: Group::Hash,
         usage: "HSCAN key cursor [MATCH pattern] [COUNT count]",
-        summary: "Walks over the fields of a hash, some at a time; start with cursor 0 and go on until 0 comes back.",
+        summary: "Iterates over the fields of a hash, a few per call, from cursor 0 until the returned cursor is 0 again.",
         since: "2.8.0",
         complexity: "O(1) for each call, O(N) for a full iteration over N fields",
     },
 ];
 
-/// How HRANDFIELD shows a field.
+/// How HRANDFIELD returns a field.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Show {
     Fields,
@@ -49,7 +49,7 @@ enum Show {
 }
 
 impl Show {
-    /// Begins a list of so many fields.
+    /// Begins a list of `count` fields.
     fn begin(self, reply: &mut Reply<'_>, count: usize) {
         let elements = match (self, reply.version()) {
             (Self::FieldsAndValues, Version::Resp2) => count * 2,
@@ -69,7 +69,7 @@ impl Show {
     }
 }
 
-/// The count of HRANDFIELD: how many fields, and whether they may repeat.
+/// The arguments of HRANDFIELD after the key: the count, and whether to return values.
 fn count_in(args: Args<'_>) -> Result<(i64, Show)> {
     let count = args.integer(2)?;
     if count == i64::MIN {
@@ -123,7 +123,7 @@ fn hrandfield(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result 
     })
 }
 
-/// Writes so many different fields, of which there are as many.
+/// Writes `wanted` distinct fields of a hash that has at least as many.
 fn write_different(hash: HashRef<'_>, wanted: usize, show: Show, reply: &mut Reply<'_>) {
     show.begin(reply, wanted);
     let write = |pair: Pair<'_>| show.write(reply, pair);
@@ -135,8 +135,8 @@ fn write_different(hash: HashRef<'_>, wanted: usize, show: Show, reply: &mut Rep
     }
 }
 
-/// Passes by all fields and visits `wanted` of them, each set of so many with the same chance: selection sampling (Knuth,
-/// The Art of Computer Programming 2, 3.4.2, algorithm S).
+/// Goes through all fields and visits `wanted` of them, so that all subsets of that size are equally likely: selection sampling
+/// (Knuth, The Art of Computer Programming 2, 3.4.2, algorithm S).
 fn sample(hash: HashRef<'_>, wanted: usize, mut visit: impl FnMut(Pair<'_>)) {
     let (mut wanted, mut left) = (wanted as u128, hash.len() as u128);
     hash.for_each(|pair| {
@@ -149,7 +149,7 @@ fn sample(hash: HashRef<'_>, wanted: usize, mut visit: impl FnMut(Pair<'_>)) {
     });
 }
 
-/// Picks fields until `wanted` different ones were visited; for a small part of a hash.
+/// Picks random fields until `wanted` distinct ones were visited; suits a small part of a hash.
 fn pick_different(fields: &Fields, wanted: usize, mut visit: impl FnMut(Pair<'_>)) {
     let mut seen = HashSet::with_capacity(wanted);
     while seen.len() < wanted {

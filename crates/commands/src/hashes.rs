@@ -1,4 +1,4 @@
-//! Hashes: fields and their values. Picking and scanning is in `hash_walks.rs`, deadlines of fields are in
+//! Hashes: fields and their values. Random fields and scans are in `hash_walks.rs`, deadlines of fields in
 //! `hash_expiry.rs`.
 
 use damselfly_base::CommandError;
@@ -28,7 +28,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(hset),
         group: Group::Hash,
         usage: "HSET key field value [field value ...]",
-        summary: "Sets fields of a hash, and returns how many are new; the hash is created if the key is absent.",
+        summary: "Sets fields of a hash, creating it if the key is absent, and returns how many are new.",
         since: "2.0.0",
         complexity: "O(N) where N is the number of fields that are set",
     },
@@ -47,7 +47,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(hmset),
         group: Group::Hash,
         usage: "HMSET key field value [field value ...]",
-        summary: "Sets fields of a hash; the hash is created if the key is absent.",
+        summary: "Sets fields of a hash, creating it if the key is absent.",
         since: "2.0.0",
         complexity: "O(N) where N is the number of fields that are set",
     },
@@ -125,7 +125,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(hexists),
         group: Group::Hash,
         usage: "HEXISTS key field",
-        summary: "Tells whether a hash has a field.",
+        summary: "Returns whether a hash has a field.",
         since: "2.0.0",
         complexity: "O(1)",
     },
@@ -149,7 +149,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(hdel),
         group: Group::Hash,
         usage: "HDEL key field [field ...]",
-        summary: "Removes fields of a hash, and returns how many there were; a hash without fields is removed.",
+        summary: "Removes fields of a hash and returns how many existed; removes a hash without fields.",
         since: "2.0.0",
         complexity: "O(N) where N is the number of fields to be removed",
     },
@@ -179,7 +179,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
     },
 ];
 
-/// A command that returns parts of all fields.
+/// The row of a command that returns parts of all fields.
 const fn lists(
     name: &'static str,
     run: KeyspaceFn,
@@ -200,7 +200,7 @@ const fn lists(
     }
 }
 
-/// Writes a value, or null where there is none.
+/// Writes a value, or null if there is none.
 #[inline]
 pub(crate) fn write_value(reply: &mut Reply<'_>, value: Option<Element<'_>>) {
     match value {
@@ -209,7 +209,7 @@ pub(crate) fn write_value(reply: &mut Reply<'_>, value: Option<Element<'_>>) {
     }
 }
 
-/// Sets all fields of a request, and returns how many are new.
+/// Sets all fields of a request and returns how many are new.
 fn set_all(tx: &mut Tx<'_>, args: Args<'_>, command: &str) -> Result<i64> {
     if args.len() % 2 == 1 {
         return Err(CommandError::Arity(command.to_owned()).into());
@@ -265,7 +265,7 @@ fn hmget(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     Ok(())
 }
 
-/// What is shown of each field.
+/// The parts of each field that are returned.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Parts {
     Fields,
@@ -291,7 +291,7 @@ impl Parts {
     }
 }
 
-/// Shows all fields of a hash; many of them slice by slice.
+/// Returns all fields of a hash; many fields a slice at a time.
 fn list(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, parts: Parts) -> Result {
     let Some(entry) = tx.read(args.key(1)) else {
         parts.begin(reply, 0);
@@ -302,13 +302,13 @@ fn list(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, parts: Parts) ->
     if hash.len() > long::SLICED_MIN
         && let Some(shared) = entry.share_large()
     {
-        return Err(Stop::SlicedReply(rest(shared, parts)));
+        return Err(Stop::SlicedReply(sliced_fields(shared, parts)));
     }
     hash.for_each(|pair| parts.write(reply, pair));
     Ok(())
 }
 
-fn rest(shared: SharedLarge, parts: Parts) -> SlicedReply {
+fn sliced_fields(shared: SharedLarge, parts: Parts) -> SlicedReply {
     let mut position = 0;
     SlicedReply::new(move |reply| {
         if let Value::Hash(hash) = shared.value() {
@@ -352,7 +352,7 @@ fn hdel(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     Ok(())
 }
 
-/// Puts what `count` makes of a field's value in its place, and returns that. The deadline stays.
+/// Replaces a field's value with the result of `count` and returns the result. The deadline stays.
 fn change_value<R>(
     tx: &mut Tx<'_>,
     args: Args<'_>,

@@ -24,7 +24,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(del),
         group: Group::Generic,
         usage: "DEL key [key ...]",
-        summary: "Removes keys and returns how many there were.",
+        summary: "Removes keys and returns how many existed.",
         since: "1.0.0",
         complexity: "O(N) where N is the number of keys",
     },
@@ -40,7 +40,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(del),
         group: Group::Generic,
         usage: "UNLINK key [key ...]",
-        summary: "Removes keys and returns how many there were; large values are freed later.",
+        summary: "Removes keys and returns how many existed; frees large values later.",
         since: "4.0.0",
         complexity: "O(N) where N is the number of keys",
     },
@@ -72,7 +72,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(exists),
         group: Group::Generic,
         usage: "TOUCH key [key ...]",
-        summary: "Marks keys as used just now and returns how many of them exist.",
+        summary: "Updates the last access time of keys and returns how many of them exist.",
         since: "3.2.1",
         complexity: "O(N) where N is the number of keys",
     },
@@ -84,7 +84,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(type_of),
         group: Group::Generic,
         usage: "TYPE key",
-        summary: "Returns the type of the value at a key, or none.",
+        summary: "Returns the type of the value at a key, or `none` if the key is absent.",
         since: "1.0.0",
         complexity: "O(1)",
     },
@@ -99,7 +99,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(rename),
         group: Group::Generic,
         usage: "RENAME key newkey",
-        summary: "Gives a key another name, whatever was there; its expiry stays.",
+        summary: "Renames a key, with its expiry, and overwrites the destination.",
         since: "1.0.0",
         complexity: "O(1)",
     },
@@ -111,7 +111,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(renamenx),
         group: Group::Generic,
         usage: "RENAMENX key newkey",
-        summary: "Gives a key another name only if that name is free.",
+        summary: "Renames a key only if the new name does not exist.",
         since: "1.0.0",
         complexity: "O(1)",
     },
@@ -135,7 +135,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(move_to_db),
         group: Group::Generic,
         usage: "MOVE key db",
-        summary: "Moves a key to another database unless that has the key already.",
+        summary: "Moves a key to another database, unless the key exists there.",
         since: "1.0.0",
         complexity: "O(1)",
     },
@@ -151,7 +151,7 @@ fn del(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 }
 
 fn exists(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    // EXISTS leaves the age of a key alone; TOUCH, by the same function, is there to change it.
+    // EXISTS does not count as an access of the key; TOUCH, which shares this function, does.
     let touches = args.is(0, "TOUCH");
     let mut found = 0;
     for place in 1..args.len() {
@@ -171,7 +171,7 @@ fn type_of(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     Ok(())
 }
 
-/// Moves the entry of argument 1 to the name in argument 2, which replaces what is there.
+/// Moves the entry of argument 1 to the key in argument 2, and overwrites that.
 fn move_entry(tx: &mut Tx<'_>, args: Args<'_>) {
     let (from, to) = (args.key(1), args.key(2));
     if let Some(entry) = tx.take(from) {
@@ -204,7 +204,7 @@ fn renamenx(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     Ok(())
 }
 
-/// True if a key is in a database, which is a use of it.
+/// True if a database has a key; counts as an access of it.
 fn has(tx: &mut Tx<'_>, db: usize, key: Key<'_>) -> bool {
     matches!(tx.access_place_in(db, key), Place::Present(_))
 }

@@ -58,7 +58,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(scan),
         group: Group::Generic,
         usage: "SCAN cursor [MATCH pattern] [COUNT count] [TYPE type]",
-        summary: "Walks over the keys, some at a time; start with cursor 0 and go on until 0 comes back.",
+        summary: "Iterates over the keys, a few per call, from cursor 0 until the returned cursor is 0 again.",
         since: "2.8.0",
         complexity: "O(1) for each call, O(N) for a full iteration over N keys",
     },
@@ -118,45 +118,45 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(swapdb),
         group: Group::Server,
         usage: "SWAPDB index1 index2",
-        summary: "Exchanges the keys of two databases.",
+        summary: "Swaps two databases.",
         since: "4.0.0",
         complexity: "O(1)",
     },
 ];
 
-/// KEYS locks one shard after the other, each for a moment. It shows one moment only where all locks are held, as in transactions
-/// and scripts.
+/// KEYS locks one shard after the other, each briefly. Its reply is a consistent snapshot only if all locks are held, as in
+/// transactions and scripts.
 fn keys(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let mut steps = tx.estimated_keys()?;
     long::check(tx, steps)?;
     steps = 0;
     let pattern = args.at(1);
-    // As in Redis, all other patterns miss the empty key.
+    // As in Redis, no pattern but `*` matches the empty key.
     let glob = (pattern != b"*").then(|| Glob::new(pattern));
     let (list, mut count) = (reply.deferred_array(), 0);
     let mut show = |key: &[u8]| {
         reply.bulk(key);
         count += 1;
     };
-    let (mut cursor, mut late) = (Cursor(0), Vec::new());
+    let (mut cursor, mut slow_names) = (Cursor(0), Vec::new());
     loop {
         let walked = tx.walk(cursor, |entry| {
             steps += 1;
             let key = entry.key();
             match &glob {
-                Some(glob) if scans::is_slow(glob, key) => late.push(key.to_vec()),
+                Some(glob) if scans::is_slow(glob, key) => slow_names.push(key.to_vec()),
                 Some(glob) if !glob.matches(key) => {}
                 Some(_) | None => show(key),
             }
         });
         cursor = match walked {
             Ok(next) => next,
-            // Where it can wait for shards, it does not start again for each that is busy.
+            // On a thread for long commands it can wait for a shard, and need not start again for each busy one.
             Err(_) if tx.others_wait() && cursor != Cursor(0) => return Err(Stop::Long),
             Err(busy) => return Err(busy.into()),
         };
         let glob = glob.as_ref();
-        scans::match_late(tx, glob, &mut late, &mut steps, &mut show)?;
+        scans::match_slow_names(tx, glob, &mut slow_names, &mut steps, &mut show)?;
         if cursor == Cursor(0) {
             break;
         }
@@ -176,10 +176,10 @@ fn randomkey(tx: &mut Tx<'_>, _args: Args<'_>, reply: &mut Reply<'_>) -> Result 
 fn scan(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let cursor = Cursor(scans::cursor(args, 1)?);
     let options = scans::Options::parse(args, 2, true)?;
-    // There may be fewer entries than it asks for.
+    // The database may have fewer entries than COUNT.
     let count = options.count.min(long::steps_max(tx));
     scans::write(reply, |list| {
-        let (mut shown, mut late) = (0, Vec::new());
+        let (mut shown, mut slow_names) = (0, Vec::new());
         let mut show = |key: &[u8]| {
             list.bulk(key);
             shown += 1;
@@ -192,7 +192,7 @@ fn scan(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
                 return;
             }
             match glob {
-                Some(glob) if scans::is_slow(glob, key) => late.push(key.to_vec()),
+                Some(glob) if scans::is_slow(glob, key) => slow_names.push(key.to_vec()),
                 Some(glob) if !glob.matches(key) => {}
                 Some(_) | None => show(key),
             }
@@ -200,7 +200,7 @@ fn scan(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
         if next != Cursor(0) && count < options.count {
             return Err(Stop::Long);
         }
-        scans::match_late(tx, glob, &mut late, &mut 0, &mut show)?;
+        scans::match_slow_names(tx, glob, &mut slow_names, &mut 0, &mut show)?;
         Ok((next.0, shown))
     })
 }
@@ -210,7 +210,7 @@ fn dbsize(tx: &mut Tx<'_>, _args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     Ok(())
 }
 
-/// Whether freed memory is given back before the reply or later.
+/// True if the memory is freed after the reply.
 fn frees_later(tx: &Tx<'_>, args: Args<'_>) -> Result<bool> {
     match args.len() {
         1 => Ok(tx.engine().settings.flushes_later.load(Relaxed)),
@@ -220,7 +220,7 @@ fn frees_later(tx: &Tx<'_>, args: Args<'_>) -> Result<bool> {
     }
 }
 
-/// Sends a command to another thread if it frees that many keys before its reply.
+/// Moves a command that frees many keys before its reply to another thread.
 fn check_freeing(tx: &Tx<'_>, keys: usize, later: bool) -> Result {
     match later {
         true => Ok(()),
@@ -261,7 +261,7 @@ fn swapdb(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
             .filter(|&index| index < tx.engine().databases())
             .ok_or(CommandError::DatabaseOutOfRange.into())
     };
-    // Both are read before either is checked against the number of databases, as Redis does.
+    // As in Redis, both are parsed before either is checked against the number of databases.
     let parsed = (index(1, "first"), index(2, "second"));
     let (a, b) = match parsed {
         (Err(crate::Stop::Error(CommandError::DatabaseOutOfRange)), Err(second)) => {

@@ -59,14 +59,14 @@ impl Options {
     }
 }
 
-/// A run that both strings share: where it starts in each, and its length.
+/// A run of bytes that both strings share: its start in each, and its length.
 struct Match {
     a: usize,
     b: usize,
     len: usize,
 }
 
-/// So many cells take the time of a step.
+/// The number of cells that take as long as one step.
 const CELLS_PER_STEP: usize = 16;
 
 fn lcs(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
@@ -79,7 +79,7 @@ fn lcs(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
             )),
         }
     };
-    // Both are looked up before either is refused.
+    // Both keys are looked up before either is refused.
     let (a, b) = (text(1), text(2));
     let (a, b) = (a?.unwrap_or_default(), b?.unwrap_or_default());
     let options = Options::parse(args)?;
@@ -105,7 +105,7 @@ fn lcs(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     Ok(())
 }
 
-/// Finds what is common to both and replies with it.
+/// Computes the longest common subsequence of both strings and writes the reply.
 fn write(a: &[u8], b: &[u8], options: &Options, reply: &mut Reply<'_>) {
     let cells = (a.len() + 1) * (b.len() + 1);
     let lengths = lengths(a, b, cells);
@@ -160,7 +160,7 @@ fn lengths(a: &[u8], b: &[u8], cells: usize) -> Vec<u32> {
     lengths
 }
 
-/// Walks back from the last cell: the subsequence itself, and its runs, last one first.
+/// Walks back from the last cell. Returns the subsequence, and its runs with the last one first.
 fn trace(a: &[u8], b: &[u8], lengths: &[u32]) -> (Vec<u8>, Vec<Match>) {
     let width = b.len() + 1;
     let (mut i, mut j) = (a.len(), b.len());

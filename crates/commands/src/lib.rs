@@ -1,4 +1,4 @@
-//! The commands on keys: one row and one function each, one file per family.
+//! The commands that work on keys: one row and one function each, one file per family.
 
 pub mod args;
 mod blocking;
@@ -45,13 +45,13 @@ pub use stop::{Stop, Wait};
 use damselfly_engine::Tx;
 use damselfly_protocol::Reply;
 
-/// What a command function returns: its reply is written, or nothing was done.
+/// The result of a command function: `Ok` if the reply was written, otherwise why the command stopped.
 pub type Result<T = ()> = std::result::Result<T, Stop>;
 
-/// A command on keys. The locks of the keys its row names are held.
+/// The function of a command on keys. It runs with the locks held that the command's row asks for.
 pub type KeyspaceFn = fn(&mut Tx<'_>, Args<'_>, &mut Reply<'_>) -> Result;
 
-/// All families.
+/// All command families.
 pub static FAMILIES: &[&[Command<KeyspaceFn>]] = &[
     strings::COMMANDS,
     counters::COMMANDS,

@@ -1,4 +1,4 @@
-//! Lists: taking elements off an end, and moving them to another list.
+//! Lists: removing elements from an end, and moving them to another list.
 
 use damselfly_base::CommandError;
 use damselfly_base::number::parse_integer;
@@ -27,7 +27,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(|tx, args, reply| pop(tx, args, Side::Left, reply)),
         group: Group::List,
         usage: "LPOP key [count]",
-        summary: "Removes and returns the first element of a list, or as many as asked for.",
+        summary: "Removes and returns the first element of a list, or the first count elements.",
         since: "1.0.0",
         complexity: "O(N) where N is the number of elements returned",
     },
@@ -39,7 +39,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(|tx, args, reply| pop(tx, args, Side::Right, reply)),
         group: Group::List,
         usage: "RPOP key [count]",
-        summary: "Removes and returns the last element of a list, or as many as asked for.",
+        summary: "Removes and returns the last element of a list, or the last count elements.",
         since: "1.0.0",
         complexity: "O(N) where N is the number of elements returned",
     },
@@ -51,7 +51,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(lmpop),
         group: Group::List,
         usage: "LMPOP numkeys key [key ...] <LEFT | RIGHT> [COUNT count]",
-        summary: "Removes and returns elements of the first of several lists that has any.",
+        summary: "Removes and returns elements of the first list that is not empty.",
         since: "7.0.0",
         complexity: "O(N+M) where N is the number of keys and M the number of elements returned",
     },
@@ -63,7 +63,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(lmove),
         group: Group::List,
         usage: "LMOVE source destination <LEFT | RIGHT> <LEFT | RIGHT>",
-        summary: "Moves an element from an end of a list to an end of another, or of the same, and returns it.",
+        summary: "Moves an element from an end of a list to an end of another or the same list, and returns it.",
         since: "6.2.0",
         complexity: "O(1)",
     },
@@ -81,7 +81,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(rpoplpush),
         group: Group::List,
         usage: "RPOPLPUSH source destination",
-        summary: "Moves the last element of a list to the head of another, or of the same, and returns it.",
+        summary: "Moves the last element of a list to the head of another or the same list, and returns it.",
         since: "1.2.0",
         complexity: "O(1)",
     },
@@ -94,7 +94,7 @@ fn popped_from(side: Side) -> Event {
     }
 }
 
-/// The event of elements that were added at an end of a list.
+/// The event of adding elements at an end of a list.
 pub(crate) fn pushed_to(side: Side) -> Event {
     match side {
         Side::Left => Event::Lpush,
@@ -102,7 +102,7 @@ pub(crate) fn pushed_to(side: Side) -> Event {
     }
 }
 
-/// Takes an element off a list and writes it. False, and nothing written, if there is no list.
+/// Removes an element from a list and writes it. If there is no list, writes nothing and returns false.
 ///
 /// # Errors
 /// `WRONGTYPE` if the key holds something else.
@@ -121,7 +121,7 @@ pub(crate) fn pop_one(
     Ok(popped.is_some())
 }
 
-/// Takes up to `count` elements off a list and writes them as an array. False, and nothing written, if there is no list.
+/// Removes up to `count` elements from a list and writes them as an array. If there is no list, writes nothing and returns false.
 ///
 /// # Errors
 /// `WRONGTYPE` if the key holds something else.
@@ -150,7 +150,7 @@ pub(crate) fn pop_many(
     Ok(popped.is_some())
 }
 
-/// The same as [`pop_many`], but writes the key and the elements: the reply of LMPOP and BLMPOP.
+/// Like [`pop_many`], but writes the key and the elements: the reply of LMPOP and BLMPOP.
 ///
 /// # Errors
 /// `WRONGTYPE` if the key holds something else.
@@ -171,8 +171,8 @@ pub(crate) fn pop_many_named(
     popped
 }
 
-/// Moves an element from an end of one list to an end of another, and writes it. False, and nothing written, if the first is
-/// absent.
+/// Moves an element from an end of one list to an end of another, and writes it. If the first list is absent, writes nothing and
+/// returns false.
 ///
 /// # Errors
 /// `WRONGTYPE` if one of the keys holds something else.
@@ -188,7 +188,7 @@ pub(crate) fn move_one(
     let Some(element) = list.end(from) else {
         return Ok(false);
     };
-    // The element is pushed from where it stands in the reply: no copy of it is needed otherwise.
+    // The element is pushed straight from the reply, which saves a copy.
     let (start, len) = (reply.position(), element.len());
     reply_element(element, reply);
     if let Err(error) = tx.access_as::<List>(target) {
@@ -215,7 +215,7 @@ pub(crate) fn move_one(
 /// The end of a list that an argument names.
 ///
 /// # Errors
-/// If it is neither.
+/// If it is neither LEFT nor RIGHT.
 pub(crate) fn side_of(args: Args<'_>, at: usize) -> Result<Side> {
     if args.is(at, "LEFT") {
         Ok(Side::Left)
@@ -226,10 +226,11 @@ pub(crate) fn side_of(args: Args<'_>, at: usize) -> Result<Side> {
     }
 }
 
-/// What LMPOP and BLMPOP say behind the keys, which are counted by the argument at `count_at`: the end, and how many elements.
+/// The arguments of LMPOP and BLMPOP after the keys, which the argument at `count_at` counts: the end, and the number of
+/// elements.
 ///
 /// # Errors
-/// If a number is not positive, or the rest makes no sense.
+/// If a number is not positive, or another argument is invalid.
 pub(crate) fn side_and_count(args: Args<'_>, count_at: usize) -> Result<(Side, usize)> {
     let keys = positive(args, count_at, "numkeys should be greater than 0")?;
     let side_at = (count_at + 1).saturating_add(keys);
@@ -254,7 +255,7 @@ fn positive(args: Args<'_>, at: usize, refusal: &str) -> Result<usize> {
     Ok(number.ok_or_else(|| CommandError::err(refusal))?)
 }
 
-/// Sends a command to another thread that takes many elements off.
+/// Moves a command that removes many elements to another thread.
 fn check_count(tx: &mut Tx<'_>, key: Key<'_>, count: usize) -> Result {
     if count <= SLICED_MIN {
         return Ok(());

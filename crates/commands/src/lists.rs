@@ -1,4 +1,4 @@
-//! Lists: adding, reading and changing elements. What takes elements off an end is in `list_ends.rs`.
+//! Lists: adding, reading and changing elements. Removing elements from an end is in `list_ends.rs`.
 
 use std::ops::Range;
 
@@ -27,7 +27,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(|tx, args, reply| push(tx, args, Side::Left, Create::IfAbsent, reply)),
         group: Group::List,
         usage: "LPUSH key element [element ...]",
-        summary: "Adds elements at the head of a list, one after the other; an absent key is an empty list.",
+        summary: "Adds elements at the head of a list, one after the other, creating the list if the key is absent.",
         since: "1.0.0",
         complexity: "O(1) for each element",
     },
@@ -39,7 +39,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(|tx, args, reply| push(tx, args, Side::Right, Create::IfAbsent, reply)),
         group: Group::List,
         usage: "RPUSH key element [element ...]",
-        summary: "Adds elements at the tail of a list, one after the other; an absent key is an empty list.",
+        summary: "Adds elements at the tail of a list, one after the other, creating the list if the key is absent.",
         since: "1.0.0",
         complexity: "O(1) for each element",
     },
@@ -75,7 +75,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(linsert),
         group: Group::List,
         usage: "LINSERT key <BEFORE | AFTER> pivot element",
-        summary: "Adds an element beside the first one that equals the pivot.",
+        summary: "Inserts an element before or after the first one that equals the pivot.",
         since: "2.2.0",
         complexity: "O(N) where N is the number of elements up to the pivot",
     },
@@ -111,7 +111,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(lrange),
         group: Group::List,
         usage: "LRANGE key start stop",
-        summary: "Returns the elements between two indexes, both included.",
+        summary: "Returns the elements between two indexes (inclusive).",
         since: "1.0.0",
         complexity: "O(S+N) where S is the number of nodes up to the first element and N the number of elements",
     },
@@ -123,7 +123,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(lpos),
         group: Group::List,
         usage: "LPOS key element [RANK rank] [COUNT num-matches] [MAXLEN len]",
-        summary: "Returns the indexes of elements that equal the one given.",
+        summary: "Returns the indexes of elements that equal the given one.",
         since: "6.0.6",
         complexity: "O(N) where N is the number of elements that are compared",
     },
@@ -135,7 +135,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(lset),
         group: Group::List,
         usage: "LSET key index element",
-        summary: "Puts an element in the place of the one at an index.",
+        summary: "Replaces the element at an index.",
         since: "1.0.0",
         complexity: "O(N) where N is the number of nodes up to the element",
     },
@@ -147,7 +147,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(lrem),
         group: Group::List,
         usage: "LREM key count element",
-        summary: "Removes elements that equal the one given: so many from the head, from the tail if negative, all if zero.",
+        summary: "Removes up to count elements that equal the given one, starting at the head, or at the tail if count is negative; removes all if it is 0.",
         since: "1.0.0",
         complexity: "O(N) where N is the length of the list",
     },
@@ -159,7 +159,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(ltrim),
         group: Group::List,
         usage: "LTRIM key start stop",
-        summary: "Removes all elements but those between two indexes, both included.",
+        summary: "Removes all elements except those between two indexes (inclusive).",
         since: "1.0.0",
         complexity: "O(N) where N is the number of nodes that are removed",
     },
@@ -174,7 +174,7 @@ pub(crate) fn reply_element(element: Element<'_>, reply: &mut Reply<'_>) {
     }
 }
 
-/// Writes the next `count` elements from `index` on, towards the end that is not `from`.
+/// Writes `count` elements from `index` on, walking away from the end `from`.
 pub(crate) fn reply_elements(
     list: ListRef<'_>,
     index: usize,
@@ -186,13 +186,13 @@ pub(crate) fn reply_elements(
     for _ in 0..count {
         match walk.step() {
             Some(element) => reply_element(element, reply),
-            // `count` never goes beyond the end; should it, the reply still has its length.
+            // `count` never exceeds what is left; if it ever did, the reply would still have the announced length.
             None => reply.null(),
         }
     }
 }
 
-/// The index that a client means, where negative ones count from the end; `None` if it is out of range.
+/// Resolves a client's index, where negative ones count from the end; `None` if it is out of range.
 fn index_of(index: i64, len: usize) -> Option<usize> {
     let from_start = match index {
         0.. => index,
@@ -203,7 +203,7 @@ fn index_of(index: i64, len: usize) -> Option<usize> {
         .filter(|&index| index < len)
 }
 
-/// The indexes between two that a client means, both included, as far as there are elements.
+/// Resolves a client's inclusive range of indexes, limited to the elements that exist.
 fn range_of(start: i64, stop: i64, len: usize) -> Range<usize> {
     let len = len as i64;
     let from_start = |index: i64| if index < 0 { index + len } else { index };
@@ -212,7 +212,7 @@ fn range_of(start: i64, stop: i64, len: usize) -> Range<usize> {
     start as usize..end.max(start) as usize
 }
 
-/// Sends a command to another thread that looks at all elements, if these are many.
+/// Moves a command that visits all elements of a long list to another thread.
 fn check_walk(tx: &mut Tx<'_>, key: Key<'_>) -> Result {
     let list = tx.peek(key).and_then(List::view);
     let steps = list.map_or(0, ListRef::len);
@@ -294,14 +294,14 @@ fn lrange(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     if range.len() > SLICED_MIN
         && let Some(large) = entry.share_large()
     {
-        return Err(Stop::SlicedReply(rest_of(large, range)));
+        return Err(Stop::SlicedReply(sliced_range(large, range)));
     }
     reply_elements(list, range.start, Side::Left, range.len(), reply);
     Ok(())
 }
 
-/// Writes the elements of a range, some at a time.
-fn rest_of(large: SharedLarge, mut range: Range<usize>) -> SlicedReply {
+/// A reply that writes the elements of a range, a slice at a time.
+fn sliced_range(large: SharedLarge, mut range: Range<usize>) -> SlicedReply {
     const AT_ONCE: usize = 256;
     SlicedReply::new(move |reply| {
         let Value::List(list) = large.value() else {
@@ -314,14 +314,14 @@ fn rest_of(large: SharedLarge, mut range: Range<usize>) -> SlicedReply {
     })
 }
 
-/// What LPOS looks for.
+/// The options of LPOS.
 struct Search {
     from: Side,
-    /// How many matches are passed over first.
+    /// The number of matches to skip.
     skipped: u64,
-    /// How many are returned, as an array; `None` for one, not as an array.
+    /// The most matches to return, as an array; `None` to return one, not as an array.
     count: Option<u64>,
-    /// How many elements are compared at most.
+    /// The most elements to compare.
     compared_max: u64,
 }
 
@@ -357,13 +357,13 @@ impl Search {
             }
         }
         if is_least_rank {
-            // Redis can't negate it, and then passes nothing over and counts no matches.
+            // Redis can't negate this value: it then skips nothing and counts no matches.
             search.count = search.count.map(|_| u64::MAX);
         }
         Ok(search)
     }
 
-    /// Calls `found` with the indexes of what it looks for in `list`.
+    /// Calls `found` with the index of each match in `list`.
     fn run(&self, list: ListRef<'_>, wanted: &[u8], mut found: impl FnMut(usize)) {
         let (needle, len) = (Needle::new(wanted), list.len());
         let (mut skipped, mut left) = (self.skipped, self.count.unwrap_or(1));
@@ -395,7 +395,7 @@ impl Search {
 
 const RANK_ZERO: &str = "RANK can't be zero: use 1 to start from the first match, 2 from the second ... or use negative to start from the end of the list";
 
-/// An argument as a number that is not negative.
+/// An argument as a non-negative number.
 fn not_negative(args: Args<'_>, at: usize, refusal: &str) -> Result<u64> {
     let number = damselfly_base::number::parse_integer(args.at(at));
     let number = number.and_then(|number| u64::try_from(number).ok());

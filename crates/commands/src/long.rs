@@ -1,5 +1,5 @@
-//! Commands that would keep others waiting: those with much to do go to a thread of their own, and long replies are written
-//! in slices.
+//! Commands that would make other clients wait: commands that take many steps move to a thread of their own, and long replies
+//! are written in slices.
 
 use std::ops::Range;
 
@@ -9,20 +9,20 @@ use damselfly_value::{Entry, EntryRef};
 
 use crate::{Args, Result, Stop};
 
-/// Steps that a command may take on a thread that serves other clients, too: about a millisecond. A step is what is done for
-/// one element, member, field or key.
+/// The most steps that a command may take on a thread that also serves other clients: about a millisecond. A step is the work
+/// for one element, member, field or key.
 const STEPS_MAX: usize = 1 << 14;
 
-/// A reply over more elements than this is written in slices.
+/// A reply with more elements than this is written in slices.
 pub(crate) const SLICED_MIN: usize = 1 << 12;
 
-/// True for a command that takes so many steps that it should hold no lock meanwhile, if it only reads.
+/// True if a read-only command with this many steps should not hold locks while it takes them.
 pub(crate) fn is_long(steps: usize) -> bool {
     steps > STEPS_MAX
 }
 
-/// Sends the command to another thread if it is about to take that many steps: it starts again there. To be called before
-/// anything is done.
+/// Moves a command that is about to take that many steps to another thread, if there are too many: it starts again there. To be
+/// called before the command changes anything.
 #[inline]
 pub(crate) fn check(tx: &Tx<'_>, steps: usize) -> Result {
     if steps > steps_max(tx) {
@@ -31,7 +31,7 @@ pub(crate) fn check(tx: &Tx<'_>, steps: usize) -> Result {
     Ok(())
 }
 
-/// The most steps that a command may take where it runs, for one that learns too late for [`check`] how many they are.
+/// The most steps that a command may take on its current thread, for commands that can't call [`check`] before they count them.
 #[inline]
 pub(crate) fn steps_max(tx: &Tx<'_>) -> usize {
     if tx.others_wait() {
@@ -41,8 +41,9 @@ pub(crate) fn steps_max(tx: &Tx<'_>) -> usize {
     }
 }
 
-/// Has `write` write the reply that follows from what is at some keys, whose type and number of steps were looked at. If they are
-/// many, it runs on another thread and without locks, on what is there now; statistics then miss it if it refuses.
+/// Lets `write` write the reply from the values at some keys, whose types and number of steps the caller has checked. If there
+/// are many steps, `write` runs on another thread without locks, on the values of this moment; an error that it returns then is
+/// missing from the statistics.
 pub(crate) fn reply_from(
     tx: &mut Tx<'_>,
     args: Args<'_>,
@@ -60,7 +61,7 @@ pub(crate) fn reply_from(
     if !is_long(steps) {
         return write(&entries, reply);
     }
-    // The copies take no time where it matters: of large collections, they are references.
+    // The copies are cheap: a copy of a large collection is a reference.
     let copies = entries
         .iter()
         .map(|entry| entry.map(|entry| entry.to_entry(b"")));
@@ -73,19 +74,19 @@ pub(crate) fn reply_from(
     })))
 }
 
-/// The rest of a reply, whose beginning is written. It holds no lock: what it shows stays as it was when the command ran.
+/// The rest of a reply whose beginning is written. It holds no lock: its data stays as it was when the command ran.
 pub struct SlicedReply(Box<WriteSome>);
 
-/// Writes the next element or a few; false if there is none left.
+/// Writes the next few elements; returns false once none are left.
 type WriteSome = dyn FnMut(&mut Reply<'_>) -> bool + Send;
 
 impl SlicedReply {
-    /// A rest that `write` writes, a few elements a call, until it returns false.
+    /// The rest that `write` writes, a few elements per call, until it returns false.
     pub fn new(write: impl FnMut(&mut Reply<'_>) -> bool + Send + 'static) -> Self {
         Self(Box::new(write))
     }
 
-    /// A rest that `write` writes at once.
+    /// The rest that `write` writes in one call.
     pub fn once(write: impl FnOnce(&mut Reply<'_>) + Send + 'static) -> Self {
         let mut write = Some(write);
         Self::new(move |reply| {
@@ -96,7 +97,7 @@ impl SlicedReply {
         })
     }
 
-    /// Writes about `bytes` more, and some in any case. False if that was all.
+    /// Writes about `bytes` more, but always something. Returns false once nothing is left.
     pub fn write(&mut self, reply: &mut Reply<'_>, bytes: usize) -> bool {
         let start = reply.position();
         while (self.0)(reply) {
@@ -115,6 +116,6 @@ impl SlicedReply {
 
 impl std::fmt::Debug for SlicedReply {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Rest").finish_non_exhaustive()
+        f.debug_struct("SlicedReply").finish_non_exhaustive()
     }
 }

@@ -1,4 +1,4 @@
-//! What is known about a key's value: OBJECT, and the size that MEMORY USAGE shows.
+//! Metadata of a key's value: OBJECT, and the size that MEMORY USAGE reports.
 
 use damselfly_base::CommandError;
 use damselfly_engine::{AccessPolicy, Tx, frequency, idle_seconds};
@@ -43,34 +43,34 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[Command {
             "ENCODING",
             encoding,
             "OBJECT ENCODING key",
-            "Returns how the value at a key is stored.",
+            "Returns the encoding of the value at a key.",
             "2.2.3",
         ),
         about_key(
             "FREQ",
             freq,
             "OBJECT FREQ key",
-            "Returns the logarithmic count of uses of a key, under an LFU policy.",
+            "Returns the logarithmic access frequency of a key, if maxmemory-policy is an LFU policy.",
             "4.0.0",
         ),
         about_key(
             "IDLETIME",
             idletime,
             "OBJECT IDLETIME key",
-            "Returns the seconds since a key was last used, unless under an LFU policy.",
+            "Returns the seconds since the last access of a key, unless maxmemory-policy is an LFU policy.",
             "2.2.3",
         ),
         about_key(
             "REFCOUNT",
             refcount,
             "OBJECT REFCOUNT key",
-            "Returns how many references the value at a key has, as Redis would count them.",
+            "Returns the reference count of the value at a key, as Redis would report it.",
             "2.2.3",
         ),
     ]),
     group: Group::Generic,
     usage: "OBJECT",
-    summary: "Commands that look into the value at a key.",
+    summary: "Commands that inspect the value at a key.",
     since: "2.2.3",
     complexity: "Depends on subcommand.",
 }];
@@ -88,7 +88,7 @@ fn with_entry(
     Ok(())
 }
 
-/// Redis's name of the way a value is stored.
+/// Redis's name of a value's encoding.
 pub fn encoding_name(value: Value<'_>) -> &'static str {
     match value {
         Value::Text(text) => text_encoding(text),
@@ -100,14 +100,14 @@ pub fn encoding_name(value: Value<'_>) -> &'static str {
         Value::Set(SetRef::Integers(_)) => "intset",
         Value::List(ListRef::Large(_)) => "quicklist",
         Value::Set(SetRef::Large(_)) | Value::Hash(HashRef::Large(_)) => "hashtable",
-        // It is a B+ tree, but clients test for this name.
+        // The value is a B+ tree, but clients test for this name.
         Value::SortedSet(SortedSetRef::Large(_)) => "skiplist",
         Value::Stream(_) => "stream",
     }
 }
 
 fn text_encoding(text: Text<'_>) -> &'static str {
-    /// The longest string that Redis keeps in one block with its header.
+    /// The longest string that Redis stores in one block with its header.
     const EMBEDDED_BYTES_MAX: usize = 44;
     match text {
         Text::Integer(_) => "int",
@@ -125,7 +125,7 @@ fn encoding(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     })
 }
 
-/// The text that both refusals share.
+/// The text that both errors share.
 const SWITCHING: &str = "Please note that when switching between policies at runtime LRU and LFU data will take some time to adjust.";
 
 fn freq(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
@@ -161,10 +161,10 @@ fn refcount(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 
 /// MEMORY USAGE: the bytes of an entry and its slot.
 pub fn memory_usage(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    /// A slot and its share of the free slots around it.
+    /// A hash table slot and its share of the free slots.
     const SLOT_BYTES: usize = 10;
     for at in (3..args.len()).step_by(2) {
-        // An entry's size is known, so there is nothing to sample.
+        // The size of an entry is known, so no sampling is needed.
         if !args.is(at, "SAMPLES") || at + 1 == args.len() || args.integer(at + 1)? < 0 {
             return Err(CommandError::Syntax.into());
         }

@@ -1,4 +1,4 @@
-//! Parts of strings: APPEND, GETRANGE, SETRANGE and their relatives.
+//! Commands on parts of strings: APPEND, GETRANGE, SETRANGE and their relatives.
 
 use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
@@ -23,7 +23,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(|tx, args, reply| extend(tx, args, End::Back, reply)),
         group: Group::String,
         usage: "APPEND key value",
-        summary: "Adds to the end of the string at a key, and returns the new length.",
+        summary: "Appends to the string at a key and returns the new length.",
         since: "2.0.0",
         complexity: "O(1) amortized over the length of the value",
     },
@@ -35,7 +35,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(|tx, args, reply| extend(tx, args, End::Front, reply)),
         group: Group::String,
         usage: "PREPEND key value",
-        summary: "Adds to the front of the string at a key, and returns the new length.",
+        summary: "Prepends to the string at a key and returns the new length.",
         since: "7.0.0",
         complexity: "O(N) where N is the new length",
     },
@@ -47,7 +47,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(getrange),
         group: Group::String,
         usage: "GETRANGE key start end",
-        summary: "Returns a part of the string at a key; negative offsets count from the end.",
+        summary: "Returns a substring of the string at a key; negative offsets count from the end.",
         since: "2.4.0",
         complexity: "O(N) where N is the length of the part",
     },
@@ -62,7 +62,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(getrange),
         group: Group::String,
         usage: "SUBSTR key start end",
-        summary: "Returns a part of the string at a key; negative offsets count from the end.",
+        summary: "Returns a substring of the string at a key; negative offsets count from the end.",
         since: "1.0.0",
         complexity: "O(N) where N is the length of the part",
     },
@@ -74,7 +74,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(setrange),
         group: Group::String,
         usage: "SETRANGE key offset value",
-        summary: "Overwrites a part of the string at a key, which grows with zero bytes as needed.",
+        summary: "Overwrites part of the string at a key, padding it with zero bytes as needed, and returns the new length.",
         since: "2.2.0",
         complexity: "O(N) where N is the length of the value",
     },
@@ -134,8 +134,8 @@ fn extend(tx: &mut Tx<'_>, args: Args<'_>, end: End, reply: &mut Reply<'_>) -> R
     Ok(())
 }
 
-/// The part of a string of `len` bytes between two offsets, both included, of which negative ones
-/// count from the end.
+/// The part of a string of `len` bytes between two offsets, both included; negative offsets count from the
+/// end.
 fn part(len: usize, start: i64, end: i64) -> Range<usize> {
     let len = len as i64;
     if start < 0 && end < 0 && start > end {

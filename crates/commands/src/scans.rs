@@ -1,4 +1,4 @@
-//! What SCAN, SSCAN, HSCAN and ZSCAN share: the cursor, the options, the reply.
+//! The parts that SCAN, SSCAN, HSCAN and ZSCAN share: cursor, options, reply.
 
 use damselfly_base::glob::Glob;
 use damselfly_base::number::Decimal;
@@ -11,11 +11,11 @@ use crate::{Args, Result, long};
 
 /// The options of a scan.
 pub(crate) struct Options<'a> {
-    /// MATCH, unless everything matches.
+    /// The pattern of MATCH; `None` if everything matches.
     pub(crate) glob: Option<Glob>,
-    /// COUNT: how many things to look at, roughly.
+    /// COUNT: roughly how many elements to visit.
     pub(crate) count: usize,
-    /// TYPE, which only SCAN has.
+    /// TYPE, an option of SCAN only.
     pub(crate) only_type: Option<&'a [u8]>,
 }
 
@@ -25,7 +25,7 @@ pub(crate) fn cursor(args: Args<'_>, at: usize) -> Result<u64> {
 }
 
 impl<'a> Options<'a> {
-    /// Reads the arguments from `from` on; `has_type` says whether TYPE is an option.
+    /// Parses the arguments from `from` on; `has_type` is true if TYPE is an option.
     pub(crate) fn parse(args: Args<'a>, from: usize, has_type: bool) -> Result<Self> {
         const COUNT_DEFAULT: i64 = 10;
         let (mut pattern, mut count, mut only_type) = (None, COUNT_DEFAULT, None);
@@ -54,12 +54,12 @@ impl<'a> Options<'a> {
         })
     }
 
-    /// Whether a name matches the pattern.
+    /// True if a name matches the pattern.
     pub(crate) fn matches(&self, name: &[u8]) -> bool {
         self.glob.as_ref().is_none_or(|glob| glob.matches(name))
     }
 
-    /// True if it may take long to match a single name.
+    /// True if matching a single name may take long.
     fn may_be_slow(&self) -> bool {
         const NAME_BYTES: usize = 1 << 10;
         let glob = self.glob.as_ref();
@@ -67,21 +67,21 @@ impl<'a> Options<'a> {
     }
 }
 
-/// Steps of matching that take about as long as visiting a key.
+/// The number of matching steps that take about as long as visiting a key.
 const STEPS_PER_KEY: usize = 64;
 
-/// True if it may take so long to match the name that others should not wait for it: more than some ten microseconds.
+/// True if matching the name may take longer than about ten microseconds, too long for other clients to wait.
 pub(crate) fn is_slow(glob: &Glob, name: &[u8]) -> bool {
     const STEPS_MAX: usize = 1 << 13;
     glob.steps_max(name.len()) > STEPS_MAX
 }
 
-/// Matches names for which that may take long, while no lock is held but those that the section holds all the time. `steps` counts
-/// what was done so far, in keys.
+/// Matches the names that are slow to match, while only the locks are held that the section holds throughout. `steps` counts
+/// the work so far, in keys.
 ///
 /// # Errors
-/// [`Stop::Long`](crate::Stop::Long) if others wait for this thread, and it would take long.
-pub(crate) fn match_late(
+/// [`Stop::Long`](crate::Stop::Long) if matching would take long and others wait for this thread.
+pub(crate) fn match_slow_names(
     tx: &Tx<'_>,
     glob: Option<&Glob>,
     names: &mut Vec<Vec<u8>>,
@@ -100,16 +100,16 @@ pub(crate) fn match_late(
     long::check(tx, *steps)
 }
 
-/// Writes the reply of a scan: the next cursor, then a list. `fill` writes the list's elements, and returns the cursor and
-/// how many elements there are.
+/// Writes the reply of a scan: the next cursor, then a list. `fill` writes the elements of the list, and returns the cursor and
+/// the number of elements.
 ///
 /// # Errors
-/// Those of `fill`; then nothing is written.
+/// The errors of `fill`; nothing is written then.
 pub(crate) fn write(
     reply: &mut Reply<'_>,
     fill: impl FnOnce(&mut Reply<'_>) -> Result<(u64, usize)>,
 ) -> Result {
-    // The next cursor comes first in the reply but is known last: the elements are collected aside.
+    // The next cursor comes first in the reply but is known last, so the elements go to a buffer of their own.
     let mut found = Vec::new();
     let mut list = Reply::new(&mut found, reply.version());
     let mark = list.deferred_array();
@@ -121,8 +121,8 @@ pub(crate) fn write(
     Ok(())
 }
 
-/// What a scan over a collection has found so far.
-pub(crate) struct Found<'l, 'o, 'r> {
+/// The elements that a scan of a collection has found so far.
+pub(crate) struct ScanResult<'l, 'o, 'r> {
     options: &'l Options<'o>,
     list: &'l mut Reply<'r>,
     seen: usize,
@@ -130,8 +130,8 @@ pub(crate) struct Found<'l, 'o, 'r> {
     scratch: Decimal,
 }
 
-impl Found<'_, '_, '_> {
-    /// Takes an element; where its name matches, `write` writes it, as so many elements of the reply.
+impl ScanResult<'_, '_, '_> {
+    /// Visits an element; if its name matches, `write` writes it, as `elements` elements of the reply.
     pub(crate) fn take(
         &mut self,
         name: Element<'_>,
@@ -146,14 +146,14 @@ impl Found<'_, '_, '_> {
     }
 }
 
-/// SSCAN, HSCAN and ZSCAN over a collection of so many elements as `len` says. `step` has [`Found`] take what is at a cursor and
+/// SSCAN, HSCAN and ZSCAN. `len` returns the size of the collection. `step` passes the elements at a cursor to [`ScanResult`] and
 /// returns the next cursor.
 pub(crate) fn scan<C: Collection + 'static>(
     tx: &mut Tx<'_>,
     args: Args<'_>,
     reply: &mut Reply<'_>,
     len: impl FnOnce(C::Ref<'_>) -> usize,
-    step: impl Fn(C::Ref<'_>, u64, &mut Found<'_, '_, '_>) -> u64 + Send + 'static,
+    step: impl Fn(C::Ref<'_>, u64, &mut ScanResult<'_, '_, '_>) -> u64 + Send + 'static,
 ) -> Result {
     let cursor = cursor(args, 2)?;
     let Some(collection) = tx.read_as::<C>(args.key(1))? else {
@@ -168,30 +168,30 @@ pub(crate) fn scan<C: Collection + 'static>(
         false => options.count.min(len(collection)),
     };
     if !long::is_long(steps) {
-        return look(collection, cursor, &options, step, reply);
+        return collect(collection, cursor, &options, step, reply);
     }
     let request = args.to_owned();
     long::reply_from(tx, args, 1..2, steps, reply, move |entries, reply| {
         let options = Options::parse(request.borrow(), 3, false)?;
         match entries[0].and_then(C::view) {
-            Some(collection) => look(collection, cursor, &options, step, reply),
+            Some(collection) => collect(collection, cursor, &options, step, reply),
             None => Ok(()),
         }
     })
 }
 
-/// Looks at elements from a cursor on, and replies with those that match.
-fn look<R: Copy>(
+/// Visits elements from a cursor on, and replies with those that match.
+fn collect<R: Copy>(
     collection: R,
     mut cursor: u64,
     options: &Options<'_>,
-    step: impl Fn(R, u64, &mut Found<'_, '_, '_>) -> u64,
+    step: impl Fn(R, u64, &mut ScanResult<'_, '_, '_>) -> u64,
     reply: &mut Reply<'_>,
 ) -> Result {
-    /// A call looks at so many buckets for each element it is asked for: a collection that has shrunk may have many empty ones.
+    /// A call visits at most this many buckets for each element of COUNT: a collection that has shrunk may have many empty ones.
     const BUCKETS_PER_ELEMENT: usize = 10;
     write(reply, |list| {
-        let mut found = Found {
+        let mut found = ScanResult {
             options,
             list,
             seen: 0,

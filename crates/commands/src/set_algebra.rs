@@ -1,4 +1,4 @@
-//! Sets together: intersection, union, difference, and storing them.
+//! Intersections, unions and differences of sets, returned or stored.
 
 use std::collections::HashSet;
 use std::ops::ControlFlow::{self, Break, Continue};
@@ -26,7 +26,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(sinter),
         group: Group::Set,
         usage: "SINTER key [key ...]",
-        summary: "Returns what is a member of all sets.",
+        summary: "Returns the intersection of sets.",
         since: "1.0.0",
         complexity: "O(N*M) where N is the size of the smallest set and M the number of sets",
     },
@@ -38,7 +38,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(sintercard),
         group: Group::Set,
         usage: "SINTERCARD numkeys key [key ...] [LIMIT limit]",
-        summary: "Returns how many members all sets share, counting no further than a limit.",
+        summary: "Returns the number of members in the intersection of sets, counting up to a limit.",
         since: "7.0.0",
         complexity: "O(N*M) where N is the size of the smallest set and M the number of sets",
     },
@@ -53,7 +53,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(sinterstore),
         group: Group::Set,
         usage: "SINTERSTORE destination key [key ...]",
-        summary: "Stores what is a member of all sets, and returns how many that are.",
+        summary: "Stores the intersection of sets and returns its number of members.",
         since: "1.0.0",
         complexity: "O(N*M) where N is the size of the smallest set and M the number of sets",
     },
@@ -65,7 +65,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(sunion),
         group: Group::Set,
         usage: "SUNION key [key ...]",
-        summary: "Returns what is a member of any of the sets.",
+        summary: "Returns the union of sets.",
         since: "1.0.0",
         complexity: "O(N) where N is the number of members of all sets",
     },
@@ -80,7 +80,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(sunionstore),
         group: Group::Set,
         usage: "SUNIONSTORE destination key [key ...]",
-        summary: "Stores what is a member of any of the sets, and returns how many that are.",
+        summary: "Stores the union of sets and returns its number of members.",
         since: "1.0.0",
         complexity: "O(N) where N is the number of members of all sets",
     },
@@ -92,7 +92,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(sdiff),
         group: Group::Set,
         usage: "SDIFF key [key ...]",
-        summary: "Returns the members of the first set that the others lack.",
+        summary: "Returns the difference of sets: the members of the first one that are in none of the others.",
         since: "1.0.0",
         complexity: "O(N) where N is the number of members of all sets",
     },
@@ -107,13 +107,13 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(sdiffstore),
         group: Group::Set,
         usage: "SDIFFSTORE destination key [key ...]",
-        summary: "Stores the members of the first set that the others lack, and returns how many that are.",
+        summary: "Stores the difference of sets and returns its number of members.",
         since: "1.0.0",
         complexity: "O(N) where N is the number of members of all sets",
     },
 ];
 
-/// Notes that the keys are read, refuses those that hold something else, and returns how many members there are to look at.
+/// Records the reads of the keys, refuses keys of another type, and returns the number of members to visit.
 fn check_keys(tx: &mut Tx<'_>, args: Args<'_>, places: Range<usize>) -> Result<usize> {
     let mut members = 0;
     for place in places {
@@ -129,14 +129,14 @@ fn sets_in<'s>(entries: &[Option<EntryRef<'s>>]) -> Vec<Option<SetRef<'s>>> {
     sets.collect()
 }
 
-/// What a combination of sets calls with each member.
+/// The function that a combination of sets calls with each member.
 type Visit<'v, 's> = &'v mut dyn FnMut(Element<'s>);
 
 /// A combination: visits each of its members once.
 type Combine = for<'s> fn(&[Option<SetRef<'s>>], Visit<'_, 's>);
 
-/// Members, in the shortest form that each can have, so that equal ones are alike.
-type Found<'s> = HashSet<Element<'s>, ahash::RandomState>;
+/// Members, each in its shortest form, so that equal members compare as equal.
+type MemberSet<'s> = HashSet<Element<'s>, ahash::RandomState>;
 
 fn sinter(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     reply_with(tx, args, reply, intersect)
@@ -235,23 +235,23 @@ fn sintercard(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result 
     })
 }
 
-/// A set in which many members are looked up.
-struct Sought<'a> {
+/// A set prepared for looking up many members.
+struct IndexedSet<'a> {
     set: SetRef<'a>,
-    /// The members of a packed set, where each look-up would go through them all.
-    index: Option<Found<'a>>,
+    /// An index of a packed set, in which each look-up would scan all members.
+    index: Option<MemberSet<'a>>,
 }
 
-impl<'a> Sought<'a> {
-    /// A set in which so many members are to be looked up.
+impl<'a> IndexedSet<'a> {
+    /// Prepares a set for `lookups` look-ups.
     fn new(set: SetRef<'a>, lookups: usize) -> Self {
-        /// For fewer members, and for fewer look-ups, going through them all costs less.
+        /// With fewer members or fewer look-ups, scanning costs less than an index.
         const INDEXED_MIN: usize = 16;
         const LOOKUPS_MIN: usize = 8;
         let is_packed = matches!(set, SetRef::Packed(_));
         let is_indexed = is_packed && set.len() >= INDEXED_MIN && lookups >= LOOKUPS_MIN;
         let index = is_indexed.then(|| {
-            let mut index = Found::with_capacity_and_hasher(set.len(), Default::default());
+            let mut index = MemberSet::with_capacity_and_hasher(set.len(), Default::default());
             set.for_each(|member| {
                 index.insert(shortest(member));
             });
@@ -284,7 +284,7 @@ fn intersect<'s>(sets: &[Option<SetRef<'s>>], visit: Visit<'_, 's>) {
     debug_assert!(all.is_continue());
 }
 
-/// Visits what is in all sets, until `visit` breaks. Goes through the smallest set.
+/// Visits the members that are in all sets, until `visit` breaks. Iterates over the smallest set.
 fn try_intersect<'s>(
     sets: &[Option<SetRef<'s>>],
     visit: &mut dyn FnMut(Element<'s>) -> ControlFlow<()>,
@@ -298,7 +298,7 @@ fn try_intersect<'s>(
     };
     let others: Vec<_> = others
         .iter()
-        .map(|set| Sought::new(*set, smallest.len()))
+        .map(|set| IndexedSet::new(*set, smallest.len()))
         .collect();
     smallest.try_for_each(|member| {
         if others.iter().all(|set| set.has(member)) {
@@ -310,24 +310,27 @@ fn try_intersect<'s>(
 }
 
 fn unite<'s>(sets: &[Option<SetRef<'s>>], visit: Visit<'_, 's>) {
-    /// Up to so many sets, looking a member up in those before costs less than keeping what was seen.
+    /// With up to this many sets, looking a member up in the previous sets costs less than remembering all visited members.
     const LOOKED_UP_MAX: usize = 4;
     let sets: Vec<_> = sets.iter().flatten().copied().collect();
     if sets.len() <= LOOKED_UP_MAX {
         let mut before = Vec::new();
         for (index, set) in sets.iter().enumerate() {
             set.for_each(|member| {
-                if !before.iter().any(|before: &Sought<'_>| before.has(member)) {
+                if !before
+                    .iter()
+                    .any(|before: &IndexedSet<'_>| before.has(member))
+                {
                     visit(member);
                 }
             });
             if let Some(next) = sets.get(index + 1) {
-                before.push(Sought::new(*set, next.len()));
+                before.push(IndexedSet::new(*set, next.len()));
             }
         }
         return;
     }
-    let mut seen = Found::default();
+    let mut seen = MemberSet::default();
     for set in sets {
         set.for_each(|member| {
             if seen.insert(shortest(member)) {
@@ -337,7 +340,7 @@ fn unite<'s>(sets: &[Option<SetRef<'s>>], visit: Visit<'_, 's>) {
     }
 }
 
-/// Visits what is in the first set and in no other.
+/// Visits the members of the first set that are in no other set.
 fn subtract<'s>(sets: &[Option<SetRef<'s>>], visit: Visit<'_, 's>) {
     let Some((Some(first), others)) = sets.split_first() else {
         return;
@@ -346,11 +349,11 @@ fn subtract<'s>(sets: &[Option<SetRef<'s>>], visit: Visit<'_, 's>) {
     let lookups = first.len().saturating_mul(others.len() + 1) / 2;
     let members: usize = others.iter().map(|set| set.len()).sum();
     if lookups <= first.len() + members {
-        // The larger a set, the sooner it tells that a member is not wanted.
+        // The larger a set, the more likely it excludes a member, so the largest comes first.
         others.sort_unstable_by_key(|set| std::cmp::Reverse(set.len()));
         let others: Vec<_> = others
             .into_iter()
-            .map(|set| Sought::new(*set, first.len()))
+            .map(|set| IndexedSet::new(*set, first.len()))
             .collect();
         first.for_each(|member| {
             if !others.iter().any(|set| set.has(member)) {
@@ -359,7 +362,7 @@ fn subtract<'s>(sets: &[Option<SetRef<'s>>], visit: Visit<'_, 's>) {
         });
         return;
     }
-    let mut rest = Found::default();
+    let mut rest = MemberSet::default();
     first.for_each(|member| {
         rest.insert(shortest(member));
     });

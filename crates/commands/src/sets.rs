@@ -1,4 +1,4 @@
-//! Sets, one at a time: members come, go, and are asked for. `set_algebra.rs` has unions and the like.
+//! Commands on a single set: adding, removing and reading members. Unions and the like are in `set_algebra.rs`.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -23,7 +23,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(sadd),
         group: Group::Set,
         usage: "SADD key member [member ...]",
-        summary: "Adds members to a set, which is made if the key is absent, and returns how many are new.",
+        summary: "Adds members to a set, creating it if the key is absent, and returns how many are new.",
         since: "1.0.0",
         complexity: "O(1) for each member",
     },
@@ -35,7 +35,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(srem),
         group: Group::Set,
         usage: "SREM key member [member ...]",
-        summary: "Removes members from a set, and returns how many were there.",
+        summary: "Removes members from a set and returns how many of them existed.",
         since: "1.0.0",
         complexity: "O(1) for each member",
     },
@@ -47,7 +47,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(scard),
         group: Group::Set,
         usage: "SCARD key",
-        summary: "Returns how many members a set has.",
+        summary: "Returns the number of members of a set.",
         since: "1.0.0",
         complexity: "O(1)",
     },
@@ -59,7 +59,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(sismember),
         group: Group::Set,
         usage: "SISMEMBER key member",
-        summary: "Says whether this is a member of a set.",
+        summary: "Returns whether a set has a member.",
         since: "1.0.0",
         complexity: "O(1)",
     },
@@ -71,7 +71,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(smismember),
         group: Group::Set,
         usage: "SMISMEMBER key member [member ...]",
-        summary: "Says of each of several whether it is a member of a set.",
+        summary: "Returns, for each of several members, whether a set has it.",
         since: "6.2.0",
         complexity: "O(N) where N is the number of members asked for",
     },
@@ -107,7 +107,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(spop),
         group: Group::Set,
         usage: "SPOP key [count]",
-        summary: "Removes one random member of a set, or several, and returns them.",
+        summary: "Removes and returns one or several random members of a set.",
         since: "1.0.0",
         complexity: "O(N) where N is the count",
     },
@@ -119,9 +119,9 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(srandmember),
         group: Group::Set,
         usage: "SRANDMEMBER key [count]",
-        summary: "Returns one random member of a set, or several: different ones, or for a negative count possibly the same again.",
+        summary: "Returns one or several random members of a set: distinct ones, or with repeats if the count is negative.",
         since: "1.0.0",
-        complexity: "O(N) where N is the count's size",
+        complexity: "O(N) where N is the absolute value of the count",
     },
     Command {
         name: "SSCAN",
@@ -131,7 +131,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(sscan),
         group: Group::Set,
         usage: "SSCAN key cursor [MATCH pattern] [COUNT count]",
-        summary: "Walks over the members of a set, some at a time; start with cursor 0 and go on until 0 comes back.",
+        summary: "Iterates over the members of a set, a few per call, from cursor 0 until the returned cursor is 0 again.",
         since: "2.8.0",
         complexity: "O(1) for each call, O(N) for a full iteration over N members",
     },
@@ -164,7 +164,7 @@ fn srem(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     Ok(())
 }
 
-/// Notes a change of so many members, if there was one, and replies with the number.
+/// Records the change if `count` members changed, and replies with `count`.
 fn write_count(tx: &mut Tx<'_>, key: Key<'_>, event: Event, count: usize, reply: &mut Reply<'_>) {
     if count > 0 {
         tx.changed(key, event);
@@ -205,14 +205,14 @@ fn smembers(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
         && let Some(shared) = entry.share_large()
     {
         reply.set(set.len());
-        return Err(Stop::SlicedReply(rest_of(shared)));
+        return Err(Stop::SlicedReply(sliced_members(shared)));
     }
     write_all(set, reply);
     Ok(())
 }
 
-/// The members of a large set, slice by slice.
-fn rest_of(shared: SharedLarge) -> SlicedReply {
+/// A reply that writes the members of a large set, a slice at a time.
+fn sliced_members(shared: SharedLarge) -> SlicedReply {
     let mut cursor = 0;
     SlicedReply::new(move |reply| {
         let Value::Set(set) = shared.value() else {
@@ -230,7 +230,7 @@ fn write_all(set: SetRef<'_>, reply: &mut Reply<'_>) {
 
 fn smove(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let (from, to, member) = (args.key(1), args.key(2), args.at(3));
-    // Looked at even if there is nothing to move: its end may have come.
+    // The destination is looked up even if there is nothing to move: it may have expired.
     tx.access(to);
     let Some(source) = tx.access_as::<Set>(from)? else {
         reply.integer(0);
@@ -330,7 +330,7 @@ fn srandmember(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result
     })
 }
 
-/// How many of so many members a command for random ones returns; if it asks for a number below zero, they may repeat.
+/// The number of random members to return from a collection of `len` members. With a negative count members may repeat.
 pub(crate) fn picks(count: i64, len: usize) -> usize {
     let wanted = usize::try_from(count.unsigned_abs()).unwrap_or(usize::MAX);
     if count < 0 && len > 0 {
@@ -340,7 +340,7 @@ pub(crate) fn picks(count: i64, len: usize) -> usize {
     }
 }
 
-/// Writes random members, each chosen from all.
+/// Writes random members, each chosen from all members, so that they may repeat.
 fn write_repeats(set: SetRef<'_>, count: usize, bytes_max: usize, reply: &mut Reply<'_>) -> Result {
     let start = reply.position();
     reply.array(count);

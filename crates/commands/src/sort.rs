@@ -1,8 +1,8 @@
 //! SORT and SORT_RO.
 //!
-//! The patterns of BY and GET name keys that are no arguments, so a command that has any runs under all locks. If
-//! there are many elements, it holds them only for collecting, looking up and choosing those that are shown; sorting and writing need none
-//! ([`sorting`](crate::sorting)).
+//! The patterns of BY and GET name keys that are not arguments, so a command with such patterns runs with all locks held. If
+//! there are many elements, it holds them only while it collects elements, looks keys up and selects the elements to return;
+//! sorting and writing need no lock ([`sorting`](crate::sorting)).
 
 use std::ops::ControlFlow::{Break, Continue};
 use std::ops::Range;
@@ -22,7 +22,7 @@ use crate::sorting::{Order, Sorting, Texts};
 use crate::strings::{Scratch, text_of};
 use crate::{Args, KeyspaceFn, Result, Stop, long};
 
-/// What is special about SORT; all but the first of these also about SORT_RO.
+/// The traits of SORT; SORT_RO has all but the first.
 const TRAITS: &[Trait] = &[
     Trait::NeedsMemory,
     Trait::TouchesArbitraryKeys,
@@ -42,7 +42,7 @@ const STORED: KeySpec = writes(
 );
 
 const COMPLEXITY: &str =
-    "O(N+M*log(M)) where N is the number of elements and M the number of those that are returned";
+    "O(N+M*log(M)) where N is the number of elements and M the number of elements returned";
 
 pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
     Command {
@@ -53,7 +53,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(|tx, args, reply| sort(tx, args, true, reply)),
         group: Group::Generic,
         usage: "SORT key [BY pattern] [LIMIT offset count] [GET pattern [GET pattern ...]] [ASC | DESC] [ALPHA] [STORE destination]",
-        summary: "Sorts a list, set or sorted set, by its elements or by other keys, and returns or stores the result.",
+        summary: "Sorts the elements of a list, set or sorted set, by themselves or by other keys, and returns or stores the result.",
         since: "1.0.0",
         complexity: COMPLEXITY,
     },
@@ -65,23 +65,23 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(|tx, args, reply| sort(tx, args, false, reply)),
         group: Group::Generic,
         usage: "SORT_RO key [BY pattern] [LIMIT offset count] [GET pattern [GET pattern ...]] [ASC | DESC] [ALPHA]",
-        summary: "Sorts a list, set or sorted set, by its elements or by other keys, and returns the result.",
+        summary: "Sorts the elements of a list, set or sorted set, by themselves or by other keys, and returns the result.",
         since: "7.0.0",
         complexity: COMPLEXITY,
     },
 ];
 
-/// What is asked for.
+/// The options of SORT.
 #[derive(Default)]
 struct Options<'a> {
     order: Order,
     /// Offset and count as sent.
     limit: Option<(i64, i64)>,
     by: Option<&'a [u8]>,
-    /// True if the elements stay as they are: a pattern of BY names no other keys, even if a later one does.
+    /// True if the elements stay in their order: one BY pattern names no other keys, even if a later one does.
     keeps_order: bool,
     get: Vec<&'a [u8]>,
-    /// The argument that is the destination.
+    /// The index of the destination key.
     store: Option<usize>,
 }
 
@@ -123,7 +123,7 @@ impl<'a> Options<'a> {
         patterns.any(|pattern| pattern.contains(&b'*'))
     }
 
-    /// Which of `len` elements are returned.
+    /// The range to return of `len` elements.
     fn range(&self, len: usize) -> Range<usize> {
         let (offset, count) = self.limit.unwrap_or((0, -1));
         let start = usize::try_from(offset.max(0))
@@ -136,7 +136,7 @@ impl<'a> Options<'a> {
         start..end
     }
 
-    /// How many elements have to be looked at.
+    /// How many elements have to be visited.
     fn steps(&self, len: usize) -> usize {
         if self.keeps_order {
             self.range(len).end
@@ -146,13 +146,13 @@ impl<'a> Options<'a> {
     }
 }
 
-/// What stands for other texts: a pattern of BY or GET.
+/// A pattern of BY or GET.
 enum Pattern<'a> {
-    /// The element itself.
+    /// `#`: the element itself.
     Element,
-    /// Nothing: there is no star.
+    /// No value: the pattern has no star.
     Nothing,
-    /// The string at a key, or in a field of a hash, whose name has the element in place of the star.
+    /// The string at a key, or in a field of a hash, whose key name has the element in place of the star.
     Name {
         before: &'a [u8],
         behind: &'a [u8],
@@ -186,7 +186,7 @@ fn sort(tx: &mut Tx<'_>, args: Args<'_>, may_store: bool, reply: &mut Reply<'_>)
     let mut options = Options::parse(args, may_store)?;
     let key = args.key(1);
     if options.reads_other_keys() && !tx.holds_all() {
-        // One that is to run elsewhere should not take all locks here before it says so.
+        // A long command moves to another thread before it takes all locks here.
         let len = tx.view(key).and_then(len_of).unwrap_or(0);
         long::check(tx, options.steps(len))?;
         return Err(Stop::NeedsAllLocks);
@@ -199,7 +199,7 @@ fn sort(tx: &mut Tx<'_>, args: Args<'_>, may_store: bool, reply: &mut Reply<'_>)
             && matches!(entry.value(), Value::Set(_))
             && (options.store.is_some() || is_script)
         {
-            // A set has no order to keep, and what is stored, or what a script does, must not depend on chance.
+            // A set has no order to keep, and neither a stored result nor the effects of a script may be random.
             (options.keeps_order, options.order.alpha, options.by) = (false, true, None);
         }
         let len = len_of(entry).ok_or(CommandError::WrongType)?;
@@ -245,7 +245,7 @@ fn sort(tx: &mut Tx<'_>, args: Args<'_>, may_store: bool, reply: &mut Reply<'_>)
     Ok(())
 }
 
-/// The number of elements of what can be sorted.
+/// The number of elements of a value; `None` if its type can't be sorted.
 fn len_of(entry: EntryRef<'_>) -> Option<usize> {
     match entry.value() {
         Value::List(list) => Some(list.len()),
@@ -255,7 +255,7 @@ fn len_of(entry: EntryRef<'_>) -> Option<usize> {
     }
 }
 
-/// Some of the elements; if `descending`, those of a list and of a sorted set are counted from the last.
+/// A range of the elements; if `descending`, it counts from the last element of a list or sorted set.
 fn elements_of(entry: EntryRef<'_>, wanted: Range<usize>, descending: bool) -> Texts {
     let (mut elements, mut decimal) = (Texts::with_capacity(wanted.len()), Decimal::new());
     if wanted.is_empty() {
@@ -304,14 +304,14 @@ fn elements_of(entry: EntryRef<'_>, wanted: Range<usize>, descending: bool) -> T
     elements
 }
 
-/// What all patterns stand for with the first of some elements, then with the second, and so on.
+/// The values of all patterns for the first of some elements, then for the second, and so on.
 fn look_up(
     tx: &mut Tx<'_>,
     patterns: &[Pattern<'_>],
     elements: &Texts,
     indexes: impl Iterator<Item = usize>,
 ) -> Texts {
-    /// So many at a time, so that their cache misses overlap.
+    /// This many values are looked up at a time, so that their cache misses overlap.
     const AT_ONCE: usize = 32;
     let mut wanted = indexes.flat_map(|index| patterns.iter().map(move |pattern| (pattern, index)));
     let (mut found, mut scratch) = (Texts::default(), Scratch::default());
@@ -348,7 +348,7 @@ fn look_up(
     }
 }
 
-/// The string that an entry is, or that a field of it holds.
+/// The string of an entry, or of one of its fields.
 fn text_in<'a>(
     entry: EntryRef<'a>,
     field: Option<&[u8]>,

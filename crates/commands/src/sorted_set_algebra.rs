@@ -1,4 +1,4 @@
-//! Sorted sets together: union, intersection, difference, and storing them. Plain sets take part; their members have the
+//! Unions, intersections and differences of sorted sets, returned or stored. Plain sets may take part; their members have
 //! score 1.
 
 use std::collections::HashMap;
@@ -31,7 +31,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(|tx, args, reply| show(tx, args, reply, Operation::Union)),
         group: Group::SortedSet,
         usage: "ZUNION numkeys key [key ...] [WEIGHTS weight [weight ...]] [AGGREGATE <SUM | MIN | MAX>] [WITHSCORES]",
-        summary: "Returns what is a member of any of the sorted sets.",
+        summary: "Returns the union of sorted sets.",
         since: "6.2.0",
         complexity: UNION,
     },
@@ -43,7 +43,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(|tx, args, reply| store(tx, args, reply, Operation::Union)),
         group: Group::SortedSet,
         usage: "ZUNIONSTORE destination numkeys key [key ...] [WEIGHTS weight [weight ...]] [AGGREGATE <SUM | MIN | MAX>]",
-        summary: "Stores what is a member of any of the sorted sets, and returns how many that are.",
+        summary: "Stores the union of sorted sets and returns its number of members.",
         since: "2.0.0",
         complexity: UNION,
     },
@@ -55,7 +55,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(|tx, args, reply| show(tx, args, reply, Operation::Intersection)),
         group: Group::SortedSet,
         usage: "ZINTER numkeys key [key ...] [WEIGHTS weight [weight ...]] [AGGREGATE <SUM | MIN | MAX>] [WITHSCORES]",
-        summary: "Returns what is a member of all sorted sets.",
+        summary: "Returns the intersection of sorted sets.",
         since: "6.2.0",
         complexity: INTERSECTION,
     },
@@ -67,7 +67,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(|tx, args, reply| store(tx, args, reply, Operation::Intersection)),
         group: Group::SortedSet,
         usage: "ZINTERSTORE destination numkeys key [key ...] [WEIGHTS weight [weight ...]] [AGGREGATE <SUM | MIN | MAX>]",
-        summary: "Stores what is a member of all sorted sets, and returns how many that are.",
+        summary: "Stores the intersection of sorted sets and returns its number of members.",
         since: "2.0.0",
         complexity: INTERSECTION,
     },
@@ -79,7 +79,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(zintercard),
         group: Group::SortedSet,
         usage: "ZINTERCARD numkeys key [key ...] [LIMIT limit]",
-        summary: "Returns how many members all sorted sets share, counting no further than a limit.",
+        summary: "Returns the number of members in the intersection of sorted sets, counting up to a limit.",
         since: "7.0.0",
         complexity: "O(N*K) where N is the size of the smallest sorted set and K the number of sorted sets",
     },
@@ -91,7 +91,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(|tx, args, reply| show(tx, args, reply, Operation::Difference)),
         group: Group::SortedSet,
         usage: "ZDIFF numkeys key [key ...] [WITHSCORES]",
-        summary: "Returns the members of the first sorted set that the others lack.",
+        summary: "Returns the difference of sorted sets: the members of the first one that are in none of the others.",
         since: "6.2.0",
         complexity: DIFFERENCE,
     },
@@ -103,7 +103,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(|tx, args, reply| store(tx, args, reply, Operation::Difference)),
         group: Group::SortedSet,
         usage: "ZDIFFSTORE destination numkeys key [key ...]",
-        summary: "Stores the members of the first sorted set that the others lack, and returns how many that are.",
+        summary: "Stores the difference of sorted sets and returns its number of members.",
         since: "6.2.0",
         complexity: DIFFERENCE,
     },
@@ -116,7 +116,7 @@ enum Operation {
     Difference,
 }
 
-/// What becomes of the scores of a member that several sets have.
+/// How the scores of a member of several sets are combined.
 #[derive(Clone, Copy)]
 enum Aggregate {
     Sum,
@@ -125,7 +125,7 @@ enum Aggregate {
 }
 
 impl Aggregate {
-    /// What is no number counts as zero.
+    /// Combines two scores; NaN becomes zero.
     fn of(self, a: f64, b: f64) -> f64 {
         match self {
             Self::Sum => zero_if_nan(a + b),
@@ -140,7 +140,7 @@ fn zero_if_nan(score: f64) -> f64 {
     if score.is_nan() { 0.0 } else { score }
 }
 
-/// A set or a sorted set that takes part; nothing if the key is absent.
+/// The members of a source: a set, a sorted set, or none if the key is absent.
 #[derive(Clone, Copy)]
 enum Members<'a> {
     None,
@@ -149,7 +149,7 @@ enum Members<'a> {
 }
 
 impl<'a> Members<'a> {
-    /// What an entry holds; `None` if that is neither.
+    /// The members of an entry; `None` if it holds another type.
     fn of(entry: Option<EntryRef<'a>>) -> Option<Self> {
         let Some(entry) = entry else {
             return Some(Self::None);
@@ -194,28 +194,28 @@ impl<'a> Members<'a> {
     }
 }
 
-/// A set that takes part, and by what its scores are multiplied.
+/// A source and the weight by which its scores are multiplied.
 #[derive(Clone, Copy)]
 struct Source<'a> {
     members: Members<'a>,
     weight: f64,
 }
 
-/// What is wanted of the sets.
+/// The options of a request.
 struct Request {
     weights: Vec<f64>,
     aggregate: Aggregate,
     with_scores: bool,
 }
 
-/// Which of the commands is parsed: each knows some words that others refuse.
+/// The kind of command being parsed: each accepts some words that others refuse.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Parses {
-    Shown(Operation),
-    Stored(Operation),
+enum CommandKind {
+    Returns(Operation),
+    Stores(Operation),
 }
 
-/// The number of keys, in the argument at `at`, which they follow.
+/// The number of keys, from the argument at `at`, which precedes them.
 fn key_count(args: Args<'_>, at: usize, command: &str) -> Result<usize> {
     let count = args.integer(at)?;
     if count < 1 {
@@ -228,7 +228,7 @@ fn key_count(args: Args<'_>, at: usize, command: &str) -> Result<usize> {
         .ok_or(CommandError::Syntax.into())
 }
 
-/// Notes that the keys are read, refuses those that hold something else, and returns how many members they have.
+/// Records the reads of the keys, refuses keys of another type, and returns how many members they have.
 fn check_keys(tx: &mut Tx<'_>, args: Args<'_>, first: usize, count: usize) -> Result<usize> {
     let mut members = 0;
     for place in first..first + count {
@@ -238,7 +238,7 @@ fn check_keys(tx: &mut Tx<'_>, args: Args<'_>, first: usize, count: usize) -> Re
     Ok(members)
 }
 
-/// The sets that entries hold, with their weights.
+/// The sources in some entries, with their weights.
 fn sources<'t>(
     entries: impl IntoIterator<Item = Option<EntryRef<'t>>>,
     weights: &[f64],
@@ -251,16 +251,16 @@ fn sources<'t>(
 }
 
 impl Request {
-    /// Reads the arguments from `at` on, behind `keys` keys.
-    fn parse(args: Args<'_>, mut at: usize, keys: usize, parses: Parses) -> Result<Self> {
+    /// Parses the arguments from `at` on, which follow `keys` keys.
+    fn parse(args: Args<'_>, mut at: usize, keys: usize, kind: CommandKind) -> Result<Self> {
         let mut request = Self {
             weights: vec![1.0; keys],
             aggregate: Aggregate::Sum,
             with_scores: false,
         };
-        let (operation, is_shown) = match parses {
-            Parses::Shown(operation) => (operation, true),
-            Parses::Stored(operation) => (operation, false),
+        let (operation, is_shown) = match kind {
+            CommandKind::Returns(operation) => (operation, true),
+            CommandKind::Stores(operation) => (operation, false),
         };
         let has_scores = operation != Operation::Difference;
         while at < args.len() {
@@ -300,7 +300,7 @@ fn combine<'a>(
 ) -> Vec<Scoring<'a>> {
     let mut result = match operation {
         Operation::Union => {
-            // The order of sums decides how they are rounded: Redis adds from the smallest set to the largest.
+            // The order of additions affects rounding: Redis adds from the smallest set to the largest.
             sources.sort_by_key(|source| source.members.len());
             unite(&sources, aggregate)
         }
@@ -321,7 +321,7 @@ fn unite<'a>(sources: &[Source<'a>], aggregate: Aggregate) -> Vec<Scoring<'a>> {
         HashMap::with_capacity_and_hasher(largest, Default::default());
     for source in sources {
         source.members.for_each(|Scoring { member, score }| {
-            // A member must look the same whatever form of set it comes from.
+            // Equal members must compare as equal, whatever form of set they come from.
             let member = match member {
                 Element::Bytes(text) => Element::new(text),
                 Element::Integer(_) => member,
@@ -337,7 +337,7 @@ fn unite<'a>(sources: &[Source<'a>], aggregate: Aggregate) -> Vec<Scoring<'a>> {
     result
 }
 
-/// What is in all sets, the smallest of which comes first.
+/// The members that are in all sets; the first set must be the smallest.
 fn intersect<'a>(sources: &[Source<'a>], aggregate: Aggregate) -> Vec<Scoring<'a>> {
     let mut result = Vec::new();
     let Some((smallest, others)) = sources.split_first() else {
@@ -356,7 +356,7 @@ fn intersect<'a>(sources: &[Source<'a>], aggregate: Aggregate) -> Vec<Scoring<'a
     result
 }
 
-/// What is in the first set and in no other.
+/// The members of the first set that are in no other set.
 fn subtract<'a>(sources: &[Source<'a>]) -> Vec<Scoring<'a>> {
     let mut result = Vec::new();
     let Some((first, others)) = sources.split_first() else {
@@ -379,7 +379,7 @@ fn show(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, operation: Opera
     };
     let keys = key_count(args, 1, command)?;
     let members = check_keys(tx, args, 2, keys)?;
-    let request = Request::parse(args, 2 + keys, keys, Parses::Shown(operation))?;
+    let request = Request::parse(args, 2 + keys, keys, CommandKind::Returns(operation))?;
     let places = 2..2 + keys;
     long::reply_from(tx, args, places, members, reply, move |entries, reply| {
         let sources = sources(entries.iter().copied(), &request.weights);
@@ -397,7 +397,7 @@ fn store(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, operation: Oper
     };
     let keys = key_count(args, 2, command)?;
     let members = check_keys(tx, args, 3, keys)?;
-    let request = Request::parse(args, 3 + keys, keys, Parses::Stored(operation))?;
+    let request = Request::parse(args, 3 + keys, keys, CommandKind::Stores(operation))?;
     long::check(tx, members)?;
     let destination = args.key(1);
     let section = &*tx;

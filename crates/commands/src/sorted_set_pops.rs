@@ -1,4 +1,4 @@
-//! Taking members from the ends of sorted sets.
+//! Removing members from the ends of sorted sets: ZPOPMIN, ZPOPMAX, ZMPOP.
 
 use std::ops::Range;
 
@@ -22,9 +22,9 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(|tx, args, reply| pop(tx, args, reply, End::Min)),
         group: Group::SortedSet,
         usage: "ZPOPMIN key [count]",
-        summary: "Takes the members of the lowest scores from a sorted set.",
+        summary: "Removes and returns the members with the lowest scores of a sorted set.",
         since: "5.0.0",
-        complexity: "O(log(N)*M) where N is the size of the sorted set and M the number of members taken",
+        complexity: "O(log(N)*M) where N is the size of the sorted set and M the number of members removed",
     },
     Command {
         name: "ZPOPMAX",
@@ -34,9 +34,9 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(|tx, args, reply| pop(tx, args, reply, End::Max)),
         group: Group::SortedSet,
         usage: "ZPOPMAX key [count]",
-        summary: "Takes the members of the highest scores from a sorted set.",
+        summary: "Removes and returns the members with the highest scores of a sorted set.",
         since: "5.0.0",
-        complexity: "O(log(N)*M) where N is the size of the sorted set and M the number of members taken",
+        complexity: "O(log(N)*M) where N is the size of the sorted set and M the number of members removed",
     },
     Command {
         name: "ZMPOP",
@@ -46,9 +46,9 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(zmpop),
         group: Group::SortedSet,
         usage: "ZMPOP numkeys key [key ...] <MIN | MAX> [COUNT count]",
-        summary: "Takes the members of the lowest or highest scores from the first sorted set that has any.",
+        summary: "Removes and returns the members with the lowest or highest scores of the first sorted set that is not empty.",
         since: "7.0.0",
-        complexity: "O(K)+O(M*log(N)) where K is the number of keys, N the size of the sorted set and M the number of members taken",
+        complexity: "O(K)+O(M*log(N)) where K is the number of keys, N the size of the sorted set and M the number of members removed",
     },
 ];
 
@@ -61,8 +61,8 @@ pub(crate) enum End {
     Max,
 }
 
-/// Takes up to `count` members, which is not 0, from an end of the sorted set at a key. `begin` learns how many there are
-/// before `each` gets them. False, and nothing is written, if the key is absent.
+/// Removes up to `count` members (not 0) from an end of the sorted set at a key. Calls `begin` with their number, then `each`
+/// with each of them. If the key is absent, writes nothing and returns false.
 fn take(
     tx: &mut Tx<'_>,
     key: Key<'_>,
@@ -113,8 +113,8 @@ fn write_nested(scoring: Scoring<'_>, reply: &mut Reply<'_>) {
     write_flat(scoring, reply);
 }
 
-/// Takes a member from an end of the sorted set at a key and replies with key, member and score, as BZPOPMIN does; false, and
-/// no reply, if the key is absent.
+/// Removes a member from an end of the sorted set at a key and replies with key, member and score, as BZPOPMIN does. If the key
+/// is absent, writes nothing and returns false.
 pub(crate) fn pop_one(
     tx: &mut Tx<'_>,
     key: Key<'_>,
@@ -128,16 +128,16 @@ pub(crate) fn pop_one(
     take(tx, key, end, 1, reply, begin, write_flat)
 }
 
-/// What ZMPOP and BZMPOP ask for.
+/// The parsed arguments of ZMPOP and BZMPOP.
 pub(crate) struct MultiPop {
-    /// The arguments that are keys.
+    /// The indexes of the keys.
     pub(crate) keys: Range<usize>,
     pub(crate) end: End,
     pub(crate) count: usize,
 }
 
 impl MultiPop {
-    /// Reads the arguments from `numkeys` on, which is at `first`.
+    /// Parses the arguments from `numkeys` on, which is at `first`.
     pub(crate) fn parse(args: Args<'_>, first: usize) -> Result<Self> {
         let positive = |at: usize, text: &'static str| {
             parse_integer(args.at(at))
@@ -159,7 +159,7 @@ impl MultiPop {
             3 if args.is(end_at + 1, "COUNT") => {
                 positive(end_at + 2, "count should be greater than 0")?
             }
-            // What stands behind a good COUNT is only looked at after its number.
+            // Redis checks the number of COUNT before it refuses further arguments.
             more if more > 3 && args.is(end_at + 1, "COUNT") => {
                 positive(end_at + 2, "count should be greater than 0")?;
                 return Err(CommandError::Syntax.into());
@@ -173,7 +173,7 @@ impl MultiPop {
         })
     }
 
-    /// Takes members from a key and replies; false, and no reply, if the key is absent.
+    /// Removes members from a key and replies. If the key is absent, writes nothing and returns false.
     pub(crate) fn pop(&self, tx: &mut Tx<'_>, key: Key<'_>, reply: &mut Reply<'_>) -> Result<bool> {
         let begin = |count, reply: &mut Reply<'_>| {
             reply.array(2);

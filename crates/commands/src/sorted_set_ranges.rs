@@ -1,4 +1,4 @@
-//! Ranges of sorted sets: by rank, by score, by member; read, counted, removed and stored.
+//! Ranges of sorted sets by rank, score or member: reading, counting, removing and storing them.
 
 use std::ops::Range;
 
@@ -40,7 +40,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(zrangestore),
         group: Group::SortedSet,
         usage: "ZRANGESTORE dst src min max [BYSCORE | BYLEX] [REV] [LIMIT offset count]",
-        summary: "Stores the members in a range of ranks, scores or members, and returns how many that are.",
+        summary: "Stores the members in a range of ranks, scores or members, and returns how many they are.",
         since: "6.2.0",
         complexity: RANGE,
     },
@@ -100,7 +100,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(|tx, args, reply| show(tx, args, reply, Form::of(By::Member, false))),
         group: Group::SortedSet,
         usage: "ZRANGEBYLEX key min max [LIMIT offset count]",
-        summary: "Returns the members between two, in a sorted set whose scores are all equal.",
+        summary: "Returns the members between two given ones, for a sorted set whose scores are all equal.",
         since: "2.8.9",
         complexity: RANGE,
     },
@@ -115,7 +115,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(|tx, args, reply| show(tx, args, reply, Form::of(By::Member, true))),
         group: Group::SortedSet,
         usage: "ZREVRANGEBYLEX key max min [LIMIT offset count]",
-        summary: "Returns the members between two in descending order, in a sorted set whose scores are all equal.",
+        summary: "Returns the members between two given ones in descending order, for a sorted set whose scores are all equal.",
         since: "2.8.9",
         complexity: RANGE,
     },
@@ -127,7 +127,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(|tx, args, reply| count(tx, args, reply, By::Score)),
         group: Group::SortedSet,
         usage: "ZCOUNT key min max",
-        summary: "Returns how many members are in a range of scores.",
+        summary: "Returns the number of members in a range of scores.",
         since: "2.0.0",
         complexity: "O(log(N)) where N is the size of the sorted set",
     },
@@ -139,7 +139,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(|tx, args, reply| count(tx, args, reply, By::Member)),
         group: Group::SortedSet,
         usage: "ZLEXCOUNT key min max",
-        summary: "Returns how many members are between two, in a sorted set whose scores are all equal.",
+        summary: "Returns the number of members between two given ones, for a sorted set whose scores are all equal.",
         since: "2.8.9",
         complexity: "O(log(N)) where N is the size of the sorted set",
     },
@@ -151,7 +151,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(|tx, args, reply| remove(tx, args, reply, By::Rank)),
         group: Group::SortedSet,
         usage: "ZREMRANGEBYRANK key start stop",
-        summary: "Removes the members in a range of ranks, and returns how many they were.",
+        summary: "Removes the members in a range of ranks and returns how many they were.",
         since: "2.0.0",
         complexity: RANGE,
     },
@@ -163,7 +163,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(|tx, args, reply| remove(tx, args, reply, By::Score)),
         group: Group::SortedSet,
         usage: "ZREMRANGEBYSCORE key min max",
-        summary: "Removes the members in a range of scores, and returns how many they were.",
+        summary: "Removes the members in a range of scores and returns how many they were.",
         since: "1.2.0",
         complexity: RANGE,
     },
@@ -175,13 +175,13 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(|tx, args, reply| remove(tx, args, reply, By::Member)),
         group: Group::SortedSet,
         usage: "ZREMRANGEBYLEX key min max",
-        summary: "Removes the members between two, in a sorted set whose scores are all equal, and returns how many they were.",
+        summary: "Removes the members between two given ones, for a sorted set whose scores are all equal, and returns how many they were.",
         since: "2.8.9",
         complexity: RANGE,
     },
 ];
 
-/// What a range is given by.
+/// The kind of a range.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum By {
     Rank,
@@ -189,10 +189,10 @@ enum By {
     Member,
 }
 
-/// A range as a request gives it.
+/// The ends of a range, as in the request.
 #[derive(Clone, Copy)]
 enum Ends<'a> {
-    /// Of ranks; negative ones count from the end.
+    /// Two ranks; negative ones count from the end.
     Ranks(i64, i64),
     Scores(ScoreRange),
     Members(MemberRange<'a>),
@@ -228,7 +228,7 @@ impl<'a> Ends<'a> {
         })
     }
 
-    /// The ranks in the range, counted from the lowest; `reverse` tells from where ranks in the request count.
+    /// The ranks in the range, counted from the lowest. With `reverse`, ranks in the request count from the highest.
     fn ranks(self, set: SortedSetRef<'_>, reverse: bool) -> Range<usize> {
         match self {
             Self::Ranks(start, stop) => ranks_between(start, stop, set.len(), reverse),
@@ -248,7 +248,7 @@ fn score_end(text: &[u8]) -> Option<(f64, bool)> {
 
 /// An end of a range of members.
 fn member_end(text: &[u8]) -> Option<MemberEnd<'_>> {
-    // A zero byte ends the text where nothing may follow, as it does for C.
+    // A zero byte after `-` or `+` ends the text, as in C.
     match text {
         [b'-'] | [b'-', 0, ..] => Some(MemberEnd::Lowest),
         [b'+'] | [b'+', 0, ..] => Some(MemberEnd::Highest),
@@ -258,7 +258,7 @@ fn member_end(text: &[u8]) -> Option<MemberEnd<'_>> {
     }
 }
 
-/// The ranks from `start` to `stop`, which are included and count from the end if they are negative.
+/// The ranks from `start` to `stop`, both included; negative ones count from the end.
 fn ranks_between(start: i64, stop: i64, len: usize, reverse: bool) -> Range<usize> {
     let from_front = |rank: i64| match usize::try_from(rank) {
         Ok(rank) => Some(rank),
@@ -274,7 +274,7 @@ fn ranks_between(start: i64, stop: i64, len: usize, reverse: bool) -> Range<usiz
     }
 }
 
-/// How a command names its range; what is `None` is an option.
+/// The kind and direction of a command's range; `None` if an option chooses it.
 #[derive(Clone, Copy)]
 struct Form {
     by: Option<By>,
@@ -295,18 +295,18 @@ impl Form {
     }
 }
 
-/// Which members are asked for.
+/// A parsed request for a range of members.
 struct Query<'a> {
     ends: Ends<'a>,
     reverse: bool,
     with_scores: bool,
     offset: i64,
-    /// At most so many; all if negative.
+    /// The most members to return; all if negative.
     limit: i64,
 }
 
 impl<'a> Query<'a> {
-    /// Reads a range from the argument at `first` on, and what follows it. Where it is stored, WITHSCORES is no option.
+    /// Parses the range at argument `first`, and the options after it. If the range is stored, WITHSCORES is not an option.
     fn parse(args: Args<'a>, first: usize, form: Form, stores: bool) -> Result<Self> {
         let Form {
             mut by,
@@ -341,7 +341,7 @@ impl<'a> Query<'a> {
             let text = "syntax error, WITHSCORES not supported in combination with BYLEX";
             return Err(CommandError::err(text).into());
         }
-        // From the higher to the lower end, ranks still come in the order in which they count.
+        // In reverse, scores and members are given from the higher to the lower end, but ranks still in ascending order.
         let (min, max) = match by {
             By::Score | By::Member if reverse => (args.at(first + 1), args.at(first)),
             By::Rank | By::Score | By::Member => (args.at(first), args.at(first + 1)),
@@ -358,10 +358,10 @@ impl<'a> Query<'a> {
         })
     }
 
-    /// The ranks that are asked for, counted from the lowest.
+    /// The requested ranks, counted from the lowest.
     fn ranks(&self, set: SortedSetRef<'_>) -> Range<usize> {
         let ranks = self.ends.ranks(set, self.reverse);
-        // With a negative offset there is nothing.
+        // A negative offset selects nothing.
         let offset = usize::try_from(self.offset)
             .unwrap_or(usize::MAX)
             .min(ranks.len());
@@ -403,7 +403,7 @@ fn show(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, form: Form) -> R
     Ok(())
 }
 
-/// Writes the members of these ranks, without the head of the list.
+/// Writes the members of these ranks, without the header of the list.
 fn write_range(
     set: SortedSetRef<'_>,
     ranks: Range<usize>,
@@ -421,10 +421,10 @@ fn write_range(
     }
 }
 
-/// A long reply, of a large sorted set as it was.
+/// A long reply, from a snapshot of a large sorted set.
 struct Slices {
     shared: SharedLarge,
-    /// What is left of it.
+    /// The ranks left to write.
     ranks: Range<usize>,
     reverse: bool,
     with_scores: bool,
@@ -435,7 +435,7 @@ impl Slices {
         SlicedReply::new(move |reply| self.write_some(reply))
     }
 
-    /// Writes the next members; false if there were none left.
+    /// Writes the next members; returns false if none were left.
     fn write_some(&mut self, reply: &mut Reply<'_>) -> bool {
         const MEMBERS: usize = 128;
         let Value::SortedSet(set) = self.shared.value() else {

@@ -1,4 +1,4 @@
-//! Sorted sets, member by member: added, removed, asked for. The files `sorted_set_*.rs` have the rest.
+//! Sorted sets: adding, removing and reading single members. The files `sorted_set_*.rs` have the rest.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -22,7 +22,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(|tx, args, reply| add(tx, args, reply, false)),
         group: Group::SortedSet,
         usage: "ZADD key [NX | XX] [GT | LT] [CH] [INCR] score member [score member ...]",
-        summary: "Adds members to a sorted set or gives them other scores, with conditions if asked for, and returns how many are new.",
+        summary: "Adds members to a sorted set or updates their scores, optionally under conditions, and returns how many are new.",
         since: "1.2.0",
         complexity: "O(log(N)) for each member, where N is the size of the sorted set",
     },
@@ -34,7 +34,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(|tx, args, reply| add(tx, args, reply, true)),
         group: Group::SortedSet,
         usage: "ZINCRBY key increment member",
-        summary: "Adds to the score of a member, which is 0 if it is absent, and returns the sum.",
+        summary: "Adds a number to the score of a member and returns the sum; an absent member counts as 0.",
         since: "1.2.0",
         complexity: "O(log(N)) where N is the size of the sorted set",
     },
@@ -46,7 +46,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(zrem),
         group: Group::SortedSet,
         usage: "ZREM key member [member ...]",
-        summary: "Removes members from a sorted set, and returns how many were there.",
+        summary: "Removes members from a sorted set and returns how many of them existed.",
         since: "1.2.0",
         complexity: "O(log(N)) for each member, where N is the size of the sorted set",
     },
@@ -58,7 +58,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(zcard),
         group: Group::SortedSet,
         usage: "ZCARD key",
-        summary: "Returns how many members a sorted set has.",
+        summary: "Returns the number of members of a sorted set.",
         since: "1.2.0",
         complexity: "O(1)",
     },
@@ -94,7 +94,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(|tx, args, reply| rank(tx, args, reply, false)),
         group: Group::SortedSet,
         usage: "ZRANK key member [WITHSCORE]",
-        summary: "Returns how many members come before one, by ascending score.",
+        summary: "Returns the rank of a member by ascending score, starting at 0.",
         since: "2.0.0",
         complexity: "O(log(N)) where N is the size of the sorted set",
     },
@@ -106,7 +106,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(|tx, args, reply| rank(tx, args, reply, true)),
         group: Group::SortedSet,
         usage: "ZREVRANK key member [WITHSCORE]",
-        summary: "Returns how many members come before one, by descending score.",
+        summary: "Returns the rank of a member by descending score, starting at 0.",
         since: "2.0.0",
         complexity: "O(log(N)) where N is the size of the sorted set",
     },
@@ -118,7 +118,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(zrandmember),
         group: Group::SortedSet,
         usage: "ZRANDMEMBER key [count [WITHSCORES]]",
-        summary: "Returns random members of a sorted set: different ones, or with repeats if the count is negative.",
+        summary: "Returns random members of a sorted set: distinct ones, or with repeats if the count is negative.",
         since: "6.2.0",
         complexity: "O(N*log(M)) where N is the number of members returned and M the size of the sorted set",
     },
@@ -130,13 +130,13 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(zscan),
         group: Group::SortedSet,
         usage: "ZSCAN key cursor [MATCH pattern] [COUNT count]",
-        summary: "Walks over the members and scores of a sorted set, some at a time; start with cursor 0 and go on until 0 comes back.",
+        summary: "Iterates over the members and scores of a sorted set, a few per call, from cursor 0 until the returned cursor is 0 again.",
         since: "2.8.0",
         complexity: "O(1) for each call, O(N) for a full iteration over N members",
     },
 ];
 
-/// Writes a member and its score, as elements of a list of such pairs: RESP3 nests them.
+/// Writes a member and its score as part of a list of such pairs; RESP3 nests each pair.
 pub(crate) fn write_pair(scoring: Scoring<'_>, reply: &mut Reply<'_>) {
     if reply.version() == Version::Resp3 {
         reply.array(2);
@@ -145,7 +145,7 @@ pub(crate) fn write_pair(scoring: Scoring<'_>, reply: &mut Reply<'_>) {
     reply.double(scoring.score);
 }
 
-/// Begins a list of so many members, with or without scores.
+/// Begins a list of `len` members, with or without scores.
 pub(crate) fn begin_list(len: usize, with_scores: bool, reply: &mut Reply<'_>) {
     match (with_scores, reply.version()) {
         (true, Version::Resp2) => reply.array(len.saturating_mul(2)),
@@ -188,18 +188,18 @@ struct AddOptions {
     increments: bool,
 }
 
-/// What ZADD did so far.
+/// The result of ZADD so far.
 #[derive(Default)]
 struct Added {
     added: usize,
     updated: usize,
-    /// The score of the last member, unless it was left as it was.
+    /// The score of the last member, unless it was left unchanged.
     score: Option<f64>,
     is_nan: bool,
 }
 
 impl AddOptions {
-    /// Reads options, and returns them with the place of the first score.
+    /// Parses the options, and returns them with the index of the first score.
     fn parse(args: Args<'_>, increments: bool) -> Result<(Self, usize)> {
         let mut options = Self {
             increments,
@@ -247,7 +247,7 @@ impl AddOptions {
         Err(CommandError::err(text).into())
     }
 
-    /// The score that a member gets; `None` to leave it as it is.
+    /// The new score of a member; `None` to leave it unchanged.
     fn rescore(self, old: Option<f64>, score: f64) -> Option<f64> {
         let Some(old) = old else {
             return (!self.only_present).then_some(score);
@@ -258,7 +258,7 @@ impl AddOptions {
         (!is_refused).then_some(new)
     }
 
-    /// Adds a member; false if its score would be NaN.
+    /// Adds or updates a member; returns false if its score would be NaN.
     fn apply(
         self,
         set: &mut SortedSetMut<'_>,
@@ -281,7 +281,7 @@ impl AddOptions {
     }
 }
 
-/// ZADD, and ZINCRBY, which takes the same options at the same places.
+/// Runs ZADD, and ZINCRBY, which accepts the same options at the same places.
 fn add(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, increments: bool) -> Result {
     let (options, first) = AddOptions::parse(args, increments)?;
     let members = || args.from(first + 1).step_by(2);
@@ -377,7 +377,7 @@ fn rank(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, reverse: bool) -
     let with_score = match args.len() {
         3 => false,
         4 if args.is(3, "WITHSCORE") => true,
-        // As in Redis 7.0, which has no such option.
+        // As in Redis 7.0, which does not have this option.
         _ => {
             let command = if reverse { "zrevrank" } else { "zrank" };
             return Err(CommandError::Arity(command.into()).into());
@@ -407,13 +407,13 @@ fn below(end: usize) -> usize {
     ((u128::from(random::number()) * end as u128) >> 64) as usize
 }
 
-/// The member of a random rank.
+/// A random member.
 fn pick(set: SortedSetRef<'_>) -> Option<Scoring<'_>> {
     let rank = below(set.len());
     set.range(rank..rank + 1).next()
 }
 
-/// `count` different ranks of `len`, each choice with the same chance (Floyd's algorithm).
+/// `count` distinct ranks below `len`; all choices are equally likely (Floyd's algorithm).
 fn sample(len: usize, count: usize) -> Vec<usize> {
     let mut seen = std::collections::HashSet::with_capacity(count);
     let ranks = (len - count..len).map(|last| {
@@ -460,7 +460,7 @@ fn zrandmember(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result
             Some(set) if count < 0 => {
                 write_repeats(set, wanted, with_scores, bytes_max, reply)?;
             }
-            // All of them, from the highest score down as Redis does.
+            // All members, from the highest score down as in Redis.
             Some(set) if wanted == set.len() => write_list(set.iter().rev(), with_scores, reply),
             Some(set) => write_different(set, wanted, with_scores, reply),
         }
@@ -468,7 +468,7 @@ fn zrandmember(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result
     })
 }
 
-/// Writes so many different members, of which there are more.
+/// Writes `count` distinct random members of a set that has more.
 fn write_different(set: SortedSetRef<'_>, count: usize, with_scores: bool, reply: &mut Reply<'_>) {
     begin_list(count, with_scores, reply);
     for rank in sample(set.len(), count) {
@@ -479,8 +479,8 @@ fn write_different(set: SortedSetRef<'_>, count: usize, with_scores: bool, reply
     }
 }
 
-/// Writes so many random members, as often as they come; refuses a reply of more than `bytes_max` bytes, which Redis would try
-/// to hold in memory.
+/// Writes `count` random members, which may repeat. Refuses a reply of more than `bytes_max` bytes, which Redis would try to hold
+/// in memory.
 fn write_repeats(
     set: SortedSetRef<'_>,
     count: usize,
@@ -512,7 +512,7 @@ fn zscan(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
             set.scan(cursor, |scoring| {
                 found.take(scoring.member, 2, |reply| {
                     sets::write(scoring.member, reply);
-                    // As in Redis, scores show here as they are stored.
+                    // As in Redis, this reply shows scores as they are stored.
                     match set.stored_integer(scoring.score) {
                         Some(integer) => reply.bulk_integer(integer),
                         None => reply.bulk_double(scoring.score),

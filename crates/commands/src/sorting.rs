@@ -1,10 +1,10 @@
-//! What SORT sorts, apart from the keys that it comes from.
+//! The sorting of SORT, independent of the keys that the elements come from.
 //!
 //! ```text
-//! elements | 7 | 10 | 9 | ...      texts, each of them in one block of memory
-//! weights  | b | a  | - | ...      what is compared, if that is not the elements
-//! answers  | x | y  | z | ...      what is shown, if that is not the elements: some for each row
-//! rows     | rank, index, place |  what is moved: 24 bytes for each element
+//! elements | 7 | 10 | 9 | ...      texts, in one block of memory
+//! weights  | b | a  | - | ...      compared instead of the elements (BY)
+//! answers  | x | y  | z | ...      returned instead of the elements (GET): `width` texts for each row
+//! rows     | rank, index, place |  the records that sorting moves: 24 bytes for each element
 //! ```
 
 use std::cmp::Ordering;
@@ -16,20 +16,20 @@ use damselfly_protocol::Reply;
 
 use crate::{Result, SlicedReply, long};
 
-/// Rows that are written at once.
+/// The number of rows to write at once.
 const ROWS_AT_ONCE: usize = 64;
 
-/// Texts one behind the other, some of them absent.
+/// A list of texts in one buffer; texts may be absent.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Texts {
-    /// Each text that is there behind a byte of its own, so that an empty one is told from an absent one.
+    /// Each present text follows a marker byte, which distinguishes an empty text from an absent one.
     bytes: Vec<u8>,
-    /// Where each ends.
+    /// The end of each text.
     ends: Vec<usize>,
 }
 
 impl Texts {
-    /// None yet, with room for so many.
+    /// An empty list with room for the ends of `count` texts.
     pub(crate) fn with_capacity(count: usize) -> Self {
         Self {
             bytes: Vec::new(),
@@ -54,7 +54,7 @@ impl Texts {
         }
     }
 
-    /// Adds a text that has these parts.
+    /// Adds a text that consists of these parts.
     pub(crate) fn push_joined(&mut self, parts: &[&[u8]]) {
         self.bytes.push(1);
         for part in parts {
@@ -68,54 +68,54 @@ impl Texts {
         self.marked(index).get(1..)
     }
 
-    /// A text behind its own byte, or nothing: in the order of these, those that are absent come first.
+    /// A text with its marker byte, or nothing if it is absent. In byte order, absent texts come first.
     fn marked(&self, index: usize) -> &[u8] {
         let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
         &self.bytes[start..self.ends[index]]
     }
 }
 
-/// What elements are compared by, and in which direction.
+/// How elements are compared.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Order {
     pub(crate) descending: bool,
-    /// By their text, not by their number.
+    /// Compares texts, not numbers.
     pub(crate) alpha: bool,
 }
 
-/// One element.
+/// The record of an element.
 #[derive(Clone, Copy, Debug)]
 struct Row {
-    /// What is compared first: a number, or the beginning of a text.
+    /// Compared first: derived from a number, or from the beginning of a text.
     rank: u64,
-    /// The number of the element.
+    /// The index of the element.
     index: usize,
-    /// The number of its share in what is shown.
+    /// The index of its group of texts in `answers`.
     place: usize,
 }
 
-/// Elements that are to be sorted, and what is known about them.
+/// The elements to sort, with their weights and answers.
 #[derive(Debug)]
 pub(crate) struct Sorting {
     order: Option<Order>,
     elements: Texts,
     /// Compared instead of the elements.
     weights: Option<Texts>,
-    /// Shown instead of the elements.
+    /// Returned instead of the elements.
     answers: Option<Texts>,
-    /// How many texts are shown for each row.
+    /// The number of texts to return for each row.
     width: usize,
     rows: Vec<Row>,
-    /// Which rows of the sorted ones are shown.
+    /// The range of sorted rows to return.
     shown: Range<usize>,
 }
 
 impl Sorting {
-    /// These elements, of which those in `shown` are wanted once they are sorted by `weights`, if there are any, or else by
-    /// themselves. Without an order they stay as they are.
+    /// Prepares to sort elements by `weights`, or else by themselves, and to return the rows in `shown`. Without an order the
+    /// elements stay in their order.
     ///
     /// # Errors
-    /// If one is no number where numbers are compared.
+    /// If numbers are compared and a text is not a number.
     pub(crate) fn new(
         elements: Texts,
         weights: Option<Texts>,
@@ -143,7 +143,7 @@ impl Sorting {
         Ok(Self {
             order,
             elements,
-            // Those of the same number are compared by themselves.
+            // Elements whose weights are equal numbers are compared by themselves.
             weights: weights.filter(|_| order.is_some_and(|order| order.alpha)),
             answers: None,
             width: 1,
@@ -152,8 +152,8 @@ impl Sorting {
         })
     }
 
-    /// Makes `answers` the texts that are shown, `width` for each element that is. `look_up` is called once, with the elements
-    /// and the numbers of those that are shown.
+    /// Sets `answers`, the texts to return: `width` for each returned element. `look_up` is called once, with the elements and the
+    /// indexes of those to return.
     pub(crate) fn answer(
         &mut self,
         width: usize,
@@ -161,7 +161,7 @@ impl Sorting {
     ) {
         self.narrow();
         if !long::is_long(self.rows.len()) {
-            // Events of keys that are missing come in the order of the reply, where that holds up nobody.
+            // Sorted rows make the events of missing keys come in the order of the reply. Sorting many would hold locks too long.
             self.sort();
         }
         for (place, row) in self.rows.iter_mut().enumerate() {
@@ -172,7 +172,7 @@ impl Sorting {
         self.width = width;
     }
 
-    /// Drops the rows that are not shown. The others are in no order yet.
+    /// Drops the rows that are not returned. The others are not sorted yet.
     fn narrow(&mut self) {
         let Range { start, end } = self.shown;
         if let Some(order) = self.order {
@@ -190,7 +190,7 @@ impl Sorting {
         self.shown = 0..self.rows.len();
     }
 
-    /// Leaves the rows that are shown, in order.
+    /// Sorts the rows, and drops those that are not returned.
     fn sort(&mut self) {
         self.narrow();
         if let Some(order) = self.order {
@@ -199,14 +199,14 @@ impl Sorting {
         }
     }
 
-    /// The texts that are shown for a row.
+    /// The texts to return for a row.
     fn texts(&self, row: Row) -> impl DoubleEndedIterator<Item = Option<&[u8]>> + Clone {
         let texts = self.answers.as_ref().unwrap_or(&self.elements);
         let start = row.place * self.width;
         (start..start + self.width).map(|at| texts.get(at))
     }
 
-    /// All that is shown, in order.
+    /// All texts to return, in order.
     pub(crate) fn sorted(
         &mut self,
     ) -> impl DoubleEndedIterator<Item = Option<&[u8]>> + Clone + use<'_> {
@@ -215,7 +215,7 @@ impl Sorting {
         this.rows.iter().flat_map(|row| this.texts(*row))
     }
 
-    /// The reply, which takes some time to begin.
+    /// The reply. Its first slice takes longer, since it sorts the rows.
     pub(crate) fn into_sliced_reply(mut self) -> SlicedReply {
         let mut next = None;
         SlicedReply::new(move |reply| {
@@ -241,8 +241,8 @@ impl Sorting {
     }
 }
 
-/// Compares rows by what they stand for in `texts`. No two are equal: those of the same text keep the order they had, in
-/// whatever direction the others are sorted.
+/// Compares rows by their texts in `texts`. No two rows are equal: rows of the same text keep their order, in whichever
+/// direction the others are sorted.
 fn comparison(texts: &Texts, order: Order) -> impl Fn(&Row, &Row) -> Ordering {
     move |a, b| {
         let by_text = || texts.marked(a.index).cmp(texts.marked(b.index));
@@ -256,14 +256,14 @@ fn comparison(texts: &Texts, order: Order) -> impl Fn(&Row, &Row) -> Ordering {
     }
 }
 
-/// A number in the order of numbers, of which none is NaN. Both zeros are one.
+/// Maps a number that is not NaN to an integer of the same order. Both zeros are equal.
 fn rank_of_number(number: f64) -> u64 {
     const SIGN: u64 = 1 << 63;
     let bits = (number + 0.0).to_bits();
     if bits & SIGN == 0 { bits | SIGN } else { !bits }
 }
 
-/// The beginning of a text: greater only for greater ones.
+/// Maps a text to an integer made of its first bytes. A greater integer means a greater text.
 fn rank_of_text(text: &[u8]) -> u64 {
     let mut beginning = [0; 8];
     for (to, from) in beginning.iter_mut().zip(text) {
@@ -285,7 +285,7 @@ mod tests {
         all
     }
 
-    /// A text that is often one of few, and often a number.
+    /// A random text, often one of a few, often a number.
     fn text(random: &mut Random) -> Vec<u8> {
         match random.below(4) {
             0 => (random.below(20) as i64 - 10).to_string().into_bytes(),
@@ -298,7 +298,7 @@ mod tests {
         }
     }
 
-    /// What is shown, found out by a stable sort over copies.
+    /// The expected reply, computed by a stable sort of copies.
     fn model(
         elements: &[Vec<u8>],
         weights: Option<&[Option<Vec<u8>>]>,
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn any_part_in_any_order_is_that_of_a_stable_sort() {
+    fn any_range_in_any_order_equals_a_stable_sort() {
         let mut random = Random::for_test();
         for _ in 0..3000 {
             let len = random.below(40);
@@ -363,7 +363,11 @@ mod tests {
                     for index in indexes {
                         (0..width).for_each(|at| answers.push(answer(index, at).as_deref()));
                     }
-                    assert_eq!(answers.len(), (end - start) * width, "only what is shown");
+                    assert_eq!(
+                        answers.len(),
+                        (end - start) * width,
+                        "only returned elements are looked up"
+                    );
                     answers
                 });
             }
@@ -397,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_number_is_refused_where_numbers_are_compared() {
+    fn comparing_numbers_refuses_texts_that_are_not_numbers() {
         let elements = || texts_of([Some(&b"1"[..]), Some(b"x")]);
         let (numbers, texts) = (
             Some(Order::default()),
@@ -414,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn ranks_are_in_the_order_of_what_they_stand_for() {
+    fn ranks_have_the_order_of_their_values() {
         let numbers = [
             f64::NEG_INFINITY,
             -1e300,

@@ -1,4 +1,4 @@
-//! Why a command did not do its work, and what a client waits for.
+//! Why a command stopped without completing, and what its client waits for.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,44 +10,44 @@ use damselfly_value::Type;
 
 use crate::{Args, OwnedArgs, Result, SlicedReply};
 
-/// Why a command did not do its work.
+/// Why a command stopped without completing.
 #[derive(Debug)]
 pub enum Stop {
-    /// The client's error: the reply.
+    /// The client's mistake; this error is the reply.
     Error(CommandError),
-    /// A shard is busy: nothing was done, and the command runs again when the shard is free.
+    /// A shard is busy. The command did nothing and runs again when the shard is free.
     Busy(Busy),
-    /// It uses keys that are no arguments: nothing was done, and the command runs again under all locks.
+    /// The command uses keys that are not arguments. It did nothing and runs again with all locks held.
     NeedsAllLocks,
-    /// There is nothing for it yet: nothing was done, and the client waits.
+    /// There is nothing to return yet. The command did nothing, and its client blocks.
     Wait(Arc<Wait>),
-    /// It would take long: nothing was done, and the command runs again where no other client waits for its thread. Only where
-    /// [`Tx::others_wait`].
+    /// The command would take long. It did nothing and runs again on a thread that serves no other clients. Returned only if
+    /// [`Tx::others_wait`] is true.
     Long,
-    /// All is done and the reply begun; this writes the rest of it.
+    /// The command is done and has begun its reply; this writes the rest.
     SlicedReply(SlicedReply),
 }
 
-/// What a client waits for whose command found nothing.
+/// What a blocked client waits for.
 #[derive(Clone, Debug)]
 pub struct Wait {
-    /// For how long, in milliseconds; `None` for as long as it takes.
+    /// The timeout in milliseconds; `None` to wait forever.
     pub timeout_ms: Option<u64>,
     /// The arguments that are the keys to wait for.
     pub keys: Range<usize>,
-    /// The argument that is a key which serving changes, too.
+    /// The argument that is another key which `serve` changes.
     pub target: Option<usize>,
-    /// What they have to hold.
+    /// The type that the keys must hold.
     pub of: Type,
-    /// True if a key that holds such a collection has what is wanted.
+    /// True if a key, which holds a value of that type, has something for the client.
     pub has: fn(&mut Tx<'_>, Args<'_>, Key<'_>) -> bool,
-    /// Takes what is wanted from a key that [has](Wait::has) it, and replies.
+    /// Serves the client from a key that [has](Wait::has) something, and writes the reply.
     pub serve: fn(&mut Tx<'_>, Args<'_>, Key<'_>, &mut Reply<'_>) -> Result,
-    /// The error that ends the waiting if a key is gone or holds something else; `None` if that ends nothing.
+    /// The error that unblocks the client if a key is gone or holds another type; `None` to keep waiting.
     pub gone: Option<&'static str>,
-    /// Replies where a client can't wait.
+    /// Writes the reply for a client that can't block.
     pub nothing: fn(&mut Reply<'_>),
-    /// The request to serve later, where that is not the one that was made: some arguments mean what was there then.
+    /// The request to serve later, if it differs from the one sent: some arguments (`$`) refer to the state when it was sent.
     pub args: Option<OwnedArgs>,
 }
 

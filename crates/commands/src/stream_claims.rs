@@ -1,4 +1,5 @@
-//! What was delivered to a group and is not acknowledged: XPENDING shows it; XCLAIM and XAUTOCLAIM give it to other consumers.
+//! Pending entries of a group, which were delivered but not acknowledged: XPENDING shows them, XCLAIM and XAUTOCLAIM give them to
+//! other consumers.
 
 use damselfly_base::CommandError;
 use damselfly_base::number::parse_integer;
@@ -10,7 +11,7 @@ use damselfly_value::{Collection, Stream, StreamId, StreamMut};
 use crate::command::{
     Access, Arity::AtLeast, At::One, Command, Group, Keys, Run, Trait, reads, writes,
 };
-use crate::stream_groups::{no_key_or_group, noted, see_consumer};
+use crate::stream_groups::{count_change, no_key_or_group, see_consumer};
 use crate::stream_ids::{interval_end, interval_start, parse_exact, reply_id};
 use crate::stream_ranges::reply_entry;
 use crate::{Args, KeyspaceFn, Result, long};
@@ -26,7 +27,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(xpending),
         group: Group::Stream,
         usage: "XPENDING key group [[IDLE min-idle-time] start end count [consumer]]",
-        summary: "Shows what was delivered to a group and is not acknowledged.",
+        summary: "Returns the pending entries of a group: delivered but not acknowledged.",
         since: "5.0.0",
         complexity: "O(log(N)+M) where N is how many entries are pending and M how many are looked at",
     },
@@ -38,7 +39,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(xclaim),
         group: Group::Stream,
         usage: "XCLAIM key group consumer min-idle-time id [id ...] [IDLE ms] [TIME unix-time-milliseconds] [RETRYCOUNT count] [FORCE] [JUSTID] [LASTID lastid]",
-        summary: "Gives entries that are pending to another consumer, as if they had been delivered to it, and returns them.",
+        summary: "Transfers pending entries to another consumer, as if they had been delivered to it, and returns them.",
         since: "5.0.0",
         complexity: "O(log(N)) for each id, where N is how many entries are pending",
     },
@@ -50,14 +51,14 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(xautoclaim),
         group: Group::Stream,
         usage: "XAUTOCLAIM key group consumer min-idle-time start [COUNT count] [JUSTID]",
-        summary: "Gives entries that are pending for long to another consumer, and returns them and where to go on.",
+        summary: "Transfers entries that have been pending for long to another consumer, and returns them and the id to continue at.",
         since: "6.2.0",
         complexity: "O(1) if COUNT is small",
     },
 ];
 
-/// What XPENDING shows of single entries.
-struct Shown<'a> {
+/// The arguments of XPENDING for single entries.
+struct PendingQuery<'a> {
     start: StreamId,
     end: StreamId,
     count: usize,
@@ -65,7 +66,7 @@ struct Shown<'a> {
     consumer: Option<&'a [u8]>,
 }
 
-impl<'a> Shown<'a> {
+impl<'a> PendingQuery<'a> {
     /// `None` for a summary.
     fn parse(args: Args<'a>) -> Result<Option<Self>> {
         if args.len() == 3 {
@@ -91,7 +92,7 @@ impl<'a> Shown<'a> {
         }))
     }
 
-    /// Calls `show` with all that is to be shown.
+    /// Calls `show` with each selected entry.
     fn run(&self, group: &ReadingGroup, now_ms: i64, mut show: impl FnMut(StreamId, &Pending)) {
         if self.start > self.end {
             return;
@@ -121,7 +122,7 @@ impl<'a> Shown<'a> {
 
 fn xpending(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let (key, name) = (args.key(1), args.at(2));
-    let (shown, now_ms) = (Shown::parse(args)?, tx.now().0);
+    let (shown, now_ms) = (PendingQuery::parse(args)?, tx.now().0);
     let pending = tx
         .peek(key)
         .and_then(Stream::view)
@@ -181,21 +182,21 @@ fn reply_summary(group: &ReadingGroup, reply: &mut Reply<'_>) {
     reply.finish(deferred, count);
 }
 
-/// How entries are given to a consumer.
+/// How entries are transferred to a consumer.
 #[derive(Clone, Copy)]
 struct Claim {
     idle_min_ms: i64,
     delivered_ms: i64,
-    /// How often the entries count as delivered; `None` for once more than before.
+    /// The new delivery count; `None` to add one to the old count.
     deliveries: Option<u64>,
-    /// Only their ids are shown, and it does not count as a delivery.
+    /// The reply has only ids, and the claim does not count as a delivery.
     only_ids: bool,
     now_ms: i64,
 }
 
 impl Claim {
-    /// What becomes of a pending entry if it may be given to someone: it is pending, or `is_forced`, and was so for long
-    /// enough. The consumer is still to be changed.
+    /// The delivery state of an entry after the claim; `None` if it may not be claimed. It may if it has been pending for long
+    /// enough, or if it is not pending and `is_forced`. The caller changes its consumer.
     fn of(self, group: &ReadingGroup, id: StreamId, is_forced: bool) -> Option<Claimed> {
         let before = group.pending().get(&id);
         let deliveries = match before {
@@ -226,14 +227,14 @@ impl Claim {
 }
 
 /// Options of XCLAIM.
-struct Claiming {
+struct ClaimRequest {
     claim: Claim,
     ids: Vec<StreamId>,
     is_forced: bool,
     last_id: StreamId,
 }
 
-impl Claiming {
+impl ClaimRequest {
     fn parse(args: Args<'_>, now_ms: i64) -> Result<Self> {
         let number = |at: usize, option: &str| {
             let invalid = || CommandError::err(format!("Invalid {option} argument for XCLAIM"));
@@ -289,25 +290,25 @@ impl Claiming {
     }
 }
 
-/// What a delivery is after a claim.
+/// The state of a delivery after a claim.
 struct Claimed {
     delivered_ms: i64,
     deliveries: u64,
 }
 
-/// What a claim has done.
+/// The results of a claim so far.
 #[derive(Default)]
-struct Done {
-    /// Who claims, once something was claimed.
+struct ClaimResult {
+    /// The claiming consumer, once it has claimed an entry.
     consumer: Option<ConsumerIndex>,
     has_new_consumer: bool,
     claimed: Vec<StreamId>,
-    /// Entries that were pending and are gone.
+    /// Pending entries that are no longer in the stream.
     gone: Vec<StreamId>,
 }
 
-impl Done {
-    /// Gives an entry to the consumer of this name, who is only seen, or added, if there is one to be given.
+impl ClaimResult {
+    /// Transfers an entry to the consumer of this name, if it may be claimed. Only then is the consumer marked as seen, or added.
     fn claim(
         &mut self,
         group: &mut ReadingGroup,
@@ -334,7 +335,7 @@ impl Done {
         self.claimed.push(id);
     }
 
-    /// Forgets an entry that is gone.
+    /// Drops a pending entry that is no longer in the stream.
     fn forget(&mut self, group: &mut ReadingGroup, id: StreamId) {
         if group.acknowledge(id) {
             self.gone.push(id);
@@ -342,9 +343,9 @@ impl Done {
     }
 }
 
-fn note_claim(tx: &mut Tx<'_>, args: Args<'_>, done: &Done) {
+fn record_claim(tx: &mut Tx<'_>, args: Args<'_>, done: &ClaimResult) {
     if done.has_new_consumer {
-        noted(tx, args.key(1), Some(Event::XgroupCreateconsumer));
+        count_change(tx, args.key(1), Some(Event::XgroupCreateconsumer));
     }
     tx.changed_many(done.claimed.len() + done.gone.len());
 }
@@ -355,16 +356,16 @@ fn xclaim(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     if stream.and_then(|stream| stream.group(name)).is_none() {
         return Err(no_key_or_group(key, name).into());
     }
-    let claiming = Claiming::parse(args, now_ms)?;
+    let request = ClaimRequest::parse(args, now_ms)?;
     let change = |stream: &mut StreamMut<'_>| {
-        let is_there = |id: &StreamId| stream.view().get(*id).is_some();
-        let there: Vec<bool> = claiming.ids.iter().map(is_there).collect();
+        let exists = |id: &StreamId| stream.view().get(*id).is_some();
+        let existing: Vec<bool> = request.ids.iter().map(exists).collect();
         let done = stream.change().change_group(name, |group| {
-            group.last_id = group.last_id.max(claiming.last_id);
-            let mut done = Done::default();
-            for (&id, is_there) in claiming.ids.iter().zip(there) {
-                match is_there {
-                    true => done.claim(group, id, args.at(3), claiming.claim, claiming.is_forced),
+            group.last_id = group.last_id.max(request.last_id);
+            let mut done = ClaimResult::default();
+            for (&id, exists) in request.ids.iter().zip(existing) {
+                match exists {
+                    true => done.claim(group, id, args.at(3), request.claim, request.is_forced),
                     false => done.forget(group, id),
                 }
             }
@@ -372,28 +373,28 @@ fn xclaim(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
         })?;
         reply.array(done.claimed.len());
         for &id in &done.claimed {
-            claiming.claim.reply(stream.view(), id, reply);
+            request.claim.reply(stream.view(), id, reply);
         }
         Some(done)
     };
     if let Some(Some(done)) = tx.change_used::<Stream, _>(key, Create::Never, change)? {
-        note_claim(tx, args, &done);
+        record_claim(tx, args, &done);
     }
     Ok(())
 }
 
-/// How many entries XAUTOCLAIM returns where it is not told.
+/// How many entries XAUTOCLAIM claims by default.
 const CLAIMED_DEFAULT: usize = 100;
-/// How many entries it looks at for each that it may return.
+/// How many entries XAUTOCLAIM looks at for each that it may claim.
 const LOOKED_AT_PER_CLAIM: usize = 10;
-/// Redis's limit: what an array of ids may have in bytes.
+/// Redis's limit on the count, from the most bytes that an array of ids may have.
 const CLAIMED_MAX: usize = i64::MAX as usize / 16;
-/// Redis sets memory aside for as many ids; for so many no machine has the addresses.
+/// Redis allocates memory for as many ids; from this count on, no machine has the address space.
 const CLAIMED_TOO_MANY: usize = 1 << 43;
 
 fn xautoclaim(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let (key, name, now_ms) = (args.key(1), args.at(2), tx.now().0);
-    // Whether there is one is noted first of all.
+    // The look-up comes before everything else, so that a miss is recorded even if the arguments are invalid.
     tx.read(key);
     let idle_min_ms = parse_integer(args.at(4))
         .ok_or_else(|| CommandError::err("Invalid min-idle-time argument for XAUTOCLAIM"))?;
@@ -442,15 +443,15 @@ fn xautoclaim(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result 
                 next = Some(id);
                 break;
             }
-            let is_there = view.get(id).is_some();
+            let exists = view.get(id).is_some();
             let is_idle = idle_min_ms <= 0 || now_ms - pending.delivered_ms >= idle_min_ms;
-            left -= usize::from(!is_there || is_idle);
-            looked_at.push((id, is_there));
+            left -= usize::from(!exists || is_idle);
+            looked_at.push((id, exists));
         }
         let done = stream.change().change_group(name, |group| {
-            let mut done = Done::default();
-            for (id, is_there) in looked_at {
-                match is_there {
+            let mut done = ClaimResult::default();
+            for (id, exists) in looked_at {
+                match exists {
                     true => done.claim(group, id, args.at(3), claim, false),
                     false => done.forget(group, id),
                 }
@@ -468,7 +469,7 @@ fn xautoclaim(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result 
         Some(done)
     };
     if let Some(Some(done)) = tx.change_used::<Stream, _>(key, Create::Never, change)? {
-        note_claim(tx, args, &done);
+        record_claim(tx, args, &done);
     }
     Ok(())
 }

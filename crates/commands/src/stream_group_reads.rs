@@ -1,4 +1,4 @@
-//! What a group of consumers has not read yet, or one of them not acknowledged: XREADGROUP.
+//! XREADGROUP: reading the new entries of a consumer group, or again those that a consumer has not acknowledged.
 
 use std::sync::Arc;
 
@@ -10,11 +10,11 @@ use damselfly_protocol::{Reply, Version};
 use damselfly_value::{Stream, StreamId, StreamMut, Type};
 
 use crate::command::{Access, Arity::AtLeast, At, Command, Group, KeySpec, Keys, Run, Trait};
-use crate::stream_groups::{noted, refusal, see_consumer};
+use crate::stream_groups::{count_change, refusal, see_consumer};
 use crate::stream_ids::{parse_exact, reply_id};
 use crate::stream_ranges::{Part, reply_entry};
 use crate::stream_reads::{
-    By, COUNT_AFTER_WAIT, OPTIONS, Request, part_behind, reply_stream, reply_streams,
+    By, COUNT_AFTER_WAIT, OPTIONS, Request, part_after, reply_stream, reply_streams,
 };
 use crate::{Args, KeyspaceFn, Result, Stop, Wait, long};
 
@@ -33,21 +33,21 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[Command {
     run: Run::Run(xreadgroup),
     group: Group::Stream,
     usage: "XREADGROUP GROUP group consumer [COUNT count] [BLOCK milliseconds] [NOACK] STREAMS key [key ...] id [id ...]",
-    summary: "Returns entries that a group has not read yet, or that one of its consumers has not acknowledged, or waits for some.",
+    summary: "Returns entries that a consumer group has not read yet, or that a consumer has not acknowledged; can block until there are some.",
     since: "5.0.0",
-    complexity: "O(M*log(N)) for each stream, where N is how many entries are pending and M the number of entries returned",
+    complexity: "O(M*log(N)) for each stream, where N is the number of pending entries and M the number of entries returned",
 }];
 
-/// What is to be read of a stream.
+/// The entries to read from a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Source {
-    /// What the group has not read yet.
+    /// Entries that the group has not read yet.
     New,
-    /// What the consumer has not acknowledged, behind this id.
+    /// Entries after this id that the consumer has not acknowledged.
     Unacknowledged(StreamId),
 }
 
-/// A consumer that reads.
+/// The consumer that reads, and its options.
 struct Reader<'a> {
     group: &'a [u8],
     consumer: &'a [u8],
@@ -70,10 +70,10 @@ impl<'a> Reader<'a> {
 
     /// The entries of a stream that the group has not read yet.
     fn unread(&self, stream: &Stream) -> Option<Part> {
-        part_behind(stream, stream.group(self.group)?.last_id, self.count)
+        part_after(stream, stream.group(self.group)?.last_id, self.count)
     }
 
-    /// Writes what is read of a stream, and notes it in its group. True if the consumer is new.
+    /// Writes entries of a stream, and records the delivery in the group. Returns true if the consumer is new.
     fn read(
         &self,
         stream: &mut StreamMut<'_>,
@@ -182,7 +182,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// What is to be read of each stream, in order of the keys.
+/// The entries to read from each stream, in order of the keys.
 fn sources(
     tx: &mut Tx<'_>,
     args: Args<'_>,
@@ -214,7 +214,7 @@ fn sources(
     Ok(sources)
 }
 
-/// Reads of one stream, for a client that waited or not.
+/// Reads from one stream, for a client that was blocked or not.
 fn read_one(
     tx: &mut Tx<'_>,
     key: Key<'_>,
@@ -225,7 +225,7 @@ fn read_one(
     let is_new = tx.change::<Stream, _>(key, Create::Never, |stream| {
         reader.read(stream, key.bytes, source, reply)
     })?;
-    noted(
+    count_change(
         tx,
         key,
         is_new
@@ -235,7 +235,7 @@ fn read_one(
     Ok(())
 }
 
-/// How many entries are read of a stream.
+/// How many entries a read of a stream visits.
 fn steps(tx: &mut Tx<'_>, key: Key<'_>, reader: &Reader<'_>, source: Source) -> Result<usize> {
     let Some(stream) = tx.peek_as::<Stream>(key)? else {
         return Ok(0);
@@ -292,7 +292,7 @@ fn xreadgroup(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result 
     })))
 }
 
-/// Begins a reply about several streams, how many is not known yet.
+/// Begins a reply for a number of streams that is not known yet.
 fn reply_deferred_streams(reply: &mut Reply<'_>) -> Deferred {
     match reply.version() {
         Version::Resp2 => reply.deferred_array(),
@@ -300,7 +300,7 @@ fn reply_deferred_streams(reply: &mut Reply<'_>) -> Deferred {
     }
 }
 
-/// True if there is something to be told to a client that waits: entries, or that its group is gone.
+/// True if there is a reply for a blocked client: new entries, or the error that its group is gone.
 fn has(tx: &mut Tx<'_>, args: Args<'_>, key: Key<'_>) -> bool {
     let Ok(request) = Request::parse(args, true, By::Client) else {
         return false;

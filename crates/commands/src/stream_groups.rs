@@ -1,4 +1,4 @@
-//! Groups of a stream's consumers: XGROUP and XACK.
+//! Consumer groups of a stream: XGROUP and XACK.
 
 use damselfly_base::CommandError;
 use damselfly_collections::stream::{ConsumerIndex, Group as ReadingGroup};
@@ -38,7 +38,7 @@ const fn about_group(
         usage,
         summary,
         since,
-        complexity: "O(1), and O(N) to remove what is pending, where N is how much",
+        complexity: "O(1), plus O(N) to remove N pending entries",
     }
 }
 
@@ -56,7 +56,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
                 &[Trait::NeedsMemory],
                 create,
                 "XGROUP CREATE key group <id | $> [MKSTREAM] [ENTRIESREAD entries-read]",
-                "Adds a group to a stream, that reads what is behind an id.",
+                "Creates a consumer group that reads the entries of a stream after an id.",
                 "5.0.0",
             ),
             about_group(
@@ -66,7 +66,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
                 &[Trait::NeedsMemory],
                 create_consumer,
                 "XGROUP CREATECONSUMER key group consumer",
-                "Adds a consumer to a group.",
+                "Adds a consumer to a consumer group.",
                 "6.2.0",
             ),
             about_group(
@@ -76,7 +76,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
                 &[],
                 delete_consumer,
                 "XGROUP DELCONSUMER key group consumer",
-                "Removes a consumer from a group and returns how much was pending for it.",
+                "Removes a consumer from a consumer group and returns how many entries were pending for it.",
                 "5.0.0",
             ),
             about_group(
@@ -86,7 +86,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
                 &[],
                 destroy,
                 "XGROUP DESTROY key group",
-                "Removes a group from a stream.",
+                "Removes a consumer group.",
                 "5.0.0",
             ),
             about_group(
@@ -96,13 +96,13 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
                 &[],
                 set_id,
                 "XGROUP SETID key group <id | $> [ENTRIESREAD entries-read]",
-                "Sets the id behind which a group goes on to read.",
+                "Sets the id after which a consumer group continues to read.",
                 "5.0.0",
             ),
         ]),
         group: Group::Stream,
         usage: "XGROUP",
-        summary: "Commands on the groups of a stream.",
+        summary: "Commands on the consumer groups of a stream.",
         since: "5.0.0",
         complexity: "Depends on subcommand.",
     },
@@ -114,13 +114,13 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(xack),
         group: Group::Stream,
         usage: "XACK key group id [id ...]",
-        summary: "Acknowledges entries that were delivered to a group, and returns how many there were.",
+        summary: "Acknowledges entries that were delivered to a consumer group and returns how many were pending.",
         since: "5.0.0",
-        complexity: "O(log(N)) for each id, where N is how many entries are pending",
+        complexity: "O(log(N)) for each id, where N is the number of pending entries",
     },
 ];
 
-/// An error that quotes names as C would, up to their first zero byte.
+/// An error that quotes names as C does, up to their first zero byte.
 pub(crate) fn refusal(parts: &[&[u8]]) -> CommandError {
     let parts = parts
         .iter()
@@ -133,13 +133,13 @@ pub(crate) fn refusal(parts: &[&[u8]]) -> CommandError {
     )
 }
 
-/// The error of commands that need both.
+/// The error of commands that need the key and the group.
 pub(crate) fn no_key_or_group(key: Key<'_>, group: &[u8]) -> CommandError {
     let before = b"NOGROUP No such key '";
     refusal(&[before, key.bytes, b"' or consumer group '", group, b"'"])
 }
 
-/// The error of commands whose key is there.
+/// The error of commands whose key exists but lacks the group.
 pub(crate) fn no_group(key: Key<'_>, group: &[u8]) -> CommandError {
     let before = b"NOGROUP No such consumer group '";
     refusal(&[before, group, b"' for key name '", key.bytes, b"'"])
@@ -185,7 +185,7 @@ fn wrong_number(args: Args<'_>) -> CommandError {
     CommandError::quoting(before, args.at(1), "'. Try XGROUP HELP.")
 }
 
-/// Refuses a request that names options twice, for which it is otherwise fine.
+/// Refuses a request with more than `max` arguments: one that repeats options, otherwise valid.
 fn check_count(args: Args<'_>, max: usize) -> Result {
     if args.len() > max {
         return Err(wrong_number(args).into());
@@ -193,13 +193,13 @@ fn check_count(args: Args<'_>, max: usize) -> Result {
     Ok(())
 }
 
-/// The stream of a subcommand that needs one.
+/// The stream at a key, for a subcommand that needs it to exist.
 fn needed<'t>(tx: &'t mut Tx<'_>, key: Key<'_>) -> Result<&'t Stream> {
     let stream = tx.access_as::<Stream>(key)?;
     Ok(stream.ok_or_else(|| CommandError::err(NEEDS_KEY))?)
 }
 
-/// The stream of a subcommand that needs the group, too.
+/// The stream at a key, for a subcommand that needs it and the group to exist.
 fn needed_with_group<'t>(tx: &'t mut Tx<'_>, key: Key<'_>, group: &[u8]) -> Result<&'t Stream> {
     let stream = needed(tx, key)?;
     match stream.group(group) {
@@ -208,7 +208,7 @@ fn needed_with_group<'t>(tx: &'t mut Tx<'_>, key: Key<'_>, group: &[u8]) -> Resu
     }
 }
 
-/// The id behind which a group reads, as `parse_id` reads it if it is one.
+/// The id after which a group reads: `$` for the last one of the stream, or an id that `parse_id` parses.
 fn start_of(
     stream: Option<&Stream>,
     text: &[u8],
@@ -220,7 +220,7 @@ fn start_of(
     }
 }
 
-/// Changes a group that is there, of a key that the command has used already.
+/// Changes an existing group of a key that the command has accessed already.
 pub(crate) fn change_group<R>(
     tx: &mut Tx<'_>,
     key: Key<'_>,
@@ -235,15 +235,15 @@ pub(crate) fn change_group<R>(
         .ok_or_else(|| no_key_or_group(key, group))?)
 }
 
-/// Notes a change that is none to who watches the key, as Redis has it.
-pub(crate) fn noted(tx: &mut Tx<'_>, key: Key<'_>, event: Option<Event>) {
+/// Counts a change and sends its event, but leaves watchers of the key alone, as Redis does.
+pub(crate) fn count_change(tx: &mut Tx<'_>, key: Key<'_>, event: Option<Event>) {
     tx.changed_many(1);
     if let Some(event) = event {
         tx.event(key, event);
     }
 }
 
-/// The consumer of this name, which is now seen. It is added if it is new; then the second is true.
+/// Marks the consumer of this name as seen now, and adds it if it is new; the second value is true then.
 pub(crate) fn see_consumer(
     group: &mut ReadingGroup,
     name: &[u8],
@@ -252,7 +252,9 @@ pub(crate) fn see_consumer(
     match group.add_consumer(name, now_ms) {
         Some(added) => (added, true),
         None => {
-            let found = group.find_consumer(name).expect("it could not be added");
+            let found = group
+                .find_consumer(name)
+                .expect("a consumer that can't be added exists");
             group.consumer_mut(found).seen_ms = now_ms;
             (found, false)
         }
@@ -279,7 +281,7 @@ fn create(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     }
     match is_new {
         true => tx.changed(key, Event::XgroupCreate),
-        false => noted(tx, key, Some(Event::XgroupCreate)),
+        false => count_change(tx, key, Some(Event::XgroupCreate)),
     }
     reply.ok();
     Ok(())
@@ -294,7 +296,7 @@ fn set_id(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     change_group(tx, key, group, |group| {
         (group.last_id, group.entries_read) = (start, options.entries_read);
     })?;
-    noted(tx, key, Some(Event::XgroupSetid));
+    count_change(tx, key, Some(Event::XgroupSetid));
     reply.ok();
     Ok(())
 }
@@ -305,14 +307,14 @@ fn pending_count(group: &ReadingGroup) -> usize {
 
 fn destroy(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let (key, group) = (args.key(2), args.at(3));
-    let group_there = needed(tx, key)?.group(group);
-    let (is_there, pending) = (group_there.is_some(), group_there.map_or(0, pending_count));
+    let existing = needed(tx, key)?.group(group);
+    let (is_there, pending) = (existing.is_some(), existing.map_or(0, pending_count));
     long::check(tx, pending)?;
     if is_there {
         tx.change_used::<Stream, _>(key, Create::Never, |stream| {
             stream.change().remove_group(group)
         })?;
-        // This ends the waiting of its consumers.
+        // Unblocks the consumers that wait for the group.
         tx.changed(key, Event::XgroupDestroy);
     }
     reply.integer(is_there.into());
@@ -326,7 +328,7 @@ fn create_consumer(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Re
         group.add_consumer(args.at(4), now_ms).is_some()
     })?;
     if added {
-        noted(tx, key, Some(Event::XgroupCreateconsumer));
+        count_change(tx, key, Some(Event::XgroupCreateconsumer));
     }
     reply.integer(added.into());
     Ok(())
@@ -339,7 +341,7 @@ fn delete_consumer(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Re
     long::check(tx, pending)?;
     let pending = change_group(tx, key, group, |group| group.remove_consumer(args.at(4)))?;
     if pending.is_some() {
-        noted(tx, key, Some(Event::XgroupDelconsumer));
+        count_change(tx, key, Some(Event::XgroupDelconsumer));
     }
     reply.integer(pending.unwrap_or(0) as i64);
     Ok(())

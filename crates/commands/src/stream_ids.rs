@@ -1,4 +1,4 @@
-//! Ids of streams as clients write them.
+//! Stream ids as clients write them.
 
 use damselfly_base::CommandError;
 use damselfly_base::number::{Decimal, parse_integer};
@@ -7,17 +7,17 @@ use damselfly_value::StreamId;
 
 use crate::Result;
 
-/// What is written for a number that is to be chosen.
-const CHOSEN: &[u8] = b"*";
-/// A text that is longer is no id.
+/// Asks the server to choose an id or sequence number.
+const AUTOMATIC: &[u8] = b"*";
+/// The longest text that can be an id.
 const TEXT_BYTES_MAX: usize = 127;
 
 fn invalid() -> CommandError {
     CommandError::err("Invalid stream ID specified as stream command argument")
 }
 
-/// An unsigned number as C's `strtoull` reads it: blanks and a sign before the digits, where a minus counts down from 2^64. But
-/// a plain negative integer is none.
+/// Parses an unsigned number like C's `strtoull`: blanks and a sign may precede the digits, and a minus counts down from 2^64. But
+/// a plain negative integer is refused.
 fn parse_unsigned(text: &[u8]) -> Option<u64> {
     if let Some(number) = parse_integer(text) {
         return u64::try_from(number).ok();
@@ -39,7 +39,7 @@ fn parse_unsigned(text: &[u8]) -> Option<u64> {
     })
 }
 
-/// The parts of an id: milliseconds, and what stands behind the dash.
+/// Splits an id into milliseconds and the text after the dash.
 fn split(text: &[u8]) -> Option<(u64, Option<&[u8]>)> {
     if text.len() > TEXT_BYTES_MAX {
         return None;
@@ -53,7 +53,7 @@ fn split(text: &[u8]) -> Option<(u64, Option<&[u8]>)> {
     Some((parse_unsigned(ms)?, seq))
 }
 
-/// An id without the special `-` and `+`; `missing_seq` is its number if only milliseconds are written.
+/// Parses an id without the special `-` and `+`; `missing_seq` is its sequence number if the text has only milliseconds.
 pub(crate) fn parse_exact(text: &[u8], missing_seq: u64) -> Result<StreamId> {
     let (ms, seq) = split(text).ok_or_else(invalid)?;
     let seq = match seq {
@@ -63,7 +63,7 @@ pub(crate) fn parse_exact(text: &[u8], missing_seq: u64) -> Result<StreamId> {
     Ok(StreamId::new(ms, seq))
 }
 
-/// An id; `-` is the lowest and `+` the highest.
+/// Parses an id; `-` is the lowest and `+` the highest.
 pub(crate) fn parse(text: &[u8], missing_seq: u64) -> Result<StreamId> {
     match text {
         b"-" => Ok(StreamId::MIN),
@@ -72,12 +72,12 @@ pub(crate) fn parse(text: &[u8], missing_seq: u64) -> Result<StreamId> {
     }
 }
 
-/// The id that a new entry is to have.
+/// The id for a new entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NewId {
-    /// The time, and the next number in it.
+    /// The current time and the next sequence number.
     Now,
-    /// These milliseconds, and the next number in them.
+    /// These milliseconds and the next sequence number.
     At(u64),
     /// This one.
     Exactly(StreamId),
@@ -85,17 +85,17 @@ pub(crate) enum NewId {
 
 impl NewId {
     pub(crate) fn parse(text: &[u8]) -> Result<Self> {
-        if text == CHOSEN {
+        if text == AUTOMATIC {
             return Ok(Self::Now);
         }
         match split(text) {
-            Some((ms, Some(CHOSEN))) => Ok(Self::At(ms)),
+            Some((ms, Some(AUTOMATIC))) => Ok(Self::At(ms)),
             Some(_) | None => parse_exact(text, 0).map(Self::Exactly),
         }
     }
 }
 
-/// The first id of an interval; `(` before it leaves it out.
+/// Parses the first id of an interval; a leading `(` excludes it.
 pub(crate) fn interval_start(text: &[u8]) -> Result<StreamId> {
     match text {
         [b'(', text @ ..] if !text.is_empty() => {
@@ -106,7 +106,7 @@ pub(crate) fn interval_start(text: &[u8]) -> Result<StreamId> {
     }
 }
 
-/// The last id of an interval; `(` before it leaves it out.
+/// Parses the last id of an interval; a leading `(` excludes it.
 pub(crate) fn interval_end(text: &[u8]) -> Result<StreamId> {
     match text {
         [b'(', text @ ..] if !text.is_empty() => {
@@ -149,9 +149,9 @@ pub(crate) fn reply_id(id: StreamId, reply: &mut Reply<'_>) {
 mod tests {
     use super::*;
 
-    /// All seen in redis-server 7.0.15.
+    /// All results were observed on redis-server 7.0.15.
     #[test]
-    fn numbers_are_read_as_redis_reads_them() {
+    fn numbers_are_parsed_as_by_redis() {
         let id = |text: &str| parse_exact(text.as_bytes(), 7).ok();
         for (text, ms, seq) in [
             ("5", 5, 7),

@@ -1,4 +1,4 @@
-//! What is known about a stream, its groups and their consumers: XINFO.
+//! XINFO: information about a stream, its groups and their consumers.
 
 use damselfly_base::CommandError;
 use damselfly_collections::stream::{Consumer, Group as ReadingGroup, StreamEntry};
@@ -35,7 +35,7 @@ const fn about(
         usage,
         summary,
         since: "5.0.0",
-        complexity: "O(N) where N is how much is shown",
+        complexity: "O(N) where N is the number of items returned",
     }
 }
 
@@ -51,7 +51,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[Command {
             &[Trait::Tip("nondeterministic_output")],
             consumers,
             "XINFO CONSUMERS key group",
-            "Shows the consumers of a group.",
+            "Returns the consumers of a consumer group.",
         ),
         about(
             "GROUPS",
@@ -59,7 +59,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[Command {
             &[],
             groups,
             "XINFO GROUPS key",
-            "Shows the groups of a stream.",
+            "Returns the consumer groups of a stream.",
         ),
         about(
             "STREAM",
@@ -67,17 +67,17 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[Command {
             &[],
             stream,
             "XINFO STREAM key [FULL [COUNT count]]",
-            "Shows what is known about a stream; with FULL, its entries and groups, too.",
+            "Returns information about a stream; with FULL, also its entries and consumer groups.",
         ),
     ]),
     group: Group::Stream,
     usage: "XINFO",
-    summary: "Commands that look into a stream.",
+    summary: "Commands that return information about a stream.",
     since: "5.0.0",
     complexity: "Depends on subcommand.",
 }];
 
-/// How many entries FULL shows where it is not told.
+/// How many entries FULL shows by default.
 const SHOWN_DEFAULT: usize = 10;
 
 fn found<'t>(tx: &'t mut Tx<'_>, args: Args<'_>) -> Result<&'t Stream> {
@@ -145,7 +145,7 @@ fn reply_progress(stream: &Stream, group: &ReadingGroup, reply: &mut Reply<'_>) 
     reply_optional(stream.lag(group), reply);
 }
 
-/// Reads what is behind the key: how many entries FULL shows; `None` without it.
+/// Parses the arguments after the key: how many entries FULL shows; `None` without FULL.
 fn full_count(args: Args<'_>) -> Result<Option<usize>> {
     let is_full = args.is(3, "FULL");
     if args.len() == 3 {
@@ -194,7 +194,7 @@ fn stream(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     })
 }
 
-/// Writes what is known about a stream; with `full_count` also so many of its entries, and of what is pending.
+/// Writes information about a stream; with `full_count` also its entries and pending entries, up to that many.
 fn write(stream: &Stream, full_count: Option<usize>, reply: &mut Reply<'_>) {
     reply.map(if full_count.is_some() { 9 } else { 10 });
     reply.bulk(b"length");
@@ -202,7 +202,7 @@ fn write(stream: &Stream, full_count: Option<usize>, reply: &mut Reply<'_>) {
     reply.bulk(b"radix-tree-keys");
     reply.integer(stream.nodes() as i64);
     reply.bulk(b"radix-tree-nodes");
-    // There is no such tree. A flat one would have so many.
+    // There is no radix tree here; a flat one would have this many nodes.
     reply.integer(stream.nodes() as i64 + 1);
     reply.bulk(b"last-generated-id");
     reply_id(stream.last_id(), reply);

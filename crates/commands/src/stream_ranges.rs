@@ -1,4 +1,4 @@
-//! Parts of streams, by ids: XRANGE and XREVRANGE, and how entries are written.
+//! Ranges of streams by ids: XRANGE and XREVRANGE; also how entries are written.
 
 use damselfly_base::CommandError;
 use damselfly_collections::stream::StreamEntry;
@@ -21,7 +21,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(|tx, args, reply| range(tx, args, Direction::Up, reply)),
         group: Group::Stream,
         usage: "XRANGE key start end [COUNT count]",
-        summary: "Returns the entries between two ids, both included.",
+        summary: "Returns the entries between two ids (inclusive).",
         since: "5.0.0",
         complexity: "O(log(N)+M) where N is the number of nodes and M the number of entries returned",
     },
@@ -33,7 +33,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(|tx, args, reply| range(tx, args, Direction::Down, reply)),
         group: Group::Stream,
         usage: "XREVRANGE key end start [COUNT count]",
-        summary: "Returns the entries between two ids, both included, the last one first.",
+        summary: "Returns the entries between two ids (inclusive), the last one first.",
         since: "5.0.0",
         complexity: "O(log(N)+M) where N is the number of nodes and M the number of entries returned",
     },
@@ -48,18 +48,18 @@ pub(crate) enum Direction {
     Down,
 }
 
-/// Entries that are to be written.
+/// A range of entries to write.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Part {
     pub(crate) start: StreamId,
     pub(crate) end: StreamId,
     pub(crate) direction: Direction,
-    /// How many; there are so many.
+    /// The number of entries to write; the range has at least as many.
     pub(crate) count: usize,
 }
 
 impl Part {
-    /// Writes up to `max` of the entries; what is left remains.
+    /// Writes up to `max` of the entries; `self` keeps the rest.
     pub(crate) fn write(&mut self, stream: &Stream, max: usize, reply: &mut Reply<'_>) {
         let walk = &mut stream.walk(self.start, self.end);
         for _ in 0..self.count.min(max) {
@@ -69,7 +69,7 @@ impl Part {
             };
             self.count -= 1;
             let Some(entry) = entry else {
-                // The count never goes beyond the end; should it, the reply still has its length.
+                // The count never exceeds the entries; if it ever did, the reply would still have the announced length.
                 reply.null();
                 continue;
             };
@@ -81,8 +81,8 @@ impl Part {
         }
     }
 
-    /// Writes the entries, some at a time.
-    pub(crate) fn rest(mut self, large: SharedLarge) -> SlicedReply {
+    /// A reply that writes the entries, a slice at a time.
+    pub(crate) fn into_sliced_reply(mut self, large: SharedLarge) -> SlicedReply {
         const AT_ONCE: usize = 64;
         SlicedReply::new(move |reply| {
             let Value::Stream(stream) = large.value() else {
@@ -94,7 +94,7 @@ impl Part {
     }
 }
 
-/// Writes an entry: its id, then its names and values.
+/// Writes an entry: its id, then its fields and values.
 #[inline]
 pub(crate) fn reply_entry(entry: &StreamEntry<'_>, reply: &mut Reply<'_>) {
     reply.array(2);
@@ -143,7 +143,7 @@ fn range(tx: &mut Tx<'_>, args: Args<'_>, direction: Direction, reply: &mut Repl
     if count > SLICED_MIN
         && let Some(large) = entry.share_large()
     {
-        return Err(Stop::SlicedReply(part.rest(large)));
+        return Err(Stop::SlicedReply(part.into_sliced_reply(large)));
     }
     part.write(stream, count, reply);
     Ok(())

@@ -1,4 +1,5 @@
-//! What is behind some id in streams, for those who wait, too: XREAD. XREADGROUP, in a file of its own, is written alike.
+//! XREAD: reading the entries of streams after an id, or blocking until there are some. XREADGROUP, which has a file of its own,
+//! shares the parser and the reply.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use crate::stream_ids::{IdText, parse_exact};
 use crate::stream_ranges::{Direction, Part};
 use crate::{Args, KeyspaceFn, OwnedArgs, Result, SlicedReply, Stop, Wait};
 
-/// Options with something behind them that can't be the word STREAMS.
+/// Options with the number of arguments after each, which can't be the word STREAMS.
 pub(crate) const OPTIONS: &[(&str, usize)] = &[("BLOCK", 1), ("COUNT", 1), ("GROUP", 2)];
 
 pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[Command {
@@ -33,29 +34,29 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[Command {
     run: Run::Run(xread),
     group: Group::Stream,
     usage: "XREAD [COUNT count] [BLOCK milliseconds] STREAMS key [key ...] id [id ...]",
-    summary: "Returns the entries of streams with higher ids than those given, or waits for some.",
+    summary: "Returns the entries of streams with ids higher than those given; can block until there are some.",
     since: "5.0.0",
     complexity: "O(log(N)+M) for each stream, where N is its number of nodes and M the number of entries returned",
 }];
 
-/// How many entries a client gets that had to wait and names no number.
+/// How many entries a client without COUNT gets after it was blocked.
 pub(crate) const COUNT_AFTER_WAIT: usize = 1000;
 
-/// A request of XREAD or XREADGROUP.
+/// The parsed arguments of XREAD or XREADGROUP.
 pub(crate) struct Request {
-    /// How long to wait; `None` not at all, 0 for as long as it takes.
+    /// How long to block; `None` for not at all, 0 for forever.
     pub(crate) block_ms: Option<u64>,
-    /// How many entries of each stream at most.
+    /// The most entries of each stream.
     pub(crate) count: Option<usize>,
-    /// The places of the keys. As many ids follow.
+    /// The indexes of the keys. As many ids follow.
     pub(crate) keys: Range<usize>,
-    /// Where the group's name is; its consumer's follows. Not for XREAD.
+    /// The index of the group's name, which the consumer's name follows; `None` for XREAD.
     pub(crate) group_at: Option<usize>,
-    /// Nothing of what is read has to be acknowledged.
+    /// NOACK: entries count as acknowledged when they are read.
     pub(crate) is_acknowledged: bool,
 }
 
-/// Who makes a request.
+/// Where a request comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum By {
     Client,
@@ -73,7 +74,7 @@ impl By {
 }
 
 impl Request {
-    /// Reads the request; `of_group` for XREADGROUP.
+    /// Parses a request; `of_group` is true for XREADGROUP.
     pub(crate) fn parse(args: Args<'_>, of_group: bool, by: By) -> Result<Self> {
         let refused = |text: &str| Err(CommandError::err(text).into());
         let (mut block_ms, mut count, mut first, mut at) = (None, None, None, 1);
@@ -129,20 +130,20 @@ impl Request {
         })
     }
 
-    /// The place of a key's id.
+    /// The index of a key's id.
     pub(crate) fn id_at(&self, key_at: usize) -> usize {
         key_at + self.keys.len()
     }
 }
 
-/// A timeout in whole milliseconds.
+/// Parses a timeout in whole milliseconds.
 fn timeout_ms(text: &[u8]) -> Result<u64> {
     let ms = parse_integer(text)
         .ok_or_else(|| CommandError::err("timeout is not an integer or out of range"))?;
     Ok(u64::try_from(ms).map_err(|_| CommandError::err("timeout is negative"))?)
 }
 
-/// The ids behind which to read, in order of the keys.
+/// The ids after which to read, in order of the keys.
 fn resolve(tx: &mut Tx<'_>, args: Args<'_>, request: &Request) -> Result<Vec<StreamId>> {
     let mut ids = Vec::with_capacity(request.keys.len());
     for key_at in request.keys.clone() {
@@ -160,8 +161,8 @@ fn resolve(tx: &mut Tx<'_>, args: Args<'_>, request: &Request) -> Result<Vec<Str
     Ok(ids)
 }
 
-/// The entries behind an id.
-pub(crate) fn part_behind(stream: &Stream, id: StreamId, count: Option<usize>) -> Option<Part> {
+/// The entries after an id.
+pub(crate) fn part_after(stream: &Stream, id: StreamId, count: Option<usize>) -> Option<Part> {
     let (start, end) = (id.next()?, StreamId::MAX);
     let count = stream.count(start, end, count.unwrap_or(usize::MAX));
     (count > 0).then_some(Part {
@@ -172,7 +173,7 @@ pub(crate) fn part_behind(stream: &Stream, id: StreamId, count: Option<usize>) -
     })
 }
 
-/// Begins a reply about several streams.
+/// Begins a reply for `count` streams.
 pub(crate) fn reply_streams(count: usize, reply: &mut Reply<'_>) {
     match reply.version() {
         Version::Resp2 => reply.array(count),
@@ -180,7 +181,7 @@ pub(crate) fn reply_streams(count: usize, reply: &mut Reply<'_>) {
     }
 }
 
-/// Begins what a reply says about one of them.
+/// Begins one stream's part of a reply.
 pub(crate) fn reply_stream(key: &[u8], entries: usize, reply: &mut Reply<'_>) {
     if reply.version() == Version::Resp2 {
         reply.array(2);
@@ -195,7 +196,7 @@ fn xread(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let mut parts = Vec::new();
     for (key_at, &id) in request.keys.clone().zip(&ids) {
         let stream = tx.read_as::<Stream>(args.key(key_at))?;
-        let part = stream.and_then(|stream| part_behind(stream, id, request.count));
+        let part = stream.and_then(|stream| part_after(stream, id, request.count));
         parts.extend(part.map(|part| (key_at, part)));
     }
     if !parts.is_empty() {
@@ -226,14 +227,14 @@ fn xread(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     })))
 }
 
-/// The request with the ids that it means now.
+/// The request with special ids such as `$` replaced by the ids they mean now.
 fn with_ids(args: Args<'_>, request: &Request, ids: &[StreamId]) -> OwnedArgs {
     let ids: Vec<_> = ids.iter().map(|&id| IdText::new(id)).collect();
     let others = args.from(0).take(request.keys.end);
     OwnedArgs::copy(others.chain(ids.iter().map(IdText::as_bytes)))
 }
 
-/// What a client that waits gets of a key, and where the key stands in its request.
+/// The entries at a key for a blocked client, with the key's index in its request.
 fn awaited(tx: &mut Tx<'_>, args: Args<'_>, key: Key<'_>) -> Result<Option<(usize, Part)>> {
     let request = Request::parse(args, false, By::Client)?;
     let Some(stream) = tx.peek_as::<Stream>(key)? else {
@@ -245,10 +246,10 @@ fn awaited(tx: &mut Tx<'_>, args: Args<'_>, key: Key<'_>) -> Result<Option<(usiz
     };
     let id = parse_exact(args.at(request.id_at(key_at)), 0)?;
     let count = request.count.unwrap_or(COUNT_AFTER_WAIT);
-    Ok(part_behind(stream, id, Some(count)).map(|part| (key_at, part)))
+    Ok(part_after(stream, id, Some(count)).map(|part| (key_at, part)))
 }
 
-/// Writes parts of streams, whose keys have these places.
+/// Writes parts of streams, each with the index of its key.
 pub(crate) fn reply_parts(
     tx: &mut Tx<'_>,
     args: Args<'_>,
@@ -257,7 +258,7 @@ pub(crate) fn reply_parts(
 ) -> Result {
     let entries = parts.iter().map(|(_, part)| part.count).sum::<usize>();
     if entries > SLICED_MIN {
-        return Err(Stop::SlicedReply(rest_of(tx, args, parts)));
+        return Err(Stop::SlicedReply(sliced_parts(tx, args, parts)));
     }
     for (key_at, mut part) in parts {
         let key = args.key(key_at);
@@ -269,8 +270,8 @@ pub(crate) fn reply_parts(
     Ok(())
 }
 
-/// Writes parts of streams, some entries at a time.
-fn rest_of(tx: &mut Tx<'_>, args: Args<'_>, parts: Vec<(usize, Part)>) -> SlicedReply {
+/// A reply that writes parts of streams, some entries at a time.
+fn sliced_parts(tx: &mut Tx<'_>, args: Args<'_>, parts: Vec<(usize, Part)>) -> SlicedReply {
     const AT_ONCE: usize = 64;
     let share = |(key_at, part): (usize, Part)| -> Option<(Vec<u8>, Part, SharedLarge)> {
         let key = args.key(key_at);

@@ -1,4 +1,4 @@
-//! Streams: what adds entries and removes them, XADD, XDEL, XTRIM and their relatives.
+//! Streams: adding and removing entries with XADD, XDEL, XTRIM and their relatives.
 
 use damselfly_base::CommandError;
 use damselfly_collections::stream::{ENTRY_BYTES_MAX, Exactness, Trim};
@@ -25,7 +25,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(xadd),
         group: Group::Stream,
         usage: "XADD key [NOMKSTREAM] [<MAXLEN | MINID> [= | ~] threshold [LIMIT count]] <* | id> field value [field value ...]",
-        summary: "Adds an entry behind all others of a stream, creating it if the key is absent, and returns its id.",
+        summary: "Appends an entry to a stream, creating the stream if the key is absent, and returns the entry's id.",
         since: "5.0.0",
         complexity: "O(1) to add, O(N) to trim where N is the number of entries removed",
     },
@@ -37,7 +37,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(xlen),
         group: Group::Stream,
         usage: "XLEN key",
-        summary: "Returns how many entries a stream has.",
+        summary: "Returns the number of entries of a stream.",
         since: "5.0.0",
         complexity: "O(1)",
     },
@@ -49,7 +49,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(xdel),
         group: Group::Stream,
         usage: "XDEL key id [id ...]",
-        summary: "Removes entries from a stream and returns how many there were.",
+        summary: "Removes entries from a stream and returns how many existed.",
         since: "5.0.0",
         complexity: "O(log(N)) for each id, where N is the number of nodes",
     },
@@ -61,7 +61,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(xtrim),
         group: Group::Stream,
         usage: "XTRIM key <MAXLEN | MINID> [= | ~] threshold [LIMIT count]",
-        summary: "Removes the first entries of a stream: all but so many, or those with lower ids.",
+        summary: "Trims a stream to a number of entries, or to the entries with ids not lower than one given.",
         since: "5.0.0",
         complexity: "O(N) where N is the number of entries removed",
     },
@@ -73,24 +73,24 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(xsetid),
         group: Group::Stream,
         usage: "XSETID key last-id [ENTRIESADDED entries-added] [MAXDELETEDID max-deleted-id]",
-        summary: "Sets the id behind which a stream goes on, for internal use.",
+        summary: "Sets the last id of a stream, for internal use.",
         since: "5.0.0",
         complexity: "O(1)",
     },
 ];
 
-/// What XADD and XTRIM have in common.
+/// The options of XADD and XTRIM.
 struct Options {
     trim: Option<(Trim, Exactness)>,
-    /// Nothing is added to a key that is absent.
+    /// NOMKSTREAM: an absent key is not created.
     only_existing: bool,
-    /// The place behind the last option.
+    /// The index after the last option.
     end: usize,
 }
 
-/// Trims that say no limit have this one where nodes have none.
+/// The limit of a trim without LIMIT, if nodes may have any number of entries.
 const TRIMMED_DEFAULT: u64 = 10_000;
-/// The highest limit that is chosen for trims that say none.
+/// The most that the limit of a trim without LIMIT can be.
 const TRIMMED_DEFAULT_MAX: u64 = 1_000_000;
 
 fn trimmed_default(tx: &Tx<'_>) -> u64 {
@@ -102,7 +102,7 @@ fn trimmed_default(tx: &Tx<'_>) -> u64 {
 }
 
 impl Options {
-    /// Reads options from argument 2 on: up to the id if `adds`, or else to the end.
+    /// Parses options from argument 2 on: up to the id if `adds`, otherwise to the end.
     fn parse(tx: &Tx<'_>, args: Args<'_>, adds: bool) -> Result<Self> {
         let (mut trim, mut is_rough, mut limit) = (None, false, None);
         let (mut at, mut only_existing) = (2, false);
@@ -134,7 +134,7 @@ impl Options {
                 only_existing = true;
                 at += 1;
             } else if adds {
-                // It has to be an id.
+                // Anything else must be the id.
                 NewId::parse(args.at(at))?;
                 break;
             } else {
@@ -169,7 +169,7 @@ impl Options {
         })
     }
 
-    /// Sends the command elsewhere if it has much to trim.
+    /// Moves the command to another thread if it trims many entries.
     fn check(&self, tx: &mut Tx<'_>, key: Key<'_>) -> Result {
         let Some((by, exactness)) = self.trim else {
             return Ok(());
@@ -195,7 +195,7 @@ const TOO_LARGE: &str = "Elements are too large to be stored";
 const NOT_HIGHER: &str =
     "The ID specified in XADD is equal or smaller than the target stream top item";
 
-/// The id of an entry that is added behind `last`.
+/// The id of an entry that follows `last`.
 fn id_after(
     last: StreamId,
     wanted: NewId,
@@ -348,7 +348,7 @@ fn xsetid(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
         let added = added.unwrap_or(stream.added());
         stream.set_history(last, deleted_max, added);
     })?;
-    // No change to who watches the key, or waits for it.
+    // As in Redis, this neither touches watchers of the key nor wakes blocked clients.
     tx.changed_many(1);
     tx.event(key, Event::Xsetid);
     reply.ok();

@@ -1,4 +1,4 @@
-//! Strings as a whole: GET, SET and their relatives.
+//! Commands on whole strings: GET, SET and their relatives.
 
 use damselfly_base::CommandError;
 use damselfly_base::number::Decimal;
@@ -34,7 +34,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(set),
         group: Group::String,
         usage: "SET key value [NX | XX] [GET] [EX seconds | PX milliseconds | EXAT unix-time-seconds | PXAT unix-time-milliseconds | KEEPTTL]",
-        summary: "Stores a string at a key, whatever was there, with conditions and an expiry if asked for.",
+        summary: "Sets the value of a key, whatever its type was, optionally under a condition and with an expiry.",
         since: "1.0.0",
         complexity: "O(1)",
     },
@@ -53,7 +53,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(setnx),
         group: Group::String,
         usage: "SETNX key value",
-        summary: "Stores a string at a key only if the key does not exist.",
+        summary: "Sets the value of a key only if the key does not exist.",
         since: "1.0.0",
         complexity: "O(1)",
     },
@@ -71,7 +71,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(|tx, args, reply| set_with_ttl(tx, args, Unit::Seconds, "setex", reply)),
         group: Group::String,
         usage: "SETEX key seconds value",
-        summary: "Stores a string at a key that expires after so many seconds.",
+        summary: "Sets the value of a key and its expiry in seconds.",
         since: "2.0.0",
         complexity: "O(1)",
     },
@@ -89,7 +89,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(|tx, args, reply| set_with_ttl(tx, args, Unit::Millis, "psetex", reply)),
         group: Group::String,
         usage: "PSETEX key milliseconds value",
-        summary: "Stores a string at a key that expires after so many milliseconds.",
+        summary: "Sets the value of a key and its expiry in milliseconds.",
         since: "2.6.0",
         complexity: "O(1)",
     },
@@ -108,7 +108,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(getset),
         group: Group::String,
         usage: "GETSET key value",
-        summary: "Stores a string at a key and returns the one that was there.",
+        summary: "Sets the value of a key and returns the previous string.",
         since: "1.0.0",
         complexity: "O(1)",
     },
@@ -156,7 +156,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(mget),
         group: Group::String,
         usage: "MGET key [key ...]",
-        summary: "Returns the strings at several keys, all as of one moment.",
+        summary: "Returns the strings at several keys, atomically.",
         since: "1.0.0",
         complexity: "O(N) where N is the number of keys",
     },
@@ -172,7 +172,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(mset),
         group: Group::String,
         usage: "MSET key value [key value ...]",
-        summary: "Stores several strings at their keys, all at one moment.",
+        summary: "Sets the values of several keys, atomically.",
         since: "1.0.1",
         complexity: "O(N) where N is the number of keys",
     },
@@ -188,20 +188,20 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         run: Run::Run(msetnx),
         group: Group::String,
         usage: "MSETNX key value [key value ...]",
-        summary: "Stores several strings at their keys, only if none of the keys exists.",
+        summary: "Sets the values of several keys, atomically and only if none of the keys exists.",
         since: "1.0.1",
         complexity: "O(N) where N is the number of keys",
     },
 ];
 
-/// Room for the text of a value that is not stored as text.
+/// A buffer for the text of a value that is not stored as text.
 #[derive(Default)]
 pub(crate) struct Scratch {
     pub(crate) decimal: Decimal,
     unpacked: Vec<u8>,
 }
 
-/// The bytes of a string; `scratch` holds it if it is stored as an integer or packed.
+/// The bytes of a string; `scratch` holds them if the string is stored as an integer or packed.
 pub(crate) fn text_of<'a>(text: Text<'a>, scratch: &'a mut Scratch) -> &'a [u8] {
     match text {
         Text::Bytes { bytes, .. } => bytes,
@@ -238,7 +238,7 @@ struct Options<'a> {
     get: bool,
     keep_ttl: bool,
     persist: bool,
-    /// How the expiry is given, and its number as sent.
+    /// The unit and kind of the expiry, and its number as sent.
     expiry: Option<(Unit, Relative, &'a [u8])>,
 }
 
@@ -254,19 +254,19 @@ pub(crate) enum Relative {
     ToEpoch,
 }
 
-/// Which of the two commands is parsed: each knows some words that the other refuses.
+/// The command being parsed: each accepts some words that the other refuses.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Parses {
+enum CommandKind {
     Set,
     Getex,
 }
 
 impl<'a> Options<'a> {
-    fn parse(args: Args<'a>, first: usize, parses: Parses) -> Result<Self> {
+    fn parse(args: Args<'a>, first: usize, kind: CommandKind) -> Result<Self> {
         let mut options = Self::default();
         let mut at = first;
         while at < args.len() {
-            let set = parses == Parses::Set;
+            let set = kind == CommandKind::Set;
             let unit = expiry_word(args, at);
             if set && args.is(at, "NX") && options.only_if != Some(Exists::Yes) {
                 options.only_if = Some(Exists::No);
@@ -281,7 +281,7 @@ impl<'a> Options<'a> {
             } else if let (Some((unit, relative)), Some(number)) = (unit, args.get(at + 1))
                 && !options.keep_ttl
                 && !options.persist
-                // The same word may come again; the last one counts.
+                // The same word may be repeated; the last one counts.
                 && options.expiry.is_none_or(|(u, r, _)| (u, r) == (unit, relative))
             {
                 options.expiry = Some((unit, relative, number));
@@ -294,7 +294,7 @@ impl<'a> Options<'a> {
         Ok(options)
     }
 
-    /// The deadline that was asked for, in milliseconds since the epoch.
+    /// The requested deadline, in milliseconds since the epoch.
     fn deadline_ms(&self, tx: &Tx<'_>, command: &str) -> Result<Option<i64>> {
         let Some((unit, relative, number)) = self.expiry else {
             return Ok(None);
@@ -324,7 +324,7 @@ fn set(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
         reply.ok();
         return Ok(());
     }
-    let options = Options::parse(args, 3, Parses::Set)?;
+    let options = Options::parse(args, 3, CommandKind::Set)?;
     let deadline = match options.deadline_ms(tx, "set")? {
         Some(moment) => Deadline::At(moment),
         None if options.keep_ttl => Deadline::Keep,
@@ -353,7 +353,7 @@ fn set(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
             tx.event(key, Event::Expire);
         }
     } else {
-        // It was looked at, which is a use.
+        // The failed condition looked at the key, which counts as an access.
         tx.access(key);
     }
     if !options.get {
@@ -401,7 +401,7 @@ fn getdel(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 
 fn getex(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let key = args.key(1);
-    let options = Options::parse(args, 2, Parses::Getex)?;
+    let options = Options::parse(args, 2, CommandKind::Getex)?;
     if tx.peek(key).and_then(EntryRef::text).is_none() {
         return get(tx, args, reply);
     }
@@ -452,7 +452,7 @@ fn mget(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     Ok(())
 }
 
-/// Refuses a key without a value.
+/// Refuses a request whose last key has no value.
 fn check_pairs(args: Args<'_>, command: &str) -> Result {
     if args.len().is_multiple_of(2) {
         return Err(CommandError::Arity(command.to_owned()).into());

@@ -1,4 +1,4 @@
-//! When two replies agree.
+//! Comparing replies: when two replies agree.
 
 use crate::rows::Rule;
 use crate::sequence::Step;
@@ -6,10 +6,10 @@ use crate::text::render;
 use damselfly_protocol::client::Value;
 use std::io;
 
-/// A reply, or why none came.
+/// A reply, or the error that came instead.
 pub(crate) type Outcome = Result<Value, io::ErrorKind>;
 
-/// Remembers how the replies of the transaction that is open are to be compared.
+/// Records the comparison rules of the commands in the open transaction.
 pub(crate) fn note_queued(queued: &mut Vec<Rule>, step: &Step, reply: &Outcome) {
     if *reply != Ok(Value::Simple(b"QUEUED".to_vec())) {
         let begins = step.is("MULTI") && *reply == Ok(Value::Simple(b"OK".to_vec()));
@@ -21,18 +21,18 @@ pub(crate) fn note_queued(queued: &mut Vec<Rule>, step: &Step, reply: &Outcome) 
     }
     queued.push(step.rule);
     if step.rule == Rule::Take {
-        // The removal that follows it.
+        // The DEL that follows it.
         queued.push(Rule::Exact);
     }
 }
 
-/// Compares replies to EXEC.
+/// Compares two replies to EXEC.
 pub(crate) fn agree_all(queued: &[Rule], reference: &Outcome, subject: &Outcome) -> bool {
     let (Ok(Value::Array(theirs)), Ok(Value::Array(ours))) = (reference, subject) else {
         return reference == subject;
     };
     let agrees = |((theirs, ours), rule): ((&Value, &Value), &Rule)| {
-        // One step of an iteration: each server shows other keys.
+        // A single call of an iteration returns different keys on each server.
         *rule == Rule::Scan || agree(*rule, &Ok(theirs.clone()), &Ok(ours.clone()))
     };
     theirs.len() == ours.len()
@@ -40,7 +40,7 @@ pub(crate) fn agree_all(queued: &[Rule], reference: &Outcome, subject: &Outcome)
         && theirs.iter().zip(ours).zip(queued).all(agrees)
 }
 
-/// Whether a reply of ours is what the reference's is, by the rule of its command.
+/// True if our reply agrees with the reference's, by the rule of its command.
 pub(crate) fn agree(rule: Rule, reference: &Outcome, subject: &Outcome) -> bool {
     let (Ok(reference), Ok(subject)) = (reference, subject) else {
         return reference == subject;
@@ -49,7 +49,7 @@ pub(crate) fn agree(rule: Rule, reference: &Outcome, subject: &Outcome) -> bool 
         Rule::Exact | Rule::Scan | Rule::Queued => reference == subject,
         Rule::Unordered => sorted(reference) == sorted(subject),
         Rule::Near(tolerance) => match (reference, subject) {
-            // Negative replies are answers of their own, not times.
+            // Negative replies are special answers, not times.
             (Value::Integer(theirs), Value::Integer(ours)) if *theirs >= 0 && *ours >= 0 => {
                 theirs.abs_diff(*ours) <= tolerance.unsigned_abs()
             }
@@ -76,8 +76,8 @@ pub(crate) fn agree(rule: Rule, reference: &Outcome, subject: &Outcome) -> bool 
     }
 }
 
-/// A reply with every negative zero as a plain one. Redis's SORT makes a skiplist of a sorted set, which keeps the sign of a score
-/// of zero where a listpack does not.
+/// The text of a reply with negative zeros replaced by zeros. Redis's SORT converts a sorted set to a skiplist, which keeps the
+/// sign of a zero score, unlike a listpack.
 pub(crate) fn plain_zeros(outcome: &Outcome) -> String {
     let text = show(outcome).replace("\"-0\"", "\"0\"");
     text.replace("(double) -0", "(double) 0")
@@ -109,12 +109,12 @@ fn same_shape(left: &Value, right: &Value) -> bool {
     }
 }
 
-/// True if two replies differ in nothing but numbers that are times, and the number of nodes of a tree.
+/// True if two replies differ only in times and in the number of radix tree nodes.
 fn same_but_for_times(left: &Value, right: &Value) -> bool {
     const TOLERANCE_MS: u64 = 2000;
-    /// Times since the epoch, and idle times of what claims to be that old, are far above all counts.
+    /// All counts are far below this; times since the epoch, and idle times of entries that claim to be that old, are above.
     const TIME_MIN: i64 = 1 << 40;
-    /// An entry of those that wait for their acknowledgement: id, consumer, idle time, count.
+    /// The number of elements of a pending entry: id, consumer, idle time, delivery count.
     const PENDING: usize = 4;
     let all = |left: &[Value], right: &[Value]| {
         let pending = left.len() == PENDING && matches!(left[2], Value::Integer(_));
@@ -153,7 +153,7 @@ fn same_but_for_times(left: &Value, right: &Value) -> bool {
     }
 }
 
-/// HELLO's fields but for the server's name and version and the connection's number.
+/// The fields of HELLO except the server's name and version and the connection's id.
 fn without_identity(reply: &Value) -> Vec<(Value, Value)> {
     let pairs: Vec<(Value, Value)> = match reply {
         Value::Map(pairs) => pairs.clone(),
@@ -174,7 +174,7 @@ fn without_identity(reply: &Value) -> Vec<(Value, Value)> {
         .collect()
 }
 
-/// What came, for people to read.
+/// The outcome as text for people.
 pub(crate) fn show(outcome: &Outcome) -> String {
     match outcome {
         Ok(value) => render(value),

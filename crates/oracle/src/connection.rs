@@ -8,7 +8,7 @@ use std::time::Duration;
 /// How long a reply may take before the server counts as stuck.
 pub const REPLY_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The most that one read asks for.
+/// The most bytes that one read asks for.
 const READ_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// A connection to a server that speaks RESP.
@@ -19,7 +19,7 @@ pub struct Connection {
     consumed: usize,
 }
 
-/// A command as the bytes that ask for it.
+/// Encodes a command as a request.
 #[must_use]
 pub fn request<A: AsRef<[u8]>>(arguments: &[A]) -> Vec<u8> {
     let arguments: Vec<&[u8]> = arguments.iter().map(AsRef::as_ref).collect();
@@ -32,7 +32,7 @@ impl Connection {
     /// Connects to `address`.
     ///
     /// # Errors
-    /// Whatever the system says when nobody listens there.
+    /// The system's error if the connection fails.
     pub fn open(address: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
@@ -55,7 +55,7 @@ impl Connection {
     /// Sends bytes as they are.
     ///
     /// # Errors
-    /// The server has closed the connection or reads nothing for [`REPLY_TIMEOUT`].
+    /// The server has closed the connection, or has not read for [`REPLY_TIMEOUT`].
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes)
     }
@@ -63,10 +63,10 @@ impl Connection {
     /// Reads the next reply.
     ///
     /// # Errors
-    /// `UnexpectedEof` when the server closed the connection, `TimedOut` or `WouldBlock` when it
-    /// stays silent, `InvalidData` when what it sent is no reply.
+    /// `UnexpectedEof` if the server closed the connection, `TimedOut` or `WouldBlock` if it sent
+    /// nothing, `InvalidData` if it sent an invalid reply.
     pub fn receive(&mut self) -> io::Result<Value> {
-        // Reads double, so that a large reply takes few of them.
+        // The size of reads doubles, so that a large reply takes few of them.
         let mut read_bytes = 16 * 1024;
         loop {
             let decoded = self.decoder.decode(&self.received[self.consumed..]);
@@ -84,15 +84,15 @@ impl Connection {
     /// Sends one command and reads its reply.
     ///
     /// # Errors
-    /// As [`Connection::send`] and [`Connection::receive`].
+    /// Those of [`Connection::send`] and [`Connection::receive`].
     pub fn call<A: AsRef<[u8]>>(&mut self, arguments: &[A]) -> io::Result<Value> {
         self.send(&request(arguments))?;
         self.receive()
     }
 
-    /// Whether the server has closed this connection; waits up to [`REPLY_TIMEOUT`] for it.
+    /// Waits up to [`REPLY_TIMEOUT`] for the server to close this connection; returns true if it did.
     ///
-    /// Whatever the server still sends before is thrown away.
+    /// Discards whatever the server sends before.
     #[must_use]
     pub fn closed_by_server(&mut self) -> bool {
         let mut sink = [0; 4096];

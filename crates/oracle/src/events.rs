@@ -1,4 +1,4 @@
-//! Keyspace notifications of a server: what a client hears that has subscribed to all of them.
+//! Keyspace notifications: a client that receives all of a server's events.
 
 use crate::connection::Connection;
 use crate::text::render;
@@ -6,21 +6,21 @@ use damselfly_protocol::client::Value;
 use std::io;
 use std::net::SocketAddr;
 
-/// All letters of the option that commands can cause events of.
+/// All classes of `notify-keyspace-events` whose events commands can cause.
 const ALL: &str = "KEAmn";
 
-/// A client that hears all keyspace notifications.
-pub struct Ear {
+/// A client that is subscribed to all keyspace notifications.
+pub struct EventListener {
     connection: Connection,
     asked: usize,
 }
 
-impl Ear {
-    /// Turns notifications on, and makes the server leave keys in place whose end has come until somebody looks at them: else
-    /// events would depend on the time.
+impl EventListener {
+    /// Turns notifications on, and makes the server keep expired keys until they are accessed: otherwise events would depend on
+    /// time.
     ///
     /// # Errors
-    /// The server cannot be reached, or refuses.
+    /// The server cannot be reached, or refuses a setting.
     pub fn open(address: SocketAddr) -> io::Result<Self> {
         let mut connection = Connection::open(address)?;
         let mut set = |words: &[&str]| match connection.call(words)? {
@@ -36,20 +36,20 @@ impl Ear {
         })
     }
 
-    /// The events since the last call, each as channel and payload. Misses in a row come in an order that does not depend on
-    /// that of a set's members, which SORT looks up one by one.
+    /// Returns the events since the last call, each as channel and payload. Consecutive `keymiss` events are sorted: SORT looks up the
+    /// members of a set one by one, and their order is each server's own.
     ///
     /// # Errors
     /// The connection is gone.
-    pub fn hear(&mut self) -> io::Result<Vec<String>> {
+    pub fn drain(&mut self) -> io::Result<Vec<String>> {
         self.asked += 1;
-        let token = format!("heard all {}", self.asked);
+        let token = format!("end of events {}", self.asked);
         self.connection
             .send(&crate::connection::request(&["PING", &token]))?;
         let mut events = Vec::new();
         loop {
             let Value::Array(words) = self.connection.receive()? else {
-                return Err(io::Error::other("no message"));
+                return Err(io::Error::other("a reply that is not a message"));
             };
             if words.last() == Some(&Value::Bulk(token.clone().into_bytes())) {
                 let is_miss = |event: &String| event.contains("keymiss");

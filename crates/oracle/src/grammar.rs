@@ -1,4 +1,4 @@
-//! Random arguments from a row's grammar, right ones mostly and wrong ones often enough.
+//! Random arguments from a row's grammar: mostly valid, often enough invalid.
 //!
 //! ```text
 //! SET        a literal            key        a slot: one random argument of that kind
@@ -6,24 +6,24 @@
 //! ( a b )+   once or several times
 //! ```
 //!
-//! Optional parts that follow each other come in any order. Then, now and then, the command is
-//! bent: arguments dropped, doubled, swapped, replaced; so every wrong arity, unknown option and
-//! repeated option occurs without a row having to say so.
+//! Adjacent optional parts come in any order. Sometimes the command is then mutated: arguments are
+//! dropped, doubled, swapped or replaced. So wrong arity, unknown options and repeated options occur
+//! although no row mentions them.
 
 mod mistakes;
 
-pub(crate) use self::mistakes::bend;
+pub(crate) use self::mistakes::mutate;
 use self::mistakes::{mix_case, tame};
 use crate::random::Random;
 
 /// A part of a grammar.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Node {
-    /// A word sent as it is.
+    /// A literal word.
     Literal(String),
     /// A random argument of a kind.
     Slot(Slot),
-    /// May be missing; else one of the choices.
+    /// One of the choices, or nothing.
     Optional(Vec<Vec<Node>>),
     /// One of the choices.
     Choice(Vec<Vec<Node>>),
@@ -31,7 +31,7 @@ pub enum Node {
     Repeated(Vec<Node>),
 }
 
-/// Defines the kinds of argument together with the names that stand for them in a grammar.
+/// Defines the kinds of argument with their names in grammars.
 macro_rules! slots {
     ($($(#[$doc:meta])* $slot:ident = $name:literal,)*) => {
         /// A kind of random argument.
@@ -50,41 +50,41 @@ macro_rules! slots {
 }
 
 slots! {
-    /// One of few keys, so that commands meet.
+    /// One of few keys, so that commands share keys.
     Key = "key",
     /// Any string: integers, floats, binary, empty, long.
     Value = "value",
-    /// A member of a set or a field of a hash: mostly one of few, so that collections have some in common.
+    /// A member of a set or a field of a hash: mostly one of few, so that collections share some.
     Member = "member",
     /// An integer, often at a limit of 64 bits.
     Integer = "integer",
     /// A floating point number.
     Float = "float",
-    /// The score of a member of a sorted set, right mostly.
+    /// The score of a member of a sorted set, mostly valid.
     Score = "score",
     /// An end of a range of scores.
     ScoreEnd = "score-end",
-    /// One of few keys of sorted sets whose scores are all equal: only then ranges of members have a meaning.
+    /// One of few keys of sorted sets whose scores are all equal: ranges of members are defined for these only.
     LexKey = "lex-key",
-    /// A member of those.
+    /// A member of such a sorted set.
     LexMember = "lex-member",
     /// An end of a range of members.
     LexEnd = "lex-end",
-    /// An id of a stream's entry, right or wrong.
+    /// The id of a stream entry, valid or not.
     StreamId = "stream-id",
-    /// An id for a new entry: higher than others mostly, and never one that the server's clock chooses.
+    /// An id for a new entry: mostly higher than others, and never chosen by the server's clock.
     NewId = "new-id",
-    /// An end of an interval of ids.
+    /// An end of a range of ids.
     IntervalId = "interval-id",
-    /// A group of a stream's consumers.
+    /// A consumer group.
     Group = "group",
     /// A consumer of a group.
     Consumer = "consumer",
     /// A position in a string; negative ones too.
     Index = "index",
-    /// Where SETRANGE writes: near, or past the longest string (512 MB, too slow to reach here).
+    /// An offset for SETRANGE: small, or past the longest string (512 MB, too slow to reach here).
     Offset = "offset",
-    /// A count of seconds that does not end during a run, or has ended before.
+    /// A TTL in seconds that does not expire during a run, or has expired already.
     Seconds = "seconds",
     /// The same in milliseconds.
     Milliseconds = "milliseconds",
@@ -98,32 +98,32 @@ slots! {
     Pattern = "pattern",
     /// A small positive number.
     Count = "count",
-    /// Name of a type.
+    /// The name of a type.
     Type = "type",
-    /// Name of a client, right or wrong.
+    /// The name of a client, valid or not.
     Name = "name",
-    /// A configuration option that changes no reply.
+    /// A configuration option that does not affect replies.
     Option = "option",
-    /// A value for such an option, right or wrong.
+    /// A value for such an option, valid or not.
     Setting = "setting",
 }
 
 /// Parses a grammar.
 ///
 /// # Panics
-/// When it makes no sense: grammars are constants of this program.
+/// If the grammar is invalid: grammars are constants of this program.
 #[must_use]
 pub fn parse(grammar: &str) -> Vec<Node> {
     let mut tokens = grammar.split_whitespace();
     let (mut choices, end) = parse_choices(&mut tokens);
     assert!(
         end.is_none() && choices.len() == 1,
-        "brackets or choices out of place in {grammar:?}"
+        "misplaced brackets or choices in {grammar:?}"
     );
     choices.remove(0)
 }
 
-/// Parses up to a closing bracket, which it returns.
+/// Parses up to a closing bracket, and returns that as well.
 fn parse_choices<'a>(
     tokens: &mut impl Iterator<Item = &'a str>,
 ) -> (Vec<Vec<Node>>, Option<&'a str>) {
@@ -152,21 +152,21 @@ fn parse_choices<'a>(
         };
         choices
             .last_mut()
-            .expect("begins with one and only grows")
+            .expect("there is always at least one choice")
             .push(node);
     }
     (choices, None)
 }
 
-/// Random arguments that follow `grammar`, then perhaps bent.
+/// Random arguments that follow `grammar`, sometimes mutated.
 #[must_use]
 pub fn generate(grammar: &[Node], random: &mut Random) -> Vec<Vec<u8>> {
     let mut arguments = Vec::new();
     generate_into(grammar, random, &mut arguments);
-    // A bent ZADD could spoil a sorted set of equal scores.
+    // A mutated ZADD could give a sorted set of equal scores another score.
     let is_lex = arguments.iter().any(|word| word.starts_with(LEX_PREFIX));
     if random.one_in(6) && !is_lex {
-        bend(&mut arguments, random);
+        mutate(&mut arguments, random);
     }
     tame(&mut arguments);
     for word in &mut arguments {
@@ -209,15 +209,15 @@ pub(crate) fn generate_into(grammar: &[Node], random: &mut Random, out: &mut Vec
     }
 }
 
-/// What the keys of sorted sets of equal scores begin with.
+/// The prefix of keys of sorted sets with equal scores.
 const LEX_PREFIX: &[u8] = b"lex:";
 
-/// Members whose order tells much.
+/// Members whose order reveals differences in comparison.
 const LEX_MEMBERS: &[&str] = &[
     "", "a", "aa", "ab", "b", "ba", "c", "d", "\0", "a\0", "\u{ff}", "0", "1", "10", "9", "-1",
 ];
 
-/// Integers at the edges of what parsers accept, and things that are none.
+/// Integers at the limits of parsers, and texts that are not integers.
 const ODD: &[&[u8]] = &[
     b"",
     b" ",
@@ -257,7 +257,7 @@ const ODD: &[&[u8]] = &[
     b"\r\n",
 ];
 
-/// Floats as people write them, and as they should not.
+/// Floats in usual and invalid notations.
 const FLOATS: &[&[u8]] = &[
     b"0",
     b"0.1",
@@ -477,7 +477,7 @@ pub(crate) fn argument(slot: Slot, random: &mut Random) -> Vec<u8> {
     }
 }
 
-/// Options whose value changes no reply of another command; restored after each sequence.
+/// Options that do not affect the replies of other commands; restored after each sequence.
 pub const OPTIONS: &[&str] = &[
     "maxmemory-policy",
     "maxmemory-samples",
@@ -501,7 +501,7 @@ pub const OPTIONS: &[&str] = &[
     "stream-node-max-entries",
 ];
 
-/// Ids at the edges of what parsers accept.
+/// Ids at the limits of parsers.
 const ODD_IDS: &[&[u8]] = &[
     b"0-0",
     b"0-1",
@@ -550,7 +550,7 @@ fn value(random: &mut Random) -> Vec<u8> {
     }
 }
 
-/// Durations keep clear of the present, so that both servers see the same keys.
+/// A duration that expires far from the present, so that both servers see the same keys.
 fn duration(random: &mut Random, unit: i64) -> Vec<u8> {
     match random.below(6) {
         0 => random.pick(ODD_DURATIONS).to_vec(),
@@ -563,7 +563,7 @@ fn deadline(random: &mut Random, unit: i64) -> Vec<u8> {
     match random.below(6) {
         0 => random.pick(ODD_DURATIONS).to_vec(),
         1 => number(random.between(-10, 1_000_000) * unit),
-        // From the year 2033 on; fixed, so that a seed means the same tomorrow.
+        // From the year 2033 on. A constant, so that a seed gives the same sequence on every day.
         _ => number(random.between(2_000_000_000, 4_000_000_000) * unit),
     }
 }
@@ -624,7 +624,7 @@ mod tests {
     }
 
     #[test]
-    fn options_come_in_any_order_and_go_wrong_now_and_then() {
+    fn options_come_in_any_order_and_are_sometimes_invalid() {
         let grammar = parse("SET key value [ NX ] [ GET ]");
         let mut random = Random::new(1);
         let commands: Vec<_> = (0..2000).map(|_| generate(&grammar, &mut random)).collect();

@@ -1,7 +1,8 @@
-//! Is a concurrent history linearizable: can each call have taken effect at one moment between its start and its end?
+//! Checks whether a concurrent history is linearizable: whether each call can have taken effect at one moment between its start
+//! and its end.
 //!
-//! The search is that of Wing and Gong (1993) with the memory of Lowe (2017). A client's calls take
-//! effect in its own order, so how far a search has come is one position per client:
+//! The search is that of Wing and Gong (1993) with the memoization of Lowe (2017). The calls of a client take
+//! effect in their order, so the state of a search is one position per client:
 //!
 //! ```text
 //! client 0   [--- SET a 1 ---]      [-- GET a: 1 --]
@@ -9,56 +10,56 @@
 //!                  ▲ positions (1, 0): SET is done, INCR and GET are not
 //! ```
 //!
-//! The next call of a client may come next in the order if none that is left had ended before it started. It does, if
-//! the model gives the reply that was seen. A pair of positions and state that was met before is not searched again.
+//! A client's next call is a candidate for the next place in the order if no other remaining call ended before it started. It
+//! fits if the model gives the observed reply. A pair of positions and state is searched only once.
 
 use std::collections::HashSet;
 use std::fmt::{self, Debug};
 use std::hash::Hash;
 use std::time::Instant;
 
-/// What the calls act on, and how, one after the other.
+/// The state that calls act on, and their sequential semantics.
 pub trait Model: Clone + Eq + Hash {
     /// A call.
     type Operation: Debug + Clone;
-    /// What comes back.
+    /// The reply of a call.
     type Reply: Debug + Clone + PartialEq;
 
-    /// Applies a call and returns the reply that it must have.
+    /// Applies a call and returns the correct reply.
     fn apply(&mut self, operation: &Self::Operation) -> Self::Reply;
 
-    /// True if a call that got this reply changed nothing, whatever the state was. It makes the search much shorter,
-    /// and wrong if it is not so.
+    /// True only if a call with this reply changes nothing, whatever the state. This makes the search much shorter; if it is true
+    /// for a call that changes something, the result is wrong.
     fn is_inert(operation: &Self::Operation, reply: &Self::Reply) -> bool;
 
-    /// The numbers of the keys that a call touches, all below 64. Calls whose keys are not connected, not even through
-    /// other calls, are judged apart.
+    /// The numbers, below 64, of the keys that a call touches. Calls whose keys are not connected, not even through
+    /// other calls, are checked separately.
     fn keys(operation: &Self::Operation) -> Vec<usize>;
 }
 
-/// One call of a client, as seen from outside.
+/// A call of a client, as observed from outside.
 #[derive(Debug, Clone)]
 pub struct Call<M: Model> {
-    /// What was asked.
+    /// The operation.
     pub operation: M::Operation,
-    /// What came back.
+    /// Its reply.
     pub reply: M::Reply,
-    /// A moment before it was sent.
+    /// A moment before the call was sent.
     pub started: Instant,
-    /// A moment after its reply had come.
+    /// A moment after its reply arrived.
     pub ended: Instant,
 }
 
-/// The calls of each client, in the order in which that client made them. Calls of one client may overlap (a
-/// pipeline), but take effect in their order.
+/// The calls of each client, in the client's order. Calls of one client may overlap (in a pipeline), but take effect in
+/// their order.
 pub type History<M> = Vec<Vec<Call<M>>>;
 
-/// Why a history was not accepted.
+/// Why a history was rejected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rejection {
-    /// No order explains it. The text shows the longest order found and the calls that cannot follow.
+    /// No order explains the history. The text shows the longest order found and the calls that cannot follow it.
     NotLinearizable(String),
-    /// The search gave up after so many steps.
+    /// The search gave up after this many steps.
     TooHard(usize),
 }
 
@@ -71,15 +72,15 @@ impl fmt::Display for Rejection {
     }
 }
 
-/// The most steps of one search: some seconds.
+/// The most steps of one search: a few seconds.
 const STEPS_MAX: usize = 3_000_000;
-/// How many calls of the longest order are shown.
+/// How many calls of the longest order a rejection shows.
 const SHOWN_MAX: usize = 12;
 
-/// Accepts a history that some order of its calls explains, starting from `initial`.
+/// Accepts a history if some order of its calls explains it, starting from `initial`.
 ///
 /// # Errors
-/// There is no such order, or it was not found in time.
+/// There is no such order, or the search took too many steps.
 pub fn check<M: Model>(initial: &M, history: &[Vec<Call<M>>]) -> Result<(), Rejection> {
     for keys in connected_keys(history) {
         let part: Vec<Vec<&Call<M>>> = history
@@ -97,7 +98,7 @@ fn mask<M: Model>(call: &Call<M>) -> u64 {
         .fold(0, |mask, key| mask | 1 << key)
 }
 
-/// Sets of keys, as bits, such that no call touches two of them.
+/// Partitions the keys into bit sets such that no call touches two of them.
 fn connected_keys<M: Model>(history: &[Vec<Call<M>>]) -> Vec<u64> {
     let mut sets: Vec<u64> = Vec::new();
     for call in history.iter().flatten() {
@@ -114,12 +115,12 @@ fn connected_keys<M: Model>(history: &[Vec<Call<M>>]) -> Vec<u64> {
     sets
 }
 
-/// One call in the order tried, and what to try instead.
+/// A place in the order being tried, and the alternatives.
 struct Step<M> {
     before: M,
-    /// The clients whose calls may come next here, the most urgent last.
+    /// The clients whose calls may come next here; the last one is tried first.
     candidates: Vec<usize>,
-    /// The one whose call was taken.
+    /// The client whose call was taken.
     taken: Option<usize>,
 }
 
@@ -133,7 +134,7 @@ fn search<M: Model>(initial: &M, history: &[Vec<&Call<M>>]) -> Result<(), Reject
         candidates: candidates(history, &positions),
         taken: None,
     }];
-    // The last step has no call yet; all before it have.
+    // All steps but the last one have a call.
     while steps.len() <= total {
         let Some(step) = steps.last_mut() else {
             return Err(Rejection::NotLinearizable(describe(
@@ -156,7 +157,7 @@ fn search<M: Model>(initial: &M, history: &[Vec<&Call<M>>]) -> Result<(), Reject
             continue;
         }
         if M::is_inert(&call.operation, &call.reply) {
-            // If it may come later it may as well come now: no other need be tried.
+            // A call that changes nothing fits here as well as later, so no alternative needs to be tried.
             step.candidates.clear();
         }
         step.taken = Some(client);
@@ -176,8 +177,8 @@ fn search<M: Model>(initial: &M, history: &[Vec<&Call<M>>]) -> Result<(), Reject
     Ok(())
 }
 
-/// The clients whose next call started before any other that is left had ended. Who ended first is last: most calls
-/// take effect in that order, so it is tried first.
+/// The clients whose next call started before any other remaining call ended. The call that ended first comes last and so is
+/// tried first: most calls take effect in the order of their ends.
 fn candidates<M: Model>(history: &[Vec<&Call<M>>], positions: &[usize]) -> Vec<usize> {
     let next = |client: usize| history[client].get(positions[client]);
     let all = 0..history.len();
@@ -191,7 +192,7 @@ fn candidates<M: Model>(history: &[Vec<&Call<M>>], positions: &[usize]) -> Vec<u
     clients
 }
 
-/// The end of an order of clients, and the calls that cannot follow it.
+/// Describes the end of an order of clients, and the calls that cannot follow it.
 fn describe<M: Model>(initial: &M, history: &[Vec<&Call<M>>], order: &[usize]) -> String {
     let mut text = String::new();
     let mut state = initial.clone();
@@ -210,7 +211,7 @@ fn describe<M: Model>(initial: &M, history: &[Vec<&Call<M>>], order: &[usize]) -
         state.apply(operation);
         positions[client] += 1;
     }
-    text += "then none of these can follow:\n";
+    text += "none of these calls can follow:\n";
     for client in candidates(history, &positions) {
         let Call {
             operation, reply, ..
@@ -236,7 +237,7 @@ mod tests {
         Read(usize),
         Write(usize, i64),
         Add(usize, i64),
-        /// Reads two at one moment.
+        /// Reads two registers at one moment.
         Both(usize, usize),
     }
     use Operation::{Add, Both, Read, Write};
@@ -371,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_no_call_connects_are_judged_apart() {
+    fn keys_that_no_call_connects_are_checked_separately() {
         let zero = Instant::now();
         let call = |operation| Call::<Registers> {
             operation,
@@ -386,13 +387,13 @@ mod tests {
         let mut sets = connected_keys(&history);
         sets.sort_unstable();
         assert_eq!(sets, [1, 0b1110, 1 << 5]);
-        // The wrong one is found, wherever it is.
+        // A wrong call is found in any set.
         let good = (Write(0, 1), &[][..], 0, 1);
         assert!(verdict(&[&[good, (Read(7), &[1], 2, 3)]]).is_err());
     }
 
-    /// A history that was made by running calls one by one is accepted, however their times overlap; with one
-    /// reply changed to what no order gives it is rejected.
+    /// A history made by running calls one by one is accepted, however their times overlap. With one reply changed to a
+    /// value that no order gives, it is rejected.
     #[test]
     fn random_histories_are_accepted_until_a_reply_is_falsified() {
         const CLIENTS: usize = 4;
@@ -417,7 +418,7 @@ mod tests {
                 let earliest = (effect * 10).saturating_sub(random.below(60));
                 let ended = effect * 10 + random.below(60);
                 let reply = model.apply(&operation);
-                // Calls of one client may overlap, as in a pipeline; their order is that of the client all the same.
+                // Calls of one client may overlap, as in a pipeline, but keep their order.
                 let (started, ended) = (earliest.max(last[client].0), ended.max(last[client].1));
                 last[client] = (started, ended);
                 history[client].push(Call {

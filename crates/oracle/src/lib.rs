@@ -1,14 +1,15 @@
-//! The oracle: proves that Damselfly answers as Redis does.
+//! The oracle: checks that Damselfly replies as Redis does.
 //!
-//! Four ways, one set of tools:
+//! It does so in four ways, with one set of tools:
 //!
 //! - **Random sequences** ([`sequence`]): commands drawn from a table ([`rows`]) are sent to a
-//!   reference and a subject, and every reply is compared (`agreement.rs`). A difference is made as short as
-//!   possible ([`shrink`]) and printed as a transcript.
-//! - **Transcripts** ([`transcript`]): text files of commands and replies. The expectations are
-//!   recorded from the real server and then hold for ours.
-//! - **Histories** ([`history`]): calls of many clients at once must have an order that explains them.
-//! - **Live fuzzing** ([`live`]): many connections send anything in random pieces; replies stay in step, and nothing leaks.
+//!   reference and a subject, and every reply is compared (`agreement.rs`). A sequence whose replies differ is made
+//!   as short as possible ([`shrink`]) and printed as a transcript.
+//! - **Transcripts** ([`transcript`]): text files of commands and replies. The expected replies are
+//!   recorded from the real server, and ours must give the same.
+//! - **Histories** ([`history`]): some order of the concurrent calls of many clients must explain all replies.
+//! - **Live fuzzing** ([`live`]): many connections send random commands in random pieces. Replies must stay in step with
+//!   requests, and nothing may leak.
 //!
 //! [`server`] starts the programs, [`connection`] talks to them; the tests in `tests/` use both.
 #![forbid(unsafe_code)]

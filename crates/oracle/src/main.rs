@@ -19,29 +19,29 @@ Usage:
       notifications, too.
   oracle live [--seed N] [--seconds N] [--threads N] [--folder PATH]
       Many connections send random commands to Damselfly, in random pieces: replies must stay in step, and nothing may leak.
-      Without --threads, servers of 1, 2 and 4 threads take turns. What led to a fault is written to the folder.
+      Without --threads, servers of 1, 2 and 4 threads take turns. The input that led to a fault is written to the folder.
   oracle transcript [--subject ADDRESS] [--threads N] FILE...
       Plays transcripts against Damselfly.
   oracle record FILE...
       Writes the replies of redis-server into transcripts.
 
-  --subject ADDRESS   a server that runs already, such as 127.0.0.1:7000; ALL ITS KEYS ARE DELETED.
-                      Without it, $DAMSELFLY_BIN or the `damselfly` beside this program is started.
-  --seed N            where to start; sequence number n of a run has the seed N + n. Default: the clock.
+  --subject ADDRESS   a server that is already running, such as 127.0.0.1:7000; ALL ITS KEYS ARE DELETED.
+                      Without it, the oracle starts $DAMSELFLY_BIN, or the `damselfly` in its own folder.
+  --seed N            first seed; sequence number n of a run has the seed N + n. Default: from the clock.
   --without LIST      commands to leave out, such as CLIENT,CONFIG.
   --family NAME       string, list, set, hash, sorted-set, stream, generic, transactions, script, connection or server.
                       Default: all.
 ";
 
-/// Runs of a shortened sequence before the shortening stops.
+/// The most runs for shortening a sequence.
 const SHRINK_TRIES: usize = 2000;
-/// Differences after which a run stops: more would say the same again.
+/// The number of differences after which a run stops: further ones mostly have the same causes.
 const DIFFERENCES_MAX: usize = 5;
-/// How often a difference must come back to count; else a deadline fell between two commands.
+/// How often a difference must be reproduced to count; one that is not comes from a deadline that fell between two commands.
 const CONFIRMATIONS: usize = 2;
-/// Allows DEBUG, with which servers are made to leave the ends of keys alone.
+/// Allows DEBUG, which makes servers keep expired keys until they are accessed.
 const DEBUG: [&str; 2] = ["--enable-debug-command", "yes"];
-/// Time between two lines of progress.
+/// The time between two progress lines.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 
 struct Options {
@@ -50,7 +50,7 @@ struct Options {
     length: usize,
     family: Option<Family>,
     without: Vec<String>,
-    /// Of the server; the default depends on what is run.
+    /// The server's threads; the default depends on the subcommand.
     threads: Option<u16>,
     seconds: u64,
     folder: String,
@@ -115,7 +115,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Options, String> {
             "--subject" => options.subject = Some(value.parse().map_err(|_| bad())?),
             "--events" => {
                 options.events = value == "yes";
-                // A failed CONFIG SET makes Redis forget the letter `n`, and its SCAN notices the ends of keys.
+                // A failed CONFIG SET makes Redis drop the class `n`, and its SCAN removes expired keys.
                 options
                     .without
                     .extend(["DEBUG", "CONFIG", "SCAN"].map(String::from));
@@ -131,7 +131,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Options, String> {
     Ok(options)
 }
 
-/// The server under test: one that runs already, or one started here that ends with the value.
+/// The server under test: one that is already running, or one started here that stops when the value is dropped.
 fn subject(options: &Options) -> io::Result<(Option<Server>, SocketAddr, Kind)> {
     if let Some(address) = options.subject {
         return Ok((None, address, Kind::Damselfly));
@@ -155,7 +155,7 @@ fn run(options: &Options) -> io::Result<bool> {
     let (_server, subject, _) = subject(options)?;
     let mut pair = Pair::new(reference.address(), subject)?;
     if options.events {
-        pair = pair.hearing();
+        pair = pair.with_events();
     }
     let generator = Generator::new(options.family, &options.without);
     let family = FAMILIES
@@ -177,13 +177,13 @@ fn run(options: &Options) -> io::Result<bool> {
         let comparison = pair.run(&steps)?;
         replies += comparison.replies;
         if let Some(difference) = comparison.difference {
-            if comes_back(&pair, &steps, &difference)? {
+            if is_reproducible(&pair, &steps, &difference)? {
                 differences += 1;
                 report(&pair, seed, &steps[..=difference.index])?;
             } else {
                 unstable += 1;
                 println!(
-                    "seed {seed}: a difference that did not come back, at {}",
+                    "seed {seed}: a difference that could not be reproduced, at {}",
                     command_line(&steps[difference.index].arguments)
                 );
             }
@@ -213,7 +213,7 @@ fn fuzz_live(options: &Options) -> io::Result<bool> {
     })
 }
 
-fn comes_back(pair: &Pair, steps: &[Step], difference: &Difference) -> io::Result<bool> {
+fn is_reproducible(pair: &Pair, steps: &[Step], difference: &Difference) -> io::Result<bool> {
     for _ in 0..CONFIRMATIONS {
         if pair
             .run(steps)?
@@ -226,14 +226,14 @@ fn comes_back(pair: &Pair, steps: &[Step], difference: &Difference) -> io::Resul
     Ok(true)
 }
 
-/// Shortens the sequence and prints it as a transcript; the comment at its end is our reply.
+/// Shortens the sequence and prints it as a transcript, with both replies at its end.
 fn report(pair: &Pair, seed: u64, steps: &[Step]) -> io::Result<()> {
     let short = shrink(steps, SHRINK_TRIES, |rest| {
         pair.run(rest)
             .is_ok_and(|comparison| comparison.difference.is_some())
     });
     let Some(difference) = pair.run(&short)?.difference else {
-        println!("seed {seed}: differs, but not when shortened");
+        println!("seed {seed}: the replies differ, but not for the shortened sequence");
         return Ok(());
     };
     println!("\nseed {seed}: the replies differ");

@@ -1,12 +1,12 @@
-//! A small seeded generator of random numbers: the same seed gives the same run on every machine.
+//! A small seeded random number generator: the same seed gives the same run on every machine.
 
-/// The number in an environment variable, as seeds and durations are given to tests.
+/// The number in an environment variable, such as the seed or duration of a test.
 #[must_use]
 pub fn number_from(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }
 
-/// `SplitMix64` (Steele, Lea, Flood 2014): one word of state, no bad seeds.
+/// `SplitMix64` (Steele, Lea, Flood 2014): one word of state, and every seed is good.
 #[derive(Debug, Clone)]
 pub struct Random {
     state: u64,
@@ -39,7 +39,7 @@ impl Random {
         low + i64::try_from(self.bits() % span).expect("the remainder is below the span")
     }
 
-    /// True once in `n` times.
+    /// True with a chance of 1 in `n`.
     pub fn one_in(&mut self, n: usize) -> bool {
         self.below(n) == 0
     }

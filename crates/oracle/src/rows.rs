@@ -1,5 +1,5 @@
-//! The table of commands for random sequences: one row each, with its grammar and how its
-//! replies compare.
+//! The table of commands for random sequences: one row each, with its grammar and the rule for
+//! comparing its replies.
 
 mod streams;
 
@@ -8,30 +8,30 @@ mod streams;
 pub enum Rule {
     /// Byte for byte.
     Exact,
-    /// Elements in any order: KEYS follows the table's order, which is each server's own.
+    /// Elements in any order: KEYS follows the order of the hash table, which is each server's own.
     Unordered,
-    /// Integers that may differ by this much: they depend on when the command ran.
+    /// Integers that may differ by this much, since they depend on when the command ran.
     Near(i64),
-    /// A count of keys: Redis counts keys whose end has come and that it has not met yet; we never count more than it does.
+    /// A count of keys: Redis also counts expired keys that it has not removed yet; ours must not be higher.
     AtMost,
-    /// The same types in the same places: identifiers, times, random choices.
+    /// The same types in the same places: for ids, times and random choices.
     Shape,
-    /// Byte for byte, but for times, which may differ a little, and the number of nodes of Redis's own tree: what XINFO and
-    /// XPENDING show.
+    /// Byte for byte, except times, which may differ a little, and the number of nodes of Redis's radix tree: for XINFO and
+    /// XPENDING.
     Idle,
-    /// Byte for byte, but Redis may complain of a score that is fine: it looks at an error number that an earlier command may have
-    /// left behind.
+    /// Byte for byte, but Redis may refuse a valid score: it checks an `errno` that an earlier command may have
+    /// left set.
     Sorted,
-    /// A map without the fields that name the server: HELLO.
+    /// A map, without the fields that identify the server: for HELLO.
     Hello,
-    /// Each element by the rule of the command that was queued for it: EXEC.
+    /// Each element by the rule of its queued command: for EXEC.
     Queued,
-    /// A full iteration from cursor 0, compared as a set of keys or members: SCAN, SSCAN.
+    /// A full iteration from cursor 0, compared as a set of keys or members: for SCAN and SSCAN.
     Scan,
-    /// Random members are taken out: as `Shape`; then the key is removed, since each server took others.
+    /// Random members are removed: compared as `Shape`. Then the key is deleted, since each server removed other members.
     Take,
-    /// Byte for byte, but a listpack of ours may be a hash table, a quicklist or a skiplist there: Redis 7.0 has no listpacks for
-    /// sets and lists, and its SORT makes skiplists of sorted sets.
+    /// Byte for byte, but our listpack may be a hashtable, quicklist or skiplist in Redis: 7.0 has no listpacks for sets and
+    /// lists, and its SORT converts sorted sets to skiplists.
     Encoding,
 }
 
@@ -91,11 +91,11 @@ pub const FAMILIES: &[(Family, &str)] = &[
 /// One command.
 #[derive(Debug, Clone, Copy)]
 pub struct Row {
-    /// Where it belongs.
+    /// Its family.
     pub family: Family,
     /// The whole command in the notation of [`crate::grammar`].
     pub grammar: &'static str,
-    /// How its replies compare.
+    /// The rule for comparing its replies.
     pub rule: Rule,
     /// How often it is drawn, relative to the others.
     pub weight: usize,
@@ -120,8 +120,8 @@ pub fn all() -> impl Iterator<Item = &'static Row> {
 
 /// Commands that random sequences use.
 ///
-/// Not here, because their replies are about the server itself: INFO, COMMAND, CLIENT LIST, MEMORY,
-/// LATENCY, SLOWLOG. Transcripts cover them.
+/// INFO, COMMAND, CLIENT LIST, MEMORY, LATENCY and SLOWLOG are missing, because their replies describe the
+/// server itself. Transcripts cover them.
 pub const ROWS: &[Row] = &[
     row(String, 4, Exact, "APPEND key value"),
     row(String, 4, Exact, "DECR key"),
@@ -467,7 +467,7 @@ pub const ROWS: &[Row] = &[
         Sorted,
         "SORT_RO key [ ASC | DESC ] [ LIMIT index count ]",
     ),
-    // Without STORE, texts are compared up to a zero byte only.
+    // Without STORE, Redis compares texts only up to a zero byte.
     row(
         Generic,
         3,

@@ -1,8 +1,8 @@
-//! Random scripts and functions: few texts, which run random commands of all other families.
+//! Random scripts and functions: a few texts, which run random commands of all other families.
 //!
 //! ```text
 //! EVAL "return redis.call(unpack(ARGV))" 1 key   INCRBY key 7
-//!      text                              keys    a command from the table, or two behind the length of the first
+//!      text                              keys    a command from the table; or two, after the length of the first
 //! ```
 //!
 //! Each text is also a script for EVALSHA and two functions of a library, one of them read-only.
@@ -13,7 +13,7 @@ use crate::rows::{Row, Rule};
 use crate::sequence::pick;
 use damselfly_base::sha1::{hex, sha1};
 
-/// What a text expects behind its keys.
+/// The arguments that a text expects after its keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wants {
     /// Any values.
@@ -22,17 +22,17 @@ enum Wants {
     Json,
     /// A command.
     Command,
-    /// The length of a command, it, and another one.
+    /// The length of a command, the command, and another command.
     Two,
 }
 use Wants::{Command, Json, Two, Values};
 
-/// One text.
+/// The text of a script or function.
 struct Body {
-    /// The name of the function.
+    /// The name of its function.
     name: &'static str,
     wants: Wants,
-    /// It returns what the (last) command returned, so that the command's rule is that of the whole.
+    /// True if it returns the reply of the (last) command, so that this command's rule applies to the whole.
     is_raw: bool,
     code: &'static str,
 }
@@ -57,7 +57,7 @@ const fn raw(name: &'static str, wants: Wants, code: &'static str) -> Body {
     }
 }
 
-/// Shows any value as a string, tables in order of their keys.
+/// A Lua function that formats any value, with tables in order of their keys.
 const SHOW: &str = "local function show(value)
   if type(value) ~= 'table' then return type(value) .. ':' .. tostring(value) end
   local keys = {}
@@ -221,7 +221,7 @@ impl Body {
     }
 }
 
-/// A library of all texts.
+/// A library with all texts.
 fn library() -> String {
     let mut text = String::from("#!lua name=oracle\n");
     for body in BODIES {
@@ -234,7 +234,7 @@ fn library() -> String {
     text
 }
 
-/// A small library whose functions and flags change.
+/// A small library with random functions and flags.
 fn small_library(random: &mut Random) -> String {
     let flags = random.pick(&[
         "",
@@ -253,14 +253,14 @@ fn small_library(random: &mut Random) -> String {
 
 /// Draws scripts.
 pub struct Scripts {
-    /// The commands that they run.
+    /// The commands that scripts run.
     commands: Vec<(Row, Vec<Node>)>,
-    /// Those of them whose replies are always the same.
+    /// The commands with the rule `Exact`, whose replies are deterministic.
     exact: Vec<(Row, Vec<Node>)>,
 }
 
 impl Scripts {
-    /// Scripts that run these commands.
+    /// A generator of scripts that run these commands.
     #[must_use]
     pub fn new(commands: &[(Row, Vec<Node>)]) -> Self {
         let can_run = |(row, _): &&(Row, Vec<Node>)| match row.rule {
@@ -270,7 +270,7 @@ impl Scripts {
             | Rule::AtMost
             | Rule::Shape
             | Rule::Encoding => true,
-            // They take more than one command, or a look at what they complain of.
+            // These need more than one command, or more than the reply, to be compared.
             Rule::Idle | Rule::Sorted | Rule::Hello | Rule::Queued | Rule::Scan | Rule::Take => {
                 false
             }
@@ -283,7 +283,7 @@ impl Scripts {
         }
     }
 
-    /// Commands that must come first.
+    /// Commands that prepare a server for the scripts.
     #[must_use]
     pub fn preparation() -> Vec<Vec<Vec<u8>>> {
         let mut all = vec![
@@ -296,16 +296,16 @@ impl Scripts {
         all
     }
 
-    /// Draws a command that runs a script or function, or one about them.
+    /// Draws a command that runs or manages scripts and functions.
     pub fn draw(&self, random: &mut Random) -> (Vec<Vec<u8>>, Rule) {
         if random.one_in(15) {
-            return (self.about(random), Rule::Exact);
+            return (self.management(random), Rule::Exact);
         }
         let body = random.pick(BODIES);
         let mut head = self.head(body, random);
         let (tail, rule) = self.tail(body, random);
-        if random.one_in(12) && !tail.iter().any(|word| is_longer_now(word)) {
-            grammar::bend(&mut head, random);
+        if random.one_in(12) && !tail.iter().any(|word| has_newer_option(word)) {
+            grammar::mutate(&mut head, random);
         }
         head.extend(tail);
         (head, rule)
@@ -332,7 +332,7 @@ impl Scripts {
         head
     }
 
-    /// What follows the keys, and how the reply is compared.
+    /// The arguments after the keys, and the rule for the reply.
     fn tail(&self, body: &Body, random: &mut Random) -> (Vec<Vec<u8>>, Rule) {
         let drawn = |rows: &[(Row, Vec<Node>)], random: &mut Random| {
             let (row, grammar) = pick(rows, random);
@@ -362,8 +362,8 @@ impl Scripts {
         }
     }
 
-    /// A command about scripts and functions.
-    fn about(&self, random: &mut Random) -> Vec<Vec<u8>> {
+    /// A command that manages scripts and functions.
+    fn management(&self, random: &mut Random) -> Vec<Vec<u8>> {
         let text = random.pick(BODIES).text();
         let digest = hex(&sha1(text.as_bytes()));
         match random.below(10) {
@@ -391,8 +391,8 @@ impl Scripts {
     }
 }
 
-/// True for commands that newer versions gave an option, so that 7.0 refuses too many arguments sooner.
-fn is_longer_now(word: &[u8]) -> bool {
+/// True for commands to which a newer version added an option: 7.0 refuses too many arguments earlier than we do.
+fn has_newer_option(word: &[u8]) -> bool {
     [&b"ZRANK"[..], b"ZREVRANK"].contains(&&word.to_ascii_uppercase()[..])
 }
 
@@ -400,7 +400,7 @@ fn command(words: &[&str]) -> Vec<Vec<u8>> {
     words.iter().map(|word| word.as_bytes().to_vec()).collect()
 }
 
-/// A text in JSON. Its objects have one field: the order of more is each server's own.
+/// A random JSON text. Objects have one field: the order of several would be each server's own.
 fn json(random: &mut Random) -> Vec<u8> {
     let mut text = json_value(random, 0);
     if random.one_in(8) {

@@ -2,7 +2,7 @@
 
 use crate::agreement::{Outcome, agree, agree_all, note_queued, plain_zeros, show};
 use crate::connection::{Connection, request};
-use crate::events::Ear;
+use crate::events::EventListener;
 use crate::grammar::{self, Node, OPTIONS};
 use crate::random::Random;
 use crate::rows::{self, Family, Row, Rule};
@@ -13,14 +13,14 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 
-/// The most commands that go out together.
+/// The most commands that are sent together.
 const BATCH_COMMANDS_MAX: usize = 50;
-/// The most bytes that go out before their replies are read; the sockets' buffers hold as much,
-/// so a server that stops reading until its replies are taken never waits for us for ever.
+/// The most bytes that are sent before replies are read. The socket buffers hold as much, so there is
+/// no deadlock with a server that stops reading until its replies are read.
 const BATCH_BYTES_MAX: usize = 64 * 1024;
-/// Longer commands do not go inline; servers limit the length of such a line.
+/// The longest command that is sent inline; servers limit the length of such a line.
 const INLINE_BYTES_MAX: usize = 1000;
-/// A full SCAN that takes more calls than this never ends.
+/// A full SCAN that takes more calls than this counts as endless.
 const SCAN_CALLS_MAX: usize = 10_000;
 
 /// One command of a sequence.
@@ -29,9 +29,9 @@ pub struct Step {
     /// The command.
     pub arguments: Vec<Vec<u8>>,
     pub(crate) rule: Rule,
-    /// Sent as a line of text instead of an array of strings.
+    /// True to send it as a line of text instead of an array of strings.
     inline: bool,
-    /// Whether replies are read before the next command is sent.
+    /// True if replies are read before the next command is sent.
     ends_batch: bool,
 }
 
@@ -41,7 +41,7 @@ impl Step {
         self.arguments[0].eq_ignore_ascii_case(name.as_bytes())
     }
 
-    /// True for a command of this name, or a script that may call one.
+    /// True for a command of this name, or a script that may call it.
     fn names(&self, name: &str) -> bool {
         let is_it = |argument: &Vec<u8>| argument.eq_ignore_ascii_case(name.as_bytes());
         self.arguments.iter().any(is_it)
@@ -72,17 +72,17 @@ impl Step {
 /// Draws sequences of commands from the table.
 pub struct Generator {
     rows: Vec<(Row, Vec<Node>)>,
-    /// Of those, the rows of transactions.
+    /// The rows of transactions among them.
     transactions: Vec<(Row, Vec<Node>)>,
-    /// How many commands stand between two of transactions, on average.
+    /// The mean number of commands between two transaction commands.
     distance: usize,
     scripts: Option<Scripts>,
-    /// One of so many commands is a script.
+    /// One in this many commands is a script.
     script_distance: usize,
 }
 
 impl Generator {
-    /// Draws from one family, or from all, but never the commands named in `without`.
+    /// A generator that draws from one family, or from all, but never the commands in `without`.
     #[must_use]
     pub fn new(family: Option<Family>, without: &[String]) -> Self {
         let wanted = rows::all().filter(|row| match family {
@@ -114,7 +114,7 @@ impl Generator {
         }
     }
 
-    /// `length` commands; the same seed gives the same ones.
+    /// Draws `length` commands; the same seed gives the same commands.
     #[must_use]
     pub fn sequence(&self, seed: u64, length: usize) -> Vec<Step> {
         let mut random = Random::new(seed);
@@ -131,7 +131,7 @@ impl Generator {
                 let (arguments, rule) = scripts.draw(&mut random);
                 return finish(arguments, rule, &mut random, batch_commands);
             }
-            // Long transactions fail too often: most have a mistake in them somewhere.
+            // Long transactions fail too often, since most contain a mistake.
             let distance = if is_open { 4 } else { self.distance };
             let rows = match !self.transactions.is_empty() && random.one_in(distance) {
                 true => &self.transactions,
@@ -187,10 +187,10 @@ pub struct Difference {
     pub subject: String,
 }
 
-/// What a run of a sequence found.
+/// The result of running a sequence.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Comparison {
-    /// How many replies were compared; fewer than commands when both servers hung up alike.
+    /// How many replies were compared; fewer than commands if both servers closed the connection.
     pub replies: usize,
     /// The first difference, if any.
     pub difference: Option<Difference>,
@@ -200,15 +200,15 @@ pub struct Comparison {
 pub struct Pair {
     reference: SocketAddr,
     subject: SocketAddr,
-    /// The options' values at the start, as CONFIG SET takes them.
+    /// The initial options and values, as CONFIG SET takes them.
     defaults: Vec<Vec<u8>>,
     /// True to compare keyspace notifications, too.
-    hears: bool,
+    compares_events: bool,
 }
 
 impl Pair {
-    /// Remembers both servers, and the reference's settings, which hold at the start of every
-    /// sequence on both.
+    /// Records both servers and the reference's settings, which apply to both at the start of every
+    /// sequence.
     ///
     /// # Errors
     /// The reference cannot be reached.
@@ -230,35 +230,38 @@ impl Pair {
             reference,
             subject,
             defaults,
-            hears: false,
+            compares_events: false,
         })
     }
 
-    /// Compares the keyspace notifications of each command, too. The servers must allow DEBUG.
+    /// Also compares the keyspace notifications of each command. The servers must allow DEBUG.
     #[must_use]
-    pub fn hearing(self) -> Self {
+    pub fn with_events(self) -> Self {
         Self {
-            hears: true,
+            compares_events: true,
             ..self
         }
     }
 
-    /// Runs a sequence on both, each empty at first; returns the first difference.
+    /// Empties both servers, runs a sequence on both, and returns the first difference.
     ///
     /// # Errors
     /// A server cannot be reached at all.
     pub fn run(&self, steps: &[Step]) -> io::Result<Comparison> {
         let mut reference = self.fresh(self.reference)?;
         let mut subject = self.fresh(self.subject)?;
-        let mut ears = match self.hears {
-            true => Some((Ear::open(self.reference)?, Ear::open(self.subject)?)),
+        let mut listeners = match self.compares_events {
+            true => Some((
+                EventListener::open(self.reference)?,
+                EventListener::open(self.subject)?,
+            )),
             false => None,
         };
         let mut first = 0;
         let mut queued = Vec::new();
         let mut sorts = false;
         while first < steps.len() {
-            let length = match ears {
+            let length = match listeners {
                 None => batch_length(&steps[first..]),
                 Some(_) => 1,
             };
@@ -269,7 +272,7 @@ impl Pair {
                     vec![run_alone(&mut reference, &batch[0])],
                 )
             } else {
-                // Both work at the same time, so that deadlines fall alike.
+                // Both run at the same time, so that deadlines pass at the same commands.
                 let sent = (send(&mut reference, batch), send(&mut subject, batch));
                 (
                     receive(&mut subject, batch, sent.1),
@@ -296,7 +299,7 @@ impl Pair {
                         difference,
                     });
                 }
-                // Both failed alike: the connections are gone, and the rest with them.
+                // Both failed in the same way: the connections are gone, so the sequence ends here.
                 if theirs.is_err() {
                     return Ok(Comparison {
                         replies: first + offset,
@@ -304,8 +307,8 @@ impl Pair {
                     });
                 }
             }
-            if let Some((reference, subject)) = &mut ears {
-                let (theirs, ours) = (reference.hear()?, subject.hear()?);
+            if let Some((reference, subject)) = &mut listeners {
+                let (theirs, ours) = (reference.drain()?, subject.drain()?);
                 if theirs != ours {
                     let difference = Some(Difference {
                         index: first,
@@ -330,7 +333,7 @@ impl Pair {
     fn fresh(&self, address: SocketAddr) -> io::Result<Connection> {
         let mut connection = Connection::open(address)?;
         connection.call(&["FLUSHALL"])?;
-        // One by one: a server that lacks an option still gets the others.
+        // Options are set one by one, so that a server that lacks one still gets the others.
         for pair in self.defaults.chunks_exact(2) {
             connection.send(&request(&[
                 b"CONFIG".as_slice(),
@@ -346,7 +349,7 @@ impl Pair {
     }
 }
 
-/// How many steps go out together.
+/// How many steps are sent together.
 fn batch_length(steps: &[Step]) -> usize {
     let mut bytes = 0;
     for (index, step) in steps.iter().enumerate() {
@@ -361,7 +364,7 @@ fn batch_length(steps: &[Step]) -> usize {
     steps.len()
 }
 
-/// Whether the step is more than one command.
+/// True if the step takes more than one command.
 fn goes_alone(step: &Step) -> bool {
     matches!(step.rule, Rule::Scan | Rule::Take)
 }
@@ -392,7 +395,7 @@ fn receive(connection: &mut Connection, batch: &[Step], sent: io::Result<()>) ->
     outcomes
 }
 
-/// Sends the command, then removes its key.
+/// Sends the command, then deletes its key.
 fn take(connection: &mut Connection, step: &Step) -> Outcome {
     let reply = connection.call(&step.arguments);
     if let Some(key) = step.arguments.get(1) {
@@ -402,7 +405,7 @@ fn take(connection: &mut Connection, step: &Step) -> Outcome {
     reply.map_err(|error| error.kind())
 }
 
-/// Follows the cursor to its end and returns all keys, sorted, each once.
+/// Follows the cursor until it is 0 and returns all keys, sorted and without duplicates.
 fn scan(connection: &mut Connection, step: &Step) -> Outcome {
     let mut arguments = step.arguments.clone();
     let cursor_at = if arguments[0].eq_ignore_ascii_case(b"SCAN") {
@@ -419,7 +422,7 @@ fn scan(connection: &mut Connection, step: &Step) -> Outcome {
         let [Value::Bulk(cursor), Value::Array(found)] = parts.as_slice() else {
             return Ok(reply);
         };
-        // A cursor that was not 0 at first (a bent argument) may mean anything.
+        // A first cursor other than 0 (a mutated argument) may return anything.
         if step.arguments[cursor_at] != b"0" {
             return Ok(Value::Simple(b"some keys".to_vec()));
         }
@@ -434,7 +437,7 @@ fn scan(connection: &mut Connection, step: &Step) -> Outcome {
         arguments[cursor_at].clone_from(cursor);
     }
     Ok(Value::Error(
-        format!("the iteration did not end within {SCAN_CALLS_MAX} calls").into_bytes(),
+        format!("the iteration did not finish within {SCAN_CALLS_MAX} calls").into_bytes(),
     ))
 }
 
@@ -443,7 +446,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seed_stands_for_one_sequence() {
+    fn the_same_seed_gives_the_same_sequence() {
         let generator = Generator::new(None, &[]);
         let bytes = |seed| {
             generator

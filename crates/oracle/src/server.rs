@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 
 /// How long a server may take from its start to its first reply.
 const START_TIMEOUT: Duration = Duration::from_secs(15);
-/// How often a state that cannot be waited for (a starting or ending process) is looked at.
+/// The interval for polling a state that cannot be awaited (a starting or exiting process).
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
-/// Another process may take the free port first; then the start is tried again.
+/// How often to try a start: another process may take the free port first.
 const START_TRIES: u32 = 5;
 
-/// A server program, and how it wants to be started.
+/// A server program, and how to start it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program {
     path: PathBuf,
@@ -26,7 +26,7 @@ pub struct Program {
 /// Whose program it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// The reference, `redis-server`.
+    /// `redis-server`, the reference.
     Redis,
     /// Ours.
     Damselfly,
@@ -55,10 +55,10 @@ impl Program {
         Self::new("redis-server")
     }
 
-    /// The program under test: `$DAMSELFLY_BIN`, else `damselfly` beside or above this executable.
+    /// The program under test: `$DAMSELFLY_BIN`, or `damselfly` in the folder of this executable or its parent.
     ///
     /// # Panics
-    /// When there is none; the message says how to build it.
+    /// If there is none; the message says how to build it.
     #[must_use]
     pub fn subject() -> Self {
         if let Some(path) = std::env::var_os("DAMSELFLY_BIN") {
@@ -83,7 +83,7 @@ impl Program {
         self.kind
     }
 
-    /// A command that runs the program with `arguments`, in `folder`, and nothing else set.
+    /// A command that runs the program with only `arguments`, in `folder`.
     #[must_use]
     pub fn command(&self, folder: &Path, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.path);
@@ -113,7 +113,7 @@ impl ScratchFolder {
         Ok(Self(path))
     }
 
-    /// Where it is.
+    /// Its path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0
@@ -122,7 +122,7 @@ impl ScratchFolder {
 
 impl Drop for ScratchFolder {
     fn drop(&mut self) {
-        // A folder left behind in the temporary folder harms nobody.
+        // A leftover folder in the temporary folder does no harm.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
@@ -140,9 +140,9 @@ impl Server {
     /// Damselfly's thread count is an argument like any other (`--threads N`).
     ///
     /// # Errors
-    /// The program cannot be run, ends at once, or does not answer in time; the text holds its log.
+    /// The program cannot be run, exits at once, or does not answer in time; the text contains its log.
     pub fn start(program: &Program, arguments: &[&str]) -> io::Result<Self> {
-        let mut last = io::Error::other("no try was made");
+        let mut last = io::Error::other("no attempt was made");
         for _ in 0..START_TRIES {
             match Self::try_start(program, arguments) {
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => last = error,
@@ -152,10 +152,10 @@ impl Server {
         Err(last)
     }
 
-    /// Starts the server that is tested, with so many threads and shards if it is Damselfly.
+    /// Starts the server under test, with this many threads and shards if it is Damselfly.
     ///
     /// # Panics
-    /// As [`Server::start`] fails.
+    /// If [`Server::start`] fails.
     #[must_use]
     pub fn subject(threads: &str, shards: &str) -> Self {
         let program = Program::subject();
@@ -205,7 +205,7 @@ impl Server {
                 };
                 return Err(io::Error::new(
                     kind,
-                    format!("the server ended at its start ({status}); its log:\n{log}"),
+                    format!("the server exited at its start ({status}); its log:\n{log}"),
                 ));
             }
             // Any reply will do: a server with a password answers with an error.
@@ -225,7 +225,7 @@ impl Server {
         }
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -234,7 +234,7 @@ impl Server {
     /// A new connection to it.
     ///
     /// # Panics
-    /// When it does not accept; a test cannot go on then.
+    /// If it does not accept; a test cannot continue then.
     #[must_use]
     pub fn connect(&self) -> Connection {
         match Connection::open(self.address) {
@@ -246,7 +246,7 @@ impl Server {
         }
     }
 
-    /// All it has written to its standard output and error.
+    /// Everything it has written to its standard output and error.
     #[must_use]
     pub fn log(&self) -> String {
         fs::read(self.folder.path().join("log"))
@@ -260,10 +260,10 @@ impl Server {
         self.child.id()
     }
 
-    /// Memory the process has resident now, in bytes, as the kernel counts it.
+    /// The resident memory of the process in bytes, as the kernel reports it.
     ///
     /// # Panics
-    /// When the process is gone.
+    /// If the process is gone.
     #[must_use]
     pub fn resident_bytes(&self) -> u64 {
         let status =
@@ -280,7 +280,7 @@ impl Server {
         kibibytes * 1024
     }
 
-    /// Sends SIGTERM and waits for the end; `None` when it still runs after `limit`.
+    /// Sends SIGTERM and waits until the process exits; `None` if it still runs after `limit`.
     ///
     /// # Errors
     /// The signal cannot be sent.
@@ -295,10 +295,10 @@ impl Server {
         self.wait(limit)
     }
 
-    /// Waits for the end; `None` when it still runs after `limit`.
+    /// Waits until the process exits; `None` if it still runs after `limit`.
     ///
     /// # Errors
-    /// The system cannot tell.
+    /// The state of the process cannot be read.
     pub fn wait(&mut self, limit: Duration) -> io::Result<Option<ExitStatus>> {
         wait_for_end(&mut self.child, limit)
     }
@@ -306,16 +306,16 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Fails only when it has ended already.
+        // Fails only if it has exited already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Waits for `child` to end; `None` when it still runs after `limit`.
+/// Waits until `child` exits; `None` if it still runs after `limit`.
 ///
 /// # Errors
-/// The system cannot tell.
+/// The state of the process cannot be read.
 pub fn wait_for_end(child: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
     let start = Instant::now();
     loop {
@@ -332,7 +332,7 @@ pub fn wait_for_end(child: &mut Child, limit: Duration) -> io::Result<Option<Exi
 /// A port that was free a moment ago.
 ///
 /// # Errors
-/// None is left.
+/// No port is free.
 pub fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
         .local_addr()?

@@ -1,6 +1,6 @@
-//! Makes a failing sequence short: what is left is what matters.
+//! Reduces a failing sequence to the items that matter.
 
-/// Drops items as long as `fails` holds for the rest, large pieces first.
+/// Drops items while `fails` holds for the rest, large pieces first.
 ///
 /// Returns a sequence that fails and from which no single item can be dropped, unless `tries`
 /// runs out before.
@@ -44,7 +44,7 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_tries_is_kept() {
+    fn the_number_of_tries_is_limited() {
         let mut calls = 0;
         let kept = shrink(&[1, 2, 3, 4], 2, |_| {
             calls += 1;

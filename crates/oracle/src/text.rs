@@ -1,8 +1,8 @@
 //! Commands and replies as text, in the manner of `redis-cli`.
 //!
 //! Arguments: bare words, `'single'` or `"double"` quotes with `\n \r \t \b \a \\ \" \xHH`, and
-//! `"x"*1000` for a thousand times `x`. Replies: unlike `redis-cli`, every type looks different,
-//! so that equal text means equal replies.
+//! `"x"*1000` for `x` a thousand times. Replies: unlike in `redis-cli`, every type looks different,
+//! so equal texts mean equal replies.
 //!
 //! ```text
 //! OK   (error) ERR no such key   (integer) 7   "bytes"   (nil)   (nil array)   (null)
@@ -15,7 +15,7 @@ use damselfly_protocol::client::{NullKind, Value};
 /// Splits a line into arguments.
 ///
 /// # Errors
-/// A quote that is not closed, or text stuck to a closing quote, said in words.
+/// A description, if a quote is not closed or text follows a closing quote directly.
 pub fn split_arguments(line: &str) -> Result<Vec<Vec<u8>>, String> {
     let mut arguments = Vec::new();
     let mut rest = line.trim_start();
@@ -34,7 +34,7 @@ pub fn split_arguments(line: &str) -> Result<Vec<Vec<u8>>, String> {
     Ok(arguments)
 }
 
-/// Reads up to the closing quote, and a `*count` behind it; returns what follows as well.
+/// Reads up to the closing quote and a `*count` after it; also returns the rest of the text.
 fn quoted(text: &str, quote: char) -> Result<(Vec<u8>, &str), String> {
     let mut bytes = Vec::new();
     let mut characters = text.char_indices();
@@ -68,7 +68,7 @@ fn quoted(text: &str, quote: char) -> Result<(Vec<u8>, &str), String> {
             other => return Err(format!("unknown escape \\{other}")),
         });
     }
-    Err(format!("a quote {quote} that is not closed"))
+    Err(format!("the quote {quote} is not closed"))
 }
 
 fn repeated(bytes: Vec<u8>, after: &str) -> Result<(Vec<u8>, &str), String> {
@@ -78,7 +78,7 @@ fn repeated(bytes: Vec<u8>, after: &str) -> Result<(Vec<u8>, &str), String> {
         Some(Ok(count)) => Ok((bytes.repeat(count), rest)),
         None if suffix.is_empty() => Ok((bytes, rest)),
         Some(Err(_)) | None => Err(format!(
-            "{suffix:?} behind a closing quote; expected a space or *count"
+            "{suffix:?} after a closing quote; expected a space or *count"
         )),
     }
 }
@@ -126,7 +126,7 @@ pub fn command_line(arguments: &[Vec<u8>]) -> String {
     words.join(" ")
 }
 
-/// A reply as lines of text, without a newline at the end.
+/// A reply as lines of text, without a trailing newline.
 #[must_use]
 pub fn render(value: &Value) -> String {
     match value {
@@ -160,7 +160,7 @@ pub fn render(value: &Value) -> String {
     }
 }
 
-/// Text of a one-line reply; other than printable bytes are escaped.
+/// The text of a one-line reply; bytes that are not printable are escaped.
 fn plain(bytes: &[u8]) -> String {
     let quoted = quote(bytes).replace("\\\"", "\"").replace("\\\\", "\\");
     quoted[1..quoted.len() - 1].to_string()
@@ -173,7 +173,7 @@ fn list(items: &[Value], mark: char, empty: &str) -> String {
     numbered(items.iter().map(render), mark)
 }
 
-/// Numbers the items and indents their further lines under the first.
+/// Numbers the items, and indents further lines of an item under its first one.
 fn numbered(items: impl ExactSizeIterator<Item = String>, mark: char) -> String {
     let width = items.len().to_string().len();
     let indent = format!("\n{}", " ".repeat(width + 2));
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_quoted_splits_back() {
+    fn quoted_text_splits_back() {
         let all: Vec<u8> = (0..=255).collect();
         assert_eq!(
             split_arguments(&command_line(&[all.clone(), vec![]])).unwrap(),

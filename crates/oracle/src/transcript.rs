@@ -6,17 +6,17 @@
 //! OK                             its reply, as `text::render` writes it
 //! second> GET greeting           the same on a connection named "second"
 //! "hello\n"
-//! raw> "PING\r\n"                bytes sent as they are; then one reply is read
+//! raw> "PING\r\n"                sends these bytes, then reads one reply
 //! PONG
-//! second>> BLPOP list 0          a command that has to wait: its reply is read later
-//! second<                        reads it
+//! second>> BLPOP list 0          a command that blocks: its reply is read later
+//! second<                        reads that reply
 //! 1) "list"
 //! 2) "element"
 //! > CLIENT KILL ID @id:second    the id of that connection's client
 //! (integer) 1
 //! ```
 //!
-//! Directives stand on their own line and change what comes next:
+//! A directive has its own line and affects what follows:
 //!
 //! ```text
 //! @resp3               switches the first connection to RESP3
@@ -24,13 +24,13 @@
 //! @between LOW HIGH    the next reply is an integer from LOW to HIGH
 //! @like PATTERN        the next reply is one line that matches; * stands for anything
 //! @ignore              the next reply may be anything
-//! @ours                the next command is for Damselfly only: a chosen difference from Redis
+//! @ours                the next command is for Damselfly only: an intended difference from Redis
 //! @wait-gone KEY       waits until KEY of database 0 has expired
-//! @needs COMMAND       the rest of the file waits until the server knows COMMAND
+//! @needs COMMAND       the rest of the file is skipped if the server does not know COMMAND
 //! @closed [NAME]       the server must close the first connection, or the one of that name; the next command gets a new one
 //! ```
 //!
-//! Expectations are not written by hand: `oracle record FILE` fills them in from `redis-server`.
+//! Expected replies are not written by hand: `oracle record FILE` fills them in from `redis-server`.
 
 use crate::connection::{Connection, request};
 use crate::server::Kind;
@@ -45,7 +45,7 @@ use std::time::{Duration, Instant};
 
 /// How long a key may outlive its deadline before `@wait-gone` gives up.
 const GONE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a command may take to begin to wait.
+/// How long a command may take until its client is blocked.
 const BLOCKED_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A parsed transcript.
@@ -56,7 +56,7 @@ pub struct Transcript {
 
 #[derive(Debug, Clone)]
 struct Step {
-    /// Number of the step's first line in the file, from 1.
+    /// The number of the step's first line in the file, from 1.
     line: usize,
     /// The line as written, for messages and for recording.
     source: String,
@@ -88,23 +88,23 @@ enum Action {
     Resp3,
     WaitGone(Vec<u8>),
     Needs(String),
-    /// The connection of that name.
+    /// The server must close the connection of that name.
     Closed(String),
-    /// A directive that belongs to the next command.
+    /// A directive that applies to the next command.
     Modifier,
 }
 
-/// What is sent.
+/// The text of a request.
 #[derive(Debug, Clone)]
 enum Text {
     /// These bytes.
     Raw(Vec<u8>),
-    /// A request of these arguments.
+    /// A request with these arguments.
     Request(Vec<Vec<u8>>),
 }
 
 impl Text {
-    /// Its bytes, with the ids of connections in place of their names.
+    /// The bytes to send, with `@id:NAME` replaced by the id of that connection.
     fn bytes(
         &self,
         connections: &mut HashMap<String, Connection>,
@@ -135,22 +135,22 @@ enum Check {
 }
 
 impl Check {
-    /// Whether the check looks at the lines written under the command.
+    /// True if the check uses the lines written under the command.
     fn uses_lines(&self) -> bool {
         matches!(self, Check::Exact | Check::Unordered)
     }
 }
 
-/// A reply that is not as the transcript says.
+/// A reply that differs from the transcript.
 #[derive(Debug, Clone)]
 pub struct Mismatch {
-    /// Line of the command in the file, from 1.
+    /// The line of the command in the file, from 1.
     pub line: usize,
     /// The command as written.
     pub command: String,
-    /// What the transcript wants.
+    /// The expected reply.
     pub expected: String,
-    /// What the server said.
+    /// The actual reply.
     pub actual: String,
 }
 
@@ -173,7 +173,7 @@ impl Transcript {
     /// Parses the text of a file.
     ///
     /// # Errors
-    /// The number of the first line that makes no sense, and why.
+    /// The number of the first invalid line, and why it is invalid.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut steps: Vec<Step> = Vec::new();
         let mut check = Check::Exact;
@@ -240,7 +240,7 @@ impl Transcript {
         Ok(Self { steps })
     }
 
-    /// The commands in it, each as its first word in upper case.
+    /// The first word of each command, in upper case.
     #[must_use]
     pub fn command_names(&self) -> Vec<String> {
         let sent = self
@@ -256,12 +256,12 @@ impl Transcript {
             .collect()
     }
 
-    /// Plays it against the server at `address` and returns every reply that differs.
+    /// Plays the transcript against the server at `address` and returns every reply that differs.
     ///
-    /// The server should be fresh; steps marked `@ours` are left out for [`Kind::Redis`].
+    /// The server should be fresh. Steps marked `@ours` are skipped for [`Kind::Redis`].
     ///
     /// # Errors
-    /// A connection fails where the transcript expects a reply; the text says at which line.
+    /// A connection fails where the transcript expects a reply; the text names the line.
     pub fn play(&self, address: SocketAddr, kind: Kind) -> io::Result<Vec<Mismatch>> {
         let mut mismatches = Vec::new();
         self.each_reply(address, kind, |step, check, reply| {
@@ -277,10 +277,10 @@ impl Transcript {
         Ok(mismatches)
     }
 
-    /// Plays it and returns its text with the server's replies as expectations.
+    /// Plays the transcript and returns its text with the server's replies as the expected ones.
     ///
     /// # Errors
-    /// As [`Transcript::play`].
+    /// Those of [`Transcript::play`].
     pub fn record(&self, address: SocketAddr) -> io::Result<String> {
         let mut recorded: HashMap<usize, String> = HashMap::new();
         self.each_reply(address, Kind::Redis, |step, check, reply| {
@@ -359,7 +359,7 @@ impl Transcript {
                 Action::Needs(name) => {
                     let reply = first(&mut connections).call(&[name]).map_err(at)?;
                     if like("(error) ERR unknown command *", &render(&reply)) {
-                        println!("line {}: the rest waits for {name}", step.line);
+                        println!("line {}: skipped the rest, which needs {name}", step.line);
                         return Ok(());
                     }
                 }
@@ -423,7 +423,7 @@ fn prompt(line: &str) -> Option<(&str, &str)> {
     is_prompt.then_some((name, arguments))
 }
 
-/// As [`prompt`], for a command that has to wait.
+/// Like [`prompt`], for a command that blocks.
 fn blocking_prompt(line: &str) -> Option<(&str, &str)> {
     let (name, arguments) = line.split_once(">>")?;
     let is_prompt =
@@ -462,7 +462,7 @@ fn block(connection: &mut Connection, bytes: &[u8], address: SocketAddr) -> io::
     let line = ["CLIENT", "LIST", "ID", &id.to_string()];
     while !render(&probe.call(&line)?).contains(" flags=b ") {
         if start.elapsed() > BLOCKED_TIMEOUT {
-            return Err(io::Error::other("the client does not wait"));
+            return Err(io::Error::other("the client is not blocked"));
         }
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -475,7 +475,7 @@ fn first(connections: &mut HashMap<String, Connection>) -> &mut Connection {
         .expect("the first connection is always there")
 }
 
-/// What the transcript wanted, when `reply` is something else.
+/// The expected reply, if `reply` differs from it.
 fn disagreement(check: &Check, expected: &[String], reply: &Value) -> Option<String> {
     let actual = render(reply);
     match check {
@@ -494,7 +494,7 @@ fn disagreement(check: &Check, expected: &[String], reply: &Value) -> Option<Str
     }
 }
 
-/// The reply with its elements sorted, if their order does not count.
+/// The reply, with its elements sorted if the check ignores their order.
 fn ordered(check: &Check, reply: &Value) -> Value {
     let mut reply = reply.clone();
     if *check == Check::Unordered
@@ -559,7 +559,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_make_no_sense_are_refused_with_their_number() {
+    fn invalid_lines_are_refused_with_their_number() {
         assert_eq!(
             Transcript::parse("# fine\nOK").unwrap_err(),
             "line 2: a reply without a command before it"

@@ -1,5 +1,5 @@
-//! Which commands count as a use of a key: OBJECT FREQ and OBJECT IDLETIME after every command of the table, as on a real
-//! `redis-server`.
+//! Which commands count as an access of a key: OBJECT FREQ and OBJECT IDLETIME after every command of the table must be as on a
+//! real `redis-server`.
 
 #[path = "access/examples.rs"]
 mod examples;
@@ -12,7 +12,8 @@ use damselfly_oracle::server::{Kind, Program, Server};
 use damselfly_protocol::client::Value;
 use examples::EXAMPLES;
 
-/// What can be at a key of an example, and how it gets there. An argument of this name, perhaps with a digit at its end, is a key.
+/// The kinds of key in examples, and the commands that create them. An argument with such a name, perhaps followed by a digit, is
+/// a key.
 const HOLDINGS: &[(&str, &[&str])] = &[
     ("absent", &[]),
     ("string", &["SET KEY hello"]),
@@ -33,13 +34,13 @@ const HOLDINGS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// A key that is older than all trials, and one that is younger than what was prepared for them.
+/// A key that is older than all trials, and one that is younger than the keys prepared for them.
 const OLD: &str = "old";
 const NEW: &str = "new";
 const INITIAL_COUNT: i64 = 5;
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// In place of each key of an example every one of these is tried, too.
+/// Each key of an example is also replaced by each of these.
 const TRIED: &[&str] = &["absent", "string", "list", "set", "hash", "zset", "stream"];
 
 fn holding(argument: &str) -> Option<&'static [&'static str]> {
@@ -50,19 +51,19 @@ fn holding(argument: &str) -> Option<&'static [&'static str]> {
         .map(|(_, commands)| *commands)
 }
 
-/// One command, with keys of its own.
+/// A command, with keys of its own.
 struct Trial {
     arguments: Vec<String>,
-    /// The places of its keys among the arguments.
+    /// The indexes of its keys among the arguments.
     keys: Vec<usize>,
     number: usize,
     is_blocking: bool,
-    /// Whether the reference has the command.
+    /// True if the reference has the command.
     is_known: bool,
 }
 
 impl Trial {
-    /// The name of the key that an argument stands for.
+    /// The name of the key that an argument represents.
     fn key(&self, place: usize) -> String {
         format!("{}:{}", self.number, self.arguments[place])
     }
@@ -107,7 +108,7 @@ impl Trial {
     }
 }
 
-/// The examples, and these with other things at their keys.
+/// The examples, and variants of them with other types at their keys.
 fn trials(blocking: &BTreeSet<String>) -> Vec<Trial> {
     let mut seen = BTreeSet::new();
     let mut trials = Vec::new();
@@ -138,7 +139,7 @@ fn trials(blocking: &BTreeSet<String>) -> Vec<Trial> {
     trials
 }
 
-/// The words of a line; those in quotes may have spaces.
+/// Splits a line into words; words in quotes may contain spaces.
 fn split(line: &str) -> Vec<String> {
     let mut words = Vec::new();
     for (index, part) in line.split('"').enumerate() {
@@ -159,7 +160,7 @@ impl Subject {
     fn start(program: &Program, policy: &str) -> Self {
         let mut arguments = vec!["--maxmemory-policy", policy, "--lfu-log-factor", "0"];
         arguments.extend(["--lfu-decay-time", "0", "--enable-debug-command", "yes"]);
-        // With a limit, Redis has no integers that keys share, and with them their counts.
+        // With a limit, Redis does not share integer objects between keys, which would also share their counters.
         arguments.extend(["--maxmemory", "10gb"]);
         if program.kind() == Kind::Damselfly {
             arguments.extend(["--threads", "1"]);
@@ -194,7 +195,7 @@ impl Subject {
         }
     }
 
-    /// Runs a command; one that blocks does not, in a transaction.
+    /// Runs a command; a blocking one in a transaction, where it does not block.
     fn run(&mut self, trial: &Trial) -> Value {
         if !trial.is_blocking {
             return self.call(&trial.command());
@@ -208,7 +209,7 @@ impl Subject {
         seconds(&self.call(&["OBJECT", "IDLETIME", key])).unwrap()
     }
 
-    /// Whether a key was used since [`NEW`] was made; `None` if it is absent. Both ages are looked at in the same moment.
+    /// True if a key was accessed since [`NEW`] was created; `None` if it is absent. Both ages are read at the same moment.
     fn is_new(&mut self, key: &str) -> Option<bool> {
         self.call(&["MULTI"]);
         for key in [key, NEW] {
@@ -223,13 +224,13 @@ fn seconds(age: &Value) -> Option<i64> {
     match age {
         Value::Integer(seconds) => Some(*seconds),
         Value::Null(_) => None,
-        other => panic!("{other} is no age"),
+        other => panic!("{other} is not an age"),
     }
 }
 
-/// What the command table says of each command, as COMMAND shows it; subcommands as `name|subcommand`.
+/// The commands that COMMAND reports; subcommands as `name|subcommand`.
 struct Table {
-    /// Those that name keys.
+    /// The commands that name keys.
     with_keys: BTreeSet<String>,
     blocking: BTreeSet<String>,
     all: BTreeSet<String>,
@@ -269,11 +270,11 @@ impl Table {
 fn array(value: &Value) -> &[Value] {
     match value {
         Value::Array(items) => items,
-        other => panic!("{other} is no array"),
+        other => panic!("{other} is not an array"),
     }
 }
 
-/// Starts both servers and prepares everything for all trials in both; ours is the first.
+/// Starts both servers, ours first, and prepares the keys of all trials in both.
 fn start(policy: &str) -> ([Subject; 2], Vec<Trial>) {
     let mut subjects =
         [Program::subject(), Program::reference()].map(|program| Subject::start(&program, policy));
@@ -292,7 +293,7 @@ fn start(policy: &str) -> ([Subject; 2], Vec<Trial>) {
     (subjects, trials)
 }
 
-/// The name of an example's command, as [`Table`] has it.
+/// The name of an example's command, as in [`Table`].
 fn name_of(example: &str) -> String {
     let words = split(example);
     match words[0].as_str() {
@@ -303,7 +304,7 @@ fn name_of(example: &str) -> String {
     }
 }
 
-/// The count of uses of each key of a trial; `None` for an absent key.
+/// The access count of each key of a trial; `None` for an absent key.
 fn counts(subject: &mut Subject, trial: &Trial) -> Vec<Option<i64>> {
     let count = |name: &String| match subject.call(&["OBJECT", "FREQ", name]) {
         Value::Integer(count) => Some(count),
@@ -313,8 +314,8 @@ fn counts(subject: &mut Subject, trial: &Trial) -> Vec<Option<i64>> {
     trial.names().iter().map(count).collect()
 }
 
-/// What the count of a key should be. Redis counts a key once for each time that its code looks it up, which may be twice for
-/// one command; that we may count once.
+/// True if the count of a key is right. Redis counts an access for each look-up in its code, which may be two for one command; we
+/// may count one then.
 fn is_right(before: Option<i64>, ours: Option<i64>, theirs: Option<i64>) -> bool {
     match (before, ours, theirs) {
         (Some(before), Some(ours), Some(theirs)) if theirs == before + 2 => {
@@ -324,16 +325,17 @@ fn is_right(before: Option<i64>, ours: Option<i64>, theirs: Option<i64>) -> bool
     }
 }
 
-/// A command that Redis 7.0 does not have: each key is used once.
-fn used_once(before: Option<i64>) -> Option<i64> {
+/// The expected count after a command that Redis 7.0 does not have: each key is accessed once.
+fn accessed_once(before: Option<i64>) -> Option<i64> {
     Some(before.map_or(INITIAL_COUNT, |count| count + 1))
 }
 
 #[test]
-fn every_command_counts_uses_as_redis_does() {
-    // Bug: APPEND, SETRANGE, EXPIRE, PERSIST, RENAME and every refused write counted no use, a copy took over the count of its
-    // original, and what replaced a collection forgot it. Cause: each way to an entry had to think of its access bits, and many
-    // did not. Fix: the engine has one function for it, and a command's first look at a key says whether it is a use.
+fn every_command_counts_accesses_as_redis_does() {
+    // Bug: APPEND, SETRANGE, EXPIRE, PERSIST, RENAME and every refused write did not count as an access, a copy inherited the count
+    // of its original, and a value that replaced a collection lost the count. Cause: each function that accesses an entry had to
+    // update the access bits, and many did not. Fix: the engine has one function for it, and a command's first look-up of a key says
+    // whether it is an access.
     let ([mut ours, mut theirs], trials) = start("allkeys-lfu");
     let mut wrong = Vec::new();
     for trial in &trials {
@@ -346,10 +348,10 @@ fn every_command_counts_uses_as_redis_does() {
         let found = counts(&mut ours, trial);
         let expected: Vec<_> = match trial.is_known {
             true => counts(&mut theirs, trial),
-            false => before.iter().map(|&before| used_once(before)).collect(),
+            false => before.iter().map(|&before| accessed_once(before)).collect(),
         };
         let is_fine = (0..before.len()).all(|at| {
-            // A key that a command removes or does not make has no count to compare.
+            // A key that the command removes or does not create has no count to compare.
             (!trial.is_known && found[at].is_none())
                 || is_right(before[at], found[at], expected[at])
         });
@@ -365,8 +367,8 @@ fn every_command_counts_uses_as_redis_does() {
 }
 
 #[test]
-fn every_command_renews_the_age_of_keys_as_redis_does() {
-    // As above, and a key that SETRANGE made was 194 days old.
+fn every_command_resets_the_idle_time_of_keys_as_redis_does() {
+    // As above; also, a key created by SETRANGE was 194 days old.
     let (mut subjects, trials) = start("allkeys-lru");
     for subject in &mut subjects {
         subject.call(&["SET", OLD, ""]);
@@ -374,7 +376,7 @@ fn every_command_renews_the_age_of_keys_as_redis_does() {
     let started = Instant::now();
     for subject in &mut subjects {
         while subject.idle(OLD) < 2 {
-            assert!(started.elapsed() < PATIENCE, "time stands still");
+            assert!(started.elapsed() < PATIENCE, "the idle time does not grow");
             std::thread::sleep(Duration::from_millis(50));
         }
         subject.call(&["SET", NEW, ""]);

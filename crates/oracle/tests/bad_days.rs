@@ -1,7 +1,7 @@
 //! Bad days: wrong options, hostile or slow clients, exhausted limits, signals.
 //!
-//! Each test starts its own server. With `DAMSELFLY_BIN=redis-server` they run against Redis,
-//! which shows that they ask for nothing that Redis does not do.
+//! Each test starts its own server. With `DAMSELFLY_BIN=redis-server` the tests run against Redis,
+//! which shows that they demand nothing that Redis does not do.
 
 use damselfly_oracle::connection::{Connection, request};
 use damselfly_oracle::random::Random;
@@ -12,7 +12,7 @@ use std::net::{Shutdown, TcpStream};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-/// How long the start of a server with a wrong option, or its end, may take.
+/// How long a server may take to refuse a wrong option, or to exit.
 const PROMPTLY: Duration = Duration::from_secs(5);
 
 fn start(arguments: &[&str]) -> Server {
@@ -27,7 +27,7 @@ fn ok() -> Value {
     Value::Simple(b"OK".to_vec())
 }
 
-/// A client on its own connection still gets its answers.
+/// Asserts that a new client gets replies.
 fn assert_alive(server: &Server) {
     assert_eq!(
         server.connect().call(&["PING"]).unwrap(),
@@ -35,7 +35,7 @@ fn assert_alive(server: &Server) {
     );
 }
 
-/// Starts the program with arguments that it must refuse; returns what it says.
+/// Starts the program with arguments that it must refuse; returns its message.
 fn refused(arguments: &[&str]) -> String {
     let program = Program::subject();
     let folder = ScratchFolder::create().unwrap();
@@ -58,7 +58,7 @@ fn refused(arguments: &[&str]) -> String {
         .unwrap_or_else(|| panic!("{arguments:?} was accepted; said {said:?}, logged {log:?}"));
     assert!(
         !status.success(),
-        "{arguments:?} ended with success; said {said:?}, logged {log:?}"
+        "{arguments:?} exited with success; said {said:?}, logged {log:?}"
     );
     if program.kind() == Kind::Redis {
         return format!("{said}{log}");
@@ -80,7 +80,7 @@ fn a_port_in_use_is_one_clear_line() {
 }
 
 #[test]
-fn a_folder_that_is_none_is_one_clear_line() {
+fn a_folder_that_does_not_exist_is_one_clear_line() {
     let said = refused(&["--port", "0", "--dir", "/proc/no-such-folder"]);
     assert!(
         said.contains("/proc/no-such-folder"),
@@ -126,7 +126,7 @@ fn a_request_may_come_one_byte_at_a_time() {
 
 #[test]
 fn ten_thousand_connections_are_served() {
-    /// Files that both this test and the server need besides the connections.
+    /// The number of files that this test and the server each need besides the connections.
     const SPARE_FILES: u64 = 500;
     let wanted = 10_000;
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
@@ -140,7 +140,7 @@ fn ten_thousand_connections_are_served() {
     });
     if possible < wanted {
         println!(
-            "only {possible} connections: the limit of open files is {:?}",
+            "only {possible} connections: the limit on open files is {:?}",
             limit.maximum
         );
     }
@@ -163,13 +163,13 @@ fn ten_thousand_connections_are_served() {
 
 #[test]
 fn a_client_that_never_reads_costs_bounded_memory() {
-    /// The value asked for, the number of requests, and what the server may grow by. Answering
-    /// all would take ten times as much.
+    /// The size of the value, the number of requests, and how much memory the server may grow by. All
+    /// replies together would take ten times as much.
     const VALUE_BYTES: usize = 1 << 20;
     const REQUESTS: usize = 2000;
     const GROWTH_BYTES_MAX: u64 = 200 << 20;
 
-    // Redis has no limit for normal clients unless it is told one.
+    // By default, Redis has no limit for normal clients.
     let server = match Program::subject().kind() {
         Kind::Redis => start(&["--client-output-buffer-limit", "normal 100mb 0 0"]),
         Kind::Damselfly => start(&[]),
@@ -190,7 +190,7 @@ fn a_client_that_never_reads_costs_bounded_memory() {
         greedy
             .set_write_timeout(Some(Duration::from_secs(1)))
             .unwrap();
-        // The server may stop reading, or hang up: both are fine.
+        // The server may stop reading, or close the connection: both are fine.
         let _ = greedy.write_all(&requests);
         greedy
     });
@@ -214,7 +214,7 @@ fn a_client_that_never_reads_costs_bounded_memory() {
 }
 
 #[test]
-fn random_bytes_harm_nobody_else() {
+fn random_bytes_do_not_harm_other_clients() {
     let seed = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
     println!("seed {seed}");
     let mut random = Random::new(seed);
@@ -226,7 +226,7 @@ fn random_bytes_harm_nobody_else() {
             .map(|_| random.bits().to_le_bytes()[0])
             .collect();
         if random.one_in(2) {
-            // Nearly right requests get further into the parser than noise does.
+            // Nearly valid requests get further in the parser than noise.
             bytes = request(&["SET", "noise", "value"]).repeat(3);
             for _ in 0..3 {
                 let at = random.below(bytes.len());
@@ -237,13 +237,13 @@ fn random_bytes_harm_nobody_else() {
         hostile
             .set_read_timeout(Some(Duration::from_secs(10)))
             .unwrap();
-        // It may hang up before all is sent, or between; anything but silence is fine.
+        // The server may close the connection before all is sent; anything but silence is fine.
         let _ = hostile.write_all(&bytes);
         let _ = hostile.shutdown(Shutdown::Write);
         let ended = hostile.read_to_end(&mut Vec::new());
         assert!(
             !ended.is_err_and(|error| error.kind() == ErrorKind::WouldBlock),
-            "it holds a connection whose client has gone"
+            "the server keeps a connection whose client is gone"
         );
         assert_eq!(
             witness.call(&["GET", "witness"]).unwrap(),
@@ -253,7 +253,7 @@ fn random_bytes_harm_nobody_else() {
 }
 
 #[test]
-fn half_a_command_waits_and_harms_nobody() {
+fn an_incomplete_command_waits_and_does_not_harm_other_clients() {
     let server = start(&[]);
     let whole = request(&["SET", "key", "value"]);
     let mut halves: Vec<Connection> = (0..whole.len()).map(|_| server.connect()).collect();
@@ -272,10 +272,10 @@ fn half_a_command_waits_and_harms_nobody() {
 }
 
 #[test]
-fn one_client_too_many_is_told_so() {
+fn one_client_too_many_is_refused_with_an_error() {
     let server = start(&["--maxclients", "3"]);
     let mut first: Vec<Connection> = Vec::new();
-    // The probe of the start may still count for a moment, so the limit is reached by asking.
+    // The connection that probed the start may still count for a moment, so fill the limit with clients that got a reply.
     while first.len() < 3 {
         let mut connection = server.connect();
         if connection
@@ -304,7 +304,7 @@ fn one_client_too_many_is_told_so() {
     {
         assert!(
             start.elapsed() < PROMPTLY,
-            "places of clients that have gone are not free again"
+            "the slots of disconnected clients are not freed"
         );
     }
 }
@@ -329,22 +329,28 @@ fn an_idle_client_is_disconnected_after_the_timeout() {
 }
 
 #[test]
-fn sigterm_ends_the_server_with_success() {
+fn sigterm_stops_the_server_with_success() {
     let mut server = start(&[]);
     let mut connection = server.connect();
     connection.call(&["PING"]).unwrap();
-    let status = server.terminate(PROMPTLY).unwrap().expect("ends promptly");
+    let status = server
+        .terminate(PROMPTLY)
+        .unwrap()
+        .expect("the server exits promptly");
     assert!(status.success(), "{status}; its log:\n{}", server.log());
     assert!(connection.closed_by_server());
 }
 
 #[test]
-fn shutdown_ends_the_server_with_success() {
+fn shutdown_stops_the_server_with_success() {
     let mut server = start(&[]);
     let mut connection = server.connect();
     connection.send(b"SHUTDOWN NOSAVE\r\n").unwrap();
     assert!(connection.closed_by_server());
-    let status = server.wait(PROMPTLY).unwrap().expect("ends promptly");
+    let status = server
+        .wait(PROMPTLY)
+        .unwrap()
+        .expect("the server exits promptly");
     assert!(status.success(), "{status}; its log:\n{}", server.log());
 }
 
@@ -370,7 +376,7 @@ fn out_of_memory_is_an_error_and_deleting_helps() {
     );
     assert!(
         stored >= 5,
-        "most of the memory is for data, but only {stored} MB fit"
+        "most of the memory should be for data, but only {stored} MB fit"
     );
     assert_eq!(
         connection
@@ -405,7 +411,7 @@ fn clients_that_vanish_leave_nothing_behind() {
     let start = Instant::now();
     loop {
         let Value::Bulk(clients) = witness.call(&["INFO", "clients"]).unwrap() else {
-            panic!("INFO is a text")
+            panic!("INFO did not return text")
         };
         if String::from_utf8(clients)
             .unwrap()
@@ -415,7 +421,7 @@ fn clients_that_vanish_leave_nothing_behind() {
         }
         assert!(
             start.elapsed() < PROMPTLY,
-            "connections of clients that have gone are still counted"
+            "connections of disconnected clients are still counted"
         );
     }
 }

@@ -1,11 +1,12 @@
-//! Clients that wait: each element goes to exactly one of them or stays in its list, and who came first is served first.
+//! Blocked clients: each element goes to exactly one client or stays in its list, and clients are served in the order in which
+//! they blocked.
 //!
-//! Producers and consumers of all kinds share a few lists, while waits time out, are ended by CLIENT UNBLOCK, and connections go
-//! away. `cargo xtask ci` runs this with a server built with `--cfg broken="claim"`, where more than one may end a wait; then the
-//! tests of the module `counted` must fail.
+//! Producers and consumers of all kinds share a few lists, while waits time out, CLIENT UNBLOCK unblocks clients, and connections
+//! close. `cargo xtask ci` also runs this with a server built with `--cfg broken="claim"`, where several threads may unblock the
+//! same client; then the tests of the module `counted` must fail.
 //!
-//! `DAMSELFLY_BLOCKING_S` is how many seconds each of those tests runs, `DAMSELFLY_SEED` makes it draw the same commands again;
-//! how the threads meet is chance.
+//! `DAMSELFLY_BLOCKING_S` is how many seconds each of those tests runs. `DAMSELFLY_SEED` repeats the same commands; how the
+//! threads interleave is still random.
 
 use damselfly_oracle::connection::{Connection, request};
 use damselfly_oracle::random::{self, Random};
@@ -17,26 +18,26 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Lists whose elements come and go in order.
+/// Lists to which elements are added, and from which they are taken, in order.
 const QUEUES: usize = 6;
-/// Lists that elements are moved to, from the queue of the same number.
+/// Lists to which elements are moved from the queue of the same number.
 const TARGETS: usize = 3;
-/// Lists that are filled and emptied at both ends.
+/// Lists to and from which elements go at both ends.
 const STACKS: usize = 2;
 const PRODUCERS: usize = 60;
 const CONSUMERS: usize = 140;
-/// Producers hold back while their server has so many elements that nobody has taken.
+/// Producers pause while the server has more untaken elements than this.
 const BACKLOG_MAX: usize = 300;
 const SECONDS: u64 = 2;
 
 fn text(value: &Value) -> String {
     match value {
         Value::Bulk(bytes) => String::from_utf8(bytes.clone()).unwrap(),
-        other => panic!("{other:?} is no element"),
+        other => panic!("{other:?} is not an element"),
     }
 }
 
-/// The elements in a reply to any of the commands that consumers send; none if the wait ended without.
+/// The elements in a reply to any command of a consumer; none if it timed out or was unblocked.
 fn elements(reply: &Value) -> Vec<String> {
     match reply {
         Value::Null(_) => Vec::new(),
@@ -46,17 +47,17 @@ fn elements(reply: &Value) -> Vec<String> {
             Value::Array(several) => several.iter().map(text).collect(),
             one => vec![text(one)],
         },
-        other => panic!("{other:?} is no reply to a consumer"),
+        other => panic!("{other:?} is not a reply to a consumer"),
     }
 }
 
-/// What happens in one run.
+/// The shared state of a run.
 struct Run {
     server: Server,
-    /// Producers have stopped.
+    /// True once the time is over.
     over: AtomicBool,
     consumers_left: AtomicUsize,
-    /// Elements that were pushed and not taken yet, roughly.
+    /// Roughly how many elements were pushed and not taken yet.
     backlog: AtomicUsize,
     /// The ids of clients that may be unblocked.
     ids: Mutex<Vec<i64>>,
@@ -64,7 +65,7 @@ struct Run {
     taken: Mutex<Vec<String>>,
 }
 
-/// An element: who made it, for which key, and which it is in that order.
+/// An element: its producer, its key, and its number in the producer's order for that key.
 fn element(producer: usize, key: &str, number: usize) -> String {
     format!("{producer}:{key}:{number}")
 }
@@ -82,7 +83,7 @@ impl Run {
         }
     }
 
-    /// Pushes elements, one or several at once, some commands at once, some of them in one transaction.
+    /// Pushes elements: one or several per command, some commands pipelined, some in a transaction.
     fn produce(&self, producer: usize, random: &mut Random) {
         let mut connection = self.server.connect();
         let mut numbers: HashMap<String, usize> = HashMap::new();
@@ -129,7 +130,7 @@ impl Run {
                 }
                 match connection.receive().unwrap() {
                     Value::Array(replies) => lens = replies,
-                    other => panic!("{other:?} is no reply to EXEC"),
+                    other => panic!("{other:?} is not a reply to EXEC"),
                 }
             } else {
                 lens.extend((0..commands).map(|_| connection.receive().unwrap()));
@@ -140,7 +141,7 @@ impl Run {
         self.pushed.lock().unwrap().extend(pushed);
     }
 
-    /// Draws what a consumer sends: keys of one kind, so that order can be checked.
+    /// Draws a consumer's command: with keys of one kind, so that order can be checked.
     fn draw(&self, random: &mut Random) -> Vec<String> {
         let timeout = *random.pick(&["0", "0.001", "0.002", "0.005", "0.02", "0.1"]);
         let queue = random.below(QUEUES);
@@ -185,12 +186,12 @@ impl Run {
         words
     }
 
-    /// Takes elements, and goes away now and then.
+    /// Takes elements, and sometimes disconnects.
     fn consume(&self, random: &mut Random) {
         let (mut taken, mut last) = (Vec::new(), HashMap::new());
         let mut note = |command: &[String], reply: &Value| {
             if command[0] == "BLMOVE" {
-                // It is still there, in another list.
+                // The element is still there, in another list.
                 elements(reply);
                 return;
             }
@@ -202,7 +203,7 @@ impl Run {
                 self.backlog.fetch_sub(1, SeqCst);
                 let (origin, number) = element.rsplit_once(':').unwrap();
                 let number: usize = number.parse().unwrap();
-                // In order within each list: what was moved to another may be taken there after what followed it.
+                // Order holds within each list only: an element that was moved may be taken after one that followed it.
                 let from = (list.clone(), origin.to_owned());
                 let before = last.insert(from, number);
                 assert!(
@@ -215,7 +216,7 @@ impl Run {
         let (mut connection, mut id) = self.enter();
         while !self.over.load(SeqCst) {
             if random.one_in(50) {
-                // Ends its side while it waits; what it was given until then still comes.
+                // Closes the sending side while it is blocked. An element that it was given before that still arrives.
                 let command = self.draw(random);
                 connection.send(&request(&command)).unwrap();
                 for _ in 0..random.below(50) {
@@ -245,17 +246,17 @@ impl Run {
         self.consumers_left.fetch_sub(1, SeqCst);
     }
 
-    /// A new connection that may be unblocked.
+    /// Opens a connection that may be unblocked.
     fn enter(&self) -> (Connection, i64) {
         let mut connection = self.server.connect();
         let Value::Integer(id) = connection.call(&["CLIENT", "ID"]).unwrap() else {
-            panic!("an id is a number");
+            panic!("the id is not a number");
         };
         self.ids.lock().unwrap().push(id);
         (connection, id)
     }
 
-    /// Unblocks clients until none is left. Returns how often one was.
+    /// Unblocks clients until no consumer is left. Returns how many it unblocked.
     fn unblock(&self, random: &mut Random) -> usize {
         let (mut connection, mut unblocked) = (self.server.connect(), 0);
         while self.consumers_left.load(SeqCst) > 0 {
@@ -271,11 +272,11 @@ impl Run {
         unblocked
     }
 
-    /// What is left in the lists.
+    /// The elements left in the lists.
     fn left(&self) -> Vec<String> {
         let mut connection = self.server.connect();
         let Value::Array(keys) = connection.call(&["KEYS", "*"]).unwrap() else {
-            panic!("KEYS replies with an array");
+            panic!("KEYS did not return an array");
         };
         let lists = keys.iter().map(|key| {
             let range = ["LRANGE", &text(key), "0", "-1"].map(str::to_owned);
@@ -284,13 +285,13 @@ impl Run {
         let lists: Vec<Value> = lists.collect();
         let elements = lists.iter().flat_map(|list| match list {
             Value::Array(elements) => elements.iter().map(text).collect::<Vec<_>>(),
-            other => panic!("{other:?} is no list"),
+            other => panic!("{other:?} is not a list"),
         });
         elements.collect()
     }
 }
 
-/// Runs producers and consumers against a server of so many threads and shards, and counts every element.
+/// Runs producers and consumers against a server with these threads and shards, and accounts for every element.
 fn prove(threads: &str, shards: &str) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let seed = random::number_from("DAMSELFLY_SEED").unwrap_or(now.subsec_nanos().into());
@@ -320,7 +321,7 @@ fn prove(threads: &str, shards: &str) {
             .into_iter()
             .filter_map(|worker| worker.join().err())
             .collect();
-        // Those that failed did not sign off.
+        // Consumers that failed did not decrement this.
         run.consumers_left.store(0, SeqCst);
         let unblocked = unblocker.join().unwrap();
         assert!(failed.is_empty(), "{} clients failed", failed.len());
@@ -332,19 +333,23 @@ fn prove(threads: &str, shards: &str) {
         run.taken.into_inner().unwrap(),
     );
     println!(
-        "{} elements, {} left, {unblocked} waits ended by another client",
+        "{} elements, {} left, {unblocked} clients unblocked by another client",
         pushed.len(),
         left.len()
     );
     let mut found = HashSet::new();
     for element in taken.iter().chain(&left) {
-        assert!(found.insert(element), "{element} is there twice");
+        assert!(found.insert(element), "{element} occurs twice");
     }
     let lost: Vec<_> = pushed
         .iter()
         .filter(|element| !found.contains(element))
         .collect();
-    assert!(lost.is_empty(), "{} are lost: {lost:?}", lost.len());
+    assert!(
+        lost.is_empty(),
+        "{} elements are lost: {lost:?}",
+        lost.len()
+    );
     assert_eq!(found.len(), pushed.len(), "an element came from nowhere");
     assert!(taken.len() > 100 && unblocked > 0);
 }
@@ -353,22 +358,22 @@ mod counted {
     use super::*;
 
     #[test]
-    fn every_element_with_one_thread() {
+    fn every_element_is_accounted_for_with_one_thread() {
         prove("1", "4");
     }
 
     #[test]
-    fn every_element_with_two_threads() {
+    fn every_element_is_accounted_for_with_two_threads() {
         prove("2", "128");
     }
 
     #[test]
-    fn every_element_with_four_threads_and_two_shards() {
+    fn every_element_is_accounted_for_with_four_threads_and_two_shards() {
         prove("4", "2");
     }
 }
 
-/// Waits until the server says that so many clients are blocked.
+/// Waits until the server reports that `count` clients are blocked.
 fn until_blocked(probe: &mut Connection, count: usize) {
     let started = Instant::now();
     let wanted = format!("blocked_clients:{count}\r\n");
@@ -383,7 +388,7 @@ fn until_blocked(probe: &mut Connection, count: usize) {
 }
 
 #[test]
-fn clients_are_served_in_the_order_in_which_they_came() {
+fn clients_are_served_in_the_order_in_which_they_blocked() {
     const CLIENTS: usize = 60;
     let server = Server::subject("4", "8");
     let mut probe = server.connect();
@@ -393,7 +398,7 @@ fn clients_are_served_in_the_order_in_which_they_came() {
     for round in 0..4 {
         random.shuffle(&mut clients);
         for (number, client) in clients.iter_mut().enumerate() {
-            // Each other one waits for further keys, too, which never come.
+            // Every second client also waits for keys that are never created.
             let further = format!("none{number}");
             let words: &[&str] = if number % 2 == 0 {
                 &["BLPOP", "key", "0"]
@@ -403,7 +408,7 @@ fn clients_are_served_in_the_order_in_which_they_came() {
             client.send(&request(words)).unwrap();
             until_blocked(&mut probe, number + 1);
         }
-        // Some leave before it is their turn.
+        // Some disconnect before it is their turn.
         let leaves: Vec<bool> = (0..CLIENTS).map(|_| random.one_in(4)).collect();
         for (client, _) in clients
             .iter_mut()
@@ -416,7 +421,7 @@ fn clients_are_served_in_the_order_in_which_they_came() {
         }
         let stayed = leaves.iter().filter(|leaves| !**leaves).count();
         until_blocked(&mut probe, stayed);
-        // Each producer's elements come in its order, so the clients must see that order, too.
+        // A producer pushes its elements in order, so the clients in their order must receive them in that order.
         std::thread::scope(|scope| {
             for (producer, connection) in producers.iter_mut().enumerate() {
                 scope.spawn(move || {
@@ -449,7 +454,7 @@ fn clients_are_served_in_the_order_in_which_they_came() {
 }
 
 #[test]
-fn no_wait_ends_before_its_time() {
+fn no_wait_ends_before_its_timeout() {
     const CLIENTS: usize = 40;
     const EACH: usize = 25;
     let server = Server::subject("2", "8");
@@ -481,7 +486,7 @@ fn no_wait_ends_before_its_time() {
     let mut late = late;
     late.sort_unstable();
     println!(
-        "half are late by less than {:?}, the last by {:?}",
+        "half of the timeouts are late by less than {:?}, the latest by {:?}",
         late[late.len() / 2],
         late[late.len() - 1]
     );

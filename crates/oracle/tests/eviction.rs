@@ -1,6 +1,6 @@
-//! Eviction: what goes when memory is short, what stays, and who is told.
+//! Eviction: which keys are evicted when memory is short, which stay, and which clients are notified.
 //!
-//! Each test starts its own server. With `DAMSELFLY_BIN=redis-server` they run against Redis, which shows that they ask for
+//! Each test starts its own server. With `DAMSELFLY_BIN=redis-server` the tests run against Redis, which shows that they demand
 //! nothing that Redis does not do.
 
 use damselfly_oracle::connection::{Connection, request};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 const KIB: usize = 1024;
 const VALUE_BYTES: usize = KIB;
-/// What a test of a server may need beside what it stores.
+/// Memory that a server may need besides its data during a test.
 const SLACK_BYTES: usize = 256 * KIB;
 const PATIENCE: Duration = Duration::from_secs(20);
 const OUT_OF_MEMORY: &str = "OOM command not allowed when used memory > 'maxmemory'.";
@@ -40,14 +40,14 @@ impl Cache {
         cache
     }
 
-    /// Leaves room for so much more than there is.
+    /// Sets the limit to `kib` above the current memory use.
     fn limit_to(&mut self, kib: usize) {
         self.limit = self.info("used_memory") + kib * KIB;
         let limit = self.limit.to_string();
         assert_eq!(self.run(&["CONFIG", "SET", "maxmemory", &limit]), "OK");
     }
 
-    /// Has nothing evicted any more, even for the sake of who asks how much was.
+    /// Stops evictions, so that even the commands that ask for counts cause none.
     fn end_limit(&mut self) {
         assert_eq!(self.run(&["CONFIG", "SET", "maxmemory", "0"]), "OK");
     }
@@ -62,7 +62,7 @@ impl Cache {
             .unwrap_or_else(|_| panic!("{arguments:?}: {text}"))
     }
 
-    /// A number of INFO.
+    /// A numeric field of INFO.
     fn info(&mut self, field: &str) -> usize {
         let info = self.run(&["INFO", "everything"]);
         let mut lines = info.lines().filter_map(|line| line.split_once(':'));
@@ -70,7 +70,7 @@ impl Cache {
         value.parse().unwrap()
     }
 
-    /// Sets keys of these names to values of [`VALUE_BYTES`], with a deadline if there is one; returns the replies that are not OK.
+    /// Sets keys to values of [`VALUE_BYTES`], with a TTL if there is one; returns the replies that are not OK.
     fn fill(
         &mut self,
         names: impl Iterator<Item = String>,
@@ -89,7 +89,7 @@ impl Cache {
         refusals
     }
 
-    /// How many of so many keys with this prefix are there.
+    /// How many of the `count` keys with this prefix exist.
     fn left(&mut self, prefix: &str, count: usize) -> usize {
         let names: Vec<String> = numbered(prefix, count).collect();
         let mut arguments = vec!["EXISTS"];
@@ -115,7 +115,10 @@ fn text(value: &Value) -> String {
 fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let started = Instant::now();
     while !condition() {
-        assert!(started.elapsed() < PATIENCE, "waited in vain until {what}");
+        assert!(
+            started.elapsed() < PATIENCE,
+            "timed out waiting until {what}"
+        );
         std::thread::sleep(Duration::from_millis(10));
     }
 }
@@ -141,7 +144,7 @@ fn memory_stays_within_its_limit_under_every_policy() {
         let left = cache.number(&["DBSIZE"]);
         assert!((1000..3000).contains(&left), "{policy}: {left} keys");
         assert_eq!(cache.info("evicted_keys"), COUNT - left, "{policy}");
-        // What is left is whole.
+        // The remaining keys are intact.
         let last = cache.run(&["GET", &format!("key{}", COUNT - 1)]);
         assert_eq!(last.len(), VALUE_BYTES);
         assert_eq!(cache.run(&["CONFIG", "RESETSTAT"]), "OK");
@@ -166,7 +169,7 @@ fn keys_without_a_deadline_stay_under_volatile_policies() {
 }
 
 #[test]
-fn where_nothing_may_go_writes_are_refused() {
+fn writes_are_refused_if_nothing_may_be_evicted() {
     for policy in ["volatile-lru", "volatile-ttl", "noeviction"] {
         let mut cache = Cache::new(policy, 3000);
         let refusals = cache.fill(numbered("key", 5000), None);
@@ -178,24 +181,24 @@ fn where_nothing_may_go_writes_are_refused() {
         let left = cache.number(&["DBSIZE"]);
         assert_eq!(left, 5000 - refusals.len(), "{policy}: nothing was evicted");
         assert_eq!(cache.info("evicted_keys"), 0);
-        // Reading and deleting are not refused, and help.
+        // Reads and deletions are not refused, and deletions make room.
         assert_eq!(cache.run(&["STRLEN", "key0"]), VALUE_BYTES.to_string());
         let now = "current_eviction_exceeded_time";
-        until("time goes on", || cache.info(now) > 0);
+        until("the time is counted", || cache.info(now) > 0);
         for name in numbered("key", 100) {
             assert_eq!(cache.run(&["DEL", &name]), "1");
         }
         assert_eq!(cache.run(&["SET", "key0", "value"]), "OK");
-        until("it is noticed", || cache.info(now) == 0);
+        until("the server has noticed", || cache.info(now) == 0);
         assert!(cache.info("total_eviction_exceeded_time") > 0);
     }
 }
 
 #[test]
-fn what_other_threads_do_counts() {
+fn memory_of_other_threads_counts() {
     let mut cache = Cache::new("noeviction", 3000);
     assert!(cache.fill(numbered("key", 1000), None).is_empty());
-    // This frees what many have allocated, which leaves nobody more room than there is.
+    // One thread frees what others allocated; this must not leave any thread more room than there is.
     let names: Vec<String> = numbered("key", 1000).collect();
     let mut others: Vec<Connection> = (0..4).map(|_| cache.server.connect()).collect();
     for _ in 0..10 {
@@ -206,7 +209,7 @@ fn what_other_threads_do_counts() {
         }
         assert!(cache.fill(numbered("key", 1000), None).is_empty());
     }
-    // A command over many members allocates elsewhere than where its client is served.
+    // A command over many members allocates on another thread than its client's.
     for start in (0..20_000).step_by(1000) {
         let members: Vec<String> = (start..start + 1000)
             .map(|number| format!("member:{number}"))
@@ -242,10 +245,10 @@ fn few_keys_with_a_deadline_among_many_without_are_found() {
                 .is_empty()
         );
     }
-    // More than these take.
+    // This is more than the keys with a deadline take.
     let limit = cache.info("used_memory") - 1000 * KIB;
     cache.run(&["CONFIG", "SET", "maxmemory", &limit.to_string()]);
-    // As long as there is something that may go, nothing is refused.
+    // Nothing is refused while there is a key that may be evicted.
     let mut writes = (0..10_000).map(|_| cache.run(&["SET", "kept0", "x"]));
     assert_eq!(
         writes.find(|reply| reply != "OK"),
@@ -256,7 +259,7 @@ fn few_keys_with_a_deadline_among_many_without_are_found() {
 }
 
 #[test]
-fn what_was_used_lately_stays() {
+fn recently_used_keys_stay() {
     const HOT: usize = 50;
     let mut cache = Cache::new("allkeys-lru", 3000);
     assert_eq!(
@@ -265,7 +268,7 @@ fn what_was_used_lately_stays() {
     );
     cache.fill(numbered("hot", HOT), None);
     cache.fill(numbered("cold", 1500), None);
-    // The age of keys is counted in seconds.
+    // Idle times are counted in seconds.
     until("time has passed", || {
         cache.number(&["OBJECT", "IDLETIME", "cold0"]) >= 2
     });
@@ -278,12 +281,12 @@ fn what_was_used_lately_stays() {
     let evicted = cache.info("evicted_keys");
     assert!(
         1500 - cold >= evicted * 9 / 10,
-        "{cold} of 1500, {evicted} gone"
+        "{cold} of 1500 left, {evicted} evicted"
     );
 }
 
 #[test]
-fn what_is_used_often_stays() {
+fn frequently_used_keys_stay() {
     const HOT: usize = 50;
     let mut cache = Cache::new("allkeys-lfu", 3000);
     cache.fill(numbered("hot", HOT), None);
@@ -314,10 +317,10 @@ fn repeat(cache: &mut Cache, arguments: &[&str], times: usize) {
 }
 
 #[test]
-fn what_is_written_often_stays() {
-    // Bug: of 200 keys written 1,500 times, about 80 went before keys that were written twice. Cause: the counter of uses grew by
-    // a random number, for which writes passed the highest one, so that it stopped at 6. Fix: there is one function that counts a
-    // use, and it draws the number.
+fn frequently_written_keys_stay() {
+    // Bug: of 200 keys written 1,500 times, about 80 were evicted before keys that were written twice. Cause: the access counter
+    // grows depending on a random number; writes passed the highest one, so that the counter stopped at 6. Fix: there is one function
+    // that counts an access, and it draws the number.
     const HOT: usize = 200;
     let mut cache = Cache::new("allkeys-lfu", 3000);
     let twice = |prefix, count| numbered(prefix, count).flat_map(|name| [name.clone(), name]);
@@ -331,9 +334,9 @@ fn what_is_written_often_stays() {
 }
 
 #[test]
-fn uses_at_the_same_moment_count_each() {
-    // Bug: 10,000 pipelined reads gave a count of 9.5 on average. Cause: the random number by which the counter grows was made of
-    // the time in milliseconds, so that all uses within one had the same. Fix: numbers of a random sequence.
+fn each_access_at_the_same_moment_counts() {
+    // Bug: 10,000 pipelined reads gave a count of 9.5 on average. Cause: the random number that decides whether the counter grows was
+    // derived from the time in milliseconds, so all accesses within a millisecond had the same number. Fix: numbers of a random sequence.
     const KEYS: usize = 20;
     let mut cache = Cache::new("allkeys-lfu", 100_000);
     cache.run(&["CONFIG", "SET", "lfu-decay-time", "0"]);
@@ -354,7 +357,7 @@ fn uses_at_the_same_moment_count_each() {
             };
             let arguments = [&[command, name.as_str()], more].concat();
             match command {
-                // It is refused, which is a use, too.
+                // The command is refused, which also counts as an access.
                 "LPUSHX" => {
                     let request = request(&arguments).repeat(10_000);
                     cache.connection.send(&request).unwrap();
@@ -364,14 +367,14 @@ fn uses_at_the_same_moment_count_each() {
             }
             sum += cache.number(&["OBJECT", "FREQ", &name]);
         }
-        // 49 is what `lfu-log-factor` 10 makes of so many: the square root of a fifth of them, and the 5 of a new key.
+        // With `lfu-log-factor` 10, 10,000 accesses give 49: the square root of a fifth of them, plus the 5 of a new key.
         let mean = sum as f64 / KEYS as f64;
         assert!((45.0..54.0).contains(&mean), "{command}: {mean}");
     }
 }
 
 #[test]
-fn what_ends_soon_goes_first() {
+fn keys_that_expire_soon_are_evicted_first() {
     let mut cache = Cache::new("volatile-ttl", 3000);
     assert_eq!(
         cache.run(&["CONFIG", "SET", "maxmemory-samples", "10"]),
@@ -384,7 +387,7 @@ fn what_ends_soon_goes_first() {
 }
 
 #[test]
-fn all_databases_give_room() {
+fn keys_of_all_databases_are_evicted() {
     for (first, second) in [("0", "9"), ("9", "0")] {
         let mut cache = Cache::new("allkeys-random", 3000);
         cache.run(&["SELECT", first]);
@@ -400,11 +403,11 @@ fn all_databases_give_room() {
 }
 
 #[test]
-fn keys_that_are_needed_alike_go_by_chance() {
+fn random_policy_evicts_old_and_new_keys() {
     let mut cache = Cache::new("allkeys-random", 3000);
     cache.fill(numbered("old", 2000), None);
     cache.fill(numbered("new", 4000), None);
-    // Two thirds of what there was were new: of the old ones few are left, and of the new ones not only the first.
+    // Two thirds of the keys were new: few old ones are left, and the remaining new ones are not only the first.
     assert!(cache.left("old", 2000) < 800);
     let names: Vec<String> = numbered("new", 4000).skip(2000).collect();
     let mut arguments = vec!["EXISTS"];
@@ -414,7 +417,7 @@ fn keys_that_are_needed_alike_go_by_chance() {
 }
 
 #[test]
-fn who_waits_for_a_stream_hears_that_it_is_evicted() {
+fn a_client_blocked_on_a_stream_gets_an_error_when_it_is_evicted() {
     let mut cache = Cache::new("volatile-ttl", 3000);
     cache.run(&["XGROUP", "CREATE", "stream", "group", "$", "MKSTREAM"]);
     cache.run(&["EXPIRE", "stream", "100"]);
@@ -431,7 +434,9 @@ fn who_waits_for_a_stream_hears_that_it_is_evicted() {
         ">",
     ];
     waiter.send(&request(&wait)).unwrap();
-    until("it waits", || cache.info("blocked_clients") == 1);
+    until("the client is blocked", || {
+        cache.info("blocked_clients") == 1
+    });
     for name in numbered("key", 100_000) {
         assert!(cache.fill([name].into_iter(), Some(1000)).is_empty());
         if cache.run(&["EXISTS", "stream"]) == "0" {
@@ -443,7 +448,7 @@ fn who_waits_for_a_stream_hears_that_it_is_evicted() {
 }
 
 #[test]
-fn who_watches_a_key_sees_it_evicted() {
+fn eviction_of_a_watched_key_aborts_the_transaction() {
     let mut cache = Cache::new("volatile-ttl", 3000);
     assert_eq!(cache.run(&["SET", "watched", "value", "EX", "100"]), "OK");
     let mut others = [cache.server.connect(), cache.server.connect()];
@@ -452,7 +457,7 @@ fn who_watches_a_key_sees_it_evicted() {
             other.call(arguments).unwrap();
         }
     }
-    // All others end later, or never, so that it goes.
+    // All other keys expire later, or never, so that the watched one is evicted.
     let names = (0..).map(|number| format!("key{number}"));
     for name in names.take(100_000) {
         assert!(cache.fill([name].into_iter(), Some(1000)).is_empty());
@@ -479,7 +484,7 @@ fn the_eviction_of_a_key_is_an_event_of_its_own() {
     assert_eq!(cache.run(&wanted), "OK");
     assert!(cache.fill(numbered("key", COUNT), None).is_empty());
     cache.end_limit();
-    // A deleted key comes last: every other event is that of an eviction.
+    // The event of a deleted key comes last: every other event must be an eviction.
     cache.run(&["SET", "last", "value"]);
     let evicted = cache.info("evicted_keys");
     assert!(evicted > 1000);
@@ -487,7 +492,7 @@ fn the_eviction_of_a_key_is_an_event_of_its_own() {
     let mut gone = std::collections::BTreeSet::new();
     loop {
         let Value::Array(message) = subscriber.receive().unwrap() else {
-            panic!("no message");
+            panic!("a reply that is not a message");
         };
         let (channel, key) = (text(&message[2]), text(&message[3]));
         if channel == "__keyevent@0__:del" {
@@ -503,7 +508,7 @@ fn the_eviction_of_a_key_is_an_event_of_its_own() {
 }
 
 #[test]
-fn who_caches_a_key_is_told_of_its_eviction() {
+fn eviction_of_a_tracked_key_is_invalidated() {
     let mut cache = Cache::new("allkeys-lru", 3000);
     assert!(cache.fill(numbered("key", 1000), None).is_empty());
     let mut reader = cache.server.connect();
@@ -524,14 +529,14 @@ fn who_caches_a_key_is_told_of_its_eviction() {
         };
         told.extend(keys.iter().map(text));
     }
-    // New keys of the same names were not read: nobody caches them.
+    // No other key was read, so nothing else is invalidated.
     assert_eq!(told.len(), gone);
     let there: usize = told.iter().map(|key| cache.number(&["EXISTS", key])).sum();
     assert_eq!(there, 0);
 }
 
 #[test]
-fn no_command_loses_keys_in_the_middle_of_its_work() {
+fn no_keys_are_evicted_while_a_script_or_transaction_runs() {
     let mut cache = Cache::new("allkeys-random", 3000);
     let value = "x".repeat(100 * KIB);
     let script = "for i = 1, 5 do redis.call('SET', KEYS[i], ARGV[1]) end
@@ -557,7 +562,7 @@ fn no_command_loses_keys_in_the_middle_of_its_work() {
 }
 
 #[test]
-fn a_huge_value_that_goes_makes_room_for_much() {
+fn evicting_a_huge_value_makes_room_for_many_keys() {
     let mut cache = Cache::new("volatile-ttl", 20_000);
     let member = "x".repeat(100);
     for start in (0..100_000).step_by(1000) {
@@ -570,7 +575,7 @@ fn a_huge_value_that_goes_makes_room_for_much() {
         cache.run(&["EXPIRE", "huge", "1000"]);
     }
     assert_eq!(cache.run(&["EXISTS", "huge"]), "1");
-    // It is the only key that may go, and takes a moment to free.
+    // It is the only key that may be evicted, and takes a moment to free.
     let refusals = cache.fill(numbered("key", 10_000), None);
     assert!(refusals.is_empty(), "{}", refusals[0]);
     assert_eq!(cache.run(&["EXISTS", "huge"]), "0");
@@ -583,18 +588,18 @@ fn a_lower_limit_takes_effect_at_once() {
     assert!(cache.fill(numbered("key", 5000), None).is_empty());
     let limit = cache.limit - 8000 * KIB;
     cache.run(&["CONFIG", "SET", "maxmemory", &limit.to_string()]);
-    // Without any command that needs memory.
+    // This must not need a command that uses memory.
     until("memory is below the limit", || {
         cache.info("used_memory") <= limit + SLACK_BYTES
     });
     assert!(cache.info("evicted_keys") > 1000);
-    until("it is noticed", || {
+    until("the server has noticed", || {
         cache.info("current_eviction_exceeded_time") == 0
     });
 }
 
 #[test]
-fn many_writers_share_the_room() {
+fn many_writers_share_the_limit() {
     const WRITERS: usize = 4;
     const EACH: usize = 5000;
     let mut cache = Cache::new("allkeys-lfu", 4000);

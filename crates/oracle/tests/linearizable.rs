@@ -1,16 +1,16 @@
-//! Many clients at once on few keys: every history that they see must have an order that explains it.
+//! Many concurrent clients on few keys: for every history, some order of the calls must explain all replies.
 //!
-//! Seen to fail, each change made by hand and taken back:
+//! These tests were seen to fail with each of these changes, made by hand and reverted:
 //!
-//! - the engine built with `--cfg broken="sections"` (others run in the middle of a section): all, at once;
-//! - `Lock::try_acquire` always says yes: all within 80 histories, by a history without an order or by the
-//!   connection that a panic of the server costs;
-//! - the server built with `--cfg broken="scripts"` (a script that runs again was not undone): those with scripts, within four
-//!   histories, in three runs of three;
-//! - `lock_many` takes the first of its shards only: those with several keys, in five runs of six.
+//! - the engine built with `--cfg broken="sections"` (other clients run in the middle of a section): all tests, at once;
+//! - `Lock::try_acquire` always succeeds: all tests within 80 histories, by a history without an order or by a connection lost
+//!   to a panic of the server;
+//! - the server built with `--cfg broken="scripts"` (a script is retried without a rollback): the tests with scripts, within
+//!   four histories, in three of three runs;
+//! - `lock_many` locks only the first of its shards: the tests with several keys, in five of six runs.
 //!
-//! `DAMSELFLY_LINEARIZABLE_S` is how many seconds each test runs, `DAMSELFLY_SEED` makes it draw the same commands
-//! again; how the threads meet is chance.
+//! `DAMSELFLY_LINEARIZABLE_S` is how many seconds each test runs. `DAMSELFLY_SEED` repeats the same commands; how the threads
+//! interleave is still random.
 
 use damselfly_oracle::connection::{Connection, request};
 use damselfly_oracle::history::{Call, History, Model, check};
@@ -23,7 +23,7 @@ const KEYS: usize = 4;
 const CLIENTS: usize = 6;
 /// Calls of each client in one history.
 const CALLS: usize = 120;
-/// The most calls that a client sends at once.
+/// The most calls that a client pipelines.
 const PIPELINE_MAX: usize = 3;
 const SECONDS: u64 = 2;
 
@@ -53,7 +53,7 @@ enum Command {
         commands: Vec<Command>,
         declared: Vec<usize>,
     },
-    /// A script that increments the key that the length of a value chooses, out of so many.
+    /// A script that increments one of `keys` keys, chosen by the length of a value.
     Follow {
         by: By,
         from: usize,
@@ -73,7 +73,7 @@ enum By {
     Function,
 }
 
-/// Runs the commands that the first argument lists. The pauses let others come between.
+/// A script that runs the commands in its first argument. The pauses let other clients run in between.
 const RUN: &str = "local replies = {}
 for i, words in ipairs(cjson.decode(ARGV[1])) do
   replies[i] = redis.pcall(unpack(words))
@@ -90,7 +90,7 @@ fn library() -> String {
     )
 }
 
-/// What the keys hold.
+/// The values of the keys.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 struct Strings([Option<String>; KEYS]);
 
@@ -122,7 +122,7 @@ impl Strings {
 
     fn incr(&mut self, key: usize) -> Value {
         let text = self.0[key].as_deref().unwrap_or("0");
-        // Only the text that a number is printed as counts as that number.
+        // A text counts as a number only in the form in which the number is printed.
         let number = text
             .parse::<i64>()
             .ok()
@@ -235,7 +235,7 @@ impl Model for Strings {
     }
 }
 
-/// The command as a client writes it. Its reply is that to the last request, behind those of `QUEUED` and the like.
+/// The requests for a command. Its reply is the one to the last request; those before it are `QUEUED` and the like.
 fn requests(command: &Command) -> Vec<Vec<String>> {
     let Multi(commands) = command else {
         return vec![words(command)];
@@ -298,7 +298,7 @@ fn words(command: &Command) -> Vec<String> {
             let arguments = [from.to_string(), keys.to_string()];
             script(*by, ("follow", FOLLOW), declared, &arguments)
         }
-        Multi(_) => panic!("a transaction in a transaction"),
+        Multi(_) => panic!("transactions can't be nested"),
     }
 }
 
@@ -323,7 +323,7 @@ fn single(random: &mut Random, keys: usize) -> Command {
         "-3",
         "x",
         "42",
-        "long enough to be no number",
+        "too long to be a number",
     ];
     let key = random.below(keys);
     let (text, tail) = (*random.pick(TEXTS), *random.pick(&["1", "2", "a"]));
@@ -337,7 +337,7 @@ fn single(random: &mut Random, keys: usize) -> Command {
     }
 }
 
-/// A command on any of `keys` keys, more often than not on several.
+/// A command on any of `keys` keys, usually on several.
 fn mixed(random: &mut Random, keys: usize) -> Command {
     let mut all: Vec<usize> = (0..keys).collect();
     random.shuffle(&mut all);
@@ -357,7 +357,7 @@ fn mixed(random: &mut Random, keys: usize) -> Command {
     }
 }
 
-/// Lets one client draw commands, send them, some at once, and note what it sees.
+/// Lets a client draw commands, send them, some pipelined, and record the replies.
 fn play(
     connection: &mut Connection,
     random: &mut Random,
@@ -390,7 +390,7 @@ fn play(
     calls
 }
 
-/// Plays histories against a server of so many threads and checks each.
+/// Plays histories against a server with this many threads and checks each.
 fn prove(threads: &str, draw: impl Fn(&mut Random, usize) -> Command + Sync) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let seed = random::number_from("DAMSELFLY_SEED").unwrap_or(now.subsec_nanos().into());
@@ -426,7 +426,7 @@ fn prove(threads: &str, draw: impl Fn(&mut Random, usize) -> Command + Sync) {
     assert!(histories > 0);
 }
 
-/// Transactions more often than not.
+/// Usually a transaction.
 fn transactions(random: &mut Random, keys: usize) -> Command {
     if random.one_in(3) {
         return mixed(random, keys);
@@ -464,7 +464,7 @@ fn script_on(random: &mut Random, keys: usize) -> Command {
     }
 }
 
-/// Scripts, alone and in transactions, among other commands.
+/// Scripts, alone and in transactions, mixed with other commands.
 fn scripts(random: &mut Random, keys: usize) -> Command {
     match random.below(8) {
         0..4 => script_on(random, keys),

@@ -1,7 +1,7 @@
-//! Keyspace notifications: the same events as Redis's for random commands, and in the order of the changes, whichever threads
-//! make them.
+//! Keyspace notifications: random commands cause the same events as in Redis, and events come in the order of the changes,
+//! whichever threads make them.
 //!
-//! `DAMSELFLY_SEED` makes the first test draw the same commands again.
+//! `DAMSELFLY_SEED` repeats the commands of the first test.
 
 use damselfly_oracle::connection::{Connection, request};
 use damselfly_oracle::random;
@@ -16,13 +16,13 @@ const COMMANDS: usize = 200;
 const DEBUG: [&str; 2] = ["--enable-debug-command", "yes"];
 
 #[test]
-fn random_commands_cause_the_events_of_redis() {
+fn random_commands_cause_the_same_events_as_in_redis() {
     let program = Program::subject();
     let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let seed = random::number_from("DAMSELFLY_SEED").unwrap_or(clock.as_millis() as u64);
     println!("DAMSELFLY_SEED={seed}");
     let reference = Server::start(&Program::reference(), &DEBUG).unwrap();
-    // A failed CONFIG SET makes Redis forget the letter `n`, and its SCAN notices the ends of keys.
+    // A failed CONFIG SET makes Redis drop the class `n`, and its SCAN removes expired keys.
     let without = ["DEBUG", "CONFIG", "SCAN"].map(String::from);
     let generator = Generator::new(None, &without);
     for threads in ["1", "4"] {
@@ -32,7 +32,7 @@ fn random_commands_cause_the_events_of_redis() {
         }
         let subject = Server::start(&program, &options).unwrap();
         let pair = Pair::new(reference.address(), subject.address()).unwrap();
-        let pair = pair.hearing();
+        let pair = pair.with_events();
         for seed in seed..seed + SEQUENCES {
             let steps = generator.sequence(seed, COMMANDS);
             if let Some(difference) = pair.run(&steps).unwrap().difference {
@@ -47,7 +47,7 @@ fn random_commands_cause_the_events_of_redis() {
     }
 }
 
-/// Clients that add one to the same number, each by a command that has an event of its own.
+/// Clients that increment the same number, by commands with different events.
 const WRITERS: [(&str, &str); 4] = [
     ("INCRBY", "incrby"),
     ("INCRBYFLOAT", "incrbyfloat"),
@@ -56,7 +56,7 @@ const WRITERS: [(&str, &str); 4] = [
 ];
 const ADDITIONS: usize = 5000;
 
-/// Adds one again and again, and returns what the number was each time.
+/// Increments the number repeatedly, and returns its values.
 fn add(mut connection: Connection, command: &str) -> Vec<usize> {
     const PIPELINE: usize = 50;
     let one = request(&[command, "number", "1"]);
@@ -82,10 +82,13 @@ fn events_come_in_the_order_of_the_changes_of_all_threads() {
         Kind::Redis => &[],
     };
     let server = Server::start(&program, options).unwrap();
-    let mut ear = server.connect();
-    ear.call(&["CONFIG", "SET", "notify-keyspace-events", "K$"])
+    let mut subscriber = server.connect();
+    subscriber
+        .call(&["CONFIG", "SET", "notify-keyspace-events", "K$"])
         .unwrap();
-    ear.call(&["SUBSCRIBE", "__keyspace@0__:number"]).unwrap();
+    subscriber
+        .call(&["SUBSCRIBE", "__keyspace@0__:number"])
+        .unwrap();
     let mut made = vec![""; WRITERS.len() * ADDITIONS + 1];
     std::thread::scope(|scope| {
         let writers: Vec<_> = WRITERS
@@ -102,11 +105,11 @@ fn events_come_in_the_order_of_the_changes_of_all_threads() {
         }
     });
     for (sum, event) in made.iter().enumerate().skip(1) {
-        let heard = ear.receive().unwrap();
+        let message = subscriber.receive().unwrap();
         let expected = Value::Bulk(event.as_bytes().to_vec());
         assert!(
-            matches!(&heard, Value::Array(words) if words.last() == Some(&expected)),
-            "{sum} by {event}, but {heard:?} was heard"
+            matches!(&message, Value::Array(words) if words.last() == Some(&expected)),
+            "{sum} was reached by {event}, but the message is {message:?}"
         );
     }
 }

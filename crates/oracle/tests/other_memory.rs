@@ -1,5 +1,5 @@
-//! `maxmemory` and memory that evicting keys does not give back: interpreters, buffers of clients, libraries of functions. It
-//! must never cost the whole cache, nor have writes refused where keys may be evicted.
+//! `maxmemory` and memory that evicting keys does not free: interpreters, client buffers, function libraries. It must never cause
+//! the whole cache to be evicted, nor writes to be refused if keys may be evicted.
 //!
 //! Each test starts its own server.
 
@@ -12,9 +12,9 @@ const MIB: usize = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(60);
 const KEYS: usize = 10_000;
 const VALUE_BYTES: usize = 1000;
-/// So much room there is for keys and all else: about twice what the keys take.
+/// The room for keys and everything else: about twice what the keys take.
 const ROOM_BYTES: usize = 20 * MIB;
-/// At least so many keys stay, whatever else takes memory: those of the half of the room that is theirs.
+/// At least this many keys stay, whatever else takes memory: half of the room is reserved for keys.
 const KEYS_KEPT: usize = 6000;
 const OUT_OF_MEMORY: &str = "OOM command not allowed when used memory > 'maxmemory'.";
 
@@ -24,7 +24,7 @@ struct Cache {
 }
 
 impl Cache {
-    /// A server whose keys take about half of the room that it has.
+    /// A server whose keys take about half of its room.
     fn filled(policy: &str) -> Self {
         let arguments = ["--maxmemory-policy", policy, "--threads", "2"];
         let server = Server::start(&Program::subject(), &arguments).unwrap();
@@ -58,7 +58,7 @@ impl Cache {
         value.parse().unwrap()
     }
 
-    /// Sets so many keys; returns how many were refused.
+    /// Sets `count` keys; returns how many were refused.
     fn set_all(&mut self, prefix: &str, count: usize, bytes: usize) -> usize {
         const BATCH: usize = 500;
         let value = "x".repeat(bytes);
@@ -81,13 +81,16 @@ impl Cache {
         refused
     }
 
-    /// Most of the keys are still there when the background has had the time to evict, and writes go on.
+    /// Asserts that writes succeed and that most keys remain after the background has had time to evict.
     fn assert_works(&mut self, what: &str) {
-        // Each second write makes room for at most half a millisecond.
+        // Every second write evicts for at most half a millisecond.
         assert_eq!(self.set_all("new", 2000, VALUE_BYTES), 0, "{what}");
         let evicted = self.info("evicted_keys");
         assert_eq!(self.set_all("newer", 2000, VALUE_BYTES), 0, "{what}");
-        assert!(self.info("evicted_keys") > evicted, "{what}: room is made");
+        assert!(
+            self.info("evicted_keys") > evicted,
+            "{what}: nothing was evicted"
+        );
         let left = self.number(&["DBSIZE"]);
         assert!(left >= KEYS_KEPT, "{what}: {left} keys");
     }
@@ -106,16 +109,19 @@ fn text(value: &Value) -> String {
 fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let started = Instant::now();
     while !condition() {
-        assert!(started.elapsed() < PATIENCE, "waited in vain until {what}");
+        assert!(
+            started.elapsed() < PATIENCE,
+            "timed out waiting until {what}"
+        );
         std::thread::sleep(Duration::from_millis(10));
     }
 }
 
-/// The garbage of a script that had ended counted for `maxmemory`, and nothing collected it: the whole cache was evicted, and
-/// then nearly every write was refused. Now an interpreter's memory does not count, as in Redis, and what is far above the usual
-/// is collected when a script ends.
+/// Bug: the garbage of a finished script counted towards `maxmemory`, and nothing collected it: the whole cache was evicted, and
+/// then nearly every write was refused. Fix: an interpreter's memory does not count, as in Redis, and garbage far above the usual
+/// amount is collected when a script finishes.
 #[test]
-fn garbage_of_a_script_costs_no_key() {
+fn garbage_of_a_script_evicts_no_key() {
     const COUNT: usize = 100_000;
     let arguments = ["--maxmemory-policy", "allkeys-lru", "--threads", "2"];
     let server = Server::start(&Program::subject(), &arguments).unwrap();
@@ -129,20 +135,19 @@ fn garbage_of_a_script_costs_no_key() {
     assert_eq!(cache.set_all("new", 2000, 100), 0);
     assert_eq!(cache.number(&["DBSIZE"]), COUNT + 2000);
     assert_eq!(cache.info("evicted_keys"), 0);
-    // Nor does it while the script runs, whoever writes: it calls commands itself here.
+    // Nor does garbage evict keys while the script runs, here with writes by the script itself.
     let script = "local t={} for i=1,1000000 do t[i]=tostring(i) end
         for i=1,1000 do redis.call('SET', 'script' .. i, 'x') end return #t";
     assert_eq!(cache.run(&["EVAL", script, "0"]), "1000000");
     assert_eq!(cache.number(&["DBSIZE"]), COUNT + 3000);
 }
 
-/// Replies that clients do not read, and requests that they do not finish, had keys evicted until none was left; then writes
-/// were refused.
+/// Bug: replies that clients did not read, and requests that they did not finish, evicted all keys; then writes were refused.
 #[test]
-fn buffers_of_clients_leave_half_of_the_memory_to_keys() {
+fn client_buffers_leave_half_of_the_memory_to_keys() {
     const CLIENTS: usize = 10;
     const BYTES: usize = 3 * MIB;
-    /// The sockets themselves hold some MiB.
+    /// The socket buffers hold a few MiB.
     const ECHOES: usize = 6;
     let mut cache = Cache::filled("allkeys-lru");
     let long = "y".repeat(BYTES);
@@ -151,13 +156,15 @@ fn buffers_of_clients_leave_half_of_the_memory_to_keys() {
     for client in &mut clients {
         client.send(&echo).unwrap();
     }
-    until("replies wait", || {
+    until("unread replies fill the buffers", || {
         cache.info("mem_clients_normal") > 2 * ROOM_BYTES
     });
     cache.assert_works("replies");
     assert!(cache.info("mem_not_counted_for_evict") > 0);
     drop(clients);
-    until("they are gone", || cache.info("connected_clients") == 1);
+    until("the clients are gone", || {
+        cache.info("connected_clients") == 1
+    });
     assert_eq!(cache.info("mem_not_counted_for_evict"), 0);
 
     let mut cache = Cache::filled("allkeys-lru");
@@ -166,15 +173,15 @@ fn buffers_of_clients_leave_half_of_the_memory_to_keys() {
     for client in &mut clients {
         client.send(&multi).unwrap();
     }
-    until("requests are queued, and one waits", || {
+    until("requests are queued, and one is incomplete", || {
         cache.info("mem_clients_normal") > 2 * ROOM_BYTES
     });
     cache.assert_works("requests and transactions");
 }
 
-/// The text of a library took the place of all keys.
+/// Bug: the texts of function libraries evicted all keys.
 #[test]
-fn libraries_of_functions_leave_half_of_the_memory_to_keys() {
+fn function_libraries_leave_half_of_the_memory_to_keys() {
     let mut cache = Cache::filled("allkeys-random");
     for number in 0..4 {
         let library = library(number);
@@ -196,9 +203,9 @@ fn library(number: usize) -> String {
     )
 }
 
-/// Where no key may be evicted, all counts but interpreters: the writes that are refused are accepted again when it is gone.
+/// If no key may be evicted, all memory but that of interpreters counts: writes are refused until it is freed.
 #[test]
-fn without_eviction_other_memory_has_writes_refused() {
+fn without_eviction_writes_are_refused_because_of_other_memory() {
     let mut cache = Cache::filled("noeviction");
     assert_eq!(cache.run(&["FUNCTION", "LOAD", &library(0)]), "large0");
     assert_eq!(cache.set_all("key", 100, VALUE_BYTES), 0);
@@ -207,7 +214,7 @@ fn without_eviction_other_memory_has_writes_refused() {
     assert_eq!(cache.set_all("new", 100, VALUE_BYTES), 100);
     assert_eq!(cache.number(&["DBSIZE"]), KEYS);
     assert_eq!(cache.run(&["FUNCTION", "FLUSH"]), "OK");
-    until("threads have let go of the libraries", || {
+    until("threads have dropped the libraries", || {
         cache.set_all("new", 1, VALUE_BYTES) == 0
     });
     assert_eq!(cache.set_all("new", 100, VALUE_BYTES), 0);

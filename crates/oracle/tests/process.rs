@@ -1,6 +1,6 @@
-//! The process: signals, the background, service managers, and listening elsewhere while it runs.
+//! The process: signals, running in the background, service managers, and changing ports and addresses while it runs.
 //!
-//! Each test starts its own server. With `DAMSELFLY_BIN=redis-server` those run against Redis that ask for nothing else.
+//! Each test starts its own server. With `DAMSELFLY_BIN=redis-server` the tests that demand nothing else run against Redis.
 
 use damselfly_oracle::connection::Connection;
 use damselfly_oracle::server::{Kind, Program, ScratchFolder, Server, wait_for_end};
@@ -26,10 +26,10 @@ fn pid(number: u32) -> Pid {
     Pid::from_raw(i32::try_from(number).unwrap()).unwrap()
 }
 
-/// A process that is ended when the test is, if it has not ended before.
-struct Ended(u32);
+/// Kills a process when the test is over, if it is still running.
+struct KilledOnDrop(u32);
 
-impl Drop for Ended {
+impl Drop for KilledOnDrop {
     fn drop(&mut self) {
         let _ = kill_process(pid(self.0), Signal::KILL);
     }
@@ -53,7 +53,7 @@ fn ping(connection: &mut Connection) {
 fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < PATIENCE, "waited in vain until {what}");
+        assert!(start.elapsed() < PATIENCE, "timed out waiting until {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
 }
@@ -67,21 +67,24 @@ fn local(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
 
-/// The bug: SIGHUP, which a terminal sends when it closes, killed the server. Redis ignores it.
+/// Bug: SIGHUP, which a terminal sends when it closes, killed the server. Redis ignores it.
 #[test]
 fn sighup_is_ignored() {
     let mut server = start(&[]);
     kill_process(pid(server.id()), Signal::HUP).unwrap();
-    let status = server.terminate(PATIENCE).unwrap().expect("ends promptly");
+    let status = server
+        .terminate(PATIENCE)
+        .unwrap()
+        .expect("the server exits promptly");
     assert!(status.success(), "{status}; its log:\n{}", server.log());
 }
 
-/// The bug: while a thread did not end, the process could only be killed. Here the main thread does not: it writes its log into a
-/// pipe that nobody reads any more.
+/// Bug: while a thread was stuck, the process could only be killed. Here the main thread is stuck: it writes its log to a pipe that
+/// is no longer read.
 #[test]
-fn a_second_signal_ends_the_process_whatever_runs() {
+fn a_second_signal_stops_the_process_even_if_a_thread_is_stuck() {
     if Program::subject().kind() == Kind::Redis {
-        // It logs from the handler of the signal, and only a second SIGINT ends it.
+        // Redis logs from the signal handler, and only a second SIGINT stops it.
         return;
     }
     for signal in [Signal::TERM, Signal::INT] {
@@ -97,19 +100,19 @@ fn a_second_signal_ends_the_process_whatever_runs() {
             .arg(&log)
             .spawn()
             .unwrap();
-        let _ended = Ended(child.id());
+        let _killed = KilledOnDrop(child.id());
         let mut reader = BufReader::new(File::open(&log).unwrap());
         let mut line = String::new();
         while !line.contains("Ready to accept connections") {
             line.clear();
             if reader.read_line(&mut line).unwrap() == 0 {
-                // It opens the pipe for each line.
+                // The server opens the pipe anew for each line.
                 reader = BufReader::new(File::open(&log).unwrap());
             }
         }
         drop(reader);
         let mut status = None;
-        until("it ends", || {
+        until("the process exits", || {
             kill_process(pid(child.id()), signal).unwrap();
             status = wait_for_end(&mut child, Duration::from_millis(20)).unwrap();
             status.is_some()
@@ -141,7 +144,7 @@ fn another_port_takes_new_connections_and_old_ones_stay() {
 }
 
 #[test]
-fn a_port_that_is_taken_changes_nothing() {
+fn a_port_in_use_is_refused_and_changes_nothing() {
     let server = start(&["--bind", "127.0.0.1"]);
     let mut connection = server.connect();
     let other = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -185,13 +188,13 @@ fn other_addresses_take_new_connections() {
     assert_eq!(bind("127.0.0.1 127.0.0.2"), ok());
     ping(&mut Connection::open(second).unwrap());
     ping(&mut server.connect());
-    // The same port on one address and on all can't be listened on at once.
+    // A server can't listen on the same port on one address and on all addresses at once.
     assert_eq!(bind("*"), ok());
     ping(&mut Connection::open(second).unwrap());
     assert_eq!(bind("127.0.0.2"), ok());
     ping(&mut Connection::open(second).unwrap());
     assert!(TcpStream::connect(server.address()).is_err());
-    // Addresses for documentation, which no machine has.
+    // An address reserved for documentation, which no machine has.
     assert_eq!(bind("127.0.0.1 192.0.2.1"), refused);
     assert_eq!(bind("* 192.0.2.1"), refused);
     assert_eq!(bind("127.0.0.1 127.0.0.1"), refused);
@@ -202,7 +205,7 @@ fn other_addresses_take_new_connections() {
     assert!(TcpStream::connect(second).is_err());
 }
 
-/// Starts the server in the background; returns whether that succeeded, and what was printed.
+/// Starts the server in the background; returns whether that succeeded, and the output.
 fn daemonize(folder: &Path, port: u16) -> (bool, String) {
     let output = Program::subject()
         .command(folder, &["--port", &port.to_string()])
@@ -217,22 +220,24 @@ fn daemonize(folder: &Path, port: u16) -> (bool, String) {
 }
 
 #[test]
-fn a_server_in_the_background_answers_and_leaves_its_number() {
+fn a_server_in_the_background_answers_and_writes_its_process_id() {
     let folder = ScratchFolder::create().unwrap();
     let file = folder.path().join("server.pid");
     let port = free_port();
     let (success, said) = daemonize(folder.path(), port);
     assert!(success, "{said}");
     if Program::subject().kind() == Kind::Redis {
-        // Its command ends before the server has started.
-        until("it answers", || Connection::open(local(port)).is_ok());
+        // The command exits before the server has started.
+        until("the server answers", || {
+            Connection::open(local(port)).is_ok()
+        });
     }
     let mut connection = Connection::open(local(port)).unwrap();
     ping(&mut connection);
     let number: u32 = fs::read_to_string(&file).unwrap().trim().parse().unwrap();
-    let _ended = Ended(number);
+    let _killed = KilledOnDrop(number);
     let Value::Bulk(info) = connection.call(&["INFO", "server"]).unwrap() else {
-        panic!("INFO is a text")
+        panic!("INFO did not return text")
     };
     let info = String::from_utf8(info).unwrap();
     assert!(info.contains(&format!("process_id:{number}\r\n")), "{info}");
@@ -241,16 +246,20 @@ fn a_server_in_the_background_answers_and_leaves_its_number() {
         assert_eq!(link, Path::new("/dev/null"));
     }
     let session = rustix::process::getsid(Some(pid(number))).unwrap();
-    assert_eq!(session, pid(number), "it leads a session of its own");
+    assert_eq!(
+        session,
+        pid(number),
+        "the server does not lead its own session"
+    );
     kill_process(pid(number), Signal::TERM).unwrap();
     assert!(connection.closed_by_server());
-    until("the file is removed", || !file.exists());
+    until("the pid file is removed", || !file.exists());
 }
 
 #[test]
 fn a_failed_start_in_the_background_is_an_error() {
     if Program::subject().kind() == Kind::Redis {
-        // It ends with success, since it has not tried.
+        // Redis exits with success before it has tried to listen.
         return;
     }
     let server = start(&[]);
@@ -263,7 +272,7 @@ fn a_failed_start_in_the_background_is_an_error() {
     assert!(!folder.path().join("server.pid").exists());
 }
 
-/// The messages that systemd gets on `socket`, called `name` in the environment.
+/// Checks the messages that systemd gets on `socket`, named `name` in the environment.
 fn supervised(socket: &UnixDatagram, name: &Path, option: &str) {
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let next = || {
@@ -280,7 +289,7 @@ fn supervised(socket: &UnixDatagram, name: &Path, option: &str) {
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    let _ended = Ended(child.id());
+    let _killed = KilledOnDrop(child.id());
     let mut said = next();
     assert!(said.starts_with("STATUS="), "{said}");
     while !said.contains("READY=1\n") {
@@ -288,17 +297,17 @@ fn supervised(socket: &UnixDatagram, name: &Path, option: &str) {
     }
     let mut connection = Connection::open(local(port)).unwrap();
     let Value::Bulk(info) = connection.call(&["INFO", "server"]).unwrap() else {
-        panic!("INFO is a text")
+        panic!("INFO did not return text")
     };
     let info = String::from_utf8(info).unwrap();
     assert!(info.contains("process_supervised:systemd\r\n"), "{info}");
-    // It is the very process that was started.
+    // The server is the process that was started, not a child of it.
     kill_process(pid(child.id()), Signal::TERM).unwrap();
     while !said.contains("STOPPING=1\n") {
         said = next();
     }
     let status = wait_for_end(&mut child, PATIENCE).unwrap();
-    assert!(status.expect("ends promptly").success());
+    assert!(status.expect("the server exits promptly").success());
 }
 
 #[test]
@@ -313,7 +322,7 @@ fn systemd_is_notified_when_the_server_is_ready_and_when_it_stops() {
 }
 
 #[test]
-fn a_missing_supervisor_is_no_error() {
+fn a_missing_supervisor_is_not_an_error() {
     let folder = ScratchFolder::create().unwrap();
     let port = free_port();
     let mut child = Program::subject()
@@ -323,10 +332,12 @@ fn a_missing_supervisor_is_no_error() {
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    let _ended = Ended(child.id());
-    until("it answers", || Connection::open(local(port)).is_ok());
+    let _killed = KilledOnDrop(child.id());
+    until("the server answers", || {
+        Connection::open(local(port)).is_ok()
+    });
     ping(&mut Connection::open(local(port)).unwrap());
     kill_process(pid(child.id()), Signal::TERM).unwrap();
     let status = wait_for_end(&mut child, PATIENCE).unwrap();
-    assert!(status.expect("ends promptly").success());
+    assert!(status.expect("the server exits promptly").success());
 }

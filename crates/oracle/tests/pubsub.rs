@@ -1,4 +1,4 @@
-//! Publishing and subscribing: what several clients receive, as from Redis, and memory while they do not read.
+//! Publishing and subscribing: several clients receive the same as from Redis, and clients that do not read take bounded memory.
 
 use damselfly_oracle::connection::{Connection, request};
 use damselfly_oracle::random::Random;
@@ -18,9 +18,9 @@ fn receivers(publisher: &mut Connection, payload: &str) -> i64 {
     }
 }
 
-/// Subscribers that read nothing take no more than their limit, and then they are gone.
+/// Subscribers that do not read take no more memory than their limit; then they are disconnected.
 #[test]
-fn slow_subscribers_take_no_memory_without_bound() {
+fn slow_subscribers_take_bounded_memory() {
     let program = Program::subject();
     if program.kind() != Kind::Damselfly {
         return;
@@ -45,7 +45,7 @@ fn slow_subscribers_take_no_memory_without_bound() {
                 break;
             }
         }
-        assert_eq!(left, 0, "all are cut");
+        assert_eq!(left, 0, "all slow subscribers are disconnected");
         let allowed = 2 * SLOW as u64 * (LIMIT_BYTES + 200_000) + (8 << 20);
         assert!(
             peak - before < allowed,
@@ -59,7 +59,7 @@ fn slow_subscribers_take_no_memory_without_bound() {
 const CHANNELS: &[&str] = &["a", "b", "ab", "c[d", ""];
 const PATTERNS: &[&str] = &["a", "a*", "*b", "?", "[ab]", "c\\[d", "*", "x*"];
 
-/// Clients of one server: those of the first half start in RESP3.
+/// Clients of one server; the first half start in RESP3.
 struct Clients {
     clients: Vec<Connection>,
     synchronized: usize,
@@ -77,10 +77,10 @@ impl Clients {
         }
     }
 
-    /// Lets one of them send a command; returns what all of them receive then, in an order that does not depend on tables.
+    /// Lets a client send a command; returns what each client receives then, in an order that does not depend on hash tables.
     fn step(&mut self, client: usize, command: &[&str]) -> Vec<Vec<String>> {
         self.clients[client].send(&request(command)).unwrap();
-        // The client that has sent it first: others get its messages before the replies to what they send then.
+        // The sender comes first: then its messages are delivered before the others' replies to PING.
         let mut received = vec![Vec::new(); self.clients.len()];
         let others = (0..self.clients.len()).filter(|&other| other != client);
         for other in std::iter::once(client).chain(others) {
@@ -89,7 +89,7 @@ impl Clients {
         received
     }
 
-    /// All that a client receives before the reply to a PING that it sends now.
+    /// Sends a PING and returns all that the client receives before the reply.
     fn synchronize(&mut self, client: usize) -> Vec<String> {
         self.synchronized += 1;
         let token = format!("synchronized:{}", self.synchronized);
@@ -107,8 +107,8 @@ impl Clients {
     }
 }
 
-/// Redis's tables have no order: neither have messages because of patterns, nor the ends of all subscriptions. Of the
-/// latter, names and counts are compared apart.
+/// Sorts messages whose order depends on Redis's hash tables: messages from patterns, and confirmations of unsubscribing from
+/// everything. The names and counts of the latter are compared separately.
 fn in_any_order(mut texts: Vec<String>) -> Vec<String> {
     if texts.iter().all(|text| text.contains("unsubscribe\"")) {
         texts = texts
@@ -161,7 +161,7 @@ fn command<'a>(random: &mut Random) -> Vec<&'a str> {
     match name {
         "PUBLISH" | "SPUBLISH" => vec![name, pick(random, CHANNELS), "payload"],
         "NUMSUB" | "SHARDNUMSUB" => [vec!["PUBSUB", name], some(CHANNELS)].concat(),
-        // A pattern of one channel: the order of several would differ.
+        // The pattern matches one channel: the order of several would differ.
         "CHANNELS" | "SHARDCHANNELS" => vec!["PUBSUB", name, "[b]"],
         "NUMPAT" => vec!["PUBSUB", name],
         "GET" => vec![name, "key"],
@@ -170,7 +170,7 @@ fn command<'a>(random: &mut Random) -> Vec<&'a str> {
     }
 }
 
-/// The same random commands of several clients on `redis-server` and on ours: everybody receives the same.
+/// For the same random commands of several clients, each client receives the same from `redis-server` and from ours.
 #[test]
 fn several_clients_receive_what_redis_sends_them() {
     const SEQUENCES: usize = 40;
@@ -202,7 +202,7 @@ fn several_clients_receive_what_redis_sends_them() {
                 "seed {seed}, sequence {sequence}:\n{history}"
             );
         }
-        // The next sequence begins without subscriptions.
+        // The next sequence starts without subscriptions.
         for (server, clients) in [(&reference, theirs), (&subject, ours)] {
             drop(clients);
             let mut probe = server.connect();

@@ -1,10 +1,10 @@
-//! The Rust client `redis` works unchanged: strings, expiry, pipelines, SCAN, RESP3, big values.
+//! The Rust client `redis` works unchanged: strings, expiry, pipelines, SCAN, RESP3, large values.
 
 use damselfly_oracle::server::{Program, Server};
 use redis::{Client, Connection, ErrorKind, RedisError, ServerErrorKind};
 use std::collections::HashSet;
 
-/// Large enough that neither side's buffers hold it at once.
+/// Too large for the buffers of either side.
 const BIG_BYTES: usize = 10 << 20;
 
 fn start() -> Server {
@@ -93,7 +93,7 @@ fn pipelines_and_scan() {
 }
 
 #[test]
-fn resp3_big_values_and_other_databases() {
+fn resp3_large_values_and_other_databases() {
     let server = start();
     let mut connection = connect(&server, "3?protocol=resp3");
     let big = vec![b'x'; BIG_BYTES];
@@ -113,12 +113,12 @@ fn resp3_big_values_and_other_databases() {
     assert_eq!(
         text(&mut connect(&server, ""), &["GET", "big"]).unwrap(),
         None,
-        "database 0 is another"
+        "database 0 is not affected"
     );
 }
 
 #[test]
-fn errors_keep_the_connection() {
+fn errors_do_not_close_the_connection() {
     let server = start();
     let mut connection = connect(&server, "");
     text(&mut connection, &["SET", "k", "text"]).unwrap();

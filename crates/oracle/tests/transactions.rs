@@ -1,11 +1,12 @@
-//! Transactions of many clients at once: money moves between accounts in different shards, and its sum never changes.
+//! Concurrent transactions of many clients: money moves between accounts in different shards, and the sum never changes.
 //!
-//! Some clients move it by MULTI, some by reading under WATCH and then setting, some only look, all with EXPIRE, SWAPDB and the
-//! like in between. `cargo xtask ci` runs this with a server built with `--cfg broken="sections"`, where others run in the middle
-//! of an EXEC, and with `--cfg broken="watches"`, where EXEC does not lock the watched keys; then tests of this file must fail.
+//! Some clients move it with MULTI, some by reading under WATCH and then setting, some only read, all with EXPIRE, SWAPDB and the
+//! like in between. `cargo xtask ci` also runs this with a server built with `--cfg broken="sections"`, where other clients run in
+//! the middle of an EXEC, and with `--cfg broken="watches"`, where EXEC does not lock the watched keys; then tests of this file
+//! must fail.
 //!
-//! `DAMSELFLY_TRANSACTIONS_S` is how many seconds each test runs, `DAMSELFLY_SEED` makes it draw the same commands again; how the
-//! threads meet is chance.
+//! `DAMSELFLY_TRANSACTIONS_S` is how many seconds each test runs. `DAMSELFLY_SEED` repeats the same commands; how the threads
+//! interleave is still random.
 
 use damselfly_oracle::connection::{Connection, request};
 use damselfly_oracle::random::{self, Random};
@@ -15,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const ACCOUNTS: usize = 8;
-/// What each account has at first.
+/// The initial balance of each account.
 const BALANCE: i64 = 1000;
 const CLIENTS: usize = 8;
 const SECONDS: u64 = 2;
@@ -28,7 +29,7 @@ fn integer(value: &Value) -> i64 {
     match value {
         Value::Integer(number) => *number,
         Value::Bulk(text) => std::str::from_utf8(text).unwrap().parse().unwrap(),
-        other => panic!("{other:?} is no number"),
+        other => panic!("{other:?} is not a number"),
     }
 }
 
@@ -36,7 +37,7 @@ fn sum(values: &[Value]) -> i64 {
     values.iter().map(integer).sum()
 }
 
-/// A client and what it remembers.
+/// A client and its state.
 struct Client {
     connection: Connection,
     random: Random,
@@ -47,7 +48,7 @@ impl Client {
         self.connection.call(words).unwrap()
     }
 
-    /// Runs a transaction, sent at once or command by command; `None` if a watched key was changed.
+    /// Runs a transaction, pipelined or command by command; `None` if a watched key was changed.
     fn transaction(&mut self, commands: &[Vec<String>]) -> Option<Vec<Value>> {
         let mut all = vec![vec!["MULTI".to_string()]];
         all.extend_from_slice(commands);
@@ -83,7 +84,7 @@ impl Client {
         )
     }
 
-    /// Moves money in one transaction, and now and then more.
+    /// Moves money in a transaction, which sometimes has further commands.
     fn transfer(&mut self) {
         let (from, to) = self.two_accounts();
         let amount = self.random.between(1, 50).to_string();
@@ -93,7 +94,7 @@ impl Client {
             words(&["INCRBY", &account(to), &amount]),
         ];
         match self.random.below(8) {
-            // An error stops nothing.
+            // An error does not stop the transaction.
             0 => commands.insert(1, words(&["LPUSH", &account(from), "x"])),
             1 => commands.insert(1, words(&["DBSIZE"])),
             2 => {
@@ -110,7 +111,7 @@ impl Client {
         self.transaction(&commands).unwrap();
     }
 
-    /// Reads under WATCH and sets if nothing was changed. True if it was not.
+    /// Reads under WATCH and sets the accounts in a transaction. Returns true unless they were changed in between.
     fn compare_and_set(&mut self) -> bool {
         let (from, to) = self.two_accounts();
         let (from, to) = (account(from), account(to));
@@ -135,7 +136,7 @@ impl Client {
         self.transaction(&commands).is_some()
     }
 
-    /// Looks at all accounts at one moment, in one of several ways.
+    /// Reads all accounts at one moment, in one of several ways.
     fn total(&mut self) -> i64 {
         let names: Vec<String> = (0..ACCOUNTS).map(account).collect();
         if self.random.one_in(2) {
@@ -154,7 +155,7 @@ impl Client {
     }
 }
 
-/// Runs `work` on many clients until the time is over.
+/// Runs `work` with many clients until the time is over.
 fn many_clients(server: &Server, work: impl Fn(usize, &mut Client) + Sync) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let seed = random::number_from("DAMSELFLY_SEED").unwrap_or(now.subsec_nanos().into());
@@ -183,7 +184,7 @@ fn many_clients(server: &Server, work: impl Fn(usize, &mut Client) + Sync) {
     });
 }
 
-fn money_is_neither_made_nor_lost(threads: &str, shards: &str) {
+fn money_is_neither_created_nor_lost(threads: &str, shards: &str) {
     let server = Server::subject(threads, shards);
     let mut connection = server.connect();
     for number in 0..ACCOUNTS {
@@ -220,19 +221,19 @@ fn money_is_neither_made_nor_lost(threads: &str, shards: &str) {
 }
 
 #[test]
-fn money_is_neither_made_nor_lost_with_two_threads() {
-    money_is_neither_made_nor_lost("2", "4");
+fn money_is_neither_created_nor_lost_with_two_threads() {
+    money_is_neither_created_nor_lost("2", "4");
 }
 
 #[test]
-fn money_is_neither_made_nor_lost_with_four_threads() {
-    money_is_neither_made_nor_lost("4", "64");
+fn money_is_neither_created_nor_lost_with_four_threads() {
+    money_is_neither_created_nor_lost("4", "64");
 }
 
-/// Two switches of which never both may be on. Each client turns one on if it sees under WATCH that the other is off: that goes
-/// wrong unless EXEC locks the keys that it only watches.
+/// Two switches must never both be on. Each client turns one on if it sees under WATCH that the other is off, which fails unless
+/// EXEC also locks keys that are only watched.
 #[test]
-fn of_two_switches_one_stays_off() {
+fn two_switches_are_never_both_on() {
     let server = Server::subject("4", "64");
     let turned_on = AtomicUsize::new(0);
     many_clients(&server, |number, client| {

@@ -1,11 +1,11 @@
-//! Plays every transcript of `tests/transcripts/` against the real server, which proves the
-//! expectations right, and against ours with several thread counts.
+//! Plays every transcript of `tests/transcripts/` against the real server, which verifies the
+//! expected replies, and against ours with several thread counts.
 
 use damselfly_oracle::server::{Kind, Program, Server};
 use damselfly_oracle::transcript::{Mismatch, Transcript};
 use std::path::{Path, PathBuf};
 
-/// Results must not depend on how many threads share the work.
+/// Thread counts of the server: replies must not depend on them.
 const THREAD_COUNTS: [&str; 3] = ["1", "2", "4"];
 
 fn transcripts() -> Vec<(PathBuf, Transcript)> {
@@ -25,7 +25,7 @@ fn transcripts() -> Vec<(PathBuf, Transcript)> {
         .collect()
 }
 
-/// Plays all transcripts, each against a fresh server, and fails with all that is wrong.
+/// Plays all transcripts, each against a fresh server, and fails with a list of all mismatches.
 fn play_all(program: &Program, arguments: &[&str]) {
     let mut wrong = String::new();
     for (path, transcript) in transcripts() {
@@ -44,12 +44,12 @@ fn play_all(program: &Program, arguments: &[&str]) {
 }
 
 #[test]
-fn the_real_server_answers_as_written() {
+fn the_real_server_replies_as_written() {
     play_all(&Program::reference(), &[]);
 }
 
 #[test]
-fn ours_answers_as_written_with_any_thread_count() {
+fn our_server_replies_as_written_with_any_thread_count() {
     let program = Program::subject();
     for threads in THREAD_COUNTS {
         match program.kind() {
@@ -59,8 +59,8 @@ fn ours_answers_as_written_with_any_thread_count() {
     }
 }
 
-/// Thresholds between small and large forms: everything in its large form, and everything in its small one.
-const FORMS: [&[(&str, &str)]; 2] = [
+/// Thresholds between small and large encodings: everything in its large encoding, and everything in its small one.
+const ENCODINGS: [&[(&str, &str)]; 2] = [
     &[
         ("--list-max-listpack-size", "1"),
         ("--list-compress-depth", "1"),
@@ -81,7 +81,7 @@ const FORMS: [&[(&str, &str)]; 2] = [
     ],
 ];
 
-/// What a reply lists, in any order.
+/// The elements of a reply, sorted.
 fn elements(reply: &str) -> Vec<&str> {
     let mark = |c: char| c.is_ascii_digit() || " )#~>".contains(c);
     let mut elements: Vec<_> = reply
@@ -92,7 +92,7 @@ fn elements(reply: &str) -> Vec<&str> {
     elements
 }
 
-/// True for a reply whose order, or for scans whose extent, is that of a hash table, and for what a form is called.
+/// True if a reply may differ: its order (or, for a scan, its extent) follows a hash table, or it names an encoding.
 fn may_differ(mismatch: &Mismatch) -> bool {
     let command = mismatch.command.to_uppercase();
     let is_one_of = |names: &[&str]| names.iter().any(|name| command.contains(name));
@@ -103,18 +103,18 @@ fn may_differ(mismatch: &Mismatch) -> bool {
         || has_own_order && elements(&mismatch.expected) == elements(&mismatch.actual)
 }
 
-/// Replies may depend on the form (`-0` is kept in a large sorted set only): what holds is what the real server says with the
-/// same thresholds. Its 7.0 has no packed sets.
+/// Replies may depend on the encoding (only a large sorted set keeps `-0`), so the expected replies come from the real server with
+/// the same thresholds. Redis 7.0 has no options for packed sets.
 #[test]
-fn ours_answers_as_the_real_server_in_all_forms() {
+fn our_server_replies_as_the_real_server_in_all_encodings() {
     let mut wrong = String::new();
-    for form in FORMS {
-        let both: Vec<&str> = form
+    for encoding in ENCODINGS {
+        let both: Vec<&str> = encoding
             .iter()
             .flat_map(|(name, value)| [*name, *value])
             .collect();
         let has_option = |name: &str| !name.starts_with("--set-max-listpack");
-        let known = form.iter().filter(|(name, _)| has_option(name));
+        let known = encoding.iter().filter(|(name, _)| has_option(name));
         let reference: Vec<&str> = known.flat_map(|(name, value)| [*name, *value]).collect();
         for (path, transcript) in transcripts() {
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
@@ -133,7 +133,7 @@ fn ours_answers_as_the_real_server_in_all_forms() {
 }
 
 #[test]
-fn every_command_of_the_random_table_is_in_a_transcript() {
+fn every_command_of_the_random_table_occurs_in_a_transcript() {
     let known: Vec<String> = transcripts()
         .iter()
         .flat_map(|(_, transcript)| transcript.command_names())

@@ -1,11 +1,11 @@
-//! A client that has to wait for another's long command goes on when that ends, and not later.
+//! A client that has to wait for another client's long command continues as soon as that finishes.
 
 use damselfly_oracle::connection::{Connection, request};
 use damselfly_oracle::server::{Program, Server};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-/// Makes KEYS take several milliseconds, much longer than a thread spins.
+/// So many that KEYS takes several milliseconds, much longer than a thread spins.
 const KEYS: usize = 100_000;
 const LONG: [&str; 2] = ["KEYS", "*n*o*n*e*"];
 const ROUNDS: u32 = 20;
@@ -20,7 +20,7 @@ fn fill(connection: &mut Connection) {
     }
 }
 
-/// The mean time of `ROUNDS` calls.
+/// The mean duration of `ROUNDS` calls.
 fn mean(mut work: impl FnMut()) -> Duration {
     let start = Instant::now();
     for _ in 0..ROUNDS {
@@ -29,13 +29,13 @@ fn mean(mut work: impl FnMut()) -> Duration {
     start.elapsed() / ROUNDS
 }
 
-/// The thread asked to be woken only when it looked at the client for the second time, which was at its next tick:
-/// the client waited for up to 100 ms. Now it asks when it finds the shard busy.
+/// Bug: the client waited for up to 100 ms. Cause: the thread asked to be woken only when it tried the client's command for the
+/// second time, at its next tick. Fix: it asks when it finds the shard busy.
 #[test]
-fn a_client_that_finds_a_shard_busy_goes_on_once_it_is_free() {
+fn a_client_that_finds_a_shard_busy_continues_once_it_is_free() {
     const TOO_LATE: Duration = Duration::from_millis(25);
     let server = Server::start(&Program::subject(), &["--threads", "2", "--shards", "1"]).unwrap();
-    // On different threads, since each goes where there are fewest.
+    // These are on different threads, since each new connection goes to the thread with the fewest.
     let (mut long, mut short) = (server.connect(), server.connect());
     fill(&mut long);
     let alone = mean(|| {
@@ -48,7 +48,7 @@ fn a_client_that_finds_a_shard_busy_goes_on_once_it_is_free() {
                 long.call(&LONG).unwrap();
                 ended.store(true, SeqCst);
             });
-            // The first may come before it; one of the others finds the shard busy.
+            // The first GET may come before KEYS; one of the others finds the shard busy.
             while !ended.load(SeqCst) {
                 short.call(&["GET", "key:1"]).unwrap();
             }

@@ -1,11 +1,11 @@
-//! Arguments bent after they were drawn: mistakes, words in mixed case, and what would take too long made short.
+//! Changes to drawn arguments: mistakes, words in mixed case, and shorter timeouts and counts.
 
 use super::{ODD, Slot, argument, number};
 use crate::random::Random;
 
-/// Makes one or two mistakes; the command's name stays, so the row's rule of comparison still fits.
-pub(crate) fn bend(arguments: &mut Vec<Vec<u8>>, random: &mut Random) {
-    // Sorted by something without a `*`, elements come in an order that is each server's own.
+/// Makes one or two mistakes. The command's name stays, so the row's comparison rule still fits.
+pub(crate) fn mutate(arguments: &mut Vec<Vec<u8>>, random: &mut Random) {
+    // A mistake could make a BY pattern without `*`, which leaves elements in each server's own order.
     if arguments[0].starts_with(b"SORT") && arguments.iter().any(|word| word == b"BY") {
         return;
     }
@@ -44,14 +44,14 @@ pub(crate) fn bend(arguments: &mut Vec<Vec<u8>>, random: &mut Random) {
             }
         }
     }
-    // Redis 7.2 gave these an option, so that 7.0 refuses a fourth argument sooner.
+    // Redis 7.2 added an option to these, so 7.0 refuses a fourth argument earlier than we do.
     let name = arguments[0].to_ascii_uppercase();
     if [&b"ZRANK"[..], b"ZREVRANK"].contains(&&name[..]) {
         arguments.truncate(3);
     }
 }
 
-/// Makes large negative counts small ones, since Redis would really send a billion random members, and long timeouts short.
+/// Reduces large negative counts, for which Redis would really send a billion random members, and long timeouts.
 pub(super) fn tame(arguments: &mut [Vec<u8>]) {
     const COUNT_MIN: i64 = -1000;
     shorten_timeout(arguments);
@@ -68,7 +68,7 @@ pub(super) fn tame(arguments: &mut [Vec<u8>]) {
     }
 }
 
-/// Lets no command wait for longer than a few milliseconds.
+/// Shortens the timeout of a blocking command to a few milliseconds.
 fn shorten_timeout(arguments: &mut [Vec<u8>]) {
     const SECONDS_MAX: f64 = 0.005;
     shorten_block(arguments);
@@ -85,7 +85,7 @@ fn shorten_timeout(arguments: &mut [Vec<u8>]) {
     };
     let text = String::from_utf8_lossy(timeout);
     let is_long = match text.parse::<f64>() {
-        // What rounds to no milliseconds means forever.
+        // A timeout that rounds to 0 ms means forever.
         Ok(seconds) => seconds > SECONDS_MAX || seconds > -0.001 && seconds <= 0.0,
         Err(_) => text.contains(['x', 'X']),
     };

@@ -1,11 +1,11 @@
-//! The rows of streams.
+//! The rows of stream commands.
 
 use super::Family::Stream;
 use super::Row;
 use super::Rule::{Encoding, Exact, Idle};
 use super::row;
 
-/// Commands on streams. None lets the server choose an id by its clock.
+/// Commands on streams. In none of them does the server choose an id by its clock.
 pub const ROWS: &[Row] = &[
     row(Stream, 30, Exact, "XADD key new-id ( member value )+"),
     row(Stream, 20, Exact, "XADD key new-id A member B member"),

@@ -1,6 +1,6 @@
 //! An example of every command that names keys.
 
-/// Commands as one types them. An argument that is the name of a type, perhaps with a digit behind it, is a key.
+/// Commands as a user types them. An argument with the name of a type, perhaps followed by a digit, is a key.
 pub(super) const EXAMPLES: &[&str] = &[
     // Strings.
     "APPEND string more",

@@ -59,7 +59,7 @@ static SUBCOMMANDS: &[Command<Handler>] = &[
         AtLeast(3),
         get,
         "CONFIG GET parameter [parameter ...]",
-        "Returns the options whose names match, with their values.",
+        "Returns the options whose names match the patterns, with their values.",
         "2.0.0",
         "O(N) where N is the number of patterns",
     ),

@@ -143,7 +143,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[Command {
             Exactly(2),
             latest,
             "LATENCY LATEST",
-            "Returns the latest and the highest latency of every event.",
+            "Returns the latest and highest latency of each event.",
         ),
         Command {
             traits: FORGETS,

@@ -76,7 +76,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[Command {
             "STATS",
             Handler::Session(stats),
             "MEMORY STATS",
-            "Returns figures about the use of memory.",
+            "Returns figures on memory use.",
             "O(1)",
         ),
         Command {

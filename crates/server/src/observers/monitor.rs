@@ -23,7 +23,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[Command {
     run: Run::Run(Handler::Session(monitor)),
     group: Group::Server,
     usage: "MONITOR",
-    summary: "Shows every command that the server runs, as it runs.",
+    summary: "Streams every command that the server runs.",
     since: "1.0.0",
     complexity: "",
 }];

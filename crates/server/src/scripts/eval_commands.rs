@@ -92,7 +92,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
         run: Run::Run(Handler::Script(&BY_DIGEST)),
         group: Group::Scripting,
         usage: "EVALSHA sha1 numkeys [key [key ...]] [arg [arg ...]]",
-        summary: "Runs the Lua script with this SHA-1, which must be known.",
+        summary: "Runs a cached Lua script by its SHA-1 digest.",
         since: "2.6.0",
         complexity: "Depends on the script that is executed.",
     },
@@ -104,7 +104,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
         run: Run::Run(Handler::Script(&BY_TEXT)),
         group: Group::Scripting,
         usage: "EVAL_RO script numkeys [key [key ...]] [arg [arg ...]]",
-        summary: "Runs a Lua script that may not write.",
+        summary: "Runs a read-only Lua script.",
         since: "7.0.0",
         complexity: "Depends on the script that is executed.",
     },
@@ -116,7 +116,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
         run: Run::Run(Handler::Script(&BY_DIGEST)),
         group: Group::Scripting,
         usage: "EVALSHA_RO sha1 numkeys [key [key ...]] [arg [arg ...]]",
-        summary: "Runs the Lua script with this SHA-1, which must be known and may not write.",
+        summary: "Runs a cached read-only Lua script by its SHA-1 digest.",
         since: "7.0.0",
         complexity: "Depends on the script that is executed.",
     },
@@ -134,7 +134,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
                     &[Trait::NoScript],
                     debug,
                     "SCRIPT DEBUG <YES | SYNC | NO>",
-                    "Refused: there is no debugger for scripts.",
+                    "Always refused: there is no script debugger.",
                 )
             },
             Command {
@@ -149,7 +149,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
                     ],
                     exists,
                     "SCRIPT EXISTS sha1 [sha1 ...]",
-                    "Tells of each SHA-1 whether EVALSHA would find a script.",
+                    "Returns, for each SHA-1 digest, whether the script cache has the script.",
                 )
             },
             Command {
@@ -164,7 +164,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
                     ],
                     flush,
                     "SCRIPT FLUSH [ASYNC | SYNC]",
-                    "Forgets all scripts.",
+                    "Empties the script cache.",
                 )
             },
             subcommand(
@@ -178,7 +178,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
                 ],
                 kill,
                 "SCRIPT KILL",
-                "Ends a script that has run for too long, unless it has written.",
+                "Kills a script that exceeds its time limit, unless it has written.",
             ),
             Command {
                 complexity: "O(N) with N being the length in bytes of the script body.",
@@ -193,13 +193,13 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
                     ],
                     load,
                     "SCRIPT LOAD script",
-                    "Remembers a script for EVALSHA, and returns its SHA-1.",
+                    "Adds a script to the script cache and returns its SHA-1 digest.",
                 )
             },
         ]),
         group: Group::Scripting,
         usage: "SCRIPT",
-        summary: "Commands about the scripts that EVALSHA finds.",
+        summary: "Commands about the script cache and running scripts.",
         since: "2.6.0",
         complexity: "Depends on subcommand.",
     },

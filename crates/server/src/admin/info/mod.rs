@@ -34,7 +34,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[Command {
     run: Run::Run(Handler::Session(info)),
     group: Group::Server,
     usage: "INFO [section [section ...]]",
-    summary: "Returns the state of the server, or some sections of it, as text.",
+    summary: "Returns information about the server as text: the default sections, or the given ones.",
     since: "1.0.0",
     complexity: "O(1)",
 }];
