@@ -1,5 +1,9 @@
 //! The shards and their locks: who may touch what, and all `unsafe` code of the engine.
 
+pub(crate) mod access;
+pub(crate) mod database;
+pub mod garbage;
+
 use std::sync::OnceLock;
 use std::sync::atomic::{
     AtomicBool, AtomicU32, AtomicU64, AtomicUsize,
@@ -9,10 +13,11 @@ use std::sync::atomic::{
 use damselfly_lock::{Lock, Waiters};
 use damselfly_value::Thresholds;
 
-use crate::events::AtomicEventMask;
-use crate::tracking::{InvalidationSink, TrackedCounts, Tracking};
+use crate::observers::key_events::AtomicEventMask;
+use crate::observers::tracked_keys::{InvalidationSink, TrackedCounts, Tracking};
+use crate::observers::{waiters::Waiting, watched_keys::Watching};
+use crate::section::tx::HeldLocks;
 use crate::{AccessPolicy, Database, EventSink, Now, Patience, Tx};
-use crate::{tx::HeldLocks, waiting::Waiting, watching::Watching};
 
 /// The most shards: their number is part of every SCAN cursor.
 pub const SHARDS_MAX: usize = 1 << 12;

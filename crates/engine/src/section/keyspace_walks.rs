@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use damselfly_value::EntryRef;
 
-use crate::database::is_expired;
+use crate::shard::database::is_expired;
 use crate::{Busy, Database, KeyspaceTotals, Tx, garbage};
 
 /// A place in the order of a SCAN: the shard, then the position in hash order within it.

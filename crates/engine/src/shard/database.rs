@@ -4,7 +4,7 @@ use damselfly_base::heap;
 use damselfly_table::{Entry as Slot, Occupied, Table, Vacant};
 use damselfly_value::{Entry, EntryRef};
 
-use crate::expiry::Expirer;
+use crate::section::expired_keys::Expirer;
 use crate::{Key, Now};
 
 /// A slice of the sweep ends with the bucket in which it has removed so many fields, and removes no more of one large hash:

@@ -7,7 +7,7 @@
 
 use damselfly_value::Entry;
 
-use crate::tx::{Effects, HeldLocks};
+use crate::section::tx::{Effects, HeldLocks};
 use crate::{Key, Place, Tx};
 
 /// What a section has to do to undo its changes.

@@ -5,9 +5,9 @@ use std::mem::ManuallyDrop;
 use damselfly_base::CommandError;
 use damselfly_value::{Collection, EntryRef, Text};
 
-use crate::access::Usage;
-use crate::expiry::Expirer;
-use crate::extras::SectionExtras;
+use crate::section::expired_keys::Expirer;
+use crate::section::extras::SectionExtras;
+use crate::shard::access::Usage;
 use crate::shard::{Busy, Engine, Shard};
 use crate::{Database, Event, Place};
 

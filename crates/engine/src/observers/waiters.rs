@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::extras::SectionExtras;
+use crate::section::extras::SectionExtras;
 use crate::{Busy, Engine, Key, Now, Tx};
 
 /// A client that waits for keys.

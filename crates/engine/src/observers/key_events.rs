@@ -12,7 +12,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use crate::extras::SectionExtras;
+use crate::section::extras::SectionExtras;
 use crate::{Engine, Key, Tx};
 
 /// A kind of events, by its letter in `notify-keyspace-events`.

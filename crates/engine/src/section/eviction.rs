@@ -7,8 +7,9 @@
 use damselfly_base::random::{self, Random};
 use damselfly_value::{Entry, EntryRef};
 
-use crate::database::is_expired;
-use crate::{AccessPolicy, Busy, Database, Engine, Event, Key, Now, Place, Tx, access};
+use crate::shard::access;
+use crate::shard::database::is_expired;
+use crate::{AccessPolicy, Busy, Database, Engine, Event, Key, Now, Place, Tx};
 
 /// How many buckets are searched for keys at a time: some microseconds, the longest that a shard's lock is held for it.
 const BUCKETS_PER_SEARCH: usize = 64;

@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::extras::SectionExtras;
+use crate::section::extras::SectionExtras;
 use crate::{Engine, Key, Tx};
 
 /// While a section has changed more bytes of keys than this, it remembers no single keys any more.

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::events::PendingEvents;
-use crate::tracking::TrackedChanges;
-use crate::undo::Undo;
-use crate::waiting::{ReadyKeys, Waiter};
+use crate::observers::key_events::PendingEvents;
+use crate::observers::tracked_keys::TrackedChanges;
+use crate::observers::waiters::{ReadyKeys, Waiter};
+use crate::section::undo::Undo;
 use crate::{Database, Engine};
 
 /// What few sections need, so that the others need not even make it empty.

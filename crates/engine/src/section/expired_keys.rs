@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use damselfly_value::EntryRef;
 
-use crate::extras::SectionExtras;
+use crate::section::extras::SectionExtras;
 use crate::shard::Shard;
 use crate::{Database, Engine, Event, Key, Now, Tx};
 
