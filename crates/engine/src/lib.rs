@@ -7,18 +7,24 @@
 //! A command takes the locks of exactly the shards its keys live in, in ascending order, as one [`Tx`];
 //! what it does through the `Tx` is atomic. Nothing here does I/O or knows a clock: time is an argument.
 
+mod key;
 mod observers;
 mod section;
 mod shard;
 
+pub use key::{Key, Now};
 pub use observers::key_events::{Event, EventMask, EventSink, KeyEvent};
 pub use observers::tracked_keys::{Change, InvalidationSink, Tracker};
-pub use observers::waiters::{Served, Ticket, Unserved, Waiter};
+pub use observers::waiters::Ticket;
 pub use observers::watched_keys::{Watched, Watcher};
 pub use section::eviction::{Evicted, Eviction, Order};
+pub use section::held_locks::Patience;
 pub use section::keyspace_walks::Cursor;
-pub use section::tx::{Create, Deadline, Effects, Key, Now, Patience, Tx};
+pub use section::place::{Absent, Place, Present};
+pub use section::serve_waiters::{Served, Unserved, Waiter};
+pub use section::tx::{Create, Deadline, Effects, Tx};
 pub use shard::access::{AccessPolicy, frequency, idle_seconds};
-pub use shard::database::{Absent, Database, Place, Present};
+pub use shard::database::Database;
 pub use shard::garbage;
-pub use shard::{Busy, Engine, KeyspaceTotals, Layout, Settings, Wake};
+pub use shard::live_settings::Settings;
+pub use shard::{Busy, Engine, KeyspaceTotals, Layout, Wake};

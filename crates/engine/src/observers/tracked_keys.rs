@@ -18,20 +18,8 @@
 //! As for watchers, each shard has a mutex of its own for this. Nothing but inboxes is locked under it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-
-use crate::section::extras::SectionExtras;
-use crate::{Engine, Key, Tx};
-
-/// While a section has changed more bytes of keys than this, it remembers no single keys any more.
-const CHANGES_BYTES_MAX: usize = 16 << 20;
-
-/// What is counted for a change beside the key, in bytes.
-const CHANGE_BYTES: usize = 64;
-
-/// How many keys are dropped at most for each that comes, while there are too many.
-const DROPPED_PER_KEY: usize = 4;
 
 /// Somebody who is told when a key that it has read is changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,56 +61,8 @@ pub trait InvalidationSink: Send + Sync {
     fn wake(&self);
 }
 
-/// The changes of a section.
-#[derive(Default)]
-pub(crate) struct TrackedChanges {
-    list: Vec<(Change, u64)>,
-    /// How many of them are ascribed to somebody.
-    ascribed: usize,
-    bytes: usize,
-    /// Some were queued whose threads are not woken yet.
-    is_wake_due: bool,
-}
-
-impl TrackedChanges {
-    fn add(&mut self, key: &[u8], trackers: Option<Trackers>, concerns_others: bool) {
-        self.bytes += CHANGE_BYTES + key.len();
-        if self.bytes > CHANGES_BYTES_MAX {
-            self.list.clear();
-            self.ascribed = 0;
-            self.add_everything();
-            return;
-        }
-        let change = Change::of(key, trackers, concerns_others);
-        self.list.push((change, 0));
-    }
-
-    fn add_everything(&mut self) {
-        self.list.push((Change::Everything, 0));
-    }
-
-    /// Queues invalidations for all so far. The caller still holds the locks under which they were made.
-    pub(crate) fn tell(&mut self, engine: &Engine) {
-        (self.ascribed, self.bytes) = (0, 0);
-        let list = std::mem::take(&mut self.list);
-        if !list.is_empty()
-            && let Some(invalidate) = engine.invalidate()
-        {
-            invalidate.invalidate(list);
-            self.is_wake_due = true;
-        }
-    }
-
-    /// Wakes the threads of those trackers, once the locks are released.
-    pub(crate) fn wake(&mut self, engine: &Engine) {
-        if std::mem::take(&mut self.is_wake_due) {
-            engine.wake_trackers();
-        }
-    }
-}
-
 impl Change {
-    fn of(key: &[u8], trackers: Option<Trackers>, concerns_others: bool) -> Self {
+    pub(crate) fn of(key: &[u8], trackers: Option<Trackers>, concerns_others: bool) -> Self {
         Self::Key {
             key: key.into(),
             trackers: trackers.map(Trackers::into_list).unwrap_or_default(),
@@ -132,14 +72,14 @@ impl Change {
 }
 
 /// Those who track one key: nearly always one.
-enum Trackers {
+pub(crate) enum Trackers {
     One(Tracker),
     Many(BTreeSet<Tracker>),
 }
 
 impl Trackers {
     /// False if it is there already.
-    fn add(&mut self, tracker: Tracker) -> bool {
+    pub(crate) fn add(&mut self, tracker: Tracker) -> bool {
         match self {
             Self::One(one) if *one == tracker => false,
             Self::One(one) => {
@@ -150,14 +90,14 @@ impl Trackers {
         }
     }
 
-    fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         match self {
             Self::One(_) => 1,
             Self::Many(many) => many.len(),
         }
     }
 
-    fn into_list(self) -> Vec<Tracker> {
+    pub(crate) fn into_list(self) -> Vec<Tracker> {
         match self {
             Self::One(one) => vec![one],
             Self::Many(many) => many.into_iter().collect(),
@@ -165,22 +105,22 @@ impl Trackers {
     }
 }
 
-struct Tracked {
-    key: Box<[u8]>,
-    trackers: Trackers,
+pub(crate) struct Tracked {
+    pub(crate) key: Box<[u8]>,
+    pub(crate) trackers: Trackers,
 }
 
 /// The tracked keys of one shard, in order of their hashes.
 #[derive(Default)]
-struct TrackedKeys {
-    by_hash: BTreeMap<u64, Tracked>,
+pub(crate) struct TrackedKeys {
+    pub(crate) by_hash: BTreeMap<u64, Tracked>,
     /// The hash behind which the next key is dropped that has to be.
     dropped: u64,
 }
 
 impl TrackedKeys {
     /// Takes out a key that has to go; they take turns.
-    fn drop_one(&mut self) -> Option<Tracked> {
+    pub(crate) fn drop_one(&mut self) -> Option<Tracked> {
         let from = self.dropped.wrapping_add(1);
         let hash = match self.by_hash.range(from..).next() {
             Some((&hash, _)) => hash,
@@ -194,11 +134,11 @@ impl TrackedKeys {
 /// The trackers of one shard.
 #[derive(Default)]
 pub(crate) struct Tracking {
-    keys: Mutex<TrackedKeys>,
+    pub(crate) keys: Mutex<TrackedKeys>,
 }
 
 impl Tracking {
-    fn lock(&self) -> MutexGuard<'_, TrackedKeys> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, TrackedKeys> {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -206,393 +146,9 @@ impl Tracking {
 /// Counts over all shards.
 #[derive(Debug, Default)]
 pub(crate) struct TrackedCounts {
-    keys: AtomicUsize,
+    pub(crate) keys: AtomicUsize,
     /// One who tracks several keys counts once for each.
-    items: AtomicUsize,
+    pub(crate) items: AtomicUsize,
     /// The shard that a key is dropped from next.
-    drop_at: AtomicUsize,
-}
-
-impl Tx<'_> {
-    /// Tells whose the changes are that were made since the last call: those of the tracker of this id, which may not want to
-    /// hear of its own, or nobody's (zero).
-    #[inline]
-    pub fn ascribe_changes(&mut self, id: u64) {
-        if let Some(extras) = self.extras.as_mut() {
-            let changes = &mut extras.changes;
-            for (_, actor) in &mut changes.list[changes.ascribed..] {
-                *actor = id;
-            }
-            changes.ascribed = changes.list.len();
-        }
-    }
-
-    /// Lets a tracker hear of the next change to a key, which this section has read. All changes so far are ascribed.
-    ///
-    /// # Panics
-    /// If the key's shard is not locked.
-    pub fn track(&mut self, key: Key<'_>, tracker: Tracker) {
-        #[cfg(broken = "tracking")]
-        self.interrupt();
-        let engine = self.engine();
-        let shard = engine.shard_of(key.hash);
-        assert!(self.holds(shard), "a key is tracked without its lock");
-        let replaces = engine.track(shard, key, tracker);
-        let drops = (0..DROPPED_PER_KEY)
-            .take_while(|_| engine.drop_excess())
-            .count();
-        if replaces || drops > 0 {
-            self.extras().changes.is_wake_due = true;
-        }
-    }
-
-    /// Tells all trackers to forget every key, of all databases.
-    ///
-    /// # Panics
-    /// If not all shards are locked.
-    pub fn invalidate_all(&mut self) {
-        assert!(self.holds_all(), "trackers are told without all locks");
-        self.engine().forget_tracked();
-        self.extras().changes.add_everything();
-    }
-}
-
-impl Engine {
-    /// Tells who tells trackers. Without it nobody is told.
-    pub fn set_invalidation_sink(&self, invalidate: Box<dyn InvalidationSink>) {
-        let set = self.invalidate.set(invalidate);
-        assert!(set.is_ok(), "threads start once");
-    }
-
-    fn invalidate(&self) -> Option<&dyn InvalidationSink> {
-        self.invalidate.get().map(|invalidate| &**invalidate)
-    }
-
-    /// Has every change asked about with [`InvalidationSink::concerns`], from now on or not any more. Calls must come in pairs.
-    ///
-    /// This needs no lock: a section that does not notice has begun before, so who reads a key it changes waits for its end
-    /// and sees the change.
-    pub fn set_observed(&self, on: bool) {
-        for shard in 0..self.shards() {
-            if on {
-                self.add_observer(shard);
-            } else {
-                self.remove_observer(shard);
-            }
-        }
-    }
-
-    /// Notes the change of a key of a locked and observed shard.
-    pub(crate) fn note_tracked(
-        &self,
-        shard: usize,
-        key: Key<'_>,
-        extras: &mut Option<Box<SectionExtras>>,
-    ) {
-        let trackers = self.take_trackers(shard, key);
-        let concerns_others = self
-            .invalidate()
-            .is_some_and(|invalidate| invalidate.concerns(key.bytes));
-        if trackers.is_some() || concerns_others {
-            let changes = &mut extras.get_or_insert_default().changes;
-            changes.add(key.bytes, trackers, concerns_others);
-        }
-    }
-
-    fn wake_trackers(&self) {
-        if let Some(invalidate) = self.invalidate() {
-            invalidate.wake();
-        }
-    }
-
-    /// Enters a tracker. True if another key had to go for it.
-    fn track(&self, shard: usize, key: Key<'_>, tracker: Tracker) -> bool {
-        let mut keys = self.tracking(shard).lock();
-        if let Some(tracked) = keys.by_hash.get_mut(&key.hash)
-            && *tracked.key == *key.bytes
-        {
-            let adds = tracked.trackers.add(tracker);
-            self.tracked.items.fetch_add(adds.into(), Relaxed);
-            return false;
-        }
-        if keys.by_hash.is_empty() {
-            self.add_observer(shard);
-        }
-        let tracked = Tracked {
-            key: key.bytes.into(),
-            trackers: Trackers::One(tracker),
-        };
-        self.tracked.keys.fetch_add(1, Relaxed);
-        self.tracked.items.fetch_add(1, Relaxed);
-        // Another key of the same hash: hardly ever, so that one is just not tracked any more.
-        let replaced = keys.by_hash.insert(key.hash, tracked);
-        let replaces = replaced.is_some();
-        if let Some(replaced) = replaced {
-            self.tell_dropped(replaced);
-        }
-        replaces
-    }
-
-    /// Counts out a key that nobody has changed, and queues invalidations for its trackers. The caller still holds the mutex of
-    /// the table from which it has taken the key.
-    fn tell_dropped(&self, dropped: Tracked) {
-        self.count_out(&dropped);
-        if let Some(invalidate) = self.invalidate() {
-            let change = Change::of(&dropped.key, Some(dropped.trackers), false);
-            // It is nobody's change, whoever has it dropped.
-            invalidate.invalidate(vec![(change, 0)]);
-        }
-    }
-
-    fn count_out(&self, tracked: &Tracked) {
-        self.tracked.keys.fetch_sub(1, Relaxed);
-        let items = tracked.trackers.len();
-        self.tracked.items.fetch_sub(items, Relaxed);
-    }
-
-    fn take_trackers(&self, shard: usize, key: Key<'_>) -> Option<Trackers> {
-        let mut keys = self.tracking(shard).lock();
-        let tracked = keys.by_hash.get(&key.hash)?;
-        if *tracked.key != *key.bytes {
-            return None;
-        }
-        let tracked = keys.by_hash.remove(&key.hash)?;
-        self.count_out(&tracked);
-        if keys.by_hash.is_empty() {
-            self.remove_observer(shard);
-        }
-        Some(tracked.trackers)
-    }
-
-    /// Drops a key if there are too many. False if there is nothing to drop; else [`Engine::wake_trackers`] is due.
-    fn drop_excess(&self) -> bool {
-        let keys_max = self.settings.tracked_keys_max.load(Relaxed);
-        if keys_max == 0 || self.tracked.keys.load(Relaxed) <= keys_max {
-            return false;
-        }
-        (0..self.shards()).any(|_| {
-            let shard = self.tracked.drop_at.fetch_add(1, Relaxed) % self.shards();
-            let mut keys = self.tracking(shard).lock();
-            let Some(dropped) = keys.drop_one() else {
-                return false;
-            };
-            self.tell_dropped(dropped);
-            // Last, since a writer looks for no trackers in a shard without observers.
-            if keys.by_hash.is_empty() {
-                self.remove_observer(shard);
-            }
-            true
-        })
-    }
-
-    /// Drops keys that are too many, up to `limit`, after [`crate::Settings::tracked_keys_max`] was lowered.
-    pub fn drop_excess_tracked(&self, limit: usize) {
-        if (0..limit).take_while(|_| self.drop_excess()).count() > 0 {
-            self.wake_trackers();
-        }
-    }
-
-    /// Forgets all keys, and tells nobody.
-    pub fn forget_tracked(&self) {
-        for shard in 0..self.shards() {
-            let mut keys = self.tracking(shard).lock();
-            if keys.by_hash.is_empty() {
-                continue;
-            }
-            let all = std::mem::take(&mut *keys);
-            self.remove_observer(shard);
-            drop(keys);
-            all.by_hash
-                .values()
-                .for_each(|tracked| self.count_out(tracked));
-        }
-    }
-
-    /// How many keys are tracked.
-    pub fn tracked_keys(&self) -> usize {
-        self.tracked.keys.load(Relaxed)
-    }
-
-    /// How many trackers they have together; one who tracks several keys counts once for each.
-    pub fn tracked_items(&self) -> usize {
-        self.tracked.items.load(Relaxed)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::Ordering::SeqCst;
-    use std::sync::{Arc, OnceLock};
-
-    use damselfly_value::NewValue;
-
-    use super::*;
-    use crate::{Deadline, Eviction, Layout, Now, Order};
-
-    const NOW: Now = Now(1_000_000);
-    const LATER: Now = Now(2_000_000);
-    const TRACKER: Tracker = Tracker {
-        thread: 0,
-        place: 1,
-        id: 2,
-    };
-
-    /// Looks whether others could find out what it is called for.
-    #[derive(Default)]
-    struct Witness {
-        engine: OnceLock<Arc<Engine>>,
-        /// The keys, `*` for all; with a mark where others could find out.
-        seen: Mutex<Vec<String>>,
-        woken: AtomicUsize,
-    }
-
-    impl InvalidationSink for Arc<Witness> {
-        fn concerns(&self, _: &[u8]) -> bool {
-            false
-        }
-
-        fn invalidate(&self, changes: Vec<(Change, u64)>) {
-            let engine = self.engine.get().unwrap();
-            let is_busy = |shard| {
-                let is_locked = engine.lock_shard(shard, 0, NOW).is_err();
-                is_locked || engine.tracking(shard).keys.try_lock().is_err()
-            };
-            let mut seen = self.seen.lock().unwrap();
-            for (change, _) in changes {
-                let (name, is_hidden) = match change {
-                    Change::Key { key, .. } => {
-                        let shard = engine.shard_of(Key::new(&key).hash);
-                        (String::from_utf8_lossy(&key).into_owned(), is_busy(shard))
-                    }
-                    Change::Everything => ("*".to_owned(), (0..engine.shards()).all(is_busy)),
-                };
-                let mark = if is_hidden { "" } else { " is visible" };
-                seen.push(format!("{name}{mark}"));
-            }
-        }
-
-        fn wake(&self) {
-            let engine = self.engine.get().unwrap();
-            drop(engine.lock_all(0, NOW).expect("the locks are released"));
-            self.woken.fetch_add(1, SeqCst);
-        }
-    }
-
-    fn witnessed() -> (Arc<Engine>, Arc<Witness>) {
-        let engine = Arc::new(Engine::new(Layout {
-            shards: 64,
-            databases: 1,
-        }));
-        let witness = Arc::new(Witness::default());
-        assert!(witness.engine.set(engine.clone()).is_ok());
-        engine.set_invalidation_sink(Box::new(witness.clone()));
-        (engine, witness)
-    }
-
-    fn set(engine: &Engine, name: &str, deadline: Deadline) {
-        let key = Key::new(name.as_bytes());
-        let mut tx = engine.lock_one(key.hash, 0, NOW).unwrap();
-        tx.store(key, NewValue::Integer(1), deadline);
-    }
-
-    fn track(engine: &Engine, name: &str) {
-        let key = Key::new(name.as_bytes());
-        let mut tx = engine.lock_one(key.hash, 0, NOW).unwrap();
-        tx.track(key, TRACKER);
-    }
-
-    /// What is invalidated as `act` is done with a key that ends before [`LATER`] and is tracked.
-    fn seen(act: impl FnOnce(&Engine, Key<'_>)) -> Vec<String> {
-        let (engine, witness) = witnessed();
-        set(&engine, "key", Deadline::At(NOW.0 + 1));
-        track(&engine, "key");
-        act(&engine, Key::new(b"key"));
-        let seen = std::mem::take(&mut *witness.seen.lock().unwrap());
-        assert_eq!(witness.woken.load(SeqCst), seen.len());
-        assert_eq!(engine.tracked_keys(), 0);
-        seen
-    }
-
-    /// The bug: the trackers of a changed key were told when the locks were released. Before that, another writer found no
-    /// trackers and was answered, and so was the tracker, who still kept a value of before. Now they are told under the locks.
-    #[test]
-    fn nobody_sees_a_change_before_it_is_invalidated() {
-        assert_eq!(
-            seen(|engine, _| set(engine, "key", Deadline::Clear)),
-            ["key"]
-        );
-        let look_late = |engine: &Engine, key: Key<'_>| {
-            let mut tx = engine.lock_one(key.hash, 0, LATER).unwrap();
-            assert!(tx.read(key).is_none());
-        };
-        assert_eq!(seen(look_late), ["key"]);
-        let sweep = |engine: &Engine, key: Key<'_>| {
-            while engine.sweep(engine.shard_of(key.hash), LATER) == 0 {}
-        };
-        assert_eq!(seen(sweep), ["key"]);
-        let evict = |engine: &Engine, key: Key<'_>| {
-            let eviction = Eviction {
-                only_with_deadline: false,
-                order: Order::Random,
-                samples: 1,
-            };
-            let shard = engine.shard_of(key.hash);
-            while engine.tracked_keys() > 0 {
-                engine.evict(shard, &eviction, NOW).unwrap();
-            }
-        };
-        assert_eq!(seen(evict), ["key"]);
-        let invalidate_all = |engine: &Engine, _: Key<'_>| {
-            engine.lock_all(0, NOW).unwrap().invalidate_all();
-        };
-        assert_eq!(seen(invalidate_all), ["*"]);
-    }
-
-    /// The bug: a section that released some of its locks early had not told what it had changed under them.
-    #[test]
-    fn nobody_sees_a_change_in_a_section_that_releases_some_locks() {
-        let release_all_but = |engine: &Engine, key: Key<'_>| {
-            let mut tx = engine.lock_all(0, LATER).unwrap();
-            tx.set_for_one();
-            assert!(tx.read(key).is_none());
-            tx.release_all_but(&[]);
-            assert!(engine.lock_one(key.hash, 0, LATER).is_ok());
-        };
-        assert_eq!(seen(release_all_but), ["key"]);
-    }
-
-    /// The bug: a key that had to go from the table was taken out first, and its trackers were told when the section ended
-    /// that had dropped it. In between, writers of that key found no trackers. Now it is told under the table's mutex.
-    #[test]
-    fn nobody_sees_that_a_key_is_dropped_before_it_is_invalidated() {
-        let (engine, witness) = witnessed();
-        engine.settings.tracked_keys_max.store(2, SeqCst);
-        let names: Vec<String> = (0..10).map(|number| number.to_string()).collect();
-        names.iter().for_each(|name| track(&engine, name));
-        engine.settings.tracked_keys_max.store(1, SeqCst);
-        engine.drop_excess_tracked(10);
-        assert_eq!(engine.tracked_keys(), 1);
-        let mut seen = std::mem::take(&mut *witness.seen.lock().unwrap());
-        assert_eq!(seen.len(), names.len() - 1);
-        assert_eq!(witness.woken.load(SeqCst), seen.len());
-        seen.retain(|seen| !names.contains(seen));
-        assert!(seen.is_empty(), "{seen:?}");
-    }
-
-    /// As above, for a key that gives way to another of the same hash.
-    #[test]
-    fn nobody_sees_that_a_key_is_replaced_before_it_is_invalidated() {
-        let (engine, witness) = witnessed();
-        let key = Key::new(b"key");
-        let other = Key {
-            bytes: b"other",
-            ..key
-        };
-        for key in [key, other] {
-            let mut tx = engine.lock_one(key.hash, 0, NOW).unwrap();
-            tx.track(key, TRACKER);
-        }
-        assert_eq!(*witness.seen.lock().unwrap(), ["key"]);
-        assert_eq!(engine.tracked_keys(), 1);
-    }
+    pub(crate) drop_at: AtomicUsize,
 }

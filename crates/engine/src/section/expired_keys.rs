@@ -9,11 +9,19 @@ use std::sync::atomic::Ordering::Relaxed;
 use damselfly_value::EntryRef;
 
 use crate::section::extras::SectionExtras;
+use damselfly_table::Entry as Slot;
+
+use crate::section::place::Present;
 use crate::shard::Shard;
+use crate::shard::database::{Age, age};
 use crate::{Database, Engine, Event, Key, Now, Tx};
 
 /// Buckets per slice: some ten microseconds, the longest that a sweep holds a shard's lock.
 const BUCKETS_PER_SLICE: usize = 64;
+
+/// A slice of the sweep ends with the bucket in which it has removed so many fields, and removes no more of one large hash:
+/// about as much work as a slice is otherwise.
+const FIELDS_PER_SWEEP: usize = 100;
 
 /// What whoever finds entries whose end has come needs to tell of them.
 pub(crate) struct Expirer<'a> {
@@ -122,5 +130,74 @@ impl Tx<'_> {
             extras,
         };
         sweep(&mut databases[db], ends)
+    }
+}
+
+impl Database {
+    /// Sweeps up to `buckets` buckets for what has ended, where the last call stopped. Returns how many entries and fields it
+    /// removed.
+    pub(crate) fn sweep(&mut self, mut ends: Expirer<'_>, buckets: usize) -> usize {
+        let mut position = self.sweep_position;
+        let removed = self.sweep_from(&mut position, &mut ends, buckets);
+        self.sweep_position = position;
+        removed
+    }
+
+    /// As [`Database::sweep`], from a position in hash order.
+    pub(crate) fn sweep_from(
+        &mut self,
+        position: &mut u64,
+        ends: &mut Expirer<'_>,
+        buckets: usize,
+    ) -> usize {
+        let (mut entries, mut fields, mut losing) = (0, 0, Vec::new());
+        for _ in 0..buckets {
+            entries += self.sweep_bucket(position, ends, &mut losing);
+            for key in losing.drain(..) {
+                fields += self.sweep_fields(&key, ends);
+            }
+            if *position == 0 || fields >= FIELDS_PER_SWEEP {
+                break;
+            }
+        }
+        entries + fields
+    }
+
+    /// Removes the dead entries of one bucket, and notes the keys of hashes that lose fields.
+    fn sweep_bucket(
+        &mut self,
+        position: &mut u64,
+        ends: &mut Expirer<'_>,
+        losing: &mut Vec<Vec<u8>>,
+    ) -> usize {
+        let (counts, now) = (&mut self.counts, ends.now);
+        self.table.sweep(
+            position,
+            1,
+            |entry| match age(entry, now) {
+                Age::Live => false,
+                Age::Dead => true,
+                Age::LosesFields => {
+                    losing.push(entry.key().to_vec());
+                    false
+                }
+            },
+            |entry| {
+                counts.subtract_data(entry.view());
+                ends.entry_expired(entry.view());
+            },
+        )
+    }
+
+    fn sweep_fields(&mut self, key: &[u8], ends: &mut Expirer<'_>) -> usize {
+        let key = Key::new(key);
+        let Slot::Occupied(slot) = self.table.entry(key.hash, key.bytes) else {
+            return 0;
+        };
+        let counts = &mut self.counts;
+        let removed = Present { slot, counts }
+            .update(|entry| entry.remove_expired_fields(ends.now.0, FIELDS_PER_SWEEP));
+        ends.fields_expired(key.bytes);
+        removed
     }
 }

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::observers::key_events::PendingEvents;
-use crate::observers::tracked_keys::TrackedChanges;
-use crate::observers::waiters::{ReadyKeys, Waiter};
+use crate::section::key_tracking::TrackedChanges;
+use crate::section::pending_events::PendingEvents;
+use crate::section::serve_waiters::{ReadyKeys, Waiter};
 use crate::section::undo::Undo;
 use crate::{Database, Engine};
 

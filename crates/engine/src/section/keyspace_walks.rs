@@ -1,11 +1,9 @@
 //! What concerns all keys: iterating, counting, emptying, swapping databases.
 
-use std::sync::atomic::Ordering::Relaxed;
-
 use damselfly_value::EntryRef;
 
 use crate::shard::database::is_expired;
-use crate::{Busy, Database, KeyspaceTotals, Tx, garbage};
+use crate::{Busy, Tx};
 
 /// A place in the order of a SCAN: the shard, then the position in hash order within it.
 ///
@@ -118,81 +116,6 @@ impl Tx<'_> {
         Ok(Cursor(next))
     }
 
-    /// How many keys the selected database has, dead ones included, judged by its first shard.
-    ///
-    /// # Errors
-    /// If that shard is busy.
-    pub fn estimated_keys(&mut self) -> Result<usize, Busy> {
-        let (shards, db) = (self.engine().shards(), self.db());
-        self.with_shard(0, |tx| tx.databases(0)[db].len() * shards)
-    }
-
-    /// Takes all keys out of a database. Their memory is freed when this section ends: by this thread,
-    /// once the locks are released, or `later` by a thread that has nothing else to do.
-    ///
-    /// # Panics
-    /// If not all shards are locked.
-    pub fn flush(&mut self, db: usize, later: bool) {
-        self.notify_watchers(db, None);
-        let engine = self.engine();
-        let mut taken: Vec<_> = (0..engine.shards())
-            .map(|shard| {
-                let fresh = Database::new(engine.shard_bits(), shard as u32);
-                std::mem::replace(&mut self.databases(shard)[db], fresh)
-            })
-            .filter(|database| !database.is_empty())
-            .collect();
-        taken.iter_mut().for_each(Database::become_garbage);
-        self.changed_many(taken.iter().map(Database::len).sum());
-        if later {
-            garbage::add_databases(taken);
-        } else {
-            self.free_at_end(taken);
-        }
-        self.note_all_ready(db);
-    }
-
-    /// How many keys the selected database has.
-    ///
-    /// Keys whose end has come are removed first, in the first buckets of each shard: all of them in a database of some
-    /// thousand keys. In a larger one, those that the background sweep has not found yet are counted.
-    ///
-    /// # Panics
-    /// If not all shards are locked.
-    pub fn count(&mut self) -> usize {
-        const BUCKETS_PER_SHARD: usize = 8;
-        let db = self.db();
-        let paused = self.engine().settings.sweep_paused.load(Relaxed);
-        for shard in 0..self.engine().shards() {
-            if !paused {
-                self.sweep(shard, db, |database, mut ends| {
-                    database.sweep_from(&mut 0, &mut ends, BUCKETS_PER_SHARD)
-                });
-            }
-        }
-        self.totals(db).keys
-    }
-
-    /// Exchanges the keys of two databases.
-    ///
-    /// # Panics
-    /// If not all shards are locked.
-    pub fn swap_databases(&mut self, a: usize, b: usize) {
-        if a != b {
-            self.notify_watchers(a, Some(b));
-            self.notify_watchers(b, Some(a));
-            // Redis does not, so that its clients go on with what they have read in the other database.
-            self.invalidate_all();
-        }
-        for shard in 0..self.engine().shards() {
-            self.databases(shard).swap(a, b);
-        }
-        for db in [a, b] {
-            self.note_all_ready(db);
-        }
-        self.changed_many(1);
-    }
-
     /// A random live key of the selected database; `random` are uniform numbers.
     ///
     /// # Panics
@@ -244,17 +167,5 @@ impl Tx<'_> {
                 }
             });
         }
-    }
-
-    /// Sums over the locked shards, for one database.
-    ///
-    /// # Panics
-    /// If not all shards are locked.
-    pub fn totals(&mut self, db: usize) -> KeyspaceTotals {
-        let mut totals = KeyspaceTotals::default();
-        for shard in 0..self.engine().shards() {
-            totals += &self.databases(shard)[db];
-        }
-        totals
     }
 }

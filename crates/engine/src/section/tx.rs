@@ -7,33 +7,10 @@ use damselfly_value::{Collection, EntryRef, Text};
 
 use crate::section::expired_keys::Expirer;
 use crate::section::extras::SectionExtras;
+use crate::section::held_locks::HeldLocks;
 use crate::shard::access::Usage;
-use crate::shard::{Busy, Engine, Shard};
-use crate::{Database, Event, Place};
-
-/// The time of a command: milliseconds since the epoch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Now(pub i64);
-
-/// A key and its hash, computed once.
-#[derive(Clone, Copy, Debug)]
-pub struct Key<'a> {
-    /// The key.
-    pub bytes: &'a [u8],
-    /// `damselfly_base::hash(bytes)`.
-    pub hash: u64,
-}
-
-impl<'a> Key<'a> {
-    /// Hashes the key.
-    #[inline]
-    pub fn new(bytes: &'a [u8]) -> Self {
-        Self {
-            bytes,
-            hash: damselfly_base::hash(bytes),
-        }
-    }
-}
+use crate::shard::{Engine, Shard};
+use crate::{Database, Event, Key, Now, Place};
 
 /// What becomes of a key's deadline when a new value is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,28 +30,6 @@ pub enum Create {
     Never,
     /// Make an empty one.
     IfAbsent,
-}
-
-/// Which shards are locked.
-pub(crate) enum HeldLocks<'a> {
-    None,
-    /// None yet; the section waits for each one that it takes.
-    Waiting(&'a dyn Patience),
-    One(usize),
-    /// Ascending, without repeats.
-    Many(&'a [usize]),
-    All,
-    /// All, on loan from the section that holds them.
-    Lent,
-}
-
-/// How a section that locks shards one by one waits for one that is busy.
-pub trait Patience {
-    /// Waits until the shard may be free; false if the section should give up.
-    fn wait(&self, busy: Busy) -> bool;
-
-    /// True if the section should give up in any case.
-    fn is_over(&self) -> bool;
 }
 
 /// What an atomic section did, for statistics.
@@ -101,7 +56,7 @@ pub struct Tx<'a> {
     /// True for the section of a script.
     pub(crate) is_script: bool,
     /// True if it is for a single command, which then may release locks that it does not need any more.
-    is_for_one: bool,
+    pub(super) is_for_one: bool,
     pub(crate) effects: Effects,
     /// What few sections need. Dropped by hand, since those that have none should not even ask whether they do once more.
     pub(crate) extras: ManuallyDrop<Option<Box<SectionExtras>>>,
@@ -165,7 +120,7 @@ impl<'a> Tx<'a> {
     /// Queues events and invalidations in the inboxes of their receivers. This comes before any lock of the section is released:
     /// then nobody can see what the section did, or what it took out of a table, before the messages are queued.
     #[cold]
-    fn announce(&mut self) {
+    pub(super) fn announce(&mut self) {
         self.publish_events();
         let engine = self.engine;
         if let Some(extras) = self.extras.as_mut() {
@@ -211,35 +166,14 @@ impl<'a> Tx<'a> {
         self.is_for_one = true;
     }
 
-    /// Releases the locks of all shards but those of these hashes, if all are locked for a single command: for one that has looked
-    /// at what it had to, and takes some time to find out what it writes. It must lock nothing more, so that all it does still
-    /// seems to happen at once (two-phase locking).
-    pub fn release_all_but(&mut self, hashes: &[u64]) {
-        let is_possible =
-            self.is_for_one && matches!(self.held, HeldLocks::All) && !self.has_ready();
-        if !is_possible {
-            return;
-        }
-        self.announce();
-        let mut kept: Vec<usize> = hashes
-            .iter()
-            .map(|&hash| self.engine.shard_of(hash))
-            .collect();
-        kept.sort_unstable();
-        kept.dedup();
-        (0..self.engine.shards())
-            .filter(|shard| !kept.contains(shard))
-            .for_each(|shard| self.engine.release(shard));
-        self.held = HeldLocks::None;
-        let engine = self.engine;
-        let extras = self.extras();
-        extras.included.extend(kept);
-        extras.changes.wake(engine);
+    /// Notes that this is the section of a script.
+    pub fn set_script(&mut self, is_script: bool) {
+        self.is_script = is_script;
     }
 
-    /// True if every shard is locked.
-    pub fn holds_all(&self) -> bool {
-        matches!(self.held, HeldLocks::All | HeldLocks::Lent)
+    /// True for the section of a script.
+    pub fn is_script(&self) -> bool {
+        self.is_script
     }
 
     /// The selected database.
@@ -314,27 +248,15 @@ impl<'a> Tx<'a> {
         database.table.find(key.hash, key.bytes).is_some()
     }
 
+    /// True if this section has something to do beside its work, once that is done: to serve those who wait, or to tell others.
+    #[inline]
+    pub fn has_extras(&self) -> bool {
+        self.extras.is_some()
+    }
+
     /// Notes that many keys were changed or removed at once.
     pub fn changed_many(&mut self, keys: usize) {
         self.effects.changes += keys as u64;
-    }
-
-    /// True if the shard of that number is locked.
-    #[inline]
-    pub fn holds(&self, index: usize) -> bool {
-        let held = match self.held {
-            HeldLocks::None | HeldLocks::Waiting(_) => false,
-            HeldLocks::One(shard) => shard == index,
-            HeldLocks::Many(shards) => shards.binary_search(&index).is_ok(),
-            HeldLocks::All | HeldLocks::Lent => true,
-        };
-        held || self.includes(index)
-    }
-
-    #[cold]
-    fn includes(&self, index: usize) -> bool {
-        let extras = self.extras.as_ref();
-        extras.is_some_and(|extras| extras.included.contains(&index))
     }
 
     /// Hints that the entries of these hashes are about to be used, in the selected database. Their shards are locked.
@@ -347,53 +269,6 @@ impl<'a> Tx<'a> {
         for hash in hashes {
             let database = &self.databases(engine.shard_of(hash))[db];
             database.table.prefetch_item(hash);
-        }
-    }
-
-    /// A section over the same locks, for a command that is a part of this one and would take locks itself.
-    ///
-    /// # Panics
-    /// If not all shards are locked.
-    pub fn lend(&mut self) -> Tx<'_> {
-        assert!(self.holds_all(), "a part of the locks can't be lent");
-        // Before those of the other section.
-        self.publish_events();
-        Tx::new(self.engine, HeldLocks::Lent, self.db, self.now)
-    }
-
-    /// Lets `visit` have a shard under its lock: that of this section, or else one taken for as long as `visit` runs.
-    ///
-    /// # Errors
-    /// If the shard is busy, and the section does not wait for it.
-    pub fn with_shard<R>(
-        &mut self,
-        shard: usize,
-        visit: impl FnOnce(&mut Tx<'_>) -> R,
-    ) -> Result<R, Busy> {
-        if self.holds(shard) {
-            return Ok(visit(self));
-        }
-        let mut tx = self.take_shard(shard)?;
-        let result = visit(&mut tx);
-        self.effects.hits += tx.effects.hits;
-        self.effects.misses += tx.effects.misses;
-        self.effects.changes += tx.effects.changes;
-        Ok(result)
-    }
-
-    fn take_shard(&self, shard: usize) -> Result<Tx<'a>, Busy> {
-        let HeldLocks::Waiting(patience) = self.held else {
-            return self.engine.lock_shard(shard, self.db, self.now);
-        };
-        loop {
-            if patience.is_over() {
-                return Err(Busy { shard });
-            }
-            match self.engine.lock_shard(shard, self.db, self.now) {
-                Ok(tx) => return Ok(tx),
-                Err(busy) if patience.wait(busy) => {}
-                Err(busy) => return Err(busy),
-            }
         }
     }
 

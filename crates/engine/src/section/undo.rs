@@ -7,7 +7,7 @@
 
 use damselfly_value::Entry;
 
-use crate::section::tx::{Effects, HeldLocks};
+use crate::section::tx::Effects;
 use crate::{Key, Place, Tx};
 
 /// What a section has to do to undo its changes.
@@ -65,45 +65,6 @@ impl Undo {
 }
 
 impl Tx<'_> {
-    /// Notes that this is the section of a script.
-    pub fn set_script(&mut self, is_script: bool) {
-        self.is_script = is_script;
-    }
-
-    /// True for the section of a script.
-    pub fn is_script(&self) -> bool {
-        self.is_script
-    }
-
-    /// The shards that are locked, if not all are.
-    pub fn locked_shards(&self) -> Option<Vec<usize>> {
-        let mut shards = match self.held {
-            HeldLocks::None | HeldLocks::Waiting(_) => Vec::new(),
-            HeldLocks::One(shard) => vec![shard],
-            HeldLocks::Many(shards) => shards.to_vec(),
-            HeldLocks::All | HeldLocks::Lent => return None,
-        };
-        if let Some(extras) = self.extras.as_ref() {
-            shards.extend(&extras.included);
-        }
-        Some(shards)
-    }
-
-    /// Makes this a section over everything, whose locks it has all included one by one.
-    ///
-    /// # Panics
-    /// If a lock is missing.
-    pub fn hold_all_locks(&mut self) {
-        let mut shards = 0..self.engine().shards();
-        assert!(shards.all(|shard| self.holds(shard)), "a lock is missing");
-        if let Some(extras) = self.extras.as_mut() {
-            extras.included.clear();
-        }
-        if !self.holds_all() {
-            self.held = HeldLocks::All;
-        }
-    }
-
     /// From now on all changes can be undone.
     ///
     /// # Panics

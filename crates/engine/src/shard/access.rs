@@ -12,7 +12,7 @@
 use damselfly_base::random;
 use damselfly_value::EntryRef;
 
-use crate::Now;
+use crate::key::Now;
 
 /// What the access bits record; follows `maxmemory-policy`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use damselfly_value::Large;
 
-use crate::Database;
+use crate::shard::database::Database;
 
 /// A part of the garbage.
 enum Part {

@@ -3,27 +3,23 @@
 pub(crate) mod access;
 pub(crate) mod database;
 pub mod garbage;
+pub(crate) mod live_settings;
 
 use std::sync::OnceLock;
 use std::sync::atomic::{
-    AtomicBool, AtomicU32, AtomicU64, AtomicUsize,
+    AtomicU64, AtomicUsize,
     Ordering::{Acquire, Relaxed, Release},
 };
 
 use damselfly_lock::{Lock, Waiters};
-use damselfly_value::Thresholds;
 
-use crate::observers::key_events::AtomicEventMask;
+use crate::observers::key_events::EventSink;
 use crate::observers::tracked_keys::{InvalidationSink, TrackedCounts, Tracking};
 use crate::observers::{waiters::Waiting, watched_keys::Watching};
-use crate::section::tx::HeldLocks;
-use crate::{AccessPolicy, Database, EventSink, Now, Patience, Tx};
+use crate::shard::{database::Database, live_settings::Settings};
 
 /// The most shards: their number is part of every SCAN cursor.
 pub const SHARDS_MAX: usize = 1 << 12;
-
-/// Room for the shards of a command that is kept for the next one; only commands on very many keys need more.
-const SCRATCH_KEPT_MAX: usize = 4096;
 
 /// A shard is locked for longer than a thread should wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,74 +37,6 @@ pub struct Layout {
     pub databases: usize,
 }
 
-/// What may change while the engine runs; read by every thread, written by CONFIG SET.
-#[derive(Debug)]
-pub struct Settings {
-    /// True while the background sweep pauses (DEBUG SET-ACTIVE-EXPIRE 0).
-    pub sweep_paused: AtomicBool,
-    /// `proto-max-bulk-len`: the longest string that a command may make, in bytes.
-    pub bulk_bytes_max: AtomicUsize,
-    /// `lazyfree-lazy-user-flush`: what FLUSHALL and FLUSHDB remove is freed later unless they say otherwise.
-    pub flushes_later: AtomicBool,
-    /// `ttl-rounding`: long deadlines are rounded to seconds, and limited to a year.
-    pub ttl_rounding: AtomicBool,
-    /// When collections leave their packed forms.
-    pub thresholds: Thresholds,
-    /// `tracking-table-max-keys`: how many keys are tracked at most; zero for any number.
-    pub tracked_keys_max: AtomicUsize,
-    /// `notify-keyspace-events`; see [`Engine::set_events`].
-    pub(crate) events: AtomicEventMask,
-    frequency: AtomicBool,
-    log_factor: AtomicU32,
-    decay_minutes: AtomicU32,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            sweep_paused: AtomicBool::new(false),
-            bulk_bytes_max: AtomicUsize::new(512 << 20),
-            flushes_later: AtomicBool::new(false),
-            ttl_rounding: AtomicBool::new(false),
-            thresholds: Thresholds::default(),
-            tracked_keys_max: AtomicUsize::new(0),
-            events: AtomicEventMask::default(),
-            frequency: AtomicBool::new(false),
-            log_factor: AtomicU32::new(10),
-            decay_minutes: AtomicU32::new(1),
-        }
-    }
-}
-
-impl Settings {
-    /// What the access bits record.
-    #[inline]
-    pub fn access_policy(&self) -> AccessPolicy {
-        if !self.frequency.load(Relaxed) {
-            return AccessPolicy::Recency;
-        }
-        AccessPolicy::Frequency {
-            log_factor: self.log_factor.load(Relaxed),
-            decay_minutes: self.decay_minutes.load(Relaxed),
-        }
-    }
-
-    /// Changes what the access bits record.
-    pub fn set_access_policy(&self, policy: AccessPolicy) {
-        match policy {
-            AccessPolicy::Recency => self.frequency.store(false, Relaxed),
-            AccessPolicy::Frequency {
-                log_factor,
-                decay_minutes,
-            } => {
-                self.log_factor.store(log_factor, Relaxed);
-                self.decay_minutes.store(decay_minutes, Relaxed);
-                self.frequency.store(true, Relaxed);
-            }
-        }
-    }
-}
-
 /// What a lock protects.
 pub(crate) struct Shard {
     pub(crate) databases: Vec<Database>,
@@ -120,8 +48,8 @@ pub(crate) struct Shard {
 /// shards do not slow each other down; pairs of lines, since processors fetch them so. The first line has all that commands
 /// look at while nobody does.
 #[repr(C, align(128))]
-struct ShardCell {
-    lock: Lock<Shard>,
+pub(crate) struct ShardCell {
+    pub(crate) lock: Lock<Shard>,
     /// How many wait for or watch its keys, where one counts once for each key; one more while any is tracked, one while all
     /// changes are of concern to trackers, and one while events are told. For single keys it grows only under the shard's lock,
     /// so who holds that and reads zero knows that nobody is there.
@@ -136,7 +64,7 @@ pub type Wake = Box<dyn Fn() + Send + Sync>;
 
 /// All data of the process.
 pub struct Engine {
-    shards: Box<[ShardCell]>,
+    pub(crate) shards: Box<[ShardCell]>,
     shard_bits: u32,
     databases: usize,
     /// One per thread, set once when the threads start.
@@ -296,82 +224,11 @@ impl Engine {
         self.shards[busy.shard].lock.wait(thread)
     }
 
-    /// Starts an atomic section over one shard.
-    #[inline]
-    pub fn lock_one(&self, hash: u64, db: usize, now: Now) -> Result<Tx<'_>, Busy> {
-        self.lock_shard(self.shard_of(hash), db, now)
-    }
-
-    /// As [`Engine::lock_one`], by the shard's number.
-    #[inline]
-    pub fn lock_shard(&self, shard: usize, db: usize, now: Now) -> Result<Tx<'_>, Busy> {
-        if self.shards[shard].lock.acquire() {
-            Ok(Tx::new(self, HeldLocks::One(shard), db, now))
-        } else {
-            Err(Busy { shard })
-        }
-    }
-
-    /// As [`Engine::lock_shard`], but does not wait a moment for a shard that is busy.
-    pub(crate) fn try_lock_shard(&self, shard: usize, db: usize, now: Now) -> Result<Tx<'_>, Busy> {
-        if self.shards[shard].lock.try_acquire() {
-            Ok(Tx::new(self, HeldLocks::One(shard), db, now))
-        } else {
-            Err(Busy { shard })
-        }
-    }
-
-    /// Starts an atomic section over the shards of all `hashes`. `scratch` holds their numbers while
-    /// the section lasts, so that no call allocates.
-    pub fn lock_many<'a>(
-        &'a self,
-        hashes: impl Iterator<Item = u64>,
-        scratch: &'a mut Vec<usize>,
-        db: usize,
-        now: Now,
-    ) -> Result<Tx<'a>, Busy> {
-        scratch.clear();
-        scratch.shrink_to(SCRATCH_KEPT_MAX);
-        scratch.extend(hashes.map(|hash| self.shard_of(hash)));
-        self.lock_shards(scratch, db, now)
-    }
-
-    /// Starts an atomic section over these shards, in whatever order they are.
-    pub fn lock_shards<'a>(
-        &'a self,
-        shards: &'a mut Vec<usize>,
-        db: usize,
-        now: Now,
-    ) -> Result<Tx<'a>, Busy> {
-        shards.sort_unstable();
-        shards.dedup();
-        self.acquire_ascending(shards.iter().copied())?;
-        Ok(Tx::new(self, HeldLocks::Many(shards), db, now))
-    }
-
-    /// Starts an atomic section over everything.
-    pub fn lock_all(&self, db: usize, now: Now) -> Result<Tx<'_>, Busy> {
-        self.acquire_ascending(0..self.shards.len())?;
-        Ok(Tx::new(self, HeldLocks::All, db, now))
-    }
-
-    /// Starts an atomic section over nothing, for commands that lock shard by shard.
-    pub fn lock_none(&self, db: usize, now: Now) -> Tx<'_> {
-        Tx::new(self, HeldLocks::None, db, now)
-    }
-
-    /// As [`Engine::lock_none`], and waits for each shard that is busy.
-    pub fn lock_none_patiently<'a>(
-        &'a self,
-        db: usize,
-        now: Now,
-        patience: &'a dyn Patience,
-    ) -> Tx<'a> {
-        Tx::new(self, HeldLocks::Waiting(patience), db, now)
-    }
-
     /// Takes locks in ascending order, which rules out deadlock; all or none.
-    fn acquire_ascending(&self, shards: impl Iterator<Item = usize> + Clone) -> Result<(), Busy> {
+    pub(crate) fn acquire_ascending(
+        &self,
+        shards: impl Iterator<Item = usize> + Clone,
+    ) -> Result<(), Busy> {
         for (taken, shard) in shards.clone().enumerate() {
             if !self.shards[shard].lock.acquire() {
                 for held in shards.take(taken) {
@@ -381,18 +238,6 @@ impl Engine {
             }
         }
         Ok(())
-    }
-
-    /// Takes the locks again that a section has let go.
-    #[cfg(any(broken = "sections", broken = "tracking"))]
-    pub(crate) fn reacquire(&self, held: &HeldLocks<'_>) -> bool {
-        let taken = match held {
-            HeldLocks::None | HeldLocks::Waiting(_) | HeldLocks::Lent => Ok(()),
-            HeldLocks::One(shard) => self.acquire_ascending(std::iter::once(*shard)),
-            HeldLocks::Many(shards) => self.acquire_ascending(shards.iter().copied()),
-            HeldLocks::All => self.acquire_ascending(0..self.shards.len()),
-        };
-        taken.is_ok()
     }
 
     /// Releases a lock that a [`Tx`] (or a failed attempt at one) holds.
