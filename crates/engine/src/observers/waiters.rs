@@ -17,64 +17,78 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::section::serve_waiters::Waiter;
-
 /// A client's place in the order of arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(pub(crate) u64);
 
+/// A client that waits for a key.
+pub(crate) struct Waiting<W: ?Sized> {
+    pub(crate) waiter: Arc<W>,
+    /// It is also served when the key is removed.
+    pub(crate) minds_absence: bool,
+}
+
 /// Who waits for one key.
-#[derive(Default)]
-struct Queue {
-    waiters: BTreeMap<Ticket, Arc<dyn Waiter>>,
+struct Queue<W: ?Sized> {
+    waiters: BTreeMap<Ticket, Waiting<W>>,
     /// How many of them mind it if the key is gone.
     minding: usize,
 }
 
-impl Queue {
-    pub(crate) fn add(&mut self, ticket: Ticket, waiter: Arc<dyn Waiter>) -> bool {
-        let minds = waiter.minds_absence();
-        let is_new = self.waiters.insert(ticket, waiter).is_none();
-        self.minding += usize::from(is_new && minds);
+impl<W: ?Sized> Default for Queue<W> {
+    fn default() -> Self {
+        Self {
+            waiters: BTreeMap::new(),
+            minding: 0,
+        }
+    }
+}
+
+impl<W: ?Sized> Queue<W> {
+    fn add(&mut self, ticket: Ticket, waiting: Waiting<W>) -> bool {
+        let minds_absence = waiting.minds_absence;
+        let is_new = self.waiters.insert(ticket, waiting).is_none();
+        self.minding += usize::from(is_new && minds_absence);
         is_new
     }
 
-    pub(crate) fn remove(&mut self, ticket: Ticket) -> bool {
+    fn remove(&mut self, ticket: Ticket) -> bool {
         let removed = self.waiters.remove(&ticket);
         let minded = removed
             .as_ref()
-            .is_some_and(|waiter| waiter.minds_absence());
+            .is_some_and(|waiting| waiting.minds_absence);
         self.minding -= usize::from(minded);
         removed.is_some()
     }
 }
 
-type ByDatabase = HashMap<usize, HashMap<Box<[u8]>, Queue>>;
+type ByDatabase<W> = HashMap<usize, HashMap<Box<[u8]>, Queue<W>>>;
 
-/// The waiters of one shard.
-#[derive(Default)]
-pub(crate) struct Waiting {
-    by_database: Mutex<ByDatabase>,
+/// The waiters of one shard. `W` is a client that waits.
+pub(crate) struct KeyWaiters<W: ?Sized> {
+    by_database: Mutex<ByDatabase<W>>,
 }
 
-impl Waiting {
-    fn lock(&self) -> MutexGuard<'_, ByDatabase> {
+impl<W: ?Sized> Default for KeyWaiters<W> {
+    fn default() -> Self {
+        Self {
+            by_database: Mutex::default(),
+        }
+    }
+}
+
+impl<W: ?Sized> KeyWaiters<W> {
+    fn lock(&self) -> MutexGuard<'_, ByDatabase<W>> {
         self.by_database
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// False if the waiter is there already: a key may be named twice.
-    pub(crate) fn add(
-        &self,
-        db: usize,
-        key: &[u8],
-        ticket: Ticket,
-        waiter: Arc<dyn Waiter>,
-    ) -> bool {
+    pub(crate) fn add(&self, db: usize, key: &[u8], ticket: Ticket, waiting: Waiting<W>) -> bool {
         let mut by_database = self.lock();
         let queue = by_database.entry(db).or_default().entry(key.into());
-        queue.or_default().add(ticket, waiter)
+        queue.or_default().add(ticket, waiting)
     }
 
     /// False if there is no such waiter.
@@ -123,14 +137,14 @@ impl Waiting {
         key: &[u8],
         is_there: bool,
         from: Ticket,
-    ) -> Option<(Ticket, Arc<dyn Waiter>)> {
+    ) -> Option<(Ticket, Arc<W>)> {
         let by_database = self.lock();
         let queue = by_database.get(&db)?.get(key)?;
-        let minds = |(_, waiter): &(_, &Arc<dyn Waiter>)| is_there || waiter.minds_absence();
+        let minds = |(_, waiting): &(_, &Waiting<W>)| is_there || waiting.minds_absence;
         if !is_there && queue.minding == 0 {
             return None;
         }
-        let (ticket, waiter) = queue.waiters.range(from..).find(minds)?;
-        Some((*ticket, waiter.clone()))
+        let (ticket, waiting) = queue.waiters.range(from..).find(minds)?;
+        Some((*ticket, waiting.waiter.clone()))
     }
 }

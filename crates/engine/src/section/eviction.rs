@@ -165,7 +165,11 @@ impl Tx<'_> {
             return None;
         };
         let entry = present.remove();
-        if self.engine().is_observed(self.engine().shard_of(key.hash)) {
+        if self
+            .engine()
+            .shards
+            .is_observed(self.engine().shard_of(key.hash))
+        {
             self.notify_observers(db, key);
             self.raise(db, key, Event::Evicted);
         }

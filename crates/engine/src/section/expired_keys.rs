@@ -62,7 +62,7 @@ impl Expirer<'_> {
     /// True if somebody may want to hear of keys of this shard.
     #[inline]
     pub(crate) fn are_observed(&self) -> bool {
-        self.engine.is_observed(self.shard)
+        self.engine.shards.is_observed(self.shard)
     }
 
     /// A key that was not there was given an entry.

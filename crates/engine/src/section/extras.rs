@@ -32,7 +32,7 @@ impl SectionExtras {
     #[cold]
     pub(crate) fn end(mut self, engine: &Engine) {
         for &shard in &self.included {
-            engine.release(shard);
+            engine.shards.release(shard);
         }
         self.changes.wake(engine);
         for waiter in &self.served {

@@ -44,7 +44,7 @@ impl<'a> Tx<'a> {
         kept.dedup();
         (0..self.engine().shards())
             .filter(|shard| !kept.contains(shard))
-            .for_each(|shard| self.engine().release(shard));
+            .for_each(|shard| self.engine().shards.release(shard));
         self.held = HeldLocks::None;
         let engine = self.engine();
         let extras = self.extras();
@@ -133,7 +133,7 @@ impl<'a> Tx<'a> {
         if self.holds(shard) {
             return true;
         }
-        let taken = self.engine().acquire(shard);
+        let taken = self.engine().shards.acquire(shard);
         if taken {
             self.extras().included.push(shard);
         }

@@ -125,9 +125,9 @@ impl Engine {
     pub fn set_observed(&self, on: bool) {
         for shard in 0..self.shards() {
             if on {
-                self.add_observer(shard);
+                self.shards.add_observer(shard);
             } else {
-                self.remove_observer(shard);
+                self.shards.remove_observer(shard);
             }
         }
     }
@@ -157,7 +157,7 @@ impl Engine {
 
     /// Enters a tracker. True if another key had to go for it.
     fn track(&self, shard: usize, key: Key<'_>, tracker: Tracker) -> bool {
-        let mut keys = self.tracking(shard).lock();
+        let mut keys = self.shards.observers(shard).tracking.lock();
         if let Some(tracked) = keys.by_hash.get_mut(&key.hash)
             && *tracked.key == *key.bytes
         {
@@ -166,7 +166,7 @@ impl Engine {
             return false;
         }
         if keys.by_hash.is_empty() {
-            self.add_observer(shard);
+            self.shards.add_observer(shard);
         }
         let tracked = Tracked {
             key: key.bytes.into(),
@@ -201,7 +201,7 @@ impl Engine {
     }
 
     fn take_trackers(&self, shard: usize, key: Key<'_>) -> Option<Trackers> {
-        let mut keys = self.tracking(shard).lock();
+        let mut keys = self.shards.observers(shard).tracking.lock();
         let tracked = keys.by_hash.get(&key.hash)?;
         if *tracked.key != *key.bytes {
             return None;
@@ -209,7 +209,7 @@ impl Engine {
         let tracked = keys.by_hash.remove(&key.hash)?;
         self.count_out(&tracked);
         if keys.by_hash.is_empty() {
-            self.remove_observer(shard);
+            self.shards.remove_observer(shard);
         }
         Some(tracked.trackers)
     }
@@ -222,14 +222,14 @@ impl Engine {
         }
         (0..self.shards()).any(|_| {
             let shard = self.tracked.drop_at.fetch_add(1, Relaxed) % self.shards();
-            let mut keys = self.tracking(shard).lock();
+            let mut keys = self.shards.observers(shard).tracking.lock();
             let Some(dropped) = keys.drop_one() else {
                 return false;
             };
             self.tell_dropped(dropped);
             // Last, since a writer looks for no trackers in a shard without observers.
             if keys.by_hash.is_empty() {
-                self.remove_observer(shard);
+                self.shards.remove_observer(shard);
             }
             true
         })
@@ -245,12 +245,12 @@ impl Engine {
     /// Forgets all keys, and tells nobody.
     pub fn forget_tracked(&self) {
         for shard in 0..self.shards() {
-            let mut keys = self.tracking(shard).lock();
+            let mut keys = self.shards.observers(shard).tracking.lock();
             if keys.by_hash.is_empty() {
                 continue;
             }
             let all = std::mem::take(&mut *keys);
-            self.remove_observer(shard);
+            self.shards.remove_observer(shard);
             drop(keys);
             all.by_hash
                 .values()
@@ -305,7 +305,14 @@ mod tests {
             let engine = self.engine.get().unwrap();
             let is_busy = |shard| {
                 let is_locked = engine.lock_shard(shard, 0, NOW).is_err();
-                is_locked || engine.tracking(shard).keys.try_lock().is_err()
+                is_locked
+                    || engine
+                        .shards
+                        .observers(shard)
+                        .tracking
+                        .keys
+                        .try_lock()
+                        .is_err()
             };
             let mut seen = self.seen.lock().unwrap();
             for (change, _) in changes {

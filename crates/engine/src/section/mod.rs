@@ -1,10 +1,11 @@
 //! Atomic sections: what a command may do with keys under the locks that it holds.
 
 mod changes;
-mod engine;
+pub(crate) mod engine;
 pub(crate) mod eviction;
 pub(crate) mod expired_keys;
 pub(crate) mod extras;
+pub mod garbage;
 pub(crate) mod held_locks;
 mod key_tracking;
 pub(crate) mod keyspace_walks;
@@ -14,4 +15,4 @@ pub(crate) mod serve_waiters;
 pub(crate) mod tx;
 mod undo;
 mod watch_keys;
-mod whole_databases;
+pub(crate) mod whole_databases;

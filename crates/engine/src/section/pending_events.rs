@@ -1,8 +1,8 @@
 //! Events of a section: raised with its changes, and published before its locks are released.
 
-use crate::observers::key_events::{Event, KeyEvent};
+use crate::observers::key_events::{Event, EventMask, EventSink, KeyEvent};
 use crate::section::extras::SectionExtras;
-use crate::{Engine, EventMask, Key, Tx};
+use crate::{Engine, Key, Tx};
 
 /// While a section is not told to keep more, it tells its events whenever there are so many.
 const KEPT_MAX: usize = 256;
@@ -22,20 +22,30 @@ impl PendingEvents {
             return;
         }
         if let Some(event_sink) = engine.event_sink() {
-            event_sink.tell(engine.settings.events.load(), &self.events);
+            event_sink.tell(engine.events.load(), &self.events);
         }
         self.events.clear();
     }
 }
 
 impl Engine {
+    /// Sets the receiver of events. Without it none are published.
+    pub fn set_event_sink(&self, event_sink: Box<dyn EventSink>) {
+        let set = self.event_sink.set(event_sink);
+        assert!(set.is_ok(), "threads start once");
+    }
+
+    fn event_sink(&self) -> Option<&dyn EventSink> {
+        self.event_sink.get().map(|event_sink| &**event_sink)
+    }
+
     /// Chooses which events are told, from the next change on.
     pub fn set_events(&self, wanted: EventMask) {
-        let before = self.settings.events.swap(wanted);
+        let before = self.events.swap(wanted);
         for shard in 0..self.shards() {
             match (before.is_any(), wanted.is_any()) {
-                (false, true) => self.add_observer(shard),
-                (true, false) => self.remove_observer(shard),
+                (false, true) => self.shards.add_observer(shard),
+                (true, false) => self.shards.remove_observer(shard),
                 (true, true) | (false, false) => {}
             }
         }
@@ -43,7 +53,7 @@ impl Engine {
 
     /// True if any events are told.
     pub fn wants_events(&self) -> bool {
-        self.settings.events.load().is_any()
+        self.events.load().is_any()
     }
 
     /// Raises an event of a key whose shard is locked and observed. `lasts` says that it can't be undone.
@@ -55,7 +65,7 @@ impl Engine {
         key: &[u8],
         lasts: bool,
     ) {
-        if !self.settings.events.load().has(event.class()) {
+        if !self.events.load().has(event.class()) {
             return;
         }
         let kept = &mut extras.get_or_insert_default().kept;
@@ -81,7 +91,11 @@ impl Tx<'_> {
     /// Raises an event of a key of a database, beside that of its change.
     #[inline]
     pub fn event_in(&mut self, db: usize, key: Key<'_>, event: Event) {
-        if self.engine().is_observed(self.engine().shard_of(key.hash)) {
+        if self
+            .engine()
+            .shards
+            .is_observed(self.engine().shard_of(key.hash))
+        {
             self.raise(db, key, event);
         }
     }

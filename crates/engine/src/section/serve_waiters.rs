@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::observers::waiters::Ticket;
+use crate::observers::waiters::{Ticket, Waiting};
 use crate::section::extras::SectionExtras;
 use crate::{Busy, Engine, Key, Now, Tx};
 
@@ -77,9 +77,13 @@ impl Tx<'_> {
         for key in keys {
             let shard = engine.shard_of(key.hash);
             assert!(self.holds(shard), "waiting for a key without its lock");
-            let waiting = engine.waiting(shard);
-            if waiting.add(self.db(), key.bytes, ticket, waiter.clone()) {
-                engine.add_observer(shard);
+            let waiting = &engine.shards.observers(shard).waiting;
+            let entry = Waiting {
+                waiter: waiter.clone(),
+                minds_absence: waiter.minds_absence(),
+            };
+            if waiting.add(self.db(), key.bytes, ticket, entry) {
+                engine.shards.add_observer(shard);
             }
         }
         ticket
@@ -108,8 +112,8 @@ impl Tx<'_> {
         let engine = self.engine();
         for shard in 0..engine.shards() {
             assert!(self.holds(shard), "a database is changed without all locks");
-            if engine.is_observed(shard) {
-                let keys = engine.waiting(shard).keys(db);
+            if engine.shards.is_observed(shard) {
+                let keys = engine.shards.observers(shard).waiting.keys(db);
                 let ready = keys.into_iter().map(|key| (db, key));
                 self.extras().ready.keys.extend(ready);
             }
@@ -140,7 +144,7 @@ impl Tx<'_> {
     fn serve_key(&mut self, key: Key<'_>) -> Option<u64> {
         let (engine, db) = (self.engine(), self.db());
         let shard = engine.shard_of(key.hash);
-        let waiting = engine.waiting(shard);
+        let waiting = &engine.shards.observers(shard).waiting;
         let mut from = Ticket(0);
         loop {
             let is_there = self.peek(key).is_some();
@@ -171,7 +175,7 @@ impl Engine {
         db: usize,
         key: &[u8],
     ) {
-        if !self.waiting(shard).is_awaited(db, key) {
+        if !self.shards.observers(shard).waiting.is_awaited(db, key) {
             return;
         }
         let ready = &mut extras.get_or_insert_default().ready.keys;
@@ -203,15 +207,20 @@ impl Engine {
     }
 
     fn forget_waiter(&self, shard: usize, db: usize, key: Key<'_>, ticket: Ticket) {
-        if self.waiting(shard).remove(db, key.bytes, ticket) {
-            self.remove_observer(shard);
+        if self
+            .shards
+            .observers(shard)
+            .waiting
+            .remove(db, key.bytes, ticket)
+        {
+            self.shards.remove_observer(shard);
         }
     }
 
     /// How often somebody waits for a key; one who waits for several counts once for each.
     pub fn waiting_count(&self) -> usize {
         (0..self.shards())
-            .map(|shard| self.waiting(shard).count())
+            .map(|shard| self.shards.observers(shard).waiting.count())
             .sum()
     }
 }

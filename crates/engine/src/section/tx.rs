@@ -5,11 +5,12 @@ use std::mem::ManuallyDrop;
 use damselfly_base::CommandError;
 use damselfly_value::{Collection, EntryRef, Text};
 
+use crate::section::engine::Engine;
 use crate::section::expired_keys::Expirer;
 use crate::section::extras::SectionExtras;
 use crate::section::held_locks::HeldLocks;
+use crate::shard::Shard;
 use crate::shard::access::Usage;
-use crate::shard::{Engine, Shard};
 use crate::{Database, Event, Key, Now, Place};
 
 /// What becomes of a key's deadline when a new value is stored.
@@ -94,10 +95,12 @@ impl<'a> Tx<'a> {
     fn release(&self) {
         match self.held {
             HeldLocks::None | HeldLocks::Waiting(_) | HeldLocks::Lent => {}
-            HeldLocks::One(shard) => self.engine.release(shard),
-            HeldLocks::Many(shards) => shards.iter().for_each(|&shard| self.engine.release(shard)),
+            HeldLocks::One(shard) => self.engine.shards.release(shard),
+            HeldLocks::Many(shards) => shards
+                .iter()
+                .for_each(|&shard| self.engine.shards.release(shard)),
             HeldLocks::All => {
-                (0..self.engine.shards()).for_each(|shard| self.engine.release(shard))
+                (0..self.engine.shards()).for_each(|shard| self.engine.shards.release(shard))
             }
         }
     }
@@ -215,7 +218,7 @@ impl<'a> Tx<'a> {
     pub(crate) fn note_change(&mut self, db: usize, key: Key<'_>, event: Option<Event>) {
         self.effects.changes += 1;
         let shard = self.engine.shard_of(key.hash);
-        if self.engine.is_observed(shard) {
+        if self.engine.shards.is_observed(shard) {
             self.notify_change(db, key, event);
         }
     }
@@ -237,7 +240,11 @@ impl<'a> Tx<'a> {
     /// Tells who watches a key, waits for it or caches it.
     pub(crate) fn notify_observers(&mut self, db: usize, key: Key<'_>) {
         let shard = self.engine.shard_of(key.hash);
-        self.engine.watching(shard).tell(db, key.hash);
+        self.engine
+            .shards
+            .observers(shard)
+            .watching
+            .tell(db, key.hash);
         self.note_ready(db, key);
         self.engine.note_tracked(shard, key, &mut self.extras);
     }
@@ -287,7 +294,7 @@ impl<'a> Tx<'a> {
         // SAFETY:
         // - the lock is held, as just checked, until `self` is dropped;
         // - it is the only reference, as the caller promises.
-        unsafe { self.engine.shard_mut(index) }
+        unsafe { self.engine.shards.shard_mut(index) }
     }
 
     /// A locked shard, and what this section keeps beside.
@@ -386,7 +393,7 @@ impl<'a> Tx<'a> {
         // SAFETY:
         // - the lock is held, as just checked, until `self` is dropped;
         // - a change needs `&mut self`, which the borrow excludes.
-        let shard = unsafe { self.engine.shard_ref(index) };
+        let shard = unsafe { self.engine.shards.shard_ref(index) };
         shard.databases[db].view(key, self.now)
     }
 

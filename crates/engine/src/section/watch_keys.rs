@@ -34,7 +34,7 @@ impl Tx<'_> {
             db,
             watcher: number,
         };
-        let mut watches = engine.watching(shard).lock();
+        let mut watches = engine.shards.observers(shard).watching.lock();
         if watches.contains_key(&place) {
             return None;
         }
@@ -43,7 +43,7 @@ impl Tx<'_> {
             watcher: watcher.clone(),
         };
         watches.insert(place, watch);
-        engine.add_observer(shard);
+        engine.shards.add_observer(shard);
         Some(Watched {
             hash: key.hash,
             db,
@@ -60,10 +60,10 @@ impl Tx<'_> {
         let (engine, own_db) = (self.engine(), self.db());
         for shard in 0..engine.shards() {
             assert!(self.holds(shard), "a database is changed without all locks");
-            if !engine.is_observed(shard) {
+            if !engine.shards.is_observed(shard) {
                 continue;
             }
-            let watches = engine.watching(shard).lock();
+            let watches = engine.shards.observers(shard).watching.lock();
             for (place, watch) in watches.iter().filter(|(place, _)| place.db == db) {
                 let key = Key {
                     bytes: &watch.key,
@@ -91,15 +91,22 @@ impl Engine {
             db: watched.db,
             watcher: number,
         };
-        if self.watching(shard).lock().remove(&place).is_some() {
-            self.remove_observer(shard);
+        if self
+            .shards
+            .observers(shard)
+            .watching
+            .lock()
+            .remove(&place)
+            .is_some()
+        {
+            self.shards.remove_observer(shard);
         }
     }
 
     /// How many keys are watched; one that several watch counts once for each.
     pub fn watched_count(&self) -> usize {
         (0..self.shards())
-            .map(|shard| self.watching(shard).lock().len())
+            .map(|shard| self.shards.observers(shard).watching.lock().len())
             .sum()
     }
 }

@@ -2,7 +2,30 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::{Busy, Database, KeyspaceTotals, Tx, garbage};
+use crate::section::garbage;
+use crate::{Busy, Database, Tx};
+
+/// Counts over all shards, of one database.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeyspaceTotals {
+    /// Keys.
+    pub keys: usize,
+    /// Keys with a deadline.
+    pub deadlines: usize,
+    /// Bytes of the entries.
+    pub entry_bytes: usize,
+    /// Bytes of the tables.
+    pub table_bytes: usize,
+}
+
+impl std::ops::AddAssign<&Database> for KeyspaceTotals {
+    fn add_assign(&mut self, database: &Database) {
+        self.keys += database.len();
+        self.deadlines += database.deadlines();
+        self.entry_bytes += database.entry_bytes();
+        self.table_bytes += database.table_bytes();
+    }
+}
 
 impl Tx<'_> {
     /// Takes all keys out of a database. Their memory is freed when this section ends: by this thread,

@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
 
 use damselfly_value::Thresholds;
 
-use crate::observers::key_events::AtomicEventMask;
 use crate::shard::access::AccessPolicy;
 
 /// What may change while the engine runs; read by every thread, written by CONFIG SET.
@@ -22,8 +21,6 @@ pub struct Settings {
     pub thresholds: Thresholds,
     /// `tracking-table-max-keys`: how many keys are tracked at most; zero for any number.
     pub tracked_keys_max: AtomicUsize,
-    /// `notify-keyspace-events`; see [`Engine::set_events`].
-    pub(crate) events: AtomicEventMask,
     frequency: AtomicBool,
     log_factor: AtomicU32,
     decay_minutes: AtomicU32,
@@ -38,7 +35,6 @@ impl Default for Settings {
             ttl_rounding: AtomicBool::new(false),
             thresholds: Thresholds::default(),
             tracked_keys_max: AtomicUsize::new(0),
-            events: AtomicEventMask::default(),
             frequency: AtomicBool::new(false),
             log_factor: AtomicU32::new(10),
             decay_minutes: AtomicU32::new(1),
