@@ -226,9 +226,8 @@ impl Tx<'_> {
 
     /// Removes a key from the selected database, even if its end has come.
     fn clear(&mut self, key: Key<'_>) {
-        let db = self.db();
-        self.save(db, key);
-        if self.shard_of(key).databases[db].clear(key) {
+        if let Some(present) = self.present_in(self.db(), key) {
+            present.remove();
             self.changed(key, Event::Del);
         }
     }

@@ -125,7 +125,7 @@ impl Engine {
         let mut random = Random::new(random::number());
         let mut tx = self.try_lock_shard(shard, 0, now)?;
         let (mut best, mut may_have): (Option<(Rank, usize, EntryRef<'_>)>, bool) = (None, false);
-        for (db, database) in tx.databases(shard).iter_mut().enumerate() {
+        for (db, database) in tx.databases_mut(shard).iter_mut().enumerate() {
             if !database.has_candidates(eviction) {
                 continue;
             }

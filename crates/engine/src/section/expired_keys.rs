@@ -9,9 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use damselfly_value::EntryRef;
 
 use crate::section::extras::SectionExtras;
-use damselfly_table::Entry as Slot;
 
-use crate::section::place::Present;
 use crate::shard::Shard;
 use crate::shard::database::{Age, age};
 use crate::{Database, Engine, Event, Key, Now, Tx};
@@ -191,12 +189,11 @@ impl Database {
 
     fn sweep_fields(&mut self, key: &[u8], ends: &mut Expirer<'_>) -> usize {
         let key = Key::new(key);
-        let Slot::Occupied(slot) = self.table.entry(key.hash, key.bytes) else {
+        let Some(mut present) = self.present(key) else {
             return 0;
         };
-        let counts = &mut self.counts;
-        let removed = Present { slot, counts }
-            .update(|entry| entry.remove_expired_fields(ends.now.0, FIELDS_PER_SWEEP));
+        let removed =
+            present.update(|entry| entry.remove_expired_fields(ends.now.0, FIELDS_PER_SWEEP));
         ends.fields_expired(key.bytes);
         removed
     }

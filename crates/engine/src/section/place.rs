@@ -18,8 +18,8 @@ pub enum Place<'a> {
 
 /// A key's entry, to read, change or remove.
 pub struct Present<'a> {
-    pub(super) slot: Occupied<'a, Entry>,
-    pub(super) counts: &'a mut Counts,
+    slot: Occupied<'a, Entry>,
+    counts: &'a mut Counts,
 }
 
 /// The place for a new entry.
@@ -179,14 +179,14 @@ impl Database {
         }
     }
 
-    /// Removes the entry of a key, even one whose end has come; false if there is none.
-    pub(crate) fn clear(&mut self, key: Key<'_>) -> bool {
+    /// The entry of a key, even an expired one. Nothing expires.
+    pub(super) fn present(&mut self, key: Key<'_>) -> Option<Present<'_>> {
         match self.table.entry(key.hash, key.bytes) {
-            Slot::Vacant(_) => false,
-            Slot::Occupied(slot) => {
-                self.counts.subtract_data(slot.remove().view());
-                true
-            }
+            Slot::Vacant(_) => None,
+            Slot::Occupied(slot) => Some(Present {
+                slot,
+                counts: &mut self.counts,
+            }),
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::section::extras::SectionExtras;
 use crate::section::held_locks::HeldLocks;
 use crate::shard::Shard;
 use crate::shard::access::Usage;
-use crate::{Database, Event, Key, Now, Place};
+use crate::{Database, Event, Key, Now, Place, Present};
 
 /// What becomes of a key's deadline when a new value is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -337,6 +337,12 @@ impl<'a> Tx<'a> {
         })
     }
 
+    /// The entry of a key in a database, even an expired one, for a command that removes it without looking at it.
+    pub(crate) fn present_in(&mut self, db: usize, key: Key<'_>) -> Option<Present<'_>> {
+        self.save(db, key);
+        self.shard_of(key).databases[db].present(key)
+    }
+
     /// The live entry of a key in a database; one whose end has come is removed.
     ///
     /// # Safety
@@ -511,7 +517,14 @@ impl<'a> Tx<'a> {
     ///
     /// # Panics
     /// If the shard is not locked.
-    pub fn databases(&mut self, shard: usize) -> &mut [Database] {
+    #[inline]
+    pub fn databases(&mut self, shard: usize) -> &[Database] {
+        self.databases_mut(shard)
+    }
+
+    /// As [`Tx::databases`], to change them as a whole: this bypasses [`Tx::place_in`].
+    #[inline]
+    pub(super) fn databases_mut(&mut self, shard: usize) -> &mut [Database] {
         // SAFETY: bounded by the signature.
         &mut unsafe { self.shard(shard) }.databases
     }

@@ -39,7 +39,7 @@ impl Tx<'_> {
         let mut taken: Vec<_> = (0..engine.shards())
             .map(|shard| {
                 let fresh = Database::new(engine.shard_bits(), shard as u32);
-                std::mem::replace(&mut self.databases(shard)[db], fresh)
+                std::mem::replace(&mut self.databases_mut(shard)[db], fresh)
             })
             .filter(|database| !database.is_empty())
             .collect();
@@ -65,7 +65,7 @@ impl Tx<'_> {
             self.invalidate_all();
         }
         for shard in 0..self.engine().shards() {
-            self.databases(shard).swap(a, b);
+            self.databases_mut(shard).swap(a, b);
         }
         for db in [a, b] {
             self.note_all_ready(db);
