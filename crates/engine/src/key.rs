@@ -1,4 +1,4 @@
-//! A key with its hash, and the time of a command: what every part of the engine speaks of.
+//! A key with its hash, and the time of a command: the types that all layers of the engine share.
 
 /// The time of a command: milliseconds since the epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

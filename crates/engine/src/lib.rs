@@ -5,7 +5,15 @@
 //! ```
 //!
 //! A command takes the locks of exactly the shards its keys live in, in ascending order, as one [`Tx`];
-//! what it does through the `Tx` is atomic. Nothing here does I/O or knows a clock: time is an argument.
+//! what it does through the `Tx` is atomic. Nothing here does I/O or reads a clock: time is an argument.
+//!
+//! | folder | layer |
+//! |---|---|
+//! | `shard/` | shards with their locks, databases, access bits, settings; knows neither observers nor sections |
+//! | `observers/` | who waits for, watches or tracks which keys, and which events are wanted: plain data structures, which know neither shards nor sections |
+//! | `section/` | the [`Engine`] that joins them, and [`Tx`]: all that a command can do with keys |
+//!
+//! `cargo xtask tidy` checks that the first two name nothing of the third.
 
 mod key;
 mod observers;

@@ -17,7 +17,7 @@ struct Witness {
 struct Ear(Arc<Witness>);
 
 impl EventSink for Ear {
-    fn tell(&self, _: EventMask, events: &[KeyEvent]) {
+    fn publish(&self, _: EventMask, events: &[KeyEvent]) {
         let text = |event: &KeyEvent| {
             let key = String::from_utf8_lossy(&event.key);
             format!("{} {key} {}", event.event.name(), event.db)

@@ -45,7 +45,7 @@ struct Gone(Mutex<Vec<String>>);
 struct Ear(Arc<Gone>);
 
 impl EventSink for Ear {
-    fn tell(&self, _: EventMask, events: &[KeyEvent]) {
+    fn publish(&self, _: EventMask, events: &[KeyEvent]) {
         for event in events {
             assert_eq!(event.event, Event::Evicted);
             let name = String::from_utf8_lossy(&event.key).into_owned();
@@ -158,7 +158,7 @@ fn only_keys_with_a_deadline_go_the_soonest_first() {
             set(tx, number, Deadline::Clear);
         }
     });
-    evict_all(&world, &eviction(Order::SoonestEnd, true), NOW);
+    evict_all(&world, &eviction(Order::SoonestExpiry, true), NOW);
     let mut expected: Vec<usize> = (0..COUNT).collect();
     expected.sort_by_key(|&number| deadline(number));
     let expected: Vec<String> = expected.into_iter().map(name).collect();

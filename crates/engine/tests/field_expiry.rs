@@ -142,7 +142,7 @@ fn a_slice_of_the_sweep_removes_few_fields_however_many_hashes_lose_some() {
 struct Listener(Arc<Mutex<Vec<Event>>>);
 
 impl EventSink for Listener {
-    fn tell(&self, _: EventMask, events: &[KeyEvent]) {
+    fn publish(&self, _: EventMask, events: &[KeyEvent]) {
         let mut told = self.0.lock().unwrap();
         told.extend(events.iter().map(|event| event.event));
     }

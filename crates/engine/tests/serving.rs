@@ -240,7 +240,7 @@ impl Waiter for Mourner {
 
     fn wake(&self) {}
 
-    fn minds_absence(&self) -> bool {
+    fn wants_removal(&self) -> bool {
         true
     }
 }

@@ -35,7 +35,7 @@ fn a_section_for_one_command_releases_what_it_needs_no_more() {
     // Without being told that it is for one, it may not.
     tx.release_all_but(&kept);
     assert!((0..8).all(|at| !is_free(at)));
-    tx.set_for_one();
+    tx.set_single_command();
     tx.release_all_but(&kept);
     for at in 0..8 {
         assert_eq!(is_free(at), ![shard("a"), shard("b")].contains(&at), "{at}");

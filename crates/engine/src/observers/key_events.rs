@@ -1,14 +1,14 @@
-//! Keyspace notifications: what happens to keys, told to whoever asked for it.
+//! Keyspace notifications: the kinds of events, and which of them are wanted.
 //!
 //! ```text
-//!   a command ─► Tx::changed(key, event) ─► kept in the section ─► Audience, in order, before the locks are released
-//!   a key that has ended ─► the same
+//!   a command ─► Tx::changed(key, event) ─► pending in the section ─► EventSink, in order, before the locks are released
+//!   an expired key ─► the same
 //! ```
 //!
-//! - An event is raised where the change is made, under the lock of the key's shard, and told before that lock is
+//! - An event is raised where the change is made, under the lock of the key's shard, and published before that lock is
 //!   released: the events of a key come in the order of its changes, whichever threads make them.
-//! - While nobody asks for events, raising one costs nothing: the look at whether a shard is observed is made anyway for those
-//!   who wait or watch. While somebody does, every shard counts an observer.
+//! - While no events are wanted, raising one costs nothing: whether a shard is observed is checked in any case, for waiters and
+//!   watchers. While some are wanted, they count as an observer of every shard.
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Class {
-    /// `g`: of keys of any type.
+    /// `g`: commands on keys of any type.
     Generic,
     /// `$`
     String,
@@ -28,17 +28,17 @@ pub enum Class {
     Hash,
     /// `z`
     SortedSet,
-    /// `x`: a key came to its end.
+    /// `x`: a key expired.
     Expired,
     /// `e`: a key was removed to free memory.
     Evicted,
     /// `t`
     Stream,
-    /// `d`: of types that modules define.
+    /// `d`: commands on types that modules define.
     Module,
-    /// `m`: a key that was asked for is not there.
+    /// `m`: a command asked for an absent key.
     Miss,
-    /// `n`: a key is new.
+    /// `n`: a key was created.
     New,
 }
 
@@ -79,13 +79,13 @@ impl Class {
         1 << self as u32
     }
 
-    /// Whether `A` stands for it, too.
+    /// True if `A` includes the class.
     fn is_in_all(self) -> bool {
         !matches!(self, Self::Miss | Self::New)
     }
 }
 
-/// Which events are told, and on which channels: `notify-keyspace-events`.
+/// Which events are published, and on which channels: `notify-keyspace-events`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EventMask(u32);
 
@@ -94,7 +94,7 @@ impl EventMask {
     const KEYEVENT: u32 = 1 << 31;
     const CHANNELS: u32 = Self::KEYSPACE | Self::KEYEVENT;
 
-    /// What the letters of the option say; unknown ones say nothing.
+    /// The mask that the letters of the option describe; unknown letters are ignored.
     pub fn from_letters(letters: &str) -> Self {
         let mut bits = 0;
         for letter in letters.chars() {
@@ -112,12 +112,12 @@ impl EventMask {
         Self(if is_any { bits } else { 0 })
     }
 
-    /// True if events go to the channels of their keys: `K`.
+    /// True if events go to the channels that are named after their keys: `K`.
     pub fn by_key(self) -> bool {
         self.0 & Self::KEYSPACE != 0
     }
 
-    /// True if keys go to the channels of their events: `E`.
+    /// True if events go to the channels that are named after them: `E`.
     pub fn by_event(self) -> bool {
         self.0 & Self::KEYEVENT != 0
     }
@@ -126,13 +126,13 @@ impl EventMask {
         self.0 & class.bit() != 0
     }
 
-    /// True if anything is told at all.
+    /// True if any event is published.
     pub(crate) fn is_any(self) -> bool {
         self.0 != 0
     }
 }
 
-/// [`EventMask`], as all threads see it.
+/// An [`EventMask`] that all threads share.
 #[derive(Debug, Default)]
 pub(crate) struct AtomicEventMask(AtomicU32);
 
@@ -282,7 +282,7 @@ impl Event {
         }
     }
 
-    /// Its name, as it is published.
+    /// The name under which the event is published.
     pub fn name(self) -> &'static str {
         self.facts().1
     }
@@ -301,15 +301,15 @@ pub struct KeyEvent {
     pub db: usize,
     /// The key.
     pub key: Box<[u8]>,
-    /// It is not undone with the changes of its section: the key has come to its end.
-    pub(crate) lasts: bool,
+    /// It stays when the changes of its section are undone: the key, or a field of it, has expired.
+    pub(crate) is_permanent: bool,
 }
 
-/// Who is told of events.
+/// The receiver of events.
 pub trait EventSink: Send + Sync {
-    /// These events have happened, in this order. Called under the locks of their keys: it must take none of a shard, and be
-    /// quick.
-    fn tell(&self, wanted: EventMask, events: &[KeyEvent]);
+    /// Publishes events that have happened, in this order. Called under the locks of their keys: it must not take a shard's lock,
+    /// and must be quick.
+    fn publish(&self, wanted: EventMask, events: &[KeyEvent]);
 }
 
 #[cfg(test)]
@@ -317,7 +317,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stands_for_all_classes_but_two() {
+    fn a_includes_all_classes_but_two() {
         let has = |letters: &str, class| EventMask::from_letters(letters).has(class);
         for class in Class::ALL {
             assert_eq!(has("KA", class), class.is_in_all(), "{class:?}");
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_told_without_a_channel_or_without_a_class() {
+    fn a_mask_without_a_channel_or_a_class_wants_nothing() {
         for letters in ["", "A", "g$mn", "K", "E", "KE"] {
             assert!(!EventMask::from_letters(letters).is_any(), "{letters}");
         }

@@ -1,63 +1,64 @@
-//! Who has read a key and keeps its value: client-side caching.
+//! Client-side caching: which clients have read a key and cache its value.
 //!
 //! ```text
 //! shard ─► hash of the key ─► key, trackers
-//!                                └─ the key is changed: Change ─► Invalidate, before the locks are released
+//!                                └─ the key is changed: Change ─► InvalidationSink, before the locks are released
 //! ```
 //!
-//! - A tracker is entered under the lock of the shard under which it has read the key ([`Tx::track`]). So whoever changes the
-//!   key later finds it: no change is lost between reading and tracking.
-//! - A change takes the key out of the table: its trackers are told once, and again only after they have read it again.
-//! - Keys of all databases share their names here, as in Redis: a change in one invalidates what was read in another.
+//! - A tracker is added under the same lock of the shard under which it has read the key ([`Tx::track`](crate::Tx::track)). So
+//!   every later change finds it: no change is lost between reading and tracking.
+//! - A change removes the key from the table: its trackers are notified once, and again only after they have read it again.
+//! - Keys of the same name in different databases are one key here, as in Redis: a change in one database invalidates what was
+//!   read in another.
 //! - There are at most [`Settings::tracked_keys_max`](crate::Settings::tracked_keys_max) keys. Beyond that some are dropped,
-//!   and their trackers told as if they had been changed.
-//! - A key that is taken out is handed to [`InvalidationSink`] under the lock under which it was taken: the shard's for a key that
-//!   was changed, the table's mutex for one that is dropped from the table of any shard. So a section that changes a key
-//!   and finds no trackers knows that the invalidation is in the inboxes of all that there were.
+//!   and their trackers are notified as if the keys had been changed.
+//! - A key that is removed is handed to [`InvalidationSink`] under the lock under which it was removed: the shard's for a changed
+//!   key, the table's mutex for one that is dropped. So a section that changes a key and finds no trackers can rely on the
+//!   invalidation being in the inboxes of all former trackers.
 //!
-//! As for watchers, each shard has a mutex of its own for this. Nothing but inboxes is locked under it.
+//! As for watchers, each shard has a mutex for this table. Nothing but inboxes is locked under it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Somebody who is told when a key that it has read is changed.
+/// A client that is notified when a key that it has read is changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Tracker {
-    /// The thread where it is served.
+    /// The thread that serves it.
     pub thread: u32,
-    /// Its place there, which others may have after it.
+    /// Its place there, which is reused after it.
     pub place: u32,
-    /// Never reused; zero is nobody's.
+    /// Never reused; zero stands for no client.
     pub id: u64,
 }
 
-/// What trackers are told.
+/// A change, as trackers are notified of it.
 #[derive(Debug)]
 pub enum Change {
-    /// A key was changed, or is not tracked any more.
+    /// A key was changed, or is no longer tracked.
     Key {
         /// The key.
         key: Box<[u8]>,
-        /// Who has read it since they were told last.
+        /// The clients that have read it since its last invalidation.
         trackers: Vec<Tracker>,
-        /// It was changed, and is of concern to more than those.
+        /// It was changed, and [`InvalidationSink::concerns`] other clients, too.
         concerns_others: bool,
     },
     /// Any key may have been changed.
     Everything,
 }
 
-/// Tells trackers.
+/// Notifies trackers.
 pub trait InvalidationSink: Send + Sync {
-    /// True if a change to this key is of concern to anybody, whoever has read it. Its shard is locked.
+    /// True if any client wants to know of changes to this key, even without having read it. Its shard is locked.
     fn concerns(&self, key: &[u8]) -> bool;
 
-    /// Queues invalidations in the inboxes of the trackers' threads: what was changed, in order, and by whom (the id of a
-    /// tracker, or zero). The caller holds locks: this takes no shard's lock and is quick.
+    /// Queues invalidations in the inboxes of the trackers' threads: each change, in order, with the tracker that made it (its id,
+    /// or zero). The caller holds locks, so this must not take a shard's lock, and must be quick.
     fn invalidate(&self, changes: Vec<(Change, u64)>);
 
-    /// Wakes the threads that [`InvalidationSink::invalidate`] has left something. The caller has released the locks.
+    /// Wakes the threads for which [`InvalidationSink::invalidate`] has queued something. The caller has released the locks.
     fn wake(&self);
 }
 
@@ -71,14 +72,14 @@ impl Change {
     }
 }
 
-/// Those who track one key: nearly always one.
+/// The trackers of one key: nearly always one.
 pub(crate) enum Trackers {
     One(Tracker),
     Many(BTreeSet<Tracker>),
 }
 
 impl Trackers {
-    /// False if it is there already.
+    /// False if it is among them already.
     pub(crate) fn add(&mut self, tracker: Tracker) -> bool {
         match self {
             Self::One(one) if *one == tracker => false,
@@ -114,12 +115,12 @@ pub(crate) struct Tracked {
 #[derive(Default)]
 pub(crate) struct TrackedKeys {
     pub(crate) by_hash: BTreeMap<u64, Tracked>,
-    /// The hash behind which the next key is dropped that has to be.
+    /// The hash of the key that was dropped last; the next one has a higher hash.
     dropped: u64,
 }
 
 impl TrackedKeys {
-    /// Takes out a key that has to go; they take turns.
+    /// Removes a key to make room: each time the next one in the order of hashes.
     pub(crate) fn drop_one(&mut self) -> Option<Tracked> {
         let from = self.dropped.wrapping_add(1);
         let hash = match self.by_hash.range(from..).next() {
@@ -147,8 +148,8 @@ impl Tracking {
 #[derive(Debug, Default)]
 pub(crate) struct TrackedCounts {
     pub(crate) keys: AtomicUsize,
-    /// One who tracks several keys counts once for each.
+    /// A client that tracks several keys counts once for each.
     pub(crate) items: AtomicUsize,
-    /// The shard that a key is dropped from next.
+    /// The shard from which the next key is dropped.
     pub(crate) drop_at: AtomicUsize,
 }

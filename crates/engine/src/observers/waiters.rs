@@ -1,18 +1,18 @@
-//! Who waits for a key: BLPOP and its relatives.
+//! Which clients wait for a key: BLPOP and its relatives.
 //!
 //! ```text
-//! shard ─► (database, key) ─► waiters in the order in which they came
+//! shard ─► (database, key) ─► waiters in order of arrival
 //! ```
 //!
-//! - A command that finds nothing puts its client's [`Waiter`] here while it still holds the locks of its keys
-//!   ([`Tx::wait`]), so no change can slip in between.
-//! - A command that changes a key that somebody waits for serves the waiters when it is done, under its own locks
-//!   ([`Tx::serve_waiters`]): in order of arrival, for as long as there is something for them.
-//! - A waiter may be ended by several things at once: a change to any of its keys, its timeout, another client, the end of
-//!   its connection. It decides itself, by one atomic claim, which of them it is.
+//! - A command that finds nothing queues its client's [`Waiter`](crate::Waiter) here while it still holds the locks of its keys
+//!   ([`Tx::wait`](crate::Tx::wait)), so no change can slip in between.
+//! - A command that changes a key with waiters serves them when it is done, under its own locks
+//!   ([`Tx::serve_waiters`](crate::Tx::serve_waiters)): in order of arrival, for as long as there is something for them.
+//! - Several things may end a wait at the same moment: a change to any of its keys, its timeout, another client, the end of
+//!   its connection. The waiter itself decides, by one atomic claim, which of them wins.
 //!
-//! Each shard's waiters have a mutex of their own, beside the shard's lock, so that who gives up needs no shard. It is the
-//! last to be taken, and nothing else is done while it is held.
+//! Each shard's waiters have a mutex apart from the shard's lock, so that a waiter that gives up needs no shard. It is the
+//! last lock to be taken, and nothing else happens while it is held.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,39 +25,39 @@ pub struct Ticket(pub(crate) u64);
 pub(crate) struct Waiting<W: ?Sized> {
     pub(crate) waiter: Arc<W>,
     /// It is also served when the key is removed.
-    pub(crate) minds_absence: bool,
+    pub(crate) wants_removal: bool,
 }
 
-/// Who waits for one key.
+/// The clients that wait for one key.
 struct Queue<W: ?Sized> {
     waiters: BTreeMap<Ticket, Waiting<W>>,
-    /// How many of them mind it if the key is gone.
-    minding: usize,
+    /// How many of them are also served when the key is removed.
+    removal_waiters: usize,
 }
 
 impl<W: ?Sized> Default for Queue<W> {
     fn default() -> Self {
         Self {
             waiters: BTreeMap::new(),
-            minding: 0,
+            removal_waiters: 0,
         }
     }
 }
 
 impl<W: ?Sized> Queue<W> {
     fn add(&mut self, ticket: Ticket, waiting: Waiting<W>) -> bool {
-        let minds_absence = waiting.minds_absence;
+        let wants_removal = waiting.wants_removal;
         let is_new = self.waiters.insert(ticket, waiting).is_none();
-        self.minding += usize::from(is_new && minds_absence);
+        self.removal_waiters += usize::from(is_new && wants_removal);
         is_new
     }
 
     fn remove(&mut self, ticket: Ticket) -> bool {
         let removed = self.waiters.remove(&ticket);
-        let minded = removed
+        let wanted_removal = removed
             .as_ref()
-            .is_some_and(|waiting| waiting.minds_absence);
-        self.minding -= usize::from(minded);
+            .is_some_and(|waiting| waiting.wants_removal);
+        self.removal_waiters -= usize::from(wanted_removal);
         removed.is_some()
     }
 }
@@ -84,7 +84,7 @@ impl<W: ?Sized> KeyWaiters<W> {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// False if the waiter is there already: a key may be named twice.
+    /// False if the waiter is queued already: a command may name a key twice.
     pub(crate) fn add(&self, db: usize, key: &[u8], ticket: Ticket, waiting: Waiting<W>) -> bool {
         let mut by_database = self.lock();
         let queue = by_database.entry(db).or_default().entry(key.into());
@@ -123,28 +123,29 @@ impl<W: ?Sized> KeyWaiters<W> {
             .is_some_and(|keys| keys.contains_key(key))
     }
 
-    /// All keys of a database that somebody waits for.
+    /// All keys of a database that clients wait for.
     pub(crate) fn keys(&self, db: usize) -> Vec<Box<[u8]>> {
         let by_database = self.lock();
         let keys = by_database.get(&db).into_iter().flat_map(HashMap::keys);
         keys.cloned().collect()
     }
 
-    /// The first waiter of a key that came at `from` or later and minds whether the key `is_there`.
+    /// The first waiter of a key, from ticket `from` on, that can be served: any if the key `exists`, else only one that wants to
+    /// know of its removal.
     pub(crate) fn first(
         &self,
         db: usize,
         key: &[u8],
-        is_there: bool,
+        exists: bool,
         from: Ticket,
     ) -> Option<(Ticket, Arc<W>)> {
         let by_database = self.lock();
         let queue = by_database.get(&db)?.get(key)?;
-        let minds = |(_, waiting): &(_, &Waiting<W>)| is_there || waiting.minds_absence;
-        if !is_there && queue.minding == 0 {
+        let can_be_served = |(_, waiting): &(_, &Waiting<W>)| exists || waiting.wants_removal;
+        if !exists && queue.removal_waiters == 0 {
             return None;
         }
-        let (ticket, waiting) = queue.waiters.range(from..).find(minds)?;
+        let (ticket, waiting) = queue.waiters.range(from..).find(can_be_served)?;
         Some((*ticket, waiting.waiter.clone()))
     }
 }

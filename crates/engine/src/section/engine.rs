@@ -13,7 +13,7 @@ use crate::section::tx::Tx;
 use crate::shard::live_settings::Settings;
 use crate::shard::{Busy, Layout, Shards, Wake};
 
-/// Room for the shards of a command that is kept for the next one; only commands on very many keys need more.
+/// How much of a command's list of shards is kept allocated for the next one; only commands on very many keys need more.
 const SCRATCH_KEPT_MAX: usize = 4096;
 
 /// All data of the process.
@@ -25,9 +25,9 @@ pub struct Engine {
     pub(super) event_sink: OnceLock<Box<dyn EventSink>>,
     pub(super) invalidate: OnceLock<Box<dyn InvalidationSink>>,
     pub(super) tracked: TrackedCounts,
-    /// Of the last client that began to wait for keys.
+    /// The ticket of the last client that began to wait for keys.
     pub(super) last_ticket: AtomicU64,
-    /// What may change while the engine runs.
+    /// Settings that may change while the engine runs.
     pub settings: Settings,
 }
 
@@ -118,7 +118,7 @@ impl Engine {
         }
     }
 
-    /// As [`Engine::lock_shard`], but does not wait a moment for a shard that is busy.
+    /// As [`Engine::lock_shard`], but does not wait at all for a busy shard.
     pub(crate) fn try_lock_shard(&self, shard: usize, db: usize, now: Now) -> Result<Tx<'_>, Busy> {
         if self.shards.try_acquire(shard) {
             Ok(Tx::new(self, HeldLocks::One(shard), db, now))
@@ -142,7 +142,7 @@ impl Engine {
         self.lock_shards(scratch, db, now)
     }
 
-    /// Starts an atomic section over these shards, in whatever order they are.
+    /// Starts an atomic section over these shards, given in any order.
     pub fn lock_shards<'a>(
         &'a self,
         shards: &'a mut Vec<usize>,
@@ -155,18 +155,18 @@ impl Engine {
         Ok(Tx::new(self, HeldLocks::Many(shards), db, now))
     }
 
-    /// Starts an atomic section over everything.
+    /// Starts an atomic section over all shards.
     pub fn lock_all(&self, db: usize, now: Now) -> Result<Tx<'_>, Busy> {
         self.shards.acquire_ascending(0..self.shards.len())?;
         Ok(Tx::new(self, HeldLocks::All, db, now))
     }
 
-    /// Starts an atomic section over nothing, for commands that lock shard by shard.
+    /// Starts a section that holds no locks, for commands that lock shard by shard.
     pub fn lock_none(&self, db: usize, now: Now) -> Tx<'_> {
         Tx::new(self, HeldLocks::None, db, now)
     }
 
-    /// As [`Engine::lock_none`], and waits for each shard that is busy.
+    /// As [`Engine::lock_none`], but waits for each busy shard.
     pub fn lock_none_patiently<'a>(
         &'a self,
         db: usize,
@@ -176,7 +176,7 @@ impl Engine {
         Tx::new(self, HeldLocks::Waiting(patience), db, now)
     }
 
-    /// Takes the locks again that a section has let go.
+    /// Takes the locks again that a section has released.
     #[cfg(any(broken = "sections", broken = "tracking"))]
     pub(crate) fn reacquire(&self, held: &HeldLocks<'_>) -> bool {
         let taken = match held {

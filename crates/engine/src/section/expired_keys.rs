@@ -1,5 +1,5 @@
-//! The ends of keys: who is told of them, and the background sweep, which removes entries, and fields of hashes, whose end has
-//! come and that nobody looks at.
+//! Expired keys: whom their removal notifies, and the background sweep, which removes expired entries, and expired fields of
+//! hashes, that no command asks for.
 //!
 //! Each thread sweeps its own share of the shards, slice by slice, and stops when its time is used up. A slice touches
 //! only entries with a deadline, or with fields that have one: the table marks their slots.
@@ -9,71 +9,72 @@ use std::sync::atomic::Ordering::Relaxed;
 use damselfly_value::EntryRef;
 
 use crate::section::extras::SectionExtras;
-
 use crate::shard::Shard;
-use crate::shard::database::{Age, age};
+use crate::shard::database::{Expired, check_expiry};
 use crate::{Database, Engine, Event, Key, Now, Tx};
 
 /// Buckets per slice: some ten microseconds, the longest that a sweep holds a shard's lock.
 const BUCKETS_PER_SLICE: usize = 64;
 
-/// A slice of the sweep ends with the bucket in which it has removed so many fields, and removes no more of one large hash:
-/// about as much work as a slice is otherwise.
+/// A slice of the sweep stops after the bucket in which it has removed this many fields, and removes no more than this from one
+/// large hash: about as much work as any other slice.
 const FIELDS_PER_SWEEP: usize = 100;
 
-/// What whoever finds entries whose end has come needs to tell of them.
+/// Counts what expires in a database and notifies the observers. Every removal of an expired entry or field reports here.
 pub(crate) struct Expirer<'a> {
     pub(crate) engine: &'a Engine,
     pub(crate) shard: usize,
     pub(crate) db: usize,
     pub(crate) now: Now,
-    /// Entries removed since their end had come.
+    /// The shard's count of expired entries that were removed.
     pub(crate) expired: &'a mut u64,
-    /// That of the section that holds the lock of the shard.
+    /// Of the section that holds the shard's lock.
     pub(crate) extras: &'a mut Option<Box<SectionExtras>>,
 }
 
 impl Expirer<'_> {
-    /// An entry was removed since its end had come.
+    /// Reports that an expired entry was removed.
     pub(crate) fn entry_expired(&mut self, entry: EntryRef<'_>) {
         *self.expired += 1;
-        if self.are_observed() {
-            let by_deadline = entry.deadline_ms().is_some_and(|end| end <= self.now.0);
+        if self.is_observed() {
+            let by_deadline = entry
+                .deadline_ms()
+                .is_some_and(|deadline| deadline <= self.now.0);
             let events: &[Event] = match by_deadline {
                 true => &[Event::Expired],
-                // Its last field has ended.
+                // Its last field has expired.
                 false => &[Event::Hexpired, Event::Del],
             };
-            self.tell(entry.key(), events);
+            self.notify(entry.key(), events);
             let (engine, extras) = (self.engine, &mut *self.extras);
             engine.note_ready(extras, self.shard, self.db, entry.key());
         }
     }
 
-    /// Fields of a hash were removed since their end had come; others stay.
+    /// Reports that expired fields of a hash were removed, and that others remain.
     pub(crate) fn fields_expired(&mut self, key: &[u8]) {
-        if self.are_observed() {
-            self.tell(key, &[Event::Hexpired]);
+        if self.is_observed() {
+            self.notify(key, &[Event::Hexpired]);
         }
     }
 
-    /// True if somebody may want to hear of keys of this shard.
+    /// True if keys of this shard have observers.
     #[inline]
-    pub(crate) fn are_observed(&self) -> bool {
+    pub(crate) fn is_observed(&self) -> bool {
         self.engine.shards.is_observed(self.shard)
     }
 
-    /// A key that was not there was given an entry.
+    /// Reports that a key was created.
     #[cold]
     pub(crate) fn key_created(&mut self, key: &[u8]) {
         let (extras, db) = (&mut *self.extras, self.db);
         self.engine.raise(extras, Event::New, db, key, false);
     }
 
-    /// Tells of a key, or a part of it, that has come to its end, however this was found: by a look at the key, by the sweep,
-    /// or as room was needed. Its shard is locked.
+    /// Notifies trackers and receivers of events that a key, or a part of it, has expired, whatever found that: a command that
+    /// asks for the key, the sweep, or an insertion that needs room. The shard is locked.
     #[cold]
-    fn tell(&mut self, key: &[u8], events: &[Event]) {
+    fn notify(&mut self, key: &[u8], events: &[Event]) {
         self.engine
             .note_tracked(self.shard, Key::new(key), self.extras);
         for &event in events {
@@ -83,8 +84,7 @@ impl Expirer<'_> {
 }
 
 impl Engine {
-    /// Sweeps one slice of each database of a shard. Returns how many entries and fields it removed. A busy shard is left for
-    /// another time.
+    /// Sweeps one slice of each database of a shard. Returns how many entries and fields it removed. A busy shard is skipped.
     pub fn sweep(&self, shard: usize, now: Now) -> usize {
         if self.settings.sweep_paused.load(Relaxed) {
             return 0;
@@ -93,13 +93,13 @@ impl Engine {
             return 0;
         };
         let sweep_one = |db| {
-            tx.sweep(shard, db, |database, ends| {
-                database.sweep(ends, BUCKETS_PER_SLICE)
+            tx.sweep(shard, db, |database, expirer| {
+                database.sweep(expirer, BUCKETS_PER_SLICE)
             })
         };
         let removed = (0..self.databases()).map(sweep_one).sum();
         if tx.has_ready() {
-            // Nobody needs a further shard to hear that a key is gone.
+            // No waiter needs a further shard to be served from a key that is gone.
             tx.serve_waiters();
         }
         removed
@@ -107,7 +107,7 @@ impl Engine {
 }
 
 impl Tx<'_> {
-    /// Lets `sweep` remove what has ended from a database of a locked shard, if there is anything that may end.
+    /// Lets `sweep` remove what has expired from a database of a locked shard, if anything in it has a deadline.
     pub(crate) fn sweep(
         &mut self,
         shard: usize,
@@ -119,7 +119,7 @@ impl Tx<'_> {
         if !databases[db].can_expire() {
             return 0;
         }
-        let ends = Expirer {
+        let expirer = Expirer {
             engine,
             shard,
             db,
@@ -127,16 +127,16 @@ impl Tx<'_> {
             expired,
             extras,
         };
-        sweep(&mut databases[db], ends)
+        sweep(&mut databases[db], expirer)
     }
 }
 
 impl Database {
-    /// Sweeps up to `buckets` buckets for what has ended, where the last call stopped. Returns how many entries and fields it
-    /// removed.
-    pub(crate) fn sweep(&mut self, mut ends: Expirer<'_>, buckets: usize) -> usize {
+    /// Removes what has expired from up to `buckets` buckets, from where the last call stopped. Returns how many entries and
+    /// fields it removed.
+    pub(crate) fn sweep(&mut self, mut expirer: Expirer<'_>, buckets: usize) -> usize {
         let mut position = self.sweep_position;
-        let removed = self.sweep_from(&mut position, &mut ends, buckets);
+        let removed = self.sweep_from(&mut position, &mut expirer, buckets);
         self.sweep_position = position;
         removed
     }
@@ -145,14 +145,14 @@ impl Database {
     pub(crate) fn sweep_from(
         &mut self,
         position: &mut u64,
-        ends: &mut Expirer<'_>,
+        expirer: &mut Expirer<'_>,
         buckets: usize,
     ) -> usize {
-        let (mut entries, mut fields, mut losing) = (0, 0, Vec::new());
+        let (mut entries, mut fields, mut losing_fields) = (0, 0, Vec::new());
         for _ in 0..buckets {
-            entries += self.sweep_bucket(position, ends, &mut losing);
-            for key in losing.drain(..) {
-                fields += self.sweep_fields(&key, ends);
+            entries += self.sweep_bucket(position, expirer, &mut losing_fields);
+            for key in losing_fields.drain(..) {
+                fields += self.sweep_fields(&key, expirer);
             }
             if *position == 0 || fields >= FIELDS_PER_SWEEP {
                 break;
@@ -161,40 +161,40 @@ impl Database {
         entries + fields
     }
 
-    /// Removes the dead entries of one bucket, and notes the keys of hashes that lose fields.
+    /// Removes the expired entries of one bucket, and collects the keys of hashes with expired fields.
     fn sweep_bucket(
         &mut self,
         position: &mut u64,
-        ends: &mut Expirer<'_>,
-        losing: &mut Vec<Vec<u8>>,
+        expirer: &mut Expirer<'_>,
+        losing_fields: &mut Vec<Vec<u8>>,
     ) -> usize {
-        let (counts, now) = (&mut self.counts, ends.now);
+        let (counts, now) = (&mut self.counts, expirer.now);
         self.table.sweep(
             position,
             1,
-            |entry| match age(entry, now) {
-                Age::Live => false,
-                Age::Dead => true,
-                Age::LosesFields => {
-                    losing.push(entry.key().to_vec());
+            |entry| match check_expiry(entry, now) {
+                Expired::Nothing => false,
+                Expired::Entry => true,
+                Expired::Fields => {
+                    losing_fields.push(entry.key().to_vec());
                     false
                 }
             },
             |entry| {
                 counts.subtract_data(entry.view());
-                ends.entry_expired(entry.view());
+                expirer.entry_expired(entry.view());
             },
         )
     }
 
-    fn sweep_fields(&mut self, key: &[u8], ends: &mut Expirer<'_>) -> usize {
+    fn sweep_fields(&mut self, key: &[u8], expirer: &mut Expirer<'_>) -> usize {
         let key = Key::new(key);
         let Some(mut present) = self.present(key) else {
             return 0;
         };
         let removed =
-            present.update(|entry| entry.remove_expired_fields(ends.now.0, FIELDS_PER_SWEEP));
-        ends.fields_expired(key.bytes);
+            present.update(|entry| entry.remove_expired_fields(expirer.now.0, FIELDS_PER_SWEEP));
+        expirer.fields_expired(key.bytes);
         removed
     }
 }

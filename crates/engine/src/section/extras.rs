@@ -1,4 +1,4 @@
-//! What few sections need beside their locks.
+//! Rarely used state of a section: undo log, pending events, clients to wake, and so on.
 
 use std::sync::Arc;
 
@@ -8,33 +8,33 @@ use crate::section::serve_waiters::{ReadyKeys, Waiter};
 use crate::section::undo::Undo;
 use crate::{Database, Engine};
 
-/// What few sections need, so that the others need not even make it empty.
+/// Rarely used state of a section, created on first use, so that most sections do not even initialize it.
 #[derive(Default)]
 pub(crate) struct SectionExtras {
-    /// What to free after the locks are released.
+    /// Databases to free after the locks are released.
     pub(crate) garbage: Vec<Database>,
-    /// Events that are not told yet.
-    pub(crate) kept: PendingEvents,
-    /// Changed keys that somebody waits for.
+    /// Events that are not published yet.
+    pub(crate) pending_events: PendingEvents,
+    /// Changed keys that clients wait for.
     pub(crate) ready: ReadyKeys,
-    /// What trackers are to be told.
-    pub(crate) changes: TrackedChanges,
-    /// Who was served, to be woken after the locks are released.
+    /// Changes that trackers are not notified of yet.
+    pub(crate) tracked_changes: TrackedChanges,
+    /// Waiters that were served, to be woken after the locks are released.
     pub(crate) served: Vec<Arc<dyn Waiter>>,
-    /// Shards that were locked later than those of `HeldLocks`.
+    /// Shards that were locked after those of `HeldLocks`.
     pub(crate) included: Vec<usize>,
-    /// How to undo what it does, if it may have to.
+    /// The undo log, if the section may have to undo its changes.
     pub(crate) undo: Option<Undo>,
 }
 
 impl SectionExtras {
-    /// To be called when the other locks are released.
+    /// Releases the included locks and wakes threads. The caller has released the other locks.
     #[cold]
-    pub(crate) fn end(mut self, engine: &Engine) {
+    pub(crate) fn finish(mut self, engine: &Engine) {
         for &shard in &self.included {
             engine.shards.release(shard);
         }
-        self.changes.wake(engine);
+        self.tracked_changes.wake(engine);
         for waiter in &self.served {
             waiter.wake();
         }

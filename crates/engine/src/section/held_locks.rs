@@ -1,4 +1,4 @@
-//! The locks of a section: which it holds, and how it takes further ones or releases some before it ends.
+//! The locks of a section: which ones it holds, and how it takes more or releases some before it ends.
 
 use crate::section::tx::Tx;
 use crate::shard::Busy;
@@ -6,17 +6,17 @@ use crate::shard::Busy;
 /// Which shards are locked.
 pub(crate) enum HeldLocks<'a> {
     None,
-    /// None yet; the section waits for each one that it takes.
+    /// None yet; the section waits for each lock that it takes.
     Waiting(&'a dyn Patience),
     One(usize),
     /// Ascending, without repeats.
     Many(&'a [usize]),
     All,
-    /// All, on loan from the section that holds them.
+    /// All, lent by the section that holds them.
     Lent,
 }
 
-/// How a section that locks shards one by one waits for one that is busy.
+/// How a section that locks shards one by one waits for a busy one.
 pub trait Patience {
     /// Waits until the shard may be free; false if the section should give up.
     fn wait(&self, busy: Busy) -> bool;
@@ -26,12 +26,12 @@ pub trait Patience {
 }
 
 impl<'a> Tx<'a> {
-    /// Releases the locks of all shards but those of these hashes, if all are locked for a single command: for one that has looked
-    /// at what it had to, and takes some time to find out what it writes. It must lock nothing more, so that all it does still
-    /// seems to happen at once (two-phase locking).
+    /// Releases the locks of all shards but those of these hashes, if all are locked for a single command: for one that has read
+    /// all it needs and takes some time to compute what it writes. It must take no further lock, so that everything it does still
+    /// appears to happen at one moment (two-phase locking).
     pub fn release_all_but(&mut self, hashes: &[u64]) {
         let is_possible =
-            self.is_for_one && matches!(self.held, HeldLocks::All) && !self.has_ready();
+            self.is_single_command && matches!(self.held, HeldLocks::All) && !self.has_ready();
         if !is_possible {
             return;
         }
@@ -49,7 +49,7 @@ impl<'a> Tx<'a> {
         let engine = self.engine();
         let extras = self.extras();
         extras.included.extend(kept);
-        extras.changes.wake(engine);
+        extras.tracked_changes.wake(engine);
     }
 
     /// True if every shard is locked.
@@ -75,21 +75,21 @@ impl<'a> Tx<'a> {
         extras.is_some_and(|extras| extras.included.contains(&index))
     }
 
-    /// A section over the same locks, for a command that is a part of this one and would take locks itself.
+    /// A section over the same locks, for a command that runs as a part of this section and would take locks itself.
     ///
     /// # Panics
     /// If not all shards are locked.
     pub fn lend(&mut self) -> Tx<'_> {
-        assert!(self.holds_all(), "a part of the locks can't be lent");
-        // Before those of the other section.
+        assert!(self.holds_all(), "locks can be lent only all together");
+        // They come before the events of the other section.
         self.publish_events();
         Tx::new(self.engine(), HeldLocks::Lent, self.db(), self.now())
     }
 
-    /// Lets `visit` have a shard under its lock: that of this section, or else one taken for as long as `visit` runs.
+    /// Runs `visit` with a shard locked: by this section, or else only while `visit` runs.
     ///
     /// # Errors
-    /// If the shard is busy, and the section does not wait for it.
+    /// If the shard is busy and the section does not wait for it.
     pub fn with_shard<R>(
         &mut self,
         shard: usize,
@@ -122,8 +122,8 @@ impl<'a> Tx<'a> {
         }
     }
 
-    /// Locks the shard of one more key until the end of this section; false if it is busy. This is out of order, but who waits
-    /// for a few microseconds at most can be part of no deadlock.
+    /// Locks the shard of one more key until this section ends; false if it is busy. This breaks the ascending order of locks, but
+    /// a thread that waits for only a few microseconds can't be part of a deadlock.
     pub fn include(&mut self, hash: u64) -> bool {
         self.include_shard(self.engine().shard_of(hash))
     }
@@ -140,7 +140,7 @@ impl<'a> Tx<'a> {
         taken
     }
 
-    /// The shards that are locked, if not all are.
+    /// The locked shards; `None` if all are locked.
     pub fn locked_shards(&self) -> Option<Vec<usize>> {
         let mut shards = match self.held {
             HeldLocks::None | HeldLocks::Waiting(_) => Vec::new(),
@@ -154,7 +154,7 @@ impl<'a> Tx<'a> {
         Some(shards)
     }
 
-    /// Makes this a section over everything, whose locks it has all included one by one.
+    /// Turns this into a section over all shards, after it has included their locks one by one.
     ///
     /// # Panics
     /// If a lock is missing.

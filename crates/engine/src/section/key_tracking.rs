@@ -1,4 +1,4 @@
-//! Client-side caching: sections enter trackers for the keys that they read, and invalidate the keys that they change.
+//! Client-side caching: sections add trackers for the keys that they read, and invalidate the keys that they change.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -6,23 +6,23 @@ use crate::observers::tracked_keys::{Change, InvalidationSink, Tracked, Tracker,
 use crate::section::extras::SectionExtras;
 use crate::{Engine, Key, Tx};
 
-/// While a section has changed more bytes of keys than this, it remembers no single keys any more.
+/// A section that has changed more bytes of keys than this invalidates everything instead of single keys.
 const CHANGES_BYTES_MAX: usize = 16 << 20;
 
-/// What is counted for a change beside the key, in bytes.
+/// How many bytes count for a change, in addition to its key.
 const CHANGE_BYTES: usize = 64;
 
-/// How many keys are dropped at most for each that comes, while there are too many.
+/// The most keys that are dropped for each one that is added, while there are too many.
 const DROPPED_PER_KEY: usize = 4;
 
 /// The changes of a section.
 #[derive(Default)]
 pub(crate) struct TrackedChanges {
     list: Vec<(Change, u64)>,
-    /// How many of them are ascribed to somebody.
+    /// How many of them are ascribed already, to a tracker or to none.
     ascribed: usize,
     bytes: usize,
-    /// Some were queued whose threads are not woken yet.
+    /// Some were queued, and their threads are not woken yet.
     is_wake_due: bool,
 }
 
@@ -43,8 +43,8 @@ impl TrackedChanges {
         self.list.push((Change::Everything, 0));
     }
 
-    /// Queues invalidations for all so far. The caller still holds the locks under which they were made.
-    pub(crate) fn tell(&mut self, engine: &Engine) {
+    /// Queues invalidations for all changes so far. The caller still holds the locks under which they were made.
+    pub(crate) fn send(&mut self, engine: &Engine) {
         (self.ascribed, self.bytes) = (0, 0);
         let list = std::mem::take(&mut self.list);
         if !list.is_empty()
@@ -55,7 +55,7 @@ impl TrackedChanges {
         }
     }
 
-    /// Wakes the threads of those trackers, once the locks are released.
+    /// Wakes the threads of those trackers. The caller has released the locks.
     pub(crate) fn wake(&mut self, engine: &Engine) {
         if std::mem::take(&mut self.is_wake_due) {
             engine.wake_trackers();
@@ -64,12 +64,12 @@ impl TrackedChanges {
 }
 
 impl Tx<'_> {
-    /// Tells whose the changes are that were made since the last call: those of the tracker of this id, which may not want to
-    /// hear of its own, or nobody's (zero).
+    /// Ascribes the changes since the last call to the tracker of this id, which may not want to be notified of its own changes, or
+    /// to none (zero).
     #[inline]
     pub fn ascribe_changes(&mut self, id: u64) {
         if let Some(extras) = self.extras.as_mut() {
-            let changes = &mut extras.changes;
+            let changes = &mut extras.tracked_changes;
             for (_, actor) in &mut changes.list[changes.ascribed..] {
                 *actor = id;
             }
@@ -77,7 +77,7 @@ impl Tx<'_> {
         }
     }
 
-    /// Lets a tracker hear of the next change to a key, which this section has read. All changes so far are ascribed.
+    /// Has a tracker notified of the next change to a key, which this section has read. All changes so far must be ascribed.
     ///
     /// # Panics
     /// If the key's shard is not locked.
@@ -92,23 +92,26 @@ impl Tx<'_> {
             .take_while(|_| engine.drop_excess())
             .count();
         if replaces || drops > 0 {
-            self.extras().changes.is_wake_due = true;
+            self.extras().tracked_changes.is_wake_due = true;
         }
     }
 
-    /// Tells all trackers to forget every key, of all databases.
+    /// Notifies all trackers that every key of all databases may have been changed.
     ///
     /// # Panics
     /// If not all shards are locked.
     pub fn invalidate_all(&mut self) {
-        assert!(self.holds_all(), "trackers are told without all locks");
+        assert!(
+            self.holds_all(),
+            "everything is invalidated without all locks"
+        );
         self.engine().forget_tracked();
-        self.extras().changes.add_everything();
+        self.extras().tracked_changes.add_everything();
     }
 }
 
 impl Engine {
-    /// Tells who tells trackers. Without it nobody is told.
+    /// Sets what notifies trackers. Without it none is notified.
     pub fn set_invalidation_sink(&self, invalidate: Box<dyn InvalidationSink>) {
         let set = self.invalidate.set(invalidate);
         assert!(set.is_ok(), "threads start once");
@@ -118,10 +121,10 @@ impl Engine {
         self.invalidate.get().map(|invalidate| &**invalidate)
     }
 
-    /// Has every change asked about with [`InvalidationSink::concerns`], from now on or not any more. Calls must come in pairs.
+    /// Starts or stops asking [`InvalidationSink::concerns`] about every change. Each start must be followed by one stop.
     ///
-    /// This needs no lock: a section that does not notice has begun before, so who reads a key it changes waits for its end
-    /// and sees the change.
+    /// This needs no lock: a section that does not notice it has begun before, so a client that reads a key which that section
+    /// changes waits until it ends, and sees the change.
     pub fn set_observed(&self, on: bool) {
         for shard in 0..self.shards() {
             if on {
@@ -144,7 +147,7 @@ impl Engine {
             .invalidate()
             .is_some_and(|invalidate| invalidate.concerns(key.bytes));
         if trackers.is_some() || concerns_others {
-            let changes = &mut extras.get_or_insert_default().changes;
+            let changes = &mut extras.get_or_insert_default().tracked_changes;
             changes.add(key.bytes, trackers, concerns_others);
         }
     }
@@ -155,7 +158,7 @@ impl Engine {
         }
     }
 
-    /// Enters a tracker. True if another key had to go for it.
+    /// Adds a tracker. True if that replaced another key.
     fn track(&self, shard: usize, key: Key<'_>, tracker: Tracker) -> bool {
         let mut keys = self.shards.observers(shard).tracking.lock();
         if let Some(tracked) = keys.by_hash.get_mut(&key.hash)
@@ -174,22 +177,22 @@ impl Engine {
         };
         self.tracked.keys.fetch_add(1, Relaxed);
         self.tracked.items.fetch_add(1, Relaxed);
-        // Another key of the same hash: hardly ever, so that one is just not tracked any more.
+        // Another key of the same hash is so rare that it is simply dropped.
         let replaced = keys.by_hash.insert(key.hash, tracked);
         let replaces = replaced.is_some();
         if let Some(replaced) = replaced {
-            self.tell_dropped(replaced);
+            self.invalidate_dropped(replaced);
         }
         replaces
     }
 
-    /// Counts out a key that nobody has changed, and queues invalidations for its trackers. The caller still holds the mutex of
-    /// the table from which it has taken the key.
-    fn tell_dropped(&self, dropped: Tracked) {
+    /// Uncounts a key that was dropped, not changed, and queues invalidations for its trackers. The caller still holds the mutex
+    /// of the table from which it has removed the key.
+    fn invalidate_dropped(&self, dropped: Tracked) {
         self.count_out(&dropped);
         if let Some(invalidate) = self.invalidate() {
             let change = Change::of(&dropped.key, Some(dropped.trackers), false);
-            // It is nobody's change, whoever has it dropped.
+            // Zero: no client has changed the key.
             invalidate.invalidate(vec![(change, 0)]);
         }
     }
@@ -214,7 +217,7 @@ impl Engine {
         Some(tracked.trackers)
     }
 
-    /// Drops a key if there are too many. False if there is nothing to drop; else [`Engine::wake_trackers`] is due.
+    /// Drops a key if there are too many. If it returns true, the caller must call [`Engine::wake_trackers`].
     fn drop_excess(&self) -> bool {
         let keys_max = self.settings.tracked_keys_max.load(Relaxed);
         if keys_max == 0 || self.tracked.keys.load(Relaxed) <= keys_max {
@@ -226,8 +229,8 @@ impl Engine {
             let Some(dropped) = keys.drop_one() else {
                 return false;
             };
-            self.tell_dropped(dropped);
-            // Last, since a writer looks for no trackers in a shard without observers.
+            self.invalidate_dropped(dropped);
+            // This comes last, since a writer does not look for trackers in a shard without observers.
             if keys.by_hash.is_empty() {
                 self.shards.remove_observer(shard);
             }
@@ -235,14 +238,14 @@ impl Engine {
         })
     }
 
-    /// Drops keys that are too many, up to `limit`, after [`crate::Settings::tracked_keys_max`] was lowered.
+    /// Drops up to `limit` excess keys, after [`crate::Settings::tracked_keys_max`] was lowered.
     pub fn drop_excess_tracked(&self, limit: usize) {
         if (0..limit).take_while(|_| self.drop_excess()).count() > 0 {
             self.wake_trackers();
         }
     }
 
-    /// Forgets all keys, and tells nobody.
+    /// Forgets all keys without notifying their trackers.
     pub fn forget_tracked(&self) {
         for shard in 0..self.shards() {
             let mut keys = self.shards.observers(shard).tracking.lock();
@@ -263,7 +266,7 @@ impl Engine {
         self.tracked.keys.load(Relaxed)
     }
 
-    /// How many trackers they have together; one who tracks several keys counts once for each.
+    /// How many trackers all keys have; a client that tracks several keys counts once for each.
     pub fn tracked_items(&self) -> usize {
         self.tracked.items.load(Relaxed)
     }
@@ -287,11 +290,11 @@ mod tests {
         id: 2,
     };
 
-    /// Looks whether others could find out what it is called for.
+    /// Checks whether other threads could already see what it is called for.
     #[derive(Default)]
     struct Witness {
         engine: OnceLock<Arc<Engine>>,
-        /// The keys, `*` for all; with a mark where others could find out.
+        /// The keys, `*` for all; marked if other threads could see the change.
         seen: Mutex<Vec<String>>,
         woken: AtomicUsize,
     }
@@ -358,7 +361,7 @@ mod tests {
         tx.track(key, TRACKER);
     }
 
-    /// What is invalidated as `act` is done with a key that ends before [`LATER`] and is tracked.
+    /// What is invalidated while `act` runs with a tracked key that expires before [`LATER`].
     fn seen(act: impl FnOnce(&Engine, Key<'_>)) -> Vec<String> {
         let (engine, witness) = witnessed();
         set(&engine, "key", Deadline::At(NOW.0 + 1));
@@ -370,19 +373,20 @@ mod tests {
         seen
     }
 
-    /// The bug: the trackers of a changed key were told when the locks were released. Before that, another writer found no
-    /// trackers and was answered, and so was the tracker, who still kept a value of before. Now they are told under the locks.
+    /// The bug: the trackers of a changed key were notified after the locks were released. In between, another writer found no
+    /// trackers and got its reply, and so did the tracker, which still cached the old value. The fix: they are notified under the
+    /// locks.
     #[test]
-    fn nobody_sees_a_change_before_it_is_invalidated() {
+    fn a_change_is_invalidated_before_others_see_it() {
         assert_eq!(
             seen(|engine, _| set(engine, "key", Deadline::Clear)),
             ["key"]
         );
-        let look_late = |engine: &Engine, key: Key<'_>| {
+        let read_late = |engine: &Engine, key: Key<'_>| {
             let mut tx = engine.lock_one(key.hash, 0, LATER).unwrap();
             assert!(tx.read(key).is_none());
         };
-        assert_eq!(seen(look_late), ["key"]);
+        assert_eq!(seen(read_late), ["key"]);
         let sweep = |engine: &Engine, key: Key<'_>| {
             while engine.sweep(engine.shard_of(key.hash), LATER) == 0 {}
         };
@@ -405,12 +409,13 @@ mod tests {
         assert_eq!(seen(invalidate_all), ["*"]);
     }
 
-    /// The bug: a section that released some of its locks early had not told what it had changed under them.
+    /// The bug: a section that released some of its locks early had not yet announced its changes under them. The fix: it
+    /// announces them before it releases any lock.
     #[test]
-    fn nobody_sees_a_change_in_a_section_that_releases_some_locks() {
+    fn a_change_is_invalidated_before_some_locks_are_released() {
         let release_all_but = |engine: &Engine, key: Key<'_>| {
             let mut tx = engine.lock_all(0, LATER).unwrap();
-            tx.set_for_one();
+            tx.set_single_command();
             assert!(tx.read(key).is_none());
             tx.release_all_but(&[]);
             assert!(engine.lock_one(key.hash, 0, LATER).is_ok());
@@ -418,10 +423,10 @@ mod tests {
         assert_eq!(seen(release_all_but), ["key"]);
     }
 
-    /// The bug: a key that had to go from the table was taken out first, and its trackers were told when the section ended
-    /// that had dropped it. In between, writers of that key found no trackers. Now it is told under the table's mutex.
+    /// The bug: a key was dropped from the table at once, but its trackers were notified only when the section that had dropped it
+    /// ended. In between, writers of that key found no trackers. The fix: they are notified under the table's mutex.
     #[test]
-    fn nobody_sees_that_a_key_is_dropped_before_it_is_invalidated() {
+    fn a_dropped_key_is_invalidated_before_others_see_it() {
         let (engine, witness) = witnessed();
         engine.settings.tracked_keys_max.store(2, SeqCst);
         let names: Vec<String> = (0..10).map(|number| number.to_string()).collect();
@@ -436,9 +441,9 @@ mod tests {
         assert!(seen.is_empty(), "{seen:?}");
     }
 
-    /// As above, for a key that gives way to another of the same hash.
+    /// As above, for a key that is replaced by another of the same hash.
     #[test]
-    fn nobody_sees_that_a_key_is_replaced_before_it_is_invalidated() {
+    fn a_replaced_key_is_invalidated_before_others_see_it() {
         let (engine, witness) = witnessed();
         let key = Key::new(b"key");
         let other = Key {

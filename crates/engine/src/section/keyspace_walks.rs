@@ -1,17 +1,17 @@
-//! What concerns all keys: iterating, counting, emptying, swapping databases.
+//! Visiting all keys of a database: for SCAN, for long commands, and for a random key.
 
 use damselfly_value::EntryRef;
 
 use crate::shard::database::is_expired;
 use crate::{Busy, Tx};
 
-/// A place in the order of a SCAN: the shard, then the position in hash order within it.
+/// A position in the order of a SCAN: the shard, then the position in hash order within it.
 ///
 /// ```text
 /// | 0 ... | shard: 12 bits | position: 40 bits |
 /// ```
 ///
-/// It fits in 52 bits, since some clients keep cursors in doubles. Zero is both start and end.
+/// It fits in 52 bits, since some clients store cursors in doubles. Zero is both the start and the end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cursor(pub u64);
 
@@ -20,13 +20,13 @@ const POSITION_MASK: u64 = (1 << POSITION_BITS) - 1;
 const _: () = assert!(POSITION_BITS + 12 <= 52 && crate::shard::SHARDS_MAX <= 1 << 12);
 
 impl Tx<'_> {
-    /// Visits at least `count` live or dead entries from `cursor` on (fewer at the end) and returns where to go on;
-    /// zero at the end. Dead entries count but are not shown. Shards that are not locked are locked one by one.
+    /// Visits entries from `cursor` on, at least `count` of them (fewer at the end), and returns where to continue; zero at the
+    /// end. Expired entries count but are not visited. Shards that are not locked are locked one by one.
     ///
-    /// An entry that is there all the time from the first call to the last is visited at least once.
+    /// An entry that exists all the time from the first call to the last is visited at least once.
     ///
     /// # Errors
-    /// If the first shard to look at is busy; at a later one it just stops early.
+    /// If the first shard is busy; at a later busy one the call just stops early.
     pub fn scan(
         &mut self,
         db: usize,
@@ -68,10 +68,10 @@ impl Tx<'_> {
         Ok(Cursor(0))
     }
 
-    /// Visits live entries of the selected database from `cursor` on, some thousands of one shard, and returns where to go on; zero is
-    /// the start and the end. A shard that is not locked is locked for this call, some hundred microseconds.
+    /// Visits live entries of the selected database from `cursor` on, some thousands of one shard, and returns where to continue;
+    /// zero is the start and the end. A shard that is not locked is locked for this call, some hundred microseconds.
     ///
-    /// An entry that is there all the time from the first call to the last is visited once, and one that is never there is not.
+    /// An entry that exists all the time from the first call to the last is visited exactly once.
     ///
     /// # Errors
     /// If the shard is busy.
@@ -92,7 +92,7 @@ impl Tx<'_> {
             let table = &tx.databases(shard)[db].table;
             let (mut position, mut entries, mut buckets) = (start, 0, 0);
             loop {
-                // A bucket of a table that has shrunk since the last call may hold entries from before the position, too.
+                // If the table has shrunk since the last call, the first bucket may also hold entries from before the position.
                 let may_repeat = buckets == 0 && start > 0;
                 position = table.scan(position, |entry| {
                     entries += 1;
@@ -121,7 +121,7 @@ impl Tx<'_> {
     /// # Panics
     /// If not all shards are locked.
     pub fn random_key(&mut self, mut random: impl FnMut() -> u64) -> Option<Vec<u8>> {
-        /// After this many dead entries in a row, look at all keys.
+        /// After this many expired entries in a row, all keys are searched.
         const TRIES: usize = 100;
         let (db, now) = (self.db(), self.now());
         let total = self.totals(db).keys;

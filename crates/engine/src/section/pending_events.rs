@@ -4,25 +4,25 @@ use crate::observers::key_events::{Event, EventMask, EventSink, KeyEvent};
 use crate::section::extras::SectionExtras;
 use crate::{Engine, Key, Tx};
 
-/// While a section is not told to keep more, it tells its events whenever there are so many.
-const KEPT_MAX: usize = 256;
+/// A section that does not hold its events publishes them whenever this many are pending.
+const PENDING_MAX: usize = 256;
 
-/// The events of a section that are not told yet.
+/// The events of a section that are not published yet.
 #[derive(Default)]
 pub(crate) struct PendingEvents {
     events: Vec<KeyEvent>,
-    /// More of them may be forgotten: none is told before the section ends.
-    may_be_forgotten: bool,
+    /// They may have to be discarded, so none is published before the section ends.
+    is_held: bool,
 }
 
 impl PendingEvents {
-    /// Tells all.
-    pub(crate) fn tell(&mut self, engine: &Engine) {
+    /// Publishes all.
+    pub(crate) fn publish(&mut self, engine: &Engine) {
         if self.events.is_empty() {
             return;
         }
         if let Some(event_sink) = engine.event_sink() {
-            event_sink.tell(engine.events.load(), &self.events);
+            event_sink.publish(engine.events.load(), &self.events);
         }
         self.events.clear();
     }
@@ -39,7 +39,7 @@ impl Engine {
         self.event_sink.get().map(|event_sink| &**event_sink)
     }
 
-    /// Chooses which events are told, from the next change on.
+    /// Sets which events are published, from the next change on.
     pub fn set_events(&self, wanted: EventMask) {
         let before = self.events.swap(wanted);
         for shard in 0..self.shards() {
@@ -51,44 +51,44 @@ impl Engine {
         }
     }
 
-    /// True if any events are told.
+    /// True if any events are published.
     pub fn wants_events(&self) -> bool {
         self.events.load().is_any()
     }
 
-    /// Raises an event of a key whose shard is locked and observed. `lasts` says that it can't be undone.
+    /// Raises an event of a key whose shard is locked and observed. `is_permanent` if undo does not revert its cause.
     pub(crate) fn raise(
         &self,
         extras: &mut Option<Box<SectionExtras>>,
         event: Event,
         db: usize,
         key: &[u8],
-        lasts: bool,
+        is_permanent: bool,
     ) {
         if !self.events.load().has(event.class()) {
             return;
         }
-        let kept = &mut extras.get_or_insert_default().kept;
-        kept.events.push(KeyEvent {
+        let pending = &mut extras.get_or_insert_default().pending_events;
+        pending.events.push(KeyEvent {
             event,
             db,
             key: key.into(),
-            lasts,
+            is_permanent,
         });
-        if kept.events.len() >= KEPT_MAX && !kept.may_be_forgotten {
-            kept.tell(self);
+        if pending.events.len() >= PENDING_MAX && !pending.is_held {
+            pending.publish(self);
         }
     }
 }
 
 impl Tx<'_> {
-    /// Raises an event of a key of the selected database, beside that of its change.
+    /// Raises an event of a key of the selected database, in addition to the event of its change.
     #[inline]
     pub fn event(&mut self, key: Key<'_>, event: Event) {
         self.event_in(self.db(), key, event);
     }
 
-    /// Raises an event of a key of a database, beside that of its change.
+    /// Raises an event of a key of a database, in addition to the event of its change.
     #[inline]
     pub fn event_in(&mut self, db: usize, key: Key<'_>, event: Event) {
         if self
@@ -106,36 +106,40 @@ impl Tx<'_> {
         engine.raise(&mut self.extras, event, db, key.bytes, false);
     }
 
-    /// Tells no events before this section ends, or [`Tx::publish_events`] is called, so that [`Tx::discard_events`] forgets them
-    /// all. Does nothing if that is so already.
+    /// Publishes what is pending, and holds all later events until this section ends or [`Tx::publish_events`] is called, so that
+    /// [`Tx::discard_events`] can discard them. Does nothing if events are held already.
     pub fn hold_events(&mut self) {
-        let is_kept = |extras: &SectionExtras| extras.kept.may_be_forgotten;
-        if !self.extras.as_deref().is_some_and(is_kept) {
+        let is_held = |extras: &SectionExtras| extras.pending_events.is_held;
+        if !self.extras.as_deref().is_some_and(is_held) {
             self.publish_events();
-            self.extras().kept.may_be_forgotten = true;
+            self.extras().pending_events.is_held = true;
         }
     }
 
-    /// How many events are kept.
+    /// How many events are pending.
     pub fn held_events(&self) -> usize {
         let extras = self.extras.as_ref();
-        extras.map_or(0, |extras| extras.kept.events.len())
+        extras.map_or(0, |extras| extras.pending_events.events.len())
     }
 
-    /// Forgets the events since [`Tx::hold_events`], for changes that were undone; but what came to its end has ended.
+    /// Discards the events since [`Tx::hold_events`], after the changes were undone. Events of expired keys stay: expiry is not
+    /// undone.
     pub fn discard_events(&mut self) {
         if let Some(extras) = self.extras.as_mut() {
-            extras.kept.events.retain(|event| event.lasts);
+            extras
+                .pending_events
+                .events
+                .retain(|event| event.is_permanent);
         }
     }
 
-    /// Tells the events so far; what comes now is not kept any more.
+    /// Publishes the pending events, and no longer holds later ones.
     #[cold]
     pub fn publish_events(&mut self) {
         let engine = self.engine();
         if let Some(extras) = self.extras.as_mut() {
-            extras.kept.may_be_forgotten = false;
-            extras.kept.tell(engine);
+            extras.pending_events.is_held = false;
+            extras.pending_events.publish(engine);
         }
     }
 }

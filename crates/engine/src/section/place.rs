@@ -1,11 +1,13 @@
-//! The place of a key in its database.
+//! The place of a key in its database: the only way to add, change or remove a single entry.
+//!
+//! [`Database::place`] and [`Database::find`] also remove what has expired of the key, so that no command sees it.
 
 use damselfly_base::heap;
 use damselfly_table::{Entry as Slot, Occupied, Vacant};
 use damselfly_value::{Entry, EntryRef};
 
 use crate::section::expired_keys::Expirer;
-use crate::shard::database::{Age, Counts, Database, age, is_expired};
+use crate::shard::database::{Counts, Database, Expired, check_expiry, is_expired};
 use crate::{Key, Now};
 
 /// Where a key is, or would be.
@@ -22,11 +24,11 @@ pub struct Present<'a> {
     counts: &'a mut Counts,
 }
 
-/// The place for a new entry.
+/// The place where a new entry can be stored.
 pub struct Absent<'a> {
     slot: Vacant<'a, Entry>,
     counts: &'a mut Counts,
-    ends: Expirer<'a>,
+    expirer: Expirer<'a>,
 }
 
 impl<'a> Present<'a> {
@@ -42,7 +44,7 @@ impl<'a> Present<'a> {
         self.slot.into_ref()
     }
 
-    /// Changes the entry; its key must stay.
+    /// Changes the entry; its key must stay the same.
     #[inline]
     pub fn update<R>(&mut self, change: impl FnOnce(&mut Entry) -> R) -> R {
         let counts = &mut *self.counts;
@@ -59,27 +61,27 @@ impl<'a> Present<'a> {
         result
     }
 
-    /// Removes the fields that have ended, of a hash of which some stay.
+    /// Removes the expired fields of a hash that has others.
     #[cold]
-    fn without_expired_fields(mut self, ends: &mut Expirer<'_>) -> Self {
-        self.update(|entry| entry.remove_expired_fields(ends.now.0, usize::MAX));
-        ends.fields_expired(self.view().key());
+    fn without_expired_fields(mut self, expirer: &mut Expirer<'_>) -> Self {
+        self.update(|entry| entry.remove_expired_fields(expirer.now.0, usize::MAX));
+        expirer.fields_expired(self.view().key());
         self
     }
 
-    /// Removes the entry, whose end has come.
+    /// Removes the entry, which has expired.
     #[cold]
-    fn end<'e>(self, hash: u64, mut ends: Expirer<'e>) -> Absent<'e>
+    fn expire<'e>(self, hash: u64, mut expirer: Expirer<'e>) -> Absent<'e>
     where
         'a: 'e,
     {
         let (entry, slot) = self.slot.vacate(hash);
         self.counts.subtract_data(entry.view());
-        ends.entry_expired(entry.view());
+        expirer.entry_expired(entry.view());
         Absent {
             slot,
             counts: self.counts,
-            ends,
+            expirer,
         }
     }
 
@@ -92,71 +94,70 @@ impl<'a> Present<'a> {
 }
 
 impl Absent<'_> {
-    /// Stores an entry of this place's key, whose access bits are set. Where that would make the table grow, entries whose end
-    /// has come make room first.
+    /// Stores an entry with this place's key, whose access bits are set already. If the table would have to grow, nearby expired
+    /// entries are removed first.
     #[inline]
     pub(crate) fn insert(self, entry: Entry) {
         let Self {
             mut slot,
             counts,
-            mut ends,
+            mut expirer,
         } = self;
         counts.add_data(entry.view());
         if slot.would_grow() {
-            let now = ends.now;
+            let now = expirer.now;
             slot.sweep_segment(
                 |entry| is_expired(entry, now),
                 |entry| {
                     counts.subtract_data(entry.view());
-                    ends.entry_expired(entry.view());
+                    expirer.entry_expired(entry.view());
                 },
             );
         }
         let slot = slot.insert(entry);
-        if ends.are_observed() {
-            ends.key_created(slot.get().key());
+        if expirer.is_observed() {
+            expirer.key_created(slot.get().key());
         }
     }
 }
 
 impl Database {
-    /// The place of a key; what has ended of it is removed first. `ends` makes what is needed only for that, and for an absent
-    /// key.
+    /// The place of a key, after what has expired of it is removed. `expirer` is called only for that and for an absent key.
     #[inline]
     pub(crate) fn place<'a>(
         &'a mut self,
         key: Key<'_>,
         now: Now,
-        ends: impl FnOnce() -> Expirer<'a>,
+        expirer: impl FnOnce() -> Expirer<'a>,
     ) -> Place<'a> {
         let counts = &mut self.counts;
         match self.table.entry(key.hash, key.bytes) {
             Slot::Vacant(slot) => Place::Absent(Absent {
                 slot,
                 counts,
-                ends: ends(),
+                expirer: expirer(),
             }),
-            Slot::Occupied(slot) => match age(slot.get(), now) {
-                Age::Live => Place::Present(Present { slot, counts }),
-                Age::LosesFields => {
+            Slot::Occupied(slot) => match check_expiry(slot.get(), now) {
+                Expired::Nothing => Place::Present(Present { slot, counts }),
+                Expired::Fields => {
                     let present = Present { slot, counts };
-                    Place::Present(present.without_expired_fields(&mut ends()))
+                    Place::Present(present.without_expired_fields(&mut expirer()))
                 }
-                Age::Dead => {
+                Expired::Entry => {
                     let present = Present { slot, counts };
-                    Place::Absent(present.end(key.hash, ends()))
+                    Place::Absent(present.expire(key.hash, expirer()))
                 }
             },
         }
     }
 
-    /// The live entry of a key; what has ended of it is removed first. `ends` makes what is needed only for that.
+    /// The live entry of a key, after what has expired of it is removed. `expirer` is called only for that.
     #[inline]
     pub(crate) fn find<'a, 'e>(
         &'a mut self,
         key: Key<'_>,
         now: Now,
-        ends: impl FnOnce() -> Expirer<'e>,
+        expirer: impl FnOnce() -> Expirer<'e>,
     ) -> Option<EntryRef<'a>>
     where
         'a: 'e,
@@ -166,20 +167,20 @@ impl Database {
             Slot::Vacant(_) => return None,
         };
         let counts = &mut self.counts;
-        match age(slot.get(), now) {
-            Age::Live => Some(slot.into_ref()),
-            Age::LosesFields => {
+        match check_expiry(slot.get(), now) {
+            Expired::Nothing => Some(slot.into_ref()),
+            Expired::Fields => {
                 let present = Present { slot, counts };
-                Some(present.without_expired_fields(&mut ends()).into_view())
+                Some(present.without_expired_fields(&mut expirer()).into_view())
             }
-            Age::Dead => {
-                Present { slot, counts }.end(key.hash, ends());
+            Expired::Entry => {
+                Present { slot, counts }.expire(key.hash, expirer());
                 None
             }
         }
     }
 
-    /// The entry of a key, even an expired one. Nothing expires.
+    /// The entry of a key, even an expired one, as it is.
     pub(super) fn present(&mut self, key: Key<'_>) -> Option<Present<'_>> {
         match self.table.entry(key.hash, key.bytes) {
             Slot::Vacant(_) => None,

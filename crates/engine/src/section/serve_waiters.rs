@@ -10,37 +10,36 @@ use crate::{Busy, Engine, Key, Now, Tx};
 
 /// A client that waits for keys.
 pub trait Waiter: Send + Sync {
-    /// Serves it from `key`, which was changed and whose shard is locked, unless there is nothing for it or its waiting was
-    /// ended by something else.
+    /// Serves the client from `key`, which was changed and whose shard is locked, unless there is nothing for it or something else
+    /// has ended its wait.
     fn serve(&self, tx: &mut Tx<'_>, key: Key<'_>) -> Served;
 
-    /// Called when the section that has served it is done: queues a message for its thread. The locks are still held.
+    /// Queues a message for the client's thread. Called at the end of the section that has served it, under its locks.
     fn queue_message(&self);
 
-    /// Called after that, once the locks are released: wakes its thread.
+    /// Wakes the client's thread. Called after that, when the locks are released.
     fn wake(&self);
 
-    /// True if a key that is gone matters to it: it is asked to serve from that, too.
-    fn minds_absence(&self) -> bool {
+    /// True if [`Waiter::serve`] shall be called for a removed key, too. Always the same for one waiter.
+    fn wants_removal(&self) -> bool {
         false
     }
 }
 
-/// What came of [`Waiter::serve`].
+/// The result of [`Waiter::serve`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Served {
-    /// It has what it waited for.
+    /// The client got what it waited for.
     Yes,
-    /// The key holds nothing for it: it goes on waiting.
+    /// The key holds nothing for the client, which continues to wait.
     No,
-    /// Something else has ended its waiting.
+    /// Something else has ended the wait.
     Gone,
-    /// It also needs the shard of this hash, which is busy.
+    /// Serving also needs the shard of this hash, which is busy.
     Needs(u64),
 }
 
-/// A key whose waiters could not be served, since that needs the shard of another key, too: hand it to
-/// [`Engine::serve_waiters`].
+/// A key whose waiters could not be served without the shard of another key: pass it to [`Engine::serve_waiters`].
 #[derive(Debug)]
 pub struct Unserved {
     db: usize,
@@ -49,7 +48,7 @@ pub struct Unserved {
     needs: u64,
 }
 
-/// The changed keys of a section that somebody waits for.
+/// The changed keys of a section that clients wait for.
 #[derive(Default)]
 pub(crate) struct ReadyKeys {
     keys: VecDeque<(usize, Box<[u8]>)>,
@@ -63,7 +62,7 @@ impl ReadyKeys {
 }
 
 impl Tx<'_> {
-    /// Makes `waiter` wait for `keys` of the selected database; it comes after all who do already.
+    /// Makes `waiter` wait for `keys` of the selected database, behind all that do already.
     ///
     /// # Panics
     /// If a key's shard is not locked.
@@ -80,7 +79,7 @@ impl Tx<'_> {
             let waiting = &engine.shards.observers(shard).waiting;
             let entry = Waiting {
                 waiter: waiter.clone(),
-                minds_absence: waiter.minds_absence(),
+                wants_removal: waiter.wants_removal(),
             };
             if waiting.add(self.db(), key.bytes, ticket, entry) {
                 engine.shards.add_observer(shard);
@@ -89,7 +88,7 @@ impl Tx<'_> {
         ticket
     }
 
-    /// True if keys were changed that somebody waits for.
+    /// True if this section has changed keys that clients wait for.
     #[inline]
     pub fn has_ready(&self) -> bool {
         self.extras
@@ -97,7 +96,7 @@ impl Tx<'_> {
             .is_some_and(|extras| !extras.ready.is_empty())
     }
 
-    /// Notes that a key was changed, if somebody waits for it.
+    /// Notes that a key was changed, if a client waits for it.
     pub(crate) fn note_ready(&mut self, db: usize, key: Key<'_>) {
         let engine = self.engine();
         let shard = engine.shard_of(key.hash);
@@ -120,10 +119,10 @@ impl Tx<'_> {
         }
     }
 
-    /// Serves who waits for the keys that this section has changed: to be called when it has done its work.
+    /// Serves the clients that wait for the keys that this section has changed: to be called when the section has done its work.
     ///
-    /// Serving may change further keys, whose waiters are served too. Returns the keys whose waiters are left for
-    /// [`Engine::serve_waiters`], which should follow when the locks are released.
+    /// Serving may change further keys, whose waiters are served, too. Returns the keys whose waiters are left for
+    /// [`Engine::serve_waiters`], which the caller should call when the locks are released.
     pub fn serve_waiters(&mut self) -> Vec<Unserved> {
         let (own_db, mut unserved) = (self.db(), Vec::new());
         while let Some((db, key)) = self.next_ready() {
@@ -140,15 +139,15 @@ impl Tx<'_> {
             .then(|| self.extras().ready.keys.pop_front())?
     }
 
-    /// Serves who waits for one key. Returns a hash of the shard that is missing, if one is.
+    /// Serves the clients that wait for one key. If the lock of another shard is missing, returns a hash of that shard.
     fn serve_key(&mut self, key: Key<'_>) -> Option<u64> {
         let (engine, db) = (self.engine(), self.db());
         let shard = engine.shard_of(key.hash);
         let waiting = &engine.shards.observers(shard).waiting;
         let mut from = Ticket(0);
         loop {
-            let is_there = self.peek(key).is_some();
-            let Some((ticket, waiter)) = waiting.first(db, key.bytes, is_there, from) else {
+            let exists = self.peek(key).is_some();
+            let Some((ticket, waiter)) = waiting.first(db, key.bytes, exists, from) else {
                 break;
             };
             from = Ticket(ticket.0 + 1);
@@ -167,7 +166,7 @@ impl Tx<'_> {
 }
 
 impl Engine {
-    /// Notes in a section that a key of a shard was changed, if somebody waits for it.
+    /// Notes in a section that a key of a shard was changed, if a client waits for it.
     pub(crate) fn note_ready(
         &self,
         extras: &mut Option<Box<SectionExtras>>,
@@ -179,14 +178,14 @@ impl Engine {
             return;
         }
         let ready = &mut extras.get_or_insert_default().ready.keys;
-        // A key that is noted twice is only looked at once more.
+        // A key that is noted twice costs one more look and does no harm.
         let last = ready.back();
         if last.is_none_or(|(of, last)| *of != db || **last != *key) {
             ready.push_back((db, key.into()));
         }
     }
 
-    /// Goes on where [`Tx::serve_waiters`] had to stop, with the locks that were missing.
+    /// Continues where [`Tx::serve_waiters`] had to stop, with the locks that were missing.
     ///
     /// # Errors
     /// If one of the shards is busy: try again when it is free.
@@ -199,7 +198,7 @@ impl Engine {
         Ok(tx.serve_waiters())
     }
 
-    /// Takes a waiter out of the queues of these keys.
+    /// Removes a waiter from the queues of these keys.
     pub fn stop_waiting<'k>(&self, ticket: Ticket, db: usize, keys: impl Iterator<Item = Key<'k>>) {
         for key in keys {
             self.forget_waiter(self.shard_of(key.hash), db, key, ticket);
@@ -217,7 +216,7 @@ impl Engine {
         }
     }
 
-    /// How often somebody waits for a key; one who waits for several counts once for each.
+    /// How many clients wait for keys; one that waits for several counts once for each.
     pub fn waiting_count(&self) -> usize {
         (0..self.shards())
             .map(|shard| self.shards.observers(shard).waiting.count())

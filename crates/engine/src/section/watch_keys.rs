@@ -1,4 +1,4 @@
-//! Watching keys for changes.
+//! Watching keys for changes: WATCH.
 
 use std::sync::Arc;
 
@@ -6,8 +6,8 @@ use crate::observers::watched_keys::{Place, Watch, Watched, Watcher};
 use crate::{Engine, Key, Tx};
 
 impl Tx<'_> {
-    /// Lets the watcher of that number, which is nobody else's, hear of changes to a key of the selected database. `None` if
-    /// it does already.
+    /// Has a watcher, whose number is unique, notified of changes to a key of the selected database. `None` if it watches the key
+    /// already.
     ///
     /// # Panics
     /// If the key's shard is not locked.
@@ -19,11 +19,11 @@ impl Tx<'_> {
     ) -> Option<Watched> {
         let (engine, db, now) = (self.engine(), self.db(), self.now());
         let shard = engine.shard_of(key.hash);
-        // An end that has come already is left for others to notice.
-        let is_there = self.view(key).is_some();
-        let entry = is_there.then(|| self.peek(key)).flatten();
-        let ends_ms = entry.and_then(|entry| {
-            // A field that has ended already is no change to come.
+        // If the key has expired already, its removal is left to others.
+        let exists = self.view(key).is_some();
+        let entry = exists.then(|| self.peek(key)).flatten();
+        let expires_ms = entry.and_then(|entry| {
+            // A field that has expired already is not a future change.
             let field_ms = entry
                 .first_field_deadline_ms()
                 .filter(|&moment| moment > now.0);
@@ -47,12 +47,12 @@ impl Tx<'_> {
         Some(Watched {
             hash: key.hash,
             db,
-            ends_ms,
+            expires_ms,
         })
     }
 
-    /// Tells all who watch a key of database `db` that is there, or that is in database `other`, with which `db` is about to
-    /// be exchanged.
+    /// Notifies all watchers of keys of database `db` that exist there, or in database `other`, with which `db` is about to be
+    /// swapped.
     ///
     /// # Panics
     /// If not all shards are locked.
@@ -83,7 +83,7 @@ impl Tx<'_> {
 }
 
 impl Engine {
-    /// Ends the watching of a key by the watcher of that number.
+    /// Stops the watcher of that number from watching a key.
     pub fn unwatch(&self, watched: &Watched, number: u64) {
         let shard = self.shard_of(watched.hash);
         let place = Place {
@@ -103,7 +103,7 @@ impl Engine {
         }
     }
 
-    /// How many keys are watched; one that several watch counts once for each.
+    /// How many keys are watched; a key with several watchers counts once for each.
     pub fn watched_count(&self) -> usize {
         (0..self.shards())
             .map(|shard| self.shards.observers(shard).watching.lock().len())

@@ -1,11 +1,11 @@
-//! What a section does with whole databases: emptying, swapping and counting them.
+//! Operations on whole databases: emptying, swapping and counting.
 
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::section::garbage;
 use crate::{Busy, Database, Tx};
 
-/// Counts over all shards, of one database.
+/// Totals of one database over all shards.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KeyspaceTotals {
     /// Keys.
@@ -28,8 +28,8 @@ impl std::ops::AddAssign<&Database> for KeyspaceTotals {
 }
 
 impl Tx<'_> {
-    /// Takes all keys out of a database. Their memory is freed when this section ends: by this thread,
-    /// once the locks are released, or `later` by a thread that has nothing else to do.
+    /// Removes all keys of a database. Their memory is freed by this thread when the section has released its locks, or `later` by
+    /// the background thread.
     ///
     /// # Panics
     /// If not all shards are locked.
@@ -48,12 +48,12 @@ impl Tx<'_> {
         if later {
             garbage::add_databases(taken);
         } else {
-            self.free_at_end(taken);
+            self.free_after_release(taken);
         }
         self.note_all_ready(db);
     }
 
-    /// Exchanges the keys of two databases.
+    /// Swaps the keys of two databases.
     ///
     /// # Panics
     /// If not all shards are locked.
@@ -61,7 +61,7 @@ impl Tx<'_> {
         if a != b {
             self.notify_watchers(a, Some(b));
             self.notify_watchers(b, Some(a));
-            // Redis does not, so that its clients go on with what they have read in the other database.
+            // Redis does not do this, so its clients keep cached values that they have read in the other database.
             self.invalidate_all();
         }
         for shard in 0..self.engine().shards() {
@@ -75,8 +75,8 @@ impl Tx<'_> {
 
     /// How many keys the selected database has.
     ///
-    /// Keys whose end has come are removed first, in the first buckets of each shard: all of them in a database of some
-    /// thousand keys. In a larger one, those that the background sweep has not found yet are counted.
+    /// Expired keys are removed first from the first buckets of each shard: all of them in a database of some thousand keys. In a
+    /// larger one, those that the background sweep has not found yet are counted.
     ///
     /// # Panics
     /// If not all shards are locked.
@@ -94,7 +94,7 @@ impl Tx<'_> {
         self.totals(db).keys
     }
 
-    /// How many keys the selected database has, dead ones included, judged by its first shard.
+    /// About how many keys the selected database has, expired ones included, estimated from its first shard.
     ///
     /// # Errors
     /// If that shard is busy.
@@ -103,7 +103,7 @@ impl Tx<'_> {
         self.with_shard(0, |tx| tx.databases(0)[db].len() * shards)
     }
 
-    /// Sums over the locked shards, for one database.
+    /// Totals of one database.
     ///
     /// # Panics
     /// If not all shards are locked.

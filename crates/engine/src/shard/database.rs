@@ -1,4 +1,6 @@
-//! One database's share of one shard: a table of entries and what is counted about them.
+//! One database's share of one shard: a table of entries and their totals.
+//!
+//! Entries are added, changed and removed in `section/place.rs`.
 
 use damselfly_base::heap;
 use damselfly_table::Table;
@@ -10,20 +12,20 @@ use crate::key::{Key, Now};
 pub struct Database {
     pub(crate) table: Table<Entry>,
     pub(crate) counts: Counts,
-    /// It was flushed: its entries are no data any more and only wait to be freed.
+    /// The database was flushed: its entries no longer count as data and only wait to be freed.
     is_garbage: bool,
-    /// Where the background sweep goes on, in hash order.
+    /// Where the background sweep continues, in hash order.
     pub(crate) sweep_position: u64,
-    /// Where the search for keys to evict goes on, in hash order.
+    /// Where the search for keys to evict continues, in hash order.
     pub(crate) evict_position: u64,
 }
 
-/// What is counted about entries.
+/// Totals over entries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
-    /// Bytes truly set aside.
+    /// Bytes that the allocator gave for the entries.
     pub(crate) bytes: usize,
-    /// Hashes without a deadline of their own that have fields with deadlines.
+    /// Hashes that have fields with deadlines but no deadline of their own.
     timed_hashes: usize,
 }
 
@@ -40,7 +42,7 @@ impl Counts {
         self.timed_hashes -= usize::from(is_timed_hash(entry));
     }
 
-    /// Counts an entry that is stored now, for the whole process, too.
+    /// Counts an entry that is stored, here and for the whole process.
     #[inline]
     pub(crate) fn add_data(&mut self, entry: EntryRef<'_>) {
         let before = self.bytes;
@@ -48,7 +50,7 @@ impl Counts {
         heap::count_data((self.bytes - before) as i64);
     }
 
-    /// Counts an entry that is taken out.
+    /// Uncounts an entry that is removed, here and for the whole process.
     #[inline]
     pub(crate) fn subtract_data(&mut self, entry: EntryRef<'_>) {
         let before = self.bytes;
@@ -73,7 +75,7 @@ impl Database {
         }
     }
 
-    /// The number of keys, those included whose end has come but that are still in memory.
+    /// The number of keys, including expired ones that are still in memory.
     pub fn len(&self) -> usize {
         self.table.len()
     }
@@ -88,27 +90,27 @@ impl Database {
         self.table.marked() - self.counts.timed_hashes
     }
 
-    /// Whether there is anything that a sweep might remove one day: keys or fields with a deadline.
+    /// True if any key or field has a deadline.
     pub(crate) fn can_expire(&self) -> bool {
         self.table.marked() > 0
     }
 
-    /// Bytes set aside for the entries themselves.
+    /// Bytes allocated for the entries themselves.
     pub fn entry_bytes(&self) -> usize {
         self.counts.bytes
     }
 
-    /// Bytes of the table around the entries.
+    /// Bytes of the table that holds the entries.
     pub fn table_bytes(&self) -> usize {
         self.table.memory_bytes()
     }
 
-    /// Bytes of all of it.
+    /// Bytes of the entries and the table.
     pub fn bytes(&self) -> usize {
         self.entry_bytes() + self.table_bytes()
     }
 
-    /// Notes that it was flushed.
+    /// Marks the database as flushed: its entries no longer count as data of the process.
     pub(crate) fn become_garbage(&mut self) {
         if !std::mem::replace(&mut self.is_garbage, true) {
             heap::count_data(-(self.counts.bytes as i64));
@@ -120,7 +122,7 @@ impl Database {
         self.table.fill()
     }
 
-    /// Walks through everything and checks it, for tests and fuzzing.
+    /// Checks the whole database, for tests and fuzzing.
     ///
     /// # Panics
     /// If an invariant is broken.
@@ -146,40 +148,39 @@ impl Drop for Database {
     }
 }
 
-/// What the clock says about an entry.
-pub(crate) enum Age {
-    Live,
-    /// It is live, but fields of its hash have ended.
-    LosesFields,
-    /// Its end has come.
-    Dead,
+/// What has expired of an entry.
+pub(crate) enum Expired {
+    Nothing,
+    /// Some fields of its hash, but not all.
+    Fields,
+    Entry,
 }
 
 #[inline]
-pub(crate) fn age(entry: EntryRef<'_>, now: Now) -> Age {
+pub(crate) fn check_expiry(entry: EntryRef<'_>, now: Now) -> Expired {
     if entry.can_expire() {
-        age_by_clock(entry, now)
+        compare_deadlines(entry, now)
     } else {
-        Age::Live
+        Expired::Nothing
     }
 }
 
-fn age_by_clock(entry: EntryRef<'_>, now: Now) -> Age {
+fn compare_deadlines(entry: EntryRef<'_>, now: Now) -> Expired {
     let is_past = |moment: i64| moment <= now.0;
     if entry.deadline_ms().is_some_and(is_past) {
-        return Age::Dead;
+        return Expired::Entry;
     }
     if !entry.first_field_deadline_ms().is_some_and(is_past) {
-        return Age::Live;
+        return Expired::Nothing;
     }
     if entry.expires_ms().is_some_and(is_past) {
-        return Age::Dead;
+        return Expired::Entry;
     }
-    Age::LosesFields
+    Expired::Fields
 }
 
-/// True if the entry's end has come.
+/// True if the entry has expired.
 #[inline]
 pub(crate) fn is_expired(entry: EntryRef<'_>, now: Now) -> bool {
-    matches!(age(entry, now), Age::Dead)
+    matches!(check_expiry(entry, now), Expired::Entry)
 }

@@ -6,20 +6,20 @@ use damselfly_value::Thresholds;
 
 use crate::shard::access::AccessPolicy;
 
-/// What may change while the engine runs; read by every thread, written by CONFIG SET.
+/// Settings that may change while the engine runs: read by every thread, written by CONFIG SET.
 #[derive(Debug)]
 pub struct Settings {
-    /// True while the background sweep pauses (DEBUG SET-ACTIVE-EXPIRE 0).
+    /// True while the background sweep is off (DEBUG SET-ACTIVE-EXPIRE 0).
     pub sweep_paused: AtomicBool,
-    /// `proto-max-bulk-len`: the longest string that a command may make, in bytes.
+    /// `proto-max-bulk-len`: the longest string that a command may create, in bytes.
     pub bulk_bytes_max: AtomicUsize,
-    /// `lazyfree-lazy-user-flush`: what FLUSHALL and FLUSHDB remove is freed later unless they say otherwise.
+    /// `lazyfree-lazy-user-flush`: FLUSHALL and FLUSHDB free memory in the background unless they say otherwise.
     pub flushes_later: AtomicBool,
     /// `ttl-rounding`: long deadlines are rounded to seconds, and limited to a year.
     pub ttl_rounding: AtomicBool,
-    /// When collections leave their packed forms.
+    /// The sizes beyond which collections leave their packed forms.
     pub thresholds: Thresholds,
-    /// `tracking-table-max-keys`: how many keys are tracked at most; zero for any number.
+    /// `tracking-table-max-keys`: the most keys that are tracked; zero for no limit.
     pub tracked_keys_max: AtomicUsize,
     frequency: AtomicBool,
     log_factor: AtomicU32,

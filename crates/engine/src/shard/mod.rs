@@ -16,17 +16,17 @@ use damselfly_lock::{Lock, Waiters};
 
 use crate::shard::database::Database;
 
-/// The most shards: their number is part of every SCAN cursor.
+/// The most shards. The limit exists since the shard's number is a part of every SCAN cursor.
 pub const SHARDS_MAX: usize = 1 << 12;
 
-/// A shard is locked for longer than a thread should wait.
+/// A shard stays locked for longer than a thread may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Busy {
     /// Which shard.
     pub shard: usize,
 }
 
-/// What is fixed for the life of an engine.
+/// The sizes that are fixed for the life of an engine.
 #[derive(Clone, Copy, Debug)]
 pub struct Layout {
     /// Number of shards: a power of two, at most [`SHARDS_MAX`].
