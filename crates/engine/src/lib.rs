@@ -10,7 +10,7 @@
 //! | folder | layer |
 //! |---|---|
 //! | `shard/` | shards with their locks, databases, access bits, settings; knows neither observers nor sections |
-//! | `observers/` | who waits for, watches or tracks which keys, and which events are wanted: plain data structures, which know neither shards nor sections |
+//! | `observers/` | the clients that wait for, watch or track keys, and the events that are wanted: plain data structures, which know neither shards nor sections |
 //! | `section/` | the [`Engine`] that joins them, and [`Tx`]: all that a command can do with keys |
 //!
 //! `cargo xtask tidy` checks that the first two name nothing of the third.

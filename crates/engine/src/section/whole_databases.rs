@@ -86,8 +86,8 @@ impl Tx<'_> {
         let paused = self.engine().settings.sweep_paused.load(Relaxed);
         for shard in 0..self.engine().shards() {
             if !paused {
-                self.sweep(shard, db, |database, mut ends| {
-                    database.sweep_from(&mut 0, &mut ends, BUCKETS_PER_SHARD)
+                self.sweep(shard, db, |database, mut expirer| {
+                    database.sweep_from(&mut 0, &mut expirer, BUCKETS_PER_SHARD)
                 });
             }
         }
