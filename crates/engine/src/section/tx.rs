@@ -208,7 +208,7 @@ impl<'a> Tx<'a> {
     }
 
     /// Notes that a key of the selected database was changed or removed, and how. If it is gone after any other event than
-    /// [`Event::Del`], because its last element was removed, a [`Event::Del`] follows.
+    /// [`Event::Del`], because its last element was removed, an [`Event::Del`] follows.
     #[inline]
     pub fn changed(&mut self, key: Key<'_>, event: Event) {
         self.note_change(self.db, key, Some(event));

@@ -360,7 +360,8 @@ impl Transaction {
 
     /// True if a watched key was changed or has ended. If it is to stay false, the shards of the watched keys are locked.
     pub fn is_broken(&self, client: &Client, now: Now) -> bool {
-        client.watch_broken.load(Relaxed) || self.watched.iter().any(|watched| watched.has_expired(now))
+        client.watch_broken.load(Relaxed)
+            || self.watched.iter().any(|watched| watched.has_expired(now))
     }
 }
 
