@@ -31,7 +31,14 @@ const LAYERS: &[(&str, u32)] = &[
     ("xtask", 11),
 ];
 
-/// The most lines of a file, without its tests.
+/// Layers within a crate: code in a folder may name only these modules of its own crate, each by its path, so that none is
+/// reached through a re-export.
+const FOLDERS: &[(&str, &[&str])] = &[
+    ("crates/engine/src/shard/", &["key", "shard"]),
+    ("crates/engine/src/observers/", &["key", "observers"]),
+];
+
+/// The longest a file may be, in lines, without its tests.
 const FILE_LINES_MAX: usize = 600;
 /// Files that may be longer because they hold a table.
 const TABLES: &[&str] = &["crates/config/src/options.rs"];
@@ -130,6 +137,7 @@ fn check_file(path: &str, text: &str) -> Vec<String> {
         findings.extend(length(path, text));
         findings.extend(forbidden(path, text));
         findings.extend(unsafe_code(path, text));
+        findings.extend(folder_layers(path, text));
     }
     findings
 }
@@ -180,6 +188,33 @@ fn layers(manifest: &str) -> Vec<String> {
             Some(theirs) if theirs < own => {}
             Some(theirs) => findings.push(format!("{name} (layer {own}) depends on {dependency} (layer {theirs}); only lower layers may be used")),
             None => findings.push(format!("{dependency} has no layer")),
+        }
+    }
+    findings
+}
+
+/// Uses of modules that a folder may not know. Tests may use anything.
+fn folder_layers(path: &str, text: &str) -> Vec<String> {
+    let Some((folder, allowed)) = FOLDERS.iter().find(|(folder, _)| path.starts_with(folder))
+    else {
+        return Vec::new();
+    };
+    let is_name = |letter: char| letter.is_alphanumeric() || letter == '_';
+    let mut findings = Vec::new();
+    for (index, line) in code(path, text).enumerate() {
+        if without_comment(line).contains("super::") {
+            findings.push(format!("line {}: name modules from crate:: on", index + 1));
+        }
+        for after in without_comment(line).split("crate::").skip(1) {
+            let module = after.split(|letter| !is_name(letter)).next();
+            let module = module.unwrap_or_default();
+            if !allowed.contains(&module) {
+                findings.push(format!(
+                    "line {}: crate::{module} in {folder}, which may use {}",
+                    index + 1,
+                    allowed.join(" and ")
+                ));
+            }
         }
     }
     findings
@@ -397,6 +432,30 @@ mod tests {
             1,
             "dependency without a layer"
         );
+    }
+
+    #[test]
+    fn folders_name_only_the_modules_below_them() {
+        let uses = |import: &str| format!("{FINE}use {import};\n");
+        let shard = "crates/engine/src/shard/mod.rs";
+        assert_eq!(
+            findings(shard, &uses("crate::shard::database::Database")),
+            0
+        );
+        assert_eq!(findings(shard, &uses("crate::key::Key")), 0);
+        assert_eq!(findings(shard, &uses("crate::section::tx::Tx")), 1);
+        assert_eq!(findings(shard, &uses("crate::{Key, Tx}")), 1, "a re-export");
+        assert_eq!(findings(shard, &uses("crate::Tx")), 1, "a re-export");
+        let observers = "crates/engine/src/observers/waiters.rs";
+        assert_eq!(findings(observers, &uses("crate::shard::Busy")), 1);
+        assert_eq!(findings(observers, &uses("crate::observers::waiters")), 0);
+        let section = "crates/engine/src/section/tx.rs";
+        assert_eq!(findings(section, &uses("crate::shard::Busy")), 0);
+        assert_eq!(findings(shard, &uses("super::super::section")), 1);
+        let comment = format!("{FINE}// See crate::section.\n");
+        assert_eq!(findings(shard, &comment), 0);
+        let tests = format!("{FINE}#[cfg(test)]\nmod tests {{\n    use crate::Tx;\n}}\n");
+        assert_eq!(findings(shard, &tests), 0, "tests may use anything");
     }
 
     #[test]

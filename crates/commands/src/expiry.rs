@@ -319,7 +319,9 @@ fn ttl(
 ) -> Result {
     const NO_KEY: i64 = -2;
     const NO_DEADLINE: i64 = -1;
-    let deadline = tx.look(args.key(1)).map(|entry| entry.deadline_ms());
+    let deadline = tx
+        .read_no_touch(args.key(1))
+        .map(|entry| entry.deadline_ms());
     let now = tx.now();
     reply.integer(match (deadline, relative) {
         (None, _) => NO_KEY,

@@ -156,7 +156,11 @@ fn exists(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let mut found = 0;
     for place in 1..args.len() {
         let key = args.key(place);
-        let entry = if touches { tx.read(key) } else { tx.look(key) };
+        let entry = if touches {
+            tx.read(key)
+        } else {
+            tx.read_no_touch(key)
+        };
         found += i64::from(entry.is_some());
     }
     reply.integer(found);
@@ -165,7 +169,7 @@ fn exists(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 
 fn type_of(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     reply.simple(
-        tx.look(args.key(1))
+        tx.read_no_touch(args.key(1))
             .map_or("none", |entry| entry.type_of().name()),
     );
     Ok(())

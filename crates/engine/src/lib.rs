@@ -5,31 +5,36 @@
 //! ```
 //!
 //! A command takes the locks of exactly the shards its keys live in, in ascending order, as one [`Tx`];
-//! what it does through the `Tx` is atomic. Nothing here does I/O or knows a clock: time is an argument.
+//! what it does through the `Tx` is atomic. Nothing here does I/O or reads a clock: time is an argument.
+//!
+//! | folder | layer |
+//! |---|---|
+//! | `shard/` | shards with their locks, databases, access bits, settings; knows neither observers nor sections |
+//! | `observers/` | the clients that wait for, watch or track keys, and the events that are wanted: plain data structures, which know neither shards nor sections |
+//! | `section/` | the [`Engine`] that joins them, and [`Tx`]: all that a command can do with keys |
+//!
+//! `cargo xtask tidy` checks that the first two name nothing of the third.
 
-mod access;
-mod changes;
-mod database;
-mod events;
-mod eviction;
-mod expiry;
-mod extras;
-pub mod garbage;
-mod keyspace;
+mod key;
+mod observers;
+mod section;
 mod shard;
-mod tracking;
-mod tx;
-mod undo;
-mod waiting;
-mod watching;
 
-pub use access::{AccessPolicy, frequency, idle_seconds};
-pub use database::{Absent, Database, Place, Present};
-pub use events::{Event, EventMask, EventSink, KeyEvent};
-pub use eviction::{Evicted, Eviction, Order};
-pub use keyspace::Cursor;
-pub use shard::{Busy, Engine, KeyspaceTotals, Layout, Settings, Wake};
-pub use tracking::{Change, InvalidationSink, Tracker};
-pub use tx::{Create, Deadline, Effects, Key, Now, Patience, Tx};
-pub use waiting::{Served, Ticket, Unserved, Waiter};
-pub use watching::{Watched, Watcher};
+pub use key::{Key, Now};
+pub use observers::key_events::{Event, EventMask, EventSink, KeyEvent};
+pub use observers::tracked_keys::{Change, InvalidationSink, Tracker};
+pub use observers::waiters::Ticket;
+pub use observers::watched_keys::{Watched, Watcher};
+pub use section::engine::Engine;
+pub use section::eviction::{Evicted, Eviction, Order};
+pub use section::garbage;
+pub use section::held_locks::Patience;
+pub use section::keyspace_walks::Cursor;
+pub use section::place::{Absent, Place, Present};
+pub use section::serve_waiters::{Served, Unserved, Waiter};
+pub use section::tx::{Create, Deadline, Effects, Tx};
+pub use section::whole_databases::KeyspaceTotals;
+pub use shard::access::{AccessPolicy, frequency, idle_seconds};
+pub use shard::database::Database;
+pub use shard::live_settings::Settings;
+pub use shard::{Busy, Layout, Wake};

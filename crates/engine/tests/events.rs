@@ -1,4 +1,4 @@
-//! Events of keys: who is told, of what, and when.
+//! Events of keys: which are published, in what order, and when.
 
 mod common;
 
@@ -8,99 +8,105 @@ use common::{NOW, World, key, set_number};
 use damselfly_engine::{Deadline, Event, EventMask, EventSink, KeyEvent, Now, Place, Tx};
 use damselfly_value::NewValue;
 
-/// Remembers what it is told.
+/// Records the published events.
 #[derive(Default)]
-struct Witness {
-    told: Mutex<Vec<String>>,
+struct Recorder {
+    published: Mutex<Vec<String>>,
 }
 
-struct Ear(Arc<Witness>);
+struct Sink(Arc<Recorder>);
 
-impl EventSink for Ear {
-    fn tell(&self, _: EventMask, events: &[KeyEvent]) {
+impl EventSink for Sink {
+    fn publish(&self, _: EventMask, events: &[KeyEvent]) {
         let text = |event: &KeyEvent| {
             let key = String::from_utf8_lossy(&event.key);
             format!("{} {key} {}", event.event.name(), event.db)
         };
-        self.0.told.lock().unwrap().extend(events.iter().map(text));
+        self.0
+            .published
+            .lock()
+            .unwrap()
+            .extend(events.iter().map(text));
     }
 }
 
-impl Witness {
+impl Recorder {
     fn of(world: &World, letters: &str) -> Arc<Self> {
-        let witness = Arc::new(Self::default());
-        world.engine.set_event_sink(Box::new(Ear(witness.clone())));
+        let recorder = Arc::new(Self::default());
+        world
+            .engine
+            .set_event_sink(Box::new(Sink(recorder.clone())));
         world.engine.set_events(EventMask::from_letters(letters));
-        witness
+        recorder
     }
 
-    /// What it was told since this was last asked.
-    fn told(&self) -> Vec<String> {
-        std::mem::take(&mut self.told.lock().unwrap())
+    /// The events since the last call.
+    fn published(&self) -> Vec<String> {
+        std::mem::take(&mut self.published.lock().unwrap())
     }
 }
 
-fn ends_soon(tx: &mut Tx<'_>, name: &str) {
+fn set_expiring(tx: &mut Tx<'_>, name: &str) {
     tx.store(key(name), NewValue::Integer(1), Deadline::At(NOW.0 + 10));
 }
 
 const LATER: Now = Now(NOW.0 + 10);
 
 #[test]
-fn nobody_is_told_what_nobody_wants() {
+fn only_wanted_events_are_published() {
     let world = World::new(1, 8);
-    let witness = Witness::of(&world, "Kg");
+    let recorder = Recorder::of(&world, "Kg");
     let mut tx = world.engine.lock_all(0, NOW).unwrap();
     set_number(&mut tx, "key", 1);
     tx.remove(key("key"));
     drop(tx);
-    assert_eq!(witness.told(), ["del key 0"]);
+    assert_eq!(recorder.published(), ["del key 0"]);
     world.engine.set_events(EventMask::from_letters(""));
     let mut tx = world.engine.lock_all(0, NOW).unwrap();
     set_number(&mut tx, "key", 1);
     tx.remove(key("key"));
     drop(tx);
-    assert!(witness.told().is_empty());
+    assert!(recorder.published().is_empty());
 }
 
 #[test]
-fn the_end_of_a_key_is_told_however_it_is_found() {
+fn an_expired_key_is_reported_once_whatever_finds_it() {
     let world = World::new(1, 1);
-    let witness = Witness::of(&world, "KA");
+    let recorder = Recorder::of(&world, "KA");
     for find in [
         |tx: &mut Tx<'_>| tx.read(key("key")).is_none(),
         |tx: &mut Tx<'_>| matches!(tx.place(key("key")), Place::Absent(_)),
         |tx: &mut Tx<'_>| tx.count() == 0,
     ] {
         let mut tx = world.engine.lock_all(1, NOW).unwrap();
-        ends_soon(&mut tx, "key");
+        set_expiring(&mut tx, "key");
         drop(tx);
-        assert_eq!(witness.told(), ["set key 1"]);
+        assert_eq!(recorder.published(), ["set key 1"]);
         let mut tx = world.engine.lock_all(1, LATER).unwrap();
         assert!(find(&mut tx) && find(&mut tx));
         drop(tx);
-        assert_eq!(witness.told(), ["expired key 1"]);
+        assert_eq!(recorder.published(), ["expired key 1"]);
     }
     let mut tx = world.engine.lock_all(1, NOW).unwrap();
-    ends_soon(&mut tx, "swept");
+    set_expiring(&mut tx, "swept");
     drop(tx);
     assert_eq!(world.engine.sweep(0, LATER), 1);
-    assert_eq!(witness.told(), ["set swept 1", "expired swept 1"]);
+    assert_eq!(recorder.published(), ["set swept 1", "expired swept 1"]);
 }
 
 #[test]
-fn a_key_that_ends_makes_place_for_a_new_one() {
+fn an_expired_key_is_reported_before_its_successor() {
     let world = World::new(1, 1);
-    let witness = Witness::of(&world, "KAn");
+    let recorder = Recorder::of(&world, "KAn");
     let mut tx = world.engine.lock_all(0, NOW).unwrap();
-    ends_soon(&mut tx, "key");
+    set_expiring(&mut tx, "key");
     drop(tx);
     let mut tx = world.engine.lock_all(0, LATER).unwrap();
     set_number(&mut tx, "key", 1);
     set_number(&mut tx, "key", 2);
     drop(tx);
     assert_eq!(
-        witness.told(),
+        recorder.published(),
         [
             "new key 0",
             "set key 0",
@@ -113,38 +119,38 @@ fn a_key_that_ends_makes_place_for_a_new_one() {
 }
 
 #[test]
-fn events_of_changes_that_are_undone_are_forgotten() {
+fn events_of_undone_changes_are_discarded() {
     let world = World::new(1, 8);
-    let witness = Witness::of(&world, "KA");
+    let recorder = Recorder::of(&world, "KA");
     let mut tx = world.engine.lock_all(0, NOW).unwrap();
     set_number(&mut tx, "before", 1);
-    ends_soon(&mut tx, "ends");
+    set_expiring(&mut tx, "expires");
     drop(tx);
-    assert_eq!(witness.told(), ["set before 0", "set ends 0"]);
+    assert_eq!(recorder.published(), ["set before 0", "set expires 0"]);
     let mut tx = world.engine.lock_all(0, LATER).unwrap();
     tx.hold_events();
-    assert!(tx.read(key("ends")).is_none());
+    assert!(tx.read(key("expires")).is_none());
     for number in 0..1000 {
         set_number(&mut tx, "undone", number);
     }
     tx.discard_events();
     set_number(&mut tx, "again", 1);
-    assert!(witness.told().is_empty());
+    assert!(recorder.published().is_empty());
     drop(tx);
-    assert_eq!(witness.told(), ["expired ends 0", "set again 0"]);
+    assert_eq!(recorder.published(), ["expired expires 0", "set again 0"]);
 }
 
 #[test]
-fn many_events_of_a_section_are_told_while_it_runs() {
+fn many_events_of_a_section_are_published_while_it_runs() {
     let world = World::new(1, 8);
-    let witness = Witness::of(&world, "KA");
+    let recorder = Recorder::of(&world, "KA");
     let mut tx = world.engine.lock_all(0, NOW).unwrap();
     for number in 0..1000 {
         set_number(&mut tx, "key", number);
     }
-    let early = witness.told().len();
+    let early = recorder.published().len();
     assert!(early > 500);
     tx.event(key("key"), Event::Del);
     drop(tx);
-    assert_eq!(witness.told().len() + early, 1001);
+    assert_eq!(recorder.published().len() + early, 1001);
 }

@@ -1,4 +1,4 @@
-//! Eviction of keys: which go, in what order, until none is left.
+//! Eviction: which keys are evicted, in what order, until none is left.
 
 mod common;
 
@@ -12,9 +12,9 @@ use damselfly_engine::{
 };
 use damselfly_value::NewValue;
 
-/// More than there are keys: all are compared, so that the order is exact.
+/// More samples than there are keys: all keys are compared, so the order is exact.
 const ALL: usize = 1000;
-/// Fewer than are searched at a time.
+/// Few enough keys to be searched in one call.
 const COUNT: usize = 100;
 
 fn eviction(order: Order, only_with_deadline: bool) -> Eviction {
@@ -29,7 +29,7 @@ fn name(number: usize) -> String {
     format!("key{number}")
 }
 
-/// The only shard of a world, in one section.
+/// Runs a section over the only shard of a world.
 fn with<R>(world: &World, db: usize, now: Now, run: impl FnOnce(&mut Tx<'_>) -> R) -> R {
     run(&mut world.engine.lock_shard(0, db, now).unwrap())
 }
@@ -38,14 +38,14 @@ fn set(tx: &mut Tx<'_>, number: usize, deadline: Deadline) {
     tx.store(key(&name(number)), NewValue::Integer(7), deadline);
 }
 
-/// Names of the keys that are told to be evicted, in order; nothing else may be told.
+/// The names of the evicted keys, in the order of their events; no other events may be published.
 #[derive(Default)]
-struct Gone(Mutex<Vec<String>>);
+struct EvictedNames(Mutex<Vec<String>>);
 
-struct Ear(Arc<Gone>);
+struct Sink(Arc<EvictedNames>);
 
-impl EventSink for Ear {
-    fn tell(&self, _: EventMask, events: &[KeyEvent]) {
+impl EventSink for Sink {
+    fn publish(&self, _: EventMask, events: &[KeyEvent]) {
         for event in events {
             assert_eq!(event.event, Event::Evicted);
             let name = String::from_utf8_lossy(&event.key).into_owned();
@@ -54,13 +54,13 @@ impl EventSink for Ear {
     }
 }
 
-impl Gone {
+impl EvictedNames {
     fn of(world: &World) -> Arc<Self> {
-        let gone = Arc::new(Self::default());
-        world.engine.set_event_sink(Box::new(Ear(gone.clone())));
-        // All but the class of SET, which makes the keys.
+        let evicted = Arc::new(Self::default());
+        world.engine.set_event_sink(Box::new(Sink(evicted.clone())));
+        // All classes but that of SET, which creates the keys.
         world.engine.set_events(EventMask::from_letters("Kegx"));
-        gone
+        evicted
     }
 
     fn names(&self) -> Vec<String> {
@@ -68,7 +68,7 @@ impl Gone {
     }
 }
 
-/// Evicts until nothing may be evicted; returns how many keys went.
+/// Evicts keys until none is left that may be evicted; returns how many.
 fn evict_all(world: &World, eviction: &Eviction, now: Now) -> usize {
     let mut count = 0;
     for _ in 0..10 * ALL {
@@ -81,7 +81,7 @@ fn evict_all(world: &World, eviction: &Eviction, now: Now) -> usize {
             Evicted::Nothing => return count,
         }
     }
-    panic!("there is no end");
+    panic!("eviction never finishes");
 }
 
 fn assert_valid(world: &World) {
@@ -93,18 +93,18 @@ fn assert_valid(world: &World) {
 }
 
 #[test]
-fn keys_that_were_not_used_for_long_go_first() {
+fn the_least_recently_used_keys_are_evicted_first() {
     let world = World::new(1, 1);
-    let gone = Gone::of(&world);
+    let evicted = EvictedNames::of(&world);
     for number in 0..COUNT {
-        // Of two databases, and not in the order of their names.
+        // In two databases, and not in the order of their names.
         let second = (number * 37 % COUNT) as i64;
         with(&world, number % 2, Now(NOW.0 + second * 1000), |tx| {
             set(tx, number, Deadline::Clear)
         });
     }
     let later = Now(NOW.0 + 1_000_000);
-    // Reading one counts as a use.
+    // Reading a key counts as a use.
     with(&world, 0, later, |tx| {
         assert!(tx.read(key(&name(0))).is_some())
     });
@@ -114,12 +114,12 @@ fn keys_that_were_not_used_for_long_go_first() {
     expected.sort_by_key(|number| number * 37 % COUNT);
     expected.push(0);
     let expected: Vec<String> = expected.into_iter().map(name).collect();
-    assert_eq!(gone.names(), expected);
+    assert_eq!(evicted.names(), expected);
     assert_valid(&world);
 }
 
 #[test]
-fn keys_that_are_seldom_used_go_first() {
+fn the_least_frequently_used_keys_are_evicted_first() {
     let world = World::new(1, 1);
     world
         .engine
@@ -128,7 +128,7 @@ fn keys_that_are_seldom_used_go_first() {
             log_factor: 0,
             decay_minutes: 0,
         });
-    let gone = Gone::of(&world);
+    let evicted = EvictedNames::of(&world);
     let uses = |number: usize| number * 37 % COUNT;
     with(&world, 0, NOW, |tx| {
         for number in 0..COUNT {
@@ -142,13 +142,13 @@ fn keys_that_are_seldom_used_go_first() {
     let mut expected: Vec<usize> = (0..COUNT).collect();
     expected.sort_by_key(|&number| uses(number));
     let expected: Vec<String> = expected.into_iter().map(name).collect();
-    assert_eq!(gone.names(), expected);
+    assert_eq!(evicted.names(), expected);
 }
 
 #[test]
-fn only_keys_with_a_deadline_go_the_soonest_first() {
+fn only_keys_with_a_deadline_are_evicted_the_soonest_first() {
     let world = World::new(1, 1);
-    let gone = Gone::of(&world);
+    let evicted = EvictedNames::of(&world);
     let deadline = |number: usize| NOW.0 + 1_000_000 + (number * 37 % COUNT) as i64;
     with(&world, 0, NOW, |tx| {
         for number in 0..COUNT {
@@ -158,11 +158,11 @@ fn only_keys_with_a_deadline_go_the_soonest_first() {
             set(tx, number, Deadline::Clear);
         }
     });
-    evict_all(&world, &eviction(Order::SoonestEnd, true), NOW);
+    evict_all(&world, &eviction(Order::SoonestExpiry, true), NOW);
     let mut expected: Vec<usize> = (0..COUNT).collect();
     expected.sort_by_key(|&number| deadline(number));
     let expected: Vec<String> = expected.into_iter().map(name).collect();
-    assert_eq!(gone.names(), expected);
+    assert_eq!(evicted.names(), expected);
     assert_eq!(with(&world, 0, NOW, |tx| tx.count()), COUNT);
     assert_valid(&world);
 }
@@ -183,7 +183,7 @@ fn few_keys_with_a_deadline_are_found_among_many_without() {
 }
 
 #[test]
-fn a_key_whose_end_has_come_is_not_told_to_be_evicted() {
+fn an_expired_key_counts_as_expired_not_as_evicted() {
     let world = World::new(1, 1);
     with(&world, 0, NOW, |tx| {
         set(tx, 1, Deadline::At(NOW.0 + 10));
@@ -198,24 +198,24 @@ fn a_key_whose_end_has_come_is_not_told_to_be_evicted() {
 }
 
 #[derive(Default)]
-struct TrackedChanges(AtomicUsize);
+struct ChangeCount(AtomicUsize);
 
-impl Watcher for TrackedChanges {
+impl Watcher for ChangeCount {
     fn key_changed(&self) {
         self.0.fetch_add(1, Relaxed);
     }
 }
 
 #[test]
-fn who_watches_a_key_hears_that_it_is_evicted() {
+fn eviction_notifies_the_watchers_of_the_key() {
     let world = World::new(1, 1);
-    let changes = Arc::new(TrackedChanges::default());
+    let changes = Arc::new(ChangeCount::default());
     let watcher: Arc<dyn Watcher> = changes.clone();
     let watched = with(&world, 1, NOW, |tx| {
         set(tx, 1, Deadline::Clear);
         tx.watch(key(&name(1)), 1, &watcher).unwrap()
     });
-    // One of the same name in another database.
+    // A key of the same name in another database.
     with(&world, 0, NOW, |tx| set(tx, 1, Deadline::At(NOW.0 + 1000)));
     assert_eq!(evict_all(&world, &eviction(Order::Random, true), NOW), 1);
     assert_eq!(changes.0.load(Relaxed), 0);
@@ -225,7 +225,7 @@ fn who_watches_a_key_hears_that_it_is_evicted() {
 }
 
 #[test]
-fn a_busy_shard_is_left_alone() {
+fn a_busy_shard_is_skipped() {
     let world = World::new(1, 1);
     with(&world, 0, NOW, |tx| {
         set(tx, 1, Deadline::Clear);

@@ -1,4 +1,4 @@
-//! Hashes whose fields end: whoever looks sees none that has ended, and what nobody looks at is swept.
+//! Hashes with expiring fields: no command sees an expired field, and the sweep removes those that no command asks for.
 
 use damselfly_base::random::Random;
 use std::collections::BTreeMap;
@@ -9,7 +9,7 @@ use damselfly_engine::{
 };
 use damselfly_value::{Element, Hash, HashMut};
 
-/// So many keys and fields at most, in a random run.
+/// The most keys and fields in a random run.
 const KEYS: usize = 20;
 const FIELDS: usize = 30;
 
@@ -20,7 +20,7 @@ fn engine() -> Engine {
     })
 }
 
-/// Sets fields of one key, each with its deadline.
+/// Sets fields of one key, each with an optional deadline.
 fn set(engine: &Engine, now: Now, key: &str, fields: impl Iterator<Item = (String, Option<i64>)>) {
     let key = Key::new(key.as_bytes());
     let mut tx = engine.lock_all(0, now).unwrap();
@@ -37,7 +37,7 @@ fn check(engine: &Engine, now: Now) {
     tx.databases(0)[0].assert_valid();
 }
 
-/// Sweeps until a whole round finds nothing.
+/// Sweeps until a whole round finds nothing more.
 fn sweep_all(engine: &Engine, now: Now) -> usize {
     let mut removed = 0;
     let mut idle = 0;
@@ -51,15 +51,15 @@ fn sweep_all(engine: &Engine, now: Now) -> usize {
 }
 
 #[test]
-fn the_sweep_removes_fields_and_hashes_of_which_none_is_left() {
+fn the_sweep_removes_expired_fields_and_then_empty_hashes() {
     for count in [10, 2000] {
         let engine = engine();
         let name = |index: usize| format!("field:{index}");
         let all = |deadline: i64| (0..count).map(move |index| (name(index), Some(deadline)));
-        set(&engine, Now(0), "ends", all(100));
+        set(&engine, Now(0), "expires", all(100));
         let some = all(100)
             .map(|(name, deadline)| (name.clone(), deadline.filter(|_| name.ends_with('0'))));
-        set(&engine, Now(0), "loses", some);
+        set(&engine, Now(0), "partial", some);
         set(
             &engine,
             Now(0),
@@ -77,7 +77,7 @@ fn the_sweep_removes_fields_and_hashes_of_which_none_is_left() {
             .map(|shard| *tx.expired_mut(shard))
             .sum();
         assert_eq!(expired, 1);
-        let hash = tx.peek_as::<Hash>(Key::new(b"loses")).unwrap().unwrap();
+        let hash = tx.peek_as::<Hash>(Key::new(b"partial")).unwrap().unwrap();
         assert_eq!(
             (hash.len(), hash.first_deadline_ms()),
             (count - count / 10, None)
@@ -86,7 +86,7 @@ fn the_sweep_removes_fields_and_hashes_of_which_none_is_left() {
 }
 
 #[test]
-fn a_deadline_of_the_key_and_those_of_its_fields_act_side_by_side() {
+fn deadlines_of_a_key_and_of_its_fields_are_independent() {
     let engine = engine();
     let key = Key::new(b"key");
     set(
@@ -114,10 +114,11 @@ fn a_deadline_of_the_key_and_those_of_its_fields_act_side_by_side() {
     check(&engine, Now(100));
 }
 
-/// The limit of what a slice removes was one of each hash, not of all in its buckets: the shard stayed locked for 20 ms.
+/// The bug: a slice limited the removed fields per hash, not for all hashes in its buckets, so the shard stayed locked for 20 ms.
+/// The fix: the limit is for the whole slice.
 #[test]
-fn a_slice_of_the_sweep_removes_few_fields_however_many_hashes_lose_some() {
-    /// Those of a bucket more than enough.
+fn a_slice_of_the_sweep_removes_few_fields_from_many_hashes() {
+    /// The limit may be exceeded by the fields of one bucket.
     const SLICE_MAX: usize = 99 + 8 * 20;
     for entries_max in [512, 0] {
         let engine = engine();
@@ -140,14 +141,14 @@ fn a_slice_of_the_sweep_removes_few_fields_however_many_hashes_lose_some() {
     }
 }
 
-/// Remembers what it was told.
+/// Records the published events.
 #[derive(Clone, Default)]
-struct Listener(Arc<Mutex<Vec<Event>>>);
+struct Recorder(Arc<Mutex<Vec<Event>>>);
 
-impl EventSink for Listener {
-    fn tell(&self, _: EventMask, events: &[KeyEvent]) {
-        let mut told = self.0.lock().unwrap();
-        told.extend(events.iter().map(|event| event.event));
+impl EventSink for Recorder {
+    fn publish(&self, _: EventMask, events: &[KeyEvent]) {
+        let mut published = self.0.lock().unwrap();
+        published.extend(events.iter().map(|event| event.event));
     }
 }
 
@@ -157,47 +158,48 @@ impl Watcher for Idle {
     fn key_changed(&self) {}
 }
 
-/// A small hash remembered the soonest deadline that it ever had, even after HPERSIST or HDEL. When that moment came, who
-/// watched the key was refused its EXEC, and an event told of fields that had ended.
+/// The bug: a small hash kept the soonest deadline that it ever had, even after HPERSIST or HDEL. When that moment came, clients
+/// that watched the key had their EXEC refused, and an event reported expired fields. The fix: the hash computes it anew.
 #[test]
-fn a_deadline_that_was_taken_back_ends_nothing() {
-    let taken_back: [fn(&mut HashMut<'_>); 4] = [
+fn a_removed_deadline_has_no_effect() {
+    let removals: [fn(&mut HashMut<'_>); 4] = [
         |hash| assert!(hash.set_deadline_ms(b"a", None)),
         |hash| assert!(hash.remove(b"a")),
         |hash| assert!(!hash.set(b"a", Element::Bytes(b"value"), None)),
         |hash| assert!(hash.set_deadline_ms(b"a", Some(900))),
     ];
     for entries_max in [512, 0] {
-        for take_back in taken_back {
-            let (engine, told) = (engine(), Listener::default());
+        for remove_deadline in removals {
+            let (engine, published) = (engine(), Recorder::default());
             let thresholds = &engine.settings.thresholds;
             thresholds
                 .hash_max_listpack_entries
                 .store(entries_max, std::sync::atomic::Ordering::Relaxed);
-            engine.set_event_sink(Box::new(told.clone()));
+            engine.set_event_sink(Box::new(published.clone()));
             engine.set_events(EventMask::from_letters("KA"));
             let key = Key::new(b"key");
             let fields = [("a", Some(100)), ("b", Some(800)), ("c", None)];
             let fields = fields.map(|(name, deadline)| (name.to_owned(), deadline));
             set(&engine, Now(0), "key", fields.into_iter());
             let mut tx = engine.lock_all(0, Now(10)).unwrap();
-            tx.change::<Hash, _>(key, Create::Never, take_back).unwrap();
+            tx.change::<Hash, _>(key, Create::Never, remove_deadline)
+                .unwrap();
             let watcher: Arc<dyn Watcher> = Arc::new(Idle);
             let watched = tx.watch(key, 1, &watcher).unwrap();
             drop(tx);
-            assert!(!watched.is_over(Now(799)) && watched.is_over(Now(800)));
+            assert!(!watched.has_expired(Now(799)) && watched.has_expired(Now(800)));
             assert_eq!(sweep_all(&engine, Now(799)), 0);
             assert!(engine.lock_all(0, Now(799)).unwrap().peek(key).is_some());
-            assert_eq!(told.0.lock().unwrap()[..], []);
+            assert_eq!(published.0.lock().unwrap()[..], []);
             assert_eq!(sweep_all(&engine, Now(800)), 1);
-            assert_eq!(told.0.lock().unwrap()[..], [Event::Hexpired]);
+            assert_eq!(published.0.lock().unwrap()[..], [Event::Hexpired]);
         }
     }
 }
 
-/// Random changes, with the clock going on and sweeps in between, against a plain model.
+/// Random changes at a moving clock, with sweeps in between, compared with a simple model.
 #[test]
-fn no_field_is_seen_after_its_end_and_none_is_lost_before() {
+fn fields_are_visible_exactly_until_their_deadline() {
     let mut random = Random::for_test();
     let mut random = move |below: usize| random.below(below);
     for round in 0..20 {
@@ -222,7 +224,7 @@ fn no_field_is_seen_after_its_end_and_none_is_lost_before() {
             match random(8) {
                 0..3 => {
                     let is_new = tx.change::<Hash, _>(bytes, Create::IfAbsent, |hash| {
-                        // Now and then too long for a small hash.
+                        // Sometimes too long for a small hash.
                         let value = [b'v'; 100];
                         let value = &value[..if random(30) == 0 { 100 } else { 5 }];
                         hash.set(name.as_bytes(), Element::Bytes(value), deadline)

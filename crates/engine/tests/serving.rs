@@ -1,7 +1,7 @@
-//! Who waits for a key is served by whoever changes it: in order of arrival, once, in the right database, and under the locks
-//! of the change.
+//! A section that changes a key serves the clients that wait for it: in order of arrival, once, in the right database, and under
+//! the locks of the change.
 //!
-//! The waiters of these tests wait for a number, which they take away or move to another key.
+//! The waiters of these tests wait for a number, which they remove or move to another key.
 
 mod common;
 
@@ -15,9 +15,9 @@ use damselfly_value::NewValue;
 /// Waits for a number.
 struct Consumer {
     engine: Arc<Engine>,
-    /// There is one thread only.
+    /// There is only one thread.
     alone: bool,
-    /// Where the number is moved, if anywhere.
+    /// The key to which the number is moved, if any.
     target: Option<&'static str>,
     claimed: AtomicBool,
     taken: Mutex<Option<i64>>,
@@ -76,7 +76,8 @@ impl Waiter for Consumer {
     }
 
     fn queue_message(&self) {
-        // The bug: the locks were released before, so others saw that the client was served, and its thread did not know.
+        // The bug: the locks were released before, so others saw that the client was served before its own thread knew. The fix:
+        // the message is queued under the locks.
         let lock = self.engine.lock_all(0, NOW);
         assert!(!self.alone || lock.is_err(), "the locks are released");
         self.queued.fetch_add(1, SeqCst);
@@ -85,7 +86,7 @@ impl Waiter for Consumer {
     fn wake(&self) {
         assert_eq!(self.queued.load(SeqCst), self.woken.load(SeqCst) + 1);
         if self.alone {
-            // The locks are released by now.
+            // The locks must be released by now.
             drop(self.engine.lock_all(0, NOW).unwrap());
         }
         self.woken.fetch_add(1, SeqCst);
@@ -121,12 +122,16 @@ fn waiters_are_served_in_order_of_arrival() {
             .iter()
             .all(|consumer| consumer.woken.load(SeqCst) == 1)
     );
-    assert_eq!(stored(&world, 0, "key"), Some(4), "nobody waits any more");
+    assert_eq!(
+        stored(&world, 0, "key"),
+        Some(4),
+        "no client waits any longer"
+    );
     assert_eq!(world.engine.waiting_count(), 0);
 }
 
 #[test]
-fn who_waits_for_several_keys_is_served_once() {
+fn a_client_that_waits_for_several_keys_is_served_once() {
     let world = World::new(1, 64);
     let consumer = Consumer::new(&world, None);
     let names = ["a", "b", "c", "b"];
@@ -147,7 +152,7 @@ fn who_waits_for_several_keys_is_served_once() {
 }
 
 #[test]
-fn who_has_left_is_passed_over() {
+fn a_client_that_stopped_waiting_is_skipped() {
     let world = World::new(1, 4);
     let (first, second) = (Consumer::new(&world, None), Consumer::new(&world, None));
     let ticket = first.wait(&world, 0, &["key"]);
@@ -160,7 +165,7 @@ fn who_has_left_is_passed_over() {
 }
 
 #[test]
-fn a_change_that_is_undone_in_the_same_section_serves_nobody() {
+fn a_key_that_the_same_section_removes_again_serves_no_client() {
     let world = World::new(1, 4);
     let consumer = Consumer::new(&world, None);
     consumer.wait(&world, 0, &["key"]);
@@ -176,7 +181,7 @@ fn a_change_that_is_undone_in_the_same_section_serves_nobody() {
 }
 
 #[test]
-fn who_was_ended_by_something_else_is_passed_over() {
+fn a_client_whose_wait_something_else_ended_is_skipped() {
     let world = World::new(1, 4);
     let consumer = Consumer::new(&world, None);
     consumer.wait(&world, 0, &["key"]);
@@ -185,13 +190,13 @@ fn who_was_ended_by_something_else_is_passed_over() {
     assert_eq!(
         world.engine.waiting_count(),
         0,
-        "who is gone is taken out of the queue"
+        "the client is removed from the queue"
     );
     assert_eq!(stored(&world, 0, "key"), Some(1));
 }
 
 #[test]
-fn databases_are_apart() {
+fn databases_are_separate() {
     let world = World::new(1, 4);
     let consumer = Consumer::new(&world, None);
     consumer.wait(&world, 1, &["key"]);
@@ -209,7 +214,7 @@ fn databases_are_apart() {
 }
 
 #[test]
-fn swapping_databases_serves_who_waits_in_either() {
+fn swapping_databases_serves_clients_that_wait_in_either() {
     let world = World::new(1, 4);
     let consumer = Consumer::new(&world, None);
     push(&world, 0, "key", 1);
@@ -221,18 +226,18 @@ fn swapping_databases_serves_who_waits_in_either() {
     assert_eq!(consumer.taken(), Some(1));
 }
 
-/// Waits until a key is gone.
+/// Waits until a key is removed.
 #[derive(Default)]
-struct Mourner {
-    heard: AtomicUsize,
+struct RemovalWaiter {
+    served: AtomicUsize,
 }
 
-impl Waiter for Mourner {
+impl Waiter for RemovalWaiter {
     fn serve(&self, tx: &mut Tx<'_>, key: Key<'_>) -> Served {
         if tx.peek(key).is_some() {
             return Served::No;
         }
-        self.heard.fetch_add(1, SeqCst);
+        self.served.fetch_add(1, SeqCst);
         Served::Yes
     }
 
@@ -240,30 +245,37 @@ impl Waiter for Mourner {
 
     fn wake(&self) {}
 
-    fn minds_absence(&self) -> bool {
+    fn wants_removal(&self) -> bool {
         true
     }
 }
 
-/// Lets somebody wait for a key that is there, then ends it; who minds must hear of it once, and nobody else.
-fn mourn(end: impl FnOnce(&World)) {
+/// Runs `remove` while two clients wait for an existing key: only the one that wants to know of removals must be served, once.
+fn check_removal(remove: impl FnOnce(&World)) {
     let world = World::new(1, 4);
     push(&world, 0, "key", 1);
-    let (mourner, consumer) = (Arc::new(Mourner::default()), Consumer::new(&world, None));
-    let waiter: Arc<dyn Waiter> = mourner.clone();
+    let (removal_waiter, consumer) = (
+        Arc::new(RemovalWaiter::default()),
+        Consumer::new(&world, None),
+    );
+    let waiter: Arc<dyn Waiter> = removal_waiter.clone();
     let mut tx = world.engine.lock_all(0, NOW).unwrap();
     tx.wait([key("key")].into_iter(), &waiter);
     drop(tx);
     consumer.wait(&world, 0, &["key"]);
-    end(&world);
-    assert_eq!(mourner.heard.load(SeqCst), 1);
+    remove(&world);
+    assert_eq!(removal_waiter.served.load(SeqCst), 1);
     assert_eq!(consumer.taken(), None);
-    assert_eq!(world.engine.waiting_count(), 1, "the other waits on");
+    assert_eq!(
+        world.engine.waiting_count(),
+        1,
+        "the other client continues to wait"
+    );
 }
 
 #[test]
-fn who_minds_hears_that_a_key_is_removed() {
-    mourn(|world| {
+fn removing_a_key_serves_clients_that_want_to_know() {
+    check_removal(|world| {
         let mut tx = world.engine.lock_one(key("key").hash, 0, NOW).unwrap();
         tx.remove(key("key"));
         assert!(tx.serve_waiters().is_empty());
@@ -271,8 +283,8 @@ fn who_minds_hears_that_a_key_is_removed() {
 }
 
 #[test]
-fn who_minds_hears_that_a_database_is_flushed() {
-    mourn(|world| {
+fn flushing_a_database_serves_clients_that_want_to_know() {
+    check_removal(|world| {
         let mut tx = world.engine.lock_all(0, NOW).unwrap();
         tx.flush(0, false);
         assert!(tx.serve_waiters().is_empty());
@@ -280,8 +292,8 @@ fn who_minds_hears_that_a_database_is_flushed() {
 }
 
 #[test]
-fn who_minds_hears_from_the_sweep_that_a_key_has_ended() {
-    mourn(|world| {
+fn the_sweep_serves_clients_that_want_to_know_of_expired_keys() {
+    check_removal(|world| {
         let mut tx = world.engine.lock_one(key("key").hash, 0, NOW).unwrap();
         let value = NewValue::Integer(2);
         tx.store(key("key"), value, Deadline::At(NOW.0 + 1));
@@ -293,7 +305,7 @@ fn who_minds_hears_from_the_sweep_that_a_key_has_ended() {
 }
 
 /// The names of two keys of different shards.
-fn apart(world: &World) -> (&'static str, &'static str) {
+fn in_two_shards(world: &World) -> (&'static str, &'static str) {
     let names = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"];
     let shard = |name: &str| world.engine.shard_of(key(name).hash);
     let other = names.iter().find(|name| shard(name) != shard(names[0]));
@@ -303,7 +315,7 @@ fn apart(world: &World) -> (&'static str, &'static str) {
 #[test]
 fn a_chain_of_waiters_is_served_by_one_change() {
     let world = World::new(1, 64);
-    let (first, second) = apart(&world);
+    let (first, second) = in_two_shards(&world);
     let mover = Consumer::new(&world, Some(second));
     let taker = Consumer::new(&world, None);
     taker.wait(&world, 0, &[second]);
@@ -319,7 +331,7 @@ fn a_chain_of_waiters_is_served_by_one_change() {
 #[test]
 fn a_waiter_that_needs_a_busy_shard_is_served_when_it_is_free() {
     let world = World::new(1, 64);
-    let (first, second) = apart(&world);
+    let (first, second) = in_two_shards(&world);
     let mover = Consumer::new(&world, Some(second));
     let taker = Consumer::new(&world, None);
     mover.wait(&world, 0, &[first]);
@@ -335,7 +347,7 @@ fn a_waiter_that_needs_a_busy_shard_is_served_when_it_is_free() {
     assert_eq!(
         (mover.taken(), taker.taken()),
         (None, None),
-        "the second waiter does not pass the first"
+        "the second waiter does not overtake the first"
     );
     drop(busy);
     assert!(
@@ -349,19 +361,19 @@ fn a_waiter_that_needs_a_busy_shard_is_served_when_it_is_free() {
     assert_eq!(stored(&world, 0, second), Some(1));
 }
 
-/// Threads set and wait for a few keys on different shards; each number that is set is taken once.
+/// Threads set and wait for a few keys in different shards; each number that is set is taken once.
 #[test]
 fn every_number_is_taken_once() {
     let world = World::new(4, 8);
     let names = ["a", "b", "c", "d", "e"];
     let (set, all) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     world.run(|worker| {
-        while worker.goes_on() {
+        while worker.has_time_left() {
             let (one, other) = worker.two_below(names.len());
             if worker.below(2) == 0 {
                 let value = set.fetch_add(1, SeqCst) as i64;
                 let (mut waits, mut tries_left) = (true, 100);
-                // Gives up at some point: if all threads wanted to set, none would take.
+                // It gives up at some point: if all threads wanted to set, none would take.
                 while waits && tries_left > 0 {
                     tries_left -= 1;
                     worker.with_keys(0, &[names[one]], |tx| {
@@ -371,7 +383,7 @@ fn every_number_is_taken_once() {
                             assert!(tx.serve_waiters().is_empty());
                         }
                     });
-                    waits &= worker.goes_on();
+                    waits &= worker.has_time_left();
                 }
                 continue;
             }
@@ -380,19 +392,19 @@ fn every_number_is_taken_once() {
             let ticket = worker.with_keys(0, &wanted, |tx| {
                 let ticket = tx.wait(wanted.iter().map(|name| key(name)), &waiter);
                 for name in wanted {
-                    // As for a command that looks first: what is there already is served to itself.
+                    // As for a command that reads first: it takes a number that exists already.
                     if consumer.serve(tx, key(name)) == Served::Yes {
                         break;
                     }
                 }
                 ticket
             });
-            worker.dawdle();
+            worker.sometimes_yield();
             let claimed = consumer.claimed.swap(true, SeqCst);
             let keys = wanted.iter().map(|name| key(name));
             world.engine.stop_waiting(ticket, 0, keys);
             if claimed {
-                // Whoever serves it may not be done yet.
+                // The thread that serves it may not be done yet.
                 let value = loop {
                     if let Some(value) = consumer.taken() {
                         break value;

@@ -1,4 +1,4 @@
-//! What a section undoes is as it was: values, types, deadlines, ages, absent keys, and what is counted.
+//! Undo restores everything: values, types, deadlines, access bits, absent keys, and counts.
 
 mod common;
 
@@ -9,8 +9,8 @@ use common::{NOW, World, key};
 use damselfly_engine::{Create, Deadline, Engine, Key, Place, Tx, Watcher};
 use damselfly_value::{NewValue, Set};
 
-const KEYS: [&str; 6] = ["text", "number", "set", "large", "ends", "absent"];
-const ENDS_MS: i64 = NOW.0 + 5_000;
+const KEYS: [&str; 6] = ["text", "number", "set", "large", "expires", "absent"];
+const EXPIRES_MS: i64 = NOW.0 + 5_000;
 
 fn add(tx: &mut Tx<'_>, name: &str, members: std::ops::Range<usize>) {
     tx.change::<Set, ()>(key(name), Create::IfAbsent, |set| {
@@ -21,13 +21,17 @@ fn add(tx: &mut Tx<'_>, name: &str, members: std::ops::Range<usize>) {
     .unwrap();
 }
 
-/// Some keys in both databases, as one finds them.
-fn filled(world: &World) {
+/// Stores some keys in both databases, each with its own access bits.
+fn fill(world: &World) {
     for db in 0..2 {
         let mut tx = world.engine.lock_all(db, NOW).unwrap();
         tx.store(key("text"), NewValue::Bytes(b"some text"), Deadline::Clear);
         tx.store(key("number"), NewValue::Integer(7), Deadline::Clear);
-        tx.store(key("ends"), NewValue::Bytes(b"soon"), Deadline::At(ENDS_MS));
+        tx.store(
+            key("expires"),
+            NewValue::Bytes(b"soon"),
+            Deadline::At(EXPIRES_MS),
+        );
         add(&mut tx, "set", 0..10);
         add(&mut tx, "large", 0..5_000);
         for (age, name) in (100..).zip(KEYS) {
@@ -38,7 +42,7 @@ fn filled(world: &World) {
     }
 }
 
-/// All that can be seen of a database.
+/// Everything that is visible of a database.
 fn seen(engine: &Engine, db: usize) -> Vec<String> {
     let mut tx = engine.lock_all(db, NOW).unwrap();
     for shard in 0..engine.shards() {
@@ -58,23 +62,23 @@ fn seen(engine: &Engine, db: usize) -> Vec<String> {
     shown
 }
 
-/// A section over the keys, not over everything.
+/// A section over the shards of the keys, not over all.
 fn lock<'a>(world: &'a World, shards: &'a mut Vec<usize>) -> Tx<'a> {
     let hashes = KEYS.map(|name| key(name).hash);
     let locked = world.engine.lock_many(hashes.into_iter(), shards, 0, NOW);
     locked.unwrap()
 }
 
-/// Changes everything in some way.
+/// Changes every key in some way.
 fn change_all(tx: &mut Tx<'_>) {
-    tx.store(key("text"), NewValue::Integer(1), Deadline::At(ENDS_MS));
+    tx.store(key("text"), NewValue::Integer(1), Deadline::At(EXPIRES_MS));
     tx.store(
         key("number"),
         NewValue::Bytes(&[b'x'; 1000]),
         Deadline::Clear,
     );
     tx.store(key("number"), NewValue::Bytes(b"again"), Deadline::Clear);
-    tx.store(key("ends"), NewValue::Bytes(b"never"), Deadline::Clear);
+    tx.store(key("expires"), NewValue::Bytes(b"never"), Deadline::Clear);
     add(tx, "set", 5..500);
     add(tx, "large", 5_000..5_010);
     tx.remove(key("set")).unwrap();
@@ -88,9 +92,9 @@ fn change_all(tx: &mut Tx<'_>) {
 }
 
 #[test]
-fn what_is_undone_is_as_it_was() {
+fn undo_restores_everything() {
     let world = World::new(1, 64);
-    filled(&world);
+    fill(&world);
     let before = [seen(&world.engine, 0), seen(&world.engine, 1)];
     let (mut first, mut second) = (Vec::new(), Vec::new());
     let mut tx = lock(&world, &mut first);
@@ -124,9 +128,9 @@ impl Watcher for Witness {
 }
 
 #[test]
-fn who_watches_hears_only_of_what_stays() {
+fn watchers_are_notified_only_of_permanent_changes() {
     let world = World::new(1, 64);
-    filled(&world);
+    fill(&world);
     let witness = Arc::new(Witness::default());
     let watcher: Arc<dyn Watcher> = witness.clone();
     let key: Key<'_> = key("text");

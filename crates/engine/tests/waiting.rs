@@ -1,11 +1,11 @@
-//! A thread that finds a shard busy gets its turn: wake-ups are not lost, failed tries and panics leave no lock
-//! behind, and nobody starves.
+//! A thread that finds a shard busy gets its turn: wake-ups are not lost, failed attempts and panics leave no lock
+//! behind, and no thread starves.
 //!
-//! `cargo xtask ci` runs these tests with `--cfg broken="wakes"`, under which a release wakes nobody; then
+//! `cargo xtask ci` runs these tests with `--cfg broken="wakes"`, under which a release wakes no thread; then
 //! every test of the module `woken` must fail.
 //!
-//! Seen to fail, too: if a failed `lock_many` or `lock_all` does not notice a busy shard, or `Lock::try_acquire`
-//! always says yes, then `a_try_that_fails_leaves_no_lock_behind` and `a_section_within_a_section_is_refused`.
+//! If `lock_many` or `lock_all` does not notice a busy shard, or `Lock::try_acquire` always returns true, then
+//! `a_failed_attempt_leaves_no_lock_behind` and `a_section_within_a_section_is_refused` fail.
 
 mod common;
 
@@ -26,16 +26,16 @@ fn assert_all_free(world: &World) {
 }
 
 #[test]
-fn a_section_for_one_command_releases_what_it_needs_no_more() {
+fn a_section_for_a_single_command_can_release_locks_early() {
     let world = World::new(1, 8);
     let shard = |name: &str| world.engine.shard_of(key(name).hash);
     let is_free = |at: usize| world.engine.lock_shard(at, 0, NOW).is_ok();
     let mut tx = world.engine.lock_all(0, NOW).unwrap();
     let kept = ["a", "b", "a"].map(|name| key(name).hash);
-    // Without being told that it is for one, it may not.
+    // A section that may serve several commands must keep its locks.
     tx.release_all_but(&kept);
     assert!((0..8).all(|at| !is_free(at)));
-    tx.set_for_one();
+    tx.set_single_command();
     tx.release_all_but(&kept);
     for at in 0..8 {
         assert_eq!(is_free(at), ![shard("a"), shard("b")].contains(&at), "{at}");
@@ -48,7 +48,7 @@ fn a_section_for_one_command_releases_what_it_needs_no_more() {
 }
 
 #[test]
-fn a_try_that_fails_leaves_no_lock_behind() {
+fn a_failed_attempt_leaves_no_lock_behind() {
     let world = World::new(1, 8);
     for held in 0..8 {
         let tx = world.engine.lock_shard(held, 0, NOW).unwrap();
@@ -113,10 +113,10 @@ fn a_panic_in_a_section_releases_its_locks() {
     assert_eq!(number(&mut tx, "key"), Some(1));
 }
 
-/// Fetching ahead from a database that does not exist panicked with the lock taken, so the shard stayed
-/// locked for ever.
+/// The bug: prefetching from a database that does not exist panicked with the lock taken, so the shard stayed locked for ever.
+/// The fix: such a database is ignored.
 #[test]
-fn fetching_ahead_from_no_database_leaves_the_shard_free() {
+fn prefetching_from_an_absent_database_leaves_the_shard_free() {
     let world = World::new(1, 2);
     let hash = key("key").hash;
     for db in [0, 9] {
@@ -137,7 +137,7 @@ fn a_section_within_a_section_is_refused() {
     assert!(world.engine.lock_all(0, NOW).is_err());
 }
 
-/// A section over all shards needs every single one of them while others take them without pause.
+/// A section over all shards needs every one of them while other threads take them without pause.
 #[test]
 fn a_section_over_all_shards_does_not_starve() {
     let world = World::new(4, 64);
@@ -157,7 +157,7 @@ fn a_section_over_all_shards_does_not_starve() {
             let name = &names[worker.below(64)];
             worker.with_keys(0, &[name], |tx| {
                 set_number(tx, name, 1);
-                worker.dawdle();
+                worker.sometimes_yield();
             });
         }
     });
@@ -167,13 +167,13 @@ mod woken {
     use super::*;
 
     #[test]
-    fn all_that_wait_for_a_shard_get_it_after_its_release() {
+    fn all_threads_that_wait_for_a_shard_get_it_in_the_end() {
         let world = World::new(4, 2);
         let (start, held) = (Meeting::new(4), AtomicBool::new(false));
         world.run(|worker| {
             for round in 0..ROUNDS {
                 if round % 4 == worker.thread {
-                    // Holds the shard until another thread has begun to wait for it, and a little longer.
+                    // Hold the shard until another thread has begun to wait for it, and a little longer.
                     let tx = worker.locked(|| world.engine.lock_all(0, NOW));
                     held.store(true, SeqCst);
                     start.wait();
@@ -197,7 +197,7 @@ mod woken {
     }
 
     #[test]
-    fn who_waits_for_a_section_that_panics_is_woken() {
+    fn a_panic_in_a_section_wakes_the_waiting_threads() {
         let world = World::new(2, 1);
         let start = Meeting::new(2);
         world.run(|worker| {
@@ -205,7 +205,7 @@ mod woken {
                 if worker.thread == 0 {
                     let tx = worker.locked(|| world.engine.lock_all(0, NOW));
                     start.wait();
-                    // Until the other sleeps: it has spun in vain and asked to be woken.
+                    // Until the other thread has spun in vain, asked to be woken, and sleeps.
                     let panics = catch_unwind(AssertUnwindSafe(move || {
                         let _tx = tx;
                         for _ in 0..2000 {

@@ -1,4 +1,4 @@
-//! A walk over all keys, shard by shard, while keys come and go.
+//! A walk over all keys, shard by shard, while keys are added and removed.
 
 mod common;
 
@@ -22,16 +22,16 @@ fn remove(engine: &Engine, key: &str) {
     assert!(taken.is_some());
 }
 
-/// KEYS promises this: what is there all the time is shown once, what is never there is not shown.
+/// KEYS promises this: a key that exists all the time is shown once, and one that never exists is not shown.
 #[test]
-fn a_walk_shows_what_stays_once_whatever_comes_and_goes_meanwhile() {
+fn a_walk_shows_lasting_keys_once_while_others_come_and_go() {
     let mut random = Random::for_test();
     for round in 0..12 {
         let engine = Engine::new(Layout {
             shards: 1 << (round % 3),
             databases: 1,
         });
-        // Most keys go while the walk is under way, so that tables shrink; then many come.
+        // Most keys are removed during the walk, so that tables shrink; then many are added.
         let (stay, go) = (1 + random.below(2000), random.below(60_000));
         (0..stay).for_each(|number| set(&engine, &format!("stay:{number}")));
         (0..go).for_each(|number| set(&engine, &format!("go:{number}")));
@@ -74,7 +74,7 @@ fn a_walk_shows_what_stays_once_whatever_comes_and_goes_meanwhile() {
     }
 }
 
-/// Says how often it was asked to wait, and gives up after some times.
+/// Counts how often it was asked to wait, and gives up the third time.
 struct Counting(Cell<usize>);
 
 impl Patience for Counting {

@@ -1,4 +1,5 @@
-//! Who watches a key hears of its changes, of the end of its life and of what happens to its whole database, and of nothing else.
+//! A watcher is notified of changes to its key and to the key's whole database, learns when the key expires, and is notified of
+//! nothing else.
 
 mod common;
 
@@ -9,17 +10,17 @@ use common::{NOW, World, key, number, set_number};
 use damselfly_engine::{Deadline, Now, Tx, Watched, Watcher};
 use damselfly_value::NewValue;
 
-/// Remembers whether it was told of a change.
+/// Records whether it was notified of a change.
 #[derive(Default)]
-struct Witness(AtomicBool);
+struct Recorder(AtomicBool);
 
-impl Watcher for Witness {
+impl Watcher for Recorder {
     fn key_changed(&self) {
         self.0.store(true, SeqCst);
     }
 }
 
-impl Witness {
+impl Recorder {
     fn watch(
         self: &Arc<Self>,
         world: &World,
@@ -32,20 +33,20 @@ impl Witness {
         tx.watch(key(name), number, &watcher)
     }
 
-    /// True if it was told since the last call.
-    fn was_told(&self) -> bool {
+    /// True if it was notified since the last call.
+    fn was_notified(&self) -> bool {
         self.0.swap(false, SeqCst)
     }
 }
 
-/// A world in which one witness watches `watched` of database 0, which is there if `exists`.
-fn watching(watched: &str, exists: bool) -> (World, Arc<Witness>) {
-    let (world, witness) = (World::new(1, 8), Arc::new(Witness::default()));
+/// A world in which a watcher watches the key `watched` of database 0, which exists or not.
+fn watching(watched: &str, exists: bool) -> (World, Arc<Recorder>) {
+    let (world, recorder) = (World::new(1, 8), Arc::new(Recorder::default()));
     if exists {
         change(&world, 0, |tx| set_number(tx, watched, 1));
     }
-    witness.watch(&world, 1, 0, watched).unwrap();
-    (world, witness)
+    recorder.watch(&world, 1, 0, watched).unwrap();
+    (world, recorder)
 }
 
 fn change(world: &World, db: usize, section: impl FnOnce(&mut Tx<'_>)) {
@@ -53,142 +54,142 @@ fn change(world: &World, db: usize, section: impl FnOnce(&mut Tx<'_>)) {
 }
 
 #[test]
-fn a_change_or_a_removal_is_told_and_a_look_is_not() {
-    let (world, witness) = watching("key", true);
+fn changes_and_removals_notify_but_reading_does_not() {
+    let (world, recorder) = watching("key", true);
     change(&world, 0, |tx| {
         number(tx, "key");
     });
-    assert!(!witness.was_told());
+    assert!(!recorder.was_notified());
     change(&world, 0, |tx| set_number(tx, "key", 1));
-    assert!(witness.was_told());
+    assert!(recorder.was_notified());
     change(&world, 0, |tx| drop(tx.remove(key("key"))));
-    assert!(witness.was_told());
+    assert!(recorder.was_notified());
     change(&world, 0, |tx| drop(tx.remove(key("key"))));
-    assert!(!witness.was_told(), "it was gone already");
+    assert!(!recorder.was_notified(), "the key was absent already");
 }
 
 #[test]
-fn other_keys_and_databases_are_not_told() {
-    let (world, witness) = watching("key", true);
+fn changes_to_other_keys_and_databases_do_not_notify() {
+    let (world, recorder) = watching("key", true);
     for name in ["other", "k", "key2"] {
         change(&world, 0, |tx| set_number(tx, name, 1));
     }
     change(&world, 1, |tx| set_number(tx, "key", 1));
     change(&world, 1, |tx| tx.flush(1, false));
-    assert!(!witness.was_told());
+    assert!(!recorder.was_notified());
 }
 
 #[test]
-fn all_who_watch_are_told_until_they_stop() {
+fn all_watchers_are_notified_until_they_stop() {
     let (world, first) = watching("key", false);
-    let second = Arc::new(Witness::default());
+    let second = Arc::new(Recorder::default());
     let watched = second.watch(&world, 2, 0, "key").unwrap();
     assert_eq!(world.engine.watched_count(), 2);
     change(&world, 0, |tx| set_number(tx, "key", 1));
-    assert!(first.was_told() && second.was_told());
+    assert!(first.was_notified() && second.was_notified());
     world.engine.unwatch(&watched, 2);
     world.engine.unwatch(&watched, 2);
     change(&world, 0, |tx| set_number(tx, "key", 2));
-    assert!(first.was_told() && !second.was_told());
+    assert!(first.was_notified() && !second.was_notified());
     assert_eq!(world.engine.watched_count(), 1);
 }
 
 #[test]
-fn a_key_is_watched_once_by_each() {
-    let (world, witness) = watching("key", false);
-    assert!(witness.watch(&world, 1, 0, "key").is_none());
-    assert!(witness.watch(&world, 1, 1, "key").is_some());
-    assert!(witness.watch(&world, 2, 0, "key").is_some());
+fn each_watcher_watches_a_key_once() {
+    let (world, recorder) = watching("key", false);
+    assert!(recorder.watch(&world, 1, 0, "key").is_none());
+    assert!(recorder.watch(&world, 1, 1, "key").is_some());
+    assert!(recorder.watch(&world, 2, 0, "key").is_some());
     assert_eq!(world.engine.watched_count(), 3);
 }
 
 #[test]
-fn emptying_a_database_is_told_if_the_key_was_there() {
+fn flushing_a_database_notifies_if_the_key_existed() {
     for exists in [false, true] {
-        let (world, witness) = watching("key", exists);
+        let (world, recorder) = watching("key", exists);
         change(&world, 0, |tx| tx.flush(0, false));
-        assert_eq!(witness.was_told(), exists);
+        assert_eq!(recorder.was_notified(), exists);
     }
 }
 
 #[test]
-fn exchanging_databases_is_told_if_the_key_is_in_one() {
+fn swapping_databases_notifies_if_the_key_exists_in_one() {
     for (here, there) in [(false, false), (false, true), (true, false), (true, true)] {
-        let (world, witness) = watching("key", here);
+        let (world, recorder) = watching("key", here);
         if there {
             change(&world, 1, |tx| set_number(tx, "key", 1));
         }
         change(&world, 0, |tx| tx.swap_databases(0, 0));
-        assert!(!witness.was_told());
+        assert!(!recorder.was_notified());
         change(&world, 0, |tx| tx.swap_databases(1, 0));
-        assert_eq!(witness.was_told(), here || there);
+        assert_eq!(recorder.was_notified(), here || there);
     }
 }
 
-fn set_until(tx: &mut Tx<'_>, name: &str, ends_ms: i64) {
-    tx.store(key(name), NewValue::Integer(1), Deadline::At(ends_ms));
+fn set_until(tx: &mut Tx<'_>, name: &str, expires_ms: i64) {
+    tx.store(key(name), NewValue::Integer(1), Deadline::At(expires_ms));
 }
 
 #[test]
-fn the_end_of_a_key_is_known_when_it_comes() {
-    let (world, witness) = (World::new(1, 8), Arc::new(Witness::default()));
-    change(&world, 0, |tx| set_until(tx, "ends", NOW.0 + 10));
+fn a_watch_knows_when_its_key_expires() {
+    let (world, recorder) = (World::new(1, 8), Arc::new(Recorder::default()));
+    change(&world, 0, |tx| set_until(tx, "expires", NOW.0 + 10));
     change(&world, 0, |tx| set_number(tx, "stays", 1));
-    let ends = witness.watch(&world, 1, 0, "ends").unwrap();
-    let stays = witness.watch(&world, 1, 0, "stays").unwrap();
-    let absent = witness.watch(&world, 1, 0, "absent").unwrap();
+    let expires = recorder.watch(&world, 1, 0, "expires").unwrap();
+    let stays = recorder.watch(&world, 1, 0, "stays").unwrap();
+    let absent = recorder.watch(&world, 1, 0, "absent").unwrap();
     let later = Now(NOW.0 + 10);
-    assert!(!ends.is_over(NOW) && ends.is_over(later));
-    assert!(!stays.is_over(later) && !absent.is_over(later));
-    // Noticing the end late is no change.
+    assert!(!expires.has_expired(NOW) && expires.has_expired(later));
+    assert!(!stays.has_expired(later) && !absent.has_expired(later));
+    // Removing the expired key later does not count as a change.
     let mut tx = world.engine.lock_all(0, later).unwrap();
-    assert!(tx.read(key("ends")).is_none());
-    assert!(!witness.was_told());
+    assert!(tx.read(key("expires")).is_none());
+    assert!(!recorder.was_notified());
 }
 
 #[test]
-fn a_key_that_has_ended_before_does_not_end_again() {
-    let (world, witness) = (World::new(1, 8), Arc::new(Witness::default()));
-    change(&world, 0, |tx| set_until(tx, "ended", NOW.0 - 1));
-    let ended = witness.watch(&world, 1, 0, "ended").unwrap();
-    assert!(!ended.is_over(NOW));
+fn a_key_that_had_expired_before_the_watch_does_not_expire_again() {
+    let (world, recorder) = (World::new(1, 8), Arc::new(Recorder::default()));
+    change(&world, 0, |tx| set_until(tx, "expired", NOW.0 - 1));
+    let expired = recorder.watch(&world, 1, 0, "expired").unwrap();
+    assert!(!expired.has_expired(NOW));
     change(&world, 0, |tx| tx.flush(0, false));
-    assert!(!witness.was_told(), "nothing was there");
-    // An entry that has ended comes with the other database: still nothing is there.
-    change(&world, 1, |tx| set_until(tx, "ended", NOW.0 - 1));
+    assert!(!recorder.was_notified(), "the key was absent");
+    // The other database has an expired entry of that name, so the key is still absent.
+    change(&world, 1, |tx| set_until(tx, "expired", NOW.0 - 1));
     change(&world, 0, |tx| tx.swap_databases(0, 1));
-    assert!(!witness.was_told());
-    change(&world, 0, |tx| set_number(tx, "ended", 1));
-    assert!(witness.was_told());
+    assert!(!recorder.was_notified());
+    change(&world, 0, |tx| set_number(tx, "expired", 1));
+    assert!(recorder.was_notified());
 }
 
-/// Compare and set by watching: the value is read in one section, and changed in a later one if nobody was there in between.
-/// Locking the watched key's shard before the look is what makes it right.
+/// Compare and set by watching: a thread reads the value in one section, and changes it in a later one if it was not notified in
+/// between. It locks the watched key's shard before it checks that, so no notification can be missed.
 #[test]
-fn of_all_who_compare_and_set_none_loses_a_change() {
+fn concurrent_compare_and_set_loses_no_change() {
     for &(threads, shards) in common::ARRANGEMENTS {
         let world = World::new(threads, shards);
         change(&world, 0, |tx| set_number(tx, "sum", 0));
         let added = std::sync::atomic::AtomicI64::new(0);
         world.run(|worker| {
-            let witness = Arc::new(Witness::default());
-            let watcher: Arc<dyn Watcher> = witness.clone();
+            let recorder = Arc::new(Recorder::default());
+            let watcher: Arc<dyn Watcher> = recorder.clone();
             let number_of = worker.thread as u64 + 1;
-            while worker.goes_on() {
+            while worker.has_time_left() {
                 let (seen, watched) = worker.with_keys(0, &["sum"], |tx| {
                     let watched = tx.watch(key("sum"), number_of, &watcher).unwrap();
                     (number(tx, "sum").unwrap(), watched)
                 });
-                worker.dawdle();
+                worker.sometimes_yield();
                 let done = worker.with_keys(0, &["sum", "else"], |tx| {
-                    let unchanged = !witness.was_told();
+                    let unchanged = !recorder.was_notified();
                     if unchanged {
                         set_number(tx, "sum", seen + 1);
                     }
                     unchanged
                 });
                 world.engine.unwatch(&watched, number_of);
-                witness.was_told();
+                recorder.was_notified();
                 added.fetch_add(i64::from(done), SeqCst);
             }
         });
@@ -234,19 +235,19 @@ fn emptying_a_database_looks_at_no_watched_keys() {
 #[test]
 fn exchanging_databases_looks_up_few_absent_keys() {
     for (keys, told) in [(1_000, false), (100_000, true)] {
-        let (world, witness) = (World::new(1, 8), Arc::new(Witness::default()));
-        let watcher: Arc<dyn Watcher> = witness.clone();
+        let (world, recorder) = (World::new(1, 8), Arc::new(Recorder::default()));
+        let watcher: Arc<dyn Watcher> = recorder.clone();
         change(&world, 0, |tx| {
             for number in 0..keys {
                 tx.watch(key(&number.to_string()), 1, &watcher).unwrap();
             }
         });
         change(&world, 0, |tx| tx.swap_databases(0, 1));
-        assert!(!witness.was_told(), "nothing is in the other database");
+        assert!(!recorder.was_notified(), "nothing is in the other database");
         change(&world, 1, |tx| {
             (0..100).for_each(|number| set_number(tx, &format!("other{number}"), 1));
         });
         change(&world, 0, |tx| tx.swap_databases(0, 1));
-        assert_eq!(witness.was_told(), told, "{keys} keys");
+        assert_eq!(recorder.was_notified(), told, "{keys} keys");
     }
 }

@@ -285,7 +285,7 @@ impl Waiter for BlockedClient {
         }
     }
 
-    fn minds_absence(&self) -> bool {
+    fn wants_removal(&self) -> bool {
         self.wait.gone.is_some()
     }
 

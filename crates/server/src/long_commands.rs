@@ -213,7 +213,7 @@ impl LongCommand {
             }
         };
         tx.set_touches(self.touches_keys);
-        tx.set_for_one();
+        tx.set_single_command();
         let started = Instant::now();
         let (mut reply, mut rest) = (Reply::new(&mut outcome.reply, self.version), None);
         let mut result = (self.run)(&mut tx, args, &mut reply);
@@ -221,7 +221,7 @@ impl LongCommand {
             drop(tx);
             tx = engine.lock_all(self.db, now)?;
             tx.set_touches(self.touches_keys);
-            tx.set_for_one();
+            tx.set_single_command();
             result = (self.run)(&mut tx, args, &mut reply);
         }
         match result {

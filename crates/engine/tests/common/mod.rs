@@ -1,4 +1,4 @@
-//! Threads that run atomic sections as the server's do: who finds a shard busy asks to be woken and sleeps.
+//! Threads that run atomic sections as the server's do: one that finds a shard busy asks to be woken and sleeps.
 #![allow(dead_code, reason = "each test uses a part")]
 
 use std::cell::Cell;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use damselfly_engine::{Busy, Deadline, Engine, Key, Layout, Now, Tx, Wake};
 use damselfly_value::{NewValue, Text};
 
-/// A sleep longer than this means that a wake-up was lost: nothing in these tests takes nearly as long.
+/// A longer sleep means that a wake-up was lost: nothing in these tests takes nearly as long.
 pub const SLEEP_MAX: Duration = Duration::from_secs(if cfg!(broken = "wakes") { 1 } else { 30 });
 
 /// How long the threads of one arrangement run: short, since each test goes through several.
@@ -43,8 +43,8 @@ impl Bell {
     }
 }
 
-/// Where threads wait for one another. Unlike that of the standard library it gives up, since a thread that has
-/// failed never comes.
+/// A barrier where threads wait for one another. Unlike the standard library's it gives up, since a thread that has
+/// failed never arrives.
 pub struct Meeting {
     expected: usize,
     arrived: Mutex<usize>,
@@ -60,7 +60,7 @@ impl Meeting {
         }
     }
 
-    /// Returns when as many threads have come as are expected; then the next meeting begins.
+    /// Returns when all expected threads have arrived; then the barrier can be used again.
     pub fn wait(&self) {
         let mut arrived = self.arrived.lock().unwrap();
         *arrived += 1;
@@ -70,7 +70,7 @@ impl Meeting {
             .complete
             .wait_timeout_while(arrived, 2 * SLEEP_MAX, |arrived| *arrived < end)
             .unwrap();
-        assert!(!timeout.timed_out(), "a thread did not come");
+        assert!(!timeout.timed_out(), "a thread did not arrive");
     }
 }
 
@@ -126,13 +126,13 @@ pub struct Worker<'a> {
     world: &'a World,
     pub thread: usize,
     started: Instant,
-    /// How often it had to sleep.
+    /// How often the thread had to sleep.
     pub slept: Cell<usize>,
 }
 
 impl Worker<'_> {
-    /// True until the time of the run is over.
-    pub fn goes_on(&self) -> bool {
+    /// True until the run is over.
+    pub fn has_time_left(&self) -> bool {
         self.started.elapsed() < RUN
     }
 
@@ -147,7 +147,7 @@ impl Worker<'_> {
         (first, (first + 1 + self.below(end - 1)) % end)
     }
 
-    /// Tries until the locks are there. Between two tries it sleeps, unless the shard became free.
+    /// Tries until it gets the locks. Between two tries it sleeps, unless the shard has become free.
     pub fn locked<T>(&self, mut attempt: impl FnMut() -> Result<T, Busy>) -> T {
         loop {
             let busy = match attempt() {
@@ -179,13 +179,13 @@ impl Worker<'_> {
         })
     }
 
-    /// Runs an atomic section over everything.
+    /// Runs an atomic section over all shards.
     pub fn with_all<T>(&self, db: usize, mut section: impl FnMut(&mut Tx<'_>) -> T) -> T {
         self.locked(|| Ok(section(&mut self.world.engine.lock_all(db, NOW)?)))
     }
 
-    /// Lets the other threads run now and then, in the middle of a section: they find the locks taken.
-    pub fn dawdle(&self) {
+    /// Now and then lets other threads run in the middle of a section, so that they find the locks taken.
+    pub fn sometimes_yield(&self) {
         if self.below(16) == 0 {
             std::thread::yield_now();
         }

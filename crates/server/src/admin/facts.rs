@@ -194,7 +194,7 @@ fn databases(tx: &mut Tx<'_>) -> Result<(Vec<KeyspaceTotals>, u64)> {
     for shard in 0..engine.shards() {
         tx.with_shard(shard, |tx| {
             for (totals, database) in databases.iter_mut().zip(tx.databases(shard)) {
-                *totals += &*database;
+                *totals += database;
             }
             expired += *tx.expired_mut(shard);
         })?;

@@ -216,7 +216,7 @@ fn eviction(config: &Config) -> Option<Eviction> {
         AllkeysRandom => (false, Order::Random),
         VolatileLru => (true, Order::LeastRecent),
         VolatileLfu => (true, Order::LeastFrequent),
-        VolatileTtl => (true, Order::SoonestEnd),
+        VolatileTtl => (true, Order::SoonestExpiry),
         VolatileRandom => (true, Order::Random),
     };
     Some(Eviction {
@@ -224,7 +224,7 @@ fn eviction(config: &Config) -> Option<Eviction> {
         order,
         samples: match order {
             Order::Random => 1,
-            Order::LeastRecent | Order::LeastFrequent | Order::SoonestEnd => {
+            Order::LeastRecent | Order::LeastFrequent | Order::SoonestExpiry => {
                 config.maxmemory_samples as usize * KEYS_PER_SAMPLE
             }
         },

@@ -436,14 +436,14 @@ impl Dispatcher {
                     return self.run_as_long(session, row, run, args);
                 }
                 let mut tx = lock(engine, row, args, db, now, &mut self.shards)?;
-                tx.let_others_wait();
+                tx.set_others_wait();
                 tx.set_touches(touches_keys(session, row));
                 let mut result = run(&mut tx, args, reply);
                 if result.is_err() {
                     if let Err(Stop::NeedsAllLocks) = result {
                         drop(tx);
                         tx = engine.lock_all(db, now)?;
-                        tx.let_others_wait();
+                        tx.set_others_wait();
                         tx.set_touches(touches_keys(session, row));
                         result = run(&mut tx, args, reply);
                     }

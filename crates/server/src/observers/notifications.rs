@@ -33,7 +33,7 @@ impl Events {
 }
 
 impl EventSink for Events {
-    fn tell(&self, wanted: EventMask, events: &[KeyEvent]) {
+    fn publish(&self, wanted: EventMask, events: &[KeyEvent]) {
         let Some(shared) = self.shared.upgrade() else {
             return;
         };

@@ -442,7 +442,8 @@ impl Transaction {
     /// True if a watched key was changed or has expired. A false stays valid only while the caller holds the locks of the watched
     /// keys.
     pub fn is_broken(&self, client: &Client, now: Now) -> bool {
-        client.watch_round.is_broken() || self.watched.iter().any(|watched| watched.is_over(now))
+        client.watch_round.is_broken()
+            || self.watched.iter().any(|watched| watched.has_expired(now))
     }
 }
 

@@ -1,89 +1,32 @@
-//! Who has read a key and keeps its value: client-side caching.
-//!
-//! ```text
-//! shard ─► hash of the key ─► key, trackers
-//!                                └─ the key is changed: Change ─► Invalidate, before the locks are released
-//! ```
-//!
-//! - A tracker is entered under the lock of the shard under which it has read the key ([`Tx::track`]). So whoever changes the
-//!   key later finds it: no change is lost between reading and tracking.
-//! - A change takes the key out of the table: its trackers are told once, and again only after they have read it again.
-//! - Keys of all databases share their names here, as in Redis: a change in one invalidates what was read in another.
-//! - There are at most [`Settings::tracked_keys_max`](crate::Settings::tracked_keys_max) keys. Beyond that some are dropped,
-//!   and their trackers told as if they had been changed.
-//! - A key that is taken out is handed to [`InvalidationSink`] under the lock under which it was taken: the shard's for a key that
-//!   was changed, the table's mutex for one that is dropped from the table of any shard. So a section that changes a key
-//!   and finds no trackers knows that the invalidation is in the inboxes of all that there were.
-//!
-//! As for watchers, each shard has a mutex of its own for this. Nothing but inboxes is locked under it.
+//! Client-side caching: sections add trackers for the keys that they read, and invalidate the keys that they change.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::Ordering::Relaxed;
 
-use crate::extras::SectionExtras;
-use crate::{Engine, Key, Tx, garbage};
+use crate::observers::tracked_keys::{Change, InvalidationSink, Tracked, Tracker, Trackers};
+use crate::section::extras::SectionExtras;
+use crate::section::garbage;
+use crate::{Engine, Key, Tx};
 
-/// While a section has changed more bytes of keys than this, it remembers no single keys any more.
+/// A section that has changed more bytes of keys than this invalidates everything instead of single keys.
 const CHANGES_BYTES_MAX: usize = 16 << 20;
 
-/// What is counted for a change beside the key, in bytes.
+/// How many bytes count for a change, in addition to its key.
 const CHANGE_BYTES: usize = 64;
 
 /// A table with more keys than this is freed by another thread.
 const FREED_AT_ONCE_MAX: usize = 1 << 10;
 
-/// How many keys are dropped at most for each that comes, while there are too many.
+/// The most keys that are dropped for each one that is added, while there are too many.
 const DROPPED_PER_KEY: usize = 4;
-
-/// Somebody who is told when a key that it has read is changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Tracker {
-    /// The thread where it is served.
-    pub thread: u32,
-    /// Its place there, which others may have after it.
-    pub place: u32,
-    /// Never reused; zero is nobody's.
-    pub id: u64,
-}
-
-/// What trackers are told.
-#[derive(Debug)]
-pub enum Change {
-    /// A key was changed, or is not tracked any more.
-    Key {
-        /// The key.
-        key: Box<[u8]>,
-        /// Who has read it since they were told last.
-        trackers: Vec<Tracker>,
-        /// It was changed, and is of concern to more than those.
-        concerns_others: bool,
-    },
-    /// Any key may have been changed.
-    Everything,
-}
-
-/// Tells trackers.
-pub trait InvalidationSink: Send + Sync {
-    /// True if a change to this key is of concern to anybody, whoever has read it. Its shard is locked.
-    fn concerns(&self, key: &[u8]) -> bool;
-
-    /// Queues invalidations in the inboxes of the trackers' threads: what was changed, in order, and by whom (the id of a
-    /// tracker, or zero). The caller holds locks: this takes no shard's lock and is quick.
-    fn invalidate(&self, changes: Vec<(Change, u64)>);
-
-    /// Wakes the threads that [`InvalidationSink::invalidate`] has left something. The caller has released the locks.
-    fn wake(&self);
-}
 
 /// The changes of a section.
 #[derive(Default)]
 pub(crate) struct TrackedChanges {
     list: Vec<(Change, u64)>,
-    /// How many of them are ascribed to somebody.
+    /// How many of them are ascribed already, to a tracker or to none.
     ascribed: usize,
     bytes: usize,
-    /// Some were queued whose threads are not woken yet.
+    /// Some were queued, and their threads are not woken yet.
     is_wake_due: bool,
 }
 
@@ -104,8 +47,8 @@ impl TrackedChanges {
         self.list.push((Change::Everything, 0));
     }
 
-    /// Queues invalidations for all so far. The caller still holds the locks under which they were made.
-    pub(crate) fn tell(&mut self, engine: &Engine) {
+    /// Queues invalidations for all changes so far. The caller still holds the locks under which they were made.
+    pub(crate) fn send(&mut self, engine: &Engine) {
         (self.ascribed, self.bytes) = (0, 0);
         let list = std::mem::take(&mut self.list);
         if !list.is_empty()
@@ -116,7 +59,7 @@ impl TrackedChanges {
         }
     }
 
-    /// Wakes the threads of those trackers, once the locks are released.
+    /// Wakes the threads of those trackers. The caller has released the locks.
     pub(crate) fn wake(&mut self, engine: &Engine) {
         if std::mem::take(&mut self.is_wake_due) {
             engine.wake_trackers();
@@ -124,121 +67,13 @@ impl TrackedChanges {
     }
 }
 
-impl Change {
-    fn of(key: &[u8], trackers: Option<Trackers>, concerns_others: bool) -> Self {
-        Self::Key {
-            key: key.into(),
-            trackers: trackers.map(Trackers::into_list).unwrap_or_default(),
-            concerns_others,
-        }
-    }
-}
-
-/// Those who track one key: nearly always one.
-enum Trackers {
-    One(Tracker),
-    Many(BTreeSet<Tracker>),
-}
-
-impl Trackers {
-    /// False if it is there already.
-    fn add(&mut self, tracker: Tracker) -> bool {
-        match self {
-            Self::One(one) if *one == tracker => false,
-            Self::One(one) => {
-                *self = Self::Many(BTreeSet::from([*one, tracker]));
-                true
-            }
-            Self::Many(many) => many.insert(tracker),
-        }
-    }
-
-    fn len(&self) -> usize {
-        match self {
-            Self::One(_) => 1,
-            Self::Many(many) => many.len(),
-        }
-    }
-
-    fn into_list(self) -> Vec<Tracker> {
-        match self {
-            Self::One(one) => vec![one],
-            Self::Many(many) => many.into_iter().collect(),
-        }
-    }
-}
-
-struct Tracked {
-    key: Box<[u8]>,
-    trackers: Trackers,
-}
-
-/// The tracked keys of one shard, in order of their hashes.
-#[derive(Default)]
-pub(crate) struct TrackedKeys {
-    by_hash: BTreeMap<u64, Tracked>,
-    /// Trackers of all of them; one that tracks several keys counts once for each.
-    items: usize,
-    /// The hash behind which the next key is dropped that has to be.
-    dropped: u64,
-}
-
-impl TrackedKeys {
-    /// Takes out a key that has to go; they take turns.
-    fn drop_one(&mut self) -> Option<Tracked> {
-        let from = self.dropped.wrapping_add(1);
-        let hash = match self.by_hash.range(from..).next() {
-            Some((&hash, _)) => hash,
-            None => *self.by_hash.first_key_value()?.0,
-        };
-        self.dropped = hash;
-        self.remove(hash)
-    }
-
-    fn remove(&mut self, hash: u64) -> Option<Tracked> {
-        let tracked = self.by_hash.remove(&hash)?;
-        self.items -= tracked.trackers.len();
-        Some(tracked)
-    }
-
-    /// Returns the key that this one replaces.
-    fn insert(&mut self, hash: u64, tracked: Tracked) -> Option<Tracked> {
-        self.items += tracked.trackers.len();
-        let replaced = self.by_hash.insert(hash, tracked)?;
-        self.items -= replaced.trackers.len();
-        Some(replaced)
-    }
-}
-
-/// The trackers of one shard.
-#[derive(Default)]
-pub(crate) struct Tracking {
-    keys: Mutex<TrackedKeys>,
-}
-
-impl Tracking {
-    fn lock(&self) -> MutexGuard<'_, TrackedKeys> {
-        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Counts over all shards.
-#[derive(Debug, Default)]
-pub(crate) struct TrackedCounts {
-    keys: AtomicUsize,
-    /// One who tracks several keys counts once for each.
-    items: AtomicUsize,
-    /// The shard that a key is dropped from next.
-    drop_at: AtomicUsize,
-}
-
 impl Tx<'_> {
-    /// Tells whose the changes are that were made since the last call: those of the tracker of this id, which may not want to
-    /// hear of its own, or nobody's (zero).
+    /// Ascribes the changes since the last call to the tracker of this id, which may not want to be notified of its own changes, or
+    /// to none (zero).
     #[inline]
     pub fn ascribe_changes(&mut self, id: u64) {
         if let Some(extras) = self.extras.as_mut() {
-            let changes = &mut extras.changes;
+            let changes = &mut extras.tracked_changes;
             for (_, actor) in &mut changes.list[changes.ascribed..] {
                 *actor = id;
             }
@@ -246,7 +81,7 @@ impl Tx<'_> {
         }
     }
 
-    /// Lets a tracker hear of the next change to a key, which this section has read. All changes so far are ascribed.
+    /// Has a tracker notified of the next change to a key, which this section has read. All changes so far must be ascribed.
     ///
     /// # Panics
     /// If the key's shard is not locked.
@@ -261,23 +96,26 @@ impl Tx<'_> {
             .take_while(|_| engine.drop_excess())
             .count();
         if replaces || drops > 0 {
-            self.extras().changes.is_wake_due = true;
+            self.extras().tracked_changes.is_wake_due = true;
         }
     }
 
-    /// Tells all trackers to forget every key, of all databases.
+    /// Notifies all trackers that every key of all databases may have been changed.
     ///
     /// # Panics
     /// If not all shards are locked.
     pub fn invalidate_all(&mut self) {
-        assert!(self.holds_all(), "trackers are told without all locks");
+        assert!(
+            self.holds_all(),
+            "everything is invalidated without all locks"
+        );
         self.engine().forget_tracked();
-        self.extras().changes.add_everything();
+        self.extras().tracked_changes.add_everything();
     }
 }
 
 impl Engine {
-    /// Tells who tells trackers. Without it nobody is told.
+    /// Sets what notifies trackers. Without it none is notified.
     pub fn set_invalidation_sink(&self, invalidate: Box<dyn InvalidationSink>) {
         let set = self.invalidate.set(invalidate);
         assert!(set.is_ok(), "threads start once");
@@ -287,16 +125,16 @@ impl Engine {
         self.invalidate.get().map(|invalidate| &**invalidate)
     }
 
-    /// Has every change asked about with [`InvalidationSink::concerns`], from now on or not any more. Calls must come in pairs.
+    /// Starts or stops asking [`InvalidationSink::concerns`] about every change. Each start must be followed by one stop.
     ///
-    /// This needs no lock: a section that does not notice has begun before, so who reads a key it changes waits for its end
-    /// and sees the change.
+    /// This needs no lock: a section that does not notice it has begun before, so a client that reads a key which that section
+    /// changes waits until it ends, and sees the change.
     pub fn set_observed(&self, on: bool) {
         for shard in 0..self.shards() {
             if on {
-                self.add_observer(shard);
+                self.shards.add_observer(shard);
             } else {
-                self.remove_observer(shard);
+                self.shards.remove_observer(shard);
             }
         }
     }
@@ -313,7 +151,7 @@ impl Engine {
             .invalidate()
             .is_some_and(|invalidate| invalidate.concerns(key.bytes));
         if trackers.is_some() || concerns_others {
-            let changes = &mut extras.get_or_insert_default().changes;
+            let changes = &mut extras.get_or_insert_default().tracked_changes;
             changes.add(key.bytes, trackers, concerns_others);
         }
     }
@@ -324,9 +162,9 @@ impl Engine {
         }
     }
 
-    /// Enters a tracker. True if another key had to go for it.
+    /// Adds a tracker. True if that replaced another key.
     fn track(&self, shard: usize, key: Key<'_>, tracker: Tracker) -> bool {
-        let mut keys = self.tracking(shard).lock();
+        let mut keys = self.shards.observers(shard).tracking.lock();
         if let Some(tracked) = keys.by_hash.get_mut(&key.hash)
             && *tracked.key == *key.bytes
         {
@@ -336,7 +174,7 @@ impl Engine {
             return false;
         }
         if keys.by_hash.is_empty() {
-            self.add_observer(shard);
+            self.shards.add_observer(shard);
         }
         let tracked = Tracked {
             key: key.bytes.into(),
@@ -344,22 +182,22 @@ impl Engine {
         };
         self.tracked.keys.fetch_add(1, Relaxed);
         self.tracked.items.fetch_add(1, Relaxed);
-        // Another key of the same hash: hardly ever, so that one is just not tracked any more.
+        // Another key of the same hash is so rare that it is simply dropped.
         let replaced = keys.insert(key.hash, tracked);
         let replaces = replaced.is_some();
         if let Some(replaced) = replaced {
-            self.tell_dropped(replaced);
+            self.invalidate_dropped(replaced);
         }
         replaces
     }
 
-    /// Counts out a key that nobody has changed, and queues invalidations for its trackers. The caller still holds the mutex of
-    /// the table from which it has taken the key.
-    fn tell_dropped(&self, dropped: Tracked) {
+    /// Uncounts a key that was dropped, not changed, and queues invalidations for its trackers. The caller still holds the mutex
+    /// of the table from which it has removed the key.
+    fn invalidate_dropped(&self, dropped: Tracked) {
         self.count_out(&dropped);
         if let Some(invalidate) = self.invalidate() {
             let change = Change::of(&dropped.key, Some(dropped.trackers), false);
-            // It is nobody's change, whoever has it dropped.
+            // Zero: no client has changed the key.
             invalidate.invalidate(vec![(change, 0)]);
         }
     }
@@ -371,7 +209,7 @@ impl Engine {
     }
 
     fn take_trackers(&self, shard: usize, key: Key<'_>) -> Option<Trackers> {
-        let mut keys = self.tracking(shard).lock();
+        let mut keys = self.shards.observers(shard).tracking.lock();
         let tracked = keys.by_hash.get(&key.hash)?;
         if *tracked.key != *key.bytes {
             return None;
@@ -379,12 +217,12 @@ impl Engine {
         let tracked = keys.remove(key.hash)?;
         self.count_out(&tracked);
         if keys.by_hash.is_empty() {
-            self.remove_observer(shard);
+            self.shards.remove_observer(shard);
         }
         Some(tracked.trackers)
     }
 
-    /// Drops a key if there are too many. False if there is nothing to drop; else [`Engine::wake_trackers`] is due.
+    /// Drops a key if there are too many. If it returns true, the caller must call [`Engine::wake_trackers`].
     fn drop_excess(&self) -> bool {
         let keys_max = self.settings.tracked_keys_max.load(Relaxed);
         if keys_max == 0 || self.tracked.keys.load(Relaxed) <= keys_max {
@@ -392,36 +230,36 @@ impl Engine {
         }
         (0..self.shards()).any(|_| {
             let shard = self.tracked.drop_at.fetch_add(1, Relaxed) % self.shards();
-            let mut keys = self.tracking(shard).lock();
+            let mut keys = self.shards.observers(shard).tracking.lock();
             let Some(dropped) = keys.drop_one() else {
                 return false;
             };
-            self.tell_dropped(dropped);
-            // Last, since a writer looks for no trackers in a shard without observers.
+            self.invalidate_dropped(dropped);
+            // This comes last, since a writer does not look for trackers in a shard without observers.
             if keys.by_hash.is_empty() {
-                self.remove_observer(shard);
+                self.shards.remove_observer(shard);
             }
             true
         })
     }
 
-    /// Drops keys that are too many, up to `limit`, after [`crate::Settings::tracked_keys_max`] was lowered.
+    /// Drops up to `limit` excess keys, after [`crate::Settings::tracked_keys_max`] was lowered.
     pub fn drop_excess_tracked(&self, limit: usize) {
         if (0..limit).take_while(|_| self.drop_excess()).count() > 0 {
             self.wake_trackers();
         }
     }
 
-    /// Forgets all keys, and tells nobody. The caller may hold all locks, so another thread frees the table if it is large.
+    /// Forgets all keys without notifying their trackers. The caller may hold all locks, so another thread frees large tables.
     pub fn forget_tracked(&self) {
         let (mut taken, mut count) = (Vec::new(), 0);
         for shard in 0..self.shards() {
-            let mut keys = self.tracking(shard).lock();
+            let mut keys = self.shards.observers(shard).tracking.lock();
             if keys.by_hash.is_empty() {
                 continue;
             }
             let all = std::mem::take(&mut *keys);
-            self.remove_observer(shard);
+            self.shards.remove_observer(shard);
             drop(keys);
             self.tracked.keys.fetch_sub(all.by_hash.len(), Relaxed);
             self.tracked.items.fetch_sub(all.items, Relaxed);
@@ -438,7 +276,7 @@ impl Engine {
         self.tracked.keys.load(Relaxed)
     }
 
-    /// How many trackers they have together; one who tracks several keys counts once for each.
+    /// How many trackers all keys have; a client that tracks several keys counts once for each.
     pub fn tracked_items(&self) -> usize {
         self.tracked.items.load(Relaxed)
     }
@@ -447,7 +285,7 @@ impl Engine {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::Ordering::SeqCst;
-    use std::sync::{Arc, OnceLock};
+    use std::sync::{Arc, Mutex, OnceLock, atomic::AtomicUsize};
 
     use damselfly_value::NewValue;
 
@@ -462,11 +300,11 @@ mod tests {
         id: 2,
     };
 
-    /// Looks whether others could find out what it is called for.
+    /// Checks whether other threads could already see what it is called for.
     #[derive(Default)]
     struct Witness {
         engine: OnceLock<Arc<Engine>>,
-        /// The keys, `*` for all; with a mark where others could find out.
+        /// The keys, `*` for all; marked if other threads could see the change.
         seen: Mutex<Vec<String>>,
         woken: AtomicUsize,
     }
@@ -480,7 +318,14 @@ mod tests {
             let engine = self.engine.get().unwrap();
             let is_busy = |shard| {
                 let is_locked = engine.lock_shard(shard, 0, NOW).is_err();
-                is_locked || engine.tracking(shard).keys.try_lock().is_err()
+                is_locked
+                    || engine
+                        .shards
+                        .observers(shard)
+                        .tracking
+                        .keys
+                        .try_lock()
+                        .is_err()
             };
             let mut seen = self.seen.lock().unwrap();
             for (change, _) in changes {
@@ -526,7 +371,7 @@ mod tests {
         tx.track(key, TRACKER);
     }
 
-    /// What is invalidated as `act` is done with a key that ends before [`LATER`] and is tracked.
+    /// What is invalidated while `act` runs with a tracked key that expires before [`LATER`].
     fn seen(act: impl FnOnce(&Engine, Key<'_>)) -> Vec<String> {
         let (engine, witness) = witnessed();
         set(&engine, "key", Deadline::At(NOW.0 + 1));
@@ -538,19 +383,20 @@ mod tests {
         seen
     }
 
-    /// The bug: the trackers of a changed key were told when the locks were released. Before that, another writer found no
-    /// trackers and was answered, and so was the tracker, who still kept a value of before. Now they are told under the locks.
+    /// The bug: the trackers of a changed key were notified after the locks were released. In between, another writer found no
+    /// trackers and got its reply, and so did the tracker, which still cached the old value. The fix: they are notified under the
+    /// locks.
     #[test]
-    fn nobody_sees_a_change_before_it_is_invalidated() {
+    fn a_change_is_invalidated_before_others_see_it() {
         assert_eq!(
             seen(|engine, _| set(engine, "key", Deadline::Clear)),
             ["key"]
         );
-        let look_late = |engine: &Engine, key: Key<'_>| {
+        let read_late = |engine: &Engine, key: Key<'_>| {
             let mut tx = engine.lock_one(key.hash, 0, LATER).unwrap();
             assert!(tx.read(key).is_none());
         };
-        assert_eq!(seen(look_late), ["key"]);
+        assert_eq!(seen(read_late), ["key"]);
         let sweep = |engine: &Engine, key: Key<'_>| {
             while engine.sweep(engine.shard_of(key.hash), LATER) == 0 {}
         };
@@ -573,12 +419,13 @@ mod tests {
         assert_eq!(seen(invalidate_all), ["*"]);
     }
 
-    /// The bug: a section that released some of its locks early had not told what it had changed under them.
+    /// The bug: a section that released some of its locks early had not yet announced its changes under them. The fix: it
+    /// announces them before it releases any lock.
     #[test]
-    fn nobody_sees_a_change_in_a_section_that_releases_some_locks() {
+    fn a_change_is_invalidated_before_some_locks_are_released() {
         let release_all_but = |engine: &Engine, key: Key<'_>| {
             let mut tx = engine.lock_all(0, LATER).unwrap();
-            tx.set_for_one();
+            tx.set_single_command();
             assert!(tx.read(key).is_none());
             tx.release_all_but(&[]);
             assert!(engine.lock_one(key.hash, 0, LATER).is_ok());
@@ -586,10 +433,10 @@ mod tests {
         assert_eq!(seen(release_all_but), ["key"]);
     }
 
-    /// The bug: a key that had to go from the table was taken out first, and its trackers were told when the section ended
-    /// that had dropped it. In between, writers of that key found no trackers. Now it is told under the table's mutex.
+    /// The bug: a key was dropped from the table at once, but its trackers were notified only when the section that had dropped it
+    /// ended. In between, writers of that key found no trackers. The fix: they are notified under the table's mutex.
     #[test]
-    fn nobody_sees_that_a_key_is_dropped_before_it_is_invalidated() {
+    fn a_dropped_key_is_invalidated_before_others_see_it() {
         let (engine, witness) = witnessed();
         engine.settings.tracked_keys_max.store(2, SeqCst);
         let names: Vec<String> = (0..10).map(|number| number.to_string()).collect();
@@ -604,9 +451,9 @@ mod tests {
         assert!(seen.is_empty(), "{seen:?}");
     }
 
-    /// As above, for a key that gives way to another of the same hash.
+    /// As above, for a key that is replaced by another of the same hash.
     #[test]
-    fn nobody_sees_that_a_key_is_replaced_before_it_is_invalidated() {
+    fn a_replaced_key_is_invalidated_before_others_see_it() {
         let (engine, witness) = witnessed();
         let key = Key::new(b"key");
         let other = Key {
@@ -621,8 +468,8 @@ mod tests {
         assert_eq!(engine.tracked_keys(), 1);
     }
 
-    /// The bug: what emptied a database forgot all tracked keys one by one under all locks, a third of a second for a million. Now it
-    /// takes the tables out, and another thread frees them.
+    /// The bug: emptying a database forgot all tracked keys one by one under all locks, a third of a second for a million. The fix:
+    /// the tables are taken out, and another thread frees them.
     #[test]
     fn many_tracked_keys_are_freed_by_another_thread() {
         let (engine, _) = witnessed();

@@ -1,25 +1,22 @@
-//! Keyspace notifications: what happens to keys, told to whoever asked for it.
+//! Keyspace notifications: the kinds of events, and which of them are wanted.
 //!
 //! ```text
-//!   a command ─► Tx::changed(key, event) ─► kept in the section ─► Audience, in order, before the locks are released
-//!   a key that has ended ─► the same
+//!   a command ─► Tx::changed(key, event) ─► pending in the section ─► EventSink, in order, before the locks are released
+//!   an expired key ─► the same
 //! ```
 //!
-//! - An event is raised where the change is made, under the lock of the key's shard, and told before that lock is
+//! - An event is raised where the change is made, under the lock of the key's shard, and published before that lock is
 //!   released: the events of a key come in the order of its changes, whichever threads make them.
-//! - While nobody asks for events, raising one costs nothing: the look at whether a shard is observed is made anyway for those
-//!   who wait or watch. While somebody does, every shard counts an observer.
+//! - While no events are wanted, raising one costs nothing: whether a shard is observed is checked in any case, for waiters and
+//!   watchers. While some are wanted, they count as an observer of every shard.
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-
-use crate::extras::SectionExtras;
-use crate::{Engine, Key, Tx};
 
 /// A kind of events, by its letter in `notify-keyspace-events`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Class {
-    /// `g`: of keys of any type.
+    /// `g`: commands on keys of any type.
     Generic,
     /// `$`
     String,
@@ -31,17 +28,17 @@ pub enum Class {
     Hash,
     /// `z`
     SortedSet,
-    /// `x`: a key came to its end.
+    /// `x`: a key expired.
     Expired,
     /// `e`: a key was removed to free memory.
     Evicted,
     /// `t`
     Stream,
-    /// `d`: of types that modules define.
+    /// `d`: commands on types that modules define.
     Module,
-    /// `m`: a key that was asked for is not there.
+    /// `m`: a command asked for an absent key.
     Miss,
-    /// `n`: a key is new.
+    /// `n`: a key was created.
     New,
 }
 
@@ -82,13 +79,13 @@ impl Class {
         1 << self as u32
     }
 
-    /// Whether `A` stands for it, too.
+    /// True if `A` includes the class.
     fn is_in_all(self) -> bool {
         !matches!(self, Self::Miss | Self::New)
     }
 }
 
-/// Which events are told, and on which channels: `notify-keyspace-events`.
+/// Which events are published, and on which channels: `notify-keyspace-events`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EventMask(u32);
 
@@ -97,7 +94,7 @@ impl EventMask {
     const KEYEVENT: u32 = 1 << 31;
     const CHANNELS: u32 = Self::KEYSPACE | Self::KEYEVENT;
 
-    /// What the letters of the option say; unknown ones say nothing.
+    /// The mask that the letters of the option describe; unknown letters are ignored.
     pub fn from_letters(letters: &str) -> Self {
         let mut bits = 0;
         for letter in letters.chars() {
@@ -115,36 +112,36 @@ impl EventMask {
         Self(if is_any { bits } else { 0 })
     }
 
-    /// True if events go to the channels of their keys: `K`.
+    /// True if events go to the channels that are named after their keys: `K`.
     pub fn by_key(self) -> bool {
         self.0 & Self::KEYSPACE != 0
     }
 
-    /// True if keys go to the channels of their events: `E`.
+    /// True if events go to the channels that are named after them: `E`.
     pub fn by_event(self) -> bool {
         self.0 & Self::KEYEVENT != 0
     }
 
-    fn has(self, class: Class) -> bool {
+    pub(crate) fn has(self, class: Class) -> bool {
         self.0 & class.bit() != 0
     }
 
-    /// True if anything is told at all.
-    fn is_any(self) -> bool {
+    /// True if any event is published.
+    pub(crate) fn is_any(self) -> bool {
         self.0 != 0
     }
 }
 
-/// [`EventMask`], as all threads see it.
+/// An [`EventMask`] that all threads share.
 #[derive(Debug, Default)]
 pub(crate) struct AtomicEventMask(AtomicU32);
 
 impl AtomicEventMask {
-    fn load(&self) -> EventMask {
+    pub(crate) fn load(&self) -> EventMask {
         EventMask(self.0.load(Relaxed))
     }
 
-    fn swap(&self, wanted: EventMask) -> EventMask {
+    pub(crate) fn swap(&self, wanted: EventMask) -> EventMask {
         EventMask(self.0.swap(wanted.0, Relaxed))
     }
 }
@@ -285,12 +282,12 @@ impl Event {
         }
     }
 
-    /// Its name, as it is published.
+    /// The name under which the event is published.
     pub fn name(self) -> &'static str {
         self.facts().1
     }
 
-    fn class(self) -> Class {
+    pub(crate) fn class(self) -> Class {
         self.facts().0
     }
 }
@@ -304,137 +301,15 @@ pub struct KeyEvent {
     pub db: usize,
     /// The key.
     pub key: Box<[u8]>,
-    /// It is not undone with the changes of its section: the key has come to its end.
-    lasts: bool,
+    /// It stays when the changes of its section are undone: the key, or a field of it, has expired.
+    pub(crate) is_permanent: bool,
 }
 
-/// Who is told of events.
+/// The receiver of events.
 pub trait EventSink: Send + Sync {
-    /// These events have happened, in this order. Called under the locks of their keys: it must take none of a shard, and be
-    /// quick.
-    fn tell(&self, wanted: EventMask, events: &[KeyEvent]);
-}
-
-/// While a section is not told to keep more, it tells its events whenever there are so many.
-const KEPT_MAX: usize = 256;
-
-/// The events of a section that are not told yet.
-#[derive(Default)]
-pub(crate) struct PendingEvents {
-    events: Vec<KeyEvent>,
-    /// More of them may be forgotten: none is told before the section ends.
-    may_be_forgotten: bool,
-}
-
-impl PendingEvents {
-    /// Tells all.
-    pub(crate) fn tell(&mut self, engine: &Engine) {
-        if self.events.is_empty() {
-            return;
-        }
-        if let Some(event_sink) = engine.event_sink() {
-            event_sink.tell(engine.settings.events.load(), &self.events);
-        }
-        self.events.clear();
-    }
-}
-
-impl Engine {
-    /// Chooses which events are told, from the next change on.
-    pub fn set_events(&self, wanted: EventMask) {
-        let before = self.settings.events.swap(wanted);
-        for shard in 0..self.shards() {
-            match (before.is_any(), wanted.is_any()) {
-                (false, true) => self.add_observer(shard),
-                (true, false) => self.remove_observer(shard),
-                (true, true) | (false, false) => {}
-            }
-        }
-    }
-
-    /// True if any events are told.
-    pub fn wants_events(&self) -> bool {
-        self.settings.events.load().is_any()
-    }
-
-    /// Raises an event of a key whose shard is locked and observed. `lasts` says that it can't be undone.
-    pub(crate) fn raise(
-        &self,
-        extras: &mut Option<Box<SectionExtras>>,
-        event: Event,
-        db: usize,
-        key: &[u8],
-        lasts: bool,
-    ) {
-        if !self.settings.events.load().has(event.class()) {
-            return;
-        }
-        let kept = &mut extras.get_or_insert_default().kept;
-        kept.events.push(KeyEvent {
-            event,
-            db,
-            key: key.into(),
-            lasts,
-        });
-        if kept.events.len() >= KEPT_MAX && !kept.may_be_forgotten {
-            kept.tell(self);
-        }
-    }
-}
-
-impl Tx<'_> {
-    /// Raises an event of a key of the selected database, beside that of its change.
-    #[inline]
-    pub fn event(&mut self, key: Key<'_>, event: Event) {
-        self.event_in(self.db(), key, event);
-    }
-
-    /// Raises an event of a key of a database, beside that of its change.
-    #[inline]
-    pub fn event_in(&mut self, db: usize, key: Key<'_>, event: Event) {
-        if self.engine().is_observed(self.engine().shard_of(key.hash)) {
-            self.raise(db, key, event);
-        }
-    }
-
-    #[cold]
-    pub(crate) fn raise(&mut self, db: usize, key: Key<'_>, event: Event) {
-        let engine = self.engine();
-        engine.raise(&mut self.extras, event, db, key.bytes, false);
-    }
-
-    /// Tells no events before this section ends, or [`Tx::publish_events`] is called, so that [`Tx::discard_events`] forgets them
-    /// all. Does nothing if that is so already.
-    pub fn hold_events(&mut self) {
-        let is_kept = |extras: &SectionExtras| extras.kept.may_be_forgotten;
-        if !self.extras.as_deref().is_some_and(is_kept) {
-            self.publish_events();
-            self.extras().kept.may_be_forgotten = true;
-        }
-    }
-
-    /// How many events are kept.
-    pub fn held_events(&self) -> usize {
-        let extras = self.extras.as_ref();
-        extras.map_or(0, |extras| extras.kept.events.len())
-    }
-
-    /// Forgets the events since [`Tx::hold_events`], for changes that were undone; but what came to its end has ended.
-    pub fn discard_events(&mut self) {
-        if let Some(extras) = self.extras.as_mut() {
-            extras.kept.events.retain(|event| event.lasts);
-        }
-    }
-
-    /// Tells the events so far; what comes now is not kept any more.
-    #[cold]
-    pub fn publish_events(&mut self) {
-        let engine = self.engine();
-        if let Some(extras) = self.extras.as_mut() {
-            extras.kept.may_be_forgotten = false;
-            extras.kept.tell(engine);
-        }
-    }
+    /// Publishes events that have happened, in this order. Called under the locks of their keys: it must not take a shard's lock,
+    /// and must be quick.
+    fn publish(&self, wanted: EventMask, events: &[KeyEvent]);
 }
 
 #[cfg(test)]
@@ -442,7 +317,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stands_for_all_classes_but_two() {
+    fn a_includes_all_classes_but_two() {
         let has = |letters: &str, class| EventMask::from_letters(letters).has(class);
         for class in Class::ALL {
             assert_eq!(has("KA", class), class.is_in_all(), "{class:?}");
@@ -451,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_told_without_a_channel_or_without_a_class() {
+    fn a_mask_without_a_channel_or_a_class_wants_nothing() {
         for letters in ["", "A", "g$mn", "K", "E", "KE"] {
             assert!(!EventMask::from_letters(letters).is_any(), "{letters}");
         }

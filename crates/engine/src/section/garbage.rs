@@ -1,16 +1,16 @@
-//! What is freed later, by a thread that has nothing else to do: flushed databases, large collections and tables of tracked keys.
+//! Memory that a background thread frees: flushed databases, large collections and tables of tracked keys.
 //!
-//! There is one heap of garbage for the process, since a large collection that is dropped knows no engine.
+//! There is one queue for the whole process, since a large collection that is dropped does not know its engine.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use damselfly_value::Large;
 
-use crate::Database;
-use crate::tracking::TrackedKeys;
+use crate::observers::tracked_keys::TrackedKeys;
+use crate::shard::database::Database;
 
-/// A part of the garbage.
+/// One item to be freed.
 enum Part {
     Databases(Vec<Database>),
     Collection(Large),
@@ -22,14 +22,14 @@ impl Part {
         match self {
             Self::Databases(databases) => databases.iter().map(Database::bytes).sum(),
             Self::Collection(large) => large.memory_bytes(),
-            // It was no part of the data.
+            // They do not count as data.
             Self::Tracked(_) => 0,
         }
     }
 
     fn free(self) {
         match self {
-            // Each part of a database counts until it is gone.
+            // Each shard's part of a database counts until it is freed.
             Self::Databases(databases) => {
                 for database in databases {
                     let bytes = database.bytes();
@@ -54,26 +54,26 @@ static PENDING_BYTES: AtomicUsize = AtomicUsize::new(0);
 static FREED: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
-    /// True in the thread that frees: what it drops it frees itself.
+    /// True in the background thread, which frees at once what it drops.
     static FREES: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
-/// How many databases, collections and tables of tracked keys wait to be freed.
+/// How many databases, collections and tables of tracked keys are waiting to be freed.
 pub fn pending() -> usize {
     PENDING.load(Relaxed)
 }
 
-/// The bytes that those take.
+/// How many bytes those take.
 pub fn pending_bytes() -> usize {
     PENDING_BYTES.load(Relaxed)
 }
 
-/// How many were freed since the start.
+/// How many were freed since the start or the last [`reset_freed`].
 pub fn freed() -> usize {
     FREED.load(Relaxed)
 }
 
-/// Starts to count [`freed`] at zero again.
+/// Sets [`freed`] back to zero.
 pub fn reset_freed() {
     FREED.store(0, Relaxed);
 }
@@ -105,8 +105,8 @@ fn add_collection(large: Large) {
     }
 }
 
-/// Frees what is handed over, and waits for more. Never returns; for a thread that has nothing else to do. From the first
-/// call on, large collections that are dropped anywhere come here.
+/// Runs the background thread: frees what is queued, and waits for more. Never returns. From the first call on, large collections
+/// that are dropped anywhere are queued.
 pub fn free() -> ! {
     damselfly_value::free_large_with(add_collection);
     FREES.set(true);
@@ -117,10 +117,10 @@ pub fn free() -> ! {
     }
 }
 
-/// Frees all that was handed over so far.
+/// Frees everything that is queued.
 pub fn free_pending() {
     loop {
-        // The lock is let go before anything is freed.
+        // The lock is released before anything is freed.
         let Some(part) = parts().pop() else {
             return;
         };

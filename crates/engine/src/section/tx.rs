@@ -1,80 +1,36 @@
-//! An atomic section: the locks one command holds, and what it may do under them.
+//! An atomic section: the locks that a command holds, and its access to keys under them.
 
 use std::mem::ManuallyDrop;
 
 use damselfly_base::CommandError;
 use damselfly_value::{Collection, EntryRef, Text};
 
-use crate::access::Usage;
-use crate::expiry::Expirer;
-use crate::extras::SectionExtras;
-use crate::shard::{Busy, Engine, Shard};
-use crate::{Database, Event, Place};
-
-/// The time of a command: milliseconds since the epoch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Now(pub i64);
-
-/// A key and its hash, computed once.
-#[derive(Clone, Copy, Debug)]
-pub struct Key<'a> {
-    /// The key.
-    pub bytes: &'a [u8],
-    /// `damselfly_base::hash(bytes)`.
-    pub hash: u64,
-}
-
-impl<'a> Key<'a> {
-    /// Hashes the key.
-    #[inline]
-    pub fn new(bytes: &'a [u8]) -> Self {
-        Self {
-            bytes,
-            hash: damselfly_base::hash(bytes),
-        }
-    }
-}
+use crate::section::engine::Engine;
+use crate::section::expired_keys::Expirer;
+use crate::section::extras::SectionExtras;
+use crate::section::held_locks::HeldLocks;
+use crate::shard::Shard;
+use crate::shard::access::Usage;
+use crate::{Database, Event, Key, Now, Place, Present};
 
 /// What becomes of a key's deadline when a new value is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deadline {
-    /// None from now on.
+    /// It is removed.
     Clear,
-    /// As it was.
+    /// It stays.
     Keep,
-    /// This moment, in milliseconds since the epoch.
+    /// It becomes this moment, in milliseconds since the epoch.
     At(i64),
 }
 
-/// What to do where a collection is to be changed and its key is absent.
+/// What to do if the key of a collection to be changed is absent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Create {
     /// Nothing.
     Never,
-    /// Make an empty one.
+    /// Create an empty collection.
     IfAbsent,
-}
-
-/// Which shards are locked.
-pub(crate) enum HeldLocks<'a> {
-    None,
-    /// None yet; the section waits for each one that it takes.
-    Waiting(&'a dyn Patience),
-    One(usize),
-    /// Ascending, without repeats.
-    Many(&'a [usize]),
-    All,
-    /// All, on loan from the section that holds them.
-    Lent,
-}
-
-/// How a section that locks shards one by one waits for one that is busy.
-pub trait Patience {
-    /// Waits until the shard may be free; false if the section should give up.
-    fn wait(&self, busy: Busy) -> bool;
-
-    /// True if the section should give up in any case.
-    fn is_over(&self) -> bool;
 }
 
 /// What an atomic section did, for statistics.
@@ -94,16 +50,16 @@ pub struct Tx<'a> {
     pub(crate) held: HeldLocks<'a>,
     db: usize,
     now: Now,
-    /// False for CLIENT NO-TOUCH: using a key then leaves its age alone.
+    /// False for CLIENT NO-TOUCH: the access bits of the keys that the section uses stay as they are.
     touches: bool,
     /// True if other clients wait for this thread.
     others_wait: bool,
     /// True for the section of a script.
     pub(crate) is_script: bool,
-    /// True if it is for a single command, which then may release locks that it does not need any more.
-    is_for_one: bool,
+    /// True for the section of a single command, which may release locks that it no longer needs.
+    pub(super) is_single_command: bool,
     pub(crate) effects: Effects,
-    /// What few sections need. Dropped by hand, since those that have none should not even ask whether they do once more.
+    /// Rarely used state. Dropped by hand, so that a section without it checks only once that it has none.
     pub(crate) extras: ManuallyDrop<Option<Box<SectionExtras>>>,
 }
 
@@ -129,7 +85,7 @@ impl<'a> Tx<'a> {
             touches: true,
             others_wait: false,
             is_script: false,
-            is_for_one: false,
+            is_single_command: false,
             effects: Effects::default(),
             extras: ManuallyDrop::new(None),
         }
@@ -139,42 +95,44 @@ impl<'a> Tx<'a> {
     fn release(&self) {
         match self.held {
             HeldLocks::None | HeldLocks::Waiting(_) | HeldLocks::Lent => {}
-            HeldLocks::One(shard) => self.engine.release(shard),
-            HeldLocks::Many(shards) => shards.iter().for_each(|&shard| self.engine.release(shard)),
+            HeldLocks::One(shard) => self.engine.shards.release(shard),
+            HeldLocks::Many(shards) => shards
+                .iter()
+                .for_each(|&shard| self.engine.shards.release(shard)),
             HeldLocks::All => {
-                (0..self.engine.shards()).for_each(|shard| self.engine.release(shard))
+                (0..self.engine.shards()).for_each(|shard| self.engine.shards.release(shard))
             }
         }
     }
 
-    /// The end of a section that has something aside.
+    /// Ends a section that has extras.
     #[cold]
     fn finish_with_extras(&mut self) {
         self.announce();
-        // Behind the changes: its thread writes both with the reply.
+        // After the invalidations: the waiter's thread writes both with the reply.
         let served = self.extras.iter().flat_map(|extras| &extras.served);
         served.for_each(|waiter| waiter.queue_message());
         self.release();
         // SAFETY: called once, as the section is dropped; nothing uses it afterwards.
         let extras = unsafe { ManuallyDrop::take(&mut self.extras) };
         if let Some(extras) = extras {
-            extras.end(self.engine);
+            extras.finish(self.engine);
         }
     }
 
-    /// Queues events and invalidations in the inboxes of their receivers. This comes before any lock of the section is released:
-    /// then nobody can see what the section did, or what it took out of a table, before the messages are queued.
+    /// Queues events and invalidations in the inboxes of their receivers. This happens before any lock of the section is released,
+    /// so that no other section sees what this one did, or what it took out of a table, before the messages are queued.
     #[cold]
-    fn announce(&mut self) {
+    pub(super) fn announce(&mut self) {
         self.publish_events();
         let engine = self.engine;
         if let Some(extras) = self.extras.as_mut() {
-            extras.changes.tell(engine);
+            extras.tracked_changes.send(engine);
         }
     }
 
-    /// Lets other sections run in the middle of this one: what `tests/atomicity.rs` must notice. No memory is at
-    /// risk, since each single access is still made under the lock.
+    /// Lets other sections run in the middle of this one, which `tests/atomicity.rs` must notice. No memory is at
+    /// risk, since each single access still happens under the lock.
     #[cfg(any(broken = "sections", broken = "tracking"))]
     pub(crate) fn interrupt(&self) {
         self.release();
@@ -184,7 +142,7 @@ impl<'a> Tx<'a> {
         }
     }
 
-    /// Makes using a key leave a trace on its age, or (CLIENT NO-TOUCH) none.
+    /// Sets whether using a key updates its access bits (not with CLIENT NO-TOUCH).
     pub fn set_touches(&mut self, touches: bool) {
         self.touches = touches;
     }
@@ -195,8 +153,8 @@ impl<'a> Tx<'a> {
         self.now
     }
 
-    /// Notes that the thread of this section serves other clients, too.
-    pub fn let_others_wait(&mut self) {
+    /// Notes that other clients wait for the thread of this section.
+    pub fn set_others_wait(&mut self) {
         self.others_wait = true;
     }
 
@@ -206,40 +164,20 @@ impl<'a> Tx<'a> {
         self.others_wait
     }
 
-    /// Notes that this section is for a single command: what it releases by [`Tx::release_all_but`] nobody needs any more.
-    pub fn set_for_one(&mut self) {
-        self.is_for_one = true;
+    /// Notes that this section is for a single command, so that no later command needs the locks that [`Tx::release_all_but`]
+    /// releases.
+    pub fn set_single_command(&mut self) {
+        self.is_single_command = true;
     }
 
-    /// Releases the locks of all shards but those of these hashes, if all are locked for a single command: for one that has looked
-    /// at what it had to, and takes some time to find out what it writes. It must lock nothing more, so that all it does still
-    /// seems to happen at once (two-phase locking).
-    pub fn release_all_but(&mut self, hashes: &[u64]) {
-        let is_possible =
-            self.is_for_one && matches!(self.held, HeldLocks::All) && !self.has_ready();
-        if !is_possible {
-            return;
-        }
-        self.announce();
-        let mut kept: Vec<usize> = hashes
-            .iter()
-            .map(|&hash| self.engine.shard_of(hash))
-            .collect();
-        kept.sort_unstable();
-        kept.dedup();
-        (0..self.engine.shards())
-            .filter(|shard| !kept.contains(shard))
-            .for_each(|shard| self.engine.release(shard));
-        self.held = HeldLocks::None;
-        let engine = self.engine;
-        let extras = self.extras();
-        extras.included.extend(kept);
-        extras.changes.wake(engine);
+    /// Notes that this is the section of a script.
+    pub fn set_script(&mut self, is_script: bool) {
+        self.is_script = is_script;
     }
 
-    /// True if every shard is locked.
-    pub fn holds_all(&self) -> bool {
-        matches!(self.held, HeldLocks::All | HeldLocks::Lent)
+    /// True for the section of a script.
+    pub fn is_script(&self) -> bool {
+        self.is_script
     }
 
     /// The selected database.
@@ -248,12 +186,12 @@ impl<'a> Tx<'a> {
         self.db
     }
 
-    /// The engine, for what needs no lock.
+    /// The engine, for everything that needs no lock.
     pub fn engine(&self) -> &'a Engine {
         self.engine
     }
 
-    /// What this section did so far.
+    /// What this section has done so far.
     #[inline]
     pub fn effects(&self) -> Effects {
         self.effects
@@ -264,24 +202,24 @@ impl<'a> Tx<'a> {
         self.db = db;
     }
 
-    /// What few sections need, made when it is first used.
+    /// The rarely used state, created on first use.
     pub(crate) fn extras(&mut self) -> &mut SectionExtras {
         self.extras.get_or_insert_default()
     }
 
-    /// Notes that a key of the selected database was changed or removed, and how. If the key is gone by any other event than
-    /// [`Event::Del`], since its last element was taken, that is told, too.
+    /// Notes that a key of the selected database was changed or removed, and how. If it is gone after any other event than
+    /// [`Event::Del`], because its last element was removed, an [`Event::Del`] follows.
     #[inline]
     pub fn changed(&mut self, key: Key<'_>, event: Event) {
         self.note_change(self.db, key, Some(event));
     }
 
-    /// Notes that a key of a database was changed or removed. Its events, if there are any, are raised apart.
+    /// Notes that a key of a database was changed or removed. Without `event` the caller raises events itself, if any.
     #[inline]
     pub(crate) fn note_change(&mut self, db: usize, key: Key<'_>, event: Option<Event>) {
         self.effects.changes += 1;
         let shard = self.engine.shard_of(key.hash);
-        if self.engine.is_observed(shard) {
+        if self.engine.shards.is_observed(shard) {
             self.notify_change(db, key, event);
         }
     }
@@ -294,47 +232,39 @@ impl<'a> Tx<'a> {
         }
         if let Some(event) = event {
             self.raise(db, key, event);
-            if event != Event::Del && !self.is_there(db, key) {
+            if event != Event::Del && !self.has_entry(db, key) {
                 self.raise(db, key, Event::Del);
             }
         }
     }
 
-    /// Tells who watches a key, waits for it or caches it.
+    /// Notifies the clients that watch a key, wait for it or cache it.
     pub(crate) fn notify_observers(&mut self, db: usize, key: Key<'_>) {
         let shard = self.engine.shard_of(key.hash);
-        self.engine.watching(shard).tell(db, key.hash);
+        self.engine
+            .shards
+            .observers(shard)
+            .watching
+            .notify(db, key.hash);
         self.note_ready(db, key);
         self.engine.note_tracked(shard, key, &mut self.extras);
     }
 
-    /// True if a key has an entry, even one whose end has come.
-    fn is_there(&mut self, db: usize, key: Key<'_>) -> bool {
+    /// True if a key has an entry, even an expired one.
+    fn has_entry(&mut self, db: usize, key: Key<'_>) -> bool {
         let database = &self.shard_of(key).databases[db];
         database.table.find(key.hash, key.bytes).is_some()
+    }
+
+    /// True if this section may have more to do when its work is done: serve waiters, publish events or invalidate.
+    #[inline]
+    pub fn has_extras(&self) -> bool {
+        self.extras.is_some()
     }
 
     /// Notes that many keys were changed or removed at once.
     pub fn changed_many(&mut self, keys: usize) {
         self.effects.changes += keys as u64;
-    }
-
-    /// True if the shard of that number is locked.
-    #[inline]
-    pub fn holds(&self, index: usize) -> bool {
-        let held = match self.held {
-            HeldLocks::None | HeldLocks::Waiting(_) => false,
-            HeldLocks::One(shard) => shard == index,
-            HeldLocks::Many(shards) => shards.binary_search(&index).is_ok(),
-            HeldLocks::All | HeldLocks::Lent => true,
-        };
-        held || self.includes(index)
-    }
-
-    #[cold]
-    fn includes(&self, index: usize) -> bool {
-        let extras = self.extras.as_ref();
-        extras.is_some_and(|extras| extras.included.contains(&index))
     }
 
     /// Hints that the entries of these hashes are about to be used, in the selected database. Their shards are locked.
@@ -347,53 +277,6 @@ impl<'a> Tx<'a> {
         for hash in hashes {
             let database = &self.databases(engine.shard_of(hash))[db];
             database.table.prefetch_item(hash);
-        }
-    }
-
-    /// A section over the same locks, for a command that is a part of this one and would take locks itself.
-    ///
-    /// # Panics
-    /// If not all shards are locked.
-    pub fn lend(&mut self) -> Tx<'_> {
-        assert!(self.holds_all(), "a part of the locks can't be lent");
-        // Before those of the other section.
-        self.publish_events();
-        Tx::new(self.engine, HeldLocks::Lent, self.db, self.now)
-    }
-
-    /// Lets `visit` have a shard under its lock: that of this section, or else one taken for as long as `visit` runs.
-    ///
-    /// # Errors
-    /// If the shard is busy, and the section does not wait for it.
-    pub fn with_shard<R>(
-        &mut self,
-        shard: usize,
-        visit: impl FnOnce(&mut Tx<'_>) -> R,
-    ) -> Result<R, Busy> {
-        if self.holds(shard) {
-            return Ok(visit(self));
-        }
-        let mut tx = self.take_shard(shard)?;
-        let result = visit(&mut tx);
-        self.effects.hits += tx.effects.hits;
-        self.effects.misses += tx.effects.misses;
-        self.effects.changes += tx.effects.changes;
-        Ok(result)
-    }
-
-    fn take_shard(&self, shard: usize) -> Result<Tx<'a>, Busy> {
-        let HeldLocks::Waiting(patience) = self.held else {
-            return self.engine.lock_shard(shard, self.db, self.now);
-        };
-        loop {
-            if patience.is_over() {
-                return Err(Busy { shard });
-            }
-            match self.engine.lock_shard(shard, self.db, self.now) {
-                Ok(tx) => return Ok(tx),
-                Err(busy) if patience.wait(busy) => {}
-                Err(busy) => return Err(busy),
-            }
         }
     }
 
@@ -412,10 +295,10 @@ impl<'a> Tx<'a> {
         // SAFETY:
         // - the lock is held, as just checked, until `self` is dropped;
         // - it is the only reference, as the caller promises.
-        unsafe { self.engine.shard_mut(index) }
+        unsafe { self.engine.shards.shard_mut(index) }
     }
 
-    /// A locked shard, and what this section keeps beside.
+    /// A locked shard, and the extras of this section.
     pub(crate) fn shard_and_extras(
         &mut self,
         index: usize,
@@ -455,7 +338,13 @@ impl<'a> Tx<'a> {
         })
     }
 
-    /// The live entry of a key in a database; one whose end has come is removed.
+    /// The entry of a key in a database, even an expired one, for a command that removes it without reading it.
+    pub(crate) fn present_in(&mut self, db: usize, key: Key<'_>) -> Option<Present<'_>> {
+        self.save(db, key);
+        self.shard_of(key).databases[db].present(key)
+    }
+
+    /// The live entry of a key in a database; an expired one is removed.
     ///
     /// # Safety
     /// The caller bounds the reference by an exclusive borrow of `self`.
@@ -483,7 +372,7 @@ impl<'a> Tx<'a> {
         self.event(key, Event::Keymiss);
     }
 
-    /// The entry of a key, for a command that uses it: its age is updated, and a hit or miss counted.
+    /// The entry of a key, for a command that uses it: updates its access bits and counts a hit or miss.
     #[inline]
     pub fn read(&mut self, key: Key<'_>) -> Option<EntryRef<'_>> {
         // SAFETY: bounded by the signature.
@@ -498,8 +387,8 @@ impl<'a> Tx<'a> {
         found
     }
 
-    /// The entry of a key, without a trace; those of many keys can be looked at together. Fields of a hash that have ended may
-    /// still be in it.
+    /// The entry of a key, without any side effect, so that several entries can be read together. A hash may still have expired
+    /// fields.
     pub fn view(&self, key: Key<'_>) -> Option<EntryRef<'_>> {
         self.view_in(self.db, key)
     }
@@ -511,7 +400,7 @@ impl<'a> Tx<'a> {
         // SAFETY:
         // - the lock is held, as just checked, until `self` is dropped;
         // - a change needs `&mut self`, which the borrow excludes.
-        let shard = unsafe { self.engine.shard_ref(index) };
+        let shard = unsafe { self.engine.shards.shard_ref(index) };
         shard.databases[db].view(key, self.now)
     }
 
@@ -542,7 +431,7 @@ impl<'a> Tx<'a> {
         }
     }
 
-    /// The entry of a key, for a command that may change it: its age is updated, but no hit or miss is counted.
+    /// The entry of a key, for a command that may change it: updates its access bits, but counts no hit or miss.
     #[inline]
     pub fn access(&mut self, key: Key<'_>) -> Option<EntryRef<'_>> {
         // SAFETY: bounded by the signature.
@@ -567,7 +456,7 @@ impl<'a> Tx<'a> {
         }
     }
 
-    /// The place of a key in a database, for a command that may change it: the age of its entry is updated.
+    /// The place of a key in a database, for a command that may change it: updates the access bits of its entry.
     pub fn access_place_in(&mut self, db: usize, key: Key<'_>) -> Place<'_> {
         let usage = self.usage();
         let place = self.place_in(db, key);
@@ -577,7 +466,7 @@ impl<'a> Tx<'a> {
         place
     }
 
-    /// The collection at a key, without a trace.
+    /// The collection at a key, as [`Tx::peek`].
     ///
     /// # Errors
     /// `WRONGTYPE` if the key holds something else.
@@ -591,9 +480,9 @@ impl<'a> Tx<'a> {
         }
     }
 
-    /// The entry of a key, for a command that only asks what is known about it: a hit or miss is counted, but
-    /// its age stays.
-    pub fn look(&mut self, key: Key<'_>) -> Option<EntryRef<'_>> {
+    /// The entry of a key, for a command that only asks about its metadata: counts a hit or miss, but leaves the access bits
+    /// as they are.
+    pub fn read_no_touch(&mut self, key: Key<'_>) -> Option<EntryRef<'_>> {
         // SAFETY: bounded by the signature.
         let found = unsafe { self.find(self.db, key) };
         match found {
@@ -603,14 +492,14 @@ impl<'a> Tx<'a> {
         found
     }
 
-    /// The entry of a key, without a trace.
+    /// The entry of a key: neither its access bits nor hits and misses change.
     #[inline]
     pub fn peek(&mut self, key: Key<'_>) -> Option<EntryRef<'_>> {
         // SAFETY: bounded by the signature.
         unsafe { self.find(self.db, key) }
     }
 
-    /// How this section notes that it uses a key.
+    /// How this section records that it uses a key.
     #[inline]
     pub(crate) fn usage(&self) -> Usage {
         Usage {
@@ -621,7 +510,7 @@ impl<'a> Tx<'a> {
     }
 
     /// Frees databases after the locks are released.
-    pub(crate) fn free_at_end(&mut self, databases: Vec<Database>) {
+    pub(crate) fn free_after_release(&mut self, databases: Vec<Database>) {
         self.extras().garbage.extend(databases);
     }
 
@@ -629,12 +518,19 @@ impl<'a> Tx<'a> {
     ///
     /// # Panics
     /// If the shard is not locked.
-    pub fn databases(&mut self, shard: usize) -> &mut [Database] {
+    #[inline]
+    pub fn databases(&mut self, shard: usize) -> &[Database] {
+        self.databases_mut(shard)
+    }
+
+    /// As [`Tx::databases`], to change them as a whole: this bypasses [`Tx::place_in`].
+    #[inline]
+    pub(super) fn databases_mut(&mut self, shard: usize) -> &mut [Database] {
         // SAFETY: bounded by the signature.
         &mut unsafe { self.shard(shard) }.databases
     }
 
-    /// How many entries of a locked shard were removed since their end had come, as counted since the start or a reset.
+    /// How many expired entries of a locked shard were removed since the start or the last reset.
     pub fn expired_mut(&mut self, shard: usize) -> &mut u64 {
         // SAFETY: bounded by the signature.
         &mut unsafe { self.shard(shard) }.expired

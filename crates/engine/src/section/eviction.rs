@@ -1,33 +1,34 @@
-//! Eviction: which keys go when memory is short.
+//! Eviction: which keys are removed when memory is short.
 //!
-//! The keys of a bucket are a sample of all keys, since their order is that of hashes with a secret seed. A walk goes around each
-//! table; wherever it is, the keys of the next buckets are compared, and the one that is needed least goes. So every key is
-//! looked at once in each round, and reading a few neighbours costs little more than reading one.
+//! The keys of a bucket are a random sample of all keys, since tables are ordered by hash and the hash has a secret seed. A
+//! position moves around each table; each time, the keys of the next buckets are compared, and the one that is needed least is
+//! evicted. So every key is examined once per round, and reading a few neighbours costs little more than reading one.
 
 use damselfly_base::random::{self, Random};
 use damselfly_value::{Entry, EntryRef};
 
-use crate::database::is_expired;
-use crate::{AccessPolicy, Busy, Database, Engine, Event, Key, Now, Place, Tx, access};
+use crate::shard::access;
+use crate::shard::database::is_expired;
+use crate::{AccessPolicy, Busy, Database, Engine, Event, Key, Now, Place, Tx};
 
-/// How many buckets are searched for keys at a time: some microseconds, the longest that a shard's lock is held for it.
+/// The most buckets that are searched at a time: some microseconds, the longest that eviction holds a shard's lock.
 const BUCKETS_PER_SEARCH: usize = 64;
 
-/// Which keys go first.
+/// Which keys are evicted first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// Those that were not used for the longest time.
+    /// Those that have been unused for the longest time.
     LeastRecent,
     /// Those that are used least often.
     LeastFrequent,
-    /// Those that end soonest.
-    SoonestEnd,
+    /// Those that expire soonest.
+    SoonestExpiry,
     /// Any.
     Random,
 }
 
-/// The higher, the sooner a key goes: how little it is needed, then chance. Keys that are needed alike would otherwise go in the
-/// order in which they are stored.
+/// The key with the highest rank is evicted: how little it is needed, then a random number. Without that, keys of equal need would
+/// be evicted in the order in which they are stored.
 type Rank = (u64, u64);
 
 /// Which keys may be evicted, and in what order.
@@ -35,25 +36,25 @@ type Rank = (u64, u64);
 pub struct Eviction {
     /// Only keys that have a deadline.
     pub only_with_deadline: bool,
-    /// Which of them go first.
+    /// Which of them are evicted first.
     pub order: Order,
-    /// How many are compared to choose one, in each database; a bucket's keys are compared in any case.
+    /// How many keys are compared to choose one, in each database; at least the keys of one bucket are.
     pub samples: usize,
 }
 
-/// What came of looking for a key to evict.
+/// The result of [`Engine::evict`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Evicted {
-    /// One is gone, and so many bytes with it.
+    /// One key was evicted, whose entry had this many bytes.
     One(usize),
-    /// None was found so far: the search goes on with the next call.
+    /// None was found yet: the next call continues the search.
     NoneYet,
     /// The shard has no key that may be evicted.
     Nothing,
 }
 
 impl Eviction {
-    /// The first part of an entry's rank; `None` if it may not go.
+    /// The first part of an entry's rank; `None` if it may not be evicted.
     fn rank(&self, entry: EntryRef<'_>, policy: AccessPolicy, now: Now) -> Option<u64> {
         if self.only_with_deadline && !entry.has_deadline() {
             return None;
@@ -66,7 +67,9 @@ impl Eviction {
             Order::LeastFrequent => {
                 u64::from(u32::MAX - access::frequency(policy, entry.access(), now.0))
             }
-            Order::SoonestEnd => u64::MAX - entry.deadline_ms().unwrap_or(i64::MAX).unsigned_abs(),
+            Order::SoonestExpiry => {
+                u64::MAX - entry.deadline_ms().unwrap_or(i64::MAX).unsigned_abs()
+            }
             Order::Random => 0,
         })
     }
@@ -81,7 +84,7 @@ impl Database {
         }
     }
 
-    /// The best of the next few candidates, by their rank.
+    /// The candidate with the highest rank in the next buckets.
     fn next_candidate(
         &mut self,
         eviction: &Eviction,
@@ -124,7 +127,7 @@ impl Engine {
         let mut random = Random::new(random::number());
         let mut tx = self.try_lock_shard(shard, 0, now)?;
         let (mut best, mut may_have): (Option<(Rank, usize, EntryRef<'_>)>, bool) = (None, false);
-        for (db, database) in tx.databases(shard).iter_mut().enumerate() {
+        for (db, database) in tx.databases_mut(shard).iter_mut().enumerate() {
             if !database.has_candidates(eviction) {
                 continue;
             }
@@ -145,11 +148,11 @@ impl Engine {
         let key = entry.key().to_vec();
         let evicted = tx.evict(db, Key::new(&key));
         if tx.has_ready() {
-            // As after a sweep.
+            // As after a sweep, no further shard is needed.
             tx.serve_waiters();
         }
         drop(tx);
-        // What was evicted is freed without the lock.
+        // The entry is freed without the lock.
         Ok(match evicted {
             Some(entry) => Evicted::One(entry.view().allocated_bytes()),
             None => Evicted::NoneYet,
@@ -158,13 +161,17 @@ impl Engine {
 }
 
 impl Tx<'_> {
-    /// Takes out a key to free memory. `None` if its end had come.
+    /// Removes a key to free memory. `None` if it had expired.
     fn evict(&mut self, db: usize, key: Key<'_>) -> Option<Entry> {
         let Place::Present(present) = self.place_in(db, key) else {
             return None;
         };
         let entry = present.remove();
-        if self.engine().is_observed(self.engine().shard_of(key.hash)) {
+        if self
+            .engine()
+            .shards
+            .is_observed(self.engine().shard_of(key.hash))
+        {
             self.notify_observers(db, key);
             self.raise(db, key, Event::Evicted);
         }

@@ -5,19 +5,19 @@
 //! frequency  | minutes since the epoch, mod 2^16 | logarithmic count |
 //! ```
 //!
-//! Both as Redis keeps them, so that OBJECT IDLETIME and OBJECT FREQ mean the same. The frequency
-//! counter is a Morris counter: it grows with falling probability and loses one per
+//! Both formats are Redis's, so that OBJECT IDLETIME and OBJECT FREQ mean the same. The frequency
+//! counter is a Morris counter: the higher it is, the less likely a use increments it, and it loses one per
 //! `lfu-decay-time` minutes.
 
 use damselfly_base::random;
 use damselfly_value::EntryRef;
 
-use crate::Now;
+use crate::key::Now;
 
-/// What the access bits record; follows `maxmemory-policy`.
+/// What the access bits record: set by `maxmemory-policy`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AccessPolicy {
-    /// The time of the last use.
+    /// When the key was last used.
     Recency,
     /// A decaying count of uses.
     Frequency {
@@ -28,14 +28,14 @@ pub enum AccessPolicy {
     },
 }
 
-/// The count that a new entry starts with, so that it is not the first to go.
+/// The count that a new entry starts with, so that it is not evicted first.
 const INITIAL_COUNT: u32 = 5;
 const COUNT_MAX: u32 = 255;
 const RECENCY_MASK: i64 = 0xff_ffff;
 const MINUTES_MASK: i64 = 0xffff;
 
 impl AccessPolicy {
-    /// The access bits of an entry that is created now.
+    /// The access bits of a new entry.
     #[inline]
     pub(crate) fn initial(self, now_ms: i64) -> u32 {
         match self {
@@ -44,7 +44,7 @@ impl AccessPolicy {
         }
     }
 
-    /// The access bits after a use; `random` gives any uniform 32-bit number.
+    /// The access bits after a use; `random` returns a uniform 32-bit number.
     #[inline]
     pub(crate) fn used(self, access: u32, now_ms: i64, random: impl FnOnce() -> u32) -> u32 {
         match self {
@@ -52,7 +52,7 @@ impl AccessPolicy {
             Self::Frequency { log_factor, .. } => {
                 let count = frequency(self, access, now_ms);
                 let over = count.saturating_sub(INITIAL_COUNT);
-                // One in so many uses makes the count grow.
+                // One in `uses` uses increments the count.
                 let uses = u64::from(over) * u64::from(log_factor) + 1;
                 let grows = count < COUNT_MAX
                     && (uses == 1 || u128::from(random()) * u128::from(uses) < 1 << 32);
@@ -62,17 +62,17 @@ impl AccessPolicy {
     }
 }
 
-/// How a section notes that it uses a key.
+/// How a section records that it uses a key.
 #[derive(Clone, Copy)]
 pub(crate) struct Usage {
     pub(crate) policy: AccessPolicy,
     pub(crate) now: Now,
-    /// False where uses leave no trace (CLIENT NO-TOUCH).
+    /// False where uses are not recorded (CLIENT NO-TOUCH).
     pub(crate) touches: bool,
 }
 
 impl Usage {
-    /// Notes a use in an entry's access bits.
+    /// Records a use in an entry's access bits.
     #[inline]
     pub(crate) fn note(self, entry: EntryRef<'_>) {
         if self.touches {
@@ -96,11 +96,11 @@ fn minutes(now_ms: i64) -> u32 {
     ((now_ms / 60_000) & MINUTES_MASK) as u32
 }
 
-/// What lies ahead by no more than this, on a clock that goes around, is now: threads look at the time at different moments, and it
-/// may be set back.
+/// The recorded times wrap around. One that seems to be in the future by no more than this counts as now: threads read the
+/// clock at different moments, and it may be set back.
 const AHEAD_MAX_MINUTES: i64 = 60;
 
-/// Whole seconds since the last use, under [`AccessPolicy::Recency`]; right up to 194 days.
+/// Whole seconds since the last use, under [`AccessPolicy::Recency`]; correct up to 194 days.
 pub fn idle_seconds(access: u32, now_ms: i64) -> i64 {
     let passed = (now_ms / 1000 - i64::from(access)) & RECENCY_MASK;
     if passed > RECENCY_MASK - AHEAD_MAX_MINUTES * 60 {
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_use_by_a_later_clock_is_no_use_long_ago() {
+    fn a_use_slightly_in_the_future_counts_as_now() {
         let access = AccessPolicy::Recency.initial(100_000_000);
         assert_eq!(idle_seconds(access, 99_999_999), 0);
         assert_eq!(idle_seconds(access, 100_000_000 - 3_000_000), 0);
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn frequency_grows_slower_and_slower_and_decays() {
+    fn frequency_grows_ever_more_slowly_and_decays() {
         let policy = AccessPolicy::Frequency {
             log_factor: 10,
             decay_minutes: 1,
@@ -164,7 +164,7 @@ mod tests {
         assert_eq!(
             frequency(policy, access, 0),
             10,
-            "a count of 10 grows once in 51 times"
+            "at 10 the count grows once in 51 uses"
         );
         assert_eq!(frequency(policy, access, 3 * 60_000), 7);
         assert_eq!(frequency(policy, access, 3_600_000), 0);

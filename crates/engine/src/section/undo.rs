@@ -1,24 +1,23 @@
-//! What sections of scripts can do beside: above all, undo what they did when they find out late that they need a lock which
-//! somebody else holds.
+//! Undo: the section of a script reverts its changes when it finds out late that it needs a lock which another section holds.
 //!
-//! From [`Tx::begin_undo`] on, every entry is saved before it is first changed, whichever way: all changes go through
-//! [`Tx::place_in`], or need all locks, with which nothing has to be undone. Who watches or waits for keys is told when it is
-//! certain that the changes stay, which is still under the locks.
+//! From [`Tx::begin_undo`] on, every entry is saved before its first change: all changes either save it ([`Tx::place_in`]) or need
+//! all locks, and a section with all locks never has to undo anything. Watchers, waiters and trackers are notified when the
+//! changes are certain to stay, which is still under the locks.
 
 use damselfly_value::Entry;
 
-use crate::tx::{Effects, HeldLocks};
+use crate::section::tx::Effects;
 use crate::{Key, Place, Tx};
 
-/// What a section has to do to undo its changes.
+/// The undo log of a section.
 #[derive(Debug)]
 pub(crate) struct Undo {
     saved: Vec<Saved>,
     /// Bytes of the saved entries.
     bytes: usize,
-    /// Changed keys of which nobody was told yet.
+    /// Changed keys whose observers are not notified yet.
     unannounced: Vec<(usize, Box<[u8]>)>,
-    /// What the section had done before.
+    /// The section's statistics when the log began.
     before: Effects,
 }
 
@@ -50,11 +49,11 @@ impl Undo {
         let is_it = |saved: &Saved| {
             saved.hash == key.hash && saved.db == db && saved.was.key() == key.bytes
         };
-        // Few are saved, and what was just saved is asked for next.
+        // Few keys are saved, and a key that was just saved is likely to be asked for next.
         self.saved.iter().rev().any(is_it)
     }
 
-    /// Notes a change, to be told later.
+    /// Notes a changed key, whose observers are notified later.
     pub(crate) fn note_unannounced(&mut self, db: usize, key: Key<'_>) {
         let is_it =
             |(of, unannounced): &(usize, Box<[u8]>)| *of == db && **unannounced == *key.bytes;
@@ -65,51 +64,15 @@ impl Undo {
 }
 
 impl Tx<'_> {
-    /// Notes that this is the section of a script.
-    pub fn set_script(&mut self, is_script: bool) {
-        self.is_script = is_script;
-    }
-
-    /// True for the section of a script.
-    pub fn is_script(&self) -> bool {
-        self.is_script
-    }
-
-    /// The shards that are locked, if not all are.
-    pub fn locked_shards(&self) -> Option<Vec<usize>> {
-        let mut shards = match self.held {
-            HeldLocks::None | HeldLocks::Waiting(_) => Vec::new(),
-            HeldLocks::One(shard) => vec![shard],
-            HeldLocks::Many(shards) => shards.to_vec(),
-            HeldLocks::All | HeldLocks::Lent => return None,
-        };
-        if let Some(extras) = self.extras.as_ref() {
-            shards.extend(&extras.included);
-        }
-        Some(shards)
-    }
-
-    /// Makes this a section over everything, whose locks it has all included one by one.
-    ///
-    /// # Panics
-    /// If a lock is missing.
-    pub fn hold_all_locks(&mut self) {
-        let mut shards = 0..self.engine().shards();
-        assert!(shards.all(|shard| self.holds(shard)), "a lock is missing");
-        if let Some(extras) = self.extras.as_mut() {
-            extras.included.clear();
-        }
-        if !self.holds_all() {
-            self.held = HeldLocks::All;
-        }
-    }
-
-    /// From now on all changes can be undone.
+    /// Starts the undo log: from now on all changes can be undone.
     ///
     /// # Panics
     /// If all shards are locked.
     pub fn begin_undo(&mut self) {
-        assert!(!self.holds_all(), "changes to all keys are not saved");
+        assert!(
+            !self.holds_all(),
+            "a section with all locks does not save keys"
+        );
         let before = self.effects();
         self.hold_events();
         self.extras().undo.get_or_insert_with(|| Undo {
@@ -127,13 +90,13 @@ impl Tx<'_> {
             .is_some_and(|extras| extras.undo.is_some())
     }
 
-    /// How many keys are saved, and the bytes of what they held.
+    /// How many keys are saved, and the bytes of their saved entries.
     pub fn saved(&self) -> (usize, usize) {
         let undo = self.extras.as_ref().and_then(|extras| extras.undo.as_ref());
         undo.map_or((0, 0), |undo| (undo.saved.len(), undo.bytes))
     }
 
-    /// Saves what a key of database `db` holds, unless changes can't be undone or it is saved already.
+    /// Saves the entry of a key of database `db`, unless there is no undo log or the key is saved already.
     pub fn save(&mut self, db: usize, key: Key<'_>) {
         let Some(undo) = self.extras.as_ref().and_then(|extras| extras.undo.as_ref()) else {
             return;
@@ -146,7 +109,7 @@ impl Tx<'_> {
             None => Was::Absent(key.bytes.into()),
         };
         let bytes = match &was {
-            // A large collection is shared, not copied.
+            // Large collections are shared, not copied.
             Was::Present(entry) if entry.view().is_large() => 0,
             Was::Present(entry) => entry.view().allocated_bytes(),
             Was::Absent(key) => key.len(),
@@ -158,7 +121,7 @@ impl Tx<'_> {
         }
     }
 
-    /// Undoes all that was done since [`Tx::begin_undo`], and forgets the events since [`Tx::hold_events`].
+    /// Undoes all changes since [`Tx::begin_undo`], and discards the events since [`Tx::hold_events`].
     pub fn undo(&mut self) {
         self.restore();
         self.discard_events();
@@ -191,7 +154,7 @@ impl Tx<'_> {
         self.effects = undo.before;
     }
 
-    /// Lets all changes stay, those to come included, and tells who watches or waits for the keys.
+    /// Makes all changes permanent, later ones included, and notifies the observers of the changed keys.
     pub fn commit(&mut self) {
         let undo = self.extras.as_mut().and_then(|extras| extras.undo.take());
         for (db, key) in undo.into_iter().flat_map(|undo| undo.unannounced) {

@@ -1,4 +1,4 @@
-//! What a section does to the entries of keys.
+//! Changing the entries of keys.
 
 use damselfly_base::CommandError;
 use damselfly_value::{Collection, Entry, NewValue};
@@ -6,11 +6,11 @@ use damselfly_value::{Collection, Entry, NewValue};
 use crate::{Create, Deadline, Event, Key, Place, Tx};
 
 impl Tx<'_> {
-    /// Changes the collection at a key and returns what `change` returns. A key whose collection ends up empty is
-    /// removed. If the key is absent, `create` says whether an empty collection is put there first; `None` if not. A key that is
-    /// there is used, even if it is refused.
+    /// Changes the collection at a key and returns the result of `change`. Removes the key if its collection is then empty. If the
+    /// key is absent, `create` says whether to create an empty collection first; if not, returns `None`. Updates the access bits
+    /// of an existing key, even if it holds the wrong type.
     ///
-    /// The caller notes the change with [`Tx::changed`] if there was one.
+    /// The caller must call [`Tx::changed`] if there was a change.
     ///
     /// # Errors
     /// `WRONGTYPE` if the key holds something else.
@@ -24,7 +24,7 @@ impl Tx<'_> {
         self.change_with::<C, R, true>(key, create, change)
     }
 
-    /// As [`Tx::change`], for a command that has used the key already ([`Tx::read`], [`Tx::access`]): this is no further use.
+    /// As [`Tx::change`], for a command that has used the key already ([`Tx::read`], [`Tx::access`]): does not count as another use.
     ///
     /// # Errors
     /// As [`Tx::change`].
@@ -78,7 +78,7 @@ impl Tx<'_> {
         }
     }
 
-    /// Stores a collection that `fill` builds, in place of whatever is at the key, without a deadline; an empty one removes the
+    /// Stores a collection that `fill` builds, without a deadline, in place of whatever is at the key. An empty one removes the
     /// key. Notes the change if there was one.
     pub fn store_new<C: Collection, R>(
         &mut self,
@@ -91,7 +91,7 @@ impl Tx<'_> {
         result
     }
 
-    /// Makes an entry of this key and a collection that `fill` builds, for [`Tx::store_built`].
+    /// Creates an entry with this key and a collection that `fill` builds, for [`Tx::store_built`].
     pub fn build<C: Collection, R>(
         &self,
         key: Key<'_>,
@@ -108,12 +108,12 @@ impl Tx<'_> {
     /// there was one.
     pub fn store_built(&mut self, key: Key<'_>, entry: Entry, event: Event) {
         if entry.view().is_empty_collection() {
-            self.clear(key);
+            self.remove_unread(key);
             return;
         }
         match self.access_place_in(self.db(), key) {
             Place::Present(mut present) => {
-                // The key is used as often as before.
+                // The new entry keeps the access history of the key.
                 entry.view().set_access(present.view().access());
                 present.update(|old| *old = entry);
             }
@@ -122,14 +122,14 @@ impl Tx<'_> {
         self.changed(key, event);
     }
 
-    /// Stores a value under a key, whatever was there, and notes the change. A key that is there is used.
+    /// Stores a value under a key, replacing any other, and notes the change. Updates the access bits of an existing key.
     #[inline]
     pub fn store(&mut self, key: Key<'_>, value: NewValue<'_>, deadline: Deadline) {
         self.store_with::<true>(key, value, deadline, Event::Set);
     }
 
-    /// As [`Tx::store`], by another event than [`Event::Set`], for a command that has used the key already ([`Tx::access`]): this
-    /// is no further use.
+    /// As [`Tx::store`], with another event than [`Event::Set`], for a command that has used the key already ([`Tx::access`]): does
+    /// not count as another use.
     #[inline]
     pub fn store_used(
         &mut self,
@@ -178,8 +178,8 @@ impl Tx<'_> {
         self.changed(key, event);
     }
 
-    /// Changes the bytes of the string at a key, which is made so long first, with zero bytes; an absent key is an empty string.
-    /// Notes the change. The command has used the key already ([`Tx::access`]): this is no further use.
+    /// Changes the bytes of the string at a key, after extending it to `len` with zero bytes; an absent key counts as an empty
+    /// string. Notes the change. The command has used the key already ([`Tx::access`]): does not count as another use.
     pub fn edit_used(
         &mut self,
         key: Key<'_>,
@@ -200,14 +200,14 @@ impl Tx<'_> {
         self.changed(key, event);
     }
 
-    /// As [`Tx::insert_in`], of a copy, which was not used yet.
+    /// As [`Tx::insert_in`], for a copy, whose access history starts now.
     pub fn insert_copy_in(&mut self, db: usize, key: Key<'_>, entry: Entry) {
         self.usage().note_new(entry.view());
         self.insert_in(db, key, entry);
     }
 
-    /// Stores a finished entry, whose age stays, in a database and notes the change, but raises no event except that the key is new, even if it
-    /// was there: it is as if that had been removed before.
+    /// Stores a finished entry, with its access bits, in a database and notes the change. Raises no event but [`Event::New`], also if
+    /// the key existed, as if it had been removed before.
     pub fn insert_in(&mut self, db: usize, key: Key<'_>, entry: Entry) {
         match self.place_in(db, key) {
             Place::Present(mut present) => {
@@ -219,16 +219,15 @@ impl Tx<'_> {
         self.note_change(db, key, None);
     }
 
-    /// Takes a key out of the selected database and notes the change.
+    /// Removes a key from the selected database and notes the change.
     pub fn remove(&mut self, key: Key<'_>) -> Option<Entry> {
         self.take_out(key, Some(Event::Del))
     }
 
-    /// Removes a key from the selected database, even if its end has come.
-    fn clear(&mut self, key: Key<'_>) {
-        let db = self.db();
-        self.save(db, key);
-        if self.shard_of(key).databases[db].clear(key) {
+    /// Removes a key from the selected database, even an expired one.
+    fn remove_unread(&mut self, key: Key<'_>) {
+        if let Some(present) = self.present_in(self.db(), key) {
+            present.remove();
             self.changed(key, Event::Del);
         }
     }

@@ -1,19 +1,17 @@
-//! What concerns all keys: iterating, counting, emptying, swapping databases.
-
-use std::sync::atomic::Ordering::Relaxed;
+//! Visiting all keys of a database: for SCAN, for long commands, and for a random key.
 
 use damselfly_value::EntryRef;
 
-use crate::database::is_expired;
-use crate::{Busy, Database, KeyspaceTotals, Tx, garbage};
+use crate::shard::database::is_expired;
+use crate::{Busy, Tx};
 
-/// A place in the order of a SCAN: the shard, then the position in hash order within it.
+/// A position in the order of a SCAN: the shard, then the position in hash order within it.
 ///
 /// ```text
 /// | 0 ... | shard: 12 bits | position: 40 bits |
 /// ```
 ///
-/// It fits in 52 bits, since some clients keep cursors in doubles. Zero is both start and end.
+/// It fits in 52 bits, since some clients store cursors in doubles. Zero is both the start and the end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cursor(pub u64);
 
@@ -22,13 +20,13 @@ const POSITION_MASK: u64 = (1 << POSITION_BITS) - 1;
 const _: () = assert!(POSITION_BITS + 12 <= 52 && crate::shard::SHARDS_MAX <= 1 << 12);
 
 impl Tx<'_> {
-    /// Visits at least `count` live or dead entries from `cursor` on (fewer at the end) and returns where to go on;
-    /// zero at the end. Dead entries count but are not shown. Shards that are not locked are locked one by one.
+    /// Visits entries from `cursor` on, at least `count` of them (fewer at the end), and returns where to continue; zero at the
+    /// end. Expired entries count but are not visited. Shards that are not locked are locked one by one.
     ///
-    /// An entry that is there all the time from the first call to the last is visited at least once.
+    /// An entry that exists all the time from the first call to the last is visited at least once.
     ///
     /// # Errors
-    /// If the first shard to look at is busy; at a later one it just stops early.
+    /// If the first shard is busy; at a later busy one the call just stops early.
     pub fn scan(
         &mut self,
         db: usize,
@@ -70,10 +68,10 @@ impl Tx<'_> {
         Ok(Cursor(0))
     }
 
-    /// Visits live entries of the selected database from `cursor` on, some thousands of one shard, and returns where to go on; zero is
-    /// the start and the end. A shard that is not locked is locked for this call, some hundred microseconds.
+    /// Visits live entries of the selected database from `cursor` on, some thousands of one shard, and returns where to continue;
+    /// zero is the start and the end. A shard that is not locked is locked for this call, some hundred microseconds.
     ///
-    /// An entry that is there all the time from the first call to the last is visited once, and one that is never there is not.
+    /// An entry that exists all the time from the first call to the last is visited exactly once.
     ///
     /// # Errors
     /// If the shard is busy.
@@ -94,7 +92,7 @@ impl Tx<'_> {
             let table = &tx.databases(shard)[db].table;
             let (mut position, mut entries, mut buckets) = (start, 0, 0);
             loop {
-                // A bucket of a table that has shrunk since the last call may hold entries from before the position, too.
+                // If the table has shrunk since the last call, the first bucket may also hold entries from before the position.
                 let may_repeat = buckets == 0 && start > 0;
                 position = table.scan(position, |entry| {
                     entries += 1;
@@ -118,87 +116,12 @@ impl Tx<'_> {
         Ok(Cursor(next))
     }
 
-    /// How many keys the selected database has, dead ones included, judged by its first shard.
-    ///
-    /// # Errors
-    /// If that shard is busy.
-    pub fn estimated_keys(&mut self) -> Result<usize, Busy> {
-        let (shards, db) = (self.engine().shards(), self.db());
-        self.with_shard(0, |tx| tx.databases(0)[db].len() * shards)
-    }
-
-    /// Takes all keys out of a database. Their memory is freed when this section ends: by this thread,
-    /// once the locks are released, or `later` by a thread that has nothing else to do.
-    ///
-    /// # Panics
-    /// If not all shards are locked.
-    pub fn flush(&mut self, db: usize, later: bool) {
-        self.notify_watchers(db, None);
-        let engine = self.engine();
-        let mut taken: Vec<_> = (0..engine.shards())
-            .map(|shard| {
-                let fresh = Database::new(engine.shard_bits(), shard as u32);
-                std::mem::replace(&mut self.databases(shard)[db], fresh)
-            })
-            .filter(|database| !database.is_empty())
-            .collect();
-        taken.iter_mut().for_each(Database::become_garbage);
-        self.changed_many(taken.iter().map(Database::len).sum());
-        if later {
-            garbage::add_databases(taken);
-        } else {
-            self.free_at_end(taken);
-        }
-        self.note_all_ready(db);
-    }
-
-    /// How many keys the selected database has.
-    ///
-    /// Keys whose end has come are removed first, in the first buckets of each shard: all of them in a database of some
-    /// thousand keys. In a larger one, those that the background sweep has not found yet are counted.
-    ///
-    /// # Panics
-    /// If not all shards are locked.
-    pub fn count(&mut self) -> usize {
-        const BUCKETS_PER_SHARD: usize = 8;
-        let db = self.db();
-        let paused = self.engine().settings.sweep_paused.load(Relaxed);
-        for shard in 0..self.engine().shards() {
-            if !paused {
-                self.sweep(shard, db, |database, mut ends| {
-                    database.sweep_from(&mut 0, &mut ends, BUCKETS_PER_SHARD)
-                });
-            }
-        }
-        self.totals(db).keys
-    }
-
-    /// Exchanges the keys of two databases.
-    ///
-    /// # Panics
-    /// If not all shards are locked.
-    pub fn swap_databases(&mut self, a: usize, b: usize) {
-        if a != b {
-            self.notify_watchers(a, Some(b));
-            self.notify_watchers(b, Some(a));
-            // Redis does not, so that its clients go on with what they have read in the other database.
-            self.invalidate_all();
-        }
-        for shard in 0..self.engine().shards() {
-            self.databases(shard).swap(a, b);
-        }
-        for db in [a, b] {
-            self.note_all_ready(db);
-        }
-        self.changed_many(1);
-    }
-
     /// A random live key of the selected database; `random` are uniform numbers.
     ///
     /// # Panics
     /// If not all shards are locked.
     pub fn random_key(&mut self, mut random: impl FnMut() -> u64) -> Option<Vec<u8>> {
-        /// After this many dead entries in a row, look at all keys.
+        /// After this many expired entries in a row, all keys are searched.
         const TRIES: usize = 100;
         let (db, now) = (self.db(), self.now());
         let total = self.totals(db).keys;
@@ -244,17 +167,5 @@ impl Tx<'_> {
                 }
             });
         }
-    }
-
-    /// Sums over the locked shards, for one database.
-    ///
-    /// # Panics
-    /// If not all shards are locked.
-    pub fn totals(&mut self, db: usize) -> KeyspaceTotals {
-        let mut totals = KeyspaceTotals::default();
-        for shard in 0..self.engine().shards() {
-            totals += &self.databases(shard)[db];
-        }
-        totals
     }
 }

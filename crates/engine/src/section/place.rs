@@ -1,0 +1,193 @@
+//! The place of a key in its database: the only way to add, change or remove a single entry.
+//!
+//! [`Database::place`] and [`Database::find`] also remove what has expired of the key, so that no command sees it.
+
+use damselfly_base::heap;
+use damselfly_table::{Entry as Slot, Occupied, Vacant};
+use damselfly_value::{Entry, EntryRef};
+
+use crate::section::expired_keys::Expirer;
+use crate::shard::database::{Counts, Database, Expired, check_expiry, is_expired};
+use crate::{Key, Now};
+
+/// Where a key is, or would be.
+pub enum Place<'a> {
+    /// The key exists.
+    Present(Present<'a>),
+    /// It does not.
+    Absent(Absent<'a>),
+}
+
+/// A key's entry, to read, change or remove.
+pub struct Present<'a> {
+    slot: Occupied<'a, Entry>,
+    counts: &'a mut Counts,
+}
+
+/// The place where a new entry can be stored.
+pub struct Absent<'a> {
+    slot: Vacant<'a, Entry>,
+    counts: &'a mut Counts,
+    expirer: Expirer<'a>,
+}
+
+impl<'a> Present<'a> {
+    /// The entry.
+    #[inline]
+    pub fn view(&self) -> EntryRef<'_> {
+        self.slot.get()
+    }
+
+    /// The entry, for as long as the database is borrowed.
+    #[inline]
+    pub fn into_view(self) -> EntryRef<'a> {
+        self.slot.into_ref()
+    }
+
+    /// Changes the entry; its key must stay the same.
+    #[inline]
+    pub fn update<R>(&mut self, change: impl FnOnce(&mut Entry) -> R) -> R {
+        let counts = &mut *self.counts;
+        let before = counts.bytes;
+        let result = self.slot.update(|entry| {
+            counts.subtract(entry.view());
+            let result = change(entry);
+            counts.add(entry.view());
+            result
+        });
+        if counts.bytes != before {
+            heap::count_data(counts.bytes as i64 - before as i64);
+        }
+        result
+    }
+
+    /// Removes the expired fields of a hash that has others.
+    #[cold]
+    fn without_expired_fields(mut self, expirer: &mut Expirer<'_>) -> Self {
+        self.update(|entry| entry.remove_expired_fields(expirer.now.0, usize::MAX));
+        expirer.fields_expired(self.view().key());
+        self
+    }
+
+    /// Removes the entry, which has expired.
+    #[cold]
+    fn expire<'e>(self, hash: u64, mut expirer: Expirer<'e>) -> Absent<'e>
+    where
+        'a: 'e,
+    {
+        let (entry, slot) = self.slot.vacate(hash);
+        self.counts.subtract_data(entry.view());
+        expirer.entry_expired(entry.view());
+        Absent {
+            slot,
+            counts: self.counts,
+            expirer,
+        }
+    }
+
+    /// Takes the entry out.
+    pub fn remove(self) -> Entry {
+        let entry = self.slot.remove();
+        self.counts.subtract_data(entry.view());
+        entry
+    }
+}
+
+impl Absent<'_> {
+    /// Stores an entry with this place's key, whose access bits are set already. If the table would have to grow, nearby expired
+    /// entries are removed first.
+    #[inline]
+    pub(crate) fn insert(self, entry: Entry) {
+        let Self {
+            mut slot,
+            counts,
+            mut expirer,
+        } = self;
+        counts.add_data(entry.view());
+        if slot.would_grow() {
+            let now = expirer.now;
+            slot.sweep_segment(
+                |entry| is_expired(entry, now),
+                |entry| {
+                    counts.subtract_data(entry.view());
+                    expirer.entry_expired(entry.view());
+                },
+            );
+        }
+        let slot = slot.insert(entry);
+        if expirer.is_observed() {
+            expirer.key_created(slot.get().key());
+        }
+    }
+}
+
+impl Database {
+    /// The place of a key, after what has expired of it is removed. `expirer` is called only for that and for an absent key.
+    #[inline]
+    pub(crate) fn place<'a>(
+        &'a mut self,
+        key: Key<'_>,
+        now: Now,
+        expirer: impl FnOnce() -> Expirer<'a>,
+    ) -> Place<'a> {
+        let counts = &mut self.counts;
+        match self.table.entry(key.hash, key.bytes) {
+            Slot::Vacant(slot) => Place::Absent(Absent {
+                slot,
+                counts,
+                expirer: expirer(),
+            }),
+            Slot::Occupied(slot) => match check_expiry(slot.get(), now) {
+                Expired::Nothing => Place::Present(Present { slot, counts }),
+                Expired::Fields => {
+                    let present = Present { slot, counts };
+                    Place::Present(present.without_expired_fields(&mut expirer()))
+                }
+                Expired::Entry => {
+                    let present = Present { slot, counts };
+                    Place::Absent(present.expire(key.hash, expirer()))
+                }
+            },
+        }
+    }
+
+    /// The live entry of a key, after what has expired of it is removed. `expirer` is called only for that.
+    #[inline]
+    pub(crate) fn find<'a, 'e>(
+        &'a mut self,
+        key: Key<'_>,
+        now: Now,
+        expirer: impl FnOnce() -> Expirer<'e>,
+    ) -> Option<EntryRef<'a>>
+    where
+        'a: 'e,
+    {
+        let slot = match self.table.entry(key.hash, key.bytes) {
+            Slot::Occupied(slot) => slot,
+            Slot::Vacant(_) => return None,
+        };
+        let counts = &mut self.counts;
+        match check_expiry(slot.get(), now) {
+            Expired::Nothing => Some(slot.into_ref()),
+            Expired::Fields => {
+                let present = Present { slot, counts };
+                Some(present.without_expired_fields(&mut expirer()).into_view())
+            }
+            Expired::Entry => {
+                Present { slot, counts }.expire(key.hash, expirer());
+                None
+            }
+        }
+    }
+
+    /// The entry of a key, even an expired one, as it is.
+    pub(super) fn present(&mut self, key: Key<'_>) -> Option<Present<'_>> {
+        match self.table.entry(key.hash, key.bytes) {
+            Slot::Vacant(_) => None,
+            Slot::Occupied(slot) => Some(Present {
+                slot,
+                counts: &mut self.counts,
+            }),
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! Settings that may change while the engine runs.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
+
+use damselfly_value::Thresholds;
+
+use crate::shard::access::AccessPolicy;
+
+/// Settings that may change while the engine runs: read by every thread, written by CONFIG SET.
+#[derive(Debug)]
+pub struct Settings {
+    /// True while the background sweep is off (DEBUG SET-ACTIVE-EXPIRE 0).
+    pub sweep_paused: AtomicBool,
+    /// `proto-max-bulk-len`: the longest string that a command may create, in bytes.
+    pub bulk_bytes_max: AtomicUsize,
+    /// `lazyfree-lazy-user-flush`: FLUSHALL and FLUSHDB free memory in the background unless they say otherwise.
+    pub flushes_later: AtomicBool,
+    /// `ttl-rounding`: long deadlines are rounded to seconds, and limited to a year.
+    pub ttl_rounding: AtomicBool,
+    /// The sizes beyond which collections leave their packed forms.
+    pub thresholds: Thresholds,
+    /// `tracking-table-max-keys`: the most keys that are tracked; zero for no limit.
+    pub tracked_keys_max: AtomicUsize,
+    frequency: AtomicBool,
+    log_factor: AtomicU32,
+    decay_minutes: AtomicU32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            sweep_paused: AtomicBool::new(false),
+            bulk_bytes_max: AtomicUsize::new(512 << 20),
+            flushes_later: AtomicBool::new(false),
+            ttl_rounding: AtomicBool::new(false),
+            thresholds: Thresholds::default(),
+            tracked_keys_max: AtomicUsize::new(0),
+            frequency: AtomicBool::new(false),
+            log_factor: AtomicU32::new(10),
+            decay_minutes: AtomicU32::new(1),
+        }
+    }
+}
+
+impl Settings {
+    /// What the access bits record.
+    #[inline]
+    pub fn access_policy(&self) -> AccessPolicy {
+        if !self.frequency.load(Relaxed) {
+            return AccessPolicy::Recency;
+        }
+        AccessPolicy::Frequency {
+            log_factor: self.log_factor.load(Relaxed),
+            decay_minutes: self.decay_minutes.load(Relaxed),
+        }
+    }
+
+    /// Changes what the access bits record.
+    pub fn set_access_policy(&self, policy: AccessPolicy) {
+        match policy {
+            AccessPolicy::Recency => self.frequency.store(false, Relaxed),
+            AccessPolicy::Frequency {
+                log_factor,
+                decay_minutes,
+            } => {
+                self.log_factor.store(log_factor, Relaxed);
+                self.decay_minutes.store(decay_minutes, Relaxed);
+                self.frequency.store(true, Relaxed);
+            }
+        }
+    }
+}
