@@ -1,6 +1,6 @@
 //! The table `cmsgpack`: MessagePack.
 
-use crate::buffer::Buffer;
+use crate::bounded_buffer::BoundedBuffer;
 use crate::lua::{Function, Kind, Outcome, Raise, Stack};
 use crate::sandbox::set_functions;
 
@@ -42,7 +42,7 @@ fn pack(stack: &mut Stack<'_>) -> Outcome {
     if count == 0 {
         return Err(Raise::Argument(0, "MessagePack pack needs input.".into()));
     }
-    let mut out = Buffer::new(stack);
+    let mut out = BoundedBuffer::new(stack);
     for argument in 1..=count {
         stack.copy(argument);
         pack_value(stack, &mut out, 0)?;
@@ -52,7 +52,11 @@ fn pack(stack: &mut Stack<'_>) -> Outcome {
 }
 
 /// Writes the value on top and removes it.
-fn pack_value(stack: &mut Stack<'_>, out: &mut Buffer<'_>, depth: usize) -> Result<(), Raise> {
+fn pack_value(
+    stack: &mut Stack<'_>,
+    out: &mut BoundedBuffer<'_>,
+    depth: usize,
+) -> Result<(), Raise> {
     match stack.kind(-1) {
         Kind::String => {
             let bytes = stack.bytes(-1).unwrap_or_default();
@@ -79,7 +83,7 @@ fn pack_value(stack: &mut Stack<'_>, out: &mut Buffer<'_>, depth: usize) -> Resu
 }
 
 /// A length of 16 bits after `code`, or of 32 after the next.
-fn pack_len(out: &mut Buffer<'_>, len: usize, code: u8) -> Result<(), Raise> {
+fn pack_len(out: &mut BoundedBuffer<'_>, len: usize, code: u8) -> Result<(), Raise> {
     match u16::try_from(len) {
         Ok(len) => {
             out.push(code)?;
@@ -92,7 +96,7 @@ fn pack_len(out: &mut Buffer<'_>, len: usize, code: u8) -> Result<(), Raise> {
     }
 }
 
-fn pack_number(out: &mut Buffer<'_>, number: f64) -> Result<(), Raise> {
+fn pack_number(out: &mut BoundedBuffer<'_>, number: f64) -> Result<(), Raise> {
     let integer = crate::lua::truncated(number);
     if integer as f64 == number && number.is_finite() {
         return pack_integer(out, integer);
@@ -106,7 +110,7 @@ fn pack_number(out: &mut Buffer<'_>, number: f64) -> Result<(), Raise> {
     out.extend(&number.to_be_bytes())
 }
 
-fn pack_integer(out: &mut Buffer<'_>, integer: i64) -> Result<(), Raise> {
+fn pack_integer(out: &mut BoundedBuffer<'_>, integer: i64) -> Result<(), Raise> {
     let bytes = integer.to_be_bytes();
     match integer {
         -32..=127 => out.push(bytes[7]),
@@ -133,7 +137,11 @@ fn pack_integer(out: &mut Buffer<'_>, integer: i64) -> Result<(), Raise> {
     }
 }
 
-fn pack_table(stack: &mut Stack<'_>, out: &mut Buffer<'_>, depth: usize) -> Result<(), Raise> {
+fn pack_table(
+    stack: &mut Stack<'_>,
+    out: &mut BoundedBuffer<'_>,
+    depth: usize,
+) -> Result<(), Raise> {
     let (count, is_array) = survey(stack)?;
     if is_array {
         match count {

@@ -113,7 +113,7 @@ fn run(interpreter: &mut Interpreter, code: &[u8], arguments: &[&[u8]]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::random::Random;
+    use crate::lrand48::Lrand48;
 
     /// Bytes that are likely to mean something to a decoder.
     const LIKELY: &[u8] =
@@ -123,7 +123,7 @@ mod tests {
     fn random_bytes_never_break_a_decoder() {
         let seed = std::process::id();
         println!("seed {seed}");
-        let mut random = Random::new(seed);
+        let mut random = Lrand48::new(seed);
         let mut interpreter = interpreter();
         for _ in 0..20_000 {
             let len = random.next() % 40;
@@ -188,7 +188,7 @@ mod tests {
         ];
         let seed = std::process::id();
         println!("seed {seed}");
-        let mut random = Random::new(seed);
+        let mut random = Lrand48::new(seed);
         let mut interpreter = interpreter();
         for _ in 0..20_000 {
             let len = random.next() % 20;

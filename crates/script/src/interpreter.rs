@@ -10,10 +10,10 @@ use damselfly_base::CommandError;
 use damselfly_base::sha1::hex;
 use damselfly_protocol::{Reply, Version};
 
-use crate::functions::{Library, Registration, parse_first_line};
+use crate::c_format::up_to_zero;
+use crate::function_registration::{Library, Registration, parse_first_line};
 use crate::host::{Called, Host, LogLevel, Tick};
 use crate::lua::{Failure, Kind, Stack, State, Stop};
-use crate::number::up_to_zero;
 use crate::sandbox::{self, slots};
 use crate::script::{CHUNK_NAME, Script};
 use crate::to_reply::{self, Written};

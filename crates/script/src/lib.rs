@@ -12,32 +12,32 @@
 
 mod basic;
 mod bits;
-mod buffer;
-mod cache;
+mod bounded_buffer;
+mod c_format;
 mod cjson;
 mod cmsgpack;
 mod from_reply;
-mod functions;
+mod function_registration;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod host;
 mod interpreter;
 mod libraries;
+mod lrand48;
 mod lua;
 mod mathematics;
-mod number;
 mod patterns;
-mod random;
 mod redis_library;
 mod sandbox;
 mod script;
+mod script_cache;
 mod structs;
 mod tables;
 mod to_reply;
 
-pub use cache::{CachedScript, ScriptCache};
-pub use functions::{Function, Library};
+pub use function_registration::{Function, Library};
 pub use host::{Called, Host, LogLevel, Tick};
 pub use interpreter::{Ended, Interpreter, Limits};
 pub use libraries::{Libraries, RestorePolicy};
 pub use script::{Flags, Script, parse_digest};
+pub use script_cache::{CachedScript, ScriptCache};

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use damselfly_base::CommandError;
 
-use crate::functions::{Function, Library, parse_first_line};
+use crate::function_registration::{Function, Library, parse_first_line};
 
 const LIBRARY_OPCODE: u8 = 0xf5;
 const OLD_LIBRARY_OPCODE: u8 = 0xf6;

@@ -7,8 +7,8 @@
 mod matching;
 pub(crate) mod substitute;
 
+use crate::c_format::up_to_zero;
 use crate::lua::{Context, Function, Outcome, Raise, Stack};
-use crate::number::up_to_zero;
 use matching::{Matcher, Problem};
 
 pub(crate) const FUNCTIONS: &[(&str, Function)] = &[

@@ -3,10 +3,10 @@
 use damselfly_base::sha1::{hex, try_sha1};
 use damselfly_protocol::Version;
 
+use crate::c_format::{push_argument, up_to_zero};
 use crate::from_reply;
 use crate::host::{Called, LogLevel};
 use crate::lua::{Function, Kind, Outcome, Raise, Stack, Stop};
-use crate::number::{push_argument, up_to_zero};
 
 /// The version that scripts are told; ours does not matter to them.
 const REDIS_VERSION: &str = "7.0.15";

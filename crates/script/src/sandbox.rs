@@ -48,7 +48,7 @@
 //!
 //! A new function must count its work if it does more than one pass over its arguments, or calls back into Lua.
 
-use crate::functions::register_function;
+use crate::function_registration::register_function;
 use crate::lua::{
     FOREACH, FOREACHI, Function, GETMETATABLE, GSUB, GUARDED_READ, GUARDED_TEXTS, GUARDED_WRITE,
     Kind, Outcome, PAIRS, PCALL, PROXY_MARK, RESUME, Raise, RawFunction, SORT, Stack, WRAP, XPCALL,

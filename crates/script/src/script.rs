@@ -37,7 +37,7 @@ impl Flags {
     ];
 
     /// The flag of this name.
-    pub fn named(name: &[u8]) -> Option<Flags> {
+    pub fn from_name(name: &[u8]) -> Option<Flags> {
         let (flag, _) = Flags::ALL
             .iter()
             .find(|(_, known)| known.as_bytes() == name)?;
@@ -159,7 +159,7 @@ fn shebang(body: &[u8]) -> Result<(usize, Flags), CommandError> {
             continue;
         }
         for name in names.split(|&byte| byte == b',') {
-            let flag = Flags::named(name).ok_or_else(|| {
+            let flag = Flags::from_name(name).ok_or_else(|| {
                 CommandError::quoting("Unexpected flag in script shebang: ", name, "")
             })?;
             flags = flags.with(flag);

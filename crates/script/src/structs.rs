@@ -10,9 +10,9 @@
 //! | `s`          | a string up to its zero byte                                         |
 //! | `cn`         | n bytes; `c0`: the whole string, or as many as the number before says|
 
-use crate::buffer::Buffer;
+use crate::bounded_buffer::BoundedBuffer;
+use crate::c_format::up_to_zero;
 use crate::lua::{Function, Outcome, Raise, Stack};
-use crate::number::up_to_zero;
 use crate::sandbox::set_functions;
 
 const FUNCTIONS: &[(&str, Function)] = &[("pack", pack), ("unpack", unpack), ("size", size)];
@@ -152,7 +152,7 @@ fn is_integer(option: u8) -> bool {
 /// `struct.pack(format, values...)`
 fn pack(stack: &mut Stack<'_>) -> Outcome {
     let mut format = Format::new(stack)?;
-    let mut out = Buffer::new(stack);
+    let mut out = BoundedBuffer::new(stack);
     // Messages about an argument that is missing call it nil.
     stack.push_nil();
     let mut argument = 2;

@@ -5,8 +5,8 @@
 
 use damselfly_protocol::{Reply, Version};
 
+use crate::c_format::up_to_zero;
 use crate::lua::{Kind, Raise, Stack, truncated};
-use crate::number::up_to_zero;
 
 /// How deep tables may be nested: as deep as in Redis, which is what Lua's stack allows.
 const DEPTH_MAX: usize = 2000;

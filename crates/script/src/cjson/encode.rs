@@ -1,13 +1,13 @@
 //! `cjson.encode`.
 
 use super::{DEPTH_MAX, Setting};
-use crate::buffer::Buffer;
+use crate::bounded_buffer::BoundedBuffer;
+use crate::c_format::general;
 use crate::lua::{Kind, Outcome, Raise, Stack};
-use crate::number::general;
 
 /// Number settings of one call.
 struct Encoder<'c> {
-    out: Buffer<'c>,
+    out: BoundedBuffer<'c>,
     depth_max: i64,
     precision: usize,
     invalid_numbers: i64,
@@ -18,7 +18,7 @@ pub(super) fn encode(stack: &mut Stack<'_>) -> Outcome {
         return Err(Raise::Argument(1, "expected 1 argument".into()));
     }
     let mut encoder = Encoder {
-        out: Buffer::new(stack),
+        out: BoundedBuffer::new(stack),
         depth_max: Setting::EncodeDepth.of(stack),
         precision: usize::try_from(Setting::Precision.of(stack)).unwrap_or(14),
         invalid_numbers: Setting::EncodeInvalid.of(stack),

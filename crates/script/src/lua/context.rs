@@ -12,9 +12,9 @@ use mlua_sys::lua_State;
 use super::heap::Heap;
 use super::state::set_hook;
 use super::trampoline::Raise;
-use crate::functions::Registration;
+use crate::function_registration::Registration;
 use crate::host::{Host, Tick};
-use crate::random::Random;
+use crate::lrand48::Lrand48;
 
 /// So many bytes are as much work as a step.
 const BYTES_PER_STEP: usize = 64;
@@ -41,7 +41,7 @@ pub(crate) struct Context {
     /// Whether the host wants the script to end.
     pub stop: Cell<Stop>,
     /// The generator behind `math.random`.
-    pub random: RefCell<Random>,
+    pub random: RefCell<Lrand48>,
     /// The protocol in which the script wants replies (`redis.setresp`).
     pub version: Cell<Version>,
     /// What the library that is being loaded has registered; `None` while none is.
@@ -61,7 +61,7 @@ impl Context {
             running: Cell::new(std::ptr::null_mut()),
             left: Cell::new(0),
             stop: Cell::new(Stop::No),
-            random: RefCell::new(Random::START),
+            random: RefCell::new(Lrand48::START),
             version: Cell::new(Version::Resp2),
             registration: RefCell::new(None),
             reply: RefCell::new(Vec::new()),

@@ -6,7 +6,7 @@ use mlua_sys::lua_State;
 use super::context::Context;
 use super::stack::Stack;
 use super::trampoline::Raise;
-use crate::number::up_to_zero;
+use crate::c_format::up_to_zero;
 
 impl Stack<'_> {
     /// Compiles `code`, text of Lua only, and pushes the function; or the error, and returns false. `name`

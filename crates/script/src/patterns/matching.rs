@@ -1,7 +1,7 @@
 //! The matcher: backtracking over pattern items, as Lua 5.1 defines them.
 
+use crate::c_format::up_to_zero;
 use crate::lua::{Raise, Stack};
-use crate::number::up_to_zero;
 
 /// How many captures a pattern may have.
 const CAPTURES_MAX: usize = 32;

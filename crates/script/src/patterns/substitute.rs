@@ -7,7 +7,7 @@
 
 use super::argument;
 use super::matching::{Captured, Captures, Matcher};
-use crate::buffer::Buffer;
+use crate::bounded_buffer::BoundedBuffer;
 use crate::lua::{Kind, Outcome, Raise, Stack};
 
 const PIECES: i32 = 4;
@@ -134,7 +134,7 @@ pub(crate) fn begin(stack: &mut Stack<'_>) -> Outcome {
 
 fn by_text(stack: &mut Stack<'_>, mut progress: Progress) -> Outcome {
     let replacement = stack.check_text(3)?.to_vec();
-    let mut result = Buffer::new(stack);
+    let mut result = BoundedBuffer::new(stack);
     while let Some(captures) = progress.find(stack)? {
         let text = argument(stack, 1);
         let matched = progress.matched;
@@ -214,7 +214,7 @@ pub(crate) fn add_value(stack: &mut Stack<'_>) -> Outcome {
 /// Pushes the result and the number of matches.
 pub(crate) fn finish(stack: &mut Stack<'_>) -> Outcome {
     let progress = Progress::read(stack);
-    let mut result = Buffer::new(stack);
+    let mut result = BoundedBuffer::new(stack);
     for piece in 1..=progress.pieces {
         stack.get_index(PIECES, piece);
         result.extend(stack.bytes(-1).unwrap_or_default())?;

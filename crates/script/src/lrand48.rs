@@ -10,14 +10,14 @@ const SEED_LOW: u64 = 0x330E;
 
 /// A generator of 31-bit numbers.
 #[derive(Debug)]
-pub(crate) struct Random(u64);
+pub(crate) struct Lrand48(u64);
 
-impl Random {
+impl Lrand48 {
     /// What an interpreter begins with.
-    pub const START: Random = Random(0x1234_ABCD_330E);
+    pub const START: Lrand48 = Lrand48(0x1234_ABCD_330E);
 
-    pub fn new(seed: u32) -> Random {
-        Random(u64::from(seed) << 16 | SEED_LOW)
+    pub fn new(seed: u32) -> Lrand48 {
+        Lrand48(u64::from(seed) << 16 | SEED_LOW)
     }
 
     /// The next number below 2^31.
@@ -33,7 +33,7 @@ mod tests {
 
     #[test]
     fn numbers_are_those_of_posix() {
-        let mut random = Random::new(0);
+        let mut random = Lrand48::new(0);
         assert_eq!(
             [random.next(), random.next(), random.next()],
             [366_850_414, 1_610_402_240, 206_956_554]

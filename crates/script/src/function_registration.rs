@@ -273,7 +273,7 @@ fn read_flags(stack: &mut Stack<'_>) -> Option<Flags> {
         stack.get_index(-1, index);
         let name = match stack.kind(-1) {
             Kind::Nil => break,
-            _ => stack.bytes(-1).and_then(Flags::named),
+            _ => stack.bytes(-1).and_then(Flags::from_name),
         };
         flags = flags.with(name?);
         stack.pop(1);

@@ -3,15 +3,15 @@
 use crate::lua::{Context, Raise, Stack};
 
 /// A growing result.
-pub(crate) struct Buffer<'c> {
+pub(crate) struct BoundedBuffer<'c> {
     bytes: Vec<u8>,
     context: &'c Context,
 }
 
-impl<'c> Buffer<'c> {
+impl<'c> BoundedBuffer<'c> {
     /// An empty buffer that may grow as large as the interpreter.
-    pub fn new(stack: &Stack<'c>) -> Buffer<'c> {
-        Buffer {
+    pub fn new(stack: &Stack<'c>) -> BoundedBuffer<'c> {
+        BoundedBuffer {
             bytes: Vec::new(),
             context: stack.context(),
         }

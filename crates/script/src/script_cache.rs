@@ -106,13 +106,13 @@ impl ScriptCache {
 
     /// Remembers a script until [`ScriptCache::clear`] (SCRIPT LOAD).
     pub fn insert_loaded(&mut self, script: Arc<Script>) {
-        if !self.keep(script.digest()) {
+        if !self.mark_loaded(script.digest()) {
             self.insert(script, true);
         }
     }
 
     /// Does that for one that there is; false if there is none with this digest.
-    pub fn keep(&mut self, digest: &[u8; 20]) -> bool {
+    pub fn mark_loaded(&mut self, digest: &[u8; 20]) -> bool {
         let Some(entry) = self.scripts.get_mut(digest) else {
             return false;
         };
