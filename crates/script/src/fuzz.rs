@@ -68,6 +68,7 @@ pub fn interpreter() -> Interpreter {
         memory_bytes: MEMORY_BYTES,
         compiled_scripts: 100,
         instructions_per_tick: 1000,
+        ..Limits::default()
     };
     Interpreter::new(limits).expect("there is memory for Lua")
 }

@@ -1,10 +1,11 @@
 //! Runs scripts and functions.
 
 mod leftovers;
+mod limited_hosts;
 
 use std::collections::HashMap;
 use std::panic::resume_unwind;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use damselfly_base::CommandError;
 use damselfly_base::sha1::hex;
@@ -12,17 +13,16 @@ use damselfly_protocol::{Reply, Version};
 
 use crate::c_format::up_to_zero;
 use crate::function_registration::{Library, Registration, parse_first_line};
-use crate::host::{Called, Host, LogLevel, Tick};
+use crate::host::Host;
 use crate::lua::{Failure, Kind, Stack, State, Stop};
 use crate::sandbox::{self, slots};
 use crate::script::{CHUNK_NAME, Script};
 use crate::to_reply::{self, Written};
+use limited_hosts::{COMPILE_TIMEOUT, CompileHost, LoadHost};
 
 const FUNCTION_CHUNK_NAME: &[u8] = b"@user_function";
 /// What Lua says when memory is used up.
 const OUT_OF_MEMORY: &[u8] = b"not enough memory";
-/// How long a library may take to load.
-const LOAD_TIME_MAX: Duration = Duration::from_millis(500);
 
 /// What an interpreter may use.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +34,9 @@ pub struct Limits {
     pub compiled_scripts: usize,
     /// How many instructions of Lua are between two calls of [`Host::tick`]; fewer while the script holds much.
     pub instructions_per_tick: u32,
+    /// How long a text may compile where no [`Host`] can end it: in [`Interpreter::compile`] and when a library is
+    /// loaded. Lua's parser needs quadratic time for a text of many `elseif` or `break`.
+    pub compile_time: Duration,
 }
 
 impl Default for Limits {
@@ -42,6 +45,7 @@ impl Default for Limits {
             memory_bytes: 256 * 1024 * 1024,
             compiled_scripts: 1000,
             instructions_per_tick: 10_000,
+            compile_time: Duration::from_secs(5),
         }
     }
 }
@@ -58,6 +62,14 @@ pub enum Ended {
     },
     /// The host ended it by [`Called::Abort`]; nothing was written.
     Aborted,
+}
+
+/// Why a text has no compiled form.
+enum CompileError {
+    /// The parser's message.
+    Text(Vec<u8>),
+    /// The host ended the compilation with this error.
+    Killed(&'static str),
 }
 
 /// A compiled script.
@@ -156,7 +168,12 @@ impl Interpreter {
     /// # Errors
     /// The reply if it does not compile.
     pub fn compile(&mut self, script: &Script) -> Result<(), CommandError> {
-        self.compiled(script).map(|_| ())
+        let mut host = CompileHost::new(self.limits.compile_time);
+        match self.compiled(script, &mut host) {
+            Ok(_) => Ok(()),
+            Err(CompileError::Text(message)) => Err(does_not_compile(&message)),
+            Err(CompileError::Killed(reason)) => Err(does_not_compile(reason.as_bytes())),
+        }
     }
 
     /// Runs a script and writes its reply, also if it fails or does not compile.
@@ -170,9 +187,12 @@ impl Interpreter {
         host: &mut dyn Host,
         reply: &mut Reply<'_>,
     ) -> Ended {
-        let slot = match self.compiled(script) {
+        let slot = match self.compiled(script, host) {
             Ok(slot) => slot,
-            Err(error) => return failed(reply, &error),
+            Err(CompileError::Text(message)) => return failed(reply, &does_not_compile(&message)),
+            Err(CompileError::Killed(error)) => {
+                return failed(reply, &CommandError::Text(error.into()));
+            }
         };
         self.use_environment(slots::SCRIPT_ENVIRONMENT);
         let mut stack = self.state.stack();
@@ -297,10 +317,20 @@ impl Interpreter {
         let slot = self.take_slot();
         let mut stack = self.state.stack();
         stack.get_index(Stack::REGISTRY, slots::HANDLER);
-        if stack.load(&text[code_start..], FUNCTION_CHUNK_NAME) != Ok(true) {
-            let message = String::from_utf8_lossy(stack.text(-1).unwrap_or_default()).into_owned();
+        let context = stack.context();
+        let mut compile_host = CompileHost::new(self.limits.compile_time);
+        let loaded = context.enter(&mut compile_host, || {
+            stack.load(&text[code_start..], FUNCTION_CHUNK_NAME)
+        });
+        if loaded != Ok(true) {
+            let message = match loaded {
+                Ok(_) => stack.text(-1).unwrap_or_default().to_vec(),
+                Err(_) => COMPILE_TIMEOUT.into(),
+            };
             stack.set_top(0);
+            self.end_run();
             self.release(slot);
+            let message = String::from_utf8_lossy(&message);
             return Err(CommandError::err(format!(
                 "Error compiling function: {message}"
             )));
@@ -308,17 +338,12 @@ impl Interpreter {
         stack.push_table(0, 0);
         stack.set_index(Stack::REGISTRY, slot);
         set_visible(&mut stack, slots::LOAD_GLOBALS);
-        let context = stack.context();
         context.registration.replace(Some(Registration {
             slot,
             functions: Vec::new(),
         }));
         context.stop.set(Stop::No);
-        let mut host = LoadHost {
-            host,
-            started: Instant::now(),
-        };
-        let result = context.enter(&mut host, || stack.call(0, 0, 1));
+        let result = context.enter(&mut LoadHost::new(host), || stack.call(0, 0, 1));
         set_visible(&mut stack, slots::FUNCTION_GLOBALS);
         let registration = context.registration.take();
         let message = result.is_err().then(|| {
@@ -399,7 +424,7 @@ impl Interpreter {
     }
 
     /// The slot of a script's function, compiled now if need be.
-    fn compiled(&mut self, script: &Script) -> Result<i32, CommandError> {
+    fn compiled(&mut self, script: &Script, host: &mut dyn Host) -> Result<i32, CompileError> {
         self.runs += 1;
         self.drop_leftovers();
         if let Some(compiled) = self.scripts.get_mut(script.digest()) {
@@ -409,17 +434,14 @@ impl Interpreter {
         if self.scripts.len() >= self.limits.compiled_scripts.max(1) {
             self.forget_oldest();
         }
-        let slot = match self.compile_text(script.code()) {
+        let slot = match self.compile_text(script.code(), host) {
             // It may be others that have used it up.
-            Err(message) if message == OUT_OF_MEMORY => {
+            Err(CompileError::Text(message)) if message == OUT_OF_MEMORY => {
                 self.drop_all();
-                self.compile_text(script.code())
+                self.compile_text(script.code(), host)?
             }
-            compiled => compiled,
+            compiled => compiled?,
         };
-        let slot = slot.map_err(|message| {
-            CommandError::quoting("Error compiling script (new function): ", &message, "")
-        })?;
         let compiled = Compiled {
             slot,
             last_run: self.runs,
@@ -428,14 +450,23 @@ impl Interpreter {
         Ok(slot)
     }
 
-    /// Compiles the text of a script; returns its slot, or why it does not compile.
-    fn compile_text(&mut self, code: &[u8]) -> Result<i32, Vec<u8>> {
+    /// Compiles the text of a script, unless `host` ends that; returns its slot.
+    fn compile_text(&mut self, code: &[u8], host: &mut dyn Host) -> Result<i32, CompileError> {
         self.use_environment(slots::SCRIPT_ENVIRONMENT);
         let mut stack = self.state.stack();
-        if stack.load(code, CHUNK_NAME) != Ok(true) {
-            let message = stack.text(-1).unwrap_or_default().to_vec();
+        let context = stack.context();
+        let loaded = context.enter(host, || stack.load(code, CHUNK_NAME));
+        if loaded != Ok(true) {
+            let error = match context.stop.get() {
+                Stop::Killed(error) => CompileError::Killed(error),
+                // After a panic of the host, which `end_run` resumes.
+                Stop::Aborted | Stop::No => {
+                    CompileError::Text(stack.text(-1).unwrap_or_default().to_vec())
+                }
+            };
             stack.set_top(0);
-            return Err(message);
+            self.end_run();
+            return Err(error);
         }
         let slot = self.take_slot();
         let mut stack = self.state.stack();
@@ -496,6 +527,10 @@ fn push_strings(stack: &mut Stack<'_>, values: &[&[u8]]) {
     }
 }
 
+fn does_not_compile(message: &[u8]) -> CommandError {
+    CommandError::quoting("Error compiling script (new function): ", message, "")
+}
+
 fn failed(reply: &mut Reply<'_>, error: &CommandError) -> Ended {
     reply.error(error.to_bytes());
     Ended::Failed { is_counted: false }
@@ -537,36 +572,4 @@ fn write_failure(
     }
     reply.error(text);
     Ended::Failed { is_counted }
-}
-
-/// The host while a library loads: no commands, and little time.
-struct LoadHost<'h> {
-    host: &'h mut dyn Host,
-    started: Instant,
-}
-
-impl Host for LoadHost<'_> {
-    fn call(&mut self, _: &[&[u8]], _: Version, reply: &mut Vec<u8>) -> Called {
-        reply.extend_from_slice(
-            b"-ERR redis.call/pcall can only be called inside a script invocation\r\n",
-        );
-        Called::Replied
-    }
-
-    fn tick(&mut self) -> Tick {
-        if self.started.elapsed() > LOAD_TIME_MAX {
-            return Tick::Kill("ERR FUNCTION LOAD timeout");
-        }
-        Tick::Continue
-    }
-
-    fn log(&mut self, level: LogLevel, text: &[u8]) {
-        self.host.log(level, text);
-    }
-
-    fn is_allowed(&mut self, _: &[&[u8]]) -> Option<bool> {
-        None
-    }
-
-    fn set_replication(&mut self, _: u8) {}
 }

@@ -407,6 +407,43 @@ fn the_slowest_steps_end() {
     }
 }
 
+/// The bug: the first compilation of a text had no host, so that nothing could end it; the cause: only a running script
+/// had one, and Lua's parser passes over all earlier jumps at each `elseif` and `break`. Now EVAL's host ends it, and
+/// elsewhere its time is limited.
+#[test]
+fn the_compilation_of_a_script_or_library_ends() {
+    for code in [
+        format!("if a then {} end", "elseif a then ".repeat(60_000)),
+        format!("while 1 do {} end", "do break end ".repeat(60_000)),
+    ] {
+        let what = &code[..30];
+        let limits = Limits {
+            memory_bytes: MEMORY_BYTES,
+            compile_time: Duration::from_millis(10),
+            ..Limits::default()
+        };
+        let mut interpreter = Interpreter::new(limits).unwrap();
+        let (ended, reply) = eval(&mut interpreter, &code, &mut Killer::new(20));
+        assert_eq!(ended, Ended::Failed { is_counted: false }, "{what}");
+        assert_eq!(reply, format!("-{KILLED}\r\n"), "{what}");
+        let script = Script::parse(code.as_bytes()).unwrap();
+        assert_eq!(
+            interpreter.compile(&script).unwrap_err().to_string(),
+            "ERR Error compiling script (new function): compilation took too long",
+            "{what}"
+        );
+        let library = format!("#!lua name=long\n{code}");
+        let loaded = interpreter.load_library(library.as_bytes(), 1, &mut Killer::new(u64::MAX));
+        assert_eq!(
+            loaded.unwrap_err().to_string(),
+            "ERR Error compiling function: compilation took too long",
+            "{what}"
+        );
+        let (_, next) = eval(&mut interpreter, "return 'fine'", &mut Killer::new(9));
+        assert_eq!(next, "$4\r\nfine\r\n", "after {what}");
+    }
+}
+
 /// A generator of numbers that need not be good.
 struct Random(u64);
 
