@@ -1,4 +1,4 @@
-//! What fuzzing runs, and tests with random bytes: hostile data for the decoders, hostile scripts for all.
+//! Entry points for the fuzzer, and random tests: hostile data for the decoders, hostile scripts for the interpreter.
 
 use damselfly_protocol::client::Decoder;
 use damselfly_protocol::{Reply, Version};
@@ -8,10 +8,10 @@ use crate::interpreter::{Interpreter, Limits};
 use crate::script::Script;
 
 const MEMORY_BYTES: usize = 8 * 1024 * 1024;
-/// How often a script is asked whether it may go on before it is killed.
+/// After how many ticks a script is killed.
 const TICKS_MAX: u32 = 50;
 
-/// What decodes bytes; whatever comes out goes back in, where there is a way back.
+/// Scripts that decode their arguments; some encode the result again.
 const DECODERS: &[&str] = &[
     "local ok, v = pcall(cjson.decode, ARGV[1]) if ok then return {cjson.encode(v), v} end return v",
     "local t = {pcall(cmsgpack.unpack, ARGV[1])} if t[1] and t[2] then cmsgpack.pack(unpack(t, 2)) end return t",
@@ -27,7 +27,7 @@ const DECODERS: &[&str] = &[
     "return {loadstring(ARGV[1], ARGV[2])}",
 ];
 
-/// Answers each command with its last argument, as it is if that is a reply.
+/// Answers each command with its last argument: verbatim if that is a valid reply, else as a bulk string.
 struct Echo {
     ticks: u32,
 }
@@ -62,7 +62,7 @@ impl Host for Echo {
     fn set_replication(&mut self, _: u8) {}
 }
 
-/// An interpreter as the other functions want it.
+/// An interpreter with small limits, for the other functions.
 pub fn interpreter() -> Interpreter {
     let limits = Limits {
         memory_bytes: MEMORY_BYTES,
@@ -73,7 +73,8 @@ pub fn interpreter() -> Interpreter {
     Interpreter::new(limits).expect("there is memory for Lua")
 }
 
-/// Gives the bytes to a decoder: the first byte chooses it, the second how many are a format or pattern.
+/// Passes `data` to a decoder. The first byte selects the decoder, the second is the length of the format or pattern
+/// that follows.
 pub fn decoders(interpreter: &mut Interpreter, data: &[u8]) {
     let [choice, len, rest @ ..] = data else {
         return;
@@ -88,8 +89,7 @@ pub fn scripts(interpreter: &mut Interpreter, data: &[u8]) {
     run(interpreter, data, &[b"1", b"text"]);
 }
 
-/// Runs a script and checks that it wrote exactly one reply, unless it was aborted, and that memory is
-/// within its limit.
+/// Runs a script and checks that it wrote exactly one reply unless it was aborted, and that memory use is bounded.
 fn run(interpreter: &mut Interpreter, code: &[u8], arguments: &[&[u8]]) {
     let Ok(script) = Script::parse(code) else {
         return;

@@ -1,5 +1,5 @@
-//! `math.random` and `math.randomseed`, from a generator of our own, so that no script reaches the
-//! system's.
+//! `math.random` and `math.randomseed`, with our own generator, so that scripts cannot reseed the one of the C
+//! library.
 
 use crate::lrand48::Lrand48;
 use crate::lua::{Function, Outcome, Raise, Stack};

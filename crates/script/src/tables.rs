@@ -1,4 +1,4 @@
-//! Functions of `table` that pass over many items: as Lua's own, but they ask the host from time to time.
+//! Functions of `table` that process many items. They behave like Lua's own, but can be interrupted.
 
 use crate::bounded_buffer::BoundedBuffer;
 use crate::lua::{Function, Kind, Outcome, Raise, Stack};

@@ -1,4 +1,4 @@
-//! Hostile scripts: each ends with an error, soon, and leaves the interpreter as it was.
+//! Hostile scripts: each soon ends with an error, and the interpreter stays usable.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use damselfly_script::{Called, Ended, Host, Interpreter, Limits, LogLevel, Scrip
 const MEMORY_BYTES: usize = 16 * 1024 * 1024;
 const KILLED: &str = "ERR Script killed by user with SCRIPT KILL.";
 
-/// A host that answers every command with `+OK`, and kills after a deadline.
+/// A host that answers every command with `+OK`, and kills the script after a deadline.
 struct Simple {
     deadline: Option<Instant>,
     abort_at: Option<usize>,
@@ -70,7 +70,7 @@ fn eval(interpreter: &mut Interpreter, code: &str, host: &mut dyn Host) -> (Ende
     (ended, String::from_utf8_lossy(&out).into_owned())
 }
 
-/// The interpreter still works, and has given the memory back.
+/// Asserts that the interpreter still works and is within its memory limit.
 fn assert_usable(interpreter: &mut Interpreter, after: &str) {
     let (_, reply) = eval(interpreter, "return 'fine'", &mut Simple::new());
     assert_eq!(reply, "$4\r\nfine\r\n", "after {after}");
@@ -214,7 +214,7 @@ fn recursion_is_bounded() {
 }
 
 #[test]
-fn deep_replies_end() {
+fn endless_and_deep_replies_are_cut_or_refused() {
     let mut interpreter = interpreter();
     for code in [
         "local t = {} t[1] = t return t",
@@ -277,7 +277,7 @@ fn bytecode_is_refused_in_every_way() {
 }
 
 #[test]
-fn an_aborted_script_writes_nothing_and_cannot_go_on() {
+fn an_aborted_script_writes_nothing_and_cannot_continue() {
     let mut interpreter = interpreter();
     let code = "for i = 1, 1e9 do pcall(redis.call, 'get', 'x') end return 1";
     let mut host = Simple::new();
@@ -299,7 +299,7 @@ fn an_aborted_script_writes_nothing_and_cannot_go_on() {
 }
 
 #[test]
-fn a_panic_of_the_host_passes_and_the_interpreter_stays_usable() {
+fn a_panic_of_the_host_passes_through_and_the_interpreter_stays_usable() {
     let mut interpreter = interpreter();
     let mut host = Simple::new();
     host.panics = true;
@@ -312,8 +312,9 @@ fn a_panic_of_the_host_passes_and_the_interpreter_stays_usable() {
     assert_usable(&mut interpreter, code);
 }
 
-/// The arguments of the last run stayed alive, and compiling collected nothing: when they were longer than the limit, no script
-/// compiled any more. Now whatever begins first drops what the last one has left, if that is much.
+/// The bug: after a script with arguments larger than the memory limit, no other script compiled. The cause: the
+/// arguments of the last run stayed alive, and compiling collects no garbage. The fix: every script first frees the
+/// leftovers of earlier ones if they are large.
 #[test]
 fn leftovers_of_a_script_do_not_keep_others_from_compiling() {
     let mut interpreter = interpreter();
@@ -339,7 +340,8 @@ fn leftovers_of_a_script_do_not_keep_others_from_compiling() {
     }
 }
 
-/// Compiled texts that are not used any more took what another script needs.
+/// The bug: a script could run out of memory because of compiled scripts that were not used any more. The cause: only
+/// their number was limited. The fix: they are dropped if they take too much memory.
 #[test]
 fn compiled_scripts_leave_memory_to_others() {
     let mut interpreter = interpreter();
@@ -392,14 +394,14 @@ fn a_limit_that_is_too_small_is_an_error() {
 }
 
 #[test]
-fn an_interpreter_can_be_made_for_another_thread() {
+fn an_interpreter_can_move_to_another_thread() {
     let mut interpreter = interpreter();
     let thread = std::thread::spawn(move || assert_usable(&mut interpreter, "the move"));
     thread.join().unwrap();
 }
 
 #[test]
-fn libraries_have_little_time_to_load() {
+fn a_library_that_loads_too_long_is_refused() {
     let mut interpreter = interpreter();
     let mut host = Simple::new();
     host.deadline = None;

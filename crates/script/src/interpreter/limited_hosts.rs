@@ -1,4 +1,4 @@
-//! The hosts of code that runs outside of a script: the compiler, and a library that loads. Both limit its time.
+//! Hosts that limit time: one for the compiler, one for a library while it loads.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ const LOAD_TIME_MAX: Duration = Duration::from_millis(500);
 /// The error of a text that takes too long to compile.
 pub(super) const COMPILE_TIMEOUT: &str = "compilation took too long";
 
-/// The host of a compilation that no script has started.
+/// The host of a compilation that no other host can end.
 pub(super) struct CompileHost {
     started: Instant,
     time_max: Duration,
@@ -49,7 +49,7 @@ impl Host for CompileHost {
     fn set_replication(&mut self, _: u8) {}
 }
 
-/// The host of a library that loads: refuses commands, and ends it after [`LOAD_TIME_MAX`].
+/// The host of a library while it loads. It refuses commands and ends the library after [`LOAD_TIME_MAX`].
 pub(super) struct LoadHost<'h> {
     host: &'h mut dyn Host,
     started: Instant,
