@@ -3,14 +3,14 @@
 //! It shows processor time, so that other programs have little influence (Linux only).
 
 use damselfly_protocol::{Reply, Version};
-use damselfly_script::{Called, Host, Interpreter, Limits, LogLevel, Script, Tick};
+use damselfly_script::{CallOutcome, Host, Interpreter, Limits, LogLevel, Script, Tick};
 
 struct Nothing;
 
 impl Host for Nothing {
-    fn call(&mut self, _: &[&[u8]], _: Version, reply: &mut Vec<u8>) -> Called {
+    fn call(&mut self, _: &[&[u8]], _: Version, reply: &mut Vec<u8>) -> CallOutcome {
         reply.extend_from_slice(b"$5\r\nvalue\r\n");
-        Called::Replied
+        CallOutcome::Replied
     }
 
     fn tick(&mut self) -> Tick {

@@ -3,7 +3,7 @@
 use damselfly_protocol::client::Decoder;
 use damselfly_protocol::{Reply, Version};
 
-use crate::host::{Called, Host, LogLevel, Tick};
+use crate::host::{CallOutcome, Host, LogLevel, Tick};
 use crate::interpreter::{Interpreter, Limits};
 use crate::script::Script;
 
@@ -33,16 +33,16 @@ struct Echo {
 }
 
 impl Host for Echo {
-    fn call(&mut self, arguments: &[&[u8]], version: Version, reply: &mut Vec<u8>) -> Called {
+    fn call(&mut self, arguments: &[&[u8]], version: Version, reply: &mut Vec<u8>) -> CallOutcome {
         let last = arguments.last().copied().unwrap_or_default();
         if arguments[0] == b"abort" {
-            return Called::Abort;
+            return CallOutcome::Abort;
         }
         match Decoder::default().decode(last) {
             Ok(Some((_, len))) if len == last.len() => reply.extend_from_slice(last),
             _ => Reply::new(reply, version).bulk(last),
         }
-        Called::Replied
+        CallOutcome::Replied
     }
 
     fn tick(&mut self) -> Tick {
@@ -99,7 +99,7 @@ fn run(interpreter: &mut Interpreter, code: &[u8], arguments: &[&[u8]]) {
         let mut reply = Reply::new(&mut out, version);
         let mut host = Echo { ticks: 0 };
         let ended = interpreter.eval(&script, &[b"key"], arguments, &mut host, &mut reply);
-        if ended == crate::Ended::Aborted {
+        if ended == crate::ScriptOutcome::Aborted {
             assert!(out.is_empty());
             continue;
         }

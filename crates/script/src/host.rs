@@ -6,7 +6,7 @@ use damselfly_protocol::Version;
 pub trait Host {
     /// Runs a command and appends its reply to `reply`, in the given protocol version. Errors are replies, too,
     /// including those for a command that is unknown or not allowed in scripts.
-    fn call(&mut self, arguments: &[&[u8]], version: Version, reply: &mut Vec<u8>) -> Called;
+    fn call(&mut self, arguments: &[&[u8]], version: Version, reply: &mut Vec<u8>) -> CallOutcome;
 
     /// Called at intervals while Lua code, a library function or the compiler runs; never during [`Host::call`].
     fn tick(&mut self) -> Tick;
@@ -25,7 +25,7 @@ pub trait Host {
 
 /// How [`Host::call`] ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Called {
+pub enum CallOutcome {
     /// The command has a reply.
     Replied,
     /// The script must end now, without a reply: the host rolls it back and retries it.

@@ -52,7 +52,7 @@ impl Default for Limits {
 
 /// How a script or function ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub enum ScriptOutcome {
     /// It wrote a reply that is not an error.
     Replied,
     /// It wrote an error.
@@ -60,7 +60,7 @@ pub enum Ended {
         /// Whether the error is that of a failed command, which the host has already counted.
         is_counted: bool,
     },
-    /// The host ended it with [`Called::Abort`](crate::Called::Abort); nothing was written.
+    /// The host ended it with [`CallOutcome::Abort`](crate::CallOutcome::Abort); nothing was written.
     Aborted,
 }
 
@@ -186,7 +186,7 @@ impl Interpreter {
         arguments: &[&[u8]],
         host: &mut dyn Host,
         reply: &mut Reply<'_>,
-    ) -> Ended {
+    ) -> ScriptOutcome {
         let slot = match self.compiled_slot(script, host) {
             Ok(slot) => slot,
             Err(CompileError::Text(message)) => {
@@ -219,7 +219,7 @@ impl Interpreter {
         arguments: &[&[u8]],
         host: &mut dyn Host,
         reply: &mut Reply<'_>,
-    ) -> Ended {
+    ) -> ScriptOutcome {
         self.drop_leftovers();
         let slot = match self.libraries.get(&library.name) {
             Some(loaded) if loaded.id == library.id => loaded.slot,
@@ -379,7 +379,7 @@ impl Interpreter {
         arguments: i32,
         host: &mut dyn Host,
         reply: &mut Reply<'_>,
-    ) -> Ended {
+    ) -> ScriptOutcome {
         let mut stack = self.state.stack();
         let context = stack.context();
         context.stop.set(Stop::No);
@@ -393,9 +393,9 @@ impl Interpreter {
             (result, written)
         });
         let ended = match (result, written) {
-            _ if context.stop.get() == Stop::Aborted => Ended::Aborted,
-            (Ok(()), Written::Reply) => Ended::Replied,
-            (Ok(()), Written::Error) => Ended::Failed { is_counted: false },
+            _ if context.stop.get() == Stop::Aborted => ScriptOutcome::Aborted,
+            (Ok(()), Written::Reply) => ScriptOutcome::Replied,
+            (Ok(()), Written::Error) => ScriptOutcome::Failed { is_counted: false },
             (Ok(()), Written::Nothing) => {
                 let text = match context.stop.get() {
                     Stop::Killed(text) => text,
@@ -533,9 +533,9 @@ fn does_not_compile(message: &[u8]) -> CommandError {
     CommandError::quoting("Error compiling script (new function): ", message, "")
 }
 
-fn write_error(reply: &mut Reply<'_>, error: &CommandError) -> Ended {
+fn write_error(reply: &mut Reply<'_>, error: &CommandError) -> ScriptOutcome {
     reply.error(error.to_bytes());
-    Ended::Failed { is_counted: false }
+    ScriptOutcome::Failed { is_counted: false }
 }
 
 /// Writes the error on top of the stack as the reply.
@@ -544,12 +544,12 @@ fn write_failure(
     failure: Failure,
     name: &dyn Fn() -> String,
     reply: &mut Reply<'_>,
-) -> Ended {
+) -> ScriptOutcome {
     if failure == Failure::Memory || stack.kind(-1) != Kind::Table {
         let text = stack.text(-1).unwrap_or(b"execution failure");
         let text = String::from_utf8_lossy(text).into_owned();
         reply.error(format!("ERR Error running script {}, {text}", name()));
-        return Ended::Failed { is_counted: false };
+        return ScriptOutcome::Failed { is_counted: false };
     }
     let is_counted = to_reply::is_counted(stack);
     stack.get_field(-1, "err");
@@ -573,5 +573,5 @@ fn write_failure(
         text.push(b'.');
     }
     reply.error(text);
-    Ended::Failed { is_counted }
+    ScriptOutcome::Failed { is_counted }
 }

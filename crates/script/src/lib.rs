@@ -36,8 +36,8 @@ mod tables;
 mod to_reply;
 
 pub use function_registration::{Function, Library};
-pub use host::{Called, Host, LogLevel, Tick};
-pub use interpreter::{Ended, Interpreter, Limits};
+pub use host::{CallOutcome, Host, LogLevel, Tick};
+pub use interpreter::{Interpreter, Limits, ScriptOutcome};
 pub use libraries::{Libraries, RestorePolicy};
 pub use script::{Flags, Script, parse_digest};
 pub use script_cache::{CachedScript, ScriptCache};

@@ -5,7 +5,7 @@ use damselfly_protocol::Version;
 
 use crate::c_format::{push_argument, up_to_zero};
 use crate::from_reply;
-use crate::host::{Called, LogLevel};
+use crate::host::{CallOutcome, LogLevel};
 use crate::lua::{Function, Kind, Outcome, Raise, Stack, Stop};
 
 /// The Redis version that scripts see; they have no use for ours.
@@ -97,7 +97,7 @@ fn run_command(stack: &mut Stack<'_>) -> Result<bool, Raise> {
     });
     stack.set_top(0);
     match called {
-        Some(Called::Replied) => {
+        Some(CallOutcome::Replied) => {
             from_reply::push(stack, &reply)?;
             let is_error = from_reply::is_error(&reply);
             if reply.capacity() <= REPLY_KEPT_BYTES_MAX {
@@ -105,11 +105,11 @@ fn run_command(stack: &mut Stack<'_>) -> Result<bool, Raise> {
             }
             Ok(is_error)
         }
-        Some(Called::Abort) => {
+        Some(CallOutcome::Abort) => {
             context.stop.set(Stop::Aborted);
             Err(Raise::Stopped)
         }
-        Some(Called::Kill(text)) => {
+        Some(CallOutcome::Kill(text)) => {
             context.stop.set(Stop::Killed(text));
             Err(Raise::Stopped)
         }

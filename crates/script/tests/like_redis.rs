@@ -15,7 +15,7 @@ use damselfly_oracle::text::{render, split_arguments};
 use damselfly_protocol::client::{Decoder, Value, skip_reply};
 use damselfly_protocol::{Reply, Version};
 use damselfly_script::{
-    Called, Host, Interpreter, Libraries, Limits, LogLevel, RestorePolicy, Script, Tick,
+    CallOutcome, Host, Interpreter, Libraries, Limits, LogLevel, RestorePolicy, Script, Tick,
 };
 
 /// A client that returns replies as bytes.
@@ -53,7 +53,7 @@ struct Proxy {
 }
 
 impl Host for Proxy {
-    fn call(&mut self, arguments: &[&[u8]], version: Version, reply: &mut Vec<u8>) -> Called {
+    fn call(&mut self, arguments: &[&[u8]], version: Version, reply: &mut Vec<u8>) -> CallOutcome {
         if version != self.version {
             self.client
                 .call(&["HELLO", if version == Version::Resp3 { "3" } else { "2" }]);
@@ -69,7 +69,7 @@ impl Host for Proxy {
         } else {
             reply.extend_from_slice(&answer);
         }
-        Called::Replied
+        CallOutcome::Replied
     }
 
     fn tick(&mut self) -> Tick {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use damselfly_protocol::Version;
 
-use crate::host::{Called, Host, LogLevel, Tick};
+use crate::host::{CallOutcome, Host, LogLevel, Tick};
 
 /// How long a library may take to register its functions, as in Redis.
 const LOAD_TIME_MAX: Duration = Duration::from_millis(500);
@@ -29,7 +29,7 @@ impl CompileHost {
 }
 
 impl Host for CompileHost {
-    fn call(&mut self, _: &[&[u8]], _: Version, _: &mut Vec<u8>) -> Called {
+    fn call(&mut self, _: &[&[u8]], _: Version, _: &mut Vec<u8>) -> CallOutcome {
         unreachable!("the compiler calls no commands")
     }
 
@@ -66,11 +66,11 @@ impl<'h> LoadHost<'h> {
 }
 
 impl Host for LoadHost<'_> {
-    fn call(&mut self, _: &[&[u8]], _: Version, reply: &mut Vec<u8>) -> Called {
+    fn call(&mut self, _: &[&[u8]], _: Version, reply: &mut Vec<u8>) -> CallOutcome {
         reply.extend_from_slice(
             b"-ERR redis.call/pcall can only be called inside a script invocation\r\n",
         );
-        Called::Replied
+        CallOutcome::Replied
     }
 
     fn tick(&mut self) -> Tick {
