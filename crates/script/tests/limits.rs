@@ -1,6 +1,6 @@
 //! Hostile scripts: each soon ends with an error, and the interpreter stays usable.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use damselfly_protocol::{Reply, Version};
 use damselfly_script::{
@@ -8,20 +8,34 @@ use damselfly_script::{
 };
 
 const MEMORY_BYTES: usize = 16 * 1024 * 1024;
+/// The processor time after which endless scripts are killed.
+const KILL_AFTER: Duration = Duration::from_millis(100);
 const KILLED: &str = "ERR Script killed by user with SCRIPT KILL.";
+
+/// The processor time that this thread has used. Unlike wall-clock time, it does not depend on other programs.
+fn processor_time() -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
+}
 
 /// A host that answers every command with `+OK`, and kills the script after a deadline.
 struct Simple {
-    deadline: Option<Instant>,
+    /// In processor time of this thread.
+    deadline: Option<Duration>,
     abort_at: Option<usize>,
     calls: usize,
     panics: bool,
 }
 
 impl Simple {
+    /// A host for scripts that end by themselves.
     fn new() -> Simple {
+        Simple::killing_after(Duration::from_secs(60))
+    }
+
+    fn killing_after(time: Duration) -> Simple {
         Simple {
-            deadline: Some(Instant::now() + Duration::from_millis(100)),
+            deadline: Some(processor_time() + time),
             abort_at: None,
             calls: 0,
             panics: false,
@@ -42,7 +56,7 @@ impl Host for Simple {
 
     fn tick(&mut self) -> Tick {
         match self.deadline {
-            Some(deadline) if Instant::now() > deadline => Tick::Kill(KILLED),
+            Some(deadline) if processor_time() > deadline => Tick::Kill(KILLED),
             Some(_) | None => Tick::Continue,
         }
     }
@@ -74,9 +88,7 @@ fn eval(interpreter: &mut Interpreter, code: &str, host: &mut dyn Host) -> (Scri
 
 /// Asserts that the interpreter still works and is within its memory limit.
 fn assert_usable(interpreter: &mut Interpreter, after: &str) {
-    let mut host = Simple::new();
-    host.deadline = None;
-    let (_, reply) = eval(interpreter, "return 'fine'", &mut host);
+    let (_, reply) = eval(interpreter, "return 'fine'", &mut Simple::new());
     assert_eq!(reply, "$4\r\nfine\r\n", "after {after}");
     assert!(interpreter.used_bytes() < MEMORY_BYTES, "after {after}");
 }
@@ -106,11 +118,15 @@ fn endless_scripts_can_be_killed() {
         "local t = {} for i = 1, 14 do t = {t, t, t, t, t, t, t, t} end return cmsgpack.pack(t)",
         "table.sort({3,2,1}, function() while true do end end)",
     ] {
-        let started = Instant::now();
-        let (ended, reply) = eval(&mut interpreter, code, &mut Simple::new());
+        let started = processor_time();
+        let mut host = Simple::killing_after(KILL_AFTER);
+        let (ended, reply) = eval(&mut interpreter, code, &mut host);
         assert_eq!(ended, ScriptOutcome::Failed { is_counted: false }, "{code}");
         assert!(reply.starts_with(&format!("-{KILLED}")), "{code}: {reply}");
-        assert!(started.elapsed() < Duration::from_secs(10), "{code}");
+        assert!(
+            processor_time() - started < Duration::from_secs(10),
+            "{code}"
+        );
         assert_usable(&mut interpreter, code);
     }
 }
@@ -226,7 +242,11 @@ fn endless_and_deep_replies_are_cut_or_refused() {
         "local t = {} t.map = {[t] = t} return t",
         "local t = {1} for i = 1, 100 do t = {t, t} end return t",
     ] {
-        let (_, reply) = eval(&mut interpreter, code, &mut Simple::new());
+        let (_, reply) = eval(
+            &mut interpreter,
+            code,
+            &mut Simple::killing_after(KILL_AFTER),
+        );
         let is_cut = reply.contains("-ERR reached lua stack limit");
         let is_refused =
             reply.starts_with("-ERR The script's reply is too large") || reply.contains(KILLED);
