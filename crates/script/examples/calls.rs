@@ -1,16 +1,16 @@
 //! Measures small scripts with a host that does nothing: `cargo run --release -p damselfly-script --example calls`.
 //!
-//! Shows the time on the processor, so that other programs matter little (Linux only).
+//! It shows processor time, so that other programs have little influence (Linux only).
 
 use damselfly_protocol::{Reply, Version};
-use damselfly_script::{Called, Host, Interpreter, Limits, LogLevel, Script, Tick};
+use damselfly_script::{CallOutcome, Host, Interpreter, Limits, LogLevel, Script, Tick};
 
 struct Nothing;
 
 impl Host for Nothing {
-    fn call(&mut self, _: &[&[u8]], _: Version, reply: &mut Vec<u8>) -> Called {
+    fn call(&mut self, _: &[&[u8]], _: Version, reply: &mut Vec<u8>) -> CallOutcome {
         reply.extend_from_slice(b"$5\r\nvalue\r\n");
-        Called::Replied
+        CallOutcome::Replied
     }
 
     fn tick(&mut self) -> Tick {
@@ -26,11 +26,11 @@ impl Host for Nothing {
     fn set_replication(&mut self, _: u8) {}
 }
 
-/// Nanoseconds that this process has been running on a processor.
+/// The processor time of this process in nanoseconds.
 fn processor_time() -> u64 {
     let text = std::fs::read_to_string("/proc/self/schedstat").unwrap_or_default();
     let first = text.split(' ').next().and_then(|word| word.parse().ok());
-    first.expect("Linux counts the time of processes")
+    first.expect("Linux reports the processor time of processes")
 }
 
 fn main() {

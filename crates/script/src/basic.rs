@@ -1,5 +1,5 @@
-//! Lua's basic functions that are written anew: because the originals could do harm, or because what
-//! they change would outlive the script.
+//! Basic functions that replace Lua's own, because the originals could do harm, or because their effects
+//! would outlive the script.
 
 use crate::lua::{Function, Kind, Outcome, Raise, Stack};
 
@@ -10,7 +10,7 @@ pub(crate) const FUNCTIONS: &[(&str, Function)] = &[
     ("collectgarbage", collect_garbage),
 ];
 
-/// `loadstring(code [, name])`: only text, never bytecode.
+/// `loadstring(code [, name])`: accepts only text, never bytecode.
 fn load_string(stack: &mut Stack<'_>) -> Outcome {
     let code = stack.check_text(1)?.to_vec();
     let name = match stack.kind(2) {
@@ -20,7 +20,7 @@ fn load_string(stack: &mut Stack<'_>) -> Outcome {
     compile(stack, &code, &name)
 }
 
-/// `load(function [, name])`: the code is what the function returns, piece by piece.
+/// `load(function [, name])`: the function returns the code piece by piece.
 fn load(stack: &mut Stack<'_>) -> Outcome {
     if stack.kind(1) != Kind::Function {
         let found = stack.type_name(1);
@@ -34,7 +34,7 @@ fn load(stack: &mut Stack<'_>) -> Outcome {
         _ => stack.check_text(2)?.to_vec(),
     };
     stack.set_top(1);
-    // The pieces are Lua's, so that its limit of memory counts them.
+    // Lua holds the pieces, so that they count towards its memory limit.
     stack.push_table(0, 0);
     let mut pieces = 0;
     loop {
@@ -110,8 +110,7 @@ fn unpack(stack: &mut Stack<'_>) -> Outcome {
     Ok(count as usize)
 }
 
-/// `collectgarbage([option [, argument]])`: what would change the collector for later scripts does
-/// nothing.
+/// `collectgarbage([option [, argument]])`: options that would change the collector for later scripts do nothing.
 fn collect_garbage(stack: &mut Stack<'_>) -> Outcome {
     let option = match stack.kind(1) {
         Kind::None | Kind::Nil => b"collect".to_vec(),

@@ -20,15 +20,15 @@ const FUNCTIONS: &[(&str, Function)] = &[
     ("bswap", swap),
 ];
 
-/// Pushes the table.
+/// Pushes the library's table.
 pub(crate) fn push(stack: &mut Stack<'_>) {
     stack.push_table(0, FUNCTIONS.len());
     set_functions(stack, -1, FUNCTIONS);
 }
 
-/// Argument `argument` rounded to an integer, of which the lower 32 bits count.
+/// The lower 32 bits of argument `argument`, rounded to an integer.
 fn bits(stack: &Stack<'_>, argument: i32) -> Result<u32, Raise> {
-    // Adding 2^52 + 2^51 leaves the integer in the lower bits of the double.
+    // Adding 2^52 + 2^51 moves the integer into the lower bits of the double.
     const SHIFT: f64 = 6_755_399_441_055_744.0;
     let number = stack.check_number(argument)?;
     Ok((number + SHIFT).to_bits() as u32)

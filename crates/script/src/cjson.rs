@@ -17,10 +17,10 @@ const SETTINGS: &[(&str, Function)] = &[
     ("decode_invalid_numbers", decode_invalid_numbers),
 ];
 
-/// How deep the recursion may go, whatever the settings say.
+/// The maximum depth of recursion, regardless of the settings.
 const DEPTH_MAX: i64 = 2000;
 
-/// The settings, in the order of the numbers that hold them.
+/// The settings. The discriminant is the index in the block of numbers that stores them.
 #[derive(Clone, Copy)]
 #[repr(usize)]
 enum Setting {
@@ -32,14 +32,14 @@ enum Setting {
     Precision,
     /// 0 off, 1 on, 2 null.
     EncodeInvalid,
-    /// Bit 0: decoding takes numbers that JSON has not. Bit 1: the buffer is kept, which means nothing here.
+    /// Bit 0: decoding accepts numbers that JSON does not allow. Bit 1: `encode_keep_buffer`, which has no effect here.
     DecodeInvalidAndKeep,
 }
 
 const DEFAULTS: [i64; 8] = [0, 2, 10, 1000, 1000, 14, 0, 0b11];
 
 impl Setting {
-    /// Of the instance whose function is running.
+    /// The value in the instance whose function is running.
     fn of(self, stack: &Stack<'_>) -> i64 {
         stack.numbers(Stack::upvalue(1))[self as usize]
     }
@@ -51,7 +51,7 @@ impl Setting {
     }
 }
 
-/// Pushes a table with settings of its own.
+/// Pushes a new instance of the library, with its own settings.
 pub(crate) fn push(stack: &mut Stack<'_>) {
     stack.push_table(0, 16);
     stack.push_numbers(DEFAULTS);
@@ -78,7 +78,7 @@ fn new(stack: &mut Stack<'_>) -> Outcome {
 }
 
 /// Checks that there are at most `count` arguments.
-fn at_most(stack: &mut Stack<'_>, count: i32) -> Result<(), Raise> {
+fn check_argument_count(stack: &mut Stack<'_>, count: i32) -> Result<(), Raise> {
     if stack.top() > count {
         return Err(Raise::Argument(
             count + 1,
@@ -89,7 +89,7 @@ fn at_most(stack: &mut Stack<'_>, count: i32) -> Result<(), Raise> {
     Ok(())
 }
 
-/// Sets an integer if the argument is given, and pushes what it is now.
+/// Changes an integer setting if the argument is given, and pushes its current value.
 fn integer_option(
     stack: &mut Stack<'_>,
     argument: i32,
@@ -100,7 +100,7 @@ fn integer_option(
     if stack.kind(argument) != Kind::Nil {
         let value = i64::from(stack.check_integer(argument)? as i32);
         if !(min..=max).contains(&value) {
-            // Redis names the first argument, whichever is wrong.
+            // Redis names the first argument, whichever argument is wrong.
             return Err(Raise::Argument(
                 1,
                 format!("expected integer between {min} and {max}"),
@@ -113,7 +113,7 @@ fn integer_option(
     Ok(1)
 }
 
-/// The boolean or the index of the name that argument 1 is; `None` if it is not given.
+/// Reads a boolean, or one of `names` as its index; `None` if the argument is nil.
 fn choice(stack: &mut Stack<'_>, argument: i32, names: &[&str]) -> Result<Option<i64>, Raise> {
     match stack.kind(argument) {
         Kind::Nil => Ok(None),
@@ -135,7 +135,7 @@ fn choice(stack: &mut Stack<'_>, argument: i32, names: &[&str]) -> Result<Option
 }
 
 fn encode_sparse_array(stack: &mut Stack<'_>) -> Outcome {
-    at_most(stack, 3)?;
+    check_argument_count(stack, 3)?;
     if let Some(convert) = choice(stack, 1, &[])? {
         Setting::SparseConvert.set(stack, convert);
     }
@@ -148,22 +148,22 @@ fn encode_sparse_array(stack: &mut Stack<'_>) -> Outcome {
 }
 
 fn encode_max_depth(stack: &mut Stack<'_>) -> Outcome {
-    at_most(stack, 1)?;
+    check_argument_count(stack, 1)?;
     integer_option(stack, 1, Setting::EncodeDepth, 1, i64::from(i32::MAX))
 }
 
 fn decode_max_depth(stack: &mut Stack<'_>) -> Outcome {
-    at_most(stack, 1)?;
+    check_argument_count(stack, 1)?;
     integer_option(stack, 1, Setting::DecodeDepth, 1, i64::from(i32::MAX))
 }
 
 fn encode_number_precision(stack: &mut Stack<'_>) -> Outcome {
-    at_most(stack, 1)?;
+    check_argument_count(stack, 1)?;
     integer_option(stack, 1, Setting::Precision, 1, 14)
 }
 
 fn bit_option(stack: &mut Stack<'_>, bit: i64) -> Outcome {
-    at_most(stack, 1)?;
+    check_argument_count(stack, 1)?;
     let setting = Setting::DecodeInvalidAndKeep;
     let bits = setting.of(stack);
     let bits = match choice(stack, 1, &[])? {
@@ -185,7 +185,7 @@ fn decode_invalid_numbers(stack: &mut Stack<'_>) -> Outcome {
 }
 
 fn encode_invalid_numbers(stack: &mut Stack<'_>) -> Outcome {
-    at_most(stack, 1)?;
+    check_argument_count(stack, 1)?;
     if let Some(mode) = choice(stack, 1, &["off", "on", "null"])? {
         Setting::EncodeInvalid.set(stack, mode);
     }

@@ -1,6 +1,6 @@
 //! The table `cmsgpack`: MessagePack.
 
-use crate::buffer::Buffer;
+use crate::bounded_buffer::BoundedBuffer;
 use crate::lua::{Function, Kind, Outcome, Raise, Stack};
 use crate::sandbox::set_functions;
 
@@ -18,15 +18,15 @@ const TEXTS: &[(&str, &str)] = &[
     ("_DESCRIPTION", "MessagePack C implementation for Lua"),
 ];
 
-/// How deep tables are written; what is deeper is nil.
+/// The maximum depth of packed tables; deeper ones are packed as nil.
 const PACK_DEPTH_MAX: usize = 16;
-/// How deep data may be nested.
+/// The maximum nesting of data to unpack.
 const UNPACK_DEPTH_MAX: usize = 1000;
 
-/// Items that an array gets room for before they are there: nested arrays would multiply it.
+/// The maximum number of array items to reserve in advance: nested arrays would multiply it.
 const RESERVED_MAX: usize = 1024;
 
-/// Pushes the table.
+/// Pushes the library's table.
 pub(crate) fn push(stack: &mut Stack<'_>) {
     stack.push_table(0, FUNCTIONS.len() + TEXTS.len());
     set_functions(stack, -1, FUNCTIONS);
@@ -42,7 +42,7 @@ fn pack(stack: &mut Stack<'_>) -> Outcome {
     if count == 0 {
         return Err(Raise::Argument(0, "MessagePack pack needs input.".into()));
     }
-    let mut out = Buffer::new(stack);
+    let mut out = BoundedBuffer::new(stack);
     for argument in 1..=count {
         stack.copy(argument);
         pack_value(stack, &mut out, 0)?;
@@ -51,8 +51,12 @@ fn pack(stack: &mut Stack<'_>) -> Outcome {
     Ok(1)
 }
 
-/// Writes the value on top and removes it.
-fn pack_value(stack: &mut Stack<'_>, out: &mut Buffer<'_>, depth: usize) -> Result<(), Raise> {
+/// Packs the value on top and removes it.
+fn pack_value(
+    stack: &mut Stack<'_>,
+    out: &mut BoundedBuffer<'_>,
+    depth: usize,
+) -> Result<(), Raise> {
     match stack.kind(-1) {
         Kind::String => {
             let bytes = stack.bytes(-1).unwrap_or_default();
@@ -78,8 +82,8 @@ fn pack_value(stack: &mut Stack<'_>, out: &mut Buffer<'_>, depth: usize) -> Resu
     Ok(())
 }
 
-/// A length of 16 bits after `code`, or of 32 after the next.
-fn pack_len(out: &mut Buffer<'_>, len: usize, code: u8) -> Result<(), Raise> {
+/// Writes `code` and a length of 16 bits, or the next code and a length of 32 bits.
+fn pack_len(out: &mut BoundedBuffer<'_>, len: usize, code: u8) -> Result<(), Raise> {
     match u16::try_from(len) {
         Ok(len) => {
             out.push(code)?;
@@ -92,7 +96,7 @@ fn pack_len(out: &mut Buffer<'_>, len: usize, code: u8) -> Result<(), Raise> {
     }
 }
 
-fn pack_number(out: &mut Buffer<'_>, number: f64) -> Result<(), Raise> {
+fn pack_number(out: &mut BoundedBuffer<'_>, number: f64) -> Result<(), Raise> {
     let integer = crate::lua::truncated(number);
     if integer as f64 == number && number.is_finite() {
         return pack_integer(out, integer);
@@ -106,7 +110,7 @@ fn pack_number(out: &mut Buffer<'_>, number: f64) -> Result<(), Raise> {
     out.extend(&number.to_be_bytes())
 }
 
-fn pack_integer(out: &mut Buffer<'_>, integer: i64) -> Result<(), Raise> {
+fn pack_integer(out: &mut BoundedBuffer<'_>, integer: i64) -> Result<(), Raise> {
     let bytes = integer.to_be_bytes();
     match integer {
         -32..=127 => out.push(bytes[7]),
@@ -133,8 +137,12 @@ fn pack_integer(out: &mut Buffer<'_>, integer: i64) -> Result<(), Raise> {
     }
 }
 
-fn pack_table(stack: &mut Stack<'_>, out: &mut Buffer<'_>, depth: usize) -> Result<(), Raise> {
-    let (count, is_array) = survey(stack)?;
+fn pack_table(
+    stack: &mut Stack<'_>,
+    out: &mut BoundedBuffer<'_>,
+    depth: usize,
+) -> Result<(), Raise> {
+    let (count, is_array) = count_items(stack)?;
     if is_array {
         match count {
             0..=15 => out.push(0x90 | count as u8)?,
@@ -159,8 +167,8 @@ fn pack_table(stack: &mut Stack<'_>, out: &mut Buffer<'_>, depth: usize) -> Resu
     Ok(())
 }
 
-/// How many items the table on top has, and whether their keys are 1, 2, 3 and so on.
-fn survey(stack: &mut Stack<'_>) -> Result<(usize, bool), Raise> {
+/// The number of items of the table on top, and whether their keys are 1, 2, 3 and so on.
+fn count_items(stack: &mut Stack<'_>) -> Result<(usize, bool), Raise> {
     let mut count = 0;
     let mut max = 0.0;
     let mut is_array = true;
@@ -182,13 +190,13 @@ fn unpack(stack: &mut Stack<'_>) -> Outcome {
     unpack_some(stack, 0, 0)
 }
 
-/// `cmsgpack.unpack_one(data [, offset])`: the offset behind it, or -1 at the end, and the value.
+/// `cmsgpack.unpack_one(data [, offset])`: the offset after the value, or -1 at the end of the data; then the value.
 fn unpack_one(stack: &mut Stack<'_>) -> Outcome {
     let offset = stack.optional_integer(2, 0)? as i32;
     unpack_some(stack, 1, offset)
 }
 
-/// `cmsgpack.unpack_limit(data, limit [, offset])`: as `unpack_one`, up to `limit` values.
+/// `cmsgpack.unpack_limit(data, limit [, offset])`: like `unpack_one`, with up to `limit` values.
 fn unpack_limit(stack: &mut Stack<'_>) -> Outcome {
     let limit = stack.check_integer(2)? as i32;
     let offset = stack.optional_integer(3, 0)? as i32;
@@ -214,7 +222,7 @@ fn unpack_some(stack: &mut Stack<'_>, limit: i32, offset: i32) -> Outcome {
     let mut reader = Reader { rest };
     let mut count = 0;
     while count < limit && !reader.rest.is_empty() {
-        // The offset comes on top of them, too.
+        // The offset needs a place, too.
         if !stack.reserve(3) {
             return Err(Raise::here(
                 "stack overflow (in function mp_decode_to_lua_type)",
@@ -242,7 +250,7 @@ fn missing() -> Raise {
     Raise::here("Missing bytes in input.")
 }
 
-fn without_position(stack: &mut Stack<'_>, text: &str) -> Raise {
+fn error_without_position(stack: &mut Stack<'_>, text: &str) -> Raise {
     stack.push_bytes(text.as_bytes());
     Raise::Value
 }
@@ -291,7 +299,7 @@ impl<'d> Reader<'d> {
             0xcc => stack.push_number(f64::from(u8::from_be_bytes(self.bytes()?))),
             0xcd => stack.push_number(f64::from(u16::from_be_bytes(self.bytes()?))),
             0xce => stack.push_number(f64::from(u32::from_be_bytes(self.bytes()?))),
-            // Beyond 63 bits it turns negative, as in Redis.
+            // As in Redis, values beyond 63 bits become negative.
             0xcf => stack.push_number(i64::from_be_bytes(self.bytes()?) as f64),
             0xd0 => stack.push_number(f64::from(i8::from_be_bytes(self.bytes()?))),
             0xd1 => stack.push_number(f64::from(i16::from_be_bytes(self.bytes()?))),
@@ -359,10 +367,10 @@ impl<'d> Reader<'d> {
             self.value(stack, depth + 1)?;
             self.value(stack, depth + 1)?;
             if stack.kind(-2) == Kind::Nil {
-                return Err(without_position(stack, "table index is nil"));
+                return Err(error_without_position(stack, "table index is nil"));
             }
             if stack.number(-2).is_some_and(f64::is_nan) {
-                return Err(without_position(stack, "table index is NaN"));
+                return Err(error_without_position(stack, "table index is NaN"));
             }
             stack.set(-3);
         }

@@ -1,4 +1,4 @@
-//! A reply of a command becomes a value of Lua.
+//! Converts the reply of a command to a Lua value.
 //!
 //! | reply            | value                                                        |
 //! |------------------|--------------------------------------------------------------|
@@ -18,13 +18,13 @@
 
 use crate::lua::{Kind, Raise, Stack};
 
-/// How deep a reply may be nested; what is deeper becomes nil.
+/// The maximum nesting of a reply; deeper values become nil.
 const DEPTH_MAX: usize = 128;
 
-/// Pushes the value of the reply that `bytes` begins with. Nil for what is no reply.
+/// Pushes the value of the reply at the start of `bytes`; nil if that is not a valid reply.
 ///
 /// # Errors
-/// It is more than the interpreter may hold, or the script has to end.
+/// The value exceeds the interpreter's memory limit, or the script must end.
 pub(crate) fn push(stack: &mut Stack<'_>, bytes: &[u8]) -> Result<(), Raise> {
     let mut reader = Reader { rest: bytes };
     if reader.push(stack, 0).is_none() {
@@ -47,7 +47,7 @@ struct Reader<'b> {
 }
 
 impl<'b> Reader<'b> {
-    /// The bytes up to the next line end, which is skipped.
+    /// The bytes up to the next line end, which is consumed, too.
     fn line(&mut self) -> Option<&'b [u8]> {
         let end = self.rest.iter().position(|&byte| byte == b'\r')?;
         let line = &self.rest[..end];
@@ -55,14 +55,14 @@ impl<'b> Reader<'b> {
         Some(line)
     }
 
-    /// The next `len` bytes and the line end after them.
+    /// The next `len` bytes; also consumes the line end after them.
     fn bulk(&mut self, len: usize) -> Option<&'b [u8]> {
         let bytes = self.rest.get(..len)?;
         self.rest = self.rest.get(len + 2..)?;
         Some(bytes)
     }
 
-    /// Pushes one value; on `None` nothing is pushed.
+    /// Pushes one value; pushes nothing if it returns `None`.
     fn push(&mut self, stack: &mut Stack<'_>, depth: usize) -> Option<()> {
         stack.check_memory().ok()?;
         stack.context().spend(1).ok()?;
@@ -109,7 +109,7 @@ impl<'b> Reader<'b> {
                 stack.set_field(-2, "verbatim_string");
             }
             b'|' => {
-                // Attributes are not for scripts.
+                // Scripts don't see attributes.
                 let elements = len()?.checked_mul(2)?;
                 for _ in 0..elements {
                     self.push(stack, depth + 1)?;
@@ -126,7 +126,7 @@ impl<'b> Reader<'b> {
         if depth >= DEPTH_MAX {
             return None;
         }
-        // An item has at least 3 bytes, so that no more is reserved than has arrived.
+        // An item has at least 3 bytes, so this never reserves more items than the reply can contain.
         stack.push_table(len.min(self.rest.len() / 3), 0);
         for index in 1..=len {
             if self.push(stack, depth + 1).is_none() {
@@ -138,7 +138,7 @@ impl<'b> Reader<'b> {
         Some(())
     }
 
-    /// Pushes `{name = {...}}`, of pairs, or of members that are keys of `true`.
+    /// Pushes `{name = {...}}`: pairs for a map; for a set, members as keys with the value `true`.
     fn push_fields(
         &mut self,
         stack: &mut Stack<'_>,
@@ -183,7 +183,7 @@ pub(crate) fn push_field(stack: &mut Stack<'_>, name: &str, text: &[u8]) {
     stack.set_field(-2, name);
 }
 
-/// Pushes an error that a command has already been counted for.
+/// Pushes an error that the host has already counted when the command failed.
 fn push_error(stack: &mut Stack<'_>, text: &[u8]) {
     stack.push_table(0, 2);
     stack.push_bytes(text);

@@ -1,17 +1,17 @@
-//! What fuzzing runs, and tests with random bytes: hostile data for the decoders, hostile scripts for all.
+//! Entry points for the fuzzer, and random tests: hostile data for the decoders, hostile scripts for the interpreter.
 
 use damselfly_protocol::client::Decoder;
 use damselfly_protocol::{Reply, Version};
 
-use crate::host::{Called, Host, LogLevel, Tick};
+use crate::host::{CallOutcome, Host, LogLevel, Tick};
 use crate::interpreter::{Interpreter, Limits};
 use crate::script::Script;
 
 const MEMORY_BYTES: usize = 8 * 1024 * 1024;
-/// How often a script is asked whether it may go on before it is killed.
+/// After how many ticks a script is killed.
 const TICKS_MAX: u32 = 50;
 
-/// What decodes bytes; whatever comes out goes back in, where there is a way back.
+/// Scripts that decode their arguments; some encode the result again.
 const DECODERS: &[&str] = &[
     "local ok, v = pcall(cjson.decode, ARGV[1]) if ok then return {cjson.encode(v), v} end return v",
     "local t = {pcall(cmsgpack.unpack, ARGV[1])} if t[1] and t[2] then cmsgpack.pack(unpack(t, 2)) end return t",
@@ -27,22 +27,22 @@ const DECODERS: &[&str] = &[
     "return {loadstring(ARGV[1], ARGV[2])}",
 ];
 
-/// Answers each command with its last argument, as it is if that is a reply.
+/// Answers each command with its last argument: verbatim if that is a valid reply, else as a bulk string.
 struct Echo {
     ticks: u32,
 }
 
 impl Host for Echo {
-    fn call(&mut self, arguments: &[&[u8]], version: Version, reply: &mut Vec<u8>) -> Called {
+    fn call(&mut self, arguments: &[&[u8]], version: Version, reply: &mut Vec<u8>) -> CallOutcome {
         let last = arguments.last().copied().unwrap_or_default();
         if arguments[0] == b"abort" {
-            return Called::Abort;
+            return CallOutcome::Abort;
         }
         match Decoder::default().decode(last) {
             Ok(Some((_, len))) if len == last.len() => reply.extend_from_slice(last),
             _ => Reply::new(reply, version).bulk(last),
         }
-        Called::Replied
+        CallOutcome::Replied
     }
 
     fn tick(&mut self) -> Tick {
@@ -62,17 +62,19 @@ impl Host for Echo {
     fn set_replication(&mut self, _: u8) {}
 }
 
-/// An interpreter as the other functions want it.
+/// An interpreter with small limits, for the other functions.
 pub fn interpreter() -> Interpreter {
     let limits = Limits {
         memory_bytes: MEMORY_BYTES,
         compiled_scripts: 100,
         instructions_per_tick: 1000,
+        ..Limits::default()
     };
     Interpreter::new(limits).expect("there is memory for Lua")
 }
 
-/// Gives the bytes to a decoder: the first byte chooses it, the second how many are a format or pattern.
+/// Passes `data` to a decoder. The first byte selects the decoder, the second is the length of the format or pattern
+/// that follows.
 pub fn decoders(interpreter: &mut Interpreter, data: &[u8]) {
     let [choice, len, rest @ ..] = data else {
         return;
@@ -87,8 +89,7 @@ pub fn scripts(interpreter: &mut Interpreter, data: &[u8]) {
     run(interpreter, data, &[b"1", b"text"]);
 }
 
-/// Runs a script and checks that it wrote exactly one reply, unless it was aborted, and that memory is
-/// within its limit.
+/// Runs a script and checks that it wrote exactly one reply unless it was aborted, and that memory use is bounded.
 fn run(interpreter: &mut Interpreter, code: &[u8], arguments: &[&[u8]]) {
     let Ok(script) = Script::parse(code) else {
         return;
@@ -98,7 +99,7 @@ fn run(interpreter: &mut Interpreter, code: &[u8], arguments: &[&[u8]]) {
         let mut reply = Reply::new(&mut out, version);
         let mut host = Echo { ticks: 0 };
         let ended = interpreter.eval(&script, &[b"key"], arguments, &mut host, &mut reply);
-        if ended == crate::Ended::Aborted {
+        if ended == crate::ScriptOutcome::Aborted {
             assert!(out.is_empty());
             continue;
         }
@@ -113,7 +114,7 @@ fn run(interpreter: &mut Interpreter, code: &[u8], arguments: &[&[u8]]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::random::Random;
+    use crate::lrand48::Lrand48;
 
     /// Bytes that are likely to mean something to a decoder.
     const LIKELY: &[u8] =
@@ -123,7 +124,7 @@ mod tests {
     fn random_bytes_never_break_a_decoder() {
         let seed = std::process::id();
         println!("seed {seed}");
-        let mut random = Random::new(seed);
+        let mut random = Lrand48::new(seed);
         let mut interpreter = interpreter();
         for _ in 0..20_000 {
             let len = random.next() % 40;
@@ -188,7 +189,7 @@ mod tests {
         ];
         let seed = std::process::id();
         println!("seed {seed}");
-        let mut random = Random::new(seed);
+        let mut random = Lrand48::new(seed);
         let mut interpreter = interpreter();
         for _ in 0..20_000 {
             let len = random.next() % 20;

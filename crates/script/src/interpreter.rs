@@ -1,39 +1,42 @@
 //! Runs scripts and functions.
 
 mod leftovers;
+mod limited_hosts;
 
 use std::collections::HashMap;
 use std::panic::resume_unwind;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use damselfly_base::CommandError;
 use damselfly_base::sha1::hex;
 use damselfly_protocol::{Reply, Version};
 
-use crate::functions::{Library, Registration, parse_first_line};
-use crate::host::{Called, Host, LogLevel, Tick};
+use crate::c_format::up_to_zero;
+use crate::function_registration::{Library, Registration, parse_first_line};
+use crate::host::Host;
 use crate::lua::{Failure, Kind, Stack, State, Stop};
-use crate::number::up_to_zero;
 use crate::sandbox::{self, slots};
 use crate::script::{CHUNK_NAME, Script};
 use crate::to_reply::{self, Written};
+use limited_hosts::{COMPILE_TIMEOUT, CompileHost, LoadHost};
 
 const FUNCTION_CHUNK_NAME: &[u8] = b"@user_function";
-/// What Lua says when memory is used up.
+/// Lua's error message when memory is exhausted.
 const OUT_OF_MEMORY: &[u8] = b"not enough memory";
-/// How long a library may take to load.
-const LOAD_TIME_MAX: Duration = Duration::from_millis(500);
 
-/// What an interpreter may use.
+/// The resources that an interpreter may use.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Bytes of all scripts and their data together. Beyond them a script fails.
+    /// Bytes for all scripts and their data together. A script that needs more fails.
     pub memory_bytes: usize,
-    /// Scripts that stay compiled; beyond them, the one that ran longest ago is forgotten, and
-    /// compiled again when it runs again.
+    /// How many scripts stay compiled. Beyond this, the least recently run script is dropped, and compiled
+    /// again on its next run.
     pub compiled_scripts: usize,
-    /// How many instructions of Lua are between two calls of [`Host::tick`]; fewer while the script holds much.
+    /// How many Lua instructions pass between two calls of [`Host::tick`]; fewer while the script uses much memory.
     pub instructions_per_tick: u32,
+    /// How long a compilation may take where no [`Host`] can end it: in [`Interpreter::compile`], and when a library
+    /// loads. Lua's parser needs quadratic time for a text with many `elseif` or `break`.
+    pub compile_time: Duration,
 }
 
 impl Default for Limits {
@@ -42,22 +45,31 @@ impl Default for Limits {
             memory_bytes: 256 * 1024 * 1024,
             compiled_scripts: 1000,
             instructions_per_tick: 10_000,
+            compile_time: Duration::from_secs(5),
         }
     }
 }
 
 /// How a script or function ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
-    /// It wrote a reply that is no error.
+pub enum ScriptOutcome {
+    /// It wrote a reply that is not an error.
     Replied,
-    /// It wrote an error. `is_counted`: a command failed with it, which the host has seen.
+    /// It wrote an error.
     Failed {
-        /// Whether the error needs no counting any more.
+        /// Whether the error is that of a failed command, which the host has already counted.
         is_counted: bool,
     },
-    /// The host ended it by [`Called::Abort`]; nothing was written.
+    /// The host ended it with [`CallOutcome::Abort`](crate::CallOutcome::Abort); nothing was written.
     Aborted,
+}
+
+/// Why a text could not be compiled.
+enum CompileError {
+    /// The parser's message.
+    Text(Vec<u8>),
+    /// The host ended the compilation with this error.
+    Killed(&'static str),
 }
 
 /// A compiled script.
@@ -66,27 +78,27 @@ struct Compiled {
     last_run: u64,
 }
 
-/// A library whose functions are in this interpreter.
+/// A library that is loaded in this interpreter.
 struct Loaded {
     id: u64,
     slot: i32,
-    /// What it took.
+    /// Memory that loading it took.
     bytes: usize,
 }
 
-/// Lua for one thread at a time. Texts are compiled when they first run here.
+/// A Lua interpreter, used by one thread at a time. It compiles a text on its first run.
 pub struct Interpreter {
     state: State,
     limits: Limits,
     scripts: HashMap<[u8; 20], Compiled>,
     libraries: HashMap<String, Loaded>,
-    /// Places in Lua's registry that are free again.
+    /// Slots of Lua's registry that are free for reuse.
     free_slots: Vec<i32>,
     next_slot: i32,
     runs: u64,
-    /// The environment that new code gets, as its slot.
+    /// The slot of the environment that newly compiled code gets.
     environment: i32,
-    /// How much was in use when garbage was last collected.
+    /// Bytes in use after the last garbage collection.
     live_bytes: usize,
 }
 
@@ -104,7 +116,7 @@ impl Interpreter {
     /// An interpreter with nothing loaded.
     ///
     /// # Errors
-    /// The system has no memory, or the limit is too small for Lua itself (about 200 KiB).
+    /// The system is out of memory, or the limit is too small for Lua itself (about 200 KiB).
     pub fn new(limits: Limits) -> Result<Interpreter, CommandError> {
         let out_of_memory = || CommandError::err("not enough memory for Lua");
         let steps = usize::try_from(limits.instructions_per_tick).unwrap_or(usize::MAX);
@@ -134,12 +146,12 @@ impl Interpreter {
         self.state.context().heap.used_bytes()
     }
 
-    /// Bytes that libraries took when they were loaded; a part of those used.
+    /// Bytes that libraries took when they were loaded; included in [`Interpreter::used_bytes`].
     pub fn library_bytes(&self) -> usize {
         self.libraries.values().map(|loaded| loaded.bytes).sum()
     }
 
-    /// Forgets all scripts and what they hold (SCRIPT FLUSH). Texts that are still used are compiled again.
+    /// Drops all compiled scripts and frees their memory (SCRIPT FLUSH). A script that runs again is compiled again.
     pub fn clear_scripts(&mut self) {
         self.release_scripts();
         self.collect();
@@ -151,17 +163,22 @@ impl Interpreter {
         }
     }
 
-    /// Compiles a script, if it isn't yet (SCRIPT LOAD).
+    /// Compiles a script unless it is already compiled (SCRIPT LOAD).
     ///
     /// # Errors
-    /// The reply if it does not compile.
+    /// The error reply if it does not compile, or takes longer than [`Limits::compile_time`].
     pub fn compile(&mut self, script: &Script) -> Result<(), CommandError> {
-        self.compiled(script).map(|_| ())
+        let mut host = CompileHost::new(self.limits.compile_time);
+        match self.compiled_slot(script, &mut host) {
+            Ok(_) => Ok(()),
+            Err(CompileError::Text(message)) => Err(does_not_compile(&message)),
+            Err(CompileError::Killed(reason)) => Err(does_not_compile(reason.as_bytes())),
+        }
     }
 
-    /// Runs a script and writes its reply, also if it fails or does not compile.
+    /// Runs a script and writes its reply, even if it fails or does not compile.
     ///
-    /// A panic of `host` ends the script and then goes on here.
+    /// A panic of `host` ends the script and then continues to unwind from here.
     pub fn eval(
         &mut self,
         script: &Script,
@@ -169,10 +186,15 @@ impl Interpreter {
         arguments: &[&[u8]],
         host: &mut dyn Host,
         reply: &mut Reply<'_>,
-    ) -> Ended {
-        let slot = match self.compiled(script) {
+    ) -> ScriptOutcome {
+        let slot = match self.compiled_slot(script, host) {
             Ok(slot) => slot,
-            Err(error) => return failed(reply, &error),
+            Err(CompileError::Text(message)) => {
+                return write_error(reply, &does_not_compile(&message));
+            }
+            Err(CompileError::Killed(error)) => {
+                return write_error(reply, &CommandError::Text(error.into()));
+            }
         };
         self.use_environment(slots::SCRIPT_ENVIRONMENT);
         let mut stack = self.state.stack();
@@ -187,8 +209,8 @@ impl Interpreter {
         self.run(&|| hex(script.digest()), 0, host, reply)
     }
 
-    /// Calls function `index` of a library and writes its reply, also if it fails. Loads the library
-    /// here first if this interpreter has another text of this name or none.
+    /// Calls function `index` of a library and writes its reply, even if it fails. Loads the library
+    /// first if this interpreter does not have it, or has another text of this name.
     pub fn call_function(
         &mut self,
         library: &Library,
@@ -197,7 +219,7 @@ impl Interpreter {
         arguments: &[&[u8]],
         host: &mut dyn Host,
         reply: &mut Reply<'_>,
-    ) -> Ended {
+    ) -> ScriptOutcome {
         self.drop_leftovers();
         let slot = match self.libraries.get(&library.name) {
             Some(loaded) if loaded.id == library.id => loaded.slot,
@@ -205,22 +227,22 @@ impl Interpreter {
                 let mut before = self.used_bytes();
                 let mut slot = self.load(&library.code, host);
                 if slot.is_err() {
-                    // It has loaded elsewhere, so it may be others that have used memory up.
+                    // It has loaded in another interpreter, so this one may only lack memory.
                     self.drop_all();
                     before = self.used_bytes();
                     slot = self.load(&library.code, host);
                 }
                 match slot {
                     Ok((slot, _)) => {
-                        self.keep(library, slot, before);
+                        self.record_library(library, slot, before);
                         slot
                     }
-                    Err(error) => return failed(reply, &error),
+                    Err(error) => return write_error(reply, &error),
                 }
             }
         };
         let Some(function) = library.functions.get(index) else {
-            return failed(reply, &CommandError::err("Function not found"));
+            return write_error(reply, &CommandError::err("Function not found"));
         };
         self.use_environment(slots::FUNCTION_ENVIRONMENT);
         let mut stack = self.state.stack();
@@ -234,10 +256,10 @@ impl Interpreter {
     }
 
     /// Runs a library's text so that it registers its functions (FUNCTION LOAD). `id` must differ from
-    /// those of all other texts.
+    /// the ids of all other texts.
     ///
     /// # Errors
-    /// The reply if its first line or its code is wrong, takes too long, or registers nothing.
+    /// The error reply if the first line or the code is invalid, takes too long, or registers nothing.
     pub fn load_library(
         &mut self,
         code: &[u8],
@@ -254,12 +276,12 @@ impl Interpreter {
             functions: registration.functions,
             id,
         };
-        self.keep(&library, slot, before);
+        self.record_library(&library, slot, before);
         Ok(library)
     }
 
-    /// Remembers a library that was just loaded; so many bytes were used before that.
-    fn keep(&mut self, library: &Library, slot: i32, before: usize) {
+    /// Records a library that was just loaded. `before`: the bytes in use before that.
+    fn record_library(&mut self, library: &Library, slot: i32, before: usize) {
         let loaded = Loaded {
             id: library.id,
             slot,
@@ -270,7 +292,7 @@ impl Interpreter {
         }
     }
 
-    /// Forgets libraries for which `is_current` is false: those that were deleted or replaced.
+    /// Drops the libraries for which `is_current` returns false: they were deleted or replaced.
     pub fn retain_libraries(&mut self, mut is_current: impl FnMut(&str, u64) -> bool) {
         let mut released = Vec::new();
         self.libraries.retain(|name, loaded| {
@@ -297,29 +319,34 @@ impl Interpreter {
         let slot = self.take_slot();
         let mut stack = self.state.stack();
         stack.get_index(Stack::REGISTRY, slots::HANDLER);
-        if stack.load(&text[code_start..], FUNCTION_CHUNK_NAME) != Ok(true) {
-            let message = String::from_utf8_lossy(stack.text(-1).unwrap_or_default()).into_owned();
+        let context = stack.context();
+        let mut compile_host = CompileHost::new(self.limits.compile_time);
+        let loaded = context.enter(&mut compile_host, || {
+            stack.load(&text[code_start..], FUNCTION_CHUNK_NAME)
+        });
+        if loaded != Ok(true) {
+            let message = match loaded {
+                Ok(_) => stack.text(-1).unwrap_or_default().to_vec(),
+                Err(_) => COMPILE_TIMEOUT.into(),
+            };
             stack.set_top(0);
+            self.end_run();
             self.release(slot);
+            let message = String::from_utf8_lossy(&message);
             return Err(CommandError::err(format!(
                 "Error compiling function: {message}"
             )));
         }
         stack.push_table(0, 0);
         stack.set_index(Stack::REGISTRY, slot);
-        set_visible(&mut stack, slots::LOAD_GLOBALS);
-        let context = stack.context();
+        set_function_globals(&mut stack, slots::LOAD_GLOBALS);
         context.registration.replace(Some(Registration {
             slot,
             functions: Vec::new(),
         }));
         context.stop.set(Stop::No);
-        let mut host = LoadHost {
-            host,
-            started: Instant::now(),
-        };
-        let result = context.enter(&mut host, || stack.call(0, 0, 1));
-        set_visible(&mut stack, slots::FUNCTION_GLOBALS);
+        let result = context.enter(&mut LoadHost::new(host), || stack.call(0, 0, 1));
+        set_function_globals(&mut stack, slots::FUNCTION_GLOBALS);
         let registration = context.registration.take();
         let message = result.is_err().then(|| {
             if stack.kind(-1) == Kind::Table {
@@ -345,14 +372,14 @@ impl Interpreter {
         Ok((slot, registration))
     }
 
-    /// Calls the function below `arguments` values, with the handler below it, and writes the reply.
+    /// Calls a function and writes the reply. On the stack are the error handler, the function, and `arguments` values.
     fn run(
         &mut self,
         name: &dyn Fn() -> String,
         arguments: i32,
         host: &mut dyn Host,
         reply: &mut Reply<'_>,
-    ) -> Ended {
+    ) -> ScriptOutcome {
         let mut stack = self.state.stack();
         let context = stack.context();
         context.stop.set(Stop::No);
@@ -361,20 +388,20 @@ impl Interpreter {
             let result = stack.call(arguments, 1, 1);
             let written = match result {
                 Ok(()) if context.stop.get() != Stop::Aborted => to_reply::write(&mut stack, reply),
-                Ok(()) | Err(_) => Written::Not,
+                Ok(()) | Err(_) => Written::Nothing,
             };
             (result, written)
         });
         let ended = match (result, written) {
-            _ if context.stop.get() == Stop::Aborted => Ended::Aborted,
-            (Ok(()), Written::Reply) => Ended::Replied,
-            (Ok(()), Written::Error) => Ended::Failed { is_counted: false },
-            (Ok(()), Written::Not) => {
+            _ if context.stop.get() == Stop::Aborted => ScriptOutcome::Aborted,
+            (Ok(()), Written::Reply) => ScriptOutcome::Replied,
+            (Ok(()), Written::Error) => ScriptOutcome::Failed { is_counted: false },
+            (Ok(()), Written::Nothing) => {
                 let text = match context.stop.get() {
                     Stop::Killed(text) => text,
                     Stop::No | Stop::Aborted => "ERR The script's reply is too large",
                 };
-                failed(reply, &CommandError::Text(text.into()))
+                write_error(reply, &CommandError::Text(text.into()))
             }
             (Err(failure), _) => write_failure(&mut stack, failure, name, reply),
         };
@@ -385,7 +412,7 @@ impl Interpreter {
         ended
     }
 
-    /// Puts right what a failed run may have left.
+    /// Clears the state that a failed run may have left.
     fn end_run(&mut self) {
         let context = self.state.context();
         let is_stopped = context.stop.replace(Stop::No) != Stop::No;
@@ -398,8 +425,8 @@ impl Interpreter {
         }
     }
 
-    /// The slot of a script's function, compiled now if need be.
-    fn compiled(&mut self, script: &Script) -> Result<i32, CommandError> {
+    /// The slot of a script's function; compiles the script if needed.
+    fn compiled_slot(&mut self, script: &Script, host: &mut dyn Host) -> Result<i32, CompileError> {
         self.runs += 1;
         self.drop_leftovers();
         if let Some(compiled) = self.scripts.get_mut(script.digest()) {
@@ -407,19 +434,16 @@ impl Interpreter {
             return Ok(compiled.slot);
         }
         if self.scripts.len() >= self.limits.compiled_scripts.max(1) {
-            self.forget_oldest();
+            self.drop_least_recently_run();
         }
-        let slot = match self.compile_text(script.code()) {
-            // It may be others that have used it up.
-            Err(message) if message == OUT_OF_MEMORY => {
+        let slot = match self.compile_text(script.code(), host) {
+            // Other scripts may have used up the memory.
+            Err(CompileError::Text(message)) if message == OUT_OF_MEMORY => {
                 self.drop_all();
-                self.compile_text(script.code())
+                self.compile_text(script.code(), host)?
             }
-            compiled => compiled,
+            compiled => compiled?,
         };
-        let slot = slot.map_err(|message| {
-            CommandError::quoting("Error compiling script (new function): ", &message, "")
-        })?;
         let compiled = Compiled {
             slot,
             last_run: self.runs,
@@ -428,14 +452,23 @@ impl Interpreter {
         Ok(slot)
     }
 
-    /// Compiles the text of a script; returns its slot, or why it does not compile.
-    fn compile_text(&mut self, code: &[u8]) -> Result<i32, Vec<u8>> {
+    /// Compiles the text of a script and returns its slot. `host` may end the compilation.
+    fn compile_text(&mut self, code: &[u8], host: &mut dyn Host) -> Result<i32, CompileError> {
         self.use_environment(slots::SCRIPT_ENVIRONMENT);
         let mut stack = self.state.stack();
-        if stack.load(code, CHUNK_NAME) != Ok(true) {
-            let message = stack.text(-1).unwrap_or_default().to_vec();
+        let context = stack.context();
+        let loaded = context.enter(host, || stack.load(code, CHUNK_NAME));
+        if loaded != Ok(true) {
+            let error = match context.stop.get() {
+                Stop::Killed(error) => CompileError::Killed(error),
+                // Aborted: the host panicked, and `end_run` resumes the panic.
+                Stop::Aborted | Stop::No => {
+                    CompileError::Text(stack.text(-1).unwrap_or_default().to_vec())
+                }
+            };
             stack.set_top(0);
-            return Err(message);
+            self.end_run();
+            return Err(error);
         }
         let slot = self.take_slot();
         let mut stack = self.state.stack();
@@ -443,7 +476,7 @@ impl Interpreter {
         Ok(slot)
     }
 
-    fn forget_oldest(&mut self) {
+    fn drop_least_recently_run(&mut self) {
         let oldest = self
             .scripts
             .iter()
@@ -468,7 +501,7 @@ impl Interpreter {
         self.free_slots.push(slot);
     }
 
-    /// Sets the globals of code that is compiled from now on, also by scripts themselves.
+    /// Sets the globals of code compiled from now on, including code that scripts compile.
     fn use_environment(&mut self, slot: i32) {
         if self.environment == slot {
             return;
@@ -480,8 +513,8 @@ impl Interpreter {
     }
 }
 
-/// Decides what functions see.
-fn set_visible(stack: &mut Stack<'_>, globals: i32) {
+/// Sets the table of globals that functions can access.
+fn set_function_globals(stack: &mut Stack<'_>, globals: i32) {
     stack.get_index(Stack::REGISTRY, slots::FUNCTION_METATABLE);
     stack.get_index(Stack::REGISTRY, globals);
     stack.set_field(-2, "__index");
@@ -496,23 +529,27 @@ fn push_strings(stack: &mut Stack<'_>, values: &[&[u8]]) {
     }
 }
 
-fn failed(reply: &mut Reply<'_>, error: &CommandError) -> Ended {
-    reply.error(error.to_bytes());
-    Ended::Failed { is_counted: false }
+fn does_not_compile(message: &[u8]) -> CommandError {
+    CommandError::quoting("Error compiling script (new function): ", message, "")
 }
 
-/// Writes the error on top of the stack.
+fn write_error(reply: &mut Reply<'_>, error: &CommandError) -> ScriptOutcome {
+    reply.error(error.to_bytes());
+    ScriptOutcome::Failed { is_counted: false }
+}
+
+/// Writes the error on top of the stack as the reply.
 fn write_failure(
     stack: &mut Stack<'_>,
     failure: Failure,
     name: &dyn Fn() -> String,
     reply: &mut Reply<'_>,
-) -> Ended {
+) -> ScriptOutcome {
     if failure == Failure::Memory || stack.kind(-1) != Kind::Table {
         let text = stack.text(-1).unwrap_or(b"execution failure");
         let text = String::from_utf8_lossy(text).into_owned();
         reply.error(format!("ERR Error running script {}, {text}", name()));
-        return Ended::Failed { is_counted: false };
+        return ScriptOutcome::Failed { is_counted: false };
     }
     let is_counted = to_reply::is_counted(stack);
     stack.get_field(-1, "err");
@@ -536,37 +573,5 @@ fn write_failure(
         text.push(b'.');
     }
     reply.error(text);
-    Ended::Failed { is_counted }
-}
-
-/// The host while a library loads: no commands, and little time.
-struct LoadHost<'h> {
-    host: &'h mut dyn Host,
-    started: Instant,
-}
-
-impl Host for LoadHost<'_> {
-    fn call(&mut self, _: &[&[u8]], _: Version, reply: &mut Vec<u8>) -> Called {
-        reply.extend_from_slice(
-            b"-ERR redis.call/pcall can only be called inside a script invocation\r\n",
-        );
-        Called::Replied
-    }
-
-    fn tick(&mut self) -> Tick {
-        if self.started.elapsed() > LOAD_TIME_MAX {
-            return Tick::Kill("ERR FUNCTION LOAD timeout");
-        }
-        Tick::Continue
-    }
-
-    fn log(&mut self, level: LogLevel, text: &[u8]) {
-        self.host.log(level, text);
-    }
-
-    fn is_allowed(&mut self, _: &[&[u8]]) -> Option<bool> {
-        None
-    }
-
-    fn set_replication(&mut self, _: u8) {}
+    ScriptOutcome::Failed { is_counted }
 }

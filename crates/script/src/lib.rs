@@ -1,43 +1,43 @@
 //! Lua for EVAL and FUNCTION: the interpreter, its sandbox and its libraries, equal to those of Redis 7.0.
 //!
-//! Knows no connection, shard or command: what a script does by `redis.call` goes through [`Host`].
+//! This crate knows no connections, shards or commands: `redis.call` goes through [`Host`].
 //!
-//! - [`Script`]: a text with its SHA-1 and flags. [`ScriptCache`]: those that EVALSHA finds.
-//! - [`Library`]: a text that registers functions. [`Libraries`]: those that are loaded, with the payload
+//! - [`Script`]: a text with its SHA-1 and flags. [`ScriptCache`]: the scripts that EVALSHA finds.
+//! - [`Library`]: a text that registers functions. [`Libraries`]: all loaded libraries, and the payload
 //!   of FUNCTION DUMP.
-//! - [`Interpreter`]: runs both. One per thread; it compiles a text when it first runs it.
+//! - [`Interpreter`]: runs both. There is one per thread; it compiles a text when it first runs it.
 //!
-//! What keeps scripts in: `sandbox` (what they see), `lua` (memory, errors, time), `patterns` (matching that can
-//! be interrupted).
+//! Scripts are confined by `sandbox` (what they can access), `lua` (memory, errors, time) and `patterns`
+//! (interruptible pattern matching).
 
 mod basic;
 mod bits;
-mod buffer;
-mod cache;
+mod bounded_buffer;
+mod c_format;
 mod cjson;
 mod cmsgpack;
 mod from_reply;
-mod functions;
+mod function_registration;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod host;
 mod interpreter;
 mod libraries;
+mod lrand48;
 mod lua;
 mod mathematics;
-mod number;
 mod patterns;
-mod random;
 mod redis_library;
 mod sandbox;
 mod script;
+mod script_cache;
 mod structs;
 mod tables;
 mod to_reply;
 
-pub use cache::{CachedScript, ScriptCache};
-pub use functions::{Function, Library};
-pub use host::{Called, Host, LogLevel, Tick};
-pub use interpreter::{Ended, Interpreter, Limits};
+pub use function_registration::{Function, Library};
+pub use host::{CallOutcome, Host, LogLevel, Tick};
+pub use interpreter::{Interpreter, Limits, ScriptOutcome};
 pub use libraries::{Libraries, RestorePolicy};
 pub use script::{Flags, Script, parse_digest};
+pub use script_cache::{CachedScript, ScriptCache};

@@ -1,9 +1,9 @@
-//! The libraries that are loaded, for the whole server, and their payload for DUMP and RESTORE:
+//! All loaded libraries of the server, and their payload for DUMP and RESTORE:
 //!
 //! ```text
-//! library... | format version: u16 LE | CRC-64 of all before: u64 LE
+//! library... | format version: u16 LE | CRC-64 of all preceding bytes: u64 LE
 //! library: 0xf5 | string: code
-//!       or, before Redis 7.0 was finished, 0xf6 | strings: name, engine | 0, or 1 and string: description | string: code
+//!       or, in release candidates of Redis 7.0, 0xf6 | strings: name, engine | 0, or 1 and string: description | string: code
 //! string: length, 6 bits | 01 and 14 bits | 0x80 and u32 BE | 0x81 and u64 BE; then the bytes
 //!         or 0xc3, compressed length, length, then bytes compressed by LZF
 //! ```
@@ -13,24 +13,24 @@ use std::sync::Arc;
 
 use damselfly_base::CommandError;
 
-use crate::functions::{Function, Library, parse_first_line};
+use crate::function_registration::{Function, Library, parse_first_line};
 
 const LIBRARY_OPCODE: u8 = 0xf5;
 const OLD_LIBRARY_OPCODE: u8 = 0xf6;
-/// The version of the format that we write, and the newest that we read.
+/// The format version that we write, and the newest that we read.
 const FORMAT_VERSION: u16 = 10;
-/// What one function takes in the table of all functions.
+/// The size of an entry in the table of all functions.
 const FUNCTION_SLOT_BYTES: usize = size_of::<(String, (Arc<Library>, usize))>();
 const FOOTER_BYTES: usize = 10;
 
-/// What FUNCTION RESTORE does with libraries that are there already.
+/// What FUNCTION RESTORE does with existing libraries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RestorePolicy {
     /// Removes all of them.
     Flush,
-    /// Keeps them; one of the same name is an error.
+    /// Keeps them; an existing library of the same name is an error.
     Append,
-    /// Keeps those that have another name.
+    /// Replaces those of the same name and keeps the others.
     Replace,
 }
 
@@ -38,7 +38,7 @@ pub enum RestorePolicy {
 #[derive(Clone, Debug, Default)]
 pub struct Libraries {
     libraries: BTreeMap<String, Arc<Library>>,
-    /// Where each function is, by its name in lower case: its library, and its index there.
+    /// Functions by name in lower case: the library, and the function's index in it.
     functions: HashMap<String, (Arc<Library>, usize)>,
     next_id: u64,
 }
@@ -49,16 +49,16 @@ impl Libraries {
         Libraries::default()
     }
 
-    /// A number for the next call of [`crate::Interpreter::load_library`].
+    /// A new id for [`crate::Interpreter::load_library`].
     pub fn next_id(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id
     }
 
-    /// Whether a text may be loaded: its first line is right and its name free, or may be replaced.
+    /// Checks that a text may be loaded: its first line is valid, and its name is free or `replace` is set.
     ///
     /// # Errors
-    /// The reply if not.
+    /// The error reply if it may not.
     pub fn check(&self, code: &[u8], replace: bool) -> Result<(), CommandError> {
         let (name, _) = parse_first_line(code)?;
         if !replace && self.libraries.contains_key(&name) {
@@ -69,10 +69,10 @@ impl Libraries {
         Ok(())
     }
 
-    /// Adds a library in place of the one that has its name.
+    /// Adds a library, and replaces the one with the same name.
     ///
     /// # Errors
-    /// The reply if another library has a function of the same name; nothing has changed then.
+    /// The error reply if another library has a function of the same name. Nothing changes then.
     pub fn insert(&mut self, library: impl Into<Arc<Library>>) -> Result<(), CommandError> {
         let library = library.into();
         for function in &library.functions {
@@ -83,7 +83,7 @@ impl Libraries {
                 return Err(CommandError::err(format!("Function {name} already exists")));
             }
         }
-        self.forget(&library.name);
+        self.remove_named(&library.name);
         for (index, function) in library.functions.iter().enumerate() {
             let place = (Arc::clone(&library), index);
             let name = function.name.to_ascii_lowercase();
@@ -96,15 +96,15 @@ impl Libraries {
     /// Removes a library (FUNCTION DELETE).
     ///
     /// # Errors
-    /// There is none of this name.
+    /// There is no library of this name.
     pub fn remove(&mut self, name: &[u8]) -> Result<(), CommandError> {
         match str::from_utf8(name) {
-            Ok(name) if self.forget(name) => Ok(()),
+            Ok(name) if self.remove_named(name) => Ok(()),
             Ok(_) | Err(_) => Err(CommandError::err("Library not found")),
         }
     }
 
-    fn forget(&mut self, name: &str) -> bool {
+    fn remove_named(&mut self, name: &str) -> bool {
         let Some(library) = self.libraries.remove(name) else {
             return false;
         };
@@ -120,8 +120,7 @@ impl Libraries {
         self.functions.clear();
     }
 
-    /// The library that has a function, and the function's index there. Upper and lower case
-    /// are the same.
+    /// The library of a function, and the function's index in it. Names ignore case.
     pub fn function(&self, name: &[u8]) -> Option<(&Arc<Library>, usize)> {
         let (library, index) = self
             .functions
@@ -129,12 +128,12 @@ impl Libraries {
         Some((library, *index))
     }
 
-    /// All libraries by name (FUNCTION LIST).
+    /// All libraries, ordered by name (FUNCTION LIST).
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Library>> {
         self.libraries.values()
     }
 
-    /// Whether this library is one of these (see [`crate::Interpreter::retain_libraries`]).
+    /// Whether the library with this name and id is loaded (see [`crate::Interpreter::retain_libraries`]).
     pub fn contains(&self, name: &str, id: u64) -> bool {
         self.libraries
             .get(name)
@@ -146,7 +145,7 @@ impl Libraries {
         self.libraries.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.libraries.is_empty()
     }
@@ -156,12 +155,12 @@ impl Libraries {
         self.functions.len()
     }
 
-    /// Bytes that they take, without what interpreters make of them.
+    /// Bytes that they take, without their copies in interpreters.
     pub fn bytes(&self) -> usize {
         let of_library = |library: &Arc<Library>| {
             let names = library.functions.iter().map(|function| {
                 let description = function.description.as_ref().map_or(0, Vec::len);
-                // Each name stands in the library and in the table of all functions.
+                // Each name is stored in the library and in the table of all functions.
                 2 * function.name.len() + description + size_of::<Function>() + FUNCTION_SLOT_BYTES
             });
             let own = library.code.len() + library.name.len();
@@ -188,8 +187,8 @@ impl Libraries {
     /// [`crate::Interpreter::load_library`].
     ///
     /// # Errors
-    /// The reply if the payload is wrong, a library does not load or may not be added; nothing has changed
-    /// then.
+    /// The error reply if the payload is invalid, or a library does not load or may not be added. Nothing
+    /// changes then.
     pub fn restore(
         &mut self,
         payload: &[u8],
@@ -206,14 +205,14 @@ impl Libraries {
             let id = loaded.next_id();
             loaded.insert(load(&code, id)?)?;
         }
-        // All or nothing: the new state is made beside the old one.
+        // All or nothing: build the new state separately from the old one.
         let mut restored = match policy {
             RestorePolicy::Flush => Self::default(),
             RestorePolicy::Append | RestorePolicy::Replace => self.clone(),
         };
         restored.next_id = loaded.next_id;
         for name in loaded.libraries.keys() {
-            if restored.forget(name) && policy == RestorePolicy::Append {
+            if restored.remove_named(name) && policy == RestorePolicy::Append {
                 return Err(CommandError::err(format!("Library {name} already exists")));
             }
         }
@@ -225,7 +224,7 @@ impl Libraries {
     }
 }
 
-/// A payload without its footer, if that is right.
+/// A payload without its footer, which is checked.
 fn checked(payload: &[u8]) -> Result<&[u8], CommandError> {
     let wrong = || CommandError::err("DUMP payload version or checksum are wrong");
     let body_len = payload.len().checked_sub(FOOTER_BYTES).ok_or_else(wrong)?;
@@ -292,7 +291,7 @@ fn take<'p>(rest: &mut &'p [u8], len: usize) -> Option<&'p [u8]> {
     Some(taken)
 }
 
-/// A length; `None` also for the encodings that are no length.
+/// A length; `None` if the payload is too short or the first byte begins no length.
 fn take_len(rest: &mut &[u8]) -> Option<usize> {
     let first = take(rest, 1)?[0];
     match first {
@@ -315,8 +314,8 @@ fn take_string(rest: &mut &[u8]) -> Option<Vec<u8>> {
     decompress(take(rest, compressed_len)?, len)
 }
 
-/// Undoes LZF: runs of literals (first byte below 32: their number less 1) and references to what came
-/// before (3 bits of length less 2, 13 bits of distance less 1).
+/// Decompresses LZF: runs of literals (first byte below 32: their number minus 1) and references to earlier output
+/// (3 bits: length minus 2; 13 bits: distance minus 1).
 fn decompress(mut rest: &[u8], len: usize) -> Option<Vec<u8>> {
     const LONG: usize = 7;
     let mut out = Vec::new();
@@ -343,7 +342,7 @@ fn decompress(mut rest: &[u8], len: usize) -> Option<Vec<u8>> {
     (out.len() == len).then_some(out)
 }
 
-/// CRC-64 with the polynomial of Jones, reflected, from 0: what the payloads of Redis carry.
+/// The checksum of Redis payloads: CRC-64 with the Jones polynomial, reflected, starting at 0.
 fn crc64(bytes: &[u8]) -> u64 {
     const POLYNOMIAL: u64 = 0x95ac_9329_ac4b_c9b5;
     bytes.iter().fold(0, |crc, &byte| {
@@ -380,12 +379,12 @@ mod tests {
     }
 
     #[test]
-    fn the_checksum_is_that_of_redis() {
+    fn the_checksum_equals_that_of_redis() {
         assert_eq!(crc64(b"123456789"), 0xe9c6_d914_c4b8_d9ca);
     }
 
     #[test]
-    fn functions_belong_to_one_library() {
+    fn a_function_name_belongs_to_one_library() {
         let mut libraries = Libraries::new();
         libraries.insert(library("a", &["f", "g"])).unwrap();
         let error = libraries.insert(library("b", &["h", "g"])).unwrap_err();
@@ -400,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn payloads_restore_by_every_policy() {
+    fn payloads_are_restored_with_every_policy() {
         let mut libraries = Libraries::new();
         libraries.insert(library("a", &["f"])).unwrap();
         libraries.insert(library("b", &["g"])).unwrap();
@@ -438,7 +437,7 @@ mod tests {
 
     #[test]
     fn compressed_texts_are_read() {
-        // Five literals, then 14 bytes from 5 bytes before, then a literal.
+        // Five literals, then 14 bytes copied from 5 bytes back, then a literal.
         let compressed = b"\x04hello\xe0\x05\x04\x00!";
         let text = decompress(compressed, 20);
         assert_eq!(text.as_deref(), Some(&b"hellohellohellohell!"[..]));

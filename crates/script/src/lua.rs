@@ -1,15 +1,15 @@
-//! Lua 5.1 behind a safe interface: the only file tree of this crate with `unsafe`.
+//! Lua 5.1 behind a safe interface. This is the only module tree of this crate with `unsafe`.
 //!
-//! Lua raises an error by `longjmp`. Jumping over a Rust frame that owns something is not sound, so no
-//! jump ever starts below one:
+//! Lua raises errors with `longjmp`. Jumping over a Rust frame that owns something is unsound, so no jump ever
+//! crosses one:
 //!
-//! - A [`Function`] is plain Rust. It sees Lua through [`Stack`], whose methods cannot raise: they read and
-//!   write raw (no metamethod), keep the stack large enough, and while a function runs the heap gives
-//!   memory beyond its limit ([`heap`]), so that Lua's own "not enough memory" cannot happen. To raise, a
-//!   function *returns* [`Raise`]; the trampoline, which by then owns nothing, jumps. A panic is caught
-//!   there and becomes an error of the script.
-//! - What must call back into Lua (`pcall`, `gsub` with a function, coroutines, `sort`) is in [`calling`],
-//!   [`coroutines`] and [`sorting`], in frames that own nothing but numbers and pointers.
+//! - A [`Function`] is plain Rust. It accesses Lua through [`Stack`], whose methods cannot raise: they read and
+//!   write raw (no metamethods), keep the stack large enough, and while a function runs, the heap allocates
+//!   beyond its limit ([`heap`]), so that Lua's own "not enough memory" cannot occur. To raise, a function
+//!   *returns* [`Raise`]; the trampoline, which by then owns nothing, jumps. The trampoline also catches panics
+//!   and turns them into an error that ends the script.
+//! - Functions that call back into Lua (`pcall`, `gsub` with a function, coroutines, `sort`) are in [`calling`],
+//!   [`coroutines`] and [`sorting`]. Their frames own nothing but numbers and pointers.
 //! - The interpreter calls a script only through `lua_pcall`, which returns.
 
 mod calling;

@@ -1,8 +1,8 @@
-//! `math.random` and `math.randomseed`, from a generator of our own, so that no script reaches the
-//! system's.
+//! `math.random` and `math.randomseed`, with our own generator, so that scripts cannot reseed the one of the C
+//! library.
 
+use crate::lrand48::Lrand48;
 use crate::lua::{Function, Outcome, Raise, Stack};
-use crate::random::Random;
 
 pub(crate) const FUNCTIONS: &[(&str, Function)] = &[("random", random), ("randomseed", seed)];
 
@@ -36,6 +36,6 @@ fn random(stack: &mut Stack<'_>) -> Outcome {
 
 fn seed(stack: &mut Stack<'_>) -> Outcome {
     let seed = stack.check_integer(1)? as u32;
-    stack.context().random.replace(Random::new(seed));
+    stack.context().random.replace(Lrand48::new(seed));
     Ok(0)
 }

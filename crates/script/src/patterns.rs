@@ -1,14 +1,14 @@
 //! Lua's patterns, and the functions of `string` that use them.
 //!
-//! Written anew because Lua's own matcher can neither be interrupted nor bounds its recursion: a script could
-//! hold the server for years, or overflow the thread's stack. This one asks the host now and then
-//! whether the script may go on.
+//! They replace Lua's own matcher, which cannot be interrupted and does not bound its recursion: a script could
+//! block the server for years, or overflow the thread's stack. This matcher regularly asks the host
+//! whether the script may continue.
 
 mod matching;
 pub(crate) mod substitute;
 
+use crate::c_format::up_to_zero;
 use crate::lua::{Context, Function, Outcome, Raise, Stack};
-use crate::number::up_to_zero;
 use matching::{Matcher, Problem};
 
 pub(crate) const FUNCTIONS: &[(&str, Function)] = &[
@@ -19,7 +19,7 @@ pub(crate) const FUNCTIONS: &[(&str, Function)] = &[
     ("rep", repeat),
 ];
 
-/// What makes a pattern more than a text.
+/// Characters with a special meaning in patterns.
 const SPECIALS: &[u8] = b"^$*+?.([%-";
 
 impl From<Problem> for Raise {
@@ -31,7 +31,7 @@ impl From<Problem> for Raise {
     }
 }
 
-/// What a match captured, and where it was.
+/// The range of a match and its captures.
 type Found = Option<(usize, usize, matching::Captures)>;
 
 /// `string.find(text, pattern [, start [, plain]])`
@@ -76,7 +76,7 @@ fn match_(stack: &mut Stack<'_>) -> Outcome {
     }
 }
 
-/// Checks the arguments of `find` and `match`; where in the text to begin.
+/// Checks the arguments of `find` and `match`. Returns where in the text to begin.
 fn start(stack: &mut Stack<'_>) -> Result<usize, Raise> {
     let len = stack.check_text(1)?.len();
     stack.check_text(2)?;
@@ -88,7 +88,7 @@ fn start(stack: &mut Stack<'_>) -> Result<usize, Raise> {
     Ok(usize::try_from(start).unwrap_or(0).min(len))
 }
 
-/// Argument `index`, which was checked to be a string.
+/// Argument `index`, which the caller has checked to be a string.
 fn argument<'s>(stack: &'s Stack<'_>, index: i32) -> &'s [u8] {
     stack.bytes(index).unwrap_or_default()
 }
@@ -104,7 +104,7 @@ fn search(stack: &Stack<'_>, start: usize) -> Result<Found, Problem> {
     matcher.search(start, is_anchored)
 }
 
-/// Where `needle` first is.
+/// The position of the first `needle` in `text`.
 fn position(text: &[u8], needle: &[u8], context: &Context) -> Result<Option<usize>, Raise> {
     let Some((&first, rest)) = needle.split_first() else {
         return Ok(Some(0));
@@ -115,7 +115,7 @@ fn position(text: &[u8], needle: &[u8], context: &Context) -> Result<Option<usiz
             break;
         };
         let part = &part[skipped + 1..];
-        // The comparison passes over all of it in the worst case.
+        // In the worst case, the comparison reads all of it.
         context.spend_bytes(skipped + rest.len().min(part.len()))?;
         if part.starts_with(rest) {
             return Ok(Some(from + skipped));
@@ -148,7 +148,7 @@ fn iterate_next(stack: &mut Stack<'_>) -> Outcome {
     );
     match matcher.search(start, false)? {
         Some((from, to, captures)) => {
-            // After an empty match, go on one byte further.
+            // After an empty match, continue one byte further.
             let next = if to == from { to + 1 } else { to };
             stack.push_number(next as f64);
             stack.replace(start_at);

@@ -1,18 +1,18 @@
-//! The table `redis`: what a script calls to reach the server.
+//! The table `redis`: the functions with which a script accesses the server.
 
 use damselfly_base::sha1::{hex, try_sha1};
 use damselfly_protocol::Version;
 
+use crate::c_format::{push_argument, up_to_zero};
 use crate::from_reply;
-use crate::host::{Called, LogLevel};
+use crate::host::{CallOutcome, LogLevel};
 use crate::lua::{Function, Kind, Outcome, Raise, Stack, Stop};
-use crate::number::{push_argument, up_to_zero};
 
-/// The version that scripts are told; ours does not matter to them.
+/// The Redis version that scripts see; they have no use for ours.
 const REDIS_VERSION: &str = "7.0.15";
 const REDIS_VERSION_NUMBER: f64 = 458_767.0;
 
-/// Functions that scripts and libraries have.
+/// Functions for scripts and libraries.
 pub(crate) const FUNCTIONS: &[(&str, Function)] = &[
     ("call", call),
     ("pcall", protected_call),
@@ -25,14 +25,14 @@ pub(crate) const FUNCTIONS: &[(&str, Function)] = &[
     ("acl_check_cmd", is_allowed),
 ];
 
-/// Functions that only scripts have.
+/// Functions for scripts only.
 pub(crate) const SCRIPT_FUNCTIONS: &[(&str, Function)] = &[
     ("replicate_commands", replicate_commands),
     ("breakpoint", breakpoint),
     ("debug", debug),
 ];
 
-/// Numbers by name.
+/// Numeric constants by name.
 pub(crate) const NUMBERS: &[(&str, f64)] = &[
     ("LOG_DEBUG", 0.0),
     ("LOG_VERBOSE", 1.0),
@@ -46,7 +46,7 @@ pub(crate) const NUMBERS: &[(&str, f64)] = &[
     ("REDIS_VERSION_NUM", REDIS_VERSION_NUMBER),
 ];
 
-/// Pushes a table with `functions` and all that every `redis` table has.
+/// Pushes a `redis` table with `functions` and the constants.
 pub(crate) fn push(stack: &mut Stack<'_>, functions: &[&[(&str, Function)]]) {
     stack.push_table(0, 32);
     for (name, function) in functions.iter().copied().flatten() {
@@ -61,8 +61,8 @@ pub(crate) fn push(stack: &mut Stack<'_>, functions: &[&[(&str, Function)]]) {
     stack.set_field(-2, "REDIS_VERSION");
 }
 
-/// The error that this library's functions raise: a table, so that no position is added.
-pub(crate) fn raised(stack: &mut Stack<'_>, text: &str) -> Raise {
+/// An error of this library's functions. It is a table, so that Lua adds no position.
+pub(crate) fn error_table(stack: &mut Stack<'_>, text: &str) -> Raise {
     from_reply::push_field(stack, "err", text.as_bytes());
     Raise::Value
 }
@@ -82,14 +82,14 @@ fn protected_call(stack: &mut Stack<'_>) -> Outcome {
     }
 }
 
-/// Most arguments of a call that are gathered without allocation.
+/// Calls with at most this many arguments need no allocation for them.
 const ARGUMENTS_INLINE: usize = 16;
 
-/// Runs the command that the arguments name and pushes its reply; whether that is an error.
+/// Runs the command in the arguments and pushes its reply. Returns whether that is an error.
 fn run_command(stack: &mut Stack<'_>) -> Result<bool, Raise> {
     check_arguments(stack)?;
     let context = stack.context();
-    // Taken, not borrowed: while the host runs, no Lua does, but a panic must leave it usable.
+    // Taken, not borrowed, so that it stays usable after a panic of the host.
     let mut reply = context.reply.take();
     reply.clear();
     let called = with_arguments(stack, |arguments| {
@@ -97,7 +97,7 @@ fn run_command(stack: &mut Stack<'_>) -> Result<bool, Raise> {
     });
     stack.set_top(0);
     match called {
-        Some(Called::Replied) => {
+        Some(CallOutcome::Replied) => {
             from_reply::push(stack, &reply)?;
             let is_error = from_reply::is_error(&reply);
             if reply.capacity() <= REPLY_KEPT_BYTES_MAX {
@@ -105,25 +105,25 @@ fn run_command(stack: &mut Stack<'_>) -> Result<bool, Raise> {
             }
             Ok(is_error)
         }
-        Some(Called::Abort) => {
+        Some(CallOutcome::Abort) => {
             context.stop.set(Stop::Aborted);
             Err(Raise::Stopped)
         }
-        Some(Called::Kill(text)) => {
+        Some(CallOutcome::Kill(text)) => {
             context.stop.set(Stop::Killed(text));
             Err(Raise::Stopped)
         }
-        None => Err(raised(
+        None => Err(error_table(
             stack,
             "ERR redis.call/pcall can only be called inside a script invocation",
         )),
     }
 }
 
-/// The largest reply whose buffer is kept for the next command.
+/// The maximum capacity of a reply buffer that is kept for the next command.
 const REPLY_KEPT_BYTES_MAX: usize = 64 * 1024;
 
-/// Makes sure that there are arguments, all of them strings or numbers.
+/// Checks that there is at least one argument, and that all are strings or numbers.
 fn check_arguments(stack: &mut Stack<'_>) -> Result<(), Raise> {
     let count = stack.top();
     let is_allowed = |index| matches!(stack.kind(index), Kind::String | Kind::Number);
@@ -134,15 +134,15 @@ fn check_arguments(stack: &mut Stack<'_>) -> Result<(), Raise> {
     } else {
         return stack.check_texts();
     };
-    // So many may be there that nothing more has room.
+    // There may be so many arguments that the stack has no room for the error.
     stack.set_top(0);
-    Err(raised(stack, problem))
+    Err(error_table(stack, problem))
 }
 
-/// Calls `body` with all arguments, which are strings or numbers, as texts. Needs no room on the stack.
+/// Calls `body` with all arguments, which are strings or numbers, as bytes. Pushes nothing onto the stack.
 fn with_arguments<R>(stack: &Stack<'_>, body: impl FnOnce(&[&[u8]]) -> R) -> R {
     let count = stack.top() as usize;
-    // The texts of all numbers, one behind the other, and where each ends.
+    // The texts of all numbers, concatenated, and where each ends.
     let (mut numbers, mut ends) = (Vec::new(), Vec::new());
     for index in 1..=count as i32 {
         if stack.kind(index) == Kind::Number {
@@ -182,13 +182,13 @@ fn with_arguments<R>(stack: &Stack<'_>, body: impl FnOnce(&[&[u8]]) -> R) -> R {
 pub(crate) fn log(stack: &mut Stack<'_>) -> Outcome {
     let count = stack.top();
     if count < 2 {
-        return Err(raised(
+        return Err(error_table(
             stack,
             "ERR redis.log() requires two arguments or more.",
         ));
     }
     let Some(level) = stack.to_number(1) else {
-        return Err(raised(
+        return Err(error_table(
             stack,
             "ERR First argument must be a number (log level).",
         ));
@@ -198,7 +198,7 @@ pub(crate) fn log(stack: &mut Stack<'_>) -> Outcome {
         1 => LogLevel::Verbose,
         2 => LogLevel::Notice,
         3 => LogLevel::Warning,
-        _ => return Err(raised(stack, "ERR Invalid debug level.")),
+        _ => return Err(error_table(stack, "ERR Invalid debug level.")),
     };
     stack.check_texts()?;
     let mut line = Vec::new();
@@ -216,12 +216,15 @@ pub(crate) fn log(stack: &mut Stack<'_>) -> Outcome {
 
 fn set_version(stack: &mut Stack<'_>) -> Outcome {
     if stack.top() != 1 {
-        return Err(raised(stack, "ERR redis.setresp() requires one argument."));
+        return Err(error_table(
+            stack,
+            "ERR redis.setresp() requires one argument.",
+        ));
     }
     let version = match stack.to_number(1).unwrap_or_default() as i64 {
         2 => Version::Resp2,
         3 => Version::Resp3,
-        _ => return Err(raised(stack, "ERR RESP version must be 2 or 3.")),
+        _ => return Err(error_table(stack, "ERR RESP version must be 2 or 3.")),
     };
     stack.context().version.set(version);
     Ok(0)
@@ -238,7 +241,7 @@ fn error_reply(stack: &mut Stack<'_>) -> Outcome {
     Ok(1)
 }
 
-/// An error with a code word: its own, or `ERR` if it has but one word. Up to the first zero byte.
+/// An error text with an error code: its first word, or `ERR` if it is a single word. Ends at the first zero byte.
 fn error_text(text: &[u8]) -> Vec<u8> {
     let text = up_to_zero(text);
     let text = text.strip_prefix(b"-").unwrap_or(text);
@@ -268,12 +271,12 @@ fn status_reply(stack: &mut Stack<'_>) -> Outcome {
     Ok(1)
 }
 
-/// So many bytes of a digest are as much work as an instruction.
+/// Hashing this many bytes takes about as long as one instruction.
 const SHA1_BYTES_PER_STEP: usize = 8;
 
 fn sha1_hex(stack: &mut Stack<'_>) -> Outcome {
     if stack.top() != 1 {
-        return Err(raised(stack, "ERR wrong number of arguments"));
+        return Err(error_table(stack, "ERR wrong number of arguments"));
     }
     let context = stack.context();
     let text = stack.text(1).unwrap_or_default();
@@ -286,14 +289,14 @@ fn sha1_hex(stack: &mut Stack<'_>) -> Outcome {
 
 fn set_replication(stack: &mut Stack<'_>) -> Outcome {
     if stack.top() != 1 {
-        return Err(raised(
+        return Err(error_table(
             stack,
             "ERR redis.set_repl() requires two arguments.",
         ));
     }
     let targets = stack.to_number(1).unwrap_or_default() as i32;
     let Ok(targets @ 0..=3) = u8::try_from(targets) else {
-        return Err(raised(
+        return Err(error_table(
             stack,
             "ERR Invalid replication flags. Use REPL_AOF, REPL_REPLICA, REPL_ALL or REPL_NONE.",
         ));
@@ -316,26 +319,26 @@ fn is_allowed(stack: &mut Stack<'_>) -> Outcome {
             stack.push_boolean(allowed);
             Ok(1)
         }
-        None => Err(raised(
+        None => Err(error_table(
             stack,
             "ERR Invalid command passed to redis.acl_check_cmd()",
         )),
     }
 }
 
-/// Effects, never scripts, are replicated; this is what older scripts ask for.
+/// Older scripts call this to have their effects replicated, which is always the case here.
 fn replicate_commands(stack: &mut Stack<'_>) -> Outcome {
     stack.push_boolean(true);
     Ok(1)
 }
 
-/// Without a debugger there is nothing to stop at.
+/// Does nothing: there is no debugger.
 fn breakpoint(stack: &mut Stack<'_>) -> Outcome {
     stack.push_boolean(false);
     Ok(1)
 }
 
-/// Without a debugger nobody reads this.
+/// Does nothing: there is no debugger.
 fn debug(_: &mut Stack<'_>) -> Outcome {
     Ok(0)
 }

@@ -1,45 +1,45 @@
-//! What scripts and functions see: the globals, read-only, and nothing of the machine outside.
+//! The environments of scripts and functions: read-only globals, and no access to the machine outside.
 //!
 //! There are three environments. Each is a proxy (see [`crate::lua`]) for a table of globals:
 //!
-//! | environment          | `redis` has                            | and                                   |
+//! | environment          | content of `redis`                     | other globals                         |
 //! |----------------------|----------------------------------------|---------------------------------------|
 //! | of scripts           | all                                    | the libraries, `KEYS`, `ARGV`         |
-//! | of functions         | all but what only old scripts need     | the libraries                         |
-//! | of functions at load | `register_function`, `log` and numbers | nothing                               |
+//! | of functions         | all but the functions for old scripts  | the libraries                         |
+//! | of a loading library | `register_function`, `log`, constants  | none                                  |
 //!
-//! Functions keep the environment they were born in, so the last two are one proxy, which is switched.
+//! A function keeps the environment it was created in. So the last two are one proxy, whose table is switched.
 //!
-//! # Every function can be ended
+//! # Every function can be interrupted
 //!
-//! The host is asked from time to time whether the script may go on: after so many instructions of Lua, and after as many
-//! *steps* in the functions below that count their work. How many depends on what the script holds, so that even
-//! the slowest steps take less than a second together ([`crate::lua`]'s `heap`). An error that ends a script passes
-//! through everything that catches errors. `tests/kill.rs` uses every function of this table.
+//! The interpreter regularly asks the host whether the script may continue: after an interval of Lua instructions, and
+//! after as many *steps* in the functions below that count their work. The interval depends on the script's memory, so
+//! that even the slowest steps take less than a second together ([`crate::lua`]'s `heap`). Nothing that catches errors
+//! catches the error that ends a script. `tests/kill.rs` uses every function of this table.
 //!
 //! | functions                                             | why they end in time                                      |
 //! |-------------------------------------------------------|-----------------------------------------------------------|
-//! | `pcall` `xpcall` `coroutine.resume` `coroutine.wrap`  | they raise the error that ends the script again; the      |
-//! |                                                       | handler of `xpcall` does not see it. Each coroutine counts|
-//! |                                                       | its own instructions, so resuming counts as steps         |
+//! | `pcall` `xpcall` `coroutine.resume` `coroutine.wrap`  | they re-raise the error that ends the script, without     |
+//! |                                                       | calling `xpcall`'s handler. Each coroutine counts its own |
+//! |                                                       | instructions, so resuming one counts as steps             |
 //! | `load` `loadstring`                                   | the parser reads small pieces, each counts as steps       |
-//! | `string.gsub` `gmatch` `gfind` `find` `match`         | each item that is tried is a step ([`crate::patterns`])   |
+//! | `string.gsub` `gmatch` `gfind` `find` `match`         | each tried pattern item is a step ([`crate::patterns`])   |
 //! | `table.sort` `foreach` `foreachi`                     | each comparison or call is a step                         |
 //! | `table.concat` `insert` `remove` `maxn`               | each item is a step                                       |
-//! | `string.format` `char` `lower` `upper` `reverse`      | the texts among the arguments count as steps; together    |
-//! | `math.max` `min`                                      | they are no more than the interpreter may hold            |
+//! | `string.format` `char` `lower` `upper` `reverse`      | the texts among the arguments count as steps; their sum   |
+//! | `math.max` `min`                                      | is at most the interpreter's memory limit                 |
 //! | `bit.*`                                               | a text that is read as a number counts as steps           |
-//! | `cjson.encode` `decode` `cmsgpack.*` `struct.*`       | each value, and what is written, are steps                |
-//! | `redis.sha1hex`                                       | each block is some steps                                  |
+//! | `cjson.encode` `decode` `cmsgpack.*` `struct.*`       | each value and each piece of output counts as steps       |
+//! | `redis.sha1hex`                                       | each block counts as steps                                |
 //! | `redis.call` `pcall`                                  | the host is asked after each command, and each value of a |
-//! |                                                       | reply is a step; a command itself can't be ended          |
+//! |                                                       | reply is a step; a command itself can't be interrupted    |
 //! | `collectgarbage`                                      | asks after each collection, which takes less than a second|
-//! | `unpack` `select` `string.byte`                       | as many values as Lua's stack holds, 8000                 |
-//! | `string.rep` `string.sub` `redis.log` `error_reply`   | one pass over a text that memory bounds                   |
+//! | `unpack` `select` `string.byte`                       | at most 8000 values, the limit of Lua's stack             |
+//! | `string.rep` `string.sub` `redis.log` `error_reply`   | one pass over a text whose size the memory limit bounds   |
 //! | `status_reply` `acl_check_cmd` `debug`                |                                                           |
 //! | `__redis__err__handler`                               |                                                           |
 //! | `tonumber` and the rest of `math`                     | one pass over one or two texts                            |
-//! | `next` `pairs` `ipairs` `rawget` `rawset`             | at most one pass over a table, as an instruction          |
+//! | `next` `pairs` `ipairs` `rawget` `rawset`             | at most one pass over a table, like an instruction        |
 //! | `table.getn` `string.len` `string.dump`               |                                                           |
 //! | `assert` `error` `gcinfo` `getmetatable` `rawequal`   | take about as long as an instruction; `tostring` may call |
 //! | `setmetatable` `tostring` `type` `table.setn`         | a function of Lua                                         |
@@ -48,7 +48,7 @@
 //!
 //! A new function must count its work if it does more than one pass over its arguments, or calls back into Lua.
 
-use crate::functions::register_function;
+use crate::function_registration::register_function;
 use crate::lua::{
     FOREACH, FOREACHI, Function, GETMETATABLE, GSUB, GUARDED_READ, GUARDED_TEXTS, GUARDED_WRITE,
     Kind, Outcome, PAIRS, PCALL, PROXY_MARK, RESUME, Raise, RawFunction, SORT, Stack, WRAP, XPCALL,
@@ -56,27 +56,27 @@ use crate::lua::{
 use crate::patterns;
 use crate::{basic, bits, cjson, cmsgpack, mathematics, redis_library, structs, tables};
 
-/// Where the interpreter finds what it made, in Lua's registry.
+/// The interpreter's objects in Lua's registry.
 pub(crate) mod slots {
-    /// The message handler of every run.
+    /// The error handler of every run.
     pub const HANDLER: i32 = 1;
     /// The environment of scripts.
     pub const SCRIPT_ENVIRONMENT: i32 = 2;
-    /// The table of globals behind it, into which `KEYS` and `ARGV` go.
+    /// The table of globals behind it, which gets `KEYS` and `ARGV`.
     pub const SCRIPT_GLOBALS: i32 = 3;
     /// The environment of functions.
     pub const FUNCTION_ENVIRONMENT: i32 = 4;
-    /// Its metatable: field `__index` decides what functions see.
+    /// Its metatable: field `__index` is the table of globals that functions access.
     pub const FUNCTION_METATABLE: i32 = 5;
-    /// What functions see when they run.
+    /// The globals of functions when they run.
     pub const FUNCTION_GLOBALS: i32 = 6;
-    /// What they see while their library loads.
+    /// The globals while a library loads.
     pub const LOAD_GLOBALS: i32 = 7;
-    /// The first that is free for compiled code.
+    /// The first slot for compiled code.
     pub const FIRST_FREE: i32 = 8;
 }
 
-/// Lua's own functions that are harmless as they are.
+/// Lua's own globals that are harmless as they are.
 const BUILTINS: &[&str] = &[
     "_VERSION",
     "assert",
@@ -92,7 +92,7 @@ const BUILTINS: &[&str] = &[
     "xpcall",
 ];
 
-/// Builds all environments. Called once, with the globals of Lua's libraries in place.
+/// Builds all environments. Called once, when the globals of Lua's libraries are set.
 pub(crate) fn build(stack: &mut Stack<'_>) {
     replace_functions(stack);
     stack.push_function(handle_error, 0);
@@ -117,12 +117,12 @@ pub(crate) fn build(stack: &mut Stack<'_>) {
     function_environment(stack);
 }
 
-/// The libraries that are tables.
+/// Libraries that are tables.
 const LIBRARIES: &[&str] = &[
     "bit", "cjson", "cmsgpack", "math", "string", "struct", "table",
 ];
 
-/// Replaces those of Lua's functions that could do harm, or that must know proxies.
+/// Replaces Lua functions that could do harm, or that must handle proxies.
 fn replace_functions(stack: &mut Stack<'_>) {
     let globals = Stack::GLOBALS;
     for (name, wrapper) in [
@@ -135,7 +135,7 @@ fn replace_functions(stack: &mut Stack<'_>) {
         stack.push_raw_function(wrapper, 1);
         stack.set_field(globals, name);
     }
-    // `pairs` gives Lua's own `next` for what is no proxy.
+    // For tables that are not proxies, `pairs` returns Lua's own `next`.
     stack.get_field(globals, "next");
     stack.copy(-1);
     stack.push_raw_function(GUARDED_READ, 1);
@@ -165,7 +165,7 @@ fn replace_functions(stack: &mut Stack<'_>) {
     stack.pop(1);
 }
 
-/// Guards functions of the table on top that read each of their arguments to its end.
+/// Guards functions of the table on top that read all of their arguments completely.
 fn guard_texts(stack: &mut Stack<'_>, names: &[&str]) {
     for name in names {
         stack.get_field(-1, name);
@@ -174,7 +174,7 @@ fn guard_texts(stack: &mut Stack<'_>, names: &[&str]) {
     }
 }
 
-/// As [`set_functions`], for functions that call back into Lua.
+/// Like [`set_functions`], for functions that call back into Lua.
 fn set_raw_functions(stack: &mut Stack<'_>, index: i32, functions: &[(&str, RawFunction)]) {
     let index = stack.absolute(index);
     for (name, function) in functions {
@@ -192,13 +192,13 @@ pub(crate) fn set_functions(stack: &mut Stack<'_>, index: i32, functions: &[(&st
     }
 }
 
-/// Replaces the table on top by a proxy for it.
+/// Replaces the table on top with a proxy for it.
 fn push_proxy(stack: &mut Stack<'_>) {
     stack.push_boolean(false);
     push_proxy_showing(stack);
 }
 
-/// Replaces a table and, above it, what `getmetatable` shows (false for nothing) by a proxy.
+/// Replaces two values with a proxy: a table and, on top, the value that `getmetatable` returns (false for nil).
 fn push_proxy_showing(stack: &mut Stack<'_>) {
     let shown = stack.top();
     let real = shown - 1;
@@ -218,7 +218,7 @@ fn push_proxy_showing(stack: &mut Stack<'_>) {
     stack.pop(1);
 }
 
-/// Methods of strings come from the table `string`; scripts see the metatable, and cannot change it.
+/// Makes strings get their methods from the table `string`. Scripts can read their metatable, but not change it.
 fn protect_string_metatable(stack: &mut Stack<'_>) {
     stack.push_bytes(b"");
     if !stack.get_metatable(-1) {
@@ -235,7 +235,7 @@ fn protect_string_metatable(stack: &mut Stack<'_>) {
     stack.pop(2);
 }
 
-/// Pushes a table of the globals that scripts and functions share, with room for more.
+/// Pushes a table of the globals that scripts and functions have in common, with room for more.
 fn push_globals(stack: &mut Stack<'_>) {
     stack.push_table(0, 48);
     let functions = [
@@ -255,8 +255,8 @@ fn push_globals(stack: &mut Stack<'_>) {
     }
 }
 
-/// Makes reading what is not in the table on top an error, and pushes the proxy of its metatable.
-fn complain_of_missing(stack: &mut Stack<'_>) {
+/// Makes reading a missing field of the table on top an error, and pushes the proxy of its metatable.
+fn raise_on_missing_field(stack: &mut Stack<'_>) {
     stack.push_table(0, 1);
     stack.push_function(missing_global, 0);
     stack.set_field(-2, "__index");
@@ -278,7 +278,7 @@ fn script_environment(stack: &mut Stack<'_>) {
     stack.copy(-1);
     stack.set_index(Stack::REGISTRY, slots::SCRIPT_GLOBALS);
     stack.copy(-1);
-    complain_of_missing(stack);
+    raise_on_missing_field(stack);
     push_proxy_showing(stack);
     stack.copy(-1);
     stack.set_field(-3, "_G");
@@ -294,7 +294,7 @@ fn function_environment(stack: &mut Stack<'_>) {
     stack.copy(-1);
     stack.set_index(Stack::REGISTRY, slots::FUNCTION_GLOBALS);
     stack.copy(-1);
-    complain_of_missing(stack);
+    raise_on_missing_field(stack);
     push_proxy_showing(stack);
     stack.copy(-1);
     stack.set_field(-3, "_G");
@@ -312,11 +312,11 @@ fn function_environment(stack: &mut Stack<'_>) {
             ("register_function", register_function),
         ]],
     );
-    complain_of_missing(stack);
+    raise_on_missing_field(stack);
     stack.pop(1);
     push_proxy(stack);
     stack.set_field(-2, "redis");
-    complain_of_missing(stack);
+    raise_on_missing_field(stack);
     stack.pop(1);
     stack.set_index(Stack::REGISTRY, slots::LOAD_GLOBALS);
 }
@@ -339,8 +339,7 @@ fn missing_global(stack: &mut Stack<'_>) -> Outcome {
     )))
 }
 
-/// Sees every error that ends a script, where it is raised: makes it a table, and notes source and
-/// line.
+/// The error handler: turns an uncaught error into a table, and adds source and line.
 fn handle_error(stack: &mut Stack<'_>) -> Outcome {
     stack.set_top(1);
     if stack.kind(1) != Kind::Table {
@@ -358,7 +357,7 @@ fn handle_error(stack: &mut Stack<'_>) -> Outcome {
         crate::from_reply::push_field(stack, "err", &text);
         stack.replace(1);
     }
-    // Level 0 is this function, level 1 what raised; a function of the server has no line.
+    // Level 0 is this function, level 1 the function that raised; a native function has no line.
     let raised_by = stack.caller(1);
     let caller = match raised_by {
         Some(caller) if caller.is_native => stack.caller(2),

@@ -1,4 +1,4 @@
-//! A script's text, and what its first line says of it.
+//! A script's text, and the flags in its first line.
 //!
 //! ```text
 //! #!lua flags=no-writes,allow-stale
@@ -8,23 +8,23 @@
 use damselfly_base::CommandError;
 use damselfly_base::sha1::sha1;
 
-/// The name of all scripts in messages, as Lua wants it.
+/// The chunk name of all scripts. In messages, it appears without the `@`.
 pub(crate) const CHUNK_NAME: &[u8] = b"@user_script";
 
-/// What a script or function promises or wants.
+/// The flags that a script or function declares.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flags(u8);
 
 impl Flags {
     /// It writes nothing.
     pub const NO_WRITES: Flags = Flags(1);
-    /// It may run when memory is used up.
+    /// It may run when the server is out of memory.
     pub const ALLOW_OOM: Flags = Flags(2);
     /// It may run on a replica that has lost its primary.
     pub const ALLOW_STALE: Flags = Flags(4);
     /// It must not run in a cluster.
     pub const NO_CLUSTER: Flags = Flags(8);
-    /// Its keys may be in several slots.
+    /// It may access keys of several slots.
     pub const ALLOW_CROSS_SLOT_KEYS: Flags = Flags(16);
 
     /// Every flag with its name.
@@ -37,7 +37,7 @@ impl Flags {
     ];
 
     /// The flag of this name.
-    pub fn named(name: &[u8]) -> Option<Flags> {
+    pub fn from_name(name: &[u8]) -> Option<Flags> {
         let (flag, _) = Flags::ALL
             .iter()
             .find(|(_, known)| known.as_bytes() == name)?;
@@ -49,13 +49,13 @@ impl Flags {
         self.0 & flags.0 == flags.0
     }
 
-    /// These and `flags`.
+    /// The union of `self` and `flags`.
     #[must_use]
     pub fn with(self, flags: Flags) -> Flags {
         Flags(self.0 | flags.0)
     }
 
-    /// The names of those that are set.
+    /// The names of the flags that are set.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
         Flags::ALL
             .iter()
@@ -64,7 +64,7 @@ impl Flags {
     }
 }
 
-/// A script as EVAL and SCRIPT LOAD take it; not yet compiled.
+/// A script as EVAL and SCRIPT LOAD receive it; not yet compiled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Script {
     digest: [u8; 20],
@@ -75,10 +75,10 @@ pub struct Script {
 }
 
 impl Script {
-    /// Reads the first line of `body`, if it begins with `#!`.
+    /// Reads the flags of the first line of `body`, if it begins with `#!`.
     ///
     /// # Errors
-    /// The reply if that line is wrong.
+    /// The error reply if that line is invalid.
     pub fn parse(body: &[u8]) -> Result<Script, CommandError> {
         let (code_start, flags) = match body.starts_with(b"#!") {
             true => {
@@ -105,8 +105,8 @@ impl Script {
         &self.body
     }
 
-    /// What its first line says; `None` if that does not begin with `#!`: then old rules apply, by which
-    /// the script's commands and not its flags decide what it may do.
+    /// The flags in its first line; `None` if that does not begin with `#!`. Then the rules of older versions apply:
+    /// each command is checked on its own when the script calls it.
     pub fn flags(&self) -> Option<Flags> {
         self.flags
     }
@@ -116,7 +116,7 @@ impl Script {
     }
 }
 
-/// The digest that 40 hexadecimal digits of either case write.
+/// Parses a digest of 40 hexadecimal digits of either case.
 pub fn parse_digest(hex: &[u8]) -> Option<[u8; 20]> {
     let digit = |byte: u8| char::from(byte).to_digit(16);
     if hex.len() != 40 {
@@ -129,7 +129,7 @@ pub fn parse_digest(hex: &[u8]) -> Option<[u8; 20]> {
     Some(digest)
 }
 
-/// The length of the first line, without its end, and its flags.
+/// The length of the first line, without its line end, and its flags.
 fn shebang(body: &[u8]) -> Result<(usize, Flags), CommandError> {
     let len = body
         .iter()
@@ -159,7 +159,7 @@ fn shebang(body: &[u8]) -> Result<(usize, Flags), CommandError> {
             continue;
         }
         for name in names.split(|&byte| byte == b',') {
-            let flag = Flags::named(name).ok_or_else(|| {
+            let flag = Flags::from_name(name).ok_or_else(|| {
                 CommandError::quoting("Unexpected flag in script shebang: ", name, "")
             })?;
             flags = flags.with(flag);
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn digests_are_read_in_either_case() {
+    fn digests_are_parsed_in_either_case() {
         let script = Script::parse(b"return 1").unwrap();
         let hex = damselfly_base::sha1::hex(script.digest());
         assert_eq!(parse_digest(hex.as_bytes()), Some(*script.digest()));

@@ -2,27 +2,27 @@
 //!
 //! | option       | value                                                                |
 //! |--------------|----------------------------------------------------------------------|
-//! | `>` `<`      | big, little endian from here on                                      |
-//! | `!n`         | align to at most n bytes from here on                                |
+//! | `>` `<`      | none: big, little endian from here on                                |
+//! | `!n`         | none: align to at most n bytes from here on                          |
 //! | `x`          | a byte of padding                                                    |
 //! | `b` `B`      | 1 byte, signed, unsigned; so `h` 2, `l` 8, `T` 8, `in` n (default 4) |
 //! | `f` `d`      | float, double                                                        |
 //! | `s`          | a string up to its zero byte                                         |
-//! | `cn`         | n bytes; `c0`: the whole string, or as many as the number before says|
+//! | `cn`         | n bytes; `c0`: the whole string, or the length is the number before  |
 
-use crate::buffer::Buffer;
+use crate::bounded_buffer::BoundedBuffer;
+use crate::c_format::up_to_zero;
 use crate::lua::{Function, Outcome, Raise, Stack};
-use crate::number::up_to_zero;
 use crate::sandbox::set_functions;
 
 const FUNCTIONS: &[(&str, Function)] = &[("pack", pack), ("unpack", unpack), ("size", size)];
 
 /// The widest integer, in bytes.
 const INTEGER_BYTES_MAX: usize = 32;
-/// What `!` without a number means.
+/// The alignment of `!` without a number.
 const ALIGNMENT_DEFAULT: usize = 8;
 
-/// Pushes the table.
+/// Pushes the library's table.
 pub(crate) fn push(stack: &mut Stack<'_>) {
     stack.push_table(0, FUNCTIONS.len());
     set_functions(stack, -1, FUNCTIONS);
@@ -35,16 +35,16 @@ struct Format {
     alignment: usize,
 }
 
-/// One option of a format, with the size of its value; 0 if that depends on the value.
+/// An option of a format, and the size of its value; 0 if that depends on the value.
 struct Item {
     option: u8,
     size: usize,
 }
 
 impl Format {
-    /// The format that is the first argument. It ends at a zero byte.
+    /// The format in the first argument. It ends at a zero byte.
     fn new(stack: &mut Stack<'_>) -> Result<Format, Raise> {
-        // A copy, because the stack changes while it is read.
+        // A copy, because the stack changes while the format is read.
         let text = up_to_zero(stack.check_text(1)?).to_vec();
         Ok(Format {
             rest: text.into_iter(),
@@ -77,7 +77,7 @@ impl Format {
         Ok(Some(Item { option, size }))
     }
 
-    /// The number that comes next, if one does.
+    /// The number that follows, or `default` if there is none.
     fn number(&mut self, default: usize) -> Result<usize, Raise> {
         let digits = self.rest.as_slice();
         let len = digits
@@ -97,17 +97,17 @@ impl Format {
         Ok(usize::try_from(number).unwrap_or(0))
     }
 
-    /// How many bytes of padding an item needs at `position`.
+    /// The bytes of padding that an item needs at `position`.
     fn padding(&self, position: usize, item: &Item) -> usize {
         if item.size == 0 || item.option == b'c' {
             return 0;
         }
         let size = item.size.min(self.alignment);
-        // For a size that is no power of two this is what C computes too.
+        // The original C code computes the same for a size that is not a power of two.
         size.wrapping_sub(position & (size - 1)) & (size - 1)
     }
 
-    /// Obeys an option that stands for no value.
+    /// Applies an option that has no value.
     fn control(&mut self, option: u8) -> Result<(), Raise> {
         match option {
             b' ' => {}
@@ -133,7 +133,7 @@ impl Format {
         Ok(())
     }
 
-    /// `bytes`, which are little endian, in the order of now.
+    /// Converts little-endian `bytes` to or from the current byte order.
     fn ordered<const N: usize>(&self, mut bytes: [u8; N]) -> [u8; N] {
         if self.is_big_endian {
             bytes.reverse();
@@ -152,8 +152,8 @@ fn is_integer(option: u8) -> bool {
 /// `struct.pack(format, values...)`
 fn pack(stack: &mut Stack<'_>) -> Outcome {
     let mut format = Format::new(stack)?;
-    let mut out = Buffer::new(stack);
-    // Messages about an argument that is missing call it nil.
+    let mut out = BoundedBuffer::new(stack);
+    // In Redis, error messages call a missing argument nil.
     stack.push_nil();
     let mut argument = 2;
     while let Some(item) = format.next()? {
@@ -205,7 +205,7 @@ fn pack(stack: &mut Stack<'_>) -> Outcome {
     Ok(1)
 }
 
-/// The lowest `size` bytes of an integer, little endian, as C's casts make it.
+/// The lowest `size` bytes of an integer, little endian, converted like C's casts on x86.
 fn integer_bytes(number: f64, size: usize) -> Vec<u8> {
     let value = if number < 0.0 {
         crate::lua::truncated(number).cast_unsigned()
@@ -220,7 +220,7 @@ fn integer_bytes(number: f64, size: usize) -> Vec<u8> {
 /// A double as x86 casts it to an unsigned 64-bit integer.
 fn unsigned(number: f64) -> u64 {
     const HALF: f64 = 9_223_372_036_854_775_808.0;
-    // NaN takes the same way as what fits.
+    // NaN takes the same branch as values that fit.
     if number
         .partial_cmp(&HALF)
         .is_none_or(std::cmp::Ordering::is_lt)
@@ -230,7 +230,7 @@ fn unsigned(number: f64) -> u64 {
     crate::lua::truncated(number - HALF).cast_unsigned() ^ (1 << 63)
 }
 
-/// `struct.unpack(format, data [, position])`: the values, and the position behind them.
+/// `struct.unpack(format, data [, position])`: the values, and the position after them.
 fn unpack(stack: &mut Stack<'_>) -> Outcome {
     let mut format = Format::new(stack)?;
     let data = stack.check_text(2)?.to_vec();
@@ -238,7 +238,7 @@ fn unpack(stack: &mut Stack<'_>) -> Outcome {
     if start == 0 {
         return Err(Raise::Argument(3, "offset must be 1 or greater".into()));
     }
-    // A negative position is far behind the end.
+    // A negative position wraps to one far past the end.
     let mut position = start.wrapping_sub(1).cast_unsigned() as usize;
     let mut results = 0_usize;
     let too_short = || Raise::Argument(2, "data string too short".into());
@@ -246,7 +246,7 @@ fn unpack(stack: &mut Stack<'_>) -> Outcome {
         stack.context().spend_bytes(item.size)?;
         position = position.saturating_add(format.padding(position, &item));
         let mut size = item.size;
-        let value = rest_of(&data, position, size).ok_or_else(too_short)?;
+        let value = bytes_at(&data, position, size).ok_or_else(too_short)?;
         if !stack.reserve(2) {
             return Err(Raise::here("stack overflow (too many results)"));
         }
@@ -279,7 +279,7 @@ fn unpack(stack: &mut Stack<'_>) -> Outcome {
                     stack.pop(1);
                     results -= 1;
                 }
-                let value = rest_of(&data, position, size).ok_or_else(too_short)?;
+                let value = bytes_at(&data, position, size).ok_or_else(too_short)?;
                 stack.push_bytes(value);
                 results += 1;
             }
@@ -301,8 +301,8 @@ fn unpack(stack: &mut Stack<'_>) -> Outcome {
     Ok(results + 1)
 }
 
-/// The `size` bytes at `position`, if they are all there.
-fn rest_of(data: &[u8], position: usize, size: usize) -> Option<&[u8]> {
+/// The `size` bytes at `position`; `None` if `data` is too short.
+fn bytes_at(data: &[u8], position: usize, size: usize) -> Option<&[u8]> {
     data.get(position..position.checked_add(size)?)
 }
 

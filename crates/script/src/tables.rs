@@ -1,6 +1,6 @@
-//! Functions of `table` that pass over many items: as Lua's own, but they ask the host from time to time.
+//! Functions of `table` that process many items. They behave like Lua's own, but can be interrupted.
 
-use crate::buffer::Buffer;
+use crate::bounded_buffer::BoundedBuffer;
 use crate::lua::{Function, Kind, Outcome, Raise, Stack};
 
 pub(crate) const FUNCTIONS: &[(&str, Function)] = &[
@@ -25,7 +25,7 @@ fn concat(stack: &mut Stack<'_>) -> Outcome {
     let len = checked_len(stack)?;
     let from = stack.optional_integer(3, 1)? as i32;
     let to = stack.optional_integer(4, i64::from(len))? as i32;
-    let mut out = Buffer::new(stack);
+    let mut out = BoundedBuffer::new(stack);
     for index in from..=to {
         stack.get_index(1, index);
         let Some(text) = stack.text(-1) else {

@@ -1,26 +1,26 @@
-//! A value of Lua becomes the reply of a script.
+//! Converts a Lua value to the reply of a script.
 //!
 //! The reverse of [`crate::from_reply`]. A number loses its fraction, an array ends at its first nil, and
-//! what has no counterpart is a null.
+//! values without a counterpart become null.
 
 use damselfly_protocol::{Reply, Version};
 
+use crate::c_format::up_to_zero;
 use crate::lua::{Kind, Raise, Stack, truncated};
-use crate::number::up_to_zero;
 
-/// How deep tables may be nested: as deep as in Redis, which is what Lua's stack allows.
+/// The maximum nesting of tables. It equals that of Redis, which Lua's stack limits.
 const DEPTH_MAX: usize = 2000;
 const TOO_DEEP: &str = "ERR reached lua stack limit";
 
-/// What [`write`] wrote.
+/// The result of [`write`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Written {
-    /// A reply, or an error that a command has been counted for.
+    /// A reply, or an error that was counted when a command failed.
     Reply,
-    /// An error that still has to be counted.
+    /// An error that has not been counted yet.
     Error,
-    /// Nothing: it is too long, or the script has to stop. A table may hold another one many times.
-    Not,
+    /// Nothing: the reply is too long, which is easy if a table contains another one many times, or the script must end.
+    Nothing,
 }
 
 /// Writes the value on top of the stack and removes it.
@@ -40,7 +40,7 @@ pub(crate) fn write(stack: &mut Stack<'_>, reply: &mut Reply<'_>) -> Written {
     if !writer.write(stack, reply) {
         stack.set_top(bottom);
         reply.truncate_to(start);
-        return Written::Not;
+        return Written::Nothing;
     }
     if is_uncounted_error {
         Written::Error
@@ -49,7 +49,7 @@ pub(crate) fn write(stack: &mut Stack<'_>, reply: &mut Reply<'_>) -> Written {
     }
 }
 
-/// Whether the error on top is of a command, which was counted when the command failed.
+/// Whether the error on top comes from a command and was counted when that failed.
 pub(crate) fn is_counted(stack: &mut Stack<'_>) -> bool {
     stack.get_field(-1, "ignore_error_stats_update");
     let is_counted = stack.boolean(-1);
@@ -57,7 +57,7 @@ pub(crate) fn is_counted(stack: &mut Stack<'_>) -> bool {
     is_counted
 }
 
-/// A table whose items are being written. It is on Lua's stack, for a map with the current key above it.
+/// A table whose items are being written. It is on Lua's stack; for a map or set, the current key is above it.
 enum Open {
     Array { next: i32, len: i32 },
     Map { is_value_next: bool },
@@ -66,13 +66,13 @@ enum Open {
 
 struct Writer {
     tables: Vec<Open>,
-    /// What the script chose by `redis.setresp`.
+    /// The version that the script has set with `redis.setresp`.
     version: Version,
 }
 
 impl Writer {
-    /// Writes the value on top, with all that is in it, without recursion: scripts decide how deep.
-    /// False if it has to stop before the end.
+    /// Writes the value on top with everything in it. Uses no recursion, since scripts control the depth.
+    /// Returns false if it had to stop early.
     fn write(&mut self, stack: &mut Stack<'_>, reply: &mut Reply<'_>) -> bool {
         let limit = stack.context().heap.limit_bytes();
         let start = reply.position();
@@ -131,10 +131,10 @@ impl Writer {
         true
     }
 
-    /// Writes the value on top and removes it; a table with items stays there, and is open then.
+    /// Writes the value on top and removes it. A collection stays on the stack and is added to the open tables.
     ///
     /// # Errors
-    /// The script has to end.
+    /// The script must end.
     fn value(&mut self, stack: &mut Stack<'_>, reply: &mut Reply<'_>) -> Result<(), Raise> {
         match stack.kind(-1) {
             Kind::String => reply.bulk(stack.bytes(-1).unwrap_or_default()),
@@ -165,7 +165,7 @@ impl Writer {
             reply.error(TOO_DEEP);
             return Ok(());
         }
-        if special(stack, reply) {
+        if write_single(stack, reply) {
             stack.pop(1);
             return Ok(());
         }
@@ -199,8 +199,8 @@ impl Writer {
     }
 }
 
-/// Writes the table on top if it stands for one reply that is no collection.
-fn special(stack: &mut Stack<'_>, reply: &mut Reply<'_>) -> bool {
+/// Writes the table on top if it represents a single reply rather than a collection.
+fn write_single(stack: &mut Stack<'_>, reply: &mut Reply<'_>) -> bool {
     stack.get_field(-1, "err");
     if let Some(text) = stack.bytes(-1) {
         reply.error(up_to_zero(text));
@@ -259,14 +259,14 @@ fn one_line(text: &[u8]) -> Vec<u8> {
         .collect()
 }
 
-/// A status of any bytes.
+/// Writes a status of arbitrary bytes.
 fn write_status(reply: &mut Reply<'_>, text: &[u8]) {
     reply.raw(b"+");
     reply.raw(&one_line(text));
     reply.raw(b"\r\n");
 }
 
-/// How many items the table on top has before the first nil.
+/// The number of items of the table on top before the first nil.
 fn array_len(stack: &mut Stack<'_>) -> Result<i32, Raise> {
     let mut len = 0;
     loop {
@@ -281,7 +281,7 @@ fn array_len(stack: &mut Stack<'_>) -> Result<i32, Raise> {
     }
 }
 
-/// How many pairs the table on top has.
+/// The number of pairs of the table on top.
 fn count(stack: &mut Stack<'_>) -> Result<usize, Raise> {
     let mut count = 0;
     stack.push_nil();

@@ -1,36 +1,39 @@
-//! Whatever a script does, it can be ended: the host is asked often enough, in every function of the sandbox.
+//! Every script can be killed, whatever it does: every function of the sandbox asks the host often enough.
 
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use damselfly_protocol::{Reply, Version};
-use damselfly_script::{Called, Ended, Host, Interpreter, Limits, LogLevel, Script, Tick};
+use damselfly_script::{
+    CallOutcome, Host, Interpreter, Limits, LogLevel, Script, ScriptOutcome, Tick,
+};
 
 const MEMORY_BYTES: usize = 128 * 1024 * 1024;
 const KILLED: &str = "ERR Script killed by user with SCRIPT KILL...";
-/// What a script may use of a processor before it is killed, after it has called `ready`.
-const RUNS: Duration = Duration::from_millis(60);
-/// What it may use between two questions, and before it has ended. This much since the tests run without
-/// optimization.
+/// The processor time after which a script is killed, counted from its call of `ready`.
+const RUN_TIME: Duration = Duration::from_millis(60);
+/// The processor time that may pass between two ticks, and between the last tick and the script's end. It is long
+/// because the tests run with little optimization.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
-/// A script that has not ended after so long never will.
+/// After this time, a script is assumed to run forever.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// What this thread has used of a processor.
-fn used() -> Duration {
+/// The processor time that this thread has used.
+fn processor_time() -> Duration {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
     Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
 }
 
-/// A host that kills after a while, and measures between the questions.
+/// A host that kills the script after a while, and measures the time between ticks.
 struct Killer {
-    /// When the script was ready to be killed.
+    /// The processor time when the script called `ready`.
     ready: Option<Duration>,
-    asked: Duration,
-    /// To look at the other clock less often, which is slow.
-    looked: Instant,
+    /// The processor time at the last measurement.
+    measured: Duration,
+    /// The wall-clock time at the last measurement: reading the processor time is slow.
+    measured_at: Instant,
     pause_max: Duration,
-    /// Kills at this question, too.
+    /// Kills when it reaches 0, too.
     ticks_left: u64,
 }
 
@@ -38,36 +41,38 @@ impl Killer {
     fn new(ticks: u64) -> Killer {
         Killer {
             ready: None,
-            asked: used(),
-            looked: Instant::now(),
+            measured: processor_time(),
+            measured_at: Instant::now(),
             pause_max: Duration::ZERO,
             ticks_left: ticks,
         }
     }
 
     fn measure(&mut self) {
-        self.looked = Instant::now();
-        let now = used();
-        self.pause_max = self.pause_max.max(now - self.asked);
-        self.asked = now;
+        self.measured_at = Instant::now();
+        let now = processor_time();
+        self.pause_max = self.pause_max.max(now - self.measured);
+        self.measured = now;
     }
 }
 
 impl Host for Killer {
-    fn call(&mut self, arguments: &[&[u8]], _: Version, reply: &mut Vec<u8>) -> Called {
+    fn call(&mut self, arguments: &[&[u8]], _: Version, reply: &mut Vec<u8>) -> CallOutcome {
         if arguments == [b"ready"] {
-            self.ready = Some(used());
+            self.ready = Some(processor_time());
         }
         reply.extend_from_slice(b"+OK\r\n");
-        Called::Replied
+        CallOutcome::Replied
     }
 
     fn tick(&mut self) -> Tick {
         self.ticks_left = self.ticks_left.saturating_sub(1);
-        if self.looked.elapsed() > Duration::from_millis(1) {
+        if self.measured_at.elapsed() > Duration::from_millis(1) {
             self.measure();
         }
-        let has_run = self.ready.is_some_and(|ready| self.asked > ready + RUNS);
+        let has_run = self
+            .ready
+            .is_some_and(|ready| self.measured > ready + RUN_TIME);
         if has_run || self.ticks_left == 0 {
             return Tick::Kill(KILLED);
         }
@@ -83,7 +88,7 @@ impl Host for Killer {
     fn set_replication(&mut self, _: u8) {}
 }
 
-fn eval(interpreter: &mut Interpreter, code: &str, host: &mut Killer) -> (Ended, String) {
+fn eval(interpreter: &mut Interpreter, code: &str, host: &mut Killer) -> (ScriptOutcome, String) {
     let mut out = Vec::new();
     let script = Script::parse(code.as_bytes()).unwrap();
     let mut reply = Reply::new(&mut out, Version::Resp2);
@@ -100,25 +105,25 @@ fn interpreter() -> Interpreter {
     Interpreter::new(limits).unwrap()
 }
 
-/// Runs `work` on a thread that may be lost.
+/// Runs `work` on a thread, which is leaked if `work` never ends.
 fn on_a_thread<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
     let (sender, receiver) = mpsc::channel();
     let thread = std::thread::spawn(move || sender.send(work()));
     match receiver.recv_timeout(PATIENCE) {
         Ok(result) => result,
-        Err(mpsc::RecvTimeoutError::Timeout) => panic!("never ends: {what}"),
+        Err(mpsc::RecvTimeoutError::Timeout) => panic!("runs forever: {what}"),
         Err(mpsc::RecvTimeoutError::Disconnected) => panic!("{what}: {:?}", thread.join().err()),
     }
 }
 
-/// The script runs until it is killed, ends soon then, and another one runs after it.
-fn assert_ends(code: &str) {
+/// Asserts that the script runs until it is killed and ends soon after that, and that another script can run next.
+fn assert_can_be_killed(code: &str) {
     let owned = code.to_string();
     let (pause, reply, next) = on_a_thread(code, move || {
         let mut interpreter = interpreter();
         let mut host = Killer::new(u64::MAX);
         let (_, reply) = eval(&mut interpreter, &owned, &mut host);
-        let next = eval(&mut interpreter, "return 'fine'", &mut Killer::new(2));
+        let next = eval(&mut interpreter, "return 'fine'", &mut Killer::new(9));
         (host.pause_max, reply, next.1)
     });
     let start = &reply[..reply.len().min(300)];
@@ -127,7 +132,7 @@ fn assert_ends(code: &str) {
     assert_eq!(next, "$4\r\nfine\r\n", "after {code}");
 }
 
-/// Large values: a number as a long text, many of those, many items, a table that was emptied.
+/// Large values: a number as a long text, many of these, an array of many items, a table that was emptied.
 const VALUES: &str = "
     local S = ('1'):rep(1000000)
     local N = {} for i = 1, 5000 do N[i] = S end
@@ -138,7 +143,7 @@ const VALUES: &str = "
     local function loop() while true do end end
     redis.call('ready') while true do ";
 
-/// A use of each function.
+/// Code that uses each function.
 const USES: &[(&str, &str)] = &[
     ("__redis__err__handler", "__redis__err__handler(S)"),
     ("assert", "assert(S, S)"),
@@ -315,13 +320,13 @@ const USES: &[(&str, &str)] = &[
     ),
 ];
 
-/// The bug: only Lua's instructions were counted, so that a loop over a function that has much to do ran on for as long
-/// as 10,000 rounds take; the cause: a library function is one instruction, whatever it does. Now functions count their
-/// work, and the more the heap holds, the sooner the host is asked.
+/// The bug: a killed loop over an expensive library function ran on for up to 10,000 rounds. The cause: only Lua's
+/// instructions were counted, and a library function is one instruction, whatever it does. The fix: functions count
+/// their work, and the larger the heap, the sooner the host is asked.
 #[test]
-fn every_function_of_the_sandbox_ends() {
+fn every_function_of_the_sandbox_can_be_killed() {
     for (_, usage) in USES {
-        assert_ends(&format!("{VALUES} {usage} end"));
+        assert_can_be_killed(&format!("{VALUES} {usage} end"));
     }
 }
 
@@ -344,11 +349,11 @@ fn every_function_of_the_sandbox_is_in_the_list() {
     assert_eq!(found, listed);
 }
 
-/// The bug: a handler of `xpcall` that looped could not be ended; the cause: the hook that ends a script raised its error
-/// from within, where Lua calls the handler first, and no hook while it runs. Now such a handler is not called, and
-/// whatever catches errors raises this one again.
+/// The bug: a handler of `xpcall` that looped could not be killed. The cause: the hook that ends a script raises its
+/// error inside the hook; there, Lua first calls the handler, and calls no hook while that runs. The fix: the handler is
+/// not called for this error, and everything that catches errors re-raises it.
 #[test]
-fn handlers_and_everything_else_that_sees_errors_end() {
+fn error_handlers_can_be_killed() {
     for code in [
         "xpcall(function() while true do end end, function() while true do end end)",
         "while true do xpcall(function() while true do end end, function(e) error(e) end) end",
@@ -368,13 +373,13 @@ fn handlers_and_everything_else_that_sees_errors_end() {
         "local f f = function() local c = coroutine.wrap(f) while true do pcall(c) end end f()",
         "local function f() while true do pcall(coroutine.wrap(function() coroutine.yield() end)) end end while true do xpcall(f, f) end",
     ] {
-        assert_ends(&format!("redis.call('ready') {code}"));
+        assert_can_be_killed(&format!("redis.call('ready') {code}"));
     }
 }
 
-/// Steps that take long, one of them or each of many.
+/// Slow steps: a single one, or each of many.
 #[test]
-fn the_slowest_steps_end() {
+fn the_slowest_steps_can_be_killed() {
     for code in [
         "local t = {} for i = 1, 500000 do t[i] = 'item' .. (i * 7919 % 500000) end @ while true do table.sort(t) end",
         "local t = {} for i = 1, 300000 do t[i] = pcall end @ table.sort(t, pcall)",
@@ -394,20 +399,57 @@ fn the_slowest_steps_end() {
         "@ while true do loadstring('if a then ' .. ('elseif a then '):rep(3e5) .. 'end') end",
         "@ while true do loadstring('x = {' .. ('{},'):rep(1e6) .. '}') end",
         "local t = {} for i = 1, 1e6 do t[i] = {} end @ while true do collectgarbage() end",
-        // The counting of a large array whenever a small hash beside it is full.
+        // Whenever the small hash part of a table is full, Lua counts its large array part.
         "local t = {} for i = 1, 4e6 do t[i] = 1 end t.a = 1 @ while true do for i = 1, 9 do t['b' .. i] = 1 t['b' .. i] = nil end end",
         "local t = {} for i = 1, 4e6 do t[i] = 1 end for i = 1, 4e6 do t[i] = nil end @ while true do next(t) end",
-        // Texts that all have the same hash, since it leaves out every other byte.
+        // Texts that all have the same hash, since the hash skips every other byte.
         "local t, fill = {}, ('x'):rep(64) local function same(i) return fill .. ('%08d'):format(i):gsub('.', '%0x') .. fill end for i = 1, 20000 do t[i] = same(i) end @ for i = 20001, 1e9 do t[i] = same(i) end",
         "@ while true do local t = {} for i = 1, 1e5 do t[i] = i end for i = 1, 100 do table.insert(t, 1, 1) table.remove(t, 1) end end",
         "local t = {} for i = 1, 1000 do t[i] = coroutine.wrap(function() while true do for i = 1, 9000 do end coroutine.yield() end end) end @ while true do for i = 1, 1000 do t[i]() end end",
         "local t, e = {}, {} for i = 1, 3e5 do e[i] = 1 end for i = 1, 3e5 do e[i] = nil end for i = 1, 2e5 do t[i] = {map = e} end @ return t",
     ] {
-        assert_ends(&code.replace('@', "redis.call('ready')"));
+        assert_can_be_killed(&code.replace('@', "redis.call('ready')"));
     }
 }
 
-/// A generator of numbers that need not be good.
+/// The bug: nothing could end the first compilation of a text, which takes quadratic time for many `elseif` or `break`.
+/// The cause: only running scripts had a host. The fix: EVAL's host can end the compilation, and elsewhere
+/// `Limits::compile_time` limits it.
+#[test]
+fn a_slow_compilation_can_be_killed_or_times_out() {
+    for code in [
+        format!("if a then {} end", "elseif a then ".repeat(60_000)),
+        format!("while 1 do {} end", "do break end ".repeat(60_000)),
+    ] {
+        let what = &code[..30];
+        let limits = Limits {
+            memory_bytes: MEMORY_BYTES,
+            compile_time: Duration::from_millis(10),
+            ..Limits::default()
+        };
+        let mut interpreter = Interpreter::new(limits).unwrap();
+        let (ended, reply) = eval(&mut interpreter, &code, &mut Killer::new(20));
+        assert_eq!(ended, ScriptOutcome::Failed { is_counted: false }, "{what}");
+        assert_eq!(reply, format!("-{KILLED}\r\n"), "{what}");
+        let script = Script::parse(code.as_bytes()).unwrap();
+        assert_eq!(
+            interpreter.compile(&script).unwrap_err().to_string(),
+            "ERR Error compiling script (new function): compilation took too long",
+            "{what}"
+        );
+        let library = format!("#!lua name=long\n{code}");
+        let loaded = interpreter.load_library(library.as_bytes(), 1, &mut Killer::new(u64::MAX));
+        assert_eq!(
+            loaded.unwrap_err().to_string(),
+            "ERR Error compiling function: compilation took too long",
+            "{what}"
+        );
+        let (_, next) = eval(&mut interpreter, "return 'fine'", &mut Killer::new(9));
+        assert_eq!(next, "$4\r\nfine\r\n", "after {what}");
+    }
+}
+
+/// A simple random number generator (xorshift).
 struct Random(u64);
 
 impl Random {
@@ -419,7 +461,7 @@ impl Random {
     }
 }
 
-/// A function that runs others in the ways that see their errors, nested so deep.
+/// The code of a function that calls others in ways that catch errors, nested to `depth`.
 fn nested(random: &mut Random, depth: usize) -> String {
     if depth == 0 {
         return match random.below(6) {
@@ -453,7 +495,7 @@ fn nested(random: &mut Random, depth: usize) -> String {
 }
 
 #[test]
-fn nested_calls_end_whenever_they_are_killed() {
+fn nested_calls_can_be_killed_at_any_time() {
     let seed = u64::from(std::process::id());
     println!("seed {seed}");
     on_a_thread(&format!("a script of seed {seed}"), move || {
@@ -470,10 +512,7 @@ fn nested_calls_end_whenever_they_are_killed() {
             let code = format!("local f = {function} while true do pcall(f) end");
             let mut host = Killer::new(1 + random.below(200) as u64);
             let (_, reply) = eval(&mut interpreter, &code, &mut host);
-            assert!(
-                reply.starts_with(&format!("-{KILLED} script: ")),
-                "{code}: {reply}"
-            );
+            assert!(reply.starts_with(&format!("-{KILLED}")), "{code}: {reply}");
             assert!(host.pause_max < PAUSE_MAX, "{code}: {:?}", host.pause_max);
             let (_, next) = eval(&mut interpreter, "return 'fine'", &mut Killer::new(9));
             assert_eq!(next, "$4\r\nfine\r\n", "after {code}");

@@ -1,8 +1,8 @@
-//! Runs every script of `tests/scripts/` on a real server and here, and compares the replies, in RESP2 and
+//! Runs every script of `tests/scripts/` on a real server and here, and compares the replies in RESP2 and
 //! RESP3.
 //!
-//! A file has scripts between lines of `----`. The first line of a script may be `@` with what follows the
-//! script in EVAL: the number of keys, keys and arguments. Our host passes commands on to the real
+//! Lines of `----` separate the scripts in a file. The first line of a script may be `@` and the arguments that follow
+//! the script in EVAL: the number of keys, keys and arguments. Our host forwards commands to the real
 //! server.
 
 use std::io::{Read, Write};
@@ -15,10 +15,10 @@ use damselfly_oracle::text::{render, split_arguments};
 use damselfly_protocol::client::{Decoder, Value, skip_reply};
 use damselfly_protocol::{Reply, Version};
 use damselfly_script::{
-    Called, Host, Interpreter, Libraries, Limits, LogLevel, RestorePolicy, Script, Tick,
+    CallOutcome, Host, Interpreter, Libraries, Limits, LogLevel, RestorePolicy, Script, Tick,
 };
 
-/// A client that gives replies as bytes.
+/// A client that returns replies as bytes.
 struct Client(TcpStream);
 
 impl Client {
@@ -46,14 +46,14 @@ impl Client {
     }
 }
 
-/// Passes commands on to the real server.
+/// Forwards commands to the real server.
 struct Proxy {
     client: Client,
     version: Version,
 }
 
 impl Host for Proxy {
-    fn call(&mut self, arguments: &[&[u8]], version: Version, reply: &mut Vec<u8>) -> Called {
+    fn call(&mut self, arguments: &[&[u8]], version: Version, reply: &mut Vec<u8>) -> CallOutcome {
         if version != self.version {
             self.client
                 .call(&["HELLO", if version == Version::Resp3 { "3" } else { "2" }]);
@@ -69,7 +69,7 @@ impl Host for Proxy {
         } else {
             reply.extend_from_slice(&answer);
         }
-        Called::Replied
+        CallOutcome::Replied
     }
 
     fn tick(&mut self) -> Tick {
@@ -92,7 +92,7 @@ fn shown(reply: &[u8]) -> String {
     }
 }
 
-/// Scripts and what follows them in EVAL.
+/// All scripts: file name, code, and the arguments that follow the code in EVAL.
 fn scripts() -> Vec<(String, Vec<u8>, Vec<Vec<u8>>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts");
     let mut files: Vec<_> = std::fs::read_dir(folder)
@@ -138,7 +138,7 @@ fn run_here(
 }
 
 #[test]
-fn scripts_reply_as_on_the_real_server() {
+fn scripts_reply_like_the_real_server() {
     let server = Server::start(&Program::reference(), &[]).unwrap();
     let mut interpreter = Interpreter::new(Limits::default()).unwrap();
     let mut differences = Vec::new();
@@ -180,7 +180,7 @@ fn scripts_reply_as_on_the_real_server() {
     );
 }
 
-/// FCALL as the server would do it.
+/// FCALL, as the server does it.
 fn call_here(
     libraries: &Libraries,
     interpreter: &mut Interpreter,
@@ -200,7 +200,7 @@ fn call_here(
     out
 }
 
-/// FUNCTION LOAD as the server would do it.
+/// FUNCTION LOAD, as the server does it.
 fn load_here(
     libraries: &mut Libraries,
     interpreter: &mut Interpreter,
@@ -225,7 +225,7 @@ fn load_here(
 }
 
 #[test]
-fn libraries_load_and_run_as_on_the_real_server() {
+fn libraries_load_and_run_like_on_the_real_server() {
     let server = Server::start(&Program::reference(), &[]).unwrap();
     let mut client = Client::open(&server);
     let mut host = Proxy {
@@ -286,12 +286,12 @@ fn libraries_load_and_run_as_on_the_real_server() {
 fn bulk(reply: &[u8]) -> Vec<u8> {
     match Decoder::default().decode(reply) {
         Ok(Some((Value::Bulk(bytes), _))) => bytes,
-        other => panic!("{other:?} is no string"),
+        other => panic!("{other:?} is not a bulk string"),
     }
 }
 
 #[test]
-fn payloads_travel_both_ways() {
+fn payloads_can_be_exchanged_with_the_real_server() {
     let server = Server::start(&Program::reference(), &[]).unwrap();
     let mut client = Client::open(&server);
     let mut host = Proxy {
@@ -319,7 +319,7 @@ fn payloads_travel_both_ways() {
     let call = [b"f_second".to_vec(), b"0".to_vec()];
     let reply = call_here(&libraries, &mut interpreter, &mut host, &call);
     assert_eq!(bulk(&reply), b"second");
-    // And back.
+    // And in the other direction.
     client.call(&["FUNCTION", "FLUSH"]);
     let restored = client.call(&[&b"FUNCTION"[..], b"RESTORE", &libraries.dump()]);
     assert_eq!(restored, b"+OK\r\n");

@@ -1,10 +1,10 @@
-//! `cjson.decode`. More tolerant than JSON: `inf`, `nan`, hexadecimal numbers and leading zeros are numbers, unless
-//! that is switched off; a zero byte ends the text.
+//! `cjson.decode`. It is more tolerant than JSON: it accepts `inf`, `nan`, hexadecimal numbers and leading zeros unless
+//! that is switched off, and a zero byte ends the text.
 
 use super::{DEPTH_MAX, Setting};
 use crate::lua::{Outcome, Raise, Stack};
 
-/// What the text consists of.
+/// A token of the text.
 #[derive(Clone, Debug, PartialEq)]
 enum Token {
     ObjectBegin,
@@ -22,7 +22,7 @@ enum Token {
 }
 
 impl Token {
-    /// As messages name it.
+    /// The token's name in error messages.
     fn name(&self) -> &'static str {
         match self {
             Token::ObjectBegin => "T_OBJ_BEGIN",
@@ -56,7 +56,7 @@ pub(super) fn decode(stack: &mut Stack<'_>) -> Outcome {
         token_at: 0,
         depth: 0,
         depth_max: Setting::DecodeDepth.of(stack),
-        takes_invalid: Setting::DecodeInvalidAndKeep.of(stack) & 1 != 0,
+        accepts_invalid: Setting::DecodeInvalidAndKeep.of(stack) & 1 != 0,
     };
     let token = decoder.token();
     decoder.value(stack, token)?;
@@ -69,13 +69,13 @@ pub(super) fn decode(stack: &mut Stack<'_>) -> Outcome {
 struct Decoder<'t> {
     text: &'t [u8],
     position: usize,
-    /// Up to where the work has been counted.
+    /// Up to this position, the work has been counted.
     spent_at: usize,
-    /// Where the last token begins, or where it is wrong.
+    /// Where the last token begins, or where its error is.
     token_at: usize,
     depth: i64,
     depth_max: i64,
-    takes_invalid: bool,
+    accepts_invalid: bool,
 }
 
 impl Decoder<'_> {
@@ -169,12 +169,12 @@ impl Decoder<'_> {
         Ok(())
     }
 
-    /// The byte `ahead` of the position; 0 behind the end.
+    /// The byte `ahead` bytes after the position; 0 past the end.
     fn peek(&self, ahead: usize) -> u8 {
         self.text.get(self.position + ahead).copied().unwrap_or(0)
     }
 
-    fn wrong(&mut self, problem: &'static str) -> Token {
+    fn error(&mut self, problem: &'static str) -> Token {
         self.token_at = self.position;
         Token::Error(problem)
     }
@@ -194,8 +194,8 @@ impl Decoder<'_> {
             0 => return Token::End,
             b'"' => return self.string(),
             b'-' | b'0'..=b'9' => {
-                if !self.takes_invalid && self.is_invalid_number() {
-                    return self.wrong("invalid number");
+                if !self.accepts_invalid && self.is_invalid_number() {
+                    return self.error("invalid number");
                 }
                 return self.number();
             }
@@ -217,13 +217,13 @@ impl Decoder<'_> {
             }
         }
         let may_begin = matches!(self.peek(0), b'+' | b'i' | b'I' | b'n' | b'N');
-        if self.takes_invalid && may_begin && self.is_invalid_number() {
+        if self.accepts_invalid && may_begin && self.is_invalid_number() {
             return self.number();
         }
-        self.wrong("invalid token")
+        self.error("invalid token")
     }
 
-    /// Whether what comes is a number that JSON has not.
+    /// Whether the next token is a number that JSON does not allow.
     fn is_invalid_number(&self) -> bool {
         let sign = match self.peek(0) {
             b'+' => return true,
@@ -246,7 +246,7 @@ impl Decoder<'_> {
                 self.position += len;
                 Token::Number(number)
             }
-            None => self.wrong("invalid number"),
+            None => self.error("invalid number"),
         }
     }
 
@@ -256,7 +256,7 @@ impl Decoder<'_> {
         loop {
             match self.peek(0) {
                 b'"' => break,
-                0 => return self.wrong("unexpected end of string"),
+                0 => return self.error("unexpected end of string"),
                 b'\\' => {
                     let plain = match self.peek(1) {
                         b'b' => 8,
@@ -267,14 +267,14 @@ impl Decoder<'_> {
                         same @ (b'"' | b'\\' | b'/') => same,
                         b'u' => {
                             let Some((letter, len)) = self.unicode() else {
-                                return self.wrong("invalid unicode escape code");
+                                return self.error("invalid unicode escape code");
                             };
                             let mut utf8 = [0; 4];
                             bytes.extend_from_slice(letter.encode_utf8(&mut utf8).as_bytes());
                             self.position += len;
                             continue;
                         }
-                        _ => return self.wrong("invalid escape code"),
+                        _ => return self.error("invalid escape code"),
                     };
                     bytes.push(plain);
                     self.position += 2;
@@ -289,7 +289,7 @@ impl Decoder<'_> {
         Token::String(bytes)
     }
 
-    /// The character of the `\u` at the position, of two of them if it needs both, and the length.
+    /// The character of the `\u` escape at the position, or of a surrogate pair of two, and the length.
     fn unicode(&self) -> Option<(char, usize)> {
         let first = self.hex(2)?;
         if !(0xd800..0xe000).contains(&first) {
@@ -313,7 +313,7 @@ impl Decoder<'_> {
     }
 }
 
-/// The number that `text` begins with, as C's `strtod` reads it, and its length.
+/// The number at the start of `text`, as C's `strtod` reads it, and its length.
 fn c_double(text: &[u8]) -> Option<(f64, usize)> {
     let sign_len = usize::from(matches!(text.first(), Some(b'-' | b'+')));
     let sign = if text.first() == Some(&b'-') {
@@ -373,7 +373,7 @@ fn c_double(text: &[u8]) -> Option<(f64, usize)> {
     Some((sign * number, sign_len + len))
 }
 
-/// The length of `(...)` behind `nan`.
+/// The length of `(...)` after `nan`.
 fn nan_payload_len(rest: &[u8]) -> usize {
     let is_letter = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
     let Some(inner) = rest.strip_prefix(b"(") else {
@@ -387,10 +387,10 @@ fn nan_payload_len(rest: &[u8]) -> usize {
     }
 }
 
-/// A hexadecimal number behind its `0x`, and the length of that; `None` without a digit.
+/// A hexadecimal number without its `0x`, and its length; `None` without a digit.
 fn hex_double(text: &[u8]) -> Option<(f64, usize)> {
     let mut mantissa = 0_u64;
-    // Digits beyond what the mantissa holds only scale it.
+    // Digits beyond the capacity of the mantissa only scale it.
     let mut scale = 0_i32;
     let mut has_digit = false;
     let mut in_fraction = false;

@@ -1,13 +1,13 @@
 //! `cjson.encode`.
 
 use super::{DEPTH_MAX, Setting};
-use crate::buffer::Buffer;
+use crate::bounded_buffer::BoundedBuffer;
+use crate::c_format::general;
 use crate::lua::{Kind, Outcome, Raise, Stack};
-use crate::number::general;
 
-/// Number settings of one call.
+/// The output and settings of one call.
 struct Encoder<'c> {
-    out: Buffer<'c>,
+    out: BoundedBuffer<'c>,
     depth_max: i64,
     precision: usize,
     invalid_numbers: i64,
@@ -18,7 +18,7 @@ pub(super) fn encode(stack: &mut Stack<'_>) -> Outcome {
         return Err(Raise::Argument(1, "expected 1 argument".into()));
     }
     let mut encoder = Encoder {
-        out: Buffer::new(stack),
+        out: BoundedBuffer::new(stack),
         depth_max: Setting::EncodeDepth.of(stack),
         precision: usize::try_from(Setting::Precision.of(stack)).unwrap_or(14),
         invalid_numbers: Setting::EncodeInvalid.of(stack),
@@ -34,7 +34,7 @@ fn cannot(stack: &Stack<'_>, index: i32, reason: &str) -> Raise {
 }
 
 impl Encoder<'_> {
-    /// Writes the value on top, which stays.
+    /// Writes the value on top, which stays on the stack.
     fn value(&mut self, stack: &mut Stack<'_>, depth: i64) -> Result<(), Raise> {
         match stack.kind(-1) {
             Kind::String => self.string(stack.bytes(-1).unwrap_or_default()),
@@ -146,7 +146,7 @@ impl Encoder<'_> {
     }
 }
 
-/// The highest key of the table on top if all are positive integers, and not too few of them are there.
+/// The highest key of the table on top if all keys are positive integers and the array is not too sparse.
 fn array_len(stack: &mut Stack<'_>) -> Result<Option<i32>, Raise> {
     let mut max = 0.0_f64;
     let mut items = 0_i64;
@@ -165,7 +165,7 @@ fn array_len(stack: &mut Stack<'_>) -> Result<Option<i32>, Raise> {
             }
         }
     }
-    // Keys beyond 32 bits overflow there.
+    // In Redis, keys beyond 32 bits overflow.
     let max = max as i64 as i32;
     let ratio = Setting::SparseRatio.of(stack);
     let is_sparse = ratio > 0

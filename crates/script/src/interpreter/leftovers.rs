@@ -1,17 +1,17 @@
-//! What scripts leave in an interpreter, and when it is freed.
+//! Frees what scripts leave behind in an interpreter: arguments, garbage, compiled texts.
 
 use super::Interpreter;
 use crate::lua::Stack;
 use crate::sandbox::slots;
 
-/// A script may leave so much garbage, and as much as there is beside it: collecting less is not worth the time.
+/// Garbage up to this size plus the size of the live data stays: collecting less is not worth the time.
 const GARBAGE_BYTES: usize = 1 << 20;
 
 impl Interpreter {
-    /// Frees what the last scripts have left, if that is much: their arguments and garbage. Meant for when one has ended; each
-    /// that begins does it, too, so that none pays for another one.
+    /// Frees the arguments and garbage of earlier scripts if they are large. Call this after a script has ended. Every
+    /// script also does it when it starts, so that none runs short of memory because of an earlier one.
     ///
-    /// Compiled texts that take too much of the limit go as well, and are compiled again when they are next used.
+    /// Drops compiled texts, too, if they take too much of the limit. They are compiled again when they are next used.
     pub fn drop_leftovers(&mut self) {
         let limit = self.limits.memory_bytes;
         let left = limit.saturating_sub(self.live_bytes);
@@ -29,7 +29,7 @@ impl Interpreter {
         }
     }
 
-    /// Frees all that is not needed to compile a text.
+    /// Frees everything that is not needed to compile a text.
     #[cold]
     pub(super) fn drop_all(&mut self) {
         self.release_scripts();
@@ -37,7 +37,7 @@ impl Interpreter {
         self.collect();
     }
 
-    /// Frees the arguments of the last script, and garbage.
+    /// Frees the arguments of the last script, and all garbage.
     pub(super) fn collect(&mut self) {
         let mut stack = self.state.stack();
         stack.get_index(Stack::REGISTRY, slots::SCRIPT_GLOBALS);
@@ -46,7 +46,7 @@ impl Interpreter {
             stack.set_field(-2, name);
         }
         stack.pop(1);
-        // Each collection also halves what is too large among Lua's own tables.
+        // Each collection also halves those of Lua's internal tables that are too large.
         loop {
             let before = self.used_bytes();
             self.state.stack().collect_garbage();

@@ -1,6 +1,6 @@
-//! Functions that call back into Lua and let its errors pass: their frames own nothing.
+//! Functions that call back into Lua and let its errors pass through: their frames own nothing.
 //!
-//! Those that catch errors raise again what ends a script, so that nothing in it can.
+//! Those that catch errors re-raise the error that ends a script, so that no script can catch it.
 
 use mlua_sys as lua;
 use mlua_sys::lua_State;
@@ -10,7 +10,7 @@ use super::stack::RawFunction;
 use super::trampoline::{guarded, raise, raise_stopped};
 use crate::patterns::substitute;
 
-/// `pcall`, which gives the text of an error table as Redis does.
+/// `pcall`, which returns the text of an error table, as in Redis.
 pub(crate) const PCALL: RawFunction = RawFunction(pcall);
 /// `xpcall`.
 pub(crate) const XPCALL: RawFunction = RawFunction(xpcall);
@@ -29,7 +29,7 @@ unsafe extern "C-unwind" fn pcall(state: *mut lua_State) -> i32 {
     // SAFETY: the function and its arguments are on top.
     if unsafe { lua::lua_pcall(state, arguments, lua::LUA_MULTRET, 0) } != lua::LUA_OK {
         // SAFETY: Lua calls this with a live coroutine; this frame owns nothing.
-        unsafe { pass_on_stop(state) };
+        unsafe { reraise_if_stopped(state) };
         // SAFETY: the stack holds `true` and the error, so there is room for two more.
         unsafe { lua::lua_pushboolean(state, 0) };
         // SAFETY: as above.
@@ -49,11 +49,11 @@ unsafe extern "C-unwind" fn pcall(state: *mut lua_State) -> i32 {
     unsafe { lua::lua_gettop(state) }
 }
 
-/// Raises again if what was caught is the end of the script.
+/// Re-raises the caught error if it ends the script.
 ///
 /// # Safety
 /// `state` is a live coroutine of a [`super::State`], and no frame between here and Lua owns anything.
-pub(super) unsafe fn pass_on_stop(state: *mut lua_State) {
+pub(super) unsafe fn reraise_if_stopped(state: *mut lua_State) {
     // SAFETY: the caller's promise.
     if unsafe { Context::of(state) }.is_stopped() {
         // SAFETY: as above.
@@ -77,7 +77,7 @@ unsafe extern "C-unwind" fn xpcall(state: *mut lua_State) -> i32 {
     let status = unsafe { lua::lua_pcall(state, 0, lua::LUA_MULTRET, 1) };
     if status != lua::LUA_OK {
         // SAFETY: Lua calls this with a live coroutine; this frame owns nothing.
-        unsafe { pass_on_stop(state) };
+        unsafe { reraise_if_stopped(state) };
     }
     // SAFETY: the handler's place is free.
     unsafe { lua::lua_pushboolean(state, i32::from(status == lua::LUA_OK)) };
@@ -87,8 +87,8 @@ unsafe extern "C-unwind" fn xpcall(state: *mut lua_State) -> i32 {
     unsafe { lua::lua_gettop(state) }
 }
 
-/// Calls the handler that is its upvalue; but for the end of the script, which the hook raises, where Lua would call no
-/// hook for as long as the handler runs.
+/// Calls the script's handler, which is the upvalue; but not for the error that ends the script. The hook raises that
+/// one, and while a handler runs inside the hook, Lua calls no hook, so the handler could not be interrupted.
 unsafe extern "C-unwind" fn handler(state: *mut lua_State) -> i32 {
     // SAFETY: Lua calls this with a live coroutine.
     if unsafe { Context::of(state) }.is_stopped() {
@@ -104,8 +104,8 @@ unsafe extern "C-unwind" fn handler(state: *mut lua_State) -> i32 {
 }
 
 unsafe extern "C-unwind" fn gsub(state: *mut lua_State) -> i32 {
-    // SAFETY: Lua calls this with a live coroutine. So for all uses of `guarded` here; nothing that this
-    // frame owns is skipped when `raise` jumps.
+    // SAFETY: Lua calls this with a live coroutine. The same holds for all uses of `guarded` here. This
+    // frame owns nothing that a jump of `raise` could skip.
     let results = unsafe { guarded(state, substitute::begin) };
     if results != 0 {
         if results > 0 {

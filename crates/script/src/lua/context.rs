@@ -1,4 +1,4 @@
-//! What belongs to one interpreter beside Lua's own state; Lua carries the pointer to it.
+//! The state of an interpreter that is not Lua's. Lua stores a pointer to it.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -12,11 +12,11 @@ use mlua_sys::lua_State;
 use super::heap::Heap;
 use super::state::set_hook;
 use super::trampoline::Raise;
-use crate::functions::Registration;
+use crate::function_registration::Registration;
 use crate::host::{Host, Tick};
-use crate::random::Random;
+use crate::lrand48::Lrand48;
 
-/// So many bytes are as much work as a step.
+/// Reading or writing this many bytes counts as one step.
 const BYTES_PER_STEP: usize = 64;
 
 /// Whether a script must end.
@@ -25,30 +25,30 @@ pub(crate) enum Stop {
     No,
     /// With this error.
     Killed(&'static str),
-    /// Without a reply: the host will run it again.
+    /// Without a reply: the host will retry it.
     Aborted,
 }
 
-/// The state of one interpreter that functions share.
+/// The state of an interpreter that its functions share.
 pub(crate) struct Context {
     pub heap: Heap,
     /// The main coroutine; null until it exists.
     pub main: Cell<*mut lua_State>,
     /// The coroutine whose code runs; null until there is one.
     pub running: Cell<*mut lua_State>,
-    /// Steps that functions may still take before the host is asked.
+    /// The steps that functions may still take before the host is asked.
     left: Cell<usize>,
-    /// Whether the host wants the script to end.
+    /// Whether the script must end.
     pub stop: Cell<Stop>,
     /// The generator behind `math.random`.
-    pub random: RefCell<Random>,
-    /// The protocol in which the script wants replies (`redis.setresp`).
+    pub random: RefCell<Lrand48>,
+    /// The protocol version of replies to the script (`redis.setresp`).
     pub version: Cell<Version>,
-    /// What the library that is being loaded has registered; `None` while none is.
+    /// The functions registered by the library that is loading; `None` while none is.
     pub registration: RefCell<Option<Registration>>,
     /// A reusable buffer for the replies of commands.
     pub reply: RefCell<Vec<u8>>,
-    /// What a function panicked with; the script is stopped then, and the panic goes on when it ended.
+    /// The panic of a function. It ends the script, and resumes after that.
     pub panic: RefCell<Option<Box<dyn Any + Send>>>,
     host: Cell<Option<NonNull<dyn Host>>>,
 }
@@ -61,7 +61,7 @@ impl Context {
             running: Cell::new(std::ptr::null_mut()),
             left: Cell::new(0),
             stop: Cell::new(Stop::No),
-            random: RefCell::new(Random::START),
+            random: RefCell::new(Lrand48::START),
             version: Cell::new(Version::Resp2),
             registration: RefCell::new(None),
             reply: RefCell::new(Vec::new()),
@@ -70,9 +70,9 @@ impl Context {
         }
     }
 
-    /// Runs `body`; until it returns, [`Context::with_host`] finds `host`.
+    /// Runs `body`. Until it returns, [`Context::with_host`] uses `host`.
     pub fn enter<'h, R>(&self, host: &'h mut (dyn Host + 'h), body: impl FnOnce() -> R) -> R {
-        /// Forgets the host also if `body` panics.
+        /// Removes the host, even if `body` panics.
         struct Leave<'c>(&'c Context);
         impl Drop for Leave<'_> {
             fn drop(&mut self) {
@@ -91,7 +91,7 @@ impl Context {
 
     /// Calls `body` with the host; `None` if no script runs or the host is already in use.
     pub fn with_host<R>(&self, body: impl FnOnce(&mut dyn Host) -> R) -> Option<R> {
-        /// Puts the host back, also if `body` panics.
+        /// Puts the host back, even if `body` panics.
         struct Return<'c>(&'c Context, NonNull<dyn Host>);
         impl Drop for Return<'_> {
             fn drop(&mut self) {
@@ -117,13 +117,13 @@ impl Context {
         unsafe { &*context.cast::<Context>() }
     }
 
-    /// Whether the script has to end.
+    /// Whether the script must end.
     pub fn is_stopped(&self) -> bool {
         self.stop.get() != Stop::No
     }
 
-    /// How many steps may pass before the host is asked: an instruction, or a piece of a function's work
-    /// that takes as long. See [`super::heap`].
+    /// How many steps may pass before the host is asked. A step is an instruction, or a piece of a function's work
+    /// that takes as long; see [`super::heap`].
     pub fn interval(&self) -> usize {
         match self.stop.get() {
             Stop::No => self.heap.interval(),
@@ -131,7 +131,7 @@ impl Context {
         }
     }
 
-    /// Counts steps of a function; true if the host must be asked now.
+    /// Counts steps of a function. Returns true if the host must be asked now.
     pub(super) fn is_due(&self, steps: usize) -> bool {
         match self.left.get().checked_sub(steps) {
             Some(left) => {
@@ -142,10 +142,10 @@ impl Context {
         }
     }
 
-    /// Counts steps of a function, and asks the host from time to time.
+    /// Counts steps of a function, and asks the host when the interval has passed.
     ///
     /// # Errors
-    /// The script has to end.
+    /// The script must end.
     pub fn spend(&self, steps: usize) -> Result<(), Raise> {
         if self.is_due(steps) {
             return self.ask();
@@ -153,29 +153,29 @@ impl Context {
         Ok(())
     }
 
-    /// As [`Context::spend`], for so many bytes that are read or written once.
+    /// Like [`Context::spend`], for `bytes` that are read or written once.
     ///
     /// # Errors
-    /// The script has to end.
+    /// The script must end.
     pub fn spend_bytes(&self, bytes: usize) -> Result<(), Raise> {
         self.spend(1 + bytes / BYTES_PER_STEP)
     }
 
-    /// Asks the host.
+    /// Asks the host whether the script may continue.
     ///
     /// # Errors
-    /// The script has to end.
+    /// The script must end.
     #[cold]
     pub fn ask(&self) -> Result<(), Raise> {
         self.heap.adjust_interval();
         self.left.set(self.interval());
-        if !self.is_stopped() && self.may_go_on() {
+        if !self.is_stopped() && self.host_continues() {
             return Ok(());
         }
         Err(Raise::Stopped)
     }
 
-    /// As [`Context::ask`], where no panic may pass; true if the script may go on.
+    /// Like [`Context::ask`], where no panic may pass through. Returns true if the script may continue.
     #[cold]
     pub(super) fn ask_without_panic(&self) -> bool {
         let answer = catch_unwind(AssertUnwindSafe(|| self.ask().is_ok()));
@@ -186,7 +186,7 @@ impl Context {
         })
     }
 
-    /// Makes the running code ask sooner, since its steps may take longer from now on.
+    /// Makes the running code ask the host sooner, since its steps may take longer from now on.
     #[cold]
     pub(super) fn ask_sooner(&self) {
         self.heap.adjust_interval();
@@ -199,8 +199,8 @@ impl Context {
         }
     }
 
-    /// Asks the host whether the script may go on, and remembers if not.
-    fn may_go_on(&self) -> bool {
+    /// Calls [`Host::tick`], and stores its decision to kill.
+    fn host_continues(&self) -> bool {
         match self.with_host(|host| host.tick()) {
             Some(Tick::Kill(text)) => {
                 self.stop.set(Stop::Killed(text));

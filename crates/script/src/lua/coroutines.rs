@@ -1,11 +1,11 @@
-//! `coroutine.resume` and `coroutine.wrap`, as Lua's own but for three things: the context knows which coroutine runs,
-//! whose hook may have to be set; resuming counts as work, since every coroutine counts its own instructions; and what
-//! ends a script is raised again.
+//! `coroutine.resume` and `coroutine.wrap`. They differ from Lua's own in three ways: the context knows which coroutine
+//! runs, since its hook may have to change; resuming counts as work, since every coroutine counts its own instructions;
+//! and they re-raise the error that ends a script.
 
 use mlua_sys as lua;
 use mlua_sys::lua_State;
 
-use super::calling::pass_on_stop;
+use super::calling::reraise_if_stopped;
 use super::context::Context;
 use super::stack::RawFunction;
 use super::state::set_hook;
@@ -17,7 +17,7 @@ pub(crate) const RESUME: RawFunction = RawFunction(resume);
 pub(crate) const WRAP: RawFunction = RawFunction(wrap);
 
 unsafe extern "C-unwind" {
-    /// Lets `to` count the calls of C that `from` is in.
+    /// Copies the count of nested C calls of `from` to `to`.
     fn lua_setlevel(from: *mut lua_State, to: *mut lua_State);
 }
 
@@ -71,7 +71,7 @@ unsafe extern "C-unwind" fn resume_wrapped(state: *mut lua_State) -> i32 {
     }
     // SAFETY: the error is on top.
     if unsafe { lua::lua_isstring(state, -1) } != 0 {
-        // SAFETY: there is room; this frame owns nothing. So for the rest.
+        // SAFETY: there is room; this frame owns nothing. The same holds below.
         unsafe { lua::luaL_where(state, 1) };
         // SAFETY: as above.
         unsafe { lua::lua_insert(state, -2) };
@@ -82,16 +82,16 @@ unsafe extern "C-unwind" fn resume_wrapped(state: *mut lua_State) -> i32 {
     unsafe { lua::lua_error(state) }
 }
 
-/// Runs a coroutine with the values on top until it yields, returns or fails. How many results are on top then; -1
-/// with one error.
+/// Runs a coroutine with the values on top until it yields, returns or fails. Returns the number of results on top, or
+/// -1 if an error is on top.
 ///
 /// # Safety
 /// `state` runs a function and has as many values on top; `coroutine` is of the same [`super::State`] and stays alive.
 /// No frame between here and Lua owns anything.
 unsafe fn run(state: *mut lua_State, coroutine: *mut lua_State, arguments: i32) -> i32 {
-    // SAFETY: the caller's promise. So for all below.
+    // SAFETY: the caller's promise. The same holds below.
     let context = unsafe { Context::of(state) };
-    // Its instructions count for nobody else, so that many coroutines could run for an interval each.
+    // A coroutine counts only its own instructions, so each of many coroutines could run for a whole interval.
     if context.is_due(context.interval() / 4 + 1) && !context.ask_without_panic() {
         // SAFETY: as above.
         unsafe { raise_stopped(state) };
@@ -121,7 +121,7 @@ unsafe fn run(state: *mut lua_State, coroutine: *mut lua_State, arguments: i32) 
     // SAFETY: it is live.
     unsafe { set_hook(state, context.interval()) };
     // SAFETY: as above.
-    unsafe { pass_on_stop(state) };
+    unsafe { reraise_if_stopped(state) };
     if status != lua::LUA_OK && status != lua::LUA_YIELD {
         // SAFETY: the error is on top of its stack.
         unsafe { lua::lua_xmove(coroutine, state, 1) };

@@ -1,8 +1,8 @@
-//! Lua's own functions, so changed that they respect read-only tables.
+//! Wrappers that make Lua's own functions respect read-only tables.
 //!
-//! Lua 5.1 knows no read-only tables. Ours are *proxies*: empty tables whose metatable reads through to the
-//! real one and refuses to write. What works without metatables would see the empty table, so the few
-//! such functions of Lua's libraries are called through these: they answer for the real table, or refuse.
+//! Lua 5.1 has no read-only tables. Ours are *proxies*: empty tables whose metatable reads through to the
+//! real table and refuses writes. A few functions of Lua's libraries ignore metatables and would see the empty
+//! table. Scripts call these through wrappers, which pass the real table or refuse.
 //!
 //! ```text
 //! proxy {} ── metatable { __index = real, __newindex = refuse, __metatable = shown, [MARK] = real }
@@ -15,22 +15,22 @@ use super::context::Context;
 use super::stack::{Kind, RawFunction, Stack};
 use super::trampoline::{guarded, raise};
 
-/// The address of this is the key of the real table in a proxy's metatable: no script can name it.
+/// Its address is the key of the real table in a proxy's metatable. No script can create this key.
 pub(crate) static PROXY_MARK: u8 = 0;
 
-/// Refuses a proxy as first argument; else calls the function that is its upvalue.
+/// Refuses a proxy as first argument; otherwise calls its upvalue, a function.
 pub(crate) const GUARDED_WRITE: RawFunction = RawFunction(guarded_write);
-/// Calls the function that is its upvalue; with the real table if the first argument is a proxy.
+/// Calls its upvalue, a function, with the real table if the first argument is a proxy.
 pub(crate) const GUARDED_READ: RawFunction = RawFunction(guarded_read);
-/// Refuses more text than the interpreter may hold; else calls the function that is its upvalue.
+/// Refuses arguments whose texts exceed the memory limit; otherwise calls its upvalue, a function.
 pub(crate) const GUARDED_TEXTS: RawFunction = RawFunction(guarded_texts);
 /// `pairs`; its upvalues are Lua's `next` and the guarded one.
 pub(crate) const PAIRS: RawFunction = RawFunction(pairs);
 /// `getmetatable`; its upvalue is Lua's.
 pub(crate) const GETMETATABLE: RawFunction = RawFunction(getmetatable);
 
-/// Pushes the real table of the proxy that is the first argument, and its metatable below; false, with
-/// nothing pushed, if it is none.
+/// Pushes the metatable and the real table of the proxy that is the first argument. Pushes nothing and returns
+/// false if that is not a proxy.
 ///
 /// # Safety
 /// `state` runs a C function that has room for 3 values.
@@ -57,7 +57,7 @@ pub(super) unsafe fn push_real(state: *mut lua_State) -> bool {
     false
 }
 
-/// Calls the C function that is the first upvalue, in this function's place.
+/// Calls the C function in the first upvalue, with the same arguments.
 ///
 /// # Safety
 /// The function was made with that upvalue, and the callee uses no upvalues.

@@ -1,14 +1,14 @@
-//! The memory of one interpreter: counted here, not with all other memory, and bounded by a limit.
+//! The memory of one interpreter. It has a limit, and is counted here, apart from all other memory.
 //!
-//! Strict, while Lua runs: beyond the limit there is no memory, and Lua raises "not enough memory".
-//! Lenient, while Rust runs: there is always memory, because a jump out of Rust would not be sound; the
-//! trampoline checks the limit when Rust is done, and functions that build much check it as they go.
+//! Strict, while Lua runs: allocations beyond the limit fail, and Lua raises "not enough memory".
+//! Lenient, while Rust runs: allocations beyond the limit succeed, because a jump out of Rust would be unsound. The
+//! trampoline checks the limit when Rust is done, and functions that build large results check it as they work.
 //!
-//! The heap also says how many *steps* may pass before the host is asked whether the script may go on. A step is an
-//! instruction, or one piece of the work of a library function. What a step can take depends on the heap: a comparison
-//! reads two texts to their ends, an assignment counts all items of a table, a new string walks through those of the
-//! same hash. So the interval shrinks as the heap grows, and all steps of an interval together take at most
-//! [`INTERVAL_NS`], even if each of them is the slowest that there can be.
+//! The heap also determines how many *steps* may pass before the host is asked whether the script may continue. A step
+//! is an instruction, or one piece of the work of a library function. The time of a step depends on the heap: a
+//! comparison reads two whole texts, an assignment may count all items of a table, a new string is compared with those of
+//! the same hash. So the interval shrinks as the heap grows, and all steps of an interval together take at most
+//! [`INTERVAL_NS`], even if each of them is as slow as possible.
 
 use std::alloc::{GlobalAlloc, Layout, handle_alloc_error};
 use std::cell::{Cell, RefCell};
@@ -20,27 +20,28 @@ use damselfly_base::heap::uncounted;
 
 use super::context::Context;
 
-/// What Lua may assume of every block.
+/// The alignment that Lua may assume for every block.
 const ALIGNMENT: usize = 16;
 
-/// The highest limit: a table of as many bytes is still smaller than the largest that Lua can make, beyond
-/// which it raises an error.
+/// The highest limit. A table of this size is still below the maximum of Lua, beyond which Lua raises an
+/// error.
 const LIMIT_BYTES_MAX: usize = 2 << 30;
 
-/// What the slowest steps of an interval may take together.
+/// The maximum time of an interval that consists of the slowest steps.
 const INTERVAL_NS: usize = 1 << 30;
-/// Blocks of so many bytes are large.
+/// Blocks of at least this size are large.
 const LARGE_BYTES: usize = 64 << 10;
-/// A step takes up to a nanosecond for so many bytes of a large block: of a text that is read as a number.
+/// For this many bytes of large blocks, a step takes up to a nanosecond: it may read a text as a number.
 const LARGE_BYTES_PER_NS: usize = 4;
-/// And for so many of all others: items of a table that are counted, short texts of the same hash.
+/// For this many bytes of any blocks, a step takes up to a nanosecond: it may count the items of a table, or compare
+/// short texts of the same hash.
 const BYTES_PER_NS: usize = 16;
 
 /// Counts the bytes of one interpreter.
 #[derive(Debug)]
 pub(crate) struct Heap {
     used_bytes: Cell<usize>,
-    /// Those in large blocks that may be texts: no text is ever resized.
+    /// Bytes of large blocks that may be texts: those never resized, as Lua never resizes a text.
     large_bytes: Cell<usize>,
     /// The addresses of large blocks that have been resized.
     resized: RefCell<HashSet<usize>>,
@@ -48,7 +49,7 @@ pub(crate) struct Heap {
     lenient: Cell<bool>,
     interval: Cell<usize>,
     interval_max: usize,
-    /// While a step takes no longer, the interval need not shrink.
+    /// The interval must shrink when a step may take longer than this.
     step_ns_max: Cell<usize>,
 }
 
@@ -67,7 +68,7 @@ impl Heap {
         }
     }
 
-    /// Bytes that Lua has in use, with its garbage.
+    /// Bytes that Lua uses, including garbage.
     pub fn used_bytes(&self) -> usize {
         self.used_bytes.get()
     }
@@ -92,12 +93,12 @@ impl Heap {
         self.interval.get()
     }
 
-    /// What the slowest step takes.
+    /// The time of the slowest step.
     fn step_ns(&self) -> usize {
         self.used_bytes.get() / BYTES_PER_NS + self.large_bytes.get() / LARGE_BYTES_PER_NS
     }
 
-    /// Fits the interval to what there is now, with room for the heap to double.
+    /// Adapts the interval to the current heap, and leaves room for it to double.
     pub fn adjust_interval(&self) {
         let interval = INTERVAL_NS / (2 * self.step_ns()).max(1);
         let interval = interval.clamp(1, self.interval_max);
@@ -105,7 +106,7 @@ impl Heap {
         self.step_ns_max.set(INTERVAL_NS / interval);
     }
 
-    /// Counts a block that has changed; true if the interval is too long now.
+    /// Counts a changed block. Returns true if the interval is too long now.
     fn count(&self, old: (*mut u8, usize), new: (*mut u8, usize)) -> bool {
         self.used_bytes.set(self.used_bytes.get() - old.1 + new.1);
         if old.1.max(new.1) >= LARGE_BYTES {
@@ -129,7 +130,7 @@ impl Heap {
         self.large_bytes.set(large_bytes);
     }
 
-    /// Turns leniency on or off and returns what it was.
+    /// Turns leniency on or off and returns the previous value.
     pub fn set_lenient(&self, lenient: bool) -> bool {
         self.lenient.replace(lenient)
     }
@@ -144,17 +145,17 @@ fn layout(bytes: usize) -> Option<Layout> {
     Layout::from_size_align(bytes, ALIGNMENT).ok()
 }
 
-/// Lua's allocator (`lua_Alloc`): frees for `new_bytes` 0, allocates for a null `block`, else resizes.
+/// Lua's allocator (`lua_Alloc`): frees if `new_bytes` is 0, allocates if `block` is null, otherwise resizes.
 ///
 /// # Safety
-/// `context` points to a live [`Context`]; `block` is null or came from here with `old_bytes`.
+/// `context` points to a live [`Context`]; `block` is null or was allocated here with `old_bytes`.
 pub(super) unsafe extern "C" fn allocate(
     context: *mut c_void,
     block: *mut c_void,
     old_bytes: usize,
     new_bytes: usize,
 ) -> *mut c_void {
-    // SAFETY: the caller says that it is a live context.
+    // SAFETY: the caller guarantees that it is a live context.
     let context = unsafe { &*context.cast::<Context>() };
     let heap = &context.heap;
     let block = block.cast::<u8>();
@@ -163,7 +164,7 @@ pub(super) unsafe extern "C" fn allocate(
         return ptr::null_mut();
     }
     let (Some(old), Some(new)) = (layout(old_bytes), layout(new_bytes)) else {
-        // Lua itself asks for no more than an address space; but it must not raise below Rust.
+        // Lua never requests more than the address space. Even if it did, it must not raise below Rust.
         assert!(
             !heap.lenient.get(),
             "a block for Lua has an impossible size"
@@ -175,7 +176,7 @@ pub(super) unsafe extern "C" fn allocate(
         // SAFETY: `new` is not empty.
         (0, _) => unsafe { uncounted().alloc(new) },
         (_, 0) => {
-            // SAFETY: the caller says that `block` came from here with this size.
+            // SAFETY: the caller guarantees that `block` was allocated here with this size.
             unsafe { uncounted().dealloc(block, old) };
             ptr::null_mut()
         }
@@ -183,7 +184,7 @@ pub(super) unsafe extern "C" fn allocate(
         (_, _) => unsafe { uncounted().realloc(block, old, new_bytes) },
     };
     if result.is_null() && new_bytes > 0 && heap.lenient.get() {
-        // The system's memory is used up, as it may be anywhere in Rust.
+        // The system is out of memory, which aborts anywhere in Rust.
         handle_alloc_error(new);
     }
     if (new_bytes == 0 || !result.is_null()) && heap.count((block, old_bytes), (result, new_bytes))

@@ -1,4 +1,4 @@
-//! Compiles texts: piece by piece, so that a script which compiles a long one can be ended.
+//! Compiles texts piece by piece, so that the compilation of a long one can be interrupted.
 
 use mlua_sys as lua;
 use mlua_sys::lua_State;
@@ -6,16 +6,16 @@ use mlua_sys::lua_State;
 use super::context::Context;
 use super::stack::Stack;
 use super::trampoline::Raise;
-use crate::number::up_to_zero;
+use crate::c_format::up_to_zero;
 
 impl Stack<'_> {
-    /// Compiles `code`, text of Lua only, and pushes the function; or the error, and returns false. `name`
-    /// ends at its first 0.
+    /// Compiles `code`, which must be Lua text, and pushes the function. If it does not compile, pushes the error and
+    /// returns false. `name` ends at its first zero byte.
     ///
     /// # Errors
-    /// The script has to end.
+    /// The host has ended the script or the compilation.
     pub fn load(&mut self, code: &[u8], name: &[u8]) -> Result<bool, Raise> {
-        // What begins so is bytecode, which could break any rule of the machine. After a space it is
+        // This first byte marks bytecode, which could break any rule of the virtual machine. After a space, it is
         // text that does not parse.
         let as_text;
         let code = if code.first() == lua::LUA_SIGNATURE.first() {
@@ -25,7 +25,7 @@ impl Stack<'_> {
             code
         };
         let name = up_to_zero(name);
-        // Lua's parser relies on somebody else to keep the name alive.
+        // Lua's parser does not keep the name alive itself.
         self.push_bytes(name);
         // SAFETY: a string is on top.
         let name = unsafe { lua::lua_tostring(self.state(), -1) };
@@ -55,20 +55,20 @@ struct Text<'t> {
     context: &'t Context,
 }
 
-/// The next piece of the [`Text`] that is `text`; none, as at its end, if the script has to stop.
+/// Returns the next piece of `text`, which is a [`Text`]. If the host ends the script, returns none, as at the end.
 unsafe extern "C-unwind" fn read_piece(
     _: *mut lua_State,
     text: *mut std::ffi::c_void,
     len: *mut usize,
 ) -> *const std::ffi::c_char {
-    /// The parser takes about as many nanoseconds per byte, or steps per piece.
+    /// The parser takes about this many nanoseconds per byte, or steps per piece.
     const PIECE_BYTES: usize = 256;
-    // SAFETY: `Stack::load` passes it, and nothing else uses it meanwhile.
+    // SAFETY: `Stack::load` passes it, and nothing else uses it during the call.
     let text = unsafe { &mut *text.cast::<Text<'_>>() };
     let piece;
     (piece, text.rest) = text.rest.split_at(text.rest.len().min(PIECE_BYTES));
     text.read += piece.len();
-    // Each `elseif` and each `break` passes over all those before it.
+    // At each `elseif` and each `break`, the parser walks through all earlier ones.
     let steps = piece.len() + text.read / PIECE_BYTES;
     let piece = if text.context.is_due(steps) && !text.context.ask_without_panic() {
         text.rest = &[];

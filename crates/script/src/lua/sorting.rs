@@ -1,4 +1,4 @@
-//! Functions of `table` that call back into Lua for many items: as Lua's own, but they ask the host from time to time.
+//! Functions of `table` that call back into Lua for many items. They behave like Lua's own, but can be interrupted.
 //! Their frames own nothing.
 
 use mlua_sys as lua;
@@ -17,7 +17,7 @@ pub(crate) const FOREACH: RawFunction = RawFunction(foreach);
 pub(crate) const FOREACHI: RawFunction = RawFunction(foreachi);
 
 unsafe extern "C-unwind" fn foreach(state: *mut lua_State) -> i32 {
-    // SAFETY: Lua calls this with a live coroutine and room for 20 values, and this frame owns nothing. So for all below.
+    // SAFETY: Lua calls this with a live coroutine and room for 20 values, and this frame owns nothing. The same holds below.
     let context = unsafe { Context::of(state) };
     // SAFETY: as above.
     unsafe { lua::luaL_checktype(state, 1, lua::LUA_TTABLE) };
@@ -57,7 +57,7 @@ unsafe extern "C-unwind" fn foreach(state: *mut lua_State) -> i32 {
 }
 
 unsafe extern "C-unwind" fn foreachi(state: *mut lua_State) -> i32 {
-    // SAFETY: Lua calls this with a live coroutine and room for 20 values, and this frame owns nothing. So for all below.
+    // SAFETY: Lua calls this with a live coroutine and room for 20 values, and this frame owns nothing. The same holds below.
     let context = unsafe { Context::of(state) };
     // SAFETY: as above.
     let len = unsafe { checked_len(state) };
@@ -93,9 +93,9 @@ unsafe fn checked_len(state: *mut lua_State) -> i32 {
 }
 
 unsafe extern "C-unwind" fn sort(state: *mut lua_State) -> i32 {
-    /// Three values for each level of the recursion, which takes the smaller half.
+    /// Three values for each level of the recursion, which only descends into the smaller half.
     const STACK: i32 = 40;
-    // SAFETY: Lua calls this with a live coroutine, and this frame owns nothing. So for all below.
+    // SAFETY: Lua calls this with a live coroutine, and this frame owns nothing. The same holds below.
     let len = unsafe { checked_len(state) };
     // SAFETY: as above.
     unsafe { lua::luaL_checkstack(state, STACK, c"".as_ptr()) };
@@ -115,8 +115,8 @@ unsafe extern "C-unwind" fn sort(state: *mut lua_State) -> i32 {
     0
 }
 
-/// Quicksort as Lua has it: the same comparisons in the same order, so that what a script sees is the same. The
-/// table is value 1, the comparator or nil value 2.
+/// Lua's quicksort: it makes the same comparisons in the same order, so that scripts see no difference. The table is
+/// value 1, the comparator or nil is value 2.
 #[derive(Clone, Copy)]
 struct Sorter<'c> {
     state: *mut lua_State,
@@ -134,18 +134,18 @@ impl Sorter<'_> {
         unsafe { lua::lua_pop(self.state, count) };
     }
 
-    /// Takes the value on top to the first index, the one below it to the second.
-    unsafe fn take_two(self, first: i32, second: i32) {
+    /// Pops two values: stores the top one at index `first`, the other at index `second`.
+    unsafe fn pop_two_to(self, first: i32, second: i32) {
         // SAFETY: the caller has pushed two values.
         unsafe { lua::lua_rawseti_(self.state, 1, first) };
         // SAFETY: as above.
         unsafe { lua::lua_rawseti_(self.state, 1, second) };
     }
 
-    /// Whether the value at `left` comes before that at `right`, both counted from the top.
+    /// Whether the value at `left` comes before that at `right`. Both are stack indexes relative to the top.
     unsafe fn is_less(self, left: i32, right: i32) -> bool {
         let state = self.state;
-        // SAFETY: no frame of this file owns anything. So for all below.
+        // SAFETY: no frame of this file owns anything. The same holds below.
         unsafe { step(state, self.context) };
         // SAFETY: as above.
         if unsafe { lua::lua_type(state, 2) } == lua::LUA_TNIL {
@@ -154,9 +154,9 @@ impl Sorter<'_> {
         }
         // SAFETY: there is room.
         unsafe { lua::lua_pushvalue(state, 2) };
-        // SAFETY: the value is one further from the top now.
+        // SAFETY: the value is now one further from the top.
         unsafe { lua::lua_pushvalue(state, left - 1) };
-        // SAFETY: the value is two further from the top now.
+        // SAFETY: the value is now two further from the top.
         unsafe { lua::lua_pushvalue(state, right - 2) };
         // SAFETY: function and arguments are on top.
         unsafe { lua::lua_call(state, 2, 1) };
@@ -167,7 +167,7 @@ impl Sorter<'_> {
         is_less
     }
 
-    unsafe fn complain(self) {
+    unsafe fn raise_invalid_order(self) {
         let text = c"invalid order function for sorting";
         // SAFETY: no frame of this file owns anything.
         unsafe { lua::luaL_error(self.state, text.as_ptr()) };
@@ -175,13 +175,13 @@ impl Sorter<'_> {
 
     /// Sorts the items from `low` to `high`.
     unsafe fn sort(self, mut low: i32, mut high: i32) {
-        // SAFETY: this pushes no more than three values at a level, and pops what it pushes. So for all below.
+        // SAFETY: this pushes no more than three values at a level, and pops what it pushes. The same holds below.
         while low < high {
             // SAFETY: as above.
             let Some(middle) = (unsafe { self.order_three(low, high) }) else {
                 return;
             };
-            // The pivot, which stays on the stack, goes to the last place but one.
+            // The pivot, which stays on the stack, moves to the last place but one.
             // SAFETY: as above.
             unsafe { self.push(middle) };
             // SAFETY: as above.
@@ -189,15 +189,15 @@ impl Sorter<'_> {
             // SAFETY: as above.
             unsafe { self.push(high - 1) };
             // SAFETY: as above.
-            unsafe { self.take_two(middle, high - 1) };
+            unsafe { self.pop_two_to(middle, high - 1) };
             // SAFETY: as above.
-            let border = unsafe { self.divide(low, high) };
+            let border = unsafe { self.partition(low, high) };
             // SAFETY: as above.
             unsafe { self.push(high - 1) };
             // SAFETY: as above.
             unsafe { self.push(border) };
             // SAFETY: as above.
-            unsafe { self.take_two(high - 1, border) };
+            unsafe { self.pop_two_to(high - 1, border) };
             let (from, to);
             if border - low < high - border {
                 (from, to) = (low, border - 1);
@@ -211,16 +211,16 @@ impl Sorter<'_> {
         }
     }
 
-    /// Orders the first, the middle and the last item; the middle, unless that was all.
+    /// Orders the first, the middle and the last item. Returns the middle, or `None` if there are no other items.
     unsafe fn order_three(self, low: i32, high: i32) -> Option<i32> {
-        // SAFETY: as in `sort`. So for all below.
+        // SAFETY: as in `sort`. The same holds below.
         unsafe { self.push(low) };
         // SAFETY: as above.
         unsafe { self.push(high) };
         // SAFETY: as above.
         if unsafe { self.is_less(-1, -2) } {
             // SAFETY: as above.
-            unsafe { self.take_two(low, high) };
+            unsafe { self.pop_two_to(low, high) };
         } else {
             // SAFETY: as above.
             unsafe { self.pop(2) };
@@ -236,7 +236,7 @@ impl Sorter<'_> {
         // SAFETY: as above.
         if unsafe { self.is_less(-2, -1) } {
             // SAFETY: as above.
-            unsafe { self.take_two(middle, low) };
+            unsafe { self.pop_two_to(middle, low) };
         } else {
             // SAFETY: as above.
             unsafe { self.pop(1) };
@@ -245,7 +245,7 @@ impl Sorter<'_> {
             // SAFETY: as above.
             if unsafe { self.is_less(-1, -2) } {
                 // SAFETY: as above.
-                unsafe { self.take_two(middle, high) };
+                unsafe { self.pop_two_to(middle, high) };
             } else {
                 // SAFETY: as above.
                 unsafe { self.pop(2) };
@@ -254,14 +254,14 @@ impl Sorter<'_> {
         (high - low > 2).then_some(middle)
     }
 
-    /// With the pivot on top: moves what is less before all that is more, and pops the pivot. Where the latter
-    /// begin.
-    unsafe fn divide(self, low: i32, high: i32) -> i32 {
+    /// With the pivot on top: moves lesser items before greater ones, and pops the pivot. Returns where the greater
+    /// ones begin.
+    unsafe fn partition(self, low: i32, high: i32) -> i32 {
         let (mut left, mut right) = (low, high - 1);
         loop {
             loop {
                 left += 1;
-                // SAFETY: as in `sort`. So for all below.
+                // SAFETY: as in `sort`. The same holds below.
                 unsafe { self.push(left) };
                 // SAFETY: as above.
                 if !unsafe { self.is_less(-1, -2) } {
@@ -269,7 +269,7 @@ impl Sorter<'_> {
                 }
                 if left > high {
                     // SAFETY: as above.
-                    unsafe { self.complain() };
+                    unsafe { self.raise_invalid_order() };
                 }
                 // SAFETY: as above.
                 unsafe { self.pop(1) };
@@ -284,7 +284,7 @@ impl Sorter<'_> {
                 }
                 if right < low {
                     // SAFETY: as above.
-                    unsafe { self.complain() };
+                    unsafe { self.raise_invalid_order() };
                 }
                 // SAFETY: as above.
                 unsafe { self.pop(1) };
@@ -295,7 +295,7 @@ impl Sorter<'_> {
                 return left;
             }
             // SAFETY: as above.
-            unsafe { self.take_two(left, right) };
+            unsafe { self.pop_two_to(left, right) };
         }
     }
 }

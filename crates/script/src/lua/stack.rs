@@ -1,4 +1,4 @@
-//! The values of a running function, read and written without any way to raise.
+//! Access to the values of a running function that can never raise.
 
 use std::ffi::CStr;
 
@@ -9,7 +9,7 @@ use super::context::Context;
 use super::state::Failure;
 use super::trampoline::{Function, Raise, trampoline};
 
-/// What a value is.
+/// The type of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// There is no such argument.
@@ -27,8 +27,7 @@ pub(crate) enum Kind {
 
 /// The stack of a function: 1 is the first argument, -1 the value on top.
 ///
-/// Every method panics on an index that is not there, which the trampoline turns into an error of the
-/// script.
+/// Every method panics on an invalid index. The trampoline turns the panic into an error that ends the script.
 pub(crate) struct Stack<'a> {
     state: *mut lua_State,
     context: &'a Context,
@@ -36,8 +35,8 @@ pub(crate) struct Stack<'a> {
 
 impl<'a> Stack<'a> {
     /// # Safety
-    /// `state` is a live coroutine of a [`super::State`], and nothing else uses its stack meanwhile but
-    /// what the `Stack` calls.
+    /// `state` is a live coroutine of a [`super::State`], and while the `Stack` exists, only functions that it calls
+    /// use the same stack.
     pub(super) unsafe fn new(state: *mut lua_State) -> Stack<'a> {
         Stack {
             state,
@@ -50,18 +49,18 @@ impl<'a> Stack<'a> {
         self.state
     }
 
-    /// What the interpreter holds beside Lua.
+    /// The interpreter's state outside of Lua.
     pub fn context(&self) -> &'a Context {
         self.context
     }
 
-    /// How many values there are.
+    /// The number of values, which is the index of the top one.
     pub fn top(&self) -> i32 {
         // SAFETY: reads a number.
         unsafe { lua::lua_gettop(self.state) }
     }
 
-    /// The pseudo-index of a function's own `n`th upvalue, from 1.
+    /// The pseudo-index of a function's own `n`th upvalue, counted from 1.
     pub const fn upvalue(n: i32) -> i32 {
         lua::lua_upvalueindex(n + 1)
     }
@@ -71,7 +70,7 @@ impl<'a> Stack<'a> {
     /// Pseudo-index of the table of globals.
     pub const GLOBALS: i32 = lua::LUA_GLOBALSINDEX;
 
-    /// An index that stays right when values are pushed.
+    /// Converts an index to one that stays valid when values are pushed.
     #[track_caller]
     pub fn absolute(&self, index: i32) -> i32 {
         let top = self.top();
@@ -91,14 +90,14 @@ impl<'a> Stack<'a> {
         assert!(self.reserve(1), "Lua's stack is full");
     }
 
-    /// Makes room for `values` more; false if Lua's stack can't grow so far.
+    /// Makes room for `values` more; returns false if Lua's stack can't grow that far.
     #[must_use]
     pub fn reserve(&mut self, values: i32) -> bool {
         // SAFETY: memory is lenient, so that this returns 0 rather than raising.
         unsafe { lua::lua_checkstack(self.state, values) != 0 }
     }
 
-    /// What the value at `index` is; also for an argument that is not there.
+    /// The type of the value at `index`; [`Kind::None`] for an argument that is missing.
     pub fn kind(&self, index: i32) -> Kind {
         if index > self.top() {
             return Kind::None;
@@ -127,7 +126,7 @@ impl<'a> Stack<'a> {
         })
     }
 
-    /// The number at `index`, or what its text means as a number.
+    /// The number at `index`; a string is converted.
     pub fn to_number(&self, index: i32) -> Option<f64> {
         if !matches!(self.kind(index), Kind::Number | Kind::String) {
             return None;
@@ -138,7 +137,7 @@ impl<'a> Stack<'a> {
         is_number.then(|| unsafe { lua::lua_tonumber(self.state, index) })
     }
 
-    /// Whether the value at `index` counts as true.
+    /// Whether the value at `index` is true in a condition.
     pub fn boolean(&self, index: i32) -> bool {
         let index = self.absolute(index);
         // SAFETY: the index is valid.
@@ -154,12 +153,12 @@ impl<'a> Stack<'a> {
         // SAFETY: the index is valid and a string, which this does not change.
         let start = unsafe { lua::lua_tolstring(self.state, index, &mut len) };
         // SAFETY: a string of Lua has `len` bytes and does not move; it lives as long as it is on the
-        // stack or anywhere else, and removing it from there needs `&mut self`.
+        // stack or referenced elsewhere, and removing it from there needs `&mut self`.
         Some(unsafe { std::slice::from_raw_parts(start.cast(), len) })
     }
 
-    /// As [`Stack::bytes`], and turns a number into its text first, in place. Not for keys that
-    /// [`Stack::next`] is to go on from.
+    /// Like [`Stack::bytes`], but converts a number to a string first, in place. Not for keys that are passed to
+    /// [`Stack::next`] later.
     pub fn text(&mut self, index: i32) -> Option<&[u8]> {
         if self.kind(index) == Kind::Number {
             // SAFETY: the index is valid; memory is lenient.
@@ -201,7 +200,7 @@ impl<'a> Stack<'a> {
         unsafe { lua::lua_pushlstring_(self.state, bytes.as_ptr().cast(), bytes.len()) };
     }
 
-    /// Pushes a pointer that means nothing but itself.
+    /// Pushes a pointer that serves only as a unique value.
     pub fn push_mark(&mut self, mark: &'static u8) {
         self.room();
         let pointer = std::ptr::from_ref(mark).cast_mut().cast();
@@ -223,19 +222,18 @@ impl<'a> Stack<'a> {
             && unsafe { lua::lua_touserdata(self.state, index) }.is_null()
     }
 
-    /// Takes `upvalues` values from the top and pushes a function that has them.
+    /// Pops `upvalues` values and pushes a function with these upvalues.
     pub fn push_function(&mut self, function: Function, upvalues: i32) {
         assert!((0..=9).contains(&upvalues) && upvalues <= self.top());
         self.room();
-        // SAFETY: there is room; `run` turns the pointer back into what it was.
+        // SAFETY: there is room; `run` converts the pointer back to a function.
         unsafe { lua::lua_pushlightuserdata(self.state, function as *mut std::ffi::c_void) };
         self.insert(-1 - upvalues);
         // SAFETY: as many values are on the stack.
         unsafe { lua::lua_pushcclosure(self.state, trampoline, upvalues + 1) };
     }
 
-    /// Takes `upvalues` values from the top and pushes one of the C functions of [`super::calling`] or
-    /// [`super::guard`] that has them.
+    /// Pops `upvalues` values and pushes a C function of this module tree with these upvalues.
     pub fn push_raw_function(&mut self, function: RawFunction, upvalues: i32) {
         assert!((0..=9).contains(&upvalues) && upvalues <= self.top());
         self.room();
@@ -266,14 +264,14 @@ impl<'a> Stack<'a> {
             Kind::Userdata,
             "no block of numbers at {index}"
         );
-        // SAFETY: the index is valid; the only blocks that this crate makes are of this type.
+        // SAFETY: the index is valid; all blocks that this crate creates are of this type.
         unsafe { lua::lua_touserdata(self.state, index).cast() }
     }
 
     /// The block of numbers at `index`.
     pub fn numbers(&self, index: i32) -> [i64; NUMBERS] {
         let block = self.numbers_at(index);
-        // SAFETY: the block is live and was written when it was made.
+        // SAFETY: the block is live and was initialized on creation.
         unsafe { block.read() }
     }
 
@@ -323,7 +321,7 @@ impl<'a> Stack<'a> {
         unsafe { lua::lua_remove(self.state, index) };
     }
 
-    /// Takes the value on top to `index`.
+    /// Pops a value and stores it at `index`.
     pub fn replace(&mut self, index: i32) {
         let index = self.absolute(index);
         // SAFETY: the index is valid; globals are only ever replaced by tables.
@@ -347,7 +345,7 @@ impl<'a> Stack<'a> {
         unsafe { lua::lua_rawgeti_(self.state, index, item) };
     }
 
-    /// Takes the value on top to item `item` of the table at `index`.
+    /// Pops a value and stores it as item `item` of the table at `index`.
     pub fn set_index(&mut self, index: i32, item: i32) {
         let index = self.table(index);
         // SAFETY: a table is there; memory is lenient.
@@ -362,7 +360,7 @@ impl<'a> Stack<'a> {
         unsafe { lua::lua_rawget_(self.state, index) };
     }
 
-    /// Takes the value on top to field `name` of the table at `index`.
+    /// Pops a value and stores it as field `name` of the table at `index`.
     pub fn set_field(&mut self, index: i32, name: &str) {
         let index = self.table(index);
         self.push_bytes(name.as_bytes());
@@ -371,14 +369,14 @@ impl<'a> Stack<'a> {
         unsafe { lua::lua_rawset(self.state, index) };
     }
 
-    /// Takes the key on top and pushes its value in the table at `index`.
+    /// Pops a key and pushes its value in the table at `index`.
     pub fn get(&mut self, index: i32) {
         let index = self.table(index);
         // SAFETY: a table is there, and a key on top.
         unsafe { lua::lua_rawget_(self.state, index) };
     }
 
-    /// Takes key and value from the top into the table at `index`. The key must be neither nil nor NaN.
+    /// Pops a value and, below it, its key, and stores them in the table at `index`. The key must be neither nil nor NaN.
     pub fn set(&mut self, index: i32) {
         let index = self.table(index);
         assert!(!matches!(self.kind(-2), Kind::Nil | Kind::None));
@@ -387,17 +385,17 @@ impl<'a> Stack<'a> {
         unsafe { lua::lua_rawset(self.state, index) };
     }
 
-    /// Takes the key on top and pushes the next one and its value in the table at `index`; false, with
-    /// nothing pushed, after the last. Starts with nil. The key must be the one that came from here.
+    /// Pops a key and pushes the next key of the table at `index` and its value. After the last key, pushes nothing and
+    /// returns false. Start with nil; any other key must come from the previous call.
     pub fn next(&mut self, index: i32) -> bool {
         let index = self.table(index);
         self.room();
-        // SAFETY: a table is there, and room. The key came from the last call for a table that nothing
-        // has changed since, so that this finds it.
+        // SAFETY: a table is there, and room. The key came from the previous call, and nothing has
+        // changed the table since, so the key exists.
         unsafe { lua::lua_next(self.state, index) != 0 }
     }
 
-    /// Pushes the metatable of the value at `index`; false, with nothing pushed, if it has none.
+    /// Pushes the metatable of the value at `index`. Pushes nothing and returns false if it has none.
     pub fn get_metatable(&mut self, index: i32) -> bool {
         let index = self.absolute(index);
         self.room();
@@ -405,7 +403,7 @@ impl<'a> Stack<'a> {
         unsafe { lua::lua_getmetatable(self.state, index) != 0 }
     }
 
-    /// Takes the table on top to be the metatable of the value at `index`.
+    /// Pops a table and makes it the metatable of the value at `index`.
     pub fn set_metatable(&mut self, index: i32) {
         let index = self.absolute(index);
         self.table(-1);
@@ -413,8 +411,7 @@ impl<'a> Stack<'a> {
         unsafe { lua::lua_setmetatable(self.state, index) };
     }
 
-    /// What `level` of the calls is: its kind, source and line; `None` above the outermost. 0 is the
-    /// running function.
+    /// Kind, source and line of a call level; 0 is the running function. `None` beyond the outermost level.
     pub fn caller(&self, level: i32) -> Option<Caller> {
         // SAFETY: all fields are pointers and numbers, for which zeros are valid.
         let mut record: lua::lua_Debug = unsafe { std::mem::zeroed() };
@@ -434,9 +431,8 @@ impl<'a> Stack<'a> {
         })
     }
 
-    /// Calls the function below the `arguments` values on top, and replaces all of them by `results`
-    /// values; or by one error, and returns how it failed. `handler` is the index of a function that
-    /// sees the error first, or 0.
+    /// Calls the function below the `arguments` values on top, and replaces all of them with `results` values. If it
+    /// fails, replaces them with one error. `handler` is the index of an error handler, or 0.
     pub fn call(&mut self, arguments: i32, results: i32, handler: i32) -> Result<(), Failure> {
         assert!(arguments >= 0 && arguments < self.top());
         assert!(self.reserve(results.max(1)));
@@ -446,7 +442,7 @@ impl<'a> Stack<'a> {
             self.absolute(handler)
         };
         let was_lenient = self.context.heap.set_lenient(false);
-        // SAFETY: function and arguments are on the stack; whatever they raise ends here.
+        // SAFETY: function and arguments are on the stack; the call catches whatever they raise.
         let status = unsafe { lua::lua_pcall(self.state, arguments, results, handler) };
         self.context.heap.set_lenient(was_lenient);
         match status {
@@ -456,7 +452,7 @@ impl<'a> Stack<'a> {
         }
     }
 
-    /// For functions that push much: an error once that is more than the interpreter may hold.
+    /// Fails if the interpreter is over its memory limit. For functions that push many values.
     pub fn check_memory(&self) -> Result<(), Raise> {
         if self.context.heap.is_over_limit() {
             return Err(Raise::Memory);
@@ -470,7 +466,7 @@ impl<'a> Stack<'a> {
         unsafe { lua::lua_gc(self.state, lua::LUA_GCCOLLECT, 0) };
     }
 
-    /// The name of a value's type, as Lua's messages have it.
+    /// The name of a value's type in Lua's messages.
     pub fn type_name(&self, index: i32) -> &'static str {
         match self.kind(index) {
             Kind::None => "no value",
@@ -490,7 +486,7 @@ impl<'a> Stack<'a> {
         Raise::Argument(argument, format!("{expected} expected, got {found}"))
     }
 
-    /// Argument `argument`, which must be a string; a number becomes one.
+    /// Argument `argument`, which must be a string or number. A number is converted to a string.
     pub fn check_text(&mut self, argument: i32) -> Result<&[u8], Raise> {
         if !matches!(self.kind(argument), Kind::String | Kind::Number) {
             return Err(self.wrong_type(argument, "string"));
@@ -500,8 +496,8 @@ impl<'a> Stack<'a> {
             .expect("strings and numbers have a text"))
     }
 
-    /// An error if the texts among the arguments are more than the interpreter may hold, as they can be if one is
-    /// there many times.
+    /// Counts the texts among the arguments as work. Fails if they exceed the memory limit, which is possible if one
+    /// occurs many times.
     pub fn check_texts(&self) -> Result<(), Raise> {
         if !self.context.heap.has_large_blocks() {
             return Ok(());
@@ -515,7 +511,7 @@ impl<'a> Stack<'a> {
         self.context.spend_bytes(total)
     }
 
-    /// Argument `argument`, which must be a number or its text.
+    /// Argument `argument`, which must be a number or a string that can be converted to one.
     pub fn check_number(&self, argument: i32) -> Result<f64, Raise> {
         if self.context.heap.has_large_blocks() {
             self.context.spend(self.length(argument))?;
@@ -524,12 +520,12 @@ impl<'a> Stack<'a> {
             .ok_or_else(|| self.wrong_type(argument, "number"))
     }
 
-    /// Argument `argument` without its fraction, as C casts it to a 64-bit integer.
+    /// Argument `argument` without its fraction, converted like C's cast to a 64-bit integer.
     pub fn check_integer(&self, argument: i32) -> Result<i64, Raise> {
         self.check_number(argument).map(truncated)
     }
 
-    /// As [`Stack::check_integer`], or `default` if the argument is nil or not there.
+    /// Like [`Stack::check_integer`], or `default` if the argument is nil or missing.
     pub fn optional_integer(&self, argument: i32, default: i64) -> Result<i64, Raise> {
         match self.kind(argument) {
             Kind::None | Kind::Nil => Ok(default),
@@ -537,7 +533,7 @@ impl<'a> Stack<'a> {
         }
     }
 
-    /// Argument `argument` must be a table.
+    /// Checks that argument `argument` is a table.
     pub fn check_table(&self, argument: i32) -> Result<(), Raise> {
         match self.kind(argument) {
             Kind::Table => Ok(()),
@@ -546,10 +542,10 @@ impl<'a> Stack<'a> {
     }
 }
 
-/// How many numbers a block has.
+/// The number of integers in a block.
 pub(crate) const NUMBERS: usize = 8;
 
-/// A level of the calls.
+/// A call level.
 #[derive(Debug)]
 pub(crate) struct Caller {
     pub is_native: bool,
@@ -557,11 +553,11 @@ pub(crate) struct Caller {
     pub line: i32,
 }
 
-/// One of the C functions of this tree.
+/// A C function of this module tree.
 #[derive(Clone, Copy)]
 pub(crate) struct RawFunction(pub(super) lua::lua_CFunction);
 
-/// A double as x86 casts it to a 64-bit integer: out of range, and for NaN, the smallest.
+/// A double cast to a 64-bit integer as on x86: values out of range and NaN become the smallest integer.
 pub(crate) fn truncated(number: f64) -> i64 {
     if number >= 9_223_372_036_854_775_808.0 || number.is_nan() {
         return i64::MIN;

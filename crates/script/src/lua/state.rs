@@ -1,4 +1,4 @@
-//! One Lua state: made, hooked and closed here.
+//! A Lua state: creation, hook and destruction.
 
 use mlua_sys as lua;
 use mlua_sys::lua_State;
@@ -11,7 +11,7 @@ use super::trampoline::raise_stopped;
 /// Why a protected call failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Failure {
-    /// The interpreter's memory is used up; no handler has seen it.
+    /// The interpreter is out of memory. No error handler was called.
     Memory,
     /// The function raised an error.
     Raised,
@@ -23,13 +23,13 @@ pub(crate) struct State {
     context: Box<Context>,
 }
 
-// SAFETY: the state and all that it points to belong to this value alone, and nothing in it is bound to
-// a thread; `Context` lends a host only while a call on this value lasts.
+// SAFETY: the state and everything that it points to belong to this value alone, and nothing in it is bound to
+// a thread; `Context` lends a host only during a call on this value.
 unsafe impl Send for State {}
 
 impl State {
     /// A state with Lua's own libraries for strings, tables, mathematics and coroutines; `None` if the
-    /// system has no memory for it.
+    /// system is out of memory.
     pub fn new(limit_bytes: usize, steps_per_tick: usize) -> Option<State> {
         let context = Box::new(Context::new(limit_bytes, steps_per_tick));
         let pointer = std::ptr::from_ref(&*context).cast_mut().cast();
@@ -42,25 +42,25 @@ impl State {
         context.running.set(state);
         // From here on, dropping this closes the state.
         let this = State { state, context };
-        // SAFETY: the state is live, and what `open` raises ends in the call.
+        // SAFETY: the state is live, and the call catches what `open` raises.
         let status = unsafe { lua::lua_cpcall(state, open, std::ptr::null_mut()) };
         // SAFETY: the state is live.
         unsafe { set_hook(state, this.context.interval()) };
         (status == lua::LUA_OK).then_some(this)
     }
 
-    /// The outermost stack, which belongs to no function.
+    /// The outermost stack, outside of any function.
     pub fn stack(&mut self) -> Stack<'_> {
         // SAFETY: the state is live and borrowed exclusively.
         unsafe { Stack::new(self.state) }
     }
 
-    /// What the interpreter holds beside Lua.
+    /// The interpreter's state outside of Lua.
     pub fn context(&self) -> &Context {
         &self.context
     }
 
-    /// Makes the hook look as seldom as before, after a script was stopped.
+    /// Restores the normal interval of the hook after a script was stopped.
     pub fn reset_hook(&mut self) {
         self.context.heap.adjust_interval();
         // SAFETY: the state is live and runs nothing.
@@ -93,7 +93,7 @@ unsafe extern "C-unwind" fn open(state: *mut lua_State) -> i32 {
     0
 }
 
-/// Makes a coroutine call the [`hook`] after `interval` instructions, if it does not yet.
+/// Makes a coroutine call the [`hook`] every `interval` instructions, unless it already does.
 ///
 /// # Safety
 /// `state` is a live coroutine of a [`State`].
@@ -106,10 +106,10 @@ pub(super) unsafe fn set_hook(state: *mut lua_State, interval: usize) {
     }
 }
 
-/// Runs every so many instructions: asks the host whether the script may go on.
+/// Lua calls this at intervals. It asks the host whether the script may continue.
 ///
-/// Raises only to end the script: while it raises, Lua calls no hook, so that a handler of `xpcall` that ran then could
-/// not be ended.
+/// It raises only to end the script: while it raises, Lua calls no hook, so a handler of `xpcall` that ran then could
+/// not be interrupted.
 unsafe extern "C-unwind" fn hook(state: *mut lua_State, _: *mut lua::lua_Debug) {
     // SAFETY: Lua calls this with a live coroutine.
     let context = unsafe { Context::of(state) };
@@ -122,8 +122,8 @@ unsafe extern "C-unwind" fn hook(state: *mut lua_State, _: *mut lua::lua_Debug) 
 }
 
 impl Stack<'_> {
-    /// Pushes what a script raises that must stop. From now on, every instruction raises it again, so that no
-    /// `pcall` saves the script.
+    /// Pushes the error that ends the script. From now on, every instruction raises it again, so that no `pcall` saves
+    /// the script.
     pub(super) fn push_stopped(&mut self) {
         for state in [self.state(), self.context().main.get()] {
             // SAFETY: both are live coroutines.

@@ -1,4 +1,4 @@
-//! Calls Rust functions from Lua, and raises their errors when Rust has let go of everything.
+//! Calls Rust functions from Lua, and raises their errors when no Rust frame owns anything any more.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -11,39 +11,38 @@ use mlua_sys::{
 use super::context::{Context, Stop};
 use super::stack::Stack;
 
-/// A function that Lua calls: its arguments are on the stack, it pushes its results and returns how
-/// many.
+/// A function that Lua calls. Its arguments are on the stack; it pushes its results and returns how many.
 pub(crate) type Function = fn(&mut Stack<'_>) -> Outcome;
 
-/// The number of results, or what to raise.
+/// The number of results, or the error to raise.
 pub(crate) type Outcome = Result<usize, Raise>;
 
 /// An error for Lua.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Raise {
-    /// A text, with the caller's script and line before it.
+    /// A text, which gets the caller's script and line as a prefix.
     Here(String),
-    /// `bad argument` number so-and-so, with the reason.
+    /// `bad argument` with this number and reason.
     Argument(i32, String),
     /// The value on top of the stack.
     Value,
-    /// That memory is used up.
+    /// Not enough memory.
     Memory,
-    /// That the host wants the script to end.
+    /// The error that ends the script, as the host has decided.
     Stopped,
 }
 
 impl Raise {
-    /// A text with the position of the caller.
+    /// An error with a text, which gets the caller's script and line as a prefix.
     pub fn here(text: impl Into<String>) -> Raise {
         Raise::Here(text.into())
     }
 }
 
 const RAISE_VALUE: i32 = -1;
-/// Values on the stack that raising takes.
+/// Stack places that raising needs.
 const RAISE_ROOM: i32 = 10;
-/// Below this: `bad argument` with the number `RAISE_ARGUMENT - code`.
+/// A code of this value or less means `bad argument` number `RAISE_ARGUMENT - code`.
 const RAISE_ARGUMENT: i32 = -100;
 
 /// The C function of every [`Function`], which is its first upvalue.
@@ -51,7 +50,7 @@ const RAISE_ARGUMENT: i32 = -100;
 /// # Safety
 /// Called by Lua, with a closure that [`Stack::push_function`] made.
 pub(super) unsafe extern "C-unwind" fn trampoline(state: *mut lua_State) -> i32 {
-    // SAFETY: as the caller's.
+    // SAFETY: the caller's promise.
     let code = unsafe { run(state) };
     if code >= 0 {
         return code;
@@ -61,7 +60,7 @@ pub(super) unsafe extern "C-unwind" fn trampoline(state: *mut lua_State) -> i32 
     unsafe { raise(state, code) }
 }
 
-/// Raises what `code` says.
+/// Raises the error of `code`.
 ///
 /// # Safety
 /// No frame between here and Lua owns anything; `code` came from [`guarded`] with this state.
@@ -76,7 +75,7 @@ pub(super) unsafe fn raise(state: *mut lua_State, code: i32) -> i32 {
     unsafe { luaL_argerror(state, RAISE_ARGUMENT - code, text) }
 }
 
-/// Raises that the script has to end.
+/// Raises the error that ends the script.
 ///
 /// # Safety
 /// `state` is a live coroutine of a [`super::State`], and no frame between here and Lua owns anything.
@@ -88,7 +87,7 @@ pub(super) unsafe fn raise_stopped(state: *mut lua_State) -> i32 {
     unsafe { raise(state, code) }
 }
 
-/// Counts a step of a function that calls Lua, and raises if the script has to end.
+/// Counts a step of a function that calls Lua, and raises if the script must end.
 ///
 /// # Safety
 /// As for [`raise_stopped`].
@@ -108,8 +107,8 @@ unsafe fn run(state: *mut lua_State) -> i32 {
     unsafe { guarded(state, function) }
 }
 
-/// Runs Rust on behalf of Lua: with memory, without panics. The number of results, or a code for
-/// [`raise`].
+/// Runs a Rust function on behalf of Lua with a lenient heap, and catches panics. Returns the number of results, or a
+/// code for [`raise`].
 ///
 /// # Safety
 /// `state` is a live coroutine of a [`super::State`].
@@ -144,7 +143,7 @@ pub(super) unsafe fn guarded(
     if !matches!(outcome, Ok(_) | Err(Raise::Value)) {
         // SAFETY: memory is lenient, so that this returns 0 rather than raising.
         if unsafe { lua_checkstack(state, RAISE_ROOM) } == 0 {
-            // SAFETY: what a function has pushed is of no use any more.
+            // SAFETY: the values that the function has pushed are not needed any more.
             unsafe { lua_settop(state, 0) };
         }
     }

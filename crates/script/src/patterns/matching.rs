@@ -1,37 +1,37 @@
 //! The matcher: backtracking over pattern items, as Lua 5.1 defines them.
 
+use crate::c_format::up_to_zero;
 use crate::lua::{Raise, Stack};
-use crate::number::up_to_zero;
 
-/// How many captures a pattern may have.
+/// The maximum number of captures in a pattern.
 const CAPTURES_MAX: usize = 32;
-/// How deep matching may recurse: once for every repeated item or capture that has matched. A frame has a
+/// The maximum depth of recursion. Every repeated item and every capture that matches adds a level, which takes a
 /// few hundred bytes.
 const DEPTH_MAX: u32 = 2000;
-/// Steps that are counted at once.
+/// How many steps are counted in one go.
 const STEPS_AT_ONCE: usize = 256;
-/// So many bytes of a pattern or a text are read in one step.
+/// How many bytes of a pattern or text are read in one step.
 const BYTES_PER_STEP: usize = 32;
 const ESCAPE: u8 = b'%';
 
-/// Why a match could not be tried to its end.
+/// Why matching stopped without a result.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Problem {
-    /// The pattern is wrong.
+    /// The pattern is invalid.
     Text(&'static str),
-    /// The script has to stop.
+    /// The script must end.
     Interrupted,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Capture {
-    /// Its end is still to come.
+    /// It starts here and is not closed yet.
     Open(usize),
     Text(usize, usize),
     Position(usize),
 }
 
-/// What a match captured.
+/// The captures of a match.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Captures {
     items: [Capture; CAPTURES_MAX],
@@ -39,8 +39,8 @@ pub(crate) struct Captures {
 }
 
 impl Captures {
-    /// Pushes all captures of the text at `index`; if there are none, `whole`, if given. How many were
-    /// pushed.
+    /// Pushes all captures of the text at `index`; if there are none, the range `whole` if given. Returns how many
+    /// values were pushed.
     pub fn push(
         &self,
         stack: &mut Stack<'_>,
@@ -60,7 +60,7 @@ impl Captures {
         Ok(self.count)
     }
 
-    /// Pushes capture `number` from 0; number 0 of none is `whole`.
+    /// Pushes capture `number`, counted from 0; if there are no captures, number 0 is `whole`.
     pub fn push_one(
         &self,
         stack: &mut Stack<'_>,
@@ -75,7 +75,7 @@ impl Captures {
         Ok(())
     }
 
-    /// Capture `number` from 0; number 0 of none is `whole`.
+    /// Capture `number`, counted from 0; if there are no captures, number 0 is `whole`.
     pub fn get(&self, number: usize, whole: (usize, usize)) -> Result<Captured, Raise> {
         if number >= self.count {
             if number == 0 {
@@ -95,7 +95,7 @@ impl Captures {
 pub(crate) enum Captured {
     /// A range of the text.
     Text(usize, usize),
-    /// A position, from 1.
+    /// A position, counted from 1.
     Position(usize),
 }
 
@@ -111,9 +111,9 @@ pub(crate) struct Matcher<'m> {
     pattern: &'m [u8],
     captures: Captures,
     depth: u32,
-    /// Those not counted yet.
+    /// Steps that are not counted yet.
     steps: usize,
-    /// Counts steps; false if the script has to stop.
+    /// Counts steps; returns false if the script must end.
     spend: &'m dyn Fn(usize) -> bool,
 }
 
@@ -128,13 +128,13 @@ impl<'m> Matcher<'m> {
                 count: 0,
             },
             depth: 0,
-            // The search for that zero, too.
+            // The search for that zero byte counts, too.
             steps: 1 + pattern.len() / BYTES_PER_STEP,
             spend,
         }
     }
 
-    /// The first match at or, unless anchored, after `start`: its range and captures.
+    /// The range and captures of the first match that begins at `start`, or later unless anchored.
     pub fn search(
         &mut self,
         start: usize,
@@ -144,7 +144,7 @@ impl<'m> Matcher<'m> {
         while from <= self.text.len() {
             self.captures.count = 0;
             if let Some(to) = self.match_at(from, 0)? {
-                // There may be many short searches.
+                // Count now, since there may be many short searches.
                 self.count_steps()?;
                 return Ok(Some((from, to, self.captures)));
             }
@@ -158,7 +158,7 @@ impl<'m> Matcher<'m> {
     }
 
     fn byte(&self, pattern_at: usize) -> u8 {
-        // Past the end is what C has there.
+        // Past the end, C strings have a zero byte.
         self.pattern.get(pattern_at).copied().unwrap_or(0)
     }
 
@@ -177,7 +177,7 @@ impl<'m> Matcher<'m> {
         }
     }
 
-    /// The end of the match of the pattern from `p` at `s`.
+    /// Matches the pattern from `p` on against the text at `s`. Returns the end of the match.
     fn match_at(&mut self, s: usize, p: usize) -> Result<Option<usize>, Problem> {
         self.depth += 1;
         if self.depth > DEPTH_MAX {
@@ -221,7 +221,7 @@ impl<'m> Matcher<'m> {
                     continue;
                 }
                 ESCAPE if next.is_ascii_digit() => {
-                    let Some(end) = self.again(s, next)? else {
+                    let Some(end) = self.match_same(s, next)? else {
                         return Ok(None);
                     };
                     s = end;
@@ -241,10 +241,10 @@ impl<'m> Matcher<'m> {
                     }
                     p = end + 1;
                 }
-                b'*' => return self.most(s, 0, p, end),
-                b'+' if is_match => return self.most(s + 1, 0, p, end),
+                b'*' => return self.match_greedy(s, 0, p, end),
+                b'+' if is_match => return self.match_greedy(s + 1, 0, p, end),
                 b'+' => return Ok(None),
-                b'-' => return self.least(s, p, end),
+                b'-' => return self.match_lazy(s, p, end),
                 _ if !is_match => return Ok(None),
                 _ => {
                     s += 1;
@@ -254,15 +254,15 @@ impl<'m> Matcher<'m> {
         }
     }
 
-    /// As many repetitions as possible, then fewer until the rest matches.
-    fn most(
+    /// Matches as many repetitions as possible, then fewer until the rest matches.
+    fn match_greedy(
         &mut self,
         s: usize,
-        least: usize,
+        count_min: usize,
         p: usize,
         end: usize,
     ) -> Result<Option<usize>, Problem> {
-        let mut count = least;
+        let mut count = count_min;
         while self.is_single_match(s + count, p, end) {
             self.step(1 + (end - p) / BYTES_PER_STEP)?;
             count += 1;
@@ -271,15 +271,15 @@ impl<'m> Matcher<'m> {
             if let Some(found) = self.match_at(s + count, end + 1)? {
                 return Ok(Some(found));
             }
-            if count == least {
+            if count == count_min {
                 return Ok(None);
             }
             count -= 1;
         }
     }
 
-    /// As few repetitions as possible, then more until the rest matches.
-    fn least(&mut self, mut s: usize, p: usize, end: usize) -> Result<Option<usize>, Problem> {
+    /// Matches as few repetitions as possible, then more until the rest matches.
+    fn match_lazy(&mut self, mut s: usize, p: usize, end: usize) -> Result<Option<usize>, Problem> {
         loop {
             if let Some(found) = self.match_at(s, end + 1)? {
                 return Ok(Some(found));
@@ -325,13 +325,13 @@ impl<'m> Matcher<'m> {
         Ok(found)
     }
 
-    /// `%1`: the same text again.
-    fn again(&mut self, s: usize, digit: u8) -> Result<Option<usize>, Problem> {
+    /// `%1`: matches the text of a capture again.
+    fn match_same(&mut self, s: usize, digit: u8) -> Result<Option<usize>, Problem> {
         let number = usize::from(digit).wrapping_sub(usize::from(b'1'));
         let captures = &self.captures.items[..self.captures.count];
         let range = match captures.get(number) {
             Some(Capture::Text(from, to)) => *from..*to,
-            // A position compares as an impossibly long text in C.
+            // In C, a position capture compares like a text of impossible length.
             Some(Capture::Position(_)) => return Ok(None),
             Some(Capture::Open(_)) | None => return Err(Problem::Text("invalid capture index")),
         };
@@ -341,7 +341,7 @@ impl<'m> Matcher<'m> {
         Ok(is_same.then_some(s + len))
     }
 
-    /// `%bxy`: from an x to the y that closes it.
+    /// `%bxy`: matches from an x to the y that closes it.
     fn balanced(&mut self, s: usize, p: usize) -> Result<Option<usize>, Problem> {
         let (open, close) = (self.byte(p), self.byte(p + 1));
         if open == 0 || close == 0 {
@@ -383,7 +383,7 @@ impl<'m> Matcher<'m> {
             p += 1;
         }
         loop {
-            // The first byte is a member even if it is the bracket.
+            // The first byte belongs to the set even if it is the bracket.
             if self.byte(p) == 0 {
                 return Err(Problem::Text("malformed pattern (missing ']')"));
             }
@@ -440,7 +440,7 @@ impl<'m> Matcher<'m> {
     }
 }
 
-/// Whether `byte` is in the class that a letter names; an upper-case letter names the complement.
+/// Whether `byte` is in the class of a letter; an upper-case letter means the complement.
 fn is_in_class(byte: u8, class: u8) -> bool {
     let is_in = match class.to_ascii_lowercase() {
         b'a' => byte.is_ascii_alphabetic(),
@@ -491,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_patterns_are_named() {
+    fn invalid_patterns_have_an_error_message() {
         for (pattern, error) in [
             ("%", "malformed pattern (ends with '%')"),
             ("[a", "malformed pattern (missing ']')"),
@@ -505,15 +505,15 @@ mod tests {
     }
 
     #[test]
-    fn long_patterns_neither_overflow_the_stack_nor_run_for_ever() {
+    fn long_patterns_neither_overflow_the_stack_nor_run_forever() {
         let text = "x".repeat(100_000);
         let deep = find(&text, &"x?".repeat(100_000));
         assert_eq!(deep, Err(Problem::Text("pattern too complex")));
 
-        let questions = Cell::new(0);
+        let calls = Cell::new(0);
         let spend = |_| {
-            questions.set(questions.get() + 1);
-            questions.get() < 10
+            calls.set(calls.get() + 1);
+            calls.get() < 10
         };
         let pattern = "x-".repeat(50) + "y";
         let text = "x".repeat(1000);
@@ -522,6 +522,6 @@ mod tests {
             matcher.search(0, false).map(|_| ()),
             Err(Problem::Interrupted)
         );
-        assert_eq!(questions.get(), 10);
+        assert_eq!(calls.get(), 10);
     }
 }

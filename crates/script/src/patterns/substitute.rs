@@ -1,5 +1,5 @@
-//! `string.gsub`. With a text as replacement all is done here; with a function or table Lua is called between
-//! the matches, by a frame in [`crate::lua`] that owns nothing, so that the state is on Lua's stack:
+//! `string.gsub`. A text as replacement is handled here. For a function or table, Lua is called between the
+//! matches, by a frame in [`crate::lua`] that owns nothing, so the state is kept on Lua's stack:
 //!
 //! ```text
 //! 1 text | 2 pattern | 3 function or table | 4 pieces of the result | 5 numbers
@@ -7,7 +7,7 @@
 
 use super::argument;
 use super::matching::{Captured, Captures, Matcher};
-use crate::buffer::Buffer;
+use crate::bounded_buffer::BoundedBuffer;
 use crate::lua::{Kind, Outcome, Raise, Stack};
 
 const PIECES: i32 = 4;
@@ -16,14 +16,14 @@ const NUMBERS: i32 = 5;
 /// The state between two matches.
 #[derive(Clone, Copy)]
 struct Progress {
-    /// Where the search goes on.
+    /// Where the search continues.
     position: usize,
-    /// Up to where the text is in the result.
+    /// Up to this position, the text is in the result.
     copied: usize,
     /// The match that is being replaced.
     matched: (usize, usize),
     pieces: i32,
-    /// Matches so far, and how many there may be.
+    /// The number of matches so far, and its maximum.
     count: i64,
     count_max: i64,
     is_done: bool,
@@ -61,7 +61,7 @@ impl Progress {
         stack.set_numbers(NUMBERS, self.numbers());
     }
 
-    /// Goes on behind a match or, after an empty one, behind the byte there.
+    /// Continues after the match or, if it is empty, after the next byte.
     fn advance(&mut self, len: usize) {
         let (from, to) = self.matched;
         self.position = to;
@@ -71,7 +71,7 @@ impl Progress {
         }
     }
 
-    /// The next match and its captures.
+    /// Finds the next match. Returns its captures.
     fn find(&mut self, stack: &mut Stack<'_>) -> Result<Option<Captures>, Raise> {
         if self.is_done || self.count >= self.count_max {
             return Ok(None);
@@ -101,8 +101,8 @@ impl Progress {
     }
 }
 
-/// Checks the arguments. With a text as replacement: all of the work, 2 results. Else 0, and the state
-/// is on the stack.
+/// Checks the arguments. If the replacement is a text, does all of the work and returns 2 results. Otherwise returns
+/// 0, with the state on the stack.
 pub(crate) fn begin(stack: &mut Stack<'_>) -> Outcome {
     let len = stack.check_text(1)?.len();
     stack.check_text(2)?;
@@ -125,16 +125,16 @@ pub(crate) fn begin(stack: &mut Stack<'_>) -> Outcome {
     };
     stack.set_top(3);
     if matches!(kind, Kind::Number | Kind::String) {
-        return by_text(stack, progress);
+        return replace_by_text(stack, progress);
     }
     stack.push_table(0, 0);
     stack.push_numbers(progress.numbers());
     Ok(0)
 }
 
-fn by_text(stack: &mut Stack<'_>, mut progress: Progress) -> Outcome {
+fn replace_by_text(stack: &mut Stack<'_>, mut progress: Progress) -> Outcome {
     let replacement = stack.check_text(3)?.to_vec();
-    let mut result = Buffer::new(stack);
+    let mut result = BoundedBuffer::new(stack);
     while let Some(captures) = progress.find(stack)? {
         let text = argument(stack, 1);
         let matched = progress.matched;
@@ -153,7 +153,7 @@ fn by_text(stack: &mut Stack<'_>, mut progress: Progress) -> Outcome {
                         Captured::Position(at) => result.extend(at.to_string().as_bytes())?,
                     }
                 }
-                // Behind the end, C finds a zero.
+                // Past the end, C reads a zero byte.
                 other => result.push(other.unwrap_or(0))?,
             }
         }
@@ -165,8 +165,8 @@ fn by_text(stack: &mut Stack<'_>, mut progress: Progress) -> Outcome {
     Ok(2)
 }
 
-/// Finds the next match and pushes the function and its arguments, or the key for the table. How many;
-/// 0 after the last match.
+/// Finds the next match and pushes the function and its arguments, or the key for the table. Returns how many
+/// values it pushed; 0 after the last match.
 pub(crate) fn next_match(stack: &mut Stack<'_>) -> Outcome {
     let mut progress = Progress::read(stack);
     let found = progress.find(stack)?;
@@ -197,7 +197,7 @@ pub(crate) fn add_value(stack: &mut Stack<'_>) -> Outcome {
             progress.copied = to;
             progress.write(stack);
         }
-        // The match stays as it is.
+        // The matched text stays as it is.
         Kind::Nil => {}
         Kind::Boolean if !stack.boolean(-1) => {}
         _ => {
@@ -214,7 +214,7 @@ pub(crate) fn add_value(stack: &mut Stack<'_>) -> Outcome {
 /// Pushes the result and the number of matches.
 pub(crate) fn finish(stack: &mut Stack<'_>) -> Outcome {
     let progress = Progress::read(stack);
-    let mut result = Buffer::new(stack);
+    let mut result = BoundedBuffer::new(stack);
     for piece in 1..=progress.pieces {
         stack.get_index(PIECES, piece);
         result.extend(stack.bytes(-1).unwrap_or_default())?;

@@ -259,7 +259,7 @@ fn load(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Res
     let text = args.at(2);
     let digest = sha1(text);
     let scripts = &context.shared.scripts;
-    if !scripts.cache().keep(&digest) {
+    if !scripts.cache().mark_loaded(&digest) {
         let script = scripts.checked(text)?;
         scripts.cache().insert_loaded(script);
     }

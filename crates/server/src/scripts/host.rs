@@ -8,7 +8,7 @@ use damselfly_base::CommandError;
 use damselfly_commands::{Args, Group, OwnedArgs, Run, Stop};
 use damselfly_engine::Tx;
 use damselfly_protocol::{Reply, Span, Version};
-use damselfly_script::{Called, Host, LogLevel, Tick};
+use damselfly_script::{CallOutcome, Host, LogLevel, Tick};
 
 use super::locks::{LockMode, MissingLock};
 use super::run::Job;
@@ -110,7 +110,7 @@ struct Refusal {
 }
 
 impl Host for ScriptHost<'_, '_> {
-    fn call(&mut self, arguments: &[&[u8]], version: Version, reply: &mut Vec<u8>) -> Called {
+    fn call(&mut self, arguments: &[&[u8]], version: Version, reply: &mut Vec<u8>) -> CallOutcome {
         let (mut bytes, mut spans) = (
             std::mem::take(&mut self.scratch.bytes),
             std::mem::take(&mut self.scratch.spans),
@@ -176,14 +176,14 @@ fn keep<T>(buffer: &mut Vec<T>, place: &mut Vec<T>) {
 }
 
 impl ScriptHost<'_, '_> {
-    fn call_with(&mut self, args: Args<'_>, reply: &mut Reply<'_>) -> Called {
+    fn call_with(&mut self, args: Args<'_>, reply: &mut Reply<'_>) -> CallOutcome {
         let row = match self.allowed(args) {
             Ok(row) => row,
             Err(refusal) => {
                 reply.error(refusal.error.to_bytes());
                 self.scratch.held_back.refused.push(refusal);
                 self.let_go_unless_revocable();
-                return Called::Replied;
+                return CallOutcome::Replied;
             }
         };
         if row.writes && !self.has_written {
@@ -192,7 +192,7 @@ impl ScriptHost<'_, '_> {
             if slow.is_some_and(|slow| !slow.begin_writing())
                 && let Some(text) = self.ending()
             {
-                return Called::Kill(text);
+                return CallOutcome::Kill(text);
             }
         }
         self.has_read |= row.only_reads;
@@ -201,7 +201,7 @@ impl ScriptHost<'_, '_> {
             Ok(failed) => self.note_call(row, args, started, failed),
             Err(missing) => {
                 self.missing = Some(missing);
-                Called::Abort
+                CallOutcome::Abort
             }
         }
     }
@@ -213,7 +213,7 @@ impl ScriptHost<'_, '_> {
         args: Args<'_>,
         started: u64,
         failed: Option<CommandError>,
-    ) -> Called {
+    ) -> CallOutcome {
         let dispatcher = self.runner.dispatcher();
         let ended = dispatcher.clock.raw();
         let took_ns = dispatcher.clock.delta_as_nanos(started, ended);
@@ -241,8 +241,8 @@ impl ScriptHost<'_, '_> {
         }
         // Also without a threshold: the server may be shutting down.
         match self.ending() {
-            Some(text) => Called::Kill(text),
-            None => Called::Replied,
+            Some(text) => CallOutcome::Kill(text),
+            None => CallOutcome::Replied,
         }
     }
 

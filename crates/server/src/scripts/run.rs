@@ -7,7 +7,7 @@ use damselfly_base::CommandError;
 use damselfly_commands::{Args, Result, Run, Stop};
 use damselfly_engine::{Busy, Key, Now, Tx};
 use damselfly_protocol::Reply;
-use damselfly_script::{Ended, Flags};
+use damselfly_script::{Flags, ScriptOutcome};
 
 use super::host::{ScriptHost, Timing};
 use super::locks::{LockMode, MissingLock, Plan};
@@ -310,8 +310,12 @@ fn run_once<'s>(
         let counters = host.runner.dispatcher().counters();
         counters.commands[job.row.index].failed.add(1);
         match ended {
-            Ended::Failed { is_counted: false } => counters.count_error(text.trim_ascii_end()),
-            Ended::Failed { is_counted: true } | Ended::Replied | Ended::Aborted => {}
+            ScriptOutcome::Failed { is_counted: false } => {
+                counters.count_error(text.trim_ascii_end())
+            }
+            ScriptOutcome::Failed { is_counted: true }
+            | ScriptOutcome::Replied
+            | ScriptOutcome::Aborted => {}
         }
     }
     None

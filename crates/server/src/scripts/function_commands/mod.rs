@@ -8,7 +8,7 @@ use damselfly_base::number::parse_integer;
 use damselfly_commands::{Args, Result};
 use damselfly_protocol::{Reply, Version};
 use damselfly_script::{
-    Called, Flags, Host, Interpreter, Library, Limits, LogLevel, RestorePolicy, Tick,
+    CallOutcome, Flags, Host, Interpreter, Library, Limits, LogLevel, RestorePolicy, Tick,
 };
 
 pub(crate) use self::rows::COMMANDS;
@@ -53,9 +53,9 @@ fn flags_by_name(shared: &Shared, args: Args<'_>) -> Option<Flags> {
 struct LoadHost;
 
 impl Host for LoadHost {
-    fn call(&mut self, _: &[&[u8]], _: Version, reply: &mut Vec<u8>) -> Called {
+    fn call(&mut self, _: &[&[u8]], _: Version, reply: &mut Vec<u8>) -> CallOutcome {
         Reply::new(reply, Version::Resp2).error("ERR no commands while a library loads");
-        Called::Replied
+        CallOutcome::Replied
     }
 
     fn tick(&mut self) -> Tick {

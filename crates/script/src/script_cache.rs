@@ -1,15 +1,15 @@
-//! The texts that EVALSHA finds by their SHA-1.
+//! The scripts that EVALSHA finds by their SHA-1.
 //!
-//! What SCRIPT LOAD brought stays until SCRIPT FLUSH. What EVAL brought is remembered too, but only the last
-//! so many: programs that write values into their scripts would fill the memory.
+//! Scripts of SCRIPT LOAD stay until SCRIPT FLUSH. Scripts of EVAL are cached too, but only the most recently used
+//! ones: programs that embed values in their scripts would fill the memory.
 //!
 //! ```text
-//!   ScriptCache: digest ──► CachedScript ◄── each thread, which notes its uses there and looks there whether
-//!                                            the cache has forgotten it
+//!   ScriptCache: digest ──► CachedScript ◄── each thread records its uses here, and checks here whether
+//!                                            the cache has dropped the script
 //! ```
 //!
-//! So a use takes no lock, and no thread goes on to know what the cache has forgotten. Uses are ordered by a clock that
-//! advances by two with each script that is added: uses in between get the odd number.
+//! So using a script takes no lock, and no thread uses a script that the cache has dropped. Uses are ordered by a clock
+//! that advances by two with each added script; uses between two additions get the odd number.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -21,15 +21,15 @@ use std::sync::atomic::{
 
 use crate::script::Script;
 
-/// How many scripts of EVAL are remembered, as in Redis 7.4.
+/// How many scripts of EVAL are cached, as in Redis 7.4.
 const EVALUATED_MAX: usize = 500;
 
-/// A script of the cache.
+/// A script in the cache.
 #[derive(Debug)]
 pub struct CachedScript {
     script: Arc<Script>,
     clock: Arc<AtomicU64>,
-    /// What the clock showed when it was last used.
+    /// The clock's value at the last use.
     last_use: AtomicU64,
     is_forgotten: AtomicBool,
 }
@@ -40,13 +40,13 @@ impl CachedScript {
         &self.script
     }
 
-    /// Whether the cache has forgotten it: EVALSHA must not find it any more.
+    /// Whether the cache has dropped it: EVALSHA must not find it any more.
     #[inline]
     pub fn is_forgotten(&self) -> bool {
         self.is_forgotten.load(Acquire)
     }
 
-    /// Counts a use, so that it is forgotten later.
+    /// Records a use, which delays the eviction.
     #[inline]
     pub fn note_use(&self) {
         let now = self.clock.load(Relaxed) + 1;
@@ -59,18 +59,18 @@ impl CachedScript {
 #[derive(Debug)]
 struct Entry {
     script: Arc<CachedScript>,
-    /// It was brought by SCRIPT LOAD.
-    stays: bool,
+    /// It was added by SCRIPT LOAD, so it is never evicted.
+    is_loaded: bool,
 }
 
-/// A use of a script: when it was, the number of the script among those added, and its digest. The last use may be later.
+/// A use of a script: its time, the time when the script was added, and the digest. The script's last use may be later.
 type Use = (u64, u64, [u8; 20]);
 
-/// Texts by digest.
+/// Scripts by digest.
 #[derive(Debug, Default)]
 pub struct ScriptCache {
     scripts: HashMap<[u8; 20], Entry>,
-    /// A use of each script that may be forgotten, and of some that were loaded since.
+    /// One use of each script that may be evicted, and of some that SCRIPT LOAD has added since.
     uses: BinaryHeap<Reverse<Use>>,
     evaluated: usize,
     clock: Arc<AtomicU64>,
@@ -86,12 +86,12 @@ impl ScriptCache {
         Some(script.clone())
     }
 
-    /// Whether there is a script with this digest (SCRIPT EXISTS).
+    /// Whether the cache has a script with this digest (SCRIPT EXISTS).
     pub fn contains(&self, digest: &[u8; 20]) -> bool {
         self.scripts.contains_key(digest)
     }
 
-    /// Remembers a script that EVAL ran, and forgets those that were used longest ago beyond the limit.
+    /// Adds a script that EVAL ran, and evicts the least recently used scripts beyond the limit.
     pub fn insert_evaluated(&mut self, script: Arc<Script>) -> Arc<CachedScript> {
         if let Some(script) = self.get(script.digest()) {
             return script;
@@ -100,28 +100,28 @@ impl ScriptCache {
         let (script, now) = self.insert(script, false);
         self.uses.push(Reverse((now, now, digest)));
         self.evaluated += 1;
-        while self.evaluated > EVALUATED_MAX && self.forget_least_recent() {}
+        while self.evaluated > EVALUATED_MAX && self.evict() {}
         script
     }
 
-    /// Remembers a script until [`ScriptCache::clear`] (SCRIPT LOAD).
+    /// Adds a script that stays until [`ScriptCache::clear`] (SCRIPT LOAD).
     pub fn insert_loaded(&mut self, script: Arc<Script>) {
-        if !self.keep(script.digest()) {
+        if !self.mark_loaded(script.digest()) {
             self.insert(script, true);
         }
     }
 
-    /// Does that for one that there is; false if there is none with this digest.
-    pub fn keep(&mut self, digest: &[u8; 20]) -> bool {
+    /// Makes a script of the cache stay until [`ScriptCache::clear`]; returns false if there is none with this digest.
+    pub fn mark_loaded(&mut self, digest: &[u8; 20]) -> bool {
         let Some(entry) = self.scripts.get_mut(digest) else {
             return false;
         };
-        self.evaluated -= usize::from(!std::mem::replace(&mut entry.stays, true));
+        self.evaluated -= usize::from(!std::mem::replace(&mut entry.is_loaded, true));
         true
     }
 
-    /// Adds a script; also returns when that was.
-    fn insert(&mut self, script: Arc<Script>, stays: bool) -> (Arc<CachedScript>, u64) {
+    /// Adds a script. Returns it with the time of the addition.
+    fn insert(&mut self, script: Arc<Script>, is_loaded: bool) -> (Arc<CachedScript>, u64) {
         let now = self.clock.fetch_add(2, Relaxed) + 2;
         self.body_bytes += script.body().len();
         let digest = *script.digest();
@@ -133,17 +133,18 @@ impl ScriptCache {
         });
         let entry = Entry {
             script: script.clone(),
-            stays,
+            is_loaded,
         };
         self.scripts.insert(digest, entry);
         (script, now)
     }
 
-    /// Forgets the script that was used longest ago, of those used then the one that was added first. False if there is none.
-    fn forget_least_recent(&mut self) -> bool {
+    /// Evicts the least recently used script; if several were last used at the same time, the one added first. Returns
+    /// false if there is none.
+    fn evict(&mut self) -> bool {
         while let Some(Reverse((time, number, digest))) = self.uses.pop() {
             let script = match self.scripts.get(&digest) {
-                Some(entry) if !entry.stays => &entry.script,
+                Some(entry) if !entry.is_loaded => &entry.script,
                 Some(_) | None => continue,
             };
             let last_use = script.last_use.load(Relaxed);
@@ -161,7 +162,7 @@ impl ScriptCache {
         false
     }
 
-    /// Forgets all scripts (SCRIPT FLUSH).
+    /// Drops all scripts (SCRIPT FLUSH).
     pub fn clear(&mut self) {
         for entry in self.scripts.values() {
             entry.script.is_forgotten.store(true, Release);
@@ -178,7 +179,7 @@ impl ScriptCache {
         self.scripts.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.scripts.is_empty()
     }
@@ -188,12 +189,12 @@ impl ScriptCache {
         self.body_bytes
     }
 
-    /// How many scripts of EVAL were forgotten for others since the start or the last reset.
+    /// How many scripts of EVAL were evicted since the start or the last reset.
     pub fn evicted(&self) -> u64 {
         self.evicted
     }
 
-    /// Starts to count [`ScriptCache::evicted`] at zero again.
+    /// Resets [`ScriptCache::evicted`] to zero.
     pub fn reset_evicted(&mut self) {
         self.evicted = 0;
     }
@@ -208,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn evaluated_scripts_are_bounded_and_the_unused_go_first() {
+    fn the_least_recently_used_evaluated_scripts_are_evicted() {
         let mut cache = ScriptCache::default();
         let first = script(0);
         cache.insert_evaluated(Arc::clone(&first));
@@ -226,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_use_without_the_cache_counts_and_what_is_forgotten_is_marked() {
+    fn a_use_recorded_outside_the_cache_counts_and_dropped_scripts_are_marked() {
         let mut cache = ScriptCache::default();
         let used = cache.insert_evaluated(script(0));
         let unused = cache.insert_evaluated(script(1));
@@ -239,7 +240,7 @@ mod tests {
         }
         assert!(unused.is_forgotten());
         assert!(cache.contains(used.script().digest()));
-        // A forgotten script that runs again is another one.
+        // An evicted script that runs again gets a new entry.
         assert!(!cache.insert_evaluated(script(1)).is_forgotten());
         cache.clear();
         assert!(used.is_forgotten());

@@ -1,23 +1,23 @@
-//! Bytes that a library function builds for a script, within the interpreter's limit of memory.
+//! A buffer in which a library function builds a result, within the interpreter's memory limit.
 
 use crate::lua::{Context, Raise, Stack};
 
-/// A growing result.
-pub(crate) struct Buffer<'c> {
+/// A growing result that counts its work.
+pub(crate) struct BoundedBuffer<'c> {
     bytes: Vec<u8>,
     context: &'c Context,
 }
 
-impl<'c> Buffer<'c> {
-    /// An empty buffer that may grow as large as the interpreter.
-    pub fn new(stack: &Stack<'c>) -> Buffer<'c> {
-        Buffer {
+impl<'c> BoundedBuffer<'c> {
+    /// An empty buffer that may grow to the interpreter's memory limit.
+    pub fn new(stack: &Stack<'c>) -> BoundedBuffer<'c> {
+        BoundedBuffer {
             bytes: Vec::new(),
             context: stack.context(),
         }
     }
 
-    /// What is in it.
+    /// Its content.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
@@ -30,7 +30,7 @@ impl<'c> Buffer<'c> {
         if bytes.len() > self.context.heap.limit_bytes() - self.bytes.len() {
             return Err(Raise::Memory);
         }
-        // Also for nothing: a table that holds another one many times makes a text without end.
+        // Empty pieces count, too: a table that contains another one many times yields endless work.
         self.context.spend_bytes(bytes.len())?;
         self.bytes.extend_from_slice(bytes);
         Ok(())

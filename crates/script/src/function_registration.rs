@@ -1,4 +1,4 @@
-//! Libraries of functions: their first line, and what they register while they load.
+//! Libraries of functions: parsing of the first line, and `redis.register_function`.
 //!
 //! ```text
 //! #!lua name=mylib
@@ -8,7 +8,7 @@
 use damselfly_base::CommandError;
 
 use crate::lua::{Kind, Outcome, Raise, Stack};
-use crate::redis_library::raised;
+use crate::redis_library::error_table;
 use crate::script::Flags;
 
 /// A function of a library.
@@ -16,19 +16,19 @@ use crate::script::Flags;
 pub struct Function {
     /// Letters, digits and underscores.
     pub name: String,
-    /// What FUNCTION LIST shows of it.
+    /// The description that FUNCTION LIST shows.
     pub description: Option<Vec<u8>>,
-    /// What it promises or wants.
+    /// Its flags.
     pub flags: Flags,
 }
 
-/// A library that has been loaded once, so that its functions are known.
+/// A library that has been loaded at least once, so that its functions are known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Library {
     pub(crate) name: String,
     pub(crate) code: Vec<u8>,
     pub(crate) functions: Vec<Function>,
-    /// Tells this text from all others that had the name.
+    /// Distinguishes this text from all others with the same name.
     pub(crate) id: u64,
 }
 
@@ -38,7 +38,7 @@ impl Library {
         &self.name
     }
 
-    /// Its whole text, with the first line.
+    /// Its whole text, including the first line.
     pub fn code(&self) -> &[u8] {
         &self.code
     }
@@ -51,7 +51,7 @@ impl Library {
 
 const BAD_NAME: &str = "ERR Library names can only contain letters, numbers, or underscores(_) and must be at least one character long";
 
-/// The name that is allowed: letters, digits, underscores.
+/// `name` if it is valid: letters, digits, underscores.
 fn checked_name(name: &[u8]) -> Option<String> {
     let is_allowed = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
     if name.is_empty() || !name.iter().all(is_allowed) {
@@ -60,8 +60,7 @@ fn checked_name(name: &[u8]) -> Option<String> {
     Some(String::from_utf8_lossy(name).into_owned())
 }
 
-/// The name that the first line of a library gives it, and where the code begins: at the end of that
-/// line.
+/// The library's name from the first line of its text, and where the code begins: at the end of that line.
 pub(crate) fn parse_first_line(text: &[u8]) -> Result<(String, usize), CommandError> {
     let error = |text: &str| Err(CommandError::err(text));
     if !text.starts_with(b"#!") {
@@ -105,7 +104,7 @@ pub(crate) fn parse_first_line(text: &[u8]) -> Result<(String, usize), CommandEr
     Ok((name, len))
 }
 
-/// The words of a line. Quotes keep spaces together and vanish; `None` if one is not closed.
+/// The words of a line. Quotes group words and are removed; `None` if one is not closed.
 fn split_words(line: &[u8]) -> Option<Vec<Vec<u8>>> {
     let mut words = Vec::new();
     let mut word: Option<Vec<u8>> = None;
@@ -126,18 +125,18 @@ fn split_words(line: &[u8]) -> Option<Vec<Vec<u8>>> {
     quote.is_none().then_some(words)
 }
 
-/// What the library that is being loaded has registered so far.
+/// The functions that a library has registered so far while it loads.
 #[derive(Debug)]
 pub(crate) struct Registration {
-    /// Where in the registry the table of its functions is: item i is that of `functions[i - 1]`.
+    /// The registry slot of the table of callbacks: item i belongs to `functions[i - 1]`.
     pub slot: i32,
     pub functions: Vec<Function>,
 }
 
-/// `redis.register_function(name, function)`, or with one table of named arguments.
+/// `redis.register_function(name, function)`, or one table of named arguments.
 pub(crate) fn register_function(stack: &mut Stack<'_>) -> Outcome {
     if !matches!(stack.top(), 1 | 2) {
-        return Err(raised(
+        return Err(error_table(
             stack,
             "ERR wrong number of arguments to redis.register_function",
         ));
@@ -146,13 +145,13 @@ pub(crate) fn register_function(stack: &mut Stack<'_>) -> Outcome {
         named_arguments(stack)?
     } else {
         let Some(name) = stack.text(1).map(<[u8]>::to_vec) else {
-            return Err(raised(
+            return Err(error_table(
                 stack,
                 "ERR first argument to redis.register_function must be a string",
             ));
         };
         if stack.kind(2) != Kind::Function {
-            return Err(raised(
+            return Err(error_table(
                 stack,
                 "ERR second argument to redis.register_function must be a function",
             ));
@@ -163,14 +162,17 @@ pub(crate) fn register_function(stack: &mut Stack<'_>) -> Outcome {
     let context = stack.context();
     let mut registration = context.registration.borrow_mut();
     let Some(registration) = registration.as_mut() else {
-        return Err(raised(
+        return Err(error_table(
             stack,
             "ERR redis.register_function can only be called on FUNCTION LOAD command",
         ));
     };
     let is_known = |known: &Function| known.name == function.name;
     if registration.functions.iter().any(is_known) {
-        return Err(raised(stack, "ERR Function already exists in the library"));
+        return Err(error_table(
+            stack,
+            "ERR Function already exists in the library",
+        ));
     }
     registration.functions.push(function);
     let index = i32::try_from(registration.functions.len()).unwrap_or(i32::MAX);
@@ -192,14 +194,14 @@ fn function(
             description,
             flags,
         }),
-        None => Err(raised(stack, BAD_NAME)),
+        None => Err(error_table(stack, BAD_NAME)),
     }
 }
 
-/// Reads the table that is the only argument and pushes the callback.
+/// Reads the table of named arguments, which is the only argument, and pushes the callback.
 fn named_arguments(stack: &mut Stack<'_>) -> Result<Function, Raise> {
     if stack.kind(1) != Kind::Table {
-        return Err(raised(
+        return Err(error_table(
             stack,
             "ERR calling redis.register_function with a single argument is only applicable to Lua table (representing named arguments).",
         ));
@@ -246,19 +248,19 @@ fn named_arguments(stack: &mut Stack<'_>) -> Result<Function, Raise> {
             _ => Some("ERR unknown argument given to redis.register_function"),
         };
         if let Some(problem) = problem {
-            return Err(raised(stack, problem));
+            return Err(error_table(stack, problem));
         }
         stack.set_top(3);
     }
     stack.set_top(2);
     let Some(name) = name else {
-        return Err(raised(
+        return Err(error_table(
             stack,
             "ERR redis.register_function must get a function name argument",
         ));
     };
     if !has_callback {
-        return Err(raised(
+        return Err(error_table(
             stack,
             "ERR redis.register_function must get a callback argument",
         ));
@@ -266,14 +268,14 @@ fn named_arguments(stack: &mut Stack<'_>) -> Result<Function, Raise> {
     function(stack, &name, description, flags)
 }
 
-/// The flags that the table on top names; `None` if one is unknown.
+/// The flags named in the table on top; `None` if one is unknown.
 fn read_flags(stack: &mut Stack<'_>) -> Option<Flags> {
     let mut flags = Flags::default();
     for index in 1.. {
         stack.get_index(-1, index);
         let name = match stack.kind(-1) {
             Kind::Nil => break,
-            _ => stack.bytes(-1).and_then(Flags::named),
+            _ => stack.bytes(-1).and_then(Flags::from_name),
         };
         flags = flags.with(name?);
         stack.pop(1);
@@ -291,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn first_lines_name_the_library() {
+    fn the_first_line_names_the_library() {
         assert_eq!(
             parse_first_line(b"#!LUA name=a_1\nx"),
             Ok(("a_1".into(), 14))

@@ -1,9 +1,9 @@
-//! Numbers as C's `printf` writes them, and strings as C sees them.
+//! Numbers as C's `printf` writes them, and strings as C reads them.
 
 /// `number` as `%.{precision}g` writes it.
 pub(crate) fn general(number: f64, precision: usize) -> String {
     if number.is_nan() {
-        // The sign of a NaN shows in C.
+        // C shows the sign of a NaN.
         return if number.is_sign_negative() {
             "-nan"
         } else {
@@ -37,7 +37,7 @@ pub(crate) fn general(number: f64, precision: usize) -> String {
     without_zeros(&format!("{number:.decimals$}")).to_string()
 }
 
-/// The integer that `number` is, if it is one that a double holds exactly; not for -0.
+/// `number` as an integer, if it is one that a double holds exactly; `None` for -0.
 fn exact_integer(number: f64) -> Option<i64> {
     const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
     let is_exact = number.fract() == 0.0
@@ -46,7 +46,7 @@ fn exact_integer(number: f64) -> Option<i64> {
     is_exact.then_some(number as i64)
 }
 
-/// Without zeros at the end of the fraction.
+/// `digits` without the trailing zeros of the fraction.
 fn without_zeros(digits: &str) -> &str {
     if !digits.contains('.') {
         return digits;
@@ -54,12 +54,12 @@ fn without_zeros(digits: &str) -> &str {
     digits.trim_end_matches('0').trim_end_matches('.')
 }
 
-/// What C sees of a string: up to the first zero byte.
+/// The part of a string that C reads: up to the first zero byte.
 pub(crate) fn up_to_zero(text: &[u8]) -> &[u8] {
     text.split(|&byte| byte == 0).next().unwrap_or_default()
 }
 
-/// Appends `number` as an argument of a command: `%.17g`.
+/// Appends `number` in the format of a command argument: `%.17g`.
 pub(crate) fn push_argument(out: &mut Vec<u8>, number: f64) {
     if let Some(integer) = exact_integer(number) {
         out.extend_from_slice(itoa::Buffer::new().format(integer).as_bytes());
