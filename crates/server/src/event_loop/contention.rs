@@ -45,27 +45,42 @@ pub(super) struct Contention {
     waited_ns: u64,
     asked: Instant,
     are_cores_short: bool,
+    /// When the thread last began to look for events, and when it had them.
+    looked: Instant,
+    found: Instant,
 }
 
 impl Contention {
     pub fn new() -> Self {
         let statistics = File::open("/proc/thread-self/schedstat").ok();
+        let now = Instant::now();
         Self {
             waited_ns: statistics.as_ref().and_then(read_waited_ns).unwrap_or(0),
             statistics,
-            asked: Instant::now(),
+            asked: now,
             are_cores_short: false,
+            looked: now,
+            found: now,
         }
     }
 
-    /// Lets others run if cores are short and the thread is busy. `looked` is when it began to look for the events that it has
-    /// just served, and `found` when it had them.
-    pub fn pause(&mut self, looked: Instant, found: Instant) {
-        if found.duration_since(self.asked) >= INTERVAL {
-            self.ask(found);
+    /// Call this before the thread looks for events.
+    pub fn begin_look(&mut self) {
+        self.looked = Instant::now();
+    }
+
+    /// Call this when it has found some, before it serves them.
+    pub fn end_look(&mut self) {
+        self.found = Instant::now();
+    }
+
+    /// Call this when the events are served. Lets others run if cores are short and the thread is busy.
+    pub fn pause(&mut self) {
+        if self.found.duration_since(self.asked) >= INTERVAL {
+            self.ask(self.found);
         }
-        if self.is_pause_due(found.duration_since(looked)) {
-            if found.elapsed() < LONG_TURN {
+        if self.is_pause_due(self.found.duration_since(self.looked)) {
+            if self.found.elapsed() < LONG_TURN {
                 std::thread::sleep(PAUSE);
             } else {
                 std::thread::yield_now();

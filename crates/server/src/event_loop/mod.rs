@@ -108,11 +108,14 @@ impl Worker {
     /// Serves until the server stops.
     pub fn run(mut self) {
         let mut events = Events::with_capacity(1024);
-        let mut contention = Contention::new();
+        // A single thread has no other one to compete with.
+        let mut contention = (self.shared.threads.len() > 1).then(Contention::new);
         self.shared.threads[self.index].begin();
         while !self.shared.stopping.load(Relaxed) {
             let wait = self.longest_wait();
-            let looked = Instant::now();
+            if let Some(contention) = &mut contention {
+                contention.begin_look();
+            }
             match self.poll.poll(&mut events, Some(wait)) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -122,10 +125,14 @@ impl Worker {
                     return;
                 }
             }
-            let found = Instant::now();
+            if let Some(contention) = &mut contention {
+                contention.end_look();
+            }
             self.turn_guarded(&events);
-            if self.shared.threads.len() > 1 && self.connections.len() > 1 {
-                contention.pause(looked, found);
+            if let Some(contention) = &mut contention
+                && self.connections.len() > 1
+            {
+                contention.pause();
             }
         }
         self.shut_down();
