@@ -8,7 +8,7 @@
 //!   when                              the engine calls                          the server, for whom
 //!   at the change                     Watcher::key_changed                      session/transaction.rs  WATCH
 //!   after the section's commands      Waiter::serve                             blocked.rs              BLPOP
-//!   before the locks are released     EventSink::tell                           notifications.rs        subscribers
+//!   before the locks are released     EventSink::publish                        notifications.rs        subscribers
 //!                                     InvalidationSink::invalidate              invalidation.rs         CLIENT TRACKING
 //!                                     Waiter::queue_message                     blocked.rs              BLPOP
 //!   after the locks are released      InvalidationSink::wake, Waiter::wake      the same
