@@ -108,6 +108,29 @@ impl<'a> Element<'a> {
         }
     }
 
+    /// Reads the element at the front of `bytes`, which may come from outside, and returns how many bytes it takes with its
+    /// back-length. `None` if they are not an element, or its back-length is wrong.
+    #[inline]
+    pub fn read(bytes: &'a [u8]) -> Option<(Self, usize)> {
+        let (element, span) = Self::decode(bytes)?;
+        let end = with_back_length(span);
+        let is_right = if end == span + 1 {
+            bytes.get(span) == Some(&(span as u8))
+        } else {
+            let (back, back_bytes) = back_length(span);
+            bytes.get(span..end) == Some(&back[..back_bytes])
+        };
+        is_right.then_some((element, end))
+    }
+
+    /// Adds the bytes that it takes in a listpack to `bytes`.
+    #[inline]
+    pub fn append_to(self, bytes: &mut Vec<u8>) {
+        let at = bytes.len();
+        bytes.resize(at + self.encoded_bytes(), 0);
+        self.encode(&mut bytes[at..]);
+    }
+
     /// Reads the element at the front of `bytes`, and tells how many bytes it takes without its back-length. `None` if they
     /// are not an element.
     #[inline]

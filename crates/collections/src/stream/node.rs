@@ -241,6 +241,14 @@ impl Node {
         true
     }
 
+    /// The names of the first entry.
+    pub fn names(&self) -> impl Iterator<Item = Element<'_>> + Clone {
+        let mut at = 0;
+        let count = number_at(&self.bytes, &mut at);
+        let mut names = &self.bytes[at..];
+        (0..count).map(move |_| take(&mut names))
+    }
+
     /// Gives back room that no entry will need.
     pub fn seal(&mut self) {
         if let Some(bytes) = Arc::get_mut(&mut self.bytes) {
@@ -368,6 +376,11 @@ impl<'a> StreamEntry<'a> {
     #[expect(clippy::len_without_is_empty, reason = "there is always one")]
     pub fn len(&self) -> usize {
         self.pairs
+    }
+
+    /// Whether its names are those of its node, see [`super::NodeRef::names`].
+    pub fn has_names_of_node(&self) -> bool {
+        self.names.is_some()
     }
 
     /// Its names and values.
