@@ -1,5 +1,9 @@
 //! What the tests and fuzz targets share: the content of an entry, random entries, files.
 
+#![allow(dead_code, reason = "each test uses a part")]
+
+pub mod old;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -350,7 +354,6 @@ pub fn read(
 }
 
 /// Reads whatever these bytes are; what comes out is whole, and is written and read again alike. For fuzzing.
-#[allow(dead_code, reason = "fuzz targets use it")]
 pub fn read_anything(data: &[u8]) {
     let Some((&choice, bytes)) = data.split_first() else {
         return;
@@ -365,7 +368,6 @@ pub fn read_anything(data: &[u8]) {
 }
 
 /// As [`read_anything`], for the value of a DUMP payload.
-#[allow(dead_code, reason = "fuzz targets use it")]
 pub fn restore_anything(data: &[u8]) {
     let Some((&choice, value)) = data.split_first() else {
         return;
