@@ -8,7 +8,7 @@ use crate::decode::{Decoder, Dialect, Head, is_kind};
 use crate::error::{Fault, RdbError};
 use crate::format::{
     HEADER_BYTES, REDIS_MAGIC, REDIS_VERSION_MAX, VALKEY_MAGIC, VALKEY_VERSION_MAX,
-    VALKEY_VERSION_MIN, VERSION_WITH_CHECKSUM, module, module_name, opcode,
+    VALKEY_VERSION_MIN, VERSION_WITH_CHECKSUM, kind, module, module_name, opcode,
 };
 use crate::input::{Input, Result};
 
@@ -164,6 +164,9 @@ impl<'t, R: Read> Reader<'t, R> {
         let mut attributes = Attributes::default();
         loop {
             let byte = input.byte()?;
+            if self.version < VERSION_WITH_CHECKSUM && !is_of_first_versions(byte) {
+                return Err(Fault::UnknownType(byte));
+            }
             match byte {
                 opcode::EXPIRE_SECONDS => {
                     let seconds = i32::from_le_bytes(input.array()?);
@@ -174,7 +177,7 @@ impl<'t, R: Read> Reader<'t, R> {
                 }
                 opcode::IDLE => attributes.idle_seconds = Some(input.length()?),
                 opcode::FREQUENCY => attributes.frequency = Some(input.byte()?),
-                kind if is_kind(kind) => return self.entry(kind, &attributes),
+                _ if is_kind(byte) => return self.entry(byte, &attributes),
                 _ => return self.other(byte),
             }
         }
@@ -305,6 +308,12 @@ fn parse_header(header: &[u8; HEADER_BYTES]) -> Result<(u32, Dialect)> {
         .contains(&version)
         .then_some((version, dialect))
         .ok_or(Fault::Version(version))
+}
+
+/// Whether files without checksum may have this type or opcode. A newer one says that the version is wrong, and with it that
+/// there is no checksum.
+fn is_of_first_versions(byte: u8) -> bool {
+    byte <= kind::HASH_ZIPLIST || byte >= opcode::EXPIRE_MS
 }
 
 /// Passes over a value of a module.
