@@ -45,6 +45,15 @@ fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
 
 /// Checks a listpack and returns its elements.
 pub(super) fn listpack(blob: &[u8]) -> Result<Elements<'_>> {
+    listpack_with(blob, |_, _| Ok(()))
+}
+
+/// As [`listpack`]; `visit` sees each element on the way, with its index, and may refuse it.
+#[inline]
+pub(super) fn listpack_with<'b>(
+    blob: &'b [u8],
+    mut visit: impl FnMut(u32, Element<'b>) -> Result<()>,
+) -> Result<Elements<'b>> {
     let fault = |at, problem| broken(Form::Listpack, at, problem);
     let (Some(total), Some(count)) = (u32_at(blob, 0), u16_at(blob, 4)) else {
         return Err(fault(0, "no header"));
@@ -57,10 +66,11 @@ pub(super) fn listpack(blob: &[u8]) -> Result<Elements<'_>> {
     };
     let (mut rest, mut found) = (body, 0);
     while !rest.is_empty() {
-        let Some((_, bytes)) = Element::read(rest) else {
+        let Some((element, bytes)) = Element::read(rest) else {
             let at = blob.len() - 1 - rest.len();
             return Err(fault(at, "invalid element"));
         };
+        visit(found, element)?;
         rest = &rest[bytes..];
         found += 1;
     }

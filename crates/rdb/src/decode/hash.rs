@@ -16,7 +16,8 @@ use damselfly_base::number::Decimal;
 use damselfly_value::{Element, Elements, Entry, Fields, Large, NewPacked, Thresholds};
 
 use super::{
-    Decoder, Head, PACKED_BYTES_MAX, Scratch, blob, bytes_of, canonical, check_unique, load,
+    Decoder, Head, PACKED_BYTES_MAX, Scratch, blob, bytes_of, canonical, check_hashes,
+    check_unique, hash_of, load,
 };
 use crate::error::{Duplicate, Fault, Form};
 use crate::format::kind;
@@ -111,7 +112,7 @@ impl<'s> Builder<'s> {
             return Ok(None);
         }
         let (elements, stride) = (self.elements(), self.stride() as usize);
-        check_unique(elements, 0, stride, hashes, Duplicate::Field)?;
+        check_unique(elements, stride, hashes, Duplicate::Field)?;
         let value = if self.is_timed {
             NewPacked::TimedHash(with_soonest(elements, self.soonest_ms, packed))
         } else {
@@ -203,8 +204,17 @@ impl Decoder<'_> {
         }
         let blob = bytes_of(input.string()?);
         elements.clear();
+        hashes.clear();
         let (pairs, form) = match of {
-            kind::HASH_LISTPACK => (blob::listpack(blob)?, Form::Listpack),
+            kind::HASH_LISTPACK => {
+                let pairs = blob::listpack_with(blob, |index, element| {
+                    if index.is_multiple_of(2) {
+                        hashes.push(hash_of(element));
+                    }
+                    Ok(())
+                })?;
+                (pairs, Form::Listpack)
+            }
             kind::HASH_ZIPMAP => {
                 let count = blob::zipmap(blob, elements)?;
                 let bytes = elements;
@@ -223,7 +233,11 @@ impl Decoder<'_> {
             let large = Large::Hash(large(pairs, false)?);
             return Ok(Some(Entry::new_large(head.key, large, head.deadline_ms)));
         }
-        check_unique(pairs, 0, 2, hashes, Duplicate::Field)?;
+        if form == Form::Listpack {
+            check_hashes(pairs, 2, hashes, Duplicate::Field)?;
+        } else {
+            check_unique(pairs, 2, hashes, Duplicate::Field)?;
+        }
         let value = NewPacked::Hash(pairs);
         Ok((pairs.count > 0).then(|| Entry::new_packed(head.key, value, head.deadline_ms)))
     }
@@ -283,7 +297,7 @@ impl Decoder<'_> {
             let large = Large::Hash(large(elements, true)?);
             return Ok(Some(Entry::new_large(head.key, large, head.deadline_ms)));
         }
-        check_unique(elements, 0, 3, &mut self.scratch.hashes, Duplicate::Field)?;
+        check_unique(elements, 3, &mut self.scratch.hashes, Duplicate::Field)?;
         let timed = with_soonest(elements, soonest_ms, &mut self.scratch.packed);
         let value = NewPacked::TimedHash(timed);
         Ok((elements.count > 0).then(|| Entry::new_packed(head.key, value, head.deadline_ms)))

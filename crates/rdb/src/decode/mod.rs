@@ -170,24 +170,33 @@ fn bytes_of(element: Element<'_>) -> &[u8] {
     }
 }
 
-/// Checks that no two of every `stride`th elements are equal, from the one at `first` on.
+/// Checks that no two of every `stride`th elements are equal, from the first on.
 fn check_unique(
     elements: Elements<'_>,
-    first: usize,
     stride: usize,
     hashes: &mut Vec<u64>,
     what: Duplicate,
 ) -> Result<()> {
-    let names = || blob::each(elements).skip(first).step_by(stride);
     hashes.clear();
-    hashes.extend(names().map(hash_of));
+    hashes.extend(blob::each(elements).step_by(stride).map(hash_of));
+    check_hashes(elements, stride, hashes, what)
+}
+
+/// The same where the hashes of the elements are known.
+fn check_hashes(
+    elements: Elements<'_>,
+    stride: usize,
+    hashes: &mut [u64],
+    what: Duplicate,
+) -> Result<()> {
     hashes.sort_unstable();
     if hashes.windows(2).all(|pair| pair[0] != pair[1]) {
         return Ok(());
     }
     // Different names may have the same hash.
     let mut seen = HashSet::new();
-    let is_unique = names().all(|name| seen.insert(name.to_vec()));
+    let mut names = blob::each(elements).step_by(stride);
+    let is_unique = names.all(|name| seen.insert(name.to_vec()));
     is_unique.then_some(()).ok_or(Fault::Duplicate(what))
 }
 

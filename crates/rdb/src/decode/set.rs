@@ -13,7 +13,10 @@ use damselfly_collections::intset::Intset;
 use damselfly_collections::{Members, intset};
 use damselfly_value::{Element, Elements, Entry, Large, NewPacked};
 
-use super::{Decoder, Head, PACKED_BYTES_MAX, blob, bytes_of, canonical, check_unique, load};
+use super::{
+    Decoder, Head, PACKED_BYTES_MAX, blob, bytes_of, canonical, check_hashes, check_unique,
+    hash_of, load,
+};
 use crate::error::{Duplicate, Fault};
 use crate::format::kind;
 use crate::input::{Input, Result};
@@ -32,12 +35,18 @@ impl Decoder<'_> {
         match of {
             kind::SET_INTSET => self.integers(bytes_of(input.string()?), head),
             kind::SET_LISTPACK => {
-                let elements = blob::listpack(bytes_of(input.string()?))?;
+                let hashes = &mut self.scratch.hashes;
+                hashes.clear();
+                let elements = blob::listpack_with(bytes_of(input.string()?), |_, member| {
+                    hashes.push(hash_of(member));
+                    Ok(())
+                })?;
                 if u64::from(elements.count) > packed_max || elements.bytes.len() > PACKED_BYTES_MAX
                 {
                     return large(blob::each(elements), head).map(Some);
                 }
-                packed(elements, &mut self.scratch.hashes, head)
+                check_hashes(elements, 1, hashes, Duplicate::Member)?;
+                Ok(packed(elements, head))
             }
             _ => self.plain_set(input, head),
         }
@@ -92,7 +101,9 @@ impl Decoder<'_> {
             return sorted_integers(elements, &mut self.scratch.packed, head).map(Some);
         }
         if fits {
-            return packed(elements, &mut self.scratch.hashes, head);
+            let hashes = &mut self.scratch.hashes;
+            check_unique(elements, 1, hashes, Duplicate::Member)?;
+            return Ok(packed(elements, head));
         }
         let mut members = Members::with_room(count.min(ROOM_MAX) as usize);
         let mut scratch = Decimal::new();
@@ -107,10 +118,9 @@ impl Decoder<'_> {
     }
 }
 
-fn packed(elements: Elements<'_>, hashes: &mut Vec<u64>, head: Head<'_>) -> Result<Option<Entry>> {
-    check_unique(elements, 0, 1, hashes, Duplicate::Member)?;
+fn packed(elements: Elements<'_>, head: Head<'_>) -> Option<Entry> {
     let set = NewPacked::Set(elements);
-    Ok((elements.count > 0).then(|| Entry::new_packed(head.key, set, head.deadline_ms)))
+    (elements.count > 0).then(|| Entry::new_packed(head.key, set, head.deadline_ms))
 }
 
 /// An entry of integers in any order.

@@ -15,7 +15,8 @@ use damselfly_collections::{Ranking, Scoring, packed_ranking};
 use damselfly_value::{Element, Elements, Entry, Large, NewPacked};
 
 use super::{
-    Decoder, Head, PACKED_BYTES_MAX, Scratch, blob, bytes_of, canonical, check_unique, load,
+    Decoder, Head, PACKED_BYTES_MAX, Scratch, blob, bytes_of, canonical, check_hashes,
+    check_unique, hash_of, load,
 };
 use crate::error::{Duplicate, Fault, Form};
 use crate::format::kind;
@@ -123,7 +124,7 @@ impl Scored {
             count: self.members.len() as u32 * 2,
             bytes: &packed[HEADER_BYTES..],
         };
-        check_unique(elements, 0, 2, hashes, Duplicate::Member)?;
+        check_unique(elements, 2, hashes, Duplicate::Member)?;
         let set = NewPacked::SortedSet(elements);
         Ok(Some(Entry::new_packed(head.key, set, head.deadline_ms)))
     }
@@ -147,13 +148,20 @@ impl Decoder<'_> {
             ..
         } = &mut self.scratch;
         let blob = bytes_of(input.string()?);
+        let mut order = Order::new(hashes);
         let (form, elements) = if of == kind::SORTED_SET_LISTPACK {
-            (Form::Listpack, blob::listpack(blob)?)
+            let visit = |index, element| order.see(index, element);
+            (Form::Listpack, blob::listpack_with(blob, visit)?)
         } else {
             bytes.clear();
             let count = blob::ziplist(blob, bytes)?;
-            (Form::Ziplist, Elements { count, bytes })
+            let elements = Elements { count, bytes };
+            (0..)
+                .zip(blob::each(elements))
+                .try_for_each(|(index, element)| order.see(index, element))?;
+            (Form::Ziplist, elements)
         };
+        let is_in_order = order.is_right;
         if !elements.count.is_multiple_of(2) {
             return Err(Fault::Packed {
                 form,
@@ -164,8 +172,8 @@ impl Decoder<'_> {
         let members_max = load(&self.thresholds.zset_max_listpack_entries);
         let is_small = u64::from(elements.count / 2) <= members_max
             && elements.bytes.len() <= PACKED_BYTES_MAX;
-        if is_in_order(elements)? && is_small {
-            check_unique(elements, 0, 2, hashes, Duplicate::Member)?;
+        if is_in_order && is_small {
+            check_hashes(elements, 2, hashes, Duplicate::Member)?;
             let set = NewPacked::SortedSet(elements);
             let is_empty = elements.count == 0;
             return Ok((!is_empty).then(|| Entry::new_packed(head.key, set, head.deadline_ms)));
@@ -211,17 +219,40 @@ impl Decoder<'_> {
     }
 }
 
-/// Whether members are ascending by score, then by their bytes. An error if a score is no number.
-fn is_in_order(elements: Elements<'_>) -> Result<bool> {
-    let mut last: Option<Scoring<'_>> = None;
-    let (mut each, mut is_in_order) = (blob::each(elements), true);
-    while let (Some(member), Some(score)) = (each.next(), each.next()) {
-        let score = score_of(score)?;
-        let scoring = Scoring { member, score };
-        is_in_order &= last.is_none_or(|last| last.compare(scoring).is_lt());
-        last = Some(scoring);
+/// Whether members that come one after the other are ascending by score, then by their bytes; and their hashes.
+struct Order<'e, 'h> {
+    hashes: &'h mut Vec<u64>,
+    member: Element<'e>,
+    last: Option<Scoring<'e>>,
+    is_right: bool,
+}
+
+impl<'e, 'h> Order<'e, 'h> {
+    fn new(hashes: &'h mut Vec<u64>) -> Self {
+        hashes.clear();
+        Self {
+            hashes,
+            member: Element::Integer(0),
+            last: None,
+            is_right: true,
+        }
     }
-    Ok(is_in_order)
+
+    /// Sees a member, or the score of the one before.
+    #[inline]
+    fn see(&mut self, index: u32, element: Element<'e>) -> Result<()> {
+        if index.is_multiple_of(2) {
+            self.member = element;
+            self.hashes.push(hash_of(element));
+            return Ok(());
+        }
+        let (member, score) = (self.member, score_of(element)?);
+        let scoring = Scoring { member, score };
+        let is_above = |last: Scoring<'_>| last.score < score || last.compare(scoring).is_lt();
+        self.is_right &= self.last.is_none_or(is_above);
+        self.last = Some(scoring);
+        Ok(())
+    }
 }
 
 fn score_of(element: Element<'_>) -> Result<f64> {
