@@ -55,7 +55,7 @@ mod tests {
     fn it_is_the_checksum_of_redis_in_any_pieces() {
         assert_eq!(Checksum::of(b"123456789"), 0xe9c6_d914_c4b8_d9ca);
         assert_eq!(Checksum::of(b""), 0);
-        let bytes: Vec<u8> = (0..5000_u32).map(|at| (at * at >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..5000_u32).map(|at| ((at * at) >> 3) as u8).collect();
         for len in (0..300).chain([1000, 4096, 5000]) {
             let bytes = &bytes[..len];
             assert_eq!(Checksum::of(bytes), plain(bytes), "length {len}");

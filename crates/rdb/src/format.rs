@@ -1,4 +1,4 @@
-//! The numbers of the format: versions, opcodes, types of values, encodings. `docs/decisions/0016-rdb.md` draws the file.
+//! The numbers of the format: versions, opcodes, types of values, encodings. `docs/decisions/0020-rdb.md` draws the file.
 
 /// The newest version of Redis's files that we read.
 pub const REDIS_VERSION_MAX: u32 = 16;

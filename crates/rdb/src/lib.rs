@@ -1,6 +1,6 @@
 //! Reading and writing RDB files and DUMP payloads, without I/O of its own.
 //!
-//! `docs/decisions/0016-rdb.md` draws the format and says why this is as it is. Numbers of the format are in `format.rs`.
+//! `docs/decisions/0020-rdb.md` draws the format and says why this is as it is. Numbers of the format are in `format.rs`.
 //!
 //! Reading: [`Reader`] takes bytes from anything that implements [`std::io::Read`] and returns one [`Event`] after the other;
 //! `input.rs` keeps the buffer, `decode/` makes entries of values. Nothing in a file is trusted: memory grows with the bytes
