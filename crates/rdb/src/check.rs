@@ -1,4 +1,4 @@
-//! A report on a file: what is in it, and where it is broken.
+//! Reports the contents of a file and its first fault.
 
 use std::fmt;
 use std::io::Read;
@@ -18,26 +18,26 @@ const TYPES: [Type; 6] = [
     Type::Stream,
 ];
 
-/// What a file has.
+/// The contents of a file.
 #[derive(Debug, Default)]
 pub struct Report {
     /// The version; `None` if the header is broken.
     pub version: Option<u32>,
-    /// Notes of the server that wrote it: names and values.
+    /// Metadata fields of the server that wrote it: names and values.
     pub aux: Vec<(Vec<u8>, Vec<u8>)>,
-    /// How many databases have entries.
+    /// Number of databases with entries.
     pub databases: u64,
-    /// How many entries have a deadline.
+    /// Number of entries with a deadline.
     pub deadlines: u64,
-    /// How many keys have a collection without elements, which are not loaded.
+    /// Number of keys with an empty collection, which are not loaded.
     pub empty_keys: u64,
-    /// How many libraries of functions there are.
+    /// Number of function libraries.
     pub functions: u64,
-    /// The types of modules that stored data beside the keys, one for each such piece of data.
+    /// Module types with data outside the keyspace, one per piece of data.
     pub modules: Vec<String>,
     /// Entries by type.
     pub types: [TypeReport; TYPES.len()],
-    /// How many bytes were read and found good.
+    /// Number of valid bytes.
     pub bytes: u64,
     /// True if bytes follow the end.
     pub has_trailing_bytes: bool,
@@ -48,7 +48,7 @@ pub struct Report {
 /// The entries of one type.
 #[derive(Debug, Default, Clone)]
 pub struct TypeReport {
-    /// How many there are.
+    /// Number of entries.
     pub entries: u64,
     /// The bytes they take in the file, keys included.
     pub bytes: u64,
@@ -58,7 +58,7 @@ pub struct TypeReport {
     pub largest_key: Vec<u8>,
 }
 
-/// Reads a whole file and says what is in it. Stops at the first fault.
+/// Reads a file to its end or to its first fault, and reports its contents.
 pub fn check(source: impl Read) -> Report {
     let mut report = Report::default();
     let thresholds = Thresholds::default();
@@ -182,8 +182,8 @@ impl fmt::Display for Report {
             writeln!(f, "bytes follow the end of the file's data")?;
         }
         match &self.fault {
-            Some(fault) => writeln!(f, "the file is broken {fault}"),
-            None => writeln!(f, "{} bytes, all of them good", self.bytes),
+            Some(fault) => writeln!(f, "fault {fault}"),
+            None => writeln!(f, "{} bytes, no fault found", self.bytes),
         }
     }
 }

@@ -1,21 +1,21 @@
-//! What can be wrong with a file or a DUMP payload.
+//! Errors of files and DUMP payloads.
 
 use std::fmt;
 use std::io;
 
-/// Why a file or a payload cannot be read.
+/// A file or payload cannot be read.
 #[derive(Debug)]
 pub struct RdbError {
-    /// Where in the file, in bytes from its beginning: the first byte of what could not be read. Within a packed
+    /// Byte offset in the file at which the faulty item begins. Within a packed
     /// collection [`Fault::Packed`] says more.
     pub offset: u64,
-    /// The key whose entry is concerned.
+    /// The key of the faulty entry.
     pub key: Option<Vec<u8>>,
-    /// What is wrong.
+    /// The fault.
     pub fault: Fault,
 }
 
-/// What is wrong with a file or a payload.
+/// A fault of a file or a payload.
 #[derive(Debug)]
 pub enum Fault {
     /// The bytes could not be read.
@@ -28,9 +28,9 @@ pub enum Fault {
     Version(u32),
     /// A byte that is neither an opcode nor a type of values.
     UnknownType(u8),
-    /// Something that exists in other servers only, which says what.
+    /// A feature of other servers that we do not have.
     Unsupported(&'static str),
-    /// A value of a module, or data that a module stored beside the keys.
+    /// A module's value, or data that a module stored outside the keyspace.
     Module {
         /// The name of the module's type.
         name: String,
@@ -49,9 +49,9 @@ pub enum Fault {
     Packed {
         /// Which form it has.
         form: Form,
-        /// Where in the collection's own bytes, which may have been compressed.
+        /// Offset within the collection's own bytes, after decompression.
         at: usize,
-        /// What is wrong there.
+        /// A description of the fault.
         problem: &'static str,
     },
     /// Two equal members or fields.
@@ -92,7 +92,7 @@ pub enum Form {
     StreamNode,
 }
 
-/// What occurs twice.
+/// An item that occurs twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Duplicate {
     /// A member of a set or sorted set.

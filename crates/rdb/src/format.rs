@@ -15,16 +15,16 @@ pub(crate) const VERSION_WITH_SET_LISTPACKS: u32 = 11;
 /// The first version with a checksum at the end.
 pub(crate) const VERSION_WITH_CHECKSUM: u32 = 5;
 
-/// What a file begins with, before the four digits of its version.
+/// Redis's magic string; four digits of the version follow.
 pub(crate) const REDIS_MAGIC: &[u8] = b"REDIS";
-/// What a file of Valkey's own versions begins with, before the three digits of its version.
+/// Valkey's magic string from version 80 on; three digits of the version follow.
 pub(crate) const VALKEY_MAGIC: &[u8] = b"VALKEY";
 /// Magic and version.
 pub(crate) const HEADER_BYTES: usize = 9;
 /// Version and checksum at the end of a DUMP payload.
 pub(crate) const DUMP_FOOTER_BYTES: usize = 10;
 
-/// What stands before a key, or instead of one.
+/// Opcodes: they precede a key or replace it.
 pub(crate) mod opcode {
     /// Redis: metadata of modules for the next key. Valkey: a slot that is being imported.
     pub const KEY_META_OR_SLOT_IMPORT: u8 = 243;
@@ -42,7 +42,7 @@ pub(crate) mod opcode {
     pub const END: u8 = 255;
 }
 
-/// How a value is stored.
+/// Types of values, each with its encoding.
 pub(crate) mod kind {
     pub const STRING: u8 = 0;
     pub const LIST: u8 = 1;
@@ -72,11 +72,11 @@ pub(crate) mod kind {
     pub const HASH_LISTPACK_DEADLINES_PRE_GA: u8 = 23;
     pub const HASH_DEADLINES: u8 = 24;
     pub const HASH_LISTPACK_DEADLINES: u8 = 25;
-    /// With the state of idempotent producers.
+    /// Adds the state of idempotent producers.
     pub const STREAM_4: u8 = 26;
-    /// With entries that were given back.
+    /// Adds entries released with XNACK.
     pub const STREAM_5: u8 = 27;
-    /// The newest type of Redis, which we do not read. All from here on are known by name only.
+    /// The first type that we do not read; those from here to [`LAST`] are known by name only.
     pub const ARRAY: u8 = 28;
     pub const LAST: u8 = 33;
 }
@@ -89,7 +89,7 @@ pub(crate) mod string {
     pub const LZF: u64 = 3;
 }
 
-/// What a value of a module is made of.
+/// Parts of a module's value.
 pub(crate) mod module {
     pub const END: u64 = 0;
     pub const SIGNED: u64 = 1;
@@ -99,7 +99,7 @@ pub(crate) mod module {
     pub const STRING: u64 = 5;
 }
 
-/// How a node of a list is stored.
+/// Encodings of a list node.
 pub(crate) mod node {
     pub const PLAIN: u64 = 1;
     pub const PACKED: u64 = 2;

@@ -1,4 +1,4 @@
-//! Bytes from a source, in a buffer that never grows beyond what has really arrived.
+//! A buffered source of bytes. The buffer grows only with bytes that have arrived.
 //!
 //! ```text
 //! buffer   | consumed | to be read | room |
@@ -14,7 +14,7 @@ use crate::error::Fault;
 use crate::format::string;
 use crate::lzf;
 
-/// What is read at once, and the room kept between large strings.
+/// Bytes requested per read, and the buffer size kept after a large string.
 const CHUNK_BYTES: usize = 128 << 10;
 
 /// No string is longer: an entry cannot hold it.
@@ -27,18 +27,18 @@ pub(crate) struct Input<R> {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
-    /// How many bytes came before those in the buffer.
+    /// Number of bytes before those in the buffer.
     passed: u64,
     /// Over all consumed bytes before `summed`.
     checksum: Option<Checksum>,
     summed: usize,
-    /// Where the last thing began that was asked for.
+    /// Offset at which the last requested item began.
     mark: u64,
     /// The last compressed string, expanded.
     expanded: Vec<u8>,
 }
 
-/// Where the bytes of a string are.
+/// The place of a string's bytes.
 enum Stored {
     Integer(i64),
     /// In the buffer, before `start`.
@@ -61,12 +61,12 @@ impl<R: Read> Input<R> {
         }
     }
 
-    /// How many bytes were consumed.
+    /// Number of bytes consumed so far.
     pub(crate) fn offset(&self) -> u64 {
         self.passed + self.start as u64
     }
 
-    /// The offset of the last thing that was asked for.
+    /// The offset at which the last requested item began.
     pub(crate) fn mark(&self) -> u64 {
         self.mark
     }

@@ -3,8 +3,8 @@
 //! `docs/decisions/0020-rdb.md` draws the format and says why this is as it is. Numbers of the format are in `format.rs`.
 //!
 //! Reading: [`Reader`] takes bytes from anything that implements [`std::io::Read`] and returns one [`Event`] after the other;
-//! `input.rs` keeps the buffer, `decode/` makes entries of values. Nothing in a file is trusted: memory grows with the bytes
-//! that arrived, and what is wrong ends in an [`RdbError`] with offset and key. [`check`] reports on a whole file.
+//! `input.rs` keeps the buffer, `decode/` makes entries of values. Nothing in a file is trusted: memory grows only with the bytes
+//! that arrive, and a fault becomes an [`RdbError`] with offset and key. [`check`] reports on a whole file.
 //!
 //! Writing: [`Encoder`] appends to a vector; `encode/` has a file per part. A large value is written in slices by
 //! [`ValueWriter`]. [`Checksum`] is what the end of the file needs.

@@ -20,12 +20,12 @@ const COPY_MIN: usize = 3;
 const EXPANSION_MAX: usize = COPY_MAX / 3;
 
 const TABLE_BITS: u32 = 13;
-/// After so many misses, one more byte is passed over at each.
+/// After this many misses (as a power of two), the search skips one more byte per miss.
 const MISSES_PER_STEP: u32 = 5;
 
 /// Expands `input` to exactly `len` bytes, appended to `output`. False if that fails.
 ///
-/// What `output` grows by is bounded by the length of `input`, whatever `len` says.
+/// The length of `input` bounds the growth of `output`, whatever `len` says.
 pub(crate) fn decompress(mut input: &[u8], len: usize, output: &mut Vec<u8>) -> bool {
     if len > input.len().saturating_mul(EXPANSION_MAX) {
         return false;
@@ -76,14 +76,14 @@ pub(crate) fn decompress(mut input: &[u8], len: usize, output: &mut Vec<u8>) -> 
     output.len() - start == len
 }
 
-/// A compressor. It can stop after some bytes and go on later, so that a long string delays nobody.
+/// A compressor that can stop after some bytes and resume later, so that a long string delays nobody.
 pub(crate) struct Compressor {
-    /// For the hash of three bytes, where they were last seen, counted from the beginning of all inputs.
+    /// Maps the hash of three bytes to the position of their last occurrence, counted over all inputs.
     table: Box<[u32; 1 << TABLE_BITS]>,
     /// The position of the current input's first byte in that count.
     base: u32,
     position: usize,
-    /// Where the bytes begin that no copy covers.
+    /// Start of the bytes that no copy covers yet.
     literals: usize,
     misses: u32,
     output: Vec<u8>,
@@ -109,7 +109,7 @@ impl Compressor {
         (self.output.len() < len_max).then_some(&self.output[..])
     }
 
-    /// Makes it ready for an input of `len` bytes.
+    /// Prepares for an input of `len` bytes.
     pub(crate) fn begin(&mut self, len: usize) {
         let next = u64::from(self.base) + self.position as u64;
         if next + len as u64 > u64::from(u32::MAX) {
@@ -122,7 +122,7 @@ impl Compressor {
         self.output.clear();
     }
 
-    /// What came out so far.
+    /// The output so far.
     pub(crate) fn output(&self) -> &[u8] {
         &self.output
     }

@@ -1,4 +1,4 @@
-//! A file, as one event after the other.
+//! Reads a file as a sequence of events.
 
 use std::io::Read;
 
@@ -12,10 +12,10 @@ use crate::format::{
 };
 use crate::input::{Input, Result};
 
-/// Something that a file says.
+/// A part of a file.
 #[derive(Debug)]
 pub enum Event {
-    /// A note of the server that wrote the file.
+    /// A metadata field of the server that wrote the file.
     Aux {
         /// Its name, such as `redis-ver`.
         name: Vec<u8>,
@@ -24,14 +24,14 @@ pub enum Event {
     },
     /// The entries from here on are in this database.
     SelectDb(u64),
-    /// How many keys the database has; a hint, not to be trusted.
+    /// The number of keys in the database: an untrusted hint.
     ResizeDb {
         /// Keys.
         keys: u64,
         /// Keys with a deadline.
         deadlines: u64,
     },
-    /// How many keys a slot of a cluster has; a hint, not to be trusted.
+    /// The number of keys in a cluster slot: an untrusted hint.
     SlotInfo {
         /// The slot.
         slot: u64,
@@ -42,7 +42,7 @@ pub enum Event {
     },
     /// A library of functions: its code.
     Function(Vec<u8>),
-    /// Data that a module stored beside the keys; it was passed over.
+    /// Data that a module stored outside the keyspace. The reader skipped it.
     ModuleAux {
         /// The name of the module's type.
         name: String,
@@ -54,25 +54,25 @@ pub enum Event {
         /// The key.
         key: Vec<u8>,
     },
-    /// The end. The checksum was right, if there is one and it was to be checked.
+    /// The end of the file. The checksum was right, unless the file has none or verification is off.
     End,
 }
 
-/// A key with its value, and what eviction knows of it.
+/// A key with its value and its eviction data.
 #[derive(Debug)]
 pub struct LoadedEntry {
     /// Key, value and deadline; the deadline may have passed.
     pub entry: Entry,
-    /// How long the key was not used, in seconds.
+    /// Idle time of the key in seconds.
     pub idle_seconds: Option<u64>,
-    /// How often the key is used: Redis's logarithmic counter.
+    /// Access frequency of the key: Redis's logarithmic counter.
     pub frequency: Option<u8>,
 }
 
-/// How to read a file.
+/// Options for reading a file.
 #[derive(Clone, Copy, Debug)]
 pub struct ReadOptions<'t> {
-    /// How large a packed collection may be.
+    /// Size limits of packed collections.
     pub thresholds: &'t Thresholds,
     /// Whether the checksum is computed and compared.
     pub verify_checksum: bool,
@@ -94,7 +94,7 @@ pub struct Reader<'t, R> {
     is_done: bool,
 }
 
-/// What comes before a key and belongs to it.
+/// Attributes that precede a key and belong to it.
 #[derive(Default)]
 struct Attributes {
     deadline_ms: Option<i64>,
@@ -134,7 +134,7 @@ impl<'t, R: Read> Reader<'t, R> {
         self.version
     }
 
-    /// How many bytes were read and used.
+    /// Number of bytes consumed so far.
     pub fn offset(&self) -> u64 {
         self.input.offset()
     }
@@ -316,7 +316,7 @@ fn is_of_first_versions(byte: u8) -> bool {
     byte <= kind::HASH_ZIPLIST || byte >= opcode::EXPIRE_MS
 }
 
-/// Passes over a value of a module.
+/// Skips a module's value.
 fn skip_module<R: Read>(input: &mut Input<R>) -> Result<()> {
     loop {
         match input.length()? {

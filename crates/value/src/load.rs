@@ -1,4 +1,4 @@
-//! Entries whose collection exists already as bytes or as a large one: what reading a file makes, in one allocation each.
+//! Builds entries from collections that exist already, packed or large, with one allocation each: for reading files.
 
 use crate::block::{BYTES_MAX, Block, Kind, Shape};
 use crate::large::SharedLarge;
@@ -7,7 +7,7 @@ use crate::{Entry, Large};
 /// The elements of a listpack, without its header.
 #[derive(Clone, Copy, Debug)]
 pub struct Elements<'a> {
-    /// How many there are; not zero.
+    /// Their number; not zero.
     pub count: u32,
     /// Their bytes, one element behind the other.
     pub bytes: &'a [u8],

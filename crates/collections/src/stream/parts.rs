@@ -1,4 +1,4 @@
-//! A node of a stream, to read as a whole: what files store.
+//! Read access to whole nodes of a stream, the units that files store.
 
 use super::node::Node;
 use super::{StreamEntry, StreamId};
@@ -18,7 +18,7 @@ impl<'a> NodeRef<'a> {
         self.0.id
     }
 
-    /// How many entries it has that are not deleted.
+    /// The number of entries that are not deleted.
     #[expect(
         clippy::len_without_is_empty,
         reason = "a node without entries is removed"

@@ -1,4 +1,4 @@
-//! Packed collections as files have them: each is one string, and each is checked byte by byte before anything uses it.
+//! Packed collections in files. Each is one string and is validated byte by byte before use.
 //!
 //! ```text
 //! listpack   | bytes: u32 | count: u16 | element ... | 0xff |
@@ -27,7 +27,7 @@ const INTSET_HEADER_BYTES: usize = 8;
 const END: u8 = 0xff;
 /// The count of a listpack or ziplist that does not say how many elements it has.
 const COUNT_UNKNOWN: u16 = u16::MAX;
-/// What a length in a ziplist or zipmap begins with if four bytes follow.
+/// First byte of a four-byte length in a ziplist or zipmap.
 const LONG: u8 = 0xfe;
 
 fn broken(form: Form, at: usize, problem: &'static str) -> Fault {

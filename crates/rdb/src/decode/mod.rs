@@ -1,4 +1,4 @@
-//! From the bytes of a value to an entry.
+//! Decodes values and builds entries from them.
 
 mod blob;
 mod hash;
@@ -18,7 +18,7 @@ use crate::error::{Duplicate, Fault};
 use crate::format::{kind, module_name};
 use crate::input::{Input, Result};
 
-/// Whose numbers the types of values from 22 on are.
+/// Redis and Valkey assign different meanings to the types from 22 on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dialect {
     /// Of Redis, and of Valkey up to version 11.
@@ -27,14 +27,14 @@ pub(crate) enum Dialect {
     Valkey,
 }
 
-/// What an entry has beside its value.
+/// The parts of an entry other than its value.
 #[derive(Clone, Copy)]
 pub(crate) struct Head<'a> {
     pub key: &'a [u8],
     pub deadline_ms: Option<i64>,
 }
 
-/// Reads values. Keeps the memory it needs for the next one.
+/// Decodes values. Reuses its scratch memory for the next one.
 pub(crate) struct Decoder<'t> {
     thresholds: &'t Thresholds,
     scratch: Scratch,
@@ -120,7 +120,7 @@ pub(crate) fn is_kind(byte: u8) -> bool {
     byte <= kind::LAST && byte != 8
 }
 
-/// Why a value of type `of` cannot be loaded.
+/// The reason why a value of type `of` cannot be loaded.
 fn refusal<R: Read>(input: &mut Input<R>, of: u8, dialect: Dialect) -> Fault {
     match (of, dialect) {
         (kind::MODULE, _) => match input.length() {

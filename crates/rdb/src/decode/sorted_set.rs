@@ -34,7 +34,7 @@ pub(super) struct Scored {
 #[derive(Clone, Copy)]
 struct Place {
     score: f64,
-    /// Where it is in the texts.
+    /// Its position in the texts.
     start: usize,
     len: usize,
 }
@@ -238,7 +238,7 @@ impl<'e, 'h> Order<'e, 'h> {
         }
     }
 
-    /// Sees a member, or the score of the one before.
+    /// Checks a member, or the score of the one before.
     #[inline]
     fn see(&mut self, index: u32, element: Element<'e>) -> Result<()> {
         if index.is_multiple_of(2) {

@@ -4,7 +4,7 @@
 //! stream   | count of nodes | node ... | length | last id | [first id | highest deleted id | added] |
 //!          | count of groups | group ... | [idempotent producers] |
 //! node     | string: id of 16 bytes, big-endian | string: a listpack |
-//! group    | name | last id | [entries read] | count | pending ... | count | consumer ... | [count | id given back ...] |
+//! group    | name | last id | [entries read] | count | pending ... | count | consumer ... | [count | released id ...] |
 //! pending  | id, 16 bytes | delivered at, ms: u64 | deliveries |
 //! consumer | name | seen at, ms: u64 | [active at, ms: u64] | count | id, 16 bytes ... |
 //!
@@ -15,7 +15,7 @@
 //! ```
 //!
 //! Other ids are two lengths. Type 1 has nothing in brackets; type 2 has what concerns ids and entries; type 3 the time
-//! of activity; type 4 producers; type 5 ids given back.
+//! of activity; type 4 producers; type 5 the ids that XNACK released.
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -31,7 +31,7 @@ use crate::input::{Input, Result, append_text};
 const DELETED: i64 = 1;
 const SAME_NAMES: i64 = 2;
 const ID_BYTES: usize = 16;
-/// What a group says whose number of entries read is not known.
+/// Marks an unknown number of entries read.
 const READ_UNKNOWN: u64 = u64::MAX;
 /// A node takes all entries that its listpack has.
 const ONE_NODE: NodeLimits = NodeLimits {
@@ -50,7 +50,7 @@ pub(super) struct Texts {
     values: Vec<Span>,
 }
 
-/// Where a text is.
+/// The place of a text.
 #[derive(Clone, Copy)]
 struct Span {
     start: usize,
@@ -252,7 +252,7 @@ fn push(
     Ok(())
 }
 
-/// Reads what is known of a stream beside its entries.
+/// Reads a stream's length, last id and counters.
 fn history<R: Read>(input: &mut Input<R>, of: u8, stream: &mut Stream) -> Result<()> {
     let len = stream.len() as u64;
     if input.length()? != len {
@@ -302,7 +302,7 @@ fn group<R: Read>(input: &mut Input<R>, of: u8, stream: &mut Stream) -> Result<(
         }
         if of >= kind::STREAM_5 && input.length()? > 0 {
             return Err(Fault::Unsupported(
-                "a consumer group of Redis 8 with entries that were given back",
+                "a consumer group with entries released by XNACK (Redis 8)",
             ));
         }
         match pending.is_empty() {
@@ -343,7 +343,7 @@ fn consumer<R: Read>(
     Ok(())
 }
 
-/// Passes over the state of idempotent producers of Redis 8, which only saves sending an entry twice.
+/// Skips Redis 8's state of idempotent producers, which only prevents duplicate XADDs.
 fn skip_producers<R: Read>(input: &mut Input<R>) -> Result<()> {
     // Duration, and how many are kept.
     input.length()?;

@@ -1,4 +1,4 @@
-//! Writing: what a file is made of, appended to a vector.
+//! Encodes the parts of a file and appends them to a vector.
 
 mod stream;
 mod value;
@@ -25,7 +25,7 @@ const SAVED_BYTES_MIN: usize = 4;
 /// The longest text of an integer that is stored as one: `-2147483648`.
 const INTEGER_BYTES_MAX: usize = 11;
 
-/// How to write.
+/// Options for writing a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WriteOptions {
     /// The version of the file: 10 to 12 of Redis, or 80 of Valkey.
@@ -34,16 +34,16 @@ pub struct WriteOptions {
     pub compress: bool,
 }
 
-/// What eviction knows of a key.
+/// Eviction data of a key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Access {
-    /// How long it was not used, in seconds.
+    /// Idle time in seconds.
     pub idle_seconds: Option<u64>,
-    /// How often it is used: Redis's logarithmic counter.
+    /// Access frequency: Redis's logarithmic counter.
     pub frequency: Option<u8>,
 }
 
-/// An entry cannot be written to a file of the chosen version, but to one of this.
+/// An entry cannot be written in the chosen version; this one can express it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NeedsVersion(pub u32);
 
@@ -105,7 +105,7 @@ impl Encoder {
         }
     }
 
-    /// What a file begins with.
+    /// The header of a file.
     pub fn header(&self, out: &mut Vec<u8>) {
         let version = self.options.version;
         if version < VALKEY_VERSION_MIN {
@@ -117,7 +117,7 @@ impl Encoder {
         }
     }
 
-    /// A note, such as `redis-ver`. Notes come before all databases.
+    /// A metadata field, such as `redis-ver`. These come before all databases.
     pub fn aux(&mut self, name: &[u8], value: &[u8], out: &mut Vec<u8>) {
         out.push(opcode::AUX);
         self.string(name, out);
@@ -199,7 +199,7 @@ impl Encoder {
         Ok(())
     }
 
-    /// The end of a file. `out` has all that `checksum` was not given yet; without a checksum the file says that it has none.
+    /// The end of a file. `out` holds all bytes that `checksum` has not seen yet. Without a checksum the file is marked as having none.
     pub fn end(&self, checksum: Option<Checksum>, out: &mut Vec<u8>) {
         const { assert!(VERSION_WRITTEN >= VERSION_WITH_CHECKSUM) };
         out.push(opcode::END);

@@ -9,11 +9,11 @@ use super::{Encoder, put_length};
 
 /// Pending entries between two looks at how much was written.
 const PENDING_PER_STEP: usize = 64;
-/// How many entries a group has read that does not know.
+/// Marks an unknown number of entries read.
 const READ_UNKNOWN: u64 = u64::MAX;
 const SAME_NAMES: i64 = 2;
 
-/// Where in a stream to go on.
+/// Where to resume in a stream.
 pub(super) enum StreamWriter {
     Start,
     /// At this node.
@@ -22,7 +22,7 @@ pub(super) enum StreamWriter {
     Group(usize, GroupPart),
 }
 
-/// Where in a group to go on.
+/// Where to resume in a group.
 pub(super) enum GroupPart {
     Start,
     /// Behind this pending entry.

@@ -24,9 +24,9 @@ const MEMBERS_PER_STEP: usize = 32;
 #[expect(missing_debug_implementations, reason = "scratch memory")]
 pub struct ValueWriter(State);
 
-/// What was written.
+/// Progress within a value.
 enum State {
-    /// Nothing.
+    /// Nothing is written yet.
     Start,
     /// A long string is being compressed.
     Compressing(Box<Compressor>, usize),
@@ -44,7 +44,7 @@ enum State {
     SortedSet(usize),
     /// A part of a stream.
     Stream(StreamWriter),
-    /// All.
+    /// All is written.
     Done,
 }
 
