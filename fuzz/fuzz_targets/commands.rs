@@ -9,12 +9,12 @@ use std::sync::LazyLock;
 use std::sync::atomic::Ordering::Relaxed;
 
 use damselfly_commands::{Arity, At, Keys};
-use damselfly_engine::{Engine, Now, Layout};
+use damselfly_config::{Allow, Config, MaxmemoryPolicy, Origin};
+use damselfly_engine::{Engine, Layout, Now};
 use damselfly_protocol::Version;
 use damselfly_protocol::client::{Decoder, NullKind, Value, write_command};
-use damselfly_server::clients::NewClient;
-use damselfly_config::{Allow, Config, MaxmemoryPolicy, Origin};
 use damselfly_server::blocked::End;
+use damselfly_server::clients::NewClient;
 use damselfly_server::clock::{CLOCK_MS, now_ms};
 use damselfly_server::dispatch::{BatchEnd, Dispatcher};
 use damselfly_server::event_loop::connection::Connection;
@@ -162,7 +162,8 @@ impl Server {
             databases: DATABASES as usize,
         }));
         let poll = mio::Poll::new().expect("the system has descriptors");
-        let waker = mio::Waker::new(poll.registry(), mio::Token(0)).expect("the system has descriptors");
+        let waker =
+            mio::Waker::new(poll.registry(), mio::Token(0)).expect("the system has descriptors");
         let (stream, _) = mio::net::UnixStream::pair().expect("the system has descriptors");
         let threads = vec![Thread::new(waker)];
         let shared = Arc::new(Shared::new(engine, threads, config.clone(), None));
@@ -235,7 +236,10 @@ impl Server {
         let Some(blocking) = &self.connection.session.blocking else {
             return;
         };
-        assert!(blocking.end(End::TimedOut), "nothing else can have unblocked it");
+        assert!(
+            blocking.end(End::TimedOut),
+            "nothing else can have unblocked it"
+        );
         let end = blocking.blocked_client.take_end().expect("it was just set");
         self.dispatcher.finish_blocked(&mut self.connection, end);
         assert_eq!(self.shared.engine.waiting_count(), 0);

@@ -20,6 +20,7 @@ use crate::element::{Element, Needle};
 use crate::listpack::{self, HEADER_BYTES, Listpack, Offset};
 use damselfly_base::heap::block_bytes;
 use node::{NODE_BYTES_MAX, Node};
+use std::borrow::Cow;
 use std::collections::VecDeque;
 pub use walk::Walk;
 
@@ -121,7 +122,35 @@ impl Chain {
         chain
     }
 
-    /// The whole list as one listpack, if that is within the limits of `shape`.
+    /// Adds all elements of a listpack at the right end: as one node if the shape allows that, one by one otherwise.
+    pub fn append_listpack(&mut self, listpack: Listpack<'_>) {
+        let allowed = self.shape.allows(listpack.byte_len(), listpack.len());
+        let joined = self.nodes.back().is_some_and(|last| {
+            let bytes = last.byte_len() + listpack.byte_len();
+            let elements = last.count() + listpack.len();
+            self.shape.halved().allows(bytes, elements)
+        });
+        if listpack.is_empty() || !allowed || joined {
+            for element in listpack {
+                self.push(Side::Right, element);
+            }
+            return;
+        }
+        let mut node = Node::with_capacity(listpack.byte_len(), Side::Left);
+        let end = listpack.end();
+        node.edit(|node| {
+            listpack::append_range(node, listpack, Offset::FIRST, end, listpack.len());
+        });
+        self.add_node(self.nodes.len(), node);
+        self.seal_ends();
+    }
+
+    /// The listpack of the node at an index, uncompressed.
+    pub fn node(&self, index: usize) -> Option<Cow<'_, [u8]>> {
+        self.nodes.get(index).map(Node::listpack_bytes)
+    }
+
+    /// The whole list as one listpack, if that keeps to the limits of `shape`.
     pub fn to_listpack(&self, shape: Shape) -> Option<Vec<u8>> {
         // More than two nodes exceed the limits, or will soon be merged.
         if self.nodes.len() > 2 || !shape.allows(0, self.len) {

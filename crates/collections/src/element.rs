@@ -108,8 +108,44 @@ impl<'a> Element<'a> {
         }
     }
 
-    /// Reads the element at the front of `bytes`, and returns it with its size without the back-length. `None` if the bytes
-    /// are not a valid element.
+    /// Reads the element at the front of `bytes`, which may come from outside, and returns how many bytes it takes with its
+    /// back-length. `None` if they are not an element, or its back-length is wrong.
+    #[inline]
+    pub fn read(bytes: &'a [u8]) -> Option<(Self, usize)> {
+        match *bytes {
+            [number @ 0..=0x7f, 1, ..] => Some((Self::Integer(i64::from(number)), 2)),
+            [tag @ 0x80..=0xbf, ref rest @ ..] => {
+                // Up to 64 bytes, so that one byte is enough for the back-length.
+                let len = usize::from(tag & 0x3f);
+                let (text, back) = rest.split_at_checked(len)?;
+                (back.first() == Some(&(len as u8 + 1))).then_some((Self::Bytes(text), len + 2))
+            }
+            [tag @ 0xc0..=0xdf, low, 2, ..] => {
+                // The 13 bits to the top and back extend the sign.
+                let bits = u16::from_be_bytes([tag, low]) << 3;
+                Some((Self::Integer(i64::from(bits.cast_signed() >> 3)), 3))
+            }
+            _ => Self::read_any(bytes),
+        }
+    }
+
+    fn read_any(bytes: &'a [u8]) -> Option<(Self, usize)> {
+        let (element, span) = Self::decode(bytes)?;
+        let (back, back_bytes) = back_length(span);
+        let end = span + back_bytes;
+        (bytes.get(span..end)? == &back[..back_bytes]).then_some((element, end))
+    }
+
+    /// Adds the bytes that it takes in a listpack to `bytes`.
+    #[inline]
+    pub fn append_to(self, bytes: &mut Vec<u8>) {
+        let at = bytes.len();
+        bytes.resize(at + self.encoded_bytes(), 0);
+        self.encode(&mut bytes[at..]);
+    }
+
+    /// Reads the element at the front of `bytes`, and tells how many bytes it takes without its back-length. `None` if they
+    /// are not an element.
     #[inline]
     pub(crate) fn decode(bytes: &'a [u8]) -> Option<(Self, usize)> {
         Some(match *bytes {

@@ -130,10 +130,26 @@ pub fn validate(bytes: &[u8]) -> bool {
     let Some((width @ (2 | 4 | 8), integers)) = bytes.split_first() else {
         return bytes.is_empty();
     };
-    integers.len().is_multiple_of(usize::from(*width))
-        && Intset::new(bytes)
-            .iter()
-            .is_sorted_by(|low, high| low < high)
+    integers.len().is_multiple_of(usize::from(*width)) && is_ascending(*width, integers)
+}
+
+/// Whether integers of this width, which is 2, 4 or 8, are each above the one before.
+pub fn is_ascending(width: u8, integers: &[u8]) -> bool {
+    let width = usize::from(width);
+    let set = Intset { width, integers };
+    set.iter().is_sorted_by(|low, high| low < high)
+}
+
+/// Appends the set of these integers to empty `bytes`; each is above the one before.
+pub fn fill(bytes: &mut Vec<u8>, integers: &[i64]) {
+    let ends = [integers.first(), integers.last()];
+    let width = ends.into_iter().flatten().map(|&end| width_of(end)).max();
+    let width = width.unwrap_or(2);
+    bytes.reserve(1 + integers.len() * width);
+    bytes.push(width as u8);
+    for integer in integers {
+        bytes.extend_from_slice(&integer.to_le_bytes()[..width]);
+    }
 }
 
 /// Adds an integer; false if it was already there.
@@ -288,6 +304,22 @@ mod tests {
                     Intset::new(&bytes).width(),
                     width_of(first).max(width_of(second))
                 );
+            }
+        }
+    }
+
+    #[test]
+    fn a_set_is_made_of_sorted_integers_at_once() {
+        for (low, first) in EDGES.iter().enumerate() {
+            for last in &EDGES[low..] {
+                let model = BTreeSet::from([*first, *last]);
+                let integers: Vec<i64> = model.iter().copied().collect();
+                let (mut filled, mut inserted) = (Vec::new(), Vec::new());
+                fill(&mut filled, &integers);
+                integers
+                    .iter()
+                    .for_each(|&number| assert!(insert(&mut inserted, number)));
+                assert_eq!(filled, inserted);
             }
         }
     }

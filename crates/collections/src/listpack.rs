@@ -10,7 +10,7 @@
 //! All functions but [`Listpack::is_valid`] expect bytes that were written here, or that `is_valid` accepted: they then never
 //! panic. Other bytes may cause a panic, but nothing worse.
 
-use crate::element::{Element, Needle, back_length, read_back_length, span_at, with_back_length};
+use crate::element::{Element, Needle, read_back_length, span_at, with_back_length};
 use crate::{Buffer, Side};
 
 /// The bytes before the elements.
@@ -53,14 +53,10 @@ impl<'a> Listpack<'a> {
         let mut count = 0;
         let mut rest = &self.bytes[HEADER_BYTES..];
         while !rest.is_empty() {
-            let Some((_, span)) = Element::decode(rest) else {
+            let Some((_, bytes)) = Element::read(rest) else {
                 return false;
             };
-            let (back, back_bytes) = back_length(span);
-            if rest.get(span..span + back_bytes) != Some(&back[..back_bytes]) {
-                return false;
-            }
-            rest = &rest[span + back_bytes..];
+            rest = &rest[bytes..];
             count += 1;
         }
         count > 0 && count == self.len()

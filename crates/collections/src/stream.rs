@@ -14,11 +14,13 @@ use std::sync::Arc;
 mod group;
 mod id;
 mod node;
+mod parts;
 mod walk;
 
 pub use group::{Consumer, ConsumerIndex, Group, Pending};
 pub use id::StreamId;
 pub use node::{ENTRY_BYTES_MAX, NodeLimits, Pairs, StreamEntry};
+pub use parts::NodeRef;
 pub use walk::Walk;
 
 use node::Node;
@@ -90,7 +92,12 @@ impl Stream {
         self.nodes.len()
     }
 
-    /// The approximate number of memory blocks that the stream consists of.
+    /// The node at an index; the units in which files keep streams.
+    pub fn node(&self, index: usize) -> Option<NodeRef<'_>> {
+        self.nodes.get(index).map(NodeRef::new)
+    }
+
+    /// How many blocks of memory it consists of, about.
     pub fn parts(&self) -> usize {
         let groups = self.groups.values().map(|group| 1 + group.parts());
         self.nodes.len() + groups.sum::<usize>()
@@ -143,7 +150,31 @@ impl Stream {
             "an entry of {text_bytes} bytes"
         );
         let is_full = |node: &Node| node.is_full(text_bytes, limits);
-        if self.nodes.back().is_none_or(is_full) {
+        let starts_node = self.nodes.back().is_none_or(is_full);
+        self.add(id, pairs, starts_node);
+    }
+
+    /// Adds an entry behind all others, as the first of a new node: for streams that are read from a file, whose nodes are to
+    /// be the same.
+    ///
+    /// # Panics
+    /// As [`Stream::push`] does.
+    pub fn push_in_new_node<'e>(
+        &mut self,
+        id: StreamId,
+        pairs: impl ExactSizeIterator<Item = (&'e [u8], &'e [u8])> + Clone,
+    ) {
+        assert!(id > self.last_id, "{id} after {}", self.last_id);
+        self.add(id, pairs, true);
+    }
+
+    fn add<'e>(
+        &mut self,
+        id: StreamId,
+        pairs: impl ExactSizeIterator<Item = (&'e [u8], &'e [u8])> + Clone,
+        starts_node: bool,
+    ) {
+        if starts_node {
             let room = match self.nodes.back() {
                 None => FIRST_ROOM_BYTES,
                 Some(last) => last.byte_len(),
@@ -366,8 +397,8 @@ impl Stream {
         self.has_gaps() && start <= self.deleted_max
     }
 
-    /// The number of entries ever added up to and including this id; `None` if unknown.
-    fn position(&self, id: StreamId) -> Option<u64> {
+    /// How many entries were ever added up to this one; `None` if that can't be told.
+    pub fn position(&self, id: StreamId) -> Option<u64> {
         if self.added == 0 {
             return Some(0);
         }

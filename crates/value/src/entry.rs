@@ -342,7 +342,12 @@ impl Entry {
         unsafe { SharedLarge::from_raw(address) }
     }
 
-    /// Gives up ownership; [`Entry::from_raw`] takes it back.
+    /// The entry in a new block, whose parts are all written.
+    pub(crate) fn from_block(block: Block) -> Self {
+        Self(block)
+    }
+
+    /// Gives up ownership; the pointer goes back to [`Entry::from_raw`].
     pub(crate) fn into_raw(self) -> NonNull<u8> {
         std::mem::ManuallyDrop::new(self).0.0
     }

@@ -241,7 +241,15 @@ impl Node {
         true
     }
 
-    /// Frees spare capacity, since no entry will follow.
+    /// The names of the first entry.
+    pub fn names(&self) -> impl Iterator<Item = Element<'_>> + Clone {
+        let mut at = 0;
+        let count = number_at(&self.bytes, &mut at);
+        let mut names = &self.bytes[at..];
+        (0..count).map(move |_| take(&mut names))
+    }
+
+    /// Gives back room that no entry will need.
     pub fn seal(&mut self) {
         if let Some(bytes) = Arc::get_mut(&mut self.bytes) {
             bytes.shrink_to_fit();
@@ -373,7 +381,12 @@ impl<'a> StreamEntry<'a> {
         self.pairs
     }
 
-    /// An iterator over the names and values.
+    /// Whether its names are those of its node, see [`super::NodeRef::names`].
+    pub fn has_names_of_node(&self) -> bool {
+        self.names.is_some()
+    }
+
+    /// Its names and values.
     #[inline]
     pub fn pairs(&self) -> Pairs<'a> {
         Pairs {

@@ -1,0 +1,334 @@
+//! Encodes the parts of a file and appends them to a vector.
+
+mod stream;
+mod value;
+
+use std::fmt;
+
+use damselfly_base::number::parse_integer;
+use damselfly_collections::Element;
+use damselfly_value::{EntryRef, HashRef, Text, Value};
+
+use crate::checksum::Checksum;
+use crate::format::{
+    REDIS_MAGIC, VALKEY_MAGIC, VALKEY_VERSION_MIN, VERSION_WITH_CHECKSUM,
+    VERSION_WITH_FIELD_DEADLINES, VERSION_WRITTEN, opcode, string,
+};
+use crate::lzf::Compressor;
+
+pub use value::ValueWriter;
+
+/// Shorter strings are not compressed, as in Redis.
+const COMPRESSED_BYTES_MIN: usize = 21;
+/// A string is compressed if that saves so many bytes.
+const SAVED_BYTES_MIN: usize = 4;
+/// The longest text of an integer that is stored as one: `-2147483648`.
+const INTEGER_BYTES_MAX: usize = 11;
+
+/// Options for writing a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WriteOptions {
+    /// The version of the file: 10 to 12 of Redis, or 80 of Valkey.
+    pub version: u32,
+    /// Whether strings are compressed.
+    pub compress: bool,
+}
+
+/// Eviction data of a key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Access {
+    /// Idle time in seconds.
+    pub idle_seconds: Option<u64>,
+    /// Access frequency: Redis's logarithmic counter.
+    pub frequency: Option<u8>,
+}
+
+/// An entry cannot be written in the chosen version; this one can express it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NeedsVersion(pub u32);
+
+impl fmt::Display for NeedsVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "expiration times of fields need RDB version {}", self.0)
+    }
+}
+
+impl std::error::Error for NeedsVersion {}
+
+/// The lowest version of a file that can hold an entry.
+pub fn version_needed(entry: EntryRef<'_>) -> u32 {
+    version_of(entry.value())
+}
+
+/// Whether a hash has a field with a deadline.
+fn is_timed(hash: HashRef<'_>) -> bool {
+    hash.first_deadline_ms().is_some()
+}
+
+fn version_of(value: Value<'_>) -> u32 {
+    match value {
+        Value::Hash(hash) if is_timed(hash) => VERSION_WITH_FIELD_DEADLINES,
+        Value::Text(_)
+        | Value::List(_)
+        | Value::Set(_)
+        | Value::Hash(_)
+        | Value::SortedSet(_)
+        | Value::Stream(_) => VERSION_WRITTEN,
+    }
+}
+
+/// Writes the parts of a file.
+#[expect(missing_debug_implementations, reason = "scratch memory")]
+pub struct Encoder {
+    options: WriteOptions,
+    compressor: Option<Compressor>,
+    scratch: Vec<u8>,
+}
+
+impl Encoder {
+    /// A writer of parts of a file.
+    ///
+    /// # Panics
+    /// If the version is none that can be written.
+    pub fn new(options: WriteOptions) -> Self {
+        let known = [
+            VERSION_WRITTEN,
+            11,
+            VERSION_WITH_FIELD_DEADLINES,
+            VALKEY_VERSION_MIN,
+        ];
+        assert!(known.contains(&options.version), "{}", options.version);
+        Self {
+            options,
+            compressor: options.compress.then(Compressor::new),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// The header of a file.
+    pub fn header(&self, out: &mut Vec<u8>) {
+        let version = self.options.version;
+        if version < VALKEY_VERSION_MIN {
+            out.extend_from_slice(REDIS_MAGIC);
+            out.extend_from_slice(format!("{version:04}").as_bytes());
+        } else {
+            out.extend_from_slice(VALKEY_MAGIC);
+            out.extend_from_slice(format!("{version:03}").as_bytes());
+        }
+    }
+
+    /// A metadata field, such as `redis-ver`. These come before all databases.
+    pub fn aux(&mut self, name: &[u8], value: &[u8], out: &mut Vec<u8>) {
+        out.push(opcode::AUX);
+        self.string(name, out);
+        self.string(value, out);
+    }
+
+    /// A library of functions: its code. Libraries come before all databases.
+    pub fn function(&mut self, code: &[u8], out: &mut Vec<u8>) {
+        out.push(opcode::FUNCTION);
+        self.string(code, out);
+    }
+
+    /// The entries from here on are in this database.
+    pub fn select_db(&self, database: u64, out: &mut Vec<u8>) {
+        out.push(opcode::SELECT_DB);
+        put_length(database, out);
+    }
+
+    /// About how many keys the database has, and how many of them have a deadline.
+    pub fn resize_db(&self, keys: u64, deadlines: u64, out: &mut Vec<u8>) {
+        out.push(opcode::RESIZE_DB);
+        put_length(keys, out);
+        put_length(deadlines, out);
+    }
+
+    /// An entry, whatever its size.
+    ///
+    /// # Errors
+    /// If the version cannot express it; then nothing was written.
+    pub fn entry(
+        &mut self,
+        entry: EntryRef<'_>,
+        access: Access,
+        out: &mut Vec<u8>,
+    ) -> Result<(), NeedsVersion> {
+        let mut writer = self.begin_entry(entry, access, out)?;
+        while !writer.write(entry.value(), self, usize::MAX, out) {}
+        Ok(())
+    }
+
+    /// The beginning of an entry: all but its value, which the writer that is returned writes in slices.
+    ///
+    /// # Errors
+    /// As [`Encoder::entry`].
+    pub fn begin_entry(
+        &mut self,
+        entry: EntryRef<'_>,
+        access: Access,
+        out: &mut Vec<u8>,
+    ) -> Result<ValueWriter, NeedsVersion> {
+        let value = entry.value();
+        let kind = self.kind_of(value)?;
+        if let Some(deadline_ms) = entry.deadline_ms() {
+            out.push(opcode::EXPIRE_MS);
+            out.extend_from_slice(&deadline_ms.to_le_bytes());
+        }
+        if let Some(seconds) = access.idle_seconds {
+            out.push(opcode::IDLE);
+            put_length(seconds, out);
+        }
+        if let Some(frequency) = access.frequency {
+            out.extend_from_slice(&[opcode::FREQUENCY, frequency]);
+        }
+        out.push(kind);
+        self.string(entry.key(), out);
+        Ok(ValueWriter::new(value))
+    }
+
+    /// Type and value of an entry, as DUMP payloads have them.
+    pub(crate) fn value(
+        &mut self,
+        entry: EntryRef<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), NeedsVersion> {
+        let value = entry.value();
+        out.push(self.kind_of(value)?);
+        let mut writer = ValueWriter::new(value);
+        while !writer.write(value, self, usize::MAX, out) {}
+        Ok(())
+    }
+
+    /// The end of a file. `out` holds all bytes that `checksum` has not seen yet. Without a checksum the file is marked as having none.
+    pub fn end(&self, checksum: Option<Checksum>, out: &mut Vec<u8>) {
+        const { assert!(VERSION_WRITTEN >= VERSION_WITH_CHECKSUM) };
+        out.push(opcode::END);
+        let checksum = checksum.map_or(0, |mut checksum| {
+            checksum.add(out);
+            checksum.value()
+        });
+        out.extend_from_slice(&checksum.to_le_bytes());
+    }
+
+    /// A string, in its shortest form.
+    fn string(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
+        if bytes.len() <= INTEGER_BYTES_MAX
+            && let Some(number) = parse_integer(bytes)
+            && put_integer(number, out)
+        {
+            return;
+        }
+        self.bytes(bytes, out);
+    }
+
+    /// A string that is no integer.
+    fn bytes(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
+        if bytes.len() >= COMPRESSED_BYTES_MIN
+            && let Some(compressor) = &mut self.compressor
+            && let Some(compressed) = compressor.compress(bytes, bytes.len() - SAVED_BYTES_MIN)
+        {
+            put_compressed_head(compressed.len(), bytes.len(), out);
+            out.extend_from_slice(compressed);
+            return;
+        }
+        put_length(bytes.len() as u64, out);
+        out.extend_from_slice(bytes);
+    }
+
+    fn element(&mut self, element: Element<'_>, out: &mut Vec<u8>) {
+        match element {
+            Element::Bytes(bytes) => self.string(bytes, out),
+            Element::Integer(number) => put_number(number, out),
+        }
+    }
+
+    fn text(&mut self, text: Text<'_>, out: &mut Vec<u8>) {
+        match text {
+            Text::Bytes {
+                bytes,
+                edited: true,
+            } => self.string(bytes, out),
+            Text::Bytes { bytes, .. } => self.bytes(bytes, out),
+            Text::Integer(number) => put_number(number, out),
+            Text::Packed(text) => self.bytes(&text.to_vec(), out),
+        }
+    }
+
+    /// A packed collection: all these bytes as one string.
+    fn blob(&mut self, parts: [&[u8]; 3], out: &mut Vec<u8>) {
+        if self.compressor.is_none() {
+            let len: usize = parts.iter().map(|part| part.len()).sum();
+            put_length(len as u64, out);
+            parts.iter().for_each(|part| out.extend_from_slice(part));
+            return;
+        }
+        let mut joined = std::mem::take(&mut self.scratch);
+        joined.clear();
+        parts.iter().for_each(|part| joined.extend_from_slice(part));
+        self.bytes(&joined, out);
+        joined.shrink_to(SCRATCH_BYTES_MAX);
+        self.scratch = joined;
+    }
+
+    /// A listpack of so many elements, whose bytes these are.
+    fn listpack(&mut self, count: usize, elements: &[u8], out: &mut Vec<u8>) {
+        const HEADER_BYTES: usize = 6;
+        let total = HEADER_BYTES + elements.len() + 1;
+        let mut header = [0; HEADER_BYTES];
+        // A listpack of ours stays below 2^30 bytes.
+        header[..4].copy_from_slice(&(total as u32).to_le_bytes());
+        // More than that is "unknown".
+        let count = u16::try_from(count).unwrap_or(u16::MAX);
+        header[4..].copy_from_slice(&count.to_le_bytes());
+        self.blob([&header, elements, &[0xff]], out);
+    }
+}
+
+/// Scratch memory above this is given back.
+const SCRATCH_BYTES_MAX: usize = 1 << 20;
+
+fn put_length(length: u64, out: &mut Vec<u8>) {
+    match length {
+        0..0x40 => out.push(length as u8),
+        0x40..0x4000 => out.extend_from_slice(&(0x4000 | length as u16).to_be_bytes()),
+        0x4000..=0xffff_ffff => {
+            out.push(0x80);
+            out.extend_from_slice(&(length as u32).to_be_bytes());
+        }
+        _ => {
+            out.push(0x81);
+            out.extend_from_slice(&length.to_be_bytes());
+        }
+    }
+}
+
+/// The head of a string of `len` bytes that was compressed.
+fn put_compressed_head(compressed: usize, len: usize, out: &mut Vec<u8>) {
+    out.push(0xc0 | string::LZF as u8);
+    put_length(compressed as u64, out);
+    put_length(len as u64, out);
+}
+
+/// An integer as a string: in few bytes if it fits, or its text.
+fn put_number(number: i64, out: &mut Vec<u8>) {
+    if !put_integer(number, out) {
+        let mut scratch = damselfly_base::number::Decimal::new();
+        let text = scratch.format(number);
+        put_length(text.len() as u64, out);
+        out.extend_from_slice(text);
+    }
+}
+
+/// An integer of up to 32 bits; false if it has more.
+fn put_integer(number: i64, out: &mut Vec<u8>) -> bool {
+    let bytes = number.to_le_bytes();
+    let (form, width) = match number {
+        -0x80..=0x7f => (string::INT_8, 1),
+        -0x8000..=0x7fff => (string::INT_16, 2),
+        -0x8000_0000..=0x7fff_ffff => (string::INT_32, 4),
+        _ => return false,
+    };
+    out.push(0xc0 | form as u8);
+    out.extend_from_slice(&bytes[..width]);
+    true
+}

@@ -1,0 +1,34 @@
+//! Reading and writing RDB files and DUMP payloads, without I/O of its own.
+//!
+//! `docs/decisions/0020-rdb.md` draws the format and says why this is as it is. Numbers of the format are in `format.rs`.
+//!
+//! Reading: [`Reader`] takes bytes from anything that implements [`std::io::Read`] and returns one [`Event`] after the other;
+//! `input.rs` keeps the buffer, `decode/` makes entries of values. Nothing in a file is trusted: memory grows only with the bytes
+//! that arrive, and a fault becomes an [`RdbError`] with offset and key. [`check`] reports on a whole file.
+//!
+//! Writing: [`Encoder`] appends to a vector; `encode/` has a file per part. A large value is written in slices by
+//! [`ValueWriter`]. [`Checksum`] is what the end of the file needs.
+//!
+//! [`dump`] and [`restore`] are the payloads of the commands of these names.
+
+mod check;
+mod checksum;
+mod decode;
+mod dump;
+mod encode;
+mod error;
+mod format;
+mod input;
+mod lzf;
+mod reader;
+
+pub use check::{Report, TypeReport, check};
+pub use checksum::Checksum;
+pub use dump::{dump, restore};
+pub use encode::{Access, Encoder, NeedsVersion, ValueWriter, WriteOptions, version_needed};
+pub use error::{Duplicate, Fault, Form, RdbError};
+pub use format::{
+    REDIS_VERSION_MAX, VALKEY_VERSION_MAX, VALKEY_VERSION_MIN, VERSION_WITH_FIELD_DEADLINES,
+    VERSION_WRITTEN,
+};
+pub use reader::{Event, LoadedEntry, ReadOptions, Reader};
