@@ -83,7 +83,7 @@ pub trait ScriptRunner {
     fn serve_others(&mut self, wait: Duration);
 }
 
-/// A bare dispatcher, which has no other clients to serve.
+/// The runner of a transaction without scripts, which never serves other clients.
 impl ScriptRunner for Dispatcher {
     #[inline]
     fn dispatcher(&mut self) -> &mut Dispatcher {
