@@ -68,7 +68,7 @@ fn payloads_carry_libraries_to_another_server() {
     load(&mut from, &returning("one", 1));
     load(&mut from, &returning("two", 2));
     let Value::Bulk(payload) = call(&mut from, &[b"FUNCTION", b"DUMP"]) else {
-        panic!("no payload");
+        panic!("FUNCTION DUMP returned no payload");
     };
     load(&mut to[0], &returning("two", 20));
     load(&mut to[0], &returning("three", 3));

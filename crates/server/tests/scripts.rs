@@ -146,7 +146,7 @@ fn money_is_neither_made_nor_lost(threads: usize, shards: usize) {
                 let names: Vec<String> = (0..ACCOUNTS).map(account).collect();
                 client.send(&format!("MGET {}", names.join(" ")));
                 let Some(Value::Array(values)) = client.receive_value() else {
-                    panic!("no array");
+                    panic!("MGET returned no array");
                 };
                 let number = |value: &Value| value.to_string().trim_matches('"').parse::<i64>();
                 let sum: i64 = values.iter().map(|value| number(value).unwrap()).sum();

@@ -21,7 +21,7 @@ use crate::session::{Context, Session};
 use crate::shared::Shared;
 use crate::threads::Thread;
 
-/// Limits on the calls held back, and on the bytes held back for them. At a limit, all are released, although the script can still be
+/// Limits on the calls held back, and on the bytes held back for them. At a limit all are released, even if the script can still be
 /// rolled back.
 const CALLS_HELD_BACK_MAX: usize = 1024;
 const BYTES_HELD_BACK_MAX: usize = 1 << 20;

@@ -5,8 +5,8 @@
 //!          ┌──────────────────────────────────────────────────┐
 //!          ▼                                                  │
 //!   locks of declared keys,       a command on other keys     │
-//!   and of shards noted   ──────► tries their locks ──────────┤
-//!   in earlier attempts                                       │
+//!   and those that earlier ─────► tries their locks ──────────┤
+//!   attempts needed                                           │
 //!          │                                                  │ too much to save, PUBLISH: takes the token
 //!          ▼                                                  ▼
 //!         done                                irrevocable: waits for locks
@@ -78,7 +78,7 @@ pub enum MissingLock {
 pub struct LockHistory {
     /// Grows with each rollback and falls with each run without one.
     score: AtomicU32,
-    /// The number of next runs that begin with all locks.
+    /// How many of the next runs begin with all locks.
     whole_runs: AtomicU32,
 }
 
@@ -115,7 +115,7 @@ impl LockHistory {
     }
 }
 
-/// The right to wait for locks; given back when dropped.
+/// The right to wait for locks; released when dropped.
 pub(super) struct Token<'s>(&'s Scripts);
 
 impl<'s> Token<'s> {

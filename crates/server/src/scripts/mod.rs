@@ -74,7 +74,7 @@ fn flags(shared: &Shared, row: &Row, args: Args<'_>) -> Option<Flags> {
     }
 }
 
-/// The code that a script interrupts while it runs.
+/// The part of the thread that runs a script. While the script runs, it can serve other clients.
 pub trait ScriptRunner {
     /// The dispatcher of the thread.
     fn dispatcher(&mut self) -> &mut Dispatcher;
@@ -254,7 +254,7 @@ pub struct ScriptContext {
     scratch: Scratch,
 }
 
-/// Equal to the number of scripts that an interpreter keeps compiled.
+/// The most scripts that a thread remembers: as many as an interpreter keeps compiled.
 const KNOWN_MAX: usize = 1000;
 
 /// Buffers for the arguments and effects of calls, reused by later ones.
