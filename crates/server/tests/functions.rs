@@ -1,4 +1,4 @@
-//! Functions on several threads: when one connection loads, replaces or removes a library, all others see it at once.
+//! Functions on several threads: when one connection loads, replaces or removes a library, all others see the change at once.
 
 mod common;
 
@@ -10,7 +10,7 @@ use damselfly_protocol::client::{Value, write_command};
 /// More connections than threads.
 const CLIENTS: usize = 9;
 
-/// Runs a command whose arguments may have spaces.
+/// Runs a command whose arguments may contain spaces.
 fn call(client: &mut Client, words: &[&[u8]]) -> Value {
     let mut request = Vec::new();
     write_command(&mut request, words);
@@ -68,7 +68,7 @@ fn payloads_carry_libraries_to_another_server() {
     load(&mut from, &returning("one", 1));
     load(&mut from, &returning("two", 2));
     let Value::Bulk(payload) = call(&mut from, &[b"FUNCTION", b"DUMP"]) else {
-        panic!("no payload");
+        panic!("FUNCTION DUMP returned no payload");
     };
     load(&mut to[0], &returning("two", 20));
     load(&mut to[0], &returning("three", 3));
@@ -207,7 +207,7 @@ fn info_counts_libraries_and_their_bytes() {
     assert_eq!(field(&mut client, "used_memory_functions"), empty);
 }
 
-/// Loads two functions that run for very long: one that writes first, and one that only reads.
+/// Loads two functions that run for very long: `writes` writes first, and `reads` only reads.
 fn load_endless(client: &mut Client) {
     let code = "#!lua name=endless\nredis.register_function('reads', function(keys) redis.call('GET', keys[1]) while true do end end)\nredis.register_function('writes', function(keys, args) redis.call('SET', keys[1], 1) for i = 1, args[1] do end return 'done' end)";
     let loaded = load(client, code);

@@ -4,15 +4,15 @@ mod common;
 
 use common::TestServer;
 
-// Bug: a client in BLPOP that went on sending was never disconnected. The server stopped reading from it at the limit, so it did not
-// even notice that the client was gone. Cause: the limit held only for the length of a request that had not arrived as a whole.
-// Fix: it holds for all that a client sends while its command waits for keys, as in Redis.
+// Bug: a client in BLPOP that kept sending was never disconnected. The server stopped reading from it at the limit, so it did not
+// even notice when the client disconnected. Cause: the limit applied only to the length of an incomplete request. Fix: it applies
+// to everything that a client sends while its command waits for keys, as in Redis.
 #[test]
 fn a_blocked_client_that_sends_too_much_is_disconnected() {
     let server = TestServer::with(|config| config.client_query_buffer_limit_bytes = 1 << 20);
     let mut blocked = server.client();
     blocked.send("BLPOP absent 0");
-    // More than the limit, and less than the limit and what sockets hold, so that sending it does not fail.
+    // More than the limit, but less than the limit plus the capacity of the sockets, so that sending does not fail.
     blocked.send_bytes(&b"PING\r\n".repeat((1 << 20) / 6 + 2000));
     assert!(blocked.until_closed().is_empty());
     let mut other = server.client();

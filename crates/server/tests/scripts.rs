@@ -1,9 +1,9 @@
-//! Scripts of many clients at once: they are atomic, whichever keys they declare, and never wait for each other for ever.
+//! Scripts of many clients at once: they are atomic, whichever keys they declare, and never deadlock.
 //!
-//! `cargo xtask ci` runs this with `--cfg broken="scripts"`, too, where what a script did is not undone before it runs again; then
-//! the tests of money must fail.
+//! `cargo xtask ci` also runs this with `--cfg broken="scripts"`, which skips the rollback of a script before it runs again. The
+//! money tests must then fail.
 //!
-//! `DAMSELFLY_SCRIPTS_S` is how many seconds each of them runs.
+//! `DAMSELFLY_SCRIPTS_S` sets how many seconds each test with many clients runs.
 
 mod common;
 
@@ -18,7 +18,7 @@ const ACCOUNTS: usize = 8;
 const BALANCE: i64 = 1000;
 const CLIENTS: usize = 8;
 
-/// Takes about as long as a lock is waited for, so that others come in between.
+/// Takes about as long as a wait for a lock, so that other scripts can come in between.
 const DAWDLE: &str =
     "local function dawdle() local n = 0; for i = 1, 3000 do n = n + i % 7 end; return n end; ";
 
@@ -30,7 +30,7 @@ const MOVE_ENTRY: &str = "
     redis.call('XADD', ARGV[2], '*', unpack(first[2]))
     return 'moved'";
 
-/// The entries of all streams.
+/// Counts the entries of all streams.
 const ENTRIES: &str = "
     local count = 0
     for number = 0, 2 do count = count + redis.call('XLEN', 'stream:' .. number) end
@@ -38,20 +38,20 @@ const ENTRIES: &str = "
 
 /// Moves ARGV[3] from ARGV[1] to ARGV[2].
 const TRANSFER: &str = "redis.call('DECRBY', ARGV[1], ARGV[3]); dawdle(); redis.call('INCRBY', ARGV[2], ARGV[3]); return 'moved'";
-/// Reads one and writes the other.
+/// Fails if ARGV[1] and ARGV[2] differ, then sets both to ARGV[3].
 const COPY: &str = "local seen = redis.call('GET', ARGV[1]); dawdle(); \
-    if seen ~= redis.call('GET', ARGV[2]) then return redis.error_reply('ERR they differ') end; \
+    if seen ~= redis.call('GET', ARGV[2]) then return redis.error_reply('ERR the values differ') end; \
     redis.call('SET', ARGV[2], ARGV[3]); dawdle(); redis.call('SET', ARGV[1], ARGV[3]); return 'copied'";
 /// Moves a field from one large hash to another.
 const MOVE_FIELD: &str = "local value = redis.call('HGET', ARGV[1], ARGV[3]); dawdle(); \
     if not value then return 'not there' end; redis.call('HDEL', ARGV[1], ARGV[3]); dawdle(); \
     redis.call('HSET', ARGV[2], ARGV[3], value); return 'moved'";
-/// Sums up all accounts.
+/// Adds up the balances of all accounts.
 const SUM: &str = "local sum = 0; for i = 0, ARGV[1] - 1 do sum = sum + redis.call('GET', 'account:' .. i) end; \
     return sum";
 const FIELDS: &str = "return redis.call('HLEN', ARGV[1]) + redis.call('HLEN', ARGV[2])";
 
-/// A generator of numbers that need not be good.
+/// A simple random number generator (xorshift).
 struct Random(u64);
 
 impl Random {
@@ -73,8 +73,8 @@ fn eval(client: &mut Client, script: &str, keys: &[&str], arguments: &[&str]) ->
     client.run_words(&words)
 }
 
-/// Runs `work` on many clients until the time is over and all of `expected` have happened, which takes longer on a busy machine;
-/// says how often.
+/// Runs `work` on many clients until the time is up and every count in `expected` is above zero, which takes longer on a busy
+/// machine. Returns how often `work` ran.
 fn many_clients(
     server: &TestServer,
     expected: &[&AtomicU64],
@@ -146,7 +146,7 @@ fn money_is_neither_made_nor_lost(threads: usize, shards: usize) {
                 let names: Vec<String> = (0..ACCOUNTS).map(account).collect();
                 client.send(&format!("MGET {}", names.join(" ")));
                 let Some(Value::Array(values)) = client.receive_value() else {
-                    panic!("no array");
+                    panic!("MGET returned no array");
                 };
                 let number = |value: &Value| value.to_string().trim_matches('"').parse::<i64>();
                 let sum: i64 = values.iter().map(|value| number(value).unwrap()).sum();
@@ -175,15 +175,18 @@ fn money_is_neither_made_nor_lost(threads: usize, shards: usize) {
             _ => assert_eq!(eval(client, TRANSFER, &[], &arguments), "\"moved\""),
         }
     });
-    println!("{ran} ran, {counts:?}");
+    println!("{ran} runs, {counts:?}");
     let sum = eval(&mut client, SUM, &[], &[&ACCOUNTS.to_string()]);
     assert_eq!(sum, format!("(integer) {total}"));
-    assert!(counts.undone.load(Relaxed) > 0, "none was ever undone");
+    assert!(counts.undone.load(Relaxed) > 0, "no script was rolled back");
     assert!(
         counts.irrevocable.load(Relaxed) > 0,
-        "none ever had to wait"
+        "no script became irrevocable"
     );
-    assert!(counts.whole.load(Relaxed) > 0, "none ever had all locks");
+    assert!(
+        counts.whole.load(Relaxed) > 0,
+        "no script began with all locks"
+    );
 }
 
 #[test]
@@ -196,7 +199,7 @@ fn money_is_neither_made_nor_lost_with_four_threads() {
     money_is_neither_made_nor_lost(4, 64);
 }
 
-/// Some read the left one and write the right one, others the other way round.
+/// Half of the clients read the left key first and write the right one first; the others do the opposite.
 #[test]
 fn scripts_that_cross_neither_interleave_nor_wait_for_ever() {
     let server = TestServer::start();
@@ -217,10 +220,10 @@ fn scripts_that_cross_neither_interleave_nor_wait_for_ever() {
         assert_eq!(reply, "\"copied\"");
     });
     println!("{counts:?}");
-    assert!(counts.undone.load(Relaxed) > 0, "none was ever undone");
+    assert!(counts.undone.load(Relaxed) > 0, "no script was rolled back");
 }
 
-/// Large collections are not copied to undo what was done to them: their scripts have to wait for locks.
+/// Large collections are not copied for a rollback, so scripts that change them become irrevocable and wait for locks.
 #[test]
 fn fields_of_large_hashes_are_neither_made_nor_lost() {
     const COUNT: usize = 2000;
@@ -252,12 +255,12 @@ fn fields_of_large_hashes_are_neither_made_nor_lost() {
     assert_eq!(two_hashes, format!("(integer) {}", COUNT as i64 - last));
     assert!(
         counts.irrevocable.load(Relaxed) > 0,
-        "none ever had to wait"
+        "no script became irrevocable"
     );
-    assert!(counts.undone.load(Relaxed) > 0, "none was ever undone");
+    assert!(counts.undone.load(Relaxed) > 0, "no script was rolled back");
 }
 
-/// A stream that is changed shares its nodes with what was saved of it, so its scripts can be undone.
+/// A changed stream shares its nodes with the saved copy, so scripts that change streams can be rolled back.
 #[test]
 fn entries_of_streams_are_neither_made_nor_lost() {
     const COUNT: usize = 2000;
@@ -281,11 +284,15 @@ fn entries_of_streams_are_neither_made_nor_lost() {
     println!("{counts:?}");
     let reply = eval(&mut client, ENTRIES, &[], &[]);
     assert_eq!(reply, format!("(integer) {COUNT}"));
-    assert_eq!(counts.irrevocable.load(Relaxed), 0, "some had to wait");
-    assert!(counts.undone.load(Relaxed) > 0, "none was ever undone");
+    assert_eq!(
+        counts.irrevocable.load(Relaxed),
+        0,
+        "some script became irrevocable"
+    );
+    assert!(counts.undone.load(Relaxed) > 0, "no script was rolled back");
 }
 
-/// True once the client of that id runs a script.
+/// True once the client with this id runs a script.
 fn runs_script(observer: &mut Client, id: i64) -> bool {
     let list = observer.text("CLIENT LIST");
     let line = list
@@ -313,18 +320,19 @@ fn scripts_on_other_keys_run_meanwhile() {
     let waits = "local function now() local t = redis.call('TIME'); return t[1] * 1000 + t[2] / 1000 end; \
         redis.call('SET', KEYS[1], 1); local start = now(); while now() < start + 300 do end; return 'over'";
     long.send_words(&["EVAL", waits, "1", &first]);
-    until("it runs", || runs_script(&mut short, id));
+    until("the script runs", || runs_script(&mut short, id));
     let script = "redis.call('SET', KEYS[1], 'x'); return redis.call('GET', KEYS[1])";
     for _ in 0..10 {
         assert_eq!(short.run_words(&["EVAL", script, "1", &other]), "\"x\"");
     }
-    assert!(long.has_nothing(), "the other one ended before");
+    assert!(long.has_nothing(), "the long script ended first");
     assert_eq!(long.receive(), "\"over\"");
     assert_eq!(server.shared().scripts.counts.undone.load(Relaxed), 0);
 }
 
-/// The bug: a script kept all other clients of its thread waiting until it was slow, whatever keys they used. Now they have turns
-/// from the first milliseconds on, and only those that need its locks or the interpreter wait for it.
+/// The bug: until a script was slow, all other clients of its thread waited for it, whatever keys they used. The cause: they had
+/// turns only while a script was slow. The fix: they have turns from the first milliseconds on, and only clients that need the
+/// script's locks or the interpreter wait for it.
 #[test]
 fn a_script_that_is_not_slow_lets_those_go_on_that_need_none_of_its_locks() {
     let server = TestServer::with(|config| {
@@ -338,7 +346,7 @@ fn a_script_that_is_not_slow_lets_those_go_on_that_need_none_of_its_locks() {
     let (mut client, mut next, mut reader) = (server.client(), server.client(), server.client());
     let id = long.number("CLIENT ID");
     long.send_words(&["EVAL", waits, "1", &key]);
-    until("it runs", || runs_script(&mut client, id));
+    until("the script runs", || runs_script(&mut client, id));
     next.send_words(&["EVAL", "return 'next'", "0"]);
     reader.send(&format!("GET {key}"));
     for number in 1..10 {
@@ -354,7 +362,7 @@ fn a_script_that_is_not_slow_lets_those_go_on_that_need_none_of_its_locks() {
 
 const BUSY: &str = "(error) BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.";
 
-/// A server with a slow script on a key, and its client.
+/// A server with a slow script, the script's client, the key that it declares, and a key in another shard.
 fn with_slow_script(threads: usize, script: &str) -> (TestServer, Client, String, String) {
     let server = TestServer::with(|config| {
         config.threads = threads;
@@ -363,7 +371,9 @@ fn with_slow_script(threads: usize, script: &str) -> (TestServer, Client, String
     let (key, other) = keys_apart(&server);
     let mut slow = server.client();
     slow.send_words(&["EVAL", script, "1", &key]);
-    until("it is slow", || server.shared().scripts.slow().len() == 1);
+    until("the script is slow", || {
+        server.shared().scripts.slow().len() == 1
+    });
     (server, slow, key, other)
 }
 
@@ -384,7 +394,7 @@ fn others_are_served(server: &TestServer, key: &str, other: &str) {
     );
     assert_eq!(client.run("EXEC"), aborted);
     assert_eq!(client.run("EXEC"), "(error) ERR EXEC without MULTI");
-    // One that publishes and one that waits.
+    // One client publishes and another receives.
     assert_eq!(second.run("SUBSCRIBE news").lines().count(), 3);
     assert_eq!(client.run("PUBLISH news x"), "(integer) 1");
     assert!(second.receive().contains("message"));
@@ -400,11 +410,13 @@ fn slow_scripts_let_others_go_on_and_are_killed(threads: usize) {
         reply.starts_with("(error) ERR Script killed by user with SCRIPT KILL... script: "),
         "{reply}"
     );
-    until("it has ended", || server.shared().scripts.slow().is_empty());
+    until("the script has ended", || {
+        server.shared().scripts.slow().is_empty()
+    });
     assert_eq!(client.run(&format!("GET {key}")), "(nil)");
     let error = "(error) NOTBUSY No scripts in execution right now.";
     assert_eq!(client.run("SCRIPT KILL"), error);
-    // What came while it ran is run now.
+    // The script's connection serves requests again.
     slow.send("PING");
     assert_eq!(slow.receive(), "PONG");
 }
@@ -427,7 +439,7 @@ fn slow_scripts_that_have_written_are_not_killed(threads: usize) {
     assert!(client.run("SCRIPT KILL").starts_with("(error) UNKILLABLE "));
     assert_eq!(client.run(&format!("GET {key}")), BUSY);
     assert!(slow.has_nothing());
-    // The client of the script is not closed before that has ended.
+    // The script's client is not closed before the script has ended.
     assert_eq!(
         client
             .run("CLIENT KILL TYPE normal SKIPME yes")
@@ -437,7 +449,9 @@ fn slow_scripts_that_have_written_are_not_killed(threads: usize) {
     );
     client.send("SHUTDOWN NOSAVE");
     assert_eq!(client.until_closed(), [""; 0]);
-    until("all end", || server.shared().scripts.slow().is_empty());
+    until("all scripts have ended", || {
+        server.shared().scripts.slow().is_empty()
+    });
 }
 
 #[test]
@@ -450,9 +464,9 @@ fn slow_scripts_that_have_written_end_with_the_server_of_four_threads() {
     slow_scripts_that_have_written_are_not_killed(4);
 }
 
-/// The bug: scripts whose time goes by in an error handler or in functions of the library ended neither by SCRIPT KILL nor
-/// with the server, and served nobody meanwhile; the cause: they were asked between instructions only, and in handlers not
-/// even there. Now they are asked in all of them.
+/// The bug: a script that spent its time in an error handler or in functions of the library did not end on SCRIPT KILL or when
+/// the server stopped, and no other client was served meanwhile. The cause: the interpreter called the host only between
+/// instructions, and in handlers not even there. The fix: it calls the host in all of these places.
 fn scripts_without_instructions_are_killed(threads: usize) {
     for script in [
         "xpcall(function() while true do end end, function() while true do end end)",
@@ -472,10 +486,14 @@ fn scripts_without_instructions_are_killed(threads: usize) {
         );
         assert_eq!(slow.run_words(&["EVAL", "return 'fine'", "0"]), "\"fine\"");
         slow.send_words(&["EVAL", script, "1", &key]);
-        until("it is slow", || server.shared().scripts.slow().len() == 1);
+        until("the script is slow", || {
+            server.shared().scripts.slow().len() == 1
+        });
         client.send("SHUTDOWN NOSAVE");
         assert_eq!(client.until_closed(), [""; 0]);
-        until("all end", || server.shared().scripts.slow().is_empty());
+        until("all scripts have ended", || {
+            server.shared().scripts.slow().is_empty()
+        });
     }
 }
 
@@ -489,8 +507,8 @@ fn scripts_without_instructions_are_killed_on_one_of_four_threads() {
     scripts_without_instructions_are_killed(4);
 }
 
-/// The bug: without a threshold for slow scripts, one of long commands did not see for many of them that the server stops;
-/// the cause: it looked after commands only if it was slow.
+/// The bug: without a threshold for slow scripts, a script that ran long commands did not notice for many commands that the server
+/// was stopping. The cause: it checked for that after a command only if it was slow. The fix: it checks after every command.
 #[test]
 fn scripts_of_commands_end_with_the_server_without_a_threshold() {
     let server = TestServer::with(|config| {
@@ -508,20 +526,20 @@ fn scripts_of_commands_end_with_the_server_without_a_threshold() {
         "1",
         "list",
     ]);
-    until("it runs", || runs_script(&mut other, id));
+    until("the script runs", || runs_script(&mut other, id));
     other.send("SHUTDOWN NOSAVE");
     assert_eq!(other.until_closed(), [""; 0]);
     drop(server);
 }
 
-/// Who meets a script that is not slow yet waits; once it is, nobody does.
+/// A client that needs a lock of a script waits while the script is not slow; once it is, all such clients get an error.
 #[test]
 fn who_waited_for_a_script_before_it_was_slow_is_told() {
     let server = TestServer::with(|config| config.busy_reply_threshold_ms = 300);
     let (mut slow, mut observer) = (server.client(), server.client());
     let id = slow.number("CLIENT ID");
     slow.send_words(&["EVAL", "while true do end", "1", "key"]);
-    until("it runs", || runs_script(&mut observer, id));
+    until("the script runs", || runs_script(&mut observer, id));
     let mut waiting: Vec<Client> = (0..8).map(|_| server.client()).collect();
     for client in &mut waiting {
         client.send("GET key");
@@ -536,7 +554,7 @@ fn who_waited_for_a_script_before_it_was_slow_is_told() {
     }
 }
 
-/// A pipeline behind a slow script, and what is published to its client meanwhile, are not lost.
+/// A pipeline sent behind a slow script is not lost.
 #[test]
 fn what_comes_while_a_script_runs_is_served_afterwards() {
     let server = TestServer::with(|config| {
@@ -545,7 +563,9 @@ fn what_comes_while_a_script_runs_is_served_afterwards() {
     });
     let (mut client, mut other) = (server.client(), server.client());
     client.send_words(&["EVAL", "while true do end", "0"]);
-    until("it is slow", || server.shared().scripts.slow().len() == 1);
+    until("the script is slow", || {
+        server.shared().scripts.slow().len() == 1
+    });
     let echo = |number| format!("ECHO {number}\r\n");
     let pipeline: String = (0..1000).map(echo).collect();
     client.send_bytes(pipeline.as_bytes());
@@ -572,7 +592,9 @@ fn one_who_watches_is_told_of_what_stays_only() {
     assert_eq!(watcher.run("EXEC"), "(nil)");
     let mut waiter = server.client();
     waiter.send("BLPOP list 0");
-    until("it waits", || server.shared().engine.waiting_count() == 1);
+    until("the client waits", || {
+        server.shared().engine.waiting_count() == 1
+    });
     let push = "redis.call('RPUSH', ARGV[1], 'x'); return 1";
     assert_eq!(
         client.run_words(&["EVAL", push, "0", "list"]),
@@ -605,7 +627,7 @@ fn scripts_that_were_only_run_are_forgotten_in_the_end_but_loaded_ones_are_not()
     let cached = info(&mut client, "number_of_cached_scripts");
     assert!((100..=1000).contains(&cached), "{cached}");
     for _ in 0..8 {
-        // On every thread.
+        // Reaches every thread.
         let mut client = server.client();
         assert_eq!(client.run(&format!("EVALSHA {loaded} 0")), "\"loaded\"");
     }
@@ -620,7 +642,7 @@ fn scripts_that_were_only_run_are_forgotten_in_the_end_but_loaded_ones_are_not()
     }
 }
 
-/// An interpreter whose scripts were flushed gives back what they held, also on threads that run no more of them.
+/// SCRIPT FLUSH frees the memory of scripts in every interpreter, even on threads that run no more scripts.
 #[test]
 fn a_flush_reaches_the_interpreters_of_all_threads() {
     let server = TestServer::start();
@@ -633,7 +655,7 @@ fn a_flush_reaches_the_interpreters_of_all_threads() {
     }
     let before = info(&mut clients[0], "used_memory_vm_eval");
     assert_eq!(clients[0].run("SCRIPT FLUSH ASYNC"), "OK");
-    until("all have forgotten", || {
+    until("all interpreters have forgotten the scripts", || {
         info(&mut clients[0], "used_memory_vm_eval") < before / 2
     });
 }
@@ -651,9 +673,9 @@ fn a_script_that_wants_too_much_memory_fails_alone() {
     );
 }
 
-/// Each thread counted the uses of a script for itself and told the others of every 64th, and went on to know what they had
-/// forgotten: a script in use was forgotten, and what EVALSHA said depended on the thread. Now every use counts in one place,
-/// and what is forgotten there is unknown to all.
+/// The bug: a script in use was evicted, and the reply of EVALSHA depended on the thread. The cause: each thread counted the uses
+/// of a script itself and reported only every 64th to the others, and it still knew scripts that the others had evicted. The fix:
+/// every use counts in one place, and a script evicted there is unknown to all threads.
 #[test]
 fn all_threads_know_the_same_scripts() {
     let server = TestServer::start();
@@ -686,7 +708,7 @@ fn all_threads_know_the_same_scripts() {
     for number in 1000..2100 {
         evaluate(&mut clients, number);
         if number % 20 == 0 {
-            // Always by the same thread: the others see its uses.
+            // Always on the same thread: the other threads must count these uses, too.
             let ran = clients[3].run(&format!("EVALSHA {used} 0"));
             assert_eq!(ran, "(integer) 88", "after {number}");
         }
@@ -696,7 +718,7 @@ fn all_threads_know_the_same_scripts() {
         evaluate(&mut clients[..1], number);
     }
     is_known(&mut clients[..1], &used, "(integer) 88");
-    // That was a use.
+    // The EVALSHA above counted as a use.
     for number in 4000..4500 {
         evaluate(&mut clients[1..2], number);
     }
@@ -706,7 +728,7 @@ fn all_threads_know_the_same_scripts() {
     assert!(info.contains("number_of_cached_scripts:501\r\n"));
     let evicted = 1 + 1100 + 499 + 500 - 500;
     assert!(info.contains(&format!("evicted_scripts:{evicted}\r\n")));
-    // It can be had again, and loaded for good.
+    // The script can be evaluated again, and SCRIPT LOAD then keeps it for good.
     evaluate(&mut clients[5..6], 88);
     is_known(&mut clients, &used, "(integer) 88");
     clients[6].run_words(&["SCRIPT", "LOAD", "return 88"]);
@@ -718,7 +740,7 @@ fn all_threads_know_the_same_scripts() {
     assert!(clients[0].text("INFO").contains("evicted_scripts:0\r\n"));
 }
 
-/// A string as `redis-cli` shows it, without its quotes.
+/// A string as `redis-cli` prints it, without the quotes.
 fn word(shown: &str) -> String {
     shown.trim_matches('"').to_owned()
 }

@@ -1,4 +1,4 @@
-//! Clients that wait for entries of streams, on several threads: what each of them gets.
+//! Clients on several threads that wait for stream entries: each gets the right entries in order.
 
 mod common;
 
@@ -16,18 +16,18 @@ const READERS: usize = 5;
 fn array(value: &Value) -> &[Value] {
     match value {
         Value::Array(values) => values,
-        other => panic!("{other:?} is no array"),
+        other => panic!("{other:?} is not an array"),
     }
 }
 
 fn text(value: &Value) -> String {
     match value {
         Value::Bulk(bytes) => String::from_utf8(bytes.clone()).unwrap(),
-        other => panic!("{other:?} is no text"),
+        other => panic!("{other:?} is not a bulk string"),
     }
 }
 
-/// The next reply's ids of its only stream; `None` for an error.
+/// The entry ids of the only stream in the next reply; `None` if the reply is an error.
 fn ids(client: &mut Client) -> Option<Vec<String>> {
     let reply = client.receive_value().unwrap();
     if let Value::Error(_) = reply {
@@ -38,7 +38,7 @@ fn ids(client: &mut Client) -> Option<Vec<String>> {
     Some(ids.collect())
 }
 
-/// Ids in the order of streams.
+/// Sorts ids in stream order.
 fn sorted(mut ids: Vec<String>) -> Vec<String> {
     let number = |id: &String| {
         let (ms, seq) = id.split_once('-').unwrap();
@@ -56,7 +56,8 @@ fn write(server: &TestServer) -> Vec<String> {
         .collect()
 }
 
-/// Runs readers and writers at once; returns what each reader read, and all that was written.
+/// Runs readers and writers concurrently, and calls `end` when all is written. Returns the ids that each reader read, and all ids
+/// written, in stream order.
 fn read_and_write(
     server: &TestServer,
     read: impl Fn(usize) -> Vec<String> + Sync,
@@ -99,12 +100,12 @@ fn every_entry_goes_to_one_consumer_of_a_group() {
         }
     };
     let (read, written) = read_and_write(&server, read, || {
-        until("all is taken", || taken.load(SeqCst) == ENTRIES);
-        // This ends the waiting of all.
+        until("all entries are taken", || taken.load(SeqCst) == ENTRIES);
+        // The deletion unblocks all readers with an error.
         assert_eq!(other.number("DEL stream"), 1);
     });
     for ids in &read {
-        assert_eq!(*ids, sorted(ids.clone()), "they come in order");
+        assert_eq!(*ids, sorted(ids.clone()), "entries arrive in order");
     }
     assert_eq!(sorted(read.concat()), written);
 }
@@ -143,7 +144,7 @@ fn a_consumer_that_is_unblocked_gets_nothing_later() {
     ] {
         waiter.send("XREADGROUP GROUP group c BLOCK 0 STREAMS stream >");
         let unblock = format!("CLIENT UNBLOCK {id}{words}");
-        until("it is unblocked", || other.number(&unblock) == 1);
+        until("the client is unblocked", || other.number(&unblock) == 1);
         assert_eq!(waiter.receive(), reply);
     }
     other.text("XADD stream 1-1 a 1");

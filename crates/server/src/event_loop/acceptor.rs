@@ -1,4 +1,5 @@
-//! The acceptor: one thread takes new connections from the listening sockets and hands each to the worker that has the fewest.
+//! The acceptor: one thread takes new connections from the listening sockets and hands each to the worker with the fewest
+//! connections.
 //!
 //! ```text
 //!   listening sockets ──► acceptor: limits, id ──► inbox of a worker ──► the worker serves it
@@ -23,7 +24,7 @@ use crate::shared::Shared;
 use crate::threads::Arrival;
 use damselfly_config::{Config, Origin};
 
-/// The most connections taken from one listening socket before the next one has its turn.
+/// The most connections taken from one listening socket before the next socket's turn.
 const ACCEPTS_MAX: usize = 64;
 
 /// The token of the waker; the others belong to listening sockets.
@@ -42,17 +43,17 @@ pub struct Acceptor {
 #[derive(Default)]
 struct Open {
     listeners: Vec<(Token, Listener)>,
-    /// Connections that were accepted when their listening socket was closed.
+    /// Connections that were accepted just before their listening socket was closed.
     drained: Vec<Stream>,
     last_token: usize,
 }
 
-/// How accepting from a listening socket ended.
+/// Why the acceptor stopped taking connections from a listening socket.
 #[derive(PartialEq, Eq)]
 enum AcceptEnd {
     /// The socket has no more connections for now.
     Drained,
-    /// There may be more.
+    /// The socket may have more connections.
     More,
     /// Accepting failed, most likely because no file descriptors are left.
     Failed,
@@ -77,7 +78,7 @@ impl Acceptor {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes the thread check whether the server stops, and take drained connections.
+    /// Wakes the thread, which then checks whether the server is stopping and admits drained connections.
     pub fn wake(&self) {
         if let Err(error) = self.waker.wake() {
             log::warn!("Can't wake the acceptor: {error}");
@@ -97,11 +98,12 @@ impl Acceptor {
         Ok(())
     }
 
-    /// Listens on exactly the TCP addresses that `config` names. Connections stay. New sockets are opened before old ones are
-    /// closed, except where the operating system does not allow both.
+    /// Listens on exactly these TCP addresses, on the port of `config`. Connected clients stay connected. New sockets are opened before
+    /// old ones are closed, except where the operating system does not allow both.
     ///
     /// # Errors
-    /// One line that names the address and says why the server can't listen on it. Then nothing has changed.
+    /// One line that names the address and the reason why the server can't listen on it. The old sockets then stay in use, or are
+    /// opened again.
     pub fn rebind(&self, config: &Config, addresses: &[Address]) -> Result<(), String> {
         let open = &mut *self.open();
         let mut leaving: Vec<Token> = open
@@ -159,12 +161,12 @@ impl Acceptor {
         if closed.is_none() {
             open.close(&leaving);
         }
-        // The thread takes the drained connections.
+        // The thread then admits the drained connections.
         self.wake();
         Ok(())
     }
 
-    /// Reopens sockets that were closed in favour of others, which could not be opened.
+    /// Reopens sockets that were closed to make way for new ones, after the new ones could not be opened.
     fn reopen(&self, open: &mut Open, closed: Vec<SocketAddr>, config: &Config) {
         for address in closed {
             let listener = Listener::tcp_at(address, config);
@@ -204,7 +206,7 @@ impl Open {
         found.map(|(_, listener)| listener)
     }
 
-    /// Closes TCP sockets and returns their addresses. Clients that are connected already stay.
+    /// Closes TCP sockets and returns their addresses. Connected clients stay connected.
     fn close(&mut self, tokens: &[Token]) -> Vec<SocketAddr> {
         let mut addresses = Vec::new();
         let drained = &mut self.drained;
@@ -226,7 +228,7 @@ impl Open {
 pub fn run(shared: &Shared, mut poll: Poll) {
     let acceptor = shared.acceptor.get().expect("set before this starts");
     let mut events = Events::with_capacity(64);
-    // Events are edge-triggered: no further event reports connections that were left in a socket.
+    // Sockets whose last accept failed. Events are edge-triggered, so no further event reports the connections left in them.
     let mut failed = Vec::new();
     while !shared.stopping.load(Relaxed) {
         let must_recheck = !failed.is_empty() || shared.threads.iter().any(|t| t.has_arrivals());
@@ -265,7 +267,7 @@ pub fn run(shared: &Shared, mut poll: Poll) {
 
 /// Hands a new connection to a worker, or refuses it. Only the acceptor's thread may call this.
 fn admit(shared: &Shared, mut stream: Stream) {
-    // The client may have connected because an option was changed, so the current ones apply.
+    // The client may have connected because an option was changed, so the current options apply.
     let config = shared.config();
     // Only the acceptor writes these counters.
     let counters = &shared.threads[0].counters;
@@ -282,20 +284,20 @@ fn admit(shared: &Shared, mut stream: Stream) {
         return;
     }
     stream.prepare(config.tcp_keepalive_s);
-    // Assigned here, where connections arrive in order.
+    // The id is assigned here, because connections arrive here in order.
     let id = shared.clients.next_id();
     assign(shared, Arrival { stream, id });
 }
 
-/// Tells a client why it is refused, if its socket has room for that.
+/// Sends a refused client the reason, if its socket has room for it.
 fn refuse(stream: &mut Stream, error: &str) {
     let mut bytes = Vec::new();
     Reply::new(&mut bytes, Version::default()).error(error);
-    // The client is lost either way.
+    // A failure does not matter: the connection is closed either way.
     let _ = stream.write(&bytes);
 }
 
-/// Hands a connection to the worker that has the fewest. Stuck workers get one only if all are stuck.
+/// Hands a connection to the worker with the fewest connections. A stuck worker gets it only if all workers are stuck.
 fn assign(shared: &Shared, arrival: Arrival) {
     let now_ms = shared.uptime_ms();
     let threads = || shared.threads.iter();
@@ -308,7 +310,7 @@ fn assign(shared: &Shared, arrival: Arrival) {
     fewest.hand_over(arrival);
 }
 
-/// Takes connections back from the inboxes of stuck workers, and hands them to others.
+/// Takes connections back from the inboxes of stuck workers, and hands them to other workers.
 fn reassign_arrivals(shared: &Shared) {
     let now_ms = shared.uptime_ms();
     if shared.threads.iter().all(|thread| thread.is_stuck(now_ms)) {

@@ -1,22 +1,22 @@
 //! Whether threads compete for cores, and how a busy thread lets its clients run.
 //!
-//! Where threads and their clients outnumber the cores, a thread that looks for events right after every turn finds one or two
-//! requests at a time: the clients that would send more wait for a core. If the thread lets them run first, one turn serves many
-//! requests. There are two ways:
+//! Where threads and their clients outnumber the cores, a thread that polls for events right after every turn finds one or two
+//! requests at a time, because the clients that would send more wait for a core. If the thread lets them run first, one turn serves
+//! many requests. There are two ways:
 //!
 //! - After a short turn the thread sleeps for a moment. It gets a core again soon after it wakes up.
-//! - After a long turn, which has served many requests already, it yields. That may cost it a time slice of milliseconds, so after
-//!   short turns it would dominate the tail of latencies; after long ones a sleep would cost throughput.
+//! - After a long turn, which has already served many requests, it yields. Yielding may cost it a time slice of milliseconds. After
+//!   short turns this would dominate the tail latency; after long turns, a sleep would cost throughput.
 //!
-//! On a core of its own a thread would only lose time by either. So it does this only if the system says that it has waited for a
-//! core lately, and if it is busy: the last look found events without waiting.
+//! A thread with a core of its own would only lose time by either. So a thread pauses only if the system reports that it has waited
+//! for a core lately, and if it is busy: its last poll found events without waiting.
 //!
 //! Two threads and 50 clients on two cores, medians of noisy runs; one thread for comparison:
 //!
 //! | | CPU per request, µs | p99, ms |
 //! |---|--:|--:|
-//! | not pipelined: neither; always yield; this; one thread | 8.6; 7.0; 7.4; 7.1 | 2.6; 1.6 to 4; 1.3; 0.9 |
-//! | 30 deep: neither; always yield; this; one thread | 0.58; 0.55; 0.56; 0.55 | 5.3; 2.4; 2.5; 1.9 |
+//! | not pipelined: no pause; always yield; this; one thread | 8.6; 7.0; 7.4; 7.1 | 2.6; 1.6 to 4; 1.3; 0.9 |
+//! | pipelines of 30: no pause; always yield; this; one thread | 0.58; 0.55; 0.56; 0.55 | 5.3; 2.4; 2.5; 1.9 |
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -25,27 +25,27 @@ use std::time::{Duration, Instant};
 /// How long a busy thread sleeps after a short turn. The system adds its timer slack, usually 50 µs.
 const PAUSE: Duration = Duration::from_micros(100);
 
-/// A turn that took longer is a long one.
+/// A turn that takes longer than this is long.
 const LONG_TURN: Duration = Duration::from_micros(300);
 
-/// A look that took longer than this has waited for events.
+/// A poll that takes longer than this has waited for events.
 const AT_ONCE: Duration = Duration::from_micros(5);
 
-/// How often the system is asked.
+/// How often the scheduler's statistics are read.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// Cores are short if the thread has waited for one for more than this share of the last interval: one part in so many.
+/// Cores are short if the thread waited for one during more than one part in `SHARE` of the last interval.
 const SHARE: u64 = 20;
 
-/// What one thread knows of how it gets on with others. To be made by that thread.
+/// One thread's state for detecting contention. The thread itself must create it, because it opens that thread's statistics.
 pub(super) struct Contention {
     /// The scheduler's statistics of this thread; `None` where the system has none.
     statistics: Option<File>,
-    /// How long it had waited for a core when the system was last asked, in nanoseconds since its start.
+    /// The total time that the thread had waited for a core when the statistics were last read.
     waited_ns: u64,
     asked: Instant,
     are_cores_short: bool,
-    /// When the thread last began to look for events, and when it had them.
+    /// When the last poll for events began, and when it returned.
     looked: Instant,
     found: Instant,
 }
@@ -64,17 +64,17 @@ impl Contention {
         }
     }
 
-    /// Call this before the thread looks for events.
+    /// Call this before the thread polls for events.
     pub fn begin_look(&mut self) {
         self.looked = Instant::now();
     }
 
-    /// Call this when it has found some, before it serves them.
+    /// Call this when the poll has returned, before the events are served.
     pub fn end_look(&mut self) {
         self.found = Instant::now();
     }
 
-    /// Call this when the events are served. Lets others run if cores are short and the thread is busy.
+    /// Call this after the events are served. Lets other threads run if cores are short and this thread is busy.
     pub fn pause(&mut self) {
         if self.found.duration_since(self.asked) >= INTERVAL {
             self.ask(self.found);
@@ -88,7 +88,7 @@ impl Contention {
         }
     }
 
-    /// True if cores are short and a thread that has looked for so long is busy.
+    /// True if cores are short and a poll of this length means that the thread is busy.
     fn is_pause_due(&self, looked_for: Duration) -> bool {
         self.are_cores_short && looked_for < AT_ONCE
     }
@@ -105,19 +105,19 @@ impl Contention {
     }
 }
 
-/// True if waiting for so long is a large share of the interval.
+/// True if `waited` is more than one part in [`SHARE`] of the interval.
 fn is_long(waited: Duration, interval: Duration) -> bool {
     waited.as_nanos() * u128::from(SHARE) > interval.as_nanos()
 }
 
-/// How long the thread of these statistics has waited for a core, in nanoseconds.
+/// Reads how long the thread of these statistics has waited for a core, in nanoseconds.
 fn read_waited_ns(statistics: &File) -> Option<u64> {
     let mut bytes = [0; 96];
     let len = statistics.read_at(&mut bytes, 0).ok()?;
     parse_waited_ns(&bytes[..len])
 }
 
-/// The second of three numbers: time on a core, time waiting for one (both in nanoseconds), and the number of time slices.
+/// Returns the second of three numbers: time on a core, time waiting for one (both in nanoseconds), and the number of time slices.
 fn parse_waited_ns(line: &[u8]) -> Option<u64> {
     let line = std::str::from_utf8(line).ok()?;
     line.split_whitespace().nth(1)?.parse().ok()

@@ -1,4 +1,4 @@
-//! Delivering invalidations to the clients of this thread.
+//! Delivers invalidations to the clients of this thread.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,8 +14,8 @@ use crate::observers::client_tracking::{
 use crate::observers::invalidation::{Invalidation, PendingInvalidation};
 use crate::threads::Message;
 
-/// Changed keys for clients that track prefixes, each with the id of the client that changed it last. Keys that arrive together
-/// are sent together, as in Redis.
+/// Changed keys for clients that track prefixes, each with the id of the client that last changed it. Keys that arrive together are
+/// sent together, as in Redis.
 pub(super) type Prefixed = BTreeMap<Arc<[u8]>, u64>;
 
 impl Worker {
@@ -69,7 +69,7 @@ impl Worker {
         }
     }
 
-    /// Tells all tracking clients that all keys were invalidated, except the client `but`.
+    /// Sends all tracking clients except the client `but` an invalidation of all keys.
     fn invalidate_everything(&mut self, but: u64) {
         let clients = self.connections.iter().filter_map(|(_, connection)| {
             let session = &connection.session;
@@ -110,7 +110,7 @@ impl Worker {
         }
         let thread = tracker.thread as usize;
         if thread != self.index {
-            // It does not redirect any more, or its target is gone: the client's own thread decides what to do.
+            // The client no longer redirects, or its target is gone. Its own thread decides what to do.
             let invalidation = Invalidation::Read {
                 key: key.clone(),
                 trackers: vec![tracker],
@@ -128,7 +128,7 @@ impl Worker {
         }
     }
 
-    /// Sends an invalidation to a client that still exists, or to the client that it redirects to.
+    /// Sends an invalidation to a client if it still exists, or to the client that it redirects to.
     fn push(&mut self, tracker: Tracker, invalidation: &PendingInvalidation) {
         if let Some(redirect) = Redirect::of(&self.shared, tracker.id) {
             let (text, client) = (redirect.text(invalidation), redirect.to);
@@ -160,8 +160,8 @@ impl Worker {
         }
     }
 
-    /// Sends a client that was blocked the invalidations that its own command has caused. If its reply is still to be written,
-    /// they are sent with the reply instead.
+    /// Sends a client that was blocked the invalidations that its own command has caused. Does nothing while the client is still
+    /// blocked: they are then sent with the reply.
     pub(super) fn deliver_own_invalidations(&mut self, place: usize) {
         let session = &self.connections[place].session;
         if session.tracked.is_none() || session.blocking.is_some() {
@@ -208,7 +208,7 @@ impl Worker {
         if is_too_much {
             connection.session.client.killed.store(true, Relaxed);
             self.note_unread(place);
-            // It is closed in its own turn, because it may be the connection that is being served.
+            // The connection is closed later, in its own turn, because it may be the one being served now.
             self.queue(place);
         }
     }

@@ -6,17 +6,16 @@ const COUNT_MAX: usize = 256;
 /// The capacity of the largest buffer kept.
 pub const BYTES_MAX: usize = 64 << 10;
 
-/// The spare buffers of one thread. The last one added is the first one taken, so the buffers below the lowest recent level were
-/// not needed.
+/// The spare buffers of one thread. They form a stack, so buffers below its lowest recent level were not needed.
 #[derive(Debug, Default)]
 pub struct SpareOutputs {
     buffers: Vec<Vec<u8>>,
-    /// The lowest number of buffers since the last [`SpareOutputs::free_unused`].
+    /// The lowest number of buffers since the last call of [`SpareOutputs::free_unused`].
     unused: usize,
 }
 
 impl SpareOutputs {
-    /// Gives an output without memory a buffer, if one is available.
+    /// Gives an output that has no memory a buffer, if one is available.
     #[inline]
     pub fn lend(&mut self, output: &mut Vec<u8>) {
         if output.capacity() == 0
@@ -27,7 +26,7 @@ impl SpareOutputs {
         }
     }
 
-    /// Takes back a buffer whose content is not needed.
+    /// Takes back a buffer whose content is no longer needed.
     #[inline]
     pub fn take_back(&mut self, buffer: Vec<u8>) {
         if (1..=BYTES_MAX).contains(&buffer.capacity()) && self.buffers.len() < COUNT_MAX {
@@ -59,13 +58,13 @@ mod tests {
         spares.lend(&mut second);
         assert!(first.capacity() == BYTES_MAX && second.capacity() == 100);
         spares.lend(&mut first);
-        assert_eq!(spares.buffers.len(), 1, "the output has a buffer already");
+        assert_eq!(spares.buffers.len(), 1, "the output already has a buffer");
         for buffer in [first, second] {
             spares.take_back(buffer);
         }
         spares.free_unused();
-        assert_eq!(spares.buffers.len(), 2, "two were in use");
+        assert_eq!(spares.buffers.len(), 2, "two buffers were in use");
         spares.free_unused();
-        assert_eq!(spares.buffers.len(), 0, "none was in use");
+        assert_eq!(spares.buffers.len(), 0, "no buffer was in use");
     }
 }

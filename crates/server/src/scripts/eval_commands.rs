@@ -1,4 +1,4 @@
-//! EVAL and its relatives, and SCRIPT.
+//! EVAL, EVALSHA, their read-only variants, and SCRIPT.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -32,7 +32,7 @@ pub(super) const RUNNING_READ_ONLY: &[Trait] = &[
     Trait::NoMandatoryKeys,
 ];
 
-/// What a script does to its keys is not known.
+/// Access is read and update, because it is not known what a script does with its keys.
 pub(super) const KEYS: &[KeySpec] = &[KeySpec {
     at: At::Counted(2),
     access: Access::ReadUpdate,
@@ -205,7 +205,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
     },
 ];
 
-/// How many keys a request declares.
+/// The number of keys that a request declares.
 fn declared_keys(args: Args<'_>) -> std::result::Result<usize, CommandError> {
     let count = parse_integer(args.at(2)).ok_or(CommandError::NotInteger)?;
     let Ok(count) = usize::try_from(count) else {
@@ -294,7 +294,7 @@ fn kill(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result
     Ok(())
 }
 
-/// DEBUG SET-DISABLE-DENY-SCRIPTS: lets scripts call commands that they may not call otherwise.
+/// DEBUG SET-DISABLE-DENY-SCRIPTS: lets scripts call commands that are otherwise denied.
 pub(crate) fn set_deny(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let allowed = &context.shared.scripts.allows_denied;
     allowed.store(!args.is(2, "0"), Relaxed);

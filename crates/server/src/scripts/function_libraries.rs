@@ -1,11 +1,11 @@
-//! The libraries of functions, which all threads share.
+//! Function libraries, which all threads share.
 //!
 //! ```text
 //! FUNCTION LOAD ──► Functions: the libraries and a generation ◄── each thread compares its own generation, and
-//!                                                                 takes the libraries anew if that has grown
+//!                                                                 takes a new snapshot if the two differ
 //! ```
 //!
-//! The libraries themselves never change: who changes something puts another set in their place.
+//! A set of libraries is immutable: a change replaces the whole set with a new one.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,23 +16,23 @@ use damselfly_script::{Function, Libraries, Library};
 
 use crate::scripts::LockHistory;
 
-/// The libraries as a thread knows them.
+/// One thread's snapshot of the libraries.
 #[derive(Debug, Default)]
 pub struct Snapshot {
     libraries: Arc<Libraries>,
     generation: u64,
-    /// Functions that were called, by the names that they were called by.
+    /// Functions called before, by name as the callers spelled it.
     called: HashMap<Vec<u8>, Arc<KnownFunction>>,
 }
 
-/// A function as a thread knows it. No other thread counts or changes this one.
+/// One thread's record of a function. No other thread uses or changes this record.
 #[derive(Debug)]
 pub struct KnownFunction {
     /// Its library.
     pub library: Arc<Library>,
-    /// Its place among the library's functions.
+    /// Its index among the library's functions.
     pub index: usize,
-    /// What is remembered of its need for locks.
+    /// How often it lacked locks.
     pub memory: LockHistory,
 }
 
@@ -44,28 +44,28 @@ impl KnownFunction {
 }
 
 impl Snapshot {
-    /// Takes the libraries anew if they have changed. True if they have.
+    /// Takes a new snapshot if the libraries have changed. True if they have.
     #[inline]
     pub fn refresh(&mut self, functions: &Functions) -> bool {
         let generation = functions.generation();
         if generation == self.generation {
             return false;
         }
-        // What changes between these two lines is seen next time.
+        // The order matters: a change between these two lines is then noticed at the next refresh.
         self.generation = generation;
         self.libraries = functions.libraries();
         self.called.clear();
         true
     }
 
-    /// Whether this library is loaded.
+    /// True if this library is loaded.
     pub fn contains(&self, name: &str, id: u64) -> bool {
         self.libraries.contains(name, id)
     }
 
-    /// The function of this name, in any case.
+    /// The function with this name; letter case does not matter.
     pub fn find(&mut self, name: &[u8]) -> Option<Arc<KnownFunction>> {
-        /// More than that are many ways to write the same names.
+        /// A limit on the names kept: clients can spell one name in many ways, with different letter case.
         const CALLED_MAX: usize = 1000;
         if let Some(known) = self.called.get(name) {
             return Some(known.clone());
@@ -84,11 +84,11 @@ impl Snapshot {
     }
 }
 
-/// The libraries that are loaded.
+/// The loaded libraries, shared by all threads.
 #[derive(Debug, Default)]
 pub struct Functions {
     libraries: Mutex<Arc<Libraries>>,
-    /// Grows with every change.
+    /// Increases with every change.
     generation: AtomicU64,
 }
 
@@ -110,8 +110,8 @@ impl Functions {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Makes a new set from the current one and puts it in its place, or fails and changes nothing. `change` may take
-    /// its time, since nobody waits for it; it runs again if somebody else was quicker.
+    /// Applies `change` to a copy of the libraries and replaces the current set with the copy, or fails and changes nothing. `change`
+    /// runs without a lock, so it may take long; it runs again if another thread has replaced the set meanwhile.
     ///
     /// # Errors
     /// Those of `change`.

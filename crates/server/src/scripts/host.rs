@@ -1,4 +1,4 @@
-//! What a running script reaches of the server: `redis.call` and its relatives.
+//! The server as a running script sees it: `redis.call` and related functions.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -21,26 +21,27 @@ use crate::session::{Context, Session};
 use crate::shared::Shared;
 use crate::threads::Thread;
 
-/// While more calls than this are held back, or more bytes of what is to be seen of them, further ones are not.
+/// Limits on the calls held back, and on the bytes held back for them. At a limit all are released, even if the script can still be
+/// rolled back.
 const CALLS_HELD_BACK_MAX: usize = 1024;
 const BYTES_HELD_BACK_MAX: usize = 1 << 20;
 
-/// At most so often other clients have a turn while a script is slow.
+/// The shortest interval between turns of other clients while a script is slow.
 const BREATH: Duration = Duration::from_millis(1);
 
-/// When a script has run for as long as this, the other clients of its thread have a turn, and so on until it is slow: those that need
-/// none of its locks need not wait for it.
+/// How often other clients of the thread have a turn before a script is slow, so that clients that need none of its locks do not wait
+/// for it.
 const TURN_INTERVAL: Duration = Duration::from_millis(10);
 
-/// What of a script's calls is to be seen only if it is not undone.
+/// Effects of a script's calls that become visible only if the script is not rolled back.
 #[derive(Default)]
 pub(super) struct HeldBack {
     calls: Vec<Call>,
     refused: Vec<Refusal>,
-    /// For clients that monitor.
+    /// Lines for clients in MONITOR mode.
     lines: Vec<u8>,
     logged: Vec<(log::Level, String)>,
-    /// Bytes of the arguments of slow calls and of what is logged.
+    /// The bytes of log texts and of the arguments of slow calls.
     bytes: usize,
 }
 
@@ -49,11 +50,11 @@ struct Call {
     row: &'static Row,
     took_ns: u64,
     failed: Option<CommandError>,
-    /// If it was slow.
+    /// The arguments, kept only if the call was slow.
     args: Option<OwnedArgs>,
 }
 
-/// A running script's server.
+/// The server side of a running script.
 pub(super) struct ScriptHost<'h, 't> {
     pub runner: &'h mut dyn ScriptRunner,
     pub shared: &'h Shared,
@@ -61,18 +62,18 @@ pub(super) struct ScriptHost<'h, 't> {
     pub tx: &'h mut Tx<'t>,
     pub scratch: &'h mut Scratch,
     pub lock_mode: LockMode<'h>,
-    /// Why it has to be undone.
+    /// Set if the script must be rolled back: the lock that it failed to get.
     pub missing: Option<MissingLock>,
     /// The database that the script has selected.
     pub db: usize,
     pub is_read_only: bool,
-    /// Commands that need memory may run although it is short.
+    /// Commands that need memory may run even when memory is short.
     pub allows_oom: bool,
-    /// A command that writes was called.
+    /// The script has called a command that writes.
     pub has_written: bool,
-    /// A command that reads keys and changes none was called.
+    /// The script has called a command that reads keys and changes none.
     pub has_read: bool,
-    /// Whether there was no room in memory when the script began.
+    /// Memory was short when the script began.
     pub memory_is_short: bool,
     pub timing: Timing<'h>,
     pub job: &'h Job<'h>,
@@ -80,17 +81,17 @@ pub(super) struct ScriptHost<'h, 't> {
 
 /// How long a script has run.
 pub(super) struct Timing<'t> {
-    /// When it began, as the dispatcher's clock shows it.
+    /// When it began, in ticks of the dispatcher's clock.
     started: u64,
-    /// `busy-reply-threshold`, unless that is never.
+    /// `busy-reply-threshold`; `None` if scripts never count as slow.
     threshold: Option<Duration>,
-    /// When other clients had their last turn, or else when it began, on the same clock.
+    /// When other clients had their last turn, or when the script began if they have had none, on the same clock.
     last_turn: u64,
     slow: Option<Listed<'t>>,
 }
 
 impl Timing<'_> {
-    /// One that begins now.
+    /// The timing of a script that begins now.
     pub fn begin(dispatcher: &Dispatcher) -> Self {
         let threshold_ms = dispatcher.config.busy_reply_threshold_ms;
         let started = dispatcher.clock.raw();
@@ -103,7 +104,7 @@ impl Timing<'_> {
     }
 }
 
-/// A command that does not run, and why.
+/// A command that may not run, and the error that says why.
 struct Refusal {
     row: Option<&'static Row>,
     error: CommandError,
@@ -158,15 +159,15 @@ impl Host for ScriptHost<'_, '_> {
         {
             REGISTRY.find_subcommand(row, name)?;
         }
-        // There are no users yet but the default one, who may do everything.
+        // The only user so far is the default one, who may run every command.
         Some(true)
     }
 
-    /// Nothing is replicated yet.
+    /// Does nothing, because there is no replication yet.
     fn set_replication(&mut self, _: u8) {}
 }
 
-/// Gives a buffer back, empty, unless it is unusually large.
+/// Puts a buffer back into its place, emptied, unless it is unusually large.
 fn keep<T>(buffer: &mut Vec<T>, place: &mut Vec<T>) {
     const KEPT_BYTES_MAX: usize = 64 << 10;
     if buffer.capacity() * size_of::<T>() <= KEPT_BYTES_MAX {
@@ -206,7 +207,7 @@ impl ScriptHost<'_, '_> {
         }
     }
 
-    /// Counts a command, and sees to others if the script has run for long.
+    /// Records a call, and serves other clients if the script has run for long.
     fn note_call(
         &mut self,
         row: &'static Row,
@@ -239,7 +240,7 @@ impl ScriptHost<'_, '_> {
             self.look_at_clock();
             self.serve_others_if_due();
         }
-        // Also without a threshold: the server may be shutting down.
+        // Needed even without a threshold, because the server may be shutting down.
         match self.ending() {
             Some(text) => CallOutcome::Kill(text),
             None => CallOutcome::Replied,
@@ -256,7 +257,7 @@ impl ScriptHost<'_, '_> {
         }
     }
 
-    /// Counts and shows what was held back.
+    /// Releases the effects held back: counts them, and passes them on to MONITOR and the log.
     pub fn let_go(&mut self) {
         let held_back = &mut self.scratch.held_back;
         held_back.bytes = 0;
@@ -279,7 +280,7 @@ impl ScriptHost<'_, '_> {
         }
     }
 
-    /// Forgets what was held back, since the script is undone.
+    /// Discards the effects held back, because the script is rolled back.
     pub fn forget(&mut self) {
         let held_back = &mut self.scratch.held_back;
         held_back.calls.clear();
@@ -289,12 +290,12 @@ impl ScriptHost<'_, '_> {
         held_back.bytes = 0;
     }
 
-    /// True if it has run for longer than others are to stand.
+    /// True if the script counts as slow.
     pub fn is_slow(&self) -> bool {
         self.timing.slow.is_some()
     }
 
-    /// Makes the script known as a slow one once it is.
+    /// Adds the script to the list of slow scripts once it has run for longer than the threshold.
     pub fn look_at_clock(&mut self) {
         let clock = &self.runner.dispatcher().clock;
         let elapsed = Duration::from_nanos(clock.delta_as_nanos(self.timing.started, clock.raw()));
@@ -319,28 +320,28 @@ impl ScriptHost<'_, '_> {
         );
         self.timing.slow = Some(Listed::new(&self.shared.scripts, slow));
         self.runner.dispatcher().scripts.is_slow = true;
-        // Those who wait for its locks are told.
+        // Wakes clients that wait for its locks: they now get the error BUSY.
         self.shared.threads.iter().for_each(Thread::wake);
         self.shared.long.recheck_shards();
     }
 
-    /// Notes that the script holds more locks, for those who meet them.
+    /// Updates the list of locks that a slow script holds, so that clients that need one of them get the error BUSY.
     pub fn note_locks(&self) {
         if let Some(listed) = &self.timing.slow {
             listed.slow.set_locks(self.tx.locked_shards());
         }
     }
 
-    /// Lets other clients have a turn; waits that long for one of them.
+    /// Serves other clients for one turn; waits up to `wait` for one of them.
     pub fn serve_others(&mut self, wait: Duration) {
-        // Else they would be taken for lines about commands of those others.
+        // Pending lines must be sent first, or they would be attributed to commands of the other clients.
         self.runner
             .dispatcher()
             .send_monitored(self.session.client.id);
         self.runner.serve_others(wait);
     }
 
-    /// Lets other clients have a turn if their last one was some time ago.
+    /// Serves other clients if their last turn was long enough ago.
     pub fn serve_others_if_due(&mut self) {
         let interval = match self.is_slow() {
             true => BREATH,
@@ -354,7 +355,7 @@ impl ScriptHost<'_, '_> {
         }
     }
 
-    /// The error with which the script has to end, if it has to.
+    /// The error that ends the script, if it was killed or the server stops.
     fn ending(&self) -> Option<&'static str> {
         if self.shared.stopping.load(Relaxed) {
             return Some("ERR The server is shutting down");
@@ -366,7 +367,7 @@ impl ScriptHost<'_, '_> {
         })
     }
 
-    /// The row of a command that the script may run now.
+    /// The row of a command, if the script may run it now.
     fn allowed(&mut self, args: Args<'_>) -> Result<&'static Row, Refusal> {
         let unknown = || Refusal {
             row: None,
@@ -410,7 +411,7 @@ impl ScriptHost<'_, '_> {
         None
     }
 
-    /// True if a command is allowed for tests that scripts may not call otherwise.
+    /// True if scripts may call an otherwise denied command, for tests.
     #[cold]
     fn allows_denied(&self, row: &Row) -> bool {
         let group = row.command.group;
@@ -418,7 +419,7 @@ impl ScriptHost<'_, '_> {
         takes_no_locks && self.shared.scripts.allows_denied.load(Relaxed)
     }
 
-    /// Runs a command and writes its reply. Returns the error that it is, if it is one.
+    /// Runs a command and writes its reply. If the reply is an error, returns that error, too.
     fn run(
         &mut self,
         row: &'static Row,
@@ -462,16 +463,16 @@ impl ScriptHost<'_, '_> {
             }
             Err(Stop::Busy(_) | Stop::NeedsAllLocks) => {
                 let is_whole = matches!(self.lock_mode, LockMode::Whole);
-                assert!(!is_whole, "{} has all the locks it needs", row.name);
+                assert!(!is_whole, "{} needs more than all locks", row.name);
                 self.reach_all()?;
                 return self.run(row, args, reply);
             }
-            Err(Stop::Long) => unreachable!("nobody else waits for a script's section"),
+            Err(Stop::Long) => unreachable!("no other client waits for a script's section"),
         }
         Ok(None)
     }
 
-    /// Runs a command about connection or server. What it selects is selected for the rest of the script only.
+    /// Runs a command of the session. A database that it selects stays selected only for the rest of the script.
     fn run_session(
         &mut self,
         run: SessionFn,
@@ -482,9 +483,9 @@ impl ScriptHost<'_, '_> {
         let own_db = self.session.db;
         self.session.db = self.db;
         match self.lock_mode {
-            // What is published can't be undone.
+            // Published messages can't be rolled back.
             LockMode::Revocable => {}
-            // Before what it publishes itself.
+            // Pending events come before the messages that the command itself publishes.
             LockMode::Irrevocable { .. } | LockMode::Whole => self.tx.publish_events(),
         }
         let mut context = Context {

@@ -1,19 +1,20 @@
 //! The locks of a script.
 //!
 //! ```text
-//!               a lock is busy, or all are needed: undone
+//!           a lock is busy, or all are needed: rolled back
 //!          ┌──────────────────────────────────────────────────┐
 //!          ▼                                                  │
 //!   locks of declared keys,       a command on other keys     │
-//!   and of those met before ────► tries for their locks ──────┤
+//!   and those that earlier ─────► tries their locks ──────────┤
+//!   attempts needed                                           │
 //!          │                                                  │ too much to save, PUBLISH: takes the token
 //!          ▼                                                  ▼
-//!      it is done                             irrevocable: waits for locks
+//!         done                                irrevocable: waits for locks
 //! ```
 //!
-//! A script that can be undone never waits while it holds locks, nor does any command. Only the one that holds the token does;
-//! everybody else lets go sooner or later, so there is no deadlock. Who can't have the token is undone and runs again under all
-//! locks. A section under all locks needs no others.
+//! A script that can be rolled back never waits while it holds locks, and neither does any command. Only the script that has the
+//! token does; all others release their locks sooner or later, so there is no deadlock. A script that fails to get the token is
+//! rolled back and retried with all locks held. A section that holds all locks needs no others.
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
@@ -26,31 +27,31 @@ use super::Scripts;
 use super::host::ScriptHost;
 use crate::registry::{Handler, Locks, Row};
 
-/// After so many attempts a script runs under all locks.
+/// The number of failed attempts after which a script runs with all locks held.
 const ATTEMPTS_MAX: u32 = 2;
 
-/// A script that has changed more keys, or more bytes, can't be undone any more.
+/// Limits on the keys and bytes saved for a rollback. A script that exceeds one becomes irrevocable.
 const SAVED_KEYS_MAX: usize = 256;
 const SAVED_BYTES_MAX: usize = 1 << 20;
-/// The same for one with more events that nobody was told of.
+/// The same for the number of events that are not published yet.
 const KEPT_EVENTS_MAX: usize = 4096;
-/// What is larger is not copied to be able to undo its change.
+/// A larger value is not copied for a rollback; a script that changes one becomes irrevocable.
 const COPIED_BYTES_MAX: usize = 64 << 10;
 
-/// Which locks a script takes when it begins, beside those of its declared keys.
+/// The locks that a script takes when it begins, in addition to those of its declared keys.
 #[derive(Debug, Default)]
 pub struct Plan {
-    /// Shards that it was found to need.
+    /// Shards that earlier attempts needed.
     pub shards: Vec<usize>,
     /// All shards.
     pub all: bool,
-    /// The script was shown to clients that monitor.
+    /// Clients in MONITOR mode have seen the script.
     pub is_shown: bool,
     attempts: u32,
 }
 
 impl Plan {
-    /// Learns from an attempt that was undone; `held` are the shards that it had locked.
+    /// Learns from an attempt that was rolled back; `held` are the shards that it had locked.
     pub fn learn(&mut self, missing: MissingLock, held: Option<Vec<usize>>) {
         self.attempts += 1;
         match (missing, held) {
@@ -63,7 +64,7 @@ impl Plan {
     }
 }
 
-/// What a script lacks.
+/// The lock that a script failed to get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MissingLock {
     /// The lock of this shard, which is busy.
@@ -72,12 +73,12 @@ pub enum MissingLock {
     All,
 }
 
-/// What is remembered of a script's need for locks.
+/// How often a script lacked locks, which decides whether it begins with all of them.
 #[derive(Debug, Default)]
 pub struct LockHistory {
-    /// Grows when it is undone and falls when it is not.
+    /// Grows with each rollback and falls with each run without one.
     score: AtomicU32,
-    /// So many times more it takes all locks at once.
+    /// How many of the next runs begin with all locks.
     whole_runs: AtomicU32,
 }
 
@@ -86,7 +87,7 @@ impl LockHistory {
     const SCORE_MAX: u32 = 32;
     const WHOLE_RUNS: u32 = 64;
 
-    /// Whether it is to begin with all locks.
+    /// True if the script should begin with all locks. Each call counts as a run.
     pub fn begins_whole(&self) -> bool {
         let left = self.whole_runs.load(Relaxed);
         if left > 0 {
@@ -95,7 +96,7 @@ impl LockHistory {
         left > 0
     }
 
-    /// Notes a run that ended well without all locks.
+    /// Records a run that needed no rollback and did not begin with all locks.
     pub fn note_done(&self) {
         let score = self.score.load(Relaxed);
         if score > 0 {
@@ -103,7 +104,7 @@ impl LockHistory {
         }
     }
 
-    /// Notes that it was undone.
+    /// Records a rollback.
     pub fn note_undone(&self, missing: MissingLock) {
         let score = self.score.load(Relaxed) + Self::SCORE_UNDONE;
         self.score.store(score, Relaxed);
@@ -114,11 +115,11 @@ impl LockHistory {
     }
 }
 
-/// The right to wait for locks; given back when dropped.
+/// The right to wait for locks; released when dropped.
 pub(super) struct Token<'s>(&'s Scripts);
 
 impl<'s> Token<'s> {
-    /// `None` if another script has it.
+    /// Takes the token; `None` if another script has it.
     pub fn take(scripts: &'s Scripts) -> Option<Self> {
         (!scripts
             .token
@@ -135,7 +136,7 @@ impl Drop for Token<'_> {
     }
 }
 
-/// True if an entry costs more to copy, before it is changed, than is gained if that can be undone.
+/// True if copying an entry before it is changed costs more than the ability to roll back is worth.
 fn costs_much(entry: EntryRef<'_>) -> bool {
     match entry.value() {
         Value::Stream(stream) => stream.copied_bytes() > COPIED_BYTES_MAX,
@@ -145,18 +146,18 @@ fn costs_much(entry: EntryRef<'_>) -> bool {
     }
 }
 
-/// How a script holds its locks.
+/// Which locks a script holds, and whether it may wait for more.
 pub(super) enum LockMode<'s> {
-    /// It can be undone.
+    /// The script can be rolled back, and never waits for locks.
     Revocable,
-    /// It can't, and waits for locks.
+    /// The script can't be rolled back, and waits for locks.
     Irrevocable { _token: Token<'s> },
-    /// It holds all.
+    /// The script holds all locks.
     Whole,
 }
 
 impl ScriptHost<'_, '_> {
-    /// Makes sure that all that a command needs is locked, and that it can be undone or need not be.
+    /// Locks the shards that a command needs, and makes sure that the command can be rolled back or that the script is irrevocable.
     pub(super) fn reach(
         &mut self,
         row: &'static Row,
@@ -176,7 +177,7 @@ impl ScriptHost<'_, '_> {
                 if row.needs_all_locks {
                     return self.reach_all();
                 }
-                // What it does, like PUBLISH, can't be undone.
+                // The effects of such a command, like those of PUBLISH, can't be rolled back.
                 match row.writes {
                     true => self.become_irrevocable(),
                     false => Ok(()),
@@ -185,7 +186,7 @@ impl ScriptHost<'_, '_> {
         }
     }
 
-    /// Makes sure that all shards are locked.
+    /// Locks all shards.
     pub(super) fn reach_all(&mut self) -> Result<(), MissingLock> {
         match self.lock_mode {
             LockMode::Whole => return Ok(()),
@@ -225,7 +226,7 @@ impl ScriptHost<'_, '_> {
         Ok(())
     }
 
-    /// Makes sure that what a command writes can be undone, as far as that does not depend on what its keys hold.
+    /// Prepares for rolling back a command that writes. The checks that depend on the values of its keys follow in [`Self::save`].
     fn begin_writing(&mut self, row: &'static Row, args: Args<'_>) -> Result<(), MissingLock> {
         let LockMode::Revocable = self.lock_mode else {
             return Ok(());
@@ -252,7 +253,7 @@ impl ScriptHost<'_, '_> {
 
     /// Waits a moment for a lock.
     fn wait(&mut self) {
-        /// Who holds a lock for long is a script; nobody else has to be hurried for.
+        /// Only a script holds a lock for long, so there is no need to retry more often.
         const WAIT: Duration = Duration::from_micros(100);
         if self.is_slow() {
             self.serve_others(WAIT);
@@ -263,13 +264,13 @@ impl ScriptHost<'_, '_> {
         self.look_at_clock();
     }
 
-    /// Saves what a key holds that is about to be changed, whose shard is locked.
+    /// Saves the value of a key that is about to change. The key's shard must be locked.
     fn save(&mut self, key: Key<'_>, access: Access) -> Result<(), MissingLock> {
         if !self.tx.can_undo() {
             return Ok(());
         }
         if let Some(entry) = self.tx.view_in(self.db, key) {
-            // The old one of these is not changed but dropped, and so need not be copied.
+            // Such a command drops the old value without changing it, so it need not be copied.
             let is_replaced = matches!(access, Access::Overwrite | Access::Remove);
             let is_shared = entry.is_large() && is_replaced;
             if !is_shared && costs_much(entry) {
@@ -280,7 +281,7 @@ impl ScriptHost<'_, '_> {
         Ok(())
     }
 
-    /// Lets what the script did stay from now on, whatever happens.
+    /// Commits the script's changes so far; from now on it can't be rolled back, and waits for locks.
     pub(super) fn become_irrevocable(&mut self) -> Result<(), MissingLock> {
         let LockMode::Revocable = self.lock_mode else {
             return Ok(());

@@ -1,17 +1,17 @@
-//! Scripts: who keeps them, how one runs, and what it may do.
+//! Scripts: where they are kept, how they run, and what they may do.
 //!
 //! ```text
-//!   EVAL ─► dispatch stops at it ─► worker, which takes the session aside ─► run ─► interpreter ─► redis.call ─► host
-//!                                     ▲                                                                          │
-//!                                     └────────── a turn for other clients, if a script runs for long ◄──────────┘
+//!   EVAL ─► dispatch stops ─► worker takes the session out ─► run ─► interpreter ─► redis.call ─► host
+//!                               ▲                                                                  │
+//!                               └──── a turn for other clients, if the script runs for long ◄──────┘
 //! ```
 //!
-//! - `run.rs`: the locks that a script runs under, and what happens if they are not enough.
-//! - `host.rs`: `redis.call` and its relatives; `locks.rs`: how it gets to the keys of a command.
-//! - `slow.rs`: scripts that run for long, and those who meet them.
+//! - `run.rs`: runs a script under its locks, and retries it with more locks if they are not enough.
+//! - `host.rs`: `redis.call` and related functions; `locks.rs`: how a call locks the keys of its command.
+//! - `slow.rs`: scripts that run for long, and the errors for clients that need their locks.
 //!
-//! Each thread has an interpreter, which compiles a text when it first runs it, and remembers the scripts that it ran
-//! ([`ScriptContext`]); the texts themselves belong to all threads, and it is their cache that decides which are known ([`Scripts`]).
+//! Each thread has an interpreter, which compiles a script when it first runs it, and remembers the scripts that it ran
+//! ([`ScriptContext`]). All threads share the script texts; the shared cache alone decides which scripts are known ([`Scripts`]).
 
 pub mod eval_commands;
 pub mod function_commands;
@@ -43,24 +43,24 @@ pub use locks::{LockHistory, Plan};
 pub use run::{run, run_within};
 pub use slow::{Kind, Slow};
 
-/// Finds a program, and how many keys it declares.
+/// Returns the program that a request runs, and how many keys the request declares.
 type Find = fn(&mut ScriptContext, &Shared, Args<'_>) -> Result<(Program, usize), CommandError>;
 
 /// A command that runs scripts or functions.
 pub struct Finder {
-    /// Finds what is to run, and how many keys it declares: its arguments begin with the keys, at the fourth argument.
+    /// Returns the program that a request runs, and how many keys the request declares. The keys begin at the fourth argument.
     pub find: Find,
-    /// What the script or function says about itself; `None` if it says nothing or there is none.
+    /// The flags that the script or function declares; `None` if it declares none or does not exist.
     pub flags: fn(&Shared, Args<'_>) -> Option<Flags>,
 }
 
-/// True if a request runs a script that says of itself that it writes nothing.
+/// True if a request runs a script that declares that it writes nothing.
 pub fn only_reads(shared: &Shared, row: &Row, args: Args<'_>) -> bool {
     let flags = flags(shared, row, args);
     flags.is_some_and(|flags| flags.contains(Flags::NO_WRITES))
 }
 
-/// True if a request runs a script that says something of itself, but not that it may run when memory is short.
+/// True if a request runs a script that declares flags, none of which lets it run when memory is short.
 pub fn needs_memory(shared: &Shared, row: &Row, args: Args<'_>) -> bool {
     let may_run =
         |flags: Flags| flags.contains(Flags::NO_WRITES) || flags.contains(Flags::ALLOW_OOM);
@@ -74,16 +74,16 @@ fn flags(shared: &Shared, row: &Row, args: Args<'_>) -> Option<Flags> {
     }
 }
 
-/// What a script runs in the middle of.
+/// The part of the thread that runs a script. While the script runs, it can serve other clients.
 pub trait ScriptRunner {
     /// The dispatcher of the thread.
     fn dispatcher(&mut self) -> &mut Dispatcher;
 
-    /// Lets other clients of the thread have a turn; waits that long for one of them.
+    /// Serves other clients of the thread for one turn; waits up to `wait` for one of them.
     fn serve_others(&mut self, wait: Duration);
 }
 
-/// A transaction without scripts runs in the middle of nothing else.
+/// The runner of a transaction without scripts, which never serves other clients.
 impl ScriptRunner for Dispatcher {
     #[inline]
     fn dispatcher(&mut self) -> &mut Dispatcher {
@@ -93,7 +93,7 @@ impl ScriptRunner for Dispatcher {
     fn serve_others(&mut self, _: Duration) {}
 }
 
-/// What is to run.
+/// A program that a request runs.
 #[derive(Clone, Debug)]
 pub enum Program {
     /// A script.
@@ -103,7 +103,7 @@ pub enum Program {
 }
 
 impl Program {
-    /// What it says about itself; `None` for a script that says nothing.
+    /// The flags that it declares; `None` for a script that declares none.
     pub fn flags(&self) -> Option<Flags> {
         match self {
             Self::Script(known) => known.script().flags(),
@@ -111,7 +111,7 @@ impl Program {
         }
     }
 
-    /// The name that errors give it.
+    /// Its name in errors.
     pub fn name(&self) -> String {
         match self {
             Self::Script(known) => hex(known.script().digest()),
@@ -120,47 +120,47 @@ impl Program {
     }
 }
 
-/// What all threads know of scripts.
+/// The state of scripts that all threads share.
 #[derive(Debug, Default)]
 pub struct Scripts {
     cache: Mutex<ScriptCache>,
-    /// Grows with every SCRIPT FLUSH.
+    /// How often SCRIPT FLUSH ran.
     flushes: AtomicU64,
-    /// Held by the one script that may wait for locks.
+    /// True while a script has the token: the right to wait for locks, which only one script at a time can have.
     token: AtomicBool,
     slow: SlowScripts,
-    /// How often scripts met what is rare.
+    /// How often the rare paths were taken.
     pub counts: Counts,
-    /// Scripts may call commands about server and connection that they may not call otherwise, for tests.
+    /// For tests: scripts may call commands of the groups server and connection that are otherwise denied.
     pub allows_denied: AtomicBool,
 }
 
-/// How often scripts met what is rare.
+/// How often the rare paths of running scripts were taken.
 #[derive(Debug, Default)]
 pub struct Counts {
-    /// A script was undone, to run again with more locks.
+    /// A script was rolled back, to run again with more locks.
     pub undone: AtomicU64,
-    /// A script could not be undone any more and so had to wait for locks.
+    /// A script could no longer be rolled back, and from then on waited for locks.
     pub irrevocable: AtomicU64,
-    /// A script ran under all locks.
+    /// A script began with all locks held.
     pub whole: AtomicU64,
 }
 
 impl Scripts {
-    /// The texts that EVALSHA finds.
+    /// The cache in which EVALSHA finds scripts.
     pub fn cache(&self) -> MutexGuard<'_, ScriptCache> {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Bytes of the texts and of what is kept about them.
+    /// The bytes that the cached texts and their entries take.
     pub fn bytes(&self) -> usize {
-        /// About what an entry of the cache takes.
+        /// The approximate size of a cache entry.
         const ENTRY_BYTES: usize = 192;
         let cache = self.cache();
         cache.body_bytes() + cache.len() * ENTRY_BYTES
     }
 
-    /// A script with this text, which compiles.
+    /// Parses a script and checks that it compiles.
     ///
     /// # Errors
     /// Its first line is wrong, or it does not compile.
@@ -170,26 +170,26 @@ impl Scripts {
         Ok(script)
     }
 
-    /// Forgets all scripts; each thread forgets its own when it next looks.
+    /// Empties the cache; each thread forgets its own scripts at its next refresh.
     pub fn flush(&self) {
         self.cache().clear();
         self.flushes.fetch_add(1, Relaxed);
     }
 }
 
-/// What one thread knows of scripts.
+/// The state of scripts on one thread.
 #[derive(Default)]
 pub struct ThreadScripts {
     /// `None` before the first script, and while one runs.
     room: Option<Box<ScriptContext>>,
-    /// A script runs.
+    /// A script is running.
     pub running: bool,
     /// It has run for longer than `busy-reply-threshold`.
     pub is_slow: bool,
 }
 
 impl ThreadScripts {
-    /// Takes what a script needs, for as long as it runs.
+    /// Takes the context for a script that is about to run. Hand it back with [`ThreadScripts::put`].
     ///
     /// # Errors
     /// There is no memory for an interpreter.
@@ -202,12 +202,12 @@ impl ThreadScripts {
         Ok(room)
     }
 
-    /// Takes it back.
+    /// Puts the context back.
     pub fn put(&mut self, room: Box<ScriptContext>) {
         self.room = Some(room);
     }
 
-    /// Forgets what was flushed, or forgotten by the cache.
+    /// Forgets scripts that were flushed or evicted from the cache.
     pub fn refresh(&mut self, shared: &Shared) {
         if let Some(room) = &mut self.room {
             room.refresh(shared);
@@ -215,20 +215,20 @@ impl ThreadScripts {
         }
     }
 
-    /// Bytes of the interpreter, unless it is in use.
+    /// The bytes that the interpreter uses; `None` if there is none or it is in use.
     pub fn vm_bytes(&self) -> Option<usize> {
         let room = self.room.as_ref()?;
         Some(room.interpreter.used_bytes())
     }
 
-    /// Bytes of it that hold libraries of functions.
+    /// The share of [`ThreadScripts::vm_bytes`] that holds function libraries.
     pub fn library_bytes(&self) -> Option<usize> {
         let room = self.room.as_ref()?;
         Some(room.interpreter.library_bytes())
     }
 }
 
-/// A script as its thread knows it. No other thread counts or changes this one.
+/// One thread's record of a script. No other thread uses or changes this record.
 #[derive(Debug)]
 pub struct Known {
     cached: Arc<CachedScript>,
@@ -242,27 +242,27 @@ impl Known {
     }
 }
 
-/// An interpreter, and room for what its scripts pass on.
+/// All that a thread needs to run scripts: the interpreter, known scripts and functions, and buffers.
 pub struct ScriptContext {
     /// The interpreter.
     pub interpreter: Interpreter,
     known: HashMap<[u8; 20], Arc<Known>>,
-    /// See [`Scripts::flushes`].
+    /// The value of [`Scripts::flushes`] at the last refresh.
     flushes: u64,
-    /// The functions that it can call.
+    /// The functions that can be called.
     pub functions: Snapshot,
     scratch: Scratch,
 }
 
-/// As many scripts as an interpreter keeps compiled.
+/// The most scripts that a thread remembers: as many as an interpreter keeps compiled.
 const KNOWN_MAX: usize = 1000;
 
-/// Room for the arguments of a command and the like, kept for the next one.
+/// Buffers for the arguments and effects of calls, reused by later ones.
 #[derive(Default)]
 struct Scratch {
     bytes: Vec<u8>,
     spans: Vec<Span>,
-    /// What is to be counted and shown of commands if the script is not undone.
+    /// Statistics, MONITOR lines and log lines of calls, which become visible unless the script is rolled back.
     held_back: HeldBack,
 }
 
@@ -291,12 +291,12 @@ impl ScriptContext {
         }
     }
 
-    /// Lets go of the texts of scripts that the cache has forgotten.
+    /// Drops the scripts that the cache has forgotten.
     fn drop_forgotten(&mut self) {
         self.known.retain(|_, known| !known.cached.is_forgotten());
     }
 
-    /// The script of this digest, if the cache knows it. Counts as a use.
+    /// The script with this digest, if the cache has it. Counts as a use.
     pub fn find(&mut self, scripts: &Scripts, digest: &[u8; 20]) -> Option<Arc<Known>> {
         if let Some(known) = self.known.get(digest)
             && !known.cached.is_forgotten()
@@ -325,7 +325,7 @@ impl ScriptContext {
         known
     }
 
-    /// The script with this text, which is compiled now if the cache does not know it.
+    /// The script with this text. Compiles it and adds it to the cache if the cache does not have it.
     ///
     /// # Errors
     /// Its first line is wrong, or it does not compile.

@@ -1,4 +1,4 @@
-//! Running a script: the checks before it, its locks, and its reply.
+//! Runs a script: checks the request, takes locks, retries with more locks, and writes the reply.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
@@ -20,10 +20,10 @@ use crate::registry::{Handler, Row};
 use crate::session::Session;
 use crate::shared::Shared;
 
-/// Where the keys begin in the arguments of all commands that run scripts.
+/// The index of the first key in the arguments of every command that runs scripts.
 const FIRST_KEY: usize = 3;
 
-/// A script that is to run.
+/// A request to run a script or function.
 pub(super) struct Job<'j> {
     program: &'j Program,
     row: &'static Row,
@@ -32,14 +32,14 @@ pub(super) struct Job<'j> {
 }
 
 impl Job<'_> {
-    /// Writes are refused.
+    /// True if the script may not call commands that write.
     fn is_read_only(&self) -> bool {
         let flags = self.program.flags();
         !self.row.command.keys.writes()
             || flags.is_some_and(|flags| flags.contains(Flags::NO_WRITES))
     }
 
-    /// The script, as one that has become slow.
+    /// The entry of the script for the list of slow scripts.
     pub fn slow(&self, started: Instant) -> Slow {
         let kind = match self.program {
             Program::Script(_) => Kind::Script,
@@ -54,10 +54,10 @@ impl Job<'_> {
     }
 }
 
-/// Runs the script or function that a request asks for, under locks of its own, and writes the reply.
+/// Runs the script or function that a request names, under locks of its own, and writes the reply.
 ///
 /// # Errors
-/// It could not begin: the request is wrong, or a shard busy.
+/// The script could not begin, because the request is wrong or a shard is busy.
 pub fn run(
     runner: &mut dyn ScriptRunner,
     session: &mut Session,
@@ -116,7 +116,7 @@ pub fn run(
             plan.is_shown = true;
             memory.note_undone(missing);
             shared.scripts.counts.undone.fetch_add(1, Relaxed);
-            // For `tests/scripts.rs`, which must notice.
+            // The broken build skips the rollback; `tests/scripts.rs` must notice.
             if !cfg!(broken = "scripts") {
                 tx.undo();
             }
@@ -154,7 +154,7 @@ fn lock<'a>(
     Ok(tx)
 }
 
-/// Ends the section of a script that was not undone.
+/// Ends the section of a script that was not rolled back.
 fn end(runner: &mut dyn ScriptRunner, mut tx: Tx<'_>) {
     tx.commit();
     let dispatcher = runner.dispatcher();
@@ -164,7 +164,7 @@ fn end(runner: &mut dyn ScriptRunner, mut tx: Tx<'_>) {
     count_effects(dispatcher.counters(), tx.effects());
 }
 
-/// Runs the script or function that a request asks for as a part of `tx`, which holds all locks, and writes the reply.
+/// Runs the script or function that a request names as a part of `tx`, which must hold all locks, and writes the reply.
 ///
 /// # Errors
 /// The request is wrong.
@@ -188,13 +188,13 @@ pub fn run_within(
         tx.set_db(session.db);
         let lock_mode = LockMode::Whole;
         let missing = run_once(&job, room, runner, &shared, session, tx, lock_mode, reply);
-        assert!(missing.is_none(), "all locks are enough");
+        assert!(missing.is_none(), "a script with all locks needs no more");
         tx.set_db(session.db);
         Ok(())
     })
 }
 
-/// Lets `body` have the thread's interpreter.
+/// Calls `body` with the thread's script context.
 fn with_room(
     runner: &mut dyn ScriptRunner,
     shared: &Shared,
@@ -202,7 +202,7 @@ fn with_room(
 ) -> Result {
     let mut room = runner.dispatcher().scripts.take(shared)?;
     let result = body(runner, &mut room);
-    // By now the locks are released, unless this is a part of a transaction.
+    // Done after `body` has released the locks, unless the script is a part of a transaction.
     room.interpreter.drop_leftovers();
     let dispatcher = runner.dispatcher();
     dispatcher.scripts.put(room);
@@ -219,7 +219,7 @@ fn finder(row: &Row) -> &'static Finder {
     }
 }
 
-/// The script or function that a request asks for, if it may begin, and how many keys the request declares.
+/// Returns the script or function that a request names, if it may begin, and how many keys the request declares.
 fn begin(
     row: &'static Row,
     args: Args<'_>,
@@ -236,8 +236,8 @@ fn begin(
     Ok((program, keys))
 }
 
-/// Runs the script to its end, and counts an error that it returns; or returns why it has to be undone.
-#[expect(clippy::too_many_arguments, reason = "it is what a script needs")]
+/// Runs the script once and counts an error that it returns. If the script must be rolled back, returns the lock that it failed to get.
+#[expect(clippy::too_many_arguments, reason = "a script needs all of them")]
 fn run_once<'s>(
     job: &Job<'_>,
     room: &mut ScriptContext,
@@ -300,7 +300,7 @@ fn run_once<'s>(
     }
     host.let_go();
     if let Some(tracked) = &host.session.tracked {
-        // Now it is certain what the script has changed.
+        // The script can no longer be rolled back, so its changes are final.
         host.tx.commit();
         let reader = tracked.reader(&host.session.client);
         reader.note_script(host.tx, host.has_read, job.declared_keys());
@@ -321,9 +321,9 @@ fn run_once<'s>(
     None
 }
 
-/// Calls `body` with the arguments behind the number of keys.
+/// Calls `body` with the arguments after the number of keys.
 fn with_slices<R>(args: Args<'_>, body: impl FnOnce(&[&[u8]]) -> R) -> R {
-    /// So many need no allocation.
+    /// The most arguments that need no allocation.
     const INLINE: usize = 32;
     let (all, count) = (args.from(FIRST_KEY), args.len() - FIRST_KEY);
     let mut inline = [&[][..]; INLINE];

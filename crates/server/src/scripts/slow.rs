@@ -1,7 +1,7 @@
-//! Slow scripts: those that run for longer than `busy-reply-threshold`.
+//! Slow scripts: those that have run for longer than `busy-reply-threshold`.
 //!
-//! Their own thread goes on serving other clients, between instructions of the script; all threads go on with whatever
-//! needs none of the locks that the script holds. Who needs one is told that the server is busy.
+//! The script's thread keeps serving other clients between instructions of the script. All threads keep serving requests that need
+//! none of the locks that the script holds; a client that needs one gets the error BUSY.
 
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,7 +11,7 @@ use damselfly_base::CommandError;
 
 use super::Scripts;
 
-/// What runs.
+/// The kind of a running program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A script.
@@ -21,7 +21,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// What somebody is told who can't go on because of it.
+    /// The error for a client that needs a lock of a slow program of this kind.
     pub fn busy(self) -> CommandError {
         let kill = match self {
             Self::Script => "SCRIPT",
@@ -33,7 +33,7 @@ impl Kind {
     }
 }
 
-/// What [`Slow::fate`] is: nothing is decided, it has written, or it is to end.
+/// The values of [`Slow::fate`]: undecided; the script has written; the script was killed.
 const OPEN: u8 = 0;
 const WRITES: u8 = 1;
 const KILLED: u8 = 2;
@@ -41,7 +41,7 @@ const KILLED: u8 = 2;
 /// A slow script, as all threads see it.
 #[derive(Debug)]
 pub struct Slow {
-    /// What it is.
+    /// Script or function.
     pub kind: Kind,
     /// The name of the function, or the SHA-1 of the script.
     pub name: String,
@@ -49,14 +49,14 @@ pub struct Slow {
     pub command: Vec<Vec<u8>>,
     /// When it began.
     pub started: Instant,
-    /// Whether it has written or is to end, of which only one can be.
+    /// Whether it has written or was killed. Only one can happen, and the first decides.
     fate: AtomicU8,
     /// The shards that it holds; `None` for all.
     locks: Mutex<Option<Vec<usize>>>,
 }
 
 impl Slow {
-    /// One that has just become slow.
+    /// An entry for a script that has just become slow.
     pub fn new(kind: Kind, name: String, command: Vec<Vec<u8>>, started: Instant) -> Self {
         Self {
             kind,
@@ -68,23 +68,23 @@ impl Slow {
         }
     }
 
-    /// False if it has decided otherwise before.
+    /// Sets the fate. False if another fate was decided before.
     fn decide(&self, fate: u8) -> bool {
         let decided = self.fate.compare_exchange(OPEN, fate, Relaxed, Relaxed);
         decided.is_ok() || decided == Err(fate)
     }
 
-    /// To be called before it first calls a command that writes. False if it may not any more, since it is to end.
+    /// Call this before the script first calls a command that writes. False if it may not, because it was killed.
     pub fn begin_writing(&self) -> bool {
         self.decide(WRITES)
     }
 
-    /// Lets it end. False if it has written: then it can't.
+    /// Kills the script. False if it has written, and so can't be killed.
     pub fn kill(&self) -> bool {
         self.decide(KILLED)
     }
 
-    /// True if it is to end.
+    /// True if the script was killed and must end.
     pub fn is_killed(&self) -> bool {
         self.fate.load(Relaxed) == KILLED
     }
@@ -93,7 +93,7 @@ impl Slow {
         self.locks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes which shards it holds.
+    /// Sets the shards that it holds; `None` for all.
     pub fn set_locks(&self, shards: Option<Vec<usize>>) {
         *self.locks() = shards;
     }
@@ -148,17 +148,17 @@ impl Scripts {
         }
     }
 
-    /// What somebody is told who met a shard that a slow script holds; `None` if none does.
+    /// The error for a client that needs `shard`; `None` if no slow script holds it.
     pub fn busy(&self, shard: usize) -> Option<CommandError> {
         let slow = self.slow();
         let holder = slow.iter().find(|slow| slow.holds(shard))?;
         Some(holder.kind.busy())
     }
 
-    /// Ends the slow scripts of a kind that have written nothing.
+    /// Kills the slow scripts of a kind that have written nothing.
     ///
     /// # Errors
-    /// None runs, or all that do have written.
+    /// No such script runs, or all of them have written.
     pub fn kill(&self, kind: Kind) -> Result<(), CommandError> {
         let all = self.slow();
         let of_kind: Vec<_> = all.iter().filter(|slow| slow.kind == kind).collect();
@@ -185,8 +185,8 @@ impl Scripts {
 mod tests {
     use super::*;
 
-    /// The bug: who killed a script looked whether it had written, and told it to end a moment later; in between it could
-    /// write, and then it ended half done.
+    /// The bug: a script could end half done. The cause: KILL first checked that the script had not written, and marked it as killed
+    /// a moment later; in between the script could write. The fix: one atomic value decides between the two.
     #[test]
     fn a_script_that_is_killed_does_not_write() {
         for _ in 0..1000 {

@@ -1,4 +1,4 @@
-//! FUNCTION: libraries are loaded, shown, removed, and carried from one server to another.
+//! FUNCTION: loads, lists, deletes, dumps and restores libraries. FCALL: finds the function to call.
 
 mod rows;
 
@@ -16,7 +16,7 @@ use crate::scripts::{Finder, Kind, Program, ScriptContext, Slow};
 use crate::session::Context;
 use crate::shared::Shared;
 
-/// Finds what FCALL calls.
+/// Finds the function that FCALL calls.
 static BY_NAME: Finder = Finder {
     find: find_by_name,
     flags: flags_by_name,
@@ -49,7 +49,7 @@ fn flags_by_name(shared: &Shared, args: Args<'_>) -> Option<Flags> {
     Some(library.functions().get(index)?.flags)
 }
 
-/// What libraries may want while they load: only the log.
+/// The host of a library while it loads. A loading library can use only the log.
 struct LoadHost;
 
 impl Host for LoadHost {
@@ -79,8 +79,8 @@ impl Host for LoadHost {
     fn set_replication(&mut self, _: u8) {}
 }
 
-/// Runs a library's text in an interpreter of its own, which shows what it registers. Threads load it into theirs when
-/// they first call one of its functions.
+/// Runs a library's code in a temporary interpreter, to learn which functions it registers. Each thread loads the library into its
+/// own interpreter when it first calls one of these functions.
 fn load_once(code: &[u8], id: u64) -> std::result::Result<Library, CommandError> {
     Interpreter::new(Limits::default())?.load_library(code, id, &mut LoadHost)
 }

@@ -1,4 +1,4 @@
-//! The rows of FUNCTION.
+//! The table rows of FCALL and FUNCTION.
 
 use damselfly_commands::Arity::{AtLeast, Exactly};
 use damselfly_commands::{Arity, Command, Group, Keys, Run, Trait};
@@ -7,14 +7,14 @@ use super::{BY_NAME, delete, dump, flush, kill, list, load, restore, stats};
 use crate::registry::{Handler, SessionFn};
 use crate::scripts::eval_commands::{KEYS, READ_KEYS, RUNNING, RUNNING_READ_ONLY};
 
-/// Of those that change libraries.
+/// The traits of subcommands that remove libraries.
 const CHANGES: &[Trait] = &[
     Trait::Writes,
     Trait::NoScript,
     Trait::Tip("request_policy:all_shards"),
     Trait::Tip("response_policy:all_succeeded"),
 ];
-/// Of those that add to them.
+/// The traits of subcommands that add libraries.
 const ADDS: &[Trait] = &[
     Trait::Writes,
     Trait::NoScript,
