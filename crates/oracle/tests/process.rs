@@ -15,7 +15,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// The longest that anything a test waits for may take.
+/// The longest that a test waits for any event.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn start(arguments: &[&str]) -> Server {
@@ -249,7 +249,7 @@ fn a_server_in_the_background_answers_and_writes_its_process_id() {
     assert_eq!(
         session,
         pid(number),
-        "the server does not lead its own session"
+        "the server is not the leader of its session"
     );
     kill_process(pid(number), Signal::TERM).unwrap();
     assert!(connection.closed_by_server());
@@ -267,8 +267,8 @@ fn a_failed_start_in_the_background_is_an_error() {
     let port = server.address().port();
     let (success, said) = daemonize(folder.path(), port);
     assert!(!success);
-    assert_eq!(said.lines().count(), 1, "one clear line, not {said:?}");
-    assert!(said.contains(&port.to_string()), "names the port: {said}");
+    assert_eq!(said.lines().count(), 1, "not one line: {said:?}");
+    assert!(said.contains(&port.to_string()), "the port is missing: {said}");
     assert!(!folder.path().join("server.pid").exists());
 }
 
