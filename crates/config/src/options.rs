@@ -21,7 +21,7 @@ pub struct Opt {
     pub changeable: Changeable,
     /// Whether it has an effect.
     pub effect: Effect,
-    /// What it does, with units and special values, in a few short sentences.
+    /// Its effect, with units and special values, in a few short sentences.
     pub summary: &'static str,
     /// Access to its field of [`Config`].
     pub access: Access,

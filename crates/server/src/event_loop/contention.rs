@@ -1,6 +1,6 @@
 //! Whether threads compete for cores, and how a busy thread lets its clients run.
 //!
-//! Where threads and their clients outnumber the cores, a thread that looks for events right after every turn finds one or two
+//! If threads and their clients outnumber the cores, a thread that polls for events right after every turn finds one or two
 //! requests at a time: the clients that would send more wait for a core. If the thread lets them run first, one turn serves many
 //! requests. There are two ways:
 //!
@@ -8,8 +8,8 @@
 //! - After a long turn, which has served many requests already, it yields. That may cost it a time slice of milliseconds, so after
 //!   short turns it would dominate the tail of latencies; after long ones a sleep would cost throughput.
 //!
-//! On a core of its own a thread would only lose time by either. So it does this only if the system says that it has waited for a
-//! core lately, and if it is busy: the last look found events without waiting.
+//! A thread that has a core of its own would only lose time. So a thread pauses only if the system reports that it recently waited
+//! for a core, and if it is busy: its last poll returned events without waiting.
 //!
 //! Two threads and 50 clients on two cores, medians of noisy runs; one thread for comparison:
 //!
@@ -28,24 +28,24 @@ const PAUSE: Duration = Duration::from_micros(100);
 /// A turn that took longer is a long one.
 const LONG_TURN: Duration = Duration::from_micros(300);
 
-/// A look that took longer than this has waited for events.
+/// A poll that took longer than this has waited for events.
 const AT_ONCE: Duration = Duration::from_micros(5);
 
-/// How often the system is asked.
+/// How often the thread reads the system's statistics.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// Cores are short if the thread has waited for one for more than this share of the last interval: one part in so many.
+/// Cores are short if the thread has waited for one during more than one part in `SHARE` of the last interval.
 const SHARE: u64 = 20;
 
-/// What one thread knows of how it gets on with others. To be made by that thread.
+/// A thread's record of its competition with other threads. That thread must create it.
 pub(super) struct Contention {
     /// The scheduler's statistics of this thread; `None` where the system has none.
     statistics: Option<File>,
-    /// How long it had waited for a core when the system was last asked, in nanoseconds since its start.
+    /// How long the thread had waited for a core when it last read the statistics, in nanoseconds since its start.
     waited_ns: u64,
     asked: Instant,
     are_cores_short: bool,
-    /// When the thread last began to look for events, and when it had them.
+    /// When the last poll for events began, and when it returned.
     looked: Instant,
     found: Instant,
 }
@@ -64,17 +64,17 @@ impl Contention {
         }
     }
 
-    /// Call this before the thread looks for events.
+    /// Call this before the thread polls for events.
     pub fn begin_look(&mut self) {
         self.looked = Instant::now();
     }
 
-    /// Call this when it has found some, before it serves them.
+    /// Call this when the poll has returned, before the thread serves the events.
     pub fn end_look(&mut self) {
         self.found = Instant::now();
     }
 
-    /// Call this when the events are served. Lets others run if cores are short and the thread is busy.
+    /// Call this when the events are served. Lets other threads run if cores are short and this thread is busy.
     pub fn pause(&mut self) {
         if self.found.duration_since(self.asked) >= INTERVAL {
             self.ask(self.found);
@@ -88,7 +88,7 @@ impl Contention {
         }
     }
 
-    /// True if cores are short and a thread that has looked for so long is busy.
+    /// True if cores are short and the thread is busy: its last poll took `looked_for`.
     fn is_pause_due(&self, looked_for: Duration) -> bool {
         self.are_cores_short && looked_for < AT_ONCE
     }
@@ -105,12 +105,12 @@ impl Contention {
     }
 }
 
-/// True if waiting for so long is a large share of the interval.
+/// True if `waited` is a large share of the interval.
 fn is_long(waited: Duration, interval: Duration) -> bool {
     waited.as_nanos() * u128::from(SHARE) > interval.as_nanos()
 }
 
-/// How long the thread of these statistics has waited for a core, in nanoseconds.
+/// Reads how long the thread has waited for a core, in nanoseconds.
 fn read_waited_ns(statistics: &File) -> Option<u64> {
     let mut bytes = [0; 96];
     let len = statistics.read_at(&mut bytes, 0).ok()?;
