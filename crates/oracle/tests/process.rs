@@ -106,7 +106,7 @@ fn a_second_signal_stops_the_process_even_if_a_thread_is_stuck() {
         while !line.contains("Ready to accept connections") {
             line.clear();
             if reader.read_line(&mut line).unwrap() == 0 {
-                // The server opens the pipe anew for each line.
+                // The server reopens the pipe for each line.
                 reader = BufReader::new(File::open(&log).unwrap());
             }
         }
@@ -268,7 +268,10 @@ fn a_failed_start_in_the_background_is_an_error() {
     let (success, said) = daemonize(folder.path(), port);
     assert!(!success);
     assert_eq!(said.lines().count(), 1, "not one line: {said:?}");
-    assert!(said.contains(&port.to_string()), "the port is missing: {said}");
+    assert!(
+        said.contains(&port.to_string()),
+        "the port is missing: {said}"
+    );
     assert!(!folder.path().join("server.pid").exists());
 }
 

@@ -27,7 +27,7 @@ pub enum Deadline {
 /// How to handle an absent key when a collection is to be changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Create {
-    /// Nothing.
+    /// Leave it absent.
     Never,
     /// Create an empty collection.
     IfAbsent,

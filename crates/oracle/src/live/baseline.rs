@@ -171,7 +171,11 @@ impl Baseline {
         for field in ZERO {
             match number(info, field) {
                 0 => {}
-                count => return Err(format!("{field} is {count} after all clients have disconnected")),
+                count => {
+                    return Err(format!(
+                        "{field} is {count} after all clients have disconnected"
+                    ));
+                }
             }
         }
         let (bytes, before) = (
@@ -247,7 +251,10 @@ mod tests {
     fn steady_growth_is_a_leak() {
         let growing: Vec<u64> = (0..10).map(|round| round << 20).collect();
         assert!(leaks(&growing));
-        assert!(!leaks(&growing[..LEAK_ROUNDS]), "too few rounds to detect a leak");
+        assert!(
+            !leaks(&growing[..LEAK_ROUNDS]),
+            "too few rounds to detect a leak"
+        );
         assert!(!leaks(&[5; 20]));
     }
 

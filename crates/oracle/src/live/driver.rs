@@ -343,7 +343,9 @@ impl<'a> Driver<'a> {
         if self.may_close || self.round.is_over_for_all() {
             return Err(Stop::Closed);
         }
-        Err(Stop::Fault(format!("the server closed the connection: {how}")))
+        Err(Stop::Fault(format!(
+            "the server closed the connection: {how}"
+        )))
     }
 
     /// Decodes the reply at `start` of the received bytes, and returns it with its length; `None` if it is incomplete.

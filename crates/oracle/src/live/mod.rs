@@ -343,7 +343,10 @@ fn report(options: &Options, server: &Server, round: &Round, faults: &[String]) 
     for (slot, journal) in round.journals.iter().enumerate() {
         write(&folder, &format!("slot-{slot}"), &journal.text())?;
     }
-    println!("live: the journals of the connections are in {}", folder.display());
+    println!(
+        "live: the journals of the connections are in {}",
+        folder.display()
+    );
     Ok(())
 }
 

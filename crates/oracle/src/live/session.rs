@@ -42,7 +42,7 @@ pub struct Request {
     pub waits: bool,
 }
 
-/// What may happen to connections during a round.
+/// The conditions of a round, which decide how the server may treat connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Weather {
     /// Another connection, or a limit of the server, may close any connection.

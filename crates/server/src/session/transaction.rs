@@ -118,7 +118,7 @@ const FORGOTTEN_AT_ONCE_MAX: usize = 1 << 12;
 /// The state of a session between MULTI or WATCH and EXEC.
 #[derive(Default)]
 pub struct Transaction {
-    /// The queued commands, from MULTI on.
+    /// The queued commands; `None` without an open transaction.
     queue: Option<Box<Queue>>,
     watched: Vec<Watched>,
     /// The client's watcher in this round; `None` before the first WATCH.
@@ -318,7 +318,7 @@ impl Forgotten {
 }
 
 impl Transaction {
-    /// True from MULTI on.
+    /// True between MULTI and the end of the transaction.
     #[inline]
     pub fn is_open(&self) -> bool {
         self.queue.is_some()
@@ -381,7 +381,7 @@ impl Transaction {
         client.transaction_bytes.store(queue + watched, Relaxed);
     }
 
-    /// Why a command is refused within MULTI but not outside, if it is.
+    /// The error if a command is refused within MULTI but not outside; `None` if it is allowed.
     #[cold]
     pub fn refusal(&self, row: &Row, is_memory_short: bool) -> Option<CommandError> {
         let queue = self.queue.as_ref()?;
@@ -431,15 +431,15 @@ impl Transaction {
         self.watch_progress = 0;
     }
 
-    /// Ignores all later changes: EXEC has decided to run, and its own changes do not count. The client stops watching the keys once
-    /// EXEC has released its locks.
+    /// Ignores all later changes: EXEC has decided to run, and its own changes do not count. The client stops watching the keys
+    /// once EXEC has released its locks.
     pub fn ignore_changes(&self, client: &Client) {
         if self.watcher.is_some() {
             client.watch_round.begin();
         }
     }
 
-    /// True if a watched key was changed or has expired. A false stays valid only while the caller holds the locks of the watched
+    /// True if a watched key was changed or has expired. `false` stays valid only while the caller holds the locks of the watched
     /// keys.
     pub fn is_broken(&self, client: &Client, now: Now) -> bool {
         client.watch_round.is_broken()
