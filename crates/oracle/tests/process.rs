@@ -1,6 +1,6 @@
 //! The process: signals, running in the background, service managers, and changing ports and addresses while it runs.
 //!
-//! Each test starts its own server. With `DAMSELFLY_BIN=redis-server` the tests that demand nothing else run against Redis.
+//! Each test starts its own server. With `DAMSELFLY_BIN=redis-server`, they run against Redis, except those that Redis can't pass.
 
 use damselfly_oracle::connection::Connection;
 use damselfly_oracle::server::{Kind, Program, ScratchFolder, Server, wait_for_end};
@@ -79,8 +79,8 @@ fn sighup_is_ignored() {
     assert!(status.success(), "{status}; its log:\n{}", server.log());
 }
 
-/// Bug: while a thread was stuck, the process could only be killed. Here the main thread is stuck: it writes its log to a pipe that
-/// is no longer read.
+/// Bug: while a thread was stuck, only SIGKILL could stop the process. Here the main thread is stuck: it writes its log to a pipe
+/// that nobody reads any more.
 #[test]
 fn a_second_signal_stops_the_process_even_if_a_thread_is_stuck() {
     if Program::subject().kind() == Kind::Redis {

@@ -61,9 +61,8 @@ pub struct Driver<'a> {
     stream: TcpStream,
     decoder: Decoder,
     received: Vec<u8>,
-    /// Requests that still wait for their reply.
+    /// Requests that still wait for their reply, and how many confirmations the first one has had.
     expected: VecDeque<Request>,
-    /// How many confirmations the first of them has had.
     confirmed: usize,
     /// The last requests that were matched with their replies.
     matched: VecDeque<(Request, Value)>,
@@ -343,9 +342,7 @@ impl<'a> Driver<'a> {
         if self.may_close || self.round.is_over_for_all() {
             return Err(Stop::Closed);
         }
-        Err(Stop::Fault(format!(
-            "the server closed the connection: {how}"
-        )))
+        Err(Stop::Fault(format!("closed by the server: {how}")))
     }
 
     /// Decodes the reply at `start` of the received bytes, and returns it with its length; `None` if it is incomplete.
@@ -518,8 +515,7 @@ impl<'a> Driver<'a> {
         Ok(())
     }
 
-    /// Reads until the server closes the connection. With `all`, every request must have had its reply, unless the server may
-    /// abandon one.
+    /// Reads until the server closes the connection. With `all`, every request must get a reply, unless the server may abandon it.
     fn until_end(&mut self, all: bool) -> Outcome {
         self.may_close = true;
         self.note_progress();

@@ -114,7 +114,7 @@ fn run_queue<A: ScriptRunner>(
     let shared = runner.dispatcher().local_shared.clone();
     let engine = &shared.engine;
     let all = queue.hashes();
-    // Keys of this batch were prefetched with the batch.
+    // If MULTI is in this batch of requests, the keys were prefetched with the batch.
     let to_fetch = match queue.batch() == runner.dispatcher().batch {
         true => &[],
         false => &all[..all.len().min(PREFETCHED_MAX)],
@@ -139,7 +139,7 @@ fn run_queue<A: ScriptRunner>(
         return Ok(());
     }
     if cfg!(broken = "watches") {
-        // Otherwise other threads would seldom run at just this point.
+        // Without this, other threads would rarely run at this point.
         std::thread::yield_now();
     }
     session.transaction.ignore_changes(&session.client);
