@@ -22,7 +22,7 @@ pub struct Command<F: 'static> {
     pub group: Group,
     /// Its syntax, in Redis's notation.
     pub usage: &'static str,
-    /// Its effect, in one sentence.
+    /// A description in one sentence.
     pub summary: &'static str,
     /// The first Redis version that had it.
     pub since: &'static str,
