@@ -1,4 +1,4 @@
-//! `cargo xtask ci`: what must pass before a change is merged.
+//! `cargo xtask ci`: the checks that must pass before a change is merged.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -13,7 +13,8 @@ const SANITIZED: &[&str] = &[
     "damselfly-collections",
     "damselfly-value",
 ];
-/// What `--cfg broken=` breaks on purpose, the package and the tests that must notice, and which of them.
+/// Deliberate bugs, enabled by `--cfg broken=NAME`: the name, the package and test file that must detect it, and a filter for the
+/// tests in that file.
 const BROKEN: &[(&str, &str, &str, &str)] = &[
     ("sections", "damselfly-engine", "atomicity", ""),
     ("wakes", "damselfly-engine", "waiting", "woken::"),
@@ -29,10 +30,10 @@ const BROKEN: &[(&str, &str, &str, &str)] = &[
     ("tracking", "damselfly-server", "tracking", "coherent::"),
 ];
 
-/// Runs everything, and goes on after a failure.
+/// Runs all checks, also those after a failed one.
 ///
 /// # Errors
-/// Something failed; the text is the summary.
+/// A check failed; the text is the summary.
 pub fn run() -> Result<(), String> {
     let mut steps = Steps::new();
     steps.step("format", || {
@@ -66,7 +67,7 @@ pub fn run() -> Result<(), String> {
         cargo_test(command(&words).env("RUSTFLAGS", "--cfg loom"))
     });
     for (broken, package, test, filter) in BROKEN {
-        steps.step(&format!("tests of {test} notice broken {broken}"), || {
+        steps.step(&format!("tests of {test} detect broken {broken}"), || {
             notices(broken, package, test, filter)
         });
     }
@@ -80,14 +81,14 @@ pub fn run() -> Result<(), String> {
     steps.finish().map(drop)
 }
 
-/// Runs tests while something is broken on purpose: each one that fails has passed.
+/// Runs tests with a deliberate bug. A test that fails has detected it, so it counts as passed.
 fn notices(broken: &str, package: &str, test: &str, filter: &str) -> Result<Count, String> {
     const WRAPPER: &str = "RUSTC_WORKSPACE_WRAPPER";
     let compiler = broken_compiler(broken)
         .map_err(|error| format!("cannot write target/broken/{broken}.sh: {error}"))?;
     let folder = ["--quiet", "--target-dir", "target/broken"];
     if package == "damselfly-oracle" {
-        // Its tests start the server.
+        // The tests of the oracle start the server, so it must have the bug.
         let words = ["cargo", "build", "-p", "damselfly"];
         let mut build = command(&words);
         build.args(folder).env(WRAPPER, &compiler);
@@ -103,7 +104,7 @@ fn notices(broken: &str, package: &str, test: &str, filter: &str) -> Result<Coun
     let text = String::from_utf8_lossy(&output.stdout);
     let Some(count) = text.lines().find_map(test_result) else {
         let error = String::from_utf8_lossy(&output.stderr);
-        return Err(format!("the tests did not run to their end:\n{error}"));
+        return Err(format!("the tests did not finish:\n{error}"));
     };
     if count.passed > 0 || count.failed == 0 {
         println!("{text}");
@@ -114,7 +115,8 @@ fn notices(broken: &str, package: &str, test: &str, filter: &str) -> Result<Coun
     })
 }
 
-/// A program that compiles our packages as broken; those of others stay as they are, and need not be compiled again.
+/// Writes a compiler wrapper that adds the bug to the packages of this workspace. Dependencies are not affected, so they need not
+/// be compiled again.
 fn broken_compiler(broken: &str) -> io::Result<PathBuf> {
     let path = env::current_dir()?.join(format!("target/broken/{broken}.sh"));
     fs::create_dir_all(path.parent().expect("it was just joined"))?;

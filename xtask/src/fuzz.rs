@@ -1,8 +1,8 @@
-//! `cargo xtask fuzz`: coverage-guided fuzzing of what parses bytes or uses `unsafe`.
+//! `cargo xtask fuzz`: coverage-guided fuzzing of code that parses bytes or uses `unsafe`.
 //!
-//! The targets are the programs of `fuzz/`: libFuzzer with one function each. They are built here with the
-//! compiler's own coverage and address sanitizer, on the stable toolchain. Inputs that reached something
-//! new stay in `target/fuzz/corpus`, so each run goes on where the last one ended.
+//! The targets are the programs in `fuzz/`, each of which runs libFuzzer on one function. They are built with the compiler's own
+//! coverage instrumentation and address sanitizer, on the stable toolchain. Inputs that reached new code stay in
+//! `target/fuzz/corpus`, so each run continues where the last one stopped.
 
 use crate::steps::{Count, command, must};
 use std::fs::{self, File};
@@ -17,7 +17,7 @@ struct Target {
     seeds: &'static [&'static [u8]],
 }
 
-/// All targets, the ones that need the longest first.
+/// All targets; those that need the most time come first.
 const TARGETS: &[Target] = &[
     Target {
         name: "commands",
@@ -151,11 +151,11 @@ const TARGETS: &[Target] = &[
     },
 ];
 
-/// Where everything is kept.
+/// The folder for builds, inputs and logs.
 const FOLDER: &str = "target/fuzz";
-/// The address sanitizer needs a target named, so that build scripts are built without it.
+/// The target triple must be explicit, so that build scripts are built without the address sanitizer.
 const TRIPLE: &str = "x86_64-unknown-linux-gnu";
-/// What the compiler is told: counters and comparisons for libFuzzer to see, and the sanitizer.
+/// Compiler flags: edge counters and traced comparisons for libFuzzer, and the sanitizer.
 const RUSTFLAGS: &str = "-Cpasses=sancov-module \
     -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
@@ -163,18 +163,18 @@ const RUSTFLAGS: &str = "-Cpasses=sancov-module \
     -Cllvm-args=-sanitizer-coverage-trace-compares \
     -Cllvm-args=-simplifycfg-branch-fold-threshold=0 \
     -Zsanitizer=address --cfg fuzzing --cfg sanitize_address";
-/// Seconds that each target runs, unless said otherwise.
+/// How many seconds each target runs by default.
 const SECONDS: u32 = 20;
 /// The longest input, in bytes.
 const INPUT_BYTES_MAX: usize = 1024;
 
 const USAGE: &str = "\
 Usage: cargo xtask fuzz [TARGET] [--seconds N]
-       cargo xtask fuzz TARGET --input FILE     runs one input again
+       cargo xtask fuzz TARGET --input FILE     reruns one input
        cargo xtask fuzz --live [--seconds N] [--seed S] [--threads T]     fuzzes a running server
 Targets: commands, rdb, rdb_dump, config, table, entry, listpack, intset, chain, stream, hash, sorted_set, requests, replies, glob, decoders, scripts, numbers (default: all)";
 
-/// What the command line asks for.
+/// The options on the command line.
 #[derive(Debug, PartialEq, Eq)]
 struct Options<'a> {
     /// Indices of [`TARGETS`].
@@ -206,10 +206,10 @@ impl<'a> Options<'a> {
     }
 }
 
-/// Runs what the words of the command line ask for.
+/// Runs the targets that the words of the command line select.
 ///
 /// # Errors
-/// A target does not build or found something; the text says how to see it again.
+/// A target does not build, or it found a fault. For a fault, the output shows how to reproduce it.
 pub fn run(words: &[&str]) -> Result<(), String> {
     let options = Options::parse(words).ok_or(USAGE)?;
     let mut targets = options.targets.iter().map(|&index| &TARGETS[index]);
@@ -220,7 +220,7 @@ pub fn run(words: &[&str]) -> Result<(), String> {
     let count = fuzz(targets.collect(), options.seconds)?;
     match count.failed {
         0 => Ok(()),
-        failed => Err(format!("{failed} of the targets found something")),
+        failed => Err(format!("{failed} of the targets found a fault")),
     }
 }
 
@@ -291,7 +291,7 @@ fn program(target: &Target) -> PathBuf {
 }
 
 impl Target {
-    /// Runs it; false if it found something.
+    /// Runs the target; false if it found a fault.
     fn fuzz(&self, seconds: u32) -> Result<bool, String> {
         let name = self.name;
         let corpus = self.corpus()?;
@@ -316,14 +316,14 @@ impl Target {
             println!("{name}: {}", statistics(&text));
             return Ok(true);
         }
-        println!("{name}: FOUND SOMETHING\n{}", report(&text));
+        println!("{name}: FOUND A FAULT\n{}", report(&text));
         if let Some(input) = after(&text, "Test unit written to ") {
-            println!("{name}: to see it again: cargo xtask fuzz {name} --input {input}");
+            println!("{name}: to reproduce it: cargo xtask fuzz {name} --input {input}");
         }
         Ok(false)
     }
 
-    /// The folder of inputs, with the seeds among them.
+    /// The folder of inputs; writes the seeds into it.
     fn corpus(&self) -> Result<PathBuf, String> {
         let corpus = Path::new(FOLDER).join("corpus").join(self.name);
         fs::create_dir_all(&corpus).map_err(failed(&corpus))?;
@@ -339,13 +339,13 @@ fn failed(path: &Path) -> impl Fn(std::io::Error) -> String {
     move |error| format!("{}: {error}", path.display())
 }
 
-/// The rest of the first line that has `mark`, behind it.
+/// The rest of the line after the first `mark`.
 fn after<'a>(log: &'a str, mark: &str) -> Option<&'a str> {
     let (_, rest) = log.split_once(mark)?;
     rest.lines().next().map(str::trim)
 }
 
-/// How much a run did, from libFuzzer's log.
+/// The statistics of a run, from libFuzzer's log.
 fn statistics(log: &str) -> String {
     let coverage = log.lines().rev().find_map(|line| after(line, " cov: "));
     let coverage = coverage.and_then(|rest| rest.split(' ').next());
@@ -357,7 +357,7 @@ fn statistics(log: &str) -> String {
     )
 }
 
-/// What was found, without libFuzzer's progress before it.
+/// The description of a fault in libFuzzer's log, without the progress lines before it.
 fn report(log: &str) -> String {
     const LINES_MAX: usize = 40;
     let lines: Vec<&str> = log.lines().collect();

@@ -46,7 +46,7 @@ fn main() -> ExitCode {
         ["fuzz", "--live", options @ ..] => {
             live::run(options).and_then(|count| match count.failed {
                 0 => Ok(()),
-                _ => Err("the live fuzzer found something".into()),
+                _ => Err("the live fuzzer found a fault".into()),
             })
         }
         ["fuzz", options @ ..] => fuzz::run(options),

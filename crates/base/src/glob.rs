@@ -1,8 +1,10 @@
-//! Glob patterns as KEYS, PSUBSCRIBE and CONFIG GET read them.
+//! Glob patterns, as KEYS, PSUBSCRIBE and CONFIG GET interpret them.
 //!
-//! `*` any run of bytes, `?` any one byte, `[abc]`, `[^abc]`, `[a-z]` one byte of a class, `\x` the byte `x`. All else is as in
-//! Redis: an unclosed class ends with the pattern, the bounds of a range may be in either order and compare as signed bytes, and the
-//! empty text matches nothing but the empty pattern.
+//! No crate does this: patterns must have Redis's oddities, such as unterminated classes and signed range bounds, and bounded work.
+//!
+//! `*` matches any run of bytes, `?` any one byte, `[abc]`, `[^abc]` and `[a-z]` one byte of a class, `\x` the byte `x`. The rest
+//! is as in Redis: an unterminated class ends with the pattern, the bounds of a range may be in either order and compare as signed
+//! bytes, and the empty text matches only the empty pattern.
 //!
 //! A pattern is compiled once, into a program of elements that match one byte each, with runs of any bytes between them:
 //!
@@ -10,14 +12,14 @@
 //! ANY_RUN                                  *
 //! ANY                                      ?, [^]
 //! BYTE   | byte                            a literal
-//! RANGES | count | (first, last) ...       a class of few ranges
+//! RANGES | count | (first, last) ...       a class with few ranges
 //! BITMAP | 32 bytes                        any other class
 //! ```
 //!
-//! However long a class is, a byte is looked up in it in constant time. Between the elements before the first `*` and those behind the
-//! last one, which each stand in one place, every `*` takes as few bytes as it can: taking more could only reach the same places later.
-//! So matching takes at most [`Glob::steps_max`] steps, the product of both lengths at worst. A program takes at most
-//! six bytes for each byte of its pattern, and no class more than a bitmap does.
+//! Looking up a byte in a class takes constant time, however long the class is. The elements before the first `*` can match only at
+//! the start of the text, and those after the last `*` only at its end. In between, every `*` matches as few bytes as possible:
+//! matching more could only lead to the same positions later. So matching takes at most [`Glob::steps_max`] steps, the product of
+//! both lengths at worst. A program takes at most six bytes for each byte of its pattern, and a class never more than a bitmap.
 
 const ANY_RUN: u8 = 0;
 const ANY: u8 = 1;
@@ -27,10 +29,10 @@ const BITMAP: u8 = 4;
 
 const BITMAP_BYTES: usize = 32;
 
-/// More ranges than this take more room than a bitmap.
+/// A class with more ranges than this would take more space than a bitmap.
 const RANGES_MAX: usize = BITMAP_BYTES / 2 - 1;
 
-/// True if the whole of `text` matches `pattern`, which is compiled for this one time.
+/// True if the whole of `text` matches `pattern`. Compiles the pattern for this one match.
 pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
     Glob::new(pattern).matches(text)
 }
@@ -39,15 +41,15 @@ pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Glob {
     program: Box<[u8]>,
-    /// The end of the elements before the first `*`, and how many they are.
+    /// Where the elements before the first `*` end, and how many they are.
     prefix: Part,
-    /// The start of the elements behind the last `*`, and how many they are; `None` without a `*`.
+    /// Where the elements after the last `*` start, and how many they are; `None` without a `*`.
     suffix: Option<Part>,
     /// How many elements there are.
     elements: usize,
 }
 
-/// A place in the program, and how many elements lie before or behind it.
+/// A position in the program, and the number of elements before or after it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Part {
     at: usize,
@@ -60,7 +62,7 @@ impl Glob {
         Self::compile(pattern, false)
     }
 
-    /// As [`Glob::new`], with ASCII letters of either case alike, but for those behind a `\` in a class.
+    /// As [`Glob::new`], but ignores the case of ASCII letters, except for those after a `\` in a class.
     pub fn ignoring_case(pattern: &[u8]) -> Self {
         Self::compile(pattern, true)
     }
@@ -74,7 +76,7 @@ impl Glob {
                 [b'*', rest @ ..] => {
                     let at = program.len();
                     prefix.get_or_insert(Part { at, elements });
-                    // Several in a row are as good as one.
+                    // Several `*` in a row match the same as one.
                     if suffix != Some((at, elements)) {
                         program.push(ANY_RUN);
                     }
@@ -129,7 +131,7 @@ impl Glob {
         is_matched(0, middle) && is_matched(suffix.at, tail) && self.finds_runs(middle)
     }
 
-    /// True if the elements between the first `*` and the last one occur behind the prefix in `text`, in their order.
+    /// True if the elements between the first `*` and the last one occur after the prefix in `text`, in this order.
     fn finds_runs(&self, text: &[u8]) -> bool {
         let end = self.suffix.map_or(0, |suffix| suffix.at);
         let (mut at, mut read) = (self.prefix.at + 1, self.prefix.elements);
@@ -146,7 +148,7 @@ impl Glob {
         true
     }
 
-    /// Matches the elements from `at` on, up to the next `*`, with the beginning of `text`.
+    /// Matches the elements from `at` to the next `*` with the beginning of `text`.
     fn run(&self, mut at: usize, text: &[u8]) -> Run {
         let mut read = 0;
         while let Some(&kind) = self.program.get(at)
@@ -177,7 +179,7 @@ impl Glob {
         bounds.chunks_exact(2).map(|pair| pair[0]..=pair[1])
     }
 
-    /// The element behind that at `at`.
+    /// The position of the element after the one at `at`.
     fn next(&self, at: usize) -> usize {
         at + match self.program[at] {
             ANY_RUN | ANY => 1,
@@ -187,7 +189,7 @@ impl Glob {
         }
     }
 
-    /// What follows the next `*`.
+    /// The position after the next `*`.
     fn next_run(&self, mut at: usize) -> usize {
         while self.program[at] != ANY_RUN {
             at = self.next(at);
@@ -195,7 +197,7 @@ impl Glob {
         at + 1
     }
 
-    /// The most steps that it takes to match a text of so many bytes; a step is one byte looked up in one element.
+    /// The maximum number of steps to match a text of `text_bytes` bytes. A step compares one byte with one element.
     pub fn steps_max(&self, text_bytes: usize) -> usize {
         let ends = self.prefix.elements + self.suffix.map_or(0, |suffix| suffix.elements);
         if self.elements > text_bytes {
@@ -206,14 +208,14 @@ impl Glob {
     }
 }
 
-/// What came of matching elements with the beginning of a text.
+/// The result of matching elements with the beginning of a text.
 #[derive(PartialEq, Eq)]
 enum Run {
-    /// They match so many bytes.
+    /// All elements match; they match so many bytes.
     Matched(usize),
-    /// One differs.
+    /// An element does not match its byte.
     Differs,
-    /// All match that there are bytes for.
+    /// The text ends before the elements do; those before its end match.
     TextEnds,
 }
 
@@ -230,7 +232,7 @@ fn write_literal(byte: u8, ignores_case: bool, program: &mut Vec<u8>) {
 #[derive(Clone, Copy, Default)]
 struct ByteSet([u64; 4]);
 
-/// The place of a byte among all bytes if they are signed, as Redis compares them.
+/// The rank of a byte among all bytes when they are compared as signed, as in Redis.
 fn signed_place(byte: u8) -> u8 {
     byte ^ 0x80
 }
@@ -254,7 +256,7 @@ impl ByteSet {
         self.insert_range(byte, byte);
     }
 
-    /// The bytes of a class, which begins behind its `[`, and the length of the class.
+    /// The set of bytes of a class, and the length of the class. `class` begins after its `[`.
     fn of_class(class: &[u8], ignores_case: bool) -> (Self, usize) {
         let fold = |byte: u8| match ignores_case {
             true => byte.to_ascii_lowercase(),
@@ -262,7 +264,7 @@ impl ByteSet {
         };
         let negated = class.first() == Some(&b'^');
         let mut at = usize::from(negated);
-        // Those that match as they are, and, by their signed places, those that match once both sides are folded.
+        // `exact` holds bytes that match as they are. `folded` holds the signed ranks of bytes that match after case folding.
         let (mut exact, mut folded) = (Self::default(), Self::default());
         loop {
             match class[at..] {
@@ -280,7 +282,7 @@ impl ByteSet {
                         true => (from, to),
                         false => (to, from),
                     };
-                    // Folded, they may change places: such a range matches nothing.
+                    // Folding may swap the order of the bounds: such a range matches nothing.
                     folded.insert_range(signed_place(fold(low)), signed_place(fold(high)));
                     at += 3;
                 }

@@ -1,31 +1,30 @@
 //! The heap: mimalloc, with every byte counted.
 //!
-//! Counting is per thread (one cache line each, written by its owner alone), so it costs a plain
-//! addition; [`used_bytes`] sums the lines. A block freed by another thread than the one that
-//! allocated it makes one line fall and the other stay: only the sum means something.
+//! Each thread counts in its own cache line, which no other thread writes, so counting costs a plain addition; [`used_bytes`] sums
+//! the lines. When a thread frees a block that another thread allocated, its own line falls and the other line stays: only the sum
+//! is meaningful.
 //!
-//! Very large blocks, of which there are few and which mostly grow, come from the operating system (`mapped`): it moves them without
-//! copying, and has their memory back at once.
+//! Very large blocks are few and mostly grow. They come directly from the operating system (`mapped`), which moves them without
+//! copying and gets their memory back at once.
 //!
-//! Under the address sanitizer the system's allocator stands in, so that the sanitizer sees
-//! every block.
+//! Under the address sanitizer, the system's allocator replaces mimalloc, so that the sanitizer sees every block.
 //!
-//! What entries take is counted once more, as data: eviction can give that back and nothing else. Lua's memory is
-//! not counted here at all ([`uncounted`]), as in Redis: an interpreter has a limit of its own.
+//! The memory of entries is also counted separately, as data: eviction can free only that. Lua's memory is not counted here at all
+//! ([`uncounted`]), as in Redis: an interpreter has a limit of its own.
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering::Relaxed};
 
-/// Lines of the counter: one for each thread, the last for all that come later.
+/// The number of counter lines: one for each thread, and the last one shared by all later threads.
 const LINES: usize = 128;
 
 /// The counters of one thread, in bytes.
 #[repr(align(64))]
 struct Line {
     used: AtomicI64,
-    /// The part of it that entries take.
+    /// The part of `used` that entries take.
     data: AtomicI64,
 }
 
@@ -42,8 +41,7 @@ thread_local! {
     static LINE: Cell<usize> = const { Cell::new(usize::MAX) };
 }
 
-/// Bytes in use by the whole process, as the sum of what was asked for (and, for entries, of what
-/// was truly set aside).
+/// Bytes in use by the whole process: the sum of the requested sizes or, for blocks from [`allocate`], of the usable sizes.
 pub fn used_bytes() -> usize {
     sum(|line| &line.used)
 }
@@ -61,21 +59,21 @@ fn sum(counter: impl Fn(&Line) -> &AtomicI64) -> usize {
     usize::try_from(sum).unwrap_or(0)
 }
 
-/// Notes that entries take so many bytes more, or less, of those in use.
+/// Adds to the bytes that entries take of those in use; a negative number subtracts.
 #[inline]
 pub fn count_data(bytes: i64) {
     add(bytes, |line| &line.data);
 }
 
-/// What this thread has allocated less what it has freed, in bytes; below zero for one that frees what others have allocated.
+/// The bytes that this thread has allocated, minus those that it has freed; negative if it frees blocks that others allocated.
 /// Threads beyond the first 127 are counted together.
 pub fn thread_bytes() -> i64 {
     let line = LINE.try_with(Cell::get).unwrap_or(LINES - 1);
     COUNTS[line.min(LINES - 1)].used.load(Relaxed)
 }
 
-/// How often this thread has allocated: blocks of its own and, where [`Heap`] is the global
-/// allocator, all else. For tests of what allocates nothing; counted in debug builds only.
+/// How often this thread has allocated: by [`allocate`] and, where [`Heap`] is the global allocator, in any other way. For tests
+/// that some code does not allocate; counted in debug builds only.
 #[cfg(debug_assertions)]
 pub fn allocations() -> u64 {
     ALLOCATIONS.with(Cell::get)
@@ -101,7 +99,7 @@ fn count(bytes: i64) {
 
 #[inline]
 fn add(bytes: i64, counter: fn(&Line) -> &AtomicI64) {
-    // A thread that is being torn down has no thread-locals any more: it uses the shared line.
+    // A thread that is being torn down has lost its thread-locals, so it uses the shared line.
     let line = LINE.try_with(Cell::get).unwrap_or(LINES - 1);
     if line < LINES - 1 {
         let counter = counter(&COUNTS[line]);
@@ -115,7 +113,7 @@ fn add(bytes: i64, counter: fn(&Line) -> &AtomicI64) {
 fn add_slowly(line: usize, bytes: i64, counter: fn(&Line) -> &AtomicI64) {
     let line = if line == usize::MAX {
         let fresh = THREADS.fetch_add(1, Relaxed).min(LINES - 1);
-        // Nothing to do if the thread-local is gone already: the next call comes here again.
+        // If the thread-local is already gone, the error does not matter: the next call uses the shared line.
         let _ = LINE.try_with(|cell| cell.set(fresh));
         fresh
     } else {
@@ -142,7 +140,7 @@ pub fn allocate(bytes: usize) -> NonNull<u8> {
 /// Frees a block.
 ///
 /// # Safety
-/// `block` came from [`allocate`] and is not used any more.
+/// `block` came from [`allocate`] and is no longer used.
 #[inline]
 pub unsafe fn free(block: NonNull<u8>) {
     // SAFETY: as the caller promises.
@@ -151,7 +149,7 @@ pub unsafe fn free(block: NonNull<u8>) {
     unsafe { raw::free(block.as_ptr().cast()) }
 }
 
-/// The bytes that were truly set aside for a block: at least what was asked for, all usable.
+/// The usable size of a block in bytes: at least the requested size.
 ///
 /// # Safety
 /// `block` came from [`allocate`] and was not freed.
@@ -161,7 +159,7 @@ pub unsafe fn usable_bytes(block: NonNull<u8>) -> usize {
     unsafe { raw::usable(block.as_ptr().cast()) }
 }
 
-/// The bytes that [`allocate`] would set aside for a block of at least `bytes` bytes.
+/// The usable size of the block that [`allocate`] would return for `bytes` bytes.
 #[inline]
 pub fn block_bytes(bytes: usize) -> usize {
     // SAFETY: no conditions.
@@ -188,16 +186,16 @@ mod raw {
 mod raw {
     pub use libc::{free, malloc, malloc_usable_size as usable};
 
-    /// The sanitizer sets aside what was asked for.
+    /// Under the sanitizer, a block has exactly the requested size.
     ///
     /// # Safety
-    /// No conditions; unsafe as the function it stands in for.
+    /// No conditions; unsafe because the function that it replaces is.
     pub unsafe fn block_bytes(bytes: usize) -> usize {
         bytes
     }
 }
 
-/// Gives memory that is free but still held back to the operating system.
+/// Returns free memory that the allocator still holds to the operating system.
 pub fn purge() {
     #[cfg(not(sanitize_address))]
     // SAFETY: no conditions.
@@ -206,9 +204,9 @@ pub fn purge() {
     }
 }
 
-/// Gives memory that this thread freed, or that others freed for it, back to the operating system. Takes a fraction of a
-/// millisecond while there is much, nothing otherwise; meant to be called about once a second, since mimalloc gives
-/// freed memory back only as its thread allocates.
+/// Returns memory that this thread freed, or that others freed for it, to the operating system. Takes a fraction of a millisecond
+/// if there is much, and almost no time otherwise. Call it about once a second, because mimalloc returns a thread's freed memory
+/// only when that thread allocates.
 pub fn collect() {
     #[cfg(not(sanitize_address))]
     // SAFETY: no conditions.
@@ -217,8 +215,7 @@ pub fn collect() {
     }
 }
 
-/// The same allocator without the counting: for memory that is bounded by a limit of its own and not a part of what
-/// [`used_bytes`] returns.
+/// The same allocator without the counting: for memory that has its own limit and is not part of [`used_bytes`].
 pub fn uncounted() -> &'static impl GlobalAlloc {
     &INNER
 }
@@ -229,7 +226,7 @@ pub fn allocator_name() -> String {
     {
         // SAFETY: no conditions.
         let version = unsafe { libmimalloc_sys::mi_version() };
-        // Major, then two digits each of minor and patch.
+        // The major version, then two digits each for minor and patch.
         format!(
             "mimalloc-{}.{}.{}",
             version / 10_000,
@@ -256,8 +253,8 @@ mod mi {
 }
 
 // SAFETY:
-// - every call is passed on unchanged to an allocator that fulfils the contract, the same for all calls about a block as long as its
-//   layout stays; where a new size belongs to the other one, the block is copied as the contract says;
+// - every call is forwarded unchanged to an allocator that fulfils the contract; all calls for a block go to the same allocator
+//   while its layout stays the same; if a new size belongs to the other allocator, the block is copied as the contract says;
 // - counting neither allocates nor unwinds.
 unsafe impl GlobalAlloc for Heap {
     #[inline]
@@ -274,7 +271,7 @@ unsafe impl GlobalAlloc for Heap {
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         count(-(layout.size() as i64));
         if mapped::is_for(layout) {
-            // SAFETY: the block has this layout, so it was mapped, and is not used any more.
+            // SAFETY: the block has this layout, so it was mapped, and the caller no longer uses it.
             unsafe { mapped::dealloc(block, layout.size()) };
             return;
         }
@@ -325,26 +322,26 @@ impl Heap {
             let bytes = layout.size().min(new.size());
             // SAFETY: both blocks are at least as long, and one of them is new.
             unsafe { std::ptr::copy_nonoverlapping(block, moved, bytes) };
-            // SAFETY: the block has this layout, and the caller uses it no more.
+            // SAFETY: the block has this layout, and the caller no longer uses it.
             unsafe { self.dealloc(block, layout) };
         }
         moved
     }
 }
 
-/// Very large blocks, each a mapping of its own.
+/// Very large blocks, each in its own mapping.
 ///
-/// mimalloc copies a block that grows, and keeps the old one for a second: an input buffer of 100 MB that had grown by doubling left
-/// 200 MB resident.
+/// mimalloc copies a block that grows, and keeps the old one for a second: an input buffer that had grown to 100 MB by doubling
+/// left 200 MB resident.
 #[cfg(all(target_os = "linux", not(sanitize_address)))]
 mod mapped {
     use std::alloc::Layout;
     use std::ptr::null_mut;
 
-    /// Below this, a copy costs less than the pages that are touched anew.
+    /// Below this size, a copy costs less than touching fresh pages.
     const BYTES_MIN: usize = 4 << 20;
 
-    /// Mappings begin at multiples of this at least.
+    /// Mappings begin at multiples of at least this.
     const ALIGN_MAX: usize = 4096;
 
     /// True if blocks of this layout are mapped.
@@ -371,17 +368,17 @@ mod mapped {
     }
 
     /// # Safety
-    /// The block came from here with that size, and is not used any more.
+    /// The block came from this module with that size, and is no longer used.
     #[cold]
     pub unsafe fn dealloc(block: *mut u8, bytes: usize) {
         // SAFETY: as the caller promises. It can't fail for a whole mapping.
         unsafe { libc::munmap(block.cast(), bytes) };
     }
 
-    /// Changes the size of a block, which may move; null if there is no memory, and then the block stays as it was.
+    /// Changes the size of a block, which may move. Returns null if there is no memory; then the block is unchanged.
     ///
     /// # Safety
-    /// The block came from here with that size; if it moves, it is not used any more.
+    /// The block came from this module with that size; if it moves, the old address is no longer used.
     #[cold]
     pub unsafe fn realloc(block: *mut u8, bytes: usize, new_bytes: usize) -> *mut u8 {
         // SAFETY: as the caller promises.
@@ -389,7 +386,7 @@ mod mapped {
     }
 }
 
-/// No block is mapped here.
+/// On this platform no block is mapped.
 #[cfg(not(all(target_os = "linux", not(sanitize_address))))]
 mod mapped {
     use std::alloc::Layout;
@@ -399,19 +396,19 @@ mod mapped {
     }
 
     pub fn alloc(_: usize) -> *mut u8 {
-        unreachable!("no block is mapped here")
+        unreachable!("no block is mapped on this platform")
     }
 
     /// # Safety
     /// None: never called.
     pub unsafe fn dealloc(_: *mut u8, _: usize) {
-        unreachable!("no block is mapped here")
+        unreachable!("no block is mapped on this platform")
     }
 
     /// # Safety
     /// None: never called.
     pub unsafe fn realloc(_: *mut u8, _: usize, _: usize) -> *mut u8 {
-        unreachable!("no block is mapped here")
+        unreachable!("no block is mapped on this platform")
     }
 }
 

@@ -1,4 +1,4 @@
-//! SHA-1, for what Redis names by it: scripts and digests of data. Not for secrets.
+//! SHA-1, which Redis uses to name scripts and for digests of data. Not for secrets.
 
 use sha1::{Digest, Sha1};
 
@@ -7,10 +7,10 @@ pub fn sha1(bytes: &[u8]) -> [u8; 20] {
     Sha1::digest(bytes).into()
 }
 
-/// As [`sha1`]; calls `before` with each block of some KiB, the last one perhaps shorter, before it is added.
+/// As [`sha1`], but calls `before` with each block of 16 KiB (the last one may be shorter) before adding it.
 ///
 /// # Errors
-/// That of `before`, which ends this.
+/// The first error of `before`, which stops the computation.
 pub fn try_sha1<E>(
     bytes: &[u8],
     mut before: impl FnMut(&[u8]) -> Result<(), E>,
@@ -24,7 +24,7 @@ pub fn try_sha1<E>(
     Ok(digest.finalize().into())
 }
 
-/// The digest as 40 hexadecimal digits.
+/// A digest as 40 hexadecimal digits.
 pub fn hex(digest: &[u8; 20]) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -57,7 +57,7 @@ pub enum Length {
 pub struct Options {
     /// Where the server listens.
     pub address: Address,
-    /// What keys, values and requests look like.
+    /// The form of keys, values and requests.
     pub shape: Shape,
     /// Threads, each with its own event loop.
     pub threads: usize,

@@ -57,7 +57,7 @@ pub(crate) struct Worker {
     buffer: Box<[u8]>,
 }
 
-/// What a thread sends, and when it stops.
+/// The requests that a thread sends, and when it stops.
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub tape: Tape,

@@ -22,7 +22,7 @@ pub struct Command<F: 'static> {
     pub group: Group,
     /// Its syntax, in Redis's notation.
     pub usage: &'static str,
-    /// What it does, in one sentence.
+    /// A description in one sentence.
     pub summary: &'static str,
     /// The first Redis version that had it.
     pub since: &'static str,
@@ -119,7 +119,7 @@ impl Keys {
 pub struct KeySpec {
     /// Which arguments.
     pub at: At,
-    /// What the command does to them.
+    /// How the command uses them.
     pub access: Access,
 }
 
@@ -237,7 +237,7 @@ fn counted_end(args: Args<'_>, count_at: usize) -> usize {
         .unwrap_or(first)
 }
 
-/// What a command does to a key, in the terms of Redis's key specifications.
+/// How a command uses a key, in the terms of Redis's key specifications.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Reads the value.

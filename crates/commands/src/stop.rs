@@ -28,7 +28,7 @@ pub enum Stop {
     SlicedReply(SlicedReply),
 }
 
-/// What a blocked client waits for.
+/// The condition that a blocked client waits for.
 #[derive(Clone, Debug)]
 pub struct Wait {
     /// The timeout in milliseconds; `None` to wait forever.

@@ -8,7 +8,7 @@ use super::options::{Changeable, Effect, OPTIONS, Opt, Section};
 /// The longest line of a text in the help, without its indent.
 const HELP_WIDTH: usize = 90;
 
-/// What `damselfly --help` prints.
+/// The text that `damselfly --help` prints.
 pub fn help() -> String {
     let mut text = String::from(
         "Usage: damselfly [FILE] [-] [--option value ...]\n\n\

@@ -22,7 +22,7 @@ use damselfly_base::glob::Glob;
 const INCLUDE_DEPTH_MAX: usize = 16;
 const ENVIRONMENT_PREFIX: &str = "DAMSELFLY_";
 
-/// What the command line asks for.
+/// The request of the command line.
 #[derive(Debug)]
 pub enum Request {
     /// Run the server.

@@ -21,7 +21,7 @@ pub struct Opt {
     pub changeable: Changeable,
     /// Whether it has an effect.
     pub effect: Effect,
-    /// What it does, with units and special values, in a few short sentences.
+    /// A description in a few short sentences, with units and special values.
     pub summary: &'static str,
     /// Access to its field of [`Config`].
     pub access: Access,

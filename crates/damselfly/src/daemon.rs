@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use fork::Fork;
 
-/// What the child writes when it serves clients.
+/// The message from the child that it serves clients.
 const READY: &[u8] = b"ready";
 
 /// The process that returns from [`fork`].

@@ -1,5 +1,5 @@
-//! Which commands count as an access of a key: OBJECT FREQ and OBJECT IDLETIME after every command of the table must be as on a
-//! real `redis-server`.
+//! Which commands count as an access of a key: after every command of the table, OBJECT FREQ and OBJECT IDLETIME must reply as a
+//! real `redis-server` does.
 
 #[path = "access/examples.rs"]
 mod examples;
@@ -314,8 +314,8 @@ fn counts(subject: &mut Subject, trial: &Trial) -> Vec<Option<i64>> {
     trial.names().iter().map(count).collect()
 }
 
-/// True if the count of a key is right. Redis counts an access for each look-up in its code, which may be two for one command; we
-/// may count one then.
+/// True if the count of a key is right. Redis counts each look-up in its code, so one command may count as two accesses; then we
+/// may count one.
 fn is_right(before: Option<i64>, ours: Option<i64>, theirs: Option<i64>) -> bool {
     match (before, ours, theirs) {
         (Some(before), Some(ours), Some(theirs)) if theirs == before + 2 => {
@@ -368,7 +368,7 @@ fn every_command_counts_accesses_as_redis_does() {
 
 #[test]
 fn every_command_resets_the_idle_time_of_keys_as_redis_does() {
-    // As above; also, a key created by SETRANGE was 194 days old.
+    // The same bug; also, a key created by SETRANGE had an idle time of 194 days.
     let (mut subjects, trials) = start("allkeys-lru");
     for subject in &mut subjects {
         subject.call(&["SET", OLD, ""]);

@@ -76,7 +76,7 @@ fn a_port_in_use_is_one_clear_line() {
     let server = start(&[]);
     let port = server.address().port().to_string();
     let said = refused(&["--port", &port]);
-    assert!(said.contains(&port), "names the port: {said}");
+    assert!(said.contains(&port), "the port is missing: {said}");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! `maxmemory` and memory that evicting keys does not free: interpreters, client buffers, function libraries. It must never cause
-//! the whole cache to be evicted, nor writes to be refused if keys may be evicted.
+//! `maxmemory` and memory that evicting keys does not free: interpreters, client buffers, function libraries. Such memory must
+//! never cause the server to evict the whole cache, nor to refuse writes while the policy allows eviction.
 //!
 //! Each test starts its own server.
 
@@ -12,9 +12,9 @@ const MIB: usize = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(60);
 const KEYS: usize = 10_000;
 const VALUE_BYTES: usize = 1000;
-/// The room for keys and everything else: about twice what the keys take.
+/// The memory for keys and everything else: about twice what the keys take.
 const ROOM_BYTES: usize = 20 * MIB;
-/// At least this many keys stay, whatever else takes memory: half of the room is reserved for keys.
+/// At least this many keys remain, whatever else takes memory: half of [`ROOM_BYTES`] is reserved for keys.
 const KEYS_KEPT: usize = 6000;
 const OUT_OF_MEMORY: &str = "OOM command not allowed when used memory > 'maxmemory'.";
 
@@ -24,7 +24,7 @@ struct Cache {
 }
 
 impl Cache {
-    /// A server whose keys take about half of its room.
+    /// A server whose keys take about half of [`ROOM_BYTES`].
     fn filled(policy: &str) -> Self {
         let arguments = ["--maxmemory-policy", policy, "--threads", "2"];
         let server = Server::start(&Program::subject(), &arguments).unwrap();
@@ -135,7 +135,7 @@ fn garbage_of_a_script_evicts_no_key() {
     assert_eq!(cache.set_all("new", 2000, 100), 0);
     assert_eq!(cache.number(&["DBSIZE"]), COUNT + 2000);
     assert_eq!(cache.info("evicted_keys"), 0);
-    // Nor does garbage evict keys while the script runs, here with writes by the script itself.
+    // Garbage does not evict keys while the script runs, either; here the script itself writes.
     let script = "local t={} for i=1,1000000 do t[i]=tostring(i) end
         for i=1,1000 do redis.call('SET', 'script' .. i, 'x') end return #t";
     assert_eq!(cache.run(&["EVAL", script, "0"]), "1000000");
@@ -162,7 +162,7 @@ fn client_buffers_leave_half_of_the_memory_to_keys() {
     cache.assert_works("replies");
     assert!(cache.info("mem_not_counted_for_evict") > 0);
     drop(clients);
-    until("the clients are gone", || {
+    until("the clients are disconnected", || {
         cache.info("connected_clients") == 1
     });
     assert_eq!(cache.info("mem_not_counted_for_evict"), 0);
@@ -203,7 +203,7 @@ fn library(number: usize) -> String {
     )
 }
 
-/// If no key may be evicted, all memory but that of interpreters counts: writes are refused until it is freed.
+/// If no key may be evicted, all memory except that of interpreters counts: writes are refused until some is freed.
 #[test]
 fn without_eviction_writes_are_refused_because_of_other_memory() {
     let mut cache = Cache::filled("noeviction");

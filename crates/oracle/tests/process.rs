@@ -1,6 +1,6 @@
 //! The process: signals, running in the background, service managers, and changing ports and addresses while it runs.
 //!
-//! Each test starts its own server. With `DAMSELFLY_BIN=redis-server` the tests that demand nothing else run against Redis.
+//! Each test starts its own server. With `DAMSELFLY_BIN=redis-server`, they run against Redis, except those that Redis can't pass.
 
 use damselfly_oracle::connection::Connection;
 use damselfly_oracle::server::{Kind, Program, ScratchFolder, Server, wait_for_end};
@@ -15,7 +15,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// The longest that anything a test waits for may take.
+/// The longest that a test waits for any event.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn start(arguments: &[&str]) -> Server {
@@ -79,8 +79,8 @@ fn sighup_is_ignored() {
     assert!(status.success(), "{status}; its log:\n{}", server.log());
 }
 
-/// Bug: while a thread was stuck, the process could only be killed. Here the main thread is stuck: it writes its log to a pipe that
-/// is no longer read.
+/// Bug: while a thread was stuck, only SIGKILL could stop the process. Here the main thread is stuck: it writes its log to a pipe
+/// that nobody reads any more.
 #[test]
 fn a_second_signal_stops_the_process_even_if_a_thread_is_stuck() {
     if Program::subject().kind() == Kind::Redis {
@@ -106,7 +106,7 @@ fn a_second_signal_stops_the_process_even_if_a_thread_is_stuck() {
         while !line.contains("Ready to accept connections") {
             line.clear();
             if reader.read_line(&mut line).unwrap() == 0 {
-                // The server opens the pipe anew for each line.
+                // The server reopens the pipe for each line.
                 reader = BufReader::new(File::open(&log).unwrap());
             }
         }
@@ -249,7 +249,7 @@ fn a_server_in_the_background_answers_and_writes_its_process_id() {
     assert_eq!(
         session,
         pid(number),
-        "the server does not lead its own session"
+        "the server is not the leader of its session"
     );
     kill_process(pid(number), Signal::TERM).unwrap();
     assert!(connection.closed_by_server());
@@ -267,8 +267,11 @@ fn a_failed_start_in_the_background_is_an_error() {
     let port = server.address().port();
     let (success, said) = daemonize(folder.path(), port);
     assert!(!success);
-    assert_eq!(said.lines().count(), 1, "one clear line, not {said:?}");
-    assert!(said.contains(&port.to_string()), "names the port: {said}");
+    assert_eq!(said.lines().count(), 1, "not one line: {said:?}");
+    assert!(
+        said.contains(&port.to_string()),
+        "the port is missing: {said}"
+    );
     assert!(!folder.path().join("server.pid").exists());
 }
 

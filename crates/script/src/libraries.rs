@@ -23,7 +23,7 @@ const FORMAT_VERSION: u16 = 10;
 const FUNCTION_SLOT_BYTES: usize = size_of::<(String, (Arc<Library>, usize))>();
 const FOOTER_BYTES: usize = 10;
 
-/// What FUNCTION RESTORE does with existing libraries.
+/// How FUNCTION RESTORE handles existing libraries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RestorePolicy {
     /// Removes all of them.

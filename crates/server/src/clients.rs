@@ -19,7 +19,7 @@ use damselfly_config::{ClientMemory, Config, Origin};
 #[cfg(doc)]
 use damselfly_pubsub::Topic;
 
-/// What CLIENT SETNAME and CLIENT SETINFO set.
+/// The names that CLIENT SETNAME and CLIENT SETINFO set.
 #[derive(Clone, Debug, Default)]
 pub struct Names {
     /// The connection's name; empty for none.
@@ -186,7 +186,7 @@ impl Client {
     }
 }
 
-/// What is known about a new connection.
+/// The facts about a new connection.
 pub struct NewClient {
     /// See [`Client::id`].
     pub id: u64,

@@ -70,7 +70,7 @@ pub struct Outcome {
     pub effects: Effects,
 }
 
-/// What a thread for long commands does.
+/// A task of a thread for long commands.
 enum Work {
     Command(Arc<LongCommand>),
     Unwatch(Forgotten),
@@ -130,7 +130,7 @@ impl LongCommands {
         self.added.notify_all();
     }
 
-    /// What to do next, or `None` when the process is to end.
+    /// Waits for the next task; `None` when the process is stopping.
     fn next(&self, stopping: &AtomicBool) -> Option<Work> {
         let mut queue = self.queue();
         while !stopping.load(Relaxed) {

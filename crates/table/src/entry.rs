@@ -2,7 +2,7 @@
 
 use crate::{Item, Table, table::Place};
 
-/// What [`Table::entry`] found.
+/// The result of [`Table::entry`].
 pub enum Entry<'a, T: Item> {
     /// The table has an item with the key.
     Occupied(Occupied<'a, T>),

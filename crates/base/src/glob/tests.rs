@@ -1,9 +1,10 @@
-//! Tests of glob patterns, most of them against a copy of what Redis does.
+//! Tests of glob patterns, most of them against a copy of Redis's algorithm.
 
 use super::*;
 use crate::random::Random;
 
-/// `stringmatchlen_impl` of Redis 7.0 (`util.c`), line by line; `char` is signed there. Strings end with a zero byte that does not count.
+/// `stringmatchlen_impl` of Redis 7.0 (`util.c`), line by line; `char` is signed there. Strings end with a zero byte that is not
+/// part of them.
 fn as_in_redis(mut pattern: &[u8], mut text: &[u8], nocase: bool, skip: &mut bool) -> bool {
     let at = |pattern: &[u8], index: usize| pattern.get(index).copied().unwrap_or(0);
     let lower = |byte: u8| i32::from(byte.to_ascii_lowercase() as i8);
@@ -188,8 +189,8 @@ fn random_classes_match_as_in_redis() {
     }
 }
 
-/// The bug: a class was read again for each byte that was looked up in it, so KEYS with one of tens of thousands of characters ran for
-/// seconds against a long key. The cause: patterns were matched as they came. Now they are compiled, and long classes are bitmaps.
+/// The bug: KEYS with a class of tens of thousands of characters ran for seconds against a long key. The cause: patterns were not
+/// compiled, so each look-up of a byte parsed the class again. Now patterns are compiled, and long classes are bitmaps.
 #[test]
 fn a_class_takes_no_more_time_than_any_element() {
     let class: Vec<u8> = [b"*[".as_slice(), &b"bcd".repeat(20_000), b"]*e"].concat();
@@ -198,7 +199,7 @@ fn a_class_takes_no_more_time_than_any_element() {
     assert!(!glob.matches(&[&text[..], b"e"].concat()));
     assert!(glob.steps_max(text.len()) <= 2 * text.len());
     assert!(glob.program.len() < 100);
-    // Not even where it has many ranges.
+    // A class of many ranges stays small, too.
     let every_second: Vec<u8> = (0..=u8::MAX)
         .step_by(2)
         .filter(|byte| !b"\\]^".contains(byte))

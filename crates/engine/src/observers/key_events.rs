@@ -146,7 +146,7 @@ impl AtomicEventMask {
     }
 }
 
-/// What happened to a key.
+/// A kind of event on a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each is named as Redis names it: see `facts`")]
 pub enum Event {
@@ -295,7 +295,7 @@ impl Event {
 /// An event of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyEvent {
-    /// What happened.
+    /// The kind of event.
     pub event: Event,
     /// The database of the key.
     pub db: usize,

@@ -371,7 +371,7 @@ mod tests {
         tx.track(key, TRACKER);
     }
 
-    /// What is invalidated while `act` runs with a tracked key that expires before [`LATER`].
+    /// The invalidations that `act` causes with a tracked key that expires before [`LATER`].
     fn seen(act: impl FnOnce(&Engine, Key<'_>)) -> Vec<String> {
         let (engine, witness) = witnessed();
         set(&engine, "key", Deadline::At(NOW.0 + 1));

@@ -13,7 +13,7 @@ use crate::shard::Shard;
 use crate::shard::access::Usage;
 use crate::{Database, Event, Key, Now, Place, Present};
 
-/// What becomes of a key's deadline when a new value is stored.
+/// The deadline of a key after a new value is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deadline {
     /// It is removed.
@@ -24,16 +24,16 @@ pub enum Deadline {
     At(i64),
 }
 
-/// What to do if the key of a collection to be changed is absent.
+/// How to handle an absent key when a collection is to be changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Create {
-    /// Nothing.
+    /// Leave it absent.
     Never,
     /// Create an empty collection.
     IfAbsent,
 }
 
-/// What an atomic section did, for statistics.
+/// The effects of an atomic section, for statistics.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Effects {
     /// Keys that reading commands found.
@@ -191,7 +191,7 @@ impl<'a> Tx<'a> {
         self.engine
     }
 
-    /// What this section has done so far.
+    /// The effects of this section so far.
     #[inline]
     pub fn effects(&self) -> Effects {
         self.effects

@@ -14,7 +14,7 @@ use damselfly_value::EntryRef;
 
 use crate::key::Now;
 
-/// What the access bits record: set by `maxmemory-policy`.
+/// The kind of data in the access bits, set by `maxmemory-policy`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AccessPolicy {
     /// When the key was last used.

@@ -148,7 +148,7 @@ impl Drop for Database {
     }
 }
 
-/// What has expired of an entry.
+/// The part of an entry that has expired.
 pub(crate) enum Expired {
     Nothing,
     /// Some fields of its hash, but not all.

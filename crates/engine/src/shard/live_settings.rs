@@ -43,7 +43,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// What the access bits record.
+    /// The kind of access data to record.
     #[inline]
     pub fn access_policy(&self) -> AccessPolicy {
         if !self.frequency.load(Relaxed) {

@@ -35,7 +35,7 @@ pub struct Layout {
     pub databases: usize,
 }
 
-/// What a lock protects.
+/// The data that one lock protects.
 pub(crate) struct Shard {
     pub(crate) databases: Vec<Database>,
     /// How many entries were removed because they had expired.

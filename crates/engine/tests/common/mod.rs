@@ -19,7 +19,7 @@ pub const ARRANGEMENTS: &[(usize, usize)] = &[(2, 1), (4, 2), (3, 8), (8, 8), (4
 
 pub const NOW: Now = Now(1_000_000);
 
-/// What one thread sleeps on.
+/// Wakes up one sleeping thread.
 #[derive(Default)]
 struct Bell {
     rung: Mutex<bool>,
@@ -43,8 +43,8 @@ impl Bell {
     }
 }
 
-/// A barrier where threads wait for one another. Unlike the standard library's it gives up, since a thread that has
-/// failed never arrives.
+/// A barrier at which threads wait for one another. Unlike the standard library's, it has a timeout, because a thread that failed
+/// never arrives.
 pub struct Meeting {
     expected: usize,
     arrived: Mutex<usize>,

@@ -1,5 +1,5 @@
-//! What a server must be like again after each round: no clients, nothing that waits or listens, and the memory that it
-//! had before.
+//! The state to which a server must return after each round: no clients, no blocked clients, no subscriptions, and the memory
+//! use of before.
 
 use super::commands::{CLOSING_SETTINGS, SETTINGS};
 use crate::connection::Connection;
@@ -9,17 +9,17 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-/// How long the server may take to come back to it.
+/// How long the server may take to return to that state.
 const PATIENCE: Duration = Duration::from_secs(20);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
-/// How much more memory may be in use than after the first round, for each thread and once more: threads keep some
-/// buffers and interpreters that they have needed.
+/// How much more memory may be in use than after the first round, for each thread and once more for the process: threads keep
+/// some of the buffers and interpreters that they needed.
 const ALLOWANCE_BYTES: u64 = 1 << 20;
-/// Where each of so many rounds adds so much, memory leaks slowly.
+/// A slow leak: memory use grows by more than [`LEAK_BYTES`] in each of so many rounds in a row.
 const LEAK_ROUNDS: usize = 6;
 const LEAK_BYTES: u64 = 16 << 10;
 
-/// Fields of INFO that are 0 while nobody does anything.
+/// Fields of INFO that are 0 while the server is idle.
 const ZERO: &[&str] = &[
     "blocked_clients",
     "tracking_clients",
@@ -36,12 +36,12 @@ const ZERO: &[&str] = &[
     "number_of_libraries",
 ];
 
-/// Looks whether a server is as it was.
+/// Checks whether a server has returned to its state before the round.
 pub struct Baseline {
     address: SocketAddr,
     connection: Connection,
     allowance_bytes: u64,
-    /// The options' values at the start, as CONFIG SET takes them.
+    /// The values of the options at the start, as CONFIG SET takes them.
     options: Vec<(String, Vec<u8>)>,
     clients: usize,
     /// INFO after the first round.
@@ -51,7 +51,7 @@ pub struct Baseline {
 }
 
 impl Baseline {
-    /// Remembers how the server is set, which has so many threads, and so many more `clients`.
+    /// Records the options of the server, which has `threads` threads, and `clients` clients in addition to this one.
     ///
     /// # Errors
     /// The server does not answer.
@@ -119,7 +119,7 @@ impl Baseline {
             .try_for_each(|words| self.must(words).map(drop))
     }
 
-    /// Scripts of clients that are gone may still run, and then others are answered BUSY.
+    /// Waits until no script runs: scripts of closed clients may still run, and until they end, the server replies BUSY.
     fn wait_for_scripts(&mut self) -> io::Result<()> {
         let start = Instant::now();
         while let Value::Error(text) = self.connection.call(&["PING"])? {
@@ -131,13 +131,13 @@ impl Baseline {
         Ok(())
     }
 
-    /// Waits until the server is as it was; else what is different.
+    /// Waits until the server is in its state of before. Returns a text about the difference if it does not return to it in time.
     ///
     /// # Errors
     /// The server does not answer, or a command fails.
     pub fn check(&mut self) -> io::Result<Result<(), String>> {
         let start = Instant::now();
-        // The old one may have been closed for what it took, or as an idle one.
+        // The server may have closed the old connection for its memory or its idle time.
         self.connection = Connection::open(self.address)?;
         self.restore()?;
         loop {
@@ -150,7 +150,7 @@ impl Baseline {
                     self.first = info;
                 }
                 let is_leak = leaks(&self.history);
-                let text = || format!("used_memory grows round by round: {:?}", self.history);
+                let text = || format!("used_memory grows with every round: {:?}", self.history);
                 return Ok(if is_leak { Err(text()) } else { Ok(()) });
             };
             if start.elapsed() > PATIENCE {
@@ -164,14 +164,18 @@ impl Baseline {
         let clients = list.lines().count();
         if clients != self.clients {
             return Err(format!(
-                "{clients} clients instead of {} after all have gone:\n{list}",
+                "{clients} clients instead of {} after all have disconnected:\n{list}",
                 self.clients
             ));
         }
         for field in ZERO {
             match number(info, field) {
                 0 => {}
-                count => return Err(format!("{field} is {count} after all clients have gone")),
+                count => {
+                    return Err(format!(
+                        "{field} is {count} after all clients have disconnected"
+                    ));
+                }
             }
         }
         let (bytes, before) = (
@@ -180,8 +184,8 @@ impl Baseline {
         );
         if bytes > before.saturating_add(self.allowance_bytes) {
             return Err(format!(
-                "used_memory is {bytes} after all keys are gone; it was {before} after the first round, then {:?}; what is \
-                 different in INFO:\n{}",
+                "used_memory is {bytes} after all keys are deleted; it was {before} after the first round, then {:?}; changed \
+                 fields of INFO:\n{}",
                 self.history,
                 self.differences(info)
             ));
@@ -189,7 +193,7 @@ impl Baseline {
         Ok(())
     }
 
-    /// The fields about memory that are not as after the first round.
+    /// The fields about memory that differ from those after the first round.
     fn differences(&self, info: &BTreeMap<String, String>) -> String {
         let is_about_memory = |name: &str| name.contains("mem") || name.contains("allocator");
         let changed = info.iter().filter(|(name, value)| {
@@ -219,7 +223,7 @@ impl Baseline {
     }
 }
 
-/// True if memory in use has grown in each of the last rounds.
+/// True if memory use grew by more than [`LEAK_BYTES`] in each of the last rounds.
 fn leaks(history: &[u64]) -> bool {
     let last = &history[history.len().saturating_sub(LEAK_ROUNDS + 1)..];
     let grows = |pair: &[u64]| pair[1] > pair[0].saturating_add(LEAK_BYTES);
@@ -233,7 +237,7 @@ fn fields(info: &str) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// A field's number; one that is missing must be noticed.
+/// The number in a field; `u64::MAX` for a missing field, so that the check fails.
 fn number(info: &BTreeMap<String, String>, name: &str) -> u64 {
     let value = info.get(name).and_then(|value| value.parse().ok());
     value.unwrap_or(u64::MAX)
@@ -247,7 +251,10 @@ mod tests {
     fn steady_growth_is_a_leak() {
         let growing: Vec<u64> = (0..10).map(|round| round << 20).collect();
         assert!(leaks(&growing));
-        assert!(!leaks(&growing[..LEAK_ROUNDS]), "too few rounds to say");
+        assert!(
+            !leaks(&growing[..LEAK_ROUNDS]),
+            "too few rounds to detect a leak"
+        );
         assert!(!leaks(&[5; 20]));
     }
 

@@ -1,5 +1,5 @@
-//! The commands that live fuzzing draws: those of the grammar's rows, those that the server documents, and
-//! some that need several connections to be interesting.
+//! The commands that live fuzzing draws: those in the grammar's rows, those that the server documents, and some that are
+//! interesting only with several connections.
 
 use crate::connection::Connection;
 use crate::grammar::{self, Node, Slot};
@@ -11,12 +11,12 @@ use damselfly_protocol::client::Value;
 use std::io;
 use std::net::SocketAddr;
 
-/// Commands that are never drawn, by their names in COMMAND DOCS, and why.
+/// Commands that are never drawn, by their name in COMMAND DOCS, with the reason.
 pub const EXCLUDED: &[(&str, &str)] = &[
-    ("shutdown", "it ends the server"),
+    ("shutdown", "it stops the server"),
     (
         "debug",
-        "PANIC, SLEEP and POPULATE of any size stop or fill the server: see `DEBUG`",
+        "PANIC, SLEEP and POPULATE with any size crash, block or fill the server: see `DEBUG`",
     ),
     (
         "config|set",
@@ -32,7 +32,8 @@ pub const EXCLUDED: &[(&str, &str)] = &[
     ),
 ];
 
-/// Commands after which replies come otherwise, or not at all. Only the session draws them, which keeps count.
+/// Commands that change how later replies arrive, or whether they arrive at all. Only the session draws these, because it tracks
+/// the state.
 pub const STEERED: &[&str] = &[
     "multi",
     "exec",
@@ -50,10 +51,10 @@ pub const STEERED: &[&str] = &[
     "client|reply",
 ];
 
-/// Options that may change at any time, and values for them. All are restored after each round.
+/// Options that may change at any time, with values to try. All are restored after each round.
 ///
-/// Left out: `requirepass`, `port`, `bind` and `maxclients`, which lock the fuzzer out; what can be set only at the
-/// start; `busy-reply-threshold`, which rounds with busy scripts set.
+/// Left out: `requirepass`, `port`, `bind` and `maxclients`, which would lock the fuzzer out; options that can be set only at
+/// startup; and `busy-reply-threshold`, which rounds with busy scripts set.
 pub const SETTINGS: &[(&str, &[&str])] = &[
     (
         "maxmemory",
@@ -108,10 +109,7 @@ pub const SETTINGS: &[(&str, &[&str])] = &[
     ("stream-node-max-entries", &["0", "1", "3", "100"]),
 ];
 
-/// Options that make the server close connections: only in rounds in which any connection may be closed.
-///
-/// `client-query-buffer-limit` is left out: the server reads nothing more of a blocked client over that limit, and so
-/// does not notice that it is gone.
+/// Options that make the server close connections. They change only in rounds in which any connection may be closed.
 pub const CLOSING_SETTINGS: &[(&str, &[&str])] = &[
     ("timeout", &["0", "1"]),
     ("maxmemory-clients", &["0", "0", "300kb", "5%"]),
@@ -128,7 +126,7 @@ pub const CLOSING_SETTINGS: &[(&str, &[&str])] = &[
 
 const YES_NO: &[&str] = &["yes", "no"];
 
-/// Commands with arguments that matter when several connections meet, sent as they are.
+/// Commands through which connections affect each other. They are sent without mutation.
 const MEETING: &[&str] = &[
     "SET key value PX ( 1 | 5 | 20 | 60 )",
     "PEXPIRE key ( 1 | 10 | 50 )",
@@ -166,7 +164,7 @@ const MEETING: &[&str] = &[
     "MEMORY ( STATS | DOCTOR | PURGE | MALLOC-STATS )",
 ];
 
-/// DEBUG, with arguments that do no harm.
+/// DEBUG with harmless arguments.
 const DEBUG: &[&str] = &[
     "DEBUG OBJECT key",
     "DEBUG DIGEST",
@@ -184,7 +182,7 @@ const DEBUG: &[&str] = &[
     "DEBUG ( LOADAOF | RELOAD | PAUSE-CRON | NOSUCH )",
 ];
 
-/// Commands that wait, each for a time that ends soon.
+/// Blocking commands, each with a short timeout.
 const WAITING: &[&str] = &[
     "( BLPOP | BRPOP ) NOKEY ( 0.001 | 0.005 | 0.02 | 0.1 )",
     "( BLPOP | BRPOP | BZPOPMIN | BZPOPMAX ) ( key )+ ( 0.001 | 0.005 | 0.02 )",
@@ -197,7 +195,7 @@ const WAITING: &[&str] = &[
     "DEBUG SLEEP ( 0 | 0.001 | 0.02 )",
 ];
 
-/// The same without an end: only for connections that are closed while they wait.
+/// Blocking commands without a timeout: only for connections that are closed while they are blocked.
 const WAITING_FOREVER: &[&str] = &[
     "( BLPOP | BRPOP | BZPOPMIN | BZPOPMAX ) ( key )+ 0",
     "BLMOVE key key LEFT RIGHT 0",
@@ -205,7 +203,7 @@ const WAITING_FOREVER: &[&str] = &[
     "XREADGROUP GROUP group consumer BLOCK 0 STREAMS key >",
 ];
 
-/// Scripts that take so long that others have their turns meanwhile: how often the loop is run.
+/// Iterations of [`SLOW_SCRIPT`]. The larger counts take so long that the server serves other clients meanwhile.
 const LOOPS: &[&str] = &["1000", "30000", "300000"];
 const SLOW_SCRIPT: &str = "local n = 0 while n < tonumber(ARGV[1]) do n = n + 1 end
 if KEYS[1] then redis.call('SET', KEYS[1], n) end
@@ -223,10 +221,10 @@ pub struct Commands {
 }
 
 impl Commands {
-    /// Commands of the server there, which documents them.
+    /// Reads the commands that the server at `address` documents.
     ///
     /// # Errors
-    /// The server does not answer, or not with documentation.
+    /// The server does not answer, or its answer is not documentation.
     pub fn fetch(address: SocketAddr) -> io::Result<Self> {
         let mut connection = Connection::open(address)?;
         connection.call(&["HELLO", "3"])?;
@@ -241,7 +239,7 @@ impl Commands {
         Ok(Self::new(documented))
     }
 
-    /// The commands of the rows, and some more by their grammars.
+    /// The commands in the grammar's rows, and the `documented` ones, given by their grammars.
     pub fn new(documented: Vec<Vec<Node>>) -> Self {
         let is_free = |row: &&Row| {
             let name = row.grammar.split(' ').next().unwrap_or_default();
@@ -263,13 +261,13 @@ impl Commands {
         }
     }
 
-    /// How many commands the server documents that take part.
+    /// How many of the commands that the server documents are drawn.
     #[must_use]
     pub fn documented(&self) -> usize {
         self.documented.len()
     }
 
-    /// Any command with one reply that does not wait.
+    /// Draws any command that has one reply and does not block.
     pub fn draw(&self, random: &mut Random) -> Vec<Vec<u8>> {
         match random.below(100) {
             0..40 => grammar::generate(&pick(&self.rows, random).1, random),
@@ -283,17 +281,17 @@ impl Commands {
         }
     }
 
-    /// A command that may wait, and for a short time only.
+    /// Draws a command that may block for a short time.
     pub fn waiting(&self, random: &mut Random) -> Vec<Vec<u8>> {
         expand(random.pick::<Vec<Node>>(&self.waiting), random)
     }
 
-    /// A command that may wait for ever.
+    /// Draws a command that may block forever.
     pub fn waiting_forever(&self, random: &mut Random) -> Vec<Vec<u8>> {
         expand(random.pick::<Vec<Node>>(&self.waiting_forever), random)
     }
 
-    /// A command that runs a script, or prepares for some.
+    /// Draws a command that runs a script, or one that loads scripts or functions for later commands.
     pub fn script(&self, random: &mut Random) -> Vec<Vec<u8>> {
         match random.below(24) {
             0 => random.pick(&Scripts::preparation()).clone(),
@@ -309,21 +307,21 @@ impl Commands {
     }
 }
 
-/// Random arguments that follow a grammar, and are right.
+/// Random arguments that are valid in a grammar.
 fn expand(grammar: &[Node], random: &mut Random) -> Vec<Vec<u8>> {
     let mut arguments = Vec::new();
     grammar::generate_into(grammar, random, &mut arguments);
     arguments
 }
 
-/// CONFIG SET of one option.
+/// CONFIG SET of one random option.
 pub fn setting(settings: &[(&str, &[&str])], random: &mut Random) -> Vec<Vec<u8>> {
     let (option, values) = random.pick(settings);
     let value: &str = random.pick::<&str>(values);
     words(&["CONFIG", "SET", option, value])
 }
 
-/// Stores a value that takes several reads of the server.
+/// Stores a value so large that the server needs several reads to receive it.
 fn big(random: &mut Random) -> Vec<Vec<u8>> {
     let mut arguments = words(&["SET", random.pick::<&str>(&["BIG:1", "BIG:2"])]);
     let bytes = *random.pick(&[16_000, 65_500, 65_536, 70_000, 300_000]) + random.below(64);
@@ -331,12 +329,12 @@ fn big(random: &mut Random) -> Vec<Vec<u8>> {
     arguments
 }
 
-/// A command from words.
+/// The arguments of a command, from words.
 pub fn words(words: &[&str]) -> Vec<Vec<u8>> {
     words.iter().map(|word| word.as_bytes().to_vec()).collect()
 }
 
-/// Grammars from what COMMAND DOCS answers, without what is excluded or steered.
+/// The grammars in the reply of COMMAND DOCS, without the commands in [`EXCLUDED`] and [`STEERED`].
 fn documented(docs: &Value) -> Vec<Vec<Node>> {
     let mut grammars = Vec::new();
     for (name, fields) in pairs(docs) {
@@ -351,7 +349,7 @@ fn documented(docs: &Value) -> Vec<Vec<Node>> {
     grammars
 }
 
-/// The grammar of one command or subcommand.
+/// The grammar of one command or subcommand; `None` if it is not drawn.
 fn command(name: &str, fields: &Value) -> Option<Vec<Node>> {
     let is_excluded = EXCLUDED.iter().any(|(excluded, _)| *excluded == name);
     if is_excluded || STEERED.contains(&name) {
@@ -391,7 +389,7 @@ fn argument(docs: &Value) -> Vec<Node> {
     nodes
 }
 
-/// What stands for an argument of this name and type.
+/// The node for an argument of this name and type.
 fn slot(name: &str, kind: &str) -> Node {
     let slot = match (kind, name) {
         ("key", _) => Slot::Key,

@@ -1,4 +1,4 @@
-//! One connection: sends what a session draws, in random pieces, and checks that the replies stay in step.
+//! One connection: sends the requests that a session draws, in random pieces, and checks that the replies stay in step.
 
 use super::journal::Journal;
 use super::replies::{confirmation, is_error, is_mark, is_message, is_monitored};
@@ -12,26 +12,26 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
-/// How long a connection may make no progress while the watchdog is answered.
+/// How long a connection may make no progress while the watchdog gets its replies.
 const PATIENCE: Duration = Duration::from_secs(8);
-/// How often the watchdog must have been answered in that time, so that the server and not the machine is to blame.
+/// How often the watchdog must have had its replies in that time: with fewer, the machine may be at fault and not the server.
 const ANSWERS_MIN: u64 = 20;
-/// The same without any regard to the watchdog.
+/// How long a connection may make no progress in any case.
 const PATIENCE_MAX: Duration = Duration::from_secs(60);
-/// How long one read or write may block: then the other direction has its turn.
+/// How long one read or write may block before the other direction gets its turn.
 const TURN: Duration = Duration::from_millis(2);
-/// Requests without a reply beyond which no more are sent.
+/// With more requests without a reply than this, the driver waits for the replies before it sends more.
 const UNANSWERED_MAX: usize = 4000;
-/// Requests shown of a connection at fault.
+/// How many requests a report shows of a faulty connection.
 const SHOWN: usize = 12;
-/// Longer requests and replies are shown up to here.
+/// How many characters a report shows of a request or reply.
 const SHOWN_CHARS: usize = 300;
 
 /// Why a connection ends before its session does.
 enum Stop {
-    /// The server closed it, and may have done so.
+    /// The server closed it, and was allowed to.
     Closed,
-    /// Another connection is at fault, or the time is over.
+    /// Another connection has found a fault.
     RoundOver,
     Fault(String),
 }
@@ -41,15 +41,15 @@ type Outcome<T = ()> = Result<T, Stop>;
 /// How the connection ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// When all is answered.
+    /// Closed once all replies have arrived.
     Settled,
-    /// QUIT, and more requests behind it that get no answer.
+    /// QUIT, perhaps followed by requests that get no reply.
     Quit,
-    /// No more is sent; what was sent is answered.
+    /// The client shuts down its sending side, and still gets the replies to the requests that it sent.
     HalfClosed,
-    /// In the middle of anything.
+    /// Closed at any point.
     Abrupt,
-    /// With bytes that are no request.
+    /// Bytes that are not a valid request.
     Garbage,
 }
 
@@ -61,16 +61,16 @@ pub struct Driver<'a> {
     stream: TcpStream,
     decoder: Decoder,
     received: Vec<u8>,
-    /// Requests without their replies, and how many confirmations the first one has had.
+    /// Requests that still wait for their reply, and how many confirmations the first one has had.
     expected: VecDeque<Request>,
     confirmed: usize,
-    /// The last requests and the replies that they were matched with.
+    /// The last requests that were matched with their replies.
     matched: VecDeque<(Request, Value)>,
-    /// Commands of the open transaction.
+    /// How many commands the open transaction has queued.
     queued: usize,
-    /// Replies are not matched with requests.
+    /// True if replies are not matched with requests.
     is_loose: bool,
-    /// The server may close the connection.
+    /// True if the server may close the connection.
     may_close: bool,
     progress: Instant,
     answers: u64,
@@ -79,7 +79,7 @@ pub struct Driver<'a> {
 }
 
 impl<'a> Driver<'a> {
-    /// Uses a new connection until its end; how many replies came, or what is wrong.
+    /// Uses a new connection until it closes. Returns how many replies arrived, or the fault.
     pub fn run(round: &'a Round, slot: usize, session: Session<'a>) -> Result<u64, Box<Fault>> {
         let stream = TcpStream::connect(round.address);
         let prepared = stream.and_then(|stream| {
@@ -127,7 +127,7 @@ impl<'a> Driver<'a> {
     fn live(&mut self) -> Outcome {
         self.introduce()?;
         self.is_loose = self.session.random().one_in(5);
-        // It may send QUIT.
+        // A loose session may send QUIT.
         self.may_close |= self.is_loose;
         let batches = *self.session.random().pick(&[1, 3, 10, 40]);
         for _ in 0..batches {
@@ -135,7 +135,7 @@ impl<'a> Driver<'a> {
                 break;
             }
             self.batch()?;
-            // A client may go on before it has all replies.
+            // Sometimes the client sends more before it has all replies.
             let rests = self.session.random().one_in(3);
             if !rests || self.expected.len() > UNANSWERED_MAX {
                 self.settle()?;
@@ -144,7 +144,7 @@ impl<'a> Driver<'a> {
         self.end()
     }
 
-    /// Asks for the connection's id, so that others can act upon it.
+    /// Asks for the connection's id, so that other connections can kill, unblock or redirect to it.
     fn introduce(&mut self) -> Outcome {
         self.may_close = self.round.may_be_closed(self.slot);
         let request = encoded(&["CLIENT", "ID"]);
@@ -161,7 +161,7 @@ impl<'a> Driver<'a> {
             Value::Integer(id) => id,
             other if is_error(&other, b"BUSY") && self.round.weather.busy => 0,
             other => {
-                let what = format!("CLIENT ID is answered with {}", render(&other));
+                let what = format!("CLIENT ID got the reply {}", render(&other));
                 return Err(Stop::Fault(what));
             }
         };
@@ -170,10 +170,10 @@ impl<'a> Driver<'a> {
         Ok(())
     }
 
-    /// Sends some requests in one go, or in pieces.
+    /// Sends some requests in one write or in pieces.
     fn batch(&mut self) -> Outcome {
         let random = self.session.random();
-        // The server parses 64 requests at a time, so what matters happens at multiples of that.
+        // The server parses 64 requests at a time, so disturbing requests are most likely to find faults near multiples of 64.
         let (count, boundary) = match random.below(12) {
             0..3 => (1, 0),
             3..5 => (2 + random.below(4), 0),
@@ -244,7 +244,7 @@ impl<'a> Driver<'a> {
         Ok(())
     }
 
-    /// Sends bytes, and reads replies where the server takes no more before.
+    /// Sends bytes, and reads replies whenever the server accepts no more bytes.
     fn send(&mut self, bytes: &[u8]) -> Outcome {
         self.journal().sends(bytes);
         self.progress = Instant::now();
@@ -261,7 +261,7 @@ impl<'a> Driver<'a> {
                     self.take()?;
                 }
                 Err(error) => {
-                    // What the server sent before it closed the connection counts.
+                    // Replies that the server sent before it closed the connection still count.
                     while self.read_once()? {
                         self.take()?;
                     }
@@ -275,7 +275,7 @@ impl<'a> Driver<'a> {
     /// Waits until all requests have their replies.
     fn settle(&mut self) -> Outcome {
         if self.is_loose {
-            // As many as come at once.
+            // Only the replies that have arrived: how many will come is unknown.
             self.read()?;
             return self.take();
         }
@@ -290,7 +290,7 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// Takes the requests off that have no reply.
+    /// Removes the requests at the front that have no reply.
     fn drop_unanswered(&mut self) {
         while let Some(request) = self.expected.front()
             && request.expect == Expect::Nothing
@@ -304,7 +304,7 @@ impl<'a> Driver<'a> {
         self.answers = self.round.answers();
     }
 
-    /// Reads once, for a short time; checks whether the wait is too long.
+    /// Reads once, waiting briefly for data. Without any, checks whether the connection has made no progress for too long.
     fn read(&mut self) -> Outcome {
         if self.read_once()? {
             return Ok(());
@@ -322,11 +322,11 @@ impl<'a> Driver<'a> {
         Ok(())
     }
 
-    /// Reads what is there, or comes within a short time; whether it was something.
+    /// Reads data that is there or arrives within a short time; true if there was some.
     fn read_once(&mut self) -> Outcome<bool> {
         let mut buffer = [0; 64 * 1024];
         match self.stream.read(&mut buffer) {
-            Ok(0) => self.closed("the connection's end").map(|()| false),
+            Ok(0) => self.closed("end of the stream").map(|()| false),
             Ok(count) => {
                 self.received.extend_from_slice(&buffer[..count]);
                 Ok(true)
@@ -336,16 +336,16 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// What the end of a connection means that the server has closed.
+    /// Decides whether the server was allowed to close the connection.
     fn closed(&mut self, how: &str) -> Outcome {
         self.take()?;
         if self.may_close || self.round.is_over_for_all() {
             return Err(Stop::Closed);
         }
-        Err(Stop::Fault(format!("the server closed it: {how}")))
+        Err(Stop::Fault(format!("closed by the server: {how}")))
     }
 
-    /// Decodes the reply that begins at `start` of what was received; with its length, if its end is there.
+    /// Decodes the reply at `start` of the received bytes, and returns it with its length; `None` if it is incomplete.
     fn decode(&mut self, start: usize) -> Outcome<Option<(Value, usize)>> {
         let rest = &self.received[start..];
         let decoded = self.decoder.decode(rest);
@@ -355,13 +355,13 @@ impl<'a> Driver<'a> {
         })
     }
 
-    /// Matches what was read with what is expected.
+    /// Matches the received replies with the expected ones.
     fn take(&mut self) -> Outcome {
         let mut used = 0;
         while let Some((value, bytes)) = self.decode(used)? {
             used += bytes;
             self.replies += 1;
-            // What others cause is no answer; the watchdog alone would keep a client that monitors busy.
+            // Messages that other clients cause are not progress: the watchdog alone would keep a client in MONITOR busy.
             if !matches!(value, Value::Push(_)) && !is_monitored(&value) && !is_message(&value) {
                 self.note_progress();
             }
@@ -373,7 +373,7 @@ impl<'a> Driver<'a> {
         Ok(())
     }
 
-    /// Takes off the first request, whose answer is complete.
+    /// Removes the first request, whose reply is complete.
     fn match_first(&mut self, value: Value) {
         let Some(request) = self.expected.pop_front() else {
             return;
@@ -388,7 +388,7 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// Whether a value is the last one of the answer to the first request; an error if it is out of place.
+    /// True if a value completes the reply to the first request; an error if it can't belong to that reply.
     fn fits(&mut self, value: &Value) -> Result<bool, String> {
         self.drop_unanswered();
         let confirms = confirmation(value);
@@ -397,7 +397,7 @@ impl<'a> Driver<'a> {
         }
         let Some(head) = self.expected.front() else {
             let hears = self.session.hears() && is_message(value);
-            let nobody = || format!("a reply to nothing: {}", shorten(&render(value)));
+            let nobody = || format!("a reply without a request: {}", shorten(&render(value)));
             return if hears { Ok(false) } else { Err(nobody()) };
         };
         if head.takes_messages && is_message(value) {
@@ -433,11 +433,11 @@ impl<'a> Driver<'a> {
             }
             Expect::Quit => *value == Value::Simple(b"OK".to_vec()),
             Expect::One => confirms.is_none() || !matches!(value, Value::Push(_)),
-            Expect::Nothing => unreachable!("those were dropped"),
+            Expect::Nothing => unreachable!("requests without a reply were removed"),
         };
         if !fits {
             return Err(format!(
-                "{:?} expected, but this came: {}",
+                "expected {:?}, but got: {}",
                 head.expect,
                 shorten(&render(value))
             ));
@@ -474,7 +474,7 @@ impl<'a> Driver<'a> {
                 }
                 self.may_close = true;
                 self.send(&bytes).or_else(allow_closed)?;
-                // Where the server leaves bytes unread, the kernel may drop replies.
+                // If the server closes with unread bytes, the kernel may drop replies.
                 self.until_end(ignored == 0)
             }
             End::Abrupt => self.abrupt(),
@@ -496,11 +496,11 @@ impl<'a> Driver<'a> {
 
     fn half_close(&mut self) {
         self.journal().note("half-close");
-        // It fails if the server has closed the connection; the read that follows tells.
+        // It fails if the server has closed the connection; the next read finds that out.
         let _ = self.stream.shutdown(Shutdown::Write);
     }
 
-    /// Closes the connection in the middle of a request, of waiting, of a transaction or of replies.
+    /// Closes the connection in the middle of a request, a blocking command, a transaction or replies.
     fn abrupt(&mut self) -> Outcome {
         let mut bytes = Vec::new();
         for _ in 0..self.session.random().below(8) {
@@ -515,7 +515,7 @@ impl<'a> Driver<'a> {
         Ok(())
     }
 
-    /// Reads to the end of the connection. With `all`, every request must have had its reply, unless one may be given up.
+    /// Reads until the server closes the connection. With `all`, every request must get a reply, unless the server may abandon it.
     fn until_end(&mut self, all: bool) -> Outcome {
         self.may_close = true;
         self.note_progress();
@@ -528,7 +528,7 @@ impl<'a> Driver<'a> {
         }
         self.drop_unanswered();
         let weather = self.round.weather;
-        // DEBUG SLEEP is answered before it is over.
+        // The reply to DEBUG SLEEP arrives before the sleep is over, so the last request that was matched counts too.
         let last = self.matched.back().map(|(request, _)| request);
         let gives_up = weather.pauses
             || self.round.may_be_closed(self.slot)
@@ -539,7 +539,7 @@ impl<'a> Driver<'a> {
                 .any(|request| request.waits);
         match self.expected.front() {
             Some(request) if all && !gives_up => Err(Stop::Fault(format!(
-                "the server closed it without a reply to {:?} and {} more",
+                "the server closed the connection without a reply to {:?} and {} more",
                 request.expect,
                 self.expected.len() - 1
             ))),
@@ -547,20 +547,20 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// Describes what is wrong, with what led to it.
+    /// Describes a fault, with the requests that led to it.
     fn fault(&self, what: &str) -> Box<Fault> {
         let mut text = format!("{what}\n");
         if self.is_loose {
             text += "  (its replies were not matched with its requests)\n";
         }
-        text += "  the last requests with a reply:\n";
+        text += "  the last requests that got a reply:\n";
         for (request, value) in &self.matched {
             let bytes = shorten(&quote(&request.bytes));
             let value = shorten(&render(value)).replace('\n', "\n      ");
             text += &format!("    {:?}: {bytes}\n      {value}\n", request.expect);
         }
         text += &format!(
-            "  {} replies came, {} are missing, {} bytes are undecoded; the first requests without a reply:\n",
+            "  {} replies arrived, {} are missing, {} bytes are undecoded; the first requests without a reply:\n",
             self.replies,
             self.expected.len(),
             self.received.len()
@@ -574,7 +574,7 @@ impl<'a> Driver<'a> {
     }
 }
 
-/// The end of a connection that may be closed.
+/// Accepts that the server has closed the connection.
 fn allow_closed(stop: Stop) -> Outcome {
     match stop {
         Stop::Closed => Ok(()),
@@ -591,7 +591,7 @@ fn is_timeout(error: &std::io::Error) -> bool {
     kinds.contains(&error.kind())
 }
 
-/// The beginning of a long text.
+/// Cuts a long text to [`SHOWN_CHARS`] characters.
 pub fn shorten(text: &str) -> String {
     match text.char_indices().nth(SHOWN_CHARS) {
         Some((end, _)) => format!("{}... ({} bytes)", &text[..end], text.len()),

@@ -1,9 +1,9 @@
-//! What a connection sent, so that a fault can be seen again.
+//! A record of the bytes that a connection sent, so that a fault can be reproduced.
 
 use crate::text::quote;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Older bytes are forgotten beyond so many; most connections send less.
+/// A journal that grows beyond this drops its earlier entries; most connections send less.
 const BYTES_MAX: usize = 8 << 20;
 
 #[derive(Debug)]
@@ -21,7 +21,7 @@ struct Entries {
     is_cut: bool,
 }
 
-/// What the connection of a slot sent.
+/// The record of a slot's current connection.
 #[derive(Debug, Default)]
 pub struct Journal {
     entries: Mutex<Entries>,
@@ -32,7 +32,7 @@ impl Journal {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A new connection begins.
+    /// Starts the record of a new connection.
     pub fn begin(&self, label: &str) {
         *self.lock() = Entries {
             label: label.into(),
@@ -40,7 +40,7 @@ impl Journal {
         };
     }
 
-    /// One write.
+    /// Records one write.
     pub fn sends(&self, bytes: &[u8]) {
         let mut entries = self.lock();
         entries.bytes += bytes.len();
@@ -52,17 +52,17 @@ impl Journal {
         entries.entries.push(Entry::Sent(bytes.to_vec()));
     }
 
-    /// A pause after a write.
+    /// Records a pause after a write.
     pub fn pause(&self, ms: u64) {
         self.lock().entries.push(Entry::Pause(ms));
     }
 
-    /// Something else, such as a close.
+    /// Records another event, such as a close.
     pub fn note(&self, what: &'static str) {
         self.lock().entries.push(Entry::Note(what));
     }
 
-    /// As text: a line per write, quoted as redis-cli does.
+    /// The record as text: a line per write, quoted as redis-cli does.
     pub fn text(&self) -> String {
         let entries = self.lock();
         let mut text = format!("# connection {}\n", entries.label);

@@ -1,16 +1,17 @@
 //! Live fuzzing: many connections at once send random commands to a running server, in random pieces.
 //!
 //! ```text
-//! run ── servers of 1, 2, 4 threads ── rounds ─┬─ slots: one connection after the other   driver.rs
-//!                                              │    what each asks for                    session.rs, commands.rs
+//! run ── servers of 1, 2, 4 threads ── rounds ─┬─ slots: one connection after another     driver.rs
+//!                                              │    the requests of each                  session.rs, commands.rs
 //!                                              ├─ the watchdog                            watchdog.rs
-//!                                              └─ then all must be as before              baseline.rs
+//!                                              └─ check that the server is as before      baseline.rs
 //! ```
 //!
-//! What is checked: replies stay in step with requests; every request is answered, and the watchdog within a second; the
-//! server's log has no word of a bug; a round leaves no clients, subscriptions or memory behind; SIGTERM ends the server.
+//! The checks: replies stay in step with requests; every request gets its reply, and the watchdog within a second; the
+//! server's log reports no bug; a round leaves no clients, subscriptions or memory behind; SIGTERM stops the server.
 //!
-//! What each connection sends follows from the seed. When the server gets to it does not, so a fault need not come again.
+//! The seed determines the bytes that each connection sends, but not when the server processes them. So the same seed may not
+//! reproduce a fault.
 
 mod baseline;
 mod commands;
@@ -38,41 +39,41 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use std::{fs, io};
 
-/// Connections at a time.
+/// Concurrent connections.
 const SLOTS: usize = 12;
-/// Of so many slots, the connections of one may be killed by others.
+/// Other connections may kill the connections of one in so many slots.
 const VICTIM_DISTANCE: usize = 3;
-/// Time for one round, unless the whole run is shorter.
+/// The length of a round, unless the run is too short for [`ROUNDS_MIN`] such rounds.
 const ROUND: Duration = Duration::from_secs(20);
-/// Rounds with one server at least: the first one is what the others are compared with.
+/// The minimum number of rounds with one server: the others are compared with the first one.
 const ROUNDS_MIN: u32 = 3;
-/// How long the server may take to end.
+/// How long the server may take to exit.
 const END_PATIENCE: Duration = Duration::from_secs(10);
-/// Thread counts of the servers of a run.
+/// The thread counts of the servers in a run.
 const THREADS: [usize; 3] = [1, 2, 4];
-/// What the log says of bugs.
+/// Texts by which the log reports a bug.
 const BUGS: [&str; 2] = ["bug in Damselfly", "panicked"];
 
-/// How to fuzz.
+/// The options of a run.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Where to start.
+    /// The seed of the first round; each later round adds one.
     pub seed: u64,
-    /// For how long.
+    /// How long to fuzz.
     pub time: Duration,
-    /// Threads of the server; several servers in turn if this is `None`.
+    /// The server's thread count; `None` runs one server for each of several counts.
     pub threads: Option<usize>,
-    /// Where journals are written when something is wrong.
+    /// The folder for the journals of a round that found a fault.
     pub folder: PathBuf,
 }
 
-/// What is wrong.
+/// A description of a failed check.
 #[derive(Debug)]
 struct Fault {
     text: String,
 }
 
-/// What the connections of a round share.
+/// The state that all connections of a round share.
 struct Round {
     address: SocketAddr,
     seed: u64,
@@ -83,7 +84,7 @@ struct Round {
     stopped: AtomicBool,
     /// Slots in use.
     active: AtomicUsize,
-    /// How often the watchdog was answered.
+    /// How many rounds of pings the watchdog has had answered.
     answered: AtomicU64,
     faults: Mutex<Vec<Fault>>,
     connections: AtomicU64,
@@ -112,7 +113,7 @@ impl Round {
         self.is_over_for_all() || Instant::now() >= self.end
     }
 
-    /// True if something is wrong already.
+    /// True if a fault was found already.
     fn is_over_for_all(&self) -> bool {
         self.stopped.load(Relaxed)
     }
@@ -146,14 +147,14 @@ impl Round {
         faults.push(fault);
     }
 
-    /// The server's line about a client.
+    /// The server's line about a client in CLIENT LIST.
     fn client_line(&self, id: u64) -> String {
         let line = Connection::open(self.address)
             .and_then(|mut connection| connection.call(&["CLIENT", "LIST", "ID", &id.to_string()]));
         line.map_or_else(|error| error.to_string(), |line| render(&line))
     }
 
-    /// Uses one connection after the other until the time is over.
+    /// Runs one connection after another until the time is up.
     fn drive(&self, slot: usize, commands: &Commands) {
         let mut random = Random::new(self.seed ^ (slot as u64 + 1) << 32);
         for number in 0.. {
@@ -185,7 +186,7 @@ impl Ids for Round {
     }
 }
 
-/// Fuzzes for the time asked for; false if something was wrong, which is printed then.
+/// Fuzzes for the time in `options`. Prints any faults, and returns false if there were some.
 ///
 /// # Errors
 /// A server can't be started.
@@ -207,11 +208,11 @@ pub fn run(options: &Options) -> io::Result<bool> {
             return Ok(false);
         }
     }
-    println!("live: nothing wrong in {:.0?}", start.elapsed());
+    println!("live: no faults in {:.0?}", start.elapsed());
     Ok(true)
 }
 
-/// Fuzzes one server, round by round.
+/// Fuzzes one server, round after round; false if a fault was found.
 fn with_server(
     options: &Options,
     threads: usize,
@@ -229,7 +230,7 @@ fn with_server(
     let mut watchdog = Watchdog::open(&server, threads)?;
     let mut baseline = Baseline::open(server.address(), threads, watchdog.connections())?;
     println!(
-        "live: a server of {threads} threads, {} documented commands",
+        "live: a server with {threads} threads, {} documented commands",
         commands.documented()
     );
     let start = Instant::now();
@@ -246,7 +247,7 @@ fn with_server(
         *seed = seed.wrapping_add(1);
         let (round, mut faults) = round?;
         if let Some(line) = bug(&server.log()) {
-            faults.push(format!("the log has a word of a bug: {line}"));
+            faults.push(format!("the log reports a bug: {line}"));
         }
         println!(
             "live: round {} ({:?}): {} connections, {} replies, slowest PING {:.0?}, {} bytes in use",
@@ -267,7 +268,7 @@ fn with_server(
         Some(status) if status.success() => Ok(true),
         status => {
             println!(
-                "live: SIGTERM does not end the server well: {status:?}\n{}",
+                "live: the server did not exit successfully after SIGTERM: {status:?}\n{}",
                 server.log()
             );
             Ok(false)
@@ -275,7 +276,7 @@ fn with_server(
     }
 }
 
-/// One round, and what is wrong.
+/// Runs one round; returns it and its faults.
 fn one_round(
     server: &Server,
     commands: &Commands,
@@ -318,19 +319,19 @@ fn one_round(
         match baseline.check() {
             Ok(Ok(())) => {}
             Ok(Err(text)) => faults.push(text),
-            Err(error) => faults.push(format!("the end of the round: {error}")),
+            Err(error) => faults.push(format!("the check after the round failed: {error}")),
         }
     }
     Ok((round, faults))
 }
 
-/// The first line of a log that tells of a bug.
+/// The first line of a log that reports a bug.
 fn bug(log: &str) -> Option<&str> {
     log.lines()
         .find(|line| BUGS.iter().any(|bug| line.contains(bug)))
 }
 
-/// Prints what is wrong, and writes what led to it.
+/// Prints the faults, and writes them with the server's log and the journals to the folder.
 fn report(options: &Options, server: &Server, round: &Round, faults: &[String]) -> io::Result<()> {
     for fault in faults {
         println!("\nlive: {fault}");
@@ -342,7 +343,10 @@ fn report(options: &Options, server: &Server, round: &Round, faults: &[String]) 
     for (slot, journal) in round.journals.iter().enumerate() {
         write(&folder, &format!("slot-{slot}"), &journal.text())?;
     }
-    println!("live: what the connections sent is in {}", folder.display());
+    println!(
+        "live: the journals of the connections are in {}",
+        folder.display()
+    );
     Ok(())
 }
 

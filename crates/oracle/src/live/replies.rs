@@ -1,13 +1,13 @@
-//! What a reply is, as far as it decides with which request it goes.
+//! Classifies replies, as far as needed to match them with requests.
 
 use damselfly_protocol::client::Value;
 
-/// An error whose text begins so.
+/// True for an error whose text begins with `start`.
 pub fn is_error(value: &Value, start: &[u8]) -> bool {
     matches!(value, Value::Error(text) if text.starts_with(start))
 }
 
-/// ECHO's reply, or PING's to a subscriber.
+/// True for the reply to ECHO with this mark, or to PING with it from a subscriber.
 pub fn is_mark(value: &Value, mark: &str) -> bool {
     match value {
         Value::Bulk(text) => text == mark.as_bytes(),
@@ -29,19 +29,19 @@ fn first_word(value: &Value) -> Option<&[u8]> {
     }
 }
 
-/// The word of a confirmation that a subscription begins or ends.
+/// The first word of a reply that confirms the start or end of a subscription.
 pub fn confirmation(value: &Value) -> Option<Vec<u8>> {
     let word = first_word(value)?;
     word.ends_with(b"subscribe").then(|| word.to_vec())
 }
 
-/// A message of a subscription, as RESP2 has it.
+/// True for a message to a subscriber, in the form of RESP2.
 pub fn is_message(value: &Value) -> bool {
     let word = first_word(value);
     matches!(word, Some(b"message" | b"pmessage" | b"smessage"))
 }
 
-/// A line of MONITOR: `+1700000000.123456 [0 127.0.0.1:1] "PING"`.
+/// True for a line of MONITOR: `+1700000000.123456 [0 127.0.0.1:1] "PING"`.
 pub fn is_monitored(value: &Value) -> bool {
     let Value::Simple(text) = value else {
         return false;

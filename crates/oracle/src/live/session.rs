@@ -1,8 +1,8 @@
-//! What one connection asks for, and with how many replies of what kind each request is answered.
+//! The requests of one connection, and the number and kind of replies that each must get.
 //!
-//! A session knows the state that decides about this (a transaction, subscriptions, the protocol, CLIENT REPLY), and
-//! draws what changes that state only in forms whose effect is certain. Where it is not (HELLO in a transaction that
-//! may fail), RESET follows at once.
+//! The replies depend on state that a session tracks: the transaction, subscriptions, the protocol, CLIENT REPLY. A session
+//! draws commands that change this state only in forms whose effect is certain. If the effect is uncertain (HELLO in a
+//! transaction that may fail), the session sends RESET right after it.
 
 use super::commands::{CLOSING_SETTINGS, Commands, setting, words};
 use crate::connection::request;
@@ -10,50 +10,50 @@ use crate::random::Random;
 use crate::text::quote;
 use std::collections::BTreeSet;
 
-/// What a request is answered with.
+/// The expected reply to a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Expect {
     /// Nothing at all.
     Nothing,
     /// One reply of any kind.
     One,
-    /// This text.
+    /// A reply with this text.
     Mark(String),
     /// QUEUED, or an error.
     Queued,
-    /// The replies of what was queued, nothing if a watched key has changed, or an error.
+    /// The replies to the queued commands, a null if a watched key has changed, or an error.
     Exec,
-    /// So many confirmations of this name: of subscriptions.
+    /// So many confirmations of subscriptions, of this name.
     Confirm(&'static str, usize),
     /// OK, and nothing after it.
     Quit,
 }
 
-/// A request and its answer.
+/// A request and the reply that it must get.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// What is sent.
+    /// The bytes to send.
     pub bytes: Vec<u8>,
-    /// What comes back.
+    /// The reply that must arrive.
     pub expect: Expect,
-    /// Messages of subscriptions may come before the answer, and look like replies.
+    /// Messages to a subscriber may arrive before the reply, and look like replies.
     pub takes_messages: bool,
-    /// It may wait: the server gives it up, and what follows, when its client has sent all.
+    /// It may block: once the client has shut down its sending side, the server abandons this request and those after it.
     pub waits: bool,
 }
 
-/// What may happen to connections during a round.
+/// The conditions of a round, which decide how the server may treat connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Weather {
-    /// Any connection may be closed by another one, or for what it takes.
+    /// Another connection, or a limit of the server, may close any connection.
     pub closes: bool,
-    /// Any command may be answered BUSY while a script runs.
+    /// Any command may get the error BUSY while a script runs.
     pub busy: bool,
-    /// CLIENT PAUSE is used.
+    /// Connections use CLIENT PAUSE.
     pub pauses: bool,
 }
 
-/// The ids of the connections of a round, as they are known to others.
+/// The ids of the connections of a round, for commands that act on other connections.
 pub trait Ids {
     /// The id of a connection that may be killed, if there is one.
     fn victim(&self, number: usize) -> Option<u64>;
@@ -61,14 +61,14 @@ pub trait Ids {
     fn any(&self, number: usize) -> Option<u64>;
 }
 
-/// Subscription commands: the one that adds, the one that removes, and the words that confirm.
+/// Pairs of commands that begin and end subscriptions. Their names are also the words in the confirmations.
 const TOPICS: [[&str; 2]; 3] = [
     ["subscribe", "unsubscribe"],
     ["psubscribe", "punsubscribe"],
     ["ssubscribe", "sunsubscribe"],
 ];
 
-/// What can be subscribed to.
+/// Channels to subscribe to.
 const CHANNELS: &[&str] = &[
     "CH:1",
     "CH:2",
@@ -89,17 +89,19 @@ pub struct Session<'a> {
     marks: usize,
     resp3: bool,
     in_multi: bool,
-    /// A queued command may have changed what the session knows.
+    /// A queued command may have changed the state that the session tracks.
     unsure: bool,
-    /// By topic.
+    /// The subscriptions of each of [`TOPICS`].
     subscribed: [BTreeSet<&'static str>; 3],
+    /// After CLIENT REPLY OFF.
     silent: bool,
+    /// After CLIENT REPLY SKIP: the next request gets no reply.
     skips: bool,
     monitors: bool,
 }
 
 impl<'a> Session<'a> {
-    /// A new connection's session; `label` begins its marks.
+    /// A session for a new connection; its marks begin with `label`.
     pub fn new(
         commands: &'a Commands,
         ids: &'a dyn Ids,
@@ -124,17 +126,17 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Its random numbers.
+    /// The session's source of random numbers.
     pub fn random(&mut self) -> &mut Random {
         &mut self.random
     }
 
-    /// What its marks begin with.
+    /// The prefix of its marks.
     pub fn label(&self) -> &str {
         &self.label
     }
 
-    /// True if RESP2 lets it have messages only.
+    /// True if it has subscriptions and uses RESP2, so that only a few commands are allowed.
     pub fn hears(&self) -> bool {
         !self.resp3 && self.subscribed.iter().any(|names| !names.is_empty())
     }
@@ -148,7 +150,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// What a request is answered with that has one reply.
+    /// The expected reply to a command that has one reply, in the current state.
     fn expect_one(&mut self) -> Expect {
         if std::mem::take(&mut self.skips) || self.silent {
             Expect::Nothing
@@ -159,7 +161,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// A request with a reply that nothing else has. It is `None` while there can't be any.
+    /// A request with a unique reply; `None` in a state in which it would not get that reply.
     pub fn mark(&mut self) -> Option<Request> {
         if self.silent || self.skips || self.in_multi || self.unsure {
             return None;
@@ -171,7 +173,7 @@ impl<'a> Session<'a> {
         Some(self.request(&arguments, Expect::Mark(mark)))
     }
 
-    /// Requests that bring the session into a state in which it can be marked.
+    /// Requests that bring the session into a state in which a mark works, followed by a mark.
     pub fn settle(&mut self) -> Vec<Request> {
         let mut requests = Vec::new();
         if self.skips {
@@ -204,7 +206,7 @@ impl<'a> Session<'a> {
         if self.in_multi {
             return self.next_of_transaction();
         }
-        // What the session has to know is uncertain where commands may be refused.
+        // If commands may be refused, commands that change the session's state have an uncertain effect.
         let is_steady = self.weather.busy;
         match self.random.below(200) {
             0..6 => self.multi(),
@@ -224,7 +226,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// A request that has something to do with what the server does in batches: it waits, or takes long.
+    /// A request that interrupts the server's work on a batch: it blocks or takes long.
     pub fn disturbing(&mut self) -> Request {
         if self.skips || self.silent || self.hears() || self.unsure || self.in_multi {
             return self.next();
@@ -256,7 +258,7 @@ impl<'a> Session<'a> {
         self.request(&arguments, expect)
     }
 
-    /// A command as a line of text.
+    /// A command in inline form: a line of text.
     fn inline(&mut self) -> Request {
         const BYTES_MAX: usize = 1000;
         let arguments = self.commands.draw(&mut self.random);
@@ -271,7 +273,7 @@ impl<'a> Session<'a> {
         request
     }
 
-    /// Bytes that ask for nothing.
+    /// Bytes without a command.
     fn nothing(&mut self) -> Request {
         let bytes = *self
             .random
@@ -313,7 +315,7 @@ impl<'a> Session<'a> {
                     &["MONITOR"],
                 ];
                 let arguments = *self.random.pick(arguments);
-                // What it may have done counts as soon as EXEC has run.
+                // Its effect, if any, begins when EXEC has run.
                 self.unsure = true;
                 self.request(&words(arguments), Expect::Queued)
             }
@@ -325,7 +327,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Requests that are refused and change nothing.
+    /// A request that is refused and changes nothing.
     fn mistake(&mut self) -> Request {
         let mistakes: &[&[&str]] = &[
             &["MULTI", "now"],
@@ -353,7 +355,7 @@ impl<'a> Session<'a> {
         let expect = self.expect_one();
         let request = self.request(&words(arguments), expect);
         if arguments == ["EXEC", "now"] {
-            // As in Redis, this discards the transaction.
+            // As in Redis, this error discards the transaction.
             self.in_multi = false;
             self.unsure = false;
         }
@@ -375,7 +377,7 @@ impl<'a> Session<'a> {
         request
     }
 
-    /// The last request of a session, after which it is closed.
+    /// The last request of a session: the server then closes the connection.
     pub fn quit(&mut self) -> Request {
         self.request(&words(&["QUIT"]), Expect::Quit)
     }
@@ -417,7 +419,7 @@ impl<'a> Session<'a> {
         let mut arguments = words(&[&name.to_ascii_uppercase()]);
         arguments.extend(names.iter().map(|name| name.as_bytes().to_vec()));
         let mut request = self.request(&arguments, Expect::Confirm(name, count));
-        // From the first confirmation on.
+        // Messages may arrive between the confirmations.
         request.takes_messages |= !self.resp3;
         self.subscribed[topic].extend(names);
         request
@@ -465,7 +467,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// What kills, unblocks, pauses or is sent to other connections.
+    /// A command that affects other connections: kills, unblocks or pauses them, redirects invalidations to one, or limits all.
     fn acts_upon_others(&mut self) -> Request {
         let number = self.random.below(1000);
         let id = |id: Option<u64>| id.unwrap_or(0).to_string();
@@ -505,7 +507,7 @@ impl<'a> Session<'a> {
         self.request(&arguments, expect)
     }
 
-    /// Anything, without regard to what it is answered with: for connections that only must do no harm.
+    /// Any request, without tracking its replies: for connections whose replies are not matched.
     pub fn anything(&mut self) -> Request {
         let mut request = match self.random.below(40) {
             0..24 => self.plain(),
@@ -548,7 +550,7 @@ impl<'a> Session<'a> {
         request
     }
 
-    /// Bytes that are no request, after which the server may close the connection.
+    /// Bytes that are not a valid request, after which the server may close the connection.
     pub fn garbage(&mut self) -> Vec<u8> {
         let fixed: &[&[u8]] = &[
             b"*1\r\n$-5\r\n",
@@ -577,7 +579,7 @@ impl<'a> Session<'a> {
     }
 }
 
-/// True for commands that wait for keys, or for the clock.
+/// True for commands that may block until a key is ready or for a time.
 fn may_wait(arguments: &[Vec<u8>]) -> bool {
     const WAITING: [&[u8]; 4] = [b"BL", b"BR", b"BZ", b"DEBUG"];
     let waits = |name: &Vec<u8>| {

@@ -1,7 +1,7 @@
-//! The watchdog: a client that is answered within a second, whatever the others do.
+//! The watchdog: a client that must get its replies within a second, whatever the others do.
 //!
-//! It has one connection per thread of the server. The time that threads waited for a processor does not count, since a
-//! machine may have other things to do; the kernel tells it (`/proc/PID/task/TID/schedstat`).
+//! It has one connection per thread of the server. The time that threads waited for a processor does not count, because the
+//! machine may be busy with other work; the kernel reports that time in `/proc/PID/task/TID/schedstat`.
 
 use super::Round;
 use crate::connection::{Connection, request};
@@ -16,14 +16,14 @@ use std::time::{Duration, Instant};
 
 /// How long a reply may take.
 const LIMIT: Duration = Duration::from_secs(1);
-/// Where a reply takes so long, a pause may be the reason: it is ended.
+/// When a reply takes longer than this, CLIENT PAUSE may be the reason, so the watchdog sends CLIENT UNPAUSE.
 const PAUSE_MAX: Duration = Duration::from_millis(300);
-/// Time between two looks.
+/// Time between two rounds of pings.
 const INTERVAL: Duration = Duration::from_millis(50);
-/// When the server counts as dead.
+/// After so long without a reply, the server counts as dead.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
-/// A client that pings.
+/// A client that pings each thread of the server.
 pub struct Watchdog {
     address: SocketAddr,
     pings: Vec<Connection>,
@@ -36,7 +36,7 @@ impl Watchdog {
     /// Connects to the server.
     ///
     /// # Errors
-    /// It does not accept, or does not answer.
+    /// The server does not accept connections, or does not answer.
     pub fn open(server: &Server, threads: usize) -> io::Result<Self> {
         Ok(Self {
             address: server.address(),
@@ -54,7 +54,7 @@ impl Watchdog {
         self.pings.len()
     }
 
-    /// Pings until all connections of the round are closed; what is wrong, if anything is.
+    /// Pings until all connections of the round are closed.
     ///
     /// # Errors
     /// The server did not answer in time, or closed a connection.
@@ -75,7 +75,7 @@ impl Watchdog {
         let sent = self.pings[at].send(&request(&["PING"]));
         match sent.and_then(|()| self.receive(at, start, round)) {
             Ok(()) => {}
-            // One reply that is late makes the other connections idle ones.
+            // While one reply is late, the other connections are idle, and `timeout` may close them.
             Err(_) if round.weather.closes => self.pings[at] = open(self.address)?,
             Err(error) => {
                 let text = format!("the watchdog after {:.1?}: {error}", start.elapsed());
@@ -88,13 +88,13 @@ impl Watchdog {
         self.slowest = self.slowest.max(own);
         match own > LIMIT {
             true => Err(io::Error::other(format!(
-                "PING took {took:.2?}, in which no thread waited for a processor for longer than {waited:.2?}"
+                "PING took {took:.2?}, while no thread waited longer than {waited:.2?} for a processor"
             ))),
             false => Ok(()),
         }
     }
 
-    /// Waits for a reply, and ends pauses meanwhile.
+    /// Waits for a reply. If it is late, ends a pause.
     fn receive(&mut self, at: usize, start: Instant, round: &Round) -> io::Result<()> {
         self.pings[at].stream().set_read_timeout(Some(PAUSE_MAX))?;
         while let Err(error) = self.pings[at].receive() {
@@ -102,10 +102,10 @@ impl Watchdog {
             if !is_late || start.elapsed() > SILENCE_MAX {
                 return Err(error);
             }
-            // The server lets a client do so while it is paused.
+            // The server runs CLIENT UNPAUSE even while it is paused.
             let mut other = Connection::open(self.address)?;
             match other.call(&["CLIENT", "UNPAUSE"]) {
-                // It may have been evicted, or killed, in no time.
+                // The server may have evicted or killed the new client at once.
                 Err(_) if round.weather.closes => {}
                 outcome => drop(outcome?),
             }
@@ -113,7 +113,7 @@ impl Watchdog {
         Ok(())
     }
 
-    /// How long each thread of the server, and this one, waited for a processor since its start.
+    /// How long each thread of the server, and this thread, has waited for a processor since it started.
     fn delays(&self) -> HashMap<String, Duration> {
         let mut delays = HashMap::new();
         let threads = fs::read_dir(&self.tasks).into_iter().flatten().flatten();

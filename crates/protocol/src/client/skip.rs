@@ -63,7 +63,7 @@ impl Skipper {
     }
 }
 
-/// What follows the first line of an element.
+/// The kind of an element: the part that follows its first line.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Shape {
     /// Nothing.

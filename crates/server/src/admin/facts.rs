@@ -15,7 +15,7 @@ use damselfly_config::Config;
 
 /// The figures at one moment. Memory is in bytes.
 pub struct Facts<'a> {
-    /// What all threads share.
+    /// The state that all threads share.
     pub shared: &'a Shared,
     /// The configuration.
     pub config: &'a Config,

@@ -84,7 +84,7 @@ pub fn exec_with_scripts<A: ScriptRunner>(
         return result;
     }
     dispatcher.spare_queues.put(queue);
-    // The locks are released: this may take long.
+    // This may take long, so it happens after the locks are released.
     session
         .transaction
         .end(&dispatcher.local_shared, &session.client);
@@ -114,7 +114,7 @@ fn run_queue<A: ScriptRunner>(
     let shared = runner.dispatcher().local_shared.clone();
     let engine = &shared.engine;
     let all = queue.hashes();
-    // Keys of this batch were prefetched with the batch.
+    // If MULTI is in this batch of requests, the keys were prefetched with the batch.
     let to_fetch = match queue.batch() == runner.dispatcher().batch {
         true => &[],
         false => &all[..all.len().min(PREFETCHED_MAX)],
@@ -139,7 +139,7 @@ fn run_queue<A: ScriptRunner>(
         return Ok(());
     }
     if cfg!(broken = "watches") {
-        // Otherwise other threads would seldom run at just this point.
+        // Without this, other threads would rarely run at this point.
         std::thread::yield_now();
     }
     session.transaction.ignore_changes(&session.client);
@@ -185,7 +185,7 @@ fn run_commands<A: ScriptRunner>(
     let limit = session.output_limit(&queue_runner.runner.dispatcher().config);
     let hard_bytes = limit.hard_bytes;
     let mut is_too_long = false;
-    // The lines for the client itself, if it uses MONITOR. They follow the reply, which they would otherwise split.
+    // The lines for the client itself, if it uses MONITOR. They are sent after the reply, because they would split it.
     let mut own_lines = Vec::new();
     for (row, args) in queue.commands() {
         if row.runs_script && shared.monitors.load(Relaxed) > 0 {
@@ -202,7 +202,7 @@ fn run_commands<A: ScriptRunner>(
         }
         is_too_long |= hard_bytes > 0 && (reply.position() - start) as u64 > hard_bytes;
         if is_too_long {
-            // The client will be closed for this anyway: the commands still run, but their replies are dropped.
+            // The connection will be closed anyway: the remaining commands still run, but their replies are dropped.
             reply.truncate_to(start);
         }
     }
@@ -294,12 +294,12 @@ impl<A: ScriptRunner> QueueRunner<'_, A> {
                 }
                 result
             }
-            // As in Redis, which allows the other kinds of subscribing.
+            // As in Redis, which refuses SSUBSCRIBE here but allows SUBSCRIBE and PSUBSCRIBE.
             Handler::Session(_) if row.name == "ssubscribe" => {
                 let text = "SSUBSCRIBE isn't allowed for a DENY BLOCKING client";
                 Err(CommandError::err(text).into())
             }
-            // Its lines would split the replies of the commands behind it.
+            // Its lines would split the replies of the commands after it.
             Handler::Session(_) if row.name == "monitor" => {
                 let text = "MONITOR isn't allowed for DENY BLOCKING client";
                 Err(CommandError::err(text).into())
@@ -326,7 +326,7 @@ impl<A: ScriptRunner> QueueRunner<'_, A> {
         let (shared, thread) = (&dispatcher.shared, dispatcher.thread);
         let config = self.config.as_deref().unwrap_or(&dispatcher.config);
         let generation = shared.config_generation();
-        // The events so far come before the messages of this command.
+        // Publish the events so far, so that they precede the messages of this command.
         tx.publish_events();
         let mut context = Context {
             shared,

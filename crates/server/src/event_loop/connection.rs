@@ -83,7 +83,7 @@ impl Connection {
         }
     }
 
-    /// What the connection does next. While it is stalled, it reads up to `query_bytes_max` bytes.
+    /// The connection's next step. While it is stalled, it reads up to `query_bytes_max` bytes.
     #[inline]
     pub fn next(&self, query_bytes_max: u64) -> Next {
         match self.session.closing && !self.input.is_running() {

@@ -1,22 +1,22 @@
 //! Whether threads compete for cores, and how a busy thread lets its clients run.
 //!
-//! Where threads and their clients outnumber the cores, a thread that polls for events right after every turn finds one or two
-//! requests at a time, because the clients that would send more wait for a core. If the thread lets them run first, one turn serves
-//! many requests. There are two ways:
+//! If threads and their clients outnumber the cores, a thread that polls for events right after every turn finds one or two
+//! requests at a time: the clients that would send more wait for a core. If the thread lets them run first, one turn serves many
+//! requests. There are two ways:
 //!
 //! - After a short turn the thread sleeps for a moment. It gets a core again soon after it wakes up.
-//! - After a long turn, which has already served many requests, it yields. Yielding may cost it a time slice of milliseconds. After
-//!   short turns this would dominate the tail latency; after long turns, a sleep would cost throughput.
+//! - After a long turn, which has served many requests already, it yields. That may cost it a time slice of milliseconds, so after
+//!   short turns it would dominate the tail of latencies; after long ones a sleep would cost throughput.
 //!
-//! A thread with a core of its own would only lose time by either. So a thread pauses only if the system reports that it has waited
-//! for a core lately, and if it is busy: its last poll found events without waiting.
+//! A thread that has a core of its own would only lose time. So a thread pauses only if the system reports that it recently waited
+//! for a core, and if it is busy: its last poll returned events without waiting.
 //!
 //! Two threads and 50 clients on two cores, medians of noisy runs; one thread for comparison:
 //!
 //! | | CPU per request, µs | p99, ms |
 //! |---|--:|--:|
-//! | not pipelined: no pause; always yield; this; one thread | 8.6; 7.0; 7.4; 7.1 | 2.6; 1.6 to 4; 1.3; 0.9 |
-//! | pipelines of 30: no pause; always yield; this; one thread | 0.58; 0.55; 0.56; 0.55 | 5.3; 2.4; 2.5; 1.9 |
+//! | not pipelined: neither; always yield; this; one thread | 8.6; 7.0; 7.4; 7.1 | 2.6; 1.6 to 4; 1.3; 0.9 |
+//! | 30 deep: neither; always yield; this; one thread | 0.58; 0.55; 0.56; 0.55 | 5.3; 2.4; 2.5; 1.9 |
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -25,23 +25,23 @@ use std::time::{Duration, Instant};
 /// How long a busy thread sleeps after a short turn. The system adds its timer slack, usually 50 µs.
 const PAUSE: Duration = Duration::from_micros(100);
 
-/// A turn that takes longer than this is long.
+/// A turn that took longer is a long one.
 const LONG_TURN: Duration = Duration::from_micros(300);
 
-/// A poll that takes longer than this has waited for events.
+/// A poll that took longer than this has waited for events.
 const AT_ONCE: Duration = Duration::from_micros(5);
 
-/// How often the scheduler's statistics are read.
+/// How often the thread reads the system's statistics.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// Cores are short if the thread waited for one during more than one part in `SHARE` of the last interval.
+/// Cores are short if the thread has waited for one during more than one part in `SHARE` of the last interval.
 const SHARE: u64 = 20;
 
-/// One thread's state for detecting contention. The thread itself must create it, because it opens that thread's statistics.
+/// A thread's record of its competition with other threads. That thread must create it.
 pub(super) struct Contention {
     /// The scheduler's statistics of this thread; `None` where the system has none.
     statistics: Option<File>,
-    /// The total time that the thread had waited for a core when the statistics were last read.
+    /// How long the thread had waited for a core when it last read the statistics, in nanoseconds since its start.
     waited_ns: u64,
     asked: Instant,
     are_cores_short: bool,
@@ -69,12 +69,12 @@ impl Contention {
         self.looked = Instant::now();
     }
 
-    /// Call this when the poll has returned, before the events are served.
+    /// Call this when the poll has returned, before the thread serves the events.
     pub fn end_look(&mut self) {
         self.found = Instant::now();
     }
 
-    /// Call this after the events are served. Lets other threads run if cores are short and this thread is busy.
+    /// Call this when the events are served. Lets other threads run if cores are short and this thread is busy.
     pub fn pause(&mut self) {
         if self.found.duration_since(self.asked) >= INTERVAL {
             self.ask(self.found);
@@ -88,7 +88,7 @@ impl Contention {
         }
     }
 
-    /// True if cores are short and a poll of this length means that the thread is busy.
+    /// True if cores are short and the thread is busy: its last poll took `looked_for`.
     fn is_pause_due(&self, looked_for: Duration) -> bool {
         self.are_cores_short && looked_for < AT_ONCE
     }
@@ -105,19 +105,19 @@ impl Contention {
     }
 }
 
-/// True if `waited` is more than one part in [`SHARE`] of the interval.
+/// True if `waited` is a large share of the interval.
 fn is_long(waited: Duration, interval: Duration) -> bool {
     waited.as_nanos() * u128::from(SHARE) > interval.as_nanos()
 }
 
-/// Reads how long the thread of these statistics has waited for a core, in nanoseconds.
+/// Reads how long the thread has waited for a core, in nanoseconds.
 fn read_waited_ns(statistics: &File) -> Option<u64> {
     let mut bytes = [0; 96];
     let len = statistics.read_at(&mut bytes, 0).ok()?;
     parse_waited_ns(&bytes[..len])
 }
 
-/// Returns the second of three numbers: time on a core, time waiting for one (both in nanoseconds), and the number of time slices.
+/// The second of three numbers: time on a core, time waiting for one (both in nanoseconds), and the number of time slices.
 fn parse_waited_ns(line: &[u8]) -> Option<u64> {
     let line = std::str::from_utf8(line).ok()?;
     line.split_whitespace().nth(1)?.parse().ok()

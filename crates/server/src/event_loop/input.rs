@@ -73,7 +73,7 @@ impl Stall {
     }
 }
 
-/// What a connection does next.
+/// The next step of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     /// Run the buffered requests.
@@ -126,7 +126,7 @@ enum Source {
     Ended,
 }
 
-/// What the buffered bytes are.
+/// The state of the buffered bytes.
 enum Buffered {
     /// The start of a request, or nothing. The request needs `wanted` bytes in total, as far as that is known.
     Start { wanted: usize },
@@ -162,7 +162,7 @@ impl Default for Input {
 }
 
 impl Input {
-    /// What the connection does next. While it is stalled, it reads up to `bytes_max` bytes, so that it notices when the client
+    /// The connection's next step. While it is stalled, it reads up to `bytes_max` bytes, so that it notices when the client
     /// closes it. The rest stays in the buffers of the operating system, which slow the client down.
     #[inline]
     pub fn next(&self, bytes_max: u64) -> Next {
@@ -394,7 +394,7 @@ impl Input {
 }
 
 impl Buffered {
-    /// What an unfinished run has left of an input whose first `removed` bytes were removed.
+    /// The state of an input after an unfinished run, once its first `removed` bytes are removed.
     #[cold]
     fn left_of(removed: usize, batch: &mut Batch) -> Self {
         if !batch.is_unfinished() {

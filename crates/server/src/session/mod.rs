@@ -141,7 +141,7 @@ pub fn follow_up(session: &mut Session, row: Option<&Row>, mark: usize, reply: &
     client_tracking::follow_up(session, row, reply);
 }
 
-/// What commands on connections and the server can use.
+/// The context of commands on connections and the server.
 pub struct Context<'a> {
     /// The state that all threads share.
     pub shared: &'a Arc<Shared>,

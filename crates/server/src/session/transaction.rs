@@ -25,7 +25,7 @@ use crate::registry::{Handler, Locks, Row, WithinMulti};
 use crate::session::{Context, Session};
 use crate::shared::Shared;
 
-/// Memory that is kept for reuse: the capacity of a spare queue and of a client's list of watched keys.
+/// The maximum capacity that is kept for reuse, of a spare queue and of a client's list of watched keys.
 const KEPT_BYTES_MAX: usize = 16 << 10;
 
 /// The most spare queues that a thread keeps.
@@ -109,23 +109,23 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
     },
 ];
 
-/// After so many keys of one WATCH the other clients of its thread have a turn.
+/// After so many keys of one WATCH, the other clients of the thread get a turn.
 const KEYS_PER_TURN: usize = 1 << 12;
 
-/// More watched keys than this are forgotten by a thread for long commands.
+/// If a client stops watching more keys than this, a thread for long commands removes them from the engine.
 const FORGOTTEN_AT_ONCE_MAX: usize = 1 << 12;
 
-/// What a session remembers of MULTI and WATCH.
+/// The state of a session between MULTI or WATCH and EXEC.
 #[derive(Default)]
 pub struct Transaction {
-    /// The queued commands, from MULTI on.
+    /// The queued commands; `None` without an open transaction.
     queue: Option<Box<Queue>>,
     watched: Vec<Watched>,
-    /// Its watcher in this round, once there is one.
+    /// The client's watcher in this round; `None` before the first WATCH.
     watcher: Option<Arc<RoundWatcher>>,
-    /// How many keys of the WATCH that runs are watched already.
+    /// How many keys the running WATCH has watched already.
     watch_progress: usize,
-    /// Bytes of the watched keys.
+    /// The total length of the watched keys, in bytes.
     watched_bytes: usize,
 }
 
@@ -136,13 +136,13 @@ pub struct Queue {
     /// Their arguments, relative to the start of `bytes`.
     spans: Vec<Span>,
     bytes: Vec<u8>,
-    /// The hashes of all keys that they name.
+    /// The hashes of all keys that the commands name.
     hashes: Vec<u64>,
     /// A command could not be queued, so none will run.
     has_failed: bool,
     /// A command changes keys.
     writes: bool,
-    /// A command is refused when memory is short.
+    /// A command needs memory, so EXEC is refused when memory is short.
     needs_memory: bool,
     /// A command needs all locks.
     needs_all_locks: bool,
@@ -197,7 +197,7 @@ impl Queue {
         })
     }
 
-    /// The hashes of all keys that they name.
+    /// The hashes of all keys that the commands name.
     pub fn hashes(&self) -> &[u64] {
         &self.hashes
     }
@@ -258,8 +258,8 @@ impl SpareQueues {
     }
 }
 
-/// A client's current round of watching, from its first WATCH to what ends it, as all threads see it: the number of the round, and
-/// whether a watched key was changed.
+/// A client's current round of watching, shared by all threads: the number of the round, and whether a watched key was changed. A
+/// round begins with the first WATCH, and ends with EXEC, UNWATCH or anything else that stops watching.
 ///
 /// ```text
 /// | number: 63 bits | changed: 1 bit |
@@ -273,7 +273,7 @@ impl WatchRound {
         self.0.load(Relaxed) & 1 == 1
     }
 
-    /// Begins a round. What is still told about an earlier one has no effect any more.
+    /// Begins a round. Later notifications about earlier rounds have no effect.
     fn begin(&self) -> u64 {
         static LAST: AtomicU64 = AtomicU64::new(0);
         let number = LAST.fetch_add(1, Relaxed) + 1;
@@ -302,14 +302,14 @@ impl Watcher for RoundWatcher {
     }
 }
 
-/// Watched keys that a client has forgotten and that the engine does not know of yet.
+/// Keys that a client has stopped watching, but that are still registered in the engine.
 pub struct Forgotten {
     watched: Vec<Watched>,
     number: u64,
 }
 
 impl Forgotten {
-    /// Takes them out of the engine.
+    /// Removes them from the engine.
     pub fn unwatch(self, engine: &Engine) {
         for watched in self.watched {
             engine.unwatch(&watched, self.number);
@@ -318,7 +318,7 @@ impl Forgotten {
 }
 
 impl Transaction {
-    /// True from MULTI on.
+    /// True between MULTI and the end of the transaction.
     #[inline]
     pub fn is_open(&self) -> bool {
         self.queue.is_some()
@@ -381,7 +381,7 @@ impl Transaction {
         client.transaction_bytes.store(queue + watched, Relaxed);
     }
 
-    /// Why a command is refused within MULTI but not outside, if it is.
+    /// The error if a command is refused within MULTI but not outside; `None` if it is allowed.
     #[cold]
     pub fn refusal(&self, row: &Row, is_memory_short: bool) -> Option<CommandError> {
         let queue = self.queue.as_ref()?;
@@ -398,14 +398,14 @@ impl Transaction {
         (needs_memory && is_memory_short).then_some(CommandError::OutOfMemory)
     }
 
-    /// Forgets the queued commands and the watched keys.
+    /// Drops the queued commands and stops watching all keys.
     pub fn end(&mut self, shared: &Shared, client: &Client) {
         self.queue = None;
         client.queued.store(-1, Relaxed);
         self.unwatch(shared, client);
     }
 
-    /// Forgets the watched keys. Within EXEC this may happen under locks, so another thread does it if they are many.
+    /// Stops watching all keys. Within EXEC the thread may hold locks, so if there are many keys, another thread removes them.
     fn unwatch(&mut self, shared: &Shared, client: &Client) {
         self.watched_bytes = 0;
         self.watch_progress = 0;
@@ -426,20 +426,20 @@ impl Transaction {
         self.note_memory(client);
     }
 
-    /// Lets the next WATCH begin with its first key: the one that had got further was refused.
+    /// Makes the next WATCH start with its first key, because the WATCH that had made progress was refused.
     pub fn give_up_watching(&mut self) {
         self.watch_progress = 0;
     }
 
-    /// Ignores all changes from here on: EXEC has decided, and its own changes do not count. The watched keys are forgotten when its
-    /// locks are released.
+    /// Ignores all later changes: EXEC has decided to run, and its own changes do not count. The client stops watching the keys
+    /// once EXEC has released its locks.
     pub fn ignore_changes(&self, client: &Client) {
         if self.watcher.is_some() {
             client.watch_round.begin();
         }
     }
 
-    /// True if a watched key was changed or has expired. A false stays valid only while the caller holds the locks of the watched
+    /// True if a watched key was changed or has expired. `false` stays valid only while the caller holds the locks of the watched
     /// keys.
     pub fn is_broken(&self, client: &Client, now: Now) -> bool {
         client.watch_round.is_broken()
@@ -474,7 +474,7 @@ fn watch(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Re
     if session.transaction.is_open() {
         return Err(CommandError::err("WATCH inside MULTI is not allowed").into());
     }
-    // Otherwise EXEC runs nothing whatever happens to further keys.
+    // If a watched key was already changed, EXEC runs nothing, whatever happens to the further keys.
     if !session.client.watch_round.is_broken() {
         watch_keys(context, args)?;
     }
@@ -482,7 +482,8 @@ fn watch(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Re
     Ok(())
 }
 
-/// Watches the keys step by step: no key is changed unnoticed from its own step on, and the client reads after the last one.
+/// Watches the keys one by one. Once a key is watched, no change of it goes unnoticed, and the client reads only after all are
+/// watched.
 fn watch_keys(context: &mut Context<'_>, args: Args<'_>) -> Result {
     let (transaction, client) = (&mut context.session.transaction, &context.session.client);
     let watcher = transaction.watcher.get_or_insert_with(|| {
@@ -498,7 +499,7 @@ fn watch_keys(context: &mut Context<'_>, args: Args<'_>) -> Result {
         let key = args.key(place);
         let locked = match place < first + KEYS_PER_TURN {
             true => engine.lock_one(key.hash, db, context.now),
-            // As if its shard were busy: it goes on from here when the others have had their turn.
+            // Treated like a busy shard: WATCH continues here once the other clients have had a turn.
             false => Err(Busy {
                 shard: engine.shard_of(key.hash),
             }),

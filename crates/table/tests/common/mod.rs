@@ -17,7 +17,7 @@ pub fn hash_of(hashing: fn(u64) -> u64, key: u64) -> u64 {
     hashing(key)
 }
 
-/// What an item points to.
+/// The data that an item points to.
 pub struct Body {
     key: [u8; 8],
     is_marked: bool,
