@@ -396,9 +396,13 @@ impl<'a> Driver<'a> {
             return Ok(false);
         }
         let Some(head) = self.expected.front() else {
-            let hears = self.session.hears() && is_message(value);
+            let is_expected = self.session.takes_messages() && is_message(value);
             let nobody = || format!("a reply without a request: {}", shorten(&render(value)));
-            return if hears { Ok(false) } else { Err(nobody()) };
+            return if is_expected {
+                Ok(false)
+            } else {
+                Err(nobody())
+            };
         };
         if head.takes_messages && is_message(value) {
             return Ok(false);

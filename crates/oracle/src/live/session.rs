@@ -136,6 +136,11 @@ impl<'a> Session<'a> {
         &self.label
     }
 
+    /// True if messages to a subscriber may arrive in RESP2: it has subscriptions, or a transaction may have begun some.
+    pub fn takes_messages(&self) -> bool {
+        self.hears() || self.unsure
+    }
+
     /// True if it has subscriptions and uses RESP2, so that only a few commands are allowed.
     pub fn hears(&self) -> bool {
         !self.resp3 && self.subscribed.iter().any(|names| !names.is_empty())
@@ -145,7 +150,7 @@ impl<'a> Session<'a> {
         Request {
             bytes: request(arguments),
             expect,
-            takes_messages: self.hears() || self.unsure,
+            takes_messages: self.takes_messages(),
             waits: may_wait(arguments),
         }
     }
