@@ -135,7 +135,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts `program` with `--port` and `arguments` and waits until it answers PING.
+    /// Starts `program` with `--port` and `arguments` and waits until it answers QUIT.
     ///
     /// Damselfly's thread count is an argument like any other (`--threads N`).
     ///
@@ -208,16 +208,17 @@ impl Server {
                     format!("the server exited at its start ({status}); its log:\n{log}"),
                 ));
             }
-            // Any reply will do: a server with a password answers with an error.
-            if Connection::open(self.address)
-                .and_then(|mut probe| probe.call(&["PING"]))
-                .is_ok()
-            {
+            // The server closes the connection of the probe, so it has forgotten it when the tests begin to count clients.
+            let probe = Connection::open(self.address).and_then(|mut probe| {
+                probe.call(&["QUIT"])?;
+                Ok(probe.closed_by_server())
+            });
+            if probe.is_ok_and(|is_closed| is_closed) {
                 return Ok(());
             }
             if start.elapsed() > START_TIMEOUT {
                 return Err(io::Error::other(format!(
-                    "no reply to PING in {START_TIMEOUT:?}; the log:\n{}",
+                    "no reply to QUIT in {START_TIMEOUT:?}; the log:\n{}",
                     self.log()
                 )));
             }
