@@ -1,7 +1,9 @@
 //! One connection: sends the requests that a session draws, in random pieces, and checks that the replies stay in step.
 
 use super::journal::Journal;
-use super::replies::{confirmation, is_error, is_mark, is_message, is_monitored};
+use super::replies::{
+    SHOWN_CHARS, confirmation, is_error, is_mark, is_message, is_monitored, shorten,
+};
 use super::session::{Expect, Request, Session};
 use super::{Fault, Round};
 use crate::connection::request as encoded;
@@ -24,8 +26,6 @@ const TURN: Duration = Duration::from_millis(2);
 const UNANSWERED_MAX: usize = 4000;
 /// How many requests a report shows of a faulty connection.
 const SHOWN: usize = 12;
-/// How many characters a report shows of a request or reply.
-const SHOWN_CHARS: usize = 300;
 
 /// Why a connection ends before its session does.
 enum Stop {
@@ -396,13 +396,11 @@ impl<'a> Driver<'a> {
             return Ok(false);
         }
         let Some(head) = self.expected.front() else {
-            let is_expected = self.session.takes_messages() && is_message(value);
-            let nobody = || format!("a reply without a request: {}", shorten(&render(value)));
-            return if is_expected {
-                Ok(false)
-            } else {
-                Err(nobody())
-            };
+            if self.session.takes_messages() && is_message(value) {
+                return Ok(false);
+            }
+            let shown = shorten(&render(value));
+            return Err(format!("a reply without a request: {shown}"));
         };
         if head.takes_messages && is_message(value) {
             return Ok(false);
@@ -593,12 +591,4 @@ fn is_timeout(error: &std::io::Error) -> bool {
         ErrorKind::Interrupted,
     ];
     kinds.contains(&error.kind())
-}
-
-/// Cuts a long text to [`SHOWN_CHARS`] characters.
-pub fn shorten(text: &str) -> String {
-    match text.char_indices().nth(SHOWN_CHARS) {
-        Some((end, _)) => format!("{}... ({} bytes)", &text[..end], text.len()),
-        None => text.to_owned(),
-    }
 }

@@ -52,6 +52,17 @@ pub fn is_monitored(value: &Value) -> bool {
         && text[17..19] == *b" ["
 }
 
+/// How many characters a report shows of a request or reply.
+pub const SHOWN_CHARS: usize = 300;
+
+/// Cuts a long text to [`SHOWN_CHARS`] characters.
+pub fn shorten(text: &str) -> String {
+    match text.char_indices().nth(SHOWN_CHARS) {
+        Some((end, _)) => format!("{}... ({} bytes)", &text[..end], text.len()),
+        None => text.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
