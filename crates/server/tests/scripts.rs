@@ -540,6 +540,10 @@ fn who_waited_for_a_script_before_it_was_slow_is_told() {
     let id = slow.number("CLIENT ID");
     slow.send_words(&["EVAL", "while true do end", "1", "key"]);
     until("the script runs", || runs_script(&mut observer, id));
+    // The command counts as running a little before it has its locks.
+    let engine = &server.shared().engine;
+    let lock = || engine.lock_one(damselfly_base::hash(b"key"), 0, damselfly_engine::Now(0));
+    until("the script holds the key", || lock().is_err());
     let mut waiting: Vec<Client> = (0..8).map(|_| server.client()).collect();
     for client in &mut waiting {
         client.send("GET key");
