@@ -3,16 +3,17 @@
 //! Each test starts its own server. With `DAMSELFLY_BIN=redis-server` the tests run against Redis, which shows that they demand
 //! nothing that Redis does not do.
 
+mod memory_common;
+
 use damselfly_oracle::connection::{Connection, request};
 use damselfly_oracle::server::{Kind, Program, Server};
 use damselfly_protocol::client::Value;
-use std::time::{Duration, Instant};
+use memory_common::{text, until};
 
 const KIB: usize = 1024;
 const VALUE_BYTES: usize = KIB;
 /// Memory that a server may need besides its data during a test.
 const SLACK_BYTES: usize = 256 * KIB;
-const PATIENCE: Duration = Duration::from_secs(20);
 const OUT_OF_MEMORY: &str = "OOM command not allowed when used memory > 'maxmemory'.";
 
 /// A server with little memory, and a connection to it.
@@ -100,27 +101,6 @@ impl Cache {
 
 fn numbered(prefix: &str, count: usize) -> impl Iterator<Item = String> {
     (0..count).map(move |number| format!("{prefix}{number}"))
-}
-
-fn text(value: &Value) -> String {
-    match value {
-        Value::Simple(bytes) | Value::Error(bytes) | Value::Bulk(bytes) => {
-            String::from_utf8_lossy(bytes).into_owned()
-        }
-        Value::Integer(number) => number.to_string(),
-        other => other.to_string(),
-    }
-}
-
-fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !condition() {
-        assert!(
-            started.elapsed() < PATIENCE,
-            "timed out waiting until {what}"
-        );
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 #[test]

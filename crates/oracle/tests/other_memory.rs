@@ -3,13 +3,13 @@
 //!
 //! Each test starts its own server.
 
+mod memory_common;
+
 use damselfly_oracle::connection::{Connection, request};
 use damselfly_oracle::server::{Program, Server};
-use damselfly_protocol::client::Value;
-use std::time::{Duration, Instant};
+use memory_common::{text, until};
 
 const MIB: usize = 1 << 20;
-const PATIENCE: Duration = Duration::from_secs(60);
 const KEYS: usize = 10_000;
 const VALUE_BYTES: usize = 1000;
 /// The memory for keys and everything else: about twice what the keys take.
@@ -93,27 +93,6 @@ impl Cache {
         );
         let left = self.number(&["DBSIZE"]);
         assert!(left >= KEYS_KEPT, "{what}: {left} keys");
-    }
-}
-
-fn text(value: &Value) -> String {
-    match value {
-        Value::Simple(bytes) | Value::Error(bytes) | Value::Bulk(bytes) => {
-            String::from_utf8_lossy(bytes).into_owned()
-        }
-        Value::Integer(number) => number.to_string(),
-        other => other.to_string(),
-    }
-}
-
-fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !condition() {
-        assert!(
-            started.elapsed() < PATIENCE,
-            "timed out waiting until {what}"
-        );
-        std::thread::sleep(Duration::from_millis(10));
     }
 }
 
