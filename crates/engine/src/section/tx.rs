@@ -425,10 +425,7 @@ impl<'a> Tx<'a> {
         &mut self,
         key: Key<'_>,
     ) -> Result<Option<C::Ref<'_>>, CommandError> {
-        match self.read(key) {
-            None => Ok(None),
-            Some(entry) => C::view(entry).map(Some).ok_or(CommandError::WrongType),
-        }
+        collection_of::<C>(self.read(key))
     }
 
     /// The entry of a key, for a command that may change it: updates its access bits, but counts no hit or miss.
@@ -450,10 +447,7 @@ impl<'a> Tx<'a> {
         &mut self,
         key: Key<'_>,
     ) -> Result<Option<C::Ref<'_>>, CommandError> {
-        match self.access(key) {
-            None => Ok(None),
-            Some(entry) => C::view(entry).map(Some).ok_or(CommandError::WrongType),
-        }
+        collection_of::<C>(self.access(key))
     }
 
     /// The place of a key in a database, for a command that may change it: updates the access bits of its entry.
@@ -474,10 +468,7 @@ impl<'a> Tx<'a> {
         &mut self,
         key: Key<'_>,
     ) -> Result<Option<C::Ref<'_>>, CommandError> {
-        match self.peek(key) {
-            None => Ok(None),
-            Some(entry) => C::view(entry).map(Some).ok_or(CommandError::WrongType),
-        }
+        collection_of::<C>(self.peek(key))
     }
 
     /// The entry of a key, for a command that only asks about its metadata: counts a hit or miss, but leaves the access bits
@@ -534,5 +525,19 @@ impl<'a> Tx<'a> {
     pub fn expired_mut(&mut self, shard: usize) -> &mut u64 {
         // SAFETY: bounded by the signature.
         &mut unsafe { self.shard(shard) }.expired
+    }
+}
+
+/// The collection of an entry, if there is an entry.
+///
+/// # Errors
+/// `WRONGTYPE` if the entry holds something else.
+#[inline]
+fn collection_of<'e, C: Collection>(
+    entry: Option<EntryRef<'e>>,
+) -> Result<Option<C::Ref<'e>>, CommandError> {
+    match entry {
+        None => Ok(None),
+        Some(entry) => C::view(entry).map(Some).ok_or(CommandError::WrongType),
     }
 }
