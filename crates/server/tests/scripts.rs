@@ -201,7 +201,7 @@ fn money_is_neither_made_nor_lost_with_four_threads() {
 
 /// Half of the clients read the left key first and write the right one first; the others do the opposite.
 #[test]
-fn scripts_that_cross_neither_interleave_nor_wait_for_ever() {
+fn crossing_scripts_neither_interleave_nor_deadlock() {
     let server = TestServer::start();
     let mut client = server.client();
     client.run("MSET left 0 right 0");
@@ -334,7 +334,7 @@ fn scripts_on_other_keys_run_meanwhile() {
 /// turns only while a script was slow. The fix: they have turns from the first milliseconds on, and only clients that need the
 /// script's locks or the interpreter wait for it.
 #[test]
-fn a_script_that_is_not_slow_lets_those_go_on_that_need_none_of_its_locks() {
+fn a_script_serves_clients_that_need_none_of_its_locks_before_it_is_slow() {
     let server = TestServer::with(|config| {
         config.threads = 1;
         config.busy_reply_threshold_ms = 0;
@@ -534,7 +534,7 @@ fn scripts_of_commands_end_with_the_server_without_a_threshold() {
 
 /// A client that needs a lock of a script waits while the script is not slow; once it is, all such clients get an error.
 #[test]
-fn who_waited_for_a_script_before_it_was_slow_is_told() {
+fn clients_that_wait_for_a_script_get_busy_once_it_is_slow() {
     let server = TestServer::with(|config| config.busy_reply_threshold_ms = 300);
     let (mut slow, mut observer) = (server.client(), server.client());
     let id = slow.number("CLIENT ID");
@@ -560,7 +560,7 @@ fn who_waited_for_a_script_before_it_was_slow_is_told() {
 
 /// A pipeline sent behind a slow script is not lost.
 #[test]
-fn what_comes_while_a_script_runs_is_served_afterwards() {
+fn requests_sent_during_a_script_are_served_afterwards() {
     let server = TestServer::with(|config| {
         config.threads = 1;
         config.busy_reply_threshold_ms = 10;
@@ -582,7 +582,7 @@ fn what_comes_while_a_script_runs_is_served_afterwards() {
 }
 
 #[test]
-fn one_who_watches_is_told_of_what_stays_only() {
+fn watchers_learn_only_of_changes_that_stay() {
     let server = TestServer::start();
     let (mut watcher, mut client) = (server.client(), server.client());
     let script = "redis.call('SET', KEYS[1], 1); redis.call('SET', ARGV[1], 1); return 1";
