@@ -18,6 +18,7 @@ const SANITIZED: &[&str] = &[
 const BROKEN: &[(&str, &str, &str, &str)] = &[
     ("sections", "damselfly-engine", "atomicity", ""),
     ("wakes", "damselfly-engine", "waiting", "woken::"),
+    ("cut", "damselfly-engine", "snapshot", "threads::"),
     ("claim", "damselfly-oracle", "blocking", "counted::"),
     (
         "sections",

@@ -34,6 +34,7 @@ pub(crate) const DEADLINE_BYTES: usize = 8;
 pub(crate) const KIND_MASK: u8 = 0x0f;
 pub(crate) const WIDTH_SHIFT: u8 = 4;
 pub(crate) const DEADLINE_FLAG: u8 = 1 << 6;
+pub(crate) const SAVED_FLAG: u8 = 1 << 7;
 
 /// How the value is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

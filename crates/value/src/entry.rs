@@ -7,7 +7,7 @@ use damselfly_base::heap;
 use damselfly_base::number::Decimal;
 
 use crate::block::{
-    ACCESS_AT, BYTES_MAX, Block, CAN_EXPIRE, DEADLINE_FLAG, KIND_MASK, Kind, Shape,
+    ACCESS_AT, BYTES_MAX, Block, CAN_EXPIRE, DEADLINE_FLAG, KIND_MASK, Kind, SAVED_FLAG, Shape,
 };
 use crate::large::{Large, SharedLarge};
 use crate::packing::{PackedText, Packing};
@@ -550,6 +550,20 @@ impl<'a> EntryRef<'a> {
         if self.block.read(ACCESS_AT) != [low, middle, high] {
             self.block.write(ACCESS_AT, [low, middle, high]);
         }
+    }
+
+    /// True if the running snapshot has saved the entry already.
+    #[inline]
+    pub fn is_saved(self) -> bool {
+        self.block.flags() & SAVED_FLAG != 0
+    }
+
+    /// Notes whether the running snapshot has saved the entry. New entries and copies begin as not saved; a change of the entry
+    /// may lose the note.
+    pub fn set_saved(self, saved: bool) {
+        let flags = self.block.flags() & !SAVED_FLAG;
+        let saved = if saved { SAVED_FLAG } else { 0 };
+        self.block.write(0, [flags | saved]);
     }
 
     /// A copy under another key (or the same one), with value, deadline and access bits.

@@ -9,6 +9,7 @@ use damselfly_value::Large;
 
 use crate::observers::tracked_keys::TrackedKeys;
 use crate::shard::database::Database;
+use crate::shard::pending_work;
 
 /// One item to be freed.
 enum Part {
@@ -63,9 +64,9 @@ pub fn pending() -> usize {
     PENDING.load(Relaxed)
 }
 
-/// How many bytes those take.
+/// How many bytes those take, and what a snapshot keeps of changed entries until it has visited them.
 pub fn pending_bytes() -> usize {
-    PENDING_BYTES.load(Relaxed)
+    PENDING_BYTES.load(Relaxed) + pending_work::kept_bytes()
 }
 
 /// How many were freed since the start or the last [`reset_freed`].

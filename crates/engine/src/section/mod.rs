@@ -44,6 +44,7 @@ pub(crate) mod keyspace_walks;
 mod pending_events;
 pub(crate) mod place;
 pub(crate) mod serve_waiters;
+pub(crate) mod snapshot;
 pub(crate) mod tx;
 mod undo;
 mod watch_keys;

@@ -3,10 +3,11 @@
 //! [`Database::place`] and [`Database::find`] also remove what has expired of the key, so that no command sees it.
 
 use damselfly_base::heap;
-use damselfly_table::{Entry as Slot, Occupied, Vacant};
+use damselfly_table::{Entry as Slot, Occupied, Table, Vacant};
 use damselfly_value::{Entry, EntryRef};
 
 use crate::section::expired_keys::Expirer;
+use crate::shard::capture::Capture;
 use crate::shard::database::{Counts, Database, Expired, check_expiry, is_expired};
 use crate::{Key, Now};
 
@@ -22,12 +23,16 @@ pub enum Place<'a> {
 pub struct Present<'a> {
     slot: Occupied<'a, Entry>,
     counts: &'a mut Counts,
+    /// Saves the entry before its first change, if the running snapshot has not visited it yet.
+    capture: Option<&'a mut Capture>,
 }
 
 /// The place where a new entry can be stored.
 pub struct Absent<'a> {
     slot: Vacant<'a, Entry>,
     counts: &'a mut Counts,
+    /// Present if the running snapshot has not visited this place yet: it must not see the new entry.
+    capture: Option<&'a mut Capture>,
     expirer: Expirer<'a>,
 }
 
@@ -47,6 +52,9 @@ impl<'a> Present<'a> {
     /// Changes the entry; its key must stay the same.
     #[inline]
     pub fn update<R>(&mut self, change: impl FnOnce(&mut Entry) -> R) -> R {
+        if let Some(capture) = &mut self.capture {
+            capture.save(self.slot.get());
+        }
         let counts = &mut *self.counts;
         let before = counts.bytes;
         let result = self.slot.update(|entry| {
@@ -57,6 +65,9 @@ impl<'a> Present<'a> {
         });
         if counts.bytes != before {
             heap::count_data(counts.bytes as i64 - before as i64);
+        }
+        if self.capture.is_some() {
+            self.slot.get().set_saved(true);
         }
         result
     }
@@ -81,13 +92,22 @@ impl<'a> Present<'a> {
         Absent {
             slot,
             counts: self.counts,
+            capture: self.capture,
             expirer,
         }
     }
 
     /// Takes the entry out.
     pub fn remove(self) -> Entry {
+        let is_captured = self.capture.is_some();
+        if let Some(capture) = self.capture {
+            capture.save(self.slot.get());
+        }
         let entry = self.slot.remove();
+        if is_captured {
+            // It may be stored in another place.
+            entry.view().set_saved(false);
+        }
         self.counts.subtract_data(entry.view());
         entry
     }
@@ -101,8 +121,12 @@ impl Absent<'_> {
         let Self {
             mut slot,
             counts,
+            capture,
             mut expirer,
         } = self;
+        if capture.is_some() {
+            entry.view().set_saved(true);
+        }
         counts.add_data(entry.view());
         if slot.would_grow() {
             let now = expirer.now;
@@ -130,24 +154,30 @@ impl Database {
         now: Now,
         expirer: impl FnOnce() -> Expirer<'a>,
     ) -> Place<'a> {
+        let capture = capture_of(&mut self.capture, &self.table, key.hash);
         let counts = &mut self.counts;
         match self.table.entry(key.hash, key.bytes) {
             Slot::Vacant(slot) => Place::Absent(Absent {
                 slot,
                 counts,
+                capture,
                 expirer: expirer(),
             }),
-            Slot::Occupied(slot) => match check_expiry(slot.get(), now) {
-                Expired::Nothing => Place::Present(Present { slot, counts }),
-                Expired::Fields => {
-                    let present = Present { slot, counts };
-                    Place::Present(present.without_expired_fields(&mut expirer()))
+            Slot::Occupied(slot) => {
+                let expired = check_expiry(slot.get(), now);
+                let present = Present {
+                    slot,
+                    counts,
+                    capture,
+                };
+                match expired {
+                    Expired::Nothing => Place::Present(present),
+                    Expired::Fields => {
+                        Place::Present(present.without_expired_fields(&mut expirer()))
+                    }
+                    Expired::Entry => Place::Absent(present.expire(key.hash, expirer())),
                 }
-                Expired::Entry => {
-                    let present = Present { slot, counts };
-                    Place::Absent(present.expire(key.hash, expirer()))
-                }
-            },
+            }
         }
     }
 
@@ -162,19 +192,22 @@ impl Database {
     where
         'a: 'e,
     {
+        let capture = capture_of(&mut self.capture, &self.table, key.hash);
         let slot = match self.table.entry(key.hash, key.bytes) {
             Slot::Occupied(slot) => slot,
             Slot::Vacant(_) => return None,
         };
-        let counts = &mut self.counts;
-        match check_expiry(slot.get(), now) {
-            Expired::Nothing => Some(slot.into_ref()),
-            Expired::Fields => {
-                let present = Present { slot, counts };
-                Some(present.without_expired_fields(&mut expirer()).into_view())
-            }
+        let expired = check_expiry(slot.get(), now);
+        let present = Present {
+            slot,
+            counts: &mut self.counts,
+            capture,
+        };
+        match expired {
+            Expired::Nothing => Some(present.into_view()),
+            Expired::Fields => Some(present.without_expired_fields(&mut expirer()).into_view()),
             Expired::Entry => {
-                Present { slot, counts }.expire(key.hash, expirer());
+                present.expire(key.hash, expirer());
                 None
             }
         }
@@ -182,12 +215,27 @@ impl Database {
 
     /// The entry of a key, even an expired one, as it is.
     pub(super) fn present(&mut self, key: Key<'_>) -> Option<Present<'_>> {
+        let capture = capture_of(&mut self.capture, &self.table, key.hash);
         match self.table.entry(key.hash, key.bytes) {
             Slot::Vacant(_) => None,
             Slot::Occupied(slot) => Some(Present {
                 slot,
                 counts: &mut self.counts,
+                capture,
             }),
         }
+    }
+}
+
+/// The capture of a place, if the running snapshot has not visited it yet.
+#[inline]
+fn capture_of<'a>(
+    capture: &'a mut Option<Box<Capture>>,
+    table: &Table<Entry>,
+    hash: u64,
+) -> Option<&'a mut Capture> {
+    match capture {
+        None => None,
+        Some(capture) => capture.of_position(table.position(hash)),
     }
 }

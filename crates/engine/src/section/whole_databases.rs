@@ -41,10 +41,14 @@ impl Tx<'_> {
                 let fresh = Database::new(engine.shard_bits(), shard as u32);
                 std::mem::replace(&mut self.databases_mut(shard)[db], fresh)
             })
-            .filter(|database| !database.is_empty())
             .collect();
         taken.iter_mut().for_each(Database::become_garbage);
         self.changed_many(taken.iter().map(Database::len).sum());
+        let taken: Vec<_> = taken
+            .into_iter()
+            .filter_map(Database::detach)
+            .filter(|database| !database.is_empty())
+            .collect();
         if later {
             garbage::add_databases(taken);
         } else {

@@ -7,11 +7,14 @@ use damselfly_table::Table;
 use damselfly_value::{Entry, EntryRef};
 
 use crate::key::{Key, Now};
+use crate::shard::capture::Capture;
 
 /// The entries of one database in one shard.
 pub struct Database {
     pub(crate) table: Table<Entry>,
     pub(crate) counts: Counts,
+    /// The entries that the running snapshot has not visited yet; `None` when it has visited all, or if there is no snapshot.
+    pub(crate) capture: Option<Box<Capture>>,
     /// The database was flushed: its entries no longer count as data and only wait to be freed.
     is_garbage: bool,
     /// Where the background sweep continues, in hash order.
@@ -69,6 +72,7 @@ impl Database {
         Self {
             table: Table::new(shard_bits, stagger),
             counts: Counts::default(),
+            capture: None,
             is_garbage: false,
             sweep_position: 0,
             evict_position: 0,

@@ -3,8 +3,10 @@
 //! Nothing here knows sections: it takes and releases single locks, or several in ascending order.
 
 pub(crate) mod access;
+pub(crate) mod capture;
 pub(crate) mod database;
 pub(crate) mod live_settings;
+pub(crate) mod pending_work;
 
 use std::sync::OnceLock;
 use std::sync::atomic::{
