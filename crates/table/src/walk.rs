@@ -33,6 +33,8 @@ struct Range {
     bucket: usize,
     /// The lowest tag to visit.
     tag: u16,
+    /// Items with the lowest tag may lie before the position.
+    is_inside_tag: bool,
     /// Where the next bucket's range begins.
     next: u64,
 }
@@ -76,6 +78,7 @@ impl<T: Item> Table<T> {
             entry,
             bucket,
             tag,
+            is_inside_tag: position & ((1 << tag_shift) - 1) != 0,
             next: start + (next_tag << tag_shift),
         })
     }
@@ -89,17 +92,22 @@ impl<T: Item> Table<T> {
     /// Visits the items from position `cursor` on that have the same home bucket, and returns the next cursor, or 0 at
     /// the end. Start with 0.
     ///
-    /// However the table changes between the calls, an item that is present throughout is visited, and the walk ends,
-    /// since cursors only rise. An item may be visited twice if the table shrinks meanwhile.
+    /// However the table changes between the calls, an item that is present throughout is visited once, and the walk ends,
+    /// since cursors only rise.
     pub fn scan(&self, cursor: u64, mut visit: impl FnMut(T::Ref<'_>)) -> u64 {
         let Some(range) = self.range_at(cursor) else {
             return 0;
         };
         let buckets = self.directory.buckets(self.segment(range.entry));
+        // Segments that were merged have coarser tags than those that the cursor comes from.
+        let is_before = |slot: &Slot<T>| {
+            range.is_inside_tag && slot.hash().is_some_and(|hash| self.position(hash) < cursor)
+        };
         let belongs = |slot: &&Slot<T>| {
             !slot.is_empty()
                 && slot.tag() >= range.tag
                 && home(slot.tag(), buckets.len()) == range.bucket
+                && !is_before(slot)
         };
         let mut bucket = range.bucket;
         while let Some(line) = buckets.get(bucket) {

@@ -251,7 +251,7 @@ fn scan_misses_nothing_while_the_table_shrinks() {
     let mut model = Model::new(7, 1, spread);
     (0..40_000).for_each(|key| model.insert(key));
     let mut gone = 1000;
-    scan_sees(
+    let repeated = scan_sees(
         &mut model,
         |key| key < 1000,
         |model, _| {
@@ -261,6 +261,7 @@ fn scan_misses_nothing_while_the_table_shrinks() {
             }
         },
     );
+    assert_eq!(repeated, 0);
     assert!(model.table.len() < 30_000);
     model.check();
 }
@@ -322,6 +323,21 @@ fn scan_visits_positions_between_its_cursors() {
             break;
         }
         cursor = next;
+    }
+}
+
+#[test]
+fn scan_visits_no_item_before_its_cursor() {
+    let mut model = Model::new(5, 0, spread);
+    (0..3000).for_each(|key| model.insert(key));
+    for key in 0..3000 {
+        let position = model.table.position(spread(key));
+        let sees = |cursor| {
+            let mut seen = false;
+            model.table.scan(cursor, |word| seen |= word.key() == key);
+            seen
+        };
+        assert!(sees(position) && !sees(position + 1));
     }
 }
 

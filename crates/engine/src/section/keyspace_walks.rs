@@ -92,13 +92,9 @@ impl Tx<'_> {
             let table = &tx.databases(shard)[db].table;
             let (mut position, mut entries, mut buckets) = (start, 0, 0);
             loop {
-                // If the table has shrunk since the last call, the first bucket may also hold entries from before the position.
-                let may_repeat = buckets == 0 && start > 0;
                 position = table.scan(position, |entry| {
                     entries += 1;
-                    let is_repeated =
-                        || may_repeat && table.position(damselfly_base::hash(entry.key())) < start;
-                    if !is_expired(entry, now) && !is_repeated() {
+                    if !is_expired(entry, now) {
                         visit(entry);
                     }
                 });

@@ -178,18 +178,12 @@ impl Database {
         let Some(capture) = &mut self.capture else {
             return true;
         };
-        let start = capture.position;
-        let mut is_first_bucket = true;
         while budget.bytes > 0 {
-            // If the table has shrunk since the last call, the first bucket may also hold entries from before the position.
-            let may_repeat = std::mem::take(&mut is_first_bucket) && start > 0;
             budget.spend(VISIT_BYTES);
             let next = self.table.scan(capture.position, |entry| {
-                let is_repeated =
-                    || may_repeat && self.table.position(damselfly_base::hash(entry.key())) < start;
                 if entry.is_saved() {
                     entry.set_saved(false);
-                } else if !is_repeated() {
+                } else {
                     budget.visit(capture.db, entry);
                 }
             });
