@@ -246,6 +246,7 @@ fn flushall(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     for db in 0..tx.engine().databases() {
         tx.flush(db, later);
     }
+    tx.engine().note_flush();
     tx.invalidate_all();
     reply.ok();
     Ok(())

@@ -3,7 +3,8 @@
 
 use super::kind::{Kind, OptionError, Setting, Value};
 use super::settings::{
-    Allow, Config, LogLevel, MaxmemoryPolicy, Percentiles, SavePoints, Supervised, events,
+    Allow, Config, LogLevel, MaxmemoryPolicy, Percentiles, RdbVersion, SavePoints, Supervised,
+    events,
 };
 
 /// One option.
@@ -796,7 +797,7 @@ pub static OPTIONS: &[Opt] = &[
         kind: Kind::Text,
         changeable: Changeable::Protected,
         effect: Effect::Acts,
-        summary: "Working directory of the server: relative paths, such as that of the log file, start here. Snapshots will be stored here.",
+        summary: "Working directory of the server: relative paths, such as that of the log file, start here, and snapshots are stored here.",
         access: field!(dir),
     },
     Opt {
@@ -805,7 +806,7 @@ pub static OPTIONS: &[Opt] = &[
         section: Section::Persistence,
         kind: Kind::Text,
         changeable: Changeable::Protected,
-        effect: Effect::Later("there are no snapshots yet"),
+        effect: Effect::Acts,
         summary: "Name of the snapshot file in `dir`.",
         access: Access {
             read: |c| c.dbfilename.show(),
@@ -825,7 +826,7 @@ pub static OPTIONS: &[Opt] = &[
         section: Section::Persistence,
         kind: Kind::Groups(&["seconds", "changes"]),
         changeable: Changeable::Live,
-        effect: Effect::Later("there are no snapshots yet"),
+        effect: Effect::Acts,
         summary: "When to save a snapshot: after `seconds` if there were at least `changes` to keys. An empty value disables snapshots.",
         access: Access {
             read: |c| c.save.show(),
@@ -834,6 +835,69 @@ pub static OPTIONS: &[Opt] = &[
                 Ok(())
             },
         },
+    },
+    Opt {
+        name: "stop-writes-on-bgsave-error",
+        aliases: &[],
+        section: Section::Persistence,
+        kind: Kind::Bool,
+        changeable: Changeable::Live,
+        effect: Effect::Acts,
+        summary: "Refuses writes after a failed save, if there are save points, until a save succeeds: so somebody notices.",
+        access: field!(stop_writes_on_bgsave_error),
+    },
+    Opt {
+        name: "rdbcompression",
+        aliases: &[],
+        section: Section::Persistence,
+        kind: Kind::Bool,
+        changeable: Changeable::Live,
+        effect: Effect::Acts,
+        summary: "Compresses long strings in snapshots (LZF).",
+        access: field!(rdbcompression),
+    },
+    Opt {
+        name: "rdbchecksum",
+        aliases: &[],
+        section: Section::Persistence,
+        kind: Kind::Bool,
+        changeable: Changeable::AtStart,
+        effect: Effect::Acts,
+        summary: "Ends snapshots with a checksum, and checks it when they are loaded.",
+        access: field!(rdbchecksum),
+    },
+    Opt {
+        name: "rdb-save-incremental-fsync",
+        aliases: &[],
+        section: Section::Persistence,
+        kind: Kind::Bool,
+        changeable: Changeable::Live,
+        effect: Effect::Acts,
+        summary: "Sends snapshots to the disk piece by piece while they are written, not all at the end.",
+        access: field!(rdb_save_incremental_fsync),
+    },
+    Opt {
+        name: "rdb-save-version",
+        aliases: &[],
+        section: Section::Persistence,
+        kind: Kind::Choice(RdbVersion::NAMES),
+        changeable: Changeable::Live,
+        effect: Effect::Acts,
+        summary: "Version of the format of snapshots. `lowest` is the lowest that can express the data: 10, which Redis 7.0 and Valkey read, or 12 if fields of hashes have expiration times. With a fixed version that can't express the data, saves fail.",
+        access: field!(rdb_save_version),
+    },
+    Opt {
+        name: "rdb-key-save-delay",
+        aliases: &[],
+        section: Section::Persistence,
+        kind: Kind::Integer {
+            min: i32::MIN as i64,
+            max: I32_MAX,
+        },
+        changeable: Changeable::Live,
+        effect: Effect::Acts,
+        summary: "Slows down snapshots, for tests: microseconds per key. Negative numbers are as 0.",
+        access: field!(rdb_key_save_delay_us),
     },
     Opt {
         name: "appendonly",

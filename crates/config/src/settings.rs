@@ -117,6 +117,18 @@ pub struct Config {
     pub dbfilename: String,
     /// `save`
     pub save: SavePoints,
+    /// `stop-writes-on-bgsave-error`
+    pub stop_writes_on_bgsave_error: bool,
+    /// `rdbcompression`
+    pub rdbcompression: bool,
+    /// `rdbchecksum`
+    pub rdbchecksum: bool,
+    /// `rdb-save-incremental-fsync`
+    pub rdb_save_incremental_fsync: bool,
+    /// `rdb-save-version`
+    pub rdb_save_version: RdbVersion,
+    /// `rdb-key-save-delay`
+    pub rdb_key_save_delay_us: i64,
     /// `appendonly`
     pub appendonly: bool,
     /// `busy-reply-threshold`
@@ -207,6 +219,12 @@ impl Default for Config {
             dir: ".".to_owned(),
             dbfilename: "dump.rdb".to_owned(),
             save: SavePoints::default(),
+            stop_writes_on_bgsave_error: true,
+            rdbcompression: true,
+            rdbchecksum: true,
+            rdb_save_incremental_fsync: true,
+            rdb_save_version: RdbVersion::Lowest,
+            rdb_key_save_delay_us: 0,
             appendonly: false,
             busy_reply_threshold_ms: 5000,
             hash_max_listpack_entries: 512,
@@ -280,6 +298,35 @@ impl LogLevel {
             Self::Verbose => log::LevelFilter::Debug,
             Self::Notice => log::LevelFilter::Info,
             Self::Warning => log::LevelFilter::Warn,
+        }
+    }
+}
+
+choice! {
+    /// `rdb-save-version`: the version of snapshot files.
+    RdbVersion {
+        /// The lowest that can express the data.
+        Lowest = "lowest",
+        /// Of Redis 7.0.
+        V10 = "10",
+        /// Of Redis 7.2.
+        V11 = "11",
+        /// Of Redis 7.4 and later.
+        V12 = "12",
+        /// Of Valkey 9.
+        Valkey80 = "80",
+    }
+}
+
+impl RdbVersion {
+    /// The version's number, if it is fixed.
+    pub fn number(self) -> Option<u32> {
+        match self {
+            Self::Lowest => None,
+            Self::V10 => Some(10),
+            Self::V11 => Some(11),
+            Self::V12 => Some(12),
+            Self::Valkey80 => Some(80),
         }
     }
 }

@@ -94,9 +94,6 @@ fn serve(loaded: Loaded) -> Result<ExitCode, String> {
         server.shared().engine.shards(),
         config.maxclients,
     );
-    log::warn!(
-        "This version keeps data in memory only: 'save' and 'dbfilename' have no effect yet, and all data is lost when the server stops."
-    );
     log::info!("Ready to accept connections on port {}", config.port);
     if let Some(child) = child {
         child

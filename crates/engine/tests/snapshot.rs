@@ -40,7 +40,9 @@ fn all_keys(tx: &mut Tx<'_>) -> Keys {
 }
 
 fn visit(snapshot: &Snapshot, engine: &Engine, bytes: usize, keys: &mut Keys) -> Visited {
-    snapshot.visit_some(engine, NOW, bytes, &mut |db, entry| note(keys, db, entry))
+    snapshot.visit_some(&mut engine.lock_none(0, NOW), bytes, &mut |db, entry| {
+        note(keys, db, entry)
+    })
 }
 
 fn assert_unmarked(tx: &mut Tx<'_>) {
@@ -218,7 +220,10 @@ fn bytes_that_a_snapshot_keeps_are_counted_until_they_are_visited() {
     let kept = snapshot.kept_bytes();
     assert!((850_000..1_200_000).contains(&kept), "{kept}");
     let (mut visited, mut before) = (0, kept);
-    while snapshot.visit_some(&engine, NOW, 10_000, &mut |_, _| visited += 1) != Visited::All {
+    while snapshot.visit_some(&mut engine.lock_none(0, NOW), 10_000, &mut |_, _| {
+        visited += 1
+    }) != Visited::All
+    {
         assert!(snapshot.kept_bytes() <= before);
         before = snapshot.kept_bytes();
     }
@@ -240,10 +245,13 @@ fn a_snapshot_can_be_visited_to_the_end_after_a_panic_of_a_visitor() {
     set_number(&mut tx, "key:1", 0);
     drop(tx);
     let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        snapshot.visit_some(&engine, NOW, 1000, &mut |_, _| panic!("on purpose"))
+        snapshot.visit_some(&mut engine.lock_none(0, NOW), 1000, &mut |_, _| {
+            panic!("on purpose")
+        })
     }));
     assert!(panicked.is_err());
-    while snapshot.visit_some(&engine, NOW, 1000, &mut |_, _| {}) != Visited::All {}
+    while snapshot.visit_some(&mut engine.lock_none(0, NOW), 1000, &mut |_, _| {}) != Visited::All {
+    }
     assert_unmarked(&mut engine.lock_all(0, NOW).unwrap());
 }
 
@@ -326,7 +334,7 @@ mod threads {
                     let _visiting = visiting.read().unwrap();
                     let snapshot = current.lock().unwrap().clone();
                     snapshot.map(|snapshot| {
-                        snapshot.visit_some(engine, NOW, 300, &mut |db, entry| {
+                        snapshot.visit_some(&mut engine.lock_none(0, NOW), 300, &mut |db, entry| {
                             seen.lock().unwrap().push((db, entry.to_entry(entry.key())));
                         })
                     })

@@ -29,6 +29,11 @@ impl Checksum {
         self.0.finalize()
     }
 
+    /// Appends the bytes of another checksum.
+    pub fn append(&mut self, other: &Self) {
+        self.0.combine(&other.0);
+    }
+
     /// The checksum of `bytes`.
     pub fn of(bytes: &[u8]) -> u64 {
         let mut checksum = Self::new();
@@ -62,6 +67,12 @@ mod tests {
             let mut checksum = Checksum::new();
             bytes.chunks(7).for_each(|piece| checksum.add(piece));
             assert_eq!(checksum.value(), plain(bytes), "length {len}");
+            let (head, tail) = bytes.split_at(len / 3);
+            let (mut head_sum, mut tail_sum) = (Checksum::new(), Checksum::new());
+            head_sum.add(head);
+            tail_sum.add(tail);
+            head_sum.append(&tail_sum);
+            assert_eq!(head_sum.value(), plain(bytes), "length {len}");
         }
     }
 }

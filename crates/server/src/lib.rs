@@ -13,6 +13,7 @@ pub mod dispatch;
 pub mod event_loop;
 mod long_commands;
 pub mod observers;
+pub mod persistence;
 pub mod registry;
 pub mod scripts;
 pub mod session;

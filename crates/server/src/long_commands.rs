@@ -16,7 +16,7 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use damselfly_base::CommandError;
-use damselfly_commands::{KeyspaceFn, OwnedArgs, SlicedReply, Stop};
+use damselfly_commands::{Args, KeyspaceFn, OwnedArgs, SlicedReply, Stop};
 use damselfly_engine::{Busy, Effects, Now, Patience, Unserved};
 use damselfly_protocol::{Reply, Version};
 
@@ -32,6 +32,18 @@ use crate::threads::Message;
 /// A waiting thread checks again after this long, should it not be woken.
 const RECHECK_INTERVAL: Duration = Duration::from_millis(100);
 
+/// A long command on the server. It takes the locks that it needs itself.
+pub type ServerFn = fn(&Arc<Shared>, Args<'_>, &mut Reply<'_>) -> damselfly_commands::Result;
+
+/// The function of a long command.
+#[derive(Clone, Copy)]
+pub enum LongRun {
+    /// It works on keys, under their locks.
+    Keyspace(KeyspaceFn),
+    /// It works on the server.
+    Server(ServerFn),
+}
+
 /// A long command.
 pub struct LongCommand {
     /// The client that sent it.
@@ -39,7 +51,7 @@ pub struct LongCommand {
     /// Its row.
     pub row: &'static Row,
     /// Its function.
-    pub run: KeyspaceFn,
+    pub run: LongRun,
     /// The request.
     pub args: OwnedArgs,
     /// The selected database.
@@ -149,7 +161,7 @@ impl LongCommand {
     pub fn new(
         session: &crate::session::Session,
         row: &'static Row,
-        run: KeyspaceFn,
+        run: LongRun,
         args: OwnedArgs,
     ) -> Self {
         Self {
@@ -181,11 +193,15 @@ impl LongCommand {
     /// Runs the command, or returns `Busy` if a shard is locked. Refuses the command if a slow script has locked it.
     fn try_run_or_refuse(
         &self,
-        shared: &Shared,
+        shared: &Arc<Shared>,
         waiter: &Waiter<'_>,
         to_retry: &mut Vec<Unserved>,
     ) -> Result<Outcome, Busy> {
-        let busy = match self.try_run(shared, waiter, to_retry) {
+        let result = match self.run {
+            LongRun::Keyspace(run) => self.try_run(run, shared, waiter, to_retry),
+            LongRun::Server(run) => self.try_run_on_server(run, shared),
+        };
+        let busy = match result {
             Ok(outcome) => return Ok(outcome),
             Err(busy) => busy,
         };
@@ -196,9 +212,30 @@ impl LongCommand {
         Ok(outcome)
     }
 
+    /// Runs a command on the server, or returns `Busy` if a shard is locked.
+    fn try_run_on_server(&self, run: ServerFn, shared: &Arc<Shared>) -> Result<Outcome, Busy> {
+        let (mut outcome, started) = (Outcome::default(), Instant::now());
+        let mut reply = Reply::new(&mut outcome.reply, self.version);
+        match run(shared, self.args.borrow(), &mut reply) {
+            Ok(()) => {}
+            Err(Stop::Error(error)) => {
+                reply.truncate_to(0);
+                reply.error(error.to_bytes());
+                outcome.failed = Some(error);
+            }
+            Err(Stop::Busy(busy)) => return Err(busy),
+            Err(Stop::NeedsAllLocks | Stop::Wait(_) | Stop::Long | Stop::SlicedReply(_)) => {
+                unreachable!("{} can't return that here", self.row.name)
+            }
+        }
+        outcome.took_ns = started.elapsed().as_nanos() as u64;
+        Ok(outcome)
+    }
+
     /// Runs the command, or returns `Busy` if a shard is locked.
     fn try_run(
         &self,
+        run: KeyspaceFn,
         shared: &Shared,
         waiter: &Waiter<'_>,
         to_retry: &mut Vec<Unserved>,
@@ -216,13 +253,13 @@ impl LongCommand {
         tx.set_single_command();
         let started = Instant::now();
         let (mut reply, mut rest) = (Reply::new(&mut outcome.reply, self.version), None);
-        let mut result = (self.run)(&mut tx, args, &mut reply);
+        let mut result = run(&mut tx, args, &mut reply);
         if let Err(Stop::NeedsAllLocks) = result {
             drop(tx);
             tx = engine.lock_all(self.db, now)?;
             tx.set_touches(self.touches_keys);
             tx.set_single_command();
-            result = (self.run)(&mut tx, args, &mut reply);
+            result = run(&mut tx, args, &mut reply);
         }
         match result {
             Ok(()) => {}
@@ -256,7 +293,7 @@ impl LongCommand {
 }
 
 /// Runs long commands until the server stops, on the thread number `index` of those for long commands.
-pub fn run(shared: &Shared, index: usize) {
+pub fn run(shared: &Arc<Shared>, index: usize) {
     while let Some(work) = shared.long.next(&shared.stopping) {
         let command = match work {
             Work::Command(command) => command,

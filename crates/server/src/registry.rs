@@ -11,6 +11,7 @@ use damselfly_protocol::Reply;
 use crate::admin::{client, command, config, debug, info, latency, memory, server, slowlog};
 use crate::dispatch::Dispatcher;
 use crate::observers::{monitor, subscriptions};
+use crate::persistence;
 use crate::scripts::Finder;
 use crate::scripts::{eval_commands, function_commands};
 use crate::session::{Context, Session};
@@ -53,6 +54,7 @@ static SESSION_FAMILIES: &[&[Command<Handler>]] = &[
     debug::COMMANDS,
     function_commands::COMMANDS,
     server::COMMANDS,
+    persistence::commands::COMMANDS,
     transaction::COMMANDS,
 ];
 
@@ -384,7 +386,7 @@ fn within_multi(command: &Command<Handler>, is_subcommand: bool) -> WithinMulti 
 }
 
 /// Commands of the server group that use no keys.
-const LOCKLESS: &[&str] = &["TIME", "LASTSAVE", "LOLWUT"];
+const LOCKLESS: &[&str] = &["TIME", "LASTSAVE", "LOLWUT", "SAVE"];
 
 fn needs_all_locks(command: &Command<Handler>) -> bool {
     let (Run::Run(handler) | Run::Either(handler, _)) = command.run else {

@@ -15,6 +15,7 @@ use crate::clock::now_ms;
 use crate::event_loop::acceptor::Acceptor;
 use crate::long_commands::LongCommands;
 use crate::observers::invalidation::Tracking;
+use crate::persistence::Persistence;
 use crate::scripts::Scripts;
 use crate::scripts::function_libraries::Functions;
 use crate::statistics::ThreadCounters;
@@ -50,6 +51,8 @@ pub struct Shared {
     pub acceptor: OnceLock<Acceptor>,
     /// Set when the server shall stop.
     pub stopping: AtomicBool,
+    /// Set when the server is about to save its data and stop.
+    pub ending: AtomicBool,
     /// How many clients use MONITOR.
     pub monitors: AtomicUsize,
     /// Subscriptions.
@@ -76,8 +79,8 @@ pub struct Shared {
     pub startup_bytes: AtomicUsize,
     /// Commands per second and bytes per second, sampled.
     pub rates: Mutex<Rates>,
-    /// When the last save succeeded, in seconds since the epoch.
-    pub last_save_s: AtomicI64,
+    /// What was saved and is being saved.
+    pub persistence: Persistence,
 }
 
 /// Rates over the last samples, as INFO shows them.
@@ -119,6 +122,7 @@ impl Shared {
             started: Instant::now(),
             acceptor: OnceLock::new(),
             stopping: AtomicBool::new(false),
+            ending: AtomicBool::new(false),
             monitors: AtomicUsize::new(0),
             functions: Functions::default(),
             long: LongCommands::default(),
@@ -130,7 +134,7 @@ impl Shared {
             over_limit: OverLimit::default(),
             startup_bytes: AtomicUsize::new(0),
             rates: Mutex::new(Rates::default()),
-            last_save_s: AtomicI64::new(now_ms() / 1000),
+            persistence: Persistence::new(),
         }
     }
 
@@ -158,6 +162,7 @@ impl Shared {
         let config = change(&slot)?;
         note_low_limit(slot.maxmemory_bytes, config.maxmemory_bytes);
         apply(&self.engine, &self.pubsub, &config);
+        self.persistence.apply(&config);
         *slot = Arc::new(config);
         self.config_generation.fetch_add(1, Relaxed);
         drop(slot);
@@ -190,6 +195,11 @@ impl Shared {
     pub fn note_turn(&self, thread: usize, now: Instant) {
         let uptime = now.saturating_duration_since(self.started);
         self.threads[thread].note_turn(uptime.as_millis() as u64);
+    }
+
+    /// How many changes to keys there were since the start.
+    pub fn changes(&self) -> u64 {
+        self.total(|counters| counters.changes.read())
     }
 
     /// Sums one counter over all threads.

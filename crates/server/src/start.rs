@@ -15,6 +15,8 @@ use crate::event_loop::listener::Listener;
 use crate::event_loop::{WAKER, Worker};
 use crate::observers::invalidation::Invalidator;
 use crate::observers::notifications::Events;
+use crate::persistence::save_file;
+use crate::persistence::shutdown::{self, SaveAtEnd};
 use crate::registry;
 use crate::shared::Shared;
 use crate::signals::Signals;
@@ -109,6 +111,10 @@ impl Server {
         }
         server.shared.long.set_threads(long);
         let shared = server.shared.clone();
+        server
+            .threads
+            .push(spawn("save", move || save_file::run(&shared))?);
+        let shared = server.shared.clone();
         server.threads.push(spawn("acceptor", move || {
             acceptor::run(&shared, accepting)
         })?);
@@ -132,10 +138,29 @@ impl Server {
                 log::warn!(
                     "Received {signal}, shutting down. A second signal ends the process at once."
                 );
-                self.shared.stop();
-                return;
+                if self.end() {
+                    return;
+                }
             }
             thread::park_timeout(POLL_INTERVAL);
+        }
+    }
+
+    /// Saves if there are save points, and makes the server stop. False if it can't save, so that it goes on.
+    fn end(&self) -> bool {
+        const RETRY_INTERVAL: Duration = Duration::from_millis(1);
+        loop {
+            match shutdown::save_and_stop(&self.shared, SaveAtEnd::IfConfigured, false) {
+                Ok(Ok(())) => return true,
+                Ok(Err(shutdown::NotSaved)) => {
+                    log::error!(
+                        "Error trying to save the DB, can't exit. Free space or mend the folder, and send the signal again; SHUTDOWN NOSAVE or a second signal within this save end the process without saving."
+                    );
+                    return false;
+                }
+                Err(_) if self.shared.stopping.load(Relaxed) => return true,
+                Err(_) => thread::sleep(RETRY_INTERVAL),
+            }
         }
     }
 

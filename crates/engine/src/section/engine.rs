@@ -1,7 +1,7 @@
 //! The engine: all data of the process, and how sections start.
 
 use std::sync::OnceLock;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::key::Now;
 use crate::observers::ShardObservers;
@@ -27,6 +27,8 @@ pub struct Engine {
     pub(super) tracked: TrackedCounts,
     /// The ticket of the last client that began to wait for keys.
     pub(super) last_ticket: AtomicU64,
+    /// How often all databases were emptied at once.
+    pub(super) flushes: AtomicU64,
     /// Settings that may change while the engine runs.
     pub settings: Settings,
 }
@@ -45,6 +47,7 @@ impl Engine {
             invalidate: OnceLock::new(),
             tracked: TrackedCounts::default(),
             last_ticket: AtomicU64::new(1),
+            flushes: AtomicU64::new(0),
             settings: Settings::default(),
         }
     }
@@ -67,6 +70,16 @@ impl Engine {
     /// The number of databases.
     pub fn databases(&self) -> usize {
         self.databases
+    }
+
+    /// Notes that all databases were emptied at once.
+    pub fn note_flush(&self) {
+        self.flushes.fetch_add(1, Relaxed);
+    }
+
+    /// How often all databases were emptied at once, since the start.
+    pub fn flushes(&self) -> u64 {
+        self.flushes.load(Relaxed)
     }
 
     /// The shard of a hash: its top bits.

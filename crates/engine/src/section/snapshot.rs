@@ -25,7 +25,7 @@ use damselfly_value::EntryRef;
 use crate::section::garbage;
 use crate::shard::capture::Capture;
 use crate::shard::pending_work::{PendingWork, Taken, Work};
-use crate::{Database, Engine, Now, Tx};
+use crate::{Database, Tx};
 
 /// An entry counts as this many bytes at least, and a bucket as well.
 const VISIT_BYTES: usize = 64;
@@ -95,11 +95,10 @@ impl Snapshot {
 
     /// Visits some entries as they were at the cut, with the number that their database had: about `bytes` bytes of them. Each entry
     /// of the cut is visited once, in any order. `visit` must be quick, since it may hold the lock of a shard. Any thread may call
-    /// this, several at the same time.
+    /// this, several at the same time. `tx` has all locks or none; without locks it takes one at a time.
     pub fn visit_some(
         &self,
-        engine: &Engine,
-        now: Now,
+        tx: &mut Tx<'_>,
         bytes: usize,
         visit: &mut dyn FnMut(usize, EntryRef<'_>),
     ) -> Visited {
@@ -109,16 +108,19 @@ impl Snapshot {
             };
             let mut budget = Budget { bytes, visit };
             let is_finished = match taken.work() {
-                Work::Shard(shard) => match engine.try_lock_shard(*shard, 0, now) {
-                    Ok(mut tx) => {
+                Work::Shard(shard) => {
+                    let visited = tx.with_shard(*shard, |tx| {
                         let mut databases = tx.databases_mut(*shard).iter_mut();
                         databases.all(|database| database.visit_some(&mut budget))
+                    });
+                    match visited {
+                        Ok(is_finished) => is_finished,
+                        Err(_) => {
+                            taken.postpone();
+                            continue;
+                        }
                     }
-                    Err(_) => {
-                        taken.postpone();
-                        continue;
-                    }
-                },
+                }
                 Work::Saved(saved) => {
                     let mut visited_bytes = 0;
                     while budget.bytes > 0

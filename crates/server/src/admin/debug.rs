@@ -8,14 +8,13 @@ use std::time::{Duration, Instant};
 
 use damselfly_base::{CommandError, number};
 use damselfly_commands::Arity::AtLeast;
-use damselfly_commands::{
-    Args, Command, Group, Keys, KeyspaceFn, Result, Run, Stop, Trait, encoding_name,
-};
+use damselfly_commands::{Args, Command, Group, Keys, Result, Run, Stop, Trait, encoding_name};
 use damselfly_engine::{AccessPolicy, Deadline, Key, Tx, idle_seconds};
 use damselfly_protocol::{Reply, Version};
 use damselfly_value::{Element, NewValue, Side, Text, Value};
 
 use crate::admin::digest::{self, Digest};
+use crate::long_commands::LongRun;
 use crate::registry::{Handler, SessionFn};
 use crate::scripts::eval_commands;
 use crate::session::Context;
@@ -407,11 +406,11 @@ fn digest(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> R
 }
 
 /// The part of DEBUG that runs on a thread for long commands.
-pub fn long_part(args: Args<'_>) -> KeyspaceFn {
+pub fn long_part(args: Args<'_>) -> LongRun {
     if args.at(1).eq_ignore_ascii_case(b"POPULATE") {
-        populate_shards
+        LongRun::Keyspace(populate_shards)
     } else {
-        digest::digest_shards
+        LongRun::Keyspace(digest::digest_shards)
     }
 }
 

@@ -9,6 +9,7 @@ use damselfly_commands::Result;
 use damselfly_engine::{Cursor, KeyspaceTotals, Now, Tx};
 use damselfly_script::Libraries;
 
+use crate::persistence::Status;
 use crate::session::Context;
 use crate::shared::{Rates, Shared};
 use damselfly_config::Config;
@@ -43,6 +44,8 @@ pub struct Facts<'a> {
     pub cpu: Cpu,
     /// Rates over the last samples.
     pub rates: Rates,
+    /// What was saved and is being saved.
+    pub save: Status,
 }
 
 /// Figures about all connections.
@@ -102,6 +105,7 @@ impl<'a> Facts<'a> {
             clients: client_facts(shared),
             libraries: shared.functions.libraries(),
             cpu: Cpu::read(),
+            save: shared.persistence.status(),
             rates: *shared.rates.lock().unwrap_or_else(PoisonError::into_inner),
         })
     }

@@ -1,15 +1,17 @@
-//! Commands for the process as a whole: SHUTDOWN, TIME, LASTSAVE, LOLWUT.
+//! Commands for the process as a whole: SHUTDOWN, TIME, LOLWUT.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::Arc;
 
 use damselfly_base::CommandError;
 use damselfly_commands::Arity::{AtLeast, Exactly};
-use damselfly_commands::{Args, Command, Group, Keys, Result, Run, Trait};
+use damselfly_commands::{Args, Command, Group, Keys, Result, Run, Stop, Trait};
 use damselfly_protocol::Reply;
 
 use crate::clock;
+use crate::persistence::shutdown::{self, NotSaved, SaveAtEnd};
 use crate::registry::Handler;
 use crate::session::Context;
+use crate::shared::Shared;
 
 pub(crate) static COMMANDS: &[Command<Handler>] = &[
     Command {
@@ -50,25 +52,6 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
         complexity: "O(1)",
     },
     Command {
-        name: "LASTSAVE",
-        arity: Exactly(1),
-        keys: Keys::None,
-        traits: &[
-            Trait::Category("admin"),
-            Trait::Dangerous,
-            Trait::Loading,
-            Trait::Stale,
-            Trait::Fast,
-            Trait::Tip("nondeterministic_output"),
-        ],
-        run: Run::Run(Handler::Session(lastsave)),
-        group: Group::Server,
-        usage: "LASTSAVE",
-        summary: "Returns the Unix time of the last successful save, or of the server's start.",
-        since: "1.0.0",
-        complexity: "O(1)",
-    },
-    Command {
         name: "LOLWUT",
         arity: AtLeast(1),
         keys: Keys::None,
@@ -82,42 +65,74 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
     },
 ];
 
-fn shutdown(context: &mut Context<'_>, args: Args<'_>, _: &mut Reply<'_>) -> Result {
-    let (mut nosave, mut save, mut force, mut abort, mut now) = (false, false, false, false, false);
-    for at in 1..args.len() {
-        let words = [
-            ("NOSAVE", &mut nosave),
-            ("SAVE", &mut save),
-            ("FORCE", &mut force),
-            ("ABORT", &mut abort),
-            ("NOW", &mut now),
-        ];
-        let Some((_, given)) = words.into_iter().find(|(word, _)| args.is(at, word)) else {
+/// The options of SHUTDOWN.
+struct ShutdownOptions {
+    saves: SaveAtEnd,
+    force: bool,
+    abort: bool,
+}
+
+impl ShutdownOptions {
+    fn parse(args: Args<'_>) -> Result<Self> {
+        let (mut nosave, mut save, mut force, mut abort, mut now) =
+            (false, false, false, false, false);
+        for at in 1..args.len() {
+            let words = [
+                ("NOSAVE", &mut nosave),
+                ("SAVE", &mut save),
+                ("FORCE", &mut force),
+                ("ABORT", &mut abort),
+                ("NOW", &mut now),
+            ];
+            let Some((_, given)) = words.into_iter().find(|(word, _)| args.is(at, word)) else {
+                return Err(CommandError::Syntax.into());
+            };
+            *given = true;
+        }
+        if (nosave && save) || (abort && (nosave || save || force || now)) {
             return Err(CommandError::Syntax.into());
+        }
+        let saves = match (save, nosave) {
+            (true, _) => SaveAtEnd::Always,
+            (_, true) => SaveAtEnd::Never,
+            (false, false) => SaveAtEnd::IfConfigured,
         };
-        *given = true;
+        Ok(Self {
+            saves,
+            force,
+            abort,
+        })
     }
-    if (nosave && save) || (abort && (nosave || save || force || now)) {
-        return Err(CommandError::Syntax.into());
-    }
-    if abort {
+}
+
+fn shutdown(context: &mut Context<'_>, args: Args<'_>, _: &mut Reply<'_>) -> Result {
+    let options = ShutdownOptions::parse(args)?;
+    if options.abort {
         // A shutdown waits for no replicas, so there is never one in progress.
         return Err(CommandError::err("No shutdown in progress.").into());
     }
     log::warn!("User requested shutdown...");
-    if save {
-        log::warn!("The data can't be saved: there are no snapshots yet.");
-        if !force {
-            log::warn!(
-                "Can't shut down with SAVE; use SHUTDOWN NOSAVE to stop without saving the data."
+    if !shutdown::is_save_due(context.shared, options.saves) {
+        // There is no reply: the connection is closed.
+        context.session.closing = true;
+        context.shared.stop();
+        return Ok(());
+    }
+    Err(Stop::Long)
+}
+
+/// The part of SHUTDOWN that runs on a thread for long commands: it saves first.
+pub fn save_and_shut_down(shared: &Arc<Shared>, args: Args<'_>, _: &mut Reply<'_>) -> Result {
+    let options = ShutdownOptions::parse(args)?;
+    match shutdown::save_and_stop(shared, options.saves, options.force)? {
+        Ok(()) => Ok(()),
+        Err(NotSaved) => {
+            log::error!(
+                "Error trying to save the DB, can't exit. Use SHUTDOWN NOSAVE or FORCE to stop without saving the data."
             );
-            return Err(CommandError::err("Errors trying to SHUTDOWN. Check logs.").into());
+            Err(CommandError::err("Errors trying to SHUTDOWN. Check logs.").into())
         }
     }
-    // There is no reply: the connection is closed.
-    context.session.closing = true;
-    context.shared.stop();
-    Ok(())
 }
 
 fn time(_: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
@@ -142,11 +157,6 @@ const DAMSELFLY: &str = r"
                          ||
                          `'
 ";
-
-fn lastsave(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    reply.integer(context.shared.last_save_s.load(Relaxed));
-    Ok(())
-}
 
 fn lolwut(_: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     // There is only one picture, but a version that Redis refuses is refused here, too.

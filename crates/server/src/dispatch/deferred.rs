@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use damselfly_commands::{Args, KeyspaceFn, Stop};
+use damselfly_commands::{Args, Stop};
 use damselfly_engine::Now;
 use damselfly_protocol::Reply;
 
@@ -13,7 +13,7 @@ use crate::blocked::End;
 use crate::clock;
 use crate::event_loop::connection::Connection;
 use crate::event_loop::input::Stall;
-use crate::long_commands::LongCommand;
+use crate::long_commands::{LongCommand, LongRun};
 use crate::registry::Row;
 use crate::session::{self, Session};
 
@@ -27,7 +27,7 @@ impl Dispatcher {
         &self,
         session: &mut Session,
         row: &'static Row,
-        run: KeyspaceFn,
+        run: LongRun,
         args: Args<'_>,
     ) -> damselfly_commands::Result {
         // Messages of earlier commands come before those of this one.

@@ -31,6 +31,7 @@ use crate::blocked::Blocking;
 use crate::clock;
 use crate::event_loop::connection::{Connection, OUTPUT_PAUSE_BYTES};
 use crate::event_loop::input::{Batch, Request, Stall};
+use crate::long_commands::LongRun;
 use crate::observers::monitor;
 use crate::registry::{Handler, Locks, REGISTRY, Registry, Row, WithinMulti};
 use crate::scripts::{self, ThreadScripts};
@@ -419,8 +420,7 @@ impl Dispatcher {
                 drop(context);
                 self.refresh_config();
                 if let Err(Stop::Long) = result {
-                    // Only DEBUG can be long.
-                    let run = crate::admin::debug::long_part(args);
+                    let run = crate::admin::long_part(row, args);
                     return self.run_as_long(session, row, run, args);
                 }
                 result
@@ -433,7 +433,7 @@ impl Dispatcher {
             }
             Handler::Keyspace(run) => {
                 if args.len() > ARGS_MAX && !row.command.has(Trait::Blocking) {
-                    return self.run_as_long(session, row, run, args);
+                    return self.run_as_long(session, row, LongRun::Keyspace(run), args);
                 }
                 let mut tx = lock(engine, row, args, db, now, &mut self.shards)?;
                 tx.set_others_wait();
@@ -458,7 +458,7 @@ impl Dispatcher {
                         if has_extras {
                             self.finish_section(session);
                         }
-                        return self.run_as_long(session, row, run, args);
+                        return self.run_as_long(session, row, LongRun::Keyspace(run), args);
                     }
                     if let Err(Stop::Wait(wait)) = &result {
                         let blocking =

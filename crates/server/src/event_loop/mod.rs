@@ -34,6 +34,7 @@ use crate::clock;
 use crate::dispatch::Dispatcher;
 use crate::event_loop::connection::Connection;
 use crate::event_loop::input::{Batch, Next, Stall};
+use crate::persistence::saver::Saver;
 use crate::shared::Shared;
 
 /// The token of the waker. All other tokens are places of connections.
@@ -76,6 +77,7 @@ pub struct Worker {
     next_tick: Instant,
     next_second: Instant,
     rates_before: (u64, u64, u64),
+    saver: Saver,
 }
 
 impl Worker {
@@ -101,6 +103,7 @@ impl Worker {
             next_tick: now,
             next_second: now,
             rates_before: (0, 0, 0),
+            saver: Saver::new(),
             shared,
         }
     }
@@ -129,6 +132,9 @@ impl Worker {
                 contention.end_look();
             }
             self.turn_guarded(&events);
+            if self.shared.persistence.is_saving() {
+                self.saver.encode(&self.shared, events.is_empty());
+            }
             if let Some(contention) = &mut contention
                 && self.connections.len() > 1
             {

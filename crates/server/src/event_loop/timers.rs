@@ -37,6 +37,9 @@ impl Worker {
                     .engine
                     .drop_excess_tracked(shared::TRACKED_PER_TICK);
                 self.sample_rates();
+                self.shared
+                    .persistence
+                    .start_if_due(&self.shared, &self.dispatcher.config);
                 let (config, threads) = (&self.dispatcher.config, &self.shared.threads);
                 let evicted = self.shared.clients.evict(config, threads);
                 threads[self.index].counters.clients_evicted.add(evicted);

@@ -357,7 +357,10 @@ impl ScriptHost<'_, '_> {
 
     /// The error that ends the script, if it was killed or the server stops.
     fn ending(&self) -> Option<&'static str> {
-        if self.shared.stopping.load(Relaxed) {
+        let ends = self.shared.stopping.load(Relaxed)
+            // What it has done would be saved half done.
+            || self.shared.ending.load(Relaxed) && !self.has_written;
+        if ends {
             return Some("ERR The server is shutting down");
         }
         let slow = &self.timing.slow.as_ref()?.slow;
