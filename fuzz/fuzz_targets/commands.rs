@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use std::sync::atomic::Ordering::Relaxed;
 
 use damselfly_commands::{Arity, At, Keys};
-use damselfly_config::{Allow, Config, MaxmemoryPolicy, Origin};
+use damselfly_config::{Allow, Config, MaxmemoryPolicy, Origin, SavePoints};
 use damselfly_engine::{Engine, Layout, Now};
 use damselfly_protocol::Version;
 use damselfly_protocol::client::{Decoder, NullKind, Value, write_command};
@@ -155,6 +155,7 @@ impl Server {
             },
             enable_debug_command: Allow::Yes,
             ttl_rounding: setup & 8 != 0,
+            save: SavePoints(Vec::new()),
             ..Config::default()
         };
         let engine = Arc::new(Engine::new(Layout {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use common::{Client, TestServer};
 use damselfly_commands::Run;
-use damselfly_config::{Allow, Config};
+use damselfly_config::{Allow, Config, SavePoints};
 use damselfly_server::admin::command::{docs, facts};
 use damselfly_server::registry::{Handler, REGISTRY, Row};
 use damselfly_server::start::Server;
@@ -131,6 +131,7 @@ fn rewrite_keeps_the_comments_of_the_file() {
         threads: 1,
         unixsocket: socket.display().to_string(),
         slowlog_max_len: 5,
+        save: SavePoints(Vec::new()),
         ..Config::default()
     };
     let server = Server::start(config, Some(file.clone())).unwrap();
@@ -352,8 +353,8 @@ fn commands_are_listed_and_filtered() {
 }
 
 #[test]
-fn shutdown_stops_the_server_unless_it_asks_for_a_save() {
-    let server = TestServer::start();
+fn shutdown_stops_the_server_unless_the_save_that_it_asks_for_fails() {
+    let server = TestServer::with(|config| config.dbfilename = String::from("no/such/folder"));
     let mut client = server.client();
     for (command, error) in [
         (

@@ -9,7 +9,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use damselfly_base::heap;
-use damselfly_config::{Config, Origin};
+use damselfly_config::{Config, Origin, SavePoints};
 use damselfly_engine::{Engine, Layout};
 use damselfly_server::clients::NewClient;
 use damselfly_server::dispatch::Dispatcher;
@@ -51,6 +51,7 @@ impl Bench {
         let config = Config {
             // An entry in the slow log allocates, and on a busy machine any command can be slow.
             slowlog_log_slower_than_us: -1,
+            save: SavePoints(Vec::new()),
             ..Config::default()
         };
         let shared = Arc::new(Shared::new(engine, vec![Thread::new(waker)], config, None));

@@ -51,7 +51,7 @@ pub(super) const KINDS: &[Kind] = &[
         name: "damselfly",
         program: "damselfly",
         protocols: &[Protocol::Resp],
-        arguments: &["--port", "{port}", "--threads", "{threads}"],
+        arguments: &["--port", "{port}", "--threads", "{threads}", "--save", ""],
     },
     Kind {
         name: "redis",

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use damselfly_config::Config;
+use damselfly_config::{Config, SavePoints};
 use damselfly_protocol::client::{DecodeLimits, Decoder, Value, write_command};
 use damselfly_server::shared::Shared;
 use damselfly_server::signals::Signals;
@@ -54,6 +54,7 @@ impl TestServer {
             threads: 4,
             unixsocket: folder.join("socket").display().to_string(),
             dir: folder.display().to_string(),
+            save: SavePoints(Vec::new()),
             ..Config::default()
         };
         change(&mut config);
