@@ -27,9 +27,9 @@ const SYNC_BYTES: u64 = 32 << 20;
 /// About how many bytes of a large value are encoded at a time.
 const VALUE_SLICE_BYTES: usize = 256 << 10;
 
-/// How much lower the priority of the threads that encode is, as a nice value: busy threads that serve clients get two and a half times as
-/// much time. (Linux gives a weight of 1024 to 0, and of 423 to 4.)
-const NICE: i32 = 4;
+/// How much lower the priority of the threads that encode is, as a nice value: busy threads that serve clients get almost five times as
+/// much time. (Linux gives a weight of 1024 to 0, and of 215 to 7.)
+const NICE: i32 = 7;
 
 /// Encodes saves, as one of several threads, until the server stops. Thread 0 writes the beginning and the end of the file.
 pub fn run(shared: &Shared, index: usize) {

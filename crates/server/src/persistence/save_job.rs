@@ -54,7 +54,7 @@ const MUCH_SHARE: usize = 32;
 const MUCH_BYTES_MIN: usize = 16 << 20;
 
 /// The same for what is too much.
-const TOO_MUCH_SHARE: usize = 4;
+const TOO_MUCH_SHARE: usize = 16;
 const TOO_MUCH_BYTES_MIN: usize = 64 << 20;
 
 /// Entries of one database, to be encoded.
