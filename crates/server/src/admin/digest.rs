@@ -52,10 +52,10 @@ impl Digest {
                 }
             }
             Value::Set(set) => set.for_each(|member| self.add(&member.to_vec())),
-            Value::SortedSet(set) => set.iter().for_each(|scoring| {
+            Value::SortedSet(set) => set.iter().for_each(|scored| {
                 let mut member = Self::default();
-                member.mix(&scoring.member.to_vec());
-                member.mix(DoubleText::new(scoring.score).as_bytes());
+                member.mix(&scored.member.to_vec());
+                member.mix(DoubleText::new(scored.score).as_bytes());
                 self.add_digest(&member);
             }),
             Value::Stream(stream) => {
