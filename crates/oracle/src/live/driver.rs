@@ -163,7 +163,7 @@ impl<'a> Driver<'a> {
         self.received.drain(..bytes);
         let id = match reply {
             Value::Integer(id) => id,
-            other if is_error(&other, b"BUSY") && self.round.weather.busy => 0,
+            other if is_error(&other, b"BUSY") && self.round.conditions.busy => 0,
             other => {
                 let what = format!("CLIENT ID got the reply {}", render(&other));
                 return Err(Stop::Fault(what));
@@ -409,7 +409,7 @@ impl<'a> Driver<'a> {
         if head.takes_messages && is_message(value) {
             return Ok(false);
         }
-        let is_busy = self.round.weather.busy && is_error(value, b"BUSY");
+        let is_busy = self.round.conditions.busy && is_error(value, b"BUSY");
         let fits = match &head.expect {
             Expect::Confirm(name, count) => {
                 if confirms.as_deref() == Some(name.as_bytes()) {
@@ -427,7 +427,7 @@ impl<'a> Driver<'a> {
             Expect::Queued => {
                 let is_queued = *value == Value::Simple(b"QUEUED".to_vec());
                 self.queued += usize::from(is_queued);
-                is_queued || matches!(value, Value::Error(_)) || self.round.weather.busy
+                is_queued || matches!(value, Value::Error(_)) || self.round.conditions.busy
             }
             Expect::Exec => {
                 let queued = std::mem::take(&mut self.queued);
@@ -533,10 +533,10 @@ impl<'a> Driver<'a> {
             }
         }
         self.drop_unanswered();
-        let weather = self.round.weather;
+        let conditions = self.round.conditions;
         // The reply to DEBUG SLEEP arrives before the sleep is over, so the last request that was matched counts too.
         let last = self.matched.back().map(|(request, _)| request);
-        let gives_up = weather.pauses
+        let gives_up = conditions.pauses
             || self.round.may_be_closed(self.slot)
             || self
                 .expected

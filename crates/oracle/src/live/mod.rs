@@ -27,7 +27,7 @@ use self::clock::ServerClock;
 use self::commands::Commands;
 use self::driver::Driver;
 use self::journal::Journal;
-use self::session::{Ids, Session, Weather};
+use self::session::{Conditions, Ids, Session};
 use self::watchdog::Watchdog;
 use crate::connection::Connection;
 use crate::random::Random;
@@ -84,7 +84,7 @@ struct Round {
     address: SocketAddr,
     clock: Arc<ServerClock>,
     seed: u64,
-    weather: Weather,
+    conditions: Conditions,
     journals: Vec<Journal>,
     ids: Vec<AtomicU64>,
     end: Instant,
@@ -102,14 +102,14 @@ impl Round {
         address: SocketAddr,
         clock: Arc<ServerClock>,
         seed: u64,
-        weather: Weather,
+        conditions: Conditions,
         time: Duration,
     ) -> Self {
         Self {
             address,
             clock,
             seed,
-            weather,
+            conditions,
             journals: (0..SLOTS).map(|_| Journal::default()).collect(),
             ids: (0..SLOTS).map(|_| AtomicU64::new(0)).collect(),
             end: Instant::now() + time,
@@ -132,7 +132,7 @@ impl Round {
     }
 
     fn may_be_closed(&self, slot: usize) -> bool {
-        self.weather.closes || slot.is_multiple_of(VICTIM_DISTANCE)
+        self.conditions.closes || slot.is_multiple_of(VICTIM_DISTANCE)
     }
 
     fn enter(&self, slot: usize, id: u64) {
@@ -174,7 +174,7 @@ impl Round {
                 return;
             }
             let label = format!("{}.{slot}.{number}", self.seed);
-            let session = Session::new(commands, self, self.weather, random.bits(), label);
+            let session = Session::new(commands, self, self.conditions, random.bits(), label);
             match Driver::run(self, slot, session) {
                 Ok(counts) => {
                     self.connections.fetch_add(1, Relaxed);
@@ -267,7 +267,7 @@ fn with_server(
         println!(
             "live: round {} ({:?}): {} connections, {} requests, {} replies, slowest PING {:.0?}, {} bytes in use",
             round.seed,
-            round.weather,
+            round.conditions,
             round.connections.load(Relaxed),
             round.requests.load(Relaxed),
             round.replies.load(Relaxed),
@@ -312,12 +312,12 @@ fn one_round(
     time: Duration,
 ) -> io::Result<(Round, Vec<String>)> {
     let mut random = Random::new(seed);
-    let weather = Weather {
+    let conditions = Conditions {
         closes: random.one_in(3),
         busy: random.one_in(4),
         pauses: random.one_in(2),
     };
-    if weather.busy {
+    if conditions.busy {
         baseline.must(&[b"CONFIG", b"SET", b"busy-reply-threshold", b"5"])?;
     }
     for arguments in Scripts::preparation() {
@@ -325,7 +325,7 @@ fn one_round(
         baseline.must(&words)?;
     }
     let clock = watchdog.clock();
-    let round = Round::new(server.address(), clock, seed, weather, time);
+    let round = Round::new(server.address(), clock, seed, conditions, time);
     std::thread::scope(|scope| {
         let round = &round;
         for slot in 0..SLOTS {

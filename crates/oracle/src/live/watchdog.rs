@@ -82,7 +82,7 @@ impl Watchdog {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::TimedOut => return Err(named(&error)),
             // While one reply is late, the other connections are idle, and `timeout` may close them.
-            Err(_) if round.weather.closes => {
+            Err(_) if round.conditions.closes => {
                 self.pings[at] = open(self.address, &self.clock)?;
             }
             Err(error) => return Err(named(&error)),
@@ -116,7 +116,7 @@ impl Watchdog {
                 .call(&mut other, &["CLIENT", "UNPAUSE"], SILENCE_MAX);
             match outcome {
                 // The server may have evicted or killed the new client at once.
-                Err(error) if round.weather.closes && error.kind() != ErrorKind::TimedOut => {}
+                Err(error) if round.conditions.closes && error.kind() != ErrorKind::TimedOut => {}
                 outcome => drop(outcome?),
             }
         }
