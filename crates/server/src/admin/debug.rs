@@ -336,7 +336,7 @@ fn serialized_bytes(value: Value<'_>) -> usize {
             bytes
         }
         Value::SortedSet(set) => {
-            let members = set.iter().map(|scoring| serialized_element(scoring.member));
+            let members = set.iter().map(|scored| serialized_element(scored.member));
             serialized_count(set.len())
                 + members.map(|bytes| bytes + size_of::<f64>()).sum::<usize>()
         }

@@ -23,11 +23,11 @@ static BY_NAME: Finder = Finder {
 };
 
 fn find_by_name(
-    room: &mut ScriptContext,
+    context: &mut ScriptContext,
     _: &Shared,
     args: Args<'_>,
 ) -> std::result::Result<(Program, usize), CommandError> {
-    let function = room
+    let function = context
         .functions
         .find(args.at(1))
         .ok_or_else(|| CommandError::err("Function not found"))?;
