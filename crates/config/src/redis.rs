@@ -75,7 +75,6 @@ static LACKING: &[&str] = &[
     "propagation-error-behavior",
     "rdb-del-sync-files",
     "rdb-save-incremental-fsync",
-    "rdbchecksum",
     "rdbcompression",
     "repl-backlog-size",
     "repl-backlog-ttl",

@@ -115,6 +115,8 @@ pub struct Config {
     pub dir: String,
     /// `dbfilename`
     pub dbfilename: String,
+    /// `rdbchecksum`
+    pub rdbchecksum: bool,
     /// `save`
     pub save: SavePoints,
     /// `appendonly`
@@ -145,6 +147,10 @@ pub struct Config {
     pub stream_node_max_bytes: u64,
     /// `stream-node-max-entries`
     pub stream_node_max_entries: u64,
+    /// `key-load-delay`
+    pub key_load_delay_us: i32,
+    /// `loading-process-events-interval-bytes`
+    pub loading_process_events_interval_bytes: u64,
     /// `rename-command`: commands and their new names. An empty name removes the command.
     pub rename_commands: Vec<(String, String)>,
 }
@@ -206,6 +212,7 @@ impl Default for Config {
             latency_tracking_info_percentiles: Percentiles(vec![50.0, 99.0, 99.9]),
             dir: ".".to_owned(),
             dbfilename: "dump.rdb".to_owned(),
+            rdbchecksum: true,
             save: SavePoints::default(),
             appendonly: false,
             busy_reply_threshold_ms: 5000,
@@ -221,6 +228,8 @@ impl Default for Config {
             hll_sparse_max_bytes: 3000,
             stream_node_max_bytes: 4096,
             stream_node_max_entries: 100,
+            key_load_delay_us: 0,
+            loading_process_events_interval_bytes: 2 << 20,
             rename_commands: Vec::new(),
         }
     }

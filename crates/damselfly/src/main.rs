@@ -95,15 +95,24 @@ fn serve(loaded: Loaded) -> Result<ExitCode, String> {
         config.maxclients,
     );
     log::warn!(
-        "This version keeps data in memory only: 'save' and 'dbfilename' have no effect yet, and all data is lost when the server stops."
+        "This version saves no snapshots: 'save' has no effect yet, and all changes are lost when the server stops."
     );
-    log::info!("Ready to accept connections on port {}", config.port);
+    // As in Redis, before the snapshot is loaded: that may take longer than scripts wait.
     if let Some(child) = child {
         child
             .ready()
             .map_err(|error| format!("Can't run in the background: {error}"))?;
     }
-    supervisor.ready();
+    if let Err(error) = server.load(&signals) {
+        log::error!("{error}");
+        server.shared().stop();
+        server.wait(&signals);
+        return Ok(ExitCode::FAILURE);
+    }
+    if !server.is_stopping() {
+        log::info!("Ready to accept connections on port {}", config.port);
+        supervisor.ready();
+    }
     server.wait_for_stop(&signals);
     supervisor.stopping();
     server.wait(&signals);
