@@ -19,7 +19,7 @@ use crate::reader::{Event, ReadOptions, Reader};
 use crate::skip::{self, Obstacle};
 
 /// The usual size of a chunk: enough that handing it over costs little, and little enough to fit into a processor's cache.
-pub const CHUNK_BYTES: usize = 256 << 10;
+pub const CHUNK_BYTES: usize = 128 << 10;
 
 /// A chunk may grow to this size if its first entry needs that.
 const CHUNK_BYTES_MAX: usize = 1 << 20;
@@ -29,7 +29,7 @@ const CHUNK_BYTES_MAX: usize = 1 << 20;
 pub enum Piece {
     /// Entries, not decoded yet.
     Chunk(Chunk),
-    /// Anything else, or a single entry that was decoded: never [`Event::SelectDb`] or a hint.
+    /// Anything else, or a single entry that was decoded: never [`Event::SelectDb`] or [`Event::SlotInfo`].
     Event(Event),
 }
 
@@ -81,7 +81,7 @@ impl<'t, R: Read> Splitter<'t, R> {
         self.reader.offset()
     }
 
-    /// The database of an entry that [`Splitter::next`] just returned.
+    /// The database of a hint or an entry that [`Splitter::next`] just returned.
     pub fn database(&self) -> u64 {
         self.database
     }
@@ -102,7 +102,7 @@ impl<'t, R: Read> Splitter<'t, R> {
             }
             match self.reader.next()? {
                 Event::SelectDb(database) => self.database = database,
-                Event::ResizeDb { .. } | Event::SlotInfo { .. } => {}
+                Event::SlotInfo { .. } => {}
                 event => return Ok(Piece::Event(event)),
             }
         }

@@ -57,6 +57,23 @@ impl Engine {
         policy.loaded(now.0, idle_seconds, frequency)
     }
 
+    /// Makes room in a database for about so many entries, unless it had some before. Waits for busy shards.
+    ///
+    /// # Panics
+    /// If there is no such database.
+    pub fn expect_entries(&self, db: usize, entries: usize, now: Now) {
+        for shard in 0..self.shards() {
+            let mut tx = loop {
+                match self.lock_shard(shard, db, now) {
+                    Ok(tx) => break tx,
+                    Err(_) => std::thread::yield_now(),
+                }
+            };
+            let table = &mut tx.databases_mut(shard)[db].table;
+            table.make_room(entries / self.shards());
+        }
+    }
+
     /// Stores the entries of `batch`, which is empty afterwards. Waits for busy shards by calling `wait` again and again until that
     /// returns false; entries may then be missing. Threads that load at the same time should begin at different shards.
     ///
@@ -125,6 +142,9 @@ impl Engine {
         let table = &tx.databases(shard)[db].table;
         for pending in &*entries {
             table.prefetch_bucket(pending.hash);
+            if let Some(entry) = &pending.entry {
+                entry.view().prefetch();
+            }
         }
         for pending in entries {
             if let Some(entry) = pending.entry.take()
