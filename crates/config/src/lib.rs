@@ -47,8 +47,8 @@ impl Config {
         for pattern in patterns {
             let is_glob = pattern.iter().any(|byte| b"*?[".contains(byte));
             let glob = is_glob.then(|| Glob::ignoring_case(pattern));
-            let matching = names().filter(|(name, _)| match &glob {
-                Some(glob) => glob.matches(name.as_bytes()),
+            let matching = names().filter(|(name, option)| match &glob {
+                Some(glob) => option.section != Section::Debugging && glob.matches(name.as_bytes()),
                 None => pattern.eq_ignore_ascii_case(name.as_bytes()),
             });
             for (name, option) in matching {

@@ -115,14 +115,14 @@ pub struct Config {
     pub dir: String,
     /// `dbfilename`
     pub dbfilename: String,
+    /// `rdbchecksum`
+    pub rdbchecksum: bool,
     /// `save`
     pub save: SavePoints,
     /// `stop-writes-on-bgsave-error`
     pub stop_writes_on_bgsave_error: bool,
     /// `rdbcompression`
     pub rdbcompression: bool,
-    /// `rdbchecksum`
-    pub rdbchecksum: bool,
     /// `rdb-save-incremental-fsync`
     pub rdb_save_incremental_fsync: bool,
     /// `rdb-save-version`
@@ -157,6 +157,10 @@ pub struct Config {
     pub stream_node_max_bytes: u64,
     /// `stream-node-max-entries`
     pub stream_node_max_entries: u64,
+    /// `key-load-delay`
+    pub key_load_delay_us: i32,
+    /// `loading-process-events-interval-bytes`
+    pub loading_process_events_interval_bytes: u64,
     /// `rename-command`: commands and their new names. An empty name removes the command.
     pub rename_commands: Vec<(String, String)>,
 }
@@ -218,10 +222,10 @@ impl Default for Config {
             latency_tracking_info_percentiles: Percentiles(vec![50.0, 99.0, 99.9]),
             dir: ".".to_owned(),
             dbfilename: "dump.rdb".to_owned(),
+            rdbchecksum: true,
             save: SavePoints::default(),
             stop_writes_on_bgsave_error: true,
             rdbcompression: true,
-            rdbchecksum: true,
             rdb_save_incremental_fsync: true,
             rdb_save_version: RdbVersion::Lowest,
             rdb_key_save_delay_us: 0,
@@ -239,6 +243,8 @@ impl Default for Config {
             hll_sparse_max_bytes: 3000,
             stream_node_max_bytes: 4096,
             stream_node_max_entries: 100,
+            key_load_delay_us: 0,
+            loading_process_events_interval_bytes: 2 << 20,
             rename_commands: Vec::new(),
         }
     }

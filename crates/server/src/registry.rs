@@ -10,6 +10,7 @@ use damselfly_protocol::Reply;
 
 use crate::admin::{client, command, config, debug, info, latency, memory, server, slowlog};
 use crate::dispatch::Dispatcher;
+use crate::gate::Reasons;
 use crate::observers::{monitor, subscriptions};
 use crate::persistence;
 use crate::scripts::Finder;
@@ -114,6 +115,8 @@ pub struct Row {
     pub subcommands: Vec<usize>,
     /// The locks it needs.
     pub locks: Locks,
+    /// It is refused while one of these reasons holds. EXEC has all reasons here: those of the queued commands count.
+    pub refused_while: Reasons,
     /// It is refused when memory is short.
     pub needs_memory: bool,
     /// It is allowed before authentication.
@@ -253,6 +256,7 @@ impl Registry {
             index,
             subcommands: Vec::new(),
             locks: locks_of(&command),
+            refused_while: refused_while(&command),
             needs_memory: command.has(Trait::NeedsMemory),
             no_auth: command.has(Trait::NoAuth),
             only_reads: crate::admin::command::facts::only_reads(&command),
@@ -382,6 +386,14 @@ fn within_multi(command: &Command<Handler>, is_subcommand: bool) -> WithinMulti 
         "DISCARD" | "RESET" | "QUIT" => WithinMulti::Leaves,
         "MULTI" | "WATCH" => WithinMulti::Runs,
         _ => WithinMulti::Queued,
+    }
+}
+
+fn refused_while(command: &Command<Handler>) -> Reasons {
+    match command.name {
+        "EXEC" => Reasons::ALL,
+        _ if command.has(Trait::Loading) => Reasons::NONE,
+        _ => Reasons::LOADING,
     }
 }
 

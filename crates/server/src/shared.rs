@@ -13,9 +13,10 @@ use crate::admin::slowlog::Slowlog;
 use crate::clients::Clients;
 use crate::clock::now_ms;
 use crate::event_loop::acceptor::Acceptor;
+use crate::gate::Gate;
 use crate::long_commands::LongCommands;
 use crate::observers::invalidation::Tracking;
-use crate::persistence::Persistence;
+use crate::persistence::{Loading, Persistence};
 use crate::scripts::Scripts;
 use crate::scripts::function_libraries::Functions;
 use crate::statistics::ThreadCounters;
@@ -49,6 +50,10 @@ pub struct Shared {
     started: Instant,
     /// The listening sockets.
     pub acceptor: OnceLock<Acceptor>,
+    /// Why commands are refused at this moment.
+    pub gate: Gate,
+    /// Loading a file.
+    pub loading: Loading,
     /// Set when the server shall stop.
     pub stopping: AtomicBool,
     /// Set when the server is about to save its data and stop.
@@ -121,6 +126,8 @@ impl Shared {
             started_ms: now_ms(),
             started: Instant::now(),
             acceptor: OnceLock::new(),
+            gate: Gate::default(),
+            loading: Loading::default(),
             stopping: AtomicBool::new(false),
             ending: AtomicBool::new(false),
             monitors: AtomicUsize::new(0),

@@ -13,10 +13,11 @@ use mio::{Poll, Waker};
 use crate::event_loop::acceptor::{self, Acceptor};
 use crate::event_loop::listener::Listener;
 use crate::event_loop::{WAKER, Worker};
+use crate::gate::Reasons;
 use crate::observers::invalidation::Invalidator;
 use crate::observers::notifications::Events;
-use crate::persistence::save_file;
 use crate::persistence::shutdown::{self, SaveAtEnd};
+use crate::persistence::{self, save_file};
 use crate::registry;
 use crate::shared::Shared;
 use crate::signals::Signals;
@@ -44,7 +45,7 @@ impl Drop for PidFile {
 }
 
 impl Server {
-    /// Opens the sockets and starts the threads.
+    /// Opens the sockets and starts the threads. If there is a snapshot, clients can't use keys before [`Server::load`] has loaded it.
     ///
     /// # Errors
     /// One line that says what failed and what the user can do.
@@ -62,6 +63,7 @@ impl Server {
         };
         let listeners = Listener::open_all(&config)?;
         let pidfile = write_pidfile(&config)?;
+        let has_snapshot = persistence::start::has_snapshot(&config);
         let engine = Arc::new(Engine::new(Layout {
             shards,
             databases: config.databases as usize,
@@ -77,6 +79,10 @@ impl Server {
             polls.push(poll);
         }
         let shared = Arc::new(Shared::new(engine.clone(), handles, config, config_file));
+        if has_snapshot {
+            // Before any client can connect.
+            shared.gate.close(Reasons::LOADING);
+        }
         let accepting = Poll::new().map_err(failed)?;
         let acceptor = Acceptor::new(&accepting, listeners).map_err(failed)?;
         assert!(
@@ -128,6 +134,28 @@ impl Server {
     /// The state that the server's threads share.
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    /// Loads the snapshot, if there is one. A signal or a client may stop the server meanwhile; [`Server::is_stopping`] is then true.
+    ///
+    /// # Errors
+    /// The snapshot can't be loaded: one line that says why and what the user can do. The server must then be stopped.
+    pub fn load(&self, signals: &Signals) -> Result<(), String> {
+        if !self.shared.gate.is_loading() {
+            return Ok(());
+        }
+        let stop = || self.is_stopping() || signals.ending().is_some();
+        let loaded = persistence::start::load_snapshot(&self.shared, &stop);
+        if let Some(signal) = signals.ending() {
+            log::warn!("Received {signal} during loading, exiting now.");
+            self.shared.stop();
+        }
+        loaded
+    }
+
+    /// True if the server shall stop.
+    pub fn is_stopping(&self) -> bool {
+        self.shared.stopping.load(Relaxed)
     }
 
     /// Waits for a signal or a client to stop the server.

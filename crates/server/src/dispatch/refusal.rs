@@ -1,5 +1,5 @@
 //! **What is asked before a command runs**: whether the command exists, its arity, `enable-debug-command`, authentication, room in
-//! memory, and the rules for transactions, subscribers and MONITOR clients. [`Dispatcher::checked`] asks all of this for every request of
+//! memory, the rules for transactions, subscribers and MONITOR clients, and the gate (`gate.rs`). [`Dispatcher::checked`] asks all of this for every request of
 //! a client, also for those that are then queued by MULTI. Commands that a script calls have rules of their own
 //! (`scripts/host.rs`, `allowed`).
 
@@ -11,6 +11,7 @@ use damselfly_commands::Args;
 use super::Dispatcher;
 use super::memory_limit::MemoryRoom;
 use super::unknown::{is_attack, unknown_command, unknown_subcommand};
+use crate::gate::Reasons;
 use crate::observers::monitor;
 use crate::registry::{Row, WithinMulti};
 use crate::scripts;
@@ -106,6 +107,12 @@ impl Dispatcher {
         if session.awaits_messages_only() && !row.for_subscribers {
             return Some(crate::observers::subscriptions::refusal(row));
         }
+        if !self.shared.gate.holding(row.refused_while).is_empty() {
+            let refusal = self.gate_refusal(session, row);
+            if refusal.is_some() {
+                return refusal;
+            }
+        }
         if session.client.monitor.load(Relaxed) && monitor::is_refused(row) {
             return Some(CommandError::err(
                 "Replica can't interact with the keyspace",
@@ -118,6 +125,24 @@ impl Dispatcher {
             return Some(CommandError::OutOfMemory);
         }
         None
+    }
+
+    /// The error for a command that the gate refuses; `None` for an EXEC of commands that may run.
+    #[cold]
+    fn gate_refusal(&self, session: &Session, row: &Row) -> Option<CommandError> {
+        let refused_while = match row.within_multi {
+            WithinMulti::Executes => session.transaction.refused_while(),
+            WithinMulti::Queued
+            | WithinMulti::Refused
+            | WithinMulti::Runs
+            | WithinMulti::Leaves => row.refused_while,
+        };
+        let reasons = self.shared.gate.holding(refused_while);
+        let is_loading = !reasons.in_common(Reasons::LOADING).is_empty();
+        is_loading.then(|| {
+            let text = "LOADING Redis is loading the dataset in memory";
+            CommandError::Text(text.to_owned())
+        })
     }
 
     /// True if there was no room in memory for the current command or the script that it belongs to.

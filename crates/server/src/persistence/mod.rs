@@ -5,6 +5,9 @@
 //!      └─► start: the cut, under all locks ─► SaveJob ◄── every thread encodes a slice of the data, now and then (`saver.rs`)
 //!                                               │ chunks, a few MiB at most
 //!                                               └────► the thread "save" writes the file (`save_file.rs`)
+//!
+//!  file ──► load: splits ──► chunk queue ──► the server's threads: decode, insert ──► engine
+//!             └──────────────── large values, functions ─────────────────────────────────┘
 //! ```
 //!
 //! | file | contents |
@@ -15,23 +18,32 @@
 //! | `saver.rs` | a thread's part in the encoding |
 //! | `shutdown.rs` | saving at the end |
 //! | `commands.rs` | SAVE, BGSAVE, LASTSAVE |
+//! | `load.rs`, `start.rs`, `chunk_queue.rs`, `progress.rs` | loading a file; `docs/decisions/0021-loading.md` says why so |
 
+mod chunk_queue;
 pub mod commands;
+pub mod load;
+pub mod progress;
 pub mod save_file;
 pub mod save_job;
 pub mod saver;
 pub mod shutdown;
+pub mod start;
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use damselfly_config::Config;
-use damselfly_engine::{Busy, Now, Tx};
+use damselfly_engine::{Busy, Engine, LoadBatch, Now, Tx};
+use damselfly_rdb::{Chunk, Event};
 
+use self::chunk_queue::ChunkQueue;
+use self::load::{LoadError, accept};
+use self::progress::LoadProgress;
+use self::save_job::SaveJob;
 use crate::clock;
 use crate::shared::Shared;
-use save_job::SaveJob;
 
 /// After a failed save, save points wait for so long before they start the next one.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -282,3 +294,66 @@ impl Persistence {
         self.state().saved_changes = shared.changes();
     }
 }
+
+/// Loading, as all threads see it.
+#[derive(Debug, Default)]
+pub struct Loading {
+    /// How far it is.
+    pub progress: LoadProgress,
+    pub(crate) queue: ChunkQueue,
+}
+
+impl Loading {
+    /// Decodes and stores one chunk, if there is one; false if there is none. Only the server's thread of this number may call this.
+    pub fn run_one(&self, engine: &Engine, (thread, threads): (usize, usize)) -> bool {
+        let first_shard = thread * engine.shards() / threads;
+        self.queue
+            .run_one(thread, |chunk| self.store(engine, chunk, first_shard))
+    }
+
+    fn store(
+        &self,
+        engine: &Engine,
+        chunk: Chunk,
+        first_shard: usize,
+    ) -> Result<Vec<u8>, LoadError> {
+        let (now, db) = (self.progress.now(), chunk.database());
+        let mut batch = LoadBatch::default();
+        let mut counts = (0, 0);
+        let buffer = chunk.decode(&engine.settings.thresholds, |offset, event| {
+            if let Event::Entry(loaded) = event {
+                let access = engine.loaded_access(now, loaded.idle_seconds, loaded.frequency);
+                match accept(loaded, now) {
+                    Some(entry) => {
+                        entry.view().set_access(access);
+                        batch.push(entry, offset);
+                        counts.0 += 1;
+                    }
+                    None => counts.1 += 1,
+                }
+            }
+            Ok::<(), LoadError>(())
+        })?;
+        self.store_batch(engine, &mut batch, db, now, first_shard)?;
+        self.progress.add_keys(counts.0, counts.1);
+        Ok(buffer)
+    }
+
+    fn store_batch(
+        &self,
+        engine: &Engine,
+        batch: &mut LoadBatch,
+        db: u64,
+        now: Now,
+        first_shard: usize,
+    ) -> Result<(), LoadError> {
+        let wait = || {
+            std::thread::yield_now();
+            !self.queue.is_abandoned()
+        };
+        engine
+            .load(batch, db as usize, now, first_shard, wait)
+            .map_err(|duplicate| LoadError::duplicate(&duplicate, db))
+    }
+}
+

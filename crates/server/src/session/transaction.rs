@@ -21,6 +21,7 @@ use damselfly_protocol::{Reply, Span};
 
 use crate::clients::Client;
 use crate::dispatch::exec;
+use crate::gate::Reasons;
 use crate::registry::{Handler, Locks, Row, WithinMulti};
 use crate::session::{Context, Session};
 use crate::shared::Shared;
@@ -348,6 +349,14 @@ impl Transaction {
     /// True if EXEC would change keys.
     pub fn writes(&self) -> bool {
         self.queue.as_ref().is_some_and(|queue| queue.writes)
+    }
+
+    /// The reasons to refuse one of the queued commands.
+    pub fn refused_while(&self) -> Reasons {
+        let commands = self.queue.iter().flat_map(|queue| queue.commands());
+        commands.fold(Reasons::NONE, |reasons, (row, _)| {
+            reasons.and(row.refused_while)
+        })
     }
 
     /// True if EXEC would run scripts.

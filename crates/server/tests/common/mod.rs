@@ -59,6 +59,7 @@ impl TestServer {
         };
         change(&mut config);
         let server = Server::start(config, None).unwrap();
+        server.load(&Signals::default()).unwrap();
         Self {
             server: Some(server),
             folder,
