@@ -3,8 +3,8 @@
 
 use super::kind::{Kind, OptionError, Setting, Value};
 use super::settings::{
-    Allow, Config, LogLevel, MaxmemoryPolicy, Percentiles, RdbVersion, SavePoints, Supervised,
-    events,
+    Allow, Config, LogLevel, MaxmemoryPolicy, Percentiles, RdbVersion, SavePoints, ShutdownFlags,
+    Supervised, events,
 };
 
 /// One option.
@@ -849,6 +849,51 @@ pub static OPTIONS: &[Opt] = &[
                 Ok(())
             },
         },
+    },
+    Opt {
+        name: "shutdown-on-sigint",
+        aliases: &[],
+        section: Section::Persistence,
+        kind: Kind::Words,
+        changeable: Changeable::Live,
+        effect: Effect::Acts,
+        summary: "How SIGINT stops the server: `default` saves if there are save points; `save`, `nosave`, `force` and `now` are as with SHUTDOWN.",
+        access: Access {
+            read: |c| c.shutdown_on_sigint.show(),
+            write: |c, value| {
+                c.shutdown_on_sigint = ShutdownFlags::parse(&value.words())?;
+                Ok(())
+            },
+        },
+    },
+    Opt {
+        name: "shutdown-on-sigterm",
+        aliases: &[],
+        section: Section::Persistence,
+        kind: Kind::Words,
+        changeable: Changeable::Live,
+        effect: Effect::Acts,
+        summary: "How SIGTERM stops the server, as `shutdown-on-sigint`.",
+        access: Access {
+            read: |c| c.shutdown_on_sigterm.show(),
+            write: |c, value| {
+                c.shutdown_on_sigterm = ShutdownFlags::parse(&value.words())?;
+                Ok(())
+            },
+        },
+    },
+    Opt {
+        name: "shutdown-timeout",
+        aliases: &[],
+        section: Section::Persistence,
+        kind: Kind::Integer {
+            min: 0,
+            max: I32_MAX,
+        },
+        changeable: Changeable::Live,
+        effect: Effect::Later("there is no replication yet"),
+        summary: "For how many seconds a stopping server waits for replicas that lag behind.",
+        access: field!(shutdown_timeout_s),
     },
     Opt {
         name: "stop-writes-on-bgsave-error",

@@ -14,6 +14,8 @@ impl Reasons {
     pub const NONE: Self = Self(0);
     /// A file is being loaded.
     pub const LOADING: Self = Self(1);
+    /// The last save failed, and `stop-writes-on-bgsave-error` is set.
+    pub const SAVING_FAILED: Self = Self(1 << 1);
     /// All reasons.
     pub const ALL: Self = Self(u8::MAX);
 
@@ -27,6 +29,12 @@ impl Reasons {
     #[must_use]
     pub const fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)
+    }
+
+    /// The reasons that are not in the other set.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
     }
 
     /// The reasons that are in both sets.

@@ -169,7 +169,7 @@ impl Shared {
         let config = change(&slot)?;
         note_low_limit(slot.maxmemory_bytes, config.maxmemory_bytes);
         apply(&self.engine, &self.pubsub, &config);
-        self.persistence.apply(&config);
+        self.persistence.apply(&self.gate, &config);
         *slot = Arc::new(config);
         self.config_generation.fetch_add(1, Relaxed);
         drop(slot);
@@ -177,9 +177,15 @@ impl Shared {
         Ok(())
     }
 
-    /// Makes all threads stop soon, so that the process ends cleanly.
+    /// Refuses writes, or allows them again, after a save has ended.
+    pub fn apply_save_state(&self) {
+        self.persistence.apply(&self.gate, &self.config_slot());
+    }
+
+    /// Makes all threads stop soon, so that the process ends cleanly. A save in progress is given up.
     pub fn stop(&self) {
         self.stopping.store(true, Relaxed);
+        self.persistence.give_up();
         self.threads.iter().for_each(Thread::wake);
         self.long.wake_all();
         if let Some(acceptor) = self.acceptor.get() {

@@ -16,11 +16,11 @@ use crate::event_loop::{WAKER, Worker};
 use crate::gate::Reasons;
 use crate::observers::invalidation::Invalidator;
 use crate::observers::notifications::Events;
-use crate::persistence::shutdown::{self, SaveAtEnd};
+use crate::persistence::shutdown::Shutdown;
 use crate::persistence::{self, save_file};
 use crate::registry;
 use crate::shared::Shared;
-use crate::signals::Signals;
+use crate::signals::{Signal, Signals};
 use crate::threads::Thread;
 use damselfly_config::{Config, Supervised};
 
@@ -166,28 +166,45 @@ impl Server {
                 log::warn!(
                     "Received {signal}, shutting down. A second signal ends the process at once."
                 );
-                if self.end() {
+                if self.end(signal) {
                     return;
                 }
+                signals.forget();
             }
             thread::park_timeout(POLL_INTERVAL);
         }
     }
 
-    /// Saves if there are save points, and makes the server stop. False if it can't save, so that it goes on.
-    fn end(&self) -> bool {
+    /// Saves if that is configured, and makes the server stop. False if it can't save, so that it goes on.
+    fn end(&self, signal: Signal) -> bool {
         const RETRY_INTERVAL: Duration = Duration::from_millis(1);
+        const EXPECTED_MAX: Duration = Duration::from_secs(1);
+        let config = self.shared.config();
+        let shutdown = Shutdown {
+            flags: match signal {
+                Signal::Interrupt => config.shutdown_on_sigint,
+                Signal::Terminate => config.shutdown_on_sigterm,
+            },
+            waits_for_scripts: true,
+        };
+        let (started, mut is_late) = (Instant::now(), false);
         loop {
-            match shutdown::save_and_stop(&self.shared, SaveAtEnd::IfConfigured, false) {
+            match shutdown.run(&self.shared) {
                 Ok(Ok(())) => return true,
-                Ok(Err(shutdown::NotSaved)) => {
+                Ok(Err(_)) => {
                     log::error!(
-                        "Error trying to save the DB, can't exit. Free space or mend the folder, and send the signal again; SHUTDOWN NOSAVE or a second signal within this save end the process without saving."
+                        "Error trying to save the DB, can't exit. Free space or mend the folder and send the signal again, or use SHUTDOWN NOSAVE to stop without saving the data."
                     );
                     return false;
                 }
                 Err(_) if self.shared.stopping.load(Relaxed) => return true,
                 Err(_) => thread::sleep(RETRY_INTERVAL),
+            }
+            if !is_late && started.elapsed() > EXPECTED_MAX {
+                is_late = true;
+                log::warn!(
+                    "Waiting for a script or a command before the final save: it has changed keys, and half of its changes must not be saved. A second signal, or SHUTDOWN NOSAVE, ends the process at once, without saving."
+                );
             }
         }
     }

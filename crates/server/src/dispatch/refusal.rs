@@ -108,7 +108,7 @@ impl Dispatcher {
             return Some(crate::observers::subscriptions::refusal(row));
         }
         if !self.shared.gate.holding(row.refused_while).is_empty() {
-            let refusal = self.gate_refusal(session, row);
+            let refusal = self.gate_refusal(session, row, args);
             if refusal.is_some() {
                 return refusal;
             }
@@ -127,22 +127,43 @@ impl Dispatcher {
         None
     }
 
-    /// The error for a command that the gate refuses; `None` for an EXEC of commands that may run.
+    /// The error for a command that the gate refuses; `None` for a script or an EXEC that may run.
     #[cold]
-    fn gate_refusal(&self, session: &Session, row: &Row) -> Option<CommandError> {
-        let refused_while = match row.within_multi {
-            WithinMulti::Executes => session.transaction.refused_while(),
+    fn gate_refusal(&self, session: &Session, row: &Row, args: Args<'_>) -> Option<CommandError> {
+        let reasons = match row.within_multi {
+            WithinMulti::Executes => {
+                let queued = session.transaction.queued();
+                queued.fold(Reasons::NONE, |reasons, (row, args)| {
+                    // A PING that was queued is allowed to run.
+                    let is_exempt = !row.changes_data && !row.runs_script;
+                    let own = self.refused_while(row, args);
+                    reasons.and(match is_exempt {
+                        true => own.without(Reasons::SAVING_FAILED),
+                        false => own,
+                    })
+                })
+            }
             WithinMulti::Queued
             | WithinMulti::Refused
             | WithinMulti::Runs
-            | WithinMulti::Leaves => row.refused_while,
+            | WithinMulti::Leaves => self.refused_while(row, args),
         };
-        let reasons = self.shared.gate.holding(refused_while);
-        let is_loading = !reasons.in_common(Reasons::LOADING).is_empty();
-        is_loading.then(|| {
+        let holding = self.shared.gate.holding(reasons);
+        if !holding.in_common(Reasons::SAVING_FAILED).is_empty() {
+            return Some(CommandError::SavingFailed);
+        }
+        (!holding.is_empty()).then(|| {
             let text = "LOADING Redis is loading the dataset in memory";
             CommandError::Text(text.to_owned())
         })
+    }
+
+    /// The reasons to refuse a request. A script that declares no flags may run even if it must not write: its writes are refused.
+    fn refused_while(&self, row: &Row, args: Args<'_>) -> Reasons {
+        match row.runs_script && !scripts::declares_writes(&self.shared, row, args) {
+            true => row.refused_while.without(Reasons::SAVING_FAILED),
+            false => row.refused_while,
+        }
     }
 
     /// True if there was no room in memory for the current command or the script that it belongs to.

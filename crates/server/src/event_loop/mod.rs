@@ -136,7 +136,9 @@ impl Worker {
             }
             self.turn_guarded(&events);
             if self.shared.persistence.is_saving() {
-                self.saver.encode(&self.shared, events.is_empty());
+                let is_idle = events.is_empty();
+                // A panic makes the save fail, which the log reports.
+                let _ = catch_unwind(AssertUnwindSafe(|| self.saver.encode(&self.shared, is_idle)));
             }
             if let Some(contention) = &mut contention
                 && self.connections.len() > 1

@@ -7,7 +7,7 @@ use damselfly_commands::Arity::{AtLeast, Exactly};
 use damselfly_commands::{Args, Command, Group, Keys, Result, Run, Stop, Trait};
 use damselfly_protocol::Reply;
 
-use super::{AlreadySaving, SaveError};
+use super::{AlreadySaving, Cause, SaveError};
 use crate::registry::Handler;
 use crate::session::Context;
 use crate::shared::Shared;
@@ -84,7 +84,7 @@ pub fn save_and_wait(shared: &Arc<Shared>, _: Args<'_>, reply: &mut Reply<'_>) -
         }
         Err(SaveError::AlreadySaving) => Err(in_progress()),
         // As in Redis, the log says why.
-        Err(SaveError::Failed) => Err(CommandError::err("").into()),
+        Err(SaveError::Failed) => Err(CommandError::Text(String::from("ERR")).into()),
     }
 }
 
@@ -100,15 +100,18 @@ fn bgsave(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> R
     if context.lent.is_some() {
         // A cut in the middle of a transaction would show half of it.
         shared.persistence.schedule();
-    } else {
-        let mut tx = context.lock_all()?;
-        let started = shared.persistence.start(shared, &mut tx);
-        drop(tx);
-        if let Err(AlreadySaving) = started {
-            return Err(in_progress());
-        }
-        log::info!("Background saving started");
+        reply.simple("Background saving scheduled");
+        return Ok(());
     }
+    let mut tx = context.lock_all()?;
+    let started = shared
+        .persistence
+        .start(shared, &mut tx, Cause::Background);
+    drop(tx);
+    if let Err(AlreadySaving) = started {
+        return Err(in_progress());
+    }
+    log::info!("Background saving started");
     reply.simple("Background saving started");
     Ok(())
 }

@@ -6,12 +6,13 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use damselfly_rdb::{Checksum, Encoder, WriteOptions};
 use rustix::fs::{FlockOperation, flock};
 
-use super::save_job::{Chunk, Encoders, FileOptions, SaveJob};
+use super::save_job::{Chunk, Encoders, FileOptions, PANICKED, SaveJob};
 use crate::shared::Shared;
 
 /// The beginning of the names of temporary files; the process id and `.rdb` follow.
@@ -27,9 +28,10 @@ const VALUE_SLICE_BYTES: usize = 256 << 10;
 pub fn run(shared: &Shared) {
     let persistence = &shared.persistence;
     while let Some(job) = persistence.next_job(&shared.stopping) {
-        let written = write(&job);
-        if let Err(error) = &written {
-            job.fail(format!("{}: {error}", job.file.path.display()));
+        match catch_unwind(AssertUnwindSafe(|| write(&job))) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => job.fail(format!("{}: {error}", job.file.path.display())),
+            Err(_) => job.fail(String::from(PANICKED)),
         }
         // What is left is only visited, so this does not take long.
         while job.next_chunk().is_some() {}

@@ -21,7 +21,6 @@ use damselfly_protocol::{Reply, Span};
 
 use crate::clients::Client;
 use crate::dispatch::exec;
-use crate::gate::Reasons;
 use crate::registry::{Handler, Locks, Row, WithinMulti};
 use crate::session::{Context, Session};
 use crate::shared::Shared;
@@ -351,12 +350,9 @@ impl Transaction {
         self.queue.as_ref().is_some_and(|queue| queue.writes)
     }
 
-    /// The reasons to refuse one of the queued commands.
-    pub fn refused_while(&self) -> Reasons {
-        let commands = self.queue.iter().flat_map(|queue| queue.commands());
-        commands.fold(Reasons::NONE, |reasons, (row, _)| {
-            reasons.and(row.refused_while)
-        })
+    /// The queued commands.
+    pub fn queued(&self) -> impl Iterator<Item = (&'static Row, Args<'_>)> {
+        self.queue.iter().flat_map(|queue| queue.commands())
     }
 
     /// True if EXEC would run scripts.

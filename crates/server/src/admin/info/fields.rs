@@ -140,7 +140,7 @@ pub static FIELDS: &[Field] = &[
     row(Persistence, "current_cow_peak", |f| f.save.job.as_ref().map_or(0, |job| job.kept_bytes_max()).to_string()),
     row(Persistence, "current_cow_size", |f| f.save.job.as_ref().map_or(0, |job| job.kept_bytes()).to_string()),
     row(Persistence, "current_cow_size_age", ZERO),
-    row(Persistence, "current_fork_perc", |_| two_digits(0.0)),
+    row(Persistence, "current_fork_perc", |f| two_digits(f.save.job.as_ref().map_or(0.0, |job| job.percent()))),
     row(Persistence, "current_save_keys_processed", |f| f.save.job.as_ref().map_or(0, |job| job.keys()).to_string()),
     row(Persistence, "current_save_keys_total", |f| f.save.job.as_ref().map_or(0, |job| job.keys_total()).to_string()),
     row(Persistence, "rdb_changes_since_last_save", |f| f.shared.changes().saturating_sub(f.save.saved_changes).to_string()),
