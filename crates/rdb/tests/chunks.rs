@@ -55,7 +55,6 @@ fn in_chunks(source: impl Read, options: ReadOptions<'_>) -> (Vec<Found>, usize,
     let mut splitter = Splitter::new(source, options).unwrap();
     let (mut all, mut chunks, mut alone) = (Vec::new(), 0, 0);
     loop {
-        let offset = splitter.offset();
         match splitter.next().unwrap() {
             Piece::Chunk(chunk) => {
                 chunks += 1;
@@ -72,6 +71,7 @@ fn in_chunks(source: impl Read, options: ReadOptions<'_>) -> (Vec<Found>, usize,
             }
             Piece::Event(Event::Entry(loaded)) => {
                 alone += 1;
+                let offset = splitter.event_offset();
                 all.push(found(splitter.database(), offset, &loaded.entry));
             }
             Piece::Event(Event::End) => break,
@@ -96,7 +96,7 @@ fn chunks_have_the_entries_of_the_file_in_their_order() {
         for database in 0..3 {
             encoder.select_db(database, &mut bytes);
             encoder.resize_db(7, 7, &mut bytes);
-            for _ in 0..random.below(400) {
+            for _ in 0..random.below(100) {
                 let entry = entry(&mut random, &thresholds);
                 let access = Access {
                     idle_seconds: (random.below(2) == 0).then_some(5),
@@ -135,7 +135,7 @@ fn chunks_have_the_entries_of_the_file_in_their_order() {
         alone_seen += alone;
     }
     assert!(
-        chunks_seen > 12 && alone_seen >= 5,
+        chunks_seen > 8 && alone_seen >= 5,
         "{chunks_seen} {alone_seen}"
     );
 }
