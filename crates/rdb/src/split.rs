@@ -41,6 +41,7 @@ pub enum Piece {
 pub struct Splitter<'t, R> {
     reader: Reader<'t, R>,
     database: u64,
+    event_offset: u64,
     entries_max: usize,
     spares: Vec<Vec<u8>>,
 }
@@ -56,6 +57,7 @@ impl<'t, R: Read> Splitter<'t, R> {
         Ok(Self {
             reader,
             database: 0,
+            event_offset: 0,
             entries_max: usize::MAX,
             spares: Vec::new(),
         })
@@ -81,6 +83,11 @@ impl<'t, R: Read> Splitter<'t, R> {
         self.reader.offset()
     }
 
+    /// Where the event that [`Splitter::next`] just returned begins in the file.
+    pub fn event_offset(&self) -> u64 {
+        self.event_offset
+    }
+
     /// The database of a hint or an entry that [`Splitter::next`] just returned.
     pub fn database(&self) -> u64 {
         self.database
@@ -100,6 +107,7 @@ impl<'t, R: Read> Splitter<'t, R> {
             if let Some(chunk) = self.chunk()? {
                 return Ok(Piece::Chunk(chunk));
             }
+            self.event_offset = self.reader.offset();
             match self.reader.next()? {
                 Event::SelectDb(database) => self.database = database,
                 Event::SlotInfo { .. } => {}

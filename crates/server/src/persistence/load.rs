@@ -162,11 +162,11 @@ pub fn load(
             Err(LoadError::Stopped)
         }
         Err(fault) => {
-            // A chunk that is being decoded may have the fault that explains this one.
-            let earlier = sink.abandon();
-            Err(earlier
-                .filter(|earlier| earlier.offset() < fault.offset())
-                .unwrap_or(fault))
+            // Chunks that are not decoded yet may have the fault that explains this one.
+            let in_chunks = sink.finish().err();
+            let faults = [Some(fault), in_chunks, sink.abandon()];
+            let first = faults.into_iter().flatten().min_by_key(LoadError::offset);
+            Err(first.unwrap_or(LoadError::Stopped))
         }
     }
 }
@@ -194,8 +194,11 @@ fn read_all(
             1.. => 1,
             _ => delay_us.unsigned_abs() as usize,
         });
-        let offset = splitter.offset();
         let piece = splitter.next()?;
+        let offset = match &piece {
+            Piece::Chunk(chunk) => chunk.offset(),
+            Piece::Event(_) => splitter.event_offset(),
+        };
         let number = splitter.database();
         let db = usize::try_from(number).unwrap_or(usize::MAX);
         if db >= options.databases {
