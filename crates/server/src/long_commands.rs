@@ -282,7 +282,8 @@ impl LongCommand {
         }
         outcome.effects = tx.effects();
         drop(tx);
-        shared.persistence.finish_flush(shared);
+        let changes = outcome.effects.changes;
+        shared.persistence.finish_flush(shared, changes);
         // For some commands, this part is the longest. It needs no lock.
         outcome.rest = rest.and_then(|mut rest: SlicedReply| {
             let has_more = rest.write(&mut reply, dispatch::REPLY_SLICE_BYTES);

@@ -410,7 +410,7 @@ fn refused_while(command: &Command<Handler>) -> Reasons {
 }
 
 /// Commands of the server group that use no keys.
-const LOCKLESS: &[&str] = &["TIME", "LASTSAVE", "LOLWUT", "SAVE"];
+const LOCKLESS: &[&str] = &["TIME", "LASTSAVE", "LOLWUT"];
 
 fn needs_all_locks(command: &Command<Handler>) -> bool {
     let (Run::Run(handler) | Run::Either(handler, _)) = command.run else {

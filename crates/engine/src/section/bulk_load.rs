@@ -169,6 +169,25 @@ impl Tx<'_> {
         self.load_hashed(db, hash, entry)
     }
 
+    /// Stores an entry as [`Tx::load`] does, and notifies clients that watch or wait for its key. With `replace`, it replaces an entry
+    /// with the same key.
+    ///
+    /// # Errors
+    /// If its key exists and `replace` is false: the entry is returned.
+    pub fn load_noted(&mut self, db: usize, entry: Entry, replace: bool) -> Result<(), Entry> {
+        let bytes = entry.view().key().to_vec();
+        let key = Key {
+            bytes: &bytes,
+            hash: damselfly_base::hash(&bytes),
+        };
+        if replace && let Place::Present(present) = self.place_in(db, key) {
+            present.remove();
+        }
+        self.load_hashed(db, key.hash, entry)?;
+        self.note_change(db, key, None);
+        Ok(())
+    }
+
     #[inline]
     fn load_hashed(&mut self, db: usize, hash: u64, entry: Entry) -> Result<(), Entry> {
         let bytes = entry.view().key();

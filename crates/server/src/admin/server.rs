@@ -115,6 +115,11 @@ fn shutdown(context: &mut Context<'_>, args: Args<'_>, _: &mut Reply<'_>) -> Res
         context.shared.stop();
         return Ok(());
     }
+    if context.lent.is_some() {
+        // Of a script, which may call SHUTDOWN only in tests.
+        let text = "SHUTDOWN without NOW or ABORT isn't allowed for DENY BLOCKING client";
+        return Err(CommandError::err(text).into());
+    }
     Err(Stop::Long)
 }
 

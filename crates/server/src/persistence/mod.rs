@@ -18,12 +18,14 @@
 //! | `saver.rs` | a thread's part in the encoding |
 //! | `shutdown.rs` | saving at the end |
 //! | `commands.rs` | SAVE, BGSAVE, LASTSAVE |
+//! | `reload.rs` | DEBUG RELOAD |
 //! | `load.rs`, `start.rs`, `chunk_queue.rs`, `progress.rs` | loading a file; `docs/decisions/0021-loading.md` says why so |
 
 mod chunk_queue;
 pub mod commands;
 pub mod load;
 pub mod progress;
+pub mod reload;
 pub mod save_file;
 pub mod save_job;
 pub mod saver;
@@ -82,6 +84,8 @@ pub struct Persistence {
     is_saving: AtomicBool,
     /// How often all databases had been emptied when that was last saved, or found to need no save.
     flushes_done: AtomicU64,
+    /// The checksums of files are not verified, for tests.
+    pub skips_checksum: AtomicBool,
 }
 
 /// What INFO shows of saves.
@@ -127,6 +131,7 @@ impl Persistence {
             changed: Condvar::new(),
             is_saving: AtomicBool::new(false),
             flushes_done: AtomicU64::new(0),
+            skips_checksum: AtomicBool::new(false),
         }
     }
 
@@ -275,15 +280,19 @@ impl Persistence {
         })
     }
 
-    /// After FLUSHALL: waits until the save that it causes has ended. The section of FLUSHALL is over.
-    pub fn finish_flush(&self, shared: &Shared) {
+    /// After FLUSHALL: waits until the save that it causes has ended. The section of FLUSHALL is over, and its `changes` will be counted
+    /// later.
+    pub fn finish_flush(&self, shared: &Shared, changes: u64) {
         const RETRY_INTERVAL: Duration = Duration::from_millis(1);
         let flushes = shared.engine.flushes();
         while self.flushes_done.load(Relaxed) < flushes && !shared.stopping.load(Relaxed) {
             self.start_if_due(shared, &shared.config());
             match self.job() {
                 Some(job) => {
-                    job.wait();
+                    let is_ok = job.wait();
+                    if is_ok && job.flushes() >= flushes {
+                        self.state().saved_changes += changes;
+                    }
                 }
                 // A shard is busy, or there is nothing to save.
                 None if self.flushes_done.load(Relaxed) < flushes => {
@@ -291,6 +300,20 @@ impl Persistence {
                 }
                 None => {}
             }
+        }
+    }
+
+    /// Saves, and returns when that is done; true if it succeeded. The section has all locks and keeps them.
+    pub fn save_within(&self, shared: &Shared, tx: &mut Tx<'_>, cause: Cause) -> bool {
+        self.finish_save(tx);
+        let started = self.start(shared, tx, cause);
+        started.is_ok_and(|job| job.help_until_ended(tx))
+    }
+
+    /// Waits for the save in progress, if there is one. The section has all locks, so no other one begins.
+    pub fn finish_save(&self, tx: &mut Tx<'_>) {
+        if let Some(job) = self.job() {
+            job.help_until_ended(tx);
         }
     }
 

@@ -30,7 +30,7 @@ pub fn run(shared: &Shared) {
     while let Some(job) = persistence.next_job(&shared.stopping) {
         match catch_unwind(AssertUnwindSafe(|| write(&job))) {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => job.fail(format!("{}: {error}", job.file.path.display())),
+            Ok(Err(error)) => job.fail(error.to_string()),
             Err(_) => job.fail(String::from(PANICKED)),
         }
         // What is left is only visited, so this does not take long.
@@ -55,15 +55,23 @@ pub fn run(shared: &Shared) {
 /// Writes a file and puts it in place of the earlier one.
 fn write(job: &SaveJob) -> io::Result<()> {
     let temporary = Temporary::create(&job.file)?;
-    let mut writer = FileWriter::new(&temporary.file, &job.file);
-    writer.write_header(job)?;
-    writer.write_chunks(job)?;
+    write_contents(job, &temporary.file).map_err(|error| named(&temporary.path, &error))?;
     // Not fail the save twice.
     if job.failure().is_some() {
         return Ok(());
     }
-    writer.write_end(job)?;
     temporary.replace(&job.file)
+}
+
+fn write_contents(job: &SaveJob, file: &File) -> io::Result<()> {
+    let mut writer = FileWriter::new(file, &job.file);
+    writer.write_header(job)?;
+    writer.write_chunks(job)?;
+    if job.failure().is_some() {
+        return Ok(());
+    }
+    writer.write_end(job)?;
+    file.sync_all()
 }
 
 /// A temporary file. It is removed when this is dropped.
@@ -88,9 +96,9 @@ impl Temporary {
     }
 
     fn replace(self, options: &FileOptions) -> io::Result<()> {
-        self.file.sync_all()?;
         std::fs::rename(&self.path, &options.path).map_err(|error| named(&options.path, &error))?;
-        File::open(&options.folder)?.sync_all()
+        let folder = File::open(&options.folder).and_then(|folder| folder.sync_all());
+        folder.map_err(|error| named(&options.folder, &error))
     }
 }
 

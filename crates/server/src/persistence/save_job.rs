@@ -153,9 +153,10 @@ impl SaveJob {
             key_delay_us: config.rdb_key_save_delay_us.max(0).unsigned_abs(),
             delayed_until_us: AtomicU64::new(0),
             totals,
+            // Before the libraries, whose changes are counted after they are made, without locks.
+            changes: shared.changes(),
             libraries: shared.functions.libraries(),
             cause,
-            changes: shared.changes(),
             flushes: shared.engine.flushes(),
             started: Instant::now(),
             started_ms: clock::now_ms(),

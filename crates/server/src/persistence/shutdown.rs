@@ -78,12 +78,9 @@ impl Shutdown {
         if let Some(job) = persistence.job() {
             log::warn!("A save is in progress. Aborting it, since the final one is newer.");
             job.abort("the server stops");
-            job.help_until_ended(&mut tx);
         }
         log::info!("Saving the final RDB snapshot before exiting.");
-        let is_ok = persistence
-            .start(shared, &mut tx, Cause::Implied)
-            .is_ok_and(|job| job.help_until_ended(&mut tx));
+        let is_ok = persistence.save_within(shared, &mut tx, Cause::Implied);
         match (is_ok, self.flags.force) {
             (true, _) => {}
             (false, true) => log::error!("Error trying to save the DB. Exit anyway."),

@@ -71,7 +71,7 @@ pub fn load_snapshot(shared: &Shared, stop: &dyn Fn() -> bool) -> Result<(), Str
 }
 
 /// Opens a file for reading from start to end, and returns its size.
-fn open(path: &Path) -> io::Result<(File, u64)> {
+pub(super) fn open(path: &Path) -> io::Result<(File, u64)> {
     // Opening a pipe would wait for its writer.
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::other("it is not a regular file"));

@@ -114,6 +114,7 @@ fn load(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Res
     }
     let code = args.at(args.len() - 1);
     let name = load_library(&context.shared.functions, code, replace)?;
+    context.counters.changes.add(1);
     reply.bulk(name.as_bytes());
     Ok(())
 }
@@ -121,6 +122,7 @@ fn load(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Res
 fn delete(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let functions = &context.shared.functions;
     functions.change(|libraries| libraries.remove(args.at(2)))?;
+    context.counters.changes.add(1);
     reply.ok();
     Ok(())
 }
@@ -139,6 +141,7 @@ fn flush(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Re
         libraries.clear();
         Ok(())
     })?;
+    context.counters.changes.add(1);
     reply.ok();
     Ok(())
 }
@@ -163,6 +166,7 @@ fn restore(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> 
     };
     let functions = &context.shared.functions;
     functions.change(|libraries| libraries.restore(args.at(2), policy, load_once))?;
+    context.counters.changes.add(1);
     reply.ok();
     Ok(())
 }
