@@ -15,6 +15,7 @@ use super::run::Job;
 use super::slow::{Kind, Listed};
 use super::{Scratch, ScriptRunner};
 use crate::dispatch::{Dispatcher, touches_keys};
+use crate::gate::Reasons;
 use crate::observers::monitor;
 use crate::registry::{Handler, REGISTRY, Row, SessionFn};
 use crate::session::{Context, Session};
@@ -360,8 +361,10 @@ impl ScriptHost<'_, '_> {
     /// The error that ends the script, if it was killed or the server stops.
     fn ending(&self) -> Option<&'static str> {
         let ends = self.shared.stopping.load(Relaxed)
-            // What it has done would be saved half done.
-            || self.shared.ending.load(Relaxed) && !self.has_written;
+            // Once it or its transaction may have written, ending it would leave something half done in the final save.
+            || self.shared.ending.load(Relaxed)
+                && !self.has_written
+                && !self.job.is_in_transaction;
         if ends {
             return Some("ERR The server is shutting down");
         }
@@ -409,6 +412,13 @@ impl ScriptHost<'_, '_> {
             return Some(CommandError::err(
                 "Write commands are not allowed from read-only scripts.",
             ));
+        }
+        // A script that has written may go on, so that nothing is left half done.
+        if row.changes_data
+            && !self.has_written
+            && !self.shared.gate.holding(Reasons::SAVING_FAILED).is_empty()
+        {
+            return Some(CommandError::SavingFailed);
         }
         if row.needs_memory && !self.allows_oom && !self.has_written && self.memory_is_short {
             return Some(CommandError::OutOfMemory);

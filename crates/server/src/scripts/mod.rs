@@ -60,6 +60,11 @@ pub fn only_reads(shared: &Shared, row: &Row, args: Args<'_>) -> bool {
     flags.is_some_and(|flags| flags.contains(Flags::NO_WRITES))
 }
 
+/// True if a request runs a script that declares flags, but not that it writes nothing.
+pub fn declares_writes(shared: &Shared, row: &Row, args: Args<'_>) -> bool {
+    flags(shared, row, args).is_some_and(|flags| !flags.contains(Flags::NO_WRITES))
+}
+
 /// True if a request runs a script that declares flags, none of which lets it run when memory is short.
 pub fn needs_memory(shared: &Shared, row: &Row, args: Args<'_>) -> bool {
     let may_run =
