@@ -12,6 +12,8 @@ pub mod load;
 pub mod progress;
 pub mod start;
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use damselfly_engine::{Engine, LoadBatch, Now};
 use damselfly_rdb::{Chunk, Event};
 
@@ -25,6 +27,8 @@ pub struct Loading {
     /// How far it is.
     pub progress: LoadProgress,
     pub(crate) queue: ChunkQueue,
+    /// Batches to use again, while a file is being loaded.
+    batches: Mutex<Vec<LoadBatch>>,
 }
 
 impl Loading {
@@ -42,7 +46,7 @@ impl Loading {
         first_shard: usize,
     ) -> Result<Vec<u8>, LoadError> {
         let (now, db) = (self.progress.now(), chunk.database());
-        let mut batch = LoadBatch::default();
+        let mut batch = self.batches().pop().unwrap_or_default();
         let mut counts = (0, 0);
         let buffer = chunk.decode(&engine.settings.thresholds, |offset, event| {
             if let Event::Entry(loaded) = event {
@@ -60,7 +64,17 @@ impl Loading {
         })?;
         self.store_batch(engine, &mut batch, db, now, first_shard)?;
         self.progress.add_keys(counts.0, counts.1);
+        self.batches().push(batch);
         Ok(buffer)
+    }
+
+    fn batches(&self) -> MutexGuard<'_, Vec<LoadBatch>> {
+        self.batches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Frees the memory that only loading needs.
+    fn end(&self) {
+        *self.batches() = Vec::new();
     }
 
     fn store_batch(
