@@ -16,7 +16,7 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use damselfly_base::CommandError;
-use damselfly_commands::{KeyspaceFn, OwnedArgs, SlicedReply, Stop};
+use damselfly_commands::{KeyspaceFn, OwnedArgs, Rest, SlicedReply, Stop, Unlocked};
 use damselfly_engine::{Busy, Effects, Now, Patience, Unserved};
 use damselfly_protocol::{Reply, Version};
 
@@ -40,6 +40,8 @@ pub struct LongCommand {
     pub row: &'static Row,
     /// Its function.
     pub run: KeyspaceFn,
+    /// The part of it that runs before any lock is taken.
+    unlocked: Mutex<Option<Unlocked>>,
     /// The request.
     pub args: OwnedArgs,
     /// The selected database.
@@ -68,6 +70,14 @@ pub struct Outcome {
     pub took_ns: u64,
     /// The hits, misses and changes to count.
     pub effects: Effects,
+}
+
+/// A command whose part without locks has run.
+struct Begun {
+    /// The rest, for a command that has such a part.
+    rest: Option<Rest>,
+    /// How long that part took.
+    took: Duration,
 }
 
 /// A task of a thread for long commands.
@@ -150,12 +160,14 @@ impl LongCommand {
         session: &crate::session::Session,
         row: &'static Row,
         run: KeyspaceFn,
+        unlocked: Option<Unlocked>,
         args: OwnedArgs,
     ) -> Self {
         Self {
             client: session.client.clone(),
             row,
             run,
+            unlocked: Mutex::new(unlocked),
             args,
             db: session.db,
             version: session.protocol,
@@ -178,14 +190,27 @@ impl LongCommand {
         self.outcome().take()
     }
 
+    /// Runs the part of the command that needs no locks, if it has one.
+    fn run_unlocked(&self, shared: &Shared) -> Begun {
+        let started = Instant::now();
+        let mut unlocked = self.unlocked.lock().unwrap_or_else(PoisonError::into_inner);
+        let unlocked = unlocked.take();
+        let rest = unlocked.map(|unlocked| unlocked.run(&shared.engine, self.args.borrow()));
+        Begun {
+            rest,
+            took: started.elapsed(),
+        }
+    }
+
     /// Runs the command, or returns `Busy` if a shard is locked. Refuses the command if a slow script has locked it.
     fn try_run_or_refuse(
         &self,
         shared: &Shared,
         waiter: &Waiter<'_>,
+        begun: &mut Begun,
         to_retry: &mut Vec<Unserved>,
     ) -> Result<Outcome, Busy> {
-        let busy = match self.try_run(shared, waiter, to_retry) {
+        let busy = match self.try_run(shared, waiter, begun, to_retry) {
             Ok(outcome) => return Ok(outcome),
             Err(busy) => busy,
         };
@@ -201,6 +226,7 @@ impl LongCommand {
         &self,
         shared: &Shared,
         waiter: &Waiter<'_>,
+        begun: &mut Begun,
         to_retry: &mut Vec<Unserved>,
     ) -> Result<Outcome, Busy> {
         let (args, now) = (self.args.borrow(), Now(clock::now_ms()));
@@ -216,7 +242,10 @@ impl LongCommand {
         tx.set_single_command();
         let started = Instant::now();
         let (mut reply, mut rest) = (Reply::new(&mut outcome.reply, self.version), None);
-        let mut result = (self.run)(&mut tx, args, &mut reply);
+        let mut result = match begun.rest.take() {
+            Some(rest) => rest(&mut tx, args, &mut reply),
+            None => (self.run)(&mut tx, args, &mut reply),
+        };
         if let Err(Stop::NeedsAllLocks) = result {
             drop(tx);
             tx = engine.lock_all(self.db, now)?;
@@ -233,7 +262,7 @@ impl LongCommand {
                 outcome.failed = Some(error);
             }
             Err(Stop::Busy(busy)) => return Err(busy),
-            Err(Stop::NeedsAllLocks | Stop::Wait(_) | Stop::Long) => {
+            Err(Stop::NeedsAllLocks | Stop::Wait(_) | Stop::Long | Stop::LongUnlocked(_)) => {
                 unreachable!("{} can't return that here", self.row.name)
             }
         }
@@ -250,7 +279,7 @@ impl LongCommand {
             let has_more = rest.write(&mut reply, dispatch::REPLY_SLICE_BYTES);
             has_more.then_some(rest)
         });
-        outcome.took_ns = started.elapsed().as_nanos() as u64;
+        outcome.took_ns = (begun.took + started.elapsed()).as_nanos() as u64;
         Ok(outcome)
     }
 }
@@ -268,8 +297,9 @@ pub fn run(shared: &Shared, index: usize) {
         let mut to_retry = Vec::new();
         let ran = catch_unwind(AssertUnwindSafe(|| {
             let waiter = Waiter { shared, index };
+            let mut begun = command.run_unlocked(shared);
             retry_until_free(shared, index, || {
-                command.try_run_or_refuse(shared, &waiter, &mut to_retry)
+                command.try_run_or_refuse(shared, &waiter, &mut begun, &mut to_retry)
             })
         }));
         match ran {

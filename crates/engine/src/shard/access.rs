@@ -44,6 +44,20 @@ impl AccessPolicy {
         }
     }
 
+    /// The access bits of a key that comes from elsewhere with its history: the seconds since its last use, or its count of uses. The
+    /// one that does not fit the policy is ignored.
+    pub fn restored(self, idle_seconds: Option<u64>, count: Option<u8>, now_ms: i64) -> u32 {
+        match (self, idle_seconds, count) {
+            (Self::Recency, Some(idle), _) => {
+                let idle = i64::try_from(idle).unwrap_or(i64::MAX);
+                let idle = idle.min(RECENCY_MASK - AHEAD_MAX_MINUTES * 60);
+                recency_tick(now_ms - idle * 1000)
+            }
+            (Self::Frequency { .. }, _, Some(count)) => minutes(now_ms) << 8 | u32::from(count),
+            (Self::Recency | Self::Frequency { .. }, _, _) => self.initial(now_ms),
+        }
+    }
+
     /// The access bits after a use; `random` returns a uniform 32-bit number.
     #[inline]
     pub(crate) fn used(self, access: u32, now_ms: i64, random: impl FnOnce() -> u32) -> u32 {
@@ -148,6 +162,24 @@ mod tests {
         let access = policy.initial(60_000 * 1000);
         assert_eq!(frequency(policy, access, 60_000 * 1000 - 1), 5);
         assert_eq!(policy.used(access, 60_000 * 1000 - 1, || 0) & COUNT_MAX, 6);
+    }
+
+    #[test]
+    fn a_restored_key_keeps_the_part_of_its_history_that_the_policy_uses() {
+        let now_ms = 1_700_000_000_000;
+        let idle = |seconds| {
+            let access = AccessPolicy::Recency.restored(Some(seconds), Some(9), now_ms);
+            idle_seconds(access, now_ms)
+        };
+        let longest = RECENCY_MASK - AHEAD_MAX_MINUTES * 60;
+        assert_eq!((idle(0), idle(1000)), (0, 1000));
+        assert_eq!((idle(1 << 24), idle(u64::MAX)), (longest, longest));
+        let policy = AccessPolicy::Frequency {
+            log_factor: 10,
+            decay_minutes: 1,
+        };
+        let count = |count| frequency(policy, policy.restored(Some(7), count, now_ms), now_ms);
+        assert_eq!((count(Some(255)), count(Some(0)), count(None)), (255, 0, 5));
     }
 
     #[test]
