@@ -11,6 +11,7 @@
 //! although no row mentions them.
 
 mod mistakes;
+mod payloads;
 
 pub(crate) use self::mistakes::mutate;
 use self::mistakes::{mix_case, tame};
@@ -96,6 +97,10 @@ slots! {
     Database = "database",
     /// A glob.
     Pattern = "pattern",
+    /// A payload for RESTORE, valid or damaged.
+    Payload = "payload",
+    /// A script that copies a key by DUMP and RESTORE.
+    MoveScript = "move-script",
     /// A small positive number.
     Count = "count",
     /// The name of a type.
@@ -435,6 +440,8 @@ pub(crate) fn argument(slot: Slot, random: &mut Random) -> Vec<u8> {
             0 => random.pick(ODD).to_vec(),
             _ => number(random.between(1, 20)),
         },
+        Slot::Payload => payloads::draw(random),
+        Slot::MoveScript => MOVE_SCRIPT.to_vec(),
         Slot::Type => random
             .pick(&[
                 "string", "STRING", "list", "set", "zset", "hash", "stream", "nothing",
@@ -476,6 +483,9 @@ pub(crate) fn argument(slot: Slot, random: &mut Random) -> Vec<u8> {
         },
     }
 }
+
+const MOVE_SCRIPT: &[u8] =
+    b"return redis.call('RESTORE', KEYS[2], 0, redis.call('DUMP', KEYS[1]) or '', 'REPLACE')";
 
 /// Options that do not affect the replies of other commands; restored after each sequence.
 pub const OPTIONS: &[&str] = &[

@@ -1,6 +1,7 @@
 //! The table of commands for random sequences: one row each, with its grammar and the rule for
 //! comparing its replies.
 
+mod dumps;
 mod streams;
 
 /// How two replies are compared. Errors are always compared exactly.

@@ -1,0 +1,18 @@
+//! The rows of DUMP and RESTORE.
+
+use super::Family::Generic;
+use super::Row;
+use super::Rule::{Exact, Shape};
+use super::row;
+
+/// DUMP and RESTORE. The bytes of a payload are each server's own, as is the order of members in it.
+pub const ROWS: &[Row] = &[
+    row(Generic, 2, Shape, "DUMP key"),
+    row(
+        Generic,
+        4,
+        Exact,
+        "RESTORE key ( 0 | 0 | 0 | milliseconds ) payload [ REPLACE ] [ REPLACE ] [ ABSTTL ] [ IDLETIME integer | FREQ count ]",
+    ),
+    row(Generic, 3, Exact, "EVAL move-script 2 key key"),
+];
