@@ -462,7 +462,7 @@ fn a_file_of_redis_is_read_and_its_copy_of_ours_is_loaded_there() {
         assert_same_content(&server, &file);
         let report = check(&bytes[..]);
         assert!(
-            report.fault.is_none() && !report.has_trailing_bytes,
+            report.fault.is_none() && report.trailing_bytes == 0,
             "{report}"
         );
         assert_eq!(report.bytes, bytes.len() as u64);

@@ -84,6 +84,11 @@ impl<R: Read> Input<R> {
         self.summed = self.start;
     }
 
+    /// Consumes the bytes in the buffer.
+    pub(crate) fn skip_buffered(&mut self) {
+        self.start = self.end;
+    }
+
     /// True if all bytes of the source are consumed.
     pub(crate) fn is_at_end(&mut self) -> Result<bool> {
         match self.fill(1) {

@@ -22,7 +22,7 @@ mod input;
 mod lzf;
 mod reader;
 
-pub use check::{Report, TypeReport, check};
+pub use check::{ChecksumState, DatabaseReport, Report, TypeReport, check};
 pub use checksum::Checksum;
 pub use dump::{dump, restore};
 pub use encode::{Access, Encoder, NeedsVersion, ValueWriter, WriteOptions, version_needed};

@@ -10,9 +10,9 @@ pub const ROWS: &[Row] = &[
     row(Generic, 2, Shape, "DUMP key"),
     row(
         Generic,
-        4,
+        8,
         Exact,
         "RESTORE key ( 0 | 0 | 0 | milliseconds ) payload [ REPLACE ] [ REPLACE ] [ ABSTTL ] [ IDLETIME integer | FREQ count ]",
     ),
-    row(Generic, 3, Exact, "EVAL move-script 2 key key"),
+    row(Generic, 5, Exact, "EVAL move-script 2 key key"),
 ];
