@@ -3,7 +3,8 @@
 
 use super::kind::{Kind, OptionError, Setting, Value};
 use super::settings::{
-    Allow, Config, LogLevel, MaxmemoryPolicy, Percentiles, SavePoints, Supervised, events,
+    Allow, Config, LogLevel, MaxmemoryPolicy, Percentiles, SanitizePayloads, SavePoints,
+    Supervised, events,
 };
 
 /// One option.
@@ -854,6 +855,16 @@ pub static OPTIONS: &[Opt] = &[
                 value.store(&mut c.appendonly)
             },
         },
+    },
+    Opt {
+        name: "sanitize-dump-payload",
+        aliases: &[],
+        section: Section::Persistence,
+        kind: Kind::Choice(SanitizePayloads::NAMES),
+        changeable: Changeable::Live,
+        effect: Effect::Never("every file and every payload is always checked in full"),
+        summary: "Whether packed collections in RDB files and in payloads of RESTORE are checked in full: `clients` means only in those of clients.",
+        access: field!(sanitize_dump_payload),
     },
     Opt {
         name: "busy-reply-threshold",

@@ -6,9 +6,8 @@
 //! ( a b )+   once or several times
 //! ```
 //!
-//! Adjacent optional parts come in any order. Sometimes the command is then mutated: arguments are
-//! dropped, doubled, swapped or replaced. So wrong arity, unknown options and repeated options occur
-//! although no row mentions them.
+//! Adjacent optional parts come in any order. Sometimes the command is then mutated: arguments are dropped, doubled, swapped or
+//! replaced. So wrong arity, unknown options and repeated options occur although no row mentions them.
 
 mod mistakes;
 mod payloads;
@@ -99,8 +98,6 @@ slots! {
     Pattern = "pattern",
     /// A payload for RESTORE, valid or damaged.
     Payload = "payload",
-    /// A script that copies a key by DUMP and RESTORE.
-    MoveScript = "move-script",
     /// A small positive number.
     Count = "count",
     /// The name of a type.
@@ -441,7 +438,6 @@ pub(crate) fn argument(slot: Slot, random: &mut Random) -> Vec<u8> {
             _ => number(random.between(1, 20)),
         },
         Slot::Payload => payloads::draw(random),
-        Slot::MoveScript => MOVE_SCRIPT.to_vec(),
         Slot::Type => random
             .pick(&[
                 "string", "STRING", "list", "set", "zset", "hash", "stream", "nothing",
@@ -483,9 +479,6 @@ pub(crate) fn argument(slot: Slot, random: &mut Random) -> Vec<u8> {
         },
     }
 }
-
-const MOVE_SCRIPT: &[u8] =
-    b"return redis.call('RESTORE', KEYS[2], 0, redis.call('DUMP', KEYS[1]) or '', 'REPLACE')";
 
 /// Options that do not affect the replies of other commands; restored after each sequence.
 pub const OPTIONS: &[&str] = &[

@@ -14,5 +14,11 @@ pub const ROWS: &[Row] = &[
         Exact,
         "RESTORE key ( 0 | 0 | 0 | milliseconds ) payload [ REPLACE ] [ REPLACE ] [ ABSTTL ] [ IDLETIME integer | FREQ count ]",
     ),
-    row(Generic, 5, Exact, "EVAL move-script 2 key key"),
+    // A word of a grammar has no blanks and does not begin with a letter.
+    row(
+        Generic,
+        5,
+        Exact,
+        "EVAL (redis.call)('RESTORE',KEYS[2],0,redis.call('DUMP',KEYS[1])or'','REPLACE') 2 key key",
+    ),
 ];
