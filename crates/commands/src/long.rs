@@ -75,7 +75,9 @@ pub(crate) fn reply_from(
 }
 
 /// The first part of a long command, which needs no locks. Its result is the rest of the command.
-pub struct Unlocked(Box<dyn FnOnce(&Engine, Args<'_>) -> Rest + Send>);
+pub struct Unlocked(Box<FirstPart>);
+
+type FirstPart = dyn FnOnce(&Engine, Args<'_>) -> Rest + Send;
 
 /// The rest of a long command. It runs with the locks that the command's row asks for.
 pub type Rest = Box<dyn FnOnce(&mut Tx<'_>, Args<'_>, &mut Reply<'_>) -> Result + Send>;

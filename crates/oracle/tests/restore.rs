@@ -10,6 +10,8 @@ mod common;
 use std::collections::BTreeMap;
 
 use damselfly_base::random::Random;
+use damselfly_oracle::connection::Connection;
+use damselfly_oracle::events::EventListener;
 use damselfly_oracle::server::{Program, Server};
 use damselfly_protocol::client::Value as Reply;
 use damselfly_rdb::{Checksum, dump, version_needed};
@@ -106,4 +108,81 @@ fn redis_accepts_the_payloads_that_we_accept() {
     }
     println!("{outcomes:?}");
     drop(reference);
+}
+
+/// A number that INFO stats or INFO persistence shows.
+fn fact(connection: &mut Connection, name: &str) -> i64 {
+    let Reply::Bulk(text) = connection.call(&["INFO", "everything"]).unwrap() else {
+        panic!("no text");
+    };
+    let text = String::from_utf8(text).unwrap();
+    let mut values = text
+        .lines()
+        .filter_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    values.next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn an_expired_key_is_replaced_without_a_notice_as_in_redis() {
+    let options = ["--enable-debug-command", "yes"];
+    let payload = with_footer(b"\0\x05value");
+    let servers = [Program::reference(), Program::subject()];
+    let [theirs, ours] = servers.map(|program| {
+        let server = Server::start(&program, &options).unwrap();
+        let mut connection = server.connect();
+        // Expired keys stay until they are used.
+        let mut listener = EventListener::open(server.address()).unwrap();
+        let facts = [
+            "expired_keys",
+            "rdb_changes_since_last_save",
+            "keyspace_misses",
+        ];
+        let mut seen = Vec::new();
+        for (ttl, options) in [
+            ("0", &[][..]),
+            ("0", &["REPLACE"]),
+            ("1", &["ABSTTL"]),
+            ("1", &["ABSTTL", "REPLACE"]),
+        ] {
+            connection.call(&["SET", "key", "old", "PX", "1"]).unwrap();
+            connection.call(&["DEBUG", "SLEEP", "0.01"]).unwrap();
+            listener.drain().unwrap();
+            let before = facts.map(|name| fact(&mut connection, name));
+            let mut words: Vec<&[u8]> = vec![b"RESTORE", b"key", ttl.as_bytes(), &payload];
+            words.extend(options.iter().map(|option| option.as_bytes()));
+            let reply = connection.call(&words).unwrap();
+            let after = facts.map(|name| fact(&mut connection, name));
+            let counted: Vec<_> = before
+                .iter()
+                .zip(after)
+                .map(|(old, new)| new - old)
+                .collect();
+            seen.push((options, reply, counted, listener.drain().unwrap()));
+            connection.call(&["DEL", "key"]).unwrap();
+        }
+        seen
+    });
+    assert_eq!(theirs, ours);
+}
+
+#[test]
+fn a_value_of_a_module_is_refused_and_the_log_names_the_module() {
+    const LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let digit = |letter: u8| LETTERS.iter().position(|known| *known == letter).unwrap() as u64;
+    let name = b"ReJSON-RL";
+    let id = name.iter().fold(0, |id, &letter| id << 6 | digit(letter)) << 10 | 3;
+    let payload = with_footer(&[&b"\x07\x81"[..], &id.to_be_bytes(), b"\0"].concat());
+    let server = Server::start(&Program::subject(), &[]).unwrap();
+    let reply = server
+        .connect()
+        .call(&[&b"RESTORE"[..], b"key", b"0", &payload]);
+    assert_eq!(
+        reply.unwrap(),
+        Reply::Error(b"ERR Bad data format".to_vec())
+    );
+    let log = server.log();
+    assert!(
+        log.contains("key \"key\"") && log.contains("\"ReJSON-RL\""),
+        "{log}"
+    );
 }

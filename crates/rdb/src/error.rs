@@ -136,7 +136,7 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Io(error) => write!(f, "cannot read: {error}"),
-            Self::Truncated => f.write_str("the file is truncated"),
+            Self::Truncated => f.write_str("the data is truncated"),
             Self::NotRdb => f.write_str(
                 "not an RDB file: it begins with neither REDIS nor VALKEY and a version",
             ),
