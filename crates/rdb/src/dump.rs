@@ -67,7 +67,7 @@ fn decode(
     if stored != computed {
         return Err(Fault::Checksum { stored, computed });
     }
-    let mut input = Input::new(value, false);
+    let mut input = Input::of_bytes(value);
     let entry = input
         .byte()
         .and_then(|kind| Decoder::new(thresholds).entry(&mut input, kind, dialect, head));

@@ -14,7 +14,7 @@ use crate::error::Fault;
 use crate::format::string;
 use crate::lzf;
 
-/// Bytes requested per read, and the buffer size kept after a large string.
+/// Bytes requested per read of a file, and the most of the buffer that is kept after a large string.
 const CHUNK_BYTES: usize = 128 << 10;
 
 /// No string is longer: an entry cannot hold it.
@@ -24,6 +24,8 @@ pub(crate) type Result<T> = std::result::Result<T, Fault>;
 
 pub(crate) struct Input<R> {
     source: R,
+    /// Bytes requested per read.
+    chunk: usize,
     buffer: Vec<u8>,
     start: usize,
     end: usize,
@@ -46,10 +48,21 @@ enum Stored {
     Expanded,
 }
 
+impl<'a> Input<&'a [u8]> {
+    /// All of a payload, which is mostly short.
+    pub(crate) fn of_bytes(bytes: &'a [u8]) -> Self {
+        Self {
+            chunk: bytes.len().clamp(1, CHUNK_BYTES),
+            ..Self::new(bytes, false)
+        }
+    }
+}
+
 impl<R: Read> Input<R> {
     pub(crate) fn new(source: R, with_checksum: bool) -> Self {
         Self {
             source,
+            chunk: CHUNK_BYTES,
             buffer: Vec::new(),
             start: 0,
             end: 0,
@@ -121,7 +134,7 @@ impl<R: Read> Input<R> {
         while self.end < count {
             if self.end == self.buffer.len() {
                 // At most doubles what has arrived.
-                let len = (2 * self.end).clamp(CHUNK_BYTES, count.max(CHUNK_BYTES));
+                let len = (2 * self.end).clamp(self.chunk, count.max(self.chunk));
                 self.buffer.resize(len, 0);
             }
             match self.source.read(&mut self.buffer[self.end..]) {
