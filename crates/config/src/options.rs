@@ -3,8 +3,8 @@
 
 use super::kind::{Kind, OptionError, Setting, Value};
 use super::settings::{
-    Allow, Config, LogLevel, MaxmemoryPolicy, Percentiles, RdbVersion, SavePoints, ShutdownFlags,
-    Supervised, events,
+    Allow, Config, LogLevel, MaxmemoryPolicy, Percentiles, RdbVersion, SanitizePayloads,
+    SavePoints, ShutdownFlags, Supervised, events,
 };
 
 /// One option.
@@ -967,6 +967,16 @@ pub static OPTIONS: &[Opt] = &[
                 value.store(&mut c.appendonly)
             },
         },
+    },
+    Opt {
+        name: "sanitize-dump-payload",
+        aliases: &[],
+        section: Section::Persistence,
+        kind: Kind::Choice(SanitizePayloads::NAMES),
+        changeable: Changeable::Live,
+        effect: Effect::Never("every file and every payload is always checked in full"),
+        summary: "Whether packed collections in RDB files and in payloads of RESTORE are checked in full: `clients` means only in those of clients.",
+        access: field!(sanitize_dump_payload),
     },
     Opt {
         name: "busy-reply-threshold",

@@ -137,6 +137,8 @@ pub struct Config {
     pub rdb_key_save_delay_us: i64,
     /// `appendonly`
     pub appendonly: bool,
+    /// `sanitize-dump-payload`
+    pub sanitize_dump_payload: SanitizePayloads,
     /// `busy-reply-threshold`
     pub busy_reply_threshold_ms: u64,
     /// `hash-max-listpack-entries`
@@ -239,6 +241,7 @@ impl Default for Config {
             rdb_save_version: RdbVersion::Lowest,
             rdb_key_save_delay_us: 0,
             appendonly: false,
+            sanitize_dump_payload: SanitizePayloads::No,
             busy_reply_threshold_ms: 5000,
             hash_max_listpack_entries: 512,
             hash_max_listpack_value_bytes: 64,
@@ -379,6 +382,18 @@ choice! {
         Auto = "auto",
         /// None.
         No = "no",
+    }
+}
+
+choice! {
+    /// `sanitize-dump-payload`: which packed collections Redis checks in full. Here all are.
+    SanitizePayloads {
+        /// None.
+        No = "no",
+        /// All.
+        Yes = "yes",
+        /// Those that come from clients, but not those in files.
+        Clients = "clients",
     }
 }
 

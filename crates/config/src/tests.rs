@@ -381,11 +381,15 @@ fn save_adds_up_on_the_command_line_and_is_replaced_by_the_environment() {
 }
 
 #[test]
-fn the_command_line_can_ask_for_help_version_and_standard_input() {
+fn the_command_line_can_ask_for_help_version_a_check_and_standard_input() {
     let asked = |args: &str| load(words(args), [], &Memory([("-", "hz 33")].into())).unwrap();
     assert!(matches!(asked("--help"), Request::Help));
     assert!(matches!(asked("-v"), Request::Version));
     assert!(matches!(asked("--port 1 --help"), Request::Help));
+    let Request::CheckRdb(path) = asked("--check-rdb dump.rdb") else {
+        panic!()
+    };
+    assert_eq!(path, std::path::Path::new("dump.rdb"));
     let Request::Run(loaded) = asked("--timeout 3 -") else {
         panic!()
     };

@@ -172,6 +172,20 @@ impl<'a> Reply<'a> {
         self.out.extend_from_slice(b"\r\n");
     }
 
+    /// A bulk string of arbitrary bytes; moved instead of copied if the buffer is empty, for very long ones.
+    pub fn bulk_all(&mut self, mut value: Vec<u8>) {
+        if self.out.is_empty() {
+            value.reserve(BULK_OVERHEAD_MAX);
+            let len = value.len();
+            self.header(b'$', len);
+            value.splice(..0, self.out.drain(..));
+            value.extend_from_slice(b"\r\n");
+            *self.out = value;
+        } else {
+            self.bulk(&value);
+        }
+    }
+
     /// A bulk string of `len` bytes, which `fill` overwrites: it receives exactly `len` zeros.
     #[inline]
     pub fn bulk_with(&mut self, len: usize, fill: impl FnOnce(&mut [u8])) {

@@ -219,13 +219,24 @@ impl Tx<'_> {
         self.note_change(db, key, None);
     }
 
+    /// As [`Tx::insert_in`], in the selected database, but raises `event`, too. An expired entry at the key is replaced like any other: its
+    /// expiry is neither counted nor announced.
+    pub fn replace(&mut self, key: Key<'_>, entry: Entry, event: Event) {
+        let db = self.db();
+        if let Some(present) = self.present_in(db, key) {
+            present.remove();
+        }
+        self.insert_in(db, key, entry);
+        self.event(key, event);
+    }
+
     /// Removes a key from the selected database and notes the change.
     pub fn remove(&mut self, key: Key<'_>) -> Option<Entry> {
         self.take_out(key, Some(Event::Del))
     }
 
-    /// Removes a key from the selected database, even an expired one.
-    fn remove_unread(&mut self, key: Key<'_>) {
+    /// As [`Tx::remove`], but treats an expired entry like any other.
+    pub fn remove_unread(&mut self, key: Key<'_>) {
         if let Some(present) = self.present_in(self.db(), key) {
             present.remove();
             self.changed(key, Event::Del);

@@ -44,24 +44,17 @@ impl AccessPolicy {
         }
     }
 
-    /// The access bits of an entry that was last used `idle_seconds` ago and has this frequency. What the policy does not record is
-    /// ignored, and what it records but is `None` is that of a new entry.
+    /// The access bits of an entry that comes from elsewhere with its history: the seconds since its last use, or its count of uses.
+    /// What the policy does not record is ignored, and what it records but is `None` is that of a new entry.
     #[inline]
-    pub(crate) fn loaded(
-        self,
-        now_ms: i64,
-        idle_seconds: Option<u64>,
-        frequency: Option<u8>,
-    ) -> u32 {
-        match (self, idle_seconds, frequency) {
+    pub fn restored(self, idle_seconds: Option<u64>, count: Option<u8>, now_ms: i64) -> u32 {
+        match (self, idle_seconds, count) {
             // An idle time that the bits cannot express becomes the longest that they can.
             (Self::Recency, Some(idle), _) => {
                 let idle = i64::try_from(idle).unwrap_or(i64::MAX).min(IDLE_MAX);
                 recency_tick(now_ms - idle * 1000)
             }
-            (Self::Frequency { .. }, _, Some(frequency)) => {
-                minutes(now_ms) << 8 | u32::from(frequency)
-            }
+            (Self::Frequency { .. }, _, Some(count)) => minutes(now_ms) << 8 | u32::from(count),
             (Self::Recency, None, _) | (Self::Frequency { .. }, _, None) => self.initial(now_ms),
         }
     }
@@ -169,6 +162,24 @@ mod tests {
         let access = policy.initial(60_000 * 1000);
         assert_eq!(frequency(policy, access, 60_000 * 1000 - 1), 5);
         assert_eq!(policy.used(access, 60_000 * 1000 - 1, || 0) & COUNT_MAX, 6);
+    }
+
+    #[test]
+    fn a_restored_key_keeps_the_part_of_its_history_that_the_policy_uses() {
+        let now_ms = 1_700_000_000_000;
+        let idle = |seconds| {
+            let access = AccessPolicy::Recency.restored(Some(seconds), Some(9), now_ms);
+            idle_seconds(access, now_ms)
+        };
+        let longest = RECENCY_MASK - AHEAD_MAX_MINUTES * 60;
+        assert_eq!((idle(0), idle(1000)), (0, 1000));
+        assert_eq!((idle(1 << 24), idle(u64::MAX)), (longest, longest));
+        let policy = AccessPolicy::Frequency {
+            log_factor: 10,
+            decay_minutes: 1,
+        };
+        let count = |count| frequency(policy, policy.restored(Some(7), count, now_ms), now_ms);
+        assert_eq!((count(Some(255)), count(Some(0)), count(None)), (255, 0, 5));
     }
 
     #[test]

@@ -19,6 +19,8 @@ pub struct Settings {
     pub ttl_rounding: AtomicBool,
     /// The sizes beyond which collections leave their packed forms.
     pub thresholds: Thresholds,
+    /// Strings in DUMP payloads are compressed.
+    pub compresses_dumps: AtomicBool,
     /// `tracking-table-max-keys`: the most keys that are tracked; zero for no limit.
     pub tracked_keys_max: AtomicUsize,
     frequency: AtomicBool,
@@ -34,6 +36,7 @@ impl Default for Settings {
             flushes_later: AtomicBool::new(false),
             ttl_rounding: AtomicBool::new(false),
             thresholds: Thresholds::default(),
+            compresses_dumps: AtomicBool::new(true),
             tracked_keys_max: AtomicUsize::new(0),
             frequency: AtomicBool::new(false),
             log_factor: AtomicU32::new(10),

@@ -370,7 +370,7 @@ impl Dispatcher {
                 reply.error(error.to_bytes());
                 failed = Some(error);
             }
-            Err(stop @ (Stop::Wait(_) | Stop::Long)) => {
+            Err(stop @ (Stop::Wait(_) | Stop::Long | Stop::LongUnlocked(_))) => {
                 reply.truncate_to(mark);
                 if self.shared.monitors.load(Relaxed) > 0 {
                     monitor::show(&mut self.monitored, session, row, args, reply);
@@ -421,7 +421,7 @@ impl Dispatcher {
                 self.refresh_config();
                 if let Err(Stop::Long) = result {
                     let run = crate::admin::long_part(row, args);
-                    return self.run_as_long(session, row, run, args);
+                    return self.run_as_long(session, row, run, None, args);
                 }
                 result
             }
@@ -433,7 +433,7 @@ impl Dispatcher {
             }
             Handler::Keyspace(run) => {
                 if args.len() > ARGS_MAX && !row.command.has(Trait::Blocking) {
-                    return self.run_as_long(session, row, LongRun::Keyspace(run), args);
+                    return self.run_as_long(session, row, LongRun::Keyspace(run), None, args);
                 }
                 let mut tx = lock(engine, row, args, db, now, &mut self.shards)?;
                 tx.set_others_wait();
@@ -447,7 +447,7 @@ impl Dispatcher {
                         tx.set_touches(touches_keys(session, row));
                         result = run(&mut tx, args, reply);
                     }
-                    if let Err(Stop::Long) = result {
+                    if let Err(stop @ (Stop::Long | Stop::LongUnlocked(_))) = result {
                         // The long run will report missed keys itself. Expired keys were removed already.
                         tx.discard_events();
                         let has_extras = tx.has_extras();
@@ -458,7 +458,12 @@ impl Dispatcher {
                         if has_extras {
                             self.finish_section(session);
                         }
-                        return self.run_as_long(session, row, LongRun::Keyspace(run), args);
+                        let unlocked = match stop {
+                            Stop::LongUnlocked(unlocked) => Some(unlocked),
+                            _ => None,
+                        };
+                        let run = LongRun::Keyspace(run);
+                        return self.run_as_long(session, row, run, unlocked, args);
                     }
                     if let Err(Stop::Wait(wait)) = &result {
                         let blocking =

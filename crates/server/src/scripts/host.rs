@@ -482,7 +482,9 @@ impl ScriptHost<'_, '_> {
                 self.lock_all_shards()?;
                 return self.run(row, args, reply);
             }
-            Err(Stop::Long) => unreachable!("no other client waits for a script's section"),
+            Err(Stop::Long | Stop::LongUnlocked(_)) => {
+                unreachable!("no other client waits for a script's section")
+            }
         }
         Ok(None)
     }
