@@ -1,7 +1,7 @@
 //! Starting and stopping the server.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
@@ -62,6 +62,7 @@ impl Server {
         };
         let listeners = Listener::open_all(&config)?;
         let pidfile = write_pidfile(&config)?;
+        save_file::remove_leftovers(Path::new(&config.dir));
         let engine = Arc::new(Engine::new(Layout {
             shards,
             databases: config.databases as usize,
