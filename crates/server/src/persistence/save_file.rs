@@ -69,10 +69,11 @@ fn write(job: &SaveJob) -> io::Result<()> {
     temporary.replace(&job.file)
 }
 
-/// A temporary file. It is removed when this is dropped.
+/// A temporary file. It is removed when this is dropped, unless it was renamed.
 struct Temporary {
     file: File,
     path: PathBuf,
+    is_renamed: bool,
 }
 
 impl Temporary {
@@ -99,24 +100,31 @@ impl Temporary {
                 continue;
             }
             file.set_len(0)?;
-            return Ok(Self { file, path });
+            return Ok(Self {
+                file,
+                path,
+                is_renamed: false,
+            });
         }
         Err(io::Error::other(format!(
             "the names of temporary files of process {id} are all in use"
         )))
     }
 
-    fn replace(self, options: &FileOptions) -> io::Result<()> {
+    fn replace(mut self, options: &FileOptions) -> io::Result<()> {
         self.file.sync_all()?;
         std::fs::rename(&self.path, &options.path).map_err(|error| named(&options.path, &error))?;
+        self.is_renamed = true;
         File::open(&options.folder)?.sync_all()
     }
 }
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        // Absent if it was renamed.
-        let _ = std::fs::remove_file(&self.path);
+        // After the renaming, another server may have a file of this name.
+        if !self.is_renamed {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 
