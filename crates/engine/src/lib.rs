@@ -32,7 +32,7 @@ pub use section::held_locks::Patience;
 pub use section::keyspace_walks::Cursor;
 pub use section::place::{Absent, Place, Present};
 pub use section::serve_waiters::{Served, Unserved, Waiter};
-pub use section::snapshot::{Snapshot, Visited};
+pub use section::snapshot::{Seen, Snapshot, Visited};
 pub use section::tx::{Create, Deadline, Effects, Tx};
 pub use section::whole_databases::KeyspaceTotals;
 pub use shard::access::{AccessPolicy, frequency, idle_seconds};

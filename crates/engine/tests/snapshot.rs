@@ -41,7 +41,7 @@ fn all_keys(tx: &mut Tx<'_>) -> Keys {
 
 fn visit(snapshot: &Snapshot, engine: &Engine, bytes: usize, keys: &mut Keys) -> Visited {
     snapshot.visit_some(&mut engine.lock_none(0, NOW), bytes, &mut |db, entry| {
-        note(keys, db, entry)
+        note(keys, db, entry.view())
     })
 }
 
@@ -335,7 +335,7 @@ mod threads {
                     let snapshot = current.lock().unwrap().clone();
                     snapshot.map(|snapshot| {
                         snapshot.visit_some(&mut engine.lock_none(0, NOW), 300, &mut |db, entry| {
-                            seen.lock().unwrap().push((db, entry.to_entry(entry.key())));
+                            seen.lock().unwrap().push((db, entry.into_entry()));
                         })
                     })
                 };

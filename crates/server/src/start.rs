@@ -27,6 +27,9 @@ use damselfly_config::{Config, Supervised};
 const SHARDS_PER_THREAD: usize = 64;
 const SHARDS_MAX: usize = 4096;
 
+/// The most threads that encode snapshots: one file takes no more than a few can encode.
+const SAVE_THREADS_MAX: usize = 8;
+
 /// A running server.
 pub struct Server {
     shared: Arc<Shared>,
@@ -111,10 +114,20 @@ impl Server {
             server.threads.push(thread);
         }
         server.shared.long.set_threads(long);
-        let shared = server.shared.clone();
-        server
+        for index in 0..server
+            .shared
             .threads
-            .push(spawn("save", move || save_file::run(&shared))?);
+            .len()
+            .div_ceil(2)
+            .min(SAVE_THREADS_MAX)
+        {
+            let shared = server.shared.clone();
+            server
+                .threads
+                .push(spawn(&format!("save-{index}"), move || {
+                    save_file::run(&shared, index);
+                })?);
+        }
         let shared = server.shared.clone();
         server.threads.push(spawn("acceptor", move || {
             acceptor::run(&shared, accepting)

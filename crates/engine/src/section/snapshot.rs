@@ -20,7 +20,7 @@
 
 use std::sync::Arc;
 
-use damselfly_value::EntryRef;
+use damselfly_value::{Entry, EntryRef};
 
 use crate::section::garbage;
 use crate::shard::capture::Capture;
@@ -37,6 +37,33 @@ const VISIT_BYTES_MAX: usize = 64 << 10;
 #[derive(Clone)]
 pub struct Snapshot {
     work: Arc<PendingWork>,
+}
+
+/// An entry as it was at the cut.
+#[derive(Debug)]
+pub enum Seen<'a> {
+    /// It has not changed since. To keep it, the visitor has to copy it.
+    InPlace(EntryRef<'a>),
+    /// It has changed since, and this was saved.
+    Saved(Entry),
+}
+
+impl Seen<'_> {
+    /// The entry.
+    pub fn view(&self) -> EntryRef<'_> {
+        match self {
+            Self::InPlace(entry) => *entry,
+            Self::Saved(entry) => entry.view(),
+        }
+    }
+
+    /// The entry, copied if it is still in place.
+    pub fn into_entry(self) -> Entry {
+        match self {
+            Self::InPlace(entry) => entry.to_entry(entry.key()),
+            Self::Saved(entry) => entry,
+        }
+    }
 }
 
 /// The result of [`Snapshot::visit_some`].
@@ -100,7 +127,7 @@ impl Snapshot {
         &self,
         tx: &mut Tx<'_>,
         bytes: usize,
-        visit: &mut dyn FnMut(usize, EntryRef<'_>),
+        visit: &mut dyn FnMut(usize, Seen<'_>),
     ) -> Visited {
         for _ in 0..=self.work.waiting() {
             let Some(mut taken) = self.work.take() else {
@@ -127,7 +154,7 @@ impl Snapshot {
                         && let Some(entry) = saved.entries.pop()
                     {
                         visited_bytes += entry.view().allocated_bytes();
-                        budget.visit(saved.db, entry.view());
+                        budget.visit(saved.db, Seen::Saved(entry));
                     }
                     let is_finished = saved.entries.is_empty();
                     let visited_bytes = visited_bytes.min(saved.bytes);
@@ -160,7 +187,7 @@ fn finish(taken: Taken<'_>) {
 /// A visitor, and how much it may visit.
 struct Budget<'a> {
     bytes: usize,
-    visit: &'a mut dyn FnMut(usize, EntryRef<'_>),
+    visit: &'a mut dyn FnMut(usize, Seen<'_>),
 }
 
 impl Budget<'_> {
@@ -168,8 +195,13 @@ impl Budget<'_> {
         self.bytes = self.bytes.saturating_sub(bytes);
     }
 
-    fn visit(&mut self, db: usize, entry: EntryRef<'_>) {
-        self.spend(entry.allocated_bytes().clamp(VISIT_BYTES, VISIT_BYTES_MAX));
+    fn visit(&mut self, db: usize, entry: Seen<'_>) {
+        self.spend(
+            entry
+                .view()
+                .allocated_bytes()
+                .clamp(VISIT_BYTES, VISIT_BYTES_MAX),
+        );
         (self.visit)(db, entry);
     }
 }
@@ -186,13 +218,13 @@ impl Database {
                 if entry.is_saved() {
                     entry.set_saved(false);
                 } else {
-                    budget.visit(capture.db, entry);
+                    budget.visit(capture.db, Seen::InPlace(entry));
                 }
             });
             capture.position = next;
             if next == 0 {
                 for entry in capture.take_saved().entries {
-                    budget.visit(capture.db, entry.view());
+                    budget.visit(capture.db, Seen::Saved(entry));
                 }
                 self.capture = None;
                 return true;

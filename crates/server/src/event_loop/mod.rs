@@ -133,10 +133,11 @@ impl Worker {
             }
             self.turn_guarded(&events);
             if self.shared.persistence.is_saving() {
-                self.saver.encode(&self.shared, events.is_empty());
+                self.saver.copy(&self.shared, events.is_empty());
             }
             if let Some(contention) = &mut contention
                 && self.connections.len() > 1
+                && !events.is_empty()
             {
                 contention.pause();
             }

@@ -17,7 +17,7 @@ impl Worker {
         let now = Instant::now();
         let mut until = self.next_tick.min(self.next_sweep);
         if self.shared.persistence.is_saving() {
-            until = until.min(self.saver.next_look());
+            until = until.min(self.saver.next());
         }
         if let Some(&(deadline, _)) = self.deadlines.first() {
             until = until.min(deadline);

@@ -2,17 +2,17 @@
 //!
 //! ```text
 //!  BGSAVE, SAVE, a save point, a shutdown
-//!      └─► start: the cut, under all locks ─► SaveJob ◄── every thread encodes a slice of the data, now and then (`saver.rs`)
-//!                                               │ chunks, a few MiB at most
-//!                                               └────► the thread "save" writes the file (`save_file.rs`)
+//!      └─► start: the cut, under all locks ─► SaveJob ◄── threads that serve clients copy entries, a few at a time (`saver.rs`)
+//!                                               │ a few MiB at most
+//!                                               └────► threads of low priority encode them and write the file (`save_file.rs`)
 //! ```
 //!
 //! | file | contents |
 //! |---|---|
 //! | `mod.rs` | what was saved when, which save runs, and when the next one is due |
-//! | `save_job.rs` | one save: encoding, and the queue between the threads that encode and the one that writes |
-//! | `save_file.rs` | the thread that writes: temporary file, checksum, fsync, rename |
-//! | `saver.rs` | a thread's part in the encoding |
+//! | `save_job.rs` | one save: the queue between the threads that copy and those that encode |
+//! | `save_file.rs` | the threads that encode: temporary file, checksum, fsync, rename |
+//! | `saver.rs` | how much time a thread spends on copying |
 //! | `shutdown.rs` | saving at the end |
 //! | `commands.rs` | SAVE, BGSAVE, LASTSAVE |
 
@@ -174,6 +174,16 @@ impl Persistence {
             let waited = self.changed.wait_timeout(state, RECHECK_INTERVAL);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+
+    /// Waits until this job has ended.
+    pub(super) fn wait_for_end(&self, job: &Arc<SaveJob>) {
+        let is_current = |state: &mut State| {
+            let current = state.job.as_ref();
+            current.is_some_and(|current| Arc::ptr_eq(current, job))
+        };
+        let waited = self.changed.wait_while(self.state(), is_current);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Notes that the job has ended, and how. Everything was visited.

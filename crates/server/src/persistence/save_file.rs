@@ -1,4 +1,4 @@
-//! The thread that writes saves to files.
+//! The threads that encode saves and write them to files.
 //!
 //! A save is written to a temporary file in the same folder, which is renamed when it is complete and on disk. So the earlier file stays
 //! whole, whatever happens. The temporary file is locked while it is written; at the next start, one that nobody locks is a leftover of a
@@ -7,13 +7,17 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use damselfly_rdb::{Checksum, Encoder, WriteOptions};
+use damselfly_rdb::{Checksum, Encoder, VERSION_WRITTEN, WriteOptions};
+use damselfly_value::EntryRef;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-use super::save_job::{Chunk, Encoders, FileOptions, SaveJob};
+use super::save_job::{Backlog, Batch, FileOptions, SaveJob};
 use crate::shared::Shared;
 
 /// The beginning of the names of temporary files; the process id and `.rdb` follow.
@@ -28,45 +32,72 @@ const SYNC_BYTES: u64 = 32 << 20;
 /// About how many bytes of a large value are encoded at a time.
 const VALUE_SLICE_BYTES: usize = 256 << 10;
 
-/// Writes saves until the server stops.
-pub fn run(shared: &Shared) {
+/// How much lower the priority of the threads that encode is, as a nice value: busy threads that serve clients get almost five times as
+/// much time. (Linux gives a weight of 1024 to 0, and of 215 to 7.)
+const NICE: i32 = 7;
+
+/// Encodes saves, as one of several threads, until the server stops. Thread 0 writes the beginning and the end of the file.
+pub fn run(shared: &Shared, index: usize) {
+    // Only this thread: on Linux, priorities are those of threads.
+    if let Err(error) = rustix::process::nice(NICE) {
+        log::warn!("Can't lower the priority of a thread that saves: {error}");
+    }
     let persistence = &shared.persistence;
     while let Some(job) = persistence.next_job(&shared.stopping) {
-        let written = write(&job);
-        if let Err(error) = &written {
-            job.fail(format!("{}: {error}", job.file.path.display()));
+        if index == 0 {
+            let failure = save(&job);
+            report(&job, failure.as_deref());
+            persistence.end(shared, &job, failure.is_none());
+        } else {
+            encode(&job);
+            persistence.wait_for_end(&job);
         }
-        // What is left is only visited, so this does not take long.
-        while job.next_chunk().is_some() {}
-        let failure = job.failure();
-        match (&failure, job.was_aborted()) {
-            (None, _) => log::info!(
-                "DB saved on disk: {} keys in {:.3} seconds to {}",
-                job.keys(),
-                job.elapsed().as_secs_f64(),
-                job.file.path.display()
-            ),
-            (Some(why), true) => log::info!("Background saving was given up: {why}"),
-            (Some(why), false) => log::error!(
-                "Background saving error: {why}. The file of the last successful save is unchanged. Until a save succeeds, changes since then are not on disk: check the disk and the options 'dir' and 'dbfilename'."
-            ),
-        }
-        persistence.end(shared, &job, failure.is_none());
     }
 }
 
-/// Writes a file and puts it in place of the earlier one.
-fn write(job: &SaveJob) -> io::Result<()> {
-    let temporary = Temporary::create(&job.file)?;
-    let mut writer = FileWriter::new(&temporary.file, &job.file);
-    writer.write_header(job)?;
-    writer.write_chunks(job)?;
-    // Not fail the save twice.
-    if job.failure().is_some() {
-        return Ok(());
+/// Writes a file and puts it in place of the earlier one. Returns why that failed, if it did; then everything was visited nevertheless.
+fn save(job: &SaveJob) -> Option<String> {
+    let failed = |error: io::Error| job.fail(format!("{}: {error}", job.file.path.display()));
+    let temporary = match Temporary::create(&job.file) {
+        Ok(temporary) => temporary,
+        Err(error) => {
+            failed(error);
+            job.open_queue();
+            encode(job);
+            job.wait_for_batches();
+            return job.failure();
+        }
+    };
+    if let Err(error) = job.output.begin(&temporary.file, job) {
+        failed(error);
     }
-    writer.write_end(job)?;
-    temporary.replace(&job.file)
+    job.open_queue();
+    encode(job);
+    job.wait_for_batches();
+    if !job.has_failed()
+        && let Err(error) = job
+            .output
+            .end(job)
+            .and_then(|()| temporary.replace(&job.file))
+    {
+        failed(error);
+    }
+    job.failure()
+}
+
+fn report(job: &SaveJob, failure: Option<&str>) {
+    match failure {
+        None => log::info!(
+            "DB saved on disk: {} keys in {:.3} seconds to {}",
+            job.keys(),
+            job.elapsed().as_secs_f64(),
+            job.file.path.display()
+        ),
+        Some(why) if job.was_aborted() => log::info!("Background saving was given up: {why}"),
+        Some(why) => log::error!(
+            "Background saving error: {why}. The file of the last successful save is unchanged. Until a save succeeds, changes since then are not on disk: check the disk and the options 'dir' and 'dbfilename'."
+        ),
+    }
 }
 
 /// A temporary file. It is removed when this is dropped, unless it was renamed.
@@ -172,9 +203,45 @@ fn lock_leftover(path: &Path) -> Option<File> {
     (locked.dev() == named.dev() && locked.ino() == named.ino()).then_some(file)
 }
 
-/// Writes a file and computes its checksum.
-struct FileWriter<'a> {
-    file: &'a File,
+/// The file of a save, and its checksum. The threads that encode append to it in any order.
+#[derive(Default)]
+pub(super) struct Output(Mutex<Option<FileWriter>>);
+
+impl Output {
+    fn writer(&self) -> MutexGuard<'_, Option<FileWriter>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes all that comes before the entries.
+    fn begin(&self, file: &File, job: &SaveJob) -> io::Result<()> {
+        let mut writer = FileWriter {
+            file: file.try_clone()?,
+            with_checksum: job.file.with_checksum,
+            syncs_early: job.file.syncs_early,
+            checksum: Checksum::new(),
+            unsynced_bytes: 0,
+        };
+        writer.write_beginning(job)?;
+        *self.writer() = Some(writer);
+        Ok(())
+    }
+
+    fn append(&self, bytes: &[u8]) -> io::Result<()> {
+        self.with(|writer| writer.write(bytes))
+    }
+
+    /// Appends several parts, between which no other thread appends anything.
+    fn with(&self, append: impl FnOnce(&mut FileWriter) -> io::Result<()>) -> io::Result<()> {
+        self.writer().as_mut().map_or(Ok(()), append)
+    }
+
+    fn end(&self, job: &SaveJob) -> io::Result<()> {
+        self.with(|writer| writer.write_end(job))
+    }
+}
+
+struct FileWriter {
+    file: File,
     with_checksum: bool,
     syncs_early: bool,
     /// Of all but the header, whose version is known at the end.
@@ -182,17 +249,7 @@ struct FileWriter<'a> {
     unsynced_bytes: u64,
 }
 
-impl<'a> FileWriter<'a> {
-    fn new(file: &'a File, options: &FileOptions) -> Self {
-        Self {
-            file,
-            with_checksum: options.with_checksum,
-            syncs_early: options.syncs_early,
-            checksum: Checksum::new(),
-            unsynced_bytes: 0,
-        }
-    }
-
+impl FileWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.with_checksum {
             self.checksum.add(bytes);
@@ -206,7 +263,7 @@ impl<'a> FileWriter<'a> {
         Ok(())
     }
 
-    fn write_header(&mut self, job: &SaveJob) -> io::Result<()> {
+    fn write_beginning(&mut self, job: &SaveJob) -> io::Result<()> {
         let mut encoder = header_encoder(job);
         let mut out = Vec::new();
         encoder.header(&mut out);
@@ -234,31 +291,6 @@ impl<'a> FileWriter<'a> {
         self.write(&out)
     }
 
-    fn write_chunks(&mut self, job: &SaveJob) -> io::Result<()> {
-        let mut encoders = Encoders::default();
-        while let Some(chunk) = job.next_chunk() {
-            match chunk {
-                Chunk::Bytes(bytes) => self.write(&bytes)?,
-                Chunk::Entry(db, entry) => {
-                    let mut out = Vec::new();
-                    let begun =
-                        job.begin_entry(db, entry.view(), &mut encoders, &mut None, &mut out);
-                    let (mut writer, encoder) = begun.map_err(io::Error::other)?;
-                    loop {
-                        let value = entry.view().value();
-                        let is_done = writer.write(value, encoder, VALUE_SLICE_BYTES, &mut out);
-                        self.write(&out)?;
-                        out.clear();
-                        if is_done || job.failure().is_some() {
-                            break;
-                        }
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
     fn write_end(&mut self, job: &SaveJob) -> io::Result<()> {
         let encoder = header_encoder(job);
         let (mut header, mut out) = (Vec::new(), Vec::new());
@@ -277,8 +309,109 @@ impl<'a> FileWriter<'a> {
 }
 
 fn header_encoder(job: &SaveJob) -> Encoder {
+    let version = job.file.version.unwrap_or(job.version.load(Relaxed));
     Encoder::new(WriteOptions {
-        version: job.version(),
+        version,
         compress: false,
     })
+}
+
+/// Encodes batches until there are no more.
+fn encode(job: &SaveJob) {
+    /// A batch that is encoded or lost, even if that panics.
+    struct Guard<'a>(&'a SaveJob);
+    impl Drop for Guard<'_> {
+        fn drop(&mut self) {
+            self.0.end_batch();
+        }
+    }
+    let mut encoders = Encoders::default();
+    while let Some(batch) = job.next_batch() {
+        let _guard = Guard(job);
+        if job.has_failed() {
+            continue;
+        }
+        let encoded = catch_unwind(AssertUnwindSafe(|| encoders.encode(job, &batch)));
+        match encoded {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => job.fail(format!("{}: {error}", job.file.path.display())),
+            Err(_) => job.fail(String::from(
+                "a bug in Damselfly; please report this with the lines above",
+            )),
+        }
+    }
+}
+
+/// The encoders of one thread.
+#[derive(Default)]
+struct Encoders {
+    usual: Option<Encoder>,
+    /// As `usual`, but without compression.
+    fast: Option<Encoder>,
+    /// For hashes with expiration times of fields, if no option fixes the version.
+    newer: Option<Encoder>,
+    out: Vec<u8>,
+}
+
+impl Encoders {
+    /// Encodes a batch and appends it to the file.
+    fn encode(&mut self, job: &SaveJob, batch: &Batch) -> io::Result<()> {
+        let mut out = std::mem::take(&mut self.out);
+        out.clear();
+        let mut is_selected = false;
+        let is_late = job.backlog() != Backlog::Small;
+        for entry in &batch.entries {
+            let encoder = self.encoder(job, entry.view(), is_late);
+            if !std::mem::replace(&mut is_selected, true) {
+                encoder.select_db(batch.db as u64, &mut out);
+            }
+            let access = job.access(entry.view());
+            let begun = encoder.begin_entry(entry.view(), access, &mut out);
+            let mut writer = begun.map_err(|error| {
+                io::Error::other(format!(
+                    "the key '{}' can't be written, since rdb-save-version is fixed: {error}",
+                    String::from_utf8_lossy(entry.view().key()),
+                ))
+            })?;
+            if writer.write(entry.view().value(), encoder, VALUE_SLICE_BYTES, &mut out) {
+                continue;
+            }
+            // A large value is written slice by slice.
+            job.output.with(|file| {
+                loop {
+                    file.write(&out)?;
+                    out.clear();
+                    let value = entry.view().value();
+                    if writer.write(value, encoder, VALUE_SLICE_BYTES, &mut out) || job.has_failed()
+                    {
+                        file.write(&out)?;
+                        out.clear();
+                        return Ok(());
+                    }
+                }
+            })?;
+            // The next entry may come behind entries of other databases.
+            is_selected = false;
+        }
+        job.output.append(&out)?;
+        self.out = out;
+        Ok(())
+    }
+
+    fn encoder(&mut self, job: &SaveJob, entry: EntryRef<'_>, is_late: bool) -> &mut Encoder {
+        let compress = job.file.compress;
+        let new = |version| Encoder::new(WriteOptions { version, compress });
+        let needed = damselfly_rdb::version_needed(entry);
+        if job.file.version.is_none() && needed > VERSION_WRITTEN {
+            job.version.fetch_max(needed, Relaxed);
+            return self.newer.get_or_insert_with(|| new(needed));
+        }
+        let version = job.file.version.unwrap_or(VERSION_WRITTEN);
+        if is_late {
+            let compress = false;
+            let new = || Encoder::new(WriteOptions { version, compress });
+            return self.fast.get_or_insert_with(new);
+        }
+        self.usual.get_or_insert_with(|| new(version))
+    }
 }

@@ -1,7 +1,12 @@
 //! One save: the data of one moment, on its way to a file.
 //!
-//! Any thread may encode a slice at any time ([`SaveJob::encode_slice`]): a few entries become a chunk of the file. One thread writes the
-//! chunks as they come. Their order does not matter, since each begins with the number of its database.
+//! ```text
+//!  shards ── copied by the threads that serve clients, a few entries at a time ──► queue ── encoded by threads of their own ──► file
+//! ```
+//!
+//! Whoever reads a shard holds its lock, so this has to be quick, and must not be interrupted by threads that the system prefers: it
+//! is left to the threads that serve clients ([`SaveJob::copy_some`]). Encoding and compressing take several times longer, but need no
+//! lock; threads of low priority do it (`save_file.rs`). The order in the file does not matter.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -14,55 +19,67 @@ use std::time::{Duration, Instant};
 
 use damselfly_config::{Config, MaxmemoryPolicy};
 use damselfly_engine::{
-    AccessPolicy, KeyspaceTotals, Snapshot, Tx, Visited, frequency, idle_seconds,
+    AccessPolicy, KeyspaceTotals, Seen, Snapshot, Tx, Visited, frequency, idle_seconds,
 };
-use damselfly_rdb::{Access, Encoder, VERSION_WITH_FIELD_DEADLINES, VERSION_WRITTEN, WriteOptions};
+use damselfly_rdb::{Access, VERSION_WRITTEN};
 use damselfly_script::Libraries;
 use damselfly_value::{Entry, EntryRef};
 
+use super::save_file::Output;
 use crate::clock;
 use crate::shared::Shared;
 
-/// About how much data one slice encodes: some ten microseconds.
+/// About how much is copied at a time, under one lock: some ten microseconds.
 const SLICE_BYTES: usize = 32 << 10;
 
-/// Encoding pauses while so many bytes wait to be written.
+/// Copying pauses while so much waits to be encoded.
 const QUEUED_BYTES_MAX: usize = 8 << 20;
 
-/// A larger value is not encoded under the lock of its shard, but by the thread that writes, which takes its time.
-const ENCODED_BYTES_MAX: usize = 64 << 10;
+/// A large collection in the queue counts as this many bytes, since it is shared with the database until it changes there.
+const SHARED_BYTES: usize = 64 << 10;
 
-/// A part of the file.
-pub(super) enum Chunk {
-    /// Encoded.
-    Bytes(Vec<u8>),
-    /// A large entry of this database, to be encoded.
-    Entry(usize, Entry),
+/// How much is kept of entries that were changed before they were copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backlog {
+    /// Little.
+    Small,
+    /// So much that the save should go faster.
+    Much,
+    /// So much that writes should wait.
+    TooMuch,
 }
 
-impl Chunk {
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Bytes(bytes) => bytes.len(),
-            // A large collection is shared with the database, until it changes there.
-            Self::Entry(_, entry) if entry.view().is_large() => ENCODED_BYTES_MAX,
-            Self::Entry(_, entry) => entry.view().allocated_bytes(),
-        }
-    }
+/// What is kept is much if it exceeds one part in so many of the data, and this size.
+const MUCH_SHARE: usize = 32;
+const MUCH_BYTES_MIN: usize = 16 << 20;
+
+/// The same for what is too much.
+const TOO_MUCH_SHARE: usize = 16;
+const TOO_MUCH_BYTES_MIN: usize = 64 << 20;
+
+/// Entries of one database, to be encoded.
+pub(super) struct Batch {
+    pub(super) db: usize,
+    pub(super) entries: Vec<Entry>,
+    bytes: usize,
 }
 
-/// Chunks between the threads that encode and the one that writes.
+/// Batches between the threads that copy and those that encode.
 #[derive(Default)]
 struct Queue {
-    chunks: VecDeque<Chunk>,
+    batches: VecDeque<Batch>,
     bytes: usize,
-    /// No more chunks will come.
+    /// The file can be written.
+    is_open: bool,
+    /// No more batches will come.
     is_complete: bool,
+    /// How many batches are being encoded.
+    encoding: usize,
 }
 
-/// The result of [`SaveJob::encode_slice`].
+/// The result of [`SaveJob::copy_some`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Encoded {
+pub enum Copied {
     /// Some entries.
     Some,
     /// None: there is nothing to do at this moment.
@@ -75,24 +92,25 @@ pub(super) struct FileOptions {
     pub(super) folder: PathBuf,
     pub(super) with_checksum: bool,
     pub(super) syncs_early: bool,
+    pub(super) compress: bool,
+    /// The version, if an option fixes it.
+    pub(super) version: Option<u32>,
 }
 
 /// A save in progress.
 pub struct SaveJob {
     snapshot: Snapshot,
     pub(super) file: FileOptions,
-    compress: bool,
-    /// The version of the file if an option fixes it.
-    fixed_version: Option<u32>,
+    pub(super) output: Output,
     /// The lowest version that can express what was encoded so far.
-    version: AtomicU32,
+    pub(super) version: AtomicU32,
     policy: AccessPolicy,
     saves_access: bool,
     /// Slows the save down, for tests: microseconds per key.
     key_delay_us: u64,
-    /// When the next slice may begin, if the save is slowed down: microseconds since it began.
+    /// When the next entry may be copied, if the save is slowed down: microseconds since it began.
     delayed_until_us: AtomicU64,
-    /// Of each database that has keys, by number.
+    /// Of each database that has keys, with its number.
     pub(super) totals: Vec<(usize, KeyspaceTotals)>,
     pub(super) libraries: Arc<Libraries>,
     /// The number of changes before the cut.
@@ -102,24 +120,16 @@ pub struct SaveJob {
     pub(super) used_bytes: usize,
     keys: AtomicU64,
     kept_bytes_max: AtomicUsize,
-    /// Threads within [`SaveJob::encode_slice`].
+    /// Threads within [`SaveJob::copy_some`].
     active: AtomicUsize,
     queue: Mutex<Queue>,
     queue_changed: Condvar,
-    /// Why it fails: what was encoded since is not written.
+    /// Why it fails.
     failure: Mutex<Option<String>>,
     has_failed: AtomicBool,
     was_aborted: AtomicBool,
     result: Mutex<Option<bool>>,
     ended: Condvar,
-}
-
-/// Encoders for one thread.
-#[derive(Default)]
-pub struct Encoders {
-    usual: Option<Encoder>,
-    /// For hashes with expiration times of fields.
-    newer: Option<Encoder>,
 }
 
 impl SaveJob {
@@ -132,8 +142,7 @@ impl SaveJob {
             .collect();
         Self {
             file: FileOptions::new(&config),
-            compress: config.rdbcompression,
-            fixed_version: config.rdb_save_version.number(),
+            output: Output::default(),
             version: AtomicU32::new(VERSION_WRITTEN),
             policy: shared.engine.settings.access_policy(),
             saves_access: matches!(
@@ -165,17 +174,15 @@ impl SaveJob {
         }
     }
 
-    /// How many keys were encoded.
+    /// How many keys were copied.
     pub fn keys(&self) -> u64 {
         self.keys.load(Relaxed)
     }
 
     /// How many keys there were at the cut.
     pub fn keys_total(&self) -> u64 {
-        self.totals
-            .iter()
-            .map(|(_, totals)| totals.keys as u64)
-            .sum()
+        let keys = self.totals.iter().map(|(_, totals)| totals.keys as u64);
+        keys.sum()
     }
 
     /// The time since the cut.
@@ -188,11 +195,21 @@ impl SaveJob {
         self.changes
     }
 
-    /// Bytes that are kept now of entries that were changed before they were encoded.
+    /// Bytes that are kept now of entries that were changed before they were copied.
     pub fn kept_bytes(&self) -> usize {
         let kept = self.snapshot.kept_bytes();
         self.kept_bytes_max.fetch_max(kept, Relaxed);
         kept
+    }
+
+    /// How much is kept now.
+    pub fn backlog(&self) -> Backlog {
+        let (kept, data) = (self.kept_bytes(), damselfly_base::heap::data_bytes());
+        match kept {
+            _ if kept > (data / TOO_MUCH_SHARE).max(TOO_MUCH_BYTES_MIN) => Backlog::TooMuch,
+            _ if kept > (data / MUCH_SHARE).max(MUCH_BYTES_MIN) => Backlog::Much,
+            _ => Backlog::Small,
+        }
     }
 
     /// The most that was kept at any time.
@@ -200,126 +217,100 @@ impl SaveJob {
         self.kept_bytes_max.load(Relaxed)
     }
 
-    /// The version of the file.
-    pub(super) fn version(&self) -> u32 {
-        self.fixed_version.unwrap_or(self.version.load(Relaxed))
-    }
-
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// True while so much is waiting to be written that encoding pauses.
-    pub fn is_queue_full(&self) -> bool {
-        self.queue().bytes > QUEUED_BYTES_MAX
-    }
-
-    /// Encodes some entries. `tx` has all locks or none.
-    pub fn encode_slice(&self, tx: &mut Tx<'_>, encoders: &mut Encoders) -> Encoded {
+    /// Copies some entries. `tx` has all locks or none.
+    pub fn copy_some(&self, tx: &mut Tx<'_>) -> Copied {
         let _active = Active::enter(self);
         if self.has_failed.load(Relaxed) {
             // To remove the marks of entries.
-            return match self
-                .snapshot
-                .visit_some(tx, 64 * SLICE_BYTES, &mut |_, _| {})
-            {
-                Visited::Some => Encoded::Some,
-                Visited::NoneNow | Visited::All => Encoded::NoneNow,
-            };
+            return copied(
+                self.snapshot
+                    .visit_some(tx, 64 * SLICE_BYTES, &mut |_, _| {}),
+            );
         }
-        if self.is_queue_full() || self.is_delayed() {
-            return Encoded::NoneNow;
+        if self.is_delayed() || self.queue().bytes > QUEUED_BYTES_MAX {
+            return Copied::NoneNow;
         }
-        let (mut bytes, mut keys, mut large) = (Vec::new(), 0, Vec::new());
-        let mut last_db = None;
+        let (mut batches, mut keys) = (Vec::<Batch>::new(), 0);
         let slice_bytes = if self.key_delay_us > 0 {
             1
         } else {
             SLICE_BYTES
         };
-        let visited = self.snapshot.visit_some(tx, slice_bytes, &mut |db, entry| {
+        let visited = self.snapshot.visit_some(tx, slice_bytes, &mut |db, seen| {
             keys += 1;
-            if entry.allocated_bytes() > ENCODED_BYTES_MAX {
-                large.push(Chunk::Entry(db, entry.to_entry(entry.key())));
-                return;
-            }
-            if bytes.capacity() == 0 {
-                bytes.reserve(2 * SLICE_BYTES);
-            }
-            self.encode(db, entry, encoders, &mut last_db, &mut bytes);
+            add_entry(&mut batches, db, seen);
         });
         self.keys.fetch_add(keys, Relaxed);
         self.delay(keys);
-        if !bytes.is_empty() {
-            large.push(Chunk::Bytes(bytes));
-        }
-        if !large.is_empty() {
+        if !batches.is_empty() {
             let mut queue = self.queue();
-            queue.bytes += large.iter().map(Chunk::bytes).sum::<usize>();
-            queue.chunks.extend(large);
+            queue.bytes += batches.iter().map(|batch| batch.bytes).sum::<usize>();
+            queue.batches.extend(batches);
+            drop(queue);
             self.queue_changed.notify_one();
         }
-        match visited {
-            Visited::Some => Encoded::Some,
-            Visited::NoneNow | Visited::All => Encoded::NoneNow,
+        copied(visited)
+    }
+
+    fn is_delayed(&self) -> bool {
+        self.key_delay_us > 0
+            && (self.started.elapsed().as_micros() as u64) < self.delayed_until_us.load(Relaxed)
+    }
+
+    fn delay(&self, keys: u64) {
+        if self.key_delay_us > 0 {
+            let now_us = self.started.elapsed().as_micros() as u64;
+            let until_us = now_us.saturating_add(keys.saturating_mul(self.key_delay_us));
+            self.delayed_until_us.store(until_us, Relaxed);
         }
     }
 
-    /// Encodes an entry as a whole.
-    fn encode(
-        &self,
-        db: usize,
-        entry: EntryRef<'_>,
-        encoders: &mut Encoders,
-        last_db: &mut Option<usize>,
-        out: &mut Vec<u8>,
-    ) {
-        let mark = out.len();
-        match self.begin_entry(db, entry, encoders, last_db, out) {
-            Ok((mut writer, encoder)) => {
-                while !writer.write(entry.value(), encoder, usize::MAX, out) {}
+    /// The file can be written.
+    pub(super) fn open_queue(&self) {
+        self.queue().is_open = true;
+        self.queue_changed.notify_all();
+    }
+
+    /// Waits for the next batch; `None` after the last one. The caller has to call [`SaveJob::end_batch`] after it.
+    pub(super) fn next_batch(&self) -> Option<Batch> {
+        let mut queue = self.queue();
+        loop {
+            if queue.is_open
+                && let Some(batch) = queue.batches.pop_front()
+            {
+                queue.bytes -= batch.bytes;
+                queue.encoding += 1;
+                return Some(batch);
             }
-            Err(error) => {
-                out.truncate(mark);
-                self.fail(error);
+            if queue.is_complete && queue.batches.is_empty() {
+                return None;
             }
+            let waited = self.queue_changed.wait(queue);
+            queue = waited.unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    /// Writes all of an entry but its value, and returns what writes the value.
-    pub(super) fn begin_entry<'e>(
-        &self,
-        db: usize,
-        entry: EntryRef<'_>,
-        encoders: &'e mut Encoders,
-        last_db: &mut Option<usize>,
-        out: &mut Vec<u8>,
-    ) -> Result<(damselfly_rdb::ValueWriter, &'e mut Encoder), String> {
-        let version = damselfly_rdb::version_needed(entry);
-        let encoder = match self.fixed_version {
-            Some(fixed) => encoders.usual(fixed, self.compress),
-            None if version == VERSION_WITH_FIELD_DEADLINES => {
-                self.version.fetch_max(version, Relaxed);
-                encoders.newer(self.compress)
-            }
-            None => encoders.usual(VERSION_WRITTEN, self.compress),
+    /// A batch is in the file, or will never be.
+    pub(super) fn end_batch(&self) {
+        self.queue().encoding -= 1;
+        self.queue_changed.notify_all();
+    }
+
+    /// Waits until no batch is left and none is being encoded.
+    pub(super) fn wait_for_batches(&self) {
+        let is_busy = |queue: &mut Queue| {
+            !queue.is_complete || !queue.batches.is_empty() || queue.encoding > 0
         };
-        if *last_db != Some(db) {
-            encoder.select_db(db as u64, out);
-            *last_db = Some(db);
-        }
-        let begun = encoder.begin_entry(entry, self.access(entry), out);
-        let writer = begun.map_err(|error| {
-            format!(
-                "the key '{}' can't be written, since rdb-save-version is {}: {error}",
-                String::from_utf8_lossy(entry.key()),
-                self.version()
-            )
-        })?;
-        Ok((writer, encoder))
+        let waited = self.queue_changed.wait_while(self.queue(), is_busy);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 
-    fn access(&self, entry: EntryRef<'_>) -> Access {
+    /// Eviction data of an entry, if it is saved.
+    pub(super) fn access(&self, entry: EntryRef<'_>) -> Access {
         if !self.saves_access {
             return Access::default();
         }
@@ -336,36 +327,7 @@ impl SaveJob {
         }
     }
 
-    fn is_delayed(&self) -> bool {
-        self.key_delay_us > 0
-            && (self.started.elapsed().as_micros() as u64) < self.delayed_until_us.load(Relaxed)
-    }
-
-    fn delay(&self, keys: u64) {
-        if self.key_delay_us > 0 {
-            let now_us = self.started.elapsed().as_micros() as u64;
-            let until_us = now_us.saturating_add(keys.saturating_mul(self.key_delay_us));
-            self.delayed_until_us.store(until_us, Relaxed);
-        }
-    }
-
-    /// Waits for the next chunk; `None` after the last one.
-    pub(super) fn next_chunk(&self) -> Option<Chunk> {
-        let mut queue = self.queue();
-        loop {
-            if let Some(chunk) = queue.chunks.pop_front() {
-                queue.bytes -= chunk.bytes();
-                return Some(chunk);
-            }
-            if queue.is_complete {
-                return None;
-            }
-            let waited = self.queue_changed.wait(queue);
-            queue = waited.unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    /// Makes the save fail, for this reason. What is left of the data is still visited, but not encoded.
+    /// Makes the save fail, for this reason. What is left of the data is still visited, but not written.
     pub(super) fn fail(&self, why: String) {
         let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         failure.get_or_insert(why);
@@ -380,6 +342,10 @@ impl SaveJob {
 
     pub(super) fn was_aborted(&self) -> bool {
         self.was_aborted.load(Relaxed)
+    }
+
+    pub(super) fn has_failed(&self) -> bool {
+        self.has_failed.load(Relaxed)
     }
 
     /// Why the save fails, if it does.
@@ -397,17 +363,15 @@ impl SaveJob {
     pub fn wait(&self) -> bool {
         let result = self.result.lock().unwrap_or_else(PoisonError::into_inner);
         let ended = self.ended.wait_while(result, |result| result.is_none());
-        ended
-            .unwrap_or_else(PoisonError::into_inner)
-            .unwrap_or(false)
+        let result = ended.unwrap_or_else(PoisonError::into_inner);
+        result.unwrap_or(false)
     }
 
-    /// Encodes whatever is left, and waits until the save has ended; true if it succeeded. `tx` has all locks or none.
+    /// Copies whatever is left, and waits until the save has ended; true if it succeeded. `tx` has all locks or none.
     pub(super) fn help_until_ended(&self, tx: &mut Tx<'_>) -> bool {
         const RECHECK_INTERVAL: Duration = Duration::from_micros(200);
-        let mut encoders = Encoders::default();
         while !self.snapshot.is_finished() {
-            if self.encode_slice(tx, &mut encoders) == Encoded::NoneNow {
+            if self.copy_some(tx) == Copied::NoneNow {
                 std::thread::sleep(RECHECK_INTERVAL);
             }
         }
@@ -415,7 +379,33 @@ impl SaveJob {
     }
 }
 
-/// A thread that encodes a slice.
+fn copied(visited: Visited) -> Copied {
+    match visited {
+        Visited::Some => Copied::Some,
+        Visited::NoneNow | Visited::All => Copied::NoneNow,
+    }
+}
+
+fn add_entry(batches: &mut Vec<Batch>, db: usize, seen: Seen<'_>) {
+    if batches.last().is_none_or(|batch| batch.db != db) {
+        batches.push(Batch {
+            db,
+            entries: Vec::new(),
+            bytes: 0,
+        });
+    }
+    let Some(batch) = batches.last_mut() else {
+        return;
+    };
+    let entry = seen.into_entry();
+    batch.bytes += match entry.view() {
+        view if view.is_large() => SHARED_BYTES,
+        view => view.allocated_bytes(),
+    };
+    batch.entries.push(entry);
+}
+
+/// A thread that copies.
 struct Active<'a>(&'a SaveJob);
 
 impl<'a> Active<'a> {
@@ -426,7 +416,7 @@ impl<'a> Active<'a> {
 }
 
 impl Drop for Active<'_> {
-    /// Ends the queue after the last slice.
+    /// Ends the queue after the last entry.
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.0.fail(String::from(
@@ -436,21 +426,8 @@ impl Drop for Active<'_> {
         let is_last = self.0.active.fetch_sub(1, SeqCst) == 1;
         if is_last && self.0.snapshot.is_finished() {
             self.0.queue().is_complete = true;
-            self.0.queue_changed.notify_one();
+            self.0.queue_changed.notify_all();
         }
-    }
-}
-
-impl Encoders {
-    fn usual(&mut self, version: u32, compress: bool) -> &mut Encoder {
-        self.usual
-            .get_or_insert_with(|| Encoder::new(WriteOptions { version, compress }))
-    }
-
-    fn newer(&mut self, compress: bool) -> &mut Encoder {
-        let version = VERSION_WITH_FIELD_DEADLINES;
-        self.newer
-            .get_or_insert_with(|| Encoder::new(WriteOptions { version, compress }))
     }
 }
 
@@ -462,6 +439,8 @@ impl FileOptions {
             folder,
             with_checksum: config.rdbchecksum,
             syncs_early: config.rdb_save_incremental_fsync,
+            compress: config.rdbcompression,
+            version: config.rdb_save_version.number(),
         }
     }
 }
