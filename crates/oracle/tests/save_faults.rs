@@ -26,7 +26,10 @@ const POLL_INTERVAL: Duration = Duration::from_millis(1);
 fn server_in(folder: &Path) -> Server {
     let folder = folder.to_str().unwrap();
     let arguments = ["--dir", folder, "--save", "", "--threads", "2"];
-    Server::start(&Program::subject(), &arguments).unwrap_or_else(|error| panic!("{error}"))
+    let server = Server::start(&Program::subject(), &arguments);
+    let server = server.unwrap_or_else(|error| panic!("{error}"));
+    common::wait_until_loaded(&mut server.connect());
+    server
 }
 
 fn names(folder: &Path) -> Vec<String> {
@@ -141,28 +144,29 @@ fn a_killed_server_leaves_one_complete_earlier_file() {
             assert!(server.log().contains(name), "{}", server.log());
         }
         let (mut writer, mut saver) = (server.connect(), server.connect());
+        let delay_us = *random.pick(&["0", "50"]);
+        set_option(&mut saver, "rdb-key-save-delay", delay_us);
         let id = Pid::from_raw(i32::try_from(server.id()).unwrap()).unwrap();
-        let (saves, patience) = (
-            random.below(4),
-            Duration::from_micros(random.bits() % 60_000),
-        );
-        let killer = std::thread::spawn(move || {
-            std::thread::sleep(patience);
-            rustix::process::kill_process(id, rustix::process::Signal::KILL).unwrap();
-        });
-        // Some saves in a row, and then as many as it can until it is killed.
-        let mut step = || -> std::io::Result<()> {
-            for save in 0.. {
-                generation += 1;
-                write_generation(&mut writer, generation)?;
-                if save < saves {
-                    saver.call(&["CONFIG", "SET", "rdb-key-save-delay", "50"])?;
-                }
-                if let Reply::Simple(_) = saver.call(&["SAVE"])? {
-                    first_kept = generation;
-                }
+        let mut save = |generation: &mut u64| -> std::io::Result<()> {
+            *generation += 1;
+            write_generation(&mut writer, *generation)?;
+            saver.call(&["SAVE"]).map(|_| first_kept = *generation)
+        };
+        // Then it is killed after the time of up to four further saves.
+        let start = Instant::now();
+        save(&mut generation).unwrap();
+        let save_us = start.elapsed().as_micros() as u64;
+        let killer = std::thread::spawn({
+            let patience = Duration::from_micros(random.bits() % (4 * save_us));
+            move || {
+                std::thread::sleep(patience);
+                rustix::process::kill_process(id, rustix::process::Signal::KILL).unwrap();
             }
-            Ok(())
+        });
+        let mut step = || -> std::io::Result<()> {
+            loop {
+                save(&mut generation)?;
+            }
         };
         assert!(step().is_err());
         killer.join().unwrap();

@@ -181,6 +181,15 @@ pub fn wait_for_save(connection: &mut Connection) -> bool {
     info(connection, "rdb_last_bgsave_status") == "ok"
 }
 
+/// Waits until a server has loaded its file.
+pub fn wait_until_loaded(connection: &mut Connection) {
+    const POLL_INTERVAL: Duration = Duration::from_millis(5);
+    while let Reply::Error(error) = connection.call(&["PING"]).expect("the server replies") {
+        assert!(error.starts_with(b"LOADING"), "{}", error.escape_ascii());
+        std::thread::sleep(POLL_INTERVAL);
+    }
+}
+
 /// A generator from `DAMSELFLY_SEED` or the clock. Its seed is printed.
 #[must_use]
 pub fn seeded() -> Random {
