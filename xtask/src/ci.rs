@@ -19,6 +19,7 @@ const BROKEN: &[(&str, &str, &str, &str)] = &[
     ("sections", "damselfly-engine", "atomicity", ""),
     ("wakes", "damselfly-engine", "waiting", "woken::"),
     ("cut", "damselfly-engine", "snapshot", "threads::"),
+    ("cut", "damselfly-oracle", "snapshots", ""),
     ("claim", "damselfly-oracle", "blocking", "counted::"),
     (
         "sections",

@@ -1,10 +1,10 @@
-//! Signals: SIGTERM and SIGINT stop the server, SIGHUP does nothing.
+//! Signals: SIGTERM and SIGINT stop the server, SIGHUP and SIGXFSZ do nothing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::{fmt, io};
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
 
 /// The exit code after a second signal.
@@ -37,7 +37,8 @@ pub struct Signals {
 
 impl Signals {
     /// Installs the signal handlers. [`Signals::ending`] returns the first SIGTERM or SIGINT; a second one ends the process at
-    /// once, whatever its threads do. SIGHUP, which arrives when a terminal closes, is ignored. Rust itself ignores SIGPIPE.
+    /// once, whatever its threads do. SIGHUP, which arrives when a terminal closes, is ignored, and so is SIGXFSZ: a save that exceeds
+    /// the limit on the size of files fails, and must not end the process. Rust itself ignores SIGPIPE.
     ///
     /// # Errors
     /// The operating system refuses.
@@ -49,7 +50,9 @@ impl Signals {
             flag::register_usize(signal, signals.number.clone(), signal as usize)?;
             flag::register(signal, signals.asked.clone())?;
         }
-        flag::register(SIGHUP, Arc::new(AtomicBool::new(false)))?;
+        for ignored in [SIGHUP, SIGXFSZ] {
+            flag::register(ignored, Arc::new(AtomicBool::new(false)))?;
+        }
         Ok(signals)
     }
 

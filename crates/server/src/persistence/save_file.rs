@@ -6,6 +6,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
@@ -14,12 +15,16 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use damselfly_rdb::{Checksum, Encoder, VERSION_WRITTEN, WriteOptions};
 use damselfly_value::EntryRef;
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 use super::save_job::{Backlog, Batch, FileOptions, PANICKED, SaveJob};
 use crate::shared::Shared;
 
 /// The beginning of the names of temporary files; the process id and `.rdb` follow.
 const TEMPORARY: &str = "temp-damselfly-";
+
+/// How many names are tried for a temporary file.
+const NAMES_MAX: usize = 100;
 
 /// How much is written between two calls of fdatasync, so that the last one does not take long.
 const SYNC_BYTES: u64 = 32 << 20;
@@ -97,29 +102,51 @@ fn report(job: &SaveJob, failure: Option<&str>) {
     }
 }
 
-/// A temporary file. It is removed when this is dropped.
+/// A temporary file. It is removed when this is dropped, unless it was renamed.
 struct Temporary {
     file: File,
     path: PathBuf,
+    is_renamed: bool,
 }
 
 impl Temporary {
+    /// Creates and locks a file. A name can be in use, since servers in different containers can have the same process id.
     fn create(options: &FileOptions) -> io::Result<Self> {
-        let name = format!("{TEMPORARY}{}.rdb", std::process::id());
-        let path = options.folder.join(name);
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&path)
-            .map_err(|error| named(&path, &error))?;
-        // Where files can't be locked, leftovers are not removed.
-        let _ = flock(&file, FlockOperation::NonBlockingLockExclusive);
-        Ok(Self { file, path })
+        let id = std::process::id();
+        for number in 0..NAMES_MAX {
+            let name = match number {
+                0 => format!("{TEMPORARY}{id}.rdb"),
+                _ => format!("{TEMPORARY}{id}-{number}.rdb"),
+            };
+            let path = options.folder.join(name);
+            let file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                // Only when it is locked.
+                .truncate(false)
+                .open(&path)
+                .map_err(|error| named(&path, &error))?;
+            // Where files can't be locked, leftovers are not removed, and the first name must do.
+            let is_in_use = try_lock(&file) == Err(Errno::WOULDBLOCK);
+            // A server that starts may have taken it for a leftover before it was locked.
+            if is_in_use || !path.exists() {
+                continue;
+            }
+            file.set_len(0)?;
+            return Ok(Self {
+                file,
+                path,
+                is_renamed: false,
+            });
+        }
+        Err(io::Error::other(format!(
+            "the names of temporary files of process {id} are all in use"
+        )))
     }
 
-    fn replace(self, options: &FileOptions) -> io::Result<()> {
+    fn replace(mut self, options: &FileOptions) -> io::Result<()> {
         std::fs::rename(&self.path, &options.path).map_err(|error| named(&options.path, &error))?;
+        self.is_renamed = true;
         let folder = File::open(&options.folder).and_then(|folder| folder.sync_all());
         folder.map_err(|error| named(&options.folder, &error))
     }
@@ -127,13 +154,19 @@ impl Temporary {
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        // Absent if it was renamed.
-        let _ = std::fs::remove_file(&self.path);
+        // After the renaming, another server may have a file of this name.
+        if !self.is_renamed {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 
 fn named(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+fn try_lock(file: &File) -> Result<(), Errno> {
+    flock(file, FlockOperation::NonBlockingLockExclusive)
 }
 
 /// Removes temporary files that killed processes have left in a folder.
@@ -142,24 +175,34 @@ pub fn remove_leftovers(folder: &Path) {
         return;
     };
     for file in files.flatten() {
-        let name = file.file_name();
+        let (name, path) = (file.file_name(), file.path());
         let is_ours = name
             .to_str()
             .is_some_and(|name| name.starts_with(TEMPORARY) && name.ends_with(".rdb"));
-        let is_unlocked = || {
-            let opened = OpenOptions::new().write(true).open(file.path());
-            opened.is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok())
+        // Opening a pipe would wait for its reader.
+        if !is_ours || !file.file_type().is_ok_and(|kind| kind.is_file()) {
+            continue;
+        }
+        let Some(_locked) = lock_leftover(&path) else {
+            continue;
         };
-        if is_ours && is_unlocked() {
-            match std::fs::remove_file(file.path()) {
-                Ok(()) => log::warn!(
-                    "Removed {}, the incomplete file of a save that was interrupted.",
-                    file.path().display()
-                ),
-                Err(error) => log::warn!("Can't remove {}: {error}", file.path().display()),
-            }
+        match std::fs::remove_file(&path) {
+            Ok(()) => log::warn!(
+                "Removed {}, the incomplete file of a save that was interrupted.",
+                path.display()
+            ),
+            Err(error) => log::warn!("Can't remove {}: {error}", path.display()),
         }
     }
+}
+
+/// Locks a temporary file, unless a running server has locked it.
+fn lock_leftover(path: &Path) -> Option<File> {
+    let file = OpenOptions::new().write(true).open(path).ok()?;
+    try_lock(&file).ok()?;
+    // The server that wrote it may have renamed it before it was locked here, and already write the next one.
+    let (locked, named) = (file.metadata().ok()?, std::fs::metadata(path).ok()?);
+    (locked.dev() == named.dev() && locked.ino() == named.ino()).then_some(file)
 }
 
 /// The file of a save, and its checksum. The threads that encode append to it in any order.
