@@ -1,7 +1,7 @@
 //! Starting and stopping the server.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
@@ -63,6 +63,7 @@ impl Server {
         };
         let listeners = Listener::open_all(&config)?;
         let pidfile = write_pidfile(&config)?;
+        save_file::remove_leftovers(Path::new(&config.dir));
         let has_snapshot = persistence::start::has_snapshot(&config);
         let engine = Arc::new(Engine::new(Layout {
             shards,
