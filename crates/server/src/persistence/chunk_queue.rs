@@ -104,6 +104,7 @@ impl ChunkQueue {
         while state.running > 0 || !state.waiting.is_empty() && state.fault.is_none() {
             state = self.wait(state, &mut look_around)?;
         }
+        state.spares = Vec::new();
         state.fault.take().map_or(Ok(()), Err)
     }
 

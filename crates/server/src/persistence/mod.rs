@@ -381,6 +381,8 @@ pub struct Loading {
     /// How far it is.
     pub progress: LoadProgress,
     pub(crate) queue: ChunkQueue,
+    /// Batches to use again, while a file is being loaded.
+    batches: Mutex<Vec<LoadBatch>>,
 }
 
 impl Loading {
@@ -398,7 +400,7 @@ impl Loading {
         first_shard: usize,
     ) -> Result<Vec<u8>, LoadError> {
         let (now, db) = (self.progress.now(), chunk.database());
-        let mut batch = LoadBatch::default();
+        let mut batch = self.batches().pop().unwrap_or_default();
         let mut counts = (0, 0);
         let buffer = chunk.decode(&engine.settings.thresholds, |offset, event| {
             if let Event::Entry(loaded) = event {
@@ -416,7 +418,17 @@ impl Loading {
         })?;
         self.store_batch(engine, &mut batch, db, now, first_shard)?;
         self.progress.add_keys(counts.0, counts.1);
+        self.batches().push(batch);
         Ok(buffer)
+    }
+
+    fn batches(&self) -> MutexGuard<'_, Vec<LoadBatch>> {
+        self.batches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Frees the memory that only loading needs.
+    fn end(&self) {
+        *self.batches() = Vec::new();
     }
 
     fn store_batch(

@@ -130,7 +130,9 @@ impl Sink for ParallelSink<'_> {
     }
 
     fn finish(&mut self) -> Result<(), LoadError> {
-        self.shared.loading.queue.finish(self.look_around())
+        let finished = self.shared.loading.queue.finish(self.look_around());
+        self.shared.loading.end();
+        finished
     }
 
     fn abandon(&mut self) -> Option<LoadError> {
