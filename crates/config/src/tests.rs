@@ -126,6 +126,7 @@ fn every_option_writes_the_field_it_reads() {
             "systemd",
             "allkeys-lru",
             "60 1",
+            "nosave now",
         ];
         let tries = tries.into_iter().chain(["A", "11", "pubsub 1 2 3"]);
         let mut changed = 0;

@@ -361,10 +361,8 @@ impl ScriptHost<'_, '_> {
     /// The error that ends the script, if it was killed or the server stops.
     fn ending(&self) -> Option<&'static str> {
         let ends = self.shared.stopping.load(Relaxed)
-            // Once it or its transaction may have written, ending it would leave something half done in the final save.
-            || self.shared.ending.load(Relaxed)
-                && !self.has_written
-                && !self.job.is_in_transaction;
+            // Once it or its transaction has changed a key, ending it would leave something half done in the final save.
+            || self.shared.ending.load(Relaxed) && self.tx.effects().changes == 0;
         if ends {
             return Some("ERR The server is shutting down");
         }
