@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::fail;
 
-/// Names under which the program checks a file without being told to, as `redis-check-rdb` does.
+/// Names of the program that imply the option, as with `redis-check-rdb`.
 const NAMES: [&str; 2] = ["damselfly-check-rdb", "redis-check-rdb"];
 /// The time between two lines of progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);

@@ -1,4 +1,4 @@
-//! `damselfly --check-rdb` on files of a real `redis-server`, intact and damaged, and on what is no file.
+//! `damselfly --check-rdb` on files of a real `redis-server`, intact and damaged, and on paths that are no RDB files.
 
 use std::fs;
 use std::path::Path;
@@ -95,7 +95,7 @@ fn a_report_counts_keys_and_names_the_first_fault() {
 }
 
 #[test]
-fn what_is_no_file_is_refused_with_its_path() {
+fn paths_that_are_no_rdb_files_are_refused() {
     let scratch = ScratchFolder::create().unwrap();
     let folder = scratch.path();
     fs::write(folder.join("empty"), "").unwrap();
