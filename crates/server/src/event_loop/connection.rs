@@ -56,8 +56,8 @@ impl Connection {
     pub fn new(stream: Stream, session: Session) -> Self {
         Self {
             stream,
+            input: Input::new(session.client.speaks),
             session,
-            input: Input::default(),
             output: Vec::new(),
             delayed: Vec::new(),
             sent: 0,
