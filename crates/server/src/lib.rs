@@ -12,6 +12,7 @@ pub mod clock;
 pub mod dispatch;
 pub mod event_loop;
 mod long_commands;
+pub mod memcached;
 pub mod observers;
 pub mod registry;
 pub mod scripts;

@@ -14,6 +14,7 @@ use crate::clients::Clients;
 use crate::clock::now_ms;
 use crate::event_loop::acceptor::Acceptor;
 use crate::long_commands::LongCommands;
+use crate::memcached::MemcachedState;
 use crate::observers::invalidation::Tracking;
 use crate::scripts::Scripts;
 use crate::scripts::function_libraries::Functions;
@@ -58,6 +59,8 @@ pub struct Shared {
     pub tracking: Arc<Tracking>,
     /// Libraries of functions.
     pub functions: Functions,
+    /// What all memcached clients share.
+    pub memcached: MemcachedState,
     /// Long commands, and the threads that run them.
     pub long: LongCommands,
     /// Scripts.
@@ -121,6 +124,7 @@ impl Shared {
             stopping: AtomicBool::new(false),
             monitors: AtomicUsize::new(0),
             functions: Functions::default(),
+            memcached: MemcachedState::default(),
             long: LongCommands::default(),
             scripts: Scripts::default(),
             pause: Pause::default(),
@@ -269,6 +273,9 @@ fn apply(engine: &Engine, pubsub: &PubSub, config: &Config) {
     settings.bulk_bytes_max.store(bulk_bytes_max, Relaxed);
     let tracked_keys_max = usize::try_from(config.tracking_table_max_keys).unwrap_or(usize::MAX);
     settings.tracked_keys_max.store(tracked_keys_max, Relaxed);
+    settings
+        .item_bytes_max
+        .store(config.memcached_max_item_size_bytes as usize, Relaxed);
     settings
         .flushes_later
         .store(config.lazyfree_lazy_user_flush, Relaxed);

@@ -125,6 +125,10 @@ impl Parser {
             false => end,
         };
         split_words(&input[..line_len], spans);
+        if spans.len() == first {
+            // Every request has at least a name, if only an empty one.
+            spans.push(Span { start: 0, len: 0 });
+        }
         let mut request = Line {
             input,
             spans,
@@ -460,7 +464,15 @@ impl Line<'_> {
             _ => {}
         }
         self.decode_key(2);
-        verb
+        let has = |names: &[u8]| {
+            let mut flags = (2..self.words()).map(|index| self.word(index)[0]);
+            flags.any(|name| names.contains(&name))
+        };
+        match verb {
+            Verb::MetaGet if has(b"N") => Verb::MetaGetCreate,
+            Verb::MetaGet if has(b"TR") => Verb::MetaGetTouch,
+            other => other,
+        }
     }
 
     /// Decodes the key if one of the flags from word `from` on says that it is in base64. A key that is not valid becomes empty.

@@ -45,6 +45,10 @@ pub enum Verb {
     Decr,
     /// `mg`: name, key, flags.
     MetaGet,
+    /// `mg` with a flag that changes the expiry or who replaces the value.
+    MetaGetTouch,
+    /// `mg` with a flag that creates the key.
+    MetaGetCreate,
     /// `ms`: name, key, length, flags, and the data last.
     MetaSet,
     /// `md`: name, key, flags.
@@ -90,6 +94,54 @@ pub enum Verb {
 }
 
 impl Verb {
+    /// Every verb, in order.
+    pub const ALL: [Self; 44] = [
+        Self::Get,
+        Self::GetMany,
+        Self::GetPart,
+        Self::Gets,
+        Self::GetsMany,
+        Self::GetsPart,
+        Self::Gat,
+        Self::GatPart,
+        Self::Gats,
+        Self::GatsPart,
+        Self::Set,
+        Self::Add,
+        Self::Replace,
+        Self::Append,
+        Self::Prepend,
+        Self::Cas,
+        Self::Touch,
+        Self::Delete,
+        Self::Incr,
+        Self::Decr,
+        Self::MetaGet,
+        Self::MetaGetTouch,
+        Self::MetaGetCreate,
+        Self::MetaSet,
+        Self::MetaDelete,
+        Self::MetaArithmetic,
+        Self::MetaDebug,
+        Self::MetaNoop,
+        Self::FlushAll,
+        Self::Stats,
+        Self::Version,
+        Self::Verbosity,
+        Self::Shutdown,
+        Self::Quit,
+        Self::Authenticate,
+        Self::Unauthenticated,
+        Self::Unknown,
+        Self::BadFormat,
+        Self::BadDelete,
+        Self::BadData,
+        Self::TooLarge,
+        Self::TooLargeToSet,
+        Self::TooManyFlags,
+        Self::TooManyGetFlags,
+    ];
+
     /// For a retrieval of several keys, the verb of all its parts but the last.
     pub(super) fn part(self) -> Self {
         match self {
@@ -98,6 +150,18 @@ impl Verb {
             Self::Gat => Self::GatPart,
             Self::Gats => Self::GatsPart,
             other => other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Verb;
+
+    #[test]
+    fn verbs_are_listed_in_order() {
+        for (place, verb) in Verb::ALL.into_iter().enumerate() {
+            assert_eq!(verb as usize, place);
         }
     }
 }

@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use damselfly_protocol::memcached::reply;
 use damselfly_protocol::{Reply, Version};
 use mio::{Events, Poll, Registry, Token, Waker};
 
@@ -286,13 +287,13 @@ fn admit(shared: &Shared, mut stream: Stream, speaks: Protocol) {
     let counters = &shared.threads[0].counters;
     let connections = shared.threads.iter().map(|t| t.connections.load(Relaxed));
     if connections.sum::<usize>() >= config.maxclients as usize {
-        refuse(&mut stream, "ERR max number of clients reached");
+        refuse(&mut stream, speaks, "ERR max number of clients reached");
         counters.connections_rejected.add(1);
         return;
     }
     counters.connections_received.add(1);
     if config.protected_mode && config.requirepass.is_empty() && stream.origin() == Origin::Remote {
-        refuse(&mut stream, PROTECTED_MODE);
+        refuse(&mut stream, speaks, PROTECTED_MODE);
         counters.connections_rejected.add(1);
         return;
     }
@@ -303,9 +304,12 @@ fn admit(shared: &Shared, mut stream: Stream, speaks: Protocol) {
 }
 
 /// Sends a refused client the reason, if its socket has room for it.
-fn refuse(stream: &mut Stream, error: &str) {
+fn refuse(stream: &mut Stream, speaks: Protocol, error: &str) {
     let mut bytes = Vec::new();
-    Reply::new(&mut bytes, Version::default()).error(error);
+    match speaks {
+        Protocol::Resp => Reply::new(&mut bytes, Version::default()).error(error),
+        Protocol::Memcached => reply::line(&mut bytes, &format!("SERVER_ERROR {error}")),
+    }
     // A failure does not matter: the connection is closed either way.
     let _ = stream.write(&bytes);
 }

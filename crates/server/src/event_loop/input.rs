@@ -18,10 +18,10 @@ use std::io::{self, Read};
 use std::time::Instant;
 
 use damselfly_engine::Busy;
-use damselfly_protocol::{Limits, Span};
+use damselfly_protocol::Span;
 
 use crate::admin::pause::Hold;
-use crate::event_loop::parser::{InputError, Parser, Protocol};
+use crate::event_loop::parser::{InputError, Parser, ParserLimits, Protocol};
 use crate::registry::Row;
 #[cfg(doc)]
 use crate::session::Session;
@@ -482,7 +482,12 @@ impl Batch {
     }
 
     /// Parses the complete requests of `input` from where the last call stopped, up to about [`BATCH_REQUESTS_MAX`].
-    pub fn parse(&mut self, parser: &mut Parser, input: &mut [u8], limits: &Limits) -> Parsed {
+    pub fn parse(
+        &mut self,
+        parser: &mut Parser,
+        input: &mut [u8],
+        limits: &ParserLimits,
+    ) -> Parsed {
         self.spans.clear();
         self.requests.clear();
         (self.next, self.prepared) = (0, false);

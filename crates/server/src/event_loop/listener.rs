@@ -179,7 +179,10 @@ pub struct Endpoint<'a> {
 impl<'a> Endpoint<'a> {
     /// Everything that the configuration listens on at these addresses.
     pub fn all(config: &Config, addresses: &'a [Address]) -> Vec<Self> {
-        let ports = [(config.port, Protocol::Resp)];
+        let ports = [
+            (config.port, Protocol::Resp),
+            (config.memcached_port, Protocol::Memcached),
+        ];
         let is_on = |(port, _): &(u16, Protocol)| *port > 0;
         let endpoints = ports.into_iter().filter(is_on).flat_map(|(port, speaks)| {
             addresses.iter().map(move |address| Self {
@@ -247,7 +250,7 @@ impl Listener {
         }
         if listeners.is_empty() {
             return Err(String::from(
-                "Configured to not listen anywhere: set a port, a bind address or a unixsocket",
+                "Configured to not listen anywhere: set a port, a memcached-port, a bind address or a unixsocket",
             ));
         }
         Ok(listeners)

@@ -171,7 +171,11 @@ impl ScriptHost<'_, '_> {
             (Handler::Keyspace(_), Locks::None | Locks::All) => self.reach_all(),
             (Handler::Keyspace(_), Locks::One(_) | Locks::Many) => self.reach_keys(row, args),
             (
-                Handler::Session(_) | Handler::Help | Handler::Dispatch(_) | Handler::Script(_),
+                Handler::Session(_)
+                | Handler::Help
+                | Handler::Dispatch(_)
+                | Handler::Script(_)
+                | Handler::Memcached(_),
                 _,
             ) => {
                 if row.needs_all_locks {
