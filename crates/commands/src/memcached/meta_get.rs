@@ -85,7 +85,13 @@ pub(super) fn meta_get(tx: &mut Tx<'_>, args: Args<'_>, output: &mut Output<'_>)
     }
     let item = match (found, flags.vivify) {
         (Some(item), _) => item,
-        (None, Some(_)) => Item::create(tx, key, &flags),
+        (None, Some(_)) => {
+            let item = Item::create(tx, key, &flags);
+            if !flags.is_untouched {
+                tx.access(key);
+            }
+            item
+        }
         (None, None) => {
             output.tally.misses = 1;
             if !flags.is_quiet {

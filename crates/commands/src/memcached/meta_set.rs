@@ -58,17 +58,17 @@ pub(super) fn meta_set(tx: &mut Tx<'_>, args: Args<'_>, output: &mut Output<'_>)
         match flag[0] {
             b'c' => {
                 let cas = match is_stored {
-                    true => tx.cas(key).unwrap_or_default(),
+                    // It may have expired already.
+                    true => tx.cas(key).unwrap_or_else(|| tx.next_cas(key)),
                     false => 0,
                 };
                 number_flag(output.out, b'c', cas);
             }
             b's' => {
                 let stored = tx.peek(key).and_then(|entry| entry.text());
-                let len = match is_stored {
-                    true => stored.map_or(0, Text::len),
-                    false => store.data.len(),
-                };
+                let len = stored
+                    .filter(|_| is_stored)
+                    .map_or(store.data.len(), Text::len);
                 number_flag(output.out, b's', len as u64);
             }
             _ => echo(output.out, flag, key.bytes, flags.is_base64),

@@ -33,7 +33,7 @@ pub(super) fn get_many(tx: &mut Tx<'_>, args: Args<'_>, output: &mut Output<'_>)
 }
 
 pub(super) fn get_part(tx: &mut Tx<'_>, args: Args<'_>, output: &mut Output<'_>) -> Result {
-    retrieve(tx, args, 1, output, Cas::Omitted)
+    retrieve(tx, args, 1, output, Cas::Omitted, None)
 }
 
 pub(super) fn gets(tx: &mut Tx<'_>, args: Args<'_>, output: &mut Output<'_>) -> Result {
@@ -43,7 +43,7 @@ pub(super) fn gets(tx: &mut Tx<'_>, args: Args<'_>, output: &mut Output<'_>) -> 
 }
 
 pub(super) fn gets_part(tx: &mut Tx<'_>, args: Args<'_>, output: &mut Output<'_>) -> Result {
-    retrieve(tx, args, 1, output, Cas::Returned)
+    retrieve(tx, args, 1, output, Cas::Returned, None)
 }
 
 pub(super) fn gat(tx: &mut Tx<'_>, args: Args<'_>, output: &mut Output<'_>) -> Result {
@@ -69,13 +69,14 @@ enum Cas {
     Returned,
 }
 
-/// Writes the values of the keys from argument `first` on.
+/// Writes the values of the keys from argument `first` on, and sets the expiry of each.
 fn retrieve(
     tx: &mut Tx<'_>,
     args: Args<'_>,
     first: usize,
     output: &mut Output<'_>,
     cas: Cas,
+    expiry: Option<Expiry>,
 ) -> Result {
     let mut keys = [const {
         Key {
@@ -109,6 +110,9 @@ fn retrieve(
         reply::value_header(output.out, key.bytes, flags, text.len(), cas);
         output.text(text);
         output.out.extend_from_slice(b"\r\n");
+        if let Some(expiry) = expiry {
+            expiry.apply(tx, key);
+        }
     }
     Ok(())
 }
@@ -125,14 +129,8 @@ fn retrieve_and_touch(
         return Ok(());
     };
     output.tally.class = Class::Touch;
-    retrieve(tx, args, 2, output, cas)?;
     let expiry = Expiry::new(exptime, tx.now());
-    for place in 2..args.len() {
-        let key = args.key(place);
-        if tx.peek(key).is_some() {
-            expiry.apply(tx, key);
-        }
-    }
+    retrieve(tx, args, 2, output, cas, Some(expiry))?;
     output.out.extend_from_slice(end);
     Ok(())
 }

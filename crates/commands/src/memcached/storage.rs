@@ -82,7 +82,7 @@ impl Store<'_> {
         let compared = self.compare(tx);
         match self.mode {
             Mode::Add => {
-                tx.access(self.key);
+                tx.note_unread(self.key);
                 Ok(Outcome::NotStored)
             }
             Mode::Append | Mode::Prepend

@@ -67,6 +67,14 @@ impl Tx<'_> {
         }
     }
 
+    /// Records a use of a key that does not return its value.
+    pub fn note_unread(&mut self, key: Key<'_>) {
+        let usage = self.usage();
+        if let Some(entry) = self.peek(key) {
+            usage.note_unread(entry);
+        }
+    }
+
     /// True if an entry was used since its value was stored.
     pub fn is_used(&self, entry: EntryRef<'_>) -> bool {
         access::is_used(self.usage().policy, entry.access())

@@ -115,6 +115,15 @@ impl Usage {
         }
     }
 
+    /// Records a use that does not return the value.
+    pub(crate) fn note_unread(self, entry: EntryRef<'_>) {
+        let was_used = is_used(self.policy, entry.access());
+        match was_used {
+            true => self.note(entry),
+            false => self.note_replaced(entry),
+        }
+    }
+
     /// Sets the access bits of a new entry.
     #[inline]
     pub(crate) fn note_new(self, entry: EntryRef<'_>) {
