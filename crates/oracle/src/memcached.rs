@@ -234,8 +234,12 @@ impl Client {
             self.replace_words(&mut words, key);
             text.push_str(&words.join(" ").escape_default().to_string());
             text.push('\n');
-            if let Some(data) = data {
-                let _ = writeln!(text, "{}", data.escape_ascii());
+            match data {
+                Some(b"") => text.push_str("(empty)\n"),
+                Some(data) => {
+                    let _ = writeln!(text, "{}", data.escape_ascii());
+                }
+                None => {}
             }
         }
         text

@@ -7,8 +7,7 @@ use damselfly_protocol::memcached::{MetaFlags, number, reply};
 use damselfly_value::{Attributes, EntryRef, NewValue};
 
 use super::{
-    BAD_KEY, Class, Expiry, Output, echo, is_quiet, number_flag, opaque_error, storage, text_of,
-    ttl_flag,
+    Class, Expiry, Output, echo, is_quiet, number_flag, opaque_error, storage, text_of, ttl_flag,
 };
 use crate::strings::{Scratch, text_of as bytes_of};
 use crate::{Args, Result};
@@ -130,7 +129,7 @@ pub(super) fn meta_arithmetic(tx: &mut Tx<'_>, args: Args<'_>, output: &mut Outp
         Some(_) => None,
     };
     let error = match is_incr {
-        _ if key.bytes.is_empty() => Some(BAD_KEY),
+        _ if key.bytes.is_empty() => Some("CLIENT_ERROR invalid or duplicate flag"),
         None => Some("CLIENT_ERROR invalid mode for ma M token"),
         Some(_) => opaque_error(args.from(2)),
     };

@@ -93,9 +93,8 @@ fn mode_of(letter: Option<u8>) -> Option<Mode> {
 pub(super) fn meta_delete(tx: &mut Tx<'_>, args: Args<'_>, output: &mut Output<'_>) -> Result {
     let key = args.key(1);
     let error = match MetaFlags::parse(args.from(2)) {
-        Err(_) => Some("CLIENT_ERROR invalid or duplicate flag"),
-        Ok(_) if key.bytes.is_empty() => Some(BAD_KEY),
-        Ok(_) => opaque_error(args.from(2)),
+        Ok(_) if !key.bytes.is_empty() => opaque_error(args.from(2)),
+        Err(_) | Ok(_) => Some("CLIENT_ERROR invalid or duplicate flag"),
     };
     let (Ok(flags), None) = (MetaFlags::parse(args.from(2)), error) else {
         output.line(error.unwrap_or_default());

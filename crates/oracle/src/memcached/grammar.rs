@@ -6,7 +6,7 @@
 use crate::random::Random;
 
 /// Keys of text, and keys of numbers. Blanks behind a number that became shorter would show in text.
-const TEXTS: [&str; 4] = ["a", "b", "c", "long-key-0123456789"];
+const TEXTS: [&str; 4] = ["a", "b", "c", "long_key_0123456789"];
 const NUMBERS: [&str; 2] = ["n", "m"];
 /// Keys that are only used in base64.
 const ENCODED: [&str; 2] = ["Zm9v", "AAEC"];

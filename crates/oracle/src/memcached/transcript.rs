@@ -148,8 +148,10 @@ impl Transcript {
                     }
                 }
                 Step::Call { is_ours: true, .. } if side == Side::Memcached => {}
-                Step::Call { request, .. } => {
-                    let actual = client.call(request)?;
+                Step::Call { line, request, .. } => {
+                    let actual = client
+                        .call(request)
+                        .map_err(|why| io::Error::new(why.kind(), format!("line {line}: {why}")))?;
                     note(step, &actual);
                 }
             }
