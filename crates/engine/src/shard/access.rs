@@ -191,9 +191,9 @@ mod tests {
         for policy in policies {
             let access = policy.initial(100_000_000);
             assert!(!is_used(policy, access));
-            let used = policy.used(access, 100_060_000, || u32::MAX);
+            let used = policy.used(access, 100_000_000, || u32::MAX);
             assert!(is_used(policy, used));
-            assert_eq!(unused_seconds(policy, used, 100_180_000), 120);
+            assert_eq!(unused_seconds(policy, used, 100_180_000), 180);
         }
     }
 
