@@ -278,7 +278,7 @@ impl Run<'_> {
             }
             let mut servers = Vec::new();
             for peer in peers {
-                let server = self.start(peer)?;
+                let server = self.start(peer, protocol)?;
                 println!("    {}", server.command_line);
                 self.load(
                     &server,
@@ -383,7 +383,7 @@ impl Run<'_> {
             let mut cells = Vec::new();
             for peer in peers {
                 let protocol = peer.kind.protocols[0];
-                let server = self.start(peer)?;
+                let server = self.start(peer, protocol)?;
                 command_lines.insert(server.name.clone(), server.command_line.clone());
                 // The cell stays empty if the server or the protocol lacks the command.
                 let bytes = self.bytes_per_entry(shape, &server, protocol);
@@ -448,10 +448,11 @@ impl Run<'_> {
         Ok((after - before) / (self.options.keys - keys_before) as f64)
     }
 
-    fn start(&self, peer: &Peer) -> Result<Server, String> {
+    fn start(&self, peer: &Peer, protocol: Protocol) -> Result<Server, String> {
         let folder = root().join("target").join("compare");
         Server::start(
             peer,
+            protocol,
             self.options.threads,
             &self.options.server_cores(),
             &folder,
