@@ -16,6 +16,7 @@ use damselfly_protocol::client::{Decoder, NullKind, Value, write_command};
 use damselfly_rdb::Checksum;
 use damselfly_server::blocked::End;
 use damselfly_server::clients::NewClient;
+use damselfly_server::event_loop::parser::Protocol;
 use damselfly_server::clock::{CLOCK_MS, now_ms};
 use damselfly_server::dispatch::{BatchEnd, Dispatcher};
 use damselfly_server::event_loop::connection::Connection;
@@ -180,6 +181,7 @@ impl Server {
             local_address: String::from("127.0.0.1:2"),
             origin: Origin::Local,
             unix: false,
+            speaks: Protocol::Resp,
             fd: 0,
             thread: 0,
             place: 0,

@@ -15,6 +15,7 @@ mod lcs;
 mod list_ends;
 mod lists;
 mod long;
+pub mod memcached;
 mod object;
 mod ranges;
 mod scans;

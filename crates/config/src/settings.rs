@@ -9,6 +9,12 @@ use super::kind::{self, OptionError, Setting, Value};
 pub struct Config {
     /// `port`
     pub port: u16,
+    /// `memcached-port`
+    pub memcached_port: u16,
+    /// `memcached-max-item-size`
+    pub memcached_max_item_size_bytes: u64,
+    /// `memcached-enable-shutdown`
+    pub memcached_enable_shutdown: bool,
     /// `bind`
     pub bind: Vec<String>,
     /// `unixsocket`
@@ -179,6 +185,9 @@ impl Default for Config {
             port: 6379,
             bind: vec!["*".to_owned(), "-::*".to_owned()],
             unixsocket: String::new(),
+            memcached_port: 0,
+            memcached_max_item_size_bytes: 1 << 20,
+            memcached_enable_shutdown: false,
             unixsocket_mode: 0,
             tcp_backlog: 511,
             tcp_keepalive_s: 300,

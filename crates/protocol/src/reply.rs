@@ -101,6 +101,12 @@ impl<'a> Reply<'a> {
         self.out.get(position..).unwrap_or_default()
     }
 
+    /// The output buffer, for replies in other protocols.
+    #[inline]
+    pub fn buffer(&mut self) -> &mut Vec<u8> {
+        self.out
+    }
+
     /// A complete, already encoded reply.
     pub fn raw(&mut self, reply: &[u8]) {
         self.out.extend_from_slice(reply);

@@ -13,6 +13,8 @@ pub struct Settings {
     pub sweep_paused: AtomicBool,
     /// `proto-max-bulk-len`: the longest string that a command may create, in bytes.
     pub bulk_bytes_max: AtomicUsize,
+    /// `memcached-max-item-size`: the largest item of a memcached client, in bytes.
+    pub item_bytes_max: AtomicUsize,
     /// `lazyfree-lazy-user-flush`: FLUSHALL and FLUSHDB free memory in the background unless they say otherwise.
     pub flushes_later: AtomicBool,
     /// `ttl-rounding`: long deadlines are rounded to seconds, and limited to a year.
@@ -33,6 +35,7 @@ impl Default for Settings {
         Self {
             sweep_paused: AtomicBool::new(false),
             bulk_bytes_max: AtomicUsize::new(512 << 20),
+            item_bytes_max: AtomicUsize::new(1 << 20),
             flushes_later: AtomicBool::new(false),
             ttl_rounding: AtomicBool::new(false),
             thresholds: Thresholds::default(),

@@ -310,7 +310,9 @@ impl<A: ScriptRunner> QueueRunner<'_, A> {
                 Ok(())
             }
             Handler::Script(_) => scripts::run_within(self.runner, session, tx, row, args, reply),
-            Handler::Dispatch(_) => unreachable!("{} is never queued", row.name),
+            Handler::Dispatch(_) | Handler::Memcached(_) => {
+                unreachable!("{} is never queued", row.name)
+            }
         }
     }
 

@@ -455,7 +455,7 @@ impl ScriptHost<'_, '_> {
                 REGISTRY.write_help(row, reply);
                 Ok(())
             }
-            Handler::Dispatch(_) | Handler::Script(_) => {
+            Handler::Dispatch(_) | Handler::Script(_) | Handler::Memcached(_) => {
                 unreachable!("{} is not allowed in scripts", row.name)
             }
         };
