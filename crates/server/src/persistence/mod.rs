@@ -332,6 +332,10 @@ impl Persistence {
 
     /// Starts the save that a save point, BGSAVE in a transaction or FLUSHALL has made due, if any. One thread calls this now and then.
     pub fn start_if_due(&self, shared: &Shared, config: &Config) {
+        if shared.gate.is_loading() {
+            // What is loaded so far must not replace the file.
+            return;
+        }
         let Some((cause, why)) = self.due(shared, config) else {
             return;
         };
