@@ -2,9 +2,9 @@
 //! derived from it.
 
 use super::kind::{Kind, OptionError, Setting, Value};
+use super::saving::{SavePoints, ShutdownFlags};
 use super::settings::{
-    Allow, Config, LogLevel, MaxmemoryPolicy, Percentiles, RdbVersion, SavePoints, ShutdownFlags,
-    Supervised, events,
+    Allow, Config, LogLevel, MaxmemoryPolicy, Percentiles, RdbVersion, Supervised, events,
 };
 
 /// One option.

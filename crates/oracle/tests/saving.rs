@@ -171,12 +171,24 @@ const AFTER_A_FAILED_SAVE: &[&[&str]] = &[
     &["EVAL", "return redis.call('ping')", "0"],
     &["EVAL", "return redis.call('publish','a','b')", "0"],
     &["EVAL", "#!lua\nreturn redis.call('get','a')", "0"],
-    &["EVAL", "#!lua flags=no-writes\nreturn redis.call('get','a')", "0"],
-    &["EVAL", "#!lua flags=no-writes\nreturn redis.call('set','a',1)", "0"],
+    &[
+        "EVAL",
+        "#!lua flags=no-writes\nreturn redis.call('get','a')",
+        "0",
+    ],
+    &[
+        "EVAL",
+        "#!lua flags=no-writes\nreturn redis.call('set','a',1)",
+        "0",
+    ],
     &["EVAL_RO", "#!lua\nreturn redis.call('get','a')", "0"],
     &["EVAL_RO", "return redis.call('set','a',1)", "0"],
     &["EVAL_RO", "return redis.call('get','a')", "0"],
-    &["FUNCTION", "LOAD", "#!lua name=other\nredis.register_function('o',function() end)"],
+    &[
+        "FUNCTION",
+        "LOAD",
+        "#!lua name=other\nredis.register_function('o',function() end)",
+    ],
     &["FCALL", "writes", "0"],
     &["FCALL", "reads", "0"],
     &["FCALL_RO", "reads", "0"],
@@ -459,7 +471,10 @@ fn a_server_that_cannot_save_goes_on_and_the_next_signal_tries_again() {
         until("the final save fails", || {
             server.log().matches(failed).count() == 1 + tries
         });
-        assert_eq!(say(&mut connection, "INCR a"), format!("(integer) {}", 1 + tries));
+        assert_eq!(
+            say(&mut connection, "INCR a"),
+            format!("(integer) {}", 1 + tries)
+        );
         let script = "return redis.call('GET', 'a')";
         assert!(connection.call(&["EVAL", script, "0"]).is_ok());
     }
@@ -474,7 +489,9 @@ fn force_stops_a_server_that_cannot_save() {
     let mut server = start(&[]);
     let mut connection = server.connect();
     break_saves(&server, &mut connection);
-    connection.send(&request(&["SHUTDOWN", "SAVE", "FORCE"])).unwrap();
+    connection
+        .send(&request(&["SHUTDOWN", "SAVE", "FORCE"]))
+        .unwrap();
     assert!(connection.closed_by_server());
     assert_eq!(await_end(&mut server).code(), Some(0));
 }
@@ -519,7 +536,9 @@ fn sigterm_awaits_a_script_that_has_written() {
     let mut server = start(&["--busy-reply-threshold", "10"]);
     let mut script = server.connect();
     let slow = "redis.call('SET', 'a', '1') local start = redis.call('TIME')[1] while redis.call('TIME')[1] - start < 3 do end redis.call('SET', 'b', '1')";
-    script.send(&request(&["EVAL", slow, "2", "a", "b"])).unwrap();
+    script
+        .send(&request(&["EVAL", slow, "2", "a", "b"]))
+        .unwrap();
     await_log(&server, "Slow script detected");
     send_signal(&server, Signal::TERM);
     assert_eq!(await_end(&mut server).code(), Some(0));
@@ -641,16 +660,22 @@ fn every_acknowledged_write_is_in_the_final_save() {
             })
             .collect();
         until("all clients are at work", || {
-            (0..CLIENTS).all(|client| say(&mut connection, &format!("EXISTS pair:{client}:b")) == "(integer) 1")
+            (0..CLIENTS).all(|client| {
+                say(&mut connection, &format!("EXISTS pair:{client}:b")) == "(integer) 1"
+            })
         });
         std::thread::sleep(Duration::from_millis(wait_ms));
         send_signal(&server, Signal::TERM);
-        let acknowledged: Vec<_> = clients.into_iter().map(|client| client.join().unwrap()).collect();
+        let acknowledged: Vec<_> = clients
+            .into_iter()
+            .map(|client| client.join().unwrap())
+            .collect();
         assert_eq!(await_end(&mut server).code(), Some(0));
         let saved = strings(&dump(&server));
         for (client, (single, pair)) in acknowledged.into_iter().enumerate() {
             let value = |name: &str| -> i64 { saved[&format!("{name}:{client}")].parse().unwrap() };
-            let both = |name: &str| -> i64 { saved[&format!("pair:{client}:{name}")].parse().unwrap() };
+            let both =
+                |name: &str| -> i64 { saved[&format!("pair:{client}:{name}")].parse().unwrap() };
             assert!(value("single") >= single, "{} < {single}", value("single"));
             assert!(both("a") >= pair, "{} < {pair}", both("a"));
             assert_eq!(both("a"), both("b"));

@@ -1,8 +1,8 @@
 //! Signals: SIGTERM and SIGINT stop the server, SIGHUP does nothing.
 
-use std::{fmt, io};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::{fmt, io};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;

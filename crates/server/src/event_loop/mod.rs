@@ -138,7 +138,9 @@ impl Worker {
             if self.shared.persistence.is_saving() {
                 let is_idle = events.is_empty();
                 // A panic makes the save fail, which the log reports.
-                let _ = catch_unwind(AssertUnwindSafe(|| self.saver.encode(&self.shared, is_idle)));
+                let _ = catch_unwind(AssertUnwindSafe(|| {
+                    self.saver.encode(&self.shared, is_idle)
+                }));
             }
             if let Some(contention) = &mut contention
                 && self.connections.len() > 1

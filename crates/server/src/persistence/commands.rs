@@ -117,9 +117,7 @@ fn bgsave(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> R
         return Ok(());
     }
     let mut tx = context.lock_all()?;
-    let started = shared
-        .persistence
-        .start(shared, &mut tx, Cause::Background);
+    let started = shared.persistence.start(shared, &mut tx, Cause::Background);
     drop(tx);
     if let Err(AlreadySaving) = started {
         return Err(in_progress());
