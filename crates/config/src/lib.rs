@@ -18,6 +18,7 @@ mod load;
 mod options;
 mod redis;
 mod rewrite;
+mod saving;
 mod settings;
 
 use damselfly_base::CommandError;
@@ -27,9 +28,10 @@ pub use docs::{docs, help};
 pub use kind::{Kind, OptionError, Value};
 pub use load::{Disk, Files, Loaded, Place, Request, StartError, load};
 pub use options::{Access, Changeable, Effect, OPTIONS, Opt, Section, find};
+pub use saving::{SavePoint, SavePoints, ShutdownFlags};
 pub use settings::{
     Allow, ClientMemory, Config, LogLevel, MaxmemoryPolicy, Origin, OutputLimit, OutputLimits,
-    Percentiles, RdbVersion, SanitizePayloads, SavePoint, SavePoints, ShutdownFlags, Supervised,
+    Percentiles, RdbVersion, SanitizePayloads, Supervised,
 };
 
 impl Config {

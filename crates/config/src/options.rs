@@ -2,9 +2,10 @@
 //! derived from it.
 
 use super::kind::{Kind, OptionError, Setting, Value};
+use super::saving::{SavePoints, ShutdownFlags};
 use super::settings::{
     Allow, Config, LogLevel, MaxmemoryPolicy, Percentiles, RdbVersion, SanitizePayloads,
-    SavePoints, ShutdownFlags, Supervised, events,
+    Supervised, events,
 };
 
 /// One option.

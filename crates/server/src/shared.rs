@@ -145,7 +145,7 @@ impl Shared {
             over_limit: OverLimit::default(),
             startup_bytes: AtomicUsize::new(0),
             rates: Mutex::new(Rates::default()),
-            persistence: Persistence::new(),
+            persistence: Persistence::default(),
         }
     }
 

@@ -113,9 +113,9 @@ pub struct Status {
 
 type State = Status;
 
-impl Persistence {
+impl Default for Persistence {
     /// Nothing was saved yet.
-    pub fn new() -> Self {
+    fn default() -> Self {
         Self {
             state: Mutex::new(State {
                 last_success_s: clock::now_ms() / 1000,
@@ -134,7 +134,9 @@ impl Persistence {
             skips_checksum: AtomicBool::new(false),
         }
     }
+}
 
+impl Persistence {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
