@@ -42,7 +42,7 @@ fn drive(source: &mut Unstructured<'_>) -> Result<()> {
     }
     let mut model: BTreeMap<Vec<u8>, f64> = PackedRanking::new(&bytes)
         .iter()
-        .map(|scoring| (scoring.member.to_vec(), scoring.score))
+        .map(|scored| (scored.member.to_vec(), scored.score))
         .collect();
     let mut ranking = Ranking::of_sorted(PackedRanking::new(&bytes).iter());
     while !source.is_empty() {
@@ -89,10 +89,10 @@ fn drive(source: &mut Unstructured<'_>) -> Result<()> {
         assert!(PackedRanking::is_valid(&bytes));
         assert_eq!((small.len(), ranking.len()), (model.len(), model.len()));
         let mut rank = 0;
-        for (scored, scoring) in ranking.iter().zip(small.iter()) {
+        for (scored, scored) in ranking.iter().zip(small.iter()) {
             assert_eq!(model.get(scored.member()), Some(&scored.score()));
-            assert_eq!(scoring.score, scored.score());
-            assert_eq!(scoring.member.to_vec(), scored.member());
+            assert_eq!(scored.score, scored.score());
+            assert_eq!(scored.member.to_vec(), scored.member());
             if rank % 50 == 0 {
                 assert_eq!(ranking.rank(scored.member()), Some((rank, scored.score())));
             }

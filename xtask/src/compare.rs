@@ -6,6 +6,7 @@
 
 mod machine;
 mod peers;
+mod saving;
 mod tables;
 mod workloads;
 
@@ -16,10 +17,11 @@ use std::process::Command;
 use workloads::{MEMORY_SHAPES, MemoryShape, WORKLOADS, Workload};
 
 const USAGE: &str = "\
-cargo xtask compare [--memory | --big] [OPTIONS]
+cargo xtask compare [--memory | --big | --snapshot] [OPTIONS]
 
   (no mode)           CPU time per request, throughput and latency for each workload
   --memory            resident bytes per entry for each shape of entry
+  --snapshot          latency, throughput and memory of servers that save a million values of 1 KiB
   --big               'mixed P30 c50' of the first mode with ten million keys
 
   --servers A,B       only these servers [default: damselfly and every peer found on PATH]
@@ -31,6 +33,7 @@ cargo xtask compare [--memory | --big] [OPTIONS]
   --client-cores SET  cores of the load in taskset's syntax, instead of the above
   --keys N            keys or entries [default: 1000000; with --big 10000000]
   --rounds N          rounds per row [default: 5]
+  --rate N            with --snapshot: requests per second for the latencies [default: 20000]
   --seconds N         seconds per round and server [default: 3]
   --quick             3 rounds of 1 second, 100000 keys";
 
@@ -47,6 +50,7 @@ struct Options {
     keys: u64,
     rounds: usize,
     seconds: f64,
+    rate: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +58,7 @@ enum Mode {
     Requests,
     Memory,
     Big,
+    Snapshot,
 }
 
 /// How many keys are inserted before the first reading of a memory shape, so that what a server allocates only once is
@@ -79,6 +84,7 @@ pub fn compare(arguments: &[String]) -> Result<(), String> {
     match options.mode {
         Mode::Requests | Mode::Big => run.requests(&peers),
         Mode::Memory => run.memory(&peers),
+        Mode::Snapshot => run.snapshot(&peers),
     }
 }
 
@@ -95,6 +101,7 @@ impl Options {
             keys: 0,
             rounds: 0,
             seconds: 0.0,
+            rate: 20_000,
         };
         let mut quick = false;
         let mut arguments = arguments.iter();
@@ -108,6 +115,8 @@ impl Options {
             match name.as_str() {
                 "--memory" => options.mode = Mode::Memory,
                 "--big" => options.mode = Mode::Big,
+                "--snapshot" => options.mode = Mode::Snapshot,
+                "--rate" => options.rate = positive(name, value()?)? as u64,
                 "--quick" => quick = true,
                 "--servers" => options.servers = Some(list(value()?)),
                 "--peer" => {
@@ -404,6 +413,25 @@ impl Run<'_> {
         for line in lines {
             println!("{line}");
         }
+        Ok(())
+    }
+
+    fn snapshot(&self, peers: &[Peer]) -> Result<(), String> {
+        let mut all = Vec::new();
+        for peer in peers {
+            if !peer.kind.protocols.contains(&Protocol::Resp) {
+                continue;
+            }
+            // One after the other, since each has a file of its own and much memory.
+            let folder = root().join("target").join("compare").join(&peer.name);
+            let cores = self.options.server_cores();
+            let server = Server::start(peer, self.options.threads, &cores, &folder)?;
+            println!("    {}", server.command_line);
+            all.push(self.saving(&server, self.options.rate)?);
+            let _ = std::fs::remove_file(folder.join("dump.rdb"));
+        }
+        let table = saving::table(&all, self.options.keys, self.options.rate);
+        println!("\n{table}");
         Ok(())
     }
 

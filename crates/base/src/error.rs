@@ -39,6 +39,8 @@ pub enum CommandError {
     InvalidCursor,
     /// `maxmemory` is reached and nothing may be evicted.
     OutOfMemory,
+    /// The last save failed, and `stop-writes-on-bgsave-error` is set.
+    SavingFailed,
     /// Any other text, with its error code.
     Text(String),
     /// A text with the code `ERR` that quotes bytes of the client: before, quoted, after.
@@ -95,6 +97,9 @@ impl fmt::Display for CommandError {
             Self::NotPositive => "ERR value is out of range, must be positive",
             Self::SameObject => "ERR source and destination objects are the same",
             Self::InvalidCursor => "ERR invalid cursor",
+            Self::SavingFailed => {
+                "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk. Commands that may modify the data set are disabled, because this instance is configured to report errors during writes if RDB snapshotting fails (stop-writes-on-bgsave-error option). Please check the Redis logs for details about the RDB error."
+            }
             Self::OutOfMemory => "OOM command not allowed when used memory > 'maxmemory'.",
             Self::Text(text) => text,
             Self::Quoting(before, quoted, after) => {

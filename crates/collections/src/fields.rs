@@ -515,7 +515,7 @@ impl Fields {
     }
 
     /// The number of fields with a deadline.
-    pub fn deadlines(&self) -> usize {
+    pub fn deadline_count(&self) -> usize {
         self.deadlines.0.len()
     }
 
@@ -527,7 +527,7 @@ impl Fields {
     /// The latest deadline, if all fields have one: the hash is then empty after it.
     pub fn expires_ms(&self) -> Option<i64> {
         let (last, _) = self.deadlines.0.last()?;
-        (self.deadlines() == self.len()).then_some(*last)
+        (self.deadline_count() == self.len()).then_some(*last)
     }
 
     /// Removes up to `limit` expired fields, the earliest deadlines first, and returns how many.
@@ -616,7 +616,7 @@ mod tests {
             .values()
             .filter_map(|(_, deadline)| *deadline)
             .collect();
-        assert_eq!(fields.deadlines(), deadlines.len());
+        assert_eq!(fields.deadline_count(), deadlines.len());
         assert_eq!(fields.first_deadline_ms(), deadlines.iter().min().copied());
         let all = !model.is_empty() && deadlines.len() == model.len();
         assert_eq!(
@@ -705,7 +705,10 @@ mod tests {
             assert_equal(&fields, &model);
             let copy = fields.clone();
             fields.remove_expired(i64::MAX, usize::MAX);
-            assert_eq!((fields.deadlines(), fields.first_deadline_ms()), (0, None));
+            assert_eq!(
+                (fields.deadline_count(), fields.first_deadline_ms()),
+                (0, None)
+            );
             assert_equal(&copy, &model);
         }
     }

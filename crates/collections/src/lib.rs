@@ -29,8 +29,8 @@ pub use chain::Chain;
 pub use element::{Element, Needle};
 pub use fields::{FieldRef, Fields};
 pub use members::Members;
-pub use packed_ranking::{PackedRanking, PackedScorings, Scoring};
-pub use ranking::{Members as ScoredMembers, Ranking};
+pub use packed_ranking::{PackedRanking, PackedScoredMembers, ScoredMember};
+pub use ranking::{Members as RankingMembers, Ranking};
 pub use scored::ScoredRef;
 pub use stream::{Stream, StreamEntry, StreamId};
 

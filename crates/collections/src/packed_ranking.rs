@@ -20,16 +20,16 @@ const PAIRED: &str = "a sorted set's listpack has a score for each member";
 
 /// A member of a sorted set, and its score.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Scoring<'a> {
+pub struct ScoredMember<'a> {
     /// The member.
     pub member: Element<'a>,
     /// The score; never NaN.
     pub score: f64,
 }
 
-impl Scoring<'_> {
+impl ScoredMember<'_> {
     /// The order of sorted sets: by score, then by the bytes of the member.
-    pub fn compare(self, other: Scoring<'_>) -> Ordering {
+    pub fn compare(self, other: ScoredMember<'_>) -> Ordering {
         self.compare_to(other.score, other.member.text(&mut Decimal::new()))
     }
 
@@ -39,7 +39,7 @@ impl Scoring<'_> {
     }
 }
 
-impl<'a> From<ScoredRef<'a>> for Scoring<'a> {
+impl<'a> From<ScoredRef<'a>> for ScoredMember<'a> {
     fn from(scored: ScoredRef<'a>) -> Self {
         Self {
             member: Element::Bytes(scored.member()),
@@ -92,7 +92,7 @@ impl<'a> PackedRanking<'a> {
             return false;
         }
         let set = PackedRanking(listpack);
-        let mut members: Vec<_> = set.iter().map(|scoring| scoring.member.to_vec()).collect();
+        let mut members: Vec<_> = set.iter().map(|scored| scored.member.to_vec()).collect();
         members.sort_unstable();
         let before = set.iter();
         let mut after = set.iter();
@@ -141,11 +141,11 @@ impl<'a> PackedRanking<'a> {
     }
 
     /// An iterator over the members of these ranks, from either end. Ranks beyond the last member are ignored.
-    pub fn range(self, ranks: Range<usize>) -> PackedScorings<'a> {
+    pub fn range(self, ranks: Range<usize>) -> PackedScoredMembers<'a> {
         let end = ranks.end.min(self.len());
         let start = ranks.start.min(end);
         let offset = |rank: usize| self.0.seek(rank * 2).unwrap_or(self.0.end());
-        PackedScorings {
+        PackedScoredMembers {
             elements: self.0.range(offset(start), offset(end)),
             len: end - start,
         }
@@ -153,8 +153,8 @@ impl<'a> PackedRanking<'a> {
 
     /// All members.
     #[inline]
-    pub fn iter(self) -> PackedScorings<'a> {
-        PackedScorings {
+    pub fn iter(self) -> PackedScoredMembers<'a> {
+        PackedScoredMembers {
             elements: self.0.iter(),
             len: self.len(),
         }
@@ -164,16 +164,16 @@ impl<'a> PackedRanking<'a> {
     /// only, and `above` for a suffix only.
     pub fn ranks_where(
         self,
-        below: impl Fn(Scoring<'a>) -> bool,
-        above: impl Fn(Scoring<'a>) -> bool,
+        below: impl Fn(ScoredMember<'a>) -> bool,
+        above: impl Fn(ScoredMember<'a>) -> bool,
     ) -> Range<usize> {
         let mut rank = 0;
         let mut start = None;
-        for scoring in self.iter() {
-            if start.is_none() && !below(scoring) {
+        for scored in self.iter() {
+            if start.is_none() && !below(scored) {
                 start = Some(rank);
             }
-            if start.is_some() && above(scoring) {
+            if start.is_some() && above(scored) {
                 break;
             }
             rank += 1;
@@ -194,7 +194,7 @@ impl<'a> PackedRanking<'a> {
         loop {
             let offset = walk.elements.offset();
             match walk.next() {
-                Some(scoring) if scoring.compare_to(score, member).is_lt() => {}
+                Some(scored) if scored.compare_to(score, member).is_lt() => {}
                 Some(_) | None => return offset,
             }
         }
@@ -206,13 +206,13 @@ impl<'a> PackedRanking<'a> {
             let score = self.0.previous(offset)?;
             self.0.previous(score)
         };
-        let scoring_at = |offset: Offset| Scoring {
+        let scored_at = |offset: Offset| ScoredMember {
             member: self.0.at(offset),
             score: self.score_at(offset),
         };
         let pair_after = || self.0.next(self.0.next(offset)?);
-        pair_before().is_none_or(|before| scoring_at(before).compare_to(score, member).is_lt())
-            && pair_after().is_none_or(|after| scoring_at(after).compare_to(score, member).is_gt())
+        pair_before().is_none_or(|before| scored_at(before).compare_to(score, member).is_lt())
+            && pair_after().is_none_or(|after| scored_at(after).compare_to(score, member).is_gt())
     }
 }
 
@@ -226,9 +226,9 @@ pub fn insert(buffer: &mut impl Buffer, member: &[u8], score: f64) {
 }
 
 /// Appends a member, which must be above all others.
-pub fn push_back(buffer: &mut impl Buffer, scoring: Scoring<'_>) {
-    with_element(scoring.score, |score| {
-        listpack::append_many(buffer, [scoring.member, score].into_iter());
+pub fn push_back(buffer: &mut impl Buffer, scored: ScoredMember<'_>) {
+    with_element(scored.score, |score| {
+        listpack::append_many(buffer, [scored.member, score].into_iter());
     });
 }
 
@@ -259,20 +259,20 @@ pub fn remove_range(buffer: &mut impl Buffer, ranks: Range<usize>) {
 
 /// An iterator over members in order, see [`PackedRanking::range`].
 #[derive(Clone, Debug)]
-pub struct PackedScorings<'a> {
+pub struct PackedScoredMembers<'a> {
     elements: listpack::Iter<'a>,
     len: usize,
 }
 
-impl<'a> Iterator for PackedScorings<'a> {
-    type Item = Scoring<'a>;
+impl<'a> Iterator for PackedScoredMembers<'a> {
+    type Item = ScoredMember<'a>;
 
     #[inline]
-    fn next(&mut self) -> Option<Scoring<'a>> {
+    fn next(&mut self) -> Option<ScoredMember<'a>> {
         let member = self.elements.next()?;
         let score = self.elements.next().and_then(score_of).expect(PAIRED);
         self.len -= 1;
-        Some(Scoring { member, score })
+        Some(ScoredMember { member, score })
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -280,18 +280,18 @@ impl<'a> Iterator for PackedScorings<'a> {
     }
 }
 
-impl DoubleEndedIterator for PackedScorings<'_> {
+impl DoubleEndedIterator for PackedScoredMembers<'_> {
     fn next_back(&mut self) -> Option<Self::Item> {
         let score = self.elements.next_back().map(score_of)?.expect(PAIRED);
         let member = self.elements.next_back().expect(PAIRED);
         self.len -= 1;
-        Some(Scoring { member, score })
+        Some(ScoredMember { member, score })
     }
 }
 
-impl ExactSizeIterator for PackedScorings<'_> {}
+impl ExactSizeIterator for PackedScoredMembers<'_> {}
 
-impl FusedIterator for PackedScorings<'_> {}
+impl FusedIterator for PackedScoredMembers<'_> {}
 
 #[cfg(test)]
 mod tests {
@@ -344,7 +344,7 @@ mod tests {
             }
             let set = PackedRanking::new(&bytes);
             assert_eq!(set.len(), model.len());
-            let own = |scoring: Scoring<'_>| (scoring.member.to_vec(), scoring.score);
+            let own = |scored: ScoredMember<'_>| (scored.member.to_vec(), scored.score);
             let theirs = |scored: ScoredRef<'_>| (scored.member().to_vec(), scored.score());
             assert!(set.iter().map(own).eq(model.iter().map(theirs)));
             let start = next(set.len() + 2);

@@ -13,7 +13,7 @@ use damselfly_base::hash;
 use damselfly_base::number::Decimal;
 use damselfly_table::{Entry, Table};
 
-use crate::packed_ranking::Scoring;
+use crate::packed_ranking::ScoredMember;
 use crate::scored::{Scored, ScoredRef};
 use crate::tree::{Tree, Word};
 
@@ -51,16 +51,16 @@ impl Ranking {
     ///
     /// # Panics
     /// If the members are not in order.
-    pub fn of_sorted<'a>(members: impl Iterator<Item = Scoring<'a>>) -> Self {
+    pub fn of_sorted<'a>(members: impl Iterator<Item = ScoredMember<'a>>) -> Self {
         let mut ranking = Self::new();
         let mut last: Option<ScoredRef<'_>> = None;
         let mut scratch = Decimal::new();
-        let members = members.filter_map(|scoring| {
-            let member = scoring.member.text(&mut scratch);
+        let members = members.filter_map(|given| {
+            let member = given.member.text(&mut scratch);
             let Entry::Vacant(vacant) = ranking.table.entry(hash(member), member) else {
                 return None;
             };
-            let scored = Scored::new(member, scoring.score);
+            let scored = Scored::new(member, given.score);
             ranking.block_bytes += scored.memory_bytes();
             let address = vacant.insert(scored).get().address();
             // SAFETY: the table keeps the block alive from here on, and nothing else uses the set in the meantime.
@@ -234,7 +234,7 @@ impl Ranking {
 
 impl Clone for Ranking {
     fn clone(&self) -> Self {
-        Self::of_sorted(self.iter().map(Scoring::from))
+        Self::of_sorted(self.iter().map(ScoredMember::from))
     }
 }
 
@@ -532,14 +532,14 @@ mod tests {
     /// was set before the table refused the duplicate. Fix: `last` is set only after the table has accepted the member.
     #[test]
     fn the_first_occurrence_of_a_duplicate_member_is_kept() {
-        let scoring = |member, score| Scoring {
+        let scored = |member, score| ScoredMember {
             member: Element::Bytes(member),
             score,
         };
         let members = [
-            scoring(b"twice", -3.0),
-            scoring(b"twice", -2.0),
-            scoring(b"other", -1.0),
+            scored(b"twice", -3.0),
+            scored(b"twice", -2.0),
+            scored(b"other", -1.0),
         ];
         let ranking = Ranking::of_sorted(members.into_iter());
         ranking.assert_valid();

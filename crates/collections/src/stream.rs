@@ -88,7 +88,7 @@ impl Stream {
     }
 
     /// The number of nodes.
-    pub fn nodes(&self) -> usize {
+    pub fn node_count(&self) -> usize {
         self.nodes.len()
     }
 

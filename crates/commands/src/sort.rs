@@ -12,7 +12,7 @@ use damselfly_base::number::Decimal;
 use damselfly_collections::Side;
 use damselfly_engine::{Event, Key, Tx};
 use damselfly_protocol::Reply;
-use damselfly_value::{Collection, EntryRef, Hash, List, Scoring, Value};
+use damselfly_value::{Collection, EntryRef, Hash, List, ScoredMember, Value};
 
 use crate::command::{
     Access, Arity::AtLeast, At::Behind, At::One, Command, Group, KeySpec, Keys, Run, Trait, reads,
@@ -291,7 +291,7 @@ fn elements_of(entry: EntryRef<'_>, wanted: Range<usize>, descending: bool) -> T
         Value::SortedSet(set) => {
             let len = set.len();
             let mut push =
-                |scoring: Scoring<'_>| elements.push(Some(scoring.member.text(&mut decimal)));
+                |scored: ScoredMember<'_>| elements.push(Some(scored.member.text(&mut decimal)));
             if descending {
                 let ranks = len - wanted.end..len - wanted.start;
                 set.range(ranks).rev().for_each(&mut push);

@@ -9,7 +9,7 @@ use damselfly_base::{CommandError, double};
 use damselfly_engine::{Event, Tx};
 use damselfly_protocol::Reply;
 use damselfly_value::{
-    Collection, Element, EntryRef, Scoring, Set, SetRef, SortedSet, SortedSetRef,
+    Collection, Element, EntryRef, ScoredMember, Set, SetRef, SortedSet, SortedSetRef,
 };
 
 use crate::command::{
@@ -176,18 +176,20 @@ impl<'a> Members<'a> {
 
     fn try_for_each(
         self,
-        mut visit: impl FnMut(Scoring<'a>) -> ControlFlow<()>,
+        mut visit: impl FnMut(ScoredMember<'a>) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
         match self {
             Self::None => Continue(()),
-            Self::Plain(set) => set.try_for_each(|member| visit(Scoring { member, score: 1.0 })),
+            Self::Plain(set) => {
+                set.try_for_each(|member| visit(ScoredMember { member, score: 1.0 }))
+            }
             Self::Sorted(set) => set.iter().try_for_each(visit),
         }
     }
 
-    fn for_each(self, mut visit: impl FnMut(Scoring<'a>)) {
-        let all = self.try_for_each(|scoring| {
-            visit(scoring);
+    fn for_each(self, mut visit: impl FnMut(ScoredMember<'a>)) {
+        let all = self.try_for_each(|scored| {
+            visit(scored);
             Continue(())
         });
         debug_assert!(all.is_continue());
@@ -297,7 +299,7 @@ fn combine<'a>(
     operation: Operation,
     mut sources: Vec<Source<'a>>,
     aggregate: Aggregate,
-) -> Vec<Scoring<'a>> {
+) -> Vec<ScoredMember<'a>> {
     let mut result = match operation {
         Operation::Union => {
             // The order of additions affects rounding: Redis adds from the smallest set to the largest.
@@ -314,13 +316,13 @@ fn combine<'a>(
     result
 }
 
-fn unite<'a>(sources: &[Source<'a>], aggregate: Aggregate) -> Vec<Scoring<'a>> {
+fn unite<'a>(sources: &[Source<'a>], aggregate: Aggregate) -> Vec<ScoredMember<'a>> {
     let largest = sources.last().map_or(0, |source| source.members.len());
-    let mut result: Vec<Scoring<'a>> = Vec::with_capacity(largest);
+    let mut result: Vec<ScoredMember<'a>> = Vec::with_capacity(largest);
     let mut places: HashMap<_, _, ahash::RandomState> =
         HashMap::with_capacity_and_hasher(largest, Default::default());
     for source in sources {
-        source.members.for_each(|Scoring { member, score }| {
+        source.members.for_each(|ScoredMember { member, score }| {
             // Equal members must compare as equal, whatever form of set they come from.
             let member = match member {
                 Element::Bytes(text) => Element::new(text),
@@ -330,7 +332,7 @@ fn unite<'a>(sources: &[Source<'a>], aggregate: Aggregate) -> Vec<Scoring<'a>> {
             let place = *places.entry(member).or_insert(result.len());
             match result.get_mut(place) {
                 Some(found) => found.score = aggregate.of(found.score, score),
-                None => result.push(Scoring { member, score }),
+                None => result.push(ScoredMember { member, score }),
             }
         });
     }
@@ -338,34 +340,34 @@ fn unite<'a>(sources: &[Source<'a>], aggregate: Aggregate) -> Vec<Scoring<'a>> {
 }
 
 /// The members that are in all sets; the first set must be the smallest.
-fn intersect<'a>(sources: &[Source<'a>], aggregate: Aggregate) -> Vec<Scoring<'a>> {
+fn intersect<'a>(sources: &[Source<'a>], aggregate: Aggregate) -> Vec<ScoredMember<'a>> {
     let mut result = Vec::new();
     let Some((smallest, others)) = sources.split_first() else {
         return result;
     };
-    smallest.members.for_each(|Scoring { member, score }| {
+    smallest.members.for_each(|ScoredMember { member, score }| {
         let first = Some(zero_if_nan(smallest.weight * score));
         let score = others.iter().try_fold(first, |score, other| {
             let theirs = other.members.score(member)?;
             Some(score.map(|score| aggregate.of(score, other.weight * theirs)))
         });
         if let Some(Some(score)) = score {
-            result.push(Scoring { member, score });
+            result.push(ScoredMember { member, score });
         }
     });
     result
 }
 
 /// The members of the first set that are in no other set.
-fn subtract<'a>(sources: &[Source<'a>]) -> Vec<Scoring<'a>> {
+fn subtract<'a>(sources: &[Source<'a>]) -> Vec<ScoredMember<'a>> {
     let mut result = Vec::new();
     let Some((first, others)) = sources.split_first() else {
         return result;
     };
-    first.members.for_each(|scoring| {
-        let is_in = |other: &Source<'_>| other.members.score(scoring.member).is_some();
+    first.members.for_each(|scored| {
+        let is_in = |other: &Source<'_>| other.members.score(scored.member).is_some();
         if !others.iter().any(is_in) {
-            result.push(scoring);
+            result.push(scored);
         }
     });
     result
@@ -431,8 +433,8 @@ fn zintercard(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result 
         sources.sort_by_key(|source| source.members.len());
         let mut count = 0;
         if let Some((smallest, others)) = sources.split_first() {
-            let _ = smallest.members.try_for_each(|scoring| {
-                let is_in = |other: &Source<'_>| other.members.score(scoring.member).is_some();
+            let _ = smallest.members.try_for_each(|scored| {
+                let is_in = |other: &Source<'_>| other.members.score(scored.member).is_some();
                 count += usize::from(others.iter().all(is_in));
                 if count == limit && limit > 0 {
                     Break(())

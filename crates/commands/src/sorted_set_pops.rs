@@ -6,7 +6,7 @@ use damselfly_base::CommandError;
 use damselfly_base::number::parse_integer;
 use damselfly_engine::{Create, Event, Key, Tx};
 use damselfly_protocol::{Reply, Version};
-use damselfly_value::{Scoring, SortedSet};
+use damselfly_value::{ScoredMember, SortedSet};
 
 use crate::command::{
     Access, Arity::AtLeast, At::Counted, At::One, Command, Group, Keys, Run, Trait, writes,
@@ -70,7 +70,7 @@ fn take(
     count: usize,
     reply: &mut Reply<'_>,
     begin: impl FnOnce(usize, &mut Reply<'_>),
-    each: impl Fn(Scoring<'_>, &mut Reply<'_>),
+    each: impl Fn(ScoredMember<'_>, &mut Reply<'_>),
 ) -> Result<bool> {
     let steps_max = long::steps_max(tx);
     let taken = tx.change::<SortedSet, _>(key, Create::Never, |set| {
@@ -86,8 +86,8 @@ fn take(
         };
         let members = set.view().range(ranks.clone());
         match end {
-            End::Min => members.for_each(|scoring| each(scoring, reply)),
-            End::Max => members.rev().for_each(|scoring| each(scoring, reply)),
+            End::Min => members.for_each(|scored| each(scored, reply)),
+            End::Max => members.rev().for_each(|scored| each(scored, reply)),
         }
         set.remove_range(ranks);
         Ok(())
@@ -103,14 +103,14 @@ fn take(
     Ok(taken)
 }
 
-fn write_flat(scoring: Scoring<'_>, reply: &mut Reply<'_>) {
-    sets::write(scoring.member, reply);
-    reply.double(scoring.score);
+fn write_flat(scored: ScoredMember<'_>, reply: &mut Reply<'_>) {
+    sets::write(scored.member, reply);
+    reply.double(scored.score);
 }
 
-fn write_nested(scoring: Scoring<'_>, reply: &mut Reply<'_>) {
+fn write_nested(scored: ScoredMember<'_>, reply: &mut Reply<'_>) {
     reply.array(2);
-    write_flat(scoring, reply);
+    write_flat(scored, reply);
 }
 
 /// Removes a member from an end of the sorted set at a key and replies with key, member and score, as BZPOPMIN does. If the key

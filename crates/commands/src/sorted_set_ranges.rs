@@ -415,9 +415,9 @@ fn write_range(
     if reverse {
         members
             .rev()
-            .for_each(|scoring| write_one(scoring, with_scores, reply));
+            .for_each(|scored| write_one(scored, with_scores, reply));
     } else {
-        members.for_each(|scoring| write_one(scoring, with_scores, reply));
+        members.for_each(|scored| write_one(scored, with_scores, reply));
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use damselfly_base::{CommandError, double, random};
 use damselfly_engine::{Create, Event, Tx};
 use damselfly_protocol::{Reply, Version};
-use damselfly_value::{Collection, Scoring, SortedSet, SortedSetMut, SortedSetRef};
+use damselfly_value::{Collection, ScoredMember, SortedSet, SortedSetMut, SortedSetRef};
 
 use crate::command::{
     Access, Arity::AtLeast, Arity::Exactly, At::One, Command, Group, Keys, Run, Trait, looks,
@@ -137,12 +137,12 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
 ];
 
 /// Writes a member and its score as part of a list of such pairs; RESP3 nests each pair.
-pub(crate) fn write_pair(scoring: Scoring<'_>, reply: &mut Reply<'_>) {
+pub(crate) fn write_pair(scored: ScoredMember<'_>, reply: &mut Reply<'_>) {
     if reply.version() == Version::Resp3 {
         reply.array(2);
     }
-    sets::write(scoring.member, reply);
-    reply.double(scoring.score);
+    sets::write(scored.member, reply);
+    reply.double(scored.score);
 }
 
 /// Begins a list of `len` members, with or without scores.
@@ -155,20 +155,20 @@ pub(crate) fn begin_list(len: usize, with_scores: bool, reply: &mut Reply<'_>) {
 
 /// Writes a list of members, with or without scores.
 pub(crate) fn write_list<'a>(
-    members: impl ExactSizeIterator<Item = Scoring<'a>>,
+    members: impl ExactSizeIterator<Item = ScoredMember<'a>>,
     with_scores: bool,
     reply: &mut Reply<'_>,
 ) {
     begin_list(members.len(), with_scores, reply);
-    members.for_each(|scoring| write_one(scoring, with_scores, reply));
+    members.for_each(|scored| write_one(scored, with_scores, reply));
 }
 
 /// Writes an element of a list of members, with or without scores.
-pub(crate) fn write_one(scoring: Scoring<'_>, with_scores: bool, reply: &mut Reply<'_>) {
+pub(crate) fn write_one(scored: ScoredMember<'_>, with_scores: bool, reply: &mut Reply<'_>) {
     if with_scores {
-        write_pair(scoring, reply);
+        write_pair(scored, reply);
     } else {
-        sets::write(scoring.member, reply);
+        sets::write(scored.member, reply);
     }
 }
 
@@ -408,7 +408,7 @@ fn below(end: usize) -> usize {
 }
 
 /// A random member.
-fn pick(set: SortedSetRef<'_>) -> Option<Scoring<'_>> {
+fn pick(set: SortedSetRef<'_>) -> Option<ScoredMember<'_>> {
     let rank = below(set.len());
     set.range(rank..rank + 1).next()
 }
@@ -432,7 +432,7 @@ fn zrandmember(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result
     let key = args.key(1);
     if args.len() == 2 {
         match tx.read_as::<SortedSet>(key)?.and_then(pick) {
-            Some(scoring) => sets::write(scoring.member, reply),
+            Some(scored) => sets::write(scored.member, reply),
             None => reply.null(),
         }
         return Ok(());
@@ -475,7 +475,7 @@ fn write_different(set: SortedSetRef<'_>, count: usize, with_scores: bool, reply
         let mut found = set.range(rank..rank + 1);
         found
             .by_ref()
-            .for_each(|scoring| write_one(scoring, with_scores, reply));
+            .for_each(|scored| write_one(scored, with_scores, reply));
     }
 }
 
@@ -491,8 +491,8 @@ fn write_repeats(
     let start = reply.position();
     begin_list(count, with_scores, reply);
     for _ in 0..count {
-        if let Some(scoring) = pick(set) {
-            write_one(scoring, with_scores, reply);
+        if let Some(scored) = pick(set) {
+            write_one(scored, with_scores, reply);
         }
         if reply.position() - start > bytes_max {
             reply.truncate_to(start);
@@ -509,13 +509,13 @@ fn zscan(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
         reply,
         |set| set.len(),
         |set, cursor, found| {
-            set.scan(cursor, |scoring| {
-                found.take(scoring.member, 2, |reply| {
-                    sets::write(scoring.member, reply);
+            set.scan(cursor, |scored| {
+                found.take(scored.member, 2, |reply| {
+                    sets::write(scored.member, reply);
                     // As in Redis, this reply shows scores as they are stored.
-                    match set.stored_integer(scoring.score) {
+                    match set.stored_integer(scored.score) {
                         Some(integer) => reply.bulk_integer(integer),
-                        None => reply.bulk_double(scoring.score),
+                        None => reply.bulk_double(scored.score),
                     }
                 });
             })

@@ -200,10 +200,10 @@ fn write(stream: &Stream, full_count: Option<usize>, reply: &mut Reply<'_>) {
     reply.bulk(b"length");
     reply.integer(stream.len() as i64);
     reply.bulk(b"radix-tree-keys");
-    reply.integer(stream.nodes() as i64);
+    reply.integer(stream.node_count() as i64);
     reply.bulk(b"radix-tree-nodes");
     // There is no radix tree here; a flat one would have this many nodes.
-    reply.integer(stream.nodes() as i64 + 1);
+    reply.integer(stream.node_count() as i64 + 1);
     reply.bulk(b"last-generated-id");
     reply_id(stream.last_id(), reply);
     reply.bulk(b"max-deleted-entry-id");

@@ -29,7 +29,7 @@ pub use load::{Disk, Files, Loaded, Place, Request, StartError, load};
 pub use options::{Access, Changeable, Effect, OPTIONS, Opt, Section, find};
 pub use settings::{
     Allow, ClientMemory, Config, LogLevel, MaxmemoryPolicy, Origin, OutputLimit, OutputLimits,
-    Percentiles, RdbVersion, SavePoint, SavePoints, Supervised,
+    Percentiles, RdbVersion, SavePoint, SavePoints, ShutdownFlags, Supervised,
 };
 
 impl Config {
@@ -47,8 +47,8 @@ impl Config {
         for pattern in patterns {
             let is_glob = pattern.iter().any(|byte| b"*?[".contains(byte));
             let glob = is_glob.then(|| Glob::ignoring_case(pattern));
-            let matching = names().filter(|(name, _)| match &glob {
-                Some(glob) => glob.matches(name.as_bytes()),
+            let matching = names().filter(|(name, option)| match &glob {
+                Some(glob) => option.section != Section::Debugging && glob.matches(name.as_bytes()),
                 None => pattern.eq_ignore_ascii_case(name.as_bytes()),
             });
             for (name, option) in matching {

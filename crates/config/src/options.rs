@@ -3,8 +3,8 @@
 
 use super::kind::{Kind, OptionError, Setting, Value};
 use super::settings::{
-    Allow, Config, LogLevel, MaxmemoryPolicy, Percentiles, RdbVersion, SavePoints, Supervised,
-    events,
+    Allow, Config, LogLevel, MaxmemoryPolicy, Percentiles, RdbVersion, SavePoints, ShutdownFlags,
+    Supervised, events,
 };
 
 /// One option.
@@ -60,11 +60,13 @@ pub enum Section {
     Scripts,
     /// How values are stored.
     Values,
+    /// For tests and debugging. As in Redis, patterns of CONFIG GET do not match these options.
+    Debugging,
 }
 
 impl Section {
     /// Every section, in the order of the documentation.
-    pub const ALL: [Section; 10] = [
+    pub const ALL: [Section; 11] = [
         Section::Network,
         Section::General,
         Section::Security,
@@ -75,6 +77,7 @@ impl Section {
         Section::Persistence,
         Section::Scripts,
         Section::Values,
+        Section::Debugging,
     ];
 
     /// Its heading.
@@ -90,6 +93,7 @@ impl Section {
             Section::Persistence => "Persistence",
             Section::Scripts => "Scripts",
             Section::Values => "How values are stored",
+            Section::Debugging => "Debugging",
         }
     }
 }
@@ -807,7 +811,7 @@ pub static OPTIONS: &[Opt] = &[
         kind: Kind::Text,
         changeable: Changeable::Protected,
         effect: Effect::Acts,
-        summary: "Name of the snapshot file in `dir`.",
+        summary: "Name of the snapshot file in `dir`, which is loaded at start.",
         access: Access {
             read: |c| c.dbfilename.show(),
             write: |c, value| {
@@ -819,6 +823,16 @@ pub static OPTIONS: &[Opt] = &[
                 value.store(&mut c.dbfilename)
             },
         },
+    },
+    Opt {
+        name: "rdbchecksum",
+        aliases: &[],
+        section: Section::Persistence,
+        kind: Kind::Bool,
+        changeable: Changeable::AtStart,
+        effect: Effect::Acts,
+        summary: "Ends snapshots with a checksum, and verifies it when they are loaded. A file without checksum is loaded in any case.",
+        access: field!(rdbchecksum),
     },
     Opt {
         name: "save",
@@ -835,6 +849,51 @@ pub static OPTIONS: &[Opt] = &[
                 Ok(())
             },
         },
+    },
+    Opt {
+        name: "shutdown-on-sigint",
+        aliases: &[],
+        section: Section::Persistence,
+        kind: Kind::Words,
+        changeable: Changeable::Live,
+        effect: Effect::Acts,
+        summary: "How SIGINT stops the server: `default` saves if there are save points; `save`, `nosave`, `force` and `now` are as with SHUTDOWN.",
+        access: Access {
+            read: |c| c.shutdown_on_sigint.show(),
+            write: |c, value| {
+                c.shutdown_on_sigint = ShutdownFlags::parse(&value.words())?;
+                Ok(())
+            },
+        },
+    },
+    Opt {
+        name: "shutdown-on-sigterm",
+        aliases: &[],
+        section: Section::Persistence,
+        kind: Kind::Words,
+        changeable: Changeable::Live,
+        effect: Effect::Acts,
+        summary: "How SIGTERM stops the server, as `shutdown-on-sigint`.",
+        access: Access {
+            read: |c| c.shutdown_on_sigterm.show(),
+            write: |c, value| {
+                c.shutdown_on_sigterm = ShutdownFlags::parse(&value.words())?;
+                Ok(())
+            },
+        },
+    },
+    Opt {
+        name: "shutdown-timeout",
+        aliases: &[],
+        section: Section::Persistence,
+        kind: Kind::Integer {
+            min: 0,
+            max: I32_MAX,
+        },
+        changeable: Changeable::Live,
+        effect: Effect::Later("there is no replication yet"),
+        summary: "For how many seconds a stopping server waits for replicas that lag behind.",
+        access: field!(shutdown_timeout_s),
     },
     Opt {
         name: "stop-writes-on-bgsave-error",
@@ -855,16 +914,6 @@ pub static OPTIONS: &[Opt] = &[
         effect: Effect::Acts,
         summary: "Compresses long strings in snapshots (LZF).",
         access: field!(rdbcompression),
-    },
-    Opt {
-        name: "rdbchecksum",
-        aliases: &[],
-        section: Section::Persistence,
-        kind: Kind::Bool,
-        changeable: Changeable::AtStart,
-        effect: Effect::Acts,
-        summary: "Ends snapshots with a checksum, and checks it when they are loaded.",
-        access: field!(rdbchecksum),
     },
     Opt {
         name: "rdb-save-incremental-fsync",
@@ -1087,5 +1136,31 @@ pub static OPTIONS: &[Opt] = &[
         effect: Effect::Acts,
         summary: "Most entries of one block of a stream; 0 means no limit.",
         access: field!(stream_node_max_entries),
+    },
+    Opt {
+        name: "key-load-delay",
+        aliases: &[],
+        section: Section::Debugging,
+        kind: Kind::Integer {
+            min: i32::MIN as i64,
+            max: I32_MAX,
+        },
+        changeable: Changeable::Live,
+        effect: Effect::Acts,
+        summary: "Microseconds to wait after each key that is loaded from a file; negative for keys per microsecond.",
+        access: field!(key_load_delay_us),
+    },
+    Opt {
+        name: "loading-process-events-interval-bytes",
+        aliases: &[],
+        section: Section::Debugging,
+        kind: Kind::Integer {
+            min: 1024,
+            max: i64::MAX,
+        },
+        changeable: Changeable::Live,
+        effect: Effect::Never("clients are served all the time while a file is loaded"),
+        summary: "Bytes to load before clients are served.",
+        access: field!(loading_process_events_interval_bytes),
     },
 ];

@@ -115,14 +115,20 @@ pub struct Config {
     pub dir: String,
     /// `dbfilename`
     pub dbfilename: String,
+    /// `rdbchecksum`
+    pub rdbchecksum: bool,
     /// `save`
     pub save: SavePoints,
+    /// `shutdown-on-sigint`
+    pub shutdown_on_sigint: ShutdownFlags,
+    /// `shutdown-on-sigterm`
+    pub shutdown_on_sigterm: ShutdownFlags,
+    /// `shutdown-timeout`
+    pub shutdown_timeout_s: u32,
     /// `stop-writes-on-bgsave-error`
     pub stop_writes_on_bgsave_error: bool,
     /// `rdbcompression`
     pub rdbcompression: bool,
-    /// `rdbchecksum`
-    pub rdbchecksum: bool,
     /// `rdb-save-incremental-fsync`
     pub rdb_save_incremental_fsync: bool,
     /// `rdb-save-version`
@@ -157,6 +163,10 @@ pub struct Config {
     pub stream_node_max_bytes: u64,
     /// `stream-node-max-entries`
     pub stream_node_max_entries: u64,
+    /// `key-load-delay`
+    pub key_load_delay_us: i32,
+    /// `loading-process-events-interval-bytes`
+    pub loading_process_events_interval_bytes: u64,
     /// `rename-command`: commands and their new names. An empty name removes the command.
     pub rename_commands: Vec<(String, String)>,
 }
@@ -218,10 +228,13 @@ impl Default for Config {
             latency_tracking_info_percentiles: Percentiles(vec![50.0, 99.0, 99.9]),
             dir: ".".to_owned(),
             dbfilename: "dump.rdb".to_owned(),
+            rdbchecksum: true,
             save: SavePoints::default(),
+            shutdown_on_sigint: ShutdownFlags::default(),
+            shutdown_on_sigterm: ShutdownFlags::default(),
+            shutdown_timeout_s: 10,
             stop_writes_on_bgsave_error: true,
             rdbcompression: true,
-            rdbchecksum: true,
             rdb_save_incremental_fsync: true,
             rdb_save_version: RdbVersion::Lowest,
             rdb_key_save_delay_us: 0,
@@ -239,6 +252,8 @@ impl Default for Config {
             hll_sparse_max_bytes: 3000,
             stream_node_max_bytes: 4096,
             stream_node_max_entries: 100,
+            key_load_delay_us: 0,
+            loading_process_events_interval_bytes: 2 << 20,
             rename_commands: Vec::new(),
         }
     }
@@ -564,6 +579,70 @@ impl SavePoints {
         }
         Ok(Self(points))
     }
+}
+
+/// `shutdown-on-sigint` and `shutdown-on-sigterm`: what SHUTDOWN would be given. Without flags, the server saves if there are save
+/// points.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ShutdownFlags {
+    /// Saves in any case.
+    pub save: bool,
+    /// Does not save.
+    pub nosave: bool,
+    /// Does not wait for replicas.
+    pub now: bool,
+    /// Stops even if saving fails.
+    pub force: bool,
+}
+
+impl ShutdownFlags {
+    fn named(&mut self) -> [(&'static str, &mut bool); 4] {
+        [
+            ("save", &mut self.save),
+            ("nosave", &mut self.nosave),
+            ("now", &mut self.now),
+            ("force", &mut self.force),
+        ]
+    }
+
+    pub(crate) fn show(mut self) -> String {
+        let named = self.named().into_iter();
+        let given: Vec<&str> = named
+            .filter(|(_, is_given)| **is_given)
+            .map(|(name, _)| name)
+            .collect();
+        match given.is_empty() {
+            true => String::from("default"),
+            false => given.join(" "),
+        }
+    }
+
+    pub(crate) fn parse(words: &[String]) -> Result<Self, OptionError> {
+        let mut flags = Self::default();
+        for word in words {
+            if word.eq_ignore_ascii_case("default") {
+                continue;
+            }
+            let mut named = flags.named().into_iter();
+            let Some((_, given)) = named.find(|(name, _)| name.eq_ignore_ascii_case(word)) else {
+                return Err(unknown_flag());
+            };
+            *given = true;
+        }
+        if words.is_empty() {
+            return Err(unknown_flag());
+        }
+        if flags.save && flags.nosave {
+            return Err(OptionError::new(
+                "shutdown options SAVE and NOSAVE can't be used simultaneously",
+            ));
+        }
+        Ok(flags)
+    }
+}
+
+fn unknown_flag() -> OptionError {
+    OptionError::new("argument(s) must be one of the following: default, save, nosave, now, force")
 }
 
 /// `latency-tracking-info-percentiles`: each from 0 to 100.

@@ -4,6 +4,7 @@ mod daemon;
 mod logging;
 mod supervisor;
 
+use std::mem::ManuallyDrop;
 use std::process::ExitCode;
 
 use damselfly_config::{Config, Disk, Loaded, Request, Supervised};
@@ -84,6 +85,8 @@ fn serve(loaded: Loaded) -> Result<ExitCode, String> {
     let open_files = open_files::fit_maxclients(&mut config);
     let signals = Signals::handle().map_err(|error| format!("Can't handle signals: {error}"))?;
     let server = Server::start(config, file)?;
+    // The operating system frees everything at once. Freeing millions of entries one by one would delay the end by seconds.
+    let _never_dropped = ManuallyDrop::new(server.shared().clone());
     let config = server.shared().config();
     log::info!(
         "Damselfly {} (Redis {} compatible) started, pid {}, {} threads, {} shards, up to {} clients ({open_files} files)",
@@ -94,13 +97,22 @@ fn serve(loaded: Loaded) -> Result<ExitCode, String> {
         server.shared().engine.shards(),
         config.maxclients,
     );
-    log::info!("Ready to accept connections on port {}", config.port);
+    // As in Redis, before the snapshot is loaded: that may take longer than scripts wait.
     if let Some(child) = child {
         child
             .ready()
             .map_err(|error| format!("Can't run in the background: {error}"))?;
     }
-    supervisor.ready();
+    if let Err(error) = server.load(&signals) {
+        log::error!("{error}");
+        server.shared().stop();
+        server.wait(&signals);
+        return Ok(ExitCode::FAILURE);
+    }
+    if !server.is_stopping() {
+        log::info!("Ready to accept connections on port {}", config.port);
+        supervisor.ready();
+    }
     server.wait_for_stop(&signals);
     supervisor.stopping();
     server.wait(&signals);

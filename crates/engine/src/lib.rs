@@ -25,6 +25,7 @@ pub use observers::key_events::{Event, EventMask, EventSink, KeyEvent};
 pub use observers::tracked_keys::{Change, InvalidationSink, Tracker};
 pub use observers::waiters::Ticket;
 pub use observers::watched_keys::{Watched, Watcher};
+pub use section::bulk_load::{DuplicateEntry, LoadBatch};
 pub use section::engine::Engine;
 pub use section::eviction::{Evicted, Eviction, Order};
 pub use section::garbage;

@@ -255,6 +255,12 @@ impl Server {
             .unwrap_or_default()
     }
 
+    /// The folder in which it runs. It is removed with the server.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// The process's identifier.
     #[must_use]
     pub fn id(&self) -> u32 {

@@ -297,10 +297,10 @@ fn content(entry: &Entry) -> Vec<Vec<u8>> {
             pairs.sort();
             all.extend(pairs.into_iter().flatten());
         }
-        Value::SortedSet(set) => all.extend(set.iter().flat_map(|scoring| {
+        Value::SortedSet(set) => all.extend(set.iter().flat_map(|scored| {
             [
-                scoring.member.to_vec(),
-                DoubleText::new(scoring.score).as_bytes().to_vec(),
+                scored.member.to_vec(),
+                DoubleText::new(scored.score).as_bytes().to_vec(),
             ]
         })),
         Value::Stream(stream) => {

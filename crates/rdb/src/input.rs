@@ -6,6 +6,7 @@
 //! ```
 
 use std::io::{self, Read};
+use std::ops::Range;
 
 use damselfly_value::Element;
 
@@ -14,8 +15,8 @@ use crate::error::Fault;
 use crate::format::string;
 use crate::lzf;
 
-/// Bytes requested per read, and the buffer size kept after a large string.
-const CHUNK_BYTES: usize = 128 << 10;
+/// Bytes requested per read unless the caller wants another number, and the buffer size kept after a large string.
+const READ_BYTES: usize = 128 << 10;
 
 /// No string is longer: an entry cannot hold it.
 pub(crate) const STRING_BYTES_MAX: u64 = u32::MAX as u64;
@@ -24,6 +25,8 @@ pub(crate) type Result<T> = std::result::Result<T, Fault>;
 
 pub(crate) struct Input<R> {
     source: R,
+    /// Bytes requested per read, and the buffer size kept after a large string.
+    read_bytes: usize,
     buffer: Vec<u8>,
     start: usize,
     end: usize,
@@ -46,10 +49,29 @@ enum Stored {
     Expanded,
 }
 
+impl Input<io::Empty> {
+    /// Bytes that were read before, and lie at `offset` in their file.
+    pub(crate) fn over(buffer: Vec<u8>, range: Range<usize>, offset: u64) -> Self {
+        Self {
+            passed: offset - range.start as u64,
+            start: range.start,
+            end: range.end,
+            buffer,
+            ..Self::new(io::empty(), false)
+        }
+    }
+
+    /// The buffer, to be used again.
+    pub(crate) fn into_buffer(self) -> Vec<u8> {
+        self.buffer
+    }
+}
+
 impl<R: Read> Input<R> {
     pub(crate) fn new(source: R, with_checksum: bool) -> Self {
         Self {
             source,
+            read_bytes: READ_BYTES,
             buffer: Vec::new(),
             start: 0,
             end: 0,
@@ -86,11 +108,42 @@ impl<R: Read> Input<R> {
 
     /// True if all bytes of the source are consumed.
     pub(crate) fn is_at_end(&mut self) -> Result<bool> {
-        match self.fill(1) {
-            Ok(()) => Ok(false),
-            Err(Fault::Truncated) => Ok(true),
+        Ok(!self.fill_if_possible(1)?)
+    }
+
+    /// Reads this many bytes at a time.
+    pub(crate) fn set_read_bytes(&mut self, read_bytes: usize) {
+        self.read_bytes = read_bytes;
+    }
+
+    /// The bytes that were read and not consumed.
+    pub(crate) fn buffered(&self) -> &[u8] {
+        &self.buffer[self.start..self.end]
+    }
+
+    /// Reads until `count` bytes are in the buffer; false if the source has fewer.
+    pub(crate) fn fill_if_possible(&mut self, count: usize) -> Result<bool> {
+        match self.fill(count) {
+            Ok(()) => Ok(true),
+            Err(Fault::Truncated) => Ok(false),
             Err(fault) => Err(fault),
         }
+    }
+
+    /// Consumes `count` buffered bytes, and hands them out with the buffer that holds them. `spare` takes its place.
+    pub(crate) fn take(&mut self, count: usize, spare: Vec<u8>) -> (Vec<u8>, Range<usize>) {
+        let taken = self.start..self.start + count;
+        self.start = taken.end;
+        self.sum_up();
+        let rest = self.end - taken.end;
+        let full = std::mem::replace(&mut self.buffer, spare);
+        if self.buffer.len() < rest.max(self.read_bytes) {
+            self.buffer.resize(rest.max(self.read_bytes), 0);
+        }
+        self.buffer[..rest].copy_from_slice(&full[taken.end..self.end]);
+        self.passed += taken.end as u64;
+        (self.start, self.summed, self.end) = (0, 0, rest);
+        (full, taken)
     }
 
     /// Makes sure that `count` bytes are in the buffer.
@@ -109,14 +162,15 @@ impl<R: Read> Input<R> {
         self.passed += self.start as u64;
         self.end -= self.start;
         (self.start, self.summed) = (0, 0);
-        if self.buffer.len() > CHUNK_BYTES && count <= CHUNK_BYTES && self.end <= CHUNK_BYTES {
-            self.buffer.truncate(CHUNK_BYTES);
+        let kept = self.read_bytes;
+        if self.buffer.len() > kept && count <= kept && self.end <= kept {
+            self.buffer.truncate(kept);
             self.buffer.shrink_to_fit();
         }
         while self.end < count {
             if self.end == self.buffer.len() {
                 // At most doubles what has arrived.
-                let len = (2 * self.end).clamp(CHUNK_BYTES, count.max(CHUNK_BYTES));
+                let len = (2 * self.end).clamp(kept, count.max(kept));
                 self.buffer.resize(len, 0);
             }
             match self.source.read(&mut self.buffer[self.end..]) {
@@ -226,7 +280,7 @@ impl<R: Read> Input<R> {
         }
         let mut expanded = std::mem::take(&mut self.expanded);
         expanded.clear();
-        expanded.shrink_to(CHUNK_BYTES);
+        expanded.shrink_to(READ_BYTES);
         let bytes = self.bytes(compressed as usize)?;
         let is_good = lzf::decompress(bytes, len as usize, &mut expanded);
         self.expanded = expanded;

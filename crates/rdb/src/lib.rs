@@ -4,7 +4,8 @@
 //!
 //! Reading: [`Reader`] takes bytes from anything that implements [`std::io::Read`] and returns one [`Event`] after the other;
 //! `input.rs` keeps the buffer, `decode/` makes entries of values. Nothing in a file is trusted: memory grows only with the bytes
-//! that arrive, and a fault becomes an [`RdbError`] with offset and key. [`check`] reports on a whole file.
+//! that arrive, and a fault becomes an [`RdbError`] with offset and key. [`check`] reports on a whole file. [`Splitter`] splits a
+//! file into chunks of whole entries, which several threads can decode.
 //!
 //! Writing: [`Encoder`] appends to a vector; `encode/` has a file per part. A large value is written in slices by
 //! [`ValueWriter`]. [`Checksum`] is what the end of the file needs.
@@ -21,6 +22,8 @@ mod format;
 mod input;
 mod lzf;
 mod reader;
+mod skip;
+mod split;
 
 pub use check::{Report, TypeReport, check};
 pub use checksum::Checksum;
@@ -32,3 +35,4 @@ pub use format::{
     VERSION_WRITTEN,
 };
 pub use reader::{Event, LoadedEntry, ReadOptions, Reader};
+pub use split::{CHUNK_BYTES, Chunk, Piece, Splitter};

@@ -1,6 +1,6 @@
 //! Reads a file as a sequence of events.
 
-use std::io::Read;
+use std::io::{self, Read};
 
 use damselfly_value::{Entry, Thresholds};
 
@@ -11,6 +11,7 @@ use crate::format::{
     VALKEY_VERSION_MIN, VERSION_WITH_CHECKSUM, kind, module, module_name, opcode,
 };
 use crate::input::{Input, Result};
+use crate::split::Chunk;
 
 /// A part of a file.
 #[derive(Debug)]
@@ -94,6 +95,26 @@ pub struct Reader<'t, R> {
     is_done: bool,
 }
 
+impl<'t> Reader<'t, io::Empty> {
+    /// A reader of the entries of a chunk.
+    pub(crate) fn over(chunk: Chunk, thresholds: &'t Thresholds) -> Self {
+        let (buffer, range, offset, version, dialect) = chunk.into_parts();
+        Self {
+            input: Input::over(buffer, range, offset),
+            decoder: Decoder::new(thresholds),
+            version,
+            dialect,
+            key: Vec::new(),
+            has_key: false,
+            is_done: false,
+        }
+    }
+
+    pub(crate) fn into_buffer(self) -> Vec<u8> {
+        self.input.into_buffer()
+    }
+}
+
 /// Attributes that precede a key and belong to it.
 #[derive(Default)]
 struct Attributes {
@@ -137,6 +158,18 @@ impl<'t, R: Read> Reader<'t, R> {
     /// Number of bytes consumed so far.
     pub fn offset(&self) -> u64 {
         self.input.offset()
+    }
+
+    pub(crate) fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
+    pub(crate) fn is_done(&self) -> bool {
+        self.is_done
+    }
+
+    pub(crate) fn input(&mut self) -> &mut Input<R> {
+        &mut self.input
     }
 
     /// Reads up to the next event. After [`Event::End`] there are only more of these.

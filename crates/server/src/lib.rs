@@ -11,6 +11,7 @@ pub mod clients;
 pub mod clock;
 pub mod dispatch;
 pub mod event_loop;
+pub mod gate;
 mod long_commands;
 pub mod observers;
 pub mod persistence;

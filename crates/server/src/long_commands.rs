@@ -282,6 +282,8 @@ impl LongCommand {
         }
         outcome.effects = tx.effects();
         drop(tx);
+        let changes = outcome.effects.changes;
+        shared.persistence.finish_flush(shared, changes);
         // For some commands, this part is the longest. It needs no lock.
         outcome.rest = rest.and_then(|mut rest: SlicedReply| {
             let has_more = rest.write(&mut reply, dispatch::REPLY_SLICE_BYTES);

@@ -8,8 +8,10 @@ use damselfly_commands::{
 use damselfly_engine::Now;
 use damselfly_protocol::Reply;
 
+use crate::admin::command::facts;
 use crate::admin::{client, command, config, debug, info, latency, memory, server, slowlog};
 use crate::dispatch::Dispatcher;
+use crate::gate::Reasons;
 use crate::observers::{monitor, subscriptions};
 use crate::persistence;
 use crate::scripts::Finder;
@@ -114,12 +116,16 @@ pub struct Row {
     pub subcommands: Vec<usize>,
     /// The locks it needs.
     pub locks: Locks,
+    /// It is refused while one of these reasons holds. EXEC has all reasons here: those of the queued commands count.
+    pub refused_while: Reasons,
     /// It is refused when memory is short.
     pub needs_memory: bool,
     /// It is allowed before authentication.
     pub no_auth: bool,
     /// It changes keys or other data, or it may have to be replicated.
     pub writes: bool,
+    /// It changes keys or function libraries.
+    pub changes_data: bool,
     /// It reads keys and changes none.
     pub only_reads: bool,
     /// A RESP2 client with subscriptions may use it.
@@ -253,9 +259,11 @@ impl Registry {
             index,
             subcommands: Vec::new(),
             locks: locks_of(&command),
+            refused_while: refused_while(&command),
             needs_memory: command.has(Trait::NeedsMemory),
             no_auth: command.has(Trait::NoAuth),
-            only_reads: crate::admin::command::facts::only_reads(&command),
+            changes_data: facts::writes(&command),
+            only_reads: facts::only_reads(&command),
             writes: command.keys.writes()
                 || command.has(Trait::Writes)
                 || command.has(Trait::MayReplicate),
@@ -385,8 +393,24 @@ fn within_multi(command: &Command<Handler>, is_subcommand: bool) -> WithinMulti 
     }
 }
 
+fn refused_while(command: &Command<Handler>) -> Reasons {
+    if command.name == "EXEC" {
+        return Reasons::ALL;
+    }
+    let mut reasons = Reasons::NONE;
+    if !command.has(Trait::Loading) {
+        reasons = reasons.and(Reasons::LOADING);
+    }
+    // As in Redis, PING shows to monitoring that something is wrong. Of scripts, the flags decide.
+    let may_write = facts::writes(command) || matches!(command.run, Run::Run(Handler::Script(_)));
+    if may_write || command.name == "PING" {
+        reasons = reasons.and(Reasons::SAVING_FAILED);
+    }
+    reasons
+}
+
 /// Commands of the server group that use no keys.
-const LOCKLESS: &[&str] = &["TIME", "LASTSAVE", "LOLWUT", "SAVE"];
+const LOCKLESS: &[&str] = &["TIME", "LASTSAVE", "LOLWUT"];
 
 fn needs_all_locks(command: &Command<Handler>) -> bool {
     let (Run::Run(handler) | Run::Either(handler, _)) = command.run else {

@@ -13,9 +13,10 @@ use crate::admin::slowlog::Slowlog;
 use crate::clients::Clients;
 use crate::clock::now_ms;
 use crate::event_loop::acceptor::Acceptor;
+use crate::gate::Gate;
 use crate::long_commands::LongCommands;
 use crate::observers::invalidation::Tracking;
-use crate::persistence::Persistence;
+use crate::persistence::{Loading, Persistence};
 use crate::scripts::Scripts;
 use crate::scripts::function_libraries::Functions;
 use crate::statistics::ThreadCounters;
@@ -49,6 +50,10 @@ pub struct Shared {
     started: Instant,
     /// The listening sockets.
     pub acceptor: OnceLock<Acceptor>,
+    /// Why commands are refused at this moment.
+    pub gate: Gate,
+    /// Loading a file.
+    pub loading: Loading,
     /// Set when the server shall stop.
     pub stopping: AtomicBool,
     /// Set when the server is about to save its data and stop.
@@ -121,6 +126,8 @@ impl Shared {
             started_ms: now_ms(),
             started: Instant::now(),
             acceptor: OnceLock::new(),
+            gate: Gate::default(),
+            loading: Loading::default(),
             stopping: AtomicBool::new(false),
             ending: AtomicBool::new(false),
             monitors: AtomicUsize::new(0),
@@ -162,7 +169,7 @@ impl Shared {
         let config = change(&slot)?;
         note_low_limit(slot.maxmemory_bytes, config.maxmemory_bytes);
         apply(&self.engine, &self.pubsub, &config);
-        self.persistence.apply(&config);
+        self.persistence.apply(&self.gate, &config);
         *slot = Arc::new(config);
         self.config_generation.fetch_add(1, Relaxed);
         drop(slot);
@@ -170,9 +177,15 @@ impl Shared {
         Ok(())
     }
 
-    /// Makes all threads stop soon, so that the process ends cleanly.
+    /// Refuses writes, or allows them again, after a save has ended.
+    pub fn apply_save_state(&self) {
+        self.persistence.apply(&self.gate, &self.config_slot());
+    }
+
+    /// Makes all threads stop soon, so that the process ends cleanly. A save in progress is given up.
     pub fn stop(&self) {
         self.stopping.store(true, Relaxed);
+        self.persistence.give_up();
         self.threads.iter().for_each(Thread::wake);
         self.long.wake_all();
         if let Some(acceptor) = self.acceptor.get() {

@@ -1,14 +1,32 @@
 //! Signals: SIGTERM and SIGINT stop the server, SIGHUP and SIGXFSZ do nothing.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::{fmt, io};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
 
 /// The exit code after a second signal.
 const EXIT_AT_ONCE: i32 = 1;
+
+/// A signal that stops the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// SIGINT
+    Interrupt,
+    /// SIGTERM
+    Terminate,
+}
+
+impl fmt::Display for Signal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Interrupt => "SIGINT",
+            Self::Terminate => "SIGTERM",
+        })
+    }
+}
 
 /// The signals that have arrived.
 #[derive(Default)]
@@ -39,11 +57,19 @@ impl Signals {
     }
 
     /// The signal that stops the server, if one has arrived.
-    pub fn ending(&self) -> Option<&'static str> {
+    pub fn ending(&self) -> Option<Signal> {
         if !self.asked.load(Relaxed) {
             return None;
         }
         let is_interrupt = self.number.load(Relaxed) == SIGINT as usize;
-        Some(if is_interrupt { "SIGINT" } else { "SIGTERM" })
+        Some(match is_interrupt {
+            true => Signal::Interrupt,
+            false => Signal::Terminate,
+        })
+    }
+
+    /// Forgets the signal that has arrived, because the server goes on: the next one is a first one again.
+    pub fn forget(&self) {
+        self.asked.store(false, Relaxed);
     }
 }

@@ -13,13 +13,14 @@ use mio::{Poll, Waker};
 use crate::event_loop::acceptor::{self, Acceptor};
 use crate::event_loop::listener::Listener;
 use crate::event_loop::{WAKER, Worker};
+use crate::gate::Reasons;
 use crate::observers::invalidation::Invalidator;
 use crate::observers::notifications::Events;
-use crate::persistence::save_file;
-use crate::persistence::shutdown::{self, SaveAtEnd};
+use crate::persistence::shutdown::Shutdown;
+use crate::persistence::{self, save_file};
 use crate::registry;
 use crate::shared::Shared;
-use crate::signals::Signals;
+use crate::signals::{Signal, Signals};
 use crate::threads::Thread;
 use damselfly_config::{Config, Supervised};
 
@@ -47,7 +48,7 @@ impl Drop for PidFile {
 }
 
 impl Server {
-    /// Opens the sockets and starts the threads.
+    /// Opens the sockets and starts the threads. If there is a snapshot, clients can't use keys before [`Server::load`] has loaded it.
     ///
     /// # Errors
     /// One line that says what failed and what the user can do.
@@ -66,6 +67,7 @@ impl Server {
         let listeners = Listener::open_all(&config)?;
         let pidfile = write_pidfile(&config)?;
         save_file::remove_leftovers(Path::new(&config.dir));
+        let has_snapshot = persistence::start::has_snapshot(&config);
         let engine = Arc::new(Engine::new(Layout {
             shards,
             databases: config.databases as usize,
@@ -81,6 +83,10 @@ impl Server {
             polls.push(poll);
         }
         let shared = Arc::new(Shared::new(engine.clone(), handles, config, config_file));
+        if has_snapshot {
+            // Before any client can connect.
+            shared.gate.close(Reasons::LOADING);
+        }
         let accepting = Poll::new().map_err(failed)?;
         let acceptor = Acceptor::new(&accepting, listeners).map_err(failed)?;
         assert!(
@@ -144,6 +150,28 @@ impl Server {
         &self.shared
     }
 
+    /// Loads the snapshot, if there is one. A signal or a client may stop the server meanwhile; [`Server::is_stopping`] is then true.
+    ///
+    /// # Errors
+    /// The snapshot can't be loaded: one line that says why and what the user can do. The server must then be stopped.
+    pub fn load(&self, signals: &Signals) -> Result<(), String> {
+        if !self.shared.gate.is_loading() {
+            return Ok(());
+        }
+        let stop = || self.is_stopping() || signals.ending().is_some();
+        let loaded = persistence::start::load_snapshot(&self.shared, &stop);
+        if let Some(signal) = signals.ending() {
+            log::warn!("Received {signal} during loading, exiting now.");
+            self.shared.stop();
+        }
+        loaded
+    }
+
+    /// True if the server shall stop.
+    pub fn is_stopping(&self) -> bool {
+        self.shared.stopping.load(Relaxed)
+    }
+
     /// Waits for a signal or a client to stop the server.
     pub fn wait_for_stop(&self, signals: &Signals) {
         const POLL_INTERVAL: Duration = Duration::from_millis(50);
@@ -152,28 +180,45 @@ impl Server {
                 log::warn!(
                     "Received {signal}, shutting down. A second signal ends the process at once."
                 );
-                if self.end() {
+                if self.end(signal) {
                     return;
                 }
+                signals.forget();
             }
             thread::park_timeout(POLL_INTERVAL);
         }
     }
 
-    /// Saves if there are save points, and makes the server stop. False if it can't save, so that it goes on.
-    fn end(&self) -> bool {
+    /// Saves if that is configured, and makes the server stop. False if it can't save, so that it goes on.
+    fn end(&self, signal: Signal) -> bool {
         const RETRY_INTERVAL: Duration = Duration::from_millis(1);
+        const EXPECTED_MAX: Duration = Duration::from_secs(1);
+        let config = self.shared.config();
+        let shutdown = Shutdown {
+            flags: match signal {
+                Signal::Interrupt => config.shutdown_on_sigint,
+                Signal::Terminate => config.shutdown_on_sigterm,
+            },
+            waits_for_scripts: true,
+        };
+        let (started, mut is_late) = (Instant::now(), false);
         loop {
-            match shutdown::save_and_stop(&self.shared, SaveAtEnd::IfConfigured, false) {
+            match shutdown.run(&self.shared) {
                 Ok(Ok(())) => return true,
-                Ok(Err(shutdown::NotSaved)) => {
+                Ok(Err(_)) => {
                     log::error!(
-                        "Error trying to save the DB, can't exit. Free space or mend the folder, and send the signal again; SHUTDOWN NOSAVE or a second signal within this save end the process without saving."
+                        "Error trying to save the DB, can't exit. Free space or mend the folder and send the signal again, or use SHUTDOWN NOSAVE to stop without saving the data."
                     );
                     return false;
                 }
                 Err(_) if self.shared.stopping.load(Relaxed) => return true,
                 Err(_) => thread::sleep(RETRY_INTERVAL),
+            }
+            if !is_late && started.elapsed() > EXPECTED_MAX {
+                is_late = true;
+                log::warn!(
+                    "Waiting for a script or a command before the final save: it has changed keys, and half of its changes must not be saved. A second signal, or SHUTDOWN NOSAVE, ends the process at once, without saving."
+                );
             }
         }
     }

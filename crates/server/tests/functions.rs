@@ -244,6 +244,46 @@ fn a_function_that_runs_for_too_long_is_shown_and_can_be_killed() {
     assert_eq!(other.run("FUNCTION KILL"), nothing);
 }
 
+/// The bug: an error handler that loops could not be ended, neither by FUNCTION KILL nor by a shutdown. The cause: the interpreter's
+/// hook raises the error that ends a script, and Lua called the handler for that error, too, without any more calls of the hook.
+/// The fix: the handler is not called for that error.
+#[test]
+fn a_function_whose_error_handler_loops_can_be_killed() {
+    let server = TestServer::with(|config| config.busy_reply_threshold_ms = 10);
+    let (mut slow, mut other) = (server.client(), server.client());
+    let endless = "function() while true do end end";
+    let code = format!(
+        "#!lua name=endless\n\
+         redis.register_function('in_handler', function() xpcall(function() error('first') end, {endless}) end)\n\
+         redis.register_function('before_handler', function() xpcall({endless}, {endless}) end)"
+    );
+    assert_eq!(load(&mut other, &code), Value::Bulk(b"endless".to_vec()));
+    for function in ["in_handler", "before_handler"] {
+        slow.send(&format!("FCALL {function} 0"));
+        until("the function is slow", || {
+            other.run("FUNCTION STATS").contains("duration_ms")
+        });
+        assert_eq!(other.run("FUNCTION KILL"), "OK");
+        let killed = slow.receive();
+        assert!(
+            killed.starts_with("(error) ERR Script killed by user with FUNCTION KILL..."),
+            "{function}: {killed}"
+        );
+        until("no function runs", || {
+            !other.run("FUNCTION STATS").contains("duration_ms")
+        });
+    }
+    slow.send("FCALL in_handler 0");
+    until("the function is slow", || {
+        other.run("FUNCTION STATS").contains("duration_ms")
+    });
+    other.send("SHUTDOWN NOSAVE");
+    assert_eq!(other.until_closed(), [""; 0]);
+    until("the function has ended", || {
+        server.shared().scripts.slow().is_empty()
+    });
+}
+
 #[test]
 fn a_function_that_has_written_is_not_killed() {
     let server = TestServer::with(|config| config.busy_reply_threshold_ms = 10);

@@ -8,6 +8,8 @@ mod common;
 use std::sync::atomic::Ordering::Relaxed;
 
 use common::{Client, TestServer, until};
+use damselfly_config::OutputLimit;
+use damselfly_protocol::client::Value;
 use damselfly_server::registry::REGISTRY;
 use damselfly_server::shared::Shared;
 
@@ -131,6 +133,61 @@ fn publishers_do_not_wait_for_a_stuck_thread() {
         pubsub.arriving_bytes(STUCK) == 0
     });
     assert_eq!(publisher.run("PUBLISH news x"), "(integer) 0");
+}
+
+/// Memory in transit to a stuck thread is bounded, and what is dropped is replaced by an invalidation of everything.
+#[test]
+fn redirected_invalidations_to_a_stuck_thread_are_bounded() {
+    const STUCK: usize = 3;
+    const MIB: usize = 1 << 20;
+    const KEYS: usize = 100;
+    for mode in ["", "BCAST "] {
+        let server = TestServer::with(|config| {
+            config.slowlog_log_slower_than_us = -1;
+            // Without a limit, the target is not disconnected when the thread delivers all at once.
+            config.client_output_buffer_limit.pubsub = OutputLimit {
+                hard_bytes: 0,
+                soft_bytes: 0,
+                soft_s: 0,
+            };
+        });
+        let mut clients = by_thread(&server, 2);
+        let mut runner = clients[STUCK].pop().unwrap();
+        let mut target = clients[STUCK].pop().unwrap();
+        target.run("HELLO 3");
+        let id = target.number("CLIENT ID");
+        let mut tracker = clients[0].pop().unwrap();
+        let command = format!("CLIENT TRACKING ON {mode}REDIRECT {id}");
+        assert_eq!(tracker.run(&command), "OK");
+        let mut writer = clients[1].pop().unwrap();
+        let lock = server.shared().slowlog.entries();
+        block_thread(server.shared(), &mut runner, STUCK);
+        let arriving = || server.shared().pubsub.arriving_bytes(STUCK);
+        let padding = "x".repeat(MIB);
+        for number in 0..KEYS {
+            let key = format!("{number}:{padding}");
+            assert_eq!(tracker.run_words(&["EXISTS", &key]), "(integer) 0");
+            assert_eq!(writer.run_words(&["SET", &key, "1"]), "OK");
+            assert_eq!(writer.run_words(&["DEL", &key]), "(integer) 1");
+            assert!(arriving() <= 67 * MIB, "{} bytes", arriving());
+        }
+        assert!(arriving() > 60 * MIB, "{} bytes", arriving());
+        drop(lock);
+        assert_eq!(runner.receive(), "(integer) 0");
+        let mut keys = 0;
+        loop {
+            match target.receive_value() {
+                Some(Value::Push(words)) => match &words[1] {
+                    Value::Array(invalid) => keys += invalid.len(),
+                    Value::Null(_) => break,
+                    other => panic!("an invalidation of {other}"),
+                },
+                other => panic!("{other:?} instead of an invalidation"),
+            }
+        }
+        assert!(keys < KEYS, "all {keys} keys were sent");
+        until("all is delivered", || arriving() == 0);
+    }
 }
 
 #[test]

@@ -76,21 +76,25 @@ impl<T: Item> Table<T> {
     /// Like [`dense`](Self::dense), with room for about `len` items, so that inserting them rarely grows the table.
     pub fn dense_for(len: usize) -> Self {
         let mut table = Self::dense();
+        table.make_room(len);
+        table
+    }
+
+    /// Makes room for about `len` items if the table is new, so that inserting them rarely grows it.
+    pub fn make_room(&mut self, len: usize) {
+        if len == 0 || self.directory.len() > 0 {
+            return;
+        }
         let mut depth = 0;
-        while depth < DEPTH_MAX && table.sizing.buckets_for(len >> depth) > table.sizing.split_at()
-        {
+        while depth < DEPTH_MAX && self.sizing.buckets_for(len >> depth) > self.sizing.split_at() {
             depth += 1;
         }
-        if len > 0 {
-            let bucket_count = table.sizing.buckets_for(len >> depth);
-            table.directory.deepen(depth);
-            for entry in 0..table.directory.len() {
-                table
-                    .directory
-                    .replace(entry, segment::allocate(bucket_count), 0);
-            }
+        let bucket_count = self.sizing.buckets_for(len >> depth);
+        self.directory.deepen(depth);
+        for entry in 0..self.directory.len() {
+            self.directory
+                .replace(entry, segment::allocate(bucket_count), 0);
         }
-        table
     }
 
     const fn with_sizing(prefix_bits: u32, sizing: Sizing) -> Self {

@@ -370,6 +370,12 @@ pub struct EntryRef<'a> {
 }
 
 impl<'a> EntryRef<'a> {
+    /// Where the entry is in memory.
+    #[inline]
+    pub(crate) fn address(self) -> *const u8 {
+        self.block.0.as_ptr()
+    }
+
     /// Borrows the entry behind a raw pointer.
     ///
     /// # Safety

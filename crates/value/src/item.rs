@@ -6,6 +6,14 @@ use damselfly_table::Item;
 
 use crate::{Entry, EntryRef};
 
+impl EntryRef<'_> {
+    /// Hints that the entry is about to be read.
+    #[inline]
+    pub fn prefetch(self) {
+        damselfly_table::prefetch(self.address());
+    }
+}
+
 // SAFETY:
 // - blocks come from `heap::allocate`: aligned to 8, in user space, which ends below 2^48;
 // - an entry is the only owner of its block, may move between threads, and only changes through `&mut` or under the

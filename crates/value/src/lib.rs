@@ -21,7 +21,7 @@ mod stream;
 mod value;
 
 pub use damselfly_collections::{
-    Element, Fields, Members, Scoring, Side, Stream, StreamId, pairs::Pair,
+    Element, Fields, Members, ScoredMember, Side, Stream, StreamId, pairs::Pair,
 };
 
 pub use collection::{Collection, Thresholds, Type};
@@ -34,7 +34,8 @@ pub use packed::PackedValue;
 pub use packing::PackedText;
 pub use set::{Set, SetMut, SetRef};
 pub use sorted_set::{
-    MemberEnd, MemberRange, ScoreRange, Scorings, SortedSet, SortedSetMut, SortedSetRef, Update,
+    MemberEnd, MemberRange, ScoreRange, ScoredMembers, SortedSet, SortedSetMut, SortedSetRef,
+    Update,
 };
 pub use stream::StreamMut;
 pub use value::{NewValue, Text, Value};

@@ -67,7 +67,7 @@ impl Entry {
     /// If the key exceeds 4 GiB.
     pub fn new_large(key: &[u8], large: Large, deadline_ms: Option<i64>) -> Self {
         let kind = match &large {
-            Large::Hash(fields) if fields.deadlines() > 0 => Kind::HashBoxedTtl,
+            Large::Hash(fields) if fields.deadline_count() > 0 => Kind::HashBoxedTtl,
             Large::Hash(_)
             | Large::List(_)
             | Large::Set(_)

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use damselfly_base::number::Decimal;
 use damselfly_collections::{
-    PackedRanking, PackedScorings, Ranking, ScoredMembers, Scoring, listpack, packed_ranking,
+    PackedRanking, PackedScoredMembers, Ranking, RankingMembers, ScoredMember, listpack,
+    packed_ranking,
 };
 
 use crate::block::Kind;
@@ -154,15 +155,15 @@ impl<'a> SortedSetRef<'a> {
     }
 
     /// An iterator over the members of these ranks, from either end. Ranks beyond the last member are ignored.
-    pub fn range(self, ranks: Range<usize>) -> Scorings<'a> {
+    pub fn range(self, ranks: Range<usize>) -> ScoredMembers<'a> {
         match self {
-            Self::Packed(bytes) => Scorings::Packed(PackedRanking::new(bytes).range(ranks)),
-            Self::Large(ranking) => Scorings::Large(ranking.range(ranks)),
+            Self::Packed(bytes) => ScoredMembers::Packed(PackedRanking::new(bytes).range(ranks)),
+            Self::Large(ranking) => ScoredMembers::Large(ranking.range(ranks)),
         }
     }
 
     /// All members.
-    pub fn iter(self) -> Scorings<'a> {
+    pub fn iter(self) -> ScoredMembers<'a> {
         self.range(0..self.len())
     }
 
@@ -170,8 +171,8 @@ impl<'a> SortedSetRef<'a> {
     pub fn ranks_by_score(self, range: ScoreRange) -> Range<usize> {
         match self {
             Self::Packed(bytes) => PackedRanking::new(bytes).ranks_where(
-                |scoring| range.is_below(scoring.score),
-                |scoring| range.is_above(scoring.score),
+                |scored| range.is_below(scored.score),
+                |scored| range.is_above(scored.score),
             ),
             Self::Large(ranking) => {
                 let start = ranking.rank_of_score(range.min, range.min_excluded);
@@ -185,8 +186,8 @@ impl<'a> SortedSetRef<'a> {
     pub fn ranks_by_member(self, range: MemberRange<'_>) -> Range<usize> {
         match self {
             Self::Packed(bytes) => PackedRanking::new(bytes).ranks_where(
-                |scoring| range.is_below(scoring.member.text(&mut Decimal::new())),
-                |scoring| range.is_above(scoring.member.text(&mut Decimal::new())),
+                |scored| range.is_below(scored.member.text(&mut Decimal::new())),
+                |scored| range.is_above(scored.member.text(&mut Decimal::new())),
             ),
             Self::Large(ranking) => {
                 let rank = |end, or_equal: [bool; 2]| match end {
@@ -213,7 +214,7 @@ impl<'a> SortedSetRef<'a> {
     /// Visits some members from `cursor` on and returns the next cursor, or 0 at the end. Start with 0.
     ///
     /// A member that stays in the sorted set for the whole scan is visited, whatever changes between the calls.
-    pub fn scan(self, cursor: u64, mut visit: impl FnMut(Scoring<'_>)) -> u64 {
+    pub fn scan(self, cursor: u64, mut visit: impl FnMut(ScoredMember<'_>)) -> u64 {
         match self {
             Self::Packed(bytes) => {
                 PackedRanking::new(bytes).iter().for_each(visit);
@@ -227,45 +228,45 @@ impl<'a> SortedSetRef<'a> {
 /// An iterator over members in order.
 #[derive(Clone)]
 #[expect(missing_debug_implementations, reason = "it borrows the whole set")]
-pub enum Scorings<'a> {
+pub enum ScoredMembers<'a> {
     /// The members of a small sorted set.
-    Packed(PackedScorings<'a>),
+    Packed(PackedScoredMembers<'a>),
     /// The members of a large sorted set.
-    Large(ScoredMembers<'a>),
+    Large(RankingMembers<'a>),
 }
 
-impl<'a> Iterator for Scorings<'a> {
-    type Item = Scoring<'a>;
+impl<'a> Iterator for ScoredMembers<'a> {
+    type Item = ScoredMember<'a>;
 
     #[inline]
-    fn next(&mut self) -> Option<Scoring<'a>> {
+    fn next(&mut self) -> Option<ScoredMember<'a>> {
         match self {
-            Self::Packed(scorings) => scorings.next(),
-            Self::Large(members) => members.next().map(Scoring::from),
+            Self::Packed(members) => members.next(),
+            Self::Large(members) => members.next().map(ScoredMember::from),
         }
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
         match self {
-            Self::Packed(scorings) => scorings.size_hint(),
+            Self::Packed(members) => members.size_hint(),
             Self::Large(members) => members.size_hint(),
         }
     }
 }
 
-impl DoubleEndedIterator for Scorings<'_> {
+impl DoubleEndedIterator for ScoredMembers<'_> {
     #[inline]
     fn next_back(&mut self) -> Option<Self::Item> {
         match self {
-            Self::Packed(scorings) => scorings.next_back(),
-            Self::Large(members) => members.next_back().map(Scoring::from),
+            Self::Packed(members) => members.next_back(),
+            Self::Large(members) => members.next_back().map(ScoredMember::from),
         }
     }
 }
 
-impl ExactSizeIterator for Scorings<'_> {}
+impl ExactSizeIterator for ScoredMembers<'_> {}
 
-impl FusedIterator for Scorings<'_> {}
+impl FusedIterator for ScoredMembers<'_> {}
 
 /// The outcome of [`SortedSetMut::update`].
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -344,16 +345,16 @@ impl SortedSetMut<'_> {
     }
 
     /// Fills an empty sorted set with distinct members in ascending order. The iterator runs twice.
-    pub fn fill<'m>(&mut self, members: impl Iterator<Item = Scoring<'m>> + Clone) {
+    pub fn fill<'m>(&mut self, members: impl Iterator<Item = ScoredMember<'m>> + Clone) {
         let (mut count, mut longest, mut bytes) = (0, 0, 0);
-        for scoring in members.clone() {
+        for scored in members.clone() {
             count += 1;
-            longest = longest.max(scoring.member.len());
-            bytes += scoring.member.len() + OVERHEAD_BYTES_MAX;
+            longest = longest.max(scored.member.len());
+            bytes += scored.member.len() + OVERHEAD_BYTES_MAX;
         }
         if self.fits_listpack(count, longest, bytes) {
             let mut packed = Vec::new();
-            members.for_each(|scoring| packed_ranking::push_back(&mut packed, scoring));
+            members.for_each(|scored| packed_ranking::push_back(&mut packed, scored));
             self.entry.set_packed(Kind::SortedSetPacked, &packed);
         } else {
             self.entry

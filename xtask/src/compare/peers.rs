@@ -153,6 +153,8 @@ pub(super) struct Server {
     pub port: u16,
     /// The command that started it, as typed in a shell.
     pub command_line: String,
+    /// The folder in which it runs.
+    pub folder: PathBuf,
     process: Child,
 }
 
@@ -213,6 +215,7 @@ impl Server {
             name: peer.name.clone(),
             port,
             command_line,
+            folder: folder.to_owned(),
             process,
         };
         server

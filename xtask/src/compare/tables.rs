@@ -65,7 +65,7 @@ pub(super) fn memory_line(shape: &MemoryShape, cells: &[Option<f64>]) -> String 
 }
 
 /// The middle value, or the mean of the two middle ones; NaN if there are no values.
-fn median(values: impl Iterator<Item = f64>) -> f64 {
+pub(super) fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     match values.len() {
@@ -76,7 +76,7 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
 }
 
 /// A whole number with a comma between groups of three digits.
-fn thousands(number: f64) -> String {
+pub(super) fn thousands(number: f64) -> String {
     let digits = format!("{number:.0}");
     let mut grouped = String::new();
     for (index, digit) in digits.chars().enumerate() {

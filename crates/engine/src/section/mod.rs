@@ -10,7 +10,7 @@
 //! - `Absent::insert` adds one.
 //!
 //! All functions of `changes.rs` use it, and so do commands that call `Tx::place` or `Tx::access_place_in` themselves, eviction
-//! (`Tx::evict`), and undo (`Tx::undo`, which ends the undo log first, so that restoring saves nothing). One function enters the
+//! (`Tx::evict`), loading files (`bulk_load.rs`), and undo (`Tx::undo`, which ends the undo log first, so that restoring saves nothing). One function enters the
 //! funnel without `place_in`: `Tx::present_in`, which saves, too, but lets nothing expire; only `Tx::store_built` uses it, to
 //! remove the old key when the result is empty.
 //!
@@ -32,6 +32,7 @@
 //! too; expiry through `Expirer`; eviction, flush and swap by themselves. Undo notifies nobody, since the changes that it reverts
 //! were not announced yet.
 
+pub(crate) mod bulk_load;
 mod changes;
 pub(crate) mod engine;
 pub(crate) mod eviction;

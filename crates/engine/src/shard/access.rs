@@ -44,6 +44,28 @@ impl AccessPolicy {
         }
     }
 
+    /// The access bits of an entry that was last used `idle_seconds` ago and has this frequency. What the policy does not record is
+    /// ignored, and what it records but is `None` is that of a new entry.
+    #[inline]
+    pub(crate) fn loaded(
+        self,
+        now_ms: i64,
+        idle_seconds: Option<u64>,
+        frequency: Option<u8>,
+    ) -> u32 {
+        match (self, idle_seconds, frequency) {
+            // An idle time that the bits cannot express becomes the longest that they can.
+            (Self::Recency, Some(idle), _) => {
+                let idle = i64::try_from(idle).unwrap_or(i64::MAX).min(IDLE_MAX);
+                recency_tick(now_ms - idle * 1000)
+            }
+            (Self::Frequency { .. }, _, Some(frequency)) => {
+                minutes(now_ms) << 8 | u32::from(frequency)
+            }
+            (Self::Recency, None, _) | (Self::Frequency { .. }, _, None) => self.initial(now_ms),
+        }
+    }
+
     /// The access bits after a use; `random` returns a uniform 32-bit number.
     #[inline]
     pub(crate) fn used(self, access: u32, now_ms: i64, random: impl FnOnce() -> u32) -> u32 {
@@ -100,14 +122,13 @@ fn minutes(now_ms: i64) -> u32 {
 /// clock at different moments, and it may be set back.
 const AHEAD_MAX_MINUTES: i64 = 60;
 
+/// The longest idle time that is not taken for a moment in the future.
+const IDLE_MAX: i64 = RECENCY_MASK - AHEAD_MAX_MINUTES * 60;
+
 /// Whole seconds since the last use, under [`AccessPolicy::Recency`]; correct up to 194 days.
 pub fn idle_seconds(access: u32, now_ms: i64) -> i64 {
     let passed = (now_ms / 1000 - i64::from(access)) & RECENCY_MASK;
-    if passed > RECENCY_MASK - AHEAD_MAX_MINUTES * 60 {
-        0
-    } else {
-        passed
-    }
+    if passed > IDLE_MAX { 0 } else { passed }
 }
 
 /// The count of uses, after decay, under [`AccessPolicy::Frequency`]; 0 under the other policy.

@@ -1,15 +1,17 @@
 //! The state to which a server must return after each round: no clients, no blocked clients, no subscriptions, and the memory
 //! use of before.
 
+use super::clock::ServerClock;
 use super::commands::{CLOSING_SETTINGS, SETTINGS};
 use crate::connection::Connection;
 use damselfly_protocol::client::Value;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-/// How long the server may take to return to that state.
+/// How long the server may take to return to that state, or to reply, on its own clock.
 const PATIENCE: Duration = Duration::from_secs(20);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// How much more memory may be in use than after the first round, for each thread and once more for the process: threads keep
@@ -40,6 +42,7 @@ const ZERO: &[&str] = &[
 pub struct Baseline {
     address: SocketAddr,
     connection: Connection,
+    clock: Arc<ServerClock>,
     allowance_bytes: u64,
     /// The values of the options at the start, as CONFIG SET takes them.
     options: Vec<(String, Vec<u8>)>,
@@ -55,13 +58,19 @@ impl Baseline {
     ///
     /// # Errors
     /// The server does not answer.
-    pub fn open(address: SocketAddr, threads: usize, clients: usize) -> io::Result<Self> {
+    pub fn open(
+        address: SocketAddr,
+        threads: usize,
+        clients: usize,
+        clock: Arc<ServerClock>,
+    ) -> io::Result<Self> {
         let mut connection = Connection::open(address)?;
         let names = SETTINGS.iter().chain(CLOSING_SETTINGS);
         let names = names.map(|(name, _)| *name).chain(["busy-reply-threshold"]);
         let mut options = Vec::new();
         for name in names {
-            if let Value::Array(pair) = connection.call(&["CONFIG", "GET", name])?
+            if let Value::Array(pair) =
+                clock.call(&mut connection, &["CONFIG", "GET", name], PATIENCE)?
                 && let [_, Value::Bulk(value)] = &pair[..]
             {
                 options.push((name.to_owned(), value.clone()));
@@ -70,6 +79,7 @@ impl Baseline {
         Ok(Self {
             address,
             connection,
+            clock,
             allowance_bytes: ALLOWANCE_BYTES * (threads as u64 + 1),
             options,
             clients: clients + 1,
@@ -83,8 +93,7 @@ impl Baseline {
     /// # Errors
     /// It fails, or the server does not answer.
     pub fn must(&mut self, words: &[&[u8]]) -> io::Result<Value> {
-        let reply = self.connection.call(words)?;
-        match reply {
+        match self.call(words)? {
             Value::Error(text) => Err(io::Error::other(format!(
                 "{}: {}",
                 String::from_utf8_lossy(&words.join(&b' ')),
@@ -92,6 +101,10 @@ impl Baseline {
             ))),
             reply => Ok(reply),
         }
+    }
+
+    fn call(&mut self, words: &[&[u8]]) -> io::Result<Value> {
+        self.clock.call(&mut self.connection, words, PATIENCE)
     }
 
     /// Empties the server and restores its options.
@@ -121,9 +134,9 @@ impl Baseline {
 
     /// Waits until no script runs: scripts of closed clients may still run, and until they end, the server replies BUSY.
     fn wait_for_scripts(&mut self) -> io::Result<()> {
-        let start = Instant::now();
-        while let Value::Error(text) = self.connection.call(&["PING"])? {
-            if start.elapsed() > PATIENCE {
+        let start = self.clock.mark();
+        while let Value::Error(text) = self.call(&[b"PING"])? {
+            if self.clock.since(&start) > PATIENCE {
                 return Err(io::Error::other(String::from_utf8_lossy(&text)));
             }
             std::thread::sleep(POLL_INTERVAL);
@@ -136,7 +149,7 @@ impl Baseline {
     /// # Errors
     /// The server does not answer, or a command fails.
     pub fn check(&mut self) -> io::Result<Result<(), String>> {
-        let start = Instant::now();
+        let start = self.clock.mark();
         // The server may have closed the old connection for its memory or its idle time.
         self.connection = Connection::open(self.address)?;
         self.restore()?;
@@ -153,7 +166,7 @@ impl Baseline {
                 let text = || format!("used_memory grows with every round: {:?}", self.history);
                 return Ok(if is_leak { Err(text()) } else { Ok(()) });
             };
-            if start.elapsed() > PATIENCE {
+            if self.clock.since(&start) > PATIENCE {
                 return Ok(Err(what));
             }
             std::thread::sleep(POLL_INTERVAL);

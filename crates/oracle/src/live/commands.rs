@@ -470,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_steered_is_in_none_of_the_lists() {
+    fn steered_commands_are_in_none_of_the_lists() {
         let lists = [MEETING, DEBUG, WAITING, WAITING_FOREVER].concat();
         for grammar in lists {
             let name = grammar.split(' ').next().unwrap().to_ascii_lowercase();

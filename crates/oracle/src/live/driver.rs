@@ -1,5 +1,6 @@
 //! One connection: sends the requests that a session draws, in random pieces, and checks that the replies stay in step.
 
+use super::clock::{Mark, is_timeout};
 use super::journal::Journal;
 use super::replies::{
     SHOWN_CHARS, confirmation, is_error, is_mark, is_message, is_monitored, shorten,
@@ -10,16 +11,12 @@ use crate::connection::request as encoded;
 use crate::text::{quote, render};
 use damselfly_protocol::client::{Decoder, NullKind, Value};
 use std::collections::VecDeque;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// How long a connection may make no progress while the watchdog gets its replies.
+/// How long a connection may make no progress, on the server's clock.
 const PATIENCE: Duration = Duration::from_secs(8);
-/// How often the watchdog must have had its replies in that time: with fewer, the machine may be at fault and not the server.
-const ANSWERS_MIN: u64 = 20;
-/// How long a connection may make no progress in any case.
-const PATIENCE_MAX: Duration = Duration::from_secs(60);
 /// How long one read or write may block before the other direction gets its turn.
 const TURN: Duration = Duration::from_millis(2);
 /// With more requests without a reply than this, the driver waits for the replies before it sends more.
@@ -53,6 +50,15 @@ enum End {
     Garbage,
 }
 
+/// What a connection has exchanged.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Counts {
+    /// Requests that were to be sent, without those behind QUIT and before an abrupt close.
+    pub requests: u64,
+    /// Replies and messages that arrived.
+    pub replies: u64,
+}
+
 /// A connection in use.
 pub struct Driver<'a> {
     round: &'a Round,
@@ -72,15 +78,15 @@ pub struct Driver<'a> {
     is_loose: bool,
     /// True if the server may close the connection.
     may_close: bool,
-    progress: Instant,
-    answers: u64,
+    /// When the connection began to wait for the server; `None` while there is progress.
+    quiet_since: Option<Mark>,
     id: u64,
-    replies: u64,
+    counts: Counts,
 }
 
 impl<'a> Driver<'a> {
-    /// Uses a new connection until it closes. Returns how many replies arrived, or the fault.
-    pub fn run(round: &'a Round, slot: usize, session: Session<'a>) -> Result<u64, Box<Fault>> {
+    /// Uses a new connection until it closes. Returns what it exchanged, or the fault.
+    pub fn run(round: &'a Round, slot: usize, session: Session<'a>) -> Result<Counts, Box<Fault>> {
         let stream = TcpStream::connect(round.address);
         let prepared = stream.and_then(|stream| {
             stream.set_nodelay(true)?;
@@ -106,15 +112,14 @@ impl<'a> Driver<'a> {
             queued: 0,
             is_loose: false,
             may_close: false,
-            progress: Instant::now(),
-            answers: 0,
+            quiet_since: None,
             id: 0,
-            replies: 0,
+            counts: Counts::default(),
         };
         match driver.live() {
             Ok(()) | Err(Stop::Closed | Stop::RoundOver) => {
                 round.leave(slot);
-                Ok(driver.replies)
+                Ok(driver.counts)
             }
             Err(Stop::Fault(what)) => Err(driver.fault(&what)),
         }
@@ -149,7 +154,6 @@ impl<'a> Driver<'a> {
         self.may_close = self.round.may_be_closed(self.slot);
         let request = encoded(&["CLIENT", "ID"]);
         self.send(&request)?;
-        self.progress = Instant::now();
         let (reply, bytes) = loop {
             match self.decode(0)? {
                 Some(decoded) => break decoded,
@@ -159,7 +163,7 @@ impl<'a> Driver<'a> {
         self.received.drain(..bytes);
         let id = match reply {
             Value::Integer(id) => id,
-            other if is_error(&other, b"BUSY") && self.round.weather.busy => 0,
+            other if is_error(&other, b"BUSY") && self.round.conditions.busy => 0,
             other => {
                 let what = format!("CLIENT ID got the reply {}", render(&other));
                 return Err(Stop::Fault(what));
@@ -213,6 +217,7 @@ impl<'a> Driver<'a> {
     }
 
     fn expect(&mut self, request: Request) {
+        self.counts.requests += 1;
         self.expected.push_back(request);
     }
 
@@ -247,8 +252,7 @@ impl<'a> Driver<'a> {
     /// Sends bytes, and reads replies whenever the server accepts no more bytes.
     fn send(&mut self, bytes: &[u8]) -> Outcome {
         self.journal().sends(bytes);
-        self.progress = Instant::now();
-        self.answers = self.round.answers();
+        self.note_progress();
         let mut sent = 0;
         while sent < bytes.len() {
             match self.stream.write(&bytes[sent..]) {
@@ -300,8 +304,7 @@ impl<'a> Driver<'a> {
     }
 
     fn note_progress(&mut self) {
-        self.progress = Instant::now();
-        self.answers = self.round.answers();
+        self.quiet_since = None;
     }
 
     /// Reads once, waiting briefly for data. Without any, checks whether the connection has made no progress for too long.
@@ -312,11 +315,12 @@ impl<'a> Driver<'a> {
         if self.round.is_over_for_all() {
             return Err(Stop::RoundOver);
         }
-        let waited = self.progress.elapsed();
-        let answers = self.round.answers() - self.answers;
-        if waited > PATIENCE && answers >= ANSWERS_MIN || waited > PATIENCE_MAX {
+        let clock = &self.round.clock;
+        let mark = self.quiet_since.get_or_insert_with(|| clock.mark());
+        let waited = clock.since(mark);
+        if waited > PATIENCE {
             return Err(Stop::Fault(format!(
-                "no reply for {waited:.1?}, while the watchdog had {answers} replies"
+                "no reply, although every thread of the server could run for {waited:.1?}"
             )));
         }
         Ok(())
@@ -360,7 +364,7 @@ impl<'a> Driver<'a> {
         let mut used = 0;
         while let Some((value, bytes)) = self.decode(used)? {
             used += bytes;
-            self.replies += 1;
+            self.counts.replies += 1;
             // Messages that other clients cause are not progress: the watchdog alone would keep a client in MONITOR busy.
             if !matches!(value, Value::Push(_)) && !is_monitored(&value) && !is_message(&value) {
                 self.note_progress();
@@ -405,7 +409,7 @@ impl<'a> Driver<'a> {
         if head.takes_messages && is_message(value) {
             return Ok(false);
         }
-        let is_busy = self.round.weather.busy && is_error(value, b"BUSY");
+        let is_busy = self.round.conditions.busy && is_error(value, b"BUSY");
         let fits = match &head.expect {
             Expect::Confirm(name, count) => {
                 if confirms.as_deref() == Some(name.as_bytes()) {
@@ -423,7 +427,7 @@ impl<'a> Driver<'a> {
             Expect::Queued => {
                 let is_queued = *value == Value::Simple(b"QUEUED".to_vec());
                 self.queued += usize::from(is_queued);
-                is_queued || matches!(value, Value::Error(_)) || self.round.weather.busy
+                is_queued || matches!(value, Value::Error(_)) || self.round.conditions.busy
             }
             Expect::Exec => {
                 let queued = std::mem::take(&mut self.queued);
@@ -529,10 +533,10 @@ impl<'a> Driver<'a> {
             }
         }
         self.drop_unanswered();
-        let weather = self.round.weather;
+        let conditions = self.round.conditions;
         // The reply to DEBUG SLEEP arrives before the sleep is over, so the last request that was matched counts too.
         let last = self.matched.back().map(|(request, _)| request);
-        let gives_up = weather.pauses
+        let gives_up = conditions.pauses
             || self.round.may_be_closed(self.slot)
             || self
                 .expected
@@ -563,7 +567,7 @@ impl<'a> Driver<'a> {
         }
         text += &format!(
             "  {} replies arrived, {} are missing, {} bytes are undecoded; the first requests without a reply:\n",
-            self.replies,
+            self.counts.replies,
             self.expected.len(),
             self.received.len()
         );
@@ -582,13 +586,4 @@ fn allow_closed(stop: Stop) -> Outcome {
         Stop::Closed => Ok(()),
         other => Err(other),
     }
-}
-
-fn is_timeout(error: &std::io::Error) -> bool {
-    let kinds = [
-        ErrorKind::WouldBlock,
-        ErrorKind::TimedOut,
-        ErrorKind::Interrupted,
-    ];
-    kinds.contains(&error.kind())
 }

@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_journal_tells_what_was_sent_and_how() {
+    fn a_journal_lists_what_was_sent_and_how() {
         let journal = Journal::default();
         journal.begin("1.2.3");
         journal.sends(b"PING\r\n");

@@ -7,13 +7,14 @@
 //!                                              └─ check that the server is as before      baseline.rs
 //! ```
 //!
-//! The checks: replies stay in step with requests; every request gets its reply, and the watchdog within a second; the
-//! server's log reports no bug; a round leaves no clients, subscriptions or memory behind; SIGTERM stops the server.
+//! The checks: replies stay in step with requests; every request gets its reply, and the watchdog within a second, where only
+//! time in which the server could run counts (`clock.rs`); the server's log reports no bug; a round leaves no clients, subscriptions or memory behind; SIGTERM stops the server.
 //!
 //! The seed determines the bytes that each connection sends, but not when the server processes them. So the same seed may not
 //! reproduce a fault.
 
 mod baseline;
+mod clock;
 mod commands;
 mod driver;
 mod journal;
@@ -22,10 +23,11 @@ mod session;
 mod watchdog;
 
 use self::baseline::Baseline;
+use self::clock::ServerClock;
 use self::commands::Commands;
 use self::driver::Driver;
 use self::journal::Journal;
-use self::session::{Ids, Session, Weather};
+use self::session::{Conditions, Ids, Session};
 use self::watchdog::Watchdog;
 use crate::connection::Connection;
 use crate::random::Random;
@@ -34,8 +36,9 @@ use crate::server::{Program, Server};
 use crate::text::render;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use std::{fs, io};
 
@@ -47,8 +50,11 @@ const VICTIM_DISTANCE: usize = 3;
 const ROUND: Duration = Duration::from_secs(20);
 /// The minimum number of rounds with one server: the others are compared with the first one.
 const ROUNDS_MIN: u32 = 3;
-/// How long the server may take to exit.
+/// How long the server may take to exit, on its own clock.
 const END_PATIENCE: Duration = Duration::from_secs(10);
+const END_POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// How long the report of a fault waits for CLIENT LIST.
+const CLIENT_LINE_PATIENCE: Duration = Duration::from_secs(1);
 /// The thread counts of the servers in a run.
 const THREADS: [usize; 3] = [1, 2, 4];
 /// Texts by which the log reports a bug.
@@ -76,35 +82,42 @@ struct Fault {
 /// The state that all connections of a round share.
 struct Round {
     address: SocketAddr,
+    clock: Arc<ServerClock>,
     seed: u64,
-    weather: Weather,
+    conditions: Conditions,
     journals: Vec<Journal>,
     ids: Vec<AtomicU64>,
     end: Instant,
     stopped: AtomicBool,
     /// Slots in use.
     active: AtomicUsize,
-    /// How many rounds of pings the watchdog has had answered.
-    answered: AtomicU64,
     faults: Mutex<Vec<Fault>>,
     connections: AtomicU64,
+    requests: AtomicU64,
     replies: AtomicU64,
 }
 
 impl Round {
-    fn new(address: SocketAddr, seed: u64, weather: Weather, time: Duration) -> Self {
+    fn new(
+        address: SocketAddr,
+        clock: Arc<ServerClock>,
+        seed: u64,
+        conditions: Conditions,
+        time: Duration,
+    ) -> Self {
         Self {
             address,
+            clock,
             seed,
-            weather,
+            conditions,
             journals: (0..SLOTS).map(|_| Journal::default()).collect(),
             ids: (0..SLOTS).map(|_| AtomicU64::new(0)).collect(),
             end: Instant::now() + time,
             stopped: AtomicBool::new(false),
             active: AtomicUsize::new(SLOTS),
-            answered: AtomicU64::new(0),
             faults: Mutex::default(),
             connections: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
             replies: AtomicU64::new(0),
         }
     }
@@ -118,12 +131,8 @@ impl Round {
         self.stopped.load(Relaxed)
     }
 
-    fn answers(&self) -> u64 {
-        self.answered.load(Relaxed)
-    }
-
     fn may_be_closed(&self, slot: usize) -> bool {
-        self.weather.closes || slot.is_multiple_of(VICTIM_DISTANCE)
+        self.conditions.closes || slot.is_multiple_of(VICTIM_DISTANCE)
     }
 
     fn enter(&self, slot: usize, id: u64) {
@@ -149,8 +158,11 @@ impl Round {
 
     /// The server's line about a client in CLIENT LIST.
     fn client_line(&self, id: u64) -> String {
-        let line = Connection::open(self.address)
-            .and_then(|mut connection| connection.call(&["CLIENT", "LIST", "ID", &id.to_string()]));
+        let line = Connection::open(self.address).and_then(|mut connection| {
+            let words = ["CLIENT", "LIST", "ID", &id.to_string()];
+            self.clock
+                .call(&mut connection, &words, CLIENT_LINE_PATIENCE)
+        });
         line.map_or_else(|error| error.to_string(), |line| render(&line))
     }
 
@@ -162,11 +174,12 @@ impl Round {
                 return;
             }
             let label = format!("{}.{slot}.{number}", self.seed);
-            let session = Session::new(commands, self, self.weather, random.bits(), label);
+            let session = Session::new(commands, self, self.conditions, random.bits(), label);
             match Driver::run(self, slot, session) {
-                Ok(replies) => {
+                Ok(counts) => {
                     self.connections.fetch_add(1, Relaxed);
-                    self.replies.fetch_add(replies, Relaxed);
+                    self.requests.fetch_add(counts.requests, Relaxed);
+                    self.replies.fetch_add(counts.replies, Relaxed);
                 }
                 Err(fault) => return self.note(*fault),
             }
@@ -227,8 +240,10 @@ fn with_server(
     ];
     let mut server = Server::start(&Program::subject(), &arguments)?;
     let commands = Commands::fetch(server.address())?;
-    let mut watchdog = Watchdog::open(&server, threads)?;
-    let mut baseline = Baseline::open(server.address(), threads, watchdog.connections())?;
+    let clock = Arc::new(ServerClock::start(server.id()));
+    let mut watchdog = Watchdog::open(&server, threads, Arc::clone(&clock))?;
+    let clients = watchdog.connections();
+    let mut baseline = Baseline::open(server.address(), threads, clients, Arc::clone(&clock))?;
     println!(
         "live: a server with {threads} threads, {} documented commands",
         commands.documented()
@@ -250,10 +265,11 @@ fn with_server(
             faults.push(format!("the log reports a bug: {line}"));
         }
         println!(
-            "live: round {} ({:?}): {} connections, {} replies, slowest PING {:.0?}, {} bytes in use",
+            "live: round {} ({:?}): {} connections, {} requests, {} replies, slowest PING {:.0?}, {} bytes in use",
             round.seed,
-            round.weather,
+            round.conditions,
             round.connections.load(Relaxed),
+            round.requests.load(Relaxed),
             round.replies.load(Relaxed),
             watchdog.slowest,
             baseline.history.last().unwrap_or(&0)
@@ -264,7 +280,7 @@ fn with_server(
         }
     }
     drop((watchdog, baseline));
-    match server.terminate(END_PATIENCE)? {
+    match terminate(&mut server, &clock)? {
         Some(status) if status.success() => Ok(true),
         status => {
             println!(
@@ -274,6 +290,16 @@ fn with_server(
             Ok(false)
         }
     }
+}
+
+/// Sends SIGTERM and waits until the server exits; `None` if it does not exit in time.
+fn terminate(server: &mut Server, clock: &ServerClock) -> io::Result<Option<ExitStatus>> {
+    let mark = clock.mark();
+    let mut status = server.terminate(END_POLL_INTERVAL)?;
+    while status.is_none() && clock.since(&mark) < END_PATIENCE {
+        status = server.wait(END_POLL_INTERVAL)?;
+    }
+    Ok(status)
 }
 
 /// Runs one round; returns it and its faults.
@@ -286,19 +312,20 @@ fn one_round(
     time: Duration,
 ) -> io::Result<(Round, Vec<String>)> {
     let mut random = Random::new(seed);
-    let weather = Weather {
+    let conditions = Conditions {
         closes: random.one_in(3),
         busy: random.one_in(4),
         pauses: random.one_in(2),
     };
-    if weather.busy {
+    if conditions.busy {
         baseline.must(&[b"CONFIG", b"SET", b"busy-reply-threshold", b"5"])?;
     }
     for arguments in Scripts::preparation() {
         let words: Vec<&[u8]> = arguments.iter().map(Vec::as_slice).collect();
         baseline.must(&words)?;
     }
-    let round = Round::new(server.address(), seed, weather, time);
+    let clock = watchdog.clock();
+    let round = Round::new(server.address(), clock, seed, conditions, time);
     std::thread::scope(|scope| {
         let round = &round;
         for slot in 0..SLOTS {

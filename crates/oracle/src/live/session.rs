@@ -44,7 +44,7 @@ pub struct Request {
 
 /// The conditions of a round, which decide how the server may treat connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Weather {
+pub struct Conditions {
     /// Another connection, or a limit of the server, may close any connection.
     pub closes: bool,
     /// Any command may get the error BUSY while a script runs.
@@ -83,7 +83,7 @@ const PATTERNS: &[&str] = &["CH:*", "*", "__key*", "CH:[12]"];
 pub struct Session<'a> {
     commands: &'a Commands,
     ids: &'a dyn Ids,
-    weather: Weather,
+    conditions: Conditions,
     random: Random,
     label: String,
     marks: usize,
@@ -105,14 +105,14 @@ impl<'a> Session<'a> {
     pub fn new(
         commands: &'a Commands,
         ids: &'a dyn Ids,
-        weather: Weather,
+        conditions: Conditions,
         seed: u64,
         label: String,
     ) -> Self {
         Self {
             commands,
             ids,
-            weather,
+            conditions,
             random: Random::new(seed),
             label,
             marks: 0,
@@ -138,11 +138,11 @@ impl<'a> Session<'a> {
 
     /// True if messages to a subscriber may arrive in RESP2: it has subscriptions, or a transaction may have begun some.
     pub fn takes_messages(&self) -> bool {
-        self.hears() || self.unsure
+        self.is_subscriber() || self.unsure
     }
 
     /// True if it has subscriptions and uses RESP2, so that only a few commands are allowed.
-    pub fn hears(&self) -> bool {
+    pub fn is_subscriber(&self) -> bool {
         !self.resp3 && self.subscribed.iter().any(|names| !names.is_empty())
     }
 
@@ -173,7 +173,7 @@ impl<'a> Session<'a> {
         }
         self.marks += 1;
         let mark = format!("{}/{}", self.label, self.marks);
-        let name = if self.hears() { "PING" } else { "ECHO" };
+        let name = if self.is_subscriber() { "PING" } else { "ECHO" };
         let arguments = words(&[name, &mark]);
         Some(self.request(&arguments, Expect::Mark(mark)))
     }
@@ -205,23 +205,23 @@ impl<'a> Session<'a> {
                 false => self.plain(),
             };
         }
-        if self.hears() {
+        if self.is_subscriber() {
             return self.next_of_subscriber();
         }
         if self.in_multi {
             return self.next_of_transaction();
         }
         // If commands may be refused, commands that change the session's state have an uncertain effect.
-        let is_steady = self.weather.busy;
+        let may_be_refused = self.conditions.busy;
         match self.random.below(200) {
             0..6 => self.multi(),
-            6..9 if !is_steady => self.subscribe(),
+            6..9 if !may_be_refused => self.subscribe(),
             9 => self.unsubscribe_in_resp3(),
             10 => self.reset(),
             11..13 => self.hello(),
-            13 if !is_steady => self.reply("OFF"),
-            14..16 if !is_steady => self.reply("SKIP"),
-            16 if !is_steady && !self.monitors && self.random.one_in(3) => self.monitor(),
+            13 if !may_be_refused => self.reply("OFF"),
+            14..16 if !may_be_refused => self.reply("SKIP"),
+            16 if !may_be_refused && !self.monitors && self.random.one_in(3) => self.monitor(),
             17..19 => self.acts_upon_others(),
             19 => self.mistake(),
             20 => self.nothing(),
@@ -233,7 +233,7 @@ impl<'a> Session<'a> {
 
     /// A request that interrupts the server's work on a batch: it blocks or takes long.
     pub fn disturbing(&mut self) -> Request {
-        if self.skips || self.silent || self.hears() || self.unsure || self.in_multi {
+        if self.skips || self.silent || self.is_subscriber() || self.unsure || self.in_multi {
             return self.next();
         }
         match self.random.below(8) {
@@ -310,7 +310,7 @@ impl<'a> Session<'a> {
             }
             6 => self.mistake(),
             7 if self.random.one_in(4) => self.reset(),
-            8 if self.random.one_in(3) && !self.weather.busy => {
+            8 if self.random.one_in(3) && !self.conditions.busy => {
                 let arguments: &[&[&str]] = &[
                     &["HELLO", "2"],
                     &["HELLO", "3"],
@@ -454,7 +454,7 @@ impl<'a> Session<'a> {
     }
 
     fn unsubscribe_in_resp3(&mut self) -> Request {
-        match self.weather.busy {
+        match self.conditions.busy {
             true => self.plain(),
             false => self.unsubscribe(),
         }
@@ -481,7 +481,7 @@ impl<'a> Session<'a> {
                 let victim = id(self.ids.victim(number));
                 words(&["CLIENT", "KILL", "ID", &victim, "SKIPME", "YES"])
             }
-            1 if self.weather.closes => match self.random.below(3) {
+            1 if self.conditions.closes => match self.random.below(3) {
                 0 => words(&["CLIENT", "KILL", "TYPE", "PUBSUB"]),
                 1 => words(&[
                     "CLIENT",
@@ -493,7 +493,7 @@ impl<'a> Session<'a> {
                 ]),
                 _ => setting(CLOSING_SETTINGS, &mut self.random),
             },
-            2 if self.weather.pauses && self.random.one_in(4) => {
+            2 if self.conditions.pauses && self.random.one_in(4) => {
                 let time = *self.random.pick(&["0", "1", "20", "100"]);
                 let kind = *self.random.pick(&["ALL", "WRITE"]);
                 words(&["CLIENT", "PAUSE", time, kind])
@@ -502,7 +502,7 @@ impl<'a> Session<'a> {
                 let target = id(self.ids.any(number));
                 words(&["CLIENT", "TRACKING", "ON", "REDIRECT", &target])
             }
-            4 if self.weather.busy => words(&["SCRIPT", "KILL"]),
+            4 if self.conditions.busy => words(&["SCRIPT", "KILL"]),
             _ => {
                 let how = *self.random.pick(&["TIMEOUT", "ERROR"]);
                 words(&["CLIENT", "UNBLOCK", &id(self.ids.any(number)), how])
@@ -614,14 +614,14 @@ mod tests {
         }
     }
 
-    const WEATHER: Weather = Weather {
+    const WEATHER: Conditions = Conditions {
         closes: true,
         busy: false,
         pauses: true,
     };
 
     #[test]
-    fn a_seed_stands_for_one_session() {
+    fn a_seed_determines_the_session() {
         let commands = Commands::new(vec![grammar::parse("PING")]);
         let bytes = |seed| -> Vec<u8> {
             let mut session = Session::new(&commands, &Nobody, WEATHER, seed, "x".into());

@@ -1,18 +1,18 @@
 //! The watchdog: a client that must get its replies within a second, whatever the others do.
 //!
-//! It has one connection per thread of the server. The time that threads waited for a processor does not count, because the
-//! machine may be busy with other work; the kernel reports that time in `/proc/PID/task/TID/schedstat`.
+//! It has one connection per thread of the server. The second is one on the server's own clock ([`ServerClock`]), because the
+//! machine may be busy with other work.
 
 use super::Round;
+use super::clock::{Mark, ServerClock};
 use crate::connection::{Connection, request};
 use crate::server::Server;
-use std::collections::HashMap;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long a reply may take.
 const LIMIT: Duration = Duration::from_secs(1);
@@ -20,14 +20,14 @@ const LIMIT: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_millis(300);
 /// Time between two rounds of pings.
 const INTERVAL: Duration = Duration::from_millis(50);
-/// After so long without a reply, the server counts as dead.
-const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// After so long without a reply, the server counts as dead. Until then, the watchdog waits to find out how late the reply is.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
 
 /// A client that pings each thread of the server.
 pub struct Watchdog {
     address: SocketAddr,
     pings: Vec<Connection>,
-    tasks: PathBuf,
+    clock: Arc<ServerClock>,
     /// The longest time without a reply so far.
     pub slowest: Duration,
 }
@@ -37,13 +37,13 @@ impl Watchdog {
     ///
     /// # Errors
     /// The server does not accept connections, or does not answer.
-    pub fn open(server: &Server, threads: usize) -> io::Result<Self> {
+    pub fn open(server: &Server, threads: usize, clock: Arc<ServerClock>) -> io::Result<Self> {
         Ok(Self {
             address: server.address(),
             pings: (0..threads)
-                .map(|_| open(server.address()))
+                .map(|_| open(server.address(), &clock))
                 .collect::<io::Result<_>>()?,
-            tasks: PathBuf::from(format!("/proc/{}/task", server.id())),
+            clock,
             slowest: Duration::ZERO,
         })
     }
@@ -52,6 +52,12 @@ impl Watchdog {
     #[must_use]
     pub fn connections(&self) -> usize {
         self.pings.len()
+    }
+
+    /// The server's clock.
+    #[must_use]
+    pub fn clock(&self) -> Arc<ServerClock> {
+        Arc::clone(&self.clock)
     }
 
     /// Pings until all connections of the round are closed.
@@ -63,7 +69,6 @@ impl Watchdog {
             for at in 0..self.pings.len() {
                 self.ping(at, round).map_err(|error| error.to_string())?;
             }
-            round.answered.fetch_add(1, Relaxed);
             std::thread::sleep(INTERVAL);
         }
         Ok(())
@@ -71,94 +76,71 @@ impl Watchdog {
 
     /// Pings one thread.
     fn ping(&mut self, at: usize, round: &Round) -> io::Result<()> {
-        let (start, delays) = (Instant::now(), self.delays());
+        let (start, own_delay) = (self.clock.mark(), own_delay());
         let sent = self.pings[at].send(&request(&["PING"]));
-        match sent.and_then(|()| self.receive(at, start, round)) {
+        match sent.and_then(|()| self.receive(at, &start, round)) {
             Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::TimedOut => return Err(named(&error)),
             // While one reply is late, the other connections are idle, and `timeout` may close them.
-            Err(_) if round.weather.closes => self.pings[at] = open(self.address)?,
-            Err(error) => {
-                let text = format!("the watchdog after {:.1?}: {error}", start.elapsed());
-                return Err(io::Error::other(text));
+            Err(_) if round.conditions.closes => {
+                self.pings[at] = open(self.address, &self.clock)?;
             }
+            Err(error) => return Err(named(&error)),
         }
-        let took = start.elapsed();
-        let waited = longest_growth(&delays, &self.delays());
-        let own = took.saturating_sub(waited);
-        self.slowest = self.slowest.max(own);
-        match own > LIMIT {
+        // The reply may have arrived while this thread waited for a processor.
+        let own_delay = self::own_delay().saturating_sub(own_delay);
+        let took = self.clock.since(&start).saturating_sub(own_delay);
+        self.slowest = self.slowest.max(took);
+        match took > LIMIT {
             true => Err(io::Error::other(format!(
-                "PING took {took:.2?}, while no thread waited longer than {waited:.2?} for a processor"
+                "PING took {took:.2?} in which every thread of the server could run"
             ))),
             false => Ok(()),
         }
     }
 
     /// Waits for a reply. If it is late, ends a pause.
-    fn receive(&mut self, at: usize, start: Instant, round: &Round) -> io::Result<()> {
-        self.pings[at].stream().set_read_timeout(Some(PAUSE_MAX))?;
-        while let Err(error) = self.pings[at].receive() {
-            let is_late = matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
-            if !is_late || start.elapsed() > SILENCE_MAX {
-                return Err(error);
+    fn receive(&mut self, at: usize, start: &Mark, round: &Round) -> io::Result<()> {
+        let mut limit = PAUSE_MAX;
+        loop {
+            match self.clock.receive(&mut self.pings[at], start, limit) {
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() != ErrorKind::TimedOut => return Err(error),
+                Err(error) if limit >= SILENCE_MAX => return Err(error),
+                Err(_) => limit += PAUSE_MAX,
             }
             // The server runs CLIENT UNPAUSE even while it is paused.
             let mut other = Connection::open(self.address)?;
-            match other.call(&["CLIENT", "UNPAUSE"]) {
+            let outcome = self
+                .clock
+                .call(&mut other, &["CLIENT", "UNPAUSE"], SILENCE_MAX);
+            match outcome {
                 // The server may have evicted or killed the new client at once.
-                Err(_) if round.weather.closes => {}
+                Err(error) if round.conditions.closes && error.kind() != ErrorKind::TimedOut => {}
                 outcome => drop(outcome?),
             }
         }
-        Ok(())
-    }
-
-    /// How long each thread of the server, and this thread, has waited for a processor since it started.
-    fn delays(&self) -> HashMap<String, Duration> {
-        let mut delays = HashMap::new();
-        let threads = fs::read_dir(&self.tasks).into_iter().flatten().flatten();
-        let paths = threads.map(|thread| thread.path().join("schedstat"));
-        for path in paths.chain([PathBuf::from("/proc/thread-self/schedstat")]) {
-            let text = fs::read_to_string(&path).unwrap_or_default();
-            let delay = text.split(' ').nth(1).and_then(|word| word.parse().ok());
-            let name = path.to_string_lossy().into_owned();
-            delays.insert(name, Duration::from_nanos(delay.unwrap_or(0)));
-        }
-        delays
     }
 }
 
-fn open(address: SocketAddr) -> io::Result<Connection> {
+fn named(error: &io::Error) -> io::Error {
+    io::Error::other(format!("the watchdog: {error}"))
+}
+
+/// How long this thread has waited for a processor since it started.
+fn own_delay() -> Duration {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let delay = text.split(' ').nth(1).and_then(|word| word.parse().ok());
+    Duration::from_nanos(delay.unwrap_or(0))
+}
+
+fn open(address: SocketAddr, clock: &ServerClock) -> io::Result<Connection> {
     let mut connection = Connection::open(address)?;
-    connection.call(&["CLIENT", "NO-EVICT", "ON"])?;
-    connection.call(&["CLIENT", "SETNAME", "watchdog"])?;
+    clock.call(&mut connection, &["CLIENT", "NO-EVICT", "ON"], SILENCE_MAX)?;
+    clock.call(
+        &mut connection,
+        &["CLIENT", "SETNAME", "watchdog"],
+        SILENCE_MAX,
+    )?;
     Ok(connection)
-}
-
-fn longest_growth(
-    before: &HashMap<String, Duration>,
-    after: &HashMap<String, Duration>,
-) -> Duration {
-    let growth = after.iter().map(|(name, delay)| {
-        let old = before.get(name).copied().unwrap_or_default();
-        delay.saturating_sub(old)
-    });
-    growth.max().unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_thread_that_waited_longest_counts() {
-        let map = |pairs: &[(&str, u64)]| {
-            let pairs = pairs.iter();
-            pairs
-                .map(|(name, ms)| (String::from(*name), Duration::from_millis(*ms)))
-                .collect()
-        };
-        let (before, after) = (map(&[("a", 10), ("b", 5)]), map(&[("a", 30), ("b", 90)]));
-        assert_eq!(longest_growth(&before, &after), Duration::from_millis(85));
-    }
 }

@@ -11,7 +11,7 @@ use std::io::Read;
 
 use damselfly_base::double;
 use damselfly_collections::listpack::HEADER_BYTES;
-use damselfly_collections::{Ranking, Scoring, packed_ranking};
+use damselfly_collections::{Ranking, ScoredMember, packed_ranking};
 use damselfly_value::{Element, Elements, Entry, Large, NewPacked};
 
 use super::{
@@ -76,8 +76,8 @@ impl Scored {
         }
     }
 
-    fn scorings(&self) -> impl Iterator<Item = Scoring<'_>> {
-        self.members.iter().map(|&place| Scoring {
+    fn scored_members(&self) -> impl Iterator<Item = ScoredMember<'_>> {
+        self.members.iter().map(|&place| ScoredMember {
             member: Element::Bytes(self.text(place)),
             score: place.score,
         })
@@ -108,7 +108,7 @@ impl Scored {
         self.sort();
         self.check_order()?;
         if !is_small {
-            let ranking = Ranking::of_sorted(self.scorings());
+            let ranking = Ranking::of_sorted(self.scored_members());
             if ranking.len() < self.members.len() {
                 return Err(Fault::Duplicate(Duplicate::Member));
             }
@@ -116,9 +116,9 @@ impl Scored {
             return Ok(Some(Entry::new_large(head.key, large, head.deadline_ms)));
         }
         packed.clear();
-        for scoring in self.scorings() {
+        for scoring in self.scored_members() {
             let member = canonical(scoring.member);
-            packed_ranking::push_back(packed, Scoring { member, ..scoring });
+            packed_ranking::push_back(packed, ScoredMember { member, ..scoring });
         }
         let elements = Elements {
             count: self.members.len() as u32 * 2,
@@ -223,7 +223,7 @@ impl Decoder<'_> {
 struct Order<'e, 'h> {
     hashes: &'h mut Vec<u64>,
     member: Element<'e>,
-    last: Option<Scoring<'e>>,
+    last: Option<ScoredMember<'e>>,
     is_right: bool,
 }
 
@@ -247,8 +247,8 @@ impl<'e, 'h> Order<'e, 'h> {
             return Ok(());
         }
         let (member, score) = (self.member, score_of(element)?);
-        let scoring = Scoring { member, score };
-        let is_above = |last: Scoring<'_>| last.score < score || last.compare(scoring).is_lt();
+        let scoring = ScoredMember { member, score };
+        let is_above = |last: ScoredMember<'_>| last.score < score || last.compare(scoring).is_lt();
         self.is_right &= self.last.is_none_or(is_above);
         self.last = Some(scoring);
         Ok(())

@@ -49,7 +49,7 @@ impl StreamWriter {
         loop {
             *self = match std::mem::replace(self, Self::Start) {
                 Self::Start => {
-                    put_length(stream.nodes() as u64, out);
+                    put_length(stream.node_count() as u64, out);
                     Self::Node(0)
                 }
                 Self::Node(index) => match stream.node(index) {

@@ -10,7 +10,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use damselfly_base::random::Random;
 use damselfly_collections::stream::Pending;
 use damselfly_rdb::{
-    Access, Checksum, Encoder, Event, RdbError, ReadOptions, Reader, WriteOptions, dump, restore,
+    Access, Checksum, Encoder, Event, Piece, RdbError, ReadOptions, Reader, Splitter, WriteOptions,
+    dump, restore,
 };
 use damselfly_value::{
     Collection, Element, Entry, EntryRef, Hash, HashRef, List, ListRef, Set, Side, SortedSet,
@@ -332,7 +333,7 @@ pub fn file<'e>(
     out
 }
 
-/// All entries of a file.
+/// All entries of a file, or its first fault: as the reader reads it, and in chunks, which must say the same.
 pub fn read(
     bytes: &[u8],
     thresholds: &Thresholds,
@@ -342,6 +343,23 @@ pub fn read(
         thresholds,
         verify_checksum,
     };
+    let whole = read_whole(bytes, options);
+    for entries_max in [usize::MAX, 1] {
+        match (&whole, read_chunks(bytes, options, entries_max)) {
+            (Ok(whole), Ok(chunks)) => {
+                let models = |entries: &[Entry]| -> Vec<Model> {
+                    entries.iter().map(|entry| model(entry.view())).collect()
+                };
+                assert_eq!(models(whole), models(&chunks));
+            }
+            (Err(whole), Err(chunks)) => assert_eq!(whole.to_string(), chunks.to_string()),
+            (whole, chunks) => panic!("{whole:?} {chunks:?}"),
+        }
+    }
+    whole
+}
+
+fn read_whole(bytes: &[u8], options: ReadOptions<'_>) -> Result<Vec<Entry>, RdbError> {
     let mut reader = Reader::new(bytes, options)?;
     let mut entries = Vec::new();
     loop {
@@ -349,6 +367,32 @@ pub fn read(
             Event::Entry(loaded) => entries.push(loaded.entry),
             Event::End => return Ok(entries),
             _ => {}
+        }
+    }
+}
+
+fn read_chunks(
+    bytes: &[u8],
+    options: ReadOptions<'_>,
+    entries_max: usize,
+) -> Result<Vec<Entry>, RdbError> {
+    let mut splitter = Splitter::new(bytes, options)?;
+    splitter.set_entries_max(entries_max);
+    let mut entries = Vec::new();
+    loop {
+        match splitter.next()? {
+            Piece::Chunk(chunk) => {
+                let buffer = chunk.decode(options.thresholds, |_, event| {
+                    if let Event::Entry(loaded) = event {
+                        entries.push(loaded.entry);
+                    }
+                    Ok::<(), RdbError>(())
+                })?;
+                splitter.recycle([buffer]);
+            }
+            Piece::Event(Event::Entry(loaded)) => entries.push(loaded.entry),
+            Piece::Event(Event::End) => return Ok(entries),
+            Piece::Event(_) => {}
         }
     }
 }

@@ -247,6 +247,7 @@ fn resetstat(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> R
     }
     drop(tx);
     damselfly_engine::garbage::reset_freed();
+    context.shared.persistence.reset_counters();
     context.shared.over_limit.reset();
     context.shared.scripts.cache().reset_evicted();
     reply.ok();

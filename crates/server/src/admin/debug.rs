@@ -15,6 +15,7 @@ use damselfly_value::{Element, NewValue, Side, Text, Value};
 
 use crate::admin::digest::{self, Digest};
 use crate::long_commands::LongRun;
+use crate::persistence::reload;
 use crate::registry::{Handler, SessionFn};
 use crate::scripts::eval_commands;
 use crate::session::Context;
@@ -85,11 +86,11 @@ static SUBCOMMANDS: &[Subcommand] = &[
     subcommand("POPULATE", 3..=5, populate, "<count> [<prefix>] [<size>]", "Stores strings at the keys `prefix:0`, `prefix:1` and so on, where they are absent."),
     subcommand("PROTOCOL", 3..=3, protocol, "<type>", "Replies with an example of this type of reply."),
     subcommand("QUICKLIST-PACKED-THRESHOLD", 3..=3, packed_threshold, "<size>", "Only checks the size."),
-    subcommand("RELOAD", 2..=ANY, reload, "[MERGE] [NOFLUSH] [NOSAVE]", "Fails: there are no snapshots yet."),
+    subcommand("RELOAD", 2..=ANY, reload::reload, "[MERGE] [NOFLUSH] [NOSAVE]", "Saves the data and loads the file again."),
     subcommand("REPLYBUFFER", 4..=4, replybuffer, "PEAK-RESET-TIME <NEVER|RESET|milliseconds>", "Does nothing: the size of reply buffers always follows their use."),
     subcommand("SET-ACTIVE-EXPIRE", 3..=3, set_active_expire, "<0|1>", "Pauses or resumes the background removal of expired keys."),
     subcommand("SET-DISABLE-DENY-SCRIPTS", 3..=3, eval_commands::set_deny, "<0|1>", "Lets scripts call server and connection commands that are otherwise forbidden in scripts."),
-    subcommand("SET-SKIP-CHECKSUM-VALIDATION", 3..=3, accept, "<0|1>", "Does nothing: there are no snapshots yet."),
+    subcommand("SET-SKIP-CHECKSUM-VALIDATION", 3..=3, reload::set_skip_checksum, "<0|1>", "Accepts files and payloads with a wrong checksum."),
     subcommand("SLEEP", 3..=3, sleep, "<seconds>", "Replies after this time; only this connection waits."),
     subcommand("STRINGMATCH-LEN", 4..=4, stringmatch_len, "<len> <pattern>", "Matches a string of `len` letters `a` against a pattern."),
     subcommand("TABLE", 2..=2, table, "", "Returns the fill of the hash tables of all databases, as JSON."),
@@ -138,22 +139,7 @@ fn accept(_: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
 }
 
 fn no_persistence(_: &mut Context<'_>, _: Args<'_>, _: &mut Reply<'_>) -> Result {
-    Err(CommandError::err("This server can't save or load its data yet.").into())
-}
-
-fn reload(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    let known = |word: &[u8]| {
-        ["MERGE", "NOFLUSH", "NOSAVE"]
-            .iter()
-            .any(|known| word.eq_ignore_ascii_case(known.as_bytes()))
-    };
-    if !args.from(2).all(known) {
-        return Err(CommandError::err(
-            "DEBUG RELOAD only supports the MERGE, NOFLUSH and NOSAVE options.",
-        )
-        .into());
-    }
-    no_persistence(context, args, reply)
+    Err(CommandError::err("There is no append-only file yet.").into())
 }
 
 fn panic(context: &mut Context<'_>, _: Args<'_>, _: &mut Reply<'_>) -> Result {
@@ -336,7 +322,7 @@ fn serialized_bytes(value: Value<'_>) -> usize {
             bytes
         }
         Value::SortedSet(set) => {
-            let members = set.iter().map(|scoring| serialized_element(scoring.member));
+            let members = set.iter().map(|scored| serialized_element(scored.member));
             serialized_count(set.len())
                 + members.map(|bytes| bytes + size_of::<f64>()).sum::<usize>()
         }
@@ -409,6 +395,8 @@ fn digest(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> R
 pub fn long_part(args: Args<'_>) -> LongRun {
     if args.at(1).eq_ignore_ascii_case(b"POPULATE") {
         LongRun::Keyspace(populate_shards)
+    } else if args.at(1).eq_ignore_ascii_case(b"RELOAD") {
+        LongRun::Server(reload::reload_alone)
     } else {
         LongRun::Keyspace(digest::digest_shards)
     }

@@ -52,10 +52,10 @@ impl Digest {
                 }
             }
             Value::Set(set) => set.for_each(|member| self.add(&member.to_vec())),
-            Value::SortedSet(set) => set.iter().for_each(|scoring| {
+            Value::SortedSet(set) => set.iter().for_each(|scored| {
                 let mut member = Self::default();
-                member.mix(&scoring.member.to_vec());
-                member.mix(DoubleText::new(scoring.score).as_bytes());
+                member.mix(&scored.member.to_vec());
+                member.mix(DoubleText::new(scored.score).as_bytes());
                 self.add_digest(&member);
             }),
             Value::Stream(stream) => {
@@ -125,5 +125,75 @@ fn redis_number(of: Type) -> u32 {
         Type::SortedSet => 3,
         Type::Hash => 4,
         Type::Stream => 6,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use damselfly_commands::{OwnedArgs, Stop};
+    use damselfly_engine::{Busy, Deadline, Engine, Key, Layout, Now, Patience};
+    use damselfly_protocol::Version;
+    use damselfly_value::NewValue;
+
+    use super::*;
+
+    /// Counts the locks that are asked for, and stops the server before number `last`.
+    struct Stopping {
+        asked: Cell<usize>,
+        last: usize,
+    }
+
+    impl Patience for Stopping {
+        fn wait(&self, _: Busy) -> bool {
+            unreachable!("nothing else takes locks")
+        }
+
+        fn is_over(&self) -> bool {
+            self.asked.set(self.asked.get() + 1);
+            self.asked.get() > self.last
+        }
+    }
+
+    /// How many locks a digest asks for if the server stops before lock number `last`, and whether it is computed.
+    fn locks(engine: &Engine, last: usize) -> (usize, bool) {
+        let stopping = Stopping {
+            asked: Cell::new(0),
+            last,
+        };
+        let (mut output, no_args) = (Vec::new(), OwnedArgs::copy(std::iter::empty()));
+        let mut tx = engine.lock_none_patiently(0, Now(0), &stopping);
+        let mut reply = Reply::new(&mut output, Version::Resp2);
+        match digest_shards(&mut tx, no_args.borrow(), &mut reply) {
+            Ok(()) => (stopping.asked.get(), true),
+            Err(Stop::Busy(_)) => (stopping.asked.get(), false),
+            Err(stop) => panic!("{stop:?}"),
+        }
+    }
+
+    /// The bug: SIGTERM waited for the end of DEBUG DIGEST, ten seconds with five million keys. The cause: it looked at nothing else
+    /// meanwhile. The fix: it locks a few entries at a time, and does not take the next lock once the server is stopping.
+    #[test]
+    fn a_digest_ends_at_its_next_lock_once_the_server_is_stopping() {
+        let engine = Engine::new(Layout {
+            shards: 4,
+            databases: 1,
+        });
+        for number in 0..10_000 {
+            let key = format!("key:{number}");
+            let key = Key::new(key.as_bytes());
+            let mut tx = engine.lock_one(key.hash, 0, Now(0)).unwrap();
+            tx.store(key, NewValue::compact(b"v"), Deadline::Clear);
+        }
+        let (all, is_computed) = locks(&engine, usize::MAX);
+        assert!(is_computed);
+        assert!(all >= 30, "{all} locks are too few to stop in between");
+        for last in 0..all {
+            let (asked, is_computed) = locks(&engine, last);
+            assert!(!is_computed);
+            // A scan that has found some entries returns these first.
+            assert!(asked <= last + 2, "{asked} instead of {last}");
+        }
     }
 }

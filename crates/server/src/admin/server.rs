@@ -5,10 +5,11 @@ use std::sync::Arc;
 use damselfly_base::CommandError;
 use damselfly_commands::Arity::{AtLeast, Exactly};
 use damselfly_commands::{Args, Command, Group, Keys, Result, Run, Stop, Trait};
+use damselfly_config::ShutdownFlags;
 use damselfly_protocol::Reply;
 
 use crate::clock;
-use crate::persistence::shutdown::{self, NotSaved, SaveAtEnd};
+use crate::persistence::shutdown::{NotStopped, Shutdown};
 use crate::registry::Handler;
 use crate::session::Context;
 use crate::shared::Shared;
@@ -67,66 +68,67 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
 
 /// The options of SHUTDOWN.
 struct ShutdownOptions {
-    saves: SaveAtEnd,
-    force: bool,
+    flags: ShutdownFlags,
     abort: bool,
 }
 
 impl ShutdownOptions {
     fn parse(args: Args<'_>) -> Result<Self> {
-        let (mut nosave, mut save, mut force, mut abort, mut now) =
-            (false, false, false, false, false);
+        let (mut flags, mut abort) = (ShutdownFlags::default(), false);
         for at in 1..args.len() {
             let words = [
-                ("NOSAVE", &mut nosave),
-                ("SAVE", &mut save),
-                ("FORCE", &mut force),
+                ("NOSAVE", &mut flags.nosave),
+                ("SAVE", &mut flags.save),
+                ("NOW", &mut flags.now),
+                ("FORCE", &mut flags.force),
                 ("ABORT", &mut abort),
-                ("NOW", &mut now),
             ];
             let Some((_, given)) = words.into_iter().find(|(word, _)| args.is(at, word)) else {
                 return Err(CommandError::Syntax.into());
             };
             *given = true;
         }
-        if (nosave && save) || (abort && (nosave || save || force || now)) {
+        if (flags.nosave && flags.save) || (abort && flags != ShutdownFlags::default()) {
             return Err(CommandError::Syntax.into());
         }
-        let saves = match (save, nosave) {
-            (true, _) => SaveAtEnd::Always,
-            (_, true) => SaveAtEnd::Never,
-            (false, false) => SaveAtEnd::IfConfigured,
-        };
-        Ok(Self {
-            saves,
-            force,
-            abort,
-        })
+        Ok(Self { flags, abort })
+    }
+
+    fn shutdown(&self) -> Shutdown {
+        Shutdown {
+            flags: self.flags,
+            waits_for_scripts: false,
+        }
     }
 }
 
 fn shutdown(context: &mut Context<'_>, args: Args<'_>, _: &mut Reply<'_>) -> Result {
     let options = ShutdownOptions::parse(args)?;
     if options.abort {
-        // A shutdown waits for no replicas, so there is never one in progress.
+        // A shutdown waits for no replicas, so there is never one that could be aborted.
         return Err(CommandError::err("No shutdown in progress.").into());
     }
     log::warn!("User requested shutdown...");
-    if !shutdown::is_save_due(context.shared, options.saves) {
+    if !options.shutdown().saves(context.shared) {
         // There is no reply: the connection is closed.
         context.session.closing = true;
         context.shared.stop();
         return Ok(());
+    }
+    if context.lent.is_some() {
+        // Of a script, which may call SHUTDOWN only in tests.
+        let text = "SHUTDOWN without NOW or ABORT isn't allowed for DENY BLOCKING client";
+        return Err(CommandError::err(text).into());
     }
     Err(Stop::Long)
 }
 
 /// The part of SHUTDOWN that runs on a thread for long commands: it saves first.
 pub fn save_and_shut_down(shared: &Arc<Shared>, args: Args<'_>, _: &mut Reply<'_>) -> Result {
-    let options = ShutdownOptions::parse(args)?;
-    match shutdown::save_and_stop(shared, options.saves, options.force)? {
+    match ShutdownOptions::parse(args)?.shutdown().run(shared)? {
         Ok(()) => Ok(()),
-        Err(NotSaved) => {
+        Err(NotStopped::Script(error)) => Err(error.into()),
+        Err(NotStopped::NotSaved) => {
             log::error!(
                 "Error trying to save the DB, can't exit. Use SHUTDOWN NOSAVE or FORCE to stop without saving the data."
             );

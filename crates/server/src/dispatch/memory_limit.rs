@@ -87,6 +87,10 @@ impl Dispatcher {
     }
 
     fn make_room_now(&mut self) -> MemoryRoom {
+        if self.shared.gate.is_loading() {
+            // The file is loaded as a whole; what is too much is evicted afterwards.
+            return MemoryRoom::Enough;
+        }
         if self.excess_bytes() == 0 {
             self.memory.enough_until = Some(heap::thread_bytes() + ROOM_KEPT_BYTES);
             return MemoryRoom::Enough;

@@ -1,5 +1,5 @@
 //! **What is asked before a command runs**: whether the command exists, its arity, `enable-debug-command`, authentication, room in
-//! memory, and the rules for transactions, subscribers and MONITOR clients. [`Dispatcher::checked`] asks all of this for every request of
+//! memory, the rules for transactions, subscribers and MONITOR clients, and the gate (`gate.rs`). [`Dispatcher::checked`] asks all of this for every request of
 //! a client, also for those that are then queued by MULTI. Commands that a script calls have rules of their own
 //! (`scripts/host.rs`, `allowed`).
 
@@ -11,6 +11,7 @@ use damselfly_commands::Args;
 use super::Dispatcher;
 use super::memory_limit::MemoryRoom;
 use super::unknown::{is_attack, unknown_command, unknown_subcommand};
+use crate::gate::Reasons;
 use crate::observers::monitor;
 use crate::registry::{Row, WithinMulti};
 use crate::scripts;
@@ -106,6 +107,12 @@ impl Dispatcher {
         if session.awaits_messages_only() && !row.for_subscribers {
             return Some(crate::observers::subscriptions::refusal(row));
         }
+        if !self.shared.gate.holding(row.refused_while).is_empty() {
+            let refusal = self.gate_refusal(session, row, args);
+            if refusal.is_some() {
+                return refusal;
+            }
+        }
         if session.client.monitor.load(Relaxed) && monitor::is_refused(row) {
             return Some(CommandError::err(
                 "Replica can't interact with the keyspace",
@@ -118,6 +125,45 @@ impl Dispatcher {
             return Some(CommandError::OutOfMemory);
         }
         None
+    }
+
+    /// The error for a command that the gate refuses; `None` for a script or an EXEC that may run.
+    #[cold]
+    fn gate_refusal(&self, session: &Session, row: &Row, args: Args<'_>) -> Option<CommandError> {
+        let reasons = match row.within_multi {
+            WithinMulti::Executes => {
+                let queued = session.transaction.queued();
+                queued.fold(Reasons::NONE, |reasons, (row, args)| {
+                    // A PING that was queued is allowed to run.
+                    let is_exempt = !row.changes_data && !row.runs_script;
+                    let own = self.refused_while(row, args);
+                    reasons.and(match is_exempt {
+                        true => own.without(Reasons::SAVING_FAILED),
+                        false => own,
+                    })
+                })
+            }
+            WithinMulti::Queued
+            | WithinMulti::Refused
+            | WithinMulti::Runs
+            | WithinMulti::Leaves => self.refused_while(row, args),
+        };
+        let holding = self.shared.gate.holding(reasons);
+        if !holding.in_common(Reasons::SAVING_FAILED).is_empty() {
+            return Some(CommandError::SavingFailed);
+        }
+        (!holding.is_empty()).then(|| {
+            let text = "LOADING Redis is loading the dataset in memory";
+            CommandError::Text(text.to_owned())
+        })
+    }
+
+    /// The reasons to refuse a request. A script that declares no flags may run even if it must not write: its writes are refused.
+    fn refused_while(&self, row: &Row, args: Args<'_>) -> Reasons {
+        match row.runs_script && !scripts::declares_writes(&self.shared, row, args) {
+            true => row.refused_while.without(Reasons::SAVING_FAILED),
+            false => row.refused_while,
+        }
     }
 
     /// True if there was no room in memory for the current command or the script that it belongs to.

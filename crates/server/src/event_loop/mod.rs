@@ -69,6 +69,8 @@ pub struct Worker {
     spare_outputs: SpareOutputs,
     /// A buffer for the replies of scripts.
     script_reply: Vec<u8>,
+    /// There may be more of a file to load.
+    has_chunks: bool,
     /// How many turns were taken within scripts.
     nested_turns: u64,
     /// Where the expiry sweep continues, as an index into the shards of this thread.
@@ -97,6 +99,7 @@ impl Worker {
             batch: Batch::default(),
             spare_outputs: SpareOutputs::default(),
             script_reply: Vec::new(),
+            has_chunks: false,
             nested_turns: 0,
             sweep_at: 0,
             next_sweep: now,
@@ -133,7 +136,9 @@ impl Worker {
             }
             self.turn_guarded(&events);
             if self.shared.persistence.is_saving() {
-                self.saver.copy(&self.shared, events.is_empty());
+                let is_idle = events.is_empty();
+                // A panic makes the save fail, which the log reports.
+                let _ = catch_unwind(AssertUnwindSafe(|| self.saver.copy(&self.shared, is_idle)));
             }
             if let Some(contention) = &mut contention
                 && self.connections.len() > 1
@@ -190,6 +195,16 @@ impl Worker {
         }
         self.flush_all();
         self.run_timers();
+        if self.shared.gate.is_loading() {
+            self.load_chunk();
+        }
+    }
+
+    /// Decodes and stores a part of the file that is being loaded, which takes some milliseconds.
+    #[cold]
+    fn load_chunk(&mut self) {
+        let (engine, loading) = (&self.shared.engine, &self.shared.loading);
+        self.has_chunks = loading.run_one(engine, (self.index, self.shared.threads.len()));
     }
 
     fn flush_all(&mut self) {

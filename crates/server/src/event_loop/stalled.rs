@@ -11,7 +11,10 @@ use crate::event_loop::input::Stall;
 impl Worker {
     /// How long the thread may wait for events.
     pub(super) fn longest_wait(&self) -> Duration {
-        if !self.ready.is_empty() || self.shared.threads[self.index].has_incoming() {
+        if !self.ready.is_empty()
+            || self.has_chunks
+            || self.shared.threads[self.index].has_incoming()
+        {
             return Duration::ZERO;
         }
         let now = Instant::now();

@@ -7,7 +7,7 @@ use damselfly_commands::Arity::{AtLeast, Exactly};
 use damselfly_commands::{Args, Command, Group, Keys, Result, Run, Stop, Trait};
 use damselfly_protocol::Reply;
 
-use super::{AlreadySaving, SaveError};
+use super::{AlreadySaving, Cause, SaveError};
 use crate::registry::Handler;
 use crate::session::Context;
 use crate::shared::Shared;
@@ -67,24 +67,37 @@ fn in_progress() -> Stop {
     CommandError::err("Background save already in progress").into()
 }
 
-/// Runs on a thread for long commands.
-fn save(context: &mut Context<'_>, _: Args<'_>, _: &mut Reply<'_>) -> Result {
-    match context.shared.persistence.is_saving() {
-        true => Err(in_progress()),
-        false => Err(Stop::Long),
+/// SAVE within a script. Alone, it runs on a thread for long commands.
+fn save(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let shared = context.shared;
+    if shared.persistence.is_saving() {
+        return Err(in_progress());
     }
+    let Some(lent) = &mut context.lent else {
+        return Err(Stop::Long);
+    };
+    // Of a script, which may call SAVE only in tests.
+    let is_ok = shared
+        .persistence
+        .save_within(shared, &mut lent.lend(), Cause::Save);
+    write_outcome(is_ok, reply)
+}
+
+fn write_outcome(is_ok: bool, reply: &mut Reply<'_>) -> Result {
+    if !is_ok {
+        // As in Redis, the log says why.
+        return Err(CommandError::Text(String::from("ERR")).into());
+    }
+    reply.ok();
+    Ok(())
 }
 
 /// The part of SAVE that runs on a thread for long commands.
 pub fn save_and_wait(shared: &Arc<Shared>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
     match shared.persistence.save_and_wait(shared)? {
-        Ok(()) => {
-            reply.ok();
-            Ok(())
-        }
+        Ok(()) => write_outcome(true, reply),
         Err(SaveError::AlreadySaving) => Err(in_progress()),
-        // As in Redis, the log says why.
-        Err(SaveError::Failed) => Err(CommandError::err("").into()),
+        Err(SaveError::Failed) => write_outcome(false, reply),
     }
 }
 
@@ -100,15 +113,16 @@ fn bgsave(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> R
     if context.lent.is_some() {
         // A cut in the middle of a transaction would show half of it.
         shared.persistence.schedule();
-    } else {
-        let mut tx = context.lock_all()?;
-        let started = shared.persistence.start(shared, &mut tx);
-        drop(tx);
-        if let Err(AlreadySaving) = started {
-            return Err(in_progress());
-        }
-        log::info!("Background saving started");
+        reply.simple("Background saving scheduled");
+        return Ok(());
     }
+    let mut tx = context.lock_all()?;
+    let started = shared.persistence.start(shared, &mut tx, Cause::Background);
+    drop(tx);
+    if let Err(AlreadySaving) = started {
+        return Err(in_progress());
+    }
+    log::info!("Background saving started");
     reply.simple("Background saving started");
     Ok(())
 }

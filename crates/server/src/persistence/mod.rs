@@ -5,6 +5,9 @@
 //!      └─► start: the cut, under all locks ─► SaveJob ◄── threads that serve clients copy entries, a few at a time (`saver.rs`)
 //!                                               │ a few MiB at most
 //!                                               └────► threads of low priority encode them and write the file (`save_file.rs`)
+//!
+//!  file ──► load: splits ──► chunk queue ──► the server's threads: decode, insert ──► engine
+//!             └──────────────── large values, functions ─────────────────────────────────┘
 //! ```
 //!
 //! | file | contents |
@@ -15,23 +18,35 @@
 //! | `saver.rs` | how much time a thread spends on copying |
 //! | `shutdown.rs` | saving at the end |
 //! | `commands.rs` | SAVE, BGSAVE, LASTSAVE |
+//! | `reload.rs` | DEBUG RELOAD |
+//! | `load.rs`, `start.rs`, `chunk_queue.rs`, `progress.rs` | loading a file; `docs/decisions/0021-loading.md` says why so |
 
+mod chunk_queue;
 pub mod commands;
+pub mod load;
+pub mod progress;
+pub mod reload;
 pub mod save_file;
 pub mod save_job;
 pub mod saver;
 pub mod shutdown;
+pub mod start;
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use damselfly_config::Config;
-use damselfly_engine::{Busy, Now, Tx};
+use damselfly_engine::{Busy, Engine, LoadBatch, Now, Tx};
+use damselfly_rdb::{Chunk, Event};
 
+use self::chunk_queue::ChunkQueue;
+use self::load::{LoadError, accept};
+use self::progress::LoadProgress;
+use self::save_job::SaveJob;
 use crate::clock;
+use crate::gate::{Gate, Reasons};
 use crate::shared::Shared;
-use save_job::SaveJob;
 
 /// After a failed save, save points wait for so long before they start the next one.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -49,6 +64,17 @@ pub enum SaveError {
     Failed,
 }
 
+/// What caused a save.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// BGSAVE or a save point. If it fails, writes may be refused from then on.
+    Background,
+    /// SAVE, whose client gets an error if it fails.
+    Save,
+    /// FLUSHALL, SHUTDOWN or DEBUG RELOAD. INFO does not count it.
+    Implied,
+}
+
 /// What was saved, and the save in progress.
 pub struct Persistence {
     state: Mutex<State>,
@@ -56,8 +82,10 @@ pub struct Persistence {
     changed: Condvar,
     /// True while a save is in progress.
     is_saving: AtomicBool,
-    /// Writes are refused, because the last save failed and `stop-writes-on-bgsave-error` is set.
-    refuses_writes: AtomicBool,
+    /// How often all databases had been emptied when that was last saved, or found to need no save.
+    flushes_done: AtomicU64,
+    /// The checksums of files are not verified, for tests.
+    pub skips_checksum: AtomicBool,
 }
 
 /// What INFO shows of saves.
@@ -65,11 +93,11 @@ pub struct Persistence {
 pub struct Status {
     /// When the last save succeeded, or when the server started; in seconds since the epoch.
     pub last_success_s: i64,
-    /// How long the last save took.
+    /// How long the last save in the background took.
     pub last_took: Option<Duration>,
-    /// False if the last save failed.
+    /// False if the last save failed in the background, and none has succeeded since.
     pub is_last_ok: bool,
-    /// How many saves have succeeded.
+    /// How many saves have begun.
     pub saves: u64,
     /// Bytes that the last save kept at most of entries that were changed meanwhile.
     pub last_kept_bytes: usize,
@@ -77,11 +105,10 @@ pub struct Status {
     pub saved_changes: u64,
     /// The save in progress.
     pub job: Option<Arc<SaveJob>>,
+    /// When the last save in the background began.
     last_try: Option<Instant>,
-    /// Another save is to start soon.
+    /// BGSAVE has asked for a save that has not begun yet.
     is_scheduled: bool,
-    /// How often all databases had been emptied when that was last noticed.
-    flushes_seen: u64,
 }
 
 type State = Status;
@@ -100,11 +127,11 @@ impl Persistence {
                 job: None,
                 last_try: None,
                 is_scheduled: false,
-                flushes_seen: 0,
             }),
             changed: Condvar::new(),
             is_saving: AtomicBool::new(false),
-            refuses_writes: AtomicBool::new(false),
+            flushes_done: AtomicU64::new(0),
+            skips_checksum: AtomicBool::new(false),
         }
     }
 
@@ -128,25 +155,31 @@ impl Persistence {
         self.state().job.clone()
     }
 
-    /// True if writes are refused because the last save failed.
-    #[inline]
-    pub fn refuses_writes(&self) -> bool {
-        self.refuses_writes.load(Relaxed)
-    }
-
     /// Starts a save of the data as it is now. The section holds all locks.
     ///
     /// # Errors
     /// Another save is in progress.
-    pub fn start(&self, shared: &Shared, tx: &mut Tx<'_>) -> Result<Arc<SaveJob>, AlreadySaving> {
+    pub fn start(
+        &self,
+        shared: &Shared,
+        tx: &mut Tx<'_>,
+        cause: Cause,
+    ) -> Result<Arc<SaveJob>, AlreadySaving> {
         let mut state = self.state();
         if state.job.is_some() {
             return Err(AlreadySaving);
         }
-        let job = Arc::new(SaveJob::begin(shared, tx));
+        let job = Arc::new(SaveJob::begin(shared, tx, cause));
         state.job = Some(job.clone());
-        state.is_scheduled = false;
-        state.last_try = Some(Instant::now());
+        match cause {
+            Cause::Background => {
+                state.saves += 1;
+                state.is_scheduled = false;
+                state.last_try = Some(Instant::now());
+            }
+            Cause::Save => state.saves += 1,
+            Cause::Implied => {}
+        }
         self.is_saving.store(true, Relaxed);
         drop(state);
         self.changed.notify_all();
@@ -160,12 +193,28 @@ impl Persistence {
         self.state().is_scheduled = true;
     }
 
+    /// Gives up the save in progress, because the server stops without it.
+    pub fn give_up(&self) {
+        if let Some(job) = &self.state().job {
+            job.give_up("the server stops");
+        }
+    }
+
+    /// Makes INFO count saves from zero.
+    pub fn reset_counters(&self) {
+        self.state().saves = 0;
+    }
+
     /// Waits for the next job; `None` when the process stops.
     pub(super) fn next_job(&self, stopping: &AtomicBool) -> Option<Arc<SaveJob>> {
         const RECHECK_INTERVAL: Duration = Duration::from_millis(100);
         let mut state = self.state();
         loop {
             if let Some(job) = &state.job {
+                if stopping.load(Relaxed) {
+                    // It began while the threads were told to stop, so nobody encodes it.
+                    job.give_up("the server stops");
+                }
                 return Some(job.clone());
             }
             if stopping.load(Relaxed) {
@@ -195,24 +244,30 @@ impl Persistence {
         if is_ok {
             state.last_success_s = clock::now_ms() / 1000;
             state.saved_changes = job.changes();
-            state.saves += 1;
+            state.is_last_ok = true;
         }
-        if is_ok || !job.was_aborted() {
-            state.is_last_ok = is_ok;
+        if job.cause() == Cause::Background {
             state.last_took = Some(job.elapsed());
+            state.is_last_ok &= is_ok || job.was_aborted();
         }
         drop(state);
-        self.apply(&shared.config());
+        // If the save after FLUSHALL fails, the changes stay unsaved, and save points start the next one.
+        self.flushes_done.fetch_max(job.flushes(), Relaxed);
+        shared.apply_save_state();
         job.set_result(is_ok);
         self.changed.notify_all();
     }
 
-    /// Applies `stop-writes-on-bgsave-error` and `save` to the state of the last save.
-    pub fn apply(&self, config: &Config) {
+    /// Refuses writes, or allows them again: depending on `stop-writes-on-bgsave-error`, `save` and the last save. The caller has locked
+    /// the configuration.
+    pub fn apply(&self, gate: &Gate, config: &Config) {
         let refuses = !self.state().is_last_ok
             && config.stop_writes_on_bgsave_error
             && !config.save.0.is_empty();
-        self.refuses_writes.store(refuses, Relaxed);
+        match refuses {
+            true => gate.close(Reasons::SAVING_FAILED),
+            false => gate.open(Reasons::SAVING_FAILED),
+        }
     }
 
     /// Changes that are not saved.
@@ -226,7 +281,7 @@ impl Persistence {
     /// A shard is busy, or the save is refused or fails.
     pub fn save_and_wait(&self, shared: &Shared) -> Result<Result<(), SaveError>, Busy> {
         let mut tx = shared.engine.lock_all(0, Now(clock::now_ms()))?;
-        let started = self.start(shared, &mut tx);
+        let started = self.start(shared, &mut tx, Cause::Save);
         drop(tx);
         Ok(match started {
             Err(AlreadySaving) => Err(SaveError::AlreadySaving),
@@ -235,45 +290,80 @@ impl Persistence {
         })
     }
 
-    /// Starts the save that a save point, BGSAVE SCHEDULE or FLUSHALL has made due, if any. One thread calls this now and then.
+    /// After FLUSHALL: waits until the save that it causes has ended. The section of FLUSHALL is over, and its `changes` will be counted
+    /// later.
+    pub fn finish_flush(&self, shared: &Shared, changes: u64) {
+        const RETRY_INTERVAL: Duration = Duration::from_millis(1);
+        let flushes = shared.engine.flushes();
+        while self.flushes_done.load(Relaxed) < flushes && !shared.stopping.load(Relaxed) {
+            self.start_if_due(shared, &shared.config());
+            match self.job() {
+                Some(job) => {
+                    let is_ok = job.wait();
+                    if is_ok && job.flushes() >= flushes {
+                        self.state().saved_changes += changes;
+                    }
+                }
+                // A shard is busy, or there is nothing to save.
+                None if self.flushes_done.load(Relaxed) < flushes => {
+                    std::thread::sleep(RETRY_INTERVAL);
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// Saves, and returns when that is done; true if it succeeded. The section has all locks and keeps them.
+    pub fn save_within(&self, shared: &Shared, tx: &mut Tx<'_>, cause: Cause) -> bool {
+        self.finish_save(tx);
+        let started = self.start(shared, tx, cause);
+        started.is_ok_and(|job| job.help_until_ended(tx))
+    }
+
+    /// Waits for the save in progress, if there is one. The section has all locks, so no other one begins.
+    pub fn finish_save(&self, tx: &mut Tx<'_>) {
+        if let Some(job) = self.job() {
+            job.help_until_ended(tx);
+        }
+    }
+
+    /// Starts the save that a save point, BGSAVE in a transaction or FLUSHALL has made due, if any. One thread calls this now and then.
     pub fn start_if_due(&self, shared: &Shared, config: &Config) {
-        let Some(why) = self.due(shared, config) else {
+        let Some((cause, why)) = self.due(shared, config) else {
             return;
         };
         // If a shard is busy, it is still due at the next call.
         if let Ok(mut tx) = shared.engine.lock_all(0, Now(clock::now_ms()))
-            && self.start(shared, &mut tx).is_ok()
+            && self.start(shared, &mut tx, cause).is_ok()
         {
             drop(tx);
             log::info!("{why}. Background saving started");
         }
     }
 
-    /// Why a save is due now.
-    fn due(&self, shared: &Shared, config: &Config) -> Option<String> {
-        let mut state = self.state();
+    /// Which save is due now, and why.
+    fn due(&self, shared: &Shared, config: &Config) -> Option<(Cause, String)> {
+        let state = self.state();
         let flushes = shared.engine.flushes();
-        if flushes != state.flushes_seen {
-            state.flushes_seen = flushes;
-            if !config.save.0.is_empty() {
-                state.is_scheduled = true;
-                if let Some(job) = &state.job {
-                    job.abort("all keys were deleted meanwhile");
-                }
+        let was_flushed = self.flushes_done.load(Relaxed) < flushes;
+        if let Some(job) = &state.job {
+            if was_flushed && job.flushes() < flushes {
+                job.abort("all keys were deleted meanwhile");
             }
+            return None;
         }
-        if state.job.is_some() {
+        if was_flushed {
+            if !config.save.0.is_empty() {
+                return Some((Cause::Implied, String::from("All keys were deleted")));
+            }
+            self.flushes_done.fetch_max(flushes, Relaxed);
+        }
+        let last_try = state.last_try.map(|tried| tried.elapsed());
+        if !state.is_last_ok && last_try.is_some_and(|elapsed| elapsed <= RETRY_AFTER) {
             return None;
         }
         if state.is_scheduled {
-            return Some(String::from("A save was scheduled"));
-        }
-        let may_try = state.is_last_ok
-            || state
-                .last_try
-                .is_none_or(|tried| tried.elapsed() > RETRY_AFTER);
-        if !may_try {
-            return None;
+            return Some((Cause::Background, String::from("A save was scheduled")));
         }
         let passed_s = (clock::now_ms() / 1000).saturating_sub(state.last_success_s);
         let changes = shared.changes().saturating_sub(state.saved_changes);
@@ -281,14 +371,87 @@ impl Persistence {
             changes >= point.changes && passed_s.max(0).unsigned_abs() > point.after_s
         };
         let point = config.save.0.iter().find(is_due)?;
-        Some(format!(
-            "{} changes in {} seconds. Saving...",
-            point.changes, point.after_s
-        ))
+        let (changes, after_s) = (point.changes, point.after_s);
+        let why = format!("{changes} changes in {after_s} seconds. Saving...");
+        Some((Cause::Background, why))
     }
 
     /// Forgets unsaved changes, because the data is what a file has.
     pub fn note_loaded(&self, shared: &Shared) {
         self.state().saved_changes = shared.changes();
+    }
+}
+
+/// Loading, as all threads see it.
+#[derive(Debug, Default)]
+pub struct Loading {
+    /// How far it is.
+    pub progress: LoadProgress,
+    pub(crate) queue: ChunkQueue,
+    /// Batches to use again, while a file is being loaded.
+    batches: Mutex<Vec<LoadBatch>>,
+}
+
+impl Loading {
+    /// Decodes and stores one chunk, if there is one; false if there is none. Only the server's thread of this number may call this.
+    pub fn run_one(&self, engine: &Engine, (thread, threads): (usize, usize)) -> bool {
+        let first_shard = thread * engine.shards() / threads;
+        self.queue
+            .run_one(thread, |chunk| self.store(engine, chunk, first_shard))
+    }
+
+    fn store(
+        &self,
+        engine: &Engine,
+        chunk: Chunk,
+        first_shard: usize,
+    ) -> Result<Vec<u8>, LoadError> {
+        let (now, db) = (self.progress.now(), chunk.database());
+        let mut batch = self.batches().pop().unwrap_or_default();
+        let mut counts = (0, 0);
+        let buffer = chunk.decode(&engine.settings.thresholds, |offset, event| {
+            if let Event::Entry(loaded) = event {
+                let access = engine.loaded_access(now, loaded.idle_seconds, loaded.frequency);
+                match accept(loaded, now) {
+                    Some(entry) => {
+                        entry.view().set_access(access);
+                        batch.push(entry, offset);
+                        counts.0 += 1;
+                    }
+                    None => counts.1 += 1,
+                }
+            }
+            Ok::<(), LoadError>(())
+        })?;
+        self.store_batch(engine, &mut batch, db, now, first_shard)?;
+        self.progress.add_keys(counts.0, counts.1);
+        self.batches().push(batch);
+        Ok(buffer)
+    }
+
+    fn batches(&self) -> MutexGuard<'_, Vec<LoadBatch>> {
+        self.batches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Frees the memory that only loading needs.
+    fn end(&self) {
+        *self.batches() = Vec::new();
+    }
+
+    fn store_batch(
+        &self,
+        engine: &Engine,
+        batch: &mut LoadBatch,
+        db: u64,
+        now: Now,
+        first_shard: usize,
+    ) -> Result<(), LoadError> {
+        let wait = || {
+            std::thread::yield_now();
+            !self.queue.is_abandoned()
+        };
+        engine
+            .load(batch, db as usize, now, first_shard, wait)
+            .map_err(|duplicate| LoadError::duplicate(&duplicate, db))
     }
 }

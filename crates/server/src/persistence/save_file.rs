@@ -17,7 +17,7 @@ use damselfly_value::EntryRef;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-use super::save_job::{Backlog, Batch, FileOptions, SaveJob};
+use super::save_job::{Backlog, Batch, FileOptions, PANICKED, SaveJob};
 use crate::shared::Shared;
 
 /// The beginning of the names of temporary files; the process id and `.rdb` follow.
@@ -57,32 +57,34 @@ pub fn run(shared: &Shared, index: usize) {
 
 /// Writes a file and puts it in place of the earlier one. Returns why that failed, if it did; then everything was visited nevertheless.
 fn save(job: &SaveJob) -> Option<String> {
-    let failed = |error: io::Error| job.fail(format!("{}: {error}", job.file.path.display()));
-    let temporary = match Temporary::create(&job.file) {
-        Ok(temporary) => temporary,
-        Err(error) => {
-            failed(error);
-            job.open_queue();
-            encode(job);
-            job.wait_for_batches();
-            return job.failure();
-        }
-    };
-    if let Err(error) = job.output.begin(&temporary.file, job) {
-        failed(error);
+    let written = catch_unwind(AssertUnwindSafe(|| write(job)));
+    match written {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => job.fail(error.to_string()),
+        Err(_) => job.fail(String::from(PANICKED)),
     }
+    // If it failed early.
     job.open_queue();
     encode(job);
     job.wait_for_batches();
-    if !job.has_failed()
-        && let Err(error) = job
-            .output
-            .end(job)
-            .and_then(|()| temporary.replace(&job.file))
-    {
-        failed(error);
-    }
     job.failure()
+}
+
+fn write(job: &SaveJob) -> io::Result<()> {
+    let temporary = Temporary::create(&job.file)?;
+    let in_temporary = |error: io::Error| named(&temporary.path, &error);
+    job.output
+        .begin(&temporary.file, job)
+        .map_err(in_temporary)?;
+    job.open_queue();
+    encode(job);
+    job.wait_for_batches();
+    if job.has_failed() {
+        return Ok(());
+    }
+    job.output.end(job).map_err(in_temporary)?;
+    temporary.file.sync_all().map_err(in_temporary)?;
+    temporary.replace(&job.file)
 }
 
 fn report(job: &SaveJob, failure: Option<&str>) {
@@ -143,10 +145,10 @@ impl Temporary {
     }
 
     fn replace(mut self, options: &FileOptions) -> io::Result<()> {
-        self.file.sync_all()?;
         std::fs::rename(&self.path, &options.path).map_err(|error| named(&options.path, &error))?;
         self.is_renamed = true;
-        File::open(&options.folder)?.sync_all()
+        let folder = File::open(&options.folder).and_then(|folder| folder.sync_all());
+        folder.map_err(|error| named(&options.folder, &error))
     }
 }
 
@@ -334,10 +336,8 @@ fn encode(job: &SaveJob) {
         let encoded = catch_unwind(AssertUnwindSafe(|| encoders.encode(job, &batch)));
         match encoded {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => job.fail(format!("{}: {error}", job.file.path.display())),
-            Err(_) => job.fail(String::from(
-                "a bug in Damselfly; please report this with the lines above",
-            )),
+            Ok(Err(error)) => job.fail(named(&job.file.path, &error).to_string()),
+            Err(_) => job.fail(String::from(PANICKED)),
         }
     }
 }

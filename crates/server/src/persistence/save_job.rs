@@ -25,6 +25,7 @@ use damselfly_rdb::{Access, VERSION_WRITTEN};
 use damselfly_script::Libraries;
 use damselfly_value::{Entry, EntryRef};
 
+use super::Cause;
 use super::save_file::Output;
 use crate::clock;
 use crate::shared::Shared;
@@ -37,6 +38,9 @@ const QUEUED_BYTES_MAX: usize = 8 << 20;
 
 /// A large collection in the queue counts as this many bytes, since it is shared with the database until it changes there.
 const SHARED_BYTES: usize = 64 << 10;
+
+/// Why a save fails if a thread panics.
+pub(super) const PANICKED: &str = "a bug in Damselfly; please report this with the lines above";
 
 /// How much is kept of entries that were changed before they were copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,8 +117,11 @@ pub struct SaveJob {
     /// Of each database that has keys, with its number.
     pub(super) totals: Vec<(usize, KeyspaceTotals)>,
     pub(super) libraries: Arc<Libraries>,
+    cause: Cause,
     /// The number of changes before the cut.
     changes: u64,
+    /// How often all databases had been emptied before the cut.
+    flushes: u64,
     started: Instant,
     pub(super) started_ms: i64,
     pub(super) used_bytes: usize,
@@ -134,7 +141,7 @@ pub struct SaveJob {
 
 impl SaveJob {
     /// Takes the cut. The section holds all locks.
-    pub(super) fn begin(shared: &Shared, tx: &mut Tx<'_>) -> Self {
+    pub(super) fn begin(shared: &Shared, tx: &mut Tx<'_>, cause: Cause) -> Self {
         let config = shared.config();
         let totals = (0..shared.engine.databases())
             .map(|db| (db, tx.totals(db)))
@@ -155,8 +162,11 @@ impl SaveJob {
             key_delay_us: config.rdb_key_save_delay_us.max(0).unsigned_abs(),
             delayed_until_us: AtomicU64::new(0),
             totals,
-            libraries: shared.functions.libraries(),
+            // Before the libraries, whose changes are counted after they are made, without locks.
             changes: shared.changes(),
+            libraries: shared.functions.libraries(),
+            cause,
+            flushes: shared.engine.flushes(),
             started: Instant::now(),
             started_ms: clock::now_ms(),
             used_bytes: damselfly_base::heap::used_bytes(),
@@ -185,9 +195,26 @@ impl SaveJob {
         keys.sum()
     }
 
+    /// Which part of the keys was encoded, in percent.
+    pub fn percent(&self) -> f64 {
+        match self.keys_total() {
+            0 => 0.0,
+            total => 100.0 * self.keys() as f64 / total as f64,
+        }
+    }
+
     /// The time since the cut.
     pub fn elapsed(&self) -> Duration {
         self.started.elapsed()
+    }
+
+    pub(super) fn cause(&self) -> Cause {
+        self.cause
+    }
+
+    /// How often all databases had been emptied before the cut.
+    pub(super) fn flushes(&self) -> u64 {
+        self.flushes
     }
 
     /// The number of changes before the cut.
@@ -340,6 +367,17 @@ impl SaveJob {
         self.fail(why.to_owned());
     }
 
+    /// Gives the save up for good: nobody needs to visit the rest of the data, because the process ends.
+    pub(super) fn give_up(&self, why: &str) {
+        self.abort(why);
+        let mut queue = self.queue();
+        *queue = Queue {
+            is_complete: true,
+            ..Queue::default()
+        };
+        self.queue_changed.notify_all();
+    }
+
     pub(super) fn was_aborted(&self) -> bool {
         self.was_aborted.load(Relaxed)
     }
@@ -419,9 +457,7 @@ impl Drop for Active<'_> {
     /// Ends the queue after the last entry.
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.0.fail(String::from(
-                "a bug in Damselfly; please report this with the lines above",
-            ));
+            self.0.fail(String::from(PANICKED));
         }
         let is_last = self.0.active.fetch_sub(1, SeqCst) == 1;
         if is_last && self.0.snapshot.is_finished() {

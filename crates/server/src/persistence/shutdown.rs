@@ -1,70 +1,94 @@
 //! Saving when the server stops.
+//!
+//! The final save runs under all locks, so no command runs between it and the end: every write that a client got a reply to is in the
+//! file. Scripts may hold locks for long. `Shared::ending` makes those end that have written nothing; the others are awaited, because
+//! a half done script must not be saved.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use damselfly_base::CommandError;
+use damselfly_config::ShutdownFlags;
 use damselfly_engine::{Busy, Now};
 
+use super::Cause;
 use crate::clock;
 use crate::shared::Shared;
 
-/// Whether a stopping server saves its data.
+/// How to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SaveAtEnd {
-    /// If there are save points.
-    IfConfigured,
-    /// In any case.
-    Always,
-    /// Never.
-    Never,
+pub struct Shutdown {
+    /// What is saved, and whether the server stops in any case. `now` has no effect, because there are no replicas to wait for.
+    pub flags: ShutdownFlags,
+    /// It also waits for slow scripts.
+    pub waits_for_scripts: bool,
 }
 
-/// The data could not be saved, so the server goes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NotSaved;
+/// Why the server goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotStopped {
+    /// The data could not be saved. The log says why.
+    NotSaved,
+    /// A slow script runs: the error for the client.
+    Script(CommandError),
+}
 
-/// True if the server saves before it stops.
-pub fn is_save_due(shared: &Shared, saves: SaveAtEnd) -> bool {
-    match saves {
-        SaveAtEnd::IfConfigured => !shared.config().save.0.is_empty(),
-        SaveAtEnd::Always => true,
-        SaveAtEnd::Never => false,
+impl Shutdown {
+    /// True if the server saves before it stops.
+    pub fn saves(&self, shared: &Shared) -> bool {
+        if shared.gate.is_loading() {
+            // What is loaded so far must not replace the file.
+            return false;
+        }
+        let is_configured = !shared.config().save.0.is_empty();
+        self.flags.save || is_configured && !self.flags.nosave
     }
-}
 
-/// Saves if necessary, and makes the server stop. No command runs between the save and the end. With `force`, the server stops even if
-/// the save fails.
-///
-/// # Errors
-/// A shard is busy, or the save failed.
-pub fn save_and_stop(
-    shared: &Arc<Shared>,
-    saves: SaveAtEnd,
-    force: bool,
-) -> Result<Result<(), NotSaved>, Busy> {
-    if !is_save_due(shared, saves) {
+    /// Saves if necessary, and makes the server stop. No command runs between the save and the end.
+    ///
+    /// # Errors
+    /// A shard is busy, so the caller has to try again, or the server goes on.
+    pub fn run(&self, shared: &Arc<Shared>) -> Result<Result<(), NotStopped>, Busy> {
+        let result = self.try_run(shared);
+        // Scripts that have written nothing end while a shutdown waits for their locks.
+        shared.ending.store(result.is_err(), Relaxed);
+        result
+    }
+
+    fn try_run(&self, shared: &Arc<Shared>) -> Result<Result<(), NotStopped>, Busy> {
+        if shared.stopping.load(Relaxed) {
+            // Another shutdown was faster, maybe one without a save.
+            return Ok(Ok(()));
+        }
+        if !self.saves(shared) {
+            shared.stop();
+            return Ok(Ok(()));
+        }
+        let mut tx = match shared.engine.lock_all(0, Now(clock::now_ms())) {
+            Ok(tx) => tx,
+            Err(busy) => {
+                let script = shared.scripts.busy(busy.shard);
+                return match script.filter(|_| !self.waits_for_scripts) {
+                    Some(error) => Ok(Err(NotStopped::Script(error))),
+                    None => Err(busy),
+                };
+            }
+        };
+        let persistence = &shared.persistence;
+        if let Some(job) = persistence.job() {
+            log::warn!("A save is in progress. Aborting it, since the final one is newer.");
+            job.abort("the server stops");
+        }
+        log::info!("Saving the final RDB snapshot before exiting.");
+        let is_ok = persistence.save_within(shared, &mut tx, Cause::Implied);
+        match (is_ok, self.flags.force) {
+            (true, _) => {}
+            (false, true) => log::error!("Error trying to save the DB. Exit anyway."),
+            (false, false) => return Ok(Err(NotStopped::NotSaved)),
+        }
         shared.stop();
-        return Ok(Ok(()));
+        // The locks stay taken until the process ends, so that no later write is acknowledged.
+        std::mem::forget(tx);
+        Ok(Ok(()))
     }
-    // Scripts that have changed nothing end.
-    shared.ending.store(true, Relaxed);
-    let now = Now(clock::now_ms());
-    let persistence = &shared.persistence;
-    if let Some(job) = persistence.job() {
-        job.abort("the server stops");
-        job.help_until_ended(&mut shared.engine.lock_none(0, now));
-    }
-    let mut tx = shared.engine.lock_all(0, now)?;
-    log::warn!("Saving the final RDB snapshot before exiting.");
-    let is_ok = persistence
-        .start(shared, &mut tx)
-        .is_ok_and(|job| job.help_until_ended(&mut tx));
-    if !is_ok && !force {
-        shared.ending.store(false, Relaxed);
-        return Ok(Err(NotSaved));
-    }
-    shared.stop();
-    // The locks stay taken until the process ends, so that no later write is acknowledged.
-    std::mem::forget(tx);
-    Ok(Ok(()))
 }

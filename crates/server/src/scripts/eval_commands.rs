@@ -220,23 +220,23 @@ fn declared_keys(args: Args<'_>) -> std::result::Result<usize, CommandError> {
 }
 
 fn find_by_text(
-    room: &mut ScriptContext,
+    context: &mut ScriptContext,
     shared: &Shared,
     args: Args<'_>,
 ) -> std::result::Result<(Program, usize), CommandError> {
     let keys = declared_keys(args)?;
-    let script = room.evaluate(&shared.scripts, args.at(1))?;
+    let script = context.evaluate(&shared.scripts, args.at(1))?;
     Ok((Program::Script(script), keys))
 }
 
 fn find_by_digest(
-    room: &mut ScriptContext,
+    context: &mut ScriptContext,
     shared: &Shared,
     args: Args<'_>,
 ) -> std::result::Result<(Program, usize), CommandError> {
     let found = parse_digest(args.at(1)).map(|digest| {
         let keys = declared_keys(args)?;
-        Ok((room.find(&shared.scripts, &digest), keys))
+        Ok((context.find(&shared.scripts, &digest), keys))
     });
     match found.transpose()? {
         Some((Some(script), keys)) => Ok((Program::Script(script), keys)),

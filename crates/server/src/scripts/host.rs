@@ -15,6 +15,7 @@ use super::run::Job;
 use super::slow::{Kind, Listed};
 use super::{Scratch, ScriptRunner};
 use crate::dispatch::{Dispatcher, touches_keys};
+use crate::gate::Reasons;
 use crate::observers::monitor;
 use crate::registry::{Handler, REGISTRY, Row, SessionFn};
 use crate::session::{Context, Session};
@@ -27,7 +28,7 @@ const CALLS_HELD_BACK_MAX: usize = 1024;
 const BYTES_HELD_BACK_MAX: usize = 1 << 20;
 
 /// The shortest interval between turns of other clients while a script is slow.
-const BREATH: Duration = Duration::from_millis(1);
+const TURN_INTERVAL_IF_SLOW: Duration = Duration::from_millis(1);
 
 /// How often other clients of the thread have a turn before a script is slow, so that clients that need none of its locks do not wait
 /// for it.
@@ -149,7 +150,7 @@ impl Host for ScriptHost<'_, '_> {
         let text = String::from_utf8_lossy(text).into_owned();
         self.scratch.held_back.bytes += text.len();
         self.scratch.held_back.logged.push((level, text));
-        self.let_go_unless_revocable();
+        self.release_effects_unless_revocable();
     }
 
     fn is_allowed(&mut self, arguments: &[&[u8]]) -> Option<bool> {
@@ -183,7 +184,7 @@ impl ScriptHost<'_, '_> {
             Err(refusal) => {
                 reply.error(refusal.error.to_bytes());
                 self.scratch.held_back.refused.push(refusal);
-                self.let_go_unless_revocable();
+                self.release_effects_unless_revocable();
                 return CallOutcome::Replied;
             }
         };
@@ -234,7 +235,7 @@ impl ScriptHost<'_, '_> {
         if is_monitored {
             monitor::show_called(&mut held_back.lines, self.db, row, args);
         }
-        self.let_go_unless_revocable();
+        self.release_effects_unless_revocable();
         let threshold = self.timing.threshold.unwrap_or(TURN_INTERVAL);
         if u128::from(ran_ns) > threshold.min(TURN_INTERVAL).as_nanos() {
             self.look_at_clock();
@@ -247,18 +248,20 @@ impl ScriptHost<'_, '_> {
         }
     }
 
-    fn let_go_unless_revocable(&mut self) {
+    fn release_effects_unless_revocable(&mut self) {
         let held_back = &self.scratch.held_back;
         let count = held_back.calls.len() + held_back.refused.len() + held_back.logged.len();
         let bytes = held_back.bytes + held_back.lines.len();
         match self.lock_mode {
             LockMode::Revocable if count < CALLS_HELD_BACK_MAX && bytes < BYTES_HELD_BACK_MAX => {}
-            LockMode::Revocable | LockMode::Irrevocable { .. } | LockMode::Whole => self.let_go(),
+            LockMode::Revocable | LockMode::Irrevocable { .. } | LockMode::Whole => {
+                self.release_effects()
+            }
         }
     }
 
     /// Releases the effects held back: counts them, and passes them on to MONITOR and the log.
-    pub fn let_go(&mut self) {
+    pub fn release_effects(&mut self) {
         let held_back = &mut self.scratch.held_back;
         held_back.bytes = 0;
         let dispatcher = self.runner.dispatcher();
@@ -344,7 +347,7 @@ impl ScriptHost<'_, '_> {
     /// Serves other clients if their last turn was long enough ago.
     pub fn serve_others_if_due(&mut self) {
         let interval = match self.is_slow() {
-            true => BREATH,
+            true => TURN_INTERVAL_IF_SLOW,
             false => TURN_INTERVAL,
         };
         let clock = &self.runner.dispatcher().clock;
@@ -358,8 +361,10 @@ impl ScriptHost<'_, '_> {
     /// The error that ends the script, if it was killed or the server stops.
     fn ending(&self) -> Option<&'static str> {
         let ends = self.shared.stopping.load(Relaxed)
-            // What it has done would be saved half done.
-            || self.shared.ending.load(Relaxed) && !self.has_written;
+            // Once it or its transaction may have written, ending it would leave something half done in the final save.
+            || self.shared.ending.load(Relaxed)
+                && !self.has_written
+                && !self.job.is_in_transaction;
         if ends {
             return Some("ERR The server is shutting down");
         }
@@ -408,6 +413,13 @@ impl ScriptHost<'_, '_> {
                 "Write commands are not allowed from read-only scripts.",
             ));
         }
+        // A script that has written may go on, so that nothing is left half done.
+        if row.changes_data
+            && !self.has_written
+            && !self.shared.gate.holding(Reasons::SAVING_FAILED).is_empty()
+        {
+            return Some(CommandError::SavingFailed);
+        }
         if row.needs_memory && !self.allows_oom && !self.has_written && self.memory_is_short {
             return Some(CommandError::OutOfMemory);
         }
@@ -434,7 +446,7 @@ impl ScriptHost<'_, '_> {
             Run::Subcommands(_) => unreachable!("{} was refused", row.name),
         };
         self.tx.set_db(self.db);
-        self.reach(row, handler, args)?;
+        self.lock_shards(row, handler, args)?;
         let result = match handler {
             Handler::Keyspace(run) => {
                 self.tx.set_touches(touches_keys(self.session, row));
@@ -467,7 +479,7 @@ impl ScriptHost<'_, '_> {
             Err(Stop::Busy(_) | Stop::NeedsAllLocks) => {
                 let is_whole = matches!(self.lock_mode, LockMode::Whole);
                 assert!(!is_whole, "{} needs more than all locks", row.name);
-                self.reach_all()?;
+                self.lock_all_shards()?;
                 return self.run(row, args, reply);
             }
             Err(Stop::Long) => unreachable!("no other client waits for a script's section"),

@@ -158,7 +158,7 @@ pub(super) enum LockMode<'s> {
 
 impl ScriptHost<'_, '_> {
     /// Locks the shards that a command needs, and makes sure that the command can be rolled back or that the script is irrevocable.
-    pub(super) fn reach(
+    pub(super) fn lock_shards(
         &mut self,
         row: &'static Row,
         handler: Handler,
@@ -168,14 +168,16 @@ impl ScriptHost<'_, '_> {
             return Ok(());
         }
         match (handler, row.locks) {
-            (Handler::Keyspace(_), Locks::None | Locks::All) => self.reach_all(),
-            (Handler::Keyspace(_), Locks::One(_) | Locks::Many) => self.reach_keys(row, args),
+            (Handler::Keyspace(_), Locks::None | Locks::All) => self.lock_all_shards(),
+            (Handler::Keyspace(_), Locks::One(_) | Locks::Many) => {
+                self.lock_shards_of_keys(row, args)
+            }
             (
                 Handler::Session(_) | Handler::Help | Handler::Dispatch(_) | Handler::Script(_),
                 _,
             ) => {
                 if row.needs_all_locks {
-                    return self.reach_all();
+                    return self.lock_all_shards();
                 }
                 // The effects of such a command, like those of PUBLISH, can't be rolled back.
                 match row.writes {
@@ -187,7 +189,7 @@ impl ScriptHost<'_, '_> {
     }
 
     /// Locks all shards.
-    pub(super) fn reach_all(&mut self) -> Result<(), MissingLock> {
+    pub(super) fn lock_all_shards(&mut self) -> Result<(), MissingLock> {
         match self.lock_mode {
             LockMode::Whole => return Ok(()),
             LockMode::Revocable => return Err(MissingLock::All),
@@ -204,7 +206,11 @@ impl ScriptHost<'_, '_> {
         Ok(())
     }
 
-    fn reach_keys(&mut self, row: &'static Row, args: Args<'_>) -> Result<(), MissingLock> {
+    fn lock_shards_of_keys(
+        &mut self,
+        row: &'static Row,
+        args: Args<'_>,
+    ) -> Result<(), MissingLock> {
         if self.tx.held_events() > KEPT_EVENTS_MAX {
             self.become_irrevocable()?;
         }
@@ -292,7 +298,7 @@ impl ScriptHost<'_, '_> {
         self.lock_mode = LockMode::Irrevocable { _token: token };
         self.tx.commit();
         self.shared.scripts.counts.irrevocable.fetch_add(1, Relaxed);
-        self.let_go();
+        self.release_effects();
         Ok(())
     }
 }

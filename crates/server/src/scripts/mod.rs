@@ -60,6 +60,11 @@ pub fn only_reads(shared: &Shared, row: &Row, args: Args<'_>) -> bool {
     flags.is_some_and(|flags| flags.contains(Flags::NO_WRITES))
 }
 
+/// True if a request runs a script that declares flags, but not that it writes nothing.
+pub fn declares_writes(shared: &Shared, row: &Row, args: Args<'_>) -> bool {
+    flags(shared, row, args).is_some_and(|flags| !flags.contains(Flags::NO_WRITES))
+}
+
 /// True if a request runs a script that declares flags, none of which lets it run when memory is short.
 pub fn needs_memory(shared: &Shared, row: &Row, args: Args<'_>) -> bool {
     let may_run =
@@ -181,7 +186,7 @@ impl Scripts {
 #[derive(Default)]
 pub struct ThreadScripts {
     /// `None` before the first script, and while one runs.
-    room: Option<Box<ScriptContext>>,
+    context: Option<Box<ScriptContext>>,
     /// A script is running.
     pub running: bool,
     /// It has run for longer than `busy-reply-threshold`.
@@ -194,37 +199,37 @@ impl ThreadScripts {
     /// # Errors
     /// There is no memory for an interpreter.
     pub fn take(&mut self, shared: &Shared) -> Result<Box<ScriptContext>, CommandError> {
-        let mut room = match self.room.take() {
-            Some(room) => room,
+        let mut context = match self.context.take() {
+            Some(context) => context,
             None => Box::new(ScriptContext::new()?),
         };
-        room.refresh(shared);
-        Ok(room)
+        context.refresh(shared);
+        Ok(context)
     }
 
     /// Puts the context back.
-    pub fn put(&mut self, room: Box<ScriptContext>) {
-        self.room = Some(room);
+    pub fn put(&mut self, context: Box<ScriptContext>) {
+        self.context = Some(context);
     }
 
     /// Forgets scripts that were flushed or evicted from the cache.
     pub fn refresh(&mut self, shared: &Shared) {
-        if let Some(room) = &mut self.room {
-            room.refresh(shared);
-            room.drop_forgotten();
+        if let Some(context) = &mut self.context {
+            context.refresh(shared);
+            context.drop_forgotten();
         }
     }
 
     /// The bytes that the interpreter uses; `None` if there is none or it is in use.
     pub fn vm_bytes(&self) -> Option<usize> {
-        let room = self.room.as_ref()?;
-        Some(room.interpreter.used_bytes())
+        let context = self.context.as_ref()?;
+        Some(context.interpreter.used_bytes())
     }
 
     /// The share of [`ThreadScripts::vm_bytes`] that holds function libraries.
     pub fn library_bytes(&self) -> Option<usize> {
-        let room = self.room.as_ref()?;
-        Some(room.interpreter.library_bytes())
+        let context = self.context.as_ref()?;
+        Some(context.interpreter.library_bytes())
     }
 }
 

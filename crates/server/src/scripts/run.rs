@@ -29,6 +29,8 @@ pub(super) struct Job<'j> {
     row: &'static Row,
     args: Args<'j>,
     keys: usize,
+    /// It is a part of a transaction.
+    pub is_in_transaction: bool,
 }
 
 impl Job<'_> {
@@ -74,14 +76,15 @@ pub fn run(
             runner.dispatcher().show_script(session, row, args);
         }
     };
-    let result = with_room(runner, &shared, |runner, room| {
-        let begun = begin(row, args, room, &shared);
+    let result = with_script_context(runner, &shared, |runner, context| {
+        let begun = begin(row, args, context, &shared);
         let (program, keys) = begun.inspect_err(|_| show(runner, session))?;
         let job = Job {
             program: &program,
             row,
             args,
             keys,
+            is_in_transaction: false,
         };
         let memory = match &program {
             Program::Script(known) => &known.memory,
@@ -103,7 +106,7 @@ pub fn run(
                 false => LockMode::Revocable,
             };
             let Some(missing) = run_once(
-                &job, room, runner, &shared, session, &mut tx, lock_mode, reply,
+                &job, context, runner, &shared, session, &mut tx, lock_mode, reply,
             ) else {
                 if plan.as_ref().is_none_or(|plan| !plan.all) {
                     memory.note_done();
@@ -177,17 +180,20 @@ pub fn run_within(
     reply: &mut Reply<'_>,
 ) -> Result {
     let shared = runner.dispatcher().local_shared.clone();
-    with_room(runner, &shared, |runner, room| {
-        let (program, keys) = begin(row, args, room, &shared)?;
+    with_script_context(runner, &shared, |runner, context| {
+        let (program, keys) = begin(row, args, context, &shared)?;
         let job = Job {
             program: &program,
             row,
             args,
             keys,
+            is_in_transaction: true,
         };
         tx.set_db(session.db);
         let lock_mode = LockMode::Whole;
-        let missing = run_once(&job, room, runner, &shared, session, tx, lock_mode, reply);
+        let missing = run_once(
+            &job, context, runner, &shared, session, tx, lock_mode, reply,
+        );
         assert!(missing.is_none(), "a script with all locks needs no more");
         tx.set_db(session.db);
         Ok(())
@@ -195,17 +201,17 @@ pub fn run_within(
 }
 
 /// Calls `body` with the thread's script context.
-fn with_room(
+fn with_script_context(
     runner: &mut dyn ScriptRunner,
     shared: &Shared,
     body: impl FnOnce(&mut dyn ScriptRunner, &mut ScriptContext) -> Result,
 ) -> Result {
-    let mut room = runner.dispatcher().scripts.take(shared)?;
-    let result = body(runner, &mut room);
+    let mut context = runner.dispatcher().scripts.take(shared)?;
+    let result = body(runner, &mut context);
     // Done after `body` has released the locks, unless the script is a part of a transaction.
-    room.interpreter.drop_leftovers();
+    context.interpreter.drop_leftovers();
     let dispatcher = runner.dispatcher();
-    dispatcher.scripts.put(room);
+    dispatcher.scripts.put(context);
     dispatcher.note_scripts();
     result
 }
@@ -223,10 +229,10 @@ fn finder(row: &Row) -> &'static Finder {
 fn begin(
     row: &'static Row,
     args: Args<'_>,
-    room: &mut ScriptContext,
+    context: &mut ScriptContext,
     shared: &Shared,
 ) -> std::result::Result<(Program, usize), CommandError> {
-    let (program, keys) = (finder(row).find)(room, shared, args)?;
+    let (program, keys) = (finder(row).find)(context, shared, args)?;
     let flags = program.flags();
     if !row.command.keys.writes() && flags.is_some_and(|flags| !flags.contains(Flags::NO_WRITES)) {
         return Err(CommandError::err(
@@ -240,7 +246,7 @@ fn begin(
 #[expect(clippy::too_many_arguments, reason = "a script needs all of them")]
 fn run_once<'s>(
     job: &Job<'_>,
-    room: &mut ScriptContext,
+    context: &mut ScriptContext,
     runner: &mut dyn ScriptRunner,
     shared: &'s Shared,
     session: &mut Session,
@@ -255,7 +261,7 @@ fn run_once<'s>(
         interpreter,
         scratch,
         ..
-    } = room;
+    } = context;
     let mut host = ScriptHost {
         timing: Timing::begin(runner.dispatcher()),
         memory_is_short: runner.dispatcher().is_memory_short(),
@@ -298,7 +304,7 @@ fn run_once<'s>(
         host.forget();
         return Some(missing);
     }
-    host.let_go();
+    host.release_effects();
     if let Some(tracked) = &host.session.tracked {
         // The script can no longer be rolled back, so its changes are final.
         host.tx.commit();

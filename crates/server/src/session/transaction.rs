@@ -350,6 +350,11 @@ impl Transaction {
         self.queue.as_ref().is_some_and(|queue| queue.writes)
     }
 
+    /// The queued commands.
+    pub fn queued(&self) -> impl Iterator<Item = (&'static Row, Args<'_>)> {
+        self.queue.iter().flat_map(|queue| queue.commands())
+    }
+
     /// True if EXEC would run scripts.
     pub fn runs_scripts(&self) -> bool {
         self.queue.as_ref().is_some_and(|queue| queue.runs_scripts)

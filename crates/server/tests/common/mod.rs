@@ -41,6 +41,11 @@ impl TestServer {
 
     /// A server with the options that `change` sets.
     pub fn with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::try_with(change).unwrap()
+    }
+
+    /// The same, or why it does not start.
+    pub fn try_with(change: impl FnOnce(&mut Config)) -> Result<Self, String> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!(
             "damselfly-{}-{}",
@@ -58,11 +63,15 @@ impl TestServer {
             ..Config::default()
         };
         change(&mut config);
-        let server = Server::start(config, None).unwrap();
-        Self {
-            server: Some(server),
+        let server = Self {
+            server: Some(Server::start(config, None)?),
             folder,
-        }
+        };
+        server
+            .server
+            .as_ref()
+            .map_or(Ok(()), |started| started.load(&Signals::default()))?;
+        Ok(server)
     }
 
     /// The state that its threads share.

@@ -52,7 +52,8 @@ pub const CATEGORIES: &[&str] = &[
     "scripting",
 ];
 
-fn writes(command: &Command<Handler>) -> bool {
+/// True if the command changes keys or function libraries. Redis calls this flag "write".
+pub fn writes(command: &Command<Handler>) -> bool {
     // A script writes only through the commands that it calls.
     command.keys.writes() && command.group != Group::Scripting || command.has(Trait::Writes)
 }

@@ -135,12 +135,12 @@ pub static FIELDS: &[Field] = &[
     row(Memory, "lazyfree_pending_objects", |_| garbage::pending().to_string()),
     row(Memory, "lazyfreed_objects", |_| garbage::freed().to_string()),
 
-    row(Persistence, "loading", ZERO),
+    row(Persistence, "loading", |f| u8::from(f.shared.gate.is_loading()).to_string()),
     row(Persistence, "async_loading", ZERO),
     row(Persistence, "current_cow_peak", |f| f.save.job.as_ref().map_or(0, |job| job.kept_bytes_max()).to_string()),
     row(Persistence, "current_cow_size", |f| f.save.job.as_ref().map_or(0, |job| job.kept_bytes()).to_string()),
     row(Persistence, "current_cow_size_age", ZERO),
-    row(Persistence, "current_fork_perc", |_| two_digits(0.0)),
+    row(Persistence, "current_fork_perc", |f| two_digits(f.save.job.as_ref().map_or(0.0, |job| job.percent()))),
     row(Persistence, "current_save_keys_processed", |f| f.save.job.as_ref().map_or(0, |job| job.keys()).to_string()),
     row(Persistence, "current_save_keys_total", |f| f.save.job.as_ref().map_or(0, |job| job.keys_total()).to_string()),
     row(Persistence, "rdb_changes_since_last_save", |f| f.shared.changes().saturating_sub(f.save.saved_changes).to_string()),
@@ -151,8 +151,8 @@ pub static FIELDS: &[Field] = &[
     row(Persistence, "rdb_current_bgsave_time_sec", |f| f.save.job.as_ref().map_or(-1, |job| job.elapsed().as_secs() as i64).to_string()),
     row(Persistence, "rdb_saves", |f| f.save.saves.to_string()),
     row(Persistence, "rdb_last_cow_size", |f| f.save.last_kept_bytes.to_string()),
-    row(Persistence, "rdb_last_load_keys_expired", ZERO),
-    row(Persistence, "rdb_last_load_keys_loaded", ZERO),
+    row(Persistence, "rdb_last_load_keys_expired", |f| f.shared.loading.progress.keys_expired().to_string()),
+    row(Persistence, "rdb_last_load_keys_loaded", |f| f.shared.loading.progress.keys_loaded().to_string()),
     row(Persistence, "aof_enabled", ZERO),
     row(Persistence, "aof_rewrite_in_progress", ZERO),
     row(Persistence, "aof_rewrite_scheduled", ZERO),
@@ -240,6 +240,17 @@ pub static FIELDS: &[Field] = &[
     row(Cpu, "used_cpu_user_main_thread", |f| seconds(f.cpu.user_main)),
 
     row(Cluster, "cluster_enabled", ZERO),
+];
+
+/// Fields that follow those of Persistence while a file is being loaded.
+#[rustfmt::skip]
+pub static LOADING_FIELDS: &[Field] = &[
+    row(Persistence, "loading_start_time", |f| f.shared.loading.progress.started_s().to_string()),
+    row(Persistence, "loading_total_bytes", |f| f.shared.loading.progress.total_bytes().to_string()),
+    row(Persistence, "loading_rdb_used_mem", |f| f.shared.loading.progress.used_memory().to_string()),
+    row(Persistence, "loading_loaded_bytes", |f| f.shared.loading.progress.loaded_bytes().to_string()),
+    row(Persistence, "loading_loaded_perc", |f| two_digits(f.shared.loading.progress.percent())),
+    row(Persistence, "loading_eta_seconds", |f| f.shared.loading.progress.eta_s(f.now).to_string()),
 ];
 
 fn two_digits(number: f64) -> String {

@@ -16,7 +16,7 @@ use crate::statistics::CommandTotals;
 
 mod fields;
 
-pub use fields::{FIELDS, Field};
+pub use fields::{FIELDS, Field, LOADING_FIELDS};
 
 pub(crate) static COMMANDS: &[Command<Handler>] = &[Command {
     name: "INFO",
@@ -137,7 +137,12 @@ impl Section {
             | Self::Cpu
             | Self::Modules
             | Self::Cluster => {
-                for field in FIELDS.iter().filter(|field| field.section == self) {
+                let loading = match facts.shared.gate.is_loading() {
+                    true => LOADING_FIELDS,
+                    false => &[],
+                };
+                let fields = FIELDS.iter().chain(loading);
+                for field in fields.filter(|field| field.section == self) {
                     let _ = write!(text, "{}:{}\r\n", field.name, (field.value)(facts));
                 }
             }

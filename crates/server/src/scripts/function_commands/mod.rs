@@ -12,6 +12,7 @@ use damselfly_script::{
 };
 
 pub(crate) use self::rows::COMMANDS;
+use crate::scripts::function_libraries::Functions;
 use crate::scripts::{Finder, Kind, Program, ScriptContext, Slow};
 use crate::session::Context;
 use crate::shared::Shared;
@@ -23,11 +24,11 @@ static BY_NAME: Finder = Finder {
 };
 
 fn find_by_name(
-    room: &mut ScriptContext,
+    context: &mut ScriptContext,
     _: &Shared,
     args: Args<'_>,
 ) -> std::result::Result<(Program, usize), CommandError> {
-    let function = room
+    let function = context
         .functions
         .find(args.at(1))
         .ok_or_else(|| CommandError::err("Function not found"))?;
@@ -85,6 +86,24 @@ fn load_once(code: &[u8], id: u64) -> std::result::Result<Library, CommandError>
     Interpreter::new(Limits::default())?.load_library(code, id, &mut LoadHost)
 }
 
+/// Adds a library and returns its name. It may take the place of another with the same name if `replace` is set.
+///
+/// # Errors
+/// The code is invalid, or a name is taken.
+pub(crate) fn load_library(
+    functions: &Functions,
+    code: &[u8],
+    replace: bool,
+) -> std::result::Result<String, CommandError> {
+    functions.change(|libraries| {
+        libraries.check(code, replace)?;
+        let library = load_once(code, libraries.next_id())?;
+        let name = library.name().to_owned();
+        libraries.insert(library)?;
+        Ok(name)
+    })
+}
+
 fn load(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let mut replace = false;
     for option in args.from(2).take(args.len() - 3) {
@@ -94,13 +113,8 @@ fn load(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Res
         replace = true;
     }
     let code = args.at(args.len() - 1);
-    let name = context.shared.functions.change(|libraries| {
-        libraries.check(code, replace)?;
-        let library = load_once(code, libraries.next_id())?;
-        let name = library.name().to_owned();
-        libraries.insert(library)?;
-        Ok(name)
-    })?;
+    let name = load_library(&context.shared.functions, code, replace)?;
+    context.counters.changes.add(1);
     reply.bulk(name.as_bytes());
     Ok(())
 }
@@ -108,6 +122,7 @@ fn load(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Res
 fn delete(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let functions = &context.shared.functions;
     functions.change(|libraries| libraries.remove(args.at(2)))?;
+    context.counters.changes.add(1);
     reply.ok();
     Ok(())
 }
@@ -126,6 +141,7 @@ fn flush(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Re
         libraries.clear();
         Ok(())
     })?;
+    context.counters.changes.add(1);
     reply.ok();
     Ok(())
 }
@@ -150,6 +166,7 @@ fn restore(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> 
     };
     let functions = &context.shared.functions;
     functions.change(|libraries| libraries.restore(args.at(2), policy, load_once))?;
+    context.counters.changes.add(1);
     reply.ok();
     Ok(())
 }

@@ -1,0 +1,165 @@
+//! DEBUG RELOAD: saves the data and loads the file again, for tests.
+//!
+//! It runs in one section with all locks, so that no client sees the data while a part of it is missing.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use damselfly_base::CommandError;
+use damselfly_commands::{Args, Result, Stop};
+use damselfly_engine::{DuplicateEntry, Now, Tx};
+use damselfly_protocol::Reply;
+
+use super::load::{LoadError, LoadOptions, NewEntry, SerialSink, load};
+use super::{Cause, start};
+use crate::clock;
+use crate::scripts::function_commands;
+use crate::session::Context;
+use crate::shared::Shared;
+
+/// The options of DEBUG RELOAD.
+struct Options {
+    /// The data is saved first.
+    saves: bool,
+    /// Keys and function libraries are deleted before the file is loaded.
+    empties: bool,
+    /// Keys and libraries of the file replace those of the same name.
+    merges: bool,
+}
+
+impl Options {
+    fn parse(args: Args<'_>) -> Result<Self> {
+        let (mut saves, mut empties, mut merges) = (true, true, false);
+        for at in 2..args.len() {
+            if args.is(at, "MERGE") {
+                merges = true;
+            } else if args.is(at, "NOFLUSH") {
+                empties = false;
+            } else if args.is(at, "NOSAVE") {
+                saves = false;
+            } else {
+                let text = "DEBUG RELOAD only supports the MERGE, NOFLUSH and NOSAVE options.";
+                return Err(CommandError::err(text).into());
+            }
+        }
+        Ok(Self {
+            saves,
+            empties,
+            merges,
+        })
+    }
+
+    /// Reloads. The section has all locks.
+    fn run(&self, shared: &Shared, tx: &mut Tx<'_>) -> Result {
+        if self.saves && !shared.persistence.save_within(shared, tx, Cause::Implied) {
+            return Err(CommandError::Text(String::from("ERR")).into());
+        }
+        // The cut of a save in progress must not see the reloaded data.
+        shared.persistence.finish_save(tx);
+        if self.empties {
+            for db in 0..shared.engine.databases() {
+                tx.flush(db, true);
+            }
+            tx.invalidate_all();
+            shared.functions.change(|libraries| {
+                libraries.clear();
+                Ok(())
+            })?;
+        }
+        if let Err(error) = self.load(shared, tx) {
+            log::error!("DEBUG RELOAD: {error}");
+            let text = "Error trying to load the RDB dump";
+            return Err(CommandError::err(text).into());
+        }
+        log::warn!("DB reloaded by DEBUG RELOAD");
+        Ok(())
+    }
+
+    fn load(&self, shared: &Shared, tx: &mut Tx<'_>) -> std::result::Result<(), String> {
+        let config = shared.config();
+        let path = start::path(&config);
+        let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+        let (file, bytes) = start::open(&path).map_err(|error| failed(&error))?;
+        let progress = &shared.loading.progress;
+        progress.begin(bytes);
+        let options = LoadOptions {
+            thresholds: &shared.engine.settings.thresholds,
+            verify_checksum: config.rdbchecksum && !shared.persistence.skips_checksum.load(Relaxed),
+            databases: shared.engine.databases(),
+            check_end: true,
+            key_delay_us: &|| shared.config().key_load_delay_us,
+            stop: &|| shared.stopping.load(Relaxed),
+        };
+        let mut sink = SerialSink {
+            thresholds: options.thresholds,
+            progress,
+            entry: |db, new: NewEntry| self.store(shared, tx, db, new),
+            function: |code: &[u8]| {
+                function_commands::load_library(&shared.functions, code, self.merges)
+                    .map(|_| ())
+                    .map_err(|error| String::from_utf8_lossy(&error.to_bytes()).into_owned())
+            },
+        };
+        load(file, &options, progress, &mut sink).map_err(|error| failed(&error))
+    }
+
+    fn store(
+        &self,
+        shared: &Shared,
+        tx: &mut Tx<'_>,
+        db: usize,
+        new: NewEntry,
+    ) -> std::result::Result<(), LoadError> {
+        let now = shared.loading.progress.now();
+        let access = shared
+            .engine
+            .loaded_access(now, new.idle_seconds, new.frequency);
+        new.entry.view().set_access(access);
+        tx.load_noted(db, new.entry, self.merges).map_err(|entry| {
+            let offset = new.offset;
+            LoadError::duplicate(&DuplicateEntry { entry, offset }, db as u64)
+        })
+    }
+}
+
+/// DEBUG RELOAD within a transaction. Alone, it runs on a thread for long commands.
+pub fn reload(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let options = Options::parse(args)?;
+    let shared = context.shared;
+    if shared.gate.is_loading() {
+        // What is loaded so far must not replace the file.
+        let text = "LOADING Redis is loading the dataset in memory";
+        return Err(CommandError::Text(String::from(text)).into());
+    }
+    let Some(lent) = &mut context.lent else {
+        return Err(Stop::Long);
+    };
+    options.run(shared, &mut lent.lend())?;
+    reply.ok();
+    Ok(())
+}
+
+/// The part of DEBUG RELOAD that runs on a thread for long commands.
+pub fn reload_alone(
+    shared: &std::sync::Arc<Shared>,
+    args: Args<'_>,
+    reply: &mut Reply<'_>,
+) -> Result {
+    let options = Options::parse(args)?;
+    let mut tx = shared.engine.lock_all(0, Now(clock::now_ms()))?;
+    options.run(shared, &mut tx)?;
+    reply.ok();
+    Ok(())
+}
+
+/// DEBUG SET-SKIP-CHECKSUM-VALIDATION
+pub fn set_skip_checksum(
+    context: &mut Context<'_>,
+    args: Args<'_>,
+    reply: &mut Reply<'_>,
+) -> Result {
+    let skips = damselfly_base::number::parse_integer(args.at(2)).is_some_and(|number| number != 0);
+    let flag = &context.shared.persistence.skips_checksum;
+    flag.store(skips, Relaxed);
+    reply.ok();
+    Ok(())
+}

@@ -1,0 +1,141 @@
+//! Loading the snapshot when the server starts: all its threads take part, and serve clients meanwhile.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use damselfly_config::Config;
+use damselfly_engine::LoadBatch;
+use damselfly_rdb::Chunk;
+
+use super::load::{LoadError, LoadOptions, NewEntry, Sink, load};
+use crate::gate::Reasons;
+use crate::scripts::function_commands;
+use crate::shared::Shared;
+
+/// The path of the snapshot.
+pub fn path(config: &Config) -> PathBuf {
+    Path::new(&config.dir).join(&config.dbfilename)
+}
+
+/// True if there is a snapshot to load, even one that can't be read.
+pub fn has_snapshot(config: &Config) -> bool {
+    !matches!(fs::metadata(path(config)), Err(error) if error.kind() == io::ErrorKind::NotFound)
+}
+
+/// Loads the snapshot, and then lets clients use the data. Stops early if `stop` returns true.
+///
+/// # Errors
+/// The file can't be loaded: one line that says what is wrong, where, and what to do. The data in memory is then incomplete, and the
+/// server must not go on.
+pub fn load_snapshot(shared: &Shared, stop: &dyn Fn() -> bool) -> Result<(), String> {
+    let config = shared.config();
+    let path = path(&config);
+    let refuse = |reason: &dyn std::fmt::Display| {
+        format!(
+            "Can't load the snapshot {}: {reason}. The server does not start, so that no data is lost. Restore the file from a copy, or move it away to start without data.",
+            path.display()
+        )
+    };
+    let started = Instant::now();
+    let (file, bytes) = open(&path).map_err(|error| refuse(&error))?;
+    let progress = &shared.loading.progress;
+    progress.begin(bytes);
+    shared.loading.queue.begin(shared.threads.len());
+    let options = LoadOptions {
+        thresholds: &shared.engine.settings.thresholds,
+        verify_checksum: config.rdbchecksum,
+        databases: shared.engine.databases(),
+        check_end: true,
+        key_delay_us: &|| shared.config().key_load_delay_us,
+        stop,
+    };
+    let mut sink = ParallelSink { shared, stop };
+    match load(file, &options, progress, &mut sink) {
+        Ok(()) => {}
+        Err(LoadError::Stopped) => return Ok(()),
+        Err(error) => return Err(refuse(&error)),
+    }
+    shared.gate.open(Reasons::LOADING);
+    log::info!(
+        "Done loading RDB, keys loaded: {}, keys expired: {}.",
+        progress.keys_loaded(),
+        progress.keys_expired()
+    );
+    log::info!(
+        "DB loaded from disk: {:.3} seconds",
+        started.elapsed().as_secs_f64()
+    );
+    Ok(())
+}
+
+/// Opens a file for reading from start to end, and returns its size.
+pub(super) fn open(path: &Path) -> io::Result<(File, u64)> {
+    // Opening a pipe would wait for its writer.
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    let file = File::open(path)?;
+    let bytes = file.metadata()?.len();
+    // A hint: reading works without it, too.
+    let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential);
+    Ok((file, bytes))
+}
+
+/// Hands chunks to the server's threads.
+struct ParallelSink<'a> {
+    shared: &'a Shared,
+    stop: &'a dyn Fn() -> bool,
+}
+
+impl ParallelSink<'_> {
+    fn look_around(&self) -> impl FnMut() -> Result<(), LoadError> {
+        let (progress, stop) = (&self.shared.loading.progress, self.stop);
+        move || {
+            progress.log_if_due();
+            if stop() {
+                Err(LoadError::Stopped)
+            } else {
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Sink for ParallelSink<'_> {
+    fn chunk(&mut self, chunk: Chunk) -> Result<Vec<Vec<u8>>, LoadError> {
+        let (queue, threads) = (&self.shared.loading.queue, &self.shared.threads);
+        let (idle, spares) = queue.push(chunk, threads.len(), self.look_around())?;
+        for thread in idle {
+            threads[thread].wake();
+        }
+        Ok(spares)
+    }
+
+    fn entry(&mut self, db: usize, new: NewEntry) -> Result<(), LoadError> {
+        let (engine, loading) = (&self.shared.engine, &self.shared.loading);
+        let now = loading.progress.now();
+        let access = engine.loaded_access(now, new.idle_seconds, new.frequency);
+        new.entry.view().set_access(access);
+        let mut batch = LoadBatch::default();
+        batch.push(new.entry, new.offset);
+        loading.store_batch(engine, &mut batch, db as u64, now, 0)
+    }
+
+    fn function(&mut self, code: &[u8]) -> Result<(), String> {
+        function_commands::load_library(&self.shared.functions, code, false)
+            .map(|_| ())
+            .map_err(|error| String::from_utf8_lossy(&error.to_bytes()).into_owned())
+    }
+
+    fn finish(&mut self) -> Result<(), LoadError> {
+        let finished = self.shared.loading.queue.finish(self.look_around());
+        self.shared.loading.end();
+        finished
+    }
+
+    fn abandon(&mut self) -> Option<LoadError> {
+        self.shared.loading.queue.abandon()
+    }
+}
