@@ -13,8 +13,10 @@ use damselfly_config::{Allow, Config, MaxmemoryPolicy, Origin, SavePoints};
 use damselfly_engine::{Engine, Layout, Now};
 use damselfly_protocol::Version;
 use damselfly_protocol::client::{Decoder, NullKind, Value, write_command};
+use damselfly_rdb::Checksum;
 use damselfly_server::blocked::End;
 use damselfly_server::clients::NewClient;
+use damselfly_server::event_loop::parser::Protocol;
 use damselfly_server::clock::{CLOCK_MS, now_ms};
 use damselfly_server::dispatch::{BatchEnd, Dispatcher};
 use damselfly_server::event_loop::connection::Connection;
@@ -125,7 +127,10 @@ fn drive(source: &mut Unstructured<'_>) -> Result<()> {
             0 => drop(CLOCK_MS.fetch_add(*source.choose(&STEPS_MS)?, Relaxed)),
             1 => server.sweep(),
             2 => server.check(),
-            _ => server.run(&arguments(source)?),
+            _ => {
+                let arguments = arguments(source, &server.dumped)?;
+                server.run(&arguments);
+            }
         }
     }
     server.check();
@@ -137,6 +142,8 @@ struct Server {
     shared: Arc<Shared>,
     dispatcher: Dispatcher,
     connection: Connection,
+    /// The last reply of DUMP.
+    dumped: Vec<u8>,
     /// The waker of the only thread is registered here.
     _poll: mio::Poll,
 }
@@ -174,6 +181,7 @@ impl Server {
             local_address: String::from("127.0.0.1:2"),
             origin: Origin::Local,
             unix: false,
+            speaks: Protocol::Resp,
             fd: 0,
             thread: 0,
             place: 0,
@@ -186,6 +194,7 @@ impl Server {
         Self {
             dispatcher: Dispatcher::new(shared.clone(), 0),
             connection: Connection::new(Stream::Unix(stream), session),
+            dumped: Vec::new(),
             shared,
             _poll: poll,
         }
@@ -227,9 +236,20 @@ impl Server {
             let shown = || String::from_utf8_lossy(&input).into_owned();
             if before && speaks(&self.connection) {
                 assert_eq!(replies, 1, "replies to {}", shown());
+                if arguments[0] == b"dump" {
+                    self.note_dump();
+                }
             }
         }
         self.connection.output.clear();
+    }
+
+    /// Notes a reply of DUMP, for RESTORE.
+    fn note_dump(&mut self) {
+        let reply = Decoder::default().decode(&self.connection.output);
+        if let Ok(Some((Value::Bulk(payload), _))) = reply {
+            self.dumped = payload;
+        }
     }
 
     /// Times out a client that is blocked on keys, since no other client can serve it.
@@ -308,7 +328,7 @@ fn is_of(version: Version, value: &Value) -> bool {
 }
 
 /// A request: mostly with a valid number of arguments, and with keys where its row has them.
-fn arguments(source: &mut Unstructured<'_>) -> Result<Vec<Vec<u8>>> {
+fn arguments(source: &mut Unstructured<'_>, dumped: &[u8]) -> Result<Vec<Vec<u8>>> {
     let row = *source.choose(&ROWS)?;
     let mut arguments: Vec<Vec<u8>> = row.name.split('|').map(Vec::from).collect();
     let (Arity::Exactly(required) | Arity::AtLeast(required)) = row.command.arity;
@@ -332,9 +352,28 @@ fn arguments(source: &mut Unstructured<'_>) -> Result<Vec<Vec<u8>>> {
             Keys::Slots(at) => may_be_key(at, place, len),
             Keys::None | Keys::All { .. } => false,
         };
-        arguments.push(argument(source, is_key, &words)?);
+        let is_payload = row.name == "restore" && place == 3;
+        let choice = if is_payload {
+            source.int_in_range(0..=7_u8)?
+        } else {
+            0
+        };
+        arguments.push(match choice {
+            1..5 => dumped.to_vec(),
+            5.. => payload(source)?,
+            _ => argument(source, is_key, &words)?,
+        });
     }
     Ok(arguments)
+}
+
+/// A payload for RESTORE with any bytes as its value.
+fn payload(source: &mut Unstructured<'_>) -> Result<Vec<u8>> {
+    let len = source.int_in_range(0..=300_usize)?.min(source.len());
+    let mut payload = source.bytes(len)?.to_vec();
+    payload.extend_from_slice(source.choose(&[[10, 0], [12, 0], [80, 0]])?);
+    payload.extend_from_slice(&Checksum::of(&payload).to_le_bytes());
+    Ok(payload)
 }
 
 /// True if the argument at `place` of `len` may be a key.

@@ -287,7 +287,7 @@ impl Run<'_> {
             }
             let mut servers = Vec::new();
             for peer in peers {
-                let server = self.start(peer)?;
+                let server = self.start(peer, protocol)?;
                 println!("    {}", server.command_line);
                 self.load(
                     &server,
@@ -392,7 +392,7 @@ impl Run<'_> {
             let mut cells = Vec::new();
             for peer in peers {
                 let protocol = peer.kind.protocols[0];
-                let server = self.start(peer)?;
+                let server = self.start(peer, protocol)?;
                 command_lines.insert(server.name.clone(), server.command_line.clone());
                 // The cell stays empty if the server or the protocol lacks the command.
                 let bytes = self.bytes_per_entry(shape, &server, protocol);
@@ -425,7 +425,8 @@ impl Run<'_> {
             // One after the other, since each has a file of its own and much memory.
             let folder = root().join("target").join("compare").join(&peer.name);
             let cores = self.options.server_cores();
-            let server = Server::start(peer, self.options.threads, &cores, &folder)?;
+            let server =
+                Server::start(peer, Protocol::Resp, self.options.threads, &cores, &folder)?;
             println!("    {}", server.command_line);
             all.push(self.saving(&server, self.options.rate)?);
             let _ = std::fs::remove_file(folder.join("dump.rdb"));
@@ -476,10 +477,11 @@ impl Run<'_> {
         Ok((after - before) / (self.options.keys - keys_before) as f64)
     }
 
-    fn start(&self, peer: &Peer) -> Result<Server, String> {
+    fn start(&self, peer: &Peer, protocol: Protocol) -> Result<Server, String> {
         let folder = root().join("target").join("compare");
         Server::start(
             peer,
+            protocol,
             self.options.threads,
             &self.options.server_cores(),
             &folder,

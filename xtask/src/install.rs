@@ -26,13 +26,22 @@ pub const NODE_PATH: &str = ".tools/node/node_modules";
 pub const PYTHON: &str = ".venv/bin/python";
 
 /// Packages that the tests import, in the versions they were written for.
-const PYTHON_PACKAGES: &[&str] = &["redis==8.1.0", "rq==3.0.0", "celery[redis]==5.7.0"];
+const PYTHON_PACKAGES: &[&str] = &[
+    "redis==8.1.0",
+    "rq==3.0.0",
+    "celery[redis]==5.7.0",
+    "pymemcache==4.0.0",
+    "django==5.2.19",
+];
+/// A Python module with a library in C, which Debian has for its own Python, and its package.
+const PYLIBMC: (&str, &str) = ("pylibmc", "python3-pylibmc");
 const NODE_PACKAGES: &[&str] = &[
     "ioredis@6.0.0",
     "redis@6.3.1",
     "bullmq@6.7.0",
     "bull@4.16.5",
     "redlock@5.0.0-beta.2",
+    "memcached@2.2.2",
 ];
 /// Files that list which of them are installed.
 const PYTHON_INSTALLED: &str = ".venv/installed-for-tests";
@@ -44,6 +53,7 @@ const NODE_INSTALLED: &str = ".tools/node/installed-for-tests";
 /// A package cannot be installed; the text says what to do by hand.
 pub fn everything() -> Result<(), String> {
     debian_packages()?;
+    pylibmc()?;
     python()?;
     node()
 }
@@ -98,6 +108,31 @@ fn debian_packages() -> Result<(), String> {
             .status();
     }
     Ok(())
+}
+
+fn pylibmc() -> Result<(), String> {
+    let (module, package) = PYLIBMC;
+    let import = format!("import {module}");
+    let is_installed = command(&["python3", "-c", &import])
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success());
+    if is_installed {
+        return Ok(());
+    }
+    println!("installing {package}");
+    let install = [
+        "apt-get",
+        "install",
+        "--yes",
+        "--no-install-recommends",
+        package,
+    ];
+    must(
+        as_root(&install)
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .stdout(Stdio::null()),
+    )
 }
 
 fn python() -> Result<(), String> {

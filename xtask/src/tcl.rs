@@ -28,6 +28,7 @@ const FILES: &[&str] = &[
     "unit/type/stream",
     "unit/type/stream-cgroups",
     "unit/keyspace",
+    "unit/dump",
     "unit/expire",
     "unit/scan",
     "unit/sort",

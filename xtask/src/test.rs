@@ -3,6 +3,7 @@
 use crate::install::{self, NODE_PATH, PYTHON};
 use crate::steps::{Count, Steps, cargo_test, check, command, must};
 use crate::tcl;
+use damselfly_oracle::memcached::{self, Side};
 use damselfly_oracle::server::{Program, Server};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -29,6 +30,16 @@ const PROGRAMS: &[&str] = &[
     "redis_py_helpers.py",
     "redlock.js",
     "rq_queue.py",
+];
+
+/// Clients of memcached in `tests/clients/`, and the interpreter of each. They take a host and a port, and run against a real memcached
+/// first, which shows that they are correct.
+const MEMCACHED_CLIENTS: &[(&str, &str)] = &[
+    (PYTHON, "memcached_pymemcache.py"),
+    (PYTHON, "memcached_django.py"),
+    // Debian's module is for Debian's Python.
+    ("python3", "memcached_pylibmc.py"),
+    ("node", "memcached_node.js"),
 ];
 
 /// Installs what is missing and runs all suites.
@@ -79,6 +90,16 @@ pub fn suites() -> Result<Count, String> {
             let (server, mut command) = against(&subject, &format!("tests/clients/{client}"))?;
             check(command.arg(server.address().port().to_string()))
         });
+    }
+    for (interpreter, client) in MEMCACHED_CLIENTS {
+        for side in [Side::Memcached, Side::Damselfly] {
+            steps.step(&format!("client {client} on {side:?}"), || {
+                let server = memcached::Server::start(side, &[]).map_err(|why| why.to_string())?;
+                let (host, port) = (server.address().ip(), server.address().port());
+                let mut command = script(interpreter, &format!("tests/clients/{client}"));
+                check(command.args([host.to_string(), port.to_string()]))
+            });
+        }
     }
     run_programs(&mut steps, &subject, "");
     steps.step("Redis's Tcl suite, short", || {
@@ -139,6 +160,11 @@ fn against(program: &Program, path: &str) -> Result<(Server, Command), String> {
     } else {
         PYTHON
     };
+    Ok((server, script(interpreter, path)))
+}
+
+/// A command that runs a script with the packages of the tests.
+fn script(interpreter: &str, path: &str) -> Command {
     let mut command = command(&[interpreter, path]);
     command
         .env(
@@ -146,5 +172,5 @@ fn against(program: &Program, path: &str) -> Result<(Server, Command), String> {
             Path::new(NODE_PATH).canonicalize().unwrap_or_default(),
         )
         .env("PYTHONDONTWRITEBYTECODE", "1");
-    Ok((server, command))
+    command
 }

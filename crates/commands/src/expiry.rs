@@ -58,7 +58,7 @@ pub(crate) fn deadline_in(
 }
 
 /// Like [`deadline_in`], for commands that accept numbers of any sign.
-fn signed_deadline_in(
+pub(crate) fn signed_deadline_in(
     tx: &Tx<'_>,
     number: i64,
     unit: Unit,

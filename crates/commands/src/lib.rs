@@ -4,6 +4,7 @@ pub mod args;
 mod blocking;
 pub mod command;
 mod counters;
+mod dump;
 mod expiry;
 mod hash_expiry;
 mod hash_walks;
@@ -14,6 +15,7 @@ mod lcs;
 mod list_ends;
 mod lists;
 mod long;
+pub mod memcached;
 mod object;
 mod ranges;
 mod scans;
@@ -38,7 +40,7 @@ mod strings;
 
 pub use args::{Args, OwnedArgs};
 pub use command::{Access, Arity, At, Command, Group, KeySpec, Keys, Run, Trait, looks, reads};
-pub use long::SlicedReply;
+pub use long::{Rest, SlicedReply, Unlocked};
 pub use object::{encoding_name, memory_usage};
 pub use stop::{Stop, Wait};
 
@@ -63,6 +65,7 @@ pub static FAMILIES: &[&[Command<KeyspaceFn>]] = &[
     keyspace::COMMANDS,
     expiry::COMMANDS,
     object::COMMANDS,
+    dump::COMMANDS,
     sort::COMMANDS,
     hashes::COMMANDS,
     hash_walks::COMMANDS,

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use damselfly_engine::Tx;
+use damselfly_engine::{Engine, Tx};
 use damselfly_protocol::Reply;
 use damselfly_value::{Entry, EntryRef};
 
@@ -72,6 +72,35 @@ pub(crate) fn reply_from(
             reply.error(error.to_bytes());
         }
     })))
+}
+
+/// The first part of a long command, which needs no locks. Its result is the rest of the command.
+pub struct Unlocked(Box<FirstPart>);
+
+type FirstPart = dyn FnOnce(&Engine, Args<'_>) -> Rest + Send;
+
+/// The rest of a long command. It runs with the locks that the command's row asks for.
+pub type Rest = Box<dyn FnOnce(&mut Tx<'_>, Args<'_>, &mut Reply<'_>) -> Result + Send>;
+
+impl Unlocked {
+    /// The first part that `run` is.
+    pub fn new<R>(run: impl FnOnce(&Engine, Args<'_>) -> R + Send + 'static) -> Self
+    where
+        R: FnOnce(&mut Tx<'_>, Args<'_>, &mut Reply<'_>) -> Result + Send + 'static,
+    {
+        Self(Box::new(|engine, args| Box::new(run(engine, args))))
+    }
+
+    /// Runs it, with the arguments of the command.
+    pub fn run(self, engine: &Engine, args: Args<'_>) -> Rest {
+        (self.0)(engine, args)
+    }
+}
+
+impl std::fmt::Debug for Unlocked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Unlocked").finish_non_exhaustive()
+    }
 }
 
 /// The rest of a reply whose beginning is written. It holds no lock: its data stays as it was when the command ran.

@@ -8,7 +8,7 @@ use damselfly_engine::{Busy, Key, Tx};
 use damselfly_protocol::Reply;
 use damselfly_value::Type;
 
-use crate::{Args, OwnedArgs, Result, SlicedReply};
+use crate::{Args, OwnedArgs, Result, SlicedReply, Unlocked};
 
 /// Why a command stopped without completing.
 #[derive(Debug)]
@@ -24,6 +24,8 @@ pub enum Stop {
     /// The command would take long. It did nothing and runs again on a thread that serves no other clients. Returned only if
     /// [`Tx::others_wait`] is true.
     Long,
+    /// As [`Stop::Long`], but this part of the command runs there first, without locks.
+    LongUnlocked(Unlocked),
     /// The command is done and has begun its reply; this writes the rest.
     SlicedReply(SlicedReply),
 }

@@ -11,12 +11,15 @@ const HELP_WIDTH: usize = 90;
 /// The text that `damselfly --help` prints.
 pub fn help() -> String {
     let mut text = String::from(
-        "Usage: damselfly [FILE] [-] [--option value ...]\n\n\
+        "Usage: damselfly [FILE] [-] [--option value ...]\n\
+         \x20      damselfly --check-rdb FILE\n\n\
          FILE is a configuration file like redis.conf; - reads one from standard input.\n\
          Environment variables (DAMSELFLY_MAXMEMORY=1gb) override the file, and options override both.\n\
          Bytes may have a unit: kb, mb and gb (powers of 1024) or k, m and g (powers of 1000).\n\n\
          \x20 -h, --help     Print this help\n\
-         \x20 -v, --version  Print the version\n",
+         \x20 -v, --version  Print the version\n\
+         \x20 --check-rdb FILE  Read an RDB file, of this server, Redis or Valkey, and print its contents and its first fault;\n\
+         \x20                   the exit status is 1 if there is one\n",
     );
     for section in Section::ALL {
         put(&mut text, format_args!("\n{}:\n", section.title()));

@@ -29,7 +29,7 @@ pub use load::{Disk, Files, Loaded, Place, Request, StartError, load};
 pub use options::{Access, Changeable, Effect, OPTIONS, Opt, Section, find};
 pub use settings::{
     Allow, ClientMemory, Config, LogLevel, MaxmemoryPolicy, Origin, OutputLimit, OutputLimits,
-    Percentiles, RdbVersion, SavePoint, SavePoints, ShutdownFlags, Supervised,
+    Percentiles, RdbVersion, SanitizePayloads, SavePoint, SavePoints, ShutdownFlags, Supervised,
 };
 
 impl Config {

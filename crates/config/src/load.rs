@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! damselfly [FILE] [-] [--option value ...]      all optional; `-` is standard input
+//! damselfly --check-rdb FILE
 //! DAMSELFLY_<OPTION>=value                       `-` in the option's name is `_` here
 //! ```
 //!
@@ -20,6 +21,8 @@ use damselfly_base::glob::Glob;
 
 /// How deeply `include` may be nested.
 const INCLUDE_DEPTH_MAX: usize = 16;
+/// The option that checks a file instead of starting the server.
+const CHECK_RDB: &str = "--check-rdb";
 const ENVIRONMENT_PREFIX: &str = "DAMSELFLY_";
 
 /// The request of the command line.
@@ -31,6 +34,8 @@ pub enum Request {
     Help,
     /// Print the version.
     Version,
+    /// Check this RDB file.
+    CheckRdb(PathBuf),
 }
 
 /// A configuration to start with.
@@ -157,6 +162,7 @@ pub fn load(
         Asked::Start(arguments) => arguments,
         Asked::Help => return Ok(Request::Help),
         Asked::Version => return Ok(Request::Version),
+        Asked::CheckRdb(path) => return Ok(Request::CheckRdb(path)),
     };
     let mut loader = Loader::new(files);
     if let Some(path) = &arguments.file {
@@ -202,6 +208,7 @@ enum Asked {
     Start(Arguments),
     Help,
     Version,
+    CheckRdb(PathBuf),
 }
 
 /// The command line, split into lines of words.
@@ -217,24 +224,34 @@ impl Arguments {
         let mut parsed = Arguments::default();
         let args: Vec<String> = args.into_iter().collect();
         let last = args.len().saturating_sub(1);
-        for (index, arg) in args.into_iter().enumerate() {
+        for (index, arg) in args.iter().enumerate() {
             let value_of = parsed.lines.last_mut();
             match (arg.as_str(), value_of) {
                 ("-h", None) | ("--help", _) => return Ok(Asked::Help),
                 ("-v", None) | ("--version", _) => return Ok(Asked::Version),
+                (CHECK_RDB, _) => match args.as_slice() {
+                    [_, path] => return Ok(Asked::CheckRdb(PathBuf::from(path))),
+                    _ => {
+                        return Err(StartError::Refused {
+                            place: Place::CommandLine,
+                            option: CHECK_RDB.to_owned(),
+                            problem: "expected the path of one file and no other option".to_owned(),
+                        });
+                    }
+                },
                 ("-", _) if index == 0 || index == last => parsed.standard_input = true,
                 (option, _) if option.starts_with("--") => {
                     let words = option[2..].splitn(2, '=').map(str::to_owned);
                     parsed.lines.push(words.collect());
                 }
-                (_, Some(words)) => words.push(arg),
+                (_, Some(words)) => words.push(arg.clone()),
                 (path, None) if index == 0 && !path.starts_with('-') => {
                     parsed.file = Some(PathBuf::from(arg));
                 }
                 (_, None) => {
                     return Err(StartError::Refused {
                         place: Place::CommandLine,
-                        option: arg,
+                        option: arg.clone(),
                         problem: "expected --option value; see --help".to_owned(),
                     });
                 }

@@ -3,8 +3,8 @@
 
 use super::kind::{Kind, OptionError, Setting, Value};
 use super::settings::{
-    Allow, Config, LogLevel, MaxmemoryPolicy, Percentiles, RdbVersion, SavePoints, ShutdownFlags,
-    Supervised, events,
+    Allow, Config, LogLevel, MaxmemoryPolicy, Percentiles, RdbVersion, SanitizePayloads,
+    SavePoints, ShutdownFlags, Supervised, events,
 };
 
 /// One option.
@@ -195,6 +195,39 @@ pub static OPTIONS: &[Opt] = &[
                 Ok(())
             },
         },
+    },
+    Opt {
+        name: "memcached-port",
+        aliases: &[],
+        section: Section::Network,
+        kind: Kind::Integer { min: 0, max: 65535 },
+        changeable: Changeable::Live,
+        effect: Effect::Acts,
+        summary: "TCP port for clients that speak memcached's text or meta protocol; 0 for none. They use database 0. Changing it keeps existing connections.",
+        access: field!(memcached_port),
+    },
+    Opt {
+        name: "memcached-max-item-size",
+        aliases: &[],
+        section: Section::Clients,
+        kind: Kind::Memory {
+            min: 1 << 10,
+            max: 1 << 30,
+        },
+        changeable: Changeable::Live,
+        effect: Effect::Acts,
+        summary: "Largest item that memcached clients can store, with its key and memcached's overhead of about 60 bytes.",
+        access: field!(memcached_max_item_size_bytes),
+    },
+    Opt {
+        name: "memcached-enable-shutdown",
+        aliases: &[],
+        section: Section::Security,
+        kind: Kind::Bool,
+        changeable: Changeable::AtStart,
+        effect: Effect::Acts,
+        summary: "Lets memcached clients stop the server with `shutdown`.",
+        access: field!(memcached_enable_shutdown),
     },
     Opt {
         name: "unixsocket",
@@ -967,6 +1000,16 @@ pub static OPTIONS: &[Opt] = &[
                 value.store(&mut c.appendonly)
             },
         },
+    },
+    Opt {
+        name: "sanitize-dump-payload",
+        aliases: &[],
+        section: Section::Persistence,
+        kind: Kind::Choice(SanitizePayloads::NAMES),
+        changeable: Changeable::Live,
+        effect: Effect::Never("every file and every payload is always checked in full"),
+        summary: "Whether packed collections in RDB files and in payloads of RESTORE are checked in full: `clients` means only in those of clients.",
+        access: field!(sanitize_dump_payload),
     },
     Opt {
         name: "busy-reply-threshold",

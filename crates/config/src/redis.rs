@@ -94,7 +94,6 @@ static LACKING: &[&str] = &[
     "replica-read-only",
     "replica-serve-stale-data",
     "replicaof",
-    "sanitize-dump-payload",
     "server_cpulist",
     "set-proc-title",
     "slave-announce-ip",

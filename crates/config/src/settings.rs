@@ -9,6 +9,12 @@ use super::kind::{self, OptionError, Setting, Value};
 pub struct Config {
     /// `port`
     pub port: u16,
+    /// `memcached-port`
+    pub memcached_port: u16,
+    /// `memcached-max-item-size`
+    pub memcached_max_item_size_bytes: u64,
+    /// `memcached-enable-shutdown`
+    pub memcached_enable_shutdown: bool,
     /// `bind`
     pub bind: Vec<String>,
     /// `unixsocket`
@@ -137,6 +143,8 @@ pub struct Config {
     pub rdb_key_save_delay_us: i64,
     /// `appendonly`
     pub appendonly: bool,
+    /// `sanitize-dump-payload`
+    pub sanitize_dump_payload: SanitizePayloads,
     /// `busy-reply-threshold`
     pub busy_reply_threshold_ms: u64,
     /// `hash-max-listpack-entries`
@@ -177,6 +185,9 @@ impl Default for Config {
             port: 6379,
             bind: vec!["*".to_owned(), "-::*".to_owned()],
             unixsocket: String::new(),
+            memcached_port: 0,
+            memcached_max_item_size_bytes: 1 << 20,
+            memcached_enable_shutdown: false,
             unixsocket_mode: 0,
             tcp_backlog: 511,
             tcp_keepalive_s: 300,
@@ -239,6 +250,7 @@ impl Default for Config {
             rdb_save_version: RdbVersion::Lowest,
             rdb_key_save_delay_us: 0,
             appendonly: false,
+            sanitize_dump_payload: SanitizePayloads::No,
             busy_reply_threshold_ms: 5000,
             hash_max_listpack_entries: 512,
             hash_max_listpack_value_bytes: 64,
@@ -379,6 +391,18 @@ choice! {
         Auto = "auto",
         /// None.
         No = "no",
+    }
+}
+
+choice! {
+    /// `sanitize-dump-payload`: which packed collections Redis checks in full. Here all are.
+    SanitizePayloads {
+        /// None.
+        No = "no",
+        /// All.
+        Yes = "yes",
+        /// Those that come from clients, but not those in files.
+        Clients = "clients",
     }
 }
 

@@ -126,6 +126,7 @@ fn every_option_writes_the_field_it_reads() {
             "systemd",
             "allkeys-lru",
             "60 1",
+            "nosave now",
         ];
         let tries = tries.into_iter().chain(["A", "11", "pubsub 1 2 3"]);
         let mut changed = 0;
@@ -381,11 +382,15 @@ fn save_adds_up_on_the_command_line_and_is_replaced_by_the_environment() {
 }
 
 #[test]
-fn the_command_line_can_ask_for_help_version_and_standard_input() {
+fn the_command_line_can_ask_for_help_version_a_check_and_standard_input() {
     let asked = |args: &str| load(words(args), [], &Memory([("-", "hz 33")].into())).unwrap();
     assert!(matches!(asked("--help"), Request::Help));
     assert!(matches!(asked("-v"), Request::Version));
     assert!(matches!(asked("--port 1 --help"), Request::Help));
+    let Request::CheckRdb(path) = asked("--check-rdb dump.rdb") else {
+        panic!()
+    };
+    assert_eq!(path, std::path::Path::new("dump.rdb"));
     let Request::Run(loaded) = asked("--timeout 3 -") else {
         panic!()
     };

@@ -1,5 +1,6 @@
 //! The `damselfly` program: loads its configuration, starts the server and waits until it stops.
 
+mod check_rdb;
 mod daemon;
 mod logging;
 mod supervisor;
@@ -20,7 +21,11 @@ static HEAP: damselfly_base::heap::Heap = damselfly_base::heap::Heap;
 
 fn main() -> ExitCode {
     let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
-    let args = std::env::args_os().skip(1).map(text);
+    let mut args = std::env::args_os().map(text);
+    let name = args.next();
+    let args = check_rdb::implied_by(name.as_deref())
+        .into_iter()
+        .chain(args);
     let variables = std::env::vars_os().map(|(name, value)| (text(name), text(value)));
     let request = damselfly_config::load(args, variables, &Disk);
     let loaded = match request {
@@ -37,6 +42,7 @@ fn main() -> ExitCode {
             );
             return ExitCode::SUCCESS;
         }
+        Ok(Request::CheckRdb(path)) => return check_rdb::run(&path),
         Ok(Request::Run(loaded)) => *loaded,
         Err(error) => return fail(&error.to_string()),
     };

@@ -36,7 +36,7 @@ pub use section::serve_waiters::{Served, Unserved, Waiter};
 pub use section::snapshot::{Seen, Snapshot, Visited};
 pub use section::tx::{Create, Deadline, Effects, Tx};
 pub use section::whole_databases::KeyspaceTotals;
-pub use shard::access::{AccessPolicy, frequency, idle_seconds};
+pub use shard::access::{AccessPolicy, frequency, idle_seconds, is_used, unused_seconds};
 pub use shard::database::Database;
 pub use shard::live_settings::Settings;
 pub use shard::{Busy, Layout, Wake};

@@ -6,11 +6,11 @@
 //! ( a b )+   once or several times
 //! ```
 //!
-//! Adjacent optional parts come in any order. Sometimes the command is then mutated: arguments are
-//! dropped, doubled, swapped or replaced. So wrong arity, unknown options and repeated options occur
-//! although no row mentions them.
+//! Adjacent optional parts come in any order. Sometimes the command is then mutated: arguments are dropped, doubled, swapped or
+//! replaced. So wrong arity, unknown options and repeated options occur although no row mentions them.
 
 mod mistakes;
+mod payloads;
 
 pub(crate) use self::mistakes::mutate;
 use self::mistakes::{mix_case, tame};
@@ -96,6 +96,8 @@ slots! {
     Database = "database",
     /// A glob.
     Pattern = "pattern",
+    /// A payload for RESTORE, valid or damaged.
+    Payload = "payload",
     /// A small positive number.
     Count = "count",
     /// The name of a type.
@@ -435,6 +437,7 @@ pub(crate) fn argument(slot: Slot, random: &mut Random) -> Vec<u8> {
             0 => random.pick(ODD).to_vec(),
             _ => number(random.between(1, 20)),
         },
+        Slot::Payload => payloads::draw(random),
         Slot::Type => random
             .pick(&[
                 "string", "STRING", "list", "set", "zset", "hash", "stream", "nothing",

@@ -11,6 +11,8 @@
 //! - **Live fuzzing** ([`live`]): many connections send random commands in random pieces. Replies must stay in step with
 //!   requests, and nothing may leak.
 //!
+//! [`memcached`] has random sequences and transcripts for memcached's protocol, compared with a real memcached.
+//!
 //! [`server`] starts the programs, [`connection`] talks to them; the tests in `tests/` use both.
 #![forbid(unsafe_code)]
 
@@ -20,6 +22,7 @@ pub mod events;
 pub mod grammar;
 pub mod history;
 pub mod live;
+pub mod memcached;
 pub mod random;
 pub mod rows;
 pub mod scripts;

@@ -1,6 +1,7 @@
 //! The table of commands for random sequences: one row each, with its grammar and the rule for
 //! comparing its replies.
 
+mod dumps;
 mod streams;
 
 /// How two replies are compared. Errors are always compared exactly.
@@ -115,7 +116,7 @@ use Rule::{AtMost, Encoding, Exact, Hello, Near, Queued, Scan, Shape, Sorted, Ta
 
 /// Every command that random sequences use: [`ROWS`], and the rows of families that have a file.
 pub fn all() -> impl Iterator<Item = &'static Row> {
-    ROWS.iter().chain(streams::ROWS)
+    ROWS.iter().chain(streams::ROWS).chain(dumps::ROWS)
 }
 
 /// Commands that random sequences use.

@@ -5,7 +5,7 @@
 
 use damselfly_oracle::connection::{Connection, request};
 use damselfly_oracle::random;
-use damselfly_oracle::server::{Kind, Program, Server};
+use damselfly_oracle::server::{Kind, Program, ScratchFolder, Server};
 use damselfly_protocol::client::Value;
 use damselfly_rdb::{Event, ReadOptions, Reader};
 use damselfly_value::{Text, Thresholds, Value as Stored};
@@ -400,6 +400,22 @@ fn the_folder_and_the_name_of_the_file_can_change() {
     assert_eq!(names, 1, "no temporary file is left");
 }
 
+/// Bug: nothing removed the temporary files of killed processes.
+#[test]
+fn the_start_removes_temporary_files_of_killed_processes() {
+    if is_redis() {
+        return;
+    }
+    let folder = ScratchFolder::create().unwrap();
+    let path = folder.path().to_str().unwrap();
+    let leftover = folder.path().join("temp-damselfly-1.rdb");
+    fs::write(&leftover, "REDIS").unwrap();
+    fs::write(folder.path().join("other.rdb"), "").unwrap();
+    let _server = start(&["--dir", path]);
+    assert!(!leftover.exists());
+    assert!(folder.path().join("other.rdb").exists());
+}
+
 #[test]
 fn sigterm_saves_if_there_are_save_points() {
     let mut server = start(&[]);
@@ -547,6 +563,31 @@ fn sigterm_ends_a_script_that_has_written_nothing() {
     send_signal(&server, Signal::TERM);
     assert_eq!(await_end(&mut server).code(), Some(0));
     assert_eq!(strings(&dump(&server))["c"], "1");
+}
+
+/// The same within a transaction, which the final save shows as a whole or not at all.
+#[test]
+fn sigterm_awaits_a_transaction_that_has_written() {
+    if is_redis() {
+        return;
+    }
+    let slow = "local start = redis.call('TIME')[1] while redis.call('TIME')[1] - start < 3 do end";
+    let endless = "while true do end";
+    for (write, script) in [("SET a 1", slow), ("GET a", endless)] {
+        let mut server = start(&["--busy-reply-threshold", "10"]);
+        let mut connection = server.connect();
+        say(&mut connection, "MULTI");
+        say(&mut connection, write);
+        connection.call(&["EVAL", script, "0"]).unwrap();
+        say(&mut connection, "SET b 1");
+        connection.send(&request(&["EXEC"])).unwrap();
+        await_log(&server, "Slow script detected");
+        send_signal(&server, Signal::TERM);
+        assert_eq!(await_end(&mut server).code(), Some(0));
+        let saved = strings(&dump(&server));
+        assert_eq!(saved.contains_key("a"), write == "SET a 1");
+        assert_eq!(saved["b"], "1");
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Properties that hold for any bytes: entry points for fuzzing and random tests.
 
 use crate::client::{DecodeError, DecodeLimits, Decoder, Value, skip_reply};
+use crate::memcached;
 use crate::request::{Limits, Progress, ProtocolError, RequestParser};
 
 /// The arguments of a request.
@@ -131,4 +132,70 @@ pub fn decode_in_pieces(
         }
     }
     (values, None)
+}
+
+/// A memcached request: what it asks for, and its arguments.
+pub type MemcachedRequest = (memcached::Verb, Vec<Vec<u8>>);
+
+/// Parses `data` as the memcached requests of one connection, at once and in pieces, and asserts that the results are equal, except
+/// for lines that are too long before their end arrives.
+pub fn memcached_requests(data: &[u8]) {
+    for (item_bytes_max, authenticated) in [(1 << 20, true), (80, true), (1 << 20, false)] {
+        let limits = memcached::Limits {
+            item_bytes_max,
+            authenticated,
+        };
+        let whole = parse_memcached(data, &limits, usize::MAX);
+        for piece_bytes in [1, 2, 7, 64] {
+            let (requests, end) = parse_memcached(data, &limits, piece_bytes);
+            if end == Some(memcached::ProtocolError::LongLine) {
+                assert!(whole.0.starts_with(&requests), "in pieces of {piece_bytes}");
+            } else {
+                assert_eq!(
+                    (&requests, end),
+                    (&whole.0, whole.1),
+                    "in pieces of {piece_bytes}"
+                );
+            }
+        }
+    }
+}
+
+/// Parses `data` that arrives in pieces of `piece_bytes`; returns the requests, and the error after them if there is one.
+pub fn parse_memcached(
+    data: &[u8],
+    limits: &memcached::Limits,
+    piece_bytes: usize,
+) -> (Vec<MemcachedRequest>, Option<memcached::ProtocolError>) {
+    let mut parser = memcached::Parser::new();
+    let (mut requests, mut spans, mut buffer) = (Vec::new(), Vec::new(), Vec::new());
+    for piece in data.chunks(piece_bytes) {
+        buffer.extend_from_slice(piece);
+        while !buffer.is_empty() {
+            let mut found = Vec::new();
+            let result = parser.parse(&mut buffer, &mut spans, limits, &mut |verb, range| {
+                found.push((verb, range));
+            });
+            for (verb, range) in found {
+                let args = spans[range]
+                    .iter()
+                    .map(|span| span.of(&buffer).to_vec())
+                    .collect();
+                requests.push((verb, args));
+            }
+            match result {
+                Ok(memcached::Framed::Complete { consumed }) => {
+                    assert!(consumed > 0);
+                    buffer.drain(..consumed);
+                }
+                Ok(memcached::Framed::Incomplete { wanted }) => {
+                    assert!(wanted > buffer.len() && spans.is_empty());
+                    break;
+                }
+                Err(error) => return (requests, Some(error)),
+            }
+            spans.clear();
+        }
+    }
+    (requests, None)
 }

@@ -101,6 +101,12 @@ impl<'a> Reply<'a> {
         self.out.get(position..).unwrap_or_default()
     }
 
+    /// The output buffer, for replies in other protocols.
+    #[inline]
+    pub fn buffer(&mut self) -> &mut Vec<u8> {
+        self.out
+    }
+
     /// A complete, already encoded reply.
     pub fn raw(&mut self, reply: &[u8]) {
         self.out.extend_from_slice(reply);
@@ -170,6 +176,20 @@ impl<'a> Reply<'a> {
         self.header(b'$', value.len());
         self.out.extend_from_slice(value);
         self.out.extend_from_slice(b"\r\n");
+    }
+
+    /// A bulk string of arbitrary bytes; moved instead of copied if the buffer is empty, for very long ones.
+    pub fn bulk_all(&mut self, mut value: Vec<u8>) {
+        if self.out.is_empty() {
+            value.reserve(BULK_OVERHEAD_MAX);
+            let len = value.len();
+            self.header(b'$', len);
+            value.splice(..0, self.out.drain(..));
+            value.extend_from_slice(b"\r\n");
+            *self.out = value;
+        } else {
+            self.bulk(&value);
+        }
     }
 
     /// A bulk string of `len` bytes, which `fill` overwrites: it receives exactly `len` zeros.

@@ -31,7 +31,7 @@ pub fn dump(entry: EntryRef<'_>, compress: bool) -> Vec<u8> {
 ///
 /// # Errors
 /// If the payload has a wrong checksum or an unknown version ([`Fault::Checksum`], [`Fault::Version`], and
-/// [`Fault::Truncated`] if it is shorter than both), or its value is broken (any other).
+/// [`Fault::NoFooter`] if it is shorter than both), or its value is broken (any other).
 pub fn restore(
     key: &[u8],
     payload: &[u8],
@@ -54,7 +54,7 @@ fn decode(
     offset: &mut u64,
 ) -> Result<Entry> {
     let footer_at = payload.len().checked_sub(DUMP_FOOTER_BYTES);
-    let (value, footer) = payload.split_at(footer_at.ok_or(Fault::Truncated)?);
+    let (value, footer) = payload.split_at(footer_at.ok_or(Fault::NoFooter)?);
     let (version, checksum) = footer.split_at(2);
     let version = u16::from_le_bytes([version[0], version[1]]).into();
     let dialect = match version {
@@ -67,7 +67,7 @@ fn decode(
     if stored != computed {
         return Err(Fault::Checksum { stored, computed });
     }
-    let mut input = Input::new(value, false);
+    let mut input = Input::of_bytes(value);
     let entry = input
         .byte()
         .and_then(|kind| Decoder::new(thresholds).entry(&mut input, kind, dialect, head));

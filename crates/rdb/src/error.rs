@@ -71,6 +71,8 @@ pub enum Fault {
         /// The one that the bytes have.
         computed: u64,
     },
+    /// A DUMP payload is too short for its version and checksum.
+    NoFooter,
     /// A DUMP payload has bytes behind its value.
     Trailing,
 }
@@ -134,7 +136,7 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Io(error) => write!(f, "cannot read: {error}"),
-            Self::Truncated => f.write_str("the file is truncated"),
+            Self::Truncated => f.write_str("the data is truncated"),
             Self::NotRdb => f.write_str(
                 "not an RDB file: it begins with neither REDIS nor VALKEY and a version",
             ),
@@ -164,6 +166,7 @@ impl fmt::Display for Fault {
                 f,
                 "wrong checksum: {stored:016x} is stored, the data has {computed:016x}"
             ),
+            Self::NoFooter => f.write_str("too short for a version and a checksum"),
             Self::Trailing => f.write_str("bytes follow the value"),
         }
     }

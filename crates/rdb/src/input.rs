@@ -67,6 +67,16 @@ impl Input<io::Empty> {
     }
 }
 
+impl<'a> Input<&'a [u8]> {
+    /// All of a payload, which is mostly short.
+    pub(crate) fn of_bytes(bytes: &'a [u8]) -> Self {
+        Self {
+            read_bytes: bytes.len().clamp(1, READ_BYTES),
+            ..Self::new(bytes, false)
+        }
+    }
+}
+
 impl<R: Read> Input<R> {
     pub(crate) fn new(source: R, with_checksum: bool) -> Self {
         Self {
@@ -104,6 +114,11 @@ impl<R: Read> Input<R> {
             checksum.add(&self.buffer[self.summed..self.start]);
         }
         self.summed = self.start;
+    }
+
+    /// Consumes the bytes in the buffer.
+    pub(crate) fn skip_buffered(&mut self) {
+        self.start = self.end;
     }
 
     /// True if all bytes of the source are consumed.

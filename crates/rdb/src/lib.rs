@@ -25,7 +25,7 @@ mod reader;
 mod skip;
 mod split;
 
-pub use check::{Report, TypeReport, check};
+pub use check::{ChecksumState, DatabaseReport, Report, TypeReport, check};
 pub use checksum::Checksum;
 pub use dump::{dump, restore};
 pub use encode::{Access, Encoder, NeedsVersion, ValueWriter, WriteOptions, version_needed};

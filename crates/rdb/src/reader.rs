@@ -93,6 +93,8 @@ pub struct Reader<'t, R> {
     /// Whether the key is that of the entry being read.
     has_key: bool,
     is_done: bool,
+    /// Whether the end of the file had a checksum that was compared.
+    has_checksum: bool,
 }
 
 impl<'t> Reader<'t, io::Empty> {
@@ -107,6 +109,7 @@ impl<'t> Reader<'t, io::Empty> {
             key: Vec::new(),
             has_key: false,
             is_done: false,
+            has_checksum: false,
         }
     }
 
@@ -130,15 +133,11 @@ impl<'t, R: Read> Reader<'t, R> {
     /// If it is no RDB file, or of an unknown version.
     pub fn new(source: R, options: ReadOptions<'t>) -> std::result::Result<Self, RdbError> {
         let mut input = Input::new(source, options.verify_checksum);
-        let header = input.array::<HEADER_BYTES>();
-        let (version, dialect) =
-            header
-                .and_then(|header| parse_header(&header))
-                .map_err(|fault| RdbError {
-                    offset: 0,
-                    key: None,
-                    fault,
-                })?;
+        let (version, dialect) = header(&mut input).map_err(|fault| RdbError {
+            offset: 0,
+            key: None,
+            fault,
+        })?;
         Ok(Self {
             input,
             decoder: Decoder::new(options.thresholds),
@@ -147,6 +146,7 @@ impl<'t, R: Read> Reader<'t, R> {
             key: Vec::new(),
             has_key: false,
             is_done: false,
+            has_checksum: false,
         })
     }
 
@@ -290,6 +290,7 @@ impl<'t, R: Read> Reader<'t, R> {
         }
         let computed = self.input.checksum();
         let stored = self.input.u64_le()?;
+        self.has_checksum = computed.is_some() && stored != 0;
         match computed {
             // Zero says that the file was written without.
             Some(computed) if stored != 0 && stored != computed => {
@@ -312,11 +313,42 @@ impl<'t, R: Read> Reader<'t, R> {
     }
 }
 
+impl<R: Read> Reader<'_, R> {
+    /// Whether the file has a checksum that was compared. Known after [`Event::End`].
+    pub fn has_checksum(&self) -> bool {
+        self.has_checksum
+    }
+
+    /// Reads all that follows, and returns its number of bytes.
+    ///
+    /// # Errors
+    /// If the source cannot be read.
+    pub fn skip_rest(&mut self) -> std::result::Result<u64, RdbError> {
+        let start = self.offset();
+        while !self.is_at_end()? {
+            self.input.skip_buffered();
+        }
+        Ok(self.offset() - start)
+    }
+}
+
 impl Attributes {
     /// Redis takes -1 as none. All before 1970 are long past.
     fn set_deadline(&mut self, deadline_ms: i64) {
         self.deadline_ms = (deadline_ms != -1).then_some(deadline_ms.max(0));
     }
+}
+
+fn header<R: Read>(input: &mut Input<R>) -> Result<(u32, Dialect)> {
+    let mut header = [0; HEADER_BYTES];
+    let (start, rest) = header.split_at_mut(REDIS_MAGIC.len());
+    start.copy_from_slice(input.bytes(start.len())?);
+    // A short file of another kind is not a truncated one.
+    if start != REDIS_MAGIC && !VALKEY_MAGIC.starts_with(start) {
+        return Err(Fault::NotRdb);
+    }
+    rest.copy_from_slice(input.bytes(rest.len())?);
+    parse_header(&header)
 }
 
 fn parse_header(header: &[u8; HEADER_BYTES]) -> Result<(u32, Dialect)> {

@@ -214,7 +214,13 @@ impl BlockedClient {
                 rest.write_all(&mut reply);
                 End::Served(bytes)
             }
-            Err(Stop::Busy(_) | Stop::Wait(_) | Stop::NeedsAllLocks | Stop::Long) => {
+            Err(
+                Stop::Busy(_)
+                | Stop::Wait(_)
+                | Stop::NeedsAllLocks
+                | Stop::Long
+                | Stop::LongUnlocked(_),
+            ) => {
                 log::error!("A blocked client was not served because of a bug in Damselfly.");
                 End::TimedOut
             }

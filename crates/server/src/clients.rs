@@ -12,6 +12,7 @@ use damselfly_protocol::Version;
 
 use crate::blocked::{BlockedClient, End};
 use crate::event_loop::connection::Connection;
+use crate::event_loop::parser::Protocol;
 use crate::observers::invalidation::PendingInvalidation;
 use crate::session::transaction::WatchRound;
 use crate::threads::{Message, Thread};
@@ -44,6 +45,8 @@ pub struct Client {
     pub origin: Origin,
     /// True for Unix sockets.
     pub unix: bool,
+    /// What it speaks.
+    pub speaks: Protocol,
     /// The file descriptor.
     pub fd: i32,
     /// The thread that serves it.
@@ -198,6 +201,8 @@ pub struct NewClient {
     pub origin: Origin,
     /// See [`Client::unix`].
     pub unix: bool,
+    /// See [`Client::speaks`].
+    pub speaks: Protocol,
     /// See [`Client::fd`].
     pub fd: i32,
     /// See [`Client::thread`].
@@ -242,6 +247,7 @@ impl Clients {
             local_address: new.local_address,
             origin: new.origin,
             unix: new.unix,
+            speaks: new.speaks,
             fd: new.fd,
             thread: new.thread,
             place: new.place,

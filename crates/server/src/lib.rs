@@ -13,6 +13,7 @@ pub mod dispatch;
 pub mod event_loop;
 pub mod gate;
 mod long_commands;
+pub mod memcached;
 pub mod observers;
 pub mod persistence;
 pub mod registry;

@@ -16,7 +16,7 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use damselfly_base::CommandError;
-use damselfly_commands::{Args, KeyspaceFn, OwnedArgs, SlicedReply, Stop};
+use damselfly_commands::{Args, KeyspaceFn, OwnedArgs, Rest, SlicedReply, Stop, Unlocked};
 use damselfly_engine::{Busy, Effects, Now, Patience, Unserved};
 use damselfly_protocol::{Reply, Version};
 
@@ -52,6 +52,8 @@ pub struct LongCommand {
     pub row: &'static Row,
     /// Its function.
     pub run: LongRun,
+    /// The part of it that runs before any lock is taken.
+    unlocked: Mutex<Option<Unlocked>>,
     /// The request.
     pub args: OwnedArgs,
     /// The selected database.
@@ -80,6 +82,14 @@ pub struct Outcome {
     pub took_ns: u64,
     /// The hits, misses and changes to count.
     pub effects: Effects,
+}
+
+/// A command whose part without locks has run.
+struct Begun {
+    /// The rest, for a command that has such a part.
+    rest: Option<Rest>,
+    /// How long that part took.
+    took: Duration,
 }
 
 /// A task of a thread for long commands.
@@ -162,12 +172,14 @@ impl LongCommand {
         session: &crate::session::Session,
         row: &'static Row,
         run: LongRun,
+        unlocked: Option<Unlocked>,
         args: OwnedArgs,
     ) -> Self {
         Self {
             client: session.client.clone(),
             row,
             run,
+            unlocked: Mutex::new(unlocked),
             args,
             db: session.db,
             version: session.protocol,
@@ -190,15 +202,28 @@ impl LongCommand {
         self.outcome().take()
     }
 
+    /// Runs the part of the command that needs no locks, if it has one.
+    fn run_unlocked(&self, shared: &Shared) -> Begun {
+        let started = Instant::now();
+        let mut unlocked = self.unlocked.lock().unwrap_or_else(PoisonError::into_inner);
+        let unlocked = unlocked.take();
+        let rest = unlocked.map(|unlocked| unlocked.run(&shared.engine, self.args.borrow()));
+        Begun {
+            rest,
+            took: started.elapsed(),
+        }
+    }
+
     /// Runs the command, or returns `Busy` if a shard is locked. Refuses the command if a slow script has locked it.
     fn try_run_or_refuse(
         &self,
         shared: &Arc<Shared>,
         waiter: &Waiter<'_>,
+        begun: &mut Begun,
         to_retry: &mut Vec<Unserved>,
     ) -> Result<Outcome, Busy> {
         let result = match self.run {
-            LongRun::Keyspace(run) => self.try_run(run, shared, waiter, to_retry),
+            LongRun::Keyspace(run) => self.try_run(run, shared, waiter, begun, to_retry),
             LongRun::Server(run) => self.try_run_on_server(run, shared),
         };
         let busy = match result {
@@ -224,7 +249,13 @@ impl LongCommand {
                 outcome.failed = Some(error);
             }
             Err(Stop::Busy(busy)) => return Err(busy),
-            Err(Stop::NeedsAllLocks | Stop::Wait(_) | Stop::Long | Stop::SlicedReply(_)) => {
+            Err(
+                Stop::NeedsAllLocks
+                | Stop::Wait(_)
+                | Stop::Long
+                | Stop::LongUnlocked(_)
+                | Stop::SlicedReply(_),
+            ) => {
                 unreachable!("{} can't return that here", self.row.name)
             }
         }
@@ -238,6 +269,7 @@ impl LongCommand {
         run: KeyspaceFn,
         shared: &Shared,
         waiter: &Waiter<'_>,
+        begun: &mut Begun,
         to_retry: &mut Vec<Unserved>,
     ) -> Result<Outcome, Busy> {
         let (args, now) = (self.args.borrow(), Now(clock::now_ms()));
@@ -253,7 +285,10 @@ impl LongCommand {
         tx.set_single_command();
         let started = Instant::now();
         let (mut reply, mut rest) = (Reply::new(&mut outcome.reply, self.version), None);
-        let mut result = run(&mut tx, args, &mut reply);
+        let mut result = match begun.rest.take() {
+            Some(rest) => rest(&mut tx, args, &mut reply),
+            None => run(&mut tx, args, &mut reply),
+        };
         if let Err(Stop::NeedsAllLocks) = result {
             drop(tx);
             tx = engine.lock_all(self.db, now)?;
@@ -270,7 +305,7 @@ impl LongCommand {
                 outcome.failed = Some(error);
             }
             Err(Stop::Busy(busy)) => return Err(busy),
-            Err(Stop::NeedsAllLocks | Stop::Wait(_) | Stop::Long) => {
+            Err(Stop::NeedsAllLocks | Stop::Wait(_) | Stop::Long | Stop::LongUnlocked(_)) => {
                 unreachable!("{} can't return that here", self.row.name)
             }
         }
@@ -289,7 +324,7 @@ impl LongCommand {
             let has_more = rest.write(&mut reply, dispatch::REPLY_SLICE_BYTES);
             has_more.then_some(rest)
         });
-        outcome.took_ns = started.elapsed().as_nanos() as u64;
+        outcome.took_ns = (begun.took + started.elapsed()).as_nanos() as u64;
         Ok(outcome)
     }
 }
@@ -307,8 +342,9 @@ pub fn run(shared: &Arc<Shared>, index: usize) {
         let mut to_retry = Vec::new();
         let ran = catch_unwind(AssertUnwindSafe(|| {
             let waiter = Waiter { shared, index };
+            let mut begun = command.run_unlocked(shared);
             retry_until_free(shared, index, || {
-                command.try_run_or_refuse(shared, &waiter, &mut to_retry)
+                command.try_run_or_refuse(shared, &waiter, &mut begun, &mut to_retry)
             })
         }));
         match ran {

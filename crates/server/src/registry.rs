@@ -2,6 +2,7 @@
 
 use std::sync::{LazyLock, Mutex, PoisonError};
 
+use damselfly_commands::memcached::MemcachedFn;
 use damselfly_commands::{
     Args, Arity, At, Command, FAMILIES, Group, Keys, KeyspaceFn, Result, Run, Trait,
 };
@@ -12,6 +13,7 @@ use crate::admin::command::facts;
 use crate::admin::{client, command, config, debug, info, latency, memory, server, slowlog};
 use crate::dispatch::Dispatcher;
 use crate::gate::Reasons;
+use crate::memcached;
 use crate::observers::{monitor, subscriptions};
 use crate::persistence;
 use crate::scripts::Finder;
@@ -38,6 +40,8 @@ pub enum Handler {
     Script(&'static Finder),
     /// It lists the subcommands of its container.
     Help,
+    /// It works on keys, under their locks, for a memcached client.
+    Memcached(MemcachedFn),
 }
 
 /// The families of commands on connections and the server.
@@ -140,6 +144,45 @@ pub struct Row {
     pub runs_script: bool,
     /// Within a transaction it needs all locks, because it uses keys that its arguments do not name, or takes locks itself.
     pub needs_all_locks: bool,
+}
+
+impl Row {
+    /// The row of a command with all that follows from it.
+    pub fn new(command: Command<Handler>, name: String, index: usize, is_subcommand: bool) -> Self {
+        Self {
+            called: name.clone(),
+            name,
+            index,
+            subcommands: Vec::new(),
+            locks: locks_of(&command),
+            refused_while: refused_while(&command),
+            needs_memory: command.has(Trait::NeedsMemory),
+            no_auth: command.has(Trait::NoAuth),
+            changes_data: facts::writes(&command),
+            only_reads: crate::admin::command::facts::only_reads(&command),
+            writes: command.keys.writes()
+                || command.has(Trait::Writes)
+                || command.has(Trait::MayReplicate),
+            for_subscribers: crate::observers::subscriptions::FOR_SUBSCRIBERS
+                .contains(&command.name),
+            protected: command.has(Trait::Protected),
+            not_in_scripts: command.has(Trait::NoScript),
+            within_multi: within_multi(&command, is_subcommand),
+            runs_script: matches!(command.run, Run::Run(Handler::Script(_))),
+            needs_all_locks: needs_all_locks(&command),
+            command,
+        }
+    }
+}
+
+/// The rows that have statistics, by index: all commands of RESP, then those of memcached.
+pub fn counted_rows() -> impl Iterator<Item = &'static Row> {
+    REGISTRY.rows().iter().chain(memcached::rows())
+}
+
+/// The name of the row with this index.
+pub fn name_at(index: usize) -> &'static str {
+    counted_rows().nth(index).map_or("NULL", |row| &row.name)
 }
 
 /// All commands.
@@ -253,29 +296,8 @@ impl Registry {
             Some(container) => format!("{}|{own_name}", self.rows[container].name),
             None => own_name,
         };
-        self.rows.push(Row {
-            called: name.clone(),
-            name,
-            index,
-            subcommands: Vec::new(),
-            locks: locks_of(&command),
-            refused_while: refused_while(&command),
-            needs_memory: command.has(Trait::NeedsMemory),
-            no_auth: command.has(Trait::NoAuth),
-            changes_data: facts::writes(&command),
-            only_reads: facts::only_reads(&command),
-            writes: command.keys.writes()
-                || command.has(Trait::Writes)
-                || command.has(Trait::MayReplicate),
-            for_subscribers: crate::observers::subscriptions::FOR_SUBSCRIBERS
-                .contains(&command.name),
-            protected: command.has(Trait::Protected),
-            not_in_scripts: command.has(Trait::NoScript),
-            within_multi: within_multi(&command, container.is_some()),
-            runs_script: matches!(command.run, Run::Run(Handler::Script(_))),
-            needs_all_locks: needs_all_locks(&command),
-            command,
-        });
+        self.rows
+            .push(Row::new(command, name, index, container.is_some()));
         let rows = command.run.subcommands();
         if !rows.is_empty() {
             let help = Command {
@@ -424,7 +446,7 @@ fn needs_all_locks(command: &Command<Handler>) -> bool {
         // Commands on connections use no keys.
         Handler::Session(_) => command.group == Group::Server && !LOCKLESS.contains(&command.name),
         Handler::Script(_) => true,
-        Handler::Dispatch(_) | Handler::Help => false,
+        Handler::Dispatch(_) | Handler::Help | Handler::Memcached(_) => false,
     }
 }
 

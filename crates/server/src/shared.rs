@@ -15,6 +15,7 @@ use crate::clock::now_ms;
 use crate::event_loop::acceptor::Acceptor;
 use crate::gate::Gate;
 use crate::long_commands::LongCommands;
+use crate::memcached::MemcachedState;
 use crate::observers::invalidation::Tracking;
 use crate::persistence::{Loading, Persistence};
 use crate::scripts::Scripts;
@@ -66,6 +67,8 @@ pub struct Shared {
     pub tracking: Arc<Tracking>,
     /// Libraries of functions.
     pub functions: Functions,
+    /// What all memcached clients share.
+    pub memcached: MemcachedState,
     /// Long commands, and the threads that run them.
     pub long: LongCommands,
     /// Scripts.
@@ -132,6 +135,7 @@ impl Shared {
             ending: AtomicBool::new(false),
             monitors: AtomicUsize::new(0),
             functions: Functions::default(),
+            memcached: MemcachedState::default(),
             long: LongCommands::default(),
             scripts: Scripts::default(),
             pause: Pause::default(),
@@ -293,9 +297,15 @@ fn apply(engine: &Engine, pubsub: &PubSub, config: &Config) {
     let tracked_keys_max = usize::try_from(config.tracking_table_max_keys).unwrap_or(usize::MAX);
     settings.tracked_keys_max.store(tracked_keys_max, Relaxed);
     settings
+        .item_bytes_max
+        .store(config.memcached_max_item_size_bytes as usize, Relaxed);
+    settings
         .flushes_later
         .store(config.lazyfree_lazy_user_flush, Relaxed);
     settings.ttl_rounding.store(config.ttl_rounding, Relaxed);
+    settings
+        .compresses_dumps
+        .store(config.rdbcompression, Relaxed);
     let thresholds = &settings.thresholds;
     thresholds
         .list_max_listpack_size

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
-use crate::registry::REGISTRY;
+use crate::memcached::MemcachedCounters;
+use crate::registry::counted_rows;
 
 /// A counter with one writer, so that an addition needs no atomic read-modify-write.
 #[derive(Debug, Default)]
@@ -132,6 +133,8 @@ pub struct ThreadCounters {
     pub vm_bytes: AtomicUsize,
     /// The part of it for libraries of functions, in bytes.
     pub vm_functions_bytes: AtomicUsize,
+    /// What memcached clients did.
+    pub memcached: MemcachedCounters,
     /// Error replies.
     pub error_replies: Counter,
     /// Error replies by their first word.
@@ -144,11 +147,7 @@ const ERROR_WORDS_MAX: usize = 128;
 impl ThreadCounters {
     /// Zero counters for all commands.
     pub fn new() -> Self {
-        let commands = REGISTRY
-            .rows()
-            .iter()
-            .map(|_| CommandCounters::default())
-            .collect();
+        let commands = counted_rows().map(|_| CommandCounters::default()).collect();
         Self {
             commands,
             ..Self::default()
@@ -199,6 +198,7 @@ impl ThreadCounters {
         ] {
             counter.reset();
         }
+        self.memcached.reset();
         if let Ok(mut errors) = self.errors.lock() {
             errors.clear();
         }

@@ -13,6 +13,7 @@ use std::thread::ThreadId;
 use crate::clients::Client;
 use crate::event_loop::TICK;
 use crate::event_loop::listener::Stream;
+use crate::event_loop::parser::Protocol;
 use crate::observers::invalidation::Invalidation;
 use crate::statistics::ThreadCounters;
 use damselfly_pubsub::{DeliveryThread, PublishedMessage};
@@ -62,6 +63,8 @@ pub enum Message {
 pub struct Arrival {
     /// The socket.
     pub stream: Stream,
+    /// What its client speaks.
+    pub speaks: Protocol,
     /// Its client's id.
     pub id: u64,
 }

@@ -16,6 +16,7 @@ use damselfly_server::dispatch::Dispatcher;
 use damselfly_server::event_loop::connection::Connection;
 use damselfly_server::event_loop::input::Batch;
 use damselfly_server::event_loop::listener::Stream;
+use damselfly_server::event_loop::parser::Protocol;
 use damselfly_server::session::Session;
 use damselfly_server::shared::Shared;
 use damselfly_server::threads::Thread;
@@ -63,6 +64,7 @@ impl Bench {
             local_address: String::from("test"),
             origin: Origin::Local,
             unix: true,
+            speaks: Protocol::Resp,
             fd: stream.as_raw_fd(),
             thread: 0,
             now_ms: 0,

@@ -1,13 +1,19 @@
 //! The block of memory that holds an entry: its layout, and all code that reads or writes raw bytes.
 //!
 //! ```text
-//! | flags: u8 | access: u24 | key length | value length | deadline: i64 | key ... | value ... |
+//! | flags: u8 | access: u24 | attributes: u8 | key length | value length | deadline: i64 | client flags: u32 | CAS: u64 | key ... | value ... |
 //!
 //! flags   bits 0-3  kind of the value
-//!         bits 4-5  width of the two lengths: 1, 2 or 4 bytes
+//!         bits 4-5  width of the two lengths: 1, 2 or 4 bytes; 3 if the byte of attributes follows, and has the width
 //!         bit  6    a deadline is present
 //!         bit  7    already saved by the running snapshot
 //! access            age and frequency, as the eviction policy keeps them
+//! attributes        of memcached's items, absent unless there are some
+//!         bits 0-1  width of the two lengths
+//!         bit  2    client flags are present
+//!         bit  3    a CAS number is present
+//!         bit  4    the value is stale
+//!         bit  5    a client was told to replace the value
 //! value length      absent for integers and addresses, whose kind implies it; for packed text, the length before packing
 //! deadline          absent unless flagged; milliseconds since the epoch
 //! ```
@@ -19,6 +25,7 @@ use std::ptr::NonNull;
 
 use damselfly_base::heap;
 
+use crate::attributes::{CAS_BIT, FLAGS_BIT, WIDTH_BITS};
 use crate::collection::Type;
 use crate::large::Large;
 use crate::packing::Packing;
@@ -33,6 +40,8 @@ pub(crate) const DEADLINE_BYTES: usize = 8;
 
 pub(crate) const KIND_MASK: u8 = 0x0f;
 pub(crate) const WIDTH_SHIFT: u8 = 4;
+/// In place of a width: a byte of attributes follows.
+const WITH_ATTRIBUTES: u8 = 3;
 pub(crate) const DEADLINE_FLAG: u8 = 1 << 6;
 pub(crate) const SAVED_FLAG: u8 = 1 << 7;
 
@@ -213,6 +222,8 @@ pub(crate) struct Shape {
     /// log2 of the size of each length field in bytes.
     pub(crate) width: u8,
     pub(crate) has_deadline: bool,
+    /// The byte of attributes without the width; zero if it is absent.
+    pub(crate) attributes: u8,
     pub(crate) key_len: usize,
     /// The length of the string or packed collection, or the stored size of the integer or address.
     pub(crate) value_len: usize,
@@ -231,19 +242,29 @@ impl Shape {
             kind,
             width,
             has_deadline,
+            attributes: 0,
             key_len,
             value_len,
         }
     }
 
-    /// The most compact shape for a value. Text is packed only if that takes a smaller block from the allocator.
+    /// The most compact shape for a value with these bits of attributes. Text is packed only if that takes a smaller block from the
+    /// allocator.
     #[inline]
-    pub(crate) fn of_value(key_len: usize, value: NewValue<'_>, has_deadline: bool) -> Self {
+    pub(crate) fn of_value(
+        key_len: usize,
+        value: NewValue<'_>,
+        has_deadline: bool,
+        attributes: u8,
+    ) -> Self {
         let kind = match value {
             NewValue::Bytes(_) => Kind::Bytes,
             NewValue::Integer(number) => Kind::of_integer(number),
         };
-        let plain = Self::new(kind, has_deadline, key_len, value.len());
+        let plain = Self {
+            attributes,
+            ..Self::new(kind, has_deadline, key_len, value.len())
+        };
         if let NewValue::Bytes(bytes) = value
             && let Some(packing) = Packing::of(bytes)
         {
@@ -264,18 +285,30 @@ impl Shape {
     }
 
     #[inline]
+    fn lengths_at(self) -> usize {
+        LENGTHS_AT + usize::from(self.attributes != 0)
+    }
+
+    #[inline]
     pub(crate) fn deadline_at(self) -> usize {
         let lengths = if self.kind.fixed_bytes().is_some() {
             1
         } else {
             2
         };
-        LENGTHS_AT + (lengths << self.width)
+        self.lengths_at() + (lengths << self.width)
+    }
+
+    /// Where the client flags are, if present, and the CAS number after them.
+    #[inline]
+    pub(crate) fn attributes_at(self) -> usize {
+        self.deadline_at() + if self.has_deadline { DEADLINE_BYTES } else { 0 }
     }
 
     #[inline]
     pub(crate) fn key_at(self) -> usize {
-        self.deadline_at() + if self.has_deadline { DEADLINE_BYTES } else { 0 }
+        // Each of the two bits has the value of its number of bytes.
+        self.attributes_at() + usize::from(self.attributes & (FLAGS_BIT | CAS_BIT))
     }
 
     #[inline]
@@ -358,16 +391,23 @@ impl Block {
     pub(crate) fn shape(self) -> Shape {
         let flags = self.flags();
         let kind = Kind::of_flags(flags);
-        let width = (flags >> WIDTH_SHIFT) & 3;
-        let key_len = self.read_length(LENGTHS_AT, width);
+        let mut width = (flags >> WIDTH_SHIFT) & 3;
+        let (mut attributes, mut at) = (0, LENGTHS_AT);
+        if width == WITH_ATTRIBUTES {
+            let [byte] = self.read(LENGTHS_AT);
+            (width, attributes) = (byte & WIDTH_BITS, byte & !WIDTH_BITS);
+            at += 1;
+        }
+        let key_len = self.read_length(at, width);
         let value_len = match kind.fixed_bytes() {
             Some(bytes) => bytes,
-            None => self.read_length(LENGTHS_AT + (1 << width), width),
+            None => self.read_length(at + (1 << width), width),
         };
         Shape {
             kind,
             width,
             has_deadline: flags & DEADLINE_FLAG != 0,
+            attributes,
             key_len,
             value_len,
         }
@@ -377,17 +417,19 @@ impl Block {
     pub(crate) fn write_shape(self, shape: Shape) {
         let kept = self.flags() & !(KIND_MASK | 3 << WIDTH_SHIFT | DEADLINE_FLAG);
         let deadline = if shape.has_deadline { DEADLINE_FLAG } else { 0 };
+        let mut width = shape.width;
+        if shape.attributes != 0 {
+            self.write(LENGTHS_AT, [shape.attributes | width]);
+            width = WITH_ATTRIBUTES;
+        }
         self.write(
             0,
-            [kept | shape.kind as u8 | shape.width << WIDTH_SHIFT | deadline],
+            [kept | shape.kind as u8 | width << WIDTH_SHIFT | deadline],
         );
-        self.write_length(LENGTHS_AT, shape.width, shape.key_len);
+        let at = shape.lengths_at();
+        self.write_length(at, shape.width, shape.key_len);
         if shape.kind.fixed_bytes().is_none() {
-            self.write_length(
-                LENGTHS_AT + (1 << shape.width),
-                shape.width,
-                shape.value_len,
-            );
+            self.write_length(at + (1 << shape.width), shape.width, shape.value_len);
         }
     }
 

@@ -6,6 +6,7 @@ use std::ptr::NonNull;
 use damselfly_base::heap;
 use damselfly_base::number::Decimal;
 
+use crate::attributes::Attributes;
 use crate::block::{
     ACCESS_AT, BYTES_MAX, Block, CAN_EXPIRE, DEADLINE_FLAG, KIND_MASK, Kind, SAVED_FLAG, Shape,
 };
@@ -18,7 +19,7 @@ use crate::{HashRef, ListRef, SetRef, SortedSetRef, Type};
 const SLACK_BYTES_MAX: usize = 1 << 20;
 
 /// An owned entry.
-pub struct Entry(Block);
+pub struct Entry(pub(crate) Block);
 
 // SAFETY:
 // - an entry is the only owner of its block, and any thread may free a block.
@@ -42,12 +43,28 @@ impl Entry {
     /// If the key or the value exceeds 4 GiB, which the protocol's limits rule out.
     #[inline]
     pub fn new(key: &[u8], value: NewValue<'_>, deadline_ms: Option<i64>) -> Self {
+        Self::new_with(key, value, deadline_ms, Attributes::NONE)
+    }
+
+    /// As [`Entry::new`], with attributes.
+    ///
+    /// # Panics
+    /// As [`Entry::new`].
+    #[inline]
+    pub fn new_with(
+        key: &[u8],
+        value: NewValue<'_>,
+        deadline_ms: Option<i64>,
+        attributes: Attributes,
+    ) -> Self {
         assert!(
             key.len().max(value.len()) <= BYTES_MAX,
             "key or value over 4 GiB"
         );
-        let shape = Shape::of_value(key.len(), value, deadline_ms.is_some());
+        let bits = attributes.bits();
+        let shape = Shape::of_value(key.len(), value, deadline_ms.is_some(), bits);
         let block = Block::new(shape, 0);
+        block.write_attributes(shape, attributes);
         block.fill(shape.key_at(), key);
         block.write_value(shape, value);
         if let Some(deadline) = deadline_ms {
@@ -86,26 +103,35 @@ impl Entry {
         }
     }
 
-    /// Replaces the value and keeps the deadline and the access bits. Writes in place if the value fits and wastes little
-    /// space.
+    /// Replaces the value, drops the attributes, and keeps the deadline and the access bits. Writes in place if the value fits and
+    /// wastes little space.
     #[inline]
     pub fn set(&mut self, value: NewValue<'_>) {
+        self.set_with(value, Attributes::NONE);
+    }
+
+    /// As [`Entry::set`], with new attributes.
+    #[inline]
+    pub fn set_with(&mut self, value: NewValue<'_>, attributes: Attributes) {
         let old = self.0.shape();
         let new = Shape {
             width: old.width,
-            ..Shape::of_value(old.key_len, value, old.has_deadline)
+            ..Shape::of_value(old.key_len, value, old.has_deadline, attributes.bits())
         };
-        let same_layout = old.kind.fixed_bytes().is_some() == new.kind.fixed_bytes().is_some();
+        let same_layout = old.kind.fixed_bytes().is_some() == new.kind.fixed_bytes().is_some()
+            && old.attributes == new.attributes;
         if same_layout && !old.kind.is_boxed() && new.length_fits(new.value_len) {
             let (total, room) = (new.total(), self.0.room());
             if total <= room && room <= total + total / 4 + 16 {
                 self.0.write_shape(new);
+                self.0.write_attributes(new, attributes);
                 self.0.write_value(new, value);
                 return;
             }
         }
         let access = self.view().access();
-        let replacement = Self::new(self.view().key(), value, self.view().deadline_ms());
+        let view = self.view();
+        let replacement = Self::new_with(view.key(), value, view.deadline_ms(), attributes);
         replacement.view().set_access(access);
         *self = replacement;
     }
@@ -126,7 +152,7 @@ impl Entry {
     }
 
     /// Makes the value an editable string of `len` bytes: the old value, truncated or padded with zero bytes. If a
-    /// non-empty value grows, this reserves room for further growth.
+    /// non-empty value grows, this reserves room for further growth. Drops the attributes.
     pub fn edit(&mut self, len: usize) -> &mut [u8] {
         assert!(len <= BYTES_MAX, "value over 4 GiB");
         self.make_plain();
@@ -134,7 +160,8 @@ impl Entry {
         let grown = len.saturating_sub(old.value_len);
         let mut new = Shape::new(Kind::Edited, old.has_deadline, old.key_len, len);
         new.width = new.width.max(old.width);
-        if new.width == old.width && new.total() <= self.0.room() {
+        let same_layout = new.width == old.width && old.attributes == 0;
+        if same_layout && new.total() <= self.0.room() {
             self.0.write_shape(new);
         } else {
             // A value that grew once is likely to grow again.
@@ -177,8 +204,8 @@ impl Entry {
         }
     }
 
-    /// Copies the key, the deadline (if the shape has one) and the access bits to a new block of the given shape. The
-    /// caller must write the value.
+    /// Copies the key, the deadline and the attributes (if the shape has them) and the access bits to a new block of the given shape.
+    /// The caller must write the value, and the attributes if they differ.
     fn without_value(&self, new: Shape, room: usize) -> Self {
         let view = self.view();
         let block = Block::new(new, room);
@@ -186,13 +213,17 @@ impl Entry {
         if let Some(deadline) = view.deadline_ms().filter(|_| new.has_deadline) {
             block.write(new.deadline_at(), deadline.to_le_bytes());
         }
+        let old = self.0.shape();
+        if new.attributes != 0 && new.attributes == old.attributes {
+            block.write_attributes(new, self.0.read_attributes(old));
+        }
         let copy = Self(block);
         copy.view().set_access(view.access());
         copy
     }
 
     /// Moves the entry to a block of another shape. The key stays the same, and as much of the stored value as fits.
-    fn reshape(&mut self, new: Shape, room: usize) {
+    pub(crate) fn reshape(&mut self, new: Shape, room: usize) {
         let copy = self.without_value(new, room);
         let old = self.0.shape();
         let kept = old.value_bytes().min(new.value_bytes());
@@ -388,6 +419,11 @@ impl<'a> EntryRef<'a> {
         }
     }
 
+    #[inline]
+    pub(crate) fn block(self) -> Block {
+        self.block
+    }
+
     /// The key.
     #[inline]
     pub fn key(self) -> &'a [u8] {
@@ -572,7 +608,7 @@ impl<'a> EntryRef<'a> {
         self.block.write(0, [flags | saved]);
     }
 
-    /// A copy under another key (or the same one), with value, deadline and access bits.
+    /// A copy under another key (or the same one), with value, attributes, deadline and access bits.
     pub fn to_entry(self, key: &[u8]) -> Entry {
         let block = self.copy_block(key);
         let shape = block.shape();
@@ -588,8 +624,14 @@ impl<'a> EntryRef<'a> {
     /// count.
     fn copy_block(self, key: &[u8]) -> Block {
         let old = self.block.shape();
-        let shape = Shape::new(old.kind, old.has_deadline, key.len(), old.value_len);
+        let shape = Shape {
+            attributes: old.attributes,
+            ..Shape::new(old.kind, old.has_deadline, key.len(), old.value_len)
+        };
         let block = Block::new(shape, 0);
+        if old.attributes != 0 {
+            block.write_attributes(shape, self.block.read_attributes(old));
+        }
         block.fill(shape.key_at(), key);
         // SAFETY: the value part of the old block, which outlives the copy.
         let value = unsafe { self.block.part(old.value_at(), old.value_bytes()) };
@@ -650,6 +692,39 @@ mod tests {
         }
     }
 
+    /// Attributes of every combination.
+    fn some_attributes(random: &mut impl FnMut(usize) -> usize) -> Attributes {
+        Attributes {
+            flags: [0, 1, u32::MAX][random(3)],
+            cas: [None, Some(0), Some(u64::MAX)][random(3)],
+            is_stale: random(2) == 0,
+            is_claimed: random(2) == 0,
+        }
+    }
+
+    #[test]
+    fn a_string_without_attributes_stores_none() {
+        let bytes = |flags| {
+            let attributes = Attributes::of_flags(flags);
+            let shape = Shape::of_value(16, NewValue::Bytes(b"abc"), false, attributes.bits());
+            shape.total()
+        };
+        assert_eq!(bytes(0), 4 + 2 + 16 + 3);
+        assert_eq!(bytes(7), bytes(0) + 1 + 4);
+    }
+
+    #[test]
+    fn a_value_with_the_same_flags_is_overwritten_in_place() {
+        let flags = Attributes::of_flags(7);
+        let mut entry = Entry::new_with(b"key", NewValue::Bytes(b"abcdef"), None, flags);
+        let before = entry.0.0;
+        entry.set_with(NewValue::Bytes(b"ghijkl"), Attributes::of_flags(8));
+        assert_eq!(entry.0.0, before);
+        assert_eq!(entry.view().attributes(), Attributes::of_flags(8));
+        entry.drop_cas();
+        assert_eq!(entry.0.0, before);
+    }
+
     /// Compares random edits with a plain model.
     #[test]
     fn random_changes_match_a_plain_model() {
@@ -659,8 +734,9 @@ mod tests {
             let key = vec![b'k'; if round % 10 == 0 { 400 } else { random(40) }];
             let mut entry = Entry::new(&key, NewValue::Integer(0), None);
             let (mut bytes, mut deadline) = (b"0".to_vec(), None);
+            let mut attributes = Attributes::NONE;
             for _ in 0..100 {
-                match random(7) {
+                match random(9) {
                     0 => {
                         let len_max = 1 << random(18);
                         let alphabet: &[u8] = match random(3) {
@@ -672,12 +748,14 @@ mod tests {
                             .map(|_| alphabet[random(alphabet.len())])
                             .collect();
                         entry.set(NewValue::compact(&bytes));
+                        attributes = Attributes::NONE;
                     }
                     1 => {
                         let shift = random(34);
                         let number = (random(1 << 30) as i64 - (1 << 29)) << shift;
                         bytes = number.to_string().into_bytes();
                         entry.set(NewValue::Integer(number));
+                        attributes = Attributes::NONE;
                     }
                     2 => {
                         deadline = (random(3) > 0).then(|| random(1 << 40) as i64);
@@ -695,16 +773,29 @@ mod tests {
                         let len = bytes.len() + random(100);
                         bytes.resize(len, 0);
                         assert_eq!(entry.edit(len), bytes);
+                        attributes = Attributes::NONE;
                     }
                     5 => {
                         let len = random(bytes.len() + 1);
                         bytes.truncate(len);
                         assert_eq!(entry.edit(len), bytes);
+                        attributes = Attributes::NONE;
+                    }
+                    6 => {
+                        attributes = some_attributes(&mut random);
+                        entry.set_attributes(attributes);
+                    }
+                    7 => {
+                        attributes = some_attributes(&mut random);
+                        let text = vec![b'z'; random(300)];
+                        bytes = text.clone();
+                        entry.set_with(NewValue::compact(&text), attributes);
                     }
                     _ => entry.view().set_access(random(1 << 24) as u32),
                 }
                 assert_eq!(entry.view().key(), key);
                 assert_eq!(entry.view().deadline_ms(), deadline);
+                assert_eq!(entry.view().attributes(), attributes);
                 let text = entry.view().text().expect("a string");
                 match text {
                     Text::Integer(number) => assert_eq!(number.to_string().as_bytes(), bytes),

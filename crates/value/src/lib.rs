@@ -4,6 +4,7 @@
 //! (`large.rs`). Each type of collection has a file that chooses between its forms: `list.rs`, `set.rs`, `hash.rs`,
 //! `sorted_set.rs`, `stream.rs`.
 
+mod attributes;
 mod block;
 mod collection;
 mod debug;
@@ -24,6 +25,7 @@ pub use damselfly_collections::{
     Element, Fields, Members, ScoredMember, Side, Stream, StreamId, pairs::Pair,
 };
 
+pub use attributes::Attributes;
 pub use collection::{Collection, Thresholds, Type};
 pub use entry::{Entry, EntryRef};
 pub use hash::{Hash, HashMut, HashRef};

@@ -39,9 +39,10 @@ pub(super) struct Kind {
     pub name: &'static str,
     /// The program's file name.
     pub program: &'static str,
-    /// The protocols it speaks on its port.
+    /// The protocols it speaks.
     pub protocols: &'static [Protocol],
-    /// Its arguments, in which `{port}` and `{threads}` are replaced. Nothing is stored on disk.
+    /// Its arguments, in which `{port}` and `{threads}` are replaced, and `{resp-port}` and `{memcached-port}` by the port if it is to
+    /// speak that protocol, else by 0. Nothing is stored on disk.
     pub arguments: &'static [&'static str],
 }
 
@@ -50,8 +51,17 @@ pub(super) const KINDS: &[Kind] = &[
     Kind {
         name: "damselfly",
         program: "damselfly",
-        protocols: &[Protocol::Resp],
-        arguments: &["--port", "{port}", "--threads", "{threads}", "--save", ""],
+        protocols: &[Protocol::Resp, Protocol::Memcached],
+        arguments: &[
+            "--port",
+            "{resp-port}",
+            "--memcached-port",
+            "{memcached-port}",
+            "--threads",
+            "{threads}",
+            "--save",
+            "",
+        ],
     },
     Kind {
         name: "redis",
@@ -170,7 +180,13 @@ impl Server {
     /// Starts a server on a free port, pinned to `cores`, and returns when it accepts connections.
     ///
     /// It runs in `folder` and writes its output to a file there.
-    pub fn start(peer: &Peer, threads: usize, cores: &str, folder: &Path) -> Result<Self, String> {
+    pub fn start(
+        peer: &Peer,
+        protocol: Protocol,
+        threads: usize,
+        cores: &str,
+        folder: &Path,
+    ) -> Result<Self, String> {
         let cannot =
             |what: &str, error: io::Error| format!("{}: cannot {what}: {error}", peer.name);
         fs::create_dir_all(folder).map_err(|error| cannot("create its folder", error))?;
@@ -183,12 +199,16 @@ impl Server {
         let program = std::path::absolute(&peer.program)
             .map_err(|error| cannot("find its program", error))?;
         let port = free_port().map_err(|error| cannot("find a free port", error))?;
+        let port_text = port.to_string();
+        let port_for = |other: Protocol| if other == protocol { &port_text } else { "0" };
         let arguments: Vec<String> = peer
             .kind
             .arguments
             .iter()
             .map(|text| {
-                text.replace("{port}", &port.to_string())
+                text.replace("{port}", &port_text)
+                    .replace("{resp-port}", port_for(Protocol::Resp))
+                    .replace("{memcached-port}", port_for(Protocol::Memcached))
                     .replace("{threads}", &threads.to_string())
             })
             .collect();

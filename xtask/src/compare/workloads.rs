@@ -150,6 +150,17 @@ pub(super) const WORKLOADS: &[Workload] = &[
         keys_max: u64::MAX,
         requests_per_second: None,
     },
+    Workload {
+        name: "memcached get of 100 keys P1 c50",
+        protocol: Protocol::Memcached,
+        mix: "mget100",
+        depth: 1,
+        connections: 50,
+        subscribers: 0,
+        is_in_big: false,
+        keys_max: u64::MAX,
+        requests_per_second: None,
+    },
 ];
 
 /// Commands on ten thousand collections.

@@ -54,7 +54,7 @@ impl Engine {
     #[inline]
     pub fn loaded_access(&self, now: Now, idle_seconds: Option<u64>, frequency: Option<u8>) -> u32 {
         let policy = self.settings.access_policy();
-        policy.loaded(now.0, idle_seconds, frequency)
+        policy.restored(idle_seconds, frequency, now.0)
     }
 
     /// Makes room in a database for about so many entries, unless it had some before. Waits for busy shards.

@@ -1,9 +1,16 @@
 //! Changing the entries of keys.
 
 use damselfly_base::CommandError;
-use damselfly_value::{Collection, Entry, NewValue};
+use damselfly_value::{Attributes, Collection, Entry, NewValue};
 
 use crate::{Create, Deadline, Event, Key, Place, Tx};
+
+/// How storing a value counts as a use of its key: as any use of the key.
+const USE: u8 = 0;
+/// Not at all: the command has used the key already.
+const NO_USE: u8 = 1;
+/// As a use of the key, but not of the new value.
+pub(super) const USE_OF_ITEM: u8 = 2;
 
 impl Tx<'_> {
     /// Changes the collection at a key and returns the result of `change`. Removes the key if its collection is then empty. If the
@@ -125,7 +132,7 @@ impl Tx<'_> {
     /// Stores a value under a key, replacing any other, and notes the change. Updates the access bits of an existing key.
     #[inline]
     pub fn store(&mut self, key: Key<'_>, value: NewValue<'_>, deadline: Deadline) {
-        self.store_with::<true>(key, value, deadline, Event::Set);
+        self.store_with::<USE>(key, value, Attributes::NONE, deadline, Event::Set);
     }
 
     /// As [`Tx::store`], with another event than [`Event::Set`], for a command that has used the key already ([`Tx::access`]): does
@@ -138,22 +145,25 @@ impl Tx<'_> {
         deadline: Deadline,
         event: Event,
     ) {
-        self.store_with::<false>(key, value, deadline, event);
+        self.store_with::<NO_USE>(key, value, Attributes::NONE, deadline, event);
     }
 
     #[inline]
-    fn store_with<const IS_USE: bool>(
+    pub(super) fn store_with<const AS: u8>(
         &mut self,
         key: Key<'_>,
         value: NewValue<'_>,
+        attributes: Attributes,
         deadline: Deadline,
         event: Event,
     ) {
         let usage = self.usage();
         match self.place(key) {
             Place::Present(mut present) => {
-                if IS_USE {
-                    usage.note(present.view());
+                match AS {
+                    USE => usage.note(present.view()),
+                    USE_OF_ITEM => usage.note_replaced(present.view()),
+                    _ => {}
                 }
                 present.update(|entry| {
                     match deadline {
@@ -162,7 +172,7 @@ impl Tx<'_> {
                         Deadline::Clear => entry.set_deadline_ms(None),
                         Deadline::At(moment) => entry.set_deadline_ms(Some(moment)),
                     }
-                    entry.set(value);
+                    entry.set_with(value, attributes);
                 });
             }
             Place::Absent(absent) => {
@@ -170,7 +180,7 @@ impl Tx<'_> {
                     Deadline::At(moment) => Some(moment),
                     Deadline::Clear | Deadline::Keep => None,
                 };
-                let entry = Entry::new(key.bytes, value, deadline_ms);
+                let entry = Entry::new_with(key.bytes, value, deadline_ms, attributes);
                 usage.note_new(entry.view());
                 absent.insert(entry);
             }
@@ -208,7 +218,8 @@ impl Tx<'_> {
 
     /// Stores a finished entry, with its access bits, in a database and notes the change. Raises no event but [`Event::New`], also if
     /// the key existed, as if it had been removed before.
-    pub fn insert_in(&mut self, db: usize, key: Key<'_>, entry: Entry) {
+    pub fn insert_in(&mut self, db: usize, key: Key<'_>, mut entry: Entry) {
+        entry.drop_cas();
         match self.place_in(db, key) {
             Place::Present(mut present) => {
                 present.update(|old| *old = entry);
@@ -219,13 +230,24 @@ impl Tx<'_> {
         self.note_change(db, key, None);
     }
 
+    /// As [`Tx::insert_in`], in the selected database, but raises `event`, too. An expired entry at the key is replaced like any other: its
+    /// expiry is neither counted nor announced.
+    pub fn replace(&mut self, key: Key<'_>, entry: Entry, event: Event) {
+        let db = self.db();
+        if let Some(present) = self.present_in(db, key) {
+            present.remove();
+        }
+        self.insert_in(db, key, entry);
+        self.event(key, event);
+    }
+
     /// Removes a key from the selected database and notes the change.
     pub fn remove(&mut self, key: Key<'_>) -> Option<Entry> {
         self.take_out(key, Some(Event::Del))
     }
 
-    /// Removes a key from the selected database, even an expired one.
-    fn remove_unread(&mut self, key: Key<'_>) {
+    /// As [`Tx::remove`], but treats an expired entry like any other.
+    pub fn remove_unread(&mut self, key: Key<'_>) {
         if let Some(present) = self.present_in(self.db(), key) {
             present.remove();
             self.changed(key, Event::Del);

@@ -115,7 +115,12 @@ impl Tx<'_> {
         sweep: impl FnOnce(&mut Database, Expirer<'_>) -> usize,
     ) -> usize {
         let (engine, now) = (self.engine(), self.now());
-        let (Shard { databases, expired }, extras) = self.shard_and_extras(shard);
+        let (
+            Shard {
+                databases, expired, ..
+            },
+            extras,
+        ) = self.shard_and_extras(shard);
         if !databases[db].can_expire() {
             return 0;
         }

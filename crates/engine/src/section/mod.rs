@@ -40,6 +40,7 @@ pub(crate) mod expired_keys;
 pub(crate) mod extras;
 pub mod garbage;
 pub(crate) mod held_locks;
+mod items;
 mod key_tracking;
 pub(crate) mod keyspace_walks;
 mod pending_events;

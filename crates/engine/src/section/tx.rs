@@ -327,7 +327,9 @@ impl<'a> Tx<'a> {
         }
         let (engine, now, index) = (self.engine, self.now, self.engine.shard_of(key.hash));
         // SAFETY: bounded by the signature.
-        let Shard { databases, expired } = unsafe { self.shard(index) };
+        let Shard {
+            databases, expired, ..
+        } = unsafe { self.shard(index) };
         databases[db].place(key, now, || Expirer {
             engine,
             shard: index,
@@ -355,7 +357,9 @@ impl<'a> Tx<'a> {
     {
         let (engine, now, index) = (self.engine, self.now, self.engine.shard_of(key.hash));
         // SAFETY: as the caller promises.
-        let Shard { databases, expired } = unsafe { self.shard(index) };
+        let Shard {
+            databases, expired, ..
+        } = unsafe { self.shard(index) };
         databases[db].find(key, now, || Expirer {
             engine,
             shard: index,

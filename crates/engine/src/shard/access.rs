@@ -1,11 +1,12 @@
 //! The 24 access bits of an entry: when it was last used, or how often.
 //!
 //! ```text
-//! recency    | seconds since the epoch, mod 2^24                     |
+//! recency    | used: u1 | seconds since the epoch, mod 2^23          |
 //! frequency  | minutes since the epoch, mod 2^16 | logarithmic count |
 //! ```
 //!
-//! Both formats are Redis's, so that OBJECT IDLETIME and OBJECT FREQ mean the same. The frequency
+//! Both formats are Redis's but for the first bit, so that OBJECT IDLETIME and OBJECT FREQ mean the same. That bit says whether the value
+//! was used since it was stored, which memcached's clients can ask. The frequency
 //! counter is a Morris counter: the higher it is, the less likely a use increments it, and it loses one per
 //! `lfu-decay-time` minutes.
 
@@ -31,7 +32,8 @@ pub enum AccessPolicy {
 /// The count that a new entry starts with, so that it is not evicted first.
 const INITIAL_COUNT: u32 = 5;
 const COUNT_MAX: u32 = 255;
-const RECENCY_MASK: i64 = 0xff_ffff;
+const RECENCY_MASK: i64 = 0x7f_ffff;
+const USED_BIT: u32 = 0x80_0000;
 const MINUTES_MASK: i64 = 0xffff;
 
 impl AccessPolicy {
@@ -44,24 +46,17 @@ impl AccessPolicy {
         }
     }
 
-    /// The access bits of an entry that was last used `idle_seconds` ago and has this frequency. What the policy does not record is
-    /// ignored, and what it records but is `None` is that of a new entry.
+    /// The access bits of an entry that comes from elsewhere with its history: the seconds since its last use, or its count of uses.
+    /// What the policy does not record is ignored, and what it records but is `None` is that of a new entry.
     #[inline]
-    pub(crate) fn loaded(
-        self,
-        now_ms: i64,
-        idle_seconds: Option<u64>,
-        frequency: Option<u8>,
-    ) -> u32 {
-        match (self, idle_seconds, frequency) {
+    pub fn restored(self, idle_seconds: Option<u64>, count: Option<u8>, now_ms: i64) -> u32 {
+        match (self, idle_seconds, count) {
             // An idle time that the bits cannot express becomes the longest that they can.
             (Self::Recency, Some(idle), _) => {
                 let idle = i64::try_from(idle).unwrap_or(i64::MAX).min(IDLE_MAX);
                 recency_tick(now_ms - idle * 1000)
             }
-            (Self::Frequency { .. }, _, Some(frequency)) => {
-                minutes(now_ms) << 8 | u32::from(frequency)
-            }
+            (Self::Frequency { .. }, _, Some(count)) => minutes(now_ms) << 8 | u32::from(count),
             (Self::Recency, None, _) | (Self::Frequency { .. }, _, None) => self.initial(now_ms),
         }
     }
@@ -70,7 +65,7 @@ impl AccessPolicy {
     #[inline]
     pub(crate) fn used(self, access: u32, now_ms: i64, random: impl FnOnce() -> u32) -> u32 {
         match self {
-            Self::Recency => recency_tick(now_ms),
+            Self::Recency => recency_tick(now_ms) | USED_BIT,
             Self::Frequency { log_factor, .. } => {
                 let count = frequency(self, access, now_ms);
                 let over = count.saturating_sub(INITIAL_COUNT);
@@ -79,6 +74,29 @@ impl AccessPolicy {
                 let grows = count < COUNT_MAX
                     && (uses == 1 || u128::from(random()) * u128::from(uses) < 1 << 32);
                 minutes(now_ms) << 8 | (count + u32::from(grows))
+            }
+        }
+    }
+}
+
+/// True if the value was used since it was stored. With [`AccessPolicy::Frequency`] an old use may be forgotten.
+pub fn is_used(policy: AccessPolicy, access: u32) -> bool {
+    match policy {
+        AccessPolicy::Recency => access & USED_BIT != 0,
+        AccessPolicy::Frequency { .. } => access & COUNT_MAX > INITIAL_COUNT,
+    }
+}
+
+/// Seconds since the last use; minutes under [`AccessPolicy::Frequency`], in seconds.
+pub fn unused_seconds(policy: AccessPolicy, access: u32, now_ms: i64) -> i64 {
+    match policy {
+        AccessPolicy::Recency => idle_seconds(access, now_ms),
+        AccessPolicy::Frequency { .. } => {
+            let passed = (now_ms / 60_000 - i64::from(access >> 8)) & MINUTES_MASK;
+            if passed > MINUTES_MASK - AHEAD_MAX_MINUTES {
+                0
+            } else {
+                passed * 60
             }
         }
     }
@@ -100,6 +118,24 @@ impl Usage {
         if self.touches {
             let random = || (random::number() >> 32) as u32;
             entry.set_access(self.policy.used(entry.access(), self.now.0, random));
+        }
+    }
+
+    /// Records that a new value replaces the one of an entry, as a use that does not count as one of the new value.
+    #[inline]
+    pub(crate) fn note_replaced(self, entry: EntryRef<'_>) {
+        self.note(entry);
+        if self.policy == AccessPolicy::Recency {
+            entry.set_access(entry.access() & !USED_BIT);
+        }
+    }
+
+    /// Records a use that does not return the value.
+    pub(crate) fn note_unread(self, entry: EntryRef<'_>) {
+        let was_used = is_used(self.policy, entry.access());
+        match was_used {
+            true => self.note(entry),
+            false => self.note_replaced(entry),
         }
     }
 
@@ -125,9 +161,9 @@ const AHEAD_MAX_MINUTES: i64 = 60;
 /// The longest idle time that is not taken for a moment in the future.
 const IDLE_MAX: i64 = RECENCY_MASK - AHEAD_MAX_MINUTES * 60;
 
-/// Whole seconds since the last use, under [`AccessPolicy::Recency`]; correct up to 194 days.
+/// Whole seconds since the last use, under [`AccessPolicy::Recency`]; correct up to 97 days.
 pub fn idle_seconds(access: u32, now_ms: i64) -> i64 {
-    let passed = (now_ms / 1000 - i64::from(access)) & RECENCY_MASK;
+    let passed = (now_ms / 1000 - i64::from(access & !USED_BIT)) & RECENCY_MASK;
     if passed > IDLE_MAX { 0 } else { passed }
 }
 
@@ -158,6 +194,24 @@ mod tests {
     }
 
     #[test]
+    fn a_value_is_used_from_its_first_use_on() {
+        let policies = [
+            AccessPolicy::Recency,
+            AccessPolicy::Frequency {
+                log_factor: 10,
+                decay_minutes: 1,
+            },
+        ];
+        for policy in policies {
+            let access = policy.initial(100_000_000);
+            assert!(!is_used(policy, access));
+            let used = policy.used(access, 100_000_000, || u32::MAX);
+            assert!(is_used(policy, used));
+            assert_eq!(unused_seconds(policy, used, 100_180_000), 180);
+        }
+    }
+
+    #[test]
     fn a_use_slightly_in_the_future_counts_as_now() {
         let access = AccessPolicy::Recency.initial(100_000_000);
         assert_eq!(idle_seconds(access, 99_999_999), 0);
@@ -169,6 +223,24 @@ mod tests {
         let access = policy.initial(60_000 * 1000);
         assert_eq!(frequency(policy, access, 60_000 * 1000 - 1), 5);
         assert_eq!(policy.used(access, 60_000 * 1000 - 1, || 0) & COUNT_MAX, 6);
+    }
+
+    #[test]
+    fn a_restored_key_keeps_the_part_of_its_history_that_the_policy_uses() {
+        let now_ms = 1_700_000_000_000;
+        let idle = |seconds| {
+            let access = AccessPolicy::Recency.restored(Some(seconds), Some(9), now_ms);
+            idle_seconds(access, now_ms)
+        };
+        let longest = RECENCY_MASK - AHEAD_MAX_MINUTES * 60;
+        assert_eq!((idle(0), idle(1000)), (0, 1000));
+        assert_eq!((idle(1 << 24), idle(u64::MAX)), (longest, longest));
+        let policy = AccessPolicy::Frequency {
+            log_factor: 10,
+            decay_minutes: 1,
+        };
+        let count = |count| frequency(policy, policy.restored(Some(7), count, now_ms), now_ms);
+        assert_eq!((count(Some(255)), count(Some(0)), count(None)), (255, 0, 5));
     }
 
     #[test]

@@ -13,12 +13,16 @@ pub struct Settings {
     pub sweep_paused: AtomicBool,
     /// `proto-max-bulk-len`: the longest string that a command may create, in bytes.
     pub bulk_bytes_max: AtomicUsize,
+    /// `memcached-max-item-size`: the largest item of a memcached client, in bytes.
+    pub item_bytes_max: AtomicUsize,
     /// `lazyfree-lazy-user-flush`: FLUSHALL and FLUSHDB free memory in the background unless they say otherwise.
     pub flushes_later: AtomicBool,
     /// `ttl-rounding`: long deadlines are rounded to seconds, and limited to a year.
     pub ttl_rounding: AtomicBool,
     /// The sizes beyond which collections leave their packed forms.
     pub thresholds: Thresholds,
+    /// Strings in DUMP payloads are compressed.
+    pub compresses_dumps: AtomicBool,
     /// `tracking-table-max-keys`: the most keys that are tracked; zero for no limit.
     pub tracked_keys_max: AtomicUsize,
     frequency: AtomicBool,
@@ -31,9 +35,11 @@ impl Default for Settings {
         Self {
             sweep_paused: AtomicBool::new(false),
             bulk_bytes_max: AtomicUsize::new(512 << 20),
+            item_bytes_max: AtomicUsize::new(1 << 20),
             flushes_later: AtomicBool::new(false),
             ttl_rounding: AtomicBool::new(false),
             thresholds: Thresholds::default(),
+            compresses_dumps: AtomicBool::new(true),
             tracked_keys_max: AtomicUsize::new(0),
             frequency: AtomicBool::new(false),
             log_factor: AtomicU32::new(10),

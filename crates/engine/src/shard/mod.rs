@@ -42,6 +42,8 @@ pub(crate) struct Shard {
     pub(crate) databases: Vec<Database>,
     /// How many entries were removed because they had expired.
     pub(crate) expired: u64,
+    /// The last CAS number; zero before the first.
+    pub(crate) last_cas: u64,
 }
 
 /// A shard with its lock and the observers of its keys. Each cell has cache lines of its own, so that threads at neighbouring
@@ -89,6 +91,7 @@ impl<O: Default> Shards<O> {
                     lock: Lock::new(Shard {
                         databases,
                         expired: 0,
+                        last_cas: 0,
                     }),
                     observer_count: AtomicUsize::new(0),
                     observers: O::default(),

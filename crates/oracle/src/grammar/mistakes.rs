@@ -55,6 +55,7 @@ pub(crate) fn mutate(arguments: &mut Vec<Vec<u8>>, random: &mut Random) {
 pub(super) fn tame(arguments: &mut [Vec<u8>]) {
     const COUNT_MIN: i64 = -1000;
     shorten_timeout(arguments);
+    shorten_ttl(arguments);
     let Some((name, rest)) = arguments.split_first_mut() else {
         return;
     };
@@ -65,6 +66,20 @@ pub(super) fn tame(arguments: &mut [Vec<u8>]) {
                 *argument = number(-7);
             }
         }
+    }
+}
+
+/// Shortens a TTL of RESTORE that Redis would add to the time without a check for overflow.
+fn shorten_ttl(arguments: &mut [Vec<u8>]) {
+    const TTL_MS_MAX: i64 = i64::MAX / 2;
+    if let [name, _, ttl, ..] = arguments
+        && name.eq_ignore_ascii_case(b"RESTORE")
+        && matches!(
+            std::str::from_utf8(ttl).map(str::parse),
+            Ok(Ok(TTL_MS_MAX..))
+        )
+    {
+        *ttl = number(TTL_MS_MAX);
     }
 }
 

@@ -81,6 +81,7 @@ fn version_of(value: Value<'_>) -> u32 {
 #[expect(missing_debug_implementations, reason = "scratch memory")]
 pub struct Encoder {
     options: WriteOptions,
+    /// Made when it is first needed, since its table is large.
     compressor: Option<Compressor>,
     scratch: Vec<u8>,
 }
@@ -100,7 +101,7 @@ impl Encoder {
         assert!(known.contains(&options.version), "{}", options.version);
         Self {
             options,
-            compressor: options.compress.then(Compressor::new),
+            compressor: None,
             scratch: Vec::new(),
         }
     }
@@ -224,7 +225,8 @@ impl Encoder {
     /// A string that is no integer.
     fn bytes(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
         if bytes.len() >= COMPRESSED_BYTES_MIN
-            && let Some(compressor) = &mut self.compressor
+            && self.options.compress
+            && let compressor = self.compressor.get_or_insert_with(Compressor::new)
             && let Some(compressed) = compressor.compress(bytes, bytes.len() - SAVED_BYTES_MIN)
         {
             put_compressed_head(compressed.len(), bytes.len(), out);
@@ -256,7 +258,7 @@ impl Encoder {
 
     /// A packed collection: all these bytes as one string.
     fn blob(&mut self, parts: [&[u8]; 3], out: &mut Vec<u8>) {
-        if self.compressor.is_none() {
+        if !self.options.compress {
             let len: usize = parts.iter().map(|part| part.len()).sum();
             put_length(len as u64, out);
             parts.iter().for_each(|part| out.extend_from_slice(part));

@@ -126,7 +126,11 @@ fn set(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Resu
             .position(|(given, _)| given.eq_ignore_ascii_case(name.as_bytes()))
     };
     let mut bind = Vec::new();
-    if given("port").or(given("bind")).is_some() {
+    if given("port")
+        .or(given("bind"))
+        .or(given("memcached-port"))
+        .is_some()
+    {
         bind = context.shared.config().set(&pairs, origin)?.bind;
     }
     // Host names are resolved before anything is locked, since that may take long.
@@ -135,7 +139,7 @@ fn set(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Resu
         .shared
         .change_config(|old| -> std::result::Result<_, CommandError> {
             let mut new = old.set(&pairs, origin)?;
-            if (new.port, &new.bind) != (old.port, &old.bind) && new.bind != bind {
+            if listens_elsewhere(&new, old) && new.bind != bind {
                 // Another CONFIG SET has changed them meanwhile.
                 addresses = Address::resolve_all(&new.bind);
             }
@@ -158,6 +162,12 @@ fn set(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Resu
         })?;
     reply.ok();
     Ok(())
+}
+
+/// True if the TCP addresses of two configurations differ.
+fn listens_elsewhere(new: &Config, old: &Config) -> bool {
+    let endpoints = |config: &Config| (config.port, config.memcached_port, config.bind.clone());
+    endpoints(new) != endpoints(old)
 }
 
 /// A change of the configuration.
@@ -207,11 +217,15 @@ impl Change<'_> {
         let Some(acceptor) = shared.acceptor.get() else {
             return Ok(());
         };
-        if new.port == old.port && new.bind == old.bind {
+        if !listens_elsewhere(new, old) {
             return Ok(());
         }
         acceptor.rebind(new, self.addresses).map_err(|why| {
             log::warn!("{why}");
+            if new.memcached_port != old.memcached_port {
+                let text = "Unable to listen on this port. Check server logs.";
+                return ("memcached-port", text.to_owned());
+            }
             let is_port = new.port != old.port && (new.bind == old.bind || self.port_is_first);
             let (name, text) = match is_port {
                 true => ("port", "Unable to listen on this port. Check server logs."),

@@ -10,7 +10,7 @@ use damselfly_commands::Arity::{AtLeast, Exactly};
 use damselfly_commands::{Args, Arity, Command, Group, Keys, Result, Run, Trait};
 use damselfly_protocol::Reply;
 
-use crate::registry::{Handler, REGISTRY, Row, SessionFn};
+use crate::registry::{Handler, REGISTRY, Row, SessionFn, counted_rows};
 use crate::session::Context;
 use crate::statistics::CommandTotals;
 
@@ -338,7 +338,7 @@ fn diagnosis(events: &BTreeMap<&'static str, Event>, now_s: i64) -> String {
 
 fn histogram(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let rows: Vec<&Row> = if args.len() == 2 {
-        REGISTRY.rows().iter().collect()
+        counted_rows().collect()
     } else {
         args.from(2).flat_map(rows_of).collect()
     };

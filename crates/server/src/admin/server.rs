@@ -31,7 +31,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
         run: Run::Run(Handler::Session(shutdown)),
         group: Group::Server,
         usage: "SHUTDOWN [NOSAVE | SAVE] [NOW] [FORCE] [ABORT]",
-        summary: "Stops the server.",
+        summary: "Saves all keys if there are save points or SAVE is given, and stops the server.",
         since: "1.0.0",
         complexity: "O(N) where N is the number of keys to save, otherwise O(1)",
     },

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use damselfly_commands::{Args, Stop};
+use damselfly_commands::{Args, Stop, Unlocked};
 use damselfly_engine::Now;
 use damselfly_protocol::Reply;
 
@@ -28,11 +28,18 @@ impl Dispatcher {
         session: &mut Session,
         row: &'static Row,
         run: LongRun,
+        unlocked: Option<Unlocked>,
         args: Args<'_>,
     ) -> damselfly_commands::Result {
         // Messages of earlier commands come before those of this one.
         self.shared.pubsub.send(self.thread, &self.shared.threads);
-        let command = Arc::new(LongCommand::new(session, row, run, args.to_owned()));
+        let command = Arc::new(LongCommand::new(
+            session,
+            row,
+            run,
+            unlocked,
+            args.to_owned(),
+        ));
         session.long = Some(command.clone());
         self.shared.long.add(command);
         Err(Stop::Long)

@@ -254,7 +254,7 @@ impl<A: ScriptRunner> QueueRunner<'_, A> {
                 reply.error(error.to_bytes());
                 failed = Some(error);
             }
-            Err(Stop::Busy(_) | Stop::NeedsAllLocks | Stop::Long) => {
+            Err(Stop::Busy(_) | Stop::NeedsAllLocks | Stop::Long | Stop::LongUnlocked(_)) => {
                 unreachable!("{} has all the locks it needs", row.name)
             }
         }
@@ -310,7 +310,9 @@ impl<A: ScriptRunner> QueueRunner<'_, A> {
                 Ok(())
             }
             Handler::Script(_) => scripts::run_within(self.runner, session, tx, row, args, reply),
-            Handler::Dispatch(_) => unreachable!("{} is never queued", row.name),
+            Handler::Dispatch(_) | Handler::Memcached(_) => {
+                unreachable!("{} is never queued", row.name)
+            }
         }
     }
 

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use damselfly_base::CommandError;
+use damselfly_commands::memcached::Output;
 use damselfly_commands::{Args, Run, Stop, Trait};
 use damselfly_engine::{Busy, Engine, Now, Tx, Unserved};
 use damselfly_protocol::Reply;
@@ -229,7 +230,9 @@ impl Dispatcher {
         for request in &mut batch.requests {
             let spans = &batch.spans[request.first_span..request.first_span + request.spans];
             let input = &input[request.start..];
-            request.row = self.registry.find(spans[0].of(input));
+            if request.row.is_none() {
+                request.row = self.registry.find(spans[0].of(input));
+            }
             if let Some(place) = first_key_place(request)
                 && let Some(span) = spans.get(place)
             {
@@ -322,7 +325,7 @@ impl Dispatcher {
         session.transaction.fail();
         // If this is a script that waited for a lock, it will not run again.
         session.script_plan = None;
-        reply.error(error.to_bytes());
+        session.write_error(reply, error);
         self.counters().count_error(&error.to_bytes());
         if self.shared.monitors.load(Relaxed) > 0
             && let Some(row) = row
@@ -362,15 +365,15 @@ impl Dispatcher {
                 }
                 self.counters().commands[row.index].rejected.add(1);
                 self.counters().count_error(&error.to_bytes());
-                reply.error(error.to_bytes());
+                session.write_error(reply, &error);
                 return finish_reply(session, Some(row), reply, mark);
             }
             Err(Stop::Error(error)) => {
                 reply.truncate_to(mark);
-                reply.error(error.to_bytes());
+                session.write_error(reply, &error);
                 failed = Some(error);
             }
-            Err(stop @ (Stop::Wait(_) | Stop::Long)) => {
+            Err(stop @ (Stop::Wait(_) | Stop::Long | Stop::LongUnlocked(_))) => {
                 reply.truncate_to(mark);
                 if self.shared.monitors.load(Relaxed) > 0 {
                     monitor::show(&mut self.monitored, session, row, args, reply);
@@ -421,7 +424,7 @@ impl Dispatcher {
                 self.refresh_config();
                 if let Err(Stop::Long) = result {
                     let run = crate::admin::long_part(row, args);
-                    return self.run_as_long(session, row, run, args);
+                    return self.run_as_long(session, row, run, None, args);
                 }
                 result
             }
@@ -433,7 +436,7 @@ impl Dispatcher {
             }
             Handler::Keyspace(run) => {
                 if args.len() > ARGS_MAX && !row.command.has(Trait::Blocking) {
-                    return self.run_as_long(session, row, LongRun::Keyspace(run), args);
+                    return self.run_as_long(session, row, LongRun::Keyspace(run), None, args);
                 }
                 let mut tx = lock(engine, row, args, db, now, &mut self.shards)?;
                 tx.set_others_wait();
@@ -447,7 +450,7 @@ impl Dispatcher {
                         tx.set_touches(touches_keys(session, row));
                         result = run(&mut tx, args, reply);
                     }
-                    if let Err(Stop::Long) = result {
+                    if let Err(stop @ (Stop::Long | Stop::LongUnlocked(_))) = result {
                         // The long run will report missed keys itself. Expired keys were removed already.
                         tx.discard_events();
                         let has_extras = tx.has_extras();
@@ -458,7 +461,12 @@ impl Dispatcher {
                         if has_extras {
                             self.finish_section(session);
                         }
-                        return self.run_as_long(session, row, LongRun::Keyspace(run), args);
+                        let unlocked = match stop {
+                            Stop::LongUnlocked(unlocked) => Some(unlocked),
+                            _ => None,
+                        };
+                        let run = LongRun::Keyspace(run);
+                        return self.run_as_long(session, row, run, unlocked, args);
                     }
                     if let Err(Stop::Wait(wait)) = &result {
                         let blocking =
@@ -474,6 +482,23 @@ impl Dispatcher {
                     self.waiters_to_retry.extend(tx.serve_waiters());
                 }
                 count_effects(&self.shared.threads[self.thread].counters, tx.effects());
+                drop(tx);
+                if has_extras {
+                    self.finish_section(session);
+                }
+                result
+            }
+            Handler::Memcached(run) => {
+                let mut tx = lock(engine, row, args, db, now, &mut self.shards)?;
+                let mut output = Output::new(reply.buffer());
+                let result = run(&mut tx, args, &mut output);
+                let counters = &self.shared.threads[self.thread].counters;
+                counters.memcached.add(output.tally);
+                count_effects(counters, tx.effects());
+                let has_extras = tx.has_extras();
+                if has_extras {
+                    self.waiters_to_retry.extend(tx.serve_waiters());
+                }
                 drop(tx);
                 if has_extras {
                     self.finish_section(session);

@@ -11,7 +11,9 @@ use damselfly_commands::Args;
 use super::Dispatcher;
 use super::memory_limit::MemoryRoom;
 use super::unknown::{is_attack, unknown_command, unknown_subcommand};
+use crate::event_loop::parser::Protocol;
 use crate::gate::Reasons;
+use crate::memcached;
 use crate::observers::monitor;
 use crate::registry::{Row, WithinMulti};
 use crate::scripts;
@@ -49,6 +51,10 @@ impl Dispatcher {
         let refused = self.refusal(session, row, args);
         match refused {
             None => Ok(row),
+            Some(CommandError::OutOfMemory) if session.client.speaks == Protocol::Memcached => {
+                // It may have to remove a key before it refuses.
+                Ok(&memcached::TABLE.out_of_memory)
+            }
             Some(error) => {
                 self.counters().commands[row.index].rejected.add(1);
                 Err(Refusal::Error(match row.within_multi {

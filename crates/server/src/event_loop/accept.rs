@@ -8,12 +8,17 @@ use super::Worker;
 use crate::clients::NewClient;
 use crate::clock;
 use crate::event_loop::connection::Connection;
-use crate::event_loop::listener::Stream;
 use crate::session::Session;
+use crate::threads::Arrival;
 
 impl Worker {
     /// Adds a connection that the acceptor has assigned to this thread, and counted.
-    pub(super) fn add(&mut self, mut stream: Stream, id: u64) {
+    pub(super) fn add(&mut self, arrival: Arrival) {
+        let Arrival {
+            mut stream,
+            speaks,
+            id,
+        } = arrival;
         // Whether the client needs a password must not depend on when this turn began.
         self.dispatcher.refresh_config();
         let entry = self.connections.vacant_entry();
@@ -32,6 +37,7 @@ impl Worker {
             local_address,
             origin: stream.origin(),
             unix: stream.is_unix(),
+            speaks,
             fd: stream.fd(),
             thread: self.index,
             place: entry.key(),

@@ -15,11 +15,13 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use damselfly_protocol::memcached::reply;
 use damselfly_protocol::{Reply, Version};
 use mio::{Events, Poll, Registry, Token, Waker};
 
 use crate::event_loop::TICK;
-use crate::event_loop::listener::{Address, Listener, Stream};
+use crate::event_loop::listener::{Address, Endpoint, Listener, Stream};
+use crate::event_loop::parser::Protocol;
 use crate::shared::Shared;
 use crate::threads::Arrival;
 use damselfly_config::{Config, Origin};
@@ -43,8 +45,8 @@ pub struct Acceptor {
 #[derive(Default)]
 struct Open {
     listeners: Vec<(Token, Listener)>,
-    /// Connections that were accepted just before their listening socket was closed.
-    drained: Vec<Stream>,
+    /// Connections that were accepted just before their listening socket was closed, and what they speak.
+    drained: Vec<(Stream, Protocol)>,
     last_token: usize,
 }
 
@@ -112,38 +114,42 @@ impl Acceptor {
             .filter(|(_, listener)| listener.address().is_some())
             .map(|(token, _)| *token)
             .collect();
-        let has_port = |leaving: &[Token]| {
+        let has_port = |leaving: &[Token], wanted: u16| {
             let addresses = leaving
                 .iter()
                 .filter_map(|token| open.find(*token)?.address());
             addresses
                 .map(|address| address.port())
-                .any(|port| port == config.port)
+                .any(|port| port == wanted)
         };
         let mut opened = Vec::new();
         let mut blocked = Vec::new();
-        for address in addresses.iter().filter(|_| config.port > 0) {
-            let wanted = address.with_port(config.port);
+        for endpoint in Endpoint::all(config, addresses) {
+            let wanted = endpoint.socket_address();
             let same = leaving.iter().position(|token| {
                 let listener = open.find(*token);
-                wanted.is_some() && listener.and_then(Listener::address) == wanted
+                wanted.is_some()
+                    && listener.and_then(Listener::address) == wanted
+                    && listener.is_some_and(|listener| listener.speaks() == endpoint.speaks)
             });
             if let Some(place) = same {
                 leaving.swap_remove(place);
                 continue;
             }
-            match Listener::tcp(address, config) {
+            match Listener::tcp(endpoint, config) {
                 Ok(listener) => opened.extend(listener),
                 // The old socket of another address may be in the way.
-                Err(failure) if failure.is_taken && has_port(&leaving) => blocked.push(address),
+                Err(failure) if failure.is_taken && has_port(&leaving, endpoint.port) => {
+                    blocked.push(endpoint);
+                }
                 Err(failure) => return Err(failure.text),
             }
         }
         let mut closed = None;
         if !blocked.is_empty() {
             closed = Some(open.close(&leaving));
-            for address in blocked {
-                match Listener::tcp(address, config) {
+            for endpoint in blocked {
+                match Listener::tcp(endpoint, config) {
                     Ok(listener) => opened.extend(listener),
                     Err(failure) => {
                         drop(opened);
@@ -167,9 +173,9 @@ impl Acceptor {
     }
 
     /// Reopens sockets that were closed to make way for new ones, after the new ones could not be opened.
-    fn reopen(&self, open: &mut Open, closed: Vec<SocketAddr>, config: &Config) {
-        for address in closed {
-            let listener = Listener::tcp_at(address, config);
+    fn reopen(&self, open: &mut Open, closed: Vec<(SocketAddr, Protocol)>, config: &Config) {
+        for (address, speaks) in closed {
+            let listener = Listener::tcp_at(address, speaks, config);
             let added = listener.and_then(|listener| self.add(open, vec![listener]));
             if let Err(error) = added {
                 log::error!("Can't listen on {address} again: {error}");
@@ -177,18 +183,20 @@ impl Acceptor {
         }
     }
 
-    fn accept(&self, token: Token) -> io::Result<Option<Stream>> {
-        match self.open().find(token) {
-            Some(listener) => listener.accept(),
-            None => Ok(None),
-        }
+    fn accept(&self, token: Token) -> io::Result<Option<(Stream, Protocol)>> {
+        let open = self.open();
+        let Some(listener) = open.find(token) else {
+            return Ok(None);
+        };
+        let stream = listener.accept()?;
+        Ok(stream.map(|stream| (stream, listener.speaks())))
     }
 
     /// Takes some connections from a listening socket.
     fn accept_some(&self, shared: &Shared, token: Token) -> AcceptEnd {
         for _ in 0..ACCEPTS_MAX {
             match self.accept(token) {
-                Ok(Some(stream)) => admit(shared, stream),
+                Ok(Some((stream, speaks))) => admit(shared, stream, speaks),
                 Ok(None) => return AcceptEnd::Drained,
                 Err(error) => {
                     log::warn!("Accepting client connection: {error}");
@@ -207,7 +215,7 @@ impl Open {
     }
 
     /// Closes TCP sockets and returns their addresses. Connected clients stay connected.
-    fn close(&mut self, tokens: &[Token]) -> Vec<SocketAddr> {
+    fn close(&mut self, tokens: &[Token]) -> Vec<(SocketAddr, Protocol)> {
         let mut addresses = Vec::new();
         let drained = &mut self.drained;
         self.listeners.retain(|(token, listener)| {
@@ -215,9 +223,13 @@ impl Open {
                 return true;
             }
             while let Ok(Some(stream)) = listener.accept() {
-                drained.push(stream);
+                drained.push((stream, listener.speaks()));
             }
-            addresses.extend(listener.address());
+            addresses.extend(
+                listener
+                    .address()
+                    .map(|address| (address, listener.speaks())),
+            );
             false
         });
         addresses
@@ -248,7 +260,9 @@ pub fn run(shared: &Shared, mut poll: Poll) {
             }
         }
         let drained = std::mem::take(&mut acceptor.open().drained);
-        drained.into_iter().for_each(|stream| admit(shared, stream));
+        for (stream, speaks) in drained {
+            admit(shared, stream, speaks);
+        }
         while !ready.is_empty() && !shared.stopping.load(Relaxed) {
             ready.retain(|&token| match acceptor.accept_some(shared, token) {
                 AcceptEnd::Drained => false,
@@ -266,33 +280,36 @@ pub fn run(shared: &Shared, mut poll: Poll) {
 }
 
 /// Hands a new connection to a worker, or refuses it. Only the acceptor's thread may call this.
-fn admit(shared: &Shared, mut stream: Stream) {
+fn admit(shared: &Shared, mut stream: Stream, speaks: Protocol) {
     // The client may have connected because an option was changed, so the current options apply.
     let config = shared.config();
     // Only the acceptor writes these counters.
     let counters = &shared.threads[0].counters;
     let connections = shared.threads.iter().map(|t| t.connections.load(Relaxed));
     if connections.sum::<usize>() >= config.maxclients as usize {
-        refuse(&mut stream, "ERR max number of clients reached");
+        refuse(&mut stream, speaks, "ERR max number of clients reached");
         counters.connections_rejected.add(1);
         return;
     }
     counters.connections_received.add(1);
     if config.protected_mode && config.requirepass.is_empty() && stream.origin() == Origin::Remote {
-        refuse(&mut stream, PROTECTED_MODE);
+        refuse(&mut stream, speaks, PROTECTED_MODE);
         counters.connections_rejected.add(1);
         return;
     }
     stream.prepare(config.tcp_keepalive_s);
     // The id is assigned here, because connections arrive here in order.
     let id = shared.clients.next_id();
-    assign(shared, Arrival { stream, id });
+    assign(shared, Arrival { stream, speaks, id });
 }
 
 /// Sends a refused client the reason, if its socket has room for it.
-fn refuse(stream: &mut Stream, error: &str) {
+fn refuse(stream: &mut Stream, speaks: Protocol, error: &str) {
     let mut bytes = Vec::new();
-    Reply::new(&mut bytes, Version::default()).error(error);
+    match speaks {
+        Protocol::Resp => Reply::new(&mut bytes, Version::default()).error(error),
+        Protocol::Memcached => reply::line(&mut bytes, &format!("SERVER_ERROR {error}")),
+    }
     // A failure does not matter: the connection is closed either way.
     let _ = stream.write(&bytes);
 }

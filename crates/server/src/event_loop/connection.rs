@@ -21,6 +21,7 @@ use damselfly_protocol::{Limits, Version};
 use crate::blocked::Blocking;
 use crate::event_loop::input::{Input, Next};
 use crate::event_loop::listener::Stream;
+use crate::event_loop::parser::{ParserLimits, Protocol};
 use crate::session::Session;
 use damselfly_config::{Config, OutputLimit};
 
@@ -56,8 +57,8 @@ impl Connection {
     pub fn new(stream: Stream, session: Session) -> Self {
         Self {
             stream,
+            input: Input::new(session.client.speaks),
             session,
-            input: Input::default(),
             output: Vec::new(),
             delayed: Vec::new(),
             sent: 0,
@@ -69,17 +70,21 @@ impl Connection {
     }
 
     /// The limits for the parser. They are low until the client has authenticated.
-    pub fn limits(&self, config: &Config) -> Limits {
+    pub fn limits(&self, config: &Config) -> ParserLimits {
         let limits = match self.session.must_authenticate(config) {
             true => Limits::unauthenticated(),
             false => Limits::authenticated(),
         };
-        Limits {
+        let resp = Limits {
             bulk_bytes_max: usize::try_from(config.proto_max_bulk_len_bytes)
                 .unwrap_or(usize::MAX)
                 // No entry can hold more, whatever is configured.
                 .min(u32::MAX as usize),
             ..limits
+        };
+        ParserLimits {
+            resp,
+            item_bytes_max: config.memcached_max_item_size_bytes as usize,
         }
     }
 
@@ -172,6 +177,10 @@ impl Connection {
 
     /// Appends a message that answers no request. `head` lacks the first byte, which depends on the version of RESP.
     pub fn push_message(&mut self, head: &[u8], text: &[u8]) {
+        if self.session.client.speaks != Protocol::Resp {
+            // Other protocols have no such messages. A client can only get here because another one redirects invalidations to it.
+            return;
+        }
         let kind = match self.session.protocol {
             Version::Resp2 => b'*',
             Version::Resp3 => b'>',

@@ -8,7 +8,7 @@ use super::deliver_invalidations::Prefixed;
 use crate::clients::Client;
 use crate::event_loop::connection::Connection;
 use crate::session::Replies;
-use crate::threads::{Arrival, Message, Thread};
+use crate::threads::{Message, Thread};
 use damselfly_pubsub::{CONGESTED_BYTES, PublishedMessage};
 
 /// A receiver's output is sent whenever it has grown by this much, so that a burst of messages is not in memory once per
@@ -29,8 +29,8 @@ impl Worker {
     pub(super) fn receive(&mut self) {
         let (first, messages) = self.shared.threads[self.index].receive();
         // This comes after `receive`, which clears the flag: a connection that arrives in between sets it again.
-        for Arrival { stream, id } in self.shared.threads[self.index].take_arrivals() {
-            self.add(stream, id);
+        for arrival in self.shared.threads[self.index].take_arrivals() {
+            self.add(arrival);
         }
         let mut prefixed = Prefixed::new();
         for (number, message) in (first..).zip(messages) {

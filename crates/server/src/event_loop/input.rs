@@ -11,17 +11,17 @@
 //! buffered ([`Buffered`]), from why it waits ([`Stall`]), and from its socket ([`Source`]). Each run of requests ends with
 //! [`Input::keep`] or [`Input::keep_own`], which keep the rest of the input according to how the run ended ([`RunEnd`]).
 //!
-//! **What a connection speaks** is decided here on the way in: [`Batch::parse`] turns bytes into requests, which are lists of slices,
-//! and everything behind it sees only these. Where the bytes come from does not matter: input is read from any [`Read`]. On the way out,
-//! commands write through [`damselfly_protocol::Reply`], which knows the version of RESP.
+//! What a connection speaks is decided by its [`Parser`], which turns bytes into the requests of a [`Batch`]: lists of slices. Everything
+//! behind it sees only these. Where the bytes come from does not matter: input is read from any [`Read`].
 
 use std::io::{self, Read};
 use std::time::Instant;
 
 use damselfly_engine::Busy;
-use damselfly_protocol::{Limits, Progress, ProtocolError, RequestParser, Span};
+use damselfly_protocol::Span;
 
 use crate::admin::pause::Hold;
+use crate::event_loop::parser::{InputError, Parser, ParserLimits, Protocol};
 use crate::registry::Row;
 #[cfg(doc)]
 use crate::session::Session;
@@ -146,22 +146,21 @@ pub struct Input {
     stall: Option<Stall>,
     source: Source,
     /// Finds requests in the bytes.
-    pub parser: RequestParser,
+    pub parser: Parser,
 }
 
-impl Default for Input {
-    fn default() -> Self {
+impl Input {
+    /// The input of a new connection that speaks `protocol`.
+    pub fn new(protocol: Protocol) -> Self {
         Self {
             bytes: Vec::new(),
             buffered: Buffered::Start { wanted: 0 },
             stall: None,
             source: Source::Quiet,
-            parser: RequestParser::new(),
+            parser: Parser::new(protocol),
         }
     }
-}
 
-impl Input {
     /// The connection's next step. While it is stalled, it reads up to `bytes_max` bytes, so that it notices when the client
     /// closes it. The rest stays in the buffers of the operating system, which slow the client down.
     #[inline]
@@ -432,9 +431,9 @@ pub struct Batch {
     /// The index of the first request that has not run.
     pub next: usize,
     /// How many bytes of the input are parsed.
-    parsed: usize,
+    pub(super) parsed: usize,
     /// The protocol error behind the last request, if there is one.
-    error: Option<ProtocolError>,
+    pub(super) error: Option<InputError>,
     /// The rows and hashes of the requests are known.
     pub prepared: bool,
 }
@@ -470,7 +469,7 @@ impl Batch {
 
     /// Takes the error behind the requests.
     #[inline]
-    pub fn take_error(&mut self) -> Option<ProtocolError> {
+    pub fn take_error(&mut self) -> Option<InputError> {
         self.error.take()
     }
 
@@ -482,50 +481,17 @@ impl Batch {
             .map_or(self.parsed, |request| request.start)
     }
 
-    /// Parses the complete requests of `input` from where the last call stopped, up to
-    /// [`BATCH_REQUESTS_MAX`]. Parses only one before the client has authenticated: if that is AUTH, other
-    /// limits apply to the rest.
+    /// Parses the complete requests of `input` from where the last call stopped, up to about [`BATCH_REQUESTS_MAX`].
     pub fn parse(
         &mut self,
-        parser: &mut RequestParser,
+        parser: &mut Parser,
         input: &mut [u8],
-        limits: &Limits,
+        limits: &ParserLimits,
     ) -> Parsed {
         self.spans.clear();
         self.requests.clear();
         (self.next, self.prepared) = (0, false);
-        let requests_max = if limits.authenticated {
-            BATCH_REQUESTS_MAX
-        } else {
-            1
-        };
-        let mut wanted = 0;
-        while self.requests.len() < requests_max && self.parsed < input.len() {
-            let (start, first_span) = (self.parsed, self.spans.len());
-            match parser.parse(&mut input[start..], &mut self.spans, limits) {
-                Ok(Progress::Complete { consumed }) => {
-                    self.parsed += consumed;
-                    let spans = self.spans.len() - first_span;
-                    if spans > 0 {
-                        self.requests.push(Request {
-                            start,
-                            first_span,
-                            spans,
-                            row: None,
-                            hash: 0,
-                        });
-                    }
-                }
-                Ok(Progress::Incomplete { wanted: bytes }) => {
-                    wanted = bytes;
-                    break;
-                }
-                Err(error) => {
-                    self.error = Some(error);
-                    break;
-                }
-            }
-        }
+        let wanted = parser.parse(self, input, limits);
         match self.is_unfinished() {
             true => Parsed::Some,
             false => Parsed::Nothing { wanted },

@@ -14,6 +14,7 @@ use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 
+use crate::event_loop::parser::Protocol;
 use damselfly_config::{Config, Origin};
 
 /// A connected socket.
@@ -158,9 +159,44 @@ impl Address {
     }
 
     /// The address with this port, if it could be resolved.
-    pub fn with_port(&self, port: u16) -> Option<SocketAddr> {
+    fn with_port(&self, port: u16) -> Option<SocketAddr> {
         let address = self.resolved.as_ref().ok();
         address.map(|address| with_port(*address, port))
+    }
+}
+
+/// A TCP address and port to listen on.
+#[derive(Clone, Copy, Debug)]
+pub struct Endpoint<'a> {
+    /// The address.
+    pub address: &'a Address,
+    /// The port.
+    pub port: u16,
+    /// What its connections speak.
+    pub speaks: Protocol,
+}
+
+impl<'a> Endpoint<'a> {
+    /// Everything that the configuration listens on at these addresses.
+    pub fn all(config: &Config, addresses: &'a [Address]) -> Vec<Self> {
+        let ports = [
+            (config.port, Protocol::Resp),
+            (config.memcached_port, Protocol::Memcached),
+        ];
+        let is_on = |(port, _): &(u16, Protocol)| *port > 0;
+        let endpoints = ports.into_iter().filter(is_on).flat_map(|(port, speaks)| {
+            addresses.iter().map(move |address| Self {
+                address,
+                port,
+                speaks,
+            })
+        });
+        endpoints.collect()
+    }
+
+    /// The address with the port, if it could be resolved.
+    pub fn socket_address(&self) -> Option<SocketAddr> {
+        self.address.with_port(self.port)
     }
 }
 
@@ -181,8 +217,8 @@ pub struct Failure {
 /// A listening socket.
 #[derive(Debug)]
 pub enum Listener {
-    /// TCP.
-    Tcp(TcpListener),
+    /// TCP, and what its connections speak.
+    Tcp(TcpListener, Protocol),
     /// A Unix socket and its file, which is removed when this is dropped.
     Unix(UnixListener, PathBuf),
 }
@@ -202,11 +238,9 @@ impl Listener {
     /// One line that names the address and says why the server can't listen on it.
     pub fn open_all(config: &Config) -> Result<Vec<Self>, String> {
         let mut listeners = Vec::new();
-        if config.port > 0 {
-            for address in Address::resolve_all(&config.bind) {
-                let listener = Self::tcp(&address, config);
-                listeners.extend(listener.map_err(|failure| failure.text)?);
-            }
+        for endpoint in Endpoint::all(config, &Address::resolve_all(&config.bind)) {
+            let listener = Self::tcp(endpoint, config);
+            listeners.extend(listener.map_err(|failure| failure.text)?);
         }
         if !config.unixsocket.is_empty() {
             let path = Path::new(&config.unixsocket);
@@ -216,7 +250,7 @@ impl Listener {
         }
         if listeners.is_empty() {
             return Err(String::from(
-                "Configured to not listen anywhere: set a port, a bind address or a unixsocket",
+                "Configured to not listen anywhere: set a port, a memcached-port, a bind address or a unixsocket",
             ));
         }
         Ok(listeners)
@@ -226,10 +260,15 @@ impl Listener {
     ///
     /// # Errors
     /// The server can't listen on the address.
-    pub fn tcp(address: &Address, config: &Config) -> Result<Option<Self>, Failure> {
-        let (name, port) = (&address.name, config.port);
+    pub fn tcp(endpoint: Endpoint<'_>, config: &Config) -> Result<Option<Self>, Failure> {
+        let Endpoint {
+            address,
+            port,
+            speaks,
+        } = endpoint;
+        let name = &address.name;
         let opened = match &address.resolved {
-            Ok(resolved) => Self::tcp_at(with_port(*resolved, port), config),
+            Ok(resolved) => Self::tcp_at(with_port(*resolved, port), speaks, config),
             Err((kind, text)) => Err(io::Error::new(*kind, text.as_str())),
         };
         match opened {
@@ -248,7 +287,7 @@ impl Listener {
     ///
     /// # Errors
     /// The server can't listen on the address.
-    pub fn tcp_at(address: SocketAddr, config: &Config) -> io::Result<Self> {
+    pub fn tcp_at(address: SocketAddr, speaks: Protocol, config: &Config) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
         socket.set_reuse_address(true)?;
         if address.is_ipv6() {
@@ -264,7 +303,7 @@ impl Listener {
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
         socket.listen(i32::try_from(config.tcp_backlog).unwrap_or(i32::MAX))?;
-        Ok(Self::Tcp(TcpListener::from_std(socket.into())))
+        Ok(Self::Tcp(TcpListener::from_std(socket.into()), speaks))
     }
 
     fn unix(path: &Path, mode: u32) -> io::Result<Self> {
@@ -283,15 +322,23 @@ impl Listener {
     /// Its TCP address, if it has one.
     pub fn address(&self) -> Option<SocketAddr> {
         match self {
-            Self::Tcp(listener) => listener.local_addr().ok(),
+            Self::Tcp(listener, _) => listener.local_addr().ok(),
             Self::Unix(..) => None,
+        }
+    }
+
+    /// What its connections speak.
+    pub fn speaks(&self) -> Protocol {
+        match self {
+            Self::Tcp(_, speaks) => *speaks,
+            Self::Unix(..) => Protocol::Resp,
         }
     }
 
     /// Registers for events.
     pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         match self {
-            Self::Tcp(listener) => listener.register(registry, token, Interest::READABLE),
+            Self::Tcp(listener, _) => listener.register(registry, token, Interest::READABLE),
             Self::Unix(listener, _) => listener.register(registry, token, Interest::READABLE),
         }
     }
@@ -299,7 +346,7 @@ impl Listener {
     /// Accepts the next connection; `None` if there is none for now.
     pub fn accept(&self) -> io::Result<Option<Stream>> {
         let accepted = match self {
-            Self::Tcp(listener) => listener.accept().map(|(stream, _)| Stream::Tcp(stream)),
+            Self::Tcp(listener, _) => listener.accept().map(|(stream, _)| Stream::Tcp(stream)),
             Self::Unix(listener, _) => listener.accept().map(|(stream, _)| Stream::Unix(stream)),
         };
         match accepted {
@@ -330,8 +377,9 @@ mod tests {
         };
         let probe = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         let is_permitted = probe.set_mark(MARK).is_ok();
-        match Listener::tcp_at(SocketAddr::from(([127, 0, 0, 1], 0)), &config) {
-            Ok(Listener::Tcp(ref listener)) => {
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        match Listener::tcp_at(address, Protocol::Resp, &config) {
+            Ok(Listener::Tcp(ref listener, _)) => {
                 assert!(is_permitted);
                 assert_eq!(SockRef::from(listener).mark().unwrap(), MARK);
             }

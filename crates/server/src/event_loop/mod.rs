@@ -12,6 +12,7 @@ mod inbox;
 pub mod input;
 pub mod listener;
 pub mod open_files;
+pub mod parser;
 mod requests;
 mod run_script;
 mod spares;

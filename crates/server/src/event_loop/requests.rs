@@ -1,12 +1,10 @@
 //! Running the requests of a connection, one batch after the other.
 
-use damselfly_protocol::{ProtocolError, Reply};
-
 use super::Worker;
 use crate::dispatch::{BatchEnd, Dispatcher};
 use crate::event_loop::connection::Connection;
 use crate::event_loop::input::{Batch, Parsed, RunEnd};
-use crate::session::Replies;
+use crate::event_loop::parser::InputError;
 
 impl Worker {
     /// Runs the requests in the first `bytes` bytes of the thread's buffer.
@@ -78,7 +76,7 @@ fn run_plain(
             BatchEnd::Closing => return Some(RunEnd::Closing),
         }
         if let Some(error) = batch.take_error() {
-            refuse(dispatcher, connection, &error);
+            refuse(dispatcher, connection, error);
             return Some(RunEnd::Closing);
         }
     }
@@ -86,16 +84,13 @@ fn run_plain(
 
 /// Answers a protocol error and closes the connection.
 #[cold]
-fn refuse(dispatcher: &Dispatcher, connection: &mut Connection, error: &ProtocolError) {
-    if connection.session.replies != Replies::Off {
-        let protocol = connection.session.protocol;
-        Reply::new(&mut connection.output, protocol).error(error.text());
-    }
-    dispatcher.counters().count_error(&error.text());
+fn refuse(dispatcher: &Dispatcher, connection: &mut Connection, error: InputError) {
+    let text = error.reply(connection);
+    dispatcher.counters().count_error(&text);
     log::debug!(
         "Protocol error from client {}: {}",
         connection.session.client.address,
-        String::from_utf8_lossy(&error.text())
+        String::from_utf8_lossy(&text)
     );
     connection.session.closing = true;
 }

@@ -32,6 +32,7 @@ impl Worker {
             self.dispatcher.refresh_scripts();
             if self.index == 0 {
                 self.shared.note_memory();
+                self.shared.memcached.flush_if_due(&self.shared);
                 self.note_limit();
                 self.shared
                     .engine

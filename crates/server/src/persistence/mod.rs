@@ -165,11 +165,14 @@ impl Persistence {
         tx: &mut Tx<'_>,
         cause: Cause,
     ) -> Result<Arc<SaveJob>, AlreadySaving> {
+        // Before the state is locked: `apply` locks the two in this order.
+        let config = shared.config();
         let mut state = self.state();
-        if state.job.is_some() {
+        // A stopping server gives saves up, and then no other one may begin.
+        if state.job.is_some() || shared.stopping.load(Relaxed) {
             return Err(AlreadySaving);
         }
-        let job = Arc::new(SaveJob::begin(shared, tx, cause));
+        let job = Arc::new(SaveJob::begin(shared, &config, tx, cause));
         state.job = Some(job.clone());
         match cause {
             Cause::Background => {

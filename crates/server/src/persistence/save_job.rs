@@ -141,14 +141,13 @@ pub struct SaveJob {
 
 impl SaveJob {
     /// Takes the cut. The section holds all locks.
-    pub(super) fn begin(shared: &Shared, tx: &mut Tx<'_>, cause: Cause) -> Self {
-        let config = shared.config();
+    pub(super) fn begin(shared: &Shared, config: &Config, tx: &mut Tx<'_>, cause: Cause) -> Self {
         let totals = (0..shared.engine.databases())
             .map(|db| (db, tx.totals(db)))
             .filter(|(_, totals)| totals.keys > 0)
             .collect();
         Self {
-            file: FileOptions::new(&config),
+            file: FileOptions::new(config),
             output: Output::default(),
             version: AtomicU32::new(VERSION_WRITTEN),
             policy: shared.engine.settings.access_policy(),

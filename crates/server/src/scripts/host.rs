@@ -361,10 +361,8 @@ impl ScriptHost<'_, '_> {
     /// The error that ends the script, if it was killed or the server stops.
     fn ending(&self) -> Option<&'static str> {
         let ends = self.shared.stopping.load(Relaxed)
-            // Once it or its transaction may have written, ending it would leave something half done in the final save.
-            || self.shared.ending.load(Relaxed)
-                && !self.has_written
-                && !self.job.is_in_transaction;
+            // Once it or its transaction has changed a key, ending it would leave something half done in the final save.
+            || self.shared.ending.load(Relaxed) && self.tx.effects().changes == 0;
         if ends {
             return Some("ERR The server is shutting down");
         }
@@ -457,7 +455,7 @@ impl ScriptHost<'_, '_> {
                 REGISTRY.write_help(row, reply);
                 Ok(())
             }
-            Handler::Dispatch(_) | Handler::Script(_) => {
+            Handler::Dispatch(_) | Handler::Script(_) | Handler::Memcached(_) => {
                 unreachable!("{} is not allowed in scripts", row.name)
             }
         };
@@ -482,7 +480,9 @@ impl ScriptHost<'_, '_> {
                 self.lock_all_shards()?;
                 return self.run(row, args, reply);
             }
-            Err(Stop::Long) => unreachable!("no other client waits for a script's section"),
+            Err(Stop::Long | Stop::LongUnlocked(_)) => {
+                unreachable!("no other client waits for a script's section")
+            }
         }
         Ok(None)
     }

@@ -173,7 +173,11 @@ impl ScriptHost<'_, '_> {
                 self.lock_shards_of_keys(row, args)
             }
             (
-                Handler::Session(_) | Handler::Help | Handler::Dispatch(_) | Handler::Script(_),
+                Handler::Session(_)
+                | Handler::Help
+                | Handler::Dispatch(_)
+                | Handler::Script(_)
+                | Handler::Memcached(_),
                 _,
             ) => {
                 if row.needs_all_locks {

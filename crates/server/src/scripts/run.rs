@@ -29,8 +29,6 @@ pub(super) struct Job<'j> {
     row: &'static Row,
     args: Args<'j>,
     keys: usize,
-    /// It is a part of a transaction.
-    pub is_in_transaction: bool,
 }
 
 impl Job<'_> {
@@ -84,7 +82,6 @@ pub fn run(
             row,
             args,
             keys,
-            is_in_transaction: false,
         };
         let memory = match &program {
             Program::Script(known) => &known.memory,
@@ -187,7 +184,6 @@ pub fn run_within(
             row,
             args,
             keys,
-            is_in_transaction: true,
         };
         tx.set_db(session.db);
         let lock_mode = LockMode::Whole;

@@ -196,7 +196,11 @@ fn same_secret(given: &[u8], wanted: &[u8]) -> bool {
     given.len() == wanted.len() && differing == 0
 }
 
-fn log_in(context: &mut Context<'_>, user: &[u8], password: &[u8]) -> Result {
+/// Checks user and password.
+///
+/// # Errors
+/// They are wrong.
+pub(crate) fn log_in(context: &mut Context<'_>, user: &[u8], password: &[u8]) -> Result {
     let wanted = context.config.requirepass.as_bytes();
     if user != DEFAULT_USER || !(wanted.is_empty() || same_secret(password, wanted)) {
         return Err(CommandError::Text(String::from(

@@ -8,13 +8,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
+use damselfly_base::CommandError;
 use damselfly_commands::SlicedReply;
 use damselfly_engine::{Busy, Now, Tx};
 use damselfly_protocol::{Reply, Version};
 
 use crate::blocked::Blocking;
 use crate::clients::Client;
+use crate::event_loop::parser::Protocol;
 use crate::long_commands::LongCommand;
+use crate::memcached;
 use crate::observers::client_tracking::Tracked;
 use crate::observers::subscriptions::Subscriptions;
 use crate::observers::{client_tracking, subscriptions};
@@ -115,6 +118,15 @@ impl Session {
             limits.pubsub
         } else {
             limits.normal
+        }
+    }
+
+    /// Writes an error in the protocol of the connection.
+    #[cold]
+    pub fn write_error(&self, reply: &mut Reply<'_>, error: &CommandError) {
+        match self.client.speaks {
+            Protocol::Resp => reply.error(error.to_bytes()),
+            Protocol::Memcached => memcached::write_error(reply.buffer(), error),
         }
     }
 

@@ -12,8 +12,9 @@ use damselfly_protocol::Reply;
 
 use crate::blocked::End;
 use crate::clients::Client;
+use crate::event_loop::parser::Protocol;
 use crate::observers::client_tracking;
-use crate::registry::{REGISTRY, Row};
+use crate::registry::{Row, name_at};
 use crate::session::connection_commands::check_name;
 use crate::session::{Context, Replies, Session};
 use crate::threads::Thread;
@@ -390,9 +391,12 @@ fn describe(lines: &mut String, client: &Client, now_ms: i64) {
         client.transaction_bytes.load(Relaxed),
         client.memory(),
         if output_bytes > 0 { "rw" } else { "r" },
-        last_command.map_or("NULL", |index| REGISTRY.rows()[index].name.as_str()),
+        last_command.map_or("NULL", name_at),
         client_tracking::redirection(client),
-        client.protocol.load(Relaxed),
+        match client.speaks {
+            Protocol::Resp => client.protocol.load(Relaxed),
+            Protocol::Memcached => 0,
+        },
         names.library,
         names.library_version,
     );

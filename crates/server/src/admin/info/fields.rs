@@ -287,7 +287,8 @@ impl Facts<'_> {
         (self.now.0 - self.shared.started_ms).max(0) / 1000
     }
 
-    fn option(&self, name: &str) -> String {
+    /// The value of an option, as CONFIG GET shows it.
+    pub(crate) fn option(&self, name: &str) -> String {
         let mut found = self.config.get(&[name.as_bytes()]);
         found.pop().map(|(_, value)| value).unwrap_or_default()
     }

@@ -10,7 +10,7 @@ use damselfly_engine::Tx;
 use damselfly_protocol::Reply;
 
 use crate::admin::facts::Facts;
-use crate::registry::{Handler, REGISTRY};
+use crate::registry::{Handler, counted_rows};
 use crate::session::Context;
 use crate::statistics::CommandTotals;
 
@@ -172,7 +172,7 @@ fn info(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Res
 
 /// The names and counters of all commands.
 fn commands(facts: &Facts<'_>) -> impl Iterator<Item = (&'static str, CommandTotals)> {
-    REGISTRY.rows().iter().map(|row| {
+    counted_rows().map(|row| {
         let counters = facts.shared.threads.iter().map(|thread| &thread.counters);
         (row.name.as_str(), CommandTotals::sum(counters, row.index))
     })

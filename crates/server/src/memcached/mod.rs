@@ -1,0 +1,333 @@
+//! memcached: its clients' commands that are not about keys, the rows of all its commands, and what its clients share.
+//!
+//! Requests come from the parser in `protocol/memcached` with their rows ([`Table`]); the commands on keys are in `commands/memcached`. Both run in
+//! the same batches as those of RESP. Their names in statistics begin with `memcached|`.
+
+mod stats;
+
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+
+use damselfly_base::CommandError;
+use damselfly_commands::memcached::{self as keys, Class, Tally};
+use damselfly_commands::{Args, Arity, Command, Group, Keys, Result, Run, Trait};
+use damselfly_engine::{Deadline, Now};
+use damselfly_protocol::Reply;
+use damselfly_protocol::memcached::{Verb, number, reply};
+
+use crate::clock;
+use crate::registry::{Handler, REGISTRY, Row, SessionFn};
+use crate::session::{Context, connection_commands};
+use crate::shared::Shared;
+use crate::statistics::Counter;
+use damselfly_config::LogLevel;
+
+/// The version of memcached whose protocol clients can expect.
+const VERSION: &str = "1.6.45";
+
+/// The database that memcached's clients use.
+pub const DATABASE: usize = 0;
+
+/// The rows of memcached's commands.
+pub struct Table {
+    /// By verb.
+    rows: Vec<Row>,
+    /// The row for storage commands that are refused because memory is short.
+    pub out_of_memory: Row,
+}
+
+/// The rows of memcached's commands.
+pub static TABLE: LazyLock<Table> = LazyLock::new(Table::new);
+
+impl Table {
+    fn new() -> Self {
+        let mut names = Vec::new();
+        let mut row = |command: Command<Handler>| {
+            let name = format!("memcached|{}", command.name.to_ascii_lowercase());
+            // Several verbs may be one command, with one set of statistics.
+            let place = names.iter().position(|other| *other == name);
+            let place = place.unwrap_or_else(|| {
+                names.push(name.clone());
+                names.len() - 1
+            });
+            Row::new(command, name, REGISTRY.rows().len() + place, true)
+        };
+        let rows = Verb::ALL.iter().map(|&verb| row(command(verb))).collect();
+        let out_of_memory = row(keys::OUT_OF_MEMORY.map(Handler::Memcached));
+        Self {
+            rows,
+            out_of_memory,
+        }
+    }
+
+    /// The row of a verb.
+    #[inline]
+    pub fn row(&self, verb: Verb) -> &Row {
+        &self.rows[verb as usize]
+    }
+}
+
+/// The rows with statistics of their own, in the order of their indexes.
+pub fn rows() -> impl Iterator<Item = &'static Row> {
+    let mut next = REGISTRY.rows().len();
+    let all = TABLE.rows.iter().chain([&TABLE.out_of_memory]);
+    all.filter(move |row| {
+        let is_first = row.index == next;
+        next += usize::from(is_first);
+        is_first
+    })
+}
+
+/// The row of a verb.
+fn command(verb: Verb) -> Command<Handler> {
+    if let Some(command) = keys::command(verb) {
+        return command.map(Handler::Memcached);
+    }
+    let (name, run, summary): (_, SessionFn, _) = match verb {
+        Verb::MetaNoop => ("MN", noop, "Returns a line."),
+        Verb::FlushAll => ("FLUSH_ALL", flush_all, "Removes all keys, now or later."),
+        Verb::Stats => ("STATS", stats::stats, "Returns statistics."),
+        Verb::Version => (
+            "VERSION",
+            version,
+            "Returns the version of memcached that clients can expect.",
+        ),
+        Verb::Verbosity => ("VERBOSITY", verbosity, "Sets how much is logged."),
+        Verb::Shutdown => ("SHUTDOWN", shutdown, "Stops the server."),
+        Verb::Quit => ("QUIT", quit, "Closes the connection."),
+        Verb::Authenticate => ("AUTHENTICATE", authenticate, "Authenticates the client."),
+        Verb::Unauthenticated => (
+            "UNAUTHENTICATED",
+            unauthenticated,
+            "Refuses a client that has not authenticated.",
+        ),
+        Verb::BadFormat => ("ERROR", bad_format, "Reports a line that is wrong."),
+        Verb::BadDelete => ("ERROR", bad_delete, "Reports a line that is wrong."),
+        Verb::BadData => ("ERROR", bad_data, "Reports data without a line end."),
+        Verb::TooManyFlags => ("ERROR", too_many_flags, "Reports a line that is wrong."),
+        Verb::TooManyGetFlags => ("ERROR", too_many_get_flags, "Reports a line that is wrong."),
+        // The verbs of commands on keys never get here.
+        _ => ("ERROR", unknown, "Reports a command that does not exist."),
+    };
+    Command {
+        name,
+        arity: Arity::AtLeast(1),
+        keys: Keys::None,
+        traits: &[Trait::NoAuth, Trait::NoScript, Trait::Loading],
+        run: Run::Run(Handler::Session(run)),
+        group: Group::Server,
+        usage: name,
+        summary,
+        since: "1.0.0",
+        complexity: "O(1)",
+    }
+}
+
+/// Writes an error of a command.
+#[cold]
+pub fn write_error(out: &mut Vec<u8>, error: &CommandError) {
+    out.extend_from_slice(b"SERVER_ERROR ");
+    out.extend(error.to_bytes().into_iter().map(|byte| match byte {
+        b'\r' | b'\n' => b' ',
+        other => other,
+    }));
+    out.extend_from_slice(b"\r\n");
+}
+
+/// What all memcached clients share.
+#[derive(Debug, Default)]
+pub struct MemcachedState {
+    /// When all keys will be removed, in milliseconds since the epoch; zero for never.
+    flush_ms: AtomicI64,
+    /// How many times a client gave a wrong password.
+    wrong_passwords: AtomicU64,
+}
+
+impl MemcachedState {
+    /// Removes all keys if a delayed `flush_all` is due. If a shard is busy, the next call tries again.
+    pub fn flush_if_due(&self, shared: &Shared) {
+        let (flush_ms, now) = (self.flush_ms.load(Relaxed), Now(clock::now_ms()));
+        if flush_ms == 0 || flush_ms > now.0 {
+            return;
+        }
+        if let Ok(mut tx) = shared.engine.lock_all(DATABASE, now) {
+            self.flush_ms.store(0, Relaxed);
+            tx.flush(DATABASE, true);
+            tx.invalidate_all();
+        }
+    }
+}
+
+/// What the memcached clients of one thread did, by [`Class`].
+#[derive(Debug, Default)]
+pub struct MemcachedCounters([ClassCounters; Class::COUNT]);
+
+#[derive(Debug, Default)]
+struct ClassCounters {
+    hits: Counter,
+    misses: Counter,
+    mismatches: Counter,
+}
+
+impl MemcachedCounters {
+    /// Counts what a command did.
+    #[inline]
+    pub fn add(&self, tally: Tally) {
+        let class = &self.0[tally.class as usize];
+        for (counter, more) in [
+            (&class.hits, tally.hits),
+            (&class.misses, tally.misses),
+            (&class.mismatches, tally.mismatches),
+        ] {
+            if more > 0 {
+                counter.add(more.into());
+            }
+        }
+    }
+
+    /// Sets all counters to zero.
+    pub fn reset(&self) {
+        for class in &self.0 {
+            for counter in [&class.hits, &class.misses, &class.mismatches] {
+                counter.reset();
+            }
+        }
+    }
+}
+
+fn line(reply: &mut Reply<'_>, text: &str) -> Result {
+    reply::line(reply.buffer(), text);
+    Ok(())
+}
+
+/// True if the last word says that the client wants no reply.
+fn is_quiet(args: Args<'_>) -> bool {
+    args.at(args.len() - 1) == b"noreply"
+}
+
+fn line_unless(is_quiet: bool, reply: &mut Reply<'_>, text: &str) -> Result {
+    match is_quiet {
+        true => Ok(()),
+        false => line(reply, text),
+    }
+}
+
+fn unknown(_: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    line(reply, "ERROR")
+}
+
+fn bad_format(_: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    line(reply, "CLIENT_ERROR bad command line format")
+}
+
+fn bad_delete(_: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    line(
+        reply,
+        "CLIENT_ERROR bad command line format.  Usage: delete <key> [noreply]",
+    )
+}
+
+fn bad_data(_: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    line(reply, "CLIENT_ERROR bad data chunk")
+}
+
+fn too_many_flags(_: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    line(reply, "CLIENT_ERROR options flags too long")
+}
+
+fn too_many_get_flags(_: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    line(reply, "CLIENT_ERROR options flags are too long")
+}
+
+fn noop(_: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    line(reply, "MN")
+}
+
+fn version(_: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    line(reply, &format!("VERSION {VERSION}"))
+}
+
+fn quit(context: &mut Context<'_>, _: Args<'_>, _: &mut Reply<'_>) -> Result {
+    context.session.closing = true;
+    Ok(())
+}
+
+fn unauthenticated(_: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    line(reply, "CLIENT_ERROR unauthenticated")
+}
+
+/// Arguments: the words of a `set`, and user and password as its data.
+fn authenticate(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let data = args.at(args.len() - 1);
+    let mut words = data
+        .split(|&byte| byte == b' ')
+        .filter(|word| !word.is_empty());
+    let (Some(user), Some(password)) = (words.next(), words.next()) else {
+        return line(reply, "CLIENT_ERROR bad authentication token format");
+    };
+    if connection_commands::log_in(context, user, password).is_err() {
+        let state = &context.shared.memcached;
+        state.wrong_passwords.fetch_add(1, Relaxed);
+        return line(reply, "CLIENT_ERROR authentication failure");
+    }
+    line(reply, "STORED")
+}
+
+/// Arguments: name, perhaps the delay, perhaps `noreply`.
+fn flush_all(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let is_quiet = is_quiet(args);
+    let delay = match args.len() - usize::from(is_quiet) {
+        1 => Some(0),
+        _ => number::signed(args.at(1)),
+    };
+    let Some(delay) = delay else {
+        return line_unless(is_quiet, reply, "CLIENT_ERROR invalid exptime argument");
+    };
+    let state = &context.shared.memcached;
+    let flush_ms = match keys::deadline(delay, context.now) {
+        Deadline::At(moment) => moment,
+        Deadline::Clear | Deadline::Keep => 0,
+    };
+    if flush_ms == 0 {
+        let mut tx = context.lock_all()?;
+        tx.flush(DATABASE, true);
+        tx.invalidate_all();
+    }
+    // A later request replaces an earlier one, also one that removes the keys at once.
+    state.flush_ms.store(flush_ms, Relaxed);
+    line_unless(is_quiet, reply, "OK")
+}
+
+/// Arguments: name, level, perhaps `noreply`.
+fn verbosity(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let is_quiet = is_quiet(args);
+    let Some(level) = number::unsigned_32(args.at(1)) else {
+        return line_unless(is_quiet, reply, "CLIENT_ERROR bad command line format");
+    };
+    let loglevel = match level {
+        0 => LogLevel::Notice,
+        1 => LogLevel::Verbose,
+        _ => LogLevel::Debug,
+    };
+    context.shared.change_config(|old| {
+        let mut config = old.clone();
+        config.loglevel = loglevel;
+        Ok::<_, CommandError>(config)
+    })?;
+    log::set_max_level(loglevel.filter());
+    line_unless(is_quiet, reply, "OK")
+}
+
+/// Arguments: name, perhaps the mode.
+fn shutdown(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    if !context.config.memcached_enable_shutdown {
+        return line(reply, "ERROR: shutdown not enabled");
+    }
+    if !(args.len() == 1 || args.len() == 2 && args.at(1) == b"graceful") {
+        return line(reply, "CLIENT_ERROR invalid shutdown mode");
+    }
+    log::warn!("A memcached client requested shutdown...");
+    context.session.closing = true;
+    context.shared.stop();
+    Ok(())
+}

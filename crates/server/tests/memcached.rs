@@ -1,0 +1,572 @@
+//! memcached clients on the data of RESP: what each sees of the other, and clients that misbehave.
+
+mod common;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::time::Duration;
+
+use common::{Client, TestServer, until};
+use damselfly_config::Config;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The reply to the request that marks the end of a reply.
+const END: &[u8] = b"EN k!end\r\n";
+
+/// A server with a port for memcached clients.
+struct Cache {
+    server: TestServer,
+    port: u16,
+}
+
+impl Cache {
+    fn start() -> Self {
+        Self::with(|_| {})
+    }
+
+    fn with(change: impl FnOnce(&mut Config)) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        let server = TestServer::with(|config| {
+            config.memcached_port = port;
+            change(config);
+        });
+        Self { server, port }
+    }
+
+    fn redis(&self) -> Client {
+        self.server.client()
+    }
+
+    fn memcached(&self) -> Memcached {
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        Memcached(stream)
+    }
+}
+
+struct Memcached(TcpStream);
+
+impl Memcached {
+    fn send(&mut self, bytes: &[u8]) {
+        self.0.write_all(bytes).unwrap();
+    }
+
+    /// Sends lines and returns all replies, with `|` for line ends.
+    fn run(&mut self, lines: &str) -> String {
+        self.send(lines.replace('|', "\r\n").as_bytes());
+        self.send(b"\r\nmg !end k\r\n");
+        let reply = self.read_until(|reply| reply.ends_with(END));
+        let reply = String::from_utf8(reply[..reply.len() - END.len()].to_vec()).unwrap();
+        reply.trim_end().replace("\r\n", "|")
+    }
+
+    fn read_until(&mut self, is_complete: impl Fn(&[u8]) -> bool) -> Vec<u8> {
+        let (mut reply, mut buffer) = (Vec::new(), vec![0; 1 << 16]);
+        while !is_complete(&reply) {
+            match self.0.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(len) => reply.extend_from_slice(&buffer[..len]),
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => break,
+                Err(error) => panic!("{error} after {}", reply.escape_ascii()),
+            }
+        }
+        reply
+    }
+
+    /// All that arrives until the server closes the connection.
+    fn until_closed(&mut self) -> Vec<u8> {
+        self.read_until(|_| false)
+    }
+
+    /// The CAS number of a key.
+    fn cas(&mut self, key: &str) -> String {
+        let reply = self.run(&format!("gets {key}"));
+        let line = reply.split('|').next().unwrap();
+        line.split(' ').nth(4).expect("a number").to_owned()
+    }
+}
+
+#[test]
+fn both_protocols_use_the_same_strings() {
+    let cache = Cache::start();
+    let (mut redis, mut memcached) = (cache.redis(), cache.memcached());
+    assert_eq!(memcached.run("set a 5 100 3|abc"), "STORED");
+    assert_eq!(redis.run("GET a"), "\"abc\"");
+    assert!(matches!(redis.number("TTL a"), 99..=100));
+    assert_eq!(redis.run("SET b value EX 50"), "OK");
+    assert_eq!(
+        memcached.run("get a b"),
+        "VALUE a 5 3|abc|VALUE b 0 5|value|END"
+    );
+    assert_eq!(memcached.run("mg b t"), "HD t50");
+    // A change by RESP drops the flags.
+    redis.run("APPEND a d");
+    assert_eq!(memcached.run("get a"), "VALUE a 0 4|abcd|END");
+    // Each counts by its own rules.
+    redis.run("SET n -5");
+    let not_a_number = "CLIENT_ERROR cannot increment or decrement non-numeric value";
+    assert_eq!(memcached.run("incr n 1"), not_a_number);
+    assert_eq!(memcached.run("set n 0 0 20|18446744073709551615"), "STORED");
+    assert!(redis.run("INCR n").contains("not an integer"));
+    assert_eq!(memcached.run("set n 0 0 1|7"), "STORED");
+    assert_eq!(redis.number("INCR n"), 8);
+    assert_eq!(memcached.run("incr n 2"), "10");
+    assert_eq!(redis.run("OBJECT ENCODING n"), "\"int\"");
+    // Packed text, and a binary value.
+    let long = "some text ".repeat(30);
+    redis.run_words(&["SET", "long", &long]);
+    let long = long.trim_end();
+    redis.run_words(&["SET", "long", long]);
+    assert_eq!(
+        memcached.run("get long"),
+        format!("VALUE long 0 299|{long}|END")
+    );
+    redis.run("SELECT 1");
+    assert_eq!(redis.run("GET a"), "(nil)", "only database 0 is shared");
+}
+
+#[test]
+fn a_collection_is_an_error_and_not_a_wrong_answer() {
+    let cache = Cache::start();
+    let (mut redis, mut memcached) = (cache.redis(), cache.memcached());
+    redis.run("RPUSH list a b");
+    let error = "SERVER_ERROR WRONGTYPE Operation against a key holding the wrong kind of value";
+    for request in [
+        "get list",
+        "gets a list b",
+        "gat 0 list",
+        "append list 0 0 1|x",
+        "prepend list 0 0 1|x",
+        "cas list 0 0 1 5|x",
+        "incr list 1",
+        "decr list 1",
+        "mg list v",
+        "mg list s",
+        "md list I",
+        "ms list 1 MA|x",
+        "ma list",
+        "me list",
+    ] {
+        assert_eq!(memcached.run(request), error, "{request}");
+    }
+    for (request, reply) in [
+        ("append list 0 0 1 noreply|x", ""),
+        ("incr list 1 noreply", ""),
+        ("add list 0 0 1|x", "NOT_STORED"),
+        ("touch list 100", "TOUCHED"),
+    ] {
+        assert_eq!(memcached.run(request), reply, "{request}");
+    }
+    assert_eq!(redis.number("LLEN list"), 2);
+    assert_eq!(memcached.run("set list 0 0 1|x"), "STORED");
+    assert_eq!(redis.run("TYPE list"), "string");
+    redis.run("DEL list");
+    redis.run("RPUSH list a b");
+    assert_eq!(memcached.run("delete list"), "DELETED");
+}
+
+/// After each change, made by either protocol, a CAS number from before it must not be accepted. After what is not a change, it must.
+#[test]
+fn a_cas_number_is_valid_until_the_next_change_by_either_protocol() {
+    let cache = Cache::start();
+    let (mut redis, mut memcached) = (cache.redis(), cache.memcached());
+    for (change, is_change) in [
+        ("SET k 12", true),
+        ("SET k 12 KEEPTTL", true),
+        ("GETSET k 12", true),
+        ("MSET k 12", true),
+        ("APPEND k 3", true),
+        ("SETRANGE k 0 1", true),
+        ("INCR k", true),
+        ("INCRBYFLOAT k 1", true),
+        ("DEL k", true),
+        ("UNLINK k", true),
+        ("GETDEL k", true),
+        ("PEXPIRE k -1", true),
+        ("RENAME k other,RENAME other k", true),
+        ("MOVE k 1,SELECT 1,MOVE k 0,SELECT 0", true),
+        ("COPY k other,COPY other k REPLACE", true),
+        ("SET other 12,RENAME other k", true),
+        ("RPUSH list a,RENAME list k,DEL k", true),
+        ("FLUSHALL", true),
+        ("FLUSHDB ASYNC", true),
+        ("MULTI,SET k 12,EXEC", true),
+        ("EVAL return(redis.call('set','k','12')) 0", true),
+        ("GET k", false),
+        ("EXPIRE k 100", false),
+        ("PERSIST k", false),
+        ("OBJECT ENCODING k", false),
+        ("GETEX k EX 100", false),
+        ("SELECT 1,SET k 12,SELECT 0", false),
+        ("SET other 12", false),
+    ] {
+        memcached.run("set k 7 0 2|12");
+        let number = memcached.cas("k");
+        assert_eq!(memcached.cas("k"), number, "it stays while the value does");
+        for command in change.split(',').filter(|_| !change.starts_with("EVAL")) {
+            redis.run(command);
+        }
+        if change.starts_with("EVAL") {
+            redis.run_words(&["EVAL", "return redis.call('set', 'k', '12')", "0"]);
+        }
+        memcached.run("add k 7 0 2|12");
+        let stored = memcached.run(&format!("cas k 0 0 3 {number}|new"));
+        assert_eq!(stored != "STORED", is_change, "{change}: {stored}");
+    }
+    for (change, is_change) in [
+        ("set k 7 0 2|12", true),
+        ("replace k 7 0 2|12", true),
+        ("append k 0 0 0|", true),
+        ("incr k 0", true),
+        ("delete k", true),
+        ("flush_all", true),
+        ("md k I", true),
+        ("ms k 2|12", true),
+        ("ma k D0", true),
+        ("touch k -1", true),
+        ("touch k 100", false),
+        ("gat 0 k", false),
+        ("mg k v h t T100", false),
+        ("add k 0 0 1|1", false),
+    ] {
+        memcached.run("set k 7 0 2|12");
+        let number = memcached.cas("k");
+        memcached.run(change);
+        memcached.run("add k 7 0 2|12");
+        let stored = memcached.run(&format!("cas k 0 0 3 {number}|new"));
+        assert_eq!(stored != "STORED", is_change, "{change}: {stored}");
+    }
+    // Numbers of a key only grow.
+    let mut last = 0;
+    for _ in 0..100 {
+        memcached.run("set k 0 0 1|x");
+        let number = memcached.cas("k").parse::<u64>().unwrap();
+        assert!(number > last);
+        last = number;
+    }
+}
+
+/// Flags and CAS numbers take memory only where there are some.
+#[test]
+fn a_key_without_flags_takes_as_much_memory_as_one_of_redis() {
+    let cache = Cache::start();
+    let (mut redis, mut memcached) = (cache.redis(), cache.memcached());
+    // The block of the next size class begins at one byte more.
+    let (key, value) = ("key-of-16-bytes!", "x".repeat(32 + 10));
+    redis.run(&format!("SET {key} {value}"));
+    let bytes = redis.number(&format!("MEMORY USAGE {key}"));
+    let len = value.len();
+    assert_eq!(
+        memcached.run(&format!("set {key} 0 0 {len}|{value}")),
+        "STORED"
+    );
+    assert_eq!(redis.number(&format!("MEMORY USAGE {key}")), bytes);
+    memcached.run(&format!("set {key} 7 0 {len}|{value}"));
+    memcached.run(&format!("gets {key}"));
+    let with_both = redis.number(&format!("MEMORY USAGE {key}"));
+    assert!(with_both > bytes && with_both <= bytes + 32, "{with_both}");
+    memcached.run(&format!("set {key} 0 0 {len}|{value}"));
+    assert_eq!(redis.number(&format!("MEMORY USAGE {key}")), bytes);
+}
+
+#[test]
+fn observers_of_redis_see_what_memcached_clients_do() {
+    let cache = Cache::with(|config| config.notify_keyspace_events = String::from("KEA"));
+    let mut memcached = cache.memcached();
+    let mut subscriber = cache.redis();
+    subscriber.run("PSUBSCRIBE __keyevent@0__:*");
+    for (request, events) in [
+        ("set k 0 0 1|1", &["set"][..]),
+        ("set k 0 100 1|1", &["set", "expire"]),
+        ("append k 0 0 1|0", &["append"]),
+        ("incr k 5", &["incrby"]),
+        ("touch k 0", &["persist"]),
+        ("gat 50 k", &["expire"]),
+        ("delete k", &["del"]),
+        ("ms k 1|x", &["set"]),
+        ("md k", &["del"]),
+    ] {
+        memcached.run(request);
+        for event in events {
+            let message = subscriber.receive();
+            assert!(
+                message.contains(&format!("__:{event}\"")),
+                "{request}: {message}"
+            );
+        }
+    }
+    let mut watcher = cache.redis();
+    watcher.run("WATCH k");
+    memcached.run("set k 0 0 1|x");
+    watcher.run("MULTI");
+    watcher.run("GET k");
+    assert_eq!(watcher.run("EXEC"), "(nil)");
+    let mut tracker = cache.redis();
+    tracker.run("HELLO 3");
+    tracker.run("CLIENT TRACKING ON");
+    tracker.run("GET k");
+    memcached.run("set k 0 0 1|y");
+    assert!(tracker.receive().contains("invalidate"));
+    let mut monitor = cache.redis();
+    monitor.run("MONITOR");
+    memcached.run("get k");
+    assert!(monitor.receive().ends_with("\"get\" \"k\""));
+}
+
+#[test]
+fn statistics_show_memcached_clients_and_their_commands() {
+    let cache = Cache::start();
+    let (mut redis, mut memcached) = (cache.redis(), cache.memcached());
+    memcached
+        .run("set k 0 0 1|x|get k|get k nosuch|delete nosuch|incr nosuch 1|touch k 5|nonsense");
+    let list = redis.text("CLIENT LIST");
+    let line = list.lines().find(|line| line.contains("resp=0")).unwrap();
+    assert!(line.contains("cmd=memcached|"), "{line}");
+    let stats = redis.text("INFO commandstats");
+    assert!(stats.contains("cmdstat_memcached|get:calls=2"), "{stats}");
+    assert!(stats.contains("cmdstat_memcached|set:calls=1"), "{stats}");
+    let stats = memcached.run("stats");
+    for figure in [
+        "cmd_get 4",
+        "get_hits 2",
+        "get_misses 2",
+        "cmd_set 1",
+        "delete_misses 1",
+        "incr_misses 1",
+        "touch_hits 1",
+        "curr_items 1",
+        "threads 4",
+    ] {
+        assert!(
+            stats.contains(&format!("STAT {figure}|")),
+            "{figure} in {stats}"
+        );
+    }
+    assert!(
+        memcached
+            .run("stats settings")
+            .contains("STAT item_size_max 1048576|")
+    );
+    assert!(
+        memcached
+            .run("stats items")
+            .contains("STAT items:1:number 1|")
+    );
+    assert!(
+        memcached
+            .run("stats slabs")
+            .contains("STAT active_slabs 1|")
+    );
+    assert!(
+        memcached
+            .run("stats conns")
+            .contains(":addr tcp:127.0.0.1:")
+    );
+    assert_eq!(memcached.run("stats reset"), "RESET");
+    assert!(memcached.run("stats").contains("STAT cmd_set 0|"));
+}
+
+#[test]
+fn without_memory_a_value_is_refused_and_not_kept() {
+    let cache = Cache::start();
+    let (mut redis, mut memcached) = (cache.redis(), cache.memcached());
+    memcached.run("set k 0 0 1|x");
+    redis.run("CONFIG SET maxmemory 1");
+    let error = "SERVER_ERROR out of memory storing object";
+    assert_eq!(memcached.run("add new 0 0 1|x"), error);
+    assert_eq!(memcached.run("get k"), "VALUE k 0 1|x|END");
+    assert_eq!(memcached.run("mg k v N30"), error);
+    assert_eq!(memcached.run("incr k 1"), "SERVER_ERROR out of memory");
+    assert_eq!(memcached.run("set k 0 0 1|y"), error);
+    // Nobody reads a value that its writer believes to be replaced.
+    assert_eq!(memcached.run("get k"), "END");
+    assert_eq!(memcached.run("set k 0 0 1 noreply|y"), "");
+    assert_eq!(memcached.run("ms k 1 q|y"), error);
+    assert!(memcached.run("stats").contains("STAT store_no_memory 6|"));
+}
+
+#[test]
+fn a_password_is_asked_for_as_in_memcached() {
+    let cache = Cache::with(|config| config.requirepass = String::from("secret"));
+    let mut client = cache.memcached();
+    for (request, reply) in [
+        ("get a", "CLIENT_ERROR unauthenticated"),
+        (
+            "set x 0 0 9|default x",
+            "CLIENT_ERROR authentication failure",
+        ),
+        (
+            "set x 0 0 3|abc",
+            "CLIENT_ERROR bad authentication token format",
+        ),
+        ("set x 0 0 14|default secret", "STORED"),
+        ("get x", "END"),
+    ] {
+        client.send(format!("{request}|").replace('|', "\r\n").as_bytes());
+        let found = client.read_until(|reply| reply.ends_with(b"\r\n"));
+        assert_eq!(found, format!("{reply}\r\n").as_bytes(), "{request}");
+    }
+}
+
+#[test]
+fn shutdown_needs_its_option() {
+    let cache = Cache::with(|config| config.memcached_enable_shutdown = true);
+    let mut memcached = cache.memcached();
+    assert_eq!(
+        memcached.run("shutdown nonsense"),
+        "CLIENT_ERROR invalid shutdown mode"
+    );
+    memcached.send(b"shutdown\r\n");
+    assert_eq!(memcached.until_closed(), b"");
+    assert!(
+        cache
+            .server
+            .shared()
+            .stopping
+            .load(std::sync::atomic::Ordering::Relaxed)
+    );
+}
+
+#[test]
+fn the_port_changes_while_the_server_runs() {
+    let cache = Cache::start();
+    let mut redis = cache.redis();
+    let mut memcached = cache.memcached();
+    assert_eq!(redis.run("CONFIG SET memcached-port 0"), "OK");
+    assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, cache.port)).is_err());
+    assert_eq!(memcached.run("get a"), "END", "existing clients stay");
+    assert_eq!(
+        redis.run(&format!("CONFIG SET memcached-port {}", cache.port)),
+        "OK"
+    );
+    assert_eq!(cache.memcached().run("get a"), "END");
+}
+
+#[test]
+fn a_memcached_client_gets_no_messages_of_redis() {
+    let cache = Cache::start();
+    let (mut redis, mut memcached) = (cache.redis(), cache.memcached());
+    memcached.run("get a");
+    let list = redis.text("CLIENT LIST");
+    let line = list.lines().find(|line| line.contains("resp=0")).unwrap();
+    let id = line.split([' ', '=']).nth(1).unwrap();
+    redis.run(&format!("CLIENT TRACKING ON REDIRECT {id}"));
+    for round in 0..3 {
+        redis.run("GET k");
+        redis.run(&format!("SET k {round}"));
+        assert_eq!(memcached.run("mn"), "MN");
+    }
+}
+
+#[test]
+fn large_and_unfinished_requests_cost_no_more_than_their_bytes() {
+    let cache = Cache::with(|config| config.memcached_max_item_size_bytes = 10_000);
+    let mut memcached = cache.memcached();
+    assert_eq!(memcached.run("set k 0 0 1|x"), "STORED");
+    // Too large: the data is skipped, and an older value removed.
+    let large = "x".repeat(200_000);
+    let too_large = "SERVER_ERROR object too large for cache";
+    assert_eq!(
+        memcached.run(&format!("set k 0 0 200000|{large}|get k")),
+        format!("{too_large}|END")
+    );
+    assert_eq!(memcached.run(&format!("ms k 200000|{large}")), too_large);
+    assert_eq!(
+        memcached.run(&format!("set k 0 0 200000 noreply|{large}")),
+        ""
+    );
+    // An append that would make it too large changes nothing.
+    let half = "x".repeat(6000);
+    assert_eq!(memcached.run(&format!("set k 0 0 6000|{half}")), "STORED");
+    assert_eq!(
+        memcached.run(&format!("append k 0 0 6000|{half}")),
+        "NOT_STORED"
+    );
+    // Half a value, then nothing: other clients go on, and the memory is that of the bytes that arrived.
+    let mut slow = cache.memcached();
+    slow.send(b"set half 0 0 9000\r\nabc");
+    assert_eq!(memcached.run("get half"), "END");
+    slow.0.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(slow.until_closed(), b"");
+    assert_eq!(memcached.run("get half"), "END");
+    // An announced length takes no memory.
+    let before = damselfly_base::heap::used_bytes();
+    let mut idle: Vec<_> = (0..50).map(|_| cache.memcached()).collect();
+    for client in &mut idle {
+        client.send(b"add k 0 0 2147483000\r\n");
+    }
+    memcached.run("mn");
+    assert!(damselfly_base::heap::used_bytes() < before + (50 << 20));
+    // Lines without an end.
+    for line in ["x", "set ", "mg k "] {
+        let mut endless = cache.memcached();
+        endless.send(line.repeat(9000 / line.len() + 1).as_bytes());
+        assert_eq!(endless.until_closed(), b"");
+    }
+}
+
+#[test]
+fn a_million_keys_in_one_line_are_answered() {
+    let cache = Cache::start();
+    let mut memcached = cache.memcached();
+    memcached.run("set k 0 0 1|x");
+    let keys = " k nosuch".repeat(500_000);
+    let (mut writer, line) = (memcached.0.try_clone().unwrap(), format!("get{keys}\r\n"));
+    let sender = std::thread::spawn(move || writer.write_all(line.as_bytes()).unwrap());
+    let reply = memcached.read_until(|reply| reply.ends_with(b"END\r\n"));
+    sender.join().unwrap();
+    assert_eq!(reply.len(), "VALUE k 0 1\r\nx\r\n".len() * 500_000 + 5);
+    assert_eq!(memcached.run("mn"), "MN");
+}
+
+#[test]
+fn a_client_that_does_not_read_stops_being_served() {
+    let cache = Cache::start();
+    let mut memcached = cache.memcached();
+    let value = "x".repeat(500_000);
+    memcached.run(&format!("set k 0 0 500000|{value}"));
+    let mut slow = cache.memcached();
+    // 100,000 keys: 50 GB of replies.
+    let mut writer = slow.0.try_clone().unwrap();
+    let line = format!("get{}\r\n", " k".repeat(100_000));
+    let sender = std::thread::spawn(move || drop(writer.write_all(line.as_bytes())));
+    let mut redis = cache.redis();
+    let output_bytes = |redis: &mut Client| -> usize {
+        let list = redis.text("CLIENT LIST");
+        let lines = list.lines().filter(|line| line.contains("resp=0"));
+        let bytes = lines.filter_map(|line| {
+            let field = line
+                .split(' ')
+                .find_map(|field| field.strip_prefix("omem="));
+            field?.parse().ok()
+        });
+        bytes.max().unwrap_or(0)
+    };
+    until("some output waits", || output_bytes(&mut redis) > 0);
+    for _ in 0..20 {
+        assert!(output_bytes(&mut redis) < 200 << 20);
+        assert_eq!(memcached.run("mn"), "MN", "other clients are served");
+    }
+    let mut some = vec![0; 1 << 20];
+    slow.0.read_exact(&mut some).unwrap();
+    drop(slow);
+    sender.join().unwrap();
+}
+
+#[test]
+fn other_protocols_are_refused() {
+    let cache = Cache::start();
+    for bytes in [
+        &b"\x80\x00\x00\x01"[..],
+        b"POST / HTTP/1.1\r\nset x 0 0 1\r\ny\r\n",
+    ] {
+        let mut client = cache.memcached();
+        client.send(bytes);
+        assert_eq!(client.until_closed(), b"");
+    }
+    assert_eq!(cache.memcached().run("get x"), "END");
+}
