@@ -59,50 +59,74 @@ fn short(reply: &Reply) -> String {
     text.chars().take(1000).collect()
 }
 
+/// Sends commands at once, and returns their replies.
+fn call_all(connection: &mut Connection, commands: &[Vec<&[u8]>]) -> Vec<Reply> {
+    let bytes: Vec<u8> = commands.iter().flat_map(|words| request(words)).collect();
+    connection.send(&bytes).unwrap();
+    let replies = commands.iter().map(|words| {
+        let reply = connection.receive().unwrap();
+        assert!(
+            !matches!(reply, Reply::Error(_)),
+            "{words:.100?}: {reply:?}"
+        );
+        reply
+    });
+    replies.collect()
+}
+
 /// Everything that both servers say of their data must be equal.
 fn assert_same(one: &Server, other: &Server, with_encodings: bool) {
     let mut both = [one, other].map(Server::connect);
-    let mut asked = |words: &[&[u8]]| {
-        let ask = |connection: &mut Connection| short(&call(connection, words));
-        let replies = both.each_mut().map(ask);
-        let words: Vec<_> = words
-            .iter()
-            .map(|word| word.escape_ascii().to_string())
-            .collect();
-        assert_eq!(replies[0], replies[1], "{words:?}");
-    };
     for db in 0..DATABASES {
-        asked(&[b"SELECT", db.to_string().as_bytes()]);
-        asked(&[b"DBSIZE"]);
-        let mut connection = one.connect();
-        say(&mut connection, &format!("SELECT {db}"));
-        for key in keys(&mut connection) {
-            asked(&[b"TYPE", &key]);
-            asked(&[b"DEBUG", b"DIGEST-VALUE", &key]);
-            asked(&[b"PEXPIRETIME", &key]);
-            // A string that was changed in place becomes a usual one when it is loaded.
-            if with_encodings && !key.starts_with(b"raw:") {
-                let encodings = [one, other].map(|server| encoding(server, db, &key));
-                assert_eq!(encodings[0], encodings[1], "{}", key.escape_ascii());
+        for connection in &mut both {
+            say(connection, &format!("SELECT {db}"));
+        }
+        let counts = both.each_mut().map(|connection| say(connection, "DBSIZE"));
+        assert_eq!(counts[0], counts[1], "database {db}");
+        let keys = keys(&mut both[0]);
+        for key in keys.chunks(50) {
+            let questions = key.iter().flat_map(|key| -> [Vec<&[u8]>; 4] {
+                [
+                    vec![b"TYPE", key],
+                    vec![b"OBJECT", b"ENCODING", key],
+                    vec![b"DEBUG", b"DIGEST-VALUE", key],
+                    vec![b"PEXPIRETIME", key],
+                ]
+            });
+            let questions: Vec<_> = questions.collect();
+            let [ours, theirs] = both.each_mut().map(|connection| {
+                let replies = call_all(connection, &questions);
+                replies.iter().map(short).collect::<Vec<_>>()
+            });
+            for (at, key) in key.iter().enumerate() {
+                let [ours, theirs] = [&ours, &theirs].map(|all| {
+                    let mut all = all[4 * at..4 * at + 4].to_vec();
+                    all[1] = encoding(&all[0], &all[1]).to_owned();
+                    // A string that was changed in place becomes a usual one when it is loaded.
+                    if !with_encodings || key.starts_with(b"raw:") {
+                        all.remove(1);
+                    }
+                    all
+                });
+                assert_eq!(ours, theirs, "{}", key.escape_ascii());
             }
         }
     }
-    asked(&[b"DEBUG", b"DIGEST"]);
-    let libraries = [one, other].map(|server| libraries(&mut server.connect()));
+    let digests = both
+        .each_mut()
+        .map(|connection| say(connection, "DEBUG DIGEST"));
+    assert_eq!(digests[0], digests[1]);
+    let libraries = both.each_mut().map(libraries);
     assert!(libraries[0] == libraries[1]);
-    let keyspace = [one, other].map(|server| keyspace(&mut server.connect()));
-    assert_eq!(keyspace[0], keyspace[1]);
+    let keyspaces = both.each_mut().map(keyspace);
+    assert_eq!(keyspaces[0], keyspaces[1]);
 }
 
-/// The encoding of a key, as Redis 7.0 would call it: lists and sets have a small form in 7.2 and here.
-fn encoding(server: &Server, db: usize, key: &[u8]) -> String {
-    let mut connection = server.connect();
-    say(&mut connection, &format!("SELECT {db}"));
-    let mut ask = |words: &[&[u8]]| text(&call(&mut connection, words));
-    let encoding = ask(&[b"OBJECT", b"ENCODING", key]);
-    match (ask(&[b"TYPE", key]).as_str(), encoding.as_str()) {
-        ("list", "listpack") => "quicklist".into(),
-        ("set", "listpack") => "hashtable".into(),
+/// An encoding as Redis 7.0 calls it: lists and sets have a small form in 7.2 and here.
+fn encoding<'a>(of: &str, encoding: &'a str) -> &'a str {
+    match (of, encoding) {
+        ("list", "listpack") => "quicklist",
+        ("set", "listpack") => "hashtable",
         _ => encoding,
     }
 }
@@ -174,7 +198,7 @@ fn fill(
     element: impl Fn(usize) -> Vec<String>,
 ) {
     let numbers: Vec<usize> = (0..count).collect();
-    for some in numbers.chunks(500) {
+    for some in numbers.chunks(1000) {
         let elements: Vec<String> = some.iter().copied().flat_map(&element).collect();
         let all: Vec<&str> = words
             .split(' ')
@@ -294,7 +318,7 @@ fn populate_collections(connection: &mut Connection) {
         fill(connection, &format!("SADD set:texts:{count}"), count, texts);
         for (width, factor) in [(16, 1), (32, 100_000), (64, 10_000_000_000)] {
             let number = |at: usize| {
-                vec![(at as i64 * factor * if at % 2 == 0 { 1 } else { -1 }).to_string()]
+                vec![(at as i64 * factor * if at.is_multiple_of(2) { 1 } else { -1 }).to_string()]
             };
             fill(
                 connection,
@@ -448,6 +472,7 @@ fn scramble(server: &Server, random: &mut Random) {
             connection = server.connect();
         }
     }
+    // Not within a transaction, nor with the other version of the protocol.
     let mut connection = server.connect();
     let limit = common::now_ms() + PATIENCE_MS;
     for db in 0..DATABASES {

@@ -84,7 +84,7 @@ fn write(job: &SaveJob) -> io::Result<()> {
     }
     job.output.end(job).map_err(in_temporary)?;
     temporary.file.sync_all().map_err(in_temporary)?;
-    temporary.replace(&job.file)
+    temporary.replace(job)
 }
 
 fn report(job: &SaveJob, failure: Option<&str>) {
@@ -96,6 +96,9 @@ fn report(job: &SaveJob, failure: Option<&str>) {
             job.file.path.display()
         ),
         Some(why) if job.was_aborted() => log::info!("Background saving was given up: {why}"),
+        Some(why) if job.is_in_place.load(Relaxed) => log::error!(
+            "Background saving error: {why}. The new file is complete and in place, but the earlier one may be back after a power failure."
+        ),
         Some(why) => log::error!(
             "Background saving error: {why}. The file of the last successful save is unchanged. Until a save succeeds, changes since then are not on disk: check the disk and the options 'dir' and 'dbfilename'."
         ),
@@ -132,23 +135,32 @@ impl Temporary {
             if is_in_use || !path.exists() {
                 continue;
             }
-            file.set_len(0)?;
-            return Ok(Self {
+            let temporary = Self {
                 file,
                 path,
                 is_renamed: false,
-            });
+            };
+            let emptied = temporary.file.set_len(0);
+            return match emptied {
+                Ok(()) => Ok(temporary),
+                Err(error) => Err(named(&temporary.path, &error)),
+            };
         }
         Err(io::Error::other(format!(
             "the names of temporary files of process {id} are all in use"
         )))
     }
 
-    fn replace(mut self, options: &FileOptions) -> io::Result<()> {
-        std::fs::rename(&self.path, &options.path).map_err(|error| named(&options.path, &error))?;
+    fn replace(mut self, job: &SaveJob) -> io::Result<()> {
+        let FileOptions { path, folder, .. } = &job.file;
+        std::fs::rename(&self.path, path).map_err(|error| named(path, &error))?;
         self.is_renamed = true;
-        let folder = File::open(&options.folder).and_then(|folder| folder.sync_all());
-        folder.map_err(|error| named(&options.folder, &error))
+        job.is_in_place.store(true, Relaxed);
+        match File::open(folder).and_then(|folder| folder.sync_all()) {
+            // Some file systems can't do this with a folder. Redis ignores the same errors.
+            Err(error) if is_unsupported(&error) => Ok(()),
+            synced => synced.map_err(|error| named(folder, &error)),
+        }
     }
 }
 
@@ -159,6 +171,13 @@ impl Drop for Temporary {
             let _ = std::fs::remove_file(&self.path);
         }
     }
+}
+
+fn is_unsupported(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::INVAL | Errno::BADF)
+    )
 }
 
 fn named(path: &Path, error: &io::Error) -> io::Error {

@@ -135,6 +135,8 @@ pub struct SaveJob {
     failure: Mutex<Option<String>>,
     has_failed: AtomicBool,
     was_aborted: AtomicBool,
+    /// The file is complete and has its name.
+    pub(super) is_in_place: AtomicBool,
     result: Mutex<Option<bool>>,
     ended: Condvar,
 }
@@ -177,6 +179,7 @@ impl SaveJob {
             failure: Mutex::default(),
             has_failed: AtomicBool::new(false),
             was_aborted: AtomicBool::new(false),
+            is_in_place: AtomicBool::new(false),
             result: Mutex::default(),
             ended: Condvar::new(),
             snapshot: tx.begin_snapshot(),
