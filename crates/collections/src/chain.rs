@@ -514,7 +514,7 @@ impl Chain {
                 self.nodes.swap(at, next);
             }
         }
-        // The merged, now empty nodes have collected behind the last remaining one, so one removal moves no node twice.
+        // The nodes that were emptied by merging are now behind the last remaining one, so one removal moves no node twice.
         if at + 1 < behind {
             self.remove_nodes(at + 1, behind - at - 1);
         }
@@ -528,7 +528,7 @@ impl Chain {
         }
     }
 
-    /// Call this after adding or removing a node at an end: it seals the nodes that thereby became inner or outer nodes.
+    /// Call this after adding or removing a node at an end: it seals the nodes that have become inner or outer nodes.
     fn seal_ends(&mut self) {
         let ends = self.shape.plain_ends.max(1);
         self.seal_at_depth(ends - 1);

@@ -121,7 +121,7 @@ impl<'a> Element<'a> {
                 (back.first() == Some(&(len as u8 + 1))).then_some((Self::Bytes(text), len + 2))
             }
             [tag @ 0xc0..=0xdf, low, 2, ..] => {
-                // The 13 bits to the top and back extend the sign.
+                // Shifting the 13 bits to the top and back extends the sign.
                 let bits = u16::from_be_bytes([tag, low]) << 3;
                 Some((Self::Integer(i64::from(bits.cast_signed() >> 3)), 3))
             }
@@ -144,7 +144,7 @@ impl<'a> Element<'a> {
         self.encode(&mut bytes[at..]);
     }
 
-    /// Reads the element at the front of `bytes`, and tells how many bytes it takes without its back-length. `None` if they
+    /// Reads the element at the front of `bytes`, and returns how many bytes it takes without its back-length. `None` if they
     /// are not an element.
     #[inline]
     pub(crate) fn decode(bytes: &'a [u8]) -> Option<(Self, usize)> {

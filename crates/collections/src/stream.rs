@@ -92,12 +92,12 @@ impl Stream {
         self.nodes.len()
     }
 
-    /// The node at an index; the units in which files keep streams.
+    /// The node at an index. Files store streams node by node.
     pub fn node(&self, index: usize) -> Option<NodeRef<'_>> {
         self.nodes.get(index).map(NodeRef::new)
     }
 
-    /// How many blocks of memory it consists of, about.
+    /// The approximate number of blocks of memory that it consists of.
     pub fn parts(&self) -> usize {
         let groups = self.groups.values().map(|group| 1 + group.parts());
         self.nodes.len() + groups.sum::<usize>()
@@ -154,8 +154,7 @@ impl Stream {
         self.add(id, pairs, starts_node);
     }
 
-    /// Adds an entry behind all others, as the first of a new node: for streams that are read from a file, whose nodes are to
-    /// be the same.
+    /// Appends an entry as the first of a new node. A stream that is read from a file thus gets the same nodes as in the file.
     ///
     /// # Panics
     /// As [`Stream::push`] does.
@@ -185,7 +184,7 @@ impl Stream {
             let names = pairs.clone().map(|(name, _)| name);
             let node = Node::new(id, names, room);
             if self.nodes.is_empty() {
-                // Where there are many streams, most are small.
+                // If there are many streams, most of them are small.
                 self.nodes.reserve_exact(1);
             }
             self.node_bytes += node.heap_bytes();
@@ -397,7 +396,7 @@ impl Stream {
         self.has_gaps() && start <= self.deleted_max
     }
 
-    /// How many entries were ever added up to this one; `None` if that can't be told.
+    /// The number of entries ever added up to this one; `None` if unknown.
     pub fn position(&self, id: StreamId) -> Option<u64> {
         if self.added == 0 {
             return Some(0);
@@ -430,8 +429,8 @@ impl Stream {
         Some(self.added.wrapping_sub(read).cast_signed())
     }
 
-    /// The number of entries that a group has read once it reads this entry, if it had read `before` entries until then; `None`
-    /// if unknown.
+    /// The number of entries that a group has read after it reads this entry, given the number `before` that it had read until
+    /// then; `None` if unknown.
     pub fn entries_read_with(&self, before: Option<u64>, id: StreamId) -> Option<u64> {
         match before {
             Some(read) if !self.has_gaps_from(id) => Some(read.wrapping_add(1)),

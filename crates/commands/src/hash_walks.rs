@@ -9,10 +9,8 @@ use damselfly_protocol::{Reply, Version};
 use damselfly_value::{Collection, Fields, Hash, HashRef, Pair};
 
 use crate::command::{Arity::AtLeast, At::One, Command, Group, Keys, Run, Trait, reads};
-use crate::{Args, KeyspaceFn, Result, Stop, long, scans, sets};
-
-/// The most fields that HRANDFIELD returns if they may repeat: more than any client can want, and some hundred megabytes.
-const REPEATED_MAX: u64 = 1 << 24;
+use crate::sets::{self, Picks};
+use crate::{Args, KeyspaceFn, Result, Stop, long, scans};
 
 pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
     Command {
@@ -102,20 +100,18 @@ fn hrandfield(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result 
     }
     let (count, show) = count_in(args)?;
     let len = tx.read_as::<Hash>(args.key(1))?.map_or(0, HashRef::len);
-    let wanted = sets::picks(count, len);
-    if count < 0 && wanted as u64 > REPEATED_MAX {
-        return Err(out_of_range());
-    }
+    let picks = Picks::new(tx, count, len)?;
+    let wanted = picks.count;
     long::reply_from(tx, args, 1..2, wanted, reply, move |entries, reply| {
         match entries[0].and_then(Hash::view) {
             None => reply.array(0),
-            Some(hash) if count < 0 => {
-                show.begin(reply, wanted);
-                for _ in 0..wanted {
+            Some(hash) if picks.may_repeat => {
+                let begin = |reply: &mut Reply<'_>| show.begin(reply, wanted);
+                picks.write_repeats(reply, begin, |reply| {
                     if let Some(pair) = hash.pick(random()) {
                         show.write(reply, pair);
                     }
-                }
+                })?;
             }
             Some(hash) => write_different(hash, wanted, show, reply),
         }

@@ -314,44 +314,76 @@ fn srandmember(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result
         )
         .into());
     }
-    let bytes_max = tx.engine().settings.bulk_bytes_max.load(Relaxed);
     let len = tx.read_as::<Set>(key)?.map_or(0, SetRef::len);
-    let wanted = picks(count, len);
-    long::reply_from(tx, args, 1..2, wanted, reply, move |entries, reply| {
+    let picks = Picks::new(tx, count, len)?;
+    long::reply_from(tx, args, 1..2, picks.count, reply, move |entries, reply| {
         match entries[0].and_then(Set::view) {
             None => reply.array(0),
-            Some(set) if count < 0 => write_repeats(set, wanted, bytes_max, reply)?,
+            Some(set) if picks.may_repeat => {
+                let pick = |reply: &mut Reply<'_>| write(set.random(random::number()), reply);
+                picks.write_repeats(reply, |reply| reply.array(picks.count), pick)?;
+            }
             Some(set) => {
-                reply.array(wanted);
-                set.sample(wanted, random::number, |member| write(member, reply));
+                reply.array(picks.count);
+                set.sample(picks.count, random::number, |member| write(member, reply));
             }
         }
         Ok(())
     })
 }
 
-/// The number of random members to return from a collection of `len` members. With a negative count members may repeat.
-pub(crate) fn picks(count: i64, len: usize) -> usize {
-    let wanted = usize::try_from(count.unsigned_abs()).unwrap_or(usize::MAX);
-    if count < 0 && len > 0 {
-        wanted
-    } else {
-        wanted.min(len)
-    }
+/// How many random members of a collection to return.
+#[derive(Clone, Copy)]
+pub(crate) struct Picks {
+    pub count: usize,
+    /// Each is chosen from all members, so that they may repeat.
+    pub may_repeat: bool,
+    /// The most bytes of a reply with repeated members. Redis would try to hold any number of them in memory.
+    bytes_max: usize,
 }
 
-/// Writes random members, each chosen from all members, so that they may repeat.
-fn write_repeats(set: SetRef<'_>, count: usize, bytes_max: usize, reply: &mut Reply<'_>) -> Result {
-    let start = reply.position();
-    reply.array(count);
-    for _ in 0..count {
-        write(set.random(random::number()), reply);
-        if reply.position() - start > bytes_max {
-            reply.truncate_to(start);
-            return Err(CommandError::err("reply exceeds proto-max-bulk-len").into());
+impl Picks {
+    /// For a collection of `len` members. With a negative count they may repeat.
+    ///
+    /// # Errors
+    /// Refuses a negative count so large that even empty members would make the reply too long.
+    pub fn new(tx: &Tx<'_>, count: i64, len: usize) -> Result<Self> {
+        const MEMBER_BYTES_MIN: usize = b"$0\r\n\r\n".len();
+        let may_repeat = count < 0 && len > 0;
+        let wanted = usize::try_from(count.unsigned_abs()).unwrap_or(usize::MAX);
+        let picks = Self {
+            count: if may_repeat { wanted } else { wanted.min(len) },
+            may_repeat,
+            bytes_max: tx.engine().settings.bulk_bytes_max.load(Relaxed),
+        };
+        match may_repeat && wanted.saturating_mul(MEMBER_BYTES_MIN) > picks.bytes_max {
+            true => Err(Self::too_long()),
+            false => Ok(picks),
         }
     }
-    Ok(())
+
+    fn too_long() -> Stop {
+        CommandError::err("reply exceeds proto-max-bulk-len").into()
+    }
+
+    /// Writes members that may repeat: `begin` writes the head of the list, `pick` a random member.
+    pub fn write_repeats(
+        self,
+        reply: &mut Reply<'_>,
+        begin: impl FnOnce(&mut Reply<'_>),
+        mut pick: impl FnMut(&mut Reply<'_>),
+    ) -> Result {
+        let start = reply.position();
+        begin(reply);
+        for _ in 0..self.count {
+            pick(reply);
+            if reply.position() - start > self.bytes_max {
+                reply.truncate_to(start);
+                return Err(Self::too_long());
+            }
+        }
+        Ok(())
+    }
 }
 
 fn sscan(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {

@@ -1,7 +1,5 @@
 //! Sorted sets: adding, removing and reading single members. The files `sorted_set_*.rs` have the rest.
 
-use std::sync::atomic::Ordering::Relaxed;
-
 use damselfly_base::{CommandError, double, random};
 use damselfly_engine::{Create, Event, Tx};
 use damselfly_protocol::{Reply, Version};
@@ -11,7 +9,8 @@ use crate::command::{
     Access, Arity::AtLeast, Arity::Exactly, At::One, Command, Group, Keys, Run, Trait, looks,
     reads, writes,
 };
-use crate::{Args, KeyspaceFn, Result, long, scans, sets};
+use crate::sets::{self, Picks};
+use crate::{Args, KeyspaceFn, Result, long, scans};
 
 pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
     Command {
@@ -451,14 +450,19 @@ fn zrandmember(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result
     if with_scores && count.unsigned_abs() > i64::MAX as u64 / 2 {
         return Err(CommandError::err("value is out of range").into());
     }
-    let bytes_max = tx.engine().settings.bulk_bytes_max.load(Relaxed);
     let len = tx.read_as::<SortedSet>(key)?.map_or(0, SortedSetRef::len);
-    let wanted = sets::picks(count, len);
+    let picks = Picks::new(tx, count, len)?;
+    let wanted = picks.count;
     long::reply_from(tx, args, 1..2, wanted, reply, move |entries, reply| {
         match entries[0].and_then(SortedSet::view) {
             None => reply.array(0),
-            Some(set) if count < 0 => {
-                write_repeats(set, wanted, with_scores, bytes_max, reply)?;
+            Some(set) if picks.may_repeat => {
+                let begin = |reply: &mut Reply<'_>| begin_list(wanted, with_scores, reply);
+                picks.write_repeats(reply, begin, |reply| {
+                    if let Some(scored) = pick(set) {
+                        write_one(scored, with_scores, reply);
+                    }
+                })?;
             }
             // All members, from the highest score down as in Redis.
             Some(set) if wanted == set.len() => write_list(set.iter().rev(), with_scores, reply),
@@ -477,29 +481,6 @@ fn write_different(set: SortedSetRef<'_>, count: usize, with_scores: bool, reply
             .by_ref()
             .for_each(|scored| write_one(scored, with_scores, reply));
     }
-}
-
-/// Writes `count` random members, which may repeat. Refuses a reply of more than `bytes_max` bytes, which Redis would try to hold
-/// in memory.
-fn write_repeats(
-    set: SortedSetRef<'_>,
-    count: usize,
-    with_scores: bool,
-    bytes_max: usize,
-    reply: &mut Reply<'_>,
-) -> Result {
-    let start = reply.position();
-    begin_list(count, with_scores, reply);
-    for _ in 0..count {
-        if let Some(scored) = pick(set) {
-            write_one(scored, with_scores, reply);
-        }
-        if reply.position() - start > bytes_max {
-            reply.truncate_to(start);
-            return Err(CommandError::err("reply exceeds proto-max-bulk-len").into());
-        }
-    }
-    Ok(())
 }
 
 fn zscan(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {

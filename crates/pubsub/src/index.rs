@@ -119,7 +119,7 @@ impl Index {
         &self.shards[shard as usize % SHARDS]
     }
 
-    /// CountsByThread a subscription of a thread; returns the name as it is shared.
+    /// Counts a subscription of a thread; returns the shared copy of the name.
     pub fn add(&self, name: &[u8], thread: usize) -> Arc<[u8]> {
         let mut shard = self
             .shard(name)
@@ -244,7 +244,7 @@ impl Patterns {
         self.by_name.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// CountsByThread a subscription of a thread; returns the pattern as it is shared.
+    /// Counts a subscription of a thread; returns the shared copy of the pattern.
     pub fn add(&self, name: &[u8], thread: usize) -> Arc<[u8]> {
         let mut by_name = self.by_name();
         if !by_name.contains_key(name) {

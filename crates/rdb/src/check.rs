@@ -89,7 +89,7 @@ pub struct TypeReport {
     pub largest_key: Vec<u8>,
 }
 
-/// Reads a file to its end or to its first fault, and reports its contents.
+/// Reads a file up to its end or its first fault, and reports its contents.
 pub fn check(source: impl Read) -> Report {
     let mut report = Report::default();
     let thresholds = Thresholds::default();

@@ -2,7 +2,7 @@
 
 use crc_fast::{CrcAlgorithm, Digest};
 
-/// A checksum over bytes that come piece by piece.
+/// A checksum over bytes that arrive piece by piece.
 #[derive(Clone)]
 #[expect(missing_debug_implementations, reason = "the digest has none")]
 pub struct Checksum(Digest);
@@ -46,7 +46,7 @@ impl Checksum {
 mod tests {
     use super::*;
 
-    /// One bit after the other, as the polynomial is defined.
+    /// Bit by bit, as the polynomial is defined.
     fn plain(bytes: &[u8]) -> u64 {
         const POLYNOMIAL: u64 = 0xad93_d235_94c9_35a9_u64.reverse_bits();
         bytes.iter().fold(0, |crc: u64, &byte| {

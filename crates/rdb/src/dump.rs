@@ -27,7 +27,7 @@ pub fn dump(entry: EntryRef<'_>, compress: bool) -> Vec<u8> {
     payload
 }
 
-/// The entry of this key whose value is that of a payload.
+/// An entry with this key and the value of a payload.
 ///
 /// # Errors
 /// If the payload has a wrong checksum or an unknown version ([`Fault::Checksum`], [`Fault::Version`], and

@@ -22,7 +22,7 @@ pub enum Fault {
     Io(io::Error),
     /// The file ends too early.
     Truncated,
-    /// It does not begin as an RDB file does.
+    /// It does not begin like an RDB file.
     NotRdb,
     /// A version that we do not know.
     Version(u32),
@@ -37,11 +37,11 @@ pub enum Fault {
     },
     /// Functions as a release candidate of Redis 7.0 wrote them, which no release can read.
     FunctionPreRelease,
-    /// The first byte of a length means nothing.
+    /// The first byte of a length is invalid.
     BadLength(u8),
-    /// A string whose first byte announces an unknown form.
+    /// A string in an unknown encoding, as its first byte shows.
     BadString(u64),
-    /// A string, or a collection, has more bytes or elements than is possible.
+    /// The length of a string or collection is impossible.
     TooLong(u64),
     /// A compressed string cannot be expanded.
     BadCompression,
@@ -66,14 +66,14 @@ pub enum Fault {
     Stream(&'static str),
     /// The checksum is wrong.
     Checksum {
-        /// The one that is stored.
+        /// The stored checksum.
         stored: u64,
-        /// The one that the bytes have.
+        /// The checksum of the bytes.
         computed: u64,
     },
     /// A DUMP payload is too short for its version and checksum.
     NoFooter,
-    /// A DUMP payload has bytes behind its value.
+    /// A DUMP payload has bytes after its value.
     Trailing,
 }
 

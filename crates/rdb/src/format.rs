@@ -8,7 +8,7 @@ pub const VALKEY_VERSION_MIN: u32 = 80;
 pub const VALKEY_VERSION_MAX: u32 = 81;
 /// The oldest version that we write: Redis 7.0 and Valkey read it.
 pub const VERSION_WRITTEN: u32 = 10;
-/// The oldest version of Redis that knows deadlines of fields: 7.4.
+/// The first version with deadlines of fields: Redis 7.4.
 pub const VERSION_WITH_FIELD_DEADLINES: u32 = 12;
 /// The first version with listpacks of members: Redis 7.2.
 pub(crate) const VERSION_WITH_SET_LISTPACKS: u32 = 11;

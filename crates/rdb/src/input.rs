@@ -18,7 +18,7 @@ use crate::lzf;
 /// Bytes requested per read unless the caller wants another number, and the buffer size kept after a large string.
 const READ_BYTES: usize = 128 << 10;
 
-/// No string is longer: an entry cannot hold it.
+/// The longest string: an entry cannot hold a longer one.
 pub(crate) const STRING_BYTES_MAX: u64 = u32::MAX as u64;
 
 pub(crate) type Result<T> = std::result::Result<T, Fault>;
@@ -30,7 +30,7 @@ pub(crate) struct Input<R> {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
-    /// Number of bytes before those in the buffer.
+    /// The number of bytes before those in the buffer.
     passed: u64,
     /// Over all consumed bytes before `summed`.
     checksum: Option<Checksum>,
@@ -248,7 +248,7 @@ impl<R: Read> Input<R> {
         }
     }
 
-    /// A string. One that is stored as an integer comes as such.
+    /// A string; an integer if it is stored as one.
     #[inline]
     pub(crate) fn string(&mut self) -> Result<Element<'_>> {
         Ok(match self.stored()? {
@@ -285,7 +285,7 @@ impl<R: Read> Input<R> {
         Ok(stored)
     }
 
-    /// Reads a compressed string to `expanded`.
+    /// Reads a compressed string into `expanded`.
     fn expand(&mut self) -> Result<()> {
         let (compressed, len) = (self.length()?, self.length()?);
         for length in [compressed, len] {
@@ -302,7 +302,7 @@ impl<R: Read> Input<R> {
         is_good.then_some(()).ok_or(Fault::BadCompression)
     }
 
-    /// Reads a string to `into`, instead of what is there.
+    /// Reads a string into `into`, and replaces its content.
     #[inline]
     pub(crate) fn string_to(&mut self, into: &mut Vec<u8>) -> Result<()> {
         into.clear();

@@ -1,16 +1,16 @@
 //! Reading and writing RDB files and DUMP payloads, without I/O of its own.
 //!
-//! `docs/decisions/0020-rdb.md` draws the format and says why this is as it is. Numbers of the format are in `format.rs`.
+//! `docs/decisions/0020-rdb.md` draws the format and explains the design. The numbers of the format are in `format.rs`.
 //!
-//! Reading: [`Reader`] takes bytes from anything that implements [`std::io::Read`] and returns one [`Event`] after the other;
-//! `input.rs` keeps the buffer, `decode/` makes entries of values. Nothing in a file is trusted: memory grows only with the bytes
+//! Reading: [`Reader`] takes bytes from anything that implements [`std::io::Read`] and returns one [`Event`] at a time;
+//! `input.rs` keeps the buffer, `decode/` builds entries from values. Nothing in a file is trusted: memory grows only with the bytes
 //! that arrive, and a fault becomes an [`RdbError`] with offset and key. [`check`] reports on a whole file. [`Splitter`] splits a
 //! file into chunks of whole entries, which several threads can decode.
 //!
 //! Writing: [`Encoder`] appends to a vector; `encode/` has a file per part. A large value is written in slices by
-//! [`ValueWriter`]. [`Checksum`] is what the end of the file needs.
+//! [`ValueWriter`]. The end of the file takes a [`Checksum`].
 //!
-//! [`dump`] and [`restore`] are the payloads of the commands of these names.
+//! [`dump`] and [`restore`] write and read the payloads of the commands of these names.
 
 mod check;
 mod checksum;

@@ -10,11 +10,11 @@
 
 /// The longest run of literal bytes.
 const LITERALS_MAX: usize = 32;
-/// The farthest that a copy reaches back.
+/// The longest distance of a copy from its source.
 const OFFSET_MAX: usize = 1 << 13;
 /// The longest copy.
 const COPY_MAX: usize = 264;
-/// The shortest copy that is shorter than its bytes.
+/// The shortest copy that saves space.
 const COPY_MIN: usize = 3;
 /// The most bytes that one byte of compressed data can stand for: a copy of 264 bytes takes three.
 const EXPANSION_MAX: usize = COPY_MAX / 3;
@@ -66,7 +66,7 @@ pub(crate) fn decompress(mut input: &[u8], len: usize, output: &mut Vec<u8>) -> 
         let mut from = output.len() - offset;
         let mut left = count;
         while left > 0 {
-            // What was just copied may be copied again.
+            // The source may include bytes that this copy has just written.
             let piece = left.min(output.len() - from);
             output.extend_from_within(from..from + piece);
             from += piece;
@@ -76,7 +76,7 @@ pub(crate) fn decompress(mut input: &[u8], len: usize, output: &mut Vec<u8>) -> 
     output.len() - start == len
 }
 
-/// A compressor that can stop after some bytes and resume later, so that a long string delays nobody.
+/// A compressor that can stop after some bytes and resume later, so that a long string delays no client.
 pub(crate) struct Compressor {
     /// Maps the hash of three bytes to the position of their last occurrence, counted over all inputs.
     table: Box<[u32; 1 << TABLE_BITS]>,

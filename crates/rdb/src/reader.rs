@@ -300,7 +300,7 @@ impl<'t, R: Read> Reader<'t, R> {
         }
     }
 
-    /// True if nothing follows. After [`Event::End`], a file that was damaged or written together with something else has more.
+    /// True if no bytes follow. After [`Event::End`], more bytes mean that the file is damaged or that something else was appended.
     ///
     /// # Errors
     /// If the source cannot be read.
@@ -333,7 +333,7 @@ impl<R: Read> Reader<'_, R> {
 }
 
 impl Attributes {
-    /// Redis takes -1 as none. All before 1970 are long past.
+    /// Redis takes -1 as no deadline. Other negative deadlines have passed long ago.
     fn set_deadline(&mut self, deadline_ms: i64) {
         self.deadline_ms = (deadline_ms != -1).then_some(deadline_ms.max(0));
     }

@@ -447,3 +447,53 @@ fn very_many_keys_are_watched_and_forgotten_reliably() {
         }
     }
 }
+
+/// The bug: SRANDMEMBER and ZRANDMEMBER with a hugely negative count built half a gigabyte before they refused, and HRANDFIELD had a
+/// limit on the number of fields only, not on their bytes. Now a count that is certainly too large is refused at once, and all three
+/// have the same limit.
+#[test]
+fn random_members_that_repeat_have_a_limit_in_bytes() {
+    const MIB: usize = 1 << 20;
+    const TOO_LONG: &str = "(error) ERR reply exceeds proto-max-bulk-len";
+    let server = TestServer::with(|config| config.threads = 1);
+    let mut client = server.client();
+    client.run("SADD set a");
+    client.run("HSET hash a 1");
+    client.run("ZADD sorted 1 a");
+    let peak = |client: &mut Client| {
+        let info = client.text("INFO memory");
+        let line = info
+            .lines()
+            .find(|line| line.starts_with("used_memory_peak:"));
+        let (_, bytes) = line.unwrap().split_once(':').unwrap();
+        bytes.parse::<usize>().unwrap()
+    };
+    let before = peak(&mut client);
+    for command in ["SRANDMEMBER set", "HRANDFIELD hash", "ZRANDMEMBER sorted"] {
+        for count in [100_000_000, i64::MAX] {
+            assert_eq!(client.run(&format!("{command} -{count}")), TOO_LONG);
+        }
+    }
+    assert!(peak(&mut client) < before + 100 * MIB);
+    let info = client.text("INFO errorstats");
+    assert!(info.contains("errorstat_ERR:count=6\r\n"), "{info}");
+
+    client.run("CONFIG SET proto-max-bulk-len 1mb");
+    let long = "x".repeat(100_000);
+    client.run(&format!("SADD long-set {long}"));
+    client.run(&format!("HSET long-hash {long} 1"));
+    client.run(&format!("ZADD long-sorted 1 {long}"));
+    for command in [
+        "SRANDMEMBER long-set",
+        "HRANDFIELD long-hash",
+        "ZRANDMEMBER long-sorted",
+    ] {
+        assert_eq!(client.run(&format!("{command} -11")), TOO_LONG);
+        let all = client.run(&format!("{command} -10"));
+        assert_eq!(all.matches(&long).count(), 10, "{command}");
+    }
+    assert_eq!(
+        client.run("SRANDMEMBER missing -100000000"),
+        "(empty array)"
+    );
+}

@@ -249,7 +249,7 @@ impl Node {
         (0..count).map(move |_| take(&mut names))
     }
 
-    /// Gives back room that no entry will need.
+    /// Frees capacity that no entry will need.
     pub fn seal(&mut self) {
         if let Some(bytes) = Arc::get_mut(&mut self.bytes) {
             bytes.shrink_to_fit();

@@ -7,8 +7,9 @@
 //!                                              └─ check that the server is as before      baseline.rs
 //! ```
 //!
-//! The checks: replies stay in step with requests; every request gets its reply, and the watchdog within a second, where only
-//! time in which the server could run counts (`clock.rs`); the server's log reports no bug; a round leaves no clients, subscriptions or memory behind; SIGTERM stops the server.
+//! The checks: replies stay in step with requests; every request gets its reply, and the watchdog within a second; the
+//! server's log reports no bug; a round leaves no clients, subscriptions or memory behind; SIGTERM stops the server. Only time in
+//! which the server could run counts towards the limits (`clock.rs`).
 //!
 //! The seed determines the bytes that each connection sends, but not when the server processes them. So the same seed may not
 //! reproduce a fault.

@@ -48,7 +48,7 @@ pub(super) fn listpack(blob: &[u8]) -> Result<Elements<'_>> {
     listpack_with(blob, |_, _| Ok(()))
 }
 
-/// As [`listpack`]; `visit` sees each element on the way, with its index, and may refuse it.
+/// As [`listpack`], and calls `visit` with each element and its index; it may refuse the element.
 #[inline]
 pub(super) fn listpack_with<'b>(
     blob: &'b [u8],
@@ -83,7 +83,7 @@ pub(super) fn listpack_with<'b>(
     })
 }
 
-/// The elements of a listpack that was checked, or was made here.
+/// The elements of a listpack that was checked or written by this crate.
 pub(super) fn each(elements: Elements<'_>) -> impl Iterator<Item = Element<'_>> + Clone {
     let mut rest = elements.bytes;
     std::iter::from_fn(move || {
@@ -93,7 +93,7 @@ pub(super) fn each(elements: Elements<'_>) -> impl Iterator<Item = Element<'_>> 
     })
 }
 
-/// A part of bytes that are read one after the other.
+/// A position in bytes that are read from front to back.
 struct Cursor<'a> {
     form: Form,
     bytes: &'a [u8],

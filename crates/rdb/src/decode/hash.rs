@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! plain                | count | field | value | ... |
-//! zipmap, ziplist, listpack   | string of that form: field and value one behind the other |
+//! zipmap, ziplist, listpack   | string of that form: fields and values in turn |
 //! deadlines            | soonest: u64 | count | deadline | field | value | ... |
 //!                      a deadline is 0 for none, or counts from the soonest, which is 1
 //! deadlines, 7.4 RC    | count | deadline | field | value | ... |     milliseconds since the epoch, 0 for none
@@ -23,7 +23,7 @@ use crate::error::{Duplicate, Fault, Form};
 use crate::format::kind;
 use crate::input::{Input, Result, append_text};
 
-/// Redis's own limit of a field's deadline.
+/// Redis's own limit on the deadline of a field.
 const DEADLINE_MAX: i64 = (1 << 48) - 2;
 
 /// A hash that grows: a listpack until it is too large for one.
@@ -122,7 +122,7 @@ impl<'s> Builder<'s> {
     }
 }
 
-/// The same elements behind the soonest deadline, as a timed hash begins.
+/// The same elements after the earliest deadline, with which a timed hash begins.
 fn with_soonest<'p>(
     elements: Elements<'_>,
     soonest_ms: Option<i64>,
@@ -158,7 +158,7 @@ fn deadline_of(number: i64) -> Result<Option<i64>> {
     }
 }
 
-/// A large hash of fields, values, and deadlines if it is timed, which were checked.
+/// A large hash of checked fields and values, and of deadlines if it is timed.
 fn large(elements: Elements<'_>, is_timed: bool) -> Result<Fields> {
     let (mut fields, mut each) = (Fields::new(), blob::each(elements));
     while let (Some(field), Some(value)) = (each.next(), each.next()) {

@@ -19,7 +19,7 @@ use crate::error::{Fault, Form};
 use crate::format::{kind, node};
 use crate::input::{Input, Result};
 
-/// A list that grows at its end. What is not in the chain yet is a listpack, header included.
+/// A list that grows at its end. Elements that are not in the chain yet are in a listpack with its header.
 struct Builder<'s> {
     shape: Shape,
     chain: Chain,

@@ -52,10 +52,10 @@ struct Scratch {
     stream: stream::Texts,
 }
 
-/// A collection beyond this does not stay packed, whatever the options say.
+/// A collection with more bytes does not stay packed, whatever the options say.
 const PACKED_BYTES_MAX: usize = damselfly_collections::listpack::BYTES_MAX / 2;
 
-/// Scratch memory above this is given back after each value.
+/// Scratch memory above this size is freed after each value.
 const SCRATCH_BYTES_MAX: usize = 1 << 20;
 
 impl<'t> Decoder<'t> {
@@ -115,7 +115,7 @@ impl<'t> Decoder<'t> {
     }
 }
 
-/// Whether a byte is a type of values, known or not.
+/// True if a byte stands for a type of values, known or not.
 pub(crate) fn is_kind(byte: u8) -> bool {
     byte <= kind::LAST && byte != 8
 }
@@ -162,7 +162,7 @@ fn load(threshold: &AtomicU64) -> u64 {
     threshold.load(Relaxed)
 }
 
-/// The bytes of a packed collection; one that is stored as an integer is none.
+/// The bytes of a packed collection. An integer is not one, and has no bytes here.
 fn bytes_of(element: Element<'_>) -> &[u8] {
     match element {
         Element::Bytes(bytes) => bytes,
@@ -170,7 +170,7 @@ fn bytes_of(element: Element<'_>) -> &[u8] {
     }
 }
 
-/// Checks that no two of every `stride`th elements are equal, from the first on.
+/// Checks that the first of every `stride` elements, such as the fields of a hash, all differ.
 fn check_unique(
     elements: Elements<'_>,
     stride: usize,
@@ -182,7 +182,7 @@ fn check_unique(
     check_hashes(elements, stride, hashes, what)
 }
 
-/// The same where the hashes of the elements are known.
+/// The same, given the hashes of these elements.
 fn check_hashes(
     elements: Elements<'_>,
     stride: usize,

@@ -21,7 +21,7 @@ use crate::error::{Duplicate, Fault};
 use crate::format::kind;
 use crate::input::{Input, Result};
 
-/// A large set takes room for no more members before they come.
+/// The most members for which a large set reserves memory before they arrive.
 const ROOM_MAX: u64 = 1 << 12;
 
 impl Decoder<'_> {
@@ -123,7 +123,7 @@ fn packed(elements: Elements<'_>, head: Head<'_>) -> Option<Entry> {
     (elements.count > 0).then(|| Entry::new_packed(head.key, set, head.deadline_ms))
 }
 
-/// An entry of integers in any order.
+/// An entry of a set of integers, which may be in any order.
 fn sorted_integers(elements: Elements<'_>, bytes: &mut Vec<u8>, head: Head<'_>) -> Result<Entry> {
     let integers = blob::each(elements).filter_map(|element| match element {
         Element::Integer(number) => Some(number),

@@ -4,7 +4,7 @@
 //! text scores   | count | member | score | ... |
 //!               a score is u8 and so many bytes of text; 253 for NaN, 254 and 255 for infinity and minus infinity
 //! binary scores | count | member | f64 | ... |
-//! ziplist, listpack   | string of that form: member and score one behind the other, ascending |
+//! ziplist, listpack   | string of that form: members and scores in turn, ascending |
 //! ```
 
 use std::io::Read;
@@ -25,7 +25,7 @@ use crate::input::{Input, Result, append_text};
 /// Members and their scores, in any order.
 #[derive(Default)]
 pub(super) struct Scored {
-    /// The members one behind the other.
+    /// The texts of all members, without separators.
     texts: Vec<u8>,
     members: Vec<Place>,
 }
@@ -61,7 +61,7 @@ impl Scored {
         &self.texts[place.start..place.start + place.len]
     }
 
-    /// Brings the members in order. Files have them ascending or descending.
+    /// Sorts the members. In files they are ascending or descending.
     fn sort(&mut self) {
         let (texts, members) = (&self.texts, &mut self.members);
         let text = |place: &Place| &texts[place.start..place.start + place.len];
@@ -83,7 +83,7 @@ impl Scored {
         })
     }
 
-    /// Members that are equal in all have no order.
+    /// Checks that no member occurs twice with the same score.
     fn check_order(&self) -> Result<()> {
         let is_same = |pair: &[Place]| {
             pair[0].score == pair[1].score && self.text(pair[0]) == self.text(pair[1])
@@ -219,7 +219,7 @@ impl Decoder<'_> {
     }
 }
 
-/// Whether members that come one after the other are ascending by score, then by their bytes; and their hashes.
+/// Checks whether members arrive in ascending order of score and then of their bytes, and collects their hashes.
 struct Order<'e, 'h> {
     hashes: &'h mut Vec<u64>,
     member: Element<'e>,

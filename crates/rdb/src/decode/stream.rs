@@ -14,8 +14,8 @@
 //!          flags: 1 deleted, 2 the names are those of the node; ms and seq count from the node's id
 //! ```
 //!
-//! Other ids are two lengths. Type 1 has nothing in brackets; type 2 has what concerns ids and entries; type 3 the time
-//! of activity; type 4 producers; type 5 the ids that XNACK released.
+//! Other ids are two lengths. Type 1 has none of the parts in brackets. Type 2 adds those about ids and entries, type 3 the
+//! time of activity, type 4 the producers, type 5 the ids that XNACK released.
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -115,7 +115,7 @@ fn id<R: Read>(input: &mut Input<R>) -> Result<StreamId> {
     Ok(StreamId::new(input.length()?, input.length()?))
 }
 
-/// A moment in milliseconds since the epoch; one before it counts as the epoch.
+/// A time in milliseconds since the epoch; an earlier time counts as the epoch.
 fn time<R: Read>(input: &mut Input<R>) -> Result<i64> {
     Ok(input.u64_le()?.cast_signed().max(0))
 }
@@ -145,7 +145,7 @@ impl<'e, I: Iterator<Item = Element<'e>>> Elements<I> {
         }
     }
 
-    /// A count; what it counts comes next, so that a wrong one is found before memory grows.
+    /// A count of elements that follow. A count that is too large is found before memory grows.
     fn count(&mut self) -> Result<u32> {
         u32::try_from(self.integer()?).map_err(|_| broken("a count out of range"))
     }
@@ -218,7 +218,7 @@ fn read_entry<'e>(
         texts.names.push(name);
         texts.values.push(value);
     }
-    // So many elements were read: there can't be 2^31.
+    // All these elements were read, so there are fewer than 2^31.
     Ok(BEFORE + 1 + 2 * count)
 }
 
@@ -323,7 +323,7 @@ fn consumer<R: Read>(
     input.string_to(&mut name)?;
     let seen_ms = time(input)?;
     if of >= kind::STREAM_3 {
-        // When it was active last, which we do not keep.
+        // The time of its last activity, which we do not keep.
         input.u64_le()?;
     }
     let consumer = group.add_consumer(&name, seen_ms);
@@ -345,7 +345,7 @@ fn consumer<R: Read>(
 
 /// Skips Redis 8's state of idempotent producers, which only prevents duplicate XADDs.
 fn skip_producers<R: Read>(input: &mut Input<R>) -> Result<()> {
-    // Duration, and how many are kept.
+    // For how long they are kept, and at most how many.
     input.length()?;
     input.length()?;
     for _ in 0..input.length()? {
@@ -355,7 +355,7 @@ fn skip_producers<R: Read>(input: &mut Input<R>) -> Result<()> {
             id(input)?;
         }
     }
-    // How many were added, and how many were there before.
+    // The number of messages added, and of duplicates.
     input.length()?;
     input.length()?;
     Ok(())

@@ -20,7 +20,7 @@ pub use value::ValueWriter;
 
 /// Shorter strings are not compressed, as in Redis.
 const COMPRESSED_BYTES_MIN: usize = 21;
-/// A string is compressed if that saves so many bytes.
+/// A string is stored compressed only if that saves at least this many bytes.
 const SAVED_BYTES_MIN: usize = 4;
 /// The longest text of an integer that is stored as one: `-2147483648`.
 const INTEGER_BYTES_MAX: usize = 11;
@@ -43,7 +43,7 @@ pub struct Access {
     pub frequency: Option<u8>,
 }
 
-/// An entry cannot be written in the chosen version; this one can express it.
+/// The error for an entry that the chosen version can't express; it names a version that can.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NeedsVersion(pub u32);
 
@@ -90,7 +90,7 @@ impl Encoder {
     /// A writer of parts of a file.
     ///
     /// # Panics
-    /// If the version is none that can be written.
+    /// If files of this version can't be written.
     pub fn new(options: WriteOptions) -> Self {
         let known = [
             VERSION_WRITTEN,
@@ -137,7 +137,7 @@ impl Encoder {
         put_length(database, out);
     }
 
-    /// About how many keys the database has, and how many of them have a deadline.
+    /// The approximate number of keys in the database, and of keys with a deadline.
     pub fn resize_db(&self, keys: u64, deadlines: u64, out: &mut Vec<u8>) {
         out.push(opcode::RESIZE_DB);
         put_length(keys, out);
@@ -159,7 +159,7 @@ impl Encoder {
         Ok(())
     }
 
-    /// The beginning of an entry: all but its value, which the writer that is returned writes in slices.
+    /// The beginning of an entry: everything except its value. The returned writer writes the value in slices.
     ///
     /// # Errors
     /// As [`Encoder::entry`].
@@ -222,7 +222,7 @@ impl Encoder {
         self.bytes(bytes, out);
     }
 
-    /// A string that is no integer.
+    /// A string that is not stored as an integer.
     fn bytes(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
         if bytes.len() >= COMPRESSED_BYTES_MIN
             && self.options.compress
@@ -272,7 +272,7 @@ impl Encoder {
         self.scratch = joined;
     }
 
-    /// A listpack of so many elements, whose bytes these are.
+    /// A listpack, given the number of its elements and their bytes.
     fn listpack(&mut self, count: usize, elements: &[u8], out: &mut Vec<u8>) {
         const HEADER_BYTES: usize = 6;
         let total = HEADER_BYTES + elements.len() + 1;
@@ -286,7 +286,7 @@ impl Encoder {
     }
 }
 
-/// Scratch memory above this is given back.
+/// Scratch memory above this size is freed.
 const SCRATCH_BYTES_MAX: usize = 1 << 20;
 
 fn put_length(length: u64, out: &mut Vec<u8>) {

@@ -1,4 +1,4 @@
-//! Streams. `decode/stream.rs` draws what is written here, of type 2.
+//! Streams, written as type 2. `decode/stream.rs` draws the format.
 
 use std::ops::Bound;
 
@@ -7,7 +7,7 @@ use damselfly_value::{Element, Stream, StreamId};
 
 use super::{Encoder, put_length};
 
-/// Pending entries between two looks at how much was written.
+/// The number of pending entries after which the size of the output is checked.
 const PENDING_PER_STEP: usize = 64;
 /// Marks an unknown number of entries read.
 const READ_UNKNOWN: u64 = u64::MAX;
@@ -25,11 +25,11 @@ pub(super) enum StreamWriter {
 /// Where to resume in a group.
 pub(super) enum GroupPart {
     Start,
-    /// Behind this pending entry.
+    /// After this pending entry.
     Pending(Option<StreamId>),
     /// At the consumer of this index.
     Consumer(usize),
-    /// In the consumer of this index, behind this pending entry.
+    /// In the consumer of this index, after this pending entry.
     ConsumerPending(usize, StreamId),
 }
 

@@ -15,9 +15,9 @@ use crate::lzf::Compressor;
 
 /// A string longer than this is written in slices.
 const SLICED_TEXT_BYTES_MIN: usize = 128 << 10;
-/// An element of a list that is longer is stored outside of a listpack.
+/// A longer element of a list is not stored in a listpack.
 const PLAIN_NODE_BYTES_MIN: usize = 1 << 29;
-/// Members of a sorted set between two looks at how much was written.
+/// The number of members of a sorted set after which the size of the output is checked.
 const MEMBERS_PER_STEP: usize = 32;
 
 /// Writes one value in slices, between which others can work.
@@ -30,17 +30,17 @@ enum State {
     Start,
     /// A long string is being compressed.
     Compressing(Box<Compressor>, usize),
-    /// Its head and so many bytes of a long string.
+    /// The head of a long string and this many of its bytes.
     Text(usize),
-    /// Its head and so many bytes of what a long string was compressed to.
+    /// The head of a compressed long string and this many of its compressed bytes.
     Compressed(Box<Compressor>, usize),
-    /// So many nodes.
+    /// This many nodes.
     List(usize),
     /// The members up to this cursor.
     Set(u64),
-    /// The fields up to this cursor; with the soonest deadline if there are any.
+    /// The fields up to this cursor; with the earliest deadline, if fields have deadlines.
     Hash(u64, Option<i64>),
-    /// All but so many members, the highest first.
+    /// All except this many members; the highest come first.
     SortedSet(usize),
     /// A part of a stream.
     Stream(StreamWriter),
@@ -93,8 +93,8 @@ impl ValueWriter {
     /// Appends about `budget` more bytes of the value, which must be the same and unchanged each time, and the encoder's
     /// options, too. Returns true when all is written.
     ///
-    /// A part is never cut: a node of a list or stream (8 KiB by default), a member, a field with its value. Of a string
-    /// that is being compressed, `budget` bytes are looked at.
+    /// The smallest units are a node of a list or stream (8 KiB by default), a member, and a field with its value. While a string
+    /// is compressed, one call processes `budget` bytes of it.
     pub fn write(
         &mut self,
         value: Value<'_>,
@@ -114,7 +114,7 @@ impl ValueWriter {
     }
 }
 
-/// Writes a part of a value, up to where `out` has `until` bytes, and returns what is written then.
+/// Writes part of a value, until `out` has `until` bytes, and returns the progress.
 fn step(
     state: State,
     value: Value<'_>,
@@ -319,7 +319,7 @@ fn timed_pairs(pairs: Pairs<'_>, encoder: &mut Encoder, out: &mut Vec<u8>) {
     let stride = match soonest_ms {
         None => 2,
         Some(soonest_ms) => {
-            // Redis wants the soonest first, and those without a deadline last.
+            // Redis expects ascending deadlines, and fields without one at the end.
             all.sort_by_key(|pair| pair.deadline_ms.unwrap_or(i64::MAX));
             out.extend_from_slice(&soonest_ms.to_le_bytes());
             3
