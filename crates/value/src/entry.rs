@@ -381,9 +381,9 @@ impl<'a> EntryRef<'a> {
     /// The key.
     #[inline]
     pub fn key(self) -> &'a [u8] {
-        let shape = self.block.shape();
+        let (at, len) = self.block.key_span();
         // SAFETY: the key part of the shape, borrowed for `'a`.
-        unsafe { self.block.part(shape.key_at(), shape.key_len) }
+        unsafe { self.block.part(at, len) }
     }
 
     /// The entry's value.
