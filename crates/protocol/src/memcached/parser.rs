@@ -184,12 +184,10 @@ impl Parser {
 /// the line feed is no part of the line.
 #[inline]
 fn split_words(input: &[u8], spans: &mut Vec<Span>) -> Option<usize> {
-    let mut start = 0;
-    for (at, &byte) in input.iter().enumerate() {
-        if byte > b' ' {
-            continue;
-        }
-        let end = match byte {
+    let (mut start, mut next) = (0, 0);
+    while let Some(at) = next_blank(input, next) {
+        next = at + 1;
+        let end = match input[at] {
             b' ' => at,
             b'\n' if at > 0 && input[at - 1] == b'\r' => at - 1,
             b'\n' => at,
@@ -199,12 +197,31 @@ fn split_words(input: &[u8], spans: &mut Vec<Span>) -> Option<usize> {
             let len = end - start;
             spans.push(Span { start, len });
         }
-        if byte == b'\n' {
+        if input[at] == b'\n' {
             return Some(at);
         }
-        start = at + 1;
+        start = next;
     }
     None
+}
+
+/// The index of the next byte from `at` on that is a blank or a control character.
+#[inline]
+fn next_blank(input: &[u8], mut at: usize) -> Option<usize> {
+    const ONES: u64 = u64::MAX / 255;
+    while let Some(bytes) = input.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
+        let word = u64::from_le_bytes(*bytes);
+        // The lowest of these bits is in the first byte below 0x21; a borrow can only make higher ones wrong.
+        let below = word.wrapping_sub(ONES * 0x21) & !word & (ONES * 0x80);
+        if below != 0 {
+            return Some(at + below.trailing_zeros() as usize / 8);
+        }
+        at += 8;
+    }
+    let rest = input.get(at..)?;
+    rest.iter()
+        .position(|&byte| byte <= b' ')
+        .map(|found| at + found)
 }
 
 /// Where a request ends.

@@ -172,6 +172,23 @@ fn data_that_begins_like_a_flag_is_no_flag() {
 }
 
 #[test]
+fn blanks_are_found_at_every_place_and_behind_every_byte() {
+    for byte in 0..=255 {
+        for place in 0..20 {
+            let mut text = vec![byte; 24];
+            text[place] = b' ';
+            let expected = text.iter().position(|&byte| byte <= b' ');
+            assert_eq!(next_blank(&text, 0), expected, "{byte} {place}");
+            let from = place.saturating_sub(3);
+            let expected = text[from..].iter().position(|&byte| byte <= b' ');
+            assert_eq!(next_blank(&text, from), expected.map(|at| at + from));
+        }
+    }
+    assert_eq!(next_blank(b"abc", 0), None);
+    assert_eq!(next_blank(b"", 5), None);
+}
+
+#[test]
 fn other_protocols_and_endless_lines_close_the_connection() {
     assert_eq!(error(b"\x80\x07"), Some(ProtocolError::Binary));
     assert_eq!(error(b"GET / HTTP/1.1\r\n"), Some(ProtocolError::Http));
