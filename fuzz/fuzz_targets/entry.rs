@@ -1,7 +1,7 @@
 //! The entry: after any sequence of changes it equals a model of plain variables.
 #![no_main]
 
-use damselfly_value::{Entry, NewValue, Text};
+use damselfly_value::{Attributes, Entry, NewValue, Text};
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 
 /// Lengths around every boundary of the layout: lengths of one, two and four bytes, and the slack of growing values.
@@ -16,6 +16,7 @@ struct Model {
     text: Vec<u8>,
     deadline_ms: Option<i64>,
     access: u32,
+    attributes: Attributes,
 }
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
@@ -31,6 +32,7 @@ fn drive(source: &mut Unstructured<'_>) -> Result<()> {
         text: b"0".to_vec(),
         deadline_ms: None,
         access: 0,
+        attributes: Attributes::NONE,
     };
     while !source.is_empty() {
         model.change(source)?;
@@ -41,20 +43,24 @@ fn drive(source: &mut Unstructured<'_>) -> Result<()> {
 
 impl Model {
     fn change(&mut self, source: &mut Unstructured<'_>) -> Result<()> {
-        match source.int_in_range(0..=7_u8)? {
+        match source.int_in_range(0..=8_u8)? {
             0 => {
                 self.text = bytes(source)?;
-                self.entry.set(NewValue::compact(&self.text));
+                self.attributes = attributes(source)?;
+                let value = NewValue::compact(&self.text);
+                self.entry.set_with(value, self.attributes);
             }
             1 => {
                 self.text = bytes(source)?;
                 self.entry.set(NewValue::Bytes(&self.text));
+                self.attributes = Attributes::NONE;
             }
             2 => {
                 let shift = source.int_in_range(0..=63)?;
                 let number = source.arbitrary::<i64>()? >> shift;
                 self.text = number.to_string().into_bytes();
                 self.entry.set(NewValue::Integer(number));
+                self.attributes = Attributes::NONE;
             }
             3 => {
                 self.deadline_ms = source.arbitrary()?;
@@ -69,6 +75,7 @@ impl Model {
                     *last = byte;
                     self.text[len - 1] = byte;
                 }
+                self.attributes = Attributes::NONE;
             }
             5 => {
                 self.key = bytes(source)?;
@@ -78,6 +85,11 @@ impl Model {
                 let text = std::mem::take(&mut self.text);
                 self.entry = Entry::new(&self.key, NewValue::compact(&text), self.deadline_ms);
                 (self.text, self.access) = (text, 0);
+                self.attributes = Attributes::NONE;
+            }
+            7 => {
+                self.attributes = attributes(source)?;
+                self.entry.set_attributes(self.attributes);
             }
             _ => {
                 self.access = source.arbitrary::<u32>()? >> 8;
@@ -93,6 +105,7 @@ impl Model {
         assert_eq!(view.deadline_ms(), self.deadline_ms);
         assert_eq!(view.has_deadline(), self.deadline_ms.is_some());
         assert_eq!(view.access(), self.access);
+        assert_eq!(view.attributes(), self.attributes);
         match view.text().expect("a string") {
             Text::Integer(number) => assert_eq!(number.to_string().as_bytes(), self.text),
             Text::Bytes { bytes, .. } => assert_eq!(bytes, self.text),
@@ -100,6 +113,16 @@ impl Model {
         }
         assert!(view.allocated_bytes() >= self.key.len());
     }
+}
+
+/// Attributes, often none.
+fn attributes(source: &mut Unstructured<'_>) -> Result<Attributes> {
+    Ok(Attributes {
+        flags: if source.arbitrary()? { source.arbitrary()? } else { 0 },
+        cas: source.arbitrary()?,
+        is_stale: source.arbitrary()?,
+        is_claimed: source.arbitrary()?,
+    })
 }
 
 /// A text of one of the lengths: a few bytes of the input, repeated.

@@ -107,6 +107,13 @@ const TARGETS: &[Target] = &[
         ],
     },
     Target {
+        name: "memcached_requests",
+        seeds: &[
+            b"get a b c\r\nset k 1 2 3\r\nabc\r\ncas k 0 0 1 7 noreply\r\nx\r\n",
+            b"ms Zm9v 2 b T5 F7\r\nhi\r\nmg Zm9v b v k\r\nadd k 0 0 90\r\nincr n 5\r\ndelete k 0\r\n",
+        ],
+    },
+    Target {
         name: "replies",
         seeds: &[
             b"+OK\r\n-ERR no\r\n:1\r\n$1\r\na\r\n$-1\r\n*2\r\n:1\r\n*0\r\n*-1\r\n",

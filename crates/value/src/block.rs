@@ -413,6 +413,23 @@ impl Block {
         }
     }
 
+    /// Where the key is, and its length. Called for every look-up, so it decodes no more of the header than it must.
+    #[inline]
+    pub(crate) fn key_span(self) -> (usize, usize) {
+        let flags = self.flags();
+        if (flags >> WIDTH_SHIFT) & 3 != 0 {
+            let shape = self.shape();
+            return (shape.key_at(), shape.key_len);
+        }
+        let has_value_len = Kind::of_flags(flags).fixed_bytes().is_none();
+        let at = LENGTHS_AT + 1 + usize::from(has_value_len);
+        let deadline_bytes = match flags & DEADLINE_FLAG {
+            0 => 0,
+            _ => DEADLINE_BYTES,
+        };
+        (at + deadline_bytes, self.read_length(LENGTHS_AT, 0))
+    }
+
     /// Writes the shape's flags and lengths; keeps the other flags and the access bits.
     pub(crate) fn write_shape(self, shape: Shape) {
         let kept = self.flags() & !(KIND_MASK | 3 << WIDTH_SHIFT | DEADLINE_FLAG);

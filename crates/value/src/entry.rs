@@ -206,7 +206,7 @@ impl Entry {
 
     /// Copies the key, the deadline and the attributes (if the shape has them) and the access bits to a new block of the given shape.
     /// The caller must write the value, and the attributes if they differ.
-    fn without_value(&self, new: Shape, room: usize) -> Self {
+    pub(crate) fn without_value(&self, new: Shape, room: usize) -> Self {
         let view = self.view();
         let block = Block::new(new, room);
         block.fill(new.key_at(), view.key());
@@ -333,46 +333,6 @@ impl Entry {
         self.0.write_shape(Shape { kind, ..shape });
     }
 
-    /// Replaces the value with a large collection; drops the old value.
-    pub(crate) fn set_large(&mut self, large: Large) {
-        let old = self.0.shape();
-        let new = Shape::new(
-            Kind::Boxed,
-            old.has_deadline,
-            old.key_len,
-            size_of::<usize>(),
-        );
-        let copy = self.without_value(new, new.total());
-        copy.0
-            .write_address(new, SharedLarge::new(large).into_raw());
-        *self = copy;
-    }
-
-    /// The entry's large collection, mutable. If it is shared, the entry gets its own copy first.
-    ///
-    /// # Panics
-    /// If the value is not a large collection.
-    pub(crate) fn large_mut(&mut self) -> &mut Large {
-        let mut address = self.view().large_address();
-        // SAFETY: the address came from `into_raw`, and the entry owns that reference.
-        if !unsafe { SharedLarge::is_unique(address) } {
-            let copy = SharedLarge::new(self.view().large().clone());
-            let others = self.take_large();
-            address = copy.into_raw();
-            self.0.write_address(self.0.shape(), address);
-            drop(others);
-        }
-        // SAFETY: this is now the only reference, and the entry is mutably borrowed.
-        unsafe { &mut *address.cast_mut() }
-    }
-
-    /// Takes the large collection out. The caller must not use the entry until it has written another address.
-    fn take_large(&mut self) -> SharedLarge {
-        let address = self.view().large_address();
-        // SAFETY: the address came from `into_raw`, and the entry gives up that reference.
-        unsafe { SharedLarge::from_raw(address) }
-    }
-
     /// The entry in a new block, whose parts are all written.
     pub(crate) fn from_block(block: Block) -> Self {
         Self(block)
@@ -427,9 +387,9 @@ impl<'a> EntryRef<'a> {
     /// The key.
     #[inline]
     pub fn key(self) -> &'a [u8] {
-        let shape = self.block.shape();
+        let (at, len) = self.block.key_span();
         // SAFETY: the key part of the shape, borrowed for `'a`.
-        unsafe { self.block.part(shape.key_at(), shape.key_len) }
+        unsafe { self.block.part(at, len) }
     }
 
     /// The entry's value.
@@ -520,7 +480,7 @@ impl<'a> EntryRef<'a> {
         }
     }
 
-    fn large_address(self) -> *const Large {
+    pub(crate) fn large_address(self) -> *const Large {
         let shape = self.block.shape();
         assert!(shape.kind.is_boxed(), "{:?}", shape.kind);
         usize::from_le_bytes(self.block.read(shape.value_at())) as *const Large

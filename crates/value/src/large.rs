@@ -8,8 +8,9 @@ use std::sync::{Arc, OnceLock};
 
 use damselfly_collections::{Chain, Fields, Members, Ranking, Stream};
 
+use crate::block::{Kind, Shape};
 use crate::collection::Type;
-use crate::{EntryRef, HashRef, ListRef, SetRef, SortedSetRef, Value};
+use crate::{Entry, EntryRef, HashRef, ListRef, SetRef, SortedSetRef, Value};
 
 /// A collection of at most this many parts is freed by the thread that drops it; a larger one is passed to the function
 /// given to [`free_large_with`].
@@ -175,5 +176,47 @@ impl EntryRef<'_> {
     /// True if the value is a large collection, which copies of the entry share until one of them changes it.
     pub fn is_large(self) -> bool {
         self.kind().is_boxed()
+    }
+}
+
+impl Entry {
+    /// Replaces the value with a large collection; drops the old value.
+    pub(crate) fn set_large(&mut self, large: Large) {
+        let old = self.0.shape();
+        let new = Shape::new(
+            Kind::Boxed,
+            old.has_deadline,
+            old.key_len,
+            size_of::<usize>(),
+        );
+        let copy = self.without_value(new, new.total());
+        copy.0
+            .write_address(new, SharedLarge::new(large).into_raw());
+        *self = copy;
+    }
+
+    /// The entry's large collection, mutable. If it is shared, the entry gets its own copy first.
+    ///
+    /// # Panics
+    /// If the value is not a large collection.
+    pub(crate) fn large_mut(&mut self) -> &mut Large {
+        let mut address = self.view().large_address();
+        // SAFETY: the address came from `into_raw`, and the entry owns that reference.
+        if !unsafe { SharedLarge::is_unique(address) } {
+            let copy = SharedLarge::new(self.view().large().clone());
+            let others = self.take_large();
+            address = copy.into_raw();
+            self.0.write_address(self.0.shape(), address);
+            drop(others);
+        }
+        // SAFETY: this is now the only reference, and the entry is mutably borrowed.
+        unsafe { &mut *address.cast_mut() }
+    }
+
+    /// Takes the large collection out. The caller must not use the entry until it has written another address.
+    pub(crate) fn take_large(&mut self) -> SharedLarge {
+        let address = self.view().large_address();
+        // SAFETY: the address came from `into_raw`, and the entry gives up that reference.
+        unsafe { SharedLarge::from_raw(address) }
     }
 }

@@ -55,7 +55,15 @@ fn data(random: &mut Random) -> String {
         3 => String::from("00ff").repeat(random.below(50)),
         _ => String::from(one(
             random,
-            &["v", "value", "another value", "letters and 7"],
+            &[
+                "v",
+                "value",
+                "another value",
+                "letters and 7",
+                "b",
+                "N5",
+                "T-1 x",
+            ],
         )),
     }
 }

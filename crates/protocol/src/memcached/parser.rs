@@ -115,16 +115,12 @@ impl Parser {
             self.skipped -= consumed;
             return Ok(Framed::Complete { consumed });
         }
-        let Some(end) = self.line_end(input)? else {
+        let first = spans.len();
+        let Some(end) = self.split_line(input, spans)? else {
+            spans.truncate(first);
             let wanted = input.len() + 1;
             return Ok(Framed::Incomplete { wanted });
         };
-        let first = spans.len();
-        let line_len = match end > 0 && input[end - 1] == b'\r' {
-            true => end - 1,
-            false => end,
-        };
-        split_words(&input[..line_len], spans);
         if spans.len() == first {
             // Every request has at least a name, if only an empty one.
             spans.push(Span { start: 0, len: 0 });
@@ -154,15 +150,23 @@ impl Parser {
         })
     }
 
-    /// The index of the line feed that ends the first line, if it has arrived.
+    /// Appends the words of the first line, and returns the index of the line feed that ends it; `None` if that has not arrived.
     #[inline]
-    fn line_end(&mut self, input: &[u8]) -> Result<Option<usize>, ProtocolError> {
+    fn split_line(
+        &mut self,
+        input: &[u8],
+        spans: &mut Vec<Span>,
+    ) -> Result<Option<usize>, ProtocolError> {
         if input.first() == Some(&BINARY_MAGIC) {
             return Err(ProtocolError::Binary);
         }
-        let scanned = self.scanned.min(input.len());
-        if let Some(at) = input[scanned..].iter().position(|&byte| byte == b'\n') {
-            return Ok(Some(scanned + at));
+        // A long line that arrives in pieces is searched once, and split once its end is there.
+        let has_end = self.scanned == 0 || {
+            let rest = &input[self.scanned.min(input.len())..];
+            rest.contains(&b'\n')
+        };
+        if has_end && let Some(end) = split_words(input, spans) {
+            return Ok(Some(end));
         }
         self.scanned = input.len();
         let is_retrieval = || {
@@ -176,23 +180,48 @@ impl Parser {
     }
 }
 
-/// Appends the words of a line. Only spaces separate words.
+/// Appends the words up to the first line feed, and returns its index. Only spaces separate words, and one carriage return in front of
+/// the line feed is no part of the line.
 #[inline]
-fn split_words(line: &[u8], spans: &mut Vec<Span>) {
-    let mut start = 0;
-    for (at, &byte) in line.iter().enumerate() {
-        if byte == b' ' {
-            if at > start {
-                let len = at - start;
-                spans.push(Span { start, len });
-            }
-            start = at + 1;
+fn split_words(input: &[u8], spans: &mut Vec<Span>) -> Option<usize> {
+    let (mut start, mut next) = (0, 0);
+    while let Some(at) = next_blank(input, next) {
+        next = at + 1;
+        let end = match input[at] {
+            b' ' => at,
+            b'\n' if at > 0 && input[at - 1] == b'\r' => at - 1,
+            b'\n' => at,
+            _ => continue,
+        };
+        if end > start {
+            let len = end - start;
+            spans.push(Span { start, len });
         }
+        if input[at] == b'\n' {
+            return Some(at);
+        }
+        start = next;
     }
-    if line.len() > start {
-        let len = line.len() - start;
-        spans.push(Span { start, len });
+    None
+}
+
+/// The index of the next byte from `at` on that is a blank or a control character.
+#[inline]
+fn next_blank(input: &[u8], mut at: usize) -> Option<usize> {
+    const ONES: u64 = u64::MAX / 255;
+    while let Some(bytes) = input.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
+        let word = u64::from_le_bytes(*bytes);
+        // The lowest of these bits is in the first byte below 0x21; a borrow can only make higher ones wrong.
+        let below = word.wrapping_sub(ONES * 0x21) & !word & (ONES * 0x80);
+        if below != 0 {
+            return Some(at + below.trailing_zeros() as usize / 8);
+        }
+        at += 8;
     }
+    let rest = input.get(at..)?;
+    rest.iter()
+        .position(|&byte| byte <= b' ')
+        .map(|found| at + found)
 }
 
 /// Where a request ends.
@@ -404,15 +433,15 @@ impl Line<'_> {
         }
         let has_flags = (3..self.words()).any(|index| self.word(index).starts_with(b"F"));
         if self.is_too_large(len, has_flags) {
-            self.decode_key(3);
+            self.decode_key(3..self.words());
             emit(Verb::TooLargeToSet, self.all());
             return Framing::Skip { bytes: len + 2 };
         }
-        let framing = self.frame_rest(Verb::MetaSet, len, false, emit);
-        if let Framing::Data { .. } = framing {
-            self.decode_key(3);
+        // Only a complete request is changed in place, and before its data is among its words.
+        if self.next + len + 2 <= self.input.len() {
+            self.decode_key(3..self.words());
         }
-        framing
+        self.frame_rest(Verb::MetaSet, len, false, emit)
     }
 
     /// Takes `len` bytes of data and the line end behind them.
@@ -463,7 +492,7 @@ impl Line<'_> {
             words if words > META_WORDS_MAX => return Verb::TooManyFlags,
             _ => {}
         }
-        self.decode_key(2);
+        self.decode_key(2..self.words());
         let has = |names: &[u8]| {
             let mut flags = (2..self.words()).map(|index| self.word(index)[0]);
             flags.any(|name| names.contains(&name))
@@ -475,9 +504,9 @@ impl Line<'_> {
         }
     }
 
-    /// Decodes the key if one of the flags from word `from` on says that it is in base64. A key that is not valid becomes empty.
-    fn decode_key(&mut self, from: usize) {
-        if !(from..self.words()).any(|index| self.word(index).starts_with(b"b")) {
+    /// Decodes the key if one of these flags says that it is in base64. A key that is not valid becomes empty.
+    fn decode_key(&mut self, mut flags: Range<usize>) {
+        if !flags.any(|index| self.word(index).starts_with(b"b")) {
             return;
         }
         let span = &mut self.spans[self.first + 1];

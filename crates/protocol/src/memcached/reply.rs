@@ -30,7 +30,13 @@ pub fn value_header(out: &mut Vec<u8>, key: &[u8], flags: u32, len: usize, cas: 
             out.push(b' ');
         }
     }
-    number(out, len as u64);
+    match len {
+        10..100 => {
+            let (tens, ones) = (b'0' + (len / 10) as u8, b'0' + (len % 10) as u8);
+            out.extend_from_slice(&[tens, ones]);
+        }
+        _ => number(out, len as u64),
+    }
     if let Some(cas) = cas {
         out.push(b' ');
         number(out, cas);

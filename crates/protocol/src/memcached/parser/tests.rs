@@ -163,6 +163,31 @@ fn keys_in_base64_are_decoded() {
     assert_eq!(parse(b"ms Zm9v 1 b\r\nx\r\n"), ["MetaSet: ms foo 1 b x"]);
 }
 
+/// Bug: `ms key 2` with the data `bo` was refused with "error decoding key". Cause: the data was taken for a flag, and `b` says that the
+/// key is in base64. Fix: only the words of the line are flags. Found by memcached's `t/metaget.t`.
+#[test]
+fn data_that_begins_like_a_flag_is_no_flag() {
+    assert_eq!(parse(b"ms key 2\r\nbo\r\n"), ["MetaSet: ms key 2 bo"]);
+    assert_eq!(parse(b"ms Zm9v 2 b\r\nbo\r\n"), ["MetaSet: ms foo 2 b bo"]);
+}
+
+#[test]
+fn blanks_are_found_at_every_place_and_behind_every_byte() {
+    for byte in 0..=255 {
+        for place in 0..20 {
+            let mut text = vec![byte; 24];
+            text[place] = b' ';
+            let expected = text.iter().position(|&byte| byte <= b' ');
+            assert_eq!(next_blank(&text, 0), expected, "{byte} {place}");
+            let from = place.saturating_sub(3);
+            let expected = text[from..].iter().position(|&byte| byte <= b' ');
+            assert_eq!(next_blank(&text, from), expected.map(|at| at + from));
+        }
+    }
+    assert_eq!(next_blank(b"abc", 0), None);
+    assert_eq!(next_blank(b"", 5), None);
+}
+
 #[test]
 fn other_protocols_and_endless_lines_close_the_connection() {
     assert_eq!(error(b"\x80\x07"), Some(ProtocolError::Binary));
