@@ -373,10 +373,11 @@ impl SaveJob {
     pub(super) fn give_up(&self, why: &str) {
         self.abort(why);
         let mut queue = self.queue();
-        *queue = Queue {
-            is_complete: true,
-            ..Queue::default()
-        };
+        queue.batches.clear();
+        queue.bytes = 0;
+        // Batches that are copied even later are taken out, too. Those that are being encoded still count.
+        (queue.is_open, queue.is_complete) = (true, true);
+        drop(queue);
         self.queue_changed.notify_all();
     }
 
