@@ -16,6 +16,7 @@ mod kind;
 mod line;
 mod load;
 mod options;
+mod output_limits;
 mod redis;
 mod rewrite;
 mod saving;
@@ -28,10 +29,11 @@ pub use docs::{docs, help};
 pub use kind::{Kind, OptionError, Value};
 pub use load::{Disk, Files, Loaded, Place, Request, StartError, load};
 pub use options::{Access, Changeable, Effect, OPTIONS, Opt, Section, find};
+pub use output_limits::{OutputLimit, OutputLimits};
 pub use saving::{SavePoint, SavePoints, ShutdownFlags};
 pub use settings::{
-    Allow, ClientMemory, Config, LogLevel, MaxmemoryPolicy, Origin, OutputLimit, OutputLimits,
-    Percentiles, RdbVersion, SanitizePayloads, Supervised,
+    Allow, ClientMemory, Config, LogLevel, MaxmemoryPolicy, Origin, Percentiles, RdbVersion,
+    SanitizePayloads, Supervised,
 };
 
 impl Config {

@@ -5,7 +5,6 @@ mod daemon;
 mod logging;
 mod supervisor;
 
-use std::mem::ManuallyDrop;
 use std::process::ExitCode;
 
 use damselfly_config::{Config, Disk, Loaded, Request, Supervised};
@@ -91,8 +90,6 @@ fn serve(loaded: Loaded) -> Result<ExitCode, String> {
     let open_files = open_files::fit_maxclients(&mut config);
     let signals = Signals::handle().map_err(|error| format!("Can't handle signals: {error}"))?;
     let server = Server::start(config, file)?;
-    // The operating system frees everything at once. Freeing millions of entries one by one would delay the end by seconds.
-    let _never_dropped = ManuallyDrop::new(server.shared().clone());
     let config = server.shared().config();
     log::info!(
         "Damselfly {} (Redis {} compatible) started, pid {}, {} threads, {} shards, up to {} clients ({open_files} files)",
@@ -112,7 +109,7 @@ fn serve(loaded: Loaded) -> Result<ExitCode, String> {
     if let Err(error) = server.load(&signals) {
         log::error!("{error}");
         server.shared().stop();
-        server.wait(&signals);
+        std::mem::forget(server.wait(&signals));
         return Ok(ExitCode::FAILURE);
     }
     if !server.is_stopping() {
@@ -121,7 +118,8 @@ fn serve(loaded: Loaded) -> Result<ExitCode, String> {
     }
     server.wait_for_stop(&signals);
     supervisor.stopping();
-    server.wait(&signals);
+    // With very many keys, freeing them would take seconds.
+    std::mem::forget(server.wait(&signals));
     log::warn!("Damselfly is now ready to exit, bye bye...");
     Ok(ExitCode::SUCCESS)
 }

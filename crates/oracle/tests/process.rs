@@ -121,6 +121,37 @@ fn a_second_signal_stops_the_process_even_if_a_thread_is_stuck() {
     }
 }
 
+/// The state of a process and the CPU time that it has used itself, in ticks. Both are known until its parent has waited for it.
+fn state_and_ticks(process: u32) -> (String, u64) {
+    let status = fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    // The name in parentheses may contain anything.
+    let (_, fields) = status.rsplit_once(") ").unwrap();
+    let fields: Vec<&str> = fields.split(' ').collect();
+    (fields[0].to_owned(), fields[11].parse().unwrap())
+}
+
+/// Bug: SIGTERM took seconds if there were millions of keys. Cause: the server freed them one by one before it exited. Fix: it leaves
+/// that to the system.
+#[test]
+fn a_shutdown_does_not_free_the_keys_one_by_one() {
+    const KEYS: &str = "2000000";
+    let server = start(&["--enable-debug-command", "yes"]);
+    let ticks = || state_and_ticks(server.id()).1;
+    let before = ticks();
+    let populate = ["DEBUG", "POPULATE", KEYS];
+    assert_eq!(server.connect().call(&populate).unwrap(), ok());
+    let filled = ticks();
+    kill_process(pid(server.id()), Signal::TERM).unwrap();
+    until("the process has exited", || {
+        state_and_ticks(server.id()).0 == "Z"
+    });
+    let (filling, ending) = (filled - before, ticks() - filled);
+    assert!(
+        ending * 20 < filling,
+        "{ending} ticks to shut down, {filling} to fill the server"
+    );
+}
+
 #[test]
 fn another_port_takes_new_connections_and_old_ones_stay() {
     let server = start(&[]);

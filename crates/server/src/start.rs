@@ -223,8 +223,9 @@ impl Server {
         }
     }
 
-    /// Waits for a signal or a client to stop the server, and then for all its threads to end.
-    pub fn wait(mut self, signals: &Signals) {
+    /// Waits for a signal or a client to stop the server, and then for all its threads to end. Returns the state that they shared:
+    /// dropping it frees all keys one by one, which a process that is about to exit need not do.
+    pub fn wait(mut self, signals: &Signals) -> Arc<Shared> {
         const POLL_INTERVAL: Duration = Duration::from_millis(1);
         const EXPECTED_MAX: Duration = Duration::from_secs(2);
         self.wait_for_stop(signals);
@@ -246,6 +247,7 @@ impl Server {
             }
         }
         drop(self.pidfile.take());
+        self.shared
     }
 }
 

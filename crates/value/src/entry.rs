@@ -8,7 +8,7 @@ use damselfly_base::number::Decimal;
 
 use crate::attributes::Attributes;
 use crate::block::{
-    ACCESS_AT, BYTES_MAX, Block, CAN_EXPIRE, DEADLINE_FLAG, KIND_MASK, Kind, SAVED_FLAG, Shape,
+    ACCESS_AT, BYTES_MAX, Block, CAN_EXPIRE, DEADLINE_FLAG, KIND_MASK, Kind, Shape,
 };
 use crate::large::{Large, SharedLarge};
 use crate::packing::{PackedText, Packing};
@@ -356,7 +356,7 @@ impl Entry {
 /// A borrowed entry. Only the access bits can change through it.
 #[derive(Clone, Copy)]
 pub struct EntryRef<'a> {
-    block: Block,
+    pub(crate) block: Block,
     lifetime: PhantomData<&'a Entry>,
 }
 
@@ -535,37 +535,6 @@ impl<'a> EntryRef<'a> {
     #[inline]
     pub fn can_expire(self) -> bool {
         self.block.flags() & (DEADLINE_FLAG | KIND_MASK) >= CAN_EXPIRE
-    }
-
-    /// The 24 access bits.
-    #[inline]
-    pub fn access(self) -> u32 {
-        let [low, middle, high] = self.block.read(ACCESS_AT);
-        u32::from_le_bytes([low, middle, high, 0])
-    }
-
-    /// Sets the access bits (the low 24 of `access`). Writes only if they differ, so that a key read often within one tick
-    /// keeps its cache line clean.
-    #[inline]
-    pub fn set_access(self, access: u32) {
-        let [low, middle, high, _] = access.to_le_bytes();
-        if self.block.read(ACCESS_AT) != [low, middle, high] {
-            self.block.write(ACCESS_AT, [low, middle, high]);
-        }
-    }
-
-    /// True if the running snapshot has saved the entry already.
-    #[inline]
-    pub fn is_saved(self) -> bool {
-        self.block.flags() & SAVED_FLAG != 0
-    }
-
-    /// Notes whether the running snapshot has saved the entry. New entries and copies begin as not saved; a change of the entry
-    /// may lose the note.
-    pub fn set_saved(self, saved: bool) {
-        let flags = self.block.flags() & !SAVED_FLAG;
-        let saved = if saved { SAVED_FLAG } else { 0 };
-        self.block.write(0, [flags | saved]);
     }
 
     /// A copy under another key (or the same one), with value, attributes, deadline and access bits.

@@ -14,6 +14,7 @@ mod item;
 mod large;
 mod list;
 mod load;
+mod marks;
 mod packed;
 mod packing;
 mod set;

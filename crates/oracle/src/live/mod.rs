@@ -28,7 +28,7 @@ use self::clock::ServerClock;
 use self::commands::Commands;
 use self::driver::Driver;
 use self::journal::Journal;
-use self::session::{Conditions, Ids, Session};
+use self::session::{Ids, Session};
 use self::watchdog::Watchdog;
 use crate::connection::Connection;
 use crate::random::Random;
@@ -78,6 +78,17 @@ pub struct Options {
 #[derive(Debug)]
 struct Fault {
     text: String,
+}
+
+/// The conditions of a round, which decide how the server may treat connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Conditions {
+    /// Another connection, or a limit of the server, may close any connection.
+    closes: bool,
+    /// Any command may get the error BUSY while a script runs.
+    busy: bool,
+    /// Connections use CLIENT PAUSE.
+    pauses: bool,
 }
 
 /// The state that all connections of a round share.

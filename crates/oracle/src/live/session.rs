@@ -4,6 +4,7 @@
 //! draws commands that change this state only in forms whose effect is certain. If the effect is uncertain (HELLO in a
 //! transaction that may fail), the session sends RESET right after it.
 
+use super::Conditions;
 use super::commands::{CLOSING_SETTINGS, Commands, setting, words};
 use crate::connection::request;
 use crate::random::Random;
@@ -40,17 +41,6 @@ pub struct Request {
     pub takes_messages: bool,
     /// It may block: once the client has shut down its sending side, the server abandons this request and those after it.
     pub waits: bool,
-}
-
-/// The conditions of a round, which decide how the server may treat connections.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Conditions {
-    /// Another connection, or a limit of the server, may close any connection.
-    pub closes: bool,
-    /// Any command may get the error BUSY while a script runs.
-    pub busy: bool,
-    /// Connections use CLIENT PAUSE.
-    pub pauses: bool,
 }
 
 /// The ids of the connections of a round, for commands that act on other connections.

@@ -4,6 +4,7 @@ use std::sync::atomic::{
     AtomicBool, AtomicI64, AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
 };
+use std::sync::{Mutex, PoisonError};
 
 /// Whether commands are held back, and until when.
 #[derive(Debug, Default)]
@@ -13,6 +14,8 @@ pub struct Pause {
     writes_only: AtomicBool,
     /// The number of pauses that were ended early.
     ended: AtomicU64,
+    /// Held while a pause is started, so that two at the same moment do not weaken each other.
+    starting: Mutex<()>,
 }
 
 /// Why and how long a command is held back.
@@ -29,6 +32,7 @@ pub struct Hold {
 impl Pause {
     /// Holds commands back until `until_ms`: all, or only those that write. Extends a running pause; never shortens or weakens it.
     pub fn start(&self, now_ms: i64, until_ms: i64, writes_only: bool) {
+        let _starting = self.starting.lock().unwrap_or_else(PoisonError::into_inner);
         if self.until_ms.load(Relaxed) <= now_ms {
             self.writes_only.store(writes_only, Relaxed);
         } else if !writes_only {

@@ -28,7 +28,7 @@ pub mod progress;
 pub mod reload;
 pub mod save_file;
 pub mod save_job;
-pub mod saver;
+pub(crate) mod saver;
 pub mod shutdown;
 pub mod start;
 
