@@ -89,12 +89,12 @@ fn drive(source: &mut Unstructured<'_>) -> Result<()> {
         assert!(PackedRanking::is_valid(&bytes));
         assert_eq!((small.len(), ranking.len()), (model.len(), model.len()));
         let mut rank = 0;
-        for (scored, scored) in ranking.iter().zip(small.iter()) {
-            assert_eq!(model.get(scored.member()), Some(&scored.score()));
-            assert_eq!(scored.score, scored.score());
-            assert_eq!(scored.member.to_vec(), scored.member());
+        for (large, packed) in ranking.iter().zip(small.iter()) {
+            assert_eq!(model.get(large.member()), Some(&large.score()));
+            assert_eq!(packed.score, large.score());
+            assert_eq!(packed.member.to_vec(), large.member());
             if rank % 50 == 0 {
-                assert_eq!(ranking.rank(scored.member()), Some((rank, scored.score())));
+                assert_eq!(ranking.rank(large.member()), Some((rank, large.score())));
             }
             rank += 1;
         }
