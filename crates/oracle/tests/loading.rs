@@ -175,8 +175,8 @@ fn a_file_that_cannot_be_loaded_is_a_refusal_to_start() {
     let whole = good().end();
     let middle = whole.len() - 12;
     assert_refused(&whole[..middle], &[], "at offset");
-    assert_refused(&whole[..middle], &[], "the file is truncated");
-    assert_refused(b"", &[], "at offset 0: the file is truncated");
+    assert_refused(&whole[..middle], &[], "the data is truncated");
+    assert_refused(b"", &[], "at offset 0: the data is truncated");
     assert_refused(b"hello, this is a text", &[], "not an RDB file");
     let newer = [b"REDIS0099", &whole[9..]].concat();
     assert_refused(&newer, &[], "RDB version 99 is not supported");

@@ -135,7 +135,7 @@ fn state_and_ticks(process: u32) -> (String, u64) {
 #[test]
 fn a_shutdown_does_not_free_the_keys_one_by_one() {
     const KEYS: &str = "2000000";
-    let server = start(&["--enable-debug-command", "yes"]);
+    let server = start(&["--enable-debug-command", "yes", "--save", ""]);
     let ticks = || state_and_ticks(server.id()).1;
     let before = ticks();
     let populate = ["DEBUG", "POPULATE", KEYS];
