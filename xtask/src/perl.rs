@@ -1,7 +1,7 @@
 //! `cargo xtask memcached`: memcached's own tests in Perl against Damselfly.
 //!
 //! They come from Debian's source package and are cached in `.tools/`. Each starts the program `memcached-debug` next to them, for which
-//! `tests/memcached/memcached-debug` takes its place. `tests/memcached/skips.txt` lists the files that do not run, and the tests
+//! `tests/memcached/suite/memcached-debug` takes its place. `tests/memcached/suite/skips.txt` lists the files that do not run, and the tests
 //! in other files that may fail, with the reasons.
 
 use crate::steps::{Count, command, must};
@@ -12,8 +12,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 const CACHE: &str = ".tools/memcached-source";
-const SKIPS: &str = "tests/memcached/skips.txt";
-const STARTER: &str = "tests/memcached/memcached-debug";
+const SKIPS: &str = "tests/memcached/suite/skips.txt";
+const STARTER: &str = "tests/memcached/suite/memcached-debug";
 /// What stands in for memcached's `timedrun`, which limits the time of a server.
 const TIMED_RUN: &str = "#!/bin/sh\nshift\nexec \"$@\"\n";
 /// Moving the clock is a feature of memcached's debug build. Sleeping has the same effect.
