@@ -6,6 +6,7 @@ mod compare;
 mod fuzz;
 mod install;
 mod live;
+mod perl;
 mod steps;
 mod tcl;
 mod test;
@@ -25,6 +26,8 @@ Usage: cargo xtask TASK
                           fuzzes a running server over many connections (default: two minutes; 1, 2 and 4 threads)
   tcl [--file unit/x] [--program PATH] [--verbose]
                           runs Redis's own Tcl suite against Damselfly or another server
+  memcached [--file NAME.t]
+                          runs memcached's own tests against Damselfly
   compare [--help]        measures Damselfly and the installed peers in one run
 ";
 
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         }
         ["fuzz", options @ ..] => fuzz::run(options),
         ["tcl", options @ ..] => tcl::run(options),
+        ["memcached", options @ ..] => perl::run(options),
         ["compare", options @ ..] => {
             let options: Vec<String> = options.iter().map(ToString::to_string).collect();
             compare::compare(&options)

@@ -313,10 +313,7 @@ fn fetch() -> Result<PathBuf, String> {
     }
     println!("fetching Redis's test suite from Debian's source package");
     let fail = |error: std::io::Error| format!("{CACHE}: {error}");
-    for folder in ["lists/partial", "cache/archives/partial", "unpacked"] {
-        fs::create_dir_all(Path::new(CACHE).join(folder)).map_err(fail)?;
-    }
-    download()?;
+    download(CACHE, "redis")?;
     let entries = fs::read_dir(CACHE).map_err(fail)?.flatten();
     let archive = entries
         .map(|entry| entry.path())
@@ -340,19 +337,24 @@ fn fetch() -> Result<PathBuf, String> {
     ready.canonicalize().map_err(fail)
 }
 
-/// Downloads the source package with separate lists and caches; those of the system do not change.
-fn download() -> Result<(), String> {
+/// Downloads a source package to the folder `cache`, with lists and caches there; those of the system do not change.
+///
+/// # Errors
+/// This system is not Debian, or the download failed.
+pub fn download(cache: &str, package: &str) -> Result<(), String> {
+    let fail = |error: std::io::Error| format!("{cache}: {error}");
+    for folder in ["lists/partial", "cache/archives/partial", "unpacked"] {
+        fs::create_dir_all(Path::new(cache).join(folder)).map_err(fail)?;
+    }
     let release = fs::read_to_string("/etc/os-release")
         .map_err(|error| format!("/etc/os-release: {error}"))?;
     let codename = release
         .lines()
         .find_map(|line| line.strip_prefix("VERSION_CODENAME="));
-    let codename = codename.ok_or(
-        "this system is not Debian: please unpack Redis's source into .tools/redis-source/suite",
-    )?;
-    let cache = Path::new(CACHE)
-        .canonicalize()
-        .map_err(|error| format!("{CACHE}: {error}"))?;
+    let codename = codename.ok_or(format!(
+        "this system is not Debian: please unpack the source of {package} into {cache}/suite"
+    ))?;
+    let cache = Path::new(cache).canonicalize().map_err(fail)?;
     let sources = format!(
         "deb-src [signed-by={KEYRING}] http://deb.debian.org/debian {codename} main\n\
          deb-src [signed-by={KEYRING}] http://deb.debian.org/debian-security {codename}-security main\n"
@@ -367,7 +369,7 @@ fn download() -> Result<(), String> {
         format!("Dir::Cache={cache_text}/cache"),
         "APT::Sandbox::User=root".into(),
     ];
-    for words in [&["update"][..], &["source", "--download-only", "redis"]] {
+    for words in [&["update"][..], &["source", "--download-only", package]] {
         let mut apt = Command::new("apt-get");
         apt.current_dir(&cache)
             .stdout(Stdio::null())

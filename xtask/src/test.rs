@@ -2,7 +2,7 @@
 
 use crate::install::{self, NODE_PATH, PYTHON};
 use crate::steps::{Count, Steps, cargo_test, check, command, must};
-use crate::tcl;
+use crate::{perl, tcl};
 use damselfly_oracle::memcached::{self, Side};
 use damselfly_oracle::server::{Program, Server};
 use std::path::{Path, PathBuf};
@@ -17,6 +17,19 @@ const TCL_FILES: &[&str] = &[
     "unit/keyspace",
     "unit/protocol",
     "unit/scan",
+];
+
+/// Those of memcached's own tests that run in a few seconds.
+const MEMCACHED_FILES: &[&str] = &[
+    "cas.t",
+    "flags.t",
+    "getandtouch.t",
+    "incrdecr.t",
+    "metaget.t",
+    "multiversioning.t",
+    "noreply.t",
+    "stats.t",
+    "touch.t",
 ];
 
 /// Small programs in `tests/programs/` that do real work through a framework and check the results.
@@ -101,6 +114,9 @@ pub fn suites() -> Result<Count, String> {
             });
         }
     }
+    steps.step("memcached's own tests, short", || {
+        perl::play(MEMCACHED_FILES)
+    });
     run_programs(&mut steps, &subject, "");
     steps.step("Redis's Tcl suite, short", || {
         tcl::play(&subject, TCL_FILES, false)

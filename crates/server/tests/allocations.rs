@@ -43,6 +43,10 @@ impl Bench {
     }
 
     fn with_shards(shards: usize) -> Self {
+        Self::speaking(Protocol::Resp, shards)
+    }
+
+    fn speaking(speaks: Protocol, shards: usize) -> Self {
         let poll = Poll::new().expect("an event queue");
         let waker = Waker::new(poll.registry(), Token(0)).expect("a waker");
         let engine = Arc::new(Engine::new(Layout {
@@ -64,7 +68,7 @@ impl Bench {
             local_address: String::from("test"),
             origin: Origin::Local,
             unix: true,
-            speaks: Protocol::Resp,
+            speaks,
             fd: stream.as_raw_fd(),
             thread: 0,
             now_ms: 0,
@@ -152,6 +156,38 @@ fn reading_and_overwriting_allocate_nothing() {
             ];
             let text = value.escape_ascii();
             assert!(!warm || allocated == [0; 5], "{allocated:?} for {text}");
+        }
+    }
+}
+
+/// A memcached request for each key: `{}` stands for the key.
+fn memcached_requests(request: &str) -> Vec<u8> {
+    let request = |index| request.replace("{}", &format!("key:{index:04}"));
+    (0..KEYS)
+        .flat_map(|index| request(index).into_bytes())
+        .collect()
+}
+
+#[test]
+fn memcached_clients_allocate_nothing_but_new_entries() {
+    for flags in [0, 7] {
+        let mut bench = Bench::speaking(Protocol::Memcached, 1);
+        let set = format!("set {{}} {flags} 0 5\r\nvalue\r\n");
+        let other = format!("set {{}} {flags} 0 5\r\nother\r\n");
+        for warm in [false, true] {
+            let allocated = [
+                bench.expect(&mut memcached_requests(&set), b"STORED\r\n"),
+                bench.run(&mut memcached_requests("get {}\r\n")),
+                bench.run(&mut memcached_requests("get {} nosuch\r\n")),
+                bench.run(&mut memcached_requests("mg {} v f\r\n")),
+                bench.expect(&mut memcached_requests(&other), b"STORED\r\n"),
+                bench.expect(&mut memcached_requests("ms {} 5 q\r\nthird\r\n"), b""),
+            ];
+            // A change of flags from 7 to 0 makes a smaller entry.
+            let changes = if flags == 0 { 0 } else { 2 };
+            let all: u64 = allocated.iter().sum();
+            assert!(!warm || all <= changes * KEYS as u64, "{allocated:?}");
+            assert!(!warm || allocated[1..5] == [0; 4], "{allocated:?}");
         }
     }
 }

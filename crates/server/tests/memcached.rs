@@ -366,6 +366,12 @@ fn statistics_show_memcached_clients_and_their_commands() {
             .run("stats conns")
             .contains(":addr tcp:127.0.0.1:")
     );
+    assert!(
+        memcached
+            .run("stats cachedump 1 0")
+            .starts_with("ITEM k [1 b; ")
+    );
+    assert_eq!(memcached.run("stats cachedump 2 0"), "END");
     assert_eq!(memcached.run("stats reset"), "RESET");
     assert!(memcached.run("stats").contains("STAT cmd_set 0|"));
 }

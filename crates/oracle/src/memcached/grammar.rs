@@ -1,6 +1,6 @@
 //! Random requests of memcached's protocol.
 //!
-//! Left out is only what memcached does by chance or by its clock, and what differs on purpose: blanks that pad a number, flags of
+//! Left out is only what memcached does by chance or by its clock, and what differs on purpose: numbers from 2^63 on where memcached finds a minus sign in the memory behind them, blanks that pad a number, flags of
 //! meta requests that memcached 1.6.18 does not have, and data behind a line that is wrong, which that version reads as lines.
 
 use crate::random::Random;
@@ -62,7 +62,7 @@ fn data(random: &mut Random) -> String {
                 "letters and 7",
                 "b",
                 "N5",
-                "T-1 x",
+                "T1 x",
             ],
         )),
     }

@@ -5,8 +5,10 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use damselfly_commands::memcached::Class;
 use damselfly_commands::{Args, Result};
+use damselfly_engine::Cursor;
 use damselfly_protocol::Reply;
-use damselfly_protocol::memcached::reply;
+
+use damselfly_protocol::memcached::{number, reply};
 
 use super::{ClassCounters, DATABASE, VERSION, line};
 use crate::admin::facts::{self, Facts};
@@ -135,7 +137,7 @@ static SETTINGS: &[Figure] = &[
     ("slab_automove", ZERO),
     ("lru_crawler", |_| yes(false).into()),
     ("flush_enabled", |_| yes(true).into()),
-    ("dump_enabled", |_| yes(false).into()),
+    ("dump_enabled", |_| yes(true).into()),
     ("hash_algorithm", |_| "ahash".into()),
     ("lru_maintainer_thread", |_| yes(false).into()),
     ("lru_segmented", |_| yes(false).into()),
@@ -291,7 +293,7 @@ pub(super) fn stats(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply
                 _ => line(reply, "CLIENT_ERROR usage: stats detail on|off|dump"),
             };
         }
-        b"cachedump" => return line(reply, "CLIENT_ERROR stats cachedump not allowed"),
+        b"cachedump" => return dump(context, args, reply),
         _ => return line(reply, "ERROR"),
     };
     let facts = Facts::gather(context)?;
@@ -307,6 +309,46 @@ pub(super) fn stats(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply
     }
     reply::line(out, "END");
     Ok(())
+}
+
+/// Arguments: name, `cachedump`, the slab class, and how many keys at most; 0 for as many as the reply has room for.
+fn dump(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    const REPLY_BYTES_MAX: usize = 2 << 20;
+    const KEYS_PER_STEP: usize = 100;
+    if args.len() < 4 {
+        return line(reply, "CLIENT_ERROR bad command line");
+    }
+    let numbers = (
+        number::unsigned_32(args.at(2)),
+        number::unsigned_32(args.at(3)),
+    );
+    let (Some(class), Some(limit)) = numbers else {
+        return line(reply, "CLIENT_ERROR bad command line format");
+    };
+    let limit = match limit {
+        0 => usize::MAX,
+        limit => limit as usize,
+    };
+    let (out, mut keys) = (reply.buffer(), 0);
+    let start = out.len();
+    let mut tx = context.section();
+    let mut cursor = Cursor::default();
+    while class == 1 && keys < limit {
+        cursor = tx.scan(DATABASE, cursor, KEYS_PER_STEP, |entry| {
+            if let Some(text) = entry.text().filter(|_| keys < limit) {
+                keys += 1;
+                let expiry_s = entry.deadline_ms().map_or(0, |ms| ms / 1000);
+                out.extend_from_slice(b"ITEM ");
+                out.extend_from_slice(entry.key());
+                reply::line(out, &format!(" [{} b; {expiry_s} s]", text.len()));
+            }
+        })?;
+        if cursor == Cursor::default() || out.len() - start > REPLY_BYTES_MAX {
+            break;
+        }
+    }
+    drop(tx);
+    line(reply, "END")
 }
 
 /// The memcached clients.
