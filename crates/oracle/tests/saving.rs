@@ -285,6 +285,24 @@ fn a_queued_write_is_refused_by_exec_and_a_queued_ping_is_not() {
     assert_eq!(say(&mut pinger, "EXEC"), "1) PONG");
 }
 
+/// Bug: of clients that sent SAVE at the same time, all but one got an error. Cause: the others found a save in progress. Fix: they wait
+/// for it, as Redis makes them, and save then.
+#[test]
+fn saves_of_several_clients_run_one_after_another() {
+    let server = start(&[]);
+    let replies: Vec<String> = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..8)
+            .map(|_| scope.spawn(|| say(&mut server.connect(), "SAVE")))
+            .collect();
+        clients
+            .into_iter()
+            .map(|client| client.join().unwrap())
+            .collect()
+    });
+    assert_eq!(replies, ["OK"; 8]);
+    assert_eq!(field(&mut server.connect(), "rdb_saves"), "8");
+}
+
 #[test]
 fn bgsave_says_what_it_does() {
     let server = start(&[]);

@@ -70,7 +70,8 @@ fn in_progress() -> Stop {
 /// SAVE within a script. Alone, it runs on a thread for long commands.
 fn save(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let shared = context.shared;
-    if shared.persistence.is_saving() {
+    let job = shared.persistence.job();
+    if job.is_some_and(|job| job.cause() == Cause::Background) {
         return Err(in_progress());
     }
     let Some(lent) = &mut context.lent else {

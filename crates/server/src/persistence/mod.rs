@@ -285,14 +285,27 @@ impl Persistence {
     /// # Errors
     /// A shard is busy, or the save is refused or fails.
     pub fn save_and_wait(&self, shared: &Shared) -> Result<Result<(), SaveError>, Busy> {
-        let mut tx = shared.engine.lock_all(0, Now(clock::now_ms()))?;
-        let started = self.start(shared, &mut tx, Cause::Save);
-        drop(tx);
-        Ok(match started {
-            Err(AlreadySaving) => Err(SaveError::AlreadySaving),
-            Ok(job) if job.wait() => Ok(()),
-            Ok(_) => Err(SaveError::Failed),
-        })
+        loop {
+            let mut tx = shared.engine.lock_all(0, Now(clock::now_ms()))?;
+            let started = self.start(shared, &mut tx, Cause::Save);
+            drop(tx);
+            match started {
+                Ok(job) if job.wait() => return Ok(Ok(())),
+                Ok(_) => return Ok(Err(SaveError::Failed)),
+                Err(AlreadySaving) => {}
+            }
+            // Redis runs the SAVEs of several clients one after another.
+            match self.job() {
+                Some(job) if job.cause() == Cause::Background => {
+                    return Ok(Err(SaveError::AlreadySaving));
+                }
+                Some(job) => {
+                    job.wait();
+                }
+                None if shared.stopping.load(Relaxed) => return Ok(Err(SaveError::Failed)),
+                None => {}
+            }
+        }
     }
 
     /// After FLUSHALL: waits until the save that it causes has ended. The section of FLUSHALL is over, and its `changes` will be counted
