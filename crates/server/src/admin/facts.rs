@@ -9,6 +9,7 @@ use damselfly_commands::Result;
 use damselfly_engine::{Cursor, KeyspaceTotals, Now, Tx};
 use damselfly_script::Libraries;
 
+use crate::event_loop::parser::Protocol;
 use crate::session::Context;
 use crate::shared::{Rates, Shared};
 use damselfly_config::Config;
@@ -50,6 +51,8 @@ pub struct Facts<'a> {
 pub struct ClientFacts {
     /// The number of connections.
     pub count: usize,
+    /// The number of them that speak memcached's protocol.
+    pub memcached: usize,
     /// The number of blocked clients.
     pub blocked: usize,
     /// The number of clients blocked on keys with a timeout.
@@ -208,6 +211,7 @@ fn client_facts(shared: &Shared) -> ClientFacts {
         let input = client.input_capacity.load(Relaxed);
         let output = client.output_capacity.load(Relaxed);
         facts.count += 1;
+        facts.memcached += usize::from(client.speaks == Protocol::Memcached);
         facts.blocked += usize::from(client.is_blocked());
         let blocked_client = client.waiting_command();
         facts.with_timeout +=
