@@ -9,7 +9,6 @@ use damselfly_commands::Result;
 use damselfly_engine::{Cursor, KeyspaceTotals, Now, Tx};
 use damselfly_script::Libraries;
 
-use crate::event_loop::parser::Protocol;
 use crate::session::Context;
 use crate::shared::{Rates, Shared};
 use damselfly_config::Config;
@@ -211,7 +210,7 @@ fn client_facts(shared: &Shared) -> ClientFacts {
         let input = client.input_capacity.load(Relaxed);
         let output = client.output_capacity.load(Relaxed);
         facts.count += 1;
-        facts.memcached += usize::from(client.speaks == Protocol::Memcached);
+        facts.memcached += usize::from(client.is_memcached());
         facts.blocked += usize::from(client.is_blocked());
         let blocked_client = client.waiting_command();
         facts.with_timeout +=
