@@ -126,6 +126,11 @@ impl Client {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// True if it speaks memcached's protocol.
+    pub fn is_memcached(&self) -> bool {
+        self.speaks == Protocol::Memcached
+    }
+
     /// The version of RESP that it speaks.
     pub fn version(&self) -> Version {
         Version::from_number(self.protocol.load(Relaxed).into()).unwrap_or_default()

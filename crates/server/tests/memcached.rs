@@ -326,6 +326,11 @@ fn statistics_show_memcached_clients_and_their_commands() {
     let list = redis.text("CLIENT LIST");
     let line = list.lines().find(|line| line.contains("resp=0")).unwrap();
     assert!(line.contains("cmd=memcached|"), "{line}");
+    assert!(
+        redis
+            .text("INFO clients")
+            .contains("memcached_clients:1\r\n")
+    );
     let stats = redis.text("INFO commandstats");
     assert!(stats.contains("cmdstat_memcached|get:calls=2"), "{stats}");
     assert!(stats.contains("cmdstat_memcached|set:calls=1"), "{stats}");

@@ -301,7 +301,8 @@ pub(super) fn touch(tx: &mut Tx<'_>, args: Args<'_>, output: &mut Output<'_>) ->
 }
 
 pub(super) fn delete(tx: &mut Tx<'_>, args: Args<'_>, output: &mut Output<'_>) -> Result {
-    let is_quiet = is_quiet(args, args.len());
+    // A key may have this name.
+    let is_quiet = args.len() > 2 && is_quiet(args, args.len());
     let text = match tx.remove(args.key(1)) {
         Some(_) => {
             output.hit(Class::Delete);

@@ -53,6 +53,8 @@ pub struct Facts<'a> {
 pub struct ClientFacts {
     /// The number of connections.
     pub count: usize,
+    /// The number of them that speak memcached's protocol.
+    pub memcached: usize,
     /// The number of blocked clients.
     pub blocked: usize,
     /// The number of clients blocked on keys with a timeout.
@@ -212,6 +214,7 @@ fn client_facts(shared: &Shared) -> ClientFacts {
         let input = client.input_capacity.load(Relaxed);
         let output = client.output_capacity.load(Relaxed);
         facts.count += 1;
+        facts.memcached += usize::from(client.is_memcached());
         facts.blocked += usize::from(client.is_blocked());
         let blocked_client = client.waiting_command();
         facts.with_timeout +=

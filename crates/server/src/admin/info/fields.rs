@@ -62,6 +62,7 @@ pub static FIELDS: &[Field] = &[
     row(Server, "process_supervised", |f| f.option("supervised")),
     row(Server, "run_id", |f| f.shared.run_id.clone()),
     row(Server, "tcp_port", |f| f.config.port.to_string()),
+    row(Server, "memcached_port", |f| f.config.memcached_port.to_string()),
     row(Server, "server_time_usec", |_| clock::now_us().to_string()),
     row(Server, "uptime_in_seconds", |f| f.uptime_s().to_string()),
     row(Server, "uptime_in_days", |f| (f.uptime_s() / 86_400).to_string()),
@@ -75,6 +76,7 @@ pub static FIELDS: &[Field] = &[
     row(Server, "shards", |f| f.shared.engine.shards().to_string()),
 
     row(Clients, "connected_clients", |f| f.clients.count.to_string()),
+    row(Clients, "memcached_clients", |f| f.clients.memcached.to_string()),
     row(Clients, "cluster_connections", ZERO),
     row(Clients, "maxclients", |f| f.config.maxclients.to_string()),
     row(Clients, "client_recent_max_input_buffer", |f| f.clients.input_max.to_string()),
