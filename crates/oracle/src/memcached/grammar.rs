@@ -5,9 +5,10 @@
 
 use crate::random::Random;
 
-/// Keys of text, and keys of numbers. Blanks behind a number that became shorter would show in text.
+/// Keys of text. Blanks behind a number that became shorter would show in text.
 const TEXTS: [&str; 4] = ["a", "b", "c", "long_key_0123456789"];
-const NUMBERS: [&str; 2] = ["n", "m"];
+/// Keys of numbers.
+pub const NUMBERS: [&str; 2] = ["n", "m"];
 /// Keys that are only used in base64.
 const ENCODED: [&str; 2] = ["Zm9v", "AAEC"];
 
