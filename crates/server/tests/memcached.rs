@@ -458,6 +458,24 @@ fn the_port_changes_while_the_server_runs() {
 }
 
 #[test]
+fn a_pause_holds_back_the_writes_of_memcached_clients() {
+    let cache = Cache::start();
+    let (mut redis, mut memcached) = (cache.redis(), cache.memcached());
+    memcached.run("set k 0 0 1|x");
+    for write in ["set k 0 0 1|y", "flush_all", "delete k", "mg new N5"] {
+        redis.run("CLIENT PAUSE 100000 WRITE");
+        assert_eq!(memcached.run("mg nosuch"), "EN", "reads go on");
+        memcached.send(format!("{write}|").replace('|', "\r\n").as_bytes());
+        until("the write waits", || {
+            redis.text("INFO clients").contains("blocked_clients:1")
+        });
+        redis.run("CLIENT UNPAUSE");
+        let reply = memcached.read_until(|reply| reply.ends_with(b"\r\n"));
+        assert!(!reply.is_empty(), "{write}");
+    }
+}
+
+#[test]
 fn a_memcached_client_gets_no_messages_of_redis() {
     let cache = Cache::start();
     let (mut redis, mut memcached) = (cache.redis(), cache.memcached());

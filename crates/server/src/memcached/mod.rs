@@ -113,7 +113,10 @@ fn command(verb: Verb) -> Command<Handler> {
         name,
         arity: Arity::AtLeast(1),
         keys: Keys::None,
-        traits: &[Trait::NoAuth, Trait::NoScript, Trait::Loading],
+        traits: match verb {
+            Verb::FlushAll => &[Trait::NoScript, Trait::Writes],
+            _ => &[Trait::NoAuth, Trait::NoScript, Trait::Loading],
+        },
         run: Run::Run(Handler::Session(run)),
         group: Group::Server,
         usage: name,
