@@ -442,6 +442,22 @@ fn shutdown_needs_its_option() {
     );
 }
 
+/// Bug: `shutdown` stopped the server without a save. Cause: it did not use what SHUTDOWN uses. Fix: it does.
+#[test]
+fn shutdown_saves_if_there_are_save_points() {
+    let cache = Cache::with(|config| {
+        config.memcached_enable_shutdown = true;
+        config.save = damselfly_config::SavePoints::default();
+    });
+    let mut memcached = cache.memcached();
+    assert_eq!(memcached.run("set key 0 0 5\r\nvalue"), "STORED");
+    memcached.send(b"shutdown\r\n");
+    assert_eq!(memcached.until_closed(), b"");
+    let folder = cache.server.shared().config().dir.clone();
+    let file = std::fs::read(std::path::Path::new(&folder).join("dump.rdb")).unwrap();
+    assert!(file.windows(5).any(|part| part == b"value"));
+}
+
 #[test]
 fn the_port_changes_while_the_server_runs() {
     let cache = Cache::start();

@@ -5,22 +5,23 @@
 
 mod stats;
 
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, LazyLock};
 
 use damselfly_base::CommandError;
 use damselfly_commands::memcached::{self as keys, Class, Tally};
-use damselfly_commands::{Args, Arity, Command, Group, Keys, Result, Run, Trait};
+use damselfly_commands::{Args, Arity, Command, Group, Keys, Result, Run, Stop, Trait};
 use damselfly_engine::{Deadline, Now};
 use damselfly_protocol::Reply;
 use damselfly_protocol::memcached::{Verb, number, reply};
 
 use crate::clock;
+use crate::persistence::shutdown::{NotStopped, Shutdown};
 use crate::registry::{Handler, REGISTRY, Row, SessionFn};
 use crate::session::{Context, connection_commands};
 use crate::shared::Shared;
 use crate::statistics::Counter;
-use damselfly_config::LogLevel;
+use damselfly_config::{LogLevel, ShutdownFlags};
 
 /// The version of memcached whose protocol clients can expect.
 const VERSION: &str = "1.6.45";
@@ -330,7 +331,40 @@ fn shutdown(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) ->
         return line(reply, "CLIENT_ERROR invalid shutdown mode");
     }
     log::warn!("A memcached client requested shutdown...");
+    if SHUTDOWN_OPTIONS.saves(context.shared) {
+        return Err(Stop::Long);
+    }
     context.session.closing = true;
     context.shared.stop();
     Ok(())
+}
+
+/// The name of the row of `shutdown`.
+pub(crate) const SHUTDOWN: &str = "memcached|shutdown";
+
+/// As SIGTERM, but a slow script is not awaited.
+const SHUTDOWN_OPTIONS: Shutdown = Shutdown {
+    flags: ShutdownFlags {
+        save: false,
+        nosave: false,
+        now: false,
+        force: false,
+    },
+    waits_for_scripts: false,
+};
+
+/// The part of `shutdown` that runs on a thread for long commands: it saves first, if there are save points.
+pub(crate) fn save_and_shut_down(
+    shared: &Arc<Shared>,
+    _: Args<'_>,
+    reply: &mut Reply<'_>,
+) -> Result {
+    match SHUTDOWN_OPTIONS.run(shared)? {
+        Ok(()) => Ok(()),
+        Err(NotStopped::Script(_)) => line(reply, "SERVER_ERROR a script is running"),
+        Err(NotStopped::NotSaved) => {
+            log::error!("Error trying to save the DB, can't exit.");
+            line(reply, "SERVER_ERROR the data can't be saved, see the log")
+        }
+    }
 }
