@@ -35,6 +35,8 @@ const PYTHON_PACKAGES: &[&str] = &[
 ];
 /// A Python module with a library in C, which Debian has for its own Python, and its package.
 const PYLIBMC: (&str, &str) = ("pylibmc", "python3-pylibmc");
+/// Debian's own Python, which may not be the first in `PATH`.
+pub const DEBIAN_PYTHON: &str = "/usr/bin/python3";
 const NODE_PACKAGES: &[&str] = &[
     "ioredis@6.0.0",
     "redis@6.3.1",
@@ -113,7 +115,7 @@ fn debian_packages() -> Result<(), String> {
 fn pylibmc() -> Result<(), String> {
     let (module, package) = PYLIBMC;
     let import = format!("import {module}");
-    let is_installed = command(&["python3", "-c", &import])
+    let is_installed = command(&[DEBIAN_PYTHON, "-c", &import])
         .stderr(Stdio::null())
         .status()
         .is_ok_and(|status| status.success());

@@ -51,7 +51,7 @@ const MEMCACHED_CLIENTS: &[(&str, &str)] = &[
     (PYTHON, "memcached_pymemcache.py"),
     (PYTHON, "memcached_django.py"),
     // Debian's module is for Debian's Python.
-    ("python3", "memcached_pylibmc.py"),
+    (install::DEBIAN_PYTHON, "memcached_pylibmc.py"),
     ("node", "memcached_node.js"),
 ];
 
