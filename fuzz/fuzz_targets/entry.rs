@@ -118,7 +118,11 @@ impl Model {
 /// Attributes, often none.
 fn attributes(source: &mut Unstructured<'_>) -> Result<Attributes> {
     Ok(Attributes {
-        flags: if source.arbitrary()? { source.arbitrary()? } else { 0 },
+        flags: if source.arbitrary()? {
+            source.arbitrary()?
+        } else {
+            0
+        },
         cas: source.arbitrary()?,
         is_stale: source.arbitrary()?,
         is_claimed: source.arbitrary()?,
