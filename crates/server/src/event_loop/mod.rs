@@ -137,9 +137,11 @@ impl Worker {
             }
             self.turn_guarded(&events);
             if self.shared.persistence.is_saving() {
-                let is_idle = events.is_empty();
+                let had_events = !events.is_empty();
                 // A panic makes the save fail, which the log reports.
-                let _ = catch_unwind(AssertUnwindSafe(|| self.saver.copy(&self.shared, is_idle)));
+                let _ = catch_unwind(AssertUnwindSafe(|| {
+                    self.saver.copy(&self.shared, had_events)
+                }));
             }
             if let Some(contention) = &mut contention
                 && self.connections.len() > 1

@@ -14,11 +14,15 @@ use crate::shared::Shared;
 /// The longest time that a thread copies between two turns: so much later may requests be answered.
 const SLICE: Duration = Duration::from_micros(100);
 
-/// A busy thread spends one part in this many of its time on copying.
-const SHARE: u32 = 8;
+/// A thread that serves clients spends one part in this many of its time on copying. What it copies costs the threads that encode about
+/// six times as much time, which clients lose where cores are short.
+const SHARE: u32 = 64;
 
 /// The same of a thread that has nothing else to do, or while much is kept of changed entries.
 const LARGE_SHARE: u32 = 2;
+
+/// A thread that has had no event for this long has nothing else to do.
+const IDLE_AFTER: Duration = Duration::from_millis(10);
 
 /// When there is nothing to copy, a thread looks again after this time.
 const RECHECK_INTERVAL: Duration = Duration::from_millis(1);
@@ -30,6 +34,8 @@ const HOLD_MS: i64 = 2;
 pub struct Saver {
     /// The thread may copy from then on.
     next: Instant,
+    /// When the thread last had an event.
+    last_event: Instant,
 }
 
 impl Saver {
@@ -37,6 +43,7 @@ impl Saver {
     pub fn new() -> Self {
         Self {
             next: Instant::now(),
+            last_event: Instant::now(),
         }
     }
 
@@ -45,13 +52,17 @@ impl Saver {
         self.next
     }
 
-    /// Copies for a moment, unless the thread has done enough for now. `is_idle`: no event waits for this thread.
+    /// Copies for a moment, unless the thread has done enough for now. `had_events`: in the turn that has just ended.
     #[cold]
-    pub fn copy(&mut self, shared: &Shared, is_idle: bool) {
+    pub fn copy(&mut self, shared: &Shared, had_events: bool) {
         let Some(job) = shared.persistence.job() else {
             return;
         };
         let started = Instant::now();
+        if had_events {
+            self.last_event = started;
+        }
+        let is_idle = started - self.last_event > IDLE_AFTER;
         let backlog = job.backlog();
         if backlog == Backlog::TooMuch {
             let now_ms = clock::now_ms();
