@@ -158,6 +158,22 @@ mod tests {
     }
 
     #[test]
+    fn loaded_marks_are_those_of_the_policy() {
+        let now_ms = 1_700_000_000_000;
+        let idle = |idle| AccessPolicy::Recency.loaded(now_ms, idle, Some(9));
+        assert_eq!(idle_seconds(idle(Some(77)), now_ms), 77);
+        assert_eq!(idle_seconds(idle(None), now_ms), 0);
+        assert_eq!(idle_seconds(idle(Some(u64::MAX)), now_ms), IDLE_MAX);
+        let policy = AccessPolicy::Frequency {
+            log_factor: 10,
+            decay_minutes: 1,
+        };
+        let uses = |uses| frequency(policy, policy.loaded(now_ms, Some(5), uses), now_ms);
+        assert_eq!(uses(Some(200)), 200);
+        assert_eq!(uses(None), INITIAL_COUNT);
+    }
+
+    #[test]
     fn a_use_slightly_in_the_future_counts_as_now() {
         let access = AccessPolicy::Recency.initial(100_000_000);
         assert_eq!(idle_seconds(access, 99_999_999), 0);
