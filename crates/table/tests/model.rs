@@ -76,8 +76,16 @@ fn tables_with_good_hashes_match_the_model() {
 fn dense_tables_match_the_model() {
     churn_in(Model::with(Table::dense(), spread), 20_000, 11);
     churn_in(Model::with(Table::dense(), |key| key % 3), 1500, 12);
-    for room in [1, 7, 900, 1000, 30_000, 100_000] {
-        let mut model = Model::with(Table::dense_for(room), spread);
+    for (room, is_dense) in [1, 7, 900, 1000, 30_000, 100_000]
+        .into_iter()
+        .flat_map(|room| [(room, true), (room, false)])
+    {
+        let mut table = match is_dense {
+            true => Table::dense(),
+            false => Table::new(0, 2),
+        };
+        table.make_room(room);
+        let mut model = Model::with(table, spread);
         model.check();
         let before = model.table.memory_bytes();
         for key in 0..room as u64 {

@@ -361,7 +361,6 @@ pub struct EntryRef<'a> {
 }
 
 impl<'a> EntryRef<'a> {
-    /// Where the entry is in memory.
     #[inline]
     pub(crate) fn address(self) -> *const u8 {
         self.block.0.as_ptr()

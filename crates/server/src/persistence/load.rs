@@ -16,6 +16,9 @@ use super::progress::LoadProgress;
 /// How often loading looks whether it shall stop while it waits.
 const STOP_CHECK: Duration = Duration::from_millis(20);
 
+/// A file that announces more keys than one per so many bytes is not believed: memory is reserved for them.
+const KEY_BYTES: u64 = 16;
+
 /// How to load.
 #[derive(Clone, Copy)]
 pub struct LoadOptions<'a> {
@@ -35,6 +38,9 @@ pub struct LoadOptions<'a> {
 
 /// Takes what a file contains, in the order of the file.
 pub trait Sink {
+    /// A database will probably have so many keys.
+    fn expect(&mut self, db: usize, keys: u64);
+
     /// Takes entries that are not decoded yet. Returns buffers of chunks that are decoded.
     ///
     /// # Errors
@@ -94,6 +100,8 @@ where
     E: FnMut(usize, NewEntry) -> Result<(), LoadError>,
     F: FnMut(&[u8]) -> Result<(), String>,
 {
+    fn expect(&mut self, _: usize, _: u64) {}
+
     fn chunk(&mut self, chunk: Chunk) -> Result<Vec<Vec<u8>>, LoadError> {
         let (db, now) = (chunk.database() as usize, self.progress.now());
         let buffer = chunk.decode(self.thresholds, |offset, event| match event {
@@ -230,7 +238,10 @@ fn read_all(
                 return Err(LoadError::ModuleData { offset, name });
             }
             Piece::Event(Event::End) => break,
-            Piece::Event(Event::SelectDb(_) | Event::ResizeDb { .. } | Event::SlotInfo { .. }) => {}
+            Piece::Event(Event::ResizeDb { keys, .. }) => {
+                sink.expect(db, keys.min(progress.left_bytes() / KEY_BYTES));
+            }
+            Piece::Event(Event::SelectDb(_) | Event::SlotInfo { .. }) => {}
         }
     }
     if options.check_end && !splitter.is_at_end()? {

@@ -62,6 +62,11 @@ impl LoadProgress {
         self.total_bytes.load(Relaxed)
     }
 
+    /// How many bytes are left to read, as far as that is known.
+    pub fn left_bytes(&self) -> u64 {
+        self.total_bytes().saturating_sub(self.loaded_bytes())
+    }
+
     /// How many bytes were read.
     pub fn loaded_bytes(&self) -> u64 {
         self.loaded_bytes.load(Relaxed)

@@ -104,6 +104,12 @@ impl ParallelSink<'_> {
 }
 
 impl Sink for ParallelSink<'_> {
+    fn expect(&mut self, db: usize, keys: u64) {
+        let engine = &self.shared.engine;
+        let keys = usize::try_from(keys).unwrap_or(usize::MAX);
+        engine.expect_entries(db, keys, self.shared.loading.progress.now());
+    }
+
     fn chunk(&mut self, chunk: Chunk) -> Result<Vec<Vec<u8>>, LoadError> {
         let (queue, threads) = (&self.shared.loading.queue, &self.shared.threads);
         let (idle, spares) = queue.push(chunk, threads.len(), self.look_around())?;
