@@ -33,13 +33,7 @@ type Skips = HashMap<(String, Option<u32>), String>;
 /// A test failed, or the tests cannot be fetched.
 pub fn run(options: &[&str]) -> Result<(), String> {
     install::find("perl").ok_or("memcached's tests need perl")?;
-    must(&mut command(&[
-        "cargo",
-        "build",
-        "--quiet",
-        "-p",
-        "damselfly",
-    ]))?;
+    test::build_subject()?;
     let count = play(match options {
         [] => &[],
         ["--file", file] => std::slice::from_ref(file),

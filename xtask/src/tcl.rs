@@ -86,13 +86,7 @@ pub fn run(options: &[&str]) -> Result<(), String> {
     let program = match program {
         Some(program) => program,
         None => {
-            must(&mut command(&[
-                "cargo",
-                "build",
-                "--quiet",
-                "-p",
-                "damselfly",
-            ]))?;
+            test::build_subject()?;
             Program::new(test::subject())
         }
     };

@@ -55,6 +55,20 @@ const MEMCACHED_CLIENTS: &[(&str, &str)] = &[
     ("node", "memcached_node.js"),
 ];
 
+/// Builds the server that the suites test.
+///
+/// # Errors
+/// It can't be built.
+pub fn build_subject() -> Result<(), String> {
+    must(&mut command(&[
+        "cargo",
+        "build",
+        "--quiet",
+        "-p",
+        "damselfly",
+    ]))
+}
+
 /// Installs what is missing and runs all suites.
 ///
 /// # Errors
@@ -130,13 +144,7 @@ pub fn suites() -> Result<Count, String> {
 /// One failed; the text is the summary.
 pub fn programs(name: &str) -> Result<(), String> {
     install::everything()?;
-    must(&mut command(&[
-        "cargo",
-        "build",
-        "--quiet",
-        "-p",
-        "damselfly",
-    ]))?;
+    build_subject()?;
     let mut steps = Steps::new();
     run_programs(&mut steps, &Program::new(subject()), name);
     steps.finish().map(drop)
