@@ -157,9 +157,7 @@ impl Compressor {
     }
 
     fn copy(&mut self, input: &[u8], from: usize, at: usize) {
-        let limit = COPY_MAX.min(input.len() - at);
-        let equal = |&len: &usize| input[from + len] == input[at + len];
-        let len = (COPY_MIN..limit).take_while(equal).count() + COPY_MIN;
+        let len = equal_bytes(&input[from..], &input[at..], COPY_MIN).min(COPY_MAX);
         self.put_literals(input, at);
         let (offset, code) = (at - from - 1, len - 2);
         let high = (offset >> 8) as u8;
@@ -187,6 +185,31 @@ impl Compressor {
         }
         self.literals = end;
     }
+}
+
+/// How many bytes `one` and the shorter `other` have in common, given that it is at least `least`.
+fn equal_bytes(one: &[u8], other: &[u8], least: usize) -> usize {
+    let one = &one[..other.len()];
+    let mut len = least;
+    while let (Some(a), Some(b)) = (
+        one[len..].first_chunk::<8>(),
+        other[len..].first_chunk::<8>(),
+    ) {
+        let difference = u64::from_le_bytes(*a) ^ u64::from_le_bytes(*b);
+        if difference != 0 {
+            return len + (difference.trailing_zeros() / 8) as usize;
+        }
+        len += 8;
+        if len >= COPY_MAX {
+            return len;
+        }
+    }
+    let is_equal = |(a, b): &(&u8, &u8)| a == b;
+    len + one[len..]
+        .iter()
+        .zip(&other[len..])
+        .take_while(is_equal)
+        .count()
 }
 
 fn slot(input: &[u8], at: usize) -> usize {

@@ -153,6 +153,34 @@ fn large_values_are_written_in_slices_of_about_the_budget() {
 }
 
 #[test]
+fn strings_are_compressed_again_soon_after_many_that_could_not_be() {
+    let mut random = Random::for_test();
+    let options = WriteOptions {
+        version: VERSION_WRITTEN,
+        compress: true,
+    };
+    let mut encoder = Encoder::new(options);
+    let mut bytes_of = |text: &[u8]| {
+        let mut out = Vec::new();
+        let entry = Entry::new(b"key", NewValue::Bytes(text), None);
+        encoder
+            .entry(entry.view(), Access::default(), &mut out)
+            .unwrap();
+        out.len()
+    };
+    for _ in 0..1000 {
+        let noise: Vec<u8> = (0..700).map(|_| random.number() as u8).collect();
+        assert!(bytes_of(&noise) >= noise.len());
+    }
+    // Strings of other lengths are judged by themselves.
+    assert!(bytes_of(&[b'x'; 300]) < 50);
+    let sizes: Vec<_> = (0..100).map(|_| bytes_of(&[b'x'; 600])).collect();
+    let first = sizes.iter().position(|size| *size < 50).unwrap();
+    assert!(first < 16, "{first}");
+    assert!(sizes[first..].iter().all(|size| *size < 50), "{sizes:?}");
+}
+
+#[test]
 fn the_parts_of_a_file_come_as_events() {
     let thresholds = Thresholds::default();
     let (mut out, options) = (

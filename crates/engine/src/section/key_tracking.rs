@@ -87,7 +87,7 @@ impl Tx<'_> {
     /// If the key's shard is not locked.
     pub fn track(&mut self, key: Key<'_>, tracker: Tracker) {
         #[cfg(broken = "tracking")]
-        self.interrupt();
+        self.interrupt(std::time::Duration::ZERO);
         let engine = self.engine();
         let shard = engine.shard_of(key.hash);
         assert!(self.holds(shard), "a key is tracked without its lock");

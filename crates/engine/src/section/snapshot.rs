@@ -103,7 +103,7 @@ impl Tx<'_> {
             }
             work.add_last(Work::Shard(shard));
             #[cfg(broken = "cut")]
-            self.interrupt();
+            self.interrupt(std::time::Duration::from_micros(200));
         }
         Snapshot { work }
     }

@@ -131,12 +131,13 @@ impl<'a> Tx<'a> {
         }
     }
 
-    /// Lets other sections run in the middle of this one, which `tests/atomicity.rs` must notice. No memory is at
+    /// Lets other sections run in the middle of this one for `pause`, which `tests/atomicity.rs` must notice. No memory is at
     /// risk, since each single access still happens under the lock.
     #[cfg(any(broken = "sections", broken = "tracking", broken = "cut"))]
-    pub(crate) fn interrupt(&self) {
+    pub(crate) fn interrupt(&self, pause: std::time::Duration) {
         self.release();
         std::thread::yield_now();
+        std::thread::sleep(pause);
         while !self.engine.reacquire(&self.held) {
             std::thread::yield_now();
         }
@@ -291,7 +292,7 @@ impl<'a> Tx<'a> {
     {
         assert!(self.holds(index), "shard {index} is used without its lock");
         #[cfg(broken = "sections")]
-        self.interrupt();
+        self.interrupt(std::time::Duration::ZERO);
         // SAFETY:
         // - the lock is held, as just checked, until `self` is dropped;
         // - it is the only reference, as the caller promises.

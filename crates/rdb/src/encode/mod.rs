@@ -83,7 +83,48 @@ pub struct Encoder {
     options: WriteOptions,
     /// Made when it is first needed, since its table is large.
     compressor: Option<Compressor>,
+    attempts: Attempts,
     scratch: Vec<u8>,
+}
+
+/// Decides which strings to try to compress, since trying costs more than all other work on a string.
+///
+/// Strings of about the same length tend to be alike. If many in a row did not get shorter, only some of the following are tried,
+/// until one does.
+struct Attempts {
+    /// For each power of two, the strings of such a length since the last one that got shorter.
+    since_success: [u32; usize::BITS as usize],
+}
+
+impl Attempts {
+    /// After this many failures in a row, one string in as many is tried.
+    const PATIENCE: u32 = 16;
+
+    fn new() -> Self {
+        Self {
+            since_success: [0; _],
+        }
+    }
+
+    /// Whether to try to compress the next string, which has `len` bytes.
+    fn is_worthwhile(&mut self, len: usize) -> bool {
+        let since_success = &mut self.since_success[len.ilog2() as usize];
+        if *since_success < Self::PATIENCE {
+            return true;
+        }
+        *since_success = since_success.wrapping_add(1).max(Self::PATIENCE);
+        since_success.is_multiple_of(Self::PATIENCE)
+    }
+
+    /// Notes whether a string of `len` bytes got shorter.
+    fn record(&mut self, len: usize, got_shorter: bool) {
+        let since_success = &mut self.since_success[len.ilog2() as usize];
+        *since_success = if got_shorter {
+            0
+        } else {
+            since_success.saturating_add(1)
+        };
+    }
 }
 
 impl Encoder {
@@ -102,6 +143,7 @@ impl Encoder {
         Self {
             options,
             compressor: None,
+            attempts: Attempts::new(),
             scratch: Vec::new(),
         }
     }
@@ -224,16 +266,19 @@ impl Encoder {
 
     /// A string that is not stored as an integer.
     fn bytes(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
-        if bytes.len() >= COMPRESSED_BYTES_MIN
-            && self.options.compress
-            && let compressor = self.compressor.get_or_insert_with(Compressor::new)
-            && let Some(compressed) = compressor.compress(bytes, bytes.len() - SAVED_BYTES_MIN)
+        let len = bytes.len();
+        if len >= COMPRESSED_BYTES_MIN && self.options.compress && self.attempts.is_worthwhile(len)
         {
-            put_compressed_head(compressed.len(), bytes.len(), out);
-            out.extend_from_slice(compressed);
-            return;
+            let compressor = self.compressor.get_or_insert_with(Compressor::new);
+            let compressed = compressor.compress(bytes, len - SAVED_BYTES_MIN);
+            self.attempts.record(len, compressed.is_some());
+            if let Some(compressed) = compressed {
+                put_compressed_head(compressed.len(), len, out);
+                out.extend_from_slice(compressed);
+                return;
+            }
         }
-        put_length(bytes.len() as u64, out);
+        put_length(len as u64, out);
         out.extend_from_slice(bytes);
     }
 
@@ -252,7 +297,14 @@ impl Encoder {
             } => self.string(bytes, out),
             Text::Bytes { bytes, .. } => self.bytes(bytes, out),
             Text::Integer(number) => put_number(number, out),
-            Text::Packed(text) => self.bytes(&text.to_vec(), out),
+            Text::Packed(text) => {
+                let mut unpacked = std::mem::take(&mut self.scratch);
+                unpacked.clear();
+                unpacked.resize(text.len(), 0);
+                text.unpack_into(&mut unpacked);
+                self.bytes(&unpacked, out);
+                self.put_back(unpacked);
+            }
         }
     }
 
@@ -268,8 +320,13 @@ impl Encoder {
         joined.clear();
         parts.iter().for_each(|part| joined.extend_from_slice(part));
         self.bytes(&joined, out);
-        joined.shrink_to(SCRATCH_BYTES_MAX);
-        self.scratch = joined;
+        self.put_back(joined);
+    }
+
+    fn put_back(&mut self, mut scratch: Vec<u8>) {
+        scratch.clear();
+        scratch.shrink_to(SCRATCH_BYTES_MAX);
+        self.scratch = scratch;
     }
 
     /// A listpack, given the number of its elements and their bytes.
