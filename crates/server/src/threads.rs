@@ -12,8 +12,8 @@ use std::thread::ThreadId;
 
 use crate::clients::Client;
 use crate::event_loop::TICK;
-use crate::event_loop::listener::Stream;
 use crate::event_loop::parser::Protocol;
+use crate::event_loop::stream::Stream;
 use crate::observers::invalidation::Invalidation;
 use crate::statistics::ThreadCounters;
 use damselfly_pubsub::{DeliveryThread, PublishedMessage};

@@ -20,8 +20,9 @@ use damselfly_protocol::{Reply, Version};
 use mio::{Events, Poll, Registry, Token, Waker};
 
 use crate::event_loop::TICK;
-use crate::event_loop::listener::{Address, Endpoint, Listener, Stream};
+use crate::event_loop::listener::{Address, Endpoint, Listener};
 use crate::event_loop::parser::Protocol;
+use crate::event_loop::stream::Stream;
 use crate::shared::Shared;
 use crate::threads::Arrival;
 use damselfly_config::{Config, Origin};

@@ -20,8 +20,8 @@ use damselfly_protocol::{Limits, Version};
 
 use crate::blocked::Blocking;
 use crate::event_loop::input::{Input, Next};
-use crate::event_loop::listener::Stream;
 use crate::event_loop::parser::{ParserLimits, Protocol};
+use crate::event_loop::stream::Stream;
 use crate::session::Session;
 use damselfly_config::{Config, OutputLimit};
 

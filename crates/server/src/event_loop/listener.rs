@@ -1,124 +1,17 @@
-//! Sockets: listening, accepting, and [`Stream`], the one type for connected sockets.
-//!
-//! **What carries bytes** is known only here. The rest of the server reads and writes a [`Stream`] through [`Read`] and [`Write`],
-//! registers it for events, and asks it for the facts that clients see: addresses, origin, descriptor. A new kind of
-//! connection is one more variant of [`Stream`] and of [`Listener`].
+//! Listening sockets: which ones the configuration asks for, opening them, and accepting connections.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use mio::event::Source;
-use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use mio::net::{TcpListener, UnixListener};
 use mio::{Interest, Registry, Token};
-use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Socket, Type};
 
 use crate::event_loop::parser::Protocol;
-use damselfly_config::{Config, Origin};
-
-/// A connected socket.
-#[derive(Debug)]
-pub enum Stream {
-    /// TCP.
-    Tcp(TcpStream),
-    /// A Unix socket.
-    Unix(UnixStream),
-}
-
-impl Read for Stream {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.read(buffer),
-            Self::Unix(stream) => stream.read(buffer),
-        }
-    }
-}
-
-impl Write for Stream {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.write(bytes),
-            Self::Unix(stream) => stream.write(bytes),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Stream {
-    /// Registers for edge-triggered events.
-    pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        match self {
-            Self::Tcp(stream) => registry.register(stream, token, interest),
-            Self::Unix(stream) => registry.register(stream, token, interest),
-        }
-    }
-
-    /// Removes the registration.
-    pub fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => registry.deregister(stream),
-            Self::Unix(stream) => registry.deregister(stream),
-        }
-    }
-
-    /// The client's address and the server's, as CLIENT LIST shows them.
-    pub fn addresses(&self, unix_path: &str) -> (String, String) {
-        match self {
-            Self::Tcp(stream) => {
-                let show = |address: io::Result<SocketAddr>| {
-                    address.map_or_else(|_| String::from("?:0"), |address| address.to_string())
-                };
-                (show(stream.peer_addr()), show(stream.local_addr()))
-            }
-            Self::Unix(_) => (format!("{unix_path}:0"), format!("{unix_path}:0")),
-        }
-    }
-
-    /// Whether the client is on this machine.
-    pub fn origin(&self) -> Origin {
-        match self {
-            Self::Unix(_) => Origin::Local,
-            Self::Tcp(stream) => match stream.peer_addr() {
-                Ok(address) if address.ip().to_canonical().is_loopback() => Origin::Local,
-                Ok(_) | Err(_) => Origin::Remote,
-            },
-        }
-    }
-
-    /// The number of the file descriptor, for CLIENT LIST.
-    pub fn fd(&self) -> i32 {
-        use std::os::fd::AsRawFd;
-        match self {
-            Self::Tcp(stream) => stream.as_raw_fd(),
-            Self::Unix(stream) => stream.as_raw_fd(),
-        }
-    }
-
-    /// True for Unix sockets.
-    pub fn is_unix(&self) -> bool {
-        matches!(self, Self::Unix(_))
-    }
-
-    /// Sets the options of a new TCP connection: no delay, and keepalive probes that detect dead peers.
-    pub fn prepare(&self, keepalive_s: u32) {
-        let Self::Tcp(stream) = self else { return };
-        // A failure is no reason to refuse the client.
-        let _ = stream.set_nodelay(true);
-        if keepalive_s > 0 {
-            let third = Duration::from_secs(u64::from((keepalive_s / 3).max(1)));
-            let probes = TcpKeepalive::new()
-                .with_time(Duration::from_secs(u64::from(keepalive_s)))
-                .with_interval(third)
-                .with_retries(3);
-            let _ = SockRef::from(stream).set_tcp_keepalive(&probes);
-        }
-    }
-}
+use crate::event_loop::stream::Stream;
+use damselfly_config::Config;
 
 /// An address from the option `bind`.
 #[derive(Debug)]
@@ -366,6 +259,8 @@ fn is_missing_address(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use socket2::SockRef;
+
     use super::*;
 
     #[test]

@@ -17,6 +17,7 @@ mod requests;
 mod run_script;
 mod spares;
 mod stalled;
+pub mod stream;
 mod timers;
 
 use std::collections::{BTreeSet, VecDeque};
