@@ -10,7 +10,7 @@
 //! The acceptor runs no commands, so it is never stuck in one. A stuck worker gets no new connections, and connections still in
 //! its inbox go to other workers. CONFIG SET changes the listening sockets on the thread that runs it.
 
-use std::io::{self, Write};
+use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -12,7 +12,7 @@
 //!
 //! The state follows from the input (`input.rs`); [`Connection::next`] says what the connection does next.
 
-use std::io::{self, Write};
+use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 

@@ -12,9 +12,9 @@
 //! [`Input::keep`] or [`Input::keep_own`], which keep the rest of the input according to how the run ended ([`RunEnd`]).
 //!
 //! What a connection speaks is decided by its [`Parser`], which turns bytes into the requests of a [`Batch`]: lists of slices. Everything
-//! behind it sees only these. Where the bytes come from does not matter: input is read from any [`Read`].
+//! behind it sees only these. What carries the bytes is known to [`Stream`] alone.
 
-use std::io::{self, Read};
+use std::io;
 use std::time::Instant;
 
 use damselfly_engine::Busy;
@@ -22,6 +22,7 @@ use damselfly_protocol::Span;
 
 use crate::admin::pause::Hold;
 use crate::event_loop::parser::{InputError, Parser, ParserLimits, Protocol};
+use crate::event_loop::stream::{ReadEnd, Stream};
 use crate::registry::Row;
 #[cfg(doc)]
 use crate::session::Session;
@@ -100,17 +101,6 @@ pub enum RunEnd {
     Stalled(Stall),
     /// The connection shall be closed.
     Closing,
-}
-
-/// How a read ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ReadEnd {
-    /// The socket has nothing more for now.
-    Drained,
-    /// There may be more.
-    More,
-    /// The client has closed its side.
-    Closed,
 }
 
 /// The state of a connection's socket, as far as it is known. Its events are edge-triggered.
@@ -276,19 +266,9 @@ impl Input {
     ///
     /// # Errors
     /// The connection is broken.
-    pub fn read_direct(&mut self, stream: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    pub fn read_direct(&mut self, stream: &mut Stream, buffer: &mut [u8]) -> io::Result<usize> {
         debug_assert!(self.takes_direct(), "buffered bytes come first");
-        let (bytes, end) = loop {
-            break match stream.read(buffer) {
-                Ok(0) => (0, ReadEnd::Closed),
-                // A read that does not fill the buffer has drained the socket.
-                Ok(bytes) if bytes < buffer.len() => (bytes, ReadEnd::Drained),
-                Ok(bytes) => (bytes, ReadEnd::More),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => (0, ReadEnd::Drained),
-                Err(error) => return Err(error),
-            };
-        };
+        let (bytes, end) = stream.read(buffer)?;
         self.note_read(bytes, end);
         Ok(bytes)
     }
@@ -299,7 +279,7 @@ impl Input {
     ///
     /// # Errors
     /// The connection is broken. Bytes that arrived before stay.
-    pub fn read_more(&mut self, stream: &mut impl Read) -> io::Result<usize> {
+    pub fn read_more(&mut self, stream: &mut Stream) -> io::Result<usize> {
         const STEP_BYTES_MIN: usize = 64 << 10;
         /// The most that is read from one connection before the next one has its turn.
         const READ_BYTES_MAX: usize = 1 << 20;
@@ -314,18 +294,12 @@ impl Input {
                 .reserve_exact(missing.min(len.max(STEP_BYTES_MIN)));
         }
         let room = (self.bytes.capacity() - len).min(READ_BYTES_MAX);
-        let result = stream.take(room as u64).read_to_end(&mut self.bytes);
+        let result = stream.append_to(&mut self.bytes, room);
         let bytes = self.bytes.len() - len;
         if bytes > 0 && self.is_at_start() {
             self.buffered = Buffered::Unparsed { done: 0 };
         }
-        let end = match result {
-            Ok(bytes) if bytes < room => ReadEnd::Closed,
-            Ok(_) => ReadEnd::More,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => ReadEnd::Drained,
-            Err(error) => return Err(error),
-        };
-        self.note_read(bytes, end);
+        self.note_read(bytes, result?);
         Ok(bytes)
     }
 

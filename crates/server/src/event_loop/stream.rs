@@ -1,8 +1,8 @@
 //! [`Stream`], the one type for connected sockets.
 //!
-//! **What carries bytes** is known only here and in `listener.rs`. The rest of the server reads and writes a [`Stream`] through [`Read`]
-//! and [`Write`], registers it for events, and asks it for the facts that clients see: addresses, origin, descriptor. A new kind of
-//! connection is one more variant of [`Stream`].
+//! **What carries bytes** is known only here and in `listener.rs`. The rest of the server reads and writes a [`Stream`], registers it
+//! for events, and asks it for the facts that clients see: addresses, origin, descriptor. A new kind of connection is one more
+//! variant of [`Stream`].
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
@@ -23,29 +23,53 @@ pub enum Stream {
     Unix(UnixStream),
 }
 
-impl Read for Stream {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.read(buffer),
-            Self::Unix(stream) => stream.read(buffer),
-        }
-    }
+/// How a read ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadEnd {
+    /// The socket has nothing more for now.
+    Drained,
+    /// There may be more.
+    More,
+    /// The client has closed its side.
+    Closed,
 }
 
-impl Write for Stream {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+impl Stream {
+    /// Reads once into `buffer`, and returns how many bytes arrived.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    #[inline]
+    pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<(usize, ReadEnd)> {
+        match self {
+            Self::Tcp(stream) => read_once(stream, buffer),
+            Self::Unix(stream) => read_once(stream, buffer),
+        }
+    }
+
+    /// Appends up to `bytes_max` bytes to `bytes`, which has room for them.
+    ///
+    /// # Errors
+    /// The connection is broken. Bytes that arrived before stay.
+    pub fn append_to(&mut self, bytes: &mut Vec<u8>, bytes_max: usize) -> io::Result<ReadEnd> {
+        match self {
+            Self::Tcp(stream) => read_all(stream, bytes, bytes_max),
+            Self::Unix(stream) => read_all(stream, bytes, bytes_max),
+        }
+    }
+
+    /// Sends as many of the bytes as the socket takes, and returns how many these are.
+    ///
+    /// # Errors
+    /// `WouldBlock` if the socket takes none for now; all others mean that the connection is broken.
+    #[inline]
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.write(bytes),
             Self::Unix(stream) => stream.write(bytes),
         }
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Stream {
     /// Registers for edge-triggered events.
     pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         let interest = Interest::READABLE | Interest::WRITABLE;
@@ -114,5 +138,29 @@ impl Stream {
                 .with_retries(3);
             let _ = SockRef::from(stream).set_tcp_keepalive(&probes);
         }
+    }
+}
+
+#[inline]
+fn read_once(socket: &mut impl Read, buffer: &mut [u8]) -> io::Result<(usize, ReadEnd)> {
+    loop {
+        return match socket.read(buffer) {
+            Ok(0) => Ok((0, ReadEnd::Closed)),
+            // A read that does not fill the buffer has drained the socket.
+            Ok(bytes) if bytes < buffer.len() => Ok((bytes, ReadEnd::Drained)),
+            Ok(bytes) => Ok((bytes, ReadEnd::More)),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok((0, ReadEnd::Drained)),
+            Err(error) => Err(error),
+        };
+    }
+}
+
+fn read_all(socket: &mut impl Read, bytes: &mut Vec<u8>, bytes_max: usize) -> io::Result<ReadEnd> {
+    match socket.take(bytes_max as u64).read_to_end(bytes) {
+        Ok(read) if read < bytes_max => Ok(ReadEnd::Closed),
+        Ok(_) => Ok(ReadEnd::More),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(ReadEnd::Drained),
+        Err(error) => Err(error),
     }
 }
