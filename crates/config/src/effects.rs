@@ -15,6 +15,7 @@ fn sources() -> String {
     for folder in [
         own.clone(),
         own.join("../../server/src"),
+        own.join("../../tls/src"),
         own.join("../../damselfly/src"),
     ] {
         add_sources(&folder, &mut text);

@@ -33,7 +33,7 @@ pub use output_limits::{OutputLimit, OutputLimits};
 pub use saving::{SavePoint, SavePoints, ShutdownFlags};
 pub use settings::{
     Allow, ClientMemory, Config, LogLevel, MaxmemoryPolicy, Origin, Percentiles, RdbVersion,
-    SanitizePayloads, Supervised,
+    SanitizePayloads, Supervised, TlsAuthClients,
 };
 
 impl Config {

@@ -5,7 +5,7 @@ use super::kind::{Kind, OptionError, Setting, Value};
 use super::saving::{SavePoints, ShutdownFlags};
 use super::settings::{
     Allow, Config, LogLevel, MaxmemoryPolicy, Percentiles, RdbVersion, SanitizePayloads,
-    Supervised, events,
+    Supervised, TlsAuthClients, events,
 };
 
 /// One option.
@@ -43,6 +43,8 @@ pub struct Access {
 pub enum Section {
     /// Listening and connections.
     Network,
+    /// Encrypted connections.
+    Tls,
     /// Threads, logging and the process.
     General,
     /// Passwords and permissions.
@@ -67,8 +69,9 @@ pub enum Section {
 
 impl Section {
     /// Every section, in the order of the documentation.
-    pub const ALL: [Section; 11] = [
+    pub const ALL: [Section; 12] = [
         Section::Network,
+        Section::Tls,
         Section::General,
         Section::Security,
         Section::Memory,
@@ -85,6 +88,7 @@ impl Section {
     pub fn title(self) -> &'static str {
         match self {
             Section::Network => "Network",
+            Section::Tls => "TLS",
             Section::General => "General",
             Section::Security => "Security",
             Section::Memory => "Memory",
@@ -128,6 +132,7 @@ const I64_MAX_BYTES: u64 = i64::MAX as u64;
 /// How many addresses `bind` accepts, as in Redis.
 const BIND_ADDRESSES_MAX: usize = 16;
 const NO_DEFRAGMENTATION: &str = "Active defragmentation cannot be enabled: it requires a Redis server compiled with a modified Jemalloc like the one shipped by default with the Redis source distribution";
+const NO_OUTGOING_TLS: &str = "the server makes no connections to other servers yet: there is neither replication nor a cluster";
 const NO_APPEND_ONLY_FILE: &str =
     "there is no append-only file yet, so with 'yes' data would seem safe and be lost";
 
@@ -332,6 +337,232 @@ pub static OPTIONS: &[Opt] = &[
         effect: Effect::Acts,
         summary: "Mark (SO_MARK) to set on TCP sockets, for packet filters to match; 0 sets none. Needs CAP_NET_ADMIN: without it, the server does not start.",
         access: field!(socket_mark_id),
+    },
+    Opt {
+        name: "tls-port",
+        aliases: &[],
+        section: Section::Tls,
+        kind: Kind::Integer { min: 0, max: 65535 },
+        changeable: Changeable::Live,
+        effect: Effect::Acts,
+        summary: "TCP port for clients of Redis that use TLS; 0 for none. With `port 0`, it is the only one. Changing it keeps existing connections.",
+        access: field!(tls_port),
+    },
+    Opt {
+        name: "tls-memcached",
+        aliases: &[],
+        section: Section::Tls,
+        kind: Kind::Bool,
+        changeable: Changeable::Live,
+        effect: Effect::Acts,
+        summary: "Clients of `memcached-port` must use TLS.",
+        access: field!(tls_memcached),
+    },
+    Opt {
+        name: "tls-cert-file",
+        aliases: &[],
+        section: Section::Tls,
+        kind: Kind::Text,
+        changeable: Changeable::Live,
+        effect: Effect::Acts,
+        summary: "File with the server's certificate in PEM, followed by those of intermediate authorities, if there are any. CONFIG SET to the same value, and SIGHUP, read all files again; if one of them can't be used, the old certificates stay in use, and the log says why.",
+        access: field!(tls_cert_file),
+    },
+    Opt {
+        name: "tls-key-file",
+        aliases: &[],
+        section: Section::Tls,
+        kind: Kind::Text,
+        changeable: Changeable::Live,
+        effect: Effect::Acts,
+        summary: "File with the certificate's private key in PEM: PKCS#8 (also encrypted with PBKDF2 and AES), PKCS#1 or SEC1. RSA, ECDSA and Ed25519 keys work.",
+        access: field!(tls_key_file),
+    },
+    Opt {
+        name: "tls-key-file-pass",
+        aliases: &[],
+        section: Section::Tls,
+        kind: Kind::Text,
+        changeable: Changeable::Live,
+        effect: Effect::Acts,
+        summary: "Password of the private key, if that is encrypted.",
+        access: field!(tls_key_file_pass),
+    },
+    Opt {
+        name: "tls-client-cert-file",
+        aliases: &[],
+        section: Section::Tls,
+        kind: Kind::Text,
+        changeable: Changeable::Live,
+        effect: Effect::Later(NO_OUTGOING_TLS),
+        summary: "Certificate for connections to other servers, instead of that in `tls-cert-file`.",
+        access: field!(tls_client_cert_file),
+    },
+    Opt {
+        name: "tls-client-key-file",
+        aliases: &[],
+        section: Section::Tls,
+        kind: Kind::Text,
+        changeable: Changeable::Live,
+        effect: Effect::Later(NO_OUTGOING_TLS),
+        summary: "Its private key.",
+        access: field!(tls_client_key_file),
+    },
+    Opt {
+        name: "tls-client-key-file-pass",
+        aliases: &[],
+        section: Section::Tls,
+        kind: Kind::Text,
+        changeable: Changeable::Live,
+        effect: Effect::Later(NO_OUTGOING_TLS),
+        summary: "Password of that key, if it is encrypted.",
+        access: field!(tls_client_key_file_pass),
+    },
+    Opt {
+        name: "tls-ca-cert-file",
+        aliases: &[],
+        section: Section::Tls,
+        kind: Kind::Text,
+        changeable: Changeable::Live,
+        effect: Effect::Acts,
+        summary: "File with the certificates in PEM of the authorities that sign clients' certificates.",
+        access: field!(tls_ca_cert_file),
+    },
+    Opt {
+        name: "tls-ca-cert-dir",
+        aliases: &[],
+        section: Section::Tls,
+        kind: Kind::Text,
+        changeable: Changeable::Live,
+        effect: Effect::Acts,
+        summary: "Folder of such files. All files in it are read, whatever they are called.",
+        access: field!(tls_ca_cert_dir),
+    },
+    Opt {
+        name: "tls-auth-clients",
+        aliases: &[],
+        section: Section::Tls,
+        kind: Kind::Choice(TlsAuthClients::NAMES),
+        changeable: Changeable::Live,
+        effect: Effect::Acts,
+        summary: "Whether TLS clients must have a certificate that an authority in `tls-ca-cert-file` or `tls-ca-cert-dir` has signed: `yes`, `no`, or `optional` (they may have none, but an invalid one is refused).",
+        access: field!(tls_auth_clients),
+    },
+    Opt {
+        name: "tls-protocols",
+        aliases: &[],
+        section: Section::Tls,
+        kind: Kind::Text,
+        changeable: Changeable::Live,
+        effect: Effect::Acts,
+        summary: "Versions of TLS to accept: `TLSv1.2`, `TLSv1.3` or both, separated by a space; empty means both. Older ones are refused.",
+        access: field!(tls_protocols),
+    },
+    Opt {
+        name: "tls-ciphers",
+        aliases: &[],
+        section: Section::Tls,
+        kind: Kind::Text,
+        changeable: Changeable::Live,
+        effect: Effect::Acts,
+        summary: "Ciphers to accept with TLS 1.2, by OpenSSL's names and separated by colons; empty means all that are supported, which are ECDHE with AES-GCM or ChaCha20. `!NAME` excludes one. Others are refused.",
+        access: field!(tls_ciphers),
+    },
+    Opt {
+        name: "tls-ciphersuites",
+        aliases: &[],
+        section: Section::Tls,
+        kind: Kind::Text,
+        changeable: Changeable::Live,
+        effect: Effect::Acts,
+        summary: "Ciphers to accept with TLS 1.3, separated by colons; empty means `TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256:TLS_AES_128_GCM_SHA256`, which are all.",
+        access: field!(tls_ciphersuites),
+    },
+    Opt {
+        name: "tls-prefer-server-ciphers",
+        aliases: &[],
+        section: Section::Tls,
+        kind: Kind::Bool,
+        changeable: Changeable::Live,
+        effect: Effect::Acts,
+        summary: "Of the ciphers that a client offers, use the first in the server's list, not the first in the client's.",
+        access: field!(tls_prefer_server_ciphers),
+    },
+    Opt {
+        name: "tls-dh-params-file",
+        aliases: &[],
+        section: Section::Tls,
+        kind: Kind::Text,
+        changeable: Changeable::Live,
+        effect: Effect::Acts,
+        summary: "Not supported, and refused while TLS is on: keys are agreed with elliptic curves, which need no parameters.",
+        access: field!(tls_dh_params_file),
+    },
+    Opt {
+        name: "tls-session-caching",
+        aliases: &[],
+        section: Section::Tls,
+        kind: Kind::Bool,
+        changeable: Changeable::Live,
+        effect: Effect::Acts,
+        summary: "Clients may resume sessions, which makes their next handshake cheaper.",
+        access: field!(tls_session_caching),
+    },
+    Opt {
+        name: "tls-session-cache-size",
+        aliases: &[],
+        section: Section::Tls,
+        kind: Kind::Integer {
+            min: 0,
+            max: I32_MAX,
+        },
+        changeable: Changeable::Live,
+        effect: Effect::Acts,
+        summary: "How many sessions are kept; the oldest make way. 0 means 1048576. Clients of TLS 1.3 use two for each connection.",
+        access: field!(tls_session_cache_size),
+    },
+    Opt {
+        name: "tls-session-cache-timeout",
+        aliases: &[],
+        section: Section::Tls,
+        kind: Kind::Integer {
+            min: 0,
+            max: I32_MAX,
+        },
+        changeable: Changeable::Live,
+        effect: Effect::Acts,
+        summary: "Seconds for which a session can be resumed.",
+        access: field!(tls_session_cache_timeout_s),
+    },
+    Opt {
+        name: "tls-handshake-timeout",
+        aliases: &[],
+        section: Section::Tls,
+        kind: Kind::Integer { min: 1, max: 3600 },
+        changeable: Changeable::Live,
+        effect: Effect::Acts,
+        summary: "Seconds after which a client whose TLS handshake is not complete is disconnected.",
+        access: field!(tls_handshake_timeout_s),
+    },
+    Opt {
+        name: "tls-replication",
+        aliases: &[],
+        section: Section::Tls,
+        kind: Kind::Bool,
+        changeable: Changeable::Live,
+        effect: Effect::Later(NO_OUTGOING_TLS),
+        summary: "Replicas connect to their primary with TLS.",
+        access: field!(tls_replication),
+    },
+    Opt {
+        name: "tls-cluster",
+        aliases: &[],
+        section: Section::Tls,
+        kind: Kind::Bool,
+        changeable: Changeable::Live,
+        effect: Effect::Later(NO_OUTGOING_TLS),
+        summary: "The servers of a cluster connect to each other with TLS.",
+        access: field!(tls_cluster),
     },
     Opt {
         name: "threads",

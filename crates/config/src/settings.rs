@@ -35,6 +35,50 @@ pub struct Config {
     pub protected_mode: bool,
     /// `socket-mark-id`
     pub socket_mark_id: u32,
+    /// `tls-port`
+    pub tls_port: u16,
+    /// `tls-memcached`
+    pub tls_memcached: bool,
+    /// `tls-cert-file`
+    pub tls_cert_file: String,
+    /// `tls-key-file`
+    pub tls_key_file: String,
+    /// `tls-key-file-pass`
+    pub tls_key_file_pass: String,
+    /// `tls-client-cert-file`
+    pub tls_client_cert_file: String,
+    /// `tls-client-key-file`
+    pub tls_client_key_file: String,
+    /// `tls-client-key-file-pass`
+    pub tls_client_key_file_pass: String,
+    /// `tls-ca-cert-file`
+    pub tls_ca_cert_file: String,
+    /// `tls-ca-cert-dir`
+    pub tls_ca_cert_dir: String,
+    /// `tls-auth-clients`
+    pub tls_auth_clients: TlsAuthClients,
+    /// `tls-protocols`
+    pub tls_protocols: String,
+    /// `tls-ciphers`
+    pub tls_ciphers: String,
+    /// `tls-ciphersuites`
+    pub tls_ciphersuites: String,
+    /// `tls-prefer-server-ciphers`
+    pub tls_prefer_server_ciphers: bool,
+    /// `tls-dh-params-file`
+    pub tls_dh_params_file: String,
+    /// `tls-session-caching`
+    pub tls_session_caching: bool,
+    /// `tls-session-cache-size`
+    pub tls_session_cache_size: u64,
+    /// `tls-session-cache-timeout`
+    pub tls_session_cache_timeout_s: u64,
+    /// `tls-handshake-timeout`
+    pub tls_handshake_timeout_s: u32,
+    /// `tls-replication`
+    pub tls_replication: bool,
+    /// `tls-cluster`
+    pub tls_cluster: bool,
     /// `threads`
     pub threads: usize,
     /// `shards`
@@ -197,6 +241,28 @@ impl Default for Config {
             maxclients: 10_000,
             protected_mode: true,
             socket_mark_id: 0,
+            tls_port: 0,
+            tls_memcached: false,
+            tls_cert_file: String::new(),
+            tls_key_file: String::new(),
+            tls_key_file_pass: String::new(),
+            tls_client_cert_file: String::new(),
+            tls_client_key_file: String::new(),
+            tls_client_key_file_pass: String::new(),
+            tls_ca_cert_file: String::new(),
+            tls_ca_cert_dir: String::new(),
+            tls_auth_clients: TlsAuthClients::Yes,
+            tls_protocols: String::new(),
+            tls_ciphers: String::new(),
+            tls_ciphersuites: String::new(),
+            tls_prefer_server_ciphers: false,
+            tls_dh_params_file: String::new(),
+            tls_session_caching: true,
+            tls_session_cache_size: 20 * 1024,
+            tls_session_cache_timeout_s: 300,
+            tls_handshake_timeout_s: 10,
+            tls_replication: false,
+            tls_cluster: false,
             threads: 0,
             shards: 0,
             databases: 16,
@@ -379,6 +445,18 @@ choice! {
         AllkeysRandom = "allkeys-random",
         /// None: writes that need memory are refused.
         Noeviction = "noeviction",
+    }
+}
+
+choice! {
+    /// `tls-auth-clients`: whether TLS clients must have a certificate.
+    TlsAuthClients {
+        /// They need none, and are not asked for one.
+        No = "no",
+        /// They must have a valid one.
+        Yes = "yes",
+        /// They need none, but if they have one, it must be valid.
+        Optional = "optional",
     }
 }
 
