@@ -181,6 +181,8 @@ impl Server {
             local_address: String::from("127.0.0.1:2"),
             origin: Origin::Local,
             unix: false,
+            encryption: String::new(),
+            stream_bytes: 0,
             speaks: Protocol::Resp,
             fd: 0,
             thread: 0,

@@ -113,7 +113,7 @@ fn serve(loaded: Loaded) -> Result<ExitCode, String> {
         return Ok(ExitCode::FAILURE);
     }
     if !server.is_stopping() {
-        log::info!("Ready to accept connections on port {}", config.port);
+        log::info!("Ready to accept connections on {}", places(&config));
         supervisor.ready();
     }
     server.wait_for_stop(&signals);
@@ -122,6 +122,31 @@ fn serve(loaded: Loaded) -> Result<ExitCode, String> {
     std::mem::forget(server.wait(&signals));
     log::warn!("Damselfly is now ready to exit, bye bye...");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where the server listens.
+fn places(config: &Config) -> String {
+    let encrypted_memcached = config.tls_memcached && config.memcached_port > 0;
+    let mut places = Vec::new();
+    for (port, what) in [
+        (config.port, ""),
+        (config.tls_port, " (TLS)"),
+        (
+            config.memcached_port,
+            match encrypted_memcached {
+                true => " (memcached, TLS)",
+                false => " (memcached)",
+            },
+        ),
+    ] {
+        if port > 0 {
+            places.push(format!("port {port}{what}"));
+        }
+    }
+    if !config.unixsocket.is_empty() {
+        places.push(config.unixsocket.clone());
+    }
+    places.join(", ")
 }
 
 /// Changes to the working directory `dir`, and makes it absolute in the configuration.

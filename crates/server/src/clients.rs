@@ -45,6 +45,10 @@ pub struct Client {
     pub origin: Origin,
     /// True for Unix sockets.
     pub unix: bool,
+    /// The version of TLS and the cipher; empty without TLS.
+    pub encryption: String,
+    /// The memory that its stream takes beside its buffers, in bytes.
+    pub stream_bytes: usize,
     /// What it speaks.
     pub speaks: Protocol,
     /// The file descriptor.
@@ -182,6 +186,7 @@ impl Client {
         let names = self.names();
         size_of::<Connection>()
             + size_of::<Self>()
+            + self.stream_bytes
             + self.address.len()
             + self.local_address.len()
             + names.name.len()
@@ -206,6 +211,10 @@ pub struct NewClient {
     pub origin: Origin,
     /// See [`Client::unix`].
     pub unix: bool,
+    /// See [`Client::encryption`].
+    pub encryption: String,
+    /// See [`Client::stream_bytes`].
+    pub stream_bytes: usize,
     /// See [`Client::speaks`].
     pub speaks: Protocol,
     /// See [`Client::fd`].
@@ -252,6 +261,8 @@ impl Clients {
             local_address: new.local_address,
             origin: new.origin,
             unix: new.unix,
+            encryption: new.encryption,
+            stream_bytes: new.stream_bytes,
             speaks: new.speaks,
             fd: new.fd,
             thread: new.thread,

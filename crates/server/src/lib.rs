@@ -24,6 +24,7 @@ pub mod signals;
 pub mod start;
 pub mod statistics;
 pub mod threads;
+pub mod tls;
 
 /// The version of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

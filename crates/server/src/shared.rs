@@ -22,6 +22,7 @@ use crate::scripts::Scripts;
 use crate::scripts::function_libraries::Functions;
 use crate::statistics::ThreadCounters;
 use crate::threads::Thread;
+use crate::tls::Tls;
 use damselfly_config::{Config, MaxmemoryPolicy};
 use damselfly_pubsub::PubSub;
 
@@ -51,6 +52,8 @@ pub struct Shared {
     started: Instant,
     /// The listening sockets.
     pub acceptor: OnceLock<Acceptor>,
+    /// Encryption.
+    pub tls: Tls,
     /// Why commands are refused at this moment.
     pub gate: Gate,
     /// Loading a file.
@@ -129,6 +132,7 @@ impl Shared {
             started_ms: now_ms(),
             started: Instant::now(),
             acceptor: OnceLock::new(),
+            tls: Tls::default(),
             gate: Gate::default(),
             loading: Loading::default(),
             stopping: AtomicBool::new(false),
@@ -194,6 +198,9 @@ impl Shared {
         self.long.wake_all();
         if let Some(acceptor) = self.acceptor.get() {
             acceptor.wake();
+        }
+        for handshaker in self.tls.handshakers.get().into_iter().flatten() {
+            handshaker.wake();
         }
     }
 

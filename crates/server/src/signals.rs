@@ -1,4 +1,4 @@
-//! Signals: SIGTERM and SIGINT stop the server, SIGHUP and SIGXFSZ do nothing.
+//! Signals: SIGTERM and SIGINT stop the server, SIGHUP makes it read its certificates again, SIGXFSZ does nothing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
@@ -33,12 +33,13 @@ impl fmt::Display for Signal {
 pub struct Signals {
     asked: Arc<AtomicBool>,
     number: Arc<AtomicUsize>,
+    hung_up: Arc<AtomicBool>,
 }
 
 impl Signals {
     /// Installs the signal handlers. [`Signals::ending`] returns the first SIGTERM or SIGINT; a second one ends the process at
-    /// once, whatever its threads do. SIGHUP, which arrives when a terminal closes, is ignored, and so is SIGXFSZ: a save that exceeds
-    /// the limit on the size of files fails, and must not end the process. Rust itself ignores SIGPIPE.
+    /// once, whatever its threads do. SIGHUP, which also arrives when a terminal closes, does not end the process, and neither does
+    /// SIGXFSZ: a save that exceeds the limit on the size of files only fails. Rust itself ignores SIGPIPE.
     ///
     /// # Errors
     /// The operating system refuses.
@@ -50,9 +51,8 @@ impl Signals {
             flag::register_usize(signal, signals.number.clone(), signal as usize)?;
             flag::register(signal, signals.asked.clone())?;
         }
-        for ignored in [SIGHUP, SIGXFSZ] {
-            flag::register(ignored, Arc::new(AtomicBool::new(false)))?;
-        }
+        flag::register(SIGHUP, signals.hung_up.clone())?;
+        flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
         Ok(signals)
     }
 
@@ -66,6 +66,11 @@ impl Signals {
             true => Signal::Interrupt,
             false => Signal::Terminate,
         })
+    }
+
+    /// True if SIGHUP has arrived since the last call.
+    pub fn take_hangup(&self) -> bool {
+        self.hung_up.swap(false, Relaxed)
     }
 
     /// Forgets the signal that has arrived, because the server goes on: the next one is a first one again.

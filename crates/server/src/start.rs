@@ -11,6 +11,7 @@ use damselfly_engine::{Engine, Layout, Wake};
 use mio::{Poll, Waker};
 
 use crate::event_loop::acceptor::{self, Acceptor};
+use crate::event_loop::handshakes::{self, Handshaker};
 use crate::event_loop::listener::Listener;
 use crate::event_loop::{WAKER, Worker};
 use crate::gate::Reasons;
@@ -22,6 +23,7 @@ use crate::registry;
 use crate::shared::Shared;
 use crate::signals::{Signal, Signals};
 use crate::threads::Thread;
+use crate::tls;
 use damselfly_config::{Config, Supervised};
 
 /// Shards per thread: enough that two threads rarely need the same one.
@@ -64,6 +66,8 @@ impl Server {
                 .min(SHARDS_MAX),
             shards => shards.next_power_of_two().min(SHARDS_MAX),
         };
+        let encryption =
+            tls::load(&config).map_err(|why| format!("Failed to configure TLS: {why}"))?;
         let listeners = Listener::open_all(&config)?;
         let pidfile = write_pidfile(&config)?;
         save_file::remove_leftovers(Path::new(&config.dir));
@@ -93,6 +97,7 @@ impl Server {
             shared.acceptor.set(acceptor).is_ok(),
             "the acceptor is set once"
         );
+        shared.tls.install(encryption);
         set_wakes(&shared);
         shared
             .engine
@@ -134,6 +139,7 @@ impl Server {
                     save_file::run(&shared, index);
                 })?);
         }
+        server.start_handshakers()?;
         let shared = server.shared.clone();
         server.threads.push(spawn("acceptor", move || {
             acceptor::run(&shared, accepting)
@@ -143,6 +149,28 @@ impl Server {
             .startup_bytes
             .store(server.shared.note_memory(), Relaxed);
         Ok(server)
+    }
+
+    /// Starts the threads for TLS handshakes. They sleep until there are some.
+    fn start_handshakers(&mut self) -> Result<(), String> {
+        let count = handshakes::thread_count(self.shared.threads.len());
+        let failed = |error: io::Error| format!("Can't set up the event loop: {error}");
+        let (mut handshakers, mut polls) = (Vec::new(), Vec::new());
+        for _ in 0..count {
+            let poll = Poll::new().map_err(failed)?;
+            handshakers.push(Handshaker::new(&poll).map_err(failed)?);
+            polls.push(poll);
+        }
+        assert!(
+            self.shared.tls.handshakers.set(handshakers).is_ok(),
+            "the handshakers are set once"
+        );
+        for (index, poll) in polls.into_iter().enumerate() {
+            let shared = self.shared.clone();
+            let run = move || handshakes::run(&shared, index, poll);
+            self.threads.push(spawn(&format!("tls-{index}"), run)?);
+        }
+        Ok(())
     }
 
     /// The state that the server's threads share.
@@ -184,6 +212,9 @@ impl Server {
                     return;
                 }
                 signals.forget();
+            }
+            if signals.take_hangup() {
+                self.shared.tls.reload(&self.shared.config());
             }
             thread::park_timeout(POLL_INTERVAL);
         }

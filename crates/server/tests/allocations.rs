@@ -68,6 +68,8 @@ impl Bench {
             local_address: String::from("test"),
             origin: Origin::Local,
             unix: true,
+            encryption: String::new(),
+            stream_bytes: 0,
             speaks,
             fd: stream.as_raw_fd(),
             thread: 0,

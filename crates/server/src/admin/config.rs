@@ -9,13 +9,15 @@ use damselfly_base::CommandError;
 use damselfly_commands::Arity::{AtLeast, Exactly};
 use damselfly_commands::{Args, Arity, Command, Group, Keys, Result, Run, Trait};
 use damselfly_protocol::Reply;
+use damselfly_tls::Acceptor;
 
 use crate::event_loop::listener::Address;
 use crate::event_loop::open_files;
 use crate::registry::{Handler, SessionFn};
 use crate::session::Context;
 use crate::shared::Shared;
-use damselfly_config::Config;
+use crate::tls;
+use damselfly_config::{Config, OPTIONS, Section};
 
 pub(crate) static COMMANDS: &[Command<Handler>] = &[Command {
     name: "CONFIG",
@@ -126,11 +128,7 @@ fn set(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Resu
             .position(|(given, _)| given.eq_ignore_ascii_case(name.as_bytes()))
     };
     let mut bind = Vec::new();
-    if given("port")
-        .or(given("bind"))
-        .or(given("memcached-port"))
-        .is_some()
-    {
+    if LISTENING.iter().any(|name| given(name).is_some()) {
         bind = context.shared.config().set(&pairs, origin)?.bind;
     }
     // Host names are resolved before anything is locked, since that may take long.
@@ -150,6 +148,12 @@ fn set(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Resu
                 port_is_first: given("bind")
                     .is_none_or(|bind| given("port").is_some_and(|port| port < bind)),
                 addresses: &addresses,
+                tls_option: OPTIONS
+                    .iter()
+                    .filter(|option| option.section == Section::Tls)
+                    .filter_map(|option| Some((given(option.name)?, option.name)))
+                    .min()
+                    .map(|(_, name)| name),
             };
             change
                 .apply(context.shared, &mut new)
@@ -164,10 +168,27 @@ fn set(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Resu
     Ok(())
 }
 
-/// True if the TCP addresses of two configurations differ.
+/// The options that decide where the server listens, and for what.
+const LISTENING: &[&str] = &[
+    "port",
+    "tls-port",
+    "memcached-port",
+    "tls-memcached",
+    "bind",
+];
+
+/// True if two configurations differ in these options.
 fn listens_elsewhere(new: &Config, old: &Config) -> bool {
-    let endpoints = |config: &Config| (config.port, config.memcached_port, config.bind.clone());
-    endpoints(new) != endpoints(old)
+    let ports = |config: &Config| {
+        let (plain, encrypted) = (config.port, config.tls_port);
+        (
+            plain,
+            encrypted,
+            config.memcached_port,
+            config.tls_memcached,
+        )
+    };
+    ports(new) != ports(old) || new.bind != old.bind
 }
 
 /// A change of the configuration.
@@ -179,6 +200,8 @@ struct Change<'c> {
     port_is_first: bool,
     /// The addresses to listen on.
     addresses: &'c [Address],
+    /// The first option for TLS that was given, even if with its current value: then all its files are read again.
+    tls_option: Option<&'static str>,
 }
 
 /// The option that can't be applied, and the reason.
@@ -201,14 +224,45 @@ impl Change<'_> {
         if self.enters_dir {
             new.dir = enter(&new.dir).map_err(|error| ("dir", reason(&error)))?;
         }
-        // Last, since it is the hardest to undo.
-        self.listen(shared, new).inspect_err(|_| {
+        let applied = self.load_tls(shared, new).and_then(|encryption| {
+            // Last, since it is the hardest to undo.
+            self.listen(shared, new).map(|()| encryption)
+        });
+        let encryption = applied.inspect_err(|_| {
             if self.enters_dir {
                 let _ = enter(&self.old.dir);
             }
         })?;
+        if let Some(acceptor) = encryption {
+            shared.tls.install(acceptor);
+        }
         log::set_max_level(new.loglevel.filter());
         Ok(())
+    }
+
+    /// What new connections will need for TLS; `None` if that does not change.
+    fn load_tls(
+        &self,
+        shared: &Shared,
+        new: &Config,
+    ) -> std::result::Result<Option<Option<Acceptor>>, Refused> {
+        let begins = tls::is_wanted(new) && !tls::is_wanted(self.old);
+        if self.tls_option.is_none() && !begins {
+            return Ok(None);
+        }
+        let now_s = crate::clock::now_ms() / 1000;
+        let loaded = tls::load(new).and_then(|acceptor| match acceptor {
+            Some(acceptor) => {
+                shared.tls.check_renewal(&acceptor, now_s)?;
+                Ok(Some(acceptor))
+            }
+            None => Ok(None),
+        });
+        loaded.map(Some).map_err(|why| {
+            log::warn!("Unable to update TLS configuration, so the old one stays in use: {why}");
+            let text = "Unable to update TLS configuration. Check server logs.";
+            (self.tls_option.unwrap_or("memcached-port"), text.to_owned())
+        })
     }
 
     /// Listens on the port and addresses of the `new` configuration.
@@ -222,9 +276,15 @@ impl Change<'_> {
         }
         acceptor.rebind(new, self.addresses).map_err(|why| {
             log::warn!("{why}");
-            if new.memcached_port != old.memcached_port {
-                let text = "Unable to listen on this port. Check server logs.";
-                return ("memcached-port", text.to_owned());
+            for (name, changed) in [
+                ("memcached-port", new.memcached_port != old.memcached_port),
+                ("tls-memcached", new.tls_memcached != old.tls_memcached),
+                ("tls-port", new.tls_port != old.tls_port),
+            ] {
+                if changed {
+                    let text = "Unable to listen on this port. Check server logs.";
+                    return (name, text.to_owned());
+                }
             }
             let is_port = new.port != old.port && (new.bind == old.bind || self.port_is_first);
             let (name, text) = match is_port {
@@ -263,6 +323,7 @@ fn resetstat(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> R
     damselfly_engine::garbage::reset_freed();
     context.shared.persistence.reset_counters();
     context.shared.over_limit.reset();
+    context.shared.tls.reset_counters();
     context.shared.scripts.cache().reset_evicted();
     reply.ok();
     Ok(())

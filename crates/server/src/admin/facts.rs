@@ -8,6 +8,7 @@ use std::sync::{Arc, PoisonError};
 use damselfly_commands::Result;
 use damselfly_engine::{Cursor, KeyspaceTotals, Now, Tx};
 use damselfly_script::Libraries;
+use damselfly_tls::Certificates;
 
 use crate::persistence::Status;
 use crate::session::Context;
@@ -46,6 +47,8 @@ pub struct Facts<'a> {
     pub rates: Rates,
     /// What was saved and is being saved.
     pub save: Status,
+    /// The certificates in use.
+    pub certificates: Certificates,
 }
 
 /// Figures about all connections.
@@ -55,6 +58,8 @@ pub struct ClientFacts {
     pub count: usize,
     /// The number of them that speak memcached's protocol.
     pub memcached: usize,
+    /// The number of them that use TLS.
+    pub encrypted: usize,
     /// The number of blocked clients.
     pub blocked: usize,
     /// The number of clients blocked on keys with a timeout.
@@ -108,6 +113,7 @@ impl<'a> Facts<'a> {
             libraries: shared.functions.libraries(),
             cpu: Cpu::read(),
             save: shared.persistence.status(),
+            certificates: shared.tls.certificates(),
             rates: *shared.rates.lock().unwrap_or_else(PoisonError::into_inner),
         })
     }
@@ -215,6 +221,7 @@ fn client_facts(shared: &Shared) -> ClientFacts {
         let output = client.output_capacity.load(Relaxed);
         facts.count += 1;
         facts.memcached += usize::from(client.is_memcached());
+        facts.encrypted += usize::from(!client.encryption.is_empty());
         facts.blocked += usize::from(client.is_blocked());
         let blocked_client = client.waiting_command();
         facts.with_timeout +=

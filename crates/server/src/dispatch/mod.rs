@@ -191,7 +191,7 @@ impl Dispatcher {
         }
         let mut started = self.clock.raw();
         while let Some(request) = batch.requests.get(batch.next) {
-            if connection.unsent() > OUTPUT_PAUSE_BYTES {
+            if connection.queued_output() > OUTPUT_PAUSE_BYTES {
                 return BatchEnd::Stalled(Stall::Output);
             }
             if let Some(to) = connection.session.congested.take()

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
+use damselfly_tls::ENCRYPTED_BYTES_MAX;
 use mio::Token;
 
 use super::Worker;
@@ -37,12 +38,21 @@ impl Worker {
             local_address,
             origin: stream.origin(),
             unix: stream.is_unix(),
+            encryption: stream.encryption(),
+            stream_bytes: stream.memory(),
             speaks,
             fd: stream.fd(),
             thread: self.index,
             place: entry.key(),
             now_ms: clock::now_ms(),
         });
+        let (key, may_have_bytes) = (entry.key(), stream.may_have_bytes());
+        if stream.needs_scratch() && self.scratch.is_empty() {
+            self.scratch = vec![0; ENCRYPTED_BYTES_MAX];
+        }
         entry.insert(Connection::new(stream, Session::new(client, config)));
+        if may_have_bytes {
+            self.mark_readable(key, false);
+        }
     }
 }

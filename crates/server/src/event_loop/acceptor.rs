@@ -3,8 +3,8 @@
 //!
 //! ```text
 //!   listening sockets ──► acceptor: limits, id ──► inbox of a worker ──► the worker serves it
-//!                             ▲                         │
-//!                             └── the worker is stuck ──┘
+//!                          ▲  │     ▲                         │
+//!     handshakers (TLS) ───┘◄─┘     └── the worker is stuck ──┘
 //! ```
 //!
 //! The acceptor runs no commands, so it is never stuck in one. A stuck worker gets no new connections, and connections still in
@@ -17,10 +17,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use damselfly_protocol::memcached::reply;
 use damselfly_protocol::{Reply, Version};
+use damselfly_tls::ENCRYPTED_BYTES_MAX;
+use mio::net::TcpStream;
 use mio::{Events, Poll, Registry, Token, Waker};
 
 use crate::event_loop::TICK;
-use crate::event_loop::listener::{Address, Endpoint, Listener};
+use crate::event_loop::listener::{Address, Endpoint, Listener, Service};
 use crate::event_loop::parser::Protocol;
 use crate::event_loop::stream::Stream;
 use crate::shared::Shared;
@@ -46,8 +48,10 @@ pub struct Acceptor {
 #[derive(Default)]
 struct Open {
     listeners: Vec<(Token, Listener)>,
-    /// Connections that were accepted just before their listening socket was closed, and what they speak.
-    drained: Vec<(Stream, Protocol)>,
+    /// Connections that were accepted just before their listening socket was closed.
+    drained: Vec<(Stream, Service)>,
+    /// Connections whose TLS handshake is complete, and what they speak.
+    encrypted: Vec<(Stream, Protocol)>,
     last_token: usize,
 }
 
@@ -86,6 +90,12 @@ impl Acceptor {
         if let Err(error) = self.waker.wake() {
             log::warn!("Can't wake the acceptor: {error}");
         }
+    }
+
+    /// Makes the thread admit a connection whose TLS handshake is complete.
+    pub fn admit_later(&self, stream: Stream, speaks: Protocol) {
+        self.open().encrypted.push((stream, speaks));
+        self.wake();
     }
 
     /// Registers all listening sockets, or none.
@@ -131,7 +141,7 @@ impl Acceptor {
                 let listener = open.find(*token);
                 wanted.is_some()
                     && listener.and_then(Listener::address) == wanted
-                    && listener.is_some_and(|listener| listener.speaks() == endpoint.speaks)
+                    && listener.is_some_and(|listener| listener.service() == endpoint.service)
             });
             if let Some(place) = same {
                 leaving.swap_remove(place);
@@ -174,9 +184,9 @@ impl Acceptor {
     }
 
     /// Reopens sockets that were closed to make way for new ones, after the new ones could not be opened.
-    fn reopen(&self, open: &mut Open, closed: Vec<(SocketAddr, Protocol)>, config: &Config) {
-        for (address, speaks) in closed {
-            let listener = Listener::tcp_at(address, speaks, config);
+    fn reopen(&self, open: &mut Open, closed: Vec<(SocketAddr, Service)>, config: &Config) {
+        for (address, service) in closed {
+            let listener = Listener::tcp_at(address, service, config);
             let added = listener.and_then(|listener| self.add(open, vec![listener]));
             if let Err(error) = added {
                 log::error!("Can't listen on {address} again: {error}");
@@ -184,20 +194,20 @@ impl Acceptor {
         }
     }
 
-    fn accept(&self, token: Token) -> io::Result<Option<(Stream, Protocol)>> {
+    fn accept(&self, token: Token) -> io::Result<Option<(Stream, Service)>> {
         let open = self.open();
         let Some(listener) = open.find(token) else {
             return Ok(None);
         };
         let stream = listener.accept()?;
-        Ok(stream.map(|stream| (stream, listener.speaks())))
+        Ok(stream.map(|stream| (stream, listener.service())))
     }
 
     /// Takes some connections from a listening socket.
     fn accept_some(&self, shared: &Shared, token: Token) -> AcceptEnd {
         for _ in 0..ACCEPTS_MAX {
             match self.accept(token) {
-                Ok(Some((stream, speaks))) => admit(shared, stream, speaks),
+                Ok(Some((stream, service))) => receive(shared, stream, service),
                 Ok(None) => return AcceptEnd::Drained,
                 Err(error) => {
                     log::warn!("Accepting client connection: {error}");
@@ -216,7 +226,7 @@ impl Open {
     }
 
     /// Closes TCP sockets and returns their addresses. Connected clients stay connected.
-    fn close(&mut self, tokens: &[Token]) -> Vec<(SocketAddr, Protocol)> {
+    fn close(&mut self, tokens: &[Token]) -> Vec<(SocketAddr, Service)> {
         let mut addresses = Vec::new();
         let drained = &mut self.drained;
         self.listeners.retain(|(token, listener)| {
@@ -224,12 +234,12 @@ impl Open {
                 return true;
             }
             while let Ok(Some(stream)) = listener.accept() {
-                drained.push((stream, listener.speaks()));
+                drained.push((stream, listener.service()));
             }
             addresses.extend(
                 listener
                     .address()
-                    .map(|address| (address, listener.speaks())),
+                    .map(|address| (address, listener.service())),
             );
             false
         });
@@ -261,7 +271,12 @@ pub fn run(shared: &Shared, mut poll: Poll) {
             }
         }
         let drained = std::mem::take(&mut acceptor.open().drained);
-        for (stream, speaks) in drained {
+        for (stream, service) in drained {
+            receive(shared, stream, service);
+        }
+        let encrypted = std::mem::take(&mut acceptor.open().encrypted);
+        for (stream, speaks) in encrypted {
+            shared.tls.in_progress.fetch_sub(1, Relaxed);
             admit(shared, stream, speaks);
         }
         while !ready.is_empty() && !shared.stopping.load(Relaxed) {
@@ -280,25 +295,51 @@ pub fn run(shared: &Shared, mut poll: Poll) {
     *acceptor.open() = Open::default();
 }
 
-/// Hands a new connection to a worker, or refuses it. Only the acceptor's thread may call this.
-fn admit(shared: &Shared, mut stream: Stream, speaks: Protocol) {
-    // The client may have connected because an option was changed, so the current options apply.
+/// Takes care of a new connection: hands it to a worker, or to a handshaker first, or refuses it. Only the acceptor's thread may call
+/// this.
+fn receive(shared: &Shared, mut stream: Stream, service: Service) {
     let config = shared.config();
     // Only the acceptor writes these counters.
     let counters = &shared.threads[0].counters;
     let connections = shared.threads.iter().map(|t| t.connections.load(Relaxed));
-    if connections.sum::<usize>() >= config.maxclients as usize {
-        refuse(&mut stream, speaks, "ERR max number of clients reached");
+    let handshakes = shared.tls.in_progress.load(Relaxed);
+    if connections.sum::<usize>() + handshakes >= config.maxclients as usize {
+        // Without a handshake, there is no way to tell a client of TLS, as in Redis.
+        if !service.is_encrypted {
+            let error = "ERR max number of clients reached";
+            refuse(&mut stream, service.speaks, error);
+        }
         counters.connections_rejected.add(1);
         return;
     }
     counters.connections_received.add(1);
+    stream.prepare(config.tcp_keepalive_s);
+    match (service.is_encrypted, stream) {
+        (true, Stream::Tcp(socket)) => shake_hands(shared, socket, service.speaks),
+        (_, stream) => admit(shared, stream, service.speaks),
+    }
+}
+
+/// Hands a connection to a handshaker.
+fn shake_hands(shared: &Shared, socket: TcpStream, speaks: Protocol) {
+    let Some(handshakers) = shared.tls.handshakers.get() else {
+        return;
+    };
+    let number = shared.tls.in_progress.fetch_add(1, Relaxed);
+    if let Some(handshaker) = handshakers.get(number % handshakers.len().max(1)) {
+        handshaker.hand_over(socket, speaks);
+    }
+}
+
+/// Hands a connection that can carry requests to a worker, or refuses it. Only the acceptor's thread may call this.
+fn admit(shared: &Shared, mut stream: Stream, speaks: Protocol) {
+    // The client may have connected because an option was changed, so the current options apply.
+    let config = shared.config();
     if config.protected_mode && config.requirepass.is_empty() && stream.origin() == Origin::Remote {
         refuse(&mut stream, speaks, PROTECTED_MODE);
-        counters.connections_rejected.add(1);
+        shared.threads[0].counters.connections_rejected.add(1);
         return;
     }
-    stream.prepare(config.tcp_keepalive_s);
     // The id is assigned here, because connections arrive here in order.
     let id = shared.clients.next_id();
     assign(shared, Arrival { stream, speaks, id });
@@ -311,8 +352,13 @@ fn refuse(stream: &mut Stream, speaks: Protocol, error: &str) {
         Protocol::Resp => Reply::new(&mut bytes, Version::default()).error(error),
         Protocol::Memcached => reply::line(&mut bytes, &format!("SERVER_ERROR {error}")),
     }
+    let mut scratch = match stream.needs_scratch() {
+        true => vec![0; ENCRYPTED_BYTES_MAX],
+        false => Vec::new(),
+    };
     // A failure does not matter: the connection is closed either way.
-    let _ = stream.write(&bytes);
+    let _ = stream.write(&bytes, &mut scratch);
+    stream.close();
 }
 
 /// Hands a connection to the worker with the fewest connections. A stuck worker gets it only if all workers are stuck.

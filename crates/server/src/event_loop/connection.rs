@@ -103,9 +103,15 @@ impl Connection {
         blocking.is_none_or(Blocking::abandon)
     }
 
-    /// Bytes of replies that were not sent.
-    pub fn unsent(&self) -> usize {
+    /// Bytes of replies that the stream has not taken.
+    #[inline]
+    pub fn queued_output(&self) -> usize {
         self.output.len() - self.sent
+    }
+
+    /// Bytes of replies that were not sent, including those that are encrypted already.
+    pub fn unsent(&self) -> usize {
+        self.queued_output() + self.stream.unsent()
     }
 
     /// Updates the figures that other threads see.
@@ -124,8 +130,8 @@ impl Connection {
     }
 
     /// Reads more into the connection's own input, as [`Input::read_more`] does.
-    pub fn read_more(&mut self) -> io::Result<usize> {
-        self.input.read_more(&mut self.stream)
+    pub fn read_more(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.input.read_more(&mut self.stream, buffer)
     }
 
     /// Records that the client is gone: nothing more is read, and replies are dropped.
@@ -133,13 +139,19 @@ impl Connection {
         self.input.end();
         self.is_broken = true;
         self.session.rest = None;
-        self.drop_output();
+        self.drop_all_output();
     }
 
     /// Drops the replies that were not sent, and closes the connection.
     pub fn discard_and_close(&mut self) {
         self.session.closing = true;
+        self.drop_all_output();
+    }
+
+    /// Drops the replies that were not sent, also those that the stream has taken.
+    fn drop_all_output(&mut self) {
         self.drop_output();
+        self.stream.drop_unsent();
     }
 
     fn drop_output(&mut self) {
@@ -148,16 +160,18 @@ impl Connection {
     }
 
     /// Sends as many replies as the socket takes, and returns how many bytes it took. If the client is gone, drops all replies.
+    /// `scratch` is as for [`Stream::write`].
     ///
     /// # Errors
     /// The connection is broken.
-    pub fn flush(&mut self) -> io::Result<usize> {
+    pub fn flush(&mut self, scratch: &mut [u8]) -> io::Result<usize> {
         if self.is_broken {
-            self.drop_output();
+            self.drop_all_output();
         }
+        self.stream.send_rest()?;
         let mut bytes_sent = 0;
         while self.sent < self.output.len() {
-            match self.stream.write(&self.output[self.sent..]) {
+            match self.stream.write(&self.output[self.sent..], scratch) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(bytes) => {
                     self.sent += bytes;

@@ -275,11 +275,11 @@ impl Input {
 
     /// Appends to the buffered bytes, and returns how many arrived. The buffer grows to at most twice the bytes that have arrived,
     /// whatever length the client announced, and not beyond the size of the request. So a long request is copied at most twice
-    /// on its way in.
+    /// on its way in. `buffer` is as for [`Stream::append_to`].
     ///
     /// # Errors
     /// The connection is broken. Bytes that arrived before stay.
-    pub fn read_more(&mut self, stream: &mut Stream) -> io::Result<usize> {
+    pub fn read_more(&mut self, stream: &mut Stream, buffer: &mut [u8]) -> io::Result<usize> {
         const STEP_BYTES_MIN: usize = 64 << 10;
         /// The most that is read from one connection before the next one has its turn.
         const READ_BYTES_MAX: usize = 1 << 20;
@@ -294,7 +294,7 @@ impl Input {
                 .reserve_exact(missing.min(len.max(STEP_BYTES_MIN)));
         }
         let room = (self.bytes.capacity() - len).min(READ_BYTES_MAX);
-        let result = stream.append_to(&mut self.bytes, room);
+        let result = stream.append_to(&mut self.bytes, room, buffer);
         let bytes = self.bytes.len() - len;
         if bytes > 0 && self.is_at_start() {
             self.buffered = Buffered::Unparsed { done: 0 };

@@ -58,6 +58,15 @@ impl Address {
     }
 }
 
+/// What the connections of a listening socket have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// What they speak.
+    pub speaks: Protocol,
+    /// They use TLS.
+    pub is_encrypted: bool,
+}
+
 /// A TCP address and port to listen on.
 #[derive(Clone, Copy, Debug)]
 pub struct Endpoint<'a> {
@@ -65,23 +74,32 @@ pub struct Endpoint<'a> {
     pub address: &'a Address,
     /// The port.
     pub port: u16,
-    /// What its connections speak.
-    pub speaks: Protocol,
+    /// What is offered there.
+    pub service: Service,
 }
 
 impl<'a> Endpoint<'a> {
     /// Everything that the configuration listens on at these addresses.
     pub fn all(config: &Config, addresses: &'a [Address]) -> Vec<Self> {
         let ports = [
-            (config.port, Protocol::Resp),
-            (config.memcached_port, Protocol::Memcached),
+            (config.port, Protocol::Resp, false),
+            (config.tls_port, Protocol::Resp, true),
+            (
+                config.memcached_port,
+                Protocol::Memcached,
+                config.tls_memcached,
+            ),
         ];
-        let is_on = |(port, _): &(u16, Protocol)| *port > 0;
-        let endpoints = ports.into_iter().filter(is_on).flat_map(|(port, speaks)| {
+        let is_on = |(port, ..): &(u16, Protocol, bool)| *port > 0;
+        let all = ports.into_iter().filter(is_on);
+        let endpoints = all.flat_map(|(port, speaks, is_encrypted)| {
             addresses.iter().map(move |address| Self {
                 address,
                 port,
-                speaks,
+                service: Service {
+                    speaks,
+                    is_encrypted,
+                },
             })
         });
         endpoints.collect()
@@ -110,8 +128,8 @@ pub struct Failure {
 /// A listening socket.
 #[derive(Debug)]
 pub enum Listener {
-    /// TCP, and what its connections speak.
-    Tcp(TcpListener, Protocol),
+    /// TCP, and what it offers.
+    Tcp(TcpListener, Service),
     /// A Unix socket and its file, which is removed when this is dropped.
     Unix(UnixListener, PathBuf),
 }
@@ -143,7 +161,7 @@ impl Listener {
         }
         if listeners.is_empty() {
             return Err(String::from(
-                "Configured to not listen anywhere: set a port, a memcached-port, a bind address or a unixsocket",
+                "Configured to not listen anywhere: set a port, a tls-port, a memcached-port, a bind address or a unixsocket",
             ));
         }
         Ok(listeners)
@@ -157,11 +175,11 @@ impl Listener {
         let Endpoint {
             address,
             port,
-            speaks,
+            service,
         } = endpoint;
         let name = &address.name;
         let opened = match &address.resolved {
-            Ok(resolved) => Self::tcp_at(with_port(*resolved, port), speaks, config),
+            Ok(resolved) => Self::tcp_at(with_port(*resolved, port), service, config),
             Err((kind, text)) => Err(io::Error::new(*kind, text.as_str())),
         };
         match opened {
@@ -180,7 +198,7 @@ impl Listener {
     ///
     /// # Errors
     /// The server can't listen on the address.
-    pub fn tcp_at(address: SocketAddr, speaks: Protocol, config: &Config) -> io::Result<Self> {
+    pub fn tcp_at(address: SocketAddr, service: Service, config: &Config) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
         socket.set_reuse_address(true)?;
         if address.is_ipv6() {
@@ -196,7 +214,7 @@ impl Listener {
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
         socket.listen(i32::try_from(config.tcp_backlog).unwrap_or(i32::MAX))?;
-        Ok(Self::Tcp(TcpListener::from_std(socket.into()), speaks))
+        Ok(Self::Tcp(TcpListener::from_std(socket.into()), service))
     }
 
     fn unix(path: &Path, mode: u32) -> io::Result<Self> {
@@ -220,11 +238,14 @@ impl Listener {
         }
     }
 
-    /// What its connections speak.
-    pub fn speaks(&self) -> Protocol {
+    /// What it offers.
+    pub fn service(&self) -> Service {
         match self {
-            Self::Tcp(_, speaks) => *speaks,
-            Self::Unix(..) => Protocol::Resp,
+            Self::Tcp(_, service) => *service,
+            Self::Unix(..) => Service {
+                speaks: Protocol::Resp,
+                is_encrypted: false,
+            },
         }
     }
 
@@ -273,7 +294,11 @@ mod tests {
         let probe = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         let is_permitted = probe.set_mark(MARK).is_ok();
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        match Listener::tcp_at(address, Protocol::Resp, &config) {
+        let service = Service {
+            speaks: Protocol::Resp,
+            is_encrypted: false,
+        };
+        match Listener::tcp_at(address, service, &config) {
             Ok(Listener::Tcp(ref listener, _)) => {
                 assert!(is_permitted);
                 assert_eq!(SockRef::from(listener).mark().unwrap(), MARK);

@@ -8,6 +8,7 @@ pub mod acceptor;
 pub mod connection;
 mod contention;
 mod deliver_invalidations;
+pub mod handshakes;
 mod inbox;
 pub mod input;
 pub mod listener;
@@ -67,6 +68,8 @@ pub struct Worker {
     /// Connections with replies to send.
     unflushed: Vec<usize>,
     buffer: Vec<u8>,
+    /// For encrypted bytes; empty before the first connection with TLS.
+    scratch: Vec<u8>,
     batch: Batch,
     spare_outputs: SpareOutputs,
     /// A buffer for the replies of scripts.
@@ -98,6 +101,7 @@ impl Worker {
             deadlines: BTreeSet::new(),
             unflushed: Vec::new(),
             buffer: vec![0; READ_BYTES],
+            scratch: Vec::new(),
             batch: Batch::default(),
             spare_outputs: SpareOutputs::default(),
             script_reply: Vec::new(),
@@ -336,7 +340,7 @@ impl Worker {
         let result = if direct {
             connection.read_direct(&mut self.buffer)
         } else {
-            connection.read_more()
+            connection.read_more(&mut self.buffer)
         };
         let bytes = match result {
             Ok(bytes) => bytes,
@@ -422,7 +426,7 @@ impl Worker {
             return;
         }
         let before = connection.unsent();
-        let sent = match connection.flush() {
+        let sent = match connection.flush(&mut self.scratch) {
             Ok(sent) => sent,
             Err(error) => {
                 log::debug!(
@@ -445,7 +449,7 @@ impl Worker {
             self.spare_outputs
                 .take_back(std::mem::take(&mut connection.output));
         } else {
-            if sent > 0 {
+            if connection.unsent() < before {
                 let now_ms = clock::now_ms();
                 connection.session.client.active_ms.store(now_ms, Relaxed);
             }
@@ -517,6 +521,7 @@ impl Worker {
                 self.deadlines.remove(&(deadline, key));
             }
         }
+        connection.stream.close();
         let _ = connection.stream.deregister(self.poll.registry());
     }
 
@@ -525,7 +530,7 @@ impl Worker {
         let keys: Vec<usize> = self.connections.iter().map(|(key, _)| key).collect();
         for key in keys {
             if let Some(connection) = self.connections.get_mut(key) {
-                let _ = connection.flush();
+                let _ = connection.flush(&mut self.scratch);
             }
             self.close(key);
         }

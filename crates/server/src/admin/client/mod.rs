@@ -364,13 +364,18 @@ fn describe(lines: &mut String, client: &Client, now_ms: i64) {
         (0, 1, output_capacity)
     };
     let last_command = client.last_command.load(Relaxed).checked_sub(1);
+    // Neither Redis nor Valkey has this field; the name is Dragonfly's.
+    let encryption = match client.encryption.as_str() {
+        "" => String::new(),
+        shown => format!(" tls={shown}"),
+    };
     // Writing to a string does not fail.
     let _ = writeln!(
         lines,
         "id={} addr={} laddr={} fd={} name={} age={} idle={} flags={} db={} sub={} psub={} ssub={} multi={} \
          qbuf={input_bytes} qbuf-free={} argv-mem=0 multi-mem={} rbs={output_capacity} \
          rbp={output_capacity} obl={in_fixed} oll={listed} omem={listed_bytes} tot-mem={} events={} cmd={} \
-         user=default redir={} resp={} lib-name={} lib-ver={}",
+         user=default redir={} resp={} lib-name={} lib-ver={}{encryption}",
         client.id,
         client.address,
         client.local_address,

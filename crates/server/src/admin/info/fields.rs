@@ -4,13 +4,14 @@ use damselfly_engine::garbage;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::Section::{
-    self, Clients, Cluster, Cpu, Memory, Persistence, Replication, Server, Stats,
+    self, Clients, Cluster, Cpu, Memory, Persistence, Replication, Server, Stats, Tls,
 };
 use crate::admin::facts::{self, Facts, ratio};
 use crate::clock;
 use crate::dispatch::uncounted_bytes;
 use crate::statistics::{Counter, ThreadCounters};
 use damselfly_pubsub::Topic;
+use damselfly_tls::CertificateFacts;
 
 /// A field of INFO.
 #[derive(Clone, Copy, Debug)]
@@ -61,7 +62,8 @@ pub static FIELDS: &[Field] = &[
     row(Server, "process_id", |_| std::process::id().to_string()),
     row(Server, "process_supervised", |f| f.option("supervised")),
     row(Server, "run_id", |f| f.shared.run_id.clone()),
-    row(Server, "tcp_port", |f| f.config.port.to_string()),
+    row(Server, "tcp_port", |f| if f.config.port > 0 { f.config.port } else { f.config.tls_port }.to_string()),
+    row(Server, "tls_port", |f| f.config.tls_port.to_string()),
     row(Server, "memcached_port", |f| f.config.memcached_port.to_string()),
     row(Server, "server_time_usec", |_| clock::now_us().to_string()),
     row(Server, "uptime_in_seconds", |f| f.uptime_s().to_string()),
@@ -242,6 +244,18 @@ pub static FIELDS: &[Field] = &[
     row(Cpu, "used_cpu_user_main_thread", |f| seconds(f.cpu.user_main)),
 
     row(Cluster, "cluster_enabled", ZERO),
+
+    row(Tls, "tls_server_cert_serial", |f| serial(&f.certificates.server)),
+    row(Tls, "tls_server_cert_expires_in_seconds", |f| f.expires_in_s(&f.certificates.server)),
+    row(Tls, "tls_client_cert_serial", |_| NO_SERIAL.into()),
+    row(Tls, "tls_client_cert_expires_in_seconds", ZERO),
+    row(Tls, "tls_ca_cert_serial", |f| serial(&f.certificates.ca)),
+    row(Tls, "tls_ca_cert_expires_in_seconds", |f| f.expires_in_s(&f.certificates.ca)),
+    row(Tls, "tls_clients", |f| f.clients.encrypted.to_string()),
+    row(Tls, "tls_handshakes_in_progress", |f| f.shared.tls.in_progress.load(Relaxed).to_string()),
+    row(Tls, "tls_handshakes_completed", |f| f.shared.tls.completed.load(Relaxed).to_string()),
+    row(Tls, "tls_handshakes_failed", |f| f.shared.tls.failed.load(Relaxed).to_string()),
+    row(Tls, "tls_handshakes_timed_out", |f| f.shared.tls.timed_out.load(Relaxed).to_string()),
 ];
 
 /// Fields that follow those of Persistence while a file is being loaded.
@@ -254,6 +268,14 @@ pub static LOADING_FIELDS: &[Field] = &[
     row(Persistence, "loading_loaded_perc", |f| two_digits(f.shared.loading.progress.percent())),
     row(Persistence, "loading_eta_seconds", |f| f.shared.loading.progress.eta_s(f.now).to_string()),
 ];
+
+/// The serial number of a certificate that is not in use.
+const NO_SERIAL: &str = "none";
+
+fn serial(certificate: &Option<CertificateFacts>) -> String {
+    let certificate = certificate.as_ref();
+    certificate.map_or_else(|| NO_SERIAL.into(), |facts| facts.serial.clone())
+}
 
 fn two_digits(number: f64) -> String {
     format!("{number:.2}")
@@ -285,6 +307,12 @@ fn human(bytes: usize) -> String {
 }
 
 impl Facts<'_> {
+    /// For how long a certificate is still valid, in seconds; zero if it has expired or there is none.
+    fn expires_in_s(&self, certificate: &Option<CertificateFacts>) -> String {
+        let until_s = certificate.as_ref().map_or(0, |facts| facts.valid_until_s);
+        (until_s - self.now.0 / 1000).max(0).to_string()
+    }
+
     fn uptime_s(&self) -> i64 {
         (self.now.0 - self.shared.started_ms).max(0) / 1000
     }

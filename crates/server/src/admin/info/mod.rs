@@ -56,6 +56,8 @@ pub enum Section {
     Replication,
     /// Processor time.
     Cpu,
+    /// Certificates and handshakes.
+    Tls,
     /// Modules, of which there are none.
     Modules,
     /// The number of calls of each command.
@@ -72,7 +74,7 @@ pub enum Section {
 
 impl Section {
     /// All sections, in the order in which INFO shows them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Server,
         Self::Clients,
         Self::Memory,
@@ -86,6 +88,7 @@ impl Section {
         Self::Latencystats,
         Self::Cluster,
         Self::Keyspace,
+        Self::Tls,
     ];
 
     /// Its heading. The name as an argument is the same in lower case.
@@ -98,6 +101,7 @@ impl Section {
             Self::Stats => "Stats",
             Self::Replication => "Replication",
             Self::Cpu => "CPU",
+            Self::Tls => "TLS",
             Self::Modules => "Modules",
             Self::Commandstats => "Commandstats",
             Self::Errorstats => "Errorstats",
@@ -135,6 +139,7 @@ impl Section {
             | Self::Stats
             | Self::Replication
             | Self::Cpu
+            | Self::Tls
             | Self::Modules
             | Self::Cluster => {
                 let loading = match facts.shared.gate.is_loading() {
