@@ -1,11 +1,13 @@
 // ioredis works unchanged: strings, expiry, pipelines, SCAN, large values, errors, reconnecting,
 // publishing and subscribing.
 //
-// Usage: node ioredis.js PORT, with NODE_PATH set to the folder that contains ioredis.
+// Usage: node ioredis.js PORT [CERTIFICATE KEY], with NODE_PATH set to the folder that contains ioredis. With a certificate, which
+// signs itself, the connections use TLS, and the server has the same one.
 // Exits with status 0 if everything works.
 "use strict";
 
 const assert = require("node:assert/strict");
+const fs = require("node:fs");
 const { once } = require("node:events");
 const Redis = require("ioredis");
 
@@ -100,8 +102,13 @@ async function pubsub(client, publisher) {
 
 async function main() {
   const port = Number(process.argv[2]);
-  const client = new Redis({ port, connectionName: "proof", db: 2 });
-  const killer = new Redis({ port });
+  const options = { port, host: "127.0.0.1" };
+  if (process.argv.length > 3) {
+    const [cert, key] = process.argv.slice(3).map((path) => fs.readFileSync(path));
+    options.tls = { ca: cert, cert, key };
+  }
+  const client = new Redis({ ...options, connectionName: "proof", db: 2 });
+  const killer = new Redis(options);
   await client.flushall();
   for (const check of [strings, expiry, pipelines, errors, bigValues, reconnect, pubsub]) {
     await check(client, killer);

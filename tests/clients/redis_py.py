@@ -2,7 +2,8 @@
 """redis-py works unchanged: strings, expiry, pipelines, SCAN, RESP3, large values, reconnecting,
 publishing and subscribing.
 
-Usage: redis_py.py PORT. Exits with status 0 if everything works.
+Usage: redis_py.py PORT [CERTIFICATE KEY]. With a certificate, which signs itself, the connections use TLS, and the server has the
+same one. Exits with status 0 if everything works.
 """
 
 import sys
@@ -10,6 +11,7 @@ import sys
 import redis
 from redis.exceptions import ResponseError
 
+TLS = {}
 BIG_BYTES = 10 * 1024 * 1024
 
 
@@ -67,7 +69,7 @@ def big_values(client):
 def reconnect(client):
     client.set("k", "before")
     own = client.client_id()
-    killer = redis.Redis(port=client.connection_pool.connection_kwargs["port"])
+    killer = redis.Redis(port=client.connection_pool.connection_kwargs["port"], **TLS)
     assert killer.client_kill_filter(_id=own) == 1
     assert client.get("k") == b"before", "redis-py reconnects automatically"
     assert client.client_id() != own
@@ -77,7 +79,7 @@ def reconnect(client):
 
 def pubsub(client):
     known = client.connection_pool.connection_kwargs
-    subscriber = redis.Redis(port=known["port"], protocol=known["protocol"]).pubsub()
+    subscriber = redis.Redis(port=known["port"], protocol=known["protocol"], **TLS).pubsub()
     subscriber.subscribe("news", "sport")
     subscriber.psubscribe("n?ws")
     answers = [subscriber.get_message(timeout=5) for _ in range(3)]
@@ -121,16 +123,19 @@ def server(client):
 
 def main():
     port = int(sys.argv[1])
+    if len(sys.argv) > 2:
+        certificate, key = sys.argv[2:]
+        TLS.update(host="127.0.0.1", ssl=True, ssl_ca_certs=certificate, ssl_certfile=certificate, ssl_keyfile=key)
     for protocol in (2, 3):
-        options = {"port": port, "protocol": protocol, "client_name": "proof", "single_connection_client": False}
+        options = {"port": port, "protocol": protocol, "client_name": "proof", "single_connection_client": False, **TLS}
         client = redis.Redis(**options, max_connections=1)
         client.flushall()
         for check in (strings, expiry, pipelines, errors, big_values, reconnect, pubsub, server):
             check(client)
             print(f"redis-py {redis.__version__}, RESP{protocol}: {check.__name__}")
-    other = redis.Redis(port=port, db=5)
+    other = redis.Redis(port=port, db=5, **TLS)
     other.set("k", "five")
-    assert redis.Redis(port=port).get("k") is None
+    assert redis.Redis(port=port, **TLS).get("k") is None
 
 
 main()

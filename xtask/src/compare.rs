@@ -10,6 +10,7 @@ mod saving;
 mod tables;
 mod workloads;
 
+use crate::certificates::Certificates;
 use peers::{Peer, Protocol, Server};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,8 @@ cargo xtask compare [--memory | --big | --snapshot] [OPTIONS]
   --memory            resident bytes per entry for each shape of entry
   --snapshot          latency, throughput and memory of servers that save a million values of 1 KiB
   --big               'mixed P30 c50' of the first mode with ten million keys
+
+  --tls               with TLS 1.3 and AES-256-GCM, on the servers that have Redis's options for TLS
 
   --servers A,B       only these servers [default: damselfly and every peer found on PATH]
   --peer NAME=PATH    another server; NAME or the program's file name must be that of a known server
@@ -51,6 +54,7 @@ struct Options {
     rounds: usize,
     seconds: f64,
     rate: u64,
+    tls: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,9 +81,15 @@ pub fn compare(arguments: &[String]) -> Result<(), String> {
     let options = Options::parse(arguments)?;
     let bench = build("damselfly-bench")?;
     let peers = options.find_peers()?;
+    let folder = root().join("target").join("compare");
+    let certificates = match options.tls {
+        true => Some(Certificates::create(&folder)?),
+        false => None,
+    };
     let run = Run {
         options: &options,
         bench,
+        certificates,
     };
     match options.mode {
         Mode::Requests | Mode::Big => run.requests(&peers),
@@ -102,6 +112,7 @@ impl Options {
             rounds: 0,
             seconds: 0.0,
             rate: 20_000,
+            tls: false,
         };
         let mut quick = false;
         let mut arguments = arguments.iter();
@@ -117,6 +128,7 @@ impl Options {
                 "--big" => options.mode = Mode::Big,
                 "--snapshot" => options.mode = Mode::Snapshot,
                 "--rate" => options.rate = positive(name, value()?)? as u64,
+                "--tls" => options.tls = true,
                 "--quick" => quick = true,
                 "--servers" => options.servers = Some(list(value()?)),
                 "--peer" => {
@@ -161,13 +173,17 @@ impl Options {
     /// The servers to compare, in the order of [`peers::KINDS`], those named by `--peer` last.
     fn find_peers(&self) -> Result<Vec<Peer>, String> {
         let mut found = Vec::new();
+        let has_tls = |kind: &peers::Kind| kind.has_tls || !self.tls;
         let wanted = |name: &str| {
             self.servers
                 .as_ref()
                 .is_none_or(|names| names.iter().any(|wanted| wanted == name))
         };
         for kind in peers::KINDS {
-            if !wanted(kind.name) || self.peers.iter().any(|(name, _)| name == kind.name) {
+            if !wanted(kind.name)
+                || !has_tls(kind)
+                || self.peers.iter().any(|(name, _)| name == kind.name)
+            {
                 continue;
             }
             let program = if kind.name == "damselfly" {
@@ -269,11 +285,14 @@ fn find_on_path(program: &str) -> Option<PathBuf> {
 struct Run<'a> {
     options: &'a Options,
     bench: PathBuf,
+    certificates: Option<Certificates>,
 }
 
 impl Run<'_> {
     fn requests(&self, peers: &[Peer]) -> Result<(), String> {
-        for protocol in [Protocol::Resp, Protocol::Memcached] {
+        let all = [Protocol::Resp, Protocol::Memcached];
+        // memcached's own TLS has other options.
+        for protocol in all.into_iter().take(if self.options.tls { 1 } else { 2 }) {
             let rows: Vec<&Workload> = WORKLOADS
                 .iter()
                 .filter(|row| self.wants(row, protocol))
@@ -425,8 +444,10 @@ impl Run<'_> {
             // One after the other, since each has a file of its own and much memory.
             let folder = root().join("target").join("compare").join(&peer.name);
             let cores = self.options.server_cores();
+            let threads = self.options.threads;
+            let certificates = self.certificates.as_ref();
             let server =
-                Server::start(peer, Protocol::Resp, self.options.threads, &cores, &folder)?;
+                Server::start(peer, Protocol::Resp, threads, &cores, &folder, certificates)?;
             println!("    {}", server.command_line);
             all.push(self.saving(&server, self.options.rate)?);
             let _ = std::fs::remove_file(folder.join("dump.rdb"));
@@ -485,6 +506,7 @@ impl Run<'_> {
             self.options.threads,
             &self.options.server_cores(),
             &folder,
+            self.certificates.as_ref(),
         )
     }
 
@@ -497,6 +519,8 @@ impl Run<'_> {
         keys: u64,
     ) -> Result<Figures, String> {
         let before = machine::Busy::now();
+        let encryption = self.certificates.iter();
+        let encryption = encryption.flat_map(Certificates::bench_options);
         let output = Command::new("taskset")
             .args(["-c", &self.options.client_cores()])
             .arg(&self.bench)
@@ -513,6 +537,7 @@ impl Run<'_> {
                 "--server-pid",
                 &server.pid().to_string(),
             ])
+            .args(encryption)
             .args(arguments)
             .output()
             .map_err(|error| format!("cannot start taskset: {error}"))?;

@@ -1,6 +1,7 @@
 //! `cargo xtask`: the project's own tasks, one module each.
 #![forbid(unsafe_code)]
 
+mod certificates;
 mod ci;
 mod compare;
 mod fuzz;

@@ -1,10 +1,12 @@
 //! `cargo xtask test`: every suite a user should run.
 
+use crate::certificates::Certificates;
 use crate::install::{self, NODE_PATH, PYTHON};
 use crate::steps::{Count, Steps, cargo_test, check, command, must};
 use crate::{perl, tcl};
 use damselfly_oracle::memcached::{self, Side};
 use damselfly_oracle::server::{Program, Server};
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -118,6 +120,11 @@ pub fn suites() -> Result<Count, String> {
             check(command.arg(server.address().port().to_string()))
         });
     }
+    for client in ["redis_py.py", "ioredis.js"] {
+        steps.step(&format!("client {client} with TLS"), || {
+            with_tls(&subject, &format!("tests/clients/{client}"))
+        });
+    }
     for (interpreter, client) in MEMCACHED_CLIENTS {
         for side in [Side::Memcached, Side::Damselfly] {
             steps.step(&format!("client {client} on {side:?}"), || {
@@ -179,12 +186,35 @@ pub fn subject() -> PathBuf {
 /// A new server, and the command that runs the script at `path`, without its arguments.
 fn against(program: &Program, path: &str) -> Result<(Server, Command), String> {
     let server = Server::start(program, &[]).map_err(|error| error.to_string())?;
-    let interpreter = if path.ends_with(".js") {
+    Ok((server, script(interpreter(path), path)))
+}
+
+/// Runs the script at `path` against a new server with TLS that asks for certificates.
+fn with_tls(program: &Program, path: &str) -> Result<Count, String> {
+    let folder = Path::new("target").join("tls");
+    let certificates = Certificates::create(&std::path::absolute(folder).unwrap_or_default())?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+    let port = listener.and_then(|listener| listener.local_addr());
+    let port = port.map_err(|error| error.to_string())?.port().to_string();
+    let options = certificates.server_options(&port);
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    let _server = Server::start(program, &options).map_err(|error| error.to_string())?;
+    let mut command = script(interpreter(path), path);
+    check(
+        command
+            .arg(port)
+            .arg(&certificates.certificate)
+            .arg(&certificates.key),
+    )
+}
+
+/// The interpreter of the script at `path`.
+fn interpreter(path: &str) -> &'static str {
+    if path.ends_with(".js") {
         "node"
     } else {
         PYTHON
-    };
-    Ok((server, script(interpreter, path)))
+    }
 }
 
 /// A command that runs a script with the packages of the tests.

@@ -1,7 +1,8 @@
 //! One connection: its socket, its requests in flight, and the parser of its replies.
 
-use crate::options::{Address, Protocol};
+use crate::options::{Address, Options};
 use crate::replies::{Malformed, Replies, Tally};
+use crate::tls;
 use hdrhistogram::Histogram;
 use mio::event::Source;
 use mio::{Interest, Registry, Token};
@@ -45,22 +46,26 @@ struct Sent {
 enum Socket {
     Tcp(mio::net::TcpStream),
     Unix(mio::net::UnixStream),
+    Tls(Box<tls::Socket>),
 }
 
 impl Connection {
-    /// Connects, and registers the socket under `token`.
-    pub fn open(
-        address: &Address,
-        protocol: Protocol,
-        registry: &Registry,
-        token: Token,
-    ) -> io::Result<Self> {
-        let mut socket = match address {
+    /// Connects to the server of the options, and registers the socket under `token`.
+    pub fn open(options: &Options, registry: &Registry, token: Token) -> io::Result<Self> {
+        let mut socket = match &options.address {
             Address::Tcp(host, port) => {
                 let stream = std::net::TcpStream::connect((host.as_str(), *port))?;
                 stream.set_nodelay(true)?;
-                stream.set_nonblocking(true)?;
-                Socket::Tcp(mio::net::TcpStream::from_std(stream))
+                if let Some(config) = &options.tls {
+                    Socket::Tls(Box::new(tls::Socket::connect(
+                        stream,
+                        host,
+                        config.clone(),
+                    )?))
+                } else {
+                    stream.set_nonblocking(true)?;
+                    Socket::Tcp(mio::net::TcpStream::from_std(stream))
+                }
             }
             Address::Unix(path) => {
                 let stream = std::os::unix::net::UnixStream::connect(path)?;
@@ -73,7 +78,7 @@ impl Connection {
             token,
             Interest::READABLE | Interest::WRITABLE,
         )?;
-        let replies = Replies::new(protocol);
+        let replies = Replies::new(options.shape.protocol);
         Ok(Self {
             socket,
             replies,
@@ -90,7 +95,7 @@ impl Connection {
 
     /// True while the socket has not accepted all bytes.
     pub fn is_blocked(&self) -> bool {
-        !self.unsent.is_empty()
+        !self.unsent.is_empty() || self.socket.has_unsent()
     }
 
     /// From now on, counts this many replies as the reply to one request.
@@ -120,7 +125,8 @@ impl Connection {
 
     /// Sends the waiting bytes.
     pub fn flush(&mut self) -> Result<(), Broken> {
-        if self.is_blocked() {
+        self.socket.send_rest()?;
+        if !self.unsent.is_empty() {
             let mut unsent = std::mem::take(&mut self.unsent);
             let written = self.write(unsent.make_contiguous())?;
             unsent.drain(..written);
@@ -149,7 +155,7 @@ impl Connection {
                 .feed(&buffer[..count], tally)
                 .map_err(Broken::Malformed)?;
             // A read that does not fill the buffer has emptied the socket: see epoll(7) on edge-triggered streams.
-            if count < buffer.len() {
+            if count < buffer.len() && !matches!(self.socket, Socket::Tls(_)) {
                 break;
             }
         }
@@ -209,6 +215,23 @@ impl Socket {
         match self {
             Self::Tcp(stream) => stream,
             Self::Unix(stream) => stream,
+            Self::Tls(socket) => &mut socket.tcp,
+        }
+    }
+
+    /// True if encrypted bytes wait to be sent.
+    fn has_unsent(&self) -> bool {
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => false,
+            Self::Tls(socket) => socket.has_unsent(),
+        }
+    }
+
+    /// Sends encrypted bytes that wait.
+    fn send_rest(&mut self) -> io::Result<()> {
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => Ok(()),
+            Self::Tls(socket) => socket.send_rest(),
         }
     }
 
@@ -216,6 +239,7 @@ impl Socket {
         match self {
             Self::Tcp(stream) => stream,
             Self::Unix(stream) => stream,
+            Self::Tls(socket) => socket,
         }
     }
 
@@ -223,6 +247,7 @@ impl Socket {
         match self {
             Self::Tcp(stream) => stream,
             Self::Unix(stream) => stream,
+            Self::Tls(socket) => socket,
         }
     }
 }

@@ -19,6 +19,7 @@ pub mod report;
 pub mod requests;
 mod run;
 mod subscribers;
+mod tls;
 mod worker;
 
 pub use run::{Error, run};

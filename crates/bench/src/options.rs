@@ -2,9 +2,12 @@
 
 use crate::operations::{Choice, parse_mix};
 use crate::requests::Shape;
+use crate::tls;
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
-use std::path::PathBuf;
+use rustls::ClientConfig;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The protocol of requests and replies.
@@ -57,6 +60,8 @@ pub enum Length {
 pub struct Options {
     /// Where the server listens.
     pub address: Address,
+    /// How to encrypt, if at all.
+    pub tls: Option<Arc<ClientConfig>>,
     /// The form of keys, values and requests.
     pub shape: Shape,
     /// Threads, each with its own event loop.
@@ -102,6 +107,13 @@ pub fn command() -> Command {
             .value_parser(value_parser!(u64))
             .help(help)
     };
+    let file = |name: &'static str, help: &'static str| {
+        Arg::new(name)
+            .long(name)
+            .value_name("FILE")
+            .requires("tls")
+            .help(help)
+    };
     Command::new("damselfly-bench")
         .about("Measures a server that speaks RESP or memcached's text protocol")
         .version(env!("CARGO_PKG_VERSION"))
@@ -115,6 +127,17 @@ pub fn command() -> Command {
                 .help("Port of the server"),
         )
         .arg(Arg::new("unix").long("unix").value_name("PATH").help("Unix socket of the server, instead of a port"))
+        .arg(Arg::new("tls").long("tls").action(ArgAction::SetTrue).conflicts_with("unix").help("Encrypt with TLS"))
+        .arg(file("cacert", "Certificates in PEM of the authorities that may sign the server's"))
+        .arg(file("cert", "Own certificate in PEM, for servers that ask for one").requires("key"))
+        .arg(file("key", "Private key of the own certificate").requires("cert"))
+        .arg(
+            Arg::new("insecure")
+                .long("insecure")
+                .action(ArgAction::SetTrue)
+                .requires("tls")
+                .help("Accept any certificate of the server"),
+        )
         .arg(
             Arg::new("protocol")
                 .long("protocol")
@@ -209,6 +232,10 @@ impl Options {
                     matches.get_one("port").copied().unwrap_or_default(),
                 ),
             },
+            tls: match matches.get_flag("tls") {
+                true => Some(parse_tls(matches)?),
+                false => None,
+            },
             shape: Shape {
                 protocol: if text("protocol") == "memcached" {
                     Protocol::Memcached
@@ -298,6 +325,16 @@ fn seconds(seconds: f64) -> Result<Duration, String> {
     }
 }
 
+/// Reads the files that the options name.
+fn parse_tls(matches: &ArgMatches) -> Result<Arc<ClientConfig>, String> {
+    let path = |name: &str| matches.get_one::<String>(name).map(Path::new);
+    tls::client_config(tls::Files {
+        authorities: path("cacert"),
+        own: path("cert").zip(path("key")),
+        is_insecure: matches.get_flag("insecure"),
+    })
+}
+
 /// Parses `64` or `10-100`.
 fn parse_range(text: &str) -> Result<(usize, usize), String> {
     let (least, most) = text.split_once('-').unwrap_or((text, text));
@@ -363,6 +400,11 @@ mod tests {
             "--mix multi4,set",
             "--protocol memcached --subscribers 1",
             "--rate 0",
+            "--tls",
+            "--cacert file",
+            "--tls --insecure --cert file",
+            "--tls --insecure --unix /tmp/s",
+            "--tls --cacert /nowhere",
         ] {
             assert!(options(arguments).is_err(), "{arguments}");
         }

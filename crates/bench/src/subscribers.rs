@@ -39,10 +39,7 @@ impl Subscribers {
     /// Opens as many connections as the options say, and subscribes on each.
     pub fn start(options: &Options) -> Result<Self, Broken> {
         let poll = Poll::new()?;
-        let open = |index| {
-            let (address, protocol) = (&options.address, options.shape.protocol);
-            Connection::open(address, protocol, poll.registry(), Token(index))
-        };
+        let open = |index| Connection::open(options, poll.registry(), Token(index));
         let connections = (0..options.subscribers).map(open);
         let mut reader = Reader {
             connections: connections.collect::<io::Result<_>>()?,

@@ -74,14 +74,7 @@ impl Worker {
     pub fn connect(options: &Options) -> io::Result<Self> {
         let poll = Poll::new()?;
         let connections = (0..options.connections)
-            .map(|index| {
-                Connection::open(
-                    &options.address,
-                    options.shape.protocol,
-                    poll.registry(),
-                    Token(index),
-                )
-            })
+            .map(|index| Connection::open(options, poll.registry(), Token(index)))
             .collect::<io::Result<_>>()?;
         Ok(Self {
             poll,

@@ -1,112 +1,20 @@
 //! TLS connections over sockets in memory, with rustls as the client.
 
+mod common;
+
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
+use common::Files;
 use damselfly_config::{Config, TlsAuthClients};
 use damselfly_tls::{Acceptor, BUFFER_BYTES_MIN, ENCRYPTED_BYTES_MAX, ReadEnd, TlsStream};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{CertificateParams, KeyPair};
 use rustls::client::Resumption;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, version};
-
-/// A folder with an authority's certificate, and a server's and a client's that it has signed.
-struct Files {
-    folder: PathBuf,
-    authority: CertifiedIssuer<'static, KeyPair>,
-}
-
-impl Files {
-    fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Relaxed);
-        let name = format!("damselfly-tls-{}-{number}", std::process::id());
-        let folder = std::env::temp_dir().join(name);
-        std::fs::create_dir_all(&folder).unwrap();
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.distinguished_name = rcgen::DistinguishedName::new();
-        params
-            .distinguished_name
-            .push(rcgen::DnType::CommonName, format!("Authority {number}"));
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        let files = Self { folder, authority };
-        files.write("ca.crt", &files.authority.pem());
-        let (certificate, key) = files.sign(server_params());
-        files.write("server.crt", &certificate.pem());
-        files.write("server.key", &key.serialize_pem());
-        files
-    }
-
-    fn sign(&self, params: CertificateParams) -> (rcgen::Certificate, KeyPair) {
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.authority).unwrap();
-        (certificate, key)
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.folder.join(name).display().to_string()
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        std::fs::write(self.folder.join(name), text).unwrap();
-    }
-
-    /// The configuration of a server that asks for no certificates.
-    fn config(&self) -> Config {
-        Config {
-            tls_cert_file: self.path("server.crt"),
-            tls_key_file: self.path("server.key"),
-            tls_ca_cert_file: self.path("ca.crt"),
-            tls_auth_clients: TlsAuthClients::No,
-            ..Config::default()
-        }
-    }
-
-    fn client_config(
-        &self,
-        versions: &[&'static rustls::SupportedProtocolVersion],
-    ) -> ClientConfig {
-        self.client_builder(versions).with_no_client_auth()
-    }
-
-    fn client_builder(
-        &self,
-        versions: &[&'static rustls::SupportedProtocolVersion],
-    ) -> rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert> {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.authority.der().clone()).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(versions)
-            .unwrap()
-            .with_root_certificates(roots)
-    }
-
-    /// A client with a certificate of its own.
-    fn client_with(&self, params: CertificateParams) -> ClientConfig {
-        let (certificate, key) = self.sign(params);
-        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        self.client_builder(&[&version::TLS13])
-            .with_client_auth_cert(vec![certificate.der().clone()], key)
-            .unwrap()
-    }
-}
-
-impl Drop for Files {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
-}
-
-fn server_params() -> CertificateParams {
-    CertificateParams::new(vec!["localhost".to_owned()]).unwrap()
-}
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, version};
 
 /// Both directions between a client and a server.
 #[derive(Default)]
@@ -657,7 +565,7 @@ fn options_that_can_not_be_used_are_named() {
 #[test]
 fn authorities_are_read_from_a_folder() {
     let files = Files::new();
-    std::fs::create_dir(files.folder.join("authorities")).unwrap();
+    std::fs::create_dir(files.path("authorities")).unwrap();
     files.write("authorities/notes.txt", "no certificate");
     let mut config = files.config();
     config.tls_auth_clients = TlsAuthClients::Yes;

@@ -1,5 +1,6 @@
 //! The servers that can be compared, and how each is started: one row each.
 
+use crate::certificates::Certificates;
 use std::fs::{self, File};
 use std::io;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -41,6 +42,8 @@ pub(super) struct Kind {
     pub program: &'static str,
     /// The protocols it speaks.
     pub protocols: &'static [Protocol],
+    /// It has Redis's options for TLS.
+    pub has_tls: bool,
     /// Its arguments, in which `{port}` and `{threads}` are replaced, and `{resp-port}` and `{memcached-port}` by the port if it is to
     /// speak that protocol, else by 0. Nothing is stored on disk.
     pub arguments: &'static [&'static str],
@@ -52,6 +55,7 @@ pub(super) const KINDS: &[Kind] = &[
         name: "damselfly",
         program: "damselfly",
         protocols: &[Protocol::Resp, Protocol::Memcached],
+        has_tls: true,
         arguments: &[
             "--port",
             "{resp-port}",
@@ -67,6 +71,7 @@ pub(super) const KINDS: &[Kind] = &[
         name: "redis",
         program: "redis-server",
         protocols: &[Protocol::Resp],
+        has_tls: true,
         arguments: &[
             "--port",
             "{port}",
@@ -84,6 +89,7 @@ pub(super) const KINDS: &[Kind] = &[
         name: "valkey",
         program: "valkey-server",
         protocols: &[Protocol::Resp],
+        has_tls: true,
         arguments: &[
             "--port",
             "{port}",
@@ -101,6 +107,7 @@ pub(super) const KINDS: &[Kind] = &[
         name: "dragonfly",
         program: "dragonfly",
         protocols: &[Protocol::Resp],
+        has_tls: false,
         arguments: &[
             "--port={port}",
             "--bind=127.0.0.1",
@@ -115,12 +122,14 @@ pub(super) const KINDS: &[Kind] = &[
         name: "pogocache",
         program: "pogocache",
         protocols: &[Protocol::Resp, Protocol::Memcached],
+        has_tls: false,
         arguments: &["-h", "127.0.0.1", "-p", "{port}", "-t", "{threads}"],
     },
     Kind {
         name: "memcached",
         program: "memcached",
         protocols: &[Protocol::Memcached],
+        has_tls: false,
         arguments: &[
             "-l",
             "127.0.0.1",
@@ -186,6 +195,7 @@ impl Server {
         threads: usize,
         cores: &str,
         folder: &Path,
+        certificates: Option<&Certificates>,
     ) -> Result<Self, String> {
         let cannot =
             |what: &str, error: io::Error| format!("{}: cannot {what}: {error}", peer.name);
@@ -201,7 +211,7 @@ impl Server {
         let port = free_port().map_err(|error| cannot("find a free port", error))?;
         let port_text = port.to_string();
         let port_for = |other: Protocol| if other == protocol { &port_text } else { "0" };
-        let arguments: Vec<String> = peer
+        let mut arguments: Vec<String> = peer
             .kind
             .arguments
             .iter()
@@ -212,6 +222,9 @@ impl Server {
                     .replace("{threads}", &threads.to_string())
             })
             .collect();
+        if let Some(certificates) = certificates {
+            certificates.encrypt(&mut arguments);
+        }
         let process = Command::new("taskset")
             .args(["-c", cores])
             .arg(&program)
