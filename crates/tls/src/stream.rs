@@ -189,6 +189,7 @@ impl<S: Read + Write> TlsStream<S> {
     /// where the incomplete rest begins.
     fn decrypt(&mut self, buffer: &mut [u8], mut start: usize) -> (usize, usize) {
         let mut plain = 0;
+        let mut fits = true;
         loop {
             let (front, rest) = buffer.split_at_mut(start);
             let UnbufferedStatus { mut discard, state } = self.session.process_tls_records(rest);
@@ -196,11 +197,14 @@ impl<S: Read + Write> TlsStream<S> {
                 Ok(ConnectionState::ReadTraffic(mut traffic)) => {
                     while let Some(Ok(record)) = traffic.next_record() {
                         let payload = record.payload;
-                        // A record never has more plain bytes than bytes, so there is room.
-                        if let Some(place) = front.get_mut(plain..plain + payload.len()) {
-                            place.copy_from_slice(payload);
-                            plain += payload.len();
+                        match front.get_mut(plain..plain + payload.len()) {
+                            Some(place) => place.copy_from_slice(payload),
+                            None => {
+                                fits = false;
+                                break;
+                            }
                         }
+                        plain += payload.len();
                         discard += record.discard;
                     }
                     false
@@ -229,6 +233,11 @@ impl<S: Read + Write> TlsStream<S> {
                     return (plain, buffer.len());
                 }
             };
+            if !fits {
+                // Impossible, because a record never has more plain bytes than bytes. Requests must not be lost.
+                self.fail(io::ErrorKind::InvalidData, "a record is too long");
+                return (plain, buffer.len());
+            }
             start += discard;
             if ends {
                 let used = if self.is_peer_closed {
