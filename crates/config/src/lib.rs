@@ -12,6 +12,7 @@
 mod docs;
 #[cfg(test)]
 mod effects;
+mod events;
 mod kind;
 mod line;
 mod load;

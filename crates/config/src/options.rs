@@ -1,11 +1,12 @@
 //! The table of options, one row each. The command line, files, the environment, CONFIG, the help and the documentation are all
 //! derived from it.
 
+use super::events::events;
 use super::kind::{Kind, OptionError, Setting, Value};
 use super::saving::{SavePoints, ShutdownFlags};
 use super::settings::{
     Allow, Config, LogLevel, MaxmemoryPolicy, Percentiles, RdbVersion, SanitizePayloads,
-    Supervised, TlsAuthClients, events,
+    Supervised, TlsAuthClients,
 };
 
 /// One option.
