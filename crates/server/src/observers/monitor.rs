@@ -133,6 +133,13 @@ fn line_of(db: usize, from: &str, row: &Row, args: Args<'_>) -> String {
     line
 }
 
+/// Options whose values are passwords.
+const SECRET_OPTIONS: &[&str] = &[
+    "requirepass",
+    "tls-key-file-pass",
+    "tls-client-key-file-pass",
+];
+
 /// The arguments of a request, with `(redacted)` in place of passwords.
 pub fn without_secrets<'a>(row: &Row, args: Args<'a>) -> Vec<&'a [u8]> {
     let mut shown: Vec<&[u8]> = args.from(0).collect();
@@ -156,7 +163,7 @@ pub fn without_secrets<'a>(row: &Row, args: Args<'a>) -> Vec<&'a [u8]> {
         }
         "config|set" => {
             for name in (2..args.len()).step_by(2) {
-                if args.is(name, "requirepass") {
+                if SECRET_OPTIONS.iter().any(|secret| args.is(name, secret)) {
                     hide(name + 1..name + 2);
                 }
             }
