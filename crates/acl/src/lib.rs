@@ -23,7 +23,7 @@ mod user;
 
 pub use catalogue::{CATEGORIES, Catalogue, Categories};
 pub use file::{Definition, parse as parse_file};
-pub use log::{Context, Entry, Log, Reason};
+pub use log::{Context, Entry, Log, Reason, Refused};
 pub use pattern::KeyUse;
 pub use rule::{RuleError, merge_selectors};
 pub use selector::{Channel, Denied, Key, Request, Selector};

@@ -62,7 +62,11 @@ pub struct Entry {
     pub object: Vec<u8>,
     /// The name of the user.
     pub user: Vec<u8>,
-    /// When it was refused last, in milliseconds since the epoch.
+    /// The number of the entry, counted from the start of the server.
+    pub id: u64,
+    /// When it was refused first, in milliseconds since the epoch.
+    pub created_ms: i64,
+    /// When it was refused last, likewise.
     pub at_ms: i64,
     /// The client, in the form of CLIENT INFO.
     pub client: String,
@@ -82,7 +86,25 @@ impl Entry {
 
 /// The log, newest first.
 #[derive(Debug, Default)]
-pub struct Log(VecDeque<Entry>);
+pub struct Log {
+    entries: VecDeque<Entry>,
+    next_id: u64,
+}
+
+/// A refusal that is not in the log yet.
+#[derive(Clone, Debug)]
+pub struct Refused {
+    /// Why.
+    pub reason: Reason,
+    /// Where.
+    pub context: Context,
+    /// See [`Entry::object`].
+    pub object: Vec<u8>,
+    /// See [`Entry::user`].
+    pub user: Vec<u8>,
+    /// See [`Entry::client`].
+    pub client: String,
+}
 
 impl Log {
     /// The most bytes of an object or a user name that are kept, so that clients without rights can't fill the memory.
@@ -90,30 +112,88 @@ impl Log {
     /// How many entries are compared with a new one.
     const COMPARED: usize = 10;
 
-    /// Adds an entry, or counts it with an earlier one that it repeats. The oldest entries beyond `len_max` are dropped.
-    pub fn add(&mut self, mut entry: Entry, len_max: usize) {
+    /// Adds an entry for what was refused at `now_ms`, or counts it with an earlier one that it repeats. The oldest entries beyond `len_max`
+    /// are dropped.
+    pub fn add(&mut self, refused: Refused, now_ms: i64, len_max: usize) {
+        let mut entry = Entry {
+            count: 1,
+            reason: refused.reason,
+            context: refused.context,
+            object: refused.object,
+            user: refused.user,
+            id: self.next_id,
+            created_ms: now_ms,
+            at_ms: now_ms,
+            client: refused.client,
+        };
         entry.object.truncate(Self::TEXT_BYTES_MAX);
         entry.user.truncate(Self::TEXT_BYTES_MAX);
-        let mut recent = self.0.iter().take(Self::COMPARED);
+        let mut recent = self.entries.iter().take(Self::COMPARED);
         if let Some(place) = recent.position(|known| known.repeats(&entry))
-            && let Some(known) = self.0.remove(place)
+            && let Some(known) = self.entries.remove(place)
         {
             entry.count += known.count;
-            // A repetition drops no other entry, even if the limit is lower now.
-            self.0.push_front(entry);
+            (entry.id, entry.created_ms) = (known.id, known.created_ms);
+            // As in Redis, a repetition drops no other entry, even if the limit is lower now.
+            self.entries.push_front(entry);
             return;
         }
-        self.0.push_front(entry);
-        self.0.truncate(len_max);
+        self.next_id += 1;
+        self.entries.push_front(entry);
+        self.entries.truncate(len_max);
     }
 
     /// Removes all entries.
     pub fn clear(&mut self) {
-        self.0.clear();
+        self.entries.clear();
     }
 
     /// The entries, newest first.
     pub fn entries(&self) -> impl ExactSizeIterator<Item = &Entry> {
-        self.0.iter()
+        self.entries.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(object: &str) -> Refused {
+        Refused {
+            reason: Reason::Key,
+            context: Context::TopLevel,
+            object: object.into(),
+            user: b"user".to_vec(),
+            client: String::new(),
+        }
+    }
+
+    #[test]
+    fn repetitions_within_a_minute_are_counted_together() {
+        let mut log = Log::default();
+        for (object, now_ms) in [("a", 0), ("b", 1), ("a", 60_000), ("a", 120_001)] {
+            log.add(refused(object), now_ms, 10);
+        }
+        let seen: Vec<_> = log
+            .entries()
+            .map(|entry| (entry.object[0], entry.count, entry.id, entry.created_ms))
+            .collect();
+        assert_eq!(
+            seen,
+            [(b'a', 1, 2, 120_001), (b'a', 2, 0, 0), (b'b', 1, 1, 1)]
+        );
+    }
+
+    #[test]
+    fn the_oldest_entries_and_the_ends_of_long_texts_are_dropped() {
+        let mut log = Log::default();
+        let long = "x".repeat(1 << 20);
+        for object in ["a", "b", &long] {
+            log.add(refused(object), 0, 2);
+        }
+        let lens: Vec<_> = log.entries().map(|entry| entry.object.len()).collect();
+        assert_eq!(lens, [Log::TEXT_BYTES_MAX, 1]);
+        log.clear();
+        assert_eq!(log.entries().len(), 0);
     }
 }

@@ -1,6 +1,7 @@
 //! The configuration as plain values, and the types of values that are more than a number or a text.
 
 use super::kind::{OptionError, Setting, Value};
+use super::load::Place;
 use super::output_limits::OutputLimits;
 use super::saving::{SavePoints, ShutdownFlags};
 
@@ -59,6 +60,14 @@ pub struct Config {
     pub dynamic_hz: bool,
     /// `requirepass`
     pub requirepass: String,
+    /// `aclfile`
+    pub aclfile: String,
+    /// `acllog-max-len`
+    pub acllog_max_len: u64,
+    /// `acl-pubsub-default`
+    pub acl_pubsub_default: PubSubDefault,
+    /// `memcached-user`
+    pub memcached_user: String,
     /// `enable-protected-configs`
     pub enable_protected_configs: Allow,
     /// `enable-debug-command`
@@ -179,6 +188,19 @@ pub struct Config {
     pub loading_process_events_interval_bytes: u64,
     /// `rename-command`: commands and their new names. An empty name removes the command.
     pub rename_commands: Vec<(String, String)>,
+    /// `user`: the users that the configuration defines.
+    pub users: Vec<UserLine>,
+}
+
+/// A line `user NAME RULE ...`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserLine {
+    /// Where it was given.
+    pub place: Place,
+    /// The name.
+    pub name: String,
+    /// The rules, not checked yet.
+    pub rules: Vec<String>,
 }
 
 impl Default for Config {
@@ -209,6 +231,10 @@ impl Default for Config {
             hz: 10,
             dynamic_hz: true,
             requirepass: String::new(),
+            aclfile: String::new(),
+            acllog_max_len: 128,
+            acl_pubsub_default: PubSubDefault::ResetChannels,
+            memcached_user: "default".to_owned(),
             enable_protected_configs: Allow::No,
             enable_debug_command: Allow::No,
             maxmemory_bytes: 0,
@@ -269,6 +295,7 @@ impl Default for Config {
             key_load_delay_us: 0,
             loading_process_events_interval_bytes: 2 << 20,
             rename_commands: Vec::new(),
+            users: Vec::new(),
         }
     }
 }
@@ -379,6 +406,16 @@ choice! {
         AllkeysRandom = "allkeys-random",
         /// None: writes that need memory are refused.
         Noeviction = "noeviction",
+    }
+}
+
+choice! {
+    /// `acl-pubsub-default`: which channels new users may use.
+    PubSubDefault {
+        /// None.
+        ResetChannels = "resetchannels",
+        /// All.
+        AllChannels = "allchannels",
     }
 }
 

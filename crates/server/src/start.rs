@@ -22,6 +22,7 @@ use crate::registry;
 use crate::shared::Shared;
 use crate::signals::{Signal, Signals};
 use crate::threads::Thread;
+use crate::users::Users;
 use damselfly_config::{Config, Supervised};
 
 /// Shards per thread: enough that two threads rarely need the same one.
@@ -64,6 +65,7 @@ impl Server {
                 .min(SHARDS_MAX),
             shards => shards.next_power_of_two().min(SHARDS_MAX),
         };
+        let users = Users::new(&config)?;
         let listeners = Listener::open_all(&config)?;
         let pidfile = write_pidfile(&config)?;
         save_file::remove_leftovers(Path::new(&config.dir));
@@ -82,7 +84,13 @@ impl Server {
             ));
             polls.push(poll);
         }
-        let shared = Arc::new(Shared::new(engine.clone(), handles, config, config_file));
+        let shared = Arc::new(Shared::new(
+            engine.clone(),
+            handles,
+            config,
+            config_file,
+            users,
+        ));
         if has_snapshot {
             // Before any client can connect.
             shared.gate.close(Reasons::LOADING);

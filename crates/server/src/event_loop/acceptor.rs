@@ -292,7 +292,10 @@ fn admit(shared: &Shared, mut stream: Stream, speaks: Protocol) {
         return;
     }
     counters.connections_received.add(1);
-    if config.protected_mode && config.requirepass.is_empty() && stream.origin() == Origin::Remote {
+    if config.protected_mode
+        && shared.users.default_account().user().has_no_password()
+        && stream.origin() == Origin::Remote
+    {
         refuse(&mut stream, speaks, PROTECTED_MODE);
         counters.connections_rejected.add(1);
         return;
