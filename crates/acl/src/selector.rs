@@ -171,6 +171,7 @@ impl Selector {
             self.set_all_commands(CommandSet::default());
         } else {
             return match rule {
+                [b'~' | b'%', ..] if self.all_keys => Err(RuleError::AfterAllKeys),
                 [b'~', pattern @ ..] => self.add_keys(pattern, KeyUse::BOTH),
                 [b'%', rest @ ..] => {
                     let (allows, pattern) = split_key_use(rest)?;
@@ -225,9 +226,6 @@ impl Selector {
     }
 
     fn add_keys(&mut self, pattern: &[u8], allows: KeyUse) -> Result<(), RuleError> {
-        if self.all_keys {
-            return Err(RuleError::AfterAllKeys);
-        }
         if has_blanks(pattern) {
             return Err(RuleError::Syntax);
         }

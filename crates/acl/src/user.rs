@@ -193,11 +193,6 @@ impl User {
         self.is_enabled && self.has_no_password
     }
 
-    /// True if payloads of RESTORE need not be checked deeply.
-    pub fn skips_sanitizing(&self) -> bool {
-        self.sanitizes == Some(false)
-    }
-
     /// True if no request is refused.
     pub fn has_all_rights(&self) -> bool {
         self.all_selectors().any(Selector::has_all_rights)

@@ -268,7 +268,11 @@ fn check(user: &User, row: &'static crate::registry::Row, args: Args<'_>) -> Opt
     let about = |place: usize, what: &[u8]| {
         [
             b"This user has no permissions to access the '".as_slice(),
-            args.at(place),
+            // As in Redis, up to the first zero byte.
+            args.at(place)
+                .split(|&byte| byte == 0)
+                .next()
+                .unwrap_or_default(),
             what,
         ]
         .concat()
