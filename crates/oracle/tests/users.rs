@@ -426,8 +426,9 @@ fn set_user(pair: &mut Pair, random: &mut Random, user: &str) {
     }
     for name in ["flags", "passwords", "keys", "channels"] {
         assert_eq!(
-            field(&ours, name),
-            field(&theirs, name),
+            // Redis shows both patterns alike, and then can't load what it has saved.
+            render(&field(&ours, name)).replace("%RW~*", "~*"),
+            render(&field(&theirs, name)),
             "{name}: {}",
             shown(&command)
         );

@@ -258,7 +258,7 @@ fn every_client_has_a_user() {
         "(error) ERR No such user 'nobody'"
     );
     assert_eq!(admin.run("CLIENT KILL USER bob"), "(integer) 1");
-    assert_eq!(bob.run("PING"), "(closed)");
+    assert_eq!(bob.until_closed(), [""; 0]);
     assert!(admin.text("CLIENT LIST").contains(" user=alice "));
     assert_eq!(admin.run("CLIENT KILL USER default"), "(integer) 0");
 }
