@@ -125,6 +125,7 @@ fn every_option_writes_the_field_it_reads() {
             "debug",
             "systemd",
             "allkeys-lru",
+            "allchannels",
             "60 1",
             "nosave now",
         ];

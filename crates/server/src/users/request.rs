@@ -62,15 +62,17 @@ impl Asked<'_> {
         }
     }
 
-    /// True if a number of keys is wrong. The command then fails without using any key, so as in Redis it is not refused for its keys.
-    fn has_wrong_count(&self) -> bool {
-        self.specs().iter().any(|spec| match spec.at {
-            At::Counted(_) => spec.at.places(self.args).next().is_none(),
-            At::One(_)
-            | At::ToEnd { .. }
-            | At::ToLastButOne(_)
-            | At::HalfBehind { .. }
-            | At::Behind { .. } => false,
+    /// True if keys that must be there are missing, or their number is wrong. Such a request fails without using any key, so as in Redis it is not
+    /// refused for its keys.
+    fn is_malformed(&self) -> bool {
+        let specs = self.specs().iter();
+        let len = self.args.len();
+        specs.map(|spec| spec.at).any(|at| match at {
+            At::One(place) => place >= len,
+            At::ToEnd { first, .. } => first >= len,
+            At::ToLastButOne(first) => first + 1 >= len,
+            At::Counted(_) => at.places(self.args).next().is_none(),
+            At::HalfBehind { .. } | At::Behind { .. } => false,
         })
     }
 }
@@ -93,7 +95,7 @@ impl Request for Asked<'_> {
     #[inline]
     fn keys(&self) -> impl Iterator<Item = Key<'_>> {
         let args = self.args;
-        let specs = match self.has_wrong_count() {
+        let specs = match self.is_malformed() {
             true => &[],
             false => self.specs(),
         };
@@ -127,6 +129,30 @@ impl Request for Asked<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memcached;
+    use crate::registry::REGISTRY;
+    use damselfly_commands::OwnedArgs;
+
+    /// Otherwise the keys that are there would not be checked.
+    #[test]
+    fn no_request_with_enough_arguments_lacks_keys() {
+        for row in REGISTRY.rows().iter().chain(memcached::rows()) {
+            // The number of arguments that every argument here also is, if it counts keys.
+            let len = row.command.arity.signed().unsigned_abs() as usize;
+            for len in len..len + 4 {
+                let args = OwnedArgs::copy(std::iter::repeat_n(b"1".as_slice(), len));
+                let args = args.borrow();
+                let asked = Asked { row, args };
+                let has_counts = asked
+                    .specs()
+                    .iter()
+                    .any(|spec| matches!(spec.at, At::Counted(_)));
+                let is_fine =
+                    has_counts || row.name.starts_with("memcached|") || !asked.is_malformed();
+                assert!(is_fine, "{} with {len} arguments", row.name);
+            }
+        }
+    }
 
     #[test]
     fn uses_of_keys_agree_with_the_flags_of_key_specifications() {
