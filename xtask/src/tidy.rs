@@ -9,6 +9,7 @@ use std::process::Command;
 /// The layer of each crate: it may depend on lower layers only.
 const LAYERS: &[(&str, u32)] = &[
     ("damselfly-base", 0),
+    ("damselfly-acl", 1),
     ("damselfly-config", 1),
     ("damselfly-protocol", 1),
     ("damselfly-table", 1),

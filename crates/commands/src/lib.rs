@@ -21,7 +21,7 @@ mod ranges;
 mod scans;
 mod set_algebra;
 mod sets;
-mod sort;
+pub mod sort;
 mod sorted_set_algebra;
 mod sorted_set_pops;
 mod sorted_set_ranges;

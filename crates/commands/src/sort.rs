@@ -85,8 +85,29 @@ struct Options<'a> {
     store: Option<usize>,
 }
 
+/// The error for a pattern that names keys which the client may not read, if a request has one. `None` also if something before it is
+/// wrong, which the command itself reports.
+pub fn refused_pattern(args: Args<'_>, may_store: bool) -> Option<CommandError> {
+    match Options::parse(args, may_store, Patterns::Refused) {
+        Err(Stop::Error(error @ CommandError::Text(_))) => Some(error),
+        Ok(_) | Err(_) => None,
+    }
+}
+
+/// Whether patterns may name any key.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Patterns {
+    Allowed,
+    Refused,
+}
+
 impl<'a> Options<'a> {
-    fn parse(args: Args<'a>, may_store: bool) -> Result<Self> {
+    fn parse(args: Args<'a>, may_store: bool, patterns: Patterns) -> Result<Self> {
+        let refuse = |option: &str| {
+            CommandError::Text(format!(
+                "ERR {option} option of SORT denied due to insufficient ACL permissions."
+            ))
+        };
         let mut options = Self::default();
         let mut at = 2;
         while at < args.len() {
@@ -104,10 +125,16 @@ impl<'a> Options<'a> {
                 at += 1;
             } else if args.is(at, "BY") && at + 1 < args.len() {
                 let pattern = args.at(at + 1);
+                if pattern.contains(&b'*') && patterns == Patterns::Refused {
+                    return Err(refuse("BY").into());
+                }
                 options.by = Some(pattern);
                 options.keeps_order |= !pattern.contains(&b'*');
                 at += 1;
             } else if args.is(at, "GET") && at + 1 < args.len() {
+                if patterns == Patterns::Refused {
+                    return Err(refuse("GET").into());
+                }
                 options.get.push(args.at(at + 1));
                 at += 1;
             } else {
@@ -183,7 +210,7 @@ impl<'a> Pattern<'a> {
 }
 
 fn sort(tx: &mut Tx<'_>, args: Args<'_>, may_store: bool, reply: &mut Reply<'_>) -> Result {
-    let mut options = Options::parse(args, may_store)?;
+    let mut options = Options::parse(args, may_store, Patterns::Allowed)?;
     let key = args.key(1);
     if options.reads_other_keys() && !tx.holds_all() {
         // A long command moves to another thread before it takes all locks here.

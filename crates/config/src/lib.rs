@@ -28,13 +28,14 @@ use damselfly_base::glob::Glob;
 
 pub use docs::{docs, help};
 pub use kind::{Kind, OptionError, Value};
+pub use line::quoted_word;
 pub use load::{Disk, Files, Loaded, Place, Request, StartError, load};
 pub use options::{Access, Changeable, Effect, OPTIONS, Opt, Section, find};
 pub use output_limits::{OutputLimit, OutputLimits};
 pub use saving::{SavePoint, SavePoints, ShutdownFlags};
 pub use settings::{
-    Allow, ClientMemory, Config, LogLevel, MaxmemoryPolicy, Origin, Percentiles, RdbVersion,
-    SanitizePayloads, Supervised, TlsAuthClients,
+    Allow, ClientMemory, Config, LogLevel, MaxmemoryPolicy, Origin, Percentiles, PubSubDefault,
+    RdbVersion, SanitizePayloads, Supervised, TlsAuthClients, UserLine,
 };
 
 impl Config {

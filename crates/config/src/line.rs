@@ -15,6 +15,15 @@ pub fn split(line: &str) -> Option<Vec<String>> {
     Some(words)
 }
 
+/// A word as a line may contain it: quoted if that is necessary.
+pub fn quoted_word(word: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_graphic() && !b"\"'\\".contains(&byte);
+    match !word.is_empty() && word.bytes().all(is_plain) {
+        true => word.to_owned(),
+        false => quote(word),
+    }
+}
+
 /// Puts `text` in double quotes, such that [`split`] returns exactly `text`.
 pub fn quote(text: &str) -> String {
     let mut quoted = String::with_capacity(text.len() + 2);

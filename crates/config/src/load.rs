@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use super::kind::{Kind, OptionError, Value};
 use super::options::{self, Effect, OPTIONS};
+use super::settings::UserLine;
 use super::{Config, line, redis};
 use damselfly_base::glob::Glob;
 
@@ -442,8 +443,6 @@ impl<'a, F: Files> Loader<'a, F> {
         name: &str,
         values: &[String],
     ) -> Result<bool, StartError> {
-        /// An error, because ignoring users and their permissions would let every client do everything.
-        const NO_USERS: &str = "ACL users are not supported yet; remove this line and protect the server with requirepass";
         let problem = match (name.to_ascii_lowercase().as_str(), values) {
             ("rename-command", [command, new]) => {
                 self.config
@@ -451,9 +450,19 @@ impl<'a, F: Files> Loader<'a, F> {
                     .push((command.clone(), new.clone()));
                 return Ok(true);
             }
-            ("user", _) => NO_USERS,
-            ("aclfile", [file]) if !file.is_empty() => NO_USERS,
-            ("include" | "rename-command", _) => "wrong number of arguments",
+            ("user", [user, rules @ ..]) => {
+                let users = &mut self.config.users;
+                if !users.iter().any(|known| known.name == *user) {
+                    users.push(UserLine {
+                        place: place.clone(),
+                        name: user.clone(),
+                        rules: rules.to_vec(),
+                    });
+                    return Ok(true);
+                }
+                "Duplicate user found. A user can only be defined once in config files"
+            }
+            ("include" | "rename-command" | "user", _) => "wrong number of arguments",
             _ => return Ok(false),
         };
         Err(refused(place.clone(), name, problem))

@@ -5,8 +5,8 @@ use super::events::events;
 use super::kind::{Kind, OptionError, Setting, Value};
 use super::saving::{SavePoints, ShutdownFlags};
 use super::settings::{
-    Allow, Config, LogLevel, MaxmemoryPolicy, Percentiles, RdbVersion, SanitizePayloads,
-    Supervised, TlsAuthClients,
+    Allow, Config, LogLevel, MaxmemoryPolicy, Percentiles, PubSubDefault, RdbVersion,
+    SanitizePayloads, Supervised, TlsAuthClients,
 };
 
 /// One option.
@@ -697,8 +697,51 @@ pub static OPTIONS: &[Opt] = &[
         kind: Kind::Text,
         changeable: Changeable::Live,
         effect: Effect::Acts,
-        summary: "Password that clients must give with AUTH; empty means none.",
+        summary: "Password of the user `default`, which every connection is that has not logged in; empty means none. Rules of that user override it.",
         access: field!(requirepass),
+    },
+    Opt {
+        name: "aclfile",
+        aliases: &[],
+        section: Section::Security,
+        kind: Kind::Text,
+        changeable: Changeable::AtStart,
+        effect: Effect::Acts,
+        summary: "File of users, which ACL LOAD reads and ACL SAVE writes; empty means none. Then users may be in the configuration file, one line `user NAME RULE ...` for each.",
+        access: field!(aclfile),
+    },
+    Opt {
+        name: "acllog-max-len",
+        aliases: &[],
+        section: Section::Security,
+        kind: Kind::Integer {
+            min: 0,
+            max: i64::MAX,
+        },
+        changeable: Changeable::Live,
+        effect: Effect::Acts,
+        summary: "Maximum length of the log of refused commands and logins (ACL LOG), in entries.",
+        access: field!(acllog_max_len),
+    },
+    Opt {
+        name: "acl-pubsub-default",
+        aliases: &[],
+        section: Section::Security,
+        kind: Kind::Choice(PubSubDefault::NAMES),
+        changeable: Changeable::Live,
+        effect: Effect::Acts,
+        summary: "Channels that new users may use without a rule: none (`resetchannels`) or all (`allchannels`).",
+        access: field!(acl_pubsub_default),
+    },
+    Opt {
+        name: "memcached-user",
+        aliases: &[],
+        section: Section::Security,
+        kind: Kind::Text,
+        changeable: Changeable::Live,
+        effect: Effect::Acts,
+        summary: "User of new connections to `memcached-port`. If the user has a password, clients must first authenticate, as memcached's text protocol does it: they `set` any key to the name and the password of a user, with a blank between.",
+        access: field!(memcached_user),
     },
     Opt {
         name: "enable-protected-configs",

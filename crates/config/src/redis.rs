@@ -8,9 +8,6 @@ pub fn lacks(name: &str) -> bool {
 /// The options that CONFIG GET of Redis 7.0.15 shows, the directives that only a file may contain, and some options of older
 /// or newer versions.
 static LACKING: &[&str] = &[
-    "acl-pubsub-default",
-    "aclfile",
-    "acllog-max-len",
     "active-defrag-cycle-max",
     "active-defrag-cycle-min",
     "active-defrag-ignore-bytes",

@@ -1,6 +1,7 @@
 //! The configuration as plain values, and the types of values that are more than a number or a text.
 
 use super::kind::{OptionError, Setting, Value};
+use super::load::Place;
 use super::output_limits::OutputLimits;
 use super::saving::{SavePoints, ShutdownFlags};
 
@@ -103,6 +104,14 @@ pub struct Config {
     pub dynamic_hz: bool,
     /// `requirepass`
     pub requirepass: String,
+    /// `aclfile`
+    pub aclfile: String,
+    /// `acllog-max-len`
+    pub acllog_max_len: u64,
+    /// `acl-pubsub-default`
+    pub acl_pubsub_default: PubSubDefault,
+    /// `memcached-user`
+    pub memcached_user: String,
     /// `enable-protected-configs`
     pub enable_protected_configs: Allow,
     /// `enable-debug-command`
@@ -223,6 +232,19 @@ pub struct Config {
     pub loading_process_events_interval_bytes: u64,
     /// `rename-command`: commands and their new names. An empty name removes the command.
     pub rename_commands: Vec<(String, String)>,
+    /// `user`: the users that the configuration defines.
+    pub users: Vec<UserLine>,
+}
+
+/// A line `user NAME RULE ...`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserLine {
+    /// Where it was given.
+    pub place: Place,
+    /// The name.
+    pub name: String,
+    /// The rules, not checked yet.
+    pub rules: Vec<String>,
 }
 
 impl Default for Config {
@@ -275,6 +297,10 @@ impl Default for Config {
             hz: 10,
             dynamic_hz: true,
             requirepass: String::new(),
+            aclfile: String::new(),
+            acllog_max_len: 128,
+            acl_pubsub_default: PubSubDefault::ResetChannels,
+            memcached_user: "default".to_owned(),
             enable_protected_configs: Allow::No,
             enable_debug_command: Allow::No,
             maxmemory_bytes: 0,
@@ -335,6 +361,7 @@ impl Default for Config {
             key_load_delay_us: 0,
             loading_process_events_interval_bytes: 2 << 20,
             rename_commands: Vec::new(),
+            users: Vec::new(),
         }
     }
 }
@@ -457,6 +484,16 @@ choice! {
         Yes = "yes",
         /// They need none, but if they have one, it must be valid.
         Optional = "optional",
+    }
+}
+
+choice! {
+    /// `acl-pubsub-default`: which channels new users may use.
+    PubSubDefault {
+        /// None.
+        ResetChannels = "resetchannels",
+        /// All.
+        AllChannels = "allchannels",
     }
 }
 

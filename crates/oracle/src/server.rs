@@ -83,6 +83,11 @@ impl Program {
         self.kind
     }
 
+    /// Where the program is, or its name.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// A command that runs the program with only `arguments`, in `folder`.
     #[must_use]
     pub fn command(&self, folder: &Path, arguments: &[&str]) -> Command {

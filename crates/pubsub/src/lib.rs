@@ -183,6 +183,18 @@ impl PubSub {
         }
     }
 
+    /// The subscriptions of a connection. Any thread may call this; it takes time in proportion to the subscriptions of the connection's thread.
+    pub fn subscriptions(&self, thread: usize, place: usize) -> Vec<(Topic, Arc<[u8]>)> {
+        let local = self.local(thread);
+        let mut found = Vec::new();
+        for topic in Topic::ALL {
+            let names = local.receivers[topic as usize].iter();
+            let own = names.filter(|(_, receivers)| receivers.contains(place));
+            found.extend(own.map(|(name, _)| (topic, name.clone())));
+        }
+        found
+    }
+
     /// False if no message published in this scope can have a receiver.
     pub fn may_receive(&self, scope: Scope) -> bool {
         let has_patterns = scope == Scope::Cluster && self.patterns.count() > 0;

@@ -41,6 +41,14 @@ impl Receivers {
         }
     }
 
+    /// True if this is a subscriber.
+    pub fn contains(&self, place: usize) -> bool {
+        match self {
+            Self::Few(few) => few.iter().any(|&(other, _)| other == place),
+            Self::Many(many) => many.contains_key(&place),
+        }
+    }
+
     /// Removes a subscriber.
     pub fn remove(&mut self, place: usize) {
         match self {

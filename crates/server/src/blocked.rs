@@ -23,6 +23,7 @@ use crate::registry::Row;
 use crate::session::Session;
 use crate::shared::Shared;
 use crate::threads::{Message, Thread};
+use crate::users::{self, Login};
 
 /// A command that waits for keys, as all threads see it.
 pub struct BlockedClient {
@@ -31,6 +32,9 @@ pub struct BlockedClient {
     args: OwnedArgs,
     wait: Arc<Wait>,
     version: Version,
+    row: &'static Row,
+    /// The user, as of when the wait began.
+    login: Login,
     /// The client's id if it tracks keys, otherwise zero.
     tracker_id: u64,
     claimed: AtomicBool,
@@ -76,6 +80,8 @@ impl Blocking {
             args: wait.args.clone().unwrap_or_else(|| args.to_owned()),
             wait: wait.clone(),
             version: session.protocol,
+            row,
+            login: session.login.clone(),
             tracker_id: session.tracked.as_ref().map_or(0, |_| session.client.id),
             claimed: AtomicBool::new(false),
             end: Mutex::new(None),
@@ -182,6 +188,23 @@ impl BlockedClient {
         wins
     }
 
+    /// The error if the user was changed meanwhile and may not run the command any more.
+    #[inline]
+    fn refusal(&self) -> Option<CommandError> {
+        let shared = &self.shared;
+        if self.login.is_current(&shared.users) {
+            return None;
+        }
+        let (row, args) = (self.row, self.args.borrow());
+        let context = users::Context::TopLevel;
+        // A copy, because other threads may be here for the same client.
+        let checked = self
+            .login
+            .clone()
+            .check(shared, &self.client, (row, args), context);
+        checked.err().map(|denied| users::refusal(denied, row))
+    }
+
     /// Ends the wait with the result of `run`; false if something else has ended it.
     fn finish(&self, run: impl FnOnce() -> End) -> bool {
         let wins = self.claim();
@@ -278,6 +301,12 @@ impl Waiter for BlockedClient {
         }
         if !(self.wait.has)(tx, self.args.borrow(), key) {
             return Served::No;
+        }
+        if let Some(error) = self.refusal() {
+            return match self.finish(|| End::Failed(error)) {
+                true => Served::Yes,
+                false => Served::Gone,
+            };
         }
         if let Some(target) = self.wait.target {
             let hash = self.args.borrow().key(target).hash;

@@ -16,6 +16,7 @@ use crate::event_loop::parser::Protocol;
 use crate::observers::invalidation::PendingInvalidation;
 use crate::session::transaction::WatchRound;
 use crate::threads::{Message, Thread};
+use crate::users::Account;
 use damselfly_config::{ClientMemory, Config, Origin};
 #[cfg(doc)]
 use damselfly_pubsub::Topic;
@@ -110,6 +111,8 @@ pub struct Client {
     /// The command that waits for keys, until its connection has written the reply.
     blocked_client: Mutex<Option<Arc<BlockedClient>>>,
     names: Mutex<Names>,
+    /// Its user.
+    account: Mutex<Arc<Account>>,
     pending_invalidations: Mutex<Vec<PendingInvalidation>>,
 }
 
@@ -138,6 +141,25 @@ impl Client {
     /// The version of RESP that it speaks.
     pub fn version(&self) -> Version {
         Version::from_number(self.protocol.load(Relaxed).into()).unwrap_or_default()
+    }
+
+    /// Its user.
+    pub fn account(&self) -> Arc<Account> {
+        self.account_slot().clone()
+    }
+
+    /// Sets its user.
+    pub fn set_account(&self, account: Arc<Account>) {
+        *self.account_slot() = account;
+    }
+
+    /// True if its user is this one.
+    pub fn is_user(&self, account: &Arc<Account>) -> bool {
+        Arc::ptr_eq(&self.account_slot(), account)
+    }
+
+    fn account_slot(&self) -> MutexGuard<'_, Arc<Account>> {
+        self.account.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Its names.
@@ -223,6 +245,8 @@ pub struct NewClient {
     pub thread: usize,
     /// See [`Client::place`].
     pub place: usize,
+    /// See [`Client::account`].
+    pub account: Arc<Account>,
     /// See [`Client::connected_ms`].
     pub now_ms: i64,
 }
@@ -294,6 +318,7 @@ impl Clients {
             killed: AtomicBool::new(false),
             blocked_client: Mutex::new(None),
             names: Mutex::new(Names::default()),
+            account: Mutex::new(new.account),
             pending_invalidations: Mutex::default(),
         });
         self.by_id().insert(client.id, client.clone());

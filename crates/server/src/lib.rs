@@ -17,6 +17,7 @@ pub mod memcached;
 pub mod observers;
 pub mod persistence;
 pub mod registry;
+mod replace_file;
 pub mod scripts;
 pub mod session;
 pub mod shared;
@@ -25,6 +26,7 @@ pub mod start;
 pub mod statistics;
 pub mod threads;
 pub mod tls;
+pub mod users;
 
 /// The version of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -10,7 +10,7 @@ use damselfly_engine::Now;
 use damselfly_protocol::Reply;
 
 use crate::admin::command::facts;
-use crate::admin::{client, command, config, debug, info, latency, memory, server, slowlog};
+use crate::admin::{acl, client, command, config, debug, info, latency, memory, server, slowlog};
 use crate::dispatch::Dispatcher;
 use crate::gate::Reasons;
 use crate::memcached;
@@ -20,6 +20,7 @@ use crate::scripts::Finder;
 use crate::scripts::{eval_commands, function_commands};
 use crate::session::{Context, Session};
 use crate::session::{connection_commands, transaction};
+use crate::users::{Channels, channels_of};
 
 /// A command on the connection or the server. It takes the locks that it needs itself.
 pub type SessionFn = fn(&mut Context<'_>, Args<'_>, &mut Reply<'_>) -> Result;
@@ -46,6 +47,7 @@ pub enum Handler {
 
 /// The families of commands on connections and the server.
 static SESSION_FAMILIES: &[&[Command<Handler>]] = &[
+    acl::COMMANDS,
     client::COMMANDS,
     connection_commands::COMMANDS,
     info::COMMANDS,
@@ -142,6 +144,10 @@ pub struct Row {
     pub within_multi: WithinMulti,
     /// It runs a script or function.
     pub runs_script: bool,
+    /// The index of the command of RESP that a user must be allowed to run: its own, but for commands of memcached.
+    pub permission: usize,
+    /// The channels that it publishes or subscribes to.
+    pub channels: Option<Channels>,
     /// Within a transaction it needs all locks, because it uses keys that its arguments do not name, or takes locks itself.
     pub needs_all_locks: bool,
 }
@@ -169,6 +175,8 @@ impl Row {
             not_in_scripts: command.has(Trait::NoScript),
             within_multi: within_multi(&command, is_subcommand),
             runs_script: matches!(command.run, Run::Run(Handler::Script(_))),
+            permission: index,
+            channels: channels_of(&command),
             needs_all_locks: needs_all_locks(&command),
             command,
         }

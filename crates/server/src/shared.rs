@@ -23,6 +23,7 @@ use crate::scripts::function_libraries::Functions;
 use crate::statistics::ThreadCounters;
 use crate::threads::Thread;
 use crate::tls::Tls;
+use crate::users::Users;
 use damselfly_config::{Config, MaxmemoryPolicy};
 use damselfly_pubsub::PubSub;
 
@@ -35,6 +36,8 @@ pub struct Shared {
     pub engine: Arc<Engine>,
     /// The connections.
     pub clients: Clients,
+    /// The users.
+    pub users: Users,
     /// The threads.
     pub threads: Vec<Thread>,
     config: Mutex<Arc<Config>>,
@@ -112,6 +115,7 @@ impl Shared {
         threads: Vec<Thread>,
         config: Config,
         config_file: Option<PathBuf>,
+        users: Users,
     ) -> Self {
         let pubsub = PubSub::new(threads.len());
         let tracking = Arc::new(Tracking::new(threads.len()));
@@ -121,6 +125,7 @@ impl Shared {
             pubsub,
             tracking,
             clients: Clients::default(),
+            users,
             threads,
             config: Mutex::new(Arc::new(config)),
             config_generation: AtomicU64::new(1),
@@ -178,6 +183,7 @@ impl Shared {
         note_low_limit(slot.maxmemory_bytes, config.maxmemory_bytes);
         apply(&self.engine, &self.pubsub, &config);
         self.persistence.apply(&self.gate, &config);
+        self.users.apply_config(&slot, &config);
         *slot = Arc::new(config);
         self.config_generation.fetch_add(1, Relaxed);
         drop(slot);

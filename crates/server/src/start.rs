@@ -24,6 +24,7 @@ use crate::shared::Shared;
 use crate::signals::{Signal, Signals};
 use crate::threads::Thread;
 use crate::tls;
+use crate::users::Users;
 use damselfly_config::{Config, Supervised};
 
 /// Shards per thread: enough that two threads rarely need the same one.
@@ -68,6 +69,7 @@ impl Server {
         };
         let encryption =
             tls::load(&config).map_err(|why| format!("Failed to configure TLS: {why}"))?;
+        let users = Users::new(&config)?;
         let listeners = Listener::open_all(&config)?;
         let pidfile = write_pidfile(&config)?;
         save_file::remove_leftovers(Path::new(&config.dir));
@@ -86,7 +88,13 @@ impl Server {
             ));
             polls.push(poll);
         }
-        let shared = Arc::new(Shared::new(engine.clone(), handles, config, config_file));
+        let shared = Arc::new(Shared::new(
+            engine.clone(),
+            handles,
+            config,
+            config_file,
+            users,
+        ));
         if has_snapshot {
             // Before any client can connect.
             shared.gate.close(Reasons::LOADING);

@@ -20,6 +20,7 @@ use damselfly_server::event_loop::stream::Stream;
 use damselfly_server::session::Session;
 use damselfly_server::shared::Shared;
 use damselfly_server::threads::Thread;
+use damselfly_server::users::{Login, Users};
 use mio::net::UnixStream;
 use mio::{Poll, Token, Waker};
 
@@ -59,7 +60,13 @@ impl Bench {
             save: SavePoints(Vec::new()),
             ..Config::default()
         };
-        let shared = Arc::new(Shared::new(engine, vec![Thread::new(waker)], config, None));
+        let shared = Arc::new(Shared::new(
+            engine,
+            vec![Thread::new(waker)],
+            config,
+            None,
+            Users::default(),
+        ));
         let (stream, client) = UnixStream::pair().expect("a pair of sockets");
         let seen = shared.clients.add(NewClient {
             id: 1,
@@ -73,9 +80,11 @@ impl Bench {
             speaks,
             fd: stream.as_raw_fd(),
             thread: 0,
+            account: shared.users.default_account().clone(),
             now_ms: 0,
         });
-        let session = Session::new(seen, &shared.config());
+        let account = shared.users.default_account().clone();
+        let session = Session::new(seen, Login::new(&shared.users, account));
         Self {
             dispatcher: Dispatcher::new(shared, 0),
             connection: Connection::new(Stream::Unix(stream), session),

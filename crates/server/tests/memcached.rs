@@ -424,6 +424,98 @@ fn a_password_is_asked_for_as_in_memcached() {
 }
 
 #[test]
+fn the_rights_of_its_user_hold_for_memcached() {
+    let cache = Cache::start();
+    cache
+        .server
+        .change(|config| config.memcached_user = String::from("cache"));
+    let mut admin = cache.redis();
+    let mut early = cache.memcached();
+    early.send(b"get a\r\n");
+    assert_eq!(
+        early.read_until(|reply| reply.ends_with(b"\r\n")),
+        b"CLIENT_ERROR unauthenticated\r\n"
+    );
+    admin.run("ACL SETUSER cache on nopass ~c* %R~r* %R~!end +get +set +del +incrby +expire +info");
+    admin.run("SET secret hidden");
+    admin.run("SET r1 5");
+    let mut memcached = cache.memcached();
+    let key = "SERVER_ERROR NOPERM this user has no permissions to access one of the keys used as arguments";
+    let command = |name: &str| {
+        format!("SERVER_ERROR NOPERM this user has no permissions to run the '{name}' command")
+    };
+    for (request, reply) in [
+        ("set c1 0 0 1|5", "STORED"),
+        ("get c1 r1", "VALUE c1 0 1|5|VALUE r1 0 1|5|END"),
+        ("get secret", key),
+        ("get c1 secret", key),
+        ("gets secret", key),
+        ("mg secret v", key),
+        ("me secret", key),
+        // The key "secret" in base64.
+        ("mg c2VjcmV0 v b", key),
+        ("ms c2VjcmV0 1 b|x", key),
+        ("set r1 0 0 1|6", key),
+        ("set r1 0 0 1 noreply|6", ""),
+        ("touch r1 10 noreply", ""),
+        ("delete secret noreply", ""),
+        ("delete r1", key),
+        ("incr r1 1", key),
+        ("ma r1", key),
+        ("mg r1 v N10", key),
+        ("mg r1 v T10", &command("getex")),
+        ("gat 10 c1", &command("getex")),
+        ("append c1 0 0 1|x", &command("append")),
+        ("decr c1 1", &command("decrby")),
+        ("flush_all", &command("flushall")),
+        ("verbosity 1", &command("config|set")),
+        ("shutdown", &command("shutdown")),
+        ("stats cachedump 1 0", &command("keys")),
+        ("stats conns", &command("client|list")),
+        ("stats reset", &command("config|resetstat")),
+        ("get r1", "VALUE r1 0 1|5|END"),
+        ("incr c1 1", "6"),
+        ("delete c1", "DELETED"),
+        ("version", "VERSION 1.6.45"),
+    ] {
+        assert_eq!(memcached.run(request), reply, "{request}");
+    }
+    assert!(
+        memcached
+            .run("stats")
+            .contains("STAT auth_enabled_ascii no")
+    );
+    // Another user, by name and password.
+    admin.run("ACL SETUSER cache resetpass >token");
+    admin.run("ACL SETUSER other on >x allkeys +get");
+    let mut client = cache.memcached();
+    client.send(b"get a\r\n");
+    assert_eq!(
+        client.read_until(|reply| reply.ends_with(b"\r\n")),
+        b"CLIENT_ERROR unauthenticated\r\n"
+    );
+    client.send(b"set x 0 0 7\r\nother x\r\n");
+    assert_eq!(
+        client.read_until(|reply| reply.ends_with(b"\r\n")),
+        b"STORED\r\n"
+    );
+    assert_eq!(client.run("get secret"), "VALUE secret 0 6|hidden|END");
+    assert!(admin.text("CLIENT LIST").contains(" user=other "));
+    // A client that is refused a part of a request is closed: it could not tell the replies apart.
+    admin.run("ACL SETUSER other resetkeys ~k*");
+    let keys: Vec<String> = (0..1000).map(|number| format!("x{number}")).collect();
+    client.send(format!("get {}\r\n", keys.join(" ")).as_bytes());
+    let all = String::from_utf8(client.until_closed()).unwrap();
+    assert!(
+        all.starts_with("SERVER_ERROR NOPERM") && !all.contains("END"),
+        "{all}"
+    );
+    // The connections of a deleted user are closed.
+    admin.run("ACL DELUSER cache");
+    assert_eq!(memcached.until_closed(), b"");
+}
+
+#[test]
 fn shutdown_needs_its_option() {
     let cache = Cache::with(|config| config.memcached_enable_shutdown = true);
     let mut memcached = cache.memcached();

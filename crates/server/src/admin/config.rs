@@ -1,9 +1,8 @@
 //! CONFIG: reads options, changes them and writes them back to the file while the server runs.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 
 use damselfly_base::CommandError;
 use damselfly_commands::Arity::{AtLeast, Exactly};
@@ -14,6 +13,7 @@ use damselfly_tls::Acceptor;
 use crate::event_loop::listener::Address;
 use crate::event_loop::open_files;
 use crate::registry::{Handler, SessionFn};
+use crate::replace_file::replace_file;
 use crate::session::Context;
 use crate::shared::Shared;
 use crate::tls;
@@ -333,7 +333,12 @@ fn rewrite(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Res
     let Some(path) = &context.shared.config_file else {
         return Err(CommandError::err("The server is running without a config file").into());
     };
-    rewrite_file(path, &context.shared.config()).map_err(|error| {
+    let config = context.shared.config();
+    let users = context.shared.users.config_lines(&config);
+    let written = users
+        .map_err(io::Error::other)
+        .and_then(|users| rewrite_file(path, &config, &users));
+    written.map_err(|error| {
         log::warn!("CONFIG REWRITE failed: {error}");
         CommandError::err(format!("Rewriting config file: {}", reason(&error)))
     })?;
@@ -342,37 +347,12 @@ fn rewrite(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Res
     Ok(())
 }
 
-/// Replaces the file atomically: a reader finds the old file or the new one, also after a crash.
-fn rewrite_file(path: &Path, config: &Config) -> io::Result<()> {
-    /// Two rewrites at a time would use the same temporary file.
-    static TURN: Mutex<()> = Mutex::new(());
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    // If the path is a link, its target is replaced.
-    let path = match fs::canonicalize(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => path.to_owned(),
-        canonical => canonical?,
-    };
-    let existing = match fs::read(&path) {
-        Ok(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+/// Changes the file so that it gives this configuration and these `user` lines.
+fn rewrite_file(path: &Path, config: &Config, users: &[String]) -> io::Result<()> {
+    let existing = match fs::read(path) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         Err(error) => return Err(error),
     };
-    let text = config.rewrite(existing.as_deref().unwrap_or_default());
-    let folder = path.parent().unwrap_or(Path::new("/"));
-    let mut temporary = path.clone().into_os_string();
-    temporary.push(format!(".tmp-{}", std::process::id()));
-    let written = (|| {
-        let mut file = File::create(&temporary)?;
-        if existing.is_some() {
-            file.set_permissions(fs::metadata(&path)?.permissions())?;
-        }
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&temporary, &path)
-    })();
-    if written.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    written?;
-    File::open(folder)?.sync_all()
+    replace_file(path, config.rewrite(&existing, users).as_bytes())
 }

@@ -1,5 +1,6 @@
 //! Commands that administer the server: clients, configuration, statistics, and information about commands.
 
+pub mod acl;
 pub mod client;
 pub mod command;
 pub mod config;

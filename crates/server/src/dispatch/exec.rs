@@ -18,6 +18,7 @@ use crate::registry::{Handler, REGISTRY, Row, SessionFn};
 use crate::scripts::{self, ScriptRunner};
 use crate::session::transaction::Queue;
 use crate::session::{Context, Replies, Session};
+use crate::users;
 use damselfly_config::Config;
 
 /// The most keys that are prefetched: with more, the first ones would leave the cache before they are used.
@@ -242,7 +243,12 @@ impl<A: ScriptRunner> QueueRunner<'_, A> {
         let (mark, mut failed) = (reply.position(), None);
         // A client that has killed itself gets the reply to CLIENT KILL and no further one.
         let is_killed = session.closing;
-        match self.call(tx, session, row, args, reply) {
+        let refused = self.refusal(session, row, args);
+        let result = match &refused {
+            Some(error) => Err(error.clone().into()),
+            None => self.call(tx, session, row, args, reply),
+        };
+        match result {
             Ok(()) => {}
             Err(Stop::SlicedReply(rest)) => rest.write_all(reply),
             Err(Stop::Wait(wait)) => {
@@ -268,7 +274,32 @@ impl<A: ScriptRunner> QueueRunner<'_, A> {
             }
         }
         let dispatcher = self.runner.dispatcher();
+        if let Some(error) = refused {
+            let counters = dispatcher.counters();
+            counters.commands[row.index].rejected.add(1);
+            counters.count_error(&error.to_bytes());
+            return;
+        }
         dispatcher.account(session, row, args, &mut self.started, failed);
+    }
+
+    /// The error if the client's user may not run a command any more.
+    #[inline]
+    fn refusal(
+        &mut self,
+        session: &mut Session,
+        row: &'static Row,
+        args: Args<'_>,
+    ) -> Option<CommandError> {
+        let shared = &self.runner.dispatcher().shared;
+        let Session { login, client, .. } = session;
+        if login.has_all_rights(&shared.users) {
+            return None;
+        }
+        match login.check(shared, client, (row, args), users::Context::Multi) {
+            Err(denied) => Some(users::refusal_in_exec(denied)),
+            Ok(()) => login.refused_patterns(row, args),
+        }
     }
 
     #[inline]

@@ -33,6 +33,7 @@ use crate::clock;
 use crate::event_loop::connection::{Connection, OUTPUT_PAUSE_BYTES};
 use crate::event_loop::input::{Batch, Request, Stall};
 use crate::long_commands::LongRun;
+use crate::memcached;
 use crate::observers::monitor;
 use crate::registry::{Handler, Locks, REGISTRY, Registry, Row, WithinMulti};
 use crate::scripts::{self, ThreadScripts};
@@ -280,6 +281,10 @@ impl Dispatcher {
                 connection.output.truncate(connection.sent);
                 None
             }
+            Err(Refusal::Deleted) => {
+                session.closing = true;
+                None
+            }
             Err(Refusal::Error(error)) => {
                 self.refuse(session, row, args, &error, &mut reply);
                 finish_reply(session, row, &mut reply, mark).map(Halt::Stall)
@@ -325,7 +330,11 @@ impl Dispatcher {
         session.transaction.fail();
         // If this is a script that waited for a lock, it will not run again.
         session.script_plan = None;
-        session.write_error(reply, error);
+        let is_memcached = session.client.is_memcached();
+        match row.filter(|_| is_memcached) {
+            Some(row) => memcached::refuse(session, row, args, error, reply),
+            None => session.write_error(reply, error),
+        }
         self.counters().count_error(&error.to_bytes());
         if self.shared.monitors.load(Relaxed) > 0
             && let Some(row) = row

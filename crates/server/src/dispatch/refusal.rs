@@ -1,4 +1,4 @@
-//! **What is asked before a command runs**: whether the command exists, its arity, `enable-debug-command`, authentication, room in
+//! **What is asked before a command runs**: whether the command exists, its arity, `enable-debug-command`, authentication, the rights of the user, room in
 //! memory, the rules for transactions, subscribers and MONITOR clients, and the gate (`gate.rs`). [`Dispatcher::checked`] asks all of this for every request of
 //! a client, also for those that are then queued by MULTI. Commands that a script calls have rules of their own
 //! (`scripts/host.rs`, `allowed`).
@@ -18,6 +18,7 @@ use crate::observers::monitor;
 use crate::registry::{Row, WithinMulti};
 use crate::scripts;
 use crate::session::{Session, transaction};
+use crate::users;
 
 /// Why a request does not run.
 pub(super) enum Refusal {
@@ -25,6 +26,8 @@ pub(super) enum Refusal {
     Error(CommandError),
     /// It is a line of an HTTP request: the connection is closed without a reply.
     Attack,
+    /// The client's user was deleted: the connection is closed without a reply.
+    Deleted,
 }
 
 impl Dispatcher {
@@ -36,6 +39,10 @@ impl Dispatcher {
         row: Option<&'static Row>,
         args: Args<'_>,
     ) -> Result<&'static Row, Refusal> {
+        let is_restricted = !session.login.has_all_rights(&self.shared.users);
+        if is_restricted && !session.login.refresh(&self.shared.users) {
+            return Err(Refusal::Deleted);
+        }
         let Some(mut row) = row else {
             return Err(match is_attack(args) {
                 true => Refusal::Attack,
@@ -48,7 +55,7 @@ impl Dispatcher {
                 .find_subcommand(row, args.at(1))
                 .ok_or_else(|| Refusal::Error(unknown_subcommand(row, args.at(1))))?;
         }
-        let refused = self.refusal(session, row, args);
+        let refused = self.refusal(session, row, args, is_restricted);
         match refused {
             None => Ok(row),
             Some(CommandError::OutOfMemory) if session.client.speaks == Protocol::Memcached => {
@@ -72,8 +79,9 @@ impl Dispatcher {
     fn refusal(
         &mut self,
         session: &mut Session,
-        row: &Row,
+        row: &'static Row,
         args: Args<'_>,
+        is_restricted: bool,
     ) -> Option<CommandError> {
         if !row.command.arity.allows(args.len()) {
             return Some(CommandError::Arity(row.name.clone()));
@@ -93,10 +101,11 @@ impl Dispatcher {
                     .to_uppercase()
             )));
         }
-        if session.must_authenticate(&self.config) && !row.no_auth {
-            return Some(CommandError::Text(String::from(
-                "NOAUTH Authentication required.",
-            )));
+        if is_restricted {
+            let refusal = self.refusal_of_user(session, row, args);
+            if refusal.is_some() {
+                return refusal;
+            }
         }
         if row.needs_memory || row.runs_script || session.transaction.is_open() {
             self.memory.is_short = self.make_room() == MemoryRoom::None;
@@ -131,6 +140,37 @@ impl Dispatcher {
             return Some(CommandError::OutOfMemory);
         }
         None
+    }
+
+    /// The error if the client has yet to log in, or its user may not run the command.
+    fn refusal_of_user(
+        &self,
+        session: &mut Session,
+        row: &'static Row,
+        args: Args<'_>,
+    ) -> Option<CommandError> {
+        if session.login.must_authenticate() {
+            let text = "NOAUTH Authentication required.";
+            return (!row.no_auth).then(|| CommandError::Text(text.to_owned()));
+        }
+        let is_open = session.transaction.is_open();
+        if is_open && row.within_multi == WithinMulti::Refused {
+            // Refused anyway, and with another error.
+            return None;
+        }
+        let context = match is_open {
+            true => users::Context::Multi,
+            false => users::Context::TopLevel,
+        };
+        let Session { login, client, .. } = session;
+        if let Err(denied) = login.check(&self.shared, client, (row, args), context) {
+            return Some(users::refusal(denied, row));
+        }
+        // What is queued is asked again by EXEC.
+        let runs_now = !is_open || row.within_multi != WithinMulti::Queued;
+        runs_now
+            .then(|| login.refused_patterns(row, args))
+            .flatten()
     }
 
     /// The error for a command that the gate refuses; `None` for a script or an EXEC that may run.

@@ -9,8 +9,10 @@ use super::Worker;
 use crate::clients::NewClient;
 use crate::clock;
 use crate::event_loop::connection::Connection;
+use crate::event_loop::parser::Protocol;
 use crate::session::Session;
 use crate::threads::Arrival;
+use crate::users::Login;
 
 impl Worker {
     /// Adds a connection that the acceptor has assigned to this thread, and counted.
@@ -20,7 +22,7 @@ impl Worker {
             speaks,
             id,
         } = arrival;
-        // Whether the client needs a password must not depend on when this turn began.
+        // Its user must not depend on when this turn began.
         self.dispatcher.refresh_config();
         let entry = self.connections.vacant_entry();
         if let Err(error) = stream.register(self.poll.registry(), Token(entry.key())) {
@@ -31,6 +33,11 @@ impl Worker {
             return;
         }
         let config = &self.dispatcher.config;
+        let users = &self.shared.users;
+        let account = match speaks {
+            Protocol::Resp => users.default_account().clone(),
+            Protocol::Memcached => users.memcached_account(&config.memcached_user),
+        };
         let (address, local_address) = stream.addresses(&config.unixsocket);
         let client = self.shared.clients.add(NewClient {
             id,
@@ -44,13 +51,15 @@ impl Worker {
             fd: stream.fd(),
             thread: self.index,
             place: entry.key(),
+            account: account.clone(),
             now_ms: clock::now_ms(),
         });
         let (key, may_have_bytes) = (entry.key(), stream.may_have_bytes());
         if stream.needs_scratch() && self.scratch.is_empty() {
             self.scratch = vec![0; ENCRYPTED_BYTES_MAX];
         }
-        entry.insert(Connection::new(stream, Session::new(client, config)));
+        let login = Login::new(users, account);
+        entry.insert(Connection::new(stream, Session::new(client, login)));
         if may_have_bytes {
             self.mark_readable(key, false);
         }

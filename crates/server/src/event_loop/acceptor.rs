@@ -335,7 +335,10 @@ fn shake_hands(shared: &Shared, socket: TcpStream, speaks: Protocol) {
 fn admit(shared: &Shared, mut stream: Stream, speaks: Protocol) {
     // The client may have connected because an option was changed, so the current options apply.
     let config = shared.config();
-    if config.protected_mode && config.requirepass.is_empty() && stream.origin() == Origin::Remote {
+    if config.protected_mode
+        && shared.users.default_account().user().has_no_password()
+        && stream.origin() == Origin::Remote
+    {
         refuse(&mut stream, speaks, PROTECTED_MODE);
         shared.threads[0].counters.connections_rejected.add(1);
         return;

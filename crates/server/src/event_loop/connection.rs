@@ -71,7 +71,7 @@ impl Connection {
 
     /// The limits for the parser. They are low until the client has authenticated.
     pub fn limits(&self, config: &Config) -> ParserLimits {
-        let limits = match self.session.must_authenticate(config) {
+        let limits = match self.session.login.must_authenticate_now() {
             true => Limits::unauthenticated(),
             false => Limits::authenticated(),
         };

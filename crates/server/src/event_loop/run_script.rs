@@ -59,8 +59,8 @@ impl Worker {
             // were busy.
             return Some(RunEnd::Stalled(Stall::Shard(Busy { shard: 0 })));
         }
-        let config = &self.dispatcher.config;
-        let mut placeholder = Session::new(connection.session.client.clone(), config);
+        let own = &connection.session;
+        let mut placeholder = Session::new(own.client.clone(), own.login.clone());
         placeholder.protocol = connection.session.protocol;
         placeholder.replies = connection.session.replies;
         // The placeholder receives invalidations meanwhile.

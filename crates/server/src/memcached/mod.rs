@@ -18,7 +18,7 @@ use damselfly_protocol::memcached::{Verb, number, reply};
 use crate::clock;
 use crate::persistence::shutdown::{NotStopped, Shutdown};
 use crate::registry::{Handler, REGISTRY, Row, SessionFn};
-use crate::session::{Context, connection_commands};
+use crate::session::{Context, Session, connection_commands};
 use crate::shared::Shared;
 use crate::statistics::Counter;
 use damselfly_config::{LogLevel, ShutdownFlags};
@@ -43,7 +43,7 @@ pub static TABLE: LazyLock<Table> = LazyLock::new(Table::new);
 impl Table {
     fn new() -> Self {
         let mut names = Vec::new();
-        let mut row = |command: Command<Handler>| {
+        let mut row = |command: Command<Handler>, permission: usize| {
             let name = format!("memcached|{}", command.name.to_ascii_lowercase());
             // Several verbs may be one command, with one set of statistics.
             let place = names.iter().position(|other| *other == name);
@@ -51,10 +51,16 @@ impl Table {
                 names.push(name.clone());
                 names.len() - 1
             });
-            Row::new(command, name, REGISTRY.rows().len() + place, true)
+            let mut row = Row::new(command, name, REGISTRY.rows().len() + place, true);
+            row.permission = permission;
+            row
         };
-        let rows = Verb::ALL.iter().map(|&verb| row(command(verb))).collect();
-        let out_of_memory = row(keys::OUT_OF_MEMORY.map(Handler::Memcached));
+        let rows = Verb::ALL.iter();
+        let rows = rows
+            .map(|&verb| row(command(verb), number_of(permission(verb))))
+            .collect();
+        let out_of_memory = keys::OUT_OF_MEMORY.map(Handler::Memcached);
+        let out_of_memory = row(out_of_memory, number_of("set"));
         Self {
             rows,
             out_of_memory,
@@ -77,6 +83,56 @@ pub fn rows() -> impl Iterator<Item = &'static Row> {
         next += usize::from(is_first);
         is_first
     })
+}
+
+/// The command of RESP that a user must be allowed to run in order to use a verb. It does not matter for those that are always allowed.
+fn permission(verb: Verb) -> &'static str {
+    match verb {
+        Verb::Get
+        | Verb::GetMany
+        | Verb::GetPart
+        | Verb::Gets
+        | Verb::GetsMany
+        | Verb::GetsPart
+        | Verb::MetaGet
+        | Verb::MetaDebug => "get",
+        Verb::Gat | Verb::GatPart | Verb::Gats | Verb::GatsPart | Verb::MetaGetTouch => "getex",
+        Verb::Set
+        | Verb::Add
+        | Verb::Replace
+        | Verb::Cas
+        | Verb::MetaGetCreate
+        | Verb::MetaSet
+        | Verb::TooLarge
+        | Verb::TooLargeToSet => "set",
+        Verb::Append => "append",
+        Verb::Prepend => "prepend",
+        Verb::Touch => "expire",
+        Verb::Delete | Verb::MetaDelete => "del",
+        Verb::Incr | Verb::MetaArithmetic => "incrby",
+        Verb::Decr => "decrby",
+        Verb::FlushAll => "flushall",
+        Verb::Stats => "info",
+        Verb::Verbosity => "config|set",
+        Verb::Shutdown => "shutdown",
+        Verb::MetaNoop
+        | Verb::Version
+        | Verb::Quit
+        | Verb::Authenticate
+        | Verb::Unauthenticated
+        | Verb::Unknown
+        | Verb::BadFormat
+        | Verb::BadDelete
+        | Verb::BadData
+        | Verb::TooManyFlags
+        | Verb::TooManyGetFlags => "ping",
+    }
+}
+
+/// The index of a command of RESP.
+fn number_of(name: &str) -> usize {
+    let row = REGISTRY.rows().iter().find(|row| row.name == name);
+    row.expect("a command of RESP").index
 }
 
 /// The row of a verb.
@@ -116,6 +172,7 @@ fn command(verb: Verb) -> Command<Handler> {
         keys: Keys::None,
         traits: match verb {
             Verb::FlushAll => &[Trait::NoScript, Trait::Writes],
+            Verb::Stats | Verb::Verbosity | Verb::Shutdown => &[Trait::NoScript, Trait::Loading],
             _ => &[Trait::NoAuth, Trait::NoScript, Trait::Loading],
         },
         run: Run::Run(Handler::Session(run)),
@@ -136,6 +193,37 @@ pub fn write_error(out: &mut Vec<u8>, error: &CommandError) {
         other => other,
     }));
     out.extend_from_slice(b"\r\n");
+}
+
+/// Answers a request that is refused before it runs.
+#[cold]
+pub fn refuse(
+    session: &mut Session,
+    row: &Row,
+    args: Args<'_>,
+    error: &CommandError,
+    reply: &mut Reply<'_>,
+) {
+    const PARTS: [Verb; 4] = [Verb::GetPart, Verb::GetsPart, Verb::GatPart, Verb::GatsPart];
+    if !wants_no_reply(row, args) {
+        session.write_error(reply, error);
+    }
+    // The replies to the other parts of the request would be taken for those to later ones.
+    let is_part = |verb| std::ptr::eq(row, TABLE.row(verb));
+    session.closing |= PARTS.into_iter().any(is_part);
+}
+
+/// True if a request says `noreply`: as its last word, before the data if it has data.
+fn wants_no_reply(row: &Row, args: Args<'_>) -> bool {
+    let (words_min, data) = match row.command.name {
+        "SET" | "ADD" | "REPLACE" | "APPEND" | "PREPEND" | "CAS" => (5, 1),
+        "TOUCH" | "INCR" | "DECR" => (3, 0),
+        "DELETE" | "VERBOSITY" => (2, 0),
+        "FLUSH_ALL" => (1, 0),
+        _ => return false,
+    };
+    let words = args.len() - data;
+    words > words_min && args.at(words - 1) == b"noreply"
 }
 
 /// What all memcached clients share.
@@ -269,7 +357,7 @@ fn authenticate(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>
     let (Some(user), Some(password)) = (words.next(), words.next()) else {
         return line(reply, "CLIENT_ERROR bad authentication token format");
     };
-    if connection_commands::log_in(context, user, password).is_err() {
+    if connection_commands::log_in(context, user, password, args.at(0)).is_err() {
         let state = &context.shared.memcached;
         state.wrong_passwords.fetch_add(1, Relaxed);
         return line(reply, "CLIENT_ERROR authentication failure");

@@ -16,6 +16,7 @@ use crate::event_loop::parser::Protocol;
 use crate::registry::counted_rows;
 use crate::session::Context;
 use crate::statistics::Counter;
+use crate::users;
 
 /// A figure: its name and how to compute it.
 type Figure = (&'static str, fn(&Facts<'_>) -> String);
@@ -129,7 +130,7 @@ static SETTINGS: &[Figure] = &[
     ("tcp_backlog", |f| f.config.tcp_backlog.to_string()),
     ("binding_protocol", |_| "ascii".into()),
     ("auth_enabled_sasl", |_| "no".into()),
-    ("auth_enabled_ascii", |f| yes(!f.config.requirepass.is_empty()).into()),
+    ("auth_enabled_ascii", |f| yes(!f.shared.users.memcached_account(&f.config.memcached_user).user().is_open()).into()),
     ("item_size_max", |f| f.config.memcached_max_item_size_bytes.to_string()),
     ("maxconns_fast", |_| yes(true).into()),
     ("hashpower_init", ZERO),
@@ -267,6 +268,13 @@ fn on(is_on: bool) -> &'static str {
 /// Arguments: name, perhaps which statistics.
 pub(super) fn stats(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let which = args.get(1).unwrap_or_default();
+    // In RESP, these have commands of their own.
+    match which {
+        b"cachedump" => users::require(context, "keys")?,
+        b"conns" => users::require(context, "client|list")?,
+        b"reset" => users::require(context, "config|resetstat")?,
+        _ => {}
+    }
     let (prefix, figures) = match which {
         b"" => ("", GENERAL),
         b"settings" => ("", SETTINGS),

@@ -17,6 +17,7 @@ use crate::registry::Row;
 use crate::session::{Context, Session};
 use crate::shared::Shared;
 use crate::threads::Message;
+use crate::users;
 
 /// The part of an invalidation message before the keys, without its first byte.
 const HEAD: &[u8] = b"2\r\n$10\r\ninvalidate\r\n";
@@ -448,6 +449,7 @@ pub fn tracking(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>
     if args.is(2, "ON") {
         let mode = options.mode(context.session.tracked.as_deref())?;
         start(context.shared, context.session, &options, mode);
+        users::recheck(context.shared, context.session);
     } else if args.is(2, "OFF") {
         stop(context.shared, context.session);
     } else {

@@ -14,6 +14,7 @@ use crate::registry::{Handler, Row};
 use crate::session::{Context, Session};
 use crate::shared::Shared;
 use crate::threads::Message;
+use crate::users;
 
 pub(crate) static COMMANDS: &[Command<Handler>] = &[Command {
     name: "MONITOR",
@@ -36,6 +37,7 @@ fn monitor(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Res
         .start_monitoring(&context.session.client)
     {
         context.shared.monitors.fetch_add(1, Relaxed);
+        users::recheck(context.shared, context.session);
         reply.ok();
     }
     Ok(())

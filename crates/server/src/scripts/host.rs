@@ -21,6 +21,7 @@ use crate::registry::{Handler, REGISTRY, Row, SessionFn};
 use crate::session::{Context, Session};
 use crate::shared::Shared;
 use crate::threads::Thread;
+use crate::users;
 
 /// Limits on the calls held back, and on the bytes held back for them. At a limit all are released, even if the script can still be
 /// rolled back.
@@ -154,14 +155,15 @@ impl Host for ScriptHost<'_, '_> {
     }
 
     fn is_allowed(&mut self, arguments: &[&[u8]]) -> Option<bool> {
-        let row = REGISTRY.find(arguments.first()?)?;
+        let mut row = REGISTRY.find(arguments.first()?)?;
         if let Some(name) = arguments.get(1)
             && !row.subcommands.is_empty()
         {
-            REGISTRY.find_subcommand(row, name)?;
+            row = REGISTRY.find_subcommand(row, name)?;
         }
-        // The only user so far is the default one, who may run every command.
-        Some(true)
+        let args = OwnedArgs::copy(arguments.iter().copied());
+        let users = &self.shared.users;
+        Some(self.session.login.allows(users, row, args.borrow()))
     }
 
     /// Does nothing, because there is no replication yet.
@@ -394,7 +396,7 @@ impl ScriptHost<'_, '_> {
         }
     }
 
-    fn refusal(&mut self, row: &Row, args: Args<'_>) -> Option<CommandError> {
+    fn refusal(&mut self, row: &'static Row, args: Args<'_>) -> Option<CommandError> {
         let is_container = matches!(row.command.run, Run::Subcommands(_));
         if is_container || !row.command.arity.allows(args.len()) {
             return Some(CommandError::err(
@@ -405,6 +407,12 @@ impl ScriptHost<'_, '_> {
             return Some(CommandError::err(
                 "This Redis command is not allowed from script",
             ));
+        }
+        if !self.session.login.has_all_rights(&self.shared.users) {
+            let refusal = self.refusal_of_user(row, args);
+            if refusal.is_some() {
+                return refusal;
+            }
         }
         if row.writes && self.is_read_only {
             return Some(CommandError::err(
@@ -422,6 +430,15 @@ impl ScriptHost<'_, '_> {
             return Some(CommandError::OutOfMemory);
         }
         None
+    }
+
+    /// The error if the user who runs the script may not run the command.
+    fn refusal_of_user(&mut self, row: &'static Row, args: Args<'_>) -> Option<CommandError> {
+        let Session { login, client, .. } = &mut *self.session;
+        match login.check(self.shared, client, (row, args), users::Context::Lua) {
+            Err(denied) => Some(users::refusal_in_script(denied)),
+            Ok(()) => login.refused_patterns(row, args),
+        }
     }
 
     /// True if scripts may call an otherwise denied command, for tests.

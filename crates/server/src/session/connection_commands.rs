@@ -1,7 +1,9 @@
 //! Commands on the connection: AUTH, HELLO, PING, SELECT and their relatives.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use damselfly_acl::User;
 use damselfly_base::CommandError;
 use damselfly_commands::Arity::{AtLeast, Exactly};
 use damselfly_commands::{Args, Command, Group, Keys, Result, Run, Trait};
@@ -12,6 +14,7 @@ use crate::observers::subscriptions;
 use crate::registry::Handler;
 use crate::session::{Context, Replies, Session};
 use crate::shared::Shared;
+use crate::users::{self, Login, WrongLogin};
 
 /// Traits that most of these commands share: always allowed, and fast.
 const ALWAYS: [Trait; 4] = [Trait::NoScript, Trait::Loading, Trait::Stale, Trait::Fast];
@@ -184,44 +187,43 @@ pub(crate) fn leave(shared: &Shared, session: &mut Session) {
     client_tracking::stop(shared, session);
 }
 
-/// The user of every connection. There is no other.
-const DEFAULT_USER: &[u8] = b"default";
-
-/// Compares in a time that does not reveal how much of the password was right.
-fn same_secret(given: &[u8], wanted: &[u8]) -> bool {
-    let differing = given
-        .iter()
-        .zip(wanted.iter().cycle())
-        .fold(0, |sum, (a, b)| sum | (a ^ b));
-    given.len() == wanted.len() && differing == 0
-}
-
-/// Checks user and password.
+/// Makes the connection a user, if name and password are right. `command` is the name of the command as the client wrote it.
 ///
 /// # Errors
 /// They are wrong.
-pub(crate) fn log_in(context: &mut Context<'_>, user: &[u8], password: &[u8]) -> Result {
-    let wanted = context.config.requirepass.as_bytes();
-    if user != DEFAULT_USER || !(wanted.is_empty() || same_secret(password, wanted)) {
-        return Err(CommandError::Text(String::from(
-            "WRONGPASS invalid username-password pair or user is disabled.",
-        ))
-        .into());
-    }
-    context.session.authenticated = true;
-    Ok(())
+pub(crate) fn log_in(
+    context: &mut Context<'_>,
+    user: &[u8],
+    password: &[u8],
+    command: &[u8],
+) -> Result {
+    let within = match context.session.is_in_transaction() {
+        true => users::Context::Multi,
+        false => users::Context::TopLevel,
+    };
+    let Session { login, client, .. } = &mut *context.session;
+    login
+        .log_in(context.shared, client, (user, password), within, command)
+        .map_err(|WrongLogin| {
+            let text = "WRONGPASS invalid username-password pair or user is disabled.";
+            CommandError::Text(text.to_owned()).into()
+        })
+}
+
+fn default_user(context: &Context<'_>) -> Arc<User> {
+    context.shared.users.default_account().user()
 }
 
 fn auth(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     match args.len() {
-        2 if context.config.requirepass.is_empty() => {
+        2 if default_user(context).has_no_password() => {
             return Err(CommandError::err(
                 "AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?",
             )
             .into());
         }
-        2 => log_in(context, DEFAULT_USER, args.at(1))?,
-        3 => log_in(context, args.at(1), args.at(2))?,
+        2 => log_in(context, users::DEFAULT, args.at(1), args.at(0))?,
+        3 => log_in(context, args.at(1), args.at(2), args.at(0))?,
         _ => return Err(CommandError::Syntax.into()),
     }
     reply.ok();
@@ -253,7 +255,7 @@ fn hello(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Re
     let mut at = 2;
     while at < args.len() {
         if args.is(at, "AUTH") && at + 2 < args.len() {
-            log_in(context, args.at(at + 1), args.at(at + 2))?;
+            log_in(context, args.at(at + 1), args.at(at + 2), args.at(0))?;
             at += 3;
         } else if args.is(at, "SETNAME") && at + 1 < args.len() {
             let name = check_name(args.at(at + 1), "Client names")?;
@@ -264,9 +266,9 @@ fn hello(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Re
             return Err(error.into());
         }
     }
-    if !context.session.authenticated {
+    if !context.session.login.is_authenticated() {
         return Err(CommandError::Text(String::from(
-            "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time",
+            "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time",
         ))
         .into());
     }
@@ -296,7 +298,9 @@ fn reset(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Resul
     session.client.no_evict.store(false, Relaxed);
     session.client.no_touch.store(false, Relaxed);
     session.client.names().name.clear();
-    session.authenticated = context.config.requirepass.is_empty();
+    let account = context.shared.users.default_account().clone();
+    session.client.set_account(account.clone());
+    session.login = Login::new(&context.shared.users, account);
     if session.replies != Replies::SkipThis {
         session.replies = Replies::On;
     }

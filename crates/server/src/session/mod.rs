@@ -26,6 +26,7 @@ use crate::scripts::Plan;
 use crate::session::transaction::Transaction;
 use crate::shared::Shared;
 use crate::statistics::ThreadCounters;
+use crate::users::Login;
 use damselfly_config::{Config, OutputLimit};
 
 /// Whether replies are sent (CLIENT REPLY).
@@ -49,8 +50,8 @@ pub struct Session {
     pub db: usize,
     /// The version of RESP for replies.
     pub protocol: Version,
-    /// The client has given the password, or none was required when it connected.
-    pub authenticated: bool,
+    /// Its user.
+    pub login: Login,
     /// Whether replies are sent.
     pub replies: Replies,
     /// Set to close the connection once its replies are sent.
@@ -81,12 +82,12 @@ pub struct Session {
 
 impl Session {
     /// A new session in database 0, in RESP2.
-    pub fn new(client: Arc<Client>, config: &Config) -> Self {
+    pub fn new(client: Arc<Client>, login: Login) -> Self {
         Self {
             client,
             db: 0,
             protocol: Version::Resp2,
-            authenticated: config.requirepass.is_empty(),
+            login,
             replies: Replies::On,
             closing: false,
             sleeps_until: None,
@@ -101,12 +102,6 @@ impl Session {
             transaction: Transaction::default(),
             script_plan: None,
         }
-    }
-
-    /// True if the client has yet to give the password that the server requires.
-    #[inline]
-    pub fn must_authenticate(&self, config: &Config) -> bool {
-        !self.authenticated && !config.requirepass.is_empty()
     }
 
     /// The limit on replies that the client leaves unread.
@@ -134,6 +129,11 @@ impl Session {
     pub fn select(&mut self, db: usize) {
         self.db = db;
         self.client.db.store(db, Relaxed);
+    }
+
+    /// True between MULTI and the end of EXEC.
+    pub fn is_in_transaction(&self) -> bool {
+        self.client.queued.load(Relaxed) >= 0
     }
 
     /// Sets the version of RESP.

@@ -17,7 +17,9 @@ use crate::observers::client_tracking;
 use crate::registry::{Row, name_at};
 use crate::session::connection_commands::check_name;
 use crate::session::{Context, Replies, Session};
+use crate::shared::Shared;
 use crate::threads::Thread;
+use crate::users::Account;
 use damselfly_pubsub::Topic;
 
 pub(crate) use rows::COMMANDS;
@@ -210,6 +212,7 @@ struct Filter<'a> {
     address: Option<&'a [u8]>,
     local_address: Option<&'a [u8]>,
     age_s_min: Option<i64>,
+    account: Option<Arc<Account>>,
 }
 
 impl Filter<'_> {
@@ -227,6 +230,10 @@ impl Filter<'_> {
             && self
                 .age_s_min
                 .is_none_or(|age_s_min| (now_ms - client.connected_ms) / 1000 >= age_s_min)
+            && self
+                .account
+                .as_ref()
+                .is_none_or(|account| client.is_user(account))
     }
 }
 
@@ -242,13 +249,13 @@ fn kill(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Res
         reply.ok();
         return Ok(());
     }
-    let (filter, skip_me) = parse_filter(args)?;
+    let (filter, skip_me) = parse_filter(context.shared, args)?;
     reply.integer(kill_matching(context, &filter, skip_me));
     Ok(())
 }
 
 /// The filter of KILL's newer form, and whether it spares the calling client.
-fn parse_filter(args: Args<'_>) -> Result<(Filter<'_>, bool)> {
+fn parse_filter<'a>(shared: &Shared, args: Args<'a>) -> Result<(Filter<'a>, bool)> {
     let (mut filter, mut skip_me) = (Filter::default(), true);
     for place in (2..args.len()).step_by(2) {
         let value = args.get(place + 1).ok_or(CommandError::Syntax)?;
@@ -263,11 +270,11 @@ fn parse_filter(args: Args<'_>) -> Result<(Filter<'_>, bool)> {
         } else if args.is(place, "LADDR") {
             filter.local_address = Some(value);
         } else if args.is(place, "USER") {
-            // There is one user, for all clients.
-            if value != b"default" {
+            let account = shared.users.find(value);
+            filter.account = Some(account.ok_or_else(|| {
                 let name = String::from_utf8_lossy(value);
-                return Err(CommandError::err(format!("No such user '{name}'")).into());
-            }
+                CommandError::err(format!("No such user '{name}'"))
+            })?);
         } else if args.is(place, "SKIPME") && args.is(place + 1, "YES") {
             skip_me = true;
         } else if args.is(place, "SKIPME") && args.is(place + 1, "NO") {
@@ -309,8 +316,7 @@ fn kill_matching(context: &mut Context<'_>, filter: &Filter<'_>, skip_me: bool) 
 }
 
 fn info(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    let mut line = String::new();
-    describe(&mut line, &context.session.client, context.now.0);
+    let line = line(&context.session.client, context.now.0);
     reply.verbatim(*b"txt", line.as_bytes());
     Ok(())
 }
@@ -352,6 +358,13 @@ fn list(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Res
 /// `oll` and `omem`.
 const OUTPUT_FIXED_BYTES: usize = 16 << 10;
 
+/// The line that CLIENT INFO shows for a client.
+pub fn line(client: &Client, now_ms: i64) -> String {
+    let mut line = String::new();
+    describe(&mut line, client, now_ms);
+    line
+}
+
 /// Appends the line that INFO and LIST show for a client.
 fn describe(lines: &mut String, client: &Client, now_ms: i64) {
     let names = client.names().clone();
@@ -375,7 +388,7 @@ fn describe(lines: &mut String, client: &Client, now_ms: i64) {
         "id={} addr={} laddr={} fd={} name={} age={} idle={} flags={} db={} sub={} psub={} ssub={} multi={} \
          qbuf={input_bytes} qbuf-free={} argv-mem=0 multi-mem={} rbs={output_capacity} \
          rbp={output_capacity} obl={in_fixed} oll={listed} omem={listed_bytes} tot-mem={} events={} cmd={} \
-         user=default redir={} resp={} lib-name={} lib-ver={}{encryption}",
+         user={} redir={} resp={} lib-name={} lib-ver={}{encryption}",
         client.id,
         client.address,
         client.local_address,
@@ -397,6 +410,7 @@ fn describe(lines: &mut String, client: &Client, now_ms: i64) {
         client.memory(),
         if output_bytes > 0 { "rw" } else { "r" },
         last_command.map_or("NULL", name_at),
+        client.account().shown_name(),
         client_tracking::redirection(client),
         match client.speaks {
             Protocol::Resp => client.protocol.load(Relaxed),

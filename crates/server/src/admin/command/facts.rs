@@ -1,9 +1,11 @@
 //! The parts of COMMAND's replies that are derived from a row: flags, ACL categories, and the positions of keys in Redis's two
 //! notations.
 
-use damselfly_commands::{Access, At, Command, Group, KeySpec, Keys, Run, Trait};
+use damselfly_commands::{Access, Args, At, Command, Group, KeySpec, Keys, Run, Trait};
 
 use crate::registry::Handler;
+
+pub use damselfly_acl::CATEGORIES;
 
 /// The order in which Redis lists flags.
 const FLAGS: &[&str] = &[
@@ -25,31 +27,6 @@ const FLAGS: &[&str] = &[
     "allow_busy",
     "no_mandatory_keys",
     "movablekeys",
-];
-
-/// All categories, in the order in which Redis lists them.
-pub const CATEGORIES: &[&str] = &[
-    "keyspace",
-    "read",
-    "write",
-    "set",
-    "sortedset",
-    "list",
-    "hash",
-    "string",
-    "bitmap",
-    "hyperloglog",
-    "geo",
-    "stream",
-    "pubsub",
-    "admin",
-    "fast",
-    "slow",
-    "blocking",
-    "dangerous",
-    "connection",
-    "transaction",
-    "scripting",
 ];
 
 /// True if the command changes keys or function libraries. Redis calls this flag "write".
@@ -275,4 +252,24 @@ pub fn range(command: &Command<Handler>) -> (i64, i64, i64) {
         }
     }
     (first as i64, end, step as i64)
+}
+
+/// Resolves an access that depends on the options of a request: SET with GET also returns the old value.
+pub fn exactly(access: Access, args: Args<'_>) -> Access {
+    match access {
+        Access::Variable if (3..args.len()).any(|at| args.is(at, "GET")) => Access::ReadUpdate,
+        Access::Variable => Access::Overwrite,
+        Access::Read
+        | Access::ReadNoting
+        | Access::Look
+        | Access::Overwrite
+        | Access::Create
+        | Access::ReadUpdate
+        | Access::Update
+        | Access::Insert
+        | Access::Shrink
+        | Access::Take
+        | Access::Remove
+        | Access::NotKey => access,
+    }
 }

@@ -319,28 +319,8 @@ fn keys_of<'a>(args: Args<'a>) -> Result<Vec<(&'a [u8], Access)>> {
     Ok(specs
         .iter()
         .flat_map(|spec| spec.at.places(request).map(|place| (place, spec.access)))
-        .map(|(place, access)| (args.at(place + 2), exactly(access, args)))
+        .map(|(place, access)| (args.at(place + 2), facts::exactly(access, request)))
         .collect())
-}
-
-/// Resolves an access that depends on the command's options: SET also returns the old value if it has GET.
-fn exactly(access: Access, args: Args<'_>) -> Access {
-    match access {
-        Access::Variable if (5..args.len()).any(|at| args.is(at, "GET")) => Access::ReadUpdate,
-        Access::Variable => Access::Overwrite,
-        Access::Read
-        | Access::ReadNoting
-        | Access::Look
-        | Access::Overwrite
-        | Access::Create
-        | Access::ReadUpdate
-        | Access::Update
-        | Access::Insert
-        | Access::Shrink
-        | Access::Take
-        | Access::Remove
-        | Access::NotKey => access,
-    }
 }
 
 fn getkeys(_: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {

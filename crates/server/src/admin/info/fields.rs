@@ -223,6 +223,10 @@ pub static FIELDS: &[Field] = &[
     row(Stats, "client_output_buffer_limit_disconnections", |f| f.total(|counters| &counters.output_limit_disconnections)),
     row(Stats, "reply_buffer_shrinks", ZERO),
     row(Stats, "reply_buffer_expands", ZERO),
+    row(Stats, "acl_access_denied_auth", |f| f.shared.users.refusals.logins.load(Relaxed).to_string()),
+    row(Stats, "acl_access_denied_cmd", |f| f.shared.users.refusals.commands.load(Relaxed).to_string()),
+    row(Stats, "acl_access_denied_key", |f| f.shared.users.refusals.keys.load(Relaxed).to_string()),
+    row(Stats, "acl_access_denied_channel", |f| f.shared.users.refusals.channels.load(Relaxed).to_string()),
 
     row(Replication, "role", |_| "master".into()),
     row(Replication, "connected_slaves", ZERO),

@@ -17,6 +17,7 @@ use damselfly_protocol::{Reply, Version};
 use crate::registry::Row;
 use crate::session::{Context, Replies, Session};
 use crate::shared::Shared;
+use crate::users;
 use damselfly_pubsub::{Scope, Topic};
 
 pub(crate) use rows::COMMANDS;
@@ -176,6 +177,7 @@ fn subscribe_to(
         }
         write_confirmation(session, reply, event, Some(name), topic);
     }
+    users::recheck(shared, session);
     Ok(())
 }
 

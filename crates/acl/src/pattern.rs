@@ -1,0 +1,113 @@
+//! Patterns of keys and channels.
+
+use damselfly_base::glob::Glob;
+
+/// How a command uses a key, or what a pattern allows: reading the value, writing it, both, or (of a command) neither.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeyUse(u8);
+
+impl KeyUse {
+    /// Neither: metadata is read.
+    pub const NONE: Self = Self(0);
+    /// The value is read.
+    pub const READ: Self = Self(1);
+    /// The value is written or removed.
+    pub const WRITE: Self = Self(2);
+    /// Both.
+    pub const BOTH: Self = Self(3);
+
+    /// True if everything in `other` is in this.
+    #[inline]
+    pub fn covers(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// What is in one of both.
+    pub fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// A glob pattern that knows its text, and needs no interpreter for the two most frequent forms.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Pattern {
+    pub text: Box<[u8]>,
+    form: Form,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Form {
+    /// The text itself.
+    Literal,
+    /// The text without its last byte, a `*`, and then anything.
+    Prefix,
+    Glob(Glob),
+}
+
+impl Pattern {
+    pub fn new(text: &[u8]) -> Self {
+        let is_plain = |text: &[u8]| !text.iter().any(|byte| b"*?[\\".contains(byte));
+        let form = match text {
+            text if is_plain(text) => Form::Literal,
+            // The empty text matches only the empty pattern, also here.
+            [prefix @ .., b'*'] if is_plain(prefix) && !prefix.is_empty() => Form::Prefix,
+            text => Form::Glob(Glob::new(text)),
+        };
+        Self {
+            text: text.into(),
+            form,
+        }
+    }
+
+    #[inline]
+    pub fn matches(&self, text: &[u8]) -> bool {
+        match &self.form {
+            Form::Literal => *self.text == *text,
+            Form::Prefix => text.starts_with(&self.text[..self.text.len() - 1]),
+            Form::Glob(glob) => glob.matches(text),
+        }
+    }
+}
+
+/// A pattern of keys, and what may be done with them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct KeyPattern {
+    pub pattern: Pattern,
+    pub allows: KeyUse,
+}
+
+impl KeyPattern {
+    /// The rule that gives this pattern. One that matches all keys is told from `~*`, after which no further pattern may follow.
+    pub fn rule(&self) -> Vec<u8> {
+        let prefix: &[u8] = match self.allows {
+            KeyUse::READ => b"%R~",
+            KeyUse::WRITE => b"%W~",
+            _ if *self.pattern.text == *b"*" => b"%RW~",
+            _ => b"~",
+        };
+        [prefix, &self.pattern.text].concat()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use damselfly_base::glob;
+
+    #[test]
+    fn every_form_matches_as_the_glob_does() {
+        let texts: &[&[u8]] = &[b"", b"a", b"ab", b"abc", b"*", b"a*", b"b", b"a\\"];
+        let patterns: &[&[u8]] = &[
+            b"", b"a", b"a*", b"*", b"a?", b"[ab]*", b"a\\*", b"**", b"ab*c",
+        ];
+        for pattern in patterns {
+            for text in texts {
+                assert_eq!(
+                    Pattern::new(pattern).matches(text),
+                    glob::matches(pattern, text),
+                    "{pattern:?} {text:?}"
+                );
+            }
+        }
+    }
+}

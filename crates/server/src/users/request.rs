@@ -1,0 +1,191 @@
+//! A request as the rules of users see it.
+
+use damselfly_acl::{Channel, Key, KeyUse, Request};
+use damselfly_commands::{Access, Args, At, Command, KeySpec, Keys};
+
+use crate::admin::command::facts;
+use crate::registry::{Handler, Row};
+
+/// A request of a client.
+#[derive(Clone, Copy)]
+pub struct Asked<'a> {
+    /// The row of its command.
+    pub row: &'static Row,
+    /// Its arguments.
+    pub args: Args<'a>,
+}
+
+/// The channels that a command publishes or subscribes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Channels {
+    /// Which arguments they are.
+    at: At,
+    /// They are patterns.
+    are_patterns: bool,
+}
+
+/// The channels of a command. Unsubscribing needs no rights.
+pub fn channels_of(command: &Command<Handler>) -> Option<Channels> {
+    let all = At::ToEnd { first: 1, step: 1 };
+    let (at, are_patterns) = match command.name {
+        "PUBLISH" | "SPUBLISH" => (At::One(1), false),
+        "SUBSCRIBE" | "SSUBSCRIBE" => (all, false),
+        "PSUBSCRIBE" => (all, true),
+        _ => return None,
+    };
+    Some(Channels { at, are_patterns })
+}
+
+/// What a command does to the value of a key. Its keys are also protected if it only looks at metadata.
+fn used(access: Access, args: Args<'_>) -> KeyUse {
+    match facts::exactly(access, args) {
+        Access::Read | Access::ReadNoting => KeyUse::READ,
+        Access::Look => KeyUse::NONE,
+        Access::Overwrite
+        | Access::Create
+        | Access::Update
+        | Access::Insert
+        | Access::Shrink
+        | Access::Remove => KeyUse::WRITE,
+        Access::ReadUpdate | Access::Take | Access::Variable => KeyUse::BOTH,
+        Access::NotKey => KeyUse::NONE,
+    }
+}
+
+impl Asked<'_> {
+    fn specs(&self) -> &'static [KeySpec] {
+        match self.row.command.keys {
+            Keys::Args([spec]) if spec.access == Access::NotKey => &[],
+            Keys::Args(specs) => specs,
+            // Commands that use all keys are not limited by patterns, as in Redis: only by their own names.
+            Keys::None | Keys::Slots(_) | Keys::All { .. } => &[],
+        }
+    }
+
+    /// True if keys that must be there are missing, or their number is wrong. Such a request fails without using any key, so as in Redis it is not
+    /// refused for its keys.
+    fn is_malformed(&self) -> bool {
+        let specs = self.specs().iter();
+        let len = self.args.len();
+        specs.map(|spec| spec.at).any(|at| match at {
+            At::One(place) => place >= len,
+            At::ToEnd { first, .. } => first >= len,
+            At::ToLastButOne(first) => first + 1 >= len,
+            At::Counted(_) => at.places(self.args).next().is_none(),
+            At::HalfBehind { .. } | At::Behind { .. } => false,
+        })
+    }
+}
+
+impl Request for Asked<'_> {
+    #[inline]
+    fn command(&self) -> usize {
+        self.row.permission
+    }
+
+    #[inline]
+    fn is_always_allowed(&self) -> bool {
+        self.row.no_auth
+    }
+
+    fn first_argument(&self) -> Option<&[u8]> {
+        self.args.get(1)
+    }
+
+    #[inline]
+    fn keys(&self) -> impl Iterator<Item = Key<'_>> {
+        let args = self.args;
+        let specs = match self.is_malformed() {
+            true => &[],
+            false => self.specs(),
+        };
+        specs
+            .iter()
+            .filter(|spec| spec.access != Access::NotKey)
+            .flat_map(move |spec| {
+                let used = used(spec.access, args);
+                spec.at.places(args).map(move |place| (place, used))
+            })
+            .map(move |(place, used)| Key {
+                place,
+                name: args.at(place),
+                used,
+            })
+    }
+
+    #[inline]
+    fn channels(&self) -> impl Iterator<Item = Channel<'_>> {
+        let args = self.args;
+        self.row.channels.into_iter().flat_map(move |channels| {
+            channels.at.places(args).map(move |place| Channel {
+                place,
+                name: args.at(place),
+                is_pattern: channels.are_patterns,
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memcached;
+    use crate::registry::REGISTRY;
+    use damselfly_commands::OwnedArgs;
+
+    /// Otherwise the keys that are there would not be checked.
+    #[test]
+    fn no_request_with_enough_arguments_lacks_keys() {
+        for row in REGISTRY.rows().iter().chain(memcached::rows()) {
+            // The number of arguments that every argument here also is, if it counts keys.
+            let len = row.command.arity.signed().unsigned_abs() as usize;
+            for len in len..len + 4 {
+                let args = OwnedArgs::copy(std::iter::repeat_n(b"1".as_slice(), len));
+                let args = args.borrow();
+                let asked = Asked { row, args };
+                let has_counts = asked
+                    .specs()
+                    .iter()
+                    .any(|spec| matches!(spec.at, At::Counted(_)));
+                let is_fine =
+                    has_counts || row.name.starts_with("memcached|") || !asked.is_malformed();
+                assert!(is_fine, "{} with {len} arguments", row.name);
+            }
+        }
+    }
+
+    #[test]
+    fn uses_of_keys_agree_with_the_flags_of_key_specifications() {
+        for access in [
+            Access::Read,
+            Access::ReadNoting,
+            Access::Look,
+            Access::Overwrite,
+            Access::Create,
+            Access::ReadUpdate,
+            Access::Update,
+            Access::Insert,
+            Access::Shrink,
+            Access::Take,
+            Access::Remove,
+            Access::NotKey,
+        ] {
+            let flags = access.flags();
+            let reads = flags.contains(&"access");
+            let writes = ["insert", "update", "delete"]
+                .iter()
+                .any(|flag| flags.contains(flag));
+            let expected = match (reads, writes) {
+                (false, false) => KeyUse::NONE,
+                (true, false) => KeyUse::READ,
+                (false, true) => KeyUse::WRITE,
+                (true, true) => KeyUse::BOTH,
+            };
+            assert_eq!(
+                used(access, Args::new(&[], &[], None)),
+                expected,
+                "{access:?}"
+            );
+        }
+    }
+}
