@@ -92,6 +92,9 @@ pub fn categories(command: &Command<Handler>) -> Vec<&'static str> {
         | Group::Set
         | Group::Hash
         | Group::SortedSet
+        | Group::Bitmap
+        | Group::HyperLogLog
+        | Group::Geo
         | Group::Stream
         | Group::Generic
         | Group::Transactions
@@ -165,6 +168,13 @@ pub enum Place {
         /// The first argument that can be the word.
         from: usize,
     },
+    /// The argument after a word.
+    Behind {
+        /// The word.
+        word: &'static str,
+        /// The first argument that can be the word.
+        from: usize,
+    },
     /// Anywhere.
     Unknown,
 }
@@ -178,7 +188,7 @@ impl Spec {
                 behind.is_some_and(|behind| behind == 0 || behind as i64 <= last)
             }
             Place::Counted(count_at) => place == count_at + 1,
-            Place::HalfBehind { .. } | Place::Unknown => false,
+            Place::HalfBehind { .. } | Place::Behind { .. } | Place::Unknown => false,
         }
     }
 }
@@ -212,8 +222,14 @@ pub fn key_specs(command: &Command<Handler>) -> Vec<Spec> {
                 specs.push(Spec { access, place });
                 continue;
             }
-            At::Behind { .. } => {
+            // As in Redis, which does not say more if a command uses other keys, too.
+            At::Behind { .. } if command.has(Trait::TouchesArbitraryKeys) => {
                 let place = Place::Unknown;
+                specs.push(Spec { access, place });
+                continue;
+            }
+            At::Behind { word, from, .. } => {
+                let place = Place::Behind { word, from };
                 specs.push(Spec { access, place });
                 continue;
             }
@@ -269,7 +285,11 @@ pub fn range(command: &Command<Handler>) -> (i64, i64, i64) {
                 }
                 end = first as i64 + last;
             }
-            Place::Range { .. } | Place::Counted(_) | Place::HalfBehind { .. } | Place::Unknown => {
+            Place::Range { .. }
+            | Place::Counted(_)
+            | Place::HalfBehind { .. }
+            | Place::Behind { .. }
+            | Place::Unknown => {
                 break;
             }
         }

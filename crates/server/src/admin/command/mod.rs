@@ -11,6 +11,7 @@ use damselfly_base::glob::Glob;
 use damselfly_commands::Arity::{AtLeast, Exactly};
 use damselfly_commands::{
     Access, Args, Arity, At, Command, Group, KeySpec, Keys, Result, Run, Trait,
+    exact_bitfield_access,
 };
 use damselfly_protocol::Reply;
 
@@ -189,6 +190,18 @@ fn write_spec(spec: &facts::Spec, reply: &mut Reply<'_>) {
             reply.integer(*value);
         }
     };
+    let keyword = |reply: &mut Reply<'_>, word: &str, from: usize| {
+        reply.bulk(b"begin_search");
+        reply.map(2);
+        reply.bulk(b"type");
+        reply.bulk(b"keyword");
+        reply.bulk(b"spec");
+        reply.map(2);
+        reply.bulk(b"keyword");
+        reply.bulk(word.as_bytes());
+        reply.bulk(b"startfrom");
+        reply.integer(from as i64);
+    };
     match spec.place {
         facts::Place::Range { first, last, step } => {
             let range = [("lastkey", last), ("keystep", step as i64), ("limit", 0)];
@@ -201,17 +214,13 @@ fn write_spec(spec: &facts::Spec, reply: &mut Reply<'_>) {
             part(reply, "find_keys", "keynum", &keys);
         }
         facts::Place::HalfBehind { word, from } => {
-            reply.bulk(b"begin_search");
-            reply.map(2);
-            reply.bulk(b"type");
-            reply.bulk(b"keyword");
-            reply.bulk(b"spec");
-            reply.map(2);
-            reply.bulk(b"keyword");
-            reply.bulk(word.as_bytes());
-            reply.bulk(b"startfrom");
-            reply.integer(from as i64);
+            keyword(reply, word, from);
             let range = [("lastkey", -1), ("keystep", 1), ("limit", 2)];
+            part(reply, "find_keys", "range", &range);
+        }
+        facts::Place::Behind { word, from } => {
+            keyword(reply, word, from);
+            let range = [("lastkey", 0), ("keystep", 1), ("limit", 0)];
             part(reply, "find_keys", "range", &range);
         }
         facts::Place::Unknown => {
@@ -326,10 +335,14 @@ fn keys_of<'a>(args: Args<'a>) -> Result<Vec<(&'a [u8], Access)>> {
 /// Resolves an access that depends on the command's options: SET also returns the old value if it has GET.
 fn exactly(access: Access, args: Args<'_>) -> Access {
     match access {
+        Access::Variable if args.is(2, "BITFIELD") => exact_bitfield_access(args.behind(2)),
         Access::Variable if (5..args.len()).any(|at| args.is(at, "GET")) => Access::ReadUpdate,
         Access::Variable => Access::Overwrite,
         Access::Read
         | Access::ReadNoting
+        | Access::ReadCaching
+        | Access::ReadConverting
+        | Access::ReadInsert
         | Access::Look
         | Access::Overwrite
         | Access::Create
