@@ -9,6 +9,7 @@
 //! Adjacent optional parts come in any order. Sometimes the command is then mutated: arguments are dropped, doubled, swapped or
 //! replaced. So wrong arity, unknown options and repeated options occur although no row mentions them.
 
+mod encodings;
 mod mistakes;
 mod payloads;
 mod times;
@@ -110,6 +111,20 @@ slots! {
     Option = "option",
     /// A value for such an option, valid or not.
     Setting = "setting",
+    /// The index of a bit, not too far from the first.
+    BitOffset = "bit-offset",
+    /// The same, sometimes counted in integers: `#3`.
+    FieldOffset = "field-offset",
+    /// The type of an integer in BITFIELD, mostly valid.
+    FieldType = "field-type",
+    /// A longitude, mostly valid.
+    Longitude = "longitude",
+    /// A latitude, mostly valid.
+    Latitude = "latitude",
+    /// A distance in any unit.
+    Distance = "distance",
+    /// A unit of distances.
+    Unit = "unit",
 }
 
 /// Parses a grammar.
@@ -440,6 +455,13 @@ pub(crate) fn argument(slot: Slot, random: &mut Random) -> Vec<u8> {
             _ => number(random.between(1, 20)),
         },
         Slot::Payload => payloads::draw(random),
+        Slot::BitOffset => encodings::bit_offset(random),
+        Slot::FieldOffset => encodings::field_offset(random),
+        Slot::FieldType => encodings::field_type(random),
+        Slot::Longitude => encodings::coordinate(180.0, random),
+        Slot::Latitude => encodings::coordinate(85.051_128_78, random),
+        Slot::Distance => encodings::distance(random),
+        Slot::Unit => encodings::unit(random),
         Slot::Type => random
             .pick(&[
                 "string", "STRING", "list", "set", "zset", "hash", "stream", "nothing",
@@ -504,6 +526,7 @@ pub const OPTIONS: &[&str] = &[
     "lfu-decay-time",
     "stream-node-max-bytes",
     "stream-node-max-entries",
+    "hll-sparse-max-bytes",
 ];
 
 /// Ids at the limits of parsers.
