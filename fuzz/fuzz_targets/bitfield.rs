@@ -33,8 +33,7 @@ fn drive(source: &mut Unstructured<'_>) -> Result<()> {
         };
         let old = field.read(&bytes, offset);
         let number = source.arbitrary::<i64>()? >> source.int_in_range(0..=63)?;
-        let overflow =
-            *source.choose(&[Overflow::Wrap, Overflow::Saturate, Overflow::Fail])?;
+        let overflow = *source.choose(&[Overflow::Wrap, Overflow::Saturate, Overflow::Fail])?;
         let (new, exact) = match source.arbitrary()? {
             true => (field.fit(number, overflow), i128::from(number)),
             false => {

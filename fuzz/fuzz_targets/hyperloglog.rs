@@ -27,7 +27,10 @@ fn drive(source: &mut Unstructured<'_>) -> Result<()> {
     let mut model = [0; REGISTERS];
     let is_valid = merge(&mut model, &bytes).is_ok();
     assert_eq!(count(&bytes).is_ok(), is_valid);
-    let _ = (cached(&bytes), sparse::Runs::new(stored_registers(&bytes)).count());
+    let _ = (
+        cached(&bytes),
+        sparse::Runs::new(stored_registers(&bytes)).count(),
+    );
     while !source.is_empty() {
         let register = source.int_in_range(0..=REGISTERS - 1)?;
         let rank = source.int_in_range(1..=RANK_MAX)?;
