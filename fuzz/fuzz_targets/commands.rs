@@ -40,6 +40,8 @@ const EXCLUDED: &[&str] = &[
     "psubscribe",
     "ssubscribe",
     "unsubscribe",
+    // Takes long.
+    "pfselftest",
     "punsubscribe",
     "sunsubscribe",
 ];

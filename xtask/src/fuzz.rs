@@ -71,6 +71,17 @@ const TARGETS: &[Target] = &[
         seeds: &[b"\x05\x02\x01\0\x02\0\x30\x01\x02\x03\x04\x05\x06\x07\x08\x03"],
     },
     Target {
+        name: "hyperloglog",
+        seeds: &[
+            &[0x5a; 64],
+            b"\x01\x04\x10\x7f\xff\x80\x83\x00\x01\x02\x03\x04\x05\x06\x07\x08",
+        ],
+    },
+    Target {
+        name: "bitfield",
+        seeds: &[&[0x5a; 64], b"\x10\x01\x01\x08\x01\x00\x00\x20\xff\xff\xff\xff\xff\xff\xff\xff"],
+    },
+    Target {
         name: "sorted_set",
         seeds: &[
             b"\x08\x02\0\0\0\x81a\x02\x05\x01\x02bc\x03\x01\x02\x03\x04\x05\x06\x07\x01",

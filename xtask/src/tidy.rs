@@ -15,6 +15,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("damselfly-table", 1),
     ("damselfly-lock", 1),
     ("damselfly-tls", 2),
+    ("damselfly-encodings", 1),
     ("damselfly-collections", 2),
     ("damselfly-value", 3),
     ("damselfly-rdb", 4),

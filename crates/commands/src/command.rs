@@ -250,8 +250,14 @@ pub enum Access {
     Overwrite,
     /// Stores a value if the key is absent.
     Create,
+    /// Reads the value, and may cache in it what was computed from it.
+    ReadCaching,
+    /// Reads the value, and may change the form in which it is stored.
+    ReadConverting,
     /// Changes the value, and may return what was there.
     ReadUpdate,
+    /// Adds to the value, and reads what was there.
+    ReadInsert,
     /// Changes the value.
     Update,
     /// Adds to the value.
@@ -262,18 +268,20 @@ pub enum Access {
     Take,
     /// Removes the key.
     Remove,
-    /// Depends on the options: SET.
+    /// Depends on the options: SET and BITFIELD.
     Variable,
     /// Nothing: the argument is not a key.
     NotKey,
 }
 
 impl Access {
-    /// True if the key is changed or removed.
+    /// True if the key is changed or removed. A value that is cached in it does not count.
     pub fn writes(self) -> bool {
         match self {
-            Self::Read | Self::Look | Self::NotKey => false,
+            Self::Read | Self::ReadCaching | Self::Look | Self::NotKey => false,
             Self::ReadNoting
+            | Self::ReadConverting
+            | Self::ReadInsert
             | Self::Overwrite
             | Self::Create
             | Self::ReadUpdate
@@ -293,7 +301,9 @@ impl Access {
             Self::Look => &["RO"],
             Self::Overwrite => &["OW", "update"],
             Self::Create => &["OW", "insert"],
+            Self::ReadCaching | Self::ReadConverting => &["RW", "access"],
             Self::ReadUpdate => &["RW", "access", "update"],
+            Self::ReadInsert => &["RW", "access", "insert"],
             Self::Update => &["RW", "update"],
             Self::Insert => &["RW", "insert"],
             Self::Shrink => &["RW", "delete"],
@@ -375,6 +385,8 @@ pub enum Trait {
     Sentinel,
     /// Uses keys that are not arguments.
     TouchesArbitraryKeys,
+    /// Documented as a command for the development of the server.
+    SystemCommand,
     /// Documented as deprecated, with its replacement.
     Deprecated {
         /// Since this version.
@@ -413,6 +425,7 @@ impl Trait {
             | Self::Protected
             | Self::Sentinel
             | Self::TouchesArbitraryKeys
+            | Self::SystemCommand
             | Self::Deprecated { .. }
             | Self::Tip(_) => return None,
         })
@@ -432,6 +445,12 @@ pub enum Group {
     Hash,
     /// Sorted sets.
     SortedSet,
+    /// Bits of strings.
+    Bitmap,
+    /// HyperLogLogs.
+    HyperLogLog,
+    /// Positions on the globe.
+    Geo,
     /// Streams.
     Stream,
     /// Any key.
@@ -457,6 +476,9 @@ impl Group {
             Self::Set => "set",
             Self::Hash => "hash",
             Self::SortedSet => "sorted-set",
+            Self::Bitmap => "bitmap",
+            Self::HyperLogLog => "hyperloglog",
+            Self::Geo => "geo",
             Self::Stream => "stream",
             Self::Generic => "generic",
             Self::Transactions => "transactions",
@@ -475,6 +497,9 @@ impl Group {
             Self::Set => Some("set"),
             Self::Hash => Some("hash"),
             Self::SortedSet => Some("sortedset"),
+            Self::Bitmap => Some("bitmap"),
+            Self::HyperLogLog => Some("hyperloglog"),
+            Self::Geo => Some("geo"),
             Self::Stream => Some("stream"),
             Self::Generic => Some("keyspace"),
             Self::Transactions => Some("transaction"),

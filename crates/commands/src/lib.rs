@@ -1,14 +1,19 @@
 //! The commands that work on keys: one row and one function each, one file per family.
 
 pub mod args;
+mod bit_fields;
+mod bitmaps;
 mod blocking;
 pub mod command;
 mod counters;
 mod dump;
 mod expiry;
+mod geo;
+mod geo_search;
 mod hash_expiry;
 mod hash_walks;
 mod hashes;
+mod hyperloglogs;
 mod keys;
 mod keyspace;
 mod lcs;
@@ -39,6 +44,7 @@ mod streams;
 mod strings;
 
 pub use args::{Args, OwnedArgs};
+pub use bit_fields::exact_bitfield_access;
 pub use command::{Access, Arity, At, Command, Group, KeySpec, Keys, Run, Trait, looks, reads};
 pub use long::{Rest, SlicedReply, Unlocked};
 pub use object::{encoding_name, memory_usage};
@@ -59,6 +65,9 @@ pub static FAMILIES: &[&[Command<KeyspaceFn>]] = &[
     counters::COMMANDS,
     ranges::COMMANDS,
     lcs::COMMANDS,
+    bitmaps::COMMANDS,
+    bit_fields::COMMANDS,
+    hyperloglogs::COMMANDS,
     lists::COMMANDS,
     list_ends::COMMANDS,
     keys::COMMANDS,
@@ -76,6 +85,8 @@ pub static FAMILIES: &[&[Command<KeyspaceFn>]] = &[
     sorted_set_ranges::COMMANDS,
     sorted_set_pops::COMMANDS,
     sorted_set_algebra::COMMANDS,
+    geo::COMMANDS,
+    geo_search::COMMANDS,
     blocking::COMMANDS,
     streams::COMMANDS,
     stream_ranges::COMMANDS,

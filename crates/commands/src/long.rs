@@ -41,6 +41,14 @@ pub(crate) fn steps_max(tx: &Tx<'_>) -> usize {
     }
 }
 
+/// The steps for reading or writing that many bytes of a string.
+#[inline]
+pub(crate) fn steps_of_bytes(bytes: usize) -> usize {
+    /// About what a processor copies in the time of a step.
+    const BYTES_PER_STEP: usize = 256;
+    bytes / BYTES_PER_STEP
+}
+
 /// Lets `write` write the reply from the values at some keys, whose types and number of steps the caller has checked. If there
 /// are many steps, `write` runs on another thread without locks, on the values of this moment; an error that it returns then is
 /// missing from the statistics.

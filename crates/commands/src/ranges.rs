@@ -12,7 +12,7 @@ use damselfly_value::{NewValue, Text};
 use crate::command::{
     Access, Arity::Exactly, At::One, Command, Group, Keys, Run, Trait, reads, writes,
 };
-use crate::{Args, KeyspaceFn, Result};
+use crate::{Args, KeyspaceFn, Result, Stop, long};
 
 pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
     Command {
@@ -95,11 +95,28 @@ impl End {
     }
 }
 
+/// The longest string that a command may create: `proto-max-bulk-len`, within what an entry can hold.
+pub(crate) fn bytes_max(tx: &Tx<'_>) -> usize {
+    let bytes_max = tx.engine().settings.bulk_bytes_max.load(Relaxed);
+    bytes_max.min(u32::MAX as usize)
+}
+
 /// Refuses strings over `proto-max-bulk-len`.
 fn check_len(tx: &Tx<'_>, len: usize) -> Result {
-    let bytes_max = tx.engine().settings.bulk_bytes_max.load(Relaxed);
-    if len > bytes_max.min(u32::MAX as usize) {
+    if len > bytes_max(tx) {
         return Err(CommandError::StringTooLong.into());
+    }
+    Ok(())
+}
+
+/// Moves a command to another thread if it is about to move a long string to another block, or to create one, of `len` bytes.
+pub(crate) fn check_growth(tx: &mut Tx<'_>, key: Key<'_>, len: usize) -> Result {
+    // Looks at the key only if the string may be long.
+    if long::steps_of_bytes(len) > long::steps_max(tx) {
+        let old = tx.peek(key);
+        if old.is_none_or(|old| old.text().is_some() && !old.edits_in_place(len)) {
+            return Err(Stop::Long);
+        }
     }
     Ok(())
 }
@@ -123,6 +140,7 @@ fn extend(tx: &mut Tx<'_>, args: Args<'_>, end: End, reply: &mut Reply<'_>) -> R
     };
     let len = old_len + added.len();
     check_len(tx, len)?;
+    check_growth(tx, key, len)?;
     tx.edit_used(key, len, end.event(), |bytes| match end {
         End::Back => bytes[old_len..].copy_from_slice(added),
         End::Front => {
@@ -182,6 +200,7 @@ fn setrange(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let end = offset.saturating_add(written.len());
     check_len(tx, end)?;
     let len = old_len.max(end);
+    check_growth(tx, key, len)?;
     tx.edit_used(key, len, Event::Setrange, |bytes| {
         bytes[offset..end].copy_from_slice(written)
     });

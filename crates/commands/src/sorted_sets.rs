@@ -1,7 +1,7 @@
 //! Sorted sets: adding, removing and reading single members. The files `sorted_set_*.rs` have the rest.
 
 use damselfly_base::{CommandError, double, random};
-use damselfly_engine::{Create, Event, Tx};
+use damselfly_engine::{Create, Event, Key, Tx};
 use damselfly_protocol::{Reply, Version};
 use damselfly_value::{Collection, ScoredMember, SortedSet, SortedSetMut, SortedSetRef};
 
@@ -176,14 +176,14 @@ fn score(text: &[u8]) -> Result<f64> {
     Ok(double::parse(text).ok_or(CommandError::NotFloat)?)
 }
 
-/// The options of ZADD.
+/// The options of ZADD; GEOADD has some of them.
 #[derive(Clone, Copy, Default)]
-struct AddOptions {
-    only_new: bool,
-    only_present: bool,
+pub(crate) struct AddOptions {
+    pub(crate) only_new: bool,
+    pub(crate) only_present: bool,
     only_greater: bool,
     only_less: bool,
-    counts_changed: bool,
+    pub(crate) counts_changed: bool,
     increments: bool,
 }
 
@@ -283,7 +283,7 @@ impl AddOptions {
 /// Runs ZADD, and ZINCRBY, which accepts the same options at the same places.
 fn add(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, increments: bool) -> Result {
     let (options, first) = AddOptions::parse(args, increments)?;
-    let members = || args.from(first + 1).step_by(2);
+    let members = args.from(first + 1).step_by(2);
     let (one, many);
     let scores: &[f64] = if first + 2 == args.len() {
         one = [score(args.at(first))?];
@@ -293,16 +293,25 @@ fn add(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, increments: bool)
         many = texts.map(score).collect::<Result<Vec<_>>>()?;
         &many
     };
-    long::check(tx, scores.len())?;
+    add_members(tx, args.key(1), options, members.zip(scores), reply)
+}
+
+/// Adds members and their scores to the sorted set at a key, and writes the reply.
+pub(crate) fn add_members<'m, 's>(
+    tx: &mut Tx<'_>,
+    key: Key<'_>,
+    options: AddOptions,
+    mut members: impl ExactSizeIterator<Item = (&'m [u8], &'s f64)>,
+    reply: &mut Reply<'_>,
+) -> Result {
+    long::check(tx, members.len())?;
     let create = match options.only_present {
         true => Create::Never,
         false => Create::IfAbsent,
     };
-    let key = args.key(1);
     let done = tx.change::<SortedSet, _>(key, create, |set| {
         let mut done = Added::default();
-        let mut pairs = members().zip(scores);
-        pairs.all(|(member, &score)| options.apply(set, member, score, &mut done));
+        members.all(|(member, &score)| options.apply(set, member, score, &mut done));
         done
     })?;
     let done = done.unwrap_or_default();

@@ -1426,7 +1426,7 @@ pub static OPTIONS: &[Opt] = &[
             max: I64_MAX_BYTES,
         },
         changeable: Changeable::Live,
-        effect: Effect::Later("there are no HyperLogLogs yet"),
+        effect: Effect::Acts,
         summary: "Most bytes of a HyperLogLog in sparse form.",
         access: field!(hll_sparse_max_bytes),
     },

@@ -9,11 +9,14 @@
 //! Adjacent optional parts come in any order. Sometimes the command is then mutated: arguments are dropped, doubled, swapped or
 //! replaced. So wrong arity, unknown options and repeated options occur although no row mentions them.
 
+mod encodings;
 mod mistakes;
 mod payloads;
+mod times;
 
 pub(crate) use self::mistakes::mutate;
 use self::mistakes::{mix_case, tame};
+use self::times::{deadline, duration};
 use crate::random::Random;
 
 /// A part of a grammar.
@@ -108,6 +111,20 @@ slots! {
     Option = "option",
     /// A value for such an option, valid or not.
     Setting = "setting",
+    /// The index of a bit, not too far from the first.
+    BitOffset = "bit-offset",
+    /// The same, sometimes counted in integers: `#3`.
+    FieldOffset = "field-offset",
+    /// The type of an integer in BITFIELD, mostly valid.
+    FieldType = "field-type",
+    /// A longitude, mostly valid.
+    Longitude = "longitude",
+    /// A latitude, mostly valid.
+    Latitude = "latitude",
+    /// A distance in any unit.
+    Distance = "distance",
+    /// A unit of distances.
+    Unit = "unit",
 }
 
 /// Parses a grammar.
@@ -438,6 +455,13 @@ pub(crate) fn argument(slot: Slot, random: &mut Random) -> Vec<u8> {
             _ => number(random.between(1, 20)),
         },
         Slot::Payload => payloads::draw(random),
+        Slot::BitOffset => encodings::bit_offset(random),
+        Slot::FieldOffset => encodings::field_offset(random),
+        Slot::FieldType => encodings::field_type(random),
+        Slot::Longitude => encodings::coordinate(180.0, random),
+        Slot::Latitude => encodings::coordinate(85.051_128_78, random),
+        Slot::Distance => encodings::distance(random),
+        Slot::Unit => encodings::unit(random),
         Slot::Type => random
             .pick(&[
                 "string", "STRING", "list", "set", "zset", "hash", "stream", "nothing",
@@ -502,6 +526,7 @@ pub const OPTIONS: &[&str] = &[
     "lfu-decay-time",
     "stream-node-max-bytes",
     "stream-node-max-entries",
+    "hll-sparse-max-bytes",
 ];
 
 /// Ids at the limits of parsers.
@@ -552,47 +577,6 @@ fn value(random: &mut Random) -> Vec<u8> {
             .collect(),
     }
 }
-
-/// A duration that expires far from the present, so that both servers see the same keys.
-fn duration(random: &mut Random, unit: i64) -> Vec<u8> {
-    match random.below(6) {
-        0 => random.pick(ODD_DURATIONS).to_vec(),
-        1 => number(-random.between(0, 1000)),
-        _ => number(random.between(200, 1_000_000) * unit),
-    }
-}
-
-fn deadline(random: &mut Random, unit: i64) -> Vec<u8> {
-    match random.below(6) {
-        0 => random.pick(ODD_DURATIONS).to_vec(),
-        1 => number(random.between(-10, 1_000_000) * unit),
-        // From the year 2033 on. A constant, so that a seed gives the same sequence on every day.
-        _ => number(random.between(2_000_000_000, 4_000_000_000) * unit),
-    }
-}
-
-/// Like [`ODD`], without the values that would expire during a run.
-const ODD_DURATIONS: &[&[u8]] = &[
-    b"",
-    b"0",
-    b"-0",
-    b"+1000",
-    b" 1000",
-    b"01000",
-    b"1000.0",
-    b"1e3",
-    b"abc",
-    b"-1",
-    b"9223372036854775807",
-    b"9223372036854775808",
-    b"-9223372036854775808",
-    b"-9223372036854775809",
-    b"9223372036854775",
-    b"9223372036854776",
-    b"9223370000000000",
-    b"99999999999999999999999999",
-    b"nan",
-];
 
 fn number(number: i64) -> Vec<u8> {
     number.to_string().into_bytes()

@@ -2,6 +2,7 @@
 //! comparing its replies.
 
 mod dumps;
+mod encodings;
 mod streams;
 
 /// How two replies are compared. Errors are always compared exactly.
@@ -51,6 +52,12 @@ pub enum Family {
     SortedSet,
     /// Commands on streams.
     Stream,
+    /// Commands on the bits of strings.
+    Bitmap,
+    /// Commands on HyperLogLogs.
+    HyperLogLog,
+    /// Commands on positions in sorted sets.
+    Geo,
     /// Commands on keys of any type.
     Generic,
     /// Transactions: MULTI and its relatives, mixed with commands of all other families.
@@ -82,6 +89,9 @@ pub const FAMILIES: &[(Family, &str)] = &[
     (Family::Hash, "hash"),
     (Family::SortedSet, "sorted-set"),
     (Family::Stream, "stream"),
+    (Family::Bitmap, "bitmap"),
+    (Family::HyperLogLog, "hyperloglog"),
+    (Family::Geo, "geo"),
     (Family::Generic, "generic"),
     (Family::Transactions, "transactions"),
     (Family::Script, "script"),
@@ -116,13 +126,12 @@ use Rule::{AtMost, Encoding, Exact, Hello, Near, Queued, Scan, Shape, Sorted, Ta
 
 /// Every command that random sequences use: [`ROWS`], and the rows of families that have a file.
 pub fn all() -> impl Iterator<Item = &'static Row> {
-    ROWS.iter().chain(streams::ROWS).chain(dumps::ROWS)
+    let in_files = [streams::ROWS, dumps::ROWS, encodings::ROWS];
+    ROWS.iter().chain(in_files.into_iter().flatten())
 }
 
-/// Commands that random sequences use.
-///
-/// INFO, COMMAND, CLIENT LIST, MEMORY, LATENCY and SLOWLOG are missing, because their replies describe the
-/// server itself. Transcripts cover them.
+/// Commands that random sequences use. INFO, COMMAND, CLIENT LIST, MEMORY, LATENCY and SLOWLOG are missing, because their replies
+/// describe the server itself; transcripts cover them.
 pub const ROWS: &[Row] = &[
     row(String, 4, Exact, "APPEND key value"),
     row(String, 4, Exact, "DECR key"),

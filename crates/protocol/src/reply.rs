@@ -329,6 +329,26 @@ impl<'a> Reply<'a> {
         }
     }
 
+    /// A floating point number, with up to 17 digits after the point and never with an exponent, as Redis writes coordinates.
+    pub fn fixed_point(&mut self, value: f64) {
+        let start = self.out.len();
+        write!(self.out, "{value:.17}").expect("writing to a vector does not fail");
+        let text = &self.out[start..];
+        let zeros = text.iter().rev().take_while(|&&digit| digit == b'0');
+        let mut len = text.len() - zeros.count();
+        if text[..len].ends_with(b".") {
+            len -= 1;
+        }
+        self.out.truncate(start + len);
+        match self.version {
+            Version::Resp2 => self.end_bulk(start),
+            Version::Resp3 => {
+                self.out.insert(start, b',');
+                self.out.extend_from_slice(b"\r\n");
+            }
+        }
+    }
+
     /// A boolean.
     pub fn boolean(&mut self, value: bool) {
         self.out.extend_from_slice(match (self.version, value) {

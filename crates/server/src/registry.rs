@@ -543,22 +543,23 @@ mod tests {
     /// The number of words in a usage outside brackets. A choice in angle brackets counts as its first
     /// alternative.
     fn required_words(words: &[&str]) -> usize {
-        let (mut depth, mut in_choice, mut skip, mut count) = (0_i32, false, false, 0);
+        let (mut depth, mut count) = (0_i32, 0);
+        // For each choice around the word, whether it is past its first alternative.
+        let mut choices: Vec<bool> = Vec::new();
         for word in words {
             let opens = word.matches('[').count() as i32;
             let closes = word.matches(']').count() as i32;
-            if word.starts_with('<') {
-                (in_choice, skip) = (true, false);
-            }
+            choices.extend(word.matches('<').map(|_| false));
             if *word == "|" {
-                skip = in_choice;
-            } else if depth == 0 && opens == 0 && !skip {
+                choices
+                    .last_mut()
+                    .into_iter()
+                    .for_each(|is_past| *is_past = true);
+            } else if depth == 0 && opens == 0 && !choices.contains(&true) {
                 count += 1;
             }
             depth += opens - closes;
-            if word.ends_with('>') {
-                (in_choice, skip) = (false, false);
-            }
+            choices.truncate(choices.len() - word.matches('>').count());
         }
         count
     }

@@ -316,6 +316,10 @@ fn apply(engine: &Engine, pubsub: &PubSub, config: &Config) {
         .flushes_later
         .store(config.lazyfree_lazy_user_flush, Relaxed);
     settings.ttl_rounding.store(config.ttl_rounding, Relaxed);
+    let sparse_log_bytes_max = usize::try_from(config.hll_sparse_max_bytes).unwrap_or(usize::MAX);
+    settings
+        .sparse_log_bytes_max
+        .store(sparse_log_bytes_max, Relaxed);
     settings
         .compresses_dumps
         .store(config.rdbcompression, Relaxed);

@@ -104,7 +104,17 @@ fn other_clients_of_the_thread_are_served_during_a_long_command() {
     fill(&mut client, "SADD {b}set", |n| format!("b{n}"));
     fill(&mut client, "RPUSH list", |n| format!("element{n}"));
     fill(&mut client, "ZADD sorted", |n| format!("{n} a{n}"));
+    fill(&mut client, "GEOADD places", |n| {
+        format!("{} 50 a{n}", n % 170)
+    });
+    // Sixty-four megabytes.
+    assert_eq!(client.number("SETBIT bitmap 536870911 1"), 0);
     for command in [
+        "BITCOUNT bitmap",
+        "BITPOS bitmap 1",
+        "BITOP NOT inverse bitmap",
+        "GEOSEARCH places FROMLONLAT 0 0 BYRADIUS 30000 km COUNT 1",
+        "GEOSEARCHSTORE near places FROMLONLAT 0 0 BYRADIUS 30000 km",
         "SUNION {a}set {b}set",
         "SUNIONSTORE union {a}set {b}set",
         "SINTERCARD 2 {a}set {b}set",

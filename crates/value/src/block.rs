@@ -279,6 +279,15 @@ impl Shape {
         plain
     }
 
+    /// The shape after the value was edited and has `len` bytes. Its length fields are never narrower than before.
+    pub(crate) fn edited(self, len: usize) -> Self {
+        let compact = Self::new(Kind::Edited, self.has_deadline, self.key_len, len);
+        Self {
+            width: compact.width.max(self.width),
+            ..compact
+        }
+    }
+
     /// True if `len` fits in a length field of this shape.
     pub(crate) fn length_fits(self, len: usize) -> bool {
         len < 1 << (8 << self.width)

@@ -153,53 +153,55 @@ impl Entry {
 
     /// Makes the value an editable string of `len` bytes: the old value, truncated or padded with zero bytes. If a
     /// non-empty value grows, this reserves room for further growth. Drops the attributes.
+    ///
+    /// # Panics
+    /// If the value is a collection, or `len` exceeds 4 GiB.
     pub fn edit(&mut self, len: usize) -> &mut [u8] {
         assert!(len <= BYTES_MAX, "value over 4 GiB");
-        self.make_plain();
-        let old = self.0.shape();
-        let grown = len.saturating_sub(old.value_len);
-        let mut new = Shape::new(Kind::Edited, old.has_deadline, old.key_len, len);
-        new.width = new.width.max(old.width);
-        let same_layout = new.width == old.width && old.attributes == 0;
-        if same_layout && new.total() <= self.0.room() {
+        let text = self.view().text().expect("only strings can be edited");
+        let old_len = text.len();
+        let grown = len.saturating_sub(old_len);
+        let new = self.0.shape().edited(len);
+        if self.view().edits_in_place(len) {
             self.0.write_shape(new);
         } else {
             // A value that grew once is likely to grow again.
-            let slack = match old.value_len > 0 && grown > 0 {
+            let slack = match old_len > 0 && grown > 0 {
                 true => len.min(SLACK_BYTES_MAX),
                 false => 0,
             };
-            self.reshape(new, new.total() + slack);
+            let copy = self.without_value(new, new.total() + slack);
+            copy.fill_text(new, text, old_len.min(len));
+            self.move_to(copy);
         }
         if grown > 0 {
-            self.0.zero(new.value_at() + old.value_len, grown);
+            self.0.zero(new.value_at() + old_len, grown);
         }
         // SAFETY: `len` initialised bytes of the block, borrowed with `self`.
         unsafe { self.0.part_mut(new.value_at(), len) }
     }
 
-    /// Stores the value as plain bytes, neither as an integer nor packed.
-    ///
-    /// # Panics
-    /// If the value is a collection.
-    fn make_plain(&mut self) {
-        let text = self.view().text().expect("only strings can be edited");
+    /// As [`Entry::edit`], with the length that the value has.
+    pub fn edit_all(&mut self) -> &mut [u8] {
+        let text = self.view().text();
+        self.edit(text.map_or(0, Text::len))
+    }
+
+    /// Writes the first `len` bytes of a string as the value of a new block, whose shape has room for them.
+    fn fill_text(&self, shape: Shape, text: Text<'_>, len: usize) {
+        let at = shape.value_at();
         match text {
-            Text::Bytes { .. } => {}
-            Text::Integer(number) => {
-                let mut text = Decimal::new();
-                self.set(NewValue::Bytes(text.format(number)));
-            }
+            Text::Bytes { bytes, .. } => self.0.fill(at, &bytes[..len]),
+            Text::Integer(number) => self.0.fill(at, &Decimal::new().format(number)[..len]),
             Text::Packed(text) => {
-                let shape = Shape {
-                    kind: Kind::Edited,
-                    ..self.0.shape()
-                };
-                let plain = self.without_value(shape, shape.total());
-                plain.0.zero(shape.value_at(), text.len());
-                // SAFETY: the value part of a new block, just zeroed.
-                text.unpack_into(unsafe { plain.0.part_mut(shape.value_at(), text.len()) });
-                self.move_to(plain);
+                self.0.zero(at, len);
+                // SAFETY: the value part of a new block, just zeroed, which nothing else uses.
+                let plain = unsafe { self.0.part_mut(at, len) };
+                if len == text.len() {
+                    text.unpack_into(plain);
+                } else {
+                    text.unpack_range(0..len, plain);
+                }
             }
         }
     }
@@ -569,6 +571,17 @@ impl<'a> EntryRef<'a> {
             block.write(shape.deadline_at(), deadline.to_le_bytes());
         }
         block
+    }
+
+    /// True if [`Entry::edit`] with this length would not move the string to another block.
+    pub fn edits_in_place(self, len: usize) -> bool {
+        let old = self.block.shape();
+        let is_plain = matches!(old.kind, Kind::Bytes | Kind::Edited);
+        let new = old.edited(len);
+        is_plain
+            && new.width == old.width
+            && old.attributes == 0
+            && new.total() <= self.block.room()
     }
 
     /// The bytes that the allocator really uses for the entry and everything it owns.

@@ -123,6 +123,59 @@ pub(super) const WORKLOADS: &[Workload] = &[
     collection("hget P30 c50", "hset:1,hget:10"),
     collection("zadd P30 c50", "zadd"),
     collection("zrange of 10 P30 c50", "zadd:1,zrange:10"),
+    bitmap("setbit of 64 B P30 c50", "setbit-short", 30, 50),
+    bitmap(
+        "bitcount of 64 B P30 c50",
+        "setbit-short:1,bitcount-short:20",
+        30,
+        50,
+    ),
+    bitmap(
+        "bitpos of 64 B P30 c50",
+        "setbit-short:1,bitpos-short:20",
+        30,
+        50,
+    ),
+    bitmap(
+        "bitop of 64 B P30 c50",
+        "setbit-short:1,bitop-short:20",
+        30,
+        50,
+    ),
+    bitmap("setbit of 4 KiB P30 c50", "setbit-medium", 30, 50),
+    bitmap(
+        "bitcount of 4 KiB P30 c50",
+        "setbit-medium:1,bitcount-medium:20",
+        30,
+        50,
+    ),
+    bitmap(
+        "bitpos of 4 KiB P30 c50",
+        "setbit-medium:1,bitpos-medium:20",
+        30,
+        50,
+    ),
+    bitmap(
+        "bitop of 4 KiB P30 c50",
+        "setbit-medium:1,bitop-medium:20",
+        30,
+        50,
+    ),
+    bitmap("setbit of 16 MiB P1 c1", "setbit-long", 1, 1),
+    bitmap(
+        "bitcount of 16 MiB P1 c1",
+        "setbit-long:1,bitcount-long:20",
+        1,
+        1,
+    ),
+    bitmap(
+        "bitpos of 16 MiB P1 c1",
+        "setbit-long:1,bitpos-long:20",
+        1,
+        1,
+    ),
+    bitmap("bitop of 16 MiB P1 c1", "setbit-long:1,bitop-long:20", 1, 1),
+    collection("pfadd, pfcount P30 c50", "pfadd:4,pfcount:1"),
     publish("publish P1 c50, no subscriber", 1, 0),
     publish("publish P1 c50, 1 subscriber", 1, 1),
     publish("publish P1 c50, 50 subscribers", 1, 50),
@@ -175,6 +228,26 @@ const fn collection(name: &'static str, mix: &'static str) -> Workload {
         is_in_big: false,
         keys_max: 10_000,
         requests_per_second: Some(1_000_000),
+    }
+}
+
+/// Commands on one bitmap, which the first SETBIT creates.
+const fn bitmap(
+    name: &'static str,
+    mix: &'static str,
+    depth: usize,
+    connections: usize,
+) -> Workload {
+    Workload {
+        name,
+        protocol: Protocol::Resp,
+        mix,
+        depth,
+        connections,
+        subscribers: 0,
+        is_in_big: false,
+        keys_max: u64::MAX,
+        requests_per_second: None,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Changing the entries of keys.
 
 use damselfly_base::CommandError;
-use damselfly_value::{Attributes, Collection, Entry, NewValue};
+use damselfly_value::{Attributes, Collection, Entry, NewValue, Type};
 
 use crate::{Create, Deadline, Event, Key, Place, Tx};
 
@@ -111,8 +111,16 @@ impl Tx<'_> {
         (entry, result)
     }
 
-    /// Stores an entry with a collection in place of whatever is at its key; an empty one removes the key. Notes the change if
-    /// there was one.
+    /// Creates an entry with this key and a string of `len` bytes for [`Tx::store_built`]. `fill` gets zeros.
+    pub fn build_text(&self, key: Key<'_>, len: usize, fill: impl FnOnce(&mut [u8])) -> Entry {
+        let mut entry = Entry::new(key.bytes, NewValue::Bytes(b""), None);
+        self.usage().note_new(entry.view());
+        fill(entry.edit(len));
+        entry
+    }
+
+    /// Stores a new entry in place of whatever is at its key; one with an empty collection removes the key. Notes the change if there
+    /// was one.
     pub fn store_built(&mut self, key: Key<'_>, entry: Entry, event: Event) {
         if entry.view().is_empty_collection() {
             self.remove_unread(key);
@@ -190,6 +198,9 @@ impl Tx<'_> {
 
     /// Changes the bytes of the string at a key, after extending it to `len` with zero bytes; an absent key counts as an empty
     /// string. Notes the change. The command has used the key already ([`Tx::access`]): does not count as another use.
+    ///
+    /// # Panics
+    /// If the key holds something else, which the command has to check.
     pub fn edit_used(
         &mut self,
         key: Key<'_>,
@@ -197,17 +208,68 @@ impl Tx<'_> {
         event: Event,
         change: impl FnOnce(&mut [u8]),
     ) {
+        self.change_used_text(key, b"", |entry, _| change(entry.edit(len)))
+            .expect("the command has checked the type");
+        self.changed(key, event);
+    }
+
+    /// Changes the entry of the string at a key and returns the result of `change`, which also learns whether the key is new: an absent
+    /// key is created first, with the string `initial`. Updates the access bits of an existing key, even if it holds the wrong
+    /// type.
+    ///
+    /// The caller must call [`Tx::changed`] if there was a change.
+    ///
+    /// # Errors
+    /// `WRONGTYPE` if the key holds something else.
+    pub fn change_text<R>(
+        &mut self,
+        key: Key<'_>,
+        initial: &[u8],
+        change: impl FnOnce(&mut Entry, bool) -> R,
+    ) -> Result<R, CommandError> {
+        self.change_text_with::<R, true>(key, initial, change)
+    }
+
+    /// As [`Tx::change_text`], for a command that has used the key already ([`Tx::read`], [`Tx::access`]): does not count as another
+    /// use.
+    ///
+    /// # Errors
+    /// As [`Tx::change_text`].
+    pub fn change_used_text<R>(
+        &mut self,
+        key: Key<'_>,
+        initial: &[u8],
+        change: impl FnOnce(&mut Entry, bool) -> R,
+    ) -> Result<R, CommandError> {
+        self.change_text_with::<R, false>(key, initial, change)
+    }
+
+    #[inline]
+    fn change_text_with<R, const IS_USE: bool>(
+        &mut self,
+        key: Key<'_>,
+        initial: &[u8],
+        change: impl FnOnce(&mut Entry, bool) -> R,
+    ) -> Result<R, CommandError> {
         let usage = self.usage();
         match self.place(key) {
-            Place::Present(mut present) => present.update(|entry| change(entry.edit(len))),
+            Place::Present(mut present) => {
+                if IS_USE {
+                    usage.note(present.view());
+                }
+                if present.view().type_of() != Type::String {
+                    return Err(CommandError::WrongType);
+                }
+                Ok(present.update(|entry| change(entry, false)))
+            }
             Place::Absent(absent) => {
-                let mut entry = Entry::new(key.bytes, NewValue::Bytes(b""), None);
+                let mut entry = Entry::new(key.bytes, NewValue::Bytes(initial), None);
                 usage.note_new(entry.view());
-                change(entry.edit(len));
+                let result = change(&mut entry, true);
                 absent.insert(entry);
+                Ok(result)
             }
         }
-        self.changed(key, event);
     }
 
     /// As [`Tx::insert_in`], for a copy, whose access history starts now.

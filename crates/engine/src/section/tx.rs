@@ -215,6 +215,11 @@ impl<'a> Tx<'a> {
         self.note_change(self.db, key, Some(event));
     }
 
+    /// As [`Tx::changed`], for a change that raises no event.
+    pub fn changed_without_event(&mut self, key: Key<'_>) {
+        self.note_change(self.db, key, None);
+    }
+
     /// Notes that a key of a database was changed or removed. Without `event` the caller raises events itself, if any.
     #[inline]
     pub(crate) fn note_change(&mut self, db: usize, key: Key<'_>, event: Option<Event>) {

@@ -21,6 +21,8 @@ pub struct Settings {
     pub ttl_rounding: AtomicBool,
     /// The sizes beyond which collections leave their packed forms.
     pub thresholds: Thresholds,
+    /// `hll-sparse-max-bytes`: longer HyperLogLogs are dense.
+    pub sparse_log_bytes_max: AtomicUsize,
     /// Strings in DUMP payloads are compressed.
     pub compresses_dumps: AtomicBool,
     /// `tracking-table-max-keys`: the most keys that are tracked; zero for no limit.
@@ -39,6 +41,7 @@ impl Default for Settings {
             flushes_later: AtomicBool::new(false),
             ttl_rounding: AtomicBool::new(false),
             thresholds: Thresholds::default(),
+            sparse_log_bytes_max: AtomicUsize::new(3000),
             compresses_dumps: AtomicBool::new(true),
             tracked_keys_max: AtomicUsize::new(0),
             frequency: AtomicBool::new(false),

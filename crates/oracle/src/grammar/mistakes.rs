@@ -56,6 +56,7 @@ pub(super) fn tame(arguments: &mut [Vec<u8>]) {
     const COUNT_MIN: i64 = -1000;
     shorten_timeout(arguments);
     shorten_ttl(arguments);
+    shorten_bitmap(arguments);
     let Some((name, rest)) = arguments.split_first_mut() else {
         return;
     };
@@ -80,6 +81,26 @@ fn shorten_ttl(arguments: &mut [Vec<u8>]) {
         )
     {
         *ttl = number(TTL_MS_MAX);
+    }
+}
+
+/// Moves bits that are far from the first, for which both servers would create strings of hundreds of megabytes.
+fn shorten_bitmap(arguments: &mut [Vec<u8>]) {
+    const OFFSET_MAX: i64 = 10_000;
+    /// From here on, offsets are refused.
+    const REFUSED_MIN: i64 = 1 << 32;
+    let Some((name, rest)) = arguments.split_first_mut() else {
+        return;
+    };
+    if !name.eq_ignore_ascii_case(b"SETBIT") && !name.eq_ignore_ascii_case(b"BITFIELD") {
+        return;
+    }
+    for argument in rest {
+        let text = String::from_utf8_lossy(argument);
+        let offset = text.trim_start_matches('#').parse::<i64>();
+        if matches!(offset, Ok(OFFSET_MAX..REFUSED_MIN)) {
+            *argument = number(OFFSET_MAX);
+        }
     }
 }
 

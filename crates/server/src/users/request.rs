@@ -39,7 +39,9 @@ pub fn channels_of(command: &Command<Handler>) -> Option<Channels> {
 /// What a command does to the value of a key. Its keys are also protected if it only looks at metadata.
 fn used(access: Access, args: Args<'_>) -> KeyUse {
     match facts::exactly(access, args) {
-        Access::Read | Access::ReadNoting => KeyUse::READ,
+        Access::Read | Access::ReadNoting | Access::ReadCaching | Access::ReadConverting => {
+            KeyUse::READ
+        }
         Access::Look => KeyUse::NONE,
         Access::Overwrite
         | Access::Create
@@ -47,7 +49,7 @@ fn used(access: Access, args: Args<'_>) -> KeyUse {
         | Access::Insert
         | Access::Shrink
         | Access::Remove => KeyUse::WRITE,
-        Access::ReadUpdate | Access::Take | Access::Variable => KeyUse::BOTH,
+        Access::ReadUpdate | Access::ReadInsert | Access::Take | Access::Variable => KeyUse::BOTH,
         Access::NotKey => KeyUse::NONE,
     }
 }
@@ -159,6 +161,9 @@ mod tests {
         for access in [
             Access::Read,
             Access::ReadNoting,
+            Access::ReadCaching,
+            Access::ReadConverting,
+            Access::ReadInsert,
             Access::Look,
             Access::Overwrite,
             Access::Create,

@@ -53,9 +53,15 @@ fn write_row(row: &Row, reply: &mut Reply<'_>) {
     if let Some((since, instead)) = deprecated {
         field(reply, "deprecated_since", since);
         field(reply, "replaced_by", instead);
+    }
+    let flag = match deprecated {
+        Some(_) => Some("deprecated"),
+        None => command.has(Trait::SystemCommand).then_some("syscmd"),
+    };
+    if let Some(flag) = flag {
         reply.bulk(b"doc_flags");
         reply.set(1);
-        reply.simple("deprecated");
+        reply.simple(flag);
         fields += 1;
     }
     if row.subcommands.is_empty() {
@@ -157,13 +163,16 @@ Each command behaves as in Redis since the version in the last column. `COMMAND 
 `<container> HELP` lists subcommands.
 ";
 
-const GROUPS: [(Group, &str); 11] = [
+const GROUPS: [(Group, &str); 14] = [
     (Group::String, "Strings"),
     (Group::List, "Lists"),
     (Group::Set, "Sets"),
     (Group::Hash, "Hashes"),
     (Group::SortedSet, "Sorted sets"),
     (Group::Stream, "Streams"),
+    (Group::Bitmap, "Bitmaps"),
+    (Group::HyperLogLog, "HyperLogLogs"),
+    (Group::Geo, "Positions"),
     (Group::Generic, "Keys"),
     (Group::PubSub, "Publish and subscribe"),
     (Group::Scripting, "Scripts and functions"),

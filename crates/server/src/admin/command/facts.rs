@@ -1,7 +1,9 @@
 //! The parts of COMMAND's replies that are derived from a row: flags, ACL categories, and the positions of keys in Redis's two
 //! notations.
 
-use damselfly_commands::{Access, Args, At, Command, Group, KeySpec, Keys, Run, Trait};
+use damselfly_commands::{
+    Access, Args, At, Command, Group, KeySpec, Keys, Run, Trait, exact_bitfield_access,
+};
 
 use crate::registry::Handler;
 
@@ -69,6 +71,9 @@ pub fn categories(command: &Command<Handler>) -> Vec<&'static str> {
         | Group::Set
         | Group::Hash
         | Group::SortedSet
+        | Group::Bitmap
+        | Group::HyperLogLog
+        | Group::Geo
         | Group::Stream
         | Group::Generic
         | Group::Transactions
@@ -142,6 +147,13 @@ pub enum Place {
         /// The first argument that can be the word.
         from: usize,
     },
+    /// The argument after a word.
+    Behind {
+        /// The word.
+        word: &'static str,
+        /// The first argument that can be the word.
+        from: usize,
+    },
     /// Anywhere.
     Unknown,
 }
@@ -155,7 +167,7 @@ impl Spec {
                 behind.is_some_and(|behind| behind == 0 || behind as i64 <= last)
             }
             Place::Counted(count_at) => place == count_at + 1,
-            Place::HalfBehind { .. } | Place::Unknown => false,
+            Place::HalfBehind { .. } | Place::Behind { .. } | Place::Unknown => false,
         }
     }
 }
@@ -189,8 +201,14 @@ pub fn key_specs(command: &Command<Handler>) -> Vec<Spec> {
                 specs.push(Spec { access, place });
                 continue;
             }
-            At::Behind { .. } => {
+            // As in Redis, which does not say more if a command uses other keys, too.
+            At::Behind { .. } if command.has(Trait::TouchesArbitraryKeys) => {
                 let place = Place::Unknown;
+                specs.push(Spec { access, place });
+                continue;
+            }
+            At::Behind { word, from, .. } => {
+                let place = Place::Behind { word, from };
                 specs.push(Spec { access, place });
                 continue;
             }
@@ -246,7 +264,11 @@ pub fn range(command: &Command<Handler>) -> (i64, i64, i64) {
                 }
                 end = first as i64 + last;
             }
-            Place::Range { .. } | Place::Counted(_) | Place::HalfBehind { .. } | Place::Unknown => {
+            Place::Range { .. }
+            | Place::Counted(_)
+            | Place::HalfBehind { .. }
+            | Place::Behind { .. }
+            | Place::Unknown => {
                 break;
             }
         }
@@ -257,10 +279,14 @@ pub fn range(command: &Command<Handler>) -> (i64, i64, i64) {
 /// Resolves an access that depends on the options of a request: SET with GET also returns the old value.
 pub fn exactly(access: Access, args: Args<'_>) -> Access {
     match access {
+        Access::Variable if args.is(0, "BITFIELD") => exact_bitfield_access(args),
         Access::Variable if (3..args.len()).any(|at| args.is(at, "GET")) => Access::ReadUpdate,
         Access::Variable => Access::Overwrite,
         Access::Read
         | Access::ReadNoting
+        | Access::ReadCaching
+        | Access::ReadConverting
+        | Access::ReadInsert
         | Access::Look
         | Access::Overwrite
         | Access::Create

@@ -189,6 +189,18 @@ fn write_spec(spec: &facts::Spec, reply: &mut Reply<'_>) {
             reply.integer(*value);
         }
     };
+    let keyword = |reply: &mut Reply<'_>, word: &str, from: usize| {
+        reply.bulk(b"begin_search");
+        reply.map(2);
+        reply.bulk(b"type");
+        reply.bulk(b"keyword");
+        reply.bulk(b"spec");
+        reply.map(2);
+        reply.bulk(b"keyword");
+        reply.bulk(word.as_bytes());
+        reply.bulk(b"startfrom");
+        reply.integer(from as i64);
+    };
     match spec.place {
         facts::Place::Range { first, last, step } => {
             let range = [("lastkey", last), ("keystep", step as i64), ("limit", 0)];
@@ -201,17 +213,13 @@ fn write_spec(spec: &facts::Spec, reply: &mut Reply<'_>) {
             part(reply, "find_keys", "keynum", &keys);
         }
         facts::Place::HalfBehind { word, from } => {
-            reply.bulk(b"begin_search");
-            reply.map(2);
-            reply.bulk(b"type");
-            reply.bulk(b"keyword");
-            reply.bulk(b"spec");
-            reply.map(2);
-            reply.bulk(b"keyword");
-            reply.bulk(word.as_bytes());
-            reply.bulk(b"startfrom");
-            reply.integer(from as i64);
+            keyword(reply, word, from);
             let range = [("lastkey", -1), ("keystep", 1), ("limit", 2)];
+            part(reply, "find_keys", "range", &range);
+        }
+        facts::Place::Behind { word, from } => {
+            keyword(reply, word, from);
+            let range = [("lastkey", 0), ("keystep", 1), ("limit", 0)];
             part(reply, "find_keys", "range", &range);
         }
         facts::Place::Unknown => {
