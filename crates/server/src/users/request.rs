@@ -71,7 +71,8 @@ impl Asked<'_> {
         let len = self.args.len();
         specs.map(|spec| spec.at).any(|at| match at {
             At::One(place) => place >= len,
-            At::ToEnd { first, .. } => first >= len,
+            // There may be none: PFMERGE can do with its destination. Redis 7.0 takes that for malformed, and checks no key.
+            At::ToEnd { first, .. } => first > len,
             At::ToLastButOne(first) => first + 1 >= len,
             At::Counted(_) => at.places(self.args).next().is_none(),
             At::HalfBehind { .. } | At::Behind { .. } => false,
