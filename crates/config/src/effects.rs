@@ -30,6 +30,7 @@ fn add_sources(folder: &Path, text: &mut String) {
         let path = entry.expect(READABLE).path();
         let is_skipped = path.ends_with("config/src/options.rs")
             || path.ends_with("config/src/settings.rs")
+            || path.ends_with("config/src/types.rs")
             || path.ends_with("config/src/tests.rs")
             || path.ends_with("config/src/effects.rs")
             || path.ends_with("admin/info/fields.rs");

@@ -22,6 +22,7 @@ mod redis;
 mod rewrite;
 mod saving;
 mod settings;
+mod types;
 
 use damselfly_base::CommandError;
 use damselfly_base::glob::Glob;
@@ -33,9 +34,10 @@ pub use load::{Disk, Files, Loaded, Place, Request, StartError, load};
 pub use options::{Access, Changeable, Effect, OPTIONS, Opt, Section, find};
 pub use output_limits::{OutputLimit, OutputLimits};
 pub use saving::{SavePoint, SavePoints, ShutdownFlags};
-pub use settings::{
-    Allow, ClientMemory, Config, LogLevel, MaxmemoryPolicy, Origin, Percentiles, PubSubDefault,
-    RdbVersion, SanitizePayloads, Supervised, TlsAuthClients, UserLine,
+pub use settings::{Config, UserLine};
+pub use types::{
+    Allow, ClientMemory, LogLevel, MaxmemoryPolicy, Origin, Percentiles, PubSubDefault, RdbVersion,
+    SanitizePayloads, Supervised, TlsAuthClients,
 };
 
 impl Config {

@@ -4,9 +4,10 @@
 use super::events::events;
 use super::kind::{Kind, OptionError, Setting, Value};
 use super::saving::{SavePoints, ShutdownFlags};
-use super::settings::{
-    Allow, Config, LogLevel, MaxmemoryPolicy, Percentiles, PubSubDefault, RdbVersion,
-    SanitizePayloads, Supervised, TlsAuthClients,
+use super::settings::Config;
+use super::types::{
+    Allow, LogLevel, MaxmemoryPolicy, Percentiles, PubSubDefault, RdbVersion, SanitizePayloads,
+    Supervised, TlsAuthClients,
 };
 
 /// One option.
