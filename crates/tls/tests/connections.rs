@@ -582,3 +582,63 @@ fn authorities_are_read_from_a_folder() {
     let client = files.client_with(CertificateParams::new(Vec::new()).unwrap());
     Pair::connected(&acceptor, client);
 }
+
+/// Random numbers (xorshift; Marsaglia 2003).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % limit.max(1) as u64) as usize
+    }
+}
+
+#[test]
+fn damaged_bytes_never_cause_a_panic() {
+    let seed = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64 | 1;
+    println!("seed {seed}");
+    let mut random = Random(seed);
+    let files = Files::new();
+    let acceptor = Acceptor::load(&files.config()).unwrap();
+    for round in 0..400 {
+        let tls = [&version::TLS12, &version::TLS13][round % 2];
+        let mut pair = Pair::new(&acceptor, files.client_config(&[tls]));
+        pair.wire.borrow_mut().piece = 1 + random.below(600);
+        // Half of the rounds damage the handshake, the others what comes after it.
+        if round % 4 < 2 {
+            assert!(matches!(pair.shake(), (None, None)));
+        }
+        for _ in 0..6 {
+            if pair.client.writer().write_all(b"PING\r\n").is_err() {
+                // It was told that the connection has failed.
+                break;
+            }
+            pair.client_sends();
+            {
+                let mut wire = pair.wire.borrow_mut();
+                let place = random.below(wire.to_server.len());
+                match random.below(4) {
+                    0 if !wire.to_server.is_empty() => {
+                        wire.to_server[place] ^= 1 << random.below(8)
+                    }
+                    1 => wire.to_server.truncate(place),
+                    2 => wire.to_server.insert(place, random.below(256) as u8),
+                    _ => {}
+                }
+            }
+            // Whatever fails, the connection stays usable as an object.
+            let is_complete = pair.server.handshake(&mut pair.buffer);
+            for _ in 0..20 {
+                if matches!(is_complete, Ok(true)) && pair.server.read(&mut pair.buffer).is_err() {
+                    break;
+                }
+            }
+            let _ = pair.server.write(b"+PONG\r\n", &mut pair.scratch);
+            let _ = pair.client_receives();
+            assert!(pair.server.memory() < 200_000, "bounded");
+        }
+        pair.server.close();
+    }
+}
