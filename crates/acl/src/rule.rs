@@ -60,7 +60,8 @@ pub(crate) fn has_blanks(text: &[u8]) -> bool {
 pub fn merge_selectors<'a>(
     words: impl IntoIterator<Item = &'a [u8]>,
 ) -> Result<Vec<Vec<u8>>, &'a [u8]> {
-    let (mut merged, mut open): (Vec<Vec<u8>>, Option<(&[u8], Vec<u8>)>) = (Vec::new(), None);
+    let mut merged: Vec<Vec<u8>> = Vec::new();
+    let mut open: Option<(&[u8], Vec<u8>)> = None;
     for word in words {
         if word.starts_with(b"(") && !word.ends_with(b")") {
             open = Some((word, word.to_vec()));
