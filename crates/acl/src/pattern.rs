@@ -28,11 +28,33 @@ impl KeyUse {
     }
 }
 
-/// A glob pattern that knows its text, and needs no interpreter for the two most frequent forms.
+/// A glob pattern that knows its text, and needs no interpreter for the two most frequent forms. Most texts that do not match differ in their
+/// first bytes, so these are compared first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Pattern {
     pub text: Box<[u8]>,
     form: Form,
+    /// The bytes with which every matching text begins, and which bits of a [`Head`] they are.
+    head: Head,
+    head_mask: u64,
+}
+
+/// The first eight bytes of a text, with zeros behind its end. Patterns contain no zero bytes, so a text that ends too early differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Head(u64);
+
+impl Head {
+    #[inline]
+    pub fn of(text: &[u8]) -> Self {
+        match text.first_chunk() {
+            Some(first) => Self(u64::from_le_bytes(*first)),
+            None => {
+                let mut first = [0; 8];
+                first[..text.len()].copy_from_slice(text);
+                Self(u64::from_le_bytes(first))
+            }
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,13 +75,26 @@ impl Pattern {
             [prefix @ .., b'*'] if is_plain(prefix) && !prefix.is_empty() => Form::Prefix,
             text => Form::Glob(Glob::new(text)),
         };
+        let fixed = text.iter().position(|byte| b"*?[\\".contains(byte));
+        let fixed = &text[..fixed.unwrap_or(text.len()).min(8)];
         Self {
             text: text.into(),
             form,
+            head: Head::of(fixed),
+            head_mask: match fixed.len() {
+                0 => 0,
+                len => u64::MAX >> (64 - 8 * len),
+            },
         }
     }
 
+    /// True if the whole of `text`, which begins with `head`, matches.
     #[inline]
+    pub fn matches_with(&self, text: &[u8], head: Head) -> bool {
+        head.0 & self.head_mask == self.head.0 && self.matches(text)
+    }
+
+    /// True if the whole of `text` matches.
     pub fn matches(&self, text: &[u8]) -> bool {
         match &self.form {
             Form::Literal => *self.text == *text,
@@ -96,17 +131,46 @@ mod tests {
 
     #[test]
     fn every_form_matches_as_the_glob_does() {
-        let texts: &[&[u8]] = &[b"", b"a", b"ab", b"abc", b"*", b"a*", b"b", b"a\\"];
+        let texts: &[&[u8]] = &[
+            b"app:1:xyz",
+            b"app:1:xy",
+            b"app:1:x",
+            b"app:1:",
+            b"app:2:xyz",
+            b"a\0",
+            b"",
+            b"a",
+            b"ab",
+            b"abc",
+            b"*",
+            b"a*",
+            b"b",
+            b"a\\",
+        ];
         let patterns: &[&[u8]] = &[
-            b"", b"a", b"a*", b"*", b"a?", b"[ab]*", b"a\\*", b"**", b"ab*c",
+            b"app:1:xyz",
+            b"app:1:xy",
+            b"app:1:x*",
+            b"app:1:xyz*",
+            b"app:?:xy*",
+            b"app:1:[x]y*",
+            b"",
+            b"a",
+            b"a*",
+            b"*",
+            b"a?",
+            b"[ab]*",
+            b"a\\*",
+            b"**",
+            b"ab*c",
         ];
         for pattern in patterns {
             for text in texts {
-                assert_eq!(
-                    Pattern::new(pattern).matches(text),
-                    glob::matches(pattern, text),
-                    "{pattern:?} {text:?}"
-                );
+                let compiled = Pattern::new(pattern);
+                let expected = glob::matches(pattern, text);
+                assert_eq!(compiled.matches(text), expected, "{pattern:?} {text:?}");
+                let with_head = compiled.matches_with(text, Head::of(text));
+                assert_eq!(with_head, expected, "{pattern:?} {text:?}");
             }
         }
     }

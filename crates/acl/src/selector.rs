@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::catalogue::{COMMANDS_MAX, Catalogue, Categories};
-use crate::pattern::{KeyPattern, KeyUse, Pattern};
+use crate::pattern::{Head, KeyPattern, KeyUse, Pattern};
 use crate::rule::{RuleError, has_blanks};
 
 /// A request, as rules see it.
@@ -14,6 +14,8 @@ pub trait Request {
     fn is_always_allowed(&self) -> bool;
     /// The first argument after the name.
     fn first_argument(&self) -> Option<&[u8]>;
+    /// Its only key, if the command always has exactly one.
+    fn only_key(&self) -> Option<Key<'_>>;
     /// Its keys.
     fn keys(&self) -> impl Iterator<Item = Key<'_>>;
     /// The channels that it publishes or subscribes to.
@@ -303,10 +305,12 @@ impl Selector {
             return Err(Denied::Command);
         }
         if !self.all_keys {
-            for key in request.keys() {
-                if !self.allows_key(key.name, key.used) {
-                    return Err(Denied::Key(key.place));
-                }
+            let refused = match request.only_key() {
+                Some(key) => Some(key).filter(|key| !self.allows_key(key)),
+                None => request.keys().find(|key| !self.allows_key(key)),
+            };
+            if let Some(key) = refused {
+                return Err(Denied::Key(key.place));
             }
         }
         if !self.all_channels {
@@ -331,10 +335,11 @@ impl Selector {
     }
 
     #[inline]
-    fn allows_key(&self, key: &[u8], used: KeyUse) -> bool {
-        self.keys
-            .iter()
-            .any(|known| known.allows.covers(used) && known.pattern.matches(key))
+    fn allows_key(&self, key: &Key<'_>) -> bool {
+        let head = Head::of(key.name);
+        self.keys.iter().any(|known| {
+            known.pattern.matches_with(key.name, head) && known.allows.covers(key.used)
+        })
     }
 
     /// True if every key may be read.

@@ -49,6 +49,11 @@ impl Request for Asked {
         Some(&self.first)
     }
 
+    fn only_key(&self) -> Option<Key<'_>> {
+        // Both ways must give the same.
+        self.keys().next().filter(|_| self.first.len() == 1)
+    }
+
     fn keys(&self) -> impl Iterator<Item = Key<'_>> {
         self.key.iter().map(|(name, used)| Key {
             place: 1,

@@ -4,7 +4,7 @@ use damselfly_acl::{Channel, Key, KeyUse, Request};
 use damselfly_commands::{Access, Args, At, Command, KeySpec, Keys};
 
 use crate::admin::command::facts;
-use crate::registry::{Handler, Row};
+use crate::registry::{Handler, Locks, Row};
 
 /// A request of a client.
 #[derive(Clone, Copy)]
@@ -93,6 +93,20 @@ impl Request for Asked<'_> {
 
     fn first_argument(&self) -> Option<&[u8]> {
         self.args.get(1)
+    }
+
+    #[inline]
+    fn only_key(&self) -> Option<Key<'_>> {
+        let (Locks::One(place), Keys::Args([spec])) = (self.row.locks, self.row.command.keys)
+        else {
+            return None;
+        };
+        let name = self.args.get(place)?;
+        let used = match spec.access {
+            Access::NotKey => return None,
+            access => used(access, self.args),
+        };
+        Some(Key { place, name, used })
     }
 
     #[inline]
