@@ -44,7 +44,18 @@ pub(super) struct Kind {
     /// Its arguments, in which `{port}` and `{threads}` are replaced, and `{resp-port}` and `{memcached-port}` by the port if it is to
     /// speak that protocol, else by 0. Nothing is stored on disk.
     pub arguments: &'static [&'static str],
+    /// Further arguments that make it a cache, if it can be one: `{limit-bytes}` or `{limit-mb}` is replaced by its limit, `{policy}` by
+    /// the policy if it has one.
+    pub cache: Option<&'static [&'static str]>,
 }
+
+/// Redis's options for a cache.
+const MAXMEMORY: Option<&[&str]> = Some(&[
+    "--maxmemory",
+    "{limit-bytes}",
+    "--maxmemory-policy",
+    "{policy}",
+]);
 
 /// All kinds.
 pub(super) const KINDS: &[Kind] = &[
@@ -62,6 +73,7 @@ pub(super) const KINDS: &[Kind] = &[
             "--save",
             "",
         ],
+        cache: MAXMEMORY,
     },
     Kind {
         name: "redis",
@@ -79,6 +91,7 @@ pub(super) const KINDS: &[Kind] = &[
             "--daemonize",
             "no",
         ],
+        cache: MAXMEMORY,
     },
     Kind {
         name: "valkey",
@@ -96,6 +109,7 @@ pub(super) const KINDS: &[Kind] = &[
             "--daemonize",
             "no",
         ],
+        cache: MAXMEMORY,
     },
     Kind {
         name: "dragonfly",
@@ -110,12 +124,14 @@ pub(super) const KINDS: &[Kind] = &[
             "--version_check=false",
             "--logtostderr",
         ],
+        cache: None,
     },
     Kind {
         name: "pogocache",
         program: "pogocache",
         protocols: &[Protocol::Resp, Protocol::Memcached],
         arguments: &["-h", "127.0.0.1", "-p", "{port}", "-t", "{threads}"],
+        cache: None,
     },
     Kind {
         name: "memcached",
@@ -135,6 +151,7 @@ pub(super) const KINDS: &[Kind] = &[
             "-u",
             "nobody",
         ],
+        cache: Some(&["-m", "{limit-mb}"]),
     },
 ];
 
@@ -179,13 +196,14 @@ const SETTLE_MAX: Duration = Duration::from_secs(25);
 impl Server {
     /// Starts a server on a free port, pinned to `cores`, and returns when it accepts connections.
     ///
-    /// It runs in `folder` and writes its output to a file there.
+    /// It runs in `folder` and writes its output to a file there. `extra` are arguments besides those of its kind.
     pub fn start(
         peer: &Peer,
         protocol: Protocol,
         threads: usize,
         cores: &str,
         folder: &Path,
+        extra: &[String],
     ) -> Result<Self, String> {
         let cannot =
             |what: &str, error: io::Error| format!("{}: cannot {what}: {error}", peer.name);
@@ -211,6 +229,7 @@ impl Server {
                     .replace("{memcached-port}", port_for(Protocol::Memcached))
                     .replace("{threads}", &threads.to_string())
             })
+            .chain(extra.iter().cloned())
             .collect();
         let process = Command::new("taskset")
             .args(["-c", cores])
