@@ -4,66 +4,22 @@
 //! table run at the same time, idle except for the one being measured, and take turns round by round. The printed
 //! figures are medians over the rounds.
 
+mod cache;
+mod client;
 mod machine;
+mod options;
 mod peers;
 mod saving;
 mod tables;
 mod workloads;
 
 use crate::certificates::Certificates;
+use options::{Mode, Options, USAGE};
 use peers::{Peer, Protocol, Server};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use workloads::{MEMORY_SHAPES, MemoryShape, WORKLOADS, Workload};
-
-const USAGE: &str = "\
-cargo xtask compare [--memory | --big | --snapshot] [OPTIONS]
-
-  (no mode)           CPU time per request, throughput and latency for each workload
-  --memory            resident bytes per entry for each shape of entry
-  --snapshot          latency, throughput and memory of servers that save a million values of 1 KiB
-  --big               'mixed P30 c50' of the first mode with ten million keys
-
-  --tls               with TLS 1.3 and AES-256-GCM, on the servers that have Redis's options for TLS
-
-  --servers A,B       only these servers [default: damselfly and every peer found on PATH]
-  --peer NAME=PATH    another server; NAME or the program's file name must be that of a known server
-  --rows TEXT,TEXT    only rows whose name contains one of the texts
-  --threads N         threads of the servers: 1 pins the server to core 0 and the load to core 1,
-                      with more, both share the cores 0 to N-1 [default: 1]
-  --server-cores SET  cores of the server in taskset's syntax, instead of the above
-  --client-cores SET  cores of the load in taskset's syntax, instead of the above
-  --keys N            keys or entries [default: 1000000; with --big 10000000]
-  --rounds N          rounds per row [default: 5]
-  --rate N            with --snapshot: requests per second for the latencies [default: 20000]
-  --seconds N         seconds per round and server [default: 3]
-  --quick             3 rounds of 1 second, 100000 keys";
-
-/// The options of the command line.
-#[derive(Debug)]
-struct Options {
-    mode: Mode,
-    servers: Option<Vec<String>>,
-    peers: Vec<(String, PathBuf)>,
-    rows: Vec<String>,
-    threads: usize,
-    server_cores: Option<String>,
-    client_cores: Option<String>,
-    keys: u64,
-    rounds: usize,
-    seconds: f64,
-    rate: u64,
-    tls: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mode {
-    Requests,
-    Memory,
-    Big,
-    Snapshot,
-}
 
 /// How many keys are inserted before the first reading of a memory shape, so that what a server allocates only once is
 /// not attributed to the entries.
@@ -95,81 +51,11 @@ pub fn compare(arguments: &[String]) -> Result<(), String> {
         Mode::Requests | Mode::Big => run.requests(&peers),
         Mode::Memory => run.memory(&peers),
         Mode::Snapshot => run.snapshot(&peers),
+        Mode::Cache => run.cache(&peers),
     }
 }
 
 impl Options {
-    fn parse(arguments: &[String]) -> Result<Self, String> {
-        let mut options = Self {
-            mode: Mode::Requests,
-            servers: None,
-            peers: Vec::new(),
-            rows: Vec::new(),
-            threads: 1,
-            server_cores: None,
-            client_cores: None,
-            keys: 0,
-            rounds: 0,
-            seconds: 0.0,
-            rate: 20_000,
-            tls: false,
-        };
-        let mut quick = false;
-        let mut arguments = arguments.iter();
-        while let Some(name) = arguments.next() {
-            let mut value = || {
-                arguments
-                    .next()
-                    .map(String::as_str)
-                    .ok_or(format!("{name} needs a value\n\n{USAGE}"))
-            };
-            match name.as_str() {
-                "--memory" => options.mode = Mode::Memory,
-                "--big" => options.mode = Mode::Big,
-                "--snapshot" => options.mode = Mode::Snapshot,
-                "--rate" => options.rate = positive(name, value()?)? as u64,
-                "--tls" => options.tls = true,
-                "--quick" => quick = true,
-                "--servers" => options.servers = Some(list(value()?)),
-                "--peer" => {
-                    let (name, path) = value()?.split_once('=').ok_or("--peer needs NAME=PATH")?;
-                    options.peers.push((name.to_owned(), path.into()));
-                }
-                "--rows" => options.rows = list(value()?),
-                "--threads" => options.threads = positive(name, value()?)? as usize,
-                "--server-cores" => options.server_cores = Some(value()?.to_owned()),
-                "--client-cores" => options.client_cores = Some(value()?.to_owned()),
-                "--keys" => options.keys = positive(name, value()?)? as u64,
-                "--rounds" => options.rounds = positive(name, value()?)? as usize,
-                "--seconds" => options.seconds = positive(name, value()?)?,
-                unknown => return Err(format!("unknown option {unknown}\n\n{USAGE}")),
-            }
-        }
-        options.set_defaults(quick);
-        Ok(options)
-    }
-
-    fn set_defaults(&mut self, quick: bool) {
-        let (keys, rounds, seconds) = if quick {
-            (100_000, 3, 1.0)
-        } else {
-            (1_000_000, 5, 3.0)
-        };
-        if self.keys == 0 {
-            self.keys = if self.mode == Mode::Big {
-                10 * keys
-            } else {
-                keys
-            };
-        }
-        if self.rounds == 0 {
-            self.rounds = rounds;
-        }
-        if self.seconds == 0.0 {
-            self.seconds = seconds;
-        }
-    }
-
     /// The servers to compare, in the order of [`peers::KINDS`], those named by `--peer` last.
     fn find_peers(&self) -> Result<Vec<Peer>, String> {
         let mut found = Vec::new();
@@ -214,41 +100,6 @@ impl Options {
         }
         Ok(found)
     }
-
-    fn wants_row(&self, name: &str) -> bool {
-        self.rows.is_empty() || self.rows.iter().any(|text| name.contains(text.as_str()))
-    }
-
-    fn server_cores(&self) -> String {
-        self.server_cores
-            .clone()
-            .unwrap_or_else(|| self.shared_cores("0"))
-    }
-
-    fn client_cores(&self) -> String {
-        self.client_cores
-            .clone()
-            .unwrap_or_else(|| self.shared_cores("1"))
-    }
-
-    fn shared_cores(&self, alone: &str) -> String {
-        if self.threads == 1 {
-            alone.to_owned()
-        } else {
-            format!("0-{}", self.threads - 1)
-        }
-    }
-}
-
-fn list(text: &str) -> Vec<String> {
-    text.split(',').map(str::to_owned).collect()
-}
-
-fn positive(name: &str, text: &str) -> Result<f64, String> {
-    text.parse()
-        .ok()
-        .filter(|&number| number > 0.0)
-        .ok_or_else(|| format!("{name} {text} is not a positive number"))
 }
 
 /// Builds a package's program in release mode and returns its path.
@@ -327,11 +178,7 @@ impl Run<'_> {
             for row in rows {
                 others.extend(self.workload(row, &servers, base)?);
             }
-            let share = others.iter().sum::<f64>() / others.len() as f64;
-            println!(
-                "\nOther programs took {:.0} % of a core meanwhile.\n",
-                100.0 * share
-            );
+            println!("\n{}\n", tables::others_line(&others));
         }
         Ok(())
     }
@@ -444,10 +291,15 @@ impl Run<'_> {
             // One after the other, since each has a file of its own and much memory.
             let folder = root().join("target").join("compare").join(&peer.name);
             let cores = self.options.server_cores();
-            let threads = self.options.threads;
-            let certificates = self.certificates.as_ref();
-            let server =
-                Server::start(peer, Protocol::Resp, threads, &cores, &folder, certificates)?;
+            let server = Server::start(
+                peer,
+                Protocol::Resp,
+                self.options.threads,
+                &cores,
+                &folder,
+                &[],
+                self.certificates.as_ref(),
+            )?;
             println!("    {}", server.command_line);
             all.push(self.saving(&server, self.options.rate)?);
             let _ = std::fs::remove_file(folder.join("dump.rdb"));
@@ -499,6 +351,15 @@ impl Run<'_> {
     }
 
     fn start(&self, peer: &Peer, protocol: Protocol) -> Result<Server, String> {
+        self.start_with(peer, protocol, &[])
+    }
+
+    fn start_with(
+        &self,
+        peer: &Peer,
+        protocol: Protocol,
+        extra: &[String],
+    ) -> Result<Server, String> {
         let folder = root().join("target").join("compare");
         Server::start(
             peer,
@@ -506,6 +367,7 @@ impl Run<'_> {
             self.options.threads,
             &self.options.server_cores(),
             &folder,
+            extra,
             self.certificates.as_ref(),
         )
     }
@@ -580,15 +442,6 @@ impl Figures {
 mod tests {
     use super::*;
 
-    fn options(arguments: &str) -> Result<Options, String> {
-        Options::parse(
-            &arguments
-                .split_whitespace()
-                .map(str::to_owned)
-                .collect::<Vec<_>>(),
-        )
-    }
-
     #[test]
     fn figures_are_found_by_name() {
         let figures = Figures {
@@ -600,33 +453,5 @@ mod tests {
             (12.5, 0.0)
         );
         assert!(figures.number("us").is_nan());
-    }
-
-    #[test]
-    fn big_and_quick_change_the_defaults() {
-        assert_eq!(options("--big").unwrap().keys, 10_000_000);
-        assert_eq!(options("--quick --rounds 2").unwrap().rounds, 2);
-        assert_eq!(options("--quick --big").unwrap().keys, 1_000_000);
-    }
-
-    #[test]
-    fn more_threads_share_their_cores_with_the_load() {
-        let one = options("").unwrap();
-        assert_eq!(
-            (one.server_cores(), one.client_cores()),
-            ("0".to_owned(), "1".to_owned())
-        );
-        let two = options("--threads 2").unwrap();
-        assert_eq!(
-            (two.server_cores(), two.client_cores()),
-            ("0-1".to_owned(), "0-1".to_owned())
-        );
-    }
-
-    #[test]
-    fn unknown_options_and_missing_values_are_rejected() {
-        for arguments in ["--frob", "--rounds", "--rounds 0", "--peer redis"] {
-            assert!(options(arguments).is_err(), "{arguments}");
-        }
     }
 }

@@ -17,6 +17,8 @@ pub(crate) enum Broken {
     ClosedByServer,
     Malformed(Malformed),
     UnexpectedReply,
+    /// A trace that can't be read further.
+    Trace(io::Error),
 }
 
 impl From<io::Error> for Broken {

@@ -8,8 +8,11 @@
 //! options ──► run ──► worker, one per thread ──► report
 //!                       tape ─► connections ─► replies, latencies
 //! ```
+//!
+//! The [look-aside mode](look_aside) replaces the worker: what a client sends there depends on what the cache has.
 
 mod connection;
+mod look_aside;
 pub mod operations;
 pub mod options;
 pub mod process;
@@ -20,6 +23,7 @@ pub mod requests;
 mod run;
 mod subscribers;
 mod tls;
+pub mod trace;
 mod worker;
 
 pub use run::{Error, run};

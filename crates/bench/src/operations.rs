@@ -493,6 +493,9 @@ pub struct Choice {
 pub const COUNT_MAX: usize = 1000;
 
 impl Choice {
+    /// The prefix of the keys of strings.
+    pub const KEY_PREFIX: &[u8] = b"key:";
+
     /// The number of its replies in RESP.
     pub fn replies(self) -> u64 {
         match self.operation.resp.first() {

@@ -4,6 +4,7 @@ use crate::operations::{Choice, parse_mix};
 use crate::requests::Shape;
 use crate::tls;
 use clap::builder::PossibleValuesParser;
+use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use rustls::ClientConfig;
 use std::path::{Path, PathBuf};
@@ -26,6 +27,8 @@ pub enum ValueText {
     Alphanumeric,
     /// The sixteen hexadecimal digits.
     Hex,
+    /// All bytes.
+    Binary,
 }
 
 /// How keys are chosen.
@@ -55,6 +58,17 @@ pub enum Length {
     Requests(u64),
 }
 
+/// The look-aside mode: a GET, and a SET if that was a miss.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LookAside {
+    /// The trace that is replayed; otherwise keys are chosen at random.
+    pub trace: Option<PathBuf>,
+    /// Sizes are those of the options and not those of the trace.
+    pub fixed_sizes: bool,
+    /// Requests before the measured ones.
+    pub warmup: u64,
+}
+
 /// All options of a run.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -78,6 +92,8 @@ pub struct Options {
     pub distribution: Distribution,
     /// The operations and their weights.
     pub mix: Vec<(Choice, u64)>,
+    /// Instead of the mix: requests whose effect depends on what the server has.
+    pub look_aside: Option<LookAside>,
     /// An operation to run once for every key before measuring.
     pub fill: Option<Choice>,
     /// Requests per second over all threads, due by the clock whatever the server does.
@@ -94,6 +110,8 @@ pub struct Options {
 const DEPTH_MAX: usize = 100_000;
 /// The longest key: memcached refuses longer ones.
 const KEY_BYTES_MAX: usize = 250;
+/// The length of a key of a trace: 64 bits in hexadecimal.
+const TRACE_KEY_BYTES: usize = 16;
 /// The longest value.
 const VALUE_BYTES_MAX: usize = 64 << 20;
 
@@ -178,7 +196,7 @@ pub fn command() -> Command {
             Arg::new("value-text")
                 .long("value-text")
                 .default_value("alphanumeric")
-                .value_parser(PossibleValuesParser::new(["alphanumeric", "hex"]))
+                .value_parser(PossibleValuesParser::new(["alphanumeric", "hex", "binary"]))
                 .help("Characters that values consist of"),
         )
         .arg(
@@ -216,13 +234,32 @@ pub fn command() -> Command {
                 .value_parser(value_parser!(u32))
                 .help("Process whose CPU time and memory to report"),
         )
+        .arg(
+            Arg::new("look-aside")
+                .long("look-aside")
+                .action(ArgAction::SetTrue)
+                .conflicts_with_all(NOT_WITH_LOOK_ASIDE)
+                .help("GET each key and SET it if that was a miss, in order; reports the hit ratio. Up to connections x depth requests for different keys run at a time [default: one connection]"),
+        )
+        .arg(
+            Arg::new("trace")
+                .long("trace")
+                .value_name("FILE")
+                .conflicts_with_all(NOT_WITH_LOOK_ASIDE)
+                .help("Replay a trace in the look-aside mode: a zstd stream of keys (64 bits) and sizes (32 bits), little-endian. The sizes of values are those of the trace unless --value-bytes is given"),
+        )
+        .arg(number("warmup", "0", "With --look-aside or --trace: requests before the measured ones"))
         .arg(number("seed", "1", "Seed of the random numbers"))
         .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print one line of JSON"))
 }
 
+/// What the look-aside mode does not have.
+const NOT_WITH_LOOK_ASIDE: &[&str] = &["mix", "fill", "rate", "subscribers"];
+
 impl Options {
     /// Reads the options from a parsed command line; the error is a sentence for the user.
     pub fn from_matches(matches: &ArgMatches) -> Result<Self, String> {
+        let look_aside = look_aside(matches);
         let text = |name: &str| matches.get_one::<String>(name).map_or("", String::as_str);
         let options = Self {
             address: match matches.get_one::<String>("unix") {
@@ -245,24 +282,32 @@ impl Options {
                 keys: number(matches, "keys", 1, 1_000_000_000_000)? as u64,
                 key_bytes: number(matches, "key-bytes", 1, KEY_BYTES_MAX)?,
                 value_bytes: parse_range(text("value-bytes"))?,
-                value_text: if text("value-text") == "hex" {
-                    ValueText::Hex
-                } else {
-                    ValueText::Alphanumeric
+                value_text: match text("value-text") {
+                    "hex" => ValueText::Hex,
+                    "binary" => ValueText::Binary,
+                    _ => ValueText::Alphanumeric,
                 },
             },
             threads: number(matches, "threads", 1, 1024)?,
-            connections: number(matches, "connections", 1, 100_000)?,
+            connections: match &look_aside {
+                Some(_) if !is_given(matches, "connections") => 1,
+                _ => number(matches, "connections", 1, 100_000)?,
+            },
             depth: number(matches, "depth", 1, DEPTH_MAX)?,
             subscribers: number(matches, "subscribers", 0, 100_000)?,
             length: match matches.get_one("requests") {
                 Some(&requests) => Length::Requests(requests),
+                // A trace ends by itself.
+                None if replays(&look_aside) && !is_given(matches, "duration") => {
+                    Length::Requests(u64::MAX)
+                }
                 None => Length::Time(seconds(
                     matches.get_one("duration").copied().unwrap_or(10.0),
                 )?),
             },
             distribution: parse_distribution(text("distribution"))?,
             mix: parse_mix(text("mix"))?,
+            look_aside,
             fill: matches
                 .get_one::<String>("fill")
                 .map(|name| Choice::parse(name))
@@ -283,6 +328,17 @@ impl Options {
                 "--key-bytes must be at least {key_bytes_min} for {} keys",
                 self.shape.keys
             ));
+        }
+        if replays(&self.look_aside) && self.shape.key_bytes < TRACE_KEY_BYTES {
+            return Err(format!(
+                "--key-bytes must be at least {TRACE_KEY_BYTES} with --trace"
+            ));
+        }
+        if self.look_aside.is_some() && self.threads > 1 {
+            return Err(
+                "--look-aside and --trace have one thread, which keeps the order of requests"
+                    .to_owned(),
+            );
         }
         if self.rate.is_some_and(|rate| !(0.001..=1e9).contains(&rate)) {
             return Err("--rate must be between 0.001 and 1e9 per second".to_owned());
@@ -308,6 +364,24 @@ impl Options {
         }
         Ok(())
     }
+}
+
+fn look_aside(matches: &ArgMatches) -> Option<LookAside> {
+    let trace: Option<&String> = matches.get_one("trace");
+    (trace.is_some() || matches.get_flag("look-aside")).then(|| LookAside {
+        trace: trace.map(PathBuf::from),
+        fixed_sizes: is_given(matches, "value-bytes"),
+        warmup: matches.get_one("warmup").copied().unwrap_or_default(),
+    })
+}
+
+fn replays(look_aside: &Option<LookAside>) -> bool {
+    look_aside.as_ref().is_some_and(|mode| mode.trace.is_some())
+}
+
+/// True if an option is on the command line.
+fn is_given(matches: &ArgMatches, name: &str) -> bool {
+    matches.value_source(name) == Some(ValueSource::CommandLine)
 }
 
 fn number(matches: &ArgMatches, name: &str, least: usize, most: usize) -> Result<usize, String> {
@@ -387,6 +461,18 @@ mod tests {
     }
 
     #[test]
+    fn the_look_aside_mode_keeps_order_unless_told_otherwise() {
+        let trace = options("--trace x").unwrap();
+        assert_eq!((trace.connections, trace.depth), (1, 1));
+        assert_eq!(trace.length, Length::Requests(u64::MAX));
+        assert!(!trace.look_aside.unwrap().fixed_sizes);
+        let generated = options("--look-aside -c 5 -P 8 --value-bytes 9 --warmup 3").unwrap();
+        assert_eq!((generated.connections, generated.depth), (5, 8));
+        assert_eq!(generated.length, Length::Time(Duration::from_secs(10)));
+        assert_eq!(generated.look_aside.unwrap().warmup, 3);
+    }
+
+    #[test]
     fn invalid_and_contradictory_options_are_rejected() {
         for arguments in [
             "--key-bytes 8",
@@ -405,6 +491,10 @@ mod tests {
             "--tls --insecure --cert file",
             "--tls --insecure --unix /tmp/s",
             "--tls --cacert /nowhere",
+            "--look-aside --mix get",
+            "--trace x --fill",
+            "--trace x --key-bytes 15",
+            "--look-aside --threads 2",
         ] {
             assert!(options(arguments).is_err(), "{arguments}");
         }

@@ -17,20 +17,39 @@ pub struct Tally {
     pub misses: u64,
     /// The text of the first error.
     pub first_error: Option<String>,
+    /// If asked for by `Some`: the numbers of the replies without a value, from 0 on.
+    pub missed: Option<Vec<u64>>,
 }
 
 impl Tally {
     fn error(&mut self, line: &[u8]) {
         self.errors += 1;
+        self.note_missed();
         self.first_error
             .get_or_insert_with(|| String::from_utf8_lossy(line).into_owned());
+    }
+
+    fn miss(&mut self) {
+        self.misses += 1;
+        self.note_missed();
+    }
+
+    fn note_missed(&mut self) {
+        if let Some(missed) = &mut self.missed {
+            missed.push(self.replies);
+        }
     }
 
     /// Adds what another tally counted.
     pub fn add(&mut self, other: Tally) {
         self.replies += other.replies;
-        self.errors += other.errors;
         self.misses += other.misses;
+        self.add_errors(other);
+    }
+
+    /// Adds the errors that another tally counted.
+    pub fn add_errors(&mut self, other: Tally) {
+        self.errors += other.errors;
         self.first_error = self.first_error.take().or(other.first_error);
     }
 }
@@ -131,7 +150,7 @@ impl Replies {
                 self.elements = self.elements.saturating_add(elements.saturating_sub(1));
                 return Ok(());
             }
-            b'$' => tally.misses += 1,
+            b'$' => tally.miss(),
             b'*' => tally.misses += u64::from(rest == b"-1"),
             b'-' => tally.error(rest),
             b'+' | b':' => {}
@@ -166,10 +185,12 @@ impl Replies {
             return Ok(());
         }
         if line == b"END" {
-            tally.misses += u64::from(self.elements == 0);
+            if self.elements == 0 {
+                tally.miss();
+            }
             self.elements = 0;
         } else if line == b"NOT_FOUND" {
-            tally.misses += 1;
+            tally.miss();
         } else if line.starts_with(b"ERROR")
             || line.starts_with(b"CLIENT_ERROR")
             || line.starts_with(b"SERVER_ERROR")

@@ -5,6 +5,17 @@ use crate::replies::Tally;
 use hdrhistogram::Histogram;
 use std::fmt::Write;
 
+/// What a cache had, in the look-aside mode.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Hits {
+    /// Requests that were hits.
+    pub count: u64,
+    /// The bytes of their values.
+    pub bytes: u64,
+    /// The bytes of the values of all requests.
+    pub requested_bytes: u64,
+}
+
 /// The figures of one run.
 #[derive(Debug)]
 pub struct Report {
@@ -18,6 +29,8 @@ pub struct Report {
     pub latencies: Histogram<u64>,
     /// CPU time of this process.
     pub client_cpu_s: f64,
+    /// The hits of the look-aside mode.
+    pub hits: Option<Hits>,
     /// The server's usage before and after, if its process is known.
     pub server: Option<(Usage, Usage)>,
 }
@@ -83,6 +96,13 @@ impl Report {
             ("misses", self.tally.misses as f64, 0),
             ("messages", self.messages as f64, 0),
         ]);
+        if let Some(hits) = &self.hits {
+            figures.extend([
+                ("hits", hits.count as f64, 0),
+                ("hit_ratio", ratio(hits.count, self.tally.replies), 5),
+                ("byte_hit_ratio", ratio(hits.bytes, hits.requested_bytes), 5),
+            ]);
+        }
         figures
     }
 
@@ -110,6 +130,11 @@ impl Report {
         }
         table
     }
+}
+
+/// 0 if there is nothing to divide.
+fn ratio(part: u64, all: u64) -> f64 {
+    part as f64 / all.max(1) as f64
 }
 
 fn quoted(text: &str) -> String {
@@ -145,6 +170,7 @@ mod tests {
             },
             latencies: Histogram::new(3).unwrap(),
             client_cpu_s: 0.001,
+            hits: None,
             server: Some((
                 Usage::default(),
                 Usage {

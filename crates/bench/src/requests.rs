@@ -239,15 +239,31 @@ fn field(index: usize) -> String {
     format!("field{index:03}")
 }
 
+/// The bytes that values consist of.
+pub(crate) fn alphabet(text: ValueText) -> &'static [u8] {
+    match text {
+        ValueText::Alphanumeric => {
+            b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+        }
+        ValueText::Hex => b"0123456789abcdef",
+        ValueText::Binary => &ALL_BYTES,
+    }
+}
+
+const ALL_BYTES: [u8; 256] = {
+    let mut bytes = [0; 256];
+    let mut byte = 0;
+    while byte < bytes.len() {
+        bytes[byte] = byte as u8;
+        byte += 1;
+    }
+    bytes
+};
+
 fn value(shape: &Shape, random: &mut Random) -> Vec<u8> {
     let (least, most) = shape.value_bytes;
     let len = least + random.below((most - least + 1) as u64) as usize;
-    let alphabet = match shape.value_text {
-        ValueText::Alphanumeric => {
-            b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789".as_slice()
-        }
-        ValueText::Hex => b"0123456789abcdef".as_slice(),
-    };
+    let alphabet = alphabet(shape.value_text);
     (0..len)
         .map(|_| alphabet[random.below(alphabet.len() as u64) as usize])
         .collect()

@@ -1,8 +1,9 @@
 //! A whole run: connect, fill, measure, add up.
 
 use crate::connection::Broken;
+use crate::look_aside::Clients;
 use crate::operations::Choice;
-use crate::options::{Address, Length, Options};
+use crate::options::{Address, Length, LookAside, Options};
 use crate::process::Usage;
 use crate::random::Random;
 use crate::replies::{Malformed, Tally};
@@ -31,6 +32,8 @@ pub enum Error {
     UnexpectedReply,
     /// The usage of this process could not be read.
     Process(u32, io::Error),
+    /// The trace could not be read.
+    Trace(io::Error),
     /// A request of the fill was answered with this error.
     Fill(String),
     /// A script could not be loaded because of this error.
@@ -57,6 +60,7 @@ impl fmt::Display for Error {
             Self::Process(pid, error) => {
                 write!(f, "cannot read the usage of process {pid}: {error}")
             }
+            Self::Trace(error) => write!(f, "cannot read the trace: {error}"),
             Self::Fill(error) => write!(f, "the fill failed: {error}"),
             Self::Load(error) => write!(f, "a script could not be loaded: {error}"),
         }
@@ -72,12 +76,16 @@ impl From<Broken> for Error {
             Broken::ClosedByServer => Self::ClosedByServer,
             Broken::Malformed(Malformed(bytes)) => Self::Malformed(bytes),
             Broken::UnexpectedReply => Self::UnexpectedReply,
+            Broken::Trace(error) => Self::Trace(error),
         }
     }
 }
 
 /// Loads the scripts into the server, fills it if requested, and measures.
 pub fn run(options: &Options) -> Result<Report, Error> {
+    if let Some(mode) = &options.look_aside {
+        return run_look_aside(options, mode);
+    }
     let mix = options.mix.iter().map(|(choice, _)| *choice);
     for load in mix.chain(options.fill).flat_map(Choice::loads) {
         let mut workers = connect(options)?;
@@ -145,6 +153,28 @@ pub fn run(options: &Options) -> Result<Report, Error> {
         tally: outcome.tally,
         latencies: outcome.latencies,
         client_cpu_s: client_after.cpu_s_since(&client_before),
+        hits: None,
+        server: server_before.zip(server_after),
+    })
+}
+
+fn run_look_aside(options: &Options, mode: &LookAside) -> Result<Report, Error> {
+    let mut clients = Clients::connect(options, mode)?;
+    clients.run(Length::Requests(mode.warmup))?;
+    let client_before = usage(std::process::id())?;
+    let server_before = options.server_pid.map(usage).transpose()?;
+    let start = Instant::now();
+    let (outcome, hits) = clients.run(options.length)?;
+    let elapsed = start.elapsed();
+    let server_after = options.server_pid.map(usage).transpose()?;
+    let client_after = usage(std::process::id())?;
+    Ok(Report {
+        seconds: elapsed.as_secs_f64(),
+        messages: 0,
+        tally: outcome.tally,
+        latencies: outcome.latencies,
+        client_cpu_s: client_after.cpu_s_since(&client_before),
+        hits: Some(hits),
         server: server_before.zip(server_after),
     })
 }

@@ -27,11 +27,11 @@ const READ_BYTES: usize = 64 << 10;
 /// Readiness events taken from the kernel at a time.
 const EVENTS_MAX: usize = 1024;
 /// Latencies above this are recorded as this.
-const LATENCY_NS_MAX: u64 = 100_000_000_000;
+pub(crate) const LATENCY_NS_MAX: u64 = 100_000_000_000;
 /// Requests due within this time are sent together, so that a high rate does not cause as many wake-ups.
 const TIMER_NS_MIN: i64 = 20_000;
 /// How long a thread waits for any reply before it gives up.
-const SILENCE_MAX: Duration = Duration::from_secs(30);
+pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// The results of a thread.
 #[derive(Debug)]

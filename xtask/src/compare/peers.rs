@@ -47,7 +47,18 @@ pub(super) struct Kind {
     /// Its arguments, in which `{port}` and `{threads}` are replaced, and `{resp-port}` and `{memcached-port}` by the port if it is to
     /// speak that protocol, else by 0. Nothing is stored on disk.
     pub arguments: &'static [&'static str],
+    /// Further arguments that make it a cache, if it can be one: `{limit-bytes}` or `{limit-mb}` is replaced by its limit, `{policy}` by
+    /// the policy if it has one.
+    pub cache: Option<&'static [&'static str]>,
 }
+
+/// Redis's options for a cache.
+const MAXMEMORY: Option<&[&str]> = Some(&[
+    "--maxmemory",
+    "{limit-bytes}",
+    "--maxmemory-policy",
+    "{policy}",
+]);
 
 /// All kinds.
 pub(super) const KINDS: &[Kind] = &[
@@ -66,6 +77,7 @@ pub(super) const KINDS: &[Kind] = &[
             "--save",
             "",
         ],
+        cache: MAXMEMORY,
     },
     Kind {
         name: "redis",
@@ -84,6 +96,7 @@ pub(super) const KINDS: &[Kind] = &[
             "--daemonize",
             "no",
         ],
+        cache: MAXMEMORY,
     },
     Kind {
         name: "valkey",
@@ -102,6 +115,7 @@ pub(super) const KINDS: &[Kind] = &[
             "--daemonize",
             "no",
         ],
+        cache: MAXMEMORY,
     },
     Kind {
         name: "dragonfly",
@@ -117,6 +131,7 @@ pub(super) const KINDS: &[Kind] = &[
             "--version_check=false",
             "--logtostderr",
         ],
+        cache: None,
     },
     Kind {
         name: "pogocache",
@@ -124,6 +139,7 @@ pub(super) const KINDS: &[Kind] = &[
         protocols: &[Protocol::Resp, Protocol::Memcached],
         has_tls: false,
         arguments: &["-h", "127.0.0.1", "-p", "{port}", "-t", "{threads}"],
+        cache: None,
     },
     Kind {
         name: "memcached",
@@ -144,6 +160,7 @@ pub(super) const KINDS: &[Kind] = &[
             "-u",
             "nobody",
         ],
+        cache: Some(&["-m", "{limit-mb}"]),
     },
 ];
 
@@ -188,13 +205,14 @@ const SETTLE_MAX: Duration = Duration::from_secs(25);
 impl Server {
     /// Starts a server on a free port, pinned to `cores`, and returns when it accepts connections.
     ///
-    /// It runs in `folder` and writes its output to a file there.
+    /// It runs in `folder` and writes its output to a file there. `extra` are arguments besides those of its kind.
     pub fn start(
         peer: &Peer,
         protocol: Protocol,
         threads: usize,
         cores: &str,
         folder: &Path,
+        extra: &[String],
         certificates: Option<&Certificates>,
     ) -> Result<Self, String> {
         let cannot =
@@ -221,6 +239,7 @@ impl Server {
                     .replace("{memcached-port}", port_for(Protocol::Memcached))
                     .replace("{threads}", &threads.to_string())
             })
+            .chain(extra.iter().cloned())
             .collect();
         if let Some(certificates) = certificates {
             certificates.encrypt(&mut arguments);

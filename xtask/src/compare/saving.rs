@@ -4,11 +4,10 @@
 //! saves; a run counts as one while saving only if the save has not ended when the run ends.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use super::client::Client;
 use super::peers::{Protocol, Server};
 use super::{Figures, Run, tables};
 
@@ -166,35 +165,6 @@ fn memory_bytes(server: &Server) -> u64 {
         })
         .sum::<u64>()
         << 10
-}
-
-/// A client that sends inline commands.
-struct Client(BufReader<TcpStream>);
-
-impl Client {
-    fn connect(port: u16) -> std::io::Result<Self> {
-        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
-        Ok(Self(BufReader::new(stream)))
-    }
-
-    /// The reply to a command: a line or a bulk string.
-    fn run(&mut self, command: &str) -> std::io::Result<String> {
-        self.0
-            .get_mut()
-            .write_all(format!("{command}\r\n").as_bytes())?;
-        let mut line = String::new();
-        self.0.read_line(&mut line)?;
-        if let Some(len) = line.strip_prefix('$') {
-            let len: usize = len.trim().parse().map_err(std::io::Error::other)?;
-            let mut bytes = vec![0; len + 2];
-            self.0.read_exact(&mut bytes)?;
-            return Ok(String::from_utf8_lossy(&bytes).into_owned());
-        }
-        match line.strip_prefix('-') {
-            Some(error) => Err(std::io::Error::other(error.trim().to_owned())),
-            None => Ok(line),
-        }
-    }
 }
 
 /// The table of all servers.
