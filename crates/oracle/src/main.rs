@@ -29,8 +29,8 @@ Usage:
                       Without it, the oracle starts $DAMSELFLY_BIN, or the `damselfly` in its own folder.
   --seed N            first seed; sequence number n of a run has the seed N + n. Default: from the clock.
   --without LIST      commands to leave out, such as CLIENT,CONFIG.
-  --family NAME       string, list, set, hash, sorted-set, stream, generic, transactions, script, connection or server.
-                      Default: all.
+  --family NAME       string, list, set, hash, sorted-set, stream, bitmap, hyperloglog, geo, generic, transactions, script,
+                      connection or server. Default: all.
 ";
 
 /// The most runs for shortening a sequence.
