@@ -164,11 +164,7 @@ impl Run<'_> {
             for row in rows {
                 others.extend(self.workload(row, &servers, base)?);
             }
-            let share = others.iter().sum::<f64>() / others.len() as f64;
-            println!(
-                "\nOther programs took {:.0} % of a core meanwhile.\n",
-                100.0 * share
-            );
+            println!("\n{}\n", tables::others_line(&others));
         }
         Ok(())
     }

@@ -58,13 +58,15 @@ impl Trial {
 impl Run<'_> {
     /// Compares the servers that can be caches.
     pub(super) fn cache(&self, peers: &[Peer]) -> Result<(), String> {
-        let mut lines = vec![heading()];
+        let (mut lines, mut others) = (vec![heading()], Vec::new());
         for contender in self.contenders(peers) {
             let trial = self.fit(&contender)?;
             println!("    {}", trial.command_line);
             lines.push(self.line(&contender, &trial));
+            others.push(trial.figures.others_share);
         }
         println!("\n{}", lines.join("\n"));
+        println!("\n{}", tables::others_line(&others));
         Ok(())
     }
 
@@ -109,9 +111,9 @@ impl Run<'_> {
             let trial = self.trial(contender, limit)?;
             seen.push((limit, trial.resident_bytes()));
             eprintln!(
-                "{} {}: limit {:.1} MiB, resident {:.1} MiB",
-                contender.peer.name,
-                contender.policy.unwrap_or(contender.protocol.name()),
+                "{}, {}: limit {:.1} MiB, resident {:.1} MiB",
+                contender.name(),
+                contender.protocol.name(),
                 limit / (1 << 20) as f64,
                 trial.resident_bytes() / (1 << 20) as f64,
             );
@@ -168,9 +170,8 @@ impl Run<'_> {
             false => " (no limit comes nearer)",
         };
         format!(
-            "| {} {} | {} | {:.1} MiB | {:.1} MiB{note} | {} | {:.4} | {:.4} | {:.3} |",
-            contender.peer.name,
-            contender.policy.unwrap_or(""),
+            "| {} | {} | {:.1} MiB | {:.1} MiB{note} | {} | {:.4} | {:.4} | {:.3} |",
+            contender.name(),
             contender.protocol.name(),
             trial.limit_bytes / (1 << 20) as f64,
             trial.resident_bytes() / (1 << 20) as f64,
@@ -183,6 +184,14 @@ impl Run<'_> {
 }
 
 impl Contender<'_> {
+    /// The server, and its policy if it has one.
+    fn name(&self) -> String {
+        match self.policy {
+            Some(policy) => format!("{} {policy}", self.peer.name),
+            None => self.peer.name.clone(),
+        }
+    }
+
     /// The arguments for a limit, besides those that the server always gets.
     fn arguments(&self, limit_bytes: f64) -> Vec<String> {
         let bytes = format!("{limit_bytes:.0}");

@@ -64,6 +64,15 @@ pub(super) fn memory_line(shape: &MemoryShape, cells: &[Option<f64>]) -> String 
     line
 }
 
+/// How much of a core other programs used, from the share of a core in each run.
+pub(super) fn others_line(shares: &[f64]) -> String {
+    let mean = shares.iter().sum::<f64>() / shares.len() as f64;
+    format!(
+        "Other programs took {:.0} % of a core meanwhile.",
+        100.0 * mean
+    )
+}
+
 /// The middle value, or the mean of the two middle ones; NaN if there are no values.
 pub(super) fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
