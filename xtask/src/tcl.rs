@@ -452,14 +452,8 @@ const BLOCKING_LINES: &[(&str, &str)] = &[(
 
 /// Files, and parts of lines in them about commands that come with later milestones. Later lines and tests rely on what the tests
 /// with these lines set up.
-const LINES_ABOUT_LACKING_COMMANDS: &[(&str, &[&str])] = &[(
-    "unit/acl-v2",
-    &[
-        "DRYRUN command-test MIGRATE",
-        "DRYRUN command-test GEORADIUS",
-        "DRYRUN command-test PFCOUNT",
-    ],
-)];
+const LINES_ABOUT_LACKING_COMMANDS: &[(&str, &[&str])] =
+    &[("unit/acl-v2", &["DRYRUN command-test MIGRATE"])];
 
 /// Edits the suite: skips blocks that need the append-only file, waits until clients are blocked, and lets other blocks
 /// run against an external server.
