@@ -122,7 +122,7 @@ impl<'a> Args<'a> {
     pub fn from(
         &self,
         first: usize,
-    ) -> impl DoubleEndedIterator<Item = &'a [u8]> + Clone + use<'a> {
+    ) -> impl DoubleEndedIterator<Item = &'a [u8]> + ExactSizeIterator + Clone + use<'a> {
         let input = self.input;
         self.spans
             .get(first..)

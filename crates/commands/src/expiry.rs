@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use damselfly_base::CommandError;
-use damselfly_engine::{Event, Now, Place, Tx};
+use damselfly_engine::{Event, Key, Now, Place, Tx};
 use damselfly_protocol::Reply;
 
 use crate::command::{
@@ -305,9 +305,24 @@ fn expire(
     };
     if let Some(event) = done {
         tx.changed(key, event);
+        match event {
+            Event::Del => {
+                let name = tx.engine().settings.name_of_expiry();
+                tx.log_effect(&[name, key.bytes]);
+            }
+            _ => log_deadline(tx, key, new_ms),
+        }
     }
     reply.integer(done.is_some().into());
     Ok(())
+}
+
+/// Logs that a key got this deadline.
+pub(crate) fn log_deadline(tx: &mut Tx<'_>, key: Key<'_>, deadline_ms: i64) {
+    if tx.is_logged() {
+        let moment = deadline_ms.to_string();
+        tx.log_effect(&[b"PEXPIREAT", key.bytes, moment.as_bytes()]);
+    }
 }
 
 fn ttl(

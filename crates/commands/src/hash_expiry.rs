@@ -2,7 +2,7 @@
 
 use damselfly_base::CommandError;
 use damselfly_base::number::parse_integer;
-use damselfly_engine::{Create, Event, Now, Tx};
+use damselfly_engine::{Create, Event, Key, Now, Tx};
 use damselfly_protocol::Reply;
 use damselfly_value::{Element, Hash, HashMut};
 
@@ -224,6 +224,37 @@ fn deadline_in(
         .ok_or_else(|| CommandError::InvalidExpire(command.to_owned()).into())
 }
 
+/// Logs that fields got this deadline.
+pub(crate) fn log_deadline(tx: &mut Tx<'_>, key: Key<'_>, fields: &[&[u8]], deadline_ms: i64) {
+    if tx.is_logged() && !fields.is_empty() {
+        let (deadline, count) = (deadline_ms.to_string(), fields.len().to_string());
+        let head = [
+            b"HPEXPIREAT",
+            key.bytes,
+            deadline.as_bytes(),
+            b"FIELDS",
+            count.as_bytes(),
+        ];
+        tx.log_effect(&[&head, fields].concat());
+    }
+}
+
+/// Logs that fields were removed.
+fn log_removed(tx: &mut Tx<'_>, key: Key<'_>, fields: &[&[u8]]) {
+    if tx.is_logged() && !fields.is_empty() {
+        tx.log_effect(&[&[b"HDEL", key.bytes], fields].concat());
+    }
+}
+
+/// Logs fields that lost their deadline.
+fn log_persisted(tx: &mut Tx<'_>, key: Key<'_>, fields: &[&[u8]]) {
+    if tx.is_logged() && !fields.is_empty() {
+        let count = fields.len().to_string();
+        let head = [b"HPERSIST", key.bytes, b"FIELDS", count.as_bytes()];
+        tx.log_effect(&[&head, fields].concat());
+    }
+}
+
 /// The condition under which HEXPIRE sets a deadline.
 #[derive(Clone, Copy)]
 enum Condition {
@@ -290,24 +321,34 @@ fn hexpire(
     };
     let bad_count = "Parameter `numFields` should be greater than 0";
     let first = fields_at(args, at, command, bad_count)?;
+    let (mut set, mut removed) = (Vec::new(), Vec::new());
     change_each(tx, args, first, reply, |hash, field, event| {
         let old = hash.view().get(field).map(|pair| pair.deadline_ms);
         match old {
             None => NO_FIELD,
             Some(old_ms) if !condition.allows(old_ms, deadline) => NOT_ALLOWED,
-            Some(_) if expire_field(hash, field, deadline, now, event) => SET,
-            Some(_) => REMOVED,
+            Some(_) if expire_field(hash, field, deadline, now, event) => {
+                set.push(field);
+                SET
+            }
+            Some(_) => {
+                removed.push(field);
+                REMOVED
+            }
         }
-    })
+    })?;
+    log_deadline(tx, key, &set, deadline);
+    log_removed(tx, key, &removed);
+    Ok(())
 }
 
 /// Writes the result of `change` for each field from argument `first` on; `change` sets the event if it changes something.
-fn change_each(
+fn change_each<'a>(
     tx: &mut Tx<'_>,
-    args: Args<'_>,
+    args: Args<'a>,
     first: usize,
     reply: &mut Reply<'_>,
-    mut change: impl FnMut(&mut HashMut<'_>, &[u8], &mut Option<Event>) -> i64,
+    mut change: impl FnMut(&mut HashMut<'_>, &'a [u8], &mut Option<Event>) -> i64,
 ) -> Result {
     let key = args.key(1);
     reply.array(args.len() - first);
@@ -372,12 +413,12 @@ fn hpersist(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 
 /// Writes the values of all fields from argument `first` on, and calls `change` for those that exist; `change` sets the event if
 /// it changes something.
-fn take_values(
+fn take_values<'a>(
     tx: &mut Tx<'_>,
-    args: Args<'_>,
+    args: Args<'a>,
     first: usize,
     reply: &mut Reply<'_>,
-    mut change: impl FnMut(&mut HashMut<'_>, &[u8], &mut Option<Event>),
+    mut change: impl FnMut(&mut HashMut<'_>, &'a [u8], &mut Option<Event>),
 ) -> Result {
     let key = args.key(1);
     reply.array(args.len() - first);
@@ -405,10 +446,14 @@ fn take_values(
 fn hgetdel(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     tx.access_as::<Hash>(args.key(1))?;
     let first = fields_at(args, 2, "hgetdel", BAD_COUNT)?;
+    let mut removed = Vec::new();
     take_values(tx, args, first, reply, |hash, field, event| {
         hash.remove(field);
+        removed.push(field);
         *event = Some(Event::Hdel);
-    })
+    })?;
+    log_removed(tx, args.key(1), &removed);
+    Ok(())
 }
 
 /// The unit of the argument, if it is EX, PX, EXAT or PXAT.
@@ -429,19 +474,30 @@ fn hgetex(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     if let Some((unit, relative)) = deadline_option(args, 2) {
         let deadline = deadline_in(args, 3, now, unit, relative, NAME)?;
         let first = fields_at(args, 4, NAME, BAD_COUNT)?;
-        return take_values(tx, args, first, reply, |hash, field, event| {
+        let mut found = Vec::new();
+        take_values(tx, args, first, reply, |hash, field, event| {
+            found.push(field);
             expire_field(hash, field, deadline, now, event);
-        });
+        })?;
+        match is_past(deadline, now) {
+            true => log_removed(tx, args.key(1), &found),
+            false => log_deadline(tx, args.key(1), &found, deadline),
+        }
+        return Ok(());
     }
     if args.is(2, "PERSIST") {
         let first = fields_at(args, 3, NAME, BAD_COUNT)?;
-        return take_values(tx, args, first, reply, |hash, field, event| {
+        let mut persisted = Vec::new();
+        take_values(tx, args, first, reply, |hash, field, event| {
             let pair = hash.view().get(field);
             if pair.is_some_and(|pair| pair.deadline_ms.is_some()) {
                 hash.set_deadline_ms(field, None);
+                persisted.push(field);
                 *event = Some(Event::Hpersist);
             }
-        });
+        })?;
+        log_persisted(tx, args.key(1), &persisted);
+        return Ok(());
     }
     let first = fields_at(args, 2, NAME, BAD_COUNT)?;
     take_values(tx, args, first, reply, |_, _, _| {})
@@ -507,6 +563,35 @@ impl SetOptions {
     }
 }
 
+impl SetOptions {
+    /// Logs the request, with an absolute deadline and without its condition.
+    fn log(&self, tx: &mut Tx<'_>, args: Args<'_>) {
+        let (key, deadline) = (args.key(1), self.deadline);
+        if let NewDeadline::At(moment) = deadline
+            && is_past(moment, tx.now())
+        {
+            let fields: Vec<&[u8]> = args.from(self.first).step_by(2).collect();
+            log_removed(tx, key, &fields);
+            return;
+        }
+        let count = ((args.len() - self.first) / 2).to_string();
+        let moment = match deadline {
+            NewDeadline::None | NewDeadline::Keep => String::new(),
+            NewDeadline::At(at) => at.to_string(),
+        };
+        let option: &[&[u8]] = match deadline {
+            NewDeadline::None => &[],
+            NewDeadline::Keep => &[b"KEEPTTL"],
+            NewDeadline::At(_) => &[b"PXAT", moment.as_bytes()],
+        };
+        let mut logged: Vec<&[u8]> = vec![b"HSETEX", key.bytes];
+        logged.extend(option);
+        logged.extend([&b"FIELDS"[..], count.as_bytes()]);
+        logged.extend(args.from(self.first));
+        tx.log_effect(&logged);
+    }
+}
+
 /// The index of the first field of `FIELDS numfields field value ...`, which starts at `at` and ends the request.
 fn set_fields_at(args: Args<'_>, at: usize) -> Result<usize> {
     let wrong_arity = || CommandError::Arity("hsetex".to_owned()).into();
@@ -551,6 +636,9 @@ fn hsetex(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
             tx.event(key, Event::Hset);
         }
         tx.changed(key, event);
+        if tx.is_logged() {
+            options.log(tx, args);
+        }
     }
     reply.integer(done.into());
     Ok(())

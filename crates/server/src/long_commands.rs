@@ -286,15 +286,16 @@ impl LongCommand {
         let started = Instant::now();
         let (mut reply, mut rest) = (Reply::new(&mut outcome.reply, self.version), None);
         let mut result = match begun.rest.take() {
+            // Such a command adds its effects itself.
             Some(rest) => rest(&mut tx, args, &mut reply),
-            None => run(&mut tx, args, &mut reply),
+            None => damselfly_commands::run(run, &mut tx, args, &mut reply),
         };
         if let Err(Stop::NeedsAllLocks) = result {
             drop(tx);
             tx = engine.lock_all(self.db, now)?;
             tx.set_touches(self.touches_keys);
             tx.set_single_command();
-            result = run(&mut tx, args, &mut reply);
+            result = damselfly_commands::run(run, &mut tx, args, &mut reply);
         }
         match result {
             Ok(()) => {}

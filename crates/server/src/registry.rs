@@ -130,6 +130,8 @@ pub struct Row {
     pub writes: bool,
     /// It changes keys or function libraries.
     pub changes_data: bool,
+    /// It publishes a message, which replicas publish, too.
+    pub sends_messages: bool,
     /// It reads keys and changes none.
     pub only_reads: bool,
     /// A RESP2 client with subscriptions may use it.
@@ -159,6 +161,7 @@ impl Row {
             needs_memory: command.has(Trait::NeedsMemory),
             no_auth: command.has(Trait::NoAuth),
             changes_data: facts::writes(&command),
+            sends_messages: command.has(Trait::PubSub) && command.has(Trait::MayReplicate),
             only_reads: crate::admin::command::facts::only_reads(&command),
             writes: command.keys.writes()
                 || command.has(Trait::Writes)
@@ -444,7 +447,10 @@ fn needs_all_locks(command: &Command<Handler>) -> bool {
             Locks::None | Locks::All => true,
         },
         // Commands on connections use no keys.
-        Handler::Session(_) => command.group == Group::Server && !LOCKLESS.contains(&command.name),
+        Handler::Session(_) => {
+            let is_of_server = command.group == Group::Server && !LOCKLESS.contains(&command.name);
+            is_of_server || command.has(Trait::Writes)
+        }
         Handler::Script(_) => true,
         Handler::Dispatch(_) | Handler::Help | Handler::Memcached(_) => false,
     }

@@ -14,6 +14,7 @@ use crate::clients::Clients;
 use crate::clock::now_ms;
 use crate::event_loop::acceptor::Acceptor;
 use crate::gate::Gate;
+use crate::log_thread::LogThread;
 use crate::long_commands::LongCommands;
 use crate::memcached::MemcachedState;
 use crate::observers::invalidation::Tracking;
@@ -89,6 +90,8 @@ pub struct Shared {
     pub rates: Mutex<Rates>,
     /// What was saved and is being saved.
     pub persistence: Persistence,
+    /// The merge of the log, and its consumers.
+    pub log: LogThread,
 }
 
 /// Rates over the last samples, as INFO shows them.
@@ -146,6 +149,7 @@ impl Shared {
             startup_bytes: AtomicUsize::new(0),
             rates: Mutex::new(Rates::default()),
             persistence: Persistence::default(),
+            log: LogThread::default(),
         }
     }
 
@@ -303,6 +307,13 @@ fn apply(engine: &Engine, pubsub: &PubSub, config: &Config) {
         .flushes_later
         .store(config.lazyfree_lazy_user_flush, Relaxed);
     settings.ttl_rounding.store(config.ttl_rounding, Relaxed);
+    for (unlinks, option) in [
+        (&settings.unlinks_expired, config.lazyfree_lazy_expire),
+        (&settings.unlinks_evicted, config.lazyfree_lazy_eviction),
+        (&settings.unlinks_removed, config.lazyfree_lazy_user_del),
+    ] {
+        unlinks.store(option, Relaxed);
+    }
     settings
         .compresses_dumps
         .store(config.rdbcompression, Relaxed);

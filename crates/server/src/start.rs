@@ -35,6 +35,8 @@ const SAVE_THREADS_MAX: usize = 8;
 pub struct Server {
     shared: Arc<Shared>,
     threads: Vec<thread::JoinHandle<()>>,
+    /// Ends after all others, which append to the log.
+    log_thread: Option<thread::JoinHandle<()>>,
     pidfile: Option<PidFile>,
 }
 
@@ -102,6 +104,7 @@ impl Server {
         let mut server = Self {
             shared,
             threads: Vec::new(),
+            log_thread: None,
             pidfile,
         };
         for (index, poll) in polls.into_iter().enumerate() {
@@ -134,6 +137,8 @@ impl Server {
                     save_file::run(&shared, index);
                 })?);
         }
+        let shared = server.shared.clone();
+        server.log_thread = Some(spawn("log", move || shared.log.run(&shared.engine))?);
         let shared = server.shared.clone();
         server.threads.push(spawn("acceptor", move || {
             acceptor::run(&shared, accepting)
@@ -239,7 +244,8 @@ impl Server {
             }
             thread::sleep(POLL_INTERVAL);
         }
-        for worker in self.threads.drain(..) {
+        self.shared.log.end();
+        for worker in self.threads.drain(..).chain(self.log_thread.take()) {
             if worker.join().is_err() {
                 log::error!(
                     "A thread panicked because of a bug in Damselfly. Please report this with the lines above."

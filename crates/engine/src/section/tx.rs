@@ -3,6 +3,7 @@
 use std::mem::ManuallyDrop;
 
 use damselfly_base::CommandError;
+use damselfly_log::Record;
 use damselfly_value::{Collection, EntryRef, Text};
 
 use crate::section::engine::Engine;
@@ -61,11 +62,16 @@ pub struct Tx<'a> {
     pub(crate) effects: Effects,
     /// Rarely used state. Dropped by hand, so that a section without it checks only once that it has none.
     pub(crate) extras: ManuallyDrop<Option<Box<SectionExtras>>>,
+    /// The effects for the log. Empty when the section ends, so that dropping it is not checked again.
+    pub(crate) record: ManuallyDrop<Option<Box<Record>>>,
 }
 
 impl Drop for Tx<'_> {
     #[inline]
     fn drop(&mut self) {
+        if self.record.is_some() {
+            self.append_record();
+        }
         if self.extras.is_some() {
             self.finish_with_extras();
         } else {
@@ -88,14 +94,15 @@ impl<'a> Tx<'a> {
             is_single_command: false,
             effects: Effects::default(),
             extras: ManuallyDrop::new(None),
+            record: ManuallyDrop::new(None),
         }
     }
 
     #[inline]
     fn release(&self) {
-        match self.held {
-            HeldLocks::None | HeldLocks::Waiting(_) | HeldLocks::Lent => {}
-            HeldLocks::One(shard) => self.engine.shards.release(shard),
+        match &self.held {
+            HeldLocks::None | HeldLocks::Waiting(_) | HeldLocks::Lent(_) => {}
+            HeldLocks::One(shard) => self.engine.shards.release(*shard),
             HeldLocks::Many(shards) => shards
                 .iter()
                 .for_each(|&shard| self.engine.shards.release(shard)),
@@ -303,9 +310,17 @@ impl<'a> Tx<'a> {
     pub(crate) fn shard_and_extras(
         &mut self,
         index: usize,
-    ) -> (&mut Shard, &mut Option<Box<SectionExtras>>) {
+    ) -> (
+        &mut Shard,
+        &mut Option<Box<SectionExtras>>,
+        &mut Option<Box<Record>>,
+    ) {
         // SAFETY: bounded by the signature.
-        (unsafe { self.shard(index) }, &mut self.extras)
+        (
+            unsafe { self.shard(index) },
+            &mut self.extras,
+            &mut self.record,
+        )
     }
 
     #[inline]
@@ -338,6 +353,7 @@ impl<'a> Tx<'a> {
             now,
             expired,
             extras: &mut self.extras,
+            record: &mut self.record,
         })
     }
 
@@ -368,6 +384,7 @@ impl<'a> Tx<'a> {
             now,
             expired,
             extras: &mut self.extras,
+            record: &mut self.record,
         })
     }
 

@@ -21,6 +21,7 @@ use damselfly_base::CommandError;
 use damselfly_commands::memcached::Output;
 use damselfly_commands::{Args, Run, Stop, Trait};
 use damselfly_engine::{Busy, Engine, Now, Tx, Unserved};
+use damselfly_log::Targets;
 use damselfly_protocol::Reply;
 
 pub(crate) use self::account::count_effects;
@@ -33,6 +34,7 @@ use crate::clock;
 use crate::event_loop::connection::{Connection, OUTPUT_PAUSE_BYTES};
 use crate::event_loop::input::{Batch, Request, Stall};
 use crate::long_commands::LongRun;
+use crate::memcached;
 use crate::observers::monitor;
 use crate::registry::{Handler, Locks, REGISTRY, Registry, Row, WithinMulti};
 use crate::scripts::{self, ThreadScripts};
@@ -294,6 +296,10 @@ impl Dispatcher {
                 {
                     return Some(Halt::Stall(Stall::Paused(hold)));
                 }
+                if writes && self.shared.engine.log.is_on() && self.shared.engine.log.is_congested()
+                {
+                    return Some(Halt::Stall(Stall::Log));
+                }
                 if session.transaction.is_open() && row.within_multi == WithinMulti::Queued {
                     let writes = row.writes
                         && !(row.runs_script && scripts::only_reads(&self.shared, row, args));
@@ -421,6 +427,10 @@ impl Dispatcher {
                 };
                 let result = run(&mut context, args, reply);
                 drop(context);
+                let log = &engine.log;
+                if row.sends_messages && result.is_ok() && log.wants(Targets::REPLICAS) {
+                    log.append_one(Targets::REPLICAS, db, args.from(0), now.0);
+                }
                 self.refresh_config();
                 if let Err(Stop::Long) = result {
                     let run = crate::admin::long_part(row, args);
@@ -441,14 +451,14 @@ impl Dispatcher {
                 let mut tx = lock(engine, row, args, db, now, &mut self.shards)?;
                 tx.set_others_wait();
                 tx.set_touches(touches_keys(session, row));
-                let mut result = run(&mut tx, args, reply);
+                let mut result = damselfly_commands::run(run, &mut tx, args, reply);
                 if result.is_err() {
                     if let Err(Stop::NeedsAllLocks) = result {
                         drop(tx);
                         tx = engine.lock_all(db, now)?;
                         tx.set_others_wait();
                         tx.set_touches(touches_keys(session, row));
-                        result = run(&mut tx, args, reply);
+                        result = damselfly_commands::run(run, &mut tx, args, reply);
                     }
                     if let Err(stop @ (Stop::Long | Stop::LongUnlocked(_))) = result {
                         // The long run will report missed keys itself. Expired keys were removed already.
@@ -491,7 +501,11 @@ impl Dispatcher {
             Handler::Memcached(run) => {
                 let mut tx = lock(engine, row, args, db, now, &mut self.shards)?;
                 let mut output = Output::new(reply.buffer());
+                let start = tx.begin_command();
                 let result = run(&mut tx, args, &mut output);
+                if tx.is_logged() && tx.has_changed(start) {
+                    memcached::log_items(&mut tx, row, args);
+                }
                 let counters = &self.shared.threads[self.thread].counters;
                 counters.memcached.add(output.tally);
                 count_effects(counters, tx.effects());

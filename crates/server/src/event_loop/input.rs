@@ -44,6 +44,8 @@ pub enum Stall {
     Waiting,
     /// It has sent more messages to the thread of this number than that thread can deliver soon.
     Congested(usize),
+    /// It would write, but the log is not merged fast enough.
+    Log,
     /// A command runs on a thread for long commands: [`Session::long`].
     Long,
     /// A reply is written in slices: [`Session::rest`].
@@ -55,7 +57,9 @@ impl Stall {
     pub fn has_begun(&self) -> bool {
         match self {
             Self::Waiting | Self::Long | Self::SlicedReply | Self::Sleeping(_) => true,
-            Self::Shard(_) | Self::Paused(_) | Self::Output | Self::Congested(_) => false,
+            Self::Shard(_) | Self::Paused(_) | Self::Output | Self::Congested(_) | Self::Log => {
+                false
+            }
         }
     }
 
@@ -67,6 +71,7 @@ impl Stall {
             | Self::Sleeping(_)
             | Self::Output
             | Self::Congested(_)
+            | Self::Log
             | Self::Long
             | Self::SlicedReply => false,
         }

@@ -196,6 +196,9 @@ impl Worker {
             self.serve_ready();
             self.send_published();
         }
+        if self.shared.engine.log.is_on() {
+            self.shared.log.wake();
+        }
         self.flush_all();
         self.run_timers();
         if self.shared.gate.is_loading() {
@@ -320,7 +323,8 @@ impl Worker {
                 | Stall::Paused(_)
                 | Stall::Sleeping(_)
                 | Stall::Output
-                | Stall::Congested(_),
+                | Stall::Congested(_)
+                | Stall::Log,
             )
             | None => {}
         }
@@ -397,7 +401,13 @@ impl Worker {
             }
             // A message, or the flush at the end of the turn, makes the thread check these.
             Some(Stall::Long | Stall::SlicedReply | Stall::Output) => {}
-            Some(Stall::Shard(_) | Stall::Paused(_) | Stall::Sleeping(_) | Stall::Congested(_)) => {
+            Some(
+                Stall::Shard(_)
+                | Stall::Paused(_)
+                | Stall::Sleeping(_)
+                | Stall::Congested(_)
+                | Stall::Log,
+            ) => {
                 let is_listed = self.stalled.contains(&key);
                 self.stalled.extend((!is_listed).then_some(key));
             }

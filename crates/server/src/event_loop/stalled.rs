@@ -8,6 +8,9 @@ use crate::blocked::End;
 use crate::clock;
 use crate::event_loop::input::Stall;
 
+/// How often a connection that waits for the log is looked at.
+const LOG_INTERVAL: Duration = Duration::from_millis(1);
+
 impl Worker {
     /// How long the thread may wait for events.
     pub(super) fn longest_wait(&self) -> Duration {
@@ -40,6 +43,7 @@ impl Worker {
                 Some(Stall::Congested(to)) if !self.shared.is_congested(self.index, to) => {
                     return Duration::ZERO;
                 }
+                Some(Stall::Log) => until = until.min(now + LOG_INTERVAL),
                 // Checked again at every wake-up and tick.
                 Some(
                     Stall::Shard(_)
@@ -71,6 +75,7 @@ impl Worker {
                 Some(Stall::Shard(_)) => true,
                 Some(Stall::Paused(hold)) => self.shared.pause.is_over(hold, now_ms),
                 Some(Stall::Sleeping(until)) => until <= Instant::now(),
+                Some(Stall::Log) => !self.shared.engine.log.is_congested(),
                 Some(Stall::Congested(to)) => !self.shared.is_congested(self.index, to),
                 Some(Stall::Output | Stall::Waiting | Stall::Long | Stall::SlicedReply) => false,
             };
