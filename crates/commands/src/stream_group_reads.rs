@@ -250,10 +250,11 @@ fn read_one(
     let is_new = delivered.as_ref().is_some_and(|delivered| delivered.is_new);
     count_change(tx, key, is_new.then_some(Event::XgroupCreateconsumer));
     if tx.is_logged() {
-        if is_new {
+        let pending = delivered.map_or_else(Vec::new, |delivered| delivered.pending);
+        // A delivery creates the consumer, too.
+        if is_new && pending.is_empty() {
             log_new_consumer(tx, key, reader.group, reader.consumer);
         }
-        let pending = delivered.map_or_else(Vec::new, |delivered| delivered.pending);
         log_deliveries(tx, key, reader.group, &pending);
         if source == Source::New {
             log_position(tx, key, reader.group);

@@ -56,7 +56,7 @@ impl Step {
         }
     }
 
-    fn bytes(&self) -> Vec<u8> {
+    pub fn bytes(&self) -> Vec<u8> {
         if !self.inline {
             return request(&self.arguments);
         }

@@ -4,34 +4,44 @@
 pub struct Case {
     /// The commands.
     pub lines: &'static [&'static str],
-    /// The effects, if Redis 7.0 does not know the commands or writes something else that means the same.
-    pub expected: Option<&'static [&'static str]>,
+    /// How their effects are compared.
+    pub compare: Compare,
     /// A command may be refused.
     pub may_fail: bool,
 }
 
-const fn same(lines: &'static [&'static str]) -> Case {
+/// How effects are compared.
+pub enum Compare {
+    /// With those of Redis.
+    Exactly,
+    /// With those of Redis, but without MULTI and EXEC: ours keep a blocked client's effects with those of the command that served it.
+    Ungrouped,
+    /// With these, because Redis 7.0 does not know the commands or writes something else that means the same.
+    With(&'static [&'static str]),
+}
+
+const fn case(lines: &'static [&'static str], compare: Compare, may_fail: bool) -> Case {
     Case {
         lines,
-        expected: None,
-        may_fail: false,
+        compare,
+        may_fail,
     }
+}
+
+const fn same(lines: &'static [&'static str]) -> Case {
+    case(lines, Compare::Exactly, false)
 }
 
 const fn refused(lines: &'static [&'static str]) -> Case {
-    Case {
-        lines,
-        expected: None,
-        may_fail: true,
-    }
+    case(lines, Compare::Exactly, true)
+}
+
+const fn serves(lines: &'static [&'static str]) -> Case {
+    case(lines, Compare::Ungrouped, false)
 }
 
 const fn own(lines: &'static [&'static str], expected: &'static [&'static str]) -> Case {
-    Case {
-        lines,
-        expected: Some(expected),
-        may_fail: false,
-    }
+    case(lines, Compare::With(expected), false)
 }
 
 /// All cases.
@@ -97,8 +107,7 @@ pub const CASES: &[Case] = &[
     same(&[
         "SET k v",
         "EXPIRE k 100",
-        "PEXPIRE k 100000 GT",
-        "EXPIRE k 50 LT",
+        "PEXPIRE k 100000",
         "EXPIREAT k 9000000000",
         "PEXPIREAT k 9000000000000",
         "PERSIST k",
@@ -106,8 +115,15 @@ pub const CASES: &[Case] = &[
         "EXPIRE k 5 XX",
     ]),
     same(&["SET k v", "EXPIRE k -1", "SET k v", "PEXPIREAT k 1"]),
-    same(&["SET k v", "RESTORE l 0 \"\\n\""]),
-    same(&["SET k 1", "SORT k"]),
+    same(&[
+        "SET k v",
+        "RESTORE l 0 DUMP:k",
+        "RESTORE l 100000 DUMP:k REPLACE",
+        "RESTORE l 9000000000000 DUMP:k ABSTTL REPLACE",
+        "RESTORE l 1 DUMP:k ABSTTL REPLACE",
+        "RESTORE no 1 DUMP:k ABSTTL REPLACE",
+    ]),
+    own(&["SET k v", "PREPEND k a"], &["SET k v", "PREPEND k a"]),
     same(&[
         "RPUSH l 3 1 2",
         "SORT l STORE d",
@@ -143,6 +159,21 @@ pub const CASES: &[Case] = &[
         "MSET k 1 l 2",
         "DEBUG SET-ACTIVE-EXPIRE 1",
     ]),
+    own(
+        &[
+            "SET k v",
+            "PEXPIRE k 100000",
+            "EXPIRE k 50 LT",
+            "EXPIRE k 200 GT",
+            "EXPIRE k 9 NX",
+        ],
+        &[
+            "SET k v",
+            "PEXPIREAT k TIME",
+            "PEXPIREAT k TIME",
+            "PEXPIREAT k TIME",
+        ],
+    ),
     // Lists.
     same(&[
         "RPUSH l a b c",
@@ -175,14 +206,14 @@ pub const CASES: &[Case] = &[
         "BRPOPLPUSH l m 0",
         "BLMPOP 0 1 l LEFT COUNT 10",
     ]),
-    same(&["> BLPOP l 0", "RPUSH l a b"]),
-    same(&["> BLPOP l 0", "> BRPOP l 0", "RPUSH l a", "RPUSH l b"]),
-    same(&[
+    serves(&["> BLPOP l 0", "RPUSH l a b"]),
+    serves(&["> BLPOP l 0", "> BRPOP l 0", "RPUSH l a", "RPUSH l b"]),
+    serves(&[
         "> BLMOVE l m LEFT RIGHT 0",
         "> BRPOPLPUSH m o 0",
         "RPUSH l a",
     ]),
-    same(&[
+    serves(&[
         "> BLMPOP 0 1 l LEFT COUNT 2",
         "MULTI",
         "RPUSH l a b c",
@@ -330,8 +361,8 @@ pub const CASES: &[Case] = &[
         "BZPOPMAX z 0",
         "BZMPOP 0 1 z MAX",
     ]),
-    same(&["> BZPOPMIN z 0", "ZADD z 1 a 2 b"]),
-    same(&["> BZMPOP 0 1 z MAX COUNT 5", "ZADD z 1 a 2 b"]),
+    serves(&["> BZPOPMIN z 0", "ZADD z 1 a 2 b"]),
+    serves(&["> BZMPOP 0 1 z MAX COUNT 5", "ZADD z 1 a 2 b"]),
     same(&[
         "ZADD z 1 a 2 b",
         "ZADD y 3 b",
@@ -377,15 +408,32 @@ pub const CASES: &[Case] = &[
         "XGROUP DESTROY s g",
         "XGROUP DESTROY s g",
     ]),
-    same(&[
-        "XADD s 1-1 a b",
-        "XADD s 2-1 a b",
-        "XGROUP CREATE s g 0",
-        "XREADGROUP GROUP g c COUNT 1 STREAMS s >",
-        "XREADGROUP GROUP g d NOACK STREAMS s >",
-        "XACK s g 1-1",
-        "XACK s g 1-1",
-    ]),
+    // Redis 7.0 loses how many entries a group has read; later versions log it as ours does.
+    own(
+        &[
+            "XADD s 1-1 a b",
+            "XADD s 2-1 a b",
+            "XGROUP CREATE s g 0",
+            "XREADGROUP GROUP g c COUNT 1 STREAMS s >",
+            "XREADGROUP GROUP g d NOACK STREAMS s >",
+            "XACK s g 1-1",
+            "XACK s g 1-1",
+        ],
+        &[
+            "XADD s 1-1 a b",
+            "XADD s 2-1 a b",
+            "XGROUP CREATE s g 0",
+            "MULTI",
+            "XCLAIM s g c 0 1-1 TIME TIME RETRYCOUNT 1 FORCE JUSTID LASTID 1-1",
+            "XGROUP SETID s g 1-1 ENTRIESREAD 1",
+            "EXEC",
+            "MULTI",
+            "XGROUP CREATECONSUMER s g d",
+            "XGROUP SETID s g 2-1 ENTRIESREAD 2",
+            "EXEC",
+            "XACK s g 1-1",
+        ],
+    ),
     own(
         &[
             "XADD s 1-1 a b",
@@ -397,28 +445,49 @@ pub const CASES: &[Case] = &[
             "XADD s 1-1 a b",
             "XGROUP CREATE s g 0",
             "MULTI",
-            "XGROUP CREATECONSUMER s g c",
             "XCLAIM s g c 0 1-1 TIME TIME RETRYCOUNT 1 FORCE JUSTID LASTID 1-1",
             "XGROUP SETID s g 1-1 ENTRIESREAD 1",
             "EXEC",
             "XCLAIM s g c 0 1-1 TIME TIME RETRYCOUNT 2 FORCE JUSTID LASTID 1-1",
         ],
     ),
-    same(&[
-        "XADD s 1-1 a b",
-        "XADD s 2-1 a b",
-        "XGROUP CREATE s g 0",
-        "XREADGROUP GROUP g c STREAMS s >",
-        "XCLAIM s g d 0 1-1",
-        "XCLAIM s g d 0 2-1 JUSTID",
-        "XAUTOCLAIM s g e 0 0",
-        "XCLAIM s g d 1000000 1-1",
-    ]),
-    same(&[
-        "XGROUP CREATE s g $ MKSTREAM",
-        "> XREADGROUP GROUP g c BLOCK 0 STREAMS s >",
-        "XADD s 1-1 a b",
-    ]),
+    own(
+        &[
+            "XADD s 1-1 a b",
+            "XGROUP CREATE s g 0",
+            "XREADGROUP GROUP g c STREAMS s >",
+            "XCLAIM s g d 0 1-1",
+            "XCLAIM s g d 0 1-1 JUSTID",
+            "XAUTOCLAIM s g e 0 0",
+            "XCLAIM s g d 1000000 1-1",
+        ],
+        &[
+            "XADD s 1-1 a b",
+            "XGROUP CREATE s g 0",
+            "MULTI",
+            "XCLAIM s g c 0 1-1 TIME TIME RETRYCOUNT 1 FORCE JUSTID LASTID 1-1",
+            "XGROUP SETID s g 1-1 ENTRIESREAD 1",
+            "EXEC",
+            "XCLAIM s g d 0 1-1 TIME TIME RETRYCOUNT 2 FORCE JUSTID LASTID 1-1",
+            "XCLAIM s g d 0 1-1 TIME TIME RETRYCOUNT 2 FORCE JUSTID LASTID 1-1",
+            "XCLAIM s g e 0 1-1 TIME TIME RETRYCOUNT 3 FORCE JUSTID LASTID 1-1",
+        ],
+    ),
+    own(
+        &[
+            "XGROUP CREATE s g $ MKSTREAM",
+            "> XREADGROUP GROUP g c BLOCK 0 STREAMS s >",
+            "XADD s 1-1 a b",
+        ],
+        &[
+            "XGROUP CREATE s g $ MKSTREAM",
+            "MULTI",
+            "XADD s 1-1 a b",
+            "XCLAIM s g c 0 1-1 TIME TIME RETRYCOUNT 1 FORCE JUSTID LASTID 1-1",
+            "XGROUP SETID s g 1-1 ENTRIESREAD 1",
+            "EXEC",
+        ],
+    ),
     own(
         &[
             "XADD s 1-1 a b",
@@ -435,7 +504,6 @@ pub const CASES: &[Case] = &[
             "XADD s 1-1 a b",
             "XGROUP CREATE s g 0",
             "MULTI",
-            "XGROUP CREATECONSUMER s g c",
             "XCLAIM s g c 0 1-1 TIME TIME RETRYCOUNT 1 FORCE JUSTID LASTID 1-1",
             "XGROUP SETID s g 1-1 ENTRIESREAD 1",
             "EXEC",
