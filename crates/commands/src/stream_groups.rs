@@ -257,9 +257,9 @@ pub(crate) fn log_position(tx: &mut Tx<'_>, key: Key<'_>, name: &[u8]) {
         return;
     };
     let last = group.last_id.to_string();
-    let read = group
-        .entries_read
-        .map_or_else(|| String::from("-1"), |read| read.to_string());
+    // The option takes no number beyond 63 bits; such a count is useless anyway.
+    let read = group.entries_read.and_then(|read| i64::try_from(read).ok());
+    let read = read.unwrap_or(-1).to_string();
     tx.log_effect(&[
         b"XGROUP",
         b"SETID",

@@ -56,6 +56,8 @@ impl Step {
         }
     }
 
+    /// The request as it is sent.
+    #[must_use]
     pub fn bytes(&self) -> Vec<u8> {
         if !self.inline {
             return request(&self.arguments);

@@ -14,6 +14,7 @@ use damselfly_oracle::rows::{self, Family};
 use damselfly_oracle::sequence::{Generator, Step};
 use damselfly_oracle::server::{Program, Server};
 
+use damselfly_protocol::client::{DecodeLimits, Decoder};
 use effects::subject::Subject;
 
 /// How many sequences each test plays, and how many commands each has.
@@ -60,9 +61,13 @@ fn replay(address: SocketAddr, log: &[u8]) {
     stream.write_all(log).unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
     let replies = reading.join().unwrap();
-    let text = String::from_utf8_lossy(&replies);
-    let error = text.lines().find(|line| line.starts_with('-'));
-    assert_eq!(error, None, "an effect was refused");
+    let (mut decoder, mut rest) = (Decoder::new(DecodeLimits::default()), &replies[..]);
+    while let Ok(Some((value, len))) = decoder.decode(rest) {
+        rest = &rest[len..];
+        let text = value.to_string();
+        assert!(!text.contains("(error)"), "an effect was refused: {text}");
+    }
+    assert!(rest.is_empty(), "the replies are incomplete");
 }
 
 fn digest(connection: &mut Connection) -> String {

@@ -70,7 +70,13 @@ impl Subject {
             bytes: log.clone(),
             has_begun: false,
         };
-        let tx = shared.engine.lock_all(0, Now(0)).unwrap();
+        let tx = loop {
+            // The sweep may have a lock.
+            if let Ok(tx) = shared.engine.lock_all(0, Now(0)) {
+                break tx;
+            }
+            std::thread::yield_now();
+        };
         shared.log.attach(&tx, Box::new(collector));
         drop(tx);
         Self {
