@@ -41,6 +41,8 @@ pub enum Fault {
     BadLength(u8),
     /// A string in an unknown encoding, as its first byte shows.
     BadString(u64),
+    /// The metadata field in front of an item of memcached's clients is broken.
+    BadItemField,
     /// The length of a string or collection is impossible.
     TooLong(u64),
     /// A compressed string cannot be expanded.
@@ -152,6 +154,7 @@ impl fmt::Display for Fault {
             ),
             Self::BadLength(byte) => write!(f, "invalid length encoding {byte:#04x}"),
             Self::BadString(encoding) => write!(f, "unknown string encoding {encoding}"),
+            Self::BadItemField => f.write_str("invalid attributes of a memcached item"),
             Self::TooLong(length) => write!(f, "a length of {length} is too large"),
             Self::BadCompression => f.write_str("invalid LZF compressed string"),
             Self::Packed { form, at, problem } => {

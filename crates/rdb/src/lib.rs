@@ -20,6 +20,7 @@ mod encode;
 mod error;
 mod format;
 mod input;
+mod item_field;
 mod lzf;
 mod reader;
 mod skip;

@@ -11,6 +11,7 @@ use crate::format::{
     VALKEY_VERSION_MIN, VERSION_WITH_CHECKSUM, kind, module, module_name, opcode,
 };
 use crate::input::{Input, Result};
+use crate::item_field;
 use crate::split::Chunk;
 
 /// A part of a file.
@@ -124,6 +125,8 @@ struct Attributes {
     deadline_ms: Option<i64>,
     idle_seconds: Option<u64>,
     frequency: Option<u8>,
+    /// What memcached's clients keep with it.
+    item: Option<damselfly_value::Attributes>,
 }
 
 impl<'t, R: Read> Reader<'t, R> {
@@ -210,6 +213,16 @@ impl<'t, R: Read> Reader<'t, R> {
                 }
                 opcode::IDLE => attributes.idle_seconds = Some(input.length()?),
                 opcode::FREQUENCY => attributes.frequency = Some(input.byte()?),
+                opcode::AUX => {
+                    input.string_to(&mut self.key)?;
+                    if self.key != item_field::NAME {
+                        let (name, mut value) = (self.key.clone(), Vec::new());
+                        input.string_to(&mut value)?;
+                        return Ok(Event::Aux { name, value });
+                    }
+                    let item = item_field::parse(input.string()?);
+                    attributes.item = Some(item.ok_or(Fault::BadItemField)?);
+                }
                 _ if is_kind(byte) => return self.entry(byte, &attributes),
                 _ => return self.other(byte),
             }
@@ -227,11 +240,16 @@ impl<'t, R: Read> Reader<'t, R> {
         let (input, dialect) = (&mut self.input, self.dialect);
         let entry = self.decoder.entry(input, kind, dialect, head)?;
         Ok(match entry {
-            Some(entry) => Event::Entry(LoadedEntry {
-                entry,
-                idle_seconds: attributes.idle_seconds,
-                frequency: attributes.frequency,
-            }),
+            Some(mut entry) => {
+                if let Some(item) = attributes.item.filter(|_| entry.view().text().is_some()) {
+                    entry.set_attributes(item);
+                }
+                Event::Entry(LoadedEntry {
+                    entry,
+                    idle_seconds: attributes.idle_seconds,
+                    frequency: attributes.frequency,
+                })
+            }
             None => Event::Empty {
                 key: self.key.clone(),
             },
@@ -242,12 +260,6 @@ impl<'t, R: Read> Reader<'t, R> {
     fn other(&mut self, byte: u8) -> Result<Event> {
         let input = &mut self.input;
         Ok(match byte {
-            opcode::AUX => {
-                let (mut name, mut value) = (Vec::new(), Vec::new());
-                input.string_to(&mut name)?;
-                input.string_to(&mut value)?;
-                Event::Aux { name, value }
-            }
             opcode::SELECT_DB => Event::SelectDb(input.length()?),
             opcode::RESIZE_DB => Event::ResizeDb {
                 keys: input.length()?,

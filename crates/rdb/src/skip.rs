@@ -4,6 +4,7 @@
 
 use crate::decode::{Dialect, is_kind};
 use crate::format::{kind, opcode, string};
+use crate::item_field;
 
 /// Why an entry could not be skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,12 +52,24 @@ impl Cursor<'_> {
                 opcode::IDLE => {
                     self.length()?;
                 }
+                opcode::AUX => self.item_field()?,
                 kind if is_kind(kind) => break kind,
                 _ => return Err(Obstacle::Opaque),
             }
         };
         self.string()?;
         self.value(kind, dialect)
+    }
+
+    /// The metadata field that belongs to the entry behind it. Other fields do not.
+    fn item_field(&mut self) -> Skipped {
+        let expected = std::iter::once(item_field::NAME.len() as u8);
+        for byte in expected.chain(item_field::NAME.iter().copied()) {
+            if self.byte()? != byte {
+                return Err(Obstacle::Opaque);
+            }
+        }
+        self.string()
     }
 
     #[inline]

@@ -32,6 +32,7 @@ fn entries_of_any_form_come_back_from_files_of_any_version() {
         assert_eq!(again.len(), entries.len());
         for (again, entry) in again.iter().zip(&entries) {
             assert_eq!(model(again.view()), model(entry.view()));
+            assert_eq!(again.view().attributes(), entry.view().attributes());
         }
         let report = check(&bytes[..]);
         assert!(report.fault.is_none(), "{report}");

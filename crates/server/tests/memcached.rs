@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::time::Duration;
 
 use common::{Client, TestServer, until};
-use damselfly_config::Config;
+use damselfly_config::{Allow, Config};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -456,6 +456,21 @@ fn shutdown_saves_if_there_are_save_points() {
     let folder = cache.server.shared().config().dir.clone();
     let file = std::fs::read(std::path::Path::new(&folder).join("dump.rdb")).unwrap();
     assert!(file.windows(5).any(|part| part == b"value"));
+}
+
+/// Serializers of clients note in the flags how a value is to be read: without them, all values would be misread after a restart.
+#[test]
+fn flags_and_marks_of_items_are_in_the_snapshot() {
+    let cache = Cache::with(|config| config.enable_debug_command = Allow::Yes);
+    let (mut redis, mut memcached) = (cache.redis(), cache.memcached());
+    memcached
+        .run("set plain 0 0 1|1|set few 7 0 1|2|set most 4294967295 600 3|abc|set old 5 0 1|x");
+    memcached.run("md old I|mg old v");
+    let lines = "mg plain f v|mg few f v|mg most f v|mg old f v";
+    let before = "VA 1 f0|1|VA 1 f7|2|VA 3 f4294967295|abc|VA 1 f5 Z X|x";
+    assert_eq!(memcached.run(lines), before);
+    assert_eq!(redis.run("DEBUG RELOAD"), "OK");
+    assert_eq!(memcached.run(lines), before);
 }
 
 #[test]

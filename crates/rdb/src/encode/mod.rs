@@ -14,6 +14,7 @@ use crate::format::{
     REDIS_MAGIC, VALKEY_MAGIC, VALKEY_VERSION_MIN, VERSION_WITH_CHECKSUM,
     VERSION_WITH_FIELD_DEADLINES, VERSION_WRITTEN, opcode, string,
 };
+use crate::item_field;
 use crate::lzf::Compressor;
 
 pub use value::ValueWriter;
@@ -213,6 +214,9 @@ impl Encoder {
     ) -> Result<ValueWriter, NeedsVersion> {
         let value = entry.value();
         let kind = self.kind_of(value)?;
+        if let Some(item) = item_field::value(entry.attributes()) {
+            self.aux(item_field::NAME, item.as_bytes(), out);
+        }
         if let Some(deadline_ms) = entry.deadline_ms() {
             out.push(opcode::EXPIRE_MS);
             out.extend_from_slice(&deadline_ms.to_le_bytes());

@@ -14,8 +14,8 @@ use damselfly_rdb::{
     dump, restore,
 };
 use damselfly_value::{
-    Collection, Element, Entry, EntryRef, Hash, HashRef, List, ListRef, Set, Side, SortedSet,
-    Stream, StreamId, Text, Thresholds, Type, Value,
+    Attributes, Collection, Element, Entry, EntryRef, Hash, HashRef, List, ListRef, Set, Side,
+    SortedSet, Stream, StreamId, Text, Thresholds, Type, Value,
 };
 
 /// A random byte string, often an integer.
@@ -83,7 +83,16 @@ pub fn entry(random: &mut Random, thresholds: &Thresholds) -> Entry {
         let long_max = [10, 100, 5000, 300_000][random.below(4)];
         let value = text(random, long_max);
         let value = damselfly_value::NewValue::compact(&value);
-        return Entry::new(&key, value, deadline_ms);
+        let mut entry = Entry::new(&key, value, deadline_ms);
+        if random.below(3) == 0 {
+            entry.set_attributes(Attributes {
+                flags: (random.number() >> random.below(64)) as u32,
+                is_stale: random.below(2) == 0,
+                is_claimed: random.below(2) == 0,
+                ..Attributes::NONE
+            });
+        }
+        return entry;
     }
     let mut entry = Entry::new_collection(&key, of, deadline_ms);
     let integers_only = random.below(3) == 0;
@@ -347,8 +356,9 @@ pub fn read(
     for entries_max in [usize::MAX, 1] {
         match (&whole, read_chunks(bytes, options, entries_max)) {
             (Ok(whole), Ok(chunks)) => {
-                let models = |entries: &[Entry]| -> Vec<Model> {
-                    entries.iter().map(|entry| model(entry.view())).collect()
+                let models = |entries: &[Entry]| -> Vec<(Model, Attributes)> {
+                    let views = entries.iter().map(Entry::view);
+                    views.map(|view| (model(view), view.attributes())).collect()
                 };
                 assert_eq!(models(whole), models(&chunks));
             }
