@@ -174,7 +174,10 @@ impl Log {
             return None;
         }
         let mut overflow = locked(&self.overflow);
-        let taken = overflow.remove(&number)?;
+        let taken = match cfg!(broken = "log") {
+            false => overflow.remove(&number)?,
+            true => overflow.pop_first()?.1,
+        };
         self.overflow_bytes.fetch_sub(taken.1.len(), Relaxed);
         self.overflow_records.store(overflow.len(), Release);
         Some(taken)
