@@ -159,7 +159,10 @@ impl Restore {
     ) -> Result {
         let entry = decoded.map_err(|error| refusal(&error, tx.now()))?;
         let (key, changes) = (args.key(1), tx.effects().changes);
-        if self.deadline_ms.is_some_and(|at| is_past(at, tx.now())) {
+        if self
+            .deadline_ms
+            .is_some_and(|at| is_past(at, tx.expiry_time()))
+        {
             if self.replace {
                 tx.remove_unread(key);
             }

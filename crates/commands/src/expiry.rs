@@ -290,7 +290,7 @@ fn expire(
 ) -> Result {
     let conditions = Conditions::parse(args)?;
     let new_ms = signed_deadline_in(tx, args.integer(2)?, unit, relative, command)?;
-    let (key, now) = (args.key(1), tx.now());
+    let (key, now) = (args.key(1), tx.expiry_time());
     let done = match tx.access_place_in(tx.db(), key) {
         Place::Absent(_) => None,
         Place::Present(present) if !conditions.allow(present.view().deadline_ms(), new_ms) => None,

@@ -308,7 +308,7 @@ fn hexpire(
     const NOT_ALLOWED: i64 = 0;
     const SET: i64 = 1;
     const REMOVED: i64 = 2;
-    let (key, now) = (args.key(1), tx.now());
+    let (key, now) = (args.key(1), tx.expiry_time());
     // A wrong type is reported before wrong arguments.
     tx.access_as::<Hash>(key)?;
     let deadline = deadline_in(args, 2, now, unit, relative, command)?;
@@ -469,7 +469,7 @@ fn deadline_option(args: Args<'_>, at: usize) -> Option<(Unit, Relative)> {
 
 fn hgetex(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     const NAME: &str = "hgetex";
-    let now = tx.now();
+    let now = tx.expiry_time();
     tx.access_as::<Hash>(args.key(1))?;
     if let Some((unit, relative)) = deadline_option(args, 2) {
         let deadline = deadline_in(args, 3, now, unit, relative, NAME)?;
@@ -568,7 +568,7 @@ impl SetOptions {
     fn log(&self, tx: &mut Tx<'_>, args: Args<'_>) {
         let (key, deadline) = (args.key(1), self.deadline);
         if let NewDeadline::At(moment) = deadline
-            && is_past(moment, tx.now())
+            && is_past(moment, tx.expiry_time())
         {
             let fields: Vec<&[u8]> = args.from(self.first).step_by(2).collect();
             log_removed(tx, key, &fields);
@@ -609,7 +609,7 @@ fn set_fields_at(args: Args<'_>, at: usize) -> Result<usize> {
 }
 
 fn hsetex(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    let (key, now) = (args.key(1), tx.now());
+    let (key, now) = (args.key(1), tx.expiry_time());
     let options = SetOptions::parse(args, now)?;
     let fields = || (options.first..args.len()).step_by(2);
     let done = tx.change::<Hash, _>(key, Create::IfAbsent, |hash| {

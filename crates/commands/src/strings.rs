@@ -436,7 +436,7 @@ fn getex(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     get(tx, args, reply)?;
     let absolute = matches!(options.expiry, Some((_, Relative::ToEpoch, _)));
     match deadline_ms {
-        Some(moment) if absolute && is_past(moment, tx.now()) => {
+        Some(moment) if absolute && is_past(moment, tx.expiry_time()) => {
             tx.remove(key);
             let name = tx.engine().settings.name_of_expiry();
             tx.log_effect(&[name, key.bytes]);

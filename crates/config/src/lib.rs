@@ -32,8 +32,8 @@ pub use options::{Access, Changeable, Effect, OPTIONS, Opt, Section, find};
 pub use output_limits::{OutputLimit, OutputLimits};
 pub use saving::{SavePoint, SavePoints, ShutdownFlags};
 pub use settings::{
-    Allow, ClientMemory, Config, LogLevel, MaxmemoryPolicy, Origin, Percentiles, RdbVersion,
-    SanitizePayloads, Supervised,
+    Allow, AppendFsync, ClientMemory, Config, LogLevel, MaxmemoryPolicy, Origin, Percentiles,
+    RdbVersion, SanitizePayloads, Supervised,
 };
 
 impl Config {

@@ -61,6 +61,7 @@ static SESSION_FAMILIES: &[&[Command<Handler>]] = &[
     function_commands::COMMANDS,
     server::COMMANDS,
     persistence::commands::COMMANDS,
+    persistence::aof::commands::COMMANDS,
     transaction::COMMANDS,
 ];
 
@@ -429,7 +430,7 @@ fn refused_while(command: &Command<Handler>) -> Reasons {
     // As in Redis, PING shows to monitoring that something is wrong. Of scripts, the flags decide.
     let may_write = facts::writes(command) || matches!(command.run, Run::Run(Handler::Script(_)));
     if may_write || command.name == "PING" {
-        reasons = reasons.and(Reasons::SAVING_FAILED);
+        reasons = reasons.and(Reasons::SAVING_FAILED).and(Reasons::LOG_FAILED);
     }
     reasons
 }

@@ -18,6 +18,7 @@ use crate::log_thread::LogThread;
 use crate::long_commands::LongCommands;
 use crate::memcached::MemcachedState;
 use crate::observers::invalidation::Tracking;
+use crate::persistence::aof::Aof;
 use crate::persistence::{Loading, Persistence};
 use crate::scripts::Scripts;
 use crate::scripts::function_libraries::Functions;
@@ -92,6 +93,8 @@ pub struct Shared {
     pub persistence: Persistence,
     /// The merge of the log, and its consumers.
     pub log: LogThread,
+    /// The append-only file.
+    pub aof: Arc<Aof>,
 }
 
 /// Rates over the last samples, as INFO shows them.
@@ -150,6 +153,7 @@ impl Shared {
             rates: Mutex::new(Rates::default()),
             persistence: Persistence::default(),
             log: LogThread::default(),
+            aof: Arc::default(),
         }
     }
 
@@ -178,6 +182,7 @@ impl Shared {
         note_low_limit(slot.maxmemory_bytes, config.maxmemory_bytes);
         apply(&self.engine, &self.pubsub, &config);
         self.persistence.apply(&self.gate, &config);
+        self.aof.apply(&config);
         *slot = Arc::new(config);
         self.config_generation.fetch_add(1, Relaxed);
         drop(slot);

@@ -51,6 +51,8 @@ pub struct Tx<'a> {
     pub(crate) held: HeldLocks<'a>,
     db: usize,
     now: Now,
+    /// The moment that decides what has expired: `now`, unless nothing expires in this section.
+    expiry_time: Now,
     /// False for CLIENT NO-TOUCH: the access bits of the keys that the section uses stay as they are.
     touches: bool,
     /// True if other clients wait for this thread.
@@ -88,6 +90,7 @@ impl<'a> Tx<'a> {
             held,
             db,
             now,
+            expiry_time: now,
             touches: true,
             others_wait: false,
             is_script: false,
@@ -159,6 +162,17 @@ impl<'a> Tx<'a> {
     #[inline]
     pub fn now(&self) -> Now {
         self.now
+    }
+
+    /// Makes nothing expire in this section: it repeats effects in which every expiry is a command of its own.
+    pub fn keep_expired(&mut self) {
+        self.expiry_time = Now(i64::MIN);
+    }
+
+    /// Deadlines up to this moment have passed.
+    #[inline]
+    pub fn expiry_time(&self) -> Now {
+        self.expiry_time
     }
 
     /// Notes that other clients wait for the thread of this section.
@@ -341,7 +355,11 @@ impl<'a> Tx<'a> {
         if self.extras.is_some() {
             self.save(db, key);
         }
-        let (engine, now, index) = (self.engine, self.now, self.engine.shard_of(key.hash));
+        let (engine, now, index) = (
+            self.engine,
+            self.expiry_time,
+            self.engine.shard_of(key.hash),
+        );
         // SAFETY: bounded by the signature.
         let Shard {
             databases, expired, ..
@@ -372,7 +390,11 @@ impl<'a> Tx<'a> {
     where
         'a: 's,
     {
-        let (engine, now, index) = (self.engine, self.now, self.engine.shard_of(key.hash));
+        let (engine, now, index) = (
+            self.engine,
+            self.expiry_time,
+            self.engine.shard_of(key.hash),
+        );
         // SAFETY: as the caller promises.
         let Shard {
             databases, expired, ..
@@ -423,7 +445,7 @@ impl<'a> Tx<'a> {
         // - the lock is held, as just checked, until `self` is dropped;
         // - a change needs `&mut self`, which the borrow excludes.
         let shard = unsafe { self.engine.shards.shard_ref(index) };
-        shard.databases[db].view(key, self.now)
+        shard.databases[db].view(key, self.expiry_time)
     }
 
     /// The string at a key, for a command that uses it.

@@ -29,6 +29,7 @@ pub use self::deferred::REPLY_SLICE_BYTES;
 use self::memory_limit::Memory;
 pub use self::memory_limit::{MemoryRoom, excess_bytes, uncounted_bytes};
 use self::refusal::Refusal;
+pub(crate) use self::refusal::log_failed;
 use crate::blocked::Blocking;
 use crate::clock;
 use crate::event_loop::connection::{Connection, OUTPUT_PAUSE_BYTES};
@@ -222,6 +223,9 @@ impl Dispatcher {
             }
             if let Some(until) = connection.session.sleeps_until.take() {
                 return BatchEnd::Stalled(Stall::Sleeping(until));
+            }
+            if let Some(wait) = connection.session.disk_wait {
+                return BatchEnd::Stalled(Stall::Disk(wait));
             }
         }
         BatchEnd::Done

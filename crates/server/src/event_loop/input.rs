@@ -23,6 +23,7 @@ use damselfly_protocol::Span;
 use crate::admin::pause::Hold;
 use crate::event_loop::parser::{InputError, Parser, ParserLimits, Protocol};
 use crate::registry::Row;
+use crate::session::DiskWait;
 #[cfg(doc)]
 use crate::session::Session;
 
@@ -46,6 +47,8 @@ pub enum Stall {
     Congested(usize),
     /// It would write, but the log is not merged fast enough.
     Log,
+    /// WAITAOF waits for the disk.
+    Disk(DiskWait),
     /// A command runs on a thread for long commands: [`Session::long`].
     Long,
     /// A reply is written in slices: [`Session::rest`].
@@ -56,7 +59,9 @@ impl Stall {
     /// True if the stalled request has run or is running, and only its reply is missing; false if it has to run again.
     pub fn has_begun(&self) -> bool {
         match self {
-            Self::Waiting | Self::Long | Self::SlicedReply | Self::Sleeping(_) => true,
+            Self::Waiting | Self::Long | Self::SlicedReply | Self::Sleeping(_) | Self::Disk(_) => {
+                true
+            }
             Self::Shard(_) | Self::Paused(_) | Self::Output | Self::Congested(_) | Self::Log => {
                 false
             }
@@ -66,7 +71,7 @@ impl Stall {
     /// True if the request and all requests behind it are dropped when the client closes the connection, as in Redis.
     fn ends_with_client(&self) -> bool {
         match self {
-            Self::Waiting | Self::Paused(_) => true,
+            Self::Waiting | Self::Paused(_) | Self::Disk(_) => true,
             Self::Shard(_)
             | Self::Sleeping(_)
             | Self::Output

@@ -63,6 +63,9 @@ pub struct Worker {
     stalled: Vec<usize>,
     /// The timeouts of connections that wait for keys.
     deadlines: BTreeSet<(Instant, usize)>,
+    /// Connections whose replies wait for the disk, and how far that was when they were last looked at.
+    held: Vec<usize>,
+    durable_before: u64,
     /// Connections with replies to send.
     unflushed: Vec<usize>,
     buffer: Vec<u8>,
@@ -95,6 +98,8 @@ impl Worker {
             ready: VecDeque::new(),
             stalled: Vec::new(),
             deadlines: BTreeSet::new(),
+            held: Vec::new(),
+            durable_before: 0,
             unflushed: Vec::new(),
             buffer: vec![0; READ_BYTES],
             batch: Batch::default(),
@@ -199,6 +204,7 @@ impl Worker {
         if self.shared.engine.log.is_on() {
             self.shared.log.wake();
         }
+        self.flush_held();
         self.flush_all();
         self.run_timers();
         if self.shared.gate.is_loading() {
@@ -211,6 +217,28 @@ impl Worker {
     fn load_chunk(&mut self) {
         let (engine, loading) = (&self.shared.engine, &self.shared.loading);
         self.has_chunks = loading.run_one(engine, (self.index, self.shared.threads.len()));
+    }
+
+    /// Notes that replies of a connection wait for the disk.
+    fn note_held(&mut self, key: usize) {
+        if self.held.is_empty() {
+            self.shared.aof.add_waiting(1);
+        }
+        if !self.held.contains(&key) {
+            self.held.push(key);
+        }
+    }
+
+    /// Sends replies whose changes are on disk now.
+    fn flush_held(&mut self) {
+        let durable = self.shared.aof.durable();
+        if self.held.is_empty() || durable == self.durable_before {
+            return;
+        }
+        self.durable_before = durable;
+        let held = std::mem::take(&mut self.held);
+        self.shared.aof.add_waiting(-1);
+        held.into_iter().for_each(|key| self.flush(key));
     }
 
     fn flush_all(&mut self) {
@@ -324,7 +352,8 @@ impl Worker {
                 | Stall::Sleeping(_)
                 | Stall::Output
                 | Stall::Congested(_)
-                | Stall::Log,
+                | Stall::Log
+                | Stall::Disk(_),
             )
             | None => {}
         }
@@ -406,7 +435,8 @@ impl Worker {
                 | Stall::Paused(_)
                 | Stall::Sleeping(_)
                 | Stall::Congested(_)
-                | Stall::Log,
+                | Stall::Log
+                | Stall::Disk(_),
             ) => {
                 let is_listed = self.stalled.contains(&key);
                 self.stalled.extend((!is_listed).then_some(key));
@@ -431,7 +461,17 @@ impl Worker {
             return;
         }
         let before = connection.unsent();
-        let sent = match connection.flush() {
+        let sent_max = match self.shared.aof.holds_replies() || connection.is_held() {
+            false => usize::MAX,
+            true => connection.hold(self.shared.engine.log.appended(), self.shared.aof.durable()),
+        };
+        if connection.is_held() {
+            self.note_held(key);
+        }
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        let sent = match connection.flush_up_to(sent_max) {
             Ok(sent) => sent,
             Err(error) => {
                 log::debug!(
@@ -520,6 +560,9 @@ impl Worker {
             .connections
             .fetch_sub(1, Relaxed);
         self.stalled.retain(|&other| other != key);
+        if connection.session.disk_wait.take().is_some() {
+            self.shared.aof.add_waiting(-1);
+        }
         if let Some(blocking) = connection.session.blocking.take() {
             blocking.unregister();
             if let Some(deadline) = blocking.deadline {
@@ -534,7 +577,13 @@ impl Worker {
         let keys: Vec<usize> = self.connections.iter().map(|(key, _)| key).collect();
         for key in keys {
             if let Some(connection) = self.connections.get_mut(key) {
-                let _ = connection.flush();
+                // Replies whose changes are not on disk are not sent.
+                let sent_max = match self.shared.aof.holds_replies() {
+                    false => usize::MAX,
+                    true => connection
+                        .hold(self.shared.engine.log.appended(), self.shared.aof.durable()),
+                };
+                let _ = connection.flush_up_to(sent_max);
             }
             self.close(key);
         }

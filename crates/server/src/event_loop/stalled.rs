@@ -43,6 +43,7 @@ impl Worker {
                 Some(Stall::Congested(to)) if !self.shared.is_congested(self.index, to) => {
                     return Duration::ZERO;
                 }
+                Some(Stall::Disk(wait)) => until = wait.until.map_or(until, |end| until.min(end)),
                 Some(Stall::Log) => until = until.min(now + LOG_INTERVAL),
                 // Checked again at every wake-up and tick.
                 Some(
@@ -75,10 +76,15 @@ impl Worker {
                 Some(Stall::Shard(_)) => true,
                 Some(Stall::Paused(hold)) => self.shared.pause.is_over(hold, now_ms),
                 Some(Stall::Sleeping(until)) => until <= Instant::now(),
+                Some(Stall::Disk(wait)) => wait.is_over(&self.shared),
                 Some(Stall::Log) => !self.shared.engine.log.is_congested(),
                 Some(Stall::Congested(to)) => !self.shared.is_congested(self.index, to),
                 Some(Stall::Output | Stall::Waiting | Stall::Long | Stall::SlicedReply) => false,
             };
+            if over && let Some(wait) = connection.session.disk_wait.take() {
+                self.shared.aof.add_waiting(-1);
+                self.dispatcher.finish_disk_wait(connection, wait);
+            }
             if over || connection.session.client.killed.load(Relaxed) {
                 connection.input.resume();
                 self.queue(key);

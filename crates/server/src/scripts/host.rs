@@ -420,6 +420,12 @@ impl ScriptHost<'_, '_> {
         {
             return Some(CommandError::SavingFailed);
         }
+        if row.changes_data
+            && !self.has_written
+            && !self.shared.gate.holding(Reasons::LOG_FAILED).is_empty()
+        {
+            return Some(crate::dispatch::log_failed(self.shared));
+        }
         if row.needs_memory && !self.allows_oom && !self.has_written && self.memory_is_short {
             return Some(CommandError::OutOfMemory);
         }

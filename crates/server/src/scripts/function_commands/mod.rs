@@ -82,7 +82,7 @@ impl Host for LoadHost {
 
 /// Runs a library's code in a temporary interpreter, to learn which functions it registers. Each thread loads the library into its
 /// own interpreter when it first calls one of these functions.
-fn load_once(code: &[u8], id: u64) -> std::result::Result<Library, CommandError> {
+pub(crate) fn load_once(code: &[u8], id: u64) -> std::result::Result<Library, CommandError> {
     Interpreter::new(Limits::default())?.load_library(code, id, &mut LoadHost)
 }
 
