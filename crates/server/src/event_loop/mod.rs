@@ -35,6 +35,7 @@ use crate::clock;
 use crate::dispatch::Dispatcher;
 use crate::event_loop::connection::Connection;
 use crate::event_loop::input::{Batch, Next, Stall};
+use crate::persistence::aof;
 use crate::persistence::saver::Saver;
 use crate::shared::Shared;
 
@@ -222,7 +223,7 @@ impl Worker {
     /// Notes that replies of a connection wait for the disk.
     fn note_held(&mut self, key: usize) {
         if self.held.is_empty() {
-            self.shared.aof.add_waiting(1);
+            self.shared.aof.add_holding(1);
         }
         if !self.held.contains(&key) {
             self.held.push(key);
@@ -237,7 +238,7 @@ impl Worker {
         }
         self.durable_before = durable;
         let held = std::mem::take(&mut self.held);
-        self.shared.aof.add_waiting(-1);
+        self.shared.aof.add_holding(-1);
         held.into_iter().for_each(|key| self.flush(key));
     }
 
@@ -461,7 +462,10 @@ impl Worker {
             return;
         }
         let before = connection.unsent();
-        let sent_max = match self.shared.aof.holds_replies() || connection.is_held() {
+        let sent_max = match self.shared.aof.holds_replies()
+            || connection.session.is_durable && self.shared.aof.mode() == aof::Mode::On
+            || connection.is_held()
+        {
             false => usize::MAX,
             true => connection.hold(self.shared.engine.log.appended(), self.shared.aof.durable()),
         };

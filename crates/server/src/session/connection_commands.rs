@@ -295,6 +295,7 @@ fn reset(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Resul
     leave(context.shared, session);
     session.client.no_evict.store(false, Relaxed);
     session.client.no_touch.store(false, Relaxed);
+    session.is_durable = false;
     session.client.names().name.clear();
     session.authenticated = context.config.requirepass.is_empty();
     if session.replies != Replies::SkipThis {

@@ -55,6 +55,8 @@ pub struct Session {
     pub replies: Replies,
     /// Set to close the connection once its replies are sent.
     pub closing: bool,
+    /// Its replies wait until its changes are on disk: CLIENT DURABLE.
+    pub is_durable: bool,
     /// WAITAOF waits for the disk.
     pub disk_wait: Option<DiskWait>,
     /// Set by DEBUG SLEEP: no further requests run until then.
@@ -92,6 +94,7 @@ impl Session {
             replies: Replies::On,
             closing: false,
             sleeps_until: None,
+            is_durable: false,
             disk_wait: None,
             blocking: None,
             subscriptions: None,

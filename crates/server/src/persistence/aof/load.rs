@@ -1,12 +1,12 @@
 //! Loading the append-only file when the server starts.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use damselfly_commands::{Args, OwnedArgs, Run};
+use damselfly_commands::{Args, KeyspaceFn, OwnedArgs, Run};
 use damselfly_config::Config;
 use damselfly_engine::{Now, Tx};
 use damselfly_protocol::{Reply, Version};
@@ -211,7 +211,7 @@ pub struct Replay<'a> {
 }
 
 impl<'a> Replay<'a> {
-    /// Begins with database 0.
+    /// Begins with database 0. No client can use the data.
     pub fn new(shared: &'a Shared) -> Self {
         Self {
             shared,
@@ -292,33 +292,26 @@ impl<'a> Replay<'a> {
         else {
             return Err(format!("the command '{}' can't be repeated", shown()));
         };
-        let engine = &self.shared.engine;
-        let now = Now(clock::now_ms());
-        let mut tx = loop {
-            let locked = crate::dispatch::lock(engine, row, args, self.db, now, &mut self.shards);
-            match locked {
-                Ok(tx) => break tx,
-                // A thread may be looking at the shard.
-                Err(_) => std::thread::yield_now(),
-            }
-        };
-        tx.keep_expired();
         self.reply.clear();
-        let mut reply = Reply::new(&mut self.reply, Version::Resp2);
-        let result = run(&mut tx, args, &mut reply);
-        if let Err(damselfly_commands::Stop::NeedsAllLocks) = result {
-            drop(tx);
-            let mut tx = loop {
-                if let Ok(tx) = engine.lock_all(self.db, now) {
-                    break tx;
+        let (engine, now) = (&self.shared.engine, Now(clock::now_ms()));
+        loop {
+            let locked = crate::dispatch::lock(engine, row, args, self.db, now, &mut self.shards);
+            let needs_all = match locked {
+                Ok(mut tx) => run_in(&mut tx, self.db, run, args, &mut self.reply),
+                // A thread may be looking at the shard.
+                Err(_) => {
+                    std::thread::yield_now();
+                    continue;
                 }
-                std::thread::yield_now();
             };
-            tx.keep_expired();
-            // An error is part of the history.
-            let _ = run(&mut tx, args, &mut reply);
+            if !needs_all {
+                return Ok(());
+            }
+            if let Ok(mut tx) = engine.lock_all(self.db, now) {
+                run_in(&mut tx, self.db, run, args, &mut self.reply);
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     fn change_functions(&self, name: &str, args: Args<'_>) -> Result<(), String> {
@@ -362,8 +355,7 @@ impl<'a> Replay<'a> {
 
     fn try_set_flags(&self, key: damselfly_engine::Key<'_>, flags: u32) -> bool {
         let now = Now(clock::now_ms());
-        let locked: Result<Tx<'_>, _> = self.shared.engine.lock_one(key.hash, self.db, now);
-        let Ok(mut tx) = locked else {
+        let Ok(mut tx) = self.shared.engine.lock_one(key.hash, self.db, now) else {
             return false;
         };
         tx.keep_expired();
@@ -372,6 +364,20 @@ impl<'a> Replay<'a> {
         }
         true
     }
+}
+
+/// Runs a command; an error is part of the history. True if it needs all locks.
+fn run_in(
+    tx: &mut Tx<'_>,
+    db: usize,
+    run: KeyspaceFn,
+    args: Args<'_>,
+    reply: &mut Vec<u8>,
+) -> bool {
+    tx.set_db(db);
+    tx.keep_expired();
+    let result = run(tx, args, &mut Reply::new(reply, Version::Resp2));
+    matches!(result, Err(damselfly_commands::Stop::NeedsAllLocks))
 }
 
 /// Loads the append-only file, or the snapshot if there is none yet, and begins to write. The gate is closed.
@@ -422,14 +428,4 @@ pub fn start(shared: &Shared, stop: &dyn Fn() -> bool) -> Result<bool, String> {
         std::thread::sleep(std::time::Duration::from_millis(2));
     }
     Ok(!stop())
-}
-
-/// Reads a file from its start, for the tool that checks files.
-///
-/// # Errors
-/// It can't be read.
-pub fn open_reader(path: &Path, offset: u64) -> std::io::Result<Reader<File>> {
-    let mut file = File::open(path)?;
-    file.seek(SeekFrom::Start(offset))?;
-    Ok(Reader::new(BufReader::with_capacity(1 << 20, file), offset))
 }

@@ -69,8 +69,14 @@ enum Item {
 struct Queue {
     items: VecDeque<Item>,
     bytes: usize,
-    /// The record at which the next rewrite has its cut.
+    /// The record at which the rewrite in progress has its cut, until that is queued.
     cut: Option<u64>,
+    /// A base that is complete before its cut is queued.
+    early_base: Option<u64>,
+    /// The record behind the last one that was taken from the log.
+    taken: u64,
+    /// The next bytes begin a file, which has to select its database.
+    begins_file: bool,
     /// The server stops.
     is_ending: bool,
 }
@@ -121,6 +127,8 @@ pub struct Aof {
     writes_times: AtomicBool,
     /// How many clients wait in WAITAOF or for their replies.
     waiting: AtomicU64,
+    /// How many threads hold replies back, so that the disk should not wait for the next second.
+    holding: AtomicU64,
     /// Bytes of all files, and after the last rewrite.
     bytes: AtomicU64,
     rewritten_bytes: AtomicU64,
@@ -150,6 +158,7 @@ impl Default for Aof {
             holds_replies: AtomicBool::new(false),
             writes_times: AtomicBool::new(false),
             waiting: AtomicU64::new(0),
+            holding: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             rewritten_bytes: AtomicU64::new(0),
             next_base: AtomicU64::new(1),
@@ -211,6 +220,13 @@ impl Aof {
         self.waiting.fetch_add(more as u64, SeqCst);
     }
 
+    /// Counts threads that hold replies back until the disk has their changes.
+    pub fn add_holding(&self, more: i64) {
+        self.holding.fetch_add(more as u64, SeqCst);
+        self.add_waiting(more);
+        self.changed.notify_one();
+    }
+
     /// Bytes of all files.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Relaxed)
@@ -255,7 +271,9 @@ impl Aof {
     pub fn begin_rewrite(&self, shared: &Shared, tx: &mut Tx<'_>) -> Result<(), AlreadySaving> {
         shared.persistence.start(shared, tx, Cause::Rewrite)?;
         if self.mode() != Mode::Off {
-            self.queue().cut = Some(shared.engine.log.appended());
+            let mut queue = self.queue();
+            queue.cut = Some(shared.engine.log.appended());
+            queue.settle_cut();
         }
         let mut status = self.status_slot();
         status.rewrites += 1;
@@ -279,7 +297,14 @@ impl Aof {
         drop(status);
         if is_ok {
             self.next_base.fetch_max(number + 1, Relaxed);
-            self.push(Item::NewBase { number });
+            let mut queue = self.queue();
+            match queue.cut {
+                // Records before the cut are still to come.
+                Some(_) => queue.early_base = Some(number),
+                None => queue.items.push_back(Item::NewBase { number }),
+            }
+            drop(queue);
+            self.changed.notify_one();
         }
     }
 
@@ -356,12 +381,12 @@ impl Aof {
 
     /// Begins to follow the log.
     fn follow(&self, shared: &Shared, tx: &Tx<'_>) {
-        let intake = Intake {
-            aof: shared.aof.clone(),
-            has_begun: false,
-        };
-        let cut = shared.log.attach(tx, Box::new(intake));
-        self.queue().cut = None;
+        let aof = shared.aof.clone();
+        let cut = shared.log.attach(tx, Box::new(Intake { aof }));
+        let mut queue = self.queue();
+        (queue.cut, queue.early_base) = (None, None);
+        (queue.taken, queue.begins_file) = (cut, true);
+        drop(queue);
         // What was before is in the base.
         self.durable.store(cut, SeqCst);
     }
@@ -393,7 +418,32 @@ impl Aof {
 /// Takes the log for the thread that writes.
 struct Intake {
     aof: Arc<Aof>,
-    has_begun: bool,
+}
+
+impl Queue {
+    /// Queues the cut if all records before it are queued.
+    fn settle_cut(&mut self) {
+        if self.cut.is_some_and(|cut| self.taken >= cut) {
+            self.cut = None;
+            self.items.push_back(Item::Cut);
+            self.begins_file = true;
+            let base = self.early_base.take();
+            self.items
+                .extend(base.map(|number| Item::NewBase { number }));
+        }
+    }
+
+    /// Queues the bytes of the records from `first` to `end`.
+    fn add(&mut self, batch: &Batch, bytes: Vec<u8>, (first, end): (u64, u64)) {
+        let bytes = match std::mem::replace(&mut self.begins_file, false) {
+            false => bytes,
+            true => [batch.beginning_at(first), bytes].concat(),
+        };
+        self.bytes += bytes.len();
+        self.items.push_back(Item::Bytes { bytes, end });
+        self.taken = end;
+        self.settle_cut();
+    }
 }
 
 impl Intake {
@@ -420,44 +470,27 @@ impl Intake {
     }
 }
 
-impl Intake {
-    fn add(&mut self, queue: &mut Queue, batch: &Batch, bytes: Vec<u8>, (first, end): (u64, u64)) {
-        let bytes = match std::mem::replace(&mut self.has_begun, true) {
-            true => bytes,
-            false => [batch.beginning_at(first), bytes].concat(),
-        };
-        queue.bytes += bytes.len();
-        queue.items.push_back(Item::Bytes { bytes, end });
-    }
-}
-
 impl Consumer for Intake {
     fn targets(&self) -> Targets {
         Targets::FILE
     }
 
     fn take(&mut self, batch: &Arc<Batch>, from: u64) -> bool {
-        let aof = self.aof.clone();
-        let mut queue = aof.queue();
+        let mut queue = self.aof.queue();
         let mut from = from.max(batch.first);
         if let Some(cut) = queue.cut
+            && from < cut
             && cut < batch.end
         {
-            queue.cut = None;
-            if from < cut {
-                let mut before = self.bytes(batch, from);
-                before.truncate(before.len() - self.bytes(batch, cut).len());
-                self.add(&mut queue, batch, before, (from, cut));
-            }
-            queue.items.push_back(Item::Cut);
-            // Each file selects its database.
-            self.has_begun = false;
-            from = from.max(cut);
+            let mut before = self.bytes(batch, from);
+            before.truncate(before.len() - self.bytes(batch, cut).len());
+            queue.add(batch, before, (from, cut));
+            from = cut;
         }
         let bytes = self.bytes(batch, from);
-        self.add(&mut queue, batch, bytes, (from, batch.end));
+        queue.add(batch, bytes, (from, batch.end));
         drop(queue);
-        aof.changed.notify_one();
+        self.aof.changed.notify_one();
         true
     }
 

@@ -68,7 +68,8 @@ impl Writer<'_> {
             }
             let until_sync = SYNC_INTERVAL.saturating_sub(self.last_sync.elapsed());
             let is_unsynced = self.files.as_ref().is_some_and(AofFiles::is_unsynced);
-            if is_unsynced && until_sync.is_zero() {
+            let is_wanted = self.aof.holding.load(SeqCst) > 0;
+            if is_unsynced && (until_sync.is_zero() || is_wanted) {
                 return Some(VecDeque::new());
             }
             let wait = match is_unsynced {
@@ -109,6 +110,9 @@ impl Writer<'_> {
                 Item::Close => {
                     self.insist("close", |writer| writer.files_do(AofFiles::close));
                     self.files = None;
+                    // Nobody needs to wait for this file any more.
+                    self.aof.durable.store(u64::MAX, SeqCst);
+                    self.shared.threads.iter().for_each(Thread::wake);
                 }
             }
         }
@@ -172,7 +176,7 @@ impl Writer<'_> {
             AppendFsync::Always => true,
             AppendFsync::EverySecond => self.last_sync.elapsed() >= SYNC_INTERVAL && !is_busy,
             AppendFsync::Never => self.aof.waiting.load(SeqCst) > 0,
-        };
+        } || self.aof.holding.load(SeqCst) > 0;
         let has_news = self.files.as_ref().is_some_and(AofFiles::is_unsynced);
         if is_due && has_news {
             self.sync();
