@@ -574,8 +574,8 @@ pub static OPTIONS: &[Opt] = &[
         section: Section::Memory,
         kind: Kind::Bool,
         changeable: Changeable::Live,
-        effect: Effect::Never("large collections are always freed in the background"),
-        summary: "Frees evicted values in the background.",
+        effect: Effect::Acts,
+        summary: "Writes UNLINK, not DEL, to the append-only file when a key is evicted. Here, large collections are always freed in the background.",
         access: field!(lazyfree_lazy_eviction),
     },
     Opt {
@@ -584,8 +584,8 @@ pub static OPTIONS: &[Opt] = &[
         section: Section::Memory,
         kind: Kind::Bool,
         changeable: Changeable::Live,
-        effect: Effect::Never("large collections are always freed in the background"),
-        summary: "Frees expired values in the background.",
+        effect: Effect::Acts,
+        summary: "Writes UNLINK, not DEL, to the append-only file when a key expires. Here, large collections are always freed in the background.",
         access: field!(lazyfree_lazy_expire),
     },
     Opt {
@@ -604,8 +604,8 @@ pub static OPTIONS: &[Opt] = &[
         section: Section::Memory,
         kind: Kind::Bool,
         changeable: Changeable::Live,
-        effect: Effect::Never("large collections are always freed in the background"),
-        summary: "Makes DEL free values in the background, as UNLINK does.",
+        effect: Effect::Acts,
+        summary: "Writes UNLINK, not DEL, to the append-only file when RESTORE with a deadline in the past removes a key. Here, large collections are always freed in the background.",
         access: field!(lazyfree_lazy_user_del),
     },
     Opt {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use damselfly_oracle::connection::Connection;
 use damselfly_oracle::server::{Program, ScratchFolder, Server};
 use damselfly_protocol::client::Value;
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 fn kills() -> usize {
     let number = std::env::var("DAMSELFLY_KILLS").ok();
@@ -28,7 +29,21 @@ fn start(program: &Program, folder: &Path, options: &[&str]) -> Server {
         "--enable-debug-command",
         "yes",
     ];
-    Server::start(program, &[&base[..], options].concat()).unwrap()
+    let server = Server::start(program, &[&base[..], options].concat()).unwrap();
+    let (mut connection, started) = (server.connect(), Instant::now());
+    while connection
+        .call(&["DBSIZE"])
+        .unwrap()
+        .to_string()
+        .contains("LOADING")
+    {
+        assert!(
+            started.elapsed() < Duration::from_secs(60),
+            "loading takes too long"
+        );
+        thread::sleep(Duration::from_millis(2));
+    }
+    server
 }
 
 fn integer(connection: &mut Connection, command: &[&str]) -> i64 {
@@ -483,4 +498,62 @@ fn the_state_of_a_second_is_restored() {
         !done.status.success() && text.contains("the earliest is"),
         "{text}"
     );
+}
+
+#[test]
+fn a_full_disk_refuses_writes_until_there_is_room_and_loses_nothing() {
+    let folder = ScratchFolder::create().unwrap();
+    let program = Program::subject();
+    let server = start(&program, folder.path(), &["--appendfsync", "everysec"]);
+    let mut connection = server.connect();
+    let limit_files = |bytes: Option<u64>| {
+        let id = Pid::from_raw(server.id() as i32);
+        let limit = Rlimit {
+            current: bytes,
+            maximum: None,
+        };
+        prlimit(id, Resource::Fsize, limit).unwrap();
+    };
+    connection.call(&["SET", "before", "v"]).unwrap();
+    for round in 0..2 {
+        let file = folder
+            .path()
+            .join("appendonlydir/appendonly.aof.1.incr.aof");
+        let bytes = std::fs::metadata(&file).unwrap().len();
+        limit_files(Some(bytes + 300));
+        let started = Instant::now();
+        let refused = loop {
+            let reply = connection.call(&["INCR", "n"]).unwrap().to_string();
+            if reply.contains("error") {
+                break reply;
+            }
+            assert!(started.elapsed() < Duration::from_secs(20), "round {round}");
+        };
+        assert!(
+            refused.starts_with("(error) MISCONF Errors writing to the AOF file: "),
+            "{refused}"
+        );
+        let value = connection.call(&["GET", "before"]).unwrap().to_string();
+        assert_eq!(value, "\"v\"");
+        let info = connection
+            .call(&["INFO", "persistence"])
+            .unwrap()
+            .to_string();
+        assert!(info.contains("aof_last_write_status:err"), "{info}");
+        limit_files(None);
+        while connection
+            .call(&["INCR", "n"])
+            .unwrap()
+            .to_string()
+            .contains("error")
+        {
+            assert!(started.elapsed() < Duration::from_secs(20), "round {round}");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+    connection.call(&["WAITAOF", "1", "0", "0"]).unwrap();
+    let before = digest(&server);
+    drop(connection);
+    drop(server);
+    assert_eq!(digest(&start(&program, folder.path(), &[])), before);
 }

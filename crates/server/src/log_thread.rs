@@ -7,7 +7,7 @@
 //! [`LogThread::attach`] adds a consumer under all locks, together with a snapshot that has everything before the cut. A consumer that
 //! can't take more ([`Consumer::is_full`]) holds up the merge; the rings then fill, and connections that write stall.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst, fence};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
@@ -116,7 +116,8 @@ impl LogThread {
     /// Wakes the thread for new records, if it sleeps. Every thread calls this at the end of a turn in which it may have appended some.
     #[inline]
     pub fn wake(&self) {
-        // If the flag is missed, the thread looks again after `SLEEP`.
+        // The records come before the look at the flag, which the thread sets before it looks at the records.
+        fence(SeqCst);
         if self.is_asleep.load(SeqCst) {
             self.unpark();
         }

@@ -352,6 +352,9 @@ pub fn run(shared: &Arc<Shared>, index: usize) {
             Ok(outcome) => *command.outcome() = outcome,
             Err(_) => command.panicked.store(true, Relaxed),
         }
+        if shared.engine.log.is_on() {
+            shared.log.wake();
+        }
         if command.reader.is_some() {
             shared.tracking.forget_if_unused(&shared.engine);
         }

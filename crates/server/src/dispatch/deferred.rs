@@ -119,7 +119,7 @@ impl Dispatcher {
         let session = &mut connection.session;
         let mut reply = Reply::new(&mut connection.output, session.protocol);
         let mark = reply.position();
-        write_reply(self.shared.aof.durable() >= wait.record, &mut reply);
+        write_reply(self.shared.aof.has(wait.record), &mut reply);
         drop_unwanted(session, &mut reply, mark);
     }
 

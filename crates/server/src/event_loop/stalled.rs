@@ -16,6 +16,7 @@ impl Worker {
     pub(super) fn longest_wait(&self) -> Duration {
         if !self.ready.is_empty()
             || self.has_chunks
+            || !self.held.is_empty() && self.shared.aof.durable() != self.durable_before
             || self.shared.threads[self.index].has_incoming()
         {
             return Duration::ZERO;
@@ -43,6 +44,7 @@ impl Worker {
                 Some(Stall::Congested(to)) if !self.shared.is_congested(self.index, to) => {
                     return Duration::ZERO;
                 }
+                Some(Stall::Disk(wait)) if wait.is_over(&self.shared) => return Duration::ZERO,
                 Some(Stall::Disk(wait)) => until = wait.until.map_or(until, |end| until.min(end)),
                 Some(Stall::Log) => until = until.min(now + LOG_INTERVAL),
                 // Checked again at every wake-up and tick.

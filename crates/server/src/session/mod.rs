@@ -173,7 +173,7 @@ pub struct DiskWait {
 impl DiskWait {
     /// True if the wait is over.
     pub fn is_over(&self, shared: &Shared) -> bool {
-        let is_durable = shared.aof.durable() >= self.record;
+        let is_durable = shared.aof.has(self.record);
         is_durable && !self.needs_replicas
             || self.until.is_some_and(|until| until <= Instant::now())
     }

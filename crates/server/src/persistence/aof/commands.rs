@@ -94,14 +94,14 @@ fn waitaof(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> 
         return Err(CommandError::err("timeout is negative").into());
     };
     let aof = &context.shared.aof;
-    if local > 0 && aof.mode() == Mode::Off {
+    if local > 0 && aof.mode() == Mode::Off && !context.config.appendonly {
         return Err(CommandError::err(
             "WAITAOF cannot be used when numlocal is set but appendonly is disabled.",
         )
         .into());
     }
     let record = context.shared.engine.log.appended();
-    let is_durable = aof.mode() == Mode::On && aof.durable() >= record;
+    let is_durable = aof.has(record);
     // There are no replicas to wait for.
     let is_done = replicas == 0 && (local == 0 || is_durable);
     if is_done || context.lent.is_some() {

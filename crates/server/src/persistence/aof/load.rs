@@ -84,14 +84,6 @@ pub fn find(config: &Config) -> Result<Manifest, String> {
     Ok(manifest)
 }
 
-/// True if there is an append-only file to load, even one that can't be read.
-pub fn exists(config: &Config) -> bool {
-    find(config).is_ok_and(|manifest| !manifest.is_empty()) || {
-        let manifest = folder(config).join(format!("{}.manifest", config.appendfilename));
-        manifest.exists()
-    }
-}
-
 /// Loads all files of a manifest. Stops early if `stop` returns true; false then.
 ///
 /// # Errors

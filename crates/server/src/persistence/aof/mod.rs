@@ -215,6 +215,11 @@ impl Aof {
         self.durable.load(SeqCst)
     }
 
+    /// True if all records below this number are on disk, in files that a restart would load.
+    pub fn has(&self, record: u64) -> bool {
+        self.mode() == Mode::On && self.durable() >= record
+    }
+
     /// Counts clients that wait for the disk, so that their threads are woken.
     pub fn add_waiting(&self, more: i64) {
         self.waiting.fetch_add(more as u64, SeqCst);
