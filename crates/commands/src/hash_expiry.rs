@@ -2,7 +2,7 @@
 
 use damselfly_base::CommandError;
 use damselfly_base::number::parse_integer;
-use damselfly_engine::{Create, Event, Key, Now, Tx};
+use damselfly_engine::{Create, Event, Now, Tx};
 use damselfly_protocol::Reply;
 use damselfly_value::{Element, Hash, HashMut};
 
@@ -10,6 +10,7 @@ use crate::command::{
     Access, Arity::AtLeast, At::One, Command, Group, KeySpec, Keys, Run, Trait, reads, writes,
 };
 use crate::expiry::{Unit, is_past};
+use crate::hash_effects::{log_deadline, log_persisted, log_removed, log_set};
 use crate::hashes::write_value;
 use crate::strings::Relative;
 use crate::{Args, KeyspaceFn, Result, sets};
@@ -222,37 +223,6 @@ fn deadline_in(
         .and_then(|ms| ms.checked_add(start))
         .filter(|&deadline| deadline <= DEADLINE_MAX_MS)
         .ok_or_else(|| CommandError::InvalidExpire(command.to_owned()).into())
-}
-
-/// Logs that fields got this deadline.
-pub(crate) fn log_deadline(tx: &mut Tx<'_>, key: Key<'_>, fields: &[&[u8]], deadline_ms: i64) {
-    if tx.is_logged() && !fields.is_empty() {
-        let (deadline, count) = (deadline_ms.to_string(), fields.len().to_string());
-        let head = [
-            b"HPEXPIREAT",
-            key.bytes,
-            deadline.as_bytes(),
-            b"FIELDS",
-            count.as_bytes(),
-        ];
-        tx.log_effect(&[&head, fields].concat());
-    }
-}
-
-/// Logs that fields were removed.
-fn log_removed(tx: &mut Tx<'_>, key: Key<'_>, fields: &[&[u8]]) {
-    if tx.is_logged() && !fields.is_empty() {
-        tx.log_effect(&[&[b"HDEL", key.bytes], fields].concat());
-    }
-}
-
-/// Logs fields that lost their deadline.
-fn log_persisted(tx: &mut Tx<'_>, key: Key<'_>, fields: &[&[u8]]) {
-    if tx.is_logged() && !fields.is_empty() {
-        let count = fields.len().to_string();
-        let head = [b"HPERSIST", key.bytes, b"FIELDS", count.as_bytes()];
-        tx.log_effect(&[&head, fields].concat());
-    }
 }
 
 /// The condition under which HEXPIRE sets a deadline.
@@ -505,7 +475,7 @@ fn hgetex(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 
 /// How HSETEX changes the deadlines of the fields that it sets.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum NewDeadline {
+pub(crate) enum NewDeadline {
     None,
     Keep,
     At(i64),
@@ -563,35 +533,6 @@ impl SetOptions {
     }
 }
 
-impl SetOptions {
-    /// Logs the request, with an absolute deadline and without its condition.
-    fn log(&self, tx: &mut Tx<'_>, args: Args<'_>) {
-        let (key, deadline) = (args.key(1), self.deadline);
-        if let NewDeadline::At(moment) = deadline
-            && is_past(moment, tx.expiry_time())
-        {
-            let fields: Vec<&[u8]> = args.from(self.first).step_by(2).collect();
-            log_removed(tx, key, &fields);
-            return;
-        }
-        let count = ((args.len() - self.first) / 2).to_string();
-        let moment = match deadline {
-            NewDeadline::None | NewDeadline::Keep => String::new(),
-            NewDeadline::At(at) => at.to_string(),
-        };
-        let option: &[&[u8]] = match deadline {
-            NewDeadline::None => &[],
-            NewDeadline::Keep => &[b"KEEPTTL"],
-            NewDeadline::At(_) => &[b"PXAT", moment.as_bytes()],
-        };
-        let mut logged: Vec<&[u8]> = vec![b"HSETEX", key.bytes];
-        logged.extend(option);
-        logged.extend([&b"FIELDS"[..], count.as_bytes()]);
-        logged.extend(args.from(self.first));
-        tx.log_effect(&logged);
-    }
-}
-
 /// The index of the first field of `FIELDS numfields field value ...`, which starts at `at` and ends the request.
 fn set_fields_at(args: Args<'_>, at: usize) -> Result<usize> {
     let wrong_arity = || CommandError::Arity("hsetex".to_owned()).into();
@@ -637,7 +578,7 @@ fn hsetex(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
         }
         tx.changed(key, event);
         if tx.is_logged() {
-            options.log(tx, args);
+            log_set(tx, args, options.first, options.deadline);
         }
     }
     reply.integer(done.into());

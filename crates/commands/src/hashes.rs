@@ -414,7 +414,7 @@ fn hincrbyfloat(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Resul
     // The sum depends on how floats are added and printed.
     tx.log_effect(&[b"HSET", args.at(1), args.at(2), sum.as_bytes()]);
     if let Some(deadline) = kept_deadline {
-        crate::hash_expiry::log_deadline(tx, args.key(1), &[args.at(2)], deadline);
+        crate::hash_effects::log_deadline(tx, args.key(1), &[args.at(2)], deadline);
     }
     reply.bulk(sum.as_bytes());
     Ok(())

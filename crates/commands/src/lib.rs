@@ -6,6 +6,7 @@ pub mod command;
 mod counters;
 mod dump;
 mod expiry;
+mod hash_effects;
 mod hash_expiry;
 mod hash_walks;
 mod hashes;

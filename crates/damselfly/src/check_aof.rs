@@ -103,7 +103,7 @@ fn check(path: &Path) -> io::Result<Report> {
     let mut is_in_transaction = false;
     loop {
         let begin = reader.position();
-        match reader.next() {
+        match reader.next_item() {
             Ok(Item::Command(args)) => {
                 report.commands += 1;
                 match args[0].to_ascii_lowercase().as_slice() {

@@ -127,7 +127,7 @@ fn moments(folder: &Path, manifest: &Manifest) -> io::Result<Vec<Moment>> {
         let mut reader = Reader::new(BufReader::with_capacity(1 << 20, file), 0);
         loop {
             let offset = reader.position();
-            match reader.next() {
+            match reader.next_item() {
                 Ok(Item::Time(second)) => moments.push(Moment {
                     second,
                     at: (index, offset),

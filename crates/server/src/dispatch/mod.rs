@@ -24,7 +24,7 @@ use damselfly_engine::{Busy, Engine, Now, Tx, Unserved};
 use damselfly_log::Targets;
 use damselfly_protocol::Reply;
 
-pub(crate) use self::account::count_effects;
+pub(crate) use self::account::{count_effects, touches_keys};
 pub use self::deferred::REPLY_SLICE_BYTES;
 use self::memory_limit::Memory;
 pub use self::memory_limit::{MemoryRoom, excess_bytes, uncounted_bytes};
@@ -546,12 +546,6 @@ pub fn lock<'a>(
         Locks::All => engine.lock_all(db, now),
         Locks::None => Ok(engine.lock_none(db, now)),
     }
-}
-
-/// True if a command's use of keys is recorded, for LRU and LFU: unless the client has turned that off (CLIENT NO-TOUCH).
-#[inline]
-pub fn touches_keys(session: &Session, row: &Row) -> bool {
-    !session.client.no_touch.load(Relaxed) || row.name == "touch"
 }
 
 /// Ends a reply that begins at `mark`.

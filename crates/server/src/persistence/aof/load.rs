@@ -144,7 +144,7 @@ fn load_file(
     let (mut good, mut commands) = (offset, 0_u64);
     loop {
         let before = reader.position();
-        match reader.next() {
+        match reader.next_item() {
             Ok(Item::Command(args)) => {
                 replay
                     .command(args)
@@ -400,7 +400,7 @@ pub fn start(shared: &Shared, stop: &dyn Fn() -> bool) -> Result<bool, String> {
     };
     let mut tx = lock_all();
     let has_keys = (0..shared.engine.databases()).any(|db| tx.totals(db).keys > 0);
-    if !manifest.is_empty() || !has_keys && shared.functions.libraries().len() == 0 {
+    if !manifest.is_empty() || !has_keys && shared.functions.libraries().is_empty() {
         shared.aof.continue_after_load(shared, &config, &tx);
         return Ok(true);
     }

@@ -108,7 +108,7 @@ impl<R: Read> Reader<R> {
     ///
     /// # Errors
     /// The file is broken or ends too early; the reader's position is then within the broken item.
-    pub fn next(&mut self) -> Result<Item, Fault> {
+    pub fn next_item(&mut self) -> Result<Item, Fault> {
         loop {
             match self.byte()? {
                 None => return Ok(Item::End),
@@ -172,7 +172,7 @@ mod tests {
     fn all(bytes: &[u8]) -> (Vec<Item>, Option<Fault>, u64) {
         let (mut reader, mut items) = (Reader::new(BufReader::new(bytes), 0), Vec::new());
         loop {
-            match reader.next() {
+            match reader.next_item() {
                 Ok(Item::End) => return (items, None, reader.position()),
                 Ok(item) => items.push(item),
                 Err(fault) => return (items, Some(fault), reader.position()),
