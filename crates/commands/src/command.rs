@@ -148,6 +148,28 @@ pub enum At {
         /// Options with the number of arguments that belong to each; those can't be the word.
         skipping: &'static [(&'static str, usize)],
     },
+    /// This argument, unless an option is this word, in any case.
+    OneUnless {
+        /// The key.
+        place: usize,
+        /// The word.
+        word: &'static str,
+        /// The first argument that can be the word.
+        from: usize,
+        /// Options with the number of arguments that belong to each; those can't be the word.
+        skipping: &'static [(&'static str, usize)],
+    },
+    /// All arguments after the first option that is this word, in any case, if another argument is empty.
+    AllBehind {
+        /// The argument that has to be empty.
+        empty: usize,
+        /// The word.
+        word: &'static str,
+        /// The first argument that can be the word.
+        from: usize,
+        /// Options with the number of arguments that belong to each; those can't be the word.
+        skipping: &'static [(&'static str, usize)],
+    },
     /// The argument after the last option that is this word, in any case.
     Behind {
         /// The word.
@@ -176,6 +198,25 @@ impl At {
             } => {
                 let found = first_option(args, word, from, skipping);
                 found.map_or((0, 0, 1), |at| (at + 1, at + 1 + (len - at - 1) / 2, 1))
+            }
+            Self::OneUnless {
+                place,
+                word,
+                from,
+                skipping,
+            } => match first_option(args, word, from, skipping) {
+                None => (place, place + 1, 1),
+                Some(_) => (0, 0, 1),
+            },
+            Self::AllBehind {
+                empty,
+                word,
+                from,
+                skipping,
+            } => {
+                let found = first_option(args, word, from, skipping)
+                    .filter(|_| args.get(empty).is_some_and(<[u8]>::is_empty));
+                found.map_or((0, 0, 1), |at| (at + 1, len, 1))
             }
             Self::Behind {
                 word,
@@ -260,6 +301,8 @@ pub enum Access {
     Shrink,
     /// Removes the value or parts of it, and returns what was there.
     Take,
+    /// As [`Access::Take`], and these are not all the keys that the arguments may name.
+    TakeSome,
     /// Removes the key.
     Remove,
     /// Depends on the options: SET.
@@ -281,6 +324,7 @@ impl Access {
             | Self::Insert
             | Self::Shrink
             | Self::Take
+            | Self::TakeSome
             | Self::Remove
             | Self::Variable => true,
         }
@@ -298,6 +342,7 @@ impl Access {
             Self::Insert => &["RW", "insert"],
             Self::Shrink => &["RW", "delete"],
             Self::Take => &["RW", "access", "delete"],
+            Self::TakeSome => &["RW", "access", "delete", "incomplete"],
             Self::Remove => &["RM", "delete"],
             Self::Variable => &["RW", "access", "update", "variable_flags"],
             Self::NotKey => &["not_key"],
@@ -335,6 +380,8 @@ pub enum Trait {
     ReadOnly,
     /// Refused when `maxmemory` is reached.
     NeedsMemory,
+    /// Runs on a cluster node that imports the slot of its keys.
+    Asking,
     /// For administrators only.
     Admin,
     /// In the ACL category `dangerous`.
@@ -393,6 +440,7 @@ impl Trait {
             Self::Fast => "fast",
             Self::ReadOnly => "readonly",
             Self::NeedsMemory => "denyoom",
+            Self::Asking => "asking",
             Self::Admin => "admin",
             Self::PubSub => "pubsub",
             Self::NoScript => "noscript",

@@ -16,6 +16,7 @@ mod list_ends;
 mod lists;
 mod long;
 pub mod memcached;
+mod migrate;
 mod object;
 mod ranges;
 mod scans;
@@ -41,6 +42,7 @@ mod strings;
 pub use args::{Args, OwnedArgs};
 pub use command::{Access, Arity, At, Command, Group, KeySpec, Keys, Run, Trait, looks, reads};
 pub use long::{Rest, SlicedReply, Unlocked};
+pub use migrate::Migration;
 pub use object::{encoding_name, memory_usage};
 pub use stop::{Stop, Wait};
 
@@ -66,6 +68,7 @@ pub static FAMILIES: &[&[Command<KeyspaceFn>]] = &[
     expiry::COMMANDS,
     object::COMMANDS,
     dump::COMMANDS,
+    migrate::COMMANDS,
     sort::COMMANDS,
     hashes::COMMANDS,
     hash_walks::COMMANDS,

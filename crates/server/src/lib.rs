@@ -14,6 +14,7 @@ pub mod event_loop;
 pub mod gate;
 mod long_commands;
 pub mod memcached;
+mod migrate;
 pub mod observers;
 pub mod persistence;
 pub mod registry;

@@ -398,6 +398,8 @@ fn locks_of(command: &Command<Handler>) -> Locks {
             | At::ToLastButOne(_)
             | At::Counted(_)
             | At::HalfBehind { .. }
+            | At::OneUnless { .. }
+            | At::AllBehind { .. }
             | At::Behind { .. } => Locks::Many,
         },
         Keys::Args(_) => Locks::Many,

@@ -16,6 +16,7 @@ use crate::event_loop::acceptor::Acceptor;
 use crate::gate::Gate;
 use crate::long_commands::LongCommands;
 use crate::memcached::MemcachedState;
+use crate::migrate::Migrations;
 use crate::observers::invalidation::Tracking;
 use crate::persistence::{Loading, Persistence};
 use crate::scripts::Scripts;
@@ -71,6 +72,8 @@ pub struct Shared {
     pub memcached: MemcachedState,
     /// Long commands, and the threads that run them.
     pub long: LongCommands,
+    /// Keys on their way to other servers.
+    pub migrations: Migrations,
     /// Scripts.
     pub scripts: Scripts,
     /// CLIENT PAUSE.
@@ -137,6 +140,7 @@ impl Shared {
             functions: Functions::default(),
             memcached: MemcachedState::default(),
             long: LongCommands::default(),
+            migrations: Migrations::default(),
             scripts: Scripts::default(),
             pause: Pause::default(),
             slowlog: Slowlog::default(),

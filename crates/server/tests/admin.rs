@@ -438,6 +438,9 @@ fn columns(row: &Row) -> Vec<String> {
                 facts::Place::HalfBehind { word, from } => {
                     format!("keyword:{word}:{from}:range:-1:1:2:{flags}")
                 }
+                facts::Place::AllBehind { word, from } => {
+                    format!("keyword:{word}:{from}:range:-1:1:0:{flags}")
+                }
                 facts::Place::Unknown => format!("unknown:unknown:{flags}"),
             }
         })

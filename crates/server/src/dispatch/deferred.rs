@@ -13,7 +13,7 @@ use crate::blocked::End;
 use crate::clock;
 use crate::event_loop::connection::Connection;
 use crate::event_loop::input::Stall;
-use crate::long_commands::{LongCommand, LongRun};
+use crate::long_commands::{self, LongCommand, LongRun};
 use crate::registry::Row;
 use crate::session::{self, Session};
 
@@ -41,7 +41,7 @@ impl Dispatcher {
             args.to_owned(),
         ));
         session.long = Some(command.clone());
-        self.shared.long.add(command);
+        long_commands::start(&self.shared, command);
         Err(Stop::Long)
     }
 

@@ -18,6 +18,7 @@ const FLAGS: &[&str] = &[
     "stale",
     "skip_monitor",
     "skip_slowlog",
+    "asking",
     "fast",
     "no_auth",
     "no_async_loading",
@@ -165,6 +166,13 @@ pub enum Place {
         /// The first argument that can be the word.
         from: usize,
     },
+    /// All arguments after a word.
+    AllBehind {
+        /// The word.
+        word: &'static str,
+        /// The last argument that can be the word; negative numbers count from the end.
+        from: i64,
+    },
     /// Anywhere.
     Unknown,
 }
@@ -178,7 +186,7 @@ impl Spec {
                 behind.is_some_and(|behind| behind == 0 || behind as i64 <= last)
             }
             Place::Counted(count_at) => place == count_at + 1,
-            Place::HalfBehind { .. } | Place::Unknown => false,
+            Place::HalfBehind { .. } | Place::AllBehind { .. } | Place::Unknown => false,
         }
     }
 }
@@ -209,6 +217,13 @@ pub fn key_specs(command: &Command<Handler>) -> Vec<Spec> {
             }
             At::HalfBehind { word, from, .. } => {
                 let place = Place::HalfBehind { word, from };
+                specs.push(Spec { access, place });
+                continue;
+            }
+            At::OneUnless { place, .. } => (place, 0, 1),
+            At::AllBehind { word, .. } => {
+                // As in Redis: the word is the last option, and its keys are the last arguments.
+                let place = Place::AllBehind { word, from: -2 };
                 specs.push(Spec { access, place });
                 continue;
             }
@@ -269,9 +284,11 @@ pub fn range(command: &Command<Handler>) -> (i64, i64, i64) {
                 }
                 end = first as i64 + last;
             }
-            Place::Range { .. } | Place::Counted(_) | Place::HalfBehind { .. } | Place::Unknown => {
-                break;
-            }
+            Place::Range { .. }
+            | Place::Counted(_)
+            | Place::HalfBehind { .. }
+            | Place::AllBehind { .. }
+            | Place::Unknown => break,
         }
     }
     (first as i64, end, step as i64)

@@ -200,17 +200,13 @@ fn write_spec(spec: &facts::Spec, reply: &mut Reply<'_>) {
             part(reply, "begin_search", "index", &[("index", at as i64)]);
             part(reply, "find_keys", "keynum", &keys);
         }
+        facts::Place::AllBehind { word, from } => {
+            write_keyword(reply, word, from);
+            let range = [("lastkey", -1), ("keystep", 1), ("limit", 0)];
+            part(reply, "find_keys", "range", &range);
+        }
         facts::Place::HalfBehind { word, from } => {
-            reply.bulk(b"begin_search");
-            reply.map(2);
-            reply.bulk(b"type");
-            reply.bulk(b"keyword");
-            reply.bulk(b"spec");
-            reply.map(2);
-            reply.bulk(b"keyword");
-            reply.bulk(word.as_bytes());
-            reply.bulk(b"startfrom");
-            reply.integer(from as i64);
+            write_keyword(reply, word, from as i64);
             let range = [("lastkey", -1), ("keystep", 1), ("limit", 2)];
             part(reply, "find_keys", "range", &range);
         }
@@ -219,6 +215,20 @@ fn write_spec(spec: &facts::Spec, reply: &mut Reply<'_>) {
             part(reply, "find_keys", "unknown", &[]);
         }
     }
+}
+
+/// Writes how to find a word among the arguments.
+fn write_keyword(reply: &mut Reply<'_>, word: &str, from: i64) {
+    reply.bulk(b"begin_search");
+    reply.map(2);
+    reply.bulk(b"type");
+    reply.bulk(b"keyword");
+    reply.bulk(b"spec");
+    reply.map(2);
+    reply.bulk(b"keyword");
+    reply.bulk(word.as_bytes());
+    reply.bulk(b"startfrom");
+    reply.integer(from);
 }
 
 fn all(_: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
@@ -310,6 +320,8 @@ fn keys_of<'a>(args: Args<'a>) -> Result<Vec<(&'a [u8], Access)>> {
         | At::ToEnd { .. }
         | At::ToLastButOne(_)
         | At::HalfBehind { .. }
+        | At::OneUnless { .. }
+        | At::AllBehind { .. }
         | At::Behind { .. } => false,
     };
     let needs_keys = !row.command.has(Trait::NoMandatoryKeys);
@@ -328,6 +340,7 @@ fn exactly(access: Access, args: Args<'_>) -> Access {
     match access {
         Access::Variable if (5..args.len()).any(|at| args.is(at, "GET")) => Access::ReadUpdate,
         Access::Variable => Access::Overwrite,
+        Access::Take | Access::TakeSome => Access::Take,
         Access::Read
         | Access::ReadNoting
         | Access::Look
@@ -337,7 +350,6 @@ fn exactly(access: Access, args: Args<'_>) -> Access {
         | Access::Update
         | Access::Insert
         | Access::Shrink
-        | Access::Take
         | Access::Remove
         | Access::NotKey => access,
     }

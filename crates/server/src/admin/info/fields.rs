@@ -199,7 +199,7 @@ pub static FIELDS: &[Field] = &[
     row(Stats, "pubsubshard_channels", |f| f.shared.pubsub.name_count(Topic::ShardChannel).to_string()),
     row(Stats, "latest_fork_usec", ZERO),
     row(Stats, "total_forks", ZERO),
-    row(Stats, "migrate_cached_sockets", ZERO),
+    row(Stats, "migrate_cached_sockets", |f| f.shared.migrations.links.count().to_string()),
     row(Stats, "slave_expires_tracked_keys", ZERO),
     row(Stats, "active_defrag_hits", ZERO),
     row(Stats, "active_defrag_misses", ZERO),
