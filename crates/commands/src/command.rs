@@ -139,6 +139,8 @@ pub enum At {
     ToLastButOne(usize),
     /// The arguments after this one, as many as it says.
     Counted(usize),
+    /// The arguments after this one, as many pairs of key and value as it says.
+    CountedPairs(usize),
     /// The first half of the arguments after the first one that is this word, in any case.
     HalfBehind {
         /// The word.
@@ -190,7 +192,8 @@ impl At {
             Self::One(place) => (place, place + 1, 1),
             Self::ToEnd { first, step } => (first, len, step),
             Self::ToLastButOne(first) => (first, len - 1, 1),
-            Self::Counted(count_at) => (count_at + 1, counted_end(args, count_at), 1),
+            Self::Counted(count_at) => (count_at + 1, counted_end(args, count_at, 1), 1),
+            Self::CountedPairs(count_at) => (count_at + 1, counted_end(args, count_at, 2), 2),
             Self::HalfBehind {
                 word,
                 from,
@@ -267,13 +270,13 @@ fn last_option(
     found
 }
 
-/// The end of the keys that the argument at `count_at` counts; there are none if it is not a number or too large.
-fn counted_end(args: Args<'_>, count_at: usize) -> usize {
+/// The end of the keys that the argument at `count_at` counts, `step` apart; there are none if it is not a number or too large.
+fn counted_end(args: Args<'_>, count_at: usize, step: usize) -> usize {
     let first = count_at + 1;
     let count = args.get(count_at).and_then(parse_integer);
     count
         .and_then(|count| usize::try_from(count).ok())
-        .and_then(|count| first.checked_add(count))
+        .and_then(|count| first.checked_add(count.checked_mul(step)?))
         .filter(|&end| end <= args.len())
         .unwrap_or(first)
 }

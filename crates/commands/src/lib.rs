@@ -3,6 +3,7 @@
 pub mod args;
 mod blocking;
 pub mod command;
+mod conditional_strings;
 mod counters;
 mod dump;
 mod expiry;
@@ -58,6 +59,7 @@ pub type KeyspaceFn = fn(&mut Tx<'_>, Args<'_>, &mut Reply<'_>) -> Result;
 /// All command families.
 pub static FAMILIES: &[&[Command<KeyspaceFn>]] = &[
     strings::COMMANDS,
+    conditional_strings::COMMANDS,
     counters::COMMANDS,
     ranges::COMMANDS,
     lcs::COMMANDS,

@@ -91,10 +91,12 @@ fn every_type_moves_to_redis_and_back() {
             let key = format!("key{number}");
             create(&mut here, &key, how);
             let sent = digest(&mut here, &key);
-            for (from, to, port) in [
-                (&mut here, &mut there, theirs.address().port()),
-                (&mut there, &mut here, ours.address().port()),
-            ] {
+            for is_back in [false, true] {
+                let (from, to, target) = match is_back {
+                    false => (&mut here, &mut there, &theirs),
+                    true => (&mut there, &mut here, &ours),
+                };
+                let port = target.address().port();
                 assert_eq!(migrate(from, port, &key, auth), ok(), "{how}");
                 assert!(!exists(from, &key), "{how}");
                 assert_eq!(digest(to, &key), sent, "{how}");
@@ -306,7 +308,7 @@ fn a_key_that_changes_on_its_way_stays() {
         ("SET {} text", "RENAME other key", false),
         ("SADD {} a b", "SREM key a", false),
         ("EVAL #lua 1 {} SADD", "SADD key one-more", false),
-        ("EVAL #lua 1 {} SADD", "SREM key nosuch", true),
+        ("EVAL #lua 1 {} SADD", "SMEMBERS key", true),
         ("EVAL #lua 1 {} RPUSH", "LSET key 5 changed", false),
         ("XADD {} 1-1 f v", "XADD key 2-1 f v", false),
         ("HSET {} f v", "HSET key f w", false),

@@ -397,6 +397,7 @@ fn locks_of(command: &Command<Handler>) -> Locks {
             At::ToEnd { .. }
             | At::ToLastButOne(_)
             | At::Counted(_)
+            | At::CountedPairs(_)
             | At::HalfBehind { .. }
             | At::OneUnless { .. }
             | At::AllBehind { .. }

@@ -434,7 +434,9 @@ fn columns(row: &Row) -> Vec<String> {
                 facts::Place::Range { first, last, step } => {
                     format!("index:{first}:range:{last}:{step}:0:{flags}")
                 }
-                facts::Place::Counted(at) => format!("index:{at}:keynum:0:1:1:{flags}"),
+                facts::Place::Counted { count_at, step } => {
+                    format!("index:{count_at}:keynum:0:1:{step}:{flags}")
+                }
                 facts::Place::HalfBehind { word, from } => {
                     format!("keyword:{word}:{from}:range:-1:1:2:{flags}")
                 }

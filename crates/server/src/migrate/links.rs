@@ -28,6 +28,8 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 pub enum LinkError {
     /// It could not be made.
     Connect,
+    /// The target refused it.
+    Refused,
     /// It broke while requests were sent.
     Write,
     /// It broke while a reply was expected, or what came was not a reply.
@@ -43,7 +45,10 @@ impl LinkError {
     pub fn text(self) -> &'static str {
         match self {
             Self::Connect => "IOERR error or timeout connecting to the client",
-            Self::Write | Self::WriteTimeout => "IOERR error or timeout writing to target instance",
+            // Redis notices a refusal only when it writes.
+            Self::Refused | Self::Write | Self::WriteTimeout => {
+                "IOERR error or timeout writing to target instance"
+            }
             Self::Read | Self::ReadTimeout => "IOERR error or timeout reading to target instance",
         }
     }
@@ -52,7 +57,7 @@ impl LinkError {
     pub fn is_broken(self) -> bool {
         match self {
             Self::Write | Self::Read => true,
-            Self::Connect | Self::WriteTimeout | Self::ReadTimeout => false,
+            Self::Connect | Self::Refused | Self::WriteTimeout | Self::ReadTimeout => false,
         }
     }
 }
@@ -82,24 +87,33 @@ impl Link {
             .and_then(|port| port.parse().ok())
             .ok_or(LinkError::Connect)?;
         let addresses = (host, port).to_socket_addrs();
+        let mut failure = LinkError::Connect;
         for address in addresses.map_err(|_| LinkError::Connect)? {
             if shared.stopping.load(Relaxed) {
                 break;
             }
-            if let Ok(stream) = TcpStream::connect_timeout(&address, migration.timeout()) {
-                // Only a delay would be lost.
-                let _ = stream.set_nodelay(true);
-                return Ok(Self {
-                    stream,
-                    selected: None,
-                    input: Vec::new(),
-                    timeout: migration.timeout(),
-                    has_replied: false,
-                    used: Instant::now(),
-                });
+            match TcpStream::connect_timeout(&address, migration.timeout()) {
+                Ok(stream) => return Ok(Self::new(stream, migration.timeout())),
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    failure = LinkError::Refused;
+                }
+                Err(_) => {}
             }
         }
-        Err(LinkError::Connect)
+        Err(failure)
+    }
+
+    fn new(stream: TcpStream, timeout: Duration) -> Self {
+        // Only time would be lost.
+        let _ = stream.set_nodelay(true);
+        Self {
+            stream,
+            selected: None,
+            input: Vec::new(),
+            timeout,
+            has_replied: false,
+            used: Instant::now(),
+        }
     }
 
     /// Begins a migration: the target may stay silent for `timeout`.

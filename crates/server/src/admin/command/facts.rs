@@ -158,7 +158,12 @@ pub enum Place {
         step: usize,
     },
     /// After this argument, which is the number of keys.
-    Counted(usize),
+    Counted {
+        /// The argument.
+        count_at: usize,
+        /// The distance from one key to the next.
+        step: usize,
+    },
     /// The first half of the arguments after a word.
     HalfBehind {
         /// The word.
@@ -185,7 +190,7 @@ impl Spec {
                 let behind = place.checked_sub(first);
                 behind.is_some_and(|behind| behind == 0 || behind as i64 <= last)
             }
-            Place::Counted(count_at) => place == count_at + 1,
+            Place::Counted { count_at, .. } => place == count_at + 1,
             Place::HalfBehind { .. } | Place::AllBehind { .. } | Place::Unknown => false,
         }
     }
@@ -211,7 +216,12 @@ pub fn key_specs(command: &Command<Handler>) -> Vec<Spec> {
             At::ToEnd { first, step } => (first, -1, step),
             At::ToLastButOne(first) => (first, -2, 1),
             At::Counted(count_at) => {
-                let place = Place::Counted(count_at);
+                let place = Place::Counted { count_at, step: 1 };
+                specs.push(Spec { access, place });
+                continue;
+            }
+            At::CountedPairs(count_at) => {
+                let place = Place::Counted { count_at, step: 2 };
                 specs.push(Spec { access, place });
                 continue;
             }
@@ -285,7 +295,7 @@ pub fn range(command: &Command<Handler>) -> (i64, i64, i64) {
                 end = first as i64 + last;
             }
             Place::Range { .. }
-            | Place::Counted(_)
+            | Place::Counted { .. }
             | Place::HalfBehind { .. }
             | Place::AllBehind { .. }
             | Place::Unknown => break,

@@ -195,9 +195,14 @@ fn write_spec(spec: &facts::Spec, reply: &mut Reply<'_>) {
             part(reply, "begin_search", "index", &[("index", first as i64)]);
             part(reply, "find_keys", "range", &range);
         }
-        facts::Place::Counted(at) => {
-            let keys = [("keynumidx", 0), ("firstkey", 1), ("keystep", 1)];
-            part(reply, "begin_search", "index", &[("index", at as i64)]);
+        facts::Place::Counted { count_at, step } => {
+            let keys = [("keynumidx", 0), ("firstkey", 1), ("keystep", step as i64)];
+            part(
+                reply,
+                "begin_search",
+                "index",
+                &[("index", count_at as i64)],
+            );
             part(reply, "find_keys", "keynum", &keys);
         }
         facts::Place::AllBehind { word, from } => {
@@ -314,8 +319,8 @@ fn keys_of<'a>(args: Args<'a>) -> Result<Vec<(&'a [u8], Access)>> {
         return refused("Invalid number of arguments specified for command");
     }
     let is_wrong_count = |spec: &KeySpec| match spec.at {
-        At::Counted(_) if row.command.has(Trait::NoMandatoryKeys) => false,
-        At::Counted(_) => spec.at.places(request).next().is_none(),
+        At::Counted(_) | At::CountedPairs(_) if row.command.has(Trait::NoMandatoryKeys) => false,
+        At::Counted(_) | At::CountedPairs(_) => spec.at.places(request).next().is_none(),
         At::One(_)
         | At::ToEnd { .. }
         | At::ToLastButOne(_)
