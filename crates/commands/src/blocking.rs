@@ -180,7 +180,7 @@ fn pop_or_wait(
         of,
         has: |_, _, _| true,
         serve,
-        gone: None,
+        ends_if_gone: false,
         nothing: |reply| reply.null_array(),
         args: None,
     };
@@ -224,7 +224,7 @@ fn pop_many_or_wait(
         of,
         has: |_, _, _| true,
         serve,
-        gone: None,
+        ends_if_gone: false,
         nothing: |reply| reply.null_array(),
         args: None,
     };
@@ -248,7 +248,7 @@ fn move_or_wait(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, serve: S
         of: Type::List,
         has: |_, _, _| true,
         serve,
-        gone: None,
+        ends_if_gone: false,
         nothing: |reply| reply.null(),
         args: None,
     };

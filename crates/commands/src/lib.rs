@@ -37,6 +37,7 @@ mod stream_ids;
 mod stream_info;
 mod stream_ranges;
 mod stream_reads;
+mod stream_removals;
 mod streams;
 mod strings;
 
@@ -83,6 +84,7 @@ pub static FAMILIES: &[&[Command<KeyspaceFn>]] = &[
     sorted_set_algebra::COMMANDS,
     blocking::COMMANDS,
     streams::COMMANDS,
+    stream_removals::COMMANDS,
     stream_ranges::COMMANDS,
     stream_reads::COMMANDS,
     stream_group_reads::COMMANDS,

@@ -182,6 +182,40 @@ impl BlockedClient {
         wins
     }
 
+    /// The first of the client's keys, in the order of its request, that has something for it; `changed` is one of them, which has
+    /// changed. Others may have changed in the same section. Those that it has not locked can't have.
+    ///
+    /// # Errors
+    /// A key before that holds another type.
+    fn first_ready<'k>(
+        &'k self,
+        tx: &mut Tx<'_>,
+        changed: Key<'k>,
+    ) -> Result<Option<Key<'k>>, CommandError> {
+        let (wait, args) = (&self.wait, self.args.borrow());
+        let type_of = |tx: &mut Tx<'_>, key| tx.peek(key).map(EntryRef::type_of);
+        if wait.ends_if_gone && type_of(tx, changed) != Some(wait.of) {
+            // Whatever the other keys have: the command returns the error.
+            return Ok(Some(changed));
+        }
+        // A change to another type wakes nobody, as long as no key has something.
+        if type_of(tx, changed) != Some(wait.of) || !(wait.has)(tx, args, changed) {
+            return Ok(None);
+        }
+        for key in wait.keys.clone().map(|place| args.key(place)) {
+            if !tx.holds_key(key) {
+                continue;
+            }
+            match type_of(tx, key) {
+                None => {}
+                Some(found) if found != wait.of => return Err(CommandError::WrongType),
+                Some(_) if (wait.has)(tx, args, key) => return Ok(Some(key)),
+                Some(_) => {}
+            }
+        }
+        Ok(None)
+    }
+
     /// Ends the wait with the result of `run`; false if something else has ended it.
     fn finish(&self, run: impl FnOnce() -> End) -> bool {
         let wins = self.claim();
@@ -265,20 +299,16 @@ impl Waiter for BlockedClient {
         if self.claimed.load(Relaxed) && !cfg!(broken = "claim") {
             return Served::Gone;
         }
-        let found = tx.peek(key).map(EntryRef::type_of);
-        if found != Some(self.wait.of) {
-            let Some(text) = self.wait.gone else {
-                return Served::No;
-            };
-            let error = CommandError::Text(text.to_owned());
-            return match self.finish(|| End::Failed(error)) {
-                true => Served::Yes,
-                false => Served::Gone,
-            };
-        }
-        if !(self.wait.has)(tx, self.args.borrow(), key) {
-            return Served::No;
-        }
+        let key = match self.first_ready(tx, key) {
+            Ok(Some(key)) => key,
+            Ok(None) => return Served::No,
+            Err(error) => {
+                return match self.finish(|| End::Failed(error)) {
+                    true => Served::Yes,
+                    false => Served::Gone,
+                };
+            }
+        };
         if let Some(target) = self.wait.target {
             let hash = self.args.borrow().key(target).hash;
             if !tx.include(hash) {
@@ -292,7 +322,7 @@ impl Waiter for BlockedClient {
     }
 
     fn wants_removal(&self) -> bool {
-        self.wait.gone.is_some()
+        self.wait.ends_if_gone
     }
 
     fn queue_message(&self) {
