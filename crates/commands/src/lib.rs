@@ -1,6 +1,7 @@
 //! The commands that work on keys: one row and one function each, one file per family.
 
-pub mod args;
+pub mod acknowledgements;
+mod args;
 mod blocking;
 pub mod command;
 mod conditional_strings;
@@ -10,6 +11,7 @@ mod expiry;
 mod hash_expiry;
 mod hash_walks;
 mod hashes;
+mod key_places;
 mod keys;
 mod keyspace;
 mod lcs;
@@ -68,6 +70,7 @@ pub static FAMILIES: &[&[Command<KeyspaceFn>]] = &[
     list_ends::COMMANDS,
     keys::COMMANDS,
     keyspace::COMMANDS,
+    acknowledgements::COMMANDS,
     expiry::COMMANDS,
     object::COMMANDS,
     dump::COMMANDS,

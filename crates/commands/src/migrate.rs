@@ -103,6 +103,9 @@ impl std::fmt::Debug for Migration {
 }
 
 fn migrate(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    if tx.is_script() {
+        return Err(CommandError::err("This Redis command is not allowed from script").into());
+    }
     let (mut migration, first) = Migration::parse(args)?;
     migration.compresses = tx.engine().settings.compresses_dumps.load(Relaxed);
     let places = match first {

@@ -50,6 +50,8 @@ pub struct Wait {
     pub ends_if_gone: bool,
     /// Writes the reply for a client that can't block.
     pub nothing: fn(&mut Reply<'_>),
+    /// Writes the reply after the timeout.
+    pub timed_out: fn(&mut Reply<'_>),
     /// The request to serve later, if it differs from the one sent: some arguments (`$`) refer to the state when it was sent.
     pub args: Option<OwnedArgs>,
 }

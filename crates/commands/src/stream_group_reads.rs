@@ -306,6 +306,7 @@ fn xreadgroup(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result 
         serve,
         ends_if_gone: true,
         nothing: |reply| reply.null_array(),
+        timed_out: |reply| reply.null_array(),
         args: None,
     })))
 }

@@ -202,7 +202,10 @@ fn xread(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
             let keys = Request::parse(args, false)?.keys;
             let mut parts = Vec::new();
             // Keys that the section has not locked can't have changed.
-            for key_at in keys.filter(|&at| tx.holds_key(args.key(at))).collect::<Vec<_>>() {
+            for key_at in keys
+                .filter(|&at| tx.holds_key(args.key(at)))
+                .collect::<Vec<_>>()
+            {
                 parts.extend(awaited(tx, args, args.key(key_at))?);
             }
             reply_streams(parts.len(), reply);
@@ -210,6 +213,7 @@ fn xread(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
         },
         ends_if_gone: false,
         nothing: |reply| reply.null_array(),
+        timed_out: |reply| reply.null_array(),
         args: Some(with_ids(args, &request, &ids)),
     })))
 }
@@ -217,7 +221,10 @@ fn xread(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 /// The request with `$` replaced by the id that it means now.
 fn with_ids(args: Args<'_>, request: &Request, ids: &[StreamId]) -> OwnedArgs {
     let ids: Vec<_> = ids.iter().map(|&id| IdText::new(id)).collect();
-    let (others, sent) = (args.from(0).take(request.keys.end), args.from(request.keys.end));
+    let (others, sent) = (
+        args.from(0).take(request.keys.end),
+        args.from(request.keys.end),
+    );
     let ids = ids.iter().zip(sent).map(|(id, sent)| match sent {
         b"+" => sent,
         _ => id.as_bytes(),

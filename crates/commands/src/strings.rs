@@ -181,11 +181,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         name: "MSETNX",
         arity: AtLeast(3),
         keys: Keys::Args(&[writes(ToEnd { first: 1, step: 2 }, Access::Create)]),
-        traits: &[
-            Trait::NeedsMemory,
-            Trait::Tip("request_policy:multi_shard"),
-            Trait::Tip("response_policy:agg_min"),
-        ],
+        traits: &[Trait::NeedsMemory],
         run: Run::Run(msetnx),
         group: Group::String,
         usage: "MSETNX key value [key value ...]",

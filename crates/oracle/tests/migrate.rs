@@ -152,8 +152,9 @@ fn refusals_are_those_of_redis() {
         "MIGRATE 127.0.0.1 #closed key 0 1000",
         "MIGRATE 127.0.0.1 port key 0 1000",
         "MIGRATE 127.0.0.1 #port busy 0 1000",
-        "MIGRATE 127.0.0.1 #port key 99 1000",
-        "MIGRATE 127.0.0.1 #port key 0 1000 AUTH password",
+        // Redis sends keys even if these commands fail, so they name one that the target refuses.
+        "MIGRATE 127.0.0.1 #port busy 99 1000",
+        "MIGRATE 127.0.0.1 #port busy 0 1000 AUTH password",
         "MIGRATE 127.0.0.1 #other key 0 1000",
         "MIGRATE 127.0.0.1 #other key 0 1000 AUTH wrong",
         "MIGRATE 127.0.0.1 #other key 0 1000 COPY REPLACE AUTH2 nobody wrong",
@@ -192,6 +193,33 @@ fn refusals_are_those_of_redis() {
     for (theirs, ours) in theirs.into_iter().zip(ours) {
         assert_eq!(theirs, ours);
     }
+}
+
+#[test]
+fn only_keys_that_the_target_accepted_are_removed() {
+    let (ours, target) = (
+        start(&Program::subject(), &[]),
+        start(&Program::reference(), &[]),
+    );
+    let (mut here, mut there) = (ours.connect(), target.connect());
+    say(&mut here, "MSET a 1 b 2 c 3 d 4 e 5");
+    say(&mut there, "MSET c _ d _");
+    let keys = ["KEYS", "a", "nosuch", "b", "c", "d", "e"];
+    let busy =
+        error("ERR Target instance replied with error: BUSYKEY Target key name already exists.");
+    assert_eq!(migrate(&mut here, target.address().port(), "", &keys), busy);
+    assert_eq!(say(&mut here, "DBSIZE"), Reply::Integer(2));
+    assert_eq!(say(&mut here, "EXISTS c d"), Reply::Integer(2));
+    assert_eq!(say(&mut there, "DBSIZE"), Reply::Integer(5));
+    assert_eq!(text(&say(&mut there, "GET c")), "_");
+    // The link is still in use after an error.
+    assert_eq!(info(&mut here, "migrate_cached_sockets"), "1");
+    // The deletions raise events, and a field with a deadline, which Redis 7.0 does not know, is refused.
+    say(&mut here, "HSET hash f v");
+    say(&mut here, "HEXPIRE hash 100 FIELDS 1 f");
+    let reply = migrate(&mut here, target.address().port(), "hash", &[]);
+    assert!(matches!(reply, Reply::Error(_)), "{reply:?}");
+    assert!(exists(&mut here, "hash"));
 }
 
 /// Unlike Redis, MIGRATE sends no key before the target has selected the database: it would be stored in another one.

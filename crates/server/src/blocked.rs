@@ -54,6 +54,8 @@ pub struct Blocking {
     pub blocked_client: Arc<BlockedClient>,
     /// The command.
     pub row: &'static Row,
+    /// How long the command ran before it began to wait, in nanoseconds.
+    pub took_ns: u64,
     /// When the timeout passes, if there is one.
     pub deadline: Option<Instant>,
     ticket: Ticket,
@@ -97,6 +99,7 @@ impl Blocking {
             deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
             blocked_client,
             row,
+            took_ns: 0,
         }
     }
 
@@ -264,10 +267,10 @@ impl BlockedClient {
 
 impl End {
     /// Writes the reply. If that is an error, returns it.
-    pub fn write(self, reply: &mut Reply<'_>) -> Option<CommandError> {
+    pub fn write(self, blocking: &Blocking, reply: &mut Reply<'_>) -> Option<CommandError> {
         match self {
             Self::Served(bytes) => reply.raw(&bytes),
-            Self::TimedOut => reply.null_array(),
+            Self::TimedOut => (blocking.blocked_client.wait.timed_out)(reply),
             Self::Failed(error) => {
                 reply.error(error.to_bytes());
                 return Some(error);

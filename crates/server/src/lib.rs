@@ -29,5 +29,4 @@ pub mod threads;
 /// The version of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// The Redis version whose behaviour clients can expect.
-pub const REDIS_VERSION: &str = "7.2.0";
+pub use damselfly_base::REDIS_VERSION;

@@ -103,6 +103,10 @@ pub struct Rates {
     pub input_bytes: f64,
     /// Bytes written per second.
     pub output_bytes: f64,
+    /// Turns of event loops per second.
+    pub turns: f64,
+    /// The mean time of a turn, in microseconds.
+    pub turn_us: f64,
 }
 
 impl Shared {

@@ -24,10 +24,11 @@ impl Stream {
 
     /// Removes all references to an entry; false if there were none.
     pub fn remove_references(&mut self, id: StreamId) -> bool {
-        let refers = |(name, group): (&Box<[u8]>, &std::sync::Arc<super::Group>)| {
-            group.pending().contains_key(&id).then(|| name.clone())
-        };
-        let names: Vec<_> = self.groups.iter().filter_map(refers).collect();
+        let referring = self
+            .groups
+            .iter()
+            .filter(|(_, group)| group.pending().contains_key(&id));
+        let names: Vec<_> = referring.map(|(name, _)| name.clone()).collect();
         for name in &names {
             self.change_group(name, |group| group.acknowledge(id));
         }

@@ -83,9 +83,8 @@ impl Link {
     pub fn connect(shared: &Shared, migration: &Migration) -> Result<Self, LinkError> {
         let host = std::str::from_utf8(migration.host()).map_err(|_| LinkError::Connect)?;
         let port = std::str::from_utf8(migration.port()).ok();
-        let port: u16 = port
-            .and_then(|port| port.parse().ok())
-            .ok_or(LinkError::Connect)?;
+        // As in Redis, a port that is no number is port 0, which refuses.
+        let port: u16 = port.and_then(|port| port.parse().ok()).unwrap_or(0);
         let addresses = (host, port).to_socket_addrs();
         let mut failure = LinkError::Connect;
         for address in addresses.map_err(|_| LinkError::Connect)? {

@@ -112,18 +112,18 @@ static SUBCOMMANDS: &[Command<Handler>] = &[
     )),
     subcommand(
         "GETKEYS",
-        AtLeast(4),
+        AtLeast(3),
         getkeys,
-        "COMMAND GETKEYS command arg [arg ...]",
+        "COMMAND GETKEYS command [arg [arg ...]]",
         "Returns the keys of a complete command.",
         "2.8.13",
         "O(N) where N is the number of arguments of the command",
     ),
     subcommand(
         "GETKEYSANDFLAGS",
-        AtLeast(4),
+        AtLeast(3),
         getkeysandflags,
-        "COMMAND GETKEYSANDFLAGS command arg [arg ...]",
+        "COMMAND GETKEYSANDFLAGS command [arg [arg ...]]",
         "Returns the keys of a complete command, each with flags for how the command uses it.",
         "7.0.0",
         "O(N) where N is the number of arguments of the command",
@@ -304,9 +304,10 @@ fn keys_of<'a>(args: Args<'a>) -> Result<Vec<(&'a [u8], Access)>> {
     let refused = |text: &str| Err(CommandError::err(text).into());
     let request = args.behind(2);
     let row = match REGISTRY.find(args.at(2)) {
-        Some(container) if !container.subcommands.is_empty() => {
-            REGISTRY.find_subcommand(container, args.at(3))
-        }
+        Some(container) if !container.subcommands.is_empty() => match args.get(3) {
+            Some(name) => REGISTRY.find_subcommand(container, name),
+            None => Some(container),
+        },
         found => found,
     };
     let Some(row) = row else {
