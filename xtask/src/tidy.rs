@@ -13,6 +13,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("damselfly-protocol", 1),
     ("damselfly-table", 1),
     ("damselfly-lock", 1),
+    ("damselfly-eviction", 1),
     ("damselfly-collections", 2),
     ("damselfly-value", 3),
     ("damselfly-rdb", 4),
