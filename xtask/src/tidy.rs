@@ -16,6 +16,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("damselfly-lock", 1),
     ("damselfly-tls", 2),
     ("damselfly-encodings", 1),
+    ("damselfly-eviction", 1),
     ("damselfly-collections", 2),
     ("damselfly-value", 3),
     ("damselfly-rdb", 4),

@@ -68,7 +68,8 @@ mod tests {
                     seen += 1;
                     candidates += usize::from(victim >= 10_000);
                     // A low-discrepancy sequence.
-                    let rank = ((victim * 64 + seen) as f32 * 0.618_034).fract() * scale;
+                    let position = f64::from(victim * 64 + seen as i32) * 0.618_034;
+                    let rank = position.fract() as f32 * scale;
                     if threshold.accepts(rank) || seen == CANDIDATES_MAX {
                         if victim >= 10_000 {
                             victims += 1;

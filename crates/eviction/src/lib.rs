@@ -15,20 +15,24 @@
 //! Beckmann, Chen and Cidon, "LHD: Improving Cache Hit Rate by Maximizing Hit Density", NSDI 2018, learn a similar rank; it looks only at
 //! the whole remaining life of an entry.
 //!
-//! Ages are counted in ticks. A shard's [`Clock`] ticks 64 times while it serves as many uses as it has entries, so ages
+//! The newest entry is the first candidate of the next eviction, so one that is worth less than what it displaces (a huge value, or one of a scan) goes at
+//! once: that is how the cache refuses admission.
+//!
+//! Ages are counted in ticks. A shard's clock ticks 64 times while it serves as many uses as it has entries, so ages
 //! are relative to the size of the cache, and 14 bits are enough for 256 times that size.
 //!
-//! This crate does no I/O, knows no clock and takes no lock. [`Clock`] and [`Ghosts`] belong to a shard; the [`Model`] consists of atomic counters
-//! that all shards share.
+//! This crate does no I/O, reads no clock and takes no lock. A [`ShardState`] belongs to a shard and is used under its lock; the [`Model`] consists of atomic
+//! counters that all shards share.
 
 mod choice;
 mod clock;
 mod ghosts;
 mod history;
 mod model;
+mod shard;
 
-pub use choice::{CANDIDATES, CANDIDATES_MAX, Threshold};
-pub use clock::{Clock, TICKS_PER_SIZE, Tick};
-pub use ghosts::{GHOST_BYTES, Ghosts};
+pub use choice::{CANDIDATES, CANDIDATES_MAX};
+pub use clock::{TICKS_PER_SIZE, Tick};
 pub use history::History;
 pub use model::{Model, ModelView};
+pub use shard::ShardState;

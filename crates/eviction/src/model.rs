@@ -158,17 +158,19 @@ impl Model {
 
     /// The highest rate of hits from each age on (the Gittins index), from the probability of a use at each age.
     fn set_ranks(&self, class: usize, hazards: &[f32; AGES]) {
-        for age in 0..AGES {
+        for (age, hazard) in hazards.iter().enumerate() {
             // On average the entry is in the middle of the age.
-            let first = hazards[age] * 0.5;
+            let first = hazard * 0.5;
             let width = ticks(age) * 0.5;
             let (mut hits, mut time) = (first, width * (1.0 - 0.5 * first));
             let mut unused = 1.0 - first;
             let mut best = hits / time;
-            for later in age + 1..AGES - 1 {
-                hits += unused * hazards[later];
-                time += unused * ticks(later) * (1.0 - 0.5 * hazards[later]);
-                unused *= 1.0 - hazards[later];
+            // The last age has no end.
+            let ages = hazards.iter().enumerate().take(AGES - 1);
+            for (later, hazard) in ages.skip(age + 1) {
+                hits += unused * hazard;
+                time += unused * ticks(later) * (1.0 - 0.5 * hazard);
+                unused *= 1.0 - hazard;
                 best = f32::max(best, hits / time);
             }
             self.ranks[class][age].store(best.to_bits(), Relaxed);
