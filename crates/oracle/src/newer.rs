@@ -59,7 +59,7 @@ pub(crate) fn is_alike_in_scripts(arguments: &[Vec<u8>]) -> bool {
         "MIGRATE",
     ];
     let is = |word: &&str| arguments[0].eq_ignore_ascii_case(word.as_bytes());
-    !OTHERS.iter().any(|word| is(word))
+    !OTHERS.iter().any(is)
 }
 
 /// Changes arguments that newer versions treat otherwise.

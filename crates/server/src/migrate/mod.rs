@@ -160,11 +160,14 @@ fn send_over(shared: &Shared, link: &mut Link, migration: &mut Migration) -> Res
     }
     // Without the right user and database, nothing must be sent.
     link.select((!is_refused).then(|| migration.database()));
-    while !is_refused {
+    if is_refused {
+        return Ok(());
+    }
+    loop {
         requests.clear();
         let sent = migration.write_next(clock::now_ms(), &mut requests);
         if sent.is_empty() {
-            break;
+            return Ok(());
         }
         link.write(shared, &requests)?;
         for index in sent {
@@ -174,5 +177,4 @@ fn send_over(shared: &Shared, link: &mut Link, migration: &mut Migration) -> Res
             }
         }
     }
-    Ok(())
 }
