@@ -26,6 +26,7 @@ use damselfly_server::registry::{REGISTRY, Row};
 use damselfly_server::session::{Replies, Session};
 use damselfly_server::shared::Shared;
 use damselfly_server::threads::Thread;
+use damselfly_server::users::{Login, Users};
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 
 /// Commands that affect the system outside the process or stop it, that register the connection elsewhere (so that it would have
@@ -176,7 +177,14 @@ impl Server {
             mio::Waker::new(poll.registry(), mio::Token(0)).expect("the system has descriptors");
         let (stream, _) = mio::net::UnixStream::pair().expect("the system has descriptors");
         let threads = vec![Thread::new(waker)];
-        let shared = Arc::new(Shared::new(engine, threads, config.clone(), None));
+        let shared = Arc::new(Shared::new(
+            engine,
+            threads,
+            config.clone(),
+            None,
+            Users::default(),
+        ));
+        let account = shared.users.default_account().clone();
         let client = shared.clients.add(NewClient {
             id: 1,
             address: String::from("127.0.0.1:1"),
@@ -189,9 +197,10 @@ impl Server {
             fd: 0,
             thread: 0,
             place: 0,
+            account: account.clone(),
             now_ms: now_ms(),
         });
-        let mut session = Session::new(client, &config);
+        let mut session = Session::new(client, Login::new(&shared.users, account));
         if setup & 16 != 0 {
             session.set_protocol(Version::Resp3);
         }

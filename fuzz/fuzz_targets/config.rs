@@ -89,13 +89,13 @@ fn loaded(text: &str) -> Option<Config> {
 
 /// Rewrites a file for `config` and checks that the new text loads as the same configuration.
 fn rewrite(config: &Config, existing: &str) {
-    let text = config.rewrite(existing);
+    let text = config.rewrite(existing, &[]);
     let again = loaded(&text).expect("a rewritten file loads");
     assert_eq!(again.get(&[b"*"]), config.get(&[b"*"]), "{text}");
     // Line endings may become plain newlines.
     let lines = |text: &str| text.replace('\r', "");
     assert_eq!(
-        lines(&config.rewrite(&text)),
+        lines(&config.rewrite(&text, &[])),
         lines(&text),
         "rewriting twice"
     );

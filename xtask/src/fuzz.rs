@@ -190,7 +190,7 @@ const USAGE: &str = "\
 Usage: cargo xtask fuzz [TARGET] [--seconds N]
        cargo xtask fuzz TARGET --input FILE     reruns one input
        cargo xtask fuzz --live [--seconds N] [--seed S] [--threads T]     fuzzes a running server
-Targets: commands, rdb, rdb_dump, config, table, entry, listpack, intset, chain, stream, hash, sorted_set, requests, memcached_requests, replies, glob, decoders, scripts, numbers (default: all)";
+Targets: commands, rdb, rdb_dump, config, table, entry, listpack, intset, chain, stream, hash, sorted_set, hyperloglog, bitfield, requests, memcached_requests, replies, glob, decoders, scripts, numbers (default: all)";
 
 /// The options on the command line.
 #[derive(Debug, PartialEq, Eq)]

@@ -482,7 +482,7 @@ fn the_rights_of_its_user_hold_for_memcached() {
     }
     assert!(
         memcached
-            .run("stats")
+            .run("stats settings")
             .contains("STAT auth_enabled_ascii no")
     );
     // Another user, by name and password.

@@ -133,7 +133,7 @@ fn the_cells_have_all_positions_in_the_shape() {
             && bounds.east <= LONGITUDE_MAX
             && bounds.south >= -LATITUDE_MAX
             && bounds.north <= LATITUDE_MAX
-            && centre.latitude.abs() < 80.0;
+            && bounds.north.max(-bounds.south) < 80.0;
         for _ in 0..50 {
             let other = at(
                 (centre.longitude + unit(&mut random) * (bounds.east - bounds.west).abs())
