@@ -17,6 +17,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("damselfly-tls", 2),
     ("damselfly-encodings", 1),
     ("damselfly-eviction", 1),
+    ("damselfly-log", 2),
     ("damselfly-collections", 2),
     ("damselfly-value", 3),
     ("damselfly-rdb", 4),

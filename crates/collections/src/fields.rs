@@ -530,8 +530,13 @@ impl Fields {
         (self.deadline_count() == self.len()).then_some(*last)
     }
 
-    /// Removes up to `limit` expired fields, the earliest deadlines first, and returns how many.
-    pub fn remove_expired(&mut self, now_ms: i64, limit: usize) -> usize {
+    /// Removes up to `limit` expired fields, the earliest deadlines first, calls `gone` with the name of each, and returns how many.
+    pub fn remove_expired(
+        &mut self,
+        now_ms: i64,
+        limit: usize,
+        mut gone: impl FnMut(&[u8]),
+    ) -> usize {
         let mut count = 0;
         while count < limit
             && let Some(&(deadline, address)) = self.deadlines.0.first()
@@ -542,6 +547,7 @@ impl Fields {
             // SAFETY: the set contains only fields of this table (see its invariant), so the block is live; the name is
             // not used after the field leaves the table.
             let name = unsafe { FieldRef::from_raw(block) }.field();
+            gone(name);
             let Entry::Occupied(place) = self.table.entry(hash(name), name) else {
                 unreachable!("a field with a deadline is in the table")
             };
@@ -677,7 +683,7 @@ mod tests {
                             .map(|(name, (_, deadline))| (deadline.unwrap(), name.clone()))
                             .collect();
                         expired.sort();
-                        let removed = fields.remove_expired(now, limit);
+                        let removed = fields.remove_expired(now, limit, |_| {});
                         assert_eq!(removed, limit.min(expired.len()));
                         // The order among fields with the same deadline is unspecified.
                         model.retain(|name, _| fields.get(name).is_some());
@@ -704,7 +710,7 @@ mod tests {
             }
             assert_equal(&fields, &model);
             let copy = fields.clone();
-            fields.remove_expired(i64::MAX, usize::MAX);
+            fields.remove_expired(i64::MAX, usize::MAX, |_| {});
             assert_eq!(
                 (fields.deadline_count(), fields.first_deadline_ms()),
                 (0, None)

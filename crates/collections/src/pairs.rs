@@ -314,8 +314,8 @@ impl<'b, B: Buffer> PairsMut<'b, B> {
         self.buffer.splice(0, len, 0);
     }
 
-    /// Removes the expired fields, and returns how many.
-    pub fn remove_expired(&mut self, now_ms: i64) -> usize {
+    /// Removes the expired fields, calls `gone` with the name of each, and returns how many.
+    pub fn remove_expired(&mut self, now_ms: i64, mut gone: impl FnMut(&[u8])) -> usize {
         if self
             .view()
             .first_deadline_ms()
@@ -334,6 +334,8 @@ impl<'b, B: Buffer> PairsMut<'b, B> {
                 kept.push(pair);
                 first_deadline =
                     Some(first_deadline.map_or(deadline, |first: i64| first.min(deadline)));
+            } else {
+                gone(&pair.field.to_vec());
             }
         }
         let count = before - kept.len();
@@ -474,7 +476,7 @@ mod tests {
                             |deadline: Option<i64>| deadline.is_some_and(|at| at <= now);
                         let before = model.len();
                         model.retain(|(_, _, deadline)| !is_expired(*deadline));
-                        assert_eq!(pairs.remove_expired(now), before - model.len());
+                        assert_eq!(pairs.remove_expired(now, |_| {}), before - model.len());
                     }
                     7 if random(20) == 0 && layout == Layout::Plain => {
                         bytes = Pairs::new(&bytes, layout).to_timed();

@@ -16,7 +16,7 @@ use crate::command::{
     Access, Arity::AtLeast, Arity::Exactly, At::Counted, At::One, At::ToLastButOne, Command, Group,
     KeySpec, Keys, Run, Trait, writes,
 };
-use crate::list_ends::{move_one, pop_many_named, pop_one, side_and_count, side_of};
+use crate::list_ends::{move_one, name_of_pop, pop_many_named, pop_one, side_and_count, side_of};
 use crate::sorted_set_pops::{self, End, MultiPop};
 use crate::{Args, KeyspaceFn, Result, Stop, Wait};
 
@@ -202,7 +202,10 @@ fn brpop(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 fn pop_named(tx: &mut Tx<'_>, key: Key<'_>, side: Side, reply: &mut Reply<'_>) -> Result {
     reply.array(2);
     reply.bulk(key.bytes);
-    pop_one(tx, key, side, reply).map(drop)
+    if pop_one(tx, key, side, reply)? {
+        tx.log_effect(&[name_of_pop(side), key.bytes]);
+    }
+    Ok(())
 }
 
 /// The index of `numkeys`, in commands that have it.
@@ -260,13 +263,19 @@ fn blmove(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     side_of(args, 4)?;
     move_or_wait(tx, args, reply, |tx, args, key, reply| {
         let (from, to) = (side_of(args, 3)?, side_of(args, 4)?);
-        move_one(tx, (key, from), (args.key(2), to), reply).map(drop)
+        if move_one(tx, (key, from), (args.key(2), to), reply)? {
+            tx.log_effect(&[b"LMOVE", key.bytes, args.at(2), args.at(3), args.at(4)]);
+        }
+        Ok(())
     })
 }
 
 fn brpoplpush(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     move_or_wait(tx, args, reply, |tx, args, key, reply| {
-        move_one(tx, (key, Side::Right), (args.key(2), Side::Left), reply).map(drop)
+        if move_one(tx, (key, Side::Right), (args.key(2), Side::Left), reply)? {
+            tx.log_effect(&[b"RPOPLPUSH", key.bytes, args.at(2)]);
+        }
+        Ok(())
     })
 }
 

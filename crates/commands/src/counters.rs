@@ -118,6 +118,8 @@ fn incrbyfloat(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result
         .format();
     let value = NewValue::Bytes(sum.as_bytes());
     tx.store_used(key, value, Deadline::Keep, Event::Incrbyfloat);
+    // The sum depends on how floats are added and printed.
+    tx.log_effect(&[b"SET", key.bytes, sum.as_bytes(), b"KEEPTTL"]);
     reply.bulk(sum.as_bytes());
     Ok(())
 }

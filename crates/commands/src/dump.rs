@@ -134,24 +134,50 @@ impl Restore {
         damselfly_rdb::restore(args.at(1), args.at(3), self.deadline_ms, thresholds)
     }
 
+    /// Logs the request, with an absolute deadline.
+    fn log(self, tx: &mut Tx<'_>, args: Args<'_>) {
+        let Some(deadline) = self.deadline_ms else {
+            tx.log_args(args.from(0));
+            return;
+        };
+        let deadline = deadline.to_string();
+        let mut logged: Vec<&[u8]> = args.from(0).collect();
+        logged[2] = deadline.as_bytes();
+        if self.relative == Relative::ToNow {
+            logged.push(b"ABSTTL");
+        }
+        tx.log_effect(&logged);
+    }
+
     /// Stores what was decoded.
     fn store(
         self,
         tx: &mut Tx<'_>,
-        key: Key<'_>,
+        args: Args<'_>,
         decoded: std::result::Result<Entry, RdbError>,
         reply: &mut Reply<'_>,
     ) -> Result {
         let entry = decoded.map_err(|error| refusal(&error, tx.now()))?;
-        if self.deadline_ms.is_some_and(|at| is_past(at, tx.now())) {
+        let (key, changes) = (args.key(1), tx.effects().changes);
+        if self
+            .deadline_ms
+            .is_some_and(|at| is_past(at, tx.expiry_time()))
+        {
             if self.replace {
                 tx.remove_unread(key);
+            }
+            if tx.effects().changes != changes {
+                let name = tx.engine().settings.name_of_removal();
+                tx.log_effect(&[name, key.bytes]);
             }
         } else {
             let policy = tx.engine().settings.access_policy();
             let access = policy.restored(self.idle_seconds, self.count, tx.now().0);
             entry.view().set_access(access);
             tx.replace(key, entry, Event::Restore);
+            if tx.is_logged() {
+                self.log(tx, args);
+            }
         }
         reply.ok();
         Ok(())
@@ -167,12 +193,12 @@ fn restore(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
             let decoded = request.decode(engine, args);
             move |tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>| {
                 request.check_key(tx, args.key(1))?;
-                request.store(tx, args.key(1), decoded, reply)
+                request.store(tx, args, decoded, reply)
             }
         })));
     }
     let decoded = request.decode(tx.engine(), args);
-    request.store(tx, args.key(1), decoded, reply)
+    request.store(tx, args, decoded, reply)
 }
 
 /// The client's error for a payload that can't be restored, whose details are logged.

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use damselfly_base::CommandError;
-use damselfly_engine::{Event, Now, Place, Tx};
+use damselfly_engine::{Event, Key, Now, Place, Tx};
 use damselfly_protocol::Reply;
 
 use crate::command::{
@@ -290,7 +290,7 @@ fn expire(
 ) -> Result {
     let conditions = Conditions::parse(args)?;
     let new_ms = signed_deadline_in(tx, args.integer(2)?, unit, relative, command)?;
-    let (key, now) = (args.key(1), tx.now());
+    let (key, now) = (args.key(1), tx.expiry_time());
     let done = match tx.access_place_in(tx.db(), key) {
         Place::Absent(_) => None,
         Place::Present(present) if !conditions.allow(present.view().deadline_ms(), new_ms) => None,
@@ -305,9 +305,24 @@ fn expire(
     };
     if let Some(event) = done {
         tx.changed(key, event);
+        match event {
+            Event::Del => {
+                let name = tx.engine().settings.name_of_expiry();
+                tx.log_effect(&[name, key.bytes]);
+            }
+            _ => log_deadline(tx, key, new_ms),
+        }
     }
     reply.integer(done.is_some().into());
     Ok(())
+}
+
+/// Logs that a key got this deadline.
+pub(crate) fn log_deadline(tx: &mut Tx<'_>, key: Key<'_>, deadline_ms: i64) {
+    if tx.is_logged() {
+        let moment = deadline_ms.to_string();
+        tx.log_effect(&[b"PEXPIREAT", key.bytes, moment.as_bytes()]);
+    }
 }
 
 fn ttl(

@@ -10,6 +10,7 @@ use crate::command::{
     Access, Arity::AtLeast, At::One, Command, Group, KeySpec, Keys, Run, Trait, reads, writes,
 };
 use crate::expiry::{Unit, is_past};
+use crate::hash_effects::{log_deadline, log_persisted, log_removed, log_set};
 use crate::hashes::write_value;
 use crate::strings::Relative;
 use crate::{Args, KeyspaceFn, Result, sets};
@@ -277,7 +278,7 @@ fn hexpire(
     const NOT_ALLOWED: i64 = 0;
     const SET: i64 = 1;
     const REMOVED: i64 = 2;
-    let (key, now) = (args.key(1), tx.now());
+    let (key, now) = (args.key(1), tx.expiry_time());
     // A wrong type is reported before wrong arguments.
     tx.access_as::<Hash>(key)?;
     let deadline = deadline_in(args, 2, now, unit, relative, command)?;
@@ -290,24 +291,34 @@ fn hexpire(
     };
     let bad_count = "Parameter `numFields` should be greater than 0";
     let first = fields_at(args, at, command, bad_count)?;
+    let (mut set, mut removed) = (Vec::new(), Vec::new());
     change_each(tx, args, first, reply, |hash, field, event| {
         let old = hash.view().get(field).map(|pair| pair.deadline_ms);
         match old {
             None => NO_FIELD,
             Some(old_ms) if !condition.allows(old_ms, deadline) => NOT_ALLOWED,
-            Some(_) if expire_field(hash, field, deadline, now, event) => SET,
-            Some(_) => REMOVED,
+            Some(_) if expire_field(hash, field, deadline, now, event) => {
+                set.push(field);
+                SET
+            }
+            Some(_) => {
+                removed.push(field);
+                REMOVED
+            }
         }
-    })
+    })?;
+    log_deadline(tx, key, &set, deadline);
+    log_removed(tx, key, &removed);
+    Ok(())
 }
 
 /// Writes the result of `change` for each field from argument `first` on; `change` sets the event if it changes something.
-fn change_each(
+fn change_each<'a>(
     tx: &mut Tx<'_>,
-    args: Args<'_>,
+    args: Args<'a>,
     first: usize,
     reply: &mut Reply<'_>,
-    mut change: impl FnMut(&mut HashMut<'_>, &[u8], &mut Option<Event>) -> i64,
+    mut change: impl FnMut(&mut HashMut<'_>, &'a [u8], &mut Option<Event>) -> i64,
 ) -> Result {
     let key = args.key(1);
     reply.array(args.len() - first);
@@ -372,12 +383,12 @@ fn hpersist(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 
 /// Writes the values of all fields from argument `first` on, and calls `change` for those that exist; `change` sets the event if
 /// it changes something.
-fn take_values(
+fn take_values<'a>(
     tx: &mut Tx<'_>,
-    args: Args<'_>,
+    args: Args<'a>,
     first: usize,
     reply: &mut Reply<'_>,
-    mut change: impl FnMut(&mut HashMut<'_>, &[u8], &mut Option<Event>),
+    mut change: impl FnMut(&mut HashMut<'_>, &'a [u8], &mut Option<Event>),
 ) -> Result {
     let key = args.key(1);
     reply.array(args.len() - first);
@@ -405,10 +416,14 @@ fn take_values(
 fn hgetdel(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     tx.access_as::<Hash>(args.key(1))?;
     let first = fields_at(args, 2, "hgetdel", BAD_COUNT)?;
+    let mut removed = Vec::new();
     take_values(tx, args, first, reply, |hash, field, event| {
         hash.remove(field);
+        removed.push(field);
         *event = Some(Event::Hdel);
-    })
+    })?;
+    log_removed(tx, args.key(1), &removed);
+    Ok(())
 }
 
 /// The unit of the argument, if it is EX, PX, EXAT or PXAT.
@@ -424,24 +439,35 @@ fn deadline_option(args: Args<'_>, at: usize) -> Option<(Unit, Relative)> {
 
 fn hgetex(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     const NAME: &str = "hgetex";
-    let now = tx.now();
+    let now = tx.expiry_time();
     tx.access_as::<Hash>(args.key(1))?;
     if let Some((unit, relative)) = deadline_option(args, 2) {
         let deadline = deadline_in(args, 3, now, unit, relative, NAME)?;
         let first = fields_at(args, 4, NAME, BAD_COUNT)?;
-        return take_values(tx, args, first, reply, |hash, field, event| {
+        let mut found = Vec::new();
+        take_values(tx, args, first, reply, |hash, field, event| {
+            found.push(field);
             expire_field(hash, field, deadline, now, event);
-        });
+        })?;
+        match is_past(deadline, now) {
+            true => log_removed(tx, args.key(1), &found),
+            false => log_deadline(tx, args.key(1), &found, deadline),
+        }
+        return Ok(());
     }
     if args.is(2, "PERSIST") {
         let first = fields_at(args, 3, NAME, BAD_COUNT)?;
-        return take_values(tx, args, first, reply, |hash, field, event| {
+        let mut persisted = Vec::new();
+        take_values(tx, args, first, reply, |hash, field, event| {
             let pair = hash.view().get(field);
             if pair.is_some_and(|pair| pair.deadline_ms.is_some()) {
                 hash.set_deadline_ms(field, None);
+                persisted.push(field);
                 *event = Some(Event::Hpersist);
             }
-        });
+        })?;
+        log_persisted(tx, args.key(1), &persisted);
+        return Ok(());
     }
     let first = fields_at(args, 2, NAME, BAD_COUNT)?;
     take_values(tx, args, first, reply, |_, _, _| {})
@@ -449,7 +475,7 @@ fn hgetex(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 
 /// How HSETEX changes the deadlines of the fields that it sets.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum NewDeadline {
+pub(crate) enum NewDeadline {
     None,
     Keep,
     At(i64),
@@ -524,7 +550,7 @@ fn set_fields_at(args: Args<'_>, at: usize) -> Result<usize> {
 }
 
 fn hsetex(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    let (key, now) = (args.key(1), tx.now());
+    let (key, now) = (args.key(1), tx.expiry_time());
     let options = SetOptions::parse(args, now)?;
     let fields = || (options.first..args.len()).step_by(2);
     let done = tx.change::<Hash, _>(key, Create::IfAbsent, |hash| {
@@ -551,6 +577,9 @@ fn hsetex(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
             tx.event(key, Event::Hset);
         }
         tx.changed(key, event);
+        if tx.is_logged() {
+            log_set(tx, args, options.first, options.deadline);
+        }
     }
     reply.integer(done.into());
     Ok(())

@@ -406,9 +406,16 @@ fn hincrbyfloat(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Resul
         let sum = old.checked_add(delta).ok_or(CommandError::NotFinite)?;
         Ok(sum.format())
     };
+    let mut kept_deadline = None;
     let sum = change_value(tx, args, Event::Hincrbyfloat, add, |hash, sum, deadline| {
+        kept_deadline = deadline;
         hash.set(args.at(2), Element::new(sum.as_bytes()), deadline);
     })?;
+    // The sum depends on how floats are added and printed.
+    tx.log_effect(&[b"HSET", args.at(1), args.at(2), sum.as_bytes()]);
+    if let Some(deadline) = kept_deadline {
+        crate::hash_effects::log_deadline(tx, args.key(1), &[args.at(2)], deadline);
+    }
     reply.bulk(sum.as_bytes());
     Ok(())
 }

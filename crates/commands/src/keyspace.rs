@@ -234,6 +234,8 @@ fn flushdb(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     check_freeing(tx, keys, later)?;
     tx.flush(tx.db(), later);
     tx.invalidate_all();
+    // Even if there was nothing to remove, as in Redis.
+    tx.log_args(args.from(0));
     reply.ok();
     Ok(())
 }
@@ -249,6 +251,7 @@ fn flushall(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     }
     tx.engine().note_flush();
     tx.invalidate_all();
+    tx.log_args(args.from(0));
     reply.ok();
     Ok(())
 }

@@ -10,6 +10,7 @@ mod dump;
 mod expiry;
 mod geo;
 mod geo_search;
+mod hash_effects;
 mod hash_expiry;
 mod hash_walks;
 mod hashes;
@@ -58,6 +59,18 @@ pub type Result<T = ()> = std::result::Result<T, Stop>;
 
 /// The function of a command on keys. It runs with the locks held that the command's row asks for.
 pub type KeyspaceFn = fn(&mut Tx<'_>, Args<'_>, &mut Reply<'_>) -> Result;
+
+/// Runs a command on keys, and adds its effects to those of the section.
+///
+/// # Errors
+/// Those of the command.
+#[inline]
+pub fn run(function: KeyspaceFn, tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let start = tx.begin_command();
+    let result = function(tx, args, reply);
+    tx.end_command(start, || args.from(0));
+    result
+}
 
 /// All command families.
 pub static FAMILIES: &[&[Command<KeyspaceFn>]] = &[

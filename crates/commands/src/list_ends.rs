@@ -94,6 +94,14 @@ fn popped_from(side: Side) -> Event {
     }
 }
 
+/// The name of the command that takes elements from an end of a list.
+pub(crate) fn name_of_pop(side: Side) -> &'static [u8] {
+    match side {
+        Side::Left => b"LPOP",
+        Side::Right => b"RPOP",
+    }
+}
+
 /// The event of adding elements at an end of a list.
 pub(crate) fn pushed_to(side: Side) -> Event {
     match side {
@@ -132,6 +140,17 @@ pub(crate) fn pop_many(
     count: usize,
     reply: &mut Reply<'_>,
 ) -> Result<bool> {
+    Ok(pop_up_to(tx, key, side, count, reply)?.is_some())
+}
+
+/// As [`pop_many`], but returns how many elements there were.
+fn pop_up_to(
+    tx: &mut Tx<'_>,
+    key: Key<'_>,
+    side: Side,
+    count: usize,
+    reply: &mut Reply<'_>,
+) -> Result<Option<usize>> {
     let popped = tx.change::<List, _>(key, Create::Never, |list| {
         let len = list.view().len();
         let count = count.min(len);
@@ -147,7 +166,7 @@ pub(crate) fn pop_many(
     if popped.is_some_and(|count| count > 0) {
         tx.changed(key, popped_from(side));
     }
-    Ok(popped.is_some())
+    Ok(popped)
 }
 
 /// Like [`pop_many`], but writes the key and the elements: the reply of LMPOP and BLMPOP.
@@ -164,11 +183,19 @@ pub(crate) fn pop_many_named(
     let start = reply.position();
     reply.array(2);
     reply.bulk(key.bytes);
-    let popped = pop_many(tx, key, side, count, reply);
-    if !matches!(popped, Ok(true)) {
-        reply.truncate_to(start);
+    match pop_up_to(tx, key, side, count, reply) {
+        Ok(Some(count)) => {
+            if tx.is_logged() {
+                let count = count.to_string();
+                tx.log_effect(&[name_of_pop(side), key.bytes, count.as_bytes()]);
+            }
+            Ok(true)
+        }
+        not_popped => {
+            reply.truncate_to(start);
+            not_popped.map(|_| false)
+        }
     }
-    popped
 }
 
 /// Moves an element from an end of one list to an end of another, and writes it. If the first list is absent, writes nothing and

@@ -255,14 +255,30 @@ fn spop(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     if args.len() > 2 {
         return spop_count(tx, args, reply);
     }
+    let (is_logged, mut popped_member) = (tx.is_logged(), Vec::new());
     let popped = tx.change::<Set, _>(key, Create::Never, |set| {
-        set.take_random(random::number(), |member| write(member, reply));
+        set.take_random(random::number(), |member| {
+            if is_logged {
+                popped_member = member.to_vec();
+            }
+            write(member, reply);
+        });
     })?;
     match popped {
-        Some(()) => tx.changed(key, Event::Spop),
+        Some(()) => {
+            tx.changed(key, Event::Spop);
+            tx.log_effect(&[b"SREM", key.bytes, &popped_member]);
+        }
         None => reply.null(),
     }
     Ok(())
+}
+
+/// Logs that members or fields were removed from a collection.
+pub(crate) fn log_removed(tx: &mut Tx<'_>, name: &[u8], key: Key<'_>, removed: &[Vec<u8>]) {
+    let mut args = vec![name, key.bytes];
+    args.extend(removed.iter().map(Vec::as_slice));
+    tx.log_effect(&args);
 }
 
 fn spop_count(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
@@ -283,13 +299,23 @@ fn spop_count(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result 
             tx.take(key);
             tx.event(key, Event::Spop);
             tx.event(key, Event::Del);
+            tx.log_effect(&[b"DEL", key.bytes]);
         }
         Some(_) => {
             reply.set(count);
+            let (is_logged, mut popped) = (tx.is_logged(), Vec::new());
             tx.change_used::<Set, _>(key, Create::Never, |set| {
-                set.take_sample(count, random::number, |member| write(member, reply));
+                set.take_sample(count, random::number, |member| {
+                    if is_logged {
+                        popped.push(member.to_vec());
+                    }
+                    write(member, reply);
+                });
             })?;
             tx.changed(key, Event::Spop);
+            if is_logged {
+                log_removed(tx, b"SREM", key, &popped);
+            }
         }
     }
     Ok(())

@@ -113,6 +113,13 @@ fn write_nested(scored: ScoredMember<'_>, reply: &mut Reply<'_>) {
     write_flat(scored, reply);
 }
 
+fn name_of_pop(end: End) -> &'static [u8] {
+    match end {
+        End::Min => b"ZPOPMIN",
+        End::Max => b"ZPOPMAX",
+    }
+}
+
 /// Removes a member from an end of the sorted set at a key and replies with key, member and score, as BZPOPMIN does. If the key
 /// is absent, writes nothing and returns false.
 pub(crate) fn pop_one(
@@ -125,7 +132,11 @@ pub(crate) fn pop_one(
         reply.array(3);
         reply.bulk(key.bytes);
     };
-    take(tx, key, end, 1, reply, begin, write_flat)
+    let popped = take(tx, key, end, 1, reply, begin, write_flat)?;
+    if popped {
+        tx.log_effect(&[name_of_pop(end), key.bytes]);
+    }
+    Ok(popped)
 }
 
 /// The parsed arguments of ZMPOP and BZMPOP.
@@ -175,12 +186,19 @@ impl MultiPop {
 
     /// Removes members from a key and replies. If the key is absent, writes nothing and returns false.
     pub(crate) fn pop(&self, tx: &mut Tx<'_>, key: Key<'_>, reply: &mut Reply<'_>) -> Result<bool> {
+        let mut popped = 0;
         let begin = |count, reply: &mut Reply<'_>| {
+            popped = count;
             reply.array(2);
             reply.bulk(key.bytes);
             reply.array(count);
         };
-        take(tx, key, self.end, self.count, reply, begin, write_nested)
+        let is_done = take(tx, key, self.end, self.count, reply, begin, write_nested)?;
+        if is_done && tx.is_logged() {
+            let count = popped.to_string();
+            tx.log_effect(&[name_of_pop(self.end), key.bytes, count.as_bytes()]);
+        }
+        Ok(is_done)
     }
 }
 

@@ -11,7 +11,9 @@ use damselfly_value::{Collection, Stream, StreamId, StreamMut};
 use crate::command::{
     Access, Arity::AtLeast, At::One, Command, Group, Keys, Run, Trait, reads, writes,
 };
-use crate::stream_groups::{count_change, no_key_or_group, see_consumer};
+use crate::stream_groups::{
+    count_change, log_acknowledged, log_deliveries, log_position, no_key_or_group, see_consumer,
+};
 use crate::stream_ids::{interval_end, interval_start, parse_exact, reply_id};
 use crate::stream_ranges::reply_entry;
 use crate::{Args, KeyspaceFn, Result, long};
@@ -344,10 +346,13 @@ impl ClaimResult {
 }
 
 fn record_claim(tx: &mut Tx<'_>, args: Args<'_>, done: &ClaimResult) {
+    let (key, group) = (args.key(1), args.at(2));
     if done.has_new_consumer {
-        count_change(tx, args.key(1), Some(Event::XgroupCreateconsumer));
+        count_change(tx, key, Some(Event::XgroupCreateconsumer));
     }
     tx.changed_many(done.claimed.len() + done.gone.len());
+    log_deliveries(tx, key, group, &done.claimed);
+    log_acknowledged(tx, key, group, &done.gone);
 }
 
 fn xclaim(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
@@ -379,6 +384,9 @@ fn xclaim(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     };
     if let Some(Some(done)) = tx.change_used::<Stream, _>(key, Create::Never, change)? {
         record_claim(tx, args, &done);
+        if request.last_id > StreamId::MIN && done.claimed.is_empty() && tx.is_logged() {
+            log_position(tx, key, name);
+        }
     }
     Ok(())
 }

@@ -10,7 +10,9 @@ use damselfly_protocol::{Reply, Version};
 use damselfly_value::{Stream, StreamId, StreamMut, Type};
 
 use crate::command::{Access, Arity::AtLeast, At, Command, Group, KeySpec, Keys, Run, Trait};
-use crate::stream_groups::{count_change, refusal, see_consumer};
+use crate::stream_groups::{
+    count_change, log_deliveries, log_new_consumer, log_position, refusal, see_consumer,
+};
 use crate::stream_ids::{parse_exact, reply_id};
 use crate::stream_ranges::{Part, reply_entry};
 use crate::stream_reads::{
@@ -56,6 +58,14 @@ struct Reader<'a> {
     now_ms: i64,
 }
 
+/// What a read has changed.
+struct Delivered {
+    /// The consumer is new.
+    is_new: bool,
+    /// The entries that are pending now, or again.
+    pending: Vec<StreamId>,
+}
+
 impl<'a> Reader<'a> {
     fn new(tx: &Tx<'_>, args: Args<'a>, request: &Request) -> Self {
         let group_at = request.group_at.unwrap_or_default();
@@ -73,18 +83,21 @@ impl<'a> Reader<'a> {
         part_after(stream, stream.group(self.group)?.last_id, self.count)
     }
 
-    /// Writes entries of a stream, and records the delivery in the group. Returns true if the consumer is new.
+    /// Writes entries of a stream, and records the delivery in the group.
     fn read(
         &self,
         stream: &mut StreamMut<'_>,
         key: &[u8],
         source: Source,
         reply: &mut Reply<'_>,
-    ) -> bool {
+    ) -> Delivered {
         match source {
             Source::New => match self.unread(stream.view()) {
                 Some(part) => self.read_new(stream, key, part, reply),
-                None => false,
+                None => Delivered {
+                    is_new: false,
+                    pending: Vec::new(),
+                },
             },
             Source::Unacknowledged(id) => self.read_again(stream, key, id, reply),
         }
@@ -96,7 +109,7 @@ impl<'a> Reader<'a> {
         key: &[u8],
         part: Part,
         reply: &mut Reply<'_>,
-    ) -> bool {
+    ) -> Delivered {
         let view = stream.view();
         let mut entries_read = view.group(self.group).and_then(|group| group.entries_read);
         let mut ids = Vec::with_capacity(part.count);
@@ -121,7 +134,13 @@ impl<'a> Reader<'a> {
             }
             is_new
         });
-        is_new == Some(true)
+        if self.is_acknowledged {
+            ids.clear();
+        }
+        Delivered {
+            is_new: is_new == Some(true),
+            pending: ids,
+        }
     }
 
     fn read_again(
@@ -130,7 +149,7 @@ impl<'a> Reader<'a> {
         key: &[u8],
         behind: StreamId,
         reply: &mut Reply<'_>,
-    ) -> bool {
+    ) -> Delivered {
         let view = stream.view();
         let group = view.group(self.group);
         let consumer = group.and_then(|group| {
@@ -164,7 +183,7 @@ impl<'a> Reader<'a> {
         }
         let is_new = stream.change().change_group(self.group, |group| {
             let (consumer, is_new) = see_consumer(group, self.consumer, self.now_ms);
-            for id in delivered {
+            for &id in &delivered {
                 let deliveries = group
                     .pending()
                     .get(&id)
@@ -178,7 +197,10 @@ impl<'a> Reader<'a> {
             }
             is_new
         });
-        is_new == Some(true)
+        Delivered {
+            is_new: is_new == Some(true),
+            pending: delivered,
+        }
     }
 }
 
@@ -222,16 +244,23 @@ fn read_one(
     source: Source,
     reply: &mut Reply<'_>,
 ) -> Result {
-    let is_new = tx.change::<Stream, _>(key, Create::Never, |stream| {
+    let delivered = tx.change::<Stream, _>(key, Create::Never, |stream| {
         reader.read(stream, key.bytes, source, reply)
     })?;
-    count_change(
-        tx,
-        key,
-        is_new
-            .filter(|&is_new| is_new)
-            .map(|_| Event::XgroupCreateconsumer),
-    );
+    let is_new = delivered.as_ref().is_some_and(|delivered| delivered.is_new);
+    count_change(tx, key, is_new.then_some(Event::XgroupCreateconsumer));
+    if tx.is_logged() {
+        let pending = delivered.map_or_else(Vec::new, |delivered| delivered.pending);
+        // A delivery creates the consumer, too.
+        if is_new && pending.is_empty() {
+            log_new_consumer(tx, key, reader.group, reader.consumer);
+        }
+        log_deliveries(tx, key, reader.group, &pending);
+        if source == Source::New {
+            log_position(tx, key, reader.group);
+        }
+        tx.log_no_more();
+    }
     Ok(())
 }
 

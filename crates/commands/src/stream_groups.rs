@@ -243,6 +243,85 @@ pub(crate) fn count_change(tx: &mut Tx<'_>, key: Key<'_>, event: Option<Event>) 
     }
 }
 
+/// Logs that a consumer was created.
+pub(crate) fn log_new_consumer(tx: &mut Tx<'_>, key: Key<'_>, group: &[u8], consumer: &[u8]) {
+    tx.log_effect(&[b"XGROUP", b"CREATECONSUMER", key.bytes, group, consumer]);
+}
+
+/// Logs the position of a group.
+pub(crate) fn log_position(tx: &mut Tx<'_>, key: Key<'_>, name: &[u8]) {
+    let Ok(Some(stream)) = tx.peek_as::<Stream>(key) else {
+        return;
+    };
+    let Some(group) = stream.group(name) else {
+        return;
+    };
+    let last = group.last_id.to_string();
+    // The option takes no number beyond 63 bits; such a count is useless anyway.
+    let read = group.entries_read.and_then(|read| i64::try_from(read).ok());
+    let read = read.unwrap_or(-1).to_string();
+    tx.log_effect(&[
+        b"XGROUP",
+        b"SETID",
+        key.bytes,
+        name,
+        last.as_bytes(),
+        b"ENTRIESREAD",
+        read.as_bytes(),
+    ]);
+}
+
+/// Logs the state of these pending entries: whose they are, when and how often they were delivered.
+pub(crate) fn log_deliveries(tx: &mut Tx<'_>, key: Key<'_>, name: &[u8], ids: &[StreamId]) {
+    if !tx.is_logged() || ids.is_empty() {
+        return;
+    }
+    let Ok(Some(stream)) = tx.peek_as::<Stream>(key) else {
+        return;
+    };
+    let Some(group) = stream.group(name) else {
+        return;
+    };
+    let deliveries = ids.iter().filter_map(|id| {
+        let pending = group.pending().get(id)?;
+        let consumer = group.consumer(pending.consumer).name().to_vec();
+        let numbers = (
+            pending.delivered_ms.to_string(),
+            pending.deliveries.to_string(),
+        );
+        Some((id.to_string(), consumer, numbers))
+    });
+    let (last, deliveries): (_, Vec<_>) = (group.last_id.to_string(), deliveries.collect());
+    for (id, consumer, (time, count)) in &deliveries {
+        tx.log_effect(&[
+            b"XCLAIM",
+            key.bytes,
+            name,
+            consumer,
+            b"0",
+            id.as_bytes(),
+            b"TIME",
+            time.as_bytes(),
+            b"RETRYCOUNT",
+            count.as_bytes(),
+            b"FORCE",
+            b"JUSTID",
+            b"LASTID",
+            last.as_bytes(),
+        ]);
+    }
+}
+
+/// Logs that entries are no longer pending.
+pub(crate) fn log_acknowledged(tx: &mut Tx<'_>, key: Key<'_>, name: &[u8], ids: &[StreamId]) {
+    if tx.is_logged() && !ids.is_empty() {
+        let ids: Vec<String> = ids.iter().map(StreamId::to_string).collect();
+        let mut args = vec![b"XACK", key.bytes, name];
+        args.extend(ids.iter().map(String::as_bytes));
+        tx.log_effect(&args);
+    }
+}
+
 /// Marks the consumer of this name as seen now, and adds it if it is new; the second value is true then.
 pub(crate) fn see_consumer(
     group: &mut ReadingGroup,

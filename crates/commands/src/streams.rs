@@ -169,6 +169,24 @@ impl Options {
         })
     }
 
+    /// Logs XADD with the id that the entry got, and with the length to which a rough trim has cut the stream: how far it cuts depends
+    /// on how the stream is stored.
+    fn log_add(&self, tx: &mut Tx<'_>, args: Args<'_>, id: StreamId, len: usize) {
+        let (id, len) = (id.to_string(), len.to_string());
+        let mut logged = vec![args.at(0), args.at(1)];
+        match self.trim {
+            Some((_, Exactness::Nodes(_))) => {
+                logged.extend([&b"MAXLEN"[..], b"=", len.as_bytes()]);
+            }
+            Some((_, Exactness::Exact)) | None => {
+                logged.extend((2..self.end).map(|at| args.at(at)));
+            }
+        }
+        logged.push(id.as_bytes());
+        logged.extend(args.from(self.end + 1));
+        tx.log_effect(&logged);
+    }
+
     /// Moves the command to another thread if it trims many entries.
     fn check(&self, tx: &mut Tx<'_>, key: Key<'_>) -> Result {
         let Some((by, exactness)) = self.trim else {
@@ -236,6 +254,7 @@ fn xadd(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     } else {
         Create::IfAbsent
     };
+    let mut len = 0;
     let added = tx.change::<Stream, _>(key, create, |stream| {
         let id = id_after(stream.view().last_id(), wanted, now_ms)?;
         if text_bytes > ENTRY_BYTES_MAX {
@@ -244,6 +263,7 @@ fn xadd(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
         stream.push(id, pairs);
         let trim = options.trim;
         let trimmed = trim.map_or(0, |(by, exactness)| stream.change().trim(by, exactness));
+        len = stream.view().len();
         Ok((id, trimmed))
     })?;
     match added {
@@ -253,6 +273,9 @@ fn xadd(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
             tx.changed(key, Event::Xadd);
             if trimmed > 0 {
                 tx.event(key, Event::Xtrim);
+            }
+            if tx.is_logged() {
+                options.log_add(tx, args, id, len);
             }
             reply_id(id, reply);
         }
@@ -292,13 +315,20 @@ fn xtrim(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let options = Options::parse(tx, args, false)?;
     let key = args.key(1);
     options.check(tx, key)?;
+    let mut len = 0;
     let trimmed = tx.change::<Stream, _>(key, Create::Never, |stream| {
         let trim = options.trim;
-        trim.map_or(0, |(by, exactness)| stream.change().trim(by, exactness))
+        let trimmed = trim.map_or(0, |(by, exactness)| stream.change().trim(by, exactness));
+        len = stream.view().len();
+        trimmed
     })?;
     let trimmed = trimmed.unwrap_or(0);
     if trimmed > 0 {
         tx.changed(key, Event::Xtrim);
+        if let Some((_, Exactness::Nodes(_))) = options.trim {
+            let len = len.to_string();
+            tx.log_effect(&[b"XTRIM", key.bytes, b"MAXLEN", b"=", len.as_bytes()]);
+        }
     }
     reply.integer(trimmed as i64);
     Ok(())

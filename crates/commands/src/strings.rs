@@ -352,6 +352,9 @@ fn set(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
         if options.expiry.is_some() {
             tx.event(key, Event::Expire);
         }
+        if tx.is_logged() {
+            log_set(tx, args, deadline);
+        }
     } else {
         // The failed condition looked at the key, which counts as an access.
         tx.access(key);
@@ -360,6 +363,21 @@ fn set(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
         if allowed { reply.ok() } else { reply.null() }
     }
     Ok(())
+}
+
+/// Logs a SET with options: with an absolute deadline, and without GET.
+fn log_set(tx: &mut Tx<'_>, args: Args<'_>, deadline: Deadline) {
+    if let Deadline::At(moment) = deadline {
+        let moment = moment.to_string();
+        tx.log_effect(&[b"SET", args.at(1), args.at(2), b"PXAT", moment.as_bytes()]);
+        return;
+    }
+    let is_get = |at: usize| at > 2 && args.is(at, "GET");
+    let kept: Vec<&[u8]> = (0..args.len())
+        .filter(|&at| !is_get(at))
+        .map(|at| args.at(at))
+        .collect();
+    tx.log_effect(&kept);
 }
 
 fn setnx(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
@@ -383,6 +401,10 @@ fn set_with_ttl(
     let key = args.key(1);
     tx.store(key, NewValue::compact(args.at(3)), Deadline::At(moment));
     tx.event(key, Event::Expire);
+    if tx.is_logged() {
+        let moment = moment.to_string();
+        tx.log_effect(&[b"SET", key.bytes, args.at(3), b"PXAT", moment.as_bytes()]);
+    }
     reply.ok();
     Ok(())
 }
@@ -390,12 +412,15 @@ fn set_with_ttl(
 fn getset(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     get(tx, args, reply)?;
     tx.store(args.key(1), NewValue::compact(args.at(2)), Deadline::Clear);
+    tx.log_effect(&[b"SET", args.at(1), args.at(2)]);
     Ok(())
 }
 
 fn getdel(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     get(tx, args, reply)?;
-    tx.remove(args.key(1));
+    if tx.remove(args.key(1)).is_some() {
+        tx.log_effect(&[b"DEL", args.at(1)]);
+    }
     Ok(())
 }
 
@@ -411,8 +436,10 @@ fn getex(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     get(tx, args, reply)?;
     let absolute = matches!(options.expiry, Some((_, Relative::ToEpoch, _)));
     match deadline_ms {
-        Some(moment) if absolute && is_past(moment, tx.now()) => {
+        Some(moment) if absolute && is_past(moment, tx.expiry_time()) => {
             tx.remove(key);
+            let name = tx.engine().settings.name_of_expiry();
+            tx.log_effect(&[name, key.bytes]);
         }
         Some(_) => set_deadline(tx, args, deadline_ms),
         None if options.persist => set_deadline(tx, args, None),
@@ -432,6 +459,10 @@ fn set_deadline(tx: &mut Tx<'_>, args: Args<'_>, deadline_ms: Option<i64>) {
             None => Event::Persist,
         };
         tx.changed(key, event);
+        match deadline_ms {
+            Some(moment) => crate::expiry::log_deadline(tx, key, moment),
+            None => tx.log_effect(&[b"PERSIST", key.bytes]),
+        }
     }
 }
 

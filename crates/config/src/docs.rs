@@ -12,12 +12,17 @@ const HELP_WIDTH: usize = 90;
 pub fn help() -> String {
     let mut text = String::from(
         "Usage: damselfly [FILE] [-] [--option value ...]\n\
-         \x20      damselfly --check-rdb FILE\n\n\
+         \x20      damselfly --check-rdb FILE\n\
+         \x20      damselfly --check-aof [--fix] FILE\n\
+         \x20      damselfly --restore-to TIME --dir SOURCE --into DIRECTORY\n\n\
          FILE is a configuration file like redis.conf; - reads one from standard input.\n\
          Environment variables (DAMSELFLY_MAXMEMORY=1gb) override the file, and options override both.\n\
          Bytes may have a unit: kb, mb and gb (powers of 1024) or k, m and g (powers of 1000).\n\n\
          \x20 -h, --help     Print this help\n\
          \x20 -v, --version  Print the version\n\
+         \x20 --check-aof FILE  Read an append-only file, or all files of a manifest, and print their first fault; with --fix, truncate the last\n\
+         \x20                   one behind its last whole command\n\
+         \x20 --restore-to TIME Copy the append-only file in --dir, as it was at this second since 1970, to --into (see aof-timestamp-enabled)\n\
          \x20 --check-rdb FILE  Read an RDB file, of this server, Redis or Valkey, and print its contents and its first fault;\n\
          \x20                   the exit status is 1 if there is one\n",
     );

@@ -24,6 +24,8 @@ use damselfly_base::glob::Glob;
 const INCLUDE_DEPTH_MAX: usize = 16;
 /// The option that checks a file instead of starting the server.
 const CHECK_RDB: &str = "--check-rdb";
+const CHECK_AOF: &str = "--check-aof";
+const RESTORE_TO: &str = "--restore-to";
 const ENVIRONMENT_PREFIX: &str = "DAMSELFLY_";
 
 /// The request of the command line.
@@ -37,6 +39,22 @@ pub enum Request {
     Version,
     /// Check this RDB file.
     CheckRdb(PathBuf),
+    /// Check an append-only file, or the files of a manifest.
+    CheckAof {
+        /// The file.
+        path: PathBuf,
+        /// Cut it behind its last whole command.
+        fixes: bool,
+    },
+    /// Copy an append-only file as it was at a moment.
+    RestoreTo {
+        /// The moment, in seconds since the epoch.
+        second: i64,
+        /// The folder that has it.
+        source: PathBuf,
+        /// The folder for the copy.
+        into: PathBuf,
+    },
 }
 
 /// A configuration to start with.
@@ -163,7 +181,7 @@ pub fn load(
         Asked::Start(arguments) => arguments,
         Asked::Help => return Ok(Request::Help),
         Asked::Version => return Ok(Request::Version),
-        Asked::CheckRdb(path) => return Ok(Request::CheckRdb(path)),
+        Asked::Tool(request) => return Ok(request),
     };
     let mut loader = Loader::new(files);
     if let Some(path) = &arguments.file {
@@ -209,7 +227,34 @@ enum Asked {
     Start(Arguments),
     Help,
     Version,
-    CheckRdb(PathBuf),
+    Tool(Request),
+}
+
+/// What a command line asks for that is not a server.
+fn tool(args: &[String]) -> Option<Request> {
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        [CHECK_AOF, "--fix", path] | [CHECK_AOF, path, "--fix"] => Some(Request::CheckAof {
+            path: PathBuf::from(path),
+            fixes: true,
+        }),
+        [CHECK_AOF, path] => Some(Request::CheckAof {
+            path: PathBuf::from(path),
+            fixes: false,
+        }),
+        words => {
+            let value = |option: &str| {
+                let at = words.iter().position(|word| *word == option)?;
+                words.get(at + 1).copied()
+            };
+            let restore = Request::RestoreTo {
+                second: value(RESTORE_TO)?.parse().ok()?,
+                source: PathBuf::from(value("--dir")?),
+                into: PathBuf::from(value("--into")?),
+            };
+            (words.len() == 6).then_some(restore)
+        }
+    }
 }
 
 /// The command line, split into lines of words.
@@ -231,7 +276,7 @@ impl Arguments {
                 ("-h", None) | ("--help", _) => return Ok(Asked::Help),
                 ("-v", None) | ("--version", _) => return Ok(Asked::Version),
                 (CHECK_RDB, _) => match args.as_slice() {
-                    [_, path] => return Ok(Asked::CheckRdb(PathBuf::from(path))),
+                    [_, path] => return Ok(Asked::Tool(Request::CheckRdb(PathBuf::from(path)))),
                     _ => {
                         return Err(StartError::Refused {
                             place: Place::CommandLine,
@@ -240,6 +285,13 @@ impl Arguments {
                         });
                     }
                 },
+                (CHECK_AOF | RESTORE_TO, _) => {
+                    return tool(&args).map(Asked::Tool).ok_or_else(|| StartError::Refused {
+                        place: Place::CommandLine,
+                        option: arg.clone(),
+                        problem: "expected '--check-aof [--fix] FILE' or '--restore-to TIME --dir SOURCE --into DIRECTORY'".to_owned(),
+                    });
+                }
                 ("-", _) if index == 0 || index == last => parsed.standard_input = true,
                 (option, _) if option.starts_with("--") => {
                     let words = option[2..].splitn(2, '=').map(str::to_owned);

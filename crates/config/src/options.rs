@@ -6,8 +6,8 @@ use super::kind::{Kind, OptionError, Setting, Value};
 use super::saving::{SavePoints, ShutdownFlags};
 use super::settings::Config;
 use super::types::{
-    Allow, LogLevel, MaxmemoryPolicy, Percentiles, PubSubDefault, RdbVersion, SanitizePayloads,
-    Supervised, TlsAuthClients,
+    Allow, AppendFsync, LogLevel, MaxmemoryPolicy, Percentiles, PubSubDefault, RdbVersion,
+    SanitizePayloads, Supervised, TlsAuthClients,
 };
 
 /// One option.
@@ -135,8 +135,6 @@ const I64_MAX_BYTES: u64 = i64::MAX as u64;
 const BIND_ADDRESSES_MAX: usize = 16;
 const NO_DEFRAGMENTATION: &str = "Active defragmentation cannot be enabled: it requires a Redis server compiled with a modified Jemalloc like the one shipped by default with the Redis source distribution";
 const NO_OUTGOING_TLS: &str = "the server makes no connections to other servers yet: there is neither replication nor a cluster";
-const NO_APPEND_ONLY_FILE: &str =
-    "there is no append-only file yet, so with 'yes' data would seem safe and be lost";
 
 /// [`Access`] to a field whose values need no further checks.
 macro_rules! field {
@@ -852,8 +850,8 @@ pub static OPTIONS: &[Opt] = &[
         section: Section::Memory,
         kind: Kind::Bool,
         changeable: Changeable::Live,
-        effect: Effect::Never("large collections are always freed in the background"),
-        summary: "Frees evicted values in the background.",
+        effect: Effect::Acts,
+        summary: "Writes UNLINK, not DEL, to the append-only file when a key is evicted. Here, large collections are always freed in the background.",
         access: field!(lazyfree_lazy_eviction),
     },
     Opt {
@@ -862,8 +860,8 @@ pub static OPTIONS: &[Opt] = &[
         section: Section::Memory,
         kind: Kind::Bool,
         changeable: Changeable::Live,
-        effect: Effect::Never("large collections are always freed in the background"),
-        summary: "Frees expired values in the background.",
+        effect: Effect::Acts,
+        summary: "Writes UNLINK, not DEL, to the append-only file when a key expires. Here, large collections are always freed in the background.",
         access: field!(lazyfree_lazy_expire),
     },
     Opt {
@@ -882,8 +880,8 @@ pub static OPTIONS: &[Opt] = &[
         section: Section::Memory,
         kind: Kind::Bool,
         changeable: Changeable::Live,
-        effect: Effect::Never("large collections are always freed in the background"),
-        summary: "Makes DEL free values in the background, as UNLINK does.",
+        effect: Effect::Acts,
+        summary: "Writes UNLINK, not DEL, to the append-only file when RESTORE with a deadline in the past removes a key. Here, large collections are always freed in the background.",
         access: field!(lazyfree_lazy_user_del),
     },
     Opt {
@@ -1264,19 +1262,135 @@ pub static OPTIONS: &[Opt] = &[
         section: Section::Persistence,
         kind: Kind::Bool,
         changeable: Changeable::Live,
-        effect: Effect::Later(
-            "`yes` is refused, because there is no append-only file yet and data would be lost",
-        ),
-        summary: "Records every write on disk.",
+        effect: Effect::Acts,
+        summary: "Writes every change to the append-only file, which is then loaded at start instead of the snapshot.",
+        access: field!(appendonly),
+    },
+    Opt {
+        name: "appendfilename",
+        aliases: &[],
+        section: Section::Persistence,
+        kind: Kind::Text,
+        changeable: Changeable::AtStart,
+        effect: Effect::Acts,
+        summary: "Beginning of the names of the append-only files.",
         access: Access {
-            read: |c| c.appendonly.show(),
+            read: |c| c.appendfilename.show(),
             write: |c, value| {
-                if value == Value::Bool(true) {
-                    return Err(OptionError::new(NO_APPEND_ONLY_FILE));
+                if matches!(&value, Value::Text(name) if name.is_empty() || name.contains('/')) {
+                    return Err(OptionError::new(
+                        "appendfilename can't be a path, just a filename",
+                    ));
                 }
-                value.store(&mut c.appendonly)
+                value.store(&mut c.appendfilename)
             },
         },
+    },
+    Opt {
+        name: "appenddirname",
+        aliases: &[],
+        section: Section::Persistence,
+        kind: Kind::Text,
+        changeable: Changeable::AtStart,
+        effect: Effect::Acts,
+        summary: "Name of the folder of the append-only files, in `dir`.",
+        access: Access {
+            read: |c| c.appenddirname.show(),
+            write: |c, value| {
+                if matches!(&value, Value::Text(name) if name.is_empty() || name.contains('/')) {
+                    return Err(OptionError::new(
+                        "appenddirname can't be a path, just a dirname",
+                    ));
+                }
+                value.store(&mut c.appenddirname)
+            },
+        },
+    },
+    Opt {
+        name: "appendfsync",
+        aliases: &[],
+        section: Section::Persistence,
+        kind: Kind::Choice(AppendFsync::NAMES),
+        changeable: Changeable::Live,
+        effect: Effect::Acts,
+        summary: "When changes are forced to the disk: `always` before the client gets its reply, `everysec` once a second, `no` when the operating system likes.",
+        access: field!(appendfsync),
+    },
+    Opt {
+        name: "no-appendfsync-on-rewrite",
+        aliases: &[],
+        section: Section::Persistence,
+        kind: Kind::Bool,
+        changeable: Changeable::Live,
+        effect: Effect::Acts,
+        summary: "Does not force changes to the disk while a snapshot or a new append-only file is written.",
+        access: field!(no_appendfsync_on_rewrite),
+    },
+    Opt {
+        name: "auto-aof-rewrite-percentage",
+        aliases: &[],
+        section: Section::Persistence,
+        kind: Kind::Integer {
+            min: 0,
+            max: I32_MAX,
+        },
+        changeable: Changeable::Live,
+        effect: Effect::Acts,
+        summary: "Writes a new append-only file when the old one has grown by this percentage since the last time; 0 means never.",
+        access: field!(auto_aof_rewrite_percentage),
+    },
+    Opt {
+        name: "auto-aof-rewrite-min-size",
+        aliases: &[],
+        section: Section::Persistence,
+        kind: Kind::Memory {
+            min: 0,
+            max: i64::MAX as u64,
+        },
+        changeable: Changeable::Live,
+        effect: Effect::Acts,
+        summary: "The smallest append-only file that is written anew by itself.",
+        access: field!(auto_aof_rewrite_min_bytes),
+    },
+    Opt {
+        name: "aof-load-truncated",
+        aliases: &[],
+        section: Section::Persistence,
+        kind: Kind::Bool,
+        changeable: Changeable::Live,
+        effect: Effect::Acts,
+        summary: "Loads an append-only file whose last command is incomplete, without that command. Otherwise the server refuses to start.",
+        access: field!(aof_load_truncated),
+    },
+    Opt {
+        name: "aof-use-rdb-preamble",
+        aliases: &[],
+        section: Section::Persistence,
+        kind: Kind::Bool,
+        changeable: Changeable::Live,
+        effect: Effect::Never("the base is always in RDB format, which loads faster"),
+        summary: "Writes the base of the append-only file in RDB format.",
+        access: field!(aof_use_rdb_preamble),
+    },
+    Opt {
+        name: "aof-timestamp-enabled",
+        aliases: &[],
+        section: Section::Persistence,
+        kind: Kind::Bool,
+        changeable: Changeable::Live,
+        effect: Effect::Acts,
+        summary: "Writes the time into the append-only file once a second, so that `--restore-to` can stop at a moment.",
+        access: field!(aof_timestamp_enabled),
+    },
+    Opt {
+        name: "aof-rewrite-incremental-fsync",
+        aliases: &[],
+        section: Section::Persistence,
+        kind: Kind::Bool,
+        changeable: Changeable::Live,
+        effect: Effect::Acts,
+        summary: "Forces a new append-only file to the disk piece by piece.",
+        access: field!(aof_rewrite_incremental_fsync),
     },
     Opt {
         name: "sanitize-dump-payload",

@@ -4,8 +4,8 @@ use super::load::Place;
 use super::output_limits::OutputLimits;
 use super::saving::{SavePoints, ShutdownFlags};
 use super::types::{
-    Allow, ClientMemory, LogLevel, MaxmemoryPolicy, Percentiles, PubSubDefault, RdbVersion,
-    SanitizePayloads, Supervised, TlsAuthClients,
+    Allow, AppendFsync, ClientMemory, LogLevel, MaxmemoryPolicy, Percentiles, PubSubDefault,
+    RdbVersion, SanitizePayloads, Supervised, TlsAuthClients,
 };
 
 /// The values of all options at one moment. [`Default`] gives the defaults.
@@ -201,6 +201,26 @@ pub struct Config {
     pub rdb_key_save_delay_us: i64,
     /// `appendonly`
     pub appendonly: bool,
+    /// `appendfilename`
+    pub appendfilename: String,
+    /// `appenddirname`
+    pub appenddirname: String,
+    /// `appendfsync`
+    pub appendfsync: AppendFsync,
+    /// `no-appendfsync-on-rewrite`
+    pub no_appendfsync_on_rewrite: bool,
+    /// `auto-aof-rewrite-percentage`
+    pub auto_aof_rewrite_percentage: u32,
+    /// `auto-aof-rewrite-min-size`
+    pub auto_aof_rewrite_min_bytes: u64,
+    /// `aof-load-truncated`
+    pub aof_load_truncated: bool,
+    /// `aof-use-rdb-preamble`
+    pub aof_use_rdb_preamble: bool,
+    /// `aof-timestamp-enabled`
+    pub aof_timestamp_enabled: bool,
+    /// `aof-rewrite-incremental-fsync`
+    pub aof_rewrite_incremental_fsync: bool,
     /// `sanitize-dump-payload`
     pub sanitize_dump_payload: SanitizePayloads,
     /// `busy-reply-threshold`
@@ -347,6 +367,16 @@ impl Default for Config {
             rdb_save_version: RdbVersion::Lowest,
             rdb_key_save_delay_us: 0,
             appendonly: false,
+            appendfilename: String::from("appendonly.aof"),
+            appenddirname: String::from("appendonlydir"),
+            appendfsync: AppendFsync::EverySecond,
+            no_appendfsync_on_rewrite: false,
+            auto_aof_rewrite_percentage: 100,
+            auto_aof_rewrite_min_bytes: 64 << 20,
+            aof_load_truncated: true,
+            aof_use_rdb_preamble: true,
+            aof_timestamp_enabled: false,
+            aof_rewrite_incremental_fsync: true,
             sanitize_dump_payload: SanitizePayloads::No,
             busy_reply_threshold_ms: 5000,
             hash_max_listpack_entries: 512,

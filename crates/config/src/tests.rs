@@ -151,7 +151,7 @@ fn every_option_writes_the_field_it_reads() {
             option.write(&mut again, &[&shown]).unwrap();
             assert_eq!(again, config, "{} {shown}", option.name);
         }
-        let only_no = ["appendonly", "activedefrag"].contains(&option.name);
+        let only_no = ["activedefrag"].contains(&option.name);
         assert_eq!(changed > 0, !only_no, "{}", option.name);
     }
 }
@@ -200,12 +200,11 @@ fn config_set_replies_as_redis_did() {
 
 /// True for values that this server refuses although Redis 7.0.15 accepts them.
 fn differs_on_purpose(name: &str, given: &str) -> bool {
-    let append_only = name == "appendonly" && given == "yes";
     // Redis turns such a number into a negative one, which stands for a percentage: 1%.
     let beyond_63_bits = name == "maxmemory-clients" && given == "99999999999999999999";
     // Redis reads the empty word as 0 changes.
     let half_a_point = name == "save" && given == "5 ";
-    append_only || beyond_63_bits || half_a_point
+    beyond_63_bits || half_a_point
 }
 
 #[test]
@@ -484,11 +483,6 @@ fn invalid_options_prevent_the_start_and_errors_name_their_place() {
     ] {
         assert_eq!(start(args, &[], &files).unwrap_err(), expected);
     }
-    let refused = start("--appendonly yes", &[], &[]).unwrap_err();
-    assert!(
-        refused.contains("there is no append-only file yet"),
-        "{refused}"
-    );
     let refused = start("", &[("DAMSELFLY_HZ", "x")], &[]).unwrap_err();
     assert!(
         refused.starts_with("environment variable DAMSELFLY_HZ: option 'hz'"),
@@ -588,7 +582,6 @@ fn a_typical_redis_conf_loads_with_warnings() {
     );
     let expected = [
         "option 'repl-diskless-sync' is ignored: it is not supported yet",
-        "option 'appendfsync' is ignored: it is not supported yet",
         "option 'loadmodule' is ignored: it is not supported yet",
         "option 'hz' has no effect: background work runs ten times a second, and more often while there is much to do",
     ];

@@ -148,6 +148,18 @@ choice! {
 }
 
 choice! {
+    /// `appendfsync`: when changes are forced to the disk.
+    AppendFsync {
+        /// Before the client gets its reply.
+        Always = "always",
+        /// Once a second.
+        EverySecond = "everysec",
+        /// Never by the server.
+        Never = "no",
+    }
+}
+
+choice! {
     /// `sanitize-dump-payload`: which packed collections Redis checks in full. Here all are.
     SanitizePayloads {
         /// None.

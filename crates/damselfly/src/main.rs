@@ -1,8 +1,10 @@
 //! The `damselfly` program: loads its configuration, starts the server and waits until it stops.
 
+mod check_aof;
 mod check_rdb;
 mod daemon;
 mod logging;
+mod restore_to;
 mod supervisor;
 
 use std::process::ExitCode;
@@ -42,6 +44,12 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Ok(Request::CheckRdb(path)) => return check_rdb::run(&path),
+        Ok(Request::CheckAof { path, fixes }) => return check_aof::run(&path, fixes),
+        Ok(Request::RestoreTo {
+            second,
+            source,
+            into,
+        }) => return restore_to::run(second, &source, &into),
         Ok(Request::Run(loaded)) => *loaded,
         Err(error) => return fail(&error.to_string()),
     };

@@ -31,6 +31,7 @@ pub use section::eviction::{Evicted, Eviction, Order};
 pub use section::garbage;
 pub use section::held_locks::Patience;
 pub use section::keyspace_walks::Cursor;
+pub use section::log_effects::CommandStart;
 pub use section::place::{Absent, Place, Present};
 pub use section::serve_waiters::{Served, Unserved, Waiter};
 pub use section::snapshot::{Seen, Snapshot, Visited};

@@ -56,7 +56,9 @@ impl Step {
         }
     }
 
-    fn bytes(&self) -> Vec<u8> {
+    /// The request as it is sent.
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
         if !self.inline {
             return request(&self.arguments);
         }

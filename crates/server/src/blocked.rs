@@ -230,7 +230,10 @@ impl BlockedClient {
     fn run_command(&self, tx: &mut Tx<'_>, key: Key<'_>) -> End {
         let mut bytes = Vec::new();
         let mut reply = Reply::new(&mut bytes, self.version);
-        match (self.wait.serve)(tx, self.args.borrow(), key, &mut reply) {
+        let (args, start) = (self.args.borrow(), tx.begin_command());
+        let served = (self.wait.serve)(tx, args, key, &mut reply);
+        tx.end_command(start, || args.from(0));
+        match served {
             Ok(()) => End::Served(bytes),
             Err(Stop::Error(error)) => End::Failed(error),
             Err(Stop::SlicedReply(rest)) => {

@@ -16,6 +16,8 @@ impl Reasons {
     pub const LOADING: Self = Self(1);
     /// The last save failed, and `stop-writes-on-bgsave-error` is set.
     pub const SAVING_FAILED: Self = Self(1 << 1);
+    /// The append-only file can't be written.
+    pub const LOG_FAILED: Self = Self(1 << 2);
     /// All reasons.
     pub const ALL: Self = Self(u8::MAX);
 

@@ -12,6 +12,7 @@ pub mod clock;
 pub mod dispatch;
 pub mod event_loop;
 pub mod gate;
+pub mod log_thread;
 mod long_commands;
 pub mod memcached;
 pub mod observers;

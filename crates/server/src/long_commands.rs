@@ -286,15 +286,16 @@ impl LongCommand {
         let started = Instant::now();
         let (mut reply, mut rest) = (Reply::new(&mut outcome.reply, self.version), None);
         let mut result = match begun.rest.take() {
+            // Such a command adds its effects itself.
             Some(rest) => rest(&mut tx, args, &mut reply),
-            None => run(&mut tx, args, &mut reply),
+            None => damselfly_commands::run(run, &mut tx, args, &mut reply),
         };
         if let Err(Stop::NeedsAllLocks) = result {
             drop(tx);
             tx = engine.lock_all(self.db, now)?;
             tx.set_touches(self.touches_keys);
             tx.set_single_command();
-            result = run(&mut tx, args, &mut reply);
+            result = damselfly_commands::run(run, &mut tx, args, &mut reply);
         }
         match result {
             Ok(()) => {}
@@ -350,6 +351,9 @@ pub fn run(shared: &Arc<Shared>, index: usize) {
         match ran {
             Ok(outcome) => *command.outcome() = outcome,
             Err(_) => command.panicked.store(true, Relaxed),
+        }
+        if shared.engine.log.is_on() {
+            shared.log.wake();
         }
         if command.reader.is_some() {
             shared.tracking.forget_if_unused(&shared.engine);

@@ -63,6 +63,7 @@ static SESSION_FAMILIES: &[&[Command<Handler>]] = &[
     function_commands::COMMANDS,
     server::COMMANDS,
     persistence::commands::COMMANDS,
+    persistence::aof::commands::COMMANDS,
     transaction::COMMANDS,
 ];
 
@@ -132,6 +133,8 @@ pub struct Row {
     pub writes: bool,
     /// It changes keys or function libraries.
     pub changes_data: bool,
+    /// It publishes a message, which replicas publish, too.
+    pub sends_messages: bool,
     /// It reads keys and changes none.
     pub only_reads: bool,
     /// A RESP2 client with subscriptions may use it.
@@ -165,6 +168,7 @@ impl Row {
             needs_memory: command.has(Trait::NeedsMemory),
             no_auth: command.has(Trait::NoAuth),
             changes_data: facts::writes(&command),
+            sends_messages: command.has(Trait::PubSub) && command.has(Trait::MayReplicate),
             only_reads: crate::admin::command::facts::only_reads(&command),
             writes: command.keys.writes()
                 || command.has(Trait::Writes)
@@ -434,7 +438,7 @@ fn refused_while(command: &Command<Handler>) -> Reasons {
     // As in Redis, PING shows to monitoring that something is wrong. Of scripts, the flags decide.
     let may_write = facts::writes(command) || matches!(command.run, Run::Run(Handler::Script(_)));
     if may_write || command.name == "PING" {
-        reasons = reasons.and(Reasons::SAVING_FAILED);
+        reasons = reasons.and(Reasons::SAVING_FAILED).and(Reasons::LOG_FAILED);
     }
     reasons
 }
@@ -452,7 +456,10 @@ fn needs_all_locks(command: &Command<Handler>) -> bool {
             Locks::None | Locks::All => true,
         },
         // Commands on connections use no keys.
-        Handler::Session(_) => command.group == Group::Server && !LOCKLESS.contains(&command.name),
+        Handler::Session(_) => {
+            let is_of_server = command.group == Group::Server && !LOCKLESS.contains(&command.name);
+            is_of_server || command.has(Trait::Writes)
+        }
         Handler::Script(_) => true,
         Handler::Dispatch(_) | Handler::Help | Handler::Memcached(_) => false,
     }

@@ -14,9 +14,11 @@ use crate::clients::Clients;
 use crate::clock::now_ms;
 use crate::event_loop::acceptor::Acceptor;
 use crate::gate::Gate;
+use crate::log_thread::LogThread;
 use crate::long_commands::LongCommands;
 use crate::memcached::MemcachedState;
 use crate::observers::invalidation::Tracking;
+use crate::persistence::aof::Aof;
 use crate::persistence::{Loading, Persistence};
 use crate::scripts::Scripts;
 use crate::scripts::function_libraries::Functions;
@@ -95,6 +97,10 @@ pub struct Shared {
     pub rates: Mutex<Rates>,
     /// What was saved and is being saved.
     pub persistence: Persistence,
+    /// The merge of the log, and its consumers.
+    pub log: LogThread,
+    /// The append-only file.
+    pub aof: Arc<Aof>,
 }
 
 /// Rates over the last samples, as INFO shows them.
@@ -155,6 +161,8 @@ impl Shared {
             startup_bytes: AtomicUsize::new(0),
             rates: Mutex::new(Rates::default()),
             persistence: Persistence::default(),
+            log: LogThread::default(),
+            aof: Arc::default(),
         }
     }
 
@@ -184,6 +192,7 @@ impl Shared {
         apply(&self.engine, &self.pubsub, &config);
         self.persistence.apply(&self.gate, &config);
         self.users.apply_config(&slot, &config);
+        self.aof.apply(&config);
         *slot = Arc::new(config);
         self.config_generation.fetch_add(1, Relaxed);
         drop(slot);
@@ -320,6 +329,13 @@ fn apply(engine: &Engine, pubsub: &PubSub, config: &Config) {
     settings
         .sparse_log_bytes_max
         .store(sparse_log_bytes_max, Relaxed);
+    for (unlinks, option) in [
+        (&settings.unlinks_expired, config.lazyfree_lazy_expire),
+        (&settings.unlinks_evicted, config.lazyfree_lazy_eviction),
+        (&settings.unlinks_removed, config.lazyfree_lazy_user_del),
+    ] {
+        unlinks.store(option, Relaxed);
+    }
     settings
         .compresses_dumps
         .store(config.rdbcompression, Relaxed);

@@ -38,6 +38,10 @@ const SAVE_THREADS_MAX: usize = 8;
 pub struct Server {
     shared: Arc<Shared>,
     threads: Vec<thread::JoinHandle<()>>,
+    /// Ends after all others, which append to the log.
+    log_thread: Option<thread::JoinHandle<()>>,
+    /// Ends after the log.
+    aof_thread: Option<thread::JoinHandle<()>>,
     pidfile: Option<PidFile>,
 }
 
@@ -73,7 +77,8 @@ impl Server {
         let listeners = Listener::open_all(&config)?;
         let pidfile = write_pidfile(&config)?;
         save_file::remove_leftovers(Path::new(&config.dir));
-        let has_snapshot = persistence::start::has_snapshot(&config);
+        save_file::remove_leftovers(&persistence::aof::folder(&config));
+        let has_data = config.appendonly || persistence::start::has_snapshot(&config);
         let engine = Arc::new(Engine::new(Layout {
             shards,
             databases: config.databases as usize,
@@ -95,7 +100,7 @@ impl Server {
             config_file,
             users,
         ));
-        if has_snapshot {
+        if has_data {
             // Before any client can connect.
             shared.gate.close(Reasons::LOADING);
         }
@@ -115,6 +120,8 @@ impl Server {
         let mut server = Self {
             shared,
             threads: Vec::new(),
+            log_thread: None,
+            aof_thread: None,
             pidfile,
         };
         for (index, poll) in polls.into_iter().enumerate() {
@@ -148,6 +155,10 @@ impl Server {
                 })?);
         }
         server.start_handshakers()?;
+        let shared = server.shared.clone();
+        server.log_thread = Some(spawn("log", move || shared.log.run(&shared.engine))?);
+        let shared = server.shared.clone();
+        server.aof_thread = Some(spawn("aof", move || persistence::aof::run(&shared))?);
         let shared = server.shared.clone();
         server.threads.push(spawn("acceptor", move || {
             acceptor::run(&shared, accepting)
@@ -195,7 +206,14 @@ impl Server {
             return Ok(());
         }
         let stop = || self.is_stopping() || signals.ending().is_some();
-        let loaded = persistence::start::load_snapshot(&self.shared, &stop);
+        let loaded = match self.shared.config().appendonly {
+            true => persistence::aof::load::start(&self.shared, &stop).map(|is_done| {
+                if is_done {
+                    self.shared.gate.open(Reasons::LOADING);
+                }
+            }),
+            false => persistence::start::load_snapshot(&self.shared, &stop),
+        };
         if let Some(signal) = signals.ending() {
             log::warn!("Received {signal} during loading, exiting now.");
             self.shared.stop();
@@ -278,7 +296,16 @@ impl Server {
             }
             thread::sleep(POLL_INTERVAL);
         }
-        for worker in self.threads.drain(..) {
+        let (log, aof) = (self.log_thread.take(), self.aof_thread.take());
+        self.shared.log.end();
+        let logs = log.into_iter().chain(
+            std::iter::once_with(|| {
+                self.shared.aof.end();
+                aof
+            })
+            .flatten(),
+        );
+        for worker in self.threads.drain(..).chain(logs) {
             if worker.join().is_err() {
                 log::error!(
                     "A thread panicked because of a bug in Damselfly. Please report this with the lines above."

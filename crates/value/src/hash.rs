@@ -274,15 +274,20 @@ impl HashMut<'_> {
 }
 
 impl Entry {
-    /// Removes up to `limit` expired fields, or all of them from a small hash, and returns how many; 0 if the entry does not hold
+    /// Removes up to `limit` expired fields, or all of them from a small hash, calls `gone` with the name of each, and returns how many; 0 if the entry does not hold
     /// a hash. The hash may be empty afterwards.
-    pub fn remove_expired_fields(&mut self, now_ms: i64, limit: usize) -> usize {
+    pub fn remove_expired_fields(
+        &mut self,
+        now_ms: i64,
+        limit: usize,
+        gone: impl FnMut(&[u8]),
+    ) -> usize {
         match self.view().timed_hash() {
             Some(HashRef::PackedTtl(_)) => {
-                PairsMut::new(&mut PackedValue(self), Layout::Timed).remove_expired(now_ms)
+                PairsMut::new(&mut PackedValue(self), Layout::Timed).remove_expired(now_ms, gone)
             }
             Some(HashRef::Large(_)) => match self.large_mut() {
-                Large::Hash(fields) => fields.remove_expired(now_ms, limit),
+                Large::Hash(fields) => fields.remove_expired(now_ms, limit, gone),
                 Large::List(_) | Large::Set(_) | Large::SortedSet(_) | Large::Stream(_) => 0,
             },
             Some(HashRef::Packed(_)) | None => 0,

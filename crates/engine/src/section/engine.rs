@@ -1,7 +1,9 @@
 //! The engine: all data of the process, and how sections start.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+
+use damselfly_log::Log;
 
 use crate::key::Now;
 use crate::observers::ShardObservers;
@@ -29,6 +31,8 @@ pub struct Engine {
     pub(super) last_ticket: AtomicU64,
     /// How often all databases were emptied at once.
     pub(super) flushes: AtomicU64,
+    /// The effects of all sections, if anyone wants them.
+    pub log: Arc<Log>,
     /// Settings that may change while the engine runs.
     pub settings: Settings,
 }
@@ -48,6 +52,7 @@ impl Engine {
             tracked: TrackedCounts::default(),
             last_ticket: AtomicU64::new(1),
             flushes: AtomicU64::new(0),
+            log: Arc::default(),
             settings: Settings::default(),
         }
     }
@@ -193,7 +198,7 @@ impl Engine {
     #[cfg(any(broken = "sections", broken = "tracking", broken = "cut"))]
     pub(crate) fn reacquire(&self, held: &HeldLocks<'_>) -> bool {
         let taken = match held {
-            HeldLocks::None | HeldLocks::Waiting(_) | HeldLocks::Lent => Ok(()),
+            HeldLocks::None | HeldLocks::Waiting(_) | HeldLocks::Lent(_) => Ok(()),
             HeldLocks::One(shard) => self.shards.acquire_ascending(std::iter::once(*shard)),
             HeldLocks::Many(shards) => self.shards.acquire_ascending(shards.iter().copied()),
             HeldLocks::All => self.shards.acquire_ascending(0..self.shards.len()),

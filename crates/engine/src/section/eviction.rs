@@ -147,6 +147,7 @@ impl Engine {
         };
         let key = entry.key().to_vec();
         let evicted = tx.evict(db, Key::new(&key));
+        tx.set_effects_loose();
         if tx.has_ready() {
             // As after a sweep, no further shard is needed.
             tx.serve_waiters();
@@ -167,6 +168,7 @@ impl Tx<'_> {
             return None;
         };
         let entry = present.remove();
+        self.log_eviction(db, key.bytes);
         if self
             .engine()
             .shards

@@ -6,12 +6,13 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
+use damselfly_log::Record;
 use damselfly_value::EntryRef;
 
 use crate::section::extras::SectionExtras;
 use crate::shard::Shard;
 use crate::shard::database::{Expired, check_expiry};
-use crate::{Database, Engine, Event, Key, Now, Tx};
+use crate::{Database, Engine, Event, Key, Now, Present, Tx};
 
 /// Buckets per slice: some ten microseconds, the longest that a sweep holds a shard's lock.
 const BUCKETS_PER_SLICE: usize = 64;
@@ -30,12 +31,17 @@ pub(crate) struct Expirer<'a> {
     pub(crate) expired: &'a mut u64,
     /// Of the section that holds the shard's lock.
     pub(crate) extras: &'a mut Option<Box<SectionExtras>>,
+    /// The effects of that section.
+    pub(crate) record: &'a mut Option<Box<Record>>,
 }
 
 impl Expirer<'_> {
     /// Reports that an expired entry was removed.
     pub(crate) fn entry_expired(&mut self, entry: EntryRef<'_>) {
         *self.expired += 1;
+        if self.engine.log.is_on() {
+            self.log_removal(&[self.engine.settings.name_of_expiry(), entry.key()]);
+        }
         if self.is_observed() {
             let by_deadline = entry
                 .deadline_ms()
@@ -51,8 +57,46 @@ impl Expirer<'_> {
         }
     }
 
+    /// Adds an expiry to the effects of the section.
+    #[cold]
+    fn log_removal(&mut self, args: &[&[u8]]) {
+        let record = (*self.record).get_or_insert_with(|| self.engine.log.record());
+        let is_revocable = (*self.extras)
+            .as_ref()
+            .is_some_and(|extras| extras.undo.is_some());
+        let args = args.iter().copied();
+        // A key that has expired stays removed when the section is rolled back.
+        match is_revocable {
+            true => record.add_kept(self.db, args),
+            false => record.add_own(self.db, args),
+        }
+    }
+
+    /// Removes up to `limit` expired fields of a hash that has others. Returns how many.
+    pub(crate) fn remove_fields(&mut self, present: &mut Present<'_>, limit: usize) -> usize {
+        let (now_ms, is_logged) = (self.now.0, self.engine.log.is_on());
+        let mut gone: Vec<Vec<u8>> = Vec::new();
+        let removed = present.update(|entry| {
+            entry.remove_expired_fields(now_ms, limit, |field| {
+                if is_logged {
+                    gone.push(field.to_vec());
+                }
+            })
+        });
+        if !gone.is_empty() {
+            let fields = gone.iter().map(Vec::as_slice);
+            let args: Vec<&[u8]> = [&b"HDEL"[..], present.view().key()]
+                .into_iter()
+                .chain(fields)
+                .collect();
+            self.log_removal(&args);
+        }
+        self.fields_expired(present.view().key());
+        removed
+    }
+
     /// Reports that expired fields of a hash were removed, and that others remain.
-    pub(crate) fn fields_expired(&mut self, key: &[u8]) {
+    fn fields_expired(&mut self, key: &[u8]) {
         if self.is_observed() {
             self.notify(key, &[Event::Hexpired]);
         }
@@ -98,6 +142,7 @@ impl Engine {
             })
         };
         let removed = (0..self.databases()).map(sweep_one).sum();
+        tx.set_effects_loose();
         if tx.has_ready() {
             // No waiter needs a further shard to be served from a key that is gone.
             tx.serve_waiters();
@@ -120,6 +165,7 @@ impl Tx<'_> {
                 databases, expired, ..
             },
             extras,
+            record,
         ) = self.shard_and_extras(shard);
         if !databases[db].can_expire() {
             return 0;
@@ -131,6 +177,7 @@ impl Tx<'_> {
             now,
             expired,
             extras,
+            record,
         };
         sweep(&mut databases[db], expirer)
     }
@@ -197,9 +244,6 @@ impl Database {
         let Some(mut present) = self.present(key) else {
             return 0;
         };
-        let removed =
-            present.update(|entry| entry.remove_expired_fields(expirer.now.0, FIELDS_PER_SWEEP));
-        expirer.fields_expired(key.bytes);
-        removed
+        expirer.remove_fields(&mut present, FIELDS_PER_SWEEP)
     }
 }

@@ -1,5 +1,7 @@
 //! The locks of a section: which ones it holds, and how it takes more or releases some before it ends.
 
+use damselfly_log::Record;
+
 use crate::section::tx::Tx;
 use crate::shard::Busy;
 
@@ -12,8 +14,8 @@ pub(crate) enum HeldLocks<'a> {
     /// Ascending, without repeats.
     Many(&'a [usize]),
     All,
-    /// All, lent by the section that holds them.
-    Lent,
+    /// All, lent by the section that holds them, whose record of effects this is.
+    Lent(&'a mut Option<Box<Record>>),
 }
 
 /// How a section that locks shards one by one waits for a busy one.
@@ -36,6 +38,8 @@ impl<'a> Tx<'a> {
             return;
         }
         self.announce();
+        // Sections that lock the released shards come later in the order.
+        self.reserve_number();
         let mut kept: Vec<usize> = hashes
             .iter()
             .map(|&hash| self.engine().shard_of(hash))
@@ -54,17 +58,17 @@ impl<'a> Tx<'a> {
 
     /// True if every shard is locked.
     pub fn holds_all(&self) -> bool {
-        matches!(self.held, HeldLocks::All | HeldLocks::Lent)
+        matches!(self.held, HeldLocks::All | HeldLocks::Lent(_))
     }
 
     /// True if the shard of that number is locked.
     #[inline]
     pub fn holds(&self, index: usize) -> bool {
-        let held = match self.held {
+        let held = match &self.held {
             HeldLocks::None | HeldLocks::Waiting(_) => false,
-            HeldLocks::One(shard) => shard == index,
+            HeldLocks::One(shard) => *shard == index,
             HeldLocks::Many(shards) => shards.binary_search(&index).is_ok(),
-            HeldLocks::All | HeldLocks::Lent => true,
+            HeldLocks::All | HeldLocks::Lent(_) => true,
         };
         held || self.includes(index)
     }
@@ -83,7 +87,11 @@ impl<'a> Tx<'a> {
         assert!(self.holds_all(), "locks can be lent only all together");
         // They come before the events of the other section.
         self.publish_events();
-        Tx::new(self.engine(), HeldLocks::Lent, self.db(), self.now())
+        let (engine, db, now) = (self.engine(), self.db(), self.now());
+        let record = self.record.take();
+        let mut tx = Tx::new(engine, HeldLocks::Lent(&mut self.record), db, now);
+        *tx.record = record;
+        tx
     }
 
     /// Runs `visit` with a shard locked: by this section, or else only while `visit` runs.
@@ -142,11 +150,11 @@ impl<'a> Tx<'a> {
 
     /// The locked shards; `None` if all are locked.
     pub fn locked_shards(&self) -> Option<Vec<usize>> {
-        let mut shards = match self.held {
+        let mut shards = match &self.held {
             HeldLocks::None | HeldLocks::Waiting(_) => Vec::new(),
-            HeldLocks::One(shard) => vec![shard],
+            HeldLocks::One(shard) => vec![*shard],
             HeldLocks::Many(shards) => shards.to_vec(),
-            HeldLocks::All | HeldLocks::Lent => return None,
+            HeldLocks::All | HeldLocks::Lent(_) => return None,
         };
         if let Some(extras) = self.extras.as_ref() {
             shards.extend(&extras.included);

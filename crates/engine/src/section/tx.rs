@@ -3,6 +3,7 @@
 use std::mem::ManuallyDrop;
 
 use damselfly_base::CommandError;
+use damselfly_log::Record;
 use damselfly_value::{Collection, EntryRef, Text};
 
 use crate::section::engine::Engine;
@@ -50,6 +51,8 @@ pub struct Tx<'a> {
     pub(crate) held: HeldLocks<'a>,
     db: usize,
     now: Now,
+    /// The moment that decides what has expired: `now`, unless nothing expires in this section.
+    expiry_time: Now,
     /// False for CLIENT NO-TOUCH: the access bits of the keys that the section uses stay as they are.
     touches: bool,
     /// True if other clients wait for this thread.
@@ -61,11 +64,16 @@ pub struct Tx<'a> {
     pub(crate) effects: Effects,
     /// Rarely used state. Dropped by hand, so that a section without it checks only once that it has none.
     pub(crate) extras: ManuallyDrop<Option<Box<SectionExtras>>>,
+    /// The effects for the log. Empty when the section ends, so that dropping it is not checked again.
+    pub(crate) record: ManuallyDrop<Option<Box<Record>>>,
 }
 
 impl Drop for Tx<'_> {
     #[inline]
     fn drop(&mut self) {
+        if self.record.is_some() {
+            self.append_record();
+        }
         if self.extras.is_some() {
             self.finish_with_extras();
         } else {
@@ -82,20 +90,22 @@ impl<'a> Tx<'a> {
             held,
             db,
             now,
+            expiry_time: now,
             touches: true,
             others_wait: false,
             is_script: false,
             is_single_command: false,
             effects: Effects::default(),
             extras: ManuallyDrop::new(None),
+            record: ManuallyDrop::new(None),
         }
     }
 
     #[inline]
     fn release(&self) {
-        match self.held {
-            HeldLocks::None | HeldLocks::Waiting(_) | HeldLocks::Lent => {}
-            HeldLocks::One(shard) => self.engine.shards.release(shard),
+        match &self.held {
+            HeldLocks::None | HeldLocks::Waiting(_) | HeldLocks::Lent(_) => {}
+            HeldLocks::One(shard) => self.engine.shards.release(*shard),
             HeldLocks::Many(shards) => shards
                 .iter()
                 .for_each(|&shard| self.engine.shards.release(shard)),
@@ -152,6 +162,17 @@ impl<'a> Tx<'a> {
     #[inline]
     pub fn now(&self) -> Now {
         self.now
+    }
+
+    /// Makes nothing expire in this section: it repeats effects in which every expiry is a command of its own.
+    pub fn keep_expired(&mut self) {
+        self.expiry_time = Now(i64::MIN);
+    }
+
+    /// Deadlines up to this moment have passed.
+    #[inline]
+    pub fn expiry_time(&self) -> Now {
+        self.expiry_time
     }
 
     /// Notes that other clients wait for the thread of this section.
@@ -308,9 +329,17 @@ impl<'a> Tx<'a> {
     pub(crate) fn shard_and_extras(
         &mut self,
         index: usize,
-    ) -> (&mut Shard, &mut Option<Box<SectionExtras>>) {
+    ) -> (
+        &mut Shard,
+        &mut Option<Box<SectionExtras>>,
+        &mut Option<Box<Record>>,
+    ) {
         // SAFETY: bounded by the signature.
-        (unsafe { self.shard(index) }, &mut self.extras)
+        (
+            unsafe { self.shard(index) },
+            &mut self.extras,
+            &mut self.record,
+        )
     }
 
     #[inline]
@@ -331,7 +360,11 @@ impl<'a> Tx<'a> {
         if self.extras.is_some() {
             self.save(db, key);
         }
-        let (engine, now, index) = (self.engine, self.now, self.engine.shard_of(key.hash));
+        let (engine, now, index) = (
+            self.engine,
+            self.expiry_time,
+            self.engine.shard_of(key.hash),
+        );
         // SAFETY: bounded by the signature.
         let Shard {
             databases, expired, ..
@@ -343,6 +376,7 @@ impl<'a> Tx<'a> {
             now,
             expired,
             extras: &mut self.extras,
+            record: &mut self.record,
         })
     }
 
@@ -361,7 +395,11 @@ impl<'a> Tx<'a> {
     where
         'a: 's,
     {
-        let (engine, now, index) = (self.engine, self.now, self.engine.shard_of(key.hash));
+        let (engine, now, index) = (
+            self.engine,
+            self.expiry_time,
+            self.engine.shard_of(key.hash),
+        );
         // SAFETY: as the caller promises.
         let Shard {
             databases, expired, ..
@@ -373,6 +411,7 @@ impl<'a> Tx<'a> {
             now,
             expired,
             extras: &mut self.extras,
+            record: &mut self.record,
         })
     }
 
@@ -411,7 +450,7 @@ impl<'a> Tx<'a> {
         // - the lock is held, as just checked, until `self` is dropped;
         // - a change needs `&mut self`, which the borrow excludes.
         let shard = unsafe { self.engine.shards.shard_ref(index) };
-        shard.databases[db].view(key, self.now)
+        shard.databases[db].view(key, self.expiry_time)
     }
 
     /// The string at a key, for a command that uses it.

@@ -4,6 +4,7 @@
 //! all locks, and a section with all locks never has to undo anything. Watchers, waiters and trackers are notified when the
 //! changes are certain to stay, which is still under the locks.
 
+use damselfly_log::Mark;
 use damselfly_value::Entry;
 
 use crate::section::tx::Effects;
@@ -19,6 +20,8 @@ pub(crate) struct Undo {
     unannounced: Vec<(usize, Box<[u8]>)>,
     /// The section's statistics when the log began.
     before: Effects,
+    /// The end of its record of effects when the log began.
+    record: Option<Mark>,
 }
 
 /// A key as it was.
@@ -74,12 +77,14 @@ impl Tx<'_> {
             "a section with all locks does not save keys"
         );
         let before = self.effects();
+        let record = self.record.as_ref().map(|record| record.mark());
         self.hold_events();
         self.extras().undo.get_or_insert_with(|| Undo {
             saved: Vec::with_capacity(4),
             bytes: 0,
             unannounced: Vec::new(),
             before,
+            record,
         });
     }
 
@@ -152,6 +157,9 @@ impl Tx<'_> {
             }
         }
         self.effects = undo.before;
+        if let Some(record) = self.record.as_mut() {
+            record.cut_back(undo.record.unwrap_or_default());
+        }
     }
 
     /// Makes all changes permanent, later ones included, and notifies the observers of the changed keys.

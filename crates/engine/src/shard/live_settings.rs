@@ -27,6 +27,12 @@ pub struct Settings {
     pub compresses_dumps: AtomicBool,
     /// `tracking-table-max-keys`: the most keys that are tracked; zero for no limit.
     pub tracked_keys_max: AtomicUsize,
+    /// `lazyfree-lazy-expire`: the log says UNLINK, not DEL, for keys that expire.
+    pub unlinks_expired: AtomicBool,
+    /// `lazyfree-lazy-eviction`: the same for keys that are evicted.
+    pub unlinks_evicted: AtomicBool,
+    /// `lazyfree-lazy-user-del`: the same for keys that commands remove.
+    pub unlinks_removed: AtomicBool,
     frequency: AtomicBool,
     log_factor: AtomicU32,
     decay_minutes: AtomicU32,
@@ -44,6 +50,9 @@ impl Default for Settings {
             sparse_log_bytes_max: AtomicUsize::new(3000),
             compresses_dumps: AtomicBool::new(true),
             tracked_keys_max: AtomicUsize::new(0),
+            unlinks_expired: AtomicBool::new(false),
+            unlinks_evicted: AtomicBool::new(false),
+            unlinks_removed: AtomicBool::new(false),
             frequency: AtomicBool::new(false),
             log_factor: AtomicU32::new(10),
             decay_minutes: AtomicU32::new(1),
@@ -52,6 +61,21 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// How the log says that a key has expired.
+    pub fn name_of_expiry(&self) -> &'static [u8] {
+        name_of_removal(&self.unlinks_expired)
+    }
+
+    /// How the log says that a key was evicted.
+    pub fn name_of_eviction(&self) -> &'static [u8] {
+        name_of_removal(&self.unlinks_evicted)
+    }
+
+    /// How the log says that a command has removed a key, if it is not a command that does only that.
+    pub fn name_of_removal(&self) -> &'static [u8] {
+        name_of_removal(&self.unlinks_removed)
+    }
+
     /// The kind of access data to record.
     #[inline]
     pub fn access_policy(&self) -> AccessPolicy {
@@ -77,5 +101,12 @@ impl Settings {
                 self.frequency.store(true, Relaxed);
             }
         }
+    }
+}
+
+fn name_of_removal(unlinks: &AtomicBool) -> &'static [u8] {
+    match unlinks.load(Relaxed) {
+        true => b"UNLINK",
+        false => b"DEL",
     }
 }

@@ -164,6 +164,11 @@ fn set(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Resu
                 })?;
             Ok(new)
         })?;
+    if given("appendonly").is_some() {
+        let (aof, config) = (&context.shared.aof, context.shared.config());
+        // If a shard is busy, a timer tries again.
+        aof.run_due(context.shared, &config);
+    }
     reply.ok();
     Ok(())
 }

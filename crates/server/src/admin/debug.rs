@@ -78,7 +78,7 @@ static SUBCOMMANDS: &[Subcommand] = &[
     subcommand("HTSTATS", 3..=3, htstats, "<dbid>", "Returns the fill of the hash tables of a database."),
     subcommand("HTSTATS-KEY", 3..=3, htstats_key, "<key>", "Returns the fill of the hash table of a value."),
     subcommand("JMAP", 2..=2, accept, "", "Does nothing: the heap is not profiled."),
-    subcommand("LOADAOF", 2..=2, no_persistence, "", "Fails: there is no append-only file yet."),
+    subcommand("LOADAOF", 2..=2, no_persistence, "", "Fails: restart the server to load the append-only file."),
     subcommand("LOG", 3..=3, log, "<message>", "Writes a message to the log."),
     subcommand("OBJECT", 3..=3, object, "<key>", "Describes how the value at a key is stored, in one line."),
     subcommand("PANIC", 2..=2, panic, "", "Panics, as by a bug, with all locks held: this closes the connection and affects nothing else."),
@@ -139,7 +139,7 @@ fn accept(_: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
 }
 
 fn no_persistence(_: &mut Context<'_>, _: Args<'_>, _: &mut Reply<'_>) -> Result {
-    Err(CommandError::err("There is no append-only file yet.").into())
+    Err(CommandError::err("The append-only file is loaded when the server starts").into())
 }
 
 fn panic(context: &mut Context<'_>, _: Args<'_>, _: &mut Reply<'_>) -> Result {

@@ -10,7 +10,8 @@ use damselfly_engine::{Cursor, KeyspaceTotals, Now, Tx};
 use damselfly_script::Libraries;
 use damselfly_tls::Certificates;
 
-use crate::persistence::Status;
+use crate::persistence::save_job::SaveJob;
+use crate::persistence::{Cause, Status, aof};
 use crate::session::Context;
 use crate::shared::{Rates, Shared};
 use damselfly_config::Config;
@@ -49,6 +50,8 @@ pub struct Facts<'a> {
     pub save: Status,
     /// The certificates in use.
     pub certificates: Certificates,
+    /// The append-only file.
+    pub aof: aof::Status,
 }
 
 /// Figures about all connections.
@@ -114,8 +117,21 @@ impl<'a> Facts<'a> {
             cpu: Cpu::read(),
             save: shared.persistence.status(),
             certificates: shared.tls.certificates(),
+            aof: shared.aof.status(),
             rates: *shared.rates.lock().unwrap_or_else(PoisonError::into_inner),
         })
+    }
+
+    /// The save in progress, if it writes a snapshot.
+    pub fn bgsave(&self) -> Option<&SaveJob> {
+        let job = self.save.job.as_deref();
+        job.filter(|job| job.cause() != Cause::Rewrite)
+    }
+
+    /// The rewrite of the append-only file in progress.
+    pub fn rewrite(&self) -> Option<&SaveJob> {
+        let job = self.save.job.as_deref();
+        job.filter(|job| job.cause() == Cause::Rewrite)
     }
 
     /// The size of all entries, in bytes.

@@ -106,3 +106,13 @@ pub(crate) fn count_effects(counters: &ThreadCounters, effects: Effects) {
         counters.changes.add(effects.changes);
     }
 }
+
+/// True if a command's use of keys is recorded, for LRU and LFU: unless the client has turned that off (CLIENT NO-TOUCH).
+#[inline]
+pub(crate) fn touches_keys(session: &Session, row: &Row) -> bool {
+    !session
+        .client
+        .no_touch
+        .load(std::sync::atomic::Ordering::Relaxed)
+        || row.name == "touch"
+}

@@ -14,8 +14,9 @@ use crate::clock;
 use crate::event_loop::connection::Connection;
 use crate::event_loop::input::Stall;
 use crate::long_commands::{LongCommand, LongRun};
+use crate::persistence::aof::commands::write_reply;
 use crate::registry::Row;
-use crate::session::{self, Session};
+use crate::session::{self, DiskWait, Session};
 
 /// The size of a slice of a long reply, in bytes.
 pub const REPLY_SLICE_BYTES: usize = 128 << 10;
@@ -110,6 +111,16 @@ impl Dispatcher {
             false => connection.resume(),
         }
         true
+    }
+
+    /// Writes the reply of WAITAOF.
+    #[cold]
+    pub fn finish_disk_wait(&self, connection: &mut Connection, wait: DiskWait) {
+        let session = &mut connection.session;
+        let mut reply = Reply::new(&mut connection.output, session.protocol);
+        let mark = reply.position();
+        write_reply(self.shared.aof.has(wait.record), &mut reply);
+        drop_unwanted(session, &mut reply, mark);
     }
 
     /// Writes the next slice of a reply. Resumes the connection after the last one.

@@ -319,7 +319,7 @@ impl<A: ScriptRunner> QueueRunner<'_, A> {
             Handler::Keyspace(run) => {
                 tx.set_db(session.db);
                 tx.set_touches(touches_keys(session, row));
-                let result = run(tx, args, reply);
+                let result = damselfly_commands::run(run, tx, args, reply);
                 if let Some(tracked) = &session.tracked {
                     tracked.reader(&session.client).note(tx, row, args);
                 }
@@ -335,7 +335,13 @@ impl<A: ScriptRunner> QueueRunner<'_, A> {
                 let text = "MONITOR isn't allowed for DENY BLOCKING client";
                 Err(CommandError::err(text).into())
             }
-            Handler::Session(run) => self.call_session(run, tx, session, args, reply),
+            Handler::Session(run) => {
+                let result = self.call_session(run, tx, session, args, reply);
+                if row.sends_messages && result.is_ok() {
+                    tx.log_message(args.from(0));
+                }
+                result
+            }
             Handler::Help => {
                 REGISTRY.write_help(row, reply);
                 Ok(())

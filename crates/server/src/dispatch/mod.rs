@@ -21,13 +21,15 @@ use damselfly_base::CommandError;
 use damselfly_commands::memcached::Output;
 use damselfly_commands::{Args, Run, Stop, Trait};
 use damselfly_engine::{Busy, Engine, Now, Tx, Unserved};
+use damselfly_log::Targets;
 use damselfly_protocol::Reply;
 
-pub(crate) use self::account::count_effects;
+pub(crate) use self::account::{count_effects, touches_keys};
 pub use self::deferred::REPLY_SLICE_BYTES;
 use self::memory_limit::Memory;
 pub use self::memory_limit::{MemoryRoom, excess_bytes, uncounted_bytes};
 use self::refusal::Refusal;
+pub(crate) use self::refusal::log_failed;
 use crate::blocked::Blocking;
 use crate::clock;
 use crate::event_loop::connection::{Connection, OUTPUT_PAUSE_BYTES};
@@ -222,6 +224,9 @@ impl Dispatcher {
             if let Some(until) = connection.session.sleeps_until.take() {
                 return BatchEnd::Stalled(Stall::Sleeping(until));
             }
+            if let Some(wait) = connection.session.disk_wait {
+                return BatchEnd::Stalled(Stall::Disk(wait));
+            }
         }
         BatchEnd::Done
     }
@@ -298,6 +303,10 @@ impl Dispatcher {
                     && !(hold.writes_only && scripts::only_reads(&self.shared, row, args))
                 {
                     return Some(Halt::Stall(Stall::Paused(hold)));
+                }
+                if writes && self.shared.engine.log.is_on() && self.shared.engine.log.is_congested()
+                {
+                    return Some(Halt::Stall(Stall::Log));
                 }
                 if session.transaction.is_open() && row.within_multi == WithinMulti::Queued {
                     let writes = row.writes
@@ -430,6 +439,10 @@ impl Dispatcher {
                 };
                 let result = run(&mut context, args, reply);
                 drop(context);
+                let log = &engine.log;
+                if row.sends_messages && result.is_ok() && log.wants(Targets::REPLICAS) {
+                    log.append_one(Targets::REPLICAS, db, args.from(0), now.0);
+                }
                 self.refresh_config();
                 if let Err(Stop::Long) = result {
                     let run = crate::admin::long_part(row, args);
@@ -450,14 +463,14 @@ impl Dispatcher {
                 let mut tx = lock(engine, row, args, db, now, &mut self.shards)?;
                 tx.set_others_wait();
                 tx.set_touches(touches_keys(session, row));
-                let mut result = run(&mut tx, args, reply);
+                let mut result = damselfly_commands::run(run, &mut tx, args, reply);
                 if result.is_err() {
                     if let Err(Stop::NeedsAllLocks) = result {
                         drop(tx);
                         tx = engine.lock_all(db, now)?;
                         tx.set_others_wait();
                         tx.set_touches(touches_keys(session, row));
-                        result = run(&mut tx, args, reply);
+                        result = damselfly_commands::run(run, &mut tx, args, reply);
                     }
                     if let Err(stop @ (Stop::Long | Stop::LongUnlocked(_))) = result {
                         // The long run will report missed keys itself. Expired keys were removed already.
@@ -500,7 +513,11 @@ impl Dispatcher {
             Handler::Memcached(run) => {
                 let mut tx = lock(engine, row, args, db, now, &mut self.shards)?;
                 let mut output = Output::new(reply.buffer());
+                let start = tx.begin_command();
                 let result = run(&mut tx, args, &mut output);
+                if tx.is_logged() && tx.has_changed(start) {
+                    memcached::log_items(&mut tx, row, args);
+                }
                 let counters = &self.shared.threads[self.thread].counters;
                 counters.memcached.add(output.tally);
                 count_effects(counters, tx.effects());
@@ -537,12 +554,6 @@ pub fn lock<'a>(
         Locks::All => engine.lock_all(db, now),
         Locks::None => Ok(engine.lock_none(db, now)),
     }
-}
-
-/// True if a command's use of keys is recorded, for LRU and LFU: unless the client has turned that off (CLIENT NO-TOUCH).
-#[inline]
-pub fn touches_keys(session: &Session, row: &Row) -> bool {
-    !session.client.no_touch.load(Relaxed) || row.name == "touch"
 }
 
 /// Ends a reply that begins at `mark`.

@@ -18,6 +18,7 @@ use crate::observers::monitor;
 use crate::registry::{Row, WithinMulti};
 use crate::scripts;
 use crate::session::{Session, transaction};
+use crate::shared::Shared;
 use crate::users;
 
 /// Why a request does not run.
@@ -184,7 +185,7 @@ impl Dispatcher {
                     let is_exempt = !row.changes_data && !row.runs_script;
                     let own = self.refused_while(row, args);
                     reasons.and(match is_exempt {
-                        true => own.without(Reasons::SAVING_FAILED),
+                        true => own.without(WRITES_FAIL),
                         false => own,
                     })
                 })
@@ -198,6 +199,9 @@ impl Dispatcher {
         if !holding.in_common(Reasons::SAVING_FAILED).is_empty() {
             return Some(CommandError::SavingFailed);
         }
+        if !holding.in_common(Reasons::LOG_FAILED).is_empty() {
+            return Some(log_failed(&self.shared));
+        }
         (!holding.is_empty()).then(|| {
             let text = "LOADING Redis is loading the dataset in memory";
             CommandError::Text(text.to_owned())
@@ -207,7 +211,7 @@ impl Dispatcher {
     /// The reasons to refuse a request. A script that declares no flags may run even if it must not write: its writes are refused.
     fn refused_while(&self, row: &Row, args: Args<'_>) -> Reasons {
         match row.runs_script && !scripts::declares_writes(&self.shared, row, args) {
-            true => row.refused_while.without(Reasons::SAVING_FAILED),
+            true => row.refused_while.without(WRITES_FAIL),
             false => row.refused_while,
         }
     }
@@ -216,4 +220,13 @@ impl Dispatcher {
     pub(crate) fn is_memory_short(&self) -> bool {
         self.memory.is_short
     }
+}
+
+/// Reasons that concern writes.
+const WRITES_FAIL: Reasons = Reasons::SAVING_FAILED.and(Reasons::LOG_FAILED);
+
+/// The error while the append-only file can't be written.
+pub(crate) fn log_failed(shared: &Shared) -> CommandError {
+    let why = shared.aof.status().write_error.unwrap_or_default();
+    CommandError::Text(format!("MISCONF Errors writing to the AOF file: {why}"))
 }

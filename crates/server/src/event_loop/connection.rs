@@ -12,6 +12,7 @@
 //!
 //! The state follows from the input (`input.rs`); [`Connection::next`] says what the connection does next.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
@@ -42,6 +43,8 @@ pub struct Connection {
     pub delayed: Vec<u8>,
     /// How many bytes of `output` were sent.
     pub sent: usize,
+    /// Ends of replies in `output` that wait until all records below a number are on disk.
+    held: VecDeque<(usize, u64)>,
     /// Bytes of invalidations added since all output was last sent.
     pub pushed_bytes: usize,
     /// The client is gone, so the socket takes no more replies. Requests that were read still run.
@@ -62,6 +65,7 @@ impl Connection {
             output: Vec::new(),
             delayed: Vec::new(),
             sent: 0,
+            held: VecDeque::new(),
             pushed_bytes: 0,
             is_broken: false,
             queued: false,
@@ -157,21 +161,51 @@ impl Connection {
     fn drop_output(&mut self) {
         self.output.clear();
         self.sent = 0;
+        self.held.clear();
     }
 
-    /// Sends as many replies as the socket takes, and returns how many bytes it took. If the client is gone, drops all replies.
-    /// `scratch` is as for [`Stream::write`].
+    /// True if replies wait for the disk.
+    #[inline]
+    pub fn is_held(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// Holds new output back until all `appended` records are on disk, of which `durable` are. Returns up to where output may be sent.
+    pub fn hold(&mut self, appended: u64, durable: u64) -> usize {
+        let held_end = self.held.back().map_or(self.sent, |&(end, _)| end);
+        if self.output.len() > held_end && (appended > durable || self.is_held()) {
+            self.held.push_back((self.output.len(), appended));
+        }
+        let mut free = match self.held.is_empty() {
+            true => return usize::MAX,
+            false => self.sent,
+        };
+        while let Some(&(end, record)) = self.held.front()
+            && record <= durable
+        {
+            free = end;
+            self.held.pop_front();
+        }
+        match self.held.is_empty() {
+            true => usize::MAX,
+            false => free,
+        }
+    }
+
+    /// Sends as many replies as the socket takes, but nothing from the offset `end` of the output on, and returns how many bytes it took. If the
+    /// client is gone, drops all replies. `scratch` is as for [`Stream::write`].
     ///
     /// # Errors
     /// The connection is broken.
-    pub fn flush(&mut self, scratch: &mut [u8]) -> io::Result<usize> {
+    pub fn flush_up_to(&mut self, end: usize, scratch: &mut [u8]) -> io::Result<usize> {
         if self.is_broken {
             self.drop_all_output();
         }
         self.stream.send_rest()?;
         let mut bytes_sent = 0;
-        while self.sent < self.output.len() {
-            match self.stream.write(&self.output[self.sent..], scratch) {
+        let end = end.min(self.output.len());
+        while self.sent < end {
+            match self.stream.write(&self.output[self.sent..end], scratch) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(bytes) => {
                     self.sent += bytes;
@@ -185,7 +219,10 @@ impl Connection {
                 Err(error) => return Err(error),
             }
         }
-        self.drop_output();
+        match end < self.output.len() {
+            true => self.forget_sent(),
+            false => self.drop_output(),
+        }
         Ok(bytes_sent)
     }
 
@@ -258,6 +295,9 @@ impl Connection {
     fn forget_sent(&mut self) {
         if self.sent > self.output.len() / 2 {
             self.output.drain(..self.sent);
+            for (end, _) in &mut self.held {
+                *end -= self.sent;
+            }
             self.sent = 0;
         }
     }

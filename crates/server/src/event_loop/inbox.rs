@@ -159,7 +159,11 @@ impl Worker {
                     return;
                 }
                 // An error occurs again when the turn ends, and is handled then.
-                let sent = connection.flush(&mut self.scratch).unwrap_or(0);
+                let end = match connection.is_held() {
+                    true => connection.sent,
+                    false => usize::MAX,
+                };
+                let sent = connection.flush_up_to(end, &mut self.scratch).unwrap_or(0);
                 counters.writes.add(1);
                 counters.output_bytes.add(sent as u64);
                 if connection.exceeds_output_limit(limit) {

@@ -24,6 +24,7 @@ use crate::admin::pause::Hold;
 use crate::event_loop::parser::{InputError, Parser, ParserLimits, Protocol};
 use crate::event_loop::stream::{ReadEnd, Stream};
 use crate::registry::Row;
+use crate::session::DiskWait;
 #[cfg(doc)]
 use crate::session::Session;
 
@@ -45,6 +46,10 @@ pub enum Stall {
     Waiting,
     /// It has sent more messages to the thread of this number than that thread can deliver soon.
     Congested(usize),
+    /// It would write, but the log is not merged fast enough.
+    Log,
+    /// WAITAOF waits for the disk.
+    Disk(DiskWait),
     /// A command runs on a thread for long commands: [`Session::long`].
     Long,
     /// A reply is written in slices: [`Session::rest`].
@@ -55,19 +60,24 @@ impl Stall {
     /// True if the stalled request has run or is running, and only its reply is missing; false if it has to run again.
     pub fn has_begun(&self) -> bool {
         match self {
-            Self::Waiting | Self::Long | Self::SlicedReply | Self::Sleeping(_) => true,
-            Self::Shard(_) | Self::Paused(_) | Self::Output | Self::Congested(_) => false,
+            Self::Waiting | Self::Long | Self::SlicedReply | Self::Sleeping(_) | Self::Disk(_) => {
+                true
+            }
+            Self::Shard(_) | Self::Paused(_) | Self::Output | Self::Congested(_) | Self::Log => {
+                false
+            }
         }
     }
 
     /// True if the request and all requests behind it are dropped when the client closes the connection, as in Redis.
     fn ends_with_client(&self) -> bool {
         match self {
-            Self::Waiting | Self::Paused(_) => true,
+            Self::Waiting | Self::Paused(_) | Self::Disk(_) => true,
             Self::Shard(_)
             | Self::Sleeping(_)
             | Self::Output
             | Self::Congested(_)
+            | Self::Log
             | Self::Long
             | Self::SlicedReply => false,
         }

@@ -37,6 +37,7 @@ use crate::clock;
 use crate::dispatch::Dispatcher;
 use crate::event_loop::connection::Connection;
 use crate::event_loop::input::{Batch, Next, Stall};
+use crate::persistence::aof;
 use crate::persistence::saver::Saver;
 use crate::shared::Shared;
 
@@ -65,6 +66,9 @@ pub struct Worker {
     stalled: Vec<usize>,
     /// The timeouts of connections that wait for keys.
     deadlines: BTreeSet<(Instant, usize)>,
+    /// Connections whose replies wait for the disk, and how far that was when they were last looked at.
+    held: Vec<usize>,
+    durable_before: u64,
     /// Connections with replies to send.
     unflushed: Vec<usize>,
     buffer: Vec<u8>,
@@ -99,6 +103,8 @@ impl Worker {
             ready: VecDeque::new(),
             stalled: Vec::new(),
             deadlines: BTreeSet::new(),
+            held: Vec::new(),
+            durable_before: 0,
             unflushed: Vec::new(),
             buffer: vec![0; READ_BYTES],
             scratch: Vec::new(),
@@ -201,6 +207,10 @@ impl Worker {
             self.serve_ready();
             self.send_published();
         }
+        if self.shared.engine.log.is_on() {
+            self.shared.log.wake();
+        }
+        self.flush_held();
         self.flush_all();
         self.run_timers();
         if self.shared.gate.is_loading() {
@@ -213,6 +223,28 @@ impl Worker {
     fn load_chunk(&mut self) {
         let (engine, loading) = (&self.shared.engine, &self.shared.loading);
         self.has_chunks = loading.run_one(engine, (self.index, self.shared.threads.len()));
+    }
+
+    /// Notes that replies of a connection wait for the disk.
+    fn note_held(&mut self, key: usize) {
+        if self.held.is_empty() {
+            self.shared.aof.add_holding(1);
+        }
+        if !self.held.contains(&key) {
+            self.held.push(key);
+        }
+    }
+
+    /// Sends replies whose changes are on disk now.
+    fn flush_held(&mut self) {
+        let durable = self.shared.aof.durable();
+        if self.held.is_empty() || durable == self.durable_before {
+            return;
+        }
+        self.durable_before = durable;
+        let held = std::mem::take(&mut self.held);
+        self.shared.aof.add_holding(-1);
+        held.into_iter().for_each(|key| self.flush(key));
     }
 
     fn flush_all(&mut self) {
@@ -325,7 +357,9 @@ impl Worker {
                 | Stall::Paused(_)
                 | Stall::Sleeping(_)
                 | Stall::Output
-                | Stall::Congested(_),
+                | Stall::Congested(_)
+                | Stall::Log
+                | Stall::Disk(_),
             )
             | None => {}
         }
@@ -402,7 +436,14 @@ impl Worker {
             }
             // A message, or the flush at the end of the turn, makes the thread check these.
             Some(Stall::Long | Stall::SlicedReply | Stall::Output) => {}
-            Some(Stall::Shard(_) | Stall::Paused(_) | Stall::Sleeping(_) | Stall::Congested(_)) => {
+            Some(
+                Stall::Shard(_)
+                | Stall::Paused(_)
+                | Stall::Sleeping(_)
+                | Stall::Congested(_)
+                | Stall::Log
+                | Stall::Disk(_),
+            ) => {
                 let is_listed = self.stalled.contains(&key);
                 self.stalled.extend((!is_listed).then_some(key));
             }
@@ -426,7 +467,20 @@ impl Worker {
             return;
         }
         let before = connection.unsent();
-        let sent = match connection.flush(&mut self.scratch) {
+        let sent_max = match self.shared.aof.holds_replies()
+            || connection.session.is_durable && self.shared.aof.mode() == aof::Mode::On
+            || connection.is_held()
+        {
+            false => usize::MAX,
+            true => connection.hold(self.shared.engine.log.appended(), self.shared.aof.durable()),
+        };
+        if connection.is_held() {
+            self.note_held(key);
+        }
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        let sent = match connection.flush_up_to(sent_max, &mut self.scratch) {
             Ok(sent) => sent,
             Err(error) => {
                 log::debug!(
@@ -515,6 +569,9 @@ impl Worker {
             .connections
             .fetch_sub(1, Relaxed);
         self.stalled.retain(|&other| other != key);
+        if connection.session.disk_wait.take().is_some() {
+            self.shared.aof.add_waiting(-1);
+        }
         if let Some(blocking) = connection.session.blocking.take() {
             blocking.unregister();
             if let Some(deadline) = blocking.deadline {
@@ -530,7 +587,13 @@ impl Worker {
         let keys: Vec<usize> = self.connections.iter().map(|(key, _)| key).collect();
         for key in keys {
             if let Some(connection) = self.connections.get_mut(key) {
-                let _ = connection.flush(&mut self.scratch);
+                // Replies whose changes are not on disk are not sent.
+                let sent_max = match self.shared.aof.holds_replies() {
+                    false => usize::MAX,
+                    true => connection
+                        .hold(self.shared.engine.log.appended(), self.shared.aof.durable()),
+                };
+                let _ = connection.flush_up_to(sent_max, &mut self.scratch);
             }
             self.close(key);
         }

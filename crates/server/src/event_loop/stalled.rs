@@ -8,11 +8,15 @@ use crate::blocked::End;
 use crate::clock;
 use crate::event_loop::input::Stall;
 
+/// How often a connection that waits for the log is looked at.
+const LOG_INTERVAL: Duration = Duration::from_millis(1);
+
 impl Worker {
     /// How long the thread may wait for events.
     pub(super) fn longest_wait(&self) -> Duration {
         if !self.ready.is_empty()
             || self.has_chunks
+            || !self.held.is_empty() && self.shared.aof.durable() != self.durable_before
             || self.shared.threads[self.index].has_incoming()
         {
             return Duration::ZERO;
@@ -40,6 +44,9 @@ impl Worker {
                 Some(Stall::Congested(to)) if !self.shared.is_congested(self.index, to) => {
                     return Duration::ZERO;
                 }
+                Some(Stall::Disk(wait)) if wait.is_over(&self.shared) => return Duration::ZERO,
+                Some(Stall::Disk(wait)) => until = wait.until.map_or(until, |end| until.min(end)),
+                Some(Stall::Log) => until = until.min(now + LOG_INTERVAL),
                 // Checked again at every wake-up and tick.
                 Some(
                     Stall::Shard(_)
@@ -71,9 +78,15 @@ impl Worker {
                 Some(Stall::Shard(_)) => true,
                 Some(Stall::Paused(hold)) => self.shared.pause.is_over(hold, now_ms),
                 Some(Stall::Sleeping(until)) => until <= Instant::now(),
+                Some(Stall::Disk(wait)) => wait.is_over(&self.shared),
+                Some(Stall::Log) => !self.shared.engine.log.is_congested(),
                 Some(Stall::Congested(to)) => !self.shared.is_congested(self.index, to),
                 Some(Stall::Output | Stall::Waiting | Stall::Long | Stall::SlicedReply) => false,
             };
+            if over && let Some(wait) = connection.session.disk_wait.take() {
+                self.shared.aof.add_waiting(-1);
+                self.dispatcher.finish_disk_wait(connection, wait);
+            }
             if over || connection.session.client.killed.load(Relaxed) {
                 connection.input.resume();
                 self.queue(key);

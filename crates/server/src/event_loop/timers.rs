@@ -41,6 +41,8 @@ impl Worker {
                 self.shared
                     .persistence
                     .start_if_due(&self.shared, &self.dispatcher.config);
+                let aof = &self.shared.aof;
+                aof.run_due(&self.shared, &self.dispatcher.config);
                 let (config, threads) = (&self.dispatcher.config, &self.shared.threads);
                 let evicted = self.shared.clients.evict(config, threads);
                 threads[self.index].counters.clients_evicted.add(evicted);

@@ -11,9 +11,10 @@ use std::sync::{Arc, LazyLock};
 use damselfly_base::CommandError;
 use damselfly_commands::memcached::{self as keys, Class, Tally};
 use damselfly_commands::{Args, Arity, Command, Group, Keys, Result, Run, Stop, Trait};
-use damselfly_engine::{Deadline, Now};
+use damselfly_engine::{Deadline, Now, Tx};
 use damselfly_protocol::Reply;
 use damselfly_protocol::memcached::{Verb, number, reply};
+use damselfly_value::Text;
 
 use crate::clock;
 use crate::persistence::shutdown::{NotStopped, Shutdown};
@@ -226,6 +227,45 @@ fn wants_no_reply(row: &Row, args: Args<'_>) -> bool {
     words > words_min && args.at(words - 1) == b"noreply"
 }
 
+/// Logs a command's changes of items as what they are now: SET, or the new deadline, or DEL. Client flags, which Redis does not have,
+/// follow as a message that every server ignores but ours: `ECHO "damselfly:flags FLAGS KEY"`.
+pub fn log_items(tx: &mut Tx<'_>, row: &Row, args: Args<'_>) {
+    let only_touches = ["touch", "gat", "gats"].contains(&row.name.as_str());
+    for place in row.command.key_places(args) {
+        let key = args.key(place);
+        let Some(entry) = tx.view(key) else {
+            tx.log_effect(&[b"DEL", key.bytes]);
+            continue;
+        };
+        let (deadline, flags) = (entry.deadline_ms(), entry.attributes().flags);
+        let moment = deadline.map_or_else(String::new, |moment| moment.to_string());
+        let value = entry.text().filter(|_| !only_touches).map(text_bytes);
+        match (value, deadline) {
+            (Some(value), None) => tx.log_effect(&[b"SET", key.bytes, &value]),
+            (Some(value), Some(_)) => {
+                tx.log_effect(&[b"SET", key.bytes, &value, b"PXAT", moment.as_bytes()]);
+            }
+            (None, Some(_)) => tx.log_effect(&[b"PEXPIREAT", key.bytes, moment.as_bytes()]),
+            (None, None) => tx.log_effect(&[b"PERSIST", key.bytes]),
+        }
+        if flags != 0 && !only_touches {
+            let message = [FLAGS_MESSAGE, flags.to_string().as_bytes(), b" ", key.bytes].concat();
+            tx.log_effect(&[b"ECHO", &message]);
+        }
+    }
+}
+
+fn text_bytes(text: Text<'_>) -> Vec<u8> {
+    match text {
+        Text::Integer(number) => number.to_string().into_bytes(),
+        Text::Bytes { bytes, .. } => bytes.to_vec(),
+        Text::Packed(packed) => packed.to_vec(),
+    }
+}
+
+/// How a message begins that sets the client flags of a key.
+pub const FLAGS_MESSAGE: &[u8] = b"damselfly:flags ";
+
 /// What all memcached clients share.
 #[derive(Debug, Default)]
 pub struct MemcachedState {
@@ -246,6 +286,7 @@ impl MemcachedState {
             self.flush_ms.store(0, Relaxed);
             tx.flush(DATABASE, true);
             tx.invalidate_all();
+            tx.log_effect(&[b"FLUSHDB"]);
         }
     }
 }
@@ -384,6 +425,7 @@ fn flush_all(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -
         let mut tx = context.lock_all()?;
         tx.flush(DATABASE, true);
         tx.invalidate_all();
+        tx.log_effect(&[b"FLUSHDB"]);
     }
     // A later request replaces an earlier one, also one that removes the keys at once.
     state.flush_ms.store(flush_ms, Relaxed);

@@ -103,7 +103,7 @@ where
     fn expect(&mut self, _: usize, _: u64) {}
 
     fn chunk(&mut self, chunk: Chunk) -> Result<Vec<Vec<u8>>, LoadError> {
-        let (db, now) = (chunk.database() as usize, self.progress.now());
+        let (db, now) = (chunk.database() as usize, self.progress.expiry_time());
         let buffer = chunk.decode(self.thresholds, |offset, event| match event {
             Event::Entry(loaded) => {
                 let (idle_seconds, frequency) = (loaded.idle_seconds, loaded.frequency);
@@ -161,10 +161,10 @@ pub fn load(
     options: &LoadOptions<'_>,
     progress: &LoadProgress,
     sink: &mut dyn Sink,
-) -> Result<(), LoadError> {
+) -> Result<u64, LoadError> {
     let result = read_all(source, options, progress, sink);
     match result {
-        Ok(()) => Ok(()),
+        Ok(end) => Ok(end),
         Err(_) if (options.stop)() => {
             sink.abandon();
             Err(LoadError::Stopped)
@@ -184,7 +184,7 @@ fn read_all(
     options: &LoadOptions<'_>,
     progress: &LoadProgress,
     sink: &mut dyn Sink,
-) -> Result<(), LoadError> {
+) -> Result<u64, LoadError> {
     let source = Watched {
         source,
         progress,
@@ -250,7 +250,8 @@ fn read_all(
             splitter.offset()
         );
     }
-    sink.finish()
+    sink.finish()?;
+    Ok(splitter.offset())
 }
 
 /// Stores an entry that was decoded by this thread.
@@ -261,7 +262,7 @@ fn store_large(
     sink: &mut dyn Sink,
 ) -> Result<(), LoadError> {
     let (idle_seconds, frequency) = (loaded.idle_seconds, loaded.frequency);
-    let Some(entry) = accept(loaded, progress.now()) else {
+    let Some(entry) = accept(loaded, progress.expiry_time()) else {
         progress.add_keys(0, 1);
         return Ok(());
     };

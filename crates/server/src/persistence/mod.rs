@@ -21,6 +21,7 @@
 //! | `reload.rs` | DEBUG RELOAD |
 //! | `load.rs`, `start.rs`, `chunk_queue.rs`, `progress.rs` | loading a file; `docs/decisions/0021-loading.md` says why so |
 
+pub mod aof;
 mod chunk_queue;
 pub mod commands;
 pub mod load;
@@ -73,6 +74,8 @@ pub enum Cause {
     Save,
     /// FLUSHALL, SHUTDOWN or DEBUG RELOAD. INFO does not count it.
     Implied,
+    /// The base of the append-only file.
+    Rewrite,
 }
 
 /// What was saved, and the save in progress.
@@ -183,7 +186,7 @@ impl Persistence {
                 state.last_try = Some(Instant::now());
             }
             Cause::Save => state.saves += 1,
-            Cause::Implied => {}
+            Cause::Implied | Cause::Rewrite => {}
         }
         self.is_saving.store(true, Relaxed);
         drop(state);
@@ -245,6 +248,18 @@ impl Persistence {
         let mut state = self.state();
         state.job = None;
         self.is_saving.store(false, Relaxed);
+        if let Some(number) = job.base_number() {
+            drop(state);
+            let is_counted = is_ok || !job.was_aborted();
+            if is_counted {
+                shared
+                    .aof
+                    .end_rewrite(number, job.elapsed(), job.kept_bytes_max(), is_ok);
+            }
+            job.set_result(is_ok);
+            self.changed.notify_all();
+            return;
+        }
         state.last_kept_bytes = job.kept_bytes_max();
         if is_ok {
             state.last_success_s = clock::now_ms() / 1000;
@@ -296,7 +311,7 @@ impl Persistence {
             }
             // Redis runs the SAVEs of several clients one after another.
             match self.job() {
-                Some(job) if job.cause() == Cause::Background => {
+                Some(job) if matches!(job.cause(), Cause::Background | Cause::Rewrite) => {
                     return Ok(Err(SaveError::AlreadySaving));
                 }
                 Some(job) => {
@@ -317,7 +332,7 @@ impl Persistence {
             self.start_if_due(shared, &shared.config());
             match self.job() {
                 Some(job) => {
-                    let is_ok = job.wait();
+                    let is_ok = job.wait() && job.cause() != Cause::Rewrite;
                     if is_ok && job.flushes() >= flushes {
                         self.state().saved_changes += changes;
                     }
@@ -369,7 +384,7 @@ impl Persistence {
         let flushes = shared.engine.flushes();
         let was_flushed = self.flushes_done.load(Relaxed) < flushes;
         if let Some(job) = &state.job {
-            if was_flushed && job.flushes() < flushes {
+            if was_flushed && job.flushes() < flushes && job.cause() != Cause::Rewrite {
                 job.abort("all keys were deleted meanwhile");
             }
             return None;
@@ -434,7 +449,7 @@ impl Loading {
         let buffer = chunk.decode(&engine.settings.thresholds, |offset, event| {
             if let Event::Entry(loaded) = event {
                 let access = engine.loaded_access(now, loaded.idle_seconds, loaded.frequency);
-                match accept(loaded, now) {
+                match accept(loaded, self.progress.expiry_time()) {
                     Some(entry) => {
                         entry.view().set_access(access);
                         batch.push(entry, offset);

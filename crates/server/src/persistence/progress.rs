@@ -1,6 +1,6 @@
 //! How far loading is: for INFO and the log.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,8 @@ pub struct LoadProgress {
     keys_loaded: AtomicU64,
     keys_expired: AtomicU64,
     next_log: Mutex<Option<Instant>>,
+    /// Expired keys are loaded, too: what follows the file may give them another deadline.
+    keeps_expired: AtomicBool,
 }
 
 impl LoadProgress {
@@ -40,6 +42,19 @@ impl LoadProgress {
             counter.store(0, Relaxed);
         }
         self.set_next_log();
+    }
+
+    /// Sets whether expired keys are loaded, too.
+    pub fn keep_expired(&self, keeps: bool) {
+        self.keeps_expired.store(keeps, Relaxed);
+    }
+
+    /// Keys whose deadline is up to this moment are dropped.
+    pub fn expiry_time(&self) -> Now {
+        match self.keeps_expired.load(Relaxed) {
+            true => Now(i64::MIN),
+            false => self.now(),
+        }
     }
 
     fn set_next_log(&self) {

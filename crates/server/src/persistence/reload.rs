@@ -99,7 +99,9 @@ impl Options {
                     .map_err(|error| String::from_utf8_lossy(&error.to_bytes()).into_owned())
             },
         };
-        load(file, &options, progress, &mut sink).map_err(|error| failed(&error))
+        load(file, &options, progress, &mut sink)
+            .map(drop)
+            .map_err(|error| failed(&error))
     }
 
     fn store(

@@ -173,7 +173,7 @@ impl Drop for Temporary {
     }
 }
 
-fn is_unsupported(error: &io::Error) -> bool {
+pub(super) fn is_unsupported(error: &io::Error) -> bool {
     matches!(
         Errno::from_io_error(error),
         Some(Errno::INVAL | Errno::BADF)
@@ -298,7 +298,14 @@ impl FileWriter {
             ("redis-bits", "64"),
             ("ctime", &seconds),
             ("used-mem", &used),
-            ("aof-base", "0"),
+            (
+                "aof-base",
+                if job.base_number().is_some() {
+                    "1"
+                } else {
+                    "0"
+                },
+            ),
         ] {
             encoder.aux(name.as_bytes(), value.as_bytes(), &mut out);
         }

@@ -25,8 +25,8 @@ use damselfly_rdb::{Access, VERSION_WRITTEN};
 use damselfly_script::Libraries;
 use damselfly_value::{Entry, EntryRef};
 
-use super::Cause;
 use super::save_file::Output;
+use super::{Cause, aof};
 use crate::clock;
 use crate::shared::Shared;
 
@@ -99,6 +99,8 @@ pub(super) struct FileOptions {
     pub(super) compress: bool,
     /// The version, if an option fixes it.
     pub(super) version: Option<u32>,
+    /// The number of the file, if it is the base of the append-only file.
+    pub(super) base_number: Option<u64>,
 }
 
 /// A save in progress.
@@ -149,7 +151,10 @@ impl SaveJob {
             .filter(|(_, totals)| totals.keys > 0)
             .collect();
         Self {
-            file: FileOptions::new(config),
+            file: match cause {
+                Cause::Rewrite => FileOptions::of_base(shared, config),
+                Cause::Background | Cause::Save | Cause::Implied => FileOptions::new(config),
+            },
             output: Output::default(),
             version: AtomicU32::new(VERSION_WRITTEN),
             policy: shared.engine.settings.access_policy(),
@@ -210,8 +215,14 @@ impl SaveJob {
         self.started.elapsed()
     }
 
-    pub(super) fn cause(&self) -> Cause {
+    /// What caused it.
+    pub fn cause(&self) -> Cause {
         self.cause
+    }
+
+    /// The number of the base of the append-only file, if it is one.
+    pub(super) fn base_number(&self) -> Option<u64> {
+        self.file.base_number
     }
 
     /// How often all databases had been emptied before the cut.
@@ -480,6 +491,22 @@ impl FileOptions {
             syncs_early: config.rdb_save_incremental_fsync,
             compress: config.rdbcompression,
             version: config.rdb_save_version.number(),
+            base_number: None,
+        }
+    }
+
+    /// The next base of the append-only file.
+    fn of_base(shared: &Shared, config: &Config) -> Self {
+        let (folder, number) = (aof::folder(config), shared.aof.next_base(config));
+        // If the folder can't be created, creating the file fails.
+        let _ = aof::storage::Folder::create(&folder);
+        let name = aof::files::AofFiles::base_name(&config.appendfilename, number);
+        Self {
+            path: folder.join(name),
+            folder,
+            syncs_early: config.aof_rewrite_incremental_fsync,
+            base_number: Some(number),
+            ..Self::new(config)
         }
     }
 }

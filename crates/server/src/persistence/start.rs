@@ -30,6 +30,18 @@ pub fn has_snapshot(config: &Config) -> bool {
 /// The file can't be loaded: one line that says what is wrong, where, and what to do. The data in memory is then incomplete, and the
 /// server must not go on.
 pub fn load_snapshot(shared: &Shared, stop: &dyn Fn() -> bool) -> Result<(), String> {
+    load_into(shared, stop)?;
+    if !stop() {
+        shared.gate.open(Reasons::LOADING);
+    }
+    Ok(())
+}
+
+/// Loads the snapshot, but does not let clients use the data yet.
+///
+/// # Errors
+/// As [`load_snapshot`].
+pub fn load_into(shared: &Shared, stop: &dyn Fn() -> bool) -> Result<(), String> {
     let config = shared.config();
     let path = path(&config);
     let refuse = |reason: &dyn std::fmt::Display| {
@@ -53,11 +65,10 @@ pub fn load_snapshot(shared: &Shared, stop: &dyn Fn() -> bool) -> Result<(), Str
     };
     let mut sink = ParallelSink { shared, stop };
     match load(file, &options, progress, &mut sink) {
-        Ok(()) => {}
+        Ok(_) => {}
         Err(LoadError::Stopped) => return Ok(()),
         Err(error) => return Err(refuse(&error)),
     }
-    shared.gate.open(Reasons::LOADING);
     log::info!(
         "Done loading RDB, keys loaded: {}, keys expired: {}.",
         progress.keys_loaded(),
@@ -68,6 +79,36 @@ pub fn load_snapshot(shared: &Shared, stop: &dyn Fn() -> bool) -> Result<(), Str
         started.elapsed().as_secs_f64()
     );
     Ok(())
+}
+
+/// Loads the base of an append-only file, expired keys included, and returns the offset of its end.
+///
+/// # Errors
+/// What is wrong with the file; `None` if loading was stopped.
+pub fn load_base(
+    shared: &Shared,
+    path: &Path,
+    stop: &dyn Fn() -> bool,
+) -> Result<u64, Option<String>> {
+    let config = shared.config();
+    let (file, _) = open(path).map_err(|error| Some(error.to_string()))?;
+    let progress = &shared.loading.progress;
+    progress.keep_expired(true);
+    shared.loading.queue.begin(shared.threads.len());
+    let options = LoadOptions {
+        thresholds: &shared.engine.settings.thresholds,
+        verify_checksum: config.rdbchecksum,
+        databases: shared.engine.databases(),
+        check_end: false,
+        key_delay_us: &|| shared.config().key_load_delay_us,
+        stop,
+    };
+    let loaded = load(file, &options, progress, &mut ParallelSink { shared, stop });
+    progress.keep_expired(false);
+    loaded.map_err(|error| match error {
+        LoadError::Stopped => None,
+        error => Some(error.to_string()),
+    })
 }
 
 /// Opens a file for reading from start to end, and returns its size.

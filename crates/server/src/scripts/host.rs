@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use damselfly_base::CommandError;
 use damselfly_commands::{Args, Group, OwnedArgs, Run, Stop};
 use damselfly_engine::Tx;
+use damselfly_log::Targets;
 use damselfly_protocol::{Reply, Span, Version};
 use damselfly_script::{CallOutcome, Host, LogLevel, Tick};
 
@@ -166,8 +167,9 @@ impl Host for ScriptHost<'_, '_> {
         Some(self.session.login.allows(users, row, args.borrow()))
     }
 
-    /// Does nothing, because there is no replication yet.
-    fn set_replication(&mut self, _: u8) {}
+    fn set_replication(&mut self, targets: u8) {
+        self.tx.set_log_targets(Targets::from_bits(targets));
+    }
 }
 
 /// Puts a buffer back into its place, emptied, unless it is unusually large.
@@ -426,6 +428,12 @@ impl ScriptHost<'_, '_> {
         {
             return Some(CommandError::SavingFailed);
         }
+        if row.changes_data
+            && !self.has_written
+            && !self.shared.gate.holding(Reasons::LOG_FAILED).is_empty()
+        {
+            return Some(crate::dispatch::log_failed(self.shared));
+        }
         if row.needs_memory && !self.allows_oom && !self.has_written && self.memory_is_short {
             return Some(CommandError::OutOfMemory);
         }
@@ -465,9 +473,15 @@ impl ScriptHost<'_, '_> {
         let result = match handler {
             Handler::Keyspace(run) => {
                 self.tx.set_touches(touches_keys(self.session, row));
-                run(self.tx, args, reply)
+                damselfly_commands::run(run, self.tx, args, reply)
             }
-            Handler::Session(run) => self.run_session(run, args, reply),
+            Handler::Session(run) => {
+                let result = self.run_session(run, args, reply);
+                if row.sends_messages && result.is_ok() {
+                    self.tx.log_message(args.from(0));
+                }
+                result
+            }
             Handler::Help => {
                 REGISTRY.write_help(row, reply);
                 Ok(())

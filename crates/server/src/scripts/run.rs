@@ -6,6 +6,7 @@ use std::time::Instant;
 use damselfly_base::CommandError;
 use damselfly_commands::{Args, Result, Run, Stop};
 use damselfly_engine::{Busy, Key, Now, Tx};
+use damselfly_log::Targets;
 use damselfly_protocol::Reply;
 use damselfly_script::{Flags, ScriptOutcome};
 
@@ -294,6 +295,7 @@ fn run_once<'s>(
         }
     });
     host.tx.set_script(false);
+    host.tx.set_log_targets(Targets::ALL);
     host.runner.dispatcher().scripts.is_slow = false;
     if let Some(missing) = host.missing {
         reply.truncate_to(mark);

@@ -297,6 +297,7 @@ fn reset(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Resul
     leave(context.shared, session);
     session.client.no_evict.store(false, Relaxed);
     session.client.no_touch.store(false, Relaxed);
+    session.is_durable = false;
     session.client.names().name.clear();
     let account = context.shared.users.default_account().clone();
     session.client.set_account(account.clone());

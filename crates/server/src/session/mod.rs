@@ -56,6 +56,10 @@ pub struct Session {
     pub replies: Replies,
     /// Set to close the connection once its replies are sent.
     pub closing: bool,
+    /// Its replies wait until its changes are on disk: CLIENT DURABLE.
+    pub is_durable: bool,
+    /// WAITAOF waits for the disk.
+    pub disk_wait: Option<DiskWait>,
     /// Set by DEBUG SLEEP: no further requests run until then.
     pub sleeps_until: Option<Instant>,
     /// The command that waits for keys.
@@ -91,6 +95,8 @@ impl Session {
             replies: Replies::On,
             closing: false,
             sleeps_until: None,
+            is_durable: false,
+            disk_wait: None,
             blocking: None,
             subscriptions: None,
             pushes: Vec::new(),
@@ -151,6 +157,26 @@ pub fn follow_up(session: &mut Session, row: Option<&Row>, mark: usize, reply: &
         subscriptions::write_pushes(session, row, mark, reply);
     }
     client_tracking::follow_up(session, row, reply);
+}
+
+/// WAITAOF: what a client waits for.
+#[derive(Clone, Copy, Debug)]
+pub struct DiskWait {
+    /// All records below this number are to be on disk.
+    pub record: u64,
+    /// It waits for replicas, too.
+    pub needs_replicas: bool,
+    /// When it gives up.
+    pub until: Option<Instant>,
+}
+
+impl DiskWait {
+    /// True if the wait is over.
+    pub fn is_over(&self, shared: &Shared) -> bool {
+        let is_durable = shared.aof.has(self.record);
+        is_durable && !self.needs_replicas
+            || self.until.is_some_and(|until| until <= Instant::now())
+    }
 }
 
 /// The context of commands on connections and the server.

@@ -14,6 +14,7 @@ use crate::blocked::End;
 use crate::clients::Client;
 use crate::event_loop::parser::Protocol;
 use crate::observers::client_tracking;
+use crate::persistence::aof::Mode;
 use crate::registry::{Row, name_at};
 use crate::session::connection_commands::check_name;
 use crate::session::{Context, Replies, Session};
@@ -89,6 +90,17 @@ fn no_evict(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) ->
 fn no_touch(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let on = switch(args)?;
     context.session.client.no_touch.store(on, Relaxed);
+    reply.ok();
+    Ok(())
+}
+
+fn durable(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let on = switch(args)?;
+    if on && context.shared.aof.mode() != Mode::On {
+        let text = "CLIENT DURABLE needs the append-only file, which is off or has no base yet";
+        return Err(CommandError::err(text).into());
+    }
+    context.session.is_durable = on;
     reply.ok();
     Ok(())
 }

@@ -4,8 +4,8 @@ use damselfly_commands::Arity::{AtLeast, Exactly};
 use damselfly_commands::{Command, Group, Keys, Run, Trait};
 
 use super::{
-    get_name, id, info, kill, list, no_evict, no_touch, pause, set_info, set_name, set_replies,
-    unblock, unpause,
+    durable, get_name, id, info, kill, list, no_evict, no_touch, pause, set_info, set_name,
+    set_replies, unblock, unpause,
 };
 use crate::observers::client_tracking;
 use crate::registry::Handler;
@@ -173,6 +173,18 @@ const SUBCOMMANDS: &[Command<Handler>] = &[
         usage: "CLIENT NO-EVICT <ON | OFF>",
         summary: "Exempts the connection from eviction when connections use too much memory.",
         since: "7.0.0",
+        complexity: "O(1)",
+    },
+    Command {
+        name: "DURABLE",
+        arity: Exactly(3),
+        keys: Keys::None,
+        traits: PLAIN,
+        run: Run::Run(Handler::Session(durable)),
+        group: Group::Connection,
+        usage: "CLIENT DURABLE <ON | OFF>",
+        summary: "Chooses whether the connection's replies wait until all changes before them are on disk, whatever appendfsync says. Other clients do not wait.",
+        since: "8.0.0",
         complexity: "O(1)",
     },
     Command {

@@ -1,5 +1,6 @@
 //! The fields of INFO, one row each.
 
+use crate::persistence::aof::Mode;
 use damselfly_engine::garbage;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -133,7 +134,7 @@ pub static FIELDS: &[Field] = &[
     row(Memory, "mem_clients_slaves", ZERO),
     row(Memory, "mem_clients_normal", |f| f.clients.bytes.to_string()),
     row(Memory, "mem_cluster_links", ZERO),
-    row(Memory, "mem_aof_buffer", ZERO),
+    row(Memory, "mem_aof_buffer", |f| f.shared.aof.queued_bytes().to_string()),
     row(Memory, "mem_allocator", |_| damselfly_base::heap::allocator_name()),
     row(Memory, "active_defrag_running", ZERO),
     row(Memory, "lazyfree_pending_objects", |_| garbage::pending().to_string()),
@@ -148,25 +149,25 @@ pub static FIELDS: &[Field] = &[
     row(Persistence, "current_save_keys_processed", |f| f.save.job.as_ref().map_or(0, |job| job.keys()).to_string()),
     row(Persistence, "current_save_keys_total", |f| f.save.job.as_ref().map_or(0, |job| job.keys_total()).to_string()),
     row(Persistence, "rdb_changes_since_last_save", |f| f.shared.changes().saturating_sub(f.save.saved_changes).to_string()),
-    row(Persistence, "rdb_bgsave_in_progress", |f| u8::from(f.save.job.is_some()).to_string()),
+    row(Persistence, "rdb_bgsave_in_progress", |f| u8::from(f.bgsave().is_some()).to_string()),
     row(Persistence, "rdb_last_save_time", |f| f.save.last_success_s.to_string()),
     row(Persistence, "rdb_last_bgsave_status", |f| if f.save.is_last_ok { "ok" } else { "err" }.into()),
     row(Persistence, "rdb_last_bgsave_time_sec", |f| f.save.last_took.map_or(-1, |took| took.as_secs() as i64).to_string()),
-    row(Persistence, "rdb_current_bgsave_time_sec", |f| f.save.job.as_ref().map_or(-1, |job| job.elapsed().as_secs() as i64).to_string()),
+    row(Persistence, "rdb_current_bgsave_time_sec", |f| f.bgsave().map_or(-1, |job| job.elapsed().as_secs() as i64).to_string()),
     row(Persistence, "rdb_saves", |f| f.save.saves.to_string()),
     row(Persistence, "rdb_last_cow_size", |f| f.save.last_kept_bytes.to_string()),
     row(Persistence, "rdb_last_load_keys_expired", |f| f.shared.loading.progress.keys_expired().to_string()),
     row(Persistence, "rdb_last_load_keys_loaded", |f| f.shared.loading.progress.keys_loaded().to_string()),
-    row(Persistence, "aof_enabled", ZERO),
-    row(Persistence, "aof_rewrite_in_progress", ZERO),
-    row(Persistence, "aof_rewrite_scheduled", ZERO),
-    row(Persistence, "aof_last_rewrite_time_sec", NEVER),
-    row(Persistence, "aof_current_rewrite_time_sec", NEVER),
-    row(Persistence, "aof_last_bgrewrite_status", |_| "ok".into()),
-    row(Persistence, "aof_rewrites", ZERO),
-    row(Persistence, "aof_rewrites_consecutive_failures", ZERO),
-    row(Persistence, "aof_last_write_status", |_| "ok".into()),
-    row(Persistence, "aof_last_cow_size", ZERO),
+    row(Persistence, "aof_enabled", |f| u8::from(f.shared.aof.mode() != Mode::Off || f.config.appendonly).to_string()),
+    row(Persistence, "aof_rewrite_in_progress", |f| u8::from(f.rewrite().is_some()).to_string()),
+    row(Persistence, "aof_rewrite_scheduled", |f| u8::from(f.aof.is_scheduled).to_string()),
+    row(Persistence, "aof_last_rewrite_time_sec", |f| f.aof.last_rewrite.map_or(-1, |took| took.as_secs() as i64).to_string()),
+    row(Persistence, "aof_current_rewrite_time_sec", |f| f.rewrite().map_or(-1, |job| job.elapsed().as_secs() as i64).to_string()),
+    row(Persistence, "aof_last_bgrewrite_status", |f| if f.aof.is_last_rewrite_ok { "ok" } else { "err" }.into()),
+    row(Persistence, "aof_rewrites", |f| f.aof.rewrites.to_string()),
+    row(Persistence, "aof_rewrites_consecutive_failures", |f| f.aof.failures.to_string()),
+    row(Persistence, "aof_last_write_status", |f| if f.aof.write_error.is_none() { "ok" } else { "err" }.into()),
+    row(Persistence, "aof_last_cow_size", |f| f.aof.last_kept_bytes.to_string()),
     row(Persistence, "module_fork_in_progress", ZERO),
     row(Persistence, "module_fork_last_cow_size", ZERO),
 
@@ -260,6 +261,17 @@ pub static FIELDS: &[Field] = &[
     row(Tls, "tls_handshakes_completed", |f| f.shared.tls.completed.load(Relaxed).to_string()),
     row(Tls, "tls_handshakes_failed", |f| f.shared.tls.failed.load(Relaxed).to_string()),
     row(Tls, "tls_handshakes_timed_out", |f| f.shared.tls.timed_out.load(Relaxed).to_string()),
+];
+
+/// The fields of the append-only file, shown while it is in use.
+#[rustfmt::skip] // One line per field.
+pub static AOF_FIELDS: &[Field] = &[
+    row(Persistence, "aof_current_size", |f| f.shared.aof.bytes().to_string()),
+    row(Persistence, "aof_base_size", |f| f.shared.aof.rewritten_bytes().to_string()),
+    row(Persistence, "aof_pending_rewrite", ZERO),
+    row(Persistence, "aof_buffer_length", |f| f.shared.aof.queued_bytes().to_string()),
+    row(Persistence, "aof_pending_bio_fsync", ZERO),
+    row(Persistence, "aof_delayed_fsync", |f| f.shared.aof.delayed_syncs.load(Relaxed).to_string()),
 ];
 
 /// Fields that follow those of Persistence while a file is being loaded.

@@ -2,6 +2,7 @@
 //!
 //! A section is a list of fields, each a row of [`FIELDS`], or it has a line per command, error word or database.
 
+use crate::persistence::aof::Mode;
 use std::fmt::Write as _;
 
 use damselfly_commands::Arity::AtLeast;
@@ -16,7 +17,7 @@ use crate::statistics::CommandTotals;
 
 mod fields;
 
-pub use fields::{FIELDS, Field, LOADING_FIELDS};
+pub use fields::{AOF_FIELDS, FIELDS, Field, LOADING_FIELDS};
 
 pub(crate) static COMMANDS: &[Command<Handler>] = &[Command {
     name: "INFO",
@@ -146,7 +147,11 @@ impl Section {
                     true => LOADING_FIELDS,
                     false => &[],
                 };
-                let fields = FIELDS.iter().chain(loading);
+                let aof = match facts.shared.aof.mode() {
+                    Mode::Off => &[],
+                    Mode::Starting | Mode::On => AOF_FIELDS,
+                };
+                let fields = FIELDS.iter().chain(aof).chain(loading);
                 for field in fields.filter(|field| field.section == self) {
                     let _ = write!(text, "{}:{}\r\n", field.name, (field.value)(facts));
                 }

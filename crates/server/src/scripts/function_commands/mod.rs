@@ -82,7 +82,7 @@ impl Host for LoadHost {
 
 /// Runs a library's code in a temporary interpreter, to learn which functions it registers. Each thread loads the library into its
 /// own interpreter when it first calls one of these functions.
-fn load_once(code: &[u8], id: u64) -> std::result::Result<Library, CommandError> {
+pub(crate) fn load_once(code: &[u8], id: u64) -> std::result::Result<Library, CommandError> {
     Interpreter::new(Limits::default())?.load_library(code, id, &mut LoadHost)
 }
 
@@ -104,6 +104,25 @@ pub(crate) fn load_library(
     })
 }
 
+/// Changes the libraries, counts the change and logs the request. The lock of one shard keeps such changes in the order of the log,
+/// and a cut from coming between a change and its record.
+///
+/// # Errors
+/// The shard is busy, or those of `change`.
+fn change<T>(
+    context: &mut Context<'_>,
+    args: Args<'_>,
+    change: impl FnOnce(&Functions) -> std::result::Result<T, CommandError>,
+) -> Result<T> {
+    const HASH_OF_FIRST_SHARD: u64 = 0;
+    let (shared, counters) = (context.shared.clone(), context.counters);
+    let mut tx = context.lock_one(HASH_OF_FIRST_SHARD)?;
+    let changed = change(&shared.functions)?;
+    tx.log_args(args.from(0));
+    counters.changes.add(1);
+    Ok(changed)
+}
+
 fn load(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let mut replace = false;
     for option in args.from(2).take(args.len() - 3) {
@@ -113,16 +132,17 @@ fn load(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Res
         replace = true;
     }
     let code = args.at(args.len() - 1);
-    let name = load_library(&context.shared.functions, code, replace)?;
-    context.counters.changes.add(1);
+    let name = change(context, args, |functions| {
+        load_library(functions, code, replace)
+    })?;
     reply.bulk(name.as_bytes());
     Ok(())
 }
 
 fn delete(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    let functions = &context.shared.functions;
-    functions.change(|libraries| libraries.remove(args.at(2)))?;
-    context.counters.changes.add(1);
+    change(context, args, |functions| {
+        functions.change(|libraries| libraries.remove(args.at(2)))
+    })?;
     reply.ok();
     Ok(())
 }
@@ -137,11 +157,12 @@ fn flush(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Re
         }
         _ => return Err(wrong_use(args)),
     }
-    context.shared.functions.change(|libraries| {
-        libraries.clear();
-        Ok(())
+    change(context, args, |functions| {
+        functions.change(|libraries| {
+            libraries.clear();
+            Ok(())
+        })
     })?;
-    context.counters.changes.add(1);
     reply.ok();
     Ok(())
 }
@@ -164,9 +185,9 @@ fn restore(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> 
         }
         _ => return Err(wrong_use(args)),
     };
-    let functions = &context.shared.functions;
-    functions.change(|libraries| libraries.restore(args.at(2), policy, load_once))?;
-    context.counters.changes.add(1);
+    change(context, args, |functions| {
+        functions.change(|libraries| libraries.restore(args.at(2), policy, load_once))
+    })?;
     reply.ok();
     Ok(())
 }

@@ -1,0 +1,559 @@
+//! Servers that are killed while clients write: nothing that was acknowledged may be missing, and transactions and scripts are there
+//! whole or not at all. `DAMSELFLY_KILLS` sets how often.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use damselfly_oracle::connection::Connection;
+use damselfly_oracle::server::{Program, ScratchFolder, Server};
+use damselfly_protocol::client::Value;
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+
+fn kills() -> usize {
+    let number = std::env::var("DAMSELFLY_KILLS").ok();
+    number.and_then(|number| number.parse().ok()).unwrap_or(12)
+}
+
+/// A server in a folder that outlives it.
+fn start(program: &Program, folder: &Path, options: &[&str]) -> Server {
+    let folder = folder.display().to_string();
+    let base = [
+        "--dir",
+        &folder,
+        "--appendonly",
+        "yes",
+        "--save",
+        "",
+        "--enable-debug-command",
+        "yes",
+    ];
+    let server = Server::start(program, &[&base[..], options].concat()).unwrap();
+    let (mut connection, started) = (server.connect(), Instant::now());
+    while connection
+        .call(&["DBSIZE"])
+        .unwrap()
+        .to_string()
+        .contains("LOADING")
+    {
+        assert!(
+            started.elapsed() < Duration::from_secs(60),
+            "loading takes too long"
+        );
+        thread::sleep(Duration::from_millis(2));
+    }
+    server
+}
+
+fn integer(connection: &mut Connection, command: &[&str]) -> i64 {
+    match connection.call(command).unwrap() {
+        Value::Integer(number) => number,
+        Value::Bulk(text) => String::from_utf8_lossy(&text).parse().unwrap(),
+        Value::Null(_) => 0,
+        other => panic!("{command:?}: {other}"),
+    }
+}
+
+const TRANSFER: &str =
+    "redis.call('DECR', KEYS[1]); redis.call('INCR', KEYS[2]); return redis.call('INCR', KEYS[3])";
+
+/// Writes until the server is gone. Returns how many writes of each kind were acknowledged.
+fn write(server: &Server, client: usize, stop: &AtomicBool) -> [i64; 4] {
+    let mut connection = server.connect();
+    let mut done = [0; 4];
+    let name = |kind: &str| format!("{kind}:{client}");
+    let (counter, list, stream) = (name("counter"), name("list"), name("stream"));
+    let (moved, scripted) = (name("moved"), name("scripted"));
+    while !stop.load(Relaxed) {
+        let acknowledged = (|| {
+            connection.call(&["INCR", &counter])?;
+            done[0] += 1;
+            connection.call(&["RPUSH", &list, "x"])?;
+            done[1] += 1;
+            for command in [
+                &["MULTI"][..],
+                &["DECRBY", "a", "3"],
+                &["INCRBY", "b", "3"],
+                &["INCR", &moved],
+                &["XADD", &stream, "*", "f", "v"],
+                &["EXEC"],
+            ] {
+                connection.call(command)?;
+            }
+            done[2] += 1;
+            connection.call(&["EVAL", TRANSFER, "3", "a", "b", &scripted])?;
+            done[3] += 1;
+            Ok::<_, std::io::Error>(())
+        })();
+        if acknowledged.is_err() {
+            break;
+        }
+    }
+    done
+}
+
+fn check(
+    connection: &mut Connection,
+    acknowledged: &[[i64; 4]],
+    may_lose: bool,
+    what: &str,
+) -> Vec<[i64; 4]> {
+    let (a, b) = (
+        integer(connection, &["GET", "a"]),
+        integer(connection, &["GET", "b"]),
+    );
+    assert_eq!(a + b, 0, "{what}: half of a transfer is there");
+    let mut found = Vec::new();
+    for (client, before) in acknowledged.iter().enumerate() {
+        let name = |kind: &str| format!("{kind}:{client}");
+        let now = [
+            integer(connection, &["GET", &name("counter")]),
+            integer(connection, &["LLEN", &name("list")]),
+            integer(connection, &["GET", &name("moved")]),
+            integer(connection, &["GET", &name("scripted")]),
+        ];
+        let entries = integer(connection, &["XLEN", &name("stream")]);
+        assert_eq!(entries, now[2], "{what}: half of a transaction is there");
+        for (now, before) in now.iter().zip(before) {
+            assert!(
+                may_lose || now >= before,
+                "{what}: {now} of {before} acknowledged writes are left"
+            );
+            // At most one more was on its way.
+            assert!(
+                *now <= before + 1,
+                "{what}: {now} writes, but {before} were made"
+            );
+        }
+        found.push(now);
+    }
+    found
+}
+
+fn kill_again_and_again(options: &[&str], may_lose: bool) {
+    let (program, folder) = (Program::subject(), ScratchFolder::create().unwrap());
+    let mut totals = vec![[0; 4]; 4];
+    for round in 0..kills() {
+        let mut server = start(&program, folder.path(), options);
+        let stop = AtomicBool::new(false);
+        let what = format!("round {round}");
+        totals = check(&mut server.connect(), &totals, may_lose, &what);
+        let done: Vec<[i64; 4]> = thread::scope(|scope| {
+            let writers: Vec<_> = (0..totals.len())
+                .map(|client| {
+                    let (server, stop) = (&server, &stop);
+                    scope.spawn(move || write(server, client, stop))
+                })
+                .collect();
+            thread::sleep(Duration::from_millis(20 + 37 * (round as u64 % 7)));
+            if round % 3 == 1 {
+                let _ = server.connect().call(&["BGREWRITEAOF"]);
+                thread::sleep(Duration::from_millis(round as u64 % 13));
+            }
+            let pid = rustix::process::Pid::from_raw(server.id() as i32).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+            stop.store(true, Relaxed);
+            writers
+                .into_iter()
+                .map(|writer| writer.join().unwrap())
+                .collect()
+        });
+        let _ = server.wait(Duration::from_secs(10));
+        for (total, done) in totals.iter_mut().zip(done) {
+            for (total, done) in total.iter_mut().zip(done) {
+                *total += done;
+            }
+        }
+    }
+    let server = start(&program, folder.path(), options);
+    check(&mut server.connect(), &totals, may_lose, "the end");
+}
+
+#[test]
+fn with_always_no_acknowledged_write_is_lost() {
+    kill_again_and_again(&["--appendfsync", "always", "--threads", "2"], false);
+}
+
+#[test]
+fn with_everysec_a_killed_process_loses_little_and_nothing_is_torn() {
+    kill_again_and_again(&["--appendfsync", "everysec", "--threads", "2"], true);
+}
+
+/// The digest of all data.
+fn digest(server: &Server) -> String {
+    server
+        .connect()
+        .call(&["DEBUG", "DIGEST"])
+        .unwrap()
+        .to_string()
+}
+
+fn fill(server: &Server) {
+    let mut connection = server.connect();
+    for number in 0..200 {
+        let number = number.to_string();
+        for command in [
+            &["SET", &format!("k{number}"), &number][..],
+            &["INCR", "n"],
+            &["RPUSH", "l", &number],
+            &["SADD", "s", &number],
+            &["SPOP", "s"],
+            &["HSET", "h", &number, "v"],
+            &["ZINCRBY", "z", "1.5", &number],
+            &["XADD", "x", "*", "f", &number],
+            &["SET", &format!("t{number}"), "v", "EX", "1000"],
+            &["SELECT", "3"],
+            &["SET", &number, "v"],
+            &["SELECT", "0"],
+        ] {
+            connection.call(command).unwrap();
+        }
+    }
+}
+
+fn rewrite(server: &Server) {
+    let mut connection = server.connect();
+    connection.call(&["BGREWRITEAOF"]).unwrap();
+    let started = Instant::now();
+    loop {
+        let info = connection
+            .call(&["INFO", "persistence"])
+            .unwrap()
+            .to_string();
+        let is_done =
+            info.contains("aof_rewrite_in_progress:0") && info.contains("aof_rewrite_scheduled:0");
+        let text = std::fs::read_to_string(server_manifest(server)).unwrap_or_default();
+        if is_done && text.matches("type i").count() == 1 && text.contains("type b") {
+            return;
+        }
+        assert!(
+            started.elapsed() < Duration::from_secs(20),
+            "{info}\n{text}"
+        );
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn server_manifest(server: &Server) -> std::path::PathBuf {
+    let mut connection = server.connect();
+    let dir = connection
+        .call(&["CONFIG", "GET", "dir"])
+        .unwrap()
+        .to_string();
+    let dir = dir
+        .lines()
+        .nth(1)
+        .unwrap()
+        .split('"')
+        .nth(1)
+        .unwrap()
+        .to_owned();
+    Path::new(&dir).join("appendonlydir/appendonly.aof.manifest")
+}
+
+#[test]
+fn a_rewrite_keeps_the_data_and_what_follows() {
+    let (program, folder) = (Program::subject(), ScratchFolder::create().unwrap());
+    let server = start(&program, folder.path(), &["--appendfsync", "always"]);
+    for _ in 0..3 {
+        fill(&server);
+        rewrite(&server);
+    }
+    fill(&server);
+    let before = digest(&server);
+    drop(server);
+    let server = start(&program, folder.path(), &[]);
+    assert_eq!(digest(&server), before);
+}
+
+#[test]
+fn redis_loads_our_files_and_we_load_those_of_redis() {
+    let (ours, theirs) = (Program::subject(), Program::reference());
+    for (first, second) in [(&ours, &theirs), (&theirs, &ours)] {
+        for rewrites in [false, true] {
+            let folder = ScratchFolder::create().unwrap();
+            let server = start(first, folder.path(), &["--appendfsync", "always"]);
+            fill(&server);
+            if rewrites {
+                rewrite(&server);
+                fill(&server);
+            }
+            let before = digest(&server);
+            drop(server);
+            let checked = std::process::Command::new("redis-check-aof")
+                .arg(folder.path().join("appendonlydir/appendonly.aof.manifest"))
+                .output()
+                .unwrap();
+            assert!(
+                checked.status.success(),
+                "{}",
+                String::from_utf8_lossy(&checked.stdout)
+            );
+            let server = start(second, folder.path(), &[]);
+            assert_eq!(digest(&server), before);
+        }
+    }
+}
+
+#[test]
+fn an_old_single_file_is_loaded_and_moved() {
+    let folder = ScratchFolder::create().unwrap();
+    let old = "*2\r\n$6\r\nSELECT\r\n$1\r\n0\r\n*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nv\r\n";
+    std::fs::write(folder.path().join("appendonly.aof"), old).unwrap();
+    for _ in 0..2 {
+        let server = start(&Program::subject(), folder.path(), &[]);
+        assert_eq!(
+            server.connect().call(&["GET", "k"]).unwrap().to_string(),
+            "\"v\""
+        );
+    }
+    assert!(folder.path().join("appendonlydir/appendonly.aof").exists());
+}
+
+#[test]
+fn an_incomplete_end_is_cut_or_refused() {
+    let folder = ScratchFolder::create().unwrap();
+    let program = Program::subject();
+    let server = start(&program, folder.path(), &["--appendfsync", "always"]);
+    server.connect().call(&["SET", "k", "v"]).unwrap();
+    drop(server);
+    let file = folder
+        .path()
+        .join("appendonlydir/appendonly.aof.1.incr.aof");
+    let whole = std::fs::read(&file).unwrap();
+    for tail in [
+        "*3\r\n$3\r\nSET\r\n$1\r\nx",
+        "*1\r\n$5\r\nMULTI\r\n*2\r\n$4\r\nINCR\r\n$1\r\nn\r\n",
+    ] {
+        std::fs::write(&file, [&whole, tail.as_bytes()].concat()).unwrap();
+        let base = [
+            "--dir",
+            &folder.path().display().to_string(),
+            "--appendonly",
+            "yes",
+            "--aof-load-truncated",
+            "no",
+        ];
+        assert!(Server::start(&program, &base).is_err());
+        let server = start(&program, folder.path(), &[]);
+        assert_eq!(
+            server.connect().call(&["DBSIZE"]).unwrap().to_string(),
+            "(integer) 1"
+        );
+        drop(server);
+        assert_eq!(std::fs::read(&file).unwrap(), whole);
+    }
+    std::fs::write(&file, [&whole, &b"garbage\r\n"[..]].concat()).unwrap();
+    let base = [
+        "--dir",
+        &folder.path().display().to_string(),
+        "--appendonly",
+        "yes",
+    ];
+    assert!(Server::start(&program, &base).is_err());
+}
+
+#[test]
+fn a_key_that_lost_its_deadline_in_time_is_there_after_a_late_restart() {
+    // Bug: keys that had expired when the file was loaded were dropped before PERSIST was repeated.
+    let folder = ScratchFolder::create().unwrap();
+    let program = Program::subject();
+    let server = start(&program, folder.path(), &["--appendfsync", "always"]);
+    let mut connection = server.connect();
+    connection.call(&["SET", "k", "v", "PX", "300"]).unwrap();
+    rewrite(&server);
+    connection.call(&["PERSIST", "k"]).unwrap();
+    connection.call(&["SET", "gone", "v", "PX", "300"]).unwrap();
+    drop(server);
+    thread::sleep(Duration::from_millis(350));
+    let server = start(&program, folder.path(), &[]);
+    let mut connection = server.connect();
+    assert_eq!(connection.call(&["GET", "k"]).unwrap().to_string(), "\"v\"");
+    assert_eq!(
+        connection.call(&["GET", "gone"]).unwrap().to_string(),
+        "(nil)"
+    );
+}
+
+#[test]
+fn it_can_be_turned_on_and_off_while_the_server_runs() {
+    let folder = ScratchFolder::create().unwrap();
+    let program = Program::subject();
+    let dir = folder.path().display().to_string();
+    let options = ["--dir", &dir, "--save", "", "--enable-debug-command", "yes"];
+    let server = Server::start(&program, &options).unwrap();
+    fill(&server);
+    let mut connection = server.connect();
+    for _ in 0..2 {
+        connection
+            .call(&["CONFIG", "SET", "appendonly", "yes"])
+            .unwrap();
+        connection.call(&["INCR", "on"]).unwrap();
+        let reply = connection.call(&["WAITAOF", "1", "0", "20000"]).unwrap();
+        assert_eq!(reply.to_string(), "1) (integer) 1\n2) (integer) 0");
+        connection
+            .call(&["CONFIG", "SET", "appendonly", "no"])
+            .unwrap();
+    }
+    connection
+        .call(&["CONFIG", "SET", "appendonly", "yes"])
+        .unwrap();
+    fill(&server);
+    connection.call(&["WAITAOF", "1", "0", "20000"]).unwrap();
+    let before = digest(&server);
+    drop(server);
+    assert_eq!(digest(&start(&program, folder.path(), &[])), before);
+}
+
+#[test]
+fn a_snapshot_is_loaded_if_there_is_no_append_only_file_yet() {
+    let folder = ScratchFolder::create().unwrap();
+    let program = Program::subject();
+    let dir = folder.path().display().to_string();
+    let server =
+        Server::start(&program, &["--dir", &dir, "--enable-debug-command", "yes"]).unwrap();
+    fill(&server);
+    server.connect().call(&["SAVE"]).unwrap();
+    let before = digest(&server);
+    drop(server);
+    for _ in 0..2 {
+        let server = start(&program, folder.path(), &[]);
+        assert_eq!(digest(&server), before);
+    }
+}
+
+#[test]
+fn a_durable_client_waits_for_the_disk_and_others_do_not() {
+    let folder = ScratchFolder::create().unwrap();
+    let server = start(&Program::subject(), folder.path(), &["--appendfsync", "no"]);
+    let mut connection = server.connect();
+    connection.call(&["CLIENT", "DURABLE", "ON"]).unwrap();
+    for number in 1..=50 {
+        assert_eq!(integer(&mut connection, &["INCR", "n"]), number);
+    }
+    assert_eq!(
+        connection
+            .call(&["WAITAOF", "1", "0", "1"])
+            .unwrap()
+            .to_string(),
+        "1) (integer) 1\n2) (integer) 0"
+    );
+}
+
+#[test]
+fn the_state_of_a_second_is_restored() {
+    let (folder, into) = (
+        ScratchFolder::create().unwrap(),
+        ScratchFolder::create().unwrap(),
+    );
+    let program = Program::subject();
+    let server = start(
+        &program,
+        folder.path(),
+        &["--aof-timestamp-enabled", "yes", "--appendfsync", "always"],
+    );
+    let mut connection = server.connect();
+    let mut seconds = Vec::new();
+    for number in 1..=3 {
+        connection.call(&["SET", "k", &number.to_string()]).unwrap();
+        let time = connection.call(&["TIME"]).unwrap().to_string();
+        let second: i64 = time.split('"').nth(1).unwrap().parse().unwrap();
+        seconds.push(second);
+        thread::sleep(Duration::from_millis(1100));
+    }
+    drop(server);
+    let restore = |second: i64| {
+        let dir = folder.path().display().to_string();
+        let target = into.path().join(second.to_string());
+        let mut command = program.command(into.path(), &[]);
+        let done = std::process::Command::new(command.get_program())
+            .args([
+                "--restore-to",
+                &second.to_string(),
+                "--dir",
+                &dir,
+                "--into",
+                &target.display().to_string(),
+            ])
+            .output()
+            .unwrap();
+        let _ = &mut command;
+        (done, target)
+    };
+    for (index, second) in seconds.iter().enumerate() {
+        let (done, target) = restore(*second);
+        assert!(
+            done.status.success(),
+            "{}",
+            String::from_utf8_lossy(&done.stderr)
+        );
+        let server = start(&program, &target, &[]);
+        let value = server.connect().call(&["GET", "k"]).unwrap().to_string();
+        assert_eq!(value, format!("\"{}\"", index + 1));
+    }
+    let (done, _) = restore(1);
+    let text = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(
+        !done.status.success() && text.contains("the earliest is"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_full_disk_refuses_writes_until_there_is_room_and_loses_nothing() {
+    let folder = ScratchFolder::create().unwrap();
+    let program = Program::subject();
+    let server = start(&program, folder.path(), &["--appendfsync", "everysec"]);
+    let mut connection = server.connect();
+    let limit_files = |bytes: Option<u64>| {
+        let id = Pid::from_raw(server.id() as i32);
+        let limit = Rlimit {
+            current: bytes,
+            maximum: None,
+        };
+        prlimit(id, Resource::Fsize, limit).unwrap();
+    };
+    connection.call(&["SET", "before", "v"]).unwrap();
+    for round in 0..2 {
+        let file = folder
+            .path()
+            .join("appendonlydir/appendonly.aof.1.incr.aof");
+        let bytes = std::fs::metadata(&file).unwrap().len();
+        limit_files(Some(bytes + 300));
+        let started = Instant::now();
+        let refused = loop {
+            let reply = connection.call(&["INCR", "n"]).unwrap().to_string();
+            if reply.contains("error") {
+                break reply;
+            }
+            assert!(started.elapsed() < Duration::from_secs(20), "round {round}");
+        };
+        assert!(
+            refused.starts_with("(error) MISCONF Errors writing to the AOF file: "),
+            "{refused}"
+        );
+        let value = connection.call(&["GET", "before"]).unwrap().to_string();
+        assert_eq!(value, "\"v\"");
+        let info = connection
+            .call(&["INFO", "persistence"])
+            .unwrap()
+            .to_string();
+        assert!(info.contains("aof_last_write_status:err"), "{info}");
+        limit_files(None);
+        while connection
+            .call(&["INCR", "n"])
+            .unwrap()
+            .to_string()
+            .contains("error")
+        {
+            assert!(started.elapsed() < Duration::from_secs(20), "round {round}");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+    connection.call(&["WAITAOF", "1", "0", "0"]).unwrap();
+    let before = digest(&server);
+    drop(connection);
+    drop(server);
+    assert_eq!(digest(&start(&program, folder.path(), &[])), before);
+}

@@ -1,0 +1,125 @@
+//! BGREWRITEAOF, WAITAOF.
+
+use std::time::{Duration, Instant};
+
+use damselfly_base::CommandError;
+use damselfly_commands::Arity::Exactly;
+use damselfly_commands::{Args, Command, Group, Keys, Result, Run, Trait};
+use damselfly_protocol::Reply;
+
+use super::super::Cause;
+use super::Mode;
+use crate::registry::Handler;
+use crate::session::{Context, DiskWait};
+
+pub(crate) static COMMANDS: &[Command<Handler>] = &[
+    Command {
+        name: "BGREWRITEAOF",
+        arity: Exactly(1),
+        keys: Keys::None,
+        traits: &[Trait::Admin, Trait::NoScript, Trait::NoAsyncLoading],
+        run: Run::Run(Handler::Session(bgrewriteaof)),
+        group: Group::Server,
+        usage: "BGREWRITEAOF",
+        summary: "Begins to write the append-only file anew, from all keys as they are now.",
+        since: "1.0.0",
+        complexity: "O(1)",
+    },
+    Command {
+        name: "WAITAOF",
+        arity: Exactly(4),
+        keys: Keys::None,
+        traits: &[
+            Trait::NoScript,
+            Trait::Blocking,
+            Trait::Tip("request_policy:all_shards"),
+            Trait::Tip("response_policy:agg_min"),
+        ],
+        run: Run::Run(Handler::Session(waitaof)),
+        group: Group::Generic,
+        usage: "WAITAOF numlocal numreplicas timeout",
+        summary: "Waits until all writes of this connection are on disk here, and on as many replicas; returns on how many they are.",
+        since: "7.2.0",
+        complexity: "O(1)",
+    },
+];
+
+fn bgrewriteaof(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let shared = context.shared;
+    if let Some(job) = shared.persistence.job() {
+        if job.cause() == Cause::Rewrite {
+            let text = "Background append only file rewriting already in progress";
+            return Err(CommandError::err(text).into());
+        }
+        shared.aof.schedule();
+        reply.simple("Background append only file rewriting scheduled");
+        return Ok(());
+    }
+    if context.lent.is_some() {
+        // A cut in the middle of a transaction would show half of it.
+        shared.aof.schedule();
+        reply.simple("Background append only file rewriting scheduled");
+        return Ok(());
+    }
+    let mut tx = context.lock_all()?;
+    match shared.aof.begin_rewrite(shared, &mut tx) {
+        Ok(()) => reply.simple("Background append only file rewriting started"),
+        Err(_) => {
+            shared.aof.schedule();
+            reply.simple("Background append only file rewriting scheduled");
+        }
+    }
+    Ok(())
+}
+
+/// What WAITAOF waits for is everything that the log has now: the connection's own writes are among it.
+fn waitaof(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let local = args.integer(1)?;
+    let replicas = args.integer(2)?;
+    if !(0..=1).contains(&local) {
+        let text = "value is out of range, must be positive";
+        return Err(CommandError::err(match local > 1 {
+            true => "value is out of range",
+            false => text,
+        })
+        .into());
+    }
+    if replicas < 0 {
+        return Err(CommandError::err("value is out of range, must be positive").into());
+    }
+    let timeout_ms = args
+        .integer(3)
+        .map_err(|_| CommandError::err("timeout is not an integer or out of range"))?;
+    let Ok(timeout_ms) = u64::try_from(timeout_ms) else {
+        return Err(CommandError::err("timeout is negative").into());
+    };
+    let aof = &context.shared.aof;
+    if local > 0 && aof.mode() == Mode::Off && !context.config.appendonly {
+        return Err(CommandError::err(
+            "WAITAOF cannot be used when numlocal is set but appendonly is disabled.",
+        )
+        .into());
+    }
+    let record = context.shared.engine.log.appended();
+    let is_durable = aof.has(record);
+    // There are no replicas to wait for.
+    let is_done = replicas == 0 && (local == 0 || is_durable);
+    if is_done || context.lent.is_some() {
+        write_reply(is_durable, reply);
+        return Ok(());
+    }
+    aof.add_waiting(1);
+    context.session.disk_wait = Some(DiskWait {
+        record,
+        needs_replicas: replicas > 0,
+        until: (timeout_ms > 0).then(|| Instant::now() + Duration::from_millis(timeout_ms)),
+    });
+    Ok(())
+}
+
+/// Writes the reply of WAITAOF.
+pub fn write_reply(is_durable: bool, reply: &mut Reply<'_>) {
+    reply.array(2);
+    reply.integer(is_durable.into());
+    reply.integer(0);
+}

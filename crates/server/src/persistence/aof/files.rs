@@ -1,0 +1,256 @@
+//! The files of the append-only file: which one grows, and how a new base takes the place of the old files.
+//!
+//! ```text
+//! manifest ─► base 1, increment 1
+//!   rewrite begins:  increment 2 is created, manifest ─► base 1, increments 1 and 2; the cut of base 2 is the end of increment 1
+//!   base 2 is there: manifest ─► base 2, increment 2; then base 1 and increment 1 are deleted
+//! ```
+//!
+//! A manifest is written under another name, forced to the disk and renamed, so there is always one that is whole, and all files that
+//! it names are on disk, with their names, before it is.
+
+use std::io;
+
+use super::manifest::{FileEntry, Manifest};
+use super::storage::{Appender, Storage};
+
+/// The open files.
+pub struct AofFiles {
+    storage: Box<dyn Storage>,
+    /// `appendfilename`
+    name: String,
+    manifest: Manifest,
+    /// The file that grows.
+    current: Option<Current>,
+    /// The manifest does not name what is written until there is a base.
+    awaits_base: bool,
+    /// Bytes of the base.
+    base_bytes: u64,
+    /// Bytes of the increments but the current one.
+    older_bytes: u64,
+}
+
+struct Current {
+    file: Box<dyn Appender>,
+    /// Bytes that are written whole.
+    bytes: u64,
+    /// Bytes that are on disk.
+    synced_bytes: u64,
+    /// A write has failed, so there may be more bytes than these.
+    is_torn: bool,
+}
+
+fn explained(name: &str, what: &str, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{what} {name}: {error}"))
+}
+
+impl AofFiles {
+    /// Reads the manifest of a folder, if there is one.
+    ///
+    /// # Errors
+    /// It can't be read, or is broken.
+    pub fn open(storage: Box<dyn Storage>, name: &str) -> io::Result<Self> {
+        let manifest_name = format!("{name}.manifest");
+        let text = storage.read(&manifest_name)?.unwrap_or_default();
+        let manifest = Manifest::parse(&String::from_utf8_lossy(&text))
+            .map_err(|why| io::Error::other(format!("{manifest_name}: {why}")))?;
+        let len = |entry: &FileEntry| storage.len(&entry.name).unwrap_or(0);
+        Ok(Self {
+            base_bytes: manifest.base.as_ref().map_or(0, len),
+            older_bytes: manifest.increments.iter().map(len).sum(),
+            awaits_base: false,
+            current: None,
+            name: name.to_owned(),
+            manifest,
+            storage,
+        })
+    }
+
+    /// The manifest.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Bytes of all files.
+    pub fn bytes(&self) -> u64 {
+        let current = self.current.as_ref().map_or(0, |current| current.bytes);
+        self.base_bytes + self.older_bytes + current
+    }
+
+    /// The name of the base with this number.
+    pub fn base_name(name: &str, number: u64) -> String {
+        format!("{name}.{number}.base.rdb")
+    }
+
+    /// Continues the last increment, or begins the first one.
+    ///
+    /// # Errors
+    /// A file can't be opened.
+    pub fn continue_last(&mut self) -> io::Result<()> {
+        let Some(last) = self.manifest.increments.last() else {
+            return self.begin_increment();
+        };
+        let (file, bytes) = self
+            .storage
+            .open(&last.name)
+            .map_err(|error| explained(&last.name, "can't open", &error))?;
+        self.older_bytes -= bytes;
+        self.current = Some(Current {
+            file,
+            bytes,
+            synced_bytes: 0,
+            is_torn: false,
+        });
+        self.sync()
+    }
+
+    /// Begins a history that has no base yet: the old files stay valid until there is one.
+    ///
+    /// # Errors
+    /// The file can't be created.
+    pub fn begin_anew(&mut self) -> io::Result<()> {
+        self.awaits_base = true;
+        self.begin_increment()
+    }
+
+    /// Begins the next increment. What was written before is on disk then.
+    ///
+    /// # Errors
+    /// A file can't be written. Then nothing has changed.
+    pub fn begin_increment(&mut self) -> io::Result<()> {
+        self.sync()?;
+        let number = self.manifest.next_increment();
+        let name = format!("{}.{number}.incr.aof", self.name);
+        let failed = |error: io::Error| explained(&name, "can't create", &error);
+        let (mut file, bytes) = self.storage.open(&name).map_err(failed)?;
+        if bytes > 0 {
+            // A leftover that no manifest names.
+            file.truncate(0).map_err(failed)?;
+        }
+        file.sync().map_err(failed)?;
+        let mut manifest = self.manifest.clone();
+        manifest.increments.push(FileEntry { name, number });
+        if !self.awaits_base {
+            self.put(&manifest)?;
+        }
+        self.manifest = manifest;
+        self.older_bytes += self.current.as_ref().map_or(0, |current| current.bytes);
+        self.current = Some(Current {
+            file,
+            bytes: 0,
+            synced_bytes: 0,
+            is_torn: false,
+        });
+        Ok(())
+    }
+
+    /// Puts a manifest in place.
+    fn put(&self, manifest: &Manifest) -> io::Result<()> {
+        let (temporary, name) = (
+            format!("temp-{}.manifest", self.name),
+            format!("{}.manifest", self.name),
+        );
+        let failed = |error: io::Error| explained(&name, "can't write", &error);
+        // The files that it names come before it.
+        self.storage.sync_names().map_err(failed)?;
+        self.storage
+            .write(&temporary, manifest.to_text().as_bytes())
+            .map_err(failed)?;
+        self.storage.rename(&temporary, &name).map_err(failed)?;
+        self.storage.sync_names().map_err(failed)
+    }
+
+    /// Makes a complete file the base; the increments from the number `first` on follow it.
+    ///
+    /// # Errors
+    /// The manifest can't be written; the old files stay valid.
+    pub fn replace_base(&mut self, number: u64, first: u64) -> io::Result<()> {
+        let name = Self::base_name(&self.name, number);
+        let bytes = self.storage.len(&name)?;
+        let mut manifest = self.manifest.clone();
+        let (kept, old): (Vec<_>, Vec<_>) = manifest
+            .increments
+            .drain(..)
+            .partition(|entry| entry.number >= first);
+        manifest.increments = kept;
+        let base = FileEntry { name, number };
+        manifest.history.extend(manifest.base.replace(base));
+        manifest.history.extend(old);
+        self.put(&manifest)?;
+        self.manifest = manifest;
+        self.awaits_base = false;
+        (self.base_bytes, self.older_bytes) = (bytes, 0);
+        self.drop_history();
+        Ok(())
+    }
+
+    /// Deletes files that are not needed any more.
+    fn drop_history(&mut self) {
+        let removed = |entry: &FileEntry| match self.storage.remove(&entry.name) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                log::warn!(
+                    "Can't remove the old append-only file {}: {error}",
+                    entry.name
+                );
+                false
+            }
+            _ => true,
+        };
+        let mut manifest = self.manifest.clone();
+        manifest.history.retain(|entry| !removed(entry));
+        match self.put(&manifest) {
+            Ok(()) => self.manifest = manifest,
+            // They are still named as deleted, which does no harm.
+            Err(error) => log::warn!("{error}"),
+        }
+    }
+
+    /// Appends bytes. If that fails, the file has none of them, or is cut back before the next try.
+    ///
+    /// # Errors
+    /// They can't be written.
+    pub fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let Some(current) = &mut self.current else {
+            return Ok(());
+        };
+        if current.is_torn {
+            current.file.truncate(current.bytes)?;
+            current.is_torn = false;
+        }
+        let appended = current.file.append(bytes);
+        match appended {
+            Ok(()) => current.bytes += bytes.len() as u64,
+            Err(_) => current.is_torn = current.file.truncate(current.bytes).is_err(),
+        }
+        appended
+    }
+
+    /// True if some bytes are not on disk.
+    pub fn is_unsynced(&self) -> bool {
+        self.current
+            .as_ref()
+            .is_some_and(|current| current.synced_bytes < current.bytes)
+    }
+
+    /// Forces everything to the disk.
+    ///
+    /// # Errors
+    /// It fails, so nothing is known of what was written since the last time.
+    pub fn sync(&mut self) -> io::Result<()> {
+        if let Some(current) = &mut self.current {
+            current.file.sync()?;
+            current.synced_bytes = current.bytes;
+        }
+        Ok(())
+    }
+
+    /// Stops writing.
+    ///
+    /// # Errors
+    /// What was written can't be forced to the disk.
+    pub fn close(&mut self) -> io::Result<()> {
+        let synced = self.sync();
+        self.older_bytes += self.current.take().map_or(0, |current| current.bytes);
+        synced
+    }
+}

@@ -1,0 +1,423 @@
+//! Loading the append-only file when the server starts.
+
+use std::fs::{self, OpenOptions};
+use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+use damselfly_commands::{Args, KeyspaceFn, OwnedArgs, Run};
+use damselfly_config::Config;
+use damselfly_engine::{Now, Tx};
+use damselfly_protocol::{Reply, Version};
+use damselfly_script::RestorePolicy;
+
+use super::files::AofFiles;
+use super::folder;
+use super::manifest::{FileEntry, Manifest};
+use super::reader::{Fault, Item, Reader};
+use super::storage::{Folder, Storage, sync_folder};
+use crate::clock;
+use crate::memcached::FLAGS_MESSAGE;
+use crate::persistence::start;
+use crate::registry::{Handler, REGISTRY};
+use crate::scripts::function_commands;
+use crate::shared::Shared;
+
+/// How an RDB file begins.
+const RDB_MAGIC: &[u8] = b"REDIS";
+
+/// How often loading looks whether it shall stop, in commands.
+const LOOK_INTERVAL: u64 = 1024;
+
+/// Why the file can't be loaded.
+enum Failure {
+    Stopped,
+    /// One line.
+    Refused(String),
+}
+
+impl From<String> for Failure {
+    fn from(text: String) -> Self {
+        Self::Refused(text)
+    }
+}
+
+/// The manifest of the configured folder. An old single file becomes the base of a new folder.
+///
+/// # Errors
+/// It can't be read, or is broken.
+pub fn find(config: &Config) -> Result<Manifest, String> {
+    let folder = folder(config);
+    let old = Path::new(&config.dir).join(&config.appendfilename);
+    let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", folder.display());
+    if !folder.is_dir() && !old.is_file() {
+        return Ok(Manifest::default());
+    }
+    let storage = Folder::create(&folder).map_err(|error| failed(&error))?;
+    let name = &config.appendfilename;
+    let files = AofFiles::open(Box::new(storage), name).map_err(|error| failed(&error))?;
+    let mut manifest = files.manifest().clone();
+    let moved = folder.join(name);
+    if manifest.is_empty() && (old.is_file() || moved.is_file()) {
+        log::info!(
+            "Successfully migrated an old-style AOF: {} is the base now.",
+            moved.display()
+        );
+        manifest.base = Some(FileEntry {
+            name: name.clone(),
+            number: 1,
+        });
+        let storage = Folder::create(&folder).map_err(|error| failed(&error))?;
+        let text = manifest.to_text();
+        let put = || {
+            if old.is_file() {
+                fs::rename(&old, &moved)?;
+                sync_folder(&folder)?;
+                sync_folder(Path::new(&config.dir))?;
+            }
+            storage.write(&format!("{name}.manifest"), text.as_bytes())?;
+            storage.sync_names()
+        };
+        put().map_err(|error| failed(&error))?;
+    }
+    Ok(manifest)
+}
+
+/// Loads all files of a manifest. Stops early if `stop` returns true; false then.
+///
+/// # Errors
+/// One line that says what is wrong, where, and what to do.
+pub fn load(shared: &Shared, manifest: &Manifest, stop: &dyn Fn() -> bool) -> Result<bool, String> {
+    let config = shared.config();
+    let started = Instant::now();
+    let paths: Vec<PathBuf> = manifest
+        .files()
+        .map(|entry| folder(&config).join(&entry.name))
+        .collect();
+    let bytes = |path: &PathBuf| fs::metadata(path).map_or(0, |metadata| metadata.len());
+    shared.loading.progress.begin(paths.iter().map(bytes).sum());
+    for (index, path) in paths.iter().enumerate() {
+        let is_last = index + 1 == paths.len();
+        match load_file(shared, path, is_last, stop) {
+            Ok(()) => {}
+            Err(Failure::Stopped) => return Ok(false),
+            Err(Failure::Refused(why)) => {
+                return Err(format!(
+                    "Can't load the append-only file {}: {why}. The server does not start, so that no data is lost. Make a backup of the folder, then use damselfly --check-aof --fix {}",
+                    path.display(),
+                    path.display()
+                ));
+            }
+        }
+    }
+    log::info!(
+        "DB loaded from append only file: {:.3} seconds",
+        started.elapsed().as_secs_f64()
+    );
+    Ok(true)
+}
+
+fn load_file(
+    shared: &Shared,
+    path: &Path,
+    is_last: bool,
+    stop: &dyn Fn() -> bool,
+) -> Result<(), Failure> {
+    let (mut file, _) = start::open(path).map_err(|error| error.to_string())?;
+    let mut magic = Vec::new();
+    (&mut file)
+        .take(RDB_MAGIC.len() as u64)
+        .read_to_end(&mut magic)
+        .map_err(|error| error.to_string())?;
+    let mut offset = 0;
+    if magic == RDB_MAGIC {
+        offset = start::load_base(shared, path, stop).map_err(|error| match error {
+            None => Failure::Stopped,
+            Some(text) => Failure::Refused(text),
+        })?;
+    }
+    file.seek(SeekFrom::Start(offset))
+        .map_err(|error| error.to_string())?;
+    let mut replay = Replay::new(shared);
+    let mut reader = Reader::new(BufReader::with_capacity(1 << 20, file), offset);
+    let (mut good, mut commands) = (offset, 0_u64);
+    loop {
+        let before = reader.position();
+        match reader.next_item() {
+            Ok(Item::Command(args)) => {
+                replay
+                    .command(args)
+                    .map_err(|why| format!("at offset {before}: {why}"))?;
+                shared
+                    .loading
+                    .progress
+                    .add_bytes(reader.position() - before);
+            }
+            Ok(Item::Time(_)) => {}
+            Ok(Item::End) if !replay.is_in_transaction() => return Ok(()),
+            Ok(Item::End) | Err(Fault::Truncated) => {
+                return cut_tail(shared, path, good, is_last);
+            }
+            Err(fault) => return Err(format!("at offset {before}: {fault}").into()),
+        }
+        if !replay.is_in_transaction() {
+            good = reader.position();
+        }
+        commands += 1;
+        if commands.is_multiple_of(LOOK_INTERVAL) {
+            shared.loading.progress.log_if_due();
+            if stop() {
+                return Err(Failure::Stopped);
+            }
+        }
+    }
+}
+
+/// Drops an incomplete command, or transaction, at the end of the last file.
+fn cut_tail(shared: &Shared, path: &Path, good: u64, is_last: bool) -> Result<(), Failure> {
+    let why = format!("unexpected end of file; the last whole command ends at offset {good}");
+    if !is_last || !shared.config().aof_load_truncated {
+        return Err(why.into());
+    }
+    log::warn!(
+        "!!! Warning: short read while loading the AOF file {}!!! AOF loaded anyway because aof-load-truncated is enabled; truncated to {good} bytes",
+        path.display()
+    );
+    let cut = || {
+        let file = OpenOptions::new().write(true).open(path)?;
+        file.set_len(good)?;
+        file.sync_all()
+    };
+    cut().map_err(|error: std::io::Error| Failure::Refused(format!("can't truncate it: {error}")))
+}
+
+/// Runs the commands of a log.
+pub struct Replay<'a> {
+    shared: &'a Shared,
+    db: usize,
+    /// The commands since MULTI.
+    queued: Option<Vec<Vec<Vec<u8>>>>,
+    shards: Vec<usize>,
+    reply: Vec<u8>,
+}
+
+impl<'a> Replay<'a> {
+    /// Begins with database 0. No client can use the data.
+    pub fn new(shared: &'a Shared) -> Self {
+        Self {
+            shared,
+            db: 0,
+            queued: None,
+            shards: Vec::new(),
+            reply: Vec::new(),
+        }
+    }
+
+    /// True between MULTI and EXEC.
+    pub fn is_in_transaction(&self) -> bool {
+        self.queued.is_some()
+    }
+
+    /// Runs a command. One that fails changes nothing, as when it was logged.
+    ///
+    /// # Errors
+    /// The command can't be in a log.
+    pub fn command(&mut self, args: Vec<Vec<u8>>) -> Result<(), String> {
+        let name = args[0].to_ascii_lowercase();
+        match (name.as_slice(), &mut self.queued) {
+            (b"multi", None) => self.queued = Some(Vec::new()),
+            (b"exec", Some(_)) => {
+                for args in self.queued.take().unwrap_or_default() {
+                    self.run(&args)?;
+                }
+            }
+            (b"discard", Some(_)) => self.queued = None,
+            (_, Some(queued)) => queued.push(args),
+            (_, None) => self.run(&args)?,
+        }
+        Ok(())
+    }
+
+    fn run(&mut self, args: &[Vec<u8>]) -> Result<(), String> {
+        let owned = OwnedArgs::copy(args.iter().map(Vec::as_slice));
+        let args = owned.borrow();
+        let shown = || args.at(0).escape_ascii().to_string();
+        let row = REGISTRY
+            .find(args.at(0))
+            .or_else(|| {
+                REGISTRY
+                    .rows()
+                    .iter()
+                    .find(|row| row.name.as_bytes().eq_ignore_ascii_case(args.at(0)))
+            })
+            .ok_or_else(|| format!("unknown command '{}'", shown()))?;
+        let row = match row.subcommands.is_empty() || args.len() < 2 {
+            true => row,
+            false => REGISTRY.find_subcommand(row, args.at(1)).unwrap_or(row),
+        };
+        if !row.command.arity.allows(args.len()) {
+            return Err(format!("wrong number of arguments for '{}'", shown()));
+        }
+        match row.name.as_str() {
+            "select" => {
+                let databases = self.shared.engine.databases();
+                let db = damselfly_base::number::parse_integer(args.at(1));
+                self.db = db
+                    .and_then(|db| usize::try_from(db).ok())
+                    .filter(|&db| db < databases)
+                    .ok_or_else(|| {
+                        format!("a database beyond the option 'databases', {databases}")
+                    })?;
+                return Ok(());
+            }
+            "echo" => {
+                self.set_flags(args.at(1));
+                return Ok(());
+            }
+            "ping" | "publish" | "spublish" | "script|load" | "script|flush" => return Ok(()),
+            name if name.starts_with("function|") => return self.change_functions(name, args),
+            _ => {}
+        }
+        let (Run::Run(Handler::Keyspace(run)) | Run::Either(Handler::Keyspace(run), _)) =
+            row.command.run
+        else {
+            return Err(format!("the command '{}' can't be repeated", shown()));
+        };
+        self.reply.clear();
+        let (engine, now) = (&self.shared.engine, Now(clock::now_ms()));
+        loop {
+            let locked = crate::dispatch::lock(engine, row, args, self.db, now, &mut self.shards);
+            let needs_all = match locked {
+                Ok(mut tx) => run_in(&mut tx, self.db, run, args, &mut self.reply),
+                // A thread may be looking at the shard.
+                Err(_) => {
+                    std::thread::yield_now();
+                    continue;
+                }
+            };
+            if !needs_all {
+                return Ok(());
+            }
+            if let Ok(mut tx) = engine.lock_all(self.db, now) {
+                run_in(&mut tx, self.db, run, args, &mut self.reply);
+                return Ok(());
+            }
+        }
+    }
+
+    fn change_functions(&self, name: &str, args: Args<'_>) -> Result<(), String> {
+        let functions = &self.shared.functions;
+        let code = args.at(args.len() - 1);
+        let changed = match name {
+            "function|load" => function_commands::load_library(functions, code, true).map(drop),
+            "function|delete" => functions.change(|libraries| libraries.remove(args.at(2))),
+            "function|flush" => functions.change(|libraries| {
+                libraries.clear();
+                Ok(())
+            }),
+            "function|restore" => functions.change(|libraries| {
+                let load = function_commands::load_once;
+                libraries.restore(args.at(2), RestorePolicy::Replace, load)
+            }),
+            _ => Ok(()),
+        };
+        changed.map_err(|error| String::from_utf8_lossy(&error.to_bytes()).into_owned())
+    }
+
+    /// Sets the client flags of a memcached item, if this message says so.
+    fn set_flags(&mut self, message: &[u8]) {
+        let Some(message) = message.strip_prefix(FLAGS_MESSAGE) else {
+            return;
+        };
+        let Some(space) = message.iter().position(|&byte| byte == b' ') else {
+            return;
+        };
+        let (flags, key) = (&message[..space], &message[space + 1..]);
+        let flags = std::str::from_utf8(flags)
+            .ok()
+            .and_then(|text| text.parse().ok());
+        if let Some(flags) = flags {
+            let key = damselfly_engine::Key::new(key);
+            while !self.try_set_flags(key, flags) {
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    fn try_set_flags(&self, key: damselfly_engine::Key<'_>, flags: u32) -> bool {
+        let now = Now(clock::now_ms());
+        let Ok(mut tx) = self.shared.engine.lock_one(key.hash, self.db, now) else {
+            return false;
+        };
+        tx.keep_expired();
+        if tx.view(key).is_some_and(|entry| entry.text().is_some()) {
+            tx.set_attributes(key, damselfly_value::Attributes::of_flags(flags));
+        }
+        true
+    }
+}
+
+/// Runs a command; an error is part of the history. True if it needs all locks.
+fn run_in(
+    tx: &mut Tx<'_>,
+    db: usize,
+    run: KeyspaceFn,
+    args: Args<'_>,
+    reply: &mut Vec<u8>,
+) -> bool {
+    tx.set_db(db);
+    tx.keep_expired();
+    let result = run(tx, args, &mut Reply::new(reply, Version::Resp2));
+    matches!(result, Err(damselfly_commands::Stop::NeedsAllLocks))
+}
+
+/// Loads the append-only file, or the snapshot if there is none yet, and begins to write. The gate is closed.
+///
+/// # Errors
+/// One line that says what is wrong, where, and what to do.
+pub fn start(shared: &Shared, stop: &dyn Fn() -> bool) -> Result<bool, String> {
+    let config = shared.config();
+    let manifest = find(&config)?;
+    if !manifest.is_empty() {
+        if !load(shared, &manifest, stop)? {
+            return Ok(false);
+        }
+    } else if start::has_snapshot(&config) {
+        log::warn!(
+            "There is no append-only file yet: loading the snapshot, from which it will be created."
+        );
+        start::load_into(shared, stop)?;
+        if stop() {
+            return Ok(false);
+        }
+    }
+    let lock_all = || loop {
+        match shared.engine.lock_all(0, Now(clock::now_ms())) {
+            Ok(tx) => break tx,
+            Err(_) => std::thread::yield_now(),
+        }
+    };
+    let mut tx = lock_all();
+    let has_keys = (0..shared.engine.databases()).any(|db| tx.totals(db).keys > 0);
+    if !manifest.is_empty() || !has_keys && shared.functions.libraries().is_empty() {
+        shared.aof.continue_after_load(shared, &config, &tx);
+        return Ok(true);
+    }
+    if !shared.aof.turn_on_within(shared, &config, &mut tx) {
+        return Err(String::from(
+            "Can't begin the append-only file: the server stops",
+        ));
+    }
+    drop(tx);
+    // Clients wait until there is a base: before that, their changes would not survive a crash.
+    while shared.aof.mode() != super::Mode::On && !stop() && !shared.stopping.load(Relaxed) {
+        if shared.aof.status().failures > 0 {
+            return Err(String::from(
+                "Can't write the base of the append-only file: see the log above. Check the disk and the option 'dir', or start with 'appendonly no'",
+            ));
+        }
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    Ok(!stop())
+}

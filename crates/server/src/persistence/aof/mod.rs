@@ -1,0 +1,509 @@
+//! The append-only file: every change on disk, as commands.
+//!
+//! ```text
+//! log thread ─► Intake: queue of bytes ─► this thread: write, fsync ─► `durable` ─► replies that wait, WAITAOF
+//!                        │ marks where a rewrite has its cut
+//! a rewrite: SaveJob writes the next base in the background, while the next increment grows from its cut on
+//! ```
+//!
+//! | file | contents |
+//! |---|---|
+//! | `mod.rs` | state, turning on and off, rewrites |
+//! | `writer.rs` | the thread that writes, and what it does about errors |
+//! | `files.rs`, `manifest.rs`, `storage.rs` | the files, without the server |
+//! | `reader.rs`, `load.rs` | reading them again |
+//! | `commands.rs` | BGREWRITEAOF, WAITAOF |
+
+pub mod commands;
+pub mod files;
+pub mod load;
+pub mod manifest;
+pub mod reader;
+pub mod storage;
+mod writer;
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use damselfly_config::{AppendFsync, Config};
+use damselfly_engine::{Now, Tx};
+use damselfly_log::{Batch, Targets};
+
+pub use self::writer::run;
+use super::{AlreadySaving, Cause};
+use crate::clock;
+use crate::log_thread::Consumer;
+use crate::shared::Shared;
+
+/// The log is held up when so many bytes wait to be written.
+const QUEUED_BYTES_MAX: usize = 64 << 20;
+
+/// After a failed rewrite, the next automatic one waits at least this long, and longer after each further failure.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// The folder of the append-only files.
+pub fn folder(config: &Config) -> PathBuf {
+    Path::new(&config.dir).join(&config.appenddirname)
+}
+
+/// Work for the thread that writes, in order.
+enum Item {
+    /// Changes, up to this record.
+    Bytes { bytes: Vec<u8>, end: u64 },
+    /// The cut of a rewrite: the next increment begins.
+    Cut,
+    /// A complete base, whose increments begin with the last cut.
+    NewBase { number: u64 },
+    /// The append-only file begins, and needs a base before it counts.
+    BeginAnew,
+    /// It continues the files that are there; or begins, with an empty server.
+    Continue,
+    /// It ends.
+    Close,
+}
+
+#[derive(Default)]
+struct Queue {
+    items: VecDeque<Item>,
+    bytes: usize,
+    /// The record at which the rewrite in progress has its cut, until that is queued.
+    cut: Option<u64>,
+    /// A base that is complete before its cut is queued.
+    early_base: Option<u64>,
+    /// The record behind the last one that was taken from the log.
+    taken: u64,
+    /// The next bytes begin a file, which has to select its database.
+    begins_file: bool,
+    /// The server stops.
+    is_ending: bool,
+}
+
+/// Whether the append-only file is in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// No.
+    Off,
+    /// It has no base yet.
+    Starting,
+    /// It has everything.
+    On,
+}
+
+/// What INFO shows.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// Why the last write failed.
+    pub write_error: Option<String>,
+    /// How long the last rewrite took.
+    pub last_rewrite: Option<Duration>,
+    /// False if the last rewrite failed.
+    pub is_last_rewrite_ok: bool,
+    /// How many rewrites have begun.
+    pub rewrites: u64,
+    /// Failed rewrites since the last one that succeeded.
+    pub failures: u32,
+    /// A rewrite shall begin as soon as possible.
+    pub is_scheduled: bool,
+    /// The most that the last rewrite kept of changed entries.
+    pub last_kept_bytes: usize,
+    /// When the last rewrite failed.
+    failed_at: Option<Instant>,
+}
+
+/// The state of the append-only file.
+pub struct Aof {
+    queue: Mutex<Queue>,
+    changed: Condvar,
+    status: Mutex<Status>,
+    mode: AtomicU8,
+    /// All records below this number are on disk.
+    durable: AtomicU64,
+    /// Replies wait until their records are on disk.
+    holds_replies: AtomicBool,
+    /// The time is written, too: `aof-timestamp-enabled`.
+    writes_times: AtomicBool,
+    /// How many clients wait in WAITAOF or for their replies.
+    waiting: AtomicU64,
+    /// How many threads hold replies back, so that the disk should not wait for the next second.
+    holding: AtomicU64,
+    /// Bytes of all files, and after the last rewrite.
+    bytes: AtomicU64,
+    rewritten_bytes: AtomicU64,
+    /// The number of the base that is written next.
+    next_base: AtomicU64,
+    /// How many times the disk was too slow for `everysec`.
+    pub delayed_syncs: AtomicU64,
+}
+
+impl Default for Aof {
+    fn default() -> Self {
+        Self {
+            queue: Mutex::default(),
+            changed: Condvar::new(),
+            status: Mutex::new(Status {
+                write_error: None,
+                last_rewrite: None,
+                is_last_rewrite_ok: true,
+                rewrites: 0,
+                failures: 0,
+                is_scheduled: false,
+                last_kept_bytes: 0,
+                failed_at: None,
+            }),
+            mode: AtomicU8::new(0),
+            durable: AtomicU64::new(0),
+            holds_replies: AtomicBool::new(false),
+            writes_times: AtomicBool::new(false),
+            waiting: AtomicU64::new(0),
+            holding: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            rewritten_bytes: AtomicU64::new(0),
+            next_base: AtomicU64::new(1),
+            delayed_syncs: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Aof {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn status_slot(&self) -> MutexGuard<'_, Status> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What INFO shows.
+    pub fn status(&self) -> Status {
+        self.status_slot().clone()
+    }
+
+    /// Whether it is in use.
+    pub fn mode(&self) -> Mode {
+        match self.mode.load(Relaxed) {
+            0 => Mode::Off,
+            1 => Mode::Starting,
+            _ => Mode::On,
+        }
+    }
+
+    fn set_mode(&self, mode: Mode, config: &Config) {
+        self.mode.store(mode as u8, Relaxed);
+        self.apply(config);
+    }
+
+    /// Takes over the options.
+    pub fn apply(&self, config: &Config) {
+        let holds = config.appendfsync == AppendFsync::Always && self.mode() == Mode::On;
+        self.holds_replies.store(holds, SeqCst);
+        self.writes_times
+            .store(config.aof_timestamp_enabled, Relaxed);
+    }
+
+    /// True if replies wait until their records are on disk.
+    #[inline]
+    pub fn holds_replies(&self) -> bool {
+        self.holds_replies.load(Relaxed)
+    }
+
+    /// All records below this number are on disk.
+    #[inline]
+    pub fn durable(&self) -> u64 {
+        self.durable.load(SeqCst)
+    }
+
+    /// True if all records below this number are on disk, in files that a restart would load.
+    pub fn has(&self, record: u64) -> bool {
+        self.mode() == Mode::On && self.durable() >= record
+    }
+
+    /// Counts clients that wait for the disk, so that their threads are woken.
+    pub fn add_waiting(&self, more: i64) {
+        self.waiting.fetch_add(more as u64, SeqCst);
+    }
+
+    /// Counts threads that hold replies back until the disk has their changes.
+    pub fn add_holding(&self, more: i64) {
+        self.holding.fetch_add(more as u64, SeqCst);
+        self.add_waiting(more);
+        self.changed.notify_one();
+    }
+
+    /// Bytes of all files.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Relaxed)
+    }
+
+    /// Bytes of all files after the last rewrite.
+    pub fn rewritten_bytes(&self) -> u64 {
+        self.rewritten_bytes.load(Relaxed)
+    }
+
+    /// Bytes that wait to be written.
+    pub fn queued_bytes(&self) -> usize {
+        self.queue().bytes
+    }
+
+    /// The number of the next base: neither named by the manifest nor about to be.
+    pub(super) fn next_base(&self, config: &Config) -> u64 {
+        let in_manifest = load::find(config).map_or(1, |manifest| manifest.next_base());
+        self.next_base.load(Relaxed).max(in_manifest)
+    }
+
+    fn push(&self, item: Item) {
+        self.queue().items.push_back(item);
+        self.changed.notify_one();
+    }
+
+    /// Makes the thread end when everything is on disk.
+    pub fn end(&self) {
+        self.queue().is_ending = true;
+        self.changed.notify_one();
+    }
+
+    /// Asks for a rewrite as soon as possible.
+    pub fn schedule(&self) {
+        self.status_slot().is_scheduled = true;
+    }
+
+    /// Begins a rewrite. The section holds all locks.
+    ///
+    /// # Errors
+    /// A save is in progress.
+    pub fn begin_rewrite(&self, shared: &Shared, tx: &mut Tx<'_>) -> Result<(), AlreadySaving> {
+        shared.persistence.start(shared, tx, Cause::Rewrite)?;
+        if self.mode() != Mode::Off {
+            let mut queue = self.queue();
+            queue.cut = Some(shared.engine.log.appended());
+            queue.settle_cut();
+        }
+        let mut status = self.status_slot();
+        status.rewrites += 1;
+        status.is_scheduled = false;
+        Ok(())
+    }
+
+    /// Notes that a rewrite has ended, and how.
+    pub fn end_rewrite(&self, number: u64, took: Duration, kept_bytes: usize, is_ok: bool) {
+        let mut status = self.status_slot();
+        status.last_rewrite = Some(took);
+        status.is_last_rewrite_ok = is_ok;
+        status.last_kept_bytes = kept_bytes;
+        match is_ok {
+            true => (status.failures, status.failed_at) = (0, None),
+            false => {
+                status.failures += 1;
+                status.failed_at = Some(Instant::now());
+            }
+        }
+        drop(status);
+        if is_ok {
+            self.next_base.fetch_max(number + 1, Relaxed);
+            let mut queue = self.queue();
+            match queue.cut {
+                // Records before the cut are still to come.
+                Some(_) => queue.early_base = Some(number),
+                None => queue.items.push_back(Item::NewBase { number }),
+            }
+            drop(queue);
+            self.changed.notify_one();
+        }
+    }
+
+    /// Turns the append-only file on or off as the options say, and begins rewrites that are due. One thread calls this now and then.
+    pub fn run_due(&self, shared: &Shared, config: &Config) {
+        if shared.gate.is_loading() || shared.stopping.load(Relaxed) {
+            return;
+        }
+        match (config.appendonly, self.mode()) {
+            (true, Mode::Off) => {
+                self.try_turn_on(shared, config);
+            }
+            (false, Mode::Starting | Mode::On) => {
+                self.try_turn_off(shared, config);
+            }
+            (true, Mode::Starting | Mode::On) | (false, Mode::Off) => {
+                if self.is_rewrite_due(config)
+                    && !shared.persistence.is_saving()
+                    && let Ok(mut tx) = shared.engine.lock_all(0, Now(clock::now_ms()))
+                    && self.begin_rewrite(shared, &mut tx).is_ok()
+                {
+                    log::info!("Background append only file rewriting started");
+                }
+            }
+        }
+    }
+
+    fn is_rewrite_due(&self, config: &Config) -> bool {
+        let status = self.status();
+        let pause = RETRY_AFTER * 2_u32.saturating_pow(status.failures.saturating_sub(1).min(10));
+        if status
+            .failed_at
+            .is_some_and(|failed| failed.elapsed() < pause)
+        {
+            return false;
+        }
+        if status.is_scheduled || self.mode() == Mode::Starting {
+            return true;
+        }
+        let percentage = u64::from(config.auto_aof_rewrite_percentage);
+        let (bytes, base) = (self.bytes(), self.rewritten_bytes().max(1));
+        self.mode() == Mode::On
+            && percentage > 0
+            && bytes > config.auto_aof_rewrite_min_bytes
+            && bytes.saturating_sub(base).saturating_mul(100) / base >= percentage
+    }
+
+    /// Begins to follow the log, and to write a base. False if a shard is busy or a save is in progress.
+    pub fn try_turn_on(&self, shared: &Shared, config: &Config) -> bool {
+        let Ok(mut tx) = shared.engine.lock_all(0, Now(clock::now_ms())) else {
+            return false;
+        };
+        self.turn_on_within(shared, config, &mut tx)
+    }
+
+    /// The same in a section that holds all locks.
+    pub fn turn_on_within(&self, shared: &Shared, config: &Config, tx: &mut Tx<'_>) -> bool {
+        if self.mode() != Mode::Off {
+            return true;
+        }
+        if shared
+            .persistence
+            .start(shared, tx, Cause::Rewrite)
+            .is_err()
+        {
+            return false;
+        }
+        self.status_slot().rewrites += 1;
+        self.push(Item::BeginAnew);
+        self.follow(shared, tx);
+        self.set_mode(Mode::Starting, config);
+        true
+    }
+
+    /// Begins to follow the log.
+    fn follow(&self, shared: &Shared, tx: &Tx<'_>) {
+        let aof = shared.aof.clone();
+        let cut = shared.log.attach(tx, Box::new(Intake { aof }));
+        let mut queue = self.queue();
+        (queue.cut, queue.early_base) = (None, None);
+        (queue.taken, queue.begins_file) = (cut, true);
+        drop(queue);
+        // What was before is in the base.
+        self.durable.store(cut, SeqCst);
+    }
+
+    /// Continues the files that were loaded, or begins with nothing. No client has changed anything yet.
+    pub fn continue_after_load(&self, shared: &Shared, config: &Config, tx: &Tx<'_>) {
+        self.push(Item::Continue);
+        self.follow(shared, tx);
+        self.set_mode(Mode::On, config);
+    }
+
+    /// Stops following the log. False if a shard is busy.
+    pub fn try_turn_off(&self, shared: &Shared, config: &Config) -> bool {
+        let Ok(tx) = shared.engine.lock_all(0, Now(clock::now_ms())) else {
+            return false;
+        };
+        shared.log.detach(&tx, Targets::FILE);
+        if let Some(job) = shared.persistence.job()
+            && job.cause() == Cause::Rewrite
+        {
+            job.abort("the append-only file was turned off");
+        }
+        self.push(Item::Close);
+        self.set_mode(Mode::Off, config);
+        true
+    }
+}
+
+/// Takes the log for the thread that writes.
+struct Intake {
+    aof: Arc<Aof>,
+}
+
+impl Queue {
+    /// Queues the cut if all records before it are queued.
+    fn settle_cut(&mut self) {
+        if self.cut.is_some_and(|cut| self.taken >= cut) {
+            self.cut = None;
+            self.items.push_back(Item::Cut);
+            self.begins_file = true;
+            let base = self.early_base.take();
+            self.items
+                .extend(base.map(|number| Item::NewBase { number }));
+        }
+    }
+
+    /// Queues the bytes of the records from `first` to `end`.
+    fn add(&mut self, batch: &Batch, bytes: Vec<u8>, (first, end): (u64, u64)) {
+        let bytes = match std::mem::replace(&mut self.begins_file, false) {
+            false => bytes,
+            true => [batch.beginning_at(first), bytes].concat(),
+        };
+        self.bytes += bytes.len();
+        self.items.push_back(Item::Bytes { bytes, end });
+        self.taken = end;
+        self.settle_cut();
+    }
+}
+
+impl Intake {
+    /// The bytes of the records from `cut` on, with the time where a new second begins.
+    fn bytes(&self, batch: &Batch, cut: u64) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut times: &[(usize, i64)] = match self.aof.writes_times.load(Relaxed) {
+            true => &batch.seconds,
+            false => &[],
+        };
+        for (mut from, mut piece) in batch.after(cut, Targets::FILE) {
+            while let [(at, second), rest @ ..] = times
+                && *at < from + piece.len()
+            {
+                let (before, behind) = piece.split_at(at.saturating_sub(from));
+                bytes.extend_from_slice(before);
+                bytes.extend_from_slice(format!("#TS:{second}\r\n").as_bytes());
+                from += before.len();
+                (piece, times) = (behind, rest);
+            }
+            bytes.extend_from_slice(piece);
+        }
+        bytes
+    }
+}
+
+impl Consumer for Intake {
+    fn targets(&self) -> Targets {
+        Targets::FILE
+    }
+
+    fn take(&mut self, batch: &Arc<Batch>, from: u64) -> bool {
+        let mut queue = self.aof.queue();
+        let mut from = from.max(batch.first);
+        if let Some(cut) = queue.cut
+            && from < cut
+            && cut < batch.end
+        {
+            let mut before = self.bytes(batch, from);
+            before.truncate(before.len() - self.bytes(batch, cut).len());
+            queue.add(batch, before, (from, cut));
+            from = cut;
+        }
+        let bytes = self.bytes(batch, from);
+        queue.add(batch, bytes, (from, batch.end));
+        drop(queue);
+        self.aof.changed.notify_one();
+        true
+    }
+
+    fn is_full(&self) -> bool {
+        self.aof.queue().bytes > QUEUED_BYTES_MAX
+    }
+
+    fn is_urgent(&self) -> bool {
+        self.aof.holds_replies() || self.aof.waiting.load(Relaxed) > 0
+    }
+}

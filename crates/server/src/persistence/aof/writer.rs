@@ -1,0 +1,249 @@
+//! The thread that writes the append-only file.
+//!
+//! It takes what is queued, writes it, and forces it to the disk as `appendfsync` says: then all that was queued meanwhile shares the next
+//! fsync. If a write fails, the server refuses writes (MISCONF) and the thread tries again until it succeeds; nothing is dropped.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::time::{Duration, Instant};
+
+use damselfly_config::{AppendFsync, Config};
+
+use super::files::AofFiles;
+use super::storage::Folder;
+use super::{Aof, Item, Mode, folder};
+use crate::gate::Reasons;
+use crate::shared::Shared;
+use crate::threads::Thread;
+
+/// How often `everysec` forces changes to the disk.
+const SYNC_INTERVAL: Duration = Duration::from_secs(1);
+
+/// An fsync that takes longer than this makes `everysec` late.
+const SLOW_SYNC: Duration = Duration::from_secs(1);
+
+/// After an error, the next try.
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Writes until the server stops and everything is on disk.
+pub fn run(shared: &Shared) {
+    let mut writer = Writer {
+        shared,
+        aof: &shared.aof,
+        files: None,
+        end: 0,
+        last_sync: Instant::now(),
+        cut_increment: 0,
+    };
+    while let Some(items) = writer.next_items() {
+        writer.work(items);
+    }
+    writer.insist("close", |writer| writer.files_do(AofFiles::close));
+}
+
+struct Writer<'a> {
+    shared: &'a Shared,
+    aof: &'a Aof,
+    files: Option<AofFiles>,
+    /// The record behind the last one that was written.
+    end: u64,
+    last_sync: Instant,
+    /// The number of the increment that began with the last cut.
+    cut_increment: u64,
+}
+
+impl Writer<'_> {
+    /// Waits for work; `None` at the end.
+    fn next_items(&self) -> Option<VecDeque<Item>> {
+        let mut queue = self.aof.queue();
+        loop {
+            if !queue.items.is_empty() {
+                queue.bytes = 0;
+                return Some(std::mem::take(&mut queue.items));
+            }
+            if queue.is_ending {
+                return None;
+            }
+            let until_sync = SYNC_INTERVAL.saturating_sub(self.last_sync.elapsed());
+            let is_unsynced = self.files.as_ref().is_some_and(AofFiles::is_unsynced);
+            let is_wanted = self.aof.holding.load(SeqCst) > 0;
+            if is_unsynced && (until_sync.is_zero() || is_wanted) {
+                return Some(VecDeque::new());
+            }
+            let wait = match is_unsynced {
+                true => until_sync,
+                false => SYNC_INTERVAL,
+            };
+            let waited = self.aof.changed.wait_timeout(queue, wait);
+            queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn work(&mut self, items: VecDeque<Item>) {
+        let config = self.shared.config();
+        for item in items {
+            match item {
+                Item::Bytes { bytes, end } => {
+                    self.insist("write", |writer| {
+                        writer.files_do(|files| files.append(&bytes))
+                    });
+                    self.end = end;
+                }
+                Item::Cut => {
+                    self.insist("begin", |writer| writer.files_do(AofFiles::begin_increment));
+                    self.cut_increment = self.last_increment();
+                }
+                Item::NewBase { number } => self.replace_base(number, &config),
+                Item::BeginAnew => {
+                    self.insist("begin", |writer| writer.open(&config, AofFiles::begin_anew));
+                    self.cut_increment = self.last_increment();
+                }
+                Item::Continue => {
+                    self.insist("open", |writer| {
+                        writer.open(&config, AofFiles::continue_last)
+                    });
+                    let bytes = self.files.as_ref().map_or(0, AofFiles::bytes);
+                    self.aof.rewritten_bytes.store(bytes, Relaxed);
+                }
+                Item::Close => {
+                    self.insist("close", |writer| writer.files_do(AofFiles::close));
+                    self.files = None;
+                    // Nobody needs to wait for this file any more.
+                    self.aof.durable.store(u64::MAX, SeqCst);
+                    self.shared.threads.iter().for_each(Thread::wake);
+                }
+            }
+        }
+        let bytes = self.files.as_ref().map_or(0, AofFiles::bytes);
+        self.aof.bytes.store(bytes, Relaxed);
+        self.sync_if_due(&config);
+    }
+
+    fn last_increment(&self) -> u64 {
+        let files = self.files.as_ref();
+        let last = files.and_then(|files| files.manifest().increments.last());
+        last.map_or(0, |last| last.number)
+    }
+
+    fn files_do(&mut self, action: impl FnOnce(&mut AofFiles) -> io::Result<()>) -> io::Result<()> {
+        self.files.as_mut().map_or(Ok(()), action)
+    }
+
+    fn open(
+        &mut self,
+        config: &Config,
+        begin: impl FnOnce(&mut AofFiles) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let storage = Box::new(Folder::create(&folder(config))?);
+        let mut files = AofFiles::open(storage, &config.appendfilename)?;
+        begin(&mut files)?;
+        self.aof
+            .next_base
+            .store(files.manifest().next_base(), Relaxed);
+        self.files = Some(files);
+        Ok(())
+    }
+
+    fn replace_base(&mut self, number: u64, config: &Config) {
+        if self.files.is_none() {
+            // BGREWRITEAOF while the append-only file is off.
+            self.insist("open", |writer| writer.open(config, |_| Ok(())));
+            self.cut_increment = u64::MAX;
+        }
+        let first = self.cut_increment;
+        self.insist("replace", |writer| {
+            writer.files_do(|files| files.replace_base(number, first))
+        });
+        let Some(files) = &self.files else {
+            return;
+        };
+        self.aof.next_base.store(number + 1, Relaxed);
+        self.aof.rewritten_bytes.store(files.bytes(), Relaxed);
+        if first == u64::MAX {
+            self.files = None;
+        } else if self.aof.mode() == Mode::Starting {
+            self.sync();
+            self.aof.set_mode(Mode::On, config);
+        }
+        log::info!("Background AOF rewrite finished successfully");
+    }
+
+    fn sync_if_due(&mut self, config: &Config) {
+        let is_busy = config.no_appendfsync_on_rewrite && self.shared.persistence.is_saving();
+        let is_due = match config.appendfsync {
+            AppendFsync::Always => true,
+            AppendFsync::EverySecond => self.last_sync.elapsed() >= SYNC_INTERVAL && !is_busy,
+            AppendFsync::Never => self.aof.waiting.load(SeqCst) > 0,
+        } || self.aof.holding.load(SeqCst) > 0;
+        let has_news = self.files.as_ref().is_some_and(AofFiles::is_unsynced);
+        if is_due && has_news {
+            self.sync();
+        } else if !has_news {
+            self.note_durable();
+        }
+    }
+
+    fn sync(&mut self) {
+        let started = Instant::now();
+        self.insist("fsync", |writer| writer.files_do(AofFiles::sync));
+        self.last_sync = Instant::now();
+        let took = self.last_sync - started;
+        if took > SLOW_SYNC {
+            self.aof.delayed_syncs.fetch_add(1, Relaxed);
+            log::warn!(
+                "Asynchronous AOF fsync is taking too long (disk is busy?): {:.1} seconds. Up to so much more can be lost in a crash.",
+                took.as_secs_f64()
+            );
+        }
+        self.note_durable();
+    }
+
+    fn note_durable(&self) {
+        if self.aof.durable() >= self.end {
+            return;
+        }
+        self.aof.durable.store(self.end, SeqCst);
+        if self.aof.waiting.load(SeqCst) > 0 {
+            self.shared.threads.iter().for_each(Thread::wake);
+        }
+    }
+
+    /// Does something until it succeeds. Meanwhile writes are refused.
+    fn insist(&mut self, what: &str, mut action: impl FnMut(&mut Self) -> io::Result<()>) {
+        let mut has_failed = false;
+        while let Err(error) = action(self) {
+            let text = without_code(&error);
+            if !std::mem::replace(&mut has_failed, true) {
+                log::error!(
+                    "Error writing to the AOF file: {text} ({what}). Writes are refused until it succeeds: check the free space and the permissions of {}.",
+                    folder(&self.shared.config()).display()
+                );
+                self.aof.status_slot().write_error = Some(text);
+                self.shared.gate.close(Reasons::LOG_FAILED);
+            }
+            if self.aof.queue().is_ending {
+                log::error!(
+                    "The server stops, and its last changes are not in the append-only file."
+                );
+                break;
+            }
+            std::thread::sleep(RETRY_INTERVAL);
+        }
+        if has_failed {
+            self.aof.status_slot().write_error = None;
+            self.shared.gate.open(Reasons::LOG_FAILED);
+            log::warn!("AOF write error looks solved. The server can write again.");
+        }
+    }
+}
+
+/// The message of the operating system, as Redis shows it.
+fn without_code(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.rsplit_once(" (os error") {
+        Some((message, _)) => message.to_owned(),
+        None => text,
+    }
+}
