@@ -3,6 +3,7 @@
 //! Our server runs in this process, and a consumer collects the merged log.
 
 mod effects {
+    pub mod bit_cases;
     pub mod cases;
     pub mod subject;
 }
@@ -15,8 +16,13 @@ use damselfly_oracle::server::{Program, Server};
 use damselfly_protocol::client::Value;
 use damselfly_server::registry::REGISTRY;
 
-use effects::cases::{CASES, Case, Compare};
+use effects::bit_cases;
+use effects::cases::{self, Case, Compare};
 use effects::subject::Subject;
+
+fn all_cases() -> impl Iterator<Item = &'static Case> {
+    cases::CASES.iter().chain(bit_cases::CASES)
+}
 
 /// The commands of a stream.
 fn commands(mut stream: &[u8]) -> Vec<Vec<Vec<u8>>> {
@@ -166,7 +172,7 @@ fn commands_have_the_effects_that_redis_writes() {
         .join("appendonlydir/appendonly.aof.1.incr.aof");
     let mut read = 0;
     let mut wrong = String::new();
-    for case in CASES {
+    for case in all_cases() {
         let flush = |mut connection: Connection| {
             connection.call(&[&b"FLUSHALL"[..]]).unwrap();
             connection.call(&[&b"FUNCTION"[..], b"FLUSH"]).unwrap();
@@ -198,8 +204,7 @@ fn commands_have_the_effects_that_redis_writes() {
 
 #[test]
 fn every_command_that_writes_has_a_case() {
-    let used: BTreeSet<String> = CASES
-        .iter()
+    let used: BTreeSet<String> = all_cases()
         .flat_map(|case| case.lines)
         .map(|line| words(line.trim_start_matches("> ")))
         .flat_map(|words| {

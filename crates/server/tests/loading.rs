@@ -144,7 +144,7 @@ fn new_engine() -> Engine {
 }
 
 /// Loads a file on this thread, under all locks, as DEBUG RELOAD would.
-fn load(bytes: &[u8], engine: &Engine, progress: &LoadProgress) -> Result<(), LoadError> {
+fn load(bytes: &[u8], engine: &Engine, progress: &LoadProgress) -> Result<u64, LoadError> {
     progress.begin(bytes.len() as u64);
     let options = LoadOptions {
         thresholds: &engine.settings.thresholds,
@@ -208,7 +208,7 @@ fn a_changed_file_without_checksum_is_refused_or_loaded_as_a_whole() {
         changed[at] ^= 1 << random.below(8);
         let engine = new_engine();
         match load(&changed, &engine, &progress) {
-            Ok(()) => {
+            Ok(_) => {
                 loaded += 1;
                 let mut tx = engine.lock_all(0, progress.now()).unwrap();
                 for shard in 0..engine.shards() {

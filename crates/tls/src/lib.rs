@@ -25,4 +25,4 @@ mod stream;
 
 pub use acceptor::{Acceptor, Certificates};
 pub use certificate::CertificateFacts;
-pub use stream::{BUFFER_BYTES_MIN, ENCRYPTED_BYTES_MAX, ReadEnd, TlsStream};
+pub use stream::{BUFFER_BYTES_MIN, ENCRYPTED_BYTES_MAX, ReadEnd, TlsStream, read_once};

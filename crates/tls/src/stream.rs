@@ -390,7 +390,12 @@ fn encode(data: &mut EncodeTlsData<'_, ServerConnectionData>, outgoing: &mut Vec
     }
 }
 
-fn read_once(socket: &mut impl Read, buffer: &mut [u8]) -> io::Result<(usize, ReadEnd)> {
+/// Reads once from a socket that does not block. Returns how many bytes arrived; [`ReadEnd::Drained`] if there were none yet.
+///
+/// # Errors
+/// The socket is broken.
+#[inline]
+pub fn read_once(socket: &mut impl Read, buffer: &mut [u8]) -> io::Result<(usize, ReadEnd)> {
     loop {
         return match socket.read(buffer) {
             Ok(0) => Ok((0, ReadEnd::Closed)),

@@ -1,4 +1,4 @@
-//! Commands and their effects.
+//! Commands and their effects. Those of bitmaps, HyperLogLogs and geographic sets are in `bit_cases.rs`.
 
 /// Commands that are played on an empty server. A line that begins with `> ` blocks on a connection of its own.
 pub struct Case {
@@ -28,19 +28,23 @@ const fn case(lines: &'static [&'static str], compare: Compare, may_fail: bool) 
     }
 }
 
-const fn same(lines: &'static [&'static str]) -> Case {
+/// As in Redis.
+pub const fn same(lines: &'static [&'static str]) -> Case {
     case(lines, Compare::Exactly, false)
 }
 
-const fn refused(lines: &'static [&'static str]) -> Case {
+/// As in Redis; some commands are refused.
+pub const fn refused(lines: &'static [&'static str]) -> Case {
     case(lines, Compare::Exactly, true)
 }
 
-const fn serves(lines: &'static [&'static str]) -> Case {
+/// As in Redis but for MULTI and EXEC.
+pub const fn serves(lines: &'static [&'static str]) -> Case {
     case(lines, Compare::Ungrouped, false)
 }
 
-const fn own(lines: &'static [&'static str], expected: &'static [&'static str]) -> Case {
+/// Exactly these.
+pub const fn own(lines: &'static [&'static str], expected: &'static [&'static str]) -> Case {
     case(lines, Compare::With(expected), false)
 }
 

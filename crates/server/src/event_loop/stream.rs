@@ -8,7 +8,8 @@ use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use damselfly_tls::{BUFFER_BYTES_MIN, TlsStream};
+pub use damselfly_tls::ReadEnd;
+use damselfly_tls::{BUFFER_BYTES_MIN, TlsStream, read_once};
 use mio::net::{TcpStream, UnixStream};
 use mio::{Interest, Registry, Token};
 use socket2::{SockRef, TcpKeepalive};
@@ -27,17 +28,6 @@ pub enum Stream {
     Unix(UnixStream),
     /// TLS over TCP, after the handshake.
     Tls(Box<TlsStream<TcpStream>>),
-}
-
-/// How a read ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReadEnd {
-    /// The socket has nothing more for now.
-    Drained,
-    /// There may be more.
-    More,
-    /// The client has closed its side.
-    Closed,
 }
 
 impl Stream {
@@ -239,28 +229,7 @@ impl Stream {
 /// Kept apart, so that the code for plain sockets stays small.
 #[inline(never)]
 fn read_tls(stream: &mut TlsStream<TcpStream>, buffer: &mut [u8]) -> io::Result<(usize, ReadEnd)> {
-    let (bytes, end) = stream.read(buffer)?;
-    let end = match end {
-        damselfly_tls::ReadEnd::Drained => ReadEnd::Drained,
-        damselfly_tls::ReadEnd::More => ReadEnd::More,
-        damselfly_tls::ReadEnd::Closed => ReadEnd::Closed,
-    };
-    Ok((bytes, end))
-}
-
-#[inline]
-fn read_once(socket: &mut impl Read, buffer: &mut [u8]) -> io::Result<(usize, ReadEnd)> {
-    loop {
-        return match socket.read(buffer) {
-            Ok(0) => Ok((0, ReadEnd::Closed)),
-            // A read that does not fill the buffer has drained the socket.
-            Ok(bytes) if bytes < buffer.len() => Ok((bytes, ReadEnd::Drained)),
-            Ok(bytes) => Ok((bytes, ReadEnd::More)),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok((0, ReadEnd::Drained)),
-            Err(error) => Err(error),
-        };
-    }
+    stream.read(buffer)
 }
 
 fn read_all(socket: &mut impl Read, bytes: &mut Vec<u8>, bytes_max: usize) -> io::Result<ReadEnd> {

@@ -151,7 +151,7 @@ pub(super) fn accept(loaded: LoadedEntry, now: Now) -> Option<Entry> {
     (!has_expired).then_some(entry)
 }
 
-/// Loads everything from `source`, whose size is `total_bytes` if that is known. `progress` says how far it is.
+/// Loads everything from `source` and returns where the file ended, in bytes. `progress` says how far it is.
 ///
 /// # Errors
 /// The source can't be read, is no RDB file, is broken, has something that this server can't have, or loading was stopped. The sink
