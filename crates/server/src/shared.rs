@@ -20,6 +20,7 @@ use crate::memcached::MemcachedState;
 use crate::observers::invalidation::Tracking;
 use crate::persistence::aof::Aof;
 use crate::persistence::{Loading, Persistence};
+use crate::replication::Replication;
 use crate::scripts::Scripts;
 use crate::scripts::function_libraries::Functions;
 use crate::statistics::ThreadCounters;
@@ -101,6 +102,8 @@ pub struct Shared {
     pub log: LogThread,
     /// The append-only file.
     pub aof: Arc<Aof>,
+    /// Replicas, and the primary if this is one.
+    pub replication: Replication,
 }
 
 /// Rates over the last samples, as INFO shows them.
@@ -163,6 +166,7 @@ impl Shared {
             persistence: Persistence::default(),
             log: LogThread::default(),
             aof: Arc::default(),
+            replication: Replication::default(),
         }
     }
 
@@ -401,7 +405,8 @@ fn apply(engine: &Engine, pubsub: &PubSub, config: &Config) {
     });
 }
 
-fn random_hex() -> String {
+/// Random: 40 hexadecimal digits.
+pub(crate) fn random_hex() -> String {
     let mut text = String::new();
     while text.len() < 40 {
         text += &format!("{:016x}", damselfly_base::random::number());
