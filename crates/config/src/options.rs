@@ -6,8 +6,8 @@ use super::kind::{Kind, OptionError, Setting, Value};
 use super::saving::{SavePoints, ShutdownFlags};
 use super::settings::Config;
 use super::types::{
-    Allow, AppendFsync, LogLevel, MaxmemoryPolicy, Percentiles, PubSubDefault, RdbVersion,
-    SanitizePayloads, Supervised, TlsAuthClients,
+    Allow, AppendFsync, DisklessLoad, LogLevel, MaxmemoryPolicy, Percentiles, PrimaryAddress,
+    PubSubDefault, RdbVersion, SanitizePayloads, Supervised, TlsAuthClients,
 };
 
 /// One option.
@@ -61,6 +61,8 @@ pub enum Section {
     Diagnostics,
     /// Snapshots and logs on disk.
     Persistence,
+    /// Primaries and replicas.
+    Replication,
     /// Scripts.
     Scripts,
     /// How values are stored.
@@ -71,7 +73,7 @@ pub enum Section {
 
 impl Section {
     /// Every section, in the order of the documentation.
-    pub const ALL: [Section; 12] = [
+    pub const ALL: [Section; 13] = [
         Section::Network,
         Section::Tls,
         Section::General,
@@ -81,6 +83,7 @@ impl Section {
         Section::Expiry,
         Section::Diagnostics,
         Section::Persistence,
+        Section::Replication,
         Section::Scripts,
         Section::Values,
         Section::Debugging,
@@ -98,6 +101,7 @@ impl Section {
             Section::Expiry => "Expiry",
             Section::Diagnostics => "Diagnostics",
             Section::Persistence => "Persistence",
+            Section::Replication => "Replication",
             Section::Scripts => "Scripts",
             Section::Values => "How values are stored",
             Section::Debugging => "Debugging",
@@ -900,7 +904,7 @@ pub static OPTIONS: &[Opt] = &[
         section: Section::Memory,
         kind: Kind::Bool,
         changeable: Changeable::Live,
-        effect: Effect::Later("there is no replication yet"),
+        effect: Effect::Acts,
         summary: "Frees a replica's old data in the background before a full synchronisation.",
         access: field!(replica_lazy_flush),
     },
@@ -1401,6 +1405,135 @@ pub static OPTIONS: &[Opt] = &[
         effect: Effect::Never("every file and every payload is always checked in full"),
         summary: "Whether packed collections in RDB files and in payloads of RESTORE are checked in full: `clients` means only in those of clients.",
         access: field!(sanitize_dump_payload),
+    },
+    Opt {
+        name: "replicaof",
+        aliases: &["slaveof"],
+        section: Section::Replication,
+        kind: Kind::Words,
+        changeable: Changeable::AtStart,
+        effect: Effect::Acts,
+        summary: "Host and port of the primary that this server follows. Empty, or `no one`, for a primary. REPLICAOF changes it.",
+        access: Access {
+            read: |c| PrimaryAddress::show(c.replicaof.as_ref()),
+            write: |c, value| {
+                c.replicaof = PrimaryAddress::parse(&value.words())?;
+                Ok(())
+            },
+        },
+    },
+    Opt {
+        name: "masteruser",
+        aliases: &[],
+        section: Section::Replication,
+        kind: Kind::Text,
+        changeable: Changeable::Live,
+        effect: Effect::Acts,
+        summary: "User as which a replica logs in to its primary; empty for the default user.",
+        access: field!(masteruser),
+    },
+    Opt {
+        name: "masterauth",
+        aliases: &[],
+        section: Section::Replication,
+        kind: Kind::Text,
+        changeable: Changeable::Live,
+        effect: Effect::Acts,
+        summary: "Password with which a replica logs in to its primary; empty for none.",
+        access: field!(masterauth),
+    },
+    Opt {
+        name: "replica-serve-stale-data",
+        aliases: &["slave-serve-stale-data"],
+        section: Section::Replication,
+        kind: Kind::Bool,
+        changeable: Changeable::Live,
+        effect: Effect::Acts,
+        summary: "A replica without a link to its primary still answers; otherwise it refuses all commands that use keys.",
+        access: field!(replica_serve_stale_data),
+    },
+    Opt {
+        name: "replica-read-only",
+        aliases: &["slave-read-only"],
+        section: Section::Replication,
+        kind: Kind::Bool,
+        changeable: Changeable::Live,
+        effect: Effect::Acts,
+        summary: "A replica refuses writes of its clients. Writes to a writable replica stay local and are lost at the next full synchronisation.",
+        access: field!(replica_read_only),
+    },
+    Opt {
+        name: "replica-priority",
+        aliases: &["slave-priority"],
+        section: Section::Replication,
+        kind: Kind::Integer {
+            min: 0,
+            max: I32_MAX,
+        },
+        changeable: Changeable::Live,
+        effect: Effect::Acts,
+        summary: "Sentinel prefers replicas with a low number when it promotes one, and never promotes one with 0.",
+        access: field!(replica_priority),
+    },
+    Opt {
+        name: "replica-announced",
+        aliases: &[],
+        section: Section::Replication,
+        kind: Kind::Bool,
+        changeable: Changeable::Live,
+        effect: Effect::Acts,
+        summary: "Sentinel shows this replica to its clients.",
+        access: field!(replica_announced),
+    },
+    Opt {
+        name: "replica-announce-ip",
+        aliases: &["slave-announce-ip"],
+        section: Section::Replication,
+        kind: Kind::Text,
+        changeable: Changeable::Live,
+        effect: Effect::Acts,
+        summary: "Address that a replica reports to its primary; empty for the address of its connection.",
+        access: field!(replica_announce_ip),
+    },
+    Opt {
+        name: "replica-announce-port",
+        aliases: &["slave-announce-port"],
+        section: Section::Replication,
+        kind: Kind::Integer { min: 0, max: 65535 },
+        changeable: Changeable::Live,
+        effect: Effect::Acts,
+        summary: "Port that a replica reports to its primary; 0 for the port that it listens on.",
+        access: field!(replica_announce_port),
+    },
+    Opt {
+        name: "replica-ignore-maxmemory",
+        aliases: &["slave-ignore-maxmemory"],
+        section: Section::Replication,
+        kind: Kind::Bool,
+        changeable: Changeable::Live,
+        effect: Effect::Acts,
+        summary: "A replica evicts nothing by itself and refuses nothing for lack of memory: its primary does.",
+        access: field!(replica_ignore_maxmemory),
+    },
+    Opt {
+        name: "replica-ignore-disk-write-errors",
+        aliases: &[],
+        section: Section::Replication,
+        kind: Kind::Bool,
+        changeable: Changeable::Live,
+        effect: Effect::Acts,
+        summary: "A replica goes on applying changes when its append-only file or its last snapshot could not be written; otherwise the process ends.",
+        access: field!(replica_ignore_disk_write_errors),
+    },
+    Opt {
+        name: "repl-diskless-load",
+        aliases: &[],
+        section: Section::Replication,
+        kind: Kind::Choice(DisklessLoad::NAMES),
+        changeable: Changeable::Live,
+        effect: Effect::Acts,
+        summary: "How a replica loads the data of its primary: `disabled` through a file; `on-empty-db` straight from the connection if it has no data itself; `swapdb` straight from the connection, beside its old data, which is dropped when the new data is complete.",
+        access: field!(repl_diskless_load),
     },
     Opt {
         name: "busy-reply-threshold",

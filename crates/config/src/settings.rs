@@ -4,8 +4,8 @@ use super::load::Place;
 use super::output_limits::OutputLimits;
 use super::saving::{SavePoints, ShutdownFlags};
 use super::types::{
-    Allow, AppendFsync, ClientMemory, LogLevel, MaxmemoryPolicy, Percentiles, PubSubDefault,
-    RdbVersion, SanitizePayloads, Supervised, TlsAuthClients,
+    Allow, AppendFsync, ClientMemory, DisklessLoad, LogLevel, MaxmemoryPolicy, Percentiles,
+    PrimaryAddress, PubSubDefault, RdbVersion, SanitizePayloads, Supervised, TlsAuthClients,
 };
 
 /// The values of all options at one moment. [`Default`] gives the defaults.
@@ -143,6 +143,30 @@ pub struct Config {
     pub lazyfree_lazy_user_del: bool,
     /// `lazyfree-lazy-user-flush`
     pub lazyfree_lazy_user_flush: bool,
+    /// `replicaof`
+    pub replicaof: Option<PrimaryAddress>,
+    /// `masteruser`
+    pub masteruser: String,
+    /// `masterauth`
+    pub masterauth: String,
+    /// `replica-serve-stale-data`
+    pub replica_serve_stale_data: bool,
+    /// `replica-read-only`
+    pub replica_read_only: bool,
+    /// `replica-priority`
+    pub replica_priority: u32,
+    /// `replica-announced`
+    pub replica_announced: bool,
+    /// `replica-announce-ip`
+    pub replica_announce_ip: String,
+    /// `replica-announce-port`
+    pub replica_announce_port: u16,
+    /// `replica-ignore-maxmemory`
+    pub replica_ignore_maxmemory: bool,
+    /// `replica-ignore-disk-write-errors`
+    pub replica_ignore_disk_write_errors: bool,
+    /// `repl-diskless-load`
+    pub repl_diskless_load: DisklessLoad,
     /// `replica-lazy-flush`
     pub replica_lazy_flush: bool,
     /// `activedefrag`
@@ -338,6 +362,18 @@ impl Default for Config {
             lazyfree_lazy_server_del: false,
             lazyfree_lazy_user_del: false,
             lazyfree_lazy_user_flush: false,
+            replicaof: None,
+            masteruser: String::new(),
+            masterauth: String::new(),
+            replica_serve_stale_data: true,
+            replica_read_only: true,
+            replica_priority: 100,
+            replica_announced: true,
+            replica_announce_ip: String::new(),
+            replica_announce_port: 0,
+            replica_ignore_maxmemory: true,
+            replica_ignore_disk_write_errors: false,
+            repl_diskless_load: DisklessLoad::Disabled,
             replica_lazy_flush: false,
             activedefrag: false,
             disable_thp: true,

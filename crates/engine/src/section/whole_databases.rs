@@ -87,7 +87,8 @@ impl Tx<'_> {
     pub fn count(&mut self) -> usize {
         const BUCKETS_PER_SHARD: usize = 8;
         let db = self.db();
-        let paused = self.engine().settings.sweep_paused.load(Relaxed);
+        let settings = &self.engine().settings;
+        let paused = settings.sweep_paused.load(Relaxed) || settings.leaves_expired.load(Relaxed);
         for shard in 0..self.engine().shards() {
             if !paused {
                 self.sweep(shard, db, |database, mut expirer| {
