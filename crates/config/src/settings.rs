@@ -167,6 +167,28 @@ pub struct Config {
     pub replica_ignore_disk_write_errors: bool,
     /// `repl-diskless-load`
     pub repl_diskless_load: DisklessLoad,
+    /// `repl-diskless-sync`
+    pub repl_diskless_sync: bool,
+    /// `repl-diskless-sync-delay`
+    pub repl_diskless_sync_delay_s: u32,
+    /// `repl-diskless-sync-max-replicas`
+    pub repl_diskless_sync_max_replicas: u32,
+    /// `repl-ping-replica-period`
+    pub repl_ping_replica_period_s: u32,
+    /// `repl-timeout`
+    pub repl_timeout_s: u32,
+    /// `repl-disable-tcp-nodelay`
+    pub repl_disable_tcp_nodelay: bool,
+    /// `repl-backlog-size`
+    pub repl_backlog_bytes: u64,
+    /// `repl-backlog-ttl`
+    pub repl_backlog_ttl_s: u32,
+    /// `rdb-del-sync-files`
+    pub rdb_del_sync_files: bool,
+    /// `min-replicas-to-write`
+    pub min_replicas_to_write: u32,
+    /// `min-replicas-max-lag`
+    pub min_replicas_max_lag_s: u32,
     /// `replica-lazy-flush`
     pub replica_lazy_flush: bool,
     /// `activedefrag`
@@ -374,6 +396,17 @@ impl Default for Config {
             replica_ignore_maxmemory: true,
             replica_ignore_disk_write_errors: false,
             repl_diskless_load: DisklessLoad::Disabled,
+            repl_diskless_sync: true,
+            repl_diskless_sync_delay_s: 5,
+            repl_diskless_sync_max_replicas: 0,
+            repl_ping_replica_period_s: 10,
+            repl_timeout_s: 60,
+            repl_disable_tcp_nodelay: false,
+            repl_backlog_bytes: 1 << 20,
+            repl_backlog_ttl_s: 3600,
+            rdb_del_sync_files: false,
+            min_replicas_to_write: 0,
+            min_replicas_max_lag_s: 10,
             replica_lazy_flush: false,
             activedefrag: false,
             disable_thp: true,

@@ -84,6 +84,8 @@ pub struct Client {
     pub subscription_bytes: AtomicUsize,
     /// It sees all commands (MONITOR).
     pub monitor: AtomicBool,
+    /// It is a replica.
+    pub is_replica: AtomicBool,
     /// It is exempt from eviction (CLIENT NO-EVICT).
     pub no_evict: AtomicBool,
     /// Its commands do not record the use of keys (CLIENT NO-TOUCH).
@@ -104,6 +106,8 @@ pub struct Client {
     pub transaction_bytes: AtomicUsize,
     /// Whether a key that it watches was changed.
     pub watch_round: WatchRound,
+    /// It waits for replicas or the disk (WAIT, WAITAOF).
+    pub awaits: AtomicBool,
     /// A pause holds it back.
     pub paused: AtomicBool,
     /// Its connection shall be closed; set by [`Clients::kill`].
@@ -191,9 +195,9 @@ impl Client {
             .filter(|blocked_client| !blocked_client.is_claimed())
     }
 
-    /// True if it waits for keys or for the end of a pause.
+    /// True if it waits for keys, for replicas or the disk, or for the end of a pause.
     pub fn is_blocked(&self) -> bool {
-        self.paused.load(Relaxed) || self.waiting_command().is_some()
+        self.paused.load(Relaxed) || self.awaits.load(Relaxed) || self.waiting_command().is_some()
     }
 
     /// True if it has subscriptions.
@@ -304,6 +308,7 @@ impl Clients {
             subscriptions: Default::default(),
             subscription_bytes: AtomicUsize::new(0),
             monitor: AtomicBool::new(false),
+            is_replica: AtomicBool::new(false),
             no_evict: AtomicBool::new(false),
             no_touch: AtomicBool::new(false),
             tracks: AtomicBool::new(false),
@@ -314,6 +319,7 @@ impl Clients {
             queued: AtomicIsize::new(-1),
             transaction_bytes: AtomicUsize::new(0),
             watch_round: WatchRound::default(),
+            awaits: AtomicBool::new(false),
             paused: AtomicBool::new(false),
             killed: AtomicBool::new(false),
             blocked_client: Mutex::new(None),
@@ -393,7 +399,7 @@ impl Clients {
         let mut all: Vec<_> = self
             .all()
             .into_iter()
-            .filter(|client| !client.killed.load(Relaxed))
+            .filter(|client| !client.killed.load(Relaxed) && !client.is_replica.load(Relaxed))
             .map(|client| (client.memory(), client))
             .collect();
         let mut total: usize = all.iter().map(|(bytes, _)| bytes).sum();

@@ -18,6 +18,8 @@ impl Reasons {
     pub const SAVING_FAILED: Self = Self(1 << 1);
     /// The append-only file can't be written.
     pub const LOG_FAILED: Self = Self(1 << 2);
+    /// Fewer replicas keep up than `min-replicas-to-write` says.
+    pub const TOO_FEW_REPLICAS: Self = Self(1 << 5);
     /// All reasons.
     pub const ALL: Self = Self(u8::MAX);
 

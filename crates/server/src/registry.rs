@@ -16,6 +16,7 @@ use crate::gate::Reasons;
 use crate::memcached;
 use crate::observers::{monitor, subscriptions};
 use crate::persistence;
+use crate::replication;
 use crate::scripts::Finder;
 use crate::scripts::{eval_commands, function_commands};
 use crate::session::{Context, Session};
@@ -64,6 +65,7 @@ static SESSION_FAMILIES: &[&[Command<Handler>]] = &[
     server::COMMANDS,
     persistence::commands::COMMANDS,
     persistence::aof::commands::COMMANDS,
+    replication::commands::COMMANDS,
     transaction::COMMANDS,
 ];
 
@@ -440,6 +442,9 @@ fn refused_while(command: &Command<Handler>) -> Reasons {
     if may_write || command.name == "PING" {
         reasons = reasons.and(Reasons::SAVING_FAILED).and(Reasons::LOG_FAILED);
     }
+    if may_write {
+        reasons = reasons.and(Reasons::TOO_FEW_REPLICAS);
+    }
     reasons
 }
 
@@ -458,7 +463,8 @@ fn needs_all_locks(command: &Command<Handler>) -> bool {
         // Commands on connections use no keys.
         Handler::Session(_) => {
             let is_of_server = command.group == Group::Server && !LOCKLESS.contains(&command.name);
-            is_of_server || command.has(Trait::Writes)
+            // Within a transaction nothing blocks: the locks show the command that it is in one.
+            is_of_server || command.has(Trait::Writes) || command.has(Trait::Blocking)
         }
         Handler::Script(_) => true,
         Handler::Dispatch(_) | Handler::Help | Handler::Memcached(_) => false,

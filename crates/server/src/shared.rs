@@ -103,7 +103,7 @@ pub struct Shared {
     /// The append-only file.
     pub aof: Arc<Aof>,
     /// Replicas, and the primary if this is one.
-    pub replication: Replication,
+    pub replication: Arc<Replication>,
 }
 
 /// Rates over the last samples, as INFO shows them.
@@ -166,7 +166,7 @@ impl Shared {
             persistence: Persistence::default(),
             log: LogThread::default(),
             aof: Arc::default(),
-            replication: Replication::default(),
+            replication: Arc::default(),
         }
     }
 
@@ -197,6 +197,7 @@ impl Shared {
         self.persistence.apply(&self.gate, &config);
         self.users.apply_config(&slot, &config);
         self.aof.apply(&config);
+        self.replication.apply(&config);
         *slot = Arc::new(config);
         self.config_generation.fetch_add(1, Relaxed);
         drop(slot);

@@ -202,6 +202,9 @@ impl Dispatcher {
         if !holding.in_common(Reasons::LOG_FAILED).is_empty() {
             return Some(log_failed(&self.shared));
         }
+        if !holding.in_common(Reasons::TOO_FEW_REPLICAS).is_empty() {
+            return Some(too_few_replicas());
+        }
         (!holding.is_empty()).then(|| {
             let text = "LOADING Redis is loading the dataset in memory";
             CommandError::Text(text.to_owned())
@@ -223,7 +226,16 @@ impl Dispatcher {
 }
 
 /// Reasons that concern writes.
-const WRITES_FAIL: Reasons = Reasons::SAVING_FAILED.and(Reasons::LOG_FAILED);
+const WRITES_FAIL: Reasons = Reasons::SAVING_FAILED
+    .and(Reasons::LOG_FAILED)
+    .and(Reasons::TOO_FEW_REPLICAS);
+
+/// The error while too few replicas keep up.
+pub(crate) fn too_few_replicas() -> CommandError {
+    CommandError::Text(String::from(
+        "NOREPLICAS Not enough good replicas to write.",
+    ))
+}
 
 /// The error while the append-only file can't be written.
 pub(crate) fn log_failed(shared: &Shared) -> CommandError {

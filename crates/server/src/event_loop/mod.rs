@@ -8,6 +8,7 @@ pub mod acceptor;
 pub mod connection;
 mod contention;
 mod deliver_invalidations;
+mod feeds;
 pub mod handshakes;
 mod inbox;
 pub mod input;
@@ -69,6 +70,8 @@ pub struct Worker {
     /// Connections whose replies wait for the disk, and how far that was when they were last looked at.
     held: Vec<usize>,
     durable_before: u64,
+    /// Connections of replicas.
+    feeds: Vec<usize>,
     /// Connections with replies to send.
     unflushed: Vec<usize>,
     buffer: Vec<u8>,
@@ -105,6 +108,7 @@ impl Worker {
             deadlines: BTreeSet::new(),
             held: Vec::new(),
             durable_before: 0,
+            feeds: Vec::new(),
             unflushed: Vec::new(),
             buffer: vec![0; READ_BYTES],
             scratch: Vec::new(),
@@ -212,6 +216,7 @@ impl Worker {
         }
         self.flush_held();
         self.flush_all();
+        self.flush_feeds();
         self.run_timers();
         if self.shared.gate.is_loading() {
             self.load_chunk();
@@ -323,6 +328,7 @@ impl Worker {
             }
         }
         if has_read {
+            self.note_alive(key);
             self.check_query_limit(key, query_bytes_max);
             // A client whose request takes long to arrive is not idle. Running a request updates the time itself.
             if let Some(connection) = self.connections.get(key)
@@ -466,6 +472,10 @@ impl Worker {
             // The reply to DEBUG SLEEP is sent when the sleep is over.
             return;
         }
+        if connection.session.feed.is_some() {
+            self.flush_feed(key);
+            return;
+        }
         let before = connection.unsent();
         let sent_max = match self.shared.aof.holds_replies()
             || connection.session.is_durable && self.shared.aof.mode() == aof::Mode::On
@@ -569,9 +579,10 @@ impl Worker {
             .connections
             .fetch_sub(1, Relaxed);
         self.stalled.retain(|&other| other != key);
-        if connection.session.disk_wait.take().is_some() {
-            self.shared.aof.add_waiting(-1);
+        if let Some(wait) = connection.session.disk_wait.take() {
+            wait.end(&self.shared);
         }
+        self.end_feed(key, &mut connection.session);
         if let Some(blocking) = connection.session.blocking.take() {
             blocking.unregister();
             if let Some(deadline) = blocking.deadline {

@@ -18,6 +18,7 @@ impl Worker {
             || self.has_chunks
             || !self.held.is_empty() && self.shared.aof.durable() != self.durable_before
             || self.shared.threads[self.index].has_incoming()
+            || self.has_due_feed()
         {
             return Duration::ZERO;
         }
@@ -84,7 +85,6 @@ impl Worker {
                 Some(Stall::Output | Stall::Waiting | Stall::Long | Stall::SlicedReply) => false,
             };
             if over && let Some(wait) = connection.session.disk_wait.take() {
-                self.shared.aof.add_waiting(-1);
                 self.dispatcher.finish_disk_wait(connection, wait);
             }
             if over || connection.session.client.killed.load(Relaxed) {

@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use damselfly_rdb::{Checksum, Encoder, VERSION_WRITTEN, WriteOptions};
 use damselfly_value::EntryRef;
@@ -18,6 +18,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use super::save_job::{Backlog, Batch, FileOptions, PANICKED, SaveJob};
+use crate::replication::full_sync::Transfer;
 use crate::shared::Shared;
 
 /// The beginning of the names of temporary files; the process id and `.rdb` follow.
@@ -71,10 +72,13 @@ fn save(job: &SaveJob) -> Option<String> {
 }
 
 fn write(job: &SaveJob) -> io::Result<()> {
+    if let Some(transfer) = job.transfer() {
+        return write_to_replicas(job, transfer);
+    }
     let temporary = Temporary::create(&job.file)?;
     let in_temporary = |error: io::Error| named(&temporary.path, &error);
     job.output
-        .begin(&temporary.file, job)
+        .begin(Target::File(temporary.file.try_clone()?), job)
         .map_err(in_temporary)?;
     job.open_queue();
     encode(job);
@@ -87,8 +91,27 @@ fn write(job: &SaveJob) -> io::Result<()> {
     temporary.replace(job)
 }
 
+fn write_to_replicas(job: &SaveJob, transfer: &Arc<Transfer>) -> io::Result<()> {
+    job.output.begin(Target::Replicas(transfer.clone()), job)?;
+    job.open_queue();
+    encode(job);
+    job.wait_for_batches();
+    match job.has_failed() {
+        true => Ok(()),
+        false => job.output.end(job),
+    }
+}
+
 fn report(job: &SaveJob, failure: Option<&str>) {
     match failure {
+        None if !job.has_file() => log::info!(
+            "Streamed {} keys to replicas in {:.3} seconds",
+            job.keys(),
+            job.elapsed().as_secs_f64()
+        ),
+        Some(why) if !job.has_file() => {
+            log::warn!("The snapshot for replicas was given up: {why}");
+        }
         None => log::info!(
             "DB saved on disk: {} keys in {:.3} seconds to {}",
             job.keys(),
@@ -234,9 +257,9 @@ impl Output {
     }
 
     /// Writes all that comes before the entries.
-    fn begin(&self, file: &File, job: &SaveJob) -> io::Result<()> {
+    fn begin(&self, target: Target, job: &SaveJob) -> io::Result<()> {
         let mut writer = FileWriter {
-            file: file.try_clone()?,
+            target,
             with_checksum: job.file.with_checksum,
             syncs_early: job.file.syncs_early,
             checksum: Checksum::new(),
@@ -261,8 +284,24 @@ impl Output {
     }
 }
 
+/// Where the bytes go.
+enum Target {
+    File(File),
+    /// To replicas, which get them in this order: nothing can be written later.
+    Replicas(Arc<Transfer>),
+}
+
+impl Target {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::File(file) => file.write_all(bytes),
+            Self::Replicas(transfer) => transfer.write(bytes),
+        }
+    }
+}
+
 struct FileWriter {
-    file: File,
+    target: Target,
     with_checksum: bool,
     syncs_early: bool,
     /// Of all but the header, whose version is known at the end.
@@ -275,10 +314,13 @@ impl FileWriter {
         if self.with_checksum {
             self.checksum.add(bytes);
         }
-        self.file.write_all(bytes)?;
+        self.target.write(bytes)?;
+        let Target::File(file) = &self.target else {
+            return Ok(());
+        };
         self.unsynced_bytes += bytes.len() as u64;
         if self.syncs_early && self.unsynced_bytes >= SYNC_BYTES {
-            self.file.sync_data()?;
+            file.sync_data()?;
             self.unsynced_bytes = 0;
         }
         Ok(())
@@ -288,7 +330,7 @@ impl FileWriter {
         let mut encoder = header_encoder(job);
         let mut out = Vec::new();
         encoder.header(&mut out);
-        self.file.write_all(&out)?;
+        self.target.write(&out)?;
         out.clear();
         let seconds = (job.started_ms / 1000).to_string();
         let used = job.used_bytes.to_string();
@@ -308,6 +350,9 @@ impl FileWriter {
             ),
         ] {
             encoder.aux(name.as_bytes(), value.as_bytes(), &mut out);
+        }
+        if let Some(db) = job.stream_db {
+            encoder.aux(b"repl-stream-db", db.to_string().as_bytes(), &mut out);
         }
         for library in job.libraries.iter() {
             encoder.function(library.code(), &mut out);
@@ -330,14 +375,21 @@ impl FileWriter {
             checksum
         });
         encoder.end(checksum, &mut out);
-        self.file.write_all(&out)?;
-        self.file.seek(SeekFrom::Start(0))?;
-        self.file.write_all(&header)
+        self.target.write(&out)?;
+        let Target::File(file) = &mut self.target else {
+            return Ok(());
+        };
+        file.seek(SeekFrom::Start(0))?;
+        file.write_all(&header)
     }
 }
 
 fn header_encoder(job: &SaveJob) -> Encoder {
-    let version = job.file.version.unwrap_or(job.version.load(Relaxed));
+    // The header goes first to replicas, and they care for the types of values, not for the version.
+    let version = match job.has_file() {
+        true => job.file.version.unwrap_or(job.version.load(Relaxed)),
+        false => job.file.version.unwrap_or(VERSION_WRITTEN),
+    };
     Encoder::new(WriteOptions {
         version,
         compress: false,
@@ -356,7 +408,8 @@ fn encode(job: &SaveJob) {
     let mut encoders = Encoders::default();
     while let Some(batch) = job.next_batch() {
         let _guard = Guard(job);
-        if job.has_failed() {
+        let has_keys = job.sync.as_ref().is_none_or(|sync| !sync.without_keys);
+        if job.has_failed() || !has_keys {
             continue;
         }
         let encoded = catch_unwind(AssertUnwindSafe(|| encoders.encode(job, &batch)));

@@ -9,7 +9,7 @@
 //! lock; threads of low priority do it (`save_file.rs`). The order in the file does not matter.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{
     AtomicBool, AtomicU32, AtomicU64, AtomicUsize,
     Ordering::{Relaxed, SeqCst},
@@ -28,6 +28,7 @@ use damselfly_value::{Entry, EntryRef};
 use super::save_file::Output;
 use super::{Cause, aof};
 use crate::clock;
+use crate::replication::full_sync::{Failed, FullSync, Transfer};
 use crate::shared::Shared;
 
 /// About how much is copied at a time, under one lock: some ten microseconds.
@@ -119,6 +120,10 @@ pub struct SaveJob {
     /// Of each database that has keys, with its number.
     pub(super) totals: Vec<(usize, KeyspaceTotals)>,
     pub(super) libraries: Arc<Libraries>,
+    /// The replicas that it is for.
+    pub(super) sync: Option<Arc<FullSync>>,
+    /// The database that is selected in the stream of a replica's primary.
+    pub(super) stream_db: Option<u16>,
     cause: Cause,
     /// The number of changes before the cut.
     changes: u64,
@@ -145,7 +150,13 @@ pub struct SaveJob {
 
 impl SaveJob {
     /// Takes the cut. The section holds all locks.
-    pub(super) fn begin(shared: &Shared, config: &Config, tx: &mut Tx<'_>, cause: Cause) -> Self {
+    pub(super) fn begin(
+        shared: &Shared,
+        config: &Config,
+        tx: &mut Tx<'_>,
+        cause: Cause,
+        sync: Option<Arc<FullSync>>,
+    ) -> Self {
         let totals = (0..shared.engine.databases())
             .map(|db| (db, tx.totals(db)))
             .filter(|(_, totals)| totals.keys > 0)
@@ -153,7 +164,9 @@ impl SaveJob {
         Self {
             file: match cause {
                 Cause::Rewrite => FileOptions::of_base(shared, config),
-                Cause::Background | Cause::Save | Cause::Implied => FileOptions::new(config),
+                Cause::Background | Cause::Save | Cause::Implied | Cause::Replicas => {
+                    FileOptions::new(config)
+                }
             },
             output: Output::default(),
             version: AtomicU32::new(VERSION_WRITTEN),
@@ -170,7 +183,15 @@ impl SaveJob {
             totals,
             // Before the libraries, whose changes are counted after they are made, without locks.
             changes: shared.changes(),
-            libraries: shared.functions.libraries(),
+            libraries: match sync.as_ref().is_some_and(|sync| sync.without_functions) {
+                true => Arc::default(),
+                false => shared.functions.libraries(),
+            },
+            stream_db: shared
+                .replication
+                .is_replica()
+                .then(|| shared.replication.link.stream_db()),
+            sync,
             cause,
             flushes: shared.engine.flushes(),
             started: Instant::now(),
@@ -213,6 +234,27 @@ impl SaveJob {
     /// The time since the cut.
     pub fn elapsed(&self) -> Duration {
         self.started.elapsed()
+    }
+
+    /// Closes replicas that the save waits for; false if it does not go to replicas.
+    pub(super) fn close_slowest_replicas(&self) -> bool {
+        let transfer = self.transfer();
+        transfer.is_some_and(|transfer| transfer.close_slowest())
+    }
+
+    /// The path of its file.
+    pub fn path(&self) -> &Path {
+        &self.file.path
+    }
+
+    /// False if its bytes go to replicas without a file.
+    pub(super) fn has_file(&self) -> bool {
+        self.transfer().is_none()
+    }
+
+    /// Where its bytes go if they go to replicas without a file.
+    pub(super) fn transfer(&self) -> Option<&Arc<Transfer>> {
+        self.sync.as_ref()?.transfer.as_ref()
     }
 
     /// What caused it.
@@ -372,6 +414,10 @@ impl SaveJob {
         let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         failure.get_or_insert(why);
         self.has_failed.store(true, Relaxed);
+        if let Some(transfer) = self.transfer() {
+            // Threads that encode may wait for replicas.
+            transfer.end(Err(Failed));
+        }
     }
 
     /// Gives the save up, for this reason. It does not count as a failed one.

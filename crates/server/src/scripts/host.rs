@@ -434,6 +434,16 @@ impl ScriptHost<'_, '_> {
         {
             return Some(crate::dispatch::log_failed(self.shared));
         }
+        if row.changes_data
+            && !self.has_written
+            && !self
+                .shared
+                .gate
+                .holding(Reasons::TOO_FEW_REPLICAS)
+                .is_empty()
+        {
+            return Some(crate::dispatch::too_few_replicas());
+        }
         if row.needs_memory && !self.allows_oom && !self.has_written && self.memory_is_short {
             return Some(CommandError::OutOfMemory);
         }

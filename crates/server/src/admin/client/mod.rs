@@ -208,7 +208,9 @@ impl ClientType {
 
     /// The type of a client. Monitors are normal clients.
     fn of(client: &Client) -> Self {
-        if client.is_subscriber() {
+        if client.is_replica.load(Relaxed) {
+            Self::Replica
+        } else if client.is_subscriber() {
             Self::PubSub
         } else {
             Self::Normal
@@ -436,6 +438,7 @@ fn describe(lines: &mut String, client: &Client, now_ms: i64) {
 /// The flags of a client, a letter each, or `N` if it has none.
 fn flags(client: &Client) -> String {
     let letters = [
+        ('S', client.is_replica.load(Relaxed)),
         ('O', client.monitor.load(Relaxed)),
         ('P', client.is_subscriber()),
         ('x', client.queued.load(Relaxed) >= 0),

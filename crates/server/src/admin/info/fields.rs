@@ -129,9 +129,9 @@ pub static FIELDS: &[Field] = &[
     row(Memory, "mem_fragmentation_ratio", |f| two_digits(f.fragmentation())),
     row(Memory, "mem_fragmentation_bytes", |f| f.fragmentation_bytes().to_string()),
     row(Memory, "mem_not_counted_for_evict", |f| uncounted_bytes(f.config, f.shared).to_string()),
-    row(Memory, "mem_replication_backlog", ZERO),
-    row(Memory, "mem_total_replication_buffers", ZERO),
-    row(Memory, "mem_clients_slaves", ZERO),
+    row(Memory, "mem_replication_backlog", |f| f.backlog.bytes.min(f.config.repl_backlog_bytes).to_string()),
+    row(Memory, "mem_total_replication_buffers", |f| f.backlog.memory.to_string()),
+    row(Memory, "mem_clients_slaves", |f| f.clients.replica_bytes.to_string()),
     row(Memory, "mem_clients_normal", |f| f.clients.bytes.to_string()),
     row(Memory, "mem_cluster_links", ZERO),
     row(Memory, "mem_aof_buffer", |f| f.shared.aof.queued_bytes().to_string()),
@@ -177,15 +177,15 @@ pub static FIELDS: &[Field] = &[
     row(Stats, "total_net_input_bytes", |f| f.total(|counters| &counters.input_bytes)),
     row(Stats, "total_net_output_bytes", |f| f.total(|counters| &counters.output_bytes)),
     row(Stats, "total_net_repl_input_bytes", ZERO),
-    row(Stats, "total_net_repl_output_bytes", ZERO),
+    row(Stats, "total_net_repl_output_bytes", |f| f.shared.replication.counters.output_bytes.load(Relaxed).to_string()),
     row(Stats, "instantaneous_input_kbps", |f| two_digits(f.rates.input_bytes / 1024.0)),
     row(Stats, "instantaneous_output_kbps", |f| two_digits(f.rates.output_bytes / 1024.0)),
     row(Stats, "instantaneous_input_repl_kbps", |_| two_digits(0.0)),
     row(Stats, "instantaneous_output_repl_kbps", |_| two_digits(0.0)),
     row(Stats, "rejected_connections", |f| f.total(|counters| &counters.connections_rejected)),
-    row(Stats, "sync_full", ZERO),
-    row(Stats, "sync_partial_ok", ZERO),
-    row(Stats, "sync_partial_err", ZERO),
+    row(Stats, "sync_full", |f| f.shared.replication.counters.full.load(Relaxed).to_string()),
+    row(Stats, "sync_partial_ok", |f| f.shared.replication.counters.partial.load(Relaxed).to_string()),
+    row(Stats, "sync_partial_err", |f| f.shared.replication.counters.refused.load(Relaxed).to_string()),
     row(Stats, "expired_keys", |f| f.expired.to_string()),
     row(Stats, "expired_stale_perc", |_| two_digits(0.0)),
     row(Stats, "expired_time_cap_reached_count", |f| f.total(|counters| &counters.sweep_out_of_time)),
@@ -230,16 +230,16 @@ pub static FIELDS: &[Field] = &[
     row(Stats, "acl_access_denied_channel", |f| f.shared.users.refusals.channels.load(Relaxed).to_string()),
 
     row(Replication, "role", |_| "master".into()),
-    row(Replication, "connected_slaves", ZERO),
-    row(Replication, "master_failover_state", |_| "no-failover".into()),
-    row(Replication, "master_replid", |f| f.shared.run_id.clone()),
-    row(Replication, "master_replid2", |_| "0".repeat(40)),
-    row(Replication, "master_repl_offset", ZERO),
-    row(Replication, "second_repl_offset", NEVER),
-    row(Replication, "repl_backlog_active", ZERO),
-    row(Replication, "repl_backlog_size", ZERO),
-    row(Replication, "repl_backlog_first_byte_offset", ZERO),
-    row(Replication, "repl_backlog_histlen", ZERO),
+    row(Replication, "connected_slaves", |f| f.replicas()),
+    row(Replication, "master_failover_state", |f| f.shared.replication.failover_state().into()),
+    row(Replication, "master_replid", |f| f.history.id.clone()),
+    row(Replication, "master_replid2", |f| f.history.second_id.clone()),
+    row(Replication, "master_repl_offset", |f| f.history.offset.to_string()),
+    row(Replication, "second_repl_offset", |f| f.history.second_offset.to_string()),
+    row(Replication, "repl_backlog_active", |f| u8::from(f.backlog.is_active).to_string()),
+    row(Replication, "repl_backlog_size", |f| f.config.repl_backlog_bytes.to_string()),
+    row(Replication, "repl_backlog_first_byte_offset", |f| f.backlog.first_offset.to_string()),
+    row(Replication, "repl_backlog_histlen", |f| f.backlog.bytes.to_string()),
 
     row(Cpu, "used_cpu_sys", |f| seconds(f.cpu.system)),
     row(Cpu, "used_cpu_user", |f| seconds(f.cpu.user)),
@@ -327,6 +327,29 @@ impl Facts<'_> {
     fn expires_in_s(&self, certificate: &Option<CertificateFacts>) -> String {
         let until_s = certificate.as_ref().map_or(0, |facts| facts.valid_until_s);
         (until_s - self.now.0 / 1000).max(0).to_string()
+    }
+
+    /// How many replicas there are, and a further line for each.
+    fn replicas(&self) -> String {
+        let mut text = self.feeds.len().to_string();
+        if self.config.min_replicas_to_write > 0 && self.config.min_replicas_max_lag_s > 0 {
+            let good = self.shared.replication.good_replicas(self.config);
+            text += &format!("\r\nmin_slaves_good_slaves:{good}");
+        }
+        for (number, feed) in self.feeds.iter().enumerate() {
+            let lag_s = match feed.is_online() {
+                true => feed.lag_s(self.now.0),
+                false => 0,
+            };
+            text += &format!(
+                "\r\nslave{number}:ip={},port={},state={},offset={},lag={lag_s}",
+                feed.address(),
+                feed.abilities.port,
+                feed.status().name(),
+                feed.acked(),
+            );
+        }
+        text
     }
 
     fn uptime_s(&self) -> i64 {
