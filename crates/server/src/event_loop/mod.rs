@@ -213,7 +213,7 @@ impl Worker {
         self.flush_held();
         self.flush_all();
         self.run_timers();
-        if self.shared.gate.is_loading() {
+        if self.shared.gate.is_loading_any() {
             self.load_chunk();
         }
     }

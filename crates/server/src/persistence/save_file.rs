@@ -17,7 +17,7 @@ use damselfly_value::EntryRef;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-use super::save_job::{Backlog, Batch, FileOptions, PANICKED, SaveJob};
+use super::save_job::{Backlog, Batch, PANICKED, SaveJob};
 use crate::shared::Shared;
 
 /// The beginning of the names of temporary files; the process id and `.rdb` follow.
@@ -71,7 +71,7 @@ fn save(job: &SaveJob) -> Option<String> {
 }
 
 fn write(job: &SaveJob) -> io::Result<()> {
-    let temporary = Temporary::create(&job.file)?;
+    let mut temporary = Temporary::create(&job.file.folder)?;
     let in_temporary = |error: io::Error| named(&temporary.path, &error);
     job.output
         .begin(&temporary.file, job)
@@ -84,7 +84,9 @@ fn write(job: &SaveJob) -> io::Result<()> {
     }
     job.output.end(job).map_err(in_temporary)?;
     temporary.file.sync_all().map_err(in_temporary)?;
-    temporary.replace(job)
+    temporary.rename(&job.file.path)?;
+    job.is_in_place.store(true, Relaxed);
+    sync_folder(&job.file.folder)
 }
 
 fn report(job: &SaveJob, failure: Option<&str>) {
@@ -106,22 +108,24 @@ fn report(job: &SaveJob, failure: Option<&str>) {
 }
 
 /// A temporary file. It is removed when this is dropped, unless it was renamed.
-struct Temporary {
-    file: File,
-    path: PathBuf,
+pub(crate) struct Temporary {
+    /// It, open for writing.
+    pub(crate) file: File,
+    /// Where it is.
+    pub(crate) path: PathBuf,
     is_renamed: bool,
 }
 
 impl Temporary {
     /// Creates and locks a file. A name can be in use, since servers in different containers can have the same process id.
-    fn create(options: &FileOptions) -> io::Result<Self> {
+    pub(crate) fn create(folder: &Path) -> io::Result<Self> {
         let id = std::process::id();
         for number in 0..NAMES_MAX {
             let name = match number {
                 0 => format!("{TEMPORARY}{id}.rdb"),
                 _ => format!("{TEMPORARY}{id}-{number}.rdb"),
             };
-            let path = options.folder.join(name);
+            let path = folder.join(name);
             let file = OpenOptions::new()
                 .write(true)
                 .create(true)
@@ -151,16 +155,20 @@ impl Temporary {
         )))
     }
 
-    fn replace(mut self, job: &SaveJob) -> io::Result<()> {
-        let FileOptions { path, folder, .. } = &job.file;
+    /// Gives it its name, in place of an older file.
+    pub(crate) fn rename(&mut self, path: &Path) -> io::Result<()> {
         std::fs::rename(&self.path, path).map_err(|error| named(path, &error))?;
         self.is_renamed = true;
-        job.is_in_place.store(true, Relaxed);
-        match File::open(folder).and_then(|folder| folder.sync_all()) {
-            // Some file systems can't do this with a folder. Redis ignores the same errors.
-            Err(error) if is_unsupported(&error) => Ok(()),
-            synced => synced.map_err(|error| named(folder, &error)),
-        }
+        Ok(())
+    }
+}
+
+/// Makes the names in a folder survive a power failure.
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
+    match File::open(folder).and_then(|folder| folder.sync_all()) {
+        // Some file systems can't do this with a folder. Redis ignores the same errors.
+        Err(error) if is_unsupported(&error) => Ok(()),
+        synced => synced.map_err(|error| named(folder, &error)),
     }
 }
 

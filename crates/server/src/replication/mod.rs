@@ -19,7 +19,12 @@
 //!    a replica of this replica takes its cut while nobody holds it, so data and offset agree.
 //! 4. [`Replication::promote`], with all locks: a new id, and the local log feeds the stream again.
 
+mod apply;
+mod connection;
+mod follow;
 pub mod link;
+mod receive;
+pub mod replicaof;
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -141,6 +146,9 @@ impl Replication {
             state.history.rotate(id.to_owned());
         }
     }
+
+    /// Notes how the new primary has answered PSYNC with FAILOVER.
+    pub fn note_failover_answer(&self, _shared: &Shared, _is_accepted: bool) {}
 
     /// Adds bytes of the link to the stream, exactly as they came. The caller holds [`Replication::applying`].
     pub fn feed(&self, _shared: &Shared, bytes: &[u8]) {

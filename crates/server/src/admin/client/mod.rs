@@ -436,6 +436,7 @@ fn describe(lines: &mut String, client: &Client, now_ms: i64) {
 /// The flags of a client, a letter each, or `N` if it has none.
 fn flags(client: &Client) -> String {
     let letters = [
+        ('M', client.is_primary),
         ('O', client.monitor.load(Relaxed)),
         ('P', client.is_subscriber()),
         ('x', client.queued.load(Relaxed) >= 0),
