@@ -82,6 +82,8 @@ pub struct Client {
     pub subscriptions: [AtomicUsize; 3],
     /// The memory of its subscriptions, in bytes.
     pub subscription_bytes: AtomicUsize,
+    /// It is the link to the primary.
+    pub is_primary: bool,
     /// It sees all commands (MONITOR).
     pub monitor: AtomicBool,
     /// It is a replica.
@@ -253,6 +255,8 @@ pub struct NewClient {
     pub account: Arc<Account>,
     /// See [`Client::connected_ms`].
     pub now_ms: i64,
+    /// See [`Client::is_primary`].
+    pub is_primary: bool,
 }
 
 /// All clients.
@@ -307,9 +311,10 @@ impl Clients {
             commands: AtomicU64::new(0),
             subscriptions: Default::default(),
             subscription_bytes: AtomicUsize::new(0),
+            is_primary: new.is_primary,
             monitor: AtomicBool::new(false),
             is_replica: AtomicBool::new(false),
-            no_evict: AtomicBool::new(false),
+            no_evict: AtomicBool::new(new.is_primary),
             no_touch: AtomicBool::new(false),
             tracks: AtomicBool::new(false),
             tracks_prefixes: AtomicBool::new(false),

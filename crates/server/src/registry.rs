@@ -66,6 +66,7 @@ static SESSION_FAMILIES: &[&[Command<Handler>]] = &[
     persistence::commands::COMMANDS,
     persistence::aof::commands::COMMANDS,
     replication::commands::COMMANDS,
+    replication::replicaof::COMMANDS,
     transaction::COMMANDS,
 ];
 
@@ -353,6 +354,14 @@ impl Registry {
         }
     }
 
+    /// The command of this name in the log of another server, whatever `rename-command` calls it here.
+    #[inline]
+    pub fn find_original(&self, name: &[u8]) -> Option<&Row> {
+        let is_it = |row: &&Row| row.name.as_bytes().eq_ignore_ascii_case(name);
+        let found = self.find(name).filter(is_it);
+        found.or_else(|| self.rows.iter().find(is_it))
+    }
+
     /// A container's subcommand of this name. The case of letters does not matter.
     pub fn find_subcommand(&self, container: &Row, name: &[u8]) -> Option<&Row> {
         container
@@ -437,8 +446,17 @@ fn refused_while(command: &Command<Handler>) -> Reasons {
     if !command.has(Trait::Loading) {
         reasons = reasons.and(Reasons::LOADING);
     }
+    if command.has(Trait::NoAsyncLoading) {
+        reasons = reasons.and(Reasons::ASYNC_LOADING);
+    }
+    if !command.has(Trait::Stale) || matches!(command.run, Run::Run(Handler::Script(_))) {
+        reasons = reasons.and(Reasons::STALE);
+    }
     // As in Redis, PING shows to monitoring that something is wrong. Of scripts, the flags decide.
     let may_write = facts::writes(command) || matches!(command.run, Run::Run(Handler::Script(_)));
+    if may_write {
+        reasons = reasons.and(Reasons::READ_ONLY);
+    }
     if may_write || command.name == "PING" {
         reasons = reasons.and(Reasons::SAVING_FAILED).and(Reasons::LOG_FAILED);
     }

@@ -198,6 +198,8 @@ impl Shared {
         self.users.apply_config(&slot, &config);
         self.aof.apply(&config);
         self.replication.apply(&config);
+        let is_replica = self.replication.is_replica();
+        self.replication.link.apply(&self.gate, is_replica, &config);
         *slot = Arc::new(config);
         self.config_generation.fetch_add(1, Relaxed);
         drop(slot);
@@ -210,12 +212,24 @@ impl Shared {
         self.persistence.apply(&self.gate, &self.config_slot());
     }
 
+    /// Refuses commands of a replica, or allows them again, after its role or its link has changed.
+    pub fn apply_link_state(&self) {
+        let (slot, is_replica) = (self.config_slot(), self.replication.is_replica());
+        self.replication.link.apply(&self.gate, is_replica, &slot);
+    }
+
+    /// Passes the configuration on to another engine.
+    pub fn apply_settings(&self, engine: &Engine) {
+        apply(engine, &self.pubsub, &self.config());
+    }
+
     /// Makes all threads stop soon, so that the process ends cleanly. A save in progress is given up.
     pub fn stop(&self) {
         self.stopping.store(true, Relaxed);
         self.persistence.give_up();
         self.threads.iter().for_each(Thread::wake);
         self.long.wake_all();
+        self.replication.link.interrupt();
         if let Some(acceptor) = self.acceptor.get() {
             acceptor.wake();
         }
@@ -250,7 +264,9 @@ impl Shared {
     pub fn total(&self, counter: impl Fn(&ThreadCounters) -> u64) -> u64 {
         self.threads
             .iter()
-            .map(|thread| counter(&thread.counters))
+            .map(|thread| &thread.counters)
+            .chain([&self.replication.link.counters])
+            .map(counter)
             .sum()
     }
 

@@ -20,6 +20,7 @@ use crate::observers::notifications::Events;
 use crate::persistence::shutdown::Shutdown;
 use crate::persistence::{self, save_file};
 use crate::registry;
+use crate::replication;
 use crate::shared::Shared;
 use crate::signals::{Signal, Signals};
 use crate::threads::Thread;
@@ -111,6 +112,7 @@ impl Server {
             "the acceptor is set once"
         );
         shared.tls.install(encryption);
+        replication::link::start(&shared);
         set_wakes(&shared);
         shared
             .engine
@@ -155,6 +157,10 @@ impl Server {
                 })?);
         }
         server.start_handshakers()?;
+        let shared = server.shared.clone();
+        server
+            .threads
+            .push(spawn("replica", move || replication::link::run(&shared))?);
         let shared = server.shared.clone();
         server.log_thread = Some(spawn("log", move || shared.log.run(&shared.engine))?);
         let shared = server.shared.clone();
@@ -212,7 +218,12 @@ impl Server {
                     self.shared.gate.open(Reasons::LOADING);
                 }
             }),
-            false => persistence::start::load_snapshot(&self.shared, &stop),
+            false => persistence::start::load_into(&self.shared, &stop).map(|()| {
+                if !stop() {
+                    replication::link::continue_history(&self.shared);
+                    self.shared.gate.open(Reasons::LOADING);
+                }
+            }),
         };
         if let Some(signal) = signals.ending() {
             log::warn!("Received {signal} during loading, exiting now.");
@@ -331,7 +342,7 @@ fn spawn(
 fn set_wakes(shared: &Arc<Shared>) {
     let threads = shared.threads.len();
     // The threads that serve connections come first, then as many threads for long commands.
-    let wakes = (0..2 * threads)
+    let wakes = (0..=2 * threads)
         .map(|index| {
             // Weak, because `Shared` owns the engine.
             let shared = Arc::downgrade(shared);
@@ -339,6 +350,7 @@ fn set_wakes(shared: &Arc<Shared>) {
                 if let Some(shared) = shared.upgrade() {
                     match index.checked_sub(threads) {
                         None => shared.threads[index].wake(),
+                        Some(index) if index == threads => shared.replication.link.wake(),
                         Some(index) => shared.long.wake(index),
                     }
                 }

@@ -91,6 +91,10 @@ impl Dispatcher {
             // The file is loaded as a whole; what is too much is evicted afterwards.
             return MemoryRoom::Enough;
         }
+        if self.config.replica_ignore_maxmemory && self.shared.replication.is_replica() {
+            // The primary evicts, and this server follows.
+            return MemoryRoom::Enough;
+        }
         if self.excess_bytes() == 0 {
             self.memory.enough_until = Some(heap::thread_bytes() + ROOM_KEPT_BYTES);
             return MemoryRoom::Enough;

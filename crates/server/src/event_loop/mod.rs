@@ -218,7 +218,7 @@ impl Worker {
         self.flush_all();
         self.flush_feeds();
         self.run_timers();
-        if self.shared.gate.is_loading() {
+        if self.shared.gate.is_loading_any() {
             self.load_chunk();
         }
     }

@@ -457,11 +457,14 @@ impl Persistence {
 }
 
 /// Loading, as all threads see it.
-#[derive(Debug, Default)]
+#[derive(Default)]
+#[expect(missing_debug_implementations, reason = "an engine has none")]
 pub struct Loading {
     /// How far it is.
     pub progress: LoadProgress,
     pub(crate) queue: ChunkQueue,
+    /// Where entries go, if not to the data that clients use.
+    target: Mutex<Option<Arc<Engine>>>,
     /// Batches to use again, while a file is being loaded.
     batches: Mutex<Vec<LoadBatch>>,
 }
@@ -469,6 +472,8 @@ pub struct Loading {
 impl Loading {
     /// Decodes and stores one chunk, if there is one; false if there is none. Only the server's thread of this number may call this.
     pub fn run_one(&self, engine: &Engine, (thread, threads): (usize, usize)) -> bool {
+        let target = self.target().clone();
+        let engine = target.as_deref().unwrap_or(engine);
         let first_shard = thread * engine.shards() / threads;
         self.queue
             .run_one(thread, |chunk| self.store(engine, chunk, first_shard))
@@ -501,6 +506,15 @@ impl Loading {
         self.progress.add_keys(counts.0, counts.1);
         self.batches().push(batch);
         Ok(buffer)
+    }
+
+    fn target(&self) -> MutexGuard<'_, Option<Arc<Engine>>> {
+        self.target.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets where entries go from now on; `None` for the data that clients use.
+    pub fn set_target(&self, target: Option<Arc<Engine>>) {
+        *self.target() = target;
     }
 
     fn batches(&self) -> MutexGuard<'_, Vec<LoadBatch>> {

@@ -17,7 +17,7 @@ use damselfly_value::EntryRef;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-use super::save_job::{Backlog, Batch, FileOptions, PANICKED, SaveJob};
+use super::save_job::{Backlog, Batch, PANICKED, SaveJob};
 use crate::replication::full_sync::Transfer;
 use crate::shared::Shared;
 
@@ -75,7 +75,7 @@ fn write(job: &SaveJob) -> io::Result<()> {
     if let Some(transfer) = job.transfer() {
         return write_to_replicas(job, transfer);
     }
-    let temporary = Temporary::create(&job.file)?;
+    let mut temporary = Temporary::create(&job.file.folder)?;
     let in_temporary = |error: io::Error| named(&temporary.path, &error);
     job.output
         .begin(Target::File(temporary.file.try_clone()?), job)
@@ -88,7 +88,9 @@ fn write(job: &SaveJob) -> io::Result<()> {
     }
     job.output.end(job).map_err(in_temporary)?;
     temporary.file.sync_all().map_err(in_temporary)?;
-    temporary.replace(job)
+    temporary.rename(&job.file.path)?;
+    job.is_in_place.store(true, Relaxed);
+    sync_folder(&job.file.folder)
 }
 
 fn write_to_replicas(job: &SaveJob, transfer: &Arc<Transfer>) -> io::Result<()> {
@@ -129,22 +131,24 @@ fn report(job: &SaveJob, failure: Option<&str>) {
 }
 
 /// A temporary file. It is removed when this is dropped, unless it was renamed.
-struct Temporary {
-    file: File,
-    path: PathBuf,
+pub(crate) struct Temporary {
+    /// It, open for writing.
+    pub(crate) file: File,
+    /// Where it is.
+    pub(crate) path: PathBuf,
     is_renamed: bool,
 }
 
 impl Temporary {
     /// Creates and locks a file. A name can be in use, since servers in different containers can have the same process id.
-    fn create(options: &FileOptions) -> io::Result<Self> {
+    pub(crate) fn create(folder: &Path) -> io::Result<Self> {
         let id = std::process::id();
         for number in 0..NAMES_MAX {
             let name = match number {
                 0 => format!("{TEMPORARY}{id}.rdb"),
                 _ => format!("{TEMPORARY}{id}-{number}.rdb"),
             };
-            let path = options.folder.join(name);
+            let path = folder.join(name);
             let file = OpenOptions::new()
                 .write(true)
                 .create(true)
@@ -174,16 +178,20 @@ impl Temporary {
         )))
     }
 
-    fn replace(mut self, job: &SaveJob) -> io::Result<()> {
-        let FileOptions { path, folder, .. } = &job.file;
+    /// Gives it its name, in place of an older file.
+    pub(crate) fn rename(&mut self, path: &Path) -> io::Result<()> {
         std::fs::rename(&self.path, path).map_err(|error| named(path, &error))?;
         self.is_renamed = true;
-        job.is_in_place.store(true, Relaxed);
-        match File::open(folder).and_then(|folder| folder.sync_all()) {
-            // Some file systems can't do this with a folder. Redis ignores the same errors.
-            Err(error) if is_unsupported(&error) => Ok(()),
-            synced => synced.map_err(|error| named(folder, &error)),
-        }
+        Ok(())
+    }
+}
+
+/// Makes the names in a folder survive a power failure.
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
+    match File::open(folder).and_then(|folder| folder.sync_all()) {
+        // Some file systems can't do this with a folder. Redis ignores the same errors.
+        Err(error) if is_unsupported(&error) => Ok(()),
+        synced => synced.map_err(|error| named(folder, &error)),
     }
 }
 
@@ -351,8 +359,11 @@ impl FileWriter {
         ] {
             encoder.aux(name.as_bytes(), value.as_bytes(), &mut out);
         }
-        if let Some(db) = job.stream_db {
-            encoder.aux(b"repl-stream-db", db.to_string().as_bytes(), &mut out);
+        if let Some((history, db)) = &job.history {
+            let (db, offset) = (db.to_string(), history.offset.to_string());
+            encoder.aux(b"repl-stream-db", db.as_bytes(), &mut out);
+            encoder.aux(b"repl-id", history.id.as_bytes(), &mut out);
+            encoder.aux(b"repl-offset", offset.as_bytes(), &mut out);
         }
         for library in job.libraries.iter() {
             encoder.function(library.code(), &mut out);

@@ -28,6 +28,7 @@ use damselfly_value::{Entry, EntryRef};
 use super::save_file::Output;
 use super::{Cause, aof};
 use crate::clock;
+use crate::replication::History;
 use crate::replication::full_sync::{Failed, FullSync, Transfer};
 use crate::shared::Shared;
 
@@ -122,8 +123,8 @@ pub struct SaveJob {
     pub(super) libraries: Arc<Libraries>,
     /// The replicas that it is for.
     pub(super) sync: Option<Arc<FullSync>>,
-    /// The database that is selected in the stream of a replica's primary.
-    pub(super) stream_db: Option<u16>,
+    /// The replication stream that has led to this data, if that is known, and the database that is selected in it.
+    pub(super) history: Option<(History, usize)>,
     cause: Cause,
     /// The number of changes before the cut.
     changes: u64,
@@ -187,10 +188,7 @@ impl SaveJob {
                 true => Arc::default(),
                 false => shared.functions.libraries(),
             },
-            stream_db: shared
-                .replication
-                .is_replica()
-                .then(|| shared.replication.link.stream_db()),
+            history: shared.replication.history_at_cut(shared),
             sync,
             cause,
             flushes: shared.engine.flushes(),

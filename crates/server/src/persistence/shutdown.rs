@@ -79,6 +79,7 @@ impl Shutdown {
             log::warn!("A save is in progress. Aborting it, since the final one is newer.");
             job.abort("the server stops");
         }
+        shared.replication.wait_until_merged(shared);
         log::info!("Saving the final RDB snapshot before exiting.");
         let is_ok = persistence.save_within(shared, &mut tx, Cause::Implied);
         match (is_ok, self.flags.force) {

@@ -321,7 +321,7 @@ fn note_ack(context: &Context<'_>, args: Args<'_>, place: usize) {
 fn role(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let replication = &context.shared.replication;
     if replication.is_replica() {
-        link::role_reply(context.shared, context.config, reply);
+        link::role_reply(context.shared, reply);
         return Ok(());
     }
     let mut feeds = replication.feeds();

@@ -30,11 +30,16 @@
 //! 3. The bytes of applied commands go to [`Replication::feed`], in the section that has applied them. So data and offset agree whenever all locks are held.
 //! 4. [`Replication::promote`], with all locks: a new id, and the local log feeds the stream again.
 
+mod apply;
 pub mod commands;
+mod connection;
 pub mod feed;
+mod follow;
 pub mod full_sync;
 mod intake;
 pub mod link;
+mod receive;
+pub mod replicaof;
 mod shared_bytes;
 mod tick;
 pub mod wait;
@@ -42,7 +47,7 @@ pub mod wait;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use damselfly_config::Config;
 use damselfly_engine::Tx;
@@ -248,6 +253,36 @@ impl Replication {
         self.state().history.clone()
     }
 
+    /// The history up to this moment, if it is known, and the database that is selected in the stream. The caller has all locks.
+    ///
+    /// On a primary it is known once all that was logged is part of the stream.
+    pub fn history_at_cut(&self, shared: &Shared) -> Option<(History, usize)> {
+        let state = self.state();
+        if self.is_replica() {
+            let db = self.link.stream_db.load(Relaxed);
+            return Some((state.history.clone(), db));
+        }
+        let is_complete = state.intake.is_some() && state.merged == shared.engine.log.appended();
+        // Whatever follows selects its database.
+        is_complete.then(|| (state.history.clone(), 0))
+    }
+
+    /// On a primary: waits a moment until all that was logged is part of the stream. The caller has all locks.
+    pub fn wait_until_merged(&self, shared: &Shared) {
+        const RECHECK_INTERVAL: Duration = Duration::from_micros(200);
+        const WAIT_MAX: Duration = Duration::from_secs(1);
+        let started = Instant::now();
+        while started.elapsed() < WAIT_MAX {
+            let state = self.state();
+            if state.intake.is_none() || state.merged == shared.engine.log.appended() {
+                return;
+            }
+            drop(state);
+            shared.log.wake();
+            std::thread::sleep(RECHECK_INTERVAL);
+        }
+    }
+
     /// The replicas.
     pub fn feeds(&self) -> Vec<Arc<Feed>> {
         match self.feeds.load(Relaxed) {
@@ -333,6 +368,13 @@ impl Replication {
         if has_stream {
             self.attach(shared, tx);
         }
+    }
+
+    /// Continues the history of the snapshot that a primary has loaded, under a new id. The section has all locks.
+    pub fn resume(self: &Arc<Self>, shared: &Shared, tx: &Tx<'_>, id: &str, offset: u64) {
+        self.begin_history(shared, id, offset);
+        self.state().history.rotate(random_hex());
+        self.attach(shared, tx);
     }
 
     /// Begins to feed the stream from the log, and returns the number of the first record.
@@ -450,4 +492,7 @@ impl Replication {
     pub fn disconnect_replicas(&self) {
         self.state().close_feeds();
     }
+
+    /// Notes how the new primary has answered PSYNC with FAILOVER.
+    pub fn note_failover_answer(&self, _shared: &Shared, _is_accepted: bool) {}
 }

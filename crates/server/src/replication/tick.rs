@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use damselfly_config::Config;
 use damselfly_engine::Now;
+use damselfly_log::Targets;
 
 use super::{History, Replication};
 use crate::clock;
@@ -19,6 +20,9 @@ impl Replication {
     /// Does what is due. One thread calls this ten times per second.
     pub fn run_due(self: &Arc<Self>, shared: &Shared, config: &Config) {
         self.check_good_replicas(shared, config);
+        if self.is_replica() && shared.engine.log.wants(Targets::REPLICAS) && self.is_settled() {
+            self.settle_log(shared);
+        }
         match self.feeds.load(Relaxed) {
             0 => self.drop_old_backlog(shared, config),
             _ => {
@@ -96,12 +100,12 @@ impl Replication {
         state.intake = None;
         state.history = History::new(random_hex(), state.history.offset);
         drop(state);
-        shared.log.detach(&tx, damselfly_log::Targets::REPLICAS);
+        shared.log.detach(&tx, Targets::REPLICAS);
         log::info!("Replication backlog freed after {ttl_s} seconds without connected replicas.");
     }
 
     /// Turns the log off if its last consumer has ended.
-    pub(super) fn settle_log(&self, shared: &Shared) {
+    fn settle_log(&self, shared: &Shared) {
         if let Ok(tx) = shared.engine.lock_all(0, Now(clock::now_ms())) {
             shared.log.settle(&tx);
         }

@@ -208,7 +208,9 @@ impl ClientType {
 
     /// The type of a client. Monitors are normal clients.
     fn of(client: &Client) -> Self {
-        if client.is_replica.load(Relaxed) {
+        if client.is_primary {
+            Self::Primary
+        } else if client.is_replica.load(Relaxed) {
             Self::Replica
         } else if client.is_subscriber() {
             Self::PubSub
@@ -439,6 +441,7 @@ fn describe(lines: &mut String, client: &Client, now_ms: i64) {
 fn flags(client: &Client) -> String {
     let letters = [
         ('S', client.is_replica.load(Relaxed)),
+        ('M', client.is_primary),
         ('O', client.monitor.load(Relaxed)),
         ('P', client.is_subscriber()),
         ('x', client.queued.load(Relaxed) >= 0),

@@ -39,9 +39,6 @@ const fn row(section: Section, name: &'static str, value: Value) -> Field {
 /// The value of a field for something that does not exist or has not happened.
 const ZERO: Value = |_| String::from("0");
 
-/// The value of a field for the time of something that has not happened.
-const NEVER: Value = |_| String::from("-1");
-
 /// Redis's LRU clock has 24 bits.
 const LRU_CLOCK_MASK: i64 = (1 << 24) - 1;
 
