@@ -66,6 +66,7 @@ static SESSION_FAMILIES: &[&[Command<Handler>]] = &[
     persistence::commands::COMMANDS,
     persistence::aof::commands::COMMANDS,
     replication::commands::COMMANDS,
+    replication::failover::COMMANDS,
     replication::replicaof::COMMANDS,
     transaction::COMMANDS,
 ];

@@ -17,7 +17,7 @@ use crate::event_loop::{WAKER, Worker};
 use crate::gate::Reasons;
 use crate::observers::invalidation::Invalidator;
 use crate::observers::notifications::Events;
-use crate::persistence::shutdown::Shutdown;
+use crate::persistence::shutdown::{NotStopped, Shutdown};
 use crate::persistence::{self, save_file};
 use crate::registry;
 use crate::replication;
@@ -273,7 +273,8 @@ impl Server {
         loop {
             match shutdown.run(&self.shared) {
                 Ok(Ok(())) => return true,
-                Ok(Err(_)) => {
+                Ok(Err(NotStopped::Aborted)) => return false,
+                Ok(Err(NotStopped::NotSaved | NotStopped::Script(_))) => {
                     log::error!(
                         "Error trying to save the DB, can't exit. Free space or mend the folder and send the signal again, or use SHUTDOWN NOSAVE to stop without saving the data."
                     );

@@ -16,7 +16,7 @@ impl Worker {
     pub(super) fn longest_wait(&self) -> Duration {
         if !self.ready.is_empty()
             || self.has_chunks
-            || !self.held.is_empty() && self.shared.aof.durable() != self.durable_before
+            || !self.held.is_empty() && self.progress() != self.progress_before
             || self.shared.threads[self.index].has_incoming()
             || self.has_due_feed()
         {

@@ -263,7 +263,7 @@ fn replconf(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) ->
 fn set_ability(abilities: &mut Abilities, args: Args<'_>, place: usize) -> Result {
     let value = args.at(place + 1);
     if args.is(place, "LISTENING-PORT") {
-        abilities.port = number_up_to(args, place + 1, 65535)? as u16;
+        abilities.port = args.integer(place + 1)?;
     } else if args.is(place, "IP-ADDRESS") {
         if value.len() > ADDRESS_BYTES_MAX {
             let text = "REPLCONF ip-address provided by replica instance is too long";
@@ -308,6 +308,7 @@ fn note_ack(context: &Context<'_>, args: Args<'_>, place: usize) {
     };
     feed.note_ack(offset, on_disk);
     let shared = context.shared;
+    shared.replication.acks.fetch_add(1, Relaxed);
     if shared.replication.has_waiting() {
         shared.threads.iter().for_each(crate::threads::Thread::wake);
     }
@@ -333,7 +334,7 @@ fn role(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result
     for feed in feeds {
         reply.array(3);
         reply.bulk(feed.address().as_bytes());
-        reply.bulk_integer(feed.abilities.port.into());
+        reply.bulk_integer(feed.abilities.port);
         reply.bulk_integer(feed.acked() as i64);
     }
     Ok(())

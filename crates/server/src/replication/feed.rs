@@ -32,8 +32,8 @@ const FILE_PIECE_BYTES: usize = 64 << 10;
 /// What a replica can do, and how it presents itself: REPLCONF.
 #[derive(Clone, Debug, Default)]
 pub struct Abilities {
-    /// The port that it listens on, or zero.
-    pub port: u16,
+    /// The port that it listens on, or zero. Nobody has checked it.
+    pub port: i64,
     /// The address under which others reach it; empty if it is that of the connection.
     pub address: String,
     /// It can read a snapshot of unknown length.

@@ -19,6 +19,8 @@
 //! | `full_sync.rs` | snapshots for replicas |
 //! | `commands.rs` | PSYNC, SYNC, REPLCONF, ROLE |
 //! | `wait.rs` | WAIT, and replies that wait for replicas |
+//! | `failover.rs` | FAILOVER |
+//! | `last_wait.rs` | SHUTDOWN waits for replicas |
 //! | `tick.rs` | periodic work: pings, timeouts, `min-replicas-to-write` |
 //! | `link.rs` | the link of a replica to its primary |
 //!
@@ -33,10 +35,12 @@
 mod apply;
 pub mod commands;
 mod connection;
+pub mod failover;
 pub mod feed;
 mod follow;
 pub mod full_sync;
 mod intake;
+mod last_wait;
 pub mod link;
 mod receive;
 pub mod replicaof;
@@ -54,9 +58,11 @@ use damselfly_engine::Tx;
 use damselfly_log::Batch;
 use damselfly_log::Targets;
 
+use self::failover::Failover;
 use self::feed::Feed;
 use self::full_sync::FullSync;
 use self::intake::{Intake, NO_END};
+use self::last_wait::LastWait;
 use self::shared_bytes::SharedBytes;
 use self::wait::Waits;
 use crate::shared::{Shared, random_hex};
@@ -138,6 +144,12 @@ pub struct Replication {
     feeds: AtomicUsize,
     /// Clients that wait for replicas.
     waits: Waits,
+    /// How many acknowledgements have come from replicas.
+    pub acks: AtomicU64,
+    /// FAILOVER.
+    failover: Failover,
+    /// SHUTDOWN.
+    last_wait: LastWait,
     /// What INFO counts.
     pub counters: SyncCounters,
     /// The link to the primary, if this is a replica.
@@ -188,6 +200,9 @@ impl Default for Replication {
             }),
             feeds: AtomicUsize::new(0),
             waits: Waits::default(),
+            acks: AtomicU64::new(0),
+            failover: Failover::default(),
+            last_wait: LastWait::default(),
             counters: SyncCounters::default(),
             link: link::Link::default(),
         }
@@ -318,16 +333,6 @@ impl Replication {
     /// Puts changed options in force.
     pub fn apply(&self, config: &Config) {
         self.state().backlog_bytes = config.repl_backlog_bytes.max(BACKLOG_BYTES_MIN);
-    }
-
-    /// True while the role is being handed over to a replica.
-    pub fn is_failing_over(&self) -> bool {
-        false
-    }
-
-    /// How far the handing over is, as INFO shows it.
-    pub fn failover_state(&self) -> &'static str {
-        "no-failover"
     }
 
     /// Makes this server a replica. The section has all locks, and nobody else changes the role meanwhile. Does nothing on a replica.
@@ -492,7 +497,4 @@ impl Replication {
     pub fn disconnect_replicas(&self) {
         self.state().close_feeds();
     }
-
-    /// Notes how the new primary has answered PSYNC with FAILOVER.
-    pub fn note_failover_answer(&self, _shared: &Shared, _is_accepted: bool) {}
 }

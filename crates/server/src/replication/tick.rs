@@ -27,6 +27,7 @@ impl Replication {
             0 => self.drop_old_backlog(shared, config),
             _ => {
                 self.start_full_sync_if_due(shared, config);
+                self.continue_failover(shared);
                 self.ping(config);
             }
         }
@@ -49,7 +50,7 @@ impl Replication {
         let is_due =
             state.pinged.elapsed().as_secs() >= u64::from(config.repl_ping_replica_period_s);
         // Replicas of a replica get the pings of the primary.
-        if is_due && !self.is_replica() {
+        if is_due && !self.is_replica() && !self.is_failing_over() {
             state.pinged = Instant::now();
             state.append(PING);
             state.feeds.iter().for_each(|feed| feed.wake());

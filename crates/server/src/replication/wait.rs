@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use super::{Replication, State};
 
 /// The command that asks replicas for an acknowledgement.
-const GETACK: &[u8] = b"*3\r\n$8\r\nREPLCONF\r\n$6\r\nGETACK\r\n$1\r\n*\r\n";
+pub(super) const GETACK: &[u8] = b"*3\r\n$8\r\nREPLCONF\r\n$6\r\nGETACK\r\n$1\r\n*\r\n";
 
 /// The most marks that are kept. Without the oldest, clients wait a little longer than necessary.
 const MARKS_MAX: usize = 1 << 16;

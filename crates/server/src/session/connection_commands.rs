@@ -298,6 +298,7 @@ fn reset(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Resul
     session.client.no_evict.store(false, Relaxed);
     session.client.no_touch.store(false, Relaxed);
     session.is_durable = false;
+    session.durable_replicas = 0;
     session.client.names().name.clear();
     let account = context.shared.users.default_account().clone();
     session.client.set_account(account.clone());

@@ -96,11 +96,27 @@ fn no_touch(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) ->
 
 fn durable(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let on = switch(args)?;
+    let replicas = match args.len() {
+        3 => 0,
+        5 if args.is(3, "REPLICAS") => usize::try_from(args.integer(4)?)
+            .map_err(|_| CommandError::err("value is out of range, must be positive"))?,
+        _ => return Err(CommandError::Syntax.into()),
+    };
     if on && context.shared.aof.mode() != Mode::On {
         let text = "CLIENT DURABLE needs the append-only file, which is off or has no base yet";
         return Err(CommandError::err(text).into());
     }
+    let mut feeds = context.shared.replication.feeds();
+    feeds.retain(|feed| feed.is_online());
+    if replicas > feeds.len() || replicas > 0 && context.shared.replication.is_replica() {
+        let text = format!(
+            "CLIENT DURABLE needs {replicas} replicas, of which {} are online",
+            feeds.len()
+        );
+        return Err(CommandError::err(text).into());
+    }
     context.session.is_durable = on;
+    context.session.durable_replicas = replicas;
     reply.ok();
     Ok(())
 }
