@@ -129,6 +129,8 @@ impl Shared {
         let pubsub = PubSub::new(threads.len());
         let tracking = Arc::new(Tracking::new(threads.len()));
         apply(&engine, &pubsub, &config);
+        let replication = Arc::<Replication>::default();
+        replication.apply(&config);
         Self {
             engine,
             pubsub,
@@ -166,7 +168,7 @@ impl Shared {
             persistence: Persistence::default(),
             log: LogThread::default(),
             aof: Arc::default(),
-            replication: Arc::default(),
+            replication,
         }
     }
 
@@ -198,6 +200,7 @@ impl Shared {
         self.users.apply_config(&slot, &config);
         self.aof.apply(&config);
         self.replication.apply(&config);
+        self.replication.check_good_replicas(self, &config);
         let is_replica = self.replication.is_replica();
         self.replication.link.apply(&self.gate, is_replica, &config);
         *slot = Arc::new(config);

@@ -92,10 +92,10 @@ pub fn digest(connection: &mut Connection) -> String {
 /// Waits until a replica has all data of its primary. Nobody writes meanwhile, but keys may expire.
 pub fn wait_same(primary: &Server, replica: &Server) {
     let (mut ours, mut theirs) = (primary.connect(), replica.connect());
-    let (mut digests, mut offsets) = Default::default();
+    let mut digests = Default::default();
     let started = Instant::now();
     loop {
-        offsets = (
+        let offsets = (
             info(&mut ours, "master_repl_offset"),
             info(&mut theirs, "master_repl_offset"),
         );

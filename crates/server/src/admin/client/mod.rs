@@ -16,6 +16,7 @@ use crate::event_loop::parser::Protocol;
 use crate::observers::client_tracking;
 use crate::persistence::aof::Mode;
 use crate::registry::{Row, name_at};
+use crate::replication::feed::Status;
 use crate::session::connection_commands::check_name;
 use crate::session::{Context, Replies, Session};
 use crate::shared::Shared;
@@ -107,7 +108,7 @@ fn durable(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> 
         return Err(CommandError::err(text).into());
     }
     let mut feeds = context.shared.replication.feeds();
-    feeds.retain(|feed| feed.is_online());
+    feeds.retain(|feed| matches!(feed.status(), Status::WaitsForAck | Status::Online));
     if replicas > feeds.len() || replicas > 0 && context.shared.replication.is_replica() {
         let text = format!(
             "CLIENT DURABLE needs {replicas} replicas, of which {} are online",
