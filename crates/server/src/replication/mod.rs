@@ -494,5 +494,5 @@ impl Replication {
     }
 
     /// Notes how the new primary has answered PSYNC with FAILOVER.
-    pub fn note_failover_answer(&self, _shared: &Shared, _is_accepted: bool) {}
+    pub fn failover_ended(&self, _shared: &Shared, _answer: Result<(), String>) {}
 }
