@@ -117,7 +117,11 @@ fn accept(state: &Arc<State>, replica: TcpStream) {
     let ends = [&replica, &primary].map(|stream| stream.try_clone().unwrap());
     state.open.lock().unwrap().extend(ends);
     for (from, to, is_limited) in [
-        (primary.try_clone().unwrap(), replica.try_clone().unwrap(), true),
+        (
+            primary.try_clone().unwrap(),
+            replica.try_clone().unwrap(),
+            true,
+        ),
         (replica, primary, false),
     ] {
         from.set_read_timeout(Some(POLL_INTERVAL)).unwrap();
