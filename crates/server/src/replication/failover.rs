@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use damselfly_base::CommandError;
 use damselfly_commands::Arity::AtLeast;
-use damselfly_commands::{Args, Command, Group, Keys, Result, Run, Trait};
+use damselfly_commands::{Args, Command, Group, Keys, Run, Trait};
 use damselfly_config::PrimaryAddress;
 use damselfly_engine::Now;
 use damselfly_protocol::Reply;
@@ -100,7 +100,7 @@ struct Options {
 }
 
 impl Options {
-    fn parse(args: Args<'_>) -> Result<Self> {
+    fn parse(args: Args<'_>) -> damselfly_commands::Result<Self> {
         let (mut options, mut at) = (Self::default(), 1);
         while at < args.len() {
             if args.is(at, "TIMEOUT") && at + 1 < args.len() && options.timeout_ms.is_none() {
@@ -131,7 +131,11 @@ impl Options {
     }
 }
 
-fn failover(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+fn failover(
+    context: &mut Context<'_>,
+    args: Args<'_>,
+    reply: &mut Reply<'_>,
+) -> damselfly_commands::Result {
     let options = Options::parse(args)?;
     let shared = context.shared;
     let replication = &shared.replication;
@@ -169,7 +173,7 @@ fn failover(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) ->
 }
 
 /// Checks that a failover can begin.
-fn check(replication: &Replication, options: &Options) -> Result {
+fn check(replication: &Replication, options: &Options) -> damselfly_commands::Result {
     let refuse = |text: &str| Err(CommandError::err(text).into());
     if replication.failover.phase() != Phase::None {
         return refuse("FAILOVER already in progress.");
@@ -301,13 +305,15 @@ impl Replication {
         shared.threads.iter().for_each(Thread::wake);
     }
 
-    /// Notes how the new primary has answered PSYNC with FAILOVER.
-    pub fn note_failover_answer(&self, shared: &Shared, is_accepted: bool) {
-        if !is_accepted {
-            self.abort_failover(shared, "Failover target rejected psync request");
-        } else if self.failover.pass(Phase::InProgress, Phase::None) {
-            log::info!("Failover is complete: this server is a replica now.");
-            self.let_writes_continue(shared);
+    /// Notes how the new primary has answered PSYNC with FAILOVER: or why it does not want to be one.
+    pub fn failover_ended(&self, shared: &Shared, answer: Result<(), String>) {
+        match answer {
+            Err(why) => self.abort_failover(shared, &why),
+            Ok(()) if self.failover.pass(Phase::InProgress, Phase::None) => {
+                log::info!("Failover is complete: this server is a replica now.");
+                self.let_writes_continue(shared);
+            }
+            Ok(()) => {}
         }
     }
 }

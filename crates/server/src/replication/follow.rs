@@ -117,7 +117,7 @@ impl Attempt<'_> {
     }
 
     pub(super) fn timeout(&self) -> Duration {
-        Duration::from_secs(u64::from(60_u32))
+        Duration::from_secs(u64::from(self.config.repl_timeout_s))
     }
 
     fn run(&mut self) -> Ended {
@@ -148,9 +148,12 @@ impl Attempt<'_> {
         if self.task.fails_over {
             let is_accepted = matches!(answer, Answer::Continue { .. } | Answer::Full { .. });
             self.link().forget_failover();
-            self.shared
-                .replication
-                .note_failover_answer(self.shared, is_accepted);
+            let answer = match is_accepted {
+                true => Ok(()),
+                false => Err(String::from("Failover target rejected psync request")),
+            };
+            let replication = &self.shared.replication;
+            replication.failover_ended(self.shared, answer);
             if !is_accepted {
                 return Err(Ended::Replaced);
             }
@@ -356,7 +359,8 @@ impl Attempt<'_> {
                 applier.wants_ack = false;
                 next_ack = now + ACK_INTERVAL;
             }
-            if connection.last_read.elapsed() > Duration::from_secs(u64::from(60_u32)) {
+            let timeout_s = shared.config().repl_timeout_s;
+            if connection.last_read.elapsed() > Duration::from_secs(u64::from(timeout_s)) {
                 return Err(String::from("MASTER timeout: no data nor PING received...").into());
             }
             connection.set_wait(next_ack.saturating_duration_since(now))?;

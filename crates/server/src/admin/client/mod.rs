@@ -339,6 +339,9 @@ fn kill_matching(context: &mut Context<'_>, filter: &Filter<'_>, skip_me: bool) 
                 .shared
                 .clients
                 .kill(&client, &context.shared.threads);
+            if client.is_primary {
+                context.shared.replication.link.interrupt();
+            }
             killed += i64::from(kills);
         } else if !skip_me {
             context.session.closing = true;

@@ -10,6 +10,8 @@ use super::Section::{
 use crate::admin::facts::{self, Facts, ratio};
 use crate::clock;
 use crate::dispatch::uncounted_bytes;
+use crate::gate::Reasons;
+use crate::replication::link::Phase;
 use crate::statistics::{Counter, ThreadCounters};
 use damselfly_pubsub::Topic;
 use damselfly_tls::CertificateFacts;
@@ -138,7 +140,7 @@ pub static FIELDS: &[Field] = &[
     row(Memory, "lazyfreed_objects", |_| garbage::freed().to_string()),
 
     row(Persistence, "loading", |f| u8::from(f.shared.gate.is_loading()).to_string()),
-    row(Persistence, "async_loading", ZERO),
+    row(Persistence, "async_loading", |f| u8::from(!f.shared.gate.holding(Reasons::ASYNC_LOADING).is_empty()).to_string()),
     row(Persistence, "current_cow_peak", |f| f.save.job.as_ref().map_or(0, |job| job.kept_bytes_max()).to_string()),
     row(Persistence, "current_cow_size", |f| f.save.job.as_ref().map_or(0, |job| job.kept_bytes()).to_string()),
     row(Persistence, "current_cow_size_age", ZERO),
@@ -173,7 +175,7 @@ pub static FIELDS: &[Field] = &[
     row(Stats, "instantaneous_ops_per_sec", |f| (f.rates.commands.round() as u64).to_string()),
     row(Stats, "total_net_input_bytes", |f| f.total(|counters| &counters.input_bytes)),
     row(Stats, "total_net_output_bytes", |f| f.total(|counters| &counters.output_bytes)),
-    row(Stats, "total_net_repl_input_bytes", ZERO),
+    row(Stats, "total_net_repl_input_bytes", |f| f.shared.replication.link.input_bytes.load(Relaxed).to_string()),
     row(Stats, "total_net_repl_output_bytes", |f| f.shared.replication.counters.output_bytes.load(Relaxed).to_string()),
     row(Stats, "instantaneous_input_kbps", |f| two_digits(f.rates.input_bytes / 1024.0)),
     row(Stats, "instantaneous_output_kbps", |f| two_digits(f.rates.output_bytes / 1024.0)),
@@ -210,7 +212,7 @@ pub static FIELDS: &[Field] = &[
     row(Stats, "tracking_total_keys", |f| f.shared.engine.tracked_keys().to_string()),
     row(Stats, "tracking_total_items", |f| f.shared.engine.tracked_items().to_string()),
     row(Stats, "tracking_total_prefixes", |f| f.shared.tracking.prefix_count().to_string()),
-    row(Stats, "unexpected_error_replies", ZERO),
+    row(Stats, "unexpected_error_replies", |f| f.shared.replication.link.errors.load(Relaxed).to_string()),
     row(Stats, "total_error_replies", |f| f.total(|counters| &counters.error_replies)),
     row(Stats, "dump_payload_sanitizations", ZERO),
     row(Stats, "total_reads_processed", |f| f.total(|counters| &counters.reads)),
@@ -226,7 +228,7 @@ pub static FIELDS: &[Field] = &[
     row(Stats, "acl_access_denied_key", |f| f.shared.users.refusals.keys.load(Relaxed).to_string()),
     row(Stats, "acl_access_denied_channel", |f| f.shared.users.refusals.channels.load(Relaxed).to_string()),
 
-    row(Replication, "role", |_| "master".into()),
+    row(Replication, "role", |f| f.role()),
     row(Replication, "connected_slaves", |f| f.replicas()),
     row(Replication, "master_failover_state", |f| f.shared.replication.failover_state().into()),
     row(Replication, "master_replid", |f| f.history.id.clone()),
@@ -324,6 +326,53 @@ impl Facts<'_> {
     fn expires_in_s(&self, certificate: &Option<CertificateFacts>) -> String {
         let until_s = certificate.as_ref().map_or(0, |facts| facts.valid_until_s);
         (until_s - self.now.0 / 1000).max(0).to_string()
+    }
+
+    /// The role, and further lines about the link of a replica.
+    fn role(&self) -> String {
+        let link = &self.shared.replication.link;
+        let Some(primary) = link.primary() else {
+            return String::from("master");
+        };
+        let (is_up, is_syncing) = (link.is_connected(), link.phase() == Phase::Transfer);
+        let mut lines = vec![
+            String::from("slave"),
+            format!("master_host:{}", primary.host),
+            format!("master_port:{}", primary.port),
+            format!("master_link_status:{}", if is_up { "up" } else { "down" }),
+            format!(
+                "master_last_io_seconds_ago:{}",
+                if is_up { link.idle_s() } else { -1 }
+            ),
+            format!("master_sync_in_progress:{}", u8::from(is_syncing)),
+            format!("slave_read_repl_offset:{}", link.read_offset(self.shared)),
+            format!("slave_repl_offset:{}", self.history.offset),
+        ];
+        if is_syncing {
+            let (total, read) = link.transfer();
+            let percent = match total {
+                0 => 0.0,
+                total => read as f64 / total as f64 * 100.0,
+            };
+            lines.extend([
+                format!("master_sync_total_bytes:{total}"),
+                format!("master_sync_read_bytes:{read}"),
+                format!("master_sync_left_bytes:{}", total as i64 - read as i64),
+                format!("master_sync_perc:{percent:.2}"),
+                format!("master_sync_last_io_seconds_ago:{}", link.idle_s()),
+            ]);
+        }
+        if !is_up {
+            let down_s = link.down_s().unwrap_or(-1);
+            lines.push(format!("master_link_down_since_seconds:{down_s}"));
+        }
+        let config = self.config;
+        lines.extend([
+            format!("slave_priority:{}", config.replica_priority),
+            format!("slave_read_only:{}", u8::from(config.replica_read_only)),
+            format!("replica_announced:{}", u8::from(config.replica_announced)),
+        ]);
+        lines.join("\r\n")
     }
 
     /// How many replicas there are, and a further line for each.
