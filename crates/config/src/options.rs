@@ -138,7 +138,7 @@ const I64_MAX_BYTES: u64 = i64::MAX as u64;
 /// How many addresses `bind` accepts, as in Redis.
 const BIND_ADDRESSES_MAX: usize = 16;
 const NO_DEFRAGMENTATION: &str = "Active defragmentation cannot be enabled: it requires a Redis server compiled with a modified Jemalloc like the one shipped by default with the Redis source distribution";
-const NO_OUTGOING_TLS: &str = "the server makes no connections to other servers yet: there is neither replication nor a cluster";
+const NO_CLUSTER: &str = "there is no cluster yet";
 
 /// [`Access`] to a field whose values need no further checks.
 macro_rules! field {
@@ -398,7 +398,7 @@ pub static OPTIONS: &[Opt] = &[
         section: Section::Tls,
         kind: Kind::Text,
         changeable: Changeable::Live,
-        effect: Effect::Later(NO_OUTGOING_TLS),
+        effect: Effect::Acts,
         summary: "Certificate for connections to other servers, instead of that in `tls-cert-file`.",
         access: field!(tls_client_cert_file),
     },
@@ -408,7 +408,7 @@ pub static OPTIONS: &[Opt] = &[
         section: Section::Tls,
         kind: Kind::Text,
         changeable: Changeable::Live,
-        effect: Effect::Later(NO_OUTGOING_TLS),
+        effect: Effect::Acts,
         summary: "Its private key.",
         access: field!(tls_client_key_file),
     },
@@ -418,7 +418,7 @@ pub static OPTIONS: &[Opt] = &[
         section: Section::Tls,
         kind: Kind::Text,
         changeable: Changeable::Live,
-        effect: Effect::Later(NO_OUTGOING_TLS),
+        effect: Effect::Acts,
         summary: "Password of that key, if it is encrypted.",
         access: field!(tls_client_key_file_pass),
     },
@@ -554,7 +554,7 @@ pub static OPTIONS: &[Opt] = &[
         section: Section::Tls,
         kind: Kind::Bool,
         changeable: Changeable::Live,
-        effect: Effect::Later(NO_OUTGOING_TLS),
+        effect: Effect::Acts,
         summary: "Replicas connect to their primary with TLS.",
         access: field!(tls_replication),
     },
@@ -564,7 +564,7 @@ pub static OPTIONS: &[Opt] = &[
         section: Section::Tls,
         kind: Kind::Bool,
         changeable: Changeable::Live,
-        effect: Effect::Later(NO_OUTGOING_TLS),
+        effect: Effect::Later(NO_CLUSTER),
         summary: "The servers of a cluster connect to each other with TLS.",
         access: field!(tls_cluster),
     },
@@ -1522,7 +1522,7 @@ pub static OPTIONS: &[Opt] = &[
         kind: Kind::Bool,
         changeable: Changeable::Live,
         effect: Effect::Acts,
-        summary: "A replica goes on applying changes when its append-only file or its last snapshot could not be written; otherwise the process ends.",
+        summary: "A replica goes on applying changes when its append-only file or its last snapshot could not be written; otherwise it leaves its primary until they can be written, where Redis ends the process.",
         access: field!(replica_ignore_disk_write_errors),
     },
     Opt {

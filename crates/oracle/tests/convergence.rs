@@ -46,7 +46,12 @@ fn disturb(proxies: &[LinkProxy], seed: u64, ends: &AtomicBool) {
 
 /// Plays sequences on the first server; the others follow it through proxies, or each the one before it.
 fn play(family: Option<Family>, servers: &[Server], is_chain: bool) {
-    let generator = Generator::new(family, &left_out());
+    let mut left_out = left_out();
+    if servers[0].is_redis() {
+        // With OVERFLOW FAIL it may lengthen a string of Redis without telling any replica.
+        left_out.extend(["BITFIELD".to_owned()]);
+    }
+    let generator = Generator::new(family, &left_out);
     let proxies: Vec<LinkProxy> = (1..servers.len())
         .map(|index| {
             let followed = if is_chain { index - 1 } else { 0 };
@@ -80,6 +85,15 @@ fn play(family: Option<Family>, servers: &[Server], is_chain: bool) {
     }
 }
 
+/// `DAMSELFLY_FAMILY`, if set, is the only family that is played.
+fn families() -> impl Iterator<Item = Family> {
+    let only = std::env::var("DAMSELFLY_FAMILY").ok();
+    FAMILIES.into_iter().filter(move |family| {
+        only.as_ref()
+            .is_none_or(|only| *only == format!("{family:?}"))
+    })
+}
+
 const FAMILIES: [Family; 10] = [
     Family::String,
     Family::List,
@@ -95,7 +109,7 @@ const FAMILIES: [Family; 10] = [
 
 #[test]
 fn ours_follows_redis() {
-    for family in FAMILIES {
+    for family in families() {
         play(
             Some(family),
             &[redis(&[]), ours(&["--threads", "2"])],
@@ -106,7 +120,7 @@ fn ours_follows_redis() {
 
 #[test]
 fn ours_follows_ours_directly_and_through_another() {
-    for family in FAMILIES {
+    for family in families() {
         let servers: Vec<Server> = (0..3).map(|_| ours(&["--threads", "2"])).collect();
         play(Some(family), &servers, true);
     }
@@ -114,7 +128,7 @@ fn ours_follows_ours_directly_and_through_another() {
 
 #[test]
 fn redis_follows_ours() {
-    for family in FAMILIES {
+    for family in families() {
         play(
             Some(family),
             &[ours(&["--threads", "2"]), redis(&[])],

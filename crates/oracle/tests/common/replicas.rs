@@ -9,6 +9,7 @@ use damselfly_oracle::connection::Connection;
 use damselfly_oracle::rows::{self, Family};
 use damselfly_oracle::sequence::Step;
 use damselfly_oracle::server::{Program, Server};
+use damselfly_protocol::client::Value;
 
 /// How long a state may take to come about on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -111,10 +112,51 @@ pub fn wait_for_agreement(what: &str, servers: &[&Server]) {
         }
         if started.elapsed() > PATIENCE {
             let logs: Vec<String> = servers.iter().map(|server| server.log()).collect();
-            panic!("{what}: {digests:?}\n{}", logs.join("\n-----\n"));
+            panic!(
+                "{what}: {digests:?}\n{}\n{}",
+                differences(servers),
+                logs.join("\n-----\n")
+            );
         }
         thread::sleep(POLL_INTERVAL);
     }
+}
+
+/// The keys whose values differ, each with its dump on every server.
+fn differences(servers: &[&Server]) -> String {
+    let mut found = String::new();
+    for db in 0..16 {
+        let db = db.to_string();
+        let mut connections: Vec<Connection> =
+            servers.iter().map(|server| server.connect()).collect();
+        let mut keys = Vec::new();
+        for connection in &mut connections {
+            connection.call(&["SELECT", &db]).unwrap();
+            if let Value::Array(names) = connection.call(&["KEYS", "*"]).unwrap() {
+                keys.extend(names.into_iter().filter_map(|name| match name {
+                    Value::Bulk(name) => Some(name),
+                    _ => None,
+                }));
+            }
+        }
+        keys.sort();
+        keys.dedup();
+        for key in keys {
+            let mut ask = |words: &[&[u8]]| -> Vec<String> {
+                let replies = connections
+                    .iter_mut()
+                    .map(|connection| connection.call(words).unwrap().to_string());
+                replies.collect()
+            };
+            let values = ask(&[b"DEBUG", b"DIGEST-VALUE", &key]);
+            if values.iter().any(|value| *value != values[0]) {
+                let (types, dumps) = (ask(&[b"TYPE", &key]), ask(&[b"DUMP", &key]));
+                let key = key.escape_ascii();
+                found += &format!("{db} {key}: {types:?} {values:?} {dumps:?}\n");
+            }
+        }
+    }
+    found
 }
 
 /// Commands that random sequences leave out: about connections and servers.

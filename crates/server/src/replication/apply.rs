@@ -21,6 +21,7 @@ use damselfly_pubsub::Scope;
 
 use crate::clock;
 use crate::dispatch::count_effects;
+use crate::gate::Reasons;
 use crate::memcached::FLAGS_MESSAGE;
 use crate::observers::monitor;
 use crate::registry::{Handler, Locks, REGISTRY, Row};
@@ -354,6 +355,7 @@ impl Applier {
         let started = Instant::now();
         let (mut shards, mut needs_all) = (std::mem::take(&mut self.shards), false);
         let db_before = self.db;
+        self.check_disk()?;
         let result = loop {
             while shared.engine.log.is_on() && shared.engine.log.is_congested() {
                 shared.log.wake();
@@ -392,6 +394,18 @@ impl Applier {
             }
         }
         result
+    }
+
+    /// Ends the stream while changes can't be written to the disk, unless `replica-ignore-disk-write-errors` is set.
+    fn check_disk(&self) -> Result<(), Fault> {
+        let gate = &self.shared.gate;
+        let failed = gate.holding(Reasons::SAVING_FAILED.and(Reasons::LOG_FAILED));
+        if failed.is_empty() || self.shared.config().replica_ignore_disk_write_errors {
+            return Ok(());
+        }
+        Err(Fault::Stream(String::from(
+            "this replica can't write to its disk, as the log above says, and goes on when it can again; set 'replica-ignore-disk-write-errors' to go on without",
+        )))
     }
 
     /// Ends the stream if the link was told so.

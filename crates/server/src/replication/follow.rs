@@ -1,5 +1,6 @@
 //! The thread of a replica's link: connects, introduces itself, and then applies the stream until something fails.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -14,10 +15,14 @@ use super::receive;
 use crate::clients::{Client, NewClient};
 use crate::clock;
 use crate::event_loop::parser::Protocol;
+use crate::persistence::aof::Mode;
 use crate::shared::Shared;
 
 /// How often a replica says how far it is.
 const ACK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The same while something is not on disk.
+const UNSYNCED_INTERVAL: Duration = Duration::from_millis(20);
 
 /// After a failure, the next attempt begins this long after the last one began.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
@@ -344,7 +349,7 @@ impl Attempt<'_> {
         let db = link.stream_db.load(Relaxed);
         let address = client.address.clone();
         let mut applier = Applier::new(shared, self.task.generation, db, address);
-        let mut next_ack = Instant::now();
+        let (mut next_ack, mut unsynced) = (Instant::now(), Unsynced::default());
         connection.last_read = Instant::now();
         loop {
             if self.ends() {
@@ -355,9 +360,9 @@ impl Attempt<'_> {
             }
             let now = Instant::now();
             if now >= next_ack || applier.wants_ack {
-                self.acknowledge(connection)?;
+                self.acknowledge(connection, &mut unsynced)?;
                 applier.wants_ack = false;
-                next_ack = now + ACK_INTERVAL;
+                next_ack = now + unsynced.interval();
             }
             let timeout_s = shared.config().repl_timeout_s;
             if connection.last_read.elapsed() > Duration::from_secs(u64::from(timeout_s)) {
@@ -390,11 +395,57 @@ impl Attempt<'_> {
         }
     }
 
-    /// Tells the primary how far this replica is.
-    fn acknowledge(&self, connection: &mut Connection) -> Result<(), Ended> {
-        let offset = self.shared.replication.history().offset.to_string();
-        connection.send(&[b"REPLCONF", b"ACK", offset.as_bytes()])?;
+    /// Tells the primary how far this replica is, in memory and, with an append-only file, on disk.
+    fn acknowledge(
+        &self,
+        connection: &mut Connection,
+        unsynced: &mut Unsynced,
+    ) -> Result<(), Ended> {
+        let offset = self.shared.replication.history().offset;
+        let on_disk = unsynced.note(self.shared, offset);
+        let (offset, on_disk) = (offset.to_string(), on_disk.map(|offset| offset.to_string()));
+        let mut words: Vec<&[u8]> = vec![b"REPLCONF", b"ACK", offset.as_bytes()];
+        if let Some(on_disk) = &on_disk {
+            words.extend([&b"FACK"[..], on_disk.as_bytes()]);
+        }
+        connection.send(&words)?;
         Ok(())
+    }
+}
+
+/// What was applied but is not on disk: offsets, and the records of the log that have the changes up to them.
+#[derive(Default)]
+struct Unsynced {
+    waiting: VecDeque<(u64, u64)>,
+    on_disk: u64,
+}
+
+impl Unsynced {
+    /// Notes an offset that was applied. Returns up to where all is on disk; `None` without an append-only file.
+    fn note(&mut self, shared: &Shared, offset: u64) -> Option<u64> {
+        if shared.aof.mode() != Mode::On {
+            self.waiting.clear();
+            return None;
+        }
+        if self.waiting.back().is_none_or(|&(last, _)| last < offset) && offset > self.on_disk {
+            self.waiting
+                .push_back((offset, shared.engine.log.appended()));
+        }
+        while let Some(&(offset, record)) = self.waiting.front()
+            && shared.aof.has(record)
+        {
+            self.on_disk = offset;
+            self.waiting.pop_front();
+        }
+        Some(self.on_disk)
+    }
+
+    /// When the next acknowledgement is due.
+    fn interval(&self) -> Duration {
+        match self.waiting.is_empty() {
+            true => ACK_INTERVAL,
+            false => UNSYNCED_INTERVAL,
+        }
     }
 }
 
