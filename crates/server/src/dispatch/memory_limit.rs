@@ -205,7 +205,8 @@ fn protected_bytes(config: &Config, shared: &Shared) -> u64 {
 /// How many of the bytes in use do not count towards `maxmemory` now.
 pub fn uncounted_bytes(config: &Config, shared: &Shared) -> u64 {
     let (pending, used) = (garbage::pending_bytes(), heap::used_bytes());
-    let mut uncounted = pending as u64;
+    // A replica that is behind must not cost keys: its output limit bounds what it takes.
+    let mut uncounted = pending as u64 + shared.replication.extra_bytes();
     if config.maxmemory_bytes > 0 && config.maxmemory_policy != MaxmemoryPolicy::Noeviction {
         let other = used.saturating_sub(pending + heap::data_bytes()) as u64;
         let counted = config.maxmemory_bytes - protected_bytes(config, shared);

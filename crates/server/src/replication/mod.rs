@@ -298,6 +298,18 @@ impl Replication {
         }
     }
 
+    /// How many bytes are kept beyond the backlog, for replicas that have not received them.
+    pub fn extra_bytes(&self) -> u64 {
+        match self.feeds.load(Relaxed) {
+            0 => 0,
+            _ => {
+                let state = self.state();
+                let bytes = state.stream.as_ref().map_or(0, |stream| stream.len());
+                bytes.saturating_sub(state.backlog_bytes)
+            }
+        }
+    }
+
     /// The replicas.
     pub fn feeds(&self) -> Vec<Arc<Feed>> {
         match self.feeds.load(Relaxed) {
@@ -491,6 +503,12 @@ impl Replication {
         state.alone_since = Instant::now();
         drop(state);
         feed.leave();
+    }
+
+    /// Begins a new history at the same offset, which no replica knows.
+    pub fn forget_history(&self) {
+        let mut state = self.state();
+        state.history = History::new(random_hex(), state.history.offset);
     }
 
     /// Closes the connections to all replicas.
