@@ -1,5 +1,7 @@
 //! Our server as a primary, with a real Redis as its replica.
 
+#[path = "../../tls/tests/common/mod.rs"]
+mod certificates;
 mod common;
 #[path = "common/link_proxy.rs"]
 mod link_proxy;
@@ -746,4 +748,103 @@ fn a_replica_needs_rights() {
     let replica = start("copier");
     wait_online(&primary, 1);
     wait_same(&primary, &replica);
+}
+
+#[test]
+fn a_replica_follows_over_tls() {
+    let files = certificates::Files::new();
+    let (certificate, key) = (files.path("server.crt"), files.path("server.key"));
+    let authority = files.path("ca.crt");
+    let encryption = [
+        "--tls-cert-file",
+        &certificate,
+        "--tls-key-file",
+        &key,
+        "--tls-ca-cert-file",
+        &authority,
+    ];
+    let tls_port = damselfly_oracle::server::free_port().unwrap();
+    let port = tls_port.to_string();
+    let with_port = [&encryption[..], &["--tls-port", &port]].concat();
+    let primary = primary(&with_port);
+    let mut connection = primary.connect();
+    call(
+        &mut connection,
+        &["DEBUG", "POPULATE", "20000", "key", "100"],
+    );
+    let address = std::net::SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, tls_port));
+    let proxy = LinkProxy::start(address);
+    let with_tls = [&encryption[..], &["--tls-replication", "yes"]].concat();
+    let replica = replica_of(&Program::reference(), proxy.address(), &with_tls);
+    wait_online(&primary, 1);
+    for round in 0..3 {
+        write_all_types(&mut connection, &round.to_string());
+        proxy.cut();
+        for number in 0..100 {
+            call(
+                &mut connection,
+                &["SET", &format!("large-{number}"), &"x".repeat(5000)],
+            );
+        }
+        wait_online(&primary, 1);
+    }
+    wait_same(&primary, &replica);
+    assert_eq!(info(&mut connection, "sync_full"), "1");
+    let listed = text(&say(&mut connection, "CLIENT LIST TYPE replica"));
+    assert!(listed.contains("tls="), "{listed}");
+}
+
+#[test]
+fn a_restarted_primary_continues_its_history() {
+    let folder = damselfly_oracle::server::ScratchFolder::create().unwrap();
+    let path = folder.path().to_str().unwrap();
+    let arguments = ["--dir", path, "--save", "3600 1"];
+    let mut first = primary(&arguments);
+    let proxy = LinkProxy::start(first.address());
+    let replica = redis_of(proxy.address());
+    wait_online(&first, 1);
+    write_all_types(&mut first.connect(), "first");
+    wait_same(&first, &replica);
+    proxy.refuse(true);
+    assert!(first.terminate(PATIENCE).unwrap().is_some());
+    let second = primary(&arguments);
+    proxy.set_target(second.address());
+    let mut connection = second.connect();
+    common::wait_until_loaded(&mut connection);
+    write_all_types(&mut connection, "second");
+    proxy.refuse(false);
+    wait_online(&second, 1);
+    wait_same(&second, &replica);
+    assert_eq!(info(&mut connection, "sync_full"), "0", "{}", second.log());
+    assert_eq!(info(&mut connection, "sync_partial_ok"), "1");
+}
+
+#[test]
+fn client_unblock_ends_a_wait() {
+    let primary = primary(&[]);
+    let mut connection = primary.connect();
+    for (how, expected) in [("TIMEOUT", "(integer) 0"), ("ERROR", "UNBLOCKED")] {
+        let mut waiting = primary.connect();
+        let id = text(&say(&mut waiting, "CLIENT ID"));
+        waiting.send(b"WAIT 1 0\r\n").unwrap();
+        wait_until("the client waits", || {
+            info(&mut connection, "blocked_clients") == "1"
+        });
+        let ended = say(&mut connection, &format!("CLIENT UNBLOCK {id} {how}"));
+        assert_eq!(ended, Reply::Integer(1));
+        let reply = waiting.receive().unwrap().to_string();
+        assert!(reply.contains(expected), "{reply}");
+        say(&mut waiting, "PING");
+    }
+}
+
+#[test]
+fn a_snapshot_only_for_replicas_can_be_removed() {
+    let primary = primary(&["--repl-diskless-sync", "no", "--rdb-del-sync-files", "yes"]);
+    let mut connection = primary.connect();
+    write_all_types(&mut connection, "some");
+    let replica = redis_of(primary.address());
+    wait_online(&primary, 1);
+    wait_same(&primary, &replica);
+    assert!(!common::snapshot_path(&mut connection).exists());
 }

@@ -110,6 +110,8 @@ pub struct Client {
     pub watch_round: WatchRound,
     /// It waits for replicas or the disk (WAIT, WAITAOF).
     pub awaits: AtomicBool,
+    /// CLIENT UNBLOCK has ended this wait.
+    wait_end: Mutex<Option<End>>,
     /// A pause holds it back.
     pub paused: AtomicBool,
     /// Its connection shall be closed; set by [`Clients::kill`].
@@ -184,8 +186,17 @@ impl Client {
         *self.blocked_client() = blocked_client;
     }
 
-    /// Ends its wait for keys; false if it does not wait.
+    /// How CLIENT UNBLOCK has ended its wait for replicas or the disk. Its thread has to be woken.
+    pub fn wait_end(&self) -> MutexGuard<'_, Option<End>> {
+        self.wait_end.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends its wait for keys, replicas or the disk; false if it does not wait.
     pub fn unblock(&self, end: End) -> bool {
+        if self.awaits.load(Relaxed) {
+            *self.wait_end() = Some(end);
+            return true;
+        }
         let blocked_client = self.blocked_client().clone();
         blocked_client.is_some_and(|blocked_client| blocked_client.unblock(end))
     }
@@ -325,6 +336,7 @@ impl Clients {
             transaction_bytes: AtomicUsize::new(0),
             watch_round: WatchRound::default(),
             awaits: AtomicBool::new(false),
+            wait_end: Mutex::default(),
             paused: AtomicBool::new(false),
             killed: AtomicBool::new(false),
             blocked_client: Mutex::new(None),

@@ -133,10 +133,6 @@ fn accept(state: &Arc<State>, replica: TcpStream) {
 fn copy(state: &State, mut from: TcpStream, mut to: TcpStream, is_limited: bool) {
     let mut buffer = vec![0; 64 << 10];
     loop {
-        if state.is_stalled.load(SeqCst) && !state.ends.load(SeqCst) {
-            thread::sleep(POLL_INTERVAL);
-            continue;
-        }
         let rate = state.bytes_per_second.load(SeqCst);
         let piece = match rate {
             0 => buffer.len(),
@@ -151,6 +147,9 @@ fn copy(state: &State, mut from: TcpStream, mut to: TcpStream, is_limited: bool)
             Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock) => continue,
             Err(_) => break,
         };
+        while state.is_stalled.load(SeqCst) && !state.ends.load(SeqCst) {
+            thread::sleep(POLL_INTERVAL);
+        }
         let mut passed = read;
         let left = state.bytes_to_cut.load(SeqCst);
         let cuts = is_limited && left > 0 && read as u64 >= left;

@@ -118,7 +118,11 @@ impl Dispatcher {
         let session = &mut connection.session;
         let mut reply = Reply::new(&mut connection.output, session.protocol);
         let mark = reply.position();
-        wait.write_reply(&self.shared, &mut reply);
+        let end = session.client.wait_end().take();
+        match end {
+            Some(End::Failed(error)) => reply.error(error.to_bytes()),
+            Some(_) | None => wait.write_reply(&self.shared, &mut reply),
+        }
         wait.end(&self.shared);
         session.client.awaits.store(false, Relaxed);
         drop_unwanted(session, &mut reply, mark);

@@ -79,7 +79,10 @@ impl Worker {
                 Some(Stall::Shard(_)) => true,
                 Some(Stall::Paused(hold)) => self.shared.pause.is_over(hold, now_ms),
                 Some(Stall::Sleeping(until)) => until <= Instant::now(),
-                Some(Stall::Disk(wait)) => wait.is_over(&self.shared),
+                Some(Stall::Disk(wait)) => {
+                    let client = &connection.session.client;
+                    wait.is_over(&self.shared) || client.wait_end().is_some()
+                }
                 Some(Stall::Log) => !self.shared.engine.log.is_congested(),
                 Some(Stall::Congested(to)) => !self.shared.is_congested(self.index, to),
                 Some(Stall::Output | Stall::Waiting | Stall::Long | Stall::SlicedReply) => false,

@@ -124,7 +124,9 @@ impl Worker {
             {
                 log::debug!("Closing idle client {}", client.address);
                 self.close(key);
-            } else if connection.over_soft_limit_since.is_some() {
+            } else if connection.over_soft_limit_since.is_some()
+                && connection.session.feed.is_none()
+            {
                 self.check_output_limit(key);
             }
         }

@@ -34,15 +34,20 @@ pub struct FullSync {
     pub without_keys: bool,
     /// It has no functions.
     pub without_functions: bool,
+    /// Its file is removed at once, because nobody else needs it.
+    removes_file: bool,
 }
 
 impl FullSync {
     /// Of replicas that all want the same.
-    fn new(feeds: Vec<Arc<Feed>>, is_diskless: bool) -> Self {
+    fn new(feeds: Vec<Arc<Feed>>, is_diskless: bool, config: &Config) -> Self {
         let first = &feeds[0].abilities;
         Self {
             without_keys: first.without_keys,
             without_functions: first.without_functions,
+            removes_file: config.rdb_del_sync_files
+                && config.save.0.is_empty()
+                && !config.appendonly,
             transfer: is_diskless.then(|| Arc::new(Transfer::new(&feeds))),
             feeds,
         }
@@ -284,7 +289,7 @@ impl Replication {
         let is_due = !is_diskless
             || replicas_max > 0 && waiting.len() >= replicas_max
             || first.since.elapsed().as_secs() >= u64::from(config.repl_diskless_sync_delay_s);
-        is_due.then(|| FullSync::new(waiting, is_diskless))
+        is_due.then(|| FullSync::new(waiting, is_diskless, config))
     }
 }
 
@@ -293,6 +298,13 @@ pub fn end_save(sync: &FullSync, job: &SaveJob, is_ok: bool) {
     match (&sync.transfer, is_ok) {
         (_, false) => sync.fail(),
         (Some(transfer), true) => transfer.end(Ok(())),
-        (None, true) => sync.end_file(File::open(job.path())),
+        (None, true) => {
+            sync.end_file(File::open(job.path()));
+            if sync.removes_file
+                && let Err(error) = std::fs::remove_file(job.path())
+            {
+                log::warn!("Can't remove {}: {error}", job.path().display());
+            }
+        }
     }
 }

@@ -40,6 +40,7 @@ impl Consumer for Intake {
         state.append_records(batch, at, until);
         state.merged = until;
         self.replication.mark_if_waiting(&mut state);
+        self.replication.note_bytes(&state);
         let has_ended = end <= batch.end;
         if has_ended {
             state.draining -= 1;

@@ -142,6 +142,8 @@ pub struct Replication {
     state: Mutex<State>,
     /// How many replicas there are.
     feeds: AtomicUsize,
+    /// See [`Replication::extra_bytes`].
+    extra_bytes: AtomicU64,
     /// Clients that wait for replicas.
     waits: Waits,
     /// How many acknowledgements have come from replicas.
@@ -199,6 +201,7 @@ impl Default for Replication {
                 pinged: Instant::now(),
             }),
             feeds: AtomicUsize::new(0),
+            extra_bytes: AtomicU64::new(0),
             waits: Waits::default(),
             acks: AtomicU64::new(0),
             failover: Failover::default(),
@@ -296,6 +299,19 @@ impl Replication {
             shared.log.wake();
             std::thread::sleep(RECHECK_INTERVAL);
         }
+    }
+
+    /// How many bytes are kept beyond the backlog, for replicas that have not received them.
+    #[inline]
+    pub fn extra_bytes(&self) -> u64 {
+        self.extra_bytes.load(Relaxed)
+    }
+
+    /// Updates that number after the stream has changed.
+    fn note_bytes(&self, state: &State) {
+        let bytes = state.stream.as_ref().map_or(0, SharedBytes::len);
+        let extra = bytes.saturating_sub(state.backlog_bytes);
+        self.extra_bytes.store(extra, Relaxed);
     }
 
     /// The replicas.
@@ -444,6 +460,7 @@ impl Replication {
         let mut state = self.state();
         state.begin_stream();
         state.append(bytes);
+        self.note_bytes(&state);
         state.feeds.iter().for_each(|feed| feed.wake());
     }
 
@@ -489,8 +506,17 @@ impl Replication {
         state.feeds.retain(|other| !Arc::ptr_eq(other, feed));
         self.feeds.store(state.feeds.len(), Relaxed);
         state.alone_since = Instant::now();
+        // What only this replica needed is not needed any more.
+        state.append(b"");
+        self.note_bytes(&state);
         drop(state);
         feed.leave();
+    }
+
+    /// Begins a new history at the same offset, which no replica knows.
+    pub fn forget_history(&self) {
+        let mut state = self.state();
+        state.history = History::new(random_hex(), state.history.offset);
     }
 
     /// Closes the connections to all replicas.

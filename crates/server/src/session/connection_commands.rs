@@ -283,7 +283,11 @@ fn hello(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Re
     reply.integer(protocol.number().into());
     reply.bulk(b"id");
     reply.integer(context.session.client.id as i64);
-    for (field, value) in [("mode", "standalone"), ("role", "master")] {
+    let role = match context.shared.replication.is_replica() {
+        true => "replica",
+        false => "master",
+    };
+    for (field, value) in [("mode", "standalone"), ("role", role)] {
         reply.bulk(field.as_bytes());
         reply.bulk(value.as_bytes());
     }
@@ -294,6 +298,9 @@ fn hello(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Re
 
 fn reset(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let session = &mut *context.session;
+    if session.feed.is_some() {
+        return Err(CommandError::err("can only reset normal client connections").into());
+    }
     leave(context.shared, session);
     session.client.no_evict.store(false, Relaxed);
     session.client.no_touch.store(false, Relaxed);

@@ -191,7 +191,11 @@ fn unblock(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> 
     let found = u64::try_from(id)
         .ok()
         .and_then(|id| context.shared.clients.find(id));
-    let ended = found.is_some_and(|client| client.unblock(end));
+    let ended = found.is_some_and(|client| {
+        let ended = client.unblock(end);
+        context.shared.threads[client.thread].wake();
+        ended
+    });
     reply.integer(ended.into());
     Ok(())
 }
