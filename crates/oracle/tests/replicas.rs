@@ -1,5 +1,7 @@
 //! Our server as a replica: of a real `redis-server`, of itself, and of primaries that mean harm.
 
+#[path = "../../tls/tests/common/mod.rs"]
+mod certificates;
 mod common {
     pub mod link_proxy;
     pub mod replicas;
@@ -10,11 +12,12 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use certificates::Files;
 use common::link_proxy::LinkProxy;
 use common::replicas::{
     call, digest, follow, info, ours, redis, wait_for_agreement, wait_for_link, wait_until,
 };
-use damselfly_oracle::server::{Program, Server};
+use damselfly_oracle::server::{Program, Server, free_port};
 
 /// Fills a server with values of all types in all forms, in several databases.
 fn fill(server: &Server) {
@@ -432,6 +435,57 @@ fn the_configuration_file_knows_the_primary() {
     assert!(!written.contains("replicaof"), "{written}");
     let _ = child.kill();
     let _ = child.wait();
+}
+
+#[test]
+fn the_link_can_be_encrypted() {
+    for of_redis in [true, false] {
+        let files = Files::new();
+        let tls_port = free_port().unwrap();
+        let (port, ca) = (tls_port.to_string(), files.path("ca.crt"));
+        let (certificate, key) = (files.path("server.crt"), files.path("server.key"));
+        let options = [
+            "--tls-port",
+            &port,
+            "--tls-cert-file",
+            &certificate,
+            "--tls-key-file",
+            &key,
+            "--tls-ca-cert-file",
+            &ca,
+        ];
+        let primary = match of_redis {
+            true => redis(&options),
+            false => ours(&options),
+        };
+        call(&primary, &["SET", "k", "v"]);
+        let own = [
+            "--tls-replication",
+            "yes",
+            "--tls-cert-file",
+            &certificate,
+            "--tls-key-file",
+            &key,
+            "--tls-ca-cert-file",
+            &ca,
+        ];
+        let replica = ours(&own);
+        follow(&replica, SocketAddr::from((Ipv4Addr::LOCALHOST, tls_port)));
+        wait_for_link(&replica);
+        let mut connection = primary.connect();
+        for number in 0..2000 {
+            let key = format!("k{number}");
+            connection.call(&["SET", &key, &"x".repeat(500)]).unwrap();
+        }
+        wait_for_agreement("encrypted", &[&primary, &replica]);
+        // A plain connection to that port is no link, and neither is one to a server that nobody has signed.
+        let plain = ours(&[]);
+        follow(&plain, SocketAddr::from((Ipv4Addr::LOCALHOST, tls_port)));
+        wait_until("it fails", || {
+            plain.log().contains("MASTER <-> REPLICA sync: ")
+        });
+        assert_eq!(info(&plain, "master_link_status"), "down");
+    }
 }
 
 /// A primary that accepts one connection after another, answers the handshake, and then sends `after` for PSYNC.

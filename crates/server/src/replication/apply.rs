@@ -314,17 +314,14 @@ impl Applier {
         }
     }
 
-    /// Prefetches what the commands on single keys will use.
+    /// Prefetches the locks that commands on single keys will take.
     fn prefetch(&self) {
         let engine = &self.shared.engine;
-        let hashes = || {
-            let requests = self.queue.requests.iter().take(PARSED_MAX);
-            let is_one = |request: &&Request| matches!(request.action, Action::OneKey(..));
-            requests.filter(is_one).map(|request| request.hash)
-        };
-        hashes().for_each(|hash| engine.prefetch_shard(hash));
-        hashes().for_each(|hash| engine.prefetch_bucket(hash, self.db));
-        hashes().for_each(|hash| engine.prefetch_entry(hash, self.db));
+        for request in self.queue.requests.iter().take(PARSED_MAX) {
+            if let Action::OneKey(..) = request.action {
+                engine.prefetch_shard(request.hash);
+            }
+        }
     }
 
     /// The end of the group that begins at a request, if it is complete.
@@ -436,6 +433,8 @@ impl Applier {
         tx.keep_expired();
         let queue = std::mem::take(&mut self.queue);
         let requests = &queue.requests[group];
+        let is_one = |request: &&Request| matches!(request.action, Action::OneKey(..));
+        tx.prefetch(requests.iter().filter(is_one).map(|request| request.hash));
         let mut run_all = || {
             for request in requests {
                 let args = queue.args(input, request);
