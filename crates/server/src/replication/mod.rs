@@ -44,7 +44,7 @@ mod last_wait;
 pub mod link;
 mod receive;
 pub mod replicaof;
-pub mod shared_bytes;
+mod shared_bytes;
 mod tick;
 pub mod wait;
 
