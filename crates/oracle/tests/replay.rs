@@ -148,6 +148,21 @@ fn streams() {
 }
 
 #[test]
+fn bitmaps() {
+    play(Some(Family::Bitmap), 2);
+}
+
+#[test]
+fn hyperloglogs() {
+    play(Some(Family::HyperLogLog), 2);
+}
+
+#[test]
+fn positions() {
+    play(Some(Family::Geo), 2);
+}
+
+#[test]
 fn keys_of_any_type() {
     play(Some(Family::Generic), 2);
 }

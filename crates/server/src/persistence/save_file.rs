@@ -5,23 +5,27 @@
 //! process that was killed, and is removed.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use damselfly_rdb::{Checksum, Encoder, VERSION_WRITTEN, WriteOptions};
 use damselfly_value::EntryRef;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
+use super::aof::storage::{Appender, DiskFile, Folder, Storage};
 use super::save_job::{Backlog, Batch, FileOptions, PANICKED, SaveJob};
 use crate::shared::Shared;
 
 /// The beginning of the names of temporary files; the process id and `.rdb` follow.
 const TEMPORARY: &str = "temp-damselfly-";
+
+/// The temporary file of a base of the append-only file, whose folder belongs to one server.
+const TEMPORARY_BASE: &str = "temp-damselfly-base.rdb";
 
 /// How many names are tried for a temporary file.
 const NAMES_MAX: usize = 100;
@@ -72,10 +76,10 @@ fn save(job: &SaveJob) -> Option<String> {
 
 fn write(job: &SaveJob) -> io::Result<()> {
     let temporary = Temporary::create(&job.file)?;
-    let in_temporary = |error: io::Error| named(&temporary.path, &error);
-    job.output
-        .begin(&temporary.file, job)
-        .map_err(in_temporary)?;
+    let path = job.file.folder.join(&temporary.name);
+    let in_temporary = |error: io::Error| named(&path, &error);
+    let file = temporary.appender().map_err(in_temporary)?;
+    job.output.begin(file, job).map_err(in_temporary)?;
     job.open_queue();
     encode(job);
     job.wait_for_batches();
@@ -83,7 +87,6 @@ fn write(job: &SaveJob) -> io::Result<()> {
         return Ok(());
     }
     job.output.end(job).map_err(in_temporary)?;
-    temporary.file.sync_all().map_err(in_temporary)?;
     temporary.replace(job)
 }
 
@@ -93,7 +96,7 @@ fn report(job: &SaveJob, failure: Option<&str>) {
             "DB saved on disk: {} keys in {:.3} seconds to {}",
             job.keys(),
             job.elapsed().as_secs_f64(),
-            job.file.path.display()
+            job.file.path().display()
         ),
         Some(why) if job.was_aborted() => log::info!("Background saving was given up: {why}"),
         Some(why) if job.is_in_place.load(Relaxed) => log::error!(
@@ -107,21 +110,35 @@ fn report(job: &SaveJob, failure: Option<&str>) {
 
 /// A temporary file. It is removed when this is dropped, unless it was renamed.
 struct Temporary {
-    file: File,
-    path: PathBuf,
+    storage: Arc<dyn Storage>,
+    name: String,
+    /// The file, locked, unless it is the only one of its folder.
+    locked: Option<File>,
     is_renamed: bool,
 }
 
 impl Temporary {
-    /// Creates and locks a file. A name can be in use, since servers in different containers can have the same process id.
     fn create(options: &FileOptions) -> io::Result<Self> {
+        match &options.base {
+            None => Self::create_locked(options),
+            Some(base) => Ok(Self {
+                storage: base.storage.clone().map_err(io::Error::other)?,
+                name: TEMPORARY_BASE.to_owned(),
+                locked: None,
+                is_renamed: false,
+            }),
+        }
+    }
+
+    /// Creates and locks a file. A name can be in use, since servers in different containers can have the same process id.
+    fn create_locked(options: &FileOptions) -> io::Result<Self> {
         let id = std::process::id();
         for number in 0..NAMES_MAX {
             let name = match number {
                 0 => format!("{TEMPORARY}{id}.rdb"),
                 _ => format!("{TEMPORARY}{id}-{number}.rdb"),
             };
-            let path = options.folder.join(name);
+            let path = options.folder.join(&name);
             let file = OpenOptions::new()
                 .write(true)
                 .create(true)
@@ -135,32 +152,44 @@ impl Temporary {
             if is_in_use || !path.exists() {
                 continue;
             }
+            let emptied = file.set_len(0);
             let temporary = Self {
-                file,
-                path,
+                storage: Arc::new(Folder::existing(&options.folder)),
+                name,
+                locked: Some(file),
                 is_renamed: false,
             };
-            let emptied = temporary.file.set_len(0);
-            return match emptied {
-                Ok(()) => Ok(temporary),
-                Err(error) => Err(named(&temporary.path, &error)),
-            };
+            return emptied
+                .map(|()| temporary)
+                .map_err(|error| named(&path, &error));
         }
         Err(io::Error::other(format!(
             "the names of temporary files of process {id} are all in use"
         )))
     }
 
+    /// The empty file.
+    fn appender(&self) -> io::Result<Box<dyn Appender>> {
+        if let Some(file) = &self.locked {
+            return Ok(Box::new(DiskFile(file.try_clone()?)));
+        }
+        let (mut file, bytes) = self.storage.open(&self.name)?;
+        if bytes > 0 {
+            file.truncate(0)?;
+        }
+        Ok(file)
+    }
+
     fn replace(mut self, job: &SaveJob) -> io::Result<()> {
-        let FileOptions { path, folder, .. } = &job.file;
-        std::fs::rename(&self.path, path).map_err(|error| named(path, &error))?;
+        let FileOptions { name, folder, .. } = &job.file;
+        self.storage
+            .rename(&self.name, name)
+            .map_err(|error| named(&job.file.path(), &error))?;
         self.is_renamed = true;
         job.is_in_place.store(true, Relaxed);
-        match File::open(folder).and_then(|folder| folder.sync_all()) {
-            // Some file systems can't do this with a folder. Redis ignores the same errors.
-            Err(error) if is_unsupported(&error) => Ok(()),
-            synced => synced.map_err(|error| named(folder, &error)),
-        }
+        self.storage
+            .sync_names()
+            .map_err(|error| named(folder, &error))
     }
 }
 
@@ -168,7 +197,7 @@ impl Drop for Temporary {
     fn drop(&mut self) {
         // After the renaming, another server may have a file of this name.
         if !self.is_renamed {
-            let _ = std::fs::remove_file(&self.path);
+            let _ = self.storage.remove(&self.name);
         }
     }
 }
@@ -234,9 +263,9 @@ impl Output {
     }
 
     /// Writes all that comes before the entries.
-    fn begin(&self, file: &File, job: &SaveJob) -> io::Result<()> {
+    fn begin(&self, file: Box<dyn Appender>, job: &SaveJob) -> io::Result<()> {
         let mut writer = FileWriter {
-            file: file.try_clone()?,
+            file,
             with_checksum: job.file.with_checksum,
             syncs_early: job.file.syncs_early,
             checksum: Checksum::new(),
@@ -262,7 +291,7 @@ impl Output {
 }
 
 struct FileWriter {
-    file: File,
+    file: Box<dyn Appender>,
     with_checksum: bool,
     syncs_early: bool,
     /// Of all but the header, whose version is known at the end.
@@ -275,10 +304,10 @@ impl FileWriter {
         if self.with_checksum {
             self.checksum.add(bytes);
         }
-        self.file.write_all(bytes)?;
+        self.file.append(bytes)?;
         self.unsynced_bytes += bytes.len() as u64;
         if self.syncs_early && self.unsynced_bytes >= SYNC_BYTES {
-            self.file.sync_data()?;
+            self.file.sync()?;
             self.unsynced_bytes = 0;
         }
         Ok(())
@@ -288,7 +317,7 @@ impl FileWriter {
         let mut encoder = header_encoder(job);
         let mut out = Vec::new();
         encoder.header(&mut out);
-        self.file.write_all(&out)?;
+        self.file.append(&out)?;
         out.clear();
         let seconds = (job.started_ms / 1000).to_string();
         let used = job.used_bytes.to_string();
@@ -319,6 +348,7 @@ impl FileWriter {
         self.write(&out)
     }
 
+    /// Completes the file and forces it to the disk.
     fn write_end(&mut self, job: &SaveJob) -> io::Result<()> {
         let encoder = header_encoder(job);
         let (mut header, mut out) = (Vec::new(), Vec::new());
@@ -330,9 +360,9 @@ impl FileWriter {
             checksum
         });
         encoder.end(checksum, &mut out);
-        self.file.write_all(&out)?;
-        self.file.seek(SeekFrom::Start(0))?;
-        self.file.write_all(&header)
+        self.file.append(&out)?;
+        self.file.overwrite_start(&header)?;
+        self.file.sync()
     }
 }
 
@@ -362,7 +392,7 @@ fn encode(job: &SaveJob) {
         let encoded = catch_unwind(AssertUnwindSafe(|| encoders.encode(job, &batch)));
         match encoded {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => job.fail(named(&job.file.path, &error).to_string()),
+            Ok(Err(error)) => job.fail(named(&job.file.path(), &error).to_string()),
             Err(_) => job.fail(String::from(PANICKED)),
         }
     }
