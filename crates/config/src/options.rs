@@ -1368,8 +1368,8 @@ pub static OPTIONS: &[Opt] = &[
         section: Section::Persistence,
         kind: Kind::Bool,
         changeable: Changeable::Live,
-        effect: Effect::Never("the base is always in RDB format, which loads faster"),
-        summary: "Writes the base of the append-only file in RDB format.",
+        effect: Effect::Acts,
+        summary: "Writes the base of the append-only file in RDB format, which is smaller and loads faster, instead of as commands.",
         access: field!(aof_use_rdb_preamble),
     },
     Opt {

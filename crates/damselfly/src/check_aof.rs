@@ -21,7 +21,15 @@ pub fn run(path: &Path, fixes: bool) -> ExitCode {
         let is_last = index + 1 == paths.len();
         match check_one(path, fixes && is_last) {
             Ok(true) => {}
-            Ok(false) => code = ExitCode::FAILURE,
+            Ok(false) => {
+                code = ExitCode::FAILURE;
+                if fixes && !is_last {
+                    println!(
+                        "Failed to truncate AOF {} because it is not the last file",
+                        path.display()
+                    );
+                }
+            }
             Err(error) => return fail(&format!("can't read {}: {error}", path.display())),
         }
     }

@@ -9,7 +9,7 @@ use std::io;
 use std::sync::Arc;
 
 use damselfly_server::persistence::aof::files::AofFiles;
-use damselfly_server::persistence::aof::manifest::Manifest;
+use damselfly_server::persistence::aof::manifest::{FileEntry, Manifest};
 use damselfly_server::persistence::aof::storage::Storage;
 
 use common::disk::{Damage, Random, SimulatedDisk, State};
@@ -91,19 +91,22 @@ impl Subject {
         }
         let first = self.files.manifest().next_increment() - 1;
         self.bases += 1;
-        let (name, base) = (
-            AofFiles::base_name(NAME, self.bases),
-            (self.bases, self.written.clone()),
+        let (base, numbers) = (
+            FileEntry {
+                name: AofFiles::base_name(NAME, self.bases, true),
+                number: self.bases,
+            },
+            self.written.clone(),
         );
-        self.insist(|subject| subject.disk.write(&name, &base.1));
+        self.insist(|subject| subject.disk.write(&base.name, &numbers));
         self.insist(|subject| subject.disk.sync_names());
         for _ in 0..self.random.below(3) {
             self.append();
         }
         if is_completed {
-            self.insist(|subject| subject.files.replace_base(base.0, first));
+            self.insist(|subject| subject.files.replace_base(&base, first));
             if !self.files.needs_base() {
-                self.durable = self.durable.max(base.1.len());
+                self.durable = self.durable.max(numbers.len());
             }
         }
     }

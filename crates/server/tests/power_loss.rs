@@ -289,6 +289,43 @@ fn seed() -> u64 {
     seed | 1
 }
 
+/// An fsync that does not end while clients write thousands of changes.
+#[test]
+fn with_everysec_a_slow_fsync_holds_up_no_client() {
+    let (disk, is_slow) = (SimulatedDisk::default(), Arc::new(AtomicBool::new(true)));
+    let waiting = Arc::new(AtomicBool::new(false));
+    let (slow, seen) = (is_slow.clone(), waiting.clone());
+    let server = TestServer::try_prepared(
+        |config: &mut Config| {
+            config.threads = 2;
+            config.appendonly = true;
+        },
+        |server| server.shared().aof.use_storage(Arc::new(disk.clone())),
+    )
+    .unwrap();
+    disk.set_delay(Arc::new(move |_| {
+        while slow.load(Relaxed) {
+            seen.store(true, Relaxed);
+            thread::sleep(Duration::from_millis(1));
+        }
+    }));
+    let mut clients: Vec<Client> = (0..4).map(|_| server.client()).collect();
+    until("an fsync has begun", || {
+        clients[0].run("INCR n");
+        waiting.load(Relaxed)
+    });
+    for number in 0..2000 {
+        let client = &mut clients[number % 4];
+        assert!(client.run("INCR m").starts_with("(integer)"));
+        assert_eq!(client.run("PING"), "PONG");
+    }
+    // It has lasted all the time.
+    assert!(is_slow.load(Relaxed));
+    clients[0].send("WAITAOF 1 0 0");
+    is_slow.store(false, Relaxed);
+    assert_eq!(clients[0].receive(), "1) (integer) 1\n2) (integer) 0");
+}
+
 #[test]
 fn with_always_no_acknowledged_write_is_lost_with_the_power() {
     let run = run(

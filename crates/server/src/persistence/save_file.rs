@@ -12,11 +12,13 @@ use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use damselfly_protocol::client::write_command;
 use damselfly_rdb::{Checksum, Encoder, VERSION_WRITTEN, WriteOptions};
 use damselfly_value::EntryRef;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
+use super::aof;
 use super::aof::storage::{Appender, DiskFile, Folder, Storage};
 use super::save_job::{Backlog, Batch, FileOptions, PANICKED, SaveJob};
 use crate::shared::Shared;
@@ -266,7 +268,7 @@ impl Output {
     fn begin(&self, file: Box<dyn Appender>, job: &SaveJob) -> io::Result<()> {
         let mut writer = FileWriter {
             file,
-            with_checksum: job.file.with_checksum,
+            with_checksum: job.file.with_checksum && !job.writes_commands(),
             syncs_early: job.file.syncs_early,
             checksum: Checksum::new(),
             unsynced_bytes: 0,
@@ -314,6 +316,9 @@ impl FileWriter {
     }
 
     fn write_beginning(&mut self, job: &SaveJob) -> io::Result<()> {
+        if job.writes_commands() {
+            return self.file.append(&first_commands(job));
+        }
         let mut encoder = header_encoder(job);
         let mut out = Vec::new();
         encoder.header(&mut out);
@@ -329,10 +334,9 @@ impl FileWriter {
             ("used-mem", &used),
             (
                 "aof-base",
-                if job.base_number().is_some() {
-                    "1"
-                } else {
-                    "0"
+                match job.file.base {
+                    Some(_) => "1",
+                    None => "0",
                 },
             ),
         ] {
@@ -350,6 +354,9 @@ impl FileWriter {
 
     /// Completes the file and forces it to the disk.
     fn write_end(&mut self, job: &SaveJob) -> io::Result<()> {
+        if job.writes_commands() {
+            return self.file.sync();
+        }
         let encoder = header_encoder(job);
         let (mut header, mut out) = (Vec::new(), Vec::new());
         encoder.header(&mut header);
@@ -363,6 +370,40 @@ impl FileWriter {
         self.file.append(&out)?;
         self.file.overwrite_start(&header)?;
         self.file.sync()
+    }
+}
+
+/// What comes before the keys in a base of commands.
+fn first_commands(job: &SaveJob) -> Vec<u8> {
+    let mut out = Vec::new();
+    if job.file.base.as_ref().is_some_and(|base| base.has_time) {
+        out.extend_from_slice(format!("#TS:{}\r\n", job.started_ms / 1000).as_bytes());
+    }
+    for library in job.libraries.iter() {
+        write_command(&mut out, &[b"FUNCTION", b"LOAD", library.code()]);
+    }
+    out
+}
+
+/// Encodes a batch as commands, and appends them to the file.
+fn encode_commands(job: &SaveJob, batch: &Batch) -> io::Result<()> {
+    let mut select = Vec::new();
+    write_command(&mut select, &[b"SELECT", batch.db.to_string().as_bytes()]);
+    let mut all = select.clone();
+    for entry in &batch.entries {
+        aof::write_entry(entry.view(), &mut |commands| {
+            all.append(commands);
+            if all.len() < VALUE_SLICE_BYTES {
+                return Ok(());
+            }
+            let appended = job.output.append(&all);
+            all.clone_from(&select);
+            appended
+        })?;
+    }
+    match all.len() > select.len() {
+        true => job.output.append(&all),
+        false => Ok(()),
     }
 }
 
@@ -389,7 +430,10 @@ fn encode(job: &SaveJob) {
         if job.has_failed() {
             continue;
         }
-        let encoded = catch_unwind(AssertUnwindSafe(|| encoders.encode(job, &batch)));
+        let encoded = catch_unwind(AssertUnwindSafe(|| match job.writes_commands() {
+            true => encode_commands(job, &batch),
+            false => encoders.encode(job, &batch),
+        }));
         match encoded {
             Ok(Ok(())) => {}
             Ok(Err(error)) => job.fail(named(&job.file.path(), &error).to_string()),

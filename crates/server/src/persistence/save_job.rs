@@ -25,6 +25,7 @@ use damselfly_rdb::{Access, VERSION_WRITTEN};
 use damselfly_script::Libraries;
 use damselfly_value::{Entry, EntryRef};
 
+use super::aof::manifest::FileEntry;
 use super::aof::storage::Storage;
 use super::save_file::Output;
 use super::{Cause, aof};
@@ -106,7 +107,11 @@ pub(super) struct FileOptions {
 
 /// A base of the append-only file.
 pub(super) struct BaseOptions {
-    pub(super) number: u64,
+    number: u64,
+    /// `aof-use-rdb-preamble`
+    is_rdb: bool,
+    /// It begins with the time: `aof-timestamp-enabled`.
+    pub(super) has_time: bool,
     /// Its folder, or why it can't be created.
     pub(super) storage: Result<Arc<dyn Storage>, String>,
 }
@@ -228,9 +233,17 @@ impl SaveJob {
         self.cause
     }
 
-    /// The number of the base of the append-only file, if it is one.
-    pub(super) fn base_number(&self) -> Option<u64> {
-        self.file.base.as_ref().map(|base| base.number)
+    /// The base of the append-only file, if it is one.
+    pub(super) fn base(&self) -> Option<FileEntry> {
+        self.file.base.as_ref().map(|base| FileEntry {
+            name: self.file.name.clone(),
+            number: base.number,
+        })
+    }
+
+    /// True if the file has commands instead of RDB: `aof-use-rdb-preamble no`.
+    pub(super) fn writes_commands(&self) -> bool {
+        self.file.base.as_ref().is_some_and(|base| !base.is_rdb)
     }
 
     /// How often all databases had been emptied before the cut.
@@ -510,13 +523,15 @@ impl FileOptions {
     /// The next base of the append-only file.
     fn of_base(shared: &Shared, config: &Config) -> Self {
         let storage = shared.aof.storage(config);
-        let number = shared.aof.next_base(config);
+        let (number, is_rdb) = (shared.aof.next_base(config), config.aof_use_rdb_preamble);
         Self {
             folder: aof::folder(config),
-            name: aof::files::AofFiles::base_name(&config.appendfilename, number),
+            name: aof::files::AofFiles::base_name(&config.appendfilename, number, is_rdb),
             syncs_early: config.aof_rewrite_incremental_fsync,
             base: Some(BaseOptions {
                 number,
+                is_rdb,
+                has_time: config.aof_timestamp_enabled,
                 storage: storage.map_err(|error| error.to_string()),
             }),
             ..Self::new(config)

@@ -198,11 +198,15 @@ impl State {
 /// Decides which steps fail.
 pub type Faults = Box<dyn FnMut(&Step) -> bool + Send>;
 
+/// What happens before each step, without anything being held up but the thread that makes it.
+pub type Delay = Arc<dyn Fn(&Step) + Send + Sync>;
+
 #[derive(Default)]
 struct Disk {
     now: State,
     journal: Vec<(Step, Instant)>,
     faults: Option<Faults>,
+    delay: Option<Delay>,
 }
 
 impl Disk {
@@ -241,6 +245,11 @@ impl SimulatedDisk {
     /// The steps from number `from` on, and when they ended.
     pub fn journal_from(&self, from: usize) -> Vec<(Step, Instant)> {
         self.disk().journal[from..].to_vec()
+    }
+
+    /// Sets what happens before each fsync of a file.
+    pub fn set_delay(&self, delay: Delay) {
+        self.disk().delay = Some(delay);
     }
 
     /// Sets which steps fail.
@@ -302,7 +311,11 @@ impl Appender for SimulatedFile {
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        self.0.disk().step(Step::Sync(self.1))
+        let (delay, step) = (self.0.disk().delay.clone(), Step::Sync(self.1));
+        if let Some(delay) = delay {
+            delay(&step);
+        }
+        self.0.disk().step(step)
     }
 
     fn truncate(&mut self, len: u64) -> io::Result<()> {

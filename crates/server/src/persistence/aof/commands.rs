@@ -75,15 +75,11 @@ fn bgrewriteaof(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -
 /// What WAITAOF waits for is everything that the log has now: the connection's own writes are among it.
 fn waitaof(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let local = args.integer(1)?;
-    let replicas = args.integer(2)?;
     if !(0..=1).contains(&local) {
-        let text = "value is out of range, must be positive";
-        return Err(CommandError::err(match local > 1 {
-            true => "value is out of range",
-            false => text,
-        })
-        .into());
+        let text = "value is out of range, value must between 0 and 1";
+        return Err(CommandError::err(text).into());
     }
+    let replicas = args.integer(2)?;
     if replicas < 0 {
         return Err(CommandError::err("value is out of range, must be positive").into());
     }

@@ -86,9 +86,12 @@ impl AofFiles {
         self.base_bytes + self.older_bytes + current
     }
 
-    /// The name of the base with this number.
-    pub fn base_name(name: &str, number: u64) -> String {
-        format!("{name}.{number}.base.rdb")
+    /// The name of the base with this number, in RDB or as commands.
+    pub fn base_name(name: &str, number: u64, is_rdb: bool) -> String {
+        match is_rdb {
+            true => format!("{name}.{number}.base.rdb"),
+            false => format!("{name}.{number}.base.aof"),
+        }
     }
 
     /// Makes an old single file, which is in the folder now, the base.
@@ -192,9 +195,8 @@ impl AofFiles {
     ///
     /// # Errors
     /// The manifest can't be written; the old files stay valid.
-    pub fn replace_base(&mut self, number: u64, first: u64) -> io::Result<()> {
-        let name = Self::base_name(&self.name, number);
-        let bytes = self.storage.len(&name)?;
+    pub fn replace_base(&mut self, base: &FileEntry, first: u64) -> io::Result<()> {
+        let bytes = self.storage.len(&base.name)?;
         let is_doubtful = self.doubtful.is_some_and(|doubtful| doubtful >= first);
         if self.needs_base() && !is_doubtful {
             // It could not be forced to the disk before: `sync` refuses that.
@@ -206,8 +208,8 @@ impl AofFiles {
             .drain(..)
             .partition(|entry| entry.number >= first);
         manifest.increments = kept;
-        let base = FileEntry { name, number };
-        manifest.history.extend(manifest.base.replace(base));
+        let replaced = manifest.base.replace(base.clone());
+        manifest.history.extend(replaced);
         manifest.history.extend(old);
         self.put(&manifest)?;
         self.manifest = manifest;

@@ -9,11 +9,13 @@
 //! | file | contents |
 //! |---|---|
 //! | `mod.rs` | state, turning on and off, rewrites |
+//! | `base_commands.rs` | a base as commands |
 //! | `writer.rs` | the thread that writes, and what it does about errors |
 //! | `files.rs`, `manifest.rs`, `storage.rs` | the files, without the server |
 //! | `reader.rs`, `load.rs`, `check.rs` | reading them again |
 //! | `commands.rs` | BGREWRITEAOF, WAITAOF |
 
+mod base_commands;
 pub mod check;
 pub mod commands;
 pub mod files;
@@ -34,6 +36,8 @@ use damselfly_config::{AppendFsync, Config};
 use damselfly_engine::{Now, Tx};
 use damselfly_log::{Batch, Targets};
 
+pub(super) use self::base_commands::write_entry;
+use self::manifest::FileEntry;
 use self::storage::{Folder, Storage};
 pub use self::writer::run;
 use super::{AlreadySaving, Cause};
@@ -62,7 +66,7 @@ enum Item {
     /// The cut of a rewrite: the next increment begins.
     Cut,
     /// A complete base, whose increments begin with the last cut.
-    NewBase { number: u64 },
+    NewBase(FileEntry),
     /// The append-only file begins, and needs a base before it counts.
     BeginAnew,
     /// It continues the files that are there.
@@ -78,7 +82,7 @@ struct Queue {
     /// The record at which the rewrite in progress has its cut, until that is queued.
     cut: Option<u64>,
     /// A base that is complete before its cut is queued.
-    early_base: Option<u64>,
+    early_base: Option<FileEntry>,
     /// The record behind the last one that was taken from the log.
     taken: u64,
     /// The next bytes begin a file, which has to select its database.
@@ -332,7 +336,7 @@ impl Aof {
     }
 
     /// Notes that a rewrite has ended, and how.
-    pub fn end_rewrite(&self, number: u64, took: Duration, kept_bytes: usize, is_ok: bool) {
+    pub fn end_rewrite(&self, base: FileEntry, took: Duration, kept_bytes: usize, is_ok: bool) {
         let mut status = self.status_slot();
         status.last_rewrite = Some(took);
         status.is_last_rewrite_ok = is_ok;
@@ -346,14 +350,14 @@ impl Aof {
         }
         drop(status);
         if is_ok {
-            self.next_base.fetch_max(number + 1, Relaxed);
+            self.next_base.fetch_max(base.number + 1, Relaxed);
             // Until the writer says so again.
             self.needs_base.store(false, Relaxed);
             let mut queue = self.queue();
             match queue.cut {
                 // Records before the cut are still to come.
-                Some(_) => queue.early_base = Some(number),
-                None => queue.items.push_back(Item::NewBase { number }),
+                Some(_) => queue.early_base = Some(base),
+                None => queue.items.push_back(Item::NewBase(base)),
             }
             drop(queue);
             self.changed.notify_one();
@@ -484,8 +488,7 @@ impl Queue {
             self.items.push_back(Item::Cut);
             self.begins_file = true;
             let base = self.early_base.take();
-            self.items
-                .extend(base.map(|number| Item::NewBase { number }));
+            self.items.extend(base.map(Item::NewBase));
         }
     }
 

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use damselfly_config::{AppendFsync, Config};
 
 use super::files::AofFiles;
+use super::manifest::FileEntry;
 use super::{Aof, Item, Mode, folder};
 use crate::gate::Reasons;
 use crate::shared::Shared;
@@ -102,7 +103,7 @@ impl Writer<'_> {
                     self.insist("begin", |writer| writer.files_do(AofFiles::begin_increment));
                     self.cut_increment = self.last_increment();
                 }
-                Item::NewBase { number } => self.replace_base(number, &config),
+                Item::NewBase(base) => self.replace_base(&base, &config),
                 Item::BeginAnew => {
                     self.insist("begin", |writer| writer.open(&config, AofFiles::begin_anew));
                     self.cut_increment = self.last_increment();
@@ -163,7 +164,7 @@ impl Writer<'_> {
         Ok(())
     }
 
-    fn replace_base(&mut self, number: u64, config: &Config) {
+    fn replace_base(&mut self, base: &FileEntry, config: &Config) {
         if self.files.is_none() {
             // BGREWRITEAOF while the append-only file is off.
             self.insist("open", |writer| writer.open(config, |_| Ok(())));
@@ -171,12 +172,12 @@ impl Writer<'_> {
         }
         let first = self.cut_increment;
         self.insist("replace", |writer| {
-            writer.files_do(|files| files.replace_base(number, first))
+            writer.files_do(|files| files.replace_base(base, first))
         });
         let Some(files) = &self.files else {
             return;
         };
-        self.aof.next_base.store(number + 1, Relaxed);
+        self.aof.next_base.store(base.number + 1, Relaxed);
         self.aof.rewritten_bytes.store(files.bytes(), Relaxed);
         if first == u64::MAX {
             self.files = None;
