@@ -8,8 +8,10 @@ pub mod hash;
 pub mod heap;
 pub mod long_double;
 pub mod number;
+mod planted_bug;
 pub mod random;
 pub mod sha1;
 
 pub use error::CommandError;
 pub use hash::hash;
+pub use planted_bug::planted_bug;
