@@ -151,7 +151,7 @@ fn doubles_are_written_as_redis_writes_them() {
         ("inf", "inf"),
         ("-inf", "-inf"),
         ("nan", "nan"),
-        ("-nan", "-nan"),
+        ("-nan", "nan"),
         ("1e15", "1000000000000000"),
         ("1e16", "10000000000000000"),
         ("1e17", "1e+17"),
