@@ -216,7 +216,10 @@ fn msetex(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     if allowed {
         for at in places {
             let (key, value) = (args.key(at), NewValue::compact(args.at(at + 1)));
-            tx.store_used(key, value, deadline, Event::Set);
+            match options.only_if {
+                Some(_) => tx.store_used(key, value, deadline, Event::Set),
+                None => tx.store(key, value, deadline),
+            }
             if matches!(deadline, Deadline::At(_)) {
                 tx.event(key, Event::Expire);
             }

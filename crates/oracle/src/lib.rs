@@ -23,7 +23,7 @@ pub mod grammar;
 pub mod history;
 pub mod live;
 pub mod memcached;
-mod newer;
+pub mod newer;
 pub mod random;
 pub mod rows;
 pub mod scripts;

@@ -43,7 +43,8 @@ pub(crate) fn before(arguments: &[Vec<u8>]) -> Vec<Vec<Vec<u8>>> {
 
 /// False for commands that do something else in scripts since 7.2: those that block, and those that create consumers, before which
 /// [`before`] can't run anything there.
-pub(crate) fn is_alike_in_scripts(arguments: &[Vec<u8>]) -> bool {
+#[must_use]
+pub fn is_alike_in_scripts(arguments: &[Vec<u8>]) -> bool {
     const OTHERS: &[&str] = &[
         "BLPOP",
         "BRPOP",
@@ -78,8 +79,17 @@ pub(crate) fn tame(arguments: &mut Vec<Vec<u8>>) {
     }
 }
 
+/// Changes the arguments of a script that returns one of them as a double: since 7.2, all NaNs are `nan` in replies.
+pub(crate) fn tame_doubles(arguments: &mut [Vec<u8>]) {
+    let is_negative_nan = |argument: &&mut Vec<u8>| argument.eq_ignore_ascii_case(b"-nan");
+    for argument in arguments.iter_mut().filter(is_negative_nan) {
+        argument.remove(0);
+    }
+}
+
 /// A reply without the fields that 7.0 does not have.
-pub(crate) fn without_new_fields(reply: &Value) -> Value {
+#[must_use]
+pub fn without_new_fields(reply: &Value) -> Value {
     let is_new =
         |name: &Value| matches!(name, Value::Bulk(name) if NEW_FIELDS.contains(&&name[..]));
     match reply {

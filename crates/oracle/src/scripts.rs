@@ -309,6 +309,9 @@ impl Scripts {
             grammar::mutate(&mut head, random);
         }
         head.extend(tail);
+        if body.name == "double" {
+            newer::tame_doubles(&mut head);
+        }
         (head, rule)
     }
 

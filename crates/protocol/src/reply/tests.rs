@@ -135,8 +135,13 @@ fn written_bytes_can_be_removed() {
 }
 
 fn double(value: f64) -> String {
-    let text = DoubleText::new(value);
-    String::from_utf8(text.as_bytes().to_vec()).expect("a number is text")
+    let mut out = Vec::new();
+    Reply::new(&mut out, Version::Resp3).double(value);
+    let text = String::from_utf8(out).expect("a number is text");
+    let text = text
+        .strip_prefix(',')
+        .and_then(|text| text.strip_suffix("\r\n"));
+    text.expect("the form of a double").to_owned()
 }
 
 #[test]

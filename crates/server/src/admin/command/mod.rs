@@ -325,7 +325,6 @@ fn keys_of<'a>(args: Args<'a>) -> Result<Vec<(&'a [u8], Access)>> {
         return refused("Invalid number of arguments specified for command");
     }
     let is_wrong_count = |spec: &KeySpec| match spec.at {
-        At::Counted(_) | At::CountedPairs(_) if row.command.has(Trait::NoMandatoryKeys) => false,
         At::Counted(_) | At::CountedPairs(_) => spec.at.places(request).next().is_none(),
         At::One(_)
         | At::ToEnd { .. }
@@ -336,14 +335,15 @@ fn keys_of<'a>(args: Args<'a>) -> Result<Vec<(&'a [u8], Access)>> {
         | At::Behind { .. } => false,
     };
     let needs_keys = !row.command.has(Trait::NoMandatoryKeys);
-    if needs_keys && specs.iter().any(is_wrong_count) {
-        return refused("Invalid arguments specified for command");
-    }
-    Ok(specs
+    let keys: Vec<_> = specs
         .iter()
         .flat_map(|spec| spec.at.places(request).map(|place| (place, spec.access)))
         .map(|(place, access)| (args.at(place + 2), facts::exactly(access, request)))
-        .collect())
+        .collect();
+    if needs_keys && (keys.is_empty() || specs.iter().any(is_wrong_count)) {
+        return refused("Invalid arguments specified for command");
+    }
+    Ok(keys)
 }
 
 fn getkeys(_: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
