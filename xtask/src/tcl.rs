@@ -450,11 +450,6 @@ const BLOCKING_LINES: &[(&str, &str)] = &[(
     "        $rd XREADGROUP GROUP mygroup Alice BLOCK 0 STREAMS mystream \">\"\n",
 )];
 
-/// Files, and parts of lines in them about commands that come with later milestones. Later lines and tests rely on what the tests
-/// with these lines set up.
-const LINES_ABOUT_LACKING_COMMANDS: &[(&str, &[&str])] =
-    &[("unit/acl-v2", &["DRYRUN command-test MIGRATE"])];
-
 /// Edits the suite: skips blocks that need the append-only file, waits until clients are blocked, and lets other blocks
 /// run against an external server.
 fn adapt(suite: &Path) -> Result<(), String> {
@@ -476,17 +471,6 @@ fn adapt(suite: &Path) -> Result<(), String> {
             "needs:debug\"} overrides {appendonly yes",
             "needs:debug external:skip\"} overrides {appendonly yes",
         );
-        if changed != text {
-            fs::write(&path, changed).map_err(fail)?;
-        }
-    }
-    for (file, lines) in LINES_ABOUT_LACKING_COMMANDS {
-        let path = suite.join(format!("tests/{file}.tcl"));
-        let fail = |error| format!("{}: {error}", path.display());
-        let text = fs::read_to_string(&path).map_err(fail)?;
-        let is_kept = |line: &&str| !lines.iter().any(|lacking| line.contains(lacking));
-        let changed: Vec<&str> = text.split('\n').filter(is_kept).collect();
-        let changed = changed.join("\n");
         if changed != text {
             fs::write(&path, changed).map_err(fail)?;
         }

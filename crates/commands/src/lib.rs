@@ -1,10 +1,12 @@
 //! The commands that work on keys: one row and one function each, one file per family.
 
+pub mod acknowledgements;
 pub mod args;
 mod bit_fields;
 mod bitmaps;
 mod blocking;
 pub mod command;
+mod conditional_strings;
 mod counters;
 mod dump;
 mod expiry;
@@ -14,6 +16,7 @@ mod hash_expiry;
 mod hash_walks;
 mod hashes;
 mod hyperloglogs;
+mod key_places;
 mod keys;
 mod keyspace;
 mod lcs;
@@ -21,6 +24,7 @@ mod list_ends;
 mod lists;
 mod long;
 pub mod memcached;
+mod migrate;
 mod object;
 mod ranges;
 mod scans;
@@ -40,6 +44,7 @@ mod stream_ids;
 mod stream_info;
 mod stream_ranges;
 mod stream_reads;
+mod stream_removals;
 mod streams;
 mod strings;
 
@@ -47,6 +52,7 @@ pub use args::{Args, OwnedArgs};
 pub use bit_fields::exact_bitfield_access;
 pub use command::{Access, Arity, At, Command, Group, KeySpec, Keys, Run, Trait, looks, reads};
 pub use long::{Rest, SlicedReply, Unlocked};
+pub use migrate::Migration;
 pub use object::{encoding_name, memory_usage};
 pub use stop::{Stop, Wait};
 
@@ -62,6 +68,7 @@ pub type KeyspaceFn = fn(&mut Tx<'_>, Args<'_>, &mut Reply<'_>) -> Result;
 /// All command families.
 pub static FAMILIES: &[&[Command<KeyspaceFn>]] = &[
     strings::COMMANDS,
+    conditional_strings::COMMANDS,
     counters::COMMANDS,
     ranges::COMMANDS,
     lcs::COMMANDS,
@@ -72,9 +79,11 @@ pub static FAMILIES: &[&[Command<KeyspaceFn>]] = &[
     list_ends::COMMANDS,
     keys::COMMANDS,
     keyspace::COMMANDS,
+    acknowledgements::COMMANDS,
     expiry::COMMANDS,
     object::COMMANDS,
     dump::COMMANDS,
+    migrate::COMMANDS,
     sort::COMMANDS,
     hashes::COMMANDS,
     hash_walks::COMMANDS,
@@ -89,6 +98,7 @@ pub static FAMILIES: &[&[Command<KeyspaceFn>]] = &[
     geo_search::COMMANDS,
     blocking::COMMANDS,
     streams::COMMANDS,
+    stream_removals::COMMANDS,
     stream_ranges::COMMANDS,
     stream_reads::COMMANDS,
     stream_group_reads::COMMANDS,

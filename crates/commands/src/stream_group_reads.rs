@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use damselfly_base::CommandError;
-use damselfly_collections::stream::Pending;
+use damselfly_collections::stream::{ConsumerIndex, Group as ReadingGroup, Pending};
 use damselfly_engine::{Create, Event, Key, Tx};
 use damselfly_protocol::reply::Deferred;
 use damselfly_protocol::{Reply, Version};
@@ -13,9 +13,7 @@ use crate::command::{Access, Arity::AtLeast, At, Command, Group, KeySpec, Keys, 
 use crate::stream_groups::{count_change, refusal, see_consumer};
 use crate::stream_ids::{parse_exact, reply_id};
 use crate::stream_ranges::{Part, reply_entry};
-use crate::stream_reads::{
-    By, COUNT_AFTER_WAIT, OPTIONS, Request, part_after, reply_stream, reply_streams,
-};
+use crate::stream_reads::{OPTIONS, Request, part_after, reply_stream};
 use crate::{Args, KeyspaceFn, Result, Stop, Wait, long};
 
 pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[Command {
@@ -73,20 +71,36 @@ impl<'a> Reader<'a> {
         part_after(stream, stream.group(self.group)?.last_id, self.count)
     }
 
-    /// Writes entries of a stream, and records the delivery in the group. Returns true if the consumer is new.
+    /// Marks the consumer as seen, or adds it, and then writes the entries of a stream, if there are any, and records their delivery
+    /// in the group. Unacknowledged entries are written even if there are none.
     fn read(
         &self,
         stream: &mut StreamMut<'_>,
         key: &[u8],
         source: Source,
         reply: &mut Reply<'_>,
-    ) -> bool {
-        match source {
+    ) -> Read {
+        let see = |group: &mut ReadingGroup| see_consumer(group, self.consumer, self.now_ms);
+        let Some((consumer, has_new_consumer)) = stream.change().change_group(self.group, see)
+        else {
+            return Read::default();
+        };
+        let has_replied = match source {
             Source::New => match self.unread(stream.view()) {
-                Some(part) => self.read_new(stream, key, part, reply),
+                Some(part) => {
+                    self.read_new(stream, key, part, consumer, reply);
+                    true
+                }
                 None => false,
             },
-            Source::Unacknowledged(id) => self.read_again(stream, key, id, reply),
+            Source::Unacknowledged(id) => {
+                self.read_again(stream, key, id, consumer, reply);
+                true
+            }
+        };
+        Read {
+            has_new_consumer,
+            has_replied,
         }
     }
 
@@ -95,8 +109,9 @@ impl<'a> Reader<'a> {
         stream: &mut StreamMut<'_>,
         key: &[u8],
         part: Part,
+        consumer: ConsumerIndex,
         reply: &mut Reply<'_>,
-    ) -> bool {
+    ) {
         let view = stream.view();
         let mut entries_read = view.group(self.group).and_then(|group| group.entries_read);
         let mut ids = Vec::with_capacity(part.count);
@@ -106,8 +121,8 @@ impl<'a> Reader<'a> {
             entries_read = view.entries_read_with(entries_read, entry.id);
             ids.push(entry.id);
         }
-        let is_new = stream.change().change_group(self.group, |group| {
-            let (consumer, is_new) = see_consumer(group, self.consumer, self.now_ms);
+        stream.change().change_group(self.group, |group| {
+            group.consumer_mut(consumer).active_ms = Some(self.now_ms);
             group.entries_read = entries_read;
             group.last_id = ids.last().copied().unwrap_or(group.last_id);
             let pending = Pending {
@@ -119,9 +134,7 @@ impl<'a> Reader<'a> {
                 ids.iter()
                     .for_each(|&id| group.record_delivery(id, pending));
             }
-            is_new
         });
-        is_new == Some(true)
     }
 
     fn read_again(
@@ -129,19 +142,16 @@ impl<'a> Reader<'a> {
         stream: &mut StreamMut<'_>,
         key: &[u8],
         behind: StreamId,
+        consumer: ConsumerIndex,
         reply: &mut Reply<'_>,
-    ) -> bool {
+    ) {
         let view = stream.view();
         let group = view.group(self.group);
-        let consumer = group.and_then(|group| {
-            let index = group.find_consumer(self.consumer)?;
-            Some(group.consumer(index))
-        });
-        let pending = consumer.into_iter().flat_map(|consumer| {
+        let pending = group.into_iter().flat_map(|group| {
             let start = behind.next();
             start
                 .into_iter()
-                .flat_map(|start| consumer.pending().range(start..))
+                .flat_map(|start| group.consumer(consumer).pending().range(start..))
         });
         let ids: Vec<StreamId> = pending
             .copied()
@@ -162,8 +172,10 @@ impl<'a> Reader<'a> {
                 }
             }
         }
-        let is_new = stream.change().change_group(self.group, |group| {
-            let (consumer, is_new) = see_consumer(group, self.consumer, self.now_ms);
+        if delivered.is_empty() {
+            return;
+        }
+        stream.change().change_group(self.group, |group| {
             for id in delivered {
                 let deliveries = group
                     .pending()
@@ -176,21 +188,28 @@ impl<'a> Reader<'a> {
                 };
                 group.record_delivery(id, pending);
             }
-            is_new
         });
-        is_new == Some(true)
     }
 }
 
-/// The entries to read from each stream, in order of the keys.
+/// What a read of one stream did.
+#[derive(Clone, Copy, Debug, Default)]
+struct Read {
+    has_new_consumer: bool,
+    /// The stream is part of the reply.
+    has_replied: bool,
+}
+
+/// The entries to read from each of these keys' streams.
 fn sources(
     tx: &mut Tx<'_>,
     args: Args<'_>,
     request: &Request,
+    keys: impl Iterator<Item = usize>,
     group: &[u8],
 ) -> Result<Vec<Source>> {
     let mut sources = Vec::with_capacity(request.keys.len());
-    for key_at in request.keys.clone() {
+    for key_at in keys {
         let key = args.key(key_at);
         let stream = tx.read_as::<Stream>(key)?;
         if stream.and_then(|stream| stream.group(group)).is_none() {
@@ -204,6 +223,10 @@ fn sources(
                 let text = "The $ ID is meaningless in the context of XREADGROUP: you want to read the history of this consumer by specifying a proper ID, or use the > ID to get new messages. The $ ID would just return an empty result set.";
                 return Err(CommandError::err(text).into());
             }
+            b"+" => {
+                let text = "The + ID is meaningless in the context of XREADGROUP: you want to read the history of this consumer by specifying a proper ID, or use the > ID to get new messages. The + ID would just return an empty result set.";
+                return Err(CommandError::err(text).into());
+            }
             b">" => Source::New,
             text => match parse_exact(text, 0)? {
                 StreamId::MAX => Source::New,
@@ -214,25 +237,25 @@ fn sources(
     Ok(sources)
 }
 
-/// Reads from one stream, for a client that was blocked or not.
+/// Reads from one stream, for a client that was blocked or not. Returns true if the stream is part of the reply.
 fn read_one(
     tx: &mut Tx<'_>,
     key: Key<'_>,
     reader: &Reader<'_>,
     source: Source,
     reply: &mut Reply<'_>,
-) -> Result {
-    let is_new = tx.change::<Stream, _>(key, Create::Never, |stream| {
+) -> Result<bool> {
+    let read = tx.change::<Stream, _>(key, Create::Never, |stream| {
         reader.read(stream, key.bytes, source, reply)
     })?;
-    count_change(
-        tx,
-        key,
-        is_new
-            .filter(|&is_new| is_new)
-            .map(|_| Event::XgroupCreateconsumer),
-    );
-    Ok(())
+    let read = read.unwrap_or_default();
+    if read.has_new_consumer {
+        count_change(tx, key, Some(Event::XgroupCreateconsumer));
+    }
+    if read.has_replied {
+        count_change(tx, key, None);
+    }
+    Ok(read.has_replied)
 }
 
 /// How many entries a read of a stream visits.
@@ -252,9 +275,9 @@ fn steps(tx: &mut Tx<'_>, key: Key<'_>, reader: &Reader<'_>, source: Source) -> 
 }
 
 fn xreadgroup(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    let request = Request::parse(args, true, By::of(tx))?;
+    let request = Request::parse(args, true)?;
     let reader = Reader::new(tx, args, &request);
-    let sources = sources(tx, args, &request, reader.group)?;
+    let sources = sources(tx, args, &request, request.keys.clone(), reader.group)?;
     let mut all_steps = 0;
     for (key_at, &source) in request.keys.clone().zip(&sources) {
         all_steps += steps(tx, args.key(key_at), &reader, source)?;
@@ -263,12 +286,7 @@ fn xreadgroup(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result 
     let start = reply.position();
     let (deferred, mut served) = (reply_deferred_streams(reply), 0);
     for (key_at, &source) in request.keys.clone().zip(&sources) {
-        let key = args.key(key_at);
-        if source == Source::New && steps(tx, key, &reader, source)? == 0 {
-            continue;
-        }
-        read_one(tx, key, &reader, source, reply)?;
-        served += 1;
+        served += usize::from(read_one(tx, args.key(key_at), &reader, source, reply)?);
     }
     reply.finish(deferred, served);
     if served > 0 {
@@ -286,8 +304,9 @@ fn xreadgroup(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result 
         of: Type::Stream,
         has,
         serve,
-        gone: Some("UNBLOCKED the stream key no longer exists"),
+        ends_if_gone: true,
         nothing: |reply| reply.null_array(),
+        timed_out: |reply| reply.null_array(),
         args: None,
     })))
 }
@@ -302,7 +321,7 @@ fn reply_deferred_streams(reply: &mut Reply<'_>) -> Deferred {
 
 /// True if there is a reply for a blocked client: new entries, or the error that its group is gone.
 fn has(tx: &mut Tx<'_>, args: Args<'_>, key: Key<'_>) -> bool {
-    let Ok(request) = Request::parse(args, true, By::Client) else {
+    let Ok(request) = Request::parse(args, true) else {
         return false;
     };
     let reader = Reader::new(tx, args, &request);
@@ -312,18 +331,17 @@ fn has(tx: &mut Tx<'_>, args: Args<'_>, key: Key<'_>) -> bool {
     stream.group(reader.group).is_none() || reader.unread(stream).is_some()
 }
 
-fn serve(tx: &mut Tx<'_>, args: Args<'_>, key: Key<'_>, reply: &mut Reply<'_>) -> Result {
-    let request = Request::parse(args, true, By::Client)?;
-    let mut reader = Reader::new(tx, args, &request);
-    reader.count = Some(request.count.unwrap_or(COUNT_AFTER_WAIT));
-    let stream = tx.peek_as::<Stream>(key)?;
-    if stream
-        .and_then(|stream| stream.group(reader.group))
-        .is_none()
-    {
-        let text = "NOGROUP the consumer group this client was blocked on no longer exists";
-        return Err(CommandError::Text(text.to_owned()).into());
+/// Serves a blocked client from all of its keys that the section has locked: others can't have changed.
+fn serve(tx: &mut Tx<'_>, args: Args<'_>, _: Key<'_>, reply: &mut Reply<'_>) -> Result {
+    let request = Request::parse(args, true)?;
+    let reader = Reader::new(tx, args, &request);
+    let keys = request.keys.clone();
+    let locked: Vec<usize> = keys.filter(|&at| tx.holds_key(args.key(at))).collect();
+    let sources = sources(tx, args, &request, locked.iter().copied(), reader.group)?;
+    let (deferred, mut served) = (reply_deferred_streams(reply), 0);
+    for (&key_at, &source) in locked.iter().zip(&sources) {
+        served += usize::from(read_one(tx, args.key(key_at), &reader, source, reply)?);
     }
-    reply_streams(1, reply);
-    read_one(tx, key, &reader, Source::New, reply)
+    reply.finish(deferred, served);
+    Ok(())
 }

@@ -58,7 +58,6 @@ static LACKING: &[&str] = &[
     "io-threads-do-reads",
     "jemalloc-bg-thread",
     "loadmodule",
-    "locale-collate",
     "masterauth",
     "masteruser",
     "min-replicas-max-lag",

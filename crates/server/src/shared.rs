@@ -16,6 +16,7 @@ use crate::event_loop::acceptor::Acceptor;
 use crate::gate::Gate;
 use crate::long_commands::LongCommands;
 use crate::memcached::MemcachedState;
+use crate::migrate::Migrations;
 use crate::observers::invalidation::Tracking;
 use crate::persistence::{Loading, Persistence};
 use crate::scripts::Scripts;
@@ -77,6 +78,8 @@ pub struct Shared {
     pub memcached: MemcachedState,
     /// Long commands, and the threads that run them.
     pub long: LongCommands,
+    /// Keys on their way to other servers.
+    pub migrations: Migrations,
     /// Scripts.
     pub scripts: Scripts,
     /// CLIENT PAUSE.
@@ -106,6 +109,10 @@ pub struct Rates {
     pub input_bytes: f64,
     /// Bytes written per second.
     pub output_bytes: f64,
+    /// Turns of event loops per second.
+    pub turns: f64,
+    /// The mean time of a turn, in microseconds.
+    pub turn_us: f64,
 }
 
 impl Shared {
@@ -146,6 +153,7 @@ impl Shared {
             functions: Functions::default(),
             memcached: MemcachedState::default(),
             long: LongCommands::default(),
+            migrations: Migrations::default(),
             scripts: Scripts::default(),
             pause: Pause::default(),
             slowlog: Slowlog::default(),

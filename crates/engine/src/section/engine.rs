@@ -27,6 +27,8 @@ pub struct Engine {
     pub(super) tracked: TrackedCounts,
     /// The ticket of the last client that began to wait for keys.
     pub(super) last_ticket: AtomicU64,
+    /// How many expired fields of hashes were removed.
+    pub(super) fields_expired: AtomicU64,
     /// How often all databases were emptied at once.
     pub(super) flushes: AtomicU64,
     /// Settings that may change while the engine runs.
@@ -47,6 +49,7 @@ impl Engine {
             invalidate: OnceLock::new(),
             tracked: TrackedCounts::default(),
             last_ticket: AtomicU64::new(1),
+            fields_expired: AtomicU64::new(0),
             flushes: AtomicU64::new(0),
             settings: Settings::default(),
         }

@@ -51,8 +51,9 @@ impl Expirer<'_> {
         }
     }
 
-    /// Reports that expired fields of a hash were removed, and that others remain.
-    pub(crate) fn fields_expired(&mut self, key: &[u8]) {
+    /// Reports that `count` expired fields of a hash were removed, and that others remain.
+    pub(crate) fn fields_expired(&mut self, key: &[u8], count: usize) {
+        self.engine.fields_expired.fetch_add(count as u64, Relaxed);
         if self.is_observed() {
             self.notify(key, &[Event::Hexpired]);
         }
@@ -84,6 +85,16 @@ impl Expirer<'_> {
 }
 
 impl Engine {
+    /// How many expired fields of hashes were removed, apart from those of hashes that were removed with their last field.
+    pub fn expired_fields(&self) -> u64 {
+        self.fields_expired.load(Relaxed)
+    }
+
+    /// Sets that number to zero.
+    pub fn reset_expired_fields(&self) {
+        self.fields_expired.store(0, Relaxed);
+    }
+
     /// Sweeps one slice of each database of a shard. Returns how many entries and fields it removed. A busy shard is skipped.
     pub fn sweep(&self, shard: usize, now: Now) -> usize {
         if self.settings.sweep_paused.load(Relaxed) {
@@ -199,7 +210,7 @@ impl Database {
         };
         let removed =
             present.update(|entry| entry.remove_expired_fields(expirer.now.0, FIELDS_PER_SWEEP));
-        expirer.fields_expired(key.bytes);
+        expirer.fields_expired(key.bytes, removed);
         removed
     }
 }

@@ -75,8 +75,8 @@ impl<'a> Present<'a> {
     /// Removes the expired fields of a hash that has others.
     #[cold]
     fn without_expired_fields(mut self, expirer: &mut Expirer<'_>) -> Self {
-        self.update(|entry| entry.remove_expired_fields(expirer.now.0, usize::MAX));
-        expirer.fields_expired(self.view().key());
+        let removed = self.update(|entry| entry.remove_expired_fields(expirer.now.0, usize::MAX));
+        expirer.fields_expired(self.view().key(), removed);
         self
     }
 

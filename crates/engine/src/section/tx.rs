@@ -198,6 +198,11 @@ impl<'a> Tx<'a> {
         self.effects
     }
 
+    /// True if the shard of a key is locked.
+    pub fn holds_key(&self, key: Key<'_>) -> bool {
+        self.holds(self.engine.shard_of(key.hash))
+    }
+
     /// Makes another database the selected one.
     pub fn set_db(&mut self, db: usize) {
         self.db = db;

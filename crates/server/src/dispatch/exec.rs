@@ -366,6 +366,7 @@ impl<A: ScriptRunner> QueueRunner<'_, A> {
             config,
             counters: &shared.threads[thread].counters,
             now: tx.now(),
+            is_time_frozen: true,
             lent: tx.holds_all().then(|| tx.lend()),
             session,
             thread,

@@ -389,7 +389,7 @@ impl Dispatcher {
                 let Stop::Wait(_) = stop else {
                     return Some(Stall::Long);
                 };
-                self.count_blocked(row, started);
+                self.note_blocked(session, started);
                 return Some(Stall::Waiting);
             }
             Err(Stop::SlicedReply(rest)) => session.rest = Some(rest),
@@ -425,6 +425,7 @@ impl Dispatcher {
                     session,
                     thread: self.thread,
                     now,
+                    is_time_frozen: false,
                     lent: None,
                 };
                 let result = run(&mut context, args, reply);
