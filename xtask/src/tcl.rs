@@ -464,11 +464,6 @@ const BLOCKING_LINES: &[(&str, &str)] = &[(
     "        $rd XREADGROUP GROUP mygroup Alice BLOCK 0 STREAMS mystream \">\"\n",
 )];
 
-/// Files, and parts of lines in them about commands that come with later milestones. Later lines and tests rely on what the tests
-/// with these lines set up.
-const LINES_ABOUT_LACKING_COMMANDS: &[(&str, &[&str])] =
-    &[("unit/acl-v2", &["DRYRUN command-test MIGRATE"])];
-
 /// Edits the suite: waits until clients are blocked, and lets blocks run against an external server.
 fn adapt(suite: &Path) -> Result<(), String> {
     for (file, beginning) in NEEDLESSLY_SKIPPED {
@@ -477,17 +472,6 @@ fn adapt(suite: &Path) -> Result<(), String> {
         let text = fs::read_to_string(&path).map_err(fail)?;
         let without = beginning.replace(" \"external:skip\"", "");
         let changed = text.replace(beginning, &without.replace(" external:skip", ""));
-        if changed != text {
-            fs::write(&path, changed).map_err(fail)?;
-        }
-    }
-    for (file, lines) in LINES_ABOUT_LACKING_COMMANDS {
-        let path = suite.join(format!("tests/{file}.tcl"));
-        let fail = |error| format!("{}: {error}", path.display());
-        let text = fs::read_to_string(&path).map_err(fail)?;
-        let is_kept = |line: &&str| !lines.iter().any(|lacking| line.contains(lacking));
-        let changed: Vec<&str> = text.split('\n').filter(is_kept).collect();
-        let changed = changed.join("\n");
         if changed != text {
             fs::write(&path, changed).map_err(fail)?;
         }

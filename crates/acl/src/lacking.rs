@@ -37,7 +37,6 @@ pub(crate) const LACKING: &[(&str, &[&str])] = &[
     ("cluster|slaves", &["admin", "slow", "dangerous"]),
     ("cluster|slots", &["slow"]),
     ("failover", &["admin", "slow", "dangerous"]),
-    ("migrate", &["keyspace", "write", "slow", "dangerous"]),
     ("module", &["slow"]),
     ("module|help", &["slow"]),
     ("module|list", &["admin", "slow", "dangerous"]),
@@ -49,12 +48,7 @@ pub(crate) const LACKING: &[(&str, &[&str])] = &[
     ("readwrite", &["fast", "connection"]),
     ("replconf", &["admin", "slow", "dangerous"]),
     ("replicaof", &["admin", "slow", "dangerous"]),
-    (
-        "restore-asking",
-        &["keyspace", "write", "slow", "dangerous"],
-    ),
     ("role", &["admin", "fast", "dangerous"]),
     ("slaveof", &["admin", "slow", "dangerous"]),
     ("sync", &["admin", "slow", "dangerous"]),
-    ("wait", &["slow", "connection"]),
 ];

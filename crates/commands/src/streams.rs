@@ -1,10 +1,10 @@
 //! Streams: adding and removing entries with XADD, XDEL, XTRIM and their relatives.
 
 use damselfly_base::CommandError;
-use damselfly_collections::stream::{ENTRY_BYTES_MAX, Exactness, Trim};
+use damselfly_collections::stream::{ENTRY_BYTES_MAX, Exactness, References, Trim};
 use damselfly_engine::{Create, Event, Key, Tx};
 use damselfly_protocol::Reply;
-use damselfly_value::{Collection, Stream, StreamId};
+use damselfly_value::{Collection, Stream, StreamId, StreamMut};
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::command::{
@@ -12,6 +12,7 @@ use crate::command::{
     writes,
 };
 use crate::stream_ids::{NewId, parse_exact, reply_id};
+use crate::stream_removals::references_named;
 use crate::{Args, KeyspaceFn, Result, long};
 
 const NONDETERMINISTIC: Trait = Trait::Tip("nondeterministic_output");
@@ -24,7 +25,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         traits: &[Trait::NeedsMemory, Trait::Fast, NONDETERMINISTIC],
         run: Run::Run(xadd),
         group: Group::Stream,
-        usage: "XADD key [NOMKSTREAM] [<MAXLEN | MINID> [= | ~] threshold [LIMIT count]] <* | id> field value [field value ...]",
+        usage: "XADD key [NOMKSTREAM] [KEEPREF | DELREF | ACKED] [<MAXLEN | MINID> [= | ~] threshold [LIMIT count]] <* | id> field value [field value ...]",
         summary: "Appends an entry to a stream, creating the stream if the key is absent, and returns the entry's id.",
         since: "5.0.0",
         complexity: "O(1) to add, O(N) to trim where N is the number of entries removed",
@@ -60,7 +61,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         traits: &[NONDETERMINISTIC],
         run: Run::Run(xtrim),
         group: Group::Stream,
-        usage: "XTRIM key <MAXLEN | MINID> [= | ~] threshold [LIMIT count]",
+        usage: "XTRIM key <MAXLEN | MINID> [= | ~] threshold [LIMIT count] [KEEPREF | DELREF | ACKED]",
         summary: "Trims a stream to a number of entries, or to the entries with ids not lower than one given.",
         since: "5.0.0",
         complexity: "O(N) where N is the number of entries removed",
@@ -82,6 +83,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
 /// The options of XADD and XTRIM.
 struct Options {
     trim: Option<(Trim, Exactness)>,
+    references: References,
     /// NOMKSTREAM: an absent key is not created.
     only_existing: bool,
     /// The index after the last option.
@@ -92,6 +94,9 @@ struct Options {
 const TRIMMED_DEFAULT: u64 = 10_000;
 /// The most that the limit of a trim without LIMIT can be.
 const TRIMMED_DEFAULT_MAX: u64 = 1_000_000;
+
+/// The number of entries of a node, for an estimate.
+const STEPS_PER_NODE: usize = 100;
 
 fn trimmed_default(tx: &Tx<'_>) -> u64 {
     let entries_max = &tx.engine().settings.thresholds.stream_node_max_entries;
@@ -105,7 +110,7 @@ impl Options {
     /// Parses options from argument 2 on: up to the id if `adds`, otherwise to the end.
     fn parse(tx: &Tx<'_>, args: Args<'_>, adds: bool) -> Result<Self> {
         let (mut trim, mut is_rough, mut limit) = (None, false, None);
-        let (mut at, mut only_existing) = (2, false);
+        let (mut at, mut only_existing, mut references) = (2, false, None);
         while at < args.len() {
             let has_more = at + 1 < args.len();
             if adds && args.at(at) == b"*" {
@@ -132,6 +137,11 @@ impl Options {
                 at += 2;
             } else if adds && args.is(at, "NOMKSTREAM") {
                 only_existing = true;
+                at += 1;
+            } else if references.is_none()
+                && let Some(named) = references_named(args, at)
+            {
+                references = Some(named);
                 at += 1;
             } else if adds {
                 // Anything else must be the id.
@@ -164,6 +174,7 @@ impl Options {
         };
         Ok(Self {
             trim: trim.map(|by| (by, exactness)),
+            references: references.unwrap_or_default(),
             only_existing,
             end: at,
         })
@@ -187,6 +198,14 @@ impl Options {
         tx.log_effect(&logged);
     }
 
+    /// Trims a stream, and returns how many entries it removed.
+    fn trim(&self, stream: &mut StreamMut<'_>) -> u64 {
+        self.trim.map_or(0, |(by, exactness)| {
+            let stream = stream.change();
+            stream.trim_with(by, exactness, self.references)
+        })
+    }
+
     /// Moves the command to another thread if it trims many entries.
     fn check(&self, tx: &mut Tx<'_>, key: Key<'_>) -> Result {
         let Some((by, exactness)) = self.trim else {
@@ -198,7 +217,12 @@ impl Options {
             Exactness::Exact | Exactness::Nodes(0) => usize::MAX,
             Exactness::Nodes(limit) => usize::try_from(limit).unwrap_or(usize::MAX),
         };
-        long::check(tx, nodes.min(nodes_max))
+        // A trim that has to look at references looks at every entry.
+        let steps_per_node = match self.references {
+            References::Keep => 1,
+            References::Remove | References::Respect => STEPS_PER_NODE,
+        };
+        long::check(tx, nodes.min(nodes_max).saturating_mul(steps_per_node))
     }
 }
 
@@ -261,8 +285,7 @@ fn xadd(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
             return Err(TOO_LARGE);
         }
         stream.push(id, pairs);
-        let trim = options.trim;
-        let trimmed = trim.map_or(0, |(by, exactness)| stream.change().trim(by, exactness));
+        let trimmed = options.trim(stream);
         len = stream.view().len();
         Ok((id, trimmed))
     })?;
@@ -317,8 +340,7 @@ fn xtrim(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     options.check(tx, key)?;
     let mut len = 0;
     let trimmed = tx.change::<Stream, _>(key, Create::Never, |stream| {
-        let trim = options.trim;
-        let trimmed = trim.map_or(0, |(by, exactness)| stream.change().trim(by, exactness));
+        let trimmed = options.trim(stream);
         len = stream.view().len();
         trimmed
     })?;

@@ -49,7 +49,6 @@ static LACKING: &[&str] = &[
     "io-threads-do-reads",
     "jemalloc-bg-thread",
     "loadmodule",
-    "locale-collate",
     "masterauth",
     "masteruser",
     "min-replicas-max-lag",

@@ -101,6 +101,14 @@ pub struct Config {
     pub supervised: Supervised,
     /// `always-show-logo`
     pub always_show_logo: bool,
+    /// `locale-collate`
+    pub locale_collate: String,
+    /// `hide-user-data-from-log`
+    pub hide_user_data_from_log: bool,
+    /// `max-new-connections-per-cycle`
+    pub max_new_connections_per_cycle: u32,
+    /// `max-new-tls-connections-per-cycle`
+    pub max_new_tls_connections_per_cycle: u32,
     /// `hz`
     pub hz: u32,
     /// `dynamic-hz`
@@ -317,6 +325,10 @@ impl Default for Config {
             daemonize: false,
             supervised: Supervised::No,
             always_show_logo: false,
+            locale_collate: String::new(),
+            hide_user_data_from_log: false,
+            max_new_connections_per_cycle: 10,
+            max_new_tls_connections_per_cycle: 1,
             hz: 10,
             dynamic_hz: true,
             requirepass: String::new(),

@@ -409,7 +409,10 @@ fn locks_of(command: &Command<Handler>) -> Locks {
             At::ToEnd { .. }
             | At::ToLastButOne(_)
             | At::Counted(_)
+            | At::CountedPairs(_)
             | At::HalfBehind { .. }
+            | At::OneUnless { .. }
+            | At::AllBehind { .. }
             | At::Behind { .. } => Locks::Many,
         },
         Keys::Args(_) => Locks::Many,
