@@ -22,7 +22,7 @@ pub use group::{Consumer, ConsumerIndex, Group, Pending};
 pub use id::StreamId;
 pub use node::{ENTRY_BYTES_MAX, NodeLimits, Pairs, StreamEntry};
 pub use parts::NodeRef;
-pub use references::References;
+pub use references::{References, Removals};
 pub use walk::Walk;
 
 use node::Node;

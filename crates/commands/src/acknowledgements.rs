@@ -1,5 +1,5 @@
-//! WAIT and WAITAOF: waiting until replicas, or append-only files, have the writes of the client. Without replicas, the wait ends with
-//! the timeout.
+//! WAIT: waiting until replicas have the writes of the client. Without replicas, the wait ends with the timeout. WAITAOF is a command of
+//! the server, which knows the append-only file.
 
 use std::sync::Arc;
 
@@ -19,32 +19,18 @@ const TRAITS: &[Trait] = &[
     Trait::Tip("response_policy:agg_min"),
 ];
 
-pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
-    Command {
-        name: "WAIT",
-        arity: Exactly(3),
-        keys: Keys::None,
-        traits: TRAITS,
-        run: Run::Run(wait),
-        group: Group::Generic,
-        usage: "WAIT numreplicas timeout",
-        summary: "Waits until a number of replicas have the client's writes, and returns how many have.",
-        since: "3.0.0",
-        complexity: "O(1)",
-    },
-    Command {
-        name: "WAITAOF",
-        arity: Exactly(4),
-        keys: Keys::None,
-        traits: TRAITS,
-        run: Run::Run(wait_for_files),
-        group: Group::Generic,
-        usage: "WAITAOF numlocal numreplicas timeout",
-        summary: "Waits until the client's writes are in the append-only files of this server and of a number of replicas, and returns how many these are.",
-        since: "7.2.0",
-        complexity: "O(1)",
-    },
-];
+pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[Command {
+    name: "WAIT",
+    arity: Exactly(3),
+    keys: Keys::None,
+    traits: TRAITS,
+    run: Run::Run(wait),
+    group: Group::Generic,
+    usage: "WAIT numreplicas timeout",
+    summary: "Waits until a number of replicas have the client's writes, and returns how many have.",
+    since: "3.0.0",
+    complexity: "O(1)",
+}];
 
 fn timeout_ms(text: &[u8]) -> Result<Option<u64>> {
     let ms = parse_integer(text)
@@ -73,33 +59,6 @@ fn wait(_: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let none = |reply: &mut Reply<'_>| reply.integer(0);
     let replicas = args.integer(1)?;
     let timeout_ms = timeout_ms(args.at(2))?;
-    if replicas > 0 {
-        return Err(wait_in_vain(timeout_ms, none));
-    }
-    none(reply);
-    Ok(())
-}
-
-fn wait_for_files(_: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    let none = |reply: &mut Reply<'_>| {
-        reply.array(2);
-        reply.integer(0);
-        reply.integer(0);
-    };
-    let own = args.integer(1)?;
-    if !(0..=1).contains(&own) {
-        let text = "value is out of range, value must between 0 and 1";
-        return Err(CommandError::err(text).into());
-    }
-    let replicas = args.integer(2)?;
-    if replicas < 0 {
-        return Err(CommandError::NotPositive.into());
-    }
-    let timeout_ms = timeout_ms(args.at(3))?;
-    if own > 0 {
-        let text = "WAITAOF cannot be used when numlocal is set but appendonly is disabled.";
-        return Err(CommandError::err(text).into());
-    }
     if replicas > 0 {
         return Err(wait_in_vain(timeout_ms, none));
     }

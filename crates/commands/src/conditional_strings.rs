@@ -150,6 +150,9 @@ fn digest(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 fn delex(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     if args.len() == 2 {
         let removed = tx.remove(args.key(1)).is_some();
+        if removed {
+            tx.log_effect(&[b"DEL", args.at(1)]);
+        }
         reply.integer(removed.into());
         return Ok(());
     }
@@ -187,6 +190,7 @@ fn remove_if(
     let removes = condition.allows(Some(text))?;
     if removes {
         tx.remove(key);
+        tx.log_effect(&[b"DEL", key.bytes]);
     }
     reply.integer(removes.into());
     Ok(())
@@ -223,8 +227,23 @@ fn msetex(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
             if matches!(deadline, Deadline::At(_)) {
                 tx.event(key, Event::Expire);
             }
+            log_as_set(tx, args, at, deadline);
         }
     }
     reply.integer(allowed.into());
     Ok(())
+}
+
+/// Logs the value that MSETEX has stored at one key, as a command that other servers know.
+fn log_as_set(tx: &mut Tx<'_>, args: Args<'_>, at: usize, deadline: Deadline) {
+    let (key, value) = (args.at(at), args.at(at + 1));
+    match deadline {
+        Deadline::Clear => tx.log_effect(&[b"SET", key, value]),
+        Deadline::Keep => tx.log_effect(&[b"SET", key, value, b"KEEPTTL"]),
+        Deadline::At(moment) if tx.is_logged() => {
+            let moment = moment.to_string();
+            tx.log_effect(&[b"SET", key, value, b"PXAT", moment.as_bytes()]);
+        }
+        Deadline::At(_) => {}
+    }
 }

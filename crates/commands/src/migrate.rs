@@ -280,6 +280,7 @@ impl Migration {
             match tx.peek(key) {
                 Some(entry) if entry.is_unchanged(sent) => {
                     tx.remove(key);
+                    tx.log_effect(&[b"DEL", key.bytes]);
                     removed.insert(key.bytes);
                 }
                 None if sent.deadline_ms().is_some_and(|at| at <= now.0) => {}

@@ -6,12 +6,13 @@ use std::ops::Range;
 
 use damselfly_base::CommandError;
 use damselfly_base::number::parse_integer;
-use damselfly_collections::stream::References;
-use damselfly_engine::{Create, Event, Tx};
+use damselfly_collections::stream::{References, Removals};
+use damselfly_engine::{Create, Event, Key, Tx};
 use damselfly_protocol::Reply;
 use damselfly_value::{Stream, StreamId};
 
 use crate::command::{Access, Arity::AtLeast, At::One, Command, Group, Keys, Run, Trait, writes};
+use crate::stream_groups::log_acknowledged;
 use crate::stream_ids::parse_exact;
 use crate::{Args, KeyspaceFn, Result};
 
@@ -105,23 +106,23 @@ impl Request {
 #[derive(Default)]
 struct Outcome {
     replies: Vec<i64>,
-    removed: usize,
-    /// Acknowledged entries, and entries whose references were removed.
-    released: usize,
+    removals: Removals,
 }
 
 /// Removes an entry from a stream, unless it has to stay, and returns the reply.
 fn remove(stream: &mut Stream, id: StreamId, references: References, done: &mut Outcome) -> i64 {
     match references {
         References::Keep => {}
-        References::Remove => done.released += usize::from(stream.remove_references(id)),
+        References::Remove => stream.remove_references(id, &mut done.removals),
         References::Respect if stream.is_acknowledged(id) => {}
         References::Respect if stream.get(id).is_some() => return REFERENCED,
         References::Respect => return NO_ENTRY,
     }
-    let removed = stream.remove(id);
-    done.removed += usize::from(removed);
-    if removed { REMOVED } else { NO_ENTRY }
+    if !stream.remove(id) {
+        return NO_ENTRY;
+    }
+    done.removals.removed.push(id);
+    REMOVED
 }
 
 fn xdelex(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
@@ -144,7 +145,7 @@ fn xackdel(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
             return NO_ENTRY;
         }
         stream.change_group(group, |group| group.acknowledge(id));
-        done.released += 1;
+        done.removals.released.push((group.into(), id));
         match remove(stream, id, request.references, done) {
             REFERENCED => REFERENCED,
             // The entry was acknowledged, even if it was not in the stream any more.
@@ -177,13 +178,33 @@ fn run(
         replies: vec![NO_ENTRY; request.ids.len()],
         ..Outcome::default()
     });
-    if done.removed > 0 {
+    if !done.removals.removed.is_empty() {
         tx.changed(key, Event::Xdel);
     }
-    tx.changed_many(done.released);
+    tx.changed_many(done.removals.released.len());
+    log_removals(tx, key, &done.removals);
     reply.array(done.replies.len());
     done.replies
         .iter()
         .for_each(|&answer| reply.integer(answer));
     Ok(())
+}
+
+/// Logs removals as what other servers know: XACK and XDEL.
+pub(crate) fn log_removals(tx: &mut Tx<'_>, key: Key<'_>, removals: &Removals) {
+    if !tx.is_logged() {
+        return;
+    }
+    let mut released: Vec<_> = removals.released.iter().collect();
+    released.sort_unstable();
+    for group in released.chunk_by(|a, b| a.0 == b.0) {
+        let ids: Vec<StreamId> = group.iter().map(|(_, id)| *id).collect();
+        log_acknowledged(tx, key, &group[0].0, &ids);
+    }
+    if !removals.removed.is_empty() {
+        let ids: Vec<String> = removals.removed.iter().map(StreamId::to_string).collect();
+        let mut args = vec![&b"XDEL"[..], key.bytes];
+        args.extend(ids.iter().map(String::as_bytes));
+        tx.log_effect(&args);
+    }
 }

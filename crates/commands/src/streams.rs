@@ -1,7 +1,7 @@
 //! Streams: adding and removing entries with XADD, XDEL, XTRIM and their relatives.
 
 use damselfly_base::CommandError;
-use damselfly_collections::stream::{ENTRY_BYTES_MAX, Exactness, References, Trim};
+use damselfly_collections::stream::{ENTRY_BYTES_MAX, Exactness, References, Removals, Trim};
 use damselfly_engine::{Create, Event, Key, Tx};
 use damselfly_protocol::Reply;
 use damselfly_value::{Collection, Stream, StreamId, StreamMut};
@@ -12,7 +12,7 @@ use crate::command::{
     writes,
 };
 use crate::stream_ids::{NewId, parse_exact, reply_id};
-use crate::stream_removals::references_named;
+use crate::stream_removals::{log_removals, references_named};
 use crate::{Args, KeyspaceFn, Result, long};
 
 const NONDETERMINISTIC: Trait = Trait::Tip("nondeterministic_output");
@@ -186,11 +186,14 @@ impl Options {
         let (id, len) = (id.to_string(), len.to_string());
         let mut logged = vec![args.at(0), args.at(1)];
         match self.trim {
+            // What such a trim removes is logged apart.
+            Some(_) if self.references != References::Keep => {}
             Some((_, Exactness::Nodes(_))) => {
                 logged.extend([&b"MAXLEN"[..], b"=", len.as_bytes()]);
             }
             Some((_, Exactness::Exact)) | None => {
-                logged.extend((2..self.end).map(|at| args.at(at)));
+                let is_known = |at: &usize| references_named(args, *at).is_none();
+                logged.extend((2..self.end).filter(is_known).map(|at| args.at(at)));
             }
         }
         logged.push(id.as_bytes());
@@ -198,12 +201,38 @@ impl Options {
         tx.log_effect(&logged);
     }
 
-    /// Trims a stream, and returns how many entries it removed.
-    fn trim(&self, stream: &mut StreamMut<'_>) -> u64 {
+    /// Trims a stream, and returns how many entries it removed. If references matter, `removals` gets what it removed.
+    fn trim(&self, stream: &mut StreamMut<'_>, removals: &mut Removals) -> u64 {
         self.trim.map_or(0, |(by, exactness)| {
             let stream = stream.change();
-            stream.trim_with(by, exactness, self.references)
+            stream.trim_with(by, exactness, self.references, removals)
         })
+    }
+
+    /// Logs a trim that other servers do not know.
+    fn log_trim(&self, tx: &mut Tx<'_>, key: Key<'_>, removals: &Removals) {
+        if self.references == References::Keep || removals.removed.is_empty() {
+            return;
+        }
+        log_removals(tx, key, removals);
+        // A trim leaves the highest deleted id alone, unlike XDEL.
+        let Ok(Some(stream)) = tx.peek_as::<Stream>(key) else {
+            return;
+        };
+        let (last, added, deleted) = (
+            stream.last_id().to_string(),
+            stream.added().to_string(),
+            stream.deleted_max().to_string(),
+        );
+        tx.log_effect(&[
+            b"XSETID",
+            key.bytes,
+            last.as_bytes(),
+            b"ENTRIESADDED",
+            added.as_bytes(),
+            b"MAXDELETEDID",
+            deleted.as_bytes(),
+        ]);
     }
 
     /// Moves the command to another thread if it trims many entries.
@@ -278,14 +307,14 @@ fn xadd(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     } else {
         Create::IfAbsent
     };
-    let mut len = 0;
+    let (mut len, mut removals) = (0, Removals::default());
     let added = tx.change::<Stream, _>(key, create, |stream| {
         let id = id_after(stream.view().last_id(), wanted, now_ms)?;
         if text_bytes > ENTRY_BYTES_MAX {
             return Err(TOO_LARGE);
         }
         stream.push(id, pairs);
-        let trimmed = options.trim(stream);
+        let trimmed = options.trim(stream, &mut removals);
         len = stream.view().len();
         Ok((id, trimmed))
     })?;
@@ -299,6 +328,7 @@ fn xadd(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
             }
             if tx.is_logged() {
                 options.log_add(tx, args, id, len);
+                options.log_trim(tx, key, &removals);
             }
             reply_id(id, reply);
         }
@@ -338,18 +368,27 @@ fn xtrim(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let options = Options::parse(tx, args, false)?;
     let key = args.key(1);
     options.check(tx, key)?;
-    let mut len = 0;
+    let (mut len, mut removals) = (0, Removals::default());
     let trimmed = tx.change::<Stream, _>(key, Create::Never, |stream| {
-        let trimmed = options.trim(stream);
+        let trimmed = options.trim(stream, &mut removals);
         len = stream.view().len();
         trimmed
     })?;
     let trimmed = trimmed.unwrap_or(0);
     if trimmed > 0 {
         tx.changed(key, Event::Xtrim);
-        if let Some((_, Exactness::Nodes(_))) = options.trim {
+        if options.references != References::Keep {
+            options.log_trim(tx, key, &removals);
+        } else if let Some((_, Exactness::Nodes(_))) = options.trim {
             let len = len.to_string();
             tx.log_effect(&[b"XTRIM", key.bytes, b"MAXLEN", b"=", len.as_bytes()]);
+        } else if tx.is_logged() {
+            let is_known = |at: &usize| references_named(args, *at).is_none();
+            let kept: Vec<&[u8]> = (0..args.len())
+                .filter(is_known)
+                .map(|at| args.at(at))
+                .collect();
+            tx.log_effect(&kept);
         }
     }
     reply.integer(trimmed as i64);

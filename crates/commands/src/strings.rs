@@ -387,18 +387,22 @@ fn set(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     Ok(())
 }
 
-/// Logs a SET with options: with an absolute deadline, and without GET.
+/// Logs a SET with options: with an absolute deadline, and without GET and conditions on the value.
 fn log_set(tx: &mut Tx<'_>, args: Args<'_>, deadline: Deadline) {
     if let Deadline::At(moment) = deadline {
         let moment = moment.to_string();
         tx.log_effect(&[b"SET", args.at(1), args.at(2), b"PXAT", moment.as_bytes()]);
         return;
     }
-    let is_get = |at: usize| at > 2 && args.is(at, "GET");
-    let kept: Vec<&[u8]> = (0..args.len())
-        .filter(|&at| !is_get(at))
-        .map(|at| args.at(at))
-        .collect();
+    let (mut kept, mut at) = (vec![args.at(0), args.at(1), args.at(2)], 3);
+    while at < args.len() {
+        if ValueCondition::parse(args, at).is_some() {
+            at += 1;
+        } else if !args.is(at, "GET") {
+            kept.push(args.at(at));
+        }
+        at += 1;
+    }
     tx.log_effect(&kept);
 }
 

@@ -95,7 +95,7 @@ fn of_several_files_only_the_last_is_cut() {
     );
     write(1, &format!("{SET}!!!"));
     let (is_good, report) = check(folder, &["--check-aof", "--fix", "a.manifest"]);
-    let expected = "because it is not the last file";
+    let expected = "Failed to truncate AOF a.1.incr.aof because it is not the last file";
     assert!(!is_good && report.contains(expected), "{report}");
     assert_eq!(
         fs::read(folder.join("a.1.incr.aof")).unwrap().len(),

@@ -14,6 +14,15 @@ pub enum References {
     Respect,
 }
 
+/// What a removal with regard to references has done.
+#[derive(Debug, Default)]
+pub struct Removals {
+    /// The entries that were removed.
+    pub removed: Vec<StreamId>,
+    /// The names of groups, and entries that are no longer pending in them.
+    pub released: Vec<(Box<[u8]>, StreamId)>,
+}
+
 impl Stream {
     /// True if there are groups, and all have read and acknowledged the entry with this id.
     pub fn is_acknowledged(&self, id: StreamId) -> bool {
@@ -22,21 +31,27 @@ impl Stream {
             && groups.all(|group| id <= group.last_id && !group.pending().contains_key(&id))
     }
 
-    /// Removes all references to an entry; false if there were none.
-    pub fn remove_references(&mut self, id: StreamId) -> bool {
+    /// Removes all references to an entry, and adds them to `removals`.
+    pub fn remove_references(&mut self, id: StreamId, removals: &mut Removals) {
         let referring = self
             .groups
             .iter()
             .filter(|(_, group)| group.pending().contains_key(&id));
         let names: Vec<_> = referring.map(|(name, _)| name.clone()).collect();
-        for name in &names {
-            self.change_group(name, |group| group.acknowledge(id));
+        for name in names {
+            self.change_group(&name, |group| group.acknowledge(id));
+            removals.released.push((name, id));
         }
-        !names.is_empty()
     }
 
-    /// As [`Stream::trim`], with this treatment of entries that groups refer to.
-    pub fn trim_with(&mut self, by: Trim, exactness: Exactness, references: References) -> u64 {
+    /// As [`Stream::trim`], with this treatment of entries that groups refer to. If references matter, `removals` gets what was removed.
+    pub fn trim_with(
+        &mut self,
+        by: Trim,
+        exactness: Exactness,
+        references: References,
+        removals: &mut Removals,
+    ) -> u64 {
         if references == References::Keep {
             return self.trim(by, exactness);
         }
@@ -44,10 +59,11 @@ impl Stream {
         for &id in &removable {
             self.trim_entry(id);
             if references == References::Remove {
-                self.remove_references(id);
+                self.remove_references(id, removals);
             }
         }
-        removable.len() as u64
+        removals.removed = removable;
+        removals.removed.len() as u64
     }
 
     /// The ids of the entries that a trim removes.
@@ -127,7 +143,7 @@ mod tests {
     fn trims_respect_or_remove_references() {
         let left = |by, exactness, references| {
             let mut stream = stream();
-            let removed = stream.trim_with(by, exactness, references);
+            let removed = stream.trim_with(by, exactness, references, &mut Removals::default());
             stream.check();
             let ids: Vec<_> = stream
                 .walk(StreamId::MIN, StreamId::MAX)

@@ -32,6 +32,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
         traits: &[
             Trait::NoScript,
             Trait::Blocking,
+            Trait::Category("connection"),
             Trait::Tip("request_policy:all_shards"),
             Trait::Tip("response_policy:agg_min"),
         ],
