@@ -1,6 +1,6 @@
 //! Scripts of many clients at once: they are atomic, whichever keys they declare, and never deadlock.
 //!
-//! `cargo xtask ci` also runs this with `--cfg broken="scripts"`, which skips the rollback of a script before it runs again. The
+//! `cargo xtask ci` also runs this with the planted bug `scripts`, which skips the rollback of a script before it runs again. The
 //! money tests must then fail.
 //!
 //! `DAMSELFLY_SCRIPTS_S` sets how many seconds each test with many clients runs.

@@ -1,7 +1,7 @@
 //! Client-side caching over several threads: no cache holds an outdated value after its client could know of the change, memory stays
 //! bounded, and nothing is left of clients that are gone.
 //!
-//! `cargo xtask ci` runs the tests of `coherent` with `--cfg broken="tracking"`, which registers a reader of a key only after it has
+//! `cargo xtask ci` runs the tests of `coherent` with the planted bug `tracking`, which registers a reader of a key only after it has
 //! released the locks under which it read. Then they must fail. They also fail if the invalidations of a client do not wait for a
 //! reply that another thread writes (`behind_long`) or that is written in slices.
 //!
