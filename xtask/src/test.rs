@@ -125,6 +125,7 @@ pub fn suites() -> Result<Count, String> {
             with_tls(&subject, &format!("tests/clients/{client}"))
         });
     }
+    steps.step("clients that use Sentinel", || sentinel_clients(&program));
     for (interpreter, client) in MEMCACHED_CLIENTS {
         for side in [Side::Memcached, Side::Damselfly] {
             steps.step(&format!("client {client} on {side:?}"), || {
@@ -187,6 +188,37 @@ pub fn subject() -> PathBuf {
 fn against(program: &Program, path: &str) -> Result<(Server, Command), String> {
     let server = Server::start(program, &[]).map_err(|error| error.to_string())?;
     Ok((server, script(interpreter(path), path)))
+}
+
+/// Kills a primary while clients use it that found it through sentinels.
+fn sentinel_clients(program: &Path) -> Result<Count, String> {
+    let shown = |path: &str| {
+        let path = std::path::absolute(path).unwrap_or_default();
+        path.display().to_string()
+    };
+    let (python, node) = (shown(install::PYTHON), shown(NODE_PATH));
+    let (in_python, in_node) = (
+        shown("tests/clients/sentinel.py"),
+        shown("tests/clients/sentinel.js"),
+    );
+    let words = [
+        "cargo",
+        "test",
+        "--quiet",
+        "-p",
+        "damselfly-oracle",
+        "--test",
+        "sentinel",
+    ];
+    cargo_test(
+        command(&words)
+            .env("DAMSELFLY_BIN", program)
+            .env("NODE_PATH", node)
+            .env(
+                "DAMSELFLY_SENTINEL_CLIENTS",
+                format!("py {python} {in_python};js node {in_node}"),
+            ),
+    )
 }
 
 /// Runs the script at `path` against a new server with TLS that asks for certificates.

@@ -36,8 +36,8 @@ pub use output_limits::{OutputLimit, OutputLimits};
 pub use saving::{SavePoint, SavePoints, ShutdownFlags};
 pub use settings::{Config, UserLine};
 pub use types::{
-    Allow, AppendFsync, ClientMemory, LogLevel, MaxmemoryPolicy, Origin, Percentiles,
-    PubSubDefault, RdbVersion, SanitizePayloads, Supervised, TlsAuthClients,
+    Allow, AppendFsync, ClientMemory, DisklessLoad, LogLevel, MaxmemoryPolicy, Origin, Percentiles,
+    PrimaryAddress, PubSubDefault, RdbVersion, SanitizePayloads, Supervised, TlsAuthClients,
 };
 
 impl Config {

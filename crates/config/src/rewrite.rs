@@ -37,7 +37,7 @@ impl Config {
                 appended.extend(new);
                 continue;
             };
-            lines[*first] = Some(new.join("\n"));
+            lines[*first] = (!new.is_empty()).then(|| new.join("\n"));
             for other in others {
                 lines[*other] = None;
             }
@@ -85,6 +85,10 @@ fn option_of(raw: &str) -> Option<(&'static Opt, Vec<String>)> {
 /// The lines that set `option` to `value`, which has the form of CONFIG GET.
 fn lines_of(option: &Opt, value: &str) -> Vec<String> {
     let one = |value: &str| vec![format!("{} {value}", option.name)];
+    if value.is_empty() && option.name == "replicaof" {
+        // Sentinel and Redis expect that a primary has no such line.
+        return Vec::new();
+    }
     if value.is_empty() {
         return one("\"\"");
     }

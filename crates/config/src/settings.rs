@@ -4,8 +4,8 @@ use super::load::Place;
 use super::output_limits::OutputLimits;
 use super::saving::{SavePoints, ShutdownFlags};
 use super::types::{
-    Allow, AppendFsync, ClientMemory, LogLevel, MaxmemoryPolicy, Percentiles, PubSubDefault,
-    RdbVersion, SanitizePayloads, Supervised, TlsAuthClients,
+    Allow, AppendFsync, ClientMemory, DisklessLoad, LogLevel, MaxmemoryPolicy, Percentiles,
+    PrimaryAddress, PubSubDefault, RdbVersion, SanitizePayloads, Supervised, TlsAuthClients,
 };
 
 /// The values of all options at one moment. [`Default`] gives the defaults.
@@ -151,6 +151,52 @@ pub struct Config {
     pub lazyfree_lazy_user_del: bool,
     /// `lazyfree-lazy-user-flush`
     pub lazyfree_lazy_user_flush: bool,
+    /// `replicaof`
+    pub replicaof: Option<PrimaryAddress>,
+    /// `masteruser`
+    pub masteruser: String,
+    /// `masterauth`
+    pub masterauth: String,
+    /// `replica-serve-stale-data`
+    pub replica_serve_stale_data: bool,
+    /// `replica-read-only`
+    pub replica_read_only: bool,
+    /// `replica-priority`
+    pub replica_priority: u32,
+    /// `replica-announced`
+    pub replica_announced: bool,
+    /// `replica-announce-ip`
+    pub replica_announce_ip: String,
+    /// `replica-announce-port`
+    pub replica_announce_port: u16,
+    /// `replica-ignore-maxmemory`
+    pub replica_ignore_maxmemory: bool,
+    /// `replica-ignore-disk-write-errors`
+    pub replica_ignore_disk_write_errors: bool,
+    /// `repl-diskless-load`
+    pub repl_diskless_load: DisklessLoad,
+    /// `repl-diskless-sync`
+    pub repl_diskless_sync: bool,
+    /// `repl-diskless-sync-delay`
+    pub repl_diskless_sync_delay_s: u32,
+    /// `repl-diskless-sync-max-replicas`
+    pub repl_diskless_sync_max_replicas: u32,
+    /// `repl-ping-replica-period`
+    pub repl_ping_replica_period_s: u32,
+    /// `repl-timeout`
+    pub repl_timeout_s: u32,
+    /// `repl-disable-tcp-nodelay`
+    pub repl_disable_tcp_nodelay: bool,
+    /// `repl-backlog-size`
+    pub repl_backlog_bytes: u64,
+    /// `repl-backlog-ttl`
+    pub repl_backlog_ttl_s: u32,
+    /// `rdb-del-sync-files`
+    pub rdb_del_sync_files: bool,
+    /// `min-replicas-to-write`
+    pub min_replicas_to_write: u32,
+    /// `min-replicas-max-lag`
+    pub min_replicas_max_lag_s: u32,
     /// `replica-lazy-flush`
     pub replica_lazy_flush: bool,
     /// `activedefrag`
@@ -350,6 +396,29 @@ impl Default for Config {
             lazyfree_lazy_server_del: false,
             lazyfree_lazy_user_del: false,
             lazyfree_lazy_user_flush: false,
+            replicaof: None,
+            masteruser: String::new(),
+            masterauth: String::new(),
+            replica_serve_stale_data: true,
+            replica_read_only: true,
+            replica_priority: 100,
+            replica_announced: true,
+            replica_announce_ip: String::new(),
+            replica_announce_port: 0,
+            replica_ignore_maxmemory: true,
+            replica_ignore_disk_write_errors: false,
+            repl_diskless_load: DisklessLoad::Disabled,
+            repl_diskless_sync: true,
+            repl_diskless_sync_delay_s: 5,
+            repl_diskless_sync_max_replicas: 0,
+            repl_ping_replica_period_s: 10,
+            repl_timeout_s: 60,
+            repl_disable_tcp_nodelay: false,
+            repl_backlog_bytes: 1 << 20,
+            repl_backlog_ttl_s: 3600,
+            rdb_del_sync_files: false,
+            min_replicas_to_write: 0,
+            min_replicas_max_lag_s: 10,
             replica_lazy_flush: false,
             activedefrag: false,
             disable_thp: true,

@@ -275,3 +275,49 @@ impl Percentiles {
         Ok(Self(percentiles))
     }
 }
+
+/// `replicaof`: where the primary is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrimaryAddress {
+    /// Its host name or address.
+    pub host: String,
+    /// Its port, not 0.
+    pub port: u16,
+}
+
+impl PrimaryAddress {
+    pub(crate) fn show(primary: Option<&Self>) -> String {
+        primary.map_or_else(String::new, |primary| {
+            format!("{} {}", primary.host, primary.port)
+        })
+    }
+
+    pub(crate) fn parse(words: &[String]) -> Result<Option<Self>, OptionError> {
+        match words {
+            [] => Ok(None),
+            [no, one] if no.eq_ignore_ascii_case("no") && one.eq_ignore_ascii_case("one") => {
+                Ok(None)
+            }
+            [host, port] => match port.parse() {
+                Ok(0) | Err(_) => Err(OptionError::new("Invalid master port")),
+                Ok(port) => Ok(Some(Self {
+                    host: host.clone(),
+                    port,
+                })),
+            },
+            _ => Err(OptionError::new("wrong number of arguments")),
+        }
+    }
+}
+
+choice! {
+    /// `repl-diskless-load`: how a replica loads the data of its primary.
+    DisklessLoad {
+        /// Through a file.
+        Disabled = "disabled",
+        /// Straight from the connection if there is no data to lose, otherwise through a file.
+        OnEmptyDb = "on-empty-db",
+        /// Straight from the connection, beside the old data.
+        SwapDb = "swapdb",
+    }
+}

@@ -79,17 +79,35 @@ impl Batch {
     /// The pieces for a consumer, in order: from where in `bytes`, and the bytes. `cut` is the number of the first record that the
     /// consumer wants: [`Batch::first`] or less for all.
     pub fn after(&self, cut: u64, targets: Targets) -> impl Iterator<Item = (usize, &[u8])> {
-        let passed = cut.saturating_sub(self.first) as usize;
-        let from = match passed {
+        self.pieces(self.place_of(cut), self.bytes.len(), targets)
+    }
+
+    /// The pieces of the records from one number to before another, for a consumer, in order.
+    pub fn between(&self, from: u64, to: u64, targets: Targets) -> impl Iterator<Item = &[u8]> {
+        let (begin, end) = (self.place_of(from), self.place_of(to));
+        self.pieces(begin, end, targets).map(|(_, piece)| piece)
+    }
+
+    /// Where a record begins in `bytes`.
+    fn place_of(&self, record: u64) -> usize {
+        match record.saturating_sub(self.first) as usize {
             0 => 0,
-            _ => self
+            passed => self
                 .starts
                 .get(passed)
                 .map_or(self.bytes.len(), |&(at, _)| at as usize),
-        };
+        }
+    }
+
+    fn pieces(
+        &self,
+        from: usize,
+        to: usize,
+        targets: Targets,
+    ) -> impl Iterator<Item = (usize, &[u8])> {
         let mut start = 0;
         self.spans.iter().filter_map(move |span| {
-            let (begin, end) = (start.max(from), span.end);
+            let (begin, end) = (start.max(from), span.end.min(to));
             start = span.end;
             (span.targets.meets(targets) && begin < end).then(|| (begin, &self.bytes[begin..end]))
         })

@@ -137,6 +137,7 @@ pub struct Server {
     child: Child,
     address: SocketAddr,
     folder: ScratchFolder,
+    kind: Kind,
 }
 
 impl Server {
@@ -193,6 +194,7 @@ impl Server {
             child,
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
             folder,
+            kind: program.kind,
         };
         server.wait_until_ready()?;
         Ok(server)
@@ -229,6 +231,12 @@ impl Server {
             }
             std::thread::sleep(POLL_INTERVAL);
         }
+    }
+
+    /// True for the reference.
+    #[must_use]
+    pub fn is_redis(&self) -> bool {
+        self.kind == Kind::Redis
     }
 
     /// The address that it listens on.

@@ -82,8 +82,12 @@ pub struct Client {
     pub subscriptions: [AtomicUsize; 3],
     /// The memory of its subscriptions, in bytes.
     pub subscription_bytes: AtomicUsize,
+    /// It is the link to the primary.
+    pub is_primary: bool,
     /// It sees all commands (MONITOR).
     pub monitor: AtomicBool,
+    /// It is a replica.
+    pub is_replica: AtomicBool,
     /// It is exempt from eviction (CLIENT NO-EVICT).
     pub no_evict: AtomicBool,
     /// Its commands do not record the use of keys (CLIENT NO-TOUCH).
@@ -112,6 +116,10 @@ pub struct Client {
     pub transaction_bytes: AtomicUsize,
     /// Whether a key that it watches was changed.
     pub watch_round: WatchRound,
+    /// It waits for replicas or the disk (WAIT, WAITAOF).
+    pub awaits: AtomicBool,
+    /// CLIENT UNBLOCK has ended this wait.
+    wait_end: Mutex<Option<End>>,
     /// A pause holds it back.
     pub paused: AtomicBool,
     /// Its connection shall be closed; set by [`Clients::kill`].
@@ -186,8 +194,17 @@ impl Client {
         *self.blocked_client() = blocked_client;
     }
 
-    /// Ends its wait for keys; false if it does not wait.
+    /// How CLIENT UNBLOCK has ended its wait for replicas or the disk. Its thread has to be woken.
+    pub fn wait_end(&self) -> MutexGuard<'_, Option<End>> {
+        self.wait_end.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends its wait for keys, replicas or the disk; false if it does not wait.
     pub fn unblock(&self, end: End) -> bool {
+        if self.awaits.load(Relaxed) {
+            *self.wait_end() = Some(end);
+            return true;
+        }
         let blocked_client = self.blocked_client().clone();
         blocked_client.is_some_and(|blocked_client| blocked_client.unblock(end))
     }
@@ -199,9 +216,9 @@ impl Client {
             .filter(|blocked_client| !blocked_client.is_claimed())
     }
 
-    /// True if it waits for keys or for the end of a pause.
+    /// True if it waits for keys, for replicas or the disk, or for the end of a pause.
     pub fn is_blocked(&self) -> bool {
-        self.paused.load(Relaxed) || self.waiting_command().is_some()
+        self.paused.load(Relaxed) || self.awaits.load(Relaxed) || self.waiting_command().is_some()
     }
 
     /// Its capabilities, a letter each.
@@ -272,6 +289,8 @@ pub struct NewClient {
     pub account: Arc<Account>,
     /// See [`Client::connected_ms`].
     pub now_ms: i64,
+    /// See [`Client::is_primary`].
+    pub is_primary: bool,
 }
 
 /// All clients.
@@ -326,8 +345,10 @@ impl Clients {
             commands: AtomicU64::new(0),
             subscriptions: Default::default(),
             subscription_bytes: AtomicUsize::new(0),
+            is_primary: new.is_primary,
             monitor: AtomicBool::new(false),
-            no_evict: AtomicBool::new(false),
+            is_replica: AtomicBool::new(false),
+            no_evict: AtomicBool::new(new.is_primary),
             no_touch: AtomicBool::new(false),
             tracks: AtomicBool::new(false),
             tracks_prefixes: AtomicBool::new(false),
@@ -341,6 +362,8 @@ impl Clients {
             queued: AtomicIsize::new(-1),
             transaction_bytes: AtomicUsize::new(0),
             watch_round: WatchRound::default(),
+            awaits: AtomicBool::new(false),
+            wait_end: Mutex::default(),
             paused: AtomicBool::new(false),
             killed: AtomicBool::new(false),
             blocked_client: Mutex::new(None),
@@ -420,7 +443,7 @@ impl Clients {
         let mut all: Vec<_> = self
             .all()
             .into_iter()
-            .filter(|client| !client.killed.load(Relaxed))
+            .filter(|client| !client.killed.load(Relaxed) && !client.is_replica.load(Relaxed))
             .map(|client| (client.memory(), client))
             .collect();
         let mut total: usize = all.iter().map(|(bytes, _)| bytes).sum();

@@ -18,6 +18,14 @@ impl Reasons {
     pub const SAVING_FAILED: Self = Self(1 << 1);
     /// The append-only file can't be written.
     pub const LOG_FAILED: Self = Self(1 << 2);
+    /// Fewer replicas keep up than `min-replicas-to-write` says.
+    pub const TOO_FEW_REPLICAS: Self = Self(1 << 3);
+    /// A replica is read-only.
+    pub const READ_ONLY: Self = Self(1 << 4);
+    /// A replica has no link to its primary, and `replica-serve-stale-data` is off.
+    pub const STALE: Self = Self(1 << 5);
+    /// The data of the primary is being loaded beside the old data, which can be used meanwhile.
+    pub const ASYNC_LOADING: Self = Self(1 << 6);
     /// All reasons.
     pub const ALL: Self = Self(u8::MAX);
 
@@ -66,6 +74,13 @@ impl Gate {
     #[inline]
     pub fn holding(&self, reasons: Reasons) -> Reasons {
         Reasons(self.0.load(Relaxed)).in_common(reasons)
+    }
+
+    /// True while a file is being loaded, even one beside the data that clients use.
+    #[inline]
+    pub fn is_loading_any(&self) -> bool {
+        let loading = Reasons::LOADING.and(Reasons::ASYNC_LOADING);
+        !self.holding(loading).is_empty()
     }
 
     /// True while a file is being loaded.

@@ -20,6 +20,7 @@ pub mod observers;
 pub mod persistence;
 pub mod registry;
 mod replace_file;
+pub mod replication;
 pub mod scripts;
 pub mod session;
 pub mod shared;

@@ -103,6 +103,15 @@ impl LogThread {
         self.apply(&tx.engine().log, &consumers);
     }
 
+    /// Turns the log off if all consumers have ended.
+    ///
+    /// # Panics
+    /// If not all shards are locked.
+    pub fn settle(&self, tx: &Tx<'_>) {
+        assert!(tx.holds_all(), "the log changes under all locks");
+        self.apply(&tx.engine().log, &self.consumers());
+    }
+
     fn apply(&self, log: &Log, consumers: &[Attached]) {
         let wanted = consumers.iter().fold(Targets::NONE, |wanted, attached| {
             wanted.or(attached.consumer.targets())

@@ -16,6 +16,7 @@ use crate::gate::Reasons;
 use crate::memcached;
 use crate::observers::{monitor, subscriptions};
 use crate::persistence;
+use crate::replication;
 use crate::scripts::Finder;
 use crate::scripts::{eval_commands, function_commands};
 use crate::session::{Context, Session};
@@ -64,6 +65,9 @@ static SESSION_FAMILIES: &[&[Command<Handler>]] = &[
     server::COMMANDS,
     persistence::commands::COMMANDS,
     persistence::aof::commands::COMMANDS,
+    replication::commands::COMMANDS,
+    replication::failover::COMMANDS,
+    replication::replicaof::COMMANDS,
     transaction::COMMANDS,
 ];
 
@@ -351,6 +355,14 @@ impl Registry {
         }
     }
 
+    /// The command of this name in the log of another server, whatever `rename-command` calls it here.
+    #[inline]
+    pub fn find_original(&self, name: &[u8]) -> Option<&Row> {
+        let is_it = |row: &&Row| row.name.as_bytes().eq_ignore_ascii_case(name);
+        let found = self.find(name).filter(is_it);
+        found.or_else(|| self.rows.iter().find(is_it))
+    }
+
     /// A container's subcommand of this name. The case of letters does not matter.
     pub fn find_subcommand(&self, container: &Row, name: &[u8]) -> Option<&Row> {
         container
@@ -438,10 +450,22 @@ fn refused_while(command: &Command<Handler>) -> Reasons {
     if !command.has(Trait::Loading) {
         reasons = reasons.and(Reasons::LOADING);
     }
+    if command.has(Trait::NoAsyncLoading) {
+        reasons = reasons.and(Reasons::ASYNC_LOADING);
+    }
+    if !command.has(Trait::Stale) || matches!(command.run, Run::Run(Handler::Script(_))) {
+        reasons = reasons.and(Reasons::STALE);
+    }
     // As in Redis, PING shows to monitoring that something is wrong. Of scripts, the flags decide.
     let may_write = facts::writes(command) || matches!(command.run, Run::Run(Handler::Script(_)));
+    if may_write {
+        reasons = reasons.and(Reasons::READ_ONLY);
+    }
     if may_write || command.name == "PING" {
         reasons = reasons.and(Reasons::SAVING_FAILED).and(Reasons::LOG_FAILED);
+    }
+    if may_write {
+        reasons = reasons.and(Reasons::TOO_FEW_REPLICAS);
     }
     reasons
 }
@@ -461,7 +485,8 @@ fn needs_all_locks(command: &Command<Handler>) -> bool {
         // Commands on connections use no keys.
         Handler::Session(_) => {
             let is_of_server = command.group == Group::Server && !LOCKLESS.contains(&command.name);
-            is_of_server || command.has(Trait::Writes)
+            // Within a transaction nothing blocks: the locks show the command that it is in one.
+            is_of_server || command.has(Trait::Writes) || command.has(Trait::Blocking)
         }
         Handler::Script(_) => true,
         Handler::Dispatch(_) | Handler::Help | Handler::Memcached(_) => false,

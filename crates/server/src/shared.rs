@@ -21,6 +21,7 @@ use crate::migrate::Migrations;
 use crate::observers::invalidation::Tracking;
 use crate::persistence::aof::Aof;
 use crate::persistence::{Loading, Persistence};
+use crate::replication::Replication;
 use crate::scripts::Scripts;
 use crate::scripts::function_libraries::Functions;
 use crate::statistics::ThreadCounters;
@@ -104,6 +105,8 @@ pub struct Shared {
     pub log: LogThread,
     /// The append-only file.
     pub aof: Arc<Aof>,
+    /// Replicas, and the primary if this is one.
+    pub replication: Arc<Replication>,
 }
 
 /// Rates over the last samples, as INFO shows them.
@@ -133,6 +136,8 @@ impl Shared {
         let pubsub = PubSub::new(threads.len());
         let tracking = Arc::new(Tracking::new(threads.len()));
         apply(&engine, &pubsub, &config);
+        let replication = Arc::<Replication>::default();
+        replication.apply(&config);
         Self {
             engine,
             pubsub,
@@ -171,6 +176,7 @@ impl Shared {
             persistence: Persistence::default(),
             log: LogThread::default(),
             aof: Arc::default(),
+            replication,
         }
     }
 
@@ -201,6 +207,10 @@ impl Shared {
         self.persistence.apply(&self.gate, &config);
         self.users.apply_config(&slot, &config);
         self.aof.apply(&config);
+        self.replication.apply(&config);
+        self.replication.check_good_replicas(self, &config);
+        let is_replica = self.replication.is_replica();
+        self.replication.link.apply(&self.gate, is_replica, &config);
         *slot = Arc::new(config);
         self.config_generation.fetch_add(1, Relaxed);
         drop(slot);
@@ -213,12 +223,24 @@ impl Shared {
         self.persistence.apply(&self.gate, &self.config_slot());
     }
 
+    /// Refuses commands of a replica, or allows them again, after its role or its link has changed.
+    pub fn apply_link_state(&self) {
+        let (slot, is_replica) = (self.config_slot(), self.replication.is_replica());
+        self.replication.link.apply(&self.gate, is_replica, &slot);
+    }
+
+    /// Passes the configuration on to another engine.
+    pub fn apply_settings(&self, engine: &Engine) {
+        apply(engine, &self.pubsub, &self.config());
+    }
+
     /// Makes all threads stop soon, so that the process ends cleanly. A save in progress is given up.
     pub fn stop(&self) {
         self.stopping.store(true, Relaxed);
         self.persistence.give_up();
         self.threads.iter().for_each(Thread::wake);
         self.long.wake_all();
+        self.replication.link.interrupt();
         if let Some(acceptor) = self.acceptor.get() {
             acceptor.wake();
         }
@@ -253,7 +275,9 @@ impl Shared {
     pub fn total(&self, counter: impl Fn(&ThreadCounters) -> u64) -> u64 {
         self.threads
             .iter()
-            .map(|thread| counter(&thread.counters))
+            .map(|thread| &thread.counters)
+            .chain([&self.replication.link.counters])
+            .map(counter)
             .sum()
     }
 
@@ -409,7 +433,8 @@ fn apply(engine: &Engine, pubsub: &PubSub, config: &Config) {
     });
 }
 
-fn random_hex() -> String {
+/// Random: 40 hexadecimal digits.
+pub(crate) fn random_hex() -> String {
     let mut text = String::new();
     while text.len() < 40 {
         text += &format!("{:016x}", damselfly_base::random::number());

@@ -17,9 +17,10 @@ use crate::event_loop::{WAKER, Worker};
 use crate::gate::Reasons;
 use crate::observers::invalidation::Invalidator;
 use crate::observers::notifications::Events;
-use crate::persistence::shutdown::Shutdown;
+use crate::persistence::shutdown::{NotStopped, Shutdown};
 use crate::persistence::{self, save_file};
 use crate::registry;
+use crate::replication;
 use crate::shared::Shared;
 use crate::signals::{Signal, Signals};
 use crate::threads::Thread;
@@ -111,6 +112,7 @@ impl Server {
             "the acceptor is set once"
         );
         shared.tls.install(encryption);
+        replication::link::start(&shared);
         set_wakes(&shared);
         shared
             .engine
@@ -155,6 +157,10 @@ impl Server {
                 })?);
         }
         server.start_handshakers()?;
+        let shared = server.shared.clone();
+        server
+            .threads
+            .push(spawn("replica", move || replication::link::run(&shared))?);
         let shared = server.shared.clone();
         server.log_thread = Some(spawn("log", move || shared.log.run(&shared.engine))?);
         let shared = server.shared.clone();
@@ -212,7 +218,12 @@ impl Server {
                     self.shared.gate.open(Reasons::LOADING);
                 }
             }),
-            false => persistence::start::load_snapshot(&self.shared, &stop),
+            false => persistence::start::load_into(&self.shared, &stop).map(|()| {
+                if !stop() {
+                    replication::link::continue_history(&self.shared);
+                    self.shared.gate.open(Reasons::LOADING);
+                }
+            }),
         };
         if let Some(signal) = signals.ending() {
             log::warn!("Received {signal} during loading, exiting now.");
@@ -262,7 +273,8 @@ impl Server {
         loop {
             match shutdown.run(&self.shared) {
                 Ok(Ok(())) => return true,
-                Ok(Err(_)) => {
+                Ok(Err(NotStopped::Aborted)) => return false,
+                Ok(Err(NotStopped::NotSaved | NotStopped::Script(_))) => {
                     log::error!(
                         "Error trying to save the DB, can't exit. Free space or mend the folder and send the signal again, or use SHUTDOWN NOSAVE to stop without saving the data."
                     );
@@ -331,7 +343,7 @@ fn spawn(
 fn set_wakes(shared: &Arc<Shared>) {
     let threads = shared.threads.len();
     // The threads that serve connections come first, then as many threads for long commands.
-    let wakes = (0..2 * threads)
+    let wakes = (0..=2 * threads)
         .map(|index| {
             // Weak, because `Shared` owns the engine.
             let shared = Arc::downgrade(shared);
@@ -339,6 +351,7 @@ fn set_wakes(shared: &Arc<Shared>) {
                 if let Some(shared) = shared.upgrade() {
                     match index.checked_sub(threads) {
                         None => shared.threads[index].wake(),
+                        Some(index) if index == threads => shared.replication.link.wake(),
                         Some(index) => shared.long.wake(index),
                     }
                 }

@@ -92,7 +92,7 @@ pub struct Thread {
     is_wake_due: AtomicBool,
     /// When the thread last took a turn, in milliseconds since the start of the server.
     turned_ms: AtomicU64,
-    waker: mio::Waker,
+    waker: Arc<mio::Waker>,
     /// The operating system's thread, once it has started.
     id: OnceLock<ThreadId>,
     /// The counters that only this thread changes.
@@ -109,7 +109,7 @@ impl Thread {
             has_incoming: AtomicBool::new(false),
             is_wake_due: AtomicBool::new(false),
             turned_ms: AtomicU64::new(0),
-            waker,
+            waker: Arc::new(waker),
             id: OnceLock::new(),
             counters: ThreadCounters::new(),
             connections: AtomicUsize::new(0),
@@ -190,6 +190,11 @@ impl Thread {
     #[inline]
     pub fn has_incoming(&self) -> bool {
         self.has_incoming.load(Relaxed)
+    }
+
+    /// What wakes the thread.
+    pub fn waker(&self) -> Arc<mio::Waker> {
+        self.waker.clone()
     }
 
     /// Makes the thread take a turn.

@@ -108,12 +108,12 @@ impl Acceptor {
 }
 
 /// The authorities whose certificates clients may have.
-struct Authorities {
-    roots: RootCertStore,
+pub(crate) struct Authorities {
+    pub(crate) roots: RootCertStore,
     first: Option<CertificateFacts>,
 }
 
-fn load_authorities(config: &Config) -> Result<Authorities, String> {
+pub(crate) fn load_authorities(config: &Config) -> Result<Authorities, String> {
     let mut authorities = Authorities {
         roots: RootCertStore::empty(),
         first: None,
@@ -171,7 +171,7 @@ impl Authorities {
 }
 
 /// The certificates in a PEM file: at least one.
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let text = keys::read_text(path)?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
     match found {
@@ -208,6 +208,6 @@ fn load_certified_key(
     }
 }
 
-fn failed(option: &str, path: &Path, why: &str) -> String {
+pub(crate) fn failed(option: &str, path: &Path, why: &str) -> String {
     format!("Failed to load {option} {}: {why}", path.display())
 }

@@ -9,6 +9,7 @@
 //! This crate alone knows rustls: the rest of the server sees plain bytes.
 //!
 //! - `acceptor.rs`: the options and files, as what new connections need.
+//! - `connector.rs`: connections to other servers.
 //! - `ciphers.rs`: the options that choose protocols and ciphers.
 //! - `keys.rs`: private keys, also encrypted ones.
 //! - `sessions.rs`: the sessions that clients may resume.
@@ -18,6 +19,7 @@
 mod acceptor;
 mod certificate;
 mod ciphers;
+mod connector;
 mod der;
 mod keys;
 mod sessions;
@@ -25,4 +27,5 @@ mod stream;
 
 pub use acceptor::{Acceptor, Certificates};
 pub use certificate::CertificateFacts;
+pub use connector::{ClientStream, Connector};
 pub use stream::{BUFFER_BYTES_MIN, ENCRYPTED_BYTES_MAX, ReadEnd, TlsStream, read_once};

@@ -57,6 +57,20 @@ impl Expirer<'_> {
         }
     }
 
+    /// True on a replica, which does not remove what has expired.
+    #[inline]
+    pub(crate) fn leaves_expired(&self) -> bool {
+        self.engine.settings.leaves_expired.load(Relaxed)
+    }
+
+    /// A hash as readers on a replica see it: a copy without its expired fields, which lives as long as the section.
+    #[cold]
+    pub(crate) fn view_without_fields<'e>(&mut self, hash: EntryRef<'e>) -> EntryRef<'e> {
+        let mut copy = hash.to_entry(hash.key());
+        copy.remove_expired_fields(self.now.0, usize::MAX, |_| {});
+        (*self.extras).get_or_insert_default().keep_copy(copy)
+    }
+
     /// Adds an expiry to the effects of the section.
     #[cold]
     fn log_removal(&mut self, args: &[&[u8]]) {
@@ -141,7 +155,7 @@ impl Engine {
 
     /// Sweeps one slice of each database of a shard. Returns how many entries and fields it removed. A busy shard is skipped.
     pub fn sweep(&self, shard: usize, now: Now) -> usize {
-        if self.settings.sweep_paused.load(Relaxed) {
+        if self.settings.sweep_paused.load(Relaxed) || self.settings.leaves_expired.load(Relaxed) {
             return 0;
         }
         let Ok(mut tx) = self.lock_shard(shard, 0, now) else {

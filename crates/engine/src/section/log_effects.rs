@@ -97,7 +97,7 @@ impl Tx<'_> {
     }
 
     /// Notes that the effects of this section need not be applied together.
-    pub(crate) fn set_effects_loose(&mut self) {
+    pub fn set_effects_loose(&mut self) {
         if let Some(record) = self.record.as_mut() {
             record.set_loose();
         }

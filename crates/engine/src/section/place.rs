@@ -127,7 +127,7 @@ impl Absent<'_> {
             entry.view().set_saved(true);
         }
         counts.add_data(entry.view());
-        if slot.would_grow() {
+        if slot.would_grow() && !expirer.leaves_expired() {
             let now = expirer.now;
             slot.sweep_segment(
                 |entry| is_expired(entry, now),
@@ -204,9 +204,18 @@ impl Database {
         };
         match expired {
             Expired::Nothing => Some(present.into_view()),
-            Expired::Fields => Some(present.without_expired_fields(&mut expirer()).into_view()),
+            Expired::Fields => {
+                let mut expirer = expirer();
+                match expirer.leaves_expired() {
+                    false => Some(present.without_expired_fields(&mut expirer).into_view()),
+                    true => Some(expirer.view_without_fields(present.into_view())),
+                }
+            }
             Expired::Entry => {
-                present.expire(key.hash, expirer());
+                let expirer = expirer();
+                if !expirer.leaves_expired() {
+                    present.expire(key.hash, expirer);
+                }
                 None
             }
         }

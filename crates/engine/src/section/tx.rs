@@ -169,6 +169,11 @@ impl<'a> Tx<'a> {
         self.expiry_time = Now(i64::MIN);
     }
 
+    /// Ends [`Tx::keep_expired`].
+    pub fn expire_as_usual(&mut self) {
+        self.expiry_time = self.now;
+    }
+
     /// Deadlines up to this moment have passed.
     #[inline]
     pub fn expiry_time(&self) -> Now {

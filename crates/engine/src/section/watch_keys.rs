@@ -55,6 +55,26 @@ impl Tx<'_> {
         })
     }
 
+    /// Notifies all clients that watch keys, because all data was replaced.
+    ///
+    /// # Panics
+    /// If not all shards are locked.
+    pub fn notify_all_watchers(&mut self) {
+        let engine = self.engine();
+        for shard in 0..engine.shards() {
+            assert!(self.holds(shard), "a database is changed without all locks");
+            if !engine.shards.is_observed(shard) {
+                continue;
+            }
+            let watches = engine.shards.observers(shard).watching.lock();
+            for db in 0..engine.databases() {
+                watches
+                    .groups(db)
+                    .for_each(|group| group.watcher.key_changed());
+            }
+        }
+    }
+
     /// Notifies all watchers of keys of database `db` that exist there, or in database `other`, with which `db` is about to be
     /// swapped. Beyond [`LOOKUPS_MAX`] keys that may exist only in `other`, their watchers are notified in any case.
     ///

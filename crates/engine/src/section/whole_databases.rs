@@ -80,6 +80,27 @@ impl Tx<'_> {
         self.changed_many(1);
     }
 
+    /// Exchanges all keys with those of another engine that has as many shards and databases. The other one has no clients. Watched keys
+    /// count as changed, but the caller invalidates what clients have cached.
+    ///
+    /// # Panics
+    /// If not all shards of both are locked, or the two differ in shape.
+    pub fn swap_contents(&mut self, other: &mut Tx<'_>) {
+        let shards = self.engine().shards();
+        assert_eq!(shards, other.engine().shards(), "the same shards");
+        self.notify_all_watchers();
+        let mut keys = 0;
+        for shard in 0..shards {
+            let (own, new) = (self.databases_mut(shard), other.databases_mut(shard));
+            keys += own.iter().map(Database::len).sum::<usize>();
+            own.swap_with_slice(new);
+        }
+        for db in 0..self.engine().databases() {
+            self.note_all_ready(db);
+        }
+        self.changed_many(keys.max(1));
+    }
+
     /// How many keys the selected database has.
     ///
     /// Expired keys are removed first from the first buckets of each shard: all of them in a database of some thousand keys. In a
@@ -90,7 +111,8 @@ impl Tx<'_> {
     pub fn count(&mut self) -> usize {
         const BUCKETS_PER_SHARD: usize = 8;
         let db = self.db();
-        let paused = self.engine().settings.sweep_paused.load(Relaxed);
+        let settings = &self.engine().settings;
+        let paused = settings.sweep_paused.load(Relaxed) || settings.leaves_expired.load(Relaxed);
         for shard in 0..self.engine().shards() {
             if !paused {
                 self.sweep(shard, db, |database, mut expirer| {

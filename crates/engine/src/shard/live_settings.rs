@@ -11,6 +11,8 @@ use crate::shard::access::AccessPolicy;
 pub struct Settings {
     /// True while the background sweep is off (DEBUG SET-ACTIVE-EXPIRE 0).
     pub sweep_paused: AtomicBool,
+    /// True on a replica: what has expired is not visible, but stays until the primary removes it.
+    pub leaves_expired: AtomicBool,
     /// `proto-max-bulk-len`: the longest string that a command may create, in bytes.
     pub bulk_bytes_max: AtomicUsize,
     /// `memcached-max-item-size`: the largest item of a memcached client, in bytes.
@@ -42,6 +44,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             sweep_paused: AtomicBool::new(false),
+            leaves_expired: AtomicBool::new(false),
             bulk_bytes_max: AtomicUsize::new(512 << 20),
             item_bytes_max: AtomicUsize::new(1 << 20),
             flushes_later: AtomicBool::new(false),

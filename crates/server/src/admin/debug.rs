@@ -70,7 +70,7 @@ const ANY: usize = usize::MAX;
 #[rustfmt::skip] // One line per subcommand.
 static SUBCOMMANDS: &[Subcommand] = &[
     subcommand("AOF-FLUSH-SLEEP", 3..=3, aof_flush_sleep, "<microseconds>", "Makes the server sleep before it writes to the append-only file."),
-    subcommand("CHANGE-REPL-ID", 2..=2, accept, "", "Does nothing: there is no replication yet."),
+    subcommand("CHANGE-REPL-ID", 2..=2, change_replication_id, "", "Begins a new replication id: replicas that connect again synchronise in full."),
     subcommand("CLIENT-EVICTION", 2..=2, client_eviction, "", "Shows how clients are grouped for eviction, if maxmemory-clients is set."),
     subcommand("DICT-RESIZING", 3..=3, accept, "<0|1>", "Does nothing: tables always grow in small steps."),
     subcommand("DIGEST", 2..=2, digest, "", "Returns a digest of all keys and values, the same as Redis for the same data."),
@@ -132,6 +132,12 @@ fn write_help(reply: &mut Reply<'_>) {
     }
     reply.simple("HELP");
     reply.simple("    Lists the subcommands.");
+}
+
+fn change_replication_id(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    context.shared.replication.forget_history();
+    reply.ok();
+    Ok(())
 }
 
 fn accept(_: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {

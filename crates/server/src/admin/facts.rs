@@ -12,6 +12,8 @@ use damselfly_tls::Certificates;
 
 use crate::persistence::save_job::SaveJob;
 use crate::persistence::{Cause, Status, aof};
+use crate::replication::feed::Feed;
+use crate::replication::{BacklogFacts, History};
 use crate::session::Context;
 use crate::shared::{Rates, Shared};
 use damselfly_config::Config;
@@ -52,12 +54,18 @@ pub struct Facts<'a> {
     pub certificates: Certificates,
     /// The append-only file.
     pub aof: aof::Status,
+    /// The history of the replication stream.
+    pub history: History,
+    /// What is kept of it.
+    pub backlog: BacklogFacts,
+    /// The replicas.
+    pub feeds: Vec<Arc<Feed>>,
 }
 
 /// Figures about all connections.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ClientFacts {
-    /// The number of connections.
+    /// The number of connections, without those of replicas.
     pub count: usize,
     /// The number of them that speak memcached's protocol.
     pub memcached: usize,
@@ -77,8 +85,10 @@ pub struct ClientFacts {
     pub input_max: usize,
     /// The largest output buffer, in bytes.
     pub output_max: usize,
-    /// The memory of all connections, in bytes.
+    /// The memory of all connections but those of replicas, in bytes.
     pub bytes: usize,
+    /// The memory of the connections of replicas, in bytes.
+    pub replica_bytes: usize,
 }
 
 /// Processor time, in seconds.
@@ -124,6 +134,9 @@ impl<'a> Facts<'a> {
             save: shared.persistence.status(),
             certificates: shared.tls.certificates(),
             aof: shared.aof.status(),
+            history: shared.replication.history(),
+            backlog: shared.replication.backlog(),
+            feeds: shared.replication.feeds(),
             rates: *shared.rates.lock().unwrap_or_else(PoisonError::into_inner),
         })
     }
@@ -241,6 +254,10 @@ fn client_facts(shared: &Shared) -> ClientFacts {
     for client in shared.clients.all() {
         let input = client.input_capacity.load(Relaxed);
         let output = client.output_capacity.load(Relaxed);
+        if client.is_replica.load(Relaxed) {
+            facts.replica_bytes += client.memory();
+            continue;
+        }
         facts.count += 1;
         facts.memcached += usize::from(client.is_memcached());
         facts.encrypted += usize::from(!client.encryption.is_empty());

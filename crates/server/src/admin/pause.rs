@@ -6,6 +6,8 @@ use std::sync::atomic::{
 };
 use std::sync::{Mutex, PoisonError};
 
+use crate::clock;
+
 /// Whether commands are held back, and until when.
 #[derive(Debug, Default)]
 pub struct Pause {
@@ -14,8 +16,17 @@ pub struct Pause {
     writes_only: AtomicBool,
     /// The number of pauses that were ended early.
     ended: AtomicU64,
-    /// Held while a pause is started, so that two at the same moment do not weaken each other.
-    starting: Mutex<()>,
+    /// Held while a pause changes.
+    wishes: Mutex<Wishes>,
+}
+
+/// What the pause follows from.
+#[derive(Debug, Default)]
+struct Wishes {
+    /// CLIENT PAUSE: until when, and whether only commands that write are held back.
+    of_clients: (i64, bool),
+    /// The server itself holds writes back, for as long as it takes: FAILOVER, SHUTDOWN.
+    holds_writes: bool,
 }
 
 /// Why and how long a command is held back.
@@ -32,19 +43,46 @@ pub struct Hold {
 impl Pause {
     /// Holds commands back until `until_ms`: all, or only those that write. Extends a running pause; never shortens or weakens it.
     pub fn start(&self, now_ms: i64, until_ms: i64, writes_only: bool) {
-        let _starting = self.starting.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.until_ms.load(Relaxed) <= now_ms {
-            self.writes_only.store(writes_only, Relaxed);
+        let mut wishes = self.wishes.lock().unwrap_or_else(PoisonError::into_inner);
+        let (until, only) = &mut wishes.of_clients;
+        if *until <= now_ms {
+            *only = writes_only;
         } else if !writes_only {
-            self.writes_only.store(false, Relaxed);
+            *only = false;
         }
-        self.until_ms.fetch_max(until_ms, Relaxed);
+        *until = until_ms.max(*until);
+        self.apply(&wishes);
     }
 
-    /// Ends the pause. The caller must wake the threads afterwards.
+    /// Ends what CLIENT PAUSE has begun. The caller must wake the threads afterwards.
     pub fn end(&self) {
-        self.until_ms.store(0, Relaxed);
+        let mut wishes = self.wishes.lock().unwrap_or_else(PoisonError::into_inner);
+        wishes.of_clients = (0, false);
+        self.apply(&wishes);
         self.ended.fetch_add(1, Release);
+    }
+
+    /// Holds writes back for as long as it takes, or no longer. In the latter case, the caller must wake the threads afterwards.
+    pub fn hold_writes(&self, holds_writes: bool) {
+        let mut wishes = self.wishes.lock().unwrap_or_else(PoisonError::into_inner);
+        wishes.holds_writes = holds_writes;
+        self.apply(&wishes);
+        if !holds_writes {
+            self.ended.fetch_add(1, Release);
+        }
+    }
+
+    fn apply(&self, wishes: &Wishes) {
+        let (until_ms, writes_only) = match wishes.holds_writes {
+            false => wishes.of_clients,
+            // Once a pause of all commands is over, this one goes on.
+            true if wishes.of_clients.1 || wishes.of_clients.0 <= clock::now_ms() => {
+                (i64::MAX, true)
+            }
+            true => (i64::MAX, false),
+        };
+        self.writes_only.store(writes_only, Relaxed);
+        self.until_ms.store(until_ms, Relaxed);
     }
 
     /// The pause that holds a command back, if there is one. `writes` says whether the command writes.

@@ -102,14 +102,19 @@ impl ShutdownOptions {
     }
 }
 
-fn shutdown(context: &mut Context<'_>, args: Args<'_>, _: &mut Reply<'_>) -> Result {
+fn shutdown(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let options = ShutdownOptions::parse(args)?;
     if options.abort {
-        // A shutdown waits for no replicas, so there is never one that could be aborted.
+        if context.shared.replication.abort_shutdown() {
+            reply.ok();
+            return Ok(());
+        }
         return Err(CommandError::err("No shutdown in progress.").into());
     }
     log::warn!("User requested shutdown...");
-    if !options.shutdown().saves(context.shared) {
+    let replication = &context.shared.replication;
+    let waits = !options.flags.now && replication.has_lagging(context.shared, context.config);
+    if !waits && !options.shutdown().saves(context.shared) {
         // There is no reply: the connection is closed.
         context.session.closing = true;
         context.shared.stop();
@@ -128,6 +133,9 @@ pub fn save_and_shut_down(shared: &Arc<Shared>, args: Args<'_>, _: &mut Reply<'_
     match ShutdownOptions::parse(args)?.shutdown().run(shared)? {
         Ok(()) => Ok(()),
         Err(NotStopped::Script(error)) => Err(error.into()),
+        Err(NotStopped::Aborted) => {
+            Err(CommandError::err("Errors trying to SHUTDOWN. Check logs.").into())
+        }
         Err(NotStopped::NotSaved) => {
             log::error!(
                 "Error trying to save the DB, can't exit. Use SHUTDOWN NOSAVE or FORCE to stop without saving the data."

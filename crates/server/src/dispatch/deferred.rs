@@ -14,7 +14,6 @@ use crate::clock;
 use crate::event_loop::connection::Connection;
 use crate::event_loop::input::Stall;
 use crate::long_commands::{self, LongCommand, LongRun};
-use crate::persistence::aof::commands::write_reply;
 use crate::registry::Row;
 use crate::session::{self, DiskWait, Session};
 
@@ -115,13 +114,19 @@ impl Dispatcher {
         true
     }
 
-    /// Writes the reply of WAITAOF.
+    /// Writes the reply of WAIT or WAITAOF.
     #[cold]
     pub fn finish_disk_wait(&self, connection: &mut Connection, wait: DiskWait) {
         let session = &mut connection.session;
         let mut reply = Reply::new(&mut connection.output, session.protocol);
         let mark = reply.position();
-        write_reply(self.shared.aof.has(wait.record), &mut reply);
+        let end = session.client.wait_end().take();
+        match end {
+            Some(End::Failed(error)) => reply.error(error.to_bytes()),
+            Some(_) | None => wait.write_reply(&self.shared, &mut reply),
+        }
+        wait.end(&self.shared);
+        session.client.awaits.store(false, Relaxed);
         drop_unwanted(session, &mut reply, mark);
     }
 

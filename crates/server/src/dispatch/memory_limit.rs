@@ -91,6 +91,10 @@ impl Dispatcher {
             // The file is loaded as a whole; what is too much is evicted afterwards.
             return MemoryRoom::Enough;
         }
+        if self.config.replica_ignore_maxmemory && self.shared.replication.is_replica() {
+            // The primary evicts, and this server follows.
+            return MemoryRoom::Enough;
+        }
         if self.excess_bytes() == 0 {
             self.memory.enough_until = Some(heap::thread_bytes() + ROOM_KEPT_BYTES);
             return MemoryRoom::Enough;
@@ -184,7 +188,9 @@ impl Dispatcher {
 /// How many bytes memory use is over the limit. While it is not zero, keys are evicted or writes refused.
 pub fn excess_bytes(config: &Config, shared: &Shared) -> u64 {
     let used = heap::used_bytes().saturating_sub(garbage::pending_bytes()) as u64;
-    let excess = used.saturating_sub(config.maxmemory_bytes);
+    // A replica that is behind must not cost keys: its output limit bounds what it takes.
+    let counted = used.saturating_sub(shared.replication.extra_bytes());
+    let excess = counted.saturating_sub(config.maxmemory_bytes);
     if excess == 0 || config.maxmemory_policy == MaxmemoryPolicy::Noeviction {
         return excess;
     }
@@ -201,7 +207,7 @@ fn protected_bytes(config: &Config, shared: &Shared) -> u64 {
 /// How many of the bytes in use do not count towards `maxmemory` now.
 pub fn uncounted_bytes(config: &Config, shared: &Shared) -> u64 {
     let (pending, used) = (garbage::pending_bytes(), heap::used_bytes());
-    let mut uncounted = pending as u64;
+    let mut uncounted = pending as u64 + shared.replication.extra_bytes();
     if config.maxmemory_bytes > 0 && config.maxmemory_policy != MaxmemoryPolicy::Noeviction {
         let other = used.saturating_sub(pending + heap::data_bytes()) as u64;
         let counted = config.maxmemory_bytes - protected_bytes(config, shared);

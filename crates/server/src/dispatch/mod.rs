@@ -29,7 +29,7 @@ pub use self::deferred::REPLY_SLICE_BYTES;
 use self::memory_limit::Memory;
 pub use self::memory_limit::{MemoryRoom, excess_bytes, uncounted_bytes};
 use self::refusal::Refusal;
-pub(crate) use self::refusal::log_failed;
+pub(crate) use self::refusal::{log_failed, read_only, too_few_replicas};
 use crate::blocked::Blocking;
 use crate::clock;
 use crate::event_loop::connection::{Connection, OUTPUT_PAUSE_BYTES};

@@ -204,6 +204,15 @@ impl Dispatcher {
         if !holding.in_common(Reasons::LOG_FAILED).is_empty() {
             return Some(log_failed(&self.shared));
         }
+        if !holding.in_common(Reasons::TOO_FEW_REPLICAS).is_empty() {
+            return Some(too_few_replicas());
+        }
+        if !holding.in_common(Reasons::READ_ONLY).is_empty() {
+            return Some(read_only());
+        }
+        if !holding.in_common(Reasons::STALE).is_empty() {
+            return Some(stale());
+        }
         (!holding.is_empty()).then(|| {
             let text = "LOADING Redis is loading the dataset in memory";
             CommandError::Text(text.to_owned())
@@ -212,10 +221,16 @@ impl Dispatcher {
 
     /// The reasons to refuse a request. A script that declares no flags may run even if it must not write: its writes are refused.
     fn refused_while(&self, row: &Row, args: Args<'_>) -> Reasons {
-        match row.runs_script && !scripts::declares_writes(&self.shared, row, args) {
-            true => row.refused_while.without(WRITES_FAIL),
-            false => row.refused_while,
+        let mut reasons = row.refused_while;
+        if row.runs_script {
+            if !scripts::declares_writes(&self.shared, row, args) {
+                reasons = reasons.without(WRITES_FAIL);
+            }
+            if scripts::allows_stale(&self.shared, row, args) {
+                reasons = reasons.without(Reasons::STALE);
+            }
         }
+        reasons
     }
 
     /// True if there was no room in memory for the current command or the script that it belongs to.
@@ -225,7 +240,29 @@ impl Dispatcher {
 }
 
 /// Reasons that concern writes.
-const WRITES_FAIL: Reasons = Reasons::SAVING_FAILED.and(Reasons::LOG_FAILED);
+const WRITES_FAIL: Reasons = Reasons::SAVING_FAILED
+    .and(Reasons::LOG_FAILED)
+    .and(Reasons::TOO_FEW_REPLICAS)
+    .and(Reasons::READ_ONLY);
+
+/// The error while too few replicas keep up.
+pub(crate) fn too_few_replicas() -> CommandError {
+    CommandError::Text(String::from(
+        "NOREPLICAS Not enough good replicas to write.",
+    ))
+}
+
+/// The error for a write to a read-only replica.
+pub(crate) fn read_only() -> CommandError {
+    let text = "READONLY You can't write against a read only replica.";
+    CommandError::Text(text.to_owned())
+}
+
+/// The error while a replica has no link to its primary and must not show old data.
+pub(crate) fn stale() -> CommandError {
+    let text = "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.";
+    CommandError::Text(text.to_owned())
+}
 
 /// The error while the append-only file can't be written.
 pub(crate) fn log_failed(shared: &Shared) -> CommandError {

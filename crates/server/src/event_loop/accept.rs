@@ -53,6 +53,7 @@ impl Worker {
             place: entry.key(),
             account: account.clone(),
             now_ms: clock::now_ms(),
+            is_primary: false,
         });
         let (key, may_have_bytes) = (entry.key(), stream.may_have_bytes());
         if stream.needs_scratch() && self.scratch.is_empty() {

@@ -278,7 +278,11 @@ impl Connection {
 
     /// True if the client leaves more unread than `limit` allows. Records since when the soft limit has been exceeded.
     pub fn exceeds_output_limit(&mut self, limit: OutputLimit) -> bool {
-        let unread = self.unread() as u64;
+        self.exceeds(limit, self.unread() as u64)
+    }
+
+    /// The same for so many bytes.
+    pub fn exceeds(&mut self, limit: OutputLimit, unread: u64) -> bool {
         let over = |bytes: u64| bytes > 0 && unread > bytes;
         let since = match (over(limit.soft_bytes), self.over_soft_limit_since) {
             (false, _) => None,

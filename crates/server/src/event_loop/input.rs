@@ -48,7 +48,7 @@ pub enum Stall {
     Congested(usize),
     /// It would write, but the log is not merged fast enough.
     Log,
-    /// WAITAOF waits for the disk.
+    /// WAIT or WAITAOF waits for replicas or the disk.
     Disk(DiskWait),
     /// A command runs on a thread for long commands: [`Session::long`].
     Long,

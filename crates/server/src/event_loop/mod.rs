@@ -8,6 +8,7 @@ pub mod acceptor;
 pub mod connection;
 mod contention;
 mod deliver_invalidations;
+mod feeds;
 pub mod handshakes;
 mod inbox;
 pub mod input;
@@ -39,6 +40,7 @@ use crate::event_loop::connection::Connection;
 use crate::event_loop::input::{Batch, Next, Stall};
 use crate::persistence::aof;
 use crate::persistence::saver::Saver;
+use crate::session::Session;
 use crate::shared::Shared;
 
 /// The token of the waker. All other tokens are places of connections.
@@ -66,9 +68,13 @@ pub struct Worker {
     stalled: Vec<usize>,
     /// The timeouts of connections that wait for keys.
     deadlines: BTreeSet<(Instant, usize)>,
-    /// Connections whose replies wait for the disk, and how far that was when they were last looked at.
+    /// Connections whose replies wait for the disk or for replicas, and how far these were when they were last looked at.
     held: Vec<usize>,
-    durable_before: u64,
+    progress_before: u64,
+    /// Disk and replicas know that this thread waits.
+    is_holding: bool,
+    /// Connections of replicas.
+    feeds: Vec<usize>,
     /// Connections with replies to send.
     unflushed: Vec<usize>,
     buffer: Vec<u8>,
@@ -104,7 +110,9 @@ impl Worker {
             stalled: Vec::new(),
             deadlines: BTreeSet::new(),
             held: Vec::new(),
-            durable_before: 0,
+            progress_before: 0,
+            is_holding: false,
+            feeds: Vec::new(),
             unflushed: Vec::new(),
             buffer: vec![0; READ_BYTES],
             scratch: Vec::new(),
@@ -224,8 +232,9 @@ impl Worker {
         }
         self.flush_held();
         self.flush_all();
+        self.flush_feeds();
         self.run_timers();
-        if self.shared.gate.is_loading() {
+        if self.shared.gate.is_loading_any() {
             self.load_chunk();
         }
     }
@@ -237,26 +246,53 @@ impl Worker {
         self.has_chunks = loading.run_one(engine, (self.index, self.shared.threads.len()));
     }
 
-    /// Notes that replies of a connection wait for the disk.
+    /// A number that grows when more is on disk or on replicas.
+    fn progress(&self) -> u64 {
+        let acks = self.shared.replication.acks.load(Relaxed);
+        self.shared.aof.durable().wrapping_add(acks)
+    }
+
+    /// All records below this number are where the client wants them.
+    fn safe_record(&self, session: &Session) -> u64 {
+        let durable = self.shared.aof.durable();
+        match session.durable_replicas {
+            0 => durable,
+            replicas => {
+                let replicated = self.shared.replication.record_on(replicas);
+                let needs_disk = session.is_durable || self.shared.aof.holds_replies();
+                if needs_disk {
+                    replicated.min(durable)
+                } else {
+                    replicated
+                }
+            }
+        }
+    }
+
+    /// Notes that replies of a connection wait for the disk or for replicas.
     fn note_held(&mut self, key: usize) {
-        if self.held.is_empty() {
+        if !std::mem::replace(&mut self.is_holding, true) {
             self.shared.aof.add_holding(1);
+            self.shared.replication.begin_wait();
         }
         if !self.held.contains(&key) {
             self.held.push(key);
         }
     }
 
-    /// Sends replies whose changes are on disk now.
+    /// Sends replies whose changes are where they have to be now.
     fn flush_held(&mut self) {
-        let durable = self.shared.aof.durable();
-        if self.held.is_empty() || durable == self.durable_before {
+        let progress = self.progress();
+        if self.held.is_empty() || progress == self.progress_before {
             return;
         }
-        self.durable_before = durable;
+        self.progress_before = progress;
         let held = std::mem::take(&mut self.held);
-        self.shared.aof.add_holding(-1);
         held.into_iter().for_each(|key| self.flush(key));
+        if self.held.is_empty() && std::mem::take(&mut self.is_holding) {
+            self.shared.aof.add_holding(-1);
+            self.shared.replication.end_wait();
+        }
     }
 
     fn flush_all(&mut self) {
@@ -335,6 +371,7 @@ impl Worker {
             }
         }
         if has_read {
+            self.note_alive(key);
             self.check_query_limit(key, query_bytes_max);
             // A client whose request takes long to arrive is not idle. Running a request updates the time itself.
             if let Some(connection) = self.connections.get(key)
@@ -479,13 +516,24 @@ impl Worker {
             // The reply to DEBUG SLEEP is sent when the sleep is over.
             return;
         }
+        if connection.session.feed.is_some() {
+            self.flush_feed(key);
+            return;
+        }
         let before = connection.unsent();
         let sent_max = match self.shared.aof.holds_replies()
             || connection.session.is_durable && self.shared.aof.mode() == aof::Mode::On
+            || connection.session.durable_replicas > 0
             || connection.is_held()
         {
             false => usize::MAX,
-            true => connection.hold(self.shared.engine.log.appended(), self.shared.aof.durable()),
+            true => {
+                let safe = self.safe_record(&self.connections[key].session);
+                self.connections[key].hold(self.shared.engine.log.appended(), safe)
+            }
+        };
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
         };
         if connection.is_held() {
             self.note_held(key);
@@ -583,9 +631,10 @@ impl Worker {
             .connections
             .fetch_sub(1, Relaxed);
         self.stalled.retain(|&other| other != key);
-        if connection.session.disk_wait.take().is_some() {
-            self.shared.aof.add_waiting(-1);
+        if let Some(wait) = connection.session.disk_wait.take() {
+            wait.end(&self.shared);
         }
+        self.end_feed(key, &mut connection.session);
         if let Some(blocking) = connection.session.blocking.take() {
             blocking.unregister();
             if let Some(deadline) = blocking.deadline {

@@ -16,8 +16,9 @@ impl Worker {
     pub(super) fn longest_wait(&self) -> Duration {
         if !self.ready.is_empty()
             || self.has_chunks
-            || !self.held.is_empty() && self.shared.aof.durable() != self.durable_before
+            || !self.held.is_empty() && self.progress() != self.progress_before
             || self.shared.threads[self.index].has_incoming()
+            || self.has_due_feed()
         {
             return Duration::ZERO;
         }
@@ -78,13 +79,15 @@ impl Worker {
                 Some(Stall::Shard(_)) => true,
                 Some(Stall::Paused(hold)) => self.shared.pause.is_over(hold, now_ms),
                 Some(Stall::Sleeping(until)) => until <= Instant::now(),
-                Some(Stall::Disk(wait)) => wait.is_over(&self.shared),
+                Some(Stall::Disk(wait)) => {
+                    let client = &connection.session.client;
+                    wait.is_over(&self.shared) || client.wait_end().is_some()
+                }
                 Some(Stall::Log) => !self.shared.engine.log.is_congested(),
                 Some(Stall::Congested(to)) => !self.shared.is_congested(self.index, to),
                 Some(Stall::Output | Stall::Waiting | Stall::Long | Stall::SlicedReply) => false,
             };
             if over && let Some(wait) = connection.session.disk_wait.take() {
-                self.shared.aof.add_waiting(-1);
                 self.dispatcher.finish_disk_wait(connection, wait);
             }
             if over || connection.session.client.killed.load(Relaxed) {

@@ -210,6 +210,13 @@ impl Stream {
         matches!(self, Self::Unix(_))
     }
 
+    /// Sends small packets at once, or lets them wait for more.
+    pub fn set_nodelay(&self, is_set: bool) {
+        if let Some(stream) = self.tcp() {
+            let _ = stream.set_nodelay(is_set);
+        }
+    }
+
     /// Sets the options of a new TCP connection: no delay, and keepalive probes that detect dead peers.
     pub fn prepare(&self, keepalive_s: u32) {
         let Some(stream) = self.tcp() else { return };

@@ -43,6 +43,8 @@ impl Worker {
                     .start_if_due(&self.shared, &self.dispatcher.config);
                 let aof = &self.shared.aof;
                 aof.run_due(&self.shared, &self.dispatcher.config);
+                let replication = &self.shared.replication;
+                replication.run_due(&self.shared, &self.dispatcher.config);
                 let (config, threads) = (&self.dispatcher.config, &self.shared.threads);
                 let evicted = self.shared.clients.evict(config, threads);
                 threads[self.index].counters.clients_evicted.add(evicted);
@@ -51,6 +53,11 @@ impl Worker {
         if now >= self.next_second {
             self.next_second = now + Duration::from_secs(1);
             self.close_idle();
+            self.check_feeds();
+            if self.index == 0 {
+                let replication = &self.shared.replication;
+                replication.run_each_second(&self.dispatcher.config);
+            }
             self.spare_outputs.free_unused();
             damselfly_base::heap::collect();
         }
@@ -113,10 +120,13 @@ impl Worker {
                 && matches!(connection.input.stall(), None | Some(Stall::Output))
                 && !client.monitor.load(Relaxed)
                 && connection.session.subscriptions.is_none()
+                && connection.session.feed.is_none()
             {
                 log::debug!("Closing idle client {}", client.address);
                 self.close(key);
-            } else if connection.over_soft_limit_since.is_some() {
+            } else if connection.over_soft_limit_since.is_some()
+                && connection.session.feed.is_none()
+            {
                 self.check_output_limit(key);
             }
         }

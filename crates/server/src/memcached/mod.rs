@@ -492,6 +492,7 @@ pub(crate) fn save_and_shut_down(
     match SHUTDOWN_OPTIONS.run(shared)? {
         Ok(()) => Ok(()),
         Err(NotStopped::Script(_)) => line(reply, "SERVER_ERROR a script is running"),
+        Err(NotStopped::Aborted) => line(reply, "SERVER_ERROR the shutdown was aborted"),
         Err(NotStopped::NotSaved) => {
             log::error!("Error trying to save the DB, can't exit.");
             line(reply, "SERVER_ERROR the data can't be saved, see the log")

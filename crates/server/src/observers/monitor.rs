@@ -110,6 +110,14 @@ pub fn show_called(lines: &mut Vec<u8>, db: usize, row: &Row, args: Args<'_>) {
     }
 }
 
+/// Appends a command of the primary to the `lines` for monitors: its database, and the primary's address.
+#[cold]
+pub fn show_applied(lines: &mut Vec<u8>, (db, address): (usize, &str), row: &Row, args: Args<'_>) {
+    lines.push(b'+');
+    lines.extend_from_slice(line_of(db, address, row, args).as_bytes());
+    lines.extend_from_slice(b"\r\n");
+}
+
 fn line(session: &Session, row: &Row, args: Args<'_>) -> String {
     let client = &session.client;
     let (kind, address) = if client.unix {

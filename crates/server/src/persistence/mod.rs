@@ -47,6 +47,7 @@ use self::progress::LoadProgress;
 use self::save_job::SaveJob;
 use crate::clock;
 use crate::gate::{Gate, Reasons};
+use crate::replication::full_sync::{self, FullSync};
 use crate::shared::Shared;
 
 /// After a failed save, save points wait for so long before they start the next one.
@@ -76,6 +77,8 @@ pub enum Cause {
     Implied,
     /// The base of the append-only file.
     Rewrite,
+    /// Replicas that need all data.
+    Replicas,
 }
 
 /// What was saved, and the save in progress.
@@ -170,6 +173,29 @@ impl Persistence {
         tx: &mut Tx<'_>,
         cause: Cause,
     ) -> Result<Arc<SaveJob>, AlreadySaving> {
+        self.start_with(shared, tx, cause, None)
+    }
+
+    /// Starts a save for replicas. The section holds all locks.
+    ///
+    /// # Errors
+    /// Another save is in progress.
+    pub fn start_for_replicas(
+        &self,
+        shared: &Shared,
+        tx: &mut Tx<'_>,
+        sync: Arc<FullSync>,
+    ) -> Result<Arc<SaveJob>, AlreadySaving> {
+        self.start_with(shared, tx, Cause::Replicas, Some(sync))
+    }
+
+    fn start_with(
+        &self,
+        shared: &Shared,
+        tx: &mut Tx<'_>,
+        cause: Cause,
+        sync: Option<Arc<FullSync>>,
+    ) -> Result<Arc<SaveJob>, AlreadySaving> {
         // Before the state is locked: `apply` locks the two in this order.
         let config = shared.config();
         let mut state = self.state();
@@ -177,7 +203,7 @@ impl Persistence {
         if state.job.is_some() || shared.stopping.load(Relaxed) {
             return Err(AlreadySaving);
         }
-        let job = Arc::new(SaveJob::begin(shared, &config, tx, cause));
+        let job = Arc::new(SaveJob::begin(shared, &config, tx, cause, sync));
         state.job = Some(job.clone());
         match cause {
             Cause::Background => {
@@ -186,7 +212,7 @@ impl Persistence {
                 state.last_try = Some(Instant::now());
             }
             Cause::Save => state.saves += 1,
-            Cause::Implied | Cause::Rewrite => {}
+            Cause::Implied | Cause::Rewrite | Cause::Replicas => {}
         }
         self.is_saving.store(true, Relaxed);
         drop(state);
@@ -260,8 +286,11 @@ impl Persistence {
             self.changed.notify_all();
             return;
         }
+        if let Some(sync) = &job.sync {
+            full_sync::end_save(sync, job, is_ok);
+        }
         state.last_kept_bytes = job.kept_bytes_max();
-        if is_ok {
+        if is_ok && job.has_file() {
             state.last_success_s = clock::now_ms() / 1000;
             state.saved_changes = job.changes();
             state.is_last_ok = true;
@@ -271,8 +300,10 @@ impl Persistence {
             state.is_last_ok &= is_ok || job.was_aborted();
         }
         drop(state);
-        // If the save after FLUSHALL fails, the changes stay unsaved, and save points start the next one.
-        self.flushes_done.fetch_max(job.flushes(), Relaxed);
+        if job.has_file() {
+            // If the save after FLUSHALL fails, the changes stay unsaved, and save points start the next one.
+            self.flushes_done.fetch_max(job.flushes(), Relaxed);
+        }
         shared.apply_save_state();
         job.set_result(is_ok);
         self.changed.notify_all();
@@ -311,7 +342,12 @@ impl Persistence {
             }
             // Redis runs the SAVEs of several clients one after another.
             match self.job() {
-                Some(job) if matches!(job.cause(), Cause::Background | Cause::Rewrite) => {
+                Some(job)
+                    if matches!(
+                        job.cause(),
+                        Cause::Background | Cause::Rewrite | Cause::Replicas
+                    ) =>
+                {
                     return Ok(Err(SaveError::AlreadySaving));
                 }
                 Some(job) => {
@@ -332,7 +368,7 @@ impl Persistence {
             self.start_if_due(shared, &shared.config());
             match self.job() {
                 Some(job) => {
-                    let is_ok = job.wait() && job.cause() != Cause::Rewrite;
+                    let is_ok = job.wait() && job.cause() != Cause::Rewrite && job.has_file();
                     if is_ok && job.flushes() >= flushes {
                         self.state().saved_changes += changes;
                     }
@@ -384,7 +420,8 @@ impl Persistence {
         let flushes = shared.engine.flushes();
         let was_flushed = self.flushes_done.load(Relaxed) < flushes;
         if let Some(job) = &state.job {
-            if was_flushed && job.flushes() < flushes && job.cause() != Cause::Rewrite {
+            let is_spared = matches!(job.cause(), Cause::Rewrite | Cause::Replicas);
+            if was_flushed && job.flushes() < flushes && !is_spared {
                 job.abort("all keys were deleted meanwhile");
             }
             return None;
@@ -420,11 +457,14 @@ impl Persistence {
 }
 
 /// Loading, as all threads see it.
-#[derive(Debug, Default)]
+#[derive(Default)]
+#[expect(missing_debug_implementations, reason = "an engine has none")]
 pub struct Loading {
     /// How far it is.
     pub progress: LoadProgress,
     pub(crate) queue: ChunkQueue,
+    /// Where entries go, if not to the data that clients use.
+    target: Mutex<Option<Arc<Engine>>>,
     /// Batches to use again, while a file is being loaded.
     batches: Mutex<Vec<LoadBatch>>,
 }
@@ -432,6 +472,8 @@ pub struct Loading {
 impl Loading {
     /// Decodes and stores one chunk, if there is one; false if there is none. Only the server's thread of this number may call this.
     pub fn run_one(&self, engine: &Engine, (thread, threads): (usize, usize)) -> bool {
+        let target = self.target().clone();
+        let engine = target.as_deref().unwrap_or(engine);
         let first_shard = thread * engine.shards() / threads;
         self.queue
             .run_one(thread, |chunk| self.store(engine, chunk, first_shard))
@@ -464,6 +506,15 @@ impl Loading {
         self.progress.add_keys(counts.0, counts.1);
         self.batches().push(batch);
         Ok(buffer)
+    }
+
+    fn target(&self) -> MutexGuard<'_, Option<Arc<Engine>>> {
+        self.target.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets where entries go from now on; `None` for the data that clients use.
+    pub fn set_target(&self, target: Option<Arc<Engine>>) {
+        *self.target() = target;
     }
 
     fn batches(&self) -> MutexGuard<'_, Vec<LoadBatch>> {

@@ -1,7 +1,7 @@
 //! How far loading is: for INFO and the log.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use damselfly_engine::Now;
@@ -10,6 +10,14 @@ use crate::clock;
 
 /// How often the log says how far loading is.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What a file says about the replication stream that follows it.
+#[derive(Debug, Default)]
+struct StreamFacts {
+    id: Option<String>,
+    offset: Option<u64>,
+    db: usize,
+}
 
 /// How far loading is, or how the last one ended. Any thread may read it.
 #[derive(Debug, Default)]
@@ -24,6 +32,7 @@ pub struct LoadProgress {
     keys_loaded: AtomicU64,
     keys_expired: AtomicU64,
     next_log: Mutex<Option<Instant>>,
+    stream: Mutex<StreamFacts>,
     /// Expired keys are loaded, too: what follows the file may give them another deadline.
     keeps_expired: AtomicBool,
 }
@@ -41,7 +50,23 @@ impl LoadProgress {
         ] {
             counter.store(0, Relaxed);
         }
+        *self.stream() = StreamFacts::default();
         self.set_next_log();
+    }
+
+    fn stream(&self) -> MutexGuard<'_, StreamFacts> {
+        self.stream.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The replication id and the offset that the data has, if the file says so.
+    pub fn history(&self) -> Option<(String, u64)> {
+        let stream = self.stream();
+        stream.id.clone().zip(stream.offset)
+    }
+
+    /// The database that the stream after the file has selected.
+    pub fn stream_db(&self) -> usize {
+        self.stream().db
     }
 
     /// Sets whether expired keys are loaded, too.
@@ -173,6 +198,21 @@ impl LoadProgress {
                     let age_s = clock::now_ms() / 1000 - created_s;
                     log::info!("RDB age {} seconds", age_s.max(0));
                 }
+            }
+            b"repl-id" => {
+                let id = std::str::from_utf8(value).ok();
+                self.stream().id = id
+                    .filter(|id| {
+                        id.len() == 40 && id.bytes().all(|byte| byte.is_ascii_alphanumeric())
+                    })
+                    .map(str::to_owned);
+            }
+            b"repl-offset" => {
+                self.stream().offset = number().and_then(|offset| u64::try_from(offset).ok());
+            }
+            b"repl-stream-db" => {
+                let db = number().and_then(|db| usize::try_from(db).ok());
+                self.stream().db = db.unwrap_or(0);
             }
             b"used-mem" => {
                 if let Some(used) = number().and_then(|used| u64::try_from(used).ok()) {

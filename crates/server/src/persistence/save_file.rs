@@ -21,6 +21,7 @@ use rustix::io::Errno;
 use super::aof;
 use super::aof::storage::{Appender, DiskFile, Folder, Storage};
 use super::save_job::{Backlog, Batch, FileOptions, PANICKED, SaveJob};
+use crate::replication::full_sync::Transfer;
 use crate::shared::Shared;
 
 /// The beginning of the names of temporary files; the process id and `.rdb` follow.
@@ -77,6 +78,9 @@ fn save(job: &SaveJob) -> Option<String> {
 }
 
 fn write(job: &SaveJob) -> io::Result<()> {
+    if let Some(transfer) = job.transfer() {
+        return write_to_replicas(job, transfer);
+    }
     let temporary = Temporary::create(&job.file)?;
     let path = job.file.folder.join(&temporary.name);
     let in_temporary = |error: io::Error| named(&path, &error);
@@ -92,8 +96,50 @@ fn write(job: &SaveJob) -> io::Result<()> {
     temporary.replace(job)
 }
 
+fn write_to_replicas(job: &SaveJob, transfer: &Arc<Transfer>) -> io::Result<()> {
+    job.output
+        .begin(Box::new(ToReplicas(transfer.clone())), job)?;
+    job.open_queue();
+    encode(job);
+    job.wait_for_batches();
+    match job.has_failed() {
+        true => Ok(()),
+        false => job.output.end(job),
+    }
+}
+
+/// The file of a snapshot that replicas get while it is made: what was sent can't be changed.
+struct ToReplicas(Arc<Transfer>);
+
+impl Appender for ToReplicas {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.write(bytes)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn truncate(&mut self, _: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// The header, which replicas have already: they care for the types of values, not for the version.
+    fn overwrite_start(&mut self, _: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 fn report(job: &SaveJob, failure: Option<&str>) {
     match failure {
+        None if !job.has_file() => log::info!(
+            "Streamed {} keys to replicas in {:.3} seconds",
+            job.keys(),
+            job.elapsed().as_secs_f64()
+        ),
+        Some(why) if !job.has_file() => {
+            log::warn!("The snapshot for replicas was given up: {why}");
+        }
         None => log::info!(
             "DB saved on disk: {} keys in {:.3} seconds to {}",
             job.keys(),
@@ -111,7 +157,7 @@ fn report(job: &SaveJob, failure: Option<&str>) {
 }
 
 /// A temporary file. It is removed when this is dropped, unless it was renamed.
-struct Temporary {
+pub(crate) struct Temporary {
     storage: Arc<dyn Storage>,
     name: String,
     /// The file, locked, unless it is the only one of its folder.
@@ -122,7 +168,7 @@ struct Temporary {
 impl Temporary {
     fn create(options: &FileOptions) -> io::Result<Self> {
         match &options.base {
-            None => Self::create_locked(options),
+            None => Self::create_locked(&options.folder),
             Some(base) => Ok(Self {
                 storage: base.storage.clone().map_err(io::Error::other)?,
                 name: TEMPORARY_BASE.to_owned(),
@@ -133,14 +179,14 @@ impl Temporary {
     }
 
     /// Creates and locks a file. A name can be in use, since servers in different containers can have the same process id.
-    fn create_locked(options: &FileOptions) -> io::Result<Self> {
+    pub(crate) fn create_locked(folder: &Path) -> io::Result<Self> {
         let id = std::process::id();
         for number in 0..NAMES_MAX {
             let name = match number {
                 0 => format!("{TEMPORARY}{id}.rdb"),
                 _ => format!("{TEMPORARY}{id}-{number}.rdb"),
             };
-            let path = options.folder.join(&name);
+            let path = folder.join(&name);
             let file = OpenOptions::new()
                 .write(true)
                 .create(true)
@@ -156,7 +202,7 @@ impl Temporary {
             }
             let emptied = file.set_len(0);
             let temporary = Self {
-                storage: Arc::new(Folder::existing(&options.folder)),
+                storage: Arc::new(Folder::existing(folder)),
                 name,
                 locked: Some(file),
                 is_renamed: false,
@@ -182,16 +228,34 @@ impl Temporary {
         Ok(file)
     }
 
+    /// The file, if it is locked: open for writing.
+    pub(crate) fn locked(&self) -> Option<&File> {
+        self.locked.as_ref()
+    }
+
+    /// Its name in its folder.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Gives it another name, in place of an older file.
+    pub(crate) fn rename(&mut self, name: &str) -> io::Result<()> {
+        self.storage.rename(&self.name, name)?;
+        self.is_renamed = true;
+        Ok(())
+    }
+
+    /// Makes the new name survive a power failure.
+    pub(crate) fn sync_name(&self) -> io::Result<()> {
+        self.storage.sync_names()
+    }
+
     fn replace(mut self, job: &SaveJob) -> io::Result<()> {
         let FileOptions { name, folder, .. } = &job.file;
-        self.storage
-            .rename(&self.name, name)
+        self.rename(name)
             .map_err(|error| named(&job.file.path(), &error))?;
-        self.is_renamed = true;
         job.is_in_place.store(true, Relaxed);
-        self.storage
-            .sync_names()
-            .map_err(|error| named(folder, &error))
+        self.sync_name().map_err(|error| named(folder, &error))
     }
 }
 
@@ -342,6 +406,12 @@ impl FileWriter {
         ] {
             encoder.aux(name.as_bytes(), value.as_bytes(), &mut out);
         }
+        if let Some((history, db)) = &job.history {
+            let (db, offset) = (db.to_string(), history.offset.to_string());
+            encoder.aux(b"repl-stream-db", db.as_bytes(), &mut out);
+            encoder.aux(b"repl-id", history.id.as_bytes(), &mut out);
+            encoder.aux(b"repl-offset", offset.as_bytes(), &mut out);
+        }
         for library in job.libraries.iter() {
             encoder.function(library.code(), &mut out);
         }
@@ -408,7 +478,11 @@ fn encode_commands(job: &SaveJob, batch: &Batch) -> io::Result<()> {
 }
 
 fn header_encoder(job: &SaveJob) -> Encoder {
-    let version = job.file.version.unwrap_or(job.version.load(Relaxed));
+    // Replicas get the header first.
+    let version = match job.has_file() {
+        true => job.file.version.unwrap_or(job.version.load(Relaxed)),
+        false => job.file.version.unwrap_or(VERSION_WRITTEN),
+    };
     Encoder::new(WriteOptions {
         version,
         compress: false,
@@ -427,7 +501,8 @@ fn encode(job: &SaveJob) {
     let mut encoders = Encoders::default();
     while let Some(batch) = job.next_batch() {
         let _guard = Guard(job);
-        if job.has_failed() {
+        let has_keys = job.sync.as_ref().is_none_or(|sync| !sync.without_keys);
+        if job.has_failed() || !has_keys {
             continue;
         }
         let encoded = catch_unwind(AssertUnwindSafe(|| match job.writes_commands() {

@@ -30,6 +30,8 @@ use super::aof::storage::Storage;
 use super::save_file::Output;
 use super::{Cause, aof};
 use crate::clock;
+use crate::replication::History;
+use crate::replication::full_sync::{Failed, FullSync, Transfer};
 use crate::shared::Shared;
 
 /// About how much is copied at a time, under one lock: some ten microseconds.
@@ -132,6 +134,10 @@ pub struct SaveJob {
     /// Of each database that has keys, with its number.
     pub(super) totals: Vec<(usize, KeyspaceTotals)>,
     pub(super) libraries: Arc<Libraries>,
+    /// The replicas that it is for.
+    pub(super) sync: Option<Arc<FullSync>>,
+    /// The replication stream that has led to this data, if that is known, and the database that is selected in it.
+    pub(super) history: Option<(History, usize)>,
     cause: Cause,
     /// The number of changes before the cut.
     changes: u64,
@@ -158,7 +164,13 @@ pub struct SaveJob {
 
 impl SaveJob {
     /// Takes the cut. The section holds all locks.
-    pub(super) fn begin(shared: &Shared, config: &Config, tx: &mut Tx<'_>, cause: Cause) -> Self {
+    pub(super) fn begin(
+        shared: &Shared,
+        config: &Config,
+        tx: &mut Tx<'_>,
+        cause: Cause,
+        sync: Option<Arc<FullSync>>,
+    ) -> Self {
         let totals = (0..shared.engine.databases())
             .map(|db| (db, tx.totals(db)))
             .filter(|(_, totals)| totals.keys > 0)
@@ -166,7 +178,9 @@ impl SaveJob {
         Self {
             file: match cause {
                 Cause::Rewrite => FileOptions::of_base(shared, config),
-                Cause::Background | Cause::Save | Cause::Implied => FileOptions::new(config),
+                Cause::Background | Cause::Save | Cause::Implied | Cause::Replicas => {
+                    FileOptions::new(config)
+                }
             },
             output: Output::default(),
             version: AtomicU32::new(VERSION_WRITTEN),
@@ -183,7 +197,12 @@ impl SaveJob {
             totals,
             // Before the libraries, whose changes are counted after they are made, without locks.
             changes: shared.changes(),
-            libraries: shared.functions.libraries(),
+            libraries: match sync.as_ref().is_some_and(|sync| sync.without_functions) {
+                true => Arc::default(),
+                false => shared.functions.libraries(),
+            },
+            history: shared.replication.history_at_cut(shared),
+            sync,
             cause,
             flushes: shared.engine.flushes(),
             started: Instant::now(),
@@ -226,6 +245,27 @@ impl SaveJob {
     /// The time since the cut.
     pub fn elapsed(&self) -> Duration {
         self.started.elapsed()
+    }
+
+    /// Closes replicas that the save waits for; false if it does not go to replicas.
+    pub(super) fn close_slowest_replicas(&self) -> bool {
+        let transfer = self.transfer();
+        transfer.is_some_and(|transfer| transfer.close_slowest())
+    }
+
+    /// The path of its file.
+    pub fn path(&self) -> PathBuf {
+        self.file.path()
+    }
+
+    /// False if its bytes go to replicas without a file.
+    pub(super) fn has_file(&self) -> bool {
+        self.transfer().is_none()
+    }
+
+    /// Where its bytes go if they go to replicas without a file.
+    pub(super) fn transfer(&self) -> Option<&Arc<Transfer>> {
+        self.sync.as_ref()?.transfer.as_ref()
     }
 
     /// What caused it.
@@ -393,6 +433,10 @@ impl SaveJob {
         let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         failure.get_or_insert(why);
         self.has_failed.store(true, Relaxed);
+        if let Some(transfer) = self.transfer() {
+            // Threads that encode may wait for replicas.
+            transfer.end(Err(Failed));
+        }
     }
 
     /// Gives the save up, for this reason. It does not count as a failed one.

@@ -67,7 +67,7 @@ impl Saver {
         }
         let is_idle = started - self.last_event > IDLE_AFTER;
         let backlog = job.backlog();
-        if backlog == Backlog::TooMuch {
+        if backlog == Backlog::TooMuch && !job.close_slowest_replicas() {
             let now_ms = clock::now_ms();
             shared.pause.start(now_ms, now_ms + HOLD_MS, true);
         }

@@ -18,7 +18,7 @@ use crate::shared::Shared;
 /// How to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shutdown {
-    /// What is saved, and whether the server stops in any case. `now` has no effect, because there are no replicas to wait for.
+    /// What is saved, whether the server stops in any case, and whether it waits for replicas before.
     pub flags: ShutdownFlags,
     /// It also waits for slow scripts.
     pub waits_for_scripts: bool,
@@ -29,6 +29,8 @@ pub struct Shutdown {
 pub enum NotStopped {
     /// The data could not be saved. The log says why.
     NotSaved,
+    /// SHUTDOWN ABORT has ended the wait for replicas.
+    Aborted,
     /// A slow script runs: the error for the client.
     Script(CommandError),
 }
@@ -49,7 +51,16 @@ impl Shutdown {
     /// # Errors
     /// A shard is busy, so the caller has to try again, or the server goes on.
     pub fn run(&self, shared: &Arc<Shared>) -> Result<Result<(), NotStopped>, Busy> {
+        if !self.flags.now
+            && !shared.stopping.load(Relaxed)
+            && shared.replication.wait_before_shutdown(shared).is_err()
+        {
+            return Ok(Err(NotStopped::Aborted));
+        }
         let result = self.try_run(shared);
+        if matches!(result, Ok(Err(_))) {
+            shared.replication.end_last_wait(shared);
+        }
         // Scripts that have written nothing end while a shutdown waits for their locks.
         shared.ending.store(result.is_err(), Relaxed);
         result
@@ -79,6 +90,7 @@ impl Shutdown {
             log::warn!("A save is in progress. Aborting it, since the final one is newer.");
             job.abort("the server stops");
         }
+        shared.replication.wait_until_merged(shared);
         log::info!("Saving the final RDB snapshot before exiting.");
         let is_ok = persistence.save_within(shared, &mut tx, Cause::Implied);
         match (is_ok, self.flags.force) {

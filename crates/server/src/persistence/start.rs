@@ -1,17 +1,18 @@
 //! Loading the snapshot when the server starts: all its threads take part, and serve clients meanwhile.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use damselfly_config::Config;
-use damselfly_engine::LoadBatch;
+use damselfly_engine::{Engine, LoadBatch};
 use damselfly_rdb::Chunk;
 
 use super::load::{LoadError, LoadOptions, NewEntry, Sink, load};
 use crate::gate::Reasons;
 use crate::scripts::function_commands;
+use crate::scripts::function_libraries::Functions;
 use crate::shared::Shared;
 
 /// The path of the snapshot.
@@ -54,17 +55,7 @@ pub fn load_into(shared: &Shared, stop: &dyn Fn() -> bool) -> Result<(), String>
     let (file, bytes) = open(&path).map_err(|error| refuse(&error))?;
     let progress = &shared.loading.progress;
     progress.begin(bytes);
-    shared.loading.queue.begin(shared.threads.len());
-    let options = LoadOptions {
-        thresholds: &shared.engine.settings.thresholds,
-        verify_checksum: config.rdbchecksum,
-        databases: shared.engine.databases(),
-        check_end: true,
-        key_delay_us: &|| shared.config().key_load_delay_us,
-        stop,
-    };
-    let mut sink = ParallelSink { shared, stop };
-    match load(file, &options, progress, &mut sink) {
+    match load_from(&Target::of(shared), file, true, stop) {
         Ok(_) => {}
         Err(LoadError::Stopped) => return Ok(()),
         Err(error) => return Err(refuse(&error)),
@@ -90,25 +81,65 @@ pub fn load_base(
     path: &Path,
     stop: &dyn Fn() -> bool,
 ) -> Result<u64, Option<String>> {
-    let config = shared.config();
     let (file, _) = open(path).map_err(|error| Some(error.to_string()))?;
     let progress = &shared.loading.progress;
     progress.keep_expired(true);
-    shared.loading.queue.begin(shared.threads.len());
-    let options = LoadOptions {
-        thresholds: &shared.engine.settings.thresholds,
-        verify_checksum: config.rdbchecksum,
-        databases: shared.engine.databases(),
-        check_end: false,
-        key_delay_us: &|| shared.config().key_load_delay_us,
-        stop,
-    };
-    let loaded = load(file, &options, progress, &mut ParallelSink { shared, stop });
+    let loaded = load_from(&Target::of(shared), file, false, stop);
     progress.keep_expired(false);
     loaded.map_err(|error| match error {
         LoadError::Stopped => None,
         error => Some(error.to_string()),
     })
+}
+
+/// Where loaded data goes.
+pub struct Target<'a> {
+    /// The server, whose threads help.
+    pub shared: &'a Shared,
+    /// Gets the entries.
+    pub engine: &'a Engine,
+    /// Gets the libraries of functions.
+    pub functions: &'a Functions,
+}
+
+impl<'a> Target<'a> {
+    /// The data that clients use.
+    pub fn of(shared: &'a Shared) -> Self {
+        Self {
+            shared,
+            engine: &shared.engine,
+            functions: &shared.functions,
+        }
+    }
+}
+
+/// Loads a source with all threads, and returns where it ends. The caller has begun [`LoadProgress`](super::progress::LoadProgress).
+///
+/// # Errors
+/// As [`load`].
+pub fn load_from(
+    target: &Target<'_>,
+    source: impl Read,
+    check_end: bool,
+    stop: &dyn Fn() -> bool,
+) -> Result<u64, LoadError> {
+    let shared = target.shared;
+    shared.loading.queue.begin(shared.threads.len());
+    let options = LoadOptions {
+        thresholds: &shared.engine.settings.thresholds,
+        verify_checksum: shared.config().rdbchecksum,
+        databases: shared.engine.databases(),
+        check_end,
+        key_delay_us: &|| shared.config().key_load_delay_us,
+        stop,
+    };
+    let progress = &shared.loading.progress;
+    load(
+        source,
+        &options,
+        progress,
+        &mut ParallelSink { target, stop },
+    )
 }
 
 /// Opens a file for reading from start to end, and returns its size.
@@ -126,13 +157,13 @@ pub(super) fn open(path: &Path) -> io::Result<(File, u64)> {
 
 /// Hands chunks to the server's threads.
 struct ParallelSink<'a> {
-    shared: &'a Shared,
+    target: &'a Target<'a>,
     stop: &'a dyn Fn() -> bool,
 }
 
 impl ParallelSink<'_> {
     fn look_around(&self) -> impl FnMut() -> Result<(), LoadError> {
-        let (progress, stop) = (&self.shared.loading.progress, self.stop);
+        let (progress, stop) = (&self.target.shared.loading.progress, self.stop);
         move || {
             progress.log_if_due();
             if stop() {
@@ -146,13 +177,14 @@ impl ParallelSink<'_> {
 
 impl Sink for ParallelSink<'_> {
     fn expect(&mut self, db: usize, keys: u64) {
-        let engine = &self.shared.engine;
+        let engine = self.target.engine;
         let keys = usize::try_from(keys).unwrap_or(usize::MAX);
-        engine.expect_entries(db, keys, self.shared.loading.progress.now());
+        engine.expect_entries(db, keys, self.target.shared.loading.progress.now());
     }
 
     fn chunk(&mut self, chunk: Chunk) -> Result<Vec<Vec<u8>>, LoadError> {
-        let (queue, threads) = (&self.shared.loading.queue, &self.shared.threads);
+        let shared = self.target.shared;
+        let (queue, threads) = (&shared.loading.queue, &shared.threads);
         let (idle, spares) = queue.push(chunk, threads.len(), self.look_around())?;
         for thread in idle {
             threads[thread].wake();
@@ -161,7 +193,7 @@ impl Sink for ParallelSink<'_> {
     }
 
     fn entry(&mut self, db: usize, new: NewEntry) -> Result<(), LoadError> {
-        let (engine, loading) = (&self.shared.engine, &self.shared.loading);
+        let (engine, loading) = (self.target.engine, &self.target.shared.loading);
         let now = loading.progress.now();
         let access = engine.loaded_access(now, new.idle_seconds, new.frequency);
         new.entry.view().set_access(access);
@@ -171,18 +203,18 @@ impl Sink for ParallelSink<'_> {
     }
 
     fn function(&mut self, code: &[u8]) -> Result<(), String> {
-        function_commands::load_library(&self.shared.functions, code, false)
+        function_commands::load_library(self.target.functions, code, false)
             .map(|_| ())
             .map_err(|error| String::from_utf8_lossy(&error.to_bytes()).into_owned())
     }
 
     fn finish(&mut self) -> Result<(), LoadError> {
-        let finished = self.shared.loading.queue.finish(self.look_around());
-        self.shared.loading.end();
+        let finished = self.target.shared.loading.queue.finish(self.look_around());
+        self.target.shared.loading.end();
         finished
     }
 
     fn abandon(&mut self) -> Option<LoadError> {
-        self.shared.loading.queue.abandon()
+        self.target.shared.loading.queue.abandon()
     }
 }

@@ -110,6 +110,12 @@ impl Functions {
         self.generation.load(Ordering::Acquire)
     }
 
+    /// Replaces all libraries.
+    pub fn replace(&self, libraries: Arc<Libraries>) {
+        *self.slot() = libraries;
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
     /// Applies `change` to a copy of the libraries and replaces the current set with the copy, or fails and changes nothing. `change`
     /// runs without a lock, so it may take long; it runs again if another thread has replaced the set meanwhile.
     ///

@@ -427,6 +427,18 @@ impl ScriptHost<'_, '_> {
                 "Write commands are not allowed from read-only scripts.",
             ));
         }
+        if row.changes_data && !self.shared.gate.holding(Reasons::READ_ONLY).is_empty() {
+            return Some(crate::dispatch::read_only());
+        }
+        if !row
+            .refused_while
+            .in_common(self.shared.gate.holding(Reasons::STALE))
+            .is_empty()
+        {
+            return Some(CommandError::err(
+                "Can not execute the command on a stale replica",
+            ));
+        }
         // A script that has written may go on, so that nothing is left half done.
         if row.changes_data
             && !self.has_written
@@ -439,6 +451,16 @@ impl ScriptHost<'_, '_> {
             && !self.shared.gate.holding(Reasons::LOG_FAILED).is_empty()
         {
             return Some(crate::dispatch::log_failed(self.shared));
+        }
+        if row.changes_data
+            && !self.has_written
+            && !self
+                .shared
+                .gate
+                .holding(Reasons::TOO_FEW_REPLICAS)
+                .is_empty()
+        {
+            return Some(crate::dispatch::too_few_replicas());
         }
         if row.needs_memory && !self.allows_oom && !self.has_written && self.memory_is_short {
             return Some(CommandError::OutOfMemory);

@@ -65,6 +65,12 @@ pub fn declares_writes(shared: &Shared, row: &Row, args: Args<'_>) -> bool {
     flags(shared, row, args).is_some_and(|flags| !flags.contains(Flags::NO_WRITES))
 }
 
+/// True if a request runs a script that declares that it may use old data of a replica without a link to its primary.
+pub fn allows_stale(shared: &Shared, row: &Row, args: Args<'_>) -> bool {
+    let flags = flags(shared, row, args);
+    flags.is_some_and(|flags| flags.contains(Flags::ALLOW_STALE))
+}
+
 /// True if a request runs a script that declares flags, none of which lets it run when memory is short.
 pub fn needs_memory(shared: &Shared, row: &Row, args: Args<'_>) -> bool {
     let may_run =

@@ -288,7 +288,11 @@ fn hello(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Re
     reply.integer(protocol.number().into());
     reply.bulk(b"id");
     reply.integer(context.session.client.id as i64);
-    for (field, value) in [("mode", "standalone"), ("role", "master")] {
+    let role = match context.shared.replication.is_replica() {
+        true => "replica",
+        false => "master",
+    };
+    for (field, value) in [("mode", "standalone"), ("role", role)] {
         reply.bulk(field.as_bytes());
         reply.bulk(value.as_bytes());
     }
@@ -299,10 +303,14 @@ fn hello(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Re
 
 fn reset(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let session = &mut *context.session;
+    if session.feed.is_some() {
+        return Err(CommandError::err("can only reset normal client connections").into());
+    }
     leave(context.shared, session);
     session.client.no_evict.store(false, Relaxed);
     session.client.no_touch.store(false, Relaxed);
     session.is_durable = false;
+    session.durable_replicas = 0;
     session.client.names().name.clear();
     let account = context.shared.users.default_account().clone();
     session.client.set_account(account.clone());

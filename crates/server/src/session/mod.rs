@@ -22,6 +22,7 @@ use crate::observers::client_tracking::Tracked;
 use crate::observers::subscriptions::Subscriptions;
 use crate::observers::{client_tracking, subscriptions};
 use crate::registry::Row;
+use crate::replication::feed::{Abilities, Feed};
 use crate::scripts::Plan;
 use crate::session::transaction::Transaction;
 use crate::shared::Shared;
@@ -58,8 +59,14 @@ pub struct Session {
     pub closing: bool,
     /// Its replies wait until its changes are on disk: CLIENT DURABLE.
     pub is_durable: bool,
-    /// WAITAOF waits for the disk.
+    /// WAIT or WAITAOF waits.
     pub disk_wait: Option<DiskWait>,
+    /// Its replies wait until its changes are on so many replicas, too: CLIENT DURABLE.
+    pub durable_replicas: usize,
+    /// What it can do, if it says that it is a replica.
+    pub abilities: Option<Box<Abilities>>,
+    /// It is a replica, which gets the stream and no replies.
+    pub feed: Option<Arc<Feed>>,
     /// Set by DEBUG SLEEP: no further requests run until then.
     pub sleeps_until: Option<Instant>,
     /// The command that waits for keys.
@@ -97,6 +104,9 @@ impl Session {
             sleeps_until: None,
             is_durable: false,
             disk_wait: None,
+            durable_replicas: 0,
+            abilities: None,
+            feed: None,
             blocking: None,
             subscriptions: None,
             pushes: Vec::new(),
@@ -159,23 +169,70 @@ pub fn follow_up(session: &mut Session, row: Option<&Row>, mark: usize, reply: &
     client_tracking::follow_up(session, row, reply);
 }
 
-/// WAITAOF: what a client waits for.
+/// The command that a client waits with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Awaited {
+    /// WAIT: replicas have the changes.
+    Replicas,
+    /// WAITAOF: they are on disk here, if this is true, and on the disks of replicas.
+    Disks {
+        /// They have to be on disk here, too.
+        local: bool,
+    },
+}
+
+/// WAIT and WAITAOF: what a client waits for.
 #[derive(Clone, Copy, Debug)]
 pub struct DiskWait {
-    /// All records below this number are to be on disk.
+    /// It waits for all records below this number.
     pub record: u64,
-    /// It waits for replicas, too.
-    pub needs_replicas: bool,
+    /// Where they have to be.
+    pub awaited: Awaited,
+    /// On how many replicas.
+    pub replicas: usize,
     /// When it gives up.
     pub until: Option<Instant>,
 }
 
 impl DiskWait {
+    /// True if the records are wherever they have to be.
+    pub fn is_complete(&self, shared: &Shared) -> bool {
+        let (have, have_on_disk) = match self.replicas {
+            0 => (0, 0),
+            _ => shared.replication.replicas_with(self.record),
+        };
+        match self.awaited {
+            Awaited::Replicas => have >= self.replicas,
+            Awaited::Disks { local } => {
+                have_on_disk >= self.replicas && (!local || shared.aof.has(self.record))
+            }
+        }
+    }
+
     /// True if the wait is over.
     pub fn is_over(&self, shared: &Shared) -> bool {
-        let is_durable = shared.aof.has(self.record);
-        is_durable && !self.needs_replicas
-            || self.until.is_some_and(|until| until <= Instant::now())
+        self.until.is_some_and(|until| until <= Instant::now()) || self.is_complete(shared)
+    }
+
+    /// Writes the reply.
+    pub fn write_reply(&self, shared: &Shared, reply: &mut Reply<'_>) {
+        let (have, have_on_disk) = shared.replication.replicas_with(self.record);
+        match self.awaited {
+            Awaited::Replicas => reply.integer(have as i64),
+            Awaited::Disks { .. } => {
+                reply.array(2);
+                reply.integer(shared.aof.has(self.record).into());
+                reply.integer(have_on_disk as i64);
+            }
+        }
+    }
+
+    /// The client waits no longer.
+    pub fn end(&self, shared: &Shared) {
+        shared.replication.end_wait();
+        if self.awaited != Awaited::Replicas {
+            shared.aof.add_waiting(-1);
+        }
     }
 }
 

@@ -43,7 +43,11 @@ impl ClientType {
 
     /// The type of a client. Monitors are normal clients.
     fn of(client: &Client) -> Self {
-        if client.is_subscriber() {
+        if client.is_primary {
+            Self::Primary
+        } else if client.is_replica.load(Relaxed) {
+            Self::Replica
+        } else if client.is_subscriber() {
             Self::PubSub
         } else {
             Self::Normal

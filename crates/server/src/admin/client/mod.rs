@@ -16,6 +16,7 @@ use crate::event_loop::parser::Protocol;
 use crate::observers::client_tracking;
 use crate::persistence::aof::Mode;
 use crate::registry::{Row, name_at};
+use crate::replication::feed::Status;
 use crate::session::connection_commands::check_name;
 use crate::session::{Context, Replies, Session};
 use crate::threads::Thread;
@@ -95,11 +96,27 @@ fn no_touch(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) ->
 
 fn durable(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let on = switch(args)?;
+    let replicas = match args.len() {
+        3 => 0,
+        5 if args.is(3, "REPLICAS") => usize::try_from(args.integer(4)?)
+            .map_err(|_| CommandError::err("value is out of range, must be positive"))?,
+        _ => return Err(CommandError::Syntax.into()),
+    };
     if on && context.shared.aof.mode() != Mode::On {
         let text = "CLIENT DURABLE needs the append-only file, which is off or has no base yet";
         return Err(CommandError::err(text).into());
     }
+    let mut feeds = context.shared.replication.feeds();
+    feeds.retain(|feed| matches!(feed.status(), Status::WaitsForAck | Status::Online));
+    if replicas > feeds.len() || replicas > 0 && context.shared.replication.is_replica() {
+        let text = format!(
+            "CLIENT DURABLE needs {replicas} replicas, of which {} are online",
+            feeds.len()
+        );
+        return Err(CommandError::err(text).into());
+    }
     context.session.is_durable = on;
+    context.session.durable_replicas = replicas;
     reply.ok();
     Ok(())
 }
@@ -173,7 +190,11 @@ fn unblock(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> 
     let found = u64::try_from(id)
         .ok()
         .and_then(|id| context.shared.clients.find(id));
-    let ended = found.is_some_and(|client| client.unblock(end));
+    let ended = found.is_some_and(|client| {
+        let ended = client.unblock(end);
+        context.shared.threads[client.thread].wake();
+        ended
+    });
     reply.integer(ended.into());
     Ok(())
 }
@@ -201,6 +222,9 @@ fn kill_matching(context: &mut Context<'_>, filter: &Filter<'_>) -> i64 {
                 .shared
                 .clients
                 .kill(&client, &context.shared.threads);
+            if client.is_primary {
+                context.shared.replication.link.interrupt();
+            }
             killed += i64::from(kills);
         } else if !skips_me {
             context.session.closing = true;
@@ -322,6 +346,8 @@ fn describe(lines: &mut String, client: &Client, now_ms: i64) {
 /// The flags of a client, a letter each, or `N` if it has none.
 fn flags(client: &Client) -> String {
     let letters = [
+        ('S', client.is_replica.load(Relaxed)),
+        ('M', client.is_primary),
         ('O', client.monitor.load(Relaxed)),
         ('P', client.is_subscriber()),
         ('x', client.queued.load(Relaxed) >= 0),

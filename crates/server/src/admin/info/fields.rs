@@ -10,6 +10,8 @@ use super::Section::{
 use crate::admin::facts::{self, Facts, ratio};
 use crate::clock;
 use crate::dispatch::uncounted_bytes;
+use crate::gate::Reasons;
+use crate::replication::link::Phase;
 use crate::statistics::{Counter, ThreadCounters};
 use damselfly_pubsub::Topic;
 use damselfly_tls::CertificateFacts;
@@ -38,9 +40,6 @@ const fn row(section: Section, name: &'static str, value: Value) -> Field {
 
 /// The value of a field for something that does not exist or has not happened.
 const ZERO: Value = |_| String::from("0");
-
-/// The value of a field for the time of something that has not happened.
-const NEVER: Value = |_| String::from("-1");
 
 /// Redis's LRU clock has 24 bits.
 const LRU_CLOCK_MASK: i64 = (1 << 24) - 1;
@@ -137,9 +136,9 @@ pub static FIELDS: &[Field] = &[
     row(Memory, "mem_fragmentation_bytes", |f| f.fragmentation_bytes().to_string()),
     row(Memory, "mem_not_counted_for_evict", |f| uncounted_bytes(f.config, f.shared).to_string()),
     row(Memory, "mem_overhead_db_hashtable_rehashing", ZERO),
-    row(Memory, "mem_replication_backlog", ZERO),
-    row(Memory, "mem_total_replication_buffers", ZERO),
-    row(Memory, "mem_clients_slaves", ZERO),
+    row(Memory, "mem_replication_backlog", |f| f.backlog.bytes.min(f.config.repl_backlog_bytes).to_string()),
+    row(Memory, "mem_total_replication_buffers", |f| f.backlog.memory.to_string()),
+    row(Memory, "mem_clients_slaves", |f| f.clients.replica_bytes.to_string()),
     row(Memory, "mem_clients_normal", |f| f.clients.bytes.to_string()),
     row(Memory, "mem_cluster_links", ZERO),
     row(Memory, "mem_aof_buffer", |f| f.shared.aof.queued_bytes().to_string()),
@@ -149,7 +148,7 @@ pub static FIELDS: &[Field] = &[
     row(Memory, "lazyfreed_objects", |_| garbage::freed().to_string()),
 
     row(Persistence, "loading", |f| u8::from(f.shared.gate.is_loading()).to_string()),
-    row(Persistence, "async_loading", ZERO),
+    row(Persistence, "async_loading", |f| u8::from(!f.shared.gate.holding(Reasons::ASYNC_LOADING).is_empty()).to_string()),
     row(Persistence, "current_cow_peak", |f| f.save.job.as_ref().map_or(0, |job| job.kept_bytes_max()).to_string()),
     row(Persistence, "current_cow_size", |f| f.save.job.as_ref().map_or(0, |job| job.kept_bytes()).to_string()),
     row(Persistence, "current_cow_size_age", ZERO),
@@ -184,16 +183,16 @@ pub static FIELDS: &[Field] = &[
     row(Stats, "instantaneous_ops_per_sec", |f| (f.rates.commands.round() as u64).to_string()),
     row(Stats, "total_net_input_bytes", |f| f.total(|counters| &counters.input_bytes)),
     row(Stats, "total_net_output_bytes", |f| f.total(|counters| &counters.output_bytes)),
-    row(Stats, "total_net_repl_input_bytes", ZERO),
-    row(Stats, "total_net_repl_output_bytes", ZERO),
+    row(Stats, "total_net_repl_input_bytes", |f| f.shared.replication.link.input_bytes.load(Relaxed).to_string()),
+    row(Stats, "total_net_repl_output_bytes", |f| f.shared.replication.counters.output_bytes.load(Relaxed).to_string()),
     row(Stats, "instantaneous_input_kbps", |f| two_digits(f.rates.input_bytes / 1024.0)),
     row(Stats, "instantaneous_output_kbps", |f| two_digits(f.rates.output_bytes / 1024.0)),
     row(Stats, "instantaneous_input_repl_kbps", |_| two_digits(0.0)),
     row(Stats, "instantaneous_output_repl_kbps", |_| two_digits(0.0)),
     row(Stats, "rejected_connections", |f| f.total(|counters| &counters.connections_rejected)),
-    row(Stats, "sync_full", ZERO),
-    row(Stats, "sync_partial_ok", ZERO),
-    row(Stats, "sync_partial_err", ZERO),
+    row(Stats, "sync_full", |f| f.shared.replication.counters.full.load(Relaxed).to_string()),
+    row(Stats, "sync_partial_ok", |f| f.shared.replication.counters.partial.load(Relaxed).to_string()),
+    row(Stats, "sync_partial_err", |f| f.shared.replication.counters.refused.load(Relaxed).to_string()),
     row(Stats, "expired_keys", |f| f.expired.to_string()),
     row(Stats, "expired_subkeys", |f| f.shared.engine.expired_fields().to_string()),
     row(Stats, "expired_stale_perc", |_| two_digits(0.0)),
@@ -222,7 +221,7 @@ pub static FIELDS: &[Field] = &[
     row(Stats, "tracking_total_keys", |f| f.shared.engine.tracked_keys().to_string()),
     row(Stats, "tracking_total_items", |f| f.shared.engine.tracked_items().to_string()),
     row(Stats, "tracking_total_prefixes", |f| f.shared.tracking.prefix_count().to_string()),
-    row(Stats, "unexpected_error_replies", ZERO),
+    row(Stats, "unexpected_error_replies", |f| f.shared.replication.link.errors.load(Relaxed).to_string()),
     row(Stats, "total_error_replies", |f| f.total(|counters| &counters.error_replies)),
     row(Stats, "dump_payload_sanitizations", ZERO),
     row(Stats, "total_reads_processed", |f| f.total(|counters| &counters.reads)),
@@ -243,17 +242,17 @@ pub static FIELDS: &[Field] = &[
     row(Stats, "instantaneous_eventloop_cycles_per_sec", |f| (f.rates.turns.round() as u64).to_string()),
     row(Stats, "instantaneous_eventloop_duration_usec", |f| (f.rates.turn_us.round() as u64).to_string()),
 
-    row(Replication, "role", |_| "master".into()),
-    row(Replication, "connected_slaves", ZERO),
-    row(Replication, "master_failover_state", |_| "no-failover".into()),
-    row(Replication, "master_replid", |f| f.shared.run_id.clone()),
-    row(Replication, "master_replid2", |_| "0".repeat(40)),
-    row(Replication, "master_repl_offset", ZERO),
-    row(Replication, "second_repl_offset", NEVER),
-    row(Replication, "repl_backlog_active", ZERO),
-    row(Replication, "repl_backlog_size", ZERO),
-    row(Replication, "repl_backlog_first_byte_offset", ZERO),
-    row(Replication, "repl_backlog_histlen", ZERO),
+    row(Replication, "role", |f| f.role()),
+    row(Replication, "connected_slaves", |f| f.replicas()),
+    row(Replication, "master_failover_state", |f| f.shared.replication.failover_state().into()),
+    row(Replication, "master_replid", |f| f.history.id.clone()),
+    row(Replication, "master_replid2", |f| f.history.second_id.clone()),
+    row(Replication, "master_repl_offset", |f| f.history.offset.to_string()),
+    row(Replication, "second_repl_offset", |f| f.history.second_offset.to_string()),
+    row(Replication, "repl_backlog_active", |f| u8::from(f.backlog.is_active).to_string()),
+    row(Replication, "repl_backlog_size", |f| f.config.repl_backlog_bytes.to_string()),
+    row(Replication, "repl_backlog_first_byte_offset", |f| f.backlog.first_offset.to_string()),
+    row(Replication, "repl_backlog_histlen", |f| f.backlog.bytes.to_string()),
 
     row(Cpu, "used_cpu_sys", |f| seconds(f.cpu.system)),
     row(Cpu, "used_cpu_user", |f| seconds(f.cpu.user)),
@@ -341,6 +340,76 @@ impl Facts<'_> {
     fn expires_in_s(&self, certificate: &Option<CertificateFacts>) -> String {
         let until_s = certificate.as_ref().map_or(0, |facts| facts.valid_until_s);
         (until_s - self.now.0 / 1000).max(0).to_string()
+    }
+
+    /// The role, and further lines about the link of a replica.
+    fn role(&self) -> String {
+        let link = &self.shared.replication.link;
+        let Some(primary) = link.primary() else {
+            return String::from("master");
+        };
+        let (is_up, is_syncing) = (link.is_connected(), link.phase() == Phase::Transfer);
+        let mut lines = vec![
+            String::from("slave"),
+            format!("master_host:{}", primary.host),
+            format!("master_port:{}", primary.port),
+            format!("master_link_status:{}", if is_up { "up" } else { "down" }),
+            format!(
+                "master_last_io_seconds_ago:{}",
+                if is_up { link.idle_s() } else { -1 }
+            ),
+            format!("master_sync_in_progress:{}", u8::from(is_syncing)),
+            format!("slave_read_repl_offset:{}", link.read_offset(self.shared)),
+            format!("slave_repl_offset:{}", self.history.offset),
+        ];
+        if is_syncing {
+            let (total, read) = link.transfer();
+            let percent = match total {
+                0 => 0.0,
+                total => read as f64 / total as f64 * 100.0,
+            };
+            lines.extend([
+                format!("master_sync_total_bytes:{total}"),
+                format!("master_sync_read_bytes:{read}"),
+                format!("master_sync_left_bytes:{}", total as i64 - read as i64),
+                format!("master_sync_perc:{percent:.2}"),
+                format!("master_sync_last_io_seconds_ago:{}", link.idle_s()),
+            ]);
+        }
+        if !is_up {
+            let down_s = link.down_s().unwrap_or(-1);
+            lines.push(format!("master_link_down_since_seconds:{down_s}"));
+        }
+        let config = self.config;
+        lines.extend([
+            format!("slave_priority:{}", config.replica_priority),
+            format!("slave_read_only:{}", u8::from(config.replica_read_only)),
+            format!("replica_announced:{}", u8::from(config.replica_announced)),
+        ]);
+        lines.join("\r\n")
+    }
+
+    /// How many replicas there are, and a further line for each.
+    fn replicas(&self) -> String {
+        let mut text = self.feeds.len().to_string();
+        if self.config.min_replicas_to_write > 0 && self.config.min_replicas_max_lag_s > 0 {
+            let good = self.shared.replication.good_replicas(self.config);
+            text += &format!("\r\nmin_slaves_good_slaves:{good}");
+        }
+        for (number, feed) in self.feeds.iter().enumerate() {
+            let lag_s = match feed.is_online() {
+                true => feed.lag_s(self.now.0),
+                false => 0,
+            };
+            text += &format!(
+                "\r\nslave{number}:ip={},port={},state={},offset={},lag={lag_s}",
+                feed.address(),
+                feed.abilities.port,
+                feed.status().name(),
+                feed.acked(),
+            );
+        }
+        text
     }
 
     fn uptime_s(&self) -> i64 {

@@ -183,7 +183,8 @@ fn info(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Res
 /// The names and counters of all commands.
 fn commands(facts: &Facts<'_>) -> impl Iterator<Item = (&'static str, CommandTotals)> {
     counted_rows().map(|row| {
-        let counters = facts.shared.threads.iter().map(|thread| &thread.counters);
+        let threads = facts.shared.threads.iter().map(|thread| &thread.counters);
+        let counters = threads.chain([&facts.shared.replication.link.counters]);
         (row.name.as_str(), CommandTotals::sum(counters, row.index))
     })
 }

@@ -1,5 +1,6 @@
 //! BGREWRITEAOF, WAITAOF.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use damselfly_base::CommandError;
@@ -10,7 +11,7 @@ use damselfly_protocol::Reply;
 use super::super::Cause;
 use super::Mode;
 use crate::registry::Handler;
-use crate::session::{Context, DiskWait};
+use crate::session::{Awaited, Context, DiskWait};
 
 pub(crate) static COMMANDS: &[Command<Handler>] = &[
     Command {
@@ -90,33 +91,34 @@ fn waitaof(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> 
     let Ok(timeout_ms) = u64::try_from(timeout_ms) else {
         return Err(CommandError::err("timeout is negative").into());
     };
-    let aof = &context.shared.aof;
-    if local > 0 && aof.mode() == Mode::Off && !context.config.appendonly {
+    let shared = context.shared;
+    if shared.replication.is_replica() {
+        let text = "WAITAOF cannot be used with replica instances. Please also note that writes to replicas are just local and are not propagated.";
+        return Err(CommandError::err(text).into());
+    }
+    if local > 0 && shared.aof.mode() == Mode::Off && !context.config.appendonly {
         return Err(CommandError::err(
             "WAITAOF cannot be used when numlocal is set but appendonly is disabled.",
         )
         .into());
     }
-    let record = context.shared.engine.log.appended();
-    let is_durable = aof.has(record);
-    // There are no replicas to wait for.
-    let is_done = replicas == 0 && (local == 0 || is_durable);
-    if is_done || context.lent.is_some() {
-        write_reply(is_durable, reply);
+    let record = shared.engine.log.appended();
+    shared.aof.add_waiting(1);
+    shared.replication.begin_wait();
+    let wait = DiskWait {
+        record,
+        awaited: Awaited::Disks { local: local > 0 },
+        replicas: usize::try_from(replicas).unwrap_or(usize::MAX),
+        until: (timeout_ms > 0).then(|| Instant::now() + Duration::from_millis(timeout_ms)),
+    };
+    // A transaction or a script can't wait.
+    if wait.is_complete(shared) || context.lent.is_some() {
+        wait.write_reply(shared, reply);
+        wait.end(shared);
         return Ok(());
     }
-    aof.add_waiting(1);
-    context.session.disk_wait = Some(DiskWait {
-        record,
-        needs_replicas: replicas > 0,
-        until: (timeout_ms > 0).then(|| Instant::now() + Duration::from_millis(timeout_ms)),
-    });
+    shared.log.wake();
+    context.session.client.awaits.store(true, Relaxed);
+    context.session.disk_wait = Some(wait);
     Ok(())
-}
-
-/// Writes the reply of WAITAOF.
-pub fn write_reply(is_durable: bool, reply: &mut Reply<'_>) {
-    reply.array(2);
-    reply.integer(is_durable.into());
-    reply.integer(0);
 }

@@ -10,7 +10,6 @@ use damselfly_commands::{Args, KeyspaceFn, OwnedArgs, Run};
 use damselfly_config::Config;
 use damselfly_engine::{Key, Now, Tx};
 use damselfly_protocol::{Reply, Version};
-use damselfly_script::RestorePolicy;
 
 use super::check::truncate;
 use super::files::AofFiles;
@@ -280,13 +279,7 @@ impl<'a> Replay<'a> {
         let args = owned.borrow();
         let shown = || args.at(0).escape_ascii().to_string();
         let row = REGISTRY
-            .find(args.at(0))
-            .or_else(|| {
-                REGISTRY
-                    .rows()
-                    .iter()
-                    .find(|row| row.name.as_bytes().eq_ignore_ascii_case(args.at(0)))
-            })
+            .find_original(args.at(0))
             .ok_or_else(|| format!("Unknown command '{}' reading the append only file", shown()))?;
         let row = match row.subcommands.is_empty() || args.len() < 2 {
             true => row,
@@ -347,22 +340,8 @@ impl<'a> Replay<'a> {
     }
 
     fn change_functions(&self, name: &str, args: Args<'_>) -> Result<(), String> {
-        let functions = &self.shared.functions;
-        let code = args.at(args.len() - 1);
-        let changed = match name {
-            "function|load" => function_commands::load_library(functions, code, true).map(drop),
-            "function|delete" => functions.change(|libraries| libraries.remove(args.at(2))),
-            "function|flush" => functions.change(|libraries| {
-                libraries.clear();
-                Ok(())
-            }),
-            "function|restore" => functions.change(|libraries| {
-                let load = function_commands::load_once;
-                libraries.restore(args.at(2), RestorePolicy::Replace, load)
-            }),
-            _ => Ok(()),
-        };
-        changed.map_err(|error| String::from_utf8_lossy(&error.to_bytes()).into_owned())
+        function_commands::repeat(self.shared, name, args)
+            .map_err(|error| String::from_utf8_lossy(&error.to_bytes()).into_owned())
     }
 
     /// Sets the client flags of a memcached item, if this message says so.

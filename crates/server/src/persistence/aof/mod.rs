@@ -463,7 +463,16 @@ impl Aof {
         let Ok(tx) = shared.engine.lock_all(0, Now(clock::now_ms())) else {
             return false;
         };
-        shared.log.detach(&tx, Targets::FILE);
+        self.turn_off_within(shared, config, &tx);
+        true
+    }
+
+    /// The same in a section that holds all locks. Does nothing if it is off.
+    pub fn turn_off_within(&self, shared: &Shared, config: &Config, tx: &Tx<'_>) {
+        if self.mode() == Mode::Off {
+            return;
+        }
+        shared.log.detach(tx, Targets::FILE);
         if let Some(job) = shared.persistence.job()
             && job.cause() == Cause::Rewrite
         {
@@ -471,7 +480,6 @@ impl Aof {
         }
         self.push(Item::Close);
         self.set_mode(Mode::Off, config);
-        true
     }
 }
 

@@ -123,6 +123,35 @@ fn change<T>(
     Ok(changed)
 }
 
+/// Repeats a command that has changed libraries on another server, or here before a restart. Its name is in lower case, as
+/// `function|load`. Other subcommands change nothing.
+///
+/// # Errors
+/// A library can't be loaded, or does not exist.
+pub fn repeat(
+    shared: &Shared,
+    name: &str,
+    args: Args<'_>,
+) -> std::result::Result<(), CommandError> {
+    let functions = &shared.functions;
+    match name {
+        "function|load" => load_library(functions, args.at(args.len() - 1), true).map(drop),
+        "function|delete" => functions.change(|libraries| libraries.remove(args.at(2))),
+        "function|flush" => functions.change(|libraries| {
+            libraries.clear();
+            Ok(())
+        }),
+        "function|restore" => {
+            let policy = match args.get(3) {
+                Some(word) if word.eq_ignore_ascii_case(b"FLUSH") => RestorePolicy::Flush,
+                Some(_) | None => RestorePolicy::Replace,
+            };
+            functions.change(|libraries| libraries.restore(args.at(2), policy, load_once))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn load(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let mut replace = false;
     for option in args.from(2).take(args.len() - 3) {

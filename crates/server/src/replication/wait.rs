@@ -1,0 +1,112 @@
+//! Waiting for replicas: WAIT, WAITAOF and CLIENT DURABLE.
+//!
+//! A client waits for a record of the log, and replicas acknowledge offsets of the stream. Marks connect the two: while somebody waits, each batch of the log
+//! leaves the number of its last record and the offset behind it, and asks the replicas for an acknowledgement.
+
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+use super::{Replication, State};
+
+/// The command that asks replicas for an acknowledgement.
+pub(super) const GETACK: &[u8] = b"*3\r\n$8\r\nREPLCONF\r\n$6\r\nGETACK\r\n$1\r\n*\r\n";
+
+/// The most marks that are kept. Without the oldest, clients wait a little longer than necessary.
+const MARKS_MAX: usize = 1 << 16;
+
+/// How many clients wait.
+#[derive(Debug, Default)]
+pub(super) struct Waits(AtomicUsize);
+
+impl State {
+    /// Adds a mark, and asks for an acknowledgement.
+    fn mark(&mut self) {
+        let mark = (self.merged, self.history.offset);
+        let online = self.feeds.iter().filter(|feed| feed.is_online());
+        let oldest = online.map(|feed| feed.acked()).min().unwrap_or(0);
+        while self.marks.len() >= MARKS_MAX
+            || self
+                .marks
+                .get(1)
+                .is_some_and(|&(_, offset)| offset <= oldest)
+        {
+            self.marks.pop_front();
+        }
+        if self.marks.back() != Some(&mark) {
+            self.marks.push_back(mark);
+            self.append(GETACK);
+        }
+    }
+
+    /// The offset behind this record, if it is part of the stream already.
+    fn offset_of(&self, record: u64) -> Option<u64> {
+        let place = self.marks.partition_point(|&(number, _)| number < record);
+        self.marks.get(place).map(|&(_, offset)| offset)
+    }
+}
+
+impl Replication {
+    /// True if clients wait for replicas.
+    pub fn has_waiting(&self) -> bool {
+        self.waits.0.load(SeqCst) > 0
+    }
+
+    /// Notes that a client waits for replicas, which are asked at once.
+    pub fn begin_wait(&self) {
+        self.waits.0.fetch_add(1, SeqCst);
+        let mut state = self.state();
+        if state.stream.is_some() {
+            state.mark();
+            state.feeds.iter().for_each(|feed| feed.wake());
+        }
+    }
+
+    /// Notes that it waits no longer.
+    pub fn end_wait(&self) {
+        let mut state = self.state();
+        if self.waits.0.fetch_sub(1, SeqCst) == 1 {
+            state.marks.clear();
+        }
+    }
+
+    /// Adds a mark if somebody waits.
+    pub(super) fn mark_if_waiting(&self, state: &mut State) {
+        if self.has_waiting() {
+            state.mark();
+        }
+    }
+
+    /// How many replicas have all records below this number: in memory, and on disk. Only right while somebody waits.
+    pub fn replicas_with(&self, record: u64) -> (usize, usize) {
+        let state = self.state();
+        let Some(offset) = state.offset_of(record) else {
+            return (0, 0);
+        };
+        let count = |acked: &dyn Fn(&super::feed::Feed) -> u64| {
+            let mut online = state.feeds.iter();
+            let has = online
+                .by_ref()
+                .filter(|feed| feed.is_online() && acked(feed) >= offset);
+            has.count()
+        };
+        (
+            count(&|feed| feed.acked()),
+            count(&|feed| feed.acked_on_disk()),
+        )
+    }
+
+    /// The number of records that at least `replicas` of them have.
+    pub fn record_on(&self, replicas: usize) -> u64 {
+        let state = self.state();
+        let online = state.feeds.iter().filter(|feed| feed.is_online());
+        let mut acked: Vec<u64> = online.map(|feed| feed.acked()).collect();
+        acked.sort_unstable_by(|one, other| other.cmp(one));
+        let Some(&offset) = replicas.checked_sub(1).and_then(|place| acked.get(place)) else {
+            return 0;
+        };
+        let behind = state.marks.partition_point(|&(_, at)| at <= offset);
+        let mark = behind
+            .checked_sub(1)
+            .and_then(|place| state.marks.get(place));
+        mark.map_or(0, |&(record, _)| record)
+    }
+}
