@@ -402,6 +402,7 @@ const REDIS: &str = include_str!("data/redis-7.4.1-commands.tsv");
 /// Commands that Redis 7.4.1 does not have: newer ones, and our own.
 const NEWER: &[&str] = &[
     "client|capa",
+    "client|durable",
     "delex",
     "delifeq",
     "digest",
