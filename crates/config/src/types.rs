@@ -153,10 +153,10 @@ choice! {
 choice! {
     /// `appendfsync`: when changes are forced to the disk.
     AppendFsync {
-        /// Before the client gets its reply.
-        Always = "always",
         /// Once a second.
         EverySecond = "everysec",
+        /// Before the client gets its reply.
+        Always = "always",
         /// Never by the server.
         Never = "no",
     }

@@ -31,7 +31,6 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
         arity: Exactly(4),
         keys: Keys::None,
         traits: &[
-            Trait::NoScript,
             Trait::Blocking,
             Trait::Category("connection"),
             Trait::Tip("request_policy:all_shards"),
@@ -40,7 +39,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
         run: Run::Run(Handler::Session(waitaof)),
         group: Group::Generic,
         usage: "WAITAOF numlocal numreplicas timeout",
-        summary: "Waits until all writes of this connection are on disk here, and on as many replicas; returns on how many they are.",
+        summary: "Waits until the client's writes are in the append-only files of this server and of a number of replicas, and returns how many these are.",
         since: "7.2.0",
         complexity: "O(1)",
     },
