@@ -1,6 +1,5 @@
 //! The commands that work on keys: one row and one function each, one file per family.
 
-pub mod acknowledgements;
 pub mod args;
 mod bit_fields;
 mod bitmaps;
@@ -92,7 +91,6 @@ pub static FAMILIES: &[&[Command<KeyspaceFn>]] = &[
     list_ends::COMMANDS,
     keys::COMMANDS,
     keyspace::COMMANDS,
-    acknowledgements::COMMANDS,
     expiry::COMMANDS,
     object::COMMANDS,
     dump::COMMANDS,

@@ -478,9 +478,6 @@ fn refused_while(command: &Command<Handler>) -> Reasons {
 /// Commands of the server group that use no keys.
 const LOCKLESS: &[&str] = &["TIME", "LASTSAVE", "LOLWUT"];
 
-/// Commands that wait for replicas or the disk, but not within a transaction.
-const WAITING: &[&str] = &["WAIT", "WAITAOF"];
-
 fn needs_all_locks(command: &Command<Handler>) -> bool {
     let (Run::Run(handler) | Run::Either(handler, _)) = command.run else {
         return false;
@@ -493,8 +490,7 @@ fn needs_all_locks(command: &Command<Handler>) -> bool {
         // Commands on connections use no keys.
         Handler::Session(_) => {
             let is_of_server = command.group == Group::Server && !LOCKLESS.contains(&command.name);
-            // The locks show a command that it is within a transaction.
-            is_of_server || command.has(Trait::Writes) || WAITING.contains(&command.name)
+            is_of_server || command.has(Trait::Writes)
         }
         Handler::Script(_) => true,
         Handler::Dispatch(_) | Handler::Help | Handler::Memcached(_) => false,

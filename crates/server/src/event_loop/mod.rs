@@ -10,6 +10,7 @@ mod contention;
 mod deliver_invalidations;
 mod feeds;
 pub mod handshakes;
+mod held;
 mod inbox;
 pub mod input;
 pub mod listener;
@@ -40,7 +41,6 @@ use crate::event_loop::connection::Connection;
 use crate::event_loop::input::{Batch, Next, Stall};
 use crate::persistence::aof;
 use crate::persistence::saver::Saver;
-use crate::session::Session;
 use crate::shared::Shared;
 
 /// The token of the waker. All other tokens are places of connections.
@@ -244,55 +244,6 @@ impl Worker {
     fn load_chunk(&mut self) {
         let (engine, loading) = (&self.shared.engine, &self.shared.loading);
         self.has_chunks = loading.run_one(engine, (self.index, self.shared.threads.len()));
-    }
-
-    /// A number that grows when more is on disk or on replicas.
-    fn progress(&self) -> u64 {
-        let acks = self.shared.replication.acks.load(Relaxed);
-        self.shared.aof.durable().wrapping_add(acks)
-    }
-
-    /// All records below this number are where the client wants them.
-    fn safe_record(&self, session: &Session) -> u64 {
-        let durable = self.shared.aof.durable();
-        match session.durable_replicas {
-            0 => durable,
-            replicas => {
-                let replicated = self.shared.replication.record_on(replicas);
-                let needs_disk = session.is_durable || self.shared.aof.holds_replies();
-                if needs_disk {
-                    replicated.min(durable)
-                } else {
-                    replicated
-                }
-            }
-        }
-    }
-
-    /// Notes that replies of a connection wait for the disk or for replicas.
-    fn note_held(&mut self, key: usize) {
-        if !std::mem::replace(&mut self.is_holding, true) {
-            self.shared.aof.add_holding(1);
-            self.shared.replication.begin_wait();
-        }
-        if !self.held.contains(&key) {
-            self.held.push(key);
-        }
-    }
-
-    /// Sends replies whose changes are where they have to be now.
-    fn flush_held(&mut self) {
-        let progress = self.progress();
-        if self.held.is_empty() || progress == self.progress_before {
-            return;
-        }
-        self.progress_before = progress;
-        let held = std::mem::take(&mut self.held);
-        held.into_iter().for_each(|key| self.flush(key));
-        if self.held.is_empty() && std::mem::take(&mut self.is_holding) {
-            self.shared.aof.add_holding(-1);
-            self.shared.replication.end_wait();
-        }
     }
 
     fn flush_all(&mut self) {

@@ -98,7 +98,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
         arity: Exactly(3),
         keys: Keys::None,
         traits: &[
-            Trait::NoScript,
+            Trait::Blocking,
             Trait::Category("connection"),
             Trait::Tip("request_policy:all_shards"),
             Trait::Tip("response_policy:agg_min"),
@@ -364,7 +364,7 @@ fn wait(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Res
         until: (timeout_ms > 0).then(|| Instant::now() + Duration::from_millis(timeout_ms)),
     };
     // A transaction or a script can't wait.
-    if wait.is_complete(shared) || context.lent.is_some() {
+    if wait.is_complete(shared) || context.is_time_frozen {
         wait.write_reply(shared, reply);
         shared.replication.end_wait();
         return Ok(());

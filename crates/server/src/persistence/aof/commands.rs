@@ -111,7 +111,7 @@ fn waitaof(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> 
         until: (timeout_ms > 0).then(|| Instant::now() + Duration::from_millis(timeout_ms)),
     };
     // A transaction or a script can't wait.
-    if wait.is_complete(shared) || context.lent.is_some() {
+    if wait.is_complete(shared) || context.is_time_frozen {
         wait.write_reply(shared, reply);
         wait.end(shared);
         return Ok(());
