@@ -296,6 +296,11 @@ fn install_program(program: &Program, suite: &Path) -> Result<(), String> {
         ),
     ] {
         let file = folder.join(name);
+        // It may be a link to the system's own program, which must not be written over.
+        match fs::remove_file(&file) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(fail(error)),
+            Ok(()) | Err(_) => {}
+        }
         fs::write(&file, text).map_err(fail)?;
         fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).map_err(fail)?;
     }
