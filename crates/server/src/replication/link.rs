@@ -13,7 +13,7 @@
 //! | `follow.rs` | the thread: handshake, acknowledgements |
 //! | `connection.rs` | the socket |
 //! | `receive.rs` | a full synchronisation |
-//! | `apply.rs` | the stream |
+//! | `requests.rs`, `apply.rs` | the stream: what it says, and doing it |
 //!
 //! Whoever changes the role holds all locks, and so does the thread at least one when it applies something: it sees at once that its
 //! connection is out of date ([`Link::is_current`]).
