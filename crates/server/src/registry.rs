@@ -470,6 +470,9 @@ fn refused_while(command: &Command<Handler>) -> Reasons {
 /// Commands of the server group that use no keys.
 const LOCKLESS: &[&str] = &["TIME", "LASTSAVE", "LOLWUT"];
 
+/// Commands that wait for replicas or the disk, but not within a transaction.
+const WAITING: &[&str] = &["WAIT", "WAITAOF"];
+
 fn needs_all_locks(command: &Command<Handler>) -> bool {
     let (Run::Run(handler) | Run::Either(handler, _)) = command.run else {
         return false;
@@ -482,8 +485,8 @@ fn needs_all_locks(command: &Command<Handler>) -> bool {
         // Commands on connections use no keys.
         Handler::Session(_) => {
             let is_of_server = command.group == Group::Server && !LOCKLESS.contains(&command.name);
-            // Within a transaction nothing blocks: the locks show the command that it is in one.
-            is_of_server || command.has(Trait::Writes) || command.has(Trait::Blocking)
+            // The locks show a command that it is within a transaction.
+            is_of_server || command.has(Trait::Writes) || WAITING.contains(&command.name)
         }
         Handler::Script(_) => true,
         Handler::Dispatch(_) | Handler::Help | Handler::Memcached(_) => false,

@@ -401,6 +401,7 @@ const REDIS: &str = include_str!("data/redis-7.0.15-commands.tsv");
 
 /// Commands that Redis 7.0.15 does not have: newer ones, and our own.
 const NEWER: &[&str] = &[
+    "client|durable",
     "client|no-touch",
     "client|setinfo",
     "hexpire",
@@ -416,6 +417,7 @@ const NEWER: &[&str] = &[
     "hsetex",
     "httl",
     "prepend",
+    "waitaof",
 ];
 
 /// Commands that accept more arguments than in Redis 7.0.15, as in newer versions.

@@ -80,6 +80,7 @@ impl Bench {
             speaks,
             fd: stream.as_raw_fd(),
             thread: 0,
+            is_primary: false,
             account: shared.users.default_account().clone(),
             now_ms: 0,
         });

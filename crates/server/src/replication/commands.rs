@@ -98,7 +98,8 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
         arity: Exactly(3),
         keys: Keys::None,
         traits: &[
-            Trait::Blocking,
+            Trait::NoScript,
+            Trait::Category("connection"),
             Trait::Tip("request_policy:all_shards"),
             Trait::Tip("response_policy:agg_min"),
         ],

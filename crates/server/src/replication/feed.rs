@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::full_sync::Transfer;
+use super::shared_bytes::Place;
 use crate::clients::Client;
 use crate::clock;
 
@@ -295,7 +296,7 @@ impl Feed {
     }
 
     /// What to send next. `stream` reads the stream at a position.
-    pub fn next_piece(&self, stream: impl FnOnce(u64) -> Option<(Arc<Vec<u8>>, usize)>) -> Piece {
+    pub fn next_piece(&self, stream: impl FnOnce(u64) -> Option<Place>) -> Piece {
         let mut sending = self.sending();
         if !sending.head.is_empty() {
             return Piece::Block(Arc::new(sending.head.clone()), 0);

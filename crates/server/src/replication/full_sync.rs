@@ -17,7 +17,7 @@ use damselfly_engine::Now;
 
 use super::Replication;
 use super::feed::{Feed, Status};
-use super::shared_bytes::SharedBytes;
+use super::shared_bytes::{Place, SharedBytes};
 use crate::clock;
 use crate::persistence::save_job::SaveJob;
 use crate::shared::{Shared, random_hex};
@@ -182,7 +182,7 @@ impl Transfer {
     ///
     /// # Errors
     /// It has failed.
-    pub fn read(&self, position: u64) -> Result<Option<(Arc<Vec<u8>>, usize)>, Failed> {
+    pub fn read(&self, position: u64) -> Result<Option<Place>, Failed> {
         let state = self.state();
         match state.end {
             Some(Err(failed)) => Err(failed),

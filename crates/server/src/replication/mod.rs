@@ -45,7 +45,7 @@ pub mod link;
 mod receive;
 pub mod replicaof;
 mod requests;
-mod shared_bytes;
+pub mod shared_bytes;
 mod tick;
 pub mod wait;
 
@@ -64,7 +64,7 @@ use self::feed::Feed;
 use self::full_sync::FullSync;
 use self::intake::{Intake, NO_END};
 use self::last_wait::LastWait;
-use self::shared_bytes::SharedBytes;
+use self::shared_bytes::{Place, SharedBytes};
 use self::wait::Waits;
 use crate::shared::{Shared, random_hex};
 
@@ -343,7 +343,7 @@ impl Replication {
     }
 
     /// The stream from a position on: a block, and the place in it.
-    pub fn read(&self, position: u64) -> Option<(Arc<Vec<u8>>, usize)> {
+    pub fn read(&self, position: u64) -> Option<Place> {
         self.state().stream.as_ref()?.read(position)
     }
 

@@ -25,6 +25,9 @@ impl Block {
     }
 }
 
+/// A block, and a place in it.
+pub type Place = (Arc<Vec<u8>>, usize);
+
 /// Bytes from one position to another.
 #[derive(Debug)]
 pub struct SharedBytes {
@@ -89,7 +92,7 @@ impl SharedBytes {
     ///
     /// # Panics
     /// If the byte is not there any more.
-    pub fn read(&self, position: u64) -> Option<(Arc<Vec<u8>>, usize)> {
+    pub fn read(&self, position: u64) -> Option<Place> {
         assert!(position >= self.start, "a reader keeps what it reads");
         let behind = self.blocks.partition_point(|block| block.end() <= position);
         let block = self.blocks.get(behind)?;

@@ -16,6 +16,7 @@ use crate::session::Context;
 use crate::statistics::CommandTotals;
 
 mod fields;
+mod replication;
 
 pub use fields::{AOF_FIELDS, FIELDS, Field, LOADING_FIELDS};
 
