@@ -19,16 +19,13 @@ use damselfly_engine::{Busy, Now, Tx, Unserved};
 use damselfly_protocol::{Reply, Version};
 use damselfly_pubsub::Scope;
 
-use super::requests::{Action, PARSED_MAX, Queue, Request, flags_and_key};
+use super::requests::{Action, Chunk, PARSED_MAX, Queue, Request, flags_and_key};
 use crate::clock;
 use crate::dispatch::count_effects;
 use crate::gate::Reasons;
 use crate::observers::monitor;
 use crate::scripts::function_commands;
 use crate::shared::Shared;
-
-/// A transaction or command whose bytes exceed this is refused.
-const BUFFERED_BYTES_MAX: usize = 16 << 30;
 
 /// How long the stream waits for subscribers that do not keep up.
 const CONGESTION_MAX: Duration = Duration::from_secs(1);
@@ -59,8 +56,6 @@ pub(super) struct Applier {
     monitored: Vec<u8>,
     address: String,
     last_error_log: Option<Instant>,
-    /// The primary wants to know how far this replica is.
-    pub(super) wants_ack: bool,
 }
 
 impl Applier {
@@ -77,25 +72,20 @@ impl Applier {
             monitored: Vec::new(),
             address,
             last_error_log: None,
-            wants_ack: false,
         }
     }
 
-    /// Applies what is complete in `input`, and returns how many of its bytes are done with. The next call needs the rest.
+    /// Applies requests.
     ///
     /// # Errors
     /// The stream can't go on. It was applied up to the offset of the history.
-    pub(super) fn apply(&mut self, input: &mut [u8]) -> Result<usize, Fault> {
-        if input.len() > BUFFERED_BYTES_MAX {
-            return Err(Fault::Stream(format!(
-                "a transaction of more than {BUFFERED_BYTES_MAX} bytes"
-            )));
-        }
-        self.queue.parse(input)?;
+    pub(super) fn apply(&mut self, chunk: Chunk) -> Result<(), Fault> {
+        let Chunk { bytes, queue } = chunk;
+        self.queue = queue;
         self.prefetch();
         let mut next = 0;
         while let Some(end) = self.queue.group(next) {
-            self.run_group(input, next..end)?;
+            self.run_group(&bytes, next..end)?;
             next = end;
         }
         if self.shared.engine.log.is_on() {
@@ -105,12 +95,7 @@ impl Applier {
             monitor::send(&self.shared, &self.monitored, 0);
             self.monitored.clear();
         }
-        let Some(last) = next.checked_sub(1) else {
-            return Ok(0);
-        };
-        let consumed = self.queue.requests[last].end;
-        self.queue.drop_first(next, consumed);
-        Ok(consumed)
+        Ok(())
     }
 
     /// Prefetches the locks that commands on single keys will take.
@@ -311,8 +296,8 @@ impl Applier {
             Action::Select => self.db = database(shared, args)?,
             Action::Publish(scope) => self.publish(shared, scope, args),
             Action::Flags => set_flags(tx, self.db, args),
-            Action::Ack => self.wants_ack = true,
-            Action::Multi | Action::Exec | Action::Nothing => {}
+            // The thread that reads answers it.
+            Action::Ack | Action::Multi | Action::Exec | Action::Nothing => {}
             Action::Unknown => failed = Some(CommandError::err("the command can't be applied")),
         }
         if let Some(error) = failed {

@@ -20,6 +20,20 @@ pub(super) const PARSED_MAX: usize = 256;
 /// The longest string that a primary may send.
 const BULK_BYTES_MAX: usize = u32::MAX as usize;
 
+/// Complete requests with their bytes.
+pub(super) struct Chunk {
+    pub(super) bytes: Vec<u8>,
+    pub(super) queue: Queue,
+}
+
+impl Chunk {
+    /// True if the primary wants to know how far this replica is.
+    pub(super) fn wants_ack(&self) -> bool {
+        let is_ack = |request: &Request| matches!(request.action, Action::Ack);
+        self.queue.requests.iter().any(is_ack)
+    }
+}
+
 /// Requests that are parsed, but not applied.
 #[derive(Default)]
 pub(super) struct Queue {
@@ -108,19 +122,30 @@ impl Queue {
         Some(from + rest.take_while(fits).count())
     }
 
-    /// Forgets requests that were applied.
-    pub(super) fn drop_first(&mut self, requests: usize, bytes: usize) {
-        self.requests.drain(..requests);
-        let first = self.requests.first();
+    /// Takes the requests that are complete, with their bytes, which are the first ones of `input`.
+    pub(super) fn take_complete(&mut self, input: &[u8]) -> Option<Chunk> {
+        let count = self.open_multi.unwrap_or(self.requests.len());
+        let bytes = self.requests[..count].last()?.end;
+        let mut rest = self.requests.split_off(count);
+        let first = rest.first();
         let spans = first.map_or(self.spans.len(), |request| request.first_span);
-        self.spans.drain(..spans);
-        for request in &mut self.requests {
+        let rest_spans = self.spans.split_off(spans);
+        for request in &mut rest {
             request.start -= bytes;
             request.end -= bytes;
             request.first_span -= spans;
         }
+        let queue = Queue {
+            requests: std::mem::replace(&mut self.requests, rest),
+            spans: std::mem::replace(&mut self.spans, rest_spans),
+            ..Self::default()
+        };
         self.parsed -= bytes;
-        self.open_multi = self.open_multi.map(|at| at - requests);
+        self.open_multi = self.open_multi.map(|at| at - count);
+        Some(Chunk {
+            bytes: input[..bytes].to_vec(),
+            queue,
+        })
     }
 
     /// The arguments of a request.
