@@ -6,6 +6,7 @@
 
 mod cache;
 mod client;
+mod log;
 mod machine;
 mod options;
 mod peers;
@@ -52,6 +53,7 @@ pub fn compare(arguments: &[String]) -> Result<(), String> {
         Mode::Memory => run.memory(&peers),
         Mode::Snapshot => run.snapshot(&peers),
         Mode::Cache => run.cache(&peers),
+        Mode::Log => run.log(&peers),
     }
 }
 

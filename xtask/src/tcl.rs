@@ -56,10 +56,22 @@ const FILES: &[&str] = &[
     "unit/auth",
     "unit/acl",
     "unit/acl-v2",
+    "unit/aofrw",
+    "integration/aof",
+    "integration/aof-multi-part",
+    "integration/aof-race",
 ];
 
 /// Files whose servers the suite starts itself, with options and files of its own.
-const OWN_SERVERS: &[&str] = &["unit/auth", "unit/acl", "unit/acl-v2"];
+const OWN_SERVERS: &[&str] = &[
+    "unit/auth",
+    "unit/acl",
+    "unit/acl-v2",
+    "unit/aofrw",
+    "integration/aof",
+    "integration/aof-multi-part",
+    "integration/aof-race",
+];
 
 const SKIPS: &str = "tests/tcl/skips.txt";
 const CACHE: &str = ".tools/redis-source";
@@ -273,6 +285,11 @@ fn install_program(program: &Program, suite: &Path) -> Result<(), String> {
     for (name, text) in [
         ("redis-server", script.as_str()),
         ("redis-cli", "#!/bin/sh\nexec redis-cli \"$@\"\n"),
+        // Redis's own, which has to accept our files.
+        (
+            "redis-check-aof",
+            "#!/bin/sh\nexec redis-check-aof \"$@\"\n",
+        ),
         (
             "redis-benchmark",
             "#!/bin/sh\nexec redis-benchmark \"$@\"\n",
@@ -440,9 +457,6 @@ const NEEDLESSLY_SKIPPED: &[(&str, &str)] = &[
     ),
 ];
 
-/// Files with blocks that need the append-only file, which comes with a later milestone.
-const NEED_APPEND_ONLY_FILE: &[&str] = &["unit/type/stream", "unit/type/stream-cgroups"];
-
 /// Files, and lines in them that block a client. The next line assumes that the client is blocked already, as is likely
 /// with one thread.
 const BLOCKING_LINES: &[(&str, &str)] = &[(
@@ -450,13 +464,7 @@ const BLOCKING_LINES: &[(&str, &str)] = &[(
     "        $rd XREADGROUP GROUP mygroup Alice BLOCK 0 STREAMS mystream \">\"\n",
 )];
 
-/// Files, and parts of lines in them about commands that come with later milestones. Later lines and tests rely on what the tests
-/// with these lines set up.
-const LINES_ABOUT_LACKING_COMMANDS: &[(&str, &[&str])] =
-    &[("unit/acl-v2", &["DRYRUN command-test MIGRATE"])];
-
-/// Edits the suite: skips blocks that need the append-only file, waits until clients are blocked, and lets other blocks
-/// run against an external server.
+/// Edits the suite: waits until clients are blocked, and lets blocks run against an external server.
 fn adapt(suite: &Path) -> Result<(), String> {
     for (file, beginning) in NEEDLESSLY_SKIPPED {
         let path = suite.join(format!("tests/{file}.tcl"));
@@ -464,29 +472,6 @@ fn adapt(suite: &Path) -> Result<(), String> {
         let text = fs::read_to_string(&path).map_err(fail)?;
         let without = beginning.replace(" \"external:skip\"", "");
         let changed = text.replace(beginning, &without.replace(" external:skip", ""));
-        if changed != text {
-            fs::write(&path, changed).map_err(fail)?;
-        }
-    }
-    for file in NEED_APPEND_ONLY_FILE {
-        let path = suite.join(format!("tests/{file}.tcl"));
-        let fail = |error| format!("{}: {error}", path.display());
-        let text = fs::read_to_string(&path).map_err(fail)?;
-        let changed = text.replace(
-            "needs:debug\"} overrides {appendonly yes",
-            "needs:debug external:skip\"} overrides {appendonly yes",
-        );
-        if changed != text {
-            fs::write(&path, changed).map_err(fail)?;
-        }
-    }
-    for (file, lines) in LINES_ABOUT_LACKING_COMMANDS {
-        let path = suite.join(format!("tests/{file}.tcl"));
-        let fail = |error| format!("{}: {error}", path.display());
-        let text = fs::read_to_string(&path).map_err(fail)?;
-        let is_kept = |line: &&str| !lines.iter().any(|lacking| line.contains(lacking));
-        let changed: Vec<&str> = text.split('\n').filter(is_kept).collect();
-        let changed = changed.join("\n");
         if changed != text {
             fs::write(&path, changed).map_err(fail)?;
         }

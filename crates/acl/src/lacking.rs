@@ -36,7 +36,6 @@ pub(crate) const LACKING: &[(&str, &[&str])] = &[
     ("cluster|shards", &["slow"]),
     ("cluster|slaves", &["admin", "slow", "dangerous"]),
     ("cluster|slots", &["slow"]),
-    ("migrate", &["keyspace", "write", "slow", "dangerous"]),
     ("module", &["slow"]),
     ("module|help", &["slow"]),
     ("module|list", &["admin", "slow", "dangerous"]),
@@ -45,8 +44,4 @@ pub(crate) const LACKING: &[(&str, &[&str])] = &[
     ("module|unload", &["admin", "slow", "dangerous"]),
     ("readonly", &["fast", "connection"]),
     ("readwrite", &["fast", "connection"]),
-    (
-        "restore-asking",
-        &["keyspace", "write", "slow", "dangerous"],
-    ),
 ];

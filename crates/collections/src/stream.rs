@@ -15,12 +15,14 @@ mod group;
 mod id;
 mod node;
 mod parts;
+mod references;
 mod walk;
 
 pub use group::{Consumer, ConsumerIndex, Group, Pending};
 pub use id::StreamId;
 pub use node::{ENTRY_BYTES_MAX, NodeLimits, Pairs, StreamEntry};
 pub use parts::NodeRef;
+pub use references::{References, Removals};
 pub use walk::Walk;
 
 use node::Node;
@@ -233,6 +235,13 @@ impl Stream {
         self.len -= 1;
         self.deleted_max = self.deleted_max.max(id);
         true
+    }
+
+    /// Deletes an entry that a trim removes, which does not count as deleted in the stream's history.
+    fn trim_entry(&mut self, id: StreamId) {
+        let deleted_max = self.deleted_max;
+        self.remove(id);
+        self.deleted_max = deleted_max;
     }
 
     fn remove_node(&mut self, index: usize) {

@@ -29,7 +29,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         name: "BLPOP",
         arity: AtLeast(3),
         keys: Keys::Args(TAKEN_FROM),
-        traits: &[Trait::NoScript, Trait::Blocking],
+        traits: &[Trait::Blocking],
         run: Run::Run(blpop),
         group: Group::List,
         usage: "BLPOP key [key ...] timeout",
@@ -41,7 +41,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         name: "BRPOP",
         arity: AtLeast(3),
         keys: Keys::Args(TAKEN_FROM),
-        traits: &[Trait::NoScript, Trait::Blocking],
+        traits: &[Trait::Blocking],
         run: Run::Run(brpop),
         group: Group::List,
         usage: "BRPOP key [key ...] timeout",
@@ -65,7 +65,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         name: "BLMOVE",
         arity: Exactly(6),
         keys: Keys::Args(MOVED_BETWEEN),
-        traits: &[Trait::NeedsMemory, Trait::NoScript, Trait::Blocking],
+        traits: &[Trait::NeedsMemory, Trait::Blocking],
         run: Run::Run(blmove),
         group: Group::List,
         usage: "BLMOVE source destination <LEFT | RIGHT> <LEFT | RIGHT> timeout",
@@ -79,7 +79,6 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         keys: Keys::Args(MOVED_BETWEEN),
         traits: &[
             Trait::NeedsMemory,
-            Trait::NoScript,
             Trait::Blocking,
             Trait::Deprecated {
                 since: "6.2.0",
@@ -97,7 +96,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         name: "BZPOPMIN",
         arity: AtLeast(3),
         keys: Keys::Args(TAKEN_FROM),
-        traits: &[Trait::NoScript, Trait::Blocking, Trait::Fast],
+        traits: &[Trait::Blocking, Trait::Fast],
         run: Run::Run(bzpopmin),
         group: Group::SortedSet,
         usage: "BZPOPMIN key [key ...] timeout",
@@ -109,7 +108,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         name: "BZPOPMAX",
         arity: AtLeast(3),
         keys: Keys::Args(TAKEN_FROM),
-        traits: &[Trait::NoScript, Trait::Blocking, Trait::Fast],
+        traits: &[Trait::Blocking, Trait::Fast],
         run: Run::Run(bzpopmax),
         group: Group::SortedSet,
         usage: "BZPOPMAX key [key ...] timeout",
@@ -180,8 +179,9 @@ fn pop_or_wait(
         of,
         has: |_, _, _| true,
         serve,
-        gone: None,
+        ends_if_gone: false,
         nothing: |reply| reply.null_array(),
+        timed_out: |reply| reply.null_array(),
         args: None,
     };
     serve_or_wait(tx, args, reply, wait)
@@ -227,8 +227,9 @@ fn pop_many_or_wait(
         of,
         has: |_, _, _| true,
         serve,
-        gone: None,
+        ends_if_gone: false,
         nothing: |reply| reply.null_array(),
+        timed_out: |reply| reply.null_array(),
         args: None,
     };
     serve_or_wait(tx, args, reply, wait)
@@ -251,8 +252,9 @@ fn move_or_wait(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, serve: S
         of: Type::List,
         has: |_, _, _| true,
         serve,
-        gone: None,
+        ends_if_gone: false,
         nothing: |reply| reply.null(),
+        timed_out: |reply| reply.null_array(),
         args: None,
     };
     serve_or_wait(tx, args, reply, wait)

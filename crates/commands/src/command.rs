@@ -1,9 +1,8 @@
 //! The row that describes a command. Permissions, locks, documentation and cluster hints all follow
 //! from it.
 
-use damselfly_base::number::parse_integer;
-
 use crate::Args;
+pub use crate::key_places::At;
 
 /// One command or subcommand; `F` is the type of its function.
 #[derive(Clone, Copy, Debug)]
@@ -123,120 +122,6 @@ pub struct KeySpec {
     pub access: Access,
 }
 
-/// Which arguments are keys.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum At {
-    /// This one.
-    One(usize),
-    /// Every `step`-th argument from `first` to the last.
-    ToEnd {
-        /// The first key.
-        first: usize,
-        /// The distance from one to the next.
-        step: usize,
-    },
-    /// From this one to the last but one, as in commands that end with a timeout.
-    ToLastButOne(usize),
-    /// The arguments after this one, as many as it says.
-    Counted(usize),
-    /// The first half of the arguments after the first one that is this word, in any case.
-    HalfBehind {
-        /// The word.
-        word: &'static str,
-        /// The first argument that can be the word.
-        from: usize,
-        /// Options with the number of arguments that belong to each; those can't be the word.
-        skipping: &'static [(&'static str, usize)],
-    },
-    /// The argument after the last option that is this word, in any case.
-    Behind {
-        /// The word.
-        word: &'static str,
-        /// The first argument that can be the word.
-        from: usize,
-        /// Options with the number of arguments that belong to each; those can't be the word.
-        skipping: &'static [(&'static str, usize)],
-    },
-}
-
-impl At {
-    /// The argument indexes of the keys in a request; none if the arguments are invalid, which the command itself reports.
-    #[inline]
-    pub fn places(self, args: Args<'_>) -> impl Iterator<Item = usize> + Clone + use<> {
-        let len = args.len();
-        let (first, end, step) = match self {
-            Self::One(place) => (place, place + 1, 1),
-            Self::ToEnd { first, step } => (first, len, step),
-            Self::ToLastButOne(first) => (first, len - 1, 1),
-            Self::Counted(count_at) => (count_at + 1, counted_end(args, count_at), 1),
-            Self::HalfBehind {
-                word,
-                from,
-                skipping,
-            } => {
-                let found = first_option(args, word, from, skipping);
-                found.map_or((0, 0, 1), |at| (at + 1, at + 1 + (len - at - 1) / 2, 1))
-            }
-            Self::Behind {
-                word,
-                from,
-                skipping,
-            } => {
-                let found = last_option(args, word, from, skipping);
-                found.map_or((0, 0, 1), |at| (at + 1, at + 2, 1))
-            }
-        };
-        (first..end.min(len)).step_by(step)
-    }
-}
-
-/// The first option that is `word`.
-fn first_option(
-    args: Args<'_>,
-    word: &str,
-    from: usize,
-    skipping: &[(&str, usize)],
-) -> Option<usize> {
-    let mut at = from;
-    while at < args.len() {
-        if args.is(at, word) {
-            return Some(at);
-        }
-        let option = skipping.iter().find(|(option, _)| args.is(at, option));
-        at += 1 + option.map_or(0, |(_, count)| *count);
-    }
-    None
-}
-
-/// The last option that is `word` and has an argument after it.
-fn last_option(
-    args: Args<'_>,
-    word: &str,
-    from: usize,
-    skipping: &[(&str, usize)],
-) -> Option<usize> {
-    let (mut at, mut found) = (from, None);
-    while at + 1 < args.len() {
-        if args.is(at, word) {
-            found = Some(at);
-        }
-        let option = skipping.iter().find(|(option, _)| args.is(at, option));
-        at += 1 + option.map_or(0, |(_, count)| *count);
-    }
-    found
-}
-
-/// The end of the keys that the argument at `count_at` counts; there are none if it is not a number or too large.
-fn counted_end(args: Args<'_>, count_at: usize) -> usize {
-    let first = count_at + 1;
-    let count = args.get(count_at).and_then(parse_integer);
-    count
-        .and_then(|count| usize::try_from(count).ok())
-        .and_then(|count| first.checked_add(count))
-        .filter(|&end| end <= args.len())
-        .unwrap_or(first)
-}
-
 /// How a command uses a key, in the terms of Redis's key specifications.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
@@ -266,6 +151,8 @@ pub enum Access {
     Shrink,
     /// Removes the value or parts of it, and returns what was there.
     Take,
+    /// As [`Access::Take`], and these are not all the keys that the arguments may name.
+    TakeSome,
     /// Removes the key.
     Remove,
     /// Depends on the options: SET and BITFIELD.
@@ -289,6 +176,7 @@ impl Access {
             | Self::Insert
             | Self::Shrink
             | Self::Take
+            | Self::TakeSome
             | Self::Remove
             | Self::Variable => true,
         }
@@ -308,6 +196,7 @@ impl Access {
             Self::Insert => &["RW", "insert"],
             Self::Shrink => &["RW", "delete"],
             Self::Take => &["RW", "access", "delete"],
+            Self::TakeSome => &["RW", "access", "delete", "incomplete"],
             Self::Remove => &["RM", "delete"],
             Self::Variable => &["RW", "access", "update", "variable_flags"],
             Self::NotKey => &["not_key"],
@@ -345,6 +234,8 @@ pub enum Trait {
     ReadOnly,
     /// Refused when `maxmemory` is reached.
     NeedsMemory,
+    /// Runs on a cluster node that imports the slot of its keys.
+    Asking,
     /// For administrators only.
     Admin,
     /// In the ACL category `dangerous`.
@@ -405,6 +296,7 @@ impl Trait {
             Self::Fast => "fast",
             Self::ReadOnly => "readonly",
             Self::NeedsMemory => "denyoom",
+            Self::Asking => "asking",
             Self::Admin => "admin",
             Self::PubSub => "pubsub",
             Self::NoScript => "noscript",
@@ -463,6 +355,8 @@ pub enum Group {
     Scripting,
     /// The connection.
     Connection,
+    /// Clusters.
+    Cluster,
     /// The server.
     Server,
 }
@@ -485,6 +379,7 @@ impl Group {
             Self::PubSub => "pubsub",
             Self::Scripting => "scripting",
             Self::Connection => "connection",
+            Self::Cluster => "cluster",
             Self::Server => "server",
         }
     }
@@ -505,7 +400,7 @@ impl Group {
             Self::Transactions => Some("transaction"),
             Self::Scripting => Some("scripting"),
             Self::Connection => Some("connection"),
-            Self::PubSub | Self::Server => None,
+            Self::PubSub | Self::Cluster | Self::Server => None,
         }
     }
 }

@@ -42,6 +42,23 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         since: "2.6.0",
         complexity: "O(N) where N is the size of the value; O(N*log(N)) for large sorted sets",
     },
+    Command {
+        name: "RESTORE-ASKING",
+        arity: AtLeast(4),
+        keys: Keys::Args(&[writes(One(1), Access::Overwrite)]),
+        traits: &[
+            Trait::NeedsMemory,
+            Trait::Asking,
+            Trait::Dangerous,
+            Trait::Category("keyspace"),
+        ],
+        run: Run::Run(restore),
+        group: Group::Server,
+        usage: "RESTORE-ASKING key ttl serialized-value [REPLACE] [ABSTTL] [IDLETIME seconds] [FREQ frequency]",
+        summary: "As RESTORE, for nodes of a Redis cluster that migrate keys to this server.",
+        since: "3.0.0",
+        complexity: "O(N) where N is the size of the value; O(N*log(N)) for large sorted sets",
+    },
 ];
 
 /// The bytes of a value that DUMP encodes in one step of a long command.

@@ -141,8 +141,29 @@ fn geoadd(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
         many = scores.collect::<Result<Vec<_>>>()?;
         &many
     };
+    let start = tx.begin_command();
     let members = args.from(first + 2).step_by(3).zip(scores);
-    add_members(tx, args.key(1), options, members, reply)
+    add_members(tx, args.key(1), options, members, reply)?;
+    if tx.is_logged() && tx.has_changed(start) {
+        log_as_zadd(tx, args, first, scores);
+    }
+    Ok(())
+}
+
+/// The effect of GEOADD, as in Redis: with scores, so that whoever repeats it need not compute them from positions again. The first
+/// position is argument `first`.
+fn log_as_zadd(tx: &mut Tx<'_>, args: Args<'_>, first: usize, scores: &[f64]) {
+    // A score has 52 bits.
+    let scores: Vec<String> = scores
+        .iter()
+        .map(|score| (*score as u64).to_string())
+        .collect();
+    let mut logged: Vec<&[u8]> = vec![b"ZADD"];
+    logged.extend((1..first).map(|at| args.at(at)));
+    for (score, member) in scores.iter().zip(args.from(first + 2).step_by(3)) {
+        logged.extend([score.as_bytes(), member]);
+    }
+    tx.log_effect(&logged);
 }
 
 fn geodist(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {

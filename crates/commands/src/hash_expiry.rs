@@ -68,7 +68,7 @@ const fn shows_deadline(
     }
 }
 
-const DEPENDS_ON_THE_CLOCK: &[Trait] = &[Trait::Fast, Trait::Tip("nondeterministic_output")];
+const FAST: &[Trait] = &[Trait::Fast];
 
 pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
     sets_deadline(
@@ -103,14 +103,14 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
     ),
     shows_deadline(
         "HTTL",
-        DEPENDS_ON_THE_CLOCK,
+        FAST,
         |tx, args, reply| httl(tx, args, Unit::Seconds, Relative::ToNow, reply),
         "HTTL key FIELDS numfields field [field ...]",
         "Returns the seconds until fields of a hash expire: -1 for a field without an expiry, -2 for one that does not exist.",
     ),
     shows_deadline(
         "HPTTL",
-        DEPENDS_ON_THE_CLOCK,
+        FAST,
         |tx, args, reply| httl(tx, args, Unit::Millis, Relative::ToNow, reply),
         "HPTTL key FIELDS numfields field [field ...]",
         "Returns the milliseconds until fields of a hash expire: -1 for a field without an expiry, -2 for one that does not exist.",

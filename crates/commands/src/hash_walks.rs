@@ -32,7 +32,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         traits: &[Trait::Tip("nondeterministic_output")],
         run: Run::Run(hscan),
         group: Group::Hash,
-        usage: "HSCAN key cursor [MATCH pattern] [COUNT count]",
+        usage: "HSCAN key cursor [MATCH pattern] [COUNT count] [NOVALUES]",
         summary: "Iterates over the fields of a hash, a few per call, from cursor 0 until the returned cursor is 0 again.",
         since: "2.8.0",
         complexity: "O(1) for each call, O(N) for a full iteration over N fields",
@@ -163,13 +163,15 @@ fn hscan(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
         tx,
         args,
         reply,
+        scans::Extra::NoValues,
         |hash| hash.len(),
         |hash, cursor, found| {
-            hash.scan(cursor, |pair| {
-                found.take(pair.field, 2, |reply| {
+            hash.scan(cursor, |pair| match found.only_names() {
+                true => found.take(pair.field, 1, |reply| sets::write(pair.field, reply)),
+                false => found.take(pair.field, 2, |reply| {
                     sets::write(pair.field, reply);
                     sets::write(pair.value, reply);
-                });
+                }),
             })
         },
     )

@@ -36,6 +36,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         traits: &[
             Trait::TouchesArbitraryKeys,
             Trait::Tip("request_policy:all_shards"),
+            Trait::Tip("response_policy:special"),
             Trait::Tip("nondeterministic_output"),
         ],
         run: Run::Run(randomkey),
@@ -54,6 +55,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
             Trait::TouchesArbitraryKeys,
             Trait::Tip("nondeterministic_output"),
             Trait::Tip("request_policy:special"),
+            Trait::Tip("response_policy:special"),
         ],
         run: Run::Run(scan),
         group: Group::Generic,
@@ -175,7 +177,7 @@ fn randomkey(tx: &mut Tx<'_>, _args: Args<'_>, reply: &mut Reply<'_>) -> Result 
 
 fn scan(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let cursor = Cursor(scans::cursor(args, 1)?);
-    let options = scans::Options::parse(args, 2, true)?;
+    let options = scans::Options::parse(args, 2, scans::Extra::Type)?;
     // The database may have fewer entries than COUNT.
     let count = options.count.min(long::steps_max(tx));
     scans::write(reply, |list| {

@@ -1,10 +1,12 @@
 //! The commands that work on keys: one row and one function each, one file per family.
 
+pub mod acknowledgements;
 pub mod args;
 mod bit_fields;
 mod bitmaps;
 mod blocking;
 pub mod command;
+mod conditional_strings;
 mod counters;
 mod dump;
 mod expiry;
@@ -15,6 +17,7 @@ mod hash_expiry;
 mod hash_walks;
 mod hashes;
 mod hyperloglogs;
+mod key_places;
 mod keys;
 mod keyspace;
 mod lcs;
@@ -22,6 +25,7 @@ mod list_ends;
 mod lists;
 mod long;
 pub mod memcached;
+mod migrate;
 mod object;
 mod ranges;
 mod scans;
@@ -41,6 +45,7 @@ mod stream_ids;
 mod stream_info;
 mod stream_ranges;
 mod stream_reads;
+mod stream_removals;
 mod streams;
 mod strings;
 
@@ -48,6 +53,7 @@ pub use args::{Args, OwnedArgs};
 pub use bit_fields::exact_bitfield_access;
 pub use command::{Access, Arity, At, Command, Group, KeySpec, Keys, Run, Trait, looks, reads};
 pub use long::{Rest, SlicedReply, Unlocked};
+pub use migrate::Migration;
 pub use object::{encoding_name, memory_usage};
 pub use stop::{Stop, Wait};
 
@@ -75,6 +81,7 @@ pub fn run(function: KeyspaceFn, tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Re
 /// All command families.
 pub static FAMILIES: &[&[Command<KeyspaceFn>]] = &[
     strings::COMMANDS,
+    conditional_strings::COMMANDS,
     counters::COMMANDS,
     ranges::COMMANDS,
     lcs::COMMANDS,
@@ -85,9 +92,11 @@ pub static FAMILIES: &[&[Command<KeyspaceFn>]] = &[
     list_ends::COMMANDS,
     keys::COMMANDS,
     keyspace::COMMANDS,
+    acknowledgements::COMMANDS,
     expiry::COMMANDS,
     object::COMMANDS,
     dump::COMMANDS,
+    migrate::COMMANDS,
     sort::COMMANDS,
     hashes::COMMANDS,
     hash_walks::COMMANDS,
@@ -102,6 +111,7 @@ pub static FAMILIES: &[&[Command<KeyspaceFn>]] = &[
     geo_search::COMMANDS,
     blocking::COMMANDS,
     streams::COMMANDS,
+    stream_removals::COMMANDS,
     stream_ranges::COMMANDS,
     stream_reads::COMMANDS,
     stream_group_reads::COMMANDS,

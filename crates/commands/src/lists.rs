@@ -333,19 +333,20 @@ impl Search {
             count: None,
             compared_max: u64::MAX,
         };
-        let mut is_least_rank = false;
         for at in (3..args.len()).step_by(2) {
             if at + 1 == args.len() {
                 return Err(CommandError::Syntax.into());
             }
             if args.is(at, "RANK") {
                 let rank = args.integer(at + 1)?;
+                if rank == i64::MIN {
+                    return Err(CommandError::err(RANK_LEAST).into());
+                }
                 if rank == 0 {
                     return Err(CommandError::err(RANK_ZERO).into());
                 }
                 search.from = if rank > 0 { Side::Left } else { Side::Right };
-                search.skipped = rank.checked_abs().map_or(0, |rank| rank as u64 - 1);
-                is_least_rank = rank == i64::MIN;
+                search.skipped = rank.unsigned_abs() - 1;
             } else if args.is(at, "COUNT") {
                 let count = not_negative(args, at + 1, "COUNT can't be negative")?;
                 search.count = Some(if count == 0 { u64::MAX } else { count });
@@ -355,10 +356,6 @@ impl Search {
             } else {
                 return Err(CommandError::Syntax.into());
             }
-        }
-        if is_least_rank {
-            // Redis can't negate this value: it then skips nothing and counts no matches.
-            search.count = search.count.map(|_| u64::MAX);
         }
         Ok(search)
     }
@@ -393,6 +390,8 @@ impl Search {
     }
 }
 
+const RANK_LEAST: &str =
+    "value is out of range, value must between -9223372036854775807 and 9223372036854775807";
 const RANK_ZERO: &str = "RANK can't be zero: use 1 to start from the first match, 2 from the second ... or use negative to start from the end of the list";
 
 /// An argument as a non-negative number.

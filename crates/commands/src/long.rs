@@ -7,6 +7,7 @@ use damselfly_engine::{Engine, Tx};
 use damselfly_protocol::Reply;
 use damselfly_value::{Entry, EntryRef};
 
+use crate::migrate::Migration;
 use crate::{Args, Result, Stop};
 
 /// The most steps that a command may take on a thread that also serves other clients: about a millisecond. A step is the work
@@ -83,8 +84,14 @@ pub(crate) fn reply_from(
 }
 
 /// The first part of a long command, which needs no locks. Its result is the rest of the command.
-pub struct Unlocked(Box<FirstPart>);
+pub enum Unlocked {
+    /// It computes.
+    Compute(Box<FirstPart>),
+    /// It sends keys to another server, so it takes as long as that server likes.
+    Migrate(Box<Migration>),
+}
 
+/// The first part of a command that computes.
 type FirstPart = dyn FnOnce(&Engine, Args<'_>) -> Rest + Send;
 
 /// The rest of a long command. It runs with the locks that the command's row asks for.
@@ -96,12 +103,15 @@ impl Unlocked {
     where
         R: FnOnce(&mut Tx<'_>, Args<'_>, &mut Reply<'_>) -> Result + Send + 'static,
     {
-        Self(Box::new(|engine, args| Box::new(run(engine, args))))
+        Self::Compute(Box::new(|engine, args| Box::new(run(engine, args))))
     }
 
-    /// Runs it, with the arguments of the command.
+    /// Runs it, with the arguments of the command. The keys of a migration have been sent before.
     pub fn run(self, engine: &Engine, args: Args<'_>) -> Rest {
-        (self.0)(engine, args)
+        match self {
+            Self::Compute(run) => run(engine, args),
+            Self::Migrate(migration) => Box::new(move |tx, _, reply| migration.finish(tx, reply)),
+        }
     }
 }
 

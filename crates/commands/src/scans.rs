@@ -17,6 +17,19 @@ pub(crate) struct Options<'a> {
     pub(crate) count: usize,
     /// TYPE, an option of SCAN only.
     pub(crate) only_type: Option<&'a [u8]>,
+    /// NOVALUES, an option of HSCAN only: the reply has no values.
+    pub(crate) only_names: bool,
+}
+
+/// The options that only one of the scans has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extra {
+    /// None.
+    None,
+    /// TYPE, of SCAN.
+    Type,
+    /// NOVALUES, of HSCAN.
+    NoValues,
 }
 
 /// The cursor in an argument.
@@ -25,11 +38,21 @@ pub(crate) fn cursor(args: Args<'_>, at: usize) -> Result<u64> {
 }
 
 impl<'a> Options<'a> {
-    /// Parses the arguments from `from` on; `has_type` is true if TYPE is an option.
-    pub(crate) fn parse(args: Args<'a>, from: usize, has_type: bool) -> Result<Self> {
+    /// Parses the arguments from `from` on.
+    pub(crate) fn parse(args: Args<'a>, from: usize, extra: Extra) -> Result<Self> {
         const COUNT_DEFAULT: i64 = 10;
         let (mut pattern, mut count, mut only_type) = (None, COUNT_DEFAULT, None);
-        for at in (from..args.len()).step_by(2) {
+        let (mut only_names, mut at) = (false, from);
+        while at < args.len() {
+            if args.is(at, "NOVALUES") {
+                if extra != Extra::NoValues {
+                    let text = "NOVALUES option can only be used in HSCAN";
+                    return Err(CommandError::err(text).into());
+                }
+                only_names = true;
+                at += 1;
+                continue;
+            }
             let Some(value) = args.get(at + 1) else {
                 return Err(CommandError::Syntax.into());
             };
@@ -40,17 +63,19 @@ impl<'a> Options<'a> {
                 }
             } else if args.is(at, "MATCH") {
                 pattern = Some(value).filter(|&pattern| pattern != b"*");
-            } else if has_type && args.is(at, "TYPE") {
+            } else if extra == Extra::Type && args.is(at, "TYPE") {
                 only_type = Some(value);
             } else {
                 return Err(CommandError::Syntax.into());
             }
+            at += 2;
         }
         let count = usize::try_from(count).unwrap_or(usize::MAX);
         Ok(Self {
             glob: pattern.map(Glob::new),
             count,
             only_type,
+            only_names,
         })
     }
 
@@ -131,6 +156,11 @@ pub(crate) struct ScanResult<'l, 'o, 'r> {
 }
 
 impl ScanResult<'_, '_, '_> {
+    /// True if the reply has no values.
+    pub(crate) fn only_names(&self) -> bool {
+        self.options.only_names
+    }
+
     /// Visits an element; if its name matches, `write` writes it, as `elements` elements of the reply.
     pub(crate) fn take(
         &mut self,
@@ -152,6 +182,7 @@ pub(crate) fn scan<C: Collection + 'static>(
     tx: &mut Tx<'_>,
     args: Args<'_>,
     reply: &mut Reply<'_>,
+    extra: Extra,
     len: impl FnOnce(C::Ref<'_>) -> usize,
     step: impl Fn(C::Ref<'_>, u64, &mut ScanResult<'_, '_, '_>) -> u64 + Send + 'static,
 ) -> Result {
@@ -162,7 +193,7 @@ pub(crate) fn scan<C: Collection + 'static>(
         reply.array(0);
         return Ok(());
     };
-    let options = Options::parse(args, 3, false)?;
+    let options = Options::parse(args, 3, extra)?;
     let steps = match options.may_be_slow() {
         true => usize::MAX,
         false => options.count.min(len(collection)),
@@ -172,7 +203,7 @@ pub(crate) fn scan<C: Collection + 'static>(
     }
     let request = args.to_owned();
     long::reply_from(tx, args, 1..2, steps, reply, move |entries, reply| {
-        let options = Options::parse(request.borrow(), 3, false)?;
+        let options = Options::parse(request.borrow(), 3, extra)?;
         match entries[0].and_then(C::view) {
             Some(collection) => collect(collection, cursor, &options, step, reply),
             None => Ok(()),

@@ -46,7 +46,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         name: "SINTERSTORE",
         arity: AtLeast(3),
         keys: Keys::Args(&[
-            writes(One(1), Access::Update),
+            writes(One(1), Access::Overwrite),
             reads(ToEnd { first: 2, step: 1 }),
         ]),
         traits: &[Trait::NeedsMemory],

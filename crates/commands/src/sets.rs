@@ -417,6 +417,7 @@ fn sscan(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
         tx,
         args,
         reply,
+        scans::Extra::None,
         |set| set.len(),
         |set, cursor, found| {
             set.scan(cursor, |member| {

@@ -385,7 +385,7 @@ fn rank(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, reverse: bool) -
     let with_score = match args.len() {
         3 => false,
         4 if args.is(3, "WITHSCORE") => true,
-        // As in Redis 7.0, which does not have this option.
+        4 => return Err(CommandError::Syntax.into()),
         _ => {
             let command = if reverse { "zrevrank" } else { "zrank" };
             return Err(CommandError::Arity(command.into()).into());
@@ -497,6 +497,7 @@ fn zscan(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
         tx,
         args,
         reply,
+        scans::Extra::None,
         |set| set.len(),
         |set, cursor, found| {
             set.scan(cursor, |scored| {

@@ -43,12 +43,15 @@ pub struct Wait {
     pub of: Type,
     /// True if a key, which holds a value of that type, has something for the client.
     pub has: fn(&mut Tx<'_>, Args<'_>, Key<'_>) -> bool,
-    /// Serves the client from a key that [has](Wait::has) something, and writes the reply.
+    /// Serves the client from a key that [has](Wait::has) something, and writes the reply. If the client [must end](Wait::ends_if_gone)
+    /// its wait for a key, returns the error.
     pub serve: fn(&mut Tx<'_>, Args<'_>, Key<'_>, &mut Reply<'_>) -> Result,
-    /// The error that unblocks the client if a key is gone or holds another type; `None` to keep waiting.
-    pub gone: Option<&'static str>,
+    /// Whether the wait ends with an error if a key is gone or holds another type.
+    pub ends_if_gone: bool,
     /// Writes the reply for a client that can't block.
     pub nothing: fn(&mut Reply<'_>),
+    /// Writes the reply after the timeout.
+    pub timed_out: fn(&mut Reply<'_>),
     /// The request to serve later, if it differs from the one sent: some arguments (`$`) refer to the state when it was sent.
     pub args: Option<OwnedArgs>,
 }

@@ -299,10 +299,9 @@ struct Claimed {
 }
 
 /// The results of a claim so far.
-#[derive(Default)]
 struct ClaimResult {
-    /// The claiming consumer, once it has claimed an entry.
-    consumer: Option<ConsumerIndex>,
+    /// The claiming consumer.
+    consumer: ConsumerIndex,
     has_new_consumer: bool,
     claimed: Vec<StreamId>,
     /// Pending entries that are no longer in the stream.
@@ -310,26 +309,25 @@ struct ClaimResult {
 }
 
 impl ClaimResult {
-    /// Transfers an entry to the consumer of this name, if it may be claimed. Only then is the consumer marked as seen, or added.
-    fn claim(
-        &mut self,
-        group: &mut ReadingGroup,
-        id: StreamId,
-        consumer: &[u8],
-        claim: Claim,
-        is_forced: bool,
-    ) {
+    /// Begins a claim by the consumer of this name, which is marked as seen, or added.
+    fn begin(group: &mut ReadingGroup, consumer: &[u8], now_ms: i64) -> Self {
+        let (consumer, has_new_consumer) = see_consumer(group, consumer, now_ms);
+        Self {
+            consumer,
+            has_new_consumer,
+            claimed: Vec::new(),
+            gone: Vec::new(),
+        }
+    }
+
+    /// Transfers an entry to the consumer, if it may be claimed.
+    fn claim(&mut self, group: &mut ReadingGroup, id: StreamId, claim: Claim, is_forced: bool) {
         let Some(claimed) = claim.of(group, id, is_forced) else {
             return;
         };
-        let index = self.consumer.unwrap_or_else(|| {
-            let (index, is_new) = see_consumer(group, consumer, claim.now_ms);
-            self.has_new_consumer = is_new;
-            index
-        });
-        self.consumer = Some(index);
+        group.consumer_mut(self.consumer).active_ms = Some(claim.now_ms);
         let pending = Pending {
-            consumer: index,
+            consumer: self.consumer,
             delivered_ms: claimed.delivered_ms,
             deliveries: claimed.deliveries,
         };
@@ -367,10 +365,10 @@ fn xclaim(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
         let existing: Vec<bool> = request.ids.iter().map(exists).collect();
         let done = stream.change().change_group(name, |group| {
             group.last_id = group.last_id.max(request.last_id);
-            let mut done = ClaimResult::default();
+            let mut done = ClaimResult::begin(group, args.at(3), now_ms);
             for (&id, exists) in request.ids.iter().zip(existing) {
                 match exists {
-                    true => done.claim(group, id, args.at(3), request.claim, request.is_forced),
+                    true => done.claim(group, id, request.claim, request.is_forced),
                     false => done.forget(group, id),
                 }
             }
@@ -457,10 +455,10 @@ fn xautoclaim(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result 
             looked_at.push((id, exists));
         }
         let done = stream.change().change_group(name, |group| {
-            let mut done = ClaimResult::default();
+            let mut done = ClaimResult::begin(group, args.at(3), now_ms);
             for (id, exists) in looked_at {
                 match exists {
-                    true => done.claim(group, id, args.at(3), claim, false),
+                    true => done.claim(group, id, claim, false),
                     false => done.forget(group, id),
                 }
             }

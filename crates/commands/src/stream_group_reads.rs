@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use damselfly_base::CommandError;
-use damselfly_collections::stream::Pending;
+use damselfly_collections::stream::{ConsumerIndex, Group as ReadingGroup, Pending};
 use damselfly_engine::{Create, Event, Key, Tx};
 use damselfly_protocol::reply::Deferred;
 use damselfly_protocol::{Reply, Version};
@@ -15,9 +15,7 @@ use crate::stream_groups::{
 };
 use crate::stream_ids::{parse_exact, reply_id};
 use crate::stream_ranges::{Part, reply_entry};
-use crate::stream_reads::{
-    By, COUNT_AFTER_WAIT, OPTIONS, Request, part_after, reply_stream, reply_streams,
-};
+use crate::stream_reads::{OPTIONS, Request, part_after, reply_stream};
 use crate::{Args, KeyspaceFn, Result, Stop, Wait, long};
 
 pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[Command {
@@ -58,14 +56,6 @@ struct Reader<'a> {
     now_ms: i64,
 }
 
-/// What a read has changed.
-struct Delivered {
-    /// The consumer is new.
-    is_new: bool,
-    /// The entries that are pending now, or again.
-    pending: Vec<StreamId>,
-}
-
 impl<'a> Reader<'a> {
     fn new(tx: &Tx<'_>, args: Args<'a>, request: &Request) -> Self {
         let group_at = request.group_at.unwrap_or_default();
@@ -83,33 +73,42 @@ impl<'a> Reader<'a> {
         part_after(stream, stream.group(self.group)?.last_id, self.count)
     }
 
-    /// Writes entries of a stream, and records the delivery in the group.
+    /// Marks the consumer as seen, or adds it, and then writes the entries of a stream, if there are any, and records their delivery
+    /// in the group. Unacknowledged entries are written even if there are none.
     fn read(
         &self,
         stream: &mut StreamMut<'_>,
         key: &[u8],
         source: Source,
         reply: &mut Reply<'_>,
-    ) -> Delivered {
-        match source {
-            Source::New => match self.unread(stream.view()) {
-                Some(part) => self.read_new(stream, key, part, reply),
-                None => Delivered {
-                    is_new: false,
-                    pending: Vec::new(),
-                },
-            },
-            Source::Unacknowledged(id) => self.read_again(stream, key, id, reply),
+    ) -> Read {
+        let see = |group: &mut ReadingGroup| see_consumer(group, self.consumer, self.now_ms);
+        let Some((consumer, has_new_consumer)) = stream.change().change_group(self.group, see)
+        else {
+            return Read::default();
+        };
+        let delivered = match source {
+            Source::New => self
+                .unread(stream.view())
+                .map(|part| self.read_new(stream, key, part, consumer, reply)),
+            Source::Unacknowledged(id) => Some(self.read_again(stream, key, id, consumer, reply)),
+        };
+        Read {
+            has_new_consumer,
+            has_replied: delivered.is_some(),
+            delivered: delivered.unwrap_or_default(),
         }
     }
 
+    /// Returns the entries that are pending now.
     fn read_new(
         &self,
         stream: &mut StreamMut<'_>,
         key: &[u8],
         part: Part,
+        consumer: ConsumerIndex,
         reply: &mut Reply<'_>,
-    ) -> Delivered {
+    ) -> Vec<StreamId> {
         let view = stream.view();
         let mut entries_read = view.group(self.group).and_then(|group| group.entries_read);
         let mut ids = Vec::with_capacity(part.count);
@@ -119,8 +118,8 @@ impl<'a> Reader<'a> {
             entries_read = view.entries_read_with(entries_read, entry.id);
             ids.push(entry.id);
         }
-        let is_new = stream.change().change_group(self.group, |group| {
-            let (consumer, is_new) = see_consumer(group, self.consumer, self.now_ms);
+        stream.change().change_group(self.group, |group| {
+            group.consumer_mut(consumer).active_ms = Some(self.now_ms);
             group.entries_read = entries_read;
             group.last_id = ids.last().copied().unwrap_or(group.last_id);
             let pending = Pending {
@@ -132,35 +131,29 @@ impl<'a> Reader<'a> {
                 ids.iter()
                     .for_each(|&id| group.record_delivery(id, pending));
             }
-            is_new
         });
         if self.is_acknowledged {
             ids.clear();
         }
-        Delivered {
-            is_new: is_new == Some(true),
-            pending: ids,
-        }
+        ids
     }
 
+    /// Returns the entries that are pending again.
     fn read_again(
         &self,
         stream: &mut StreamMut<'_>,
         key: &[u8],
         behind: StreamId,
+        consumer: ConsumerIndex,
         reply: &mut Reply<'_>,
-    ) -> Delivered {
+    ) -> Vec<StreamId> {
         let view = stream.view();
         let group = view.group(self.group);
-        let consumer = group.and_then(|group| {
-            let index = group.find_consumer(self.consumer)?;
-            Some(group.consumer(index))
-        });
-        let pending = consumer.into_iter().flat_map(|consumer| {
+        let pending = group.into_iter().flat_map(|group| {
             let start = behind.next();
             start
                 .into_iter()
-                .flat_map(|start| consumer.pending().range(start..))
+                .flat_map(|start| group.consumer(consumer).pending().range(start..))
         });
         let ids: Vec<StreamId> = pending
             .copied()
@@ -181,8 +174,10 @@ impl<'a> Reader<'a> {
                 }
             }
         }
-        let is_new = stream.change().change_group(self.group, |group| {
-            let (consumer, is_new) = see_consumer(group, self.consumer, self.now_ms);
+        if delivered.is_empty() {
+            return delivered;
+        }
+        stream.change().change_group(self.group, |group| {
             for &id in &delivered {
                 let deliveries = group
                     .pending()
@@ -195,24 +190,31 @@ impl<'a> Reader<'a> {
                 };
                 group.record_delivery(id, pending);
             }
-            is_new
         });
-        Delivered {
-            is_new: is_new == Some(true),
-            pending: delivered,
-        }
+        delivered
     }
 }
 
-/// The entries to read from each stream, in order of the keys.
+/// What a read of one stream did.
+#[derive(Debug, Default)]
+struct Read {
+    has_new_consumer: bool,
+    /// The stream is part of the reply.
+    has_replied: bool,
+    /// The entries that are pending now, or again.
+    delivered: Vec<StreamId>,
+}
+
+/// The entries to read from each of these keys' streams.
 fn sources(
     tx: &mut Tx<'_>,
     args: Args<'_>,
     request: &Request,
+    keys: impl Iterator<Item = usize>,
     group: &[u8],
 ) -> Result<Vec<Source>> {
     let mut sources = Vec::with_capacity(request.keys.len());
-    for key_at in request.keys.clone() {
+    for key_at in keys {
         let key = args.key(key_at);
         let stream = tx.read_as::<Stream>(key)?;
         if stream.and_then(|stream| stream.group(group)).is_none() {
@@ -226,6 +228,10 @@ fn sources(
                 let text = "The $ ID is meaningless in the context of XREADGROUP: you want to read the history of this consumer by specifying a proper ID, or use the > ID to get new messages. The $ ID would just return an empty result set.";
                 return Err(CommandError::err(text).into());
             }
+            b"+" => {
+                let text = "The + ID is meaningless in the context of XREADGROUP: you want to read the history of this consumer by specifying a proper ID, or use the > ID to get new messages. The + ID would just return an empty result set.";
+                return Err(CommandError::err(text).into());
+            }
             b">" => Source::New,
             text => match parse_exact(text, 0)? {
                 StreamId::MAX => Source::New,
@@ -236,32 +242,36 @@ fn sources(
     Ok(sources)
 }
 
-/// Reads from one stream, for a client that was blocked or not.
+/// Reads from one stream, for a client that was blocked or not. Returns true if the stream is part of the reply.
 fn read_one(
     tx: &mut Tx<'_>,
     key: Key<'_>,
     reader: &Reader<'_>,
     source: Source,
     reply: &mut Reply<'_>,
-) -> Result {
-    let delivered = tx.change::<Stream, _>(key, Create::Never, |stream| {
+) -> Result<bool> {
+    let read = tx.change::<Stream, _>(key, Create::Never, |stream| {
         reader.read(stream, key.bytes, source, reply)
     })?;
-    let is_new = delivered.as_ref().is_some_and(|delivered| delivered.is_new);
-    count_change(tx, key, is_new.then_some(Event::XgroupCreateconsumer));
+    let read = read.unwrap_or_default();
+    if read.has_new_consumer {
+        count_change(tx, key, Some(Event::XgroupCreateconsumer));
+    }
+    if read.has_replied {
+        count_change(tx, key, None);
+    }
     if tx.is_logged() {
-        let pending = delivered.map_or_else(Vec::new, |delivered| delivered.pending);
         // A delivery creates the consumer, too.
-        if is_new && pending.is_empty() {
+        if read.has_new_consumer && read.delivered.is_empty() {
             log_new_consumer(tx, key, reader.group, reader.consumer);
         }
-        log_deliveries(tx, key, reader.group, &pending);
-        if source == Source::New {
+        log_deliveries(tx, key, reader.group, &read.delivered);
+        if read.has_replied && source == Source::New {
             log_position(tx, key, reader.group);
         }
         tx.log_no_more();
     }
-    Ok(())
+    Ok(read.has_replied)
 }
 
 /// How many entries a read of a stream visits.
@@ -281,9 +291,9 @@ fn steps(tx: &mut Tx<'_>, key: Key<'_>, reader: &Reader<'_>, source: Source) -> 
 }
 
 fn xreadgroup(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    let request = Request::parse(args, true, By::of(tx))?;
+    let request = Request::parse(args, true)?;
     let reader = Reader::new(tx, args, &request);
-    let sources = sources(tx, args, &request, reader.group)?;
+    let sources = sources(tx, args, &request, request.keys.clone(), reader.group)?;
     let mut all_steps = 0;
     for (key_at, &source) in request.keys.clone().zip(&sources) {
         all_steps += steps(tx, args.key(key_at), &reader, source)?;
@@ -292,12 +302,7 @@ fn xreadgroup(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result 
     let start = reply.position();
     let (deferred, mut served) = (reply_deferred_streams(reply), 0);
     for (key_at, &source) in request.keys.clone().zip(&sources) {
-        let key = args.key(key_at);
-        if source == Source::New && steps(tx, key, &reader, source)? == 0 {
-            continue;
-        }
-        read_one(tx, key, &reader, source, reply)?;
-        served += 1;
+        served += usize::from(read_one(tx, args.key(key_at), &reader, source, reply)?);
     }
     reply.finish(deferred, served);
     if served > 0 {
@@ -315,8 +320,9 @@ fn xreadgroup(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result 
         of: Type::Stream,
         has,
         serve,
-        gone: Some("UNBLOCKED the stream key no longer exists"),
+        ends_if_gone: true,
         nothing: |reply| reply.null_array(),
+        timed_out: |reply| reply.null_array(),
         args: None,
     })))
 }
@@ -331,7 +337,7 @@ fn reply_deferred_streams(reply: &mut Reply<'_>) -> Deferred {
 
 /// True if there is a reply for a blocked client: new entries, or the error that its group is gone.
 fn has(tx: &mut Tx<'_>, args: Args<'_>, key: Key<'_>) -> bool {
-    let Ok(request) = Request::parse(args, true, By::Client) else {
+    let Ok(request) = Request::parse(args, true) else {
         return false;
     };
     let reader = Reader::new(tx, args, &request);
@@ -341,18 +347,17 @@ fn has(tx: &mut Tx<'_>, args: Args<'_>, key: Key<'_>) -> bool {
     stream.group(reader.group).is_none() || reader.unread(stream).is_some()
 }
 
-fn serve(tx: &mut Tx<'_>, args: Args<'_>, key: Key<'_>, reply: &mut Reply<'_>) -> Result {
-    let request = Request::parse(args, true, By::Client)?;
-    let mut reader = Reader::new(tx, args, &request);
-    reader.count = Some(request.count.unwrap_or(COUNT_AFTER_WAIT));
-    let stream = tx.peek_as::<Stream>(key)?;
-    if stream
-        .and_then(|stream| stream.group(reader.group))
-        .is_none()
-    {
-        let text = "NOGROUP the consumer group this client was blocked on no longer exists";
-        return Err(CommandError::Text(text.to_owned()).into());
+/// Serves a blocked client from all of its keys that the section has locked: others can't have changed.
+fn serve(tx: &mut Tx<'_>, args: Args<'_>, _: Key<'_>, reply: &mut Reply<'_>) -> Result {
+    let request = Request::parse(args, true)?;
+    let reader = Reader::new(tx, args, &request);
+    let keys = request.keys.clone();
+    let locked: Vec<usize> = keys.filter(|&at| tx.holds_key(args.key(at))).collect();
+    let sources = sources(tx, args, &request, locked.iter().copied(), reader.group)?;
+    let (deferred, mut served) = (reply_deferred_streams(reply), 0);
+    for (&key_at, &source) in locked.iter().zip(&sources) {
+        served += usize::from(read_one(tx, args.key(key_at), &reader, source, reply)?);
     }
-    reply_streams(1, reply);
-    read_one(tx, key, &reader, Source::New, reply)
+    reply.finish(deferred, served);
+    Ok(())
 }

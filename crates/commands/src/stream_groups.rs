@@ -322,7 +322,8 @@ pub(crate) fn log_acknowledged(tx: &mut Tx<'_>, key: Key<'_>, name: &[u8], ids: 
     }
 }
 
-/// Marks the consumer of this name as seen now, and adds it if it is new; the second value is true then.
+/// Marks the consumer of this name as seen now, and adds it if it is new; the second value is true then. If it gets entries, the
+/// caller sets the time of that, too.
 pub(crate) fn see_consumer(
     group: &mut ReadingGroup,
     name: &[u8],

@@ -99,6 +99,9 @@ fn reply_optional_entry(entry: Option<StreamEntry<'_>>, reply: &mut Reply<'_>) {
     }
 }
 
+/// The time of a consumer that never got an entry.
+const NEVER: i64 = -1;
+
 fn consumers(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let now_ms = tx.now().0;
     let stream = found(tx, args)?;
@@ -108,13 +111,16 @@ fn consumers(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let consumers = group.consumers();
     reply.array(consumers.len());
     for (_, consumer) in consumers {
-        reply.map(3);
+        reply.map(4);
         reply.bulk(b"name");
         reply.bulk(consumer.name());
         reply.bulk(b"pending");
         reply.integer(consumer.pending().len() as i64);
         reply.bulk(b"idle");
         reply.integer((now_ms - consumer.seen_ms).max(0));
+        reply.bulk(b"inactive");
+        let inactive_ms = consumer.active_ms.map(|ms| (now_ms - ms).max(0));
+        reply.integer(inactive_ms.unwrap_or(NEVER));
     }
     Ok(())
 }
@@ -263,11 +269,13 @@ fn reply_group(
 }
 
 fn reply_consumer(group: &ReadingGroup, consumer: &Consumer, count: usize, reply: &mut Reply<'_>) {
-    reply.map(4);
+    reply.map(5);
     reply.bulk(b"name");
     reply.bulk(consumer.name());
     reply.bulk(b"seen-time");
     reply.integer(consumer.seen_ms);
+    reply.bulk(b"active-time");
+    reply.integer(consumer.active_ms.unwrap_or(NEVER));
     reply.bulk(b"pel-count");
     reply.integer(consumer.pending().len() as i64);
     reply.bulk(b"pending");

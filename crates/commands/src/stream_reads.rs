@@ -39,9 +39,6 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[Command {
     complexity: "O(log(N)+M) for each stream, where N is its number of nodes and M the number of entries returned",
 }];
 
-/// How many entries a client without COUNT gets after it was blocked.
-pub(crate) const COUNT_AFTER_WAIT: usize = 1000;
-
 /// The parsed arguments of XREAD or XREADGROUP.
 pub(crate) struct Request {
     /// How long to block; `None` for not at all, 0 for forever.
@@ -56,36 +53,15 @@ pub(crate) struct Request {
     pub(crate) is_acknowledged: bool,
 }
 
-/// Where a request comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum By {
-    Client,
-    Script,
-}
-
-impl By {
-    pub(crate) fn of(tx: &Tx<'_>) -> Self {
-        if tx.is_script() {
-            Self::Script
-        } else {
-            Self::Client
-        }
-    }
-}
-
 impl Request {
     /// Parses a request; `of_group` is true for XREADGROUP.
-    pub(crate) fn parse(args: Args<'_>, of_group: bool, by: By) -> Result<Self> {
+    pub(crate) fn parse(args: Args<'_>, of_group: bool) -> Result<Self> {
         let refused = |text: &str| Err(CommandError::err(text).into());
         let (mut block_ms, mut count, mut first, mut at) = (None, None, None, 1);
         let (mut group_at, mut is_acknowledged) = (None, false);
         while at < args.len() && first.is_none() {
             let more = args.len() - at - 1;
             if more > 0 && args.is(at, "BLOCK") {
-                if by == By::Script {
-                    let text = " command is not allowed with BLOCK option from scripts";
-                    return Err(CommandError::quoting("", args.at(0), text).into());
-                }
                 block_ms = Some(timeout_ms(args.at(at + 1))?);
                 at += 2;
             } else if more > 0 && args.is(at, "COUNT") {
@@ -143,6 +119,14 @@ fn timeout_ms(text: &[u8]) -> Result<u64> {
     Ok(u64::try_from(ms).map_err(|_| CommandError::err("timeout is negative"))?)
 }
 
+/// The id after which only the last entry is.
+fn before_last_entry(stream: &Stream) -> StreamId {
+    match stream.last_entry_id() {
+        Some(last) => last.previous().unwrap_or(StreamId::MIN),
+        None => stream.last_id(),
+    }
+}
+
 /// The ids after which to read, in order of the keys.
 fn resolve(tx: &mut Tx<'_>, args: Args<'_>, request: &Request) -> Result<Vec<StreamId>> {
     let mut ids = Vec::with_capacity(request.keys.len());
@@ -150,6 +134,7 @@ fn resolve(tx: &mut Tx<'_>, args: Args<'_>, request: &Request) -> Result<Vec<Str
         let stream = tx.read_as::<Stream>(args.key(key_at))?;
         let id = match args.at(request.id_at(key_at)) {
             b"$" => stream.map_or(StreamId::MIN, Stream::last_id),
+            b"+" => stream.map_or(StreamId::MIN, before_last_entry),
             b">" => {
                 let text = "The > ID can be specified only when calling XREADGROUP using the GROUP <group> <consumer> option.";
                 return Err(CommandError::err(text).into());
@@ -174,7 +159,7 @@ pub(crate) fn part_after(stream: &Stream, id: StreamId, count: Option<usize>) ->
 }
 
 /// Begins a reply for `count` streams.
-pub(crate) fn reply_streams(count: usize, reply: &mut Reply<'_>) {
+fn reply_streams(count: usize, reply: &mut Reply<'_>) {
     match reply.version() {
         Version::Resp2 => reply.array(count),
         Version::Resp3 => reply.map(count),
@@ -191,7 +176,7 @@ pub(crate) fn reply_stream(key: &[u8], entries: usize, reply: &mut Reply<'_>) {
 }
 
 fn xread(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    let request = Request::parse(args, false, By::of(tx))?;
+    let request = Request::parse(args, false)?;
     let ids = resolve(tx, args, &request)?;
     let mut parts = Vec::new();
     for (key_at, &id) in request.keys.clone().zip(&ids) {
@@ -213,30 +198,43 @@ fn xread(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
         target: None,
         of: Type::Stream,
         has: |tx, args, key| matches!(awaited(tx, args, key), Ok(Some(_))),
-        serve: |tx, args, key, reply| {
-            let Some((key_at, part)) = awaited(tx, args, key)? else {
-                reply.null_array();
-                return Ok(());
-            };
-            reply_streams(1, reply);
-            reply_parts(tx, args, vec![(key_at, part)], reply)
+        serve: |tx, args, _, reply| {
+            let keys = Request::parse(args, false)?.keys;
+            let mut parts = Vec::new();
+            // Keys that the section has not locked can't have changed.
+            for key_at in keys
+                .filter(|&at| tx.holds_key(args.key(at)))
+                .collect::<Vec<_>>()
+            {
+                parts.extend(awaited(tx, args, args.key(key_at))?);
+            }
+            reply_streams(parts.len(), reply);
+            reply_parts(tx, args, parts, reply)
         },
-        gone: None,
+        ends_if_gone: false,
         nothing: |reply| reply.null_array(),
+        timed_out: |reply| reply.null_array(),
         args: Some(with_ids(args, &request, &ids)),
     })))
 }
 
-/// The request with special ids such as `$` replaced by the ids they mean now.
+/// The request with `$` replaced by the id that it means now.
 fn with_ids(args: Args<'_>, request: &Request, ids: &[StreamId]) -> OwnedArgs {
     let ids: Vec<_> = ids.iter().map(|&id| IdText::new(id)).collect();
-    let others = args.from(0).take(request.keys.end);
-    OwnedArgs::copy(others.chain(ids.iter().map(IdText::as_bytes)))
+    let (others, sent) = (
+        args.from(0).take(request.keys.end),
+        args.from(request.keys.end),
+    );
+    let ids = ids.iter().zip(sent).map(|(id, sent)| match sent {
+        b"+" => sent,
+        _ => id.as_bytes(),
+    });
+    OwnedArgs::copy(others.chain(ids))
 }
 
 /// The entries at a key for a blocked client, with the key's index in its request.
 fn awaited(tx: &mut Tx<'_>, args: Args<'_>, key: Key<'_>) -> Result<Option<(usize, Part)>> {
-    let request = Request::parse(args, false, By::Client)?;
+    let request = Request::parse(args, false)?;
     let Some(stream) = tx.peek_as::<Stream>(key)? else {
         return Ok(None);
     };
@@ -244,9 +242,11 @@ fn awaited(tx: &mut Tx<'_>, args: Args<'_>, key: Key<'_>) -> Result<Option<(usiz
     let Some(key_at) = key_at else {
         return Ok(None);
     };
-    let id = parse_exact(args.at(request.id_at(key_at)), 0)?;
-    let count = request.count.unwrap_or(COUNT_AFTER_WAIT);
-    Ok(part_after(stream, id, Some(count)).map(|part| (key_at, part)))
+    let id = match args.at(request.id_at(key_at)) {
+        b"+" => before_last_entry(stream),
+        id => parse_exact(id, 0)?,
+    };
+    Ok(part_after(stream, id, request.count).map(|part| (key_at, part)))
 }
 
 /// Writes parts of streams, each with the index of its key.

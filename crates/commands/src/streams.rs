@@ -1,10 +1,10 @@
 //! Streams: adding and removing entries with XADD, XDEL, XTRIM and their relatives.
 
 use damselfly_base::CommandError;
-use damselfly_collections::stream::{ENTRY_BYTES_MAX, Exactness, Trim};
+use damselfly_collections::stream::{ENTRY_BYTES_MAX, Exactness, References, Removals, Trim};
 use damselfly_engine::{Create, Event, Key, Tx};
 use damselfly_protocol::Reply;
-use damselfly_value::{Collection, Stream, StreamId};
+use damselfly_value::{Collection, Stream, StreamId, StreamMut};
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::command::{
@@ -12,6 +12,7 @@ use crate::command::{
     writes,
 };
 use crate::stream_ids::{NewId, parse_exact, reply_id};
+use crate::stream_removals::{log_removals, references_named};
 use crate::{Args, KeyspaceFn, Result, long};
 
 const NONDETERMINISTIC: Trait = Trait::Tip("nondeterministic_output");
@@ -24,7 +25,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         traits: &[Trait::NeedsMemory, Trait::Fast, NONDETERMINISTIC],
         run: Run::Run(xadd),
         group: Group::Stream,
-        usage: "XADD key [NOMKSTREAM] [<MAXLEN | MINID> [= | ~] threshold [LIMIT count]] <* | id> field value [field value ...]",
+        usage: "XADD key [NOMKSTREAM] [KEEPREF | DELREF | ACKED] [<MAXLEN | MINID> [= | ~] threshold [LIMIT count]] <* | id> field value [field value ...]",
         summary: "Appends an entry to a stream, creating the stream if the key is absent, and returns the entry's id.",
         since: "5.0.0",
         complexity: "O(1) to add, O(N) to trim where N is the number of entries removed",
@@ -60,7 +61,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         traits: &[NONDETERMINISTIC],
         run: Run::Run(xtrim),
         group: Group::Stream,
-        usage: "XTRIM key <MAXLEN | MINID> [= | ~] threshold [LIMIT count]",
+        usage: "XTRIM key <MAXLEN | MINID> [= | ~] threshold [LIMIT count] [KEEPREF | DELREF | ACKED]",
         summary: "Trims a stream to a number of entries, or to the entries with ids not lower than one given.",
         since: "5.0.0",
         complexity: "O(N) where N is the number of entries removed",
@@ -82,6 +83,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
 /// The options of XADD and XTRIM.
 struct Options {
     trim: Option<(Trim, Exactness)>,
+    references: References,
     /// NOMKSTREAM: an absent key is not created.
     only_existing: bool,
     /// The index after the last option.
@@ -92,6 +94,9 @@ struct Options {
 const TRIMMED_DEFAULT: u64 = 10_000;
 /// The most that the limit of a trim without LIMIT can be.
 const TRIMMED_DEFAULT_MAX: u64 = 1_000_000;
+
+/// The number of entries of a node, for an estimate.
+const STEPS_PER_NODE: usize = 100;
 
 fn trimmed_default(tx: &Tx<'_>) -> u64 {
     let entries_max = &tx.engine().settings.thresholds.stream_node_max_entries;
@@ -105,7 +110,7 @@ impl Options {
     /// Parses options from argument 2 on: up to the id if `adds`, otherwise to the end.
     fn parse(tx: &Tx<'_>, args: Args<'_>, adds: bool) -> Result<Self> {
         let (mut trim, mut is_rough, mut limit) = (None, false, None);
-        let (mut at, mut only_existing) = (2, false);
+        let (mut at, mut only_existing, mut references) = (2, false, None);
         while at < args.len() {
             let has_more = at + 1 < args.len();
             if adds && args.at(at) == b"*" {
@@ -132,6 +137,11 @@ impl Options {
                 at += 2;
             } else if adds && args.is(at, "NOMKSTREAM") {
                 only_existing = true;
+                at += 1;
+            } else if references.is_none()
+                && let Some(named) = references_named(args, at)
+            {
+                references = Some(named);
                 at += 1;
             } else if adds {
                 // Anything else must be the id.
@@ -164,6 +174,7 @@ impl Options {
         };
         Ok(Self {
             trim: trim.map(|by| (by, exactness)),
+            references: references.unwrap_or_default(),
             only_existing,
             end: at,
         })
@@ -175,16 +186,53 @@ impl Options {
         let (id, len) = (id.to_string(), len.to_string());
         let mut logged = vec![args.at(0), args.at(1)];
         match self.trim {
+            // What such a trim removes is logged apart.
+            Some(_) if self.references != References::Keep => {}
             Some((_, Exactness::Nodes(_))) => {
                 logged.extend([&b"MAXLEN"[..], b"=", len.as_bytes()]);
             }
             Some((_, Exactness::Exact)) | None => {
-                logged.extend((2..self.end).map(|at| args.at(at)));
+                let is_known = |at: &usize| references_named(args, *at).is_none();
+                logged.extend((2..self.end).filter(is_known).map(|at| args.at(at)));
             }
         }
         logged.push(id.as_bytes());
         logged.extend(args.from(self.end + 1));
         tx.log_effect(&logged);
+    }
+
+    /// Trims a stream, and returns how many entries it removed. If references matter, `removals` gets what it removed.
+    fn trim(&self, stream: &mut StreamMut<'_>, removals: &mut Removals) -> u64 {
+        self.trim.map_or(0, |(by, exactness)| {
+            let stream = stream.change();
+            stream.trim_with(by, exactness, self.references, removals)
+        })
+    }
+
+    /// Logs a trim that other servers do not know.
+    fn log_trim(&self, tx: &mut Tx<'_>, key: Key<'_>, removals: &Removals) {
+        if self.references == References::Keep || removals.removed.is_empty() {
+            return;
+        }
+        log_removals(tx, key, removals);
+        // A trim leaves the highest deleted id alone, unlike XDEL.
+        let Ok(Some(stream)) = tx.peek_as::<Stream>(key) else {
+            return;
+        };
+        let (last, added, deleted) = (
+            stream.last_id().to_string(),
+            stream.added().to_string(),
+            stream.deleted_max().to_string(),
+        );
+        tx.log_effect(&[
+            b"XSETID",
+            key.bytes,
+            last.as_bytes(),
+            b"ENTRIESADDED",
+            added.as_bytes(),
+            b"MAXDELETEDID",
+            deleted.as_bytes(),
+        ]);
     }
 
     /// Moves the command to another thread if it trims many entries.
@@ -198,7 +246,12 @@ impl Options {
             Exactness::Exact | Exactness::Nodes(0) => usize::MAX,
             Exactness::Nodes(limit) => usize::try_from(limit).unwrap_or(usize::MAX),
         };
-        long::check(tx, nodes.min(nodes_max))
+        // A trim that has to look at references looks at every entry.
+        let steps_per_node = match self.references {
+            References::Keep => 1,
+            References::Remove | References::Respect => STEPS_PER_NODE,
+        };
+        long::check(tx, nodes.min(nodes_max).saturating_mul(steps_per_node))
     }
 }
 
@@ -254,15 +307,14 @@ fn xadd(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     } else {
         Create::IfAbsent
     };
-    let mut len = 0;
+    let (mut len, mut removals) = (0, Removals::default());
     let added = tx.change::<Stream, _>(key, create, |stream| {
         let id = id_after(stream.view().last_id(), wanted, now_ms)?;
         if text_bytes > ENTRY_BYTES_MAX {
             return Err(TOO_LARGE);
         }
         stream.push(id, pairs);
-        let trim = options.trim;
-        let trimmed = trim.map_or(0, |(by, exactness)| stream.change().trim(by, exactness));
+        let trimmed = options.trim(stream, &mut removals);
         len = stream.view().len();
         Ok((id, trimmed))
     })?;
@@ -276,6 +328,7 @@ fn xadd(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
             }
             if tx.is_logged() {
                 options.log_add(tx, args, id, len);
+                options.log_trim(tx, key, &removals);
             }
             reply_id(id, reply);
         }
@@ -315,19 +368,27 @@ fn xtrim(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let options = Options::parse(tx, args, false)?;
     let key = args.key(1);
     options.check(tx, key)?;
-    let mut len = 0;
+    let (mut len, mut removals) = (0, Removals::default());
     let trimmed = tx.change::<Stream, _>(key, Create::Never, |stream| {
-        let trim = options.trim;
-        let trimmed = trim.map_or(0, |(by, exactness)| stream.change().trim(by, exactness));
+        let trimmed = options.trim(stream, &mut removals);
         len = stream.view().len();
         trimmed
     })?;
     let trimmed = trimmed.unwrap_or(0);
     if trimmed > 0 {
         tx.changed(key, Event::Xtrim);
-        if let Some((_, Exactness::Nodes(_))) = options.trim {
+        if options.references != References::Keep {
+            options.log_trim(tx, key, &removals);
+        } else if let Some((_, Exactness::Nodes(_))) = options.trim {
             let len = len.to_string();
             tx.log_effect(&[b"XTRIM", key.bytes, b"MAXLEN", b"=", len.as_bytes()]);
+        } else if tx.is_logged() {
+            let is_known = |at: &usize| references_named(args, *at).is_none();
+            let kept: Vec<&[u8]> = (0..args.len())
+                .filter(is_known)
+                .map(|at| args.at(at))
+                .collect();
+            tx.log_effect(&kept);
         }
     }
     reply.integer(trimmed as i64);

@@ -10,6 +10,7 @@ use crate::command::{
     Access, Arity::AtLeast, Arity::Exactly, At::One, At::ToEnd, Command, Group, Keys, Run, Trait,
     looks, reads, writes,
 };
+use crate::conditional_strings::ValueCondition;
 use crate::expiry::{Unit, deadline_in, is_past};
 use crate::{Args, KeyspaceFn, Result};
 
@@ -33,7 +34,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         traits: &[Trait::NeedsMemory],
         run: Run::Run(set),
         group: Group::String,
-        usage: "SET key value [NX | XX] [GET] [EX seconds | PX milliseconds | EXAT unix-time-seconds | PXAT unix-time-milliseconds | KEEPTTL]",
+        usage: "SET key value [NX | XX | IFEQ ifeq-value | IFNE ifne-value | IFDEQ ifdeq-digest | IFDNE ifdne-digest] [GET] [EX seconds | PX milliseconds | EXAT unix-time-seconds | PXAT unix-time-milliseconds | KEEPTTL]",
         summary: "Sets the value of a key, whatever its type was, optionally under a condition and with an expiry.",
         since: "1.0.0",
         complexity: "O(1)",
@@ -180,11 +181,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         name: "MSETNX",
         arity: AtLeast(3),
         keys: Keys::Args(&[writes(ToEnd { first: 1, step: 2 }, Access::Create)]),
-        traits: &[
-            Trait::NeedsMemory,
-            Trait::Tip("request_policy:multi_shard"),
-            Trait::Tip("response_policy:agg_min"),
-        ],
+        traits: &[Trait::NeedsMemory],
         run: Run::Run(msetnx),
         group: Group::String,
         usage: "MSETNX key value [key value ...]",
@@ -231,10 +228,10 @@ fn get(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     Ok(())
 }
 
-/// The options of SET and GETEX.
+/// The options of SET, GETEX and MSETEX.
 #[derive(Default)]
-struct Options<'a> {
-    only_if: Option<Exists>,
+pub(crate) struct Options<'a> {
+    pub(crate) only_if: Option<Condition<'a>>,
     get: bool,
     keep_ttl: bool,
     persist: bool,
@@ -242,10 +239,15 @@ struct Options<'a> {
     expiry: Option<(Unit, Relative, &'a [u8])>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Exists {
-    No,
-    Yes,
+/// A condition on the key of SET, or the keys of MSETEX.
+#[derive(Clone, Copy)]
+pub(crate) enum Condition<'a> {
+    /// The key exists.
+    Exists,
+    /// It does not.
+    Absent,
+    /// Its value fulfils this.
+    Value(ValueCondition<'a>),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -254,29 +256,43 @@ pub(crate) enum Relative {
     ToEpoch,
 }
 
-/// The command being parsed: each accepts some words that the other refuses.
+/// The command being parsed: each accepts some words that the others refuse.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum CommandKind {
+pub(crate) enum CommandKind {
     Set,
     Getex,
+    MsetEx,
 }
 
 impl<'a> Options<'a> {
-    fn parse(args: Args<'a>, first: usize, kind: CommandKind) -> Result<Self> {
+    /// Parses the options from argument `first` to the last one.
+    ///
+    /// # Errors
+    /// An option is unknown, or contradicts another.
+    pub(crate) fn parse(args: Args<'a>, first: usize, kind: CommandKind) -> Result<Self> {
         let mut options = Self::default();
         let mut at = first;
+        let (sets, is_set) = (kind != CommandKind::Getex, kind == CommandKind::Set);
         while at < args.len() {
-            let set = kind == CommandKind::Set;
             let unit = expiry_word(args, at);
-            if set && args.is(at, "NX") && options.only_if != Some(Exists::Yes) {
-                options.only_if = Some(Exists::No);
-            } else if set && args.is(at, "XX") && options.only_if != Some(Exists::No) {
-                options.only_if = Some(Exists::Yes);
-            } else if set && args.is(at, "GET") {
+            let has_no = |refused: fn(&Condition<'_>) -> bool| {
+                !options.only_if.as_ref().is_some_and(refused)
+            };
+            if sets && args.is(at, "NX") && has_no(|c| !matches!(c, Condition::Absent)) {
+                options.only_if = Some(Condition::Absent);
+            } else if sets && args.is(at, "XX") && has_no(|c| !matches!(c, Condition::Exists)) {
+                options.only_if = Some(Condition::Exists);
+            } else if is_set
+                && options.only_if.is_none()
+                && let Some(condition) = ValueCondition::parse(args, at)
+            {
+                options.only_if = Some(Condition::Value(condition));
+                at += 1;
+            } else if is_set && args.is(at, "GET") {
                 options.get = true;
-            } else if set && args.is(at, "KEEPTTL") && options.expiry.is_none() {
+            } else if sets && args.is(at, "KEEPTTL") && options.expiry.is_none() {
                 options.keep_ttl = true;
-            } else if !set && args.is(at, "PERSIST") && options.expiry.is_none() {
+            } else if !sets && args.is(at, "PERSIST") && options.expiry.is_none() {
                 options.persist = true;
             } else if let (Some((unit, relative)), Some(number)) = (unit, args.get(at + 1))
                 && !options.keep_ttl
@@ -292,6 +308,15 @@ impl<'a> Options<'a> {
             at += 1;
         }
         Ok(options)
+    }
+
+    /// The deadline of a key that the command sets.
+    pub(crate) fn deadline(&self, tx: &Tx<'_>, command: &str) -> Result<Deadline> {
+        Ok(match self.deadline_ms(tx, command)? {
+            Some(moment) => Deadline::At(moment),
+            None if self.keep_ttl => Deadline::Keep,
+            None => Deadline::Clear,
+        })
     }
 
     /// The requested deadline, in milliseconds since the epoch.
@@ -325,28 +350,25 @@ fn set(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
         return Ok(());
     }
     let options = Options::parse(args, 3, CommandKind::Set)?;
-    let deadline = match options.deadline_ms(tx, "set")? {
-        Some(moment) => Deadline::At(moment),
-        None if options.keep_ttl => Deadline::Keep,
-        None => Deadline::Clear,
-    };
-    let exists = if options.get {
-        match tx.read_text(key)? {
-            Some(text) => {
-                write(text, reply);
-                Exists::Yes
-            }
-            None => {
-                reply.null();
-                Exists::No
-            }
+    let deadline = options.deadline(tx, "set")?;
+    let allowed = match options.only_if {
+        Some(Condition::Value(condition)) => {
+            let text = match tx.peek(key) {
+                None => None,
+                Some(entry) => Some(entry.text().ok_or(CommandError::WrongType)?),
+            };
+            condition.allows(text)?
         }
-    } else if options.only_if.is_some() && tx.peek(key).is_some() {
-        Exists::Yes
-    } else {
-        Exists::No
+        Some(Condition::Exists) => tx.peek(key).is_some(),
+        Some(Condition::Absent) => tx.peek(key).is_none(),
+        None => true,
     };
-    let allowed = options.only_if.is_none_or(|wanted| wanted == exists);
+    if options.get {
+        match tx.read_text(key)? {
+            Some(text) => write(text, reply),
+            None => reply.null(),
+        }
+    }
     if allowed {
         tx.store(key, value, deadline);
         if options.expiry.is_some() {
@@ -365,18 +387,22 @@ fn set(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     Ok(())
 }
 
-/// Logs a SET with options: with an absolute deadline, and without GET.
+/// Logs a SET with options: with an absolute deadline, and without GET and conditions on the value.
 fn log_set(tx: &mut Tx<'_>, args: Args<'_>, deadline: Deadline) {
     if let Deadline::At(moment) = deadline {
         let moment = moment.to_string();
         tx.log_effect(&[b"SET", args.at(1), args.at(2), b"PXAT", moment.as_bytes()]);
         return;
     }
-    let is_get = |at: usize| at > 2 && args.is(at, "GET");
-    let kept: Vec<&[u8]> = (0..args.len())
-        .filter(|&at| !is_get(at))
-        .map(|at| args.at(at))
-        .collect();
+    let (mut kept, mut at) = (vec![args.at(0), args.at(1), args.at(2)], 3);
+    while at < args.len() {
+        if ValueCondition::parse(args, at).is_some() {
+            at += 1;
+        } else if !args.is(at, "GET") {
+            kept.push(args.at(at));
+        }
+        at += 1;
+    }
     tx.log_effect(&kept);
 }
 

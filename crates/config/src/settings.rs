@@ -101,6 +101,14 @@ pub struct Config {
     pub supervised: Supervised,
     /// `always-show-logo`
     pub always_show_logo: bool,
+    /// `locale-collate`
+    pub locale_collate: String,
+    /// `hide-user-data-from-log`
+    pub hide_user_data_from_log: bool,
+    /// `max-new-connections-per-cycle`
+    pub max_new_connections_per_cycle: u32,
+    /// `max-new-tls-connections-per-cycle`
+    pub max_new_tls_connections_per_cycle: u32,
     /// `hz`
     pub hz: u32,
     /// `dynamic-hz`
@@ -119,6 +127,8 @@ pub struct Config {
     pub enable_protected_configs: Allow,
     /// `enable-debug-command`
     pub enable_debug_command: Allow,
+    /// `enable-module-command`
+    pub enable_module_command: Allow,
     /// `maxmemory`
     pub maxmemory_bytes: u64,
     /// `maxmemory-policy`
@@ -363,6 +373,10 @@ impl Default for Config {
             daemonize: false,
             supervised: Supervised::No,
             always_show_logo: false,
+            locale_collate: String::new(),
+            hide_user_data_from_log: false,
+            max_new_connections_per_cycle: 10,
+            max_new_tls_connections_per_cycle: 1,
             hz: 10,
             dynamic_hz: true,
             requirepass: String::new(),
@@ -372,6 +386,7 @@ impl Default for Config {
             memcached_user: "default".to_owned(),
             enable_protected_configs: Allow::No,
             enable_debug_command: Allow::No,
+            enable_module_command: Allow::No,
             maxmemory_bytes: 0,
             maxmemory_policy: MaxmemoryPolicy::Noeviction,
             maxmemory_samples: 5,

@@ -45,6 +45,8 @@ choice! {
         Notice = "notice",
         /// Only what needs attention.
         Warning = "warning",
+        /// Nothing.
+        Nothing = "nothing",
     }
 }
 
@@ -56,6 +58,7 @@ impl LogLevel {
             Self::Verbose => log::LevelFilter::Debug,
             Self::Notice => log::LevelFilter::Info,
             Self::Warning => log::LevelFilter::Warn,
+            Self::Nothing => log::LevelFilter::Off,
         }
     }
 }
@@ -150,10 +153,10 @@ choice! {
 choice! {
     /// `appendfsync`: when changes are forced to the disk.
     AppendFsync {
-        /// Before the client gets its reply.
-        Always = "always",
         /// Once a second.
         EverySecond = "everysec",
+        /// Before the client gets its reply.
+        Always = "always",
         /// Never by the server.
         Never = "no",
     }

@@ -1,23 +1,13 @@
 //! `damselfly --check-aof FILE`: says what is wrong with an append-only file, and can truncate it to its last whole command.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use damselfly_server::persistence::aof::check::{check, truncate};
 use damselfly_server::persistence::aof::manifest::Manifest;
-use damselfly_server::persistence::aof::reader::{Fault, Item, Reader};
 
 use super::fail;
-
-/// The result of a check.
-struct Report {
-    bytes: u64,
-    /// Everything up to here is whole.
-    good: u64,
-    commands: u64,
-    fault: Option<String>,
-}
 
 /// Checks a file, or all files of a manifest. With `fixes`, cuts the last file behind its last whole command. The exit status is 1 if
 /// a fault is left.
@@ -31,7 +21,15 @@ pub fn run(path: &Path, fixes: bool) -> ExitCode {
         let is_last = index + 1 == paths.len();
         match check_one(path, fixes && is_last) {
             Ok(true) => {}
-            Ok(false) => code = ExitCode::FAILURE,
+            Ok(false) => {
+                code = ExitCode::FAILURE;
+                if fixes && !is_last {
+                    println!(
+                        "Failed to truncate AOF {} because it is not the last file",
+                        path.display()
+                    );
+                }
+            }
             Err(error) => return fail(&format!("can't read {}: {error}", path.display())),
         }
     }
@@ -60,73 +58,18 @@ fn check_one(path: &Path, fixes: bool) -> io::Result<bool> {
         "{shown}: {} bytes, {} commands, whole up to offset {}",
         report.bytes, report.commands, report.good
     );
-    let Some(fault) = report.fault else {
+    let Some(fault) = &report.fault else {
         return Ok(true);
     };
     println!("{shown}: {fault}");
     if !fixes {
         return Ok(false);
     }
-    let file = OpenOptions::new().write(true).open(path)?;
-    file.set_len(report.good)?;
-    file.sync_all()?;
+    truncate(path, report.good)?;
     println!(
         "{shown}: truncated by {} bytes to {}",
         report.bytes - report.good,
         report.good
     );
     Ok(true)
-}
-
-fn check(path: &Path) -> io::Result<Report> {
-    let mut file = File::open(path)?;
-    let bytes = file.metadata()?.len();
-    let mut report = Report {
-        bytes,
-        good: 0,
-        commands: 0,
-        fault: None,
-    };
-    let mut magic = [0; 5];
-    let is_rdb = file.read_exact(&mut magic).is_ok() && &magic == b"REDIS";
-    file.seek(SeekFrom::Start(0))?;
-    if is_rdb {
-        let checked = damselfly_rdb::check(BufReader::new(&mut file));
-        if let Some(fault) = &checked.fault {
-            report.fault = Some(format!("the RDB part is broken: {fault}"));
-            return Ok(report);
-        }
-        report.good = checked.bytes;
-        file.seek(SeekFrom::Start(report.good))?;
-    }
-    let mut reader = Reader::new(BufReader::new(file), report.good);
-    let mut is_in_transaction = false;
-    loop {
-        let begin = reader.position();
-        match reader.next_item() {
-            Ok(Item::Command(args)) => {
-                report.commands += 1;
-                match args[0].to_ascii_lowercase().as_slice() {
-                    b"multi" => is_in_transaction = true,
-                    b"exec" => is_in_transaction = false,
-                    _ => {}
-                }
-            }
-            Ok(Item::Time(_)) => {}
-            Ok(Item::End) => {
-                if is_in_transaction {
-                    report.fault = Some(String::from("the file ends within MULTI"));
-                }
-                return Ok(report);
-            }
-            Err(Fault::Unreadable(error)) => return Err(error),
-            Err(fault) => {
-                report.fault = Some(format!("at offset {begin}: {fault}"));
-                return Ok(report);
-            }
-        }
-        if !is_in_transaction {
-            report.good = reader.position();
-        }
-    }
 }

@@ -1,7 +1,7 @@
 //! No thread sees a section half done: threads that collide on a few keys check invariants that hold before and after every
 //! section.
 //!
-//! `cargo xtask ci` runs these tests with `--cfg broken="sections"`, which lets other sections run between any two
+//! `cargo xtask ci` runs these tests with the planted bug `sections`, which lets other sections run between any two
 //! accesses of a section; then every test must fail. They also failed with each of these changes of the locks, made by hand and
 //! reverted:
 //!

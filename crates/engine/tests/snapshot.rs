@@ -1,6 +1,6 @@
 //! A snapshot shows every entry exactly as it was at the cut, whatever changes meanwhile.
 //!
-//! `cargo xtask ci` runs these tests with `--cfg broken="cut"`, which lets other sections run in the middle of the cut; then
+//! `cargo xtask ci` runs these tests with the planted bug `cut`, which lets other sections run in the middle of the cut; then
 //! `threads::` must fail.
 
 mod common;

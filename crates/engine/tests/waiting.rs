@@ -1,7 +1,7 @@
 //! A thread that finds a shard busy gets its turn: wake-ups are not lost, failed attempts and panics leave no lock
 //! behind, and no thread starves.
 //!
-//! `cargo xtask ci` runs these tests with `--cfg broken="wakes"`, under which a release wakes no thread; then
+//! `cargo xtask ci` runs these tests with the planted bug `wakes`, under which a release wakes no thread; then
 //! every test of the module `woken` must fail.
 //!
 //! If `lock_many` or `lock_all` does not notice a busy shard, or `Lock::try_acquire` always returns true, then

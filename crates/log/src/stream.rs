@@ -174,7 +174,7 @@ impl Log {
             return None;
         }
         let mut overflow = locked(&self.overflow);
-        let taken = match cfg!(broken = "log") {
+        let taken = match damselfly_base::planted_bug("log") {
             false => overflow.remove(&number)?,
             true => overflow.pop_first()?.1,
         };

@@ -1,5 +1,5 @@
 //! Threads change shards under their locks and append records; the merged stream must be an order in which the sections could have
-//! run one after the other. With `--cfg broken="log"` the merge ignores the order, which this must detect.
+//! run one after the other. With the planted bug `log` the merge ignores the order, which this must detect.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};

@@ -17,6 +17,7 @@ mod times;
 pub(crate) use self::mistakes::mutate;
 use self::mistakes::{mix_case, tame};
 use self::times::{deadline, duration};
+use crate::newer;
 use crate::random::Random;
 
 /// A part of a grammar.
@@ -188,6 +189,7 @@ pub fn generate(grammar: &[Node], random: &mut Random) -> Vec<Vec<u8>> {
         mutate(&mut arguments, random);
     }
     tame(&mut arguments);
+    newer::tame(&mut arguments);
     for word in &mut arguments {
         if random.one_in(20) && word.is_ascii() {
             mix_case(word, random);

@@ -23,6 +23,7 @@ pub mod grammar;
 pub mod history;
 pub mod live;
 pub mod memcached;
+pub mod newer;
 pub mod random;
 pub mod rows;
 pub mod scripts;

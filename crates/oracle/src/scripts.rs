@@ -8,6 +8,7 @@
 //! Each text is also a script for EVALSHA and two functions of a library, one of them read-only.
 
 use crate::grammar::{self, Node, Slot};
+use crate::newer;
 use crate::random::Random;
 use crate::rows::{Row, Rule};
 use crate::sequence::pick;
@@ -308,6 +309,9 @@ impl Scripts {
             grammar::mutate(&mut head, random);
         }
         head.extend(tail);
+        if body.name == "double" {
+            newer::tame_doubles(&mut head);
+        }
         (head, rule)
     }
 
@@ -335,8 +339,13 @@ impl Scripts {
     /// The arguments after the keys, and the rule for the reply.
     fn tail(&self, body: &Body, random: &mut Random) -> (Vec<Vec<u8>>, Rule) {
         let drawn = |rows: &[(Row, Vec<Node>)], random: &mut Random| {
-            let (row, grammar) = pick(rows, random);
-            (grammar::generate(grammar, random), row.rule)
+            loop {
+                let (row, grammar) = pick(rows, random);
+                let arguments = grammar::generate(grammar, random);
+                if newer::is_alike_in_scripts(&arguments) {
+                    return (arguments, row.rule);
+                }
+            }
         };
         let rows = if body.is_raw {
             &self.commands

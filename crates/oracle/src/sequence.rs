@@ -4,6 +4,7 @@ use crate::agreement::{Outcome, agree, agree_all, note_queued, plain_zeros, show
 use crate::connection::{Connection, request};
 use crate::events::EventListener;
 use crate::grammar::{self, Node, OPTIONS};
+use crate::newer;
 use crate::random::Random;
 use crate::rows::{self, Family, Row, Rule};
 use crate::scripts::Scripts;
@@ -143,7 +144,10 @@ impl Generator {
             is_open = step.is("MULTI") || is_open && !step.is("EXEC");
             step
         });
-        steps.extend(drawn);
+        for step in drawn {
+            steps.extend(newer::before(&step.arguments).into_iter().map(Step::plain));
+            steps.push(step);
+        }
         steps
     }
 }

@@ -25,6 +25,7 @@
 //! @like PATTERN        the next reply is one line that matches; * stands for anything
 //! @ignore              the next reply may be anything
 //! @ours                the next command is for Damselfly only: an intended difference from Redis
+//! @theirs              the next command is for the reference only: usually the same one with its reply follows, for `@ours`
 //! @wait-gone KEY       waits until KEY of database 0 has expired
 //! @needs COMMAND       the rest of the file is skipped if the server does not know COMMAND
 //! @closed [NAME]       the server must close the first connection, or the one of that name; the next command gets a new one
@@ -72,18 +73,18 @@ enum Action {
         connection: String,
         text: Text,
         check: Check,
-        ours: bool,
+        only: Option<Kind>,
     },
     /// Sends and waits until the server says that the client is blocked.
     Block {
         connection: String,
         bytes: Vec<u8>,
-        ours: bool,
+        only: Option<Kind>,
     },
     Receive {
         connection: String,
         check: Check,
-        ours: bool,
+        only: Option<Kind>,
     },
     Resp3,
     WaitGone(Vec<u8>),
@@ -177,7 +178,7 @@ impl Transcript {
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut steps: Vec<Step> = Vec::new();
         let mut check = Check::Exact;
-        let mut ours = false;
+        let mut only = None;
         for (index, source) in text.lines().enumerate() {
             let fail = |why: String| format!("line {}: {why}", index + 1);
             let action = if source.trim().is_empty() || source.starts_with('#') {
@@ -189,8 +190,8 @@ impl Transcript {
                         check = next;
                         Action::Modifier
                     }
-                    Directive::Ours => {
-                        ours = true;
+                    Directive::Only(kind) => {
+                        only = Some(kind);
                         Action::Modifier
                     }
                 }
@@ -198,13 +199,13 @@ impl Transcript {
                 Action::Block {
                     connection: connection.into(),
                     bytes: request(&split_arguments(arguments).map_err(fail)?),
-                    ours: std::mem::take(&mut ours),
+                    only: only.take(),
                 }
             } else if let Some(connection) = source.strip_suffix('<') {
                 Action::Receive {
                     connection: connection.into(),
                     check: std::mem::replace(&mut check, Check::Exact),
-                    ours: std::mem::take(&mut ours),
+                    only: only.take(),
                 }
             } else if let Some((connection, arguments)) = prompt(source) {
                 let arguments = split_arguments(arguments).map_err(fail)?;
@@ -219,7 +220,7 @@ impl Transcript {
                     connection: connection.into(),
                     text,
                     check,
-                    ours: std::mem::take(&mut ours),
+                    only: only.take(),
                 }
             } else {
                 let open = steps.last_mut().filter(|step| {
@@ -258,7 +259,7 @@ impl Transcript {
 
     /// Plays the transcript against the server at `address` and returns every reply that differs.
     ///
-    /// The server should be fresh. Steps marked `@ours` are skipped for [`Kind::Redis`].
+    /// The server should be fresh. Steps marked `@ours` or `@theirs` are skipped for the other kind.
     ///
     /// # Errors
     /// A connection fails where the transcript expects a reply; the text names the line.
@@ -323,10 +324,15 @@ impl Transcript {
             };
             match &step.action {
                 Action::Nothing | Action::Modifier => {}
-                Action::Send { ours: true, .. }
-                | Action::Block { ours: true, .. }
-                | Action::Receive { ours: true, .. }
-                    if kind == Kind::Redis => {}
+                Action::Send {
+                    only: Some(only), ..
+                }
+                | Action::Block {
+                    only: Some(only), ..
+                }
+                | Action::Receive {
+                    only: Some(only), ..
+                } if *only != kind => {}
                 Action::Send {
                     connection,
                     text,
@@ -384,8 +390,10 @@ impl Transcript {
 
 enum Directive {
     Do(Action),
+    /// Checks the next reply like this.
     Check(Check),
-    Ours,
+    /// The next command is for servers of this kind only.
+    Only(Kind),
 }
 
 fn parse_directive(text: &str) -> Result<Directive, String> {
@@ -410,7 +418,8 @@ fn parse_directive(text: &str) -> Result<Directive, String> {
                 number(bounds.next())?,
             ))
         }
-        "ours" => Directive::Ours,
+        "ours" => Directive::Only(Kind::Damselfly),
+        "theirs" => Directive::Only(Kind::Redis),
         _ => return Err(format!("unknown directive @{name}")),
     })
 }

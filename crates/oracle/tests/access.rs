@@ -58,7 +58,7 @@ struct Trial {
     keys: Vec<usize>,
     number: usize,
     is_blocking: bool,
-    /// True if the reference has the command.
+    /// True if the reference has the command, or one like it.
     is_known: bool,
 }
 
@@ -101,6 +101,19 @@ impl Trial {
                 false => self.arguments[place].clone(),
             })
             .collect()
+    }
+
+    /// The command for the reference: if it lacks one, the command that uses keys alike.
+    fn reference_command(&self) -> Vec<String> {
+        let mut command = self.command();
+        if self.arguments[0] == "MSETEX" {
+            let is_for_absent = command.last().is_some_and(|last| last == "NX");
+            let pairs = 2 * command[1].parse::<usize>().unwrap();
+            command.truncate(2 + pairs);
+            command[1] = String::from(if is_for_absent { "MSETNX" } else { "MSET" });
+            command.remove(0);
+        }
+        command
     }
 
     fn text(&self) -> String {
@@ -152,6 +165,7 @@ fn split(line: &str) -> Vec<String> {
 }
 
 struct Subject {
+    kind: Kind,
     _server: Server,
     connection: Connection,
 }
@@ -168,6 +182,7 @@ impl Subject {
         let server = Server::start(program, &arguments).unwrap();
         let connection = server.connect();
         Self {
+            kind: program.kind(),
             _server: server,
             connection,
         }
@@ -197,11 +212,15 @@ impl Subject {
 
     /// Runs a command; a blocking one in a transaction, where it does not block.
     fn run(&mut self, trial: &Trial) -> Value {
+        let command = match self.kind {
+            Kind::Damselfly => trial.command(),
+            Kind::Redis => trial.reference_command(),
+        };
         if !trial.is_blocking {
-            return self.call(&trial.command());
+            return self.call(&command);
         }
         self.call(&["MULTI"]);
-        self.call(&trial.command());
+        self.call(&command);
         self.call(&["EXEC"])
     }
 
@@ -285,7 +304,7 @@ fn start(policy: &str) -> ([Subject; 2], Vec<Trial>) {
     }
     let mut trials = trials(&tables[0].blocking);
     for trial in &mut trials {
-        trial.is_known = tables[1].all.contains(&trial.arguments[0]);
+        trial.is_known = tables[1].all.contains(&trial.reference_command()[0]);
     }
     for subject in &mut subjects {
         subject.prepare(&trials);

@@ -2,7 +2,7 @@
 //! they blocked.
 //!
 //! Producers and consumers of all kinds share a few lists, while waits time out, CLIENT UNBLOCK unblocks clients, and connections
-//! close. `cargo xtask ci` also runs this with a server built with `--cfg broken="claim"`, where several threads may unblock the
+//! close. `cargo xtask ci` also runs this with a server built with the planted bug `claim`, where several threads may unblock the
 //! same client; then the tests of the module `counted` must fail.
 //!
 //! `DAMSELFLY_BLOCKING_S` is how many seconds each of those tests runs. `DAMSELFLY_SEED` repeats the same commands; how the

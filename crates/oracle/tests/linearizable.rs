@@ -2,10 +2,10 @@
 //!
 //! These tests were seen to fail with each of these changes, made by hand and reverted:
 //!
-//! - the engine built with `--cfg broken="sections"` (other clients run in the middle of a section): all tests, at once;
+//! - the engine built with the planted bug `sections` (other clients run in the middle of a section): all tests, at once;
 //! - `Lock::try_acquire` always succeeds: all tests within 80 histories, by a history without an order or by a connection lost
 //!   to a panic of the server;
-//! - the server built with `--cfg broken="scripts"` (a script is retried without a rollback): the tests with scripts, within
+//! - the server built with the planted bug `scripts` (a script is retried without a rollback): the tests with scripts, within
 //!   four histories, in three of three runs;
 //! - `lock_many` locks only the first of its shards: the tests with several keys, in five of six runs.
 //!

@@ -122,6 +122,15 @@ fn in_any_order(mut texts: Vec<String>) -> Vec<String> {
     texts
 }
 
+/// Since Redis 7.2, a client that publishes to a channel of its own receives the reply before the message.
+fn with_reply_first(mut texts: Vec<String>) -> Vec<String> {
+    let is_reply = |text: &String| text.starts_with("(integer)");
+    if let Some(at) = texts.iter().position(is_reply) {
+        texts[..=at].rotate_right(1);
+    }
+    texts
+}
+
 fn pick<'a>(random: &mut Random, from: &[&'a str]) -> &'a str {
     from[random.below(from.len())]
 }
@@ -195,7 +204,10 @@ fn several_clients_receive_what_redis_sends_them() {
         for _ in 0..STEPS {
             let (client, command) = (random.below(CLIENTS), command(&mut random));
             history.push_str(&format!("{client}> {command:?}\n"));
-            let expected = theirs.step(client, &command);
+            let mut expected = theirs.step(client, &command);
+            if program.kind() == Kind::Damselfly && command[0].ends_with("PUBLISH") {
+                expected[client] = with_reply_first(std::mem::take(&mut expected[client]));
+            }
             let received = ours.step(client, &command);
             assert_eq!(
                 received, expected,

@@ -5,7 +5,7 @@ mod effects {
 }
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,8 +14,11 @@ use damselfly_oracle::rows::{self, Family};
 use damselfly_oracle::sequence::{Generator, Step};
 use damselfly_oracle::server::{Program, Server};
 
-use damselfly_protocol::client::{DecodeLimits, Decoder};
+use damselfly_protocol::client::{DecodeLimits, Decoder, Value, write_command};
 use effects::subject::Subject;
+
+/// How long a server may take to reply.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How many sequences each test plays, and how many commands each has.
 fn sequences() -> (u64, usize) {
@@ -49,25 +52,33 @@ fn run(subject: &Subject, steps: &[Step]) {
     }
 }
 
-/// Plays a log.
+/// Plays a log. A last command tells where its replies end: after the end of the requests, Redis drops replies that it has not sent yet.
 fn replay(address: SocketAddr, log: &[u8]) {
+    const END: &[u8] = b"the end of the log";
+    let mut requests = log.to_vec();
+    write_command(&mut requests, &[b"ECHO", END]);
     let mut stream = TcpStream::connect(address).unwrap();
-    let mut replies = stream.try_clone().unwrap();
-    let reading = thread::spawn(move || {
-        let mut all = Vec::new();
-        replies.read_to_end(&mut all).unwrap();
-        all
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut sending = stream.try_clone().unwrap();
+    thread::scope(|scope| {
+        scope.spawn(move || sending.write_all(&requests).unwrap());
+        let mut decoder = Decoder::new(DecodeLimits::default());
+        let (mut replies, mut buffer) = (Vec::new(), vec![0; 64 << 10]);
+        loop {
+            while let Some((value, len)) = decoder.decode(&replies).unwrap() {
+                replies.drain(..len);
+                if value == Value::Bulk(END.to_vec()) {
+                    assert!(replies.is_empty(), "the replies go on");
+                    return;
+                }
+                let text = value.to_string();
+                assert!(!text.contains("(error)"), "an effect was refused: {text}");
+            }
+            let bytes = stream.read(&mut buffer).unwrap();
+            assert!(bytes > 0, "the replies are incomplete");
+            replies.extend_from_slice(&buffer[..bytes]);
+        }
     });
-    stream.write_all(log).unwrap();
-    stream.shutdown(Shutdown::Write).unwrap();
-    let replies = reading.join().unwrap();
-    let (mut decoder, mut rest) = (Decoder::new(DecodeLimits::default()), &replies[..]);
-    while let Ok(Some((value, len))) = decoder.decode(rest) {
-        rest = &rest[len..];
-        let text = value.to_string();
-        assert!(!text.contains("(error)"), "an effect was refused: {text}");
-    }
-    assert!(rest.is_empty(), "the replies are incomplete");
 }
 
 fn digest(connection: &mut Connection) -> String {
@@ -89,7 +100,7 @@ fn compare(subject: &Subject, copies: &[SocketAddr], what: &str) {
             return;
         }
         assert!(
-            started.elapsed() < Duration::from_secs(10),
+            started.elapsed() < PATIENCE,
             "{what}: {ours} became {theirs:?}"
         );
         thread::sleep(Duration::from_millis(50));
@@ -145,6 +156,21 @@ fn sorted_sets() {
 #[test]
 fn streams() {
     play(Some(Family::Stream), 2);
+}
+
+#[test]
+fn bitmaps() {
+    play(Some(Family::Bitmap), 2);
+}
+
+#[test]
+fn hyperloglogs() {
+    play(Some(Family::HyperLogLog), 2);
+}
+
+#[test]
+fn positions() {
+    play(Some(Family::Geo), 2);
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! and again. Some keys are money or tokens, which are only moved, so each file must have all of them; others are a ledger of the
 //! changes, so each file must have a prefix of the history. `check` lists the rules.
 //!
-//! `cargo xtask ci` also runs this with a server built with `--cfg broken="cut"`, which lets other clients run in the middle of the
+//! `cargo xtask ci` also runs this with a server built with the planted bug `cut`, which lets other clients run in the middle of the
 //! cut; then each test of this file must fail. They were also seen to fail, by hand, if `Capture::save` saves nothing.
 //!
 //! `DAMSELFLY_SNAPSHOTS_S` is how many seconds each test runs. `DAMSELFLY_SEED` repeats the same commands; how the threads

@@ -1,8 +1,8 @@
 //! Concurrent transactions of many clients: money moves between accounts in different shards, and the sum never changes.
 //!
 //! Some clients move it with MULTI, some by reading under WATCH and then setting, some only read, all with EXPIRE, SWAPDB and the
-//! like in between. `cargo xtask ci` also runs this with a server built with `--cfg broken="sections"`, where other clients run in
-//! the middle of an EXEC, and with `--cfg broken="watches"`, where EXEC does not lock the watched keys; then tests of this file
+//! like in between. `cargo xtask ci` also runs this with a server built with the planted bug `sections`, where other clients run in
+//! the middle of an EXEC, and with the planted bug `watches`, where EXEC does not lock the watched keys; then tests of this file
 //! must fail.
 //!
 //! `DAMSELFLY_TRANSACTIONS_S` is how many seconds each test runs. `DAMSELFLY_SEED` repeats the same commands; how the threads

@@ -5,6 +5,7 @@
 
 use damselfly_oracle::connection::Connection;
 use damselfly_oracle::grammar::{self, Node};
+use damselfly_oracle::newer;
 use damselfly_oracle::random::{self, Random};
 use damselfly_oracle::rows;
 use damselfly_oracle::server::{Program, Server};
@@ -511,9 +512,14 @@ fn is_unbalanced(command: &[Vec<u8>]) -> bool {
         && behind.next().is_some_and(|words| words.len() % 2 == 1)
 }
 
+/// True for a command that is in other categories since Redis 7.2: WAIT, which is now `blocking`.
+fn has_newer_categories(command: &[Vec<u8>]) -> bool {
+    command[0].eq_ignore_ascii_case(b"WAIT")
+}
+
 /// Tries a command as a user and runs it, if that does no harm.
 fn try_and_run(pair: &mut Pair, random: &mut Random, user: usize, command: &[Vec<u8>]) {
-    if is_merge_of_nothing(command) || is_unbalanced(command) {
+    if is_merge_of_nothing(command) || is_unbalanced(command) || has_newer_categories(command) {
         return;
     }
     let tried = [
@@ -545,7 +551,9 @@ fn try_and_run(pair: &mut Pair, random: &mut Random, user: usize, command: &[Vec
             words("EXEC"),
             words("DISCARD"),
         ],
-        1 => vec![script("return redis.pcall(unpack(ARGV))")],
+        1 if newer::is_alike_in_scripts(command) => {
+            vec![script("return redis.pcall(unpack(ARGV))")]
+        }
         // It does not check the number of arguments, and with too few, Redis looks for keys behind their end.
         2 if has_enough => vec![script("return redis.acl_check_cmd(unpack(ARGV))")],
         _ => vec![command.to_vec()],

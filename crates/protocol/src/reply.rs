@@ -315,6 +315,8 @@ impl<'a> Reply<'a> {
 
     /// A floating point number, with 17 significant digits as C's `%.17g` prints it.
     pub fn double(&mut self, value: f64) {
+        // As since Redis 7.2, there is one NaN.
+        let value = if value.is_nan() { f64::NAN } else { value };
         match self.version {
             Version::Resp2 => self.bulk_double(value),
             Version::Resp3 => self.line(b',', DoubleText::new(value).as_bytes()),

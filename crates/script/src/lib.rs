@@ -26,6 +26,7 @@ mod libraries;
 mod lrand48;
 mod lua;
 mod mathematics;
+mod os;
 mod patterns;
 mod redis_library;
 mod sandbox;

@@ -3,14 +3,12 @@
 use damselfly_base::sha1::{hex, try_sha1};
 use damselfly_protocol::Version;
 
+use damselfly_base::{REDIS_VERSION, REDIS_VERSION_NUMBER};
+
 use crate::c_format::{push_argument, up_to_zero};
 use crate::from_reply;
 use crate::host::{CallOutcome, LogLevel};
 use crate::lua::{Function, Kind, Outcome, Raise, Stack, Stop};
-
-/// The Redis version that scripts see; they have no use for ours.
-const REDIS_VERSION: &str = "7.0.15";
-const REDIS_VERSION_NUMBER: f64 = 458_767.0;
 
 /// Functions for scripts and libraries.
 pub(crate) const FUNCTIONS: &[(&str, Function)] = &[
@@ -43,7 +41,7 @@ pub(crate) const NUMBERS: &[(&str, f64)] = &[
     ("REPL_SLAVE", 2.0),
     ("REPL_REPLICA", 2.0),
     ("REPL_ALL", 3.0),
-    ("REDIS_VERSION_NUM", REDIS_VERSION_NUMBER),
+    ("REDIS_VERSION_NUM", REDIS_VERSION_NUMBER as f64),
 ];
 
 /// Pushes a `redis` table with `functions` and the constants.

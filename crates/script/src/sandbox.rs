@@ -54,7 +54,7 @@ use crate::lua::{
     Kind, Outcome, PAIRS, PCALL, PROXY_MARK, RESUME, Raise, RawFunction, SORT, Stack, WRAP, XPCALL,
 };
 use crate::patterns;
-use crate::{basic, bits, cjson, cmsgpack, mathematics, redis_library, structs, tables};
+use crate::{basic, bits, cjson, cmsgpack, mathematics, os, redis_library, structs, tables};
 
 /// The interpreter's objects in Lua's registry.
 pub(crate) mod slots {
@@ -107,6 +107,7 @@ pub(crate) fn build(stack: &mut Stack<'_>) {
         ("bit", bits::push as fn(&mut Stack<'_>)),
         ("cjson", cjson::push),
         ("cmsgpack", cmsgpack::push),
+        ("os", os::push),
         ("struct", structs::push),
     ] {
         push(stack);
@@ -119,7 +120,7 @@ pub(crate) fn build(stack: &mut Stack<'_>) {
 
 /// Libraries that are tables.
 const LIBRARIES: &[&str] = &[
-    "bit", "cjson", "cmsgpack", "math", "string", "struct", "table",
+    "bit", "cjson", "cmsgpack", "math", "os", "string", "struct", "table",
 ];
 
 /// Replaces Lua functions that could do harm, or that must handle proxies.

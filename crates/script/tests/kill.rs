@@ -255,6 +255,7 @@ const USES: &[(&str, &str)] = &[
     ("math.sqrt", "math.sqrt(S)"),
     ("math.tan", "math.tan(S)"),
     ("math.tanh", "math.tanh(S)"),
+    ("os.clock", "os.clock(S)"),
     ("redis.acl_check_cmd", "redis.acl_check_cmd('get', S)"),
     ("redis.breakpoint", "redis.breakpoint()"),
     (

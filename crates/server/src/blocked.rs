@@ -58,6 +58,8 @@ pub struct Blocking {
     pub blocked_client: Arc<BlockedClient>,
     /// The command.
     pub row: &'static Row,
+    /// How long the command ran before it began to wait, in nanoseconds.
+    pub took_ns: u64,
     /// When the timeout passes, if there is one.
     pub deadline: Option<Instant>,
     ticket: Ticket,
@@ -103,6 +105,7 @@ impl Blocking {
             deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
             blocked_client,
             row,
+            took_ns: 0,
         }
     }
 
@@ -138,7 +141,7 @@ impl Blocking {
 impl BlockedClient {
     /// Claims the right to end the wait; true for one caller only.
     fn claim(&self) -> bool {
-        if cfg!(broken = "claim") {
+        if damselfly_base::planted_bug("claim") {
             // A deliberate bug that `tests/blocking.rs` of the oracle must detect.
             return true;
         }
@@ -205,6 +208,40 @@ impl BlockedClient {
         checked.err().map(|denied| users::refusal(denied, row))
     }
 
+    /// The first of the client's keys, in the order of its request, that has something for it; `changed` is one of them, which has
+    /// changed. Others may have changed in the same section. Those that it has not locked can't have.
+    ///
+    /// # Errors
+    /// A key before that holds another type.
+    fn first_ready<'k>(
+        &'k self,
+        tx: &mut Tx<'_>,
+        changed: Key<'k>,
+    ) -> Result<Option<Key<'k>>, CommandError> {
+        let (wait, args) = (&self.wait, self.args.borrow());
+        let type_of = |tx: &mut Tx<'_>, key| tx.peek(key).map(EntryRef::type_of);
+        if wait.ends_if_gone && type_of(tx, changed) != Some(wait.of) {
+            // Whatever the other keys have: the command returns the error.
+            return Ok(Some(changed));
+        }
+        // A change to another type wakes nobody, as long as no key has something.
+        if type_of(tx, changed) != Some(wait.of) || !(wait.has)(tx, args, changed) {
+            return Ok(None);
+        }
+        for key in wait.keys.clone().map(|place| args.key(place)) {
+            if !tx.holds_key(key) {
+                continue;
+            }
+            match type_of(tx, key) {
+                None => {}
+                Some(found) if found != wait.of => return Err(CommandError::WrongType),
+                Some(_) if (wait.has)(tx, args, key) => return Ok(Some(key)),
+                Some(_) => {}
+            }
+        }
+        Ok(None)
+    }
+
     /// Ends the wait with the result of `run`; false if something else has ended it.
     fn finish(&self, run: impl FnOnce() -> End) -> bool {
         let wins = self.claim();
@@ -256,10 +293,10 @@ impl BlockedClient {
 
 impl End {
     /// Writes the reply. If that is an error, returns it.
-    pub fn write(self, reply: &mut Reply<'_>) -> Option<CommandError> {
+    pub fn write(self, blocking: &Blocking, reply: &mut Reply<'_>) -> Option<CommandError> {
         match self {
             Self::Served(bytes) => reply.raw(&bytes),
-            Self::TimedOut => reply.null_array(),
+            Self::TimedOut => (blocking.blocked_client.wait.timed_out)(reply),
             Self::Failed(error) => {
                 reply.error(error.to_bytes());
                 return Some(error);
@@ -288,23 +325,19 @@ impl Drop for Ending<'_> {
 
 impl Waiter for BlockedClient {
     fn serve(&self, tx: &mut Tx<'_>, key: Key<'_>) -> Served {
-        if self.claimed.load(Relaxed) && !cfg!(broken = "claim") {
+        if self.claimed.load(Relaxed) && !damselfly_base::planted_bug("claim") {
             return Served::Gone;
         }
-        let found = tx.peek(key).map(EntryRef::type_of);
-        if found != Some(self.wait.of) {
-            let Some(text) = self.wait.gone else {
-                return Served::No;
-            };
-            let error = CommandError::Text(text.to_owned());
-            return match self.finish(|| End::Failed(error)) {
-                true => Served::Yes,
-                false => Served::Gone,
-            };
-        }
-        if !(self.wait.has)(tx, self.args.borrow(), key) {
-            return Served::No;
-        }
+        let key = match self.first_ready(tx, key) {
+            Ok(Some(key)) => key,
+            Ok(None) => return Served::No,
+            Err(error) => {
+                return match self.finish(|| End::Failed(error)) {
+                    true => Served::Yes,
+                    false => Served::Gone,
+                };
+            }
+        };
         if let Some(error) = self.refusal() {
             return match self.finish(|| End::Failed(error)) {
                 true => Served::Yes,
@@ -324,7 +357,7 @@ impl Waiter for BlockedClient {
     }
 
     fn wants_removal(&self) -> bool {
-        self.wait.gone.is_some()
+        self.wait.ends_if_gone
     }
 
     fn queue_message(&self) {

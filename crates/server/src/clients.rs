@@ -102,6 +102,14 @@ pub struct Client {
     pub redirect: AtomicU64,
     /// That client was gone when an invalidation was due.
     pub redirect_broken: AtomicBool,
+    /// It can follow redirections to another server (CLIENT CAPA).
+    pub follows_redirects: AtomicBool,
+    /// The bytes that it has sent.
+    pub received_bytes: AtomicU64,
+    /// The bytes that were sent to it.
+    pub sent_bytes: AtomicU64,
+    /// How many keys it watches.
+    pub watched: AtomicUsize,
     /// How many commands it has queued since MULTI; -1 outside a transaction.
     pub queued: AtomicIsize,
     /// The memory of the queued commands and the watched keys, in bytes.
@@ -211,6 +219,21 @@ impl Client {
     /// True if it waits for keys, for replicas or the disk, or for the end of a pause.
     pub fn is_blocked(&self) -> bool {
         self.paused.load(Relaxed) || self.awaits.load(Relaxed) || self.waiting_command().is_some()
+    }
+
+    /// Its capabilities, a letter each.
+    pub fn capabilities(&self) -> &'static str {
+        match self.follows_redirects.load(Relaxed) {
+            true => "r",
+            false => "",
+        }
+    }
+
+    /// Counts bytes that it has sent, and bytes that were sent to it. Only its thread may call this.
+    pub fn count_bytes(&self, received: u64, sent: u64) {
+        let add = |total: &AtomicU64, more| total.store(total.load(Relaxed) + more, Relaxed);
+        add(&self.received_bytes, received);
+        add(&self.sent_bytes, sent);
     }
 
     /// True if it has subscriptions.
@@ -332,6 +355,10 @@ impl Clients {
             no_loop: AtomicBool::new(false),
             redirect: AtomicU64::new(0),
             redirect_broken: AtomicBool::new(false),
+            follows_redirects: AtomicBool::new(false),
+            received_bytes: AtomicU64::new(0),
+            sent_bytes: AtomicU64::new(0),
+            watched: AtomicUsize::new(0),
             queued: AtomicIsize::new(-1),
             transaction_bytes: AtomicUsize::new(0),
             watch_round: WatchRound::default(),

@@ -15,6 +15,7 @@ pub mod gate;
 pub mod log_thread;
 mod long_commands;
 pub mod memcached;
+mod migrate;
 pub mod observers;
 pub mod persistence;
 pub mod registry;
@@ -33,5 +34,4 @@ pub mod users;
 /// The version of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// The Redis version whose behaviour clients can expect.
-pub const REDIS_VERSION: &str = "7.2.0";
+pub use damselfly_base::REDIS_VERSION;

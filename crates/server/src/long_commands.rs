@@ -10,19 +10,22 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use damselfly_base::CommandError;
-use damselfly_commands::{Args, KeyspaceFn, OwnedArgs, Rest, SlicedReply, Stop, Unlocked};
+use damselfly_commands::{
+    Args, KeyspaceFn, Migration, OwnedArgs, Rest, SlicedReply, Stop, Unlocked,
+};
 use damselfly_engine::{Busy, Effects, Now, Patience, Unserved};
 use damselfly_protocol::{Reply, Version};
 
 use crate::clients::Client;
 use crate::clock;
 use crate::dispatch;
+use crate::migrate;
 use crate::observers::client_tracking::Reader;
 use crate::registry::{Locks, Row};
 use crate::session::transaction::Forgotten;
@@ -65,8 +68,18 @@ pub struct LongCommand {
     /// Tracks the keys that the command reads, if the client tracks keys.
     reader: Option<Reader>,
     outcome: Mutex<Option<Outcome>>,
+    /// How long its keys were on the network, in nanoseconds.
+    sent_ns: AtomicU64,
     /// True if the command panicked.
     pub panicked: AtomicBool,
+}
+
+/// How an attempt to run a command ended.
+enum Attempt {
+    /// It ran.
+    Done(Outcome),
+    /// Its keys have to be sent to another server before it goes on.
+    MustSend,
 }
 
 /// The outcome of a long command.
@@ -132,11 +145,6 @@ impl LongCommands {
             .for_each(Thread::unpark);
     }
 
-    /// Queues a command.
-    pub fn add(&self, command: Arc<LongCommand>) {
-        self.add_work(Work::Command(command));
-    }
-
     /// Has watched keys taken out of the engine that a client has forgotten: very many.
     pub fn unwatch(&self, forgotten: Forgotten) {
         self.add_work(Work::Unwatch(forgotten));
@@ -189,6 +197,7 @@ impl LongCommand {
                 .as_ref()
                 .map(|tracked| tracked.reader(&session.client)),
             outcome: Mutex::default(),
+            sent_ns: AtomicU64::new(0),
             panicked: AtomicBool::new(false),
         }
     }
@@ -202,15 +211,43 @@ impl LongCommand {
         self.outcome().take()
     }
 
+    fn unlocked(&self) -> MutexGuard<'_, Option<Unlocked>> {
+        self.unlocked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets `change` change the migration that the command waits for, if there is one.
+    pub fn with_migration(&self, change: impl FnOnce(&mut Migration)) {
+        if let Some(Unlocked::Migrate(migration)) = &mut *self.unlocked() {
+            change(migration);
+        }
+    }
+
+    /// True if its keys have to be sent to another server.
+    fn must_send(&self) -> bool {
+        let mut must_send = false;
+        self.with_migration(|migration| must_send = migration.is_unsent());
+        must_send
+    }
+
+    /// Notes how long its keys were on the network.
+    pub fn note_sent(&self, took: Duration) {
+        self.sent_ns.store(took.as_nanos() as u64, Relaxed);
+    }
+
+    /// Notes that it panicked: its connection will be closed.
+    pub fn note_panic(self: &Arc<Self>, shared: &Shared) {
+        self.panicked.store(true, Relaxed);
+        shared.threads[self.client.thread].send(Message::ClientChanged(self.client.clone()));
+    }
+
     /// Runs the part of the command that needs no locks, if it has one.
     fn run_unlocked(&self, shared: &Shared) -> Begun {
         let started = Instant::now();
-        let mut unlocked = self.unlocked.lock().unwrap_or_else(PoisonError::into_inner);
-        let unlocked = unlocked.take();
+        let unlocked = self.unlocked().take();
         let rest = unlocked.map(|unlocked| unlocked.run(&shared.engine, self.args.borrow()));
         Begun {
             rest,
-            took: started.elapsed(),
+            took: started.elapsed() + Duration::from_nanos(self.sent_ns.load(Relaxed)),
         }
     }
 
@@ -221,20 +258,20 @@ impl LongCommand {
         waiter: &Waiter<'_>,
         begun: &mut Begun,
         to_retry: &mut Vec<Unserved>,
-    ) -> Result<Outcome, Busy> {
+    ) -> Result<Attempt, Busy> {
         let result = match self.run {
             LongRun::Keyspace(run) => self.try_run(run, shared, waiter, begun, to_retry),
-            LongRun::Server(run) => self.try_run_on_server(run, shared),
+            LongRun::Server(run) => self.try_run_on_server(run, shared).map(Attempt::Done),
         };
         let busy = match result {
-            Ok(outcome) => return Ok(outcome),
+            Ok(attempt) => return Ok(attempt),
             Err(busy) => busy,
         };
         let error = shared.scripts.busy(busy.shard).ok_or(busy)?;
         let mut outcome = Outcome::default();
         Reply::new(&mut outcome.reply, self.version).error(error.to_bytes());
         outcome.failed = Some(error);
-        Ok(outcome)
+        Ok(Attempt::Done(outcome))
     }
 
     /// Runs a command on the server, or returns `Busy` if a shard is locked.
@@ -271,7 +308,7 @@ impl LongCommand {
         waiter: &Waiter<'_>,
         begun: &mut Begun,
         to_retry: &mut Vec<Unserved>,
-    ) -> Result<Outcome, Busy> {
+    ) -> Result<Attempt, Busy> {
         let (args, now) = (self.args.borrow(), Now(clock::now_ms()));
         let (engine, mut shards) = (&shared.engine, Vec::new());
         let mut outcome = Outcome::default();
@@ -306,9 +343,16 @@ impl LongCommand {
                 outcome.failed = Some(error);
             }
             Err(Stop::Busy(busy)) => return Err(busy),
-            Err(Stop::NeedsAllLocks | Stop::Wait(_) | Stop::Long | Stop::LongUnlocked(_)) => {
-                unreachable!("{} can't return that here", self.row.name)
+            Err(Stop::LongUnlocked(unlocked @ Unlocked::Migrate(_))) => {
+                *self.unlocked() = Some(unlocked);
+                return Ok(Attempt::MustSend);
             }
+            Err(
+                Stop::NeedsAllLocks
+                | Stop::Wait(_)
+                | Stop::Long
+                | Stop::LongUnlocked(Unlocked::Compute(_)),
+            ) => unreachable!("{} can't return that here", self.row.name),
         }
         if let Some(reader) = self.reader {
             reader.note(&mut tx, self.row, args);
@@ -326,7 +370,16 @@ impl LongCommand {
             has_more.then_some(rest)
         });
         outcome.took_ns = (begun.took + started.elapsed()).as_nanos() as u64;
-        Ok(outcome)
+        Ok(Attempt::Done(outcome))
+    }
+}
+
+/// Queues a command for a thread for long commands, or one for migrations.
+pub fn start(shared: &Arc<Shared>, command: Arc<LongCommand>) {
+    if command.must_send() {
+        migrate::start(shared, command);
+    } else {
+        shared.long.add_work(Work::Command(command));
     }
 }
 
@@ -349,7 +402,9 @@ pub fn run(shared: &Arc<Shared>, index: usize) {
             })
         }));
         match ran {
-            Ok(outcome) => *command.outcome() = outcome,
+            Ok(Some(Attempt::MustSend)) => start(shared, command.clone()),
+            Ok(Some(Attempt::Done(outcome))) => *command.outcome() = Some(outcome),
+            Ok(None) => {}
             Err(_) => command.panicked.store(true, Relaxed),
         }
         if shared.engine.log.is_on() {

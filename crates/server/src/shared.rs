@@ -17,6 +17,7 @@ use crate::gate::Gate;
 use crate::log_thread::LogThread;
 use crate::long_commands::LongCommands;
 use crate::memcached::MemcachedState;
+use crate::migrate::Migrations;
 use crate::observers::invalidation::Tracking;
 use crate::persistence::aof::Aof;
 use crate::persistence::{Loading, Persistence};
@@ -80,6 +81,8 @@ pub struct Shared {
     pub memcached: MemcachedState,
     /// Long commands, and the threads that run them.
     pub long: LongCommands,
+    /// Keys on their way to other servers.
+    pub migrations: Migrations,
     /// Scripts.
     pub scripts: Scripts,
     /// CLIENT PAUSE.
@@ -115,6 +118,10 @@ pub struct Rates {
     pub input_bytes: f64,
     /// Bytes written per second.
     pub output_bytes: f64,
+    /// Turns of event loops per second.
+    pub turns: f64,
+    /// The mean time of a turn, in microseconds.
+    pub turn_us: f64,
 }
 
 impl Shared {
@@ -157,6 +164,7 @@ impl Shared {
             functions: Functions::default(),
             memcached: MemcachedState::default(),
             long: LongCommands::default(),
+            migrations: Migrations::default(),
             scripts: Scripts::default(),
             pause: Pause::default(),
             slowlog: Slowlog::default(),

@@ -113,6 +113,10 @@ pub struct ThreadCounters {
     pub misses: Counter,
     /// Changes to keys. Never reset, because the number of unsaved changes is computed from it.
     pub changes: Counter,
+    /// Turns of the event loop.
+    pub turns: Counter,
+    /// The total time they took, in nanoseconds.
+    pub turn_ns: Counter,
     /// Reads from sockets.
     pub reads: Counter,
     /// Writes to sockets.
@@ -186,6 +190,8 @@ impl ThreadCounters {
             &self.output_bytes,
             &self.hits,
             &self.misses,
+            &self.turns,
+            &self.turn_ns,
             &self.reads,
             &self.writes,
             &self.output_limit_disconnections,

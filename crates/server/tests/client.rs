@@ -151,15 +151,15 @@ fn info_has_the_fields_of_redis_in_their_order() {
         .collect();
     assert_eq!(
         names.join(" "),
-        "id addr laddr fd name age idle flags db sub psub ssub multi qbuf qbuf-free argv-mem multi-mem rbs \
-         rbp obl oll omem tot-mem events cmd user redir resp lib-name lib-ver"
+        "id addr laddr fd name age idle flags db sub psub ssub multi watch qbuf qbuf-free argv-mem multi-mem rbs \
+         rbp obl oll omem tot-mem events cmd user redir resp capa lib-name lib-ver tot-net-in tot-net-out tot-cmds"
     );
     for part in [
         " name=me ",
         " flags=UeT ",
         " qbuf=26 ",
         " obl=0 ",
-        " events=r cmd=client|info user=default redir=-1 resp=2 lib-name=lib lib-ver=1.2\n",
+        " events=r cmd=client|info user=default redir=-1 resp=2 capa= lib-name=lib lib-ver=1.2 tot-net-in=",
     ] {
         assert!(info.contains(part), "{part} in {info}");
     }

@@ -20,6 +20,7 @@ mod packing;
 mod set;
 mod sorted_set;
 mod stream;
+mod unchanged;
 mod value;
 
 pub use damselfly_collections::{

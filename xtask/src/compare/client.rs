@@ -32,6 +32,15 @@ impl Client {
         }
     }
 
+    /// Reads so many more lines of a reply.
+    pub fn skip_lines(&mut self, count: &str) -> std::io::Result<()> {
+        let count: usize = count.parse().map_err(std::io::Error::other)?;
+        for _ in 0..count {
+            self.0.read_line(&mut String::new())?;
+        }
+        Ok(())
+    }
+
     /// One of memcached's statistics.
     pub fn statistic(&mut self, name: &str) -> std::io::Result<String> {
         self.0.get_mut().write_all(b"stats\r\n")?;

@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 
 pub(super) const USAGE: &str = "\
-cargo xtask compare [--memory | --big | --snapshot | --cache] [OPTIONS]
+cargo xtask compare [--memory | --big | --snapshot | --cache | --log] [OPTIONS]
 
   (no mode)           CPU time per request, throughput and latency for each workload
   --memory            resident bytes per entry for each shape of entry
   --snapshot          latency, throughput and memory of servers that save a million values of 1 KiB
   --cache             hit ratio and CPU time per request of caches with the same resident memory
+  --log               CPU time and throughput of SET with the append-only file, and how long a write may be lost
   --big               'mixed P30 c50' of the first mode with ten million keys
 
   --tls               with TLS 1.3 and AES-256-GCM, on the servers that have Redis's options for TLS
@@ -58,6 +59,7 @@ pub(super) enum Mode {
     Big,
     Snapshot,
     Cache,
+    Log,
 }
 
 impl Options {
@@ -94,6 +96,7 @@ impl Options {
                 "--big" => options.mode = Mode::Big,
                 "--snapshot" => options.mode = Mode::Snapshot,
                 "--cache" => options.mode = Mode::Cache,
+                "--log" => options.mode = Mode::Log,
                 "--resident-mb" => options.resident_mb = positive(name, value()?)?,
                 "--policies" => options.policies = list(value()?),
                 "--trace" => options.trace = Some(absolute(value()?)?),

@@ -37,6 +37,8 @@ pub struct Consumer {
     name: Box<[u8]>,
     /// The time of the consumer's last request, in milliseconds since the epoch.
     pub seen_ms: i64,
+    /// The time of its last request that got entries; `None` if it never got one.
+    pub active_ms: Option<i64>,
     pending: BTreeSet<StreamId>,
 }
 
@@ -106,6 +108,7 @@ impl Group {
         let consumer = Consumer {
             name: name.into(),
             seen_ms,
+            active_ms: None,
             pending: BTreeSet::new(),
         };
         let index = self.free.pop().unwrap_or_else(|| {

@@ -110,6 +110,14 @@ impl<W: ?Sized> KeyWaiters<W> {
         removed
     }
 
+    /// How many keys are waited for, and how many of these by clients that want to know of their removal.
+    pub(crate) fn key_counts(&self) -> (usize, usize) {
+        let by_database = self.lock();
+        let queues = || by_database.values().flat_map(HashMap::values);
+        let with_removal = queues().filter(|queue| queue.removal_waiters > 0);
+        (queues().count(), with_removal.count())
+    }
+
     pub(crate) fn count(&self) -> usize {
         let by_database = self.lock();
         let queues = by_database.values().flat_map(HashMap::values);

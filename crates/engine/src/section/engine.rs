@@ -29,6 +29,8 @@ pub struct Engine {
     pub(super) tracked: TrackedCounts,
     /// The ticket of the last client that began to wait for keys.
     pub(super) last_ticket: AtomicU64,
+    /// How many expired fields of hashes were removed.
+    pub(super) fields_expired: AtomicU64,
     /// How often all databases were emptied at once.
     pub(super) flushes: AtomicU64,
     /// The effects of all sections, if anyone wants them.
@@ -51,6 +53,7 @@ impl Engine {
             invalidate: OnceLock::new(),
             tracked: TrackedCounts::default(),
             last_ticket: AtomicU64::new(1),
+            fields_expired: AtomicU64::new(0),
             flushes: AtomicU64::new(0),
             log: Arc::default(),
             settings: Settings::default(),
@@ -195,7 +198,7 @@ impl Engine {
     }
 
     /// Takes the locks again that a section has released.
-    #[cfg(any(broken = "sections", broken = "tracking", broken = "cut"))]
+    #[cfg(broken)]
     pub(crate) fn reacquire(&self, held: &HeldLocks<'_>) -> bool {
         let taken = match held {
             HeldLocks::None | HeldLocks::Waiting(_) | HeldLocks::Lent(_) => Ok(()),

@@ -105,12 +105,13 @@ impl Expirer<'_> {
                 .collect();
             self.log_removal(&args);
         }
-        self.fields_expired(present.view().key());
+        self.fields_expired(present.view().key(), removed);
         removed
     }
 
-    /// Reports that expired fields of a hash were removed, and that others remain.
-    fn fields_expired(&mut self, key: &[u8]) {
+    /// Reports that `count` expired fields of a hash were removed, and that others remain.
+    fn fields_expired(&mut self, key: &[u8], count: usize) {
+        self.engine.fields_expired.fetch_add(count as u64, Relaxed);
         if self.is_observed() {
             self.notify(key, &[Event::Hexpired]);
         }
@@ -142,6 +143,16 @@ impl Expirer<'_> {
 }
 
 impl Engine {
+    /// How many expired fields of hashes were removed, apart from those of hashes that were removed with their last field.
+    pub fn expired_fields(&self) -> u64 {
+        self.fields_expired.load(Relaxed)
+    }
+
+    /// Sets that number to zero.
+    pub fn reset_expired_fields(&self) {
+        self.fields_expired.store(0, Relaxed);
+    }
+
     /// Sweeps one slice of each database of a shard. Returns how many entries and fields it removed. A busy shard is skipped.
     pub fn sweep(&self, shard: usize, now: Now) -> usize {
         if self.settings.sweep_paused.load(Relaxed) || self.settings.leaves_expired.load(Relaxed) {

@@ -216,6 +216,13 @@ impl Engine {
         }
     }
 
+    /// How many keys clients wait for, and how many of these even for their removal.
+    pub fn awaited_keys(&self) -> (usize, usize) {
+        let counts =
+            (0..self.shards()).map(|shard| self.shards.observers(shard).waiting.key_counts());
+        counts.fold((0, 0), |sum, of| (sum.0 + of.0, sum.1 + of.1))
+    }
+
     /// How many clients wait for keys; one that waits for several counts once for each.
     pub fn waiting_count(&self) -> usize {
         (0..self.shards())

@@ -12,6 +12,8 @@ pub struct KeyspaceTotals {
     pub keys: usize,
     /// Keys with a deadline.
     pub deadlines: usize,
+    /// Hashes without a deadline that have fields with deadlines.
+    pub timed_hashes: usize,
     /// Bytes of the entries.
     pub entry_bytes: usize,
     /// Bytes of the tables.
@@ -22,6 +24,7 @@ impl std::ops::AddAssign<&Database> for KeyspaceTotals {
     fn add_assign(&mut self, database: &Database) {
         self.keys += database.len();
         self.deadlines += database.deadlines();
+        self.timed_hashes += database.timed_hashes();
         self.entry_bytes += database.entry_bytes();
         self.table_bytes += database.table_bytes();
     }

@@ -94,6 +94,11 @@ impl Database {
         self.table.marked() - self.counts.timed_hashes
     }
 
+    /// The number of hashes without a deadline that have fields with deadlines.
+    pub fn timed_hashes(&self) -> usize {
+        self.counts.timed_hashes
+    }
+
     /// True if any key or field has a deadline.
     pub(crate) fn can_expire(&self) -> bool {
         self.table.marked() > 0

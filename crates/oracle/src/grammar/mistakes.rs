@@ -44,11 +44,6 @@ pub(crate) fn mutate(arguments: &mut Vec<Vec<u8>>, random: &mut Random) {
             }
         }
     }
-    // Redis 7.2 added an option to these, so 7.0 refuses a fourth argument earlier than we do.
-    let name = arguments[0].to_ascii_uppercase();
-    if [&b"ZRANK"[..], b"ZREVRANK"].contains(&&name[..]) {
-        arguments.truncate(3);
-    }
 }
 
 /// Reduces large negative counts, for which Redis would really send a billion random members, and long timeouts.

@@ -1,4 +1,4 @@
-//! The rows of DUMP and RESTORE.
+//! The rows of DUMP, RESTORE and MIGRATE, and of WAIT.
 
 use super::Family::Generic;
 use super::Row;
@@ -13,6 +13,20 @@ pub const ROWS: &[Row] = &[
         8,
         Exact,
         "RESTORE key ( 0 | 0 | 0 | milliseconds ) payload [ REPLACE ] [ REPLACE ] [ ABSTTL ] [ IDLETIME integer | FREQ count ]",
+    ),
+    row(
+        Generic,
+        1,
+        Exact,
+        "RESTORE-ASKING key 0 payload [ REPLACE ] [ ABSTTL ]",
+    ),
+    // These two can't wait: there are no replicas to wait for.
+    row(Generic, 1, Exact, "WAIT 0 ( 0 | 1 | -1 | X )"),
+    row(
+        Generic,
+        1,
+        Exact,
+        "MIGRATE 127.0.0.1 1 key count 100 ( NOSUCH | KEYS key | AUTH )",
     ),
     // A word of a grammar has no blanks and does not begin with a letter.
     row(

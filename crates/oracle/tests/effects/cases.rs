@@ -485,6 +485,7 @@ pub const CASES: &[Case] = &[
         ],
         &[
             "XGROUP CREATE s g $ MKSTREAM",
+            "XGROUP CREATECONSUMER s g c",
             "MULTI",
             "XADD s 1-1 a b",
             "XCLAIM s g c 0 1-1 TIME TIME RETRYCOUNT 1 FORCE JUSTID LASTID 1-1",

@@ -322,12 +322,14 @@ fn consumer<R: Read>(
     let mut name = Vec::new();
     input.string_to(&mut name)?;
     let seen_ms = time(input)?;
-    if of >= kind::STREAM_3 {
-        // The time of its last activity, which we do not keep.
-        input.u64_le()?;
-    }
+    // Older payloads do not tell when it was last active.
+    let active_ms = match of >= kind::STREAM_3 {
+        true => i64::from_le_bytes(input.array()?),
+        false => seen_ms,
+    };
     let consumer = group.add_consumer(&name, seen_ms);
     let consumer = consumer.ok_or(Fault::Duplicate(Duplicate::Consumer))?;
+    group.consumer_mut(consumer).active_ms = Some(active_ms).filter(|&ms| ms >= 0);
     for _ in 0..input.length()? {
         let id = id_of(input.array()?);
         let (delivered_ms, deliveries) = pending.remove(&id).ok_or(Fault::Stream(

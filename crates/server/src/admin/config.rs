@@ -32,6 +32,16 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[Command {
     complexity: "Depends on subcommand.",
 }];
 
+/// The traits of subcommands that a cluster's clients send to all nodes.
+const ON_ALL_NODES: &[Trait] = &[
+    Trait::Admin,
+    Trait::NoScript,
+    Trait::Loading,
+    Trait::Stale,
+    Trait::Tip("request_policy:all_nodes"),
+    Trait::Tip("response_policy:all_succeeded"),
+];
+
 const fn subcommand(
     name: &'static str,
     arity: Arity,
@@ -84,24 +94,30 @@ static SUBCOMMANDS: &[Command<Handler>] = &[
             "O(N) where N is the number of options given",
         )
     },
-    subcommand(
-        "RESETSTAT",
-        Exactly(2),
-        resetstat,
-        "CONFIG RESETSTAT",
-        "Resets the statistics of INFO to zero.",
-        "2.0.0",
-        "O(1)",
-    ),
-    subcommand(
-        "REWRITE",
-        Exactly(2),
-        rewrite,
-        "CONFIG REWRITE",
-        "Writes the current options into the configuration file.",
-        "2.8.0",
-        "O(1)",
-    ),
+    Command {
+        traits: ON_ALL_NODES,
+        ..subcommand(
+            "RESETSTAT",
+            Exactly(2),
+            resetstat,
+            "CONFIG RESETSTAT",
+            "Resets the statistics of INFO to zero.",
+            "2.0.0",
+            "O(1)",
+        )
+    },
+    Command {
+        traits: ON_ALL_NODES,
+        ..subcommand(
+            "REWRITE",
+            Exactly(2),
+            rewrite,
+            "CONFIG REWRITE",
+            "Writes the current options into the configuration file.",
+            "2.8.0",
+            "O(1)",
+        )
+    },
 ];
 
 fn get(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
@@ -325,6 +341,7 @@ fn resetstat(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> R
         tx.with_shard(shard, |tx| *tx.expired_mut(shard) = 0)?;
     }
     drop(tx);
+    context.shared.engine.reset_expired_fields();
     damselfly_engine::garbage::reset_freed();
     context.shared.persistence.reset_counters();
     context.shared.over_limit.reset();

@@ -69,6 +69,7 @@ const ANY: usize = usize::MAX;
 
 #[rustfmt::skip] // One line per subcommand.
 static SUBCOMMANDS: &[Subcommand] = &[
+    subcommand("AOF-FLUSH-SLEEP", 3..=3, aof_flush_sleep, "<microseconds>", "Makes the server sleep before it writes to the append-only file."),
     subcommand("CHANGE-REPL-ID", 2..=2, change_replication_id, "", "Begins a new replication id: replicas that connect again synchronise in full."),
     subcommand("CLIENT-EVICTION", 2..=2, client_eviction, "", "Shows how clients are grouped for eviction, if maxmemory-clients is set."),
     subcommand("DICT-RESIZING", 3..=3, accept, "<0|1>", "Does nothing: tables always grow in small steps."),
@@ -78,7 +79,7 @@ static SUBCOMMANDS: &[Subcommand] = &[
     subcommand("HTSTATS", 3..=3, htstats, "<dbid>", "Returns the fill of the hash tables of a database."),
     subcommand("HTSTATS-KEY", 3..=3, htstats_key, "<key>", "Returns the fill of the hash table of a value."),
     subcommand("JMAP", 2..=2, accept, "", "Does nothing: the heap is not profiled."),
-    subcommand("LOADAOF", 2..=2, no_persistence, "", "Fails: restart the server to load the append-only file."),
+    subcommand("LOADAOF", 2..=2, reload::loadaof, "", "Empties the databases and loads the append-only file."),
     subcommand("LOG", 3..=3, log, "<message>", "Writes a message to the log."),
     subcommand("OBJECT", 3..=3, object, "<key>", "Describes how the value at a key is stored, in one line."),
     subcommand("PANIC", 2..=2, panic, "", "Panics, as by a bug, with all locks held: this closes the connection and affects nothing else."),
@@ -144,8 +145,16 @@ fn accept(_: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
     Ok(())
 }
 
-fn no_persistence(_: &mut Context<'_>, _: Args<'_>, _: &mut Reply<'_>) -> Result {
-    Err(CommandError::err("The append-only file is loaded when the server starts").into())
+fn aof_flush_sleep(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    // Redis takes anything that is no number for 0.
+    let sleep_us = number::parse_integer(args.at(2)).and_then(|us| u64::try_from(us).ok());
+    context
+        .shared
+        .aof
+        .flush_sleep_us
+        .store(sleep_us.unwrap_or(0), Relaxed);
+    reply.ok();
+    Ok(())
 }
 
 fn panic(context: &mut Context<'_>, _: Args<'_>, _: &mut Reply<'_>) -> Result {
@@ -403,6 +412,8 @@ pub fn long_part(args: Args<'_>) -> LongRun {
         LongRun::Keyspace(populate_shards)
     } else if args.at(1).eq_ignore_ascii_case(b"RELOAD") {
         LongRun::Server(reload::reload_alone)
+    } else if args.at(1).eq_ignore_ascii_case(b"LOADAOF") {
+        LongRun::Server(reload::loadaof_alone)
     } else {
         LongRun::Keyspace(digest::digest_shards)
     }

@@ -75,6 +75,12 @@ pub struct ClientFacts {
     pub blocked: usize,
     /// The number of clients blocked on keys with a timeout.
     pub with_timeout: usize,
+    /// The number of clients that have subscriptions.
+    pub subscribers: usize,
+    /// The number of clients that watch keys.
+    pub watching: usize,
+    /// The number of keys that clients watch; one that two clients watch counts twice.
+    pub watched_keys: usize,
     /// The largest input buffer, in bytes.
     pub input_max: usize,
     /// The largest output buffer, in bytes.
@@ -259,6 +265,10 @@ fn client_facts(shared: &Shared) -> ClientFacts {
         let blocked_client = client.waiting_command();
         facts.with_timeout +=
             usize::from(blocked_client.is_some_and(|blocked_client| blocked_client.has_timeout()));
+        let watched = client.watched.load(Relaxed);
+        facts.subscribers += usize::from(client.is_subscriber());
+        facts.watching += usize::from(watched > 0);
+        facts.watched_keys += watched;
         facts.input_max = facts.input_max.max(input);
         facts.output_max = facts.output_max.max(output);
         facts.bytes += client.memory();

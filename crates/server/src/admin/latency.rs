@@ -76,7 +76,7 @@ const FORGETS: &[Trait] = &[
     Trait::Loading,
     Trait::Stale,
     Trait::Tip("request_policy:all_nodes"),
-    Trait::Tip("response_policy:all_succeeded"),
+    Trait::Tip("response_policy:agg_sum"),
 ];
 
 const fn subcommand(

@@ -132,7 +132,15 @@ fn stats(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Resul
     ];
     let free = facts.resident_counted().saturating_sub(facts.used);
     let per_key = facts.since_startup().checked_div(facts.keys());
+    let tables: usize = facts
+        .databases
+        .iter()
+        .map(|totals| totals.table_bytes)
+        .sum();
     let after = [
+        ("overhead.db.hashtable.lut", Integer(tables)),
+        ("overhead.db.hashtable.rehashing", Integer(0)),
+        ("db.dict.rehashing.count", Integer(0)),
         ("overhead.total", Integer(facts.overhead())),
         ("keys.count", Integer(facts.keys())),
         ("keys.bytes-per-key", Integer(per_key.unwrap_or(0))),
@@ -148,6 +156,7 @@ fn stats(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Resul
         ("allocator.allocated", Integer(facts.used)),
         ("allocator.active", Integer(facts.resident)),
         ("allocator.resident", Integer(facts.resident)),
+        ("allocator.muzzy", Integer(0)),
         (
             "allocator-fragmentation.ratio",
             Double(facts.fragmentation()),

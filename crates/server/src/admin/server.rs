@@ -145,8 +145,11 @@ pub fn save_and_shut_down(shared: &Arc<Shared>, args: Args<'_>, _: &mut Reply<'_
     }
 }
 
-fn time(_: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    let now_us = clock::now_us();
+fn time(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let now_us = match context.is_time_frozen {
+        true => context.now.0 * 1000,
+        false => clock::now_us(),
+    };
     reply.array(2);
     reply.bulk_integer(now_us / 1_000_000);
     reply.bulk_integer(now_us % 1_000_000);

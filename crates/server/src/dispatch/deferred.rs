@@ -13,7 +13,7 @@ use crate::blocked::End;
 use crate::clock;
 use crate::event_loop::connection::Connection;
 use crate::event_loop::input::Stall;
-use crate::long_commands::{LongCommand, LongRun};
+use crate::long_commands::{self, LongCommand, LongRun};
 use crate::registry::Row;
 use crate::session::{self, DiskWait, Session};
 
@@ -41,18 +41,18 @@ impl Dispatcher {
             args.to_owned(),
         ));
         session.long = Some(command.clone());
-        self.shared.long.add(command);
+        long_commands::start(&self.shared, command);
         Err(Stop::Long)
     }
 
-    /// Counts a call that begins to wait for keys.
+    /// Notes the time of a call that begins to wait for keys. As since Redis 7.2, the call counts when the wait ends.
     #[cold]
-    pub(super) fn count_blocked(&self, row: &Row, started: &mut u64) {
+    pub(super) fn note_blocked(&self, session: &mut Session, started: &mut u64) {
         let ended = self.clock.raw();
-        let took_ns = self.clock.delta_as_nanos(*started, ended);
+        if let Some(blocking) = &mut session.blocking {
+            blocking.took_ns = self.clock.delta_as_nanos(*started, ended);
+        }
         *started = ended;
-        let command = &self.counters().commands[row.index];
-        command.record(took_ns, self.config.latency_tracking);
     }
 
     /// Writes the reply of a command that waited for keys.
@@ -65,15 +65,17 @@ impl Dispatcher {
         blocking.unregister();
         let mut reply = Reply::new(&mut connection.output, session.protocol);
         let mark = reply.position();
-        let failed = end.write(&mut reply);
+        let failed = end.write(&blocking, &mut reply);
         drop_unwanted(session, &mut reply, mark);
         crate::observers::client_tracking::take_pending_invalidations(&self.shared, session);
         if session.follow_up {
             session::follow_up(session, Some(blocking.row), mark, &mut reply);
         }
+        let counters = self.counters();
+        let command = &counters.commands[blocking.row.index];
+        command.record(blocking.took_ns, self.config.latency_tracking);
         if let Some(error) = failed {
-            let counters = self.counters();
-            counters.commands[blocking.row.index].failed.add(1);
+            command.failed.add(1);
             counters.count_error(&error.to_bytes());
         }
     }

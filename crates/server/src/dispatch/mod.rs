@@ -295,7 +295,6 @@ impl Dispatcher {
                 finish_reply(session, row, &mut reply, mark).map(Halt::Stall)
             }
             Ok(row) => {
-                session.client.last_command.store(row.index + 1, Relaxed);
                 let is_exec = row.within_multi == WithinMulti::Executes;
                 let writes = row.writes || is_exec && session.transaction.writes();
                 if let Some(hold) = self.shared.pause.holds(writes, now.0)
@@ -399,7 +398,7 @@ impl Dispatcher {
                 let Stop::Wait(_) = stop else {
                     return Some(Stall::Long);
                 };
-                self.count_blocked(row, started);
+                self.note_blocked(session, started);
                 return Some(Stall::Waiting);
             }
             Err(Stop::SlicedReply(rest)) => session.rest = Some(rest),
@@ -435,6 +434,7 @@ impl Dispatcher {
                     session,
                     thread: self.thread,
                     now,
+                    is_time_frozen: false,
                     lent: None,
                 };
                 let result = run(&mut context, args, reply);

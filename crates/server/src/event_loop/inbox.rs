@@ -166,6 +166,7 @@ impl Worker {
                 let sent = connection.flush_up_to(end, &mut self.scratch).unwrap_or(0);
                 counters.writes.add(1);
                 counters.output_bytes.add(sent as u64);
+                connection.session.client.count_bytes(0, sent as u64);
                 if connection.exceeds_output_limit(limit) {
                     connection.session.client.killed.store(true, Relaxed);
                     cut.push(place);

@@ -93,7 +93,7 @@ pub struct Worker {
     next_sweep: Instant,
     next_tick: Instant,
     next_second: Instant,
-    rates_before: (u64, u64, u64),
+    rates_before: (u64, u64, u64, u64, u64),
     saver: Saver,
 }
 
@@ -125,7 +125,7 @@ impl Worker {
             next_sweep: now,
             next_tick: now,
             next_second: now,
-            rates_before: (0, 0, 0),
+            rates_before: (0, 0, 0, 0, 0),
             saver: Saver::new(),
             shared,
         }
@@ -154,7 +154,9 @@ impl Worker {
             if let Some(contention) = &mut contention {
                 contention.end_look();
             }
+            let turn_began = self.dispatcher.clock.raw();
             self.turn_guarded(&events);
+            self.count_turn(turn_began);
             if self.shared.persistence.is_saving() {
                 let had_events = !events.is_empty();
                 // A panic makes the save fail, which the log reports.
@@ -170,6 +172,16 @@ impl Worker {
             }
         }
         self.shut_down();
+    }
+
+    /// Counts a turn and its time.
+    fn count_turn(&self, began: u64) {
+        let clock = &self.dispatcher.clock;
+        let counters = &self.shared.threads[self.index].counters;
+        counters.turns.add(1);
+        counters
+            .turn_ns
+            .add(clock.delta_as_nanos(began, clock.raw()));
     }
 
     /// Takes a turn. A panic outside all commands closes no connection. Since events are edge-triggered, all connections are
@@ -431,6 +443,7 @@ impl Worker {
             return;
         }
         let session = &connection.session;
+        session.client.count_bytes(bytes as u64, 0);
         if session.subscriptions.is_some()
             || session.tracked.is_some()
             || self.shared.tracking.has_redirects()
@@ -544,6 +557,7 @@ impl Worker {
             let counters = &self.shared.threads[self.index].counters;
             counters.writes.add(1);
             counters.output_bytes.add(sent as u64);
+            connection.session.client.count_bytes(0, sent as u64);
         }
         if sent_all {
             connection.over_soft_limit_since = None;

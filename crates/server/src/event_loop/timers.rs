@@ -192,13 +192,19 @@ impl Worker {
             }),
             shared.total(|counters| counters.input_bytes.read()),
             shared.total(|counters| counters.output_bytes.read()),
+            shared.total(|counters| counters.turns.read()),
+            shared.total(|counters| counters.turn_ns.read()),
         );
+        let turns = sum.3.saturating_sub(self.rates_before.3);
+        let turn_ns = sum.4.saturating_sub(self.rates_before.4);
         let per_second =
             |now: u64, before: u64| now.saturating_sub(before) as f64 / TICK.as_secs_f64();
         let latest = Rates {
             commands: per_second(sum.0, self.rates_before.0),
             input_bytes: per_second(sum.1, self.rates_before.1),
             output_bytes: per_second(sum.2, self.rates_before.2),
+            turns: per_second(sum.3, self.rates_before.3),
+            turn_us: turn_ns.checked_div(turns).unwrap_or(0) as f64 / 1000.0,
         };
         self.rates_before = sum;
         if let Ok(mut rates) = shared.rates.lock() {
@@ -208,6 +214,8 @@ impl Worker {
                 commands: mix(rates.commands, latest.commands),
                 input_bytes: mix(rates.input_bytes, latest.input_bytes),
                 output_bytes: mix(rates.output_bytes, latest.output_bytes),
+                turns: mix(rates.turns, latest.turns),
+                turn_us: mix(rates.turn_us, latest.turn_us),
             };
         }
     }

@@ -69,17 +69,10 @@ impl Reader {
         }
     }
 
-    /// As [`Reader::note`], for a script: if any of its commands has read, all of its declared keys are tracked.
-    pub fn note_script<'k>(
-        self,
-        tx: &mut Tx<'_>,
-        has_read: bool,
-        keys: impl Iterator<Item = Key<'k>>,
-    ) {
+    /// As [`Reader::note`], for a script whose commands have read these keys.
+    pub fn note_script<'k>(self, tx: &mut Tx<'_>, keys: impl Iterator<Item = Key<'k>>) {
         tx.ascribe_changes(self.tracker.id);
-        if has_read {
-            self.remember(tx, keys);
-        }
+        self.remember(tx, keys);
     }
 
     fn remember<'k>(self, tx: &mut Tx<'_>, keys: impl Iterator<Item = Key<'k>>) {

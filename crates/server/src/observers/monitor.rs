@@ -171,6 +171,18 @@ pub fn without_secrets<'a>(row: &Row, args: Args<'a>) -> Vec<&'a [u8]> {
                 hide(place + 1..place + 3);
             }
         }
+        "migrate" => {
+            let mut place = 6;
+            while place < args.len() && !args.is(place, "KEYS") {
+                let secrets = match () {
+                    () if args.is(place, "AUTH") => 1,
+                    () if args.is(place, "AUTH2") => 2,
+                    () => 0,
+                };
+                hide(place + 1..place + 1 + secrets);
+                place += 1 + secrets;
+            }
+        }
         "config|set" => {
             for name in (2..args.len()).step_by(2) {
                 if SECRET_OPTIONS.iter().any(|secret| args.is(name, secret)) {

@@ -274,13 +274,13 @@ impl Persistence {
         let mut state = self.state();
         state.job = None;
         self.is_saving.store(false, Relaxed);
-        if let Some(number) = job.base_number() {
+        if let Some(base) = job.base() {
             drop(state);
             let is_counted = is_ok || !job.was_aborted();
             if is_counted {
                 shared
                     .aof
-                    .end_rewrite(number, job.elapsed(), job.kept_bytes_max(), is_ok);
+                    .end_rewrite(base, job.elapsed(), job.kept_bytes_max(), is_ok);
             }
             job.set_result(is_ok);
             self.changed.notify_all();

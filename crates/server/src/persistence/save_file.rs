@@ -5,24 +5,30 @@
 //! process that was killed, and is removed.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use damselfly_protocol::client::write_command;
 use damselfly_rdb::{Checksum, Encoder, VERSION_WRITTEN, WriteOptions};
 use damselfly_value::EntryRef;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-use super::save_job::{Backlog, Batch, PANICKED, SaveJob};
+use super::aof;
+use super::aof::storage::{Appender, DiskFile, Folder, Storage};
+use super::save_job::{Backlog, Batch, FileOptions, PANICKED, SaveJob};
 use crate::replication::full_sync::Transfer;
 use crate::shared::Shared;
 
 /// The beginning of the names of temporary files; the process id and `.rdb` follow.
 const TEMPORARY: &str = "temp-damselfly-";
+
+/// The temporary file of a base of the append-only file, whose folder belongs to one server.
+const TEMPORARY_BASE: &str = "temp-damselfly-base.rdb";
 
 /// How many names are tried for a temporary file.
 const NAMES_MAX: usize = 100;
@@ -75,11 +81,11 @@ fn write(job: &SaveJob) -> io::Result<()> {
     if let Some(transfer) = job.transfer() {
         return write_to_replicas(job, transfer);
     }
-    let mut temporary = Temporary::create(&job.file.folder)?;
-    let in_temporary = |error: io::Error| named(&temporary.path, &error);
-    job.output
-        .begin(Target::File(temporary.file.try_clone()?), job)
-        .map_err(in_temporary)?;
+    let temporary = Temporary::create(&job.file)?;
+    let path = job.file.folder.join(&temporary.name);
+    let in_temporary = |error: io::Error| named(&path, &error);
+    let file = temporary.appender().map_err(in_temporary)?;
+    job.output.begin(file, job).map_err(in_temporary)?;
     job.open_queue();
     encode(job);
     job.wait_for_batches();
@@ -87,20 +93,40 @@ fn write(job: &SaveJob) -> io::Result<()> {
         return Ok(());
     }
     job.output.end(job).map_err(in_temporary)?;
-    temporary.file.sync_all().map_err(in_temporary)?;
-    temporary.rename(&job.file.path)?;
-    job.is_in_place.store(true, Relaxed);
-    sync_folder(&job.file.folder)
+    temporary.replace(job)
 }
 
 fn write_to_replicas(job: &SaveJob, transfer: &Arc<Transfer>) -> io::Result<()> {
-    job.output.begin(Target::Replicas(transfer.clone()), job)?;
+    job.output
+        .begin(Box::new(ToReplicas(transfer.clone())), job)?;
     job.open_queue();
     encode(job);
     job.wait_for_batches();
     match job.has_failed() {
         true => Ok(()),
         false => job.output.end(job),
+    }
+}
+
+/// The file of a snapshot that replicas get while it is made: what was sent can't be changed.
+struct ToReplicas(Arc<Transfer>);
+
+impl Appender for ToReplicas {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.write(bytes)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn truncate(&mut self, _: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// The header, which replicas have already: they care for the types of values, not for the version.
+    fn overwrite_start(&mut self, _: &[u8]) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -118,7 +144,7 @@ fn report(job: &SaveJob, failure: Option<&str>) {
             "DB saved on disk: {} keys in {:.3} seconds to {}",
             job.keys(),
             job.elapsed().as_secs_f64(),
-            job.file.path.display()
+            job.file.path().display()
         ),
         Some(why) if job.was_aborted() => log::info!("Background saving was given up: {why}"),
         Some(why) if job.is_in_place.load(Relaxed) => log::error!(
@@ -132,23 +158,35 @@ fn report(job: &SaveJob, failure: Option<&str>) {
 
 /// A temporary file. It is removed when this is dropped, unless it was renamed.
 pub(crate) struct Temporary {
-    /// It, open for writing.
-    pub(crate) file: File,
-    /// Where it is.
-    pub(crate) path: PathBuf,
+    storage: Arc<dyn Storage>,
+    name: String,
+    /// The file, locked, unless it is the only one of its folder.
+    locked: Option<File>,
     is_renamed: bool,
 }
 
 impl Temporary {
+    fn create(options: &FileOptions) -> io::Result<Self> {
+        match &options.base {
+            None => Self::create_locked(&options.folder),
+            Some(base) => Ok(Self {
+                storage: base.storage.clone().map_err(io::Error::other)?,
+                name: TEMPORARY_BASE.to_owned(),
+                locked: None,
+                is_renamed: false,
+            }),
+        }
+    }
+
     /// Creates and locks a file. A name can be in use, since servers in different containers can have the same process id.
-    pub(crate) fn create(folder: &Path) -> io::Result<Self> {
+    pub(crate) fn create_locked(folder: &Path) -> io::Result<Self> {
         let id = std::process::id();
         for number in 0..NAMES_MAX {
             let name = match number {
                 0 => format!("{TEMPORARY}{id}.rdb"),
                 _ => format!("{TEMPORARY}{id}-{number}.rdb"),
             };
-            let path = folder.join(name);
+            let path = folder.join(&name);
             let file = OpenOptions::new()
                 .write(true)
                 .create(true)
@@ -162,36 +200,62 @@ impl Temporary {
             if is_in_use || !path.exists() {
                 continue;
             }
+            let emptied = file.set_len(0);
             let temporary = Self {
-                file,
-                path,
+                storage: Arc::new(Folder::existing(folder)),
+                name,
+                locked: Some(file),
                 is_renamed: false,
             };
-            let emptied = temporary.file.set_len(0);
-            return match emptied {
-                Ok(()) => Ok(temporary),
-                Err(error) => Err(named(&temporary.path, &error)),
-            };
+            return emptied
+                .map(|()| temporary)
+                .map_err(|error| named(&path, &error));
         }
         Err(io::Error::other(format!(
             "the names of temporary files of process {id} are all in use"
         )))
     }
 
-    /// Gives it its name, in place of an older file.
-    pub(crate) fn rename(&mut self, path: &Path) -> io::Result<()> {
-        std::fs::rename(&self.path, path).map_err(|error| named(path, &error))?;
+    /// The empty file.
+    fn appender(&self) -> io::Result<Box<dyn Appender>> {
+        if let Some(file) = &self.locked {
+            return Ok(Box::new(DiskFile(file.try_clone()?)));
+        }
+        let (mut file, bytes) = self.storage.open(&self.name)?;
+        if bytes > 0 {
+            file.truncate(0)?;
+        }
+        Ok(file)
+    }
+
+    /// The file, if it is locked: open for writing.
+    pub(crate) fn locked(&self) -> Option<&File> {
+        self.locked.as_ref()
+    }
+
+    /// Its name in its folder.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Gives it another name, in place of an older file.
+    pub(crate) fn rename(&mut self, name: &str) -> io::Result<()> {
+        self.storage.rename(&self.name, name)?;
         self.is_renamed = true;
         Ok(())
     }
-}
 
-/// Makes the names in a folder survive a power failure.
-pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
-    match File::open(folder).and_then(|folder| folder.sync_all()) {
-        // Some file systems can't do this with a folder. Redis ignores the same errors.
-        Err(error) if is_unsupported(&error) => Ok(()),
-        synced => synced.map_err(|error| named(folder, &error)),
+    /// Makes the new name survive a power failure.
+    pub(crate) fn sync_name(&self) -> io::Result<()> {
+        self.storage.sync_names()
+    }
+
+    fn replace(mut self, job: &SaveJob) -> io::Result<()> {
+        let FileOptions { name, folder, .. } = &job.file;
+        self.rename(name)
+            .map_err(|error| named(&job.file.path(), &error))?;
+        job.is_in_place.store(true, Relaxed);
+        self.sync_name().map_err(|error| named(folder, &error))
     }
 }
 
@@ -199,7 +263,7 @@ impl Drop for Temporary {
     fn drop(&mut self) {
         // After the renaming, another server may have a file of this name.
         if !self.is_renamed {
-            let _ = std::fs::remove_file(&self.path);
+            let _ = self.storage.remove(&self.name);
         }
     }
 }
@@ -265,10 +329,10 @@ impl Output {
     }
 
     /// Writes all that comes before the entries.
-    fn begin(&self, target: Target, job: &SaveJob) -> io::Result<()> {
+    fn begin(&self, file: Box<dyn Appender>, job: &SaveJob) -> io::Result<()> {
         let mut writer = FileWriter {
-            target,
-            with_checksum: job.file.with_checksum,
+            file,
+            with_checksum: job.file.with_checksum && !job.writes_commands(),
             syncs_early: job.file.syncs_early,
             checksum: Checksum::new(),
             unsynced_bytes: 0,
@@ -292,24 +356,8 @@ impl Output {
     }
 }
 
-/// Where the bytes go.
-enum Target {
-    File(File),
-    /// To replicas, which get them in this order: nothing can be written later.
-    Replicas(Arc<Transfer>),
-}
-
-impl Target {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        match self {
-            Self::File(file) => file.write_all(bytes),
-            Self::Replicas(transfer) => transfer.write(bytes),
-        }
-    }
-}
-
 struct FileWriter {
-    target: Target,
+    file: Box<dyn Appender>,
     with_checksum: bool,
     syncs_early: bool,
     /// Of all but the header, whose version is known at the end.
@@ -322,23 +370,23 @@ impl FileWriter {
         if self.with_checksum {
             self.checksum.add(bytes);
         }
-        self.target.write(bytes)?;
-        let Target::File(file) = &self.target else {
-            return Ok(());
-        };
+        self.file.append(bytes)?;
         self.unsynced_bytes += bytes.len() as u64;
         if self.syncs_early && self.unsynced_bytes >= SYNC_BYTES {
-            file.sync_data()?;
+            self.file.sync()?;
             self.unsynced_bytes = 0;
         }
         Ok(())
     }
 
     fn write_beginning(&mut self, job: &SaveJob) -> io::Result<()> {
+        if job.writes_commands() {
+            return self.file.append(&first_commands(job));
+        }
         let mut encoder = header_encoder(job);
         let mut out = Vec::new();
         encoder.header(&mut out);
-        self.target.write(&out)?;
+        self.file.append(&out)?;
         out.clear();
         let seconds = (job.started_ms / 1000).to_string();
         let used = job.used_bytes.to_string();
@@ -350,10 +398,9 @@ impl FileWriter {
             ("used-mem", &used),
             (
                 "aof-base",
-                if job.base_number().is_some() {
-                    "1"
-                } else {
-                    "0"
+                match job.file.base {
+                    Some(_) => "1",
+                    None => "0",
                 },
             ),
         ] {
@@ -375,7 +422,11 @@ impl FileWriter {
         self.write(&out)
     }
 
+    /// Completes the file and forces it to the disk.
     fn write_end(&mut self, job: &SaveJob) -> io::Result<()> {
+        if job.writes_commands() {
+            return self.file.sync();
+        }
         let encoder = header_encoder(job);
         let (mut header, mut out) = (Vec::new(), Vec::new());
         encoder.header(&mut header);
@@ -386,17 +437,48 @@ impl FileWriter {
             checksum
         });
         encoder.end(checksum, &mut out);
-        self.target.write(&out)?;
-        let Target::File(file) = &mut self.target else {
-            return Ok(());
-        };
-        file.seek(SeekFrom::Start(0))?;
-        file.write_all(&header)
+        self.file.append(&out)?;
+        self.file.overwrite_start(&header)?;
+        self.file.sync()
+    }
+}
+
+/// What comes before the keys in a base of commands.
+fn first_commands(job: &SaveJob) -> Vec<u8> {
+    let mut out = Vec::new();
+    if job.file.base.as_ref().is_some_and(|base| base.has_time) {
+        out.extend_from_slice(format!("#TS:{}\r\n", job.started_ms / 1000).as_bytes());
+    }
+    for library in job.libraries.iter() {
+        write_command(&mut out, &[b"FUNCTION", b"LOAD", library.code()]);
+    }
+    out
+}
+
+/// Encodes a batch as commands, and appends them to the file.
+fn encode_commands(job: &SaveJob, batch: &Batch) -> io::Result<()> {
+    let mut select = Vec::new();
+    write_command(&mut select, &[b"SELECT", batch.db.to_string().as_bytes()]);
+    let mut all = select.clone();
+    for entry in &batch.entries {
+        aof::write_entry(entry.view(), &mut |commands| {
+            all.append(commands);
+            if all.len() < VALUE_SLICE_BYTES {
+                return Ok(());
+            }
+            let appended = job.output.append(&all);
+            all.clone_from(&select);
+            appended
+        })?;
+    }
+    match all.len() > select.len() {
+        true => job.output.append(&all),
+        false => Ok(()),
     }
 }
 
 fn header_encoder(job: &SaveJob) -> Encoder {
-    // The header goes first to replicas, and they care for the types of values, not for the version.
+    // Replicas get the header first.
     let version = match job.has_file() {
         true => job.file.version.unwrap_or(job.version.load(Relaxed)),
         false => job.file.version.unwrap_or(VERSION_WRITTEN),
@@ -423,10 +505,13 @@ fn encode(job: &SaveJob) {
         if job.has_failed() || !has_keys {
             continue;
         }
-        let encoded = catch_unwind(AssertUnwindSafe(|| encoders.encode(job, &batch)));
+        let encoded = catch_unwind(AssertUnwindSafe(|| match job.writes_commands() {
+            true => encode_commands(job, &batch),
+            false => encoders.encode(job, &batch),
+        }));
         match encoded {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => job.fail(named(&job.file.path, &error).to_string()),
+            Ok(Err(error)) => job.fail(named(&job.file.path(), &error).to_string()),
             Err(_) => job.fail(String::from(PANICKED)),
         }
     }

@@ -9,7 +9,7 @@
 //! lock; threads of low priority do it (`save_file.rs`). The order in the file does not matter.
 
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{
     AtomicBool, AtomicU32, AtomicU64, AtomicUsize,
     Ordering::{Relaxed, SeqCst},
@@ -25,6 +25,8 @@ use damselfly_rdb::{Access, VERSION_WRITTEN};
 use damselfly_script::Libraries;
 use damselfly_value::{Entry, EntryRef};
 
+use super::aof::manifest::FileEntry;
+use super::aof::storage::Storage;
 use super::save_file::Output;
 use super::{Cause, aof};
 use crate::clock;
@@ -94,15 +96,26 @@ pub enum Copied {
 
 /// What the options say about the file, when the save began.
 pub(super) struct FileOptions {
-    pub(super) path: PathBuf,
     pub(super) folder: PathBuf,
+    pub(super) name: String,
     pub(super) with_checksum: bool,
     pub(super) syncs_early: bool,
     pub(super) compress: bool,
     /// The version, if an option fixes it.
     pub(super) version: Option<u32>,
-    /// The number of the file, if it is the base of the append-only file.
-    pub(super) base_number: Option<u64>,
+    /// The file is the base of the append-only file.
+    pub(super) base: Option<BaseOptions>,
+}
+
+/// A base of the append-only file.
+pub(super) struct BaseOptions {
+    number: u64,
+    /// `aof-use-rdb-preamble`
+    is_rdb: bool,
+    /// It begins with the time: `aof-timestamp-enabled`.
+    pub(super) has_time: bool,
+    /// Its folder, or why it can't be created.
+    pub(super) storage: Result<Arc<dyn Storage>, String>,
 }
 
 /// A save in progress.
@@ -241,8 +254,8 @@ impl SaveJob {
     }
 
     /// The path of its file.
-    pub fn path(&self) -> &Path {
-        &self.file.path
+    pub fn path(&self) -> PathBuf {
+        self.file.path()
     }
 
     /// False if its bytes go to replicas without a file.
@@ -260,9 +273,17 @@ impl SaveJob {
         self.cause
     }
 
-    /// The number of the base of the append-only file, if it is one.
-    pub(super) fn base_number(&self) -> Option<u64> {
-        self.file.base_number
+    /// The base of the append-only file, if it is one.
+    pub(super) fn base(&self) -> Option<FileEntry> {
+        self.file.base.as_ref().map(|base| FileEntry {
+            name: self.file.name.clone(),
+            number: base.number,
+        })
+    }
+
+    /// True if the file has commands instead of RDB: `aof-use-rdb-preamble no`.
+    pub(super) fn writes_commands(&self) -> bool {
+        self.file.base.as_ref().is_some_and(|base| !base.is_rdb)
     }
 
     /// How often all databases had been emptied before the cut.
@@ -527,29 +548,36 @@ impl Drop for Active<'_> {
 
 impl FileOptions {
     fn new(config: &Config) -> Self {
-        let folder = PathBuf::from(&config.dir);
         Self {
-            path: folder.join(&config.dbfilename),
-            folder,
+            folder: PathBuf::from(&config.dir),
+            name: config.dbfilename.clone(),
             with_checksum: config.rdbchecksum,
             syncs_early: config.rdb_save_incremental_fsync,
             compress: config.rdbcompression,
             version: config.rdb_save_version.number(),
-            base_number: None,
+            base: None,
         }
+    }
+
+    /// The path of the file.
+    pub(super) fn path(&self) -> PathBuf {
+        self.folder.join(&self.name)
     }
 
     /// The next base of the append-only file.
     fn of_base(shared: &Shared, config: &Config) -> Self {
-        let (folder, number) = (aof::folder(config), shared.aof.next_base(config));
-        // If the folder can't be created, creating the file fails.
-        let _ = aof::storage::Folder::create(&folder);
-        let name = aof::files::AofFiles::base_name(&config.appendfilename, number);
+        let storage = shared.aof.storage(config);
+        let (number, is_rdb) = (shared.aof.next_base(config), config.aof_use_rdb_preamble);
         Self {
-            path: folder.join(name),
-            folder,
+            folder: aof::folder(config),
+            name: aof::files::AofFiles::base_name(&config.appendfilename, number, is_rdb),
             syncs_early: config.aof_rewrite_incremental_fsync,
-            base_number: Some(number),
+            base: Some(BaseOptions {
+                number,
+                is_rdb,
+                has_time: config.aof_timestamp_enabled,
+                storage: storage.map_err(|error| error.to_string()),
+            }),
             ..Self::new(config)
         }
     }

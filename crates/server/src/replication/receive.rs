@@ -27,7 +27,7 @@ use super::link;
 use crate::clock;
 use crate::gate::Reasons;
 use crate::persistence::load::LoadError;
-use crate::persistence::save_file::{Temporary, sync_folder};
+use crate::persistence::save_file::Temporary;
 use crate::persistence::start::{self, Target};
 use crate::scripts::function_libraries::Functions;
 
@@ -283,12 +283,9 @@ fn through_file(
         ))
     };
     check_room(folder, total).map_err(|why| failed(&why))?;
-    let mut temporary = Temporary::create(folder).map_err(|error| failed(&error))?;
-    let bytes = match copy(
-        &mut payload,
-        &mut temporary.file,
-        attempt.config.rdbchecksum,
-    ) {
+    let mut temporary = Temporary::create_locked(folder).map_err(|error| failed(&error))?;
+    let mut file = temporary.locked().expect("it was just locked");
+    let bytes = match copy(&mut payload, &mut file, attempt.config.rdbchecksum) {
         Ok(bytes) => bytes,
         Err(_) if attempt.ends() => return Err(Ended::Replaced),
         Err(CopyError::Write(error)) => return Err(failed(&error)),
@@ -299,8 +296,8 @@ fn through_file(
             .into());
         }
     };
-    temporary.file.sync_all().map_err(|error| failed(&error))?;
-    let file = File::open(&temporary.path).map_err(|error| failed(&error))?;
+    file.sync_all().map_err(|error| failed(&error))?;
+    let file = File::open(folder.join(temporary.name())).map_err(|error| failed(&error))?;
     drop_old_data(attempt)?;
     log::info!("MASTER <-> REPLICA sync: Loading DB in memory");
     let payload = RefCell::new(payload);
@@ -311,7 +308,8 @@ fn through_file(
     let loaded = load(attempt, file, bytes, &stop, &Target::of(attempt.shared));
     end_load(attempt, loaded, history)?;
     let path = start::path(&attempt.config);
-    match temporary.rename(&path).and_then(|()| sync_folder(folder)) {
+    let renamed = temporary.rename(&attempt.config.dbfilename);
+    match renamed.and_then(|()| temporary.sync_name()) {
         Ok(()) => attempt.shared.persistence.note_loaded(attempt.shared),
         Err(error) => log::warn!(
             "Failed trying to rename the temp DB into {} in MASTER <-> REPLICA synchronization: {error}. The next save replaces the old file.",
@@ -341,7 +339,7 @@ enum CopyError {
 }
 
 /// Copies a payload to a file, and checks that it begins and ends as it should. Returns its length.
-fn copy(payload: &mut Payload<'_>, file: &mut File, checks_sum: bool) -> Result<u64, CopyError> {
+fn copy(payload: &mut Payload<'_>, file: &mut &File, checks_sum: bool) -> Result<u64, CopyError> {
     let mut buffer = vec![0; COPY_BYTES];
     let (mut checksum, mut total, mut synced) = (Checksum::new(), 0, 0);
     // The last bytes so far, which may be the checksum.

@@ -1,5 +1,6 @@
 //! The server as a running script sees it: `redis.call` and related functions.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -74,8 +75,8 @@ pub(super) struct ScriptHost<'h, 't> {
     pub allows_oom: bool,
     /// The script has called a command that writes.
     pub has_written: bool,
-    /// The script has called a command that reads keys and changes none.
-    pub has_read: bool,
+    /// The keys that the script has read, if the client tracks keys.
+    pub read_keys: Option<HashSet<Box<[u8]>>>,
     /// Memory was short when the script began.
     pub memory_is_short: bool,
     pub timing: Timing<'h>,
@@ -201,7 +202,12 @@ impl ScriptHost<'_, '_> {
                 return CallOutcome::Kill(text);
             }
         }
-        self.has_read |= row.only_reads;
+        if let Some(read_keys) = &mut self.read_keys
+            && row.only_reads
+        {
+            let places = row.command.key_places(args);
+            read_keys.extend(places.map(|place| args.at(place).into()));
+        }
         let started = self.runner.dispatcher().clock.raw();
         match self.run(row, args, reply) {
             Ok(failed) => self.note_call(row, args, started, failed),
@@ -475,7 +481,7 @@ impl ScriptHost<'_, '_> {
     #[cold]
     fn allows_denied(&self, row: &Row) -> bool {
         let group = row.command.group;
-        let takes_no_locks = matches!(group, Group::Server | Group::Connection);
+        let takes_no_locks = matches!(group, Group::Server | Group::Connection | Group::Cluster);
         takes_no_locks && self.shared.scripts.allows_denied.load(Relaxed)
     }
 
@@ -561,6 +567,7 @@ impl ScriptHost<'_, '_> {
             config: &dispatcher.config,
             counters: dispatcher.counters(),
             now: self.tx.now(),
+            is_time_frozen: true,
             lent: self.tx.holds_all().then(|| self.tx.lend()),
             session: self.session,
             thread: dispatcher.thread,

@@ -1,5 +1,6 @@
 //! Runs a script: checks the request, takes locks, retries with more locks, and writes the reply.
 
+use std::collections::HashSet;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
@@ -117,8 +118,8 @@ pub fn run(
             plan.is_shown = true;
             memory.note_undone(missing);
             shared.scripts.counts.undone.fetch_add(1, Relaxed);
-            // The broken build skips the rollback; `tests/scripts.rs` must notice.
-            if !cfg!(broken = "scripts") {
+            // A deliberate bug that `tests/scripts.rs` must detect.
+            if !damselfly_base::planted_bug("scripts") {
                 tx.undo();
             }
         };
@@ -259,6 +260,7 @@ fn run_once<'s>(
         scratch,
         ..
     } = context;
+    let read_keys = session.tracked.as_ref().map(|_| HashSet::new());
     let mut host = ScriptHost {
         timing: Timing::begin(runner.dispatcher()),
         memory_is_short: runner.dispatcher().is_memory_short(),
@@ -273,7 +275,7 @@ fn run_once<'s>(
         is_read_only: job.is_read_only(),
         allows_oom: allows(Flags::ALLOW_OOM) || allows(Flags::NO_WRITES),
         has_written: false,
-        has_read: false,
+        read_keys,
         job,
     };
     host.tx.set_script(true);
@@ -307,7 +309,8 @@ fn run_once<'s>(
         // The script can no longer be rolled back, so its changes are final.
         host.tx.commit();
         let reader = tracked.reader(&host.session.client);
-        reader.note_script(host.tx, host.has_read, job.declared_keys());
+        let read_keys = host.read_keys.iter().flatten();
+        reader.note_script(host.tx, read_keys.map(|key| Key::new(key)));
     }
     let text = reply.written_since(mark).strip_prefix(b"-");
     if let Some(text) = text {

@@ -251,26 +251,31 @@ fn hello(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Re
             CommandError::Text(String::from("NOPROTO unsupported protocol version"))
         })?;
     }
-    // Each option takes effect at once, so options before a wrong one stay in force, as in Redis.
-    let mut at = 2;
+    // Nothing takes effect before everything is known to be right.
+    let (mut at, mut login, mut client_name) = (2, None, None);
     while at < args.len() {
         if args.is(at, "AUTH") && at + 2 < args.len() {
-            log_in(context, args.at(at + 1), args.at(at + 2), args.at(0))?;
+            login = Some((args.at(at + 1), args.at(at + 2)));
             at += 3;
         } else if args.is(at, "SETNAME") && at + 1 < args.len() {
-            let name = check_name(args.at(at + 1), "Client names")?;
-            context.session.client.names().name = name;
+            client_name = Some(check_name(args.at(at + 1), "Client names")?);
             at += 2;
         } else {
             let error = CommandError::quoting("Syntax error in HELLO option '", args.at(at), "'");
             return Err(error.into());
         }
     }
+    if let Some((user, password)) = login {
+        log_in(context, user, password, args.at(0))?;
+    }
     if !context.session.login.is_authenticated() {
         return Err(CommandError::Text(String::from(
             "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time",
         ))
         .into());
+    }
+    if let Some(name) = client_name {
+        context.session.client.names().name = name;
     }
     context.session.set_protocol(protocol);
     reply.set_version(protocol);

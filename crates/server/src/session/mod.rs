@@ -164,7 +164,7 @@ impl Session {
 pub fn follow_up(session: &mut Session, row: Option<&Row>, mark: usize, reply: &mut Reply<'_>) {
     session.follow_up = false;
     if !session.pushes.is_empty() {
-        subscriptions::write_pushes(session, row, mark, reply);
+        subscriptions::write_pushes(session, mark, reply);
     }
     client_tracking::follow_up(session, row, reply);
 }
@@ -250,6 +250,8 @@ pub struct Context<'a> {
     pub thread: usize,
     /// The time.
     pub now: Now,
+    /// True within a script or a transaction, in which time stands still.
+    pub is_time_frozen: bool,
     /// The section with all locks, if the command is part of a transaction that holds them.
     pub lent: Option<Tx<'a>>,
 }

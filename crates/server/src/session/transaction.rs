@@ -384,6 +384,7 @@ impl Transaction {
         let queue = self.queue.as_ref().map_or(0, |queue| queue.memory());
         let watched = self.watched.len() * size_of::<Watched>() + self.watched_bytes;
         client.transaction_bytes.store(queue + watched, Relaxed);
+        client.watched.store(self.watched.len(), Relaxed);
     }
 
     /// The error if a command is refused within MULTI but not outside; `None` if it is allowed.
@@ -395,10 +396,9 @@ impl Transaction {
                 let text = "Command not allowed inside a transaction";
                 return Some(CommandError::err(text));
             }
-            // The queue itself needs memory.
-            WithinMulti::Queued | WithinMulti::Runs => true,
             WithinMulti::Executes => queue.needs_memory,
-            WithinMulti::Leaves => false,
+            // The queue needs memory, too, but `client-query-buffer-limit` bounds it.
+            WithinMulti::Queued | WithinMulti::Runs | WithinMulti::Leaves => false,
         };
         (needs_memory && is_memory_short).then_some(CommandError::OutOfMemory)
     }

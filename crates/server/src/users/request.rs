@@ -49,7 +49,11 @@ fn used(access: Access, args: Args<'_>) -> KeyUse {
         | Access::Insert
         | Access::Shrink
         | Access::Remove => KeyUse::WRITE,
-        Access::ReadUpdate | Access::ReadInsert | Access::Take | Access::Variable => KeyUse::BOTH,
+        Access::ReadUpdate
+        | Access::ReadInsert
+        | Access::Take
+        | Access::TakeSome
+        | Access::Variable => KeyUse::BOTH,
         Access::NotKey => KeyUse::NONE,
     }
 }
@@ -74,8 +78,11 @@ impl Asked<'_> {
             // There may be none: PFMERGE can do with its destination. Redis 7.0 takes that for malformed, and checks no key.
             At::ToEnd { first, .. } => first > len,
             At::ToLastButOne(first) => first + 1 >= len,
-            At::Counted(_) => at.places(self.args).next().is_none(),
-            At::HalfBehind { .. } | At::Behind { .. } => false,
+            At::Counted(_) | At::CountedPairs(_) => at.places(self.args).next().is_none(),
+            At::HalfBehind { .. }
+            | At::OneUnless { .. }
+            | At::AllBehind { .. }
+            | At::Behind { .. } => false,
         })
     }
 }
@@ -163,7 +170,7 @@ mod tests {
                 let has_counts = asked
                     .specs()
                     .iter()
-                    .any(|spec| matches!(spec.at, At::Counted(_)));
+                    .any(|spec| matches!(spec.at, At::Counted(_) | At::CountedPairs(_)));
                 let is_fine =
                     has_counts || row.name.starts_with("memcached|") || !asked.is_malformed();
                 assert!(is_fine, "{} with {len} arguments", row.name);
@@ -187,6 +194,7 @@ mod tests {
             Access::Insert,
             Access::Shrink,
             Access::Take,
+            Access::TakeSome,
             Access::Remove,
             Access::NotKey,
         ] {

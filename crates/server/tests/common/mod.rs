@@ -46,6 +46,14 @@ impl TestServer {
 
     /// The same, or why it does not start.
     pub fn try_with(change: impl FnOnce(&mut Config)) -> Result<Self, String> {
+        Self::try_prepared(change, |_| {})
+    }
+
+    /// The same, after `prepare`, which runs before anything is loaded.
+    pub fn try_prepared(
+        change: impl FnOnce(&mut Config),
+        prepare: impl FnOnce(&Server),
+    ) -> Result<Self, String> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!(
             "damselfly-{}-{}",
@@ -67,10 +75,9 @@ impl TestServer {
             server: Some(Server::start(config, None)?),
             folder,
         };
-        server
-            .server
-            .as_ref()
-            .map_or(Ok(()), |started| started.load(&Signals::default()))?;
+        let started = server.server.as_ref().unwrap();
+        prepare(started);
+        started.load(&Signals::default())?;
         Ok(server)
     }
 

@@ -30,6 +30,17 @@ const ADMIN: &[Trait] = &[
     Trait::Sentinel,
 ];
 
+/// The traits of subcommands that change users, which clients of a cluster send to all nodes.
+const CHANGES: &[Trait] = &[
+    Trait::Admin,
+    Trait::NoScript,
+    Trait::Loading,
+    Trait::Stale,
+    Trait::Sentinel,
+    Trait::Tip("request_policy:all_nodes"),
+    Trait::Tip("response_policy:all_succeeded"),
+];
+
 /// The traits of the others.
 const PLAIN: &[Trait] = ADMIN.split_at(1).1;
 
@@ -72,7 +83,7 @@ const SUBCOMMANDS: &[Command<Handler>] = &[
     subcommand(
         "DELUSER",
         AtLeast(3),
-        ADMIN,
+        CHANGES,
         del_user,
         (
             "ACL DELUSER username [username ...]",
@@ -152,7 +163,7 @@ const SUBCOMMANDS: &[Command<Handler>] = &[
     subcommand(
         "SAVE",
         Exactly(2),
-        ADMIN,
+        CHANGES,
         save,
         ("ACL SAVE", "Writes all users into the ACL file."),
         FOR_EACH_USER,
@@ -160,7 +171,7 @@ const SUBCOMMANDS: &[Command<Handler>] = &[
     subcommand(
         "SETUSER",
         AtLeast(3),
-        ADMIN,
+        CHANGES,
         set_user,
         (
             "ACL SETUSER username [rule [rule ...]]",

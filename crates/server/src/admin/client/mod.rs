@@ -1,9 +1,9 @@
 //! CLIENT: shows connections, changes their settings, and lets a connection act on others.
 
+mod filters;
 mod rows;
 
 use std::fmt::Write as _;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use damselfly_base::{CommandError, number};
@@ -19,11 +19,10 @@ use crate::registry::{Row, name_at};
 use crate::replication::feed::Status;
 use crate::session::connection_commands::check_name;
 use crate::session::{Context, Replies, Session};
-use crate::shared::Shared;
 use crate::threads::Thread;
-use crate::users::Account;
 use damselfly_pubsub::Topic;
 
+use filters::Filter;
 pub(crate) use rows::COMMANDS;
 
 /// True if a pause of all commands lets this one run.
@@ -200,144 +199,24 @@ fn unblock(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> 
     Ok(())
 }
 
-/// The types of clients that LIST and KILL distinguish.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ClientType {
-    Normal,
-    Primary,
-    Replica,
-    PubSub,
-}
-
-impl ClientType {
-    fn parse(args: Args<'_>, place: usize) -> Result<Self> {
-        [
-            ("NORMAL", Self::Normal),
-            ("MASTER", Self::Primary),
-            ("REPLICA", Self::Replica),
-            ("SLAVE", Self::Replica),
-            ("PUBSUB", Self::PubSub),
-        ]
-        .into_iter()
-        .find(|(word, _)| args.is(place, word))
-        .map(|(_, client_type)| client_type)
-        .ok_or_else(|| {
-            let word = String::from_utf8_lossy(args.at(place));
-            CommandError::err(format!("Unknown client type '{word}'")).into()
-        })
-    }
-
-    /// The type of a client. Monitors are normal clients.
-    fn of(client: &Client) -> Self {
-        if client.is_primary {
-            Self::Primary
-        } else if client.is_replica.load(Relaxed) {
-            Self::Replica
-        } else if client.is_subscriber() {
-            Self::PubSub
-        } else {
-            Self::Normal
-        }
-    }
-}
-
-/// The clients that KILL closes. `None` matches every client.
-#[derive(Default)]
-struct Filter<'a> {
-    id: Option<u64>,
-    client_type: Option<ClientType>,
-    address: Option<&'a [u8]>,
-    local_address: Option<&'a [u8]>,
-    age_s_min: Option<i64>,
-    account: Option<Arc<Account>>,
-}
-
-impl Filter<'_> {
-    fn matches(&self, client: &Client, now_ms: i64) -> bool {
-        self.id.is_none_or(|id| id == client.id)
-            && self
-                .client_type
-                .is_none_or(|wanted| wanted == ClientType::of(client))
-            && self
-                .address
-                .is_none_or(|address| address == client.address.as_bytes())
-            && self
-                .local_address
-                .is_none_or(|address| address == client.local_address.as_bytes())
-            && self
-                .age_s_min
-                .is_none_or(|age_s_min| (now_ms - client.connected_ms) / 1000 >= age_s_min)
-            && self
-                .account
-                .as_ref()
-                .is_none_or(|account| client.is_user(account))
-    }
-}
-
 fn kill(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     if args.len() == 3 {
-        let filter = Filter {
-            address: Some(args.at(2)),
-            ..Filter::default()
-        };
-        if kill_matching(context, &filter, false) == 0 {
+        if kill_matching(context, &Filter::by_address(args.at(2))) == 0 {
             return Err(CommandError::err("No such client").into());
         }
         reply.ok();
         return Ok(());
     }
-    let (filter, skip_me) = parse_filter(context.shared, args)?;
-    reply.integer(kill_matching(context, &filter, skip_me));
+    let filter = Filter::parse(context, args, "client-id should be greater than 0")?;
+    reply.integer(kill_matching(context, &filter));
     Ok(())
 }
 
-/// The filter of KILL's newer form, and whether it spares the calling client.
-fn parse_filter<'a>(shared: &Shared, args: Args<'a>) -> Result<(Filter<'a>, bool)> {
-    let (mut filter, mut skip_me) = (Filter::default(), true);
-    for place in (2..args.len()).step_by(2) {
-        let value = args.get(place + 1).ok_or(CommandError::Syntax)?;
-        if args.is(place, "ID") {
-            let id = number::parse_integer(value).filter(|&id| id > 0);
-            let id = id.ok_or_else(|| CommandError::err("client-id should be greater than 0"))?;
-            filter.id = Some(id.unsigned_abs());
-        } else if args.is(place, "TYPE") {
-            filter.client_type = Some(ClientType::parse(args, place + 1)?);
-        } else if args.is(place, "ADDR") {
-            filter.address = Some(value);
-        } else if args.is(place, "LADDR") {
-            filter.local_address = Some(value);
-        } else if args.is(place, "USER") {
-            let account = shared.users.find(value);
-            filter.account = Some(account.ok_or_else(|| {
-                let name = String::from_utf8_lossy(value);
-                CommandError::err(format!("No such user '{name}'"))
-            })?);
-        } else if args.is(place, "SKIPME") && args.is(place + 1, "YES") {
-            skip_me = true;
-        } else if args.is(place, "SKIPME") && args.is(place + 1, "NO") {
-            skip_me = false;
-        } else if args.is(place, "MAXAGE") {
-            let age_s = number::parse_integer(value)
-                .ok_or_else(|| CommandError::err("maxage is not an integer or out of range"))?;
-            if age_s <= 0 {
-                return Err(CommandError::err("maxage should be greater than 0").into());
-            }
-            filter.age_s_min = Some(age_s);
-        } else {
-            return Err(CommandError::Syntax.into());
-        }
-    }
-    Ok((filter, skip_me))
-}
-
 /// Closes the matching clients, the calling client after its reply, and returns their number.
-fn kill_matching(context: &mut Context<'_>, filter: &Filter<'_>, skip_me: bool) -> i64 {
-    let own_id = context.session.client.id;
+fn kill_matching(context: &mut Context<'_>, filter: &Filter<'_>) -> i64 {
+    let (own_id, skips_me) = (context.session.client.id, filter.skips_me(true));
     let mut killed = 0;
-    for client in context.shared.clients.all() {
-        if !filter.matches(&client, context.now.0) {
-            continue;
-        }
+    for client in filter.clients(&context.shared.clients, context.now.0) {
         if client.id != own_id {
             let kills = context
                 .shared
@@ -347,12 +226,25 @@ fn kill_matching(context: &mut Context<'_>, filter: &Filter<'_>, skip_me: bool) 
                 context.shared.replication.link.interrupt();
             }
             killed += i64::from(kills);
-        } else if !skip_me {
+        } else if !skips_me {
             context.session.closing = true;
             killed += 1;
         }
     }
     killed
+}
+
+fn set_capabilities(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    // As in Valkey, unknown capabilities are ignored.
+    if (2..args.len()).any(|at| args.is(at, "REDIRECT")) {
+        context
+            .session
+            .client
+            .follows_redirects
+            .store(true, Relaxed);
+    }
+    reply.ok();
+    Ok(())
 }
 
 fn info(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
@@ -362,27 +254,11 @@ fn info(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result
 }
 
 fn list(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    let clients = &context.shared.clients;
-    let listed: Vec<Arc<Client>> = match args.len() {
-        2 => clients.all(),
-        4 if args.is(2, "TYPE") => {
-            let wanted = ClientType::parse(args, 3)?;
-            let mut all = clients.all();
-            all.retain(|client| ClientType::of(client) == wanted);
-            all
-        }
-        4.. if args.is(2, "ID") => {
-            let mut found = Vec::new();
-            for id in args.from(3) {
-                let id = number::parse_integer(id)
-                    .ok_or_else(|| CommandError::err("Invalid client ID"))?;
-                let id = u64::try_from(id).ok();
-                found.extend(id.and_then(|id| clients.find(id)));
-            }
-            found
-        }
-        _ => return Err(CommandError::Syntax.into()),
-    };
+    let filter = Filter::parse(context, args, "Invalid client ID")?;
+    let mut listed = filter.clients(&context.shared.clients, context.now.0);
+    if filter.skips_me(false) {
+        listed.retain(|client| client.id != context.session.client.id);
+    }
     let mut lines = String::new();
     for client in &listed {
         // Killed clients are about to be closed.
@@ -426,9 +302,10 @@ fn describe(lines: &mut String, client: &Client, now_ms: i64) {
     let _ = writeln!(
         lines,
         "id={} addr={} laddr={} fd={} name={} age={} idle={} flags={} db={} sub={} psub={} ssub={} multi={} \
-         qbuf={input_bytes} qbuf-free={} argv-mem=0 multi-mem={} rbs={output_capacity} \
+         watch={} qbuf={input_bytes} qbuf-free={} argv-mem=0 multi-mem={} rbs={output_capacity} \
          rbp={output_capacity} obl={in_fixed} oll={listed} omem={listed_bytes} tot-mem={} events={} cmd={} \
-         user={} redir={} resp={} lib-name={} lib-ver={}{encryption}",
+         user={} redir={} resp={} capa={} lib-name={} lib-ver={} \
+         tot-net-in={} tot-net-out={} tot-cmds={}{encryption}",
         client.id,
         client.address,
         client.local_address,
@@ -442,6 +319,7 @@ fn describe(lines: &mut String, client: &Client, now_ms: i64) {
         client.subscriptions[Topic::Pattern as usize].load(Relaxed),
         client.subscriptions[Topic::ShardChannel as usize].load(Relaxed),
         client.queued.load(Relaxed),
+        client.watched.load(Relaxed),
         client
             .input_capacity
             .load(Relaxed)
@@ -456,8 +334,12 @@ fn describe(lines: &mut String, client: &Client, now_ms: i64) {
             Protocol::Resp => client.protocol.load(Relaxed),
             Protocol::Memcached => 0,
         },
+        client.capabilities(),
         names.library,
         names.library_version,
+        client.received_bytes.load(Relaxed),
+        client.sent_bytes.load(Relaxed),
+        client.commands.load(Relaxed),
     );
 }
 

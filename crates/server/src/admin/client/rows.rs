@@ -4,8 +4,8 @@ use damselfly_commands::Arity::{AtLeast, Exactly};
 use damselfly_commands::{Command, Group, Keys, Run, Trait};
 
 use super::{
-    durable, get_name, id, info, kill, list, no_evict, no_touch, pause, set_info, set_name,
-    set_replies, unblock, unpause,
+    durable, get_name, id, info, kill, list, no_evict, no_touch, pause, set_capabilities, set_info,
+    set_name, set_replies, unblock, unpause,
 };
 use crate::observers::client_tracking;
 use crate::registry::Handler;
@@ -25,6 +25,11 @@ const ADMIN: &[Trait] = &[
     Trait::Loading,
     Trait::Stale,
     Trait::Sentinel,
+];
+
+const ON_ALL_NODES: [Trait; 2] = [
+    Trait::Tip("request_policy:all_nodes"),
+    Trait::Tip("response_policy:all_succeeded"),
 ];
 
 const VARIES: Trait = Trait::Tip("nondeterministic_output");
@@ -74,8 +79,8 @@ const SUBCOMMANDS: &[Command<Handler>] = &[
         traits: &[ADMIN[0], ADMIN[1], ADMIN[2], ADMIN[3], ADMIN[4], VARIES],
         run: Run::Run(Handler::Session(list)),
         group: Group::Connection,
-        usage: "CLIENT LIST [TYPE <NORMAL | MASTER | REPLICA | PUBSUB>] [ID client-id [client-id ...]]",
-        summary: "Describes all connections, or those of a type, or those with the given ids.",
+        usage: "CLIENT LIST [ID client-id [client-id ...]] [TYPE <NORMAL | MASTER | REPLICA | PUBSUB>] [USER username] [ADDR ip:port] [LADDR ip:port] [SKIPME <YES | NO>] [MAXAGE maxage] [IDLE idle] [NAME name] [FLAGS flags] [LIB-NAME lib-name] [LIB-VER lib-ver] [DB db] [CAPA capa] [IP ip] [NOT-ID not-client-id [not-client-id ...]] [NOT-TYPE <NORMAL | MASTER | REPLICA | PUBSUB>] [NOT-USER not-username] [NOT-ADDR not-addr] [NOT-LADDR not-laddr] [NOT-NAME not-name] [NOT-FLAGS not-flags] [NOT-LIB-NAME not-lib-name] [NOT-LIB-VER not-lib-ver] [NOT-DB not-db] [NOT-CAPA not-capa] [NOT-IP not-ip]",
+        summary: "Describes all connections, or those that match every filter.",
         since: "2.4.0",
         complexity: "O(N) where N is the number of client connections",
     },
@@ -86,7 +91,7 @@ const SUBCOMMANDS: &[Command<Handler>] = &[
         traits: ADMIN,
         run: Run::Run(Handler::Session(kill)),
         group: Group::Connection,
-        usage: "CLIENT KILL <ip:port | [ID client-id] [TYPE <NORMAL | MASTER | REPLICA | PUBSUB>] [USER username] [ADDR ip:port] [LADDR ip:port] [SKIPME <YES | NO>] [MAXAGE maxage]>",
+        usage: "CLIENT KILL <ip:port | [ID client-id [client-id ...]] [TYPE <NORMAL | MASTER | REPLICA | PUBSUB>] [USER username] [ADDR ip:port] [LADDR ip:port] [SKIPME <YES | NO>] [MAXAGE maxage] [IDLE idle] [NAME name] [FLAGS flags] [LIB-NAME lib-name] [LIB-VER lib-ver] [DB db] [CAPA capa] [IP ip] [NOT-ID not-client-id [not-client-id ...]] [NOT-TYPE <NORMAL | MASTER | REPLICA | PUBSUB>] [NOT-USER not-username] [NOT-ADDR not-addr] [NOT-LADDR not-laddr] [NOT-NAME not-name] [NOT-FLAGS not-flags] [NOT-LIB-NAME not-lib-name] [NOT-LIB-VER not-lib-ver] [NOT-DB not-db] [NOT-CAPA not-capa] [NOT-IP not-ip]>",
         summary: "Closes the connection from an address, or all connections that match every filter.",
         since: "2.4.0",
         complexity: "O(N) where N is the number of client connections",
@@ -107,7 +112,14 @@ const SUBCOMMANDS: &[Command<Handler>] = &[
         name: "SETNAME",
         arity: Exactly(3),
         keys: Keys::None,
-        traits: PLAIN,
+        traits: &[
+            PLAIN[0],
+            PLAIN[1],
+            PLAIN[2],
+            PLAIN[3],
+            ON_ALL_NODES[0],
+            ON_ALL_NODES[1],
+        ],
         run: Run::Run(Handler::Session(set_name)),
         group: Group::Connection,
         usage: "CLIENT SETNAME connection-name",
@@ -119,7 +131,14 @@ const SUBCOMMANDS: &[Command<Handler>] = &[
         name: "SETINFO",
         arity: Exactly(4),
         keys: Keys::None,
-        traits: PLAIN,
+        traits: &[
+            PLAIN[0],
+            PLAIN[1],
+            PLAIN[2],
+            PLAIN[3],
+            ON_ALL_NODES[0],
+            ON_ALL_NODES[1],
+        ],
         run: Run::Run(Handler::Session(set_info)),
         group: Group::Connection,
         usage: "CLIENT SETINFO <LIB-NAME libname | LIB-VER libver>",
@@ -136,7 +155,7 @@ const SUBCOMMANDS: &[Command<Handler>] = &[
         group: Group::Connection,
         usage: "CLIENT PAUSE timeout [WRITE | ALL]",
         summary: "Holds back all commands, or those that write, for a number of milliseconds.",
-        since: "2.9.50",
+        since: "3.0.0",
         complexity: "O(1)",
     },
     Command {
@@ -197,6 +216,18 @@ const SUBCOMMANDS: &[Command<Handler>] = &[
         usage: "CLIENT NO-TOUCH <ON | OFF>",
         summary: "Chooses whether the connection's commands leave the idle time and access frequency of keys unchanged.",
         since: "7.2.0",
+        complexity: "O(1)",
+    },
+    Command {
+        name: "CAPA",
+        arity: AtLeast(3),
+        keys: Keys::None,
+        traits: PLAIN,
+        run: Run::Run(Handler::Session(set_capabilities)),
+        group: Group::Connection,
+        usage: "CLIENT CAPA capability [capability ...]",
+        summary: "Says what the client can do: `redirect`, follow redirections. As in Valkey 8.",
+        since: "8.0.0",
         complexity: "O(1)",
     },
     Command {

@@ -160,10 +160,27 @@ const INTRODUCTION: &str = "\
 <!-- Printed from the tables of commands in crates/commands and crates/server; a test keeps it current. -->
 
 Each command behaves as in Redis since the version in the last column. `COMMAND DOCS` returns the same to clients, and
-`<container> HELP` lists subcommands.
+`<container> HELP` lists subcommands. Where the version is newer than 7.4, [`redis-7.4.md`](redis-7.4.md) names the definition.
 ";
 
-const GROUPS: [(Group, &str); 14] = [
+const LEFT_OUT: &str = "
+## Left out
+
+These commands of Redis 8 and Valkey 9 are not here:
+
+| Commands | Why |
+|---|---|
+| `JSON.*`, `FT.*`, `TS.*`, `BF.*`, `CF.*`, `CMS.*`, `TOPK.*`, `TDIGEST.*`, `VADD` and the other commands of vector sets | They belong to data types that Redis 8 brings as modules. Snapshots that contain such values are refused, with the name of the module. |
+| `CLUSTER SLOT-STATS`, `CLUSTER MIGRATION`, `CLUSTER MIGRATESLOTS`, `CLUSTER GETSLOTMIGRATIONS`, `CLUSTER CANCELSLOTMIGRATIONS`, `CLUSTER FLUSHSLOT`, `SFLUSH` | There are no clusters. |
+| `XCFGSET`, and `IDMP` and `IDMPAUTO` of `XADD` (Redis 8.6) | Snapshots of 7.0's format, which every version of Redis can read, have no place for the ids of producers. |
+| `XNACK` (Redis 8.8), `CLAIM` of `XREADGROUP` (Redis 8.4) | `XCLAIM` and `XAUTOCLAIM` do the same in two steps. |
+| `COMMANDLOG` (Valkey 8.1), `HOTKEYS` (Redis 8.6) | `SLOWLOG`, `MEMORY USAGE`, `OBJECT FREQ` and `redis-cli --hotkeys` answer the same questions. |
+| `CLIENT IMPORT-SOURCE` (Valkey 8.1) | It serves tools that copy data between versions of Valkey. |
+| `SCRIPT SHOW` (Valkey 8) | `FUNCTION LIST WITHCODE` shows the code that a server keeps; clients have the code of their scripts. |
+| `BYPOLYGON` of `GEOSEARCH` (Valkey 9) | Redis does not have it. |
+";
+
+const GROUPS: [(Group, &str); 15] = [
     (Group::String, "Strings"),
     (Group::List, "Lists"),
     (Group::Set, "Sets"),
@@ -177,6 +194,7 @@ const GROUPS: [(Group, &str); 14] = [
     (Group::PubSub, "Publish and subscribe"),
     (Group::Scripting, "Scripts and functions"),
     (Group::Connection, "Connections"),
+    (Group::Cluster, "Clusters"),
     (Group::Server, "Server"),
 ];
 
@@ -205,5 +223,6 @@ pub fn docs() -> String {
             );
         }
     }
+    text.push_str(LEFT_OUT);
     text
 }

@@ -22,6 +22,7 @@ const FLAGS: &[&str] = &[
     "stale",
     "skip_monitor",
     "skip_slowlog",
+    "asking",
     "fast",
     "no_auth",
     "no_async_loading",
@@ -79,7 +80,8 @@ pub fn categories(command: &Command<Handler>) -> Vec<&'static str> {
         | Group::Transactions
         | Group::PubSub
         | Group::Scripting
-        | Group::Connection => command.group.category(),
+        | Group::Connection
+        | Group::Cluster => command.group.category(),
     };
     let has = |category: &'static str| {
         let derived = match category {
@@ -139,7 +141,12 @@ pub enum Place {
         step: usize,
     },
     /// After this argument, which is the number of keys.
-    Counted(usize),
+    Counted {
+        /// The argument.
+        count_at: usize,
+        /// The distance from one key to the next.
+        step: usize,
+    },
     /// The first half of the arguments after a word.
     HalfBehind {
         /// The word.
@@ -154,6 +161,13 @@ pub enum Place {
         /// The first argument that can be the word.
         from: usize,
     },
+    /// All arguments after a word.
+    AllBehind {
+        /// The word.
+        word: &'static str,
+        /// The last argument that can be the word; negative numbers count from the end.
+        from: i64,
+    },
     /// Anywhere.
     Unknown,
 }
@@ -166,8 +180,11 @@ impl Spec {
                 let behind = place.checked_sub(first);
                 behind.is_some_and(|behind| behind == 0 || behind as i64 <= last)
             }
-            Place::Counted(count_at) => place == count_at + 1,
-            Place::HalfBehind { .. } | Place::Behind { .. } | Place::Unknown => false,
+            Place::Counted { count_at, .. } => place == count_at + 1,
+            Place::HalfBehind { .. }
+            | Place::Behind { .. }
+            | Place::AllBehind { .. }
+            | Place::Unknown => false,
         }
     }
 }
@@ -192,12 +209,24 @@ pub fn key_specs(command: &Command<Handler>) -> Vec<Spec> {
             At::ToEnd { first, step } => (first, -1, step),
             At::ToLastButOne(first) => (first, -2, 1),
             At::Counted(count_at) => {
-                let place = Place::Counted(count_at);
+                let place = Place::Counted { count_at, step: 1 };
+                specs.push(Spec { access, place });
+                continue;
+            }
+            At::CountedPairs(count_at) => {
+                let place = Place::Counted { count_at, step: 2 };
                 specs.push(Spec { access, place });
                 continue;
             }
             At::HalfBehind { word, from, .. } => {
                 let place = Place::HalfBehind { word, from };
+                specs.push(Spec { access, place });
+                continue;
+            }
+            At::OneUnless { place, .. } => (place, 0, 1),
+            At::AllBehind { word, .. } => {
+                // As in Redis: the word is the last option, and its keys are the last arguments.
+                let place = Place::AllBehind { word, from: -2 };
                 specs.push(Spec { access, place });
                 continue;
             }
@@ -265,12 +294,11 @@ pub fn range(command: &Command<Handler>) -> (i64, i64, i64) {
                 end = first as i64 + last;
             }
             Place::Range { .. }
-            | Place::Counted(_)
+            | Place::Counted { .. }
             | Place::HalfBehind { .. }
             | Place::Behind { .. }
-            | Place::Unknown => {
-                break;
-            }
+            | Place::AllBehind { .. }
+            | Place::Unknown => break,
         }
     }
     (first as i64, end, step as i64)
@@ -282,6 +310,7 @@ pub fn exactly(access: Access, args: Args<'_>) -> Access {
         Access::Variable if args.is(0, "BITFIELD") => exact_bitfield_access(args),
         Access::Variable if (3..args.len()).any(|at| args.is(at, "GET")) => Access::ReadUpdate,
         Access::Variable => Access::Overwrite,
+        Access::Take | Access::TakeSome => Access::Take,
         Access::Read
         | Access::ReadNoting
         | Access::ReadCaching
@@ -294,7 +323,6 @@ pub fn exactly(access: Access, args: Args<'_>) -> Access {
         | Access::Update
         | Access::Insert
         | Access::Shrink
-        | Access::Take
         | Access::Remove
         | Access::NotKey => access,
     }

@@ -112,18 +112,18 @@ static SUBCOMMANDS: &[Command<Handler>] = &[
     )),
     subcommand(
         "GETKEYS",
-        AtLeast(4),
+        AtLeast(3),
         getkeys,
-        "COMMAND GETKEYS command arg [arg ...]",
+        "COMMAND GETKEYS command [arg [arg ...]]",
         "Returns the keys of a complete command.",
         "2.8.13",
         "O(N) where N is the number of arguments of the command",
     ),
     subcommand(
         "GETKEYSANDFLAGS",
-        AtLeast(4),
+        AtLeast(3),
         getkeysandflags,
-        "COMMAND GETKEYSANDFLAGS command arg [arg ...]",
+        "COMMAND GETKEYSANDFLAGS command [arg [arg ...]]",
         "Returns the keys of a complete command, each with flags for how the command uses it.",
         "7.0.0",
         "O(N) where N is the number of arguments of the command",
@@ -189,36 +189,34 @@ fn write_spec(spec: &facts::Spec, reply: &mut Reply<'_>) {
             reply.integer(*value);
         }
     };
-    let keyword = |reply: &mut Reply<'_>, word: &str, from: usize| {
-        reply.bulk(b"begin_search");
-        reply.map(2);
-        reply.bulk(b"type");
-        reply.bulk(b"keyword");
-        reply.bulk(b"spec");
-        reply.map(2);
-        reply.bulk(b"keyword");
-        reply.bulk(word.as_bytes());
-        reply.bulk(b"startfrom");
-        reply.integer(from as i64);
-    };
     match spec.place {
         facts::Place::Range { first, last, step } => {
             let range = [("lastkey", last), ("keystep", step as i64), ("limit", 0)];
             part(reply, "begin_search", "index", &[("index", first as i64)]);
             part(reply, "find_keys", "range", &range);
         }
-        facts::Place::Counted(at) => {
-            let keys = [("keynumidx", 0), ("firstkey", 1), ("keystep", 1)];
-            part(reply, "begin_search", "index", &[("index", at as i64)]);
+        facts::Place::Counted { count_at, step } => {
+            let keys = [("keynumidx", 0), ("firstkey", 1), ("keystep", step as i64)];
+            part(
+                reply,
+                "begin_search",
+                "index",
+                &[("index", count_at as i64)],
+            );
             part(reply, "find_keys", "keynum", &keys);
         }
+        facts::Place::AllBehind { word, from } => {
+            write_keyword(reply, word, from);
+            let range = [("lastkey", -1), ("keystep", 1), ("limit", 0)];
+            part(reply, "find_keys", "range", &range);
+        }
         facts::Place::HalfBehind { word, from } => {
-            keyword(reply, word, from);
+            write_keyword(reply, word, from as i64);
             let range = [("lastkey", -1), ("keystep", 1), ("limit", 2)];
             part(reply, "find_keys", "range", &range);
         }
         facts::Place::Behind { word, from } => {
-            keyword(reply, word, from);
+            write_keyword(reply, word, from as i64);
             let range = [("lastkey", 0), ("keystep", 1), ("limit", 0)];
             part(reply, "find_keys", "range", &range);
         }
@@ -227,6 +225,20 @@ fn write_spec(spec: &facts::Spec, reply: &mut Reply<'_>) {
             part(reply, "find_keys", "unknown", &[]);
         }
     }
+}
+
+/// Writes how to find a word among the arguments.
+fn write_keyword(reply: &mut Reply<'_>, word: &str, from: i64) {
+    reply.bulk(b"begin_search");
+    reply.map(2);
+    reply.bulk(b"type");
+    reply.bulk(b"keyword");
+    reply.bulk(b"spec");
+    reply.map(2);
+    reply.bulk(b"keyword");
+    reply.bulk(word.as_bytes());
+    reply.bulk(b"startfrom");
+    reply.integer(from);
 }
 
 fn all(_: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
@@ -297,9 +309,10 @@ fn keys_of<'a>(args: Args<'a>) -> Result<Vec<(&'a [u8], Access)>> {
     let refused = |text: &str| Err(CommandError::err(text).into());
     let request = args.behind(2);
     let row = match REGISTRY.find(args.at(2)) {
-        Some(container) if !container.subcommands.is_empty() => {
-            REGISTRY.find_subcommand(container, args.at(3))
-        }
+        Some(container) if !container.subcommands.is_empty() => match args.get(3) {
+            Some(name) => REGISTRY.find_subcommand(container, name),
+            None => Some(container),
+        },
         found => found,
     };
     let Some(row) = row else {
@@ -312,23 +325,25 @@ fn keys_of<'a>(args: Args<'a>) -> Result<Vec<(&'a [u8], Access)>> {
         return refused("Invalid number of arguments specified for command");
     }
     let is_wrong_count = |spec: &KeySpec| match spec.at {
-        At::Counted(_) if row.command.has(Trait::NoMandatoryKeys) => false,
-        At::Counted(_) => spec.at.places(request).next().is_none(),
+        At::Counted(_) | At::CountedPairs(_) => spec.at.places(request).next().is_none(),
         At::One(_)
         | At::ToEnd { .. }
         | At::ToLastButOne(_)
         | At::HalfBehind { .. }
+        | At::OneUnless { .. }
+        | At::AllBehind { .. }
         | At::Behind { .. } => false,
     };
     let needs_keys = !row.command.has(Trait::NoMandatoryKeys);
-    if needs_keys && specs.iter().any(is_wrong_count) {
-        return refused("Invalid arguments specified for command");
-    }
-    Ok(specs
+    let keys: Vec<_> = specs
         .iter()
         .flat_map(|spec| spec.at.places(request).map(|place| (place, spec.access)))
         .map(|(place, access)| (args.at(place + 2), facts::exactly(access, request)))
-        .collect())
+        .collect();
+    if needs_keys && (keys.is_empty() || specs.iter().any(is_wrong_count)) {
+        return refused("Invalid arguments specified for command");
+    }
+    Ok(keys)
 }
 
 fn getkeys(_: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {

@@ -73,6 +73,7 @@ pub static FIELDS: &[Field] = &[
     row(Server, "executable", |f| f.shared.executable.clone()),
     row(Server, "config_file", |f| f.config_file()),
     row(Server, "io_threads_active", ZERO),
+    row(Server, "listener0", |f| f.listener()),
     row(Server, "threads", |f| f.shared.threads.len().to_string()),
     row(Server, "shards", |f| f.shared.engine.shards().to_string()),
 
@@ -84,7 +85,12 @@ pub static FIELDS: &[Field] = &[
     row(Clients, "client_recent_max_output_buffer", |f| f.clients.output_max.to_string()),
     row(Clients, "blocked_clients", |f| f.clients.blocked.to_string()),
     row(Clients, "tracking_clients", |f| f.shared.tracking.count().to_string()),
+    row(Clients, "pubsub_clients", |f| f.clients.subscribers.to_string()),
+    row(Clients, "watching_clients", |f| f.clients.watching.to_string()),
     row(Clients, "clients_in_timeout_table", |f| f.clients.with_timeout.to_string()),
+    row(Clients, "total_watched_keys", |f| f.clients.watched_keys.to_string()),
+    row(Clients, "total_blocking_keys", |f| f.shared.engine.awaited_keys().0.to_string()),
+    row(Clients, "total_blocking_keys_on_nokey", |f| f.shared.engine.awaited_keys().1.to_string()),
 
     row(Memory, "used_memory", |f| f.used.to_string()),
     row(Memory, "used_memory_human", |f| human(f.used)),
@@ -100,6 +106,7 @@ pub static FIELDS: &[Field] = &[
     row(Memory, "allocator_allocated", |f| f.used.to_string()),
     row(Memory, "allocator_active", |f| f.resident.to_string()),
     row(Memory, "allocator_resident", |f| f.resident.to_string()),
+    row(Memory, "allocator_muzzy", ZERO),
     row(Memory, "total_system_memory", |_| facts::system_bytes().to_string()),
     row(Memory, "total_system_memory_human", |_| human(facts::system_bytes() as usize)),
     row(Memory, "used_memory_lua", |f| f.vm.to_string()),
@@ -127,6 +134,7 @@ pub static FIELDS: &[Field] = &[
     row(Memory, "mem_fragmentation_ratio", |f| two_digits(f.fragmentation())),
     row(Memory, "mem_fragmentation_bytes", |f| f.fragmentation_bytes().to_string()),
     row(Memory, "mem_not_counted_for_evict", |f| uncounted_bytes(f.config, f.shared).to_string()),
+    row(Memory, "mem_overhead_db_hashtable_rehashing", ZERO),
     row(Memory, "mem_replication_backlog", |f| f.backlog.bytes.min(f.config.repl_backlog_bytes).to_string()),
     row(Memory, "mem_total_replication_buffers", |f| f.backlog.memory.to_string()),
     row(Memory, "mem_clients_slaves", |f| f.clients.replica_bytes.to_string()),
@@ -185,6 +193,7 @@ pub static FIELDS: &[Field] = &[
     row(Stats, "sync_partial_ok", |f| f.shared.replication.counters.partial.load(Relaxed).to_string()),
     row(Stats, "sync_partial_err", |f| f.shared.replication.counters.refused.load(Relaxed).to_string()),
     row(Stats, "expired_keys", |f| f.expired.to_string()),
+    row(Stats, "expired_subkeys", |f| f.shared.engine.expired_fields().to_string()),
     row(Stats, "expired_stale_perc", |_| two_digits(0.0)),
     row(Stats, "expired_time_cap_reached_count", |f| f.total(|counters| &counters.sweep_out_of_time)),
     row(Stats, "expire_cycle_cpu_milliseconds", |f| (f.shared.total(|counters| counters.sweep_us.read()) / 1000).to_string()),
@@ -200,7 +209,7 @@ pub static FIELDS: &[Field] = &[
     row(Stats, "pubsubshard_channels", |f| f.shared.pubsub.name_count(Topic::ShardChannel).to_string()),
     row(Stats, "latest_fork_usec", ZERO),
     row(Stats, "total_forks", ZERO),
-    row(Stats, "migrate_cached_sockets", ZERO),
+    row(Stats, "migrate_cached_sockets", |f| f.shared.migrations.links.count().to_string()),
     row(Stats, "slave_expires_tracked_keys", ZERO),
     row(Stats, "active_defrag_hits", ZERO),
     row(Stats, "active_defrag_misses", ZERO),
@@ -226,6 +235,11 @@ pub static FIELDS: &[Field] = &[
     row(Stats, "acl_access_denied_cmd", |f| f.shared.users.refusals.commands.load(Relaxed).to_string()),
     row(Stats, "acl_access_denied_key", |f| f.shared.users.refusals.keys.load(Relaxed).to_string()),
     row(Stats, "acl_access_denied_channel", |f| f.shared.users.refusals.channels.load(Relaxed).to_string()),
+    row(Stats, "eventloop_cycles", |f| f.total(|counters| &counters.turns)),
+    row(Stats, "eventloop_duration_sum", |f| (f.shared.total(|counters| counters.turn_ns.read()) / 1000).to_string()),
+    row(Stats, "eventloop_duration_cmd_sum", |f| (f.command_ns() / 1000).to_string()),
+    row(Stats, "instantaneous_eventloop_cycles_per_sec", |f| (f.rates.turns.round() as u64).to_string()),
+    row(Stats, "instantaneous_eventloop_duration_usec", |f| (f.rates.turn_us.round() as u64).to_string()),
 
     row(Replication, "role", |f| f.role()),
     row(Replication, "connected_slaves", |f| f.replicas()),
@@ -358,6 +372,22 @@ impl Facts<'_> {
     /// The memory of cached scripts and of function libraries, without that of the interpreters, in bytes.
     fn script_bytes(&self) -> usize {
         self.shared.scripts.bytes() + self.libraries.bytes()
+    }
+
+    /// What the server listens on, in the form of Redis: the TCP socket.
+    fn listener(&self) -> String {
+        let bind: Vec<String> = self
+            .option("bind")
+            .split_whitespace()
+            .map(|address| format!("bind={address}"))
+            .collect();
+        format!("name=tcp,{},port={}", bind.join(","), self.config.port)
+    }
+
+    /// The time of all commands, in nanoseconds.
+    fn command_ns(&self) -> u64 {
+        let ns = |counters: &ThreadCounters| counters.commands.iter().map(|c| c.ns.read()).sum();
+        self.shared.total(ns)
     }
 
     fn calls(&self) -> u64 {

@@ -243,8 +243,8 @@ fn write_keyspace(facts: &Facts<'_>, tx: &mut Tx<'_>, text: &mut String) -> Resu
         };
         let _ = write!(
             text,
-            "db{db}:keys={},expires={},avg_ttl={ttl_ms}\r\n",
-            totals.keys, totals.deadlines
+            "db{db}:keys={},expires={},avg_ttl={ttl_ms},subexpiry={}\r\n",
+            totals.keys, totals.deadlines, totals.timed_hashes
         );
     }
     Ok(())

@@ -104,10 +104,11 @@ pub fn unsubscribe_all(shared: &Shared, session: &mut Session) {
     client.subscription_bytes.store(0, Relaxed);
 }
 
-/// Adds messages for the client itself to the reply of its command, which starts at `mark`.
-pub fn write_pushes(session: &mut Session, row: Option<&Row>, mark: usize, reply: &mut Reply<'_>) {
+/// Adds messages for the client itself after the reply of its command, as since Redis 7.2. If the reply is written in slices, of which
+/// the first starts at `mark`, they come before it.
+pub fn write_pushes(session: &mut Session, mark: usize, reply: &mut Reply<'_>) {
     let pushes = std::mem::take(&mut session.pushes);
-    if row.is_some_and(|row| row.name == "exec") {
+    if session.rest.is_none() {
         reply.raw(&pushes);
         return;
     }

@@ -31,15 +31,15 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
         arity: Exactly(4),
         keys: Keys::None,
         traits: &[
-            Trait::NoScript,
             Trait::Blocking,
+            Trait::Category("connection"),
             Trait::Tip("request_policy:all_shards"),
             Trait::Tip("response_policy:agg_min"),
         ],
         run: Run::Run(Handler::Session(waitaof)),
         group: Group::Generic,
         usage: "WAITAOF numlocal numreplicas timeout",
-        summary: "Waits until all writes of this connection are on disk here, and on as many replicas; returns on how many they are.",
+        summary: "Waits until the client's writes are in the append-only files of this server and of a number of replicas, and returns how many these are.",
         since: "7.2.0",
         complexity: "O(1)",
     },
@@ -76,15 +76,11 @@ fn bgrewriteaof(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -
 /// What WAITAOF waits for is everything that the log has now: the connection's own writes are among it.
 fn waitaof(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let local = args.integer(1)?;
-    let replicas = args.integer(2)?;
     if !(0..=1).contains(&local) {
-        let text = "value is out of range, must be positive";
-        return Err(CommandError::err(match local > 1 {
-            true => "value is out of range",
-            false => text,
-        })
-        .into());
+        let text = "value is out of range, value must between 0 and 1";
+        return Err(CommandError::err(text).into());
     }
+    let replicas = args.integer(2)?;
     if replicas < 0 {
         return Err(CommandError::err("value is out of range, must be positive").into());
     }

@@ -10,13 +10,14 @@
 //! it names are on disk, with their names, before it is.
 
 use std::io;
+use std::sync::Arc;
 
 use super::manifest::{FileEntry, Manifest};
 use super::storage::{Appender, Storage};
 
 /// The open files.
 pub struct AofFiles {
-    storage: Box<dyn Storage>,
+    storage: Arc<dyn Storage>,
     /// `appendfilename`
     name: String,
     manifest: Manifest,
@@ -24,6 +25,8 @@ pub struct AofFiles {
     current: Option<Current>,
     /// The manifest does not name what is written until there is a base.
     awaits_base: bool,
+    /// The last increment for which an fsync has failed.
+    doubtful: Option<u64>,
     /// Bytes of the base.
     base_bytes: u64,
     /// Bytes of the increments but the current one.
@@ -49,16 +52,22 @@ impl AofFiles {
     ///
     /// # Errors
     /// It can't be read, or is broken.
-    pub fn open(storage: Box<dyn Storage>, name: &str) -> io::Result<Self> {
+    pub fn open(storage: Arc<dyn Storage>, name: &str) -> io::Result<Self> {
         let manifest_name = format!("{name}.manifest");
-        let text = storage.read(&manifest_name)?.unwrap_or_default();
-        let manifest = Manifest::parse(&String::from_utf8_lossy(&text))
-            .map_err(|why| io::Error::other(format!("{manifest_name}: {why}")))?;
+        let refused = |why: &str| io::Error::other(format!("{manifest_name}: {why}"));
+        let manifest = match storage.read(&manifest_name)? {
+            None => Manifest::default(),
+            Some(text) if text.is_empty() => return Err(refused("Found an empty AOF manifest")),
+            Some(text) => {
+                Manifest::parse(&String::from_utf8_lossy(&text)).map_err(|why| refused(&why))?
+            }
+        };
         let len = |entry: &FileEntry| storage.len(&entry.name).unwrap_or(0);
         Ok(Self {
             base_bytes: manifest.base.as_ref().map_or(0, len),
             older_bytes: manifest.increments.iter().map(len).sum(),
             awaits_base: false,
+            doubtful: None,
             current: None,
             name: name.to_owned(),
             manifest,
@@ -77,9 +86,28 @@ impl AofFiles {
         self.base_bytes + self.older_bytes + current
     }
 
-    /// The name of the base with this number.
-    pub fn base_name(name: &str, number: u64) -> String {
-        format!("{name}.{number}.base.rdb")
+    /// The name of the base with this number, in RDB or as commands.
+    pub fn base_name(name: &str, number: u64, is_rdb: bool) -> String {
+        match is_rdb {
+            true => format!("{name}.{number}.base.rdb"),
+            false => format!("{name}.{number}.base.aof"),
+        }
+    }
+
+    /// Makes an old single file, which is in the folder now, the base.
+    ///
+    /// # Errors
+    /// The manifest can't be written.
+    pub fn adopt(&mut self, name: &str) -> io::Result<()> {
+        let mut manifest = self.manifest.clone();
+        manifest.base = Some(FileEntry {
+            name: name.to_owned(),
+            number: 1,
+        });
+        self.put(&manifest)?;
+        self.base_bytes = self.storage.len(name)?;
+        self.manifest = manifest;
+        Ok(())
     }
 
     /// Continues the last increment, or begins the first one.
@@ -118,7 +146,9 @@ impl AofFiles {
     /// # Errors
     /// A file can't be written. Then nothing has changed.
     pub fn begin_increment(&mut self) -> io::Result<()> {
-        self.sync()?;
+        if !self.needs_base() {
+            self.sync()?;
+        }
         let number = self.manifest.next_increment();
         let name = format!("{}.{number}.incr.aof", self.name);
         let failed = |error: io::Error| explained(&name, "can't create", &error);
@@ -130,7 +160,8 @@ impl AofFiles {
         file.sync().map_err(failed)?;
         let mut manifest = self.manifest.clone();
         manifest.increments.push(FileEntry { name, number });
-        if !self.awaits_base {
+        // After a doubtful increment, which may be too short, a manifest must name no other.
+        if !self.awaits_base && !self.needs_base() {
             self.put(&manifest)?;
         }
         self.manifest = manifest;
@@ -164,21 +195,28 @@ impl AofFiles {
     ///
     /// # Errors
     /// The manifest can't be written; the old files stay valid.
-    pub fn replace_base(&mut self, number: u64, first: u64) -> io::Result<()> {
-        let name = Self::base_name(&self.name, number);
-        let bytes = self.storage.len(&name)?;
+    pub fn replace_base(&mut self, base: &FileEntry, first: u64) -> io::Result<()> {
+        let bytes = self.storage.len(&base.name)?;
+        let is_doubtful = self.doubtful.is_some_and(|doubtful| doubtful >= first);
+        if self.needs_base() && !is_doubtful {
+            // It could not be forced to the disk before: `sync` refuses that.
+            self.sync_current()?;
+        }
         let mut manifest = self.manifest.clone();
         let (kept, old): (Vec<_>, Vec<_>) = manifest
             .increments
             .drain(..)
             .partition(|entry| entry.number >= first);
         manifest.increments = kept;
-        let base = FileEntry { name, number };
-        manifest.history.extend(manifest.base.replace(base));
+        let replaced = manifest.base.replace(base.clone());
+        manifest.history.extend(replaced);
         manifest.history.extend(old);
         self.put(&manifest)?;
         self.manifest = manifest;
         self.awaits_base = false;
+        if !is_doubtful {
+            self.doubtful = None;
+        }
         (self.base_bytes, self.older_bytes) = (bytes, 0);
         self.drop_history();
         Ok(())
@@ -225,21 +263,42 @@ impl AofFiles {
         appended
     }
 
-    /// True if some bytes are not on disk.
+    /// True after an fsync has failed. The operating system may have dropped what it could not write, and says so only once: that a later
+    /// fsync succeeds means nothing. Only a new base, made from the data in memory, is certain to have everything.
+    pub fn needs_base(&self) -> bool {
+        self.doubtful.is_some()
+    }
+
+    /// True if some bytes are not on disk, but [`AofFiles::sync`] can force them there.
     pub fn is_unsynced(&self) -> bool {
-        self.current
-            .as_ref()
-            .is_some_and(|current| current.synced_bytes < current.bytes)
+        !self.needs_base()
+            && self
+                .current
+                .as_ref()
+                .is_some_and(|current| current.synced_bytes < current.bytes)
     }
 
     /// Forces everything to the disk.
     ///
     /// # Errors
-    /// It fails, so nothing is known of what was written since the last time.
+    /// It fails, so nothing is known of what was written since the last time: from then on [`AofFiles::needs_base`], and this fails.
     pub fn sync(&mut self) -> io::Result<()> {
-        if let Some(current) = &mut self.current {
-            current.file.sync()?;
-            current.synced_bytes = current.bytes;
+        if self.needs_base() {
+            return Err(io::Error::other("an earlier fsync failed"));
+        }
+        self.sync_current()
+    }
+
+    fn sync_current(&mut self) -> io::Result<()> {
+        let Some(current) = &mut self.current else {
+            return Ok(());
+        };
+        match current.file.sync() {
+            Ok(()) => current.synced_bytes = current.bytes,
+            Err(error) => {
+                self.doubtful = self.manifest.increments.last().map(|last| last.number);
+                return Err(error);
+            }
         }
         Ok(())
     }

@@ -1,24 +1,25 @@
 //! Loading the append-only file when the server starts.
 
-use std::fs::{self, OpenOptions};
-use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::fs;
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use damselfly_commands::{Args, KeyspaceFn, OwnedArgs, Run};
 use damselfly_config::Config;
-use damselfly_engine::{Now, Tx};
+use damselfly_engine::{Key, Now, Tx};
 use damselfly_protocol::{Reply, Version};
 
+use super::check::truncate;
 use super::files::AofFiles;
-use super::folder;
-use super::manifest::{FileEntry, Manifest};
+use super::manifest::Manifest;
 use super::reader::{Fault, Item, Reader};
-use super::storage::{Folder, Storage, sync_folder};
+use super::storage::sync_folder;
+use super::{Aof, folder};
 use crate::clock;
 use crate::memcached::FLAGS_MESSAGE;
-use crate::persistence::start;
+use crate::persistence::{reload, start};
 use crate::registry::{Handler, REGISTRY};
 use crate::scripts::function_commands;
 use crate::shared::Shared;
@@ -33,6 +34,8 @@ const LOOK_INTERVAL: u64 = 1024;
 enum Failure {
     Stopped,
     /// One line.
+    Unopened(String),
+    /// One line.
     Refused(String),
 }
 
@@ -46,48 +49,50 @@ impl From<String> for Failure {
 ///
 /// # Errors
 /// It can't be read, or is broken.
-pub fn find(config: &Config) -> Result<Manifest, String> {
+pub fn find(aof: &Aof, config: &Config) -> Result<Manifest, String> {
     let folder = folder(config);
-    let old = Path::new(&config.dir).join(&config.appendfilename);
-    let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", folder.display());
-    if !folder.is_dir() && !old.is_file() {
-        return Ok(Manifest::default());
-    }
-    let storage = Folder::create(&folder).map_err(|error| failed(&error))?;
+    let failed = |error: io::Error| format!("{}: {error}", folder.display());
     let name = &config.appendfilename;
-    let files = AofFiles::open(Box::new(storage), name).map_err(|error| failed(&error))?;
-    let mut manifest = files.manifest().clone();
+    let old = Path::new(&config.dir).join(name);
     let moved = folder.join(name);
-    if manifest.is_empty() && (old.is_file() || moved.is_file()) {
-        log::info!(
-            "Successfully migrated an old-style AOF: {} is the base now.",
-            moved.display()
-        );
-        manifest.base = Some(FileEntry {
-            name: name.clone(),
-            number: 1,
-        });
-        let storage = Folder::create(&folder).map_err(|error| failed(&error))?;
-        let text = manifest.to_text();
-        let put = || {
+    let storage = aof.storage(config).map_err(failed)?;
+    let mut files = AofFiles::open(storage, name).map_err(failed)?;
+    let is_new = files.manifest().is_empty();
+    let base = files.manifest().base.as_ref();
+    // Redis writes the manifest first, and may have been interrupted.
+    let is_unfinished = base.is_some_and(|base| base.name == *name) && !moved.exists();
+    if (is_new || is_unfinished) && (old.is_file() || is_new && moved.is_file()) {
+        let mut adopt = || {
             if old.is_file() {
                 fs::rename(&old, &moved)?;
                 sync_folder(&folder)?;
                 sync_folder(Path::new(&config.dir))?;
             }
-            storage.write(&format!("{name}.manifest"), text.as_bytes())?;
-            storage.sync_names()
+            match is_new {
+                true => files.adopt(name),
+                false => Ok(()),
+            }
         };
-        put().map_err(|error| failed(&error))?;
+        adopt().map_err(failed)?;
+        log::info!(
+            "Successfully migrated an old-style AOF: {} is the base now.",
+            moved.display()
+        );
     }
-    Ok(manifest)
+    Ok(files.manifest().clone())
 }
 
-/// Loads all files of a manifest. Stops early if `stop` returns true; false then.
+/// Loads all files of a manifest, in the section `within`, which has all locks, or without one while no client can use the data.
+/// Stops early if `stop` returns true; false then.
 ///
 /// # Errors
 /// One line that says what is wrong, where, and what to do.
-pub fn load(shared: &Shared, manifest: &Manifest, stop: &dyn Fn() -> bool) -> Result<bool, String> {
+pub fn load(
+    shared: &Shared,
+    manifest: &Manifest,
+    mut within: Option<&mut Tx<'_>>,
+    stop: &dyn Fn() -> bool,
+) -> Result<bool, String> {
     let config = shared.config();
     let started = Instant::now();
     let paths: Vec<PathBuf> = manifest
@@ -98,9 +103,15 @@ pub fn load(shared: &Shared, manifest: &Manifest, stop: &dyn Fn() -> bool) -> Re
     shared.loading.progress.begin(paths.iter().map(bytes).sum());
     for (index, path) in paths.iter().enumerate() {
         let is_last = index + 1 == paths.len();
-        match load_file(shared, path, is_last, stop) {
+        match load_file(shared, path, is_last, within.as_deref_mut(), stop) {
             Ok(()) => {}
             Err(Failure::Stopped) => return Ok(false),
+            Err(Failure::Unopened(why)) => {
+                return Err(format!(
+                    "Can't open the append-only file {} for reading: {why}. The server does not start, so that no data is lost. Restore the folder from a copy",
+                    path.display(),
+                ));
+            }
             Err(Failure::Refused(why)) => {
                 return Err(format!(
                     "Can't load the append-only file {}: {why}. The server does not start, so that no data is lost. Make a backup of the folder, then use damselfly --check-aof --fix {}",
@@ -121,9 +132,10 @@ fn load_file(
     shared: &Shared,
     path: &Path,
     is_last: bool,
+    mut within: Option<&mut Tx<'_>>,
     stop: &dyn Fn() -> bool,
 ) -> Result<(), Failure> {
-    let (mut file, _) = start::open(path).map_err(|error| error.to_string())?;
+    let (mut file, _) = start::open(path).map_err(|error| Failure::Unopened(error.to_string()))?;
     let mut magic = Vec::new();
     (&mut file)
         .take(RDB_MAGIC.len() as u64)
@@ -131,10 +143,13 @@ fn load_file(
         .map_err(|error| error.to_string())?;
     let mut offset = 0;
     if magic == RDB_MAGIC {
-        offset = start::load_base(shared, path, stop).map_err(|error| match error {
-            None => Failure::Stopped,
-            Some(text) => Failure::Refused(text),
-        })?;
+        offset = match within.as_deref_mut() {
+            Some(tx) => reload::load_base(shared, tx, path)?,
+            None => start::load_base(shared, path, stop).map_err(|error| match error {
+                None => Failure::Stopped,
+                Some(text) => Failure::Refused(text),
+            })?,
+        };
     }
     file.seek(SeekFrom::Start(offset))
         .map_err(|error| error.to_string())?;
@@ -146,7 +161,7 @@ fn load_file(
         match reader.next_item() {
             Ok(Item::Command(args)) => {
                 replay
-                    .command(args)
+                    .command(args, within.as_deref_mut())
                     .map_err(|why| format!("at offset {before}: {why}"))?;
                 shared
                     .loading
@@ -158,7 +173,14 @@ fn load_file(
             Ok(Item::End) | Err(Fault::Truncated) => {
                 return cut_tail(shared, path, good, is_last);
             }
-            Err(fault) => return Err(format!("at offset {before}: {fault}").into()),
+            Err(Fault::Broken(_)) if ends_in_zeros(path, reader.position())? => {
+                return cut_tail(shared, path, good, is_last);
+            }
+            Err(Fault::Broken(why)) => {
+                let what = "Bad file format reading the append only file";
+                return Err(format!("{what}: at offset {before}, {why}").into());
+            }
+            Err(Fault::Unreadable(error)) => return Err(error.to_string().into()),
         }
         if !replay.is_in_transaction() {
             good = reader.position();
@@ -173,9 +195,23 @@ fn load_file(
     }
 }
 
+/// True if everything in a file behind this offset, and the byte before it, is zero: what some file systems leave behind after a power
+/// failure of what was not on disk.
+fn ends_in_zeros(path: &Path, from: u64) -> Result<bool, Failure> {
+    let is_zero = || {
+        let mut file = fs::File::open(path)?;
+        file.seek(SeekFrom::Start(from.saturating_sub(1)))?;
+        let mut bytes = BufReader::with_capacity(1 << 16, file).bytes();
+        bytes.try_fold(true, |all, byte| Ok(all && byte? == 0))
+    };
+    is_zero().map_err(|error: io::Error| Failure::Refused(error.to_string()))
+}
+
 /// Drops an incomplete command, or transaction, at the end of the last file.
 fn cut_tail(shared: &Shared, path: &Path, good: u64, is_last: bool) -> Result<(), Failure> {
-    let why = format!("unexpected end of file; the last whole command ends at offset {good}");
+    let why = format!(
+        "Unexpected end of file reading the append only file; the last whole command ends at offset {good}"
+    );
     if !is_last || !shared.config().aof_load_truncated {
         return Err(why.into());
     }
@@ -183,12 +219,7 @@ fn cut_tail(shared: &Shared, path: &Path, good: u64, is_last: bool) -> Result<()
         "!!! Warning: short read while loading the AOF file {}!!! AOF loaded anyway because aof-load-truncated is enabled; truncated to {good} bytes",
         path.display()
     );
-    let cut = || {
-        let file = OpenOptions::new().write(true).open(path)?;
-        file.set_len(good)?;
-        file.sync_all()
-    };
-    cut().map_err(|error: std::io::Error| Failure::Refused(format!("can't truncate it: {error}")))
+    truncate(path, good).map_err(|error| Failure::Refused(format!("can't truncate it: {error}")))
 }
 
 /// Runs the commands of a log.
@@ -218,33 +249,38 @@ impl<'a> Replay<'a> {
         self.queued.is_some()
     }
 
-    /// Runs a command. One that fails changes nothing, as when it was logged.
+    /// Runs a command, in the section `within`, if there is one, which has all locks. One that fails changes nothing, as when it was
+    /// logged.
     ///
     /// # Errors
     /// The command can't be in a log.
-    pub fn command(&mut self, args: Vec<Vec<u8>>) -> Result<(), String> {
+    pub fn command(
+        &mut self,
+        args: Vec<Vec<u8>>,
+        mut within: Option<&mut Tx<'_>>,
+    ) -> Result<(), String> {
         let name = args[0].to_ascii_lowercase();
         match (name.as_slice(), &mut self.queued) {
             (b"multi", None) => self.queued = Some(Vec::new()),
             (b"exec", Some(_)) => {
                 for args in self.queued.take().unwrap_or_default() {
-                    self.run(&args)?;
+                    self.run(&args, within.as_deref_mut())?;
                 }
             }
             (b"discard", Some(_)) => self.queued = None,
             (_, Some(queued)) => queued.push(args),
-            (_, None) => self.run(&args)?,
+            (_, None) => self.run(&args, within)?,
         }
         Ok(())
     }
 
-    fn run(&mut self, args: &[Vec<u8>]) -> Result<(), String> {
+    fn run(&mut self, args: &[Vec<u8>], within: Option<&mut Tx<'_>>) -> Result<(), String> {
         let owned = OwnedArgs::copy(args.iter().map(Vec::as_slice));
         let args = owned.borrow();
         let shown = || args.at(0).escape_ascii().to_string();
         let row = REGISTRY
             .find_original(args.at(0))
-            .ok_or_else(|| format!("unknown command '{}'", shown()))?;
+            .ok_or_else(|| format!("Unknown command '{}' reading the append only file", shown()))?;
         let row = match row.subcommands.is_empty() || args.len() < 2 {
             true => row,
             false => REGISTRY.find_subcommand(row, args.at(1)).unwrap_or(row),
@@ -265,7 +301,7 @@ impl<'a> Replay<'a> {
                 return Ok(());
             }
             "echo" => {
-                self.set_flags(args.at(1));
+                self.set_flags(args.at(1), within);
                 return Ok(());
             }
             "ping" | "publish" | "spublish" | "script|load" | "script|flush" => return Ok(()),
@@ -278,6 +314,10 @@ impl<'a> Replay<'a> {
             return Err(format!("the command '{}' can't be repeated", shown()));
         };
         self.reply.clear();
+        if let Some(tx) = within {
+            run_in(tx, self.db, run, args, &mut self.reply);
+            return Ok(());
+        }
         let (engine, now) = (&self.shared.engine, Now(clock::now_ms()));
         loop {
             let locked = crate::dispatch::lock(engine, row, args, self.db, now, &mut self.shards);
@@ -305,7 +345,7 @@ impl<'a> Replay<'a> {
     }
 
     /// Sets the client flags of a memcached item, if this message says so.
-    fn set_flags(&mut self, message: &[u8]) {
+    fn set_flags(&self, message: &[u8], within: Option<&mut Tx<'_>>) {
         let Some(message) = message.strip_prefix(FLAGS_MESSAGE) else {
             return;
         };
@@ -317,23 +357,25 @@ impl<'a> Replay<'a> {
             .ok()
             .and_then(|text| text.parse().ok());
         if let Some(flags) = flags {
-            let key = damselfly_engine::Key::new(key);
-            while !self.try_set_flags(key, flags) {
-                std::thread::yield_now();
+            let (key, now) = (Key::new(key), Now(clock::now_ms()));
+            match within {
+                Some(tx) => set_flags_in(tx, self.db, key, flags),
+                None => loop {
+                    if let Ok(mut tx) = self.shared.engine.lock_one(key.hash, self.db, now) {
+                        break set_flags_in(&mut tx, self.db, key, flags);
+                    }
+                    std::thread::yield_now();
+                },
             }
         }
     }
+}
 
-    fn try_set_flags(&self, key: damselfly_engine::Key<'_>, flags: u32) -> bool {
-        let now = Now(clock::now_ms());
-        let Ok(mut tx) = self.shared.engine.lock_one(key.hash, self.db, now) else {
-            return false;
-        };
-        tx.keep_expired();
-        if tx.view(key).is_some_and(|entry| entry.text().is_some()) {
-            tx.set_attributes(key, damselfly_value::Attributes::of_flags(flags));
-        }
-        true
+fn set_flags_in(tx: &mut Tx<'_>, db: usize, key: Key<'_>, flags: u32) {
+    tx.set_db(db);
+    tx.keep_expired();
+    if tx.view(key).is_some_and(|entry| entry.text().is_some()) {
+        tx.set_attributes(key, damselfly_value::Attributes::of_flags(flags));
     }
 }
 
@@ -357,9 +399,9 @@ fn run_in(
 /// One line that says what is wrong, where, and what to do.
 pub fn start(shared: &Shared, stop: &dyn Fn() -> bool) -> Result<bool, String> {
     let config = shared.config();
-    let manifest = find(&config)?;
+    let manifest = find(&shared.aof, &config)?;
     if !manifest.is_empty() {
-        if !load(shared, &manifest, stop)? {
+        if !load(shared, &manifest, None, stop)? {
             return Ok(false);
         }
     } else if start::has_snapshot(&config) {
@@ -371,15 +413,13 @@ pub fn start(shared: &Shared, stop: &dyn Fn() -> bool) -> Result<bool, String> {
             return Ok(false);
         }
     }
-    let lock_all = || loop {
+    let mut tx = loop {
         match shared.engine.lock_all(0, Now(clock::now_ms())) {
             Ok(tx) => break tx,
             Err(_) => std::thread::yield_now(),
         }
     };
-    let mut tx = lock_all();
-    let has_keys = (0..shared.engine.databases()).any(|db| tx.totals(db).keys > 0);
-    if !manifest.is_empty() || !has_keys && shared.functions.libraries().is_empty() {
+    if !manifest.is_empty() {
         shared.aof.continue_after_load(shared, &config, &tx);
         return Ok(true);
     }

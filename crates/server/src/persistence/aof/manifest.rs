@@ -12,6 +12,9 @@ use std::fmt::Write;
 /// A manifest with more files than this is not believed.
 const FILES_MAX: usize = 100_000;
 
+/// The longest line, as in Redis.
+const LINE_BYTES_MAX: usize = 1024;
+
 /// One file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileEntry {
@@ -40,16 +43,19 @@ impl Manifest {
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut manifest = Self::default();
         for (index, line) in text.lines().enumerate().take(FILES_MAX) {
-            if line.trim().is_empty() || line.starts_with('#') {
+            if line.starts_with('#') {
                 continue;
             }
+            if line.len() > LINE_BYTES_MAX {
+                let why = "The AOF manifest file contains too long line";
+                return Err(format!("line {}: {why}", index + 1));
+            }
             let wrong = |why: &str| format!("line {}: {why}: {line}", index + 1);
+            let malformed = || wrong("Invalid AOF manifest file format");
             let (mut name, mut number, mut kind) = (None, None, None);
-            let mut words = split(line)
-                .ok_or_else(|| wrong("unbalanced quotes"))?
-                .into_iter();
+            let mut words = split(line).ok_or_else(malformed)?.into_iter();
             while let Some(word) = words.next() {
-                let value = words.next().ok_or_else(|| wrong("a word has no value"))?;
+                let value = words.next().ok_or_else(malformed)?;
                 match word.as_str() {
                     "file" => name = Some(value),
                     "seq" => number = value.parse().ok(),
@@ -59,24 +65,26 @@ impl Manifest {
                 }
             }
             let (Some(name), Some(number), Some(kind)) = (name, number, kind) else {
-                return Err(wrong("expected 'file NAME seq NUMBER type b, h or i'"));
+                return Err(malformed());
             };
             if name.is_empty() || name.contains('/') {
                 return Err(wrong("the file must be in the same folder"));
             }
             let entry = FileEntry { name, number };
             match kind.as_str() {
-                "b" if manifest.base.is_some() => return Err(wrong("a second base")),
+                "b" if manifest.base.is_some() => {
+                    return Err(wrong("Found duplicate base file information"));
+                }
                 "b" => manifest.base = Some(entry),
                 "h" => manifest.history.push(entry),
                 "i" => {
                     let last = manifest.increments.last();
                     if last.is_some_and(|last| last.number >= entry.number) {
-                        return Err(wrong("the numbers of increments must grow"));
+                        return Err(wrong("Found a non-monotonic sequence number"));
                     }
                     manifest.increments.push(entry);
                 }
-                _ => return Err(wrong("unknown type")),
+                _ => return Err(wrong("Unknown AOF file type")),
             }
         }
         Ok(manifest)
@@ -177,6 +185,7 @@ mod tests {
             "file a seq 1 type b\nfile b seq 2 type b",
             "file a seq 2 type i\nfile b seq 2 type i",
             "file \"a seq 1 type b",
+            "file a seq 1 type b\n\nfile b seq 1 type i",
         ] {
             assert!(Manifest::parse(text).is_err(), "{text}");
         }

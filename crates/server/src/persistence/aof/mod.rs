@@ -9,11 +9,14 @@
 //! | file | contents |
 //! |---|---|
 //! | `mod.rs` | state, turning on and off, rewrites |
+//! | `base_commands.rs` | a base as commands |
 //! | `writer.rs` | the thread that writes, and what it does about errors |
 //! | `files.rs`, `manifest.rs`, `storage.rs` | the files, without the server |
-//! | `reader.rs`, `load.rs` | reading them again |
+//! | `reader.rs`, `load.rs`, `check.rs` | reading them again |
 //! | `commands.rs` | BGREWRITEAOF, WAITAOF |
 
+mod base_commands;
+pub mod check;
 pub mod commands;
 pub mod files;
 pub mod load;
@@ -23,15 +26,19 @@ pub mod storage;
 mod writer;
 
 use std::collections::VecDeque;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use damselfly_config::{AppendFsync, Config};
 use damselfly_engine::{Now, Tx};
 use damselfly_log::{Batch, Targets};
 
+pub(super) use self::base_commands::write_entry;
+use self::manifest::FileEntry;
+use self::storage::{Folder, Storage};
 pub use self::writer::run;
 use super::{AlreadySaving, Cause};
 use crate::clock;
@@ -43,6 +50,9 @@ const QUEUED_BYTES_MAX: usize = 64 << 20;
 
 /// After a failed rewrite, the next automatic one waits at least this long, and longer after each further failure.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// The same while only a new base makes the files complete.
+const URGENT_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The folder of the append-only files.
 pub fn folder(config: &Config) -> PathBuf {
@@ -56,10 +66,10 @@ enum Item {
     /// The cut of a rewrite: the next increment begins.
     Cut,
     /// A complete base, whose increments begin with the last cut.
-    NewBase { number: u64 },
+    NewBase(FileEntry),
     /// The append-only file begins, and needs a base before it counts.
     BeginAnew,
-    /// It continues the files that are there; or begins, with an empty server.
+    /// It continues the files that are there.
     Continue,
     /// It ends.
     Close,
@@ -72,7 +82,7 @@ struct Queue {
     /// The record at which the rewrite in progress has its cut, until that is queued.
     cut: Option<u64>,
     /// A base that is complete before its cut is queued.
-    early_base: Option<u64>,
+    early_base: Option<FileEntry>,
     /// The record behind the last one that was taken from the log.
     taken: u64,
     /// The next bytes begin a file, which has to select its database.
@@ -115,6 +125,8 @@ pub struct Status {
 
 /// The state of the append-only file.
 pub struct Aof {
+    /// Used instead of the folder that the options name.
+    storage: OnceLock<Arc<dyn Storage>>,
     queue: Mutex<Queue>,
     changed: Condvar,
     status: Mutex<Status>,
@@ -134,6 +146,10 @@ pub struct Aof {
     rewritten_bytes: AtomicU64,
     /// The number of the base that is written next.
     next_base: AtomicU64,
+    /// An fsync has failed, so only a new base makes the files certain to be complete.
+    needs_base: AtomicBool,
+    /// How long the thread that writes sleeps before it does, for tests: DEBUG AOF-FLUSH-SLEEP, in microseconds.
+    pub flush_sleep_us: AtomicU64,
     /// How many times the disk was too slow for `everysec`.
     pub delayed_syncs: AtomicU64,
 }
@@ -141,6 +157,7 @@ pub struct Aof {
 impl Default for Aof {
     fn default() -> Self {
         Self {
+            storage: OnceLock::new(),
             queue: Mutex::default(),
             changed: Condvar::new(),
             status: Mutex::new(Status {
@@ -162,6 +179,8 @@ impl Default for Aof {
             bytes: AtomicU64::new(0),
             rewritten_bytes: AtomicU64::new(0),
             next_base: AtomicU64::new(1),
+            needs_base: AtomicBool::new(false),
+            flush_sleep_us: AtomicU64::new(0),
             delayed_syncs: AtomicU64::new(0),
         }
     }
@@ -174,6 +193,22 @@ impl Aof {
 
     fn status_slot(&self) -> MutexGuard<'_, Status> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes the server write to this storage, for tests. It is called before anything is loaded.
+    pub fn use_storage(&self, storage: Arc<dyn Storage>) {
+        assert!(self.storage.set(storage).is_ok(), "the storage is set once");
+    }
+
+    /// Where the files are.
+    ///
+    /// # Errors
+    /// The folder can't be created.
+    pub(super) fn storage(&self, config: &Config) -> io::Result<Arc<dyn Storage>> {
+        match self.storage.get() {
+            Some(storage) => Ok(storage.clone()),
+            None => Ok(Arc::new(Folder::create(&folder(config))?)),
+        }
     }
 
     /// What INFO shows.
@@ -232,6 +267,20 @@ impl Aof {
         self.changed.notify_one();
     }
 
+    /// Waits until all records below this number are on disk; false if that fails.
+    pub(super) fn wait_for(&self, record: u64) -> bool {
+        const POLL_INTERVAL: Duration = Duration::from_millis(1);
+        self.add_holding(1);
+        while self.mode() != Mode::Off && self.durable() < record {
+            if self.status_slot().write_error.is_some() {
+                break;
+            }
+            std::thread::sleep(POLL_INTERVAL);
+        }
+        self.add_holding(-1);
+        self.mode() == Mode::Off || self.durable() >= record
+    }
+
     /// Bytes of all files.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Relaxed)
@@ -249,7 +298,7 @@ impl Aof {
 
     /// The number of the next base: neither named by the manifest nor about to be.
     pub(super) fn next_base(&self, config: &Config) -> u64 {
-        let in_manifest = load::find(config).map_or(1, |manifest| manifest.next_base());
+        let in_manifest = load::find(self, config).map_or(1, |manifest| manifest.next_base());
         self.next_base.load(Relaxed).max(in_manifest)
     }
 
@@ -287,7 +336,7 @@ impl Aof {
     }
 
     /// Notes that a rewrite has ended, and how.
-    pub fn end_rewrite(&self, number: u64, took: Duration, kept_bytes: usize, is_ok: bool) {
+    pub fn end_rewrite(&self, base: FileEntry, took: Duration, kept_bytes: usize, is_ok: bool) {
         let mut status = self.status_slot();
         status.last_rewrite = Some(took);
         status.is_last_rewrite_ok = is_ok;
@@ -301,12 +350,14 @@ impl Aof {
         }
         drop(status);
         if is_ok {
-            self.next_base.fetch_max(number + 1, Relaxed);
+            self.next_base.fetch_max(base.number + 1, Relaxed);
+            // Until the writer says so again.
+            self.needs_base.store(false, Relaxed);
             let mut queue = self.queue();
             match queue.cut {
                 // Records before the cut are still to come.
-                Some(_) => queue.early_base = Some(number),
-                None => queue.items.push_back(Item::NewBase { number }),
+                Some(_) => queue.early_base = Some(base),
+                None => queue.items.push_back(Item::NewBase(base)),
             }
             drop(queue);
             self.changed.notify_one();
@@ -339,14 +390,18 @@ impl Aof {
 
     fn is_rewrite_due(&self, config: &Config) -> bool {
         let status = self.status();
-        let pause = RETRY_AFTER * 2_u32.saturating_pow(status.failures.saturating_sub(1).min(10));
+        let pause = match self.needs_base.load(Relaxed) {
+            // Meanwhile, writes are refused.
+            true => URGENT_RETRY_AFTER,
+            false => RETRY_AFTER * 2_u32.saturating_pow(status.failures.saturating_sub(1).min(10)),
+        };
         if status
             .failed_at
             .is_some_and(|failed| failed.elapsed() < pause)
         {
             return false;
         }
-        if status.is_scheduled || self.mode() == Mode::Starting {
+        if status.is_scheduled || self.mode() == Mode::Starting || self.needs_base.load(Relaxed) {
             return true;
         }
         let percentage = u64::from(config.auto_aof_rewrite_percentage);
@@ -396,7 +451,7 @@ impl Aof {
         self.durable.store(cut, SeqCst);
     }
 
-    /// Continues the files that were loaded, or begins with nothing. No client has changed anything yet.
+    /// Continues the files that were loaded. No client has changed anything yet.
     pub fn continue_after_load(&self, shared: &Shared, config: &Config, tx: &Tx<'_>) {
         self.push(Item::Continue);
         self.follow(shared, tx);
@@ -441,8 +496,7 @@ impl Queue {
             self.items.push_back(Item::Cut);
             self.begins_file = true;
             let base = self.early_base.take();
-            self.items
-                .extend(base.map(|number| Item::NewBase { number }));
+            self.items.extend(base.map(Item::NewBase));
         }
     }
 

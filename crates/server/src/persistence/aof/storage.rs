@@ -1,11 +1,13 @@
-//! The folder of the append-only files, as a trait, so that tests can lose power at any step.
+//! The folder of a file that must survive crashes, as a trait, so that tests can lose power at any step: everything that saves and the
+//! append-only file write goes through it.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// A folder.
-pub trait Storage: Send {
+pub trait Storage: Send + Sync {
     /// Opens a file to append to it; creates it if it does not exist. Returns its length, too.
     fn open(&self, name: &str) -> io::Result<(Box<dyn Appender>, u64)>;
 
@@ -38,6 +40,9 @@ pub trait Appender: Send {
 
     /// Cuts the file to this length.
     fn truncate(&mut self, len: u64) -> io::Result<()>;
+
+    /// Writes over the first bytes of the file.
+    fn overwrite_start(&mut self, bytes: &[u8]) -> io::Result<()>;
 }
 
 /// A folder on disk.
@@ -45,6 +50,11 @@ pub trait Appender: Send {
 pub struct Folder(PathBuf);
 
 impl Folder {
+    /// A folder that exists.
+    pub fn existing(path: &Path) -> Self {
+        Self(path.to_owned())
+    }
+
     /// Creates the folder if it does not exist.
     ///
     /// # Errors
@@ -70,8 +80,12 @@ pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
 impl Storage for Folder {
     fn open(&self, name: &str) -> io::Result<(Box<dyn Appender>, u64)> {
         let path = self.0.join(name);
-        let file = OpenOptions::new().append(true).create(true).open(path)?;
-        let len = file.metadata()?.len();
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)?;
+        let len = file.seek(SeekFrom::End(0))?;
         Ok((Box::new(DiskFile(file)), len))
     }
 
@@ -106,7 +120,8 @@ impl Storage for Folder {
     }
 }
 
-struct DiskFile(File);
+/// A file on disk. What is appended goes behind the file's position.
+pub(in crate::persistence) struct DiskFile(pub File);
 
 impl Appender for DiskFile {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -118,6 +133,11 @@ impl Appender for DiskFile {
     }
 
     fn truncate(&mut self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.0.set_len(len)?;
+        self.0.seek(SeekFrom::Start(len)).map(drop)
+    }
+
+    fn overwrite_start(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all_at(bytes, 0)
     }
 }

@@ -1,7 +1,8 @@
 //! The thread that writes the append-only file.
 //!
 //! It takes what is queued, writes it, and forces it to the disk as `appendfsync` says: then all that was queued meanwhile shares the next
-//! fsync. If a write fails, the server refuses writes (MISCONF) and the thread tries again until it succeeds; nothing is dropped.
+//! fsync. If a write fails, the server refuses writes (MISCONF) and the thread tries again until it succeeds; nothing is dropped. If an
+//! fsync fails, it refuses them until there is a new base: see [`AofFiles::needs_base`].
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 use damselfly_config::{AppendFsync, Config};
 
 use super::files::AofFiles;
-use super::storage::Folder;
+use super::manifest::FileEntry;
 use super::{Aof, Item, Mode, folder};
 use crate::gate::Reasons;
 use crate::shared::Shared;
@@ -36,6 +37,7 @@ pub fn run(shared: &Shared) {
         end: 0,
         last_sync: Instant::now(),
         cut_increment: 0,
+        was_doubtful: false,
     };
     while let Some(items) = writer.next_items() {
         writer.work(items);
@@ -52,6 +54,8 @@ struct Writer<'a> {
     last_sync: Instant,
     /// The number of the increment that began with the last cut.
     cut_increment: u64,
+    /// The files needed a new base when this was last checked.
+    was_doubtful: bool,
 }
 
 impl Writer<'_> {
@@ -83,6 +87,10 @@ impl Writer<'_> {
 
     fn work(&mut self, items: VecDeque<Item>) {
         let config = self.shared.config();
+        let sleep_us = self.aof.flush_sleep_us.load(Relaxed);
+        if sleep_us > 0 {
+            std::thread::sleep(Duration::from_micros(sleep_us));
+        }
         for item in items {
             match item {
                 Item::Bytes { bytes, end } => {
@@ -95,7 +103,7 @@ impl Writer<'_> {
                     self.insist("begin", |writer| writer.files_do(AofFiles::begin_increment));
                     self.cut_increment = self.last_increment();
                 }
-                Item::NewBase { number } => self.replace_base(number, &config),
+                Item::NewBase(base) => self.replace_base(&base, &config),
                 Item::BeginAnew => {
                     self.insist("begin", |writer| writer.open(&config, AofFiles::begin_anew));
                     self.cut_increment = self.last_increment();
@@ -119,6 +127,16 @@ impl Writer<'_> {
         let bytes = self.files.as_ref().map_or(0, AofFiles::bytes);
         self.aof.bytes.store(bytes, Relaxed);
         self.sync_if_due(&config);
+        self.note_doubt();
+    }
+
+    /// Refuses writes from a failed fsync until there is a new base.
+    fn note_doubt(&mut self) {
+        let needs_base = self.files.as_ref().is_some_and(AofFiles::needs_base);
+        self.aof.needs_base.store(needs_base, Relaxed);
+        if std::mem::replace(&mut self.was_doubtful, needs_base) && !needs_base {
+            self.accept_writes();
+        }
     }
 
     fn last_increment(&self) -> u64 {
@@ -136,7 +154,7 @@ impl Writer<'_> {
         config: &Config,
         begin: impl FnOnce(&mut AofFiles) -> io::Result<()>,
     ) -> io::Result<()> {
-        let storage = Box::new(Folder::create(&folder(config))?);
+        let storage = self.aof.storage(config)?;
         let mut files = AofFiles::open(storage, &config.appendfilename)?;
         begin(&mut files)?;
         self.aof
@@ -146,7 +164,7 @@ impl Writer<'_> {
         Ok(())
     }
 
-    fn replace_base(&mut self, number: u64, config: &Config) {
+    fn replace_base(&mut self, base: &FileEntry, config: &Config) {
         if self.files.is_none() {
             // BGREWRITEAOF while the append-only file is off.
             self.insist("open", |writer| writer.open(config, |_| Ok(())));
@@ -154,12 +172,12 @@ impl Writer<'_> {
         }
         let first = self.cut_increment;
         self.insist("replace", |writer| {
-            writer.files_do(|files| files.replace_base(number, first))
+            writer.files_do(|files| files.replace_base(base, first))
         });
         let Some(files) = &self.files else {
             return;
         };
-        self.aof.next_base.store(number + 1, Relaxed);
+        self.aof.next_base.store(base.number + 1, Relaxed);
         self.aof.rewritten_bytes.store(files.bytes(), Relaxed);
         if first == u64::MAX {
             self.files = None;
@@ -187,8 +205,12 @@ impl Writer<'_> {
 
     fn sync(&mut self) {
         let started = Instant::now();
-        self.insist("fsync", |writer| writer.files_do(AofFiles::sync));
+        let synced = self.files_do(AofFiles::sync);
         self.last_sync = Instant::now();
+        if let Err(error) = synced {
+            self.refuse_writes(&error, "fsync");
+            return;
+        }
         let took = self.last_sync - started;
         if took > SLOW_SYNC {
             self.aof.delayed_syncs.fetch_add(1, Relaxed);
@@ -201,7 +223,8 @@ impl Writer<'_> {
     }
 
     fn note_durable(&self) {
-        if self.aof.durable() >= self.end {
+        let needs_base = self.files.as_ref().is_some_and(AofFiles::needs_base);
+        if needs_base || self.aof.durable() >= self.end {
             return;
         }
         self.aof.durable.store(self.end, SeqCst);
@@ -214,14 +237,8 @@ impl Writer<'_> {
     fn insist(&mut self, what: &str, mut action: impl FnMut(&mut Self) -> io::Result<()>) {
         let mut has_failed = false;
         while let Err(error) = action(self) {
-            let text = without_code(&error);
             if !std::mem::replace(&mut has_failed, true) {
-                log::error!(
-                    "Error writing to the AOF file: {text} ({what}). Writes are refused until it succeeds: check the free space and the permissions of {}.",
-                    folder(&self.shared.config()).display()
-                );
-                self.aof.status_slot().write_error = Some(text);
-                self.shared.gate.close(Reasons::LOG_FAILED);
+                self.refuse_writes(&error, what);
             }
             if self.aof.queue().is_ending {
                 log::error!(
@@ -231,11 +248,29 @@ impl Writer<'_> {
             }
             std::thread::sleep(RETRY_INTERVAL);
         }
-        if has_failed {
-            self.aof.status_slot().write_error = None;
-            self.shared.gate.open(Reasons::LOG_FAILED);
-            log::warn!("AOF write error looks solved. The server can write again.");
+        if has_failed && !self.files.as_ref().is_some_and(AofFiles::needs_base) {
+            self.accept_writes();
         }
+    }
+
+    fn refuse_writes(&self, error: &io::Error, what: &str) {
+        let text = without_code(error);
+        let remedy = match self.files.as_ref().is_some_and(AofFiles::needs_base) {
+            false => "it succeeds",
+            true => "a rewrite of the file succeeds, which begins now",
+        };
+        log::error!(
+            "Error writing to the AOF file: {text} ({what}). Writes are refused until {remedy}: check the free space and the permissions of {}.",
+            folder(&self.shared.config()).display()
+        );
+        self.aof.status_slot().write_error = Some(text);
+        self.shared.gate.close(Reasons::LOG_FAILED);
+    }
+
+    fn accept_writes(&self) {
+        self.aof.status_slot().write_error = None;
+        self.shared.gate.open(Reasons::LOG_FAILED);
+        log::warn!("AOF write error looks solved. The server can write again.");
     }
 }
 
