@@ -15,6 +15,7 @@
 use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;
 use std::ptr::NonNull;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering::Relaxed};
 
 /// The number of counter lines: one for each thread, and the last one shared by all later threads.
@@ -137,16 +138,67 @@ pub fn allocate(bytes: usize) -> NonNull<u8> {
     block
 }
 
-/// Frees a block.
+/// Frees a block, or passes a large one to the function given to [`free_large_with`].
 ///
 /// # Safety
 /// `block` came from [`allocate`] and is no longer used.
 #[inline]
 pub unsafe fn free(block: NonNull<u8>) {
     // SAFETY: as the caller promises.
-    count(-(unsafe { usable_bytes(block) } as i64));
+    let bytes = unsafe { usable_bytes(block) };
+    if bytes >= LARGE_BYTES_MIN {
+        return free_large(LargeBlock { block, bytes });
+    }
+    count(-(bytes as i64));
     // SAFETY: as the caller promises.
     unsafe { raw::free(block.as_ptr().cast()) }
+}
+
+/// Blocks of at least this size are large: returning one to the operating system takes half a millisecond or more.
+pub const LARGE_BYTES_MIN: usize = 4 << 20;
+
+/// A large block from [`allocate`] that is no longer used. It is freed when this is dropped.
+#[derive(Debug)]
+pub struct LargeBlock {
+    block: NonNull<u8>,
+    bytes: usize,
+}
+
+// SAFETY:
+// - it is the only owner of its block, and any thread may free a block.
+unsafe impl Send for LargeBlock {}
+
+impl LargeBlock {
+    /// Its size, which counts as used until it is freed.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for LargeBlock {
+    fn drop(&mut self) {
+        // SAFETY: owned, and never used again.
+        unsafe { raw::discard(self.block, self.bytes) };
+        count(-(self.bytes as i64));
+        // SAFETY: as above.
+        unsafe { raw::free(self.block.as_ptr().cast()) }
+    }
+}
+
+static FREE_LARGE: OnceLock<fn(LargeBlock)> = OnceLock::new();
+
+/// Registers the function that frees large blocks, whichever thread frees them. It should hand them to another thread: 512 MB take
+/// 60 milliseconds. Only the first call has an effect.
+pub fn free_large_with(free: fn(LargeBlock)) {
+    let _ = FREE_LARGE.set(free);
+}
+
+#[cold]
+fn free_large(block: LargeBlock) {
+    match FREE_LARGE.get() {
+        Some(free) => free(block),
+        None => drop(block),
+    }
 }
 
 /// The usable size of a block in bytes: at least the requested size.
@@ -172,6 +224,30 @@ mod raw {
         mi_free as free, mi_good_size as block_bytes, mi_malloc as malloc, mi_usable_size,
     };
     use std::ffi::c_void;
+    use std::ptr::NonNull;
+
+    /// Returns the pages of a block to the operating system at once. mimalloc would do so later, in whichever thread allocates then.
+    ///
+    /// # Safety
+    /// `block` is a live block of that many bytes, whose contents are no longer used.
+    pub unsafe fn discard(block: NonNull<u8>, bytes: usize) {
+        #[cfg(target_os = "linux")]
+        {
+            const PAGE: usize = 4096;
+            /// Other threads can map memory between two of these.
+            const CHUNK: usize = 1 << 20;
+            let start = block.as_ptr().align_offset(PAGE);
+            for at in (start..bytes.saturating_sub(PAGE)).step_by(CHUNK) {
+                let len = CHUNK.min(bytes - at) / PAGE * PAGE;
+                // SAFETY: `at` and `len` are within the block.
+                let chunk = unsafe { block.as_ptr().add(at) };
+                // SAFETY: whole pages of the block, which nobody uses. If it fails, mimalloc does it later.
+                unsafe { libc::madvise(chunk.cast(), len, libc::MADV_DONTNEED) };
+            }
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = (block, bytes);
+    }
 
     /// # Safety
     /// `block` is a live block.
@@ -185,6 +261,13 @@ mod raw {
 #[cfg(sanitize_address)]
 mod raw {
     pub use libc::{free, malloc, malloc_usable_size as usable};
+    use std::ptr::NonNull;
+
+    /// Does nothing: this allocator returns large blocks when they are freed.
+    ///
+    /// # Safety
+    /// No conditions; unsafe because the function that it replaces is.
+    pub unsafe fn discard(_: NonNull<u8>, _: usize) {}
 
     /// Under the sanitizer, a block has exactly the requested size.
     ///
@@ -426,6 +509,26 @@ mod tests {
             // SAFETY: used nowhere else.
             unsafe { free(block) }
         }
+    }
+
+    #[test]
+    fn large_blocks_are_passed_on_and_counted_until_they_are_freed() {
+        use std::sync::Mutex;
+        static PASSED: Mutex<Option<LargeBlock>> = Mutex::new(None);
+        free_large_with(|block| {
+            let former = PASSED.lock().expect("no panic").replace(block);
+            assert!(former.is_none());
+        });
+        let bytes = 3 * LARGE_BYTES_MIN;
+        let (before, block) = (used_bytes(), allocate(bytes));
+        // SAFETY: the block has that many bytes.
+        unsafe { block.write_bytes(1, bytes) };
+        // SAFETY: used nowhere else.
+        unsafe { free(block) }
+        assert!(used_bytes() >= before + 2 * LARGE_BYTES_MIN);
+        let passed = PASSED.lock().expect("no panic").take();
+        assert!(passed.is_some_and(|block| block.bytes() >= bytes));
+        assert!(used_bytes() < before + 2 * LARGE_BYTES_MIN);
     }
 
     #[test]

@@ -1,10 +1,11 @@
-//! Memory that a background thread frees: flushed databases, large collections and tables of tracked keys.
+//! Memory that a background thread frees: flushed databases, large collections, very long strings and tables of tracked keys.
 //!
 //! There is one queue for the whole process, since a large collection that is dropped does not know its engine.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+use damselfly_base::heap::{self, LargeBlock};
 use damselfly_value::Large;
 
 use crate::observers::tracked_keys::TrackedKeys;
@@ -15,6 +16,7 @@ use crate::shard::pending_work;
 enum Part {
     Databases(Vec<Database>),
     Collection(Large),
+    Block(LargeBlock),
     Tracked(Vec<TrackedKeys>),
 }
 
@@ -23,6 +25,7 @@ impl Part {
         match self {
             Self::Databases(databases) => databases.iter().map(Database::bytes).sum(),
             Self::Collection(large) => large.memory_bytes(),
+            Self::Block(block) => block.bytes(),
             // They do not count as data.
             Self::Tracked(_) => 0,
         }
@@ -41,6 +44,11 @@ impl Part {
             Self::Collection(large) => {
                 let bytes = large.memory_bytes();
                 drop(large);
+                PENDING_BYTES.fetch_sub(bytes, Relaxed);
+            }
+            Self::Block(block) => {
+                let bytes = block.bytes();
+                drop(block);
                 PENDING_BYTES.fetch_sub(bytes, Relaxed);
             }
             Self::Tracked(tables) => drop(tables),
@@ -106,10 +114,19 @@ fn add_collection(large: Large) {
     }
 }
 
+fn add_block(block: LargeBlock) {
+    if FREES.get() {
+        drop(block);
+    } else {
+        add(Part::Block(block));
+    }
+}
+
 /// Runs the background thread: frees what is queued, and waits for more. Never returns. From the first call on, large collections
-/// that are dropped anywhere are queued.
+/// and blocks that are dropped anywhere are queued.
 pub fn free() -> ! {
     damselfly_value::free_large_with(add_collection);
+    heap::free_large_with(add_block);
     FREES.set(true);
     loop {
         free_pending();
