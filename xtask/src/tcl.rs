@@ -59,7 +59,7 @@ const FILES: &[&str] = &[
 ];
 
 /// Files whose servers the suite starts itself, with options and files of its own.
-const OWN_SERVERS: &[&str] = &["unit/auth", "unit/acl", "unit/acl-v2"];
+const OWN_SERVERS: &[&str] = &["unit/auth", "unit/acl", "unit/acl-v2", "unit/dump"];
 
 const SKIPS: &str = "tests/tcl/skips.txt";
 const CACHE: &str = ".tools/redis-source";
