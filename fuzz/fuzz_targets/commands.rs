@@ -393,10 +393,14 @@ fn payload(source: &mut Unstructured<'_>) -> Result<Vec<u8>> {
 fn may_be_key(at: At, place: usize, len: usize) -> bool {
     match at {
         At::One(key) => place == key,
+        At::OneUnless { place: key, .. } => place == key,
         At::ToEnd { first, step } => place >= first && (place - first).is_multiple_of(step),
         At::ToLastButOne(first) => place >= first && place + 1 < len,
         At::Counted(count_at) => place > count_at,
-        At::HalfBehind { from, .. } | At::Behind { from, .. } => place > from,
+        At::CountedPairs(count_at) => place > count_at && (place - count_at) % 2 == 1,
+        At::HalfBehind { from, .. } | At::Behind { from, .. } | At::AllBehind { from, .. } => {
+            place > from
+        }
     }
 }
 
