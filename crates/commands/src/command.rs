@@ -355,6 +355,8 @@ pub enum Group {
     Scripting,
     /// The connection.
     Connection,
+    /// Clusters.
+    Cluster,
     /// The server.
     Server,
 }
@@ -377,6 +379,7 @@ impl Group {
             Self::PubSub => "pubsub",
             Self::Scripting => "scripting",
             Self::Connection => "connection",
+            Self::Cluster => "cluster",
             Self::Server => "server",
         }
     }
@@ -397,7 +400,7 @@ impl Group {
             Self::Transactions => Some("transaction"),
             Self::Scripting => Some("scripting"),
             Self::Connection => Some("connection"),
-            Self::PubSub | Self::Server => None,
+            Self::PubSub | Self::Cluster | Self::Server => None,
         }
     }
 }

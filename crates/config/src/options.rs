@@ -811,6 +811,16 @@ pub static OPTIONS: &[Opt] = &[
         access: field!(enable_debug_command),
     },
     Opt {
+        name: "enable-module-command",
+        aliases: &[],
+        section: Section::Security,
+        kind: Kind::Choice(Allow::NAMES),
+        changeable: Changeable::AtStart,
+        effect: Effect::Acts,
+        summary: "Who may try to load modules: nobody (`no`), everybody (`yes`), or clients on this machine (`local`). There are no modules, so that only the error differs.",
+        access: field!(enable_module_command),
+    },
+    Opt {
         name: "maxmemory",
         aliases: &[],
         section: Section::Memory,

@@ -51,7 +51,6 @@ static LACKING: &[&str] = &[
     "cluster-slave-validity-factor",
     "crash-log-enabled",
     "crash-memcheck-enabled",
-    "enable-module-command",
     "gopher-enabled",
     "ignore-warnings",
     "io-threads",

@@ -127,6 +127,8 @@ pub struct Config {
     pub enable_protected_configs: Allow,
     /// `enable-debug-command`
     pub enable_debug_command: Allow,
+    /// `enable-module-command`
+    pub enable_module_command: Allow,
     /// `maxmemory`
     pub maxmemory_bytes: u64,
     /// `maxmemory-policy`
@@ -318,6 +320,7 @@ impl Default for Config {
             memcached_user: "default".to_owned(),
             enable_protected_configs: Allow::No,
             enable_debug_command: Allow::No,
+            enable_module_command: Allow::No,
             maxmemory_bytes: 0,
             maxmemory_policy: MaxmemoryPolicy::Noeviction,
             maxmemory_samples: 5,

@@ -589,6 +589,19 @@ pub const ROWS: &[Row] = &[
     row(Server, 1, Exact, "CONFIG NOTHING value"),
     row(Server, 1, Shape, "TIME"),
     row(Server, 1, Exact, "DEBUG ( JMAP | value )"),
+    row(
+        Server,
+        1,
+        Exact,
+        "CLUSTER ( INFO | MYID | HELP | RESET | NODES | SLOTS | KEYSLOT key | ADDSLOTS integer | GETKEYSINSLOT integer count | value )",
+    ),
+    row(Server, 1, Exact, "( READONLY | READWRITE | ASKING )"),
+    row(
+        Server,
+        1,
+        Exact,
+        "MODULE ( LIST | LOAD value | LOADEX value CONFIG value value | UNLOAD value | value )",
+    ),
     row(Server, 1, Exact, "NOSUCHCOMMAND ( value )+"),
     row(
         Server,

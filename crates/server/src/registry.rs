@@ -10,7 +10,9 @@ use damselfly_engine::Now;
 use damselfly_protocol::Reply;
 
 use crate::admin::command::facts;
-use crate::admin::{acl, client, command, config, debug, info, latency, memory, server, slowlog};
+use crate::admin::{
+    acl, client, cluster, command, config, debug, info, latency, memory, module, server, slowlog,
+};
 use crate::dispatch::Dispatcher;
 use crate::gate::Reasons;
 use crate::memcached;
@@ -49,10 +51,12 @@ pub enum Handler {
 static SESSION_FAMILIES: &[&[Command<Handler>]] = &[
     acl::COMMANDS,
     client::COMMANDS,
+    cluster::COMMANDS,
     connection_commands::COMMANDS,
     info::COMMANDS,
     latency::COMMANDS,
     memory::COMMANDS,
+    module::COMMANDS,
     monitor::COMMANDS,
     subscriptions::COMMANDS,
     eval_commands::COMMANDS,
@@ -66,7 +70,7 @@ static SESSION_FAMILIES: &[&[Command<Handler>]] = &[
     transaction::COMMANDS,
 ];
 
-/// The subcommand that every container has.
+/// The subcommand that every container has, unless it has its own.
 const HELP: Command<Handler> = Command {
     name: "HELP",
     arity: Arity::Exactly(2),
@@ -136,7 +140,7 @@ pub struct Row {
     pub only_reads: bool,
     /// A RESP2 client with subscriptions may use it.
     pub for_subscribers: bool,
-    /// It needs `enable-debug-command`.
+    /// It needs `enable-debug-command` or `enable-module-command`.
     pub protected: bool,
     /// Scripts may not call it.
     pub not_in_scripts: bool,
@@ -313,9 +317,10 @@ impl Registry {
                 traits: help_traits(&command),
                 ..HELP
             };
+            let has_own = rows.iter().any(|row| row.name == HELP.name);
             self.rows[index].subcommands = rows
                 .iter()
-                .chain([&help])
+                .chain((!has_own).then_some(&help))
                 .map(|row| self.add(*row, Some(index)))
                 .collect();
         }

@@ -2,6 +2,7 @@
 
 pub mod acl;
 pub mod client;
+pub mod cluster;
 pub mod command;
 pub mod config;
 pub mod debug;
@@ -10,6 +11,7 @@ pub mod facts;
 pub mod info;
 pub mod latency;
 pub mod memory;
+pub mod module;
 pub mod pause;
 pub mod server;
 pub mod slowlog;

@@ -1,4 +1,4 @@
-//! **What is asked before a command runs**: whether the command exists, its arity, `enable-debug-command`, authentication, the rights of the user, room in
+//! **What is asked before a command runs**: whether the command exists, its arity, `enable-debug-command` and the like, authentication, the rights of the user, room in
 //! memory, the rules for transactions, subscribers and MONITOR clients, and the gate (`gate.rs`). [`Dispatcher::checked`] asks all of this for every request of
 //! a client, also for those that are then queued by MULTI. Commands that a script calls have rules of their own
 //! (`scripts/host.rs`, `allowed`).
@@ -75,6 +75,22 @@ impl Dispatcher {
         }
     }
 
+    /// The error if an option forbids the command to this client: DEBUG, or a subcommand of MODULE.
+    #[cold]
+    fn refusal_of_protected(&self, session: &Session, row: &Row) -> Option<CommandError> {
+        let container = row.name.split('|').next().unwrap_or_default();
+        let allowed = match container {
+            "module" => self.config.enable_module_command,
+            _ => self.config.enable_debug_command,
+        };
+        (!allowed.permits(session.client.origin)).then(|| {
+            CommandError::err(format!(
+                "{} command not allowed. If the enable-{container}-command option is set to \"local\", you can run it from a local connection, otherwise you need to set this option in the configuration file, and then restart the server.",
+                container.to_uppercase()
+            ))
+        })
+    }
+
     #[inline]
     fn refusal(
         &mut self,
@@ -86,20 +102,11 @@ impl Dispatcher {
         if !row.command.arity.allows(args.len()) {
             return Some(CommandError::Arity(row.name.clone()));
         }
-        if row.protected
-            && !self
-                .config
-                .enable_debug_command
-                .permits(session.client.origin)
-        {
-            return Some(CommandError::err(format!(
-                "{} command not allowed. If the enable-debug-command option is set to \"local\", you can run it from a local connection, otherwise you need to set this option in the configuration file, and then restart the server.",
-                row.name
-                    .split('|')
-                    .next()
-                    .unwrap_or_default()
-                    .to_uppercase()
-            )));
+        if row.protected {
+            let refusal = self.refusal_of_protected(session, row);
+            if refusal.is_some() {
+                return refusal;
+            }
         }
         if is_restricted {
             let refusal = self.refusal_of_user(session, row, args);

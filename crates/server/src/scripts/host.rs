@@ -451,7 +451,7 @@ impl ScriptHost<'_, '_> {
     #[cold]
     fn allows_denied(&self, row: &Row) -> bool {
         let group = row.command.group;
-        let takes_no_locks = matches!(group, Group::Server | Group::Connection);
+        let takes_no_locks = matches!(group, Group::Server | Group::Connection | Group::Cluster);
         takes_no_locks && self.shared.scripts.allows_denied.load(Relaxed)
     }
 

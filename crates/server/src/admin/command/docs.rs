@@ -180,7 +180,7 @@ These commands of Redis 8 and Valkey 9 are not here:
 | `BYPOLYGON` of `GEOSEARCH` (Valkey 9) | Redis does not have it. |
 ";
 
-const GROUPS: [(Group, &str); 14] = [
+const GROUPS: [(Group, &str); 15] = [
     (Group::String, "Strings"),
     (Group::List, "Lists"),
     (Group::Set, "Sets"),
@@ -194,6 +194,7 @@ const GROUPS: [(Group, &str); 14] = [
     (Group::PubSub, "Publish and subscribe"),
     (Group::Scripting, "Scripts and functions"),
     (Group::Connection, "Connections"),
+    (Group::Cluster, "Clusters"),
     (Group::Server, "Server"),
 ];
 

@@ -80,7 +80,8 @@ pub fn categories(command: &Command<Handler>) -> Vec<&'static str> {
         | Group::Transactions
         | Group::PubSub
         | Group::Scripting
-        | Group::Connection => command.group.category(),
+        | Group::Connection
+        | Group::Cluster => command.group.category(),
     };
     let has = |category: &'static str| {
         let derived = match category {
