@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::process::Command;
 use std::{env, fs, io};
 
 use crate::steps::{Count, Steps, cargo_test, check, command, must, test_result};
@@ -13,9 +14,9 @@ const SANITIZED: &[&str] = &[
     "damselfly-collections",
     "damselfly-value",
 ];
-/// Deliberate bugs, enabled by `--cfg broken=NAME`: the name, the package and test file that must detect it, and a filter for the
+/// Deliberate bugs (`damselfly_base::planted_bug`): the name, the package and test file that must detect it, and a filter for the
 /// tests in that file.
-const BROKEN: &[(&str, &str, &str, &str)] = &[
+const PLANTED_BUGS: &[(&str, &str, &str, &str)] = &[
     ("sections", "damselfly-engine", "atomicity", ""),
     ("wakes", "damselfly-engine", "waiting", "woken::"),
     ("cut", "damselfly-engine", "snapshot", "threads::"),
@@ -31,6 +32,9 @@ const BROKEN: &[(&str, &str, &str, &str)] = &[
     ("scripts", "damselfly-server", "scripts", "money_"),
     ("tracking", "damselfly-server", "tracking", "coherent::"),
 ];
+
+/// The folder of builds with deliberate bugs.
+const BROKEN_FOLDER: &str = "target/broken";
 
 /// Runs all checks, also those after a failed one.
 ///
@@ -68,9 +72,9 @@ pub fn run() -> Result<(), String> {
         ];
         cargo_test(command(&words).env("RUSTFLAGS", "--cfg loom"))
     });
-    for (broken, package, test, filter) in BROKEN {
-        steps.step(&format!("tests of {test} detect broken {broken}"), || {
-            notices(broken, package, test, filter)
+    for (bug, package, test, filter) in PLANTED_BUGS {
+        steps.step(&format!("tests of {test} detect the bug {bug}"), || {
+            notices(bug, package, test, filter)
         });
     }
     for package in SANITIZED {
@@ -84,11 +88,11 @@ pub fn run() -> Result<(), String> {
 }
 
 /// Runs tests with a deliberate bug. A test that fails has detected it, so it counts as passed.
-fn notices(broken: &str, package: &str, test: &str, filter: &str) -> Result<Count, String> {
+fn notices(bug: &str, package: &str, test: &str, filter: &str) -> Result<Count, String> {
     const WRAPPER: &str = "RUSTC_WORKSPACE_WRAPPER";
-    let compiler = broken_compiler(broken)
-        .map_err(|error| format!("cannot write target/broken/{broken}.sh: {error}"))?;
-    let folder = ["--quiet", "--target-dir", "target/broken"];
+    let compiler =
+        broken_compiler().map_err(|error| format!("cannot prepare {BROKEN_FOLDER}: {error}"))?;
+    let folder = ["--quiet", "--target-dir", BROKEN_FOLDER];
     if package == "damselfly-oracle" {
         // The tests of the oracle start the server, so it must have the bug.
         let words = ["cargo", "build", "-p", "damselfly"];
@@ -99,7 +103,7 @@ fn notices(broken: &str, package: &str, test: &str, filter: &str) -> Result<Coun
     let words = ["cargo", "test", "-p", package, "--test", test];
     let mut command = command(&words);
     command.args(folder).args(["--", filter]);
-    command.env(WRAPPER, compiler);
+    command.env(WRAPPER, compiler).env("DAMSELFLY_BUG", bug);
     let output = command
         .output()
         .map_err(|error| format!("cannot run cargo: {error}"))?;
@@ -117,13 +121,23 @@ fn notices(broken: &str, package: &str, test: &str, filter: &str) -> Result<Coun
     })
 }
 
-/// Writes a compiler wrapper that adds the bug to the packages of this workspace. Dependencies are not affected, so they need not
-/// be compiled again.
-fn broken_compiler(broken: &str) -> io::Result<PathBuf> {
-    let path = env::current_dir()?.join(format!("target/broken/{broken}.sh"));
-    fs::create_dir_all(path.parent().expect("it was just joined"))?;
-    let script = format!("#!/bin/sh\nexec \"$@\" --cfg 'broken=\"{broken}\"'\n");
-    fs::write(&path, script)?;
+/// Writes a compiler wrapper that adds the deliberate bugs to the packages of this workspace. Dependencies are not affected, so those
+/// that were compiled for the tests are used again.
+fn broken_compiler() -> io::Result<PathBuf> {
+    let folder = env::current_dir()?.join(BROKEN_FOLDER);
+    let path = folder.join("compiler.sh");
+    if !folder.exists() {
+        fs::create_dir_all(&folder)?;
+        let copied = Command::new("cp")
+            .args(["-al", "target/debug", BROKEN_FOLDER])
+            .status()?;
+        if !copied.success() {
+            return Err(io::Error::other("target/debug can't be copied"));
+        }
+        // Otherwise builds in the two folders wait for each other.
+        fs::remove_file(folder.join("debug/.cargo-lock"))?;
+    }
+    fs::write(&path, "#!/bin/sh\nexec \"$@\" --cfg broken\n")?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
     Ok(path)
 }

@@ -8,6 +8,7 @@ pub mod hash;
 pub mod heap;
 pub mod long_double;
 pub mod number;
+mod planted_bug;
 pub mod random;
 pub mod sha1;
 
@@ -19,3 +20,4 @@ pub const REDIS_VERSION_NUMBER: u32 = 0x0007_0401;
 
 pub use error::CommandError;
 pub use hash::hash;
+pub use planted_bug::planted_bug;

@@ -307,7 +307,7 @@ fn write_runs(tx: &Tx<'_>, key: Key<'_>, reply: &mut Reply<'_>) -> Result {
 fn pfselftest(tx: &mut Tx<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
     long::check(tx, usize::MAX)?;
     let mut random = Random::new(random::number());
-    hyperloglog::self_test(&mut random, sparse_bytes_max(tx)).map_err(CommandError::err)?;
+    hyperloglog::self_test(&mut random).map_err(CommandError::err)?;
     reply.ok();
     Ok(())
 }

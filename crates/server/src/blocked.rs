@@ -141,7 +141,7 @@ impl Blocking {
 impl BlockedClient {
     /// Claims the right to end the wait; true for one caller only.
     fn claim(&self) -> bool {
-        if cfg!(broken = "claim") {
+        if damselfly_base::planted_bug("claim") {
             // A deliberate bug that `tests/blocking.rs` of the oracle must detect.
             return true;
         }
@@ -322,7 +322,7 @@ impl Drop for Ending<'_> {
 
 impl Waiter for BlockedClient {
     fn serve(&self, tx: &mut Tx<'_>, key: Key<'_>) -> Served {
-        if self.claimed.load(Relaxed) && !cfg!(broken = "claim") {
+        if self.claimed.load(Relaxed) && !damselfly_base::planted_bug("claim") {
             return Served::Gone;
         }
         let key = match self.first_ready(tx, key) {

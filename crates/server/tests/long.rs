@@ -507,3 +507,12 @@ fn random_members_that_repeat_have_a_limit_in_bytes() {
         "(empty array)"
     );
 }
+
+/// The bug: with a high limit for the sparse form, the self-test ran for minutes, and other long commands waited for it.
+#[test]
+fn the_self_test_of_hyperloglogs_takes_no_longer_with_a_high_limit_for_the_sparse_form() {
+    let server = TestServer::start();
+    let mut client = server.client();
+    client.run("CONFIG SET hll-sparse-max-bytes 1000000000");
+    assert_eq!(client.run("PFSELFTEST"), "OK");
+}

@@ -244,6 +244,16 @@ fn each_path_says_where_it_refused() {
 }
 
 #[test]
+fn the_log_shows_the_refused_command_as_the_client_s_last_one() {
+    let server = TestServer::start();
+    let mut client = user(&server, "one", "+get ~a");
+    client.run("GET a");
+    assert!(client.run("CONFIG GET port").contains("NOPERM"));
+    let log = server.client().run("ACL LOG");
+    assert!(log.contains(" cmd=config|get user=one"), "{log}");
+}
+
+#[test]
 fn every_client_has_a_user() {
     let server = TestServer::start();
     let mut admin = server.client();

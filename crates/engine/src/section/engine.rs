@@ -193,7 +193,7 @@ impl Engine {
     }
 
     /// Takes the locks again that a section has released.
-    #[cfg(any(broken = "sections", broken = "tracking", broken = "cut"))]
+    #[cfg(broken)]
     pub(crate) fn reacquire(&self, held: &HeldLocks<'_>) -> bool {
         let taken = match held {
             HeldLocks::None | HeldLocks::Waiting(_) | HeldLocks::Lent => Ok(()),

@@ -86,8 +86,10 @@ impl Tx<'_> {
     /// # Panics
     /// If the key's shard is not locked.
     pub fn track(&mut self, key: Key<'_>, tracker: Tracker) {
-        #[cfg(broken = "tracking")]
-        self.interrupt(std::time::Duration::ZERO);
+        #[cfg(broken)]
+        if damselfly_base::planted_bug("tracking") {
+            self.interrupt(std::time::Duration::ZERO);
+        }
         let engine = self.engine();
         let shard = engine.shard_of(key.hash);
         assert!(self.holds(shard), "a key is tracked without its lock");

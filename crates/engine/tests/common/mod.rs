@@ -9,7 +9,13 @@ use damselfly_engine::{Busy, Deadline, Engine, Key, Layout, Now, Tx, Wake};
 use damselfly_value::{NewValue, Text};
 
 /// A longer sleep means that a wake-up was lost: nothing in these tests takes nearly as long.
-pub const SLEEP_MAX: Duration = Duration::from_secs(if cfg!(broken = "wakes") { 1 } else { 30 });
+pub fn sleep_max() -> Duration {
+    Duration::from_secs(if damselfly_base::planted_bug("wakes") {
+        1
+    } else {
+        30
+    })
+}
 
 /// How long the threads of one arrangement run: short, since each test goes through several.
 pub const RUN: Duration = Duration::from_millis(120);
@@ -36,7 +42,7 @@ impl Bell {
         let rung = self.rung.lock().unwrap();
         let (mut rung, timeout) = self
             .rings
-            .wait_timeout_while(rung, SLEEP_MAX, |rung| !*rung)
+            .wait_timeout_while(rung, sleep_max(), |rung| !*rung)
             .unwrap();
         assert!(!timeout.timed_out(), "a wake-up was lost");
         *rung = false;
@@ -68,7 +74,7 @@ impl Meeting {
         self.complete.notify_all();
         let (_arrived, timeout) = self
             .complete
-            .wait_timeout_while(arrived, 2 * SLEEP_MAX, |arrived| *arrived < end)
+            .wait_timeout_while(arrived, 2 * sleep_max(), |arrived| *arrived < end)
             .unwrap();
         assert!(!timeout.timed_out(), "a thread did not arrive");
     }

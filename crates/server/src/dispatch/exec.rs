@@ -128,7 +128,7 @@ fn run_queue<A: ScriptRunner>(
     } else {
         let watched = session.transaction.watched_hashes();
         // A deliberate bug that `tests/transactions.rs` of the oracle must detect.
-        let watched = watched.filter(|_| !cfg!(broken = "watches"));
+        let watched = watched.filter(|_| !damselfly_base::planted_bug("watches"));
         let hashes = watched.chain(all.iter().copied());
         engine.lock_many(hashes, &mut scratch.shards, session.db, now)?
     };
@@ -139,7 +139,7 @@ fn run_queue<A: ScriptRunner>(
         }
         return Ok(());
     }
-    if cfg!(broken = "watches") {
+    if damselfly_base::planted_bug("watches") {
         // Without this, other threads would rarely run at this point.
         std::thread::yield_now();
     }

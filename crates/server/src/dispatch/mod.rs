@@ -290,7 +290,6 @@ impl Dispatcher {
                 finish_reply(session, row, &mut reply, mark).map(Halt::Stall)
             }
             Ok(row) => {
-                session.client.last_command.store(row.index + 1, Relaxed);
                 let is_exec = row.within_multi == WithinMulti::Executes;
                 let writes = row.writes || is_exec && session.transaction.writes();
                 if let Some(hold) = self.shared.pause.holds(writes, now.0)

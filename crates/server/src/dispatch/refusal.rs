@@ -55,6 +55,8 @@ impl Dispatcher {
                 .find_subcommand(row, args.at(1))
                 .ok_or_else(|| Refusal::Error(unknown_subcommand(row, args.at(1))))?;
         }
+        // CLIENT LIST and ACL LOG show it even if it is refused.
+        session.client.last_command.store(row.index + 1, Relaxed);
         let refused = self.refusal(session, row, args, is_restricted);
         match refused {
             None => Ok(row),

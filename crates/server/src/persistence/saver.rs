@@ -21,6 +21,9 @@ const SHARE: u32 = 64;
 /// The same of a thread that has nothing else to do, or while much is kept of changed entries.
 const LARGE_SHARE: u32 = 2;
 
+/// The most that counts of one slice: if it took longer, the thread was interrupted, and other threads used the processor.
+const SLICE_COUNTED_MAX: Duration = Duration::from_millis(1);
+
 /// A thread that has had no event for this long has nothing else to do.
 const IDLE_AFTER: Duration = Duration::from_millis(10);
 
@@ -83,6 +86,27 @@ impl Saver {
             Backlog::Small | Backlog::Much | Backlog::TooMuch => LARGE_SHARE,
         };
         let ended = Instant::now();
-        self.next = ended + (ended - started) * (share - 1);
+        self.next = ended + pause(ended - started, share);
+    }
+}
+
+/// How long a thread does not copy after a slice that took so long, if it may spend one part in `share` of its time on copying.
+fn pause(took: Duration, share: u32) -> Duration {
+    took.min(SLICE_COUNTED_MAX) * (share - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_copies_its_share_of_the_time() {
+        let share = SLICE.as_secs_f64() / (SLICE + pause(SLICE, SHARE)).as_secs_f64();
+        assert!((share - 1.0 / f64::from(SHARE)).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_thread_that_was_interrupted_while_it_copied_goes_on_soon() {
+        assert!(pause(Duration::from_secs(2), SHARE) < Duration::from_millis(100));
     }
 }

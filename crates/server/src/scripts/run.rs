@@ -117,8 +117,8 @@ pub fn run(
             plan.is_shown = true;
             memory.note_undone(missing);
             shared.scripts.counts.undone.fetch_add(1, Relaxed);
-            // The broken build skips the rollback; `tests/scripts.rs` must notice.
-            if !cfg!(broken = "scripts") {
+            // A deliberate bug that `tests/scripts.rs` must detect.
+            if !damselfly_base::planted_bug("scripts") {
                 tx.undo();
             }
         };
