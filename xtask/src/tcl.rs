@@ -68,6 +68,7 @@ const OWN_SERVERS: &[&str] = &[
     "unit/acl",
     "unit/acl-v2",
     "unit/aofrw",
+    "unit/dump",
     "integration/aof",
     "integration/aof-multi-part",
     "integration/aof-race",
