@@ -45,7 +45,7 @@ pub mod link;
 mod receive;
 pub mod replicaof;
 mod requests;
-pub mod shared_bytes;
+mod shared_bytes;
 mod tick;
 pub mod wait;
 
