@@ -263,7 +263,7 @@ fn play_file(program: &Program, suite: &Path, file: &str, skips: &Skips) -> Resu
     Ok(text)
 }
 
-/// Puts a program where the suite expects Redis's own. The suite waits for a line with the process id.
+/// Puts a program where the suite expects Redis's own.
 fn install_program(program: &Program, suite: &Path) -> Result<(), String> {
     let folder = suite.join("src");
     let fail = |error: std::io::Error| format!("{}: {error}", folder.display());
@@ -279,7 +279,7 @@ fn install_program(program: &Program, suite: &Path) -> Result<(), String> {
     let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     // The options come last, since the suite may pass the path of a file.
     let script = format!(
-        "#!/bin/sh\necho \" PID: $$\"\nexec '{}' \"$@\"{}\n",
+        "#!/bin/sh\nexec '{}' \"$@\"{}\n",
         path.display(),
         words.concat()
     );
