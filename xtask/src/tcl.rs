@@ -68,6 +68,7 @@ const OWN_SERVERS: &[&str] = &[
     "unit/acl",
     "unit/acl-v2",
     "unit/aofrw",
+    "unit/dump",
     "integration/aof",
     "integration/aof-multi-part",
     "integration/aof-race",
@@ -262,7 +263,7 @@ fn play_file(program: &Program, suite: &Path, file: &str, skips: &Skips) -> Resu
     Ok(text)
 }
 
-/// Puts a program where the suite expects Redis's own. The suite waits for a line with the process id.
+/// Puts a program where the suite expects Redis's own.
 fn install_program(program: &Program, suite: &Path) -> Result<(), String> {
     let folder = suite.join("src");
     let fail = |error: std::io::Error| format!("{}: {error}", folder.display());
@@ -278,7 +279,7 @@ fn install_program(program: &Program, suite: &Path) -> Result<(), String> {
     let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     // The options come last, since the suite may pass the path of a file.
     let script = format!(
-        "#!/bin/sh\necho \" PID: $$\"\nexec '{}' \"$@\"{}\n",
+        "#!/bin/sh\nexec '{}' \"$@\"{}\n",
         path.display(),
         words.concat()
     );
@@ -296,6 +297,11 @@ fn install_program(program: &Program, suite: &Path) -> Result<(), String> {
         ),
     ] {
         let file = folder.join(name);
+        // It may be a link to the system's own program, which must not be written over.
+        match fs::remove_file(&file) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(fail(error)),
+            Ok(()) | Err(_) => {}
+        }
         fs::write(&file, text).map_err(fail)?;
         fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).map_err(fail)?;
     }

@@ -512,6 +512,26 @@ mod tests {
     }
 
     #[test]
+    fn large_blocks_are_passed_on_and_counted_until_they_are_freed() {
+        use std::sync::Mutex;
+        static PASSED: Mutex<Option<LargeBlock>> = Mutex::new(None);
+        free_large_with(|block| {
+            let former = PASSED.lock().expect("no panic").replace(block);
+            assert!(former.is_none());
+        });
+        let bytes = 3 * LARGE_BYTES_MIN;
+        let (before, block) = (used_bytes(), allocate(bytes));
+        // SAFETY: the block has that many bytes.
+        unsafe { block.write_bytes(1, bytes) };
+        // SAFETY: used nowhere else.
+        unsafe { free(block) }
+        assert!(used_bytes() >= before + 2 * LARGE_BYTES_MIN);
+        let passed = PASSED.lock().expect("no panic").take();
+        assert!(passed.is_some_and(|block| block.bytes() >= bytes));
+        assert!(used_bytes() < before + 2 * LARGE_BYTES_MIN);
+    }
+
+    #[test]
     fn blocks_are_counted_while_they_live_also_across_threads() {
         let before = used_bytes();
         let block = allocate(1 << 20);

@@ -184,21 +184,17 @@ fn check_bits(tx: &Tx<'_>, bits: &Range<u64>) -> Result {
 
 fn bitcount(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let key = args.key(1);
-    let Some(len) = tx.read_text(key)?.map(Text::len) else {
-        reply.integer(0);
-        return Ok(());
-    };
-    let bits = match args.len() {
-        2 => 0..len as u64 * 8,
-        4 | 5 => {
-            let (start, end) = (args.integer(2)?, args.integer(3)?);
-            if start < 0 && end < 0 && start > end {
-                reply.integer(0);
-                return Ok(());
-            }
-            bits_between(len, start, end, counts_bits(args, 4)?)
-        }
+    // As in Redis since 7.2, invalid arguments are an error even if the key is absent.
+    let range = match args.len() {
+        2 => None,
+        4 | 5 => Some((args.integer(2)?, args.integer(3)?, counts_bits(args, 4)?)),
         _ => return Err(CommandError::Syntax.into()),
+    };
+    let len = tx.read_text(key)?.map_or(0, Text::len);
+    let bits = match range {
+        None => 0..len as u64 * 8,
+        Some((start, end, _)) if start < 0 && end < 0 && start > end => 0..0,
+        Some((start, end, counts_bits)) => bits_between(len, start, end, counts_bits),
     };
     check_bits(tx, &bits)?;
     let mut scratch = Scratch::default();
@@ -217,12 +213,9 @@ fn bitpos(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
         _ => return Err(CommandError::err("The bit argument must be 1 or 0.").into()),
     };
     let key = args.key(1);
-    let Some(len) = tx.read_text(key)?.map(Text::len) else {
-        reply.integer(if wanted { -1 } else { 0 });
-        return Ok(());
-    };
-    let bits = match args.len() {
-        3 => 0..len as u64 * 8,
+    // As for BITCOUNT, before the key.
+    let range = match args.len() {
+        3 => None,
         4..=6 => {
             let start = args.integer(3)?;
             let counts_bits = counts_bits(args, 5)?;
@@ -230,9 +223,17 @@ fn bitpos(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
                 Some(_) => args.integer(4)?,
                 None => i64::MAX,
             };
-            bits_between(len, start, end, counts_bits)
+            Some((start, end, counts_bits))
         }
         _ => return Err(CommandError::Syntax.into()),
+    };
+    let Some(len) = tx.read_text(key)?.map(Text::len) else {
+        reply.integer(if wanted { -1 } else { 0 });
+        return Ok(());
+    };
+    let bits = match range {
+        None => 0..len as u64 * 8,
+        Some((start, end, counts_bits)) => bits_between(len, start, end, counts_bits),
     };
     check_bits(tx, &bits)?;
     let mut scratch = Scratch::default();

@@ -100,7 +100,7 @@ fn serve(loaded: Loaded) -> Result<ExitCode, String> {
     let server = Server::start(config, file)?;
     let config = server.shared().config();
     log::info!(
-        "Damselfly {} (Redis {} compatible) started, pid {}, {} threads, {} shards, up to {} clients ({open_files} files)",
+        "Damselfly {} (Redis {} compatible) started, PID: {}, {} threads, {} shards, up to {} clients ({open_files} files)",
         damselfly_server::VERSION,
         damselfly_server::REDIS_VERSION,
         std::process::id(),

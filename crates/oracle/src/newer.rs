@@ -1,6 +1,7 @@
 //! Where our server behaves as a newer version of Redis than the reference, which is 7.0: everything that comparisons have to know
 //! about that. `docs/redis-7.4.md` lists all changes. In transcripts, `@ours` marks such commands.
 
+use damselfly_base::number::parse_integer;
 use damselfly_protocol::client::Value;
 
 /// Fields of XINFO that 7.0 does not have.
@@ -70,12 +71,36 @@ pub(crate) fn tame(arguments: &mut Vec<Vec<u8>>) {
     match &name[..] {
         // 7.2 added an option, so 7.0 refuses a fourth argument earlier than we do.
         b"ZRANK" | b"ZREVRANK" => arguments.truncate(3),
+        // 7.2 refuses invalid arguments even if the key is absent.
+        b"BITCOUNT" if !is_range_of_bits(&arguments[2.min(arguments.len())..], 2) => {
+            arguments.truncate(2);
+        }
+        b"BITPOS" if !is_range_of_bits(&arguments[3.min(arguments.len())..], 1) => {
+            arguments.truncate(3);
+        }
         // 7.2 refuses this rank, which 7.0 can't negate.
         b"LPOS" => arguments
             .iter_mut()
             .filter(|argument| **argument == LEAST)
             .for_each(|argument| *argument = b"-7".to_vec()),
         _ => {}
+    }
+}
+
+/// True for no arguments, or valid offsets, at least so many, and the unit that may follow two of them.
+fn is_range_of_bits(arguments: &[Vec<u8>], offsets_min: usize) -> bool {
+    let is_offset = |argument: &Vec<u8>| parse_integer(argument).is_some();
+    let is_unit = |argument: &Vec<u8>| {
+        ["BIT", "BYTE"]
+            .iter()
+            .any(|unit| argument.eq_ignore_ascii_case(unit.as_bytes()))
+    };
+    match arguments {
+        [] => true,
+        [start] => offsets_min == 1 && is_offset(start),
+        [start, end] => is_offset(start) && is_offset(end),
+        [start, end, unit] => is_offset(start) && is_offset(end) && is_unit(unit),
+        _ => false,
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod dumps;
 mod encodings;
+mod server;
 mod streams;
 
 /// How two replies are compared. Errors are always compared exactly.
@@ -121,12 +122,12 @@ const fn row(family: Family, weight: usize, rule: Rule, grammar: &'static str) -
     }
 }
 
-use Family::{Connection, Generic, Hash, List, Server, Set, SortedSet, String, Transactions};
-use Rule::{AtMost, Encoding, Exact, Hello, Near, Queued, Scan, Shape, Sorted, Take, Unordered};
+use Family::{Connection, Generic, Hash, List, Set, SortedSet, String, Transactions};
+use Rule::{Encoding, Exact, Hello, Near, Queued, Scan, Shape, Sorted, Take, Unordered};
 
 /// Every command that random sequences use: [`ROWS`], and the rows of families that have a file.
 pub fn all() -> impl Iterator<Item = &'static Row> {
-    let in_files = [streams::ROWS, dumps::ROWS, encodings::ROWS];
+    let in_files = [streams::ROWS, dumps::ROWS, encodings::ROWS, server::ROWS];
     ROWS.iter().chain(in_files.into_iter().flatten())
 }
 
@@ -580,35 +581,6 @@ pub const ROWS: &[Row] = &[
     ),
     row(Connection, 1, Exact, "RESET"),
     row(Connection, 2, Exact, "AUTH value [ value ]"),
-    row(Server, 3, AtMost, "DBSIZE"),
-    row(Server, 1, Exact, "FLUSHDB [ ASYNC | SYNC | value ]"),
-    row(Server, 1, Exact, "FLUSHALL [ ASYNC | SYNC | value ]"),
-    row(Server, 3, Exact, "SWAPDB database database"),
-    row(Server, 3, Exact, "CONFIG GET option"),
-    row(Server, 4, Exact, "CONFIG SET ( option setting )+"),
-    row(Server, 1, Exact, "CONFIG NOTHING value"),
-    row(Server, 1, Shape, "TIME"),
-    row(Server, 1, Exact, "DEBUG ( JMAP | value )"),
-    row(
-        Server,
-        1,
-        Exact,
-        "CLUSTER ( INFO | MYID | HELP | RESET | NODES | SLOTS | KEYSLOT key | ADDSLOTS integer | GETKEYSINSLOT integer count | value )",
-    ),
-    row(Server, 1, Exact, "( READONLY | READWRITE | ASKING )"),
-    row(
-        Server,
-        1,
-        Exact,
-        "MODULE ( LIST | LOAD value | LOADEX value CONFIG value value | UNLOAD value | value )",
-    ),
-    row(Server, 1, Exact, "NOSUCHCOMMAND ( value )+"),
-    row(
-        Server,
-        1,
-        Exact,
-        "( OBJECT | CLIENT | CONFIG ) value [ key ]",
-    ),
 ];
 
 #[cfg(test)]

@@ -400,9 +400,10 @@ impl Scripts {
     }
 }
 
-/// True for commands to which a newer version added an option: 7.0 refuses too many arguments earlier than we do.
+/// True for commands to which a newer version added an option, or whose arguments it checks earlier: with arguments that are moved, 7.0
+/// replies otherwise.
 fn has_newer_option(word: &[u8]) -> bool {
-    [&b"ZRANK"[..], b"ZREVRANK"].contains(&&word.to_ascii_uppercase()[..])
+    [&b"ZRANK"[..], b"ZREVRANK", b"BITCOUNT", b"BITPOS"].contains(&&word.to_ascii_uppercase()[..])
 }
 
 fn command(words: &[&str]) -> Vec<Vec<u8>> {

@@ -21,6 +21,24 @@ const BUCKETS_PER_SLICE: usize = 64;
 /// large hash: about as much work as any other slice.
 const FIELDS_PER_SWEEP: usize = 100;
 
+impl Tx<'_> {
+    /// Makes nothing expire in this section: it repeats effects in which every expiry is a command of its own.
+    pub fn keep_expired(&mut self) {
+        self.expiry_time = Now(i64::MIN);
+    }
+
+    /// Ends [`Tx::keep_expired`].
+    pub fn expire_as_usual(&mut self) {
+        self.expiry_time = self.now();
+    }
+
+    /// Deadlines up to this moment have passed.
+    #[inline]
+    pub fn expiry_time(&self) -> Now {
+        self.expiry_time
+    }
+}
+
 /// Counts what expires in a database and notifies the observers. Every removal of an expired entry or field reports here.
 pub(crate) struct Expirer<'a> {
     pub(crate) engine: &'a Engine,

@@ -52,7 +52,7 @@ pub struct Tx<'a> {
     db: usize,
     now: Now,
     /// The moment that decides what has expired: `now`, unless nothing expires in this section.
-    expiry_time: Now,
+    pub(super) expiry_time: Now,
     /// False for CLIENT NO-TOUCH: the access bits of the keys that the section uses stay as they are.
     touches: bool,
     /// True if other clients wait for this thread.
@@ -162,22 +162,6 @@ impl<'a> Tx<'a> {
     #[inline]
     pub fn now(&self) -> Now {
         self.now
-    }
-
-    /// Makes nothing expire in this section: it repeats effects in which every expiry is a command of its own.
-    pub fn keep_expired(&mut self) {
-        self.expiry_time = Now(i64::MIN);
-    }
-
-    /// Ends [`Tx::keep_expired`].
-    pub fn expire_as_usual(&mut self) {
-        self.expiry_time = self.now;
-    }
-
-    /// Deadlines up to this moment have passed.
-    #[inline]
-    pub fn expiry_time(&self) -> Now {
-        self.expiry_time
     }
 
     /// Notes that other clients wait for the thread of this section.

@@ -11,9 +11,10 @@ use damselfly_commands::Arity::AtLeast;
 use damselfly_commands::{Args, Command, Group, Keys, Result, Run, Stop, Trait, encoding_name};
 use damselfly_engine::{AccessPolicy, Deadline, Key, Tx, idle_seconds};
 use damselfly_protocol::{Reply, Version};
-use damselfly_value::{Element, NewValue, Side, Text, Value};
+use damselfly_value::{NewValue, Text};
 
 use crate::admin::digest::{self, Digest};
+use crate::admin::serialized_length;
 use crate::long_commands::LongRun;
 use crate::persistence::reload;
 use crate::registry::{Handler, SessionFn};
@@ -311,72 +312,6 @@ pub fn populate_shards(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -
     Ok(())
 }
 
-/// The size of a value in a snapshot, in bytes, if its elements are stored one by one and uncompressed.
-fn serialized_bytes(value: Value<'_>) -> usize {
-    match value {
-        Value::Text(Text::Integer(number)) => serialized_integer(number),
-        Value::Text(string) => serialized_text(string.len()),
-        Value::List(list) => {
-            let mut bytes = serialized_count(list.len());
-            let mut walk = list.walk(0, Side::Left);
-            while let Some(element) = walk.step() {
-                bytes += serialized_element(element);
-            }
-            bytes
-        }
-        Value::Set(set) => {
-            let mut bytes = serialized_count(set.len());
-            set.for_each(|member| bytes += serialized_element(member));
-            bytes
-        }
-        Value::Hash(hash) => {
-            let mut bytes = serialized_count(hash.len());
-            hash.for_each(|pair| {
-                bytes += serialized_element(pair.field) + serialized_element(pair.value);
-            });
-            bytes
-        }
-        Value::SortedSet(set) => {
-            let members = set.iter().map(|scored| serialized_element(scored.member));
-            serialized_count(set.len())
-                + members.map(|bytes| bytes + size_of::<f64>()).sum::<usize>()
-        }
-        // Its nodes are stored almost as they are in memory.
-        Value::Stream(stream) => stream.memory_bytes(),
-    }
-}
-
-fn serialized_element(element: Element<'_>) -> usize {
-    match element {
-        Element::Integer(number) => serialized_integer(number),
-        Element::Bytes(bytes) => serialized_text(bytes.len()),
-    }
-}
-
-fn serialized_integer(number: i64) -> usize {
-    if i8::try_from(number).is_ok() {
-        2
-    } else if i16::try_from(number).is_ok() {
-        3
-    } else if i32::try_from(number).is_ok() {
-        5
-    } else {
-        serialized_text(number.to_string().len())
-    }
-}
-
-fn serialized_text(len: usize) -> usize {
-    serialized_count(len) + len
-}
-
-fn serialized_count(count: usize) -> usize {
-    match count {
-        0..64 => 1,
-        64..16384 => 2,
-        _ => 5,
-    }
-}
-
 fn object(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let now = context.now;
     let key = args.key(2);
@@ -393,7 +328,7 @@ fn object(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> R
         "Value at:{:p} refcount:{references} encoding:{} serializedlength:{} lru:{} lru_seconds_idle:{idle_s}",
         entry.key().as_ptr(),
         encoding_name(entry.value()),
-        serialized_bytes(entry.value()),
+        serialized_length::serialized_bytes(entry.value()),
         entry.access(),
     ));
     Ok(())

@@ -13,6 +13,7 @@ pub mod latency;
 pub mod memory;
 pub mod module;
 pub mod pause;
+mod serialized_length;
 pub mod server;
 pub mod slowlog;
 

@@ -7,15 +7,15 @@ use damselfly_commands::{Args, Stop, Unlocked};
 use damselfly_engine::Now;
 use damselfly_protocol::Reply;
 
+use super::Dispatcher;
 use super::account::count_effects;
-use super::{Dispatcher, drop_unwanted};
 use crate::blocked::End;
 use crate::clock;
 use crate::event_loop::connection::Connection;
 use crate::event_loop::input::Stall;
 use crate::long_commands::{self, LongCommand, LongRun};
 use crate::registry::Row;
-use crate::session::{self, DiskWait, Session};
+use crate::session::{self, DiskWait, Replies, Session};
 
 /// The size of a slice of a long reply, in bytes.
 pub const REPLY_SLICE_BYTES: usize = 128 << 10;
@@ -183,4 +183,31 @@ impl Dispatcher {
             }
         }
     }
+}
+
+/// Ends a reply that begins at `mark`.
+#[inline]
+pub(super) fn finish_reply(
+    session: &mut Session,
+    row: Option<&'static Row>,
+    reply: &mut Reply<'_>,
+    mark: usize,
+) -> Option<Stall> {
+    drop_unwanted(session, reply, mark);
+    if session.follow_up {
+        session::follow_up(session, row, mark, reply);
+    }
+    session.rest.is_some().then_some(Stall::SlicedReply)
+}
+
+/// Removes a reply that the client has turned off (CLIENT REPLY).
+#[inline]
+pub(super) fn drop_unwanted(session: &mut Session, reply: &mut Reply<'_>, mark: usize) {
+    match session.replies {
+        Replies::On => return,
+        Replies::Off | Replies::SkipNext => {}
+        Replies::SkipThis => session.replies = Replies::On,
+    }
+    reply.truncate_to(mark);
+    session.rest = None;
 }

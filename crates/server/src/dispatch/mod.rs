@@ -26,6 +26,7 @@ use damselfly_protocol::Reply;
 
 pub(crate) use self::account::{count_effects, touches_keys};
 pub use self::deferred::REPLY_SLICE_BYTES;
+use self::deferred::{drop_unwanted, finish_reply};
 use self::memory_limit::Memory;
 pub use self::memory_limit::{MemoryRoom, excess_bytes, uncounted_bytes};
 use self::refusal::Refusal;
@@ -40,7 +41,7 @@ use crate::observers::monitor;
 use crate::registry::{Handler, Locks, REGISTRY, Registry, Row, WithinMulti};
 use crate::scripts::{self, ThreadScripts};
 use crate::session::transaction::{self, SpareQueues};
-use crate::session::{self, Context, Replies, Session};
+use crate::session::{Context, Replies, Session};
 use crate::shared::Shared;
 use crate::statistics::ThreadCounters;
 use damselfly_config::Config;
@@ -554,33 +555,6 @@ pub fn lock<'a>(
         Locks::All => engine.lock_all(db, now),
         Locks::None => Ok(engine.lock_none(db, now)),
     }
-}
-
-/// Ends a reply that begins at `mark`.
-#[inline]
-fn finish_reply(
-    session: &mut Session,
-    row: Option<&'static Row>,
-    reply: &mut Reply<'_>,
-    mark: usize,
-) -> Option<Stall> {
-    drop_unwanted(session, reply, mark);
-    if session.follow_up {
-        session::follow_up(session, row, mark, reply);
-    }
-    session.rest.is_some().then_some(Stall::SlicedReply)
-}
-
-/// Removes a reply that the client has turned off (CLIENT REPLY).
-#[inline]
-fn drop_unwanted(session: &mut Session, reply: &mut Reply<'_>, mark: usize) {
-    match session.replies {
-        Replies::On => return,
-        Replies::Off | Replies::SkipNext => {}
-        Replies::SkipThis => session.replies = Replies::On,
-    }
-    reply.truncate_to(mark);
-    session.rest = None;
 }
 
 /// Updates the figures that other threads see, for a new batch.

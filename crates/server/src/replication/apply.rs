@@ -14,34 +14,18 @@ use std::time::{Duration, Instant};
 
 use damselfly_base::CommandError;
 use damselfly_base::number::parse_integer;
-use damselfly_commands::{Args, KeyspaceFn, Run, Stop};
+use damselfly_commands::{Args, Stop};
 use damselfly_engine::{Busy, Now, Tx, Unserved};
-use damselfly_protocol::{Limits, Progress, Reply, RequestParser, Span, Version};
+use damselfly_protocol::{Reply, Version};
 use damselfly_pubsub::Scope;
 
+use super::requests::{Action, Chunk, PARSED_MAX, Queue, Request, flags_and_key};
 use crate::clock;
 use crate::dispatch::count_effects;
 use crate::gate::Reasons;
-use crate::memcached::FLAGS_MESSAGE;
 use crate::observers::monitor;
-use crate::registry::{Handler, Locks, REGISTRY, Row};
 use crate::scripts::function_commands;
 use crate::shared::Shared;
-
-/// The most commands in a group that is no transaction: their locks are held for some ten microseconds.
-const GROUP_COMMANDS_MAX: usize = 32;
-
-/// A group ends when its commands have this many bytes.
-const GROUP_BYTES_MAX: usize = 64 << 10;
-
-/// How many commands are parsed ahead, except for a transaction.
-const PARSED_MAX: usize = 256;
-
-/// The longest string that a primary may send.
-const BULK_BYTES_MAX: usize = u32::MAX as usize;
-
-/// A transaction or command whose bytes exceed this is refused.
-const BUFFERED_BYTES_MAX: usize = 16 << 30;
 
 /// How long the stream waits for subscribers that do not keep up.
 const CONGESTION_MAX: Duration = Duration::from_secs(1);
@@ -62,12 +46,7 @@ pub(super) struct Applier {
     shared: Arc<Shared>,
     /// Of the link, as of when the connection began.
     generation: u64,
-    parser: RequestParser,
     queue: Queue,
-    /// How many bytes of the input are parsed.
-    parsed: usize,
-    /// The place in the queue of a MULTI whose EXEC has not arrived.
-    open_multi: Option<usize>,
     /// The database that the stream has selected.
     db: usize,
     shards: Vec<usize>,
@@ -77,123 +56,6 @@ pub(super) struct Applier {
     monitored: Vec<u8>,
     address: String,
     last_error_log: Option<Instant>,
-    /// The primary wants to know how far this replica is.
-    pub(super) wants_ack: bool,
-}
-
-/// Requests that are parsed, but not applied.
-#[derive(Default)]
-struct Queue {
-    spans: Vec<Span>,
-    requests: Vec<Request>,
-}
-
-impl Queue {
-    fn args<'i>(&'i self, input: &'i [u8], request: &Request) -> Args<'i> {
-        let spans = &self.spans[request.first_span..request.first_span + request.spans];
-        let key = match request.action {
-            Action::OneKey(row, _) => only_key(row).map(|place| (place, request.hash)),
-            _ => None,
-        };
-        Args::new(&input[request.start..], spans, key)
-    }
-}
-
-/// The place of the only key of a command that has one.
-fn only_key(row: &Row) -> Option<usize> {
-    match row.locks {
-        Locks::One(place) => Some(place),
-        Locks::None | Locks::Many | Locks::All => None,
-    }
-}
-
-/// A request, with its place in the input.
-struct Request {
-    start: usize,
-    end: usize,
-    first_span: usize,
-    spans: usize,
-    action: Action,
-    /// The hash of the only key.
-    hash: u64,
-}
-
-/// What a request does.
-#[derive(Clone, Copy)]
-enum Action {
-    /// A command on one key.
-    OneKey(&'static Row, KeyspaceFn),
-    /// A command on the keys that its arguments name.
-    Keys(&'static Row, KeyspaceFn),
-    /// A command that needs all locks.
-    AllKeys(&'static Row, KeyspaceFn),
-    /// FUNCTION
-    Functions(&'static Row),
-    Select,
-    Multi,
-    Exec,
-    Publish(Scope),
-    /// The client flags of an item of memcached.
-    Flags,
-    /// REPLCONF GETACK
-    Ack,
-    /// PING and the like.
-    Nothing,
-    /// It can't be applied.
-    Unknown,
-}
-
-impl Action {
-    fn of(args: Args<'_>) -> Self {
-        let Some(row) = REGISTRY.find_original(args.at(0)) else {
-            return Self::Unknown;
-        };
-        let row = match row.subcommands.is_empty() || args.len() < 2 {
-            true => row,
-            false => REGISTRY.find_subcommand(row, args.at(1)).unwrap_or(row),
-        };
-        if !row.command.arity.allows(args.len()) {
-            return Self::Unknown;
-        }
-        if let Run::Run(Handler::Keyspace(run)) | Run::Either(Handler::Keyspace(run), _) =
-            row.command.run
-        {
-            return match row.locks {
-                _ if row.needs_all_locks => Self::AllKeys(row, run),
-                Locks::One(_) => Self::OneKey(row, run),
-                Locks::Many => Self::Keys(row, run),
-                Locks::None | Locks::All => Self::AllKeys(row, run),
-            };
-        }
-        match row.name.as_str() {
-            "select" => Self::Select,
-            "multi" => Self::Multi,
-            "exec" => Self::Exec,
-            "publish" => Self::Publish(Scope::Cluster),
-            "spublish" => Self::Publish(Scope::Slot),
-            "echo" => Self::Flags,
-            "replconf" if args.is(1, "GETACK") => Self::Ack,
-            "ping" | "replconf" | "script|load" | "script|flush" => Self::Nothing,
-            name if name.starts_with("function|") => Self::Functions(row),
-            _ => Self::Unknown,
-        }
-    }
-
-    /// True if it can be in a group with others.
-    fn is_groupable(self) -> bool {
-        match self {
-            Self::OneKey(..)
-            | Self::Select
-            | Self::Publish(_)
-            | Self::Flags
-            | Self::Ack
-            | Self::Nothing
-            | Self::Unknown => true,
-            Self::Keys(..) | Self::AllKeys(..) | Self::Functions(_) | Self::Multi | Self::Exec => {
-                false
-            }
-        }
-    }
 }
 
 impl Applier {
@@ -202,10 +64,7 @@ impl Applier {
         Self {
             shared: shared.clone(),
             generation,
-            parser: RequestParser::new(),
             queue: Queue::default(),
-            parsed: 0,
-            open_multi: None,
             db,
             shards: Vec::new(),
             reply: Vec::new(),
@@ -213,25 +72,20 @@ impl Applier {
             monitored: Vec::new(),
             address,
             last_error_log: None,
-            wants_ack: false,
         }
     }
 
-    /// Applies what is complete in `input`, and returns how many of its bytes are done with. The next call needs the rest.
+    /// Applies requests.
     ///
     /// # Errors
     /// The stream can't go on. It was applied up to the offset of the history.
-    pub(super) fn apply(&mut self, input: &mut [u8]) -> Result<usize, Fault> {
-        if input.len() > BUFFERED_BYTES_MAX {
-            return Err(Fault::Stream(format!(
-                "a transaction of more than {BUFFERED_BYTES_MAX} bytes"
-            )));
-        }
-        self.parse(input)?;
+    pub(super) fn apply(&mut self, chunk: Chunk) -> Result<(), Fault> {
+        let Chunk { bytes, queue } = chunk;
+        self.queue = queue;
         self.prefetch();
         let mut next = 0;
-        while let Some(end) = self.group(next) {
-            self.run_group(input, next..end)?;
+        while let Some(end) = self.queue.group(next) {
+            self.run_group(&bytes, next..end)?;
             next = end;
         }
         if self.shared.engine.log.is_on() {
@@ -241,77 +95,7 @@ impl Applier {
             monitor::send(&self.shared, &self.monitored, 0);
             self.monitored.clear();
         }
-        let Some(last) = next.checked_sub(1) else {
-            return Ok(0);
-        };
-        let consumed = self.queue.requests[last].end;
-        self.drop_first(next, consumed);
-        Ok(consumed)
-    }
-
-    /// Forgets requests that were applied.
-    fn drop_first(&mut self, requests: usize, bytes: usize) {
-        let queue = &mut self.queue;
-        queue.requests.drain(..requests);
-        let first = queue.requests.first();
-        let spans = first.map_or(queue.spans.len(), |request| request.first_span);
-        queue.spans.drain(..spans);
-        for request in &mut queue.requests {
-            request.start -= bytes;
-            request.end -= bytes;
-            request.first_span -= spans;
-        }
-        self.parsed -= bytes;
-        self.open_multi = self.open_multi.map(|at| at - requests);
-    }
-
-    fn parse(&mut self, input: &mut [u8]) -> Result<(), Fault> {
-        let limits = Limits {
-            bulk_bytes_max: BULK_BYTES_MAX,
-            ..Limits::default()
-        };
-        while self.parsed < input.len()
-            && (self.queue.requests.len() < PARSED_MAX || self.open_multi.is_some())
-        {
-            let (start, spans) = (self.parsed, &mut self.queue.spans);
-            let first_span = spans.len();
-            match self.parser.parse(&mut input[start..], spans, &limits) {
-                Ok(Progress::Complete { consumed }) => self.parsed += consumed,
-                Ok(Progress::Incomplete { .. }) => return Ok(()),
-                Err(error) => return Err(Fault::Stream(error.to_string())),
-            }
-            let request = self.request(input, start, first_span);
-            match request.action {
-                Action::Multi => self.open_multi = Some(self.queue.requests.len()),
-                Action::Exec => self.open_multi = None,
-                _ => {}
-            }
-            self.queue.requests.push(request);
-        }
         Ok(())
-    }
-
-    /// The request whose spans were parsed last.
-    fn request(&self, input: &[u8], start: usize, first_span: usize) -> Request {
-        let spans = &self.queue.spans[first_span..];
-        let args = Args::new(&input[start..], spans, None);
-        let action = match spans {
-            [] => Action::Nothing,
-            _ => Action::of(args),
-        };
-        let key = match action {
-            Action::OneKey(row, _) => only_key(row).map(|place| args.at(place)),
-            Action::Flags => flags_and_key(args).map(|(_, key)| key),
-            _ => None,
-        };
-        Request {
-            start,
-            end: self.parsed,
-            first_span,
-            spans: spans.len(),
-            action,
-            hash: key.map_or(0, damselfly_base::hash),
-        }
     }
 
     /// Prefetches the locks that commands on single keys will take.
@@ -322,28 +106,6 @@ impl Applier {
                 engine.prefetch_shard(request.hash);
             }
         }
-    }
-
-    /// The end of the group that begins at a request, if it is complete.
-    fn group(&self, from: usize) -> Option<usize> {
-        let requests = &self.queue.requests;
-        let first = requests.get(from)?;
-        if let Action::Multi = first.action {
-            if self.open_multi == Some(from) {
-                return None;
-            }
-            let is_exec = |request: &Request| matches!(request.action, Action::Exec);
-            let length = requests[from..].iter().position(is_exec)?;
-            return Some(from + length + 1);
-        }
-        if !first.action.is_groupable() {
-            return Some(from + 1);
-        }
-        let rest = requests[from..].iter().take(GROUP_COMMANDS_MAX);
-        let fits = |request: &&Request| {
-            request.action.is_groupable() && request.start - first.start < GROUP_BYTES_MAX
-        };
-        Some(from + rest.take_while(fits).count())
     }
 
     /// Applies the requests of a group in one section, and passes their bytes on.
@@ -534,8 +296,8 @@ impl Applier {
             Action::Select => self.db = database(shared, args)?,
             Action::Publish(scope) => self.publish(shared, scope, args),
             Action::Flags => set_flags(tx, self.db, args),
-            Action::Ack => self.wants_ack = true,
-            Action::Multi | Action::Exec | Action::Nothing => {}
+            // The thread that reads answers it.
+            Action::Ack | Action::Multi | Action::Exec | Action::Nothing => {}
             Action::Unknown => failed = Some(CommandError::err("the command can't be applied")),
         }
         if let Some(error) = failed {
@@ -607,14 +369,6 @@ fn database(shared: &Shared, args: Args<'_>) -> Result<usize, Fault> {
                 args.at(1).escape_ascii()
             ))
         })
-}
-
-/// The client flags of a memcached item, and its key, if this ECHO is about them.
-fn flags_and_key<'i>(args: Args<'i>) -> Option<(u32, &'i [u8])> {
-    let message = args.get(1)?.strip_prefix(FLAGS_MESSAGE)?;
-    let space = message.iter().position(|&byte| byte == b' ')?;
-    let flags = std::str::from_utf8(&message[..space]).ok()?;
-    Some((flags.parse().ok()?, &message[space + 1..]))
 }
 
 /// Sets the client flags of a memcached item, whose shard is locked.

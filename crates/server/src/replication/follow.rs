@@ -2,8 +2,9 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use damselfly_config::{Config, Origin};
@@ -12,6 +13,7 @@ use super::apply::{Applier, Fault};
 use super::connection::{self, Connection};
 use super::link::{Phase, Task};
 use super::receive;
+use super::requests::{Chunk, Queue};
 use crate::clients::{Client, NewClient};
 use crate::clock;
 use crate::event_loop::parser::Protocol;
@@ -20,6 +22,15 @@ use crate::shared::Shared;
 
 /// How often a replica says how far it is.
 const ACK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// No more than this is parsed ahead of what was applied.
+const IN_FLIGHT_BYTES_MAX: u64 = 8 << 20;
+
+/// A transaction or command whose bytes exceed this is refused.
+const BUFFERED_BYTES_MAX: usize = 16 << 30;
+
+/// How long this thread waits for the one that applies before it looks again.
+const SHORT_WAIT: Duration = Duration::from_millis(1);
 
 /// The same while something is not on disk.
 const UNSYNCED_INTERVAL: Duration = Duration::from_millis(20);
@@ -81,7 +92,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
         let ended = attempt.run();
         let was_up = attempt.was_up;
         link.set_socket(generation, None);
-        link.pending_bytes.store(0, Relaxed);
+        link.read_to.store(0, Relaxed);
         link.set_phase(shared, generation, Phase::Connect);
         if let Ended::Failed(why) = ended
             && link.is_current(generation)
@@ -137,7 +148,7 @@ impl Attempt<'_> {
             if self.ends() {
                 return Err(Ended::Replaced);
             }
-            std::thread::sleep(SETTLE_INTERVAL);
+            thread::sleep(SETTLE_INTERVAL);
         }
         log::info!("MASTER <-> REPLICA sync started");
         self.set_phase(Phase::Connecting);
@@ -343,13 +354,67 @@ impl Attempt<'_> {
         })
     }
 
-    /// Applies the stream until the connection ends.
+    /// Applies the stream until the connection ends, with a thread of its own: this one reads and parses.
     fn apply_stream(&self, connection: &mut Connection, client: &Client) -> Result<(), Ended> {
+        let (chunks, received) = mpsc::channel();
+        let fault = Mutex::new(None);
+        let fault_slot = &fault;
+        let mut ended = thread::scope(|scope| {
+            let applying = thread::Builder::new()
+                .name(String::from("apply"))
+                .spawn_scoped(scope, move || {
+                    self.apply_chunks(received, client, fault_slot)
+                })?;
+            let ended = self.read_stream(connection, client, &chunks);
+            drop(chunks);
+            match applying.join() {
+                Ok(()) => ended,
+                Err(_) => Err(Ended::Failed(String::from(
+                    "a bug in Damselfly: the thread that applies the stream has panicked; please report this with the lines above",
+                ))),
+            }
+        });
+        let fault = fault.into_inner().unwrap_or_else(PoisonError::into_inner);
+        match fault {
+            None => {}
+            Some(Fault::Ended) => ended = Err(Ended::Replaced),
+            Some(Fault::Stream(why)) => ended = Err(cannot_apply(&why)),
+        }
+        ended
+    }
+
+    /// Applies what the other thread has read, until it ends.
+    fn apply_chunks(
+        &self,
+        chunks: mpsc::Receiver<Chunk>,
+        client: &Client,
+        fault: &Mutex<Option<Fault>>,
+    ) {
+        let link = self.link();
+        link.begin_applying();
+        let (db, address) = (link.stream_db.load(Relaxed), client.address.clone());
+        let mut applier = Applier::new(self.shared, self.task.generation, db, address);
+        for chunk in chunks {
+            if let Err(why) = applier.apply(chunk) {
+                *fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+                link.interrupt_connection(self.task.generation);
+                return;
+            }
+            client.db.store(link.stream_db.load(Relaxed), Relaxed);
+        }
+    }
+
+    /// Reads the stream, and acknowledges what was applied.
+    fn read_stream(
+        &self,
+        connection: &mut Connection,
+        client: &Client,
+        chunks: &mpsc::Sender<Chunk>,
+    ) -> Result<(), Ended> {
         let (shared, link) = (self.shared, self.link());
-        let db = link.stream_db.load(Relaxed);
-        let address = client.address.clone();
-        let mut applier = Applier::new(shared, self.task.generation, db, address);
-        let (mut next_ack, mut unsynced) = (Instant::now(), Unsynced::default());
+        let applied = || shared.replication.history().offset;
+        let (mut queue, mut sent) = (Queue::default(), applied());
+        let mut acknowledgements = Acknowledgements::default();
         connection.last_read = Instant::now();
         loop {
             if self.ends() {
@@ -358,41 +423,69 @@ impl Attempt<'_> {
             if client.killed.load(Relaxed) {
                 return Err(String::from("the connection was closed by CLIENT KILL").into());
             }
-            let now = Instant::now();
-            if now >= next_ack || applier.wants_ack {
-                self.acknowledge(connection, &mut unsynced)?;
-                applier.wants_ack = false;
-                next_ack = now + unsynced.interval();
-            }
-            let timeout_s = shared.config().repl_timeout_s;
-            if connection.last_read.elapsed() > Duration::from_secs(u64::from(timeout_s)) {
-                return Err(String::from("MASTER timeout: no data nor PING received...").into());
-            }
-            connection.set_wait(next_ack.saturating_duration_since(now))?;
-            let read = connection.fill()?;
-            if read == 0 {
+            self.acknowledge_if_due(connection, &mut acknowledgements)?;
+            if sent.saturating_sub(applied()) > IN_FLIGHT_BYTES_MAX {
+                thread::sleep(SHORT_WAIT);
                 continue;
             }
+            connection.set_wait(acknowledgements.wait())?;
+            let read = connection.fill()?;
             let now_ms = clock::now_ms();
-            link.last_read_ms.store(now_ms, Relaxed);
-            client.active_ms.store(now_ms, Relaxed);
-            link.input_bytes.fetch_add(read as u64, Relaxed);
+            if read > 0 {
+                link.last_read_ms.store(now_ms, Relaxed);
+                client.active_ms.store(now_ms, Relaxed);
+                link.input_bytes.fetch_add(read as u64, Relaxed);
+            }
+            let timeout_s = shared.config().repl_timeout_s;
+            let timeout = Duration::from_secs(u64::from(timeout_s));
+            if read == 0 && connection.last_read.elapsed() > timeout {
+                return Err(String::from("MASTER timeout: no data nor PING received...").into());
+            }
+            let unused = connection.unused();
+            link.read_to.store(sent + unused.len() as u64, Relaxed);
+            if unused.len() > BUFFERED_BYTES_MAX {
+                return Err(cannot_apply("a transaction or command is too long"));
+            }
             loop {
                 let unused = connection.unused();
-                link.pending_bytes.store(unused.len() as u64, Relaxed);
-                match applier.apply(unused) {
-                    Ok(0) => break,
-                    Ok(bytes) => connection.consume(bytes),
-                    Err(Fault::Ended) => return Err(Ended::Replaced),
-                    Err(Fault::Stream(why)) => {
-                        return Err(
-                            format!("the stream of the master can't be applied: {why}").into()
-                        );
+                let parsed = queue.parse(unused);
+                let Some(chunk) = queue.take_complete(unused) else {
+                    if let Err(Fault::Stream(why)) = parsed {
+                        return Err(cannot_apply(&why));
                     }
+                    break;
+                };
+                connection.consume(chunk.bytes.len());
+                sent += chunk.bytes.len() as u64;
+                if chunk.wants_ack() {
+                    acknowledgements.wanted_at = Some(sent);
+                }
+                if chunks.send(chunk).is_err() {
+                    // The other thread says why.
+                    return Err(Ended::Replaced);
                 }
             }
-            client.db.store(link.stream_db.load(Relaxed), Relaxed);
         }
+    }
+
+    /// Sends an acknowledgement if one is due.
+    fn acknowledge_if_due(
+        &self,
+        connection: &mut Connection,
+        acknowledgements: &mut Acknowledgements,
+    ) -> Result<(), Ended> {
+        let now = Instant::now();
+        let is_wanted = acknowledgements
+            .wanted_at
+            .is_some_and(|wanted| self.shared.replication.history().offset >= wanted);
+        if is_wanted || acknowledgements.next.is_none_or(|next| now >= next) {
+            self.acknowledge(connection, &mut acknowledgements.unsynced)?;
+            acknowledgements.next = Some(now + acknowledgements.unsynced.interval());
+        }
+        if is_wanted {
+            acknowledgements.wanted_at = None;
+        }
+        Ok(())
     }
 
     /// Tells the primary how far this replica is, in memory and, with an append-only file, on disk.
@@ -410,6 +503,31 @@ impl Attempt<'_> {
         }
         connection.send(&words)?;
         Ok(())
+    }
+}
+
+fn cannot_apply(why: &str) -> Ended {
+    Ended::Failed(format!("the stream of the master can't be applied: {why}"))
+}
+
+/// What the primary is told, and when.
+#[derive(Default)]
+struct Acknowledgements {
+    /// When the next one is due; `None` for now.
+    next: Option<Instant>,
+    /// The primary has asked for one, which is due when this offset was applied.
+    wanted_at: Option<u64>,
+    unsynced: Unsynced,
+}
+
+impl Acknowledgements {
+    /// How long a read may wait.
+    fn wait(&self) -> Duration {
+        match (self.wanted_at, self.next) {
+            (Some(_), _) => SHORT_WAIT,
+            (None, Some(next)) => next.saturating_duration_since(Instant::now()),
+            (None, None) => Duration::ZERO,
+        }
     }
 }
 

@@ -13,7 +13,7 @@
 //! | `follow.rs` | the thread: handshake, acknowledgements |
 //! | `connection.rs` | the socket |
 //! | `receive.rs` | a full synchronisation |
-//! | `apply.rs` | the stream |
+//! | `requests.rs`, `apply.rs` | the stream: what it says, and doing it |
 //!
 //! Whoever changes the role holds all locks, and so does the thread at least one when it applies something: it sees at once that its
 //! connection is out of date ([`Link::is_current`]).
@@ -22,7 +22,7 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{
     AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst,
 };
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
@@ -86,7 +86,8 @@ pub struct Link {
     changed: Condvar,
     /// Grows when the primary changes.
     generation: AtomicU64,
-    thread: OnceLock<Thread>,
+    /// The thread that applies the stream.
+    applying: Mutex<Option<Thread>>,
     phase: AtomicU8,
     /// The database that the stream has selected, at the offset of the history.
     pub stream_db: AtomicUsize,
@@ -96,8 +97,8 @@ pub struct Link {
     pub counters: ThreadCounters,
     /// Bytes that were read from primaries.
     pub input_bytes: AtomicU64,
-    /// Bytes of the stream that were read but not applied.
-    pub(super) pending_bytes: AtomicU64,
+    /// The offset of the last byte that was read.
+    pub(super) read_to: AtomicU64,
     /// When something last arrived, in milliseconds since the epoch.
     pub(super) last_read_ms: AtomicI64,
     /// When the link broke, in milliseconds since the epoch; zero if it never was up.
@@ -132,13 +133,13 @@ impl Default for Link {
             state: Mutex::default(),
             changed: Condvar::new(),
             generation: AtomicU64::new(0),
-            thread: OnceLock::new(),
+            applying: Mutex::default(),
             phase: AtomicU8::new(0),
             stream_db: AtomicUsize::new(0),
             errors: AtomicU64::new(0),
             counters: ThreadCounters::new(),
             input_bytes: AtomicU64::new(0),
-            pending_bytes: AtomicU64::new(0),
+            read_to: AtomicU64::new(0),
             last_read_ms: AtomicI64::new(0),
             down_since_ms: AtomicI64::new(0),
             transfer_total: AtomicU64::new(0),
@@ -212,7 +213,6 @@ impl Link {
 
     /// Waits for something to do; `None` when the server stops.
     pub(super) fn next_task(&self, shared: &Shared) -> Option<Task> {
-        let _ = self.thread.set(thread::current());
         let mut state = self.state();
         loop {
             if shared.stopping.load(Relaxed) {
@@ -254,9 +254,18 @@ impl Link {
         }
     }
 
-    /// Wakes the thread, because the shard that it waits for is free.
+    fn applying(&self) -> MutexGuard<'_, Option<Thread>> {
+        self.applying.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that the calling thread applies the stream from now on.
+    pub(super) fn begin_applying(&self) {
+        *self.applying() = Some(thread::current());
+    }
+
+    /// Wakes the thread that applies the stream, because the shard that it waits for is free.
     pub fn wake(&self) {
-        if let Some(thread) = self.thread.get() {
+        if let Some(thread) = &*self.applying() {
             thread.unpark();
         }
     }
@@ -267,6 +276,16 @@ impl Link {
             let _ = socket.shutdown(Shutdown::Both);
         }
         self.changed.notify_all();
+    }
+
+    /// Ends the connection of this generation.
+    pub(super) fn interrupt_connection(&self, generation: u64) {
+        let state = self.state();
+        if self.is_current(generation)
+            && let Some(socket) = &state.socket
+        {
+            let _ = socket.shutdown(Shutdown::Both);
+        }
     }
 
     /// Makes the next connection go to another primary, or none.
@@ -323,7 +342,8 @@ impl Link {
 
     /// The offset of the last byte that was read.
     pub fn read_offset(&self, shared: &Shared) -> u64 {
-        shared.replication.history().offset + self.pending_bytes.load(Relaxed)
+        let applied = shared.replication.history().offset;
+        self.read_to.load(Relaxed).max(applied)
     }
 }
 

@@ -44,6 +44,7 @@ mod last_wait;
 pub mod link;
 mod receive;
 pub mod replicaof;
+mod requests;
 mod shared_bytes;
 mod tick;
 pub mod wait;

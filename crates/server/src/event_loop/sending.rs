@@ -1,0 +1,173 @@
+//! Sending replies, which may have to wait until their changes are on disk or at replicas.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::Worker;
+use crate::clock;
+use crate::event_loop::input::{Next, Stall};
+use crate::persistence::aof;
+use crate::session::Session;
+
+impl Worker {
+    /// A number that grows when more is on disk or on replicas.
+    pub(super) fn progress(&self) -> u64 {
+        let acks = self.shared.replication.acks.load(Relaxed);
+        self.shared.aof.durable().wrapping_add(acks)
+    }
+
+    /// All records below this number are where the client wants them.
+    fn safe_record(&self, session: &Session) -> u64 {
+        let durable = self.shared.aof.durable();
+        match session.durable_replicas {
+            0 => durable,
+            replicas => {
+                let replicated = self.shared.replication.record_on(replicas);
+                let needs_disk = session.is_durable || self.shared.aof.holds_replies();
+                if needs_disk {
+                    replicated.min(durable)
+                } else {
+                    replicated
+                }
+            }
+        }
+    }
+
+    /// Notes that replies of a connection wait for the disk or for replicas.
+    pub(super) fn note_held(&mut self, key: usize) {
+        if !std::mem::replace(&mut self.is_holding, true) {
+            self.shared.aof.add_holding(1);
+            self.shared.replication.begin_wait();
+        }
+        if !self.held.contains(&key) {
+            self.held.push(key);
+        }
+    }
+
+    /// Sends replies whose changes are where they have to be now.
+    pub(super) fn flush_held(&mut self) {
+        let progress = self.progress();
+        if self.held.is_empty() || progress == self.progress_before {
+            return;
+        }
+        self.progress_before = progress;
+        let held = std::mem::take(&mut self.held);
+        held.into_iter().for_each(|key| self.flush(key));
+        if self.held.is_empty() && std::mem::take(&mut self.is_holding) {
+            self.shared.aof.add_holding(-1);
+            self.shared.replication.end_wait();
+        }
+    }
+
+    pub(super) fn flush_all(&mut self) {
+        let mut keys = std::mem::take(&mut self.unflushed);
+        keys.drain(..).for_each(|key| self.flush(key));
+        self.unflushed = keys;
+    }
+
+    /// Sends replies, and closes the connection if nothing is left to do for it.
+    pub(super) fn flush(&mut self, key: usize) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        let is_asleep = matches!(connection.input.stall(), Some(Stall::Sleeping(_)));
+        if connection.input.is_running() || is_asleep {
+            // The reply to DEBUG SLEEP is sent when the sleep is over.
+            return;
+        }
+        if connection.session.feed.is_some() {
+            self.flush_feed(key);
+            return;
+        }
+        let before = connection.unsent();
+        let sent_max = match self.shared.aof.holds_replies()
+            || connection.session.is_durable && self.shared.aof.mode() == aof::Mode::On
+            || connection.session.durable_replicas > 0
+            || connection.is_held()
+        {
+            false => usize::MAX,
+            true => {
+                let safe = self.safe_record(&self.connections[key].session);
+                self.connections[key].hold(self.shared.engine.log.appended(), safe)
+            }
+        };
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        if connection.is_held() {
+            self.note_held(key);
+        }
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        let sent = match connection.flush_up_to(sent_max, &mut self.scratch) {
+            Ok(sent) => sent,
+            Err(error) => {
+                log::debug!(
+                    "Writing to client {}: {error}",
+                    connection.session.client.address
+                );
+                connection.mark_broken();
+                0
+            }
+        };
+        let sent_all = connection.unsent() == 0;
+        if before > 0 {
+            let counters = &self.shared.threads[self.index].counters;
+            counters.writes.add(1);
+            counters.output_bytes.add(sent as u64);
+            connection.session.client.count_bytes(0, sent as u64);
+        }
+        if sent_all {
+            connection.over_soft_limit_since = None;
+            connection.pushed_bytes = 0;
+            self.spare_outputs
+                .take_back(std::mem::take(&mut connection.output));
+        } else {
+            if connection.unsent() < before {
+                let now_ms = clock::now_ms();
+                connection.session.client.active_ms.store(now_ms, Relaxed);
+            }
+            self.check_output_limit(key);
+        }
+        self.end_flush(key, sent_all);
+    }
+
+    /// Resumes a connection that waited for its replies to be sent, or closes it if nothing is left to do for it.
+    pub(super) fn end_flush(&mut self, key: usize, sent_all: bool) {
+        // The check of the output limit may have closed it.
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        connection.report();
+        let continues = match connection.input.stall() {
+            Some(Stall::Output) if sent_all => {
+                connection.input.resume();
+                true
+            }
+            Some(Stall::SlicedReply) => sent_all,
+            Some(_) | None => false,
+        };
+        let query_bytes_max = self.dispatcher.config.client_query_buffer_limit_bytes;
+        let ends = match connection.next(query_bytes_max) {
+            Next::Close => sent_all,
+            // If it was served just now, it is closed once it has its reply.
+            Next::GiveUp if connection.stop_waiting() => {
+                connection.session.closing = true;
+                sent_all
+            }
+            Next::GiveUp | Next::Run | Next::Read | Next::Wait => false,
+        };
+        if continues {
+            self.queue(key);
+        }
+        if ends {
+            self.close(key);
+        }
+        debug_assert!(
+            self.connections.get(key).is_none_or(
+                |connection| connection.queued || connection.next(query_bytes_max) != Next::Run
+            ),
+            "a connection that can run is queued"
+        );
+    }
+}
