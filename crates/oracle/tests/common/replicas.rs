@@ -56,8 +56,10 @@ pub fn call(server: &Server, arguments: &[&str]) -> String {
 /// Makes a server follow another one.
 pub fn follow(replica: &Server, primary: SocketAddr) {
     let (host, port) = (primary.ip().to_string(), primary.port().to_string());
-    let reply = call(replica, &["REPLICAOF", &host, &port]);
-    assert!(reply.contains("OK"), "{reply}");
+    // It may still be loading its own data.
+    wait_until("REPLICAOF is accepted", || {
+        call(replica, &["REPLICAOF", &host, &port]).contains("OK")
+    });
 }
 
 /// Waits until `holds`.
