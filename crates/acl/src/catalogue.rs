@@ -2,8 +2,6 @@
 
 use std::collections::HashMap;
 
-use crate::lacking::LACKING;
-
 /// All categories, in the order in which Redis lists them.
 pub const CATEGORIES: &[&str] = &[
     "keyspace",
@@ -89,23 +87,18 @@ pub struct Catalogue {
 }
 
 impl Catalogue {
-    /// A catalogue of the server's commands, which get their numbers in this order, and of the commands of Redis that the server lacks. A
-    /// container comes before its subcommands, whose names are `container|subcommand`, in lower case.
+    /// A catalogue of the server's commands, which get their numbers in this order. A container comes before its subcommands, whose names
+    /// are `container|subcommand`, in lower case.
     ///
     /// # Panics
     /// If there are too many commands.
-    pub fn new<'a>(own: impl IntoIterator<Item = (&'a str, Categories)>) -> Self {
+    pub fn new<'a>(commands: impl IntoIterator<Item = (&'a str, Categories)>) -> Self {
         let mut catalogue = Self {
             commands: Vec::new(),
             by_name: HashMap::new(),
         };
-        for (name, categories) in own {
+        for (name, categories) in commands {
             catalogue.add(name, categories);
-        }
-        for (name, categories) in LACKING {
-            if !catalogue.by_name.contains_key(*name) {
-                catalogue.add(name, Categories::named(categories));
-            }
         }
         assert!(
             catalogue.commands.len() <= COMMANDS_MAX,

@@ -14,7 +14,6 @@
 mod catalogue;
 mod describe;
 mod file;
-mod lacking;
 mod log;
 mod pattern;
 mod rule;

@@ -93,7 +93,6 @@ fn pattern() -> impl Strategy<Value = String> {
 
 fn selector_rule() -> impl Strategy<Value = String> {
     let command = proptest::sample::select(COMMANDS);
-    let lacking = proptest::sample::select(vec!["geoadd", "cluster", "cluster|info", "role"]);
     let category = proptest::sample::select(CATEGORIES);
     let sign = || proptest::sample::select(vec!["+", "-"]);
     let fixed = vec![
@@ -107,7 +106,6 @@ fn selector_rule() -> impl Strategy<Value = String> {
     ];
     prop_oneof![
         4 => (sign(), command).prop_map(|(sign, (name, _))| format!("{sign}{name}")),
-        1 => (sign(), lacking).prop_map(|(sign, name)| format!("{sign}{name}")),
         2 => (sign(), category).prop_map(|(sign, name)| format!("{sign}@{name}")),
         1 => "\\+(select|debug|get)\\|[ab01]",
         3 => pattern().prop_map(|pattern| format!("~{pattern}")),
@@ -282,20 +280,6 @@ fn rights_of_different_selectors_do_not_add_up() {
     assert_eq!(user.check(&ask("set", "b")), Ok(()));
     assert_eq!(user.check(&ask("get", "b")), Err(Denied::Key(1)));
     assert_eq!(user.check(&ask("del", "a")), Err(Denied::Command));
-}
-
-#[test]
-fn commands_of_redis_that_are_lacking_keep_their_rules() {
-    let catalogue = catalogue();
-    let user = with_rules(&catalogue, "+@all -failover -cluster|info");
-    let rules = user.root().command_rules(&catalogue);
-    assert_eq!(
-        String::from_utf8_lossy(&rules),
-        "+@all -cluster|info -failover"
-    );
-    assert!(!user.has_all_rights());
-    assert!(!with_rules(&catalogue, "+@all ~* &* -failover").has_all_rights());
-    assert!(with_rules(&catalogue, "+@all ~* &*").has_all_rights());
 }
 
 #[test]

@@ -78,6 +78,13 @@ pub(crate) fn tame(arguments: &mut Vec<Vec<u8>>) {
         b"BITPOS" if !is_range_of_bits(&arguments[3.min(arguments.len())..], 1) => {
             arguments.truncate(3);
         }
+        // 7.2 sets the name only after everything else has succeeded.
+        b"HELLO" => {
+            let is_name = |argument: &Vec<u8>| argument.eq_ignore_ascii_case(b"SETNAME");
+            if let Some(at) = arguments.iter().position(is_name) {
+                arguments.truncate(at + 2);
+            }
+        }
         // 7.2 refuses this rank, which 7.0 can't negate.
         b"LPOS" => arguments
             .iter_mut()
