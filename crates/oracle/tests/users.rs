@@ -456,6 +456,8 @@ fn set_user(pair: &mut Pair, random: &mut Random, user: &str) {
         let mut words: Vec<_> = render(value)
             .trim_matches('"')
             .split(' ')
+            // Since 7.2, it has other categories.
+            .filter(|word| !matches!(*word, "+wait" | "-wait"))
             .map(String::from)
             .collect();
         // Redis's order is that of a hash table.
