@@ -78,19 +78,36 @@ pub(crate) fn tame(arguments: &mut Vec<Vec<u8>>) {
         b"BITPOS" if !is_range_of_bits(&arguments[3.min(arguments.len())..], 1) => {
             arguments.truncate(3);
         }
-        // 7.2 sets the name only after everything else has succeeded.
-        b"HELLO" => {
-            let is_name = |argument: &Vec<u8>| argument.eq_ignore_ascii_case(b"SETNAME");
-            if let Some(at) = arguments.iter().position(is_name) {
-                arguments.truncate(at + 2);
-            }
-        }
+        // 7.2 logs in and sets the name only after all options are found to be right.
+        b"HELLO" => truncate_hello(arguments),
         // 7.2 refuses this rank, which 7.0 can't negate.
         b"LPOS" => arguments
             .iter_mut()
             .filter(|argument| **argument == LEAST)
             .for_each(|argument| *argument = b"-7".to_vec()),
         _ => {}
+    }
+}
+
+/// Cuts HELLO off before the first mistake behind AUTH or SETNAME. SETNAME comes last.
+fn truncate_hello(arguments: &mut Vec<Vec<u8>>) {
+    let mut at = 2;
+    while let Some(option) = arguments.get(at) {
+        let words = match &option.to_ascii_uppercase()[..] {
+            b"AUTH" => 3,
+            b"SETNAME" => 2,
+            _ => break,
+        };
+        if at + words > arguments.len() {
+            break;
+        }
+        at += words;
+        if words == 2 {
+            break;
+        }
+    }
+    if at > 2 {
+        arguments.truncate(at);
     }
 }
 
