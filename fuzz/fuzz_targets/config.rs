@@ -83,7 +83,14 @@ fn loaded(text: &str) -> Option<Config> {
     let files = OneFile(text.to_owned());
     match load([String::from("file")], [], &files) {
         Ok(Request::Run(loaded)) => Some(loaded.config),
-        Ok(Request::Help | Request::Version | Request::CheckRdb(_)) | Err(_) => None,
+        Ok(
+            Request::Help
+            | Request::Version
+            | Request::CheckRdb(_)
+            | Request::CheckAof { .. }
+            | Request::RestoreTo { .. },
+        )
+        | Err(_) => None,
     }
 }
 
