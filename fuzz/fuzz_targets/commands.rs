@@ -199,6 +199,7 @@ impl Server {
             place: 0,
             account: account.clone(),
             now_ms: now_ms(),
+            is_primary: false,
         });
         let mut session = Session::new(client, Login::new(&shared.users, account));
         if setup & 16 != 0 {

@@ -48,10 +48,14 @@ fn compare(data: &[u8]) -> Result<()> {
             4 => assert_eq!(pairs.remove(&name), fields.remove(&name)),
             5 => {
                 let now = deadline.unwrap_or(0);
+                let (mut gone, mut also_gone) = (Vec::new(), Vec::new());
                 assert_eq!(
-                    pairs.remove_expired(now),
-                    fields.remove_expired(now, usize::MAX)
+                    pairs.remove_expired(now, |field| gone.push(field.to_vec())),
+                    fields.remove_expired(now, usize::MAX, |field| also_gone.push(field.to_vec()))
                 );
+                gone.sort();
+                also_gone.sort();
+                assert_eq!(gone, also_gone);
             }
             6 => fields = fields.clone(),
             _ => {
@@ -90,7 +94,7 @@ fn read_hostile(data: &[u8], layout: Layout) {
         pairs.set_deadline_ms(&first, None);
         assert!(pairs.remove(&first));
     }
-    pairs.remove_expired(i64::MAX);
+    pairs.remove_expired(i64::MAX, |_| {});
     assert!(pairs.view().is_valid());
     if layout == Layout::Plain {
         let timed = pairs.view().to_timed();
