@@ -320,15 +320,15 @@ impl Registry {
             .push(Row::new(command, name, index, container.is_some()));
         let rows = command.run.subcommands();
         if !rows.is_empty() {
-            let help = Command {
+            let has_own = rows.iter().any(|row| row.name == HELP.name);
+            let help = (!has_own).then(|| Command {
                 group: command.group,
                 traits: help_traits(&command),
                 ..HELP
-            };
-            let has_own = rows.iter().any(|row| row.name == HELP.name);
+            });
             self.rows[index].subcommands = rows
                 .iter()
-                .chain((!has_own).then_some(&help))
+                .chain(&help)
                 .map(|row| self.add(*row, Some(index)))
                 .collect();
         }
