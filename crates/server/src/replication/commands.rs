@@ -17,6 +17,14 @@ use crate::session::{Awaited, Context, DiskWait};
 /// The longest address that a replica may report.
 const ADDRESS_BYTES_MAX: usize = 1024;
 
+/// The traits of WAIT and WAITAOF.
+pub(crate) const WAIT_TRAITS: &[Trait] = &[
+    Trait::Blocking,
+    Trait::Category("connection"),
+    Trait::Tip("request_policy:all_shards"),
+    Trait::Tip("response_policy:agg_min"),
+];
+
 pub(crate) static COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "PSYNC",
@@ -97,12 +105,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
         name: "WAIT",
         arity: Exactly(3),
         keys: Keys::None,
-        traits: &[
-            Trait::Blocking,
-            Trait::Category("connection"),
-            Trait::Tip("request_policy:all_shards"),
-            Trait::Tip("response_policy:agg_min"),
-        ],
+        traits: WAIT_TRAITS,
         run: Run::Run(Handler::Session(wait)),
         group: Group::Generic,
         usage: "WAIT numreplicas timeout",

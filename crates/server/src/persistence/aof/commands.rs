@@ -30,12 +30,7 @@ pub(crate) static COMMANDS: &[Command<Handler>] = &[
         name: "WAITAOF",
         arity: Exactly(4),
         keys: Keys::None,
-        traits: &[
-            Trait::Blocking,
-            Trait::Category("connection"),
-            Trait::Tip("request_policy:all_shards"),
-            Trait::Tip("response_policy:agg_min"),
-        ],
+        traits: crate::replication::commands::WAIT_TRAITS,
         run: Run::Run(Handler::Session(waitaof)),
         group: Group::Generic,
         usage: "WAITAOF numlocal numreplicas timeout",
