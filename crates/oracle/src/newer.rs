@@ -78,6 +78,11 @@ pub(crate) fn tame(arguments: &mut Vec<Vec<u8>>) {
         b"BITPOS" if !is_range_of_bits(&arguments[3.min(arguments.len())..], 1) => {
             arguments.truncate(3);
         }
+        // 7.4 reads from the last entry.
+        b"XREAD" | b"XREADGROUP" => arguments
+            .iter_mut()
+            .filter(|argument| **argument == b"+")
+            .for_each(|argument| *argument = b"0".to_vec()),
         // 7.2 logs in and sets the name only after all options are found to be right.
         b"HELLO" => truncate_hello(arguments),
         // 7.2 refuses this rank, which 7.0 can't negate.

@@ -26,6 +26,7 @@ const WARM_UP_ROUNDS_PER_THREAD: usize = 4;
 /// Fields of INFO that are 0 while the server is idle.
 const ZERO: &[&str] = &[
     "blocked_clients",
+    "connected_slaves",
     "tracking_clients",
     "clients_in_timeout_table",
     "pubsub_channels",
@@ -118,6 +119,8 @@ impl Baseline {
     pub fn restore(&mut self) -> io::Result<()> {
         self.must(&[b"CLIENT", b"UNPAUSE"])?;
         self.wait_for_scripts()?;
+        self.call(&[b"FAILOVER", b"ABORT"])?;
+        self.must(&[b"REPLICAOF", b"NO", b"ONE"])?;
         for (name, value) in self.options.clone() {
             self.must(&[b"CONFIG", b"SET", name.as_bytes(), &value])?;
         }

@@ -49,6 +49,12 @@ pub const STEERED: &[&str] = &[
     "punsubscribe",
     "sunsubscribe",
     "client|reply",
+    "sync",
+    "psync",
+    "replconf",
+    "replicaof",
+    "slaveof",
+    "failover",
 ];
 
 /// Options that may change at any time, with values to try. All are restored after each round.
@@ -154,6 +160,7 @@ const MEETING: &[&str] = &[
     "RPUSH LONG ( value )+",
     "DEL LONG BIG:1 BIG:2",
     "CLIENT UNPAUSE",
+    "( REPLICAOF | SLAVEOF ) NO ONE",
     "CLIENT ( LIST | INFO | ID | TRACKINGINFO | GETREDIR )",
     "INFO [ EVERYTHING ]",
     "COMMAND",

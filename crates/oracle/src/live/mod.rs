@@ -249,6 +249,9 @@ fn with_server(
         &threads.to_string(),
         "--enable-debug-command",
         "yes",
+        // The first replica creates the backlog, which stays.
+        "--repl-backlog-size",
+        "16kb",
     ];
     let mut server = Server::start(&Program::subject(), &arguments)?;
     let commands = Commands::fetch(server.address())?;

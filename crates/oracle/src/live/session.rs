@@ -520,6 +520,7 @@ impl<'a> Session<'a> {
             28 => self.inline(),
             29 => self.subscribe(),
             30 => self.unsubscribe(),
+            31 => self.replication(),
             _ => {
                 let steered: &[&[&str]] = &[
                     &["MULTI"],
@@ -547,6 +548,33 @@ impl<'a> Session<'a> {
         };
         request.waits = true;
         request
+    }
+
+    /// A command of a replica or about replicas. Most have no reply, or more than a reply.
+    fn replication(&mut self) -> Request {
+        const OF_REPLICAS: &[&[&str]] = &[
+            &["SYNC"],
+            &["PSYNC", "?", "-1"],
+            &["PSYNC", "0123456789abcdef0123456789abcdef01234567", "1"],
+            &["REPLCONF", "LISTENING-PORT", "1"],
+            &["REPLCONF", "CAPA", "eof", "CAPA", "psync2"],
+            &["REPLCONF", "RDB-ONLY", "1"],
+            &["REPLCONF", "ACK", "100"],
+            &["REPLCONF", "GETACK", "*"],
+        ];
+        /// These close the connections of replicas, and make the server refuse writes for a time.
+        const OF_ROLES: &[&[&str]] = &[
+            &["REPLICAOF", "127.0.0.1", "1"],
+            &["SLAVEOF", "nosuch.invalid", "6379"],
+            &["FAILOVER", "TIMEOUT", "20"],
+            &["FAILOVER", "ABORT"],
+        ];
+        let commands = match self.conditions.closes && self.random.one_in(4) {
+            true => OF_ROLES,
+            false => OF_REPLICAS,
+        };
+        let arguments = *self.random.pick(commands);
+        self.request(&words(arguments), Expect::One)
     }
 
     /// Bytes that are not a valid request, after which the server may close the connection.
