@@ -5,7 +5,7 @@ mod certificates;
 mod common;
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::thread;
@@ -14,6 +14,7 @@ use std::time::Duration;
 use certificates::Files;
 use common::{TestServer, until};
 use damselfly_config::{Config, OutputLimit, TlsAuthClients};
+use damselfly_oracle::server::free_port;
 use damselfly_protocol::client::{DecodeLimits, Decoder, Value, write_command};
 use rcgen::CertificateParams;
 use rustls::client::Resumption;
@@ -28,12 +29,6 @@ struct Encrypted {
     files: Files,
 }
 
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    listener.local_addr().unwrap().port()
-}
-
 impl Encrypted {
     fn start() -> Self {
         Self::with(|_, _| {})
@@ -41,7 +36,7 @@ impl Encrypted {
 
     fn with(change: impl FnOnce(&mut Config, &Files)) -> Self {
         let files = Files::new();
-        let port = free_port();
+        let port = free_port().unwrap();
         let server = TestServer::with(|config| {
             let tls = files.config();
             config.tls_port = port;
@@ -374,7 +369,7 @@ fn plain_bytes_on_the_port_for_tls_are_refused() {
 
 #[test]
 fn tls_on_a_plain_port_does_no_harm() {
-    let plain_port = free_port();
+    let plain_port = free_port().unwrap();
     let server = Encrypted::with(|config, _| config.port = plain_port);
     for _ in 0..20 {
         let mut socket = TcpStream::connect((Ipv4Addr::LOCALHOST, plain_port)).unwrap();
@@ -568,7 +563,7 @@ fn ports_are_changed_while_clients_stay() {
     let server = Encrypted::start();
     let mut client = server.client();
     let mut plain = server.server.client();
-    let other = free_port();
+    let other = free_port().unwrap();
     assert_eq!(plain.run(&format!("CONFIG SET tls-port {other}")), "OK");
     assert_eq!(client.run("PING"), "PONG");
     let mut moved = Client::connect(other, server.client_config()).unwrap();
@@ -588,7 +583,7 @@ fn ports_are_changed_while_clients_stay() {
 
 #[test]
 fn memcached_clients_can_use_tls() {
-    let port = free_port();
+    let port = free_port().unwrap();
     let server = Encrypted::with(|config, _| {
         config.memcached_port = port;
         config.tls_memcached = true;
@@ -633,7 +628,7 @@ fn clients_without_a_certificate_are_refused_where_one_is_needed() {
 
 #[test]
 fn a_server_without_usable_certificates_does_not_start() {
-    let refused = TestServer::try_with(|config| config.tls_port = free_port());
+    let refused = TestServer::try_with(|config| config.tls_port = free_port().unwrap());
     let why = refused.map(drop).unwrap_err();
     assert_eq!(why, "Failed to configure TLS: No tls-cert-file configured!");
 }
