@@ -12,8 +12,9 @@ use std::thread;
 
 use common::{TestServer, until};
 use damselfly_config::{OutputLimit, TlsAuthClients};
+use damselfly_oracle::server::free_port;
 use damselfly_protocol::client::{Value, write_command};
-use encrypted::{Encrypted, PATIENCE, connect, field, free_port};
+use encrypted::{Encrypted, PATIENCE, connect, field};
 use rcgen::CertificateParams;
 use rustls::ClientConnection;
 
@@ -223,7 +224,7 @@ fn plain_bytes_on_the_port_for_tls_are_refused() {
 
 #[test]
 fn tls_on_a_plain_port_does_no_harm() {
-    let plain_port = free_port();
+    let plain_port = free_port().unwrap();
     let server = Encrypted::with(|config, _| config.port = plain_port);
     for _ in 0..20 {
         let mut socket = TcpStream::connect((Ipv4Addr::LOCALHOST, plain_port)).unwrap();
@@ -417,7 +418,7 @@ fn ports_are_changed_while_clients_stay() {
     let server = Encrypted::start();
     let mut client = server.client();
     let mut plain = server.server.client();
-    let other = free_port();
+    let other = free_port().unwrap();
     assert_eq!(plain.run(&format!("CONFIG SET tls-port {other}")), "OK");
     assert_eq!(client.run("PING"), "PONG");
     let mut moved = connect(other, server.client_config()).unwrap();
@@ -437,7 +438,7 @@ fn ports_are_changed_while_clients_stay() {
 
 #[test]
 fn memcached_clients_can_use_tls() {
-    let port = free_port();
+    let port = free_port().unwrap();
     let server = Encrypted::with(|config, _| {
         config.memcached_port = port;
         config.tls_memcached = true;
@@ -482,7 +483,7 @@ fn clients_without_a_certificate_are_refused_where_one_is_needed() {
 
 #[test]
 fn a_server_without_usable_certificates_does_not_start() {
-    let refused = TestServer::try_with(|config| config.tls_port = free_port());
+    let refused = TestServer::try_with(|config| config.tls_port = free_port().unwrap());
     let why = refused.map(drop).unwrap_err();
     assert_eq!(why, "Failed to configure TLS: No tls-cert-file configured!");
 }

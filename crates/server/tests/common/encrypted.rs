@@ -6,12 +6,13 @@
 pub mod certificates;
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
 use certificates::Files;
 use damselfly_config::Config;
+use damselfly_oracle::server::free_port;
 use rustls::client::Resumption;
 use rustls::{ClientConfig, ClientConnection, StreamOwned, version};
 
@@ -26,12 +27,6 @@ pub struct Encrypted {
     pub files: Files,
 }
 
-/// A port that was free a moment ago.
-pub fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    listener.local_addr().unwrap().port()
-}
-
 impl Encrypted {
     pub fn start() -> Self {
         Self::with(|_, _| {})
@@ -39,7 +34,7 @@ impl Encrypted {
 
     pub fn with(change: impl FnOnce(&mut Config, &Files)) -> Self {
         let files = Files::new();
-        let port = free_port();
+        let port = free_port().unwrap();
         let server = TestServer::with(|config| {
             let tls = files.config();
             config.tls_port = port;
