@@ -718,7 +718,13 @@ fn try_killed_clients(over: Over) {
     let mut sleep = Vec::new();
     write_words(&mut sleep, SLEEP);
     let kinds = [Busy, BusyTimesOut, BusyExec, Served, Output, Paused];
-    let requests = kinds.map(|kind| kind.requests().0).into_iter();
+    // More replies than the operating system takes for a client that does not read them.
+    let requests = kinds.map(|kind| {
+        kind.requests()
+            .0
+            .repeat(if kind == Output { 12 } else { 1 })
+    });
+    let requests = requests.into_iter();
     for (number, mut bytes) in std::iter::once(sleep).chain(requests).enumerate() {
         if number == kinds.len() {
             fixture.control().run("CLIENT PAUSE 1000000 WRITE");
