@@ -175,17 +175,17 @@ type Client = common::Client<Box<dyn Socket>>;
 /// A server, and how its clients connect.
 enum Server {
     Plain(TestServer),
-    Encrypted(Encrypted),
+    Encrypted(Box<Encrypted>),
 }
 
 impl Server {
     fn with(over: Over, change: impl FnOnce(&mut Config)) -> Self {
         match over {
             Over::Unix => Self::Plain(TestServer::with(change)),
-            Over::Tls => Self::Encrypted(Encrypted::with(|config, _| {
+            Over::Tls => Self::Encrypted(Box::new(Encrypted::with(|config, _| {
                 config.threads = 4;
                 change(config);
-            })),
+            }))),
         }
     }
 
