@@ -1,0 +1,133 @@
+//! What clients see of replicas, and who may become one.
+
+use damselfly_oracle::server::Program;
+use damselfly_protocol::client::Value as Reply;
+
+use crate::certificates;
+use crate::common::{call, info, say, text};
+use crate::link_proxy::LinkProxy;
+use crate::replication::{
+    online, primary, redis_of, replica_of, wait_online, wait_same, wait_until,
+};
+use crate::write_all_types;
+
+#[test]
+fn what_clients_see_of_replicas() {
+    let primary = primary(&[]);
+    let replica = redis_of(primary.address());
+    wait_online(&primary, 1);
+    let mut connection = primary.connect();
+    say(&mut connection, "SET key value");
+    wait_same(&primary, &replica);
+    let port = replica.address().port();
+    wait_until("the offset is acknowledged", || {
+        let offset = info(&mut connection, "master_repl_offset");
+        info(&mut connection, "slave0")
+            == format!("ip=127.0.0.1,port={port},state=online,offset={offset},lag=0")
+    });
+    let Reply::Array(role) = say(&mut connection, "ROLE") else {
+        panic!("no array");
+    };
+    assert_eq!(text(&role[0]), "master");
+    let Reply::Array(replicas) = &role[2] else {
+        panic!("no array");
+    };
+    let Reply::Array(shown) = &replicas[0] else {
+        panic!("no array");
+    };
+    assert_eq!(
+        (text(&shown[0]), text(&shown[1])),
+        ("127.0.0.1".into(), port.to_string())
+    );
+    assert_eq!(info(&mut connection, "connected_clients"), "1");
+    for name in ["replica", "slave"] {
+        let listed = text(&say(&mut connection, &format!("CLIENT LIST TYPE {name}")));
+        assert!(
+            listed.contains("flags=S") && listed.contains("cmd=replconf"),
+            "{listed}"
+        );
+    }
+    assert_eq!(
+        say(&mut connection, "CLIENT KILL TYPE replica"),
+        Reply::Integer(1)
+    );
+    wait_until("the replica is back", || {
+        info(&mut connection, "sync_partial_ok") == "1" && online(&mut connection) == 1
+    });
+    // A replica that has something to say beside acknowledgements is disconnected.
+    let mut rogue = primary.connect();
+    rogue.send(b"SYNC\r\n").unwrap();
+    wait_until("there are two replicas", || {
+        info(&mut connection, "connected_slaves") == "2"
+    });
+    rogue.send(b"PING\r\n").unwrap();
+    assert!(rogue.closed_by_server());
+}
+
+#[test]
+fn a_replica_needs_rights() {
+    let primary = primary(&[]);
+    let mut connection = primary.connect();
+    say(
+        &mut connection,
+        "ACL SETUSER copier on >secret +psync +replconf +ping",
+    );
+    say(&mut connection, "ACL SETUSER reader on >secret +@read");
+    let start = |user| {
+        replica_of(
+            &Program::reference(),
+            primary.address(),
+            &["--masteruser", user, "--masterauth", "secret"],
+        )
+    };
+    let refused = start("reader");
+    wait_until("the reader is refused", || refused.log().contains("NOPERM"));
+    assert_eq!(info(&mut connection, "connected_slaves"), "0");
+    let replica = start("copier");
+    wait_online(&primary, 1);
+    wait_same(&primary, &replica);
+}
+
+#[test]
+fn a_replica_follows_over_tls() {
+    let files = certificates::Files::new();
+    let (certificate, key) = (files.path("server.crt"), files.path("server.key"));
+    let authority = files.path("ca.crt");
+    let encryption = [
+        "--tls-cert-file",
+        &certificate,
+        "--tls-key-file",
+        &key,
+        "--tls-ca-cert-file",
+        &authority,
+    ];
+    let tls_port = damselfly_oracle::server::free_port().unwrap();
+    let port = tls_port.to_string();
+    let with_port = [&encryption[..], &["--tls-port", &port]].concat();
+    let primary = primary(&with_port);
+    let mut connection = primary.connect();
+    call(
+        &mut connection,
+        &["DEBUG", "POPULATE", "20000", "key", "100"],
+    );
+    let address = std::net::SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, tls_port));
+    let proxy = LinkProxy::start(address);
+    let with_tls = [&encryption[..], &["--tls-replication", "yes"]].concat();
+    let replica = replica_of(&Program::reference(), proxy.address(), &with_tls);
+    wait_online(&primary, 1);
+    for round in 0..3 {
+        write_all_types(&mut connection, &round.to_string());
+        proxy.cut();
+        for number in 0..100 {
+            call(
+                &mut connection,
+                &["SET", &format!("large-{number}"), &"x".repeat(5000)],
+            );
+        }
+        wait_online(&primary, 1);
+    }
+    wait_same(&primary, &replica);
+    assert_eq!(info(&mut connection, "sync_full"), "1");
+    let listed = text(&say(&mut connection, "CLIENT LIST TYPE replica"));
+    assert!(listed.contains("tls="), "{listed}");
+}

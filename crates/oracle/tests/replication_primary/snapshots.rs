@@ -1,0 +1,209 @@
+//! Full synchronisations, and histories that survive a restart.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
+use std::time::Duration;
+
+use damselfly_oracle::server::Server;
+
+use crate::common::{call, info, say, set_option};
+use crate::link_proxy::LinkProxy;
+use crate::replication::{PATIENCE, primary, redis_of, wait_online, wait_same, wait_until};
+use crate::write_all_types;
+
+#[test]
+fn a_full_synchronisation_under_load_loses_nothing() {
+    let primary = primary(&[]);
+    let mut connection = primary.connect();
+    call(
+        &mut connection,
+        &["DEBUG", "POPULATE", "50000", "key", "200"],
+    );
+    let ends = AtomicBool::new(false);
+    let replicas = thread::scope(|scope| {
+        for writer in 0..2 {
+            let (primary, ends) = (&primary, &ends);
+            scope.spawn(move || {
+                let (mut connection, mut number) = (primary.connect(), 0);
+                while !ends.load(Relaxed) {
+                    number += 1;
+                    say(&mut connection, &format!("INCR counter-{writer}"));
+                    say(
+                        &mut connection,
+                        &format!("SET key:{} {number}", number % 50_000),
+                    );
+                    say(
+                        &mut connection,
+                        &format!("SADD set-{} {number}", number % 10),
+                    );
+                    say(&mut connection, &format!("SPOP set-{}", number % 7));
+                }
+            });
+        }
+        let replicas: Vec<Server> = (0..2).map(|_| redis_of(primary.address())).collect();
+        wait_online(&primary, 2);
+        thread::sleep(Duration::from_millis(300));
+        ends.store(true, Relaxed);
+        replicas
+    });
+    replicas
+        .iter()
+        .for_each(|replica| wait_same(&primary, replica));
+}
+
+#[test]
+fn replicas_share_a_snapshot_with_and_without_a_file() {
+    for is_diskless in ["yes", "no"] {
+        let primary = primary(&[
+            "--repl-diskless-sync",
+            is_diskless,
+            "--repl-diskless-sync-delay",
+            "100",
+            "--repl-diskless-sync-max-replicas",
+            "2",
+            "--rdb-key-save-delay",
+            "1000",
+        ]);
+        let mut connection = primary.connect();
+        call(&mut connection, &["DEBUG", "POPULATE", "300"]);
+        let replicas: Vec<Server> = (0..2).map(|_| redis_of(primary.address())).collect();
+        wait_online(&primary, 2);
+        replicas
+            .iter()
+            .for_each(|replica| wait_same(&primary, replica));
+        assert_eq!(info(&mut connection, "sync_full"), "2");
+        let begun = primary.log().matches("Starting BGSAVE for SYNC").count();
+        match is_diskless {
+            "yes" => assert_eq!(begun, 1),
+            _ => assert!((1..=2).contains(&begun)),
+        }
+    }
+}
+
+#[test]
+fn a_snapshot_that_breaks_off_is_begun_again() {
+    for is_diskless in ["yes", "no"] {
+        let primary = primary(&["--repl-diskless-sync", is_diskless]);
+        let mut connection = primary.connect();
+        call(
+            &mut connection,
+            &["DEBUG", "POPULATE", "20000", "key", "500"],
+        );
+        let proxy = LinkProxy::start(primary.address());
+        proxy.cut_after(100_000);
+        let replica = redis_of(proxy.address());
+        wait_until("the link was cut and is used again", || {
+            proxy.connections() > 1
+        });
+        wait_online(&primary, 1);
+        wait_same(&primary, &replica);
+    }
+}
+
+#[test]
+fn a_snapshot_only_for_replicas_can_be_removed() {
+    let primary = primary(&["--repl-diskless-sync", "no", "--rdb-del-sync-files", "yes"]);
+    let mut connection = primary.connect();
+    write_all_types(&mut connection, "some");
+    let replica = redis_of(primary.address());
+    wait_online(&primary, 1);
+    wait_same(&primary, &replica);
+    assert!(!crate::common::snapshot_path(&mut connection).exists());
+}
+
+#[test]
+fn sync_without_capabilities_sends_a_file_of_known_length() {
+    let primary = primary(&[]);
+    let mut connection = primary.connect();
+    say(&mut connection, "SET key value");
+    let mut stream = std::net::TcpStream::connect(primary.address()).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(b"SYNC\r\n").unwrap();
+    let mut reader = BufReader::new(stream);
+    let mut head = String::new();
+    while !head.starts_with('$') {
+        head.clear();
+        reader.read_line(&mut head).unwrap();
+    }
+    let bytes: usize = head[1..].trim().parse().expect("a length");
+    let mut snapshot = vec![0; bytes];
+    reader.read_exact(&mut snapshot).unwrap();
+    assert!(snapshot.starts_with(b"REDIS"));
+    say(&mut connection, "SET key other");
+    let mut stream = Vec::new();
+    while !stream.ends_with(b"$5\r\nother\r\n") {
+        let mut byte = [0];
+        reader.read_exact(&mut byte).unwrap();
+        stream.push(byte[0]);
+    }
+}
+
+#[test]
+fn redis_cli_fetches_a_snapshot_and_follows() {
+    let primary = primary(&[]);
+    let mut connection = primary.connect();
+    write_all_types(&mut connection, "some");
+    let library = "#!lua name=mine\nredis.register_function('mine', function() return 1 end)";
+    call(&mut connection, &["FUNCTION", "LOAD", library]);
+    let port = primary.address().port().to_string();
+    for (is_diskless, option) in [
+        ("yes", "--rdb"),
+        ("no", "--rdb"),
+        ("yes", "--functions-rdb"),
+    ] {
+        set_option(&mut connection, "repl-diskless-sync", is_diskless);
+        let file = primary.folder().join("fetched.rdb");
+        let fetched = Command::new("redis-cli")
+            .args(["-p", &port, option])
+            .arg(&file)
+            .output()
+            .unwrap();
+        assert!(fetched.status.success(), "{fetched:?}");
+        let saved = crate::common::Saved::read(&file).unwrap();
+        assert_eq!(saved.functions.len(), 1);
+        assert_eq!(saved.keys.is_empty(), option == "--functions-rdb");
+    }
+    set_option(&mut connection, "repl-diskless-sync", "yes");
+    let mut follower = Command::new("redis-cli")
+        .args(["-p", &port, "--replica"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_online(&primary, 1);
+    say(&mut connection, "SET followed 1");
+    let lines = BufReader::new(follower.stdout.take().unwrap()).lines();
+    let found = lines.map_while(Result::ok).any(|line| {
+        line.contains("\"set\",\"followed\",\"1\"") || line.contains("\"SET\",\"followed\",\"1\"")
+    });
+    follower.kill().unwrap();
+    follower.wait().unwrap();
+    assert!(found);
+}
+
+#[test]
+fn a_restarted_primary_continues_its_history() {
+    let folder = damselfly_oracle::server::ScratchFolder::create().unwrap();
+    let path = folder.path().to_str().unwrap();
+    let arguments = ["--dir", path, "--save", "3600 1"];
+    let mut first = primary(&arguments);
+    let proxy = LinkProxy::start(first.address());
+    let replica = redis_of(proxy.address());
+    wait_online(&first, 1);
+    write_all_types(&mut first.connect(), "first");
+    wait_same(&first, &replica);
+    proxy.refuse(true);
+    assert!(first.terminate(PATIENCE).unwrap().is_some());
+    let second = primary(&arguments);
+    proxy.set_target(second.address());
+    let mut connection = second.connect();
+    crate::common::wait_until_loaded(&mut connection);
+    write_all_types(&mut connection, "second");
+    proxy.refuse(false);
+    wait_online(&second, 1);
+    wait_same(&second, &replica);
+    assert_eq!(info(&mut connection, "sync_full"), "0", "{}", second.log());
+    assert_eq!(info(&mut connection, "sync_partial_ok"), "1");
+}
