@@ -1,12 +1,14 @@
 //! Ranges of sorted sets by rank, score or member: reading, counting, removing and storing them.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use damselfly_base::{CommandError, double};
 use damselfly_engine::{Create, Event, Tx};
 use damselfly_protocol::Reply;
 use damselfly_value::{
-    Collection, MemberEnd, MemberRange, ScoreRange, SharedLarge, SortedSet, SortedSetRef, Value,
+    Collection, MemberEnd, MemberRange, ScoreRange, ScoredMember, SharedLarge, SortedSet,
+    SortedSetRef, Thresholds, Value,
 };
 
 use crate::command::{
@@ -465,12 +467,46 @@ fn zrangestore(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result
     let (entry, count) = section.build::<SortedSet, _>(destination, |result| {
         let Some(set) = set else { return 0 };
         let ranks = query.ranks(set);
-        result.fill(set.range(ranks.clone()));
+        let members = set.range(ranks.clone());
+        let thresholds = &section.engine().settings.thresholds;
+        let packed = added_to_listpack(members.clone(), ranks.len(), query.reverse, thresholds);
+        result.fill(members.enumerate().map(|(place, mut scored)| {
+            if packed.contains(&place) {
+                // A listpack knows no negative zero.
+                scored.score += 0.0;
+            }
+            scored
+        }));
         ranks.len()
     });
     tx.store_built(destination, entry, Event::Zrangestore);
     reply.integer(count as i64);
     Ok(())
+}
+
+/// The places of the members that Redis adds while the result is still a listpack: until one does not fit. In reverse, it begins with the last.
+fn added_to_listpack<'m>(
+    members: impl Iterator<Item = ScoredMember<'m>>,
+    count: usize,
+    reverse: bool,
+    thresholds: &Thresholds,
+) -> Range<usize> {
+    let load =
+        |threshold: &AtomicU64| usize::try_from(threshold.load(Relaxed)).unwrap_or(usize::MAX);
+    let entries_max = load(&thresholds.zset_max_listpack_entries);
+    let value_max = load(&thresholds.zset_max_listpack_value);
+    let mut long = members
+        .enumerate()
+        .filter(|(_, scored)| scored.member.len() > value_max)
+        .map(|(place, _)| place);
+    match reverse {
+        false => 0..long.next().unwrap_or(count).min(entries_max),
+        true => {
+            long.last()
+                .map_or(0, |last| last + 1)
+                .max(count.saturating_sub(entries_max))..count
+        }
+    }
 }
 
 /// Replies with the number of members in a range.
