@@ -1,6 +1,6 @@
 //! The engine: all data of the process, and how sections start.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
 use damselfly_log::Log;
@@ -33,6 +33,8 @@ pub struct Engine {
     pub(super) fields_expired: AtomicU64,
     /// How often all databases were emptied at once.
     pub(super) flushes: AtomicU64,
+    /// How many keys all shards remember in `local_deadlines`.
+    pub(super) local_deadlines: AtomicUsize,
     /// The effects of all sections, if anyone wants them.
     pub log: Arc<Log>,
     /// Settings that may change while the engine runs.
@@ -55,6 +57,7 @@ impl Engine {
             last_ticket: AtomicU64::new(1),
             fields_expired: AtomicU64::new(0),
             flushes: AtomicU64::new(0),
+            local_deadlines: AtomicUsize::new(0),
             log: Arc::default(),
             settings: Settings::default(),
         }

@@ -81,6 +81,12 @@ impl Expirer<'_> {
         self.engine.settings.leaves_expired.load(Relaxed)
     }
 
+    /// True if expired entries may be removed that no command asks for.
+    #[inline]
+    pub(crate) fn may_sweep(&self) -> bool {
+        !self.leaves_expired() && !self.engine.settings.sweep_paused.load(Relaxed)
+    }
+
     /// A hash as readers on a replica see it: a copy without its expired fields, which lives as long as the section.
     #[cold]
     pub(crate) fn view_without_fields<'e>(&mut self, hash: EntryRef<'e>) -> EntryRef<'e> {
@@ -173,8 +179,11 @@ impl Engine {
 
     /// Sweeps one slice of each database of a shard. Returns how many entries and fields it removed. A busy shard is skipped.
     pub fn sweep(&self, shard: usize, now: Now) -> usize {
-        if self.settings.sweep_paused.load(Relaxed) || self.settings.leaves_expired.load(Relaxed) {
+        if self.settings.sweep_paused.load(Relaxed) {
             return 0;
+        }
+        if self.settings.leaves_expired.load(Relaxed) {
+            return self.sweep_local(shard, now);
         }
         let Ok(mut tx) = self.lock_shard(shard, 0, now) else {
             return 0;

@@ -43,6 +43,7 @@ pub(crate) mod held_locks;
 mod items;
 mod key_tracking;
 pub(crate) mod keyspace_walks;
+mod local_deadlines;
 pub(crate) mod log_effects;
 mod pending_events;
 pub(crate) mod place;

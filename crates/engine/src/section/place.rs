@@ -127,7 +127,7 @@ impl Absent<'_> {
             entry.view().set_saved(true);
         }
         counts.add_data(entry.view());
-        if slot.would_grow() && !expirer.leaves_expired() {
+        if slot.would_grow() && expirer.may_sweep() {
             let now = expirer.now;
             slot.sweep_segment(
                 |entry| is_expired(entry, now),

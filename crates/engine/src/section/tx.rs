@@ -1,6 +1,7 @@
 //! An atomic section: the locks that a command holds, and its access to keys under them.
 
 use std::mem::ManuallyDrop;
+use std::sync::atomic::Ordering::Relaxed;
 
 use damselfly_base::CommandError;
 use damselfly_log::Record;
@@ -250,6 +251,9 @@ impl<'a> Tx<'a> {
         match self.extras.as_mut().and_then(|extras| extras.undo.as_mut()) {
             Some(undo) => undo.note_unannounced(db, key),
             None => self.notify_observers(db, key),
+        }
+        if self.engine.settings.notes_local_deadlines.load(Relaxed) {
+            self.note_local_deadline(db, key);
         }
         if let Some(event) = event {
             self.raise(db, key, event);

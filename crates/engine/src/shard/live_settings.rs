@@ -13,6 +13,8 @@ pub struct Settings {
     pub sweep_paused: AtomicBool,
     /// True on a replica: what has expired is not visible, but stays until the primary removes it.
     pub leaves_expired: AtomicBool,
+    /// See [`Engine::set_notes_local_deadlines`](crate::Engine::set_notes_local_deadlines).
+    pub(crate) notes_local_deadlines: AtomicBool,
     /// `proto-max-bulk-len`: the longest string that a command may create, in bytes.
     pub bulk_bytes_max: AtomicUsize,
     /// `memcached-max-item-size`: the largest item of a memcached client, in bytes.
@@ -45,6 +47,7 @@ impl Default for Settings {
         Self {
             sweep_paused: AtomicBool::new(false),
             leaves_expired: AtomicBool::new(false),
+            notes_local_deadlines: AtomicBool::new(false),
             bulk_bytes_max: AtomicUsize::new(512 << 20),
             item_bytes_max: AtomicUsize::new(1 << 20),
             flushes_later: AtomicBool::new(false),

@@ -6,6 +6,7 @@ pub(crate) mod access;
 pub(crate) mod capture;
 pub(crate) mod database;
 pub(crate) mod live_settings;
+pub(crate) mod local_deadlines;
 pub(crate) mod pending_work;
 
 use std::sync::OnceLock;
@@ -17,6 +18,7 @@ use std::sync::atomic::{
 use damselfly_lock::{Lock, Waiters};
 
 use crate::shard::database::Database;
+use crate::shard::local_deadlines::LocalDeadlines;
 
 /// The most shards. The limit exists since the shard's number is a part of every SCAN cursor.
 pub const SHARDS_MAX: usize = 1 << 12;
@@ -44,6 +46,8 @@ pub(crate) struct Shard {
     pub(crate) expired: u64,
     /// The last CAS number; zero before the first.
     pub(crate) last_cas: u64,
+    /// On a writable replica: keys with a deadline that its clients have set.
+    pub(crate) local_deadlines: Option<Box<LocalDeadlines>>,
 }
 
 /// A shard with its lock and the observers of its keys. Each cell has cache lines of its own, so that threads at neighbouring
@@ -92,6 +96,7 @@ impl<O: Default> Shards<O> {
                         databases,
                         expired: 0,
                         last_cas: 0,
+                        local_deadlines: None,
                     }),
                     observer_count: AtomicUsize::new(0),
                     observers: O::default(),
