@@ -29,7 +29,7 @@ use damselfly_base::glob::Glob;
 
 pub use docs::{docs, help};
 pub use kind::{Kind, OptionError, Value};
-pub use line::quoted_word;
+pub use line::{quoted_word, split as split_words};
 pub use load::{Disk, Files, Loaded, Place, Request, StartError, load};
 pub use options::{Access, Changeable, Effect, Opt, Section, find};
 pub use output_limits::{OutputLimit, OutputLimits};
@@ -37,7 +37,8 @@ pub use saving::{SavePoint, SavePoints, ShutdownFlags};
 pub use settings::{Config, UserLine};
 pub use types::{
     Allow, AppendFsync, ClientMemory, DisklessLoad, LogLevel, MaxmemoryPolicy, Origin, Percentiles,
-    PrimaryAddress, PubSubDefault, RdbVersion, SanitizePayloads, Supervised, TlsAuthClients,
+    PrimaryAddress, PropagationErrors, PubSubDefault, RdbVersion, SanitizePayloads, Supervised,
+    TlsAuthClients,
 };
 
 impl Config {

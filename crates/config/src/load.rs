@@ -467,16 +467,13 @@ impl<'a, F: Files> Loader<'a, F> {
         Ok(())
     }
 
-    /// Adds the line to earlier ones of the option, or replaces them. A line with an empty text discards earlier ones.
+    /// Adds the line to earlier ones of the option, or replaces them. A line without values, or with an empty text, discards earlier ones.
     fn apply_groups(
         &mut self,
         option: &'static options::Opt,
         values: &[&str],
         repeated: Repeated,
     ) -> Result<(), OptionError> {
-        if values.is_empty() {
-            return Err(OptionError::new("wrong number of arguments"));
-        }
         // Each line is first checked on its own, because a group must not be spread over two lines.
         option.write(&mut self.config.clone(), values)?;
         let new = option.kind.parse(values)?.words();

@@ -51,7 +51,6 @@ static LACKING: &[&str] = &[
     "oom-score-adj",
     "oom-score-adj-values",
     "proc-title-template",
-    "propagation-error-behavior",
     "repl-diskless-sync-period",
     "server_cpulist",
     "set-proc-title",

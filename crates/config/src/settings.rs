@@ -5,7 +5,8 @@ use super::output_limits::OutputLimits;
 use super::saving::{SavePoints, ShutdownFlags};
 use super::types::{
     Allow, AppendFsync, ClientMemory, DisklessLoad, LogLevel, MaxmemoryPolicy, Percentiles,
-    PrimaryAddress, PubSubDefault, RdbVersion, SanitizePayloads, Supervised, TlsAuthClients,
+    PrimaryAddress, PropagationErrors, PubSubDefault, RdbVersion, SanitizePayloads, Supervised,
+    TlsAuthClients,
 };
 
 /// The values of all options at one moment. [`Default`] gives the defaults.
@@ -175,6 +176,10 @@ pub struct Config {
     pub replica_ignore_maxmemory: bool,
     /// `replica-ignore-disk-write-errors`
     pub replica_ignore_disk_write_errors: bool,
+    /// `propagation-error-behavior`
+    pub propagation_error_behavior: PropagationErrors,
+    /// `repl-transaction-limit`: the most bytes of a command or transaction of the primary.
+    pub repl_transaction_bytes_max: u64,
     /// `repl-diskless-load`
     pub repl_diskless_load: DisklessLoad,
     /// `repl-diskless-sync`
@@ -410,6 +415,8 @@ impl Default for Config {
             replica_announce_port: 0,
             replica_ignore_maxmemory: true,
             replica_ignore_disk_write_errors: false,
+            propagation_error_behavior: PropagationErrors::Ignore,
+            repl_transaction_bytes_max: 4 << 30,
             repl_diskless_load: DisklessLoad::Disabled,
             repl_diskless_sync: true,
             repl_diskless_sync_delay_s: 5,

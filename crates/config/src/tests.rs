@@ -126,7 +126,7 @@ fn every_option_writes_the_field_it_reads() {
         ];
         let tries = tries
             .into_iter()
-            .chain(["A", "11", "pubsub 1 2 3", "swapdb"]);
+            .chain(["A", "11", "pubsub 1 2 3", "swapdb", "panic"]);
         let mut changed = 0;
         for text in tries {
             let mut config = Config::default();

@@ -299,7 +299,7 @@ impl PrimaryAddress {
                 Ok(None)
             }
             [host, port] => match port.parse() {
-                Ok(0) | Err(_) => Err(OptionError::new("Invalid master port")),
+                Err(_) => Err(OptionError::new("Invalid master port")),
                 Ok(port) => Ok(Some(Self {
                     host: host.clone(),
                     port,
@@ -307,6 +307,18 @@ impl PrimaryAddress {
             },
             _ => Err(OptionError::new("wrong number of arguments")),
         }
+    }
+}
+
+choice! {
+    /// `propagation-error-behavior`: what happens when a command fails that has succeeded before, on the primary or when it was logged.
+    PropagationErrors {
+        /// It is logged and counted.
+        Ignore = "ignore",
+        /// The process ends.
+        Panic = "panic",
+        /// The process ends if the command came from a primary.
+        PanicOnReplicas = "panic-on-replicas",
     }
 }
 

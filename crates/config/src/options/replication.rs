@@ -2,7 +2,7 @@
 
 use super::{Access, I32_MAX, Opt};
 use crate::kind::Kind;
-use crate::types::{DisklessLoad, PrimaryAddress};
+use crate::types::{DisklessLoad, PrimaryAddress, PropagationErrors};
 
 pub(super) static OPTIONS: &[Opt] = &[
     Opt {
@@ -97,6 +97,18 @@ pub(super) static OPTIONS: &[Opt] = &[
         Kind::Bool,
         field!(replica_ignore_disk_write_errors),
         "A replica goes on applying changes when its append-only file or its last snapshot could not be written; otherwise it leaves its primary until they can be written, where Redis ends the process.",
+    ),
+    Opt::live(
+        "propagation-error-behavior",
+        Kind::Choice(PropagationErrors::NAMES),
+        field!(propagation_error_behavior),
+        "What happens when a command fails that a primary has sent, or that an append-only file has, though it did not fail before: `ignore` logs and counts it; `panic` ends the process; `panic-on-replicas` ends it only if the command came from a primary.",
+    ),
+    Opt::live(
+        "repl-transaction-limit",
+        Kind::memory(1 << 20, 1 << 40),
+        field!(repl_transaction_bytes_max),
+        "How many bytes one command or transaction in the stream of a primary may have; a replica keeps it in memory, about twice, until it is complete. If it is longer, the replica closes the link and synchronises in full. Redis has no such limit.",
     ),
     Opt::live(
         "repl-diskless-load",
